@@ -1,0 +1,41 @@
+# Two commands set everything up on a machine that has Python 3.11 or newer and pip: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+.DEFAULT_GOAL := help
+
+help: ## show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+install: $(VENV)/installed ## make .venv and install the package with its development tools
+
+demo: install ## ask the shipped demo model about the shipped pictures
+	$(BIN)/tilewise demo
+
+test: install ## run the default test suite (no GPU, no network, a few minutes)
+	$(BIN)/python -m pytest
+
+test-slow: install ## run the tests that take minutes or gigabytes
+	$(BIN)/python -m pytest -m slow
+
+check: install ## formatting, lint and strict types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: install ## format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+eval-demo: install ## accuracy of the demo model a task, on held-out pictures
+	$(BIN)/python -m training.score
+
+clean: ## remove the environment and caches
+	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+
+.PHONY: help install demo test test-slow check format eval-demo clean

@@ -1,0 +1,42 @@
+"""Tilewise: inference and serving for the InternVL family of vision-language models."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tilewise.assets import ImageAsset
+    from tilewise.config import EngineConfig
+    from tilewise.errors import TilewiseError
+    from tilewise.llm import LLM
+    from tilewise.types import CompletionOutput, RequestOutput, SamplingParams
+
+__version__ = "0.1.0"
+__all__ = [
+    "LLM",
+    "CompletionOutput",
+    "EngineConfig",
+    "ImageAsset",
+    "RequestOutput",
+    "SamplingParams",
+    "TilewiseError",
+]
+
+_HOMES = {
+    "LLM": "tilewise.llm",
+    "CompletionOutput": "tilewise.types",
+    "EngineConfig": "tilewise.config",
+    "ImageAsset": "tilewise.assets",
+    "RequestOutput": "tilewise.types",
+    "SamplingParams": "tilewise.types",
+    "TilewiseError": "tilewise.errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Public names load their module on first use, so that `import tilewise` and `--help` stay quick."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tilewise' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

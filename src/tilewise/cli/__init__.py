@@ -1,0 +1,41 @@
+"""The command line: `tilewise VERB`. One file a verb; nothing heavy is imported before its verb runs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from tilewise.cli import ask, demo, generate
+from tilewise.errors import TilewiseError
+
+VERBS = (ask, generate, demo)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code. Errors of Tilewise are one line, not a trace."""
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    if not hasattr(options, "run"):
+        parser.print_help()
+        return 2
+    try:
+        code: int = options.run(options)
+        return code
+    except TilewiseError as error:
+        print(f"tilewise: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tilewise",
+        description="Ask InternVL models about pictures and videos.",
+        epilog="tilewise VERB --help explains a verb. First try: tilewise ask PICTURE 'What is this?'",
+    )
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB")
+    for verb in VERBS:
+        verb.add_parser(verbs)
+    return parser

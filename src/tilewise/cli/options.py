@@ -1,0 +1,96 @@
+"""Flags that verbs share. Those of the engine are made from EngineConfig's fields: one source for flag and help."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import types
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from tilewise.config import EngineConfig
+from tilewise.types import SamplingParams
+
+
+def add_engine_flags(parser: argparse.ArgumentParser) -> None:
+    """Every option of the engine, grouped; `--max-model-len` and `--max_model_len` are the same flag."""
+    hints = get_type_hints(EngineConfig)
+    groups: dict[str, Any] = {}
+    for field in dataclasses.fields(EngineConfig):
+        group = field.metadata["group"]
+        groups.setdefault(group, parser.add_argument_group(f"{group} options") if group not in groups else None)
+        default = "" if field.default is None else f" (default: {field.default})"
+        groups[group].add_argument(
+            *_spellings(field.name),
+            dest=field.name,
+            default=argparse.SUPPRESS,
+            help=field.metadata["help"].replace("%", "%%") + default,
+            **_argument(hints[field.name]),
+        )
+
+
+def engine_options(options: argparse.Namespace) -> dict[str, Any]:
+    """The engine's options that were given."""
+    names = {field.name for field in dataclasses.fields(EngineConfig)}
+    return {name: value for name, value in vars(options).items() if name in names}
+
+
+def add_sampling_flags(parser: argparse.ArgumentParser, max_tokens: int) -> None:
+    group = parser.add_argument_group("answer options")
+    group.add_argument("--max-tokens", type=int, default=max_tokens, help=f"longest answer (default: {max_tokens})")
+    group.add_argument("--temperature", type=float, default=0.0, help="0 = always the likeliest token (default: 0)")
+    group.add_argument("--top-p", type=float, default=1.0, help="draw from the likeliest tokens of this total (default: 1)")
+    group.add_argument("--top-k", type=int, default=0, help="draw from this many likeliest tokens; 0 = all (default: 0)")
+    group.add_argument("--repetition-penalty", type=float, default=1.0, help="above 1 discourages repeating (default: 1)")
+    group.add_argument("--seed", type=int, help="makes drawing repeatable")
+    group.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be repeated")
+    group.add_argument(
+        "--special-tokens", action="store_true", help="show special tokens, such as <ref> and <box> of boxes"
+    )
+
+
+def sampling_of(options: argparse.Namespace) -> SamplingParams:
+    return SamplingParams(
+        max_tokens=options.max_tokens,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        top_k=options.top_k,
+        repetition_penalty=options.repetition_penalty,
+        seed=options.seed,
+        stop=options.stop,
+        skip_special_tokens=not options.special_tokens,
+    )
+
+
+def _spellings(name: str) -> list[str]:
+    dashed = f"--{name.replace('_', '-')}"
+    return [dashed, f"--{name}"] if "_" in name else [dashed]
+
+
+def _argument(hint: Any) -> dict[str, Any]:
+    """argparse's keywords for a field's type."""
+    if get_origin(hint) in (Union, types.UnionType):
+        hint = next(part for part in get_args(hint) if part is not type(None))
+    if hint is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if get_origin(hint) is Literal:
+        return {"choices": get_args(hint)}
+    if get_origin(hint) is dict:
+        return {"type": _json_object, "metavar": "JSON"}
+    if get_origin(hint) is tuple:
+        return {"nargs": "+", "type": get_args(hint)[0]}
+    return {"type": hint, "metavar": {int: "N", float: "X"}.get(hint, "TEXT")}
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    """JSON, or the short form `image=4,video=0`."""
+    try:
+        value = json.loads(text) if text.lstrip().startswith("{") else dict(_pair(item) for item in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'{text!r} is neither JSON such as {{"image": 4}} nor image=4') from None
+    return dict(value)
+
+
+def _pair(item: str) -> tuple[str, Any]:
+    name, _, value = item.partition("=")
+    return name.strip(), json.loads(value)

@@ -1,0 +1,121 @@
+"""EngineConfig: what the user wishes. `None` = choose for me; `plan.resolve` does, and says why.
+
+Names, meanings and defaults are vLLM's where vLLM has the option; every field carries the line that `--help` prints.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args, get_type_hints
+
+from tilewise.errors import InvalidConfig, UnknownOption, did_you_mean
+
+Dtype = Literal["auto", "bfloat16", "float16", "half", "float32", "float"]
+LoadFormat = Literal["auto", "dummy"]
+TileBudget = Literal["each", "share"]
+Hub = Literal["huggingface", "modelscope"]
+
+
+def option(default: Any, text: str, group: str) -> Any:
+    return dataclasses.field(default=default, metadata={"help": text, "group": group})
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """Every option of the engine. Each works, or is refused with the reason."""
+
+    model: str = option("demo", "'demo', a folder, or a hub id such as OpenGVLab/InternVL3-8B", "model")
+    revision: str | None = option(None, "branch, tag or commit on the hub", "model")
+    hub: Hub | None = option(None, "where ids live; VLLM_USE_MODELSCOPE=True chooses modelscope too", "model")
+    download_dir: str | None = option(None, "cache folder for downloads", "model")
+    trust_remote_code: bool = option(
+        False, "accepted for compatibility; code of a checkpoint is never run, nor is it needed", "model"
+    )
+    dtype: Dtype = option("auto", "type of weights and activations", "model")
+    max_model_len: int | None = option(None, "longest prompt and answer together, in tokens", "model")
+    load_format: LoadFormat = option("auto", "dummy = random weights, to try sizes and speed", "model")
+
+    block_size: int = option(16, "tokens a KV block", "memory")
+    kv_cache_memory_bytes: int | None = option(None, "memory for the KV cache", "memory")
+    encoder_cache_gb: float | None = option(None, "memory for encoded tiles, in GiB", "memory")
+
+    max_num_seqs: int = option(64, "sequences that run at once", "scheduling")
+    max_num_batched_tokens: int = option(4096, "tokens computed in one step", "scheduling")
+    encode_budget: int = option(4, "tiles encoded in one step while something decodes", "scheduling")
+    tensor_parallel_size: int = option(1, "devices that share one model", "scheduling")
+
+    limit_mm_per_prompt: dict[str, int] | None = option(None, 'most media a prompt, as {"image": 4}', "media")
+    mm_processor_kwargs: dict[str, Any] | None = option(
+        None,
+        "min_dynamic_patch, max_dynamic_patch, dynamic_image_size, use_thumbnail for all requests",
+        "media",
+    )
+    tile_budget: TileBudget = option(
+        "each",
+        "max_dynamic_patch for each picture (as the reference infers) or shared (as it trained)",
+        "media",
+    )
+    exif_orientation: bool = option(False, "turn pictures as their camera says (the reference does not)", "media")
+    max_image_pixels: int = option(89_478_485, "largest picture accepted, in pixels", "media")
+    num_frames: int = option(32, "frames taken of a video", "media")
+    fps: float | None = option(None, "frames a second of video, num_frames at most", "media")
+    allowed_local_media_path: str | None = option(None, "folder below which file:// URLs may be read", "media")
+    allowed_media_domains: tuple[str, ...] | None = option(None, "hosts that media may come from", "media")
+
+    @classmethod
+    def of(cls, **options: Any) -> EngineConfig:
+        """Build from keywords; an unknown one raises UnknownOption with the nearest that exists."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in options:
+            if name not in known:
+                raise UnknownOption.named(name, known, "The engine")
+        return cls(**options)
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            _check_choice(field.name, getattr(self, field.name), hints[field.name])
+        for name in _POSITIVE:
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, (int, float)) and value > 0):
+                raise InvalidConfig(f"{name} must be above 0, got {value!r}.")
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            raise InvalidConfig(
+                f"max_num_batched_tokens={self.max_num_batched_tokens} must be at least "
+                f"max_num_seqs={self.max_num_seqs}, so that every sequence can take its token."
+            )
+        self._check_media()
+
+    def _check_media(self) -> None:
+        for kind, limit in (self.limit_mm_per_prompt or {}).items():
+            if kind not in ("image", "video"):
+                hint = did_you_mean(kind, ("image", "video"))
+                raise InvalidConfig(f"limit_mm_per_prompt knows image and video, got {kind!r}.{hint}")
+            if not isinstance(limit, int) or limit < 0:
+                raise InvalidConfig(f"limit_mm_per_prompt: {kind} must be a whole number from 0 on, got {limit!r}.")
+        root = self.allowed_local_media_path
+        if root is not None and not Path(root).is_dir():
+            problem = "must be a directory." if Path(root).exists() else f"The path {root} does not exist."
+            raise InvalidConfig(f"Invalid `--allowed-local-media-path`: {problem}")
+
+
+_POSITIVE = (
+    "max_model_len",
+    "block_size",
+    "kv_cache_memory_bytes",
+    "encoder_cache_gb",
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "encode_budget",
+    "max_image_pixels",
+    "num_frames",
+    "fps",
+)
+
+
+def _check_choice(name: str, value: Any, hint: Any) -> None:
+    choices = [choice for part in (hint, *get_args(hint)) for choice in get_args(part) if isinstance(choice, str)]
+    if choices and isinstance(value, str) and value not in choices:
+        raise InvalidConfig(f"{name} must be one of {', '.join(choices)}, got {value!r}.{did_you_mean(value, choices)}")

@@ -1,0 +1,249 @@
+"""Scheduler: plan() says what the next step computes, commit() takes in what came of it.
+
+Order of a plan, under one token budget: sequences that decode, sequences in the middle of their prompt, waiting
+ones. A chunk ends before the first tile that is not encoded yet. When blocks run out, the newest sequence is
+preempted: it gives all its blocks back and computes its tokens again later. Tiles are proposed for encoding in the
+same order of priority, a few waiting sequences ahead.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from tilewise.engine.blocks import BlockPool
+from tilewise.engine.sequence import SequenceState
+from tilewise.engine.tiles import TileIndex
+from tilewise.errors import TooLong
+from tilewise.step import Admission, BlockGrant, EncodeJob, Limits, StepPlan, StepResult, TileUse, Work
+from tilewise.types import Request, SampledToken
+
+ENCODE_AHEAD = 4
+"""Waiting sequences whose tiles are encoded before their turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenDelta:
+    """One new token of a request, or its end without one (aborts have neither)."""
+
+    request_id: str
+    token: SampledToken
+    finish_reason: str | None
+    stop_reason: int | None
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A plan in the making. Counters of sequences move only when it is finished, so preemption can undo work."""
+
+    tokens_left: int
+    work: dict[SequenceState, Work] = field(default_factory=dict)
+    admissions: dict[SequenceState, Admission] = field(default_factory=dict)
+    grants: dict[SequenceState, BlockGrant] = field(default_factory=dict)
+    encode: list[EncodeJob] = field(default_factory=list)
+
+    def add(self, sequence: SequenceState, work: Work) -> None:
+        self.work[sequence] = work
+        self.tokens_left -= work.count
+
+    def undo(self, sequence: SequenceState) -> None:
+        work = self.work.pop(sequence, None)
+        self.tokens_left += work.count if work else 0
+        self.admissions.pop(sequence, None)
+        self.grants.pop(sequence, None)
+
+
+class Scheduler:
+    """Owns every SequenceState, the block pool and the tile index."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.waiting: deque[SequenceState] = deque()
+        self.running: list[SequenceState] = []  # oldest first
+        self.blocks = BlockPool(limits.num_blocks)
+        self.tiles = TileIndex(limits.tile_pages)
+        self._free_slots = list(range(limits.max_num_seqs, 0, -1))  # slot 0 is the dummy of padded batches
+        self._in_flight: dict[int, dict[int, SequenceState]] = {}  # plan index -> slot -> who sampled there
+        self._index = 0
+
+    @property
+    def has_unfinished(self) -> bool:
+        return bool(self.waiting or self.running)
+
+    def add(self, request: Request) -> None:
+        """Queue a request. Raises TooLong when it could not run even alone."""
+        capacity = (self.limits.num_blocks - 1) * self.limits.block_size
+        longest = min(capacity, self.limits.max_model_len)
+        if len(request.prompt_ids) >= longest:
+            raise TooLong(
+                f"The prompt has {len(request.prompt_ids)} tokens, the KV cache and context hold {longest} with at "
+                "least one for the answer: shorten it, or raise max_model_len or the KV cache size."
+            )
+        sequence = SequenceState.of(request, self.limits.tokens_per_tile, longest)
+        self.waiting.append(sequence)
+
+    def abort(self, request_id: str) -> None:
+        """End a request wherever it is; an unknown id is one that has just finished."""
+        for sequence in [*self.running, *self.waiting]:
+            if sequence.request.id == request_id:
+                self._finish(sequence, "abort")
+
+    # ---------------------------------------------------------------- plan
+
+    def plan(self) -> StepPlan:
+        draft = _Draft(self.limits.max_num_batched_tokens)
+        self.tiles.begin_step(self._index)
+        decoding = [sequence for sequence in self.running if sequence.decoding]
+        prefilling = [sequence for sequence in self.running if not sequence.decoding]
+        for sequence in (*decoding, *prefilling):
+            if sequence.slot is not None:  # not preempted a moment ago
+                self._advance(sequence, draft)
+        self._admit(draft)
+        self._propose_tiles(draft)
+        return self._seal(draft)
+
+    def _advance(self, sequence: SequenceState, draft: _Draft) -> None:
+        """Give a sequence as many of the tokens it wants as budget, encoded tiles and blocks allow."""
+        count, uses = self._ready_chunk(sequence, min(sequence.num_wanted, draft.tokens_left))
+        if count == 0 or not self._take_blocks(sequence, count, draft):
+            return
+        assert sequence.slot is not None
+        samples = sequence.num_computed + count == sequence.num_tokens
+        draft.add(sequence, Work(sequence.slot, sequence.num_computed, count, samples, uses))
+
+    def _ready_chunk(self, sequence: SequenceState, count: int) -> tuple[int, tuple[TileUse, ...]]:
+        """Clip a chunk at the first tile without features; also the tiles it uses."""
+        start = sequence.num_computed
+        uses: list[TileUse] = []
+        for position, tile in sequence.tiles:
+            if position >= start + count:
+                break
+            if position + self.limits.tokens_per_tile <= start:
+                continue
+            page = self.tiles.ready_page(tile.digest)
+            if page is None:
+                return max(0, position - start), tuple(uses)
+            uses.append(TileUse(position, page))
+        return count, tuple(uses)
+
+    def _take_blocks(self, sequence: SequenceState, count: int, draft: _Draft) -> bool:
+        """Blocks for `count` more tokens, preempting newer sequences if need be. False if it was preempted itself."""
+        needed = self._blocks_for(sequence.num_computed + count) - len(sequence.block_ids)
+        while self.blocks.num_free < needed:
+            newest = self.running[-1]
+            self._preempt(newest, draft)
+            if newest is sequence:
+                return False
+        if needed > 0:
+            assert sequence.slot is not None
+            granted = self.blocks.take(needed)
+            draft.grants[sequence] = BlockGrant(sequence.slot, len(sequence.block_ids), tuple(granted))
+            sequence.block_ids += granted
+        return True
+
+    def _preempt(self, sequence: SequenceState, draft: _Draft) -> None:
+        draft.undo(sequence)
+        self._release(sequence)
+        sequence.num_computed = 0
+        self.waiting.appendleft(sequence)
+
+    def _admit(self, draft: _Draft) -> None:
+        """Waiting sequences in order of arrival, each once blocks for all it has are free; none overtakes."""
+        while self.waiting and self._free_slots and draft.tokens_left > 0:
+            sequence = self.waiting[0]
+            if self._blocks_for(sequence.num_tokens) > self.blocks.num_free:
+                return
+            self.waiting.popleft()
+            self.running.append(sequence)
+            sequence.slot = self._free_slots.pop()
+            draft.admissions[sequence] = self._admission(sequence, sequence.slot)
+            self._advance(sequence, draft)
+
+    def _admission(self, sequence: SequenceState, slot: int) -> Admission:
+        request = sequence.request
+        return Admission(
+            slot, sequence.token_ids, sequence.num_prompt, request.sampling, sequence.seed, request.stop_ids
+        )
+
+    def _propose_tiles(self, draft: _Draft) -> None:
+        """Encode what running sequences and the next waiting ones lack, most urgent first."""
+        budget = self.limits.tile_budget if any(sequence.decoding for sequence in self.running) else None
+        ahead = [*self.running, *list(self.waiting)[:ENCODE_AHEAD]]
+        for sequence in ahead:
+            for position, tile in sequence.tiles:
+                passed = position + self.limits.tokens_per_tile <= sequence.num_computed
+                if passed or self.tiles.hold(tile.digest):
+                    continue
+                if budget is not None and len(draft.encode) >= budget:
+                    return
+                page = self.tiles.place(tile.digest)
+                if page is None:
+                    return
+                draft.encode.append(EncodeJob(tile.digest, tile.pixels, page))
+
+    def _seal(self, draft: _Draft) -> StepPlan:
+        """Move the counters and freeze the plan."""
+        sampling: dict[int, SequenceState] = {}
+        for sequence, work in draft.work.items():
+            sequence.num_computed += work.count
+            if work.samples:
+                sequence.num_pending += 1
+                sampling[work.slot] = sequence
+        plan = StepPlan(
+            index=self._index,
+            admissions=tuple(draft.admissions.values()),
+            grants=tuple(draft.grants.values()),
+            encode=tuple(draft.encode),
+            work=tuple(draft.work.values()),
+        )
+        if not plan.empty:
+            self._in_flight[plan.index] = sampling
+        self._index += 1
+        return plan
+
+    # -------------------------------------------------------------- commit
+
+    def commit(self, plan: StepPlan, result: StepResult) -> list[TokenDelta]:
+        """Take in a finished step: tiles are ready, tokens are known, some sequences end."""
+        self.tiles.encoded(result.encoded)
+        deltas = []
+        for slot, sequence in self._in_flight.pop(plan.index).items():
+            if sequence.finish_reason is not None:
+                continue  # ended while this step ran; its token is nobody's
+            token = result.sampled[slot]
+            sequence.num_pending -= 1
+            sequence.output_ids.append(token.token_id)
+            self._check_end(sequence, token.token_id)
+            deltas.append(TokenDelta(sequence.request.id, token, sequence.finish_reason, sequence.stop_reason))
+        return deltas
+
+    def _check_end(self, sequence: SequenceState, token_id: int) -> None:
+        sampling = sequence.request.sampling
+        if len(sequence.output_ids) > sampling.min_tokens:
+            if token_id in sequence.request.stop_ids:
+                self._finish(sequence, "stop")
+                return
+            if token_id in sampling.stop_ids:
+                sequence.stop_reason = token_id
+                self._finish(sequence, "stop")
+                return
+        if sequence.num_tokens >= sequence.max_tokens:
+            self._finish(sequence, "length")
+
+    def _finish(self, sequence: SequenceState, reason: str) -> None:
+        sequence.finish_reason = reason
+        if sequence.slot is None:
+            self.waiting.remove(sequence)
+        else:
+            self._release(sequence)
+
+    def _release(self, sequence: SequenceState) -> None:
+        """Give slot and blocks back."""
+        assert sequence.slot is not None
+        self.running.remove(sequence)
+        self._free_slots.append(sequence.slot)
+        self.blocks.give_back(sequence.block_ids)
+        sequence.slot, sequence.block_ids = None, []
+
+    def _blocks_for(self, tokens: int) -> int:
+        return -(-tokens // self.limits.block_size)

@@ -1,0 +1,65 @@
+"""Typed errors. Each names the value that was wrong, the limit it met and the remedy.
+
+`http_status` is what a server answers with; raising one of these never costs more than its own request.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class TilewiseError(Exception):
+    """Base of every error that Tilewise raises on purpose."""
+
+    http_status = 500
+
+
+class InvalidRequest(TilewiseError, ValueError):
+    """A request asks for something that is wrong in itself; sending it again will not help."""
+
+    http_status = 400
+
+
+class InvalidMedia(InvalidRequest):
+    """A picture or video cannot be read, or lies outside the limits."""
+
+
+class TooLong(InvalidRequest):
+    """A prompt, or prompt and answer together, does not fit in the context."""
+
+
+class UnknownOption(InvalidRequest, TypeError):
+    """A keyword that does not exist; the message offers the nearest one that does."""
+
+    @classmethod
+    def named(cls, name: str, known: Iterable[str], where: str) -> UnknownOption:
+        return cls(f"{where} has no option {name!r}.{did_you_mean(name, known)}")
+
+
+class InvalidConfig(TilewiseError, ValueError):
+    """The engine cannot start with these options on this machine."""
+
+
+class InvalidCheckpoint(TilewiseError):
+    """A checkpoint's files do not say what they have to."""
+
+
+class EngineStuck(TilewiseError):
+    """The engine's own invariant broke."""
+
+
+class UnknownModel(TilewiseError):
+    """Neither a folder nor a hub id that can be reached."""
+
+    http_status = 404
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A sentence offering the nearest known name, or an empty string when nothing is near.
+
+    >>> did_you_mean("max_token", ["max_tokens", "seed"])
+    ' Did you mean max_tokens?'
+    """
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" Did you mean {near[0]}?" if near else ""

@@ -1,0 +1,103 @@
+"""OpenAI-style messages (lists of content parts) to messages and media."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from PIL import Image
+
+from tilewise.errors import InvalidRequest, did_you_mean
+from tilewise.inputs.images import ImageLimits, open_image
+from tilewise.inputs.media import MediaAccess
+from tilewise.inputs.templates import ROLES, Message
+from tilewise.inputs.video import FrameChoice, read_video
+
+_PARTS = ("text", "image_url", "video_url", "image_pil")
+
+
+@dataclass(frozen=True)
+class MediaReader:
+    """Opens the media that requests name. `limits` are pictures and videos a prompt (`limit_mm_per_prompt`)."""
+
+    access: MediaAccess = field(default_factory=MediaAccess)
+    image_limits: ImageLimits = field(default_factory=ImageLimits)
+    limits: dict[str, int] = field(default_factory=dict)
+    frames: FrameChoice = field(default_factory=FrameChoice)
+
+    def check_count(self, kind: str, count: int) -> None:
+        limit = self.limits.get(kind)
+        if limit is not None and count > limit:
+            raise InvalidRequest(f"At most {limit} {kind}(s) may be provided in one prompt. {count} were given.")
+
+    def image(self, url: str) -> Image.Image:
+        return open_image(self.access.fetch(url), self.image_limits)
+
+    def video(self, url: str) -> list[Image.Image]:
+        return read_video(self.access.fetch(url), self.frames)
+
+
+def read_messages(
+    messages: Sequence[dict[str, Any]], reader: MediaReader
+) -> tuple[list[Message], list[Image.Image | list[Image.Image]]]:
+    """Messages of the OpenAI form to `Message`s and their media, message by message, pictures before videos.
+
+    Counts are checked before anything is fetched. Several text parts of one message are joined by newlines.
+    """
+    if not messages:
+        raise InvalidRequest("messages is empty: it needs at least one message.")
+    split = [_split(message, number) for number, message in enumerate(messages)]
+    reader.check_count("image", sum(len(parts.images) for parts in split))
+    reader.check_count("video", sum(len(parts.videos) for parts in split))
+    parsed: list[Message] = []
+    media: list[Image.Image | list[Image.Image]] = []
+    for parts in split:
+        images = [reader.image(item) if isinstance(item, str) else item for item in parts.images]
+        videos = [reader.video(url) for url in parts.videos]
+        lengths = tuple(map(len, videos))
+        parsed.append(Message(parts.role, "\n".join(parts.texts), len(images), lengths))
+        media += [*images, *videos]
+    return parsed, media
+
+
+@dataclass
+class _Parts:
+    role: Any
+    texts: list[str] = field(default_factory=list)
+    images: list[str | Image.Image] = field(default_factory=list)
+    videos: list[str] = field(default_factory=list)
+
+
+def _split(message: dict[str, Any], number: int) -> _Parts:
+    where = f"messages[{number}]"
+    role = message.get("role")
+    if role not in ROLES:
+        raise InvalidRequest(f"{where}: role must be one of {', '.join(ROLES)}, got {role!r}.")
+    if role == "system" and number:
+        raise InvalidRequest(f"{where}: only the first message may have the role system.")
+    parts = _Parts(role)
+    content = message.get("content")
+    if content is None or isinstance(content, str):
+        parts.texts.append(content or "")
+        return parts
+    for index, part in enumerate(content):
+        _add_part(parts, part, f"{where}.content[{index}]")
+    return parts
+
+
+def _add_part(parts: _Parts, part: Any, where: str) -> None:
+    if isinstance(part, str):
+        part = {"type": "text", "text": part}
+    kind = part.get("type") or next((name for name in _PARTS if name in part), None)
+    value = part.get(kind) if kind else None
+    if kind == "image_pil" and isinstance(value, Image.Image):
+        parts.images.append(value)
+        return
+    url = value.get("url") if isinstance(value, dict) else value
+    if kind not in _PARTS:
+        hint = did_you_mean(str(kind), _PARTS)
+        raise InvalidRequest(f"{where}: type must be one of {', '.join(_PARTS)}, got {kind!r}.{hint}")
+    if not isinstance(url, str):
+        raise InvalidRequest(f"{where}: {kind} needs a string, got {type(url).__name__}.")
+    {"text": parts.texts, "image_url": parts.images, "video_url": parts.videos}[kind].append(url)  # type: ignore[attr-defined]

@@ -1,0 +1,214 @@
+"""Pictures in, tiles out: decode, orient, flatten to RGB, choose a grid, cut.
+
+Dynamic tiling follows OpenGVLab/InternVL (`dynamic_preprocess` of the model cards and of
+`internvl/train/dataset.py`): candidate grids, aspect rule, tie rule, bicubic resize, thumbnail last.
+Tiles leave here as uint8; normalisation happens on the device.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from tilewise.errors import InvalidMedia, InvalidRequest, UnknownOption
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from tilewise.types import Grid
+
+# Formats whose frames are moments or pages. (MPO, a phone's format, keeps a depth map as second frame.)
+_SEVERAL_FRAMES = {"GIF", "PNG", "WEBP", "TIFF"}
+
+
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """How a picture becomes tiles. Defaults are those of every released InternVL2 to 3.5 checkpoint."""
+
+    tile_size: int = 448
+    min_tiles: int = 1
+    max_tiles: int = 12
+    thumbnail: bool = True
+    dynamic: bool = True
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min_tiles <= self.max_tiles:
+            raise InvalidRequest(
+                f"min_dynamic_patch={self.min_tiles} and max_dynamic_patch={self.max_tiles}: "
+                "need 1 <= min_dynamic_patch <= max_dynamic_patch."
+            )
+        if self.max_tiles > MAX_TILES:
+            raise InvalidRequest(
+                f"max_dynamic_patch={self.max_tiles} is above the limit of {MAX_TILES} tiles a picture; ask for fewer."
+            )
+
+    def override(self, options: dict[str, Any] | None) -> Tiling:
+        """This tiling with a request's `mm_processor_kwargs` (vLLM's names) applied."""
+        changes: dict[str, Any] = {}
+        for name, value in (options or {}).items():
+            if name not in _OVERRIDES:
+                raise UnknownOption.named(name, _OVERRIDES, "mm_processor_kwargs")
+            field, kind = _OVERRIDES[name]
+            if type(value) is not kind:
+                raise InvalidRequest(f"mm_processor_kwargs: {name}={value!r} must be of type {kind.__name__}.")
+            changes[field] = value
+        if changes.get("max_tiles", self.max_tiles) < self.min_tiles and "min_tiles" not in changes:
+            changes["min_tiles"] = 1
+        current = {name: getattr(self, name) for name in self.__slots__}
+        return Tiling(**{**current, **changes})
+
+
+MAX_TILES = 128
+_OVERRIDES: dict[str, tuple[str, type]] = {
+    "min_dynamic_patch": ("min_tiles", int),
+    "max_dynamic_patch": ("max_tiles", int),
+    "dynamic_image_size": ("dynamic", bool),
+    "use_thumbnail": ("thumbnail", bool),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLimits:
+    """What a picture may be. The defaults stop decompression bombs and pictures in which nothing can be seen."""
+
+    max_pixels: int = 89_478_485  # Pillow's own warning level: 1 GiB of RGBA, a quarter of it
+    min_side: int = 2
+    max_aspect: int = 100
+
+
+def open_image(data: bytes | str | Path, limits: ImageLimits = ImageLimits()) -> Image.Image:
+    """Decode a picture from bytes or from a local path, checking `limits` before any pixel is decoded.
+
+    Raises InvalidMedia for what is not a picture, is cut short, is too large or too thin, or has several frames.
+    """
+    name = "the picture" if isinstance(data, bytes) else f"{data}"
+    try:
+        image = Image.open(io.BytesIO(data) if isinstance(data, bytes) else data)
+        check_image(image, limits, name)
+        image.load()
+    except FileNotFoundError:
+        raise InvalidMedia(f"{name}: no such file.") from None
+    except UnidentifiedImageError:
+        raise InvalidMedia(f"{name} is not a picture that can be read{_sniff(data)}.") from None
+    except Image.DecompressionBombError as error:
+        raise InvalidMedia(f"{name}: {error} Limit: {limits.max_pixels} pixels; scale it down.") from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        if isinstance(error, InvalidMedia):
+            raise
+        raise InvalidMedia(f"{name} is damaged or cut short ({error}); send the whole file again.") from None
+    return image
+
+
+def check_image(image: Image.Image, limits: ImageLimits, name: str = "the picture") -> None:
+    """Raise InvalidMedia unless the picture's size and frame count are within `limits`."""
+    width, height = image.size
+    if width * height > limits.max_pixels:
+        raise InvalidMedia(
+            f"{name} has {width}x{height} = {width * height} pixels, the limit is {limits.max_pixels}: "
+            "scale it down, or raise max_image_pixels."
+        )
+    if min(width, height) < limits.min_side:
+        raise InvalidMedia(f"{name} is {width}x{height}: each side needs at least {limits.min_side} pixels.")
+    if max(width, height) > limits.max_aspect * min(width, height):
+        raise InvalidMedia(
+            f"{name} is {width}x{height}: its sides differ by more than {limits.max_aspect}:1; cut it into pieces."
+        )
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format in _SEVERAL_FRAMES:
+        raise InvalidMedia(f"{name} has {frames} frames, a picture has one: send it as a video, or send one frame.")
+
+
+def _sniff(data: bytes | str | Path) -> str:
+    """A hint for the commonest mistake: the address of a web page instead of that of the picture on it."""
+    head = data if isinstance(data, bytes) else Path(data).read_bytes() if Path(data).is_file() else b""
+    head = head[:256]
+    return " (it is an HTML page: use the address of the file itself)" if b"<html" in head.lower() else ""
+
+
+def to_rgb(image: Image.Image, exif_orientation: bool = False) -> Image.Image:
+    """Any Pillow mode to RGB: transparency over white, 16-bit and float grey scaled to 8 bits.
+
+    `exif_orientation` turns the picture as its camera says. OpenGVLab's inference does not, hence the default.
+    """
+    if exif_orientation:
+        image = ImageOps.exif_transpose(image)
+    if image.mode == "RGB":
+        return image
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    if image.mode == "F" or image.mode.startswith("I"):
+        return _grey_to_rgb(np.asarray(image))
+    if image.mode == "LAB":
+        return _lab_to_rgb(image)
+    return image.convert("RGB")
+
+
+def _grey_to_rgb(values: NDArray[Any]) -> Image.Image:
+    """Deep grey: values above 255 are read as 16 bits, float values of at most 1 as a fraction of white."""
+    peak = float(values.max(initial=0))
+    scale = 1 / 257 if peak > 255 else 255.0 if values.dtype.kind == "f" and peak <= 1 else 1.0
+    return Image.fromarray((values * scale).clip(0, 255).astype(np.uint8)).convert("RGB")
+
+
+def _lab_to_rgb(image: Image.Image) -> Image.Image:
+    from PIL import ImageCms
+
+    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+    assert converted is not None  # only with inPlace
+    return converted
+
+
+@lru_cache(maxsize=64)
+def candidate_grids(min_tiles: int, max_tiles: int) -> tuple[Grid, ...]:
+    """All (columns, rows) with min <= columns * rows <= max, fewest tiles first."""
+    sides = range(1, max_tiles + 1)
+    grids = [(cols, rows) for cols in sides for rows in sides if min_tiles <= cols * rows <= max_tiles]
+    return tuple(sorted(grids, key=lambda grid: grid[0] * grid[1]))
+
+
+def choose_grid(width: int, height: int, tiling: Tiling) -> Grid:
+    """The (columns, rows) whose aspect ratio is nearest; an exact tie goes to the larger if the picture fills it.
+
+    "Fills" is OpenGVLab's rule: more pixels than half of what the larger grid holds.
+    """
+    if not tiling.dynamic:
+        return (1, 1)
+    best, best_difference = (1, 1), float("inf")
+    aspect = width / height
+    for cols, rows in candidate_grids(tiling.min_tiles, tiling.max_tiles):
+        difference = abs(aspect - cols / rows)
+        fills = width * height > 0.5 * tiling.tile_size**2 * cols * rows
+        if difference < best_difference or (difference == best_difference and fills):
+            best, best_difference = (cols, rows), difference
+    return best
+
+
+def count_tiles(grid: Grid, thumbnail: bool) -> int:
+    """Tiles of a picture cut into `grid`; a thumbnail comes on top unless there is a single tile."""
+    tiles = grid[0] * grid[1]
+    return tiles + 1 if thumbnail and tiles > 1 else tiles
+
+
+def tile_image(image: Image.Image, tiling: Tiling) -> NDArray[np.uint8]:
+    """Cut an RGB picture into tiles: row by row, then the thumbnail. Returns uint8 `[tiles, size, size, 3]`."""
+    size = tiling.tile_size
+    cols, rows = grid = choose_grid(image.width, image.height, tiling)
+    tiles = np.empty((count_tiles(grid, tiling.thumbnail), size, size, 3), np.uint8)
+    canvas = np.asarray(_resize(image, cols * size, rows * size))
+    by_cell = canvas.reshape(rows, size, cols, size, 3).swapaxes(1, 2)
+    tiles[: rows * cols] = by_cell.reshape(rows * cols, size, size, 3)
+    if len(tiles) > rows * cols:
+        tiles[-1] = np.asarray(_resize(image, size, size))
+    return tiles
+
+
+def _resize(image: Image.Image, width: int, height: int) -> Image.Image:
+    return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BICUBIC)

@@ -1,0 +1,192 @@
+"""Template + tokenizer + tiles -> Request: the last step before the engine."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from PIL import Image
+
+from tilewise.errors import InvalidRequest, TooLong
+from tilewise.inputs.images import ImageLimits, check_image, choose_grid, count_tiles, tile_image, to_rgb
+from tilewise.inputs.spec import InputSpec
+from tilewise.inputs.templates import ImageSlot, Message, to_string
+from tilewise.inputs.tokenizer import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, Tokenizer
+from tilewise.types import Grid, ImageInput, Request, SamplingParams, Tile
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from tilewise.inputs.images import Tiling
+
+Picture = Image.Image
+Video = Sequence[Image.Image]
+"""Frames, already chosen; each becomes one tile."""
+
+_MARKER = re.compile(r"<image>|(?:<img>)?<IMG_CONTEXT>(?:</img>)?")
+
+
+@dataclass(frozen=True)
+class InputOptions:
+    """How media are read, for all requests of an engine."""
+
+    limits: ImageLimits = field(default_factory=ImageLimits)
+    exif_orientation: bool = False
+    tile_budget: Literal["each", "share"] = "each"
+    """`each`: max_dynamic_patch for every picture, as the reference inference does. `share`: the pictures of a
+    request share it, as in training."""
+
+
+@dataclass(frozen=True)
+class Preparer:
+    """Turns messages or raw prompts with media into requests for one model."""
+
+    spec: InputSpec
+    tokenizer: Tokenizer
+    max_model_len: int
+    options: InputOptions = field(default_factory=InputOptions)
+    _numbers: itertools.count[int] = field(default_factory=itertools.count, repr=False)
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        pictures: Sequence[Picture | Video],
+        sampling: SamplingParams,
+        *,
+        processor: dict[str, Any] | None = None,
+        thinking: bool = False,
+    ) -> Request:
+        """A conversation, with its media in the order in which the messages bring them."""
+        pieces = self.spec.template.render(messages, thinking)
+        images = self._tile_all(pictures, processor)
+        return self._request(self.tokenizer.encode_pieces(pieces), images, sampling, to_string(pieces))
+
+    def prompt(
+        self,
+        prompt: str | Sequence[int],
+        pictures: Sequence[Picture | Video],
+        sampling: SamplingParams,
+        *,
+        processor: dict[str, Any] | None = None,
+    ) -> Request:
+        """A ready-made prompt (text in which special tokens are meant, or token ids).
+
+        `<image>` markers place the pictures, and so does `<IMG_CONTEXT>`, which -hf prompts use; without markers
+        pictures go first.
+        """
+        images = self._tile_all(pictures, processor)
+        if isinstance(prompt, str):
+            return self._request(self._raw_ids(prompt, len(images)), images, sampling, prompt)
+        return self._request(self._slots_for_ids(prompt), images, sampling, None)
+
+    def _raw_ids(self, prompt: str, images: int) -> list[int | ImageSlot]:
+        if images and not _MARKER.search(prompt):
+            prompt = "<image>\n" * images + prompt
+        ids: list[int | ImageSlot] = []
+        for number, part in enumerate(_MARKER.split(prompt) if images else [prompt]):
+            if number:
+                ids.append(ImageSlot(number - 1))
+            ids += self.tokenizer.encode_raw(part)
+        return ids
+
+    def _slots_for_ids(self, prompt: Sequence[int]) -> list[int | ImageSlot]:
+        """In a prompt of ids each `<IMG_CONTEXT>` stands for one picture."""
+        ids: list[int | ImageSlot] = []
+        number = itertools.count()
+        for token in prompt:
+            context = token == self.tokenizer.image_context_id
+            ids.append(ImageSlot(next(number)) if context else int(token))
+        return ids
+
+    def _tile_all(self, media: Sequence[Picture | Video], processor: dict[str, Any] | None) -> list[_Tiled]:
+        tiling = self.spec.tiling.override(processor)
+        pictures = [item for item in media if isinstance(item, Image.Image)]
+        if self.options.tile_budget == "share" and len(pictures) > 1:
+            share = max(tiling.min_tiles, tiling.max_tiles // len(pictures))
+            tiling = tiling.override({"max_dynamic_patch": share})
+        frame = tiling.override({"dynamic_image_size": False})
+        tiled: list[_Tiled] = []
+        for item in media:
+            if isinstance(item, Image.Image):
+                tiled.append(self._tile(item, tiling))
+            else:
+                tiled += [self._tile(image, frame) for image in item]
+        return tiled
+
+    def _tile(self, image: Picture, tiling: Tiling) -> _Tiled:
+        check_image(image, self.options.limits)
+        rgb = to_rgb(image, self.options.exif_orientation)
+        pixels = tile_image(rgb, tiling)
+        tiles = tuple(Tile(tile_digest(tile), tile) for tile in pixels)
+        return _Tiled(tiles, choose_grid(rgb.width, rgb.height, tiling), rgb.size)
+
+    def _request(
+        self, ids: list[int | ImageSlot], images: list[_Tiled], sampling: SamplingParams, prompt: str | None
+    ) -> Request:
+        slots = sum(isinstance(item, ImageSlot) for item in ids)
+        if slots != len(images):
+            raise InvalidRequest(
+                f"The prompt has places for {slots} pictures and {len(images)} came with it: "
+                "write one <image> for each, or none to put them first."
+            )
+        prompt_ids, spans = self._expand(ids, images)
+        self._check_length(prompt_ids, images)
+        return Request(
+            id=str(next(self._numbers)),
+            prompt_ids=tuple(prompt_ids),
+            sampling=sampling,
+            images=tuple(spans),
+            prompt=prompt,
+            stop_ids=frozenset() if sampling.ignore_eos else self.spec.end_ids,
+        )
+
+    def _expand(self, ids: list[int | ImageSlot], images: list[_Tiled]) -> tuple[list[int], list[ImageInput]]:
+        """Each slot becomes `<img>`, one `<IMG_CONTEXT>` a row of its tiles, `</img>`."""
+        start, end = self.tokenizer.special_id(IMAGE_START), self.tokenizer.special_id(IMAGE_END)
+        context = self.tokenizer.special_id(IMAGE_CONTEXT)
+        prompt: list[int] = []
+        spans: list[ImageInput] = []
+        for item in ids:
+            if not isinstance(item, ImageSlot):
+                prompt.append(item)
+                continue
+            tiled = images[item.index]
+            spans.append(ImageInput(tiled.tiles, tiled.grid, tiled.size, start=len(prompt) + 1))
+            prompt += [start, *[context] * (len(tiled.tiles) * self.spec.tokens_per_tile), end]
+        return prompt, spans
+
+    def _check_length(self, prompt: list[int], images: list[_Tiled]) -> None:
+        if not prompt:
+            raise InvalidRequest("The prompt is empty: it needs at least one token.")
+        if len(prompt) < self.max_model_len:
+            return
+        tiles = sum(len(image.tiles) for image in images)
+        raise TooLong(
+            f"The prompt has {len(prompt)} tokens ({tiles} tiles of {self.spec.tokens_per_tile} tokens and "
+            f"{len(prompt) - tiles * self.spec.tokens_per_tile} others), the context holds {self.max_model_len} with "
+            "at least one for the answer: use fewer pictures, a smaller max_dynamic_patch, or a larger max_model_len."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Tiled:
+    tiles: tuple[Tile, ...]
+    grid: Grid
+    size: tuple[int, int]
+
+
+def tile_digest(pixels: NDArray[np.uint8]) -> bytes:
+    """16 bytes of BLAKE2b over shape and pixels: equal tiles of any picture, request or user share one digest."""
+    digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
+    digest.update(pixels.tobytes())
+    return digest.digest()
+
+
+def count_image_tokens(width: int, height: int, spec: InputSpec) -> int:
+    """Prompt tokens that a picture of this size takes, without `<img>` and `</img>`; no pixels needed."""
+    return count_tiles(choose_grid(width, height, spec.tiling), spec.tiling.thumbnail) * spec.tokens_per_tile

@@ -1,0 +1,91 @@
+"""What a checkpoint says about its inputs: template, tiling, tokens a tile, end tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tilewise.errors import InvalidCheckpoint, did_you_mean
+from tilewise.inputs.images import Tiling
+from tilewise.inputs.templates import TEMPLATES, Template
+from tilewise.inputs.tokenizer import Tokenizer
+from tilewise.weights.folder import CheckpointFolder, Section
+
+# The -hf format names no template. Its checkpoints are of the 2.5, 3 and 3.5 generations, which share one.
+_NATIVE_TEMPLATE = "internvl2_5"
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """Everything `prepare` has to know of a model."""
+
+    template: Template
+    tiling: Tiling
+    tokens_per_tile: int
+    end_ids: frozenset[int]
+
+    @classmethod
+    def of(cls, folder: CheckpointFolder, tokenizer: Tokenizer, processor: dict[str, Any] | None = None) -> InputSpec:
+        """`processor` are `mm_processor_kwargs` for all requests."""
+        template = _template(folder.config)
+        tiling = _tiling(folder).override(processor)
+        return cls(template, tiling, tokens_per_tile(folder), _end_ids(folder, template, tokenizer))
+
+
+def tokens_per_tile(folder: CheckpointFolder) -> int:
+    """Rows of a tile after pixel shuffle: (image size / patch size * downsample ratio) squared."""
+    size = _tile_size(folder)
+    side = size // folder.vision.whole("patch_size", 14) * folder.config.number("downsample_ratio", 0.5)
+    return int(side) ** 2
+
+
+def _tile_size(folder: CheckpointFolder) -> int:
+    if "force_image_size" in folder.config.values:
+        return folder.config.whole("force_image_size")
+    return folder.vision.whole("image_size", 448)
+
+
+def _template(config: Section) -> Template:
+    name = config.get("template", _NATIVE_TEMPLATE)
+    if name not in TEMPLATES:
+        raise InvalidCheckpoint(
+            f"{config.where}: template is {name!r}, known are {', '.join(TEMPLATES)}."
+            f"{did_you_mean(str(name), TEMPLATES)}"
+        )
+    return TEMPLATES[name]
+
+
+def _tiling(folder: CheckpointFolder) -> Tiling:
+    """Original checkpoints say it in config.json, `-hf` ones in preprocessor_config.json.
+
+    Absent keys take the defaults of the format's own configuration class.
+    """
+    config, size = folder.config, _tile_size(folder)
+    if "llm_config" in config.values:
+        return Tiling(
+            tile_size=size,
+            min_tiles=config.whole("min_dynamic_patch", 1),
+            max_tiles=config.whole("max_dynamic_patch", 6),
+            thumbnail=bool(config.get("use_thumbnail", False)),
+            dynamic=bool(config.get("dynamic_image_size", False)),
+        )
+    processor = folder.optional("preprocessor_config.json")
+    return Tiling(
+        tile_size=size,
+        min_tiles=processor.whole("min_patches", 1),
+        max_tiles=processor.whole("max_patches", 12),
+        thumbnail=bool(processor.get("use_thumbnail", True)),
+        dynamic=bool(processor.get("crop_to_patches", True)),
+    )
+
+
+def _end_ids(folder: CheckpointFolder, template: Template, tokenizer: Tokenizer) -> frozenset[int]:
+    """Template separators and generation config; llm_config's eos is known to be wrong in released files."""
+    named = {tokenizer.find_id(token) for token in (*template.stop_tokens, "<|endoftext|>")}
+    listed = _id_list(folder.optional("generation_config.json").get("eos_token_id"))
+    listed |= _id_list(folder.config.get("eos_token_id"))
+    return frozenset({i for i in named if i is not None} | listed)
+
+
+def _id_list(value: Any) -> set[int]:
+    return set(value) if isinstance(value, list) else set() if value is None else {int(value)}

@@ -1,0 +1,193 @@
+"""Conversation templates of each InternVL generation: messages in, one prompt out.
+
+The strings are those the models were trained with (OpenGVLab/InternVL, `internvl/conversation.py`). They are
+built in because the Jinja files of several checkpoints differ from the training prompt: some carry another
+model's system text, some none. A prompt is a list of pieces, so that a caller's text never meets the
+tokenizer's special tokens: only `Special` becomes one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tilewise.errors import InvalidRequest
+
+SYSTEM_INTERNVL2 = (
+    "你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，英文名叫InternVL, 是一个有用无害的人工智能助手。"
+)
+SYSTEM_INTERNVL2_5 = (
+    "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"
+)
+SYSTEM_THINKING = """\
+You are an AI assistant that rigorously follows this response protocol:
+
+1. First, conduct a detailed analysis of the question. Consider different angles, potential solutions, and reason \
+through the problem step-by-step. Enclose this entire thinking process within <think> and </think> tags.
+
+2. After the thinking section, provide a clear, concise, and direct answer to the user's question. Separate the \
+answer from the think section with a newline.
+
+Ensure that the thinking process is thorough but remains focused on the query. The final answer should be standalone \
+and not reference the thinking section."""
+
+Role = Literal["system", "user", "assistant"]
+ROLES: tuple[Role, ...] = ("system", "user", "assistant")
+IMAGE_MARKER = "<image>"
+VIDEO_MARKER = "<video>"
+_MARKERS = re.compile(f"({IMAGE_MARKER}|{VIDEO_MARKER})")
+
+
+@dataclass(frozen=True, slots=True)
+class Special:
+    """One special token of the tokenizer, by name."""
+
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Text that stays text, whatever it looks like."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSlot:
+    """Where picture (or video frame) number `index` of the prompt stands."""
+
+    index: int
+
+
+Piece = Special | Text | ImageSlot
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn. Its text may hold `<image>` and `<video>` markers; `images` and `videos` say how many it brings."""
+
+    role: Role
+    text: str
+    images: int = 0
+    videos: tuple[int, ...] = ()  # frames of each video
+
+
+@dataclass(frozen=True)
+class Template:
+    """A conversation template. `{}` in a turn's form stands for its text; special tokens are written out."""
+
+    name: str
+    system: str
+    turns: dict[Role, str]
+    opening: str  # what makes the model speak
+    stop_tokens: tuple[str, ...]
+    special: re.Pattern[str] = field(default=re.compile(r"<\|[a-z_]+\|>"), repr=False)
+
+    def render(self, messages: Sequence[Message], thinking: bool = False) -> list[Piece]:
+        """The prompt for `messages`. A first message of role system replaces the built-in text; empty = none."""
+        system = SYSTEM_THINKING if thinking else self.system
+        turns = list(messages)
+        if turns and turns[0].role == "system":
+            system = turns.pop(0).text
+        pieces: list[Piece] = []
+        if system:
+            pieces += self._turn("system", [Text(system)])
+        next_image = 0
+        for message in turns:
+            body, next_image = place_media(message, next_image)
+            pieces += self._turn(message.role, body)
+        return join_text([*pieces, *self._literal(self.opening)])
+
+    def _turn(self, role: Role, body: list[Piece]) -> list[Piece]:
+        before, after = self.turns[role].split("{}")
+        return [*self._literal(before), *body, *self._literal(after)]
+
+    def _literal(self, text: str) -> list[Piece]:
+        """Template text cut at the special tokens it names."""
+        pieces: list[Piece] = []
+        position = 0
+        for match in self.special.finditer(text):
+            pieces += [Text(text[position : match.start()]), Special(match.group())]
+            position = match.end()
+        return [*pieces, Text(text[position:])]
+
+
+def place_media(message: Message, first: int) -> tuple[list[Piece], int]:
+    """Replace a message's markers by image slots; media without markers go first, pictures before videos.
+
+    Slots are numbered from `first`: the message's pictures, then the frames of its videos. A video of n frames
+    becomes n lines `Frame1: <image>`. Raises InvalidRequest when markers and media do not match.
+    """
+    text = _with_markers(message, VIDEO_MARKER, len(message.videos), message.text)
+    text = _with_markers(message, IMAGE_MARKER, message.images, text)
+    pictures, frames = itertools.count(first), itertools.count(first + message.images)
+    videos = iter(message.videos)
+    pieces: list[Piece] = []
+    for part in _MARKERS.split(text):
+        if part == IMAGE_MARKER:
+            pieces.append(ImageSlot(next(pictures)))
+        elif part == VIDEO_MARKER and message.videos:
+            pieces += _frame_lines(next(videos), frames)
+        else:
+            pieces.append(Text(part))
+    return pieces, first + message.images + sum(message.videos)
+
+
+def _with_markers(message: Message, marker: str, expected: int, text: str) -> str:
+    found = text.count(marker)
+    if found == 0:
+        return (marker + "\n") * expected + text
+    if found != expected and not (marker == VIDEO_MARKER and expected == 0):
+        kind = "pictures" if marker == IMAGE_MARKER else "videos"
+        raise InvalidRequest(
+            f"The {message.role} message has {found} {marker} markers for {expected} {kind}: "
+            f"write one marker for each, or none to put the {kind} first."
+        )
+    return text
+
+
+def _frame_lines(count: int, frames: Iterator[int]) -> list[Piece]:
+    pieces: list[Piece] = []
+    for number in range(1, count + 1):
+        pieces += [Text(f"Frame{number}: "), ImageSlot(next(frames)), Text("\n" if number < count else "")]
+    return pieces
+
+
+def join_text(pieces: Sequence[Piece]) -> list[Piece]:
+    """Merge neighbouring texts and drop empty ones, so that the tokenizer sees each span whole."""
+    joined: list[Piece] = []
+    for piece in pieces:
+        if isinstance(piece, Text):
+            if not piece.text:
+                continue
+            if joined and isinstance(joined[-1], Text):
+                joined[-1] = Text(joined[-1].text + piece.text)
+                continue
+        joined.append(piece)
+    return joined
+
+
+def to_string(pieces: Sequence[Piece]) -> str:
+    """The prompt as people write it: special tokens by name, pictures as `<image>`."""
+    return "".join(
+        piece.token if isinstance(piece, Special) else piece.text if isinstance(piece, Text) else IMAGE_MARKER
+        for piece in pieces
+    )
+
+
+def _chatml(name: str, system: str, after_turn: str, stop: tuple[str, ...] = ("<|im_end|>",)) -> Template:
+    turns: dict[Role, str] = {role: f"<|im_start|>{role}\n{{}}<|im_end|>{after_turn}" for role in ROLES}
+    return Template(name, system, turns, opening="<|im_start|>assistant\n", stop_tokens=stop)
+
+
+TEMPLATES = {
+    template.name: template
+    for template in (
+        _chatml("Hermes-2", SYSTEM_INTERNVL2, after_turn="", stop=("<|im_end|>", "<|endoftext|>")),
+        _chatml("internlm2-chat", SYSTEM_INTERNVL2, after_turn=""),
+        _chatml("internvl2_5", SYSTEM_INTERNVL2_5, after_turn="\n"),
+    )
+}

@@ -1,0 +1,72 @@
+"""Linear layers. A weight knows how it is stored; a layer knows how it is sharded; models know neither."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from tilewise.parallel.mesh import Mesh
+from tilewise.platforms.base import Ops
+from tilewise.weights.view import View
+
+
+class Weight(Protocol):
+    """A matrix in some stored form, which can multiply."""
+
+    def apply(self, x: Tensor, ops: Ops) -> Tensor:
+        """x [..., in] -> [..., out], bias included."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class DenseWeight:
+    """A plain matrix [out, in] in the model's dtype."""
+
+    matrix: Tensor
+    bias: Tensor | None
+
+    def apply(self, x: Tensor, ops: Ops) -> Tensor:
+        return ops.linear(x, self.matrix, self.bias)
+
+
+class ColumnLinear:
+    """One or several matrices that read the same input, as one product; ranks split the outputs of each.
+
+    `parts` maps each module's name to its number of outputs.
+    """
+
+    def __init__(self, view: View, parts: dict[str, int], inputs: int, bias: bool, mesh: Mesh) -> None:
+        matrices, biases = [], []
+        for name, outputs in parts.items():
+            share = mesh.share(outputs, f"outputs of {name}")
+            matrices.append(view.at(name).tensor("weight", outputs, inputs, share=share))
+            if bias:
+                biases.append(view.at(name).tensor("bias", outputs, share=share))
+        self.sizes = [len(matrix) for matrix in matrices]
+        self.weight: Weight = DenseWeight(_stack(matrices), _stack(biases) if biases else None)
+
+    def __call__(self, x: Tensor, ops: Ops) -> Tensor:
+        return self.weight.apply(x, ops)
+
+
+class RowLinear:
+    """A matrix whose inputs are split over ranks; the partial sums are added up."""
+
+    def __init__(self, view: View, name: str, inputs: int, outputs: int, bias: bool, mesh: Mesh) -> None:
+        share = mesh.share(inputs, f"inputs of {name}")
+        matrix = view.at(name).tensor("weight", outputs, inputs, dim=1, share=share)
+        # Added once, not once a rank.
+        offset = view.at(name).tensor("bias", outputs) if bias and mesh.rank == 0 else None
+        self.weight: Weight = DenseWeight(matrix, offset)
+        self._mesh = mesh
+
+    def __call__(self, x: Tensor, ops: Ops) -> Tensor:
+        return self._mesh.all_reduce(self.weight.apply(x, ops))
+
+
+def _stack(tensors: Sequence[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))

@@ -1,0 +1,251 @@
+"""LLM: the engine in the caller's process. Method names, argument names and results are vLLM's."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tilewise.config import EngineConfig
+from tilewise.engine.core import EngineCore
+from tilewise.errors import InvalidRequest
+from tilewise.inputs.chat import MediaReader, read_messages
+from tilewise.inputs.images import ImageLimits
+from tilewise.inputs.media import MediaAccess
+from tilewise.inputs.prepare import InputOptions, Preparer
+from tilewise.inputs.prompts import PromptInput, read_prompts
+from tilewise.inputs.spec import InputSpec
+from tilewise.inputs.tokenizer import Tokenizer
+from tilewise.inputs.video import FrameChoice
+from tilewise.outputs.answer import Answer
+from tilewise.progress import progress_bar
+from tilewise.types import Request, RequestOutput, SamplingParams, Timing, Usage
+from tilewise.weights.folder import CheckpointFolder
+from tilewise.weights.hub import find_model
+
+Messages = Sequence[dict[str, Any]]
+
+
+class LLM:
+    """Answers prompts about pictures and videos.
+
+    `model` is 'demo', a folder or a hub id; every field of EngineConfig is a keyword.
+
+    >>> from tilewise import LLM, SamplingParams, ImageAsset
+    >>> llm = LLM("demo")
+    >>> question = {"role": "user", "content": [
+    ...     {"type": "image_pil", "image_pil": ImageAsset("stop_sign").pil_image},
+    ...     {"type": "text", "text": "What colour is the sign?"}]}
+    >>> llm.chat([question], SamplingParams(temperature=0))[0].outputs[0].text  # doctest: +SKIP
+    """
+
+    def __init__(self, model: str = "demo", **options: Any) -> None:
+        self.config = config = EngineConfig.of(model=model, **options)
+        path = find_model(config.model, config.revision, config.hub, config.download_dir)
+        folder = CheckpointFolder.open(path)
+        self._tokenizer = Tokenizer.from_folder(path)
+        spec = InputSpec.of(folder, self._tokenizer, config.mm_processor_kwargs)
+        # Imported here, not above: torch takes longer to load than all that a caller can get wrong takes to check.
+        from tilewise.runner.build import build_runner
+
+        most_tiles = spec.tiling.max_tiles + spec.tiling.thumbnail
+        runner, resolved = build_runner(config, folder, self._tokenizer.image_context_id, most_tiles)
+        self.resolved = resolved
+        self._reader = media_reader(config)
+        self._prepare = Preparer(spec, self._tokenizer, resolved.limits.max_model_len, input_options(config))
+        self._core = EngineCore(runner, resolved.limits)
+
+    def generate(
+        self,
+        prompts: PromptInput | Sequence[PromptInput],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        use_tqdm: bool = True,
+        mm_processor_kwargs: dict[str, Any] | None = None,
+    ) -> list[RequestOutput]:
+        """Continue raw prompts: text, token ids, or dicts with `prompt` (or `prompt_token_ids`) and
+        `multi_modal_data` {"image": picture or list, "video": frames or list of them}.
+
+        A dict whose `prompt` is a list of texts asks each of them about the same media.
+        """
+        parsed = read_prompts(prompts, self._reader)
+        requests = [
+            self._prepare.prompt(
+                item.prompt, item.media, params, processor={**(mm_processor_kwargs or {}), **item.processor}
+            )
+            for item, params in zip(parsed, _spread(sampling_params, len(parsed)), strict=True)
+        ]
+        return self._run(requests, use_tqdm)
+
+    def chat(
+        self,
+        messages: Messages | Sequence[Messages],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        use_tqdm: bool = True,
+        chat_template_kwargs: dict[str, Any] | None = None,
+        mm_processor_kwargs: dict[str, Any] | None = None,
+    ) -> list[RequestOutput]:
+        """Answer one conversation or several, in OpenAI's form, with the model's own template.
+
+        `chat_template_kwargs={"enable_thinking": True}` asks for reasoning before the answer.
+        """
+        several = [messages] if not messages or isinstance(messages[0], dict) else messages
+        params = _spread(sampling_params, len(several))
+        requests = [
+            self._chat_request(item, sampling, chat_template_kwargs, mm_processor_kwargs)  # type: ignore[arg-type]
+            for item, sampling in zip(several, params, strict=True)
+        ]
+        return self._run(requests, use_tqdm)
+
+    def stream_chat(
+        self,
+        messages: Messages,
+        sampling_params: SamplingParams | None = None,
+        *,
+        chat_template_kwargs: dict[str, Any] | None = None,
+        mm_processor_kwargs: dict[str, Any] | None = None,
+    ) -> Iterator[tuple[str, RequestOutput]]:
+        """One conversation's answer as it grows: each new piece of text, and the whole so far."""
+        sampling = sampling_params or SamplingParams()
+        if sampling.n > 1:
+            raise InvalidRequest(f"A stream is of one answer, n={sampling.n}: use chat.")
+        request = self._chat_request(messages, sampling, chat_template_kwargs, mm_processor_kwargs)
+        return self._stream(_Group(self._tokenizer, request, self._prepare.spec.tokens_per_tile))
+
+    def get_tokenizer(self) -> Tokenizer:
+        return self._tokenizer
+
+    def close(self) -> None:
+        self._core.close()
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _chat_request(
+        self,
+        messages: Messages,
+        sampling: SamplingParams,
+        template: dict[str, Any] | None,
+        processor: dict[str, Any] | None,
+    ) -> Request:
+        unknown = set(template or {}) - {"enable_thinking"}
+        if unknown:
+            raise InvalidRequest(f"chat_template_kwargs knows enable_thinking, got {', '.join(sorted(unknown))}.")
+        parsed, media = read_messages(messages, self._reader)
+        thinking = bool((template or {}).get("enable_thinking", False))
+        return self._prepare.chat(parsed, media, sampling, processor=processor, thinking=thinking)
+
+    def _run(self, requests: Sequence[Request], show_progress: bool) -> list[RequestOutput]:
+        groups = [_Group(self._tokenizer, request, self._prepare.spec.tokens_per_tile) for request in requests]
+        with progress_bar("Answering", len(groups), show_progress) as advance:
+            for group, _ in self._drive(groups):
+                if group.finished:
+                    advance(1)
+        return [group.output() for group in groups]
+
+    def _stream(self, group: _Group) -> Iterator[tuple[str, RequestOutput]]:
+        for _, text in self._drive([group]):
+            if text or group.finished:
+                yield text, group.output()
+
+    def _drive(self, groups: Sequence[_Group]) -> Iterator[tuple[_Group, str]]:
+        """Submit, and step until all have finished; whatever goes wrong, nothing stays behind in the engine."""
+        owners = {request.id: group for group in groups for request in group.requests}
+        try:
+            for group in groups:
+                for request in group.requests:
+                    self._core.submit(request)
+            while not all(group.finished for group in groups):
+                for delta in self._core.step():
+                    group = owners[delta.request_id]
+                    answer = group.answers[delta.request_id]
+                    text = answer.add(delta.token, delta.finish_reason, delta.stop_reason)
+                    if answer.finished and delta.finish_reason is None:
+                        self._core.abort(delta.request_id)  # a stop string, which the engine cannot see
+                    group.tick()
+                    yield group, text
+        finally:
+            for request_id in owners:
+                self._core.abort(request_id)
+
+
+class _Group:
+    """A caller's request and its `n` sequences."""
+
+    def __init__(self, tokenizer: Tokenizer, request: Request, tokens_per_tile: int) -> None:
+        self._request = request
+        self._tokens_per_tile = tokens_per_tile
+        self._first_token: float | None = None
+        self._last_token: float | None = None
+        self.requests = list(_fan_out(request))
+        self.answers = {
+            single.id: Answer(tokenizer, single.sampling, index) for index, single in enumerate(self.requests)
+        }
+
+    @property
+    def finished(self) -> bool:
+        return all(answer.finished for answer in self.answers.values())
+
+    def tick(self) -> None:
+        self._last_token = time.monotonic()
+        self._first_token = self._first_token or self._last_token
+
+    def output(self) -> RequestOutput:
+        request, outputs = self._request, [answer.output for answer in self.answers.values()]
+        return RequestOutput(
+            request_id=request.id,
+            prompt=request.prompt,
+            prompt_token_ids=list(request.prompt_ids),
+            outputs=outputs,
+            finished=self.finished,
+            usage=Usage(
+                prompt_tokens=len(request.prompt_ids),
+                completion_tokens=sum(len(output.token_ids) for output in outputs),
+                image_tokens=request.num_tiles * self._tokens_per_tile,
+                tiles=request.num_tiles,
+            ),
+            timing=Timing(request.arrival, self._first_token, self._last_token if self.finished else None),
+        )
+
+
+def _fan_out(request: Request) -> Iterator[Request]:
+    """One request a sequence; with a seed, each has a seed of its own."""
+    sampling = request.sampling
+    if sampling.n == 1:
+        yield request
+        return
+    for index in range(sampling.n):
+        seed = None if sampling.seed is None else sampling.seed + index
+        yield request.with_(id=f"{request.id}-{index}", sampling=sampling.with_(n=1, seed=seed))
+
+
+def _spread(params: SamplingParams | Sequence[SamplingParams] | None, count: int) -> list[SamplingParams]:
+    if params is None or isinstance(params, SamplingParams):
+        return [params or SamplingParams()] * count
+    if len(params) != count:
+        raise InvalidRequest(f"There are {len(params)} sampling_params for {count} prompts: give one, or one for each.")
+    return list(params)
+
+
+def input_options(config: EngineConfig) -> InputOptions:
+    limits = ImageLimits(max_pixels=config.max_image_pixels)
+    return InputOptions(limits, config.exif_orientation, config.tile_budget)
+
+
+def media_reader(config: EngineConfig) -> MediaReader:
+    root = config.allowed_local_media_path
+    access = MediaAccess(
+        allowed_local_media_path=Path(root) if root else None,
+        allowed_media_domains=config.allowed_media_domains,
+    )
+    limits = ImageLimits(max_pixels=config.max_image_pixels)
+    frames = FrameChoice(config.num_frames, config.fps)
+    return MediaReader(access, limits, config.limit_mm_per_prompt or {}, frames)

@@ -1,0 +1,47 @@
+"""Backbones: one file a decoder family. The folder is the registry."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from tilewise.errors import InvalidCheckpoint, did_you_mean
+from tilewise.models.config import DecoderConfig
+from tilewise.models.decoder import BlockFactory, DecoderBlock
+from tilewise.weights.folder import CheckpointFolder, Section
+from tilewise.weights.names import NameTable
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """What sets one decoder family apart. Each file of this folder defines one, as `BACKBONE`."""
+
+    architecture: str
+    """`llm_config.architectures[0]` of the original format."""
+    model_type: str
+    """`text_config.model_type` of the -hf format."""
+    decoder_config: Callable[[Section], DecoderConfig]
+    names: NameTable = field(default_factory=NameTable)
+    block: BlockFactory = DecoderBlock
+
+
+def all_backbones() -> Iterator[Backbone]:
+    for module in pkgutil.iter_modules(__path__):
+        yield importlib.import_module(f"{__name__}.{module.name}").BACKBONE
+
+
+def backbone_of(folder: CheckpointFolder) -> Backbone:
+    """The backbone that a checkpoint's config names. Raises InvalidCheckpoint when there is none."""
+    text = folder.text
+    architecture, model_type = (text.get("architectures") or [None])[0], text.get("model_type")
+    known = list(all_backbones())
+    for backbone in known:
+        if architecture == backbone.architecture or (architecture is None and model_type == backbone.model_type):
+            return backbone
+    names = [backbone.architecture for backbone in known]
+    raise InvalidCheckpoint(
+        f"{text.where}: the language model is {architecture or model_type!r}, supported are {', '.join(names)}."
+        f"{did_you_mean(str(architecture), names)}"
+    )

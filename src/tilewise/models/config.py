@@ -1,0 +1,140 @@
+"""What a checkpoint's config.json says about the model, in one form for both checkpoint formats."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from tilewise.errors import InvalidCheckpoint
+from tilewise.layers.norm import NormKind
+from tilewise.layers.rope import RopeConfig
+from tilewise.weights.folder import CheckpointFolder, Section
+
+
+@dataclass(frozen=True, slots=True)
+class VisionConfig:
+    """An InternViT. Both sizes call themselves `intern_vit_6b`, so only the numbers count."""
+
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    intermediate_size: int
+    image_size: int
+    patch_size: int
+    norm: NormKind
+    norm_eps: float
+    qkv_bias: bool
+    qk_norm: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderConfig:
+    """A decoder as data. What differs between backbones only in numbers and switches is a field here."""
+
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    intermediate_size: int
+    norm_eps: float
+    rope: RopeConfig
+    qkv_bias: bool = False
+    output_bias: bool = False
+    head_norm: bool = False
+    """RMS norm of every query and key head before rope (Qwen3)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    vision: VisionConfig
+    decoder: DecoderConfig
+    tile_size: int
+    shuffle_block: int
+    """Side of the square of patches that becomes one token."""
+    shuffle_version: Literal["v1", "v2"]
+
+    @property
+    def tokens_per_tile(self) -> int:
+        return (self.tile_size // self.vision.patch_size // self.shuffle_block) ** 2
+
+
+def text_config(text: Section, **switches: bool) -> DecoderConfig:
+    """The fields that all Llama-shaped decoders spell alike; `switches` are the backbone's own."""
+    hidden, heads = text.whole("hidden_size"), text.whole("num_attention_heads")
+    kv_heads = text.whole("num_key_value_heads", heads)
+    if text.get("hidden_act", "silu") != "silu":
+        raise InvalidCheckpoint(f"{text.where}: hidden_act is {text.get('hidden_act')!r}, expected 'silu'.")
+    if heads % kv_heads:
+        raise InvalidCheckpoint(
+            f"{text.where}: num_attention_heads={heads} must be a multiple of num_key_value_heads={kv_heads}."
+        )
+    return DecoderConfig(
+        vocab_size=text.whole("vocab_size"),
+        hidden_size=hidden,
+        num_layers=text.whole("num_hidden_layers"),
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=text.whole("head_dim", hidden // heads),
+        intermediate_size=text.whole("intermediate_size"),
+        norm_eps=text.number("rms_norm_eps"),
+        rope=rope_config(text),
+        **switches,
+    )
+
+
+def rope_config(text: Section) -> RopeConfig:
+    """Old spelling `rope_theta` + `rope_scaling`, new spelling `rope_parameters`."""
+    scaling = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    kind = scaling.get("rope_type") or scaling.get("type") or "default"
+    if kind not in ("default", "dynamic"):
+        raise InvalidCheckpoint(f"{text.where}: rope type is {kind!r}, supported are 'default' and 'dynamic'.")
+    return RopeConfig(
+        theta=float(scaling.get("rope_theta") or text.number("rope_theta", 10000.0)),
+        trained_length=text.whole("max_position_embeddings"),
+        kind=cast(Literal["default", "dynamic"], kind),
+        factor=float(scaling.get("factor") or 1.0),
+    )
+
+
+def vision_config(vision: Section, bias_key: str, qk_norm_key: str, eps_default: float = 1e-6) -> VisionConfig:
+    norm = vision.get("norm_type", "layer_norm")
+    if norm not in ("layer_norm", "rms_norm"):
+        raise InvalidCheckpoint(f"{vision.where}: norm_type is {norm!r}, expected 'layer_norm' or 'rms_norm'.")
+    if vision.get("hidden_act", "gelu") != "gelu":
+        raise InvalidCheckpoint(f"{vision.where}: hidden_act is {vision.get('hidden_act')!r}, expected 'gelu'.")
+    return VisionConfig(
+        hidden_size=vision.whole("hidden_size"),
+        num_layers=vision.whole("num_hidden_layers"),
+        num_heads=vision.whole("num_attention_heads"),
+        intermediate_size=vision.whole("intermediate_size"),
+        image_size=vision.whole("image_size"),
+        patch_size=vision.whole("patch_size"),
+        norm=cast(NormKind, norm),
+        norm_eps=vision.number("layer_norm_eps", eps_default),
+        qkv_bias=bool(vision.get(bias_key, False)),
+        qk_norm=bool(vision.get(qk_norm_key, False)),
+    )
+
+
+def model_config(
+    folder: CheckpointFolder,
+    vision: VisionConfig,
+    decoder: DecoderConfig,
+    tile_size: int,
+    shuffle_version: str,
+) -> ModelConfig:
+    """Put the parts together and check that they fit."""
+    config = folder.config
+    ratio = config.number("downsample_ratio", 0.5)
+    block = round(1 / ratio)
+    side = tile_size // vision.patch_size
+    if tile_size % vision.patch_size or side % block:
+        raise InvalidCheckpoint(
+            f"{config.where}: a tile of {tile_size} pixels in patches of {vision.patch_size} "
+            f"does not divide into blocks of {block}x{block} (downsample_ratio={ratio})."
+        )
+    if shuffle_version not in ("v1", "v2"):
+        raise InvalidCheckpoint(f"{config.where}: ps_version is {shuffle_version!r}, expected 'v1' or 'v2'.")
+    return ModelConfig(vision, decoder, tile_size, block, cast(Literal["v1", "v2"], shuffle_version))

@@ -1,0 +1,123 @@
+"""The decoder: one Llama-shaped transformer, driven by DecoderConfig."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from tilewise.layers.linear import ColumnLinear, DenseWeight, RowLinear
+from tilewise.layers.norm import RMSNorm
+from tilewise.layers.rope import RopeTable
+from tilewise.models.config import DecoderConfig
+from tilewise.parallel.mesh import Mesh
+from tilewise.platforms.base import Ops, PagedLayout
+from tilewise.weights.view import View
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What every block of one forward pass shares."""
+
+    cos: Tensor
+    sin: Tensor
+    layout: PagedLayout
+    ops: Ops
+
+
+class Block(Protocol):
+    def __call__(self, x: Tensor, cache: Tensor, at: Pass) -> Tensor: ...
+
+
+BlockFactory = Callable[[View, DecoderConfig, int, Mesh], Block]
+"""(view of the layer, config, layer number, mesh) -> block. A backbone brings its own where the algorithm differs."""
+
+
+class Decoder:
+    """Embedding, blocks, final norm and output head."""
+
+    def __init__(self, view: View, config: DecoderConfig, block: BlockFactory, mesh: Mesh, rope: RopeTable) -> None:
+        model = view.at("model")
+        self.embedding = model.tensor("embed_tokens.weight", config.vocab_size, config.hidden_size)
+        self._blocks = [block(model.at("layers").at(n), config, n, mesh) for n in range(config.num_layers)]
+        self._norm = RMSNorm(model.at("norm"), config.hidden_size, config.norm_eps)
+        # Configs are wrong about tying often enough: the head is the embedding exactly when no head is stored.
+        tied = not view.has("lm_head.weight")
+        head = self.embedding if tied else view.tensor("lm_head.weight", config.vocab_size, config.hidden_size)
+        self._head = DenseWeight(head, None)
+        self._rope = rope
+
+    def __call__(self, x: Tensor, positions: Tensor, caches: list[Tensor], layout: PagedLayout, ops: Ops) -> Tensor:
+        """Embeddings [N, hidden] -> hidden states after the last block; keys and values go into the caches."""
+        at = Pass(*self._rope.at(positions), layout, ops)
+        for block, cache in zip(self._blocks, caches, strict=True):
+            x = block(x, cache, at)
+        return x
+
+    def logits(self, x: Tensor, ops: Ops) -> Tensor:
+        """Hidden states [R, hidden] -> logits [R, vocabulary]."""
+        return self._head.apply(self._norm(x, ops), ops)
+
+
+class DecoderBlock:
+    """Pre-norm attention and MLP."""
+
+    def __init__(self, view: View, config: DecoderConfig, layer: int, mesh: Mesh) -> None:
+        self._norm1 = RMSNorm(view.at("input_layernorm"), config.hidden_size, config.norm_eps)
+        self._attention = Attention(view.at("self_attn"), config, mesh)
+        self._norm2 = RMSNorm(view.at("post_attention_layernorm"), config.hidden_size, config.norm_eps)
+        self._mlp = GatedMLP(view.at("mlp"), config, mesh)
+
+    def __call__(self, x: Tensor, cache: Tensor, at: Pass) -> Tensor:
+        x = x + self._attention(self._norm1(x, at.ops), cache, at)
+        return x + self._mlp(self._norm2(x, at.ops), at.ops)
+
+
+class Attention:
+    """Grouped-query attention over the paged cache; ranks split the heads."""
+
+    def __init__(self, view: View, config: DecoderConfig, mesh: Mesh) -> None:
+        queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+        mesh.share(config.num_heads, "attention heads")
+        mesh.share(config.num_kv_heads, "key/value heads")
+        self._head_dim = config.head_dim
+        self._qkv = ColumnLinear(
+            view,
+            {"q_proj": queries, "k_proj": keys, "v_proj": keys},
+            config.hidden_size,
+            config.qkv_bias,
+            mesh,
+        )
+        self._out = RowLinear(view, "o_proj", queries, config.hidden_size, config.output_bias, mesh)
+        self._norms = (
+            (
+                RMSNorm(view.at("q_norm"), config.head_dim, config.norm_eps),
+                RMSNorm(view.at("k_norm"), config.head_dim, config.norm_eps),
+            )
+            if config.head_norm
+            else None
+        )
+
+    def __call__(self, x: Tensor, cache: Tensor, at: Pass) -> Tensor:
+        split = self._qkv(x, at.ops).split(self._qkv.sizes, dim=-1)
+        query, key, value = (part.unflatten(-1, (-1, self._head_dim)) for part in split)
+        if self._norms:
+            query, key = self._norms[0](query, at.ops), self._norms[1](key, at.ops)
+        query, key = at.ops.rope(query, at.cos, at.sin), at.ops.rope(key, at.cos, at.sin)
+        at.ops.write_kv(cache, key, value, at.layout)
+        mixed = at.ops.paged_attention(query, cache, at.layout, self._head_dim**-0.5)
+        return self._out(mixed.flatten(1), at.ops)
+
+
+class GatedMLP:
+    """down(silu(gate(x)) * up(x))"""
+
+    def __init__(self, view: View, config: DecoderConfig, mesh: Mesh) -> None:
+        inner, hidden = config.intermediate_size, config.hidden_size
+        self._gate_up = ColumnLinear(view, {"gate_proj": inner, "up_proj": inner}, hidden, False, mesh)
+        self._down = RowLinear(view, "down_proj", inner, hidden, False, mesh)
+
+    def __call__(self, x: Tensor, ops: Ops) -> Tensor:
+        return self._down(ops.silu_mul(self._gate_up(x, ops)), ops)

@@ -1,0 +1,84 @@
+"""InternVL whole: tower, pixel shuffle, projector, decoder.
+
+Source of the arithmetic: OpenGVLab/InternVL `modeling_internvl_chat.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tilewise.layers.linear import ColumnLinear, RowLinear
+from tilewise.layers.norm import LayerNorm
+from tilewise.layers.rope import RopeTable
+from tilewise.models.batch import ModelBatch
+from tilewise.models.config import ModelConfig
+from tilewise.models.decoder import BlockFactory, Decoder
+from tilewise.models.vit import VisionTower
+from tilewise.parallel.mesh import Mesh
+from tilewise.platforms.base import Ops
+from tilewise.weights.view import View
+
+# Of ImageNet, with which every InternViT was trained.
+PIXEL_MEAN = (0.485, 0.456, 0.406)
+PIXEL_STD = (0.229, 0.224, 0.225)
+
+
+class InternVL:
+    """Built by pulling weights from `view`; `context` is the longest sequence it will see, in tokens."""
+
+    def __init__(
+        self, view: View, config: ModelConfig, block: BlockFactory, mesh: Mesh, ops: Ops, context: int
+    ) -> None:
+        self.config = config
+        self._ops = ops
+        self.vision = VisionTower(view.at("vision"), config.vision, config.tile_size)
+        self.projector = Projector(view.at("projector"), config)
+        language = view.at("language")
+        rope = RopeTable(config.decoder.rope, config.decoder.head_dim, context, torch.device("cpu"))
+        self.decoder = Decoder(language, config.decoder, block, mesh, rope)
+        dtype = self.decoder.embedding.dtype
+        self._mean, self._std = torch.tensor(PIXEL_MEAN, dtype=dtype), torch.tensor(PIXEL_STD, dtype=dtype)
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """uint8 tiles [T, size, size, 3] -> rows for the prompt [T, tokens a tile, hidden of the decoder]."""
+        features = self.vision(pixels, self._mean, self._std, self._ops)
+        shuffled = pixel_shuffle(features, self.config.shuffle_block, self.config.shuffle_version)
+        return self.projector(shuffled, self._ops)
+
+    def forward(self, batch: ModelBatch, caches: list[Tensor], tile_pool: Tensor) -> Tensor:
+        """Logits [R, vocabulary] of the batch's `logits_rows`; reads tile rows from the pool [pages, tokens, H]."""
+        x = F.embedding(batch.token_ids, self.decoder.embedding)
+        if len(batch.image_rows):
+            self._ops.scatter_rows(x, batch.image_rows, tile_pool.flatten(0, 1), batch.tile_rows)
+        x = self.decoder(x, batch.positions, caches, batch.layout, self._ops)
+        return self.decoder.logits(x[batch.logits_rows], self._ops)
+
+
+class Projector:
+    """Layer norm, linear, GELU, linear: from shuffled patch features to the decoder's width (`mlp1`)."""
+
+    def __init__(self, view: View, config: ModelConfig) -> None:
+        inputs = config.vision.hidden_size * config.shuffle_block**2
+        hidden = config.decoder.hidden_size
+        self._norm = LayerNorm(view.at("norm"), inputs, eps=1e-5)
+        self._linear_1 = ColumnLinear(view, {"linear_1": hidden}, inputs, True, Mesh())
+        self._linear_2 = RowLinear(view, "linear_2", hidden, hidden, True, Mesh())
+
+    def __call__(self, x: Tensor, ops: Ops) -> Tensor:
+        return self._linear_2(ops.gelu(self._linear_1(self._norm(x, ops), ops)), ops)
+
+
+def pixel_shuffle(features: Tensor, block: int, version: Literal["v1", "v2"]) -> Tensor:
+    """Space to depth: [T, side^2, C] -> [T, (side/block)^2, block^2 * C].
+
+    The patches of a block are concatenated row by row. v2 numbers the blocks row by row; v1, of InternVL 1.x, column
+    by column.
+    """
+    side = int(features.shape[1] ** 0.5)
+    cells: Tensor = features.unflatten(1, (side // block, block, side // block, block))
+    order = (0, 1, 3, 2, 4, 5) if version == "v2" else (0, 3, 1, 2, 4, 5)
+    return cells.permute(*order).reshape(len(features), (side // block) ** 2, -1)

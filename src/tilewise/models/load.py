@@ -1,0 +1,80 @@
+"""From a checkpoint folder to a model: format and backbone are found, then the model pulls what it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from tilewise.errors import InvalidCheckpoint
+from tilewise.models.backbones import Backbone, backbone_of
+from tilewise.models.config import ModelConfig, model_config, vision_config
+from tilewise.models.internvl import InternVL
+from tilewise.parallel.mesh import Mesh
+from tilewise.platforms.base import Ops
+from tilewise.weights.files import SafetensorFiles
+from tilewise.weights.folder import CheckpointFolder
+from tilewise.weights.formats import CheckpointFormat, format_of
+from tilewise.weights.view import CheckpointSource, ShapeSource, TensorSource, View
+
+_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Everything that is known of a model before its weights."""
+
+    folder: CheckpointFolder
+    format: CheckpointFormat
+    backbone: Backbone
+    config: ModelConfig
+
+    @classmethod
+    def of(cls, folder: CheckpointFolder) -> Architecture:
+        layout, backbone = format_of(folder), backbone_of(folder)
+        return cls(folder, layout, backbone, _read_config(folder, layout, backbone))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype the checkpoint was saved in, by its config."""
+        name = self.folder.config.get("torch_dtype") or self.folder.config.get("dtype", "bfloat16")
+        if name not in _DTYPES:
+            raise InvalidCheckpoint(
+                f"{self.folder.config.where}: torch_dtype is {name!r}, expected {', '.join(_DTYPES)}."
+            )
+        return _DTYPES[name]
+
+    def build(self, source: TensorSource, ops: Ops, context: int, mesh: Mesh = Mesh()) -> InternVL:
+        """The model over any source of tensors."""
+        return InternVL(View(source), self.config, self.backbone.block, mesh, ops, context)
+
+    def load(
+        self, dtype: torch.dtype, ops: Ops, context: int, on_read: Callable[[int], None] = lambda _: None
+    ) -> InternVL:
+        """The model with the weights of the checkpoint. Raises InvalidCheckpoint for a tensor too many or too few."""
+        files = SafetensorFiles(self.folder.path)
+        locate = self.format.locate(files.names, self.backbone.names)
+        source = CheckpointSource(files, locate, dtype, on_read)
+        model = self.build(source, ops, context)
+        source.finish()
+        return model
+
+    def count_parameters(self, ops: Ops, tied: bool = False) -> int:
+        """Parameters of a model of this config; no weights needed."""
+        absent = frozenset({"language.lm_head.weight"} if tied else ())
+        shapes = ShapeSource(torch.bfloat16, absent=absent)
+        self.build(shapes, ops, context=1)
+        return shapes.parameters
+
+
+def _read_config(folder: CheckpointFolder, layout: CheckpointFormat, backbone: Backbone) -> ModelConfig:
+    config = folder.config
+    layer = config.get("select_layer", config.get("vision_feature_layer", -1))
+    if layer != -1:
+        raise InvalidCheckpoint(f"{config.where}: select_layer is {layer}, expected -1, the last layer.")
+    vision = vision_config(folder.vision, *layout.vision_keys)
+    original = "llm_config" in config.values
+    tile_size = config.whole("force_image_size", vision.image_size) if original else vision.image_size
+    version = str(config.get("ps_version", "v1")) if original else "v2"
+    return model_config(folder, vision, backbone.decoder_config(folder.text), tile_size, version)

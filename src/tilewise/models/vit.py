@@ -1,0 +1,98 @@
+"""InternViT: tiles to patch features. Source: OpenGVLab/InternVL `modeling_intern_vit.py`."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tilewise.layers.linear import ColumnLinear, RowLinear
+from tilewise.layers.norm import RMSNorm, norm_of
+from tilewise.models.config import VisionConfig
+from tilewise.parallel.mesh import Mesh
+from tilewise.platforms.base import Ops
+from tilewise.weights.view import View
+
+# Tiles, not heads, are shared out over ranks (InternViT-6B has 25 heads), so every rank holds the whole tower.
+_WHOLE = Mesh()
+
+
+class VisionTower:
+    """Every tile alone: nothing here looks across tiles, which is why tiles can be cached one by one."""
+
+    def __init__(self, view: View, config: VisionConfig, tile_size: int) -> None:
+        width, patch = config.hidden_size, config.patch_size
+        embeddings = view.at("embeddings")
+        self._patch = patch
+        self._patch_weight = embeddings.tensor("patch_embedding.weight", width, 3, patch, patch).reshape(width, -1)
+        self._patch_bias = embeddings.tensor("patch_embedding.bias", width)
+        self._class_token = embeddings.tensor("class_embedding", 1, 1, width)
+        trained, side = config.image_size // patch, tile_size // patch
+        positions = embeddings.tensor("position_embedding", 1, trained**2 + 1, width)
+        self._positions = resize_positions(positions, trained, side)
+        self._blocks = [VisionBlock(view.at("layers").at(n), config) for n in range(config.num_layers)]
+
+    def __call__(self, pixels: Tensor, mean: Tensor, std: Tensor, ops: Ops) -> Tensor:
+        """uint8 pixels [tiles, size, size, 3] -> features of the patches [tiles, patches, hidden], row by row."""
+        patches = ops.patchify(pixels, self._patch, mean, std)
+        x = ops.linear(patches, self._patch_weight, self._patch_bias)
+        x = torch.cat((self._class_token.expand(len(x), -1, -1), x), dim=1) + self._positions
+        for block in self._blocks:
+            x = block(x, ops)
+        return x[:, 1:]
+
+
+class VisionBlock:
+    """Pre-norm attention and MLP, each scaled by a learned vector before it is added."""
+
+    def __init__(self, view: View, config: VisionConfig) -> None:
+        width = config.hidden_size
+        self._norm1 = norm_of(config.norm, view.at("norm1"), width, config.norm_eps)
+        self._norm2 = norm_of(config.norm, view.at("norm2"), width, config.norm_eps)
+        self._attention = VisionAttention(view.at("attn"), config)
+        self._fc1 = ColumnLinear(view.at("mlp"), {"fc1": config.intermediate_size}, width, True, _WHOLE)
+        self._fc2 = RowLinear(view.at("mlp"), "fc2", config.intermediate_size, width, True, _WHOLE)
+        self._scale1 = view.tensor("ls1", width)
+        self._scale2 = view.tensor("ls2", width)
+
+    def __call__(self, x: Tensor, ops: Ops) -> Tensor:
+        x = x + self._scale1 * self._attention(self._norm1(x, ops), ops)
+        return x + self._scale2 * self._fc2(ops.gelu(self._fc1(self._norm2(x, ops), ops)), ops)
+
+
+class VisionAttention:
+    """All patches to all patches. The 6B normalises whole queries and keys, before they are cut into heads."""
+
+    def __init__(self, view: View, config: VisionConfig) -> None:
+        width = config.hidden_size
+        self._heads = config.num_heads
+        self._qkv = ColumnLinear(
+            view, {"q_proj": width, "k_proj": width, "v_proj": width}, width, config.qkv_bias, _WHOLE
+        )
+        self._out = RowLinear(view, "proj", width, width, True, _WHOLE)
+        self._norms = (
+            (
+                RMSNorm(view.at("q_norm"), width, config.norm_eps),
+                RMSNorm(view.at("k_norm"), width, config.norm_eps),
+            )
+            if config.qk_norm
+            else None
+        )
+
+    def __call__(self, x: Tensor, ops: Ops) -> Tensor:
+        query, key, value = self._qkv(x, ops).chunk(3, dim=-1)
+        if self._norms:
+            query, key = self._norms[0](query, ops), self._norms[1](key, ops)
+        query, key, value = (part.unflatten(-1, (self._heads, -1)) for part in (query, key, value))
+        mixed = ops.dense_attention(query, key, value, query.shape[-1] ** -0.5)
+        return self._out(mixed.flatten(2), ops)
+
+
+def resize_positions(positions: Tensor, trained: int, side: int) -> Tensor:
+    """Position embeddings [1, 1 + trained^2, C] for a grid of another side, bicubic as in the reference."""
+    if trained == side or positions.is_meta:
+        return positions
+    grid = positions[:, 1:].reshape(1, trained, trained, -1).permute(0, 3, 1, 2).float()
+    resized = F.interpolate(grid, size=(side, side), mode="bicubic", align_corners=False)
+    patches = resized.flatten(2).transpose(1, 2).to(positions.dtype)
+    return torch.cat((positions[:, :1], patches), dim=1)

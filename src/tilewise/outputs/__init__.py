@@ -1,0 +1,1 @@
+"""Token ids back to what a caller reads."""

@@ -1,0 +1,95 @@
+"""The contract of a platform and of its ops.
+
+`reference.ReferenceOps` implements every op in plain torch; it is the oracle of the tests and what a platform falls
+back to. A platform overrides the ops it does better.
+
+Shape letters: N tokens, S sequences, A query heads, K key/value heads, D head width, B blocks, P tokens a block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class PagedLayout:
+    """Where the tokens of a batch stand in their sequences and in the paged cache.
+
+    The integers of `query_starts` and `seq_lens` are read on the host to cut the batch, so they live there.
+    """
+
+    query_starts: tuple[int, ...]
+    """[S + 1] first row of each sequence in the batch."""
+    seq_lens: tuple[int, ...]
+    """[S] tokens of each sequence after this step."""
+    block_table: Tensor
+    """int64 [S, blocks] block ids of each sequence."""
+    kv_slots: Tensor
+    """int64 [N] flat cache position of each token: block id * P + offset."""
+
+
+class Ops(Protocol):
+    """About a dozen functions: everything that a device may do in its own way."""
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """x [..., in] @ weight [out, in].T + bias [out]."""
+        ...
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """x / sqrt(mean(x^2) + eps) over the last axis in float32, cast back, times weight."""
+        ...
+
+    def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor: ...
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """The exact (erf) form."""
+        ...
+
+    def silu_mul(self, gate_up: Tensor) -> Tensor:
+        """[..., 2F] -> [..., F]: silu of the first half times the second."""
+        ...
+
+    def rope(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Rotate x [N, heads, D] by cos, sin [N, D/2] (float32), halves paired (i, i + D/2)."""
+        ...
+
+    def write_kv(self, cache: Tensor, key: Tensor, value: Tensor, layout: PagedLayout) -> None:
+        """Store key, value [N, K, D] in a layer's cache [2, B, P, K, D]."""
+        ...
+
+    def paged_attention(self, query: Tensor, cache: Tensor, layout: PagedLayout, scale: float) -> Tensor:
+        """Causal attention of query [N, A, D] over the cached tokens of each row's own sequence -> [N, A, D]."""
+        ...
+
+    def dense_attention(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """Attention of all to all, [tiles, tokens, A, D] each -> the same shape."""
+        ...
+
+    def patchify(self, pixels: Tensor, patch: int, mean: Tensor, std: Tensor) -> Tensor:
+        """uint8 [tiles, H, W, 3] -> normalised patches [tiles, H/p * W/p, 3*p*p] in mean's dtype, channel-major."""
+        ...
+
+    def scatter_rows(self, target: Tensor, rows: Tensor, source: Tensor, source_rows: Tensor) -> None:
+        """target[rows] = source[source_rows]."""
+        ...
+
+
+class Platform(Protocol):
+    """One kind of device."""
+
+    name: str
+    device: torch.device
+
+    def ops(self) -> Ops: ...
+
+    def default_dtype(self, checkpoint: torch.dtype) -> torch.dtype:
+        """What `--dtype auto` means here for a checkpoint of this dtype."""
+        ...
+
+    def free_memory(self) -> int:
+        """Bytes that can still be taken."""
+        ...

@@ -1,0 +1,75 @@
+"""Every op in plain torch: slow where it has to be, right everywhere."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tilewise.platforms.base import PagedLayout
+
+
+class ReferenceOps:
+    """The oracle. Softmax is spelled out; nothing here depends on a device."""
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(x, weight, bias)
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        x32 = x.float()
+        normed = x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + eps)
+        return normed.to(x.dtype) * weight
+
+    def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        return F.layer_norm(x, weight.shape, weight, bias, eps)
+
+    def gelu(self, x: Tensor) -> Tensor:
+        return F.gelu(x)
+
+    def silu_mul(self, gate_up: Tensor) -> Tensor:
+        gate, up = gate_up.chunk(2, dim=-1)
+        return F.silu(gate) * up
+
+    def rope(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        first, second = x.float().chunk(2, dim=-1)
+        cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+        rotated = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+        return rotated.to(x.dtype)
+
+    def write_kv(self, cache: Tensor, key: Tensor, value: Tensor, layout: PagedLayout) -> None:
+        flat = cache.view(2, -1, *cache.shape[-2:])
+        flat[0].index_copy_(0, layout.kv_slots, key)
+        flat[1].index_copy_(0, layout.kv_slots, value)
+
+    def paged_attention(self, query: Tensor, cache: Tensor, layout: PagedLayout, scale: float) -> Tensor:
+        out = torch.empty_like(query)
+        for row, seq_len in enumerate(layout.seq_lens):
+            chunk = slice(layout.query_starts[row], layout.query_starts[row + 1])
+            blocks = layout.block_table[row, : -(-seq_len // cache.shape[2])]
+            key, value = cache[:, blocks].flatten(1, 2)[:, :seq_len]
+            out[chunk] = self.causal_attention(query[chunk], key, value, scale)
+        return out
+
+    def causal_attention(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """query [n, A, D] are the last n of the tokens of key, value [m, K, D]; each sees itself and what is before."""
+        n, heads, _ = query.shape
+        m, kv_heads, _ = key.shape
+        key = key.repeat_interleave(heads // kv_heads, dim=1)
+        value = value.repeat_interleave(heads // kv_heads, dim=1)
+        scores = torch.einsum("nad,mad->anm", query, key).float() * scale
+        future = torch.ones(n, m, dtype=torch.bool, device=query.device).triu(m - n + 1)
+        weights = scores.masked_fill(future, float("-inf")).softmax(-1).to(query.dtype)
+        return torch.einsum("anm,mad->nad", weights, value)
+
+    def dense_attention(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        scores = torch.einsum("tnad,tmad->tanm", query, key).float() * scale
+        return torch.einsum("tanm,tmad->tnad", scores.softmax(-1).to(query.dtype), value)
+
+    def patchify(self, pixels: Tensor, patch: int, mean: Tensor, std: Tensor) -> Tensor:
+        normalised = ((pixels.float() / 255 - mean.float()) / std.float()).to(mean.dtype)
+        tiles, height, width, channels = normalised.shape
+        cells = normalised.view(tiles, height // patch, patch, width // patch, patch, channels)
+        return cells.permute(0, 1, 3, 5, 2, 4).reshape(tiles, -1, channels * patch * patch)
+
+    def scatter_rows(self, target: Tensor, rows: Tensor, source: Tensor, source_rows: Tensor) -> None:
+        target.index_copy_(0, rows, source.index_select(0, source_rows))

@@ -1,0 +1,1 @@
+"""The only place where device work starts: plans go in, sampled tokens come out."""

@@ -1,0 +1,54 @@
+"""A plan's work and the tables -> ModelBatch."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor
+
+from tilewise.models.batch import ModelBatch
+from tilewise.platforms.base import PagedLayout
+from tilewise.runner.tables import Tables
+from tilewise.step import Work
+
+
+def build_batch(work: tuple[Work, ...], tables: Tables, block_size: int, tokens_per_tile: int) -> ModelBatch:
+    """Gather the tokens of every piece of work, one after the other."""
+    starts = list(itertools.accumulate((item.count for item in work), initial=0))
+    spans = [torch.arange(item.start, item.start + item.count) for item in work]
+    token_ids = [tables.tokens[item.slot, span] for item, span in zip(work, spans, strict=True)]
+    kv_slots = [
+        tables.blocks[item.slot, span // block_size] * block_size + span % block_size
+        for item, span in zip(work, spans, strict=True)
+    ]
+    image_rows, tile_rows = _tile_rows(work, starts, tokens_per_tile)
+    layout = PagedLayout(
+        query_starts=tuple(starts),
+        seq_lens=tuple(item.start + item.count for item in work),
+        block_table=tables.blocks[[item.slot for item in work]],
+        kv_slots=torch.cat(kv_slots),
+    )
+    last_rows = [start + item.count - 1 for start, item in zip(starts, work, strict=False) if item.samples]
+    return ModelBatch(
+        token_ids=torch.cat(token_ids),
+        positions=torch.cat(spans),
+        layout=layout,
+        image_rows=image_rows,
+        tile_rows=tile_rows,
+        logits_rows=torch.tensor(last_rows, dtype=torch.int64),
+    )
+
+
+def _tile_rows(work: tuple[Work, ...], starts: list[int], tokens_per_tile: int) -> tuple[Tensor, Tensor]:
+    """Rows of the batch that are image tokens, and the row of the tile pool each takes; a chunk may cut a tile."""
+    targets, sources = [], []
+    for item, row in zip(work, starts, strict=False):
+        for use in item.tiles:
+            first = max(use.position, item.start)
+            stop = min(use.position + tokens_per_tile, item.start + item.count)
+            targets.append(torch.arange(row + first - item.start, row + stop - item.start))
+            in_page = torch.arange(first - use.position, stop - use.position)
+            sources.append(use.page * tokens_per_tile + in_page)
+    empty = torch.empty(0, dtype=torch.int64)
+    return torch.cat([empty, *targets]), torch.cat([empty, *sources])

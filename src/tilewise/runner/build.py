@@ -1,0 +1,118 @@
+"""From wishes to a running runner: facts, resolution, weights, caches."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING
+
+import torch
+
+from tilewise.config import EngineConfig
+from tilewise.errors import InvalidCheckpoint, InvalidConfig
+from tilewise.models.load import Architecture
+from tilewise.parallel.mesh import Mesh
+from tilewise.plan import DeviceFacts, ModelFacts, Resolved, resolve
+from tilewise.platforms import current_platform
+from tilewise.platforms.base import Ops, Platform
+from tilewise.runner.runner import LocalRunner
+from tilewise.weights.folder import CheckpointFolder
+from tilewise.weights.view import RandomSource
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tilewise.models.internvl import InternVL
+
+logger = logging.getLogger("tilewise")
+
+_DTYPES = {
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "half": torch.float16,
+    "float32": torch.float32,
+    "float": torch.float32,
+}
+_WORTH_A_BAR = 200 * 2**20  # bytes
+
+
+def build_runner(
+    config: EngineConfig, folder: CheckpointFolder, image_context_id: int, max_tiles: int
+) -> tuple[LocalRunner, Resolved]:
+    """Load the model and allocate what it runs with. Raises before reading weights if it cannot fit."""
+    mesh = Mesh(size=config.tensor_parallel_size)
+    platform = current_platform()
+    ops = platform.ops()
+    architecture = Architecture.of(folder)
+    if image_context_id >= architecture.config.decoder.vocab_size:
+        raise InvalidCheckpoint(
+            f"{folder.path}: <IMG_CONTEXT> has id {image_context_id}, the vocabulary only "
+            f"{architecture.config.decoder.vocab_size} rows: tokenizer and config are of different models."
+        )
+    dtype = _dtype(config, architecture, platform)
+    facts = model_facts(architecture, dtype, ops, max_tiles)
+    resolved = resolve(config, facts, DeviceFacts(platform.free_memory()))
+    for name, reason in resolved.reasons.items():
+        logger.info("%s: %s", name, reason)
+    started = time.perf_counter()
+    model = _load(config, architecture, dtype, ops, resolved, facts, mesh)
+    logger.info("Loading weights took %.2f seconds", time.perf_counter() - started)
+    tokens = (resolved.limits.num_blocks - 1) * resolved.limits.block_size
+    logger.info("GPU KV cache size: %d tokens", tokens)
+    return LocalRunner(model, resolved.limits, platform.device), resolved
+
+
+def model_facts(architecture: Architecture, dtype: torch.dtype, ops: Ops, max_tiles: int) -> ModelFacts:
+    """Sizes by arithmetic and by building the model over shapes; no weight is read."""
+    decoder = architecture.config.decoder
+    tokens = architecture.config.tokens_per_tile
+    return ModelFacts(
+        trained_length=decoder.rope.trained_length,
+        tokens_per_tile=tokens,
+        max_tiles=max_tiles,
+        kv_bytes_per_token=2 * decoder.num_layers * decoder.num_kv_heads * decoder.head_dim * dtype.itemsize,
+        bytes_per_tile=tokens * decoder.hidden_size * dtype.itemsize,
+        weight_bytes=architecture.count_parameters(ops) * dtype.itemsize,
+    )
+
+
+def _dtype(config: EngineConfig, architecture: Architecture, platform: Platform) -> torch.dtype:
+    if config.dtype == "auto":
+        return platform.default_dtype(architecture.dtype)
+    if config.dtype not in _DTYPES:
+        raise InvalidConfig(f"dtype must be auto, {', '.join(_DTYPES)}, got {config.dtype!r}.")
+    return _DTYPES[config.dtype]
+
+
+def _load(
+    config: EngineConfig,
+    architecture: Architecture,
+    dtype: torch.dtype,
+    ops: Ops,
+    resolved: Resolved,
+    facts: ModelFacts,
+    mesh: Mesh,
+) -> InternVL:
+    context = resolved.limits.max_model_len
+    if config.load_format == "dummy":
+        return architecture.build(RandomSource(dtype), ops, context, mesh)
+    with _progress(facts.weight_bytes) as on_read:
+        return architecture.load(dtype, ops, context, on_read)
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], None]]:
+    """A bar over the bytes of the weights on a terminal, if there are enough of them to wait for."""
+    if total < _WORTH_A_BAR:
+        with nullcontext():
+            yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("Loading weights", total=total)
+        yield lambda count: progress.advance(task, count)

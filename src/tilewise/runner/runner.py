@@ -1,0 +1,62 @@
+"""Runner.launch: one step of one rank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tilewise.models.internvl import InternVL
+from tilewise.runner.batch import build_batch
+from tilewise.runner.encoder import EncoderLane
+from tilewise.runner.sampler import sample
+from tilewise.runner.tables import Tables
+from tilewise.step import Limits, StepPlan, StepResult
+from tilewise.types import SampledToken
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedStep:
+    """A handle on a step that ran to its end inside `launch`, as steps on the CPU do."""
+
+    result: StepResult
+
+    def wait(self) -> StepResult:
+        return self.result
+
+
+class LocalRunner:
+    """Model, KV cache and tile pool of this process."""
+
+    def __init__(self, model: InternVL, limits: Limits, device: torch.device) -> None:
+        self._model = model
+        self._limits = limits
+        self._tables = Tables(limits, device)
+        self._encoder = EncoderLane(model, limits.tile_pages)
+        self._caches = allocate_caches(model, limits, device)
+
+    @torch.inference_mode()
+    def launch(self, plan: StepPlan) -> FinishedStep:
+        for admission in plan.admissions:
+            self._tables.admit(admission)
+        for grant in plan.grants:
+            self._tables.grant(grant)
+        sampled = self._decode(plan) if plan.work else {}
+        return FinishedStep(StepResult(sampled, self._encoder.encode(plan.encode)))
+
+    def _decode(self, plan: StepPlan) -> dict[int, SampledToken]:
+        batch = build_batch(plan.work, self._tables, self._limits.block_size, self._limits.tokens_per_tile)
+        logits = self._model.forward(batch, self._caches, self._encoder.pool)
+        return sample(logits, [work for work in plan.work if work.samples], self._tables)
+
+    def close(self) -> None:
+        """Nothing to stop: memory goes with the object."""
+
+
+def allocate_caches(model: InternVL, limits: Limits, device: torch.device) -> list[Tensor]:
+    """One cache a layer: [2 (key, value), blocks, tokens a block, key/value heads, head width]."""
+    config = model.config.decoder
+    shape = (2, limits.num_blocks, limits.block_size, config.num_kv_heads, config.head_dim)
+    dtype = model.decoder.embedding.dtype
+    return [torch.empty(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]

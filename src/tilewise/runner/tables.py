@@ -1,0 +1,38 @@
+"""Tables: what the device remembers of each slot between steps.
+
+Sampled tokens are written here by the step that chose them, so that the next step can read them without the host.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tilewise.step import Admission, BlockGrant, Limits
+
+
+class Tables:
+    """Written by the runner alone: admissions and grants of a plan, then the step's own tokens."""
+
+    def __init__(self, limits: Limits, device: torch.device) -> None:
+        slots = limits.max_num_seqs + 1
+        blocks = -(-limits.max_model_len // limits.block_size)
+        self.tokens = torch.zeros(slots, limits.max_model_len + 1, dtype=torch.int64, device=device)
+        self.blocks = torch.zeros(slots, blocks, dtype=torch.int64, device=device)
+        self.rows: list[Admission | None] = [None] * slots
+
+    def admit(self, admission: Admission) -> None:
+        self.rows[admission.slot] = admission
+        self.tokens[admission.slot, : len(admission.token_ids)] = torch.tensor(admission.token_ids)
+
+    def grant(self, grant: BlockGrant) -> None:
+        stop = grant.first + len(grant.block_ids)
+        self.blocks[grant.slot, grant.first : stop] = torch.tensor(grant.block_ids)
+
+    def admission(self, slot: int) -> Admission:
+        admission = self.rows[slot]
+        assert admission is not None, f"slot {slot} works without an admission"
+        return admission
+
+    def tokens_of(self, slot: int, length: int) -> Tensor:
+        return self.tokens[slot, :length]

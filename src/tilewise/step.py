@@ -1,0 +1,115 @@
+"""Wire types between engine and runner: the plan goes down, sampled tokens come up.
+
+All plain data: a plan can be pickled to another process, and a test can write one by hand. Standard library only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from tilewise.types import SampledToken, SamplingParams
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A sequence takes a slot. `token_ids` holds prompt and, after a preemption, the tokens generated so far."""
+
+    slot: int
+    token_ids: tuple[int, ...]
+    num_prompt: int
+    sampling: SamplingParams
+    seed: int
+    stop_ids: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockGrant:
+    """KV blocks appended to a slot's block table from entry `first` on."""
+
+    slot: int
+    first: int
+    block_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeJob:
+    """Encode one tile (uint8 `[size, size, 3]`) into a page of the tile pool."""
+
+    digest: bytes
+    pixels: NDArray[np.uint8]
+    page: int
+
+
+@dataclass(frozen=True, slots=True)
+class TileUse:
+    """The rows of the tile in `page` stand in the prompt from `position` on."""
+
+    position: int
+    page: int
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Compute tokens [start, start + count) of a slot; if `samples`, choose the token after them."""
+
+    slot: int
+    start: int
+    count: int
+    samples: bool
+    tiles: tuple[TileUse, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    index: int
+    admissions: tuple[Admission, ...]
+    grants: tuple[BlockGrant, ...]
+    encode: tuple[EncodeJob, ...]
+    work: tuple[Work, ...]
+
+    @property
+    def empty(self) -> bool:
+        return not (self.work or self.encode)
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What came of a step: a token for each sampling slot, and the tiles now in their pages."""
+
+    sampled: dict[int, SampledToken]
+    encoded: tuple[bytes, ...]
+
+
+class Handle(Protocol):
+    """A step on its way through the device."""
+
+    def wait(self) -> StepResult: ...
+
+
+class Runner(Protocol):
+    """Whoever runs steps: this process, other processes, or a test's fake."""
+
+    def launch(self, plan: StepPlan) -> Handle: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The sizes that scheduling has to respect, in tokens, blocks, pages and tiles."""
+
+    max_num_seqs: int
+    max_model_len: int
+    max_num_batched_tokens: int
+    block_size: int
+    num_blocks: int
+    """Including block 0, the dummy that padding writes to."""
+    tokens_per_tile: int
+    tile_pages: int
+    tile_budget: int
+    """Tiles encoded in one step while something decodes."""

@@ -1,0 +1,227 @@
+"""Public and wire types: what goes into the engine and what comes out. Standard library only."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from tilewise.errors import InvalidRequest, UnknownOption
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Grid = tuple[int, int]
+"""(columns, rows)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingParams:
+    """How to choose tokens, and when to stop. Names, defaults and meanings are vLLM's.
+
+    An unknown keyword, or a value outside its range, raises InvalidRequest.
+    """
+
+    n: int = 1
+    temperature: float = 1.0
+    """0 = greedy: always the likeliest token."""
+    top_p: float = 1.0
+    top_k: int = 0
+    """0 or -1 = all tokens."""
+    min_p: float = 0.0
+    seed: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    stop: str | list[str] | tuple[str, ...] | None = None
+    stop_token_ids: list[int] | tuple[int, ...] | None = None
+    include_stop_str_in_output: bool = False
+    ignore_eos: bool = False
+    max_tokens: int | None = 16
+    """None = as many as the context holds."""
+    min_tokens: int = 0
+    logprobs: int | None = None
+    """Also report this many likeliest tokens at each position, and the chosen one."""
+    skip_special_tokens: bool = True
+
+    def __new__(cls, **options: Any) -> SamplingParams:
+        known = [spec.name for spec in dataclasses.fields(cls)]
+        for name in options:
+            if name not in known:
+                raise UnknownOption.named(name, known, "SamplingParams")
+        return super().__new__(cls)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stop", _as_tuple(self.stop))
+        object.__setattr__(self, "stop_token_ids", _as_tuple(self.stop_token_ids))
+        for name, wanted, holds in _SAMPLING_RULES:
+            value = getattr(self, name)
+            try:
+                fine = value is None or holds(value)
+            except TypeError:
+                fine = False
+            if not fine:
+                raise InvalidRequest(f"{name} must be {wanted}, got {value!r}.")
+        if self.n > 1 and self.temperature == 0:
+            raise InvalidRequest(f"n must be 1 when using greedy sampling, got {self.n}.")
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise InvalidRequest(
+                f"min_tokens must be less than or equal to max_tokens={self.max_tokens}, got {self.min_tokens}."
+            )
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        return self.stop or ()  # type: ignore[return-value]  # a tuple since __post_init__
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        return self.stop_token_ids or ()  # type: ignore[return-value]
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0
+
+    @property
+    def penalised(self) -> bool:
+        return (self.presence_penalty, self.frequency_penalty, self.repetition_penalty) != (0.0, 0.0, 1.0)
+
+    def with_(self, **changes: Any) -> SamplingParams:
+        return dataclasses.replace(self, **changes)
+
+
+def _as_tuple(value: Any) -> Any:
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, (list, tuple, set)) else value
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+_SAMPLING_RULES: tuple[tuple[str, str, Any], ...] = (
+    ("n", "a whole number from 1 to 16384", lambda v: _whole(v) and 1 <= v <= 16384),
+    ("temperature", "a number >= 0", lambda v: 0 <= v < float("inf")),
+    ("top_p", "in (0, 1]", lambda v: 0 < v <= 1),
+    ("top_k", "0 or -1 (off) or a whole number >= 1", lambda v: _whole(v) and v >= -1),
+    ("min_p", "in [0, 1]", lambda v: 0 <= v <= 1),
+    ("seed", "a whole number", _whole),
+    ("presence_penalty", "in [-2, 2]", lambda v: -2 <= v <= 2),
+    ("frequency_penalty", "in [-2, 2]", lambda v: -2 <= v <= 2),
+    ("repetition_penalty", "a number > 0", lambda v: 0 < v < float("inf")),
+    (
+        "stop",
+        "strings that are not empty",
+        lambda v: isinstance(v, tuple) and all(isinstance(s, str) and s for s in v),
+    ),
+    ("stop_token_ids", "whole numbers", lambda v: isinstance(v, tuple) and all(map(_whole, v))),
+    ("max_tokens", "a whole number >= 1", lambda v: _whole(v) and v >= 1),
+    ("min_tokens", "a whole number >= 0", lambda v: _whole(v) and v >= 0),
+    ("logprobs", "a whole number from 0 to 20", lambda v: _whole(v) and 0 <= v <= 20),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One square of a picture: uint8 pixels `[size, size, 3]` and their digest (16 bytes over pixels and shape)."""
+
+    digest: bytes
+    pixels: NDArray[np.uint8] = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInput:
+    """A picture as the engine sees it: tiles in order, thumbnail last, and the prompt span their rows fill."""
+
+    tiles: tuple[Tile, ...]
+    grid: Grid
+    original_size: tuple[int, int]
+    start: int
+    """Position of the first image token in the prompt; each tile fills `tokens_per_tile` from there on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the engine is asked: token ids with pictures in place, and how to go on from there."""
+
+    id: str
+    prompt_ids: tuple[int, ...]
+    sampling: SamplingParams
+    images: tuple[ImageInput, ...] = ()
+    prompt: str | None = None
+    stop_ids: frozenset[int] = frozenset()
+    """Template's and generation config's end tokens, which `ignore_eos` disables."""
+    arrival: float = field(default_factory=time.monotonic)
+
+    @property
+    def num_tiles(self) -> int:
+        return sum(len(image.tiles) for image in self.images)
+
+    def with_(self, **changes: Any) -> Request:
+        return dataclasses.replace(self, **changes)
+
+
+@dataclass(frozen=True, slots=True)
+class Logprob:
+    """Log-probability of one token (natural log), before temperature and truncation, and its rank (1 = likeliest)."""
+
+    logprob: float
+    rank: int
+    decoded_token: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SampledToken:
+    """One token that the device chose; `top` are the asked-for alternatives, likeliest first."""
+
+    token_id: int
+    logprob: float | None = None
+    rank: int | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    prompt_tokens: int
+    completion_tokens: int
+    image_tokens: int
+    tiles: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Moments of a request's life, in seconds on the monotonic clock; None = not reached."""
+
+    arrival: float
+    first_token: float | None = None
+    finished: float | None = None
+
+
+@dataclass(slots=True)
+class CompletionOutput:
+    """One answer, so far or whole. Field names are vLLM's."""
+
+    index: int
+    text: str
+    token_ids: list[int]
+    cumulative_logprob: float | None = None
+    logprobs: list[dict[int, Logprob]] | None = None
+    finish_reason: str | None = None
+    """"stop", "length" or None while it runs."""
+    stop_reason: int | str | None = None
+    """The stop string or stop token id that ended it; None for the model's own end token."""
+
+
+@dataclass(slots=True)
+class RequestOutput:
+    """All answers to one prompt. Field names are vLLM's, `usage` and `timing` are ours."""
+
+    request_id: str
+    prompt: str | None
+    prompt_token_ids: list[int]
+    outputs: list[CompletionOutput]
+    finished: bool
+    usage: Usage
+    timing: Timing

@@ -1,0 +1,1 @@
+"""Checkpoints on disk: finding them, naming their tensors, reading them in pieces."""

@@ -1,0 +1,72 @@
+"""Safetensors shards of a checkpoint: which tensor is in which file, read by slices through the page cache."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from tilewise.errors import InvalidCheckpoint
+from tilewise.weights.names import Stored
+
+_INDEX = "model.safetensors.index.json"
+
+
+class SafetensorFiles:
+    """Every tensor of a folder by name. Opening checks each header; data is mapped, not read."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._close = ExitStack()
+        self._readers: dict[str, Any] = {}
+        for path in _shards(folder):
+            reader = self._open(path)
+            self._readers |= dict.fromkeys(reader.keys(), reader)
+
+    def _open(self, path: Path) -> Any:
+        try:
+            return self._close.enter_context(safe_open(path, framework="pt"))
+        except (SafetensorError, OSError) as error:
+            raise InvalidCheckpoint(f"{path} is damaged ({error}); fetch the file again.") from None
+
+    @property
+    def names(self) -> set[str]:
+        return set(self._readers)
+
+    def stored(self, name: str) -> Stored:
+        stored: Stored = self._readers[name].get_slice(name)
+        return stored
+
+    def dtype(self, name: str) -> str:
+        """As the file spells it: BF16, F32, I8 ..."""
+        return str(self._readers[name].get_slice(name).get_dtype())
+
+    def close(self) -> None:
+        self._close.close()
+
+
+def _shards(folder: Path) -> list[Path]:
+    index = folder / _INDEX
+    if not index.exists():
+        found = sorted(folder.glob("*.safetensors"))
+        if not found:
+            raise InvalidCheckpoint(f"{folder} has no *.safetensors file; Tilewise reads weights in no other form.")
+        return found
+    try:
+        listed = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InvalidCheckpoint(f"{index} is not a weight index ({error!r}); fetch the file again.") from None
+    return [_checked(folder, name, index) for name in listed]
+
+
+def _checked(folder: Path, name: Any, index: Path) -> Path:
+    """A shard has to be a plain file name of an existing file in the folder."""
+    if not isinstance(name, str) or Path(name).name != name:
+        raise InvalidCheckpoint(f"{index}: the shard {name!r} lies outside {folder}.")
+    path = folder / name
+    if not path.exists():
+        raise InvalidCheckpoint(f"{folder}: the shard {name} is missing, {index.name} lists it; fetch it again.")
+    return path

@@ -1,0 +1,94 @@
+"""A checkpoint folder and its JSON files. Standard library only, so that the layers above the runner may read it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tilewise.errors import InvalidCheckpoint, UnknownModel
+
+ORIGINAL = "InternVLChatModel"
+NATIVE = "InternVLForConditionalGeneration"
+
+
+@dataclass(frozen=True)
+class Section:
+    """One JSON object of a config file, which names file and key when something in it is wrong."""
+
+    values: dict[str, Any]
+    where: str
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """A value, or the default when it is absent or null."""
+        value = self.values.get(key)
+        return default if value is None else value
+
+    def number(self, key: str, default: float | None = None) -> Any:
+        """A number that has to be there unless there is a default."""
+        value = self.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise InvalidCheckpoint(f"{self.where}: {key} must be a number, found {value!r}.")
+        return value
+
+    def whole(self, key: str, default: int | None = None) -> int:
+        """A whole number above zero. Configs that give height and width alike count as one number."""
+        value = self.get(key, default)
+        if isinstance(value, list) and len(set(value)) == 1:
+            value = value[0]
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InvalidCheckpoint(f"{self.where}: {key} must be a whole number above 0, found {value!r}.")
+        return value
+
+    def section(self, key: str) -> Section:
+        value = self.get(key)
+        if not isinstance(value, dict):
+            raise InvalidCheckpoint(f"{self.where}: {key} must be an object, found {value!r}.")
+        return Section(value, f"{self.where}: {key}")
+
+
+@dataclass(frozen=True)
+class CheckpointFolder:
+    """The files of one checkpoint. `config` is parsed, nothing else is opened until asked for."""
+
+    path: Path
+    config: Section
+
+    @classmethod
+    def open(cls, path: Path) -> CheckpointFolder:
+        if not path.is_dir():
+            raise UnknownModel(f"{path} is not a folder.")
+        return cls(path, Section(read_json(path / "config.json"), str(path / "config.json")))
+
+    @property
+    def architecture(self) -> str:
+        """The first entry of `architectures`, which picks the checkpoint format."""
+        names = self.config.get("architectures") or [None]
+        return str(names[0])
+
+    @property
+    def text(self) -> Section:
+        """The language model's own config."""
+        return self.config.section("llm_config" if "llm_config" in self.config.values else "text_config")
+
+    @property
+    def vision(self) -> Section:
+        return self.config.section("vision_config")
+
+    def optional(self, name: str) -> Section:
+        """A JSON file that may be missing: then an empty section."""
+        path = self.path / name
+        return Section(read_json(path) if path.exists() else {}, str(path))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InvalidCheckpoint(f"{path.parent} has no {path.name}: it is not a checkpoint folder.") from None
+    except (ValueError, OSError) as error:
+        raise InvalidCheckpoint(f"{path} cannot be read ({error}); fetch the file again.") from None
+    if not isinstance(values, dict):
+        raise InvalidCheckpoint(f"{path} must hold a JSON object, found {type(values).__name__}.")
+    return values

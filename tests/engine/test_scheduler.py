@@ -1,0 +1,197 @@
+"""The scheduler against a fake runner: chunks, tiles, preemption, ends, and nothing ever lost."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.engine.fake import FakeRunner, limits, request
+from tilewise.engine.core import EngineCore
+from tilewise.engine.scheduler import Scheduler
+from tilewise.errors import TooLong
+from tilewise.step import Limits
+from tilewise.types import Request
+
+
+def run(requests: list[Request], sizes: Limits) -> tuple[dict[str, list[int]], dict[str, str], FakeRunner]:
+    """Tokens and finish reasons by request id."""
+    runner = FakeRunner(sizes)
+    core = EngineCore(runner, sizes)
+    for item in requests:
+        core.submit(item)
+    tokens: dict[str, list[int]] = {item.id: [] for item in requests}
+    reasons: dict[str, str] = {}
+    while core.has_unfinished:
+        for delta in core.step():
+            tokens[delta.request_id].append(delta.token.token_id)
+            if delta.finish_reason:
+                reasons[delta.request_id] = delta.finish_reason
+    assert_nothing_is_held(core._scheduler)
+    return tokens, reasons, runner
+
+
+def assert_nothing_is_held(scheduler: Scheduler) -> None:
+    assert scheduler.blocks.num_free == scheduler.limits.num_blocks - 1
+    assert sorted(scheduler._free_slots) == list(range(1, scheduler.limits.max_num_seqs + 1))
+    assert not scheduler._in_flight
+
+
+def test_a_prompt_longer_than_the_budget_is_computed_in_chunks():
+    tokens, reasons, runner = run([request("a", text=39)], limits())
+    assert [plan.work[0].count for plan in runner.plans] == [16, 16, 8, 1, 1, 1]
+    assert tokens["a"] == [140, 141, 142, 143]
+    assert reasons == {"a": "length"}
+
+
+def test_decoding_sequences_ride_along_with_a_prefill():
+    sizes = limits()
+    runner = FakeRunner(sizes)
+    core = EngineCore(runner, sizes)
+    core.submit(request("short", text=3, max_tokens=8))
+    core.step()
+    core.submit(request("long", text=30))
+    core.step()
+    assert [work.count for work in runner.plans[-1].work] == [1, 15]
+
+
+def test_a_chunk_ends_before_the_first_tile_that_is_not_encoded():
+    _, _, runner = run([request("a", tiles=(7, 8))], limits())
+    first, second = runner.plans[:2]
+    assert [work.count for work in first.work] == [1]
+    assert len(first.encode) == 2
+    assert [use.position for use in second.work[0].tiles] == [1, 5]
+
+
+def test_a_tile_shared_by_requests_is_encoded_once():
+    _, _, runner = run([request("a", tiles=(7,)), request("b", tiles=(7,)), request("c", tiles=(7, 7))], limits())
+    assert runner.tiles_encoded == 1
+
+
+def test_tiles_beyond_the_pages_are_encoded_one_after_the_other():
+    _, reasons, runner = run([request("a", tiles=tuple(range(10, 22)), text=2)], limits(tile_pages=1))
+    assert runner.tiles_encoded == 12
+    assert reasons == {"a": "length"}
+
+
+def test_the_tile_budget_holds_while_something_decodes():
+    sizes = limits(tile_pages=20, max_num_batched_tokens=64)
+    runner = FakeRunner(sizes)
+    core = EngineCore(runner, sizes)
+    core.submit(request("talking", max_tokens=20))
+    core.step()
+    core.submit(request("picture", tiles=tuple(range(10, 18))))
+    core.step()
+    assert len(runner.plans[-1].encode) == sizes.tile_budget
+
+
+def test_tiles_of_waiting_requests_are_encoded_ahead():
+    sizes = limits(max_num_seqs=1, tile_pages=20)
+    runner = FakeRunner(sizes)
+    core = EngineCore(runner, sizes)
+    core.submit(request("a", tiles=(1,), max_tokens=9))
+    core.submit(request("b", tiles=(2,)))
+    core.step()
+    assert {job.digest[-1] for job in runner.plans[0].encode} == {1, 2}
+
+
+def test_the_newest_is_preempted_and_gives_the_same_answer():
+    alone, _, _ = run([request("a", text=12, max_tokens=12), request("b", text=12, max_tokens=12)], limits())
+    tight = limits(num_blocks=10)
+    tokens, _, runner = run([request("a", text=12, max_tokens=12), request("b", text=12, max_tokens=12)], tight)
+    assert tokens == alone
+    assert sum(len(plan.admissions) for plan in runner.plans) > 2, "nobody was preempted"
+
+
+def test_a_stop_token_ends_a_sequence():
+    tokens, reasons, _ = run([request("a", text=5, stop=(107,), max_tokens=9)], limits())
+    assert tokens["a"] == [106, 107]
+    assert reasons == {"a": "stop"}
+
+
+def test_the_context_ends_a_sequence():
+    tokens, reasons, _ = run([request("a", text=5, max_tokens=500)], limits(max_model_len=10))
+    assert len(tokens["a"]) == 4
+    assert reasons == {"a": "length"}
+
+
+def test_a_prompt_that_can_never_fit_is_refused_with_the_limit():
+    scheduler = Scheduler(limits(num_blocks=4))
+    with pytest.raises(TooLong, match=r"13 tokens.*hold 12"):
+        scheduler.add(request("a", text=12))
+
+
+def test_aborting_waiting_running_and_finished_requests():
+    sizes = limits(max_num_seqs=1)
+    core = EngineCore(FakeRunner(sizes), sizes)
+    for name in ("running", "waiting"):
+        core.submit(request(name))
+    core.step()
+    for name in ("running", "waiting", "unknown"):
+        core.abort(name)
+    assert not core.has_unfinished
+    assert_nothing_is_held(core._scheduler)
+
+
+def test_a_token_in_flight_of_an_aborted_sequence_is_dropped():
+    sizes = limits()
+    scheduler, runner = Scheduler(sizes), FakeRunner(sizes)
+    scheduler.add(request("a"))
+    plan = scheduler.plan()
+    scheduler.abort("a")
+    assert scheduler.commit(plan, runner.launch(plan).wait()) == []
+    assert_nothing_is_held(scheduler)
+
+
+ARRIVALS = st.lists(
+    st.tuples(
+        st.integers(0, 12),  # step of arrival
+        st.integers(1, 20),  # text tokens
+        st.lists(st.integers(0, 9), max_size=5),  # tiles
+        st.integers(1, 10),  # max_tokens
+        st.one_of(st.none(), st.integers(0, 20)),  # step of abort
+    ),
+    min_size=1,
+    max_size=8,
+)
+SIZES = st.builds(
+    limits,
+    max_num_seqs=st.integers(1, 4),
+    max_num_batched_tokens=st.integers(4, 24),
+    num_blocks=st.integers(16, 24),
+    block_size=st.sampled_from([3, 4, 16]),
+    tile_pages=st.integers(1, 6),
+    tile_budget=st.integers(1, 3),
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(ARRIVALS, SIZES)
+def test_random_schedules_lose_nothing_and_answer_as_if_alone(arrivals, sizes):
+    runner = FakeRunner(sizes)
+    core = EngineCore(runner, sizes)
+    expected, got, aborted = {}, {}, set()
+    for step in range(2000):
+        for number, (arrival, text, tiles, max_tokens, abort_at) in enumerate(arrivals):
+            name = str(number)
+            if arrival == step:
+                item = request(name, text, tuple(tiles), max_tokens)
+                core.submit(item)
+                length = len(item.prompt_ids)
+                room = min(sizes.max_model_len, (sizes.num_blocks - 1) * sizes.block_size) - length
+                expected[name] = [100 + length + i for i in range(min(max_tokens, room))]
+                got[name] = []
+            if abort_at == step and name in got:
+                core.abort(name)
+                aborted.add(name)
+        if step > 12 and not core.has_unfinished:
+            break
+        for delta in core.step():
+            got[delta.request_id].append(delta.token.token_id)
+    assert not core.has_unfinished, "starved"
+    assert_nothing_is_held(core._scheduler)
+    for name, tokens in got.items():
+        if name in aborted:
+            assert tokens == expected[name][: len(tokens)]
+        else:
+            assert tokens == expected[name]
