@@ -33,7 +33,7 @@ format: install ## format and fix what can be fixed
 	$(BIN)/ruff check --fix .
 
 eval-demo: install ## accuracy of the demo model a task, on held-out pictures
-	$(BIN)/python -m training.score
+	$(BIN)/python training/score.py
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

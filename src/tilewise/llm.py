@@ -139,9 +139,11 @@ class LLM:
         unknown = set(template or {}) - {"enable_thinking"}
         if unknown:
             raise InvalidRequest(f"chat_template_kwargs knows enable_thinking, got {', '.join(sorted(unknown))}.")
+        arrival = time.monotonic()  # before media are fetched and decoded: waiting for them is waiting too
         parsed, media = read_messages(messages, self._reader)
         thinking = bool((template or {}).get("enable_thinking", False))
-        return self._prepare.chat(parsed, media, sampling, processor=processor, thinking=thinking)
+        request = self._prepare.chat(parsed, media, sampling, processor=processor, thinking=thinking)
+        return request.with_(arrival=arrival)
 
     def _run(self, requests: Sequence[Request], show_progress: bool) -> list[RequestOutput]:
         groups = [_Group(self._tokenizer, request, self._prepare.spec.tokens_per_tile) for request in requests]

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from tilewise.cli import ask, demo, generate
+from tilewise.cli.options import dashed
 from tilewise.errors import TilewiseError
 
 VERBS = (ask, generate, demo)
@@ -15,7 +16,7 @@ VERBS = (ask, generate, demo)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. Errors of Tilewise are one line, not a trace."""
     parser = build_parser()
-    options = parser.parse_args(arguments)
+    options = parser.parse_args([dashed(argument) for argument in (sys.argv[1:] if arguments is None else arguments)])
     if not hasattr(options, "run"):
         parser.print_help()
         return 2

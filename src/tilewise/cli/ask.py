@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from typing import Any
 
 from tilewise.cli.options import add_engine_flags, add_sampling_flags, engine_options, sampling_of
@@ -39,21 +38,22 @@ def add_parser(verbs: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from tilewise.inputs.images import open_image
     from tilewise.llm import LLM
 
-    # Local pictures first: a wrong path should not cost a model's loading time.
-    parts = [_part(source, open_image) for source in options.media]
-    llm = LLM(**engine_options(options))
+    # The question and local pictures first: a mistake should not cost a model's loading time.
+    parts = [_part(source, options) for source in options.media]
     messages: list[dict[str, Any]] = [{"role": "user", "content": [*parts, _question(options)]}]
     if options.system is not None:
         messages.insert(0, {"role": "system", "content": options.system})
     thinking = {"enable_thinking": True} if options.thinking else None
+    llm = LLM(**engine_options(options))
+    whole = None
     for text, output in llm.stream_chat(messages, sampling_of(options), chat_template_kwargs=thinking):
         print(text, end="", flush=True)
+        whole = output
     print()
-    if options.stats:
-        print_stats(output)
+    if options.stats and whole is not None:
+        print_stats(whole)
     return 0
 
 
@@ -62,19 +62,23 @@ def print_stats(output: Any) -> None:
     first, total = timing.first_token - timing.arrival, timing.finished - timing.arrival
     print(
         f"{usage.prompt_tokens} prompt tokens ({usage.tiles} tiles, {usage.image_tokens} image tokens), "
-        f"{usage.completion_tokens} answer tokens; first token after {first:.2f} s, all after {total:.2f} s; "
-        f"process has run {time.process_time():.1f} CPU seconds",
+        f"{usage.completion_tokens} answer tokens; first token after {first:.2f} s, all after {total:.2f} s",
         file=sys.stderr,
     )
 
 
-def _part(source: str, open_image: Any) -> dict[str, Any]:
-    remote = source.startswith(("http://", "https://"))
-    if source.lower().endswith(_VIDEOS):
-        return {"type": "video_url", "video_url": source}
-    if remote:
-        return {"type": "image_url", "image_url": source}
-    return {"type": "image_pil", "image_pil": open_image(source)}
+def _part(source: str, options: argparse.Namespace) -> dict[str, Any]:
+    """A content part: local files are opened here, URLs are left to the engine, which guards what it fetches."""
+    from tilewise.inputs.images import open_image
+    from tilewise.inputs.video import FrameChoice, read_video
+
+    kind = "video" if source.lower().endswith(_VIDEOS) else "image"
+    if "://" in source:
+        return {"type": f"{kind}_url", f"{kind}_url": source}
+    if kind == "image":
+        return {"type": "image_pil", "image_pil": open_image(source)}
+    wishes = {name: value for name, value in engine_options(options).items() if name in ("num_frames", "fps")}
+    return {"type": "video_frames", "video_frames": read_video(source, FrameChoice(**wishes))}
 
 
 def _question(options: argparse.Namespace) -> dict[str, str]:

@@ -17,8 +17,9 @@ def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser(
         "demo",
         help="ask the shipped model about the shipped pictures",
-        description="Ask the demo model about its pictures: reading, colour and shape, counting, comparing two pictures, "
-        "a follow-up turn, a Chinese question, and small print that only tiling makes legible. Exits 1 if one is wrong.",
+        description="Ask the demo model about its pictures: reading, colour and shape, counting, comparing two "
+        "pictures, a follow-up turn, a Chinese question, and small print that only tiling makes legible. "
+        "Exits 1 if an answer is wrong.",
     )
     add_engine_flags(parser)
     parser.set_defaults(run=run)

@@ -13,7 +13,7 @@ from tilewise.types import SamplingParams
 
 
 def add_engine_flags(parser: argparse.ArgumentParser) -> None:
-    """Every option of the engine, grouped; `--max-model-len` and `--max_model_len` are the same flag."""
+    """Every option of the engine, in groups."""
     hints = get_type_hints(EngineConfig)
     groups: dict[str, Any] = {}
     for field in dataclasses.fields(EngineConfig):
@@ -21,7 +21,7 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
         groups.setdefault(group, parser.add_argument_group(f"{group} options") if group not in groups else None)
         default = "" if field.default is None else f" (default: {field.default})"
         groups[group].add_argument(
-            *_spellings(field.name),
+            f"--{field.name.replace('_', '-')}",
             dest=field.name,
             default=argparse.SUPPRESS,
             help=field.metadata["help"].replace("%", "%%") + default,
@@ -39,11 +39,19 @@ def add_sampling_flags(parser: argparse.ArgumentParser, max_tokens: int) -> None
     group = parser.add_argument_group("answer options")
     group.add_argument("--max-tokens", type=int, default=max_tokens, help=f"longest answer (default: {max_tokens})")
     group.add_argument("--temperature", type=float, default=0.0, help="0 = always the likeliest token (default: 0)")
-    group.add_argument("--top-p", type=float, default=1.0, help="draw from the likeliest tokens of this total (default: 1)")
-    group.add_argument("--top-k", type=int, default=0, help="draw from this many likeliest tokens; 0 = all (default: 0)")
-    group.add_argument("--repetition-penalty", type=float, default=1.0, help="above 1 discourages repeating (default: 1)")
+    group.add_argument(
+        "--top-p", type=float, default=1.0, help="draw from the likeliest tokens of this total (default: 1)"
+    )
+    group.add_argument(
+        "--top-k", type=int, default=0, help="draw from this many likeliest tokens; 0 = all (default: 0)"
+    )
+    group.add_argument(
+        "--repetition-penalty", type=float, default=1.0, help="above 1 discourages repeating (default: 1)"
+    )
     group.add_argument("--seed", type=int, help="makes drawing repeatable")
-    group.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be repeated")
+    group.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be repeated"
+    )
     group.add_argument(
         "--special-tokens", action="store_true", help="show special tokens, such as <ref> and <box> of boxes"
     )
@@ -62,9 +70,16 @@ def sampling_of(options: argparse.Namespace) -> SamplingParams:
     )
 
 
-def _spellings(name: str) -> list[str]:
-    dashed = f"--{name.replace('_', '-')}"
-    return [dashed, f"--{name}"] if "_" in name else [dashed]
+def dashed(argument: str) -> str:
+    """`--max_model_len=8` -> `--max-model-len=8`, as vLLM's parser reads it; anything but a flag stays.
+
+    >>> dashed("--max_model_len=a_b")
+    '--max-model-len=a_b'
+    """
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument.partition("=")
+    return name.replace("_", "-") + equals + value
 
 
 def _argument(hint: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from tilewise.inputs.media import MediaAccess
 from tilewise.inputs.templates import ROLES, Message
 from tilewise.inputs.video import FrameChoice, read_video
 
-_PARTS = ("text", "image_url", "video_url", "image_pil")
+_PARTS = ("text", "image_url", "video_url", "image_pil", "video_frames")
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def read_messages(
     media: list[Image.Image | list[Image.Image]] = []
     for parts in split:
         images = [reader.image(item) if isinstance(item, str) else item for item in parts.images]
-        videos = [reader.video(url) for url in parts.videos]
+        videos = [reader.video(item) if isinstance(item, str) else item for item in parts.videos]
         lengths = tuple(map(len, videos))
         parsed.append(Message(parts.role, "\n".join(parts.texts), len(images), lengths))
         media += [*images, *videos]
@@ -66,7 +66,7 @@ class _Parts:
     role: Any
     texts: list[str] = field(default_factory=list)
     images: list[str | Image.Image] = field(default_factory=list)
-    videos: list[str] = field(default_factory=list)
+    videos: list[str | list[Image.Image]] = field(default_factory=list)
 
 
 def _split(message: dict[str, Any], number: int) -> _Parts:
@@ -93,6 +93,9 @@ def _add_part(parts: _Parts, part: Any, where: str) -> None:
     value = part.get(kind) if kind else None
     if kind == "image_pil" and isinstance(value, Image.Image):
         parts.images.append(value)
+        return
+    if kind == "video_frames" and isinstance(value, list):
+        parts.videos.append(value)
         return
     url = value.get("url") if isinstance(value, dict) else value
     if kind not in _PARTS:

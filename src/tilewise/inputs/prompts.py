@@ -79,7 +79,7 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _videos(value: Any) -> list[Any]:
-    """One video may be an array of frames, a list of pictures, a path or (frames, metadata); a list may hold several."""
+    """One video is an array of frames, a list of pictures, a path or (frames, metadata); a list may hold several."""
     if value is None:
         return []
     if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], Mapping):

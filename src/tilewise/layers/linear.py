@@ -69,4 +69,9 @@ class RowLinear:
 
 
 def _stack(tensors: Sequence[Tensor]) -> Tensor:
-    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
+    first = tensors[0]
+    if len(tensors) == 1:
+        return first
+    if first.is_meta:  # torch.cat would load torch's compiler for it, which takes longer than loading a model
+        return first.new_empty(sum(map(len, tensors)), *first.shape[1:])
+    return torch.cat(list(tensors))

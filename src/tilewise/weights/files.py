@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from tilewise.errors import InvalidCheckpoint
 from tilewise.weights.names import Stored
@@ -36,7 +37,13 @@ class SafetensorFiles:
     def names(self) -> set[str]:
         return set(self._readers)
 
+    def tensor(self, name: str) -> Tensor:
+        """The whole tensor, as a view of the mapped file: nothing is copied."""
+        tensor: Tensor = self._readers[name].get_tensor(name)
+        return tensor
+
     def stored(self, name: str) -> Stored:
+        """A tensor to read in part; what is read is copied."""
         stored: Stored = self._readers[name].get_slice(name)
         return stored
 

@@ -41,8 +41,8 @@ def _from_hugging_face(model: str, revision: str | None, cache: str | None) -> P
         ) from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise UnknownModel(
-            f"{model} cannot be downloaded ({type(error).__name__}: {error}). Give a local folder, set HF_ENDPOINT to a "
-            "mirror, or use --hub modelscope."
+            f"{model} cannot be downloaded ({type(error).__name__}: {error}). Give a local folder, set HF_ENDPOINT to "
+            "a mirror, or use --hub modelscope."
         ) from None
 
 

@@ -86,8 +86,8 @@ class CheckpointSource:
                 f"The tensor {source.name} is of type {found}, expected one of {', '.join(sorted(_FLOATS))}: "
                 "this is a quantised checkpoint of a form that is not supported."
             )
-        stored = self.files.stored(source.name)
-        tensor = source.select(stored) if source.select else stored[:]
+        select = source.select
+        tensor = select(self.files.stored(source.name)) if select else self.files.tensor(source.name)
         self._unread.discard(source.name)
         if math.prod(tensor.shape) != math.prod(shape) or list(tensor.shape)[-1:] != list(shape)[-1:]:
             raise InvalidCheckpoint(

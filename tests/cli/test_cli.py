@@ -1,0 +1,75 @@
+"""The command line as a user meets it: real processes, their output and exit codes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tests.tiny import SPECS, write_original
+
+from tilewise.cli import build_parser
+from tilewise.cli.options import dashed, engine_options
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return write_original(tmp_path_factory.mktemp("model"), SPECS["qwen3-300m-head"])
+
+
+def tilewise(*arguments: object, text: str | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tilewise", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, input=text, check=False)
+
+
+def test_ask_prints_the_answer_and_the_statistics(model, tmp_path):
+    Image.new("RGB", (200, 100), "red").save(tmp_path / "a.png")
+    done = tilewise("ask", tmp_path / "a.png", "the hen?", "--model", model, "--max-tokens", 5, "--stats")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("\n")
+    assert "9 tiles, 36 image tokens" in done.stderr
+
+
+def test_generate_reads_a_raw_prompt_from_standard_input(model):
+    done = tilewise("generate", "-", "--model", model, "--max-tokens", 3, text="the hen")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ask", "/no/such.png", "what?"], "/no/such.png: no such file"),
+        (["ask", "what?", "--model", "/no/such/folder"], "/no/such/folder: no such folder"),
+        (["ask", "  "], "The question is empty"),
+        (["ask", "what?", "--max-model-len", "0"], "max_model_len must be above 0, got 0"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_one(arguments, message):
+    done = tilewise(*arguments)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_names_every_verb_and_an_unknown_verb_is_refused():
+    assert all(verb in tilewise("--help").stdout for verb in ("ask", "generate", "demo"))
+    assert tilewise("aks").returncode == 2
+
+
+def test_both_spellings_json_and_repeated_flags():
+    parse = build_parser().parse_args
+    arguments = (
+        *("ask", "a_b", "--max_model_len=64", "--limit_mm_per_prompt", '{"image": 4}', "--trust-remote-code"),
+        *("--trust-remote-code", "--mm-processor-kwargs", "max_dynamic_patch=6"),
+    )
+    options = parse([dashed(argument) for argument in arguments])
+    assert options.question == "a_b"
+    assert engine_options(options) == {
+        "max_model_len": 64,
+        "limit_mm_per_prompt": {"image": 4},
+        "trust_remote_code": True,
+        "mm_processor_kwargs": {"max_dynamic_patch": 6},
+    }

@@ -1,0 +1,99 @@
+"""The contract: how a request is cut, batched, cached or preempted changes none of its tokens.
+
+Float32 on the CPU: the same tokens, logits within 1e-5 (relative to logits of order one).
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.equal.driver import Engine, prompt
+from tests.tiny import SPECS, write_original
+from tilewise.platforms.reference import ReferenceOps
+
+NAMES = ["qwen2-300m", "qwen3-6b-tied"]
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def folder(request, tmp_path_factory):
+    return write_original(tmp_path_factory.mktemp(request.param), SPECS[request.param])
+
+
+def requests(**sampling):
+    return [
+        prompt("text", content=1, text=23, **sampling),
+        prompt("picture", content=2, text=17, tiles=3, **sampling),
+        prompt("pages", content=3, text=40, tiles=7, **sampling),
+        prompt("short", content=4, text=3, **sampling),
+    ]
+
+
+def assert_same(found, expected, tolerance=1e-5):
+    assert found.keys() == expected.keys()
+    for name in expected:
+        assert found[name][0] == expected[name][0], name
+        torch.testing.assert_close(found[name][1], expected[name][1], atol=tolerance, rtol=tolerance)
+
+
+@pytest.fixture
+def alone(folder, monkeypatch):
+    """Every request by itself in an engine of its own size: the truth of the other tests."""
+    found = {}
+    for request in requests():
+        found |= Engine(folder).run([request], monkeypatch)
+    return found
+
+
+def test_alone_equals_batched(folder, alone, monkeypatch):
+    assert_same(Engine(folder).run(requests(), monkeypatch), alone)
+
+
+@pytest.mark.parametrize("budget", [8, 13, 37])
+def test_whole_equals_chunked(folder, alone, monkeypatch, budget):
+    assert_same(Engine(folder, max_num_batched_tokens=budget).run(requests(), monkeypatch), alone)
+
+
+@pytest.mark.parametrize("block_size", [1, 5, 64])
+def test_block_size_changes_nothing(folder, alone, monkeypatch, block_size):
+    changes = {"block_size": block_size, "num_blocks": 1 + 2048 // block_size}
+    assert_same(Engine(folder, **changes).run(requests(), monkeypatch), alone)
+
+
+def test_preempted_equals_undisturbed(folder, alone, monkeypatch):
+    tight = Engine(folder, block_size=4, num_blocks=27)
+    assert_same(tight.run(requests(), monkeypatch), alone)
+
+
+@pytest.mark.parametrize("pages", [1, 4])
+def test_tiles_apart_equal_tiles_together(folder, alone, monkeypatch, pages):
+    assert_same(Engine(folder, tile_pages=pages).run(requests(), monkeypatch), alone)
+
+
+def test_a_tile_met_again_equals_the_first_time(folder, alone, monkeypatch):
+    twice = [prompt("picture", content=2, text=17, tiles=3), prompt("again", content=2, text=17, tiles=3)]
+    found = Engine(folder).run(twice, monkeypatch)
+    assert_same({"picture": found["again"]}, {"picture": alone["picture"]})
+
+
+def test_reference_ops_equal_cpu_ops(folder, alone, monkeypatch):
+    assert_same(Engine(folder, ReferenceOps()).run(requests(), monkeypatch), alone)
+
+
+def test_seeded_sampling_does_not_depend_on_batch_or_chunks(folder, monkeypatch):
+    params = {"temperature": 1.3, "top_p": 0.95, "seed": 42, "repetition_penalty": 1.1}
+    expected = {}
+    for request in requests(**params):
+        expected |= Engine(folder).run([request], monkeypatch)
+    chunked = Engine(folder, max_num_batched_tokens=11, block_size=4, num_blocks=60).run(
+        requests(**params), monkeypatch
+    )
+    assert {name: tokens for name, (tokens, _) in chunked.items()} == {n: tokens for n, (tokens, _) in expected.items()}
+
+
+def test_pictures_are_seen(folder, monkeypatch):
+    """Guards the rest of this file: another picture, other logits."""
+    one = Engine(folder).run([prompt("a", content=2, text=17, tiles=3)], monkeypatch)["a"][1]
+    other = prompt("a", content=2, text=17, tiles=3)
+    other = other.with_(images=prompt("a", content=9, text=17, tiles=3).images)
+    assert (Engine(folder).run([other], monkeypatch)["a"][1][0] - one[0]).abs().max() > 1e-3

@@ -1,0 +1,138 @@
+"""The house: imports point down, no torch above the runner, devices only in platforms, no circles."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).parent.parent / "src" / "tilewise"
+
+# Each row may import from its own and from rows below it.
+ROWS: list[set[str]] = [
+    {"cli", "__main__"},
+    {"llm", "assets"},
+    {"outputs"},
+    {"inputs", "progress"},
+    {"engine"},
+    {"runner"},
+    {"models"},
+    {"layers"},
+    {"weights"},
+    {"parallel"},
+    {"platforms"},
+    {"plan"},
+    {"step"},
+    {"config", "types"},
+    {"errors"},
+]
+LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}
+# The JSON of a checkpoint folder and the hub are plain Python, which the inputs may read.
+TORCH_FREE = {
+    "__main__",
+    "cli",
+    "llm",
+    "assets",
+    "outputs",
+    "inputs",
+    "progress",
+    "engine",
+    "plan",
+    "step",
+    "config",
+    "types",
+    "errors",
+}
+TORCH_FREE_FILES = {"weights/folder.py", "weights/hub.py", "weights/__init__.py"}
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in SRC.rglob("*.py") if path != SRC / "__init__.py")
+
+
+def unit_of(path: Path) -> str:
+    relative = path.relative_to(SRC)
+    return relative.parts[0].removesuffix(".py")
+
+
+def imports_of(path: Path, at_import_time: bool = False) -> set[str]:
+    """Dotted names that a file imports; optionally only those that run when the file is imported."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = list(_import_time(tree)) if at_import_time else list(ast.walk(tree))
+    names: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def _import_time(node: ast.AST) -> list[ast.AST]:
+    found: list[ast.AST] = []
+    for child in ast.iter_child_nodes(node):
+        guarded = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)
+        if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)) or guarded:
+            continue
+        found += [child, *_import_time(child)]
+    return found
+
+
+def ours(names: set[str]) -> set[str]:
+    return {name.split(".")[1] for name in names if name.startswith("tilewise.")}
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(SRC)))
+def test_imports_point_down(path):
+    here = unit_of(path)
+    assert here in LEVEL, f"{here} has no row in the house"
+    for target in ours(imports_of(path)):
+        assert LEVEL.get(target, -1) >= LEVEL[here] or target == "__version__", f"{here} imports {target} above it"
+
+
+def torch_free() -> list[Path]:
+    return [path for path in modules() if unit_of(path) in TORCH_FREE or str(path.relative_to(SRC)) in TORCH_FREE_FILES]
+
+
+@pytest.mark.parametrize("path", torch_free(), ids=lambda path: str(path.relative_to(SRC)))
+def test_no_torch_above_the_runner(path):
+    assert not {name for name in imports_of(path) if name == "torch" or name.startswith("torch.")}
+
+
+def test_only_platforms_name_a_device_family():
+    for path in modules():
+        if unit_of(path) != "platforms":
+            text = path.read_text(encoding="utf-8")
+            assert "torch.cuda" not in text, path
+            assert "torch.npu" not in text, path
+
+
+def test_no_circles():
+    graph = {
+        ".".join(path.relative_to(SRC.parent).with_suffix("").parts): {
+            name for name in imports_of(path, at_import_time=True) if name.startswith("tilewise.")
+        }
+        for path in modules()
+    }
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, f"circle: {' -> '.join((*trail, name))}"
+        if name in graph and name not in done:
+            for target in graph[name]:
+                visit(target, (*trail, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+@pytest.mark.parametrize(
+    "statement", ["import tilewise.llm", "import tilewise.cli", "from tilewise import SamplingParams"]
+)
+def test_importing_the_front_does_not_load_torch(statement):
+    code = f"{statement}\nimport sys\nsys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,209 @@
+"""The public API on the guides' own programs, with only import and model path changed, and on what users get wrong."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.tiny import SPECIAL_IDS, SPECS, write_hf, write_original
+from tilewise import LLM, ImageAsset, SamplingParams
+from tilewise.errors import InvalidMedia, InvalidRequest, TooLong, UnknownOption
+
+GREEDY = SamplingParams(temperature=0, max_tokens=6)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_original(tmp_path_factory.mktemp("model"), SPECS["qwen2-300m"])
+
+
+@pytest.fixture(scope="module")
+def llm(folder):
+    return LLM(
+        model=str(folder), trust_remote_code=True, max_model_len=512, limit_mm_per_prompt={"image": 4}, dtype="float32"
+    )
+
+
+def user(question: str) -> str:
+    return f"<|im_start|>user\n<image>\n{question}<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_single_image_inference(llm):
+    image = ImageAsset("cherry_blossom").pil_image
+    sampling_params = SamplingParams(temperature=0.7, top_p=0.9, max_tokens=12, stop_token_ids=[2, 92542])
+    outputs = llm.generate(
+        {"prompt": user("Describe this image in detail."), "multi_modal_data": {"image": image}},
+        sampling_params=sampling_params,
+    )
+    for output in outputs:
+        assert isinstance(output.outputs[0].text, str)
+        assert output.outputs[0].token_ids
+    assert outputs[0].usage.image_tokens == outputs[0].usage.tiles * 4
+
+
+def test_multiple_images_in_a_single_prompt(llm):
+    image1 = ImageAsset("cherry_blossom").pil_image.convert("RGB")
+    image2 = ImageAsset("stop_sign").pil_image.convert("RGB")
+    prompt = (
+        "<|im_start|>user\n<image>\nDescribe the first image.\n<image>\nDescribe the second image.\n<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+    outputs = llm.generate(
+        {"prompt": prompt, "multi_modal_data": {"image": [image1, image2]}},
+        sampling_params=SamplingParams(max_tokens=8),
+    )
+    ids = outputs[0].prompt_token_ids
+    assert ids.count(SPECIAL_IDS["<img>"]) == ids.count(SPECIAL_IDS["</img>"]) == 2
+    assert ids.count(SPECIAL_IDS["<IMG_CONTEXT>"]) == outputs[0].usage.image_tokens
+
+
+def test_batch_inference_in_both_forms(llm):
+    image = ImageAsset("cherry_blossom").pil_image.convert("RGB")
+    questions = ["What is the content of this image?", "Describe this image in detail.", "What colors are prominent?"]
+    prompts = [user(question) for question in questions]
+    one_dict = llm.generate({"prompt": prompts, "multi_modal_data": {"image": image}}, sampling_params=GREEDY)
+    several = llm.generate(
+        [{"prompt": prompt, "multi_modal_data": {"image": image}} for prompt in prompts], sampling_params=[GREEDY] * 3
+    )
+    assert len(one_dict) == len(several) == 3
+    assert [o.outputs[0].token_ids for o in one_dict] == [o.outputs[0].token_ids for o in several]
+    assert [o.prompt for o in one_dict] == prompts
+
+
+def test_chat_with_an_image_url(llm):
+    buffer = io.BytesIO()
+    ImageAsset("stop_sign").pil_image.save(buffer, "PNG")
+    url = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    outputs = llm.chat(
+        messages=[
+            {
+                "role": "user",
+                "content": [
+                    {"type": "image_url", "image_url": {"url": url}},
+                    {"type": "text", "text": "Please provide a detailed description of this image"},
+                ],
+            },
+        ],
+        sampling_params=GREEDY,
+    )
+    assert len(outputs[0].outputs[0].token_ids) <= 6
+    assert "书生·万象" in outputs[0].prompt
+    assert "Alibaba" not in outputs[0].prompt
+
+
+def test_chat_takes_several_conversations(llm):
+    conversations = [[{"role": "user", "content": text}] for text in ("the hen", "an inner", "other")]
+    together = llm.chat(conversations, GREEDY)
+    apart = [llm.chat(conversation, GREEDY)[0] for conversation in conversations]
+    assert [o.outputs[0].token_ids for o in together] == [o.outputs[0].token_ids for o in apart]
+
+
+def test_both_formats_give_the_same_answer(folder, llm, tmp_path):
+    native = LLM(str(write_hf(tmp_path, SPECS["qwen2-300m"])), dtype="float32", max_model_len=512)
+    prompt = {"prompt": user("the hen"), "multi_modal_data": {"image": ImageAsset("stop_sign").pil_image}}
+    answers = [engine.generate(prompt, GREEDY)[0].outputs[0].token_ids for engine in (llm, native)]
+    assert answers[0] == answers[1]
+
+
+def test_streamed_text_is_the_whole_text(llm):
+    messages = [{"role": "user", "content": "the hen in an inn"}]
+    pieces = list(llm.stream_chat(messages, GREEDY))
+    assert "".join(text for text, _ in pieces) == llm.chat(messages, GREEDY)[0].outputs[0].text
+    assert pieces[-1][1].finished
+
+
+def test_a_stream_that_is_dropped_leaves_nothing_behind(llm):
+    stream = llm.stream_chat([{"role": "user", "content": "the hen"}], SamplingParams(max_tokens=100, ignore_eos=True))
+    next(stream)
+    stream.close()
+    assert not llm._core.has_unfinished
+
+
+def test_n_answers_differ_and_repeat_with_their_seed(llm):
+    params = SamplingParams(n=3, temperature=2.0, seed=1, max_tokens=8, ignore_eos=True)
+    first, second = (llm.generate("the hen", params)[0].outputs for _ in range(2))
+    assert [o.token_ids for o in first] == [o.token_ids for o in second]
+    assert len({tuple(o.token_ids) for o in first}) == 3
+    assert [o.index for o in first] == [0, 1, 2]
+
+
+def test_a_stop_string_ends_the_answer_and_does_not_show(llm):
+    free = llm.generate("the hen", SamplingParams(temperature=0, max_tokens=12, ignore_eos=True))[0].outputs[0]
+    stop = free.text[2:5]
+    stopped = llm.generate("the hen", SamplingParams(temperature=0, max_tokens=12, ignore_eos=True, stop=stop))[0]
+    assert stopped.outputs[0].text == free.text[: free.text.index(stop)]
+    assert (stopped.outputs[0].finish_reason, stopped.outputs[0].stop_reason) == ("stop", stop)
+    assert not llm._core.has_unfinished
+
+
+def test_log_probabilities_of_a_greedy_answer(llm):
+    output = llm.generate("the hen", SamplingParams(temperature=0, max_tokens=4, logprobs=3, ignore_eos=True))[
+        0
+    ].outputs[0]
+    assert len(output.logprobs) == 4
+    assert all(scores[token].rank == 1 for scores, token in zip(output.logprobs, output.token_ids, strict=True))
+    total = sum(scores[token].logprob for scores, token in zip(output.logprobs, output.token_ids, strict=True))
+    assert output.cumulative_logprob == pytest.approx(total)
+
+
+def test_fewer_tiles_by_request_and_by_engine(folder, llm):
+    prompt = {"prompt": user("the hen"), "multi_modal_data": {"image": Image.new("RGB", (400, 300))}}
+    assert llm.generate(prompt, GREEDY)[0].usage.tiles == 13
+    assert llm.generate(prompt, GREEDY, mm_processor_kwargs={"max_dynamic_patch": 4})[0].usage.tiles == 3
+    small = LLM(str(folder), mm_processor_kwargs={"max_dynamic_patch": 1}, max_model_len=256)
+    assert small.generate(prompt, GREEDY)[0].usage.tiles == 1
+
+
+def test_a_video_as_frames(llm):
+    frames = np.zeros((3, 40, 60, 3), np.uint8)
+    output = llm.generate({"prompt": "<image>\n" * 3 + "the hen", "multi_modal_data": {"video": frames}}, GREEDY)[0]
+    assert output.usage.tiles == 3
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda llm: llm.generate(""), InvalidRequest, "prompt is empty"),
+        (lambda llm: llm.generate("a b " * 600), TooLong, r"prompt has \d+ tokens .* context holds 512"),
+        (lambda llm: llm.generate({"promt": "a"}), UnknownOption, "no option 'promt'. Did you mean prompt?"),
+        (
+            lambda llm: llm.generate({"prompt": "a", "multi_modal_data": {"image": [Image.new("RGB", (9, 9))] * 5}}),
+            InvalidRequest,
+            r"At most 4 image\(s\) may be provided in one prompt",
+        ),
+        (
+            lambda llm: llm.generate(
+                {"prompt": "<image>", "multi_modal_data": {"image": [Image.new("RGB", (9, 9))] * 2}}
+            ),
+            InvalidRequest,
+            "places for 1 pictures and 2 came with it",
+        ),
+        (
+            lambda llm: llm.generate({"prompt": "<image>", "multi_modal_data": {"image": Image.new("RGB", (1, 1))}}),
+            InvalidMedia,
+            "1x1: each side needs at least 2 pixels",
+        ),
+        (lambda llm: llm.generate("a", [GREEDY] * 2), InvalidRequest, "2 sampling_params for 1 prompts"),
+        (lambda llm: llm.chat([{"role": "user", "content": "<image> a"}]), InvalidRequest, "1 <image> markers for 0"),
+        (lambda llm: llm.chat([{"role": "usr", "content": "a"}]), InvalidRequest, "role must be one of"),
+        (
+            lambda llm: llm.chat([{"role": "user", "content": "a"}], chat_template_kwargs={"thinking": True}),
+            InvalidRequest,
+            "knows enable_thinking, got thinking",
+        ),
+        (
+            lambda llm: llm.generate("a", mm_processor_kwargs={"max_dynamic_patches": 1}),
+            UnknownOption,
+            "Did you mean max_dynamic_patch?",
+        ),
+        (lambda llm: LLM("demo", max_model_length=5), UnknownOption, "Did you mean max_model_len?"),
+    ],
+)
+def test_bad_input_is_named_and_the_engine_lives(llm, call, error, message):
+    with pytest.raises(error, match=message):
+        call(llm)
+    assert llm.generate("the hen", GREEDY)[0].finished

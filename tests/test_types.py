@@ -1,0 +1,80 @@
+"""SamplingParams and EngineConfig: wrong values and unknown names are refused with value, limit and remedy."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from tilewise import EngineConfig, SamplingParams
+from tilewise.errors import InvalidConfig, InvalidRequest, UnknownOption
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": -1}, "temperature must be a number >= 0, got -1"),
+        ({"temperature": "hot"}, "temperature must be a number >= 0, got 'hot'"),
+        ({"top_p": 0}, r"top_p must be in \(0, 1\], got 0"),
+        ({"top_k": -2}, "top_k must be 0 or -1"),
+        ({"min_p": 1.5}, "min_p must be in"),
+        ({"n": 0}, "n must be a whole number"),
+        ({"n": True}, "n must be a whole number"),
+        ({"n": 3, "temperature": 0}, "n must be 1 when using greedy sampling, got 3"),
+        ({"max_tokens": 0}, "max_tokens must be a whole number >= 1, got 0"),
+        ({"max_tokens": 2, "min_tokens": 3}, "min_tokens must be less than or equal to max_tokens=2, got 3"),
+        ({"presence_penalty": 3}, r"presence_penalty must be in \[-2, 2\], got 3"),
+        ({"repetition_penalty": 0}, "repetition_penalty must be a number > 0"),
+        ({"stop": [""]}, "stop must be strings that are not empty"),
+        ({"stop_token_ids": ["2"]}, "stop_token_ids must be whole numbers"),
+        ({"logprobs": 21}, "logprobs must be a whole number from 0 to 20, got 21"),
+    ],
+)
+def test_a_value_outside_its_range_is_refused(options, message):
+    with pytest.raises(InvalidRequest, match=message):
+        SamplingParams(**options)
+
+
+def test_an_unknown_sampling_keyword_offers_the_nearest():
+    with pytest.raises(UnknownOption, match=r"no option 'max_token'. Did you mean max_tokens\?"):
+        SamplingParams(max_token=5)
+
+
+def test_stop_takes_one_string_or_several():
+    assert SamplingParams(stop="a").stop_strings == ("a",)
+    assert SamplingParams(stop=["a", "b"]).stop_strings == ("a", "b")
+    assert SamplingParams().stop_strings == ()
+
+
+def test_sampling_params_survive_pickling():
+    params = SamplingParams(temperature=0.5, stop_token_ids=[2, 92542], seed=7)
+    assert pickle.loads(pickle.dumps(params)) == params
+
+
+def test_an_unknown_engine_option_offers_the_nearest():
+    with pytest.raises(UnknownOption, match=r"no option 'max_model_length'. Did you mean max_model_len\?"):
+        EngineConfig.of(max_model_length=4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_model_len": 0}, "max_model_len must be above 0, got 0"),
+        ({"dtype": "bfloat1"}, "dtype must be one of .*Did you mean bfloat16?"),
+        ({"load_format": "dumy"}, "Did you mean dummy?"),
+        (
+            {"max_num_batched_tokens": 8, "max_num_seqs": 16},
+            "max_num_batched_tokens=8 must be at least max_num_seqs=16",
+        ),
+        (
+            {"limit_mm_per_prompt": {"images": 2}},
+            "limit_mm_per_prompt knows image and video, got 'images'. Did you mean",
+        ),
+        ({"limit_mm_per_prompt": {"image": -1}}, "must be a whole number from 0 on, got -1"),
+        ({"allowed_local_media_path": "/no/such/folder"}, "The path /no/such/folder does not exist"),
+        ({"allowed_local_media_path": __file__}, "must be a directory"),
+    ],
+)
+def test_a_wrong_engine_option_is_refused(options, message):
+    with pytest.raises(InvalidConfig, match=message):
+        EngineConfig.of(**options)
