@@ -92,12 +92,12 @@ def write_original(folder: Path, spec: TinySpec, seed: int = 0, shards: int = 1)
     return folder
 
 
-def reference_model(folder_hf: Path) -> Any:
-    """transformers' model of a folder that `write_hf` wrote: float32, plain attention, ready for inference."""
+def reference_model(folder_hf: Path, dtype: torch.dtype = torch.float32) -> Any:
+    """transformers' model of a folder that `write_hf` wrote: plain attention, ready for inference."""
     from transformers import InternVLForConditionalGeneration
 
     model = InternVLForConditionalGeneration.from_pretrained(
-        folder_hf, dtype=torch.float32, attn_implementation="eager", local_files_only=True
+        folder_hf, dtype=dtype, attn_implementation="eager", local_files_only=True
     )
     return model.eval()
 

@@ -50,8 +50,7 @@ class LLM:
         # Imported here, not above: torch takes longer to load than all that a caller can get wrong takes to check.
         from tilewise.runner.build import build_runner
 
-        most_tiles = spec.tiling.max_tiles + spec.tiling.thumbnail
-        runner, resolved = build_runner(config, folder, self._tokenizer.image_context_id, most_tiles)
+        runner, resolved = build_runner(config, folder, self._tokenizer.image_context_id)
         self.resolved = resolved
         self._reader = media_reader(config)
         self._prepare = Preparer(spec, self._tokenizer, resolved.limits.max_model_len, input_options(config))

@@ -19,8 +19,6 @@ class ModelFacts:
 
     trained_length: int
     tokens_per_tile: int
-    max_tiles: int
-    """Most tiles of one picture, thumbnail included."""
     kv_bytes_per_token: int
     bytes_per_tile: int
     weight_bytes: int

@@ -14,7 +14,7 @@ from PIL import Image
 from tilewise.errors import InvalidRequest, TooLong
 from tilewise.inputs.images import ImageLimits, check_image, choose_grid, count_tiles, tile_image, to_rgb
 from tilewise.inputs.spec import InputSpec
-from tilewise.inputs.templates import ImageSlot, Message, to_string
+from tilewise.inputs.templates import IMAGE_MARKER, ImageSlot, Message, Text, join_text, place_media, to_string
 from tilewise.inputs.tokenizer import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, Tokenizer
 from tilewise.types import Grid, ImageInput, Request, SamplingParams, Tile
 
@@ -28,7 +28,7 @@ Picture = Image.Image
 Video = Sequence[Image.Image]
 """Frames, already chosen; each becomes one tile."""
 
-_MARKER = re.compile(r"<image>|(?:<img>)?<IMG_CONTEXT>(?:</img>)?")
+_CONTEXT_MARKER = re.compile(r"(?:<img>)?<IMG_CONTEXT>(?:</img>)?")
 
 
 @dataclass(frozen=True)
@@ -76,22 +76,23 @@ class Preparer:
     ) -> Request:
         """A ready-made prompt (text in which special tokens are meant, or token ids).
 
-        `<image>` markers place the pictures, and so does `<IMG_CONTEXT>`, which -hf prompts use; without markers
-        pictures go first.
+        `<image>` and `<video>` markers place the media, and so does `<IMG_CONTEXT>`, which -hf prompts use; without
+        markers media go first.
         """
         images = self._tile_all(pictures, processor)
         if isinstance(prompt, str):
-            return self._request(self._raw_ids(prompt, len(images)), images, sampling, prompt)
+            return self._request(self._raw_ids(prompt, pictures), images, sampling, prompt)
         return self._request(self._slots_for_ids(prompt), images, sampling, None)
 
-    def _raw_ids(self, prompt: str, images: int) -> list[int | ImageSlot]:
-        if images and not _MARKER.search(prompt):
-            prompt = "<image>\n" * images + prompt
+    def _raw_ids(self, prompt: str, media: Sequence[Picture | Video]) -> list[int | ImageSlot]:
+        videos = [len(item) for item in media if not isinstance(item, Image.Image)]
+        text = _CONTEXT_MARKER.sub(IMAGE_MARKER, prompt) if media else prompt
         ids: list[int | ImageSlot] = []
-        for number, part in enumerate(_MARKER.split(prompt) if images else [prompt]):
-            if number:
-                ids.append(ImageSlot(number - 1))
-            ids += self.tokenizer.encode_raw(part)
+        for piece in join_text(place_media(text, len(media) - len(videos), videos, 0, "The prompt")):
+            if isinstance(piece, Text):
+                ids += self.tokenizer.encode_raw(piece.text)
+            elif isinstance(piece, ImageSlot):
+                ids.append(piece)
         return ids
 
     def _slots_for_ids(self, prompt: Sequence[int]) -> list[int | ImageSlot]:

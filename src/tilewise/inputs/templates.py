@@ -74,6 +74,12 @@ class Message:
     images: int = 0
     videos: tuple[int, ...] = ()  # frames of each video
 
+    def body(self, first: int) -> list[Piece]:
+        """The text with its media in place; only users show pictures, so what others say is text alone."""
+        if self.role != "user":
+            return [Text(self.text)]
+        return place_media(self.text, self.images, self.videos, first, "The user message")
+
 
 @dataclass(frozen=True)
 class Template:
@@ -97,8 +103,8 @@ class Template:
             pieces += self._turn("system", [Text(system)])
         next_image = 0
         for message in turns:
-            body, next_image = place_media(message, next_image)
-            pieces += self._turn(message.role, body)
+            pieces += self._turn(message.role, message.body(next_image))
+            next_image += message.images + sum(message.videos)
         return join_text([*pieces, *self._literal(self.opening)])
 
     def _turn(self, role: Role, body: list[Piece]) -> list[Piece]:
@@ -115,35 +121,35 @@ class Template:
         return [*pieces, Text(text[position:])]
 
 
-def place_media(message: Message, first: int) -> tuple[list[Piece], int]:
-    """Replace a message's markers by image slots; media without markers go first, pictures before videos.
+def place_media(text: str, images: int, videos: Sequence[int], first: int, where: str) -> list[Piece]:
+    """Replace the markers in a text by image slots; media without markers go first, pictures before videos.
 
-    Slots are numbered from `first`: the message's pictures, then the frames of its videos. A video of n frames
-    becomes n lines `Frame1: <image>`. Raises InvalidRequest when markers and media do not match.
+    `videos` are the frames of each video. Slots are numbered from `first`: the pictures, then the frames. A video of
+    n frames becomes n lines `Frame1: <image>`. Raises InvalidRequest, naming `where`, when markers and media differ.
     """
-    text = _with_markers(message, VIDEO_MARKER, len(message.videos), message.text)
-    text = _with_markers(message, IMAGE_MARKER, message.images, text)
-    pictures, frames = itertools.count(first), itertools.count(first + message.images)
-    videos = iter(message.videos)
+    text = _with_markers(text, VIDEO_MARKER, len(videos), where)
+    text = _with_markers(text, IMAGE_MARKER, images, where)
+    pictures, frames, lengths = itertools.count(first), itertools.count(first + images), iter(videos)
     pieces: list[Piece] = []
     for part in _MARKERS.split(text):
         if part == IMAGE_MARKER:
             pieces.append(ImageSlot(next(pictures)))
-        elif part == VIDEO_MARKER and message.videos:
-            pieces += _frame_lines(next(videos), frames)
+        elif part == VIDEO_MARKER and videos:
+            pieces += _frame_lines(next(lengths), frames)
         else:
             pieces.append(Text(part))
-    return pieces, first + message.images + sum(message.videos)
+    return pieces
 
 
-def _with_markers(message: Message, marker: str, expected: int, text: str) -> str:
+def _with_markers(text: str, marker: str, expected: int, where: str) -> str:
     found = text.count(marker)
     if found == 0:
         return (marker + "\n") * expected + text
+    # Only InternVL's own marker is always meant as one; `<video>` without a video may be talk about HTML.
     if found != expected and not (marker == VIDEO_MARKER and expected == 0):
         kind = "pictures" if marker == IMAGE_MARKER else "videos"
         raise InvalidRequest(
-            f"The {message.role} message has {found} {marker} markers for {expected} {kind}: "
+            f"{where} has {found} {marker} markers for {expected} {kind}: "
             f"write one marker for each, or none to put the {kind} first."
         )
     return text

@@ -60,8 +60,11 @@ class ModelConfig:
         return (self.tile_size // self.vision.patch_size // self.shuffle_block) ** 2
 
 
-def text_config(text: Section, **switches: bool) -> DecoderConfig:
-    """The fields that all Llama-shaped decoders spell alike; `switches` are the backbone's own."""
+def text_config(text: Section, head_dim: int | None = None, **switches: bool) -> DecoderConfig:
+    """The fields that all Llama-shaped decoders spell alike; `switches` are the backbone's own.
+
+    `head_dim` is the family's default; None = hidden size / heads.
+    """
     hidden, heads = text.whole("hidden_size"), text.whole("num_attention_heads")
     kv_heads = text.whole("num_key_value_heads", heads)
     if text.get("hidden_act", "silu") != "silu":
@@ -70,13 +73,16 @@ def text_config(text: Section, **switches: bool) -> DecoderConfig:
         raise InvalidCheckpoint(
             f"{text.where}: num_attention_heads={heads} must be a multiple of num_key_value_heads={kv_heads}."
         )
+    head_dim = text.whole("head_dim", head_dim or hidden // heads)
+    if head_dim % 2:
+        raise InvalidCheckpoint(f"{text.where}: head_dim={head_dim} must be even, rope turns pairs.")
     return DecoderConfig(
         vocab_size=text.whole("vocab_size"),
         hidden_size=hidden,
         num_layers=text.whole("num_hidden_layers"),
         num_heads=heads,
         num_kv_heads=kv_heads,
-        head_dim=text.whole("head_dim", hidden // heads),
+        head_dim=head_dim,
         intermediate_size=text.whole("intermediate_size"),
         norm_eps=text.number("rms_norm_eps"),
         rope=rope_config(text),
@@ -86,15 +92,16 @@ def text_config(text: Section, **switches: bool) -> DecoderConfig:
 
 def rope_config(text: Section) -> RopeConfig:
     """Old spelling `rope_theta` + `rope_scaling`, new spelling `rope_parameters`."""
-    scaling = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    key = next((key for key in ("rope_parameters", "rope_scaling") if text.get(key)), None)
+    scaling = text.section(key) if key else Section({}, text.where)
     kind = scaling.get("rope_type") or scaling.get("type") or "default"
     if kind not in ("default", "dynamic"):
         raise InvalidCheckpoint(f"{text.where}: rope type is {kind!r}, supported are 'default' and 'dynamic'.")
     return RopeConfig(
-        theta=float(scaling.get("rope_theta") or text.number("rope_theta", 10000.0)),
+        theta=float(scaling.number("rope_theta", text.number("rope_theta", 10000.0))),
         trained_length=text.whole("max_position_embeddings"),
         kind=cast(Literal["default", "dynamic"], kind),
-        factor=float(scaling.get("factor") or 1.0),
+        factor=float(scaling.number("factor", 1.0)),
     )
 
 
@@ -104,10 +111,15 @@ def vision_config(vision: Section, bias_key: str, qk_norm_key: str, eps_default:
         raise InvalidCheckpoint(f"{vision.where}: norm_type is {norm!r}, expected 'layer_norm' or 'rms_norm'.")
     if vision.get("hidden_act", "gelu") != "gelu":
         raise InvalidCheckpoint(f"{vision.where}: hidden_act is {vision.get('hidden_act')!r}, expected 'gelu'.")
+    hidden, heads = vision.whole("hidden_size"), vision.whole("num_attention_heads")
+    if hidden % heads:
+        raise InvalidCheckpoint(
+            f"{vision.where}: hidden_size={hidden} must be a multiple of num_attention_heads={heads}."
+        )
     return VisionConfig(
-        hidden_size=vision.whole("hidden_size"),
+        hidden_size=hidden,
         num_layers=vision.whole("num_hidden_layers"),
-        num_heads=vision.whole("num_attention_heads"),
+        num_heads=heads,
         intermediate_size=vision.whole("intermediate_size"),
         image_size=vision.whole("image_size"),
         patch_size=vision.whole("patch_size"),
@@ -128,7 +140,9 @@ def model_config(
     """Put the parts together and check that they fit."""
     config = folder.config
     ratio = config.number("downsample_ratio", 0.5)
-    block = round(1 / ratio)
+    block = round(1 / ratio) if 0 < ratio <= 1 else 0
+    if abs(block * ratio - 1) > 1e-6:
+        raise InvalidCheckpoint(f"{config.where}: downsample_ratio must be 1, 1/2, 1/3, 1/4 ..., found {ratio}.")
     side = tile_size // vision.patch_size
     if tile_size % vision.patch_size or side % block:
         raise InvalidCheckpoint(

@@ -38,7 +38,7 @@ BlockFactory = Callable[[View, DecoderConfig, int, Mesh], Block]
 class Decoder:
     """Embedding, blocks, final norm and output head."""
 
-    def __init__(self, view: View, config: DecoderConfig, block: BlockFactory, mesh: Mesh, rope: RopeTable) -> None:
+    def __init__(self, view: View, config: DecoderConfig, block: BlockFactory, mesh: Mesh, context: int) -> None:
         model = view.at("model")
         self.embedding = model.tensor("embed_tokens.weight", config.vocab_size, config.hidden_size)
         self._blocks = [block(model.at("layers").at(n), config, n, mesh) for n in range(config.num_layers)]
@@ -47,7 +47,7 @@ class Decoder:
         tied = not view.has("lm_head.weight")
         head = self.embedding if tied else view.tensor("lm_head.weight", config.vocab_size, config.hidden_size)
         self._head = DenseWeight(head, None)
-        self._rope = rope
+        self._rope = RopeTable(config.rope, config.head_dim, context, self.embedding.device)
 
     def __call__(self, x: Tensor, positions: Tensor, caches: list[Tensor], layout: PagedLayout, ops: Ops) -> Tensor:
         """Embeddings [N, hidden] -> hidden states after the last block; keys and values go into the caches."""

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from tilewise.layers.linear import ColumnLinear, RowLinear
 from tilewise.layers.norm import LayerNorm
-from tilewise.layers.rope import RopeTable
 from tilewise.models.batch import ModelBatch
 from tilewise.models.config import ModelConfig
 from tilewise.models.decoder import BlockFactory, Decoder
@@ -37,11 +36,10 @@ class InternVL:
         self._ops = ops
         self.vision = VisionTower(view.at("vision"), config.vision, config.tile_size)
         self.projector = Projector(view.at("projector"), config)
-        language = view.at("language")
-        rope = RopeTable(config.decoder.rope, config.decoder.head_dim, context, torch.device("cpu"))
-        self.decoder = Decoder(language, config.decoder, block, mesh, rope)
-        dtype = self.decoder.embedding.dtype
-        self._mean, self._std = torch.tensor(PIXEL_MEAN, dtype=dtype), torch.tensor(PIXEL_STD, dtype=dtype)
+        self.decoder = Decoder(view.at("language"), config.decoder, block, mesh, context)
+        # float32 in any model, as the reference normalises: rounded to bfloat16 they would shift every pixel.
+        device = self.decoder.embedding.device
+        self._mean, self._std = torch.tensor(PIXEL_MEAN, device=device), torch.tensor(PIXEL_STD, device=device)
 
     def encode(self, pixels: Tensor) -> Tensor:
         """uint8 tiles [T, size, size, 3] -> rows for the prompt [T, tokens a tile, hidden of the decoder]."""

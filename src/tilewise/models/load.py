@@ -39,7 +39,7 @@ class Architecture:
     def dtype(self) -> torch.dtype:
         """The dtype the checkpoint was saved in, by its config."""
         name = self.folder.config.get("torch_dtype") or self.folder.config.get("dtype", "bfloat16")
-        if name not in _DTYPES:
+        if not isinstance(name, str) or name not in _DTYPES:
             raise InvalidCheckpoint(
                 f"{self.folder.config.where}: torch_dtype is {name!r}, expected {', '.join(_DTYPES)}."
             )
@@ -50,13 +50,19 @@ class Architecture:
         return InternVL(View(source), self.config, self.backbone.block, mesh, ops, context)
 
     def load(
-        self, dtype: torch.dtype, ops: Ops, context: int, on_read: Callable[[int], None] = lambda _: None
+        self,
+        dtype: torch.dtype,
+        ops: Ops,
+        context: int,
+        device: torch.device = torch.device("cpu"),
+        on_read: Callable[[int], None] = lambda _: None,
+        mesh: Mesh = Mesh(),
     ) -> InternVL:
         """The model with the weights of the checkpoint. Raises InvalidCheckpoint for a tensor too many or too few."""
         files = SafetensorFiles(self.folder.path)
         locate = self.format.locate(files.names, self.backbone.names)
-        source = CheckpointSource(files, locate, dtype, on_read)
-        model = self.build(source, ops, context)
+        source = CheckpointSource(files, locate, dtype, device, on_read)
+        model = self.build(source, ops, context, mesh)
         source.finish()
         return model
 

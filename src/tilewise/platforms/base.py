@@ -70,7 +70,7 @@ class Ops(Protocol):
         ...
 
     def patchify(self, pixels: Tensor, patch: int, mean: Tensor, std: Tensor) -> Tensor:
-        """uint8 [tiles, H, W, 3] -> normalised patches [tiles, H/p * W/p, 3*p*p] in mean's dtype, channel-major."""
+        """uint8 [tiles, H, W, 3] -> normalised patches, float32 [tiles, H/p * W/p, 3*p*p], channel-major."""
         ...
 
     def scatter_rows(self, target: Tensor, rows: Tensor, source: Tensor, source_rows: Tensor) -> None:

@@ -66,7 +66,7 @@ class ReferenceOps:
         return torch.einsum("tanm,tmad->tnad", scores.softmax(-1).to(query.dtype), value)
 
     def patchify(self, pixels: Tensor, patch: int, mean: Tensor, std: Tensor) -> Tensor:
-        normalised = ((pixels.float() / 255 - mean.float()) / std.float()).to(mean.dtype)
+        normalised = (pixels.float() / 255 - mean) / std
         tiles, height, width, channels = normalised.shape
         cells = normalised.view(tiles, height // patch, patch, width // patch, patch, channels)
         return cells.permute(0, 1, 3, 5, 2, 4).reshape(tiles, -1, channels * patch * patch)

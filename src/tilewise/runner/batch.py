@@ -16,13 +16,14 @@ from tilewise.step import Work
 def build_batch(work: tuple[Work, ...], tables: Tables, block_size: int, tokens_per_tile: int) -> ModelBatch:
     """Gather the tokens of every piece of work, one after the other."""
     starts = list(itertools.accumulate((item.count for item in work), initial=0))
-    spans = [torch.arange(item.start, item.start + item.count) for item in work]
+    device = tables.device
+    spans = [torch.arange(item.start, item.start + item.count, device=device) for item in work]
     token_ids = [tables.tokens[item.slot, span] for item, span in zip(work, spans, strict=True)]
     kv_slots = [
         tables.blocks[item.slot, span // block_size] * block_size + span % block_size
         for item, span in zip(work, spans, strict=True)
     ]
-    image_rows, tile_rows = _tile_rows(work, starts, tokens_per_tile)
+    image_rows, tile_rows = _tile_rows(work, starts, tokens_per_tile, device)
     layout = PagedLayout(
         query_starts=tuple(starts),
         seq_lens=tuple(item.start + item.count for item in work),
@@ -36,19 +37,21 @@ def build_batch(work: tuple[Work, ...], tables: Tables, block_size: int, tokens_
         layout=layout,
         image_rows=image_rows,
         tile_rows=tile_rows,
-        logits_rows=torch.tensor(last_rows, dtype=torch.int64),
+        logits_rows=torch.tensor(last_rows, dtype=torch.int64, device=device),
     )
 
 
-def _tile_rows(work: tuple[Work, ...], starts: list[int], tokens_per_tile: int) -> tuple[Tensor, Tensor]:
+def _tile_rows(
+    work: tuple[Work, ...], starts: list[int], tokens_per_tile: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
     """Rows of the batch that are image tokens, and the row of the tile pool each takes; a chunk may cut a tile."""
     targets, sources = [], []
     for item, row in zip(work, starts, strict=False):
         for use in item.tiles:
             first = max(use.position, item.start)
             stop = min(use.position + tokens_per_tile, item.start + item.count)
-            targets.append(torch.arange(row + first - item.start, row + stop - item.start))
-            in_page = torch.arange(first - use.position, stop - use.position)
+            targets.append(torch.arange(row + first - item.start, row + stop - item.start, device=device))
+            in_page = torch.arange(first - use.position, stop - use.position, device=device)
             sources.append(use.page * tokens_per_tile + in_page)
-    empty = torch.empty(0, dtype=torch.int64)
+    empty = torch.empty(0, dtype=torch.int64, device=device)
     return torch.cat([empty, *targets]), torch.cat([empty, *sources])

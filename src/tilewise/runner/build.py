@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -38,13 +38,9 @@ _DTYPES = {
 _WORTH_A_BAR = 200 * 2**20  # bytes
 
 
-def build_runner(
-    config: EngineConfig, folder: CheckpointFolder, image_context_id: int, max_tiles: int
-) -> tuple[LocalRunner, Resolved]:
+def build_runner(config: EngineConfig, folder: CheckpointFolder, image_context_id: int) -> tuple[LocalRunner, Resolved]:
     """Load the model and allocate what it runs with. Raises before reading weights if it cannot fit."""
-    mesh = Mesh(size=config.tensor_parallel_size)
     platform = current_platform()
-    ops = platform.ops()
     architecture = Architecture.of(folder)
     if image_context_id >= architecture.config.decoder.vocab_size:
         raise InvalidCheckpoint(
@@ -52,26 +48,25 @@ def build_runner(
             f"{architecture.config.decoder.vocab_size} rows: tokenizer and config are of different models."
         )
     dtype = _dtype(config, architecture, platform)
-    facts = model_facts(architecture, dtype, ops, max_tiles)
+    facts = model_facts(architecture, dtype, platform.ops())
     resolved = resolve(config, facts, DeviceFacts(platform.free_memory()))
     for name, reason in resolved.reasons.items():
         logger.info("%s: %s", name, reason)
     started = time.perf_counter()
-    model = _load(config, architecture, dtype, ops, resolved, facts, mesh)
+    model = _load(config, architecture, dtype, platform, resolved, facts)
     logger.info("Loading weights took %.2f seconds", time.perf_counter() - started)
     tokens = (resolved.limits.num_blocks - 1) * resolved.limits.block_size
     logger.info("GPU KV cache size: %d tokens", tokens)
     return LocalRunner(model, resolved.limits, platform.device), resolved
 
 
-def model_facts(architecture: Architecture, dtype: torch.dtype, ops: Ops, max_tiles: int) -> ModelFacts:
+def model_facts(architecture: Architecture, dtype: torch.dtype, ops: Ops) -> ModelFacts:
     """Sizes by arithmetic and by building the model over shapes; no weight is read."""
     decoder = architecture.config.decoder
     tokens = architecture.config.tokens_per_tile
     return ModelFacts(
         trained_length=decoder.rope.trained_length,
         tokens_per_tile=tokens,
-        max_tiles=max_tiles,
         kv_bytes_per_token=2 * decoder.num_layers * decoder.num_kv_heads * decoder.head_dim * dtype.itemsize,
         bytes_per_tile=tokens * decoder.hidden_size * dtype.itemsize,
         weight_bytes=architecture.count_parameters(ops) * dtype.itemsize,
@@ -90,24 +85,22 @@ def _load(
     config: EngineConfig,
     architecture: Architecture,
     dtype: torch.dtype,
-    ops: Ops,
+    platform: Platform,
     resolved: Resolved,
     facts: ModelFacts,
-    mesh: Mesh,
 ) -> InternVL:
-    context = resolved.limits.max_model_len
+    mesh, ops, context = Mesh(size=config.tensor_parallel_size), platform.ops(), resolved.limits.max_model_len
     if config.load_format == "dummy":
-        return architecture.build(RandomSource(dtype), ops, context, mesh)
+        return architecture.build(RandomSource(dtype, platform.device), ops, context, mesh)
     with _progress(facts.weight_bytes) as on_read:
-        return architecture.load(dtype, ops, context, on_read)
+        return architecture.load(dtype, ops, context, platform.device, on_read, mesh)
 
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[int], None]]:
     """A bar over the bytes of the weights on a terminal, if there are enough of them to wait for."""
     if total < _WORTH_A_BAR:
-        with nullcontext():
-            yield lambda _: None
+        yield lambda _: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn

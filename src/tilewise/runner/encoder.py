@@ -31,12 +31,12 @@ class EncoderLane:
     def encode(self, jobs: Sequence[EncodeJob]) -> tuple[bytes, ...]:
         """Run the jobs; returns the digests whose pages are filled."""
         for batch in buckets(jobs):
-            pixels = torch.from_numpy(np.stack([job.pixels for job in batch]))
+            pixels = torch.from_numpy(np.stack([job.pixels for job in batch])).to(self.pool.device)
             self._store([job.page for job in batch], self._model.encode(pixels))
         return tuple(job.digest for job in jobs)
 
     def _store(self, pages: list[int], rows: Tensor) -> None:
-        self.pool[torch.tensor(pages)] = rows
+        self.pool[torch.tensor(pages, device=self.pool.device)] = rows
 
 
 def buckets(jobs: Sequence[EncodeJob]) -> Iterator[Sequence[EncodeJob]]:

@@ -57,7 +57,7 @@ def _choose(row: Tensor, sampling: SamplingParams, seed: int, position: int) -> 
         return int(row.argmax())
     probabilities = truncate(row / max(sampling.temperature, 0.01), sampling).softmax(-1)
     # argmax(p / e) with exponential e draws from p (the exponential race), without a cumulative sum.
-    noise = torch.empty_like(probabilities).exponential_(generator=generator_at(seed, position))
+    noise = torch.empty_like(probabilities).exponential_(generator=generator_at(seed, position, row.device))
     return int((probabilities / noise).argmax())
 
 
@@ -76,12 +76,12 @@ def truncate(row: Tensor, sampling: SamplingParams) -> Tensor:
     return row
 
 
-def generator_at(seed: int, position: int) -> torch.Generator:
+def generator_at(seed: int, position: int, device: torch.device) -> torch.Generator:
     """A generator whose stream is a function of both numbers (SplitMix64 finaliser, Steele et al. 2014)."""
     mixed = (seed + position * 0x9E3779B97F4A7C15) & _MASK64
     mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
     mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & _MASK64
-    return torch.Generator().manual_seed((mixed ^ (mixed >> 31)) & (2**63 - 1))
+    return torch.Generator(device).manual_seed((mixed ^ (mixed >> 31)) & (2**63 - 1))
 
 
 def _report(row: Tensor, token_id: int, logprobs: int | None) -> SampledToken:

@@ -19,15 +19,16 @@ class Tables:
         blocks = -(-limits.max_model_len // limits.block_size)
         self.tokens = torch.zeros(slots, limits.max_model_len + 1, dtype=torch.int64, device=device)
         self.blocks = torch.zeros(slots, blocks, dtype=torch.int64, device=device)
+        self.device = device
         self.rows: list[Admission | None] = [None] * slots
 
     def admit(self, admission: Admission) -> None:
         self.rows[admission.slot] = admission
-        self.tokens[admission.slot, : len(admission.token_ids)] = torch.tensor(admission.token_ids)
+        self.tokens[admission.slot, : len(admission.token_ids)] = torch.tensor(admission.token_ids, device=self.device)
 
     def grant(self, grant: BlockGrant) -> None:
         stop = grant.first + len(grant.block_ids)
-        self.blocks[grant.slot, grant.first : stop] = torch.tensor(grant.block_ids)
+        self.blocks[grant.slot, grant.first : stop] = torch.tensor(grant.block_ids, device=self.device)
 
     def admission(self, slot: int) -> Admission:
         admission = self.rows[slot]

@@ -20,22 +20,19 @@ class SafetensorFiles:
     """Every tensor of a folder by name. Opening checks each header; data is mapped, not read."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self._close = ExitStack()
         self._readers: dict[str, Any] = {}
         for path in _shards(folder):
             reader = self._open(path)
             self._readers |= dict.fromkeys(reader.keys(), reader)
+        self.names = frozenset(self._readers)
 
     def _open(self, path: Path) -> Any:
         try:
             return self._close.enter_context(safe_open(path, framework="pt"))
         except (SafetensorError, OSError) as error:
             raise InvalidCheckpoint(f"{path} is damaged ({error}); fetch the file again.") from None
-
-    @property
-    def names(self) -> set[str]:
-        return set(self._readers)
 
     def tensor(self, name: str) -> Tensor:
         """The whole tensor, as a view of the mapped file: nothing is copied."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,8 @@ class Section:
     def number(self, key: str, default: float | None = None) -> Any:
         """A number that has to be there unless there is a default."""
         value = self.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise InvalidCheckpoint(f"{self.where}: {key} must be a number, found {value!r}.")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not _finite(value):
+            raise InvalidCheckpoint(f"{self.where}: {key} must be a number, found {value!r:.80}.")
         return value
 
     def whole(self, key: str, default: int | None = None) -> int:
@@ -40,6 +41,13 @@ class Section:
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise InvalidCheckpoint(f"{self.where}: {key} must be a whole number above 0, found {value!r}.")
         return value
+
+    def first(self, key: str) -> str | None:
+        """The first of a list of names, or None when there is none."""
+        value = self.get(key, [])
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise InvalidCheckpoint(f"{self.where}: {key} must be a list of names, found {value!r:.80}.")
+        return value[0] if value else None
 
     def section(self, key: str) -> Section:
         value = self.get(key)
@@ -64,8 +72,7 @@ class CheckpointFolder:
     @property
     def architecture(self) -> str:
         """The first entry of `architectures`, which picks the checkpoint format."""
-        names = self.config.get("architectures") or [None]
-        return str(names[0])
+        return str(self.config.first("architectures"))
 
     @property
     def text(self) -> Section:
@@ -87,8 +94,15 @@ def read_json(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InvalidCheckpoint(f"{path.parent} has no {path.name}: it is not a checkpoint folder.") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise InvalidCheckpoint(f"{path} cannot be read ({error}); fetch the file again.") from None
     if not isinstance(values, dict):
         raise InvalidCheckpoint(f"{path} must hold a JSON object, found {type(values).__name__}.")
     return values
+
+
+def _finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond every float
+        return False

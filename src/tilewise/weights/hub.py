@@ -13,11 +13,11 @@ _WANTED = ["*.json", "*.safetensors", "*.model", "*.jinja", "merges.txt", "*.tik
 
 
 def find_model(model: str, revision: str | None = None, hub: str | None = None, cache: str | None = None) -> Path:
-    """The folder of a model. A local path always wins. Raises UnknownModel, saying what was tried."""
-    if Path(model).is_dir():
-        return Path(model)
+    """The folder of a model; a local path wins over a hub id. Raises UnknownModel, saying what was tried."""
     if model == DEMO:
         return Path(__file__).parent.parent / "demo" / "checkpoint"
+    if model and Path(model).is_dir():
+        return Path(model)
     if model.startswith((".", "/", "~")) or model.count("/") != 1:
         raise UnknownModel(f"{model}: no such folder, and not a hub id of the form owner/name.")
     if hub == "modelscope" or (hub is None and uses_modelscope()):
@@ -31,10 +31,17 @@ def uses_modelscope() -> bool:
 
 def _from_hugging_face(model: str, revision: str | None, cache: str | None) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     try:
         return Path(snapshot_download(model, revision=revision, cache_dir=cache, allow_patterns=_WANTED))
+    except HFValidationError as error:
+        raise UnknownModel(f"{model}: no such folder, and not a hub id ({error})") from None
     except RepositoryNotFoundError:
         raise UnknownModel(
             f"{model}: the hub knows no such model, or it needs a login (set HF_TOKEN). Check the spelling."

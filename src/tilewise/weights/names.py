@@ -40,7 +40,9 @@ def part(index: int, of: int) -> Select:
     """Rows of the `index`-th of `of` equal parts stacked along the first axis."""
 
     def read(stored: Stored) -> Tensor:
-        rows = stored.get_shape()[0] // of
+        rows, rest = divmod(stored.get_shape()[0], of)
+        if rest:
+            return stored[:]  # whole, whose shape is then reported
         return stored[index * rows : (index + 1) * rows]
 
     return read

@@ -66,12 +66,13 @@ class CheckpointSource:
     files: SafetensorFiles
     locate: Callable[[str], Source]
     dtype: torch.dtype
+    device: torch.device = torch.device("cpu")
     on_read: Callable[[int], None] = lambda _: None
     """Told the bytes of each tensor as it is read."""
     _unread: set[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._unread = self.files.names
+        self._unread = set(self.files.names)
 
     def has(self, name: str) -> bool:
         return self.locate(name).name in self.files.names
@@ -79,7 +80,9 @@ class CheckpointSource:
     def read(self, name: str, shape: Sequence[int]) -> Tensor:
         source = self.locate(name)
         if source.name not in self.files.names:
-            raise InvalidCheckpoint(f"The checkpoint has no tensor {source.name}, which the model needs as {name}.")
+            raise InvalidCheckpoint(
+                f"{self.files.folder} has no tensor {source.name}, which the model needs as {name}."
+            )
         found = self.files.dtype(source.name)
         if found not in _FLOATS:
             raise InvalidCheckpoint(
@@ -94,7 +97,7 @@ class CheckpointSource:
                 f"The tensor {source.name} has shape {list(tensor.shape)}, the config asks for {list(shape)}."
             )
         self.on_read(tensor.nbytes)
-        return tensor.reshape(*shape).to(self.dtype)
+        return tensor.reshape(*shape).to(self.device, self.dtype)
 
     def finish(self) -> None:
         """Raise InvalidCheckpoint when the files hold tensors that no module asked for."""
@@ -109,6 +112,7 @@ class RandomSource:
     """Reproducible noise: each tensor depends on seed and name alone, so two builds agree."""
 
     dtype: torch.dtype
+    device: torch.device = torch.device("cpu")
     seed: int = 0
     scale: float = 0.02
     absent: frozenset[str] = frozenset()
@@ -119,7 +123,7 @@ class RandomSource:
     def read(self, name: str, shape: Sequence[int]) -> Tensor:
         generator = torch.Generator().manual_seed(self.seed + zlib.crc32(name.encode()))
         noise = torch.randn(*shape, generator=generator) * self.scale
-        return (noise + 1 if "norm" in name and name.endswith("weight") else noise).to(self.dtype)
+        return (noise + 1 if "norm" in name and name.endswith("weight") else noise).to(self.device, self.dtype)
 
 
 @dataclass

@@ -35,7 +35,7 @@ def all_backbones() -> Iterator[Backbone]:
 def backbone_of(folder: CheckpointFolder) -> Backbone:
     """The backbone that a checkpoint's config names. Raises InvalidCheckpoint when there is none."""
     text = folder.text
-    architecture, model_type = (text.get("architectures") or [None])[0], text.get("model_type")
+    architecture, model_type = text.first("architectures"), text.get("model_type")
     known = list(all_backbones())
     for backbone in known:
         if architecture == backbone.architecture or (architecture is None and model_type == backbone.model_type):
@@ -43,5 +43,5 @@ def backbone_of(folder: CheckpointFolder) -> Backbone:
     names = [backbone.architecture for backbone in known]
     raise InvalidCheckpoint(
         f"{text.where}: the language model is {architecture or model_type!r}, supported are {', '.join(names)}."
-        f"{did_you_mean(str(architecture), names)}"
+        f"{did_you_mean(architecture or '', names)}"
     )

@@ -7,7 +7,7 @@ from tilewise.weights.folder import Section
 
 def decoder_config(text: Section) -> DecoderConfig:
     bias = bool(text.get("attention_bias", False))
-    return text_config(text, head_norm=True, qkv_bias=bias, output_bias=bias)
+    return text_config(text, head_dim=128, head_norm=True, qkv_bias=bias, output_bias=bias)
 
 
 BACKBONE = Backbone("Qwen3ForCausalLM", "qwen3", decoder_config)

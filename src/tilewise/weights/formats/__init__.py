@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 
 from tilewise.errors import InvalidCheckpoint, did_you_mean
@@ -21,7 +21,7 @@ class CheckpointFormat:
     architecture: str
     vision_keys: tuple[str, str]
     """How its vision_config spells (bias on q, k, v; norm on q, k)."""
-    locate: Callable[[set[str], NameTable], Locate]
+    locate: Callable[[Set[str], NameTable], Locate]
     """(tensor names in the files, the backbone's names) -> where each of our tensors is."""
 
 

@@ -6,6 +6,7 @@ Older files say `vision_tower.` and `language_model.model.`, newer ones `model.v
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import replace
 
 from tilewise.weights.folder import NATIVE
@@ -41,7 +42,7 @@ _ROWS = {
 }
 
 
-def locate(names: set[str], language: NameTable) -> Locate:
+def locate(names: Set[str], language: NameTable) -> Locate:
     new_spelling = any(name.startswith("model.") for name in names)
     table = NameTable(_ROWS, prefix="model." if new_spelling else "")
 

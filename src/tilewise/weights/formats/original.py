@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import replace
 
 from tilewise.weights.folder import ORIGINAL
@@ -41,7 +42,7 @@ _NAMES = NameTable(
 )
 
 
-def locate(names: set[str], language: NameTable) -> Locate:
+def locate(names: Set[str], language: NameTable) -> Locate:
     def find(name: str) -> Source:
         if name.startswith("language."):
             source = language.source(name.removeprefix("language."))

@@ -1,0 +1,55 @@
+"""bfloat16, in which models are served: not further from the float32 answer than transformers in bfloat16 is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.models.driving import all_logits, load, normalised, prompt_of, random_tiles
+from tests.tiny import SPECS, reference_model
+from tilewise.platforms.cpu.ops import CpuOps
+from tilewise.platforms.reference import ReferenceOps
+
+NO_WORSE = 1.25
+"""Ours may be this much further off than theirs, since roundings fall as they will."""
+
+
+@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("images", [(), (2, 1)], ids=str)
+def test_logits_are_as_near_to_float32_as_the_reference(
+    name: str, images: tuple[int, ...], folder_of: Callable[[str], Path], theirs_of: Callable[[str], Any]
+) -> None:
+    ids, pixels = prompt_of(SPECS[name], images), random_tiles(SPECS[name], sum(images))
+    ours = all_logits(load(folder_of(name), CpuOps(), dtype=torch.bfloat16), ids, pixels)
+    truth = their_logits(theirs_of(name), ids, pixels)
+    theirs = their_logits(reference_model(folder_of(name), torch.bfloat16), ids, pixels)
+    assert ours.dtype == theirs.dtype == torch.bfloat16
+    assert (ours - truth).abs().mean() < NO_WORSE * (theirs - truth).abs().mean()
+
+
+@torch.inference_mode()
+def their_logits(model: Any, ids: list[int], pixels: Tensor) -> Tensor:
+    inputs = normalised(pixels).to(model.dtype) if len(pixels) else None
+    logits: Tensor = model(input_ids=torch.tensor([ids]), pixel_values=inputs).logits[0]
+    return logits
+
+
+class Recorder(ReferenceOps):
+    """Keeps the patches that the tower is given."""
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        self.first = getattr(self, "first", x)
+        return super().linear(x, weight, bias)
+
+
+def test_pixels_are_normalised_in_float32_and_then_rounded(folder_of: Callable[[str], Path]) -> None:
+    ops, pixels = Recorder(), random_tiles(SPECS["qwen2-300m"], 2)
+    load(folder_of("qwen2-300m"), ops, dtype=torch.bfloat16).encode(pixels)
+    expected = torch.nn.functional.unfold(normalised(pixels), kernel_size=14, stride=14).transpose(1, 2).bfloat16()
+    assert ops.first.dtype == torch.bfloat16
+    assert torch.equal(ops.first, expected)

@@ -1,0 +1,283 @@
+"""Every op of a platform against the reference op, and the reference op against a computation of another kind."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tilewise.platforms.base import PagedLayout
+from tilewise.platforms.cpu.ops import CpuOps
+from tilewise.platforms.reference import ReferenceOps
+
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+"""Largest absolute difference between two ways of computing values of about one."""
+
+BLOCK = 4
+ANY_OPS = [CpuOps(), ReferenceOps()]
+both_ops = pytest.mark.parametrize("ops", ANY_OPS, ids=lambda ops: type(ops).__name__)
+both_dtypes = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+
+
+def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def close(found: Tensor, expected: Tensor, dtype: torch.dtype = torch.float32) -> None:
+    assert found.shape == expected.shape
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double(), expected.double(), atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+
+
+def layout_of(sequences: Sequence[tuple[int, int]]) -> tuple[PagedLayout, int]:
+    """Layout of sequences given as (tokens before this step, tokens of this step), in blocks out of order.
+
+    Also the number of blocks of a cache for them, of which block 0 stays unused.
+    """
+    needed = [-(-(before + count) // BLOCK) for before, count in sequences]
+    order = (torch.randperm(sum(needed), generator=torch.Generator().manual_seed(7)) + 1).split(needed)
+    table = torch.zeros(len(sequences), max(needed), dtype=torch.int64)
+    starts, slots = [0], []
+    for row, (before, count) in enumerate(sequences):
+        table[row, : needed[row]] = order[row]
+        at = torch.arange(before, before + count)
+        slots.append(table[row, at // BLOCK] * BLOCK + at % BLOCK)
+        starts.append(starts[-1] + count)
+    lengths = tuple(before + count for before, count in sequences)
+    return PagedLayout(tuple(starts), lengths, table, torch.cat(slots)), sum(needed) + 1
+
+
+def filled_cache(
+    sequences: Sequence[tuple[int, int]],
+    layout: PagedLayout,
+    blocks: int,
+    kv_heads: int,
+    width: int,
+    dtype: torch.dtype,
+) -> tuple[Tensor, list[Tensor]]:
+    """A cache of random keys and values, NaN where there are none; and each sequence's as [2, length, K, D]."""
+    cache = torch.full((2, blocks, BLOCK, kv_heads, width), float("nan"), dtype=dtype)
+    dense = []
+    for row, (before, count) in enumerate(sequences):
+        dense.append(noise(2, before + count, kv_heads, width, seed=row, dtype=dtype))
+        for at in range(before + count):
+            cache[:, layout.block_table[row, at // BLOCK], at % BLOCK] = dense[row][:, at]
+    return cache, dense
+
+
+def attention_by_tokens(
+    query: Tensor, dense: Sequence[Tensor], sequences: Sequence[tuple[int, int]], scale: float
+) -> Tensor:
+    """Causal attention, one token and one head at a time, in float64."""
+    out, row = torch.empty(query.shape, dtype=torch.float64), 0
+    for (before, count), (keys, values) in zip(sequences, dense, strict=True):
+        group = query.shape[1] // keys.shape[1]
+        for at in range(before, before + count):
+            for head in range(query.shape[1]):
+                seen = keys[: at + 1, head // group].double()
+                weights = (seen @ query[row, head].double() * scale).softmax(0)
+                out[row, head] = weights @ values[: at + 1, head // group].double()
+            row += 1
+    return out
+
+
+SEQUENCES = {
+    "whole prompt": [(0, 9)],
+    "whole prompt of one block": [(0, 4)],
+    "first token": [(0, 1)],
+    "single token": [(10, 1)],
+    "chunk after prefix": [(5, 6)],
+    "chunk after whole blocks": [(8, 4)],
+    "several of all kinds": [(0, 7), (12, 1), (3, 5), (0, 1), (8, 8), (1, 1)],
+}
+
+
+@both_ops
+@both_dtypes
+@pytest.mark.parametrize("heads", [(4, 4), (6, 2), (5, 1)], ids=str)
+@pytest.mark.parametrize("sequences", SEQUENCES.values(), ids=SEQUENCES)
+def test_paged_attention_is_dense_attention_over_what_came_before(
+    ops: ReferenceOps, dtype: torch.dtype, heads: tuple[int, int], sequences: list[tuple[int, int]]
+) -> None:
+    (queries, kv_heads), width = heads, 6
+    layout, blocks = layout_of(sequences)
+    cache, dense = filled_cache(sequences, layout, blocks, kv_heads, width, dtype)
+    query = noise(layout.query_starts[-1], queries, width, seed=99, dtype=dtype)
+    found = ops.paged_attention(query, cache, layout, width**-0.5)
+    close(found, attention_by_tokens(query, dense, sequences, width**-0.5), dtype)
+
+
+@both_ops
+def test_scale_is_used(ops: ReferenceOps) -> None:
+    layout, blocks = layout_of([(3, 4)])
+    cache, dense = filled_cache([(3, 4)], layout, blocks, 2, 8, torch.float32)
+    query = noise(4, 4, 8)
+    close(ops.paged_attention(query, cache, layout, 0.7), attention_by_tokens(query, dense, [(3, 4)], 0.7))
+
+
+@both_ops
+def test_large_scores_do_not_overflow(ops: ReferenceOps) -> None:
+    layout, blocks = layout_of([(0, 5)])
+    cache, dense = filled_cache([(0, 5)], layout, blocks, 1, 8, torch.float32)
+    query = 500 * noise(5, 1, 8)
+    close(ops.paged_attention(query, cache, layout, 1.0), attention_by_tokens(query, dense, [(0, 5)], 1.0))
+
+
+@both_ops
+@both_dtypes
+def test_dense_attention_is_softmax_of_scores(ops: ReferenceOps, dtype: torch.dtype) -> None:
+    query, key, value = (noise(3, 5, 4, 6, seed=seed, dtype=dtype) for seed in range(3))
+    expected = torch.empty(3, 5, 4, 6, dtype=torch.float64)
+    for tile in range(3):
+        for head in range(4):
+            q, k, v = (x[tile, :, head].double() for x in (query, key, value))
+            expected[tile, :, head] = (q @ k.T * 0.3).softmax(-1) @ v
+    close(ops.dense_attention(query, key, value, 0.3), expected, dtype)
+
+
+@both_ops
+@both_dtypes
+def test_keys_and_values_are_written_where_attention_reads_them(ops: ReferenceOps, dtype: torch.dtype) -> None:
+    sequences = SEQUENCES["several of all kinds"]
+    layout, blocks = layout_of(sequences)
+    expected, dense = filled_cache(sequences, layout, blocks, 2, 6, dtype)
+    cache = expected.clone()
+    new = torch.cat([part[:, before:] for (before, _), part in zip(sequences, dense, strict=True)], dim=1)
+    cache.view(2, -1, 2, 6)[:, layout.kv_slots] = float("nan")
+    ops.write_kv(cache, new[0], new[1], layout)
+    assert torch.equal(cache.nan_to_num(99), expected.nan_to_num(99))
+
+
+@both_ops
+@both_dtypes
+@pytest.mark.parametrize("width", [2, 6, 128])
+def test_rope_is_rotation_in_the_complex_plane(ops: ReferenceOps, dtype: torch.dtype, width: int) -> None:
+    x = noise(7, 3, width, dtype=dtype)
+    angles = torch.outer(torch.arange(7.0), 1e4 ** -(torch.arange(0, width, 2) / width))
+    halves = x.double().unflatten(-1, (2, width // 2))
+    turned = torch.complex(halves[..., 0, :], halves[..., 1, :]) * torch.polar(torch.ones(()), angles)[:, None]
+    close(ops.rope(x, angles.cos(), angles.sin()), torch.cat((turned.real, turned.imag), dim=-1), dtype)
+
+
+@both_ops
+def test_rope_keeps_products_of_equal_distances(ops: ReferenceOps) -> None:
+    query, key = noise(1, 1, 8).expand(12, 1, 8), noise(1, 1, 8, seed=1).expand(12, 1, 8)
+    angles = torch.outer(torch.arange(12.0), 100 ** -(torch.arange(0, 8, 2) / 8))
+    query, key = (ops.rope(x, angles.cos(), angles.sin())[:, 0] for x in (query, key))
+    products = query @ key.T
+    for distance in range(8):
+        diagonal = products.diagonal(-distance)
+        assert torch.allclose(diagonal, diagonal[0].expand_as(diagonal), atol=1e-4)
+
+
+@both_ops
+@both_dtypes
+def test_rms_norm_is_that_of_torch(ops: ReferenceOps, dtype: torch.dtype) -> None:
+    x, weight = noise(5, 3, 33, dtype=dtype), noise(33, seed=1, dtype=dtype)
+    close(ops.rms_norm(x, weight, 1e-5), F.rms_norm(x.double(), (33,), weight.double(), 1e-5), dtype)
+
+
+@both_ops
+def test_rms_norm_uses_eps_and_squares_in_float32(ops: ReferenceOps) -> None:
+    small = torch.full((1, 4), 1e-3)
+    close(ops.rms_norm(small, torch.ones(4), 1.0), small)
+    large = torch.full((1, 4), 3e4, dtype=torch.float16)  # whose square is beyond float16
+    assert torch.equal(ops.rms_norm(large, torch.ones(4, dtype=torch.float16), 1e-6), torch.ones_like(large))
+
+
+@both_ops
+@both_dtypes
+def test_layer_norm_has_mean_weight_and_variance_bias(ops: ReferenceOps, dtype: torch.dtype) -> None:
+    x, weight, bias = noise(5, 33, dtype=dtype), noise(33, seed=1, dtype=dtype), noise(33, seed=2, dtype=dtype)
+    centred = x.double() - x.double().mean(-1, keepdim=True)
+    expected = centred / (centred.square().mean(-1, keepdim=True) + 0.1).sqrt() * weight.double() + bias.double()
+    close(ops.layer_norm(x, weight, bias, 0.1), expected, dtype)
+
+
+@both_ops
+@both_dtypes
+def test_gelu_is_the_exact_form(ops: ReferenceOps, dtype: torch.dtype) -> None:
+    x = torch.linspace(-4, 4, 65).to(dtype)
+    expected = [value * (1 + math.erf(value / math.sqrt(2))) / 2 for value in x.tolist()]
+    close(ops.gelu(x), torch.tensor(expected, dtype=torch.float64), dtype)
+
+
+@both_ops
+@both_dtypes
+def test_silu_mul_gates_by_the_first_half(ops: ReferenceOps, dtype: torch.dtype) -> None:
+    x = noise(2, 5, 14, dtype=dtype)
+    gate, up = x.double()[..., :7], x.double()[..., 7:]
+    close(ops.silu_mul(x), gate / (1 + (-gate).exp()) * up, dtype)
+
+
+@both_ops
+@both_dtypes
+def test_linear_with_and_without_bias(ops: ReferenceOps, dtype: torch.dtype) -> None:
+    x, weight, bias = noise(2, 3, 8, dtype=dtype), noise(5, 8, seed=1, dtype=dtype) / 4, noise(5, seed=2, dtype=dtype)
+    product = torch.einsum("tni,oi->tno", x.double(), weight.double())
+    close(ops.linear(x, weight, None), product, dtype)
+    close(ops.linear(x, weight, bias), product + bias.double(), dtype)
+
+
+@both_ops
+def test_patches_times_weights_are_a_convolution(ops: ReferenceOps) -> None:
+    pixels = torch.randint(256, (2, 12, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    mean, std, kernel = torch.tensor([0.1, 0.5, 0.9]), torch.tensor([0.2, 0.3, 0.4]), noise(5, 3, 4, 4)
+    normalised = ((pixels / 255 - mean) / std).permute(0, 3, 1, 2)
+    expected = F.conv2d(normalised, kernel, stride=4).flatten(2).transpose(1, 2)
+    patches = ops.patchify(pixels, 4, mean, std)
+    assert patches.shape == (2, 6, 48)
+    torch.testing.assert_close(patches @ kernel.flatten(1).T, expected, atol=1e-4, rtol=1e-5)
+
+
+@both_ops
+def test_scatter_writes_the_rows_it_is_given_and_no_other(ops: ReferenceOps) -> None:
+    target, source = noise(6, 3), noise(4, 3, seed=1)
+    before = target.clone()
+    ops.scatter_rows(target, torch.tensor([5, 0, 2]), source, torch.tensor([1, 1, 3]))
+    assert torch.equal(target[[5, 0, 2]], source[[1, 1, 3]])
+    assert torch.equal(target[[1, 3, 4]], before[[1, 3, 4]])
+
+
+def paged_arguments(dtype: torch.dtype) -> tuple[Any, ...]:
+    sequences = SEQUENCES["several of all kinds"]
+    layout, blocks = layout_of(sequences)
+    cache, _ = filled_cache(sequences, layout, blocks, 2, 16, dtype)
+    return noise(layout.query_starts[-1], 6, 16, dtype=dtype), cache, layout, 0.25
+
+
+def pixel_arguments(dtype: torch.dtype) -> tuple[Any, ...]:
+    pixels = torch.randint(256, (2, 28, 28, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+    return pixels, 14, torch.tensor([0.5, 0.4, 0.3]).to(dtype), torch.tensor([0.2, 0.3, 0.25]).to(dtype)
+
+
+ARGUMENTS: dict[str, Callable[[torch.dtype], tuple[Any, ...]]] = {
+    "linear": lambda d: (noise(3, 9, dtype=d), noise(5, 9, seed=1, dtype=d) / 4, noise(5, seed=2, dtype=d)),
+    "rms_norm": lambda d: (noise(4, 40, dtype=d), noise(40, seed=1, dtype=d), 1e-6),
+    "layer_norm": lambda d: (noise(4, 40, dtype=d), noise(40, seed=1, dtype=d), noise(40, seed=2, dtype=d), 1e-6),
+    "gelu": lambda d: (noise(4, 40, dtype=d),),
+    "silu_mul": lambda d: (noise(4, 40, dtype=d),),
+    "rope": lambda d: (noise(5, 3, 8, dtype=d), noise(5, 4).cos(), noise(5, 4).sin()),
+    "paged_attention": paged_arguments,
+    "dense_attention": lambda d: (*(noise(2, 17, 3, 8, seed=seed, dtype=d) for seed in range(3)), 0.35),
+    "patchify": pixel_arguments,
+}
+IN_PLACE = {"write_kv", "scatter_rows"}
+"""Tested above with both implementations, bit by bit."""
+
+
+@both_dtypes
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_cpu_op_is_the_reference_op(name: str, dtype: torch.dtype) -> None:
+    found, expected = (getattr(ops, name)(*ARGUMENTS[name](dtype)) for ops in ANY_OPS)
+    close(found, expected, torch.float32 if name == "patchify" else dtype)  # pixels are normalised in float32
+
+
+def test_no_op_is_forgotten() -> None:
+    ops = {name for name in vars(ReferenceOps) if not name.startswith("_")} - {"causal_attention"}
+    assert ops == ARGUMENTS.keys() | IN_PLACE
