@@ -160,7 +160,7 @@ def test_fewer_tiles_by_request_and_by_engine(folder, llm):
 
 def test_a_video_as_frames(llm):
     frames = np.zeros((3, 40, 60, 3), np.uint8)
-    output = llm.generate({"prompt": "<image>\n" * 3 + "the hen", "multi_modal_data": {"video": frames}}, GREEDY)[0]
+    output = llm.generate({"prompt": "<video>\nthe hen", "multi_modal_data": {"video": frames}}, GREEDY)[0]
     assert output.usage.tiles == 3
 
 
@@ -180,7 +180,7 @@ def test_a_video_as_frames(llm):
                 {"prompt": "<image>", "multi_modal_data": {"image": [Image.new("RGB", (9, 9))] * 2}}
             ),
             InvalidRequest,
-            "places for 1 pictures and 2 came with it",
+            "The prompt has 1 <image> markers for 2 pictures",
         ),
         (
             lambda llm: llm.generate({"prompt": "<image>", "multi_modal_data": {"image": Image.new("RGB", (1, 1))}}),
@@ -188,7 +188,11 @@ def test_a_video_as_frames(llm):
             "1x1: each side needs at least 2 pixels",
         ),
         (lambda llm: llm.generate("a", [GREEDY] * 2), InvalidRequest, "2 sampling_params for 1 prompts"),
-        (lambda llm: llm.chat([{"role": "user", "content": "<image> a"}]), InvalidRequest, "1 <image> markers for 0"),
+        (
+            lambda llm: llm.chat([{"role": "user", "content": "<image> a"}]),
+            InvalidRequest,
+            "The user message has 1 <image> markers for 0",
+        ),
         (lambda llm: llm.chat([{"role": "usr", "content": "a"}]), InvalidRequest, "role must be one of"),
         (
             lambda llm: llm.chat([{"role": "user", "content": "a"}], chat_template_kwargs={"thinking": True}),

@@ -11,7 +11,6 @@ from tilewise.plan import GIB, DeviceFacts, ModelFacts, resolve
 INTERNVL3_1B = ModelFacts(
     trained_length=32768,
     tokens_per_tile=256,
-    max_tiles=13,
     kv_bytes_per_token=2 * 24 * 2 * 64 * 2,
     bytes_per_tile=256 * 896 * 2,
     weight_bytes=938_200_000 * 2,

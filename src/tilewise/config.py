@@ -89,6 +89,10 @@ class EngineConfig:
         self._check_media()
 
     def _check_media(self) -> None:
+        if self.max_image_pixels > 178_956_970:
+            raise InvalidConfig(
+                f"max_image_pixels={self.max_image_pixels} is above 178956970, the most that Pillow opens: lower it."
+            )
         for kind, limit in (self.limit_mm_per_prompt or {}).items():
             if kind not in ("image", "video"):
                 hint = did_you_mean(kind, ("image", "video"))

@@ -119,7 +119,7 @@ def test_a_tied_head_is_counted_once(tmp_path: Path) -> None:
 def test_a_tile_is_256_tokens_and_thirteen_are_3328(name: str, tmp_path: Path) -> None:
     folder = write_config(tmp_path, name)
     assert tokens_per_tile(folder) == Architecture.of(folder).config.tokens_per_tile == 256
-    spec = InputSpec.of(folder, Tokenizer(json.loads(tokenizer().to_str())))
+    spec = InputSpec.of(folder, Tokenizer(tokenizer().to_str()))
     assert count_image_tokens(448 * 4, 448 * 3, spec) == 13 * 256 == 3328
 
 

@@ -40,7 +40,9 @@ def test_the_same_seed_and_position_give_the_same_token_whatever_the_neighbours(
 
 def test_streams_of_neighbouring_seeds_and_positions_differ():
     draws = {
-        torch.rand(1, generator=generator_at(seed, position)).item() for seed in range(20) for position in range(20)
+        torch.rand(1, generator=generator_at(seed, position, CPU)).item()
+        for seed in range(20)
+        for position in range(20)
     }
     assert len(draws) == 400
 

@@ -90,7 +90,7 @@ def test_model_type_alone_is_enough(tmp_path: Path) -> None:
 
 def test_unknown_template_with_a_near_match(folder: Path) -> None:
     change_config(folder, template="internvl2-5")
-    tiny = Tokenizer(json.loads(tokenizer().to_str()))
+    tiny = Tokenizer(tokenizer().to_str())
     message = refused(InvalidCheckpoint, lambda: InputSpec.of(CheckpointFolder.open(folder), tiny), "config.json")
     assert "'internvl2-5'" in message
     assert message.endswith("Did you mean internvl2_5?")

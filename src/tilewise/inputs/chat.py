@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +45,8 @@ def read_messages(
 
     Counts are checked before anything is fetched. Several text parts of one message are joined by newlines.
     """
+    if isinstance(messages, (str, Mapping)) or not isinstance(messages, Sequence):
+        raise InvalidRequest(f"messages must be a list of messages, got {type(messages).__name__}.")
     if not messages:
         raise InvalidRequest("messages is empty: it needs at least one message.")
     split = [_split(message, number) for number, message in enumerate(messages)]
@@ -71,6 +73,8 @@ class _Parts:
 
 def _split(message: dict[str, Any], number: int) -> _Parts:
     where = f"messages[{number}]"
+    if not isinstance(message, Mapping):
+        raise InvalidRequest(f"{where} must be an object with role and content, got {type(message).__name__}.")
     role = message.get("role")
     if role not in ROLES:
         raise InvalidRequest(f"{where}: role must be one of {', '.join(ROLES)}, got {role!r}.")
@@ -81,6 +85,8 @@ def _split(message: dict[str, Any], number: int) -> _Parts:
     if content is None or isinstance(content, str):
         parts.texts.append(content or "")
         return parts
+    if not isinstance(content, Sequence):
+        raise InvalidRequest(f"{where}: content must be a text or a list of parts, got {type(content).__name__}.")
     for index, part in enumerate(content):
         _add_part(parts, part, f"{where}.content[{index}]")
     return parts
@@ -89,18 +95,24 @@ def _split(message: dict[str, Any], number: int) -> _Parts:
 def _add_part(parts: _Parts, part: Any, where: str) -> None:
     if isinstance(part, str):
         part = {"type": "text", "text": part}
+    if not isinstance(part, Mapping):
+        raise InvalidRequest(f"{where} must be a text or an object, got {type(part).__name__}.")
     kind = part.get("type") or next((name for name in _PARTS if name in part), None)
-    value = part.get(kind) if kind else None
-    if kind == "image_pil" and isinstance(value, Image.Image):
-        parts.images.append(value)
-        return
-    if kind == "video_frames" and isinstance(value, list):
-        parts.videos.append(value)
-        return
-    url = value.get("url") if isinstance(value, dict) else value
     if kind not in _PARTS:
         hint = did_you_mean(str(kind), _PARTS)
         raise InvalidRequest(f"{where}: type must be one of {', '.join(_PARTS)}, got {kind!r}.{hint}")
+    value = part.get(kind)
+    if kind == "image_pil":
+        if not isinstance(value, Image.Image):
+            raise InvalidRequest(f"{where}: image_pil needs a PIL image, got {type(value).__name__}.")
+        parts.images.append(value)
+        return
+    if kind == "video_frames":
+        if not isinstance(value, list) or not all(isinstance(frame, Image.Image) for frame in value):
+            raise InvalidRequest(f"{where}: video_frames needs a list of PIL images, got {value!r:.80}.")
+        parts.videos.append(value)
+        return
+    url = value.get("url") if isinstance(value, dict) else value
     if not isinstance(url, str):
         raise InvalidRequest(f"{where}: {kind} needs a string, got {type(url).__name__}.")
     {"text": parts.texts, "image_url": parts.images, "video_url": parts.videos}[kind].append(url)  # type: ignore[attr-defined]

@@ -8,6 +8,9 @@ Tiles leave here as uint8; normalisation happens on the device.
 from __future__ import annotations
 
 import io
+import struct
+import warnings
+import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -24,7 +27,14 @@ if TYPE_CHECKING:
     from tilewise.types import Grid
 
 # Formats whose frames are moments or pages. (MPO, a phone's format, keeps a depth map as second frame.)
-_SEVERAL_FRAMES = {"GIF", "PNG", "WEBP", "TIFF"}
+_SEVERAL_FRAMES = {"GIF", "PNG", "WEBP", "TIFF", "AVIF"}
+# Everything else that Pillow knows is rare or dangerous (PostScript starts an interpreter).
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "TGA")
+# What Pillow's decoders raise on damaged files.
+DAMAGE = (
+    *(OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError),
+    *(OverflowError, RuntimeError, struct.error, zlib.error),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +99,11 @@ def open_image(data: bytes | str | Path, limits: ImageLimits = ImageLimits()) ->
     """
     name = "the picture" if isinstance(data, bytes) else f"{data}"
     try:
-        image = Image.open(io.BytesIO(data) if isinstance(data, bytes) else data)
+        content = data if isinstance(data, bytes) else Path(data).read_bytes()
+        with warnings.catch_warnings():
+            # Pillow warns from its own limit on; ours has the say. At twice that Pillow refuses, whatever we allow.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(content), formats=_FORMATS)
         check_image(image, limits, name)
         image.load()
     except FileNotFoundError:
@@ -98,7 +112,7 @@ def open_image(data: bytes | str | Path, limits: ImageLimits = ImageLimits()) ->
         raise InvalidMedia(f"{name} is not a picture that can be read{_sniff(data)}.") from None
     except Image.DecompressionBombError as error:
         raise InvalidMedia(f"{name}: {error} Limit: {limits.max_pixels} pixels; scale it down.") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except DAMAGE as error:
         if isinstance(error, InvalidMedia):
             raise
         raise InvalidMedia(f"{name} is damaged or cut short ({error}); send the whole file again.") from None
@@ -138,13 +152,15 @@ def to_rgb(image: Image.Image, exif_orientation: bool = False) -> Image.Image:
     """
     if exif_orientation:
         image = ImageOps.exif_transpose(image)
-    if image.mode == "RGB":
-        return image
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+    if image.mode == "La":
+        image = image.convert("LA")
+    if image.has_transparency_data:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    if image.mode == "RGB":
+        return image
     if image.mode == "F" or image.mode.startswith("I"):
-        return _grey_to_rgb(np.asarray(image))
+        return _grey_to_rgb(np.nan_to_num(np.asarray(image)))
     if image.mode == "LAB":
         return _lab_to_rgb(image)
     return image.convert("RGB")
@@ -153,7 +169,8 @@ def to_rgb(image: Image.Image, exif_orientation: bool = False) -> Image.Image:
 def _grey_to_rgb(values: NDArray[Any]) -> Image.Image:
     """Deep grey: values above 255 are read as 16 bits, float values of at most 1 as a fraction of white."""
     peak = float(values.max(initial=0))
-    scale = 1 / 257 if peak > 255 else 255.0 if values.dtype.kind == "f" and peak <= 1 else 1.0
+    deep = peak > 255 or values.dtype.itemsize == 2
+    scale = 1 / 257 if deep else 255.0 if values.dtype.kind == "f" and peak <= 1 else 1.0
     return Image.fromarray((values * scale).clip(0, 255).astype(np.uint8)).convert("RGB")
 
 

@@ -8,7 +8,6 @@ Local files are read only below `allowed_local_media_path`.
 from __future__ import annotations
 
 import base64
-import binascii
 import ipaddress
 import socket
 from dataclasses import dataclass
@@ -19,6 +18,8 @@ import httpx
 
 from tilewise.errors import InvalidMedia
 
+# IPv6 ranges whose last 32 bits are an IPv4 address that a gateway (NAT64) or an old stack would go to.
+_HOLDS_IPV4 = tuple(map(ipaddress.ip_network, ("64:ff9b::/96", "::/96", "::ffff:0:0:0/96")))
 _HEADERS = {"User-Agent": "tilewise", "Accept-Encoding": "identity"}
 
 
@@ -36,6 +37,14 @@ class MediaAccess:
 
     def fetch(self, url: str) -> bytes:
         """The bytes behind a URL. Raises InvalidMedia for what is refused, missing or too large."""
+        try:
+            return self._fetch(url)
+        except (ValueError, httpx.InvalidURL) as error:  # of urllib, httpx, base64 and pathlib, for what is no URL
+            if isinstance(error, InvalidMedia):
+                raise
+            raise InvalidMedia(f"{_short(url)!r} is not a valid URL ({error}).") from None
+
+    def _fetch(self, url: str) -> bytes:
         scheme = urlsplit(url).scheme
         if scheme == "data":
             return self._decode_data_url(url)
@@ -53,7 +62,7 @@ class MediaAccess:
             raise self._too_large("the data URL", len(body) * 3 // 4)
         try:
             return base64.b64decode(body, validate=True)
-        except binascii.Error as error:
+        except ValueError as error:
             raise InvalidMedia(f"{_short(url)}: not valid base64 ({error}).") from None
 
     def _read_local(self, path: Path) -> bytes:
@@ -61,14 +70,20 @@ class MediaAccess:
         if root is None:
             raise InvalidMedia("Cannot load local files without `--allowed-local-media-path`.")
         # Resolve before asking whether the file exists: what lies outside stays unknown.
-        resolved = path.resolve()
+        try:
+            resolved = path.resolve()
+        except RuntimeError:  # a circle of links
+            raise InvalidMedia(f"{path}: no such file.") from None
         if not resolved.is_relative_to(root.resolve()):
             raise InvalidMedia(f"The file path {path} must be a subpath of `--allowed-local-media-path` {root}.")
-        if not resolved.is_file():
-            raise InvalidMedia(f"{path}: no such file.")
-        if resolved.stat().st_size > self.max_bytes:
-            raise self._too_large(str(path), resolved.stat().st_size)
-        return resolved.read_bytes()
+        try:
+            if not resolved.is_file():
+                raise InvalidMedia(f"{path}: no such file.")
+            if resolved.stat().st_size > self.max_bytes:
+                raise self._too_large(str(path), resolved.stat().st_size)
+            return resolved.read_bytes()
+        except OSError as error:
+            raise InvalidMedia(f"{path} cannot be read ({error.strerror}).") from None
 
     def _download(self, url: str) -> bytes:
         with httpx.Client(timeout=self.timeout, follow_redirects=False, trust_env=False) as client:
@@ -92,7 +107,8 @@ class MediaAccess:
         literal = f"[{address}]" if ":" in address else address
         netloc = literal if parts.port is None else f"{literal}:{parts.port}"
         pinned = urlunsplit((parts.scheme, netloc, parts.path or "/", parts.query, ""))
-        headers = {**_HEADERS, "Host": parts.netloc.rpartition("@")[2]}
+        name = parts.netloc.rpartition("@")[2].encode("idna").decode()
+        headers = {**_HEADERS, "Host": name}
         with client.stream("GET", pinned, headers=headers, extensions={"sni_hostname": host}) as response:
             if response.has_redirect_location:
                 return b"", response.headers["location"]
@@ -118,14 +134,14 @@ class MediaAccess:
                 f"The URL must be from one of the allowed domains: {list(domains)}. Input URL domain: {host}"
             )
         try:
-            found = {info[4][0] for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
+            found = [str(info[4][0]) for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
         except (OSError, UnicodeError) as error:
             raise InvalidMedia(f"{host}: this host name cannot be resolved ({error}).") from None
         if not self.allow_private_addresses:
             for address in found:
-                if not _is_public(str(address)):
+                if not _is_public(address):
                     raise InvalidMedia(f"{host} is at {address}, which is not a public address: refused.")
-        return str(min(found, key=str))
+        return found[0]  # the resolver puts first what this machine can reach
 
     def _too_large(self, name: str, size: int) -> InvalidMedia:
         return InvalidMedia(f"{name} has {size} bytes or more, the limit is {self.max_bytes}: send a smaller file.")
@@ -133,8 +149,11 @@ class MediaAccess:
 
 def _is_public(address: str) -> bool:
     ip = ipaddress.ip_address(address.partition("%")[0])
-    mapped = getattr(ip, "ipv4_mapped", None) or getattr(ip, "sixtofour", None)
-    return (mapped or ip).is_global and not ip.is_multicast
+    inner = getattr(ip, "ipv4_mapped", None) or getattr(ip, "sixtofour", None)
+    if inner is None and any(ip in network for network in _HOLDS_IPV4):
+        inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+    reachable = inner or ip
+    return reachable.is_global and not ip.is_multicast and not getattr(ip, "is_site_local", False)
 
 
 def _short(url: str) -> str:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from PIL import Image
 
-from tilewise.errors import InvalidRequest, TooLong
-from tilewise.inputs.images import ImageLimits, check_image, choose_grid, count_tiles, tile_image, to_rgb
+from tilewise.errors import InvalidMedia, InvalidRequest, TooLong
+from tilewise.inputs.images import DAMAGE, ImageLimits, check_image, choose_grid, count_tiles, tile_image, to_rgb
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.templates import IMAGE_MARKER, ImageSlot, Message, Text, join_text, place_media, to_string
 from tilewise.inputs.tokenizer import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, Tokenizer
@@ -82,11 +82,11 @@ class Preparer:
         images = self._tile_all(pictures, processor)
         if isinstance(prompt, str):
             return self._request(self._raw_ids(prompt, pictures), images, sampling, prompt)
-        return self._request(self._slots_for_ids(prompt), images, sampling, None)
+        return self._request(self._slots_for_ids(prompt, len(images)), images, sampling, None)
 
     def _raw_ids(self, prompt: str, media: Sequence[Picture | Video]) -> list[int | ImageSlot]:
         videos = [len(item) for item in media if not isinstance(item, Image.Image)]
-        text = _CONTEXT_MARKER.sub(IMAGE_MARKER, prompt) if media else prompt
+        text = _CONTEXT_MARKER.sub(IMAGE_MARKER, prompt)
         ids: list[int | ImageSlot] = []
         for piece in join_text(place_media(text, len(media) - len(videos), videos, 0, "The prompt")):
             if isinstance(piece, Text):
@@ -95,13 +95,23 @@ class Preparer:
                 ids.append(piece)
         return ids
 
-    def _slots_for_ids(self, prompt: Sequence[int]) -> list[int | ImageSlot]:
-        """In a prompt of ids each `<IMG_CONTEXT>` stands for one picture."""
+    def _slots_for_ids(self, prompt: Sequence[int], images: int) -> list[int | ImageSlot]:
+        """In a prompt of ids each `<IMG_CONTEXT>`, framed by `<img>` and `</img>` or not, stands for one picture."""
+        context, start, end = map(self.tokenizer.special_id, (IMAGE_CONTEXT, IMAGE_START, IMAGE_END))
+        size = self.tokenizer.vocab_size
         ids: list[int | ImageSlot] = []
         number = itertools.count()
         for token in prompt:
-            context = token == self.tokenizer.image_context_id
-            ids.append(ImageSlot(next(number)) if context else int(token))
+            if not 0 <= token < size:
+                raise InvalidRequest(f"Token id {token} is not in the vocabulary, which ends at {size - 1}.")
+            if token == context:
+                if ids and ids[-1] == start:
+                    ids.pop()
+                ids.append(ImageSlot(next(number)))
+            elif not (token == end and ids and isinstance(ids[-1], ImageSlot)):
+                ids.append(int(token))
+        if images and not next(number):
+            return [*map(ImageSlot, range(images)), *ids]
         return ids
 
     def _tile_all(self, media: Sequence[Picture | Video], processor: dict[str, Any] | None) -> list[_Tiled]:
@@ -121,7 +131,11 @@ class Preparer:
 
     def _tile(self, image: Picture, tiling: Tiling) -> _Tiled:
         check_image(image, self.options.limits)
-        rgb = to_rgb(image, self.options.exif_orientation)
+        try:
+            image.load()
+            rgb = to_rgb(image, self.options.exif_orientation)
+        except DAMAGE as error:  # Pillow reads the pixels only now
+            raise InvalidMedia(f"A picture is damaged or cut short ({error}).") from None
         pixels = tile_image(rgb, tiling)
         tiles = tuple(Tile(tile_digest(tile), tile) for tile in pixels)
         return _Tiled(tiles, choose_grid(rgb.width, rgb.height, tiling), rgb.size)

@@ -48,9 +48,11 @@ def _read(prompt: Any, reader: MediaReader) -> list[Prompt]:
     for key in prompt:
         if key not in _KEYS:
             raise UnknownOption.named(str(key), _KEYS, "A prompt dict")
-    media = _read_media(prompt.get("multi_modal_data") or {}, reader)
-    processor = dict(prompt.get("mm_processor_kwargs") or {})
+    media = _read_media(_mapping(prompt, "multi_modal_data"), reader)
+    processor = _mapping(prompt, "mm_processor_kwargs")
     body = prompt.get("prompt", prompt.get("prompt_token_ids"))
+    if "prompt" not in prompt and isinstance(body, str):
+        raise InvalidRequest(f"prompt_token_ids must be whole numbers, got {body!r:.80}.")
     texts = body if isinstance(body, (list, tuple)) and body and isinstance(body[0], str) else [body]
     for text in texts:
         if not isinstance(text, str) and not _is_ids(text):
@@ -58,6 +60,13 @@ def _read(prompt: Any, reader: MediaReader) -> list[Prompt]:
                 f"prompt must be a text (or texts) and prompt_token_ids whole numbers, got {text!r:.80}."
             )
     return [Prompt(text, media, processor) for text in texts]
+
+
+def _mapping(prompt: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = prompt.get(key)
+    if value is not None and not isinstance(value, Mapping):
+        raise InvalidRequest(f"{key} must be a dict, got {type(value).__name__}.")
+    return dict(value or {})
 
 
 def _is_ids(value: Any) -> bool:
@@ -84,7 +93,11 @@ def _videos(value: Any) -> list[Any]:
         return []
     if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], Mapping):
         return [value[0]]
-    one = isinstance(value, (np.ndarray, str, Path)) or all(isinstance(item, Image.Image) for item in value)
+    if isinstance(value, (np.ndarray, str, Path)):
+        return [value]
+    if not isinstance(value, (list, tuple)):
+        raise InvalidRequest(f"A video must be an array, a list of pictures or a path, got {type(value).__name__}.")
+    one = bool(value) and all(isinstance(item, Image.Image) for item in value)
     return [value] if one else [item for entry in value for item in _videos(entry)]
 
 

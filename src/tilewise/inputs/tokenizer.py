@@ -8,6 +8,7 @@ InternVL speaks with its users and stay tokens.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -20,17 +21,21 @@ from tilewise.errors import InvalidCheckpoint
 from tilewise.inputs.templates import ImageSlot, Piece, Special
 
 IMAGE_START, IMAGE_END, IMAGE_CONTEXT = "<img>", "</img>", "<IMG_CONTEXT>"
+_ADDED = re.compile(r'"added_tokens"\s*:\s*\[')
 _GROUNDING = {"<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>"}
 
 
 class Tokenizer:
     """A checkpoint's tokenizer, with the two ways of reading text kept apart."""
 
-    def __init__(self, definition: dict[str, Any], where: str = "tokenizer.json") -> None:
+    def __init__(self, definition: str, where: str = "tokenizer.json") -> None:
+        """`definition` is the content of a `tokenizer.json`."""
         self._definition = definition
         self._where = where
-        self.special_ids = frozenset(token["id"] for token in definition["added_tokens"] if token["special"])
-        self._plain = FastTokenizer.from_str(json.dumps(_all_special_but_grounding(definition)))
+        added, span = _added_tokens(definition, where)
+        self.special_ids = frozenset(token["id"] for token in added if token["special"])
+        neutral = [{**token, "special": token["content"] not in _GROUNDING} for token in added]
+        self._plain = _parse(definition[: span.start] + json.dumps(neutral) + definition[span.stop :], where)
         self._plain.encode_special_tokens = True  # "encode them like other text"
         self.image_context_id = self.special_id(IMAGE_CONTEXT)
 
@@ -38,18 +43,21 @@ class Tokenizer:
     def from_folder(cls, folder: Path) -> Tokenizer:
         """Load `tokenizer.json`; older checkpoints without one are converted by transformers (no remote code)."""
         path = folder / "tokenizer.json"
-        if path.exists():
-            return cls(_read_json(path), str(path))
-        return cls(_convert(folder), str(folder))
+        if not path.exists():
+            return cls(_convert(folder), str(folder))
+        try:
+            return cls(path.read_text(encoding="utf-8"), str(path))
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidCheckpoint(f"{path} cannot be read ({error}); fetch the file again.") from None
 
     @cached_property
     def _raw(self) -> FastTokenizer:
-        return FastTokenizer.from_str(json.dumps(self._definition))
+        return _parse(self._definition, self._where)
 
-    @property
+    @cached_property
     def vocab_size(self) -> int:
-        """Number of ids in use; the embedding table of the model may have more rows."""
-        return self._plain.get_vocab_size(with_added_tokens=True)
+        """One more than the largest id in use; the embedding table of the model may have more rows."""
+        return max(self._plain.get_vocab(with_added_tokens=True).values()) + 1
 
     def special_id(self, token: str) -> int:
         """The id of a token that has to exist. Raises InvalidCheckpoint."""
@@ -100,23 +108,29 @@ class TextStream:
         return self._stream.step(self._tokenizer, token_id) or ""
 
 
-def _all_special_but_grounding(definition: dict[str, Any]) -> dict[str, Any]:
-    """The same tokenizer with every added token marked special (hence neutralised) except the grounding marks."""
-    added = [{**token, "special": token["content"] not in _GROUNDING} for token in definition["added_tokens"]]
-    return {**definition, "added_tokens": added}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
+def _added_tokens(definition: str, where: str) -> tuple[list[dict[str, Any]], slice]:
+    """The added tokens, and the span of the text they stand in; the large vocabulary after it is not parsed here."""
+    found = _ADDED.search(definition)
     try:
-        definition = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise InvalidCheckpoint(f"{path} cannot be read ({error}); fetch the file again.") from None
-    if not isinstance(definition, dict) or "added_tokens" not in definition:
-        raise InvalidCheckpoint(f"{path} is not a tokenizer definition: it has no 'added_tokens'.")
-    return definition
+        if found is None:
+            raise ValueError("it has no list 'added_tokens'")
+        start = found.end() - 1
+        tokens, stop = json.JSONDecoder().raw_decode(definition, start)
+        if not all({"id", "content", "special"} <= token.keys() for token in tokens):
+            raise ValueError("an added token lacks id, content or special")
+    except (ValueError, AttributeError) as error:
+        raise InvalidCheckpoint(f"{where} is not a tokenizer definition: {error}; fetch the file again.") from None
+    return tokens, slice(start, stop)
 
 
-def _convert(folder: Path) -> dict[str, Any]:
+def _parse(definition: str, where: str) -> FastTokenizer:
+    try:
+        return FastTokenizer.from_str(definition)
+    except Exception as error:  # the library raises nothing narrower
+        raise InvalidCheckpoint(f"{where} cannot be read ({error}); fetch the file again.") from None
+
+
+def _convert(folder: Path) -> str:
     """`vocab.json` + `merges.txt` (or sentencepiece) to one definition, by transformers' own converters."""
     if not any((folder / name).exists() for name in ("vocab.json", "tokenizer.model")):
         raise InvalidCheckpoint(f"{folder} has no tokenizer: neither tokenizer.json, vocab.json nor tokenizer.model.")
@@ -124,7 +138,7 @@ def _convert(folder: Path) -> dict[str, Any]:
 
     try:
         slow = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-        return dict(json.loads(slow.backend_tokenizer.to_str()))
+        return str(slow.backend_tokenizer.to_str())
     except (ValueError, OSError, AttributeError, ImportError) as error:
         raise InvalidCheckpoint(
             f"{folder}: its tokenizer files cannot be converted without the code they name ({error}); "

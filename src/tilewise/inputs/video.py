@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import av
 from PIL import Image
@@ -12,6 +15,8 @@ from PIL import Image
 from tilewise.errors import InvalidMedia, InvalidRequest
 
 MAX_FRAMES = 512
+# Playlists (concat, hls, dash, sdp) are formats too, which open other files and hosts: none of them here.
+_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,gif,ogg,asf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +40,8 @@ class FrameChoice:
         wanted = self.num_frames
         if self.fps is not None and seconds:
             wanted = min(wanted, max(1, round(seconds * self.fps)))
-        wanted = min(wanted, total)
+        if wanted >= total:  # segments shorter than a frame would name some twice and others never
+            return list(range(total))
         segment = (total - 1) / wanted
         return [int(segment / 2 + round(segment * i)) for i in range(wanted)]
 
@@ -60,13 +66,19 @@ def read_video(data: bytes | str | Path, choice: FrameChoice = FrameChoice()) ->
     return frames
 
 
-def _source(data: bytes | str | Path) -> io.BytesIO | str:
-    return io.BytesIO(data) if isinstance(data, bytes) else str(data)
+@contextmanager
+def _open(data: bytes | str | Path) -> Iterator[Any]:
+    """A container of a plain video format. Paths are opened here, so that none is read as a protocol."""
+    with (
+        io.BytesIO(data) if isinstance(data, bytes) else Path(data).open("rb") as stream,
+        av.open(stream, options={"format_whitelist": _FORMATS}) as container,
+    ):
+        yield container
 
 
 def _measure(data: bytes | str | Path) -> tuple[int, float | None]:
     """Frames (counted, not believed) and seconds of the first video stream."""
-    with av.open(_source(data)) as container:
+    with _open(data) as container:
         stream = container.streams.video[0]
         packets = sum(packet.size > 0 for packet in container.demux(stream))
         rate = stream.average_rate
@@ -75,7 +87,7 @@ def _measure(data: bytes | str | Path) -> tuple[int, float | None]:
 
 def _decode(data: bytes | str | Path, wanted: set[int]) -> list[Image.Image]:
     frames: list[Image.Image] = []
-    with av.open(_source(data)) as container:
+    with _open(data) as container:
         container.streams.video[0].thread_type = "AUTO"
         try:
             for index, frame in enumerate(container.decode(video=0)):

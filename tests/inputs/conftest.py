@@ -1,0 +1,32 @@
+"""The small tokenizer, and preparers around it."""
+
+import pytest
+
+from tests.inputs.vocabulary import CONTROL, NOT_SPECIAL, small_tokenizer
+from tilewise.inputs.images import Tiling
+from tilewise.inputs.prepare import InputOptions, Preparer
+from tilewise.inputs.spec import InputSpec
+from tilewise.inputs.templates import TEMPLATES
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return small_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def control_ids(tokenizer):
+    return {tokenizer.special_id(token) for token in (*CONTROL, *NOT_SPECIAL)}
+
+
+@pytest.fixture(scope="session")
+def make_preparer(tokenizer):
+    """A preparer for tiles of 28 pixels and 4 tokens, unless told otherwise."""
+
+    def make(max_model_len=4096, options=None, **tiling):
+        tiles = Tiling(**{"tile_size": 28, **tiling})
+        end_ids = frozenset({tokenizer.special_id("<|im_end|>")})
+        spec = InputSpec(TEMPLATES["internvl2_5"], tiles, 4, end_ids)
+        return Preparer(spec, tokenizer, max_model_len, options or InputOptions())
+
+    return make

@@ -1,0 +1,277 @@
+"""Requests from messages and raw prompts: spans, digests, budgets, and prompts that do not fit."""
+
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from tilewise.errors import InvalidMedia, InvalidRequest, TooLong, UnknownOption
+from tilewise.inputs.images import ImageLimits
+from tilewise.inputs.prepare import InputOptions, tile_digest
+from tilewise.inputs.templates import Message
+from tilewise.types import SamplingParams
+
+GREEDY = SamplingParams(temperature=0)
+# Sizes whose grids at 28 pixels a tile are known: tiles with the thumbnail.
+ONE, THREE, FIVE = (28, 28), (56, 28), (56, 56)
+
+
+def picture(size=ONE, seed=0) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+@pytest.fixture
+def preparer(make_preparer):
+    return make_preparer()
+
+
+@pytest.fixture
+def image_ids(tokenizer):
+    return {name: tokenizer.special_id(name) for name in ("<img>", "</img>", "<IMG_CONTEXT>")}
+
+
+def ask(preparer, text, *pictures, **options):
+    return preparer.chat([Message("user", text, len(pictures))], pictures, GREEDY, **options)
+
+
+def test_text_alone(preparer, tokenizer):
+    request = ask(preparer, "Hi")
+    assert request.images == ()
+    assert request.prompt.endswith("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
+    assert tokenizer.decode(request.prompt_ids, skip_special_tokens=False) == request.prompt
+
+
+def test_the_span_of_a_picture_is_its_tiles_times_tokens(preparer, image_ids):
+    request = ask(preparer, "See <image>!", picture(THREE))
+    (image,) = request.images
+    assert (image.grid, image.original_size, len(image.tiles)) == ((2, 1), THREE, 3)
+    span = request.prompt_ids[image.start - 1 : image.start + 13]
+    assert span == (image_ids["<img>"], *[image_ids["<IMG_CONTEXT>"]] * 12, image_ids["</img>"])
+    assert request.prompt_ids.count(image_ids["<IMG_CONTEXT>"]) == 12
+
+
+def test_pictures_keep_their_order(preparer):
+    pictures = [picture(ONE, 1), picture(THREE, 2), picture(FIVE, 3)]
+    request = ask(preparer, "<image> a <image> b <image>", *pictures)
+    assert [image.original_size for image in request.images] == [ONE, THREE, FIVE]
+    starts = [image.start for image in request.images]
+    assert starts == sorted(starts)
+    assert request.num_tiles == 9
+
+
+def test_pictures_and_videos_reach_their_markers(preparer):
+    frames = [picture(seed=1), picture(seed=2)]
+    still = picture(THREE, 3)
+    message = Message("user", "<video> then <image>", 1, (2,))
+    request = preparer.chat([message], [still, frames], GREEDY)
+    first, second, third = request.images
+    assert [image.tiles[0].digest for image in (first, second)] == [tile_digest(np.asarray(f)) for f in frames]
+    assert third.original_size == THREE
+    assert first.start < second.start < third.start
+
+
+def test_frames_are_one_tile_whatever_their_size(preparer):
+    request = preparer.chat([Message("user", "", 0, (1,))], [[picture((500, 100))]], GREEDY)
+    assert request.num_tiles == 1
+
+
+def test_requests_are_numbered_and_carry_sampling_and_end_tokens(preparer, tokenizer):
+    one, two = ask(preparer, "a"), ask(preparer, "b")
+    assert one.id != two.id
+    assert one.sampling is GREEDY
+    assert one.stop_ids == {tokenizer.special_id("<|im_end|>")}
+
+
+def test_ignore_eos_drops_the_end_tokens(preparer):
+    request = preparer.chat([Message("user", "a")], [], SamplingParams(ignore_eos=True))
+    assert request.stop_ids == frozenset()
+
+
+def test_processor_options_reach_the_tiling(preparer):
+    assert ask(preparer, "a", picture(FIVE), processor={"max_dynamic_patch": 1}).num_tiles == 1
+    assert ask(preparer, "a", picture(FIVE), processor={"use_thumbnail": False}).num_tiles == 4
+    with pytest.raises(UnknownOption, match="Did you mean use_thumbnail"):
+        ask(preparer, "a", picture(), processor={"use_thumbnails": False})
+
+
+def test_thinking_reaches_the_template(preparer):
+    assert "<think>" in ask(preparer, "a", thinking=True).prompt
+    assert "<think>" not in ask(preparer, "a").prompt
+
+
+def test_each_picture_has_the_whole_budget_by_default(preparer):
+    assert ask(preparer, "a", *[picture((400, 300))] * 3).num_tiles == 39
+
+
+@pytest.mark.parametrize(("pictures", "tiles"), [(1, 13), (2, 7), (6, 3), (13, 1)])
+def test_shared_budget_is_split_over_the_pictures(make_preparer, pictures, tiles):
+    preparer = make_preparer(options=InputOptions(tile_budget="share"))
+    request = ask(preparer, "a", *[picture((600, 300) if pictures == 6 else (400, 300), 1)] * pictures)
+    assert all(len(image.tiles) <= max(1, 12 // pictures) + 1 for image in request.images)
+    assert len(request.images[0].tiles) == tiles
+
+
+def test_shared_budget_does_not_count_video_frames(make_preparer):
+    preparer = make_preparer(options=InputOptions(tile_budget="share"))
+    message = Message("user", "", 1, (4,))
+    request = preparer.chat([message], [picture((400, 300)), [picture()] * 4], GREEDY)
+    assert [len(image.tiles) for image in request.images] == [13, 1, 1, 1, 1]
+
+
+def test_orientation_is_followed_only_when_the_engine_says_so(make_preparer):
+    turned = picture(THREE)
+    turned.getexif()[0x0112] = 6
+    sizes = [
+        ask(make_preparer(options=InputOptions(exif_orientation=follow)), "a", turned).images[0].original_size
+        for follow in (False, True)
+    ]
+    assert sizes == [THREE, THREE[::-1]]
+
+
+def test_limits_hold_for_pictures_in_memory(make_preparer):
+    preparer = make_preparer(options=InputOptions(limits=ImageLimits(max_pixels=100)))
+    with pytest.raises(InvalidMedia, match="28x28 = 784 pixels, the limit is 100"):
+        ask(preparer, "a", picture())
+
+
+def test_a_picture_in_memory_that_turns_out_damaged_is_refused(preparer):
+    buffer = io.BytesIO()
+    picture((64, 64)).save(buffer, "PNG")
+    lazy = Image.open(io.BytesIO(buffer.getvalue()[:3000]))
+    with pytest.raises(InvalidMedia):
+        ask(preparer, "a", lazy)
+
+
+def digests(request):
+    return [tile.digest for image in request.images for tile in image.tiles]
+
+
+def test_equal_pixels_have_equal_digests_in_any_request(make_preparer):
+    assert digests(ask(make_preparer(), "a", picture(FIVE))) == digests(ask(make_preparer(), "b", picture(FIVE)))
+
+
+def test_other_pixels_have_other_digests(preparer):
+    changed = picture(FIVE)
+    changed.putpixel((0, 0), (1, 2, 3))
+    before, after = digests(ask(preparer, "a", picture(FIVE))), digests(ask(preparer, "a", changed))
+    assert before[0] != after[0]
+    assert before[1:4] == after[1:4]
+    assert before[4] != after[4]
+
+
+def test_digests_are_of_the_tile_whatever_the_mode(preparer):
+    grey = picture(ONE).convert("L")
+    assert digests(ask(preparer, "a", grey)) == digests(ask(preparer, "a", grey.convert("RGB")))
+
+
+def test_same_bytes_in_another_shape_have_another_digest():
+    flat = np.arange(48, dtype=np.uint8)
+    shapes = [(4, 4, 3), (2, 8, 3), (8, 2, 3), (16, 1, 3), (48,)]
+    assert len({tile_digest(flat.reshape(shape)) for shape in shapes}) == len(shapes)
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.binary(min_size=12, max_size=12), place=st.integers(0, 11))
+def test_digest_changes_with_every_byte(data, place):
+    pixels = np.frombuffer(data, np.uint8).reshape(2, 2, 3)
+    other = pixels.copy()
+    other.reshape(-1)[place] ^= 1
+    assert tile_digest(pixels) == tile_digest(pixels.copy())
+    assert tile_digest(pixels) != tile_digest(other)
+    assert len(tile_digest(pixels)) == 16
+
+
+def test_digest_does_not_depend_on_memory_layout():
+    pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    assert tile_digest(pixels) == tile_digest(np.asfortranarray(pixels))
+
+
+def test_too_long_names_tokens_tiles_limit_and_remedy(make_preparer):
+    fits = ask(make_preparer(), "a", picture(FIVE))
+    total, others = len(fits.prompt_ids), len(fits.prompt_ids) - 20
+    with pytest.raises(TooLong) as caught:
+        ask(make_preparer(max_model_len=total), "a", picture(FIVE))
+    assert str(caught.value) == (
+        f"The prompt has {total} tokens (5 tiles of 4 tokens and {others} others), the context holds {total} with at "
+        "least one for the answer: use fewer pictures, a smaller max_dynamic_patch, or a larger max_model_len."
+    )
+    assert len(ask(make_preparer(max_model_len=total + 1), "a", picture(FIVE)).prompt_ids) == total
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["<image>\nWhat?", "<IMG_CONTEXT>\nWhat?", "<img><IMG_CONTEXT></img>\nWhat?", "What?"],
+)
+def test_markers_of_raw_prompts(preparer, tokenizer, image_ids, prompt):
+    request = preparer.prompt(prompt, [picture(THREE)], GREEDY)
+    expected = [image_ids["<img>"], *[image_ids["<IMG_CONTEXT>"]] * 12, image_ids["</img>"]]
+    assert list(request.prompt_ids) == [*expected, *tokenizer.encode_raw("\nWhat?")]
+    assert request.images[0].start == 1
+    assert request.prompt == prompt
+
+
+def test_mixed_markers_of_raw_prompts_take_pictures_in_order(preparer):
+    request = preparer.prompt("<image> and <IMG_CONTEXT>", [picture(ONE), picture(THREE)], GREEDY)
+    assert [image.original_size for image in request.images] == [ONE, THREE]
+
+
+def test_special_tokens_of_raw_prompts_are_meant(preparer, tokenizer):
+    ids = preparer.prompt("<|im_start|>user\nHi<|im_end|>", [], GREEDY).prompt_ids
+    assert ids[0] == tokenizer.special_id("<|im_start|>")
+    assert ids[-1] == tokenizer.special_id("<|im_end|>")
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_video_markers_of_raw_prompts(preparer, frames):
+    marked = preparer.prompt("<image>\n<video>\nWhy?", [picture(THREE), [picture()] * frames], GREEDY)
+    plain = preparer.prompt("Why?", [picture(THREE), [picture()] * frames], GREEDY)
+    assert marked.prompt_ids == plain.prompt_ids
+    assert [len(image.tiles) for image in marked.images] == [3, *[1] * frames]
+
+
+@pytest.mark.parametrize(("markers", "pictures"), [(1, 2), (2, 1), (1, 0)])
+@pytest.mark.parametrize("marker", ["<image>", "<IMG_CONTEXT>"])
+def test_raw_prompts_with_wrong_numbers_of_markers_are_refused(preparer, markers, pictures, marker):
+    with pytest.raises(InvalidRequest, match=f"{markers} <image> markers for {pictures} pictures"):
+        preparer.prompt(f"What is {marker * markers}?", [picture()] * pictures, GREEDY)
+
+
+def test_prompts_of_ids(preparer, image_ids):
+    context = image_ids["<IMG_CONTEXT>"]
+    request = preparer.prompt([65, context, 66], [picture(ONE)], GREEDY)
+    assert request.prompt_ids == (65, image_ids["<img>"], *[context] * 4, image_ids["</img>"], 66)
+    assert request.prompt is None
+
+
+def test_prompts_of_ids_that_hold_the_frame_of_a_picture_do_not_get_a_second_one(preparer, image_ids):
+    """As in raw text, where `<img><IMG_CONTEXT></img>` is one place."""
+    start, context, end = (image_ids[name] for name in ("<img>", "<IMG_CONTEXT>", "</img>"))
+    request = preparer.prompt([start, context, end, 66], [picture(ONE)], GREEDY)
+    assert request.prompt_ids == (start, *[context] * 4, end, 66)
+
+
+def test_prompts_of_ids_without_a_place_put_pictures_first(preparer, image_ids):
+    request = preparer.prompt([65, 66], [picture(ONE)], GREEDY)
+    assert request.images[0].start == 1
+    assert request.prompt_ids[-2:] == (65, 66)
+
+
+def test_prompts_of_ids_cannot_hold_image_tokens_without_a_picture(preparer, image_ids):
+    with pytest.raises(InvalidRequest, match="has places for 1 pictures and 0 came with it"):
+        preparer.prompt([65, image_ids["<IMG_CONTEXT>"]], [], GREEDY)
+
+
+@pytest.mark.parametrize("token", [-1, 1_000_000])
+def test_ids_outside_the_vocabulary_are_refused(preparer, token):
+    with pytest.raises(InvalidRequest, match=str(token)):
+        preparer.prompt([65, token], [], GREEDY)
+
+
+@pytest.mark.parametrize("prompt", ["", []])
+def test_an_empty_prompt_is_refused(preparer, prompt):
+    with pytest.raises(InvalidRequest, match="The prompt is empty"):
+        preparer.prompt(prompt, [], GREEDY)

@@ -1,0 +1,208 @@
+"""Prompts to the character, markers to the right media, and user text that never becomes a control token."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.inputs.vocabulary import CONTROL, GROUNDING, NOT_SPECIAL
+from tilewise.errors import InvalidCheckpoint, InvalidRequest
+from tilewise.inputs.templates import (
+    SYSTEM_THINKING,
+    TEMPLATES,
+    ImageSlot,
+    Message,
+    Special,
+    Text,
+    join_text,
+    to_string,
+)
+from tilewise.inputs.tokenizer import Tokenizer
+
+S2 = "你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，英文名叫InternVL, 是一个有用无害的人工智能助手。"
+S25 = "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"
+THINKING = """\
+You are an AI assistant that rigorously follows this response protocol:
+
+1. First, conduct a detailed analysis of the question. Consider different angles, potential solutions, and reason through the problem step-by-step. Enclose this entire thinking process within <think> and </think> tags.
+
+2. After the thinking section, provide a clear, concise, and direct answer to the user's question. Separate the answer from the think section with a newline.
+
+Ensure that the thinking process is thorough but remains focused on the query. The final answer should be standalone and not reference the thinking section."""  # noqa: E501
+ALL = sorted(TEMPLATES)
+
+
+def user(text: str, images: int = 0, videos: tuple[int, ...] = ()) -> Message:
+    return Message("user", text, images, videos)
+
+
+def rendered(name: str, *messages: Message, thinking: bool = False) -> str:
+    return to_string(TEMPLATES[name].render(messages, thinking))
+
+
+@pytest.mark.parametrize("name", ["Hermes-2", "internlm2-chat"])
+def test_internvl2_prompt_has_no_newline_after_a_turn(name):
+    expected = f"<|im_start|>system\n{S2}<|im_end|><|im_start|>user\nHi<|im_end|><|im_start|>assistant\n"
+    assert rendered(name, user("Hi")) == expected
+
+
+def test_internvl2_5_prompt_has_a_newline_after_a_turn():
+    expected = f"<|im_start|>system\n{S25}<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    assert rendered("internvl2_5", user("Hi")) == expected
+
+
+@pytest.mark.parametrize(("name", "gap"), [("Hermes-2", ""), ("internlm2-chat", ""), ("internvl2_5", "\n")])
+def test_several_turns(name, gap):
+    turns = [user("<image>\nA?", 1), Message("assistant", "B."), user("C?")]
+    expected = (
+        f"<|im_start|>user\n<image>\nA?<|im_end|>{gap}<|im_start|>assistant\nB.<|im_end|>{gap}"
+        f"<|im_start|>user\nC?<|im_end|>{gap}<|im_start|>assistant\n"
+    )
+    assert rendered(name, *turns).endswith(f"<|im_end|>{gap}{expected}")
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_given_system_text_replaces_the_built_in_one(name):
+    text = rendered(name, Message("system", "Be brief."), user("Hi"))
+    assert text.startswith("<|im_start|>system\nBe brief.<|im_end|>")
+    assert TEMPLATES[name].system not in text
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_an_empty_system_text_means_no_system_turn(name):
+    assert rendered(name, Message("system", ""), user("Hi")).startswith("<|im_start|>user\nHi<|im_end|>")
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_thinking_takes_the_place_of_the_built_in_system_text(name):
+    assert SYSTEM_THINKING == THINKING
+    assert rendered(name, user("Hi"), thinking=True).startswith(f"<|im_start|>system\n{THINKING}<|im_end|>")
+
+
+def test_a_given_system_text_goes_before_thinking():
+    assert "Be brief." in rendered("internvl2_5", Message("system", "Be brief."), user("Hi"), thinking=True)
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("thinking", [False, True])
+def test_the_text_of_another_model_never_appears(name, thinking):
+    assert "Alibaba" not in rendered(name, user("Hi"), thinking=thinking)
+
+
+def test_stop_tokens():
+    assert TEMPLATES["Hermes-2"].stop_tokens == ("<|im_end|>", "<|endoftext|>")
+    assert TEMPLATES["internvl2_5"].stop_tokens == ("<|im_end|>",)
+
+
+def test_only_the_template_s_own_marks_are_special():
+    pieces = TEMPLATES["internvl2_5"].render([user("<|im_end|> x", 1)])
+    specials = [piece.token for piece in pieces if isinstance(piece, Special)]
+    assert specials == ["<|im_start|>", "<|im_end|>", "<|im_start|>", "<|im_end|>", "<|im_start|>"]
+    assert any(isinstance(piece, Text) and "<|im_end|> x" in piece.text for piece in pieces)
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (user("Look: <image> and <image>!", 2), "Look: <image> and <image>!"),
+        (user("What?", 2), "<image>\n<image>\nWhat?"),
+        (user("What?", 1, (2,)), "<image>\nFrame1: <image>\nFrame2: <image>\nWhat?"),
+        (user("<video>\nWhy?", 0, (1,)), "Frame1: <image>\nWhy?"),
+        (user("See <video> then <image>", 1, (1,)), "See Frame1: <image> then <image>"),
+        (user("", 1), "<image>\n"),
+        (user("", 0), ""),
+        (user("the tag <video> of HTML"), "the tag <video> of HTML"),
+    ],
+)
+def test_markers(message, expected):
+    prompt = rendered("internvl2_5", Message("system", ""), message)
+    assert prompt == f"<|im_start|>user\n{expected}<|im_end|>\n<|im_start|>assistant\n"
+
+
+def slots(pieces) -> list[int]:
+    return [piece.index for piece in pieces if isinstance(piece, ImageSlot)]
+
+
+def test_pictures_and_videos_of_one_message_map_to_their_media():
+    """Numbers: two pictures first, then the frames of the videos, wherever the markers stand."""
+    turns = [user("", 5), user("<video><image><video><image>", 2, (2, 3)), user("", 1)]
+    assert slots(TEMPLATES["internvl2_5"].render(turns)) == [0, 1, 2, 3, 4, 7, 8, 5, 9, 10, 11, 6, 12]
+
+
+def test_numbers_go_on_from_message_to_message():
+    turns = [user("A", 1, (2,)), Message("assistant", "B"), user("C <image>", 1)]
+    assert slots(TEMPLATES["internvl2_5"].render(turns)) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        (user("<image>", 2), "The user message has 1 <image> markers for 2 pictures"),
+        (user("<image><image>", 1), "The user message has 2 <image> markers for 1 pictures"),
+        (user("<image>", 0), "The user message has 1 <image> markers for 0 pictures"),
+        (user("<video>", 0, (1, 1)), "The user message has 1 <video> markers for 2 videos"),
+    ],
+)
+def test_wrong_numbers_of_markers_are_refused_with_both_counts(message, words):
+    with pytest.raises(InvalidRequest, match=f"{words}: write one marker for each, or none"):
+        TEMPLATES["internvl2_5"].render([message])
+
+
+@pytest.mark.parametrize("role", ["system", "assistant"])
+def test_markers_that_others_than_users_write_are_text(role):
+    turns = [Message(role, "the <image> and <video> marks"), user("Hi")]
+    assert "the <image> and <video> marks" in rendered("internvl2_5", *turns)
+
+
+def test_neighbouring_texts_are_joined_and_empty_ones_dropped():
+    pieces = [Text("a"), Text(""), Text("b"), Special("<|im_end|>"), Text(""), ImageSlot(0), Text("c")]
+    assert join_text(pieces) == [Text("ab"), Special("<|im_end|>"), ImageSlot(0), Text("c")]
+
+
+FRAGMENTS = st.sampled_from(
+    [*CONTROL, *NOT_SPECIAL, "<", "|", ">", "im_", "end|>", "<|im_", "_CONTEXT>", "\n", "图", "é"]
+)
+TEXTS = st.lists(st.one_of(FRAGMENTS, st.text(max_size=5))).map("".join)
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=TEXTS)
+def test_no_text_encodes_to_a_control_token_and_all_of_it_comes_back(tokenizer, control_ids, text):
+    ids = tokenizer.encode_text(text)
+    assert not control_ids & set(ids)
+    assert tokenizer.decode(ids, skip_special_tokens=False) == text
+    assert any(mark in text for mark in GROUNDING) or tokenizer.decode(ids) == text
+
+
+@settings(max_examples=100, deadline=None)
+@given(text=TEXTS.filter(lambda text: "<image>" not in text), system=TEXTS)
+def test_no_message_adds_control_tokens_to_its_prompt(tokenizer, control_ids, text, system):
+    pieces = TEMPLATES["internvl2_5"].render([Message("system", system), user(text)])
+    ids = tokenizer.encode_pieces(pieces)
+    turns = 2 if system else 1
+    assert sum(i in control_ids for i in ids) == 2 * turns + 1
+    assert tokenizer.decode(ids, skip_special_tokens=False) == to_string(pieces)
+
+
+@pytest.mark.parametrize("token", [*CONTROL, *NOT_SPECIAL])
+def test_raw_prompts_mean_their_tokens(tokenizer, token):
+    assert tokenizer.encode_raw(f"a{token}b").count(tokenizer.special_id(token)) == 1
+
+
+@pytest.mark.parametrize("token", GROUNDING)
+def test_grounding_marks_stay_tokens(tokenizer, token):
+    assert tokenizer.special_id(token) in tokenizer.encode_text(f"where is {token}the panda")
+
+
+def test_grounding_marks_can_be_shown_or_skipped(tokenizer):
+    ids = tokenizer.encode_text("<ref>panda</ref><box>[[1, 2]]</box>")
+    assert tokenizer.decode(ids, skip_special_tokens=False) == "<ref>panda</ref><box>[[1, 2]]</box>"
+    assert tokenizer.decode(ids) == "panda[[1, 2]]"
+
+
+def test_a_tokenizer_without_image_tokens_is_refused():
+    from tokenizers import Tokenizer as FastTokenizer
+    from tokenizers import models
+
+    bare = FastTokenizer(models.BPE({"a": 0}, [])).to_str()
+    with pytest.raises(InvalidCheckpoint, match=r"tokenizer\.json: the tokenizer has no token <IMG_CONTEXT>"):
+        Tokenizer(bare)
