@@ -153,7 +153,7 @@ def test_log_probabilities_of_a_greedy_answer(llm):
 def test_fewer_tiles_by_request_and_by_engine(folder, llm):
     prompt = {"prompt": user("the hen"), "multi_modal_data": {"image": Image.new("RGB", (400, 300))}}
     assert llm.generate(prompt, GREEDY)[0].usage.tiles == 13
-    assert llm.generate(prompt, GREEDY, mm_processor_kwargs={"max_dynamic_patch": 4})[0].usage.tiles == 3
+    assert llm.generate(prompt, GREEDY, mm_processor_kwargs={"max_dynamic_patch": 4})[0].usage.tiles == 5
     small = LLM(str(folder), mm_processor_kwargs={"max_dynamic_patch": 1}, max_model_len=256)
     assert small.generate(prompt, GREEDY)[0].usage.tiles == 1
 

@@ -1,7 +1,8 @@
 """Tiny random checkpoints, written from one table in the original and in the -hf format with the same numbers.
 
 The tensors are those of transformers' own `InternVLForConditionalGeneration`, filled with noise (norms, biases and
-layer scales too, so that nothing is hidden behind a one or a zero); the other formats are the same tensors renamed.
+layer scales too, so that nothing is hidden behind a one or a zero); the other formats are the same tensors renamed,
+and packed or taken apart as the published files are.
 """
 
 from __future__ import annotations
@@ -29,11 +30,24 @@ IMAGE_ID = SPECIAL_IDS["<IMG_CONTEXT>"]
 END_IDS = (SPECIAL_IDS["<|im_end|>"], SPECIAL_IDS["<|endoftext|>"])
 
 
+Kind = Literal["qwen2", "qwen3", "llama", "internlm2", "internlm3", "phi3", "qwen3_moe"]
+ARCHITECTURES: dict[Kind, str] = {
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "llama": "LlamaForCausalLM",
+    "internlm2": "InternLM2ForCausalLM",
+    "internlm3": "InternLM3ForCausalLM",
+    "phi3": "Phi3ForCausalLM",
+    "qwen3_moe": "Qwen3MoeForCausalLM",
+}
+
+
 @dataclass(frozen=True)
 class TinySpec:
     """One tiny model. Two layers each, and widths that are no powers of two."""
 
-    decoder: Literal["qwen2", "qwen3"] = "qwen2"
+    decoder: Kind = "qwen2"
+    """internlm2 and internlm3 are so called in the original format only: the -hf format makes them llama."""
     vision: Literal["300m", "6b"] = "300m"
     """300m: layer norm, biases on q, k, v. 6b: RMS norm, norms of whole queries and keys, no such biases."""
     tied: bool = False
@@ -50,6 +64,13 @@ class TinySpec:
     rope_theta: float = 1e6
     dynamic_rope: bool = False
     """As InternVL3 says: rope scaling dynamic with factor 2, which does nothing up to max_position."""
+    longrope_from: int | None = None
+    """phi3: the length up to which its short factors hold; None = plain rope."""
+    experts: int = 6
+    experts_per_token: int = 2
+    expert_intermediate: int = 22
+    """qwen3_moe, whose `intermediate` says nothing."""
+    renormalise: bool = True
     tile_size: int = 56
     patch: int = 14
     vision_layers: int = 2
@@ -62,6 +83,10 @@ class TinySpec:
     def tokens_per_tile(self) -> int:
         return (self.tile_size // self.patch // 2) ** 2
 
+    @property
+    def hf_decoder(self) -> Kind:
+        return "llama" if self.decoder in ("internlm2", "internlm3") else self.decoder
+
 
 SPECS: dict[str, TinySpec] = {
     "qwen2-300m": TinySpec(dynamic_rope=True),
@@ -69,14 +94,32 @@ SPECS: dict[str, TinySpec] = {
     "qwen2-tied-28px": TinySpec(tied=True, tile_size=28, heads=3, kv_heads=3, hidden=42),
     "qwen3-300m-head": TinySpec(decoder="qwen3", head_dim=16),
     "qwen3-6b-tied": TinySpec(decoder="qwen3", vision="6b", tied=True, head_dim=8, heads=4, kv_heads=1, hidden=44),
+    "llama-6b": TinySpec(decoder="llama", vision="6b", heads=4, kv_heads=2, hidden=40, rope_theta=5e6),
+    "internlm2-300m": TinySpec(decoder="internlm2", dynamic_rope=True),
+    "internlm3-300m-head": TinySpec(decoder="internlm3", dynamic_rope=True, head_dim=10, heads=4, rope_theta=5e7),
+    "phi3-300m": TinySpec(decoder="phi3", longrope_from=256, max_position=1024, rope_theta=1e4),
+    "qwen3moe-300m-head": TinySpec(decoder="qwen3_moe", head_dim=8, heads=4),
+    "qwen3moe-6b-head": TinySpec(
+        decoder="qwen3_moe", vision="6b", head_dim=14, kv_heads=1, experts=5, experts_per_token=3, renormalise=False
+    ),
 }
 
 
 def write_hf(
-    folder: Path, spec: TinySpec, seed: int = 0, spelling: Literal["new", "old"] = "new", shards: int = 1
+    folder: Path,
+    spec: TinySpec,
+    seed: int = 0,
+    spelling: Literal["new", "old"] = "new",
+    shards: int = 1,
+    fused_experts: bool = False,
 ) -> Path:
-    """The transformers-native format. `old` puts no `model.` in front and spells rope as before transformers 5."""
+    """The transformers-native format. `old` puts no `model.` in front and spells rope as before transformers 5.
+
+    Published files keep experts apart; `fused_experts` keeps them as transformers has them in memory.
+    """
     tensors = hf_tensors(spec, seed)
+    if not fused_experts:
+        tensors = _experts_apart(tensors)
     if spelling == "old":
         tensors = {_old_name(name): tensor for name, tensor in tensors.items()}
     _write_common(folder, tensors, shards)
@@ -93,12 +136,13 @@ def write_original(folder: Path, spec: TinySpec, seed: int = 0, shards: int = 1)
 
 
 def reference_model(folder_hf: Path, dtype: torch.dtype = torch.float32) -> Any:
-    """transformers' model of a folder that `write_hf` wrote: plain attention, ready for inference."""
+    """transformers' model of a folder that `write_hf` wrote: plain attention and experts, ready for inference."""
     from transformers import InternVLForConditionalGeneration
 
-    model = InternVLForConditionalGeneration.from_pretrained(
-        folder_hf, dtype=dtype, attn_implementation="eager", local_files_only=True
-    )
+    with torch.inference_mode(False):  # Phi-3 changes its frequencies in place, in and out of inference mode
+        model = InternVLForConditionalGeneration.from_pretrained(
+            folder_hf, dtype=dtype, attn_implementation="eager", experts_implementation="eager", local_files_only=True
+        )
     return model.eval()
 
 
@@ -115,8 +159,10 @@ def hf_tensors(spec: TinySpec, seed: int = 0) -> dict[str, Tensor]:
 
 
 def original_tensors(spec: TinySpec, seed: int = 0) -> dict[str, Tensor]:
-    """The same numbers under OpenGVLab's names, with q, k and v of the tower stacked into one."""
-    theirs = hf_tensors(spec, seed)
+    """The same numbers under OpenGVLab's names, with q, k and v of the tower stacked into one, experts apart."""
+    theirs = _experts_apart(hf_tensors(spec, seed))
+    if spec.decoder == "internlm2":
+        theirs = _internlm2_tensors(theirs, spec)
     tensors: dict[str, Tensor] = {}
     for name, tensor in theirs.items():
         renamed = _original_name(name)
@@ -150,7 +196,7 @@ def hf_config(spec: TinySpec, spelling: Literal["new", "old"] = "new") -> dict[s
         "vision_feature_select_strategy": "default",
         "tie_word_embeddings": spec.tied,
         "torch_dtype": "float32",
-        "text_config": _text_config(spec, spelling),
+        "text_config": _text_config(spec, spelling, spec.hf_decoder),
         "vision_config": vision,
     }
 
@@ -181,7 +227,7 @@ def original_config(spec: TinySpec) -> dict[str, Any]:
         "template": "internvl2_5",
         "use_thumbnail": True,
         "torch_dtype": "float32",
-        "llm_config": _text_config(spec, "old"),
+        "llm_config": _text_config(spec, "old", spec.decoder),
         "vision_config": vision,
     }
 
@@ -199,10 +245,10 @@ def _vision_common(spec: TinySpec) -> dict[str, Any]:
     }
 
 
-def _text_config(spec: TinySpec, spelling: Literal["new", "old"]) -> dict[str, Any]:
+def _text_config(spec: TinySpec, spelling: Literal["new", "old"], decoder: Kind) -> dict[str, Any]:
     config: dict[str, Any] = {
-        "architectures": ["Qwen2ForCausalLM" if spec.decoder == "qwen2" else "Qwen3ForCausalLM"],
-        "model_type": spec.decoder,
+        "architectures": [ARCHITECTURES[decoder]],
+        "model_type": decoder,
         "hidden_size": spec.hidden,
         "num_hidden_layers": spec.layers,
         "num_attention_heads": spec.heads,
@@ -213,18 +259,63 @@ def _text_config(spec: TinySpec, spelling: Literal["new", "old"]) -> dict[str, A
         "rms_norm_eps": 1e-6,
         "hidden_act": "silu",
         "tie_word_embeddings": spec.tied,
-        "use_sliding_window": False,
-        "sliding_window": None,
         "bos_token_id": SPECIAL_IDS["<|endoftext|>"],
         "eos_token_id": SPECIAL_IDS["<|im_end|>"],
+        **_own_keys(spec, decoder),
     }
     if spec.head_dim is not None:
         config["head_dim"] = spec.head_dim
-    scaling = {"type": "dynamic", "factor": 2.0} if spec.dynamic_rope else None
+    scaling = _rope_scaling(spec)
     if spelling == "old":
+        if scaling:
+            kind = scaling.pop("rope_type")
+            scaling["type"] = "su" if kind == "longrope" else kind
         return {**config, "rope_theta": spec.rope_theta, "rope_scaling": scaling}
-    kind = {"rope_type": "dynamic", "factor": 2.0} if spec.dynamic_rope else {"rope_type": "default"}
-    return {**config, "rope_parameters": {**kind, "rope_theta": spec.rope_theta}}
+    original = {"original_max_position_embeddings": spec.longrope_from} if spec.longrope_from else {}
+    return {
+        **config,
+        "rope_parameters": {"rope_type": "default", **(scaling or {}), **original, "rope_theta": spec.rope_theta},
+    }
+
+
+def _own_keys(spec: TinySpec, decoder: Kind) -> dict[str, Any]:
+    """What the config of one family says and others do not."""
+    no_window = {"use_sliding_window": False, "sliding_window": None}
+    if decoder in ("qwen2", "qwen3"):
+        return no_window
+    if decoder == "llama":
+        return {"attention_bias": False, "mlp_bias": False, "pretraining_tp": 1}
+    if decoder == "internlm2":
+        return {"bias": False}
+    if decoder == "internlm3":
+        return {"bias": False, "qkv_bias": False}
+    if decoder == "phi3":
+        length = spec.longrope_from or spec.max_position
+        # Its own padding token is beyond a vocabulary this small, and its window longer than any context.
+        return {"original_max_position_embeddings": length, "pad_token_id": END_IDS[1], "sliding_window": 262144}
+    return {
+        **no_window,
+        "num_experts": spec.experts,
+        "num_experts_per_tok": spec.experts_per_token,
+        "moe_intermediate_size": spec.expert_intermediate,
+        "norm_topk_prob": spec.renormalise,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+    }
+
+
+def _rope_scaling(spec: TinySpec) -> dict[str, Any] | None:
+    """In the new spelling."""
+    if spec.dynamic_rope:
+        return {"rope_type": "dynamic", "factor": 2.0}
+    if spec.longrope_from is None:
+        return None
+    pairs = range((spec.head_dim or spec.hidden // spec.heads) // 2)
+    return {
+        "rope_type": "longrope",
+        "short_factor": [1 + 0.125 * pair for pair in pairs],
+        "long_factor": [1.25 + 1.5 * pair for pair in pairs],
+    }
 
 
 def _processor(spec: TinySpec) -> dict[str, Any]:
@@ -256,11 +347,15 @@ def _noise(name: str, shape: torch.Size, seed: int) -> Tensor:
     if name.endswith("bias"):
         return 0.2 * noise
     if len(shape) >= 2 and "embed_tokens" not in name and "embeddings.cls" not in name and "position" not in name:
-        return noise / math.sqrt(math.prod(shape[1:]))
+        return noise / math.sqrt(shape[-1] if ".experts." in name else math.prod(shape[1:]))
     return 0.5 * noise
 
 
-_TO_OLD = (("model.language_model.", "language_model.model."), ("lm_head.", "language_model.lm_head."))
+_TO_OLD = (
+    ("model.language_model.", "language_model.model."),
+    ("lm_head.", "language_model.lm_head."),
+    ("output.", "language_model.output."),
+)
 _TO_ORIGINAL = (
     ("vision_tower.embeddings.cls_token", "vision_model.embeddings.class_embedding"),
     ("vision_tower.embeddings.position_embeddings", "vision_model.embeddings.position_embedding"),
@@ -275,6 +370,62 @@ _TO_ORIGINAL = (
     ("multi_modal_projector.linear_1.", "mlp1.1."),
     ("multi_modal_projector.linear_2.", "mlp1.3."),
 )
+
+
+_EXPERTS = ".mlp.experts."
+
+
+def _experts_apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Fused experts, one after the other along the first axis and gate above up, as matrices of their own."""
+    apart: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if _EXPERTS not in name:
+            apart[name] = tensor
+            continue
+        module, _, fused = name.partition(_EXPERTS)
+        for number, matrix in enumerate(tensor):
+            one = f"{module}{_EXPERTS}{number}."
+            if fused == "gate_up_proj":
+                half = len(matrix) // 2
+                apart[f"{one}gate_proj.weight"] = matrix[:half].clone()
+                apart[f"{one}up_proj.weight"] = matrix[half:].clone()
+            else:
+                apart[f"{one}down_proj.weight"] = matrix.clone()
+    return apart
+
+
+_TO_INTERNLM2 = (
+    ("embed_tokens", "tok_embeddings"),
+    ("lm_head", "output"),
+    ("self_attn.o_proj", "attention.wo"),
+    ("mlp.gate_proj", "feed_forward.w1"),
+    ("mlp.down_proj", "feed_forward.w2"),
+    ("mlp.up_proj", "feed_forward.w3"),
+    ("input_layernorm", "attention_norm"),
+    ("post_attention_layernorm", "ffn_norm"),
+)
+
+
+def _internlm2_tensors(tensors: dict[str, Tensor], spec: TinySpec) -> dict[str, Tensor]:
+    """Llama's tensors as InternLM2 has them: in wqkv, query heads, then the key head they share, then its value."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if "language_model" not in name and not name.startswith("lm_head"):
+            found[name] = tensor
+        elif "self_attn.q_proj" in name:
+            width, group = len(tensor) // spec.heads, spec.heads // spec.kv_heads
+            queries = tensor.split(width)
+            keys = tensors[name.replace("q_proj", "k_proj")].split(width)
+            values = tensors[name.replace("q_proj", "v_proj")].split(width)
+            heads: list[Tensor] = []
+            for number in range(spec.kv_heads):
+                heads += [*queries[number * group : (number + 1) * group], keys[number], values[number]]
+            found[name.replace("self_attn.q_proj", "attention.wqkv")] = torch.cat(heads)
+        elif "self_attn.k_proj" not in name and "self_attn.v_proj" not in name:
+            for llama, internlm2 in _TO_INTERNLM2:
+                name = name.replace(llama, internlm2)
+            found[name] = tensor
+    return found
 
 
 def _old_name(name: str) -> str:

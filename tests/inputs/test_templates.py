@@ -28,7 +28,16 @@ You are an AI assistant that rigorously follows this response protocol:
 2. After the thinking section, provide a clear, concise, and direct answer to the user's question. Separate the answer from the think section with a newline.
 
 Ensure that the thinking process is thorough but remains focused on the query. The final answer should be standalone and not reference the thinking section."""  # noqa: E501
+GPT_OSS = """\
+You are InternVL, a large language model trained by Shanghai AI Laboratory.
+Knowledge cutoff: 2024-06
+Current date: 2025-08-06
+
+Reasoning: low
+
+# Valid channels: final. Channel must be included for every message."""
 ALL = sorted(TEMPLATES)
+CHATML = ["Hermes-2", "internlm2-chat", "internvl2_5"]
 
 
 def user(text: str, images: int = 0, videos: tuple[int, ...] = ()) -> Message:
@@ -60,19 +69,35 @@ def test_several_turns(name, gap):
     assert rendered(name, *turns).endswith(f"<|im_end|>{gap}{expected}")
 
 
-@pytest.mark.parametrize("name", ALL)
+def test_phi3_prompt():
+    expected = f"<|system|>\n{S2}<|end|><|user|>\nHi<|end|><|assistant|>\n"
+    assert rendered("phi3-chat", user("Hi")) == expected
+    assert TEMPLATES["phi3-chat"].stop_tokens == ("<|end|>",)
+
+
+def test_gpt_oss_prompt():
+    turns = [user("A?"), Message("assistant", "B."), user("C?")]
+    expected = (
+        f"<|start|>system<|message|>{GPT_OSS}<|end|><|start|>user<|message|>A?<|end|>"
+        "<|start|>assistant<|channel|>final<|message|>B.<|end|><|start|>user<|message|>C?<|end|><|start|>assistant"
+    )
+    assert rendered("internvl3_5_gpt_oss", *turns) == expected
+    assert TEMPLATES["internvl3_5_gpt_oss"].stop_tokens == ("<|return|>",)
+
+
+@pytest.mark.parametrize("name", CHATML)
 def test_a_given_system_text_replaces_the_built_in_one(name):
     text = rendered(name, Message("system", "Be brief."), user("Hi"))
     assert text.startswith("<|im_start|>system\nBe brief.<|im_end|>")
     assert TEMPLATES[name].system not in text
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", CHATML)
 def test_an_empty_system_text_means_no_system_turn(name):
     assert rendered(name, Message("system", ""), user("Hi")).startswith("<|im_start|>user\nHi<|im_end|>")
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", CHATML)
 def test_thinking_takes_the_place_of_the_built_in_system_text(name):
     assert SYSTEM_THINKING == THINKING
     assert rendered(name, user("Hi"), thinking=True).startswith(f"<|im_start|>system\n{THINKING}<|im_end|>")

@@ -18,7 +18,16 @@ from PIL import Image
 
 from tests.models.conftest import ParityTable
 from tests.models.driving import TEXT_IDS, all_logits, load, new_caches, normalised, paged, prompt_of, random_tiles
-from tests.tiny import IMAGE_ID, SPECS, reference_model, write_hf, write_original
+from tests.tiny import (
+    ARCHITECTURES,
+    IMAGE_ID,
+    SPECS,
+    TinySpec,
+    hf_tensors,
+    reference_model,
+    write_hf,
+    write_original,
+)
 from tilewise import LLM, SamplingParams
 from tilewise.platforms.cpu.ops import CpuOps
 from tilewise.platforms.reference import ReferenceOps
@@ -74,7 +83,7 @@ def test_position_embeddings_of_another_tile_size(ops: ReferenceOps, tmp_path: P
 @every_model
 @both_ops
 def test_decoder_alone(name: str, ops: ReferenceOps, folder_of: FolderOf, parity: ParityTable) -> None:
-    model, theirs = load(folder_of(name), ops), their_decoder(folder_of(name))
+    model, theirs = load(folder_of(name), ops), their_decoder(folder_of(name), SPECS[name])
     ids = torch.tensor(TEXT_IDS)
     layout, blocks = paged(len(ids))
     with torch.inference_mode():
@@ -83,17 +92,18 @@ def test_decoder_alone(name: str, ops: ReferenceOps, folder_of: FolderOf, parity
         parity.check(name, type(ops).__name__, "decoder", model.decoder.logits(x, ops), theirs(ids[None]).logits[0])
 
 
-def their_decoder(folder: Path) -> Any:
-    """Qwen2ForCausalLM or Qwen3ForCausalLM with the decoder's tensors of a whole -hf checkpoint."""
-    from safetensors.torch import load_file
+def their_decoder(folder: Path, spec: TinySpec) -> Any:
+    """transformers' decoder alone, with the config of a whole -hf checkpoint and the tensors it was written from."""
     from transformers import AutoModelForCausalLM, InternVLConfig
 
     config = InternVLConfig.from_pretrained(folder).text_config
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32)
-    assert type(model).__name__ in ("Qwen2ForCausalLM", "Qwen3ForCausalLM")
+    model = AutoModelForCausalLM.from_config(
+        config, attn_implementation="eager", experts_implementation="eager", dtype=torch.float32
+    )
+    assert type(model).__name__ == ARCHITECTURES[spec.hf_decoder]
     tensors = {
         name.replace("model.language_model.", "model."): tensor
-        for name, tensor in load_file(folder / "model.safetensors").items()
+        for name, tensor in hf_tensors(spec).items()
         if "language_model" in name or name.startswith("lm_head")
     }
     missing, unexpected = model.load_state_dict(tensors, strict=False)

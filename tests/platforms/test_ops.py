@@ -71,17 +71,26 @@ def filled_cache(
 
 
 def attention_by_tokens(
-    query: Tensor, dense: Sequence[Tensor], sequences: Sequence[tuple[int, int]], scale: float
+    query: Tensor,
+    dense: Sequence[Tensor],
+    sequences: Sequence[tuple[int, int]],
+    scale: float,
+    window: int | None = None,
+    sinks: Tensor | None = None,
 ) -> Tensor:
-    """Causal attention, one token and one head at a time, in float64."""
+    """Causal attention, one token and one head at a time, in float64. A sink is one more column without a value."""
     out, row = torch.empty(query.shape, dtype=torch.float64), 0
     for (before, count), (keys, values) in zip(sequences, dense, strict=True):
         group = query.shape[1] // keys.shape[1]
         for at in range(before, before + count):
             for head in range(query.shape[1]):
-                seen = keys[: at + 1, head // group].double()
-                weights = (seen @ query[row, head].double() * scale).softmax(0)
-                out[row, head] = weights @ values[: at + 1, head // group].double()
+                first = 0 if window is None else max(0, at + 1 - window)
+                seen = keys[first : at + 1, head // group].double()
+                scores = seen @ query[row, head].double() * scale
+                if sinks is not None:
+                    scores = torch.cat((scores, sinks[head].double().view(1)))
+                weights = scores.softmax(0)[: len(seen)]
+                out[row, head] = weights @ values[first : at + 1, head // group].double()
             row += 1
     return out
 
@@ -110,6 +119,45 @@ def test_paged_attention_is_dense_attention_over_what_came_before(
     query = noise(layout.query_starts[-1], queries, width, seed=99, dtype=dtype)
     found = ops.paged_attention(query, cache, layout, width**-0.5)
     close(found, attention_by_tokens(query, dense, sequences, width**-0.5), dtype)
+
+
+@both_ops
+@both_dtypes
+@pytest.mark.parametrize("with_sinks", [False, True], ids=["no sinks", "sinks"])
+@pytest.mark.parametrize("window", [None, 1, 3, 4, 100])
+@pytest.mark.parametrize("sequences", SEQUENCES.values(), ids=SEQUENCES)
+def test_window_and_sinks_of_attention(
+    ops: ReferenceOps, dtype: torch.dtype, sequences: list[tuple[int, int]], window: int | None, with_sinks: bool
+) -> None:
+    heads, kv_heads, width = 6, 2, 6
+    layout, blocks = layout_of(sequences)
+    cache, dense = filled_cache(sequences, layout, blocks, kv_heads, width, dtype)
+    query = noise(layout.query_starts[-1], heads, width, seed=99, dtype=dtype)
+    sinks = noise(heads, seed=5, dtype=dtype) if with_sinks else None
+    found = ops.paged_attention(query, cache, layout, width**-0.5, window, sinks)
+    close(found, attention_by_tokens(query, dense, sequences, width**-0.5, window, sinks), dtype)
+
+
+@both_ops
+def test_sinks_take_what_they_weigh(ops: ReferenceOps) -> None:
+    """Nothing at minus infinity, everything when far above all scores, half when they equal the only score."""
+    layout, blocks = layout_of([(0, 1)])
+    cache, ((_, value),) = filled_cache([(0, 1)], layout, blocks, 1, 4, torch.float32)
+    query, sinks = torch.zeros(1, 3, 4), torch.tensor([-math.inf, 1e4, 0.0])
+    found = ops.paged_attention(query, cache, layout, 1.0, sinks=sinks)
+    close(found[0], torch.tensor([1.0, 0.0, 0.5])[:, None] * value[0, 0])
+
+
+@both_ops
+def test_a_window_hides_what_is_before_it(ops: ReferenceOps) -> None:
+    layout, blocks = layout_of([(9, 2)])
+    cache, _ = filled_cache([(9, 2)], layout, blocks, 2, 6, torch.float32)
+    query = noise(2, 4, 6)
+    before = ops.paged_attention(query, cache, layout, 0.4, window=3)
+    changed = cache.clone()
+    changed[:, layout.block_table[0, 0]] = 1e3
+    changed[:, layout.block_table[0, 1], :3] = -1e3
+    assert torch.equal(ops.paged_attention(query, changed, layout, 0.4, window=3), before)
 
 
 @both_ops
@@ -224,6 +272,78 @@ def test_linear_with_and_without_bias(ops: ReferenceOps, dtype: torch.dtype) -> 
     close(ops.linear(x, weight, bias), product + bias.double(), dtype)
 
 
+def experts_by_tokens(
+    x: Tensor,
+    chosen: Tensor,
+    weights: Tensor,
+    gate_up: tuple[Tensor, Tensor | None],
+    down: tuple[Tensor, Tensor | None],
+) -> Tensor:
+    """SwiGLU experts, one token and one of its experts at a time, in float64."""
+    out = torch.zeros(x.shape, dtype=torch.float64)
+    for token in range(len(x)):
+        for expert, weight in zip(chosen[token].tolist(), weights[token].double(), strict=True):
+            inner = gate_up[0][expert].double() @ x[token].double()
+            if gate_up[1] is not None:
+                inner = inner + gate_up[1][expert].double()
+            gate, up = inner[: len(inner) // 2], inner[len(inner) // 2 :]
+            outer = down[0][expert].double() @ (gate * gate.sigmoid() * up)
+            if down[1] is not None:
+                outer = outer + down[1][expert].double()
+            out[token] += weight * outer
+    return out
+
+
+def expert_arguments(
+    dtype: torch.dtype, tokens: int = 9, count: int = 5, per_token: int = 2, biases: bool = True
+) -> tuple[Any, ...]:
+    """Expert 1 is nobody's choice and full of NaN, as is its bias."""
+    hidden, inner = 10, 6
+    gate_up = noise(count, 2 * inner, hidden, seed=1, dtype=dtype) / 4
+    down = noise(count, hidden, inner, seed=2, dtype=dtype) / 4
+    bias_in, bias_out = noise(count, 2 * inner, seed=3, dtype=dtype), noise(count, hidden, seed=4, dtype=dtype)
+    others = torch.tensor([number for number in range(count) if number != 1])
+    chosen = others[noise(tokens, len(others), seed=5).topk(per_token).indices]
+    weights = noise(tokens, per_token, seed=6).softmax(-1)
+    for tensor in (gate_up, down, bias_in, bias_out):
+        tensor[1] = float("nan")
+    return (
+        noise(tokens, hidden, dtype=dtype),
+        chosen,
+        weights,
+        (gate_up, bias_in if biases else None),
+        (down, bias_out if biases else None),
+    )
+
+
+@both_ops
+@both_dtypes
+@pytest.mark.parametrize("biases", [False, True], ids=["no biases", "biases"])
+@pytest.mark.parametrize(("tokens", "per_token"), [(9, 2), (1, 1), (1, 4), (23, 3)], ids=str)
+def test_experts_are_mlps_of_the_tokens_that_chose_them(
+    ops: ReferenceOps, dtype: torch.dtype, biases: bool, tokens: int, per_token: int
+) -> None:
+    arguments = expert_arguments(dtype, tokens, per_token=per_token, biases=biases)
+    found = ops.moe_experts(*arguments, activation=ops.silu_mul)
+    close(found, experts_by_tokens(*arguments), dtype)
+
+
+@both_ops
+def test_experts_use_the_activation_they_are_given(ops: ReferenceOps) -> None:
+    x, chosen, weights, gate_up, down = expert_arguments(torch.float32, biases=False)
+    found = ops.moe_experts(x, chosen, weights, gate_up, down, lambda inner: inner[..., ::2])
+    picked = torch.einsum("nkfh,nh->nkf", gate_up[0][chosen][:, :, ::2], x)
+    close(found, torch.einsum("nk,nkhf,nkf->nh", weights, down[0][chosen], picked))
+
+
+@both_ops
+def test_experts_leave_their_input_alone(ops: ReferenceOps) -> None:
+    arguments = expert_arguments(torch.float32)
+    before = arguments[0].clone()
+    ops.moe_experts(*arguments, activation=ops.silu_mul)
+    assert torch.equal(arguments[0], before)
+
+
 @both_ops
 def test_patches_times_weights_are_a_convolution(ops: ReferenceOps) -> None:
     pixels = torch.randint(256, (2, 12, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
@@ -265,6 +385,7 @@ ARGUMENTS: dict[str, Callable[[torch.dtype], tuple[Any, ...]]] = {
     "rope": lambda d: (noise(5, 3, 8, dtype=d), noise(5, 4).cos(), noise(5, 4).sin()),
     "paged_attention": paged_arguments,
     "dense_attention": lambda d: (*(noise(2, 17, 3, 8, seed=seed, dtype=d) for seed in range(3)), 0.35),
+    "moe_experts": lambda d: (*expert_arguments(d), ReferenceOps().silu_mul),
     "patchify": pixel_arguments,
 }
 IN_PLACE = {"write_kv", "scatter_rows"}

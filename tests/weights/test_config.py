@@ -113,7 +113,10 @@ def test_unknown_template_with_a_near_match(folder: Path) -> None:
         ({"llm_config": {"num_key_value_heads": 4}}, ("num_attention_heads=6", "num_key_value_heads=4")),
         ({"llm_config": {"head_dim": 7}}, ("llm_config", "head_dim", "7")),
         ({"llm_config": {"use_sliding_window": True}}, ("llm_config", "use_sliding_window")),
-        ({"llm_config": {"rope_scaling": {"type": "yarn", "factor": 4}}}, ("llm_config", "yarn", "dynamic")),
+        (
+            {"llm_config": {"rope_scaling": {"type": "linear", "factor": 4}}},
+            ("llm_config", "'linear'", "'default'", "'dynamic'", "'longrope'", "'yarn'"),
+        ),
         ({"llm_config": {"vocab_size": "many"}}, ("llm_config", "vocab_size", "'many'")),
         ({"llm_config": {"num_hidden_layers": 0}}, ("llm_config", "num_hidden_layers", "0")),
         ({"llm_config": {"rms_norm_eps": None}}, ("llm_config", "rms_norm_eps", "None")),

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from tests.tiny import SPECS, hf_tensors, write_hf
+from tests.tiny import SPECS, TinySpec, hf_tensors, write_hf, write_original
 from tilewise.models.load import Architecture
 from tilewise.platforms.reference import ReferenceOps
 from tilewise.weights.folder import CheckpointFolder
-from tilewise.weights.names import NameTable, Source, part, rows
+from tilewise.weights.names import NameTable, Source, part, rows, section, stack
 from tilewise.weights.view import RandomSource, ShapeSource, View
 
 
@@ -82,9 +83,13 @@ def test_counted_parameters_are_those_of_the_files(name: str, tmp_path: Path) ->
     assert architecture.count_parameters(ReferenceOps(), tied=spec.tied) == stored
 
 
-def test_every_tensor_is_read_once_and_its_bytes_are_told(tmp_path: Path) -> None:
-    spec, told = SPECS["qwen3-300m-head"], list[int]()
-    architecture = Architecture.of(CheckpointFolder.open(write_hf(tmp_path, spec)))
+@pytest.mark.parametrize("name", ["qwen3-300m-head", "internlm2-300m", "phi3-300m", "qwen3moe-300m-head"])
+@pytest.mark.parametrize("write", [write_hf, write_original], ids=["hf", "original"])
+def test_every_tensor_is_read_once_and_its_bytes_are_told(
+    name: str, write: Callable[[Path, TinySpec], Path], tmp_path: Path
+) -> None:
+    spec, told = SPECS[name], list[int]()
+    architecture = Architecture.of(CheckpointFolder.open(write(tmp_path, spec)))
     architecture.load(torch.float32, ReferenceOps(), context=16, on_read=told.append)
     assert sum(told) == sum(tensor.nbytes for tensor in hf_tensors(spec).values())
 
@@ -108,6 +113,16 @@ def test_row_puts_layer_numbers_back_in_their_places() -> None:
     assert table.source("blocks.11.experts.7.up.bias").name == "lm.h.11.e.7.w3.bias"
 
 
+def test_row_of_several_tensors_and_its_other_form_are_renamed_throughout() -> None:
+    fused = Source("h.{}.experts")
+    table = NameTable(
+        {"blocks.{}.up": Source("h.{}.0.up", stack, ("h.{}.1.up", "h.{}.2.up"), otherwise=fused)}, prefix="lm."
+    )
+    source = table.source("blocks.4.up").renamed(lambda name: f"x.{name}")
+    assert source.names == ("x.lm.h.4.0.up", "x.lm.h.4.1.up", "x.lm.h.4.2.up")
+    assert source.otherwise == Source("x.lm.h.4.experts")
+
+
 class Rows:
     """A stored tensor of nine rows."""
 
@@ -124,3 +139,18 @@ def test_parts_of_a_fused_tensor_are_its_rows_in_order() -> None:
     parts = [part(index, of=3)(Rows()) for index in range(3)]
     assert torch.equal(torch.cat(parts), Rows.data)
     assert [len(rows_of_part) for rows_of_part in parts] == [3, 3, 3]
+
+
+def test_sections_of_a_packed_tensor_have_their_own_sizes() -> None:
+    sections = [section((4, 2, 3), index)(Rows()) for index in range(3)]
+    assert [len(rows_of_section) for rows_of_section in sections] == [4, 2, 3]
+    assert torch.equal(torch.cat(sections), Rows.data)
+
+
+def test_what_does_not_divide_is_given_whole_to_be_reported() -> None:
+    assert torch.equal(part(0, of=2)(Rows()), Rows.data)
+    assert torch.equal(section((4, 4), 1)(Rows()), Rows.data)
+
+
+def test_stack_adds_an_axis_in_front() -> None:
+    assert torch.equal(stack(Rows(), Rows()), Rows.data.expand(2, 9, 2))

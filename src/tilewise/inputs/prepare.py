@@ -64,7 +64,8 @@ class Preparer:
         """A conversation, with its media in the order in which the messages bring them."""
         pieces = self.spec.template.render(messages, thinking)
         images = self._tile_all(pictures, processor)
-        return self._request(self.tokenizer.encode_pieces(pieces), images, sampling, to_string(pieces))
+        ids = self._started(self.tokenizer.encode_pieces(pieces))
+        return self._request(ids, images, sampling, to_string(pieces))
 
     def prompt(
         self,
@@ -81,8 +82,13 @@ class Preparer:
         """
         images = self._tile_all(pictures, processor)
         if isinstance(prompt, str):
-            return self._request(self._raw_ids(prompt, pictures), images, sampling, prompt)
+            return self._request(self._started(self._raw_ids(prompt, pictures)), images, sampling, prompt)
         return self._request(self._slots_for_ids(prompt, len(images)), images, sampling, None)
+
+    def _started(self, ids: list[int | ImageSlot]) -> list[int | ImageSlot]:
+        """Text gets the tokenizer's start token unless it begins with it; ids are taken as they are."""
+        start = self.spec.start_id
+        return ids if start is None or not ids or ids[0] == start else [start, *ids]
 
     def _raw_ids(self, prompt: str, media: Sequence[Picture | Video]) -> list[int | ImageSlot]:
         videos = [len(item) for item in media if not isinstance(item, Image.Image)]

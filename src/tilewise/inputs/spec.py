@@ -13,6 +13,7 @@ from tilewise.weights.folder import CheckpointFolder, Section
 
 # The -hf format names no template. Its checkpoints are of the 2.5, 3 and 3.5 generations, which share one.
 _NATIVE_TEMPLATE = "internvl2_5"
+_STARTS_BY_DEFAULT = ("InternLM2Tokenizer", "InternLM3Tokenizer", "LlamaTokenizer", "LlamaTokenizerFast")
 
 
 @dataclass(frozen=True)
@@ -23,13 +24,16 @@ class InputSpec:
     tiling: Tiling
     tokens_per_tile: int
     end_ids: frozenset[int]
+    start_id: int | None = None
+    """Stands before every prompt, once (InternLM, Llama); None for most."""
 
     @classmethod
     def of(cls, folder: CheckpointFolder, tokenizer: Tokenizer, processor: dict[str, Any] | None = None) -> InputSpec:
         """`processor` are `mm_processor_kwargs` for all requests."""
         template = _template(folder.config)
         tiling = _tiling(folder).override(processor)
-        return cls(template, tiling, tokens_per_tile(folder), _end_ids(folder, template, tokenizer))
+        ends, start = _end_ids(folder, template, tokenizer), _start_id(folder, tokenizer)
+        return cls(template, tiling, tokens_per_tile(folder), ends, start)
 
 
 def tokens_per_tile(folder: CheckpointFolder) -> int:
@@ -85,6 +89,17 @@ def _end_ids(folder: CheckpointFolder, template: Template, tokenizer: Tokenizer)
     listed = _id_list(folder.optional("generation_config.json").get("eos_token_id"))
     listed |= _id_list(folder.config.get("eos_token_id"))
     return frozenset({i for i in named if i is not None} | listed)
+
+
+def _start_id(folder: CheckpointFolder, tokenizer: Tokenizer) -> int | None:
+    """What the tokenizer would put first. Sentencepiece tokenizers do so unless told otherwise."""
+    config = folder.optional("tokenizer_config.json")
+    kind = config.get("tokenizer_class", "")
+    if not config.get("add_bos_token", kind in _STARTS_BY_DEFAULT):
+        return None
+    token = config.get("bos_token")
+    name = token.get("content") if isinstance(token, dict) else token
+    return tokenizer.special_id(name) if isinstance(name, str) else None
 
 
 def _id_list(value: Any) -> set[int]:

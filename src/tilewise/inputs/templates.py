@@ -22,6 +22,14 @@ SYSTEM_INTERNVL2 = (
 SYSTEM_INTERNVL2_5 = (
     "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"
 )
+SYSTEM_GPT_OSS = """\
+You are InternVL, a large language model trained by Shanghai AI Laboratory.
+Knowledge cutoff: 2024-06
+Current date: 2025-08-06
+
+Reasoning: low
+
+# Valid channels: final. Channel must be included for every message."""
 SYSTEM_THINKING = """\
 You are an AI assistant that rigorously follows this response protocol:
 
@@ -189,11 +197,31 @@ def _chatml(name: str, system: str, after_turn: str, stop: tuple[str, ...] = ("<
     return Template(name, system, turns, opening="<|im_start|>assistant\n", stop_tokens=stop)
 
 
+_PHI3 = Template(
+    "phi3-chat",
+    SYSTEM_INTERNVL2,
+    turns={role: f"<|{role}|>\n{{}}<|end|>" for role in ROLES},
+    opening="<|assistant|>\n",
+    stop_tokens=("<|end|>",),
+)
+_GPT_OSS = Template(
+    "internvl3_5_gpt_oss",
+    SYSTEM_GPT_OSS,
+    turns={
+        "system": "<|start|>system<|message|>{}<|end|>",
+        "user": "<|start|>user<|message|>{}<|end|>",
+        "assistant": "<|start|>assistant<|channel|>final<|message|>{}<|end|>",
+    },
+    opening="<|start|>assistant",
+    stop_tokens=("<|return|>",),
+)
 TEMPLATES = {
     template.name: template
     for template in (
         _chatml("Hermes-2", SYSTEM_INTERNVL2, after_turn="", stop=("<|im_end|>", "<|endoftext|>")),
         _chatml("internlm2-chat", SYSTEM_INTERNVL2, after_turn=""),
+        _PHI3,
         _chatml("internvl2_5", SYSTEM_INTERNVL2_5, after_turn="\n"),
+        _GPT_OSS,
     )
 }

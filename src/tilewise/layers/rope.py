@@ -1,43 +1,94 @@
-"""Rotary position embedding: the table of cosines and sines."""
+"""Rotary position embedding: the table of cosines and sines, for each way of stretching it to long contexts.
+
+Source of the formulas: huggingface/transformers `modeling_rope_utils.py`. Where the reference changes frequencies as a
+sequence grows (dynamic, longrope), which contradicts keys that are cached, they follow from the engine's context here,
+once and for all.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+RopeKind = Literal["default", "dynamic", "longrope", "yarn"]
+
 
 @dataclass(frozen=True, slots=True)
 class RopeConfig:
-    """Base frequency and how it is stretched for long contexts.
-
-    `dynamic` (NTK by parts of the base, huggingface/transformers `modeling_rope_utils.py`) does nothing up to
-    `trained_length`. Beyond it the reference recomputes the base as a sequence grows, which contradicts keys that
-    are cached; here the base follows from the engine's context length once and for all.
-    """
+    """Base frequency and how it is stretched; which fields count depends on `kind`."""
 
     theta: float
     trained_length: int
-    kind: Literal["default", "dynamic"] = "default"
+    kind: RopeKind = "default"
     factor: float = 1.0
-
-    def base(self, width: int, context: int) -> float:
-        if self.kind == "default" or context <= self.trained_length:
-            return self.theta
-        stretch = self.factor * context / self.trained_length - (self.factor - 1)
-        return self.theta * float(stretch ** (width / (width - 2)))
+    original_length: int = 0
+    """longrope, yarn: the length before stretching."""
+    short_factor: tuple[float, ...] = ()
+    long_factor: tuple[float, ...] = ()
+    """longrope: a divisor for each frequency, up to `original_length` and beyond."""
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+    """yarn: turns over the original length from which on frequencies stay, and below which they are divided."""
 
 
 class RopeTable:
     """cos and sin, float32 [context, width / 2] each."""
 
     def __init__(self, config: RopeConfig, width: int, context: int, device: torch.device) -> None:
-        exponents = torch.arange(0, width, 2, dtype=torch.float32, device=device) / width
-        frequencies = 1.0 / config.base(width, context) ** exponents
-        angles = torch.outer(torch.arange(context, dtype=torch.float32, device=device), frequencies)
-        self._cos, self._sin = angles.cos(), angles.sin()
+        frequencies, scale = _FREQUENCIES[config.kind](config, width, context)
+        angles = torch.outer(torch.arange(context, dtype=torch.float32), frequencies)
+        self._cos, self._sin = (angles.cos() * scale).to(device), (angles.sin() * scale).to(device)
 
     def at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         return self._cos[positions], self._sin[positions]
+
+
+Frequencies = tuple[Tensor, float]
+"""[width / 2] radians a position, and a factor on cos and sin."""
+
+
+def _plain(theta: float, width: int) -> Tensor:
+    return 1.0 / theta ** (torch.arange(0, width, 2, dtype=torch.float32) / width)
+
+
+def _default(config: RopeConfig, width: int, context: int) -> Frequencies:
+    return _plain(config.theta, width), 1.0
+
+
+def _dynamic(config: RopeConfig, width: int, context: int) -> Frequencies:
+    """NTK: a larger base beyond the trained length, and nothing up to it."""
+    if context <= config.trained_length:
+        return _default(config, width, context)
+    stretch = config.factor * context / config.trained_length - (config.factor - 1)
+    return _plain(config.theta * float(stretch ** (width / (width - 2))), width), 1.0
+
+
+def _longrope(config: RopeConfig, width: int, context: int) -> Frequencies:
+    """A divisor for each frequency (LongRoPE, arXiv 2402.13753)."""
+    divisors = config.long_factor if context > config.original_length else config.short_factor
+    stretch = config.trained_length / config.original_length
+    scale = math.sqrt(1 + math.log(stretch) / math.log(config.original_length)) if stretch > 1 else 1.0
+    return _plain(config.theta, width) / torch.tensor(divisors), scale
+
+
+def _yarn(config: RopeConfig, width: int, context: int) -> Frequencies:
+    """Fast frequencies stay, slow ones are divided, with a ramp in between (YaRN, arXiv 2309.00071)."""
+
+    def pair_turning(turns: float) -> float:
+        return width * math.log(config.original_length / (turns * 2 * math.pi)) / (2 * math.log(config.theta))
+
+    low, high = pair_turning(config.beta_fast), pair_turning(config.beta_slow)
+    if config.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, width - 1)
+    ramp = ((torch.arange(width // 2, dtype=torch.float32) - low) / max(high - low, 0.001)).clamp(0, 1)
+    plain = _plain(config.theta, width)
+    return plain * (1 - ramp) + plain / config.factor * ramp, 0.1 * math.log(config.factor) + 1.0
+
+
+_FREQUENCIES = {"default": _default, "dynamic": _dynamic, "longrope": _longrope, "yarn": _yarn}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Any, Literal, cast, get_args
 
 from tilewise.errors import InvalidCheckpoint
 from tilewise.layers.norm import NormKind
-from tilewise.layers.rope import RopeConfig
+from tilewise.layers.rope import RopeConfig, RopeKind
 from tilewise.weights.folder import CheckpointFolder, Section
 
 
@@ -28,6 +28,17 @@ class VisionConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ExpertConfig:
+    """A mixture of experts in place of the MLP."""
+
+    count: int
+    per_token: int
+    intermediate_size: int
+    renormalise: bool = True
+    """Weights of the chosen experts add up to one."""
+
+
+@dataclass(frozen=True, slots=True)
 class DecoderConfig:
     """A decoder as data. What differs between backbones only in numbers and switches is a field here."""
 
@@ -44,6 +55,9 @@ class DecoderConfig:
     output_bias: bool = False
     head_norm: bool = False
     """RMS norm of every query and key head before rope (Qwen3)."""
+    experts: ExpertConfig | None = None
+    window: int | None = None
+    """Tokens that a query of a sliding layer sees; which layers slide is the backbone's to say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +74,7 @@ class ModelConfig:
         return (self.tile_size // self.vision.patch_size // self.shuffle_block) ** 2
 
 
-def text_config(text: Section, head_dim: int | None = None, **switches: bool) -> DecoderConfig:
+def text_config(text: Section, head_dim: int | None = None, **switches: Any) -> DecoderConfig:
     """The fields that all Llama-shaped decoders spell alike; `switches` are the backbone's own.
 
     `head_dim` is the family's default; None = hidden size / heads.
@@ -85,24 +99,53 @@ def text_config(text: Section, head_dim: int | None = None, **switches: bool) ->
         head_dim=head_dim,
         intermediate_size=text.whole("intermediate_size"),
         norm_eps=text.number("rms_norm_eps"),
-        rope=rope_config(text),
+        rope=rope_config(text, head_dim),
         **switches,
     )
 
 
-def rope_config(text: Section) -> RopeConfig:
-    """Old spelling `rope_theta` + `rope_scaling`, new spelling `rope_parameters`."""
+def rope_config(text: Section, width: int) -> RopeConfig:
+    """Old spelling `rope_theta` + `rope_scaling`, new spelling `rope_parameters`; `su` is longrope's first name."""
     key = next((key for key in ("rope_parameters", "rope_scaling") if text.get(key)), None)
     scaling = text.section(key) if key else Section({}, text.where)
     kind = scaling.get("rope_type") or scaling.get("type") or "default"
-    if kind not in ("default", "dynamic"):
-        raise InvalidCheckpoint(f"{text.where}: rope type is {kind!r}, supported are 'default' and 'dynamic'.")
+    kind = "longrope" if kind == "su" else kind
+    if kind not in get_args(RopeKind):
+        raise InvalidCheckpoint(
+            f"{text.where}: rope type is {kind!r}, supported are {', '.join(map(repr, get_args(RopeKind)))}."
+        )
+    trained = text.whole("max_position_embeddings")
+    original = scaling.get("original_max_position_embeddings", text.get("original_max_position_embeddings", trained))
+    longrope = kind == "longrope"
+    if longrope and original == 1:
+        raise InvalidCheckpoint(f"{scaling.where}: original_max_position_embeddings must be above 1.")
     return RopeConfig(
         theta=float(scaling.number("rope_theta", text.number("rope_theta", 10000.0))),
-        trained_length=text.whole("max_position_embeddings"),
-        kind=cast(Literal["default", "dynamic"], kind),
-        factor=float(scaling.number("factor", 1.0)),
+        trained_length=trained,
+        kind=cast(RopeKind, kind),
+        factor=_positive(scaling, "factor", 1.0),
+        original_length=Section({"length": original}, scaling.where).whole("length"),
+        short_factor=_divisors(scaling, "short_factor", width) if longrope else (),
+        long_factor=_divisors(scaling, "long_factor", width) if longrope else (),
+        beta_fast=_positive(scaling, "beta_fast", 32.0),
+        beta_slow=_positive(scaling, "beta_slow", 1.0),
+        truncate=bool(scaling.get("truncate", True)),
     )
+
+
+def _positive(section: Section, key: str, default: float) -> float:
+    value = float(section.number(key, default))
+    if value <= 0:
+        raise InvalidCheckpoint(f"{section.where}: {key} must be above 0, found {value:g}.")
+    return value
+
+
+def _divisors(scaling: Section, key: str, width: int) -> tuple[float, ...]:
+    """One for each pair that rope turns."""
+    values = scaling.get(key)
+    if not isinstance(values, list) or len(values) != width // 2:
+        raise InvalidCheckpoint(f"{scaling.where}: {key} must be a list of {width // 2} numbers, found {values!r:.80}.")
+    return tuple(_positive(Section({key: value}, scaling.where), key, 0.0) for value in values)
 
 
 def vision_config(vision: Section, bias_key: str, qk_norm_key: str, eps_default: float = 1e-6) -> VisionConfig:

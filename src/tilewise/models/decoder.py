@@ -34,6 +34,8 @@ class Block(Protocol):
 BlockFactory = Callable[[View, DecoderConfig, int, Mesh], Block]
 """(view of the layer, config, layer number, mesh) -> block. A backbone brings its own where the algorithm differs."""
 
+MLP = Callable[[Tensor, Ops], Tensor]
+
 
 class Decoder:
     """Embedding, blocks, final norm and output head."""
@@ -61,14 +63,20 @@ class Decoder:
         return self._head.apply(self._norm(x, ops), ops)
 
 
+def plain_block(view: View, config: DecoderConfig, layer: int, mesh: Mesh) -> Block:
+    """What most backbones are made of."""
+    attention = Attention(view.at("self_attn"), config, mesh)
+    return DecoderBlock(view, config, attention, GatedMLP(view.at("mlp"), config, mesh))
+
+
 class DecoderBlock:
     """Pre-norm attention and MLP."""
 
-    def __init__(self, view: View, config: DecoderConfig, layer: int, mesh: Mesh) -> None:
+    def __init__(self, view: View, config: DecoderConfig, attention: Attention, mlp: MLP) -> None:
         self._norm1 = RMSNorm(view.at("input_layernorm"), config.hidden_size, config.norm_eps)
-        self._attention = Attention(view.at("self_attn"), config, mesh)
         self._norm2 = RMSNorm(view.at("post_attention_layernorm"), config.hidden_size, config.norm_eps)
-        self._mlp = GatedMLP(view.at("mlp"), config, mesh)
+        self._attention = attention
+        self._mlp = mlp
 
     def __call__(self, x: Tensor, cache: Tensor, at: Pass) -> Tensor:
         x = x + self._attention(self._norm1(x, at.ops), cache, at)
@@ -76,11 +84,19 @@ class DecoderBlock:
 
 
 class Attention:
-    """Grouped-query attention over the paged cache; ranks split the heads."""
+    """Grouped-query attention over the paged cache; ranks split the heads.
 
-    def __init__(self, view: View, config: DecoderConfig, mesh: Mesh) -> None:
+    `window` is how many tokens back a query sees, itself included; None = all. With `sinks`, each head has a learned
+    logit that takes part in the softmax and brings no value (gpt-oss).
+    """
+
+    def __init__(
+        self, view: View, config: DecoderConfig, mesh: Mesh, window: int | None = None, sinks: bool = False
+    ) -> None:
         queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-        mesh.share(config.num_heads, "attention heads")
+        heads = mesh.share(config.num_heads, "attention heads")
+        self._window = window
+        self._sinks = view.tensor("sinks", config.num_heads, share=heads) if sinks else None
         mesh.share(config.num_kv_heads, "key/value heads")
         self._head_dim = config.head_dim
         self._qkv = ColumnLinear(
@@ -107,7 +123,8 @@ class Attention:
             query, key = self._norms[0](query, at.ops), self._norms[1](key, at.ops)
         query, key = at.ops.rope(query, at.cos, at.sin), at.ops.rope(key, at.cos, at.sin)
         at.ops.write_kv(cache, key, value, at.layout)
-        mixed = at.ops.paged_attention(query, cache, at.layout, self._head_dim**-0.5)
+        scale = self._head_dim**-0.5
+        mixed = at.ops.paged_attention(query, cache, at.layout, scale, self._window, self._sinks)
         return self._out(mixed.flatten(1), at.ops)
 
 

@@ -60,7 +60,7 @@ class Architecture:
     ) -> InternVL:
         """The model with the weights of the checkpoint. Raises InvalidCheckpoint for a tensor too many or too few."""
         files = SafetensorFiles(self.folder.path)
-        locate = self.format.locate(files.names, self.backbone.names)
+        locate = self.format.locate(files.names, self.backbone.names(self.config.decoder))
         source = CheckpointSource(files, locate, dtype, device, on_read)
         model = self.build(source, ops, context, mesh)
         source.finish()

@@ -8,6 +8,7 @@ Shape letters: N tokens, S sequences, A query heads, K key/value heads, D head w
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -61,12 +62,38 @@ class Ops(Protocol):
         """Store key, value [N, K, D] in a layer's cache [2, B, P, K, D]."""
         ...
 
-    def paged_attention(self, query: Tensor, cache: Tensor, layout: PagedLayout, scale: float) -> Tensor:
-        """Causal attention of query [N, A, D] over the cached tokens of each row's own sequence -> [N, A, D]."""
+    def paged_attention(
+        self,
+        query: Tensor,
+        cache: Tensor,
+        layout: PagedLayout,
+        scale: float,
+        window: int | None = None,
+        sinks: Tensor | None = None,
+    ) -> Tensor:
+        """Causal attention of query [N, A, D] over the cached tokens of each row's own sequence -> [N, A, D].
+
+        A query sees `window` tokens back at most, itself included; `sinks` [A] are logits without a value.
+        """
         ...
 
     def dense_attention(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """Attention of all to all, [tiles, tokens, A, D] each -> the same shape."""
+        ...
+
+    def moe_experts(
+        self,
+        x: Tensor,
+        chosen: Tensor,
+        weights: Tensor,
+        gate_up: tuple[Tensor, Tensor | None],
+        down: tuple[Tensor, Tensor | None],
+        activation: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        """x [N, H] through its chosen experts (int64 [N, k]), summed with weights [N, k].
+
+        gate_up is (matrices [E, 2F, H], biases [E, 2F]), down is ([E, H, F], [E, H]); activation [n, 2F] -> [n, F].
+        """
         ...
 
     def patchify(self, pixels: Tensor, patch: int, mean: Tensor, std: Tensor) -> Tensor:

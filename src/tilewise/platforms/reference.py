@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -41,29 +43,69 @@ class ReferenceOps:
         flat[0].index_copy_(0, layout.kv_slots, key)
         flat[1].index_copy_(0, layout.kv_slots, value)
 
-    def paged_attention(self, query: Tensor, cache: Tensor, layout: PagedLayout, scale: float) -> Tensor:
+    def paged_attention(
+        self,
+        query: Tensor,
+        cache: Tensor,
+        layout: PagedLayout,
+        scale: float,
+        window: int | None = None,
+        sinks: Tensor | None = None,
+    ) -> Tensor:
         out = torch.empty_like(query)
         for row, seq_len in enumerate(layout.seq_lens):
             chunk = slice(layout.query_starts[row], layout.query_starts[row + 1])
             blocks = layout.block_table[row, : -(-seq_len // cache.shape[2])]
             key, value = cache[:, blocks].flatten(1, 2)[:, :seq_len]
-            out[chunk] = self.causal_attention(query[chunk], key, value, scale)
+            out[chunk] = self.causal_attention(query[chunk], key, value, scale, window, sinks)
         return out
 
-    def causal_attention(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    def causal_attention(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scale: float,
+        window: int | None = None,
+        sinks: Tensor | None = None,
+    ) -> Tensor:
         """query [n, A, D] are the last n of the tokens of key, value [m, K, D]; each sees itself and what is before."""
         n, heads, _ = query.shape
         m, kv_heads, _ = key.shape
         key = key.repeat_interleave(heads // kv_heads, dim=1)
         value = value.repeat_interleave(heads // kv_heads, dim=1)
         scores = torch.einsum("nad,mad->anm", query, key).float() * scale
-        future = torch.ones(n, m, dtype=torch.bool, device=query.device).triu(m - n + 1)
-        weights = scores.masked_fill(future, float("-inf")).softmax(-1).to(query.dtype)
-        return torch.einsum("anm,mad->nad", weights, value)
+        distance = torch.arange(m - n, m, device=query.device)[:, None] - torch.arange(m, device=query.device)
+        hidden = distance < 0 if window is None else (distance < 0) | (distance >= window)
+        scores = scores.masked_fill(hidden, float("-inf"))
+        if sinks is not None:
+            column = sinks.float()[:, None, None].expand(heads, n, 1)
+            weights = torch.cat((scores, column), dim=-1).softmax(-1)[..., :-1]
+        else:
+            weights = scores.softmax(-1)
+        return torch.einsum("anm,mad->nad", weights.to(query.dtype), value)
 
     def dense_attention(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         scores = torch.einsum("tnad,tmad->tanm", query, key).float() * scale
         return torch.einsum("tanm,tmad->tnad", scores.softmax(-1).to(query.dtype), value)
+
+    def moe_experts(
+        self,
+        x: Tensor,
+        chosen: Tensor,
+        weights: Tensor,
+        gate_up: tuple[Tensor, Tensor | None],
+        down: tuple[Tensor, Tensor | None],
+        activation: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        out = torch.zeros_like(x)
+        for expert in chosen.unique().tolist():
+            rows, places = (chosen == expert).nonzero(as_tuple=True)
+            bias_in, bias_out = (part[1][expert] if part[1] is not None else None for part in (gate_up, down))
+            inner = activation(self.linear(x[rows], gate_up[0][expert], bias_in))
+            outer = self.linear(inner, down[0][expert], bias_out)
+            out.index_add_(0, rows, outer * weights[rows, places, None].to(x.dtype))
+        return out
 
     def patchify(self, pixels: Tensor, patch: int, mean: Tensor, std: Tensor) -> Tensor:
         normalised = (pixels.float() / 255 - mean) / std

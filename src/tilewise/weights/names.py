@@ -8,12 +8,15 @@ file keeps several of our tensors in one (fused qkv), the row's `Source` says wh
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
+FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+"""Types as safetensors files spell them."""
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
@@ -25,25 +28,55 @@ class Stored(Protocol):
     def __getitem__(self, index: slice) -> Tensor: ...
 
 
-Select = Callable[[Stored], Tensor]
+Select = Callable[..., Tensor]
+"""The stored tensors that a Source names -> the tensor meant."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A tensor of a file, or the part of it that `select` reads."""
+    """A tensor of a file, or what `select` makes of it and, where it needs several, of `others`."""
 
     name: str
     select: Select | None = None
+    others: tuple[str, ...] = ()
+    dtypes: frozenset[str] = FLOATS
+    otherwise: Source | None = None
+    """The other form that some files keep this tensor in."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.name, *self.others)
+
+    def renamed(self, rename: Callable[[str], str]) -> Source:
+        otherwise = self.otherwise and self.otherwise.renamed(rename)
+        return replace(self, name=rename(self.name), others=tuple(map(rename, self.others)), otherwise=otherwise)
+
+
+def stack(*stored: Stored) -> Tensor:
+    """One tensor on top of the other, along a new first axis."""
+    return torch.stack([item[:] for item in stored])
 
 
 def part(index: int, of: int) -> Select:
     """Rows of the `index`-th of `of` equal parts stacked along the first axis."""
 
     def read(stored: Stored) -> Tensor:
-        rows, rest = divmod(stored.get_shape()[0], of)
+        size, rest = divmod(stored.get_shape()[0], of)
         if rest:
             return stored[:]  # whole, whose shape is then reported
-        return stored[index * rows : (index + 1) * rows]
+        return stored[index * size : (index + 1) * size]
+
+    return read
+
+
+def section(sizes: Sequence[int], index: int) -> Select:
+    """Rows of the `index`-th of parts of unequal sizes, stacked along the first axis."""
+    first = sum(sizes[:index])
+
+    def read(stored: Stored) -> Tensor:
+        if stored.get_shape()[0] != sum(sizes):
+            return stored[:]  # whole, whose shape is then reported
+        return stored[first : first + sizes[index]]
 
     return read
 
@@ -60,7 +93,7 @@ class NameTable:
         row = self.rows.get(_NUMBER.sub("{}", name))
         if row is None:
             return Source(self.prefix + name)
-        return replace(row, name=self.prefix + row.name.format(*numbers))
+        return row.renamed(lambda pattern: self.prefix + pattern.format(*numbers))
 
 
 def rows(pairs: Mapping[str, str], suffixes: tuple[str, ...] = ("weight", "bias")) -> dict[str, Source]:

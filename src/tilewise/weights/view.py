@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 import zlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -19,9 +20,8 @@ from torch import Tensor
 from tilewise.errors import InvalidCheckpoint
 from tilewise.parallel.mesh import Share
 from tilewise.weights.files import SafetensorFiles
-from tilewise.weights.names import Source
+from tilewise.weights.names import Source, stack
 
-_FLOATS = {"F64", "F32", "F16", "BF16"}
 # Tensors that old training code saved and that follow from the config.
 _DERIVED = re.compile(r"\.rotary_emb\.inv_freq$|\.position_ids$")
 
@@ -75,29 +75,60 @@ class CheckpointSource:
         self._unread = set(self.files.names)
 
     def has(self, name: str) -> bool:
-        return self.locate(name).name in self.files.names
+        return self._find(name) is not None
 
     def read(self, name: str, shape: Sequence[int]) -> Tensor:
-        source = self.locate(name)
-        if source.name not in self.files.names:
+        source = self._find(name)
+        if source is None:
             raise InvalidCheckpoint(
-                f"{self.files.folder} has no tensor {source.name}, which the model needs as {name}."
+                f"{self.files.folder} has no tensor {self._missing(name)}, which the model needs as {name}."
             )
-        found = self.files.dtype(source.name)
-        if found not in _FLOATS:
-            raise InvalidCheckpoint(
-                f"The tensor {source.name} is of type {found}, expected one of {', '.join(sorted(_FLOATS))}: "
-                "this is a quantised checkpoint of a form that is not supported."
-            )
-        select = source.select
-        tensor = select(self.files.stored(source.name)) if select else self.files.tensor(source.name)
-        self._unread.discard(source.name)
+        self._check_types(source)
+        if source.select is stack:
+            self._check_equal_shapes(source)
+        if source.select:
+            tensor = source.select(*map(self.files.stored, source.names))
+        else:
+            tensor = self.files.tensor(source.name)
+        self._unread.difference_update(source.names)
         if math.prod(tensor.shape) != math.prod(shape) or list(tensor.shape)[-1:] != list(shape)[-1:]:
             raise InvalidCheckpoint(
                 f"The tensor {source.name} has shape {list(tensor.shape)}, the config asks for {list(shape)}."
             )
         self.on_read(tensor.nbytes)
         return tensor.reshape(*shape).to(self.device, self.dtype)
+
+    def _find(self, name: str) -> Source | None:
+        """The form of a tensor that the files hold, all parts of it."""
+        source: Source | None = self.locate(name)
+        while source is not None and not self.files.names.issuperset(source.names):
+            source = source.otherwise
+        return source
+
+    def _missing(self, name: str) -> str:
+        """The first absent part of a tensor's likeliest form: one that is there in part, else the usual one."""
+        forms = [self.locate(name)]
+        while (other := forms[-1].otherwise) is not None:
+            forms.append(other)
+        begun = [form for form in forms if not self.files.names.isdisjoint(form.names)]
+        form = (begun or forms)[0]
+        return next(part for part in form.names if part not in self.files.names)
+
+    def _check_equal_shapes(self, source: Source) -> None:
+        shapes = {name: tuple(self.files.stored(name).get_shape()) for name in source.names}
+        usual = Counter(shapes.values()).most_common(1)[0][0]
+        for name, shape in shapes.items():
+            if shape != usual:
+                raise InvalidCheckpoint(f"The tensor {name} has shape {list(shape)}, its siblings {list(usual)}.")
+
+    def _check_types(self, source: Source) -> None:
+        for name in source.names:
+            found = self.files.dtype(name)
+            if found not in source.dtypes:
+                raise InvalidCheckpoint(
+                    f"The tensor {name} is of type {found}, expected one of {', '.join(sorted(source.dtypes))}: "
+                    "this is a quantised checkpoint of a form that is not supported."
+                )
 
     def finish(self) -> None:
         """Raise InvalidCheckpoint when the files hold tensors that no module asked for."""

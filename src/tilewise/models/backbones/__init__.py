@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from tilewise.errors import InvalidCheckpoint, did_you_mean
 from tilewise.models.config import DecoderConfig
-from tilewise.models.decoder import BlockFactory, DecoderBlock
+from tilewise.models.decoder import BlockFactory, plain_block
 from tilewise.weights.folder import CheckpointFolder, Section
 from tilewise.weights.names import NameTable
 
@@ -23,8 +23,9 @@ class Backbone:
     model_type: str
     """`text_config.model_type` of the -hf format."""
     decoder_config: Callable[[Section], DecoderConfig]
-    names: NameTable = field(default_factory=NameTable)
-    block: BlockFactory = DecoderBlock
+    names: Callable[[DecoderConfig], NameTable] = lambda _: NameTable()
+    """Rows for the tensors that its files spell or pack otherwise than Llama's."""
+    block: BlockFactory = plain_block
 
 
 def all_backbones() -> Iterator[Backbone]:

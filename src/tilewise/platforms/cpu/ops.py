@@ -12,7 +12,17 @@ from tilewise.platforms.reference import ReferenceOps
 class CpuOps(ReferenceOps):
     """Attention by torch's flash kernels, which keep no score matrix; equal to the reference within rounding."""
 
-    def causal_attention(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    def causal_attention(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scale: float,
+        window: int | None = None,
+        sinks: Tensor | None = None,
+    ) -> Tensor:
+        if window is not None or sinks is not None:
+            return super().causal_attention(query, key, value, scale, window, sinks)
         n, m, groups = len(query), len(key), query.shape[1] // key.shape[1]
         q = query.transpose(0, 1).unsqueeze(0)
         k = key.repeat_interleave(groups, dim=1).transpose(0, 1).unsqueeze(0)

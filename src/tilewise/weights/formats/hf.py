@@ -7,7 +7,6 @@ Older files say `vision_tower.` and `language_model.model.`, newer ones `model.v
 from __future__ import annotations
 
 from collections.abc import Set
-from dataclasses import replace
 
 from tilewise.weights.folder import NATIVE
 from tilewise.weights.formats import CheckpointFormat, Locate
@@ -50,9 +49,7 @@ def locate(names: Set[str], language: NameTable) -> Locate:
         if not name.startswith("language."):
             return table.source(name)
         source = language.source(name.removeprefix("language."))
-        if not new_spelling:
-            return replace(source, name=f"language_model.{source.name}")
-        return replace(source, name=_inside_model(source.name))
+        return source.renamed(_inside_model if new_spelling else "language_model.{}".format)
 
     return find
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Set
-from dataclasses import replace
 
 from tilewise.weights.folder import ORIGINAL
 from tilewise.weights.formats import CheckpointFormat, Locate
@@ -46,7 +45,7 @@ def locate(names: Set[str], language: NameTable) -> Locate:
     def find(name: str) -> Source:
         if name.startswith("language."):
             source = language.source(name.removeprefix("language."))
-            return replace(source, name=f"language_model.{source.name}")
+            return source.renamed(lambda theirs: f"language_model.{theirs}")
         return _NAMES.source(name)
 
     return find

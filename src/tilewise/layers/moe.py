@@ -1,0 +1,27 @@
+"""Mixture of experts: a router, and MLPs of which each token takes a few."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from tilewise.platforms.base import Ops
+from tilewise.weights.view import View
+
+
+class ExpertMLP:
+    """Router without bias, softmax over all experts, the likeliest `per_token` of them, SwiGLU inside (Qwen3-MoE)."""
+
+    def __init__(self, view: View, hidden: int, inner: int, count: int, per_token: int, renormalise: bool) -> None:
+        self._router = view.tensor("gate.weight", count, hidden).float()
+        self._gate_up = view.tensor("experts.gate_up_proj", count, 2 * inner, hidden)
+        self._down = view.tensor("experts.down_proj", count, hidden, inner)
+        self._per_token = per_token
+        self._renormalise = renormalise
+
+    def __call__(self, x: Tensor, ops: Ops) -> Tensor:
+        """x [N, hidden] -> the same shape. The router runs in float32: near ties must not depend on rounding."""
+        scores = ops.linear(x.float(), self._router, None).softmax(-1)
+        weights, chosen = scores.topk(self._per_token, dim=-1)
+        if self._renormalise:
+            weights = weights / weights.sum(-1, keepdim=True)
+        return ops.moe_experts(x, chosen, weights, (self._gate_up, None), (self._down, None), ops.silu_mul)

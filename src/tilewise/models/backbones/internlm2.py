@@ -1,0 +1,63 @@
+"""InternLM2 and 2.5: Llama with names of its own and queries, keys and values packed by key/value head.
+
+Source: InternLM/lmdeploy `lmdeploy/pytorch/models/internlm2.py`, huggingface/transformers
+`convert_internvl_weights_to_hf.py`.
+"""
+
+from torch import Tensor
+
+from tilewise.models.backbones import Backbone
+from tilewise.models.config import DecoderConfig, text_config
+from tilewise.weights.folder import Section
+from tilewise.weights.names import NameTable, Select, Source, Stored, rows
+
+_MODULES = {
+    "self_attn.o_proj": "attention.wo",
+    "mlp.gate_proj": "feed_forward.w1",
+    "mlp.up_proj": "feed_forward.w3",
+    "mlp.down_proj": "feed_forward.w2",
+    "input_layernorm": "attention_norm",
+    "post_attention_layernorm": "ffn_norm",
+}
+
+
+def decoder_config(text: Section) -> DecoderConfig:
+    bias = bool(text.get("bias", False))
+    return text_config(text, qkv_bias=bias, output_bias=bias)
+
+
+def packed(config: DecoderConfig, letter: str) -> Select:
+    """Each key/value head's group stands together in `wqkv`: its query heads, then its key, then its value."""
+    queries = config.num_heads // config.num_kv_heads
+    heads = {"q": slice(0, queries), "k": slice(queries, queries + 1), "v": slice(queries + 1, queries + 2)}[letter]
+
+    def read(stored: Stored) -> Tensor:
+        whole = stored[:]
+        groups = (config.num_kv_heads, queries + 2, config.head_dim)
+        if len(whole) != groups[0] * groups[1] * groups[2]:
+            return whole  # whose shape is then reported
+        chosen: Tensor = whole.unflatten(0, groups)[:, heads]
+        return chosen.flatten(0, 2)
+
+    return read
+
+
+def names(config: DecoderConfig) -> NameTable:
+    layer = "model.layers.{}"
+    return NameTable(
+        {
+            "model.embed_tokens.weight": Source("model.tok_embeddings.weight"),
+            "lm_head.weight": Source("output.weight"),
+            **rows({f"{layer}.{ours}": f"{layer}.{theirs}" for ours, theirs in _MODULES.items()}),
+            **{
+                f"{layer}.self_attn.{letter}_proj.{kind}": Source(
+                    f"{layer}.attention.wqkv.{kind}", packed(config, letter)
+                )
+                for letter in "qkv"
+                for kind in ("weight", "bias")
+            },
+        }
+    )
+
+
+BACKBONE = Backbone("InternLM2ForCausalLM", "internlm2", decoder_config, names)
