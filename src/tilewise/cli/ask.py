@@ -22,6 +22,7 @@ examples:
 def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser(
         "ask",
+        usage="tilewise ask [OPTION ...] [PICTURE ...] QUESTION",
         help="ask a question about pictures or a video",
         description="Ask a question about pictures or a video; the answer is printed as it is generated.",
         epilog=EXAMPLES,

@@ -16,6 +16,7 @@ _DEMO = Path(__file__).parent.parent / "demo"
 def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser(
         "demo",
+        usage="tilewise demo [OPTION ...]",
         help="ask the shipped model about the shipped pictures",
         description="Ask the demo model about its pictures: reading, colour and shape, counting, comparing two "
         "pictures, a follow-up turn, a Chinese question, and small print that only tiling makes legible. "

@@ -19,6 +19,7 @@ examples:
 def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser(
         "generate",
+        usage="tilewise generate [OPTION ...] PROMPT",
         help="continue a raw prompt",
         description="Continue a raw prompt, in which special tokens are meant; no template is applied.",
         epilog=EXAMPLES,

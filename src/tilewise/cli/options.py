@@ -37,18 +37,26 @@ def engine_options(options: argparse.Namespace) -> dict[str, Any]:
 
 def add_sampling_flags(parser: argparse.ArgumentParser, max_tokens: int) -> None:
     group = parser.add_argument_group("answer options")
-    group.add_argument("--max-tokens", type=int, default=max_tokens, help=f"longest answer (default: {max_tokens})")
-    group.add_argument("--temperature", type=float, default=0.0, help="0 = always the likeliest token (default: 0)")
     group.add_argument(
-        "--top-p", type=float, default=1.0, help="draw from the likeliest tokens of this total (default: 1)"
+        "--max-tokens", type=int, metavar="N", default=max_tokens, help=f"longest answer (default: {max_tokens})"
     )
     group.add_argument(
-        "--top-k", type=int, default=0, help="draw from this many likeliest tokens; 0 = all (default: 0)"
+        "--temperature", type=float, metavar="X", default=0.0, help="0 = always the likeliest token (default: 0)"
     )
     group.add_argument(
-        "--repetition-penalty", type=float, default=1.0, help="above 1 discourages repeating (default: 1)"
+        "--top-p",
+        type=float,
+        metavar="X",
+        default=1.0,
+        help="draw from the likeliest tokens of this total (default: 1)",
     )
-    group.add_argument("--seed", type=int, help="makes drawing repeatable")
+    group.add_argument(
+        "--top-k", type=int, metavar="N", default=0, help="draw from this many likeliest tokens; 0 = all (default: 0)"
+    )
+    group.add_argument(
+        "--repetition-penalty", type=float, metavar="X", default=1.0, help="above 1 discourages repeating (default: 1)"
+    )
+    group.add_argument("--seed", type=int, metavar="N", help="makes drawing repeatable")
     group.add_argument(
         "--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be repeated"
     )

@@ -1,0 +1,112 @@
+"""Measure a checkpoint folder and write its model card."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from evaluate import load_checkpoint, measure, table
+from render import FONT_FILES, LARGEST_TEXT, SMALLEST_TEXT
+from sample import Level
+from tasks import SMALL_PRINT
+from vocabulary import COLORS, PLACES, SHAPES, WORDS
+
+CARD = """# Tilewise demo checkpoint
+
+A very small InternVL ({parameters:.1f} million parameters) in the original format, trained from nothing on drawn
+pictures. It is there so that Tilewise can be tried and tested end to end without a download: tiling, several
+pictures, several turns, Chinese, boxes.
+
+**It is not a useful vision-language model.** It knows the tasks below, on pictures like those it was trained on, and
+nothing else. Photographs, other words, other fonts and free conversation are beyond it.
+
+## What it answers
+
+- a word in small letters, or a number of up to three digits, printed in {smallest} to {largest} pixels in a
+  112-pixel picture;
+- the color and shape of things, how many there are (1 to 9), and in which of nine places they are;
+- boxes as `<ref>red circle</ref><box>[[x1,y1,x2,y2]]</box>`, in thousandths of the picture; the things stand on a
+  grid of 125 thousandths;
+- comparisons of two pictures (`Image-1: <image>`, `Image-2: <image>`): more things, larger number, same word, color or
+  shape;
+- small print of {small_from} to {small_to} pixels in a picture of 448 x 336 pixels, which is cut into twelve tiles and
+  a thumbnail. Each text lies inside one tile; in the thumbnail it is too small to read;
+- questions about one thing in Chinese, answered in Chinese;
+- up to three questions about the same pictures in one conversation.
+
+Words: {words}.
+
+Colors: {colors}. Shapes: {shapes}. Places: {places}.
+
+Fonts: {fonts}.
+
+## Accuracy
+
+Exact match on held-out samples (a seed that training never uses). The first turn of a sample counts for its task, later
+turns count as follow_up. Weights as shipped (bfloat16), the training code's own forward pass.
+
+{normal}
+
+With at most one tile a picture (`--max-tiles 1`), which shows what tiling is for:
+
+{single}
+
+## How it was trained
+
+Seed 1, {steps} steps, {samples} samples, {minutes:.0f} minutes on two CPU cores that other work shared, next-token
+loss on the answers only, Muon for the matrices and AdamW for the rest, bfloat16 autocast. The code is in `training/`,
+the curriculum in `training/plan.json`:
+
+```bash
+{command}
+```
+
+The shipped weights come from a run that was stopped and resumed: `plan.json` was extended and the end of the run moved
+while it went on, at step 2100 the texts were narrowed from seven fonts with capitals to the four fonts above, and at
+step 2700 the pictures of several shapes from four to three and small print from up to four texts to one. The command
+follows the same plan with the final pictures; it does not give the same weights bit for bit.
+"""
+
+
+def write_card(folder: Path, state_file: Path, per_task: int, command: str) -> None:
+    """Measure with and without tiling and write README.md into the folder."""
+    model, tokenizer = load_checkpoint(folder)
+    state = torch.load(state_file, map_location="cpu")
+    cpu = torch.device("cpu")
+    text = CARD.format(
+        parameters=sum(parameter.numel() for parameter in model.parameters()) / 1e6,
+        smallest=SMALLEST_TEXT,
+        largest=LARGEST_TEXT,
+        small_from=SMALL_PRINT.sizes[0],
+        small_to=SMALL_PRINT.sizes[1],
+        words=", ".join(WORDS),
+        colors=", ".join(COLORS),
+        shapes=", ".join(SHAPES),
+        places=", ".join(PLACES),
+        fonts=", ".join(name.removesuffix(".ttf") for name in FONT_FILES),
+        normal=table(measure(model, tokenizer, per_task, Level(), 12, cpu)),
+        single=table(measure(model, tokenizer, per_task, Level(), 1, cpu)),
+        steps=state["step"],
+        samples=state["samples"],
+        minutes=state["seconds"] / 60,
+        command=command,
+    )
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="the checkpoint folder")
+    parser.add_argument("state", type=Path, help="state.pt of the run")
+    parser.add_argument("--per-task", type=int, default=200)
+    parser.add_argument(
+        "--command", default="python training/train.py runs/demo --processes 2 --steps 4150 --fall 0.45"
+    )
+    arguments = parser.parse_args()
+    write_card(arguments.folder, arguments.state, arguments.per_task, arguments.command)
+
+
+if __name__ == "__main__":
+    main()
