@@ -1,6 +1,6 @@
 """Offline inference: one picture, several pictures, a batch, a conversation. Runs as it is, with the demo model.
 
-    python examples/offline.py [MODEL]
+python examples/offline.py [MODEL]
 """
 
 import sys

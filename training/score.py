@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from rich.progress import track
-from tilewise import LLM, SamplingParams
 
 from evaluate import FOLLOW_UP, HELD_OUT_SEED, table
 from sample import Level, Sample
 from tasks import MEASURED_TASKS, make_sample
+from tilewise import LLM, SamplingParams
 
 BATCH = 64
 GREEDY = SamplingParams(temperature=0, max_tokens=64, skip_special_tokens=False)
