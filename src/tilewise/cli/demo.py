@@ -36,7 +36,10 @@ def run(options: argparse.Namespace) -> int:
     started = time.perf_counter()
     llm = LLM(**engine_options(options))
     console.print(f"Model {llm.config.model} loaded in {time.perf_counter() - started:.1f} s")
-    table = Table("task", "pictures", "question", "answer", "expected", "seconds")
+    console.print(f"Pictures in {_DEMO / 'pictures'}", soft_wrap=True)
+    table = Table()
+    for title in ("task", "pictures", "question", "answer", "expected", "seconds"):
+        table.add_column(title, overflow="fold")  # nothing is cut off
     wrong = 0
     for item in json.loads((_DEMO / "questions.json").read_text(encoding="utf-8")):
         for row in answer_turns(llm, item):
@@ -61,7 +64,7 @@ def answer_turns(llm: Any, item: dict[str, Any]) -> list[dict[str, Any]]:
         output = llm.chat(messages, SamplingParams(temperature=0, max_tokens=64, skip_special_tokens=False))[0]
         answer = output.outputs[0].text
         messages.append({"role": "assistant", "content": answer})
-        shown = "\n".join(str(_short(path)) for path in paths) if number == 0 else "(same)"
+        shown = "\n".join(path.name for path in paths) if number == 0 else "(same)"
         rows.append(
             {
                 "pictures": shown,
@@ -82,7 +85,3 @@ def user_message(question: str, paths: list[Path]) -> dict[str, Any]:
         question = "".join(f"Image-{number}: <image>\n" for number in range(1, len(paths) + 1)) + question
     parts: list[dict[str, Any]] = [{"type": "image_pil", "image_pil": open_image(path)} for path in paths]
     return {"role": "user", "content": [*parts, {"type": "text", "text": question}]}
-
-
-def _short(path: Path) -> Path:
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
