@@ -1,4 +1,4 @@
-"""Offline inference: one picture, several pictures, a batch, a conversation. Runs as it is, with the demo model.
+"""Offline inference: one picture, a batch, several pictures, a raw prompt. Runs as it is, with the demo model.
 
 python examples/offline.py [MODEL]
 """
@@ -8,31 +8,30 @@ import sys
 from tilewise import LLM, ImageAsset, SamplingParams
 
 llm = LLM(sys.argv[1] if len(sys.argv) > 1 else "demo", limit_mm_per_prompt={"image": 4})
-greedy = SamplingParams(temperature=0, max_tokens=64)
-sign = ImageAsset("stop_sign").pil_image
-blossom = ImageAsset("cherry_blossom").pil_image
+greedy = SamplingParams(temperature=0, max_tokens=32)
 
 
-def user(question: str) -> str:
-    """A raw prompt in InternVL's format; `llm.chat` writes this for you, system text included."""
-    return f"<|im_start|>user\n<image>\n{question}<|im_end|>\n<|im_start|>assistant\n"
+def user(question: str, *names: str) -> dict:
+    """A message about sample pictures; from a server's client it would hold image_url parts."""
+    pictures = [{"type": "image_pil", "image_pil": ImageAsset(name).pil_image} for name in names]
+    return {"role": "user", "content": [*pictures, {"type": "text", "text": question}]}
 
 
 print("one picture:")
-for output in llm.generate({"prompt": user("What color is the sign?"), "multi_modal_data": {"image": sign}}, greedy):
-    print(" ", output.outputs[0].text)
+print(" ", llm.chat([user("What is the word?", "reading_text")], greedy)[0].outputs[0].text)
 
 print("a batch, in which the picture is encoded once:")
-questions = ["What shape is this?", "What color is it?", "What word is written in the picture?"]
-prompts = [{"prompt": user(question), "multi_modal_data": {"image": sign}} for question in questions]
-for question, output in zip(questions, llm.generate(prompts, greedy), strict=True):
+questions = ["How many diamonds are in the picture?", "Which color do the shapes have?"]
+for question, output in zip(questions, llm.chat([[user(q, "counting")] for q in questions], greedy), strict=True):
     print(f"  {question} {output.outputs[0].text}")
 
-print("several pictures in a conversation:")
-content = [
-    {"type": "image_pil", "image_pil": sign},
-    {"type": "image_pil", "image_pil": blossom},
-    {"type": "text", "text": "Image-1: <image>\nImage-2: <image>\nDo both pictures show the same shape?"},
-]
-answer = llm.chat([{"role": "user", "content": content}], greedy)[0]
+print("two pictures, placed by their markers:")
+question = "Image-1: <image>\nImage-2: <image>\nIn which picture are there more hearts?"
+answer = llm.chat([user(question, "comparing_1", "comparing_2")], greedy)[0]
 print(f"  {answer.outputs[0].text} ({answer.usage.tiles} tiles, {answer.usage.prompt_tokens} prompt tokens)")
+
+print("a raw prompt, special tokens and all:")
+prompt = answer.prompt.replace("In which picture are there more hearts?", "How many hearts are in Image-1?")
+pictures = [ImageAsset(name).pil_image for name in ("comparing_1", "comparing_2")]
+raw = llm.generate({"prompt": prompt, "multi_modal_data": {"image": pictures}}, greedy)[0]
+print(" ", raw.outputs[0].text)
