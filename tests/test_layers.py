@@ -16,7 +16,7 @@ ROWS: list[set[str]] = [
     {"cli", "__main__"},
     {"llm", "assets"},
     {"outputs"},
-    {"inputs", "progress"},
+    {"inputs"},
     {"engine"},
     {"runner"},
     {"models"},
@@ -26,7 +26,7 @@ ROWS: list[set[str]] = [
     {"platforms"},
     {"plan"},
     {"step"},
-    {"config", "types"},
+    {"config", "types", "progress"},
     {"errors"},
 ]
 LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}

@@ -146,7 +146,7 @@ class LLM:
 
     def _run(self, requests: Sequence[Request], show_progress: bool) -> list[RequestOutput]:
         groups = [_Group(self._tokenizer, request, self._prepare.spec.tokens_per_tile) for request in requests]
-        with progress_bar("Answering", len(groups), show_progress) as advance:
+        with progress_bar("Answering", len(groups), show_progress and len(groups) > 1) as advance:
             for group, _ in self._drive(groups):
                 if group.finished:
                     advance(1)

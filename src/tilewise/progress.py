@@ -8,14 +8,16 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def progress_bar(title: str, total: int, show: bool = True) -> Iterator[Callable[[int], None]]:
-    """Yields a function that moves the bar; without a terminal, or for a single item, there is none."""
-    if not show or total < 2 or not sys.stderr.isatty():
+def progress_bar(title: str, total: int, show: bool = True, of_bytes: bool = False) -> Iterator[Callable[[int], None]]:
+    """Yields a function that moves the bar by a count; without a terminal there is no bar."""
+    if not show or not sys.stderr.isatty():
         yield lambda _: None
         return
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TransferSpeedColumn
 
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    counts = (DownloadColumn(), TransferSpeedColumn()) if of_bytes else (MofNCompleteColumn(),)
+    columns = (TextColumn("{task.description}"), BarColumn(), *counts)
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(title, total=total)
         yield lambda count: progress.advance(task, count)

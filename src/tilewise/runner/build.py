@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,13 +15,12 @@ from tilewise.parallel.mesh import Mesh
 from tilewise.plan import DeviceFacts, ModelFacts, Resolved, resolve
 from tilewise.platforms import current_platform
 from tilewise.platforms.base import Ops, Platform
+from tilewise.progress import progress_bar
 from tilewise.runner.runner import LocalRunner
 from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.view import RandomSource
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tilewise.models.internvl import InternVL
 
 logger = logging.getLogger("tilewise")
@@ -92,20 +89,6 @@ def _load(
     mesh, ops, context = Mesh(size=config.tensor_parallel_size), platform.ops(), resolved.limits.max_model_len
     if config.load_format == "dummy":
         return architecture.build(RandomSource(dtype, platform.device), ops, context, mesh)
-    with _progress(facts.weight_bytes) as on_read:
+    wait = facts.weight_bytes >= _WORTH_A_BAR
+    with progress_bar("Loading weights", facts.weight_bytes, wait, of_bytes=True) as on_read:
         return architecture.load(dtype, ops, context, platform.device, on_read, mesh)
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """A bar over the bytes of the weights on a terminal, if there are enough of them to wait for."""
-    if total < _WORTH_A_BAR:
-        yield lambda _: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("Loading weights", total=total)
-        yield lambda count: progress.advance(task, count)
