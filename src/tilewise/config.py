@@ -57,6 +57,9 @@ class EngineConfig:
         "max_dynamic_patch for each picture (as the reference infers) or shared (as it trained)",
         "media",
     )
+    flash_router: bool = option(
+        True, "Flash checkpoints: let their router give easy tiles a quarter of the tokens", "media"
+    )
     exif_orientation: bool = option(False, "turn pictures as their camera says (the reference does not)", "media")
     max_image_pixels: int = option(89_478_485, "largest picture accepted, in pixels", "media")
     num_frames: int = option(32, "frames taken of a video", "media")

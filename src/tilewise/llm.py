@@ -171,7 +171,7 @@ class LLM:
                     text = answer.add(delta.token, delta.finish_reason, delta.stop_reason)
                     if answer.finished and delta.finish_reason is None:
                         self._core.abort(delta.request_id)  # a stop string, which the engine cannot see
-                    group.tick()
+                    group.tick(delta.image_tokens_saved)
                     yield group, text
         finally:
             for request_id in owners:
@@ -186,6 +186,7 @@ class _Group:
         self._tokens_per_tile = tokens_per_tile
         self._first_token: float | None = None
         self._last_token: float | None = None
+        self._tokens_saved = 0
         self.requests = list(_fan_out(request))
         self.answers = {
             single.id: Answer(tokenizer, single.sampling, index) for index, single in enumerate(self.requests)
@@ -195,7 +196,9 @@ class _Group:
     def finished(self) -> bool:
         return all(answer.finished for answer in self.answers.values())
 
-    def tick(self) -> None:
+    def tick(self, tokens_saved: int) -> None:
+        """A token has come, of a prompt that a router made shorter by `tokens_saved`."""
+        self._tokens_saved = tokens_saved
         self._last_token = time.monotonic()
         self._first_token = self._first_token or self._last_token
 
@@ -208,10 +211,11 @@ class _Group:
             outputs=outputs,
             finished=self.finished,
             usage=Usage(
-                prompt_tokens=len(request.prompt_ids),
+                prompt_tokens=len(request.prompt_ids) - self._tokens_saved,
                 completion_tokens=sum(len(output.token_ids) for output in outputs),
-                image_tokens=request.num_tiles * self._tokens_per_tile,
+                image_tokens=request.num_tiles * self._tokens_per_tile - self._tokens_saved,
                 tiles=request.num_tiles,
+                image_tokens_saved=self._tokens_saved,
             ),
             timing=Timing(request.arrival, self._first_token, self._last_token if self.finished else None),
         )

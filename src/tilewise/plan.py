@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tilewise.config import EngineConfig
 from tilewise.errors import InvalidConfig
-from tilewise.step import Limits
+from tilewise.step import FlashRule, Limits
 
 GIB = 2**30
 
@@ -22,6 +22,7 @@ class ModelFacts:
     kv_bytes_per_token: int
     bytes_per_tile: int
     weight_bytes: int
+    flash: FlashRule | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,10 @@ def resolve(config: EngineConfig, model: ModelFacts, device: DeviceFacts) -> Res
         tokens_per_tile=model.tokens_per_tile,
         tile_pages=pages,
         tile_budget=config.encode_budget,
+        flash=model.flash,
     )
+    if model.flash is not None:
+        reasons["flash"] = f"tiles of {model.tokens_per_tile} or {model.flash.tokens} tokens, as the router chooses"
     return Resolved(limits, reasons)
 
 

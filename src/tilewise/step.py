@@ -47,10 +47,12 @@ class EncodeJob:
 
 @dataclass(frozen=True, slots=True)
 class TileUse:
-    """The rows of the tile in `page` stand in the prompt from `position` on."""
+    """`rows` rows of the tile in `page`, from row `first` on, stand in the prompt from `position` on."""
 
     position: int
     page: int
+    first: int
+    rows: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +80,20 @@ class StepPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class EncodedTile:
+    """A tile that is in its page now."""
+
+    digest: bytes
+    score: float | None = None
+    """Of a Flash model's router: the probability that a quarter of the rows says enough."""
+
+
+@dataclass(frozen=True, slots=True)
 class StepResult:
     """What came of a step: a token for each sampling slot, and the tiles now in their pages."""
 
     sampled: dict[int, SampledToken]
-    encoded: tuple[bytes, ...]
+    encoded: tuple[EncodedTile, ...]
 
 
 class Handle(Protocol):
@@ -100,6 +111,19 @@ class Runner(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class FlashRule:
+    """How a Flash model shortens prompts: tiles that its router finds easy take `tokens` rows instead of all.
+
+    A tile is easy if its score is above the `relative_threshold` quantile of the scores of its request, and at least
+    `absolute_threshold`. Source: `generate_flash` of the checkpoints' modeling_internvl_chat.py.
+    """
+
+    tokens: int
+    relative_threshold: float
+    absolute_threshold: float
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """The sizes that scheduling has to respect, in tokens, blocks, pages and tiles."""
 
@@ -113,3 +137,4 @@ class Limits:
     tile_pages: int
     tile_budget: int
     """Tiles encoded in one step while something decodes."""
+    flash: FlashRule | None = None

@@ -185,9 +185,12 @@ class SampledToken:
 @dataclass(frozen=True, slots=True)
 class Usage:
     prompt_tokens: int
+    """As computed: without the rows that a Flash model's router saved."""
     completion_tokens: int
     image_tokens: int
     tiles: int
+    image_tokens_saved: int = 0
+    """Rows that a Flash model's router left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +224,7 @@ class RequestOutput:
     request_id: str
     prompt: str | None
     prompt_token_ids: list[int]
+    """As prepared: a Flash model's router may leave some of the image tokens out."""
     outputs: list[CompletionOutput]
     finished: bool
     usage: Usage

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from tilewise.step import Admission, Limits, StepPlan, StepResult, Work
+from tilewise.step import Admission, EncodedTile, EncodeJob, FlashRule, Limits, StepPlan, StepResult, Work
 from tilewise.types import ImageInput, Request, SampledToken, SamplingParams, Tile
 
 TILE_TOKENS = 4
+FLASH = FlashRule(tokens=1, relative_threshold=0.3, absolute_threshold=0.5)
 
 
-def limits(**changes: int) -> Limits:
+def score(digest: bytes) -> float:
+    """What the fake router says of a tile: depends on the tile alone, as a real one does."""
+    return int.from_bytes(digest, "big") * 37 % 101 / 101
+
+
+def limits(**changes: Any) -> Limits:
     sizes = {
         "max_num_seqs": 4,
         "max_model_len": 64,
@@ -75,7 +82,10 @@ class FakeRunner:
             self.pages[job.page] = job.digest
             self.tiles_encoded += 1
         sampled = {work.slot: SampledToken(self.next_token(work)) for work in plan.work if work.samples}
-        return Done(StepResult(sampled, tuple(job.digest for job in plan.encode)))
+        return Done(StepResult(sampled, tuple(map(self._encoded, plan.encode))))
+
+    def _encoded(self, job: EncodeJob) -> EncodedTile:
+        return EncodedTile(job.digest, score(job.digest) if self.limits.flash else None)
 
     def next_token(self, work: Work) -> int:
         """Depends on the position alone, so that a preempted sequence goes on as it would have."""
@@ -108,7 +118,9 @@ class FakeRunner:
         admission = self.admissions[work.slot]
         covered = set()
         for use in work.tiles:
-            covered |= set(range(use.position, use.position + TILE_TOKENS))
+            few = self.limits.flash.tokens if self.limits.flash else None
+            assert (use.first, use.rows) in ((0, TILE_TOKENS), (TILE_TOKENS, few))
+            covered |= set(range(use.position, use.position + use.rows))
             assert use.page in self.pages, "a page is read before anything was encoded into it"
         images = {i for i, token in enumerate(admission.token_ids[: admission.num_prompt]) if token == 2}
         assert images & set(range(work.start, stop)) <= covered, "an image token without its tile"

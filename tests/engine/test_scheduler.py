@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.engine.fake import FakeRunner, limits, request
+from tests.engine.fake import FLASH, TILE_TOKENS, FakeRunner, limits, request, score
 from tilewise.engine.core import EngineCore
 from tilewise.engine.scheduler import Scheduler
 from tilewise.errors import TooLong
@@ -143,6 +144,55 @@ def test_a_token_in_flight_of_an_aborted_sequence_is_dropped():
     assert_nothing_is_held(scheduler)
 
 
+def test_a_flash_prompt_waits_for_its_scores_and_is_shortened():
+    """Scores of 1, 2, 3, 4 are 0.37, 0.73, 0.09, 0.47: only 2 is above both thresholds, the quantile is 0.36."""
+    _, _, runner = run([request("a", tiles=(1, 2, 3, 4))], limits(flash=FLASH))
+    waiting, first = runner.plans[:2]
+    assert len(waiting.encode) == 4
+    assert not waiting.work
+    assert [(use.position, use.first, use.rows) for use in first.work[0].tiles] == [
+        (1, 0, 4),
+        (5, 4, 1),
+        (6, 0, 4),
+        (10, 0, 4),
+    ]
+
+
+def test_a_flash_prompt_of_known_tiles_starts_at_once():
+    sizes = limits(flash=FLASH)
+    core = EngineCore(runner := FakeRunner(sizes), sizes)
+    for name in ("a", "b"):
+        core.submit(request(name, tiles=(1, 2), max_tokens=1))
+        while core.has_unfinished:
+            core.step()
+    assert [len(plan.work) for plan in runner.plans] == [0, 1, 1]
+
+
+def test_others_overtake_a_flash_prompt_that_waits_for_its_scores():
+    sizes = limits(flash=FLASH)
+    core = EngineCore(runner := FakeRunner(sizes), sizes)
+    core.submit(request("picture", tiles=(1, 2)))
+    core.submit(request("text"))
+    core.step()
+    assert [work.count for work in runner.plans[0].work] == [6]
+
+
+def test_a_flash_prompt_with_more_tiles_than_pages_is_scored_page_by_page():
+    _, reasons, runner = run([request("a", tiles=tuple(range(1, 13)), text=2)], limits(tile_pages=1, flash=FLASH))
+    assert reasons == {"a": "length"}
+    assert runner.tiles_encoded == 2 * 12  # once for its score and once for its rows
+
+
+def test_saved_rows_are_reported_with_every_token():
+    sizes = limits(flash=FLASH)
+    core = EngineCore(FakeRunner(sizes), sizes)
+    core.submit(request("a", tiles=(1, 2), max_tokens=2))
+    saved = []
+    while core.has_unfinished:
+        saved += [delta.image_tokens_saved for delta in core.step()]
+    assert saved == [3, 3]
+
+
 ARRIVALS = st.lists(
     st.tuples(
         st.integers(0, 12),  # step of arrival
@@ -162,7 +212,19 @@ SIZES = st.builds(
     block_size=st.sampled_from([3, 4, 16]),
     tile_pages=st.integers(1, 6),
     tile_budget=st.integers(1, 3),
+    flash=st.sampled_from([None, FLASH]),
 )
+
+
+def computed_prompt(item: Request, sizes: Limits) -> int:
+    """Tokens of the prompt once the router has shortened it."""
+    length = len(item.prompt_ids)
+    if sizes.flash is None or not item.images:
+        return length
+    scores = np.array([score(tile.digest) for tile in item.images[0].tiles], np.float32)
+    threshold = np.quantile(scores, sizes.flash.relative_threshold)
+    easy = (scores > threshold) & (scores >= sizes.flash.absolute_threshold)
+    return length - int(easy.sum()) * (TILE_TOKENS - sizes.flash.tokens)
 
 
 @settings(max_examples=400, deadline=None)
@@ -177,7 +239,7 @@ def test_random_schedules_lose_nothing_and_answer_as_if_alone(arrivals, sizes):
             if arrival == step:
                 item = request(name, text, tuple(tiles), max_tokens)
                 core.submit(item)
-                length = len(item.prompt_ids)
+                length = computed_prompt(item, sizes)
                 room = min(sizes.max_model_len, (sizes.num_blocks - 1) * sizes.block_size) - length
                 expected[name] = [100 + length + i for i in range(min(max_tokens, room))]
                 got[name] = []

@@ -34,8 +34,8 @@ class Engine:
     """A model under limits of the test's choosing."""
 
     def __init__(self, folder: Path, ops=None, dtype=torch.float32, **changes: int) -> None:
-        self.limits = replace(LIMITS, **changes)
         architecture = Architecture.of(CheckpointFolder.open(folder))
+        self.limits = replace(LIMITS, flash=architecture.config.flash, **changes)
         self.model = architecture.load(dtype, ops or CpuOps(), self.limits.max_model_len)
         self.config = architecture.config
 

@@ -9,15 +9,17 @@ import pytest
 import torch
 
 from tests.equal.driver import Engine, prompt
+from tests.models.flash import write_flash
 from tests.tiny import SPECS, write_original
 from tilewise.platforms.reference import ReferenceOps
 
-NAMES = ["qwen2-300m", "qwen3-6b-tied"]
+NAMES = ["qwen2-300m", "qwen3-6b-tied", "flash"]
 
 
 @pytest.fixture(scope="module", params=NAMES)
 def folder(request, tmp_path_factory):
-    return write_original(tmp_path_factory.mktemp(request.param), SPECS[request.param])
+    path = tmp_path_factory.mktemp(request.param)
+    return write_flash(path) if request.param == "flash" else write_original(path, SPECS[request.param])
 
 
 def requests(**sampling):

@@ -61,8 +61,9 @@ def run(options: argparse.Namespace) -> int:
 def print_stats(output: Any) -> None:
     usage, timing = output.usage, output.timing
     first, total = timing.first_token - timing.arrival, timing.finished - timing.arrival
+    saved = f", {usage.image_tokens_saved} saved by the router" if usage.image_tokens_saved else ""
     print(
-        f"{usage.prompt_tokens} prompt tokens ({usage.tiles} tiles, {usage.image_tokens} image tokens), "
+        f"{usage.prompt_tokens} prompt tokens ({usage.tiles} tiles, {usage.image_tokens} image tokens{saved}), "
         f"{usage.completion_tokens} answer tokens; first token after {first:.2f} s, all after {total:.2f} s",
         file=sys.stderr,
     )

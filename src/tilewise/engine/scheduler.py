@@ -3,20 +3,23 @@
 Order of a plan, under one token budget: sequences that decode, sequences in the middle of their prompt, waiting
 ones. A chunk ends before the first tile that is not encoded yet. When blocks run out, the newest sequence is
 preempted: it gives all its blocks back and computes its tokens again later. Tiles are proposed for encoding in the
-same order of priority, a few waiting sequences ahead.
+same order of priority, a few waiting sequences ahead. The prompt of a Flash model gets its length from its encoded
+tiles: until then it waits, and others may overtake it.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from tilewise.engine.blocks import BlockPool
+from tilewise.engine.flash import TileScores, easy_tiles
 from tilewise.engine.sequence import SequenceState
 from tilewise.engine.tiles import TileIndex
 from tilewise.errors import TooLong
-from tilewise.step import Admission, BlockGrant, EncodeJob, Limits, StepPlan, StepResult, TileUse, Work
-from tilewise.types import Request, SampledToken
+from tilewise.step import Admission, BlockGrant, EncodedTile, EncodeJob, Limits, StepPlan, StepResult, TileUse, Work
+from tilewise.types import Request, SampledToken, Tile
 
 ENCODE_AHEAD = 4
 """Waiting sequences whose tiles are encoded before their turn."""
@@ -30,6 +33,8 @@ class TokenDelta:
     token: SampledToken
     finish_reason: str | None
     stop_reason: int | None
+    image_tokens_saved: int = 0
+    """Rows that a Flash model's router left out of the prompt."""
 
 
 @dataclass(slots=True)
@@ -62,6 +67,7 @@ class Scheduler:
         self.running: list[SequenceState] = []  # oldest first
         self.blocks = BlockPool(limits.num_blocks)
         self.tiles = TileIndex(limits.tile_pages)
+        self.scores = TileScores()
         self._free_slots = list(range(limits.max_num_seqs, 0, -1))  # slot 0 is the dummy of padded batches
         self._in_flight: dict[int, dict[int, SequenceState]] = {}  # plan index -> slot -> who sampled there
         self._index = 0
@@ -80,7 +86,18 @@ class Scheduler:
                 "least one for the answer: shorten it, or raise max_model_len or the KV cache size."
             )
         sequence = SequenceState.of(request, self.limits.tokens_per_tile, longest)
+        sequence.settled = self.limits.flash is None or not sequence.tiles
+        self._settle(sequence)
         self.waiting.append(sequence)
+
+    def _settle(self, sequence: SequenceState) -> None:
+        """Fix the length of a Flash prompt, if the scores of all its tiles are known."""
+        if sequence.settled:
+            return
+        scores = self.scores.of([span.tile.digest for span in sequence.tiles])
+        if scores is not None:
+            assert self.limits.flash is not None
+            sequence.shorten(easy_tiles(scores, self.limits.flash), self.limits.flash.tokens)
 
     def abort(self, request_id: str) -> None:
         """End a request wherever it is; an unknown id is one that has just finished."""
@@ -115,15 +132,15 @@ class Scheduler:
         """Clip a chunk at the first tile without features; also the tiles it uses."""
         start = sequence.num_computed
         uses: list[TileUse] = []
-        for position, tile in sequence.tiles:
-            if position >= start + count:
+        for span in sequence.tiles:
+            if span.position >= start + count:
                 break
-            if position + self.limits.tokens_per_tile <= start:
+            if span.stop <= start:
                 continue
-            page = self.tiles.ready_page(tile.digest)
+            page = self.tiles.ready_page(span.tile.digest)
             if page is None:
-                return max(0, position - start), tuple(uses)
-            uses.append(TileUse(position, page))
+                return max(0, span.position - start), tuple(uses)
+            uses.append(TileUse(span.position, page, span.first, span.rows))
         return count, tuple(uses)
 
     def _take_blocks(self, sequence: SequenceState, count: int, draft: _Draft) -> bool:
@@ -148,12 +165,12 @@ class Scheduler:
         self.waiting.appendleft(sequence)
 
     def _admit(self, draft: _Draft) -> None:
-        """Waiting sequences in order of arrival, each once blocks for all it has are free; none overtakes."""
-        while self.waiting and self._free_slots and draft.tokens_left > 0:
-            sequence = self.waiting[0]
-            if self._blocks_for(sequence.num_tokens) > self.blocks.num_free:
+        """Waiting sequences in order of arrival, each once blocks for all it has are free."""
+        for sequence in [sequence for sequence in self.waiting if sequence.settled]:
+            enough = self._blocks_for(sequence.num_tokens) <= self.blocks.num_free
+            if not (enough and self._free_slots and draft.tokens_left > 0):
                 return
-            self.waiting.popleft()
+            self.waiting.remove(sequence)
             self.running.append(sequence)
             sequence.slot = self._free_slots.pop()
             draft.admissions[sequence] = self._admission(sequence, sequence.slot)
@@ -170,16 +187,23 @@ class Scheduler:
         budget = self.limits.tile_budget if any(sequence.decoding for sequence in self.running) else None
         ahead = [*self.running, *list(self.waiting)[:ENCODE_AHEAD]]
         for sequence in ahead:
-            for position, tile in sequence.tiles:
-                passed = position + self.limits.tokens_per_tile <= sequence.num_computed
-                if passed or self.tiles.hold(tile.digest):
-                    continue
+            for tile in self._missing_tiles(sequence):
                 if budget is not None and len(draft.encode) >= budget:
                     return
                 page = self.tiles.place(tile.digest)
                 if page is None:
                     return
                 draft.encode.append(EncodeJob(tile.digest, tile.pixels, page))
+
+    def _missing_tiles(self, sequence: SequenceState) -> Iterator[Tile]:
+        """Tiles that a sequence still needs and that are in no page; those that are stay for this step.
+
+        What an unsettled sequence needs is scores, so that its scored tiles may go if pages are short.
+        """
+        for span in sequence.tiles:
+            done = span.stop <= sequence.num_computed if sequence.settled else span.tile.digest in self.scores
+            if not done and not self.tiles.hold(span.tile.digest):
+                yield span.tile
 
     def _seal(self, draft: _Draft) -> StepPlan:
         """Move the counters and freeze the plan."""
@@ -205,7 +229,7 @@ class Scheduler:
 
     def commit(self, plan: StepPlan, result: StepResult) -> list[TokenDelta]:
         """Take in a finished step: tiles are ready, tokens are known, some sequences end."""
-        self.tiles.encoded(result.encoded)
+        self._take_in_tiles(result.encoded)
         deltas = []
         for slot, sequence in self._in_flight.pop(plan.index).items():
             if sequence.finish_reason is not None:
@@ -214,8 +238,17 @@ class Scheduler:
             sequence.num_pending -= 1
             sequence.output_ids.append(token.token_id)
             self._check_end(sequence, token.token_id)
-            deltas.append(TokenDelta(sequence.request.id, token, sequence.finish_reason, sequence.stop_reason))
+            deltas.append(
+                TokenDelta(sequence.request.id, token, sequence.finish_reason, sequence.stop_reason, sequence.num_saved)
+            )
         return deltas
+
+    def _take_in_tiles(self, encoded: tuple[EncodedTile, ...]) -> None:
+        self.tiles.encoded(tile.digest for tile in encoded)
+        if self.limits.flash is not None and encoded:
+            self.scores.learn(encoded)
+            for sequence in self.waiting:
+                self._settle(sequence)
 
     def _check_end(self, sequence: SequenceState, token_id: int) -> None:
         sampling = sequence.request.sampling

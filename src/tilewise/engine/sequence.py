@@ -3,9 +3,24 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tilewise.types import Request, Tile
+
+
+@dataclass(frozen=True, slots=True)
+class TileSpan:
+    """A tile's place in the prompt, and which rows of its page stand there."""
+
+    tile: Tile
+    position: int
+    rows: int
+    first: int = 0
+
+    @property
+    def stop(self) -> int:
+        return self.position + self.rows
 
 
 @dataclass(slots=True, eq=False)
@@ -16,12 +31,14 @@ class SequenceState:
     """
 
     request: Request
-    max_tokens: int
-    """Prompt and answer together may not pass this."""
-    tiles: tuple[tuple[int, Tile], ...]
-    """Every tile with the position of its first row."""
+    prompt_ids: tuple[int, ...]
+    """The request's, until a router's scores shorten them."""
+    tiles: tuple[TileSpan, ...]
+    max_model_len: int
     seed: int
     """Of the request, or drawn once, so that a sequence computed again after a preemption samples the same."""
+    settled: bool = True
+    """False while the length of the prompt hangs on tiles that a router has not scored."""
     slot: int | None = None
     output_ids: list[int] = field(default_factory=list)
     num_computed: int = 0
@@ -33,19 +50,44 @@ class SequenceState:
 
     @classmethod
     def of(cls, request: Request, tokens_per_tile: int, max_model_len: int) -> SequenceState:
-        placed = [
-            (image.start + number * tokens_per_tile, tile)
+        spans = tuple(
+            TileSpan(tile, image.start + number * tokens_per_tile, tokens_per_tile)
             for image in request.images
             for number, tile in enumerate(image.tiles)
-        ]
-        asked = request.sampling.max_tokens
-        limit = max_model_len if asked is None else min(max_model_len, len(request.prompt_ids) + asked)
+        )
         seed = request.sampling.seed
-        return cls(request, limit, tuple(placed), random.getrandbits(63) if seed is None else seed)
+        seed = random.getrandbits(63) if seed is None else seed
+        return cls(request, request.prompt_ids, spans, max_model_len, seed)
+
+    def shorten(self, easy: Sequence[bool], tokens: int) -> None:
+        """Leave each easy tile `tokens` rows, those that its page keeps behind the full ones; this settles it."""
+        ids: list[int] = []
+        spans: list[TileSpan] = []
+        done = 0
+        for span, short in zip(self.tiles, easy, strict=True):
+            ids += self.prompt_ids[done : span.position]
+            done = span.stop
+            rows, first = (tokens, span.rows) if short else (span.rows, 0)
+            spans.append(TileSpan(span.tile, len(ids), rows, first))
+            ids += self.prompt_ids[span.position : span.position + rows]
+        self.prompt_ids = (*ids, *self.prompt_ids[done:])
+        self.tiles = tuple(spans)
+        self.settled = True
 
     @property
     def num_prompt(self) -> int:
-        return len(self.request.prompt_ids)
+        return len(self.prompt_ids)
+
+    @property
+    def num_saved(self) -> int:
+        """Rows that the router left out."""
+        return len(self.request.prompt_ids) - self.num_prompt
+
+    @property
+    def max_tokens(self) -> int:
+        """Prompt and answer together may not pass this."""
+        asked = self.request.sampling.max_tokens
+        return self.max_model_len if asked is None else min(self.max_model_len, self.num_prompt + asked)
 
     @property
     def num_tokens(self) -> int:
@@ -62,4 +104,4 @@ class SequenceState:
 
     @property
     def token_ids(self) -> tuple[int, ...]:
-        return (*self.request.prompt_ids, *self.output_ids)
+        return (*self.prompt_ids, *self.output_ids)

@@ -8,6 +8,7 @@ from typing import Any, Literal, cast, get_args
 from tilewise.errors import InvalidCheckpoint
 from tilewise.layers.norm import NormKind
 from tilewise.layers.rope import RopeConfig, RopeKind
+from tilewise.step import FlashRule
 from tilewise.weights.folder import CheckpointFolder, Section
 
 
@@ -68,6 +69,12 @@ class ModelConfig:
     shuffle_block: int
     """Side of the square of patches that becomes one token."""
     shuffle_version: Literal["v1", "v2"]
+    flash: FlashRule | None = None
+
+    @property
+    def rows_per_page(self) -> int:
+        """Rows that are kept of a tile: all of its tokens and, behind them, the few of a Flash model."""
+        return self.tokens_per_tile + (self.flash.tokens if self.flash else 0)
 
     @property
     def tokens_per_tile(self) -> int:

@@ -5,6 +5,7 @@ Source of the arithmetic: OpenGVLab/InternVL `modeling_internvl_chat.py`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -16,6 +17,7 @@ from tilewise.layers.norm import LayerNorm
 from tilewise.models.batch import ModelBatch
 from tilewise.models.config import ModelConfig
 from tilewise.models.decoder import BlockFactory, Decoder
+from tilewise.models.flash import FlashHead
 from tilewise.models.vit import VisionTower
 from tilewise.parallel.mesh import Mesh
 from tilewise.platforms.base import Ops
@@ -24,6 +26,18 @@ from tilewise.weights.view import View
 # Of ImageNet, with which every InternViT was trained.
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedTiles:
+    """What the decoder reads of tiles.
+
+    `rows` [T, rows a page, hidden of the decoder]: all tokens of a tile and, in a Flash model, the few behind them;
+    `scores` [T] float32: its router's probability that the few are enough.
+    """
+
+    rows: Tensor
+    scores: Tensor | None = None
 
 
 class InternVL:
@@ -36,16 +50,21 @@ class InternVL:
         self._ops = ops
         self.vision = VisionTower(view.at("vision"), config.vision, config.tile_size)
         self.projector = Projector(view.at("projector"), config)
+        self.flash = FlashHead(view.at("flash"), config) if config.flash else None
         self.decoder = Decoder(view.at("language"), config.decoder, block, mesh, context)
         # float32 in any model, as the reference normalises: rounded to bfloat16 they would shift every pixel.
         device = self.decoder.embedding.device
         self._mean, self._std = torch.tensor(PIXEL_MEAN, device=device), torch.tensor(PIXEL_STD, device=device)
 
-    def encode(self, pixels: Tensor) -> Tensor:
-        """uint8 tiles [T, size, size, 3] -> rows for the prompt [T, tokens a tile, hidden of the decoder]."""
+    def encode(self, pixels: Tensor) -> EncodedTiles:
+        """uint8 tiles [T, size, size, 3] -> rows for the prompt."""
         features = self.vision(pixels, self._mean, self._std, self._ops)
-        shuffled = pixel_shuffle(features, self.config.shuffle_block, self.config.shuffle_version)
-        return self.projector(shuffled, self._ops)
+        block, version = self.config.shuffle_block, self.config.shuffle_version
+        rows = self.projector(pixel_shuffle(features, block, version), self._ops)
+        if self.flash is None:
+            return EncodedTiles(rows)
+        few = self.flash.projector(pixel_shuffle(features, 2 * block, version), self._ops)
+        return EncodedTiles(torch.cat((rows, few), dim=1), self.flash.router(features, self._ops))
 
     def forward(self, batch: ModelBatch, caches: list[Tensor], tile_pool: Tensor) -> Tensor:
         """Logits [R, vocabulary] of the batch's `logits_rows`; reads tile rows from the pool [pages, tokens, H]."""

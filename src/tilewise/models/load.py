@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from tilewise.errors import InvalidCheckpoint
 from tilewise.models.backbones import Backbone, backbone_of
 from tilewise.models.config import ModelConfig, model_config, vision_config
+from tilewise.models.flash import flash_rule
 from tilewise.models.internvl import InternVL
 from tilewise.parallel.mesh import Mesh
 from tilewise.platforms.base import Ops
@@ -31,9 +32,10 @@ class Architecture:
     config: ModelConfig
 
     @classmethod
-    def of(cls, folder: CheckpointFolder) -> Architecture:
+    def of(cls, folder: CheckpointFolder, flash_router: bool = True) -> Architecture:
+        """Without its router a Flash model is an ordinary one: every tile has all its tokens."""
         layout, backbone = format_of(folder), backbone_of(folder)
-        return cls(folder, layout, backbone, _read_config(folder, layout, backbone))
+        return cls(folder, layout, backbone, _read_config(folder, layout, backbone, flash_router))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -74,7 +76,9 @@ class Architecture:
         return shapes.parameters
 
 
-def _read_config(folder: CheckpointFolder, layout: CheckpointFormat, backbone: Backbone) -> ModelConfig:
+def _read_config(
+    folder: CheckpointFolder, layout: CheckpointFormat, backbone: Backbone, flash_router: bool
+) -> ModelConfig:
     config = folder.config
     layer = config.get("select_layer", config.get("vision_feature_layer", -1))
     if layer != -1:
@@ -83,4 +87,6 @@ def _read_config(folder: CheckpointFolder, layout: CheckpointFormat, backbone: B
     original = "llm_config" in config.values
     tile_size = config.whole("force_image_size", vision.image_size) if original else vision.image_size
     version = str(config.get("ps_version", "v1")) if original else "v2"
-    return model_config(folder, vision, backbone.decoder_config(folder.text), tile_size, version)
+    found = model_config(folder, vision, backbone.decoder_config(folder.text), tile_size, version)
+    flash = flash_rule(config, found) if flash_router and config.get("flash_mode") else None
+    return replace(found, flash=flash)

@@ -13,7 +13,7 @@ from tilewise.runner.tables import Tables
 from tilewise.step import Work
 
 
-def build_batch(work: tuple[Work, ...], tables: Tables, block_size: int, tokens_per_tile: int) -> ModelBatch:
+def build_batch(work: tuple[Work, ...], tables: Tables, block_size: int, rows_per_page: int) -> ModelBatch:
     """Gather the tokens of every piece of work, one after the other."""
     starts = list(itertools.accumulate((item.count for item in work), initial=0))
     device = tables.device
@@ -23,7 +23,7 @@ def build_batch(work: tuple[Work, ...], tables: Tables, block_size: int, tokens_
         tables.blocks[item.slot, span // block_size] * block_size + span % block_size
         for item, span in zip(work, spans, strict=True)
     ]
-    image_rows, tile_rows = _tile_rows(work, starts, tokens_per_tile, device)
+    image_rows, tile_rows = _tile_rows(work, starts, rows_per_page, device)
     layout = PagedLayout(
         query_starts=tuple(starts),
         seq_lens=tuple(item.start + item.count for item in work),
@@ -42,16 +42,16 @@ def build_batch(work: tuple[Work, ...], tables: Tables, block_size: int, tokens_
 
 
 def _tile_rows(
-    work: tuple[Work, ...], starts: list[int], tokens_per_tile: int, device: torch.device
+    work: tuple[Work, ...], starts: list[int], rows_per_page: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Rows of the batch that are image tokens, and the row of the tile pool each takes; a chunk may cut a tile."""
     targets, sources = [], []
     for item, row in zip(work, starts, strict=False):
         for use in item.tiles:
             first = max(use.position, item.start)
-            stop = min(use.position + tokens_per_tile, item.start + item.count)
+            stop = min(use.position + use.rows, item.start + item.count)
             targets.append(torch.arange(row + first - item.start, row + stop - item.start, device=device))
-            in_page = torch.arange(first - use.position, stop - use.position, device=device)
-            sources.append(use.page * tokens_per_tile + in_page)
+            in_tile = torch.arange(first - use.position, stop - use.position, device=device)
+            sources.append(use.page * rows_per_page + use.first + in_tile)
     empty = torch.empty(0, dtype=torch.int64, device=device)
     return torch.cat([empty, *targets]), torch.cat([empty, *sources])

@@ -38,7 +38,7 @@ _WORTH_A_BAR = 200 * 2**20  # bytes
 def build_runner(config: EngineConfig, folder: CheckpointFolder, image_context_id: int) -> tuple[LocalRunner, Resolved]:
     """Load the model and allocate what it runs with. Raises before reading weights if it cannot fit."""
     platform = current_platform()
-    architecture = Architecture.of(folder)
+    architecture = Architecture.of(folder, config.flash_router)
     if image_context_id >= architecture.config.decoder.vocab_size:
         raise InvalidCheckpoint(
             f"{folder.path}: <IMG_CONTEXT> has id {image_context_id}, the vocabulary only "
@@ -60,13 +60,13 @@ def build_runner(config: EngineConfig, folder: CheckpointFolder, image_context_i
 def model_facts(architecture: Architecture, dtype: torch.dtype, ops: Ops) -> ModelFacts:
     """Sizes by arithmetic and by building the model over shapes; no weight is read."""
     decoder = architecture.config.decoder
-    tokens = architecture.config.tokens_per_tile
     return ModelFacts(
         trained_length=decoder.rope.trained_length,
-        tokens_per_tile=tokens,
+        tokens_per_tile=architecture.config.tokens_per_tile,
         kv_bytes_per_token=2 * decoder.num_layers * decoder.num_kv_heads * decoder.head_dim * dtype.itemsize,
-        bytes_per_tile=tokens * decoder.hidden_size * dtype.itemsize,
+        bytes_per_tile=architecture.config.rows_per_page * decoder.hidden_size * dtype.itemsize,
         weight_bytes=architecture.count_parameters(ops) * dtype.itemsize,
+        flash=architecture.config.flash,
     )
 
 

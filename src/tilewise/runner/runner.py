@@ -46,7 +46,7 @@ class LocalRunner:
         return FinishedStep(StepResult(sampled, self._encoder.encode(plan.encode)))
 
     def _decode(self, plan: StepPlan) -> dict[int, SampledToken]:
-        batch = build_batch(plan.work, self._tables, self._limits.block_size, self._limits.tokens_per_tile)
+        batch = build_batch(plan.work, self._tables, self._limits.block_size, self._encoder.rows_per_page)
         logits = self._model.forward(batch, self._caches, self._encoder.pool)
         return sample(logits, [work for work in plan.work if work.samples], self._tables)
 

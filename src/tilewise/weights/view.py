@@ -22,8 +22,9 @@ from tilewise.parallel.mesh import Share
 from tilewise.weights.files import SafetensorFiles
 from tilewise.weights.names import Source, stack
 
-# Tensors that old training code saved and that follow from the config.
-_DERIVED = re.compile(r"\.rotary_emb\.inv_freq$|\.position_ids$")
+# Tensors that may be left unread: what old training code saved though it follows from the config, and the router of a
+# Flash model, which can be switched off and of whose four pooling stages two are never used.
+_DISPENSABLE = re.compile(r"\.rotary_emb\.inv_freq$|\.position_ids$|^(mlp2|gating|pooling_before_gating)\.")
 
 
 class TensorSource(Protocol):
@@ -132,7 +133,7 @@ class CheckpointSource:
 
     def finish(self) -> None:
         """Raise InvalidCheckpoint when the files hold tensors that no module asked for."""
-        left = sorted(name for name in self._unread if not _DERIVED.search(name))
+        left = sorted(name for name in self._unread if not _DISPENSABLE.search(name))
         if left:
             shown = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
             raise InvalidCheckpoint(f"The model has no place for these tensors of the checkpoint: {shown}.")

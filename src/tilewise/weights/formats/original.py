@@ -10,6 +10,32 @@ from tilewise.weights.names import NameTable, Source, part, rows
 
 _LAYER, _THEIRS = "vision.layers.{}", "vision_model.encoder.layers.{}"
 
+_FLASH_MODULES = {
+    "projector": ("mlp2", {"norm": 0, "linear_1": 1, "linear_2": 4, "linear_3": 7}),
+    **{f"gating.block{n}": (f"gating.block{n}", {"linear_1": 0, "linear_2": 3, "norm": 5}) for n in range(1, 5)},
+    "gating.gate": ("gating.gate", {"norm": 0, "linear": 1}),
+}
+"""Modules of torch's Sequential, by number."""
+_POOLING = "pooling_before_gating"
+_FLASH = {
+    **rows(
+        {
+            f"flash.{ours}.{name}": f"{theirs}.{number}"
+            for ours, (theirs, names) in _FLASH_MODULES.items()
+            for name, number in names.items()
+        }
+    ),
+    "flash.pooling.query_token": Source(f"{_POOLING}.query_token"),
+    **{
+        f"flash.pooling.attn{n}.{letter}_proj.{kind}": Source(f"{_POOLING}.attn{n}.in_proj_{kind}", part(index, of=3))
+        for n in (1, 2)
+        for index, letter in enumerate("qkv")
+        for kind in ("weight", "bias")
+    },
+    **rows({f"flash.pooling.attn{n}.out_proj": f"{_POOLING}.attn{n}.out_proj" for n in (1, 2)}),
+    **rows({f"flash.pooling.norm{n}": f"{_POOLING}.norm{n}" for n in (1, 2)}),
+}
+
 _NAMES = NameTable(
     {
         "vision.embeddings.class_embedding": Source("vision_model.embeddings.class_embedding"),
@@ -37,6 +63,7 @@ _NAMES = NameTable(
         f"{_LAYER}.ls1": Source(f"{_THEIRS}.ls1"),
         f"{_LAYER}.ls2": Source(f"{_THEIRS}.ls2"),
         **rows({"projector.norm": "mlp1.0", "projector.linear_1": "mlp1.1", "projector.linear_2": "mlp1.3"}),
+        **_FLASH,
     }
 )
 

@@ -1,0 +1,29 @@
+"""The router's scores as the engine remembers them."""
+
+from __future__ import annotations
+
+from tilewise.engine import flash
+from tilewise.engine.flash import TileScores
+from tilewise.step import EncodedTile
+
+
+def test_the_first_score_of_a_tile_stays():
+    """Another batch may round otherwise; the choice for a picture must not change with it."""
+    scores = TileScores()
+    scores.learn([EncodedTile(b"a", 0.5), EncodedTile(b"b", 0.25)])
+    scores.learn([EncodedTile(b"a", 0.5000001)])
+    assert scores.of([b"b", b"a", b"a"]) == [0.25, 0.5, 0.5]
+
+
+def test_an_unknown_tile_leaves_the_request_waiting():
+    scores = TileScores()
+    scores.learn([EncodedTile(b"a", 0.5), EncodedTile(b"no router")])
+    assert scores.of([b"a", b"b"]) is None
+    assert b"no router" not in scores
+
+
+def test_the_oldest_scores_are_forgotten(monkeypatch):
+    monkeypatch.setattr(flash, "_REMEMBERED", 2)
+    scores = TileScores()
+    scores.learn([EncodedTile(bytes([n]), n / 8) for n in range(4)])
+    assert [bytes([n]) in scores for n in range(4)] == [False, False, True, True]
