@@ -112,7 +112,7 @@ class LLM:
         if sampling.n > 1:
             raise InvalidRequest(f"A stream is of one answer, n={sampling.n}: use chat.")
         request = self._chat_request(messages, sampling, chat_template_kwargs, mm_processor_kwargs)
-        return self._stream(_Group(self._tokenizer, request, self._prepare.spec.tokens_per_tile))
+        return self._stream(_Group(self._tokenizer, request, self._prepare.spec))
 
     def get_tokenizer(self) -> Tokenizer:
         return self._tokenizer
@@ -145,7 +145,7 @@ class LLM:
         return request.with_(arrival=arrival)
 
     def _run(self, requests: Sequence[Request], show_progress: bool) -> list[RequestOutput]:
-        groups = [_Group(self._tokenizer, request, self._prepare.spec.tokens_per_tile) for request in requests]
+        groups = [_Group(self._tokenizer, request, self._prepare.spec) for request in requests]
         with progress_bar("Answering", len(groups), show_progress and len(groups) > 1) as advance:
             for group, _ in self._drive(groups):
                 if group.finished:
@@ -181,15 +181,16 @@ class LLM:
 class _Group:
     """A caller's request and its `n` sequences."""
 
-    def __init__(self, tokenizer: Tokenizer, request: Request, tokens_per_tile: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, request: Request, spec: InputSpec) -> None:
         self._request = request
-        self._tokens_per_tile = tokens_per_tile
+        self._tokens_per_tile = spec.tokens_per_tile
         self._first_token: float | None = None
         self._last_token: float | None = None
         self._tokens_saved = 0
         self.requests = list(_fan_out(request))
         self.answers = {
-            single.id: Answer(tokenizer, single.sampling, index) for index, single in enumerate(self.requests)
+            single.id: Answer(tokenizer, single.sampling, index, spec.header)
+            for index, single in enumerate(self.requests)
         }
 
     @property

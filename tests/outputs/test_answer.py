@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.inputs.vocabulary import byte_letters, small_tokenizer
+from tilewise.inputs.spec import HeaderIds
 from tilewise.outputs.answer import Answer
 from tilewise.types import SampledToken, SamplingParams
 
@@ -230,3 +231,31 @@ def test_without_logprobs_asked_for_there_are_none():
     assert answer.output.logprobs is None
     assert answer.output.cumulative_logprob is None
     assert answer.output.index == 3
+
+
+HEADER = HeaderIds(frozenset({TOKENIZER.special_id("<|im_start|>")}), TOKENIZER.special_id("<think>"))
+
+
+def with_header(ids: list[int], **sampling) -> str:
+    answer = Answer(TOKENIZER, SamplingParams(max_tokens=None, **sampling), header=HEADER)
+    for place, token in enumerate(ids, 1):
+        answer.add(SampledToken(token), "length" if place == len(ids) else None, None)
+    return answer.output.text
+
+
+def test_headers_of_messages_are_not_text():
+    """As GPT-OSS writes: a header of control tokens and a channel's name, then text, perhaps several times."""
+    start, end = *HEADER.starts, HEADER.end
+    ids = [start, *tokens("final"), end, *tokens("a cat"), start, *tokens("final"), end, *tokens(" sat")]
+    text = with_header(ids, skip_special_tokens=False)
+    assert with_header(ids) == "a cat sat"
+    assert text == "<|im_start|>final<think>a cat<|im_start|>final<think> sat"
+
+
+def test_the_end_of_a_header_without_its_start_is_a_token_like_others():
+    assert with_header([*tokens("a"), HEADER.end, *tokens("b")]) == "a<think>b"
+
+
+def test_incomplete_characters_after_a_header_show_at_the_limit():
+    start, end = *HEADER.starts, HEADER.end
+    assert with_header([start, *tokens("x"), end, *tokens("a"), LETTERS[0xE5]]) == "a\ufffd"

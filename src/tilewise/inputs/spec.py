@@ -16,6 +16,14 @@ _NATIVE_TEMPLATE = "internvl2_5"
 _STARTS_BY_DEFAULT = ("InternLM2Tokenizer", "InternLM3Tokenizer", "LlamaTokenizer", "LlamaTokenizerFast")
 
 
+@dataclass(frozen=True, slots=True)
+class HeaderIds:
+    """A template's Header in token ids."""
+
+    starts: frozenset[int]
+    end: int
+
+
 @dataclass(frozen=True)
 class InputSpec:
     """Everything `prepare` has to know of a model."""
@@ -26,6 +34,7 @@ class InputSpec:
     end_ids: frozenset[int]
     start_id: int | None = None
     """Stands before every prompt, once (InternLM, Llama); None for most."""
+    header: HeaderIds | None = None
 
     @classmethod
     def of(cls, folder: CheckpointFolder, tokenizer: Tokenizer, processor: dict[str, Any] | None = None) -> InputSpec:
@@ -33,7 +42,7 @@ class InputSpec:
         template = _template(folder.config)
         tiling = _tiling(folder).override(processor)
         ends, start = _end_ids(folder, template, tokenizer), _start_id(folder, tokenizer)
-        return cls(template, tiling, tokens_per_tile(folder), ends, start)
+        return cls(template, tiling, tokens_per_tile(folder), ends, start, _header_ids(template, tokenizer))
 
 
 def tokens_per_tile(folder: CheckpointFolder) -> int:
@@ -100,6 +109,13 @@ def _start_id(folder: CheckpointFolder, tokenizer: Tokenizer) -> int | None:
     token = config.get("bos_token")
     name = token.get("content") if isinstance(token, dict) else token
     return tokenizer.special_id(name) if isinstance(name, str) else None
+
+
+def _header_ids(template: Template, tokenizer: Tokenizer) -> HeaderIds | None:
+    if template.header is None:
+        return None
+    starts = frozenset(map(tokenizer.special_id, template.header.starts))
+    return HeaderIds(starts, tokenizer.special_id(template.header.end))
 
 
 def _id_list(value: Any) -> set[int]:

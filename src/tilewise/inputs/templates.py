@@ -89,6 +89,14 @@ class Message:
         return place_media(self.text, self.images, self.videos, first, "The user message")
 
 
+@dataclass(frozen=True, slots=True)
+class Header:
+    """Answers come as messages with headers: from one of `starts` to `end`, what the model writes is not its text."""
+
+    starts: tuple[str, ...]
+    end: str
+
+
 @dataclass(frozen=True)
 class Template:
     """A conversation template. `{}` in a turn's form stands for its text; special tokens are written out."""
@@ -98,11 +106,14 @@ class Template:
     turns: dict[Role, str]
     opening: str  # what makes the model speak
     stop_tokens: tuple[str, ...]
+    thinking: str | None = None
+    """System text that asks for reasoning; None = no model of this template was trained to reason."""
+    header: Header | None = None
     special: re.Pattern[str] = field(default=re.compile(r"<\|[a-z_]+\|>"), repr=False)
 
     def render(self, messages: Sequence[Message], thinking: bool = False) -> list[Piece]:
         """The prompt for `messages`. A first message of role system replaces the built-in text; empty = none."""
-        system = SYSTEM_THINKING if thinking else self.system
+        system = self._thinking_text() if thinking else self.system
         turns = list(messages)
         if turns and turns[0].role == "system":
             system = turns.pop(0).text
@@ -114,6 +125,13 @@ class Template:
             pieces += self._turn(message.role, message.body(next_image))
             next_image += message.images + sum(message.videos)
         return join_text([*pieces, *self._literal(self.opening)])
+
+    def _thinking_text(self) -> str:
+        if self.thinking is None:
+            raise InvalidRequest(
+                f"The template {self.name} has no thinking mode, which InternVL3.5 on Qwen3 has: leave it off."
+            )
+        return self.thinking
 
     def _turn(self, role: Role, body: list[Piece]) -> list[Piece]:
         before, after = self.turns[role].split("{}")
@@ -192,9 +210,15 @@ def to_string(pieces: Sequence[Piece]) -> str:
     )
 
 
-def _chatml(name: str, system: str, after_turn: str, stop: tuple[str, ...] = ("<|im_end|>",)) -> Template:
+def _chatml(
+    name: str,
+    system: str,
+    after_turn: str = "",
+    stop: tuple[str, ...] = ("<|im_end|>",),
+    thinking: str | None = None,
+) -> Template:
     turns: dict[Role, str] = {role: f"<|im_start|>{role}\n{{}}<|im_end|>{after_turn}" for role in ROLES}
-    return Template(name, system, turns, opening="<|im_start|>assistant\n", stop_tokens=stop)
+    return Template(name, system, turns, "<|im_start|>assistant\n", stop, thinking)
 
 
 _PHI3 = Template(
@@ -214,14 +238,15 @@ _GPT_OSS = Template(
     },
     opening="<|start|>assistant",
     stop_tokens=("<|return|>",),
+    header=Header(starts=("<|start|>", "<|channel|>"), end="<|message|>"),
 )
 TEMPLATES = {
     template.name: template
     for template in (
-        _chatml("Hermes-2", SYSTEM_INTERNVL2, after_turn="", stop=("<|im_end|>", "<|endoftext|>")),
-        _chatml("internlm2-chat", SYSTEM_INTERNVL2, after_turn=""),
+        _chatml("Hermes-2", SYSTEM_INTERNVL2, stop=("<|im_end|>", "<|endoftext|>")),
+        _chatml("internlm2-chat", SYSTEM_INTERNVL2),
         _PHI3,
-        _chatml("internvl2_5", SYSTEM_INTERNVL2_5, after_turn="\n"),
+        _chatml("internvl2_5", SYSTEM_INTERNVL2_5, after_turn="\n", thinking=SYSTEM_THINKING),
         _GPT_OSS,
     )
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tilewise.inputs.spec import HeaderIds
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.types import CompletionOutput, Logprob, SampledToken, SamplingParams
 
@@ -13,9 +14,14 @@ class Answer:
     not across token borders; so are characters whose bytes are not complete.
     """
 
-    def __init__(self, tokenizer: Tokenizer, sampling: SamplingParams, index: int = 0) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, sampling: SamplingParams, index: int = 0, header: HeaderIds | None = None
+    ) -> None:
         self._tokenizer = tokenizer
         self._sampling = sampling
+        self._header = header
+        self._in_header = False
+        self._shown: list[int] = []
         self._stream = tokenizer.stream()
         self._held = ""
         wants_scores = sampling.logprobs is not None
@@ -33,8 +39,9 @@ class Answer:
         output, sampling = self.output, self._sampling
         output.token_ids.append(token.token_id)
         self._score(token)
-        shown = finish_reason != "stop" or sampling.include_stop_str_in_output
-        if shown and not (sampling.skip_special_tokens and token.token_id in self._tokenizer.special_ids):
+        ends = finish_reason == "stop" and not sampling.include_stop_str_in_output
+        if not ends and not (sampling.skip_special_tokens and self._is_control(token.token_id)):
+            self._shown.append(token.token_id)
             self._held += self._stream.add(token.token_id)
         output.finish_reason, output.stop_reason = finish_reason, stop_reason
         if finish_reason == "length":
@@ -43,6 +50,14 @@ class Answer:
         if len(output.token_ids) > sampling.min_tokens:
             self._cut_at_stop_string()
         return self._release()
+
+    def _is_control(self, token_id: int) -> bool:
+        """Special tokens, and all of a message's header."""
+        if self._header is None:
+            return token_id in self._tokenizer.special_ids
+        hidden = self._in_header or token_id in self._tokenizer.special_ids
+        self._in_header = token_id in self._header.starts or (self._in_header and token_id != self._header.end)
+        return hidden
 
     def _score(self, token: SampledToken) -> None:
         if self.output.logprobs is None or token.logprob is None or token.rank is None:
@@ -56,7 +71,7 @@ class Answer:
 
     def _incomplete_characters(self) -> str:
         """At the length limit, bytes that wait for the rest of their character show as U+FFFD."""
-        whole = self._tokenizer.decode(self.output.token_ids, self._sampling.skip_special_tokens)
+        whole = self._tokenizer.decode(self._shown, skip_special_tokens=False)
         shown = self.output.text + self._held
         return whole[len(shown) :] if whole.startswith(shown) else ""
 
