@@ -15,10 +15,12 @@ from tests.models.conftest import ParityTable
 from tests.models.driving import TEXT_IDS, load, new_caches, paged
 from tests.models.test_parity import their_decoder
 from tests.tiny import SPECS, TinySpec, write_hf, write_original
+from tilewise.errors import InvalidCheckpoint
 from tilewise.layers.rope import RopeConfig, RopeTable
+from tilewise.models.config import rope_config
 from tilewise.models.load import Architecture
 from tilewise.platforms.reference import ReferenceOps
-from tilewise.weights.folder import CheckpointFolder
+from tilewise.weights.folder import CheckpointFolder, Section
 
 CPU = torch.device("cpu")
 DYNAMIC = RopeConfig(theta=1e4, trained_length=64, kind="dynamic", factor=2.0)
@@ -141,6 +143,30 @@ def test_yarn_is_that_of_transformers(
         truncate=truncate,
     )
     same(table(config, width, 70), frequencies, scale)
+
+
+@pytest.mark.parametrize("kind", ["longrope", "yarn"])
+def test_a_factor_that_the_config_gives_replaces_the_formula(kind: str) -> None:
+    own = {"longrope": {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}, "yarn": {"factor": 4.0}}[kind]
+    frequencies, scale = their_frequencies(
+        *(kind, 8, 128, 100), rope_theta=1e4, original_max_position_embeddings=32, attention_factor=1.7, **own
+    )
+    factors = {"short_factor": (1.0,) * 4, "long_factor": (2.0,) * 4, "factor": 4.0, "attention_factor": 1.7}
+    same(table(dataclasses.replace(LONG, kind=kind, **factors), 8, 100), frequencies, scale)
+
+
+@pytest.mark.parametrize("key", ["partial_rotary_factor", "mscale", "mscale_all_dim"])
+def test_keys_of_rope_that_no_published_model_has_are_refused(key: str) -> None:
+    text = {"max_position_embeddings": 64, "rope_parameters": {"rope_type": "default", key: 0.5}}
+    with pytest.raises(InvalidCheckpoint, match=f"rope_parameters: {key} is 0.5"):
+        rope_config(Section(text, "config.json"), 8)
+
+
+@pytest.mark.parametrize("given", [None, 1.25])
+def test_an_attention_factor_is_read(given: float | None) -> None:
+    scaling = {"type": "yarn", "factor": 4.0, "attention_factor": given}
+    config = rope_config(Section({"max_position_embeddings": 64, "rope_scaling": scaling}, "config.json"), 8)
+    assert config.attention_factor == given
 
 
 def test_truncation_of_yarn_changes_frequencies() -> None:

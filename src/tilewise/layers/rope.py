@@ -34,6 +34,8 @@ class RopeConfig:
     beta_slow: float = 1.0
     truncate: bool = True
     """yarn: turns over the original length from which on frequencies stay, and below which they are divided."""
+    attention_factor: float | None = None
+    """longrope, yarn: the factor on cos and sin, where a config gives it instead of leaving it to the formula."""
 
 
 class RopeTable:
@@ -71,8 +73,10 @@ def _dynamic(config: RopeConfig, width: int, context: int) -> Frequencies:
 def _longrope(config: RopeConfig, width: int, context: int) -> Frequencies:
     """A divisor for each frequency (LongRoPE, arXiv 2402.13753)."""
     divisors = config.long_factor if context > config.original_length else config.short_factor
-    stretch = config.trained_length / config.original_length
-    scale = math.sqrt(1 + math.log(stretch) / math.log(config.original_length)) if stretch > 1 else 1.0
+    scale = config.attention_factor
+    if scale is None:
+        stretch = config.trained_length / config.original_length
+        scale = math.sqrt(1 + math.log(stretch) / math.log(config.original_length)) if stretch > 1 else 1.0
     return _plain(config.theta, width) / torch.tensor(divisors), scale
 
 
@@ -88,7 +92,10 @@ def _yarn(config: RopeConfig, width: int, context: int) -> Frequencies:
     low, high = max(low, 0), min(high, width - 1)
     ramp = ((torch.arange(width // 2, dtype=torch.float32) - low) / max(high - low, 0.001)).clamp(0, 1)
     plain = _plain(config.theta, width)
-    return plain * (1 - ramp) + plain / config.factor * ramp, 0.1 * math.log(config.factor) + 1.0
+    scale = config.attention_factor
+    if scale is None:
+        scale = 0.1 * math.log(config.factor) + 1.0
+    return plain * (1 - ramp) + plain / config.factor * ramp, scale
 
 
 _FREQUENCIES = {"default": _default, "dynamic": _dynamic, "longrope": _longrope, "yarn": _yarn}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
@@ -121,9 +122,12 @@ def rope_config(text: Section, width: int) -> RopeConfig:
         raise InvalidCheckpoint(
             f"{text.where}: rope type is {kind!r}, supported are {', '.join(map(repr, get_args(RopeKind)))}."
         )
+    for section, key in itertools.product((scaling, text), ("partial_rotary_factor", "mscale", "mscale_all_dim")):
+        if section.get(key, 1.0) != 1.0:
+            raise InvalidCheckpoint(f"{section.where}: {key} is {section.get(key)!r}, only 1.0 is supported.")
     trained = text.whole("max_position_embeddings")
     original = scaling.get("original_max_position_embeddings", text.get("original_max_position_embeddings", trained))
-    longrope = kind == "longrope"
+    longrope, given = kind == "longrope", scaling.get("attention_factor")
     if longrope and original == 1:
         raise InvalidCheckpoint(f"{scaling.where}: original_max_position_embeddings must be above 1.")
     return RopeConfig(
@@ -137,6 +141,7 @@ def rope_config(text: Section, width: int) -> RopeConfig:
         beta_fast=_positive(scaling, "beta_fast", 32.0),
         beta_slow=_positive(scaling, "beta_slow", 1.0),
         truncate=bool(scaling.get("truncate", True)),
+        attention_factor=None if given is None else _positive(scaling, "attention_factor", 1.0),
     )
 
 
