@@ -6,11 +6,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from tilewise.cli import ask, demo, generate
+from tilewise.cli import ask, demo, generate, inspect
 from tilewise.cli.options import dashed
 from tilewise.errors import TilewiseError
 
-VERBS = (ask, generate, demo)
+VERBS = (ask, generate, inspect, demo)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from tilewise.config import EngineConfig
     from tilewise.inputs.images import Tiling
 
 Picture = Image.Image
@@ -40,6 +41,10 @@ class InputOptions:
     tile_budget: Literal["each", "share"] = "each"
     """`each`: max_dynamic_patch for every picture, as the reference inference does. `share`: the pictures of a
     request share it, as in training."""
+
+    @classmethod
+    def of(cls, config: EngineConfig) -> InputOptions:
+        return cls(ImageLimits(max_pixels=config.max_image_pixels), config.exif_orientation, config.tile_budget)
 
     def tilings(self, tiling: Tiling, pictures: int) -> tuple[Tiling, Tiling]:
         """How each of a prompt's pictures is cut when there are so many, and how each frame of its videos."""
