@@ -89,9 +89,7 @@ def _print_example(page: _Page, inspection: Inspection) -> None:
     page.block(_prompt(example, TEMPLATES[inspection.template.name].special))
     page.heading("Tokens")
     for row in _token_rows(example, inspection.tokens_per_tile):
-        page.line(
-            Text.assemble("  ", row.role.ljust(11), row.name.ljust(14), f"{row.tokens:>7}", (f"  {row.note}", "dim"))
-        )
+        page.line(f"  {row.role:<11}{row.name:<14}{row.tokens:>7}", Text(row.note, "dim"))
     page.line(Text("  total".ljust(27) + f"{example.total_tokens:>7}", "bold"), Text(_room(inspection), "dim"))
     if example.pictures:
         page.heading("Pictures")
@@ -139,7 +137,7 @@ def _token_rows(example: Example, tokens_per_tile: int) -> Iterator[_TokenRow]:
     for (turn, kind), tokens in totals.items():
         role = "" if turn in shown or kind == "start" else roles[turn]
         shown |= {turn} if role else set()
-        note = f"{tokens // tokens_per_tile} tiles x {tokens_per_tile}" if kind == "image rows" else ""
+        note = f"  {tokens // tokens_per_tile} tiles x {tokens_per_tile}" if kind == "image rows" else ""
         yield _TokenRow(role, "<img> </img>" if kind == "image marks" else kind, tokens, note)
 
 
