@@ -113,10 +113,8 @@ def _prompt(example: Example, special: re.Pattern[str]) -> Text:
 
 
 def _literal(part: PromptPart, special: re.Pattern[str]) -> Text:
-    text = Text(part.text, _FRAME)
-    for match in special.finditer(part.text):
-        text.stylize(_SPECIAL, *match.span())
-    return text
+    between_specials = re.split(f"({special.pattern})", part.text)
+    return Text.assemble(*zip(between_specials, itertools.cycle((_FRAME, _SPECIAL)), strict=False))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,21 @@ from tilewise.config import EngineConfig
 from tilewise.types import SamplingParams
 
 
+class VerbParser(argparse.ArgumentParser):
+    """Takes flags between a verb's pictures and its question too; argparse alone takes one run of arguments."""
+
+    _second_pass = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self._second_pass:  # the method below calls this one
+            return super().parse_known_args(args, namespace)
+        self._second_pass = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._second_pass = False
+
+
 def add_engine_flags(parser: argparse.ArgumentParser, only: Collection[str] | None = None) -> None:
     """Every option of the engine, in groups; or only those named."""
     hints = get_type_hints(EngineConfig)
