@@ -1,6 +1,8 @@
 """The checkpoint's own template: what its three known forms are called, where it is found, and what it cannot do."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -171,3 +173,36 @@ def test_one_conversation_that_does_not_end_leaves_the_others(compare):
     found = verdicts(report)
     assert found["text alone"] == found["a picture"] == "same"
     assert "did not end within" in report.comparisons[2].error
+
+
+def test_the_process_can_open_nothing_and_start_nothing():
+    code = (
+        "import os, socket; from tilewise.inputs.sandbox_process import limit; limit(2)\n"
+        "def refused(action):\n"
+        "    try: action()\n"
+        "    except OSError: return True\n"
+        "actions = [lambda: open('/etc/passwd'), lambda: open('new', 'w'), socket.socket, os.pipe]\n"
+        "raise SystemExit(not all(map(refused, actions)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["{{ 'a b' | wordwrap(1) }}", "{{ '<b>a</b>&amp;' | striptags }}", "{{ [1] | pprint }}", "{{ lipsum(1) }}"],
+)
+def test_filters_work_although_nothing_can_be_opened(compare, source):
+    (report,) = compare(chat_template=source)
+    assert verdicts(report) == all_are("differs")
+
+
+def test_excerpts_of_a_difference_show_where_they_are_cut(compare):
+    (early,) = compare(chat_template="other" + plain())
+    assert early.comparisons[0].position == 0
+    assert early.comparisons[0].theirs.startswith("other<|im_start|>")
+    late = with_system(SYSTEM_INTERNVL2_5).replace("{{- message.content }}", "{{- 'B' * 99 }}")
+    (report,) = compare(chat_template=late)
+    found = report.comparisons[0]
+    assert found.ours[: found.position] == found.theirs[: found.position] == "…_end|>\n<|im_start|>user\n"
+    assert found.ours[found.position :] == "Who are you?<|im_end|>\n<|im_start|>assistant\n"
+    assert found.theirs[found.position :] == "B" * 60 + "…"

@@ -29,7 +29,8 @@ _TEXT = {"system": "cyan", "user": "bold", "assistant": "blue"}
 def print_inspection(inspection: Inspection, ids: bool = False) -> None:
     """Everything about the model first, then the worked example, then what the checkpoint's own template does."""
     page = _Page(Console(color_system=None if os.environ.get("NO_COLOR") else "auto", highlight=False))
-    page.line(Text(_clean(inspection.model), "bold"), Text(f"  {_clean(inspection.path)}", "dim"))
+    path = "" if inspection.path == inspection.model else f"  {_clean(inspection.path)}"
+    page.line(Text(_clean(inspection.model), "bold"), Text(path, "dim"))
     _print_model(page, inspection)
     _print_tokens(page, inspection)
     _print_example(page, inspection)

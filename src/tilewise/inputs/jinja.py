@@ -28,7 +28,7 @@ CONVERSATIONS: dict[str, tuple[Message, ...]] = {
     "a system message": (Message("system", "Answer briefly."), Message("user", "Who are you?")),
 }
 _TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
-_BEFORE, _AFTER = 24, 72  # characters shown around the first difference
+_BEFORE, _AFTER = 24, 60  # characters shown around the first difference
 
 
 @dataclass(frozen=True)
@@ -129,9 +129,14 @@ def _difference(name: str, ours: str, theirs: str) -> Comparison:
         return Comparison(name, "same")
     place = next((at for at, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]), None)
     place = min(len(ours), len(theirs)) if place is None else place
-    begin = max(0, place - _BEFORE)
-    shown = slice(begin, place + _AFTER)
-    return Comparison(name, "differs", ours[shown], theirs[shown], place - begin)
+    shown = _around(place, ours), _around(place, theirs)
+    return Comparison(name, "differs", *shown, position=min(place, _BEFORE + 1))
+
+
+def _around(place: int, text: str) -> str:
+    """An excerpt, with dots where it is cut; the place itself is then behind `_BEFORE` characters and the dots."""
+    before = text[:place] if place <= _BEFORE + 1 else "…" + text[place - _BEFORE : place]
+    return before + text[place : place + _AFTER] + ("…" if len(text) > place + _AFTER else "")
 
 
 def _causes(template: Template, ours: dict[str, str], theirs: dict[str, str]) -> Iterator[str]:
