@@ -25,7 +25,7 @@ _EXAMPLE_SIZE = (1024, 768)
 _FLAGS = (
     *("model", "revision", "hub", "download_dir"),
     *("mm_processor_kwargs", "tile_budget", "exif_orientation", "max_image_pixels", "num_frames", "fps"),
-    *("limit_mm_per_prompt", "allowed_local_media_path", "allowed_media_domains"),
+    *("allowed_local_media_path", "allowed_media_domains"),
 )
 EXAMPLES = """\
 examples:
