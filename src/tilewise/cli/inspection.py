@@ -240,9 +240,9 @@ class _Page:
     def block(self, text: Text, first: str = "  | ") -> None:
         """Text behind a margin, which only a bar repeats on every line."""
         margin = first if first.endswith("| ") else " " * len(first)
-        lines = text.split("\n", allow_blank=True)
+        lines = list(text.split("\n", allow_blank=True))
         if self.console.is_terminal:
             width = max(20, self.console.width - len(first))
-            lines = [part for line in lines for part in line.wrap(self.console, width) or [line]]  # type: ignore[assignment]
+            lines = [part for line in lines for part in line.wrap(self.console, width) or [line]]
         for number, line in enumerate(lines):
             self.line(Text(margin if number else first, _LABELS), line)

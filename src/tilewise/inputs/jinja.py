@@ -69,7 +69,7 @@ def own_templates(folder: CheckpointFolder) -> dict[str, tuple[str, ...]]:
     """Template -> the files that hold it. Of named ones the one called default counts: others are for tools."""
     found: dict[str, tuple[str, ...]] = {}
     plain = folder.path / "chat_template.jinja"
-    if plain.exists():
+    if plain.is_file():
         found[plain.read_text(encoding="utf-8", errors="replace")] = (plain.name,)
     for name in ("chat_template.json", "tokenizer_config.json"):
         source = _default(folder.optional(name).get("chat_template"))
