@@ -53,7 +53,7 @@ class LLM:
         runner, resolved = build_runner(config, folder, self._tokenizer.image_context_id)
         self.resolved = resolved
         self._reader = media_reader(config)
-        self._prepare = Preparer(spec, self._tokenizer, resolved.limits.max_model_len, input_options(config))
+        self._prepare = Preparer(spec, self._tokenizer, resolved.limits.max_model_len, InputOptions.of(config))
         self._core = EngineCore(runner, resolved.limits)
 
     def generate(
@@ -239,11 +239,6 @@ def _spread(params: SamplingParams | Sequence[SamplingParams] | None, count: int
     if len(params) != count:
         raise InvalidRequest(f"There are {len(params)} sampling_params for {count} prompts: give one, or one for each.")
     return list(params)
-
-
-def input_options(config: EngineConfig) -> InputOptions:
-    limits = ImageLimits(max_pixels=config.max_image_pixels)
-    return InputOptions(limits, config.exif_orientation, config.tile_budget)
 
 
 def media_reader(config: EngineConfig) -> MediaReader:

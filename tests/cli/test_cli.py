@@ -73,3 +73,19 @@ def test_both_spellings_json_and_repeated_flags():
         "trust_remote_code": True,
         "mm_processor_kwargs": {"max_dynamic_patch": 6},
     }
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["a.png --model m b.png what?", "--model m a.png b.png what?", "a.png b.png --model m what?"],
+)
+def test_flags_may_stand_anywhere(arguments):
+    options = build_parser().parse_args(["ask", *arguments.split()])
+    assert (options.model, options.media, options.question) == ("m", ["a.png", "b.png"], "what?")
+    assert options.max_tokens == 512
+
+
+def test_an_unknown_flag_is_still_refused():
+    done = tilewise("ask", "a.png", "--modell", "m", "what?")
+    assert done.returncode == 2
+    assert "unrecognized arguments: --modell" in done.stderr

@@ -15,6 +15,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Tokenizer as FastTokenizer
 
 from tests.inputs.vocabulary import byte_letters
+from tilewise.inputs.example import Conversation, build_example
 from tilewise.inputs.prepare import Preparer, count_image_tokens
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.templates import Message
@@ -186,6 +187,17 @@ def test_whole_id_list(internvl3):
     ids = ask(internvl3, DESCRIBE, [picture(13)]).prompt_ids
     assert [i for i in ids if i != 151667] == DESCRIBE_IDS
     assert ids.count(151667) == 3328
+
+
+def test_tokens_by_part(internvl3, internvl2):
+    """As section by section of the prompt: the two generations differ in system text and line breaks."""
+
+    def tokens(preparer: Preparer) -> list[int]:
+        asked = Conversation([Message("user", DESCRIBE, images=1)], [SIZES[13]])
+        return [part.tokens for part in build_example(preparer, asked).parts]
+
+    assert tokens(internvl3) == [3, 32, 2, 3, 2, 3328, 8, 2, 3]
+    assert tokens(internvl2) == [3, 34, 1, 3, 2, 3328, 8, 1, 3]
 
 
 def test_qwen3_differs_only_in_the_image_tokens(tokenizer_with, tmp_path):

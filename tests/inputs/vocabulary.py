@@ -12,15 +12,20 @@ _CORPUS = ("the picture shows a red panda on a tree", "<|im_start|>user\n", "图
 
 
 def small_tokenizer() -> Tokenizer:
+    return Tokenizer(small_definition())
+
+
+def small_definition(*more: str) -> str:
+    """Its tokenizer.json, with `more` special tokens behind the others."""
     fast = FastTokenizer(models.BPE())
     fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     fast.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(vocab_size=340, initial_alphabet=alphabet, show_progress=False)
     fast.train_from_iterator(_CORPUS * 20, trainer)
-    fast.add_special_tokens([*CONTROL, *GROUNDING])
+    fast.add_special_tokens([*CONTROL, *GROUNDING, *more])
     fast.add_tokens([AddedToken(token, normalized=False, special=False) for token in NOT_SPECIAL])
-    return Tokenizer(fast.to_str())
+    return str(fast.to_str())
 
 
 def byte_letters() -> dict[int, str]:

@@ -6,11 +6,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from tilewise.cli import ask, demo, generate
-from tilewise.cli.options import dashed
+from tilewise.cli import ask, demo, generate, inspect
+from tilewise.cli.options import VerbParser, dashed
 from tilewise.errors import TilewiseError
 
-VERBS = (ask, generate, demo)
+VERBS = (ask, generate, inspect, demo)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Ask InternVL models about pictures and videos.",
         epilog="tilewise VERB --help explains a verb. First try: tilewise ask PICTURE 'What is this?'",
     )
-    verbs = parser.add_subparsers(title="verbs", metavar="VERB")
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", parser_class=VerbParser)
     for verb in VERBS:
         verb.add_parser(verbs)
     return parser

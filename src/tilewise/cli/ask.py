@@ -9,7 +9,7 @@ from typing import Any
 from tilewise.cli.options import add_engine_flags, add_sampling_flags, engine_options, sampling_of
 from tilewise.errors import InvalidRequest
 
-_VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif")
+VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif")
 EXAMPLES = """\
 examples:
   tilewise ask sign.jpg "What does the sign say?"
@@ -42,8 +42,8 @@ def run(options: argparse.Namespace) -> int:
     from tilewise.llm import LLM
 
     # The question and local pictures first: a mistake should not cost a model's loading time.
-    parts = [_part(source, options) for source in options.media]
-    messages: list[dict[str, Any]] = [{"role": "user", "content": [*parts, _question(options)]}]
+    parts = [media_part(source, options) for source in options.media]
+    messages: list[dict[str, Any]] = [{"role": "user", "content": [*parts, question_part(options)]}]
     if options.system is not None:
         messages.insert(0, {"role": "system", "content": options.system})
     thinking = {"enable_thinking": True} if options.thinking else None
@@ -69,12 +69,12 @@ def print_stats(output: Any) -> None:
     )
 
 
-def _part(source: str, options: argparse.Namespace) -> dict[str, Any]:
+def media_part(source: str, options: argparse.Namespace) -> dict[str, Any]:
     """A content part: local files are opened here, URLs are left to the engine, which guards what it fetches."""
     from tilewise.inputs.images import open_image
     from tilewise.inputs.video import FrameChoice, read_video
 
-    kind = "video" if source.lower().endswith(_VIDEOS) else "image"
+    kind = "video" if source.lower().endswith(VIDEOS) else "image"
     if "://" in source:
         return {"type": f"{kind}_url", f"{kind}_url": source}
     if kind == "image":
@@ -83,10 +83,10 @@ def _part(source: str, options: argparse.Namespace) -> dict[str, Any]:
     return {"type": "video_frames", "video_frames": read_video(source, FrameChoice(**wishes))}
 
 
-def _question(options: argparse.Namespace) -> dict[str, str]:
+def question_part(options: argparse.Namespace) -> dict[str, str]:
     """Several pictures are numbered, as the model cards do; a question with its own markers stays as it is."""
     question, pictures = options.question, len(options.media)
-    videos = sum(source.lower().endswith(_VIDEOS) for source in options.media)
+    videos = sum(source.lower().endswith(VIDEOS) for source in options.media)
     if not question.strip():
         raise InvalidRequest("The question is empty.")
     if pictures - videos > 1 and not videos and "<image>" not in question:

@@ -6,17 +6,35 @@ import argparse
 import dataclasses
 import json
 import types
+from collections.abc import Collection
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from tilewise.config import EngineConfig
 from tilewise.types import SamplingParams
 
 
-def add_engine_flags(parser: argparse.ArgumentParser) -> None:
-    """Every option of the engine, in groups."""
+class VerbParser(argparse.ArgumentParser):
+    """Takes flags between a verb's pictures and its question too; argparse alone takes one run of arguments."""
+
+    _second_pass = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self._second_pass:  # the method below calls this one
+            return super().parse_known_args(args, namespace)
+        self._second_pass = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._second_pass = False
+
+
+def add_engine_flags(parser: argparse.ArgumentParser, only: Collection[str] | None = None) -> None:
+    """Every option of the engine, in groups; or only those named."""
     hints = get_type_hints(EngineConfig)
     groups: dict[str, Any] = {}
     for field in dataclasses.fields(EngineConfig):
+        if only is not None and field.name not in only:
+            continue
         group = field.metadata["group"]
         groups.setdefault(group, parser.add_argument_group(f"{group} options") if group not in groups else None)
         default = "" if field.default is None else f" (default: {field.default})"

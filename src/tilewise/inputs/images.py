@@ -121,7 +121,15 @@ def open_image(data: bytes | str | Path, limits: ImageLimits = ImageLimits()) ->
 
 def check_image(image: Image.Image, limits: ImageLimits, name: str = "the picture") -> None:
     """Raise InvalidMedia unless the picture's size and frame count are within `limits`."""
-    width, height = image.size
+    check_size(image.size, limits, name)
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format in _SEVERAL_FRAMES:
+        raise InvalidMedia(f"{name} has {frames} frames, a picture has one: send it as a video, or send one frame.")
+
+
+def check_size(size: tuple[int, int], limits: ImageLimits, name: str = "the picture") -> None:
+    """Raise InvalidMedia unless a width and height are within `limits`."""
+    width, height = size
     if width * height > limits.max_pixels:
         raise InvalidMedia(
             f"{name} has {width}x{height} = {width * height} pixels, the limit is {limits.max_pixels}: "
@@ -133,9 +141,6 @@ def check_image(image: Image.Image, limits: ImageLimits, name: str = "the pictur
         raise InvalidMedia(
             f"{name} is {width}x{height}: its sides differ by more than {limits.max_aspect}:1; cut it into pieces."
         )
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format in _SEVERAL_FRAMES:
-        raise InvalidMedia(f"{name} has {frames} frames, a picture has one: send it as a video, or send one frame.")
 
 
 def _sniff(data: bytes | str | Path) -> str:

@@ -14,7 +14,7 @@ from PIL import Image
 from tilewise.errors import InvalidMedia, InvalidRequest, TooLong
 from tilewise.inputs.images import DAMAGE, ImageLimits, check_image, choose_grid, count_tiles, tile_image, to_rgb
 from tilewise.inputs.spec import InputSpec
-from tilewise.inputs.templates import IMAGE_MARKER, ImageSlot, Message, Text, join_text, place_media, to_string
+from tilewise.inputs.templates import IMAGE_MARKER, ImageSlot, Message, Piece, Text, join_text, place_media, to_string
 from tilewise.inputs.tokenizer import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, Tokenizer
 from tilewise.types import Grid, ImageInput, Request, SamplingParams, Tile
 
@@ -22,13 +22,14 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from tilewise.config import EngineConfig
     from tilewise.inputs.images import Tiling
 
 Picture = Image.Image
 Video = Sequence[Image.Image]
 """Frames, already chosen; each becomes one tile."""
 
-_CONTEXT_MARKER = re.compile(r"(?:<img>)?<IMG_CONTEXT>(?:</img>)?")
+CONTEXT_MARKER = re.compile(r"(?:<img>)?<IMG_CONTEXT>(?:</img>)?")
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,17 @@ class InputOptions:
     tile_budget: Literal["each", "share"] = "each"
     """`each`: max_dynamic_patch for every picture, as the reference inference does. `share`: the pictures of a
     request share it, as in training."""
+
+    @classmethod
+    def of(cls, config: EngineConfig) -> InputOptions:
+        return cls(ImageLimits(max_pixels=config.max_image_pixels), config.exif_orientation, config.tile_budget)
+
+    def tilings(self, tiling: Tiling, pictures: int) -> tuple[Tiling, Tiling]:
+        """How each of a prompt's pictures is cut when there are so many, and how each frame of its videos."""
+        if self.tile_budget == "share" and pictures > 1:
+            share = max(tiling.min_tiles, tiling.max_tiles // pictures)
+            tiling = tiling.override({"max_dynamic_patch": share})
+        return tiling, tiling.override({"dynamic_image_size": False})
 
 
 @dataclass(frozen=True)
@@ -64,8 +76,11 @@ class Preparer:
         """A conversation, with its media in the order in which the messages bring them."""
         pieces = self.spec.template.render(messages, thinking)
         images = self._tile_all(pictures, processor)
-        ids = self._started(self.tokenizer.encode_pieces(pieces))
-        return self._request(ids, images, sampling, to_string(pieces))
+        return self._request(self.chat_ids(pieces), images, sampling, to_string(pieces))
+
+    def chat_ids(self, pieces: Sequence[Piece]) -> list[int | ImageSlot]:
+        """Ids of a template's pieces behind the start token, if there is one; pictures are slots still."""
+        return self._started(self.tokenizer.encode_pieces(pieces))
 
     def prompt(
         self,
@@ -92,7 +107,7 @@ class Preparer:
 
     def _raw_ids(self, prompt: str, media: Sequence[Picture | Video]) -> list[int | ImageSlot]:
         videos = [len(item) for item in media if not isinstance(item, Image.Image)]
-        text = _CONTEXT_MARKER.sub(IMAGE_MARKER, prompt)
+        text = CONTEXT_MARKER.sub(IMAGE_MARKER, prompt)
         ids: list[int | ImageSlot] = []
         for piece in join_text(place_media(text, len(media) - len(videos), videos, 0, "The prompt")):
             if isinstance(piece, Text):
@@ -122,11 +137,8 @@ class Preparer:
 
     def _tile_all(self, media: Sequence[Picture | Video], processor: dict[str, Any] | None) -> list[_Tiled]:
         tiling = self.spec.tiling.override(processor)
-        pictures = [item for item in media if isinstance(item, Image.Image)]
-        if self.options.tile_budget == "share" and len(pictures) > 1:
-            share = max(tiling.min_tiles, tiling.max_tiles // len(pictures))
-            tiling = tiling.override({"max_dynamic_patch": share})
-        frame = tiling.override({"dynamic_image_size": False})
+        pictures = sum(isinstance(item, Image.Image) for item in media)
+        tiling, frame = self.options.tilings(tiling, pictures)
         tiled: list[_Tiled] = []
         for item in media:
             if isinstance(item, Image.Image):

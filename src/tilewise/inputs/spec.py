@@ -41,8 +41,9 @@ class InputSpec:
         """`processor` are `mm_processor_kwargs` for all requests."""
         template = _template(folder.config)
         tiling = _tiling(folder).override(processor)
-        ends, start = _end_ids(folder, template, tokenizer), _start_id(folder, tokenizer)
-        return cls(template, tiling, tokens_per_tile(folder), ends, start, _header_ids(template, tokenizer))
+        ends = frozenset[int]().union(*end_ids(folder, template, tokenizer).values())
+        start, header = _start_id(folder, tokenizer), _header_ids(template, tokenizer)
+        return cls(template, tiling, tokens_per_tile(folder), ends, start, header)
 
 
 def tokens_per_tile(folder: CheckpointFolder) -> int:
@@ -92,12 +93,18 @@ def _tiling(folder: CheckpointFolder) -> Tiling:
     )
 
 
-def _end_ids(folder: CheckpointFolder, template: Template, tokenizer: Tokenizer) -> frozenset[int]:
-    """Template separators and generation config; llm_config's eos is known to be wrong in released files."""
-    named = {tokenizer.find_id(token) for token in (*template.stop_tokens, "<|endoftext|>")}
-    listed = _id_list(folder.optional("generation_config.json").get("eos_token_id"))
-    listed |= _id_list(folder.config.get("eos_token_id"))
-    return frozenset({i for i in named if i is not None} | listed)
+def end_ids(folder: CheckpointFolder, template: Template, tokenizer: Tokenizer) -> dict[str, set[int]]:
+    """End tokens by what names them; llm_config is not asked, its eos is known to be wrong in released files."""
+    return {
+        f"template {template.name}": _ids_of(template.stop_tokens, tokenizer),
+        "tokenizer": _ids_of(("<|endoftext|>",), tokenizer),
+        "generation_config.json": _id_list(folder.optional("generation_config.json").get("eos_token_id")),
+        "config.json": _id_list(folder.config.get("eos_token_id")),
+    }
+
+
+def _ids_of(tokens: tuple[str, ...], tokenizer: Tokenizer) -> set[int]:
+    return {found for token in tokens if (found := tokenizer.find_id(token)) is not None}
 
 
 def _start_id(folder: CheckpointFolder, tokenizer: Tokenizer) -> int | None:

@@ -74,6 +74,16 @@ Piece = Special | Text | ImageSlot
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """A stretch of a prompt: what it is for, in which turn and whose, and its pieces, not joined yet."""
+
+    kind: Literal["header", "body", "closing", "opening"]
+    turn: int
+    role: Role
+    pieces: list[Piece]
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """One turn. Its text may hold `<image>` and `<video>` markers; `images` and `videos` say how many it brings."""
 
@@ -113,18 +123,21 @@ class Template:
 
     def render(self, messages: Sequence[Message], thinking: bool = False) -> list[Piece]:
         """The prompt for `messages`. A first message of role system replaces the built-in text; empty = none."""
+        return join_text([piece for part in self.parts(messages, thinking) for piece in part.pieces])
+
+    def parts(self, messages: Sequence[Message], thinking: bool = False) -> list[Part]:
+        """The prompt that `render` joins, part by part; the system message, if there is one, is turn 0."""
         system = self._thinking_text() if thinking else self.system
         turns = list(messages)
         if turns and turns[0].role == "system":
             system = turns.pop(0).text
-        pieces: list[Piece] = []
-        if system:
-            pieces += self._turn("system", [Text(system)])
+        bodies: list[tuple[Role, list[Piece]]] = [("system", [Text(system)])] if system else []
         next_image = 0
         for message in turns:
-            pieces += self._turn(message.role, message.body(next_image))
+            bodies.append((message.role, message.body(next_image)))
             next_image += message.images + sum(message.videos)
-        return join_text([*pieces, *self._literal(self.opening)])
+        parts = [part for turn, (role, body) in enumerate(bodies) for part in self._turn(turn, role, body)]
+        return [*parts, Part("opening", len(bodies), "assistant", self._literal(self.opening))]
 
     def _thinking_text(self) -> str:
         if self.thinking is None:
@@ -133,9 +146,9 @@ class Template:
             )
         return self.thinking
 
-    def _turn(self, role: Role, body: list[Piece]) -> list[Piece]:
-        before, after = self.turns[role].split("{}")
-        return [*self._literal(before), *body, *self._literal(after)]
+    def _turn(self, turn: int, role: Role, body: list[Piece]) -> list[Part]:
+        before, after = map(self._literal, self.turns[role].split("{}"))
+        return [Part("header", turn, role, before), Part("body", turn, role, body), Part("closing", turn, role, after)]
 
     def _literal(self, text: str) -> list[Piece]:
         """Template text cut at the special tokens it names."""

@@ -73,6 +73,14 @@ class Tokenizer:
         """Plain text: control tokens in it stay characters."""
         return self._plain.encode(text, add_special_tokens=False).ids
 
+    def token_ends(self, text: str) -> list[int]:
+        """For each token of `encode_text`, the position in `text` (in characters) at which it ends."""
+        return [end for _, end in self._plain.encode(text, add_special_tokens=False).offsets]
+
+    def token_text(self, token_id: int) -> str | None:
+        """A token as the vocabulary spells it; None when there is none with this id."""
+        return self._plain.id_to_token(token_id)
+
     def encode_raw(self, text: str) -> list[int]:
         """A ready-made prompt, in which special tokens are meant."""
         return self._raw.encode(text, add_special_tokens=False).ids

@@ -1,0 +1,168 @@
+"""A checkpoint's own Jinja templates against the prompt it was trained with.
+
+Engines that follow the Jinja file ask what it says. Three forms are known in released files: without the system text,
+right, and with another model's system text. The comparison is a finding for people; Tilewise builds its prompts from
+`templates.py` whatever comes out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tilewise.inputs.prepare import CONTEXT_MARKER
+from tilewise.inputs.sandbox import render_all
+from tilewise.inputs.templates import IMAGE_MARKER, Message, Template, to_string
+from tilewise.weights.folder import CheckpointFolder
+
+CONVERSATIONS: dict[str, tuple[Message, ...]] = {
+    "text alone": (Message("user", "Who are you?"),),
+    "a picture": (Message("user", "What is this?", images=1),),
+    "several turns": (
+        Message("user", "What is this?", images=1),
+        Message("assistant", "A sign."),
+        Message("user", "What does it say?"),
+    ),
+    "a system message": (Message("system", "Answer briefly."), Message("user", "Who are you?")),
+}
+_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
+_BEFORE, _AFTER = 24, 60  # characters shown around the first difference
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One conversation, as the checkpoint's template renders it and as ours does."""
+
+    conversation: str
+    verdict: Literal["same", "differs", "fails"]
+    ours: str = ""
+    theirs: str = ""
+    """Both around the first difference, which is at `position` of them; empty unless they differ."""
+    position: int = 0
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class JinjaReport:
+    """What comparing one template has found."""
+
+    files: tuple[str, ...]
+    """Where it stands; several files may hold the same."""
+    comparisons: tuple[Comparison, ...]
+    causes: tuple[str, ...]
+    """Known reasons of the differences, in plain words; empty when none is known."""
+
+    @property
+    def differs(self) -> bool:
+        return any(comparison.verdict != "same" for comparison in self.comparisons)
+
+
+def compare_templates(folder: CheckpointFolder, template: Template, start: str = "") -> tuple[JinjaReport, ...]:
+    """One report for each different template of the checkpoint. `start` is the text of the start token, if any."""
+    tokens = _token_texts(folder)
+    return tuple(_compare(source, files, template, start, tokens) for source, files in own_templates(folder).items())
+
+
+def own_templates(folder: CheckpointFolder) -> dict[str, tuple[str, ...]]:
+    """Template -> the files that hold it. Of named ones the one called default counts: others are for tools."""
+    found: dict[str, tuple[str, ...]] = {}
+    plain = folder.path / "chat_template.jinja"
+    if plain.is_file():
+        found[plain.read_text(encoding="utf-8", errors="replace")] = (plain.name,)
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        source = _default(folder.optional(name).get("chat_template"))
+        if source is not None:
+            found[source] = (*found.get(source, ()), name)
+    return found
+
+
+def _default(value: Any) -> str | None:
+    if isinstance(value, list):
+        named = {item.get("name"): item.get("template") for item in value if isinstance(item, dict)}
+        value = named.get("default", next(iter(named.values()), None))
+    return value if isinstance(value, str) else None
+
+
+def _token_texts(folder: CheckpointFolder) -> dict[str, str]:
+    """Special tokens that templates may name; each is a text or an object with one."""
+    config = folder.optional("tokenizer_config.json")
+    found = {name: config.get(name, "") for name in _TOKENS}
+    texts = {name: token.get("content", "") if isinstance(token, dict) else token for name, token in found.items()}
+    return {name: text for name, text in texts.items() if isinstance(text, str)}
+
+
+def _compare(
+    source: str, files: tuple[str, ...], template: Template, start: str, tokens: dict[str, str]
+) -> JinjaReport:
+    results = render_all(source, [_wire(messages) for messages in CONVERSATIONS.values()], tokens)
+    ours = {name: to_string(template.render(messages)) for name, messages in CONVERSATIONS.items()}
+    theirs = {
+        name: _unified(result["text"], start) for name, result in zip(ours, results, strict=True) if "text" in result
+    }
+    comparisons = tuple(
+        _difference(name, ours[name], theirs[name])
+        if name in theirs
+        else Comparison(name, "fails", error=result["error"])
+        for name, result in zip(ours, results, strict=True)
+    )
+    return JinjaReport(files, comparisons, tuple(_causes(template, ours, theirs)))
+
+
+def _wire(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """As servers hand messages to a template: a text alone is a string, pictures make a list of parts."""
+    wire: list[dict[str, Any]] = []
+    for message in messages:
+        parts = [*[{"type": "image"}] * message.images, {"type": "text", "text": message.text}]
+        wire.append({"role": message.role, "content": parts if message.images else message.text})
+    return wire
+
+
+def _unified(text: str, start: str) -> str:
+    """Every spelling of a picture becomes `<image>`; the start token goes, which some templates leave to tokenizers."""
+    return CONTEXT_MARKER.sub(IMAGE_MARKER, text.removeprefix(start))
+
+
+def _difference(name: str, ours: str, theirs: str) -> Comparison:
+    if ours == theirs:
+        return Comparison(name, "same")
+    place = next((at for at, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]), None)
+    place = min(len(ours), len(theirs)) if place is None else place
+    shown = _around(place, ours), _around(place, theirs)
+    return Comparison(name, "differs", *shown, position=min(place, _BEFORE + 1))
+
+
+def _around(place: int, text: str) -> str:
+    """An excerpt, with dots where it is cut; the place itself is then behind `_BEFORE` characters and the dots."""
+    before = text[:place] if place <= _BEFORE + 1 else "…" + text[place - _BEFORE : place]
+    return before + text[place : place + _AFTER] + ("…" if len(text) > place + _AFTER else "")
+
+
+def _causes(template: Template, ours: dict[str, str], theirs: dict[str, str]) -> Iterator[str]:
+    if "text alone" in theirs:
+        yield from _system_cause(template, theirs["text alone"])
+        yield from _break_cause(template, ours["text alone"], theirs["text alone"])
+    if theirs and not _takes_parts(theirs.get("a picture")):
+        yield "It takes text only: content in parts, as pictures come, breaks it or is printed as Python writes it."
+
+
+def _system_cause(template: Template, prompt: str) -> Iterator[str]:
+    """Whose system text stands in a prompt for which no system message was given."""
+    before, after = template.turns["system"].split("{}")
+    found = re.match(f"{re.escape(before)}(.*?){re.escape(after.rstrip())}", prompt, re.DOTALL)
+    if found is None and prompt.startswith(template.turns["user"].split("{}")[0]):
+        yield "It has no default system message: a request without one goes without the text of the training."
+    elif found is not None and found[1].strip() != template.system:
+        yield f"Its system text is not the one of the training: {found[1].strip()[:200]!r}."
+
+
+def _break_cause(template: Template, ours: str, theirs: str) -> Iterator[str]:
+    end = template.turns["user"].split("{}")[1].rstrip()
+    has, should = f"{end}\n" in theirs, f"{end}\n" in ours
+    if end in theirs and has != should:
+        yield f"It puts {'a' if has else 'no'} line break after {end}, the training {'did' if should else 'did not'}."
+
+
+def _takes_parts(prompt: str | None) -> bool:
+    return prompt is not None and not re.search(r"""['"]type['"]:""", prompt)

@@ -1,0 +1,107 @@
+"""The process that renders one untrusted template for `sandbox.py`; nothing else imports this file.
+
+Standard input is JSON `{"template", "conversations", "tokens", "seconds"}`; standard output has one line of JSON a
+conversation, written as soon as it is known.
+
+The environment is that of transformers' `apply_chat_template` (its `utils/chat_template_utils.py` is the source), for
+which templates are written: blocks trimmed, loop controls, `{% generation %}`, `raise_exception`, `strftime_now`.
+"""
+
+from __future__ import annotations
+
+import codecs
+import importlib
+import json
+import sys
+from contextlib import suppress
+from datetime import datetime
+from typing import Any
+
+from jinja2 import Template, nodes
+from jinja2.exceptions import TemplateError
+from jinja2.ext import Extension, LoopControlExtension
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+_MEMORY_BYTES = 2**30
+_CHARACTERS = 200_000
+_LATE = ("html", "jinja2.constants", "jinja2.debug", "pprint", "textwrap")  # what Jinja imports on first use
+
+
+class Generation(Extension):
+    """`{% generation %}` marks what an assistant said, for training; its body is rendered as it is."""
+
+    tags = {"generation"}  # noqa: RUF012  # Jinja declares it so
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def main() -> None:
+    job = json.load(sys.stdin)
+    for name in _LATE:
+        importlib.import_module(name)
+    codecs.lookup("unicode-escape")  # of strings in templates
+    limit(job["seconds"])
+    for messages in job["conversations"]:
+        print(json.dumps(_render(job["template"], job["tokens"], messages)), flush=True)
+
+
+def limit(seconds: int) -> None:
+    """From here on: so much more computing, 1 GiB, and no file, connection or process that is not open already."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
+    limits = {
+        resource.RLIMIT_CPU: int(used) + seconds,
+        resource.RLIMIT_AS: _MEMORY_BYTES,
+        resource.RLIMIT_NOFILE: 3,
+        resource.RLIMIT_NPROC: 0,
+        resource.RLIMIT_FSIZE: 0,
+        resource.RLIMIT_CORE: 0,
+    }
+    for name, value in limits.items():
+        with suppress(ValueError, OSError):  # stricter already, or unknown to the system
+            resource.setrlimit(name, (value, value))
+
+
+def _compile(source: str, tokens: dict[str, str]) -> Template:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, LoopControlExtension]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals.update(tokens, raise_exception=_fail, strftime_now=_strftime_now)
+    return environment.from_string(source)
+
+
+def _to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, **options)
+
+
+def _fail(message: str) -> None:
+    raise TemplateError(message)
+
+
+def _strftime_now(form: str) -> str:
+    return datetime.now().strftime(form)
+
+
+def _render(source: str, tokens: dict[str, str], messages: list[dict[str, Any]]) -> dict[str, str]:
+    text = ""
+    try:
+        template = _compile(source, tokens)
+        for chunk in template.generate(messages=messages, tools=None, documents=None, add_generation_prompt=True):
+            text += chunk
+            if len(text) > _CHARACTERS:
+                return {"error": f"its prompt is longer than {_CHARACTERS} characters"}
+    except Exception as error:  # whatever an untrusted template makes Jinja raise is its result
+        name = type(error).__name__
+        return {"error": f"{name}: {error}"[:300] if str(error) else name}
+    return {"text": text}
+
+
+if __name__ == "__main__":
+    main()
