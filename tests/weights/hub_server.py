@@ -5,13 +5,14 @@ Weights are "large files": a redirect to another host name, which alone answers 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import sys
 import threading
-from collections.abc import Callable
+import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -48,11 +49,12 @@ class HubServer:
     altered: dict[str, bytes] = field(default_factory=dict)
     """What is sent in place of a file's bytes."""
     listed_size: dict[str, int] = field(default_factory=dict)
+    slow: set[str] = field(default_factory=set)
+    """Files of which half is sent, and then a byte now and then."""
     ranges: bool = True
 
     def __post_init__(self) -> None:
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), _handler(self))
         self.port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
@@ -64,12 +66,11 @@ class HubServer:
         self._server.shutdown()
         self._server.server_close()
 
-    def add(self, model: str, folder: Path, token: str | None = None, **more: bytes) -> Repo:
-        """Serve a folder, as branch main and master."""
-        files = {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
-        commit = hashlib.sha1(repr(sorted(files)).encode()).hexdigest()
+    def add(self, model: str, files: dict[str, bytes], token: str | None = None) -> str:
+        """Serve files as the newest commit of branches main and master; its name is returned."""
+        commit = hashlib.sha1(repr(files).encode()).hexdigest()
         self.repos[model] = Repo(files, {"main": commit, "master": commit}, token)
-        return self.repos[model]
+        return commit
 
     def fetched(self) -> list[str]:
         """Names of the files whose bytes were asked for, sorted, each as often as it was."""
@@ -103,6 +104,12 @@ def git_blob(content: bytes) -> str:
     return hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest()
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # clients that leave in the middle are what tests are for
+            super().handle_error(request, client_address)
+
+
 def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
     return type("Handler", (_Handler,), {"hub": hub})
 
@@ -131,7 +138,9 @@ class _Handler(BaseHTTPRequestHandler):
             return self._modelscope("/".join(parts[3:5]), parts[5:], query)
         if parts[:2] == ["api", "models"]:
             return self._hugging_face_api("/".join(parts[2:4]), parts[4:])
-        return self._hugging_face_file("/".join(parts[:2]), *parts[3:5])
+        if parts[2:3] == ["resolve"]:
+            return self._hugging_face_file("/".join(parts[:2]), parts[3], "/".join(parts[4:]))
+        return self._answer(404, b"")
 
     # Hugging Face
 
@@ -215,7 +224,7 @@ class _Handler(BaseHTTPRequestHandler):
         content = self.hub.altered.get(name, content)
         wanted = self.headers["Range"]
         if not (wanted and ranges):
-            return self._answer(200, content, headers, self._cut(name))
+            return self._answer(200, content, headers, self._cut(name), name in self.hub.slow)
         start = int(wanted.removeprefix("bytes=").split("-")[0])
         about = {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}
         return self._answer(206, content[start:], {**(headers or {}), **about}, self._cut(name))
@@ -228,14 +237,30 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(status, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
     def _answer(
-        self, status: int, body: bytes, headers: dict[str, str] | None = None, cut: int | None = None
+        self,
+        status: int,
+        body: bytes,
+        headers: dict[str, str] | None = None,
+        cut: int | None = None,
+        slow: bool = False,
     ) -> None:
         self.send_response(status)
         for key, value in (headers or {}).items():
             self.send_header(key, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        if self.command != "HEAD":
+        if slow:
+            self._trickle(body)
+        elif self.command != "HEAD":
             self.wfile.write(body[:cut])
         if cut is not None:
             self.close_connection = True
+
+    def _trickle(self, body: bytes) -> None:
+        half = len(body) // 2
+        self.close_connection = True
+        with contextlib.suppress(OSError):  # the client has gone
+            self.wfile.write(body[:half])
+            for number in range(half, len(body)):
+                time.sleep(0.01)
+                self.wfile.write(body[number : number + 1])

@@ -18,7 +18,6 @@ from tilewise.weights.hubs.snapshot import RemoteFile
 PAUSES = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Seconds before each new try; a try that brought bytes starts the count again."""
 _TIMEOUT = httpx.Timeout(15.0)  # for each read, not for the whole
-_CHUNK = 1 << 20
 
 
 class Unreachable(Exception):
@@ -102,12 +101,12 @@ class Web:
         """One request for what is missing; what arrives is on disk even if the rest does not come."""
         have = partial.stat().st_size
         with self._get(file.url, have) as response, partial.open("ab") as out:
-            if response.status_code != 206:  # the server knows no ranges: all over again
+            if have and response.status_code != 206:  # the server knows no ranges: all over again
                 out.truncate(0)
                 advance(-have)
                 have = 0
             _check_announced(response, file, have)
-            for piece in response.iter_bytes(_CHUNK):
+            for piece in response.iter_bytes():  # of no set size: one that is being filled would be lost in a break
                 if self._stopped.is_set():
                     raise Stopped
                 if have + len(piece) > file.size:
