@@ -106,6 +106,15 @@ def test_a_commit_that_is_here_needs_no_network(hub: HubServer, checkpoint: File
     assert not hub.seen
 
 
+def test_a_commit_of_which_another_tool_fetched_the_config(hub: HubServer, checkpoint: Files, find: Find) -> None:
+    commit = hub.add("tiny/model", checkpoint)
+    folder = find(revision=commit)
+    for path in folder.iterdir():
+        if path.name.startswith("tokenizer"):
+            path.unlink()
+    assert contents(find(revision=commit)) == checkpoint
+
+
 def test_another_cache_folder(hub: HubServer, checkpoint: Files, find: Find, tmp_path: Path) -> None:
     hub.add("tiny/model", checkpoint)
     assert find(cache=str(tmp_path / "mine")).is_relative_to(tmp_path / "mine")

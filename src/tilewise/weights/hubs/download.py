@@ -15,7 +15,7 @@ from tilewise.progress import progress_bar
 from tilewise.weights.hubs.needed import CONFIG, check_repository, lacking, small_files, weight_files
 from tilewise.weights.hubs.repository import COMMIT, Repository, offline
 from tilewise.weights.hubs.snapshot import RemoteFile, Snapshot
-from tilewise.weights.hubs.web import PAUSES, Refused, Unreachable, Web
+from tilewise.weights.hubs.web import Refused, Unreachable, Web
 
 _AT_ONCE = 4
 logger = logging.getLogger("tilewise")
@@ -35,7 +35,7 @@ def download(repository: Repository, weights: bool) -> Path:
         raise _not_here(repository, folder, weights)
     with Web(repository.headers()) as web:
         try:
-            snapshot = repository.snapshot(web, () if whole else PAUSES)
+            snapshot = repository.snapshot(web, patient=not whole)
         except (Refused, Unreachable) as error:
             if folder is None or not whole:
                 raise _failed(repository, error) from None

@@ -54,9 +54,9 @@ class HuggingFace:
             return None
         return self.storage / "snapshots" / self._ref.read_text(encoding="utf-8").strip()
 
-    def snapshot(self, web: Web, pauses: tuple[float, ...]) -> Snapshot:
+    def snapshot(self, web: Web, patient: bool) -> Snapshot:
         url = f"{self.endpoint}/api/models/{self.model}/revision/{quote(self.revision, safe='')}?blobs=true"
-        listing = web.json(url, pauses)
+        listing = web.json(url, patient)
         try:
             commit = listing["sha"]
             if not COMMIT.fullmatch(commit):

@@ -50,9 +50,9 @@ class ModelScope:
         here = self.storage / "snapshots" / self.revision
         return next((folder for folder in (here, *self._older) if lacking(folder, weights=False) is None), None)
 
-    def snapshot(self, web: Web, pauses: tuple[float, ...]) -> Snapshot:
+    def snapshot(self, web: Web, patient: bool) -> Snapshot:
         url = f"{self._api}/repo/files?{urlencode({'Revision': self.revision, 'Recursive': False})}"
-        listing = web.json(url, pauses)
+        listing = web.json(url, patient)
         try:
             if not listing["Success"]:
                 raise Refused(url, 404, message=listing.get("Message", ""))

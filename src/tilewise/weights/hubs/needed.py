@@ -14,6 +14,7 @@ from tilewise.weights.shards import INDEX, listed_shards
 
 CONFIG = "config.json"
 _SINGLE = "model.safetensors"
+_TOKENIZERS = ("tokenizer.json", "vocab.json", "tokenizer.model")
 
 
 def small_files(names: Collection[str]) -> list[str]:
@@ -52,11 +53,13 @@ def check_repository(model: str, names: Collection[str], weights: bool) -> None:
 def lacking(folder: Path, weights: bool) -> str | None:
     """The name of a needed file that a folder lacks, if there is one, judged by the folder alone.
 
-    The config is fetched after the other small files, so where it is, they are.
+    The config is fetched after the other small files, so where it is, they are; but another tool may have put it there.
     """
     names = [path.name for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
     if CONFIG not in names:
         return CONFIG
+    if not any(name in names for name in _TOKENIZERS):
+        return _TOKENIZERS[0]
     if not weights:
         return None
     if INDEX in names:

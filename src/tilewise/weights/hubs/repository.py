@@ -39,8 +39,8 @@ class Repository(Protocol):
     def cached(self) -> Path | None:
         """The folder that this revision had when it was last fetched; it may lack files."""
 
-    def snapshot(self, web: Web, pauses: tuple[float, ...]) -> Snapshot:
-        """Ask the hub. Raises Refused, Unreachable and UnknownModel."""
+    def snapshot(self, web: Web, patient: bool) -> Snapshot:
+        """Ask the hub, again and again if patient. Raises Refused, Unreachable and UnknownModel."""
 
     def refusal(self, refused: Refused) -> TilewiseError:
         """What a refusal means, and what to do."""

@@ -59,9 +59,9 @@ class Web:
         """Let every `fetch` raise Stopped at its next piece."""
         self._stopped.set()
 
-    def json(self, url: str, pauses: tuple[float, ...] = PAUSES) -> Any:
-        """The JSON behind a URL. Raises Unreachable after the last pause, and Refused at once."""
-        for pause in (*pauses, None):
+    def json(self, url: str, patient: bool = True) -> Any:
+        """The JSON behind a URL. Raises Refused at once, and Unreachable at once or, if patient, after all pauses."""
+        for pause in (*(PAUSES if patient else ()), None):
             try:
                 with self._get(url) as response:
                     response.read()
