@@ -46,7 +46,9 @@ TORCH_FREE = {
     "types",
     "errors",
 }
-TORCH_FREE_FILES = {"weights/folder.py", "weights/hub.py", "weights/__init__.py"}
+TORCH_FREE_FILES = {f"weights/{name}" for name in ("__init__.py", "folder.py", "hub.py", "shards.py")} | {
+    str(path.relative_to(SRC)) for path in (SRC / "weights" / "hubs").glob("*.py")
+}
 
 
 def modules() -> list[Path]:
@@ -131,7 +133,13 @@ def test_no_circles():
 
 
 @pytest.mark.parametrize(
-    "statement", ["import tilewise.llm", "import tilewise.cli", "from tilewise import SamplingParams"]
+    "statement",
+    [
+        "import tilewise.llm",
+        "import tilewise.cli",
+        "from tilewise import SamplingParams",
+        "import tilewise.weights.hubs.download, tilewise.weights.hubs.huggingface, tilewise.weights.hubs.modelscope",
+    ],
 )
 def test_importing_the_front_does_not_load_torch(statement):
     code = f"{statement}\nimport sys\nsys.exit('torch' in sys.modules or 'transformers' in sys.modules)"

@@ -26,10 +26,22 @@ def option(default: Any, text: str, group: str) -> Any:
 class EngineConfig:
     """Every option of the engine. Each works, or is refused with the reason."""
 
-    model: str = option("demo", "'demo', a folder, or a hub id such as OpenGVLab/InternVL3-8B", "model")
-    revision: str | None = option(None, "branch, tag or commit on the hub", "model")
-    hub: Hub | None = option(None, "where ids live; VLLM_USE_MODELSCOPE=True chooses modelscope too", "model")
-    download_dir: str | None = option(None, "cache folder for downloads", "model")
+    model: str = option(
+        "demo", "'demo', a folder, or a hub id such as OpenGVLab/InternVL3-8B; a folder of that name wins", "model"
+    )
+    revision: str | None = option(
+        None,
+        "branch, tag or commit on the hub (default: main; master on ModelScope); a commit needs no network",
+        "model",
+    )
+    hub: Hub | None = option(
+        None,
+        "where ids live (default: huggingface, or modelscope if VLLM_USE_MODELSCOPE=True); see docs/models.md",
+        "model",
+    )
+    download_dir: str | None = option(
+        None, "cache folder for downloads (default: the hub's own, as HF_HOME or MODELSCOPE_CACHE say)", "model"
+    )
     trust_remote_code: bool = option(
         False, "accepted for compatibility; code of a checkpoint is never run, nor is it needed", "model"
     )

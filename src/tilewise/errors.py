@@ -50,9 +50,15 @@ class EngineStuck(TilewiseError):
 
 
 class UnknownModel(TilewiseError):
-    """Neither a folder nor a hub id that can be reached."""
+    """Neither a folder nor an id, or a revision, that the hub knows."""
 
     http_status = 404
+
+
+class DownloadFailed(TilewiseError):
+    """The hub may have the model, but its files cannot be had now: no access, no network, no space, wrong bytes."""
+
+    http_status = 503
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -1,27 +1,25 @@
-"""From a model's name to a folder, without a network."""
+"""From a model's name to a folder: what is a folder, an id, or neither."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
-import huggingface_hub.constants
 import pytest
 
 from tests.weights.broken import refused
-from tilewise.errors import UnknownModel
+from tests.weights.hub_server import HubServer
+from tilewise.errors import InvalidConfig, UnknownModel
 from tilewise.weights.hub import find_model
-
-
-@pytest.fixture(autouse=True)
-def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.delenv("VLLM_USE_MODELSCOPE", raising=False)
 
 
 def test_a_folder_is_itself(tmp_path: Path) -> None:
     assert find_model(str(tmp_path)) == tmp_path
+
+
+def test_a_folder_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "models").mkdir()
+    assert find_model("~/models") == tmp_path / "models"
 
 
 def test_a_folder_wins_over_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,27 +28,35 @@ def test_a_folder_wins_over_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert find_model("owner/name") == Path("owner/name")
 
 
-@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "~/nowhere", "nowhere", "a/b/c"])
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "~/nowhere", "nowhere", "a/b/c", "", "a/b\n"])
 def test_what_can_be_neither_a_folder_nor_an_id(name: str) -> None:
     refused(UnknownModel, lambda: find_model(name), name, "owner/name")
 
 
-def test_an_id_that_is_not_here_offline(tmp_path: Path) -> None:
-    message = refused(UnknownModel, lambda: find_model("OpenGVLab/InternVL3-1B", cache=str(tmp_path)), "InternVL3-1B")
-    assert "local folder" in message
-
-
 @pytest.mark.parametrize("name", ["owner/", "/name", "owner/na me", "owner/-name", "owner/name--x", "owner/..", "o/é"])
-def test_an_id_that_the_hub_would_not_allow(name: str, tmp_path: Path) -> None:
-    refused(UnknownModel, lambda: find_model(name, cache=str(tmp_path)), name)
+def test_an_id_that_no_hub_would_allow(name: str) -> None:
+    refused(UnknownModel, lambda: find_model(name), name, "owner/name")
 
 
-def test_modelscope_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "modelscope", None)
-    refused(UnknownModel, lambda: find_model("OpenGVLab/InternVL3-1B", hub="modelscope"), "tilewise[modelscope]")
+@pytest.mark.parametrize("revision", ["../../x", "/etc", "a/../b", "..", "a b", "a//b"])
+@pytest.mark.parametrize("where", ["huggingface", "modelscope"])
+def test_a_revision_that_would_leave_the_cache(revision: str, where: str, hub: HubServer) -> None:
+    refused(UnknownModel, lambda: find_model("tiny/model", revision, where), repr(revision), "tiny/model")
+    assert not hub.seen
 
 
-def test_modelscope_is_chosen_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "modelscope", None)
-    monkeypatch.setenv("VLLM_USE_MODELSCOPE", "True")
-    refused(UnknownModel, lambda: find_model("OpenGVLab/InternVL3-1B"), "ModelScope")
+@pytest.mark.parametrize("variable", ["HF_ENDPOINT", "MODELSCOPE_ENDPOINT"])
+def test_a_mirror_without_its_scheme(variable: str, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, "mirror.example")
+    where = "modelscope" if variable.startswith("MODEL") else "huggingface"
+    refused(InvalidConfig, lambda: find_model("tiny/model", hub=where), variable, "mirror.example", "https://")
+
+
+@pytest.mark.parametrize("value", ["True", "true", "1"])
+def test_modelscope_is_chosen_by_the_environment(
+    value: str, hub: HubServer, checkpoint: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    hub.add("tiny/model", checkpoint)
+    monkeypatch.setenv("VLLM_USE_MODELSCOPE", value)
+    assert find_model("tiny/model", weights=False).is_relative_to(tmp_path / "modelscope")
+    assert find_model("tiny/model", hub="huggingface", weights=False).is_relative_to(tmp_path / "huggingface")

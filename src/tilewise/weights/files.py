@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,7 @@ from torch import Tensor
 
 from tilewise.errors import InvalidCheckpoint
 from tilewise.weights.names import Stored
-
-_INDEX = "model.safetensors.index.json"
+from tilewise.weights.shards import INDEX, listed_shards
 
 
 class SafetensorFiles:
@@ -53,24 +51,16 @@ class SafetensorFiles:
 
 
 def _shards(folder: Path) -> list[Path]:
-    index = folder / _INDEX
+    index = folder / INDEX
     if not index.exists():
         found = sorted(folder.glob("*.safetensors"))
         if not found:
             raise InvalidCheckpoint(f"{folder} has no *.safetensors file; Tilewise reads weights in no other form.")
         return found
-    try:
-        listed = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InvalidCheckpoint(f"{index} is not a weight index ({error!r}); fetch the file again.") from None
-    return [_checked(folder, name, index) for name in listed]
+    return [_existing(folder / name) for name in listed_shards(index)]
 
 
-def _checked(folder: Path, name: Any, index: Path) -> Path:
-    """A shard has to be a plain file name of an existing file in the folder."""
-    if not isinstance(name, str) or Path(name).name != name:
-        raise InvalidCheckpoint(f"{index}: the shard {name!r} lies outside {folder}.")
-    path = folder / name
+def _existing(path: Path) -> Path:
     if not path.exists():
-        raise InvalidCheckpoint(f"{folder}: the shard {name} is missing, {index.name} lists it; fetch it again.")
+        raise InvalidCheckpoint(f"{path.parent}: the shard {path.name} is missing, {INDEX} lists it; fetch it again.")
     return path

@@ -3,62 +3,45 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from tilewise.errors import UnknownModel
 
 DEMO = "demo"
-# Config, tokenizer and weights; never code.
-_WANTED = ["*.json", "*.safetensors", "*.model", "*.jinja", "merges.txt", "*.tiktoken"]
+# Neither part begins or ends with a dot or dash, and no two of them are together: what both hubs allow.
+_PART = r"[A-Za-z0-9_]([\w.-]*[A-Za-z0-9_])?"
+_ID = re.compile(rf"(?!.*(--|\.\.)){_PART}/{_PART}", re.ASCII)
 
 
-def find_model(model: str, revision: str | None = None, hub: str | None = None, cache: str | None = None) -> Path:
-    """The folder of a model; a local path wins over a hub id. Raises UnknownModel, saying what was tried."""
+def find_model(
+    model: str,
+    revision: str | None = None,
+    hub: str | None = None,
+    cache: str | None = None,
+    *,
+    weights: bool = True,
+) -> Path:
+    """The folder of a model; a local path wins over a hub id. Without `weights`, config and tokenizer suffice.
+
+    Raises UnknownModel for what is neither a folder nor known to the hub, DownloadFailed if its files cannot be had,
+    InvalidCheckpoint if the repository is no checkpoint.
+    """
     if model == DEMO:
         return Path(__file__).parent.parent / "demo" / "checkpoint"
-    if model and Path(model).is_dir():
-        return Path(model)
-    if model.startswith((".", "/", "~")) or model.count("/") != 1:
+    folder = Path(model).expanduser()
+    if model and folder.is_dir():
+        return folder
+    if not _ID.fullmatch(model):
         raise UnknownModel(f"{model}: no such folder, and not a hub id of the form owner/name.")
-    if hub == "modelscope" or (hub is None and uses_modelscope()):
-        return _from_modelscope(model, revision, cache)
-    return _from_hugging_face(model, revision, cache)
+    # Imported here: folders need no network code.
+    from tilewise.weights.hubs.download import download
+    from tilewise.weights.hubs.huggingface import HuggingFace
+    from tilewise.weights.hubs.modelscope import ModelScope
+
+    kind = ModelScope if hub == "modelscope" or (hub is None and uses_modelscope()) else HuggingFace
+    return download(kind.of(model, revision, cache), weights)
 
 
 def uses_modelscope() -> bool:
     return os.environ.get("VLLM_USE_MODELSCOPE", "").lower() in ("true", "1")
-
-
-def _from_hugging_face(model: str, revision: str | None, cache: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
-
-    try:
-        return Path(snapshot_download(model, revision=revision, cache_dir=cache, allow_patterns=_WANTED))
-    except HFValidationError as error:
-        raise UnknownModel(f"{model}: no such folder, and not a hub id ({error})") from None
-    except RepositoryNotFoundError:
-        raise UnknownModel(
-            f"{model}: the hub knows no such model, or it needs a login (set HF_TOKEN). Check the spelling."
-        ) from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise UnknownModel(
-            f"{model} cannot be downloaded ({type(error).__name__}: {error}). Give a local folder, set HF_ENDPOINT to "
-            "a mirror, or use --hub modelscope."
-        ) from None
-
-
-def _from_modelscope(model: str, revision: str | None, cache: str | None) -> Path:
-    try:
-        from modelscope import snapshot_download
-    except ImportError:
-        raise UnknownModel(f"{model}: ModelScope needs its package: pip install 'tilewise[modelscope]'.") from None
-    try:
-        return Path(snapshot_download(model, revision=revision, cache_dir=cache, allow_patterns=_WANTED))
-    except Exception as error:  # its errors share no base class
-        raise UnknownModel(f"{model} cannot be downloaded from ModelScope ({error}).") from error
