@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -43,14 +44,15 @@ class LLM:
 
     def __init__(self, model: str = "demo", **options: Any) -> None:
         self.config = config = EngineConfig.of(model=model, **options)
-        path = find_model(config.model, config.revision, config.hub, config.download_dir)
-        folder = CheckpointFolder.open(path)
-        self._tokenizer = Tokenizer.from_folder(path)
+        find = partial(find_model, config.model, config.revision, config.hub, config.download_dir)
+        # Small files first: what is wrong with a model, or does not fit, shows before gigabytes are fetched.
+        folder = CheckpointFolder.open(find(weights=False))
+        self._tokenizer = Tokenizer.from_folder(folder.path)
         spec = InputSpec.of(folder, self._tokenizer, config.mm_processor_kwargs)
         # Imported here, not above: torch takes longer to load than all that a caller can get wrong takes to check.
         from tilewise.runner.build import build_runner
 
-        runner, resolved = build_runner(config, folder, self._tokenizer.image_context_id)
+        runner, resolved = build_runner(config, folder, self._tokenizer.image_context_id, find)
         self.resolved = resolved
         self._reader = media_reader(config)
         self._prepare = Preparer(spec, self._tokenizer, resolved.limits.max_model_len, InputOptions.of(config))

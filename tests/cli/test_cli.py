@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from tests.tiny import SPECS, write_original
 
-from tilewise.cli import build_parser
+from tilewise.cli import build_parser, main
 from tilewise.cli.options import dashed, engine_options
 
 
@@ -89,3 +89,9 @@ def test_an_unknown_flag_is_still_refused():
     done = tilewise("ask", "a.png", "--modell", "m", "what?")
     assert done.returncode == 2
     assert "unrecognized arguments: --modell" in done.stderr
+
+
+def test_the_limit_of_pixels_holds_for_local_pictures(tmp_path, capsys):
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    assert main(["ask", str(tmp_path / "a.png"), "--max-image-pixels", "1000", "What?"]) == 1
+    assert "40x30 = 1200 pixels, the limit is 1000" in capsys.readouterr().err

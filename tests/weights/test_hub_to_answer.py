@@ -8,6 +8,7 @@ import pytest
 
 from tests.weights.hub_server import HubServer
 from tilewise import LLM, SamplingParams
+from tilewise.errors import InvalidConfig
 
 PROMPT = "<|im_start|>user\nthe rain in<|im_end|>\n<|im_start|>assistant\n"
 GREEDY = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
@@ -28,3 +29,15 @@ def test_an_id_answers_as_its_folder_does(
     assert len(found.token_ids) == 8
     assert found.token_ids == expected.token_ids
     assert found.text == expected.text
+
+
+@pytest.mark.parametrize("where", ["huggingface", "modelscope"])
+def test_weights_that_nobody_can_use_are_not_fetched(where: str, hub: HubServer, checkpoint: dict[str, bytes]) -> None:
+    """What does not fit is known from the config; random weights need none."""
+    hub.add("tiny/model", checkpoint)
+    with pytest.raises(InvalidConfig, match="lower max_model_len"):
+        LLM("tiny/model", hub=where, kv_cache_memory_bytes=1000)
+    LLM("tiny/model", hub=where, load_format="dummy", max_model_len=64).close()
+    assert not [name for name in hub.fetched() if name.endswith(".safetensors")]
+    LLM("tiny/model", hub=where, max_model_len=64).close()
+    assert len([name for name in hub.fetched() if name.endswith(".safetensors")]) == 3

@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from tilewise.cli.options import add_engine_flags, add_sampling_flags, engine_options, sampling_of
+from tilewise.config import EngineConfig
 from tilewise.errors import InvalidRequest
 
 VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif")
@@ -42,7 +43,8 @@ def run(options: argparse.Namespace) -> int:
     from tilewise.llm import LLM
 
     # The question and local pictures first: a mistake should not cost a model's loading time.
-    parts = [media_part(source, options) for source in options.media]
+    config = EngineConfig.of(**engine_options(options))
+    parts = [media_part(source, config) for source in options.media]
     messages: list[dict[str, Any]] = [{"role": "user", "content": [*parts, question_part(options)]}]
     if options.system is not None:
         messages.insert(0, {"role": "system", "content": options.system})
@@ -69,18 +71,18 @@ def print_stats(output: Any) -> None:
     )
 
 
-def media_part(source: str, options: argparse.Namespace) -> dict[str, Any]:
+def media_part(source: str, config: EngineConfig) -> dict[str, Any]:
     """A content part: local files are opened here, URLs are left to the engine, which guards what it fetches."""
-    from tilewise.inputs.images import open_image
+    from tilewise.inputs.images import ImageLimits, open_image
     from tilewise.inputs.video import FrameChoice, read_video
 
     kind = "video" if source.lower().endswith(VIDEOS) else "image"
     if "://" in source:
         return {"type": f"{kind}_url", f"{kind}_url": source}
     if kind == "image":
-        return {"type": "image_pil", "image_pil": open_image(source)}
-    wishes = {name: value for name, value in engine_options(options).items() if name in ("num_frames", "fps")}
-    return {"type": "video_frames", "video_frames": read_video(source, FrameChoice(**wishes))}
+        limits = ImageLimits(max_pixels=config.max_image_pixels)
+        return {"type": "image_pil", "image_pil": open_image(source, limits)}
+    return {"type": "video_frames", "video_frames": read_video(source, FrameChoice(config.num_frames, config.fps))}
 
 
 def question_part(options: argparse.Namespace) -> dict[str, str]:

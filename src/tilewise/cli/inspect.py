@@ -102,7 +102,7 @@ def _inspect(options: argparse.Namespace, config: EngineConfig) -> Inspection:
     from tilewise.weights.hub import find_model
 
     conversation = _conversation(options, config)
-    path = find_model(config.model, config.revision, config.hub, config.download_dir)
+    path = find_model(config.model, config.revision, config.hub, config.download_dir, weights=False)
     folder = CheckpointFolder.open(path)
     return inspect_checkpoint(config.model, folder, conversation, InputOptions.of(config), config.mm_processor_kwargs)
 
@@ -150,7 +150,7 @@ def _with_files(options: argparse.Namespace, config: EngineConfig) -> tuple[Any,
     from tilewise.inputs.images import to_rgb
     from tilewise.llm import media_reader
 
-    parts = [*[media_part(source, options) for source in options.media], question_part(options)]
+    parts = [*[media_part(source, config) for source in options.media], question_part(options)]
     messages, media = read_messages([{"role": "user", "content": parts}], media_reader(config))
 
     def size_of(picture: Image.Image) -> Size:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -35,8 +36,16 @@ _DTYPES = {
 _WORTH_A_BAR = 200 * 2**20  # bytes
 
 
-def build_runner(config: EngineConfig, folder: CheckpointFolder, image_context_id: int) -> tuple[LocalRunner, Resolved]:
-    """Load the model and allocate what it runs with. Raises before reading weights if it cannot fit."""
+def build_runner(
+    config: EngineConfig,
+    folder: CheckpointFolder,
+    image_context_id: int,
+    fetch_weights: Callable[[], object] = lambda: None,
+) -> tuple[LocalRunner, Resolved]:
+    """Load the model and allocate what it runs with.
+
+    `fetch_weights` brings the weights into the folder; it is called once it is known that they fit.
+    """
     platform = current_platform()
     architecture = Architecture.of(folder, config.flash_router)
     if image_context_id >= architecture.config.decoder.vocab_size:
@@ -49,6 +58,8 @@ def build_runner(config: EngineConfig, folder: CheckpointFolder, image_context_i
     resolved = resolve(config, facts, DeviceFacts(platform.free_memory()))
     for name, reason in resolved.reasons.items():
         logger.info("%s: %s", name, reason)
+    if config.load_format != "dummy":
+        fetch_weights()
     started = time.perf_counter()
     model = _load(config, architecture, dtype, platform, resolved, facts)
     logger.info("Loading weights took %.2f seconds", time.perf_counter() - started)
