@@ -153,6 +153,8 @@ class Request:
     prompt: str | None = None
     stop_ids: frozenset[int] = frozenset()
     """Template's and generation config's end tokens, which `ignore_eos` disables."""
+    cache_salt: str | None = None
+    """Cached prefixes are shared among requests of one salt alone."""
     arrival: float = field(default_factory=time.monotonic)
 
     @property
