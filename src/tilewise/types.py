@@ -193,6 +193,8 @@ class Usage:
     tiles: int
     image_tokens_saved: int = 0
     """Rows that a Flash model's router left out."""
+    cached_tokens: int = 0
+    """Tokens of the prompt that were not computed, since their keys and values were still there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,3 +233,4 @@ class RequestOutput:
     finished: bool
     usage: Usage
     timing: Timing
+    num_cached_tokens: int = 0
