@@ -211,3 +211,15 @@ def test_bad_input_is_named_and_the_engine_lives(llm, call, error, message):
     with pytest.raises(error, match=message):
         call(llm)
     assert llm.generate("the hen", GREEDY)[0].finished
+
+
+def test_a_prompt_asked_again_is_cached_unless_it_is_salted_or_switched_off(folder, llm):
+    prompt = {"prompt": user("What is this, and what is it for?") * 3, "multi_modal_data": {}}
+    prompt["prompt"] = prompt["prompt"].replace("<image>", "")
+    first, again = llm.generate(prompt, GREEDY)[0], llm.generate(prompt, GREEDY)[0]
+    salted = llm.generate({**prompt, "cache_salt": "another"}, GREEDY)[0]
+    assert (first.num_cached_tokens, salted.num_cached_tokens) == (0, 0)
+    assert again.num_cached_tokens == again.usage.cached_tokens == (len(again.prompt_token_ids) - 1) // 16 * 16 > 0
+    assert first.outputs[0].token_ids == again.outputs[0].token_ids == salted.outputs[0].token_ids
+    with LLM(str(folder), max_model_len=512, dtype="float32", enable_prefix_caching=False) as plain:
+        assert [plain.generate(prompt, GREEDY)[0].num_cached_tokens for _ in range(2)] == [0, 0]

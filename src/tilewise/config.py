@@ -51,6 +51,7 @@ class EngineConfig:
 
     block_size: int = option(16, "tokens a KV block", "memory")
     kv_cache_memory_bytes: int | None = option(None, "memory for the KV cache", "memory")
+    enable_prefix_caching: bool = option(True, "compute a beginning that prompts share once", "memory")
     encoder_cache_gb: float | None = option(None, "memory for encoded tiles, in GiB", "memory")
 
     max_num_seqs: int = option(64, "sequences that run at once", "scheduling")

@@ -11,6 +11,7 @@ from typing import Any
 
 from tilewise.config import EngineConfig
 from tilewise.engine.core import EngineCore
+from tilewise.engine.scheduler import TokenDelta
 from tilewise.errors import InvalidRequest
 from tilewise.inputs.chat import MediaReader, read_messages
 from tilewise.inputs.images import ImageLimits
@@ -69,13 +70,14 @@ class LLM:
         """Continue raw prompts: text, token ids, or dicts with `prompt` (or `prompt_token_ids`) and
         `multi_modal_data` {"image": picture or list, "video": frames or list of them}.
 
-        A dict whose `prompt` is a list of texts asks each of them about the same media.
+        A dict whose `prompt` is a list of texts asks each of them about the same media. Cached prefixes are shared
+        among prompts of one `cache_salt` alone.
         """
         parsed = read_prompts(prompts, self._reader)
         requests = [
             self._prepare.prompt(
                 item.prompt, item.media, params, processor={**(mm_processor_kwargs or {}), **item.processor}
-            )
+            ).with_(cache_salt=item.cache_salt)
             for item, params in zip(parsed, _spread(sampling_params, len(parsed)), strict=True)
         ]
         return self._run(requests, use_tqdm)
@@ -173,7 +175,7 @@ class LLM:
                     text = answer.add(delta.token, delta.finish_reason, delta.stop_reason)
                     if answer.finished and delta.finish_reason is None:
                         self._core.abort(delta.request_id)  # a stop string, which the engine cannot see
-                    group.tick(delta.image_tokens_saved)
+                    group.tick(delta)
                     yield group, text
         finally:
             for request_id in owners:
@@ -189,6 +191,7 @@ class _Group:
         self._first_token: float | None = None
         self._last_token: float | None = None
         self._tokens_saved = 0
+        self._cached = 0
         self.requests = list(_fan_out(request))
         self.answers = {
             single.id: Answer(tokenizer, single.sampling, index, spec.header)
@@ -199,9 +202,9 @@ class _Group:
     def finished(self) -> bool:
         return all(answer.finished for answer in self.answers.values())
 
-    def tick(self, tokens_saved: int) -> None:
-        """A token has come, of a prompt that a router made shorter by `tokens_saved`."""
-        self._tokens_saved = tokens_saved
+    def tick(self, delta: TokenDelta) -> None:
+        """A token has come."""
+        self._tokens_saved, self._cached = delta.image_tokens_saved, delta.cached_tokens
         self._last_token = time.monotonic()
         self._first_token = self._first_token or self._last_token
 
@@ -213,12 +216,14 @@ class _Group:
             prompt_token_ids=list(request.prompt_ids),
             outputs=outputs,
             finished=self.finished,
+            num_cached_tokens=self._cached,
             usage=Usage(
                 prompt_tokens=len(request.prompt_ids) - self._tokens_saved,
                 completion_tokens=sum(len(output.token_ids) for output in outputs),
                 image_tokens=request.num_tiles * self._tokens_per_tile - self._tokens_saved,
                 tiles=request.num_tiles,
                 image_tokens_saved=self._tokens_saved,
+                cached_tokens=self._cached,
             ),
             timing=Timing(request.arrival, self._first_token, self._last_token if self.finished else None),
         )

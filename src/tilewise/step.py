@@ -138,3 +138,4 @@ class Limits:
     tile_budget: int
     """Tiles encoded in one step while something decodes."""
     flash: FlashRule | None = None
+    prefix_caching: bool = True

@@ -153,6 +153,8 @@ class Request:
     prompt: str | None = None
     stop_ids: frozenset[int] = frozenset()
     """Template's and generation config's end tokens, which `ignore_eos` disables."""
+    cache_salt: str | None = None
+    """Cached prefixes are shared among requests of one salt alone."""
     arrival: float = field(default_factory=time.monotonic)
 
     @property
@@ -191,6 +193,8 @@ class Usage:
     tiles: int
     image_tokens_saved: int = 0
     """Rows that a Flash model's router left out."""
+    cached_tokens: int = 0
+    """Tokens of the prompt that were not computed, since their keys and values were still there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,3 +233,4 @@ class RequestOutput:
     finished: bool
     usage: Usage
     timing: Timing
+    num_cached_tokens: int = 0

@@ -1,4 +1,8 @@
-"""A runner without a model: it checks every plan against its own books, and samples tokens by a formula."""
+"""A runner without a model: it checks every plan against its own books, and samples tokens by a formula.
+
+What stands for the keys and values of a token is the hash of everything they depend on: its id, or the row of a tile,
+and all tokens before it. A block shared with the wrong sequence, or not computed, shows at once.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,8 @@ from tilewise.step import Admission, EncodedTile, EncodeJob, FlashRule, Limits, 
 from tilewise.types import ImageInput, Request, SampledToken, SamplingParams, Tile
 
 TILE_TOKENS = 4
+_BY_SEED: dict[int, Request] = {}
+"""Every request made here: an admission does not say whose it is, but for the seed."""
 FLASH = FlashRule(tokens=1, relative_threshold=0.3, absolute_threshold=0.5)
 
 
@@ -35,7 +41,12 @@ def limits(**changes: Any) -> Limits:
 
 
 def request(
-    name: str, text: int = 5, tiles: tuple[int, ...] = (), max_tokens: int = 4, stop: tuple[int, ...] = ()
+    name: str,
+    text: int = 5,
+    tiles: tuple[int, ...] = (),
+    max_tokens: int = 4,
+    stop: tuple[int, ...] = (),
+    salt: str | None = None,
 ) -> Request:
     """A prompt of one leading token, a picture of the numbered tiles, then `text` tokens."""
     images = ()
@@ -43,8 +54,33 @@ def request(
         made = tuple(Tile(number.to_bytes(16, "big"), np.zeros((1, 1, 3), np.uint8)) for number in tiles)
         images = (ImageInput(made, (len(made), 1), (1, 1), start=1),)
     prompt = (1, *[2] * (TILE_TOKENS * len(tiles)), *range(3, 3 + text))
-    sampling = SamplingParams(max_tokens=max_tokens, stop_token_ids=list(stop))
-    return Request(name, prompt, sampling, images)
+    sampling = SamplingParams(max_tokens=max_tokens, stop_token_ids=list(stop), seed=len(_BY_SEED))
+    return enrol(Request(name, prompt, sampling, images, cache_salt=salt))
+
+
+def enrol(item: Request) -> Request:
+    """Make a request known under its seed."""
+    assert item.sampling.seed is not None
+    _BY_SEED[item.sampling.seed] = item
+    return item
+
+
+def image_rows(item: Request, sizes: Limits) -> list[tuple[bytes, int]]:
+    """(tile, row of its page) of each image token that is computed, once the router has chosen."""
+    digests = [tile.digest for image in item.images for tile in image.tiles]
+    easy = np.zeros(len(digests), bool)
+    if sizes.flash is not None and digests:
+        scores = np.array([score(digest) for digest in digests], np.float32)
+        threshold = np.quantile(scores, sizes.flash.relative_threshold)
+        easy = (scores > threshold) & (scores >= sizes.flash.absolute_threshold)
+    few = sizes.flash.tokens if sizes.flash else 0
+    spans = [range(TILE_TOKENS, TILE_TOKENS + few) if short else range(TILE_TOKENS) for short in easy]
+    return [(digest, row) for digest, span in zip(digests, spans, strict=True) for row in span]
+
+
+def computed_prompt(item: Request, sizes: Limits) -> int:
+    """Tokens of the prompt once the router has shortened it."""
+    return len(item.prompt_ids) - item.prompt_ids.count(2) + len(image_rows(item, sizes))
 
 
 @dataclass(frozen=True)
@@ -66,6 +102,9 @@ class FakeRunner:
         self.pages: dict[int, bytes] = {}
         self.plans: list[StepPlan] = []
         self.tiles_encoded = 0
+        self.tokens_computed = 0
+        self.truth: dict[int, list[int]] = {}  # slot -> what its keys and values have to be
+        self.kv: dict[int, int] = {}  # block * block size + offset -> what they are
         self.closed = False
 
     def launch(self, plan: StepPlan) -> Done:
@@ -98,30 +137,56 @@ class FakeRunner:
         assert 1 <= admission.slot <= self.limits.max_num_seqs
         self.admissions[admission.slot] = admission
         self.blocks[admission.slot] = []
-        self.computed[admission.slot] = 0
+        self.computed.pop(admission.slot, None)
+        self.truth[admission.slot] = self._truth_of(admission)
+
+    def _truth_of(self, admission: Admission) -> list[int]:
+        """One value for each token that the sequence may ever have."""
+        item = _BY_SEED[admission.seed]
+        rows = iter(image_rows(item, self.limits))
+        ids = admission.token_ids
+        value, values = hash(item.cache_salt), []
+        for position in range(self.limits.max_model_len):
+            token = ids[position] if position < len(ids) else 100 + position
+            value = hash((value, next(rows) if token == 2 and position < admission.num_prompt else token))
+            values.append(value)
+        return values
 
     def _check_totals(self, plan: StepPlan) -> None:
         assert sum(work.count for work in plan.work) <= self.limits.max_num_batched_tokens
         assert len({work.slot for work in plan.work}) == len(plan.work)
         used = list(itertools.chain.from_iterable(self.blocks[work.slot] for work in plan.work))
-        assert len(set(used)) == len(used), "two sequences share a block"
         assert all(0 < block < self.limits.num_blocks for block in used)
         read = {use.page for work in plan.work for use in work.tiles}
         assert not read & {job.page for job in plan.encode}, "a page is overwritten while it is read"
 
     def _check_work(self, work: Work) -> None:
-        """Every token once and in order, into blocks that were granted, image rows from the right pages."""
+        """Every token once and in order, into blocks that were granted, behind the right keys and values."""
         stop = work.start + work.count
         assert work.count > 0
-        assert work.start == self.computed[work.slot]
+        assert work.start == self.computed.get(work.slot, work.start)
         assert stop <= len(self.blocks[work.slot]) * self.limits.block_size
-        admission = self.admissions[work.slot]
-        covered = set()
-        for use in work.tiles:
-            few = self.limits.flash.tokens if self.limits.flash else None
-            assert (use.first, use.rows) in ((0, TILE_TOKENS), (TILE_TOKENS, few))
-            covered |= set(range(use.position, use.position + use.rows))
-            assert use.page in self.pages, "a page is read before anything was encoded into it"
-        images = {i for i, token in enumerate(admission.token_ids[: admission.num_prompt]) if token == 2}
-        assert images & set(range(work.start, stop)) <= covered, "an image token without its tile"
+        truth = self.truth[work.slot]
+        for position in range(work.start):
+            assert self.kv[self._place(work.slot, position)] == truth[position], "keys and values of something else"
+        self._check_images(work, stop)
+        for position in range(work.start, stop):
+            self.kv[self._place(work.slot, position)] = truth[position]
         self.computed[work.slot] = stop
+        self.tokens_computed += work.count
+
+    def _place(self, slot: int, position: int) -> int:
+        size = self.limits.block_size
+        return self.blocks[slot][position // size] * size + position % size
+
+    def _check_images(self, work: Work, stop: int) -> None:
+        """Image tokens of the chunk read the rows of the tiles that were asked about."""
+        admission = self.admissions[work.slot]
+        places = [i for i, token in enumerate(admission.token_ids[: admission.num_prompt]) if token == 2]
+        expected = dict(zip(places, image_rows(_BY_SEED[admission.seed], self.limits), strict=True))
+        read = {}
+        for use in work.tiles:
+            assert use.page in self.pages, "a page is read before anything was encoded into it"
+            read |= {use.position + row: (self.pages[use.page], use.first + row) for row in range(use.rows)}
+        for position in range(work.start, stop):
+            assert read.get(position) == expected.get(position) or position not in expected, "the wrong row of a tile"

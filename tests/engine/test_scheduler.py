@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
+import dataclasses
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.engine.fake import FLASH, TILE_TOKENS, FakeRunner, limits, request, score
+from tests.engine.fake import FLASH, FakeRunner, computed_prompt, enrol, limits, request
 from tilewise.engine.core import EngineCore
 from tilewise.engine.scheduler import Scheduler
 from tilewise.errors import TooLong
@@ -33,7 +34,7 @@ def run(requests: list[Request], sizes: Limits) -> tuple[dict[str, list[int]], d
 
 
 def assert_nothing_is_held(scheduler: Scheduler) -> None:
-    assert scheduler.blocks.num_free == scheduler.limits.num_blocks - 1
+    assert scheduler.kv.pool.num_free == scheduler.limits.num_blocks - 1
     assert sorted(scheduler._free_slots) == list(range(1, scheduler.limits.max_num_seqs + 1))
     assert not scheduler._in_flight
 
@@ -193,6 +194,88 @@ def test_saved_rows_are_reported_with_every_token():
     assert saved == [3, 3]
 
 
+def one_after_the_other(requests: list[Request], sizes: Limits) -> tuple[list[int], FakeRunner]:
+    """Cached tokens of each request."""
+    core = EngineCore(runner := FakeRunner(sizes), sizes)
+    cached = []
+    for item in requests:
+        core.submit(item)
+        deltas = []
+        while core.has_unfinished:
+            deltas += core.step()
+        cached.append(deltas[-1].cached_tokens)
+        assert_nothing_is_held(core._scheduler)
+    return cached, runner
+
+
+def test_an_equal_prompt_is_not_computed_again():
+    cached, runner = one_after_the_other([request("a", text=11), request("b", text=11)], limits())
+    assert cached == [0, 8]  # two blocks of four; the third holds the last token, which is always computed
+    assert runner.tokens_computed == 12 + 3 + 4 + 3
+
+
+def test_a_longer_prompt_and_answers_in_it_go_on_where_the_cache_ends():
+    """The second prompt is the first with its answer, as in the next turn of a conversation."""
+    first, second = request("a", text=11, max_tokens=5), request("b", text=0)
+    second = dataclasses.replace(second, prompt_ids=(*first.prompt_ids, 112, 113, 114, 115, 9, 9))
+    second = enrol(second)
+    assert one_after_the_other([first, second], limits())[0] == [0, 16]
+
+
+def test_prompts_that_differ_in_a_tile_share_what_is_before_it():
+    requests = [request("a", tiles=(1, 2)), request("b", tiles=(1, 3)), request("c", tiles=(3, 1))]
+    assert one_after_the_other(requests, limits(block_size=2))[0] == [0, 4, 0]
+
+
+def test_a_cached_picture_is_not_encoded_again():
+    """Nor if its page is gone: the prefix is matched before tiles are asked for."""
+    first, other, again = request("a", tiles=(1, 2)), request("b", tiles=(5, 6)), request("c", tiles=(1, 2), text=6)
+    cached, runner = one_after_the_other([first, other, again], limits(tile_pages=2))
+    assert cached[2] == 12
+    assert runner.tiles_encoded == 4
+
+
+def test_other_salts_share_nothing():
+    requests = [request(str(n), text=11, salt=salt) for n, salt in enumerate((None, "a", "b", "a", None))]
+    assert one_after_the_other(requests, limits())[0] == [0, 0, 0, 8, 8]
+
+
+def test_the_switch_turns_it_off():
+    requests = [request("a", text=11), request("b", text=11)]
+    assert one_after_the_other(requests, limits(prefix_caching=False))[0] == [0, 0]
+
+
+def test_what_was_used_longest_ago_is_forgotten_first():
+    """Five blocks: a and b leave two known ones each, c takes three; a, used again after b, stays."""
+    a, b, c = (tuple(range(start, start + 11)) for start in (10, 30, 50))
+    requests = [
+        enrol(dataclasses.replace(request(str(n), max_tokens=1), prompt_ids=ids))
+        for n, ids in enumerate((a, b, a, c, a, b))
+    ]
+    assert one_after_the_other(requests, limits(num_blocks=6))[0] == [0, 0, 8, 0, 8, 0]
+
+
+def test_running_requests_share_blocks_of_one_another():
+    sizes = limits()
+    core = EngineCore(runner := FakeRunner(sizes), sizes)
+    core.submit(request("a", text=11, max_tokens=9))
+    core.step()
+    core.submit(request("b", text=11, max_tokens=2))
+    deltas = [delta for _ in range(3) for delta in core.step() if delta.request_id == "b"]
+    assert deltas[0].cached_tokens == 8
+    assert runner.blocks[1][:2] == runner.blocks[2][:2]
+
+
+def test_a_preempted_sequence_finds_its_blocks_again():
+    tight = limits(num_blocks=10)
+    found = {}
+    for caching in (True, False):
+        sizes = dataclasses.replace(tight, prefix_caching=caching)
+        _, _, runner = run([request("a", text=12, max_tokens=12), request("b", text=3, max_tokens=20)], sizes)
+        found[caching] = runner.tokens_computed
+    assert found[True] < found[False]
+
+
 ARRIVALS = st.lists(
     st.tuples(
         st.integers(0, 12),  # step of arrival
@@ -200,6 +283,7 @@ ARRIVALS = st.lists(
         st.lists(st.integers(0, 9), max_size=5),  # tiles
         st.integers(1, 10),  # max_tokens
         st.one_of(st.none(), st.integers(0, 20)),  # step of abort
+        st.sampled_from([None, None, "salt"]),
     ),
     min_size=1,
     max_size=8,
@@ -213,18 +297,8 @@ SIZES = st.builds(
     tile_pages=st.integers(1, 6),
     tile_budget=st.integers(1, 3),
     flash=st.sampled_from([None, FLASH]),
+    prefix_caching=st.booleans(),
 )
-
-
-def computed_prompt(item: Request, sizes: Limits) -> int:
-    """Tokens of the prompt once the router has shortened it."""
-    length = len(item.prompt_ids)
-    if sizes.flash is None or not item.images:
-        return length
-    scores = np.array([score(tile.digest) for tile in item.images[0].tiles], np.float32)
-    threshold = np.quantile(scores, sizes.flash.relative_threshold)
-    easy = (scores > threshold) & (scores >= sizes.flash.absolute_threshold)
-    return length - int(easy.sum()) * (TILE_TOKENS - sizes.flash.tokens)
 
 
 @settings(max_examples=400, deadline=None)
@@ -234,10 +308,10 @@ def test_random_schedules_lose_nothing_and_answer_as_if_alone(arrivals, sizes):
     core = EngineCore(runner, sizes)
     expected, got, aborted = {}, {}, set()
     for step in range(2000):
-        for number, (arrival, text, tiles, max_tokens, abort_at) in enumerate(arrivals):
+        for number, (arrival, text, tiles, max_tokens, abort_at, salt) in enumerate(arrivals):
             name = str(number)
             if arrival == step:
-                item = request(name, text, tuple(tiles), max_tokens)
+                item = request(name, text, tuple(tiles), max_tokens, salt=salt)
                 core.submit(item)
                 length = computed_prompt(item, sizes)
                 room = min(sizes.max_model_len, (sizes.num_blocks - 1) * sizes.block_size) - length

@@ -38,11 +38,16 @@ class Engine:
         self.limits = replace(LIMITS, flash=architecture.config.flash, **changes)
         self.model = architecture.load(dtype, ops or CpuOps(), self.limits.max_model_len)
         self.config = architecture.config
+        self.cached: dict[str, int] = {}
 
     def run(self, requests: list[Request], monkeypatch) -> dict[str, tuple[list[int], Tensor]]:
         """Tokens and logits [tokens, vocabulary] of each request; a preempted sequence's are in order all the same."""
-        runner = LocalRunner(self.model, self.limits, torch.device("cpu"))
-        core = EngineCore(runner, self.limits)
+        self.core = EngineCore(LocalRunner(self.model, self.limits, torch.device("cpu")), self.limits)
+        return self.run_more(requests, monkeypatch)
+
+    def run_more(self, requests: list[Request], monkeypatch) -> dict[str, tuple[list[int], Tensor]]:
+        """The same with what is cached from before."""
+        core = self.core
         for request in requests:
             core.submit(request)
         tokens: dict[str, list[int]] = {request.id: [] for request in requests}
@@ -56,6 +61,7 @@ class Engine:
             for row, delta in zip(rows[0] if rows else [], deltas, strict=True):
                 tokens[delta.request_id].append(delta.token.token_id)
                 logits[delta.request_id].append(row)
+                self.cached[delta.request_id] = delta.cached_tokens
         monkeypatch.setattr(runner_module, "sample", sample)
         return {name: (tokens[name], torch.stack(logits[name])) for name in tokens}
 

@@ -78,6 +78,26 @@ def test_a_tile_met_again_equals_the_first_time(folder, alone, monkeypatch):
     assert_same({"picture": found["again"]}, {"picture": alone["picture"]})
 
 
+def test_cold_equals_cached(folder, alone, monkeypatch):
+    """The same requests again, and what need not be computed of them is not."""
+    engine = Engine(folder, block_size=4, num_blocks=513)
+    assert_same(engine.run(requests(), monkeypatch), alone)
+    assert set(engine.cached.values()) == {0}
+    assert_same(engine.run_more(requests(), monkeypatch), alone)
+    assert (engine.cached["text"], engine.cached["short"]) == (20, 0)
+    assert engine.cached["picture"] >= 16
+    assert engine.cached["pages"] >= 40
+
+
+def test_pictures_of_equal_length_are_not_mistaken_for_one_another(folder, monkeypatch):
+    one = prompt("a", content=2, text=17, tiles=3)
+    other = prompt("a", content=2, text=17, tiles=3).with_(images=prompt("a", content=9, text=17, tiles=3).images)
+    alone = Engine(folder).run([other], monkeypatch)
+    engine = Engine(folder, block_size=4, num_blocks=513)
+    engine.run([one], monkeypatch)
+    assert_same(engine.run_more([other], monkeypatch), alone)
+
+
 def test_reference_ops_equal_cpu_ops(folder, alone, monkeypatch):
     assert_same(Engine(folder, ReferenceOps()).run(requests(), monkeypatch), alone)
 

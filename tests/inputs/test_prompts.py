@@ -190,3 +190,14 @@ def test_dicts_without_a_prompt_are_refused(prompt):
 def test_media_and_options_must_be_dicts(key, value):
     with pytest.raises(InvalidRequest, match=f"{key}"):
         read({"prompt": "x", key: value})
+
+
+def test_a_cache_salt_comes_along():
+    assert read({"prompt": "Hi", "cache_salt": "a"})[0].cache_salt == "a"
+    assert read("Hi")[0].cache_salt is None
+
+
+@pytest.mark.parametrize("salt", ["", 7, b"a"])
+def test_a_cache_salt_that_is_none(salt):
+    with pytest.raises(InvalidRequest, match="cache_salt must be a text"):
+        read({"prompt": "Hi", "cache_salt": salt})

@@ -13,8 +13,8 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from tilewise.engine.blocks import BlockPool
 from tilewise.engine.flash import TileScores, easy_tiles
+from tilewise.engine.kv_cache import KVCache
 from tilewise.engine.sequence import SequenceState
 from tilewise.engine.tiles import TileIndex
 from tilewise.errors import TooLong
@@ -33,6 +33,8 @@ class TokenDelta:
     token: SampledToken
     finish_reason: str | None
     stop_reason: int | None
+    cached_tokens: int = 0
+    """Tokens of the prompt whose keys and values were there when it was admitted."""
     image_tokens_saved: int = 0
     """Rows that a Flash model's router left out of the prompt."""
 
@@ -44,7 +46,8 @@ class _Draft:
     tokens_left: int
     work: dict[SequenceState, Work] = field(default_factory=dict)
     admissions: dict[SequenceState, Admission] = field(default_factory=dict)
-    grants: dict[SequenceState, BlockGrant] = field(default_factory=dict)
+    granted_from: dict[SequenceState, int] = field(default_factory=dict)
+    """The first of its blocks that a sequence got in this step."""
     encode: list[EncodeJob] = field(default_factory=list)
 
     def add(self, sequence: SequenceState, work: Work) -> None:
@@ -55,21 +58,32 @@ class _Draft:
         work = self.work.pop(sequence, None)
         self.tokens_left += work.count if work else 0
         self.admissions.pop(sequence, None)
-        self.grants.pop(sequence, None)
+        self.granted_from.pop(sequence, None)
+
+
+def _delta(sequence: SequenceState, token: SampledToken) -> TokenDelta:
+    return TokenDelta(
+        request_id=sequence.request.id,
+        token=token,
+        finish_reason=sequence.finish_reason,
+        stop_reason=sequence.stop_reason,
+        cached_tokens=sequence.num_cached or 0,
+        image_tokens_saved=sequence.num_saved,
+    )
 
 
 class Scheduler:
-    """Owns every SequenceState, the block pool and the tile index."""
+    """Owns every SequenceState, the KV blocks and the tile index."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.waiting: deque[SequenceState] = deque()
         self.running: list[SequenceState] = []  # oldest first
-        self.blocks = BlockPool(limits.num_blocks)
+        self.kv = KVCache(limits.num_blocks, limits.block_size, limits.prefix_caching)
         self.tiles = TileIndex(limits.tile_pages)
         self.scores = TileScores()
         self._free_slots = list(range(limits.max_num_seqs, 0, -1))  # slot 0 is the dummy of padded batches
-        self._in_flight: dict[int, dict[int, SequenceState]] = {}  # plan index -> slot -> who sampled there
+        self._in_flight: dict[int, dict[SequenceState, Work]] = {}  # by plan index
         self._index = 0
 
     @property
@@ -145,17 +159,14 @@ class Scheduler:
 
     def _take_blocks(self, sequence: SequenceState, count: int, draft: _Draft) -> bool:
         """Blocks for `count` more tokens, preempting newer sequences if need be. False if it was preempted itself."""
-        needed = self._blocks_for(sequence.num_computed + count) - len(sequence.block_ids)
-        while self.blocks.num_free < needed:
+        tokens = sequence.num_computed + count
+        while self.kv.missing(sequence, tokens) > self.kv.pool.num_free:
             newest = self.running[-1]
             self._preempt(newest, draft)
             if newest is sequence:
                 return False
-        if needed > 0:
-            assert sequence.slot is not None
-            granted = self.blocks.take(needed)
-            draft.grants[sequence] = BlockGrant(sequence.slot, len(sequence.block_ids), tuple(granted))
-            sequence.block_ids += granted
+        draft.granted_from.setdefault(sequence, len(sequence.block_ids))
+        self.kv.grow(sequence, tokens)
         return True
 
     def _preempt(self, sequence: SequenceState, draft: _Draft) -> None:
@@ -167,14 +178,22 @@ class Scheduler:
     def _admit(self, draft: _Draft) -> None:
         """Waiting sequences in order of arrival, each once blocks for all it has are free."""
         for sequence in [sequence for sequence in self.waiting if sequence.settled]:
-            enough = self._blocks_for(sequence.num_tokens) <= self.blocks.num_free
-            if not (enough and self._free_slots and draft.tokens_left > 0):
+            prefix = self.kv.known_prefix(sequence)
+            if not (self._free_slots and draft.tokens_left > 0 and self.kv.fits(sequence, prefix)):
                 return
             self.waiting.remove(sequence)
             self.running.append(sequence)
+            self._begin_behind(prefix, sequence, draft)
             sequence.slot = self._free_slots.pop()
             draft.admissions[sequence] = self._admission(sequence, sequence.slot)
             self._advance(sequence, draft)
+
+    def _begin_behind(self, prefix: list[int], sequence: SequenceState, draft: _Draft) -> None:
+        """Share the blocks of a known prefix; only the first admission counts as a hit or a miss."""
+        draft.granted_from[sequence] = 0
+        self.kv.adopt(sequence, prefix)
+        if sequence.num_cached is None:
+            sequence.num_cached = sequence.num_computed
 
     def _admission(self, sequence: SequenceState, slot: int) -> Admission:
         request = sequence.request
@@ -200,30 +219,40 @@ class Scheduler:
 
         What an unsettled sequence needs is scores, so that its scored tiles may go if pages are short.
         """
+        computed = self._computed_or_known(sequence)
         for span in sequence.tiles:
-            done = span.stop <= sequence.num_computed if sequence.settled else span.tile.digest in self.scores
+            done = span.stop <= computed if sequence.settled else span.tile.digest in self.scores
             if not done and not self.tiles.hold(span.tile.digest):
                 yield span.tile
 
+    def _computed_or_known(self, sequence: SequenceState) -> int:
+        """Tokens that a sequence will not compute: a waiting one will begin behind the prefix that is known."""
+        if sequence.slot is not None or not sequence.tiles or not sequence.settled:
+            return sequence.num_computed
+        return len(self.kv.known_prefix(sequence)) * self.limits.block_size
+
     def _seal(self, draft: _Draft) -> StepPlan:
         """Move the counters and freeze the plan."""
-        sampling: dict[int, SequenceState] = {}
         for sequence, work in draft.work.items():
             sequence.num_computed += work.count
-            if work.samples:
-                sequence.num_pending += 1
-                sampling[work.slot] = sequence
+            sequence.num_pending += work.samples
         plan = StepPlan(
             index=self._index,
             admissions=tuple(draft.admissions.values()),
-            grants=tuple(draft.grants.values()),
+            grants=tuple(self._grants(draft)),
             encode=tuple(draft.encode),
             work=tuple(draft.work.values()),
         )
         if not plan.empty:
-            self._in_flight[plan.index] = sampling
+            self._in_flight[plan.index] = draft.work
         self._index += 1
         return plan
+
+    def _grants(self, draft: _Draft) -> Iterator[BlockGrant]:
+        for sequence, first in draft.granted_from.items():
+            if first < len(sequence.block_ids):
+                assert sequence.slot is not None
+                yield BlockGrant(sequence.slot, first, tuple(sequence.block_ids[first:]))
 
     # -------------------------------------------------------------- commit
 
@@ -231,16 +260,17 @@ class Scheduler:
         """Take in a finished step: tiles are ready, tokens are known, some sequences end."""
         self._take_in_tiles(result.encoded)
         deltas = []
-        for slot, sequence in self._in_flight.pop(plan.index).items():
+        for sequence, work in self._in_flight.pop(plan.index).items():
             if sequence.finish_reason is not None:
                 continue  # ended while this step ran; its token is nobody's
-            token = result.sampled[slot]
+            self.kv.remember(sequence, work.start, work.start + work.count)
+            if not work.samples:
+                continue
+            token = result.sampled[work.slot]
             sequence.num_pending -= 1
             sequence.output_ids.append(token.token_id)
             self._check_end(sequence, token.token_id)
-            deltas.append(
-                TokenDelta(sequence.request.id, token, sequence.finish_reason, sequence.stop_reason, sequence.num_saved)
-            )
+            deltas.append(_delta(sequence, token))
         return deltas
 
     def _take_in_tiles(self, encoded: tuple[EncodedTile, ...]) -> None:
@@ -275,8 +305,5 @@ class Scheduler:
         assert sequence.slot is not None
         self.running.remove(sequence)
         self._free_slots.append(sequence.slot)
-        self.blocks.give_back(sequence.block_ids)
-        sequence.slot, sequence.block_ids = None, []
-
-    def _blocks_for(self, tokens: int) -> int:
-        return -(-tokens // self.limits.block_size)
+        self.kv.release(sequence)
+        sequence.slot = None

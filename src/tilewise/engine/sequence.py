@@ -44,7 +44,11 @@ class SequenceState:
     num_computed: int = 0
     num_pending: int = 0
     """Tokens that a launched step samples and that are not committed yet."""
+    num_cached: int | None = None
+    """Tokens whose keys and values were there when it was first admitted; None before."""
     block_ids: list[int] = field(default_factory=list)
+    block_hashes: list[bytes] = field(default_factory=list)
+    """Chain hashes of its full blocks, as far as they have been asked for."""
     finish_reason: str | None = None
     stop_reason: int | None = None
 
@@ -105,3 +109,8 @@ class SequenceState:
     @property
     def token_ids(self) -> tuple[int, ...]:
         return (*self.prompt_ids, *self.output_ids)
+
+    def ids_between(self, start: int, stop: int) -> tuple[int, ...]:
+        """Known tokens [start, stop), without building the whole list."""
+        offset = self.num_prompt
+        return (*self.prompt_ids[start:stop], *self.output_ids[max(0, start - offset) : max(0, stop - offset)])

@@ -16,7 +16,7 @@ from tilewise.inputs.images import open_image
 from tilewise.inputs.video import read_video
 
 PromptInput = str | Sequence[int] | Mapping[str, Any]
-_KEYS = ("prompt", "prompt_token_ids", "multi_modal_data", "mm_processor_kwargs")
+_KEYS = ("prompt", "prompt_token_ids", "multi_modal_data", "mm_processor_kwargs", "cache_salt")
 _MEDIA = ("image", "video")
 
 
@@ -27,6 +27,7 @@ class Prompt:
     prompt: str | Sequence[int]
     media: list[Image.Image | list[Image.Image]] = field(default_factory=list)
     processor: dict[str, Any] = field(default_factory=dict)
+    cache_salt: str | None = None
 
 
 def read_prompts(prompts: Any, reader: MediaReader) -> list[Prompt]:
@@ -59,7 +60,10 @@ def _read(prompt: Any, reader: MediaReader) -> list[Prompt]:
             raise InvalidRequest(
                 f"prompt must be a text (or texts) and prompt_token_ids whole numbers, got {text!r:.80}."
             )
-    return [Prompt(text, media, processor) for text in texts]
+    salt = prompt.get("cache_salt")
+    if salt is not None and not (isinstance(salt, str) and salt):
+        raise InvalidRequest(f"cache_salt must be a text that is not empty, got {salt!r:.80}.")
+    return [Prompt(text, media, processor, salt) for text in texts]
 
 
 def _mapping(prompt: Mapping[str, Any], key: str) -> dict[str, Any]:
