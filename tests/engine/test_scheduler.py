@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tests.engine.fake import FLASH, FakeRunner, computed_prompt, enrol, limits, request
 from tilewise.engine.core import EngineCore
 from tilewise.engine.scheduler import Scheduler
+from tilewise.engine.sequence import SequenceState
 from tilewise.errors import TooLong
 from tilewise.step import Limits
 from tilewise.types import Request
@@ -253,6 +254,63 @@ def test_what_was_used_longest_ago_is_forgotten_first():
         for n, ids in enumerate((a, b, a, c, a, b))
     ]
     assert one_after_the_other(requests, limits(num_blocks=6))[0] == [0, 0, 8, 0, 8, 0]
+
+
+def plain(name: str, first: int, length: int) -> Request:
+    """A prompt of the ids from `first` on, and one token of answer."""
+    return enrol(dataclasses.replace(request(name, max_tokens=1), prompt_ids=tuple(range(first, first + length))))
+
+
+def test_the_end_of_a_sequence_is_forgotten_before_its_beginning():
+    """Six blocks: a leaves three known ones and one of no worth, b takes that and the three that are left over."""
+    requests = [plain("a", 10, 14), plain("b", 40, 15), plain("a", 10, 14)]
+    assert one_after_the_other(requests, limits(num_blocks=7))[0] == [0, 0, 8]
+
+
+def test_blocks_that_nobody_can_share_go_first():
+    """Six blocks: a and b leave two known ones and one that is not full each; c takes those two."""
+    requests = [plain("a", 10, 10), plain("b", 40, 10), plain("c", 70, 6), plain("a", 10, 10), plain("b", 40, 10)]
+    assert one_after_the_other(requests, limits(num_blocks=7))[0] == [0, 0, 0, 8, 8]
+
+
+def test_a_waiting_request_whose_picture_is_cached_asks_for_no_tile():
+    sizes = limits(max_num_seqs=1, tile_pages=2)
+    core = EngineCore(runner := FakeRunner(sizes), sizes)
+    for item in (request("a", tiles=(1, 2)), request("b", tiles=(5, 6), max_tokens=9)):
+        core.submit(item)
+        while core.has_unfinished and item.id == "a":
+            core.step()
+    core.submit(request("c", tiles=(1, 2), text=6))
+    while core.has_unfinished:
+        core.step()
+    assert runner.tiles_encoded == 4
+
+
+def test_what_a_preempted_sequence_finds_again_was_not_cached_before():
+    sizes, cached = limits(num_blocks=10), {}
+    core = EngineCore(FakeRunner(sizes), sizes)
+    for item in (plain("a", 10, 13), plain("b", 40, 13)):
+        core.submit(dataclasses.replace(item, sampling=item.sampling.with_(max_tokens=12)))
+    while core.has_unfinished:
+        cached |= {delta.request_id: delta.cached_tokens for delta in core.step()}
+    assert cached == {"a": 0, "b": 0}
+
+
+def test_room_for_a_sequence_counts_the_blocks_that_sharing_takes():
+    """Four blocks hold it, two of them known and unowned: sharing those two takes them out of the free ones."""
+    sizes = limits(num_blocks=5)
+    core = EngineCore(FakeRunner(sizes), sizes)
+    core.submit(plain("a", 10, 9))
+    while core.has_unfinished:
+        core.step()
+    scheduler = core._scheduler
+    waiting = SequenceState.of(plain("b", 10, 15), 4, 64)
+    prefix = scheduler.kv.known_prefix(waiting)
+    assert len(prefix) == 2
+    assert scheduler.kv.fits(waiting, prefix)
+    taken = scheduler.kv.pool.take(1)
+    assert not scheduler.kv.fits(waiting, prefix)
+    scheduler.kv.pool.give_back(taken)
 
 
 def test_running_requests_share_blocks_of_one_another():
