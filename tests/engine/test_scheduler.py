@@ -360,10 +360,10 @@ SIZES = st.builds(
 
 
 @settings(max_examples=400, deadline=None)
-@given(ARRIVALS, SIZES)
-def test_random_schedules_lose_nothing_and_answer_as_if_alone(arrivals, sizes):
+@given(ARRIVALS, SIZES, st.booleans())
+def test_random_schedules_lose_nothing_and_answer_as_if_alone(arrivals, sizes, overlap):
     runner = FakeRunner(sizes)
-    core = EngineCore(runner, sizes)
+    core = EngineCore(runner, sizes, overlap)
     expected, got, aborted = {}, {}, set()
     for step in range(2000):
         for number, (arrival, text, tiles, max_tokens, abort_at, salt) in enumerate(arrivals):

@@ -39,6 +39,19 @@ class TokenDelta:
     """Rows that a Flash model's router left out of the prompt."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """Work that is on its way through the device. The sequence may end or be preempted before it comes back."""
+
+    sequence: SequenceState
+    work: Work
+    admission: int
+
+    @property
+    def undisturbed(self) -> bool:
+        return self.sequence.slot is not None and self.sequence.num_admissions == self.admission
+
+
 @dataclass(slots=True)
 class _Draft:
     """A plan in the making. Counters of sequences move only when it is finished, so preemption can undo work."""
@@ -83,7 +96,7 @@ class Scheduler:
         self.tiles = TileIndex(limits.tile_pages)
         self.scores = TileScores()
         self._free_slots = list(range(limits.max_num_seqs, 0, -1))  # slot 0 is the dummy of padded batches
-        self._in_flight: dict[int, dict[SequenceState, Work]] = {}  # by plan index
+        self._in_flight: dict[int, list[_Flight]] = {}  # by plan index
         self._index = 0
 
     @property
@@ -177,7 +190,7 @@ class Scheduler:
 
     def _admit(self, draft: _Draft) -> None:
         """Waiting sequences in order of arrival, each once blocks for all it has are free."""
-        for sequence in [sequence for sequence in self.waiting if sequence.settled]:
+        for sequence in [sequence for sequence in self.waiting if sequence.settled and not sequence.num_pending]:
             prefix = self.kv.known_prefix(sequence)
             if not (self._free_slots and draft.tokens_left > 0 and self.kv.fits(sequence, prefix)):
                 return
@@ -185,6 +198,7 @@ class Scheduler:
             self.running.append(sequence)
             self._begin_behind(prefix, sequence, draft)
             sequence.slot = self._free_slots.pop()
+            sequence.num_admissions += 1
             draft.admissions[sequence] = self._admission(sequence, sequence.slot)
             self._advance(sequence, draft)
 
@@ -244,7 +258,9 @@ class Scheduler:
             work=tuple(draft.work.values()),
         )
         if not plan.empty:
-            self._in_flight[plan.index] = draft.work
+            self._in_flight[plan.index] = [
+                _Flight(sequence, work, sequence.num_admissions) for sequence, work in draft.work.items()
+            ]
         self._index += 1
         return plan
 
@@ -260,10 +276,12 @@ class Scheduler:
         """Take in a finished step: tiles are ready, tokens are known, some sequences end."""
         self._take_in_tiles(result.encoded)
         deltas = []
-        for sequence, work in self._in_flight.pop(plan.index).items():
+        for flight in self._in_flight.pop(plan.index):
+            sequence, work = flight.sequence, flight.work
             if sequence.finish_reason is not None:
                 continue  # ended while this step ran; its token is nobody's
-            self.kv.remember(sequence, work.start, work.start + work.count)
+            if flight.undisturbed:
+                self.kv.remember(sequence, work.start, work.start + work.count)
             if not work.samples:
                 continue
             token = result.sampled[work.slot]
@@ -290,7 +308,7 @@ class Scheduler:
                 sequence.stop_reason = token_id
                 self._finish(sequence, "stop")
                 return
-        if sequence.num_tokens >= sequence.max_tokens:
+        if sequence.num_prompt + len(sequence.output_ids) >= sequence.max_tokens:
             self._finish(sequence, "length")
 
     def _finish(self, sequence: SequenceState, reason: str) -> None:

@@ -40,10 +40,11 @@ class SequenceState:
     settled: bool = True
     """False while the length of the prompt hangs on tiles that a router has not scored."""
     slot: int | None = None
+    num_admissions: int = 0
     output_ids: list[int] = field(default_factory=list)
     num_computed: int = 0
     num_pending: int = 0
-    """Tokens that a launched step samples and that are not committed yet."""
+    """Tokens that a launched step samples and that are not committed yet: the device knows them, the host does not."""
     num_cached: int | None = None
     """Tokens whose keys and values were there when it was first admitted; None before."""
     block_ids: list[int] = field(default_factory=list)
