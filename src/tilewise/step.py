@@ -76,7 +76,8 @@ class StepPlan:
 
     @property
     def empty(self) -> bool:
-        return not (self.work or self.encode)
+        """Nothing to compute, and nothing to write into the tables either."""
+        return not (self.work or self.encode or self.admissions)
 
 
 @dataclass(frozen=True, slots=True)
