@@ -110,12 +110,12 @@ class _Conversion:
             "unk_token": self._name(self.model.unknown_id),
             "fuse_unk": True,
             "byte_fallback": self.model.byte_fallback,
-            "ignore_merges": bool(self._words()),  # they are whole already
+            "ignore_merges": bool(self._words),  # they are whole already
         }
 
     def _unigram(self) -> Part:
-        last = max(len(self.model.pieces) - 1, *self.added)
-        scores = [piece.score for piece in self.model.pieces] + [0.0] * (last + 1 - len(self.model.pieces))
+        missing = max(self.added, default=0) + 1 - len(self.model.pieces)
+        scores = [piece.score for piece in self.model.pieces] + [0.0] * missing
         return {
             "type": "Unigram",
             "vocab": [[self._name(number), score] for number, score in enumerate(scores)],
@@ -137,7 +137,7 @@ class _Conversion:
         if self.model.charsmap:
             yield {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(self.model.charsmap).decode()}
         if self.model.remove_extra_whitespaces:
-            yield _replace({"Regex": f"^ +|[ {SPACE}]+$"}, "")
+            yield _replace({"Regex": rf"\A +|[ {SPACE}]+\z"}, "")
             yield _replace({"Regex": " +"}, " ")
         if self.prefix == "each":
             yield {"type": "Prepend", "prepend": SPACE}
@@ -146,14 +146,14 @@ class _Conversion:
     def _splits(self) -> Iterator[Part]:
         if self.prefix == "first":
             yield {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "first", "split": False}
-        words = self._words()
-        if words:
-            yield _split("|".join(map(re.escape, words)))
-        if self.model.byte_fallback and (words or self.model.unigram):
-            yield _split(_BYTE_MARK)  # a typed <0x0A> is six characters
+        if self._words and not self.model.unigram:
+            yield _split("|".join(map(re.escape, self._words)), "Isolated")
+        if self.model.byte_fallback and (self._words or self.model.unigram):
+            yield _split(_BYTE_MARK, "MergedWithPrevious")  # a typed <0x0A> is six characters
 
+    @cached_property
     def _words(self) -> list[str]:
-        """User-defined pieces that are text, the longest first: they are never cut, nor merged with what is around."""
+        """User-defined pieces that are text, the longest first: never cut, nor merged with what is around."""
         return sorted((piece.text for piece in self._text_pieces(PieceType.USER_DEFINED)), key=len, reverse=True)
 
     def _decoders(self) -> Iterator[Part]:
@@ -199,5 +199,5 @@ def _replace(pattern: dict[str, str], content: str) -> Part:
     return {"type": "Replace", "pattern": pattern, "content": content}
 
 
-def _split(pattern: str) -> Part:
-    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+def _split(pattern: str, behavior: str) -> Part:
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": behavior, "invert": False}

@@ -75,9 +75,9 @@ class SentencePieceModel:
             if number == 1:
                 pieces.append(_piece(_bytes(value)))
             elif number == 2:
-                trainer = _bytes(value)
+                trainer += _bytes(value)
             elif number == 3:
-                normalizer = _bytes(value)
+                normalizer += _bytes(value)
         if not pieces:
             raise ValueError("it holds no pieces")
         trained, rules = dict(_fields(trainer)), dict(_fields(normalizer))
@@ -136,10 +136,10 @@ def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
     """A number of seven bits a byte, the lowest first, and where it ends."""
-    value = shift = 0
-    while True:
-        byte = data[at]
-        value |= (byte & 127) << shift
-        at, shift = at + 1, shift + 7
+    value = 0
+    for place in range(10):  # 64 bits
+        byte = data[at + place]
+        value |= (byte & 127) << 7 * place
         if byte < 128:
-            return value, at
+            return value, at + place + 1
+    raise ValueError(f"the number at byte {at} has more than 64 bits")

@@ -108,7 +108,7 @@ def _start_id(folder: CheckpointFolder, tokenizer: Tokenizer) -> int | None:
 def _start_token(config: Section, named: Section, default: str | None) -> str | None:
     """The name of the start token; null in the config means that there is none."""
     token = config.values.get("bos_token", named.get("bos_token", default))
-    name = token.get("content") if isinstance(token, dict) else token
+    name = token.get("content", token) if isinstance(token, dict) else token
     if name is not None and not isinstance(name, str):
         raise InvalidCheckpoint(f"{config.where}: bos_token must be a token or null, found {token!r:.80}.")
     return name

@@ -41,10 +41,11 @@ class Tokenizer:
         self._where = where
         added, span = _added_tokens(definition, where)
         self.special_ids = frozenset(token["id"] for token in added if token["special"])
-        self._swallows = {token["content"]: (bool(token.get("lstrip")), bool(token.get("rstrip"))) for token in added}
+        self._swallow_before = {token["content"] for token in added if token.get("lstrip")}
+        self._swallow_behind = {token["content"] for token in added if token.get("rstrip")}
         neutral = [{**token, "special": token["content"] not in _GROUNDING} for token in added]
         plain = definition[: span.start] + json.dumps(neutral) + definition[span.stop :]
-        self._definition = definition
+        self.definition = definition
         self._typed = _Encoder.of(plain, where, control=[t["content"] for t in neutral if t["special"]])
         self._plain = self._typed.first
         self._pieces = BytePieces.of(self._plain)
@@ -65,7 +66,7 @@ class Tokenizer:
 
     @cached_property
     def _meant(self) -> _Encoder:
-        return _Encoder.of(self._definition, self._where)
+        return _Encoder.of(self.definition, self._where)
 
     @cached_property
     def vocab_size(self) -> int:
@@ -117,9 +118,9 @@ class Tokenizer:
         """A text without the white space that the special tokens on both sides swallow."""
         before = pieces[place - 1] if place else None
         after = pieces[place + 1] if place + 1 < len(pieces) else None
-        if self._swallows.get(_token_at(before, IMAGE_END), _NOTHING)[1]:
+        if _token_at(before, IMAGE_END) in self._swallow_behind:
             text = text.lstrip(_WHITE)
-        return text.rstrip(_WHITE) if self._swallows.get(_token_at(after, IMAGE_START), _NOTHING)[0] else text
+        return text.rstrip(_WHITE) if _token_at(after, IMAGE_START) in self._swallow_before else text
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         kept = [i for i in ids if i not in self.special_ids] if skip_special_tokens else list(ids)
@@ -132,14 +133,11 @@ class Tokenizer:
         return WholeStream(self._plain) if self._pieces is None else self._pieces.stream()
 
 
-_NOTHING = (False, False)
-
-
-def _token_at(piece: Piece | None, of_picture: str) -> str:
-    """The special token that a neighbour turns to a text; a picture stands between `<img>` and `</img>`."""
+def _token_at(piece: Piece | None, of_picture: str) -> str | None:
+    """The special token next to a text; a picture stands between `<img>` and `</img>`."""
     if isinstance(piece, ImageSlot):
         return of_picture
-    return piece.token if isinstance(piece, Special) else ""
+    return piece.token if isinstance(piece, Special) else None
 
 
 @dataclass(frozen=True)
@@ -172,7 +170,7 @@ def _spelling_out(control: Sequence[str], fast: FastTokenizer) -> FastTokenizer:
     marks = [mark for mark in control if len(mark) > 1 and fast.model.token_to_id(mark) is not None]
     if marks:
         cut = Regex("|".join(f"{re.escape(mark[0])}(?={re.escape(mark[1:])})" for mark in marks))
-        splits = [fast.pre_tokenizer, pre_tokenizers.Split(cut, "isolated")]
+        splits = [fast.pre_tokenizer, pre_tokenizers.Split(cut, "merged_with_previous")]
         fast.pre_tokenizer = pre_tokenizers.Sequence([split for split in splits if split is not None])
     return fast
 
