@@ -10,8 +10,8 @@ help: ## show this list
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
-	@# Only for the Qwen vocabulary that it ships as data, which tests of token counts read; none of its code runs.
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps dashscope==2.0.2
+	@# Only for the Qwen and Mistral vocabularies that they ship as data, which tests read; none of their code runs.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps dashscope==2.0.2 mistral-common==1.13.1
 	@touch $@
 
 install: $(VENV)/installed ## make .venv and install the package with its development tools
