@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from tilewise.errors import UnknownModel, did_you_mean
-
 Generation = Literal["2", "2.5", "3", "3.5"]
 GENERATIONS: tuple[Generation, ...] = ("2", "2.5", "3", "3.5")
 Vision = Literal["300m", "6b"]
@@ -54,6 +52,7 @@ class Rope:
 class Series:
     """What language models of all sizes in a series share."""
 
+    name: str
     backbone: Backbone
     tokenizer: TokenizerKind
     vocab: int
@@ -93,17 +92,17 @@ class LanguageModel:
 
 
 _DYNAMIC = Rope(1e6, "dynamic", 2.0)
-_QWEN2 = Series("qwen2", "qwen2", 151655, Rope(1e6))
-_QWEN2_5 = Series("qwen2", "qwen2.5", 151674, Rope(1e6))
-_QWEN3 = Series("qwen3", "qwen3", 151936, Rope(1e6), 40960)
-_QWEN3_MOE = replace(_QWEN3, backbone="qwen3_moe")
-_INTERNLM2 = Series("internlm2", "internlm2", 92553, _DYNAMIC, eps=1e-5)
-_INTERNLM2_5_LARGE = replace(_INTERNLM2, rope=Rope(5e7, "dynamic", 2.5))
-_INTERNLM3 = Series("internlm3", "internlm3", 128512, Rope(5e7, "dynamic", 6.0), eps=1e-5)
-_PHI3 = Series("phi3", "phi3", 32020, Rope(1e4, "longrope", original_length=4096), 131072, 1e-5)
-_YI = Series("llama", "yi", 64000, Rope(5e6), 4096, 1e-5)  # without the few rows of added tokens
-_LLAMA3 = Series("llama", "llama3", 128265, Rope(5e5), 8192, 1e-5)
-_GPT_OSS = Series("gpt_oss", "gpt_oss", 201088, Rope(150000, "yarn", 32.0, 4096), 131072, 1e-5, window=128)
+_QWEN2 = Series("Qwen2", "qwen2", "qwen2", 151655, Rope(1e6))
+_QWEN2_5 = Series("Qwen2.5", "qwen2", "qwen2.5", 151674, Rope(1e6))
+_QWEN3 = Series("Qwen3", "qwen3", "qwen3", 151936, Rope(1e6), 40960)
+_QWEN3_MOE = replace(_QWEN3, name="Qwen3-MoE", backbone="qwen3_moe")
+_INTERNLM2 = Series("InternLM2", "internlm2", "internlm2", 92553, _DYNAMIC, eps=1e-5)
+_INTERNLM2_5_LARGE = replace(_INTERNLM2, name="InternLM2.5", rope=Rope(5e7, "dynamic", 2.5))
+_INTERNLM3 = Series("InternLM3", "internlm3", "internlm3", 128512, Rope(5e7, "dynamic", 6.0), eps=1e-5)
+_PHI3 = Series("Phi-3", "phi3", "phi3", 32020, Rope(1e4, "longrope", original_length=4096), 131072, 1e-5)
+_YI = Series("Yi", "llama", "yi", 64000, Rope(5e6), 4096, 1e-5)  # without the few rows of added tokens
+_LLAMA3 = Series("Llama 3", "llama", "llama3", 128265, Rope(5e5), 8192, 1e-5)
+_GPT_OSS = Series("GPT-OSS", "gpt_oss", "gpt_oss", 201088, Rope(150000, "yarn", 32.0, 4096), 131072, 1e-5, window=128)
 
 LANGUAGE_MODELS = {
     model.name: model
@@ -216,7 +215,7 @@ def _internvl2_5() -> Iterator[Member]:
     yield _member("2.5", "8B", "300m", "InternLM2.5-7B", billions=8.08, gigabytes=16)
     yield _member("2.5", "26B", "6b", "InternLM2.5-20B", gigabytes=48)
     yield _member("2.5", "38B", "6b", "Qwen2.5-32B", gigabytes=75)
-    yield _member("2.5", "78B", "6b", "Qwen2.5-72B", gigabytes=143)
+    yield _member("2.5", "78B", "6b", "Qwen2.5-72B", billions=78.41)
 
 
 def _internvl3() -> Iterator[Member]:
@@ -255,13 +254,6 @@ def _internvl3_5() -> Iterator[Member]:
         yield replace(member, name=f"{member.name}-Flash", published=Published(), flash=True)
 
 
-MEMBERS: tuple[Member, ...] = (*_internvl2(), *_internvl2_5(), *_internvl3(), *_internvl3_5())
-
-
-def member_named(name: str) -> Member:
-    """By name, with or without the organisation. Raises UnknownModel, offering the nearest name."""
-    known = {member.name: member for member in MEMBERS}
-    short = name.removeprefix("OpenGVLab/")
-    if short not in known:
-        raise UnknownModel(f"The InternVL family has no {name!r}.{did_you_mean(short, known)}")
-    return known[short]
+MEMBERS: dict[str, Member] = {
+    member.name: member for member in (*_internvl2(), *_internvl2_5(), *_internvl3(), *_internvl3_5())
+}

@@ -6,11 +6,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from tilewise.cli import ask, demo, generate
+from tilewise.cli import ask, demo, generate, tools
 from tilewise.cli.options import dashed
 from tilewise.errors import TilewiseError
 
-VERBS = (ask, generate, demo)
+VERBS = (ask, generate, demo, tools)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -107,7 +107,7 @@ def _tiny_rope(rope: Rope) -> Rope:
     return replace(rope, original_length=lengths[rope.kind]) if rope.kind in lengths else rope
 
 
-TWINS: dict[str, TinySpec] = {member.name: tiny(member) for member in MEMBERS}
+TWINS: dict[str, TinySpec] = {name: tiny(member) for name, member in MEMBERS.items()}
 """By the member's name; and GPT-OSS once more, since its experts may be stored in either form."""
 TWINS |= {
     f"{name}-MXFP4": replace(spec, expert_storage="mxfp4") for name, spec in TWINS.items() if spec.decoder == "gpt_oss"
@@ -118,7 +118,8 @@ def twin_named(name: str) -> TinySpec:
     """By name, with or without the organisation. Raises UnknownModel, offering the nearest name."""
     short = name.removeprefix("OpenGVLab/")
     if short not in TWINS:
-        raise UnknownModel(f"The InternVL family has no {name!r}.{did_you_mean(short, TWINS)}")
+        near = did_you_mean(short, TWINS) or " `tilewise tools twin --list` shows its members."
+        raise UnknownModel(f"The InternVL family has no {name!r}.{near}")
     return TWINS[short]
 
 

@@ -33,11 +33,9 @@ def write_twin(
     """The twin of a published checkpoint, in a folder that is new or empty.
 
     Raises UnknownModel for a name that nothing was published under, InvalidRequest for a format that it was not
-    published in, and for a folder with something in it.
+    published in, for a folder with something in it and for more shards than tensors.
     """
     spec = twin_named(name)
-    if shards < 1:
-        raise InvalidRequest(f"shards must be above 0, got {shards}.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InvalidRequest(f"{folder} is there already and not an empty folder: name a new one.")
     if form == "original":
@@ -47,7 +45,7 @@ def write_twin(
 
 def _spelling(name: str) -> Spelling:
     """That of the published -hf files. Raises InvalidRequest when there are none."""
-    found = next((member for member in MEMBERS if member.name == name.removeprefix("OpenGVLab/")), None)
+    found = MEMBERS.get(name.removeprefix("OpenGVLab/"))
     if found is None or found.hf_name is None:
         raise InvalidRequest(f"{name} was not published in transformers' format: use the format original.")
     return "new" if found.generation == "3.5" else "old"
@@ -85,6 +83,8 @@ def write_hf(
 
 
 def _write_common(folder: Path, spec: TinySpec, tensors: Tensors, shards: int, dtype: Dtype) -> None:
+    if not 1 <= shards <= len(tensors):
+        raise InvalidRequest(f"shards must be between 1 and the number of tensors, {len(tensors)}, got {shards}.")
     folder.mkdir(parents=True, exist_ok=True)
     kind = getattr(torch, dtype)
     # Blocks of codes and their scales are whole numbers, and stay so.
@@ -100,8 +100,6 @@ def _write_shards(folder: Path, tensors: Tensors, shards: int) -> None:
         return
     index: dict[str, str] = {}
     names = sorted(tensors)
-    if shards > len(names):
-        raise InvalidRequest(f"shards={shards} is more than there are tensors, {len(names)}.")
     for number in range(shards):
         file = f"model-{number + 1:05d}-of-{shards:05d}.safetensors"
         mine = names[number::shards]
