@@ -18,9 +18,9 @@ from tilewise.family import MEMBERS, Member
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.models.load import Architecture
-from tilewise.tools.twin.specs import TWINS, stand_ins, twin_named
+from tilewise.tools.twin.named import write_twin
+from tilewise.tools.twin.specs import TWINS, stand_ins
 from tilewise.tools.twin.vocabularies import VOCABULARIES
-from tilewise.tools.twin.write import write_twin
 from tilewise.weights.folder import CheckpointFolder
 
 every_member = pytest.mark.parametrize("member", MEMBERS.values(), ids=lambda member: member.name)
@@ -215,12 +215,12 @@ def test_nothing_that_is_there_is_overwritten(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_unknown_names_meet_the_nearest() -> None:
-    assert twin_named("OpenGVLab/InternVL3-8B") == TWINS["InternVL3-8B"]
+def test_unknown_names_meet_the_nearest(tmp_path: Path) -> None:
+    assert (write_twin("OpenGVLab/InternVL3-8B", tmp_path / "known") / "config.json").exists()
     with pytest.raises(UnknownModel, match=r"no 'InternVL3-8b'\. Did you mean InternVL3-8B"):
-        twin_named("InternVL3-8b")
+        write_twin("InternVL3-8b", tmp_path / "new")
     with pytest.raises(UnknownModel, match=r"no 'llava'\. `tilewise tools twin --list` shows"):
-        twin_named("llava")
+        write_twin("llava", tmp_path / "new")
 
 
 def test_a_stand_in_differs_in_its_template_alone() -> None:

@@ -56,10 +56,7 @@ def run_twin(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
         return print_family()
     if options.name is None or options.folder is None:
         parser.error("NAME and FOLDER are needed, or --list")
-    from tilewise.tools.twin.specs import twin_named
-
-    twin_named(options.name)  # a wrong name should not cost the time that torch takes to load
-    from tilewise.tools.twin.write import write_twin
+    from tilewise.tools.twin.named import write_twin
 
     write_twin(options.name, options.folder, options.format, options.seed, options.shards, options.dtype)
     print(f"{options.folder} holds a twin of {options.name}: its weights are noise, and so are its answers.")

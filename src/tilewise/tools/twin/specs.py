@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from tilewise.errors import UnknownModel, did_you_mean
 from tilewise.family import MEMBERS, Backbone, Member, Rope, Template, TokenizerKind, Vision
 from tilewise.tools.twin.vocabularies import VOCABULARIES, Vocabulary
 
@@ -112,15 +111,6 @@ TWINS: dict[str, TinySpec] = {name: tiny(member) for name, member in MEMBERS.ite
 TWINS |= {
     f"{name}-MXFP4": replace(spec, expert_storage="mxfp4") for name, spec in TWINS.items() if spec.decoder == "gpt_oss"
 }
-
-
-def twin_named(name: str) -> TinySpec:
-    """By name, with or without the organisation. Raises UnknownModel, offering the nearest name."""
-    short = name.removeprefix("OpenGVLab/")
-    if short not in TWINS:
-        near = did_you_mean(short, TWINS) or " `tilewise tools twin --list` shows its members."
-        raise UnknownModel(f"The InternVL family has no {name!r}.{near}")
-    return TWINS[short]
 
 
 def stand_ins() -> dict[str, str]:

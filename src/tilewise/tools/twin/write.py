@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
 from tilewise.errors import InvalidRequest
-from tilewise.family import MEMBERS
 from tilewise.tools.twin.configs import (
     Dtype,
     Spelling,
@@ -20,35 +19,9 @@ from tilewise.tools.twin.configs import (
     processor_config,
 )
 from tilewise.tools.twin.names import Tensors, experts_apart, old_name
-from tilewise.tools.twin.specs import TinySpec, twin_named
+from tilewise.tools.twin.specs import TinySpec
 from tilewise.tools.twin.tensors import hf_tensors, original_tensors
 from tilewise.tools.twin.tokenizer import tokenizer, tokenizer_config
-
-Format = Literal["original", "hf"]
-
-
-def write_twin(
-    name: str, folder: Path, form: Format = "original", seed: int = 0, shards: int = 1, dtype: Dtype = "bfloat16"
-) -> Path:
-    """The twin of a published checkpoint, in a folder that is new or empty.
-
-    Raises UnknownModel for a name that nothing was published under, InvalidRequest for a format that it was not
-    published in, for a folder with something in it and for more shards than tensors.
-    """
-    spec = twin_named(name)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InvalidRequest(f"{folder} is there already and not an empty folder: name a new one.")
-    if form == "original":
-        return write_original(folder, spec, seed, shards, dtype)
-    return write_hf(folder, spec, seed, _spelling(name), shards, dtype=dtype)
-
-
-def _spelling(name: str) -> Spelling:
-    """That of the published -hf files. Raises InvalidRequest when there are none."""
-    found = MEMBERS.get(name.removeprefix("OpenGVLab/"))
-    if found is None or found.hf_name is None:
-        raise InvalidRequest(f"{name} was not published in transformers' format: use the format original.")
-    return "new" if found.generation == "3.5" else "old"
 
 
 def write_original(folder: Path, spec: TinySpec, seed: int = 0, shards: int = 1, dtype: Dtype = "float32") -> Path:
