@@ -97,6 +97,7 @@ _QWEN2_5 = Series("Qwen2.5", "qwen2", "qwen2.5", 151674, Rope(1e6))
 _QWEN3 = Series("Qwen3", "qwen3", "qwen3", 151936, Rope(1e6), 40960)
 _QWEN3_MOE = replace(_QWEN3, name="Qwen3-MoE", backbone="qwen3_moe")
 _INTERNLM2 = Series("InternLM2", "internlm2", "internlm2", 92553, _DYNAMIC, eps=1e-5)
+# Rope of the base model; the checkpoint's own may differ, which only contexts beyond 32768 tokens would show.
 _INTERNLM2_5_LARGE = replace(_INTERNLM2, name="InternLM2.5", rope=Rope(5e7, "dynamic", 2.5))
 _INTERNLM3 = Series("InternLM3", "internlm3", "internlm3", 128512, Rope(5e7, "dynamic", 6.0), eps=1e-5)
 _PHI3 = Series("Phi-3", "phi3", "phi3", 32020, Rope(1e4, "longrope", original_length=4096), 131072, 1e-5)
@@ -219,7 +220,7 @@ def _internvl2_5() -> Iterator[Member]:
 
 
 def _internvl3() -> Iterator[Member]:
-    """Its Qwen2.5 configs ask for dynamic rope, which does nothing up to the trained length."""
+    """Its Qwen2.5 configs (seen: 1B, 8B, 78B) ask for dynamic rope, which does nothing up to the trained length."""
     for member in (
         _member("3", "1B", "300m", "Qwen2.5-0.5B", gigabytes=1.8),
         _member("3", "2B", "300m", "Qwen2.5-1.5B", gigabytes=4.2),
