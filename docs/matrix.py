@@ -42,7 +42,11 @@ the same switches, tensor names, packing and special tokens in tiny sizes, fille
 transformers' run on the same numbers in float32 on the CPU; a cell is the worst absolute difference over all prompts,
 of numbers around one. "Equal" means that not one token, or not one bit, differs. The original form is read by the ops
 of the CPU platform, the -hf form by the reference ops; the last column compares the logits of the forms, whole and in
-shards, in both spellings of names. Twins that compute the same are measured once, on the one that is named.
+shards, in both spellings of names; bits that are equal there are not compared again ("–"). Twins that compute the same
+are measured once, on the one that is named.
+
+Flash models are not in transformers: their logits are compared with every tile in full, router scores and the 32 tokens
+about pictures with the formulas of the released code, router and all.
 """
 
 

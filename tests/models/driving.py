@@ -76,7 +76,7 @@ def all_logits(model: InternVL, ids: Sequence[int], pixels: Tensor, image_id: in
     shape = (max(len(pixels), 1), tokens, model.config.decoder.hidden_size)
     pool = torch.full(shape, float("nan"), dtype=model.decoder.embedding.dtype)
     if len(pixels):
-        pool[pages] = model.encode(pixels).rows
+        pool[pages] = model.encode(pixels).rows[:, :tokens]
     tile_rows = [page * tokens + row for page, row in itertools.product(pages, range(tokens))]
     batch = ModelBatch(
         token_ids=token_ids,
