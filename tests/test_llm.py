@@ -120,7 +120,7 @@ def test_a_stream_that_is_dropped_leaves_nothing_behind(llm):
     stream = llm.stream_chat([{"role": "user", "content": "the hen"}], SamplingParams(max_tokens=100, ignore_eos=True))
     next(stream)
     stream.close()
-    assert not llm._core.has_unfinished
+    assert not llm._core._scheduler.has_unfinished
 
 
 def test_n_answers_differ_and_repeat_with_their_seed(llm):
@@ -137,7 +137,7 @@ def test_a_stop_string_ends_the_answer_and_does_not_show(llm):
     stopped = llm.generate("the hen", SamplingParams(temperature=0, max_tokens=12, ignore_eos=True, stop=stop))[0]
     assert stopped.outputs[0].text == free.text[: free.text.index(stop)]
     assert (stopped.outputs[0].finish_reason, stopped.outputs[0].stop_reason) == ("stop", stop)
-    assert not llm._core.has_unfinished
+    assert not llm._core._scheduler.has_unfinished
 
 
 def test_log_probabilities_of_a_greedy_answer(llm):

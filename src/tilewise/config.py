@@ -57,6 +57,7 @@ class EngineConfig:
     max_num_seqs: int = option(64, "sequences that run at once", "scheduling")
     max_num_batched_tokens: int = option(4096, "tokens computed in one step", "scheduling")
     encode_budget: int = option(4, "tiles encoded in one step while something decodes", "scheduling")
+    async_scheduling: bool = option(True, "plan the next step while one runs; no token depends on it", "scheduling")
     tensor_parallel_size: int = option(1, "devices that share one model", "scheduling")
 
     limit_mm_per_prompt: dict[str, int] | None = option(None, 'most media a prompt, as {"image": 4}', "media")

@@ -57,7 +57,7 @@ class LLM:
         self.resolved = resolved
         self._reader = media_reader(config)
         self._prepare = Preparer(spec, self._tokenizer, resolved.limits.max_model_len, InputOptions.of(config))
-        self._core = EngineCore(runner, resolved.limits)
+        self._core = EngineCore(runner, resolved.limits, config.async_scheduling)
 
     def generate(
         self,

@@ -77,6 +77,15 @@ def test_a_tile_met_again_equals_the_first_time(folder, alone, monkeypatch):
     assert_same({"picture": found["again"]}, {"picture": alone["picture"]})
 
 
+@pytest.mark.parametrize("changes", [{}, {"max_num_batched_tokens": 13}, {"block_size": 4, "num_blocks": 27}], ids=str)
+def test_serial_equals_overlapped(folder, alone, monkeypatch, changes):
+    """Whole, in chunks, and with sequences that are preempted while their token is on its way."""
+    engine = Engine(folder, overlap=True, **changes)
+    assert_same(engine.run(requests(), monkeypatch), alone)
+    assert_same(engine.run_more(requests(), monkeypatch), alone)
+    engine.core.close()
+
+
 def test_cold_equals_cached(folder, alone, monkeypatch):
     """The same requests again, and what need not be computed of them is not."""
     engine = Engine(folder, block_size=4, num_blocks=513)
