@@ -159,11 +159,9 @@ class Scheduler:
         """Clip a chunk at the first tile without features; also the tiles it uses."""
         start = sequence.num_computed
         uses: list[TileUse] = []
-        for span in sequence.tiles:
+        for span in sequence.tiles_after(start):
             if span.position >= start + count:
                 break
-            if span.stop <= start:
-                continue
             page = self.tiles.ready_page(span.tile.digest)
             if page is None:
                 return max(0, span.position - start), tuple(uses)
@@ -178,8 +176,9 @@ class Scheduler:
             self._preempt(newest, draft)
             if newest is sequence:
                 return False
-        draft.granted_from.setdefault(sequence, len(sequence.block_ids))
-        self.kv.grow(sequence, tokens)
+        if self.kv.missing(sequence, tokens):
+            draft.granted_from.setdefault(sequence, len(sequence.block_ids))
+            self.kv.grow(sequence, tokens)
         return True
 
     def _preempt(self, sequence: SequenceState, draft: _Draft) -> None:
@@ -233,9 +232,8 @@ class Scheduler:
 
         What an unsettled sequence needs is scores, so that its scored tiles may go if pages are short.
         """
-        computed = self._computed_or_known(sequence)
-        for span in sequence.tiles:
-            done = span.stop <= computed if sequence.settled else span.tile.digest in self.scores
+        for span in sequence.tiles_after(self._computed_or_known(sequence)):
+            done = not sequence.settled and span.tile.digest in self.scores
             if not done and not self.tiles.hold(span.tile.digest):
                 yield span.tile
 
@@ -249,7 +247,7 @@ class Scheduler:
         """Move the counters and freeze the plan."""
         for sequence, work in draft.work.items():
             sequence.num_computed += work.count
-            sequence.num_pending += work.samples
+            sequence.num_tokens += work.samples
         plan = StepPlan(
             index=self._index,
             admissions=tuple(draft.admissions.values()),
@@ -285,7 +283,6 @@ class Scheduler:
             if not work.samples:
                 continue
             token = result.sampled[work.slot]
-            sequence.num_pending -= 1
             sequence.output_ids.append(token.token_id)
             self._check_end(sequence, token.token_id)
             deltas.append(_delta(sequence, token))
