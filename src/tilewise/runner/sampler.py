@@ -46,8 +46,7 @@ def choose(logits: Tensor, rows: Sequence[Row], tokens: Tensor) -> Tensor:
         return draw(processed, random)
     chosen = processed.argmax(-1)
     if random:
-        places = [row.index for row in random]
-        chosen[places] = draw(processed[places], random)
+        chosen[[row.index for row in random]] = draw(processed, random)
     return chosen
 
 
