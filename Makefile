@@ -10,8 +10,8 @@ help: ## show this list
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
-	@# Only for the Qwen vocabulary that it ships as data, which tests of token counts read; none of its code runs.
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps dashscope==2.0.2
+	@# Only for the Qwen and Mistral vocabularies that they ship as data, which tests read; none of their code runs.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps dashscope==2.0.2 mistral-common==1.13.1
 	@touch $@
 
 install: $(VENV)/installed ## make .venv and install the package with its development tools
@@ -37,7 +37,12 @@ format: install ## format and fix what can be fixed
 eval-demo: install ## accuracy of the demo model a task, on held-out pictures
 	$(BIN)/python training/score.py
 
+matrix: install ## compare every model with transformers, and write docs/support.md and the matrix of README.md
+	@mkdir -p build
+	$(BIN)/python -m pytest tests/models --parity-json build/parity.json
+	$(BIN)/python docs/matrix.py build/parity.json
+
 clean: ## remove the environment and caches
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
-.PHONY: help install demo test test-slow check format eval-demo clean
+.PHONY: help install demo test test-slow check format eval-demo matrix clean

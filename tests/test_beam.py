@@ -98,7 +98,8 @@ def test_beams_of_a_picture_are_those_of_the_definition(llm, theirs):
 @pytest.mark.parametrize("penalty", [-1.0, 0.0, 1.0])
 def test_a_beam_that_ends_competes_with_longer_ones(llm, folder, theirs, tmp_path, penalty):
     """Tokens that the free search takes become end tokens of the model."""
-    free = llm.beam_search("the hen", BeamSearchParams(beam_width=4, max_tokens=5))[0].sequences
+    ignoring = BeamSearchParams(beam_width=4, max_tokens=5, length_penalty=0.0, ignore_eos=True)
+    free = llm.beam_search("the hen", ignoring)[0].sequences
     length = len(free[0].orig_prompt.prompt_ids)
     ends = {free[0].tokens[length + 2], free[1].tokens[length + 3]}
     shutil.copytree(folder, tmp_path / "ends")
@@ -116,7 +117,6 @@ def test_a_beam_that_ends_competes_with_longer_ones(llm, folder, theirs, tmp_pat
         params = BeamSearchParams(beam_width=4, max_tokens=5, length_penalty=penalty, include_stop_str_in_output=True)
         again = [beam for beam in other.beam_search("the hen", params)[0].sequences if beam.finish_reason == "stop"]
         assert again[0].text == decode(ended[0].tokens, skip_special_tokens=False)
-        ignoring = BeamSearchParams(beam_width=4, max_tokens=5, length_penalty=0.0, ignore_eos=True)
         found = other.beam_search("the hen", ignoring)[0].sequences
         assert [beam.tokens for beam in found] == [beam.tokens for beam in free]
 
@@ -125,9 +125,9 @@ def test_a_wide_beam_of_two_steps_finds_the_likeliest_pair(llm, theirs):
     """Width 64 at two tokens keeps every first token that can matter: exhaustive search says the same."""
     (output,) = llm.beam_search("the hen", BeamSearchParams(beam_width=64, max_tokens=2, ignore_eos=True))
     prompt = list(output.sequences[0].orig_prompt.prompt_ids)
-    vocabulary = SPECS[NAME].vocab
     with torch.inference_mode():
         first = theirs(input_ids=torch.tensor([prompt])).logits[0, -1].double().log_softmax(-1)
+        vocabulary = len(first)
         batch = torch.tensor([[*prompt, token] for token in range(vocabulary)])
         second = theirs(input_ids=batch).logits[:, -1].double().log_softmax(-1)
     both = (first[:, None] + second).flatten()

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from tests.equal.driver import Engine, prompt
-from tests.models.flash import write_flash
-from tests.tiny import SPECS, write_original
+from tests.tiny import SPECS, TWINS, write_original
 from tilewise.platforms.reference import ReferenceOps
 
 NAMES = ["qwen2-300m", "qwen3-6b-tied", "flash"]
@@ -19,7 +18,7 @@ NAMES = ["qwen2-300m", "qwen3-6b-tied", "flash"]
 @pytest.fixture(scope="module", params=NAMES)
 def folder(request, tmp_path_factory):
     path = tmp_path_factory.mktemp(request.param)
-    return write_flash(path) if request.param == "flash" else write_original(path, SPECS[request.param])
+    return write_original(path, TWINS["InternVL3_5-1B-Flash"] if request.param == "flash" else SPECS[request.param])
 
 
 def requests(**sampling):

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.inputs.kinds import KINDS
 from tests.inputs.vocabulary import small_definition
 from tilewise.errors import InvalidMedia
 from tilewise.inputs.example import Conversation, Run, build_example, count_pieces
@@ -47,6 +48,24 @@ def preparers(draw) -> Preparer:
     start = TOKENIZER.special_id("<s>") if draw(st.booleans()) else None
     spec = InputSpec(TEMPLATES[draw(st.sampled_from(sorted(TEMPLATES)))], tiling, 4, frozenset(), start)
     return Preparer(spec, TOKENIZER, 10_000, InputOptions(tile_budget=draw(st.sampled_from(["each", "share"]))))
+
+
+@pytest.fixture(scope="module")
+def kind_of(tmp_path_factory):
+    return lambda name: KINDS[name](tmp_path_factory.mktemp(name))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_parts_add_up_with_every_kind_of_tokenizer(kind_of, name):
+    """Among them those that put a space before the first word, or swallow what stands beside a special token."""
+    tokenizer = kind_of(name).tokenizer
+    asked = [Message("user", " the <image>  panda\n", 1), Message("assistant", "图片"), Message("user", "Why? ")]
+    for template in TEMPLATES.values():
+        spec = InputSpec(template, Tiling(28), 4, frozenset(), tokenizer.find_id("<s>"))
+        prepare = Preparer(spec, tokenizer, 10_000)
+        example = build_example(prepare, Conversation(asked, [(56, 28)]))
+        request = prepare.chat(asked, [black((56, 28))], SamplingParams())
+        assert sum(part.tokens for part in example.parts) == len(request.prompt_ids)
 
 
 def black(size: tuple[int, int]) -> Image.Image:

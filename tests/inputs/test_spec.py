@@ -7,6 +7,7 @@ import json
 import pytest
 
 from tests.tiny import SPECIAL_IDS, SPECS, tokenizer, write_original
+from tilewise.errors import InvalidCheckpoint
 from tilewise.inputs.prepare import Preparer
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.templates import Message
@@ -61,3 +62,49 @@ def test_the_start_token_stands_once(spec_of):
         ids = prepare.prompt(prompt, [], GREEDY).prompt_ids
         assert ids.count(START) == 1
         assert ids[0] == START
+
+
+@pytest.mark.parametrize(
+    ("template", "eos", "separator"),
+    [
+        ("Hermes-2", [2, 6, 7], "<|im_end|>"),  # Yi
+        ("internlm2-chat", [92542, 92543], "<|im_end|>"),
+        ("phi3-chat", [], "<|end|>"),
+        ("internvl3_5_gpt_oss", 7, "<|return|>"),
+    ],
+)
+def test_end_tokens_of_each_family(tmp_path, template, eos, separator):
+    """The separator of the template and what generation_config lists; llm_config's token is not among them."""
+    write_original(tmp_path, SPECS["qwen2-300m"])
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["llm_config"]["eos_token_id"] = 5
+    (tmp_path / "config.json").write_text(json.dumps({**config, "template": template}))
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": eos}))
+    fast = tokenizer()
+    fast.add_special_tokens(["<|end|>", "<|return|>", "<|start|>", "<|channel|>", "<|message|>"])
+    listed = set(eos) if isinstance(eos, list) else {eos}
+    found = InputSpec.of(CheckpointFolder.open(tmp_path), Tokenizer(fast.to_str())).end_ids
+    assert found == {fast.token_to_id(separator), fast.token_to_id("<|endoftext|>"), *listed}
+
+
+@pytest.mark.parametrize("eos", ["<|im_end|>", True, -1, 2.5, [2, "7"], [None], {"id": 2}])
+def test_an_end_token_that_is_no_id_is_named(spec_of, tmp_path, eos):
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": eos}))
+    with pytest.raises(InvalidCheckpoint, match=r"generation_config\.json: eos_token_id must be a token id"):
+        spec_of()
+
+
+@pytest.mark.parametrize("name", [5, {"id": 5}, ["<s>"]])
+def test_a_start_token_that_is_no_name_is_refused(spec_of, name):
+    with pytest.raises(InvalidCheckpoint, match=r"tokenizer_config\.json: bos_token must be a token"):
+        spec_of(add_bos_token=True, bos_token=name)
+
+
+def test_a_start_token_that_only_the_map_names(spec_of, tmp_path):
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps({"bos_token": {"content": "<|endoftext|>"}}))
+    assert spec_of(tokenizer_class="LlamaTokenizer")[0].start_id == START
+
+
+def test_a_start_token_that_the_tokenizer_lacks_is_refused(spec_of):
+    with pytest.raises(InvalidCheckpoint, match="no token <s>"):
+        spec_of(tokenizer_class="LlamaTokenizer")

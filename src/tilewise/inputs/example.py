@@ -96,14 +96,17 @@ def count_pieces(pieces: Sequence[Piece], rows: Sequence[int], tokenizer: Tokeni
     Neighbouring texts are encoded as one, as in the prompt, and a token that reaches over several counts where it ends.
     """
     counts = [rows[piece.index] + 2 if isinstance(piece, ImageSlot) else int(_is_special(piece)) for piece in pieces]
+    joined = join_text(pieces)
+    place = 0  # in `joined`
     for is_text, group in itertools.groupby(range(len(pieces)), lambda number: isinstance(pieces[number], Text)):
-        if not is_text:
-            continue
         numbers = list(group)
-        texts = [to_string([pieces[number]]) for number in numbers]
-        borders = list(itertools.accumulate(map(len, texts)))
-        for end in tokenizer.token_ends("".join(texts)):
-            counts[numbers[bisect_left(borders, end)]] += 1
+        borders = list(itertools.accumulate(len(to_string([pieces[number]])) for number in numbers))
+        if is_text and borders[-1]:
+            for end in tokenizer.token_ends(joined, place):
+                counts[numbers[bisect_left(borders, end)]] += 1
+            place += 1
+        elif not is_text:
+            place += len(numbers)
     return counts
 
 

@@ -15,7 +15,7 @@ from tilewise.errors import InvalidMedia, InvalidRequest, TooLong
 from tilewise.inputs.images import DAMAGE, ImageLimits, check_image, choose_grid, count_tiles, tile_image, to_rgb
 from tilewise.inputs.sampling import bad_word_ids, check_ids, check_sampling
 from tilewise.inputs.spec import InputSpec
-from tilewise.inputs.templates import IMAGE_MARKER, ImageSlot, Message, Piece, Text, join_text, place_media, to_string
+from tilewise.inputs.templates import IMAGE_MARKER, ImageSlot, Message, Piece, join_text, place_media, to_string
 from tilewise.inputs.tokenizer import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, Tokenizer
 from tilewise.types import Grid, ImageInput, Request, SamplingParams, Tile
 
@@ -112,13 +112,8 @@ class Preparer:
     def _raw_ids(self, prompt: str, media: Sequence[Picture | Video]) -> list[int | ImageSlot]:
         videos = [len(item) for item in media if not isinstance(item, Image.Image)]
         text = CONTEXT_MARKER.sub(IMAGE_MARKER, prompt)
-        ids: list[int | ImageSlot] = []
-        for piece in join_text(place_media(text, len(media) - len(videos), videos, 0, "The prompt")):
-            if isinstance(piece, Text):
-                ids += self.tokenizer.encode_raw(piece.text)
-            elif isinstance(piece, ImageSlot):
-                ids.append(piece)
-        return ids
+        pieces = join_text(place_media(text, len(media) - len(videos), videos, 0, "The prompt"))
+        return self.tokenizer.encode_pieces(pieces, raw=True)
 
     def _slots_for_ids(self, prompt: Sequence[int], images: int) -> list[int | ImageSlot]:
         """In a prompt of ids each `<IMG_CONTEXT>`, framed by `<img>` and `</img>` or not, stands for one picture."""

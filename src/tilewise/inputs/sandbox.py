@@ -25,12 +25,13 @@ def render_all(
     job = {"template": template, "conversations": list(conversations), "tokens": tokens, "seconds": _SECONDS}
     # -P: the folder it is called from is no place to import from.
     command = [sys.executable, "-P", "-m", "tilewise.inputs.sandbox_process"]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    try:
-        output, _ = process.communicate(json.dumps(job).encode(), timeout=_WALL_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        output, _ = process.communicate()
+    pipe, none = subprocess.PIPE, subprocess.DEVNULL
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=none) as process:
+        try:
+            output, _ = process.communicate(json.dumps(job).encode(), timeout=_WALL_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            output, _ = process.communicate()
     results = [json.loads(line) for line in output.split(b"\n")[:-1]]  # the last line may be cut short
     missing = {"error": f"it did not end within {_SECONDS} seconds of computing, or broke the process that renders it"}
     return [*results, *[missing] * (len(conversations) - len(results))]

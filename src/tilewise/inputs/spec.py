@@ -13,7 +13,10 @@ from tilewise.weights.folder import CheckpointFolder, Section
 
 # The -hf format names no template. Its checkpoints are of the 2.5, 3 and 3.5 generations, which share one.
 _NATIVE_TEMPLATE = "internvl2_5"
-_STARTS_BY_DEFAULT = ("InternLM2Tokenizer", "InternLM3Tokenizer", "LlamaTokenizer", "LlamaTokenizerFast")
+_STARTS_BY_DEFAULT = (
+    "InternLM2Tokenizer", "InternLM2TokenizerFast", "InternLM3Tokenizer", "LlamaTokenizer", "LlamaTokenizerFast"
+)  # fmt: skip
+_START = "<s>"  # of these classes, when the files name no other
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +101,8 @@ def end_ids(folder: CheckpointFolder, template: Template, tokenizer: Tokenizer) 
     return {
         f"template {template.name}": _ids_of(template.stop_tokens, tokenizer),
         "tokenizer": _ids_of(("<|endoftext|>",), tokenizer),
-        "generation_config.json": _id_list(folder.optional("generation_config.json").get("eos_token_id")),
-        "config.json": _id_list(folder.config.get("eos_token_id")),
+        "generation_config.json": _id_set(folder.optional("generation_config.json"), "eos_token_id"),
+        "config.json": _id_set(folder.config, "eos_token_id"),
     }
 
 
@@ -108,14 +111,14 @@ def _ids_of(tokens: tuple[str, ...], tokenizer: Tokenizer) -> set[int]:
 
 
 def _start_id(folder: CheckpointFolder, tokenizer: Tokenizer) -> int | None:
-    """What the tokenizer would put first. Sentencepiece tokenizers do so unless told otherwise."""
+    """What the tokenizer would put first: by its config, by what its class does, else by its definition."""
     config = folder.optional("tokenizer_config.json")
-    kind = config.get("tokenizer_class", "")
-    if not config.get("add_bos_token", kind in _STARTS_BY_DEFAULT):
-        return None
-    token = config.get("bos_token")
-    name = token.get("content") if isinstance(token, dict) else token
-    return tokenizer.special_id(name) if isinstance(name, str) else None
+    by_class = config.get("tokenizer_class") in _STARTS_BY_DEFAULT
+    starts = config.get("add_bos_token", True if by_class else None)
+    if starts is None:
+        return tokenizer.start_id
+    name = _start_token(config, folder.optional("special_tokens_map.json"), _START if by_class else None)
+    return tokenizer.special_id(name) if starts and name is not None else None
 
 
 def _header_ids(template: Template, tokenizer: Tokenizer) -> HeaderIds | None:
@@ -125,5 +128,19 @@ def _header_ids(template: Template, tokenizer: Tokenizer) -> HeaderIds | None:
     return HeaderIds(starts, tokenizer.special_id(template.header.end))
 
 
-def _id_list(value: Any) -> set[int]:
-    return set(value) if isinstance(value, list) else set() if value is None else {int(value)}
+def _start_token(config: Section, named: Section, default: str | None) -> str | None:
+    """The name of the start token; null in the config means that there is none."""
+    token = config.values.get("bos_token", named.get("bos_token", default))
+    name = token.get("content", token) if isinstance(token, dict) else token
+    if name is not None and not isinstance(name, str):
+        raise InvalidCheckpoint(f"{config.where}: bos_token must be a token or null, found {token!r:.80}.")
+    return name
+
+
+def _id_set(config: Section, key: str) -> set[int]:
+    """A token id, a list of them, or nothing."""
+    value = config.get(key, [])
+    ids = value if isinstance(value, list) else [value]
+    if any(isinstance(i, bool) or not isinstance(i, int) or i < 0 for i in ids):
+        raise InvalidCheckpoint(f"{config.where}: {key} must be a token id or a list of them, found {value!r:.80}.")
+    return set(ids)

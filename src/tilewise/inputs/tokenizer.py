@@ -3,26 +3,34 @@
 A caller's text can never become a control token: `<|im_end|>`, `<img>` or `<IMG_CONTEXT>` typed by a user are
 encoded as the characters they are. Grounding marks (`<ref>`, `<box>`, `<quad>`) are part of the language that
 InternVL speaks with its users and stay tokens.
+
+A prompt is encoded piece by piece, and its ids are those of the whole string: what a tokenizer does only at the start
+of a prompt, or to white space beside a special token, is done for each text as its place in the prompt asks.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Regex, pre_tokenizers
 from tokenizers import Tokenizer as FastTokenizer
-from tokenizers.decoders import DecodeStream
 
 from tilewise.errors import InvalidCheckpoint
-from tilewise.inputs.templates import ImageSlot, Piece, Special
+from tilewise.inputs.templates import ImageSlot, Piece, Special, Text
+from tilewise.inputs.text_stream import BytePieces, TextStream, WholeStream
 
 IMAGE_START, IMAGE_END, IMAGE_CONTEXT = "<img>", "</img>", "<IMG_CONTEXT>"
 _ADDED = re.compile(r'"added_tokens"\s*:\s*\[')
+_FIRST = re.compile(r'("prepend_scheme"\s*:\s*)"first"')
 _GROUNDING = {"<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>"}
+_WHITE = "".join(map(chr, [*range(9, 14), 32, 133, 160, 5760, *range(8192, 8203), 8232, 8233, 8239, 8287, 12288]))
+"""What `lstrip` and `rstrip` tokens swallow: White_Space of Unicode; Python's own set has four characters more."""
 
 
 class Tokenizer:
@@ -30,34 +38,46 @@ class Tokenizer:
 
     def __init__(self, definition: str, where: str = "tokenizer.json") -> None:
         """`definition` is the content of a `tokenizer.json`."""
-        self._definition = definition
         self._where = where
         added, span = _added_tokens(definition, where)
         self.special_ids = frozenset(token["id"] for token in added if token["special"])
+        self._swallow_before = {token["content"] for token in added if token.get("lstrip")}
+        self._swallow_behind = {token["content"] for token in added if token.get("rstrip")}
         neutral = [{**token, "special": token["content"] not in _GROUNDING} for token in added]
-        self._plain = _parse(definition[: span.start] + json.dumps(neutral) + definition[span.stop :], where)
-        self._plain.encode_special_tokens = True  # "encode them like other text"
+        plain = definition[: span.start] + json.dumps(neutral) + definition[span.stop :]
+        self.definition = definition
+        self._typed = _Encoder.of(plain, where, control=[t["content"] for t in neutral if t["special"]])
+        self._plain = self._typed.first
+        self._pieces = BytePieces.of(self._plain)
         self.image_context_id = self.special_id(IMAGE_CONTEXT)
 
     @classmethod
     def from_folder(cls, folder: Path) -> Tokenizer:
-        """Load `tokenizer.json`; older checkpoints without one are converted by transformers (no remote code)."""
+        """Load `tokenizer.json`, or the older files of a checkpoint without one (no remote code)."""
         path = folder / "tokenizer.json"
         if not path.exists():
-            return cls(_convert(folder), str(folder))
+            from tilewise.inputs.convert import definition_of
+
+            return cls(definition_of(folder), str(folder))
         try:
             return cls(path.read_text(encoding="utf-8"), str(path))
         except (OSError, UnicodeDecodeError) as error:
             raise InvalidCheckpoint(f"{path} cannot be read ({error}); fetch the file again.") from None
 
     @cached_property
-    def _raw(self) -> FastTokenizer:
-        return _parse(self._definition, self._where)
+    def _meant(self) -> _Encoder:
+        return _Encoder.of(self.definition, self._where)
 
     @cached_property
     def vocab_size(self) -> int:
         """One more than the largest id in use; the embedding table of the model may have more rows."""
         return max(self._plain.get_vocab(with_added_tokens=True).values()) + 1
+
+    @cached_property
+    def start_id(self) -> int | None:
+        """The token that the definition itself puts before every prompt, as Llama 3's does; None for most."""
+        sample = self._plain.encode("a")
+        return sample.ids[0] if sample.special_tokens_mask[:1] == [1] else None
 
     def special_id(self, token: str) -> int:
         """The id of a token that has to exist. Raises InvalidCheckpoint."""
@@ -71,11 +91,7 @@ class Tokenizer:
 
     def encode_text(self, text: str) -> list[int]:
         """Plain text: control tokens in it stay characters."""
-        return self._plain.encode(text, add_special_tokens=False).ids
-
-    def token_ends(self, text: str) -> list[int]:
-        """For each token of `encode_text`, the position in `text` (in characters) at which it ends."""
-        return [end for _, end in self._plain.encode(text, add_special_tokens=False).offsets]
+        return self._typed.encode(text, first=True)
 
     def token_text(self, token_id: int) -> str | None:
         """A token as the vocabulary spells it; None when there is none with this id."""
@@ -83,37 +99,97 @@ class Tokenizer:
 
     def encode_raw(self, text: str) -> list[int]:
         """A ready-made prompt, in which special tokens are meant."""
-        return self._raw.encode(text, add_special_tokens=False).ids
+        return self._meant.encode(text, first=True)
 
-    def encode_pieces(self, pieces: Iterable[Piece]) -> list[int | ImageSlot]:
-        """Pieces of a template to ids; image slots stay in place for `prepare` to fill."""
+    def encode_pieces(self, pieces: Sequence[Piece], raw: bool = False) -> list[int | ImageSlot]:
+        """Pieces of a prompt to ids; image slots stay in place for `prepare` to fill.
+
+        The ids are those of the whole string, pictures written out as `<img>...</img>`. In `raw` texts special tokens
+        are meant.
+        """
+        encoder = self._meant if raw else self._typed
         ids: list[int | ImageSlot] = []
-        for piece in pieces:
+        for place, piece in enumerate(pieces):
             if isinstance(piece, ImageSlot):
                 ids.append(piece)
             elif isinstance(piece, Special):
                 ids.append(self.special_id(piece.token))
             else:
-                ids += self.encode_text(piece.text)
+                ids += encoder.encode(self._beside_tokens(piece.text, pieces, place), first=place == 0)
         return ids
+
+    def token_ends(self, pieces: Sequence[Piece], place: int) -> list[int]:
+        """For each token of the text at `place` of a prompt, the character of that text behind which it ends."""
+        piece = pieces[place]
+        assert isinstance(piece, Text)
+        kept = self._beside_tokens(piece.text, pieces, place)
+        offset = piece.text.index(kept)
+        return [offset + end for end in self._typed.ends(kept, first=place == 0)]
+
+    def _beside_tokens(self, text: str, pieces: Sequence[Piece], place: int) -> str:
+        """A text without the white space that the special tokens on both sides swallow."""
+        before = pieces[place - 1] if place else None
+        after = pieces[place + 1] if place + 1 < len(pieces) else None
+        if _token_at(before, IMAGE_END) in self._swallow_behind:
+            text = text.lstrip(_WHITE)
+        return text.rstrip(_WHITE) if _token_at(after, IMAGE_START) in self._swallow_before else text
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         kept = [i for i in ids if i not in self.special_ids] if skip_special_tokens else list(ids)
+        if self._pieces is not None:
+            return self._pieces.decode(kept)
         return self._plain.decode(kept, skip_special_tokens=False)
 
     def stream(self) -> TextStream:
-        return TextStream(self._plain)
+        """What it gives out, token by token, is what `decode` makes of them all."""
+        return WholeStream(self._plain) if self._pieces is None else self._pieces.stream()
 
 
-class TextStream:
-    """Text of a growing list of tokens; characters whose bytes are incomplete are held back."""
+def _token_at(piece: Piece | None, of_picture: str) -> str | None:
+    """The special token next to a text; a picture stands between `<img>` and `</img>`."""
+    if isinstance(piece, ImageSlot):
+        return of_picture
+    return piece.token if isinstance(piece, Special) else None
 
-    def __init__(self, tokenizer: FastTokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._stream = DecodeStream(skip_special_tokens=False)
 
-    def add(self, token_id: int) -> str:
-        return self._stream.step(self._tokenizer, token_id) or ""
+@dataclass(frozen=True)
+class _Encoder:
+    """A tokenizer for the first text of a prompt, and one for those after it."""
+
+    first: FastTokenizer
+    later: FastTokenizer
+
+    @classmethod
+    def of(cls, definition: str, where: str, control: Sequence[str] = ()) -> _Encoder:
+        """Text never becomes a `control` token."""
+        elsewhere = _FIRST.sub(r'\1"never"', definition)
+        first = _spelling_out(control, _parse(definition, where))
+        return cls(first, first if elsewhere == definition else _spelling_out(control, _parse(elsewhere, where)))
+
+    def encode(self, text: str, first: bool) -> list[int]:
+        return (self.first if first else self.later).encode(text, add_special_tokens=False).ids
+
+    def ends(self, text: str, first: bool) -> list[int]:
+        """Where in the text each token ends, in characters."""
+        offsets = (self.first if first else self.later).encode(text, add_special_tokens=False).offsets
+        return [end for _, end in offsets]
+
+
+def _spelling_out(control: Sequence[str], fast: FastTokenizer) -> FastTokenizer:
+    """The tokenizer, changed so that `control` tokens in a text are characters like any other.
+
+    Sentencepiece has its control tokens among the pieces that it cuts a text into. One that a text spells is therefore
+    cut behind its first character before that.
+    """
+    if not control:
+        return fast
+    fast.encode_special_tokens = True  # "encode them like other text"
+    marks = [mark for mark in control if len(mark) > 1 and fast.model.token_to_id(mark) is not None]
+    if marks:
+        cut = Regex("|".join(f"{re.escape(mark[0])}(?={re.escape(mark[1:])})" for mark in marks))
+        splits = [fast.pre_tokenizer, pre_tokenizers.Split(cut, "merged_with_previous")]
+        fast.pre_tokenizer = pre_tokenizers.Sequence([split for split in splits if split is not None])
+    return fast
 
 
 def _added_tokens(definition: str, where: str) -> tuple[list[dict[str, Any]], slice]:
@@ -136,19 +212,3 @@ def _parse(definition: str, where: str) -> FastTokenizer:
         return FastTokenizer.from_str(definition)
     except Exception as error:  # the library raises nothing narrower
         raise InvalidCheckpoint(f"{where} cannot be read ({error}); fetch the file again.") from None
-
-
-def _convert(folder: Path) -> str:
-    """`vocab.json` + `merges.txt` (or sentencepiece) to one definition, by transformers' own converters."""
-    if not any((folder / name).exists() for name in ("vocab.json", "tokenizer.model")):
-        raise InvalidCheckpoint(f"{folder} has no tokenizer: neither tokenizer.json, vocab.json nor tokenizer.model.")
-    from transformers import AutoTokenizer
-
-    try:
-        slow = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-        return str(slow.backend_tokenizer.to_str())
-    except (ValueError, OSError, AttributeError, ImportError) as error:
-        raise InvalidCheckpoint(
-            f"{folder}: its tokenizer files cannot be converted without the code they name ({error}); "
-            "put a tokenizer.json beside them."
-        ) from None

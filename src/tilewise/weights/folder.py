@@ -85,8 +85,11 @@ class CheckpointFolder:
 
     def optional(self, name: str) -> Section:
         """A JSON file that may be missing: then an empty section."""
-        path = self.path / name
-        return Section(read_json(path) if path.exists() else {}, str(path))
+        return Section(optional_json(self.path / name), str(self.path / name))
+
+
+def optional_json(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.exists() else {}
 
 
 def read_json(path: Path) -> dict[str, Any]:
