@@ -15,6 +15,7 @@ SRC = Path(__file__).parent.parent / "src" / "tilewise"
 ROWS: list[set[str]] = [
     {"cli", "__main__"},
     {"llm", "assets", "tools"},
+    {"beam"},
     {"outputs"},
     {"inputs"},
     {"engine"},
@@ -36,6 +37,7 @@ TORCH_FREE = {
     "cli",
     "llm",
     "assets",
+    "beam",
     "outputs",
     "inputs",
     "progress",

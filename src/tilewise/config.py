@@ -59,6 +59,7 @@ class EngineConfig:
     encode_budget: int = option(4, "tiles encoded in one step while something decodes", "scheduling")
     async_scheduling: bool = option(True, "plan the next step while one runs; no token depends on it", "scheduling")
     tensor_parallel_size: int = option(1, "devices that share one model", "scheduling")
+    max_logprobs: int = option(20, "most log-probabilities a token that a request may ask for; -1 = all", "scheduling")
 
     limit_mm_per_prompt: dict[str, int] | None = option(None, 'most media a prompt, as {"image": 4}', "media")
     mm_processor_kwargs: dict[str, Any] | None = option(
@@ -102,6 +103,10 @@ class EngineConfig:
             raise InvalidConfig(
                 f"max_num_batched_tokens={self.max_num_batched_tokens} must be at least "
                 f"max_num_seqs={self.max_num_seqs}, so that every sequence can take its token."
+            )
+        if not isinstance(self.max_logprobs, int) or self.max_logprobs < -1:
+            raise InvalidConfig(
+                f"max_logprobs must be -1 (no limit) or a whole number >= 0, got {self.max_logprobs!r}."
             )
         self._check_media()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tilewise.beam import BeamSearch, BeamSearchOutput, BeamSearchParams
 from tilewise.config import EngineConfig
 from tilewise.engine.core import EngineCore
 from tilewise.engine.scheduler import TokenDelta
@@ -73,13 +74,7 @@ class LLM:
         A dict whose `prompt` is a list of texts asks each of them about the same media. Cached prefixes are shared
         among prompts of one `cache_salt` alone.
         """
-        parsed = read_prompts(prompts, self._reader)
-        requests = [
-            self._prepare.prompt(
-                item.prompt, item.media, params, processor={**(mm_processor_kwargs or {}), **item.processor}
-            ).with_(cache_salt=item.cache_salt)
-            for item, params in zip(parsed, _spread(sampling_params, len(parsed)), strict=True)
-        ]
+        requests = self._prompt_requests(prompts, sampling_params, mm_processor_kwargs)
         return self._run(requests, use_tqdm)
 
     def chat(
@@ -118,6 +113,21 @@ class LLM:
         request = self._chat_request(messages, sampling, chat_template_kwargs, mm_processor_kwargs)
         return self._stream(_Group(self._tokenizer, request, self._prepare.spec))
 
+    def beam_search(
+        self,
+        prompts: PromptInput | Sequence[PromptInput],
+        params: BeamSearchParams,
+        *,
+        use_tqdm: bool = False,
+    ) -> list[BeamSearchOutput]:
+        """The likeliest continuations of each raw prompt (in any form that `generate` takes), best first."""
+        limits = self.resolved.limits
+        longest = min(limits.max_model_len, (limits.num_blocks - 1) * limits.block_size)
+        search = BeamSearch(params, self._tokenizer, self._prepare.spec.end_ids, longest)
+        requests = self._prompt_requests(prompts, params.prompt_sampling, None)
+        with progress_bar("Searching", params.max_tokens, use_tqdm) as advance:
+            return search.run(requests, partial(self._run, show_progress=False), advance)
+
     def get_tokenizer(self) -> Tokenizer:
         return self._tokenizer
 
@@ -131,6 +141,20 @@ class LLM:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _prompt_requests(
+        self,
+        prompts: PromptInput | Sequence[PromptInput],
+        sampling: SamplingParams | Sequence[SamplingParams] | None,
+        processor: dict[str, Any] | None,
+    ) -> list[Request]:
+        parsed = read_prompts(prompts, self._reader)
+        return [
+            self._prepare.prompt(
+                item.prompt, item.media, params, processor={**(processor or {}), **item.processor}
+            ).with_(cache_salt=item.cache_salt)
+            for item, params in zip(parsed, _spread(sampling, len(parsed)), strict=True)
+        ]
 
     def _chat_request(
         self,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from tilewise.types import SampledToken, SamplingParams
+from tilewise.types import SampledToken, SamplingParams, TokenIds
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +25,8 @@ class Admission:
     sampling: SamplingParams
     seed: int
     stop_ids: frozenset[int]
+    bad_words: tuple[TokenIds, ...] = ()
+    """Token sequences whose last token may not complete them in the answer."""
 
 
 @dataclass(frozen=True, slots=True)

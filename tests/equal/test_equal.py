@@ -110,8 +110,16 @@ def test_reference_ops_equal_cpu_ops(folder, alone, monkeypatch):
     assert_same(Engine(folder, ReferenceOps()).run(requests(), monkeypatch), alone)
 
 
-def test_seeded_sampling_does_not_depend_on_batch_or_chunks(folder, monkeypatch):
-    params = {"temperature": 1.3, "top_p": 0.95, "seed": 42, "repetition_penalty": 1.1}
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"temperature": 1.3, "top_p": 0.95, "seed": 42, "repetition_penalty": 1.1},
+        {"temperature": 1.9, "seed": 7, "logit_bias": {9: 3.0}, "frequency_penalty": 0.5, "logprobs": 3},
+        {"top_k": 12, "min_p": 0.01, "seed": -8, "allowed_token_ids": [*range(5, 200)], "min_tokens": 4},
+    ],
+    ids=["top-p", "whole", "top-k"],
+)
+def test_seeded_sampling_does_not_depend_on_batch_or_chunks(folder, monkeypatch, params):
     expected = {}
     for request in requests(**params):
         expected |= Engine(folder).run([request], monkeypatch)

@@ -211,7 +211,13 @@ class Scheduler:
     def _admission(self, sequence: SequenceState, slot: int) -> Admission:
         request = sequence.request
         return Admission(
-            slot, sequence.token_ids, sequence.num_prompt, request.sampling, sequence.seed, request.stop_ids
+            slot,
+            sequence.token_ids,
+            sequence.num_prompt,
+            request.sampling,
+            sequence.seed,
+            request.stop_ids,
+            request.bad_words,
         )
 
     def _propose_tiles(self, draft: _Draft) -> None:
