@@ -290,3 +290,12 @@ def test_the_limit_of_log_probabilities_is_the_engine_s(folder, llm):
         scores = generous.generate("the hen", FREE.with_(logprobs=-1, max_tokens=1))[0].outputs[0].logprobs[0]
     assert len(scores) == json.loads((folder / "config.json").read_text())["llm_config"]["vocab_size"]
     assert sum(np.exp(score.logprob) for score in scores.values()) == pytest.approx(1, abs=1e-4)
+
+
+def test_priorities_are_taken_where_they_count(folder, llm):
+    with LLM(str(folder), max_model_len=64, dtype="float32", scheduling_policy="priority") as other:
+        outputs = other.generate(["the hen", "a hen"], GREEDY, priority=[1, 0])
+    assert [output.finished for output in outputs] == [True, True]
+    for priority, message in (([1, 0], "no effect under"), ([1], "a list of 2"), (["a", 0], "whole numbers")):
+        with pytest.raises(InvalidRequest, match=message):
+            llm.generate(["the hen", "a hen"], GREEDY, priority=priority)

@@ -67,15 +67,26 @@ class LLM:
         *,
         use_tqdm: bool = True,
         mm_processor_kwargs: dict[str, Any] | None = None,
+        priority: Sequence[int] | None = None,
     ) -> list[RequestOutput]:
         """Continue raw prompts: text, token ids, or dicts with `prompt` (or `prompt_token_ids`) and
         `multi_modal_data` {"image": picture or list, "video": frames or list of them}.
 
         A dict whose `prompt` is a list of texts asks each of them about the same media. Cached prefixes are shared
-        among prompts of one `cache_salt` alone.
+        among prompts of one `cache_salt` alone. `priority` has a number for each prompt, the lowest first served, under
+        `scheduling_policy="priority"`.
         """
         requests = self._prompt_requests(prompts, sampling_params, mm_processor_kwargs)
-        return self._run(requests, use_tqdm)
+        return self._run(self._prioritised(requests, priority), use_tqdm)
+
+    def _prioritised(self, requests: list[Request], priority: Sequence[int] | None) -> list[Request]:
+        if priority is None:
+            return requests
+        if len(priority) != len(requests) or not all(type(number) is int for number in priority):
+            raise InvalidRequest(f"priority must be a list of {len(requests)} whole numbers, got {priority!r:.80}.")
+        if self.config.scheduling_policy != "priority" and any(priority):
+            raise InvalidRequest('priority has no effect under scheduling_policy="fcfs": choose "priority".')
+        return [request.with_(priority=number) for request, number in zip(requests, priority, strict=True)]
 
     def chat(
         self,

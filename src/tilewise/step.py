@@ -142,3 +142,5 @@ class Limits:
     """Tiles encoded in one step while something decodes."""
     flash: FlashRule | None = None
     prefix_caching: bool = True
+    priorities: bool = False
+    """Whether requests' priorities count; else the first to come is the first served."""

@@ -228,6 +228,8 @@ class Request:
     """Template's and generation config's end tokens, which `ignore_eos` disables."""
     bad_words: tuple[TokenIds, ...] = ()
     """Token sequences of the sampling's `bad_words`."""
+    priority: int = 0
+    """Lower is more urgent, where the scheduling policy is by priority."""
     cache_salt: str | None = None
     """Cached prefixes are shared among requests of one salt alone."""
     arrival: float = field(default_factory=time.monotonic)

@@ -47,6 +47,7 @@ def request(
     max_tokens: int = 4,
     stop: tuple[int, ...] = (),
     salt: str | None = None,
+    priority: int = 0,
 ) -> Request:
     """A prompt of one leading token, a picture of the numbered tiles, then `text` tokens."""
     images = ()
@@ -55,7 +56,7 @@ def request(
         images = (ImageInput(made, (len(made), 1), (1, 1), start=1),)
     prompt = (1, *[2] * (TILE_TOKENS * len(tiles)), *range(3, 3 + text))
     sampling = SamplingParams(max_tokens=max_tokens, stop_token_ids=list(stop), seed=len(_BY_SEED))
-    return enrol(Request(name, prompt, sampling, images, cache_salt=salt))
+    return enrol(Request(name, prompt, sampling, images, cache_salt=salt, priority=priority))
 
 
 def enrol(item: Request) -> Request:

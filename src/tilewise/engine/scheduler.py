@@ -1,15 +1,17 @@
 """Scheduler: plan() says what the next step computes, commit() takes in what came of it.
 
-Order of a plan, under one token budget: sequences that decode, sequences in the middle of their prompt, waiting
-ones. A chunk ends before the first tile that is not encoded yet. When blocks run out, the newest sequence is
-preempted: it gives all its blocks back and computes its tokens again later. Tiles are proposed for encoding in the
-same order of priority, a few waiting sequences ahead. The prompt of a Flash model gets its length from its encoded
-tiles: until then it waits, and others may overtake it.
+Order of a plan, under one token budget: sequences that decode, sequences in the middle of their prompt, waiting ones; each
+of these by priority if there are any, else by arrival. A chunk ends before the first tile that is not encoded yet. When
+blocks run out, the least urgent sequence is preempted: it gives all its blocks back and computes its tokens again later.
+Tiles are proposed for encoding in the same order, a few waiting sequences ahead. The prompt of a Flash model gets its
+length from its encoded tiles: until then it waits, and others may overtake it.
 """
 
 from __future__ import annotations
 
-from collections import deque
+import bisect
+import itertools
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -85,13 +87,18 @@ def _delta(sequence: SequenceState, token: SampledToken) -> TokenDelta:
     )
 
 
+_urgency = operator.attrgetter("urgency")
+
+
 class Scheduler:
     """Owns every SequenceState, the KV blocks and the tile index."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self.waiting: deque[SequenceState] = deque()
-        self.running: list[SequenceState] = []  # oldest first
+        # Most urgent first: by priority where there are any, else by arrival.
+        self.waiting: list[SequenceState] = []
+        self.running: list[SequenceState] = []
+        self._arrivals = itertools.count()
         self.kv = KVCache(limits.num_blocks, limits.block_size, limits.prefix_caching)
         self.tiles = TileIndex(limits.tile_pages)
         self.scores = TileScores()
@@ -115,7 +122,9 @@ class Scheduler:
         sequence = SequenceState.of(request, self.limits.tokens_per_tile, longest)
         sequence.settled = self.limits.flash is None or not sequence.tiles
         self._settle(sequence)
-        self.waiting.append(sequence)
+        priority = request.priority if self.limits.priorities else 0
+        sequence.urgency = (priority, next(self._arrivals))
+        bisect.insort(self.waiting, sequence, key=_urgency)
 
     def _settle(self, sequence: SequenceState) -> None:
         """Fix the length of a Flash prompt, if the scores of all its tiles are known."""
@@ -169,12 +178,12 @@ class Scheduler:
         return count, tuple(uses)
 
     def _take_blocks(self, sequence: SequenceState, count: int, draft: _Draft) -> bool:
-        """Blocks for `count` more tokens, preempting newer sequences if need be. False if it was preempted itself."""
+        """Blocks for `count` more tokens, from less urgent sequences if need be. False if it was preempted itself."""
         tokens = sequence.num_computed + count
         while self.kv.missing(sequence, tokens) > self.kv.pool.num_free:
-            newest = self.running[-1]
-            self._preempt(newest, draft)
-            if newest is sequence:
+            victim = self.running[-1]
+            self._preempt(victim, draft)
+            if victim is sequence:
                 return False
         if self.kv.missing(sequence, tokens):
             draft.granted_from.setdefault(sequence, len(sequence.block_ids))
@@ -185,16 +194,16 @@ class Scheduler:
         draft.undo(sequence)
         self._release(sequence)
         sequence.num_computed = 0
-        self.waiting.appendleft(sequence)
+        bisect.insort(self.waiting, sequence, key=_urgency)
 
     def _admit(self, draft: _Draft) -> None:
-        """Waiting sequences in order of arrival, each once blocks for all it has are free."""
+        """Waiting sequences, the most urgent first, each once blocks for all it has are free."""
         for sequence in [sequence for sequence in self.waiting if sequence.settled and not sequence.num_pending]:
             prefix = self.kv.known_prefix(sequence)
             if not (self._free_slots and draft.tokens_left > 0 and self.kv.fits(sequence, prefix)):
                 return
             self.waiting.remove(sequence)
-            self.running.append(sequence)
+            bisect.insort(self.running, sequence, key=_urgency)
             self._begin_behind(prefix, sequence, draft)
             sequence.slot = self._free_slots.pop()
             sequence.num_admissions += 1
@@ -223,7 +232,7 @@ class Scheduler:
     def _propose_tiles(self, draft: _Draft) -> None:
         """Encode what running sequences and the next waiting ones lack, most urgent first."""
         budget = self.limits.tile_budget if any(sequence.decoding for sequence in self.running) else None
-        ahead = [*self.running, *list(self.waiting)[:ENCODE_AHEAD]]
+        ahead = [*self.running, *self.waiting[:ENCODE_AHEAD]]
         for sequence in ahead:
             for tile in self._missing_tiles(sequence):
                 if budget is not None and len(draft.encode) >= budget:

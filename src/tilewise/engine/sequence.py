@@ -45,6 +45,8 @@ class SequenceState:
     """Tokens it has: prompt, answer so far, and one that a launched step samples."""
     seed: int
     """Of the request, or drawn once, so that a sequence computed again after a preemption samples the same."""
+    urgency: tuple[int, int] = (0, 0)
+    """(priority, number of arrival): the least is the most urgent."""
     settled: bool = True
     """False while the length of the prompt hangs on tiles that a router has not scored."""
     slot: int | None = None
