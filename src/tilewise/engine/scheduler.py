@@ -1,10 +1,10 @@
 """Scheduler: plan() says what the next step computes, commit() takes in what came of it.
 
-Order of a plan, under one token budget: sequences that decode, sequences in the middle of their prompt, waiting ones; each
-of these by priority if there are any, else by arrival. A chunk ends before the first tile that is not encoded yet. When
-blocks run out, the least urgent sequence is preempted: it gives all its blocks back and computes its tokens again later.
-Tiles are proposed for encoding in the same order, a few waiting sequences ahead. The prompt of a Flash model gets its
-length from its encoded tiles: until then it waits, and others may overtake it.
+Order of a plan, under one token budget: sequences that decode, sequences in the middle of their prompt, waiting ones;
+each of these by priority if there are any, else by arrival. A chunk ends before the first tile that is not encoded
+yet. When blocks run out, the least urgent sequence is preempted: it gives all its blocks back and computes its tokens
+again later. Tiles are proposed for encoding in the same order, a few waiting sequences ahead. The prompt of a Flash
+model gets its length from its encoded tiles: until then it waits, and others may overtake it.
 """
 
 from __future__ import annotations
