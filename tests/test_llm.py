@@ -8,9 +8,10 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from tests.tiny import SPECIAL_IDS, SPECS, write_hf, write_original
+from tests.tiny import SPECIAL_IDS, SPECS, reference_model, write_hf, write_original
 from tilewise import LLM, ImageAsset, SamplingParams
 from tilewise.errors import InvalidMedia, InvalidRequest, TooLong, UnknownOption
 
@@ -299,3 +300,40 @@ def test_priorities_are_taken_where_they_count(folder, llm):
     for priority, message in (([1, 0], "no effect under"), ([1], "a list of 2"), (["a", 0], "whole numbers")):
         with pytest.raises(InvalidRequest, match=message):
             llm.generate(["the hen", "a hen"], GREEDY, priority=priority)
+
+
+@pytest.mark.parametrize("budget", [64, 7])
+def test_prompt_logprobs_are_those_of_the_whole_prompt(folder, budget):
+    """Against transformers, whole and in chunks, behind a cached prefix, and with n answers."""
+    prompt = [*range(40, 80, 3)]
+    ids = torch.tensor([prompt])
+    theirs = reference_model(write_hf(folder.parent / f"hf{budget}", SPECS["qwen2-300m"]))
+    with torch.no_grad():
+        expected = theirs(ids).logits[0].log_softmax(-1)
+    options = {
+        "max_model_len": 64,
+        "dtype": "float32",
+        "max_num_batched_tokens": budget,
+        "max_num_seqs": 2,
+        "block_size": 4,
+    }
+    with LLM(str(folder), **options) as llm:
+        llm.generate([prompt], SamplingParams(max_tokens=1))
+        output = llm.generate([prompt], SamplingParams(max_tokens=2, n=2, seed=1, prompt_logprobs=3))[0]
+    assert output.num_cached_tokens == 0
+    first, *scores = output.prompt_logprobs
+    assert first is None
+    assert len(scores) == len(prompt) - 1
+    for place, row in enumerate(scores):
+        assert prompt[place + 1] in row
+        assert 3 <= len(row) <= 4
+        for token, score in row.items():
+            assert score.logprob == pytest.approx(float(expected[place, token]), abs=1e-4)
+            assert score.rank == int((expected[place] > expected[place, token]).sum()) + 1
+
+
+def test_no_prompt_logprobs_unless_asked_for(llm):
+    assert llm.generate("the hen", GREEDY)[0].prompt_logprobs is None
+    assert llm.generate([[5]], GREEDY.with_(prompt_logprobs=0))[0].prompt_logprobs == [None]
+    with pytest.raises(InvalidRequest, match=r"prompt logprobs of 21, .* max allowed: 20"):
+        llm.generate("the hen", GREEDY.with_(prompt_logprobs=21))

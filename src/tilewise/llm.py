@@ -22,9 +22,9 @@ from tilewise.inputs.prompts import PromptInput, read_prompts
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.inputs.video import FrameChoice
-from tilewise.outputs.answer import Answer
+from tilewise.outputs.answer import Answer, named_scores
 from tilewise.progress import progress_bar
-from tilewise.types import Request, RequestOutput, SamplingParams, Timing, Usage
+from tilewise.types import Logprob, Request, RequestOutput, SamplingParams, Timing, Usage
 from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.hub import find_model
 
@@ -227,6 +227,8 @@ class _Group:
         self._last_token: float | None = None
         self._tokens_saved = 0
         self._cached = 0
+        self._prompt_logprobs: list[dict[int, Logprob] | None] | None = None
+        self._tokenizer = tokenizer
         self.requests = list(_fan_out(request))
         self.answers = {
             single.id: Answer(tokenizer, single.sampling, index, spec.header)
@@ -240,6 +242,9 @@ class _Group:
     def tick(self, delta: TokenDelta) -> None:
         """A token has come."""
         self._tokens_saved, self._cached = delta.image_tokens_saved, delta.cached_tokens
+        if self._request.sampling.prompt_logprobs is not None and self._prompt_logprobs is None:
+            scores = [named_scores(token, self._tokenizer) for token in delta.prompt_scores]
+            self._prompt_logprobs = [None, *scores]
         self._last_token = time.monotonic()
         self._first_token = self._first_token or self._last_token
 
@@ -252,6 +257,7 @@ class _Group:
             outputs=outputs,
             finished=self.finished,
             num_cached_tokens=self._cached,
+            prompt_logprobs=self._prompt_logprobs,
             usage=Usage(
                 prompt_tokens=len(request.prompt_ids) - self._tokens_saved,
                 completion_tokens=sum(len(output.token_ids) for output in outputs),

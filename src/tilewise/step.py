@@ -5,7 +5,7 @@ All plain data: a plan can be pickled to another process, and a test can write o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from tilewise.types import SampledToken, SamplingParams, TokenIds
@@ -91,12 +91,17 @@ class EncodedTile:
     """Of a Flash model's router: the probability that a quarter of the rows says enough."""
 
 
+PromptScores = dict[int, tuple[SampledToken, ...]]
+"""By slot, the prompt's own tokens behind those that were computed, with their log-probabilities."""
+
+
 @dataclass(frozen=True, slots=True)
 class StepResult:
     """What came of a step: a token for each sampling slot, and the tiles now in their pages."""
 
     sampled: dict[int, SampledToken]
     encoded: tuple[EncodedTile, ...]
+    prompt_scores: PromptScores = field(default_factory=dict)
 
 
 class Handle(Protocol):

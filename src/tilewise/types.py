@@ -58,6 +58,8 @@ class SamplingParams:
     min_tokens: int = 0
     logprobs: int | None = None
     """Also report this many likeliest tokens at each position, and the chosen one; -1 = all tokens."""
+    prompt_logprobs: int | None = None
+    """The same for the prompt's tokens, which are then computed even if they are cached."""
     logit_bias: Mapping[int, float] | None = field(default=None, hash=False)
     """Added to the logits of these tokens."""
     allowed_token_ids: list[int] | tuple[int, ...] | None = None
@@ -162,6 +164,7 @@ _MAY_BE_NONE = {
     "stop_token_ids",
     "max_tokens",
     "logprobs",
+    "prompt_logprobs",
     "logit_bias",
     "allowed_token_ids",
     "bad_words",
@@ -182,6 +185,7 @@ _SAMPLING_RULES: tuple[tuple[str, str, Any], ...] = (
     ("max_tokens", "a whole number >= 1", lambda v: _whole(v) and v >= 1),
     ("min_tokens", "a whole number >= 0", lambda v: _whole(v) and v >= 0),
     ("logprobs", "-1 (all tokens) or a whole number >= 0", lambda v: _whole(v) and v >= -1),
+    ("prompt_logprobs", "-1 (all tokens) or a whole number >= 0", lambda v: _whole(v) and v >= -1),
     (
         "logit_bias",
         "a dict from token ids to numbers in [-100, 100]",
@@ -311,3 +315,5 @@ class RequestOutput:
     usage: Usage
     timing: Timing
     num_cached_tokens: int = 0
+    prompt_logprobs: list[dict[int, Logprob] | None] | None = None
+    """One for each token that was computed of the prompt; the first has nothing before it, hence None."""

@@ -39,6 +39,8 @@ class TokenDelta:
     """Tokens of the prompt whose keys and values were there when it was admitted."""
     image_tokens_saved: int = 0
     """Rows that a Flash model's router left out of the prompt."""
+    prompt_scores: tuple[SampledToken, ...] = ()
+    """With the first token, if asked for: the prompt's tokens from the second on, with their log-probabilities."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,7 @@ def _delta(sequence: SequenceState, token: SampledToken) -> TokenDelta:
         stop_reason=sequence.stop_reason,
         cached_tokens=sequence.num_cached or 0,
         image_tokens_saved=sequence.num_saved,
+        prompt_scores=tuple(sequence.prompt_scores) if len(sequence.output_ids) == 1 else (),
     )
 
 
@@ -194,6 +197,7 @@ class Scheduler:
         draft.undo(sequence)
         self._release(sequence)
         sequence.num_computed = 0
+        sequence.prompt_scores.clear()
         bisect.insort(self.waiting, sequence, key=_urgency)
 
     def _admit(self, draft: _Draft) -> None:
@@ -295,6 +299,7 @@ class Scheduler:
                 continue  # ended while this step ran; its token is nobody's
             if flight.undisturbed:
                 self.kv.remember(sequence, work.start, work.start + work.count)
+                sequence.prompt_scores += result.prompt_scores.get(work.slot, ())
             if not work.samples:
                 continue
             token = result.sampled[work.slot]

@@ -8,7 +8,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tilewise.types import Request, Tile
+from tilewise.types import Request, SampledToken, Tile
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,8 @@ class SequenceState:
     block_ids: list[int] = field(default_factory=list)
     block_hashes: list[bytes] = field(default_factory=list)
     """Chain hashes of its full blocks, as far as they have been asked for."""
+    prompt_scores: list[SampledToken] = field(default_factory=list)
+    """If asked for: the prompt's tokens from the second on, with their log-probabilities."""
     finish_reason: str | None = None
     stop_reason: int | None = None
 

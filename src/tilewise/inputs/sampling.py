@@ -14,12 +14,12 @@ MAX_BAD_WORD_TOKENS = 1024
 
 def check_sampling(sampling: SamplingParams, tokenizer: Tokenizer, max_logprobs: int) -> None:
     """Raises InvalidRequest for ids beyond the vocabulary, and for more log-probabilities than the engine gives."""
-    if sampling.logprobs is not None and max_logprobs >= 0 and not 0 <= sampling.logprobs <= max_logprobs:
-        asked = "all" if sampling.logprobs < 0 else sampling.logprobs
-        raise InvalidRequest(
-            f"Requested sample logprobs of {asked}, which is greater than max allowed: {max_logprobs}. "
-            "Ask for fewer, or start the engine with a larger max_logprobs (-1 = no limit)."
-        )
+    for kind, count in (("sample", sampling.logprobs), ("prompt", sampling.prompt_logprobs)):
+        if count is not None and max_logprobs >= 0 and not 0 <= count <= max_logprobs:
+            raise InvalidRequest(
+                f"Requested {kind} logprobs of {'all' if count < 0 else count}, which is greater than max allowed: "
+                f"{max_logprobs}. Ask for fewer, or start the engine with a larger max_logprobs (-1 = no limit)."
+            )
     check_ids("logit_bias", sampling.logit_bias or (), tokenizer)
     check_ids("allowed_token_ids", sampling.allowed_token_ids or (), tokenizer)
 

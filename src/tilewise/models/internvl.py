@@ -68,11 +68,18 @@ class InternVL:
 
     def forward(self, batch: ModelBatch, caches: list[Tensor], tile_pool: Tensor) -> Tensor:
         """Logits [R, vocabulary] of the batch's `logits_rows`; reads tile rows from the pool [pages, tokens, H]."""
+        return self.logits(self.hidden(batch, caches, tile_pool)[batch.logits_rows])
+
+    def hidden(self, batch: ModelBatch, caches: list[Tensor], tile_pool: Tensor) -> Tensor:
+        """The decoder's last hidden state of every token of the batch [N, H]."""
         x = F.embedding(batch.token_ids, self.decoder.embedding)
         if len(batch.image_rows):
             self._ops.scatter_rows(x, batch.image_rows, tile_pool.flatten(0, 1), batch.tile_rows)
-        x = self.decoder(x, batch.positions, caches, batch.layout, self._ops)
-        return self.decoder.logits(x[batch.logits_rows], self._ops)
+        return self.decoder(x, batch.positions, caches, batch.layout, self._ops)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[R, H] -> [R, vocabulary]"""
+        return self.decoder.logits(hidden, self._ops)
 
 
 class Projector:

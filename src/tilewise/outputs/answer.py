@@ -62,11 +62,7 @@ class Answer:
     def _score(self, token: SampledToken) -> None:
         if self.output.logprobs is None or token.logprob is None or token.rank is None:
             return
-        scores = {token_id: (value, rank) for rank, (token_id, value) in enumerate(token.top, 1)}
-        scores[token.token_id] = (token.logprob, token.rank)
-        self.output.logprobs.append(
-            {i: Logprob(value, rank, self._tokenizer.decode([i], False)) for i, (value, rank) in scores.items()}
-        )
+        self.output.logprobs.append(named_scores(token, self._tokenizer))
         self.output.cumulative_logprob = (self.output.cumulative_logprob or 0.0) + token.logprob
 
     def _incomplete_characters(self) -> str:
@@ -98,3 +94,12 @@ class Answer:
             if any(stop.startswith(self._held[-length:]) for stop in self._sampling.stop_strings):
                 return length
         return 0
+
+
+def named_scores(token: SampledToken, tokenizer: Tokenizer) -> dict[int, Logprob]:
+    """A token and its alternatives as results show them; the token has to have a log-probability."""
+    assert token.logprob is not None
+    assert token.rank is not None
+    scores = {token_id: (value, rank) for rank, (token_id, value) in enumerate(token.top, 1)}
+    scores[token.token_id] = (token.logprob, token.rank)
+    return {i: Logprob(value, rank, tokenizer.decode([i], False)) for i, (value, rank) in scores.items()}

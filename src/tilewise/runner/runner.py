@@ -10,9 +10,10 @@ from torch import Tensor
 from tilewise.models.internvl import InternVL
 from tilewise.runner.batch import build_batch
 from tilewise.runner.encoder import EncoderLane
+from tilewise.runner.prompt_scores import score_prompts
 from tilewise.runner.sampler import sample
 from tilewise.runner.tables import Tables
-from tilewise.step import Limits, StepPlan, StepResult
+from tilewise.step import Limits, PromptScores, StepPlan, StepResult
 from tilewise.types import SampledToken
 
 
@@ -42,13 +43,15 @@ class LocalRunner:
             self._tables.admit(admission)
         for grant in plan.grants:
             self._tables.grant(grant)
-        sampled = self._decode(plan) if plan.work else {}
-        return FinishedStep(StepResult(sampled, self._encoder.encode(plan.encode)))
+        sampled, prompt_scores = self._decode(plan) if plan.work else ({}, {})
+        return FinishedStep(StepResult(sampled, self._encoder.encode(plan.encode), prompt_scores))
 
-    def _decode(self, plan: StepPlan) -> dict[int, SampledToken]:
+    def _decode(self, plan: StepPlan) -> tuple[dict[int, SampledToken], PromptScores]:
         batch = build_batch(plan.work, self._tables, self._limits.block_size, self._encoder.rows_per_page)
-        logits = self._model.forward(batch, self._caches, self._encoder.pool)
-        return sample(logits, [work for work in plan.work if work.samples], self._tables)
+        hidden = self._model.hidden(batch, self._caches, self._encoder.pool)
+        prompt_scores = score_prompts(hidden, plan.work, self._tables, self._model.logits)
+        logits = self._model.logits(hidden[batch.logits_rows])
+        return sample(logits, [work for work in plan.work if work.samples], self._tables), prompt_scores
 
     def close(self) -> None:
         """Nothing to stop: memory goes with the object."""

@@ -56,15 +56,23 @@ def report(logits: Tensor, rows: Sequence[Row], chosen: Tensor) -> dict[int, Sam
     for row in rows:
         if row.sampling.logprobs is not None:
             by_count[row.sampling.logprobs].append(row)
-    found = {}
+    found: dict[int, SampledToken] = {}
     for count, asked in by_count.items():
         places = [row.index for row in asked]
-        scores = logits[places].float().log_softmax(-1)
-        own = scores.gather(1, chosen[places, None])
-        ranks = (scores > own).sum(-1) + 1
-        size = scores.shape[1]
-        values, ids = scores.topk(size if count < 0 else min(count, size))
-        columns = (chosen[places].tolist(), own[:, 0].tolist(), ranks.tolist(), ids.tolist(), values.tolist())
-        for row, token, value, rank, top_ids, top in zip(asked, *columns, strict=True):
-            found[row.slot] = SampledToken(token, value, rank, tuple(zip(top_ids, top, strict=True)))
+        scored = score(logits[places], chosen[places], count)
+        found |= dict(zip((row.slot for row in asked), scored, strict=True))
     return found
+
+
+def score(logits: Tensor, tokens: Tensor, count: int) -> list[SampledToken]:
+    """Tokens [R] with log-probability and rank under logits [R, vocabulary], and the `count` likeliest (-1 = all)."""
+    scores = logits.float().log_softmax(-1)
+    own = scores.gather(1, tokens[:, None])
+    ranks = (scores > own).sum(-1) + 1
+    size = scores.shape[1]
+    values, ids = scores.topk(size if count < 0 else min(count, size))
+    columns = (tokens.tolist(), own[:, 0].tolist(), ranks.tolist(), ids.tolist(), values.tolist())
+    return [
+        SampledToken(token, value, rank, tuple(zip(top_ids, top, strict=True)))
+        for token, value, rank, top_ids, top in zip(*columns, strict=True)
+    ]
