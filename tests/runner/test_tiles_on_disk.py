@@ -131,12 +131,13 @@ def test_damage_costs_an_encoding_and_nothing_else(plain, tmp_path, encoded, cap
     assert encoded == []
 
 
-def test_two_engines_share_a_folder(plain, tmp_path, encoded):
+def test_two_engines_share_a_folder(plain, tmp_path):
     options = {"dtype": "float32", "encoder_cache_dir": str(tmp_path), **SIZES}
     prompt = {"prompt": "<image>\nthe hen", "multi_modal_data": {"image": PICTURE}}
     with LLM(str(plain), **options) as one, LLM(str(plain), **options) as other:
-        answers = [answer(llm.generate(prompt, PARAMS, use_tqdm=False)[0]) for llm in (one, other)]
-    assert answers[0] == answers[1]
+        # The second finds as many tiles as the first has written by then, so its batches may be of other sizes.
+        outputs = [llm.generate(prompt, PARAMS, use_tqdm=False)[0].outputs[0] for llm in (one, other)]
+    assert outputs[0].token_ids == outputs[1].token_ids
     assert len(list(tmp_path.rglob("*.safetensors"))) == 13
 
 

@@ -1,4 +1,4 @@
-"""CappedFolder: small files that processes share and keep across restarts, under a cap of bytes.
+"""CappedFolder: files that processes share and keep across restarts, under a cap of bytes.
 
     <folder>/lock                                  writers take turns
     <folder>/total                                 the sum of all sizes
@@ -29,7 +29,7 @@ _PATIENCE = 60.0  # seconds until a lock that another process holds counts as a 
 class CappedFolder:
     """Raises InvalidConfig if it cannot be made and written to; later every failure is an OSError.
 
-    The cap has to be at least twice the largest file.
+    The cap has to hold the largest file at least.
 
     The recorded total is never below the true one: room is reserved before a file is written, under the lock, and what
     vanishes without notice (a reader's `remove`, a writer that was killed) is found by the next walk.
