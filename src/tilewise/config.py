@@ -6,6 +6,7 @@ Names, meanings and defaults are vLLM's where vLLM has the option; every field c
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
@@ -54,6 +55,12 @@ class EngineConfig:
     kv_cache_memory_bytes: int | None = option(None, "memory for the KV cache", "memory")
     enable_prefix_caching: bool = option(True, "compute a beginning that prompts share once", "memory")
     encoder_cache_gb: float | None = option(None, "memory for encoded tiles, in GiB", "memory")
+    encoder_cache_dir: str | None = option(
+        None, "folder that keeps encoded tiles across restarts; processes may share it (default: none)", "memory"
+    )
+    encoder_cache_dir_gb: float = option(
+        10.0, "most that encoder_cache_dir may hold, in GiB; the longest unused tiles are removed", "memory"
+    )
 
     max_num_seqs: int = option(64, "sequences that run at once", "scheduling")
     max_num_batched_tokens: int = option(4096, "tokens computed in one step", "scheduling")
@@ -103,6 +110,8 @@ class EngineConfig:
             value = getattr(self, name)
             if value is not None and not (isinstance(value, (int, float)) and value > 0):
                 raise InvalidConfig(f"{name} must be above 0, got {value!r}.")
+            if value == math.inf:
+                raise InvalidConfig(f"{name} must be finite, got {value!r}.")
         if self.max_num_batched_tokens < self.max_num_seqs:
             raise InvalidConfig(
                 f"max_num_batched_tokens={self.max_num_batched_tokens} must be at least "
@@ -112,6 +121,9 @@ class EngineConfig:
             raise InvalidConfig(
                 f"max_logprobs must be -1 (no limit) or a whole number >= 0, got {self.max_logprobs!r}."
             )
+        folder = self.encoder_cache_dir
+        if folder is not None and (not folder or Path(folder).expanduser().is_file()):
+            raise InvalidConfig(f"encoder_cache_dir must name a folder, which need not exist yet, got {folder!r}.")
         self._check_media()
 
     def _check_media(self) -> None:
@@ -136,6 +148,7 @@ _POSITIVE = (
     "block_size",
     "kv_cache_memory_bytes",
     "encoder_cache_gb",
+    "encoder_cache_dir_gb",
     "max_num_seqs",
     "max_num_batched_tokens",
     "encode_budget",

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from tilewise.errors import InvalidCheckpoint
 from tilewise.models.backbones import Backbone, backbone_of
@@ -17,7 +18,9 @@ from tilewise.platforms.base import Ops
 from tilewise.weights.files import SafetensorFiles
 from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.formats import CheckpointFormat, format_of
-from tilewise.weights.view import CheckpointSource, ShapeSource, TensorSource, View
+from tilewise.weights.view import CheckpointSource, ShapeSource, TensorSource, View, WatchedSource
+
+Watch = Callable[[str, Tensor], None]
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
@@ -47,8 +50,12 @@ class Architecture:
             )
         return _DTYPES[name]
 
-    def build(self, source: TensorSource, ops: Ops, context: int, mesh: Mesh = Mesh()) -> InternVL:
-        """The model over any source of tensors."""
+    def build(
+        self, source: TensorSource, ops: Ops, context: int, mesh: Mesh = Mesh(), watch: Watch | None = None
+    ) -> InternVL:
+        """The model over any source of tensors. `watch` is shown each tensor, under its internal name."""
+        if watch is not None:
+            source = WatchedSource(source, watch)
         return InternVL(View(source), self.config, self.backbone.block, mesh, ops, context)
 
     def load(
@@ -59,12 +66,13 @@ class Architecture:
         device: torch.device = torch.device("cpu"),
         on_read: Callable[[int], None] = lambda _: None,
         mesh: Mesh = Mesh(),
+        watch: Watch | None = None,
     ) -> InternVL:
         """The model with the weights of the checkpoint. Raises InvalidCheckpoint for a tensor too many or too few."""
         files = SafetensorFiles(self.folder.path)
         locate = self.format.locate(files.names, self.backbone.names(self.config.decoder))
         source = CheckpointSource(files, locate, dtype, device, on_read)
-        model = self.build(source, ops, context, mesh)
+        model = self.build(source, ops, context, mesh, watch)
         source.finish()
         return model
 

@@ -5,21 +5,28 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from tilewise.config import EngineConfig
 from tilewise.errors import InvalidCheckpoint, InvalidConfig
-from tilewise.models.load import Architecture
+from tilewise.models.config import ModelConfig
+from tilewise.models.load import Architecture, Watch
 from tilewise.parallel.mesh import Mesh
-from tilewise.plan import DeviceFacts, ModelFacts, Resolved, resolve
+from tilewise.plan import GIB, DeviceFacts, ModelFacts, Resolved, resolve
 from tilewise.platforms import current_platform
 from tilewise.platforms.base import Ops, Platform
 from tilewise.progress import progress_bar
 from tilewise.runner.background import BackgroundRunner
+from tilewise.runner.capped_folder import CappedFolder
 from tilewise.runner.runner import LocalRunner
+from tilewise.runner.tile_file import TileFile
+from tilewise.runner.tile_key import ENCODER_PARTS, model_key
+from tilewise.runner.tile_store import TileStore
 from tilewise.step import Runner
+from tilewise.weights.fingerprint import Fingerprint
 from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.view import RandomSource
 
@@ -60,14 +67,17 @@ def build_runner(
     resolved = resolve(config, facts, DeviceFacts(platform.free_memory()))
     for name, reason in resolved.reasons.items():
         logger.info("%s: %s", name, reason)
+    kept = _tile_folder(config, facts)
     if config.load_format != "dummy":
         fetch_weights()
     started = time.perf_counter()
-    model = _load(config, architecture, dtype, platform, resolved, facts)
+    weights = Fingerprint(ENCODER_PARTS)
+    model = _load(config, architecture, dtype, platform, resolved, facts, weights if kept else None)
+    store = _tile_store(kept, weights, architecture.config, dtype, platform) if kept else None
     logger.info("Loading weights took %.2f seconds", time.perf_counter() - started)
     tokens = (resolved.limits.num_blocks - 1) * resolved.limits.block_size
     logger.info("GPU KV cache size: %d tokens", tokens)
-    runner: Runner = LocalRunner(model, resolved.limits, platform.device)
+    runner: Runner = LocalRunner(model, resolved.limits, platform.device, store)
     if config.async_scheduling:
         runner = BackgroundRunner(runner)
         logger.info("Asynchronous scheduling is enabled.")
@@ -95,6 +105,27 @@ def _dtype(config: EngineConfig, architecture: Architecture, platform: Platform)
     return _DTYPES[config.dtype]
 
 
+def _tile_folder(config: EngineConfig, facts: ModelFacts) -> CappedFolder | None:
+    """The folder that keeps encoded tiles, if one is asked for. Raises InvalidConfig if it is of no use."""
+    if config.encoder_cache_dir is None:
+        return None
+    room = int(config.encoder_cache_dir_gb * GIB)
+    if room < 2 * facts.bytes_per_tile:
+        raise InvalidConfig(
+            f"encoder_cache_dir_gb={config.encoder_cache_dir_gb} is {room} bytes, too few for tiles of "
+            f"{facts.bytes_per_tile} bytes: raise it."
+        )
+    return CappedFolder(Path(config.encoder_cache_dir).expanduser(), room)
+
+
+def _tile_store(
+    folder: CappedFolder, weights: Fingerprint, model: ModelConfig, dtype: torch.dtype, platform: Platform
+) -> TileStore:
+    key = model_key(weights.digest(), model, dtype, platform.name)
+    logger.info("Encoded tiles are kept in %s", folder.path / key)
+    return TileStore(folder, TileFile(key, (model.rows_per_page, model.decoder.hidden_size), dtype))
+
+
 def _load(
     config: EngineConfig,
     architecture: Architecture,
@@ -102,10 +133,11 @@ def _load(
     platform: Platform,
     resolved: Resolved,
     facts: ModelFacts,
+    watch: Watch | None,
 ) -> InternVL:
     mesh, ops, context = Mesh(size=config.tensor_parallel_size), platform.ops(), resolved.limits.max_model_len
     if config.load_format == "dummy":
-        return architecture.build(RandomSource(dtype, platform.device), ops, context, mesh)
+        return architecture.build(RandomSource(dtype, platform.device), ops, context, mesh, watch)
     wait = facts.weight_bytes >= _WORTH_A_BAR
     with progress_bar("Loading weights", facts.weight_bytes, wait, of_bytes=True) as on_read:
-        return architecture.load(dtype, ops, context, platform.device, on_read, mesh)
+        return architecture.load(dtype, ops, context, platform.device, on_read, mesh, watch)

@@ -9,16 +9,22 @@ import numpy as np
 import torch
 
 from tilewise.models.internvl import InternVL
+from tilewise.runner.tile_file import StoredTile
+from tilewise.runner.tile_store import TileStore
 from tilewise.step import EncodedTile, EncodeJob
 
 BUCKETS = (16, 8, 4, 2, 1)
 
 
 class EncoderLane:
-    """Owns the tile pool [pages, rows a page, hidden]. Tiles of any request share a batch."""
+    """Owns the tile pool [pages, rows a page, hidden]. Tiles of any request share a batch.
 
-    def __init__(self, model: InternVL, num_pages: int) -> None:
+    With a `store`, tiles that it has are read, and those that it lacks are given to it.
+    """
+
+    def __init__(self, model: InternVL, num_pages: int, store: TileStore | None = None) -> None:
         self._model = model
+        self._store = store
         embedding = model.decoder.embedding
         self.pool = torch.zeros(
             num_pages,
@@ -34,13 +40,32 @@ class EncoderLane:
 
     def encode(self, jobs: Sequence[EncodeJob]) -> tuple[EncodedTile, ...]:
         """Run the jobs; returns the tiles whose pages are filled, with their scores if the model has a router."""
-        return tuple(itertools.chain.from_iterable(map(self._run, buckets(jobs))))
+        recalled = self._recall(self._store, jobs) if self._store else []
+        known = {tile.digest for tile in recalled}
+        unknown = [job for job in jobs if job.digest not in known]
+        return (*recalled, *itertools.chain.from_iterable(map(self._run, buckets(unknown))))
+
+    def close(self) -> None:
+        """The store has all tiles afterwards."""
+        if self._store:
+            self._store.close()
+
+    def _recall(self, store: TileStore, jobs: Sequence[EncodeJob]) -> list[EncodedTile]:
+        found = []
+        for job in jobs:
+            if tile := store.read(job.digest):
+                self.pool[job.page] = tile.rows
+                found.append(EncodedTile(job.digest, tile.score))
+        return found
 
     def _run(self, jobs: Sequence[EncodeJob]) -> list[EncodedTile]:
         pixels = torch.from_numpy(np.stack([job.pixels for job in jobs])).to(self.pool.device)
         encoded = self._model.encode(pixels)
         self.pool[torch.tensor([job.page for job in jobs], device=self.pool.device)] = encoded.rows
         scores = [None] * len(jobs) if encoded.scores is None else encoded.scores.tolist()
+        if self._store:
+            for job, rows, score in zip(jobs, encoded.rows, scores, strict=True):
+                self._store.write_later(job.digest, StoredTile(rows, score))
         return [EncodedTile(job.digest, score) for job, score in zip(jobs, scores, strict=True)]
 
 

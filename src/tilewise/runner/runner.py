@@ -13,6 +13,7 @@ from tilewise.runner.encoder import EncoderLane
 from tilewise.runner.prompt_scores import score_prompts
 from tilewise.runner.sampler import sample
 from tilewise.runner.tables import Tables
+from tilewise.runner.tile_store import TileStore
 from tilewise.step import Limits, PromptScores, StepPlan, StepResult
 from tilewise.types import SampledToken
 
@@ -28,13 +29,13 @@ class FinishedStep:
 
 
 class LocalRunner:
-    """Model, KV cache and tile pool of this process."""
+    """Model, KV cache and tile pool of this process, and the encoded tiles that are kept on disk."""
 
-    def __init__(self, model: InternVL, limits: Limits, device: torch.device) -> None:
+    def __init__(self, model: InternVL, limits: Limits, device: torch.device, store: TileStore | None = None) -> None:
         self._model = model
         self._limits = limits
         self._tables = Tables(limits, device)
-        self._encoder = EncoderLane(model, limits.tile_pages)
+        self._encoder = EncoderLane(model, limits.tile_pages, store)
         self._caches = allocate_caches(model, limits, device)
 
     @torch.inference_mode()
@@ -54,7 +55,8 @@ class LocalRunner:
         return sample(logits, [work for work in plan.work if work.samples], self._tables), prompt_scores
 
     def close(self) -> None:
-        """Nothing to stop: memory goes with the object."""
+        """Encoded tiles that wait are written to disk; memory goes with the object."""
+        self._encoder.close()
 
 
 def allocate_caches(model: InternVL, limits: Limits, device: torch.device) -> list[Tensor]:

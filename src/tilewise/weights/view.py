@@ -30,7 +30,8 @@ _DISPENSABLE = re.compile(r"\.rotary_emb\.inv_freq$|\.position_ids$|^(mlp2|gatin
 class TensorSource(Protocol):
     """Whoever can produce a tensor by its internal name."""
 
-    dtype: torch.dtype
+    @property
+    def dtype(self) -> torch.dtype: ...
 
     def has(self, name: str) -> bool: ...
 
@@ -137,6 +138,26 @@ class CheckpointSource:
         if left:
             shown = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
             raise InvalidCheckpoint(f"The model has no place for these tensors of the checkpoint: {shown}.")
+
+
+@dataclass(frozen=True)
+class WatchedSource:
+    """Another source, each of whose tensors is shown to `watch` under its internal name as it is read."""
+
+    source: TensorSource
+    watch: Callable[[str, Tensor], None]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.source.dtype
+
+    def has(self, name: str) -> bool:
+        return self.source.has(name)
+
+    def read(self, name: str, shape: Sequence[int]) -> Tensor:
+        tensor = self.source.read(name, shape)
+        self.watch(name, tensor)
+        return tensor
 
 
 @dataclass
