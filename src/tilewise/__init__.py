@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from tilewise.config import EngineConfig
     from tilewise.errors import TilewiseError
     from tilewise.llm import LLM
-    from tilewise.types import CompletionOutput, RequestOutput, SamplingParams
+    from tilewise.types import CompletionOutput, RequestOutput, SamplingParams, StructuredOutputsParams
 
 __version__ = "0.1.0"
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "ImageAsset",
     "RequestOutput",
     "SamplingParams",
+    "StructuredOutputsParams",
     "TilewiseError",
 ]
 
@@ -29,6 +30,7 @@ _HOMES = {
     "ImageAsset": "tilewise.assets",
     "RequestOutput": "tilewise.types",
     "SamplingParams": "tilewise.types",
+    "StructuredOutputsParams": "tilewise.types",
     "TilewiseError": "tilewise.errors",
 }
 

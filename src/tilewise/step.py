@@ -5,7 +5,7 @@ All plain data: a plan can be pickled to another process, and a test can write o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from tilewise.types import SampledToken, SamplingParams
@@ -64,6 +64,8 @@ class Work:
     count: int
     samples: bool
     tiles: tuple[TileUse, ...] = ()
+    mask: NDArray[np.int32] | None = field(default=None, repr=False, compare=False)
+    """Of a structured answer: the tokens that may be sampled, one bit each (`types.Matcher.mask`)."""
 
 
 @dataclass(frozen=True, slots=True)

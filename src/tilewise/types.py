@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tilewise.errors import InvalidRequest, UnknownOption
 
@@ -15,6 +15,68 @@ if TYPE_CHECKING:
 
 Grid = tuple[int, int]
 """(columns, rows)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StructuredOutputsParams:
+    """What form an answer has to have: exactly one of the first five. Names and meanings are vLLM's.
+
+    An unknown keyword, none or several forms, or a value of the wrong type raises InvalidRequest. Whether a schema,
+    pattern or grammar can be followed shows when a request with it is prepared.
+    """
+
+    json: str | dict[str, Any] | None = None
+    """A JSON schema, as text or as a dict; keys come in the order of its `properties`."""
+    regex: str | None = None
+    """The whole answer matches it. Rust's syntax: no look-around, no back-references."""
+    choice: list[str] | tuple[str, ...] | None = None
+    """The answer is one of these."""
+    grammar: str | None = None
+    """A context-free grammar: Lark (its first rule is `start`), or GBNF (`root ::= ...`)."""
+    json_object: bool | None = None
+    """True: any JSON object."""
+    whitespace_pattern: str | None = None
+    """Regex of the white space between the parts of JSON; default: a blank, or a line break with indentation."""
+    disable_any_whitespace: bool = False
+    """JSON without any."""
+
+    def __new__(cls, **options: Any) -> StructuredOutputsParams:
+        _refuse_unknown(cls, options)
+        return super().__new__(cls)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.choice, list):
+            object.__setattr__(self, "choice", tuple(self.choice))
+        _check_values(self, _STRUCTURE_RULES)
+        given = [name for name in _FORMS if getattr(self, name) not in (None, False)]
+        if len(given) > 1:
+            raise InvalidRequest(
+                "You can only use one kind of structured outputs constraint but multiple are specified: "
+                f"{', '.join(given)}."
+            )
+        if not given:
+            raise InvalidRequest(
+                "You must use one kind of structured outputs constraint but none are specified: give one of "
+                f"{', '.join(_FORMS)}."
+            )
+        if self.disable_any_whitespace and self.whitespace_pattern is not None:
+            raise InvalidRequest("Give either whitespace_pattern or disable_any_whitespace, not both.")
+
+
+_FORMS = ("json", "regex", "choice", "grammar", "json_object")
+_STRUCTURE_RULES: tuple[tuple[str, str, Any], ...] = (
+    ("json", "a JSON schema, as text or as a dict", lambda v: isinstance(v, (str, dict))),
+    ("regex", "a string", lambda v: isinstance(v, str)),
+    (
+        "choice",
+        "a list of strings that are not empty",
+        lambda v: isinstance(v, tuple) and v and all(isinstance(choice, str) and choice for choice in v),
+    ),
+    ("grammar", "a string", lambda v: isinstance(v, str)),
+    ("json_object", "true or false", lambda v: isinstance(v, bool)),
+    ("whitespace_pattern", "a string", lambda v: isinstance(v, str)),
+    ("disable_any_whitespace", "true or false", lambda v: isinstance(v, bool)),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,25 +107,18 @@ class SamplingParams:
     logprobs: int | None = None
     """Also report this many likeliest tokens at each position, and the chosen one."""
     skip_special_tokens: bool = True
+    structured_outputs: StructuredOutputsParams | None = None
+    """The form that the answer has to have. A whole answer ends where its form does, whatever `ignore_eos` and
+    `min_tokens` say; one that `max_tokens` cuts short is not whole."""
 
     def __new__(cls, **options: Any) -> SamplingParams:
-        known = [spec.name for spec in dataclasses.fields(cls)]
-        for name in options:
-            if name not in known:
-                raise UnknownOption.named(name, known, "SamplingParams")
+        _refuse_unknown(cls, options)
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", _as_tuple(self.stop))
         object.__setattr__(self, "stop_token_ids", _as_tuple(self.stop_token_ids))
-        for name, wanted, holds in _SAMPLING_RULES:
-            value = getattr(self, name)
-            try:
-                fine = value is None or holds(value)
-            except TypeError:
-                fine = False
-            if not fine:
-                raise InvalidRequest(f"{name} must be {wanted}, got {value!r}.")
+        _check_values(self, _SAMPLING_RULES)
         if self.n > 1 and self.temperature == 0:
             raise InvalidRequest(f"n must be 1 when using greedy sampling, got {self.n}.")
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
@@ -89,6 +144,25 @@ class SamplingParams:
 
     def with_(self, **changes: Any) -> SamplingParams:
         return dataclasses.replace(self, **changes)
+
+
+def _refuse_unknown(cls: type[SamplingParams | StructuredOutputsParams], options: dict[str, Any]) -> None:
+    known = [spec.name for spec in dataclasses.fields(cls)]
+    for name in options:
+        if name not in known:
+            raise UnknownOption.named(name, known, cls.__name__)
+
+
+def _check_values(params: SamplingParams | StructuredOutputsParams, rules: tuple[tuple[str, str, Any], ...]) -> None:
+    """Each rule is (name, what it must be, whether a value is that); None always passes."""
+    for name, wanted, holds in rules:
+        value = getattr(params, name)
+        try:
+            fine = value is None or holds(value)
+        except TypeError:
+            fine = False
+        if not fine:
+            raise InvalidRequest(f"{name} must be {wanted}, got {value!r}.")
 
 
 def _as_tuple(value: Any) -> Any:
@@ -120,6 +194,7 @@ _SAMPLING_RULES: tuple[tuple[str, str, Any], ...] = (
     ("max_tokens", "a whole number >= 1", lambda v: _whole(v) and v >= 1),
     ("min_tokens", "a whole number >= 0", lambda v: _whole(v) and v >= 0),
     ("logprobs", "a whole number from 0 to 20", lambda v: _whole(v) and 0 <= v <= 20),
+    ("structured_outputs", "StructuredOutputsParams(...)", lambda v: isinstance(v, StructuredOutputsParams)),
 )
 
 
@@ -142,6 +217,29 @@ class ImageInput:
     """Position of the first image token in the prompt; each tile fills `tokens_per_tile` from there on."""
 
 
+class Matcher(Protocol):
+    """Follows one structured answer, token by token."""
+
+    @property
+    def finish_reason(self) -> str | None:
+        """ "stop" once an end token was accepted, "error" if the answer cannot be followed any further."""
+
+    def mask(self) -> NDArray[np.int32]:
+        """The tokens that may come next, one bit each (bit `id % 32` of word `id // 32`), `[ceil(vocabulary / 32)]`.
+
+        At least one bit is set while there is no `finish_reason`.
+        """
+
+    def accept(self, token_id: int) -> None:
+        """Go on behind a token."""
+
+
+class Grammar(Protocol):
+    """A form of answers, ready to be followed."""
+
+    def start(self, sampling: SamplingParams) -> Matcher: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """What the engine is asked: token ids with pictures in place, and how to go on from there."""
@@ -155,6 +253,8 @@ class Request:
     """Template's and generation config's end tokens, which `ignore_eos` disables."""
     cache_salt: str | None = None
     """Cached prefixes are shared among requests of one salt alone."""
+    grammar: Grammar | None = field(default=None, repr=False, compare=False)
+    """Of `sampling.structured_outputs`."""
     arrival: float = field(default_factory=time.monotonic)
 
     @property
@@ -216,7 +316,7 @@ class CompletionOutput:
     cumulative_logprob: float | None = None
     logprobs: list[dict[int, Logprob]] | None = None
     finish_reason: str | None = None
-    """"stop", "length" or None while it runs."""
+    """"stop", "length", or None while it runs; "error" if a structured answer could not be followed to its end."""
     stop_reason: int | str | None = None
     """The stop string or stop token id that ended it; None for the model's own end token."""
 

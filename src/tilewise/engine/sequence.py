@@ -5,8 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from tilewise.types import Request, Tile
+from tilewise.types import Matcher, Request, SamplingParams, Tile
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,8 @@ class SequenceState:
     block_ids: list[int] = field(default_factory=list)
     block_hashes: list[bytes] = field(default_factory=list)
     """Chain hashes of its full blocks, as far as they have been asked for."""
+    matcher: Matcher | None = None
+    """Of a structured answer; it has accepted `output_ids`, so a preemption changes nothing about it."""
     finish_reason: str | None = None
     stop_reason: int | None = None
 
@@ -61,7 +68,8 @@ class SequenceState:
         )
         seed = request.sampling.seed
         seed = random.getrandbits(63) if seed is None else seed
-        return cls(request, request.prompt_ids, spans, max_model_len, seed)
+        matcher = request.grammar.start(request.sampling) if request.grammar else None
+        return cls(request, request.prompt_ids, spans, max_model_len, seed, matcher=matcher)
 
     def shorten(self, easy: Sequence[bool], tokens: int) -> None:
         """Leave each easy tile `tokens` rows, those that its page keeps behind the full ones; this settles it."""
@@ -99,8 +107,29 @@ class SequenceState:
 
     @property
     def num_wanted(self) -> int:
-        """Tokens to compute before the next one can be sampled; 0 once the last allowed one is on its way."""
-        return 0 if self.num_tokens >= self.max_tokens else self.num_tokens - self.num_computed
+        """Tokens to compute before the next one can be sampled; 0 once the last allowed one is on its way.
+
+        A structured answer waits for its last token, which decides what may follow.
+        """
+        waits = self.num_tokens >= self.max_tokens or (self.matcher is not None and self.num_pending > 0)
+        return 0 if waits else self.num_tokens - self.num_computed
+
+    @property
+    def mask(self) -> NDArray[np.int32] | None:
+        """What the next token may be; None: anything."""
+        return None if self.matcher is None else self.matcher.mask()
+
+    @property
+    def device_sampling(self) -> SamplingParams:
+        """What sampling has to know. When a structured answer may end is in its masks."""
+        sampling = self.request.sampling
+        return sampling if self.matcher is None else sampling.with_(min_tokens=0, structured_outputs=None)
+
+    def append(self, token_id: int) -> None:
+        """A token was sampled."""
+        self.output_ids.append(token_id)
+        if self.matcher is not None:
+            self.matcher.accept(token_id)
 
     @property
     def decoding(self) -> bool:

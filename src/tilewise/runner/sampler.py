@@ -7,6 +7,7 @@ its neighbours, on chunking, or on what is cached.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tilewise.runner.tables import Tables
@@ -19,10 +20,13 @@ _MASK64 = 2**64 - 1
 def sample(logits: Tensor, work: list[Work], tables: Tables) -> dict[int, SampledToken]:
     """Choose one token for each piece of work; logits [R, vocabulary] come in the same order.
 
-    Reported log-probabilities are of the raw logits, as vLLM's are: before penalties, temperature and truncation.
+    Reported log-probabilities are of the raw logits, as vLLM's are: before penalties, temperature and truncation, and
+    among the tokens that a structured answer allows.
     """
     tokens = {}
     for row, item in zip(logits.float(), work, strict=True):
+        if item.mask is not None:
+            row = apply_mask(row, torch.from_numpy(item.mask).to(row.device))
         length = item.start + item.count
         admission = tables.admission(item.slot)
         adjusted = _adjust(row, admission, tables.tokens_of(item.slot, length))
@@ -30,6 +34,15 @@ def sample(logits: Tensor, work: list[Work], tables: Tables) -> dict[int, Sample
         tables.tokens[item.slot, length] = token_id
         tokens[item.slot] = _report(row, token_id, admission.sampling.logprobs)
     return tokens
+
+
+def apply_mask(logits: Tensor, mask: Tensor) -> Tensor:
+    """Logits [..., V] with -inf where the bit of a token in mask [..., words] (int32) is 0, or beyond the last word."""
+    width = logits.shape[-1]
+    places = torch.arange(32, dtype=torch.int32, device=mask.device)
+    allowed = (mask.unsqueeze(-1) >> places & 1).flatten(-2)[..., :width].bool()
+    allowed = F.pad(allowed, (0, width - allowed.shape[-1]))
+    return logits.masked_fill(~allowed, float("-inf"))
 
 
 def _adjust(row: Tensor, admission: Admission, tokens: Tensor) -> Tensor:
@@ -91,4 +104,5 @@ def _report(row: Tensor, token_id: int, logprobs: int | None) -> SampledToken:
     chosen = float(scores[token_id])
     rank = int((scores > scores[token_id]).sum()) + 1
     values, ids = scores.topk(logprobs)
-    return SampledToken(token_id, chosen, rank, tuple(zip(ids.tolist(), values.tolist(), strict=True)))
+    likeliest = zip(ids.tolist(), values.tolist(), strict=True)
+    return SampledToken(token_id, chosen, rank, tuple(pair for pair in likeliest if pair[1] > float("-inf")))
