@@ -28,7 +28,7 @@ class StructuredOutputsParams:
     json: str | dict[str, Any] | None = None
     """A JSON schema, as text or as a dict; keys come in the order of its `properties`."""
     regex: str | None = None
-    """The whole answer matches it. Rust's syntax: no look-around, no back-references."""
+    """The whole answer matches it. Rust's syntax: no look-around, no back-references; `\\d` is 0 to 9."""
     choice: list[str] | tuple[str, ...] | None = None
     """The answer is one of these."""
     grammar: str | None = None

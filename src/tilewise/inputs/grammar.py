@@ -65,15 +65,37 @@ class Grammars:
 
     @cached_property
     def _vocabulary(self) -> LLTokenizer:
-        """The bytes of all tokens; takes a second, so that only those wait who want structure."""
-        from llguidance import LLTokenizer
+        """Takes seconds for a large vocabulary, so that only those wait who want structure."""
+        from llguidance import LLTokenizer, TokenizerWrapper
 
         if not self._end_ids:
             raise InvalidRequest("This model names no end token, so that a structured answer could not end.")
+        size, ends = self._tokenizer.vocab_size, sorted(self._end_ids)
         try:
-            return LLTokenizer(self._tokenizer.definition, self._tokenizer.vocab_size, sorted(self._end_ids))
+            read = LLTokenizer(self._tokenizer.definition, size, ends, slices=[])
         except ValueError as error:
             raise InvalidRequest(f"structured_outputs cannot be used with this model's tokenizer ({error}).") from None
+        return LLTokenizer(TokenizerWrapper(_Spelling(self._tokenizer, read)), size, ends)
+
+
+class _Spelling:
+    """A vocabulary as llguidance wants to see it.
+
+    What it reads from a definition by itself finds special tokens in text that a grammar spells, as a model may not.
+    """
+
+    bos_token_id = None
+
+    def __init__(self, tokenizer: Tokenizer, read: LLTokenizer) -> None:
+        ids = range(tokenizer.vocab_size)
+        self._tokenizer = tokenizer
+        self.eos_token_id = read.eos_token
+        self.tokens = [read.decode_bytes([token_id]) for token_id in ids]
+        self.special_token_ids = list(filter(read.is_special_token, ids))
+
+    def __call__(self, text: str) -> list[int]:
+        """How the model would write this part of an answer."""
+        return self._tokenizer.encode_characters(text)
 
 
 def _text_of(wanted: StructuredOutputsParams) -> tuple[str, str]:

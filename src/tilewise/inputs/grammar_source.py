@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import llguidance
-from llguidance import LLMatcher, LLParserLimits
+from llguidance import LLMatcher, LLParserLimits, grammar_from, regex_to_lark
 
 WHITE_SPACE = r"[ ]|\r?\n[ \t]{0,40}"
 """Between the parts of JSON: a model that may write white space without end sometimes does."""
@@ -30,7 +29,9 @@ def translate(form: str, text: str, options: dict[str, Any]) -> str:
     """
     if form == "json":
         return LLMatcher.grammar_from_json_schema(text, overrides=options)  # type: ignore[arg-type]
-    return llguidance.grammar_from("regex" if form == "regex" else "grammar", text)
+    if form == "regex":
+        return LLMatcher.grammar_from_lark(f"start: /{regex_to_lark(text, use_ascii='d')}/")  # \d means 0 to 9
+    return grammar_from("grammar", text)
 
 
 def problem_of(source: str) -> str:
