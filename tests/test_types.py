@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from tilewise import EngineConfig, SamplingParams
+from tilewise import EngineConfig, SamplingParams, StructuredOutputsParams
 from tilewise.errors import InvalidConfig, InvalidRequest, UnknownOption
 
 
@@ -28,6 +28,7 @@ from tilewise.errors import InvalidConfig, InvalidRequest, UnknownOption
         ({"stop": [""]}, "stop must be strings that are not empty"),
         ({"stop_token_ids": ["2"]}, "stop_token_ids must be whole numbers"),
         ({"logprobs": 21}, "logprobs must be a whole number from 0 to 20, got 21"),
+        ({"structured_outputs": {"regex": "a"}}, r"structured_outputs must be StructuredOutputsParams\(...\), got {"),
     ],
 )
 def test_a_value_outside_its_range_is_refused(options, message):
@@ -49,6 +50,39 @@ def test_stop_takes_one_string_or_several():
 def test_sampling_params_survive_pickling():
     params = SamplingParams(temperature=0.5, stop_token_ids=[2, 92542], seed=7)
     assert pickle.loads(pickle.dumps(params)) == params
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "must use one kind of structured outputs constraint but none are specified: give one of json, regex"),
+        ({"json_object": False}, "none are specified"),
+        ({"json": {}, "regex": "a"}, "only use one kind .* but multiple are specified: json, regex"),
+        ({"choice": ["a"], "json_object": True}, "multiple are specified: choice, json_object"),
+        ({"json": ["a"]}, r"json must be a JSON schema, as text or as a dict, got \['a'\]"),
+        ({"regex": 5}, "regex must be a string, got 5"),
+        ({"choice": []}, "choice must be a list of strings that are not empty"),
+        ({"choice": ["a", ""]}, "choice must be a list of strings that are not empty"),
+        ({"choice": "ab"}, "choice must be a list of strings that are not empty, got 'ab'"),
+        ({"grammar": {}}, "grammar must be a string"),
+        ({"json_object": 1}, "json_object must be true or false, got 1"),
+        ({"json": {}, "whitespace_pattern": 1}, "whitespace_pattern must be a string, got 1"),
+        (
+            {"json": {}, "whitespace_pattern": " ", "disable_any_whitespace": True},
+            "either whitespace_pattern or disable",
+        ),
+        ({"regexp": "a"}, r"StructuredOutputsParams has no option 'regexp'. Did you mean regex\?"),
+    ],
+)
+def test_a_wrong_form_of_answers_is_refused(options, message):
+    with pytest.raises(InvalidRequest, match=message):
+        StructuredOutputsParams(**options)
+
+
+def test_forms_of_answers_survive_pickling():
+    params = SamplingParams(structured_outputs=StructuredOutputsParams(choice=["a", "b"]))
+    assert pickle.loads(pickle.dumps(params)) == params
+    assert params.structured_outputs == StructuredOutputsParams(choice=("a", "b"))
 
 
 def test_an_unknown_engine_option_offers_the_nearest():

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import random
+
+import numpy as np
+import pytest
 import torch
 
 from tests.engine.fake import limits
-from tilewise.runner.sampler import generator_at, sample, truncate
+from tilewise.engine.grammar import bits_of
+from tilewise.runner.sampler import apply_mask, generator_at, sample, truncate
 from tilewise.runner.tables import Tables
 from tilewise.step import Admission, Work
 from tilewise.types import SampledToken, SamplingParams
@@ -13,10 +19,12 @@ from tilewise.types import SampledToken, SamplingParams
 CPU = torch.device("cpu")
 
 
-def choose(logits: list[float], sampling: SamplingParams, tokens=(0, 1), num_prompt=2, seed=5, stop=()) -> SampledToken:
+def choose(
+    logits: list[float], sampling: SamplingParams, tokens=(0, 1), num_prompt=2, seed=5, stop=(), mask=None
+) -> SampledToken:
     tables = Tables(limits(), CPU)
     tables.admit(Admission(1, tuple(tokens), num_prompt, sampling, seed, frozenset(stop)))
-    work = Work(1, len(tokens) - 1, 1, samples=True)
+    work = Work(1, len(tokens) - 1, 1, samples=True, mask=mask)
     token = sample(torch.tensor([logits]), [work], tables)[1]
     assert int(tables.tokens[1, len(tokens)]) == token.token_id, "the next step reads the token from the tables"
     return token
@@ -114,3 +122,39 @@ def test_log_probabilities_are_of_the_raw_logits():
     assert token.rank == 2
     assert token.logprob == scores[1].item()
     assert token.top == ((0, scores[0].item()), (1, scores[1].item()))
+
+
+@pytest.mark.parametrize(("width", "words"), [(64, 2), (70, 2), (50, 2), (277, 9), (291, 9)])
+def test_a_mask_leaves_the_tokens_whose_bits_are_set(width, words):
+    """Rows that are narrower than the mask's words, as wide, and wider."""
+    draw = random.Random(width)
+    rows = [[draw.gauss(0, 1) for _ in range(width)] for _ in range(3)]
+    masks = np.array([[draw.getrandbits(32) for _ in range(words)] for _ in rows], np.uint32).view(np.int32)
+    expected = [
+        [
+            value if token < 32 * words and int(mask[token // 32]) >> (token % 32) & 1 else -math.inf
+            for token, value in enumerate(row)
+        ]
+        for row, mask in zip(rows, masks, strict=True)
+    ]
+    found = apply_mask(torch.tensor(rows), torch.from_numpy(masks))
+    assert found.tolist() == torch.tensor(expected).tolist()
+    assert apply_mask(torch.tensor(rows[1]), torch.from_numpy(masks[1])).tolist() == found[1].tolist()
+
+
+def test_a_mask_holds_whatever_else_sampling_does():
+    mask = bits_of([2, 40], words=2)
+    logits = torch.randn(64, generator=torch.Generator().manual_seed(1)).tolist()
+    logits[5] = 30.0
+    for options in ({"top_k": 3}, {"top_p": 0.5}, {"min_p": 0.2}, {"repetition_penalty": 2.0, "presence_penalty": 2.0}):
+        params = SamplingParams(temperature=1.0, **options)
+        assert {choose(logits, params, seed=seed, mask=mask).token_id for seed in range(30)} <= {2, 40}
+
+
+def test_reported_scores_are_among_the_allowed_tokens():
+    token = choose([5.0, 1.0, 2.0, 0.0], SamplingParams(temperature=0, logprobs=3), mask=bits_of([1, 2], words=1))
+    total = math.log(math.exp(1.0) + math.exp(2.0))
+    assert (token.token_id, token.rank) == (2, 1)
+    assert token.logprob == pytest.approx(2.0 - total)
+    assert [token_id for token_id, _ in token.top] == [2, 1]
+    assert [value for _, value in token.top] == pytest.approx([2.0 - total, 1.0 - total])

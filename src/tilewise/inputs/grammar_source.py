@@ -6,7 +6,7 @@ from typing import Any
 
 from llguidance import LLMatcher, LLParserLimits, grammar_from, regex_to_lark
 
-WHITE_SPACE = r"[ ]|\r?\n[ \t]{0,40}"
+WHITE_SPACE = r"[ ]|\n[ \t]{0,24}"
 """Between the parts of JSON: a model that may write white space without end sometimes does."""
 
 
