@@ -15,6 +15,8 @@ from tests.tiny import END_IDS, SPECS, write_original
 from tests.tiny import tokenizer as tiny_tokenizer
 from tilewise.inputs.grammar import Grammars
 from tilewise.inputs.tokenizer import Tokenizer
+from tilewise.runner.runner import LocalRunner
+from tilewise.step import Admission
 from tilewise.types import Request, StructuredOutputsParams
 
 TOKENIZER = Tokenizer(tiny_tokenizer().to_str())
@@ -86,20 +88,25 @@ def test_random_models_answer_in_form(folder, monkeypatch):
     [
         {"max_num_batched_tokens": 13},
         {"max_num_seqs": 2},
-        {"block_size": 4, "num_blocks": 70},
-        {"block_size": 1, "num_blocks": 260, "max_num_batched_tokens": 37},
+        {"block_size": 4, "num_blocks": 26},
+        {"block_size": 1, "num_blocks": 101, "max_num_batched_tokens": 37},
     ],
     ids=["chunked", "few-slots", "preempted", "preempted-and-chunked"],
 )
 @pytest.mark.parametrize("temperature", [0, 1])
 def test_neither_chunks_nor_neighbours_nor_preemption_change_an_answer(folder, monkeypatch, sizes, temperature):
-    sampling = {"temperature": temperature, "seed": 3}
+    sampling = {"temperature": temperature, "seed": 3, "max_tokens": 80}
     expected = {}
     for request in requests(130, **sampling):
         expected |= tokens_of(Engine(folder).run([request], monkeypatch))
+    admitted: list[Admission] = []
+    launch = LocalRunner.launch
+    monkeypatch.setattr(
+        LocalRunner, "launch", lambda self, plan: (admitted.extend(plan.admissions), launch(self, plan))[1]
+    )
     engine = Engine(folder, **sizes)
-    found = engine.run(requests(130, **sampling), monkeypatch)
-    assert tokens_of(found) == expected
+    assert tokens_of(engine.run(requests(130, **sampling), monkeypatch)) == expected
+    assert (len(admitted) > len(FORMS)) == ("num_blocks" in sizes), "some are admitted again behind their first tokens"
     again = tokens_of(engine.run_more(requests(130, **sampling), monkeypatch))
     assert again == expected
 

@@ -30,6 +30,7 @@ _ADDED = re.compile(r'"added_tokens"\s*:\s*\[')
 _FIRST = re.compile(r'("prepend_scheme"\s*:\s*)"first"')
 _GROUNDING = {"<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>"}
 _BEFORE = "\x02"  # joins with nothing, and takes the space that some tokenizers put before every text
+_IN_GROUNDING = re.compile(f"(?<=<)(?={'|'.join(re.escape(mark[1:]) for mark in sorted(_GROUNDING))})")
 _WHITE = "".join(map(chr, [*range(9, 14), 32, 133, 160, 5760, *range(8192, 8203), 8232, 8233, 8239, 8287, 12288]))
 """What `lstrip` and `rstrip` tokens swallow: White_Space of Unicode; Python's own set has four characters more."""
 
@@ -47,7 +48,6 @@ class Tokenizer:
         neutral = [{**token, "special": token["content"] not in _GROUNDING} for token in added]
         plain = definition[: span.start] + json.dumps(neutral) + definition[span.stop :]
         self.definition = definition
-        self._special = [token["content"] for token in added if token["special"]]
         self._typed = _Encoder.of(plain, where, control=[t["content"] for t in neutral if t["special"]])
         self._plain = self._typed.first
         self._pieces = BytePieces.of(self._plain)
@@ -69,10 +69,6 @@ class Tokenizer:
     @cached_property
     def _meant(self) -> _Encoder:
         return _Encoder.of(self.definition, self._where)
-
-    @cached_property
-    def _spelled(self) -> _Encoder:
-        return _Encoder.of(self.definition, self._where, control=self._special)
 
     @cached_property
     def vocab_size(self) -> int:
@@ -109,8 +105,9 @@ class Tokenizer:
 
     def encode_characters(self, text: str) -> list[int]:
         """Text inside of an answer, in which all special tokens are characters, grounding marks as well."""
-        before = self._spelled.encode(_BEFORE, first=False)
-        return self._spelled.encode(_BEFORE + text, first=False)[len(before) :]
+        before = len(self._typed.encode(_BEFORE, first=False))
+        parts = _IN_GROUNDING.split(text)
+        return [token for part in parts for token in self._typed.encode(_BEFORE + part, first=False)[before:]]
 
     def encode_pieces(self, pieces: Sequence[Piece], raw: bool = False) -> list[int | ImageSlot]:
         """Pieces of a prompt to ids; image slots stay in place for `prepare` to fill.
