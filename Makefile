@@ -37,7 +37,12 @@ format: install ## format and fix what can be fixed
 eval-demo: install ## accuracy of the demo model a task, on held-out pictures
 	$(BIN)/python training/score.py
 
+matrix: install ## compare every model with transformers, and write docs/support.md and the matrix of README.md
+	@mkdir -p build
+	$(BIN)/python -m pytest tests/models --parity-json build/parity.json
+	$(BIN)/python docs/matrix.py build/parity.json
+
 clean: ## remove the environment and caches
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
-.PHONY: help install demo test test-slow check format eval-demo clean
+.PHONY: help install demo test test-slow check format eval-demo matrix clean

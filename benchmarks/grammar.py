@@ -21,7 +21,7 @@ from tests.inputs.qwen import QWEN3, definition_with, ranks_file, read_vocabular
 
 from tilewise.inputs.grammar import Grammars
 from tilewise.inputs.tokenizer import Tokenizer
-from tilewise.types import Grammar, SamplingParams, StructuredOutputsParams
+from tilewise.types import Grammar, StructuredOutputsParams
 
 SCHEMA = {
     "type": "object",
@@ -73,7 +73,7 @@ FORMS = {
 
 def follow(grammar: Grammar, tokens: list[int]) -> list[float]:
     """Seconds for each token: accepting it and computing the mask behind it."""
-    matcher = grammar.start(SamplingParams())
+    matcher = grammar.start(ignore_eos=False)
     spent = []
     for token in tokens:
         started = time.thread_time()

@@ -7,42 +7,16 @@ import json
 import pytest
 from PIL import Image
 
-from tests.tiny import SPECS, original_config, write_original
+from tests.tiny import SPECS, full_size, original_config, write_original
 from tilewise import LLM, SamplingParams
+from tilewise.family import MEMBERS
 
 pytestmark = pytest.mark.slow
-
-TEXT = {
-    "architectures": ["Qwen2ForCausalLM"],
-    "model_type": "qwen2",
-    "hidden_size": 896,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 14,
-    "num_key_value_heads": 2,
-    "intermediate_size": 4864,
-    "vocab_size": 151674,
-    "max_position_embeddings": 32768,
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 1e6,
-}
-VISION = {
-    "hidden_size": 1024,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "intermediate_size": 4096,
-    "image_size": 448,
-    "patch_size": 14,
-    "norm_type": "layer_norm",
-    "layer_norm_eps": 1e-6,
-    "qkv_bias": True,
-    "qk_normalization": False,
-}
 
 
 def test_a_model_of_full_size_answers_about_a_picture_of_thirteen_tiles(tmp_path):
     write_original(tmp_path, SPECS["qwen2-300m"])  # for its tokenizer; the weights are replaced by noise
-    config = original_config(SPECS["qwen2-300m"])
-    config |= {"llm_config": TEXT, "vision_config": VISION, "force_image_size": 448, "torch_dtype": "bfloat16"}
+    config = original_config(full_size(MEMBERS["InternVL3-1B"]), "bfloat16")
     (tmp_path / "config.json").write_text(json.dumps(config))
     llm = LLM(str(tmp_path), load_format="dummy", max_model_len=4096, max_num_seqs=2)
     content = [

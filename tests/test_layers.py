@@ -14,7 +14,8 @@ SRC = Path(__file__).parent.parent / "src" / "tilewise"
 # Each row may import from its own and from rows below it.
 ROWS: list[set[str]] = [
     {"cli", "__main__"},
-    {"llm", "assets"},
+    {"llm", "assets", "tools"},
+    {"beam"},
     {"outputs"},
     {"inputs"},
     {"engine"},
@@ -26,7 +27,7 @@ ROWS: list[set[str]] = [
     {"platforms"},
     {"plan"},
     {"step"},
-    {"config", "types", "progress"},
+    {"config", "types", "progress", "family"},
     {"errors"},
 ]
 LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}
@@ -36,6 +37,7 @@ TORCH_FREE = {
     "cli",
     "llm",
     "assets",
+    "beam",
     "outputs",
     "inputs",
     "progress",
@@ -43,6 +45,7 @@ TORCH_FREE = {
     "plan",
     "step",
     "config",
+    "family",
     "types",
     "errors",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 
 import numpy as np
 import pytest
@@ -120,7 +121,7 @@ def test_a_stream_that_is_dropped_leaves_nothing_behind(llm):
     stream = llm.stream_chat([{"role": "user", "content": "the hen"}], SamplingParams(max_tokens=100, ignore_eos=True))
     next(stream)
     stream.close()
-    assert not llm._core.has_unfinished
+    assert not llm._core._scheduler.has_unfinished
 
 
 def test_n_answers_differ_and_repeat_with_their_seed(llm):
@@ -137,7 +138,7 @@ def test_a_stop_string_ends_the_answer_and_does_not_show(llm):
     stopped = llm.generate("the hen", SamplingParams(temperature=0, max_tokens=12, ignore_eos=True, stop=stop))[0]
     assert stopped.outputs[0].text == free.text[: free.text.index(stop)]
     assert (stopped.outputs[0].finish_reason, stopped.outputs[0].stop_reason) == ("stop", stop)
-    assert not llm._core.has_unfinished
+    assert not llm._core._scheduler.has_unfinished
 
 
 def test_log_probabilities_of_a_greedy_answer(llm):
@@ -223,3 +224,78 @@ def test_a_prompt_asked_again_is_cached_unless_it_is_salted_or_switched_off(fold
     assert first.outputs[0].token_ids == again.outputs[0].token_ids == salted.outputs[0].token_ids
     with LLM(str(folder), max_model_len=512, dtype="float32", enable_prefix_caching=False) as plain:
         assert [plain.generate(prompt, GREEDY)[0].num_cached_tokens for _ in range(2)] == [0, 0]
+
+
+FREE = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
+
+
+def test_a_bad_word_does_not_appear(llm):
+    free = llm.generate("the hen", FREE)[0].outputs[0]
+    for start in (0, 4):
+        word = llm.get_tokenizer().decode(free.token_ids[start : start + 2], skip_special_tokens=False)
+        if "\ufffd" not in word:
+            assert word.strip() not in llm.generate("the hen", FREE.with_(bad_words=[word]))[0].outputs[0].text
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    spelled = llm.generate("the hen", FREE.with_(bad_words=letters))[0].outputs[0].token_ids
+    single = {llm.get_tokenizer().encode_text(letter)[0] for letter in letters}
+    assert not single & set(spelled)
+
+
+def test_allowed_tokens_and_bias_steer_the_answer(llm):
+    allowed = [40, 41, 42]
+    params = FREE.with_(temperature=1.0, seed=3, allowed_token_ids=allowed, max_tokens=40)
+    assert set(llm.generate("the hen", params)[0].outputs[0].token_ids) == set(allowed)
+    steered = llm.generate("the hen", FREE.with_(logit_bias={"77": 100.0}))[0].outputs[0]
+    assert set(steered.token_ids) == {77}
+    away = llm.generate("the hen", FREE.with_(logit_bias=dict.fromkeys(steered.token_ids, -100.0)))[0].outputs[0]
+    assert 77 not in away.token_ids
+
+
+def test_no_stop_token_before_min_tokens(llm):
+    free = llm.generate("the hen", FREE)[0].outputs[0].token_ids
+    stop = free[3]
+    stopped = llm.generate("the hen", FREE.with_(stop_token_ids=[stop]))[0].outputs[0]
+    assert (stopped.token_ids, stopped.stop_reason) == (free[: free.index(stop) + 1], stop)
+    later = llm.generate("the hen", FREE.with_(stop_token_ids=[stop], min_tokens=8))[0].outputs[0]
+    assert len(later.token_ids) >= 8
+    assert stop not in later.token_ids[:8]
+
+
+def test_an_end_token_is_passed_over_if_it_is_ignored(llm):
+    end = SPECIAL_IDS["<|im_end|>"]
+    eager = SamplingParams(temperature=0, max_tokens=5, logit_bias={end: 100})
+    assert llm.generate("the hen", eager)[0].outputs[0].finish_reason == "stop"
+    ignoring = llm.generate("the hen", eager.with_(ignore_eos=True))[0].outputs[0]
+    assert (ignoring.token_ids, ignoring.finish_reason) == ([end] * 5, "length")
+    patient = llm.generate("the hen", eager.with_(min_tokens=3))[0].outputs[0].token_ids
+    assert (len(patient), patient[3], end in patient[:3]) == (4, end, False)
+
+
+def test_n_seeded_answers_are_those_of_their_seeds(llm):
+    params = SamplingParams(temperature=1.5, max_tokens=8, ignore_eos=True, seed=20)
+    together = llm.generate("the hen", params.with_(n=3))[0].outputs
+    apart = [llm.generate("the hen", params.with_(seed=20 + i))[0].outputs[0] for i in range(3)]
+    assert [output.token_ids for output in together] == [output.token_ids for output in apart]
+
+
+def test_without_a_seed_answers_differ(llm):
+    params = SamplingParams(temperature=2.0, max_tokens=20, ignore_eos=True)
+    assert len({tuple(llm.generate("the hen", params)[0].outputs[0].token_ids) for _ in range(3)}) == 3
+
+
+def test_the_limit_of_log_probabilities_is_the_engine_s(folder, llm):
+    with pytest.raises(InvalidRequest, match="Requested sample logprobs of 30, which is greater than max allowed: 20"):
+        llm.generate("the hen", FREE.with_(logprobs=30))
+    with LLM(str(folder), max_model_len=512, dtype="float32", max_logprobs=-1) as generous:
+        scores = generous.generate("the hen", FREE.with_(logprobs=-1, max_tokens=1))[0].outputs[0].logprobs[0]
+    assert len(scores) == json.loads((folder / "config.json").read_text())["llm_config"]["vocab_size"]
+    assert sum(np.exp(score.logprob) for score in scores.values()) == pytest.approx(1, abs=1e-4)
+
+
+def test_priorities_are_taken_where_they_count(folder, llm):
+    with LLM(str(folder), max_model_len=64, dtype="float32", scheduling_policy="priority") as other:
+        outputs = other.generate(["the hen", "a hen"], GREEDY, priority=[1, 0])
+    assert [output.finished for output in outputs] == [True, True]
+    for priority, message in (([1, 0], "no effect under"), ([1], "a list of 2"), (["a", 0], "whole numbers")):
+        with pytest.raises(InvalidRequest, match=message):
+            llm.generate(["the hen", "a hen"], GREEDY, priority=priority)

@@ -27,7 +27,26 @@ from tilewise.errors import InvalidConfig, InvalidRequest, UnknownOption
         ({"repetition_penalty": 0}, "repetition_penalty must be a number > 0"),
         ({"stop": [""]}, "stop must be strings that are not empty"),
         ({"stop_token_ids": ["2"]}, "stop_token_ids must be whole numbers"),
-        ({"logprobs": 21}, "logprobs must be a whole number from 0 to 20, got 21"),
+        ({"stop_token_ids": [-1]}, "stop_token_ids must be whole numbers >= 0"),
+        ({"stop": ["a", 5]}, "stop must be strings that are not empty"),
+        ({"stop": [str(n) for n in range(65)]}, "stop may have at most 64 entries, got 65: send fewer"),
+        ({"stop_token_ids": range(129)}, "stop_token_ids must be whole numbers"),
+        ({"stop_token_ids": [*range(129)]}, "stop_token_ids may have at most 128 entries, got 129"),
+        ({"logprobs": -2}, r"logprobs must be -1 \(all tokens\) or a whole number >= 0, got -2"),
+        ({"logprobs": True}, "logprobs must be -1"),
+        ({"logit_bias": {5: 100.5}}, r"logit_bias must be a dict from token ids to numbers in \[-100, 100\], got"),
+        ({"logit_bias": {-5: 1}}, "logit_bias must be a dict from token ids"),
+        ({"logit_bias": {"five": 1}}, "logit_bias must be a dict from token ids"),
+        ({"logit_bias": {5: "1"}}, "logit_bias must be a dict from token ids"),
+        ({"logit_bias": {5: float("nan")}}, "logit_bias must be a dict from token ids"),
+        ({"logit_bias": [5]}, "logit_bias must be a dict from token ids"),
+        ({"allowed_token_ids": []}, r"allowed_token_ids must be token ids, at least one, got \(\)"),
+        ({"allowed_token_ids": [1.5]}, "allowed_token_ids must be token ids"),
+        ({"bad_words": ["ok", ""]}, "bad_words must be strings that are not empty"),
+        ({"bad_words": [str(n) for n in range(129)]}, "bad_words may have at most 128 entries, got 129"),
+        ({"temperature": None}, "temperature must be a number >= 0, got None"),
+        ({"temperature": float("nan")}, "temperature must be a number >= 0, got nan"),
+        ({"repetition_penalty": float("inf")}, "repetition_penalty must be a number > 0, got inf"),
         ({"structured_outputs": {"regex": "a"}}, r"structured_outputs must be StructuredOutputsParams\(...\), got {"),
     ],
 )
@@ -47,8 +66,28 @@ def test_stop_takes_one_string_or_several():
     assert SamplingParams().stop_strings == ()
 
 
+def test_temperatures_too_low_to_divide_by_are_raised(caplog):
+    assert SamplingParams(temperature=1e-6).temperature == 0.01
+    assert "temperature 1e-06 is raised to 0.01" in caplog.text
+    assert SamplingParams(temperature=0).greedy
+
+
+def test_values_that_json_spells_otherwise():
+    assert SamplingParams(logit_bias={"42": -100, 7: 1.5}).logit_bias == {42: -100, 7: 1.5}
+    assert SamplingParams(seed=-1).seed is None
+
+
+def test_lists_lose_their_repetitions_and_nobody_changes_them_later():
+    bias = {3: 1.0}
+    params = SamplingParams(bad_words=["a", "b", "a"], allowed_token_ids=[3, 3], stop_token_ids=[1, 1], logit_bias=bias)
+    bias[4] = 2.0
+    assert (params.bad_words, params.allowed_token_ids, params.stop_ids) == (("a", "b"), (3,), (1,))
+    assert params.logit_bias == {3: 1.0}
+    assert hash(params) == hash(params.with_())
+
+
 def test_sampling_params_survive_pickling():
-    params = SamplingParams(temperature=0.5, stop_token_ids=[2, 92542], seed=7)
+    params = SamplingParams(temperature=0.5, stop_token_ids=[2, 92542], seed=7, logit_bias={3: 1}, bad_words=["a"])
     assert pickle.loads(pickle.dumps(params)) == params
 
 
@@ -93,6 +132,7 @@ def test_an_unknown_engine_option_offers_the_nearest():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"max_logprobs": -2}, r"max_logprobs must be -1 \(no limit\) or a whole number >= 0, got -2"),
         ({"max_model_len": 0}, "max_model_len must be above 0, got 0"),
         ({"dtype": "bfloat1"}, "dtype must be one of .*Did you mean bfloat16?"),
         ({"load_format": "dumy"}, "Did you mean dummy?"),

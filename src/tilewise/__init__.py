@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tilewise.assets import ImageAsset
+    from tilewise.beam import BeamSearchOutput, BeamSearchParams
     from tilewise.config import EngineConfig
     from tilewise.errors import TilewiseError
     from tilewise.llm import LLM
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "LLM",
+    "BeamSearchOutput",
+    "BeamSearchParams",
     "CompletionOutput",
     "EngineConfig",
     "ImageAsset",
@@ -25,6 +28,8 @@ __all__ = [
 
 _HOMES = {
     "LLM": "tilewise.llm",
+    "BeamSearchOutput": "tilewise.beam",
+    "BeamSearchParams": "tilewise.beam",
     "CompletionOutput": "tilewise.types",
     "EngineConfig": "tilewise.config",
     "ImageAsset": "tilewise.assets",

@@ -16,6 +16,7 @@ Dtype = Literal["auto", "bfloat16", "float16", "half", "float32", "float"]
 LoadFormat = Literal["auto", "dummy"]
 TileBudget = Literal["each", "share"]
 Hub = Literal["huggingface", "modelscope"]
+Policy = Literal["fcfs", "priority"]
 
 
 def option(default: Any, text: str, group: str) -> Any:
@@ -57,7 +58,12 @@ class EngineConfig:
     max_num_seqs: int = option(64, "sequences that run at once", "scheduling")
     max_num_batched_tokens: int = option(4096, "tokens computed in one step", "scheduling")
     encode_budget: int = option(4, "tiles encoded in one step while something decodes", "scheduling")
+    scheduling_policy: Policy = option(
+        "fcfs", "fcfs = first come, first served; priority = requests of lower priority number first", "scheduling"
+    )
+    async_scheduling: bool = option(True, "plan the next step while one runs; no token depends on it", "scheduling")
     tensor_parallel_size: int = option(1, "devices that share one model", "scheduling")
+    max_logprobs: int = option(20, "most log-probabilities a token that a request may ask for; -1 = all", "scheduling")
 
     limit_mm_per_prompt: dict[str, int] | None = option(None, 'most media a prompt, as {"image": 4}', "media")
     mm_processor_kwargs: dict[str, Any] | None = option(
@@ -101,6 +107,10 @@ class EngineConfig:
             raise InvalidConfig(
                 f"max_num_batched_tokens={self.max_num_batched_tokens} must be at least "
                 f"max_num_seqs={self.max_num_seqs}, so that every sequence can take its token."
+            )
+        if not isinstance(self.max_logprobs, int) or self.max_logprobs < -1:
+            raise InvalidConfig(
+                f"max_logprobs must be -1 (no limit) or a whole number >= 0, got {self.max_logprobs!r}."
             )
         self._check_media()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tilewise.beam import BeamSearch, BeamSearchOutput, BeamSearchParams
 from tilewise.config import EngineConfig
 from tilewise.engine.core import EngineCore
 from tilewise.engine.scheduler import TokenDelta
@@ -57,7 +58,7 @@ class LLM:
         self.resolved = resolved
         self._reader = media_reader(config)
         self._prepare = Preparer(spec, self._tokenizer, resolved.limits.max_model_len, InputOptions.of(config))
-        self._core = EngineCore(runner, resolved.limits)
+        self._core = EngineCore(runner, resolved.limits, config.async_scheduling)
 
     def generate(
         self,
@@ -66,21 +67,26 @@ class LLM:
         *,
         use_tqdm: bool = True,
         mm_processor_kwargs: dict[str, Any] | None = None,
+        priority: Sequence[int] | None = None,
     ) -> list[RequestOutput]:
         """Continue raw prompts: text, token ids, or dicts with `prompt` (or `prompt_token_ids`) and
         `multi_modal_data` {"image": picture or list, "video": frames or list of them}.
 
         A dict whose `prompt` is a list of texts asks each of them about the same media. Cached prefixes are shared
-        among prompts of one `cache_salt` alone.
+        among prompts of one `cache_salt` alone. `priority` has a number for each prompt, the lowest first served, under
+        `scheduling_policy="priority"`.
         """
-        parsed = read_prompts(prompts, self._reader)
-        requests = [
-            self._prepare.prompt(
-                item.prompt, item.media, params, processor={**(mm_processor_kwargs or {}), **item.processor}
-            ).with_(cache_salt=item.cache_salt)
-            for item, params in zip(parsed, _spread(sampling_params, len(parsed)), strict=True)
-        ]
-        return self._run(requests, use_tqdm)
+        requests = self._prompt_requests(prompts, sampling_params, mm_processor_kwargs)
+        return self._run(self._prioritised(requests, priority), use_tqdm)
+
+    def _prioritised(self, requests: list[Request], priority: Sequence[int] | None) -> list[Request]:
+        if priority is None:
+            return requests
+        if len(priority) != len(requests) or not all(type(number) is int for number in priority):
+            raise InvalidRequest(f"priority must be a list of {len(requests)} whole numbers, got {priority!r:.80}.")
+        if self.config.scheduling_policy != "priority" and any(priority):
+            raise InvalidRequest('priority has no effect under scheduling_policy="fcfs": choose "priority".')
+        return [request.with_(priority=number) for request, number in zip(requests, priority, strict=True)]
 
     def chat(
         self,
@@ -118,6 +124,21 @@ class LLM:
         request = self._chat_request(messages, sampling, chat_template_kwargs, mm_processor_kwargs)
         return self._stream(_Group(self._tokenizer, request, self._prepare.spec))
 
+    def beam_search(
+        self,
+        prompts: PromptInput | Sequence[PromptInput],
+        params: BeamSearchParams,
+        *,
+        use_tqdm: bool = False,
+    ) -> list[BeamSearchOutput]:
+        """The likeliest continuations of each raw prompt (in any form that `generate` takes), best first."""
+        limits = self.resolved.limits
+        longest = min(limits.max_model_len, (limits.num_blocks - 1) * limits.block_size)
+        search = BeamSearch(params, self._tokenizer, self._prepare.spec.end_ids, longest)
+        requests = self._prompt_requests(prompts, params.prompt_sampling, None)
+        with progress_bar("Searching", params.max_tokens, use_tqdm) as advance:
+            return search.run(requests, partial(self._run, show_progress=False), advance)
+
     def get_tokenizer(self) -> Tokenizer:
         return self._tokenizer
 
@@ -131,6 +152,20 @@ class LLM:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _prompt_requests(
+        self,
+        prompts: PromptInput | Sequence[PromptInput],
+        sampling: SamplingParams | Sequence[SamplingParams] | None,
+        processor: dict[str, Any] | None,
+    ) -> list[Request]:
+        parsed = read_prompts(prompts, self._reader)
+        return [
+            self._prepare.prompt(
+                item.prompt, item.media, params, processor={**(processor or {}), **item.processor}
+            ).with_(cache_salt=item.cache_salt)
+            for item, params in zip(parsed, _spread(sampling, len(parsed)), strict=True)
+        ]
 
     def _chat_request(
         self,

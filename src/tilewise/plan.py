@@ -61,6 +61,7 @@ def resolve(config: EngineConfig, model: ModelFacts, device: DeviceFacts) -> Res
         tile_budget=config.encode_budget,
         flash=model.flash,
         prefix_caching=config.enable_prefix_caching,
+        priorities=config.scheduling_policy == "priority",
     )
     if model.flash is not None:
         reasons["flash"] = f"tiles of {model.tokens_per_tile} or {model.flash.tokens} tokens, as the router chooses"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from tilewise.types import SampledToken, SamplingParams
+from tilewise.types import SampledToken, SamplingParams, TokenIds
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +25,8 @@ class Admission:
     sampling: SamplingParams
     seed: int
     stop_ids: frozenset[int]
+    bad_words: tuple[TokenIds, ...] = ()
+    """Token sequences whose last token may not complete them in the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,8 @@ class StepPlan:
 
     @property
     def empty(self) -> bool:
-        return not (self.work or self.encode)
+        """Nothing to compute, and nothing to write into the tables either."""
+        return not (self.work or self.encode or self.admissions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,3 +144,5 @@ class Limits:
     """Tiles encoded in one step while something decodes."""
     flash: FlashRule | None = None
     prefix_caching: bool = True
+    priorities: bool = False
+    """Whether requests' priorities count; else the first to come is the first served."""

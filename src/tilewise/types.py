@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,8 +15,18 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+logger = logging.getLogger("tilewise")
+
 Grid = tuple[int, int]
 """(columns, rows)"""
+TokenIds = tuple[int, ...]
+
+COLDEST = 0.01
+"""A temperature between 0 and this is raised to it: logits divided by less leave the range of numbers."""
+MAX_STOP_STRINGS = 64
+MAX_STOP_TOKEN_IDS = 128
+MAX_BAD_WORDS = 128
+"""Also the most token sequences that they may come to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,18 +106,26 @@ class SamplingParams:
     """0 or -1 = all tokens."""
     min_p: float = 0.0
     seed: int | None = None
+    """None or -1 = another draw every time."""
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
     stop: str | list[str] | tuple[str, ...] | None = None
     stop_token_ids: list[int] | tuple[int, ...] | None = None
+    """Ids that the model does not have are accepted, as one program may serve several models; they stop nothing."""
     include_stop_str_in_output: bool = False
     ignore_eos: bool = False
     max_tokens: int | None = 16
     """None = as many as the context holds."""
     min_tokens: int = 0
     logprobs: int | None = None
-    """Also report this many likeliest tokens at each position, and the chosen one."""
+    """Also report this many likeliest tokens at each position, and the chosen one; -1 = all tokens."""
+    logit_bias: Mapping[int, float] | None = field(default=None, hash=False)
+    """Added to the logits of these tokens."""
+    allowed_token_ids: list[int] | tuple[int, ...] | None = None
+    """Only these tokens may be chosen."""
+    bad_words: list[str] | tuple[str, ...] | None = None
+    """Texts that may not be generated: the last token of each is ruled out where it would complete it."""
     skip_special_tokens: bool = True
     structured_outputs: StructuredOutputsParams | None = None
     """The form that the answer has to have. A whole answer ends where its form does, whatever `ignore_eos` and
@@ -116,9 +136,14 @@ class SamplingParams:
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "stop", _as_tuple(self.stop))
-        object.__setattr__(self, "stop_token_ids", _as_tuple(self.stop_token_ids))
-        _check_values(self, _SAMPLING_RULES)
+        for name in ("stop", "stop_token_ids", "allowed_token_ids", "bad_words"):
+            self._set(name, _as_tuple(getattr(self, name)))
+        self._set("logit_bias", _with_whole_keys(self.logit_bias))
+        self._set("seed", None if self.seed == -1 else self.seed)
+        self._check_values()
+        if 0 < self.temperature < COLDEST:
+            logger.warning("temperature %s is raised to %s", self.temperature, COLDEST)
+            self._set("temperature", COLDEST)
         if self.n > 1 and self.temperature == 0:
             raise InvalidRequest(f"n must be 1 when using greedy sampling, got {self.n}.")
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
@@ -126,12 +151,22 @@ class SamplingParams:
                 f"min_tokens must be less than or equal to max_tokens={self.max_tokens}, got {self.min_tokens}."
             )
 
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    def _check_values(self) -> None:
+        _check_values(self, _SAMPLING_RULES)
+        for name, most in _LONGEST_LISTS.items():
+            count = len(getattr(self, name) or ())
+            if count > most:
+                raise InvalidRequest(f"{name} may have at most {most} entries, got {count}: send fewer.")
+
     @property
     def stop_strings(self) -> tuple[str, ...]:
         return self.stop or ()  # type: ignore[return-value]  # a tuple since __post_init__
 
     @property
-    def stop_ids(self) -> tuple[int, ...]:
+    def stop_ids(self) -> TokenIds:
         return self.stop_token_ids or ()  # type: ignore[return-value]
 
     @property
@@ -141,6 +176,11 @@ class SamplingParams:
     @property
     def penalised(self) -> bool:
         return (self.presence_penalty, self.frequency_penalty, self.repetition_penalty) != (0.0, 0.0, 1.0)
+
+    @property
+    def truncated(self) -> bool:
+        """Whether some tokens may be too unlikely to be drawn."""
+        return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
 
     def with_(self, **changes: Any) -> SamplingParams:
         return dataclasses.replace(self, **changes)
@@ -154,27 +194,56 @@ def _refuse_unknown(cls: type[SamplingParams | StructuredOutputsParams], options
 
 
 def _check_values(params: SamplingParams | StructuredOutputsParams, rules: tuple[tuple[str, str, Any], ...]) -> None:
-    """Each rule is (name, what it must be, whether a value is that); None always passes."""
+    """Each rule is (name, what the value must be, whether it is that)."""
     for name, wanted, holds in rules:
         value = getattr(params, name)
         try:
-            fine = value is None or holds(value)
+            fine = holds(value) if value is not None else name in _MAY_BE_NONE
         except TypeError:
             fine = False
         if not fine:
-            raise InvalidRequest(f"{name} must be {wanted}, got {value!r}.")
+            raise InvalidRequest(f"{name} must be {wanted}, got {value!r:.200}.")
 
 
 def _as_tuple(value: Any) -> Any:
     if isinstance(value, str):
         return (value,)
-    return tuple(value) if isinstance(value, (list, tuple, set)) else value
+    return tuple(dict.fromkeys(value)) if isinstance(value, (list, tuple, set)) else value
+
+
+def _with_whole_keys(value: Any) -> Any:
+    """JSON has no numbers for keys: "42" is the token 42. A copy, so that nobody changes it later."""
+    if not isinstance(value, Mapping):
+        return value
+    return {int(key) if isinstance(key, str) and key.isdecimal() else key: bias for key, bias in value.items()}
 
 
 def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def _token_id(value: Any) -> bool:
+    return _whole(value) and value >= 0
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, tuple) and all(isinstance(text, str) and text for text in value)
+
+
+_MAY_BE_NONE = {
+    "seed",
+    "stop",
+    "stop_token_ids",
+    "max_tokens",
+    "logprobs",
+    "logit_bias",
+    "allowed_token_ids",
+    "bad_words",
+    "structured_outputs",
+    *_FORMS,
+    "whitespace_pattern",
+}
+_LONGEST_LISTS = {"stop": MAX_STOP_STRINGS, "stop_token_ids": MAX_STOP_TOKEN_IDS, "bad_words": MAX_BAD_WORDS}
 _SAMPLING_RULES: tuple[tuple[str, str, Any], ...] = (
     ("n", "a whole number from 1 to 16384", lambda v: _whole(v) and 1 <= v <= 16384),
     ("temperature", "a number >= 0", lambda v: 0 <= v < float("inf")),
@@ -185,15 +254,22 @@ _SAMPLING_RULES: tuple[tuple[str, str, Any], ...] = (
     ("presence_penalty", "in [-2, 2]", lambda v: -2 <= v <= 2),
     ("frequency_penalty", "in [-2, 2]", lambda v: -2 <= v <= 2),
     ("repetition_penalty", "a number > 0", lambda v: 0 < v < float("inf")),
-    (
-        "stop",
-        "strings that are not empty",
-        lambda v: isinstance(v, tuple) and all(isinstance(s, str) and s for s in v),
-    ),
-    ("stop_token_ids", "whole numbers", lambda v: isinstance(v, tuple) and all(map(_whole, v))),
+    ("stop", "strings that are not empty", _texts),
+    ("stop_token_ids", "whole numbers >= 0", lambda v: isinstance(v, tuple) and all(map(_token_id, v))),
     ("max_tokens", "a whole number >= 1", lambda v: _whole(v) and v >= 1),
     ("min_tokens", "a whole number >= 0", lambda v: _whole(v) and v >= 0),
-    ("logprobs", "a whole number from 0 to 20", lambda v: _whole(v) and 0 <= v <= 20),
+    ("logprobs", "-1 (all tokens) or a whole number >= 0", lambda v: _whole(v) and v >= -1),
+    (
+        "logit_bias",
+        "a dict from token ids to numbers in [-100, 100]",
+        lambda v: isinstance(v, dict) and all(map(_token_id, v)) and all(-100 <= bias <= 100 for bias in v.values()),
+    ),
+    (
+        "allowed_token_ids",
+        "token ids, at least one",
+        lambda v: isinstance(v, tuple) and bool(v) and all(map(_token_id, v)),
+    ),
+    ("bad_words", "strings that are not empty", _texts),
     ("structured_outputs", "StructuredOutputsParams(...)", lambda v: isinstance(v, StructuredOutputsParams)),
 )
 
@@ -237,7 +313,7 @@ class Matcher(Protocol):
 class Grammar(Protocol):
     """A form of answers, ready to be followed."""
 
-    def start(self, sampling: SamplingParams) -> Matcher: ...
+    def start(self, ignore_eos: bool) -> Matcher: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +327,10 @@ class Request:
     prompt: str | None = None
     stop_ids: frozenset[int] = frozenset()
     """Template's and generation config's end tokens, which `ignore_eos` disables."""
+    bad_words: tuple[TokenIds, ...] = ()
+    """Token sequences of the sampling's `bad_words`."""
+    priority: int = 0
+    """Lower is more urgent, where the scheduling policy is by priority."""
     cache_salt: str | None = None
     """Cached prefixes are shared among requests of one salt alone."""
     grammar: Grammar | None = field(default=None, repr=False, compare=False)

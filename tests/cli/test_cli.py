@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tests.tiny import SPECS, write_original
+from tests.tiny import SPECS, TWINS, write_original
 
 from tilewise.cli import build_parser, main
 from tilewise.cli.options import dashed, engine_options
@@ -55,7 +55,7 @@ def test_a_mistake_is_one_line_and_exit_code_one(arguments, message):
 
 
 def test_help_names_every_verb_and_an_unknown_verb_is_refused():
-    assert all(verb in tilewise("--help").stdout for verb in ("ask", "generate", "demo"))
+    assert all(verb in tilewise("--help").stdout for verb in ("ask", "generate", "demo", "tools"))
     assert tilewise("aks").returncode == 2
 
 
@@ -95,3 +95,37 @@ def test_the_limit_of_pixels_holds_for_local_pictures(tmp_path, capsys):
     Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
     assert main(["ask", str(tmp_path / "a.png"), "--max-image-pixels", "1000", "What?"]) == 1
     assert "40x30 = 1200 pixels, the limit is 1000" in capsys.readouterr().err
+
+
+def test_a_twin_is_written_and_answers(tmp_path):
+    Image.new("RGB", (60, 60), "red").save(tmp_path / "a.png")
+    written = tilewise("tools", "twin", "InternVL2-4B", tmp_path / "twin", "--seed", 3, "--shards", 2)
+    assert written.returncode == 0, written.stderr
+    assert (
+        written.stdout
+        == f"{tmp_path / 'twin'} holds a twin of InternVL2-4B: its weights are noise, and so are its answers.\n"
+    )
+    assert len(list((tmp_path / "twin").glob("*.safetensors"))) == 2
+    done = tilewise("ask", tmp_path / "a.png", "the hen?", "--model", tmp_path / "twin", "--max-tokens", 5)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_list_of_twins_has_every_name_whole():
+    shown = tilewise("tools", "twin", "--list").stdout
+    assert all(f" {name} " in shown for name in TWINS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["InternVL3-8b", "x"], 1, "Did you mean InternVL3-8B?"),
+        (["InternVL2-8B", "x", "--format", "hf"], 1, "not published in transformers' format"),
+        (["InternVL3-8B", "."], 1, "is there already and not an empty folder"),
+        (["InternVL3-8B"], 2, "NAME and FOLDER are needed, or --list"),
+    ],
+)
+def test_a_twin_that_cannot_be_written_is_one_line(arguments, code, message):
+    done = tilewise("tools", "twin", *arguments)
+    assert done.returncode == code
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr

@@ -47,6 +47,7 @@ def request(
     max_tokens: int = 4,
     stop: tuple[int, ...] = (),
     salt: str | None = None,
+    priority: int = 0,
 ) -> Request:
     """A prompt of one leading token, a picture of the numbered tiles, then `text` tokens."""
     images = ()
@@ -55,7 +56,7 @@ def request(
         images = (ImageInput(made, (len(made), 1), (1, 1), start=1),)
     prompt = (1, *[2] * (TILE_TOKENS * len(tiles)), *range(3, 3 + text))
     sampling = SamplingParams(max_tokens=max_tokens, stop_token_ids=list(stop), seed=len(_BY_SEED))
-    return enrol(Request(name, prompt, sampling, images, cache_salt=salt))
+    return enrol(Request(name, prompt, sampling, images, cache_salt=salt, priority=priority))
 
 
 def enrol(item: Request) -> Request:
@@ -99,6 +100,7 @@ class FakeRunner:
         self.admissions: dict[int, Admission] = {}
         self.blocks: dict[int, list[int]] = {}
         self.computed: dict[int, int] = {}
+        self.known: dict[int, int] = {}  # slot -> tokens in its table: admitted ones and those sampled there
         self.pages: dict[int, bytes] = {}
         self.plans: list[StepPlan] = []
         self.tiles_encoded = 0
@@ -138,6 +140,7 @@ class FakeRunner:
         self.admissions[admission.slot] = admission
         self.blocks[admission.slot] = []
         self.computed.pop(admission.slot, None)
+        self.known[admission.slot] = len(admission.token_ids)
         self.truth[admission.slot] = self._truth_of(admission)
 
     def _truth_of(self, admission: Admission) -> list[int]:
@@ -166,6 +169,8 @@ class FakeRunner:
         assert work.count > 0
         assert work.start == self.computed.get(work.slot, work.start)
         assert stop <= len(self.blocks[work.slot]) * self.limits.block_size
+        assert stop <= self.known[work.slot], "a token that the device does not know"
+        self.known[work.slot] += work.samples
         truth = self.truth[work.slot]
         for position in range(work.start):
             assert self.kv[self._place(work.slot, position)] == truth[position], "keys and values of something else"

@@ -34,8 +34,8 @@ def allowed(matcher) -> set[int]:
     return set(ids_in(matcher.mask()))
 
 
-def behind(grammar, tokens, **sampling):
-    matcher = grammar.start(SamplingParams(**sampling))
+def behind(grammar, tokens, ignore_eos=False):
+    matcher = grammar.start(ignore_eos)
     for token in tokens:
         assert token in allowed(matcher)
         matcher.accept(token)
@@ -63,13 +63,6 @@ def test_an_end_token_ends(many_a, end):
     assert (matcher.finish_reason, matcher.problem) == ("stop", "")
 
 
-def test_no_end_before_min_tokens_unless_nothing_else_is_left(many_a):
-    early = {"min_tokens": 3, "stop_token_ids": [B, 10**6]}
-    assert allowed(behind(many_a, [A], **early)) == {A}
-    assert allowed(behind(many_a, [A, A, A], **early)) == {A, B, END, OTHER_END}
-    assert allowed(behind(many_a, [A, B], min_tokens=3)) == {END, OTHER_END}
-
-
 def test_ignore_eos_ends_only_what_has_nothing_left_to_say(many_a):
     assert allowed(behind(many_a, [A], ignore_eos=True)) == {A, B}
     assert allowed(behind(many_a, [A, B], ignore_eos=True)) == {END, OTHER_END}
@@ -83,14 +76,14 @@ def test_masks_have_no_bit_beyond_the_vocabulary(grammars):
 
 
 def test_matchers_of_one_grammar_do_not_disturb_each_other(many_a):
-    one, other = (many_a.start(SamplingParams()) for _ in range(2))
+    one, other = (many_a.start(ignore_eos=False) for _ in range(2))
     one.accept(A)
     one.accept(B)
     assert (allowed(one), allowed(other)) == ({END, OTHER_END}, {A})
 
 
 def test_a_token_that_is_not_allowed_ends_with_an_error(many_a, caplog):
-    matcher = many_a.start(SamplingParams())
+    matcher = many_a.start(ignore_eos=False)
     matcher.accept(B)
     assert matcher.finish_reason == "error"
     assert matcher.problem
@@ -98,15 +91,13 @@ def test_a_token_that_is_not_allowed_ends_with_an_error(many_a, caplog):
 
 
 def test_a_sequence_waits_for_the_token_that_decides_what_may_follow(many_a):
-    request = Request("a", (5, 6, 7), SamplingParams(max_tokens=9, min_tokens=2), grammar=many_a)
+    request = Request("a", (5, 6, 7), SamplingParams(max_tokens=9), grammar=many_a)
     sequence = SequenceState.of(request, tokens_per_tile=4, max_model_len=64)
     assert (sequence.num_wanted, set(ids_in(sequence.mask))) == (3, {A})
-    sequence.num_computed, sequence.num_pending = 3, 1
+    sequence.num_computed, sequence.num_tokens = 3, 4  # a step that samples is on its way
     assert sequence.num_wanted == 0
-    sequence.num_pending = 0
     sequence.append(A)
-    assert (sequence.num_wanted, set(ids_in(sequence.mask))) == (1, {A, B})
-    assert sequence.device_sampling == SamplingParams(max_tokens=9)
+    assert (sequence.num_wanted, set(ids_in(sequence.mask))) == (1, {A, B, END, OTHER_END})
 
 
 def test_work_with_a_mask_can_go_to_another_process(many_a):

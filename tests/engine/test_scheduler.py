@@ -334,6 +334,42 @@ def test_a_preempted_sequence_finds_its_blocks_again():
     assert found[True] < found[False]
 
 
+def first_tokens(requests: list[Request], sizes: Limits) -> list[str]:
+    """Requests in the order in which their first tokens come."""
+    core = EngineCore(FakeRunner(sizes), sizes)
+    for item in requests:
+        core.submit(item)
+    order: dict[str, None] = {}
+    while core.has_unfinished:
+        order |= dict.fromkeys(delta.request_id for delta in core.step())
+    return list(order)
+
+
+@pytest.mark.parametrize(("priorities", "expected"), [(True, ["b", "d", "a", "c"]), (False, ["a", "b", "c", "d"])])
+def test_the_most_urgent_goes_first(priorities, expected):
+    numbers = {"a": 5, "b": -1, "c": 5, "d": 0}
+    requests = [request(name, text=3, priority=number) for name, number in numbers.items()]
+    assert first_tokens(requests, limits(max_num_seqs=1, priorities=priorities)) == expected
+
+
+def test_the_least_urgent_is_preempted():
+    """b came later and is more urgent: when blocks run out, a gives way, and both end as they would alone."""
+    tight = limits(num_blocks=10, priorities=True, prefix_caching=False)
+    core = EngineCore(runner := FakeRunner(tight), tight)
+    core.submit(request("a", text=12, max_tokens=12, priority=1))
+    core.step()
+    core.submit(request("b", text=12, max_tokens=12))
+    tokens: dict[str, list[int]] = {"a": [113], "b": []}
+    order = []
+    while core.has_unfinished:
+        for delta in core.step():
+            tokens[delta.request_id].append(delta.token.token_id)
+            order += [delta.request_id] if delta.finish_reason else []
+    assert order == ["b", "a"]
+    assert sum(len(plan.admissions) for plan in runner.plans) > 2
+    assert tokens == {name: list(range(113, 125)) for name in "ab"}
+
+
 ARRIVALS = st.lists(
     st.tuples(
         st.integers(0, 12),  # step of arrival
@@ -342,6 +378,7 @@ ARRIVALS = st.lists(
         st.integers(1, 10),  # max_tokens
         st.one_of(st.none(), st.integers(0, 20)),  # step of abort
         st.sampled_from([None, None, "salt"]),
+        st.integers(0, 2),  # priority
     ),
     min_size=1,
     max_size=8,
@@ -356,20 +393,21 @@ SIZES = st.builds(
     tile_budget=st.integers(1, 3),
     flash=st.sampled_from([None, FLASH]),
     prefix_caching=st.booleans(),
+    priorities=st.booleans(),
 )
 
 
 @settings(max_examples=400, deadline=None)
-@given(ARRIVALS, SIZES)
-def test_random_schedules_lose_nothing_and_answer_as_if_alone(arrivals, sizes):
+@given(ARRIVALS, SIZES, st.booleans())
+def test_random_schedules_lose_nothing_and_answer_as_if_alone(arrivals, sizes, overlap):
     runner = FakeRunner(sizes)
-    core = EngineCore(runner, sizes)
+    core = EngineCore(runner, sizes, overlap)
     expected, got, aborted = {}, {}, set()
     for step in range(2000):
-        for number, (arrival, text, tiles, max_tokens, abort_at, salt) in enumerate(arrivals):
+        for number, (arrival, text, tiles, max_tokens, abort_at, salt, priority) in enumerate(arrivals):
             name = str(number)
             if arrival == step:
-                item = request(name, text, tuple(tiles), max_tokens, salt=salt)
+                item = request(name, text, tuple(tiles), max_tokens, salt=salt, priority=priority)
                 core.submit(item)
                 length = computed_prompt(item, sizes)
                 room = min(sizes.max_model_len, (sizes.num_blocks - 1) * sizes.block_size) - length

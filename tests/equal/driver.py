@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict, deque
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from tilewise.engine.core import EngineCore
 from tilewise.models.load import Architecture
 from tilewise.platforms.cpu.ops import CpuOps
 from tilewise.runner import runner as runner_module
+from tilewise.runner.background import BackgroundRunner
 from tilewise.runner.runner import LocalRunner
-from tilewise.step import Limits
+from tilewise.step import Handle, Limits, Runner, StepPlan, Work
 from tilewise.types import ImageInput, Request, SamplingParams, Tile
 from tilewise.weights.folder import CheckpointFolder
 
@@ -33,37 +35,67 @@ LIMITS = Limits(
 class Engine:
     """A model under limits of the test's choosing."""
 
-    def __init__(self, folder: Path, ops=None, dtype=torch.float32, **changes: int) -> None:
+    def __init__(self, folder: Path, ops=None, dtype=torch.float32, overlap: bool = False, **changes: int) -> None:
         architecture = Architecture.of(CheckpointFolder.open(folder))
         self.limits = replace(LIMITS, flash=architecture.config.flash, **changes)
         self.model = architecture.load(dtype, ops or CpuOps(), self.limits.max_model_len)
         self.config = architecture.config
+        self.overlap = overlap
         self.cached: dict[str, int] = {}
 
     def run(self, requests: list[Request], monkeypatch) -> dict[str, tuple[list[int], Tensor]]:
-        """Tokens and logits [tokens, vocabulary] of each request; a preempted sequence's are in order all the same."""
-        self.core = EngineCore(LocalRunner(self.model, self.limits, torch.device("cpu")), self.limits)
+        """Tokens and logits [tokens, vocabulary] of each request."""
+        local = LocalRunner(self.model, self.limits, torch.device("cpu"))
+        self.runner = Recorder(BackgroundRunner(local) if self.overlap else local)
+        self.core = EngineCore(self.runner, self.limits, self.overlap)
         return self.run_more(requests, monkeypatch)
 
     def run_more(self, requests: list[Request], monkeypatch) -> dict[str, tuple[list[int], Tensor]]:
         """The same with what is cached from before."""
-        core = self.core
+        core, recorder = self.core, self.runner
+        recorder.begin(core)
+        monkeypatch.setattr(runner_module, "sample", recorder.sample)
         for request in requests:
             core.submit(request)
         tokens: dict[str, list[int]] = {request.id: [] for request in requests}
-        logits: dict[str, list[Tensor]] = {request.id: [] for request in requests}
-        rows: list[Tensor] = []
-        sample = runner_module.sample
-        monkeypatch.setattr(runner_module, "sample", lambda row, *rest: (rows.append(row), sample(row, *rest))[1])
         while core.has_unfinished:
-            rows.clear()
-            deltas = core.step()
-            for row, delta in zip(rows[0] if rows else [], deltas, strict=True):
+            for delta in core.step():
                 tokens[delta.request_id].append(delta.token.token_id)
-                logits[delta.request_id].append(row)
                 self.cached[delta.request_id] = delta.cached_tokens
-        monkeypatch.setattr(runner_module, "sample", sample)
-        return {name: (tokens[name], torch.stack(logits[name])) for name in tokens}
+        monkeypatch.setattr(runner_module, "sample", recorder.real_sample)
+        # A sequence that has ended may have computed one token more, which is nobody's.
+        return {name: (ids, torch.stack(recorder.logits[name][: len(ids)])) for name, ids in tokens.items()}
+
+
+class Recorder:
+    """A runner that knows whose logits are sampled from: slots are given to others while steps are on their way."""
+
+    real_sample = staticmethod(runner_module.sample)
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._owners: deque[dict[int, str]] = deque()
+        self.logits: dict[str, list[Tensor]] = {}
+
+    def begin(self, core: EngineCore) -> None:
+        self._core = core
+        self.logits = defaultdict(list)
+
+    def launch(self, plan: StepPlan) -> Handle:
+        if plan.work:
+            running = self._core._scheduler.running
+            self._owners.append({sequence.slot: sequence.request.id for sequence in running})
+        return self._runner.launch(plan)
+
+    def sample(self, logits: Tensor, work: list[Work], *rest):
+        """In the order of the launches, perhaps in another thread."""
+        owners = self._owners.popleft()
+        for row, item in zip(logits, work, strict=True):
+            self.logits[owners[item.slot]].append(row)
+        return self.real_sample(logits, work, *rest)
+
+    def close(self) -> None:
+        self._runner.close()
 
 
 def picture(seed: int, tiles: int, size: int, start: int) -> ImageInput:

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from tests.equal.driver import Engine, prompt
-from tests.models.flash import write_flash
-from tests.tiny import SPECS, write_original
+from tests.tiny import SPECS, TWINS, write_original
 from tilewise.platforms.reference import ReferenceOps
 
 NAMES = ["qwen2-300m", "qwen3-6b-tied", "flash"]
@@ -19,7 +18,7 @@ NAMES = ["qwen2-300m", "qwen3-6b-tied", "flash"]
 @pytest.fixture(scope="module", params=NAMES)
 def folder(request, tmp_path_factory):
     path = tmp_path_factory.mktemp(request.param)
-    return write_flash(path) if request.param == "flash" else write_original(path, SPECS[request.param])
+    return write_original(path, TWINS["InternVL3_5-1B-Flash"] if request.param == "flash" else SPECS[request.param])
 
 
 def requests(**sampling):
@@ -78,6 +77,15 @@ def test_a_tile_met_again_equals_the_first_time(folder, alone, monkeypatch):
     assert_same({"picture": found["again"]}, {"picture": alone["picture"]})
 
 
+@pytest.mark.parametrize("changes", [{}, {"max_num_batched_tokens": 13}, {"block_size": 4, "num_blocks": 27}], ids=str)
+def test_serial_equals_overlapped(folder, alone, monkeypatch, changes):
+    """Whole, in chunks, and with sequences that are preempted while their token is on its way."""
+    engine = Engine(folder, overlap=True, **changes)
+    assert_same(engine.run(requests(), monkeypatch), alone)
+    assert_same(engine.run_more(requests(), monkeypatch), alone)
+    engine.core.close()
+
+
 def test_cold_equals_cached(folder, alone, monkeypatch):
     """The same requests again, and what need not be computed of them is not."""
     engine = Engine(folder, block_size=4, num_blocks=513)
@@ -102,8 +110,16 @@ def test_reference_ops_equal_cpu_ops(folder, alone, monkeypatch):
     assert_same(Engine(folder, ReferenceOps()).run(requests(), monkeypatch), alone)
 
 
-def test_seeded_sampling_does_not_depend_on_batch_or_chunks(folder, monkeypatch):
-    params = {"temperature": 1.3, "top_p": 0.95, "seed": 42, "repetition_penalty": 1.1}
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"temperature": 1.3, "top_p": 0.95, "seed": 42, "repetition_penalty": 1.1},
+        {"temperature": 1.9, "seed": 7, "logit_bias": {9: 3.0}, "frequency_penalty": 0.5, "logprobs": 3},
+        {"top_k": 12, "min_p": 0.01, "seed": -8, "allowed_token_ids": [*range(5, 200)], "min_tokens": 4},
+    ],
+    ids=["top-p", "whole", "top-k"],
+)
+def test_seeded_sampling_does_not_depend_on_batch_or_chunks(folder, monkeypatch, params):
     expected = {}
     for request in requests(**params):
         expected |= Engine(folder).run([request], monkeypatch)

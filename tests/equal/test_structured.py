@@ -90,8 +90,10 @@ def test_random_models_answer_in_form(folder, monkeypatch):
         {"max_num_seqs": 2},
         {"block_size": 4, "num_blocks": 26},
         {"block_size": 1, "num_blocks": 101, "max_num_batched_tokens": 37},
+        {"overlap": True, "max_num_batched_tokens": 37},
+        {"overlap": True, "block_size": 4, "num_blocks": 26},
     ],
-    ids=["chunked", "few-slots", "preempted", "preempted-and-chunked"],
+    ids=["chunked", "few-slots", "preempted", "preempted-and-chunked", "overlapped", "overlapped-and-preempted"],
 )
 @pytest.mark.parametrize("temperature", [0, 1])
 def test_neither_chunks_nor_neighbours_nor_preemption_change_an_answer(folder, monkeypatch, sizes, temperature):

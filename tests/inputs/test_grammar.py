@@ -17,7 +17,7 @@ from tilewise.engine.grammar import ids_in
 from tilewise.errors import InvalidRequest
 from tilewise.inputs.grammar import MAX_CHARACTERS, MAX_NESTING, Grammars
 from tilewise.inputs.tokenizer import Tokenizer
-from tilewise.types import SamplingParams, StructuredOutputsParams
+from tilewise.types import StructuredOutputsParams
 
 KINDS = {
     "small": lambda folder: small_tokenizer(),
@@ -100,7 +100,7 @@ def test_an_object_is_an_object(small):
 def test_white_space_of_json(small):
     def allows(text, **options):
         matcher = compiled(small, json={"type": "array", "items": {"type": "integer"}}, **options).start(
-            SamplingParams()
+            ignore_eos=False
         )
         for token in small_tokenizer().encode_text(text):
             if token not in ids_in(matcher.mask()):
@@ -218,7 +218,7 @@ NASTY = [
 @pytest.mark.parametrize("form", NASTY, ids=range(len(NASTY)))
 def test_what_is_heavy_is_followed_or_ends_with_an_error(small, form):
     """Whichever it is, the process lives and a mask always allows something."""
-    matcher = compiled(small, **form).start(SamplingParams(ignore_eos=True))
+    matcher = compiled(small, **form).start(ignore_eos=True)
     for _ in range(200):
         if matcher.finish_reason is not None:
             break

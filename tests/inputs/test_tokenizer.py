@@ -9,7 +9,9 @@ import pytest
 from tests.tiny import SPECIAL_IDS, tokenizer
 from tilewise.errors import InvalidCheckpoint
 from tilewise.inputs.tokenizer import Tokenizer
+from tilewise.tools.twin.vocabularies import VOCABULARIES
 
+PLAIN = VOCABULARIES["qwen2.5"].plain
 TEXTS = ["the hen in an inner town", "你好 <|im_end|>", "<img><ref>x</ref>", "  a\n\n b"]
 
 
@@ -19,8 +21,8 @@ def older_files(folder):
     (folder / "vocab.json").write_text(json.dumps(model["vocab"]))
     (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(pair) for pair in model["merges"]))
     added = {
-        str(number): {"content": token, "special": True, "normalized": False, "lstrip": False, "rstrip": False,
-                      "single_word": False}
+        str(number): {"content": token, "special": token not in PLAIN, "normalized": False, "lstrip": False,
+                      "rstrip": False, "single_word": False}
         for token, number in SPECIAL_IDS.items()
     }  # fmt: skip
     names = {"tokenizer_class": "Qwen2Tokenizer", "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
@@ -30,7 +32,7 @@ def older_files(folder):
 def test_the_older_files_give_the_same_ids(tmp_path):
     older_files(tmp_path)
     ours, converted = Tokenizer(tokenizer().to_str()), Tokenizer.from_folder(tmp_path)
-    assert converted.special_ids == ours.special_ids == frozenset(SPECIAL_IDS.values())
+    assert converted.special_ids == ours.special_ids == {SPECIAL_IDS[token] for token in SPECIAL_IDS.keys() - PLAIN}
     assert converted.image_context_id == SPECIAL_IDS["<IMG_CONTEXT>"]
     for text in TEXTS:
         assert converted.encode_text(text) == ours.encode_text(text)

@@ -6,7 +6,7 @@ import random
 
 from tilewise.engine.grammar import ids_in
 from tilewise.inputs.tokenizer import Tokenizer
-from tilewise.types import Grammar, SamplingParams
+from tilewise.types import Grammar
 
 SCHEMAS = {
     "flat": {
@@ -44,10 +44,10 @@ SUMS = 'start: sum\nsum: NUMBER | sum "+" NUMBER | "(" sum ")"\nNUMBER: /[0-9]{1
 GBNF = 'root ::= "SELECT " column (", " column)? " FROM " [a-z]{2}\ncolumn ::= "名" | "b"'
 
 
-def walk(grammar: Grammar, tokenizer: Tokenizer, seed: int, most: int = 2000, **sampling: object) -> str:
+def walk(grammar: Grammar, tokenizer: Tokenizer, seed: int, most: int = 2000) -> str:
     """The text of tokens drawn evenly from each mask, with one draw in two for an end where there is one."""
     draw = random.Random(seed)
-    matcher = grammar.start(SamplingParams(**sampling))
+    matcher = grammar.start(ignore_eos=False)
     stream, text = tokenizer.stream(), ""
     for _ in range(most):
         allowed = ids_in(matcher.mask())

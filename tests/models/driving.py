@@ -28,7 +28,7 @@ def prompt_of(spec: TinySpec, images: Sequence[int]) -> list[int]:
     """Text, then each picture (given by its number of tiles) with text after it."""
     ids = list(TEXT_IDS[:5])
     for number, tiles in enumerate(images):
-        ids += [IMAGE_ID] * (tiles * spec.tokens_per_tile) + list(TEXT_IDS[5 + number : 9 + number])
+        ids += [spec.image_id] * (tiles * spec.tokens_per_tile) + list(TEXT_IDS[5 + number : 9 + number])
     return ids
 
 
@@ -67,16 +67,16 @@ def new_caches(model: InternVL, blocks: int) -> list[Tensor]:
 
 
 @torch.inference_mode()
-def all_logits(model: InternVL, ids: Sequence[int], pixels: Tensor) -> Tensor:
+def all_logits(model: InternVL, ids: Sequence[int], pixels: Tensor, image_id: int = IMAGE_ID) -> Tensor:
     """Logits [positions, vocabulary] of one prompt, whose tiles lie in the pool from last page to first."""
     layout, blocks = paged(len(ids))
     token_ids = torch.tensor(ids)
-    image_rows = (token_ids == IMAGE_ID).nonzero().flatten()
+    image_rows = (token_ids == image_id).nonzero().flatten()
     tokens, pages = model.config.tokens_per_tile, list(reversed(range(len(pixels))))
     shape = (max(len(pixels), 1), tokens, model.config.decoder.hidden_size)
     pool = torch.full(shape, float("nan"), dtype=model.decoder.embedding.dtype)
     if len(pixels):
-        pool[pages] = model.encode(pixels).rows
+        pool[pages] = model.encode(pixels).rows[:, :tokens]
     tile_rows = [page * tokens + row for page, row in itertools.product(pages, range(tokens))]
     batch = ModelBatch(
         token_ids=token_ids,

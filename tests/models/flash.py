@@ -1,4 +1,4 @@
-"""Flash checkpoints for tests, and the reference: the formulas of the released code over torch's own modules."""
+"""The reference of Flash models: the formulas of the released code over torch's own modules."""
 
 from __future__ import annotations
 
@@ -8,15 +8,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tests.models.driving import normalised
-from tests.tiny import IMAGE_ID, TinySpec, reference_model, write_hf, write_original
+from tests.tiny import TWINS, TinySpec, original_tensors, reference_model, write_hf, write_original
+from tilewise.tools.twin.specs import stand_ins
 
-SPEC = TinySpec(vision_hidden=48, vision_heads=4, decoder="qwen3", head_dim=8)
+FLASH = sorted({first for name, first in stand_ins().items() if TWINS[name].flash})
+"""Flash twins of different structure."""
+NAME = "InternVL3_5-1B-Flash"
+SPEC = TWINS[NAME]
 FEW = SPEC.tokens_per_tile // 4
-THRESHOLDS = {"flash_relative_threshold": 0.3, "flash_absolute_threshold": 0.5}
+RELATIVE, ABSOLUTE = 0.1, 0.5
+THRESHOLDS = ("flash_relative_threshold", "flash_absolute_threshold")
+_PREFIXES = ("mlp2.", "gating.", "pooling_before_gating.")
+
+
+def write_flash(folder: Path, **changes: Any) -> Path:
+    """An original Flash checkpoint; `changes` are keys of its config.json, None = absent."""
+    write_original(folder, SPEC)
+    config = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
+    return folder
 
 
 class FlashModules(nn.Module):
@@ -67,36 +80,16 @@ def _gating_block(width: int) -> nn.Sequential:
     return nn.Sequential(inner, nn.GELU(), nn.Dropout(0.1), outer, nn.Dropout(0.1), nn.LayerNorm(width))
 
 
-def flash_modules(spec: TinySpec = SPEC, seed: int = 0) -> FlashModules:
-    """Filled with noise under which scores lie on both sides of one half."""
-    modules = FlashModules(spec.vision_hidden, spec.hidden).eval()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in modules.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            sharp = 3.0 if "in_proj" in name else 1.0  # attention that looks at few patches tells tiles apart
-            parameter.copy_(sharp * noise / parameter.shape[-1] ** 0.5 if parameter.ndim > 1 else 1 + 0.3 * noise)
-        modules.gating["gate"][1].bias.copy_(torch.tensor([1.5, -1.5]))
-    return modules
-
-
-def write_flash(folder: Path, spec: TinySpec = SPEC, **changes: Any) -> Path:
-    """An original Flash checkpoint; `changes` are keys of its config.json, None = absent."""
-    write_original(folder, spec)
-    extra = {name: tensor.contiguous() for name, tensor in flash_modules(spec).state_dict().items()}
-    weights = folder / "model.safetensors"
-    save_file({**load_file(weights), **extra}, weights, metadata={"format": "pt"})
-    config = json.loads((folder / "config.json").read_text()) | {"flash_mode": True, **THRESHOLDS, **changes}
-    (folder / "config.json").write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
-    return folder
-
-
 class Reference:
-    """transformers' model of the same numbers, with the router's modules around it: one request at a time."""
+    """transformers' model of the numbers of a Flash twin, with the router's modules around it: a request at a time."""
 
-    def __init__(self, folder: Path, spec: TinySpec = SPEC) -> None:
+    def __init__(self, folder: Path, spec: TinySpec) -> None:
+        self.spec = spec
         self.model = reference_model(write_hf(folder, spec))
-        self.modules = flash_modules(spec)
+        self.modules = FlashModules(spec.vision_hidden, spec.hidden).eval()
+        self.modules.load_state_dict(
+            {name: tensor for name, tensor in original_tensors(spec).items() if name.startswith(_PREFIXES)}
+        )
 
     @torch.inference_mode()
     def features(self, pixels: Tensor) -> Tensor:
@@ -105,29 +98,27 @@ class Reference:
         return hidden[:, 1:]
 
     @torch.inference_mode()
-    def rows(self, pixels: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Rows of each tile of one request, few or all, and its score."""
+    def rows(self, pixels: Tensor) -> list[Tensor]:
+        """Rows of each tile of one request, few or all."""
         features = self.features(pixels)
         scores = self.modules.scores(features)
-        easy = (scores > scores.quantile(THRESHOLDS["flash_relative_threshold"])) & (
-            scores >= THRESHOLDS["flash_absolute_threshold"]
-        )
+        easy = (scores > scores.quantile(RELATIVE)) & (scores >= ABSOLUTE)
         full = self.model.get_image_features(normalised(pixels), return_dict=True).pooler_output
-        full = full.view(len(pixels), SPEC.tokens_per_tile, -1)
+        full = full.view(len(pixels), self.spec.tokens_per_tile, -1)
         few = self.modules.few_rows(features)
-        return [few[n] if easy[n] else full[n] for n in range(len(pixels))], scores
+        return [few[n] if easy[n] else full[n] for n in range(len(pixels))]
 
     @torch.inference_mode()
     def generate(self, ids: Sequence[int], pixels: Tensor, count: int) -> tuple[list[int], Tensor, int]:
         """Greedy tokens, the logits each was chosen from, and the length of the shortened prompt."""
-        rows, _ = self.rows(pixels)
+        rows = iter(self.rows(pixels))
         embeddings = self.model.get_input_embeddings()
         parts: list[Tensor] = []
-        position = tile = 0
+        position = 0
         while position < len(ids):
-            if ids[position] == IMAGE_ID:
-                parts.append(rows[tile])
-                position, tile = position + SPEC.tokens_per_tile, tile + 1
+            if ids[position] == self.spec.image_id:
+                parts.append(next(rows))
+                position += self.spec.tokens_per_tile
             else:
                 parts.append(embeddings(torch.tensor([ids[position]])))
                 position += 1

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from tests.models.conftest import FolderOf, TheirsOf
 from tests.models.driving import all_logits, load, normalised, prompt_of, random_tiles
 from tests.tiny import SPECS, reference_model
 from tilewise.platforms.cpu.ops import CpuOps
@@ -22,12 +21,13 @@ NO_WORSE = 1.25
 @pytest.mark.parametrize("name", SPECS)
 @pytest.mark.parametrize("images", [(), (2, 1)], ids=str)
 def test_logits_are_as_near_to_float32_as_the_reference(
-    name: str, images: tuple[int, ...], folder_of: Callable[[str], Path], theirs_of: Callable[[str], Any]
+    name: str, images: tuple[int, ...], folder_of: FolderOf, hf_folder_of: FolderOf, theirs_of: TheirsOf
 ) -> None:
-    ids, pixels = prompt_of(SPECS[name], images), random_tiles(SPECS[name], sum(images))
-    ours = all_logits(load(folder_of(name), CpuOps(), dtype=torch.bfloat16), ids, pixels)
+    spec = SPECS[name]
+    ids, pixels = prompt_of(spec, images), random_tiles(spec, sum(images))
+    ours = all_logits(load(folder_of(name), CpuOps(), dtype=torch.bfloat16), ids, pixels, spec.image_id)
     truth = their_logits(theirs_of(name), ids, pixels)
-    theirs = their_logits(reference_model(folder_of(name), torch.bfloat16), ids, pixels)
+    theirs = their_logits(reference_model(hf_folder_of(name), torch.bfloat16), ids, pixels)
     assert ours.dtype == theirs.dtype == torch.bfloat16
     assert (ours - truth).abs().mean() < NO_WORSE * (theirs - truth).abs().mean()
 
@@ -47,7 +47,7 @@ class Recorder(ReferenceOps):
         return super().linear(x, weight, bias)
 
 
-def test_pixels_are_normalised_in_float32_and_then_rounded(folder_of: Callable[[str], Path]) -> None:
+def test_pixels_are_normalised_in_float32_and_then_rounded(folder_of: FolderOf) -> None:
     ops, pixels = Recorder(), random_tiles(SPECS["qwen2-300m"], 2)
     load(folder_of("qwen2-300m"), ops, dtype=torch.bfloat16).encode(pixels)
     expected = torch.nn.functional.unfold(normalised(pixels), kernel_size=14, stride=14).transpose(1, 2).bfloat16()

@@ -16,6 +16,7 @@ from tests.models.driving import TEXT_IDS, load, new_caches, paged
 from tests.models.test_parity import their_decoder
 from tests.tiny import SPECS, TinySpec, write_hf, write_original
 from tilewise.errors import InvalidCheckpoint
+from tilewise.family import Rope
 from tilewise.layers.rope import RopeConfig, RopeTable
 from tilewise.models.config import rope_config
 from tilewise.models.load import Architecture
@@ -194,6 +195,10 @@ def their_logits(folder: Path, spec: TinySpec, ids: Tensor) -> Tensor:
     return logits
 
 
+def long_from_16(spec: TinySpec) -> TinySpec:
+    return dataclasses.replace(spec, rope=dataclasses.replace(spec.rope, original_length=16))
+
+
 def in_both_formats(folder: Path, spec: TinySpec) -> tuple[Path, Path]:
     return write_hf(folder / "hf", spec), write_original(folder / "original", spec)
 
@@ -206,7 +211,7 @@ def test_decoder_with_short_and_long_factors(
     name: str, length: int, context: int, tmp_path: Path, parity: ParityTable
 ) -> None:
     """Up to 16 tokens the short factors hold; theirs go by the sequence, ours by the context."""
-    spec, ids = dataclasses.replace(SPECS[name], longrope_from=16), torch.tensor(TEXT_IDS[:length])
+    spec, ids = long_from_16(SPECS[name]), torch.tensor(TEXT_IDS[:length])
     native, original = in_both_formats(tmp_path, spec)
     part = "decoder, short factors" if length <= 16 else "decoder, long factors"
     theirs = their_logits(native, spec, ids)
@@ -216,7 +221,7 @@ def test_decoder_with_short_and_long_factors(
 
 def test_a_long_context_has_long_factors_for_short_sequences_too(tmp_path: Path) -> None:
     """Keys in the cache would contradict later ones if the factors changed while a sequence grows."""
-    spec, ids = dataclasses.replace(SPECS["phi3-300m"], longrope_from=16), torch.tensor(TEXT_IDS)
+    spec, ids = long_from_16(SPECS["phi3-300m"]), torch.tensor(TEXT_IDS)
     folder = write_original(tmp_path, spec)
     whole, start = decoder_logits(folder, ids, 64), decoder_logits(folder, ids[:12], 64)
     torch.testing.assert_close(start, whole[:12], atol=1e-5, rtol=1e-5)
@@ -240,7 +245,7 @@ def test_decoder_within_and_beyond_the_trained_length(
 def test_stretching_matters_beyond_the_trained_length(tmp_path: Path) -> None:
     spec, ids = dataclasses.replace(SPECS["internlm2-300m"], max_position=24), torch.tensor(TEXT_IDS)
     stretched = write_original(tmp_path / "dynamic", spec)
-    plain = write_original(tmp_path / "plain", dataclasses.replace(spec, dynamic_rope=False))
+    plain = write_original(tmp_path / "plain", dataclasses.replace(spec, rope=Rope(spec.rope.theta)))
     assert torch.equal(decoder_logits(stretched, ids[:20], 24), decoder_logits(plain, ids[:20], 24))
     assert (decoder_logits(stretched, ids, 33) - decoder_logits(plain, ids, 33)).abs().max() > 1e-3
 
@@ -252,5 +257,5 @@ def test_longrope_is_read_from_every_spelling(spelling: Any, tmp_path: Path) -> 
     original = write_original(tmp_path / "original", spec)
     ropes = [Architecture.of(CheckpointFolder.open(folder)).config.decoder.rope for folder in (native, original)]
     assert ropes[0] == ropes[1]
-    assert (ropes[0].kind, ropes[0].original_length, ropes[0].trained_length) == ("longrope", 256, 1024)
+    assert (ropes[0].kind, ropes[0].original_length, ropes[0].trained_length) == ("longrope", 256, 2048)
     assert (ropes[0].short_factor, ropes[0].long_factor) == ((1.0, 1.125, 1.25), (1.25, 2.75, 4.25))

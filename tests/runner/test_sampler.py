@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.engine.fake import limits
+from tests.runner.plain_sampler import plain_sample, plain_truncate
+from tests.runner.test_noise import chi_square
 from tilewise.engine.grammar import bits_of
-from tilewise.runner.sampler import apply_mask, generator_at, sample, truncate
+from tilewise.runner import draw as draw_module
+from tilewise.runner.draw import survivors
+from tilewise.runner.sampler import apply_mask, sample
 from tilewise.runner.tables import Tables
 from tilewise.step import Admission, Work
 from tilewise.types import SampledToken, SamplingParams
@@ -19,11 +26,35 @@ from tilewise.types import SampledToken, SamplingParams
 CPU = torch.device("cpu")
 
 
+@dataclass(frozen=True)
+class Case:
+    """One request in the middle of its answer, and the logits of its next token."""
+
+    logits: torch.Tensor
+    sampling: SamplingParams
+    tokens: tuple[int, ...] = (0, 1)
+    num_prompt: int = 2
+    seed: int = 5
+    stop: tuple[int, ...] = ()
+    bad_words: tuple[tuple[int, ...], ...] = ()
+
+
+def sample_all(cases: list[Case]) -> list[SampledToken]:
+    tables = Tables(limits(max_num_seqs=len(cases)), CPU)
+    work = []
+    for slot, case in enumerate(cases, 1):
+        stop = frozenset(case.stop)
+        tables.admit(Admission(slot, case.tokens, case.num_prompt, case.sampling, case.seed, stop, case.bad_words))
+        work.append(Work(slot, len(case.tokens) - 1, 1, samples=True))
+    found = sample(torch.stack([case.logits for case in cases]), work, tables)
+    return [found[slot] for slot in range(1, len(cases) + 1)]
+
+
 def choose(
-    logits: list[float], sampling: SamplingParams, tokens=(0, 1), num_prompt=2, seed=5, stop=(), mask=None
+    logits: list[float], sampling: SamplingParams, tokens=(0, 1), num_prompt=2, seed=5, stop=(), bad_words=(), mask=None
 ) -> SampledToken:
     tables = Tables(limits(), CPU)
-    tables.admit(Admission(1, tuple(tokens), num_prompt, sampling, seed, frozenset(stop)))
+    tables.admit(Admission(1, tuple(tokens), num_prompt, sampling, seed, frozenset(stop), bad_words))
     work = Work(1, len(tokens) - 1, 1, samples=True, mask=mask)
     token = sample(torch.tensor([logits]), [work], tables)[1]
     assert int(tables.tokens[1, len(tokens)]) == token.token_id, "the next step reads the token from the tables"
@@ -46,26 +77,34 @@ def test_the_same_seed_and_position_give_the_same_token_whatever_the_neighbours(
     assert together[1].token_id == together[3].token_id == alone
 
 
-def test_streams_of_neighbouring_seeds_and_positions_differ():
-    draws = {
-        torch.rand(1, generator=generator_at(seed, position, CPU)).item()
-        for seed in range(20)
-        for position in range(20)
-    }
-    assert len(draws) == 400
-
-
 def test_sampled_frequencies_follow_the_distribution():
     logits = torch.tensor([1.0, 0.0, 2.0, -1.0])
     params = SamplingParams(temperature=1.0)
-    counts = torch.zeros(4)
-    for seed in range(4000):
-        counts[choose(logits.tolist(), params, seed=seed).token_id] += 1
-    torch.testing.assert_close(counts / 4000, logits.softmax(-1), atol=0.03, rtol=0)
+    cases = [Case(logits, params, seed=seed) for seed in range(20_000)]
+    drawn = torch.tensor([token.token_id for token in sample_all(cases)])
+    assert chi_square(drawn.bincount(minlength=4).double(), 20_000 * logits.double().softmax(-1)) < 3.1
+
+
+@pytest.mark.parametrize("options", [{}, {"top_k": 20}, {"top_p": 0.8}, {"min_p": 0.05, "temperature": 1.7}])
+def test_drawn_tokens_follow_the_truncated_distribution_along_a_sequence(options):
+    """Many positions of many seeds."""
+    logits = 2 * torch.randn(60, generator=torch.Generator().manual_seed(3))
+    sampling = SamplingParams(**options)
+    places = [(seed, length) for seed in range(200) for length in range(1, 61)]
+    cases = [Case(logits, sampling, tokens=(0,) * length, num_prompt=1, seed=seed) for seed, length in places]
+    drawn = torch.tensor([token.token_id for token in sample_all(cases)]).bincount(minlength=60).double()
+    share = plain_truncate(logits / sampling.temperature, sampling).double().softmax(-1)
+    assert drawn[share == 0].sum() == 0
+    often = share * len(cases) > 5
+    assert chi_square(drawn[often], len(cases) * share[often]) < 3.1
 
 
 def kept(logits: list[float], **options) -> list[int]:
-    return truncate(torch.tensor(logits), SamplingParams(**options)).isfinite().nonzero().flatten().tolist()
+    row = torch.tensor([logits])
+    values, ids = row.topk(len(logits))
+    left, complete = survivors(values, row, [SamplingParams(**options)])
+    assert complete.all()
+    return sorted(ids[left].tolist())
 
 
 def test_top_k_keeps_the_k_likeliest():
@@ -124,6 +163,118 @@ def test_log_probabilities_are_of_the_raw_logits():
     assert token.top == ((0, scores[0].item()), (1, scores[1].item()))
 
 
+def test_bias_is_added_before_penalties():
+    params = SamplingParams(temperature=0, logit_bias={2: 2.5, 0: -100})
+    assert choose([3.0, 2.0, 0.0], params).token_id == 2
+    # 2.5 halved by the penalty for being in the prompt is below the 2 of token 1
+    assert choose([3.0, 2.0, 0.0], params.with_(repetition_penalty=2.0), tokens=(2, 0)).token_id == 1
+
+
+def test_only_allowed_tokens_are_chosen():
+    params = SamplingParams(temperature=0, allowed_token_ids=[0, 2])
+    assert choose([0.5, 3.0, 1.0], params).token_id == 2
+    drawn = {choose([0.0, 9.0, 0.1], params.with_(temperature=1.0), seed=seed).token_id for seed in range(50)}
+    assert drawn == {0, 2}
+
+
+def test_a_bad_word_is_ruled_out_where_it_would_be_complete():
+    word = ((1, 2, 0),)
+    params = SamplingParams(temperature=0)
+    assert choose([3.0, 2.0, 0.0], params, tokens=(0, 1, 2), num_prompt=1, bad_words=word).token_id == 1
+    assert choose([3.0, 2.0, 0.0], params, tokens=(0, 2, 2), num_prompt=1, bad_words=word).token_id == 0
+    assert choose([3.0, 2.0, 0.0], params, tokens=(0, 1, 2), num_prompt=2, bad_words=word).token_id == 0, "the prompt"
+    assert choose([3.0, 2.0, 0.0], params, bad_words=((0,), (1,), (0, 1, 0))).token_id == 2
+
+
+def test_a_constraint_that_leaves_only_banned_tokens_wins_over_the_ban():
+    params = SamplingParams(allowed_token_ids=[1, 2], min_tokens=5, stop_token_ids=[1])
+    for temperature in (0, 0.01, 3.0):
+        one = params.with_(temperature=temperature, allowed_token_ids=[1])
+        assert choose([3.0, 2.0, 0.0], one).token_id == 1
+        assert choose([3.0, 2.0, 0.0], params.with_(temperature=temperature)).token_id == 2
+
+
+def test_end_tokens_that_the_model_does_not_have_ban_nothing():
+    params = SamplingParams(temperature=0, min_tokens=5, stop_token_ids=[2, 92542])
+    assert choose([1.0, 2.0, 3.0], params, stop=(151645,)).token_id == 1
+
+
+def test_all_log_probabilities_and_more_than_there_are():
+    every = choose([2.0, 1.9, 0.0], SamplingParams(temperature=0, logprobs=-1)).top
+    assert [token for token, _ in every] == [0, 1, 2]
+    assert choose([2.0, 1.9, 0.0], SamplingParams(temperature=0, logprobs=7)).top == every
+    assert choose([2.0, 1.9, 0.0], SamplingParams(temperature=0, logprobs=0)).top == ()
+
+
+VOCABULARY = 70
+ids = st.integers(0, VOCABULARY - 1)
+options = st.fixed_dictionaries(
+    {},
+    optional={
+        "temperature": st.sampled_from([0, 0.01, 0.5, 1.0, 1.9]),
+        "top_k": st.sampled_from([-1, 0, 1, 3, 20, 69, 70, 1000]),
+        "top_p": st.sampled_from([1e-9, 0.3, 0.9, 0.999, 1.0]),
+        "min_p": st.sampled_from([0.0, 0.02, 0.5, 1.0]),
+        "presence_penalty": st.sampled_from([-2, 0.5, 2]),
+        "frequency_penalty": st.sampled_from([-0.3, 0.5, 2]),
+        "repetition_penalty": st.sampled_from([0.5, 1.3, 5.0]),
+        "logprobs": st.sampled_from([None, 0, 1, 5, 20, -1]),
+        "min_tokens": st.integers(0, 12),
+        "stop_token_ids": st.lists(st.integers(0, 2 * VOCABULARY), max_size=4),
+        "logit_bias": st.dictionaries(ids, st.sampled_from([-100, -1.5, 2.0, 100]), max_size=5),
+        "allowed_token_ids": st.lists(ids, min_size=1, max_size=30),
+    },
+)
+
+
+@st.composite
+def cases(draw):
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    logits = draw(st.sampled_from([0.1, 2.0, 8.0])) * torch.randn(VOCABULARY, generator=generator)
+    if draw(st.booleans()):
+        logits = logits.round()  # ties
+    tokens = draw(st.lists(st.integers(0, 9), min_size=1, max_size=12))
+    return Case(
+        logits,
+        SamplingParams(max_tokens=20, **draw(options)),
+        tuple(tokens),
+        draw(st.integers(1, len(tokens))),
+        draw(st.integers(-(2**64), 2**64)),
+        tuple(draw(st.lists(ids, max_size=3))),
+        tuple(draw(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=4).map(tuple), max_size=4))),
+    )
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(cases(), min_size=1, max_size=7), st.sampled_from([1024, 40, 8, 1]))
+def test_a_batch_gives_each_row_what_the_definition_says(batch, candidates):
+    """Whatever neighbours want, and however few candidates are looked at before a row is sorted as a whole."""
+    before, draw_module.CANDIDATES = draw_module.CANDIDATES, candidates
+    try:
+        found = sample_all(batch)
+        alone = [sample_all([case])[0] for case in batch]
+    finally:
+        draw_module.CANDIDATES = before
+    assert found == alone
+    for case, token in zip(batch, found, strict=True):
+        plain = plain_sample(
+            case.logits, list(case.tokens), case.num_prompt, case.sampling, case.seed, case.stop, case.bad_words
+        )
+        assert (token.token_id, token.rank) == (plain.token_id, plain.rank)
+        assert [value for _, value in token.top] == pytest.approx([value for _, value in plain.top], abs=1e-5)
+
+
+@pytest.mark.parametrize("rows", [2, 5, 33])
+def test_a_large_vocabulary_gives_the_same_bits_in_every_batch(rows):
+    generator = torch.Generator().manual_seed(1)
+    several = [{}, {"top_k": 50}, {"top_p": 0.9}, {"top_p": 0.95, "top_k": 4000}, {"min_p": 0.01}, {"temperature": 0}]
+    batch = [
+        Case(3 * torch.randn(30_011, generator=generator), SamplingParams(logprobs=2, **several[i % 6]), seed=i)
+        for i in range(rows)
+    ]
+    assert sample_all(batch) == [sample_all([case])[0] for case in batch]
+
+
 @pytest.mark.parametrize(("width", "words"), [(64, 2), (70, 2), (50, 2), (277, 9), (291, 9)])
 def test_a_mask_leaves_the_tokens_whose_bits_are_set(width, words):
     """Rows that are narrower than the mask's words, as wide, and wider."""
@@ -146,7 +297,8 @@ def test_a_mask_holds_whatever_else_sampling_does():
     mask = bits_of([2, 40], words=2)
     logits = torch.randn(64, generator=torch.Generator().manual_seed(1)).tolist()
     logits[5] = 30.0
-    for options in ({"top_k": 3}, {"top_p": 0.5}, {"min_p": 0.2}, {"repetition_penalty": 2.0, "presence_penalty": 2.0}):
+    penalties = {"repetition_penalty": 2.0, "presence_penalty": 2.0, "logit_bias": {5: 100}}
+    for options in ({"top_k": 3}, {"top_p": 0.5}, {"min_p": 0.2}, penalties, {"allowed_token_ids": [2, 5]}):
         params = SamplingParams(temperature=1.0, **options)
         assert {choose(logits, params, seed=seed, mask=mask).token_id for seed in range(30)} <= {2, 40}
 
@@ -158,3 +310,20 @@ def test_reported_scores_are_among_the_allowed_tokens():
     assert token.logprob == pytest.approx(2.0 - total)
     assert [token_id for token_id, _ in token.top] == [2, 1]
     assert [value for _, value in token.top] == pytest.approx([2.0 - total, 1.0 - total])
+
+
+def test_a_mask_that_leaves_only_an_end_wins_over_min_tokens():
+    params = SamplingParams(min_tokens=5, stop_token_ids=[2])
+    mask = bits_of([2], words=1)
+    for temperature in (0, 1.0):
+        assert choose([3.0, 2.0, 0.0], params.with_(temperature=temperature), mask=mask).token_id == 2
+    assert choose([3.0, 2.0, 9.0], params, mask=bits_of([1, 2], words=1)).token_id == 1
+
+
+def test_rows_without_a_mask_stay_as_they_are():
+    tables = Tables(limits(), CPU)
+    for slot in (1, 2, 3):
+        tables.admit(Admission(slot, (0, 1), 2, SamplingParams(temperature=0), 0, frozenset()))
+    work = [Work(slot, 1, 1, samples=True, mask=bits_of([3], words=1) if slot == 2 else None) for slot in (1, 2, 3)]
+    found = sample(torch.tensor([[0.0, 5.0, 1.0, 2.0]] * 3), work, tables)
+    assert {slot: token.token_id for slot, token in found.items()} == {1: 1, 2: 3, 3: 1}

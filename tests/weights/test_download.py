@@ -11,7 +11,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -199,6 +200,13 @@ def test_a_passing_error_is_tried_again(hub: HubServer, checkpoint: Files, find:
     assert contents(find()) == checkpoint
 
 
+def arrived(folder: Path) -> Iterator[int]:
+    """Sizes of files in the making; those that are finished meanwhile have gone."""
+    for path in partials(folder):
+        with suppress(FileNotFoundError):
+            yield path.stat().st_size
+
+
 def test_ctrl_c_keeps_what_has_arrived(hub: HubServer, checkpoint: Files, where: str, tmp_path: Path) -> None:
     hub.add("tiny/model", checkpoint)
     hub.slow = {SHARDS[0]}
@@ -206,11 +214,11 @@ def test_ctrl_c_keeps_what_has_arrived(hub: HubServer, checkpoint: Files, where:
         f"from tilewise.weights.hub import find_model; find_model('tiny/model', hub={where!r}, cache={str(tmp_path)!r})"
     )
     half = len(checkpoint[SHARDS[0]]) // 2
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
-    while not any(path.stat().st_size >= half // 2 for path in partials(tmp_path)) and process.poll() is None:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=30)
+    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) as process:
+        while not any(size >= half // 2 for size in arrived(tmp_path)) and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate()
     assert "KeyboardInterrupt" in error
     kept = {path.stem: path.stat().st_size for path in partials(tmp_path)}[sha256(checkpoint[SHARDS[0]])]
     assert kept > 0

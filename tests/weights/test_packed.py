@@ -88,7 +88,7 @@ def test_quantised_expert_is_named(folder: Path) -> None:
     [
         ("internlm2-300m", "attention.wqkv", (59, 36), "[36, 36]"),
         ("internlm2-300m", "attention.wqkv", (60, 35), "[36, 36]"),
-        ("phi3-300m", "self_attn.qkv_proj", (59, 36), "[36, 36]"),
+        ("phi3-300m", "self_attn.qkv_proj", (107, 36), "[36, 36]"),
         ("phi3-300m", "mlp.gate_up_proj", (103, 36), "[52, 36]"),
         ("phi3-300m", "mlp.gate_up_proj", (104, 35), "[52, 36]"),
     ],

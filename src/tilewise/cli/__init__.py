@@ -6,11 +6,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from tilewise.cli import ask, demo, generate, inspect
+from tilewise.cli import ask, demo, generate, inspect, tools
 from tilewise.cli.options import VerbParser, dashed
 from tilewise.errors import TilewiseError
 
-VERBS = (ask, generate, inspect, demo)
+VERBS = (ask, generate, inspect, demo, tools)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

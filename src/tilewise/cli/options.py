@@ -19,7 +19,8 @@ class VerbParser(argparse.ArgumentParser):
     _second_pass = False
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        if self._second_pass:  # the method below calls this one
+        # The method below calls this one, and takes no verbs of verbs.
+        if self._second_pass or self._subparsers is not None:
             return super().parse_known_args(args, namespace)
         self._second_pass = True
         try:

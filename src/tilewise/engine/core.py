@@ -1,23 +1,34 @@
-"""EngineCore: the loop. One step is plan, launch, commit."""
+"""EngineCore: the loop. One step is plan, launch, commit; overlapped, the commit is that of the step before."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from tilewise.engine.scheduler import Scheduler, TokenDelta
 from tilewise.errors import EngineStuck
-from tilewise.step import Limits, Runner
+from tilewise.step import Handle, Limits, Runner, StepPlan
 from tilewise.types import Request
+
+
+@dataclass(frozen=True, slots=True)
+class _InFlight:
+    plan: StepPlan
+    handle: Handle
 
 
 class EngineCore:
     """Drives a runner with a scheduler's plans. Knows no tensors and no text."""
 
-    def __init__(self, runner: Runner, limits: Limits) -> None:
+    def __init__(self, runner: Runner, limits: Limits, overlap: bool = False) -> None:
+        """With `overlap`, step N + 1 is planned and launched while N runs. No token depends on it."""
         self._runner = runner
         self._scheduler = Scheduler(limits)
+        self._overlap = overlap
+        self._in_flight: _InFlight | None = None
 
     @property
     def has_unfinished(self) -> bool:
-        return self._scheduler.has_unfinished
+        return self._scheduler.has_unfinished or self._in_flight is not None
 
     def submit(self, request: Request) -> None:
         self._scheduler.add(request)
@@ -26,14 +37,24 @@ class EngineCore:
         self._scheduler.abort(request_id)
 
     def step(self) -> list[TokenDelta]:
-        """Compute one step and return its new tokens; none when a step only encoded or prefilled."""
+        """Compute one step and return new tokens; none when a step only encoded or prefilled.
+
+        Overlapped, the tokens are those of the step before, so that the first call returns none.
+        """
         plan = self._scheduler.plan()
-        if plan.empty:
-            if self.has_unfinished:
-                raise EngineStuck("No sequence can go on: this is a defect in the scheduler, please report it.")
+        launched = None if plan.empty else _InFlight(plan, self._runner.launch(plan))
+        finished, self._in_flight = (self._in_flight, launched) if self._overlap else (launched, None)
+        if finished is None:
+            self._check_progress(launched)
             return []
-        handle = self._runner.launch(plan)
-        return self._scheduler.commit(plan, handle.wait())
+        return self._scheduler.commit(finished.plan, finished.handle.wait())
+
+    def _check_progress(self, launched: _InFlight | None) -> None:
+        if launched is None and self.has_unfinished:
+            raise EngineStuck("No sequence can go on: this is a defect in the scheduler, please report it.")
 
     def close(self) -> None:
+        if self._in_flight is not None:
+            self._in_flight.handle.wait()
+            self._in_flight = None
         self._runner.close()

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tilewise.types import SamplingParams
-
 if TYPE_CHECKING:
     from llguidance import LLMatcher
 
@@ -32,12 +30,12 @@ class CompiledGrammar:
         self._vocab_size = vocab_size
         self._end_ids = end_ids
 
-    def start(self, sampling: SamplingParams) -> TokenMatcher:
-        return TokenMatcher(self._parser.deep_copy(), self._vocab_size, self._end_ids, sampling)
+    def start(self, ignore_eos: bool) -> TokenMatcher:
+        return TokenMatcher(self._parser.deep_copy(), self._vocab_size, self._end_ids, ignore_eos)
 
     def try_out(self, tokens: int) -> str:
         """Follow some answer for a few tokens; returns what went wrong, or an empty string."""
-        matcher = self.start(SamplingParams())
+        matcher = self.start(ignore_eos=False)
         for _ in range(tokens):
             if matcher.finish_reason is None:
                 matcher.follow(ids_in(matcher.mask())[0])
@@ -47,17 +45,15 @@ class CompiledGrammar:
 class TokenMatcher:
     """Follows one answer. Fulfils `types.Matcher`.
 
-    An end token is allowed where the grammar may end. While something else may come it waits for `min_tokens`, as
-    `stop_token_ids` do, and under `ignore_eos` for good; a grammar with nothing left to say ends all the same.
+    An end token is allowed where the grammar may end; under `ignore_eos` only where nothing else may come. That
+    `min_tokens` rules out ends is up to sampling, which does not rule out all that is allowed.
     """
 
-    def __init__(self, parser: LLMatcher, vocab_size: int, end_ids: frozenset[int], sampling: SamplingParams) -> None:
+    def __init__(self, parser: LLMatcher, vocab_size: int, end_ids: frozenset[int], ignore_eos: bool) -> None:
         self._parser = parser
         self._words = -(-vocab_size // 32)
         self._end_ids = end_ids
-        self._ends = bits_of(end_ids, self._words)
-        self._early_ends = self._ends | bits_of(sampling.stop_ids, self._words)
-        self._sampling = sampling
+        self._last_resort = bits_of(end_ids if ignore_eos else (), self._words)
         self._num_accepted = 0
         self.problem = ""
         self.finish_reason: str | None = None
@@ -88,13 +84,8 @@ class TokenMatcher:
             self._fail(self._parser.get_error())
         elif not mask.any():
             self._fail("no token can follow")
-        rest = mask & ~self._held_back()
+        rest = mask & ~self._last_resort
         return rest if rest.any() else mask
-
-    def _held_back(self) -> Mask:
-        if self._num_accepted < self._sampling.min_tokens:
-            return self._early_ends
-        return self._ends if self._sampling.ignore_eos else np.zeros_like(self._ends)
 
     def _fail(self, problem: str) -> None:
         self.problem = problem

@@ -7,7 +7,6 @@ request.
 
 from __future__ import annotations
 
-import bisect
 import hashlib
 import struct
 
@@ -55,9 +54,9 @@ class KVCache:
 
     def remember(self, sequence: SequenceState, start: int, stop: int) -> None:
         """Tokens [start, stop) of a sequence are computed: others may share the blocks that they fill."""
-        if not self._share_prefixes:
-            return
         first, last = start // self._block_size, stop // self._block_size
+        if first == last or not self._share_prefixes:
+            return
         for number, chain_hash in enumerate(self._hashes(sequence, last)[first:], first):
             self.pool.remember(sequence.block_ids[number], chain_hash)
 
@@ -80,10 +79,10 @@ def block_content(sequence: SequenceState, start: int, stop: int) -> bytes:
     """All that the keys and values of tokens [start, stop) depend on, beside those before: ids and rows of tiles."""
     ids = sequence.ids_between(start, stop)
     parts = [struct.pack(f"<{len(ids)}q", *ids)]
-    number = bisect.bisect_right(sequence.tiles, start, key=lambda span: span.stop)
-    while number < len(sequence.tiles) and (span := sequence.tiles[number]).position < stop:
+    for span in sequence.tiles_after(start):
+        if span.position >= stop:
+            break
         parts += [struct.pack("<3q", span.position - start, span.first, span.rows), span.tile.digest]
-        number += 1
     return b"".join(parts)
 
 

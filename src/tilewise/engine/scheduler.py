@@ -1,15 +1,17 @@
 """Scheduler: plan() says what the next step computes, commit() takes in what came of it.
 
-Order of a plan, under one token budget: sequences that decode, sequences in the middle of their prompt, waiting
-ones. A chunk ends before the first tile that is not encoded yet. When blocks run out, the newest sequence is
-preempted: it gives all its blocks back and computes its tokens again later. Tiles are proposed for encoding in the
-same order of priority, a few waiting sequences ahead. The prompt of a Flash model gets its length from its encoded
-tiles: until then it waits, and others may overtake it.
+Order of a plan, under one token budget: sequences that decode, sequences in the middle of their prompt, waiting ones;
+each of these by priority if there are any, else by arrival. A chunk ends before the first tile that is not encoded
+yet. When blocks run out, the least urgent sequence is preempted: it gives all its blocks back and computes its tokens
+again later. Tiles are proposed for encoding in the same order, a few waiting sequences ahead. The prompt of a Flash
+model gets its length from its encoded tiles: until then it waits, and others may overtake it.
 """
 
 from __future__ import annotations
 
-from collections import deque
+import bisect
+import itertools
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -37,6 +39,19 @@ class TokenDelta:
     """Tokens of the prompt whose keys and values were there when it was admitted."""
     image_tokens_saved: int = 0
     """Rows that a Flash model's router left out of the prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """Work that is on its way through the device. The sequence may end or be preempted before it comes back."""
+
+    sequence: SequenceState
+    work: Work
+    admission: int
+
+    @property
+    def undisturbed(self) -> bool:
+        return self.sequence.slot is not None and self.sequence.num_admissions == self.admission
 
 
 @dataclass(slots=True)
@@ -72,18 +87,23 @@ def _delta(sequence: SequenceState, token: SampledToken) -> TokenDelta:
     )
 
 
+_urgency = operator.attrgetter("urgency")
+
+
 class Scheduler:
     """Owns every SequenceState, the KV blocks and the tile index."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self.waiting: deque[SequenceState] = deque()
-        self.running: list[SequenceState] = []  # oldest first
+        # Most urgent first: by priority where there are any, else by arrival.
+        self.waiting: list[SequenceState] = []
+        self.running: list[SequenceState] = []
+        self._arrivals = itertools.count()
         self.kv = KVCache(limits.num_blocks, limits.block_size, limits.prefix_caching)
         self.tiles = TileIndex(limits.tile_pages)
         self.scores = TileScores()
         self._free_slots = list(range(limits.max_num_seqs, 0, -1))  # slot 0 is the dummy of padded batches
-        self._in_flight: dict[int, dict[SequenceState, Work]] = {}  # by plan index
+        self._in_flight: dict[int, list[_Flight]] = {}  # by plan index
         self._index = 0
 
     @property
@@ -102,7 +122,9 @@ class Scheduler:
         sequence = SequenceState.of(request, self.limits.tokens_per_tile, longest)
         sequence.settled = self.limits.flash is None or not sequence.tiles
         self._settle(sequence)
-        self.waiting.append(sequence)
+        priority = request.priority if self.limits.priorities else 0
+        sequence.urgency = (priority, next(self._arrivals))
+        bisect.insort(self.waiting, sequence, key=_urgency)
 
     def _settle(self, sequence: SequenceState) -> None:
         """Fix the length of a Flash prompt, if the scores of all its tiles are known."""
@@ -147,11 +169,9 @@ class Scheduler:
         """Clip a chunk at the first tile without features; also the tiles it uses."""
         start = sequence.num_computed
         uses: list[TileUse] = []
-        for span in sequence.tiles:
+        for span in sequence.tiles_after(start):
             if span.position >= start + count:
                 break
-            if span.stop <= start:
-                continue
             page = self.tiles.ready_page(span.tile.digest)
             if page is None:
                 return max(0, span.position - start), tuple(uses)
@@ -159,33 +179,35 @@ class Scheduler:
         return count, tuple(uses)
 
     def _take_blocks(self, sequence: SequenceState, count: int, draft: _Draft) -> bool:
-        """Blocks for `count` more tokens, preempting newer sequences if need be. False if it was preempted itself."""
+        """Blocks for `count` more tokens, from less urgent sequences if need be. False if it was preempted itself."""
         tokens = sequence.num_computed + count
         while self.kv.missing(sequence, tokens) > self.kv.pool.num_free:
-            newest = self.running[-1]
-            self._preempt(newest, draft)
-            if newest is sequence:
+            victim = self.running[-1]
+            self._preempt(victim, draft)
+            if victim is sequence:
                 return False
-        draft.granted_from.setdefault(sequence, len(sequence.block_ids))
-        self.kv.grow(sequence, tokens)
+        if self.kv.missing(sequence, tokens):
+            draft.granted_from.setdefault(sequence, len(sequence.block_ids))
+            self.kv.grow(sequence, tokens)
         return True
 
     def _preempt(self, sequence: SequenceState, draft: _Draft) -> None:
         draft.undo(sequence)
         self._release(sequence)
         sequence.num_computed = 0
-        self.waiting.appendleft(sequence)
+        bisect.insort(self.waiting, sequence, key=_urgency)
 
     def _admit(self, draft: _Draft) -> None:
-        """Waiting sequences in order of arrival, each once blocks for all it has are free."""
-        for sequence in [sequence for sequence in self.waiting if sequence.settled]:
+        """Waiting sequences, the most urgent first, each once blocks for all it has are free."""
+        for sequence in [sequence for sequence in self.waiting if sequence.settled and not sequence.num_pending]:
             prefix = self.kv.known_prefix(sequence)
             if not (self._free_slots and draft.tokens_left > 0 and self.kv.fits(sequence, prefix)):
                 return
             self.waiting.remove(sequence)
-            self.running.append(sequence)
+            bisect.insort(self.running, sequence, key=_urgency)
             self._begin_behind(prefix, sequence, draft)
             sequence.slot = self._free_slots.pop()
+            sequence.num_admissions += 1
             draft.admissions[sequence] = self._admission(sequence, sequence.slot)
             self._advance(sequence, draft)
 
@@ -199,13 +221,19 @@ class Scheduler:
     def _admission(self, sequence: SequenceState, slot: int) -> Admission:
         request = sequence.request
         return Admission(
-            slot, sequence.token_ids, sequence.num_prompt, sequence.device_sampling, sequence.seed, request.stop_ids
+            slot,
+            sequence.token_ids,
+            sequence.num_prompt,
+            request.sampling,
+            sequence.seed,
+            request.stop_ids,
+            request.bad_words,
         )
 
     def _propose_tiles(self, draft: _Draft) -> None:
         """Encode what running sequences and the next waiting ones lack, most urgent first."""
         budget = self.limits.tile_budget if any(sequence.decoding for sequence in self.running) else None
-        ahead = [*self.running, *list(self.waiting)[:ENCODE_AHEAD]]
+        ahead = [*self.running, *self.waiting[:ENCODE_AHEAD]]
         for sequence in ahead:
             for tile in self._missing_tiles(sequence):
                 if budget is not None and len(draft.encode) >= budget:
@@ -220,9 +248,8 @@ class Scheduler:
 
         What an unsettled sequence needs is scores, so that its scored tiles may go if pages are short.
         """
-        computed = self._computed_or_known(sequence)
-        for span in sequence.tiles:
-            done = span.stop <= computed if sequence.settled else span.tile.digest in self.scores
+        for span in sequence.tiles_after(self._computed_or_known(sequence)):
+            done = not sequence.settled and span.tile.digest in self.scores
             if not done and not self.tiles.hold(span.tile.digest):
                 yield span.tile
 
@@ -236,7 +263,7 @@ class Scheduler:
         """Move the counters and freeze the plan."""
         for sequence, work in draft.work.items():
             sequence.num_computed += work.count
-            sequence.num_pending += work.samples
+            sequence.num_tokens += work.samples
         plan = StepPlan(
             index=self._index,
             admissions=tuple(draft.admissions.values()),
@@ -245,7 +272,9 @@ class Scheduler:
             work=tuple(draft.work.values()),
         )
         if not plan.empty:
-            self._in_flight[plan.index] = draft.work
+            self._in_flight[plan.index] = [
+                _Flight(sequence, work, sequence.num_admissions) for sequence, work in draft.work.items()
+            ]
         self._index += 1
         return plan
 
@@ -261,14 +290,15 @@ class Scheduler:
         """Take in a finished step: tiles are ready, tokens are known, some sequences end."""
         self._take_in_tiles(result.encoded)
         deltas = []
-        for sequence, work in self._in_flight.pop(plan.index).items():
+        for flight in self._in_flight.pop(plan.index):
+            sequence, work = flight.sequence, flight.work
             if sequence.finish_reason is not None:
                 continue  # ended while this step ran; its token is nobody's
-            self.kv.remember(sequence, work.start, work.start + work.count)
+            if flight.undisturbed:
+                self.kv.remember(sequence, work.start, work.start + work.count)
             if not work.samples:
                 continue
             token = result.sampled[work.slot]
-            sequence.num_pending -= 1
             sequence.append(token.token_id)
             self._check_end(sequence, token.token_id)
             deltas.append(_delta(sequence, token))
@@ -293,7 +323,7 @@ class Scheduler:
                 return
         if sequence.matcher is not None and sequence.matcher.finish_reason is not None:
             self._finish(sequence, sequence.matcher.finish_reason)
-        elif sequence.num_tokens >= sequence.max_tokens:
+        elif sequence.num_prompt + len(sequence.output_ids) >= sequence.max_tokens:
             self._finish(sequence, "length")
 
     def _finish(self, sequence: SequenceState, reason: str) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import bisect
+import operator
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tilewise.types import Matcher, Request, SamplingParams, Tile
+from tilewise.types import Matcher, Request, Tile
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,6 +30,9 @@ class TileSpan:
         return self.position + self.rows
 
 
+_stop = operator.attrgetter("stop")
+
+
 @dataclass(slots=True, eq=False)
 class SequenceState:
     """Counters of one sequence; only the scheduler writes to it.
@@ -39,16 +44,20 @@ class SequenceState:
     prompt_ids: tuple[int, ...]
     """The request's, until a router's scores shorten them."""
     tiles: tuple[TileSpan, ...]
-    max_model_len: int
+    max_tokens: int
+    """Prompt and answer together may not pass this."""
+    num_tokens: int
+    """Tokens it has: prompt, answer so far, and one that a launched step samples."""
     seed: int
     """Of the request, or drawn once, so that a sequence computed again after a preemption samples the same."""
+    urgency: tuple[int, int] = (0, 0)
+    """(priority, number of arrival): the least is the most urgent."""
     settled: bool = True
     """False while the length of the prompt hangs on tiles that a router has not scored."""
     slot: int | None = None
+    num_admissions: int = 0
     output_ids: list[int] = field(default_factory=list)
     num_computed: int = 0
-    num_pending: int = 0
-    """Tokens that a launched step samples and that are not committed yet."""
     num_cached: int | None = None
     """Tokens whose keys and values were there when it was first admitted; None before."""
     block_ids: list[int] = field(default_factory=list)
@@ -68,8 +77,10 @@ class SequenceState:
         )
         seed = request.sampling.seed
         seed = random.getrandbits(63) if seed is None else seed
-        matcher = request.grammar.start(request.sampling) if request.grammar else None
-        return cls(request, request.prompt_ids, spans, max_model_len, seed, matcher=matcher)
+        length, asked = len(request.prompt_ids), request.sampling.max_tokens
+        limit = max_model_len if asked is None else min(max_model_len, length + asked)
+        matcher = request.grammar.start(request.sampling.ignore_eos) if request.grammar else None
+        return cls(request, request.prompt_ids, spans, limit, length, seed, matcher=matcher)
 
     def shorten(self, easy: Sequence[bool], tokens: int) -> None:
         """Leave each easy tile `tokens` rows, those that its page keeps behind the full ones; this settles it."""
@@ -84,6 +95,9 @@ class SequenceState:
             ids += self.prompt_ids[span.position : span.position + rows]
         self.prompt_ids = (*ids, *self.prompt_ids[done:])
         self.tiles = tuple(spans)
+        self.num_tokens = self.num_prompt
+        if self.request.sampling.max_tokens is not None:
+            self.max_tokens = min(self.max_tokens, self.num_prompt + self.request.sampling.max_tokens)
         self.settled = True
 
     @property
@@ -96,14 +110,9 @@ class SequenceState:
         return len(self.request.prompt_ids) - self.num_prompt
 
     @property
-    def max_tokens(self) -> int:
-        """Prompt and answer together may not pass this."""
-        asked = self.request.sampling.max_tokens
-        return self.max_model_len if asked is None else min(self.max_model_len, self.num_prompt + asked)
-
-    @property
-    def num_tokens(self) -> int:
-        return self.num_prompt + len(self.output_ids) + self.num_pending
+    def num_pending(self) -> int:
+        """Tokens that a launched step samples and that are not committed yet: the device knows them, the host not."""
+        return self.num_tokens - self.num_prompt - len(self.output_ids)
 
     @property
     def num_wanted(self) -> int:
@@ -119,17 +128,17 @@ class SequenceState:
         """What the next token may be; None: anything."""
         return None if self.matcher is None else self.matcher.mask()
 
-    @property
-    def device_sampling(self) -> SamplingParams:
-        """What sampling has to know. When a structured answer may end is in its masks."""
-        sampling = self.request.sampling
-        return sampling if self.matcher is None else sampling.with_(min_tokens=0, structured_outputs=None)
-
     def append(self, token_id: int) -> None:
         """A token was sampled."""
         self.output_ids.append(token_id)
         if self.matcher is not None:
             self.matcher.accept(token_id)
+
+    def tiles_after(self, tokens: int) -> tuple[TileSpan, ...]:
+        """Tiles of which some rows stand behind the first `tokens` tokens."""
+        if not self.tiles or self.tiles[-1].stop <= tokens:
+            return ()
+        return self.tiles[bisect.bisect_right(self.tiles, tokens, key=_stop) :]
 
     @property
     def decoding(self) -> bool:

@@ -19,12 +19,13 @@ def run(module: str, job: dict[str, Any]) -> list[Any]:
     """Give a module its job as JSON on standard input; the lines of JSON that it wrote before it ended or was ended."""
     # -P: the folder it is called from is no place to import from.
     command = [sys.executable, "-P", "-m", module]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    try:
-        output, _ = process.communicate(json.dumps(job).encode(), timeout=_WALL_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        output, _ = process.communicate()
+    pipe, none = subprocess.PIPE, subprocess.DEVNULL
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=none) as process:
+        try:
+            output, _ = process.communicate(json.dumps(job).encode(), timeout=_WALL_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            output, _ = process.communicate()
     return [json.loads(line) for line in output.split(b"\n")[:-1]]  # the last line may be cut short
 
 

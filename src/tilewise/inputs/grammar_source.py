@@ -11,7 +11,7 @@ WHITE_SPACE = r"[ ]|\n[ \t]{0,24}"
 
 
 def parser_limits() -> LLParserLimits:
-    """A few milliseconds a token and some tens of megabytes at most, a fifth of llguidance's defaults."""
+    """Milliseconds a token, a tenth of a second at the very worst, and some tens of megabytes."""
     return LLParserLimits(
         initial_lexer_fuel=200_000,
         step_lexer_fuel=50_000,

@@ -15,6 +15,7 @@ from PIL import Image
 from tilewise.errors import InvalidMedia, InvalidRequest, TooLong
 from tilewise.inputs.grammar import Grammars
 from tilewise.inputs.images import DAMAGE, ImageLimits, check_image, choose_grid, count_tiles, tile_image, to_rgb
+from tilewise.inputs.sampling import bad_word_ids, check_ids, check_sampling
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.templates import IMAGE_MARKER, ImageSlot, Message, Piece, join_text, place_media, to_string
 from tilewise.inputs.tokenizer import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, Tokenizer
@@ -43,10 +44,13 @@ class InputOptions:
     tile_budget: Literal["each", "share"] = "each"
     """`each`: max_dynamic_patch for every picture, as the reference inference does. `share`: the pictures of a
     request share it, as in training."""
+    max_logprobs: int = 20
+    """Most log-probabilities a token that a request may ask for; -1 = no limit."""
 
     @classmethod
     def of(cls, config: EngineConfig) -> InputOptions:
-        return cls(ImageLimits(max_pixels=config.max_image_pixels), config.exif_orientation, config.tile_budget)
+        limits = ImageLimits(max_pixels=config.max_image_pixels)
+        return cls(limits, config.exif_orientation, config.tile_budget, config.max_logprobs)
 
     def tilings(self, tiling: Tiling, pictures: int) -> tuple[Tiling, Tiling]:
         """How each of a prompt's pictures is cut when there are so many, and how each frame of its videos."""
@@ -121,12 +125,10 @@ class Preparer:
     def _slots_for_ids(self, prompt: Sequence[int], images: int) -> list[int | ImageSlot]:
         """In a prompt of ids each `<IMG_CONTEXT>`, framed by `<img>` and `</img>` or not, stands for one picture."""
         context, start, end = map(self.tokenizer.special_id, (IMAGE_CONTEXT, IMAGE_START, IMAGE_END))
-        size = self.tokenizer.vocab_size
+        check_ids("prompt_token_ids", prompt, self.tokenizer)
         ids: list[int | ImageSlot] = []
         number = itertools.count()
         for token in prompt:
-            if not 0 <= token < size:
-                raise InvalidRequest(f"Token id {token} is not in the vocabulary, which ends at {size - 1}.")
             if token == context:
                 if ids and ids[-1] == start:
                     ids.pop()
@@ -171,6 +173,7 @@ class Preparer:
             )
         prompt_ids, spans = self._expand(ids, images)
         self._check_length(prompt_ids, images)
+        check_sampling(sampling, self.tokenizer, self.options.max_logprobs)
         structure = sampling.structured_outputs
         return Request(
             id=str(next(self._numbers)),
@@ -179,6 +182,7 @@ class Preparer:
             images=tuple(spans),
             prompt=prompt,
             stop_ids=frozenset() if sampling.ignore_eos else self.spec.end_ids,
+            bad_words=bad_word_ids(sampling.bad_words or (), self.tokenizer),
             grammar=self._grammars.compile(structure) if structure else None,
         )
 

@@ -17,7 +17,9 @@ from tilewise.plan import DeviceFacts, ModelFacts, Resolved, resolve
 from tilewise.platforms import current_platform
 from tilewise.platforms.base import Ops, Platform
 from tilewise.progress import progress_bar
+from tilewise.runner.background import BackgroundRunner
 from tilewise.runner.runner import LocalRunner
+from tilewise.step import Runner
 from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.view import RandomSource
 
@@ -41,7 +43,7 @@ def build_runner(
     folder: CheckpointFolder,
     image_context_id: int,
     fetch_weights: Callable[[], object] = lambda: None,
-) -> tuple[LocalRunner, Resolved]:
+) -> tuple[Runner, Resolved]:
     """Load the model and allocate what it runs with.
 
     `fetch_weights` brings the weights into the folder; it is called once it is known that they fit.
@@ -65,7 +67,11 @@ def build_runner(
     logger.info("Loading weights took %.2f seconds", time.perf_counter() - started)
     tokens = (resolved.limits.num_blocks - 1) * resolved.limits.block_size
     logger.info("GPU KV cache size: %d tokens", tokens)
-    return LocalRunner(model, resolved.limits, platform.device), resolved
+    runner: Runner = LocalRunner(model, resolved.limits, platform.device)
+    if config.async_scheduling:
+        runner = BackgroundRunner(runner)
+        logger.info("Asynchronous scheduling is enabled.")
+    return runner, resolved
 
 
 def model_facts(architecture: Architecture, dtype: torch.dtype, ops: Ops) -> ModelFacts:

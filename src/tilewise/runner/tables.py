@@ -6,7 +6,6 @@ Sampled tokens are written here by the step that chose them, so that the next st
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from tilewise.step import Admission, BlockGrant, Limits
 
@@ -34,6 +33,3 @@ class Tables:
         admission = self.rows[slot]
         assert admission is not None, f"slot {slot} works without an admission"
         return admission
-
-    def tokens_of(self, slot: int, length: int) -> Tensor:
-        return self.tokens[slot, :length]

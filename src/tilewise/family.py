@@ -1,0 +1,260 @@
+"""Every published InternVL chat checkpoint from InternVL2 on, as data: what it is made of, and how large it is.
+
+Sources: the introductions of each generation at https://internvl.readthedocs.io, and the config.json of each language
+model. Quantised repositories (-AWQ) are left out; suffixes that change the weights alone are `Member.suffixes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+Generation = Literal["2", "2.5", "3", "3.5"]
+GENERATIONS: tuple[Generation, ...] = ("2", "2.5", "3", "3.5")
+Vision = Literal["300m", "6b"]
+Backbone = Literal["qwen2", "qwen3", "qwen3_moe", "llama", "internlm2", "internlm3", "phi3", "gpt_oss"]
+"""As `model_type` of the language model's config spells it."""
+RopeKind = Literal["default", "dynamic", "longrope", "yarn"]
+TokenizerKind = Literal["qwen2", "qwen2.5", "qwen3", "internlm2", "internlm3", "phi3", "llama3", "yi", "gpt_oss"]
+Template = Literal["Hermes-2", "internlm2-chat", "phi3-chat", "internvl2_5", "internvl3_5_gpt_oss"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tower:
+    """An InternViT: tiles of 448 pixels, patches of 14."""
+
+    name: str
+    hidden: int
+    layers: int
+    heads: int
+    inner: int
+
+
+TOWERS: dict[Vision, Tower] = {
+    "300m": Tower("InternViT-300M", 1024, 24, 16, 4096),  # layer norm; biases on queries, keys and values
+    "6b": Tower("InternViT-6B", 3200, 45, 25, 12800),  # RMS norm; norms of whole queries and keys
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Rope:
+    """Base of the rotary embedding, and how it is stretched to longer contexts."""
+
+    theta: float
+    kind: RopeKind = "default"
+    factor: float = 1.0
+    original_length: int | None = None
+    """longrope, yarn: the length before stretching."""
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """What language models of all sizes in a series share."""
+
+    name: str
+    backbone: Backbone
+    tokenizer: TokenizerKind
+    vocab: int
+    """Rows of the embedding; some tables are longer than the tokenizer."""
+    rope: Rope
+    max_length: int = 32768
+    eps: float = 1e-6
+    window: int | None = None
+    """Tokens that a query of every other layer sees."""
+
+
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """A mixture of experts in every layer."""
+
+    count: int
+    per_token: int
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageModel:
+    """A decoder's dimensions, as its own config.json has them."""
+
+    name: str
+    series: Series
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    inner: int
+    """Width inside the MLP, or inside one expert."""
+    experts: Experts | None = None
+
+    def with_rope(self, rope: Rope) -> LanguageModel:
+        return replace(self, series=replace(self.series, rope=rope))
+
+
+_DYNAMIC = Rope(1e6, "dynamic", 2.0)
+_QWEN2 = Series("Qwen2", "qwen2", "qwen2", 151655, Rope(1e6))
+_QWEN2_5 = Series("Qwen2.5", "qwen2", "qwen2.5", 151674, Rope(1e6))
+_QWEN3 = Series("Qwen3", "qwen3", "qwen3", 151936, Rope(1e6), 40960)
+_QWEN3_MOE = replace(_QWEN3, name="Qwen3-MoE", backbone="qwen3_moe")
+_INTERNLM2 = Series("InternLM2", "internlm2", "internlm2", 92553, _DYNAMIC, eps=1e-5)
+# Rope of the base model; the checkpoint's own may differ, which only contexts beyond 32768 tokens would show.
+_INTERNLM2_5_LARGE = replace(_INTERNLM2, name="InternLM2.5", rope=Rope(5e7, "dynamic", 2.5))
+_INTERNLM3 = Series("InternLM3", "internlm3", "internlm3", 128512, Rope(5e7, "dynamic", 6.0), eps=1e-5)
+_PHI3 = Series("Phi-3", "phi3", "phi3", 32020, Rope(1e4, "longrope", original_length=4096), 131072, 1e-5)
+_YI = Series("Yi", "llama", "yi", 64000, Rope(5e6), 4096, 1e-5)  # without the few rows of added tokens
+_LLAMA3 = Series("Llama 3", "llama", "llama3", 128265, Rope(5e5), 8192, 1e-5)
+_GPT_OSS = Series("GPT-OSS", "gpt_oss", "gpt_oss", 201088, Rope(150000, "yarn", 32.0, 4096), 131072, 1e-5, window=128)
+
+LANGUAGE_MODELS = {
+    model.name: model
+    for model in (
+        LanguageModel("Qwen2-0.5B", _QWEN2, 896, 24, 14, 2, 64, 4864),
+        LanguageModel("Qwen2.5-0.5B", _QWEN2_5, 896, 24, 14, 2, 64, 4864),
+        LanguageModel("Qwen2.5-1.5B", _QWEN2_5, 1536, 28, 12, 2, 128, 8960),
+        LanguageModel("Qwen2.5-3B", _QWEN2_5, 2048, 36, 16, 2, 128, 11008),
+        LanguageModel("Qwen2.5-7B", _QWEN2_5, 3584, 28, 28, 4, 128, 18944),
+        LanguageModel("Qwen2.5-14B", _QWEN2_5, 5120, 48, 40, 8, 128, 13824),
+        LanguageModel("Qwen2.5-32B", _QWEN2_5, 5120, 64, 40, 8, 128, 27648),
+        LanguageModel("Qwen2.5-72B", _QWEN2_5, 8192, 80, 64, 8, 128, 29568),
+        LanguageModel("Qwen3-0.6B", _QWEN3, 1024, 28, 16, 8, 128, 3072),
+        LanguageModel("Qwen3-1.7B", _QWEN3, 2048, 28, 16, 8, 128, 6144),
+        LanguageModel("Qwen3-4B", _QWEN3, 2560, 36, 32, 8, 128, 9728),
+        LanguageModel("Qwen3-8B", _QWEN3, 4096, 36, 32, 8, 128, 12288),
+        LanguageModel("Qwen3-14B", _QWEN3, 5120, 40, 40, 8, 128, 17408),
+        LanguageModel("Qwen3-32B", _QWEN3, 5120, 64, 64, 8, 128, 25600),
+        LanguageModel("Qwen3-30B-A3B", _QWEN3_MOE, 2048, 48, 32, 4, 128, 768, Experts(128, 8)),
+        LanguageModel("Qwen3-235B-A22B", _QWEN3_MOE, 4096, 94, 64, 4, 128, 1536, Experts(128, 8)),
+        LanguageModel("InternLM2-1.8B", _INTERNLM2, 2048, 24, 16, 8, 128, 8192),
+        LanguageModel("InternLM2-20B", _INTERNLM2, 6144, 48, 48, 8, 128, 16384),
+        LanguageModel("InternLM2.5-1.8B", _INTERNLM2, 2048, 24, 16, 8, 128, 8192),
+        LanguageModel("InternLM2.5-7B", _INTERNLM2, 4096, 32, 32, 8, 128, 14336),
+        LanguageModel("InternLM2.5-20B", _INTERNLM2_5_LARGE, 6144, 48, 48, 8, 128, 16384),
+        LanguageModel("InternLM3-8B", _INTERNLM3, 4096, 48, 32, 2, 128, 10240),
+        LanguageModel("Phi-3-mini-128k", _PHI3, 3072, 32, 32, 32, 96, 8192),
+        LanguageModel("Yi-34B", _YI, 7168, 60, 56, 8, 128, 20480),
+        LanguageModel("Llama-3-70B", _LLAMA3, 8192, 80, 64, 8, 128, 28672),
+        LanguageModel("gpt-oss-20b", _GPT_OSS, 2880, 24, 64, 8, 64, 2880, Experts(32, 4)),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """Sizes as published, rounded as they are there. None = not found."""
+
+    billions: float | None = None
+    """Parameters of all."""
+    parts: tuple[float, float] | None = None
+    """Billions of parameters of the vision tower and of the language model."""
+    gigabytes: float | None = None
+    """Of the folder; the pages mix GB and GiB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One checkpoint, by its name below OpenGVLab/."""
+
+    name: str
+    generation: Generation
+    vision: Vision
+    language: LanguageModel
+    template: Template
+    published: Published = Published()
+    flash: bool = False
+    """Has the router and the second projector of InternVL3.5-Flash."""
+
+    @property
+    def hf_name(self) -> str | None:
+        """The same weights in transformers' own format; None = not published in it."""
+        if self.flash or self.generation == "2":
+            return None
+        return self.name + {"2.5": "-MPO-hf", "3": "-hf", "3.5": "-HF"}[self.generation]
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Appended to the name, other weights of the same architecture."""
+        if self.flash:
+            return ()
+        every: dict[Generation, tuple[str, ...]] = {
+            "2": (),
+            "2.5": ("-MPO",),
+            "3": ("-Pretrained", "-Instruct"),
+            "3.5": ("-Pretrained", "-Instruct", "-MPO"),
+        }
+        return every[self.generation]
+
+
+def _member(
+    generation: Generation,
+    size: str,
+    vision: Vision,
+    language: str,
+    template: Template = "internvl2_5",
+    billions: float | None = None,
+    parts: tuple[float, float] | None = None,
+    gigabytes: float | None = None,
+) -> Member:
+    name = f"InternVL{generation.replace('.', '_')}-{size}"
+    published = Published(billions, parts, gigabytes)
+    return Member(name, generation, vision, LANGUAGE_MODELS[language], template, published)
+
+
+def _internvl2() -> Iterator[Member]:
+    yield _member("2", "1B", "300m", "Qwen2-0.5B", "Hermes-2", gigabytes=1.8)
+    yield _member("2", "2B", "300m", "InternLM2-1.8B", "internlm2-chat", gigabytes=4.2)
+    yield _member("2", "4B", "300m", "Phi-3-mini-128k", "phi3-chat", gigabytes=7.8)
+    yield _member("2", "8B", "300m", "InternLM2.5-7B", "internlm2-chat", gigabytes=16)
+    yield _member("2", "26B", "6b", "InternLM2-20B", "internlm2-chat", gigabytes=48)
+    yield _member("2", "40B", "6b", "Yi-34B", "Hermes-2", gigabytes=75)
+    yield _member("2", "Llama3-76B", "6b", "Llama-3-70B", "Hermes-2", gigabytes=143)
+
+
+def _internvl2_5() -> Iterator[Member]:
+    yield _member("2.5", "1B", "300m", "Qwen2.5-0.5B", billions=0.93819, gigabytes=1.8)
+    yield _member("2.5", "2B", "300m", "InternLM2.5-1.8B", billions=2.21, gigabytes=4.2)
+    yield _member("2.5", "4B", "300m", "Qwen2.5-3B", billions=3.71, gigabytes=7.8)
+    yield _member("2.5", "8B", "300m", "InternLM2.5-7B", billions=8.08, gigabytes=16)
+    yield _member("2.5", "26B", "6b", "InternLM2.5-20B", gigabytes=48)
+    yield _member("2.5", "38B", "6b", "Qwen2.5-32B", gigabytes=75)
+    yield _member("2.5", "78B", "6b", "Qwen2.5-72B", billions=78.41)
+
+
+def _internvl3() -> Iterator[Member]:
+    """Its Qwen2.5 configs (seen: 1B, 8B, 78B) ask for dynamic rope, which does nothing up to the trained length."""
+    for member in (
+        _member("3", "1B", "300m", "Qwen2.5-0.5B", gigabytes=1.8),
+        _member("3", "2B", "300m", "Qwen2.5-1.5B", gigabytes=4.2),
+        _member("3", "8B", "300m", "Qwen2.5-7B", gigabytes=15.9),
+        _member("3", "9B", "300m", "InternLM3-8B", gigabytes=18.3),
+        _member("3", "14B", "300m", "Qwen2.5-14B", gigabytes=30.2),
+        _member("3", "38B", "6b", "Qwen2.5-32B", gigabytes=76.8),
+        _member("3", "78B", "6b", "Qwen2.5-72B", billions=78.41, gigabytes=152),
+    ):
+        qwen = member.language.series.backbone == "qwen2"
+        yield replace(member, language=member.language.with_rope(_DYNAMIC)) if qwen else member
+
+
+def _internvl3_5() -> Iterator[Member]:
+    qwen3 = (
+        _member("3.5", "1B", "300m", "Qwen3-0.6B", billions=1.1, parts=(0.3, 0.8)),
+        _member("3.5", "2B", "300m", "Qwen3-1.7B", billions=2.3, parts=(0.3, 2.0)),
+        _member("3.5", "4B", "300m", "Qwen3-4B", billions=4.7, parts=(0.3, 4.4)),
+        _member("3.5", "8B", "300m", "Qwen3-8B", billions=8.5, parts=(0.3, 8.2)),
+        _member("3.5", "14B", "300m", "Qwen3-14B", billions=15.1, parts=(0.3, 14.8)),
+        _member("3.5", "38B", "6b", "Qwen3-32B", billions=38.4, parts=(5.5, 32.8)),
+        _member("3.5", "30B-A3B", "300m", "Qwen3-30B-A3B", billions=30.8, parts=(0.3, 30.5)),
+        _member("3.5", "241B-A28B", "6b", "Qwen3-235B-A22B", billions=240.7, parts=(5.5, 235.1)),
+    )
+    yield from qwen3
+    yield _member(
+        *("3.5", "GPT-OSS-20B-A4B-Preview", "300m", "gpt-oss-20b", "internvl3_5_gpt_oss"),
+        billions=21.2,
+        parts=(0.3, 20.9),
+    )
+    for member in qwen3:
+        yield replace(member, name=f"{member.name}-Flash", published=Published(), flash=True)
+
+
+MEMBERS: dict[str, Member] = {
+    member.name: member for member in (*_internvl2(), *_internvl2_5(), *_internvl3(), *_internvl3_5())
+}

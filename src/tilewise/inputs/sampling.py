@@ -1,0 +1,60 @@
+"""What sampling options need a tokenizer for: ids that have to exist, and words that become ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tilewise.errors import InvalidRequest
+from tilewise.inputs.tokenizer import Tokenizer
+from tilewise.types import MAX_BAD_WORDS, SamplingParams, TokenIds
+
+MAX_BAD_WORD_TOKENS = 1024
+"""Of all bad words of a request together."""
+
+
+def check_sampling(sampling: SamplingParams, tokenizer: Tokenizer, max_logprobs: int) -> None:
+    """Raises InvalidRequest for ids beyond the vocabulary, and for more log-probabilities than the engine gives."""
+    if sampling.logprobs is not None and max_logprobs >= 0 and not 0 <= sampling.logprobs <= max_logprobs:
+        asked = "all" if sampling.logprobs < 0 else sampling.logprobs
+        raise InvalidRequest(
+            f"Requested sample logprobs of {asked}, which is greater than max allowed: {max_logprobs}. "
+            "Ask for fewer, or start the engine with a larger max_logprobs (-1 = no limit)."
+        )
+    check_ids("logit_bias", sampling.logit_bias or (), tokenizer)
+    check_ids("allowed_token_ids", sampling.allowed_token_ids or (), tokenizer)
+
+
+def check_ids(name: str, ids: Iterable[int], tokenizer: Tokenizer) -> None:
+    """Raises InvalidRequest naming the first id that the vocabulary does not have."""
+    for token_id in ids:
+        if not 0 <= token_id < tokenizer.vocab_size:
+            raise InvalidRequest(
+                f"{name}: token id {token_id} is not in the vocabulary, which ends at {tokenizer.vocab_size - 1}."
+            )
+
+
+def bad_word_ids(words: Iterable[str], tokenizer: Tokenizer) -> tuple[TokenIds, ...]:
+    """Token sequences of words at the start of a text and behind a space, which may be other tokens.
+
+    vLLM leaves the second out where their lengths differ, and lets such words pass.
+    """
+    found: dict[TokenIds, None] = {}
+    for word in words:
+        start = tuple(tokenizer.encode_raw(word.lstrip()))
+        behind_space = tuple(tokenizer.encode_raw(" " + word.lstrip()))
+        if not start:
+            raise InvalidRequest(f"bad_words: {word!r} is no token at all: leave it out.")
+        found[start] = None
+        if behind_space[-len(start) :] != start:
+            found[behind_space] = None
+    _check_size(found)
+    return tuple(found)
+
+
+def _check_size(sequences: Iterable[TokenIds]) -> None:
+    lengths = [len(sequence) for sequence in sequences]
+    if len(lengths) > MAX_BAD_WORDS or sum(lengths) > MAX_BAD_WORD_TOKENS:
+        raise InvalidRequest(
+            f"bad_words come to {len(lengths)} token sequences of {sum(lengths)} tokens, the most are "
+            f"{MAX_BAD_WORDS} of {MAX_BAD_WORD_TOKENS}: send fewer or shorter ones."
+        )

@@ -1,0 +1,1 @@
+"""What people who test with Tilewise need, and the engine does not."""

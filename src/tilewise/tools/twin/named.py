@@ -1,0 +1,48 @@
+"""The twin of a published checkpoint, by its name. What can be refused is refused before torch is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from tilewise.errors import InvalidRequest, UnknownModel, did_you_mean
+from tilewise.family import MEMBERS
+from tilewise.tools.twin.configs import Dtype, Spelling
+from tilewise.tools.twin.specs import TWINS
+
+Format = Literal["original", "hf"]
+
+
+def write_twin(
+    name: str, folder: Path, form: Format = "original", seed: int = 0, shards: int = 1, dtype: Dtype = "bfloat16"
+) -> Path:
+    """Write it to a folder that is new or empty; the name may have the organisation in front.
+
+    Raises UnknownModel for a name that nothing was published under, InvalidRequest for a format that it was not
+    published in, for a folder with something in it and for more shards than tensors.
+    """
+    short = _known(name)
+    spelling = _spelling(short) if form == "hf" else None
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InvalidRequest(f"{folder} is there already and not an empty folder: name a new one.")
+    from tilewise.tools.twin.write import write_hf, write_original
+
+    if spelling is None:
+        return write_original(folder, TWINS[short], seed, shards, dtype)
+    return write_hf(folder, TWINS[short], seed, spelling, shards, dtype=dtype)
+
+
+def _known(name: str) -> str:
+    short = name.removeprefix("OpenGVLab/")
+    if short not in TWINS:
+        near = did_you_mean(short, TWINS) or " `tilewise tools twin --list` shows its members."
+        raise UnknownModel(f"The InternVL family has no {name!r}.{near}")
+    return short
+
+
+def _spelling(name: str) -> Spelling:
+    """That of the published -hf files. Raises InvalidRequest when there are none."""
+    member = MEMBERS.get(name)
+    if member is None or member.hf_name is None:
+        raise InvalidRequest(f"{name} was not published in transformers' format: use the format original.")
+    return "new" if member.generation == "3.5" else "old"

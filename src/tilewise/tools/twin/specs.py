@@ -1,0 +1,119 @@
+"""TinySpec: one tiny model. Each member of the family has its twin: the same switches, tiny numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from tilewise.family import MEMBERS, Backbone, Member, Rope, Template, TokenizerKind, Vision
+from tilewise.tools.twin.vocabularies import VOCABULARIES, Vocabulary
+
+
+@dataclass(frozen=True)
+class TinySpec:
+    """One tiny model. Two layers each, and widths that are no powers of two unless a format demands it."""
+
+    decoder: Backbone = "qwen2"
+    """internlm2 and internlm3 are so called in the original format only: the -hf format makes them llama."""
+    vision: Vision = "300m"
+    """300m: layer norm, biases on q, k, v. 6b: RMS norm, norms of whole queries and keys, no such biases."""
+    tokenizer: TokenizerKind = "qwen2.5"
+    template: Template = "internvl2_5"
+    tied: bool = False
+    """Tied checkpoints store no lm_head."""
+    head_dim: int | None = None
+    """None = hidden / heads, and then config.json does not say it."""
+    heads: int = 6
+    kv_heads: int = 2
+    layers: int = 2
+    hidden: int = 36
+    intermediate: int = 52
+    vocab: int | None = None
+    """Rows of the embedding; None = as many as there are tokens."""
+    max_position: int = 2048
+    eps: float = 1e-6
+    rope: Rope = Rope(1e6)
+    experts: int = 6
+    experts_per_token: int = 2
+    expert_intermediate: int = 22
+    """Of models with experts, whose `intermediate` says nothing."""
+    renormalise: bool = True
+    expert_storage: Literal["floats", "mxfp4"] = "floats"
+    """gpt_oss in the original format: as numbers, or in blocks of 32 codes of four bits."""
+    window: int = 8
+    """gpt_oss: tokens that a query of every other layer sees."""
+    flash: bool = False
+    """Router and second projector of InternVL3.5-Flash, in the original format only."""
+    tile_size: int = 56
+    patch: int = 14
+    vision_layers: int = 2
+    vision_hidden: int = 24
+    vision_heads: int = 3
+    vision_intermediate: int = 44
+    max_tiles: int = 12
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return VOCABULARIES[self.tokenizer]
+
+    @property
+    def vocab_size(self) -> int:
+        return self.vocab or self.vocabulary.size
+
+    @property
+    def image_id(self) -> int:
+        return self.vocabulary.image_id
+
+    @property
+    def tokens_per_tile(self) -> int:
+        return (self.tile_size // self.patch // 2) ** 2
+
+    @property
+    def hf_decoder(self) -> Backbone:
+        return "llama" if self.decoder in ("internlm2", "internlm3") else self.decoder
+
+
+def tiny(member: Member) -> TinySpec:
+    """The twin of a checkpoint."""
+    language, vocabulary = member.language, VOCABULARIES[member.language.series.tokenizer]
+    series = language.series
+    spec = TinySpec(
+        decoder=series.backbone,
+        vision=member.vision,
+        tokenizer=series.tokenizer,
+        template=member.template,
+        kv_heads=6 if language.kv_heads == language.heads else 2,
+        eps=series.eps,
+        rope=_tiny_rope(series.rope),
+        flash=member.flash,
+    )
+    if series.tokenizer in ("qwen3", "internlm3", "gpt_oss"):  # whose embeddings are longer than the tokenizer
+        spec = replace(spec, vocab=vocabulary.size + 9)
+    if series.backbone in ("qwen3", "qwen3_moe"):  # which always say it
+        own = language.head_dim * language.heads != language.hidden
+        spec = replace(spec, head_dim=10 if own else spec.hidden // spec.heads)
+    if member.vision == "6b":  # an odd number of heads there too
+        spec = replace(spec, vision_hidden=40, vision_heads=5)
+    if series.backbone == "gpt_oss":  # blocks of 32 have to fit in
+        spec = replace(spec, heads=4, head_dim=24, hidden=64, experts=4, expert_intermediate=32, max_position=4096)
+    # The router's attention has 16 heads.
+    return replace(spec, vision_hidden=48, vision_heads=3) if member.flash else spec
+
+
+def _tiny_rope(rope: Rope) -> Rope:
+    """Stretched from so short a length that tiny contexts lie within and beyond it."""
+    lengths = {"longrope": 256, "yarn": 128}
+    return replace(rope, original_length=lengths[rope.kind]) if rope.kind in lengths else rope
+
+
+TWINS: dict[str, TinySpec] = {name: tiny(member) for name, member in MEMBERS.items()}
+"""By the member's name; and GPT-OSS once more, since its experts may be stored in either form."""
+TWINS |= {
+    f"{name}-MXFP4": replace(spec, expert_storage="mxfp4") for name, spec in TWINS.items() if spec.decoder == "gpt_oss"
+}
+
+
+def stand_ins() -> dict[str, str]:
+    """Name of each twin -> the first twin that computes the same: only the template may differ."""
+    first: dict[TinySpec, str] = {}
+    return {name: first.setdefault(replace(spec, template="internvl2_5"), name) for name, spec in TWINS.items()}
