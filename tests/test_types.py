@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from tilewise import EngineConfig, SamplingParams
+from tilewise import EngineConfig, SamplingParams, StructuredOutputsParams
 from tilewise.errors import InvalidConfig, InvalidRequest, UnknownOption
 
 
@@ -47,6 +47,7 @@ from tilewise.errors import InvalidConfig, InvalidRequest, UnknownOption
         ({"temperature": None}, "temperature must be a number >= 0, got None"),
         ({"temperature": float("nan")}, "temperature must be a number >= 0, got nan"),
         ({"repetition_penalty": float("inf")}, "repetition_penalty must be a number > 0, got inf"),
+        ({"structured_outputs": {"regex": "a"}}, r"structured_outputs must be StructuredOutputsParams\(...\), got {"),
     ],
 )
 def test_a_value_outside_its_range_is_refused(options, message):
@@ -88,6 +89,39 @@ def test_lists_lose_their_repetitions_and_nobody_changes_them_later():
 def test_sampling_params_survive_pickling():
     params = SamplingParams(temperature=0.5, stop_token_ids=[2, 92542], seed=7, logit_bias={3: 1}, bad_words=["a"])
     assert pickle.loads(pickle.dumps(params)) == params
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "must use one kind of structured outputs constraint but none are specified: give one of json, regex"),
+        ({"json_object": False}, "none are specified"),
+        ({"json": {}, "regex": "a"}, "only use one kind .* but multiple are specified: json, regex"),
+        ({"choice": ["a"], "json_object": True}, "multiple are specified: choice, json_object"),
+        ({"json": ["a"]}, r"json must be a JSON schema, as text or as a dict, got \['a'\]"),
+        ({"regex": 5}, "regex must be a string, got 5"),
+        ({"choice": []}, "choice must be a list of strings that are not empty"),
+        ({"choice": ["a", ""]}, "choice must be a list of strings that are not empty"),
+        ({"choice": "ab"}, "choice must be a list of strings that are not empty, got 'ab'"),
+        ({"grammar": {}}, "grammar must be a string"),
+        ({"json_object": 1}, "json_object must be true or false, got 1"),
+        ({"json": {}, "whitespace_pattern": 1}, "whitespace_pattern must be a string, got 1"),
+        (
+            {"json": {}, "whitespace_pattern": " ", "disable_any_whitespace": True},
+            "either whitespace_pattern or disable",
+        ),
+        ({"regexp": "a"}, r"StructuredOutputsParams has no option 'regexp'. Did you mean regex\?"),
+    ],
+)
+def test_a_wrong_form_of_answers_is_refused(options, message):
+    with pytest.raises(InvalidRequest, match=message):
+        StructuredOutputsParams(**options)
+
+
+def test_forms_of_answers_survive_pickling():
+    params = SamplingParams(structured_outputs=StructuredOutputsParams(choice=["a", "b"]))
+    assert pickle.loads(pickle.dumps(params)) == params
+    assert params.structured_outputs == StructuredOutputsParams(choice=("a", "b"))
 
 
 def test_an_unknown_engine_option_offers_the_nearest():

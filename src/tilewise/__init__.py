@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from tilewise.config import EngineConfig
     from tilewise.errors import TilewiseError
     from tilewise.llm import LLM
-    from tilewise.types import CompletionOutput, RequestOutput, SamplingParams
+    from tilewise.types import CompletionOutput, RequestOutput, SamplingParams, StructuredOutputsParams
 
 __version__ = "0.1.0"
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "ImageAsset",
     "RequestOutput",
     "SamplingParams",
+    "StructuredOutputsParams",
     "TilewiseError",
 ]
 
@@ -34,6 +35,7 @@ _HOMES = {
     "ImageAsset": "tilewise.assets",
     "RequestOutput": "tilewise.types",
     "SamplingParams": "tilewise.types",
+    "StructuredOutputsParams": "tilewise.types",
     "TilewiseError": "tilewise.errors",
 }
 

@@ -66,6 +66,8 @@ class Work:
     count: int
     samples: bool
     tiles: tuple[TileUse, ...] = ()
+    mask: NDArray[np.int32] | None = field(default=None, repr=False, compare=False)
+    """Of a structured answer: the tokens that may be sampled, one bit each (`types.Matcher.mask`)."""
 
 
 @dataclass(frozen=True, slots=True)

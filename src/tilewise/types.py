@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tilewise.errors import InvalidRequest, UnknownOption
 
@@ -27,6 +27,68 @@ MAX_STOP_STRINGS = 64
 MAX_STOP_TOKEN_IDS = 128
 MAX_BAD_WORDS = 128
 """Also the most token sequences that they may come to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StructuredOutputsParams:
+    """What form an answer has to have: exactly one of the first five. Names and meanings are vLLM's.
+
+    An unknown keyword, none or several forms, or a value of the wrong type raises InvalidRequest. Whether a schema,
+    pattern or grammar can be followed shows when a request with it is prepared.
+    """
+
+    json: str | dict[str, Any] | None = None
+    """A JSON schema, as text or as a dict; keys come in the order of its `properties`."""
+    regex: str | None = None
+    """The whole answer matches it. Rust's syntax: no look-around, no back-references; `\\d` is 0 to 9."""
+    choice: list[str] | tuple[str, ...] | None = None
+    """The answer is one of these."""
+    grammar: str | None = None
+    """A context-free grammar: Lark (its first rule is `start`), or GBNF (`root ::= ...`)."""
+    json_object: bool | None = None
+    """True: any JSON object."""
+    whitespace_pattern: str | None = None
+    """Regex of the white space between the parts of JSON; default: a blank, or a line break with indentation."""
+    disable_any_whitespace: bool = False
+    """JSON without any."""
+
+    def __new__(cls, **options: Any) -> StructuredOutputsParams:
+        _refuse_unknown(cls, options)
+        return super().__new__(cls)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.choice, list):
+            object.__setattr__(self, "choice", tuple(self.choice))
+        _check_values(self, _STRUCTURE_RULES)
+        given = [name for name in _FORMS if getattr(self, name) not in (None, False)]
+        if len(given) > 1:
+            raise InvalidRequest(
+                "You can only use one kind of structured outputs constraint but multiple are specified: "
+                f"{', '.join(given)}."
+            )
+        if not given:
+            raise InvalidRequest(
+                "You must use one kind of structured outputs constraint but none are specified: give one of "
+                f"{', '.join(_FORMS)}."
+            )
+        if self.disable_any_whitespace and self.whitespace_pattern is not None:
+            raise InvalidRequest("Give either whitespace_pattern or disable_any_whitespace, not both.")
+
+
+_FORMS = ("json", "regex", "choice", "grammar", "json_object")
+_STRUCTURE_RULES: tuple[tuple[str, str, Any], ...] = (
+    ("json", "a JSON schema, as text or as a dict", lambda v: isinstance(v, (str, dict))),
+    ("regex", "a string", lambda v: isinstance(v, str)),
+    (
+        "choice",
+        "a list of strings that are not empty",
+        lambda v: isinstance(v, tuple) and v and all(isinstance(choice, str) and choice for choice in v),
+    ),
+    ("grammar", "a string", lambda v: isinstance(v, str)),
+    ("json_object", "true or false", lambda v: isinstance(v, bool)),
+    ("whitespace_pattern", "a string", lambda v: isinstance(v, str)),
+    ("disable_any_whitespace", "true or false", lambda v: isinstance(v, bool)),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,12 +129,12 @@ class SamplingParams:
     bad_words: list[str] | tuple[str, ...] | None = None
     """Texts that may not be generated: the last token of each is ruled out where it would complete it."""
     skip_special_tokens: bool = True
+    structured_outputs: StructuredOutputsParams | None = None
+    """The form that the answer has to have. A whole answer ends where its form does, whatever `ignore_eos` and
+    `min_tokens` say; one that `max_tokens` cuts short is not whole."""
 
     def __new__(cls, **options: Any) -> SamplingParams:
-        known = [spec.name for spec in dataclasses.fields(cls)]
-        for name in options:
-            if name not in known:
-                raise UnknownOption.named(name, known, "SamplingParams")
+        _refuse_unknown(cls, options)
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
@@ -95,14 +157,7 @@ class SamplingParams:
         object.__setattr__(self, name, value)
 
     def _check_values(self) -> None:
-        for name, wanted, holds in _SAMPLING_RULES:
-            value = getattr(self, name)
-            try:
-                fine = holds(value) if value is not None else name in _MAY_BE_NONE
-            except TypeError:
-                fine = False
-            if not fine:
-                raise InvalidRequest(f"{name} must be {wanted}, got {value!r:.200}.")
+        _check_values(self, _SAMPLING_RULES)
         for name, most in _LONGEST_LISTS.items():
             count = len(getattr(self, name) or ())
             if count > most:
@@ -131,6 +186,25 @@ class SamplingParams:
 
     def with_(self, **changes: Any) -> SamplingParams:
         return dataclasses.replace(self, **changes)
+
+
+def _refuse_unknown(cls: type[SamplingParams | StructuredOutputsParams], options: dict[str, Any]) -> None:
+    known = [spec.name for spec in dataclasses.fields(cls)]
+    for name in options:
+        if name not in known:
+            raise UnknownOption.named(name, known, cls.__name__)
+
+
+def _check_values(params: SamplingParams | StructuredOutputsParams, rules: tuple[tuple[str, str, Any], ...]) -> None:
+    """Each rule is (name, what the value must be, whether it is that)."""
+    for name, wanted, holds in rules:
+        value = getattr(params, name)
+        try:
+            fine = holds(value) if value is not None else name in _MAY_BE_NONE
+        except TypeError:
+            fine = False
+        if not fine:
+            raise InvalidRequest(f"{name} must be {wanted}, got {value!r:.200}.")
 
 
 def _as_tuple(value: Any) -> Any:
@@ -168,6 +242,9 @@ _MAY_BE_NONE = {
     "logit_bias",
     "allowed_token_ids",
     "bad_words",
+    "structured_outputs",
+    *_FORMS,
+    "whitespace_pattern",
 }
 _LONGEST_LISTS = {"stop": MAX_STOP_STRINGS, "stop_token_ids": MAX_STOP_TOKEN_IDS, "bad_words": MAX_BAD_WORDS}
 _SAMPLING_RULES: tuple[tuple[str, str, Any], ...] = (
@@ -197,6 +274,7 @@ _SAMPLING_RULES: tuple[tuple[str, str, Any], ...] = (
         lambda v: isinstance(v, tuple) and bool(v) and all(map(_token_id, v)),
     ),
     ("bad_words", "strings that are not empty", _texts),
+    ("structured_outputs", "StructuredOutputsParams(...)", lambda v: isinstance(v, StructuredOutputsParams)),
 )
 
 
@@ -219,6 +297,29 @@ class ImageInput:
     """Position of the first image token in the prompt; each tile fills `tokens_per_tile` from there on."""
 
 
+class Matcher(Protocol):
+    """Follows one structured answer, token by token."""
+
+    @property
+    def finish_reason(self) -> str | None:
+        """ "stop" once an end token was accepted, "error" if the answer cannot be followed any further."""
+
+    def mask(self) -> NDArray[np.int32]:
+        """The tokens that may come next, one bit each (bit `id % 32` of word `id // 32`), `[ceil(vocabulary / 32)]`.
+
+        At least one bit is set while there is no `finish_reason`.
+        """
+
+    def accept(self, token_id: int) -> None:
+        """Go on behind a token."""
+
+
+class Grammar(Protocol):
+    """A form of answers, ready to be followed."""
+
+    def start(self, ignore_eos: bool) -> Matcher: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """What the engine is asked: token ids with pictures in place, and how to go on from there."""
@@ -236,6 +337,8 @@ class Request:
     """Lower is more urgent, where the scheduling policy is by priority."""
     cache_salt: str | None = None
     """Cached prefixes are shared among requests of one salt alone."""
+    grammar: Grammar | None = field(default=None, repr=False, compare=False)
+    """Of `sampling.structured_outputs`."""
     arrival: float = field(default_factory=time.monotonic)
 
     @property
@@ -297,7 +400,7 @@ class CompletionOutput:
     cumulative_logprob: float | None = None
     logprobs: list[dict[int, Logprob]] | None = None
     finish_reason: str | None = None
-    """"stop", "length" or None while it runs."""
+    """"stop", "length", or None while it runs; "error" if a structured answer could not be followed to its end."""
     stop_reason: int | str | None = None
     """The stop string or stop token id that ended it; None for the model's own end token."""
 

@@ -4,17 +4,13 @@ The vocabulary comes from the `dashscope` package, which ships it as a data file
 need it are skipped.
 """
 
-import base64
-import importlib.util
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
-from tokenizers import Tokenizer as FastTokenizer
 
-from tests.inputs.vocabulary import byte_letters
+from tests.inputs.qwen import QWEN3, QWEN25, definition_with, ranks_file, read_vocabulary
 from tilewise.inputs.example import Conversation, build_example
 from tilewise.inputs.prepare import Preparer, count_image_tokens
 from tilewise.inputs.spec import InputSpec
@@ -22,14 +18,6 @@ from tilewise.inputs.templates import Message
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.types import SamplingParams
 from tilewise.weights.folder import CheckpointFolder, Section
-
-PRETOKENIZE = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-BASE = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-QWEN25 = [f"<|qwen_{i}|>" for i in range(151646, 151665)]  # vision, box and tool tokens, whose names do not matter here
-QWEN3 = [*QWEN25, "<tool_response>", "</tool_response>", "<think>", "</think>"]
-INTERNVL = ["<img>", "</img>", "<IMG_CONTEXT>", "<quad>", "</quad>", "<ref>", "</ref>", "<box>", "</box>"]
 
 DESCRIBE = "<image>\n简述一下这张图片的内容。"
 SHORTLY = "<image>\nPlease describe the image shortly."
@@ -45,50 +33,19 @@ DESCRIBE_IDS = [
 SIZES = {13: (800, 600), 11: (1120, 448), 10: (1000, 1000), 9: (1920, 1080), 3: (896, 448), 1: (448, 448)}
 
 
-def ranks_file() -> Path | None:
-    package = importlib.util.find_spec("dashscope")
-    if package is None or not package.submodule_search_locations:
-        return None
-    path = Path(package.submodule_search_locations[0]) / "resources" / "qwen.tiktoken"
-    return path if path.exists() else None
-
-
 @pytest.fixture(scope="module")
 def vocabulary():
-    """Vocabulary and merges: every split of a token into two known ones is a merge, in the token's rank."""
     path = ranks_file()
     if path is None:
         pytest.skip("needs the package dashscope, which ships the Qwen vocabulary")
-    ranks = {base64.b64decode(token): int(rank) for token, rank in map(str.split, path.read_text().splitlines())}
-    letters = byte_letters()
-    text = {token: "".join(letters[byte] for byte in token) for token in ranks}
-    merges = [
-        (text[token[:cut]], text[token[cut:]])
-        for token in sorted(ranks, key=ranks.__getitem__)
-        for cut in range(1, len(token))
-        if token[:cut] in ranks and token[cut:] in ranks
-    ]
-    assert len(ranks) == 151643
-    return {text[token]: rank for token, rank in ranks.items()}, merges
+    vocab, merges = read_vocabulary(path)
+    assert len(vocab) == 151643
+    return vocab, merges
 
 
 @pytest.fixture(scope="module")
 def tokenizer_with(vocabulary):
-    def build(added: list[str]) -> Tokenizer:
-        vocab, merges = vocabulary
-        fast = FastTokenizer(models.BPE(vocab, merges, ignore_merges=True))
-        fast.normalizer = normalizers.NFC()
-        fast.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Split(Regex(PRETOKENIZE), "isolated"),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-            ]
-        )
-        fast.decoder = decoders.ByteLevel()
-        fast.add_special_tokens([AddedToken(token, normalized=False) for token in [*BASE, *added, *INTERNVL]])
-        return Tokenizer(fast.to_str())
-
-    return build
+    return lambda added: Tokenizer(definition_with(vocabulary, added))
 
 
 @pytest.fixture(scope="module")

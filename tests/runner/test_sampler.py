@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import random
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,9 +15,10 @@ from hypothesis import strategies as st
 from tests.engine.fake import limits
 from tests.runner.plain_sampler import plain_sample, plain_truncate
 from tests.runner.test_noise import chi_square
+from tilewise.engine.grammar import bits_of
 from tilewise.runner import draw as draw_module
 from tilewise.runner.draw import survivors
-from tilewise.runner.sampler import sample
+from tilewise.runner.sampler import apply_mask, sample
 from tilewise.runner.tables import Tables
 from tilewise.step import Admission, Work
 from tilewise.types import SampledToken, SamplingParams
@@ -47,11 +51,11 @@ def sample_all(cases: list[Case]) -> list[SampledToken]:
 
 
 def choose(
-    logits: list[float], sampling: SamplingParams, tokens=(0, 1), num_prompt=2, seed=5, stop=(), bad_words=()
+    logits: list[float], sampling: SamplingParams, tokens=(0, 1), num_prompt=2, seed=5, stop=(), bad_words=(), mask=None
 ) -> SampledToken:
     tables = Tables(limits(), CPU)
     tables.admit(Admission(1, tuple(tokens), num_prompt, sampling, seed, frozenset(stop), bad_words))
-    work = Work(1, len(tokens) - 1, 1, samples=True)
+    work = Work(1, len(tokens) - 1, 1, samples=True, mask=mask)
     token = sample(torch.tensor([logits]), [work], tables)[1]
     assert int(tables.tokens[1, len(tokens)]) == token.token_id, "the next step reads the token from the tables"
     return token
@@ -269,3 +273,57 @@ def test_a_large_vocabulary_gives_the_same_bits_in_every_batch(rows):
         for i in range(rows)
     ]
     assert sample_all(batch) == [sample_all([case])[0] for case in batch]
+
+
+@pytest.mark.parametrize(("width", "words"), [(64, 2), (70, 2), (50, 2), (277, 9), (291, 9)])
+def test_a_mask_leaves_the_tokens_whose_bits_are_set(width, words):
+    """Rows that are narrower than the mask's words, as wide, and wider."""
+    draw = random.Random(width)
+    rows = [[draw.gauss(0, 1) for _ in range(width)] for _ in range(3)]
+    masks = np.array([[draw.getrandbits(32) for _ in range(words)] for _ in rows], np.uint32).view(np.int32)
+    expected = [
+        [
+            value if token < 32 * words and int(mask[token // 32]) >> (token % 32) & 1 else -math.inf
+            for token, value in enumerate(row)
+        ]
+        for row, mask in zip(rows, masks, strict=True)
+    ]
+    found = apply_mask(torch.tensor(rows), torch.from_numpy(masks))
+    assert found.tolist() == torch.tensor(expected).tolist()
+    assert apply_mask(torch.tensor(rows[1]), torch.from_numpy(masks[1])).tolist() == found[1].tolist()
+
+
+def test_a_mask_holds_whatever_else_sampling_does():
+    mask = bits_of([2, 40], words=2)
+    logits = torch.randn(64, generator=torch.Generator().manual_seed(1)).tolist()
+    logits[5] = 30.0
+    penalties = {"repetition_penalty": 2.0, "presence_penalty": 2.0, "logit_bias": {5: 100}}
+    for options in ({"top_k": 3}, {"top_p": 0.5}, {"min_p": 0.2}, penalties, {"allowed_token_ids": [2, 5]}):
+        params = SamplingParams(temperature=1.0, **options)
+        assert {choose(logits, params, seed=seed, mask=mask).token_id for seed in range(30)} <= {2, 40}
+
+
+def test_reported_scores_are_among_the_allowed_tokens():
+    token = choose([5.0, 1.0, 2.0, 0.0], SamplingParams(temperature=0, logprobs=3), mask=bits_of([1, 2], words=1))
+    total = math.log(math.exp(1.0) + math.exp(2.0))
+    assert (token.token_id, token.rank) == (2, 1)
+    assert token.logprob == pytest.approx(2.0 - total)
+    assert [token_id for token_id, _ in token.top] == [2, 1]
+    assert [value for _, value in token.top] == pytest.approx([2.0 - total, 1.0 - total])
+
+
+def test_a_mask_that_leaves_only_an_end_wins_over_min_tokens():
+    params = SamplingParams(min_tokens=5, stop_token_ids=[2])
+    mask = bits_of([2], words=1)
+    for temperature in (0, 1.0):
+        assert choose([3.0, 2.0, 0.0], params.with_(temperature=temperature), mask=mask).token_id == 2
+    assert choose([3.0, 2.0, 9.0], params, mask=bits_of([1, 2], words=1)).token_id == 1
+
+
+def test_rows_without_a_mask_stay_as_they_are():
+    tables = Tables(limits(), CPU)
+    for slot in (1, 2, 3):
+        tables.admit(Admission(slot, (0, 1), 2, SamplingParams(temperature=0), 0, frozenset()))
+    work = [Work(slot, 1, 1, samples=True, mask=bits_of([3], words=1) if slot == 2 else None) for slot in (1, 2, 3)]
+    found = sample(torch.tensor([[0.0, 5.0, 1.0, 2.0]] * 3), work, tables)
+    assert {slot: token.token_id for slot, token in found.items()} == {1: 1, 2: 3, 3: 1}

@@ -165,7 +165,8 @@ class Scheduler:
             return
         assert sequence.slot is not None
         samples = sequence.num_computed + count == sequence.num_tokens
-        draft.add(sequence, Work(sequence.slot, sequence.num_computed, count, samples, uses))
+        mask = sequence.mask if samples else None
+        draft.add(sequence, Work(sequence.slot, sequence.num_computed, count, samples, uses, mask))
 
     def _ready_chunk(self, sequence: SequenceState, count: int) -> tuple[int, tuple[TileUse, ...]]:
         """Clip a chunk at the first tile without features; also the tiles it uses."""
@@ -303,7 +304,7 @@ class Scheduler:
             if not work.samples:
                 continue
             token = result.sampled[work.slot]
-            sequence.output_ids.append(token.token_id)
+            sequence.append(token.token_id)
             self._check_end(sequence, token.token_id)
             deltas.append(_delta(sequence, token))
         return deltas
@@ -325,7 +326,9 @@ class Scheduler:
                 sequence.stop_reason = token_id
                 self._finish(sequence, "stop")
                 return
-        if sequence.num_prompt + len(sequence.output_ids) >= sequence.max_tokens:
+        if sequence.matcher is not None and sequence.matcher.finish_reason is not None:
+            self._finish(sequence, sequence.matcher.finish_reason)
+        elif sequence.num_prompt + len(sequence.output_ids) >= sequence.max_tokens:
             self._finish(sequence, "length")
 
     def _finish(self, sequence: SequenceState, reason: str) -> None:

@@ -7,8 +7,13 @@ import operator
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from tilewise.types import Request, SampledToken, Tile
+from tilewise.types import Matcher, Request, SampledToken, Tile
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,8 @@ class SequenceState:
     """Chain hashes of its full blocks, as far as they have been asked for."""
     prompt_scores: list[SampledToken] = field(default_factory=list)
     """If asked for: the prompt's tokens from the second on, with their log-probabilities."""
+    matcher: Matcher | None = None
+    """Of a structured answer; it has accepted `output_ids`, so a preemption changes nothing about it."""
     finish_reason: str | None = None
     stop_reason: int | None = None
 
@@ -74,7 +81,8 @@ class SequenceState:
         seed = random.getrandbits(63) if seed is None else seed
         length, asked = len(request.prompt_ids), request.sampling.max_tokens
         limit = max_model_len if asked is None else min(max_model_len, length + asked)
-        return cls(request, request.prompt_ids, spans, limit, length, seed)
+        matcher = request.grammar.start(request.sampling.ignore_eos) if request.grammar else None
+        return cls(request, request.prompt_ids, spans, limit, length, seed, matcher=matcher)
 
     def shorten(self, easy: Sequence[bool], tokens: int) -> None:
         """Leave each easy tile `tokens` rows, those that its page keeps behind the full ones; this settles it."""
@@ -110,8 +118,23 @@ class SequenceState:
 
     @property
     def num_wanted(self) -> int:
-        """Tokens to compute before the next one can be sampled; 0 once the last allowed one is on its way."""
-        return 0 if self.num_tokens >= self.max_tokens else self.num_tokens - self.num_computed
+        """Tokens to compute before the next one can be sampled; 0 once the last allowed one is on its way.
+
+        A structured answer waits for its last token, which decides what may follow.
+        """
+        waits = self.num_tokens >= self.max_tokens or (self.matcher is not None and self.num_pending > 0)
+        return 0 if waits else self.num_tokens - self.num_computed
+
+    @property
+    def mask(self) -> NDArray[np.int32] | None:
+        """What the next token may be; None: anything."""
+        return None if self.matcher is None else self.matcher.mask()
+
+    def append(self, token_id: int) -> None:
+        """A token was sampled."""
+        self.output_ids.append(token_id)
+        if self.matcher is not None:
+            self.matcher.accept(token_id)
 
     def tiles_after(self, tokens: int) -> tuple[TileSpan, ...]:
         """Tiles of which some rows stand behind the first `tokens` tokens."""

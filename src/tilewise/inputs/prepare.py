@@ -7,11 +7,13 @@ import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from PIL import Image
 
 from tilewise.errors import InvalidMedia, InvalidRequest, TooLong
+from tilewise.inputs.grammar import Grammars
 from tilewise.inputs.images import DAMAGE, ImageLimits, check_image, choose_grid, count_tiles, tile_image, to_rgb
 from tilewise.inputs.sampling import bad_word_ids, check_ids, check_sampling
 from tilewise.inputs.spec import InputSpec
@@ -78,6 +80,11 @@ class Preparer:
         thinking: bool = False,
     ) -> Request:
         """A conversation, with its media in the order in which the messages bring them."""
+        if thinking and sampling.structured_outputs:
+            raise InvalidRequest(
+                "structured_outputs holds from the first token of an answer, so that there is no thinking before it: "
+                "leave out enable_thinking."
+            )
         pieces = self.spec.template.render(messages, thinking)
         images = self._tile_all(pictures, processor)
         return self._request(self.chat_ids(pieces), images, sampling, to_string(pieces))
@@ -167,6 +174,7 @@ class Preparer:
         prompt_ids, spans = self._expand(ids, images)
         self._check_length(prompt_ids, images)
         check_sampling(sampling, self.tokenizer, self.options.max_logprobs)
+        structure = sampling.structured_outputs
         return Request(
             id=str(next(self._numbers)),
             prompt_ids=tuple(prompt_ids),
@@ -175,7 +183,12 @@ class Preparer:
             prompt=prompt,
             stop_ids=frozenset() if sampling.ignore_eos else self.spec.end_ids,
             bad_words=bad_word_ids(sampling.bad_words or (), self.tokenizer),
+            grammar=self._grammars.compile(structure) if structure else None,
         )
+
+    @cached_property
+    def _grammars(self) -> Grammars:
+        return Grammars(self.tokenizer, self.spec.end_ids)
 
     def _expand(self, ids: list[int | ImageSlot], images: list[_Tiled]) -> tuple[list[int], list[ImageInput]]:
         """Each slot becomes `<img>`, one `<IMG_CONTEXT>` a row of its tiles, `</img>`."""

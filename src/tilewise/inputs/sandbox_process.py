@@ -13,7 +13,6 @@ import codecs
 import importlib
 import json
 import sys
-from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -23,7 +22,8 @@ from jinja2.ext import Extension, LoopControlExtension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-_MEMORY_BYTES = 2**30
+from tilewise.inputs.confined import limit
+
 _CHARACTERS = 200_000
 _LATE = ("html", "jinja2.constants", "jinja2.debug", "pprint", "textwrap")  # what Jinja imports on first use
 
@@ -46,26 +46,6 @@ def main() -> None:
     limit(job["seconds"])
     for messages in job["conversations"]:
         print(json.dumps(_render(job["template"], job["tokens"], messages)), flush=True)
-
-
-def limit(seconds: int) -> None:
-    """From here on: so much more computing, 1 GiB, and no file, connection or process that is not open already."""
-    if sys.platform == "win32":
-        return
-    import resource
-
-    used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
-    limits = {
-        resource.RLIMIT_CPU: int(used) + seconds,
-        resource.RLIMIT_AS: _MEMORY_BYTES,
-        resource.RLIMIT_NOFILE: 3,
-        resource.RLIMIT_NPROC: 0,
-        resource.RLIMIT_FSIZE: 0,
-        resource.RLIMIT_CORE: 0,
-    }
-    for name, value in limits.items():
-        with suppress(ValueError, OSError):  # stricter already, or unknown to the system
-            resource.setrlimit(name, (value, value))
 
 
 def _compile(source: str, tokens: dict[str, str]) -> Template:

@@ -29,6 +29,8 @@ IMAGE_START, IMAGE_END, IMAGE_CONTEXT = "<img>", "</img>", "<IMG_CONTEXT>"
 _ADDED = re.compile(r'"added_tokens"\s*:\s*\[')
 _FIRST = re.compile(r'("prepend_scheme"\s*:\s*)"first"')
 _GROUNDING = {"<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>"}
+_BEFORE = "\x02"  # joins with nothing, and takes the space that some tokenizers put before every text
+_IN_GROUNDING = re.compile(f"(?<=<)(?={'|'.join(re.escape(mark[1:]) for mark in sorted(_GROUNDING))})")
 _WHITE = "".join(map(chr, [*range(9, 14), 32, 133, 160, 5760, *range(8192, 8203), 8232, 8233, 8239, 8287, 12288]))
 """What `lstrip` and `rstrip` tokens swallow: White_Space of Unicode; Python's own set has four characters more."""
 
@@ -100,6 +102,12 @@ class Tokenizer:
     def encode_raw(self, text: str) -> list[int]:
         """A ready-made prompt, in which special tokens are meant."""
         return self._meant.encode(text, first=True)
+
+    def encode_characters(self, text: str) -> list[int]:
+        """Text inside of an answer, in which all special tokens are characters, grounding marks as well."""
+        before = len(self._typed.encode(_BEFORE, first=False))
+        parts = _IN_GROUNDING.split(text)
+        return [token for part in parts for token in self._typed.encode(_BEFORE + part, first=False)[before:]]
 
     def encode_pieces(self, pieces: Sequence[Piece], raw: bool = False) -> list[int | ImageSlot]:
         """Pieces of a prompt to ids; image slots stay in place for `prepare` to fill.

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from math import inf
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tilewise.runner.draw import draw
@@ -22,10 +25,12 @@ from tilewise.types import SampledToken
 def sample(logits: Tensor, work: Sequence[Work], tables: Tables) -> dict[int, SampledToken]:
     """Choose one token for each piece of work; logits [R, vocabulary] come in the same order.
 
-    Reported log-probabilities are of the raw logits, as vLLM's are: before bias, penalties, temperature and truncation.
+    Reported log-probabilities are of the raw logits, as vLLM's are: before bias, penalties, temperature and truncation,
+    and among the tokens that a structured answer allows.
     """
     if not work:
         return {}
+    logits = apply_masks(logits, work)
     rows = [
         Row(index, item.slot, item.start + item.count, tables.admission(item.slot)) for index, item in enumerate(work)
     ]
@@ -34,6 +39,25 @@ def sample(logits: Tensor, work: Sequence[Work], tables: Tables) -> dict[int, Sa
     tables.tokens[slots, lengths] = chosen
     found = {slot: SampledToken(token) for slot, token in zip(slots, chosen.tolist(), strict=True)}
     return found | report(logits, rows, chosen)
+
+
+def apply_masks(logits: Tensor, work: Sequence[Work]) -> Tensor:
+    """The logits, with those of structured answers limited to what may come next."""
+    masks = {index: item.mask for index, item in enumerate(work) if item.mask is not None}
+    if not masks:
+        return logits
+    rows = torch.tensor(list(masks), device=logits.device)
+    bits = torch.from_numpy(np.stack(list(masks.values()))).to(logits.device)
+    return logits.index_put((rows,), apply_mask(logits[rows], bits))
+
+
+def apply_mask(logits: Tensor, mask: Tensor) -> Tensor:
+    """Logits [..., V] with -inf where the bit of a token in mask [..., words] (int32) is 0, or beyond the last word."""
+    width = logits.shape[-1]
+    places = torch.arange(32, dtype=torch.int32, device=mask.device)
+    allowed = (mask.unsqueeze(-1) >> places & 1).flatten(-2)[..., :width].bool()
+    allowed = F.pad(allowed, (0, width - allowed.shape[-1]))
+    return logits.masked_fill(~allowed, -inf)
 
 
 def choose(logits: Tensor, rows: Sequence[Row], tokens: Tensor) -> Tensor:
@@ -73,6 +97,6 @@ def score(logits: Tensor, tokens: Tensor, count: int) -> list[SampledToken]:
     values, ids = scores.topk(size if count < 0 else min(count, size))
     columns = (tokens.tolist(), own[:, 0].tolist(), ranks.tolist(), ids.tolist(), values.tolist())
     return [
-        SampledToken(token, value, rank, tuple(zip(top_ids, top, strict=True)))
+        SampledToken(token, value, rank, tuple(pair for pair in zip(top_ids, top, strict=True) if pair[1] > -inf))
         for token, value, rank, top_ids, top in zip(*columns, strict=True)
     ]

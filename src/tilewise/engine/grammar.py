@@ -1,0 +1,105 @@
+"""Which tokens may come next in a structured answer: one matcher a sequence, one bitmask a token.
+
+A mask is computed as soon as the token before it is known, in `commit`: `plan` finds it ready, and the device may be
+at work on another step meanwhile.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
+
+logger = logging.getLogger("tilewise")
+
+Mask = NDArray[np.int32]
+
+
+class CompiledGrammar:
+    """A grammar over a vocabulary; every sequence follows a copy of its parser."""
+
+    def __init__(self, parser: LLMatcher, vocab_size: int, end_ids: frozenset[int]) -> None:
+        """`end_ids` are the end tokens that the parser was told of."""
+        self._parser = parser
+        self._vocab_size = vocab_size
+        self._end_ids = end_ids
+
+    def start(self, ignore_eos: bool) -> TokenMatcher:
+        return TokenMatcher(self._parser.deep_copy(), self._vocab_size, self._end_ids, ignore_eos)
+
+    def try_out(self, tokens: int) -> str:
+        """Follow some answer for a few tokens; returns what went wrong, or an empty string."""
+        matcher = self.start(ignore_eos=False)
+        for _ in range(tokens):
+            if matcher.finish_reason is None:
+                matcher.follow(ids_in(matcher.mask())[0])
+        return matcher.problem
+
+
+class TokenMatcher:
+    """Follows one answer. Fulfils `types.Matcher`.
+
+    An end token is allowed where the grammar may end; under `ignore_eos` only where nothing else may come. That
+    `min_tokens` rules out ends is up to sampling, which does not rule out all that is allowed.
+    """
+
+    def __init__(self, parser: LLMatcher, vocab_size: int, end_ids: frozenset[int], ignore_eos: bool) -> None:
+        self._parser = parser
+        self._words = -(-vocab_size // 32)
+        self._end_ids = end_ids
+        self._last_resort = bits_of(end_ids if ignore_eos else (), self._words)
+        self._num_accepted = 0
+        self.problem = ""
+        self.finish_reason: str | None = None
+        self._mask = self._next_mask()
+
+    def mask(self) -> Mask:
+        return self._mask
+
+    def accept(self, token_id: int) -> None:
+        self.follow(token_id)
+        if self.problem:
+            logger.warning("A structured answer ends after %d tokens: %s", self._num_accepted, self.problem)
+
+    def follow(self, token_id: int) -> None:
+        """`accept`, without a word in the log."""
+        self._num_accepted += 1
+        if token_id in self._end_ids:
+            self.finish_reason = "stop"
+        elif not self._parser.consume_token(token_id):
+            self._fail(self._parser.get_error())
+        else:
+            self._mask = self._next_mask()
+
+    def _next_mask(self) -> Mask:
+        mask = np.zeros(self._words, np.int32)
+        self._parser.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
+        if self._parser.is_error():
+            self._fail(self._parser.get_error())
+        elif not mask.any():
+            self._fail("no token can follow")
+        rest = mask & ~self._last_resort
+        return rest if rest.any() else mask
+
+    def _fail(self, problem: str) -> None:
+        self.problem = problem
+        self.finish_reason = "error"
+
+
+def bits_of(token_ids: Iterable[int], words: int) -> Mask:
+    """A mask of these tokens alone; ids beyond it are left out."""
+    flags = np.zeros(words * 32, bool)
+    flags[[token_id for token_id in token_ids if 0 <= token_id < len(flags)]] = True
+    return np.packbits(flags, bitorder="little").view("<i4")
+
+
+def ids_in(mask: Mask) -> list[int]:
+    """The tokens that a mask allows, in order."""
+    found: list[int] = np.flatnonzero(np.unpackbits(mask.view(np.uint8), bitorder="little")).tolist()
+    return found

@@ -1,0 +1,40 @@
+"""The process that compiles one untrusted grammar for `grammar.py`; nothing else imports this file.
+
+llguidance overflows its stack on long chains of references, and may take minutes to intersect patterns. Here that ends
+a process that nobody misses.
+
+Standard input is JSON `{"form", "text", "options", "seconds"}`; standard output is one line of JSON, `{"source"}` or
+`{"error"}`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+
+from tilewise.inputs.confined import limit
+from tilewise.inputs.grammar_source import problem_of, translate
+
+_STACK_BYTES = 2 * 2**20  # less than any thread has that compiles the same again
+
+
+def main() -> None:
+    threading.stack_size(_STACK_BYTES)
+    worker = threading.Thread(target=_work, args=(json.load(sys.stdin),))
+    worker.start()
+    worker.join()
+
+
+def _work(job: dict[str, str]) -> None:
+    limit(int(job["seconds"]))
+    try:
+        source = translate(job["form"], job["text"], json.loads(job["options"]))
+        problem = problem_of(source)
+    except Exception as error:  # whatever an untrusted grammar makes the library raise is its result
+        source, problem = "", str(error) or type(error).__name__
+    print(json.dumps({"error": problem} if problem else {"source": source}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
