@@ -49,11 +49,11 @@ def run(options: argparse.Namespace) -> int:
     if options.system is not None:
         messages.insert(0, {"role": "system", "content": options.system})
     thinking = {"enable_thinking": True} if options.thinking else None
-    llm = LLM(**engine_options(options))
     whole = None
-    for text, output in llm.stream_chat(messages, sampling_of(options), chat_template_kwargs=thinking):
-        print(text, end="", flush=True)
-        whole = output
+    with LLM(**engine_options(options)) as llm:
+        for text, output in llm.stream_chat(messages, sampling_of(options), chat_template_kwargs=thinking):
+            print(text, end="", flush=True)
+            whole = output
     print()
     if options.stats and whole is not None:
         print_stats(whole)

@@ -36,8 +36,8 @@ def run(options: argparse.Namespace) -> int:
     from tilewise.llm import LLM
 
     prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
-    llm = LLM(**engine_options(options))
     media = {"image": [Path(name) for name in options.image]}
-    outputs = llm.generate({"prompt": prompt, "multi_modal_data": media}, sampling_of(options))
+    with LLM(**engine_options(options)) as llm:
+        outputs = llm.generate({"prompt": prompt, "multi_modal_data": media}, sampling_of(options))
     print(outputs[0].outputs[0].text)
     return 0
