@@ -113,8 +113,8 @@ class Platform(Protocol):
 
     def ops(self) -> Ops: ...
 
-    def default_dtype(self, checkpoint: torch.dtype) -> torch.dtype:
-        """What `--dtype auto` means here for a checkpoint of this dtype."""
+    def default_dtype(self, checkpoint: torch.dtype, parameters: int) -> torch.dtype:
+        """What `--dtype auto` means here for a checkpoint of this dtype and size."""
         ...
 
     def free_memory(self) -> int:

@@ -99,7 +99,7 @@ def model_facts(architecture: Architecture, dtype: torch.dtype, ops: Ops) -> Mod
 
 def _dtype(config: EngineConfig, architecture: Architecture, platform: Platform) -> torch.dtype:
     if config.dtype == "auto":
-        return platform.default_dtype(architecture.dtype)
+        return platform.default_dtype(architecture.dtype, architecture.count_parameters(platform.ops()))
     if config.dtype not in _DTYPES:
         raise InvalidConfig(f"dtype must be auto, {', '.join(_DTYPES)}, got {config.dtype!r}.")
     return _DTYPES[config.dtype]

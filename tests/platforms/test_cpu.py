@@ -1,0 +1,32 @@
+"""What `--dtype auto` means on a CPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tilewise.platforms.cpu import CpuPlatform, choose_dtype, has_bfloat16
+
+B16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "native", "free", "expected"),
+    [
+        (B16, True, 100, B16),
+        (F16, True, 100, B16),
+        (F32, True, 100, F32),
+        (B16, False, 80, F32),  # ten parameters take 40 bytes, half of what is free
+        (F16, False, 80, F32),
+        (B16, False, 79, B16),
+        (F16, False, 79, B16),
+        (F32, False, 1, F32),
+    ],
+)
+def test_float32_where_bfloat16_is_slow_and_memory_is_plenty(checkpoint, native, free, expected):
+    assert choose_dtype(checkpoint, 10, free, native) == expected
+
+
+def test_this_machine_chooses_by_what_it_has():
+    chosen = CpuPlatform().default_dtype(B16, parameters=1000)
+    assert chosen == (B16 if has_bfloat16() else F32)
