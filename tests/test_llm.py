@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.tiny import SPECIAL_IDS, SPECS, reference_model, write_hf, write_original
 from tilewise import LLM, ImageAsset, SamplingParams
-from tilewise.errors import InvalidMedia, InvalidRequest, TooLong, UnknownOption
+from tilewise.errors import InvalidConfig, InvalidMedia, InvalidRequest, TooLong, UnknownOption
 
 GREEDY = SamplingParams(temperature=0, max_tokens=6)
 
@@ -337,3 +337,15 @@ def test_no_prompt_logprobs_unless_asked_for(llm):
     assert llm.generate([[5]], GREEDY.with_(prompt_logprobs=0))[0].prompt_logprobs == [None]
     with pytest.raises(InvalidRequest, match=r"prompt logprobs of 21, .* max allowed: 20"):
         llm.generate("the hen", GREEDY.with_(prompt_logprobs=21))
+
+
+def test_statistics_are_logged_where_they_are_wanted(folder, caplog, monkeypatch):
+    monkeypatch.setenv("VLLM_LOG_STATS_INTERVAL", "0")
+    for disabled in (True, False):
+        caplog.clear()
+        with caplog.at_level("INFO", "tilewise"), LLM(str(folder), max_model_len=64, disable_log_stats=disabled) as llm:
+            llm.generate("the hen", GREEDY)
+        assert any(record.getMessage().startswith("Engine 000: Avg") for record in caplog.records) is not disabled
+    monkeypatch.setenv("VLLM_LOG_STATS_INTERVAL", "often")
+    with pytest.raises(InvalidConfig, match="a number of seconds, found 'often'"):
+        LLM(str(folder), max_model_len=64, disable_log_stats=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -12,8 +13,9 @@ from typing import Any
 from tilewise.beam import BeamSearch, BeamSearchOutput, BeamSearchParams
 from tilewise.config import EngineConfig
 from tilewise.engine.core import EngineCore
+from tilewise.engine.counters import StatsLog
 from tilewise.engine.scheduler import TokenDelta
-from tilewise.errors import InvalidRequest
+from tilewise.errors import InvalidConfig, InvalidRequest
 from tilewise.inputs.chat import MediaReader, read_messages
 from tilewise.inputs.images import ImageLimits
 from tilewise.inputs.media import MediaAccess
@@ -59,6 +61,7 @@ class LLM:
         self._reader = media_reader(config)
         self._prepare = Preparer(spec, self._tokenizer, resolved.limits.max_model_len, InputOptions.of(config))
         self._core = EngineCore(runner, resolved.limits, config.async_scheduling)
+        self._stats = None if config.disable_log_stats else StatsLog(_log_interval(), time.monotonic())
 
     def generate(
         self,
@@ -204,7 +207,10 @@ class LLM:
                 for request in group.requests:
                     self._core.submit(request)
             while not all(group.finished for group in groups):
-                for delta in self._core.step():
+                deltas = self._core.step()
+                if self._stats is not None:
+                    self._stats.tick(self._core.counters, self._core.load, time.monotonic())
+                for delta in deltas:
                     group = owners[delta.request_id]
                     answer = group.answers[delta.request_id]
                     text = answer.add(delta.token, delta.finish_reason, delta.stop_reason)
@@ -287,6 +293,14 @@ def _spread(params: SamplingParams | Sequence[SamplingParams] | None, count: int
     if len(params) != count:
         raise InvalidRequest(f"There are {len(params)} sampling_params for {count} prompts: give one, or one for each.")
     return list(params)
+
+
+def _log_interval() -> float:
+    text = os.environ.get("VLLM_LOG_STATS_INTERVAL", "10")
+    try:
+        return float(text)
+    except ValueError:
+        raise InvalidConfig(f"VLLM_LOG_STATS_INTERVAL must be a number of seconds, found {text!r}.") from None
 
 
 def media_reader(config: EngineConfig) -> MediaReader:

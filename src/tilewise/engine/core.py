@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tilewise.engine.counters import Counters, Load
 from tilewise.engine.scheduler import Scheduler, TokenDelta
 from tilewise.errors import EngineStuck
 from tilewise.step import Handle, Limits, Runner, StepPlan
@@ -29,6 +30,15 @@ class EngineCore:
     @property
     def has_unfinished(self) -> bool:
         return self._scheduler.has_unfinished or self._in_flight is not None
+
+    @property
+    def counters(self) -> Counters:
+        """Since the start; a copy."""
+        return self._scheduler.counters.copy()
+
+    @property
+    def load(self) -> Load:
+        return self._scheduler.load
 
     def submit(self, request: Request) -> None:
         self._scheduler.add(request)

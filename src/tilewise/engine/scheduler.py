@@ -15,6 +15,7 @@ import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from tilewise.engine.counters import Counters, Load
 from tilewise.engine.flash import TileScores, easy_tiles
 from tilewise.engine.kv_cache import KVCache
 from tilewise.engine.sequence import SequenceState
@@ -105,6 +106,7 @@ class Scheduler:
         self.kv = KVCache(limits.num_blocks, limits.block_size, limits.prefix_caching)
         self.tiles = TileIndex(limits.tile_pages)
         self.scores = TileScores()
+        self.counters = Counters()
         self._free_slots = list(range(limits.max_num_seqs, 0, -1))  # slot 0 is the dummy of padded batches
         self._in_flight: dict[int, list[_Flight]] = {}  # by plan index
         self._index = 0
@@ -143,6 +145,11 @@ class Scheduler:
         for sequence in [*self.running, *self.waiting]:
             if sequence.request.id == request_id:
                 self._finish(sequence, "abort")
+
+    @property
+    def load(self) -> Load:
+        in_use = self.limits.num_blocks - 1 - self.kv.pool.num_free
+        return Load(len(self.running), len(self.waiting), in_use / (self.limits.num_blocks - 1))
 
     # ---------------------------------------------------------------- plan
 
@@ -199,6 +206,7 @@ class Scheduler:
         self._release(sequence)
         sequence.num_computed = 0
         sequence.prompt_scores.clear()
+        self.counters.preemptions += 1
         bisect.insort(self.waiting, sequence, key=_urgency)
 
     def _admit(self, draft: _Draft) -> None:
@@ -221,6 +229,8 @@ class Scheduler:
         self.kv.adopt(sequence, prefix)
         if sequence.num_cached is None:
             sequence.num_cached = sequence.num_computed
+            self.counters.prefix_cache_queries += sequence.num_tokens
+            self.counters.prefix_cache_hits += sequence.num_cached
 
     def _admission(self, sequence: SequenceState, slot: int) -> Admission:
         request = sequence.request
@@ -246,6 +256,7 @@ class Scheduler:
                 if page is None:
                     return
                 draft.encode.append(EncodeJob(tile.digest, tile.pixels, page))
+                sequence.num_encoded += 1
 
     def _missing_tiles(self, sequence: SequenceState) -> Iterator[Tile]:
         """Tiles that a sequence still needs and that are in no page; those that are stay for this step.
@@ -265,7 +276,9 @@ class Scheduler:
 
     def _seal(self, draft: _Draft) -> StepPlan:
         """Move the counters and freeze the plan."""
+        self.counters.tiles_encoded += len(draft.encode)
         for sequence, work in draft.work.items():
+            self.counters.prompt_tokens += max(0, min(sequence.num_prompt - work.start, work.count))
             sequence.num_computed += work.count
             sequence.num_tokens += work.samples
         plan = StepPlan(
@@ -305,9 +318,16 @@ class Scheduler:
                 continue
             token = result.sampled[work.slot]
             sequence.append(token.token_id)
+            self._count(sequence)
             self._check_end(sequence, token.token_id)
             deltas.append(_delta(sequence, token))
         return deltas
+
+    def _count(self, sequence: SequenceState) -> None:
+        self.counters.generation_tokens += 1
+        if len(sequence.output_ids) == 1:
+            self.counters.tile_cache_queries += len(sequence.tiles)
+            self.counters.tile_cache_hits += max(0, len(sequence.tiles) - sequence.num_encoded)
 
     def _take_in_tiles(self, encoded: tuple[EncodedTile, ...]) -> None:
         self.tiles.encoded(tile.digest for tile in encoded)

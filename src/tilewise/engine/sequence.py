@@ -60,6 +60,8 @@ class SequenceState:
     num_computed: int = 0
     num_cached: int | None = None
     """Tokens whose keys and values were there when it was first admitted; None before."""
+    num_encoded: int = 0
+    """Tiles that were encoded because of it."""
     block_ids: list[int] = field(default_factory=list)
     block_hashes: list[bytes] = field(default_factory=list)
     """Chain hashes of its full blocks, as far as they have been asked for."""

@@ -1,0 +1,71 @@
+"""Counters of an engine, and the line that is logged of them every few seconds."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from dataclasses import dataclass
+
+logger = logging.getLogger("tilewise")
+
+
+@dataclass(slots=True)
+class Counters:
+    """Since the start. They only grow; rates are differences."""
+
+    prompt_tokens: int = 0
+    """Tokens computed of prompts."""
+    generation_tokens: int = 0
+    prefix_cache_queries: int = 0
+    """Tokens of sequences when they were first admitted, and below those of them that were there already."""
+    prefix_cache_hits: int = 0
+    tiles_encoded: int = 0
+    tile_cache_queries: int = 0
+    """Tiles of sequences that came to their first token, and below those that nothing was encoded for."""
+    tile_cache_hits: int = 0
+    preemptions: int = 0
+
+    def copy(self) -> Counters:
+        return dataclasses.replace(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How busy an engine is at this moment."""
+
+    running: int
+    waiting: int
+    kv_cache_usage: float
+    """Share of the blocks that are in use, 0 to 1."""
+
+
+def stats_line(before: Counters, now: Counters, seconds: float, load: Load, engine: int = 0) -> str:
+    """What vLLM logs of an engine, word for word, so that scripts that read it go on working."""
+    prompt, generation = now.prompt_tokens - before.prompt_tokens, now.generation_tokens - before.generation_tokens
+    hits = now.prefix_cache_hits / now.prefix_cache_queries if now.prefix_cache_queries else 0.0
+    return (
+        f"Engine {engine:03d}: Avg prompt throughput: {prompt / seconds:.1f} tokens/s, "
+        f"Avg generation throughput: {generation / seconds:.1f} tokens/s, Running: {load.running} reqs, "
+        f"Waiting: {load.waiting} reqs, GPU KV cache usage: {100 * load.kv_cache_usage:.1f}%, "
+        f"Prefix cache hit rate: {100 * hits:.1f}%"
+    )
+
+
+class StatsLog:
+    """Logs a line after every interval in which the engine was at work; quiet intervals are for debugging."""
+
+    def __init__(self, interval: float, now: float) -> None:
+        """`interval` in seconds; `now` on the monotonic clock, as all times here."""
+        self._interval = interval
+        self._since = now
+        self._before = Counters()
+        self._was_busy = False
+
+    def tick(self, counters: Counters, load: Load, now: float) -> None:
+        seconds, before = now - self._since, self._before
+        if seconds < self._interval:
+            return
+        busy = (counters.prompt_tokens, counters.generation_tokens) != (before.prompt_tokens, before.generation_tokens)
+        level = logging.INFO if busy or self._was_busy else logging.DEBUG
+        logger.log(level, "%s", stats_line(before, counters, seconds, load))
+        self._since, self._before, self._was_busy = now, counters.copy(), busy
