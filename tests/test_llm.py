@@ -349,3 +349,11 @@ def test_statistics_are_logged_where_they_are_wanted(folder, caplog, monkeypatch
     monkeypatch.setenv("VLLM_LOG_STATS_INTERVAL", "often")
     with pytest.raises(InvalidConfig, match="a number of seconds, found 'often'"):
         LLM(str(folder), max_model_len=64, disable_log_stats=False)
+
+
+def test_the_room_for_requests_is_logged_in_vllms_words(folder, caplog):
+    with caplog.at_level("INFO", "tilewise"):
+        LLM(str(folder), max_model_len=1024, max_num_seqs=3).close()
+    lines = [record.getMessage() for record in caplog.records]
+    assert "GPU KV cache size: 3,072 tokens" in lines
+    assert "Maximum concurrency for 1,024 tokens per request: 3.00x" in lines

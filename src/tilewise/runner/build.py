@@ -25,7 +25,7 @@ from tilewise.runner.runner import LocalRunner
 from tilewise.runner.tile_file import TileFile
 from tilewise.runner.tile_key import ENCODER_PARTS, model_key
 from tilewise.runner.tile_store import TileStore
-from tilewise.step import Runner
+from tilewise.step import Limits, Runner
 from tilewise.weights.fingerprint import Fingerprint
 from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.view import RandomSource
@@ -75,13 +75,20 @@ def build_runner(
     model = _load(config, architecture, dtype, platform, resolved, facts, weights if kept else None)
     store = _tile_store(kept, weights, architecture.config, dtype, platform) if kept else None
     logger.info("Loading weights took %.2f seconds", time.perf_counter() - started)
-    tokens = (resolved.limits.num_blocks - 1) * resolved.limits.block_size
-    logger.info("GPU KV cache size: %d tokens", tokens)
+    _log_room(resolved.limits)
     runner: Runner = LocalRunner(model, resolved.limits, platform.device, store)
     if config.async_scheduling:
         runner = BackgroundRunner(runner)
         logger.info("Asynchronous scheduling is enabled.")
     return runner, resolved
+
+
+def _log_room(limits: Limits) -> None:
+    """In vLLM's words, which scripts look for."""
+    tokens = (limits.num_blocks - 1) * limits.block_size
+    logger.info("GPU KV cache size: %s tokens", f"{tokens:,}")
+    length = limits.max_model_len
+    logger.info("Maximum concurrency for %s tokens per request: %.2fx", f"{length:,}", tokens / length)
 
 
 def model_facts(architecture: Architecture, dtype: torch.dtype, ops: Ops) -> ModelFacts:
