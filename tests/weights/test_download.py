@@ -213,6 +213,8 @@ def test_ctrl_c_keeps_what_has_arrived(hub: HubServer, checkpoint: Files, where:
     hub.add("tiny/model", checkpoint)
     hub.slow = {SHARDS[0]}
     code = (
+        # Where tests run in the background the signal is ignored, and children inherit that.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"from tilewise.weights.hub import find_model; find_model('tiny/model', hub={where!r}, cache={str(tmp_path)!r})"
     )
     slow = checkpoint[SHARDS[0]]
