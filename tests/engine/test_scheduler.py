@@ -400,6 +400,17 @@ SIZES = st.builds(
 @settings(max_examples=400, deadline=None)
 @given(ARRIVALS, SIZES, st.booleans())
 def test_random_schedules_lose_nothing_and_answer_as_if_alone(arrivals, sizes, overlap):
+    check_schedule(arrivals, sizes, overlap)
+
+
+@pytest.mark.slow
+@settings(max_examples=10_000, deadline=None)
+@given(ARRIVALS, SIZES, st.booleans())
+def test_ten_thousand_random_schedules(arrivals, sizes, overlap):
+    check_schedule(arrivals, sizes, overlap)
+
+
+def check_schedule(arrivals, sizes, overlap):
     runner = FakeRunner(sizes)
     core = EngineCore(runner, sizes, overlap)
     expected, got, aborted = {}, {}, set()
