@@ -191,14 +191,15 @@ class Scheduler:
     def _take_blocks(self, sequence: SequenceState, count: int, draft: _Draft) -> bool:
         """Blocks for `count` more tokens, from less urgent sequences if need be. False if it was preempted itself."""
         tokens = sequence.num_computed + count
+        if not self.kv.missing(sequence, tokens):
+            return True
         while self.kv.missing(sequence, tokens) > self.kv.pool.num_free:
             victim = self.running[-1]
             self._preempt(victim, draft)
             if victim is sequence:
                 return False
-        if self.kv.missing(sequence, tokens):
-            draft.granted_from.setdefault(sequence, len(sequence.block_ids))
-            self.kv.grow(sequence, tokens)
+        draft.granted_from.setdefault(sequence, len(sequence.block_ids))
+        self.kv.grow(sequence, tokens)
         return True
 
     def _preempt(self, sequence: SequenceState, draft: _Draft) -> None:
@@ -248,7 +249,7 @@ class Scheduler:
         """Encode what running sequences and the next waiting ones lack, most urgent first."""
         budget = self.limits.tile_budget if any(sequence.decoding for sequence in self.running) else None
         ahead = [*self.running, *self.waiting[:ENCODE_AHEAD]]
-        for sequence in ahead:
+        for sequence in [sequence for sequence in ahead if sequence.tiles_after(sequence.num_computed)]:
             for tile in self._missing_tiles(sequence):
                 if budget is not None and len(draft.encode) >= budget:
                     return
