@@ -357,3 +357,13 @@ def test_the_room_for_requests_is_logged_in_vllms_words(folder, caplog):
     lines = [record.getMessage() for record in caplog.records]
     assert "GPU KV cache size: 3,072 tokens" in lines
     assert "Maximum concurrency for 1,024 tokens per request: 3.00x" in lines
+
+
+def test_overlapped_steps_answer_alike(folder, llm):
+    prompts = ["the hen", "a hen in the rain", "on"]
+    expected = [output.outputs[0].token_ids for output in llm.generate(prompts, GREEDY)]
+    with LLM(str(folder), max_model_len=512, dtype="float32", async_scheduling=True) as other:
+        for _ in range(2):
+            assert [output.outputs[0].token_ids for output in other.generate(prompts, GREEDY)] == expected
+        text = "".join(text for text, _ in other.stream_chat([{"role": "user", "content": "the hen"}], GREEDY))
+        assert text == llm.chat([{"role": "user", "content": "the hen"}], GREEDY)[0].outputs[0].text

@@ -61,4 +61,14 @@ def test_a_tile_cache_smaller_than_a_tile_is_refused():
 
 
 def test_every_choice_has_its_reason():
-    assert set(resolved().reasons) == {"max_model_len", "tile_pages", "num_blocks"}
+    assert set(resolved().reasons) == {"max_model_len", "tile_pages", "num_blocks", "async_scheduling"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "beside_host", "expected"),
+    [(None, True, True), (None, False, False), (True, False, True), (False, True, False)],
+)
+def test_steps_overlap_where_the_device_computes_beside_the_host_or_as_asked(asked, beside_host, expected):
+    found = resolve(EngineConfig(async_scheduling=asked), INTERNVL3_1B, DeviceFacts(64 * GIB, beside_host))
+    assert found.overlap is expected
+    assert ("async_scheduling" in found.reasons) is (asked is None)

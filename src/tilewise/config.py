@@ -68,7 +68,9 @@ class EngineConfig:
     scheduling_policy: Policy = option(
         "fcfs", "fcfs = first come, first served; priority = requests of lower priority number first", "scheduling"
     )
-    async_scheduling: bool = option(True, "plan the next step while one runs; no token depends on it", "scheduling")
+    async_scheduling: bool | None = option(
+        None, "plan the next step while one runs; default: where another device computes", "scheduling"
+    )
     disable_log_stats: bool = option(True, "no line about throughput, load and caches every ten seconds", "scheduling")
     tensor_parallel_size: int = option(1, "devices that share one model", "scheduling")
     max_logprobs: int = option(20, "most log-probabilities a token that a request may ask for; -1 = all", "scheduling")

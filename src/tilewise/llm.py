@@ -60,7 +60,7 @@ class LLM:
         self.resolved = resolved
         self._reader = media_reader(config)
         self._prepare = Preparer(spec, self._tokenizer, resolved.limits.max_model_len, InputOptions.of(config))
-        self._core = EngineCore(runner, resolved.limits, config.async_scheduling)
+        self._core = EngineCore(runner, resolved.limits, resolved.overlap)
         self._stats = None if config.disable_log_stats else StatsLog(_log_interval(), time.monotonic())
 
     def generate(

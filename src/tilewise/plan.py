@@ -28,6 +28,8 @@ class ModelFacts:
 @dataclass(frozen=True, slots=True)
 class DeviceFacts:
     free_bytes: int
+    beside_host: bool = False
+    """It computes while the host does something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,8 @@ class Resolved:
     """What the engine runs with. `reasons` has a line for each choice."""
 
     limits: Limits
+    overlap: bool
+    """Plan the next step while one runs."""
     reasons: dict[str, str]
 
 
@@ -65,7 +69,15 @@ def resolve(config: EngineConfig, model: ModelFacts, device: DeviceFacts) -> Res
     )
     if model.flash is not None:
         reasons["flash"] = f"tiles of {model.tokens_per_tile} or {model.flash.tokens} tokens, as the router chooses"
-    return Resolved(limits, reasons)
+    return Resolved(limits, _overlap(config, device, reasons), reasons)
+
+
+def _overlap(config: EngineConfig, device: DeviceFacts, reasons: dict[str, str]) -> bool:
+    if config.async_scheduling is not None:
+        return config.async_scheduling
+    why = "the device computes beside the host" if device.beside_host else "planning would take turns with computing"
+    reasons["async_scheduling"] = f"{'on' if device.beside_host else 'off'}: {why}"
+    return device.beside_host
 
 
 def _context(config: EngineConfig, model: ModelFacts, reasons: dict[str, str]) -> int:

@@ -110,6 +110,8 @@ class Platform(Protocol):
 
     name: str
     device: torch.device
+    beside_host: bool
+    """Whether it computes while the host does something else."""
 
     def ops(self) -> Ops: ...
 

@@ -64,7 +64,7 @@ def build_runner(
         )
     dtype = _dtype(config, architecture, platform)
     facts = model_facts(architecture, dtype, platform.ops())
-    resolved = resolve(config, facts, DeviceFacts(platform.free_memory()))
+    resolved = resolve(config, facts, DeviceFacts(platform.free_memory(), platform.beside_host))
     for name, reason in resolved.reasons.items():
         logger.info("%s: %s", name, reason)
     kept = _tile_folder(config, facts)
@@ -77,7 +77,7 @@ def build_runner(
     logger.info("Loading weights took %.2f seconds", time.perf_counter() - started)
     _log_room(resolved.limits)
     runner: Runner = LocalRunner(model, resolved.limits, platform.device, store)
-    if config.async_scheduling:
+    if resolved.overlap:
         runner = BackgroundRunner(runner)
         logger.info("Asynchronous scheduling is enabled.")
     return runner, resolved

@@ -36,6 +36,7 @@ def has_bfloat16() -> bool:
 class CpuPlatform:
     name = "cpu"
     device = torch.device("cpu")
+    beside_host = False
 
     def ops(self) -> CpuOps:
         return CpuOps()
