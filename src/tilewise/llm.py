@@ -48,6 +48,7 @@ class LLM:
 
     def __init__(self, model: str = "demo", **options: Any) -> None:
         self.config = config = EngineConfig.of(model=model, **options)
+        self._stats = None if config.disable_log_stats else StatsLog(_log_interval(), time.monotonic())
         find = partial(find_model, config.model, config.revision, config.hub, config.download_dir)
         # Small files first: what is wrong with a model, or does not fit, shows before gigabytes are fetched.
         folder = CheckpointFolder.open(find(weights=False))
@@ -61,7 +62,6 @@ class LLM:
         self._reader = media_reader(config)
         self._prepare = Preparer(spec, self._tokenizer, resolved.limits.max_model_len, InputOptions.of(config))
         self._core = EngineCore(runner, resolved.limits, resolved.overlap)
-        self._stats = None if config.disable_log_stats else StatsLog(_log_interval(), time.monotonic())
 
     def generate(
         self,

@@ -212,9 +212,13 @@ class Scheduler:
 
     def _admit(self, draft: _Draft) -> None:
         """Waiting sequences, the most urgent first, each once blocks for all it has are free."""
-        for sequence in [sequence for sequence in self.waiting if sequence.settled and not sequence.num_pending]:
+        while self._free_slots and draft.tokens_left > 0:
+            ready = (sequence for sequence in self.waiting if sequence.settled and not sequence.num_pending)
+            sequence = next(ready, None)
+            if sequence is None:
+                return
             prefix = self.kv.known_prefix(sequence)
-            if not (self._free_slots and draft.tokens_left > 0 and self.kv.fits(sequence, prefix)):
+            if not self.kv.fits(sequence, prefix):
                 return
             self.waiting.remove(sequence)
             bisect.insort(self.running, sequence, key=_urgency)

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from tilewise.inputs import confined
 from tilewise.inputs.prepare import CONTEXT_MARKER
-from tilewise.inputs.sandbox import render_all
 from tilewise.inputs.templates import IMAGE_MARKER, Message, Template, to_string
 from tilewise.weights.folder import CheckpointFolder
 
@@ -28,6 +28,7 @@ CONVERSATIONS: dict[str, tuple[Message, ...]] = {
     "a system message": (Message("system", "Answer briefly."), Message("user", "Who are you?")),
 }
 _TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
+_SECONDS = 3  # to render; real templates take milliseconds
 _BEFORE, _AFTER = 24, 60  # characters shown around the first difference
 
 
@@ -96,7 +97,7 @@ def _token_texts(folder: CheckpointFolder) -> dict[str, str]:
 def _compare(
     source: str, files: tuple[str, ...], template: Template, start: str, tokens: dict[str, str]
 ) -> JinjaReport:
-    results = render_all(source, [_wire(messages) for messages in CONVERSATIONS.values()], tokens)
+    results = _render_all(source, [_wire(messages) for messages in CONVERSATIONS.values()], tokens)
     ours = {name: to_string(template.render(messages)) for name, messages in CONVERSATIONS.items()}
     theirs = {
         name: _unified(result["text"], start) for name, result in zip(ours, results, strict=True) if "text" in result
@@ -108,6 +109,20 @@ def _compare(
         for name, result in zip(ours, results, strict=True)
     )
     return JinjaReport(files, comparisons, tuple(_causes(template, ours, theirs)))
+
+
+def _render_all(
+    template: str, conversations: Sequence[list[dict[str, Any]]], tokens: dict[str, str]
+) -> list[dict[str, str]]:
+    """For each conversation `{"text": prompt}`, or `{"error": why there is none}`: a bad template never raises.
+
+    In a process of its own: Jinja's sandbox keeps a template away from Python's insides, but not from looping or
+    growing without end. `tokens` are the special tokens that templates may name (`bos_token` ...).
+    """
+    job = {"template": template, "conversations": list(conversations), "tokens": tokens, "seconds": _SECONDS}
+    results = confined.run("tilewise.inputs.jinja_process", job)
+    missing = {"error": f"it did not end within {_SECONDS} seconds of computing, or broke the process that renders it"}
+    return [*results, *[missing] * (len(conversations) - len(results))]
 
 
 def _wire(messages: Sequence[Message]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The process that renders one untrusted template for `sandbox.py`; nothing else imports this file.
+"""The process that renders one untrusted template for `jinja.py`; nothing else imports this file.
 
 Standard input is JSON `{"template", "conversations", "tokens", "seconds"}`; standard output has one line of JSON a
 conversation, written as soon as it is known.
