@@ -37,7 +37,7 @@ def decoding(count: int) -> Scheduler:
 
 
 def run(scheduler: Scheduler, plan: StepPlan) -> None:
-    sampled = {work.slot: SampledToken(7) for work in plan.work if work.samples}
+    sampled = {work.slot: (SampledToken(7),) for work in plan.work if work.samples}
     scheduler.commit(plan, StepResult(sampled, tuple(EncodedTile(job.digest) for job in plan.encode)))
 
 

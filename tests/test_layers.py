@@ -27,7 +27,7 @@ ROWS: list[set[str]] = [
     {"platforms"},
     {"plan"},
     {"step"},
-    {"config", "types", "progress", "family"},
+    {"config", "speculation", "types", "progress", "family"},
     {"errors"},
 ]
 LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}
@@ -45,13 +45,14 @@ TORCH_FREE = {
     "plan",
     "step",
     "config",
+    "speculation",
     "family",
     "types",
     "errors",
 }
-TORCH_FREE_FILES = {f"weights/{name}" for name in ("__init__.py", "folder.py", "hub.py", "shards.py")} | {
-    str(path.relative_to(SRC)) for path in (SRC / "weights" / "hubs").glob("*.py")
-}
+TORCH_FREE_FILES = {
+    f"weights/{name}" for name in ("__init__.py", "checkpoint.py", "folder.py", "hub.py", "shards.py")
+} | {str(path.relative_to(SRC)) for path in (SRC / "weights" / "hubs").glob("*.py")}
 
 
 def modules() -> list[Path]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
 from tilewise.errors import InvalidConfig, UnknownOption, did_you_mean
+from tilewise.speculation import SpeculativeConfig
 
 Dtype = Literal["auto", "bfloat16", "float16", "half", "float32", "float"]
 LoadFormat = Literal["auto", "dummy"]
@@ -71,6 +72,12 @@ class EngineConfig:
     async_scheduling: bool | None = option(
         None, "plan the next step while one runs; default: where another device computes", "scheduling"
     )
+    speculative_config: dict[str, Any] | None = option(
+        None,
+        'guess tokens ahead and verify them together, as {"method": "ngram", "num_speculative_tokens": 4} or '
+        '{"model": "OpenGVLab/InternVL3-1B", "num_speculative_tokens": 3}; answers stay the same',
+        "scheduling",
+    )
     disable_log_stats: bool = option(True, "no line about throughput, load and caches every ten seconds", "scheduling")
     tensor_parallel_size: int = option(1, "devices that share one model", "scheduling")
     max_logprobs: int = option(20, "most log-probabilities a token that a request may ask for; -1 = all", "scheduling")
@@ -127,7 +134,13 @@ class EngineConfig:
         folder = self.encoder_cache_dir
         if folder is not None and (not folder or Path(folder).expanduser().is_file()):
             raise InvalidConfig(f"encoder_cache_dir must name a folder, which need not exist yet, got {folder!r}.")
+        if self.speculative_config is not None:
+            SpeculativeConfig.of(self.speculative_config)
         self._check_media()
+
+    @property
+    def speculation(self) -> SpeculativeConfig | None:
+        return None if self.speculative_config is None else SpeculativeConfig.of(self.speculative_config)
 
     def _check_media(self) -> None:
         if self.max_image_pixels > 178_956_970:

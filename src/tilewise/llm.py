@@ -14,9 +14,10 @@ from tilewise.beam import BeamSearch, BeamSearchOutput, BeamSearchParams
 from tilewise.config import EngineConfig
 from tilewise.engine.core import EngineCore
 from tilewise.engine.counters import StatsLog
-from tilewise.engine.scheduler import TokenDelta
+from tilewise.engine.delta import TokenDelta
 from tilewise.errors import InvalidConfig, InvalidRequest
 from tilewise.inputs.chat import MediaReader, read_messages
+from tilewise.inputs.draft import find_draft
 from tilewise.inputs.images import ImageLimits
 from tilewise.inputs.media import MediaAccess
 from tilewise.inputs.prepare import InputOptions, Preparer
@@ -27,8 +28,7 @@ from tilewise.inputs.video import FrameChoice
 from tilewise.outputs.answer import Answer, named_scores
 from tilewise.progress import progress_bar
 from tilewise.types import Logprob, Request, RequestOutput, SamplingParams, Timing, Usage
-from tilewise.weights.folder import CheckpointFolder
-from tilewise.weights.hub import find_model
+from tilewise.weights.checkpoint import Checkpoint
 
 Messages = Sequence[dict[str, Any]]
 
@@ -49,15 +49,15 @@ class LLM:
     def __init__(self, model: str = "demo", **options: Any) -> None:
         self.config = config = EngineConfig.of(model=model, **options)
         self._stats = None if config.disable_log_stats else StatsLog(_log_interval(), time.monotonic())
-        find = partial(find_model, config.model, config.revision, config.hub, config.download_dir)
-        # Small files first: what is wrong with a model, or does not fit, shows before gigabytes are fetched.
-        folder = CheckpointFolder.open(find(weights=False))
+        checkpoint = Checkpoint.find(config.model, config.revision, config.hub, config.download_dir)
+        folder = checkpoint.folder
         self._tokenizer = Tokenizer.from_folder(folder.path)
         spec = InputSpec.of(folder, self._tokenizer, config.mm_processor_kwargs)
         # Imported here, not above: torch takes longer to load than all that a caller can get wrong takes to check.
         from tilewise.runner.build import build_runner
 
-        runner, resolved = build_runner(config, folder, self._tokenizer.image_context_id, find)
+        draft = find_draft(config, self._tokenizer)
+        runner, resolved = build_runner(config, checkpoint, self._tokenizer.image_context_id, draft)
         self.resolved = resolved
         self._reader = media_reader(config)
         self._prepare = Preparer(spec, self._tokenizer, resolved.limits.max_model_len, InputOptions.of(config))
@@ -213,6 +213,8 @@ class LLM:
                 for delta in deltas:
                     group = owners[delta.request_id]
                     answer = group.answers[delta.request_id]
+                    if answer.finished:
+                        continue  # by a stop string in the same step, which brought several tokens
                     text = answer.add(delta.token, delta.finish_reason, delta.stop_reason)
                     if answer.finished and delta.finish_reason is None:
                         self._core.abort(delta.request_id)  # a stop string, which the engine cannot see

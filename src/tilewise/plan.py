@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tilewise.config import EngineConfig
 from tilewise.errors import InvalidConfig
-from tilewise.step import FlashRule, Limits
+from tilewise.step import FlashRule, Limits, Speculation
 
 GIB = 2**30
 
@@ -42,6 +42,16 @@ class Resolved:
     reasons: dict[str, str]
 
 
+def with_draft(model: ModelFacts, draft: ModelFacts) -> ModelFacts:
+    """What both take: the draft model has keys, values and rows of its own for every token and tile."""
+    return replace(
+        model,
+        kv_bytes_per_token=model.kv_bytes_per_token + draft.kv_bytes_per_token,
+        bytes_per_tile=model.bytes_per_tile + draft.bytes_per_tile,
+        weight_bytes=model.weight_bytes + draft.weight_bytes,
+    )
+
+
 def resolve(config: EngineConfig, model: ModelFacts, device: DeviceFacts) -> Resolved:
     """Raises InvalidConfig when the model or one sequence of full length cannot fit, naming what would."""
     reasons: dict[str, str] = {}
@@ -66,6 +76,7 @@ def resolve(config: EngineConfig, model: ModelFacts, device: DeviceFacts) -> Res
         flash=model.flash,
         prefix_caching=config.enable_prefix_caching,
         priorities=config.scheduling_policy == "priority",
+        speculation=_speculation(config, reasons),
     )
     if model.flash is not None:
         reasons["flash"] = f"tiles of {model.tokens_per_tile} or {model.flash.tokens} tokens, as the router chooses"
@@ -75,9 +86,22 @@ def resolve(config: EngineConfig, model: ModelFacts, device: DeviceFacts) -> Res
 def _overlap(config: EngineConfig, device: DeviceFacts, reasons: dict[str, str]) -> bool:
     if config.async_scheduling is not None:
         return config.async_scheduling
-    why = "the device computes beside the host" if device.beside_host else "planning would take turns with computing"
-    reasons["async_scheduling"] = f"{'on' if device.beside_host else 'off'}: {why}"
-    return device.beside_host
+    on = device.beside_host and config.speculation is None
+    why = "the device computes beside the host" if on else "planning would take turns with computing"
+    if device.beside_host and not on:
+        why = "a sequence that guesses waits for its last token"
+    reasons["async_scheduling"] = f"{'on' if on else 'off'}: {why}"
+    return on
+
+
+def _speculation(config: EngineConfig, reasons: dict[str, str]) -> Speculation | None:
+    wanted = config.speculation
+    if wanted is None:
+        return None
+    looks_up = wanted.method == "ngram"
+    where = "looked up in what stands before" if looks_up else f"by {wanted.model}"
+    reasons["speculation"] = f"up to {wanted.num_speculative_tokens} tokens are guessed at a time, {where}"
+    return Speculation(wanted.num_speculative_tokens, wanted.lookup if looks_up else None)
 
 
 def _context(config: EngineConfig, model: ModelFacts, reasons: dict[str, str]) -> int:

@@ -59,15 +59,37 @@ class TileUse:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Compute tokens [start, start + count) of a slot; if `samples`, choose the token after them."""
+    """Compute tokens [start, start + count) of a slot; if `samples`, choose the token after them.
+
+    The last `drafts` of them are guesses. A token is then chosen behind the last known token and behind every guess,
+    and those count that stand behind guesses that were right: what is chosen is what would be without guessing.
+    """
 
     slot: int
     start: int
     count: int
     samples: bool
     tiles: tuple[TileUse, ...] = ()
-    mask: NDArray[np.int32] | None = field(default=None, repr=False, compare=False)
-    """Of a structured answer: the tokens that may be sampled, one bit each (`types.Matcher.mask`)."""
+    drafts: int = 0
+    draft_ids: TokenIds = ()
+    """The guesses; empty where a draft model of the runner makes them."""
+    masks: NDArray[np.int32] | None = field(default=None, repr=False, compare=False)
+    """Of a structured answer, [drafts + 1, words]: the tokens that may be chosen at each place, one bit each
+    (`types.Matcher.masks`)."""
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.count
+
+    @property
+    def known_stop(self) -> int:
+        """Behind the last token that is no guess."""
+        return self.stop - self.drafts
+
+    @property
+    def rows(self) -> int:
+        """Places at which a token is chosen."""
+        return self.drafts + 1 if self.samples else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +121,10 @@ PromptScores = dict[int, tuple[SampledToken, ...]]
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What came of a step: a token for each sampling slot, and the tiles now in their pages."""
+    """What came of a step: new tokens of each sampling slot, one more than guesses were right, and the tiles now in
+    their pages."""
 
-    sampled: dict[int, SampledToken]
+    sampled: dict[int, tuple[SampledToken, ...]]
     encoded: tuple[EncodedTile, ...]
     prompt_scores: PromptScores = field(default_factory=dict)
 
@@ -134,6 +157,16 @@ class FlashRule:
 
 
 @dataclass(frozen=True, slots=True)
+class Speculation:
+    """Guess several tokens of an answer and verify them in one step (Leviathan et al. 2023, Saxena 2023)."""
+
+    tokens: int
+    """Most guesses at a time."""
+    ngram: tuple[int, int] | None = None
+    """(shortest, longest) end of a sequence that is looked up in what stands before it; None: a draft model guesses."""
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """The sizes that scheduling has to respect, in tokens, blocks, pages and tiles."""
 
@@ -151,3 +184,4 @@ class Limits:
     prefix_caching: bool = True
     priorities: bool = False
     """Whether requests' priorities count; else the first to come is the first served."""
+    speculation: Speculation | None = None

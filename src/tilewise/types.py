@@ -304,11 +304,15 @@ class Matcher(Protocol):
     def finish_reason(self) -> str | None:
         """ "stop" once an end token was accepted, "error" if the answer cannot be followed any further."""
 
-    def mask(self) -> NDArray[np.int32]:
-        """The tokens that may come next, one bit each (bit `id % 32` of word `id // 32`), `[ceil(vocabulary / 32)]`.
+    def masks(self, drafts: TokenIds = ()) -> NDArray[np.int32]:
+        """The tokens that may come next, and behind each of `drafts`, which have to be allowed: `[drafts + 1, words]`.
 
-        At least one bit is set while there is no `finish_reason`.
+        One bit a token (bit `id % 32` of word `id // 32` of `ceil(vocabulary / 32)`). At least one is set in the first
+        row while there is no `finish_reason`.
         """
+
+    def count_allowed(self, drafts: TokenIds) -> int:
+        """How many of these tokens may come next, one after the other, before the answer ends."""
 
     def accept(self, token_id: int) -> None:
         """Go on behind a token."""

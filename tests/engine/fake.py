@@ -95,8 +95,9 @@ class Done:
 class FakeRunner:
     """Fails on any plan that reads what is not there or writes where it may not."""
 
-    def __init__(self, sizes: Limits) -> None:
+    def __init__(self, sizes: Limits, stuttering: bool = False) -> None:
         self.limits = sizes
+        self.stuttering = stuttering
         self.admissions: dict[int, Admission] = {}
         self.blocks: dict[int, list[int]] = {}
         self.computed: dict[int, int] = {}
@@ -122,15 +123,29 @@ class FakeRunner:
         for job in plan.encode:
             self.pages[job.page] = job.digest
             self.tiles_encoded += 1
-        sampled = {work.slot: SampledToken(self.next_token(work)) for work in plan.work if work.samples}
+        sampled = {work.slot: self.next_tokens(work) for work in plan.work if work.samples}
         return Done(StepResult(sampled, tuple(map(self._encoded, plan.encode))))
 
     def _encoded(self, job: EncodeJob) -> EncodedTile:
         return EncodedTile(job.digest, score(job.digest) if self.limits.flash else None)
 
-    def next_token(self, work: Work) -> int:
-        """Depends on the position alone, so that a preempted sequence goes on as it would have."""
-        return 100 + work.start + work.count
+    def next_tokens(self, work: Work) -> tuple[SampledToken, ...]:
+        """One, and one more for each guess that is right. Depends on positions alone, so that a preempted sequence goes
+        on as it would have."""
+        return tuple(SampledToken(self.token(work.known_stop + place)) for place in range(self._right(work) + 1))
+
+    def _right(self, work: Work) -> int:
+        """Guesses before the first wrong one; those of a draft model that is often wrong where the plan has none."""
+        for place in range(work.drafts):
+            position = work.known_stop + place
+            drawn = 0 if score(bytes([position, place])) < 0.3 else self.token(position)
+            if (work.draft_ids[place] if work.draft_ids else drawn) != self.token(position):
+                return place
+        return work.drafts
+
+    def token(self, position: int) -> int:
+        """What stands at a position of an answer; a `stuttering` one repeats itself, but not always."""
+        return 100 + (position % 5 + 50 * (position % 11 == 0) if self.stuttering else position)
 
     def close(self) -> None:
         self.closed = True
@@ -150,7 +165,7 @@ class FakeRunner:
         ids = admission.token_ids
         value, values = hash(item.cache_salt), []
         for position in range(self.limits.max_model_len):
-            token = ids[position] if position < len(ids) else 100 + position
+            token = ids[position] if position < len(ids) else self.token(position)
             value = hash((value, next(rows) if token == 2 and position < admission.num_prompt else token))
             values.append(value)
         return values
@@ -169,15 +184,18 @@ class FakeRunner:
         assert work.count > 0
         assert work.start == self.computed.get(work.slot, work.start)
         assert stop <= len(self.blocks[work.slot]) * self.limits.block_size
-        assert stop <= self.known[work.slot], "a token that the device does not know"
-        self.known[work.slot] += work.samples
+        assert work.known_stop <= self.known[work.slot], "a token that the device does not know"
+        assert len(work.draft_ids) in (0, work.drafts)
         truth = self.truth[work.slot]
         for position in range(work.start):
             assert self.kv[self._place(work.slot, position)] == truth[position], "keys and values of something else"
         self._check_images(work, stop)
+        self.computed[work.slot] = work.known_stop + self._right(work)
+        if work.samples:
+            self.known[work.slot] = self.computed[work.slot] + 1
         for position in range(work.start, stop):
-            self.kv[self._place(work.slot, position)] = truth[position]
-        self.computed[work.slot] = stop
+            right = position < self.computed[work.slot]
+            self.kv[self._place(work.slot, position)] = truth[position] if right else -1
         self.tokens_computed += work.count
 
     def _place(self, slot: int, position: int) -> int:

@@ -31,7 +31,7 @@ def many_a(grammars):
 
 
 def allowed(matcher) -> set[int]:
-    return set(ids_in(matcher.mask()))
+    return set(ids_in(matcher.masks()[0]))
 
 
 def behind(grammar, tokens, ignore_eos=False):
@@ -69,7 +69,7 @@ def test_ignore_eos_ends_only_what_has_nothing_left_to_say(many_a):
 
 
 def test_masks_have_no_bit_beyond_the_vocabulary(grammars):
-    mask = behind(grammars.compile(StructuredOutputsParams(regex="(?s:.*)")), []).mask()
+    mask = behind(grammars.compile(StructuredOutputsParams(regex="(?s:.*)")), []).masks()[0]
     assert len(mask) == -(-TOKENIZER.vocab_size // 32)
     assert max(ids_in(mask)) < TOKENIZER.vocab_size
     assert not {TOKENIZER.special_id("<img>"), TOKENIZER.special_id("<IMG_CONTEXT>")} & set(ids_in(mask))
@@ -93,15 +93,15 @@ def test_a_token_that_is_not_allowed_ends_with_an_error(many_a, caplog):
 def test_a_sequence_waits_for_the_token_that_decides_what_may_follow(many_a):
     request = Request("a", (5, 6, 7), SamplingParams(max_tokens=9), grammar=many_a)
     sequence = SequenceState.of(request, tokens_per_tile=4, max_model_len=64)
-    assert (sequence.num_wanted, set(ids_in(sequence.mask))) == (3, {A})
+    assert (sequence.num_wanted, set(ids_in(sequence.masks()[0]))) == (3, {A})
     sequence.num_computed, sequence.num_tokens = 3, 4  # a step that samples is on its way
     assert sequence.num_wanted == 0
     sequence.append(A)
-    assert (sequence.num_wanted, set(ids_in(sequence.mask))) == (1, {A, B, END, OTHER_END})
+    assert (sequence.num_wanted, set(ids_in(sequence.masks()[0]))) == (1, {A, B, END, OTHER_END})
 
 
 def test_work_with_a_mask_can_go_to_another_process(many_a):
-    work = Work(1, 0, 3, True, mask=behind(many_a, [A]).mask())
+    work = Work(1, 0, 3, True, masks=behind(many_a, [A]).masks())
     again = pickle.loads(pickle.dumps(work))
     assert again == work
-    assert ids_in(again.mask) == ids_in(work.mask)
+    assert ids_in(again.masks[0]) == ids_in(work.masks[0])

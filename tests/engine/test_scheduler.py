@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import chain
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +14,7 @@ from tilewise.engine.core import EngineCore
 from tilewise.engine.scheduler import Scheduler
 from tilewise.engine.sequence import SequenceState
 from tilewise.errors import TooLong
-from tilewise.step import Limits
+from tilewise.step import Limits, Speculation
 from tilewise.types import Request
 
 
@@ -370,6 +371,73 @@ def test_the_least_urgent_is_preempted():
     assert tokens == {name: list(range(113, 125)) for name in "ab"}
 
 
+def deltas_by_step(requests: list[Request], sizes: Limits, stuttering: bool = False) -> list[list[int]]:
+    """The new tokens of each step."""
+    core = EngineCore(FakeRunner(sizes, stuttering), sizes)
+    for item in requests:
+        core.submit(item)
+    steps = []
+    while core.has_unfinished:
+        steps.append([delta.token.token_id for delta in core.step()])
+    assert_nothing_is_held(core._scheduler)
+    return steps
+
+
+def test_right_guesses_bring_several_tokens_a_step():
+    """An answer of 100 101 102 103 104 over and over, but for a 150 or the like at every eleventh position."""
+    sizes = limits(speculation=Speculation(3, (1, 2)))
+    steps = deltas_by_step([request("a", text=5, max_tokens=16)], sizes, stuttering=True)
+    whole = deltas_by_step([request("a", text=5, max_tokens=16)], limits(), stuttering=True)
+    assert list(chain.from_iterable(steps)) == list(chain.from_iterable(whole))
+    assert len(whole) == 16
+    assert max(map(len, steps)) == 4
+    assert len(steps) < 12
+
+
+def test_guesses_take_only_what_nobody_else_wants():
+    """The budget goes to the prompt of b first; a's guesses get what is left."""
+    sizes = limits(speculation=Speculation(5), max_num_batched_tokens=9)
+    core = EngineCore(runner := FakeRunner(sizes), sizes)
+    core.submit(request("a", text=3, max_tokens=30))
+    core.step()
+    assert [(work.count, work.drafts) for work in runner.plans[-1].work] == [(9, 5)]
+    core.submit(request("b", text=20))
+    core.step()
+    assert [(work.count, work.drafts) for work in runner.plans[-1].work] == [(1, 0), (8, 0)]
+
+
+def test_no_guess_goes_beyond_the_last_allowed_token():
+    sizes = limits(speculation=Speculation(5))
+    core = EngineCore(runner := FakeRunner(sizes), sizes)
+    core.submit(request("a", text=3, max_tokens=3))
+    core.step()
+    assert runner.plans[-1].work[0].drafts == 2
+
+
+def test_guesses_preempt_nobody():
+    """Two sequences share all blocks but one: the first to guess takes that, the other guesses in what it has."""
+    sizes = limits(num_blocks=8, speculation=Speculation(4), prefix_caching=False)
+    core = EngineCore(runner := FakeRunner(sizes), sizes)
+    core.submit(request("a", text=10, max_tokens=2))
+    core.submit(request("b", text=10, max_tokens=2))
+    while core.has_unfinished:
+        core.step()
+    assert core.counters.preemptions == 0
+    assert sum(len(plan.admissions) for plan in runner.plans) == 2
+
+
+def test_a_stop_token_among_right_guesses_ends_the_answer_there():
+    sizes = limits(speculation=Speculation(5))
+    core = EngineCore(FakeRunner(sizes), sizes)
+    core.submit(request("a", text=5, max_tokens=20, stop=(108,)))
+    deltas = []
+    while core.has_unfinished:
+        deltas += core.step()
+    assert [delta.token.token_id for delta in deltas] == [106, 107, 108]
+    assert [delta.finish_reason for delta in deltas] == [None, None, "stop"]
+    assert_nothing_is_held(core._scheduler)
+
+
 ARRIVALS = st.lists(
     st.tuples(
         st.integers(0, 12),  # step of arrival
@@ -394,24 +462,25 @@ SIZES = st.builds(
     flash=st.sampled_from([None, FLASH]),
     prefix_caching=st.booleans(),
     priorities=st.booleans(),
+    speculation=st.sampled_from([None, Speculation(3, (1, 3)), Speculation(5, (2, 2)), Speculation(2)]),
 )
 
 
 @settings(max_examples=400, deadline=None)
-@given(ARRIVALS, SIZES, st.booleans())
-def test_random_schedules_lose_nothing_and_answer_as_if_alone(arrivals, sizes, overlap):
-    check_schedule(arrivals, sizes, overlap)
+@given(ARRIVALS, SIZES, st.booleans(), st.booleans())
+def test_random_schedules_lose_nothing_and_answer_as_if_alone(arrivals, sizes, overlap, stuttering):
+    check_schedule(arrivals, sizes, overlap, stuttering)
 
 
 @pytest.mark.slow
 @settings(max_examples=10_000, deadline=None)
-@given(ARRIVALS, SIZES, st.booleans())
-def test_ten_thousand_random_schedules(arrivals, sizes, overlap):
-    check_schedule(arrivals, sizes, overlap)
+@given(ARRIVALS, SIZES, st.booleans(), st.booleans())
+def test_ten_thousand_random_schedules(arrivals, sizes, overlap, stuttering):
+    check_schedule(arrivals, sizes, overlap, stuttering)
 
 
-def check_schedule(arrivals, sizes, overlap):
-    runner = FakeRunner(sizes)
+def check_schedule(arrivals, sizes, overlap, stuttering):
+    runner = FakeRunner(sizes, stuttering)
     core = EngineCore(runner, sizes, overlap)
     expected, got, aborted = {}, {}, set()
     for step in range(2000):
@@ -422,7 +491,7 @@ def check_schedule(arrivals, sizes, overlap):
                 core.submit(item)
                 length = computed_prompt(item, sizes)
                 room = min(sizes.max_model_len, (sizes.num_blocks - 1) * sizes.block_size) - length
-                expected[name] = [100 + length + i for i in range(min(max_tokens, room))]
+                expected[name] = [runner.token(length + i) for i in range(min(max_tokens, room))]
                 got[name] = []
             if abort_at == step and name in got:
                 core.abort(name)
@@ -431,6 +500,8 @@ def check_schedule(arrivals, sizes, overlap):
             break
         for delta in core.step():
             got[delta.request_id].append(delta.token.token_id)
+        # What is planned counts on one token of a step with guesses, and what came of it is exact again.
+        assert all(sequence.num_pending in (0, 1) for sequence in core._scheduler.running)
     assert not core.has_unfinished, "starved"
     assert_nothing_is_held(core._scheduler)
     for name, tokens in got.items():

@@ -35,17 +35,23 @@ LIMITS = Limits(
 class Engine:
     """A model under limits of the test's choosing."""
 
-    def __init__(self, folder: Path, ops=None, dtype=torch.float32, overlap: bool = False, **changes: int) -> None:
+    def __init__(
+        self, folder: Path, ops=None, dtype=torch.float32, overlap: bool = False, draft: Path | None = None, **changes
+    ) -> None:
         architecture = Architecture.of(CheckpointFolder.open(folder))
         self.limits = replace(LIMITS, flash=architecture.config.flash, **changes)
         self.model = architecture.load(dtype, ops or CpuOps(), self.limits.max_model_len)
         self.config = architecture.config
         self.overlap = overlap
+        self.draft = None
+        if draft is not None:
+            smaller = Architecture.of(CheckpointFolder.open(draft))
+            self.draft = smaller.load(dtype, CpuOps(), self.limits.max_model_len)
         self.cached: dict[str, int] = {}
 
     def run(self, requests: list[Request], monkeypatch) -> dict[str, tuple[list[int], Tensor]]:
         """Tokens and logits [tokens, vocabulary] of each request."""
-        local = LocalRunner(self.model, self.limits, torch.device("cpu"))
+        local = LocalRunner(self.model, self.limits, torch.device("cpu"), draft_model=self.draft)
         self.runner = Recorder(BackgroundRunner(local) if self.overlap else local)
         self.core = EngineCore(self.runner, self.limits, self.overlap)
         return self.run_more(requests, monkeypatch)
@@ -90,9 +96,10 @@ class Recorder:
     def sample(self, logits: Tensor, work: list[Work], *rest):
         """In the order of the launches, perhaps in another thread."""
         owners = self._owners.popleft()
-        for row, item in zip(logits, work, strict=True):
-            self.logits[owners[item.slot]].append(row)
-        return self.real_sample(logits, work, *rest)
+        found = self.real_sample(logits, work, *rest)
+        for item, rows in zip(work, logits.split([item.rows for item in work]), strict=True):
+            self.logits[owners[item.slot]] += rows[: len(found[item.slot])]
+        return found
 
     def close(self) -> None:
         self._runner.close()

@@ -103,7 +103,7 @@ def test_white_space_of_json(small):
             ignore_eos=False
         )
         for token in small_tokenizer().encode_text(text):
-            if token not in ids_in(matcher.mask()):
+            if token not in ids_in(matcher.masks()[0]):
                 return False
             matcher.accept(token)
         return True
@@ -222,7 +222,7 @@ def test_what_is_heavy_is_followed_or_ends_with_an_error(small, form):
     for _ in range(200):
         if matcher.finish_reason is not None:
             break
-        matcher.accept(ids_in(matcher.mask())[-1])
+        matcher.accept(ids_in(matcher.masks()[0])[-1])
     assert matcher.finish_reason in (None, "stop") or matcher.problem
 
 

@@ -50,7 +50,7 @@ def walk(grammar: Grammar, tokenizer: Tokenizer, seed: int, most: int = 2000) ->
     matcher = grammar.start(ignore_eos=False)
     stream, text = tokenizer.stream(), ""
     for _ in range(most):
-        allowed = ids_in(matcher.mask())
+        allowed = ids_in(matcher.masks()[0])
         ends = [token for token in allowed if token in tokenizer.special_ids]
         token = draw.choice(ends if ends and draw.random() < 0.5 else allowed)
         matcher.accept(token)

@@ -47,7 +47,7 @@ def sample_all(cases: list[Case]) -> list[SampledToken]:
         tables.admit(Admission(slot, case.tokens, case.num_prompt, case.sampling, case.seed, stop, case.bad_words))
         work.append(Work(slot, len(case.tokens) - 1, 1, samples=True))
     found = sample(torch.stack([case.logits for case in cases]), work, tables)
-    return [found[slot] for slot in range(1, len(cases) + 1)]
+    return [found[slot][0] for slot in range(1, len(cases) + 1)]
 
 
 def choose(
@@ -55,8 +55,8 @@ def choose(
 ) -> SampledToken:
     tables = Tables(limits(), CPU)
     tables.admit(Admission(1, tuple(tokens), num_prompt, sampling, seed, frozenset(stop), bad_words))
-    work = Work(1, len(tokens) - 1, 1, samples=True, mask=mask)
-    token = sample(torch.tensor([logits]), [work], tables)[1]
+    work = Work(1, len(tokens) - 1, 1, samples=True, masks=None if mask is None else mask[None])
+    (token,) = sample(torch.tensor([logits]), [work], tables)[1]
     assert int(tables.tokens[1, len(tokens)]) == token.token_id, "the next step reads the token from the tables"
     return token
 
@@ -74,7 +74,7 @@ def test_the_same_seed_and_position_give_the_same_token_whatever_the_neighbours(
         tables.admit(Admission(slot, (0, 1), 2, params, seed, frozenset()))
     work = [Work(slot, 1, 1, samples=True) for slot in (2, 3, 1)]
     together = sample(logits.expand(3, -1), work, tables)
-    assert together[1].token_id == together[3].token_id == alone
+    assert together[1][0].token_id == together[3][0].token_id == alone
 
 
 def test_sampled_frequencies_follow_the_distribution():
@@ -324,6 +324,8 @@ def test_rows_without_a_mask_stay_as_they_are():
     tables = Tables(limits(), CPU)
     for slot in (1, 2, 3):
         tables.admit(Admission(slot, (0, 1), 2, SamplingParams(temperature=0), 0, frozenset()))
-    work = [Work(slot, 1, 1, samples=True, mask=bits_of([3], words=1) if slot == 2 else None) for slot in (1, 2, 3)]
+    work = [
+        Work(slot, 1, 1, samples=True, masks=bits_of([3], words=1)[None] if slot == 2 else None) for slot in (1, 2, 3)
+    ]
     found = sample(torch.tensor([[0.0, 5.0, 1.0, 2.0]] * 3), work, tables)
-    assert {slot: token.token_id for slot, token in found.items()} == {1: 1, 2: 3, 3: 1}
+    assert {slot: token.token_id for slot, (token,) in found.items()} == {1: 1, 2: 3, 3: 1}

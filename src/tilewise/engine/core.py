@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tilewise.engine.counters import Counters, Load
-from tilewise.engine.scheduler import Scheduler, TokenDelta
+from tilewise.engine.delta import TokenDelta
+from tilewise.engine.scheduler import Scheduler
 from tilewise.errors import EngineStuck
 from tilewise.step import Handle, Limits, Runner, StepPlan
 from tilewise.types import Request

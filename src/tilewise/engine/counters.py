@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 logger = logging.getLogger("tilewise")
 
@@ -24,9 +25,24 @@ class Counters:
     """Tiles of sequences that came to their first token, and below those that nothing was encoded for."""
     tile_cache_hits: int = 0
     preemptions: int = 0
+    drafts: int = 0
+    """Times that tokens were guessed, the tokens guessed, those of them that were right, and how often each place was
+    guessed right: a guess counts if all before it in its draft were right."""
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
+    accepted_at: list[int] = field(default_factory=list)
 
     def copy(self) -> Counters:
-        return dataclasses.replace(self)
+        return dataclasses.replace(self, accepted_at=list(self.accepted_at))
+
+    def verified(self, drafted: int, right: int) -> None:
+        """The first `right` of `drafted` guesses were right."""
+        self.drafts += 1
+        self.draft_tokens += drafted
+        self.accepted_tokens += right
+        self.accepted_at += [0] * (drafted - len(self.accepted_at))
+        for place in range(right):
+            self.accepted_at[place] += 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +67,21 @@ def stats_line(before: Counters, now: Counters, seconds: float, load: Load, engi
     )
 
 
+def guesses_line(before: Counters, now: Counters, seconds: float) -> str:
+    """What vLLM logs of speculative decoding, word for word; there has to be a draft in between."""
+    drafts, drafted = now.drafts - before.drafts, now.draft_tokens - before.draft_tokens
+    accepted = now.accepted_tokens - before.accepted_tokens
+    places = itertools.zip_longest(now.accepted_at, before.accepted_at, fillvalue=0)
+    rates = ", ".join(f"{(after - earlier) / drafts:.3f}" for after, earlier in places)
+    return (
+        f"SpecDecoding metrics: Mean acceptance length: {1 + accepted / drafts:.2f}, "
+        f"Accepted throughput: {accepted / seconds:.2f} tokens/s, "
+        f"Drafted throughput: {drafted / seconds:.2f} tokens/s, "
+        f"Accepted: {accepted} tokens, Drafted: {drafted} tokens, Per-position acceptance rate: {rates}, "
+        f"Avg Draft acceptance rate: {100 * accepted / drafted:.1f}%"
+    )
+
+
 class StatsLog:
     """Logs a line after every interval in which the engine was at work; quiet intervals are for debugging."""
 
@@ -68,4 +99,6 @@ class StatsLog:
         busy = (counters.prompt_tokens, counters.generation_tokens) != (before.prompt_tokens, before.generation_tokens)
         level = logging.INFO if busy or self._was_busy else logging.DEBUG
         logger.log(level, "%s", stats_line(before, counters, seconds, load))
+        if counters.drafts > before.drafts:
+            logger.info("%s", guesses_line(before, counters, seconds))
         self._since, self._before, self._was_busy = now, counters.copy(), busy

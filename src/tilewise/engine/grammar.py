@@ -6,12 +6,15 @@ at work on another step meanwhile.
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tilewise.types import TokenIds
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
@@ -38,7 +41,7 @@ class CompiledGrammar:
         matcher = self.start(ignore_eos=False)
         for _ in range(tokens):
             if matcher.finish_reason is None:
-                matcher.follow(ids_in(matcher.mask())[0])
+                matcher.follow(ids_in(matcher.masks()[0])[0])
         return matcher.problem
 
 
@@ -59,8 +62,32 @@ class TokenMatcher:
         self.finish_reason: str | None = None
         self._mask = self._next_mask()
 
-    def mask(self) -> Mask:
-        return self._mask
+    def masks(self, drafts: TokenIds = ()) -> Mask:
+        if not drafts:
+            return self._mask[None]
+        ahead, rows = self._copy(), [self._mask]
+        for token_id in drafts:
+            ahead.follow(token_id)
+            rows.append(ahead._mask)
+        return np.stack(rows)
+
+    def count_allowed(self, drafts: TokenIds) -> int:
+        ahead, count = self._copy(), 0
+        for token_id in drafts:
+            if ahead.finish_reason is not None or not ahead._allows(token_id) or token_id in self._end_ids:
+                break
+            ahead.follow(token_id)
+            count += 1
+        return count
+
+    def _allows(self, token_id: int) -> bool:
+        return token_id // 32 < self._words and bool(self._mask[token_id // 32] >> (token_id % 32) & 1)
+
+    def _copy(self) -> TokenMatcher:
+        """One that goes ahead while this one stays."""
+        ahead = copy.copy(self)
+        ahead._parser = self._parser.deep_copy()
+        return ahead
 
     def accept(self, token_id: int) -> None:
         self.follow(token_id)

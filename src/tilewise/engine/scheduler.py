@@ -3,8 +3,9 @@
 Order of a plan, under one token budget: sequences that decode, sequences in the middle of their prompt, waiting ones;
 each of these by priority if there are any, else by arrival. A chunk ends before the first tile that is not encoded
 yet. When blocks run out, the least urgent sequence is preempted: it gives all its blocks back and computes its tokens
-again later. Tiles are proposed for encoding in the same order, a few waiting sequences ahead. The prompt of a Flash
-model gets its length from its encoded tiles: until then it waits, and others may overtake it.
+again later. What budget is left then goes to guesses. Tiles are proposed for encoding in the same order, a few waiting
+sequences ahead. The prompt of a Flash model gets its length from its encoded tiles: until then it waits, and others
+may overtake it.
 """
 
 from __future__ import annotations
@@ -13,35 +14,22 @@ import bisect
 import itertools
 import operator
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 from tilewise.engine.counters import Counters, Load
+from tilewise.engine.delta import TokenDelta
+from tilewise.engine.drafts import PromptLookup
 from tilewise.engine.flash import TileScores, easy_tiles
 from tilewise.engine.kv_cache import KVCache
+from tilewise.engine.open_plan import OpenPlan
 from tilewise.engine.sequence import SequenceState
 from tilewise.engine.tiles import TileIndex
 from tilewise.errors import TooLong
-from tilewise.step import Admission, BlockGrant, EncodedTile, EncodeJob, Limits, StepPlan, StepResult, TileUse, Work
-from tilewise.types import Request, SampledToken, Tile
+from tilewise.step import Admission, EncodedTile, EncodeJob, Limits, StepPlan, StepResult, TileUse, Work
+from tilewise.types import Request, Tile, TokenIds
 
 ENCODE_AHEAD = 4
 """Waiting sequences whose tiles are encoded before their turn."""
-
-
-@dataclass(frozen=True, slots=True)
-class TokenDelta:
-    """One new token of a request, or its end without one (aborts have neither)."""
-
-    request_id: str
-    token: SampledToken
-    finish_reason: str | None
-    stop_reason: int | None
-    cached_tokens: int = 0
-    """Tokens of the prompt whose keys and values were there when it was admitted."""
-    image_tokens_saved: int = 0
-    """Rows that a Flash model's router left out of the prompt."""
-    prompt_scores: tuple[SampledToken, ...] = ()
-    """With the first token, if asked for: the prompt's tokens from the second on, with their log-probabilities."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,40 +43,6 @@ class _Flight:
     @property
     def undisturbed(self) -> bool:
         return self.sequence.slot is not None and self.sequence.num_admissions == self.admission
-
-
-@dataclass(slots=True)
-class _Draft:
-    """A plan in the making. Counters of sequences move only when it is finished, so preemption can undo work."""
-
-    tokens_left: int
-    work: dict[SequenceState, Work] = field(default_factory=dict)
-    admissions: dict[SequenceState, Admission] = field(default_factory=dict)
-    granted_from: dict[SequenceState, int] = field(default_factory=dict)
-    """The first of its blocks that a sequence got in this step."""
-    encode: list[EncodeJob] = field(default_factory=list)
-
-    def add(self, sequence: SequenceState, work: Work) -> None:
-        self.work[sequence] = work
-        self.tokens_left -= work.count
-
-    def undo(self, sequence: SequenceState) -> None:
-        work = self.work.pop(sequence, None)
-        self.tokens_left += work.count if work else 0
-        self.admissions.pop(sequence, None)
-        self.granted_from.pop(sequence, None)
-
-
-def _delta(sequence: SequenceState, token: SampledToken) -> TokenDelta:
-    return TokenDelta(
-        request_id=sequence.request.id,
-        token=token,
-        finish_reason=sequence.finish_reason,
-        stop_reason=sequence.stop_reason,
-        cached_tokens=sequence.num_cached or 0,
-        image_tokens_saved=sequence.num_saved,
-        prompt_scores=tuple(sequence.prompt_scores) if len(sequence.output_ids) == 1 else (),
-    )
 
 
 _urgency = operator.attrgetter("urgency")
@@ -127,9 +81,19 @@ class Scheduler:
         sequence = SequenceState.of(request, self.limits.tokens_per_tile, longest)
         sequence.settled = self.limits.flash is None or not sequence.tiles
         self._settle(sequence)
+        self._equip_for_guessing(sequence)
         priority = request.priority if self.limits.priorities else 0
         sequence.urgency = (priority, next(self._arrivals))
         bisect.insort(self.waiting, sequence, key=_urgency)
+
+    def _equip_for_guessing(self, sequence: SequenceState) -> None:
+        rule = self.limits.speculation
+        if rule is None:
+            return
+        if rule.ngram is not None:
+            sequence.lookup = PromptLookup(*rule.ngram)
+        # What a draft model guesses is not known here, and then neither is what a structured answer allows behind it.
+        sequence.guesses = rule.ngram is not None or sequence.matcher is None
 
     def _settle(self, sequence: SequenceState) -> None:
         """Fix the length of a Flash prompt, if the scores of all its tiles are known."""
@@ -154,26 +118,27 @@ class Scheduler:
     # ---------------------------------------------------------------- plan
 
     def plan(self) -> StepPlan:
-        draft = _Draft(self.limits.max_num_batched_tokens)
+        plan = OpenPlan(self.limits.max_num_batched_tokens)
         self.tiles.begin_step(self._index)
         decoding = [sequence for sequence in self.running if sequence.decoding]
         prefilling = [sequence for sequence in self.running if not sequence.decoding]
         for sequence in (*decoding, *prefilling):
             if sequence.slot is not None:  # not preempted a moment ago
-                self._advance(sequence, draft)
-        self._admit(draft)
-        self._propose_tiles(draft)
-        return self._seal(draft)
+                self._advance(sequence, plan)
+        self._admit(plan)
+        self._guess_ahead(plan)
+        self._propose_tiles(plan)
+        return self._seal(plan)
 
-    def _advance(self, sequence: SequenceState, draft: _Draft) -> None:
+    def _advance(self, sequence: SequenceState, plan: OpenPlan) -> None:
         """Give a sequence as many of the tokens it wants as budget, encoded tiles and blocks allow."""
-        count, uses = self._ready_chunk(sequence, min(sequence.num_wanted, draft.tokens_left))
-        if count == 0 or not self._take_blocks(sequence, count, draft):
+        count, uses = self._ready_chunk(sequence, min(sequence.num_wanted, plan.tokens_left))
+        if count == 0 or not self._take_blocks(sequence, count, plan):
             return
         assert sequence.slot is not None
         samples = sequence.num_computed + count == sequence.num_tokens
-        mask = sequence.mask if samples else None
-        draft.add(sequence, Work(sequence.slot, sequence.num_computed, count, samples, uses, mask))
+        masks = sequence.masks() if samples else None
+        plan.set(sequence, Work(sequence.slot, sequence.num_computed, count, samples, uses, masks=masks))
 
     def _ready_chunk(self, sequence: SequenceState, count: int) -> tuple[int, tuple[TileUse, ...]]:
         """Clip a chunk at the first tile without features; also the tiles it uses."""
@@ -188,31 +153,31 @@ class Scheduler:
             uses.append(TileUse(span.position, page, span.first, span.rows))
         return count, tuple(uses)
 
-    def _take_blocks(self, sequence: SequenceState, count: int, draft: _Draft) -> bool:
+    def _take_blocks(self, sequence: SequenceState, count: int, plan: OpenPlan) -> bool:
         """Blocks for `count` more tokens, from less urgent sequences if need be. False if it was preempted itself."""
         tokens = sequence.num_computed + count
         if not self.kv.missing(sequence, tokens):
             return True
         while self.kv.missing(sequence, tokens) > self.kv.pool.num_free:
             victim = self.running[-1]
-            self._preempt(victim, draft)
+            self._preempt(victim, plan)
             if victim is sequence:
                 return False
-        draft.granted_from.setdefault(sequence, len(sequence.block_ids))
+        plan.granted_from.setdefault(sequence, len(sequence.block_ids))
         self.kv.grow(sequence, tokens)
         return True
 
-    def _preempt(self, sequence: SequenceState, draft: _Draft) -> None:
-        draft.undo(sequence)
+    def _preempt(self, sequence: SequenceState, plan: OpenPlan) -> None:
+        plan.undo(sequence)
         self._release(sequence)
         sequence.num_computed = 0
         sequence.prompt_scores.clear()
         self.counters.preemptions += 1
         bisect.insort(self.waiting, sequence, key=_urgency)
 
-    def _admit(self, draft: _Draft) -> None:
+    def _admit(self, plan: OpenPlan) -> None:
         """Waiting sequences, the most urgent first, each once blocks for all it has are free."""
-        while self._free_slots and draft.tokens_left > 0:
+        while self._free_slots and plan.tokens_left > 0:
             ready = (sequence for sequence in self.waiting if sequence.settled and not sequence.num_pending)
             sequence = next(ready, None)
             if sequence is None:
@@ -222,15 +187,15 @@ class Scheduler:
                 return
             self.waiting.remove(sequence)
             bisect.insort(self.running, sequence, key=_urgency)
-            self._begin_behind(prefix, sequence, draft)
+            self._begin_behind(prefix, sequence, plan)
             sequence.slot = self._free_slots.pop()
             sequence.num_admissions += 1
-            draft.admissions[sequence] = self._admission(sequence, sequence.slot)
-            self._advance(sequence, draft)
+            plan.admissions[sequence] = self._admission(sequence, sequence.slot)
+            self._advance(sequence, plan)
 
-    def _begin_behind(self, prefix: list[int], sequence: SequenceState, draft: _Draft) -> None:
+    def _begin_behind(self, prefix: list[int], sequence: SequenceState, plan: OpenPlan) -> None:
         """Share the blocks of a known prefix; only the first admission counts as a hit or a miss."""
-        draft.granted_from[sequence] = 0
+        plan.granted_from[sequence] = 0
         self.kv.adopt(sequence, prefix)
         if sequence.num_cached is None:
             sequence.num_cached = sequence.num_computed
@@ -249,18 +214,38 @@ class Scheduler:
             request.bad_words,
         )
 
-    def _propose_tiles(self, draft: _Draft) -> None:
+    def _guess_ahead(self, plan: OpenPlan) -> None:
+        """Sequences that sample guess what comes, with the tokens and blocks that nobody else wants in this step."""
+        if self.limits.speculation is None:
+            return
+        for sequence, work in list(plan.work.items()):
+            if not (work.samples and sequence.guesses):
+                continue
+            room = (len(sequence.block_ids) + self.kv.pool.num_free) * self.limits.block_size - work.stop
+            # The last allowed token needs no guess: it is chosen behind the guess before it.
+            most = min(self.limits.speculation.tokens, sequence.max_tokens - sequence.num_tokens - 1)
+            self._add_drafts(sequence, work, min(most, plan.tokens_left, room), plan)
+
+    def _add_drafts(self, sequence: SequenceState, work: Work, most: int, plan: OpenPlan) -> None:
+        draft_ids: TokenIds = sequence.guess(most)
+        drafts = most if sequence.lookup is None else len(draft_ids)
+        if drafts > 0 and self._take_blocks(sequence, work.count + drafts, plan):
+            masks = sequence.masks(draft_ids)
+            longer = replace(work, count=work.count + drafts, drafts=drafts, draft_ids=draft_ids, masks=masks)
+            plan.set(sequence, longer)
+
+    def _propose_tiles(self, plan: OpenPlan) -> None:
         """Encode what running sequences and the next waiting ones lack, most urgent first."""
         budget = self.limits.tile_budget if any(sequence.decoding for sequence in self.running) else None
         ahead = [*self.running, *self.waiting[:ENCODE_AHEAD]]
         for sequence in [sequence for sequence in ahead if sequence.tiles_after(sequence.num_computed)]:
             for tile in self._missing_tiles(sequence):
-                if budget is not None and len(draft.encode) >= budget:
+                if budget is not None and len(plan.encode) >= budget:
                     return
                 page = self.tiles.place(tile.digest)
                 if page is None:
                     return
-                draft.encode.append(EncodeJob(tile.digest, tile.pixels, page))
+                plan.encode.append(EncodeJob(tile.digest, tile.pixels, page))
                 sequence.num_encoded += 1
 
     def _missing_tiles(self, sequence: SequenceState) -> Iterator[Tile]:
@@ -279,32 +264,20 @@ class Scheduler:
             return sequence.num_computed
         return len(self.kv.known_prefix(sequence)) * self.limits.block_size
 
-    def _seal(self, draft: _Draft) -> StepPlan:
+    def _seal(self, plan: OpenPlan) -> StepPlan:
         """Move the counters and freeze the plan."""
-        self.counters.tiles_encoded += len(draft.encode)
-        for sequence, work in draft.work.items():
+        self.counters.tiles_encoded += len(plan.encode)
+        for sequence, work in plan.work.items():
             self.counters.prompt_tokens += max(0, min(sequence.num_prompt - work.start, work.count))
-            sequence.num_computed += work.count
+            sequence.num_computed += work.count - work.drafts
             sequence.num_tokens += work.samples
-        plan = StepPlan(
-            index=self._index,
-            admissions=tuple(draft.admissions.values()),
-            grants=tuple(self._grants(draft)),
-            encode=tuple(draft.encode),
-            work=tuple(draft.work.values()),
-        )
-        if not plan.empty:
-            self._in_flight[plan.index] = [
-                _Flight(sequence, work, sequence.num_admissions) for sequence, work in draft.work.items()
+        sealed = plan.seal(self._index)
+        if not sealed.empty:
+            self._in_flight[sealed.index] = [
+                _Flight(sequence, work, sequence.num_admissions) for sequence, work in plan.work.items()
             ]
         self._index += 1
-        return plan
-
-    def _grants(self, draft: _Draft) -> Iterator[BlockGrant]:
-        for sequence, first in draft.granted_from.items():
-            if first < len(sequence.block_ids):
-                assert sequence.slot is not None
-                yield BlockGrant(sequence.slot, first, tuple(sequence.block_ids[first:]))
+        return sealed
 
     # -------------------------------------------------------------- commit
 
@@ -313,19 +286,32 @@ class Scheduler:
         self._take_in_tiles(result.encoded)
         deltas = []
         for flight in self._in_flight.pop(plan.index):
-            sequence, work = flight.sequence, flight.work
-            if sequence.finish_reason is not None:
-                continue  # ended while this step ran; its token is nobody's
-            if flight.undisturbed:
-                self.kv.remember(sequence, work.start, work.start + work.count)
-                sequence.prompt_scores += result.prompt_scores.get(work.slot, ())
-            if not work.samples:
-                continue
-            token = result.sampled[work.slot]
+            if flight.sequence.finish_reason is None:  # else it ended while this step ran, and its tokens are nobody's
+                deltas += self._take_in(flight, result)
+        return deltas
+
+    def _take_in(self, flight: _Flight, result: StepResult) -> list[TokenDelta]:
+        """The new tokens of one sequence, up to its end: one, and one more for each guess that was right."""
+        sequence, work = flight.sequence, flight.work
+        if flight.undisturbed:
+            sequence.prompt_scores += result.prompt_scores.get(work.slot, ())
+        deltas: list[TokenDelta] = []
+        for token in result.sampled.get(work.slot, ()):
             sequence.append(token.token_id)
+            sequence.finish_reason = self._end_of(sequence, token.token_id)
             self._count(sequence)
-            self._check_end(sequence, token.token_id)
-            deltas.append(_delta(sequence, token))
+            deltas.append(TokenDelta.of(sequence, token))
+            if sequence.finish_reason is not None:
+                break
+        right = max(0, len(deltas) - 1)
+        sequence.num_tokens += right
+        if work.drafts:
+            self.counters.verified(work.drafts, right)
+        if flight.undisturbed:
+            sequence.num_computed += right
+            self.kv.remember(sequence, work.start, work.known_stop + right)
+        if sequence.finish_reason is not None:
+            self._finish(sequence, sequence.finish_reason)
         return deltas
 
     def _count(self, sequence: SequenceState) -> None:
@@ -341,20 +327,18 @@ class Scheduler:
             for sequence in self.waiting:
                 self._settle(sequence)
 
-    def _check_end(self, sequence: SequenceState, token_id: int) -> None:
+    def _end_of(self, sequence: SequenceState, token_id: int) -> str | None:
+        """Why a sequence ends with this token; None if it goes on."""
         sampling = sequence.request.sampling
         if len(sequence.output_ids) > sampling.min_tokens:
             if token_id in sequence.request.stop_ids:
-                self._finish(sequence, "stop")
-                return
+                return "stop"
             if token_id in sampling.stop_ids:
                 sequence.stop_reason = token_id
-                self._finish(sequence, "stop")
-                return
+                return "stop"
         if sequence.matcher is not None and sequence.matcher.finish_reason is not None:
-            self._finish(sequence, sequence.matcher.finish_reason)
-        elif sequence.num_prompt + len(sequence.output_ids) >= sequence.max_tokens:
-            self._finish(sequence, "length")
+            return sequence.matcher.finish_reason
+        return "length" if sequence.num_prompt + len(sequence.output_ids) >= sequence.max_tokens else None
 
     def _finish(self, sequence: SequenceState, reason: str) -> None:
         sequence.finish_reason = reason

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tilewise.types import Matcher, Request, SampledToken, Tile
+from tilewise.engine.drafts import PromptLookup
+from tilewise.types import Matcher, Request, SampledToken, Tile, TokenIds
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,6 +59,7 @@ class SequenceState:
     num_admissions: int = 0
     output_ids: list[int] = field(default_factory=list)
     num_computed: int = 0
+    """Tokens whose keys and values are there or on their way; guesses count once they were right."""
     num_cached: int | None = None
     """Tokens whose keys and values were there when it was first admitted; None before."""
     num_encoded: int = 0
@@ -69,6 +71,10 @@ class SequenceState:
     """If asked for: the prompt's tokens from the second on, with their log-probabilities."""
     matcher: Matcher | None = None
     """Of a structured answer; it has accepted `output_ids`, so a preemption changes nothing about it."""
+    guesses: bool = False
+    """Its steps may hold guesses: how many tokens one brings is known when it is back."""
+    lookup: PromptLookup | None = None
+    """Where guesses come from; without one, from a draft model."""
     finish_reason: str | None = None
     stop_reason: int | None = None
 
@@ -115,22 +121,36 @@ class SequenceState:
 
     @property
     def num_pending(self) -> int:
-        """Tokens that a launched step samples and that are not committed yet: the device knows them, the host not."""
+        """Tokens that a launched step samples and that are not committed yet: the device knows them, the host not.
+
+        A step with guesses brings more than the one token that is counted on.
+        """
         return self.num_tokens - self.num_prompt - len(self.output_ids)
 
     @property
     def num_wanted(self) -> int:
         """Tokens to compute before the next one can be sampled; 0 once the last allowed one is on its way.
 
-        A structured answer waits for its last token, which decides what may follow.
+        A structured answer waits for its last token, which decides what may follow, and so does one that guesses.
         """
-        waits = self.num_tokens >= self.max_tokens or (self.matcher is not None and self.num_pending > 0)
+        waits = self.num_tokens >= self.max_tokens or (self.needs_last_token and self.num_pending > 0)
         return 0 if waits else self.num_tokens - self.num_computed
 
     @property
-    def mask(self) -> NDArray[np.int32] | None:
-        """What the next token may be; None: anything."""
-        return None if self.matcher is None else self.matcher.mask()
+    def needs_last_token(self) -> bool:
+        return self.guesses or self.matcher is not None
+
+    def guess(self, most: int) -> TokenIds:
+        """Up to `most` tokens that may come next, as far as a structured answer allows them."""
+        if self.lookup is None or most <= 0:
+            return ()
+        self.lookup.take_in(self._text_from(len(self.lookup)))
+        found = self.lookup.guess(most)
+        return found if self.matcher is None else found[: self.matcher.count_allowed(found)]
+
+    def masks(self, drafts: TokenIds = ()) -> NDArray[np.int32] | None:
+        """What the next token may be, and the one behind each draft, `[drafts + 1, words]`; None: anything."""
+        return None if self.matcher is None else self.matcher.masks(drafts)
 
     def append(self, token_id: int) -> None:
         """A token was sampled."""
@@ -151,6 +171,14 @@ class SequenceState:
     @property
     def token_ids(self) -> tuple[int, ...]:
         return (*self.prompt_ids, *self.output_ids)
+
+    def _text_from(self, start: int) -> list[int | None]:
+        """Known tokens from `start` on, None for those of tiles."""
+        ids: list[int | None] = [*self.ids_between(start, self.num_prompt + len(self.output_ids))]
+        for span in self.tiles_after(start):
+            first = max(span.position, start)
+            ids[first - start : span.stop - start] = [None] * (span.stop - first)
+        return ids
 
     def ids_between(self, start: int, stop: int) -> tuple[int, ...]:
         """Known tokens [start, stop), without building the whole list."""

@@ -75,6 +75,10 @@ class Tokenizer:
         """One more than the largest id in use; the embedding table of the model may have more rows."""
         return max(self._plain.get_vocab(with_added_tokens=True).values()) + 1
 
+    def spells_as(self, other: Tokenizer) -> bool:
+        """Whether both mean the same by every id."""
+        return self._plain.get_vocab(with_added_tokens=True) == other._plain.get_vocab(with_added_tokens=True)
+
     @cached_property
     def start_id(self) -> int | None:
         """The token that the definition itself puts before every prompt, as Llama 3's does; None for most."""

@@ -30,14 +30,18 @@ def build_batch(work: tuple[Work, ...], tables: Tables, block_size: int, rows_pe
         block_table=tables.blocks[[item.slot for item in work]],
         kv_slots=torch.cat(kv_slots),
     )
-    last_rows = [start + item.count - 1 for start, item in zip(starts, work, strict=False) if item.samples]
+    chosen_behind = [
+        row
+        for start, item in zip(starts, work, strict=False)
+        for row in range(start + item.count - item.rows, start + item.count)
+    ]
     return ModelBatch(
         token_ids=torch.cat(token_ids),
         positions=torch.cat(spans),
         layout=layout,
         image_rows=image_rows,
         tile_rows=tile_rows,
-        logits_rows=torch.tensor(last_rows, dtype=torch.int64, device=device),
+        logits_rows=torch.tensor(chosen_behind, dtype=torch.int64, device=device),
     )
 
 

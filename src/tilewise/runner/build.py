@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,7 @@ from tilewise.errors import InvalidCheckpoint, InvalidConfig
 from tilewise.models.config import ModelConfig
 from tilewise.models.load import Architecture, Watch
 from tilewise.parallel.mesh import Mesh
-from tilewise.plan import GIB, DeviceFacts, ModelFacts, Resolved, resolve
+from tilewise.plan import GIB, DeviceFacts, ModelFacts, Resolved, resolve, with_draft
 from tilewise.platforms import current_platform
 from tilewise.platforms.base import Ops, Platform
 from tilewise.progress import progress_bar
@@ -26,6 +25,7 @@ from tilewise.runner.tile_file import TileFile
 from tilewise.runner.tile_key import ENCODER_PARTS, model_key
 from tilewise.runner.tile_store import TileStore
 from tilewise.step import Limits, Runner
+from tilewise.weights.checkpoint import Checkpoint
 from tilewise.weights.fingerprint import Fingerprint
 from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.view import RandomSource
@@ -46,41 +46,61 @@ _WORTH_A_BAR = 200 * 2**20  # bytes
 
 
 def build_runner(
-    config: EngineConfig,
-    folder: CheckpointFolder,
-    image_context_id: int,
-    fetch_weights: Callable[[], object] = lambda: None,
+    config: EngineConfig, model: Checkpoint, image_context_id: int, draft: Checkpoint | None = None
 ) -> tuple[Runner, Resolved]:
-    """Load the model and allocate what it runs with.
-
-    `fetch_weights` brings the weights into the folder; it is called once it is known that they fit.
-    """
+    """Load the model, and its draft model, and allocate what they run with; weights are fetched once they fit."""
     platform = current_platform()
-    architecture = Architecture.of(folder, config.flash_router)
+    architecture = Architecture.of(model.folder, config.flash_router)
     if image_context_id >= architecture.config.decoder.vocab_size:
         raise InvalidCheckpoint(
-            f"{folder.path}: <IMG_CONTEXT> has id {image_context_id}, the vocabulary only "
+            f"{model.folder.path}: <IMG_CONTEXT> has id {image_context_id}, the vocabulary only "
             f"{architecture.config.decoder.vocab_size} rows: tokenizer and config are of different models."
         )
     dtype = _dtype(config, architecture, platform)
     facts = model_facts(architecture, dtype, platform.ops())
+    drafting = draft_architecture(draft.folder, architecture, config) if draft else None
+    if drafting:
+        facts = with_draft(facts, model_facts(drafting, dtype, platform.ops()))
     resolved = resolve(config, facts, DeviceFacts(platform.free_memory(), platform.beside_host))
     for name, reason in resolved.reasons.items():
         logger.info("%s: %s", name, reason)
     kept = _tile_folder(config, facts)
     if config.load_format != "dummy":
-        fetch_weights()
+        for checkpoint in filter(None, (model, draft)):
+            checkpoint.fetch_weights()
     started = time.perf_counter()
     weights = Fingerprint(ENCODER_PARTS)
-    model = _load(config, architecture, dtype, platform, resolved, facts, weights if kept else None)
+    loaded = _load(config, architecture, dtype, platform, resolved, weights if kept else None)
+    guessing = _load(config, drafting, dtype, platform, resolved, None) if drafting else None
     store = _tile_store(kept, weights, architecture.config, dtype, platform) if kept else None
     logger.info("Loading weights took %.2f seconds", time.perf_counter() - started)
     _log_room(resolved.limits)
-    runner: Runner = LocalRunner(model, resolved.limits, platform.device, store)
+    runner: Runner = LocalRunner(loaded, resolved.limits, platform.device, store, guessing)
     if resolved.overlap:
         runner = BackgroundRunner(runner)
         logger.info("Asynchronous scheduling is enabled.")
     return runner, resolved
+
+
+def draft_architecture(folder: CheckpointFolder, target: Architecture, config: EngineConfig) -> Architecture:
+    """The draft model of a target. Raises InvalidConfig where they do not read the same tokens and tiles."""
+    draft = Architecture.of(folder, config.flash_router)
+    ours, theirs = (
+        {
+            "rows of the vocabulary": found.config.decoder.vocab_size,
+            "tile size": found.config.tile_size,
+            "tokens a tile": found.config.tokens_per_tile,
+            "Flash router": found.config.flash,
+        }
+        for found in (target, draft)
+    )
+    for what, wanted in ours.items():
+        if theirs[what] != wanted:
+            raise InvalidConfig(
+                f"speculative_config: {folder.path} cannot draft, its {what} is {theirs[what]} and the model's is "
+                f"{wanted}: take a smaller model of the same generation."
+            )
+    return draft
 
 
 def _log_room(limits: Limits) -> None:
@@ -139,12 +159,11 @@ def _load(
     dtype: torch.dtype,
     platform: Platform,
     resolved: Resolved,
-    facts: ModelFacts,
     watch: Watch | None,
 ) -> InternVL:
     mesh, ops, context = Mesh(size=config.tensor_parallel_size), platform.ops(), resolved.limits.max_model_len
     if config.load_format == "dummy":
         return architecture.build(RandomSource(dtype, platform.device), ops, context, mesh, watch)
-    wait = facts.weight_bytes >= _WORTH_A_BAR
-    with progress_bar("Loading weights", facts.weight_bytes, wait, of_bytes=True) as on_read:
+    size = architecture.count_parameters(ops) * dtype.itemsize
+    with progress_bar("Loading weights", size, size >= _WORTH_A_BAR, of_bytes=True) as on_read:
         return architecture.load(dtype, ops, context, platform.device, on_read, mesh, watch)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from tilewise.models.internvl import InternVL
 from tilewise.runner.batch import build_batch
+from tilewise.runner.drafter import Drafter
 from tilewise.runner.encoder import EncoderLane
+from tilewise.runner.kv_memory import allocate_caches
 from tilewise.runner.prompt_scores import score_prompts
 from tilewise.runner.sampler import sample
 from tilewise.runner.tables import Tables
@@ -31,12 +32,21 @@ class FinishedStep:
 class LocalRunner:
     """Model, KV cache and tile pool of this process, and the encoded tiles that are kept on disk."""
 
-    def __init__(self, model: InternVL, limits: Limits, device: torch.device, store: TileStore | None = None) -> None:
+    def __init__(
+        self,
+        model: InternVL,
+        limits: Limits,
+        device: torch.device,
+        store: TileStore | None = None,
+        draft_model: InternVL | None = None,
+    ) -> None:
+        """With a `draft_model` the guesses that plans leave open are its own."""
         self._model = model
         self._limits = limits
         self._tables = Tables(limits, device)
         self._encoder = EncoderLane(model, limits.tile_pages, store)
         self._caches = allocate_caches(model, limits, device)
+        self._drafter = Drafter(draft_model, limits, self._tables) if draft_model else None
 
     @torch.inference_mode()
     def launch(self, plan: StepPlan) -> FinishedStep:
@@ -44,10 +54,15 @@ class LocalRunner:
             self._tables.admit(admission)
         for grant in plan.grants:
             self._tables.grant(grant)
+        if self._drafter:
+            self._drafter.advance(plan)
         sampled, prompt_scores = self._decode(plan) if plan.work else ({}, {})
         return FinishedStep(StepResult(sampled, self._encoder.encode(plan.encode), prompt_scores))
 
-    def _decode(self, plan: StepPlan) -> tuple[dict[int, SampledToken], PromptScores]:
+    def _decode(self, plan: StepPlan) -> tuple[dict[int, tuple[SampledToken, ...]], PromptScores]:
+        for work in plan.work:
+            if work.draft_ids:
+                self._tables.write(work.slot, work.known_stop, work.draft_ids)
         batch = build_batch(plan.work, self._tables, self._limits.block_size, self._encoder.rows_per_page)
         hidden = self._model.hidden(batch, self._caches, self._encoder.pool)
         prompt_scores = score_prompts(hidden, plan.work, self._tables, self._model.logits)
@@ -57,11 +72,3 @@ class LocalRunner:
     def close(self) -> None:
         """Encoded tiles that wait are written to disk; memory goes with the object."""
         self._encoder.close()
-
-
-def allocate_caches(model: InternVL, limits: Limits, device: torch.device) -> list[Tensor]:
-    """One cache a layer: [2 (key, value), blocks, tokens a block, key/value heads, head width]."""
-    config = model.config.decoder
-    shape = (2, limits.num_blocks, limits.block_size, config.num_kv_heads, config.head_dim)
-    dtype = model.decoder.embedding.dtype
-    return [torch.empty(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]

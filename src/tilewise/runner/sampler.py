@@ -6,6 +6,7 @@ chunking, or on what is cached.
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 from math import inf
@@ -22,32 +23,56 @@ from tilewise.step import Work
 from tilewise.types import SampledToken
 
 
-def sample(logits: Tensor, work: Sequence[Work], tables: Tables) -> dict[int, SampledToken]:
-    """Choose one token for each piece of work; logits [R, vocabulary] come in the same order.
+def sample(logits: Tensor, work: Sequence[Work], tables: Tables) -> dict[int, tuple[SampledToken, ...]]:
+    """By slot, the tokens of each piece of work up to the first that its draft did not guess.
 
-    Reported log-probabilities are of the raw logits, as vLLM's are: before bias, penalties, temperature and truncation,
-    and among the tokens that a structured answer allows.
+    Logits [R, vocabulary] come in the order of the work, `rows` of each. Reported log-probabilities are of the raw
+    logits, as vLLM's are: before bias, penalties, temperature and truncation, and among the tokens that a structured
+    answer allows.
     """
     if not work:
         return {}
     logits = apply_masks(logits, work)
-    rows = [
-        Row(index, item.slot, item.start + item.count, tables.admission(item.slot)) for index, item in enumerate(work)
-    ]
+    rows = rows_of(work, tables)
     chosen = choose(logits, rows, tables.tokens)
     slots, lengths = [row.slot for row in rows], [row.length for row in rows]
+    guessed = tables.tokens[slots, lengths].tolist()
     tables.tokens[slots, lengths] = chosen
-    found = {slot: SampledToken(token) for slot, token in zip(slots, chosen.tolist(), strict=True)}
-    return found | report(logits, rows, chosen)
+    tokens: list[SampledToken] = [SampledToken(token) for token in chosen.tolist()]
+    for index, token in report(logits, rows, chosen).items():
+        tokens[index] = token
+    return accept(work, tokens, guessed)
+
+
+def rows_of(work: Sequence[Work], tables: Tables) -> list[Row]:
+    """One for each place at which a token is chosen: behind the last known token and behind each guess."""
+    places = [(item.slot, length) for item in work for length in range(item.stop - item.rows + 1, item.stop + 1)]
+    return [Row(index, slot, length, tables.admission(slot)) for index, (slot, length) in enumerate(places)]
+
+
+def accept(
+    work: Sequence[Work], tokens: Sequence[SampledToken], guessed: Sequence[int]
+) -> dict[int, tuple[SampledToken, ...]]:
+    """Cut each piece's tokens behind the first that is not what was guessed at its place."""
+    found: dict[int, tuple[SampledToken, ...]] = {}
+    first = 0
+    for item in work:
+        last = first
+        while last < first + item.drafts and tokens[last].token_id == guessed[last]:
+            last += 1
+        found[item.slot] = tuple(tokens[first : last + 1])
+        first += item.rows
+    return found
 
 
 def apply_masks(logits: Tensor, work: Sequence[Work]) -> Tensor:
     """The logits, with those of structured answers limited to what may come next."""
-    masks = {index: item.mask for index, item in enumerate(work) if item.mask is not None}
+    firsts = itertools.accumulate((item.rows for item in work), initial=0)
+    masks = [(first, item.masks) for first, item in zip(firsts, work, strict=False) if item.masks is not None]
     if not masks:
         return logits
-    rows = torch.tensor(list(masks), device=logits.device)
-    bits = torch.from_numpy(np.stack(list(masks.values()))).to(logits.device)
+    rows = torch.tensor([first + place for first, own in masks for place in range(len(own))], device=logits.device)
+    bits = torch.from_numpy(np.concatenate([own for _, own in masks])).to(logits.device)
     return logits.index_put((rows,), apply_mask(logits[rows], bits))
 
 
@@ -75,7 +100,7 @@ def choose(logits: Tensor, rows: Sequence[Row], tokens: Tensor) -> Tensor:
 
 
 def report(logits: Tensor, rows: Sequence[Row], chosen: Tensor) -> dict[int, SampledToken]:
-    """By slot, the tokens of requests that want log-probabilities, together with those."""
+    """By row, the tokens of requests that want log-probabilities, together with those."""
     by_count: dict[int, list[Row]] = defaultdict(list)
     for row in rows:
         if row.sampling.logprobs is not None:
@@ -84,7 +109,7 @@ def report(logits: Tensor, rows: Sequence[Row], chosen: Tensor) -> dict[int, Sam
     for count, asked in by_count.items():
         places = [row.index for row in asked]
         scored = score(logits[places], chosen[places], count)
-        found |= dict(zip((row.slot for row in asked), scored, strict=True))
+        found |= dict(zip(places, scored, strict=True))
     return found
 
 

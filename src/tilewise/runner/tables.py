@@ -5,13 +5,15 @@ Sampled tokens are written here by the step that chose them, so that the next st
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from tilewise.step import Admission, BlockGrant, Limits
 
 
 class Tables:
-    """Written by the runner alone: admissions and grants of a plan, then the step's own tokens."""
+    """Written by the runner alone: admissions, grants and guesses of a plan, then the step's own tokens."""
 
     def __init__(self, limits: Limits, device: torch.device) -> None:
         slots = limits.max_num_seqs + 1
@@ -23,11 +25,15 @@ class Tables:
 
     def admit(self, admission: Admission) -> None:
         self.rows[admission.slot] = admission
-        self.tokens[admission.slot, : len(admission.token_ids)] = torch.tensor(admission.token_ids, device=self.device)
+        self.write(admission.slot, 0, admission.token_ids)
 
     def grant(self, grant: BlockGrant) -> None:
         stop = grant.first + len(grant.block_ids)
         self.blocks[grant.slot, grant.first : stop] = torch.tensor(grant.block_ids, device=self.device)
+
+    def write(self, slot: int, start: int, token_ids: Sequence[int]) -> None:
+        """Tokens of a slot from position `start` on."""
+        self.tokens[slot, start : start + len(token_ids)] = torch.tensor(token_ids, device=self.device)
 
     def admission(self, slot: int) -> Admission:
         admission = self.rows[slot]

@@ -1,0 +1,37 @@
+"""TokenDelta: what the engine says of a request, one token at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tilewise.engine.sequence import SequenceState
+from tilewise.types import SampledToken
+
+
+@dataclass(frozen=True, slots=True)
+class TokenDelta:
+    """One new token of a request (an aborted one just ends)."""
+
+    request_id: str
+    token: SampledToken
+    finish_reason: str | None
+    stop_reason: int | None
+    cached_tokens: int = 0
+    """Tokens of the prompt whose keys and values were there when it was admitted."""
+    image_tokens_saved: int = 0
+    """Rows that a Flash model's router left out of the prompt."""
+    prompt_scores: tuple[SampledToken, ...] = ()
+    """With the first token, if asked for: the prompt's tokens from the second on, with their log-probabilities."""
+
+    @classmethod
+    def of(cls, sequence: SequenceState, token: SampledToken) -> TokenDelta:
+        """`token` is the newest of the sequence."""
+        return cls(
+            request_id=sequence.request.id,
+            token=token,
+            finish_reason=sequence.finish_reason,
+            stop_reason=sequence.stop_reason,
+            cached_tokens=sequence.num_cached or 0,
+            image_tokens_saved=sequence.num_saved,
+            prompt_scores=tuple(sequence.prompt_scores) if len(sequence.output_ids) == 1 else (),
+        )

@@ -1,0 +1,60 @@
+"""Guesses at what an answer says next: what followed the same few tokens before (prompt lookup).
+
+Answers that quote their prompt, or themselves, repeat tokens in runs. Source: Saxena 2023, "Prompt Lookup Decoding".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tilewise.types import TokenIds
+
+
+class PromptLookup:
+    """Where the short token sequences (n-grams) of one sequence were last followed by something.
+
+    Each token is indexed once, so that a guess costs the same however long the sequence is.
+    """
+
+    def __init__(self, shortest: int, longest: int) -> None:
+        self._lengths = range(longest, shortest - 1, -1)
+        self._ids: list[int | None] = []
+        self._followed_at: dict[tuple[int | None, ...], int] = {}
+        """The position behind the last occurrence of an n-gram."""
+        self._text_start = 0
+        """Behind the last image token; no n-gram reaches over one."""
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def take_in(self, token_ids: Iterable[int | None]) -> None:
+        """More tokens of the sequence; None stands for an image token, which says nothing."""
+        for token_id in token_ids:
+            position = len(self._ids)
+            if token_id is None:
+                self._text_start = position + 1
+            for length in self._lengths:
+                if position - length >= self._text_start:
+                    self._followed_at[tuple(self._ids[-length:])] = position
+            self._ids.append(token_id)
+
+    def guess(self, most: int) -> TokenIds:
+        """Up to `most` tokens: those that followed the end of the sequence when it last stood there, longest end first.
+
+        What has followed so far is taken to repeat, so that a loop of any length fills the guess.
+        """
+        for length in self._lengths:
+            start = self._followed_at.get(tuple(self._ids[-length:]))
+            if start is not None:
+                period = len(self._ids) - start
+                return _until_none(self._ids[start + place % period] for place in range(most))
+        return ()
+
+
+def _until_none(token_ids: Iterable[int | None]) -> TokenIds:
+    found: list[int] = []
+    for token_id in token_ids:
+        if token_id is None:
+            break
+        found.append(token_id)
+    return tuple(found)

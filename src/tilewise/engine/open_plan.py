@@ -1,0 +1,48 @@
+"""OpenPlan: a plan in the making. Counters of sequences move only when it is sealed, so preemption can undo work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from tilewise.engine.sequence import SequenceState
+from tilewise.step import Admission, BlockGrant, EncodeJob, StepPlan, Work
+
+
+@dataclass(slots=True)
+class OpenPlan:
+    """What one step will do, as far as it is decided; written by the scheduler alone."""
+
+    tokens_left: int
+    work: dict[SequenceState, Work] = field(default_factory=dict)
+    admissions: dict[SequenceState, Admission] = field(default_factory=dict)
+    granted_from: dict[SequenceState, int] = field(default_factory=dict)
+    """The first of its blocks that a sequence got in this step."""
+    encode: list[EncodeJob] = field(default_factory=list)
+
+    def set(self, sequence: SequenceState, work: Work) -> None:
+        """What a sequence computes, in place of what it was to compute."""
+        before = self.work.get(sequence)
+        self.tokens_left += (before.count if before else 0) - work.count
+        self.work[sequence] = work
+
+    def undo(self, sequence: SequenceState) -> None:
+        work = self.work.pop(sequence, None)
+        self.tokens_left += work.count if work else 0
+        self.admissions.pop(sequence, None)
+        self.granted_from.pop(sequence, None)
+
+    def seal(self, index: int) -> StepPlan:
+        return StepPlan(
+            index=index,
+            admissions=tuple(self.admissions.values()),
+            grants=tuple(self._grants()),
+            encode=tuple(self.encode),
+            work=tuple(self.work.values()),
+        )
+
+    def _grants(self) -> Iterator[BlockGrant]:
+        for sequence, first in self.granted_from.items():
+            if first < len(sequence.block_ids):
+                assert sequence.slot is not None
+                yield BlockGrant(sequence.slot, first, tuple(sequence.block_ids[first:]))

@@ -1,0 +1,60 @@
+"""Drafter: a small model that guesses what the large one will say.
+
+It goes through the same tokens as the large model and keeps its keys and values under the same block ids, its tiles
+under the same page numbers: where a prefix is known, it is known to both. Guesses are drawn with the request's own
+options, seed and noise. The same noise makes two similar distributions draw the same token more often than chance
+(Gumbel coupling), so that guessing pays at any temperature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from tilewise.models.internvl import InternVL
+from tilewise.runner.batch import build_batch
+from tilewise.runner.encoder import EncoderLane
+from tilewise.runner.kv_memory import allocate_caches
+from tilewise.runner.sampler import choose, rows_of
+from tilewise.runner.tables import Tables
+from tilewise.step import Limits, StepPlan, Work
+
+
+class Drafter:
+    """Owns the draft model's caches and tile pool; reads the runner's tables and writes its guesses there."""
+
+    def __init__(self, model: InternVL, limits: Limits, tables: Tables) -> None:
+        self._model = model
+        self._tables = tables
+        self._block_size = limits.block_size
+        self._encoder = EncoderLane(model, limits.tile_pages)
+        self._caches = allocate_caches(model, limits, tables.device)
+
+    @torch.inference_mode()
+    def advance(self, plan: StepPlan) -> None:
+        """Read the known tokens of a step, guess those that its plan leaves open, and encode its tiles."""
+        open_guesses = {item.slot: 0 if item.draft_ids else item.drafts for item in plan.work}
+        work = [self._known(item, guesses=open_guesses[item.slot] > 0) for item in plan.work]
+        made = 0
+        while work:
+            self._read_and_guess(work)
+            made += 1
+            work = [Work(item.slot, item.stop, 1, samples=True) for item in work if open_guesses[item.slot] > made]
+        self._encoder.encode(plan.encode)
+
+    def _known(self, item: Work, guesses: bool) -> Work:
+        """What is to be read of a piece of work: no guess, but the token before if it belongs to the answer.
+
+        That one may have been the last guess of the step before, which nobody has read yet.
+        """
+        start = item.start - (item.start > self._tables.admission(item.slot).num_prompt)
+        return Work(item.slot, start, item.known_stop - start, guesses, item.tiles)
+
+    def _read_and_guess(self, work: Sequence[Work]) -> None:
+        batch = build_batch(tuple(work), self._tables, self._block_size, self._encoder.rows_per_page)
+        hidden = self._model.hidden(batch, self._caches, self._encoder.pool)
+        rows = rows_of([item for item in work if item.samples], self._tables)
+        if rows:
+            chosen = choose(self._model.logits(hidden[batch.logits_rows]), rows, self._tables.tokens)
+            self._tables.tokens[[row.slot for row in rows], [row.length for row in rows]] = chosen

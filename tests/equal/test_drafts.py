@@ -1,0 +1,114 @@
+"""Guessing ahead changes no token: draft = no draft, whoever guesses, whatever else happens to a request."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.equal.driver import Engine, prompt
+from tests.equal.test_equal import assert_same
+from tests.equal.test_structured import GRAMMARS
+from tests.tiny import END_IDS, SPECS, TWINS, write_original
+from tilewise.step import Speculation
+from tilewise.types import StructuredOutputsParams
+
+LOOKUP = Speculation(tokens=3, ngram=(1, 3))
+DRAFTING = Speculation(tokens=3)
+CHANGES = [
+    {},
+    {"max_num_batched_tokens": 13},
+    {"block_size": 4, "num_blocks": 31},
+    {"overlap": True},
+    {"tile_pages": 1, "block_size": 5, "num_blocks": 400},
+]
+
+
+@pytest.fixture(scope="module", params=["qwen2-300m", "gptoss-300m-head", "flash"])
+def folder(request, tmp_path_factory):
+    path = tmp_path_factory.mktemp(request.param)
+    return write_original(path, TWINS["InternVL3_5-1B-Flash"] if request.param == "flash" else SPECS[request.param])
+
+
+def requests(**sampling):
+    """Long enough answers for tiny models to repeat themselves."""
+    sampling = {"max_tokens": 40, **sampling}
+    return [
+        prompt("text", content=1, text=23, **sampling),
+        prompt("picture", content=2, text=17, tiles=3, **sampling),
+        prompt("pages", content=3, text=40, tiles=7, **sampling),
+        prompt("short", content=4, text=3, **{**sampling, "max_tokens": 5}),
+    ]
+
+
+DRAWN = {"temperature": 0.4, "seed": 3, "top_p": 0.9, "repetition_penalty": 1.05, "logprobs": 2, "min_tokens": 4}
+
+
+@pytest.fixture(scope="module")
+def plain(folder):
+    """What is answered without guessing: greedy and drawn."""
+    with pytest.MonkeyPatch.context() as patch:
+        engine = Engine(folder)
+        return {"greedy": engine.run(requests(), patch), "drawn": engine.run(requests(**DRAWN), patch)}
+
+
+@pytest.mark.parametrize("changes", CHANGES, ids=str)
+def test_a_lookup_changes_nothing(folder, plain, monkeypatch, changes):
+    engine = Engine(folder, speculation=LOOKUP, **changes)
+    assert_same(engine.run(requests(), monkeypatch), plain["greedy"])
+    assert_same(engine.run_more(requests(**DRAWN), monkeypatch), plain["drawn"])
+    assert engine.core.counters.accepted_tokens > 0
+    engine.core.close()
+
+
+@pytest.mark.parametrize("changes", CHANGES, ids=str)
+def test_a_draft_model_that_knows_nothing_changes_nothing(folder, plain, monkeypatch, tmp_path, changes):
+    other = write_original(tmp_path, spec_of(folder), seed=77)
+    engine = Engine(folder, draft=other, speculation=DRAFTING, **changes)
+    assert_same(engine.run(requests(), monkeypatch), plain["greedy"])
+    assert_same(engine.run_more(requests(**DRAWN), monkeypatch), plain["drawn"])
+    assert engine.core.counters.accepted_tokens < engine.core.counters.draft_tokens
+    engine.core.close()
+
+
+@pytest.mark.parametrize("changes", CHANGES, ids=str)
+def test_a_draft_model_that_is_the_model_is_always_right(folder, plain, monkeypatch, changes):
+    """So its keys, values and tiles are those of the same tokens; also behind prefixes that are known."""
+    engine = Engine(folder, draft=folder, speculation=DRAFTING, **changes)
+    assert_same(engine.run(requests(), monkeypatch), plain["greedy"])
+    assert_same(engine.run_more(requests(**DRAWN), monkeypatch), plain["drawn"])
+    counters = engine.core.counters
+    assert counters.accepted_tokens == counters.draft_tokens > 0
+    engine.core.close()
+
+
+@pytest.mark.parametrize("speculation", [LOOKUP, DRAFTING], ids=["lookup", "draft model"])
+def test_structured_answers_stay_in_form(folder, monkeypatch, speculation):
+    """A lookup's guesses are held against the form; a draft model does not guess in one."""
+    form = StructuredOutputsParams(regex="(ab|ba|a){20,25}!")
+    grammar = GRAMMARS.compile(form)
+
+    def asked():
+        return [
+            one.with_(grammar=grammar, stop_ids=frozenset(END_IDS)) for one in requests(temperature=0.7, seed=5)[:3]
+        ]
+
+    expected = Engine(folder).run(asked(), monkeypatch)
+    engine = Engine(folder, draft=None if speculation.ngram else folder, speculation=speculation)
+    assert_same(engine.run(asked(), monkeypatch), expected)
+    assert (engine.core.counters.accepted_tokens > 0) is (speculation.ngram is not None)
+
+
+def spec_of(folder):
+    name = folder.name.rstrip("0123456789")
+    return TWINS["InternVL3_5-1B-Flash"] if name == "flash" else SPECS[name]
+
+
+def test_the_same_noise_makes_similar_models_agree(tmp_path, monkeypatch):
+    """Drawn at temperature 1, a draft model a little off is right far more often than independent draws."""
+    folder = write_original(tmp_path / "model", SPECS["qwen2-300m"])
+    engine = Engine(folder, draft=folder, speculation=DRAFTING)
+    for block in engine.draft.decoder._blocks:
+        block._mlp._down.weight.matrix.mul_(1.02)
+    answers = engine.run(requests(temperature=1.0, seed=9), monkeypatch)
+    chance = max(float((logits.softmax(-1) ** 2).sum(-1).mean()) for _, logits in answers.values())
+    rate = engine.core.counters.accepted_at[0] / engine.core.counters.drafts
+    assert rate > 0.5 > 2 * chance
