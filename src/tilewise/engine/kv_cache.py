@@ -78,6 +78,7 @@ class KVCache:
 def block_content(sequence: SequenceState, start: int, stop: int) -> bytes:
     """All that the keys and values of tokens [start, stop) depend on, beside those before: ids and rows of tiles."""
     ids = sequence.ids_between(start, stop)
+    assert len(ids) == stop - start, "a block is known by tokens that are not"
     parts = [struct.pack(f"<{len(ids)}q", *ids)]
     for span in sequence.tiles_after(start):
         if span.position >= stop:
