@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from tilewise.engine.sequence import SequenceState
 from tilewise.types import SampledToken
 
 
-@dataclass(frozen=True, slots=True)
-class TokenDelta:
+class TokenDelta(NamedTuple):
     """One new token of a request (an aborted one just ends)."""
 
     request_id: str

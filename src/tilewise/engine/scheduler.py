@@ -14,7 +14,7 @@ import bisect
 import itertools
 import operator
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from tilewise.engine.counters import Counters, Load
 from tilewise.engine.delta import TokenDelta
@@ -32,8 +32,7 @@ ENCODE_AHEAD = 4
 """Waiting sequences whose tiles are encoded before their turn."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Flight:
+class _Flight(NamedTuple):
     """Work that is on its way through the device. The sequence may end or be preempted before it comes back."""
 
     sequence: SequenceState
@@ -231,7 +230,7 @@ class Scheduler:
         drafts = most if sequence.lookup is None else len(draft_ids)
         if drafts > 0 and self._take_blocks(sequence, work.count + drafts, plan):
             masks = sequence.masks(draft_ids)
-            longer = replace(work, count=work.count + drafts, drafts=drafts, draft_ids=draft_ids, masks=masks)
+            longer = work._replace(count=work.count + drafts, drafts=drafts, draft_ids=draft_ids, masks=masks)
             plan.set(sequence, longer)
 
     def _propose_tiles(self, plan: OpenPlan) -> None:
