@@ -45,7 +45,7 @@ def plain_guess(ids, most, shortest, longest):
     for length in range(min(longest, len(ids) - 1), shortest - 1, -1):
         end = ids[-length:]
         for start in range(len(ids) - length - 1, -1, -1):
-            if ids[start : start + length] == end and None not in end:
+            if ids[start : start + length] == end and None not in [*end, ids[start + length]]:
                 found, extended = [], list(ids)
                 for place in range(start + length, start + length + most):
                     if extended[place] is None:

@@ -103,5 +103,5 @@ def test_a_sequence_waits_for_the_token_that_decides_what_may_follow(many_a):
 def test_work_with_a_mask_can_go_to_another_process(many_a):
     work = Work(1, 0, 3, True, masks=behind(many_a, [A]).masks())
     again = pickle.loads(pickle.dumps(work))
-    assert again == work
+    assert again[:-1] == work[:-1]
     assert ids_in(again.masks[0]) == ids_in(work.masks[0])
