@@ -14,7 +14,6 @@ from tilewise.beam import BeamSearch, BeamSearchOutput, BeamSearchParams
 from tilewise.config import EngineConfig
 from tilewise.engine.core import EngineCore
 from tilewise.engine.counters import StatsLog
-from tilewise.engine.delta import TokenDelta
 from tilewise.errors import InvalidConfig, InvalidRequest
 from tilewise.inputs.chat import MediaReader, read_messages
 from tilewise.inputs.draft import find_draft
@@ -25,9 +24,9 @@ from tilewise.inputs.prompts import PromptInput, read_prompts
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.inputs.video import FrameChoice
-from tilewise.outputs.answer import Answer, named_scores
+from tilewise.outputs.group import AnswerGroup
 from tilewise.progress import progress_bar
-from tilewise.types import Logprob, Request, RequestOutput, SamplingParams, Timing, Usage
+from tilewise.types import Request, RequestOutput, SamplingParams
 from tilewise.weights.checkpoint import Checkpoint
 
 Messages = Sequence[dict[str, Any]]
@@ -125,7 +124,7 @@ class LLM:
         if sampling.n > 1:
             raise InvalidRequest(f"A stream is of one answer, n={sampling.n}: use chat.")
         request = self._chat_request(messages, sampling, chat_template_kwargs, mm_processor_kwargs)
-        return self._stream(_Group(self._tokenizer, request, self._prepare.spec))
+        return self._stream(AnswerGroup(self._tokenizer, request, self._prepare.spec))
 
     def beam_search(
         self,
@@ -187,19 +186,19 @@ class LLM:
         return request.with_(arrival=arrival)
 
     def _run(self, requests: Sequence[Request], show_progress: bool) -> list[RequestOutput]:
-        groups = [_Group(self._tokenizer, request, self._prepare.spec) for request in requests]
+        groups = [AnswerGroup(self._tokenizer, request, self._prepare.spec) for request in requests]
         with progress_bar("Answering", len(groups), show_progress and len(groups) > 1) as advance:
             for group, _ in self._drive(groups):
                 if group.finished:
                     advance(1)
         return [group.output() for group in groups]
 
-    def _stream(self, group: _Group) -> Iterator[tuple[str, RequestOutput]]:
+    def _stream(self, group: AnswerGroup) -> Iterator[tuple[str, RequestOutput]]:
         for _, text in self._drive([group]):
             if text or group.finished:
                 yield text, group.output()
 
-    def _drive(self, groups: Sequence[_Group]) -> Iterator[tuple[_Group, str]]:
+    def _drive(self, groups: Sequence[AnswerGroup]) -> Iterator[tuple[AnswerGroup, str]]:
         """Submit, and step until all have finished; whatever goes wrong, nothing stays behind in the engine."""
         owners = {request.id: group for group in groups for request in group.requests}
         try:
@@ -212,81 +211,15 @@ class LLM:
                     self._stats.tick(self._core.counters, self._core.load, time.monotonic())
                 for delta in deltas:
                     group = owners[delta.request_id]
-                    answer = group.answers[delta.request_id]
-                    if answer.finished:
-                        continue  # by a stop string in the same step, which brought several tokens
-                    text = answer.add(delta.token, delta.finish_reason, delta.stop_reason)
-                    if answer.finished and delta.finish_reason is None:
-                        self._core.abort(delta.request_id)  # a stop string, which the engine cannot see
-                    group.tick(delta)
-                    yield group, text
+                    piece = group.take(delta)
+                    if piece is None:
+                        continue
+                    if piece.engine_goes_on:
+                        self._core.abort(delta.request_id)
+                    yield group, piece.text
         finally:
             for request_id in owners:
                 self._core.abort(request_id)
-
-
-class _Group:
-    """A caller's request and its `n` sequences."""
-
-    def __init__(self, tokenizer: Tokenizer, request: Request, spec: InputSpec) -> None:
-        self._request = request
-        self._tokens_per_tile = spec.tokens_per_tile
-        self._first_token: float | None = None
-        self._last_token: float | None = None
-        self._tokens_saved = 0
-        self._cached = 0
-        self._prompt_logprobs: list[dict[int, Logprob] | None] | None = None
-        self._tokenizer = tokenizer
-        self.requests = list(_fan_out(request))
-        self.answers = {
-            single.id: Answer(tokenizer, single.sampling, index, spec.header)
-            for index, single in enumerate(self.requests)
-        }
-
-    @property
-    def finished(self) -> bool:
-        return all(answer.finished for answer in self.answers.values())
-
-    def tick(self, delta: TokenDelta) -> None:
-        """A token has come."""
-        self._tokens_saved, self._cached = delta.image_tokens_saved, delta.cached_tokens
-        if self._request.sampling.prompt_logprobs is not None and self._prompt_logprobs is None:
-            scores = [named_scores(token, self._tokenizer) for token in delta.prompt_scores]
-            self._prompt_logprobs = [None, *scores]
-        self._last_token = time.monotonic()
-        self._first_token = self._first_token or self._last_token
-
-    def output(self) -> RequestOutput:
-        request, outputs = self._request, [answer.output for answer in self.answers.values()]
-        return RequestOutput(
-            request_id=request.id,
-            prompt=request.prompt,
-            prompt_token_ids=list(request.prompt_ids),
-            outputs=outputs,
-            finished=self.finished,
-            num_cached_tokens=self._cached,
-            prompt_logprobs=self._prompt_logprobs,
-            usage=Usage(
-                prompt_tokens=len(request.prompt_ids) - self._tokens_saved,
-                completion_tokens=sum(len(output.token_ids) for output in outputs),
-                image_tokens=request.num_tiles * self._tokens_per_tile - self._tokens_saved,
-                tiles=request.num_tiles,
-                image_tokens_saved=self._tokens_saved,
-                cached_tokens=self._cached,
-            ),
-            timing=Timing(request.arrival, self._first_token, self._last_token if self.finished else None),
-        )
-
-
-def _fan_out(request: Request) -> Iterator[Request]:
-    """One request a sequence; with a seed, each has a seed of its own."""
-    sampling = request.sampling
-    if sampling.n == 1:
-        yield request
-        return
-    for index in range(sampling.n):
-        seed = None if sampling.seed is None else sampling.seed + index
-        yield request.with_(id=f"{request.id}-{index}", sampling=sampling.with_(n=1, seed=seed))
 
 
 def _spread(params: SamplingParams | Sequence[SamplingParams] | None, count: int) -> list[SamplingParams]:

@@ -1,0 +1,111 @@
+"""AnswerGroup: a caller's request, its `n` sequences in the engine, and the answers that come of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tilewise.engine.delta import TokenDelta
+from tilewise.inputs.spec import InputSpec
+from tilewise.inputs.tokenizer import Tokenizer
+from tilewise.outputs.answer import Answer, named_scores
+from tilewise.types import Logprob, Request, RequestOutput, Timing, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What one token added to one of the answers."""
+
+    index: int
+    text: str
+    """New to the reader; often empty while characters or stop strings are incomplete."""
+    token_id: int
+    scores: dict[int, Logprob] | None
+    finish_reason: str | None
+    stop_reason: int | str | None
+    engine_goes_on: bool
+    """A stop string ended the answer, which the engine cannot see: it has to be told."""
+
+
+class AnswerGroup:
+    """Collects the tokens of all sequences of a request."""
+
+    def __init__(self, tokenizer: Tokenizer, request: Request, spec: InputSpec) -> None:
+        self.request = request
+        self.requests = list(_fan_out(request))
+        """What the engine is asked: one request a sequence."""
+        self._answers = {
+            single.id: Answer(tokenizer, single.sampling, index, spec.header)
+            for index, single in enumerate(self.requests)
+        }
+        self._tokenizer = tokenizer
+        self._tokens_per_tile = spec.tokens_per_tile
+        self._first_token: float | None = None
+        self._last_token: float | None = None
+        self._tokens_saved = 0
+        self._cached = 0
+        self._prompt_logprobs: list[dict[int, Logprob] | None] | None = None
+
+    @property
+    def finished(self) -> bool:
+        return all(answer.finished for answer in self._answers.values())
+
+    def take(self, delta: TokenDelta) -> Piece | None:
+        """Take in a token; None if its answer has ended, by a stop string earlier in the same step."""
+        answer = self._answers[delta.request_id]
+        if answer.finished:
+            return None
+        text = answer.add(delta.token, delta.finish_reason, delta.stop_reason)
+        self._tick(delta)
+        output = answer.output
+        return Piece(
+            output.index,
+            text,
+            delta.token.token_id,
+            output.logprobs[-1] if output.logprobs else None,
+            output.finish_reason,
+            output.stop_reason,
+            engine_goes_on=answer.finished and delta.finish_reason is None,
+        )
+
+    def _tick(self, delta: TokenDelta) -> None:
+        self._tokens_saved, self._cached = delta.image_tokens_saved, delta.cached_tokens
+        if self.request.sampling.prompt_logprobs is not None and self._prompt_logprobs is None:
+            scores = [named_scores(token, self._tokenizer) for token in delta.prompt_scores]
+            self._prompt_logprobs = [None, *scores]
+        self._last_token = time.monotonic()
+        self._first_token = self._first_token or self._last_token
+
+    def output(self) -> RequestOutput:
+        """The answers so far, or whole."""
+        request, outputs = self.request, [answer.output for answer in self._answers.values()]
+        return RequestOutput(
+            request_id=request.id,
+            prompt=request.prompt,
+            prompt_token_ids=list(request.prompt_ids),
+            outputs=outputs,
+            finished=self.finished,
+            num_cached_tokens=self._cached,
+            prompt_logprobs=self._prompt_logprobs,
+            usage=Usage(
+                prompt_tokens=len(request.prompt_ids) - self._tokens_saved,
+                completion_tokens=sum(len(output.token_ids) for output in outputs),
+                image_tokens=request.num_tiles * self._tokens_per_tile - self._tokens_saved,
+                tiles=request.num_tiles,
+                image_tokens_saved=self._tokens_saved,
+                cached_tokens=self._cached,
+            ),
+            timing=Timing(request.arrival, self._first_token, self._last_token if self.finished else None),
+        )
+
+
+def _fan_out(request: Request) -> Iterator[Request]:
+    """One request a sequence; with a seed, each has a seed of its own."""
+    sampling = request.sampling
+    if sampling.n == 1:
+        yield request
+        return
+    for index in range(sampling.n):
+        seed = None if sampling.seed is None else sampling.seed + index
+        yield request.with_(id=f"{request.id}-{index}", sampling=sampling.with_(n=1, seed=seed))
