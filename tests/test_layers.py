@@ -14,7 +14,7 @@ SRC = Path(__file__).parent.parent / "src" / "tilewise"
 # Each row may import from its own and from rows below it.
 ROWS: list[set[str]] = [
     {"cli", "__main__"},
-    {"llm", "assets", "tools"},
+    {"llm", "assets", "tools", "remote"},
     {"beam"},
     {"outputs"},
     {"inputs"},
@@ -36,6 +36,7 @@ TORCH_FREE = {
     "__main__",
     "cli",
     "llm",
+    "remote",
     "assets",
     "beam",
     "outputs",

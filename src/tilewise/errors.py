@@ -49,6 +49,24 @@ class EngineStuck(TilewiseError):
     """The engine's own invariant broke."""
 
 
+class EngineDead(TilewiseError):
+    """The engine's process has ended; a new one is on its way, and a request sent again later will be answered."""
+
+    http_status = 503
+
+
+class Overloaded(TilewiseError):
+    """More requests wait than are allowed to; sending it again later will help."""
+
+    http_status = 429
+
+
+class Expired(TilewiseError):
+    """A request took longer than its deadline."""
+
+    http_status = 504
+
+
 class UnknownModel(TilewiseError):
     """Neither a folder nor an id, or a revision, that the hub knows."""
 

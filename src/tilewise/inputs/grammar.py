@@ -35,8 +35,10 @@ _PLACE = re.compile(r"^at \d+\(\d+\): ")
 class Grammars:
     """Compiles for one vocabulary, and remembers the last few."""
 
-    def __init__(self, tokenizer: Tokenizer, end_ids: Iterable[int]) -> None:
+    def __init__(self, tokenizer: Tokenizer, end_ids: Iterable[int], checked_before: bool = False) -> None:
+        """`checked_before` spares the process of its own: another instance has compiled all that will come."""
         self._tokenizer = tokenizer
+        self._source_of = _source if checked_before else _checked_source
         self._end_ids = frozenset(token_id for token_id in end_ids if token_id < tokenizer.vocab_size)
         self._compiled = lru_cache(_REMEMBERED)(self._compile)
 
@@ -55,7 +57,7 @@ class Grammars:
 
         from tilewise.inputs.grammar_source import parser_limits
 
-        source = _checked_source(form, text, options)
+        source = self._source_of(form, text, options)
         parser = LLMatcher(self._vocabulary, source, log_level=0, limits=parser_limits())
         compiled = CompiledGrammar(parser, self._tokenizer.vocab_size, self._end_ids)
         problem = compiled.try_out(_TRIED_TOKENS)
@@ -149,6 +151,13 @@ def _json_options(wanted: StructuredOutputsParams) -> str:
     if wanted.disable_any_whitespace:
         return json.dumps({"whitespace_flexible": False})
     return json.dumps({"whitespace_pattern": wanted.whitespace_pattern or WHITE_SPACE})
+
+
+def _source(form: str, text: str, options: str) -> str:
+    """What the parser takes."""
+    from tilewise.inputs.grammar_source import translate
+
+    return translate("grammar" if form == "choice" else form, text, json.loads(options))
 
 
 def _checked_source(form: str, text: str, options: str) -> str:

@@ -1,0 +1,65 @@
+"""Stream: the tokens of a request and its siblings (`n`), as they come."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from types import TracebackType
+
+from tilewise.engine.delta import TokenDelta
+from tilewise.errors import TilewiseError
+
+OnClose = Callable[[Sequence[str], tuple[str, ...]], None]
+"""(all request ids, those that have not ended)"""
+
+
+class Stream:
+    """Iterate over it for lists of tokens; leaving the context aborts whatever has not ended."""
+
+    def __init__(self, request_ids: Sequence[str], on_close: OnClose) -> None:
+        self._request_ids = request_ids
+        self._on_close = on_close
+        self._unfinished = set(request_ids)
+        self._waiting: list[TokenDelta] = []
+        self._error: TilewiseError | None = None
+        self._something = asyncio.Event()
+
+    def put(self, delta: TokenDelta) -> None:
+        if delta.finish_reason is not None:
+            self._unfinished.discard(delta.request_id)
+        self._waiting.append(delta)
+        self._something.set()
+
+    def fail(self, error: TilewiseError) -> None:
+        self._error = error
+        self._something.set()
+
+    def abort(self, request_id: str) -> None:
+        """One of the requests needs no more tokens."""
+        if request_id in self._unfinished:
+            self._unfinished.discard(request_id)
+            self._on_close([request_id], (request_id,))
+
+    def __aiter__(self) -> Stream:
+        return self
+
+    async def __anext__(self) -> list[TokenDelta]:
+        """All that has come since the last time; raises what ended the requests."""
+        while not self._waiting:
+            if self._error is not None:
+                raise self._error
+            if not self._unfinished:
+                raise StopAsyncIteration
+            self._something.clear()
+            await self._something.wait()
+        found, self._waiting = self._waiting, []
+        return found
+
+    async def __aenter__(self) -> Stream:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        unfinished, self._unfinished = tuple(self._unfinished), set()
+        self._on_close(self._request_ids, unfinished)

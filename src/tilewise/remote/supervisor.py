@@ -1,0 +1,158 @@
+"""Supervisor: keeps an engine's process alive, and brings what it says to those who wait for it.
+
+All methods belong to one event loop; what the engine's threads bring is handed over to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from tilewise.engine.counters import Counters, Load
+from tilewise.errors import EngineDead, TilewiseError
+from tilewise.plan import Resolved
+from tilewise.remote.engine import RemoteEngine
+from tilewise.remote.process import Launch
+from tilewise.remote.stream import Stream
+from tilewise.remote.wire import CannotStart, FromEngine, Outbox, Ready
+from tilewise.types import Request
+
+logger = logging.getLogger("tilewise")
+
+State = Literal["starting", "ready", "restarting", "failed", "closed"]
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
+"""Seconds before an engine that died is started again; each time twice as long until one gets ready."""
+
+OnOutbox = Callable[[Outbox], None]
+
+
+class Supervisor:
+    """Owns the engine's process and the streams of requests in it."""
+
+    def __init__(self, launch: Launch, on_outbox: OnOutbox = lambda _: None) -> None:
+        """`on_outbox` sees all that comes of steps: counters begin at zero again with each new process."""
+        self._launch = launch
+        self._on_outbox = on_outbox
+        self._streams: dict[str, Stream] = {}
+        self._pause = _FIRST_PAUSE
+        self.state: State = "starting"
+        self.restarts = 0
+        self.load = Load(0, 0, 0.0)
+        self.counters = Counters()
+
+    async def start(self) -> Ready:
+        """Returns when the model is loaded. Raises the engine's own error if it cannot start."""
+        self._loop = asyncio.get_running_loop()
+        self._first: asyncio.Future[Ready] = self._loop.create_future()
+        self._spawn()
+        self.ready = await self._first
+        return self.ready
+
+    @property
+    def resolved(self) -> Resolved:
+        return self.ready.resolved
+
+    @property
+    def pid(self) -> int | None:
+        return self._engine.pid
+
+    @property
+    def retry_after(self) -> int:
+        """Seconds after which asking again makes sense while the engine is away."""
+        return round(self._pause) + 1
+
+    def open(self, requests: Sequence[Request]) -> Stream:
+        """Submit requests; their tokens come through the stream. Raises EngineDead while there is no engine."""
+        self.check()
+        stream = Stream([request.id for request in requests], self._forget)
+        for request in requests:
+            self._streams[request.id] = stream
+            self._engine.submit(request)
+        return stream
+
+    def check(self) -> None:
+        """Raises EngineDead unless requests are taken."""
+        if self.state != "ready":
+            raise EngineDead(f"The engine is {self.state}: send the request again in {self.retry_after} seconds.")
+
+    async def close(self) -> None:
+        """End the engine, and every stream that is left."""
+        self.state = "closed"
+        self._end_streams(EngineDead("The server is shutting down: send the request to another one."))
+        await asyncio.to_thread(self._engine.close)
+
+    def _spawn(self) -> None:
+        def hand_over(work: Callable[..., None], *arguments: object) -> None:
+            if not self._loop.is_closed():
+                self._loop.call_soon_threadsafe(work, *arguments)
+
+        self._engine = RemoteEngine(
+            self._launch,
+            lambda message: hand_over(self._take, message),
+            lambda: hand_over(self._take_end),
+        )
+
+    def _take(self, message: FromEngine) -> None:
+        if isinstance(message, Ready):
+            self.state, self._pause = "ready", _FIRST_PAUSE
+            if not self._first.done():
+                self._first.set_result(message)
+        elif isinstance(message, CannotStart):
+            self._fail(message.error)
+        else:
+            self._deliver(message)
+
+    def _deliver(self, outbox: Outbox) -> None:
+        self.load, self.counters = outbox.load, outbox.counters
+        for refused in outbox.refused:
+            if stream := self._streams.get(refused.request_id):
+                stream.fail(refused.error)
+        for delta in outbox.deltas:
+            if stream := self._streams.get(delta.request_id):
+                stream.put(delta)
+        self._on_outbox(outbox)
+
+    def _take_end(self) -> None:
+        if self.state in ("closed", "failed"):
+            return
+        status = self._engine.exit_status
+        how = f"was ended by signal {-status}" if status is not None and status < 0 else f"ended with status {status}"
+        logger.error("The engine's process %s; %d requests are lost.", how, len(self._streams))
+        if not self._first.done():
+            self._fail(EngineDead(f"The engine's process {how} while it was starting."))
+            return
+        self.state = "restarting"
+        self.load = Load(0, 0, 0.0)
+        self._end_streams(
+            EngineDead(f"The engine's process {how}: send the request again in {self.retry_after} seconds.")
+        )
+        logger.warning("The engine is started again in %.0f seconds.", self._pause)
+        self._loop.call_later(self._pause, self._restart)
+
+    def _restart(self) -> None:
+        if self.state == "restarting":
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+            self.restarts += 1
+            self._spawn()
+
+    def _fail(self, error: TilewiseError) -> None:
+        """The first start decides whether there is a server at all; later failures are tried again."""
+        if not self._first.done():
+            self.state = "failed"
+            self._first.set_exception(error)
+        else:
+            logger.error("The engine cannot be started again: %s", error)
+
+    def _end_streams(self, error: TilewiseError) -> None:
+        for stream in set(self._streams.values()):
+            stream.fail(error)
+        self._streams.clear()
+
+    def _forget(self, request_ids: Sequence[str], unfinished: tuple[str, ...]) -> None:
+        """A stream is closed: whatever of it is still in the engine is of no use."""
+        for request_id in request_ids:
+            self._streams.pop(request_id, None)
+        if unfinished and self.state == "ready":
+            self._engine.abort(unfinished)

@@ -1,0 +1,73 @@
+"""What the engine's process and the one that feeds it say to each other, over a pipe that only they can open.
+
+The pipe is made before the process and inherited by it: no socket listens, and nobody else can send what is unpickled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tilewise.engine.counters import Counters, Load
+from tilewise.engine.delta import TokenDelta
+from tilewise.errors import TilewiseError
+from tilewise.plan import Resolved
+from tilewise.types import Request
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """A request; the grammar of a structured one is compiled where it arrives."""
+
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """End these requests wherever they are; unknown ones have just finished."""
+
+    request_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Drop what is left and end."""
+
+
+ToEngine = Submit | Abort | Close
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The model is loaded."""
+
+    resolved: Resolved
+    seconds: dict[str, float]
+    """What the start took, by phase."""
+
+
+@dataclass(frozen=True, slots=True)
+class CannotStart:
+    """Trying again would not help."""
+
+    error: TilewiseError
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A request that the engine does not take."""
+
+    request_id: str
+    error: TilewiseError
+
+
+@dataclass(frozen=True, slots=True)
+class Outbox:
+    """What came of one step, and how busy the engine is."""
+
+    deltas: tuple[TokenDelta, ...]
+    counters: Counters
+    load: Load
+    refused: tuple[Refused, ...] = field(default=())
+
+
+FromEngine = Ready | CannotStart | Outbox

@@ -1,0 +1,220 @@
+"""A real engine in a real process: answers, aborts, deaths and new lives."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.equal.driver import prompt
+from tests.tiny import END_IDS, IMAGE_ID, SPECS, write_original
+from tilewise import LLM, SamplingParams
+from tilewise.config import EngineConfig
+from tilewise.errors import EngineDead, InvalidConfig, TooLong
+from tilewise.remote import supervisor as supervisor_module
+from tilewise.remote.process import Launch
+from tilewise.remote.supervisor import Supervisor
+from tilewise.types import StructuredOutputsParams
+from tilewise.weights.checkpoint import Checkpoint
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_original(tmp_path_factory.mktemp("model"), SPECS["qwen2-300m"])
+
+
+def launch(folder, **options) -> Launch:
+    config = EngineConfig.of(model=str(folder), **{"max_model_len": 512, "dtype": "float32", **options})
+    model = Checkpoint.find(str(folder), None, None, None)
+    return Launch(config, model, None, IMAGE_ID, frozenset(END_IDS))
+
+
+def run(folder, work, on_outbox=lambda _: None, **options):
+    """Do `work(supervisor)` beside a running engine."""
+
+    async def main():
+        engine = Supervisor(launch(folder, **options), on_outbox)
+        await engine.start()
+        try:
+            return await asyncio.wait_for(work(engine), 60)
+        finally:
+            await engine.close()
+
+    return asyncio.run(main())
+
+
+async def drain(stream) -> None:
+    async for _ in stream:
+        pass
+
+
+async def ask(engine: Supervisor, *requests) -> list[list[int]]:
+    tokens = {request.id: [] for request in requests}
+    async with engine.open(requests) as stream:
+        async for deltas in stream:
+            for delta in deltas:
+                tokens[delta.request_id].append(delta.token.token_id)
+    return list(tokens.values())
+
+
+def test_in_process_equals_spawned(folder):
+    """Requests at once, with a picture, penalties and a seed: the same tokens as in this process."""
+    texts = [(5, 9, 11), (7, 8, 9, 10, 11), (6, 6)]
+    params = SamplingParams(temperature=0.7, seed=3, max_tokens=12, repetition_penalty=1.2, ignore_eos=True)
+    with LLM(str(folder), max_model_len=512, dtype="float32") as llm:
+        outputs = llm.generate([list(ids) for ids in texts], params, use_tqdm=False)
+    expected = [output.outputs[0].token_ids for output in outputs]
+    requests = [replace(prompt(str(number), 1, 1), prompt_ids=ids, sampling=params) for number, ids in enumerate(texts)]
+    picture = prompt("picture", content=2, text=17, tiles=3, max_tokens=4)
+
+    async def work(engine):
+        return await asyncio.gather(*[ask(engine, request) for request in (*requests, picture)])
+
+    found = run(folder, work)
+    assert [tokens for (tokens,) in found[:3]] == expected
+    assert len(found[3][0]) == 4
+
+
+def test_what_the_engine_says_of_itself(folder):
+    seen = []
+
+    async def work(engine):
+        assert engine.resolved.limits.max_model_len == 512
+        await ask(engine, prompt("a", 1, 20, tiles=2, max_tokens=3))
+        return engine.counters, engine.load
+
+    counters, load = run(folder, work, seen.append)
+    assert (counters.generation_tokens, counters.tiles_encoded) == (3, 2)
+    assert load.running == load.waiting == 0
+    assert sum(len(outbox.deltas) for outbox in seen) == 3
+
+
+def test_a_structured_answer_and_its_abort(folder):
+    """The grammar is compiled over there; an abort does not overtake it."""
+    wanted = StructuredOutputsParams(regex="(ab|ba){3}")
+    request = prompt("a", 1, 9, temperature=0.8, seed=2, max_tokens=40, structured_outputs=wanted)
+    request = request.with_(stop_ids=frozenset(END_IDS))
+    endless = request.with_(
+        id="b", sampling=request.sampling.with_(structured_outputs=StructuredOutputsParams(regex="(ab)*"))
+    )
+
+    async def work(engine):
+        async with engine.open([endless]):
+            pass  # gone at once
+        (tokens,) = await ask(engine, request)
+        while engine.load.running or engine.load.waiting:
+            await asyncio.sleep(0.01)
+        return tokens
+
+    with LLM(str(folder), max_model_len=512) as llm:
+        text = llm.get_tokenizer().decode(run(folder, work))
+    assert re.fullmatch("(ab|ba){3}", text)
+
+
+def test_leaving_a_stream_frees_what_its_request_holds(folder):
+    async def work(engine):
+        async with engine.open([prompt("a", 1, 20, max_tokens=400), prompt("b", 2, 20, max_tokens=400)]) as stream:
+            await anext(stream)
+        (after,) = await ask(engine, prompt("c", 3, 5, max_tokens=2))
+        return after, engine.load, engine.counters
+
+    after, load, counters = run(folder, work)
+    assert len(after) == 2
+    assert load == replace(load, running=0, waiting=0, kv_cache_usage=0.0)
+    assert counters.generation_tokens < 400
+
+
+def test_a_request_that_cannot_fit_is_refused_and_the_others_go_on(folder):
+    async def work(engine):
+        async def too_long():
+            with pytest.raises(TooLong, match="hold 512"):
+                await ask(engine, prompt("long", 1, 600))
+
+        _, answers = await asyncio.gather(too_long(), ask(engine, prompt("a", 2, 9, max_tokens=3)))
+        return answers
+
+    assert len(run(folder, work)[0]) == 3
+
+
+def test_an_engine_that_is_killed_ends_its_streams_and_comes_back(folder, monkeypatch, caplog):
+    monkeypatch.setattr(supervisor_module, "_FIRST_PAUSE", 0.3)
+
+    async def work(engine):
+        first = engine.pid
+        async with engine.open([prompt("a", 1, 20, max_tokens=480, ignore_eos=True)]) as stream:
+            await anext(stream)
+            os.kill(first, signal.SIGKILL)
+            with pytest.raises(EngineDead, match="was ended by signal 9: send the request again in"):
+                await drain(stream)
+        with pytest.raises(EngineDead, match="The engine is restarting"):
+            engine.open([prompt("b", 1, 20)])
+        while engine.state != "ready":
+            await asyncio.sleep(0.05)
+        return first, engine.pid, await ask(engine, prompt("c", 1, 5, max_tokens=2)), engine.restarts
+
+    first, second, answers, restarts = run(folder, work)
+    assert first != second
+    assert len(answers[0]) == 2
+    assert restarts == 1
+    assert "ended by signal 9; 1 requests are lost" in caplog.text
+
+
+def test_an_engine_that_cannot_start_says_why(folder):
+    async def work():
+        engine = Supervisor(launch(folder, max_model_len=400, kv_cache_memory_bytes=2000))
+        try:
+            await asyncio.wait_for(engine.start(), 60)
+        finally:
+            await engine.close()
+
+    with pytest.raises(InvalidConfig, match="lower max_model_len to"):
+        asyncio.run(work())
+
+
+def test_the_engine_ends_with_the_process_that_feeds_it(folder, tmp_path):
+    """Even if that is killed: nothing is left behind."""
+    script = tmp_path / "feeder.py"
+    script.write_text(
+        "import asyncio, os, signal\n"
+        "from tests.remote.test_supervisor import launch\n"
+        "from tilewise.remote.supervisor import Supervisor\n"
+        "async def main():\n"
+        f"    engine = Supervisor(launch({str(folder)!r}))\n"
+        "    await engine.start()\n"
+        "    print(engine.pid, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "if __name__ == '__main__':\n"
+        "    asyncio.run(main())\n"
+    )
+
+    async def work():
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            str(script),
+            stdout=asyncio.subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+        )
+        assert process.stdout is not None
+        pid = int(await asyncio.wait_for(process.stdout.readline(), 60))
+        await process.wait()
+        for _ in range(600):
+            if not is_alive(pid):
+                return
+            await asyncio.sleep(0.05)
+        pytest.fail("the engine's process is still there")
+
+    asyncio.run(work())
+
+
+def is_alive(pid: int) -> bool:
+    """Neither gone nor a zombie that nobody waits for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
