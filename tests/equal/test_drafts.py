@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from tests.equal.contract import assert_same
 from tests.equal.driver import Engine, prompt
-from tests.equal.test_equal import assert_same
 from tests.equal.test_structured import GRAMMARS
 from tests.tiny import END_IDS, SPECS, TWINS, write_original
 from tilewise.step import Speculation

@@ -6,8 +6,8 @@ Float32 on the CPU: the same tokens, logits within 1e-5 (relative to logits of o
 from __future__ import annotations
 
 import pytest
-import torch
 
+from tests.equal.contract import assert_same
 from tests.equal.driver import Engine, prompt
 from tests.tiny import SPECS, TWINS, write_original
 from tilewise.platforms.reference import ReferenceOps
@@ -28,13 +28,6 @@ def requests(**sampling):
         prompt("pages", content=3, text=40, tiles=7, **sampling),
         prompt("short", content=4, text=3, **sampling),
     ]
-
-
-def assert_same(found, expected, tolerance=1e-5):
-    assert found.keys() == expected.keys()
-    for name in expected:
-        assert found[name][0] == expected[name][0], name
-        torch.testing.assert_close(found[name][1], expected[name][1], atol=tolerance, rtol=tolerance)
 
 
 @pytest.fixture
