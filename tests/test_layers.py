@@ -28,6 +28,7 @@ ROWS: list[set[str]] = [
     {"plan"},
     {"step"},
     {"config", "types", "progress", "family"},
+    {"amounts"},
     {"errors"},
 ]
 LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}
@@ -47,6 +48,7 @@ TORCH_FREE = {
     "config",
     "family",
     "types",
+    "amounts",
     "errors",
 }
 TORCH_FREE_FILES = {f"weights/{name}" for name in ("__init__.py", "folder.py", "hub.py", "shards.py")} | {
