@@ -351,6 +351,15 @@ def test_statistics_are_logged_where_they_are_wanted(folder, caplog, monkeypatch
         LLM(str(folder), max_model_len=64, disable_log_stats=False)
 
 
+def test_a_picture_sent_again_counts_as_a_hit_unless_nothing_is_kept(folder):
+    prompt = {"prompt": user("the hen"), "multi_modal_data": {"image": ImageAsset("stop_sign").pil_image}}
+    for gigabytes, expected in ((4, (2, 1)), (0, (0, 0))):
+        with LLM(str(folder), max_model_len=512, mm_processor_cache_gb=gigabytes) as llm:
+            first, again = (llm.generate(prompt, GREEDY)[0].outputs[0].token_ids for _ in range(2))
+            assert again == first
+            assert (llm.counters.mm_cache_queries, llm.counters.mm_cache_hits) == expected
+
+
 def test_the_room_for_requests_is_logged_in_vllms_words(folder, caplog):
     with caplog.at_level("INFO", "tilewise"):
         LLM(str(folder), max_model_len=1024, max_num_seqs=3).close()

@@ -5,20 +5,23 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tilewise.amounts import GIB
 from tilewise.beam import BeamSearch, BeamSearchOutput, BeamSearchParams
 from tilewise.config import EngineConfig
 from tilewise.engine.core import EngineCore
-from tilewise.engine.counters import StatsLog
+from tilewise.engine.counters import Counters, StatsLog
 from tilewise.engine.scheduler import TokenDelta
 from tilewise.errors import InvalidConfig, InvalidRequest
 from tilewise.inputs.chat import MediaReader, read_messages
 from tilewise.inputs.images import ImageLimits
 from tilewise.inputs.media import MediaAccess
+from tilewise.inputs.media_cache import MediaCache
 from tilewise.inputs.prepare import InputOptions, Preparer
 from tilewise.inputs.prompts import PromptInput, read_prompts
 from tilewise.inputs.spec import InputSpec
@@ -60,7 +63,9 @@ class LLM:
         runner, resolved = build_runner(config, folder, self._tokenizer.image_context_id, find)
         self.resolved = resolved
         self._reader = media_reader(config)
-        self._prepare = Preparer(spec, self._tokenizer, resolved.limits.max_model_len, InputOptions.of(config))
+        self._cache = MediaCache(int(config.mm_processor_cache_gb * GIB))
+        context = resolved.limits.max_model_len
+        self._prepare = Preparer(spec, self._tokenizer, context, InputOptions.of(config), self._cache)
         self._core = EngineCore(runner, resolved.limits, resolved.overlap)
 
     def generate(
@@ -142,6 +147,12 @@ class LLM:
         with progress_bar("Searching", params.max_tokens, use_tqdm) as advance:
             return search.run(requests, partial(self._run, show_progress=False), advance)
 
+    @property
+    def counters(self) -> Counters:
+        """Since the start; a copy."""
+        media = self._cache.counts
+        return replace(self._core.counters, mm_cache_queries=media.queries, mm_cache_hits=media.hits)
+
     def get_tokenizer(self) -> Tokenizer:
         return self._tokenizer
 
@@ -209,7 +220,7 @@ class LLM:
             while not all(group.finished for group in groups):
                 deltas = self._core.step()
                 if self._stats is not None:
-                    self._stats.tick(self._core.counters, self._core.load, time.monotonic())
+                    self._stats.tick(self.counters, self._core.load, time.monotonic())
                 for delta in deltas:
                     group = owners[delta.request_id]
                     answer = group.answers[delta.request_id]

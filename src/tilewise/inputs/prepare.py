@@ -15,11 +15,12 @@ from PIL import Image
 from tilewise.errors import InvalidMedia, InvalidRequest, TooLong
 from tilewise.inputs.grammar import Grammars
 from tilewise.inputs.images import DAMAGE, ImageLimits, check_image, choose_grid, count_tiles, tile_image, to_rgb
+from tilewise.inputs.media_cache import CutPicture, MediaCache, picture_digest
 from tilewise.inputs.sampling import bad_word_ids, check_ids, check_sampling
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.templates import IMAGE_MARKER, ImageSlot, Message, Piece, join_text, place_media, to_string
 from tilewise.inputs.tokenizer import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, Tokenizer
-from tilewise.types import Grid, ImageInput, Request, SamplingParams, Tile
+from tilewise.types import ImageInput, Request, SamplingParams, Tile
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,6 +69,8 @@ class Preparer:
     tokenizer: Tokenizer
     max_model_len: int
     options: InputOptions = field(default_factory=InputOptions)
+    cache: MediaCache = field(default_factory=lambda: MediaCache(0), repr=False)
+    """Pictures already cut."""
     _numbers: itertools.count[int] = field(default_factory=itertools.count, repr=False)
 
     def chat(
@@ -139,11 +142,11 @@ class Preparer:
             return [*map(ImageSlot, range(images)), *ids]
         return ids
 
-    def _tile_all(self, media: Sequence[Picture | Video], processor: dict[str, Any] | None) -> list[_Tiled]:
+    def _tile_all(self, media: Sequence[Picture | Video], processor: dict[str, Any] | None) -> list[CutPicture]:
         tiling = self.spec.tiling.override(processor)
         pictures = sum(isinstance(item, Image.Image) for item in media)
         tiling, frame = self.options.tilings(tiling, pictures)
-        tiled: list[_Tiled] = []
+        tiled: list[CutPicture] = []
         for item in media:
             if isinstance(item, Image.Image):
                 tiled.append(self._tile(item, tiling))
@@ -151,19 +154,31 @@ class Preparer:
                 tiled += [self._tile(image, frame) for image in item]
         return tiled
 
-    def _tile(self, image: Picture, tiling: Tiling) -> _Tiled:
+    def _tile(self, image: Picture, tiling: Tiling) -> CutPicture:
+        """A picture's tiles, cut now or kept from an earlier request."""
         check_image(image, self.options.limits)
         try:
             image.load()
-            rgb = to_rgb(image, self.options.exif_orientation)
+            if not self.cache.max_bytes:
+                return self._cut(image, tiling)
+            digest = picture_digest(image, tiling, self.options.exif_orientation)
+            cut = self.cache.find(digest)
+            if cut is None:
+                cut = self._cut(image, tiling)
+                self.cache.keep(digest, cut)
         except DAMAGE as error:  # Pillow reads the pixels only now
             raise InvalidMedia(f"A picture is damaged or cut short ({error}).") from None
+        return cut
+
+    def _cut(self, image: Picture, tiling: Tiling) -> CutPicture:
+        rgb = to_rgb(image, self.options.exif_orientation)
         pixels = tile_image(rgb, tiling)
+        pixels.setflags(write=False)  # requests may share them
         tiles = tuple(Tile(tile_digest(tile), tile) for tile in pixels)
-        return _Tiled(tiles, choose_grid(rgb.width, rgb.height, tiling), rgb.size)
+        return CutPicture(tiles, choose_grid(rgb.width, rgb.height, tiling), rgb.size)
 
     def _request(
-        self, ids: list[int | ImageSlot], images: list[_Tiled], sampling: SamplingParams, prompt: str | None
+        self, ids: list[int | ImageSlot], images: list[CutPicture], sampling: SamplingParams, prompt: str | None
     ) -> Request:
         slots = sum(isinstance(item, ImageSlot) for item in ids)
         if slots != len(images):
@@ -190,7 +205,7 @@ class Preparer:
     def _grammars(self) -> Grammars:
         return Grammars(self.tokenizer, self.spec.end_ids)
 
-    def _expand(self, ids: list[int | ImageSlot], images: list[_Tiled]) -> tuple[list[int], list[ImageInput]]:
+    def _expand(self, ids: list[int | ImageSlot], images: list[CutPicture]) -> tuple[list[int], list[ImageInput]]:
         """Each slot becomes `<img>`, one `<IMG_CONTEXT>` a row of its tiles, `</img>`."""
         start, end = self.tokenizer.special_id(IMAGE_START), self.tokenizer.special_id(IMAGE_END)
         context = self.tokenizer.special_id(IMAGE_CONTEXT)
@@ -205,7 +220,7 @@ class Preparer:
             prompt += [start, *[context] * (len(tiled.tiles) * self.spec.tokens_per_tile), end]
         return prompt, spans
 
-    def _check_length(self, prompt: list[int], images: list[_Tiled]) -> None:
+    def _check_length(self, prompt: list[int], images: list[CutPicture]) -> None:
         if not prompt:
             raise InvalidRequest("The prompt is empty: it needs at least one token.")
         if len(prompt) < self.max_model_len:
@@ -216,13 +231,6 @@ class Preparer:
             f"{len(prompt) - tiles * self.spec.tokens_per_tile} others), the context holds {self.max_model_len} with "
             "at least one for the answer: use fewer pictures, a smaller max_dynamic_patch, or a larger max_model_len."
         )
-
-
-@dataclass(frozen=True, slots=True)
-class _Tiled:
-    tiles: tuple[Tile, ...]
-    grid: Grid
-    size: tuple[int, int]
 
 
 def tile_digest(pixels: NDArray[np.uint8]) -> bytes:

@@ -107,7 +107,7 @@ class MemoryPlan:
 
     def longest(self, limit: int) -> int:
         """The most tokens a sequence may have, up to `limit`; whole blocks below that, and 0 if not even one."""
-        if dataclasses.replace(self, context=limit).fits:
+        if self._with(limit).fits:
             return limit
         size = self.config.block_size
         lengths = range(size, limit, size)
