@@ -28,7 +28,7 @@ ROWS: list[set[str]] = [
     {"plan"},
     {"step"},
     {"config", "types", "progress", "family"},
-    {"amounts"},
+    {"amounts", "timing"},
     {"errors"},
 ]
 LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}
@@ -49,6 +49,7 @@ TORCH_FREE = {
     "family",
     "types",
     "amounts",
+    "timing",
     "errors",
 }
 TORCH_FREE_FILES = {f"weights/{name}" for name in ("__init__.py", "folder.py", "hub.py", "shards.py")} | {

@@ -29,7 +29,8 @@ from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.inputs.video import FrameChoice
 from tilewise.outputs.answer import Answer, named_scores
 from tilewise.progress import progress_bar
-from tilewise.types import Logprob, Request, RequestOutput, SamplingParams, Timing, Usage
+from tilewise.timing import EngineMoments, InputTiming, Timing
+from tilewise.types import Logprob, Request, RequestOutput, SamplingParams, Usage
 from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.hub import find_model
 
@@ -175,8 +176,12 @@ class LLM:
     ) -> list[Request]:
         parsed = read_prompts(prompts, self._reader)
         return [
-            self._prepare.prompt(
-                item.prompt, item.media, params, processor={**(processor or {}), **item.processor}
+            _came(
+                self._prepare.prompt(
+                    item.prompt, item.media, params, processor={**(processor or {}), **item.processor}
+                ),
+                item.arrival,
+                item.reading,
             ).with_(cache_salt=item.cache_salt)
             for item, params in zip(parsed, _spread(sampling, len(parsed)), strict=True)
         ]
@@ -192,10 +197,11 @@ class LLM:
         if unknown:
             raise InvalidRequest(f"chat_template_kwargs knows enable_thinking, got {', '.join(sorted(unknown))}.")
         arrival = time.monotonic()  # before media are fetched and decoded: waiting for them is waiting too
-        parsed, media = read_messages(messages, self._reader)
+        reader = self._reader.timed()
+        parsed, media = read_messages(messages, reader)
         thinking = bool((template or {}).get("enable_thinking", False))
         request = self._prepare.chat(parsed, media, sampling, processor=processor, thinking=thinking)
-        return request.with_(arrival=arrival)
+        return _came(request, arrival, reader.watch.timing)
 
     def _run(self, requests: Sequence[Request], show_progress: bool) -> list[RequestOutput]:
         groups = [_Group(self._tokenizer, request, self._prepare.spec) for request in requests]
@@ -240,7 +246,7 @@ class _Group:
     def __init__(self, tokenizer: Tokenizer, request: Request, spec: InputSpec) -> None:
         self._request = request
         self._tokens_per_tile = spec.tokens_per_tile
-        self._first_token: float | None = None
+        self._moments: EngineMoments | None = None
         self._last_token: float | None = None
         self._tokens_saved = 0
         self._cached = 0
@@ -262,8 +268,8 @@ class _Group:
         if self._request.sampling.prompt_logprobs is not None and self._prompt_logprobs is None:
             scores = [named_scores(token, self._tokenizer) for token in delta.prompt_scores]
             self._prompt_logprobs = [None, *scores]
-        self._last_token = time.monotonic()
-        self._first_token = self._first_token or self._last_token
+        self._last_token = delta.time
+        self._moments = self._moments or delta.moments
 
     def output(self) -> RequestOutput:
         request, outputs = self._request, [answer.output for answer in self.answers.values()]
@@ -283,8 +289,19 @@ class _Group:
                 image_tokens_saved=self._tokens_saved,
                 cached_tokens=self._cached,
             ),
-            timing=Timing(request.arrival, self._first_token, self._last_token if self.finished else None),
+            timing=Timing(
+                request.arrival,
+                self._moments.first_token if self._moments else None,
+                self._last_token if self.finished else None,
+                request.inputs,
+                self._moments,
+            ),
         )
+
+
+def _came(request: Request, arrival: float, reading: InputTiming) -> Request:
+    """When a request came, and what its media took before they were cut."""
+    return request.with_(arrival=arrival, inputs=replace(reading, preprocess=request.inputs.preprocess))
 
 
 def _fan_out(request: Request) -> Iterator[Request]:

@@ -30,6 +30,9 @@ def test_ask_prints_the_answer_and_the_statistics(model, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("\n")
     assert "9 tiles, 36 image tokens" in done.stderr
+    line = next(line for line in done.stderr.splitlines() if line.startswith("download 0.000 s, decode media "))
+    parts = [part.rsplit(" ", 2)[0] for part in line.partition(";")[0].split(", ")]
+    assert parts == ["download", "decode media", "preprocess", "queue", "prefill", "decode"]
 
 
 def test_generate_reads_a_raw_prompt_from_standard_input(model):

@@ -12,8 +12,9 @@ from __future__ import annotations
 import bisect
 import itertools
 import operator
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tilewise.engine.counters import Counters, Load
 from tilewise.engine.flash import TileScores, easy_tiles
@@ -22,6 +23,7 @@ from tilewise.engine.sequence import SequenceState
 from tilewise.engine.tiles import TileIndex
 from tilewise.errors import TooLong
 from tilewise.step import Admission, BlockGrant, EncodedTile, EncodeJob, Limits, StepPlan, StepResult, TileUse, Work
+from tilewise.timing import Clock, EngineMoments
 from tilewise.types import Request, SampledToken, Tile
 
 ENCODE_AHEAD = 4
@@ -42,6 +44,10 @@ class TokenDelta:
     """Rows that a Flash model's router left out of the prompt."""
     prompt_scores: tuple[SampledToken, ...] = ()
     """With the first token, if asked for: the prompt's tokens from the second on, with their log-probabilities."""
+    time: float = 0.0
+    """When the token was known."""
+    moments: EngineMoments | None = None
+    """With the first token: how the sequence came to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +85,8 @@ class _Draft:
         self.granted_from.pop(sequence, None)
 
 
-def _delta(sequence: SequenceState, token: SampledToken) -> TokenDelta:
+def _delta(sequence: SequenceState, token: SampledToken, now: float) -> TokenDelta:
+    first = len(sequence.output_ids) == 1
     return TokenDelta(
         request_id=sequence.request.id,
         token=token,
@@ -87,7 +94,9 @@ def _delta(sequence: SequenceState, token: SampledToken) -> TokenDelta:
         stop_reason=sequence.stop_reason,
         cached_tokens=sequence.num_cached or 0,
         image_tokens_saved=sequence.num_saved,
-        prompt_scores=tuple(sequence.prompt_scores) if len(sequence.output_ids) == 1 else (),
+        prompt_scores=tuple(sequence.prompt_scores) if first else (),
+        time=now,
+        moments=sequence.moments if first else None,
     )
 
 
@@ -97,8 +106,9 @@ _urgency = operator.attrgetter("urgency")
 class Scheduler:
     """Owns every SequenceState, the KV blocks and the tile index."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, clock: Clock = time.monotonic) -> None:
         self.limits = limits
+        self._clock = clock
         # Most urgent first: by priority where there are any, else by arrival.
         self.waiting: list[SequenceState] = []
         self.running: list[SequenceState] = []
@@ -125,6 +135,7 @@ class Scheduler:
                 "least one for the answer: shorten it, or raise max_model_len or the KV cache size."
             )
         sequence = SequenceState.of(request, self.limits.tokens_per_tile, longest)
+        sequence.moments = EngineMoments(queued=self._clock())
         sequence.settled = self.limits.flash is None or not sequence.tiles
         self._settle(sequence)
         priority = request.priority if self.limits.priorities else 0
@@ -254,6 +265,8 @@ class Scheduler:
         budget = self.limits.tile_budget if any(sequence.decoding for sequence in self.running) else None
         ahead = [*self.running, *self.waiting[:ENCODE_AHEAD]]
         for sequence in [sequence for sequence in ahead if sequence.tiles_after(sequence.num_computed)]:
+            if sequence.moments.wanted is None and not self._has_tiles(sequence):
+                sequence.moments = replace(sequence.moments, wanted=self._clock())
             for tile in self._missing_tiles(sequence):
                 if budget is not None and len(draft.encode) >= budget:
                     return
@@ -273,6 +286,13 @@ class Scheduler:
             if not done and not self.tiles.hold(span.tile.digest):
                 yield span.tile
 
+    def _has_tiles(self, sequence: SequenceState) -> bool:
+        """Whether nothing that a sequence still needs of tiles is missing or on its way."""
+        needed = [span.tile.digest for span in sequence.tiles_after(self._computed_or_known(sequence))]
+        if not sequence.settled:
+            return all(digest in self.scores for digest in needed)
+        return all(map(self.tiles.is_ready, needed))
+
     def _computed_or_known(self, sequence: SequenceState) -> int:
         """Tokens that a sequence will not compute: a waiting one will begin behind the prefix that is known."""
         if sequence.slot is not None or not sequence.tiles or not sequence.settled:
@@ -282,7 +302,10 @@ class Scheduler:
     def _seal(self, draft: _Draft) -> StepPlan:
         """Move the counters and freeze the plan."""
         self.counters.tiles_encoded += len(draft.encode)
+        now = self._clock()
         for sequence, work in draft.work.items():
+            if sequence.moments.scheduled is None:
+                sequence.moments = replace(sequence.moments, scheduled=now)
             self.counters.prompt_tokens += max(0, min(sequence.num_prompt - work.start, work.count))
             sequence.num_computed += work.count
             sequence.num_tokens += work.samples
@@ -310,7 +333,8 @@ class Scheduler:
 
     def commit(self, plan: StepPlan, result: StepResult) -> list[TokenDelta]:
         """Take in a finished step: tiles are ready, tokens are known, some sequences end."""
-        self._take_in_tiles(result.encoded)
+        now = self._clock()
+        self._take_in_tiles(result.encoded, now)
         deltas = []
         for flight in self._in_flight.pop(plan.index):
             sequence, work = flight.sequence, flight.work
@@ -323,23 +347,28 @@ class Scheduler:
                 continue
             token = result.sampled[work.slot]
             sequence.append(token.token_id)
-            self._count(sequence)
+            self._count(sequence, now)
             self._check_end(sequence, token.token_id)
-            deltas.append(_delta(sequence, token))
+            deltas.append(_delta(sequence, token, now))
         return deltas
 
-    def _count(self, sequence: SequenceState) -> None:
+    def _count(self, sequence: SequenceState, now: float) -> None:
         self.counters.generation_tokens += 1
         if len(sequence.output_ids) == 1:
+            sequence.moments = replace(sequence.moments, first_token=now)
             self.counters.tile_cache_queries += len(sequence.tiles)
             self.counters.tile_cache_hits += max(0, len(sequence.tiles) - sequence.num_encoded)
 
-    def _take_in_tiles(self, encoded: tuple[EncodedTile, ...]) -> None:
+    def _take_in_tiles(self, encoded: tuple[EncodedTile, ...], now: float) -> None:
         self.tiles.encoded(tile.digest for tile in encoded)
         if self.limits.flash is not None and encoded:
             self.scores.learn(encoded)
             for sequence in self.waiting:
                 self._settle(sequence)
+        for sequence in itertools.chain(self.running, self.waiting) if encoded else ():
+            moments = sequence.moments
+            if moments.wanted is not None and moments.encoded is None and self._has_tiles(sequence):
+                sequence.moments = replace(moments, encoded=now)
 
     def _check_end(self, sequence: SequenceState, token_id: int) -> None:
         sampling = sequence.request.sampling

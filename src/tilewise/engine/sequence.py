@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from tilewise.timing import EngineMoments
 from tilewise.types import Matcher, Request, SampledToken, Tile
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class SequenceState:
     """If asked for: the prompt's tokens from the second on, with their log-probabilities."""
     matcher: Matcher | None = None
     """Of a structured answer; it has accepted `output_ids`, so a preemption changes nothing about it."""
+    moments: EngineMoments = EngineMoments(0.0)
     finish_reason: str | None = None
     stop_reason: int | None = None
 

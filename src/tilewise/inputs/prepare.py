@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,6 +21,7 @@ from tilewise.inputs.sampling import bad_word_ids, check_ids, check_sampling
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.templates import IMAGE_MARKER, ImageSlot, Message, Piece, join_text, place_media, to_string
 from tilewise.inputs.tokenizer import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, Tokenizer
+from tilewise.timing import Clock, InputTiming
 from tilewise.types import ImageInput, Request, SamplingParams, Tile
 
 if TYPE_CHECKING:
@@ -71,6 +73,7 @@ class Preparer:
     options: InputOptions = field(default_factory=InputOptions)
     cache: MediaCache = field(default_factory=lambda: MediaCache(0), repr=False)
     """Pictures already cut."""
+    clock: Clock = field(default=time.monotonic, repr=False)
     _numbers: itertools.count[int] = field(default_factory=itertools.count, repr=False)
 
     def chat(
@@ -88,9 +91,13 @@ class Preparer:
                 "structured_outputs holds from the first token of an answer, so that there is no thinking before it: "
                 "leave out enable_thinking."
             )
+        started = self.clock()
         pieces = self.spec.template.render(messages, thinking)
         images = self._tile_all(pictures, processor)
-        return self._request(self.chat_ids(pieces), images, sampling, to_string(pieces))
+        return self._timed(started, self._request(self.chat_ids(pieces), images, sampling, to_string(pieces)))
+
+    def _timed(self, started: float, request: Request) -> Request:
+        return request.with_(inputs=InputTiming(preprocess=self.clock() - started))
 
     def chat_ids(self, pieces: Sequence[Piece]) -> list[int | ImageSlot]:
         """Ids of a template's pieces behind the start token, if there is one; pictures are slots still."""
@@ -109,10 +116,13 @@ class Preparer:
         `<image>` and `<video>` markers place the media, and so does `<IMG_CONTEXT>`, which -hf prompts use; without
         markers media go first.
         """
+        started = self.clock()
         images = self._tile_all(pictures, processor)
         if isinstance(prompt, str):
-            return self._request(self._started(self._raw_ids(prompt, pictures)), images, sampling, prompt)
-        return self._request(self._slots_for_ids(prompt, len(images)), images, sampling, None)
+            request = self._request(self._started(self._raw_ids(prompt, pictures)), images, sampling, prompt)
+        else:
+            request = self._request(self._slots_for_ids(prompt, len(images)), images, sampling, None)
+        return self._timed(started, request)
 
     def _started(self, ids: list[int | ImageSlot]) -> list[int | ImageSlot]:
         """Text gets the tokenizer's start token unless it begins with it; ids are taken as they are."""
