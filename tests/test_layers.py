@@ -13,7 +13,7 @@ SRC = Path(__file__).parent.parent / "src" / "tilewise"
 
 # Each row may import from its own and from rows below it.
 ROWS: list[set[str]] = [
-    {"cli", "__main__"},
+    {"cli", "server", "__main__"},
     {"llm", "assets", "tools", "remote"},
     {"beam"},
     {"outputs"},
@@ -28,6 +28,7 @@ ROWS: list[set[str]] = [
     {"plan"},
     {"step"},
     {"config", "speculation", "types", "progress", "family"},
+    {"amounts", "timing"},
     {"errors"},
 ]
 LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}
@@ -49,6 +50,8 @@ TORCH_FREE = {
     "speculation",
     "family",
     "types",
+    "amounts",
+    "timing",
     "errors",
 }
 TORCH_FREE_FILES = {

@@ -30,6 +30,12 @@ def llm(folder):
     )
 
 
+def png_bytes() -> bytes:
+    file = io.BytesIO()
+    ImageAsset("stop_sign").pil_image.save(file, "PNG")
+    return file.getvalue()
+
+
 def user(question: str) -> str:
     return f"<|im_start|>user\n<image>\n{question}<|im_end|>\n<|im_start|>assistant\n"
 
@@ -351,12 +357,49 @@ def test_statistics_are_logged_where_they_are_wanted(folder, caplog, monkeypatch
         LLM(str(folder), max_model_len=64, disable_log_stats=False)
 
 
+def test_a_picture_sent_again_counts_as_a_hit_unless_nothing_is_kept(folder):
+    prompt = {"prompt": user("the hen"), "multi_modal_data": {"image": ImageAsset("stop_sign").pil_image}}
+    for gigabytes, expected in ((4, (2, 1)), (0, (0, 0))):
+        with LLM(str(folder), max_model_len=512, mm_processor_cache_gb=gigabytes) as llm:
+            first, again = (llm.generate(prompt, GREEDY)[0].outputs[0].token_ids for _ in range(2))
+            assert again == first
+            assert (llm.counters.mm_cache_queries, llm.counters.mm_cache_hits) == expected
+
+
 def test_the_room_for_requests_is_logged_in_vllms_words(folder, caplog):
     with caplog.at_level("INFO", "tilewise"):
         LLM(str(folder), max_model_len=1024, max_num_seqs=3).close()
     lines = [record.getMessage() for record in caplog.records]
     assert "GPU KV cache size: 3,072 tokens" in lines
     assert "Maximum concurrency for 1,024 tokens per request: 3.00x" in lines
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_an_answer_says_where_its_time_went(llm, n):
+    sampling = SamplingParams(temperature=0.5, max_tokens=4, n=n, ignore_eos=True)
+    url = "data:image/png;base64," + base64.b64encode(png_bytes()).decode()
+    content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "the hen"}]
+    timing = llm.chat([{"role": "user", "content": content}], sampling)[0].timing
+    assert min(timing.inputs.download, timing.inputs.decode, timing.inputs.preprocess, timing.prefill) > 0
+    assert timing.total == pytest.approx(timing.time_to_first_token + timing.decode)
+    known = timing.inputs.total + timing.queue + timing.prefill + timing.decode
+    assert known <= timing.total  # what is missing is the way between the parts
+    assert timing.encode <= timing.queue + timing.prefill
+
+
+def test_an_answer_that_a_stop_string_ends_has_all_its_times(llm):
+    text = llm.generate("the hen", GREEDY)[0].outputs[0].text
+    output = llm.generate("the hen", GREEDY.with_(stop=[text[1:3]]))[0]
+    assert output.outputs[0].stop_reason == text[1:3]
+    assert None not in (output.timing.total, output.timing.queue, output.timing.prefill, output.timing.decode)
+
+
+def test_a_request_came_before_its_files_were_read(llm, tmp_path):
+    (tmp_path / "a.png").write_bytes(png_bytes())
+    prompt = {"prompt": user("the hen"), "multi_modal_data": {"image": tmp_path / "a.png"}}
+    timing = llm.generate(prompt, GREEDY)[0].timing
+    assert timing.inputs.download == 0 < timing.inputs.decode
+    assert timing.arrival + timing.inputs.total <= timing.engine.queued
 
 
 def test_overlapped_steps_answer_alike(folder, llm):

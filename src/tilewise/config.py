@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
+from tilewise.amounts import read_amount, read_length
 from tilewise.errors import InvalidConfig, UnknownOption, did_you_mean
 from tilewise.speculation import SpeculativeConfig
 
@@ -21,8 +23,15 @@ Hub = Literal["huggingface", "modelscope"]
 Policy = Literal["fcfs", "priority"]
 
 
-def option(default: Any, text: str, group: str) -> Any:
-    return dataclasses.field(default=default, metadata={"help": text, "group": group})
+AUTO_LENGTH = -1
+"""As `max_model_len`: the longest that fits."""
+
+
+def option(
+    default: Any, text: str, group: str, read: Callable[[str], int] | None = None, alias: str | None = None
+) -> Any:
+    """`read` makes a value of a text, from the command line or from Python; `alias` is another name for the option."""
+    return dataclasses.field(default=default, metadata={"help": text, "group": group, "read": read, "alias": alias})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +58,25 @@ class EngineConfig:
         False, "accepted for compatibility; code of a checkpoint is never run, nor is it needed", "model"
     )
     dtype: Dtype = option("auto", "type of weights and activations", "model")
-    max_model_len: int | None = option(None, "longest prompt and answer together, in tokens", "model")
+    max_model_len: int | None = option(
+        None, "longest prompt and answer together, in tokens: 8192, 40K, or auto = what fits", "model", read_length
+    )
     load_format: LoadFormat = option("auto", "dummy = random weights, to try sizes and speed", "model")
+    enforce_eager: bool = option(False, "launch every step op by op, capture no graphs", "model")
 
     block_size: int = option(16, "tokens a KV block", "memory")
-    kv_cache_memory_bytes: int | None = option(None, "memory for the KV cache", "memory")
+    gpu_memory_utilization: float | None = option(
+        None,
+        "share of the device's memory that this engine takes for everything, the KV cache getting what is left",
+        "memory",
+        alias="device_memory_utilization",
+    )
+    kv_cache_memory_bytes: int | None = option(
+        None, "memory for the KV cache (4G); wins over gpu_memory_utilization", "memory", read_amount
+    )
+    num_gpu_blocks_override: int | None = option(
+        None, "KV blocks, whatever memory there is; wins over all sizes", "memory"
+    )
     enable_prefix_caching: bool = option(True, "compute a beginning that prompts share once", "memory")
     encoder_cache_gb: float | None = option(None, "memory for encoded tiles, in GiB", "memory")
     encoder_cache_dir: str | None = option(
@@ -64,7 +87,7 @@ class EngineConfig:
     )
 
     max_num_seqs: int = option(64, "sequences that run at once", "scheduling")
-    max_num_batched_tokens: int = option(4096, "tokens computed in one step", "scheduling")
+    max_num_batched_tokens: int = option(4096, "tokens computed in one step", "scheduling", read_amount)
     encode_budget: int = option(4, "tiles encoded in one step while something decodes", "scheduling")
     scheduling_policy: Policy = option(
         "fcfs", "fcfs = first come, first served; priority = requests of lower priority number first", "scheduling"
@@ -88,6 +111,9 @@ class EngineConfig:
         "min_dynamic_patch, max_dynamic_patch, dynamic_image_size, use_thumbnail for all requests",
         "media",
     )
+    mm_processor_cache_gb: float = option(
+        4.0, "host memory for pictures already cut, in GiB, so that one sent again is not cut again; 0 = none", "media"
+    )
     tile_budget: TileBudget = option(
         "each",
         "max_dynamic_patch for each picture (as the reference infers) or shared (as it trained)",
@@ -106,6 +132,12 @@ class EngineConfig:
     @classmethod
     def of(cls, **options: Any) -> EngineConfig:
         """Build from keywords; an unknown one raises UnknownOption with the nearest that exists."""
+        for field in dataclasses.fields(cls):
+            alias = field.metadata["alias"]
+            if alias in options:
+                if field.name in options:
+                    raise InvalidConfig(f"{alias} is another name of {field.name}: give one of them.")
+                options[field.name] = options.pop(alias)
         known = [field.name for field in dataclasses.fields(cls)]
         for name in options:
             if name not in known:
@@ -115,21 +147,13 @@ class EngineConfig:
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
         for field in dataclasses.fields(self):
+            self._read(field)
             _check_choice(field.name, getattr(self, field.name), hints[field.name])
-        for name in _POSITIVE:
-            value = getattr(self, name)
-            if value is not None and not (isinstance(value, (int, float)) and value > 0):
-                raise InvalidConfig(f"{name} must be above 0, got {value!r}.")
-            if value == math.inf:
-                raise InvalidConfig(f"{name} must be finite, got {value!r}.")
+        self._check_numbers()
         if self.max_num_batched_tokens < self.max_num_seqs:
             raise InvalidConfig(
                 f"max_num_batched_tokens={self.max_num_batched_tokens} must be at least "
                 f"max_num_seqs={self.max_num_seqs}, so that every sequence can take its token."
-            )
-        if not isinstance(self.max_logprobs, int) or self.max_logprobs < -1:
-            raise InvalidConfig(
-                f"max_logprobs must be -1 (no limit) or a whole number >= 0, got {self.max_logprobs!r}."
             )
         folder = self.encoder_cache_dir
         if folder is not None and (not folder or Path(folder).expanduser().is_file()):
@@ -141,6 +165,35 @@ class EngineConfig:
     @property
     def speculation(self) -> SpeculativeConfig | None:
         return None if self.speculative_config is None else SpeculativeConfig.of(self.speculative_config)
+
+    def _read(self, field: dataclasses.Field[Any]) -> None:
+        """A text in place of a number."""
+        value, read = getattr(self, field.name), field.metadata["read"]
+        if read is None or not isinstance(value, str):
+            return
+        try:
+            object.__setattr__(self, field.name, read(value))
+        except ValueError as error:
+            raise InvalidConfig(f"{field.name} {error}.") from None
+
+    def _check_numbers(self) -> None:
+        for name in _POSITIVE:
+            value = getattr(self, name)
+            if value is None or (name == "max_model_len" and value == AUTO_LENGTH):
+                continue
+            if not (isinstance(value, (int, float)) and value > 0):
+                raise InvalidConfig(f"{name} must be above 0, got {value!r}.")
+            if value == math.inf:
+                raise InvalidConfig(f"{name} must be finite, got {value!r}.")
+        share, kept = self.gpu_memory_utilization, self.mm_processor_cache_gb
+        if share is not None and not (isinstance(share, (int, float)) and 0 < share <= 1):
+            raise InvalidConfig(f"gpu_memory_utilization must be above 0 and at most 1, got {share!r}.")
+        if not (isinstance(kept, (int, float)) and 0 <= kept < math.inf):
+            raise InvalidConfig(f"mm_processor_cache_gb must be 0 (nothing is kept) or above, got {kept!r}.")
+        if not isinstance(self.max_logprobs, int) or self.max_logprobs < -1:
+            raise InvalidConfig(
+                f"max_logprobs must be -1 (no limit) or a whole number >= 0, got {self.max_logprobs!r}."
+            )
 
     def _check_media(self) -> None:
         if self.max_image_pixels > 178_956_970:
@@ -163,6 +216,7 @@ _POSITIVE = (
     "max_model_len",
     "block_size",
     "kv_cache_memory_bytes",
+    "num_gpu_blocks_override",
     "encoder_cache_gb",
     "encoder_cache_dir_gb",
     "max_num_seqs",

@@ -5,20 +5,23 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tilewise.amounts import GIB
 from tilewise.beam import BeamSearch, BeamSearchOutput, BeamSearchParams
 from tilewise.config import EngineConfig
 from tilewise.engine.core import EngineCore
-from tilewise.engine.counters import StatsLog
+from tilewise.engine.counters import Counters, StatsLog
 from tilewise.errors import InvalidConfig, InvalidRequest
 from tilewise.inputs.chat import MediaReader, read_messages
 from tilewise.inputs.draft import find_draft
 from tilewise.inputs.images import ImageLimits
 from tilewise.inputs.media import MediaAccess
+from tilewise.inputs.media_cache import MediaCache
 from tilewise.inputs.prepare import InputOptions, Preparer
 from tilewise.inputs.prompts import PromptInput, read_prompts
 from tilewise.inputs.spec import InputSpec
@@ -26,6 +29,7 @@ from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.inputs.video import FrameChoice
 from tilewise.outputs.group import AnswerGroup
 from tilewise.progress import progress_bar
+from tilewise.timing import InputTiming
 from tilewise.types import Request, RequestOutput, SamplingParams
 from tilewise.weights.checkpoint import Checkpoint
 
@@ -59,7 +63,9 @@ class LLM:
         runner, resolved = build_runner(config, checkpoint, self._tokenizer.image_context_id, draft)
         self.resolved = resolved
         self._reader = media_reader(config)
-        self._prepare = Preparer(spec, self._tokenizer, resolved.limits.max_model_len, InputOptions.of(config))
+        self._cache = MediaCache(int(config.mm_processor_cache_gb * GIB))
+        context = resolved.limits.max_model_len
+        self._prepare = Preparer(spec, self._tokenizer, context, InputOptions.of(config), self._cache)
         self._core = EngineCore(runner, resolved.limits, resolved.overlap)
 
     def generate(
@@ -141,6 +147,12 @@ class LLM:
         with progress_bar("Searching", params.max_tokens, use_tqdm) as advance:
             return search.run(requests, partial(self._run, show_progress=False), advance)
 
+    @property
+    def counters(self) -> Counters:
+        """Since the start; a copy."""
+        media = self._cache.counts
+        return replace(self._core.counters, mm_cache_queries=media.queries, mm_cache_hits=media.hits)
+
     def get_tokenizer(self) -> Tokenizer:
         return self._tokenizer
 
@@ -163,8 +175,12 @@ class LLM:
     ) -> list[Request]:
         parsed = read_prompts(prompts, self._reader)
         return [
-            self._prepare.prompt(
-                item.prompt, item.media, params, processor={**(processor or {}), **item.processor}
+            _came(
+                self._prepare.prompt(
+                    item.prompt, item.media, params, processor={**(processor or {}), **item.processor}
+                ),
+                item.arrival,
+                item.reading,
             ).with_(cache_salt=item.cache_salt)
             for item, params in zip(parsed, _spread(sampling, len(parsed)), strict=True)
         ]
@@ -180,10 +196,11 @@ class LLM:
         if unknown:
             raise InvalidRequest(f"chat_template_kwargs knows enable_thinking, got {', '.join(sorted(unknown))}.")
         arrival = time.monotonic()  # before media are fetched and decoded: waiting for them is waiting too
-        parsed, media = read_messages(messages, self._reader)
+        reader = self._reader.timed()
+        parsed, media = read_messages(messages, reader)
         thinking = bool((template or {}).get("enable_thinking", False))
         request = self._prepare.chat(parsed, media, sampling, processor=processor, thinking=thinking)
-        return request.with_(arrival=arrival)
+        return _came(request, arrival, reader.watch.timing)
 
     def _run(self, requests: Sequence[Request], show_progress: bool) -> list[RequestOutput]:
         groups = [AnswerGroup(self._tokenizer, request, self._prepare.spec) for request in requests]
@@ -208,7 +225,7 @@ class LLM:
             while not all(group.finished for group in groups):
                 deltas = self._core.step()
                 if self._stats is not None:
-                    self._stats.tick(self._core.counters, self._core.load, time.monotonic())
+                    self._stats.tick(self.counters, self._core.load, time.monotonic())
                 for delta in deltas:
                     group = owners[delta.request_id]
                     piece = group.take(delta)
@@ -220,6 +237,11 @@ class LLM:
         finally:
             for request_id in owners:
                 self._core.abort(request_id)
+
+
+def _came(request: Request, arrival: float, reading: InputTiming) -> Request:
+    """When a request came, and what its media took before they were cut."""
+    return request.with_(arrival=arrival, inputs=replace(reading, preprocess=request.inputs.preprocess))
 
 
 def _spread(params: SamplingParams | Sequence[SamplingParams] | None, count: int) -> list[SamplingParams]:

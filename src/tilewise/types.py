@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tilewise.errors import InvalidRequest, UnknownOption
+from tilewise.timing import InputTiming, Timing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -344,6 +345,7 @@ class Request:
     grammar: Grammar | None = field(default=None, repr=False, compare=False)
     """Of `sampling.structured_outputs`."""
     arrival: float = field(default_factory=time.monotonic)
+    inputs: InputTiming = field(default=InputTiming(), repr=False, compare=False)
 
     @property
     def num_tiles(self) -> int:
@@ -383,15 +385,6 @@ class Usage:
     """Rows that a Flash model's router left out."""
     cached_tokens: int = 0
     """Tokens of the prompt that were not computed, since their keys and values were still there."""
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Moments of a request's life, in seconds on the monotonic clock; None = not reached."""
-
-    arrival: float
-    first_token: float | None = None
-    finished: float | None = None
 
 
 @dataclass(slots=True)

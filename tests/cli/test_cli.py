@@ -30,6 +30,9 @@ def test_ask_prints_the_answer_and_the_statistics(model, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("\n")
     assert "9 tiles, 36 image tokens" in done.stderr
+    line = next(line for line in done.stderr.splitlines() if line.startswith("download 0.000 s, decode media "))
+    parts = [part.rsplit(" ", 2)[0] for part in line.partition(";")[0].split(", ")]
+    assert parts == ["download", "decode media", "preprocess", "queue", "prefill", "decode"]
 
 
 def test_generate_reads_a_raw_prompt_from_standard_input(model):
@@ -73,6 +76,27 @@ def test_both_spellings_json_and_repeated_flags():
         "trust_remote_code": True,
         "mm_processor_kwargs": {"max_dynamic_patch": 6},
     }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("--max-model-len 40K", {"max_model_len": 40960}),
+        ("--max-model-len auto", {"max_model_len": -1}),
+        ("--max-model-len -1", {"max_model_len": -1}),
+        ("--kv-cache-memory-bytes 2G", {"kv_cache_memory_bytes": 2**31}),
+        ("--device-memory-utilization 0.5", {"gpu_memory_utilization": 0.5}),
+        ("--enforce-eager", {"enforce_eager": True}),
+    ],
+)
+def test_amounts_and_other_names(arguments, expected):
+    assert engine_options(build_parser().parse_args(["ask", "what?", *arguments.split()])) == expected
+
+
+def test_what_is_no_amount_is_refused_with_the_option():
+    done = tilewise("ask", "what?", "--max-model-len", "40KB")
+    assert done.returncode == 2
+    assert "argument --max-model-len: must be a whole number, or one such as 40K" in done.stderr
 
 
 @pytest.mark.parametrize(

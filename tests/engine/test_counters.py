@@ -28,6 +28,14 @@ def test_the_line_is_the_one_that_scripts_read():
     )
 
 
+def test_optional_parts_stand_where_scripts_expect_them():
+    before = Counters(preemptions=2, mm_cache_queries=1)
+    now = Counters(preemptions=5, mm_cache_queries=8, mm_cache_hits=2)
+    line = stats_line(before, now, 10.0, Load(3, 1, 0.125))
+    assert "Waiting: 1 reqs, Preemptions: 3, GPU KV cache usage: 12.5%" in line
+    assert line.endswith("Prefix cache hit rate: 0.0%, MM cache hit rate: 25.0%")
+
+
 def test_tokens_and_prefixes():
     found = counted(request("a", text=11), request("b", text=11))
     assert (found.prompt_tokens, found.generation_tokens) == (12 + 4, 8)

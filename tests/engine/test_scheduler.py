@@ -125,6 +125,64 @@ def test_a_prompt_that_can_never_fit_is_refused_with_the_limit():
         scheduler.add(request("a", text=12))
 
 
+def test_the_longest_prompt_that_fits_runs_alone_to_its_one_token():
+    """Three blocks hold 12 tokens: eleven of the prompt, and the one that is chosen behind them."""
+    tokens, reasons, _ = run([request("a", text=10)], limits(num_blocks=4))
+    assert (tokens, reasons) == ({"a": [111]}, {"a": "length"})
+
+
+def test_a_refused_request_leaves_nothing_behind():
+    core = EngineCore(FakeRunner(limits(num_blocks=4)), limits(num_blocks=4))
+    core.submit(request("a"))
+    with pytest.raises(TooLong):
+        core.submit(request("b", text=12))
+    assert core.load.waiting == 1
+    while core.has_unfinished:
+        core.step()
+    assert_nothing_is_held(core._scheduler)
+
+
+def test_a_request_that_fits_later_waits():
+    """The second needs every block there is, so that it begins when the first has ended."""
+    first, second = request("a", text=8, max_tokens=3, salt="a"), request("b", text=18, max_tokens=1, salt="b")
+    tokens, _, runner = run([first, second], limits(num_blocks=6))
+    assert (len(tokens["a"]), len(tokens["b"])) == (3, 1)
+    admitted = [len(plan.admissions) for plan in runner.plans]
+    assert admitted.index(1) == 0
+    assert admitted[1:4] == [0, 0, 1]
+
+
+def test_an_answer_ends_where_the_blocks_do():
+    tokens, reasons, _ = run([request("a", text=5, max_tokens=500)], limits(num_blocks=4))
+    assert len(tokens["a"]) == 12 - 6
+    assert reasons == {"a": "length"}
+
+
+@pytest.mark.parametrize("budget", [1, 3, 4, 5])
+@pytest.mark.parametrize("pages", [1, 2, 6])
+def test_a_step_may_be_shorter_than_a_picture_and_than_a_tile(budget, pages):
+    sizes = limits(max_num_seqs=1, max_num_batched_tokens=budget, tile_pages=pages)
+    tokens, reasons, runner = run([request("a", tiles=(1, 2, 3, 4), text=3)], sizes)
+    assert reasons == {"a": "length"}
+    assert tokens["a"] == [120, 121, 122, 123]
+    assert runner.tiles_encoded == 4, "a tile that a chunk ends in was encoded again"
+    assert runner.tokens_computed == 1 + 16 + 3 + 3
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_many_pictures_on_one_page_in_steps_shorter_than_a_tile(overlap):
+    sizes = limits(max_num_seqs=2, max_num_batched_tokens=3, tile_pages=1)
+    runner = FakeRunner(sizes)
+    core = EngineCore(runner, sizes, overlap)
+    for name, tiles in (("a", (1, 2, 3)), ("b", (4, 5, 6)), ("c", (1, 6))):
+        core.submit(request(name, tiles=tiles))
+    ends = []
+    while core.has_unfinished:
+        ends += [delta.request_id for delta in core.step() if delta.finish_reason]
+    assert sorted(ends) == ["a", "b", "c"]
+    assert_nothing_is_held(core._scheduler)
+
+
 def test_aborting_waiting_running_and_finished_requests():
     sizes = limits(max_num_seqs=1)
     core = EngineCore(FakeRunner(sizes), sizes)

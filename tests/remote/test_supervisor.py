@@ -167,7 +167,7 @@ def test_an_engine_that_is_killed_ends_its_streams_and_comes_back(folder, monkey
 
 def test_an_engine_that_cannot_start_says_why(folder):
     async def work():
-        engine = Supervisor(launch(folder, max_model_len=400, kv_cache_memory_bytes=2000))
+        engine = Supervisor(launch(folder, max_model_len=400, kv_cache_memory_bytes=20_000))
         try:
             await asyncio.wait_for(engine.start(), 60)
         finally:

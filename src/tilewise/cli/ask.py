@@ -9,6 +9,8 @@ from typing import Any
 from tilewise.cli.options import add_engine_flags, add_sampling_flags, engine_options, sampling_of
 from tilewise.config import EngineConfig
 from tilewise.errors import InvalidRequest
+from tilewise.timing import Timing
+from tilewise.types import RequestOutput
 
 VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif")
 EXAMPLES = """\
@@ -60,15 +62,31 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def print_stats(output: Any) -> None:
+def print_stats(output: RequestOutput) -> None:
     usage, timing = output.usage, output.timing
-    first, total = timing.first_token - timing.arrival, timing.finished - timing.arrival
     saved = f", {usage.image_tokens_saved} saved by the router" if usage.image_tokens_saved else ""
     print(
         f"{usage.prompt_tokens} prompt tokens ({usage.tiles} tiles, {usage.image_tokens} image tokens{saved}), "
-        f"{usage.completion_tokens} answer tokens; first token after {first:.2f} s, all after {total:.2f} s",
+        f"{usage.completion_tokens} answer tokens; first token after {timing.time_to_first_token:.2f} s, "
+        f"all after {timing.total:.2f} s",
         file=sys.stderr,
     )
+    print(time_split(timing), file=sys.stderr)
+
+
+def time_split(timing: Timing) -> str:
+    """Where the time of a whole answer went, in one line."""
+    inputs = timing.inputs
+    parts = {
+        "download": inputs.download,
+        "decode media": inputs.decode,
+        "preprocess": inputs.preprocess,
+        "queue": timing.queue,
+        "prefill": timing.prefill,
+        "decode": timing.decode,
+    }
+    split = ", ".join(f"{name} {seconds:.3f} s" for name, seconds in parts.items())
+    return f"{split}; waiting for tiles {timing.encode:.3f} s of it"
 
 
 def media_part(source: str, config: EngineConfig) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import json
 import types
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from tilewise.config import EngineConfig
@@ -40,11 +40,11 @@ def add_engine_flags(parser: argparse.ArgumentParser, only: Collection[str] | No
         groups.setdefault(group, parser.add_argument_group(f"{group} options") if group not in groups else None)
         default = "" if field.default is None else f" (default: {field.default})"
         groups[group].add_argument(
-            f"--{field.name.replace('_', '-')}",
+            *(f"--{name.replace('_', '-')}" for name in (field.name, field.metadata["alias"]) if name),
             dest=field.name,
             default=argparse.SUPPRESS,
             help=field.metadata["help"].replace("%", "%%") + default,
-            **_argument(hints[field.name]),
+            **_argument(hints[field.name], field.metadata["read"]),
         )
 
 
@@ -109,8 +109,10 @@ def dashed(argument: str) -> str:
     return name.replace("_", "-") + equals + value
 
 
-def _argument(hint: Any) -> dict[str, Any]:
-    """argparse's keywords for a field's type."""
+def _argument(hint: Any, read: Callable[[str], int] | None) -> dict[str, Any]:
+    """argparse's keywords for a field's type, or for a number that `read` makes of a text."""
+    if read is not None:
+        return {"type": _amount(read), "metavar": "N"}
     if get_origin(hint) in (Union, types.UnionType):
         hint = next(part for part in get_args(hint) if part is not type(None))
     if hint is bool:
@@ -122,6 +124,16 @@ def _argument(hint: Any) -> dict[str, Any]:
     if get_origin(hint) is tuple:
         return {"nargs": "+", "type": get_args(hint)[0]}
     return {"type": hint, "metavar": {int: "N", float: "X"}.get(hint, "TEXT")}
+
+
+def _amount(read: Callable[[str], int]) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parse
 
 
 def _json_object(text: str) -> dict[str, Any]:

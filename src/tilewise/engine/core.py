@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 from tilewise.engine.counters import Counters, Load
@@ -9,6 +10,7 @@ from tilewise.engine.delta import TokenDelta
 from tilewise.engine.scheduler import Scheduler
 from tilewise.errors import EngineStuck
 from tilewise.step import Handle, Limits, Runner, StepPlan
+from tilewise.timing import Clock
 from tilewise.types import Request
 
 
@@ -21,10 +23,10 @@ class _InFlight:
 class EngineCore:
     """Drives a runner with a scheduler's plans. Knows no tensors and no text."""
 
-    def __init__(self, runner: Runner, limits: Limits, overlap: bool = False) -> None:
+    def __init__(self, runner: Runner, limits: Limits, overlap: bool = False, clock: Clock = time.monotonic) -> None:
         """With `overlap`, step N + 1 is planned and launched while N runs. No token depends on it."""
         self._runner = runner
-        self._scheduler = Scheduler(limits)
+        self._scheduler = Scheduler(limits, clock)
         self._overlap = overlap
         self._in_flight: _InFlight | None = None
 

@@ -25,6 +25,9 @@ class Counters:
     """Tiles of sequences that came to their first token, and below those that nothing was encoded for."""
     tile_cache_hits: int = 0
     preemptions: int = 0
+    mm_cache_queries: int = 0
+    """Pictures and frames that were to be cut, and below those that had been; the inputs count them, not the engine."""
+    mm_cache_hits: int = 0
     drafts: int = 0
     """Times that tokens were guessed, the tokens guessed, those of them that were right, and how often each place was
     guessed right: a guess counts if all before it in its draft were right."""
@@ -58,13 +61,22 @@ class Load:
 def stats_line(before: Counters, now: Counters, seconds: float, load: Load, engine: int = 0) -> str:
     """What vLLM logs of an engine, word for word, so that scripts that read it go on working."""
     prompt, generation = now.prompt_tokens - before.prompt_tokens, now.generation_tokens - before.generation_tokens
-    hits = now.prefix_cache_hits / now.prefix_cache_queries if now.prefix_cache_queries else 0.0
-    return (
-        f"Engine {engine:03d}: Avg prompt throughput: {prompt / seconds:.1f} tokens/s, "
-        f"Avg generation throughput: {generation / seconds:.1f} tokens/s, Running: {load.running} reqs, "
-        f"Waiting: {load.waiting} reqs, GPU KV cache usage: {100 * load.kv_cache_usage:.1f}%, "
-        f"Prefix cache hit rate: {100 * hits:.1f}%"
-    )
+    preemptions = now.preemptions - before.preemptions
+    parts = [
+        f"Engine {engine:03d}: Avg prompt throughput: {prompt / seconds:.1f} tokens/s",
+        f"Avg generation throughput: {generation / seconds:.1f} tokens/s",
+        f"Running: {load.running} reqs",
+        f"Waiting: {load.waiting} reqs",
+        *([f"Preemptions: {preemptions}"] if preemptions else []),
+        f"GPU KV cache usage: {100 * load.kv_cache_usage:.1f}%",
+        f"Prefix cache hit rate: {_percent(now.prefix_cache_hits, now.prefix_cache_queries)}",
+        *([f"MM cache hit rate: {_percent(now.mm_cache_hits, now.mm_cache_queries)}"] if now.mm_cache_queries else []),
+    ]
+    return ", ".join(parts)
+
+
+def _percent(hits: int, queries: int) -> str:
+    return f"{100 * hits / queries if queries else 0.0:.1f}%"
 
 
 def guesses_line(before: Counters, now: Counters, seconds: float) -> str:

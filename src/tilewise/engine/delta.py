@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from tilewise.engine.sequence import SequenceState
+from tilewise.timing import EngineMoments
 from tilewise.types import SampledToken
 
 
@@ -21,10 +22,15 @@ class TokenDelta(NamedTuple):
     """Rows that a Flash model's router left out of the prompt."""
     prompt_scores: tuple[SampledToken, ...] = ()
     """With the first token, if asked for: the prompt's tokens from the second on, with their log-probabilities."""
+    time: float = 0.0
+    """When the token was known."""
+    moments: EngineMoments | None = None
+    """With the first token: how the sequence came to it."""
 
     @classmethod
-    def of(cls, sequence: SequenceState, token: SampledToken) -> TokenDelta:
+    def of(cls, sequence: SequenceState, token: SampledToken, now: float) -> TokenDelta:
         """`token` is the newest of the sequence."""
+        first = len(sequence.output_ids) == 1
         return cls(
             request_id=sequence.request.id,
             token=token,
@@ -32,5 +38,7 @@ class TokenDelta(NamedTuple):
             stop_reason=sequence.stop_reason,
             cached_tokens=sequence.num_cached or 0,
             image_tokens_saved=sequence.num_saved,
-            prompt_scores=tuple(sequence.prompt_scores) if len(sequence.output_ids) == 1 else (),
+            prompt_scores=tuple(sequence.prompt_scores) if first else (),
+            time=now,
+            moments=sequence.moments if first else None,
         )

@@ -13,7 +13,9 @@ from __future__ import annotations
 import bisect
 import itertools
 import operator
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 from tilewise.engine.counters import Counters, Load
@@ -26,6 +28,7 @@ from tilewise.engine.sequence import SequenceState
 from tilewise.engine.tiles import TileIndex
 from tilewise.errors import TooLong
 from tilewise.step import Admission, EncodedTile, EncodeJob, Limits, StepPlan, StepResult, TileUse, Work
+from tilewise.timing import Clock, EngineMoments
 from tilewise.types import Request, Tile, TokenIds
 
 ENCODE_AHEAD = 4
@@ -50,8 +53,9 @@ _urgency = operator.attrgetter("urgency")
 class Scheduler:
     """Owns every SequenceState, the KV blocks and the tile index."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, clock: Clock = time.monotonic) -> None:
         self.limits = limits
+        self._clock = clock
         # Most urgent first: by priority where there are any, else by arrival.
         self.waiting: list[SequenceState] = []
         self.running: list[SequenceState] = []
@@ -78,6 +82,7 @@ class Scheduler:
                 "least one for the answer: shorten it, or raise max_model_len or the KV cache size."
             )
         sequence = SequenceState.of(request, self.limits.tokens_per_tile, longest)
+        sequence.moments = EngineMoments(queued=self._clock())
         sequence.settled = self.limits.flash is None or not sequence.tiles
         self._settle(sequence)
         self._equip_for_guessing(sequence)
@@ -238,6 +243,8 @@ class Scheduler:
         budget = self.limits.tile_budget if any(sequence.decoding for sequence in self.running) else None
         ahead = [*self.running, *self.waiting[:ENCODE_AHEAD]]
         for sequence in [sequence for sequence in ahead if sequence.tiles_after(sequence.num_computed)]:
+            if sequence.moments.wanted is None and not self._has_tiles(sequence):
+                sequence.moments = replace(sequence.moments, wanted=self._clock())
             for tile in self._missing_tiles(sequence):
                 if budget is not None and len(plan.encode) >= budget:
                     return
@@ -257,6 +264,13 @@ class Scheduler:
             if not done and not self.tiles.hold(span.tile.digest):
                 yield span.tile
 
+    def _has_tiles(self, sequence: SequenceState) -> bool:
+        """Whether nothing that a sequence still needs of tiles is missing or on its way."""
+        needed = [span.tile.digest for span in sequence.tiles_after(self._computed_or_known(sequence))]
+        if not sequence.settled:
+            return all(digest in self.scores for digest in needed)
+        return all(map(self.tiles.is_ready, needed))
+
     def _computed_or_known(self, sequence: SequenceState) -> int:
         """Tokens that a sequence will not compute: a waiting one will begin behind the prefix that is known."""
         if sequence.slot is not None or not sequence.tiles or not sequence.settled:
@@ -266,7 +280,10 @@ class Scheduler:
     def _seal(self, plan: OpenPlan) -> StepPlan:
         """Move the counters and freeze the plan."""
         self.counters.tiles_encoded += len(plan.encode)
+        now = self._clock()
         for sequence, work in plan.work.items():
+            if sequence.moments.scheduled is None:
+                sequence.moments = replace(sequence.moments, scheduled=now)
             self.counters.prompt_tokens += max(0, min(sequence.num_prompt - work.start, work.count))
             sequence.num_computed += work.count - work.drafts
             sequence.num_tokens += work.samples
@@ -282,14 +299,15 @@ class Scheduler:
 
     def commit(self, plan: StepPlan, result: StepResult) -> list[TokenDelta]:
         """Take in a finished step: tiles are ready, tokens are known, some sequences end."""
-        self._take_in_tiles(result.encoded)
+        now = self._clock()
+        self._take_in_tiles(result.encoded, now)
         deltas = []
         for flight in self._in_flight.pop(plan.index):
             if flight.sequence.finish_reason is None:  # else it ended while this step ran, and its tokens are nobody's
-                deltas += self._take_in(flight, result)
+                deltas += self._take_in(flight, result, now)
         return deltas
 
-    def _take_in(self, flight: _Flight, result: StepResult) -> list[TokenDelta]:
+    def _take_in(self, flight: _Flight, result: StepResult, now: float) -> list[TokenDelta]:
         """The new tokens of one sequence, up to its end: one, and one more for each guess that was right."""
         sequence, work = flight.sequence, flight.work
         if flight.undisturbed:
@@ -298,8 +316,8 @@ class Scheduler:
         for token in result.sampled.get(work.slot, ()):
             sequence.append(token.token_id)
             sequence.finish_reason = self._end_of(sequence, token.token_id)
-            self._count(sequence)
-            deltas.append(TokenDelta.of(sequence, token))
+            self._count(sequence, now)
+            deltas.append(TokenDelta.of(sequence, token, now))
             if sequence.finish_reason is not None:
                 break
         right = max(0, len(deltas) - 1)
@@ -313,18 +331,23 @@ class Scheduler:
             self._finish(sequence, sequence.finish_reason)
         return deltas
 
-    def _count(self, sequence: SequenceState) -> None:
+    def _count(self, sequence: SequenceState, now: float) -> None:
         self.counters.generation_tokens += 1
         if len(sequence.output_ids) == 1:
+            sequence.moments = replace(sequence.moments, first_token=now)
             self.counters.tile_cache_queries += len(sequence.tiles)
             self.counters.tile_cache_hits += max(0, len(sequence.tiles) - sequence.num_encoded)
 
-    def _take_in_tiles(self, encoded: tuple[EncodedTile, ...]) -> None:
+    def _take_in_tiles(self, encoded: tuple[EncodedTile, ...], now: float) -> None:
         self.tiles.encoded(tile.digest for tile in encoded)
         if self.limits.flash is not None and encoded:
             self.scores.learn(encoded)
             for sequence in self.waiting:
                 self._settle(sequence)
+        for sequence in itertools.chain(self.running, self.waiting) if encoded else ():
+            moments = sequence.moments
+            if moments.wanted is not None and moments.encoded is None and self._has_tiles(sequence):
+                sequence.moments = replace(moments, encoded=now)
 
     def _end_of(self, sequence: SequenceState, token_id: int) -> str | None:
         """Why a sequence ends with this token; None if it goes on."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tilewise.engine.drafts import PromptLookup
+from tilewise.timing import EngineMoments
 from tilewise.types import Matcher, Request, SampledToken, Tile, TokenIds
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class SequenceState:
     """Its steps may hold guesses: how many tokens one brings is known when it is back."""
     lookup: PromptLookup | None = None
     """Where guesses come from; without one, from a draft model."""
+    moments: EngineMoments = EngineMoments(0.0)
     finish_reason: str | None = None
     stop_reason: int | None = None
 

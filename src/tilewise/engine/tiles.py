@@ -33,6 +33,11 @@ class TileIndex:
         page = self._hold(digest)
         return page.number if page and page.ready else None
 
+    def is_ready(self, digest: bytes) -> bool:
+        """Whether a tile is encoded; asking holds nothing."""
+        page = self._pages.get(digest)
+        return page is not None and page.ready
+
     def hold(self, digest: bytes) -> bool:
         """Keep a tile for this step. False if it is in no page, not even on its way into one."""
         return self._hold(digest) is not None

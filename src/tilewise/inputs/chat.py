@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -13,6 +14,7 @@ from tilewise.inputs.images import ImageLimits, open_image
 from tilewise.inputs.media import MediaAccess
 from tilewise.inputs.templates import ROLES, Message
 from tilewise.inputs.video import FrameChoice, read_video
+from tilewise.timing import Stopwatch
 
 _PARTS = ("text", "image_url", "video_url", "image_pil", "video_frames")
 
@@ -25,6 +27,12 @@ class MediaReader:
     image_limits: ImageLimits = field(default_factory=ImageLimits)
     limits: dict[str, int] = field(default_factory=dict)
     frames: FrameChoice = field(default_factory=FrameChoice)
+    watch: Stopwatch = field(default_factory=Stopwatch)
+    """Told what reading takes; a request has one of its own."""
+
+    def timed(self) -> MediaReader:
+        """For one request."""
+        return replace(self, watch=Stopwatch())
 
     def check_count(self, kind: str, count: int) -> None:
         limit = self.limits.get(kind)
@@ -32,10 +40,22 @@ class MediaReader:
             raise InvalidRequest(f"At most {limit} {kind}(s) may be provided in one prompt. {count} were given.")
 
     def image(self, url: str) -> Image.Image:
-        return open_image(self.access.fetch(url), self.image_limits)
+        return self.open_image(self._fetch(url))
 
     def video(self, url: str) -> list[Image.Image]:
-        return read_video(self.access.fetch(url), self.frames)
+        return self.read_video(self._fetch(url))
+
+    def _fetch(self, url: str) -> bytes:
+        with self.watch.downloading():
+            return self.access.fetch(url)
+
+    def open_image(self, data: bytes | Path) -> Image.Image:
+        with self.watch.decoding():
+            return open_image(data, self.image_limits)
+
+    def read_video(self, data: bytes | Path) -> list[Image.Image]:
+        with self.watch.decoding():
+            return read_video(data, self.frames)
 
 
 def read_messages(

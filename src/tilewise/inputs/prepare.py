@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,11 +16,13 @@ from PIL import Image
 from tilewise.errors import InvalidMedia, InvalidRequest, TooLong
 from tilewise.inputs.grammar import Grammars
 from tilewise.inputs.images import DAMAGE, ImageLimits, check_image, choose_grid, count_tiles, tile_image, to_rgb
+from tilewise.inputs.media_cache import CutPicture, MediaCache, picture_digest
 from tilewise.inputs.sampling import bad_word_ids, check_ids, check_sampling
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.templates import IMAGE_MARKER, ImageSlot, Message, Piece, join_text, place_media, to_string
 from tilewise.inputs.tokenizer import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, Tokenizer
-from tilewise.types import Grid, ImageInput, Request, SamplingParams, Tile
+from tilewise.timing import Clock, InputTiming
+from tilewise.types import ImageInput, Request, SamplingParams, Tile
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,6 +71,9 @@ class Preparer:
     tokenizer: Tokenizer
     max_model_len: int
     options: InputOptions = field(default_factory=InputOptions)
+    cache: MediaCache = field(default_factory=lambda: MediaCache(0), repr=False)
+    """Pictures already cut."""
+    clock: Clock = field(default=time.monotonic, repr=False)
     _numbers: itertools.count[int] = field(default_factory=itertools.count, repr=False)
 
     def chat(
@@ -85,9 +91,13 @@ class Preparer:
                 "structured_outputs holds from the first token of an answer, so that there is no thinking before it: "
                 "leave out enable_thinking."
             )
+        started = self.clock()
         pieces = self.spec.template.render(messages, thinking)
         images = self._tile_all(pictures, processor)
-        return self._request(self.chat_ids(pieces), images, sampling, to_string(pieces))
+        return self._timed(started, self._request(self.chat_ids(pieces), images, sampling, to_string(pieces)))
+
+    def _timed(self, started: float, request: Request) -> Request:
+        return request.with_(inputs=InputTiming(preprocess=self.clock() - started))
 
     def chat_ids(self, pieces: Sequence[Piece]) -> list[int | ImageSlot]:
         """Ids of a template's pieces behind the start token, if there is one; pictures are slots still."""
@@ -106,10 +116,13 @@ class Preparer:
         `<image>` and `<video>` markers place the media, and so does `<IMG_CONTEXT>`, which -hf prompts use; without
         markers media go first.
         """
+        started = self.clock()
         images = self._tile_all(pictures, processor)
         if isinstance(prompt, str):
-            return self._request(self._started(self._raw_ids(prompt, pictures)), images, sampling, prompt)
-        return self._request(self._slots_for_ids(prompt, len(images)), images, sampling, None)
+            request = self._request(self._started(self._raw_ids(prompt, pictures)), images, sampling, prompt)
+        else:
+            request = self._request(self._slots_for_ids(prompt, len(images)), images, sampling, None)
+        return self._timed(started, request)
 
     def _started(self, ids: list[int | ImageSlot]) -> list[int | ImageSlot]:
         """Text gets the tokenizer's start token unless it begins with it; ids are taken as they are."""
@@ -139,11 +152,11 @@ class Preparer:
             return [*map(ImageSlot, range(images)), *ids]
         return ids
 
-    def _tile_all(self, media: Sequence[Picture | Video], processor: dict[str, Any] | None) -> list[_Tiled]:
+    def _tile_all(self, media: Sequence[Picture | Video], processor: dict[str, Any] | None) -> list[CutPicture]:
         tiling = self.spec.tiling.override(processor)
         pictures = sum(isinstance(item, Image.Image) for item in media)
         tiling, frame = self.options.tilings(tiling, pictures)
-        tiled: list[_Tiled] = []
+        tiled: list[CutPicture] = []
         for item in media:
             if isinstance(item, Image.Image):
                 tiled.append(self._tile(item, tiling))
@@ -151,19 +164,31 @@ class Preparer:
                 tiled += [self._tile(image, frame) for image in item]
         return tiled
 
-    def _tile(self, image: Picture, tiling: Tiling) -> _Tiled:
+    def _tile(self, image: Picture, tiling: Tiling) -> CutPicture:
+        """A picture's tiles, cut now or kept from an earlier request."""
         check_image(image, self.options.limits)
         try:
             image.load()
-            rgb = to_rgb(image, self.options.exif_orientation)
+            if not self.cache.max_bytes:
+                return self._cut(image, tiling)
+            digest = picture_digest(image, tiling, self.options.exif_orientation)
+            cut = self.cache.find(digest)
+            if cut is None:
+                cut = self._cut(image, tiling)
+                self.cache.keep(digest, cut)
         except DAMAGE as error:  # Pillow reads the pixels only now
             raise InvalidMedia(f"A picture is damaged or cut short ({error}).") from None
+        return cut
+
+    def _cut(self, image: Picture, tiling: Tiling) -> CutPicture:
+        rgb = to_rgb(image, self.options.exif_orientation)
         pixels = tile_image(rgb, tiling)
+        pixels.setflags(write=False)  # requests may share them
         tiles = tuple(Tile(tile_digest(tile), tile) for tile in pixels)
-        return _Tiled(tiles, choose_grid(rgb.width, rgb.height, tiling), rgb.size)
+        return CutPicture(tiles, choose_grid(rgb.width, rgb.height, tiling), rgb.size)
 
     def _request(
-        self, ids: list[int | ImageSlot], images: list[_Tiled], sampling: SamplingParams, prompt: str | None
+        self, ids: list[int | ImageSlot], images: list[CutPicture], sampling: SamplingParams, prompt: str | None
     ) -> Request:
         slots = sum(isinstance(item, ImageSlot) for item in ids)
         if slots != len(images):
@@ -190,7 +215,7 @@ class Preparer:
     def _grammars(self) -> Grammars:
         return Grammars(self.tokenizer, self.spec.end_ids)
 
-    def _expand(self, ids: list[int | ImageSlot], images: list[_Tiled]) -> tuple[list[int], list[ImageInput]]:
+    def _expand(self, ids: list[int | ImageSlot], images: list[CutPicture]) -> tuple[list[int], list[ImageInput]]:
         """Each slot becomes `<img>`, one `<IMG_CONTEXT>` a row of its tiles, `</img>`."""
         start, end = self.tokenizer.special_id(IMAGE_START), self.tokenizer.special_id(IMAGE_END)
         context = self.tokenizer.special_id(IMAGE_CONTEXT)
@@ -205,7 +230,7 @@ class Preparer:
             prompt += [start, *[context] * (len(tiled.tiles) * self.spec.tokens_per_tile), end]
         return prompt, spans
 
-    def _check_length(self, prompt: list[int], images: list[_Tiled]) -> None:
+    def _check_length(self, prompt: list[int], images: list[CutPicture]) -> None:
         if not prompt:
             raise InvalidRequest("The prompt is empty: it needs at least one token.")
         if len(prompt) < self.max_model_len:
@@ -216,13 +241,6 @@ class Preparer:
             f"{len(prompt) - tiles * self.spec.tokens_per_tile} others), the context holds {self.max_model_len} with "
             "at least one for the answer: use fewer pictures, a smaller max_dynamic_patch, or a larger max_model_len."
         )
-
-
-@dataclass(frozen=True, slots=True)
-class _Tiled:
-    tiles: tuple[Tile, ...]
-    grid: Grid
-    size: tuple[int, int]
 
 
 def tile_digest(pixels: NDArray[np.uint8]) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +13,7 @@ from PIL import Image
 
 from tilewise.errors import InvalidRequest, UnknownOption
 from tilewise.inputs.chat import MediaReader
-from tilewise.inputs.images import open_image
-from tilewise.inputs.video import read_video
+from tilewise.timing import InputTiming
 
 PromptInput = str | Sequence[int] | Mapping[str, Any]
 _KEYS = ("prompt", "prompt_token_ids", "multi_modal_data", "mm_processor_kwargs", "cache_salt")
@@ -28,6 +28,9 @@ class Prompt:
     media: list[Image.Image | list[Image.Image]] = field(default_factory=list)
     processor: dict[str, Any] = field(default_factory=dict)
     cache_salt: str | None = None
+    arrival: float = field(default_factory=time.monotonic, compare=False)
+    """Before its media were read."""
+    reading: InputTiming = field(default=InputTiming(), compare=False)
 
 
 def read_prompts(prompts: Any, reader: MediaReader) -> list[Prompt]:
@@ -49,6 +52,7 @@ def _read(prompt: Any, reader: MediaReader) -> list[Prompt]:
     for key in prompt:
         if key not in _KEYS:
             raise UnknownOption.named(str(key), _KEYS, "A prompt dict")
+    arrival, reader = time.monotonic(), reader.timed()
     media = _read_media(_mapping(prompt, "multi_modal_data"), reader)
     processor = _mapping(prompt, "mm_processor_kwargs")
     body = prompt.get("prompt", prompt.get("prompt_token_ids"))
@@ -63,7 +67,7 @@ def _read(prompt: Any, reader: MediaReader) -> list[Prompt]:
     salt = prompt.get("cache_salt")
     if salt is not None and not (isinstance(salt, str) and salt):
         raise InvalidRequest(f"cache_salt must be a text that is not empty, got {salt!r:.80}.")
-    return [Prompt(text, media, processor, salt) for text in texts]
+    return [Prompt(text, media, processor, salt, arrival, reader.watch.timing) for text in texts]
 
 
 def _mapping(prompt: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -113,11 +117,11 @@ def _picture(item: Any, reader: MediaReader) -> Image.Image:
             raise InvalidRequest(f"A picture as an array must be uint8 [H, W, 3], got {item.dtype} {list(item.shape)}.")
         return Image.fromarray(item)
     if isinstance(item, (str, Path)):
-        return open_image(Path(item), reader.image_limits)
+        return reader.open_image(Path(item))
     raise InvalidRequest(f"A picture must be a PIL image, an array or a path, got {type(item).__name__}.")
 
 
 def _frames(item: Any, reader: MediaReader) -> list[Image.Image]:
     if isinstance(item, (str, Path)):
-        return read_video(Path(item), reader.frames)
+        return reader.read_video(Path(item))
     return [_picture(frame, reader) for frame in item]

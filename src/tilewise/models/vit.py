@@ -34,8 +34,8 @@ class VisionTower:
 
     def __call__(self, pixels: Tensor, mean: Tensor, std: Tensor, ops: Ops) -> Tensor:
         """uint8 pixels [tiles, size, size, 3] -> features of the patches [tiles, patches, hidden], row by row."""
-        patches = ops.patchify(pixels, self._patch, mean, std).to(self._patch_weight.dtype)
-        x = ops.linear(patches, self._patch_weight, self._patch_bias)
+        x = ops.patchify(pixels, self._patch, mean, std).to(self._patch_weight.dtype)
+        x = ops.linear(x, self._patch_weight, self._patch_bias)
         x = torch.cat((self._class_token.expand(len(x), -1, -1), x), dim=1) + self._positions
         for block in self._blocks:
             x = block(x, ops)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,7 +9,8 @@ from tilewise.engine.delta import TokenDelta
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.outputs.answer import Answer, named_scores
-from tilewise.types import Logprob, Request, RequestOutput, Timing, Usage
+from tilewise.timing import EngineMoments, Timing
+from tilewise.types import Logprob, Request, RequestOutput, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class AnswerGroup:
         }
         self._tokenizer = tokenizer
         self._tokens_per_tile = spec.tokens_per_tile
-        self._first_token: float | None = None
+        self._moments: EngineMoments | None = None
         self._last_token: float | None = None
         self._tokens_saved = 0
         self._cached = 0
@@ -74,8 +74,8 @@ class AnswerGroup:
         if self.request.sampling.prompt_logprobs is not None and self._prompt_logprobs is None:
             scores = [named_scores(token, self._tokenizer) for token in delta.prompt_scores]
             self._prompt_logprobs = [None, *scores]
-        self._last_token = time.monotonic()
-        self._first_token = self._first_token or self._last_token
+        self._last_token = delta.time
+        self._moments = self._moments or delta.moments
 
     def output(self) -> RequestOutput:
         """The answers so far, or whole."""
@@ -96,7 +96,13 @@ class AnswerGroup:
                 image_tokens_saved=self._tokens_saved,
                 cached_tokens=self._cached,
             ),
-            timing=Timing(request.arrival, self._first_token, self._last_token if self.finished else None),
+            timing=Timing(
+                request.arrival,
+                self._moments.first_token if self._moments else None,
+                self._last_token if self.finished else None,
+                request.inputs,
+                self._moments,
+            ),
         )
 
 

@@ -33,6 +33,22 @@ class PagedLayout:
     """int64 [N] flat cache position of each token: block id * P + offset."""
 
 
+@dataclass(frozen=True, slots=True)
+class AttentionSize:
+    """One attention, as far as its memory goes: over one sequence, or over tiles one beside the other."""
+
+    queries: int
+    keys: int
+    heads: int
+    kv_heads: int
+    width: int
+    itemsize: int
+    """Bytes of a number."""
+    plain: bool = True
+    """Without window and sinks."""
+    tiles: int = 1
+
+
 class Ops(Protocol):
     """About a dozen functions: everything that a device may do in its own way."""
 
@@ -77,8 +93,16 @@ class Ops(Protocol):
         """
         ...
 
+    def paged_scratch(self, size: AttentionSize) -> int:
+        """Bytes that `paged_attention` takes for one sequence at most, beside its arguments and its result."""
+        ...
+
     def dense_attention(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """Attention of all to all, [tiles, tokens, A, D] each -> the same shape."""
+        ...
+
+    def dense_scratch(self, size: AttentionSize) -> int:
+        """The same of `dense_attention`."""
         ...
 
     def moe_experts(
@@ -112,11 +136,19 @@ class Platform(Protocol):
     device: torch.device
     beside_host: bool
     """Whether it computes while the host does something else."""
+    captures_graphs: bool
+    """Whether steps can be captured once and replayed."""
+    utilization: float | None
+    """Share of its memory that an engine takes unless told otherwise; None = half of what is free, within 4 GiB."""
 
     def ops(self) -> Ops: ...
 
     def default_dtype(self, checkpoint: torch.dtype, parameters: int) -> torch.dtype:
         """What `--dtype auto` means here for a checkpoint of this dtype and size."""
+        ...
+
+    def total_memory(self) -> int:
+        """Bytes that there are."""
         ...
 
     def free_memory(self) -> int:

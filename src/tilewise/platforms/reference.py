@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tilewise.platforms.base import PagedLayout
+from tilewise.platforms.base import AttentionSize, PagedLayout
 
 
 class ReferenceOps:
@@ -60,6 +60,11 @@ class ReferenceOps:
             out[chunk] = self.causal_attention(query[chunk], key, value, scale, window, sinks)
         return out
 
+    def paged_scratch(self, size: AttentionSize) -> int:
+        """Scores thrice in float32 (as they are, with sinks, as weights); distances, and whether they hide."""
+        pairs = size.queries * size.keys
+        return pairs * (12 * size.heads + 9) + gathered_bytes(size)
+
     def causal_attention(
         self,
         query: Tensor,
@@ -89,6 +94,10 @@ class ReferenceOps:
         scores = torch.einsum("tnad,tmad->tanm", query, key).float() * scale
         return torch.einsum("tanm,tmad->tnad", scores.softmax(-1).to(query.dtype), value)
 
+    def dense_scratch(self, size: AttentionSize) -> int:
+        """Scores twice in float32, and once as they are multiplied."""
+        return size.tiles * size.heads * size.queries * size.keys * (8 + size.itemsize)
+
     def moe_experts(
         self,
         x: Tensor,
@@ -115,3 +124,9 @@ class ReferenceOps:
 
     def scatter_rows(self, target: Tensor, rows: Tensor, source: Tensor, source_rows: Tensor) -> None:
         target.index_copy_(0, rows, source.index_select(0, source_rows))
+
+
+def gathered_bytes(size: AttentionSize) -> int:
+    """Keys and values of one sequence out of their blocks, those again for every query head, queries and result."""
+    heads = 2 * size.keys * (size.kv_heads + size.heads) + 2 * size.queries * size.heads
+    return heads * size.width * size.itemsize

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
+from tilewise.amounts import GIB
 from tilewise.config import EngineConfig
 from tilewise.errors import InvalidCheckpoint, InvalidConfig
 from tilewise.models.config import ModelConfig
 from tilewise.models.load import Architecture, Watch
 from tilewise.parallel.mesh import Mesh
-from tilewise.plan import GIB, DeviceFacts, ModelFacts, Resolved, resolve, with_draft
+from tilewise.plan import DeviceFacts, ModelFacts, Resolved, resolve, with_draft
 from tilewise.platforms import current_platform
 from tilewise.platforms.base import Ops, Platform
 from tilewise.progress import progress_bar
+from tilewise.runner.activations import activation_bytes
 from tilewise.runner.background import BackgroundRunner
 from tilewise.runner.capped_folder import CappedFolder
 from tilewise.runner.runner import LocalRunner
@@ -61,7 +64,7 @@ def build_runner(
     drafting = draft_architecture(draft.folder, architecture, config) if draft else None
     if drafting:
         facts = with_draft(facts, model_facts(drafting, dtype, platform.ops()))
-    resolved = resolve(config, facts, DeviceFacts(platform.free_memory(), platform.beside_host))
+    resolved = resolve(config, facts, device_facts(platform))
     for name, reason in resolved.reasons.items():
         logger.info("%s: %s", name, reason)
     kept = _tile_folder(config, facts)
@@ -120,7 +123,18 @@ def model_facts(architecture: Architecture, dtype: torch.dtype, ops: Ops) -> Mod
         kv_bytes_per_token=2 * decoder.num_layers * decoder.num_kv_heads * decoder.head_dim * dtype.itemsize,
         bytes_per_tile=architecture.config.rows_per_page * decoder.hidden_size * dtype.itemsize,
         weight_bytes=architecture.count_parameters(ops) * dtype.itemsize,
+        activation_bytes=partial(activation_bytes, architecture.config, dtype.itemsize, ops),
         flash=architecture.config.flash,
+    )
+
+
+def device_facts(platform: Platform) -> DeviceFacts:
+    return DeviceFacts(
+        free_bytes=platform.free_memory(),
+        total_bytes=platform.total_memory(),
+        utilization=platform.utilization,
+        beside_host=platform.beside_host,
+        captures_graphs=platform.captures_graphs,
     )
 
 

@@ -12,7 +12,7 @@ from tilewise.runner.tables import Tables
 from tilewise.step import PromptScores, Work
 from tilewise.types import SampledToken
 
-_ROWS = 256
+ROWS = 256
 """Rows of logits at a time: those of a whole chunk over a whole vocabulary can be gigabytes."""
 
 
@@ -37,5 +37,5 @@ def score_prompts(
 def _score(
     states: Tensor, tokens: Tensor, count: int, logits_of: Callable[[Tensor], Tensor]
 ) -> tuple[SampledToken, ...]:
-    pairs = zip(states.split(_ROWS), tokens.split(_ROWS), strict=True)
+    pairs = zip(states.split(ROWS), tokens.split(ROWS), strict=True)
     return tuple(itertools.chain.from_iterable(score(logits_of(part), chosen, count) for part, chosen in pairs))

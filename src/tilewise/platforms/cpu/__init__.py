@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 import platform
-from pathlib import Path
 
 import torch
 
+from tilewise.platforms.cpu.memory import available_memory
 from tilewise.platforms.cpu.ops import CpuOps
 
 logger = logging.getLogger("tilewise")
@@ -37,6 +36,8 @@ class CpuPlatform:
     name = "cpu"
     device = torch.device("cpu")
     beside_host = False
+    captures_graphs = False
+    utilization: float | None = None
 
     def ops(self) -> CpuOps:
         return CpuOps()
@@ -44,13 +45,8 @@ class CpuPlatform:
     def default_dtype(self, checkpoint: torch.dtype, parameters: int) -> torch.dtype:
         return choose_dtype(checkpoint, parameters, self.free_memory(), has_bfloat16())
 
+    def total_memory(self) -> int:
+        return available_memory().total
+
     def free_memory(self) -> int:
-        """Available physical memory in bytes, as the kernel estimates it where it does."""
-        try:
-            with Path("/proc/meminfo").open() as lines:
-                for line in lines:
-                    if line.startswith("MemAvailable:"):
-                        return int(line.split()[1]) * 1024
-        except OSError:
-            pass
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+        return available_memory().free

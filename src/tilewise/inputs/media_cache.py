@@ -1,0 +1,96 @@
+"""Pictures already cut: one that is sent again, by whoever, is recognised by its pixels and not cut again.
+
+The name of an entry is a digest of all that its tiles depend on. Several threads may prepare requests at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tilewise.types import Grid, Tile
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from tilewise.inputs.images import Tiling
+
+_ORIENTATION = 0x0112  # Exif
+
+
+@dataclass(frozen=True, slots=True)
+class CutPicture:
+    """Tiles of a picture or of a frame, thumbnail last."""
+
+    tiles: tuple[Tile, ...]
+    grid: Grid
+    size: tuple[int, int]
+    """Of the picture, in pixels."""
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(tile.pixels.nbytes for tile in self.tiles)
+
+
+@dataclass(frozen=True, slots=True)
+class CacheCounts:
+    """Since the start."""
+
+    queries: int = 0
+    hits: int = 0
+
+
+class MediaCache:
+    """The most recently used pictures, up to so many bytes of tiles; 0 = none, and nothing is asked."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._pictures: OrderedDict[bytes, CutPicture] = OrderedDict()  # the longest unused first
+        self._bytes = self._queries = self._hits = 0
+
+    @property
+    def num_bytes(self) -> int:
+        return self._bytes
+
+    @property
+    def counts(self) -> CacheCounts:
+        with self._lock:
+            return CacheCounts(self._queries, self._hits)
+
+    def find(self, digest: bytes) -> CutPicture | None:
+        with self._lock:
+            self._queries += 1
+            picture = self._pictures.get(digest)
+            if picture is not None:
+                self._hits += 1
+                self._pictures.move_to_end(digest)
+            return picture
+
+    def keep(self, digest: bytes, picture: CutPicture) -> None:
+        """Others go for it, the longest unused first; one that is larger than all there is room for is not kept."""
+        if picture.num_bytes > self.max_bytes:
+            return
+        with self._lock:
+            self._forget(digest)  # two threads may have cut the same picture
+            while self._bytes + picture.num_bytes > self.max_bytes:
+                self._forget(next(iter(self._pictures)))
+            self._pictures[digest] = picture
+            self._bytes += picture.num_bytes
+
+    def _forget(self, digest: bytes) -> None:
+        picture = self._pictures.pop(digest, None)
+        self._bytes -= picture.num_bytes if picture else 0
+
+
+def picture_digest(image: Image.Image, tiling: Tiling, exif_orientation: bool) -> bytes:
+    """32 bytes of BLAKE2b over a loaded picture, mode and palette included, and over how it will be cut."""
+    orientation = image.getexif().get(_ORIENTATION) if exif_orientation else None
+    palette = bytes(image.getpalette(None) or ()) if image.palette else b""
+    how = (image.mode, image.size, image.info.get("transparency"), orientation, palette, tiling)
+    digest = hashlib.blake2b(repr(how).encode(), digest_size=32)
+    digest.update(image.tobytes())
+    return digest.digest()

@@ -1,0 +1,58 @@
+"""What planning has to know: sizes of a model, memory of a device, and the most that a step may compute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from tilewise.step import FlashRule
+
+
+@dataclass(frozen=True, slots=True)
+class LargestStep:
+    """The most that one step may have to compute."""
+
+    tokens: int
+    sequences: int
+    rows: int
+    """Places at which a token is chosen: one a sequence, and one more for each guess."""
+    context: int
+    """Tokens of the longest sequence."""
+    logprobs: int
+    """Alternatives that a token may be reported with; -1 = all tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """Sizes of a model, in tokens and bytes, that memory planning needs."""
+
+    trained_length: int
+    tokens_per_tile: int
+    kv_bytes_per_token: int
+    bytes_per_tile: int
+    weight_bytes: int
+    activation_bytes: Callable[[LargestStep], int]
+    """What a step takes while it runs."""
+    flash: FlashRule | None = None
+
+
+def with_draft(model: ModelFacts, draft: ModelFacts) -> ModelFacts:
+    """What both take: a draft model has keys, values and rows of its own for every token and tile; they take turns."""
+    return replace(
+        model,
+        kv_bytes_per_token=model.kv_bytes_per_token + draft.kv_bytes_per_token,
+        bytes_per_tile=model.bytes_per_tile + draft.bytes_per_tile,
+        weight_bytes=model.weight_bytes + draft.weight_bytes,
+        activation_bytes=lambda step: max(model.activation_bytes(step), draft.activation_bytes(step)),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceFacts:
+    free_bytes: int
+    total_bytes: int
+    utilization: float | None = None
+    """Share of the total that an engine takes unless told otherwise; None = half of what is free, within 4 GiB."""
+    beside_host: bool = False
+    """It computes while the host does something else."""
+    captures_graphs: bool = False

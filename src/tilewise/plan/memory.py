@@ -1,0 +1,163 @@
+"""How a device's memory is shared out: weights, activations, tile pages, and the KV cache with what is left.
+
+Nothing is measured by trying: weights are counted from shapes, activations by the formula that the model's facts bring.
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import math
+import os
+from dataclasses import dataclass
+from functools import cached_property
+
+from tilewise.amounts import GIB, in_bytes
+from tilewise.config import EngineConfig
+from tilewise.errors import InvalidConfig
+from tilewise.plan.facts import DeviceFacts, LargestStep, ModelFacts
+
+MAX_TILE_PAGES = 65536
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    bytes: int
+    why: str
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Who gets how much when sequences may have `context` tokens."""
+
+    config: EngineConfig
+    model: ModelFacts
+    device: DeviceFacts
+    context: int
+
+    @property
+    def utilization(self) -> float | None:
+        asked = self.config.gpu_memory_utilization
+        return self.device.utilization if asked is None else asked
+
+    @property
+    def allowance(self) -> Room:
+        """All that this engine may take, weights included."""
+        free, share = self.device.free_bytes, self.utilization
+        if share is None or self.device.total_bytes * share > free:
+            return Room(free, "free")
+        return Room(int(self.device.total_bytes * share), f"allowed by gpu_memory_utilization={share:g}")
+
+    @cached_property
+    def activations(self) -> int:
+        config = self.config
+        guesses = config.speculation.num_speculative_tokens if config.speculation else 0
+        rows = min(config.max_num_seqs * (1 + guesses), config.max_num_batched_tokens)
+        step = LargestStep(config.max_num_batched_tokens, config.max_num_seqs, rows, self.context, config.max_logprobs)
+        return self.model.activation_bytes(step)
+
+    @property
+    def left(self) -> int:
+        """For the caches; below 0 if not even the rest fits."""
+        return self.allowance.bytes - self.model.weight_bytes - self.activations
+
+    @property
+    def tile_room(self) -> Room:
+        if self.config.encoder_cache_gb is not None:
+            return Room(int(self.config.encoder_cache_gb * GIB), "asked for")
+        return Room(min(GIB // 4, max(0, self.left) // 8), "a quarter GiB, or an eighth of what is left")
+
+    @property
+    def tile_pages(self) -> int:
+        return min(self.tile_room.bytes // self.model.bytes_per_tile, MAX_TILE_PAGES)
+
+    @property
+    def kv_room(self) -> Room:
+        """An explicit size wins over a share, as in vLLM, and is believed."""
+        config, space = self.config, os.environ.get("VLLM_CPU_KVCACHE_SPACE")
+        if config.num_gpu_blocks_override is not None:
+            return Room(config.num_gpu_blocks_override * self.block_bytes, "num_gpu_blocks_override")
+        if config.kv_cache_memory_bytes is not None:
+            beaten = "" if config.gpu_memory_utilization is None else ", which wins over gpu_memory_utilization"
+            return Room(config.kv_cache_memory_bytes, f"kv_cache_memory_bytes{beaten}")
+        if space and config.gpu_memory_utilization is None:
+            return Room(int(float(space) * GIB), "VLLM_CPU_KVCACHE_SPACE")
+        left = max(0, self.left)
+        if self.utilization is None:
+            return Room(min(4 * GIB, left // 2), "4 GiB, or half of what is left")
+        rest = max(0, left - self.tile_pages * self.model.bytes_per_tile)
+        return Room(rest, f"what is left of what is {self.allowance.why}")
+
+    @property
+    def block_bytes(self) -> int:
+        return self.model.kv_bytes_per_token * self.config.block_size
+
+    @property
+    def blocks_a_sequence(self) -> int:
+        return math.ceil(self.context / self.config.block_size)
+
+    @property
+    def num_blocks(self) -> int:
+        """KV blocks, at most what sequences can use, without the dummy."""
+        if self.config.num_gpu_blocks_override is not None:
+            return self.config.num_gpu_blocks_override
+        return min(self.kv_room.bytes // self.block_bytes, self.blocks_a_sequence * self.config.max_num_seqs)
+
+    @property
+    def fits(self) -> bool:
+        return self.left > 0 and self.num_blocks >= self.blocks_a_sequence
+
+    def longest(self, limit: int) -> int:
+        """The most tokens a sequence may have, up to `limit`; whole blocks below that, and 0 if not even one."""
+        if self._with(limit).fits:
+            return limit
+        size = self.config.block_size
+        lengths = range(size, limit, size)
+        too_long = bisect.bisect_left(lengths, True, key=lambda length: not self._with(length).fits)
+        return too_long * size
+
+    def _with(self, context: int) -> MemoryPlan:
+        return dataclasses.replace(self, context=context)
+
+    def check(self) -> None:
+        """Raise InvalidConfig for what does not fit, naming what would."""
+        weights, allowance = self.model.weight_bytes, self.allowance
+        if weights >= allowance.bytes:
+            raise InvalidConfig(
+                f"The weights take {in_bytes(weights)}, {in_bytes(allowance.bytes)} are {allowance.why}: "
+                "use a smaller model or a smaller dtype."
+            )
+        if self.left <= 0:
+            raise InvalidConfig(
+                f"Beside weights of {in_bytes(weights)}, one step takes {in_bytes(self.activations)}, and "
+                f"{in_bytes(allowance.bytes)} are {allowance.why}: lower max_num_batched_tokens, max_num_seqs, or "
+                f"max_model_len{self._what_fits()}."
+            )
+        if self.tile_pages < 1:
+            raise InvalidConfig(
+                f"The tile cache of {self.tile_room.bytes} bytes holds no tile of {self.model.bytes_per_tile} bytes: "
+                "raise encoder_cache_gb."
+            )
+        if not self.fits:
+            needed, room = self.blocks_a_sequence * self.block_bytes, self.kv_room
+            raise InvalidConfig(
+                f"One sequence of max_model_len={self.context} needs {in_bytes(needed)} of KV cache, there are "
+                f"{in_bytes(room.bytes)} ({room.why}): lower max_model_len{self._what_fits()}, or give it more memory."
+            )
+
+    def _what_fits(self) -> str:
+        longest = self.longest(self.context)
+        return f" to {longest}" if longest else ""
+
+    def reasons(self) -> dict[str, str]:
+        """A line for each part."""
+        pages, tokens = self.tile_pages, self.num_blocks * self.config.block_size
+        cap = "" if self.config.num_gpu_blocks_override else ", at most what max_num_seqs can use"
+        return {
+            "weights": in_bytes(self.model.weight_bytes),
+            "activations": f"{in_bytes(self.activations)} for a step of {self.config.max_num_batched_tokens} tokens, "
+            "or a batch of tiles",
+            "tile_pages": f"{in_bytes(pages * self.model.bytes_per_tile)}, {pages} encoded tiles: {self.tile_room.why}",
+            "num_blocks": f"{in_bytes(self.num_blocks * self.block_bytes)}, {tokens} tokens of KV cache: "
+            f"{self.kv_room.why}{cap}",
+        }

@@ -1,0 +1,99 @@
+"""resolve(wishes, model, device) -> Resolved: every choice made once, each with its reason."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from tilewise.config import AUTO_LENGTH, EngineConfig
+from tilewise.errors import InvalidConfig
+from tilewise.plan.facts import DeviceFacts, ModelFacts
+from tilewise.plan.memory import MemoryPlan
+from tilewise.step import Limits, Speculation
+
+_NO_GRAPHS = {True: "no graphs are captured", False: "the CPU captures no graphs"}
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What the engine runs with. `reasons` has a line for each choice."""
+
+    limits: Limits
+    overlap: bool
+    """Plan the next step while one runs."""
+    graphs: bool
+    """Capture steps once and replay them: the device can, and nobody asked for eager ones."""
+    reasons: dict[str, str]
+
+
+def resolve(config: EngineConfig, model: ModelFacts, device: DeviceFacts) -> Resolved:
+    """Raises InvalidConfig when the model or one sequence of full length cannot fit, naming what would."""
+    reasons: dict[str, str] = {}
+    memory = MemoryPlan(config, model, device, _context(config, model, device, reasons))
+    memory.check()
+    reasons |= memory.reasons()
+    if config.enforce_eager:
+        reasons["enforce_eager"] = f"eager: {_NO_GRAPHS[device.captures_graphs]}"
+    if model.flash is not None:
+        reasons["flash"] = f"tiles of {model.tokens_per_tile} or {model.flash.tokens} tokens, as the router chooses"
+    if config.speculation is not None:
+        wanted = config.speculation
+        where = f"by {wanted.model}" if wanted.model else "looked up in what stands before"
+        reasons["speculation"] = f"up to {wanted.num_speculative_tokens} tokens are guessed at a time, {where}"
+    overlap = _overlap(config, device, reasons)
+    return Resolved(
+        _limits(config, model, memory), overlap, device.captures_graphs and not config.enforce_eager, reasons
+    )
+
+
+def _limits(config: EngineConfig, model: ModelFacts, memory: MemoryPlan) -> Limits:
+    return Limits(
+        max_num_seqs=config.max_num_seqs,
+        max_model_len=memory.context,
+        max_num_batched_tokens=config.max_num_batched_tokens,
+        block_size=config.block_size,
+        num_blocks=memory.num_blocks + 1,  # block 0 is the dummy
+        tokens_per_tile=model.tokens_per_tile,
+        tile_pages=memory.tile_pages,
+        tile_budget=config.encode_budget,
+        flash=model.flash,
+        prefix_caching=config.enable_prefix_caching,
+        priorities=config.scheduling_policy == "priority",
+        speculation=_speculation(config),
+    )
+
+
+def _overlap(config: EngineConfig, device: DeviceFacts, reasons: dict[str, str]) -> bool:
+    if config.async_scheduling is not None:
+        return config.async_scheduling
+    on = device.beside_host and config.speculation is None
+    why = "the device computes beside the host" if on else "planning would take turns with computing"
+    if device.beside_host and not on:
+        why = "a sequence that guesses waits for its last token"
+    reasons["async_scheduling"] = f"{'on' if on else 'off'}: {why}"
+    return on
+
+
+def _speculation(config: EngineConfig) -> Speculation | None:
+    wanted = config.speculation
+    if wanted is None:
+        return None
+    return Speculation(wanted.num_speculative_tokens, wanted.lookup if wanted.method == "ngram" else None)
+
+
+def _context(config: EngineConfig, model: ModelFacts, device: DeviceFacts, reasons: dict[str, str]) -> int:
+    asked, trained = config.max_model_len, model.trained_length
+    if asked is None:
+        reasons["max_model_len"] = f"{trained}: the length the model was trained for"
+        return trained
+    if asked == AUTO_LENGTH:
+        longest = MemoryPlan(config, model, device, trained).longest(trained)
+        reasons["max_model_len"] = f"{longest}: the longest that fits, up to the {trained} the model was trained for"
+        return longest or trained  # which is refused then, with the part that is too large
+    if asked > trained and os.environ.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN") != "1":
+        raise InvalidConfig(
+            f"max_model_len={asked} is longer than the {trained} tokens the model was trained for: "
+            "lower it, or set VLLM_ALLOW_LONG_MAX_MODEL_LEN=1 and expect worse answers beyond."
+        )
+    reasons["max_model_len"] = f"{asked}: asked for"
+    return asked

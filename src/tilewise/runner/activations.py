@@ -1,0 +1,168 @@
+"""Bytes that the largest step takes while it runs, by arithmetic: no profiling run, and known before any weight.
+
+A step decodes first and encodes tiles then, so what counts is the larger of the two. For each, the tensors that live
+at the same time are added up at the places where that may be most. What an attention keeps beside its result is its
+op's to say (`Ops.paged_scratch`, `Ops.dense_scratch`).
+
+The letters are those of shapes: N tokens of the step, H hidden width, R rows to sample, V vocabulary, T tiles.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tilewise.models.config import DecoderConfig, ModelConfig, VisionConfig
+from tilewise.plan import LargestStep
+from tilewise.platforms.base import AttentionSize, Ops
+from tilewise.runner.draw import CPU_ROWS
+from tilewise.runner.encoder import BUCKETS
+from tilewise.runner.prompt_scores import ROWS as SCORED_ROWS
+
+_FLOAT, _INT = 4, 8
+_EXPERT_INNER = 7
+"""Tensors [rows, inner width] of the widest activation, gpt-oss' clamped SwiGLU: gate_up, gate, up, and three more."""
+
+
+def activation_bytes(config: ModelConfig, itemsize: int, ops: Ops, step: LargestStep) -> int:
+    """`itemsize` is that of the model's dtype."""
+    decoder = DecoderStep(config.decoder, itemsize, ops, step).bytes
+    return max(decoder, EncoderBatch(config, itemsize, ops).bytes) + table_bytes(config.decoder, step)
+
+
+def table_bytes(config: DecoderConfig, step: LargestStep) -> int:
+    """Not an activation, but as large as the step: tokens and blocks of every slot, cosines and sines."""
+    slots = step.sequences + 1
+    return slots * step.context * 2 * _INT + step.context * config.head_dim * _FLOAT
+
+
+def norm_bytes(numbers: int, itemsize: int) -> int:
+    """The reference's RMS norm: input and normed in float32, cast, times weight. In float32 there are no casts."""
+    return numbers * (2 * _FLOAT + (2 * itemsize if itemsize != _FLOAT else 0))
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderStep:
+    config: DecoderConfig
+    itemsize: int
+    ops: Ops
+    step: LargestStep
+
+    @property
+    def bytes(self) -> int:
+        inside = 3 * self.hidden + max(self.attention, self.mlp)  # embeddings, and x before and in a block
+        behind = self.hidden + max(self.sampling, self.prompt_scores)
+        return self.integers + max(inside, behind)
+
+    @property
+    def integers(self) -> int:
+        """Ids, positions and slots, each once in parts and once whole, image rows; cosines and sines."""
+        return self.step.tokens * (8 * _INT + self.config.head_dim * _FLOAT)
+
+    @property
+    def hidden(self) -> int:
+        """[N, H]"""
+        return self.step.tokens * self.config.hidden_size * self.itemsize
+
+    @property
+    def attention(self) -> int:
+        """Normed input, q, k, v at once, q and k normed and turned; then scratch and result, and the output."""
+        config, tokens = self.config, self.step.tokens
+        queries, keys = (heads * config.head_dim * tokens for heads in (config.num_heads, config.num_kv_heads))
+        kept = self.hidden + self.itemsize * (queries + 2 * keys + 2 * (queries + keys))
+        turning = norm_bytes(queries, self.itemsize) + _FLOAT * queries
+        mixing = 2 * self.itemsize * queries + self.ops.paged_scratch(self._attention_size()) + self.hidden
+        return kept + max(turning, mixing)
+
+    def _attention_size(self) -> AttentionSize:
+        config, keys = self.config, self.step.context
+        queries = min(self.step.tokens, keys)
+        heads = (config.num_heads, config.num_kv_heads, config.head_dim)
+        return AttentionSize(queries, keys, *heads, self.itemsize, plain=config.window is None)
+
+    @property
+    def mlp(self) -> int:
+        """Normed input, gate and up, silu, the product, the output; or the experts, should all rows go to one."""
+        config, tokens = self.config, self.step.tokens
+        if config.experts is None:
+            inner = tokens * config.intermediate_size * self.itemsize
+            return self.hidden + max(4 * inner + self.hidden, norm_bytes(tokens * config.hidden_size, self.itemsize))
+        experts = config.experts
+        inner = tokens * experts.intermediate_size * self.itemsize
+        scores = tokens * (2 * experts.count * _FLOAT + experts.per_token * (2 * _FLOAT + 2 * _INT))
+        router = tokens * config.hidden_size * _FLOAT + scores
+        chosen = scores + 2 * self.hidden + max(self.hidden + _EXPERT_INNER * inner, inner + 3 * self.hidden)
+        return self.hidden + max(router, chosen)
+
+    @property
+    def sampling(self) -> int:
+        """Logits as they came and masked, and the larger of masking, choosing and reporting."""
+        rows, vocabulary = self.step.rows, self.config.vocab_size
+        logits = rows * vocabulary
+        masking = logits * (2 * _FLOAT + self.itemsize)
+        # Processed in float32; then counts of penalties and tokens of all slots, or candidates of the rows drawn.
+        penalties = _FLOAT * logits + rows * self.step.context * (3 * _INT + 6 * _FLOAT)
+        drawing = min(rows, CPU_ROWS) * vocabulary * 12 * _FLOAT
+        choosing = _FLOAT * logits + max(penalties, drawing)
+        return 2 * logits * self.itemsize + max(masking, choosing, self._scored(rows))
+
+    @property
+    def prompt_scores(self) -> int:
+        """A slice of the prompt at a time, whose logits are made and then scored."""
+        rows = min(SCORED_ROWS, self.step.tokens)
+        states = rows * self.config.hidden_size
+        return norm_bytes(states, self.itemsize) + rows * self.config.vocab_size * self.itemsize + self._scored(rows)
+
+    def _scored(self, rows: int) -> int:
+        """Logits picked, log-probabilities, what is likelier (as truth, as torch sums it), the likeliest, a sort."""
+        vocabulary, asked = self.config.vocab_size, self.step.logprobs
+        likeliest = 2 * (vocabulary if asked < 0 else min(asked, vocabulary)) * (_FLOAT + _INT)
+        return rows * (vocabulary * (self.itemsize + _FLOAT + 1 + _INT) + likeliest)
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderBatch:
+    """The largest batch of tiles that the lane runs."""
+
+    config: ModelConfig
+    itemsize: int
+    ops: Ops
+
+    @property
+    def bytes(self) -> int:
+        return max(self.patches, self.tower, self.projector)
+
+    @property
+    def patches(self) -> int:
+        """Pixels here and on the host, in float32 twice, as patches; those embedded, with class, with places."""
+        pixels = BUCKETS[0] * 3 * self.config.tile_size**2
+        return pixels * (2 + 2 * _FLOAT + self.itemsize) + 3 * self._wide(1)
+
+    @property
+    def tower(self) -> int:
+        """x before and in a block, and the larger of attention and MLP."""
+        vision = self.config.vision
+        width = self._wide(1)
+        normed = norm_bytes(width // self.itemsize, self.itemsize)
+        scratch = self.ops.dense_scratch(_tower_attention(vision, self.config.tile_size, self.itemsize))
+        queries_keys = 2 * width if vision.qk_norm else 0
+        attention = 3 * width + queries_keys + max(normed, scratch + 3 * width)
+        mlp = 2 * self._wide(vision.intermediate_size / vision.hidden_size) + width
+        return 2 * width + max(normed, attention, mlp)
+
+    @property
+    def projector(self) -> int:
+        """Features, shuffled and normed, and the wider of the two projectors with GELU between its products."""
+        flash = self.config.flash
+        rows, hidden = BUCKETS[0] * self.config.rows_per_page, self.config.decoder.hidden_size * self.itemsize
+        return 4 * self._wide(1) + (5 if flash else 3) * rows * hidden
+
+    def _wide(self, times: float) -> int:
+        """Patches of all tiles and the class token, so many times the width of the tower."""
+        vision = self.config.vision
+        tokens = (self.config.tile_size // vision.patch_size) ** 2 + 1
+        return int(BUCKETS[0] * tokens * vision.hidden_size * times) * self.itemsize
+
+
+def _tower_attention(vision: VisionConfig, tile_size: int, itemsize: int) -> AttentionSize:
+    tokens, heads = (tile_size // vision.patch_size) ** 2 + 1, vision.num_heads
+    return AttentionSize(tokens, tokens, heads, heads, vision.hidden_size // heads, itemsize, tiles=BUCKETS[0])

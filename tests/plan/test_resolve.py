@@ -1,0 +1,63 @@
+"""resolve: the context, overlap and graphs, each with its reason."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.plan.sizes import INTERNVL3_1B, resolved
+from tilewise.amounts import GIB
+from tilewise.config import EngineConfig
+from tilewise.errors import InvalidConfig
+from tilewise.plan import DeviceFacts, resolve
+
+
+def test_the_context_is_the_trained_one_unless_asked():
+    assert resolved().limits.max_model_len == 32768
+    assert resolved(max_model_len=4096).limits.max_model_len == 4096
+    assert resolved(max_model_len="4K").limits.max_model_len == 4096
+
+
+@pytest.mark.parametrize("asked", ["auto", -1, "-1"])
+def test_the_longest_that_fits_is_at_most_the_trained_one(asked):
+    found = resolved(max_model_len=asked)
+    assert found.limits.max_model_len == 32768
+    assert found.reasons["max_model_len"] == "32768: the longest that fits, up to the 32768 the model was trained for"
+
+
+def test_a_longer_context_than_trained_needs_the_switch(monkeypatch):
+    with pytest.raises(InvalidConfig, match="max_model_len=40000 is longer than the 32768 tokens"):
+        resolved(max_model_len=40000)
+    monkeypatch.setenv("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "1")
+    assert resolved(max_model_len=40000).limits.max_model_len == 40000
+
+
+def test_every_choice_has_its_reason():
+    parts = {"weights", "activations", "tile_pages", "num_blocks"}
+    assert set(resolved().reasons) == {"max_model_len", "async_scheduling"} | parts
+
+
+@pytest.mark.parametrize(
+    ("asked", "beside_host", "expected"),
+    [(None, True, True), (None, False, False), (True, False, True), (False, True, False)],
+)
+def test_steps_overlap_where_the_device_computes_beside_the_host_or_as_asked(asked, beside_host, expected):
+    device = DeviceFacts(64 * GIB, 64 * GIB, beside_host=beside_host)
+    found = resolve(EngineConfig(async_scheduling=asked), INTERNVL3_1B, device)
+    assert found.overlap is expected
+    assert ("async_scheduling" in found.reasons) is (asked is None)
+
+
+@pytest.mark.parametrize(
+    ("eager", "captures", "graphs", "reason"),
+    [
+        (False, True, True, None),
+        (True, True, False, "eager: no graphs are captured"),
+        (False, False, False, None),
+        (True, False, False, "eager: the CPU captures no graphs"),
+    ],
+)
+def test_graphs_are_captured_where_the_device_can_unless_eager(eager, captures, graphs, reason):
+    device = DeviceFacts(64 * GIB, 64 * GIB, captures_graphs=captures)
+    found = resolve(EngineConfig(enforce_eager=eager), INTERNVL3_1B, device)
+    assert found.graphs is graphs
+    assert found.reasons.get("enforce_eager") == reason
