@@ -14,6 +14,8 @@ SRC = Path(__file__).parent.parent / "src" / "tilewise"
 # Each row may import from its own and from rows below it.
 ROWS: list[set[str]] = [
     {"cli", "__main__"},
+    {"services"},
+    {"server"},
     {"llm", "assets", "tools"},
     {"beam"},
     {"outputs"},
@@ -28,6 +30,7 @@ ROWS: list[set[str]] = [
     {"plan"},
     {"step"},
     {"config", "speculation", "types", "progress", "family"},
+    {"amounts"},
     {"errors"},
 ]
 LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}
@@ -35,6 +38,9 @@ LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}
 TORCH_FREE = {
     "__main__",
     "cli",
+    "services",
+    "server",
+    "amounts",
     "llm",
     "assets",
     "beam",
