@@ -10,7 +10,7 @@ import math
 import types
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit
 
 from tilewise.config import option
@@ -243,7 +243,7 @@ def _range(least: float, most: float) -> str:
 
 
 def _check_type(name: str, value: Any, hint: Any) -> None:
-    kinds = get_args(hint) if get_origin(hint) is types.UnionType else (hint,)
+    kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
     if choices and value is not None and value not in choices:
         hint_text = did_you_mean(str(value), choices)
