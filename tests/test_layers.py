@@ -13,7 +13,9 @@ SRC = Path(__file__).parent.parent / "src" / "tilewise"
 
 # Each row may import from its own and from rows below it.
 ROWS: list[set[str]] = [
-    {"cli", "server", "__main__"},
+    {"cli", "__main__"},
+    {"services"},
+    {"server"},
     {"llm", "assets", "tools", "remote"},
     {"beam"},
     {"outputs"},
@@ -28,7 +30,7 @@ ROWS: list[set[str]] = [
     {"plan"},
     {"step"},
     {"config", "speculation", "types", "progress", "family"},
-    {"amounts", "timing"},
+    {"amounts", "timing", "logs"},
     {"errors"},
 ]
 LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}
@@ -36,6 +38,10 @@ LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}
 TORCH_FREE = {
     "__main__",
     "cli",
+    "services",
+    "server",
+    "amounts",
+    "logs",
     "llm",
     "remote",
     "assets",
@@ -50,7 +56,6 @@ TORCH_FREE = {
     "speculation",
     "family",
     "types",
-    "amounts",
     "timing",
     "errors",
 }

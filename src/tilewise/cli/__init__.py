@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
-from tilewise.cli import ask, demo, generate, inspect, tools
+from tilewise.cli import ask, demo, generate, inspect, serve, tools
+from tilewise.cli.flags.flag import BadUsage
 from tilewise.cli.options import VerbParser, dashed
 from tilewise.errors import TilewiseError
 
-VERBS = (ask, generate, inspect, demo, tools)
+VERBS = (ask, generate, serve, inspect, demo, tools)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,18 +24,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         code: int = options.run(options)
+        sys.stdout.flush()
         return code
     except TilewiseError as error:
         print(f"tilewise: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, BadUsage) else 1
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # whoever read the output has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tilewise",
-        description="Ask InternVL models about pictures and videos.",
+        description="Ask InternVL models about pictures and videos, and serve them.",
         epilog="tilewise VERB --help explains a verb. First try: tilewise ask PICTURE 'What is this?'",
     )
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", parser_class=VerbParser)

@@ -16,9 +16,15 @@ from tilewise.types import SamplingParams
 class VerbParser(argparse.ArgumentParser):
     """Takes flags between a verb's pictures and its question too; argparse alone takes one run of arguments."""
 
+    takes_all_words = False
+    """A verb that reads its words by itself; they are in `words`."""
     _second_pass = False
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self.takes_all_words:
+            return argparse.Namespace(
+                **{**vars(namespace or argparse.Namespace()), **self._defaults, "words": args}
+            ), []
         # The method below calls this one, and takes no verbs of verbs.
         if self._second_pass or self._subparsers is not None:
             return super().parse_known_args(args, namespace)
@@ -106,7 +112,8 @@ def dashed(argument: str) -> str:
     if not argument.startswith("--"):
         return argument
     name, equals, value = argument.partition("=")
-    return name.replace("_", "-") + equals + value
+    flag, dot, key = name.partition(".")
+    return flag.replace("_", "-") + dot + key + equals + value
 
 
 def _argument(hint: Any, read: Callable[[str], int] | None) -> dict[str, Any]:

@@ -24,7 +24,7 @@ class RemoteEngine:
     def __init__(self, launch: Launch, on_message: Callable[[FromEngine], None], on_end: Callable[[], None]) -> None:
         context = multiprocessing.get_context("spawn")  # a fork would inherit threads and what they hold
         self._pipe, theirs = context.Pipe()
-        level = logging.getLogger("tilewise").getEffectiveLevel()
+        level = logging.getLevelName(logging.getLogger("tilewise").getEffectiveLevel())
         self._process = context.Process(target=main, args=(theirs, launch, level), name="tilewise-engine", daemon=True)
         self._process.start()
         theirs.close()  # the engine's end is its own, so that its death is the end of the pipe

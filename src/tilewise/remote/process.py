@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from tilewise.config import EngineConfig
 from tilewise.engine.core import EngineCore
 from tilewise.errors import TilewiseError
+from tilewise.logs import set_up_logs
 from tilewise.remote.inbox import Inbox
 from tilewise.remote.wire import Abort, CannotStart, Close, Outbox, Ready, Refused, Submit, ToEngine
 
@@ -36,10 +37,10 @@ class Launch:
     """End tokens of the model, where structured answers may end."""
 
 
-def main(pipe: Connection, launch: Launch, log_level: int) -> None:
+def main(pipe: Connection, launch: Launch, log_level: str) -> None:
     """Run an engine until it is told to end. The exit status is 0 then, and 1 if it could not start."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes of a terminal: the other one decides
-    logging.basicConfig(level=log_level)
+    set_up_logs("EngineCore_DP0", log_level)
     try:
         core, ready = build(launch)
     except TilewiseError as error:

@@ -1,0 +1,48 @@
+"""`--config FILE`: flags in YAML, by their names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tilewise.cli.flags.flag import Flag
+from tilewise.cli.flags.read import value_from_file
+from tilewise.errors import InvalidConfig, did_you_mean
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping that a file is. Raises InvalidConfig for any other file."""
+    import yaml
+
+    try:
+        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InvalidConfig(f"{path}: no such file.") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        raise InvalidConfig(f"{path} cannot be read as YAML: {' '.join(str(error).split())}.") from None
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise InvalidConfig(f"{path} must map names of flags to values, got a {type(found).__name__}.")
+    return {str(key): value for key, value in found.items()}
+
+
+def flags_of_file(path: str | Path, flags: Iterable[Flag]) -> dict[str, Any]:
+    """Values by the flags' names. Raises InvalidConfig for a name or a value that no flag has."""
+    return values_of(read_yaml(path), flags, str(path))
+
+
+def values_of(entries: dict[str, Any], flags: Iterable[Flag], where: str) -> dict[str, Any]:
+    named = {name: flag for flag in flags for name in (flag.name, flag.alias) if name and flag.name != "config"}
+    values: dict[str, Any] = {}
+    for key, value in entries.items():
+        name = key.replace("-", "_")
+        name = "model" if name == "model_tag" else name
+        if name not in named:
+            raise InvalidConfig(f"{where}: there is no flag {key!r}.{did_you_mean(name, named)}")
+        try:
+            values[named[name].name] = value_from_file(named[name], value)
+        except ValueError as error:
+            raise InvalidConfig(f"{where}: {key} {error}.") from None
+    return values

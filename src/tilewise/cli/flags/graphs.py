@@ -1,0 +1,89 @@
+"""`compilation_config` and `additional_config`: options of devices that capture graphs, checked and explained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tilewise.errors import InvalidConfig, did_you_mean
+
+MODES = ("NONE", "PIECEWISE", "FULL", "FULL_DECODE_ONLY", "FULL_AND_PIECEWISE")
+_GRAPH_KEYS = (
+    *("cudagraph_mode", "cudagraph_capture_sizes", "max_cudagraph_capture_size", "cudagraph_num_of_warmups"),
+    *("cudagraph_copy_inputs", "cudagraph_specialize_lora", "cudagraph_mm_encoder", "compile_mm_encoder"),
+    *("encoder_cudagraph_token_budgets", "encoder_cudagraph_max_vision_items_per_batch"),
+    "encoder_cudagraph_max_frames_per_batch",
+)
+_COMPILER_KEYS = (
+    *("mode", "level", "backend", "custom_ops", "splitting_ops", "use_inductor", "use_inductor_graph_partition"),
+    *("compile_sizes", "compile_ranges_split_points", "inductor_compile_config", "inductor_passes", "pass_config"),
+    *("cache_dir", "debug_dump_path", "local_cache_dir", "compile_cache_save_format", "dynamic_shapes_config"),
+)
+
+ADDITIONAL = {
+    "enable_weight_nz_layout": "weights keep their layout, the NZ layout is for NPUs",
+    "weight_nz_mode": "weights keep their layout, the NZ layout is for NPUs",
+    "enable_cpu_binding": "threads are bound by OMP_PROC_BIND and OMP_PLACES, or by numactl",
+    "enable_flashcomm1": "one device computes, so nothing has to be summed across devices",
+    "enable_fused_mc2": "experts are all on one device, so nothing is sent between them",
+    "mega_moe_max_tokens": "experts are all on one device; no token is ever dropped",
+    "layer_sharding": "one device holds all layers",
+}
+"""Keys of vLLM-Ascend, and what became of them."""
+
+
+def check_compilation(config: Mapping[str, Any], max_num_seqs: int) -> list[str]:
+    """Lines that say what became of the keys. Raises InvalidConfig for one that does not exist or cannot be."""
+    known = (*_GRAPH_KEYS, *_COMPILER_KEYS)
+    for key in config:
+        if key not in known:
+            raise InvalidConfig(f"compilation_config has no key {key!r}.{did_you_mean(key, known)}")
+    lines = []
+    mode = config.get("cudagraph_mode")
+    if mode is not None and (not isinstance(mode, str) or mode.upper() not in MODES):
+        hint = did_you_mean(str(mode).upper(), MODES)
+        raise InvalidConfig(
+            f"compilation_config: cudagraph_mode must be one of {', '.join(MODES)}, got {mode!r}.{hint}"
+        )
+    if mode is not None and mode.upper() != "NONE":
+        lines.append(
+            f"compilation_config: cudagraph_mode {mode.upper()} became NONE: steps are launched op by op on the CPU, "
+            "answers are the same."
+        )
+    sizes = _sizes(config)
+    unused = [size for size in sizes if size > max_num_seqs]
+    if sizes:
+        lines.append(f"compilation_config: no graphs are captured on the CPU, of {len(sizes)} sizes none is needed.")
+    if unused:
+        shown = ", ".join(map(str, unused))
+        lines.append(f"compilation_config: sizes {shown} would nowhere be used: max_num_seqs is {max_num_seqs}.")
+    others = [key for key in config if key not in ("cudagraph_mode", "cudagraph_capture_sizes")]
+    if others:
+        lines.append(f"compilation_config: {', '.join(others)} without effect: nothing is compiled on the CPU.")
+    return lines
+
+
+def _sizes(config: Mapping[str, Any]) -> list[int]:
+    sizes = config.get("cudagraph_capture_sizes")
+    if sizes is None:
+        return []
+    if not isinstance(sizes, list) or any(type(size) is not int or size < 1 for size in sizes):
+        raise InvalidConfig(f"compilation_config: cudagraph_capture_sizes must be numbers from 1 on, got {sizes!r}.")
+    largest = config.get("max_cudagraph_capture_size")
+    if largest is not None and sizes and largest != max(sizes):
+        raise InvalidConfig(
+            f"compilation_config: max_cudagraph_capture_size={largest!r} is not the largest of "
+            f"cudagraph_capture_sizes, {max(sizes)}: leave one of them out."
+        )
+    return sorted(set(sizes))
+
+
+def explain_additional(config: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Lines about keys that are known, and warnings about others."""
+    known = [f"additional_config: {key}: {ADDITIONAL[key]}." for key in config if key in ADDITIONAL]
+    unknown = [
+        f"additional_config: {key!r} is not known and has no effect.{did_you_mean(key, ADDITIONAL)}"
+        for key in config
+        if key not in ADDITIONAL
+    ]
+    return known, unknown

@@ -1,0 +1,136 @@
+"""Reads a command line as vLLM's parser does.
+
+Underscores are dashes, a beginning of a name that only one flag has will do, --no-FLAG switches off and FLAG false does
+too, the last of several wins, and a key of an object may be given by itself: --compilation-config.cudagraph_mode FULL,
+--compilation-config.cudagraph_capture_sizes+ 8.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tilewise.cli.flags.flag import BadUsage, Flag
+from tilewise.cli.flags.read import loose, read_list, value_of
+from tilewise.errors import did_you_mean
+
+_NUMBER = re.compile(r"-\d+(\.\d+)?[kKmMgGtT]?")
+_LEVEL = re.compile(r"(-O)(\d)")
+
+
+@dataclass(frozen=True)
+class Named:
+    """Flags by all that they may be called, and whether that name switches them off."""
+
+    names: dict[str, tuple[Flag, bool]]
+
+    @classmethod
+    def of(cls, flags: Iterable[Flag]) -> Named:
+        return cls({name: (flag, off) for flag in flags for name, off in _spellings(flag)})
+
+    def find(self, name: str) -> tuple[Flag, bool]:
+        """By the whole name, or a beginning that no other flag has. Raises BadUsage with the names that are near."""
+        if name in self.names:
+            return self.names[name]
+        begun = [known for known in self.names if len(name) > 3 and known.startswith(name)]
+        found = {(flag.name, off): (flag, off) for flag, off in map(self.names.__getitem__, begun)}
+        if len(found) > 1:
+            raise BadUsage(f"{name} may be {' or '.join(sorted(begun))}: write more of it.")
+        for only in found.values():
+            return only
+        raise BadUsage(f"There is no flag {name}.{did_you_mean(name, self.names)}")
+
+
+def _spellings(flag: Flag) -> Iterator[tuple[str, bool]]:
+    yield flag.dashed, False
+    if flag.is_switch:
+        yield "--no-" + flag.dashed.removeprefix("--"), True
+    if flag.alias:
+        yield "--" + flag.alias.replace("_", "-"), False
+    if flag.short:
+        yield flag.short, False
+
+
+@dataclass
+class CommandLine:
+    """What was read of a line so far."""
+
+    named: Named
+    values: dict[str, Any] = field(default_factory=dict)
+    positional: list[str] = field(default_factory=list)
+    _left: deque[str] = field(default_factory=deque)
+
+    @classmethod
+    def read(cls, words: Sequence[str], flags: Iterable[Flag]) -> CommandLine:
+        """Raises BadUsage for whatever vLLM's parser would exit at."""
+        line = cls(Named.of(flags), _left=deque(words))
+        while line._left:
+            word = line._left.popleft()
+            if word == "--":
+                line.positional += line._left
+                break
+            if looks_like_flag(word):
+                line._flag(word)
+            else:
+                line.positional.append(word)
+        return line
+
+    def _flag(self, word: str) -> None:
+        word = _LEVEL.sub(r"\1=\2", word) if _LEVEL.fullmatch(word) else word
+        name, equals, text = word.partition("=")
+        name, dot, path = name.partition(".")
+        flag, negated = self.named.find(name.replace("_", "-"))
+        given = [text] if equals else None
+        try:
+            if dot:
+                self._key(flag, path, self._one(flag, given))
+            elif flag.is_switch:
+                self.values[flag.name] = self._switched(flag, given) is not negated
+            elif flag.is_list:
+                self.values[flag.name] = read_list(given or self._several(flag))
+            else:
+                self.values[flag.name] = value_of(flag, self._one(flag, given))
+        except BadUsage:
+            raise
+        except ValueError as error:
+            raise BadUsage(f"{flag.dashed} {error}") from None
+
+    def _switched(self, flag: Flag, given: list[str] | None) -> bool:
+        if given is None and self._left and self._left[0].lower() in ("true", "false"):
+            given = [self._left.popleft()]
+        return given is None or value_of(flag, given[0]) is not False
+
+    def _one(self, flag: Flag, given: list[str] | None) -> str:
+        if given is not None:
+            return given[0]
+        if not self._left or looks_like_flag(self._left[0]):
+            raise BadUsage(f"{flag.dashed} needs a value.")
+        return self._left.popleft()
+
+    def _several(self, flag: Flag) -> list[str]:
+        words = [self._one(flag, None)]
+        while self._left and not looks_like_flag(self._left[0]):
+            words.append(self._left.popleft())
+        return words
+
+    def _key(self, flag: Flag, path: str, text: str) -> None:
+        """Set one key of an object, or with a + behind it add to the list that it holds."""
+        if not flag.is_object:
+            raise BadUsage(f"{flag.dashed} has no keys, so there is no {flag.dashed}.{path}.")
+        *outer, last = path.rstrip("+").split(".")
+        place = self.values[flag.name] = dict(self.values.get(flag.name) or {})
+        for key in outer:
+            place[key] = dict(place[key]) if isinstance(place.get(key), dict) else {}
+            place = place[key]
+        if not path.endswith("+"):
+            place[last] = loose(text)
+        else:
+            before = place.get(last)
+            place[last] = (list(before) if isinstance(before, list) else []) + [loose(item) for item in text.split(",")]
+
+
+def looks_like_flag(word: str) -> bool:
+    return word.startswith("-") and len(word) > 1 and _NUMBER.fullmatch(word) is None

@@ -1,0 +1,96 @@
+"""From a command line to what engine and server are asked for, and what has to be said about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tilewise.cli.flags.file import flags_of_file
+from tilewise.cli.flags.flag import BadUsage
+from tilewise.cli.flags.foreign import check_foreign
+from tilewise.cli.flags.graphs import check_compilation, explain_additional
+from tilewise.cli.flags.parse import CommandLine
+from tilewise.cli.flags.table import DEFAULTS, names_of, serve_flags
+from tilewise.cli.flags.variables import OPTIONS, explain_variables, refuse_unknown, unknown_variables
+from tilewise.config import EngineConfig
+from tilewise.errors import InvalidConfig, did_you_mean
+from tilewise.server.config import ServerConfig
+
+_SECRET = ("api_key",)
+_VIDEO_KEYS = ("num_frames", "fps")
+
+
+@dataclass(frozen=True)
+class Settings:
+    engine: EngineConfig
+    server: ServerConfig
+    given: dict[str, Any] = field(default_factory=dict)
+    """Flags that were given, secrets hidden."""
+    lines: list[str] = field(default_factory=list)
+    """What became of flags and variables that are no options."""
+    warnings: list[str] = field(default_factory=list)
+
+
+def read_settings(
+    words: Sequence[str], environment: Mapping[str, str], below: dict[str, Any] | None = None
+) -> Settings:
+    """The command line wins over the file of --config, that over `below`, and that over the environment.
+
+    Raises BadUsage for a line that cannot be read, and InvalidConfig for one that cannot be done.
+    """
+    flags = serve_flags()
+    line = CommandLine.read(words, flags)
+    file = line.values.pop("config", None)
+    values = _variables(environment) | (below or {})
+    values |= flags_of_file(file, flags) if file else {}
+    values |= _with_model(line)
+    return settle(values, environment)
+
+
+def _variables(environment: Mapping[str, str]) -> dict[str, Any]:
+    flags = {flag.name: flag for flag in serve_flags()}
+    named = {name: variable for variable, name in OPTIONS.items() if environment.get(variable)}
+    values: dict[str, Any] = {}
+    for name, variable in named.items():
+        line = CommandLine.read([f"{flags[name].dashed}={environment[variable]}"], [flags[name]])
+        values |= line.values
+    return values
+
+
+def _with_model(line: CommandLine) -> dict[str, Any]:
+    if len(line.positional) > 1:
+        raise BadUsage(f"One model is served, got {' and '.join(line.positional)}.")
+    named = line.values.get("model")
+    if line.positional and named not in (None, line.positional[0]):
+        raise BadUsage(f"The model is {line.positional[0]} or --model {named}: give one of them.")
+    return line.values | ({"model": line.positional[0]} if line.positional else {})
+
+
+def settle(values: dict[str, Any], environment: Mapping[str, str]) -> Settings:
+    if values.get("fail_on_environ_validation"):
+        refuse_unknown(environment)
+    lines = check_foreign(values)
+    frames, about_frames = _media_io(values.get("media_io_kwargs") or {})
+    wanted = DEFAULTS | frames | values
+    engine = EngineConfig.of(**{name: value for name, value in wanted.items() if name in names_of(EngineConfig)})
+    server = ServerConfig.of(**{name: value for name, value in wanted.items() if name in names_of(ServerConfig)})
+    lines += about_frames + check_compilation(values.get("compilation_config") or {}, engine.max_num_seqs)
+    known, unknown = explain_additional(values.get("additional_config") or {})
+    given = {name: "***" if name in _SECRET else value for name, value in values.items()}
+    lines += known + explain_variables(environment)
+    return Settings(engine, server, given, lines, unknown + unknown_variables(environment))
+
+
+def _media_io(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """`media_io_kwargs` as far as there is an option for it."""
+    for kind, options in kwargs.items():
+        keys = _VIDEO_KEYS if kind == "video" else ()
+        for key in options:
+            if key not in keys:
+                raise InvalidConfig(
+                    f"media_io_kwargs: {kind} has no {key!r} here; num_frames and fps of video are all that can be set."
+                    f"{did_you_mean(key, keys)}"
+                )
+    video = dict(kwargs.get("video") or {})
+    return video, [f"media_io_kwargs: became --{key.replace('_', '-')} {value}." for key, value in video.items()]

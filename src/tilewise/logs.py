@@ -1,0 +1,99 @@
+"""Log lines in vLLM's form, which scripts look for: `(APIServer pid=7) INFO 12-05 08:42:13 [loggers.py:127] text`.
+
+Each line of a message bears the prefix, so that a text with line breaks cannot pass for a line of the log.
+"""
+
+from __future__ import annotations
+
+import logging
+import logging.config
+import os
+from collections.abc import Collection
+from typing import Any
+
+from tilewise.errors import InvalidConfig, did_you_mean
+
+_LEVELS = ("CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG")
+
+
+class EngineFormatter(logging.Formatter):
+    """`process` is the part that a process plays: APIServer, EngineCore_DP0 ..."""
+
+    def __init__(self, process: str) -> None:
+        super().__init__(datefmt="%m-%d %H:%M:%S")
+        self._process = process
+
+    def format(self, record: logging.LogRecord) -> str:
+        where = f"[{record.filename}:{record.lineno}]" if hasattr(record, "filename") else ""
+        return _prefixed(f"{self._start(record)} {where} ", self._text(record))
+
+    def _start(self, record: logging.LogRecord) -> str:
+        return f"({self._process} pid={os.getpid()}) {record.levelname} {self.formatTime(record, self.datefmt)}"
+
+    def _text(self, record: logging.LogRecord) -> str:
+        text = record.getMessage()
+        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+
+
+class HttpFormatter(EngineFormatter):
+    """The HTTP library's own lines: `INFO:     Started server process [2736]`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        name = f"{record.levelname}:"
+        return _prefixed(f"({self._process} pid={os.getpid()}) {name:<9} ", self._text(record))
+
+
+class QuietPaths(logging.Filter):
+    """Drops the access lines of some paths. Of an access record, the third argument is the path with its query."""
+
+    def __init__(self, paths: Collection[str]) -> None:
+        super().__init__()
+        self._paths = frozenset(paths)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        asked = record.args[2] if isinstance(record.args, tuple) and len(record.args) > 2 else ""
+        return str(asked).partition("?")[0] not in self._paths
+
+
+def set_up_logs(process: str, level: str = "INFO") -> None:
+    """Ours and warnings of libraries, to standard error. The level is that of VLLM_LOGGING_LEVEL."""
+    level = level.upper()
+    if level not in _LEVELS:
+        raise InvalidConfig(
+            f"VLLM_LOGGING_LEVEL must be one of {', '.join(_LEVELS)}, got {level!r}.{did_you_mean(level, _LEVELS)}"
+        )
+    handler = logging.StreamHandler()
+    handler.setFormatter(EngineFormatter(process))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logging.getLogger("tilewise").setLevel(level)
+
+
+def http_log_config(process: str, level: str, access: bool, quiet_paths: Collection[str] = ()) -> dict[str, Any]:
+    """uvicorn's `log_config`: its lines to standard error, access lines to standard output, as it has them."""
+    own = {"()": HttpFormatter, "process": process}
+    quiet = {"()": QuietPaths, "paths": quiet_paths}
+    stream = {"class": "logging.StreamHandler", "formatter": "http"}
+    access_level = level.upper() if access else "CRITICAL"
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"http": own},
+        "filters": {"quiet": quiet},
+        "handlers": {
+            "http": {**stream, "stream": "ext://sys.stderr"},
+            "access": {**stream, "stream": "ext://sys.stdout", "filters": ["quiet"]},
+        },
+        "loggers": {
+            "uvicorn": {"handlers": ["http"], "level": _uvicorn_level(level), "propagate": False},
+            "uvicorn.access": {"handlers": ["access"], "level": _uvicorn_level(access_level), "propagate": False},
+        },
+    }
+
+
+def _uvicorn_level(level: str) -> str | int:
+    """uvicorn's own `trace` is below DEBUG and has no name until it is imported."""
+    return 5 if level.lower() == "trace" else level.upper()
+
+
+def _prefixed(prefix: str, text: str) -> str:
+    return "\n".join(prefix + line for line in text.splitlines() or [""])

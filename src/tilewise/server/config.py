@@ -1,0 +1,272 @@
+"""ServerConfig: what the HTTP server is asked for. Names, meanings and defaults are vLLM's where it has the option.
+
+What the engine is asked for is EngineConfig's; `tilewise serve` makes both from one command line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from urllib.parse import urlsplit
+
+from tilewise.config import option
+from tilewise.errors import InvalidConfig, UnknownOption, did_you_mean
+
+ToolCallParser = Literal["hermes"]
+ReasoningParser = Literal["qwen3", "deepseek_r1"]
+UvicornLogLevel = Literal["critical", "error", "warning", "info", "debug", "trace"]
+Detail = Literal["low", "high", "auto"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerConfig:
+    """Every option of the server. Each works, or is refused with the reason."""
+
+    host: str | None = option(None, "address to listen at (default: all interfaces, as vLLM; name one to be closed)",
+                              "address")  # fmt: skip
+    port: int = option(8000, "port to listen at; 0 = one that is free", "address")
+    uds: str | None = option(None, "path of a Unix socket to listen at, instead of host and port", "address")
+    root_path: str = option("", "path under which a proxy in front shows the server, such as /vision", "address")
+    timeout_keep_alive: int = option(5, "seconds that an idle connection is kept", "address")
+    ssl_keyfile: str | None = option(None, "file of the TLS key, with ssl_certfile", "address")
+    ssl_certfile: str | None = option(None, "file of the TLS certificate, with ssl_keyfile", "address")
+    ssl_ca_certs: str | None = option(None, "file of authorities that clients' certificates are checked by", "address")
+    ssl_cert_reqs: int = option(0, "certificate of clients: 0 = none, 1 = checked if sent, 2 = needed", "address")
+    ssl_ciphers: str | None = option(None, "TLS ciphers, as OpenSSL lists them", "address")
+
+    api_key: tuple[str, ...] = dataclasses.field(
+        default=(),
+        repr=False,
+        metadata={
+            "help": "keys, one of which a request has to bring as `Authorization: Bearer KEY` (default: VLLM_API_KEY, "
+            "or none); all routes but /health and /ping ask for it",
+            "group": "access",
+        },
+    )
+    metrics_without_key: bool = option(False, "let /metrics be read without a key", "access")
+    allowed_origins: tuple[str, ...] = option(("*",), "origins of web pages that may call, a JSON list", "access")
+    allowed_methods: tuple[str, ...] = option(("*",), "methods that those pages may use, a JSON list", "access")
+    allowed_headers: tuple[str, ...] = option(("*",), "headers that those pages may send, a JSON list", "access")
+    allow_credentials: bool = option(False, "let those pages send cookies; needs named allowed_origins", "access")
+    disable_fastapi_docs: bool = option(False, "no /docs, /redoc and /openapi.json", "access")
+    enable_request_id_headers: bool = option(False, "answer with X-Request-Id, the caller's or a new one", "access")
+
+    max_body_mb: float = option(64, "largest body of a request, in MiB; larger ones get 413", "limits")
+    h11_max_incomplete_event_size: int = option(4 * 2**20, "most bytes of request line and headers", "limits")
+    h11_max_header_count: int = option(256, "most headers of a request", "limits")
+    max_num_queued_reqs: int | None = option(
+        None, "requests that may wait; further ones get 503 and Retry-After (default: no limit)", "limits"
+    )
+    max_num_queued_tokens: int | None = option(
+        None, "prompt tokens that may wait; further requests get 503 and Retry-After (default: no limit)", "limits"
+    )
+    request_timeout: float | None = option(
+        None, "seconds that a request may take in all before it is given up (default: no limit)", "limits"
+    )
+    shutdown_timeout: float = option(
+        0, "seconds that running requests have to finish when the server is told to stop; 0 = none", "limits"
+    )
+    max_engine_restarts: int = option(
+        3, "times in engine_restart_window that a dead engine process is started again; then the server ends", "limits"
+    )
+    engine_restart_window: float = option(300, "seconds in which max_engine_restarts are counted", "limits")
+
+    served_model_name: tuple[str, ...] = option(
+        (),
+        "names that requests may give as `model`; the first is in answers and metrics (default: the model)",
+        "answers",
+    )
+    generation_config: str = option(
+        "auto",
+        "defaults of sampling: auto = the checkpoint's generation_config.json, vllm = none, or a folder with one",
+        "answers",
+    )
+    override_generation_config: dict[str, Any] | None = option(
+        None, 'defaults of sampling that win over the file\'s, as {"temperature": 0.2}', "answers"
+    )
+    default_chat_template_kwargs: dict[str, Any] | None = option(
+        None, 'chat_template_kwargs of requests without, as {"enable_thinking": true}', "answers"
+    )
+    enable_auto_tool_choice: bool = option(
+        False, 'let the model decide about calls of tools (tool_choice "auto"); needs tool_call_parser', "answers"
+    )
+    tool_call_parser: ToolCallParser | None = option(
+        None, "how calls of tools are written; hermes is what the Qwen models were trained with", "answers"
+    )
+    reasoning_parser: ReasoningParser | None = option(
+        None, "take <think>...</think> out of `content` and into `reasoning`", "answers"
+    )
+    detail_tiles: dict[str, int] | None = option(
+        None, 'most tiles of a picture by the `detail` of its image_url, as {"low": 1} (default: no effect)', "answers"
+    )
+    stream_interval: int = option(1, "tokens that a streamed chunk waits for", "answers")
+    enable_force_include_usage: bool = option(False, "count tokens in every stream, asked for or not", "answers")
+    enable_prompt_tokens_details: bool = option(True, "say how many prompt tokens were cached", "answers")
+
+    enable_log_requests: bool = option(False, "log each request's id, options and prompt", "logging")
+    enable_log_outputs: bool = option(False, "log answers too; needs enable_log_requests", "logging")
+    max_log_len: int | None = option(None, "characters of a prompt or an answer that are logged", "logging")
+    uvicorn_log_level: UvicornLogLevel = option("info", "least level of the HTTP library's lines", "logging")
+    disable_uvicorn_access_log: bool = option(False, "no line a request", "logging")
+    disable_access_log_for_endpoints: tuple[str, ...] = option(
+        (), 'paths without a line a request, as "/health,/metrics"', "logging"
+    )
+    enable_server_load_tracking: bool = option(False, "count running requests at /load", "logging")
+    otlp_traces_endpoint: str | None = option(
+        None, "where spans of requests are sent, as http://localhost:4318/v1/traces", "logging"
+    )
+
+    @classmethod
+    def of(cls, **options: Any) -> ServerConfig:
+        """Build from keywords; an unknown one raises UnknownOption with the nearest that exists."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in options:
+            if name not in known:
+                raise UnknownOption.named(name, known, "The server")
+        return cls(**options)
+
+    def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():
+            _check_type(name, getattr(self, name), hint)
+        self._check_numbers()
+        self._check_address()
+        self._check_access()
+        self._check_answers()
+        self._check_logging()
+
+    def _check_numbers(self) -> None:
+        for name, (least, most) in _RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:
+                raise InvalidConfig(f"{name} must be {_range(least, most)}, got {value!r}.")
+
+    def _check_address(self) -> None:
+        if self.uds is not None:
+            for name in ("host", "port"):
+                if getattr(self, name) != getattr(ServerConfig, name):
+                    raise InvalidConfig(f"uds={self.uds!r} takes the place of {name}: give one of them.")
+            if not Path(self.uds).absolute().parent.is_dir():
+                raise InvalidConfig(f"uds: there is no folder {Path(self.uds).absolute().parent}.")
+        if self.root_path and (not self.root_path.startswith("/") or self.root_path.endswith("/")):
+            raise InvalidConfig(f"root_path must begin with / and not end with one, got {self.root_path!r}.")
+        if (self.ssl_keyfile is None) != (self.ssl_certfile is None):
+            missing = "ssl_keyfile" if self.ssl_keyfile is None else "ssl_certfile"
+            raise InvalidConfig(f"TLS needs ssl_keyfile and ssl_certfile: {missing} is missing.")
+        self._check_tls()
+
+    def _check_tls(self) -> None:
+        for name in ("ssl_ca_certs", "ssl_cert_reqs", "ssl_ciphers"):
+            if self.ssl_certfile is None and getattr(self, name) != getattr(ServerConfig, name):
+                raise InvalidConfig(f"{name} has no effect without ssl_keyfile and ssl_certfile: give them, too.")
+        if self.ssl_cert_reqs and self.ssl_ca_certs is None:
+            raise InvalidConfig(f"ssl_cert_reqs={self.ssl_cert_reqs} needs ssl_ca_certs to check certificates by.")
+        for name in ("ssl_keyfile", "ssl_certfile", "ssl_ca_certs"):
+            path = getattr(self, name)
+            if path is not None and not Path(path).is_file():
+                raise InvalidConfig(f"{name}: there is no file {path}.")
+
+    def _check_access(self) -> None:
+        if any(not key.strip() or not key.isascii() or not key.isprintable() for key in self.api_key):
+            raise InvalidConfig("api_key: a key is empty, or has characters that no header can carry.")
+        if self.metrics_without_key and not self.api_key:
+            raise InvalidConfig("metrics_without_key has no effect without api_key, when nothing asks for a key.")
+        if self.allow_credentials and "*" in self.allowed_origins:
+            raise InvalidConfig(
+                'allow_credentials with allowed_origins ["*"] would let any web page act as the user who sees it: '
+                'name the origins, as ["https://chat.example"].'
+            )
+
+    def _check_answers(self) -> None:
+        if self.enable_auto_tool_choice and self.tool_call_parser is None:
+            raise InvalidConfig("enable_auto_tool_choice needs tool_call_parser: add --tool-call-parser hermes.")
+        if any(not name.strip() for name in self.served_model_name):
+            raise InvalidConfig("served_model_name: a name is empty.")
+        source = self.generation_config
+        if source not in ("auto", "vllm") and not Path(source, "generation_config.json").is_file():
+            raise InvalidConfig(
+                f"generation_config must be auto, vllm or a folder with generation_config.json, got {source!r}."
+            )
+        for name, tiles in (self.detail_tiles or {}).items():
+            if name not in get_args(Detail):
+                raise InvalidConfig(f"detail_tiles knows {', '.join(get_args(Detail))}, got {name!r}.")
+            if type(tiles) is not int or tiles < 1:
+                raise InvalidConfig(f"detail_tiles: {name} must be a whole number from 1 on, got {tiles!r}.")
+
+    def _check_logging(self) -> None:
+        if self.enable_log_outputs and not self.enable_log_requests:
+            raise InvalidConfig("enable_log_outputs needs enable_log_requests: give both.")
+        if self.max_log_len is not None and not self.enable_log_requests:
+            raise InvalidConfig("max_log_len has no effect without enable_log_requests: give both.")
+        for path in self.disable_access_log_for_endpoints:
+            if not path.startswith("/"):
+                raise InvalidConfig(f"disable_access_log_for_endpoints: a path begins with /, got {path!r}.")
+        target = self.otlp_traces_endpoint
+        if target is not None and (urlsplit(target).scheme not in ("http", "https") or not urlsplit(target).hostname):
+            raise InvalidConfig(f"otlp_traces_endpoint must be an http(s) URL, got {target!r}.")
+
+    @property
+    def url(self) -> str:
+        """Where a client on this machine finds the server; of a Unix socket, what stands in place of an address."""
+        scheme = "https" if self.ssl_certfile else "http"
+        if self.uds is not None:
+            return f"{scheme}://localhost"
+        everywhere = {None: "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "[::1]"}
+        host = everywhere.get(self.host) or self.host or ""
+        return f"{scheme}://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{self.port}"
+
+
+_MANY = 2**31 - 1
+_RANGES: dict[str, tuple[float, float]] = {
+    "port": (0, 65535),
+    "timeout_keep_alive": (0, _MANY),
+    "ssl_cert_reqs": (0, 2),
+    "max_body_mb": (0.001, 2**20),
+    "h11_max_incomplete_event_size": (1024, _MANY),
+    "h11_max_header_count": (1, _MANY),
+    "max_num_queued_reqs": (1, _MANY),
+    "max_num_queued_tokens": (1, _MANY),
+    "request_timeout": (0.001, _MANY),
+    "shutdown_timeout": (0, _MANY),
+    "max_engine_restarts": (0, _MANY),
+    "engine_restart_window": (1, _MANY),
+    "stream_interval": (1, _MANY),
+    "max_log_len": (0, _MANY),
+}
+
+
+def _range(least: float, most: float) -> str:
+    return f"{least:g} or above" if most in (_MANY, math.inf) else f"from {least:g} to {most:g}"
+
+
+def _check_type(name: str, value: Any, hint: Any) -> None:
+    kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
+    if choices and value is not None and value not in choices:
+        hint_text = did_you_mean(str(value), choices)
+        raise InvalidConfig(f"{name} must be one of {', '.join(choices)}, got {value!r}.{hint_text}")
+    if not choices and not any(_is(value, kind) for kind in kinds):
+        wanted = " or ".join(_WORDS.get(get_origin(kind) or kind, str(kind)) for kind in kinds)
+        raise InvalidConfig(f"{name} must be {wanted}, got {value!r}.")
+
+
+def _is(value: Any, kind: Any) -> bool:
+    if kind is float:
+        return type(value) in (int, float)
+    if get_origin(kind) is tuple:
+        return type(value) is tuple and all(type(item) is str for item in value)
+    return type(value) is (get_origin(kind) or kind)
+
+
+_WORDS: dict[Any, str] = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    tuple: "a tuple of texts",
+    dict: "a dict",
+    type(None): "None",
+}

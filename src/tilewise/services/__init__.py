@@ -1,0 +1,1 @@
+"""Services: servers in the background, by name."""
