@@ -1,0 +1,215 @@
+"""Metrics under vLLM's names, so that dashboards made for it work, and under `tilewise:` what only Tilewise has.
+
+Counters of the engine come with every step and begin at zero with each of its lives; here they only grow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from tilewise.engine.counters import Counters, Load
+from tilewise.engine.delta import TokenDelta
+from tilewise.inputs.media_cache import CacheCounts
+from tilewise.plan import Resolved
+from tilewise.types import Request, RequestOutput
+
+_FIRST_TOKEN = (
+    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0),
+    *(2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0),
+)
+_BETWEEN_TOKENS = (
+    *(0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0),
+    *(2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0),
+)
+_WHOLE = (
+    *(0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0),
+    *(60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0),
+)
+_MEDIA = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+
+_COUNTERS: dict[str, tuple[str, str]] = {
+    "prompt_tokens": ("vllm:prompt_tokens", "Tokens of prompts that were computed"),
+    "generation_tokens": ("vllm:generation_tokens", "Tokens generated"),
+    "preemptions": ("vllm:num_preemptions", "Sequences that gave their blocks back and were computed again"),
+    "prefix_cache_queries": ("vllm:prefix_cache_queries", "Tokens looked up in the prefix cache"),
+    "prefix_cache_hits": ("vllm:prefix_cache_hits", "Tokens found in the prefix cache"),
+    "drafts": ("vllm:spec_decode_num_drafts", "Times that tokens were guessed"),
+    "draft_tokens": ("vllm:spec_decode_num_draft_tokens", "Tokens guessed"),
+    "accepted_tokens": ("vllm:spec_decode_num_accepted_tokens", "Tokens guessed right"),
+    "tiles_encoded": ("tilewise:tiles_encoded", "Tiles that went through the vision tower"),
+    "tile_cache_queries": ("tilewise:tile_cache_queries", "Tiles of prompts"),
+    "tile_cache_hits": ("tilewise:tile_cache_hits", "Tiles of prompts that nothing was encoded for"),
+}
+"""Field of Counters -> (metric, help)."""
+_SPANS: dict[str, tuple[str, str, tuple[float, ...]]] = {
+    "total": ("vllm:e2e_request_latency_seconds", "From a request's arrival to its last token", _WHOLE),
+    "queue": ("vllm:request_queue_time_seconds", "Waiting in the engine", _WHOLE),
+    "prefill": ("vllm:request_prefill_time_seconds", "From the first planned work to the first token", _WHOLE),
+    "decode": ("vllm:request_decode_time_seconds", "From the first token to the last", _WHOLE),
+    "inference": ("vllm:request_inference_time_seconds", "From the first planned work to the last token", _WHOLE),
+    "encode": ("tilewise:request_encode_time_seconds", "Waiting for tiles, within queue and prefill", _WHOLE),
+}
+"""Property of Timing -> (metric, help, buckets)."""
+_INPUTS: dict[str, tuple[str, str]] = {
+    "download": ("vllm:mm_media_download_latency_seconds", "Fetching the media of a request"),
+    "decode": ("vllm:mm_media_decode_latency_seconds", "Files to pixels"),
+    "preprocess": ("vllm:mm_preprocessing_total_latency_seconds", "Cutting pictures, template and tokenizer"),
+}
+"""Field of InputTiming -> (metric, help)."""
+
+
+class Metrics:
+    """All metrics of one server, labelled with the model's first name."""
+
+    def __init__(self, model: str, max_model_len: int) -> None:
+        self.registry = CollectorRegistry()
+        self._labels = {"model_name": model, "engine": "0"}
+        self._seen = Counters()
+        self._counters = {field: self._counter(*spec) for field, spec in _COUNTERS.items()}
+        self._accepted_at = self._raw(
+            Counter, "vllm:spec_decode_num_accepted_tokens_per_pos", "Tokens guessed right, by place", "position"
+        )
+        self._cached = self._counter("vllm:prompt_tokens_cached", "Tokens of prompts that were cached")
+        self._media_queries = self._counter("vllm:mm_cache_queries", "Pictures and frames that were to be cut")
+        self._media_hits = self._counter("vllm:mm_cache_hits", "Pictures and frames that had been cut before")
+        self._media_seen = CacheCounts()
+        self._finished = self._raw(Counter, "vllm:request_success", "Answers, by how they ended", "finished_reason")
+        self._rejected = self._raw(Counter, "vllm:admission_rejections", "Requests that were one too many", "reason")
+        self._restarts = self._counter("tilewise:engine_restarts", "Times that the engine's process was replaced")
+        self._running = self._gauge("vllm:num_requests_running", "Sequences that are computed")
+        self._waiting = self._gauge("vllm:num_requests_waiting", "Sequences that wait")
+        self._usage = self._gauge("vllm:kv_cache_usage_perc", "Share of the KV blocks that are in use, 0 to 1")
+        self._up = self._gauge("tilewise:engine_up", "1 while the engine takes requests")
+        self._spans = {field: self._histogram(*spec) for field, spec in _SPANS.items()}
+        self._inputs = {field: self._histogram(*spec, _MEDIA) for field, spec in _INPUTS.items()}
+        self._first_token = self._histogram(
+            "vllm:time_to_first_token_seconds", "From arrival to the first token", _FIRST_TOKEN
+        )
+        self._between = self._histogram(
+            "vllm:inter_token_latency_seconds", "Between tokens of an answer", _BETWEEN_TOKENS
+        )
+        self._per_token = self._histogram(
+            "vllm:request_time_per_output_token_seconds", "Of each answer, the mean time of a token", _BETWEEN_TOKENS
+        )
+        sizes = token_buckets(max_model_len)
+        self._step_tokens = self._histogram("vllm:iteration_tokens_total", "Tokens of one step", _STEP_TOKENS)
+        self._prompt = self._histogram("vllm:request_prompt_tokens", "Tokens of a prompt", sizes)
+        self._generated = self._histogram("vllm:request_generation_tokens", "Tokens of a request's answers", sizes)
+        self._asked = self._histogram("vllm:request_params_max_tokens", "max_tokens of a request", sizes)
+        self._n = self._histogram("vllm:request_params_n", "n of a request", (1, 2, 5, 10, 20))
+        self._tiles = self._histogram("tilewise:request_tiles", "Tiles of a request", (1, 2, 5, 10, 13, 20, 50, 100))
+
+    def describe_caches(self, resolved: Resolved) -> None:
+        """What the engine was given, as labels of a gauge that is always 1."""
+        limits = resolved.limits
+        info = {
+            "block_size": limits.block_size,
+            "num_gpu_blocks": limits.num_blocks - 1,
+            "enable_prefix_caching": limits.prefix_caching,
+            "tile_pages": limits.tile_pages,
+        }
+        gauge = Gauge("vllm:cache_config_info", "Caches", ["engine", *info], registry=self.registry)
+        gauge.labels("0", *map(str, info.values())).set(1)
+
+    def take(self, counters: Counters, load: Load) -> None:
+        """What the engine says after a step."""
+        tokens = 0
+        for field, metric in self._counters.items():
+            grown = getattr(counters, field) - getattr(self._seen, field)
+            metric.inc(grown)
+            tokens += grown if field in ("prompt_tokens", "generation_tokens") else 0
+        for place, count in enumerate(counters.accepted_at):
+            before = self._seen.accepted_at[place] if place < len(self._seen.accepted_at) else 0
+            self._accepted_at(str(place)).inc(count - before)
+        if tokens:
+            self._step_tokens.observe(tokens)
+        self._seen = dataclasses.replace(counters, accepted_at=list(counters.accepted_at))
+        self._running.set(load.running)
+        self._waiting.set(load.waiting)
+        self._usage.set(load.kv_cache_usage)
+
+    def engine_is(self, up: bool) -> None:
+        """A new life begins its counters at zero."""
+        self._up.set(up)
+        if not up:
+            self._seen = Counters()
+            self._restarts.inc()
+            self._running.set(0)
+            self._waiting.set(0)
+
+    def token(self, delta: TokenDelta, arrival: float, before: float | None) -> None:
+        """One token, and when the one before it in its sequence came."""
+        if before is None:
+            self._first_token.observe(delta.time - arrival)
+        else:
+            self._between.observe(delta.time - before)
+
+    def finished(self, request: Request, output: RequestOutput) -> None:
+        """A request's answers have ended."""
+        usage, timing = output.usage, output.timing
+        for field, metric in self._spans.items():
+            if (seconds := getattr(timing, field)) is not None:
+                metric.observe(seconds)
+        for field, metric in self._inputs.items() if request.images else ():
+            metric.observe(getattr(timing.inputs, field))
+        for answer in output.outputs:
+            self._finished(answer.finish_reason or "abort").inc()
+        longest = max(len(answer.token_ids) for answer in output.outputs)
+        if longest > 1 and timing.decode is not None:
+            self._per_token.observe(timing.decode / (longest - 1))
+        self._cached.inc(usage.cached_tokens)
+        self._prompt.observe(usage.prompt_tokens)
+        self._generated.observe(usage.completion_tokens)
+        self._n.observe(len(output.outputs))
+        if request.sampling.max_tokens is not None:
+            self._asked.observe(request.sampling.max_tokens)
+        if usage.tiles:
+            self._tiles.observe(usage.tiles)
+
+    def aborted(self, sequences: int) -> None:
+        self._finished("abort").inc(sequences)
+
+    def rejected(self, reason: str) -> None:
+        self._rejected(reason).inc()
+
+    def render(self, media: CacheCounts) -> bytes:
+        """The text that Prometheus reads."""
+        self._media_queries.inc(media.queries - self._media_seen.queries)
+        self._media_hits.inc(media.hits - self._media_seen.hits)
+        self._media_seen = media
+        return generate_latest(self.registry)
+
+    def _counter(self, name: str, text: str) -> Counter:
+        counter: Counter = self._raw(Counter, name, text)()
+        return counter
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        gauge: Gauge = self._raw(Gauge, name, text)()
+        return gauge
+
+    def _histogram(self, name: str, text: str, buckets: Iterable[float]) -> Histogram:
+        histogram: Histogram = self._raw(Histogram, name, text, buckets=tuple(buckets))()
+        return histogram
+
+    def _raw(self, kind: type, name: str, text: str, *more: str, **options: Any) -> Callable[..., Any]:
+        """Takes the values of the labels in `more`, and gives the metric for them."""
+        metric = kind(name, text, [*self._labels, *more], registry=self.registry, **options)
+        return lambda *values: metric.labels(*self._labels.values(), *values)
+
+
+def token_buckets(most: int) -> list[int]:
+    """1, 2, 5, 10, 20, 50 ... up to the most there may be.
+
+    >>> token_buckets(60)
+    [1, 2, 5, 10, 20, 50]
+    """
+    found, size = [], 1
+    while size <= most:
+        found += [size * step for step in (1, 2, 5) if size * step <= most]
+        size *= 10
+    return found

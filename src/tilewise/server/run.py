@@ -1,0 +1,170 @@
+"""From two configurations to a server that listens, answers and ends in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import stat
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import uvicorn
+
+from tilewise.config import EngineConfig
+from tilewise.errors import EngineDead, InvalidConfig
+from tilewise.logs import http_log_config
+from tilewise.server.app import create_app
+from tilewise.server.assemble import Assembly, assemble
+from tilewise.server.config import ServerConfig
+
+logger = logging.getLogger("tilewise")
+_ABORTED = 2.0  # seconds that streams have to say that they were aborted
+
+
+def run(engine: EngineConfig, server: ServerConfig) -> int:
+    """Serve until told to stop. Raises a TilewiseError if the server cannot start."""
+    return asyncio.run(_serve(engine, server))
+
+
+async def _serve(engine: EngineConfig, config: ServerConfig) -> int:
+    started = time.perf_counter()
+    listener = listen(config)  # first: a port that is taken should not cost a model's loading time
+    try:
+        parts = await assemble(engine, config)
+        logger.info("Start-up took %.2f seconds: %s", time.perf_counter() - started, parts.phases)
+        server = Server(uvicorn_config(config, parts), parts, config.shutdown_timeout)
+        await server.serve(sockets=[listener])
+        await parts.supervisor.close()
+        logger.info("Shutdown complete")
+        return 0 if server.started and not parts.gave_up else 1
+    finally:
+        listener.close()
+        if config.uds is not None:
+            Path(config.uds).unlink(missing_ok=True)
+
+
+def listen(config: ServerConfig) -> socket.socket:
+    """A bound socket; nobody is let in before the model is loaded. Raises InvalidConfig."""
+    host = config.host or "0.0.0.0"
+    family = socket.AF_UNIX if config.uds else socket.AF_INET6 if ":" in host else socket.AF_INET
+    made = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if config.uds is not None:
+            _remove_stale(Path(config.uds))
+            made.bind(config.uds)
+        else:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            made.bind((host.strip("[]"), config.port))
+    except OSError as error:
+        made.close()
+        where = config.uds or f"{host}:{config.port}"
+        raise InvalidConfig(f"{where} cannot be listened at ({error.strerror}): choose another port or host.") from None
+    made.set_inheritable(False)
+    return made
+
+
+def _remove_stale(path: Path) -> None:
+    """A socket file that a server left behind; one that somebody answers at stays, and so does any other file."""
+    if not (path.exists() and stat.S_ISSOCK(path.stat().st_mode)):
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe, suppress(OSError):
+        probe.connect(str(path))
+        return
+    path.unlink()
+
+
+def uvicorn_config(config: ServerConfig, parts: Assembly) -> uvicorn.Config:
+    level = config.uvicorn_log_level
+    return uvicorn.Config(
+        create_app(parts, config),
+        host=config.host,
+        port=config.port,
+        uds=config.uds,
+        http="h11",  # its limit of headers is one that can be set
+        h11_max_incomplete_event_size=config.h11_max_incomplete_event_size,
+        ws="none",
+        lifespan="on",
+        root_path=config.root_path,
+        timeout_keep_alive=config.timeout_keep_alive,
+        timeout_graceful_shutdown=1,  # answers have ended by then
+        server_header=False,
+        access_log=not config.disable_uvicorn_access_log,
+        log_config=http_log_config(
+            "APIServer", level, not config.disable_uvicorn_access_log, config.disable_access_log_for_endpoints
+        ),
+        ssl_keyfile=config.ssl_keyfile,
+        ssl_certfile=config.ssl_certfile,
+        ssl_ca_certs=config.ssl_ca_certs,
+        ssl_cert_reqs=config.ssl_cert_reqs,
+        ssl_ciphers=config.ssl_ciphers or "TLSv1",
+    )
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, which lets running requests finish first, and ends when the engine has been given up."""
+
+    def __init__(self, config: uvicorn.Config, parts: Assembly, patience: float) -> None:
+        super().__init__(config)
+        self._parts = parts
+        self._patience = patience
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._log_started_message(sockets or [])
+        self._parts.on_give_up(self._end)
+
+    def _end(self) -> None:
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        logger.info("Shutdown initiated (timeout=%g)", self._patience)
+        service = self._parts.service
+        service.drain()
+        if service.in_flight and self._patience:
+            logger.info("Draining %d in-flight requests (timeout=%gs)", service.in_flight, self._patience)
+            await self._until_idle(self._patience)
+        if service.in_flight:
+            logger.info("Aborting %d requests", service.in_flight)
+            self._parts.supervisor.end_streams(
+                EngineDead("The server is shutting down: send the request to another one.")
+            )
+            await self._until_idle(_ABORTED)
+        await super().shutdown(sockets)
+
+    async def _until_idle(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._parts.service.in_flight and not self.force_exit:
+                    await asyncio.sleep(0.02)
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """As uvicorn does, but a server that was told to end and did has not failed."""
+        with _handled(self):
+            yield
+
+
+@contextmanager
+def _handled(server: Server) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGINT, signal.SIGTERM)
+    for number in signals:
+        loop.add_signal_handler(number, server.handle_exit, number, None)
+    try:
+        yield
+    finally:
+        for number in signals:
+            loop.remove_signal_handler(number)
+
+
+def threads_for_inputs() -> int:
+    """Media are fetched, decoded and cut in so many threads."""
+    asked = os.environ.get("VLLM_MEDIA_LOADING_THREAD_COUNT", "8")
+    if not asked.isdecimal() or int(asked) < 1:
+        raise InvalidConfig(f"VLLM_MEDIA_LOADING_THREAD_COUNT must be a whole number from 1 on, found {asked!r}.")
+    return int(asked)
