@@ -13,7 +13,7 @@ SRC = Path(__file__).parent.parent / "src" / "tilewise"
 
 # Each row may import from its own and from rows below it.
 ROWS: list[set[str]] = [
-    {"cli", "__main__"},
+    {"cli", "server", "__main__"},
     {"llm", "assets", "tools"},
     {"beam"},
     {"outputs"},
@@ -35,6 +35,7 @@ LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}
 TORCH_FREE = {
     "__main__",
     "cli",
+    "server",
     "llm",
     "assets",
     "beam",

@@ -1,0 +1,1 @@
+"""The OpenAI API: bodies in, calls out, and back again."""
