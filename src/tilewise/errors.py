@@ -25,8 +25,24 @@ class InvalidMedia(InvalidRequest):
     """A picture or video cannot be read, or lies outside the limits."""
 
 
+class InvalidField(InvalidRequest):
+    """One field of a request is wrong; `param` is its name."""
+
+    def __init__(self, param: str, message: str) -> None:
+        super().__init__(message)
+        self.param = param
+
+
 class TooLong(InvalidRequest):
     """A prompt, or prompt and answer together, does not fit in the context."""
+
+    def __init__(self, message: str, *, prompt_tokens: int, limit: int, output_tokens: int = 1) -> None:
+        super().__init__(message)
+        self.prompt_tokens = prompt_tokens
+        self.limit = limit
+        """Tokens that prompt and answer may have together."""
+        self.output_tokens = output_tokens
+        """Asked for; at least one has to fit."""
 
 
 class UnknownOption(InvalidRequest, TypeError):
@@ -43,6 +59,10 @@ class InvalidConfig(TilewiseError, ValueError):
 
 class InvalidCheckpoint(TilewiseError):
     """A checkpoint's files do not say what they have to."""
+
+
+class BrokenAnswer(TilewiseError):
+    """A structured answer could not be followed to its end."""
 
 
 class EngineStuck(TilewiseError):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tilewise.errors import InvalidRequest, UnknownOption
+from tilewise.errors import InvalidField, InvalidRequest, UnknownOption
 from tilewise.timing import InputTiming, Timing
 
 if TYPE_CHECKING:
@@ -148,10 +148,11 @@ class SamplingParams:
             logger.warning("temperature %s is raised to %s", self.temperature, COLDEST)
             self._set("temperature", COLDEST)
         if self.n > 1 and self.temperature == 0:
-            raise InvalidRequest(f"n must be 1 when using greedy sampling, got {self.n}.")
+            raise InvalidField("n", f"n must be 1 when using greedy sampling, got {self.n}.")
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
-            raise InvalidRequest(
-                f"min_tokens must be less than or equal to max_tokens={self.max_tokens}, got {self.min_tokens}."
+            raise InvalidField(
+                "min_tokens",
+                f"min_tokens must be less than or equal to max_tokens={self.max_tokens}, got {self.min_tokens}.",
             )
 
     def _set(self, name: str, value: Any) -> None:
@@ -162,7 +163,7 @@ class SamplingParams:
         for name, most in _LONGEST_LISTS.items():
             count = len(getattr(self, name) or ())
             if count > most:
-                raise InvalidRequest(f"{name} may have at most {most} entries, got {count}: send fewer.")
+                raise InvalidField(name, f"{name} may have at most {most} entries, got {count}: send fewer.")
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
@@ -205,7 +206,7 @@ def _check_values(params: SamplingParams | StructuredOutputsParams, rules: tuple
         except TypeError:
             fine = False
         if not fine:
-            raise InvalidRequest(f"{name} must be {wanted}, got {value!r:.200}.")
+            raise InvalidField(name, f"{name} must be {wanted}, got {value!r:.200}.")
 
 
 def _as_tuple(value: Any) -> Any:

@@ -79,7 +79,9 @@ class Scheduler:
         if len(request.prompt_ids) >= longest:
             raise TooLong(
                 f"The prompt has {len(request.prompt_ids)} tokens, the KV cache and context hold {longest} with at "
-                "least one for the answer: shorten it, or raise max_model_len or the KV cache size."
+                "least one for the answer: shorten it, or raise max_model_len or the KV cache size.",
+                prompt_tokens=len(request.prompt_ids),
+                limit=longest,
             )
         sequence = SequenceState.of(request, self.limits.tokens_per_tile, longest)
         sequence.moments = EngineMoments(queued=self._clock())

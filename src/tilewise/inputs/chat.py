@@ -13,9 +13,11 @@ from tilewise.errors import InvalidRequest, did_you_mean
 from tilewise.inputs.images import ImageLimits, open_image
 from tilewise.inputs.media import MediaAccess
 from tilewise.inputs.templates import ROLES, Message
+from tilewise.inputs.tool_text import read_calls
 from tilewise.inputs.video import FrameChoice, read_video
 from tilewise.timing import Stopwatch
 
+_ROLES = (*ROLES, "tool")
 _PARTS = ("text", "image_url", "video_url", "image_pil", "video_frames")
 
 
@@ -78,7 +80,7 @@ def read_messages(
         images = [reader.image(item) if isinstance(item, str) else item for item in parts.images]
         videos = [reader.video(item) if isinstance(item, str) else item for item in parts.videos]
         lengths = tuple(map(len, videos))
-        parsed.append(Message(parts.role, "\n".join(parts.texts), len(images), lengths))
+        parsed.append(Message(parts.role, "\n".join(parts.texts), len(images), lengths, parts.calls))
         media += [*images, *videos]
     return parsed, media
 
@@ -89,6 +91,7 @@ class _Parts:
     texts: list[str] = field(default_factory=list)
     images: list[str | Image.Image] = field(default_factory=list)
     videos: list[str | list[Image.Image]] = field(default_factory=list)
+    calls: tuple[str, ...] = ()
 
 
 def _split(message: dict[str, Any], number: int) -> _Parts:
@@ -96,11 +99,15 @@ def _split(message: dict[str, Any], number: int) -> _Parts:
     if not isinstance(message, Mapping):
         raise InvalidRequest(f"{where} must be an object with role and content, got {type(message).__name__}.")
     role = message.get("role")
-    if role not in ROLES:
-        raise InvalidRequest(f"{where}: role must be one of {', '.join(ROLES)}, got {role!r}.")
+    if role not in _ROLES:
+        raise InvalidRequest(f"{where}: role must be one of {', '.join(_ROLES)}, got {role!r:.80}.")
     if role == "system" and number:
         raise InvalidRequest(f"{where}: only the first message may have the role system.")
     parts = _Parts(role)
+    if message.get("tool_calls"):
+        if role != "assistant":
+            raise InvalidRequest(f"{where}: only the assistant has tool_calls, role is {role}.")
+        parts.calls = read_calls(message["tool_calls"], where)
     content = message.get("content")
     if content is None or isinstance(content, str):
         parts.texts.append(content or "")

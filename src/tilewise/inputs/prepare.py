@@ -6,20 +6,29 @@ import hashlib
 import itertools
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from PIL import Image
 
-from tilewise.errors import InvalidMedia, InvalidRequest, TooLong
+from tilewise.errors import InvalidField, InvalidMedia, InvalidRequest, TooLong
 from tilewise.inputs.grammar import Grammars
 from tilewise.inputs.images import DAMAGE, ImageLimits, check_image, choose_grid, count_tiles, tile_image, to_rgb
 from tilewise.inputs.media_cache import CutPicture, MediaCache, picture_digest
 from tilewise.inputs.sampling import bad_word_ids, check_ids, check_sampling
 from tilewise.inputs.spec import InputSpec
-from tilewise.inputs.templates import IMAGE_MARKER, ImageSlot, Message, Piece, join_text, place_media, to_string
+from tilewise.inputs.templates import (
+    IMAGE_MARKER,
+    Ending,
+    ImageSlot,
+    Message,
+    Piece,
+    join_text,
+    place_media,
+    to_string,
+)
 from tilewise.inputs.tokenizer import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, Tokenizer
 from tilewise.timing import Clock, InputTiming
 from tilewise.types import ImageInput, Request, SamplingParams, Tile
@@ -84,17 +93,26 @@ class Preparer:
         *,
         processor: dict[str, Any] | None = None,
         thinking: bool = False,
+        tools: Sequence[str] = (),
+        ending: Ending = "open",
+        one_tile: Collection[int] = (),
+        keep_last: int | None = None,
     ) -> Request:
-        """A conversation, with its media in the order in which the messages bring them."""
+        """A conversation, with its media in the order in which the messages bring them.
+
+        `tools` are definitions of functions, each a JSON text. Of the pictures, those numbered in `one_tile` are not
+        cut. `keep_last` cuts the prompt to that many tokens, -1 to what fits.
+        """
         if thinking and sampling.structured_outputs:
             raise InvalidRequest(
                 "structured_outputs holds from the first token of an answer, so that there is no thinking before it: "
                 "leave out enable_thinking."
             )
         started = self.clock()
-        pieces = self.spec.template.render(messages, thinking)
-        images = self._tile_all(pictures, processor)
-        return self._timed(started, self._request(self.chat_ids(pieces), images, sampling, to_string(pieces)))
+        pieces = self.spec.template.render(messages, thinking, tools, ending)
+        images = self._tile_all(pictures, processor, one_tile)
+        ids = self._last(self.chat_ids(pieces), sampling, keep_last)
+        return self._timed(started, self._request(ids, images, sampling, to_string(pieces)))
 
     def _timed(self, started: float, request: Request) -> Request:
         return request.with_(inputs=InputTiming(preprocess=self.clock() - started))
@@ -110,19 +128,41 @@ class Preparer:
         sampling: SamplingParams,
         *,
         processor: dict[str, Any] | None = None,
+        start: bool = True,
+        keep_last: int | None = None,
     ) -> Request:
         """A ready-made prompt (text in which special tokens are meant, or token ids).
 
         `<image>` and `<video>` markers place the media, and so does `<IMG_CONTEXT>`, which -hf prompts use; without
-        markers media go first.
+        markers media go first. Without `start` a text gets no start token. `keep_last` is as in `chat`.
         """
         started = self.clock()
         images = self._tile_all(pictures, processor)
         if isinstance(prompt, str):
-            request = self._request(self._started(self._raw_ids(prompt, pictures)), images, sampling, prompt)
+            text_ids = self._raw_ids(prompt, pictures)
+            ids, text = self._started(text_ids) if start else text_ids, prompt
         else:
-            request = self._request(self._slots_for_ids(prompt, len(images)), images, sampling, None)
-        return self._timed(started, request)
+            ids, text = self._slots_for_ids(prompt, len(images)), None
+        return self._timed(started, self._request(self._last(ids, sampling, keep_last), images, sampling, text))
+
+    def _last(
+        self, ids: list[int | ImageSlot], sampling: SamplingParams, keep_last: int | None
+    ) -> list[int | ImageSlot]:
+        """The last ids of a prompt; one with pictures cannot be cut."""
+        if keep_last is None:
+            return ids
+        fits = max(1, self.max_model_len - (sampling.max_tokens or 1))
+        if not -1 <= keep_last <= self.max_model_len or keep_last == 0:
+            raise InvalidField(
+                "truncate_prompt_tokens",
+                f"truncate_prompt_tokens must be -1 or from 1 to {self.max_model_len}, got {keep_last}.",
+            )
+        if any(isinstance(item, ImageSlot) for item in ids):
+            raise InvalidField(
+                "truncate_prompt_tokens",
+                "truncate_prompt_tokens would cut pictures: send fewer of them, or a shorter conversation.",
+            )
+        return ids[-(fits if keep_last == -1 else keep_last) :]
 
     def _started(self, ids: list[int | ImageSlot]) -> list[int | ImageSlot]:
         """Text gets the tokenizer's start token unless it begins with it; ids are taken as they are."""
@@ -152,14 +192,17 @@ class Preparer:
             return [*map(ImageSlot, range(images)), *ids]
         return ids
 
-    def _tile_all(self, media: Sequence[Picture | Video], processor: dict[str, Any] | None) -> list[CutPicture]:
+    def _tile_all(
+        self, media: Sequence[Picture | Video], processor: dict[str, Any] | None, one_tile: Collection[int] = ()
+    ) -> list[CutPicture]:
         tiling = self.spec.tiling.override(processor)
         pictures = sum(isinstance(item, Image.Image) for item in media)
         tiling, frame = self.options.tilings(tiling, pictures)
         tiled: list[CutPicture] = []
+        numbers = itertools.count()
         for item in media:
             if isinstance(item, Image.Image):
-                tiled.append(self._tile(item, tiling))
+                tiled.append(self._tile(item, frame if next(numbers) in one_tile else tiling))
             else:
                 tiled += [self._tile(image, frame) for image in item]
         return tiled
@@ -239,7 +282,9 @@ class Preparer:
         raise TooLong(
             f"The prompt has {len(prompt)} tokens ({tiles} tiles of {self.spec.tokens_per_tile} tokens and "
             f"{len(prompt) - tiles * self.spec.tokens_per_tile} others), the context holds {self.max_model_len} with "
-            "at least one for the answer: use fewer pictures, a smaller max_dynamic_patch, or a larger max_model_len."
+            "at least one for the answer: use fewer pictures, a smaller max_dynamic_patch, or a larger max_model_len.",
+            prompt_tokens=len(prompt),
+            limit=self.max_model_len,
         )
 
 

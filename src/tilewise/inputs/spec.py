@@ -7,7 +7,7 @@ from typing import Any
 
 from tilewise.errors import InvalidCheckpoint, did_you_mean
 from tilewise.inputs.images import Tiling
-from tilewise.inputs.templates import TEMPLATES, Template
+from tilewise.inputs.templates import MARKS, TEMPLATES, Template
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.weights.folder import CheckpointFolder, Section
 
@@ -42,7 +42,7 @@ class InputSpec:
     @classmethod
     def of(cls, folder: CheckpointFolder, tokenizer: Tokenizer, processor: dict[str, Any] | None = None) -> InputSpec:
         """`processor` are `mm_processor_kwargs` for all requests."""
-        template = _template(folder.config)
+        template = _template(folder.config).with_marks(m for m in MARKS if tokenizer.find_id(m) is not None)
         tiling = _tiling(folder).override(processor)
         ends = frozenset[int]().union(*end_ids(folder, template, tokenizer).values())
         start, header = _start_id(folder, tokenizer), _header_ids(template, tokenizer)

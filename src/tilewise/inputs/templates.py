@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from tilewise.errors import InvalidRequest
+from tilewise.inputs import tool_text
 
 SYSTEM_INTERNVL2 = (
     "你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，英文名叫InternVL, 是一个有用无害的人工智能助手。"
@@ -44,6 +45,10 @@ and not reference the thinking section."""
 
 Role = Literal["system", "user", "assistant"]
 ROLES: tuple[Role, ...] = ("system", "user", "assistant")
+Ending = Literal["open", "continue", "end"]
+"""Behind the last message: the model's turn begins; that message goes on; nothing."""
+MARKS = ("<think>", "</think>", *tool_text.MARKS)
+"""Words of templates that are tokens in some vocabularies and characters in others."""
 IMAGE_MARKER = "<image>"
 VIDEO_MARKER = "<video>"
 _MARKERS = re.compile(f"({IMAGE_MARKER}|{VIDEO_MARKER})")
@@ -87,10 +92,13 @@ class Part:
 class Message:
     """One turn. Its text may hold `<image>` and `<video>` markers; `images` and `videos` say how many it brings."""
 
-    role: Role
+    role: Role | Literal["tool"]
+    """What a tool gave back stands in a turn of the user."""
     text: str
     images: int = 0
     videos: tuple[int, ...] = ()  # frames of each video
+    calls: tuple[str, ...] = ()
+    """Tool calls of the assistant, each a JSON text."""
 
     def body(self, first: int) -> list[Piece]:
         """The text with its media in place; only users show pictures, so what others say is text alone."""
@@ -119,25 +127,71 @@ class Template:
     thinking: str | None = None
     """System text that asks for reasoning; None = no model of this template was trained to reason."""
     header: Header | None = None
+    tools: bool = False
+    """Whether it has a form for tools."""
     special: re.Pattern[str] = field(default=re.compile(r"<\|[a-z_]+\|>"), repr=False)
 
-    def render(self, messages: Sequence[Message], thinking: bool = False) -> list[Piece]:
-        """The prompt for `messages`. A first message of role system replaces the built-in text; empty = none."""
-        return join_text([piece for part in self.parts(messages, thinking) for piece in part.pieces])
+    def with_marks(self, marks: Iterable[str]) -> Template:
+        """The template for a vocabulary in which these words of it are tokens."""
+        pattern = "|".join([self.special.pattern, *map(re.escape, marks)])
+        return replace(self, special=re.compile(pattern))
 
-    def parts(self, messages: Sequence[Message], thinking: bool = False) -> list[Part]:
+    def render(
+        self, messages: Sequence[Message], thinking: bool = False, tools: Sequence[str] = (), ending: Ending = "open"
+    ) -> list[Piece]:
+        """The prompt for `messages`. A first message of role system replaces the built-in text; empty = none.
+
+        `tools` are definitions of functions, each a JSON text.
+        """
+        return join_text([piece for part in self.parts(messages, thinking, tools, ending) for piece in part.pieces])
+
+    def parts(
+        self, messages: Sequence[Message], thinking: bool = False, tools: Sequence[str] = (), ending: Ending = "open"
+    ) -> list[Part]:
         """The prompt that `render` joins, part by part; the system message, if there is one, is turn 0."""
-        system = self._thinking_text() if thinking else self.system
         turns = list(messages)
+        system = self._literal(self._thinking_text() if thinking else self.system)
         if turns and turns[0].role == "system":
-            system = turns.pop(0).text
-        bodies: list[tuple[Role, list[Piece]]] = [("system", [Text(system)])] if system else []
-        next_image = 0
-        for message in turns:
-            bodies.append((message.role, message.body(next_image)))
-            next_image += message.images + sum(message.videos)
+            system = [Text(turns.pop(0).text)]
+        system = join_text([*system, *self._tool_section(tools, after=system)])
+        bodies: list[tuple[Role, list[Piece]]] = [("system", system)] if system else []
+        bodies += self._bodies(turns)
         parts = [part for turn, (role, body) in enumerate(bodies) for part in self._turn(turn, role, body)]
-        return [*parts, Part("opening", len(bodies), "assistant", self._literal(self.opening))]
+        if ending == "open":
+            return [*parts, Part("opening", len(bodies), "assistant", self._literal(self.opening))]
+        return parts[:-1] if ending == "continue" else parts
+
+    def _bodies(self, turns: Sequence[Message]) -> Iterator[tuple[Role, list[Piece]]]:
+        next_image = 0
+        for role, group in itertools.groupby(turns, lambda message: message.role):
+            if role == "tool":  # all results up to the next turn
+                yield "user", self._marked(tool_text.RESULT, [message.text for message in group])
+                continue
+            for message in group:
+                calls = self._marked(tool_text.CALL, message.calls, before="\n" if message.text else "")
+                yield role, [*message.body(next_image), *calls]
+                next_image += message.images + sum(message.videos)
+
+    def _tool_section(self, tools: Sequence[str], after: Sequence[Piece]) -> list[Piece]:
+        if not tools:
+            return []
+        self._check_tools()
+        before, behind = tool_text.SECTION.split("{}")
+        gap = "\n\n" if join_text(after) else ""
+        return [Text(gap), *self._literal(before), Text("\n".join(tools)), *self._literal(behind)]
+
+    def _marked(self, form: str, texts: Sequence[str], before: str = "") -> list[Piece]:
+        """Each text in a form of tools, one a line; the texts are the caller's or the model's."""
+        if not texts:
+            return []
+        self._check_tools()
+        start, end = map(self._literal, form.split("{}"))
+        lines = [[*start, Text(text), *end, Text("\n")] for text in texts]
+        return [Text(before), *itertools.chain(*lines)][:-1]
+
+    def _check_tools(self) -> None:
+        if not self.tools:
+            raise InvalidRequest(f"The template {self.name} has no form for tools: leave out tools, calls and results.")
 
     def _thinking_text(self) -> str:
         if self.thinking is None:
@@ -231,7 +285,7 @@ def _chatml(
     thinking: str | None = None,
 ) -> Template:
     turns: dict[Role, str] = {role: f"<|im_start|>{role}\n{{}}<|im_end|>{after_turn}" for role in ROLES}
-    return Template(name, system, turns, "<|im_start|>assistant\n", stop, thinking)
+    return Template(name, system, turns, "<|im_start|>assistant\n", stop, thinking, tools=True)
 
 
 _PHI3 = Template(

@@ -77,6 +77,19 @@ class AnswerGroup:
         self._last_token = delta.time
         self._moments = self._moments or delta.moments
 
+    @property
+    def usage(self) -> Usage:
+        """Counts so far."""
+        request = self.request
+        return Usage(
+            prompt_tokens=len(request.prompt_ids) - self._tokens_saved,
+            completion_tokens=sum(len(answer.output.token_ids) for answer in self._answers.values()),
+            image_tokens=request.num_tiles * self._tokens_per_tile - self._tokens_saved,
+            tiles=request.num_tiles,
+            image_tokens_saved=self._tokens_saved,
+            cached_tokens=self._cached,
+        )
+
     def output(self) -> RequestOutput:
         """The answers so far, or whole."""
         request, outputs = self.request, [answer.output for answer in self._answers.values()]
@@ -88,14 +101,7 @@ class AnswerGroup:
             finished=self.finished,
             num_cached_tokens=self._cached,
             prompt_logprobs=self._prompt_logprobs,
-            usage=Usage(
-                prompt_tokens=len(request.prompt_ids) - self._tokens_saved,
-                completion_tokens=sum(len(output.token_ids) for output in outputs),
-                image_tokens=request.num_tiles * self._tokens_per_tile - self._tokens_saved,
-                tiles=request.num_tiles,
-                image_tokens_saved=self._tokens_saved,
-                cached_tokens=self._cached,
-            ),
+            usage=self.usage,
             timing=Timing(
                 request.arrival,
                 self._moments.first_token if self._moments else None,

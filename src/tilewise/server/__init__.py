@@ -1,1 +1,1 @@
-"""The server: OpenAI's API over HTTP, in front of an engine process."""
+"""The server: OpenAI's API over HTTP, in front of an engine in a process of its own."""

@@ -1,0 +1,113 @@
+"""The parts of an answer (reasoning, content, calls) as its text grows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from tilewise.outputs.forced import ListedCalls, NamedCall
+from tilewise.outputs.reasoning import ReasoningSplitter
+from tilewise.outputs.tools import CallDelta, ToolSplitter
+
+Calls = Literal["none", "auto", "required", "named"]
+
+
+class CallReader(Protocol):
+    def add(self, text: str) -> tuple[str, list[CallDelta]]: ...
+    def finish(self) -> tuple[str, list[CallDelta]]: ...
+
+
+class NoCalls:
+    """All is content."""
+
+    def add(self, text: str) -> tuple[str, list[CallDelta]]:
+        return text, []
+
+    def finish(self) -> tuple[str, list[CallDelta]]:
+        return "", []
+
+
+@dataclass(frozen=True, slots=True)
+class PartsRule:
+    """Which parts an answer may have."""
+
+    reasoning: bool = True
+    opened: bool = False
+    """Whether the prompt ends with `<think>`."""
+    calls: Calls = "none"
+    name: str = ""
+    """Of the function, when calls are named."""
+    parallel: bool = True
+    """Whether calls after the first are calls."""
+
+    def reader(self) -> CallReader:
+        if self.calls == "auto":
+            return ToolSplitter()
+        if self.calls == "required":
+            return ListedCalls()
+        return NamedCall(self.name) if self.calls == "named" else NoCalls()
+
+
+@dataclass(frozen=True, slots=True)
+class PartsDelta:
+    """What is new."""
+
+    reasoning: str = ""
+    content: str = ""
+    calls: tuple[CallDelta, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.reasoning or self.content or self.calls)
+
+
+class PartsSplitter:
+    """Takes an answer's text in pieces."""
+
+    def __init__(self, rule: PartsRule) -> None:
+        self._rule = rule
+        self._reasoning = ReasoningSplitter(rule.opened) if rule.reasoning else None
+        self._calls = rule.reader()
+
+    def add(self, text: str) -> PartsDelta:
+        reasoning, rest = self._reasoning.add(text) if self._reasoning else ("", text)
+        return self._delta(reasoning, *self._calls.add(rest))
+
+    def finish(self) -> PartsDelta:
+        reasoning, rest = self._reasoning.finish() if self._reasoning else ("", "")
+        content, calls = self._calls.add(rest)
+        more, last = self._calls.finish()
+        return self._delta(reasoning, content + more, [*calls, *last])
+
+    def _delta(self, reasoning: str, content: str, calls: list[CallDelta]) -> PartsDelta:
+        return PartsDelta(reasoning, content, tuple(c for c in calls if self._rule.parallel or c.index == 0))
+
+
+@dataclass(slots=True)
+class Call:
+    name: str
+    arguments: str = ""
+
+
+@dataclass(slots=True)
+class Parts:
+    """The parts so far."""
+
+    reasoning: str = ""
+    content: str = ""
+    calls: list[Call] = field(default_factory=list)
+
+    def add(self, delta: PartsDelta) -> None:
+        self.reasoning += delta.reasoning
+        self.content += delta.content
+        for call in delta.calls:
+            if call.name is not None:
+                self.calls.append(Call(call.name))
+            self.calls[call.index].arguments += call.arguments
+
+
+def split_parts(text: str, rule: PartsRule) -> Parts:
+    """The parts of a whole answer."""
+    parts, splitter = Parts(), PartsSplitter(rule)
+    parts.add(splitter.add(text))
+    parts.add(splitter.finish())
+    return parts

@@ -1,0 +1,175 @@
+"""Tool calls in an answer, told apart from its text as both grow: the Hermes form that Qwen's models write.
+
+`<tool_call>{"name": ..., "arguments": {...}}</tool_call>`, any number of times. As soon as a name and the beginning of
+its arguments are there, arguments are given out as they come, as text. From then on it is a call, even if its JSON
+should break; what breaks before that is content, tags included.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tilewise.outputs.reasoning import partial_tag
+
+OPEN, CLOSE = "<tool_call>", "</tool_call>"
+# A name with "<" could hold a tag: such a call is read when it is whole.
+_HEADER = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\<]|\\[^<])+")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)')
+
+
+@dataclass(frozen=True, slots=True)
+class CallDelta:
+    """What is new of call number `index`: its name, which comes first and once, or more of its arguments' text."""
+
+    index: int
+    name: str | None
+    arguments: str
+
+
+class ToolSplitter:
+    """Takes an answer's text in pieces; what it gives out does not depend on where they were cut.
+
+    White space before a call belongs to nothing.
+    """
+
+    def __init__(self) -> None:
+        self._place: Literal["content", "block", "arguments", "tail"] = "content"
+        self._held = ""
+        self._space = ""  # before the call that has begun
+        self._calls = 0
+        self._scan = ObjectScan()
+
+    def add(self, text: str) -> tuple[str, list[CallDelta]]:
+        """New content, new parts of calls."""
+        self._held += text
+        content, deltas = "", list[CallDelta]()
+        while True:
+            before = (self._place, self._held)
+            if self._place == "content":
+                content += self._read_content()
+            elif self._place == "block":
+                content += self._read_block(deltas)
+            elif self._place == "arguments":
+                self._read_arguments(deltas)
+            else:
+                self._skip_tail()
+            if (self._place, self._held) == before:
+                return content, deltas
+
+    def finish(self) -> tuple[str, list[CallDelta]]:
+        """What was held back at the end of the text."""
+        held, self._held = self._held, ""
+        if self._place == "content":
+            return ("" if self._calls and not held.strip() else held), []
+        if self._place == "block":
+            deltas = list[CallDelta]()
+            return self._whole_block(held, "", deltas), deltas
+        return "", []
+
+    def _read_content(self) -> str:
+        text, tag, behind = self._held.partition(OPEN)
+        if tag:
+            content = text.rstrip()
+            self._space, self._held, self._place = text[len(content) :], behind, "block"
+            return content
+        ready = text[: len(text) - partial_tag(text, OPEN)].rstrip()
+        self._held = text[len(ready) :]
+        return ready
+
+    def _read_block(self, deltas: list[CallDelta]) -> str:
+        header = _HEADER.match(self._held)
+        name = _name(header.group(1)) if header else None
+        if header and name is not None:
+            deltas.append(CallDelta(self._calls, name, ""))
+            self._held, self._place, self._scan = self._held[header.end() :], "arguments", ObjectScan()
+            return ""
+        text, tag, behind = self._held.partition(CLOSE)
+        if not tag:
+            return ""
+        self._held, self._place = behind, "content"
+        return self._whole_block(text, tag, deltas)
+
+    def _whole_block(self, text: str, tag: str, deltas: list[CallDelta]) -> str:
+        """A call whose keys come in another order; or content, if it is no call."""
+        call = _parse(text)
+        if call is None:
+            return self._space + OPEN + text + tag
+        name, arguments = call
+        deltas += [CallDelta(self._calls, name, ""), CallDelta(self._calls, None, arguments)]
+        self._calls += 1
+        return ""
+
+    def _read_arguments(self, deltas: list[CallDelta]) -> None:
+        length = self._scan.read(self._held)
+        if length:
+            deltas.append(CallDelta(self._calls, None, self._held[:length]))
+            self._held = self._held[length:]
+        if self._scan.done or self._held.startswith(CLOSE):
+            self._calls += 1
+            self._place = "tail"
+
+    def _skip_tail(self) -> None:
+        _, tag, behind = self._held.partition(CLOSE)
+        if tag:
+            self._held, self._place = behind, "content"
+        else:
+            self._held = self._held[len(self._held) - partial_tag(self._held, CLOSE) :]
+
+
+class ObjectScan:
+    """Finds the end of a JSON object whose text comes in pieces, or of what was meant as one."""
+
+    def __init__(self, tagged: bool = True) -> None:
+        """`tagged`: whether a `</tool_call>` outside of strings ends it, too."""
+        self.done = False
+        self._tagged = tagged
+        self._depth = 0
+        self._in_string = False
+        self._escaped = False
+
+    def read(self, text: str) -> int:
+        """How much of the text belongs to the object."""
+        for place, letter in enumerate(text):
+            if self._in_string:
+                self._read_in_string(letter)
+            elif self._tagged and letter == "<" and (CLOSE.startswith(text[place:]) or text.startswith(CLOSE, place)):
+                return place
+            elif letter == '"':
+                self._in_string = True
+            else:
+                self._depth += (letter in "{[") - (letter in "}]")
+            if self._depth <= 0:
+                self.done = True
+                return place + 1
+        return len(text)
+
+    def _read_in_string(self, letter: str) -> None:
+        if self._escaped:
+            self._escaped = False
+        elif letter == "\\":
+            self._escaped = True
+        elif letter == '"':
+            self._in_string = False
+
+
+def _name(text: str) -> str | None:
+    try:
+        name = json.loads(text)
+    except ValueError:
+        return None
+    return name if isinstance(name, str) else None
+
+
+def _parse(text: str) -> tuple[str, str] | None:
+    """Name and arguments of a call, if the text is one."""
+    try:
+        call = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    name = call.get("name") if isinstance(call, dict) else None
+    if not isinstance(name, str) or not name:
+        return None
+    arguments: Any = call.get("arguments", call.get("parameters", {}))
+    return name, arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)

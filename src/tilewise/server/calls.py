@@ -1,0 +1,85 @@
+"""Calls: what a request body asks for, with nothing of HTTP or JSON left in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from tilewise.inputs.templates import Ending
+from tilewise.server.toolcalls import ToolUse
+from tilewise.types import SamplingParams
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """How the answers are given back."""
+
+    id: str
+    model: str
+    created: int
+    stream: bool = False
+    include_usage: bool = False
+    continuous_usage: bool = False
+    token_ids: bool = False
+    tokens_as_ids: bool = False
+    """Tokens of log-probabilities are written `token_id:N`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Routing:
+    """What the engine is told beside the prompt."""
+
+    priority: int = 0
+    cache_salt: str | None = None
+    max_tokens: int | None = None
+    """Most tokens of an answer, if the body says so: then they have to fit behind the prompt."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatPrompt:
+    """A conversation, as `read_messages` and `Preparer.chat` take it."""
+
+    messages: tuple[dict[str, Any], ...]
+    thinking: bool = False
+    tools: tuple[str, ...] = ()
+    ending: Ending = "open"
+    one_tile: frozenset[int] = frozenset()
+    """Pictures that are not cut into tiles."""
+    processor: dict[str, Any] = field(default_factory=dict)
+    """`mm_processor_kwargs`."""
+    num_frames: int | None = None
+    """Of each video; None = the server's choice, as for `fps`."""
+    fps: float | None = None
+    keep_last: int | None = None
+    """`truncate_prompt_tokens`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatCall:
+    reply: Reply
+    prompt: ChatPrompt
+    sampling: SamplingParams
+    routing: Routing
+    tools: ToolUse = ToolUse()
+    reasoning: bool = True
+    """Whether `<think>...</think>` is told apart from the answer ..."""
+    include_reasoning: bool = True
+    """... and then shown."""
+    echo: str = ""
+    """Text before each answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompletionCall:
+    """Several prompts, each with `sampling.n` answers."""
+
+    reply: Reply
+    prompts: tuple[str | tuple[int, ...], ...]
+    sampling: SamplingParams
+    routing: Routing
+    start: bool = True
+    """Whether a text gets the tokenizer's start token."""
+    keep_last: int | None = None
+    echo: bool = False
+    prompt_only: bool = False
+    """`max_tokens: 0`: nothing but the prompt is answered; the engine generates one token all the same."""

@@ -1,0 +1,170 @@
+"""A chat body and the model it is for -> ChatCall."""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from tilewise.errors import InvalidField
+from tilewise.inputs.templates import Ending
+from tilewise.server.calls import ChatCall, ChatPrompt, Reply, Routing
+from tilewise.server.fields import CHAT
+from tilewise.server.messages import read_conversation
+from tilewise.server.protocol.chat import ChatBody, MediaOptions, VideoOptions
+from tilewise.server.protocol.common import Sampled
+from tilewise.server.sampling import sampling_of
+from tilewise.server.served import ServedModel
+from tilewise.server.toolcalls import read_tools
+
+_RESERVED = ("chat_template", "tokenize", "tools", "documents", "add_generation_prompt", "continue_final_message",
+             "padding", "truncation", "max_length", "return_tensors", "return_dict", "tokenizer_kwargs",
+             "conversation", "messages")  # fmt: skip
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+def chat_call(body: dict[str, Any], served: ServedModel, header_id: str | None = None) -> ChatCall:
+    """`header_id` is the header X-Request-Id. Raises InvalidRequest, UnknownModel or pydantic's ValidationError."""
+    check_template(body, served)
+    fields = ChatBody.read(body, CHAT)
+    tools = read_tools(fields.tools, fields.tool_choice, fields.parallel_tool_calls, served)
+    conversation = read_conversation(fields.messages)
+    video = video_of(fields.media_io_kwargs)
+    ending = ending_of(fields.add_generation_prompt, fields.continue_final_message)
+    return ChatCall(
+        reply=reply_of(fields, served, "chatcmpl-", header_id),
+        prompt=ChatPrompt(
+            messages=conversation.messages,
+            thinking=thinking_of(fields, served),
+            tools=tools.definitions,
+            ending=ending,
+            one_tile=conversation.low_detail if served.detail_tiles else frozenset(),
+            processor=fields.mm_processor_kwargs or {},
+            num_frames=video.num_frames,
+            fps=video.fps,
+            keep_last=fields.truncate_prompt_tokens,
+        ),
+        sampling=sampling_of(
+            fields, served, max_tokens=_max_tokens(fields), logprobs=_logprobs(fields), structure=tools.structure
+        ),
+        routing=routing_of(fields.priority, fields.cache_salt, _max_tokens(fields), served),
+        tools=tools,
+        reasoning=served.reasoning,
+        include_reasoning=fields.include_reasoning,
+        echo=_echo(conversation.messages) if fields.echo else "",
+    )
+
+
+def check_template(body: dict[str, Any], served: ServedModel) -> None:
+    """A template of the caller's would be code; even a server that trusts it has its own, built in."""
+    if body.get("chat_template") is None:
+        return
+    why = (
+        "Prompts follow the built-in template that the model was trained with, and no other: leave it out."
+        if served.trust_request_chat_template
+        else "Chat template is passed with request, but --trust-request-chat-template is not set. Refused request "
+        "with untrusted chat template: leave it out; the built-in template is the one the model was trained with."
+    )
+    raise InvalidField("chat_template", why)
+
+
+def check_template_options(options: dict[str, Any] | None) -> bool | None:
+    """`chat_template_kwargs`: enable_thinking, or None."""
+    for name in options or {}:
+        if name in _RESERVED:
+            raise InvalidField(
+                "chat_template_kwargs", f"chat_template_kwargs may not set {name}, which is reserved: leave it out."
+            )
+        if name != "enable_thinking":
+            raise InvalidField("chat_template_kwargs", f"chat_template_kwargs knows enable_thinking, got {name[:80]}.")
+    value = (options or {}).get("enable_thinking")
+    if value is not None and not isinstance(value, bool):
+        raise InvalidField("chat_template_kwargs", f"enable_thinking must be true or false, got {value!r:.80}.")
+    return value
+
+
+def thinking_of(fields: ChatBody, served: ServedModel) -> bool:
+    """The template thinks or does not: an effort is one of the two."""
+    effort = None if fields.reasoning_effort is None else fields.reasoning_effort not in ("none", "minimal")
+    said = {
+        "chat_template_kwargs": check_template_options(fields.chat_template_kwargs),
+        "enable_thinking": fields.enable_thinking,
+        "reasoning_effort": effort,
+    }
+    asked = {name: value for name, value in said.items() if value is not None}
+    if len(set(asked.values())) > 1:
+        raise InvalidField(next(iter(asked)), f"{' and '.join(asked)} contradict each other: send one of them.")
+    return next(iter(asked.values()), served.thinking)
+
+
+def ending_of(add_generation_prompt: bool | None, continue_final_message: bool) -> Ending:
+    if continue_final_message and add_generation_prompt:
+        raise InvalidField(
+            "continue_final_message",
+            "Cannot set both `continue_final_message` and `add_generation_prompt` to True.",
+        )
+    if continue_final_message:
+        return "continue"
+    return "open" if add_generation_prompt is None or add_generation_prompt else "end"
+
+
+def video_of(media: MediaOptions | None) -> VideoOptions:
+    return (media.video if media else None) or VideoOptions()
+
+
+def reply_of(fields: Sampled, served: ServedModel, prefix: str, header_id: str | None) -> Reply:
+    options = fields.stream_options
+    usage = served.force_include_usage or bool(options and options.include_usage)
+    continuous = served.force_include_usage or bool(options and options.continuous_usage_stats)
+    return Reply(
+        id=prefix + request_id(header_id, fields.request_id),
+        model=served.resolve(fields.model),
+        created=int(time.time()),
+        stream=fields.stream,
+        include_usage=fields.stream and usage,
+        continuous_usage=fields.stream and usage and continuous,
+        token_ids=fields.return_token_ids,
+        tokens_as_ids=fields.return_tokens_as_token_ids,
+    )
+
+
+def request_id(header_id: str | None, body_id: str | None) -> str:
+    for where, value in (("X-Request-Id", header_id), ("request_id", body_id)):
+        if value is None:
+            continue
+        if not _REQUEST_ID.fullmatch(value):
+            raise InvalidField(
+                "request_id", f"{where} must be 1 to 128 characters of ASCII without blanks, got {value!r:.80}."
+            )
+        return value
+    return uuid.uuid4().hex
+
+
+def routing_of(priority: int, cache_salt: str | None, max_tokens: int | None, served: ServedModel) -> Routing:
+    if priority and not served.priorities:
+        raise InvalidField(
+            "priority", f"priority={priority} has no effect under --scheduling-policy fcfs: start with priority, or 0."
+        )
+    if cache_salt == "":
+        raise InvalidField("cache_salt", "cache_salt must be a text that is not empty.")
+    return Routing(priority=priority, cache_salt=cache_salt, max_tokens=max_tokens)
+
+
+def _max_tokens(fields: ChatBody) -> int | None:
+    return fields.max_tokens if fields.max_completion_tokens is None else fields.max_completion_tokens
+
+
+def _logprobs(fields: ChatBody) -> int | None:
+    if fields.top_logprobs is not None and fields.top_logprobs != 0 and not fields.logprobs:
+        raise InvalidField("top_logprobs", "when using `top_logprobs`, `logprobs` must be set to true.")
+    return (fields.top_logprobs or 0) if fields.logprobs else None
+
+
+def _echo(messages: Sequence[dict[str, Any]]) -> str:
+    last = messages[-1]
+    if last["role"] != "assistant":
+        return ""
+    content = last["content"]
+    return content if isinstance(content, str) else "\n".join(part["text"] for part in content or () if "text" in part)

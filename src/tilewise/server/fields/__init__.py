@@ -1,0 +1,14 @@
+"""Every field of every request body: what it does, or why it does nothing, or why it is refused.
+
+The tables are the only place that says so: bodies are checked against them, and documentation can be made of them.
+"""
+
+from tilewise.server.fields.chat import CHAT
+from tilewise.server.fields.completion import COMPLETION
+from tilewise.server.fields.field import Field, FieldTable
+from tilewise.server.fields.responses import RESPONSES
+from tilewise.server.fields.tokenize import DETOKENIZE, TOKENIZE
+
+TABLES = {table.route: table for table in (CHAT, COMPLETION, RESPONSES, TOKENIZE, DETOKENIZE)}
+
+__all__ = ["CHAT", "COMPLETION", "DETOKENIZE", "RESPONSES", "TABLES", "TOKENIZE", "Field", "FieldTable"]

@@ -1,0 +1,38 @@
+"""The fields of /v1/chat/completions."""
+
+from __future__ import annotations
+
+from tilewise.server.fields.field import FieldTable, refused, works
+from tilewise.server.fields.sampling import SAMPLING, without
+
+CHAT = FieldTable(
+    "/v1/chat/completions",
+    (
+        works("messages", "The conversation; see the parts of a message."),
+        works("max_completion_tokens", "The newer name of max_tokens."),
+        works("logprobs", "Whether log-probabilities are reported."),
+        works("top_logprobs", "Likeliest tokens at each position; needs logprobs. -1 = all."),
+        works("tools", "Functions that the model may call."),
+        works("tool_choice", "none, auto, required or one function; absent = auto when there are tools."),
+        works("parallel_tool_calls", "false = at most one call an answer."),
+        works("reasoning_effort", "none or minimal = no thinking, any other = think first."),
+        works("include_reasoning", "false = the reasoning is left out of the answer."),
+        works("enable_thinking", "The same as chat_template_kwargs.enable_thinking."),
+        works("chat_template_kwargs", "enable_thinking; the built-in templates know nothing else."),
+        works("echo", "Begin the answer with the last message, if that is the assistant's."),
+        works("add_generation_prompt", "false = the prompt ends with the last message."),
+        works("continue_final_message", "Go on with the last message; needs add_generation_prompt false."),
+        works("media_io_kwargs", "video.num_frames and video.fps."),
+        refused("add_special_tokens", "The model's template writes them.", False),
+        refused("documents", "The models have no place for documents: put them into a message.", []),
+        refused("chat_template", "Prompts follow the built-in template that the model was trained with."),
+        refused("functions", "Its successor is tools.", []),
+        refused("function_call", "Its successor is tool_choice.", "auto", "none"),
+        refused("modalities", "Answers are text.", ["text"]),
+        refused("audio", "Answers are text."),
+        refused("prediction", "Speculative decoding is a server option: leave it out."),
+        refused("web_search_options", "The server looks nothing up: leave it out."),
+        refused("verbosity", "Say in a message how long the answer should be.", "medium"),
+        *without(SAMPLING, "media_io_kwargs"),
+    ),
+)

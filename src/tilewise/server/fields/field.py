@@ -1,0 +1,72 @@
+"""One field of a request body, and a table of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tilewise.errors import InvalidField, did_you_mean
+
+Effect = Literal["works", "refused", "no effect"]
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    name: str
+    effect: Effect
+    note: str
+    """What it does; or why it cannot, and what to do instead; or why it changes nothing."""
+    harmless: tuple[Any, ...] = ()
+    """Values of a refused field that ask for nothing, and are therefore taken. None always is one."""
+
+    def refuses(self, value: Any) -> bool:
+        same = (value == harmless and type(value) is type(harmless) for harmless in self.harmless)
+        return self.effect == "refused" and not any(same)
+
+
+def works(name: str, note: str) -> Field:
+    return Field(name, "works", note)
+
+
+def refused(name: str, note: str, *harmless: Any) -> Field:
+    return Field(name, "refused", note, harmless)
+
+
+def inert(name: str, note: str) -> Field:
+    return Field(name, "no effect", note)
+
+
+@dataclass(frozen=True)
+class FieldTable:
+    """The fields of one route's body."""
+
+    route: str
+    fields: tuple[Field, ...]
+
+    @property
+    def names(self) -> list[str]:
+        return [field.name for field in self.fields]
+
+    @property
+    def working(self) -> set[str]:
+        return {field.name for field in self.fields if field.effect == "works"}
+
+    def effective(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields of a body that mean something. Raises InvalidField, naming the first that cannot be had.
+
+        A null is a field that is not there, as OpenAI's clients mean it.
+        """
+        known = {field.name: field for field in self.fields}
+        kept: dict[str, Any] = {}
+        for name, value in body.items():
+            if name not in known:
+                hint = did_you_mean(name, known)
+                raise InvalidField(name, f"{self.route} has no field {name[:80]!r}.{hint} Leave it out otherwise.")
+            if value is None:
+                continue
+            if known[name].refuses(value):
+                raise InvalidField(name, f"{name} is not supported: {known[name].note}")
+            if known[name].effect == "works":
+                kept[name] = value
+        return kept

@@ -1,0 +1,47 @@
+"""The fields of /v1/responses, of which the stateless part is served."""
+
+from __future__ import annotations
+
+from tilewise.server.fields.field import FieldTable, inert, refused, works
+
+_STATE = "Nothing is kept between requests: send the whole conversation as input."
+
+RESPONSES = FieldTable(
+    "/v1/responses",
+    (
+        works("model", "One of the served names; absent = the first of them."),
+        works("input", "A text, or messages, calls and their results."),
+        works("instructions", "The system message."),
+        works("max_output_tokens", "Most tokens of the answer; absent = what the context leaves."),
+        works("temperature", "0 = greedy."),
+        works("top_p", "In (0, 1]."),
+        works("top_logprobs", "Likeliest tokens at each position of the text."),
+        works("stream", "Answer as server-sent events."),
+        works("text", "format: text, json_object or json_schema."),
+        works("tools", "Functions that the model may call."),
+        works("tool_choice", "none, auto, required or one function."),
+        works("parallel_tool_calls", "false = at most one call an answer."),
+        works("reasoning", "effort: none or minimal = no thinking, any other = think first."),
+        works("request_id", "Ends the id of the answer, unless the header X-Request-Id does."),
+        works("priority", "Lower is served first, under --scheduling-policy priority."),
+        works("cache_salt", "Cached prefixes are shared among requests of one salt alone."),
+        works("mm_processor_kwargs", "max_dynamic_patch and its like, for this request's pictures."),
+        inert("user", "A name for the provider's own records; nothing is recorded here."),
+        inert("metadata", "Labels, which the answer repeats."),
+        inert("safety_identifier", "A name for the provider's own records; nothing is recorded here."),
+        inert("prompt_cache_key", "A routing hint; cached prefixes are found by content here."),
+        inert("prompt_cache_retention", "A hint to a provider's cache, which here keeps what fits."),
+        # OpenAI's clients send nothing unless asked, and its own default is to store: absent means not stored here.
+        refused("store", "Answers are not kept here: send false.", False),
+        refused("previous_response_id", _STATE),
+        refused("conversation", _STATE),
+        refused("background", "An answer comes with its request: send false.", False),
+        refused("prompt", "Prompt templates are kept by the provider: send input and instructions."),
+        refused("include", "Only message.output_text.logprobs could be had: set top_logprobs.", []),
+        refused("max_tool_calls", "Functions are called by you: count them there."),
+        refused("truncation", "What does not fit is refused, not cut.", "disabled"),
+        refused("service_tier", "There is one tier: send auto or leave it out.", "auto", "default"),
+        refused("stream_options", "Events carry no padding, and the last one has the usage.", {}),
+        refused("context_management", _STATE, []),
+    ),
+)

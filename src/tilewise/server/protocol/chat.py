@@ -1,0 +1,58 @@
+"""/v1/chat/completions."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from tilewise.server.protocol.common import Sampled, Strict
+
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+
+class FunctionDefinition(Strict):
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(Strict):
+    type: Literal["function"]
+    function: FunctionDefinition
+
+
+class FunctionName(Strict):
+    name: str
+
+
+class NamedTool(Strict):
+    type: Literal["function"]
+    function: FunctionName
+
+
+class VideoOptions(Strict):
+    num_frames: int | None = None
+    fps: float | None = None
+
+
+class MediaOptions(Strict):
+    video: VideoOptions | None = None
+
+
+class ChatBody(Sampled):
+    messages: list[dict[str, Any]]
+    max_completion_tokens: int | None = None
+    logprobs: bool = False
+    top_logprobs: int | None = None
+    tools: list[Tool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool = True
+    reasoning_effort: Effort | None = None
+    include_reasoning: bool = True
+    enable_thinking: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    media_io_kwargs: MediaOptions | None = None
+    mm_processor_kwargs: dict[str, Any] | None = None
+    echo: bool = False
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool = False

@@ -1,0 +1,12 @@
+"""/v1/completions."""
+
+from __future__ import annotations
+
+from tilewise.server.protocol.common import Sampled
+
+
+class CompletionBody(Sampled):
+    prompt: str | list[str] | list[int] | list[list[int]]
+    logprobs: int | None = None
+    echo: bool = False
+    add_special_tokens: bool = True

@@ -1,0 +1,89 @@
+"""Fields of a body, over the model's defaults, to SamplingParams."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tilewise.errors import InvalidField
+from tilewise.server.protocol.common import ResponseFormat, Sampled
+from tilewise.server.served import ServedModel
+from tilewise.types import SamplingParams, StructuredOutputsParams
+
+_SAME_NAME = (
+    *("frequency_penalty", "presence_penalty", "repetition_penalty", "logit_bias", "min_tokens", "n", "seed", "stop"),
+    *("stop_token_ids", "include_stop_str_in_output", "ignore_eos", "temperature", "top_p", "top_k", "min_p"),
+    *("bad_words", "allowed_token_ids", "skip_special_tokens", "prompt_logprobs"),
+)
+_GUIDED = ("json", "regex", "choice", "grammar")
+
+
+def sampling_of(
+    body: Sampled,
+    served: ServedModel,
+    *,
+    max_tokens: int | None,
+    logprobs: int | None,
+    structure: StructuredOutputsParams | None = None,
+) -> SamplingParams:
+    """Raises InvalidField for values outside their ranges. `structure` is what a tool choice asks for."""
+    _check_streamed(body)
+    options: dict[str, Any] = {"max_tokens": max_tokens, **served.sampling}
+    if max_tokens is not None:
+        options["max_tokens"] = max_tokens
+    for name in _SAME_NAME:
+        value = getattr(body, name)
+        if value is not None and value != []:
+            options[name] = value
+    return SamplingParams(**options, logprobs=logprobs, structured_outputs=_one(structure, structure_of(body)))
+
+
+def _check_streamed(body: Sampled) -> None:
+    if body.stream_options is not None and not body.stream:
+        raise InvalidField("stream_options", "Stream options can only be defined when `stream=True`.")
+    if body.prompt_logprobs is not None and body.stream:
+        raise InvalidField("prompt_logprobs", "`prompt_logprobs` are not available when `stream=True`.")
+
+
+def structure_of(body: Sampled) -> StructuredOutputsParams | None:
+    """The form that response_format, structured_outputs or their older names ask for; at most one may."""
+    asked = [response_structure(body.response_format), _structured_outputs(body), *_guided(body)]
+    found = None
+    for structure in asked:
+        found = _one(found, structure)
+    return found
+
+
+def _one(
+    first: StructuredOutputsParams | None, second: StructuredOutputsParams | None
+) -> StructuredOutputsParams | None:
+    if first is not None and second is not None:
+        raise InvalidField(
+            "structured_outputs",
+            "You can only use one kind of constraints for structured outputs: one of response_format, "
+            "structured_outputs, and a tool_choice that asks for a call.",
+        )
+    return first or second
+
+
+def response_structure(form: ResponseFormat | None) -> StructuredOutputsParams | None:
+    if form is None or form.type == "text":
+        return None
+    if form.type == "json_object":
+        return StructuredOutputsParams(json_object=True)
+    schema = form.json_schema.schema_ if form.json_schema else None
+    if schema is None:
+        raise InvalidField("response_format", "response_format of type json_schema needs json_schema.schema.")
+    return StructuredOutputsParams(json=schema)
+
+
+def _structured_outputs(body: Sampled) -> StructuredOutputsParams | None:
+    given = body.structured_outputs
+    if given is None:
+        return None
+    options = {name.rstrip("_"): value for name, value in given if value is not None}
+    return StructuredOutputsParams(**options)
+
+
+def _guided(body: Sampled) -> list[StructuredOutputsParams]:
+    values = {name: getattr(body, f"guided_{name}") for name in _GUIDED}
+    return [StructuredOutputsParams(**{name: value}) for name, value in values.items() if value is not None]

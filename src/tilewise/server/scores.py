@@ -1,0 +1,54 @@
+"""Log-probabilities in the forms that chat, text completions and prompts report them in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tilewise.types import Logprob
+
+LOWEST = -9999.0
+"""JSON has no infinity."""
+Scores = dict[int, Logprob]
+
+
+def chat_logprobs(
+    scores: Sequence[Scores], token_ids: Sequence[int], top: int, as_ids: bool
+) -> dict[str, list[dict[str, Any]]]:
+    """`top` likeliest tokens at each position, -1 = all that are known."""
+    content = [
+        {
+            **_entry(token_id, found[token_id], as_ids),
+            "top_logprobs": [_entry(i, score, as_ids) for i, score in likeliest(found, top)],
+        }
+        for found, token_id in zip(scores, token_ids, strict=True)
+    ]
+    return {"content": content}
+
+
+def likeliest(scores: Scores, top: int) -> list[tuple[int, Logprob]]:
+    ranked = sorted(scores.items(), key=lambda item: item[1].rank)
+    return ranked if top < 0 else ranked[:top]
+
+
+def token_name(token_id: int, score: Logprob, as_ids: bool) -> str:
+    return f"token_id:{token_id}" if as_ids else score.decoded_token or ""
+
+
+def clamped(score: Logprob) -> float:
+    return max(score.logprob, LOWEST)
+
+
+def prompt_scores(scores: Sequence[Scores | None] | None) -> list[dict[str, Any] | None] | None:
+    if scores is None:
+        return None
+    return [None if found is None else {str(i): _ranked(score) for i, score in found.items()} for found in scores]
+
+
+def _ranked(score: Logprob) -> dict[str, Any]:
+    return {"logprob": clamped(score), "rank": score.rank, "decoded_token": score.decoded_token}
+
+
+def _entry(token_id: int, score: Logprob, as_ids: bool) -> dict[str, Any]:
+    token = token_name(token_id, score, as_ids)
+    return {"token": token, "logprob": clamped(score), "bytes": list(token.encode("utf-8"))}

@@ -1,0 +1,68 @@
+"""ServedModel: what turning bodies into calls has to know of the model and of the server's options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tilewise.errors import InvalidConfig, UnknownModel
+
+DEFAULTS_OF_MODEL = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_tokens")
+"""Sampling options that a checkpoint's generation_config.json may set for requests that do not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedModel:
+    """One model under one or more names."""
+
+    names: tuple[str, ...]
+    """The first is the one that answers name."""
+    root: str
+    """Folder or hub id that it was loaded from."""
+    created: int
+    max_model_len: int
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    """Sampling options of requests that do not say (`sampling_defaults`)."""
+    max_logprobs: int = 20
+    tools: bool = True
+    """Whether calls are read out of answers, so that `tool_choice: auto` works."""
+    reasoning: bool = True
+    """Whether `<think>...</think>` is told apart from the answer."""
+    thinking: bool = False
+    """Whether requests that do not say are asked to think first."""
+    priorities: bool = False
+    """Whether the scheduler minds `priority`."""
+    trust_request_chat_template: bool = False
+    detail_tiles: bool = False
+    """Whether a picture of `detail: low` is shown as one tile."""
+    force_include_usage: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.names[0]
+
+    def resolve(self, name: str | None) -> str:
+        """The name to answer under: the one asked for, or the first. Raises UnknownModel."""
+        if name is None:
+            return self.name
+        if name not in self.names:
+            raise UnknownModel(f"The model `{name[:200]}` does not exist. This server has {', '.join(self.names)}.")
+        return name
+
+
+def sampling_defaults(
+    generation_config: Mapping[str, Any], override: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The sampling options that a `generation_config.json` sets, with `--override-generation-config` on top.
+
+    `do_sample: false` there makes nothing greedy, as in vLLM: files of released models say so by accident.
+    """
+    merged = {**generation_config, **(override or {})}
+    if "max_new_tokens" in merged:
+        merged["max_tokens"] = merged["max_new_tokens"]
+    found = {name: merged[name] for name in DEFAULTS_OF_MODEL if merged.get(name) is not None}
+    for name, value in found.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise InvalidConfig(f"generation_config: {name} must be a number, found {value!r:.80}.")
+    return found
