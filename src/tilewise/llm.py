@@ -51,7 +51,7 @@ class LLM:
 
     def __init__(self, model: str = "demo", **options: Any) -> None:
         self.config = config = EngineConfig.of(model=model, **options)
-        self._stats = None if config.disable_log_stats else StatsLog(_log_interval(), time.monotonic())
+        self._stats = None if config.disable_log_stats else StatsLog(log_interval(), time.monotonic())
         checkpoint = Checkpoint.find(config.model, config.revision, config.hub, config.download_dir)
         folder = checkpoint.folder
         self._tokenizer = Tokenizer.from_folder(folder.path)
@@ -252,7 +252,7 @@ def _spread(params: SamplingParams | Sequence[SamplingParams] | None, count: int
     return list(params)
 
 
-def _log_interval() -> float:
+def log_interval() -> float:
     text = os.environ.get("VLLM_LOG_STATS_INTERVAL", "10")
     try:
         return float(text)

@@ -9,6 +9,7 @@ import logging
 import logging.config
 import os
 from collections.abc import Collection
+from http import HTTPStatus
 from typing import Any
 
 from tilewise.errors import InvalidConfig, did_you_mean
@@ -40,7 +41,7 @@ class HttpFormatter(EngineFormatter):
 
     def format(self, record: logging.LogRecord) -> str:
         name = f"{record.levelname}:"
-        return _prefixed(f"({self._process} pid={os.getpid()}) {name:<9} ", self._text(record))
+        return _prefixed(f"({self._process} pid={os.getpid()}) {name:<9} ", self._text(record) + _phrase(record))
 
 
 class QuietPaths(logging.Filter):
@@ -88,6 +89,14 @@ def http_log_config(process: str, level: str, access: bool, quiet_paths: Collect
             "uvicorn.access": {"handlers": ["access"], "level": _uvicorn_level(access_level), "propagate": False},
         },
     }
+
+
+def _phrase(record: logging.LogRecord) -> str:
+    """Behind the status of an access line, its name: `200 OK`."""
+    arguments = record.args
+    status = arguments[-1] if record.name == "uvicorn.access" and isinstance(arguments, tuple) and arguments else None
+    known = isinstance(status, int) and status in HTTPStatus._value2member_map_
+    return f" {HTTPStatus(status).phrase}" if known else ""
 
 
 def _uvicorn_level(level: str) -> str | int:

@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,7 @@ from tilewise.config import EngineConfig
 from tilewise.errors import EngineDead, InvalidConfig, TooLong
 from tilewise.remote import supervisor as supervisor_module
 from tilewise.remote.process import Launch
-from tilewise.remote.supervisor import Supervisor
+from tilewise.remote.supervisor import RestartRule, Supervisor
 from tilewise.types import StructuredOutputsParams
 from tilewise.weights.checkpoint import Checkpoint
 
@@ -35,11 +35,26 @@ def launch(folder, **options) -> Launch:
     return Launch(config, model, None, IMAGE_ID, frozenset(END_IDS))
 
 
-def run(folder, work, on_outbox=lambda _: None, **options):
+@dataclass
+class Seen:
+    """A watcher that remembers."""
+
+    outboxes: list = field(default_factory=list)
+    states: list = field(default_factory=list)
+
+    def took(self, outbox) -> None:
+        self.outboxes.append(outbox)
+
+    def became(self, state) -> None:
+        self.states.append(state)
+
+
+def run(folder, work, seen=None, rule=RestartRule(), **options):
     """Do `work(supervisor)` beside a running engine."""
 
     async def main():
-        engine = Supervisor(launch(folder, **options), on_outbox)
+        engine = Supervisor(launch(folder, **options), rule)
+        engine.watch(seen or Seen())
         await engine.start()
         try:
             return await asyncio.wait_for(work(engine), 60)
@@ -82,17 +97,17 @@ def test_in_process_equals_spawned(folder):
 
 
 def test_what_the_engine_says_of_itself(folder):
-    seen = []
+    seen = Seen()
 
     async def work(engine):
         assert engine.resolved.limits.max_model_len == 512
         await ask(engine, prompt("a", 1, 20, tiles=2, max_tokens=3))
         return engine.counters, engine.load
 
-    counters, load = run(folder, work, seen.append)
+    counters, load = run(folder, work, seen)
     assert (counters.generation_tokens, counters.tiles_encoded) == (3, 2)
     assert load.running == load.waiting == 0
-    assert sum(len(outbox.deltas) for outbox in seen) == 3
+    assert sum(len(outbox.deltas) for outbox in seen.outboxes) == 3
 
 
 def test_a_structured_answer_and_its_abort(folder):
@@ -163,6 +178,24 @@ def test_an_engine_that_is_killed_ends_its_streams_and_comes_back(folder, monkey
     assert len(answers[0]) == 2
     assert restarts == 1
     assert "ended by signal 9; 1 requests are lost" in caplog.text
+
+
+def test_an_engine_that_dies_too_often_is_given_up(folder, monkeypatch):
+    monkeypatch.setattr(supervisor_module, "_FIRST_PAUSE", 0.1)
+    seen = Seen()
+
+    async def work(engine):
+        for _ in range(2):
+            while engine.state != "ready":
+                await asyncio.sleep(0.02)
+            os.kill(engine.pid, signal.SIGKILL)
+            while engine.state == "ready":
+                await asyncio.sleep(0.02)
+        with pytest.raises(EngineDead, match="The engine is failed"):
+            engine.check()
+
+    run(folder, work, seen, RestartRule(most=1, window=60))
+    assert seen.states == ["ready", "restarting", "ready", "failed", "closed"]
 
 
 def test_an_engine_that_cannot_start_says_why(folder):

@@ -43,6 +43,7 @@ class AnswerGroup:
         self._tokens_per_tile = spec.tokens_per_tile
         self._moments: EngineMoments | None = None
         self._last_token: float | None = None
+        self._times: dict[str, float] = {}
         self._tokens_saved = 0
         self._cached = 0
         self._prompt_logprobs: list[dict[int, Logprob] | None] | None = None
@@ -50,6 +51,10 @@ class AnswerGroup:
     @property
     def finished(self) -> bool:
         return all(answer.finished for answer in self._answers.values())
+
+    def last_time(self, request_id: str) -> float | None:
+        """When the newest token of one of the sequences was known; None before its first."""
+        return self._times.get(request_id)
 
     def take(self, delta: TokenDelta) -> Piece | None:
         """Take in a token; None if its answer has ended, by a stop string earlier in the same step."""
@@ -74,7 +79,7 @@ class AnswerGroup:
         if self.request.sampling.prompt_logprobs is not None and self._prompt_logprobs is None:
             scores = [named_scores(token, self._tokenizer) for token in delta.prompt_scores]
             self._prompt_logprobs = [None, *scores]
-        self._last_token = delta.time
+        self._last_token = self._times[delta.request_id] = delta.time
         self._moments = self._moments or delta.moments
 
     @property

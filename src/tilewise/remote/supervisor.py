@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 from tilewise.engine.counters import Counters, Load
 from tilewise.errors import EngineDead, TilewiseError
@@ -25,19 +27,37 @@ State = Literal["starting", "ready", "restarting", "failed", "closed"]
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 """Seconds before an engine that died is started again; each time twice as long until one gets ready."""
 
-OnOutbox = Callable[[Outbox], None]
+
+class Watcher(Protocol):
+    """Who wants to know how the engine fares."""
+
+    def took(self, outbox: Outbox) -> None:
+        """What came of a step; counters begin at zero again with each new process."""
+
+    def became(self, state: State) -> None:
+        """Whether there is an engine now."""
+
+
+@dataclass(frozen=True, slots=True)
+class RestartRule:
+    """An engine that dies more often than this is given up."""
+
+    most: int = 3
+    window: float = 300.0
+    """Seconds in which deaths are counted."""
 
 
 class Supervisor:
     """Owns the engine's process and the streams of requests in it."""
 
-    def __init__(self, launch: Launch, on_outbox: OnOutbox = lambda _: None) -> None:
-        """`on_outbox` sees all that comes of steps: counters begin at zero again with each new process."""
+    def __init__(self, launch: Launch, rule: RestartRule = RestartRule()) -> None:
         self._launch = launch
-        self._on_outbox = on_outbox
+        self._watchers: list[Watcher] = []
+        self._rule = rule
+        self._deaths: deque[float] = deque()
         self._streams: dict[str, Stream] = {}
         self._pause = _FIRST_PAUSE
-        self.state: State = "starting"
+        self._state: State = "starting"
         self.restarts = 0
         self.load = Load(0, 0, 0.0)
         self.counters = Counters()
@@ -49,6 +69,19 @@ class Supervisor:
         self._spawn()
         self.ready = await self._first
         return self.ready
+
+    @property
+    def state(self) -> State:
+        return self._state
+
+    def _become(self, state: State) -> None:
+        self._state = state
+        for watcher in self._watchers:
+            watcher.became(state)
+
+    def watch(self, watcher: Watcher) -> None:
+        """Tell somebody of all that happens from now on."""
+        self._watchers.append(watcher)
 
     @property
     def resolved(self) -> Resolved:
@@ -79,8 +112,8 @@ class Supervisor:
 
     async def close(self) -> None:
         """End the engine, and every stream that is left."""
-        self.state = "closed"
-        self._end_streams(EngineDead("The server is shutting down: send the request to another one."))
+        self._become("closed")
+        self.end_streams(EngineDead("The server is shutting down: send the request to another one."))
         await asyncio.to_thread(self._engine.close)
 
     def _spawn(self) -> None:
@@ -96,7 +129,8 @@ class Supervisor:
 
     def _take(self, message: FromEngine) -> None:
         if isinstance(message, Ready):
-            self.state, self._pause = "ready", _FIRST_PAUSE
+            self._pause = _FIRST_PAUSE
+            self._become("ready")
             if not self._first.done():
                 self._first.set_result(message)
         elif isinstance(message, CannotStart):
@@ -112,7 +146,8 @@ class Supervisor:
         for delta in outbox.deltas:
             if stream := self._streams.get(delta.request_id):
                 stream.put(delta)
-        self._on_outbox(outbox)
+        for watcher in self._watchers:
+            watcher.took(outbox)
 
     def _take_end(self) -> None:
         if self.state in ("closed", "failed"):
@@ -123,13 +158,24 @@ class Supervisor:
         if not self._first.done():
             self._fail(EngineDead(f"The engine's process {how} while it was starting."))
             return
-        self.state = "restarting"
         self.load = Load(0, 0, 0.0)
-        self._end_streams(
+        self.end_streams(
             EngineDead(f"The engine's process {how}: send the request again in {self.retry_after} seconds.")
         )
+        if self._dies_too_often():
+            logger.error("It has died %d times in %g seconds and is given up.", len(self._deaths), self._rule.window)
+            self._become("failed")
+            return
+        self._become("restarting")
         logger.warning("The engine is started again in %.0f seconds.", self._pause)
         self._loop.call_later(self._pause, self._restart)
+
+    def _dies_too_often(self) -> bool:
+        now = self._loop.time()
+        self._deaths.append(now)
+        while self._deaths[0] < now - self._rule.window:
+            self._deaths.popleft()
+        return len(self._deaths) > self._rule.most
 
     def _restart(self) -> None:
         if self.state == "restarting":
@@ -140,12 +186,13 @@ class Supervisor:
     def _fail(self, error: TilewiseError) -> None:
         """The first start decides whether there is a server at all; later failures are tried again."""
         if not self._first.done():
-            self.state = "failed"
+            self._become("failed")
             self._first.set_exception(error)
         else:
             logger.error("The engine cannot be started again: %s", error)
 
-    def _end_streams(self, error: TilewiseError) -> None:
+    def end_streams(self, error: TilewiseError) -> None:
+        """Whoever waits is told why nothing more will come."""
         for stream in set(self._streams.values()):
             stream.fail(error)
         self._streams.clear()

@@ -1,1 +1,16 @@
 """The server: OpenAI's API over HTTP, in front of an engine in a process of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tilewise.config import EngineConfig
+    from tilewise.server.config import ServerConfig
+
+
+def run(engine: EngineConfig, server: ServerConfig) -> int:
+    """Serve until told to stop; the exit status. Raises a TilewiseError if the server cannot start."""
+    from tilewise.server.run import run as serve  # an HTTP library is no matter for who reads a configuration
+
+    return serve(engine, server)

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 _OPEN = ("/health", "/ping")
 """Paths that need no key: whoever asks learns only that there is a server."""
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
-_INFERENCE = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/invocations")
+_HEADER_BYTES = 2**16  # of all headers together
 
 
 class BodyTooLarge(Exception):
@@ -32,10 +32,11 @@ class Door:
 
     app: ASGIApp
     keys: Sequence[str] = ()
+    open_paths: Sequence[str] = ()
+    """Paths that need no key beside those of all servers."""
     max_body_bytes: int = 64 * 2**20
+    max_headers: int = 256
     echo_request_id: bool = False
-    in_flight: int = 0
-    """Requests of inference routes that are being answered."""
     _digests: list[bytes] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -49,22 +50,22 @@ class Door:
         refusal = self._refusal(scope, headers)
         if refusal is not None:
             await _answer(send, *refusal)
-        elif scope["path"] in _INFERENCE:
-            self.in_flight += 1
-            try:
-                await self._pass(scope, receive, send, headers)
-            finally:
-                self.in_flight -= 1
         else:
             await self._pass(scope, receive, send, headers)
 
     def _refusal(self, scope: Scope, headers: Headers) -> tuple[int, object] | None:
-        if self._digests and scope["method"] != "OPTIONS" and scope["path"] not in _OPEN and not self._knows(headers):
+        size = sum(len(name) + len(value) for name, value in scope["headers"])
+        if len(scope["headers"]) > self.max_headers or size > _HEADER_BYTES:
+            return 431, _headers_too_large(len(scope["headers"]), size, self.max_headers)
+        if self._needs_key(scope) and not self._knows(headers):
             return 401, {"error": "Unauthorized"}
         declared = headers.get("content-length", "0")
         if not declared.isdecimal() or int(declared) > self.max_body_bytes:
             return 413, _too_large(declared, self.max_body_bytes)
         return None
+
+    def _needs_key(self, scope: Scope) -> bool:
+        return bool(self._digests) and scope["method"] != "OPTIONS" and scope["path"] not in (*_OPEN, *self.open_paths)
 
     def _knows(self, headers: Headers) -> bool:
         """Compares digests, with all keys whatever matches, so that time says nothing about them."""
@@ -110,6 +111,11 @@ def _digest(key: bytes) -> bytes:
 def _too_large(size: str, limit: int) -> object:
     message = f"The body has {size:.20} bytes, the limit is {limit}: send smaller pictures, or URLs in their place."
     return {"error": {"message": message, "type": "Request Entity Too Large", "param": None, "code": 413}}
+
+
+def _headers_too_large(count: int, size: int, most: int) -> object:
+    message = f"The request has {count} headers of {size} bytes, the limits are {most} and {_HEADER_BYTES}: send fewer."
+    return {"error": {"message": message, "type": "Request Header Fields Too Large", "param": None, "code": 431}}
 
 
 async def _answer(send: Send, status: int, body: object) -> None:

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
 from tilewise.engine.counters import Counters, Load
 from tilewise.engine.delta import TokenDelta
@@ -67,6 +67,7 @@ class Metrics:
     """All metrics of one server, labelled with the model's first name."""
 
     def __init__(self, model: str, max_model_len: int) -> None:
+        disable_created_metrics()  # vLLM has none
         self.registry = CollectorRegistry()
         self._labels = {"model_name": model, "engine": "0"}
         self._seen = Counters()
@@ -133,12 +134,12 @@ class Metrics:
         self._waiting.set(load.waiting)
         self._usage.set(load.kv_cache_usage)
 
-    def engine_is(self, up: bool) -> None:
+    def engine_is(self, up: bool, restarting: bool) -> None:
         """A new life begins its counters at zero."""
         self._up.set(up)
         if not up:
             self._seen = Counters()
-            self._restarts.inc()
+            self._restarts.inc(restarting)
             self._running.set(0)
             self._waiting.set(0)
 

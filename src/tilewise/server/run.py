@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 import socket
 import stat
@@ -82,7 +81,7 @@ def uvicorn_config(config: ServerConfig, parts: Assembly) -> uvicorn.Config:
     level = config.uvicorn_log_level
     return uvicorn.Config(
         create_app(parts, config),
-        host=config.host,
+        host=config.host or "0.0.0.0",
         port=config.port,
         uds=config.uds,
         http="h11",  # its limit of headers is one that can be set
@@ -101,7 +100,7 @@ def uvicorn_config(config: ServerConfig, parts: Assembly) -> uvicorn.Config:
         ssl_certfile=config.ssl_certfile,
         ssl_ca_certs=config.ssl_ca_certs,
         ssl_cert_reqs=config.ssl_cert_reqs,
-        ssl_ciphers=config.ssl_ciphers or "TLSv1",
+        ssl_ciphers=config.ssl_ciphers or "DEFAULT",
     )
 
 
@@ -160,11 +159,3 @@ def _handled(server: Server) -> Iterator[None]:
     finally:
         for number in signals:
             loop.remove_signal_handler(number)
-
-
-def threads_for_inputs() -> int:
-    """Media are fetched, decoded and cut in so many threads."""
-    asked = os.environ.get("VLLM_MEDIA_LOADING_THREAD_COUNT", "8")
-    if not asked.isdecimal() or int(asked) < 1:
-        raise InvalidConfig(f"VLLM_MEDIA_LOADING_THREAD_COUNT must be a whole number from 1 on, found {asked!r}.")
-    return int(asked)

@@ -7,17 +7,21 @@ engine is away are decided here, once.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+import time
+from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-from tilewise.errors import Expired, Overloaded
+from tilewise.engine.delta import TokenDelta
+from tilewise.errors import EngineDead, Expired, Overloaded
 from tilewise.inputs.chat import MediaReader
 from tilewise.inputs.prepare import Preparer
 from tilewise.outputs.group import AnswerGroup, Piece
+from tilewise.remote.stream import Stream
 from tilewise.remote.supervisor import Supervisor
+from tilewise.server.metrics import Metrics
 from tilewise.types import Request
 
 Result = TypeVar("Result")
@@ -38,9 +42,19 @@ class Service:
     """What routes share: a preparer, the engine, and the threads that prepare."""
 
     def __init__(
-        self, engine: Supervisor, preparer: Preparer, reader: MediaReader, admission: Admission, threads: int
+        self,
+        engine: Supervisor,
+        preparer: Preparer,
+        reader: MediaReader,
+        admission: Admission,
+        metrics: Metrics,
+        threads: int,
     ) -> None:
         self.engine = engine
+        self.metrics = metrics
+        self.in_flight = 0
+        """Requests whose answers have not ended."""
+        self._draining = False
         self.preparer = preparer
         self.reader = reader
         self.admission = admission
@@ -50,9 +64,12 @@ class Service:
 
     def check_admission(self) -> None:
         """Before anything is fetched. Raises Overloaded or EngineDead."""
+        if self._draining:
+            raise EngineDead("The server is shutting down: send the request to another one.")
         self.engine.check()
         limit, waiting = self.admission.max_queued_requests, self.engine.load.waiting + self._preparing
         if limit is not None and waiting >= limit:
+            self.metrics.rejected("queued_requests")
             raise Overloaded(f"{waiting} requests are waiting, the limit is {limit}: send the request again later.")
 
     async def prepare(self, work: Callable[[], Result]) -> Result:
@@ -78,41 +95,68 @@ class Service:
         """What each step adds to the answers. Close it to take the request out of the engine."""
         tokens = len(group.request.prompt_ids)
         self._check_tokens(tokens)
-        first = True
+        waiting = True
         self._waiting_tokens += tokens
         try:
             async with self.engine.open(group.requests) as stream:
                 async for deltas in stream:
-                    if first:
-                        self._waiting_tokens -= tokens
-                        first = False
-                    pieces = [piece for delta in deltas if (piece := group.take(delta)) is not None]
-                    for piece in pieces:
-                        if piece.engine_goes_on:
-                            stream.abort(group.requests[piece.index].id)
-                    yield pieces
+                    self._waiting_tokens -= tokens if waiting else 0
+                    waiting = False
+                    yield self._take(group, deltas, stream)
                     if group.finished:
                         return
         finally:
-            self._waiting_tokens -= tokens if first else 0
+            self._waiting_tokens -= tokens if waiting else 0
+            if group.finished:
+                self.metrics.finished(group.request, group.output())
+            else:
+                self.metrics.aborted(len(group.requests))
+
+    def _take(self, group: AnswerGroup, deltas: list[TokenDelta], stream: Stream) -> list[Piece]:
+        pieces = []
+        for delta in deltas:
+            before = group.last_time(delta.request_id)
+            piece = group.take(delta)
+            if piece is None:
+                continue
+            self.metrics.token(delta, group.request.arrival, before)
+            pieces.append(piece)
+            if piece.engine_goes_on:
+                stream.abort(delta.request_id)
+        return pieces
 
     def _check_tokens(self, tokens: int) -> None:
         limit = self.admission.max_queued_tokens
         if limit is not None and self._waiting_tokens and self._waiting_tokens + tokens > limit:
+            self.metrics.rejected("queued_tokens")
             raise Overloaded(
                 f"Prompts of {self._waiting_tokens} tokens are waiting, with the {tokens} of this one they pass the "
                 f"limit of {limit}: send the request again later."
             )
 
     @asynccontextmanager
-    async def deadline(self) -> AsyncGenerator[None]:
-        """Raises Expired if what is done inside takes too long."""
+    async def deadline(self, arrival: float | None = None) -> AsyncGenerator[None]:
+        """Raises Expired if what is done inside takes too long, counted from the arrival, else from now."""
         seconds = self.admission.deadline
+        spent = 0.0 if arrival is None else time.monotonic() - arrival
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(None if seconds is None else max(0.0, seconds - spent)):
                 yield
         except TimeoutError:
             raise Expired(f"The request took longer than its deadline of {seconds:g} seconds.") from None
+
+    def drain(self) -> None:
+        """Take no more requests."""
+        self._draining = True
+
+    @contextmanager
+    def counted(self) -> Generator[None]:
+        """While a request is answered."""
+        self.in_flight += 1
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,150 @@
+"""The parts of a server, put together: small files first, then the engine's process, then what stands before it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tilewise.amounts import GIB
+from tilewise.config import EngineConfig
+from tilewise.engine.counters import Counters, StatsLog
+from tilewise.errors import InvalidConfig
+from tilewise.inputs.draft import find_draft
+from tilewise.inputs.media_cache import MediaCache
+from tilewise.inputs.prepare import InputOptions, Preparer
+from tilewise.inputs.spec import InputSpec
+from tilewise.inputs.tokenizer import Tokenizer
+from tilewise.llm import log_interval, media_reader
+from tilewise.remote.process import Launch
+from tilewise.remote.supervisor import RestartRule, State, Supervisor
+from tilewise.remote.wire import Outbox
+from tilewise.server.config import ServerConfig
+from tilewise.server.convert import check_template_options
+from tilewise.server.metrics import Metrics
+from tilewise.server.served import ServedModel, sampling_defaults
+from tilewise.server.service import Admission, Service
+from tilewise.weights.checkpoint import Checkpoint
+from tilewise.weights.folder import CheckpointFolder, read_json
+
+logger = logging.getLogger("tilewise")
+
+
+@dataclass
+class Assembly:
+    """All of one server; what watches the engine lives here."""
+
+    supervisor: Supervisor
+    service: Service
+    served: ServedModel
+    metrics: Metrics
+    stats: StatsLog | None
+    cache: MediaCache
+    phases: str = ""
+    """Seconds of the start, by phase."""
+    gave_up: bool = False
+    _ends: list[Callable[[], None]] = field(default_factory=list)
+
+    def on_give_up(self, end: Callable[[], None]) -> None:
+        """To be called when the engine died too often to be started again."""
+        self._ends.append(end)
+
+    def became(self, state: State) -> None:
+        """Fulfils `Watcher`, as `took` does."""
+        self.metrics.engine_is(state == "ready", state == "restarting")
+        if state == "failed":
+            self.gave_up = True
+            for end in self._ends:
+                end()
+
+    def took(self, outbox: Outbox) -> None:
+        self.metrics.take(outbox.counters, outbox.load)
+        self.tick(outbox.counters)
+
+    def tick(self, counters: Counters | None = None) -> None:
+        """Time has passed: the periodic line may be due."""
+        if self.stats is not None:
+            media = self.cache.counts
+            now = replace(
+                counters or self.supervisor.counters, mm_cache_queries=media.queries, mm_cache_hits=media.hits
+            )
+            self.stats.tick(now, self.supervisor.load, time.monotonic())
+
+
+async def assemble(engine: EngineConfig, config: ServerConfig) -> Assembly:
+    """Everything up to an engine that is ready. Raises what hinders it."""
+    started = time.perf_counter()
+    checkpoint = await asyncio.to_thread(
+        Checkpoint.find, engine.model, engine.revision, engine.hub, engine.download_dir
+    )
+    folder = checkpoint.folder
+    tokenizer = Tokenizer.from_folder(folder.path)
+    spec = InputSpec.of(folder, tokenizer, engine.mm_processor_kwargs)
+    sampling = default_sampling(config, folder)
+    launch = Launch(engine, checkpoint, find_draft(engine, tokenizer), tokenizer.image_context_id, spec.end_ids)
+    read = time.perf_counter()
+
+    supervisor = Supervisor(launch, RestartRule(config.max_engine_restarts, config.engine_restart_window))
+    ready = await supervisor.start()
+    context = ready.resolved.limits.max_model_len
+    served = served_model(engine, config, context, sampling)
+    cache = MediaCache(int(engine.mm_processor_cache_gb * GIB))
+    preparer = Preparer(spec, tokenizer, context, InputOptions.of(engine), cache)
+    metrics = Metrics(served.name, context)
+    metrics.describe_caches(ready.resolved)
+    admission = Admission(config.max_num_queued_reqs, config.max_num_queued_tokens, config.request_timeout)
+    service = Service(supervisor, preparer, media_reader(engine), admission, metrics, media_threads())
+    stats = None if engine.disable_log_stats else StatsLog(log_interval(), time.monotonic())
+    parts = Assembly(supervisor, service, served, metrics, stats, cache)
+    parts.became("ready")
+    supervisor.watch(parts)
+    waited = time.perf_counter() - read - sum(ready.seconds.values())
+    phases = {"files and tokenizer": read - started, "engine process": waited, **ready.seconds}
+    parts.phases = ", ".join(f"{name} {seconds:.2f}" for name, seconds in phases.items())
+    return parts
+
+
+def served_model(
+    engine: EngineConfig, config: ServerConfig, max_model_len: int, sampling: dict[str, Any]
+) -> ServedModel:
+    return ServedModel(
+        names=config.served_model_name or (engine.model,),
+        root=engine.model,
+        created=int(time.time()),
+        max_model_len=max_model_len,
+        sampling=sampling,
+        max_logprobs=engine.max_logprobs,
+        tools=config.enable_auto_tool_choice,
+        reasoning=config.reasoning_parser is not None,
+        thinking=bool(check_template_options(config.default_chat_template_kwargs)),
+        priorities=engine.scheduling_policy == "priority",
+        force_include_usage=config.enable_force_include_usage,
+    )
+
+
+def default_sampling(config: ServerConfig, folder: CheckpointFolder) -> dict[str, Any]:
+    """Of requests that do not say. Raises InvalidConfig for a file that says nonsense."""
+    source = config.generation_config
+    if source == "vllm":
+        values: dict[str, Any] = {}
+    elif source == "auto":
+        values = dict(folder.optional("generation_config.json").values)
+    else:
+        values = read_json(Path(source) / "generation_config.json")
+    found = sampling_defaults(values, config.override_generation_config)
+    if found:
+        logger.info("Default sampling options of the model: %s", found)
+    return found
+
+
+def media_threads() -> int:
+    """Media are fetched, decoded and cut in so many threads."""
+    asked = os.environ.get("VLLM_MEDIA_LOADING_THREAD_COUNT", "8")
+    if not asked.isdecimal() or int(asked) < 1:
+        raise InvalidConfig(f"VLLM_MEDIA_LOADING_THREAD_COUNT must be a whole number from 1 on, found {asked!r}.")
+    return int(asked)

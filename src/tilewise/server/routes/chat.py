@@ -1,0 +1,62 @@
+"""POST /v1/chat/completions"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response
+
+from tilewise.server.calls import ChatCall
+from tilewise.server.context import Context, context_of
+from tilewise.server.convert import chat_call
+from tilewise.server.disconnect import EventStream
+from tilewise.server.events import data_event
+from tilewise.server.interval import Interval
+from tilewise.server.requests import chat_request
+from tilewise.server.respond import chat_body
+from tilewise.server.routes.exchange import exchange, guarded
+from tilewise.server.stream import ChatStream
+from tilewise.types import Request
+
+router = APIRouter()
+
+
+@router.post("/v1/chat/completions")
+async def chat_completions(raw: HttpRequest) -> Response:
+    """Answer a conversation, pictures and videos included."""
+    context = context_of(raw)
+    service = context.service
+
+    async def work(body: dict[str, Any]) -> Response:
+        call = chat_call(body, context.served, raw.headers.get("x-request-id"))
+        service.check_admission()
+        async with service.deadline():
+            reader = service.reader.timed()
+            request = await service.prepare(lambda: chat_request(call, service.preparer, reader))
+            context.log.received(call.reply.id, request)
+            if call.reply.stream:
+                return EventStream(guarded(chat_events(context, call, request), service))
+            group = await service.whole(request)
+            body = chat_body(call, group.output())
+            context.log.answered(call.reply.id, group)
+            return JSONResponse(body)
+
+    return await exchange(raw, service, work)
+
+
+async def chat_events(context: Context, call: ChatCall, request: Request) -> AsyncGenerator[bytes]:
+    service = context.service
+    group, stream = service.group(request), ChatStream(call, request.prompt_ids)
+    interval = Interval(context.config.stream_interval)
+    async with service.deadline(request.arrival), aclosing(service.pieces(group)) as steps:
+        async for pieces in steps:
+            chunks = [chunk for piece in pieces for chunk in stream.take(interval.hold(piece), group.usage)]
+            if chunks:
+                yield b"".join(map(data_event, chunks))
+    for chunk in stream.finish(group.usage):
+        yield data_event(chunk)
+    context.log.answered(call.reply.id, group)

@@ -1,0 +1,72 @@
+"""What all routes with a JSON body do alike: read it, answer it while the client stays, and say what went wrong."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from tilewise.errors import EngineDead, Overloaded
+from tilewise.server.body import check_media_type, parse_body
+from tilewise.server.disconnect import ClientLeft, unless_client_leaves
+from tilewise.server.events import DONE, data_event
+from tilewise.server.problem import Problem
+from tilewise.server.service import RETRY_AFTER, Service
+
+logger = logging.getLogger("tilewise")
+_LARGE = 2**18  # bytes of a body that is parsed in a thread
+_CLIENT_LEFT = 499  # nginx's; nobody reads it but the access log
+
+Work = Callable[[dict[str, Any]], Awaitable[Response]]
+
+
+async def exchange(raw: Request, service: Service, work: Work) -> Response:
+    """Answer one request by `work(body)`."""
+
+    async def answer(data: bytes) -> Response:
+        check_media_type(raw.headers.get("content-type"))
+        body = parse_body(data) if len(data) < _LARGE else await service.prepare(lambda: parse_body(data))
+        return await work(body)
+
+    try:
+        with service.counted():
+            data = await raw.body()
+            return await unless_client_leaves(raw.receive, answer(data))
+    except ClientLeft:
+        return Response(status_code=_CLIENT_LEFT)
+    except Exception as error:
+        return refusal(error, service)
+
+
+def refusal(error: Exception, service: Service) -> Response:
+    """The error body of the API; what is nobody's fault but ours goes to the log as a whole."""
+    problem = problem_of(error)
+    headers = {}
+    if isinstance(error, Overloaded):
+        headers["Retry-After"] = str(RETRY_AFTER)
+    elif isinstance(error, EngineDead):
+        headers["Retry-After"] = str(service.engine.retry_after)
+    return JSONResponse(problem.body, problem.status, headers)
+
+
+def problem_of(error: BaseException) -> Problem:
+    problem = Problem.of(error)
+    if problem.status == 500:
+        logger.error("A request failed", exc_info=error)
+    return problem
+
+
+async def guarded(events: AsyncGenerator[bytes], service: Service) -> AsyncGenerator[bytes]:
+    """A stream that ends with an error event where something goes wrong, and always with [DONE]."""
+    with service.counted():
+        try:
+            async for event in events:
+                yield event
+        except Exception as error:
+            yield data_event(problem_of(error).body)
+        finally:
+            await events.aclose()
+        yield DONE

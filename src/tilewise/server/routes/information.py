@@ -1,0 +1,89 @@
+"""What a server says of itself: models, health, version, metrics, load."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+import tilewise
+from tilewise.server.context import context_of
+
+router = APIRouter()
+_METRICS = "text/plain; version=1.0.0; charset=utf-8"
+
+
+@router.get("/v1/models")
+async def models(raw: Request) -> Response:
+    """The model, under each of its names."""
+    served = context_of(raw).served
+    return JSONResponse({"object": "list", "data": [_model(name, served) for name in served.names]})
+
+
+def _model(name: str, served: Any) -> dict[str, Any]:
+    permission = {
+        "id": f"modelperm-{name}",
+        "object": "model_permission",
+        "created": served.created,
+        "allow_create_engine": False,
+        "allow_sampling": True,
+        "allow_logprobs": True,
+        "allow_search_indices": False,
+        "allow_view": True,
+        "allow_fine_tuning": False,
+        "organization": "*",
+        "group": None,
+        "is_blocking": False,
+    }
+    return {
+        "id": name,
+        "object": "model",
+        "created": served.created,
+        "owned_by": "tilewise",
+        "root": served.root,
+        "parent": None,
+        "max_model_len": served.max_model_len,
+        "permission": [permission],
+    }
+
+
+@router.get("/health")
+async def health(raw: Request) -> Response:
+    """200 while requests are taken, 503 while the engine is away."""
+    engine = context_of(raw).service.engine
+    if engine.state == "ready":
+        return Response(status_code=200)
+    return Response(status_code=503, headers={"Retry-After": str(engine.retry_after)})
+
+
+@router.get("/ping")
+async def ping(raw: Request) -> Response:
+    """The same as /health, as SageMaker asks."""
+    return await health(raw)
+
+
+@router.post("/ping")
+async def ping_post(raw: Request) -> Response:
+    """The same as /health."""
+    return await health(raw)
+
+
+@router.get("/version")
+async def version() -> Response:
+    """Of Tilewise."""
+    return JSONResponse({"version": tilewise.__version__})
+
+
+@router.get("/metrics")
+async def metrics(raw: Request) -> Response:
+    """For Prometheus, under vLLM's names."""
+    context = context_of(raw)
+    return Response(context.metrics.render(context.service.preparer.cache.counts), media_type=_METRICS)
+
+
+@router.get("/load")
+async def load(raw: Request) -> Response:
+    """Requests that are being answered."""
+    return JSONResponse({"server_load": context_of(raw).service.in_flight})
