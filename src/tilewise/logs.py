@@ -95,8 +95,9 @@ def _phrase(record: logging.LogRecord) -> str:
     """Behind the status of an access line, its name: `200 OK`."""
     arguments = record.args
     status = arguments[-1] if record.name == "uvicorn.access" and isinstance(arguments, tuple) and arguments else None
-    known = isinstance(status, int) and status in HTTPStatus._value2member_map_
-    return f" {HTTPStatus(status).phrase}" if known else ""
+    if not isinstance(status, int) or status not in HTTPStatus._value2member_map_:
+        return ""
+    return f" {HTTPStatus(status).phrase}"
 
 
 def _uvicorn_level(level: str) -> str | int:

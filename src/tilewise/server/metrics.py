@@ -67,7 +67,7 @@ class Metrics:
     """All metrics of one server, labelled with the model's first name."""
 
     def __init__(self, model: str, max_model_len: int) -> None:
-        disable_created_metrics()  # vLLM has none
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # vLLM has none
         self.registry = CollectorRegistry()
         self._labels = {"model_name": model, "engine": "0"}
         self._seen = Counters()
