@@ -30,7 +30,7 @@ ROWS: list[set[str]] = [
     {"plan"},
     {"step"},
     {"config", "speculation", "types", "progress", "family"},
-    {"amounts"},
+    {"amounts", "timing", "logs"},
     {"errors"},
 ]
 LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}
@@ -41,6 +41,7 @@ TORCH_FREE = {
     "services",
     "server",
     "amounts",
+    "logs",
     "llm",
     "assets",
     "beam",

@@ -10,11 +10,11 @@ import sys
 import pytest
 
 from tilewise.errors import InvalidConfig
-from tilewise.server.logs import http_log_config, set_up_logs
+from tilewise.logs import http_log_config, set_up_logs
 
 PROGRAM = """
 import json, logging, logging.config, sys
-from tilewise.server.logs import http_log_config, set_up_logs
+from tilewise.logs import http_log_config, set_up_logs
 set_up_logs("APIServer", sys.argv[1])
 logging.config.dictConfig(http_log_config("APIServer", "info", json.loads(sys.argv[2]), ["/health"]))
 logging.getLogger("tilewise").debug("quiet")
