@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tests.tiny import SPECS, TWINS, write_original
 
+from tests.tiny import SPECS, TWINS, write_original
 from tilewise.cli import build_parser, main
 from tilewise.cli.options import dashed, engine_options
 

@@ -9,9 +9,9 @@ import sys
 
 import pytest
 from PIL import Image
+
 from tests.inputs.jinjas import QWEN, plain, with_system
 from tests.tiny import SPECS, write_original
-
 from tilewise.inputs.templates import SYSTEM_INTERNVL2_5
 
 ESCAPE = "\x1b["

@@ -32,20 +32,18 @@ class Settings:
     warnings: list[str] = field(default_factory=list)
 
 
-def read_settings(
-    words: Sequence[str], environment: Mapping[str, str], below: dict[str, Any] | None = None
-) -> Settings:
-    """The command line wins over the file of --config, that over `below`, and that over the environment.
+def read_settings(words: Sequence[str], environment: Mapping[str, str]) -> Settings:
+    """The command line wins over the file of --config, and that over the environment.
 
     Raises BadUsage for a line that cannot be read, and InvalidConfig for one that cannot be done.
     """
-    flags = serve_flags()
-    line = CommandLine.read(words, flags)
-    file = line.values.pop("config", None)
-    values = _variables(environment) | (below or {})
-    values |= flags_of_file(file, flags) if file else {}
-    values |= _with_model(line)
-    return settle(values, environment)
+    return settle(values_of_line(CommandLine.read(words, serve_flags())), environment)
+
+
+def values_of_line(line: CommandLine) -> dict[str, Any]:
+    """With those of the file that it names."""
+    file = line.values.get("config")
+    return (flags_of_file(file, serve_flags()) if file else {}) | _with_model(line)
 
 
 def _variables(environment: Mapping[str, str]) -> dict[str, Any]:
@@ -64,10 +62,13 @@ def _with_model(line: CommandLine) -> dict[str, Any]:
     named = line.values.get("model")
     if line.positional and named not in (None, line.positional[0]):
         raise BadUsage(f"The model is {line.positional[0]} or --model {named}: give one of them.")
-    return line.values | ({"model": line.positional[0]} if line.positional else {})
+    values = {name: value for name, value in line.values.items() if name != "config"}
+    return values | ({"model": line.positional[0]} if line.positional else {})
 
 
 def settle(values: dict[str, Any], environment: Mapping[str, str]) -> Settings:
+    """Checks everything, so that a mistake costs no loading time."""
+    values = _variables(environment) | values
     if values.get("fail_on_environ_validation"):
         refuse_unknown(environment)
     lines = check_foreign(values)

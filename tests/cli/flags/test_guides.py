@@ -1,0 +1,82 @@
+"""Every serving command of the guides is read, and either done, or explained in a line, or refused by name."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.cli.flags import commands
+from tilewise.cli.flags.parse import CommandLine
+from tilewise.cli.flags.settings import read_settings
+from tilewise.cli.flags.table import names_of, serve_flags
+from tilewise.config import EngineConfig
+from tilewise.errors import InvalidConfig
+
+MEMORY = {"gpu_memory_utilization", "mm_processor_cache_gb", "enforce_eager"}
+needs_memory_options = pytest.mark.skipif(not names_of(EngineConfig) >= MEMORY, reason=f"needs the options {MEMORY}")
+
+
+def without(words: tuple[str, ...], flag: str, values: int = 1) -> tuple[str, ...]:
+    at = words.index(flag)
+    return words[:at] + words[at + 1 + values :]
+
+
+@needs_memory_options
+@pytest.mark.parametrize("words", [commands.QUANTISED_38B, commands.QUANTISED_241B])
+def test_the_quantised_models_of_several_devices(words):
+    values = CommandLine.read(words, serve_flags()).values
+    assert values["served_model_name"] == ("internvl3_5",)
+    assert values["async_scheduling"] is True
+    assert values["compilation_config"]["cudagraph_capture_sizes"][-1] == 512
+    assert values["additional_config"] == {"enable_weight_nz_layout": True, "enable_cpu_binding": True}
+    assert values["gpu_memory_utilization"] == 0.9
+    with pytest.raises(InvalidConfig, match=f"tensor_parallel_size={values['tensor_parallel_size']} is not possible"):
+        read_settings(words, {})
+
+
+@needs_memory_options
+def test_all_that_cannot_be_is_named_at_once():
+    with pytest.raises(InvalidConfig, match=r"tensor_parallel_size=16 .*enable_expert_parallel=True .*one device"):
+        read_settings(commands.QUANTISED_241B, {})
+
+
+@needs_memory_options
+def test_on_one_device_the_command_runs_and_says_what_became_of_the_rest():
+    settings = read_settings(without(commands.QUANTISED_38B, "--tensor-parallel-size"), commands.ASCEND)
+    engine, server = settings.engine, settings.server
+    assert (engine.max_model_len, engine.max_num_batched_tokens, engine.max_num_seqs) == (40960, 16384, 32)
+    assert (engine.mm_processor_cache_gb, engine.allowed_local_media_path) == (0, "/")
+    assert (server.port, server.served_model_name) == (2002, ("internvl3_5",))
+    for about in (
+        *("cudagraph_mode FULL_DECODE_ONLY became NONE", "sizes 64, 128, 192, 256, 512 would nowhere be used"),
+        *("enable_weight_nz_layout: weights keep", "enable_cpu_binding: threads", "--safetensors-load-strategy"),
+        *("--enable-chunked-prefill", "--trust-remote-code: code of a checkpoint is never run"),
+        *("VLLM_USE_V1: ", "VLLM_ASCEND_ENABLE_FLASHCOMM1: ", "VLLM_ASCEND_ENABLE_FUSED_MC2: "),
+    ):
+        assert sum(about in line for line in settings.lines) == 1, about
+    assert not any("HCCL" in line or "TASK_QUEUE" in line for line in settings.lines)
+    assert settings.warnings == []
+
+
+@pytest.mark.parametrize(("words", "size"), [(commands.PLAIN_38B, 2), (commands.PLAIN_241B, 16)])
+def test_the_plain_models_of_several_devices(words, size):
+    with pytest.raises(InvalidConfig, match=f"tensor_parallel_size={size} is not possible: one device computes"):
+        read_settings(words, {})
+    engine = read_settings(without(words, "--tensor-parallel-size"), {"VLLM_USE_V1": "1"}).engine
+    assert engine.model == words[0]
+    assert engine.dtype == "bfloat16"
+    assert engine.enable_prefix_caching is ("--no-enable-prefix-caching" not in words)
+
+
+@needs_memory_options
+def test_internvl2_2b():
+    engine = read_settings(commands.INTERNVL2_2B, {"VLLM_USE_MODELSCOPE": "True"}).engine
+    assert (engine.model, engine.dtype, engine.max_model_len) == ("OpenGVLab/InternVL2-2B", "bfloat16", 32768)
+    assert engine.enforce_eager is True
+
+
+def test_internvl3_8b():
+    settings = read_settings(commands.INTERNVL3_8B, {"PYTORCH_NPU_ALLOC_CONF": "max_split_size_mb:256"})
+    assert settings.engine.max_model_len == 8192
+    assert settings.engine.limit_mm_per_prompt == {"image": 4}
+    assert settings.engine.disable_log_stats is False
+    assert settings.lines == ["--trust-remote-code: code of a checkpoint is never run, nor is it needed"]

@@ -1,0 +1,117 @@
+"""How flags are written: vLLM's parser, form by form."""
+
+from __future__ import annotations
+
+import pytest
+
+from tilewise.cli.flags.flag import BadUsage
+from tilewise.cli.flags.parse import CommandLine
+from tilewise.cli.flags.table import serve_flags
+
+
+def read(*words: str) -> CommandLine:
+    return CommandLine.read(words, serve_flags())
+
+
+@pytest.mark.parametrize(
+    ("words", "values"),
+    [
+        ("--max_num_seqs 3", {"max_num_seqs": 3}),
+        ("--max_num_seqs=3", {"max_num_seqs": 3}),
+        ("--served-model-name a_b c", {"served_model_name": ("a_b", "c")}),
+        ("--served-model-name a_b --port 1", {"served_model_name": ("a_b",), "port": 1}),
+        ("--served-model-na x", {"served_model_name": ("x",)}),
+        ("--no-enable-pref", {"enable_prefix_caching": False}),
+        ("--no_enable_prefix_caching", {"enable_prefix_caching": False}),
+        ("--enable-prefix-caching false --port 1", {"enable_prefix_caching": False, "port": 1}),
+        ("--enable-prefix-caching True", {"enable_prefix_caching": True}),
+        ("--enable-prefix-caching=false", {"enable_prefix_caching": False}),
+        ("--no-enable-prefix-caching=false", {"enable_prefix_caching": True}),
+        ("--async-scheduling --async-scheduling", {"async_scheduling": True}),
+        ("--no-async-scheduling --async-scheduling", {"async_scheduling": True}),
+        ("--port 1 --port 2", {"port": 2}),
+        ("-tp 2 -pp=3 -dp 4", {"tensor_parallel_size": 2, "pipeline_parallel_size": 3, "data_parallel_size": 4}),
+        ("-ep", {"enable_expert_parallel": True}),
+        ("-O2", {"optimization_level": "2"}),
+        ("-O 3", {"optimization_level": "3"}),
+        ("--max-logprobs -1", {"max_logprobs": -1}),
+        ("--max-num-batched-tokens 16K", {"max_num_batched_tokens": 16384}),
+        ("--max-model-len 25.6k", {"max_model_len": 25600}),
+        ("--max-model-len 1M", {"max_model_len": 2**20}),
+        ("--quantization None", {"quantization": None}),
+        ("--allowed-local-media-path=", {"allowed_local_media_path": None}),
+        ("--disable-access-log-for-endpoints /a,/b", {"disable_access_log_for_endpoints": ("/a", "/b")}),
+        ('--allowed-origins ["https://a","https://b"]', {"allowed_origins": ("https://a", "https://b")}),
+        ("--api-key a b", {"api_key": ("a", "b")}),
+    ],
+)  # fmt: skip
+def test_forms(words, values):
+    assert read(*words.split()).values == values
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--compilation-config", '{"cudagraph_mode": "FULL", "pass_config": {"enable_sp": true}}'],
+        ["--compilation_config.cudagraph_mode", "FULL", "--compilation-config.pass_config.enable_sp", "true"],
+        ["-cc.cudagraph_mode=FULL", "-cc.pass_config.enable_sp=true"],
+        ["-cc", '{"cudagraph_mode": "NONE"}', "-cc.cudagraph_mode=FULL", "-cc.pass_config", '{"enable_sp": true}'],
+    ],
+)
+def test_objects_as_json_and_key_by_key(words):
+    expected = {"cudagraph_mode": "FULL", "pass_config": {"enable_sp": True}}
+    assert read(*words).values == {"compilation_config": expected}
+
+
+def test_lists_inside_objects_grow():
+    words = ("-cc.cudagraph_capture_sizes+", "4", "-cc.cudagraph_capture_sizes+=8,16")
+    assert read(*words).values == {"compilation_config": {"cudagraph_capture_sizes": [4, 8, 16]}}
+
+
+@pytest.mark.parametrize(
+    ("text", "limits"),
+    [
+        ('{"image": 16, "video": 2}', {"image": 16, "video": 2}),
+        (
+            '{"video": {"count": 1, "num_frames": 32, "width": 512, "height": 512}, "image": {"count": 5}}',
+            {"video": 1, "image": 5},
+        ),
+        ('{"image": 16, "video": {"count": 1, "num_frames": 32}}', {"image": 16, "video": 1}),
+        ("image=8,video=0", {"image": 8, "video": 0}),
+    ],
+)
+def test_the_four_forms_of_limits(text, limits):
+    assert read("--limit-mm-per-prompt", text).values == {"limit_mm_per_prompt": limits}
+
+
+def test_words_that_are_no_flags_may_stand_anywhere():
+    line = read("--port", "1", "model", "--trust-remote-code", "--", "--x")
+    assert line.positional == ["model", "--x"]
+    assert line.values == {"port": 1, "trust_remote_code": True}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--prot 1", "There is no flag --prot. Did you mean --port?"),
+        ("--no-port", "There is no flag --no-port. Did you mean"),
+        ("--no-enable-prefix-cachng", "Did you mean --no-enable-prefix-caching?"),
+        ("--max-num 1", "may be --max-num-batched-tokens or "),
+        ("--port", "--port needs a value."),
+        ("--port --host x", "--port needs a value."),
+        ("--port x", "--port must be a whole number"),
+        ("--timeout-keep-alive 1.5", "--timeout-keep-alive must be a whole number"),
+        ("--shutdown-timeout soon", "--shutdown-timeout must be a number, got 'soon'"),
+        ("--dtype bfloat61", "float32, float, got 'bfloat61'. Did you mean bfloat16?"),
+        ("--enable-prefix-caching=yes", "--enable-prefix-caching must be true or false, got 'yes'"),
+        ("--compilation-config {x", "--compilation-config must be a JSON object"),
+        ("--limit-mm-per-prompt image", "--limit-mm-per-prompt must be JSON such as"),
+        ('--limit-mm-per-prompt {"image":{"cuont":1}}', "width, height, got 'cuont'. Did you mean count?"),
+        ("--allowed-origins [x", "--allowed-origins must be a JSON list"),
+        ("--port.x 1", "--port has no keys"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_read_is_refused_with_what_is_near(words, message):
+    with pytest.raises(BadUsage) as caught:
+        read(*words.split())
+    assert message in str(caught.value)

@@ -1,0 +1,183 @@
+"""Layers, and what is refused or explained."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+
+from tilewise.cli.flags.flag import BadUsage
+from tilewise.cli.flags.foreign import FOREIGN, Foreign
+from tilewise.cli.flags.settings import read_settings
+from tilewise.errors import InvalidConfig
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(text: str) -> str:
+        path = tmp_path / "flags.yml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+def test_the_line_wins_over_the_file_and_the_file_over_the_environment(file):
+    environment = {"VLLM_API_KEY": "from-environment", "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "7"}
+    path = file("port: 1\nmax-num-seqs: 2\napi_key: [from-file]\n")
+    settings = read_settings(["--config", path, "--port", "3"], environment)
+    assert (settings.server.port, settings.engine.max_num_seqs) == (3, 2)
+    assert settings.server.api_key == ("from-file",)
+    assert settings.server.timeout_keep_alive == 7
+    assert read_settings([], environment).server.api_key == ("from-environment",)
+
+
+def test_a_file_has_yaml_types_and_both_spellings(file):
+    path = file(
+        "model: some/folder\nmax_model_len: 40K\nenable-prefix-caching: false\nserved-model-name: [a, b]\n"
+        "limit_mm_per_prompt: {image: {count: 4}}\nasync-scheduling: null\nmax_body_mb: 1.5\n"
+        "disable_access_log_for_endpoints: /health,/metrics\ncompilation_config:\n  cudagraph_mode: FULL\n"
+    )
+    settings = read_settings(["--config", path], {})
+    engine, server = settings.engine, settings.server
+    assert (engine.model, engine.max_model_len, engine.enable_prefix_caching) == ("some/folder", 40960, False)
+    assert (engine.limit_mm_per_prompt, engine.async_scheduling) == ({"image": 4}, None)
+    assert (server.served_model_name, server.max_body_mb) == (("a", "b"), 1.5)
+    assert server.disable_access_log_for_endpoints == ("/health", "/metrics")
+    assert "cudagraph_mode FULL became NONE" in settings.lines[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("prot: 1", "there is no flag 'prot'. Did you mean port?"),
+        ("port: x", "port must be a whole number"),
+        ("compilation_config: 3", "compilation_config must be a mapping, got 3"),
+        ("- a", "must map names of flags to values, got a list"),
+        ("a: [", "cannot be read as YAML"),
+        ("config: other.yml", "there is no flag 'config'"),
+    ],
+)
+def test_a_file_that_cannot_be_used(file, text, message):
+    with pytest.raises(InvalidConfig) as caught:
+        read_settings(["--config", file(text)], {})
+    assert message in str(caught.value)
+
+
+def test_one_model():
+    assert read_settings([], {}).engine.model == "demo"
+    assert read_settings(["m"], {}).engine.model == read_settings(["--model", "m"], {}).engine.model == "m"
+    for words in (["a", "b"], ["a", "--model", "b"]):
+        with pytest.raises(BadUsage, match=r"a .*b"):
+            read_settings(words, {})
+
+
+REFUSED = [
+    ("-tp 2", "tensor_parallel_size=2"),
+    ("-pp 2", "pipeline_parallel_size=2"),
+    ("-dp 2", "data_parallel_size=2"),
+    ("-ep", "enable_expert_parallel=True"),
+    ("--quantization ascend", "quantization='ascend'"),
+    ("-q awq", "quantization='awq'"),
+    ("--no-enable-chunked-prefill", "enable_chunked_prefill=False is not possible: prompts are always"),
+    ("--chat-template x.jinja", "chat_template='x.jinja'"),
+    ("--middleware a.b", "middleware=('a.b',)"),
+    ("--video-pruning-rate 0.5", "video_pruning_rate=0.5"),
+    ("--response-role user", "response_role='user'"),
+    ("--media-io-kwargs.image.rgba_background_color [0]", "image has no 'rgba_background_color'"),
+    ("--media-io-kwargs.video.frames 3", "video has no 'frames'"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "message"), REFUSED)
+def test_what_is_not_there_is_refused_by_name(words, message):
+    with pytest.raises(InvalidConfig) as caught:
+        read_settings(words.split(), {})
+    assert message in str(caught.value)
+
+
+def test_what_asks_for_what_is_so_anyway_is_accepted():
+    words = "-tp 1 -pp 1 -dp 1 --no-enable-expert-parallel --quantization None --response-role assistant"
+    assert read_settings(words.split(), {}).lines == []
+    [line] = read_settings(["--enable-chunked-prefill"], {}).lines
+    assert line.startswith("--enable-chunked-prefill True: prompts are always computed in chunks")
+
+
+def outcome(words: list[str]) -> list[str] | str:
+    """Lines about what was accepted, or the refusal."""
+    try:
+        return read_settings(words, {}).lines
+    except InvalidConfig as refusal:
+        return str(refusal)
+
+
+def some_value(entry: Foreign) -> str:
+    """One that asks for something, or for all that an entry accepts."""
+    if entry.fate == "built in" and entry.accepts:
+        return str(entry.accepts[0]).lower()
+    examples = {int: "7", float: "0.5", bool: "true", str: "x"}
+    return examples.get(entry.flag.type) or ("a=1" if entry.flag.is_object else str(get_args(entry.flag.type)[0]))
+
+
+EXPLAINED_KEY_BY_KEY = ("compilation_config", "additional_config", "media_io_kwargs")
+
+
+@pytest.mark.parametrize(
+    "entry", [entry for entry in FOREIGN if entry.name not in EXPLAINED_KEY_BY_KEY], ids=lambda entry: entry.name
+)
+def test_every_foreign_flag_is_explained_or_refused(entry):
+    value = "x" if entry.flag.is_list else some_value(entry)
+    found = outcome([f"{entry.flag.dashed}={value}"])
+    if entry.fate in ("not yet", "never"):
+        assert isinstance(found, str)
+        assert f"{entry.name}=" in found
+        assert entry.says in found
+    else:
+        assert len(found) == 1
+        assert found[0].startswith(entry.flag.dashed)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ('-cc {"cudagraph_mod":"FULL"}', "no key 'cudagraph_mod'. Did you mean cudagraph_mode?"),
+        ("-cc.cudagraph_mode FUL", "got 'FUL'. Did you mean FULL?"),
+        ("-cc.cudagraph_capture_sizes [0]", "must be numbers from 1 on, got [0]"),
+        ("-cc.cudagraph_capture_sizes [4] -cc.max_cudagraph_capture_size 8", "=8 is not the largest"),
+    ],
+)  # fmt: skip
+def test_graphs_are_checked(words, message):
+    with pytest.raises(InvalidConfig) as caught:
+        read_settings(words.split(), {})
+    assert message in str(caught.value)
+
+
+def test_what_became_of_graphs():
+    lines = read_settings(["-cc.cudagraph_mode", "full_and_piecewise", "-cc.level", "3"], {}).lines
+    assert "FULL_AND_PIECEWISE became NONE" in lines[0]
+    assert "level without effect" in lines[1]
+    assert read_settings(["-cc.cudagraph_mode", "none"], {}).lines == []
+
+
+def test_frames_of_videos_by_their_older_name():
+    settings = read_settings(["--media-io-kwargs", '{"video": {"num_frames": 8, "fps": 2}}'], {})
+    assert (settings.engine.num_frames, settings.engine.fps) == (8, 2)
+    assert settings.lines == ["media_io_kwargs: became --num-frames 8.", "media_io_kwargs: became --fps 2."]
+
+
+def test_unknown_keys_and_variables_are_named():
+    words = ["--additional-config", '{"weight_nz_mod": 1}']
+    warnings = read_settings(words, {"VLLM_USE_MODELSCOP": "1", "OTHER": "1"}).warnings
+    assert warnings == [
+        "additional_config: 'weight_nz_mod' is not known and has no effect. Did you mean weight_nz_mode?",
+        "Unknown vLLM environment variable detected: VLLM_USE_MODELSCOP. Did you mean VLLM_USE_MODELSCOPE?",
+    ]
+    with pytest.raises(InvalidConfig, match="VLLM_USE_MODELSCOP"):
+        read_settings(["--fail-on-environ-validation"], {"VLLM_USE_MODELSCOP": "1"})
+
+
+def test_keys_are_not_in_what_is_logged():
+    settings = read_settings(["--api-key", "hunter2"], {})
+    assert "hunter2" not in repr(settings)
+    assert settings.server.api_key == ("hunter2",)
+    assert "hunter3" not in repr(read_settings([], {"VLLM_API_KEY": "hunter3"}))
