@@ -68,6 +68,11 @@ class PartsSplitter:
         self._reasoning = ReasoningSplitter(rule.opened) if rule.reasoning else None
         self._calls = rule.reader()
 
+    @property
+    def in_reasoning(self) -> bool:
+        """Whether the text so far ends within the reasoning."""
+        return self._reasoning is not None and self._reasoning.inside
+
     def add(self, text: str) -> PartsDelta:
         reasoning, rest = self._reasoning.add(text) if self._reasoning else ("", text)
         return self._delta(reasoning, *self._calls.add(rest))

@@ -19,6 +19,10 @@ class ReasoningSplitter:
         self._held = ""
         self._begun = False
 
+    @property
+    def inside(self) -> bool:
+        return self._place == "reasoning"
+
     def add(self, text: str) -> tuple[str, str]:
         """New reasoning, new content."""
         self._held += text

@@ -50,13 +50,17 @@ def parts_rule(call: ChatCall) -> PartsRule:
 
 def finish_reason(call: ChatCall, reason: str | None, has_calls: bool) -> str | None:
     """A function that the request named itself ends with stop, as OpenAI has it. Raises BrokenAnswer."""
+    if reason == "stop" and has_calls and call.tools.choice in ("auto", "required"):
+        return "tool_calls"
+    return checked_reason(reason)
+
+
+def checked_reason(reason: str | None) -> str | None:
     if reason == "error":
         raise BrokenAnswer(
             "The answer could not be followed to its end by the form that was asked for: "
             "simplify the schema, pattern or grammar, or send the request again."
         )
-    if reason == "stop" and has_calls and call.tools.choice in ("auto", "required"):
-        return "tool_calls"
     return reason
 
 

@@ -52,3 +52,34 @@ def _ranked(score: Logprob) -> dict[str, Any]:
 def _entry(token_id: int, score: Logprob, as_ids: bool) -> dict[str, Any]:
     token = token_name(token_id, score, as_ids)
     return {"token": token, "logprob": clamped(score), "bytes": list(token.encode("utf-8"))}
+
+
+def text_logprobs(
+    scores: Sequence[Scores | None],
+    token_ids: Sequence[int],
+    top: int,
+    as_ids: bool,
+    *,
+    offset: int = 0,
+    first: str = "",
+) -> dict[str, list[Any]]:
+    """The older form, of text completions; `offset` is where the first token begins in the text.
+
+    A prompt's first token has no score, as nothing comes before it: `first` is its text.
+    """
+    found: dict[str, list[Any]] = {"text_offset": [], "token_logprobs": [], "tokens": [], "top_logprobs": []}
+    for score, token_id in zip(scores, token_ids, strict=True):
+        chosen = score and score[token_id]
+        token = token_name(token_id, chosen, as_ids) if chosen else f"token_id:{token_id}" if as_ids else first
+        found["text_offset"].append(offset)
+        found["token_logprobs"].append(clamped(chosen) if chosen else None)
+        found["tokens"].append(token)
+        found["top_logprobs"].append(score and _alternatives(score, token_id, top, as_ids))
+        offset += len(token)
+    return found
+
+
+def _alternatives(scores: Scores, token_id: int, top: int, as_ids: bool) -> dict[str, float]:
+    """The likeliest tokens, and the chosen one whatever its rank."""
+    shown = dict(likeliest(scores, top)) | {token_id: scores[token_id]}
+    return {token_name(i, score, as_ids): clamped(score) for i, score in shown.items()}

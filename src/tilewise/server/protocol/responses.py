@@ -1,0 +1,65 @@
+"""/v1/responses."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import ConfigDict
+
+from tilewise.server.protocol.chat import Effort
+from tilewise.server.protocol.common import Body, Strict
+
+
+class TextFormat(Strict):
+    type: Literal["text", "json_object", "json_schema"]
+    name: str | None = None
+    description: str | None = None
+    schema_: dict[str, Any] | None = None
+    strict: bool | None = None
+
+    model_config = ConfigDict(alias_generator=lambda name: name.rstrip("_"))
+
+
+class TextOptions(Strict):
+    format: TextFormat | None = None
+    verbosity: Literal["medium"] | None = None
+    """Anything but its default would have to be said in a message."""
+
+
+class ReasoningOptions(Strict):
+    effort: Effort | None = None
+    summary: None = None
+    """Reasoning is given as it is, not summed up."""
+
+
+class FlatTool(Strict):
+    type: Literal["function"]
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class FlatToolName(Strict):
+    type: Literal["function"]
+    name: str
+
+
+class ResponsesBody(Body):
+    input: str | list[dict[str, Any]]
+    model: str | None = None
+    instructions: str | None = None
+    max_output_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_logprobs: int | None = None
+    stream: bool = False
+    text: TextOptions | None = None
+    tools: list[FlatTool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | FlatToolName | None = None
+    parallel_tool_calls: bool = True
+    reasoning: ReasoningOptions | None = None
+    request_id: str | None = None
+    priority: int = 0
+    cache_salt: str | None = None
+    mm_processor_kwargs: dict[str, Any] | None = None

@@ -1,0 +1,112 @@
+"""ResponseStream: pieces of a growing answer to the events of the Responses API, and to the whole response."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from tilewise.outputs.group import Piece
+from tilewise.outputs.parts import PartsDelta, PartsSplitter
+from tilewise.server.problem import Problem
+from tilewise.server.respond import checked_reason, parts_rule
+from tilewise.server.responses.items import Item, response_object, response_usage
+from tilewise.server.responses.open_items import OpenCall, OpenItem, OpenReasoning, OpenText
+from tilewise.server.responses.read import ResponseCall
+from tilewise.server.scores import chat_logprobs
+from tilewise.types import Usage
+
+Event = dict[str, Any]
+
+
+class ResponseStream:
+    """Events in order: created, in progress; for each item its opening, its deltas, its end; completed.
+
+    A response that is not streamed is what the last event holds: take all pieces, and ask for `response`.
+    """
+
+    def __init__(self, call: ResponseCall) -> None:
+        self._call = call
+        self._splitter = PartsSplitter(parts_rule(call.chat))
+        self._done: list[Item] = []
+        self._open: OpenItem | None = None
+        self._numbers = 0
+        self._reasoning_tokens = 0
+        self._logprobs: list[dict[str, Any]] = []
+        self.response: dict[str, Any] = response_object(call, "in_progress", [])
+        """As it is so far; whole behind the last piece."""
+
+    def opening(self) -> list[Event]:
+        kinds = ("response.created", "response.in_progress")
+        return self._numbered({"type": kind, "response": self.response} for kind in kinds)
+
+    def take(self, piece: Piece, usage: Usage) -> list[Event]:
+        """The events that a token gives. Raises BrokenAnswer."""
+        reason = checked_reason(piece.finish_reason)
+        self._score(piece)
+        delta = self._splitter.add(piece.text)
+        self._reasoning_tokens += self._splitter.in_reasoning
+        events = list(self._grow(delta))
+        if reason is not None:
+            events += self._grow(self._splitter.finish())
+            events += self._end("incomplete" if reason == "length" else "completed", usage)
+        return self._numbered(events)
+
+    def failed(self, problem: Problem) -> list[Event]:
+        """The last event of a response that cannot go on."""
+        error = {"code": "server_error", "message": problem.body["error"]["message"]}
+        self.response = {**response_object(self._call, "failed", self._done), "error": error}
+        return self._numbered([{"type": "response.failed", "response": self.response}])
+
+    def _score(self, piece: Piece) -> None:
+        top = self._call.chat.sampling.logprobs
+        if piece.scores is not None and top is not None:
+            self._logprobs += chat_logprobs([piece.scores], [piece.token_id], top, as_ids=False)["content"]
+
+    def _grow(self, delta: PartsDelta) -> Iterator[Event]:
+        if delta.reasoning and self._call.chat.include_reasoning:
+            yield from self._item(OpenReasoning)
+            yield from self._deltas(delta.reasoning)
+        if delta.content:
+            yield from self._item(OpenText)
+            yield from self._deltas(delta.content)
+        for call in delta.calls:
+            if call.name is not None:
+                yield from self._close("completed")
+                self._open = OpenCall(len(self._done), call.name)
+                yield from self._open.opening()
+            yield from self._deltas(call.arguments)
+
+    def _item(self, kind: type[OpenReasoning] | type[OpenText]) -> Iterator[Event]:
+        """Close what is open, unless it is of this kind already."""
+        if isinstance(self._open, kind):
+            return
+        yield from self._close("completed")
+        self._open = kind(len(self._done))
+        yield from self._open.opening()
+
+    def _deltas(self, text: str) -> Iterator[Event]:
+        assert self._open is not None
+        if text:
+            logprobs, self._logprobs = self._logprobs, []
+            yield self._open.grow(text, logprobs)
+
+    def _close(self, status: str) -> Iterator[Event]:
+        if self._open is not None:
+            yield from self._open.closing(status)
+            self._done.append(self._open.item(status))
+            self._open = None
+
+    def _end(self, status: str, usage: Usage) -> Iterator[Event]:
+        if self._open is None and not self._done:  # an answer of nothing is an empty text
+            yield from self._item(OpenText)
+        yield from self._close(status)
+        counts = response_usage(usage, self._reasoning_tokens)
+        self.response = response_object(self._call, status, self._done, counts)
+        yield {"type": f"response.{status}", "response": self.response}
+
+    def _numbered(self, events: Any) -> list[Event]:
+        numbered = []
+        for event in events:
+            numbered.append({**event, "sequence_number": self._numbers})
+            self._numbers += 1
+        return numbered

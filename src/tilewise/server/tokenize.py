@@ -1,0 +1,78 @@
+"""/tokenize and /detokenize: what a text or a conversation becomes, pictures counted, and back."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tilewise.errors import InvalidField
+from tilewise.inputs.chat import MediaReader
+from tilewise.inputs.prepare import Preparer
+from tilewise.inputs.sampling import check_ids
+from tilewise.inputs.tokenizer import Tokenizer
+from tilewise.server.calls import ChatPrompt
+from tilewise.server.convert import check_template, check_template_options, ending_of, video_of
+from tilewise.server.fields import DETOKENIZE, TOKENIZE
+from tilewise.server.messages import read_conversation
+from tilewise.server.protocol.tokenize import DetokenizeBody, TokenizeBody
+from tilewise.server.requests import conversation_request
+from tilewise.server.served import ServedModel
+from tilewise.server.toolcalls import read_tools
+from tilewise.types import SamplingParams
+
+
+@dataclass(frozen=True)
+class TokenizeCall:
+    prompt: str | ChatPrompt
+    start: bool
+    """Whether a text gets the tokenizer's start token."""
+    spelled: bool
+    """Whether the tokens are wanted as the vocabulary spells them."""
+
+
+def tokenize_call(body: dict[str, Any], served: ServedModel) -> TokenizeCall:
+    """Raises InvalidRequest, UnknownModel or pydantic's ValidationError."""
+    check_template(body, served)
+    fields = TokenizeBody.read(body, TOKENIZE)
+    served.resolve(fields.model)
+    if (fields.prompt is None) == (fields.messages is None):
+        raise InvalidField("prompt", "Send either prompt or messages.")
+    if fields.prompt is not None:
+        return TokenizeCall(fields.prompt, fields.add_special_tokens is not False, fields.return_token_strs)
+    if fields.add_special_tokens:
+        raise InvalidField("add_special_tokens", "The model's template writes the special tokens of messages.")
+    return TokenizeCall(_conversation(fields, served), start=True, spelled=fields.return_token_strs)
+
+
+def _conversation(fields: TokenizeBody, served: ServedModel) -> ChatPrompt:
+    conversation, video = read_conversation(fields.messages or ()), video_of(fields.media_io_kwargs)
+    thinking = check_template_options(fields.chat_template_kwargs)
+    return ChatPrompt(
+        messages=conversation.messages,
+        thinking=served.thinking if thinking is None else thinking,
+        tools=read_tools(fields.tools, None, True, served).definitions,
+        ending=ending_of(fields.add_generation_prompt, fields.continue_final_message),
+        one_tile=conversation.low_detail if served.detail_tiles else frozenset(),
+        processor=fields.mm_processor_kwargs or {},
+        num_frames=video.num_frames,
+        fps=video.fps,
+    )
+
+
+def tokenize_body(call: TokenizeCall, preparer: Preparer, reader: MediaReader) -> dict[str, Any]:
+    """A prompt may be longer than the context here: that is what one wants to know of it."""
+    counting, sampling = replace(preparer, max_model_len=sys.maxsize), SamplingParams()
+    if isinstance(call.prompt, ChatPrompt):
+        ids = conversation_request(call.prompt, sampling, counting, reader).prompt_ids
+    else:
+        ids = counting.prompt(call.prompt, (), sampling, start=call.start).prompt_ids if call.prompt else ()
+    tokens = [preparer.tokenizer.token_text(i) for i in ids] if call.spelled else None
+    return {"count": len(ids), "max_model_len": preparer.max_model_len, "tokens": list(ids), "token_strs": tokens}
+
+
+def detokenize_body(body: dict[str, Any], served: ServedModel, tokenizer: Tokenizer) -> dict[str, Any]:
+    fields = DetokenizeBody.read(body, DETOKENIZE)
+    served.resolve(fields.model)
+    check_ids("tokens", fields.tokens, tokenizer)
+    return {"prompt": tokenizer.decode(fields.tokens, skip_special_tokens=False)}
