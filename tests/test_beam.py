@@ -7,6 +7,7 @@ import math
 import shutil
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -90,7 +91,7 @@ def test_beams_of_a_picture_are_those_of_the_definition(llm, theirs):
     prompt = {"prompt": "<image>\nthe hen", "multi_modal_data": {"image": picture}}
     (output,) = llm.beam_search([prompt], BeamSearchParams(beam_width=3, max_tokens=5))
     request = output.sequences[0].orig_prompt
-    pixels = normalised(torch.stack([torch.from_numpy(tile.pixels) for tile in request.images[0].tiles]))
+    pixels = normalised(torch.from_numpy(np.stack([tile.pixels for tile in request.images[0].tiles])))
     assert len(pixels) == 3
     assert_same(output, written_out(theirs, request.prompt_ids, pixels, 3, 5, END_IDS))
 

@@ -46,7 +46,7 @@ def test_the_form_is_vllms():
     assert found[3] == "(APIServer pid=N) INFO:     Started server process [2736]"
     assert re.fullmatch(ours + "It failed", found[4])
     assert re.fullmatch(ours + "ValueError: why", found[-2])
-    assert found[-1] == '(APIServer pid=N) INFO:     127.0.0.1:60988 - "POST /v1/chat/completions HTTP/1.1" 200'
+    assert found[-1] == '(APIServer pid=N) INFO:     127.0.0.1:60988 - "POST /v1/chat/completions HTTP/1.1" 200 OK'
 
 
 def test_levels_and_no_access_lines():

@@ -105,7 +105,7 @@ class MemoryPlan:
 
     @property
     def fits(self) -> bool:
-        return self.left > 0 and self.num_blocks >= self.blocks_a_sequence
+        return self.left > 0 and self.tile_pages > 0 and self.num_blocks >= self.blocks_a_sequence
 
     def longest(self, limit: int) -> int:
         """The most tokens a sequence may have, up to `limit`; whole blocks below that, and 0 if not even one."""

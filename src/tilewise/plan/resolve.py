@@ -40,9 +40,11 @@ def resolve(config: EngineConfig, model: ModelFacts, device: DeviceFacts) -> Res
         wanted = config.speculation
         where = f"by {wanted.model}" if wanted.model else "looked up in what stands before"
         reasons["speculation"] = f"up to {wanted.num_speculative_tokens} tokens are guessed at a time, {where}"
-    overlap = _overlap(config, device, reasons)
     return Resolved(
-        _limits(config, model, memory), overlap, device.captures_graphs and not config.enforce_eager, reasons
+        limits=_limits(config, model, memory),
+        overlap=_overlap(config, device, reasons),
+        graphs=device.captures_graphs and not config.enforce_eager,
+        reasons=reasons,
     )
 
 
