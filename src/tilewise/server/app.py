@@ -21,11 +21,11 @@ from tilewise.server.config import ServerConfig
 from tilewise.server.context import Context
 from tilewise.server.guard import Door
 from tilewise.server.problem import Problem
-from tilewise.server.routes import chat, information
+from tilewise.server.routes import chat, completions, information, responses, tokenize
 
 logger = logging.getLogger("tilewise")
 _TICK = 1.0  # seconds between looks at whether the periodic line is due
-ROUTERS = (chat.router, information.router)
+ROUTERS = (chat.router, completions.router, responses.router, tokenize.router, information.router)
 
 
 def create_app(parts: Assembly, config: ServerConfig) -> ASGIApp:

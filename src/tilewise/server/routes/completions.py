@@ -1,0 +1,77 @@
+"""POST /v1/completions"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from functools import partial
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response
+
+from tilewise.outputs.group import AnswerGroup
+from tilewise.server.calls import CompletionCall
+from tilewise.server.completion import Decode, completion_body, completion_call
+from tilewise.server.completion_stream import CompletionStream
+from tilewise.server.context import Context, context_of
+from tilewise.server.disconnect import EventStream
+from tilewise.server.events import data_event
+from tilewise.server.interval import Interval
+from tilewise.server.merge import merged
+from tilewise.server.requests import completion_requests
+from tilewise.server.routes.exchange import exchange, guarded
+from tilewise.types import Request
+
+router = APIRouter()
+
+
+@router.post("/v1/completions")
+async def completions(raw: HttpRequest) -> Response:
+    """Continue raw prompts: text, in which special tokens are meant, or token ids."""
+    context = context_of(raw)
+    service = context.service
+
+    async def work(body: dict[str, Any]) -> Response:
+        call = completion_call(body, context.served, raw.headers.get("x-request-id"))
+        service.check_admission()
+        async with service.deadline():
+            requests = await service.prepare(lambda: completion_requests(call, service.preparer))
+            for request in requests:
+                context.log.received(call.reply.id, request)
+            if call.reply.stream:
+                return EventStream(guarded(completion_events(context, call, requests), service))
+            groups = [service.group(request) for request in requests]
+            async with aclosing(merged([service.pieces(group) for group in groups])) as steps:
+                async for _ in steps:
+                    pass
+            for group in groups:
+                context.log.answered(call.reply.id, group)
+            return JSONResponse(completion_body(call, [group.output() for group in groups], decode_of(context)))
+
+    return await exchange(raw, service, work)
+
+
+async def completion_events(
+    context: Context, call: CompletionCall, requests: Sequence[Request]
+) -> AsyncGenerator[bytes]:
+    service = context.service
+    groups: list[AnswerGroup] = [service.group(request) for request in requests]
+    stream = CompletionStream(call, requests, decode_of(context))
+    intervals = [Interval(context.config.stream_interval) for _ in groups]
+    steps = merged([service.pieces(group) for group in groups])
+    async with service.deadline(requests[0].arrival), aclosing(steps):
+        async for number, pieces in steps:
+            usage, interval = groups[number].usage, intervals[number]
+            chunks = [chunk for piece in pieces for chunk in stream.take(number, interval.hold(piece), usage)]
+            if chunks:
+                yield b"".join(map(data_event, chunks))
+    for chunk in stream.finish([group.usage for group in groups]):
+        yield data_event(chunk)
+    for group in groups:
+        context.log.answered(call.reply.id, group)
+
+
+def decode_of(context: Context) -> Decode:
+    return partial(context.service.preparer.tokenizer.decode, skip_special_tokens=False)

@@ -1,0 +1,64 @@
+"""POST /v1/responses, without anything stored."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response
+
+from tilewise.server.context import Context, context_of
+from tilewise.server.disconnect import EventStream
+from tilewise.server.events import named_event
+from tilewise.server.requests import chat_request
+from tilewise.server.responses.read import ResponseCall, response_call
+from tilewise.server.responses.stream import ResponseStream
+from tilewise.server.routes.exchange import exchange, problem_of
+from tilewise.types import Request
+
+router = APIRouter()
+
+
+@router.post("/v1/responses")
+async def responses(raw: HttpRequest) -> Response:
+    """Answer a text or items of a conversation, in the form of OpenAI's Responses API."""
+    context = context_of(raw)
+    service = context.service
+
+    async def work(body: dict[str, Any]) -> Response:
+        call = response_call(body, context.served, raw.headers.get("x-request-id"))
+        service.check_admission()
+        async with service.deadline():
+            reader = service.reader.timed()
+            request = await service.prepare(lambda: chat_request(call.chat, service.preparer, reader))
+            context.log.received(call.id, request)
+            if call.chat.reply.stream:
+                return EventStream(response_events(context, call, request))
+            stream, group = ResponseStream(call), service.group(request)
+            async with aclosing(service.pieces(group)) as steps:
+                async for pieces in steps:
+                    for piece in pieces:
+                        stream.take(piece, group.usage)
+            context.log.answered(call.id, group)
+            return JSONResponse(stream.response)
+
+    return await exchange(raw, service, work)
+
+
+async def response_events(context: Context, call: ResponseCall, request: Request) -> AsyncGenerator[bytes]:
+    service = context.service
+    stream, group = ResponseStream(call), service.group(request)
+    with service.counted():
+        try:
+            yield b"".join(map(named_event, stream.opening()))
+            async with service.deadline(request.arrival), aclosing(service.pieces(group)) as steps:
+                async for pieces in steps:
+                    events = [event for piece in pieces for event in stream.take(piece, group.usage)]
+                    if events:
+                        yield b"".join(map(named_event, events))
+            context.log.answered(call.id, group)
+        except Exception as error:
+            yield b"".join(map(named_event, stream.failed(problem_of(error))))

@@ -1,0 +1,43 @@
+"""POST /tokenize and /detokenize"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response
+
+from tilewise.server.context import context_of
+from tilewise.server.routes.exchange import exchange
+from tilewise.server.tokenize import detokenize_body, tokenize_body, tokenize_call
+
+router = APIRouter()
+
+
+@router.post("/tokenize")
+async def tokenize(raw: HttpRequest) -> Response:
+    """The tokens of a text, or of a conversation with its pictures."""
+    context = context_of(raw)
+    service = context.service
+
+    async def work(body: dict[str, Any]) -> Response:
+        call = tokenize_call(body, context.served)
+        async with service.deadline():
+            reader = service.reader.timed()
+            return JSONResponse(await service.prepare(lambda: tokenize_body(call, service.preparer, reader)))
+
+    return await exchange(raw, service, work)
+
+
+@router.post("/detokenize")
+async def detokenize(raw: HttpRequest) -> Response:
+    """The text of tokens, special ones by name."""
+    context = context_of(raw)
+    service = context.service
+
+    async def work(body: dict[str, Any]) -> Response:
+        tokenizer = service.preparer.tokenizer
+        return JSONResponse(await service.prepare(lambda: detokenize_body(body, context.served, tokenizer)))
+
+    return await exchange(raw, service, work)
