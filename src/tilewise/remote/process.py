@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("tilewise")
 
 
+Build = Callable[["Launch"], tuple[EngineCore, Ready]]
+
+
 @dataclass(frozen=True, slots=True)
 class Launch:
     """All that an engine is started from."""
@@ -35,6 +39,8 @@ class Launch:
     image_context_id: int
     end_ids: frozenset[int]
     """End tokens of the model, where structured answers may end."""
+    build: Build | None = None
+    """Makes the engine; None: `build` below. A benchmark has one without a model."""
 
 
 def main(pipe: Connection, launch: Launch, log_level: str) -> None:
@@ -42,7 +48,7 @@ def main(pipe: Connection, launch: Launch, log_level: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes of a terminal: the other one decides
     set_up_logs("EngineCore_DP0", log_level)
     try:
-        core, ready = build(launch)
+        core, ready = (launch.build or build)(launch)
     except TilewiseError as error:
         pipe.send(CannotStart(error))
         raise SystemExit(1) from None

@@ -21,7 +21,7 @@ from tilewise.inputs.prepare import InputOptions, Preparer
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.llm import log_interval, media_reader
-from tilewise.remote.process import Launch
+from tilewise.remote.process import Build, Launch
 from tilewise.remote.supervisor import RestartRule, State, Supervisor
 from tilewise.remote.wire import Outbox
 from tilewise.server.config import ServerConfig
@@ -76,7 +76,7 @@ class Assembly:
             self.stats.tick(now, self.supervisor.load, time.monotonic())
 
 
-async def assemble(engine: EngineConfig, config: ServerConfig) -> Assembly:
+async def assemble(engine: EngineConfig, config: ServerConfig, build: Build | None = None) -> Assembly:
     """Everything up to an engine that is ready. Raises what hinders it."""
     started = time.perf_counter()
     checkpoint = await asyncio.to_thread(
@@ -86,7 +86,7 @@ async def assemble(engine: EngineConfig, config: ServerConfig) -> Assembly:
     tokenizer = Tokenizer.from_folder(folder.path)
     spec = InputSpec.of(folder, tokenizer, engine.mm_processor_kwargs)
     sampling = default_sampling(config, folder)
-    launch = Launch(engine, checkpoint, find_draft(engine, tokenizer), tokenizer.image_context_id, spec.end_ids)
+    launch = Launch(engine, checkpoint, find_draft(engine, tokenizer), tokenizer.image_context_id, spec.end_ids, build)
     read = time.perf_counter()
 
     supervisor = Supervisor(launch, RestartRule(config.max_engine_restarts, config.engine_restart_window))

@@ -17,6 +17,7 @@ import uvicorn
 from tilewise.config import EngineConfig
 from tilewise.errors import EngineDead, InvalidConfig
 from tilewise.logs import http_log_config
+from tilewise.remote.process import Build
 from tilewise.server.app import create_app
 from tilewise.server.assemble import Assembly, assemble
 from tilewise.server.config import ServerConfig
@@ -25,16 +26,16 @@ logger = logging.getLogger("tilewise")
 _ABORTED = 2.0  # seconds that streams have to say that they were aborted
 
 
-def run(engine: EngineConfig, server: ServerConfig) -> int:
+def run(engine: EngineConfig, server: ServerConfig, build: Build | None = None) -> int:
     """Serve until told to stop. Raises a TilewiseError if the server cannot start."""
-    return asyncio.run(_serve(engine, server))
+    return asyncio.run(_serve(engine, server, build))
 
 
-async def _serve(engine: EngineConfig, config: ServerConfig) -> int:
+async def _serve(engine: EngineConfig, config: ServerConfig, build: Build | None) -> int:
     started = time.perf_counter()
     listener = listen(config)  # first: a port that is taken should not cost a model's loading time
     try:
-        parts = await assemble(engine, config)
+        parts = await assemble(engine, config, build)
         logger.info("Start-up took %.2f seconds: %s", time.perf_counter() - started, parts.phases)
         server = Server(uvicorn_config(config, parts), parts, config.shutdown_timeout)
         await server.serve(sockets=[listener])
@@ -51,7 +52,8 @@ def listen(config: ServerConfig) -> socket.socket:
     """A bound socket; nobody is let in before the model is loaded. Raises InvalidConfig."""
     host = config.host or "0.0.0.0"
     family = socket.AF_UNIX if config.uds else socket.AF_INET6 if ":" in host else socket.AF_INET
-    made = socket.socket(family, socket.SOCK_STREAM)
+    # The protocol is named, since asyncio sends small chunks at once (TCP_NODELAY) only where it is.
+    made = socket.socket(family, socket.SOCK_STREAM, 0 if config.uds else socket.IPPROTO_TCP)
     try:
         if config.uds is not None:
             _remove_stale(Path(config.uds))
