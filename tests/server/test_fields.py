@@ -35,8 +35,9 @@ def of(effect: str) -> list:
 
 
 # Named by the documentation of the APIs that clients are written for.
-CHAT_NAMES = """messages model frequency_penalty logit_bias logprobs top_logprobs max_tokens max_completion_tokens n
-presence_penalty response_format seed stop stream stream_options temperature top_p tools tool_choice reasoning_effort
+NAMES = """
+messages model frequency_penalty logit_bias logprobs top_logprobs max_tokens max_completion_tokens n presence_penalty
+response_format seed stop stream stream_options temperature top_p tools tool_choice reasoning_effort
 parallel_tool_calls user top_k min_p repetition_penalty length_penalty use_beam_search stop_token_ids
 include_stop_str_in_output ignore_eos min_tokens skip_special_tokens spaces_between_special_tokens
 truncate_prompt_tokens prompt_logprobs allowed_token_ids bad_words thinking_token_budget include_reasoning
@@ -44,7 +45,9 @@ repetition_detection echo add_generation_prompt continue_final_message add_speci
 chat_template_kwargs media_io_kwargs mm_processor_kwargs structured_outputs priority request_id
 return_tokens_as_token_ids return_token_ids cache_salt kv_transfer_params vllm_xargs truncation_side logprob_token_ids
 session_id return_prompt_text return_token_offsets watermarking guided_json guided_regex guided_choice guided_grammar
-store metadata service_tier""".split()
+store metadata service_tier
+"""
+CHAT_NAMES = NAMES.split()
 
 
 def test_every_field_that_clients_know_has_a_row():

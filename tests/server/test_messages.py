@@ -42,8 +42,15 @@ def test_thinking_of_earlier_answers_is_no_part_of_the_prompt():
 
 def test_what_an_answer_of_ours_holds_can_be_sent_back():
     answer = {
-        **{"role": "assistant", "content": None, "refusal": None, "annotations": None, "audio": None},
-        **{"function_call": None, "tool_calls": [CALL], "reasoning": None, "reasoning_content": None},
+        "role": "assistant",
+        "content": None,
+        "refusal": None,
+        "annotations": None,
+        "audio": None,
+        "function_call": None,
+        "tool_calls": [CALL],
+        "reasoning": None,
+        "reasoning_content": None,
     }
     result = {"role": "tool", "tool_call_id": "1", "name": "look", "content": "a wall"}
     assert read(answer, result) == [
@@ -59,7 +66,7 @@ def test_developers_are_the_system():
 @pytest.mark.parametrize(
     ("message", "param", "says"),
     [
-        ({"content": "a"}, "messages[0].role", "role must be one of system, developer, user, assistant, tool, got None"),
+        ({"content": "a"}, "messages[0].role", "must be one of system, developer, user, assistant, tool, got None"),
         ({"role": "function", "content": "a"}, "messages[0].role", "role must be one of"),
         ({"role": ["user"], "content": "a"}, "messages[0].role", "role must be one of"),
         ({"role": "user"}, "messages[0].content", "needs content"),
