@@ -1,0 +1,53 @@
+"""Bodies, calls and answers for the tests of the API."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tilewise.outputs.group import Piece
+from tilewise.server.calls import ChatCall
+from tilewise.server.convert import chat_call
+from tilewise.server.served import ServedModel
+from tilewise.types import CompletionOutput, Logprob, RequestOutput, Timing, Usage
+
+SERVED = ServedModel(names=("internvl3_5", "other"), root="/models/a", created=7, max_model_len=4096)
+QUESTION = {"role": "user", "content": "What is the text in the illustration?"}
+PICTURE = {"type": "image_url", "image_url": {"url": "https://example.org/tiger.jpeg"}}
+LOOK = {
+    "type": "function",
+    "function": {
+        "name": "look",
+        "description": "Look around.",
+        "parameters": {"type": "object", "properties": {"where": {"type": "string"}}, "required": ["where"]},
+    },
+}
+USAGE = Usage(prompt_tokens=310, completion_tokens=16, image_tokens=256, tiles=1, cached_tokens=32)
+
+
+def ask(served: ServedModel = SERVED, header_id: str | None = None, **fields: Any) -> ChatCall:
+    return chat_call({"messages": [QUESTION], **fields}, served, header_id)
+
+
+def score(logprob: float, rank: int = 1, token: str = "a") -> Logprob:
+    return Logprob(logprob, rank, token)
+
+
+def output(*texts: str, finish: str = "stop", **changes: Any) -> RequestOutput:
+    """A whole answer for each text, of two tokens."""
+    scores = changes.pop("logprobs", None)
+    answers = [
+        CompletionOutput(index, text, token_ids=[5, 6], logprobs=scores, finish_reason=finish)
+        for index, text in enumerate(texts)
+    ]
+    fields = {"request_id": "0", "prompt": "p", "prompt_token_ids": [1, 2, 3], "timing": Timing(0.0), "usage": USAGE}
+    return RequestOutput(**{**fields, "outputs": answers, "finished": True, **changes})
+
+
+def pieces(texts: Sequence[str], finish: str | None = "stop", index: int = 0, **changes: Any) -> list[Piece]:
+    """One piece a text; the last one ends the answer."""
+    last = len(texts) - 1
+    return [
+        Piece(index, text, 5 + place, changes.get("scores"), finish if place == last else None, None, False)
+        for place, text in enumerate(texts)
+    ]

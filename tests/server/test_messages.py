@@ -1,0 +1,99 @@
+"""Messages as clients send them, to those that the templates take."""
+
+import pytest
+
+from tests.server.asking import PICTURE
+from tilewise.errors import InvalidField
+from tilewise.server.messages import read_conversation
+
+URL = PICTURE["image_url"]["url"]
+SEEN = {"type": "image_url", "image_url": {"url": URL}}
+CALL = {"id": "1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+
+
+def read(*messages):
+    return list(read_conversation(messages).messages)
+
+
+@pytest.mark.parametrize(
+    ("part", "becomes"),
+    [
+        ("Hi", {"type": "text", "text": "Hi"}),
+        ({"type": "text", "text": "Hi"}, {"type": "text", "text": "Hi"}),
+        ({"text": "Hi"}, {"type": "text", "text": "Hi"}),
+        ({"type": "input_text", "text": "Hi"}, {"type": "text", "text": "Hi"}),
+        ({"type": "output_text", "text": "Hi", "annotations": []}, {"type": "text", "text": "Hi"}),
+        ({"type": "refusal", "refusal": "No."}, {"type": "text", "text": "No."}),
+        (PICTURE, SEEN),
+        ({"type": "image_url", "image_url": {"url": URL, "detail": "low"}, "uuid": "x"}, SEEN),
+        ({"image_url": URL}, SEEN),
+        ({"type": "input_image", "image_url": URL, "detail": "high"}, SEEN),
+        ({"type": "video_url", "video_url": {"url": URL}}, {"type": "video_url", "video_url": {"url": URL}}),
+    ],
+)
+def test_parts(part, becomes):
+    assert read({"role": "user", "content": [part]}) == [{"role": "user", "content": [becomes]}]
+
+
+def test_thinking_of_earlier_answers_is_no_part_of_the_prompt():
+    thought = {"role": "assistant", "content": [{"type": "thinking", "thinking": "Hm."}, "A."], "reasoning": "Hm."}
+    assert read(thought) == [{"role": "assistant", "content": [{"type": "text", "text": "A."}]}]
+
+
+def test_what_an_answer_of_ours_holds_can_be_sent_back():
+    answer = {
+        "role": "assistant",
+        "content": None,
+        "refusal": None,
+        "annotations": None,
+        "audio": None,
+        "function_call": None,
+        "tool_calls": [CALL],
+        "reasoning": None,
+        "reasoning_content": None,
+    }
+    result = {"role": "tool", "tool_call_id": "1", "name": "look", "content": "a wall"}
+    assert read(answer, result) == [
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"role": "tool", "content": "a wall"},
+    ]
+
+
+def test_developers_are_the_system():
+    assert read({"role": "developer", "content": "Be brief."})[0]["role"] == "system"
+
+
+@pytest.mark.parametrize(
+    ("message", "param", "says"),
+    [
+        ({"content": "a"}, "messages[0].role", "must be one of system, developer, user, assistant, tool, got None"),
+        ({"role": "function", "content": "a"}, "messages[0].role", "role must be one of"),
+        ({"role": ["user"], "content": "a"}, "messages[0].role", "role must be one of"),
+        ({"role": "user"}, "messages[0].content", "needs content"),
+        ({"role": "user", "content": 1}, "messages[0].content", "must be a text or a list of parts, got int"),
+        ({"role": "user", "content": [1]}, "messages[0].content[0]", "must be a text or an object, got int"),
+        ({"role": "user", "contents": "a"}, "messages[0].contents", "Did you mean content?"),
+        ({"role": "user", "content": "a", "tool_calls": [CALL]}, "messages[0].tool_calls", "has no 'tool_calls'"),
+        ({"role": "assistant", "function_call": {}}, "messages[0].function_call", "its successor is tool_calls"),
+        ({"role": "user", "content": [{"type": "image"}]}, "messages[0].content[0]", "Did you mean image_url?"),
+        ({"role": "user", "content": [{"type": {}}]}, "messages[0].content[0]", "type must be one of"),
+        ({"role": "user", "content": [{"type": "text"}]}, "messages[0].content[0]", "text must be a string"),
+        ({"role": "user", "content": [{"type": "input_audio"}]}, "messages[0].content[0]", "hear nothing"),
+        ({"role": "user", "content": [{"type": "image_embeds"}]}, "messages[0].content[0]", "send image_url"),
+        ({"role": "user", "content": [{"type": "image_pil"}]}, "messages[0].content[0]", "it is for programs"),
+        ({"role": "user", "content": [{"type": "image_url", "uuid": "x", "image_url": None}]},
+         "messages[0].content[0]", "send the media again"),
+        ({"role": "user", "content": [{"type": "image_url", "image_url": {"url": URL, "detail": "most"}}]},
+         "messages[0].content[0]", "detail must be auto, low or high, got 'most'"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_read_is_named(message, param, says):
+    with pytest.raises(InvalidField) as caught:
+        read(message)
+    assert caught.value.param == param
+    assert says in str(caught.value)
+
+
+def test_no_messages():
+    with pytest.raises(InvalidField, match="messages is empty"):
+        read()
