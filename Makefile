@@ -42,7 +42,10 @@ matrix: install ## compare every model with transformers, and write docs/support
 	$(BIN)/python -m pytest tests/models --parity-json build/parity.json
 	$(BIN)/python docs/matrix.py build/parity.json
 
+compatibility: install ## write docs/compatibility.md from the tables of flags
+	$(BIN)/python docs/compatibility.py
+
 clean: ## remove the environment and caches
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
-.PHONY: help install demo test test-slow check format eval-demo matrix clean
+.PHONY: help install demo test test-slow check format eval-demo matrix compatibility clean
