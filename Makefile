@@ -45,7 +45,10 @@ matrix: install ## compare every model with transformers, and write docs/support
 equality: install ## the contract of the engine: what was tried, and the worst difference of logits
 	$(BIN)/python -m pytest tests/equal --equality
 
+compatibility: install ## write docs/compatibility.md from the tables of flags
+	$(BIN)/python docs/compatibility.py
+
 clean: ## remove the environment and caches
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
-.PHONY: help install demo test test-slow check format eval-demo matrix equality clean
+.PHONY: help install demo test test-slow check format eval-demo matrix equality compatibility clean

@@ -113,6 +113,7 @@ def test_an_unknown_flag_is_still_refused():
     done = tilewise("ask", "a.png", "--modell", "m", "what?")
     assert done.returncode == 2
     assert "unrecognized arguments: --modell" in done.stderr
+    assert done.stderr.endswith("Did you mean --model?\n")
 
 
 def test_the_limit_of_pixels_holds_for_local_pictures(tmp_path, capsys):

@@ -186,8 +186,15 @@ def test_where_the_state_is(tmp_path):
     assert ServiceFolder.of({"XDG_STATE_HOME": state}).path == tmp_path / "state" / "tilewise" / "services"
 
 
-def test_a_zombie_is_dead_and_births_differ():
+def test_a_zombie_is_dead():
     child = subprocess.Popen([sys.executable, "-c", "pass"])
     wait_until_dead(child.pid)
     child.wait()
-    assert birth_of(os.getpid()) not in (None, birth_of(os.getppid()))
+
+
+def test_a_birth_stays_and_is_that_of_one_process(start_small, folder):
+    ours = birth_of(os.getpid())
+    start_small("m")
+    assert ours is not None
+    assert birth_of(os.getpid()) == ours
+    assert birth_of(folder.find("m").pid) not in (None, ours)

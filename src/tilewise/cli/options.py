@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from tilewise.config import EngineConfig
+from tilewise.errors import did_you_mean
 from tilewise.types import SamplingParams
 
 
@@ -30,9 +31,13 @@ class VerbParser(argparse.ArgumentParser):
             return super().parse_known_args(args, namespace)
         self._second_pass = True
         try:
-            return self.parse_known_intermixed_args(args, namespace)
+            found, unknown = self.parse_known_intermixed_args(args, namespace)
         finally:
             self._second_pass = False
+        if unknown:
+            near = did_you_mean(unknown[0].partition("=")[0], self._option_string_actions)
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{near and '.'}{near}")
+        return found, unknown
 
 
 def add_engine_flags(parser: argparse.ArgumentParser, only: Collection[str] | None = None) -> None:

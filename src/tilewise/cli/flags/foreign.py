@@ -25,6 +25,8 @@ class Foreign:
     accepts: tuple[Any, ...] | None = None
     """Values that ask for what is so anyway; None = all."""
     short: str | None = None
+    by_key: bool = False
+    """An object whose keys are explained one by one."""
 
     @property
     def flag(self) -> Flag:
@@ -47,7 +49,7 @@ def _off(name: str, says: str, fate: Fate = "not yet", short: str | None = None)
 
 
 _ONE_DEVICE = "experts are all on one device"
-_ROUND = "weights are mapped, and read as the model is built; the system's page cache is what is shared"
+_MAPPED = "weights are mapped, and read as the model is built; the system's page cache is what is shared"
 _NUMA = "threads are bound by OMP_PROC_BIND and OMP_PLACES, or by numactl"
 
 FOREIGN: tuple[Foreign, ...] = (
@@ -71,6 +73,7 @@ FOREIGN: tuple[Foreign, ...] = (
         *("compilation_config", dict[str, Any], "other device"),
         "graphs of steps are for GPUs and NPUs; every key is checked, and one line says what became of it",
         short="-cc",
+        by_key=True,
     ),
     Foreign(
         *("optimization_level", Literal["0", "1", "2", "3"], "other device"),
@@ -84,10 +87,11 @@ FOREIGN: tuple[Foreign, ...] = (
     Foreign(
         *("additional_config", dict[str, Any], "other device"),
         "options of vLLM-Ascend; one line a key says what became of it, and unknown keys are named",
+        by_key=True,
     ),
     Foreign(
         *("safetensors_load_strategy", Literal["lazy", "eager", "prefetch"] | None, "built in"),
-        _ROUND,
+        _MAPPED,
     ),
     Foreign(
         *("enable_chunked_prefill", bool, "built in"),
@@ -117,6 +121,7 @@ FOREIGN: tuple[Foreign, ...] = (
     Foreign(
         *("media_io_kwargs", dict[str, Any], "built in"),
         "num_frames and fps of video are the options of that name; nothing else can be set",
+        by_key=True,
     ),
     _off("enable_mm_embeds", "embeddings are not taken in place of pictures"),
     _off("enable_prompt_embeds", "embeddings are not taken in place of prompts"),
@@ -139,7 +144,7 @@ FOREIGN: tuple[Foreign, ...] = (
     Foreign("response_role", str, "never", "answers are the assistant's", accepts=("assistant",)),
     Foreign(
         *("structured_outputs_config", dict[str, Any], "built in"),
-        "llguidance sees to structured answers, whatever the backend is called",
+        "llguidance sees to structured answers, whatever `backend` names; other keys are options of a request",
     ),
     Foreign("middleware", tuple[str, ...], "never", "no code of others is put into the server; use a proxy", ()),
     _off("enable_ssl_refresh", "certificates are read once, at the start"),
@@ -168,7 +173,6 @@ def check_foreign(values: dict[str, Any]) -> list[str]:
     ]
     if refused:
         raise InvalidConfig(". ".join(refused) + ".")
-    explained = ("compilation_config", "additional_config", "media_io_kwargs")
-    lines = [entry.line(value) for entry, value in given if entry.fate in ("built in", "other device")
-             and entry.name not in explained]  # fmt: skip
+    silent = ("not yet", "never")
+    lines = [entry.line(value) for entry, value in given if entry.fate not in silent and not entry.by_key]
     return lines + [f"--{name.replace('_', '-')}: {text}" for name, text in REMARKS.items() if values.get(name)]

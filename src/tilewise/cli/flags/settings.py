@@ -18,6 +18,7 @@ from tilewise.errors import InvalidConfig, did_you_mean
 from tilewise.server.config import ServerConfig
 
 _SECRET = ("api_key",)
+_BACKENDS = ("auto", "xgrammar", "guidance", "outlines", "lm-format-enforcer")
 _VIDEO_KEYS = ("num_frames", "fps")
 
 
@@ -72,6 +73,7 @@ def settle(values: dict[str, Any], environment: Mapping[str, str]) -> Settings:
     if values.get("fail_on_environ_validation"):
         refuse_unknown(environment)
     lines = check_foreign(values)
+    _check_structured(values.get("structured_outputs_config") or {})
     frames, about_frames = _media_io(values.get("media_io_kwargs") or {})
     wanted = DEFAULTS | frames | values
     engine = EngineConfig.of(**{name: value for name, value in wanted.items() if name in names_of(EngineConfig)})
@@ -95,3 +97,19 @@ def _media_io(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
                 )
     video = dict(kwargs.get("video") or {})
     return video, [f"media_io_kwargs: became --{key.replace('_', '-')} {value}." for key, value in video.items()]
+
+
+def _check_structured(config: Mapping[str, Any]) -> None:
+    """`structured_outputs_config`: which backend is not a question here, and the rest belongs to requests."""
+    backend = config.get("backend", "auto")
+    if backend not in _BACKENDS:
+        hint = did_you_mean(str(backend), _BACKENDS)
+        raise InvalidConfig(
+            f"structured_outputs_config: backend must be one of {', '.join(_BACKENDS)}, got {backend!r}.{hint}"
+        )
+    for key in config:
+        if key != "backend":
+            raise InvalidConfig(
+                f"structured_outputs_config: {key} cannot be set for all requests: put it into structured_outputs of a "
+                f"request.{did_you_mean(key, ('backend',))}"
+            )

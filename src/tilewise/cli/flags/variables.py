@@ -28,6 +28,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("VLLM_LOG_STATS_INTERVAL", "honoured", "seconds between lines about throughput and load"),
     Variable("VLLM_USE_MODELSCOPE", "honoured", "ids are those of ModelScope"),
     Variable("VLLM_CPU_KVCACHE_SPACE", "honoured", "memory for the KV cache, in GiB"),
+    Variable("VLLM_MEDIA_LOADING_THREAD_COUNT", "honoured", "threads that fetch and cut pictures"),
     Variable("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "honoured", "max_model_len may exceed the length of the training"),
     Variable("VLLM_BATCH_INVARIANT", "honoured", "answers do not depend on the batch, as --batch-invariant"),
     Variable("OMP_NUM_THREADS", "honoured", "threads that compute"),

@@ -1,0 +1,138 @@
+"""Writes docs/compatibility.md from the options, and from the tables of what became of vLLM's flags and variables.
+
+`make compatibility` runs this; a test holds the page against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from tilewise.cli.flags.flag import Flag
+from tilewise.cli.flags.foreign import FOREIGN, REMARKS, Foreign
+from tilewise.cli.flags.graphs import ADDITIONAL
+from tilewise.cli.flags.page import GROUPS
+from tilewise.cli.flags.table import serve_flags
+from tilewise.cli.flags.variables import VARIABLES
+
+PAGE = Path(__file__).parent / "compatibility.md"
+INTRODUCTION = """\
+# What becomes of vLLM's command line
+
+Written by `make compatibility`.
+
+`tilewise serve` takes `vllm serve`'s flags. A flag is an option, or built in, or matters to other devices only, or is
+refused by name; none is accepted in silence. What is built in, or for other devices, leaves one line in the log.
+
+| form | examples |
+|---|---|
+| dashes and underscores | `--max-model-len 8192`, `--max_model_len=8192` |
+| a beginning that no other flag has | `--served-model-na x` |
+| switches | `--enable-prefix-caching`, `--no-enable-prefix-caching`, `--enable-prefix-caching false` |
+| amounts | `16K` and `1M` of 1024, `16k` and `25.6k` of 1000 |
+| objects | `'{"image": 4}'`, `image=4,video=1`, `--limit-mm-per-prompt.image 4` |
+| lists in objects | `--compilation-config.cudagraph_capture_sizes+ 8,16` |
+| short names | `-tp`, `-pp`, `-dp`, `-ep`, `-cc`, `-O2`, `-q` |
+| a YAML file | `--config flags.yml`; the command line wins over the file, the file over the environment |
+
+Of a flag that is given several times the last one counts. One that does not exist is refused with the nearest that
+does. `tilewise serve --help=WORD` searches.
+"""
+FATES = {
+    "built in": "Built in\nIt is so anyway. A value that asks for something else is refused.",
+    "other device": "For other devices\nRead and checked; nothing on this device depends on it.",
+    "not yet": "Not there yet\nRefused, unless the value asks for what is so anyway.",
+    "never": "Not wanted\nRefused, unless the value asks for what is so anyway.",
+}
+VARIABLE_FATES = {
+    "honoured": "does what it does in vLLM",
+    "told": "no effect; one line in the log says why",
+    "other device": "no effect; nothing is said",
+}
+
+
+def page() -> str:
+    return "\n".join([INTRODUCTION, *_options(), *_foreign(), _additional(), _variables()])
+
+
+def _options() -> Iterator[str]:
+    yield "## Options\n"
+    flags = [flag for flag in serve_flags() if flag.group != "compatibility"]
+    for group, members in groupby(sorted(flags, key=lambda flag: list(GROUPS).index(flag.group)), lambda f: f.group):
+        rows = [(_names(flag), _values(flag), _default(flag.default), _meaning(flag)) for flag in members]
+        yield _section(f"### {group}: {GROUPS[group]}", ("flag", "values", "default", "what it is"), rows)
+
+
+def _names(flag: Flag) -> str:
+    other = f"--{flag.alias.replace('_', '-')}" if flag.alias else None
+    return ", ".join(f"`{name}`" for name in (flag.dashed, other, flag.short) if name)
+
+
+def _values(flag: Flag) -> str:
+    if flag.is_switch:
+        return "switch"
+    if get_origin(flag.type) is Literal:
+        return " ".join(f"`{choice}`" for choice in get_args(flag.type))
+    return "list" if flag.is_list else "object" if flag.is_object else {int: "N", float: "X"}.get(flag.type, "text")
+
+
+def _default(value: Any) -> str:
+    if value is None:
+        return ""
+    return " ".join(value) if isinstance(value, tuple) else _shown(value)
+
+
+def _shown(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _meaning(flag: Flag) -> str:
+    remark = REMARKS.get(flag.name)
+    limits = [entry.says for entry in FOREIGN if entry.name == flag.name]
+    return "; ".join(dict.fromkeys(text for text in (flag.help, *limits) if text and text != remark))
+
+
+def _foreign() -> Iterator[str]:
+    options = {flag.name for flag in serve_flags() if flag.group != "compatibility"}
+    for fate, text in FATES.items():
+        title, _, about = text.partition("\n")
+        entries = [entry for entry in FOREIGN if entry.fate == fate and entry.name not in options]
+        rows = [(_names(entry.flag), _values(entry.flag), _accepted(entry), entry.says) for entry in entries]
+        yield _section(f"## {title}\n{about}", ("flag", "values", "accepted", "why"), rows)
+
+
+def _accepted(entry: Foreign) -> str:
+    if entry.accepts is None:
+        return "all"
+    return ", ".join(map(_shown, entry.accepts)) or "none"
+
+
+def _additional() -> str:
+    rows = [(f"`{key}`", says) for key, says in ADDITIONAL.items()]
+    return _section(
+        "## Keys of `--additional-config`\nOthers are named in a warning.", ("key", "what became of it"), rows
+    )
+
+
+def _variables() -> str:
+    rows = [(f"`{entry.name}`", VARIABLE_FATES[entry.fate], entry.says) for entry in VARIABLES]
+    about = "Others that begin with VLLM_ are named in a warning, or refused with `--fail-on-environ-validation`."
+    return _section(f"## Environment variables\n{about}", ("variable", "what becomes of it", "about"), rows)
+
+
+def _section(heading: str, titles: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    title, _, about = heading.partition("\n")
+    lines = [title, "", *([about, ""] if about else []), _row(titles), "|---" * len(titles) + "|"]
+    return "\n".join([*lines, *map(_row, rows), ""])
+
+
+def _row(cells: tuple[str, ...]) -> str:
+    """Cells as Markdown shows them: < would begin HTML there, and | another cell."""
+    escaped = (cell.replace("<", "&lt;").replace("|", "&#124;") for cell in cells)
+    return f"| {' | '.join(escaped)} |"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

@@ -1,0 +1,38 @@
+"""docs/compatibility.md says what the tables say, and names every flag and variable of the guides."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from docs.compatibility import PAGE, page
+
+import tilewise
+from tests.cli.flags import commands
+from tilewise.cli.flags.foreign import FOREIGN
+from tilewise.cli.flags.table import serve_flags
+from tilewise.cli.flags.variables import VARIABLES
+
+
+def test_the_page_is_current():
+    assert PAGE.read_text(encoding="utf-8") == page(), "run make compatibility"
+
+
+def test_every_flag_is_named_once():
+    rows = [line for line in page().splitlines() if line.startswith("| `--")]
+    for flag in serve_flags():
+        assert sum(row.startswith((f"| `{flag.dashed}`,", f"| `{flag.dashed}` |")) for row in rows) == 1, flag.name
+    assert all(entry.says.replace("<", "&lt;") in page() for entry in FOREIGN)
+
+
+def test_every_variable_that_is_read_is_in_the_table():
+    honoured = {entry.name for entry in VARIABLES if entry.fate == "honoured"}
+    source = "".join(path.read_text(encoding="utf-8") for path in Path(tilewise.__file__).parent.rglob("*.py"))
+    read = set(re.findall(r'environ(?:\.get\(|\[)"(VLLM_\w+)"', source))
+    assert {"VLLM_USE_MODELSCOPE", "VLLM_LOGGING_LEVEL"} <= read <= honoured
+
+
+@pytest.mark.parametrize("name", commands.ASCEND)
+def test_every_variable_of_the_guides_is_named(name):
+    assert f"| `{name}` |" in page()
