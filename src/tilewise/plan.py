@@ -66,6 +66,7 @@ def resolve(config: EngineConfig, model: ModelFacts, device: DeviceFacts) -> Res
         flash=model.flash,
         prefix_caching=config.enable_prefix_caching,
         priorities=config.scheduling_policy == "priority",
+        batch_invariant=_batch_invariant(config, reasons),
     )
     if model.flash is not None:
         reasons["flash"] = f"tiles of {model.tokens_per_tile} or {model.flash.tokens} tokens, as the router chooses"
@@ -78,6 +79,14 @@ def _overlap(config: EngineConfig, device: DeviceFacts, reasons: dict[str, str])
     why = "the device computes beside the host" if device.beside_host else "planning would take turns with computing"
     reasons["async_scheduling"] = f"{'on' if device.beside_host else 'off'}: {why}"
     return device.beside_host
+
+
+def _batch_invariant(config: EngineConfig, reasons: dict[str, str]) -> bool:
+    why = "asked for" if config.batch_invariant else "VLLM_BATCH_INVARIANT"
+    wanted = config.batch_invariant or os.environ.get("VLLM_BATCH_INVARIANT") == "1"
+    if wanted:
+        reasons["batch_invariant"] = f"on: {why}; decoding costs several times the work, prompts about twice"
+    return wanted
 
 
 def _context(config: EngineConfig, model: ModelFacts, reasons: dict[str, str]) -> int:

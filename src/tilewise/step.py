@@ -151,3 +151,5 @@ class Limits:
     prefix_caching: bool = True
     priorities: bool = False
     """Whether requests' priorities count; else the first to come is the first served."""
+    batch_invariant: bool = False
+    """Whether a request's logits are bit by bit the same in any batch."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tilewise.engine.core import EngineCore
 from tilewise.models.load import Architecture
-from tilewise.platforms.cpu.ops import CpuOps
+from tilewise.platforms.cpu import CpuPlatform
 from tilewise.runner import runner as runner_module
 from tilewise.runner.background import BackgroundRunner
 from tilewise.runner.runner import LocalRunner
@@ -38,7 +38,7 @@ class Engine:
     def __init__(self, folder: Path, ops=None, dtype=torch.float32, overlap: bool = False, **changes: int) -> None:
         architecture = Architecture.of(CheckpointFolder.open(folder))
         self.limits = replace(LIMITS, flash=architecture.config.flash, **changes)
-        self.model = architecture.load(dtype, ops or CpuOps(), self.limits.max_model_len)
+        self.model = architecture.load(dtype, ops or CpuPlatform().ops(self.limits.batch_invariant), self.limits.max_model_len)
         self.config = architecture.config
         self.overlap = overlap
         self.cached: dict[str, int] = {}

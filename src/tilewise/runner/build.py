@@ -73,7 +73,8 @@ def build_runner(
     started = time.perf_counter()
     weights = Fingerprint(ENCODER_PARTS)
     model = _load(config, architecture, dtype, platform, resolved, facts, weights if kept else None)
-    store = _tile_store(kept, weights, architecture.config, dtype, platform) if kept else None
+    arithmetic = platform.name + (" batch-invariant" if resolved.limits.batch_invariant else "")
+    store = _tile_store(kept, weights, architecture.config, dtype, arithmetic) if kept else None
     logger.info("Loading weights took %.2f seconds", time.perf_counter() - started)
     _log_room(resolved.limits)
     runner: Runner = LocalRunner(model, resolved.limits, platform.device, store)
@@ -126,9 +127,9 @@ def _tile_folder(config: EngineConfig, facts: ModelFacts) -> CappedFolder | None
 
 
 def _tile_store(
-    folder: CappedFolder, weights: Fingerprint, model: ModelConfig, dtype: torch.dtype, platform: Platform
+    folder: CappedFolder, weights: Fingerprint, model: ModelConfig, dtype: torch.dtype, arithmetic: str
 ) -> TileStore:
-    key = model_key(weights.digest(), model, dtype, platform.name)
+    key = model_key(weights.digest(), model, dtype, arithmetic)
     logger.info("Encoded tiles are kept in %s", folder.path / key)
     return TileStore(folder, TileFile(key, (model.rows_per_page, model.decoder.hidden_size), dtype))
 
@@ -142,7 +143,8 @@ def _load(
     facts: ModelFacts,
     watch: Watch | None,
 ) -> InternVL:
-    mesh, ops, context = Mesh(size=config.tensor_parallel_size), platform.ops(), resolved.limits.max_model_len
+    mesh, limits = Mesh(size=config.tensor_parallel_size), resolved.limits
+    ops, context = platform.ops(limits.batch_invariant), limits.max_model_len
     if config.load_format == "dummy":
         return architecture.build(RandomSource(dtype, platform.device), ops, context, mesh, watch)
     wait = facts.weight_bytes >= _WORTH_A_BAR

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from tilewise.platforms.cpu.invariant import InvariantCpuOps
 from tilewise.platforms.cpu.ops import CpuOps
 
 logger = logging.getLogger("tilewise")
@@ -38,8 +39,8 @@ class CpuPlatform:
     device = torch.device("cpu")
     beside_host = False
 
-    def ops(self) -> CpuOps:
-        return CpuOps()
+    def ops(self, batch_invariant: bool = False) -> CpuOps:
+        return InvariantCpuOps() if batch_invariant else CpuOps()
 
     def default_dtype(self, checkpoint: torch.dtype, parameters: int) -> torch.dtype:
         return choose_dtype(checkpoint, parameters, self.free_memory(), has_bfloat16())
