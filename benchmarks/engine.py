@@ -27,6 +27,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "overlapped": {"async_scheduling": True},
     "no prefix cache": {"enable_prefix_caching": False},
     "one at a time": {"max_num_seqs": 1},
+    "batch-invariant": {"batch_invariant": True},
 }
 
 

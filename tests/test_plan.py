@@ -64,6 +64,19 @@ def test_every_choice_has_its_reason():
     assert set(resolved().reasons) == {"max_model_len", "tile_pages", "num_blocks", "async_scheduling"}
 
 
+def test_batch_invariance_is_asked_for_by_option_or_environment(monkeypatch):
+    monkeypatch.delenv("VLLM_BATCH_INVARIANT", raising=False)
+    assert not resolved().limits.batch_invariant
+    asked = resolved(batch_invariant=True)
+    assert asked.limits.batch_invariant
+    assert "asked for; decoding costs" in asked.reasons["batch_invariant"]
+    monkeypatch.setenv("VLLM_BATCH_INVARIANT", "1")
+    assert resolved().limits.batch_invariant
+    assert "VLLM_BATCH_INVARIANT;" in resolved().reasons["batch_invariant"]
+    monkeypatch.setenv("VLLM_BATCH_INVARIANT", "0")
+    assert not resolved().limits.batch_invariant
+
+
 @pytest.mark.parametrize(
     ("asked", "beside_host", "expected"),
     [(None, True, True), (None, False, False), (True, False, True), (False, True, False)],

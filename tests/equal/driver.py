@@ -38,7 +38,9 @@ class Engine:
     def __init__(self, folder: Path, ops=None, dtype=torch.float32, overlap: bool = False, **changes: int) -> None:
         architecture = Architecture.of(CheckpointFolder.open(folder))
         self.limits = replace(LIMITS, flash=architecture.config.flash, **changes)
-        self.model = architecture.load(dtype, ops or CpuPlatform().ops(self.limits.batch_invariant), self.limits.max_model_len)
+        self.model = architecture.load(
+            dtype, ops or CpuPlatform().ops(self.limits.batch_invariant), self.limits.max_model_len
+        )
         self.config = architecture.config
         self.overlap = overlap
         self.cached: dict[str, int] = {}
