@@ -24,9 +24,12 @@ from tilewise import LLM, SamplingParams
 
 SWITCHES: dict[str, dict[str, Any]] = {
     "defaults": {},
+    "small chunks": {"max_num_batched_tokens": 256},
+    "guesses looked up": {"speculative_config": {"method": "ngram", "num_speculative_tokens": 4}},
     "overlapped": {"async_scheduling": True},
     "no prefix cache": {"enable_prefix_caching": False},
     "one at a time": {"max_num_seqs": 1},
+    "batch-invariant": {"batch_invariant": True},
 }
 
 

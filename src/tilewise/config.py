@@ -101,6 +101,11 @@ class EngineConfig:
         '{"model": "OpenGVLab/InternVL3-1B", "num_speculative_tokens": 3}; answers stay the same',
         "scheduling",
     )
+    batch_invariant: bool = option(
+        False,
+        "logits are bit by bit the same in any batch, at some speed; also if VLLM_BATCH_INVARIANT=1",
+        "scheduling",
+    )
     disable_log_stats: bool = option(True, "no line about throughput, load and caches every ten seconds", "scheduling")
     tensor_parallel_size: int = option(1, "devices that share one model", "scheduling")
     max_logprobs: int = option(20, "most log-probabilities a token that a request may ask for; -1 = all", "scheduling")

@@ -186,3 +186,5 @@ class Limits:
     priorities: bool = False
     """Whether requests' priorities count; else the first to come is the first served."""
     speculation: Speculation | None = None
+    batch_invariant: bool = False
+    """Whether a request's logits are bit by bit the same in any batch."""

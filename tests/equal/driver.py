@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tilewise.engine.core import EngineCore
 from tilewise.models.load import Architecture
-from tilewise.platforms.cpu.ops import CpuOps
+from tilewise.platforms.cpu import CpuPlatform
 from tilewise.runner import runner as runner_module
 from tilewise.runner.background import BackgroundRunner
 from tilewise.runner.runner import LocalRunner
@@ -40,13 +40,15 @@ class Engine:
     ) -> None:
         architecture = Architecture.of(CheckpointFolder.open(folder))
         self.limits = replace(LIMITS, flash=architecture.config.flash, **changes)
-        self.model = architecture.load(dtype, ops or CpuOps(), self.limits.max_model_len)
+        self.model = architecture.load(
+            dtype, ops or CpuPlatform().ops(self.limits.batch_invariant), self.limits.max_model_len
+        )
         self.config = architecture.config
         self.overlap = overlap
         self.draft = None
         if draft is not None:
             smaller = Architecture.of(CheckpointFolder.open(draft))
-            self.draft = smaller.load(dtype, CpuOps(), self.limits.max_model_len)
+            self.draft = smaller.load(dtype, CpuPlatform().ops(), self.limits.max_model_len)
         self.cached: dict[str, int] = {}
 
     def run(self, requests: list[Request], monkeypatch) -> dict[str, tuple[list[int], Tensor]]:

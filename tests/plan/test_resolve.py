@@ -61,3 +61,16 @@ def test_graphs_are_captured_where_the_device_can_unless_eager(eager, captures, 
     found = resolve(EngineConfig(enforce_eager=eager), INTERNVL3_1B, device)
     assert found.graphs is graphs
     assert found.reasons.get("enforce_eager") == reason
+
+
+def test_batch_invariance_is_asked_for_by_option_or_environment(monkeypatch):
+    monkeypatch.delenv("VLLM_BATCH_INVARIANT", raising=False)
+    assert not resolved().limits.batch_invariant
+    asked = resolved(batch_invariant=True)
+    assert asked.limits.batch_invariant
+    assert "asked for; decoding costs" in asked.reasons["batch_invariant"]
+    monkeypatch.setenv("VLLM_BATCH_INVARIANT", "1")
+    assert resolved().limits.batch_invariant
+    assert "VLLM_BATCH_INVARIANT;" in resolved().reasons["batch_invariant"]
+    monkeypatch.setenv("VLLM_BATCH_INVARIANT", "0")
+    assert not resolved().limits.batch_invariant

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tilewise.platforms.base import PagedLayout
+from tilewise.platforms.cpu.invariant import InvariantCpuOps
 from tilewise.platforms.cpu.ops import CpuOps
 from tilewise.platforms.reference import ReferenceOps
 
@@ -19,8 +20,8 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 """Largest absolute difference between two ways of computing values of about one."""
 
 BLOCK = 4
-ANY_OPS = [CpuOps(), ReferenceOps()]
-both_ops = pytest.mark.parametrize("ops", ANY_OPS, ids=lambda ops: type(ops).__name__)
+ANY_OPS = [CpuOps(), InvariantCpuOps(), ReferenceOps()]
+all_ops = pytest.mark.parametrize("ops", ANY_OPS, ids=lambda ops: type(ops).__name__)
 both_dtypes = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 
 
@@ -49,7 +50,8 @@ def layout_of(sequences: Sequence[tuple[int, int]]) -> tuple[PagedLayout, int]:
         slots.append(table[row, at // BLOCK] * BLOCK + at % BLOCK)
         starts.append(starts[-1] + count)
     lengths = tuple(before + count for before, count in sequences)
-    return PagedLayout(tuple(starts), lengths, table, torch.cat(slots)), sum(needed) + 1
+    rows = torch.arange(starts[-1])
+    return PagedLayout(tuple(starts), lengths, table, torch.cat(slots), rows), sum(needed) + 1
 
 
 def filled_cache(
@@ -106,7 +108,7 @@ SEQUENCES = {
 }
 
 
-@both_ops
+@all_ops
 @both_dtypes
 @pytest.mark.parametrize("heads", [(4, 4), (6, 2), (5, 1)], ids=str)
 @pytest.mark.parametrize("sequences", SEQUENCES.values(), ids=SEQUENCES)
@@ -121,7 +123,7 @@ def test_paged_attention_is_dense_attention_over_what_came_before(
     close(found, attention_by_tokens(query, dense, sequences, width**-0.5), dtype)
 
 
-@both_ops
+@all_ops
 @both_dtypes
 @pytest.mark.parametrize("with_sinks", [False, True], ids=["no sinks", "sinks"])
 @pytest.mark.parametrize("window", [None, 1, 3, 4, 100])
@@ -150,7 +152,7 @@ def test_slices_of_long_queries_make_the_whole(window: int | None) -> None:
     close(found, ReferenceOps().paged_attention(query, cache, layout, 0.4, window, sinks))
 
 
-@both_ops
+@all_ops
 def test_sinks_take_what_they_weigh(ops: ReferenceOps) -> None:
     """Nothing at minus infinity, everything when far above all scores, half when they equal the only score."""
     layout, blocks = layout_of([(0, 1)])
@@ -160,7 +162,7 @@ def test_sinks_take_what_they_weigh(ops: ReferenceOps) -> None:
     close(found[0], torch.tensor([1.0, 0.0, 0.5])[:, None] * value[0, 0])
 
 
-@both_ops
+@all_ops
 def test_a_window_hides_what_is_before_it(ops: ReferenceOps) -> None:
     layout, blocks = layout_of([(9, 2)])
     cache, _ = filled_cache([(9, 2)], layout, blocks, 2, 6, torch.float32)
@@ -172,7 +174,7 @@ def test_a_window_hides_what_is_before_it(ops: ReferenceOps) -> None:
     assert torch.equal(ops.paged_attention(query, changed, layout, 0.4, window=3), before)
 
 
-@both_ops
+@all_ops
 def test_scale_is_used(ops: ReferenceOps) -> None:
     layout, blocks = layout_of([(3, 4)])
     cache, dense = filled_cache([(3, 4)], layout, blocks, 2, 8, torch.float32)
@@ -180,7 +182,7 @@ def test_scale_is_used(ops: ReferenceOps) -> None:
     close(ops.paged_attention(query, cache, layout, 0.7), attention_by_tokens(query, dense, [(3, 4)], 0.7))
 
 
-@both_ops
+@all_ops
 def test_large_scores_do_not_overflow(ops: ReferenceOps) -> None:
     layout, blocks = layout_of([(0, 5)])
     cache, dense = filled_cache([(0, 5)], layout, blocks, 1, 8, torch.float32)
@@ -188,7 +190,7 @@ def test_large_scores_do_not_overflow(ops: ReferenceOps) -> None:
     close(ops.paged_attention(query, cache, layout, 1.0), attention_by_tokens(query, dense, [(0, 5)], 1.0))
 
 
-@both_ops
+@all_ops
 @both_dtypes
 def test_dense_attention_is_softmax_of_scores(ops: ReferenceOps, dtype: torch.dtype) -> None:
     query, key, value = (noise(3, 5, 4, 6, seed=seed, dtype=dtype) for seed in range(3))
@@ -200,7 +202,7 @@ def test_dense_attention_is_softmax_of_scores(ops: ReferenceOps, dtype: torch.dt
     close(ops.dense_attention(query, key, value, 0.3), expected, dtype)
 
 
-@both_ops
+@all_ops
 @both_dtypes
 def test_keys_and_values_are_written_where_attention_reads_them(ops: ReferenceOps, dtype: torch.dtype) -> None:
     sequences = SEQUENCES["several of all kinds"]
@@ -213,7 +215,7 @@ def test_keys_and_values_are_written_where_attention_reads_them(ops: ReferenceOp
     assert torch.equal(cache.nan_to_num(99), expected.nan_to_num(99))
 
 
-@both_ops
+@all_ops
 @both_dtypes
 @pytest.mark.parametrize("width", [2, 6, 128])
 def test_rope_is_rotation_in_the_complex_plane(ops: ReferenceOps, dtype: torch.dtype, width: int) -> None:
@@ -224,7 +226,7 @@ def test_rope_is_rotation_in_the_complex_plane(ops: ReferenceOps, dtype: torch.d
     close(ops.rope(x, angles.cos(), angles.sin()), torch.cat((turned.real, turned.imag), dim=-1), dtype)
 
 
-@both_ops
+@all_ops
 def test_rope_keeps_products_of_equal_distances(ops: ReferenceOps) -> None:
     query, key = noise(1, 1, 8).expand(12, 1, 8), noise(1, 1, 8, seed=1).expand(12, 1, 8)
     angles = torch.outer(torch.arange(12.0), 100 ** -(torch.arange(0, 8, 2) / 8))
@@ -235,14 +237,14 @@ def test_rope_keeps_products_of_equal_distances(ops: ReferenceOps) -> None:
         assert torch.allclose(diagonal, diagonal[0].expand_as(diagonal), atol=1e-4)
 
 
-@both_ops
+@all_ops
 @both_dtypes
 def test_rms_norm_is_that_of_torch(ops: ReferenceOps, dtype: torch.dtype) -> None:
     x, weight = noise(5, 3, 33, dtype=dtype), noise(33, seed=1, dtype=dtype)
     close(ops.rms_norm(x, weight, 1e-5), F.rms_norm(x.double(), (33,), weight.double(), 1e-5), dtype)
 
 
-@both_ops
+@all_ops
 def test_rms_norm_uses_eps_and_squares_in_float32(ops: ReferenceOps) -> None:
     small = torch.full((1, 4), 1e-3)
     close(ops.rms_norm(small, torch.ones(4), 1.0), small)
@@ -250,7 +252,7 @@ def test_rms_norm_uses_eps_and_squares_in_float32(ops: ReferenceOps) -> None:
     assert torch.equal(ops.rms_norm(large, torch.ones(4, dtype=torch.float16), 1e-6), torch.ones_like(large))
 
 
-@both_ops
+@all_ops
 @both_dtypes
 def test_layer_norm_has_mean_weight_and_variance_bias(ops: ReferenceOps, dtype: torch.dtype) -> None:
     x, weight, bias = noise(5, 33, dtype=dtype), noise(33, seed=1, dtype=dtype), noise(33, seed=2, dtype=dtype)
@@ -259,7 +261,7 @@ def test_layer_norm_has_mean_weight_and_variance_bias(ops: ReferenceOps, dtype: 
     close(ops.layer_norm(x, weight, bias, 0.1), expected, dtype)
 
 
-@both_ops
+@all_ops
 @both_dtypes
 def test_gelu_is_the_exact_form(ops: ReferenceOps, dtype: torch.dtype) -> None:
     x = torch.linspace(-4, 4, 65).to(dtype)
@@ -267,7 +269,7 @@ def test_gelu_is_the_exact_form(ops: ReferenceOps, dtype: torch.dtype) -> None:
     close(ops.gelu(x), torch.tensor(expected, dtype=torch.float64), dtype)
 
 
-@both_ops
+@all_ops
 @both_dtypes
 def test_silu_mul_gates_by_the_first_half(ops: ReferenceOps, dtype: torch.dtype) -> None:
     x = noise(2, 5, 14, dtype=dtype)
@@ -275,7 +277,7 @@ def test_silu_mul_gates_by_the_first_half(ops: ReferenceOps, dtype: torch.dtype)
     close(ops.silu_mul(x), gate / (1 + (-gate).exp()) * up, dtype)
 
 
-@both_ops
+@all_ops
 @both_dtypes
 def test_linear_with_and_without_bias(ops: ReferenceOps, dtype: torch.dtype) -> None:
     x, weight, bias = noise(2, 3, 8, dtype=dtype), noise(5, 8, seed=1, dtype=dtype) / 4, noise(5, seed=2, dtype=dtype)
@@ -328,7 +330,7 @@ def expert_arguments(
     )
 
 
-@both_ops
+@all_ops
 @both_dtypes
 @pytest.mark.parametrize("biases", [False, True], ids=["no biases", "biases"])
 @pytest.mark.parametrize(("tokens", "per_token"), [(9, 2), (1, 1), (1, 4), (23, 3)], ids=str)
@@ -340,7 +342,7 @@ def test_experts_are_mlps_of_the_tokens_that_chose_them(
     close(found, experts_by_tokens(*arguments), dtype)
 
 
-@both_ops
+@all_ops
 def test_experts_use_the_activation_they_are_given(ops: ReferenceOps) -> None:
     x, chosen, weights, gate_up, down = expert_arguments(torch.float32, biases=False)
     found = ops.moe_experts(x, chosen, weights, gate_up, down, lambda inner: inner[..., ::2])
@@ -348,7 +350,7 @@ def test_experts_use_the_activation_they_are_given(ops: ReferenceOps) -> None:
     close(found, torch.einsum("nk,nkhf,nkf->nh", weights, down[0][chosen], picked))
 
 
-@both_ops
+@all_ops
 def test_experts_leave_their_input_alone(ops: ReferenceOps) -> None:
     arguments = expert_arguments(torch.float32)
     before = arguments[0].clone()
@@ -356,7 +358,7 @@ def test_experts_leave_their_input_alone(ops: ReferenceOps) -> None:
     assert torch.equal(arguments[0], before)
 
 
-@both_ops
+@all_ops
 def test_patches_times_weights_are_a_convolution(ops: ReferenceOps) -> None:
     pixels = torch.randint(256, (2, 12, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     mean, std, kernel = torch.tensor([0.1, 0.5, 0.9]), torch.tensor([0.2, 0.3, 0.4]), noise(5, 3, 4, 4)
@@ -367,7 +369,7 @@ def test_patches_times_weights_are_a_convolution(ops: ReferenceOps) -> None:
     torch.testing.assert_close(patches @ kernel.flatten(1).T, expected, atol=1e-4, rtol=1e-5)
 
 
-@both_ops
+@all_ops
 def test_scatter_writes_the_rows_it_is_given_and_no_other(ops: ReferenceOps) -> None:
     target, source = noise(6, 3), noise(4, 3, seed=1)
     before = target.clone()
@@ -405,9 +407,10 @@ IN_PLACE = {"write_kv", "scatter_rows"}
 
 
 @both_dtypes
+@pytest.mark.parametrize("ops", ANY_OPS[:-1], ids=lambda ops: type(ops).__name__)
 @pytest.mark.parametrize("name", ARGUMENTS)
-def test_cpu_op_is_the_reference_op(name: str, dtype: torch.dtype) -> None:
-    found, expected = (getattr(ops, name)(*ARGUMENTS[name](dtype)) for ops in ANY_OPS)
+def test_cpu_op_is_the_reference_op(name: str, ops: ReferenceOps, dtype: torch.dtype) -> None:
+    found, expected = (getattr(one, name)(*ARGUMENTS[name](dtype)) for one in (ops, ReferenceOps()))
     close(found, expected, torch.float32 if name == "patchify" else dtype)  # pixels are normalised in float32
 
 

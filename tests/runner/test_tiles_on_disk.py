@@ -96,9 +96,16 @@ def test_the_weights_make_the_model_not_its_folder_or_format(plain, tmp_path, en
         assert encoded == []
 
 
-def test_other_weights_dtype_or_router_share_nothing(plain, flash, tmp_path, encoded):
+def test_other_weights_arithmetic_or_router_share_nothing(plain, flash, tmp_path, encoded):
     other = write_original(tmp_path / "other", SPECS["qwen2-300m"], seed=1)
-    runs = [(plain, {}), (plain, {"dtype": "bfloat16"}), (other, {}), (flash, {}), (flash, {"flash_router": False})]
+    runs = [
+        (plain, {}),
+        (plain, {"dtype": "bfloat16"}),
+        (plain, {"batch_invariant": True}),
+        (other, {}),
+        (flash, {}),
+        (flash, {"flash_router": False}),
+    ]
     for folder, options in runs:
         encoded.clear()
         ask(folder, tmp_path / "tiles", **options)

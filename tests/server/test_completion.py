@@ -83,8 +83,14 @@ def test_the_body():
     }  # fmt: skip
     assert body["choices"] == [
         {
-            "index": 0, "text": "a tiger", "logprobs": None, "finish_reason": "stop", "stop_reason": None,
-            "token_ids": None, "prompt_logprobs": None, "prompt_token_ids": None,
+            "index": 0,
+            "text": "a tiger",
+            "logprobs": None,
+            "finish_reason": "stop",
+            "stop_reason": None,
+            "token_ids": None,
+            "prompt_logprobs": None,
+            "prompt_token_ids": None,
         }
     ]
 

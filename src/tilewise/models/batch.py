@@ -11,7 +11,7 @@ from tilewise.platforms.base import PagedLayout
 
 @dataclass(frozen=True, slots=True)
 class ModelBatch:
-    """N tokens of S sequences, one after the other."""
+    """N rows: the tokens of S sequences, and padding where rows have fixed places."""
 
     token_ids: Tensor
     """int64 [N]"""

@@ -40,6 +40,8 @@ def resolve(config: EngineConfig, model: ModelFacts, device: DeviceFacts) -> Res
         wanted = config.speculation
         where = f"by {wanted.model}" if wanted.model else "looked up in what stands before"
         reasons["speculation"] = f"up to {wanted.num_speculative_tokens} tokens are guessed at a time, {where}"
+    if why := _batch_invariant(config):
+        reasons["batch_invariant"] = f"on: {why}; decoding costs several times the work, prompts about twice"
     return Resolved(
         limits=_limits(config, model, memory),
         overlap=_overlap(config, device, reasons),
@@ -62,7 +64,15 @@ def _limits(config: EngineConfig, model: ModelFacts, memory: MemoryPlan) -> Limi
         prefix_caching=config.enable_prefix_caching,
         priorities=config.scheduling_policy == "priority",
         speculation=_speculation(config),
+        batch_invariant=_batch_invariant(config) is not None,
     )
+
+
+def _batch_invariant(config: EngineConfig) -> str | None:
+    """Why the mode is on; None if it is not."""
+    if config.batch_invariant:
+        return "asked for"
+    return "VLLM_BATCH_INVARIANT" if os.environ.get("VLLM_BATCH_INVARIANT") == "1" else None
 
 
 def _overlap(config: EngineConfig, device: DeviceFacts, reasons: dict[str, str]) -> bool:

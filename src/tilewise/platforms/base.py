@@ -15,6 +15,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+PANEL = 32
+"""Rows of a panel. In batch-invariant mode every product of the decoder has this many rows, and the token at position p
+of its sequence stands in row p % PANEL. A multiple of 32 rows of any width and dtype starts on a cache line."""
+
 
 @dataclass(frozen=True, slots=True)
 class PagedLayout:
@@ -24,13 +28,15 @@ class PagedLayout:
     """
 
     query_starts: tuple[int, ...]
-    """[S + 1] first row of each sequence in the batch."""
+    """[S + 1] first token of each sequence among the tokens of the step."""
     seq_lens: tuple[int, ...]
     """[S] tokens of each sequence after this step."""
     block_table: Tensor
     """int64 [S, blocks] block ids of each sequence."""
     kv_slots: Tensor
-    """int64 [N] flat cache position of each token: block id * P + offset."""
+    """int64 [N] flat cache position of each row: block id * P + offset."""
+    token_rows: Tensor | None = None
+    """int64 [T] row of each token of the step; None = they stand in order, without padding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +147,11 @@ class Platform(Protocol):
     utilization: float | None
     """Share of its memory that an engine takes unless told otherwise; None = half of what is free, within 4 GiB."""
 
-    def ops(self) -> Ops: ...
+    def ops(self, batch_invariant: bool = False) -> Ops:
+        """Batch-invariant ones compute a row's numbers bit by bit the same, whatever stands in other rows: of panels
+        of the decoder, and of tiles that come one at a time.
+        """
+        ...
 
     def default_dtype(self, checkpoint: torch.dtype, parameters: int) -> torch.dtype:
         """What `--dtype auto` means here for a checkpoint of this dtype and size."""

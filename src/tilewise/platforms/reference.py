@@ -10,6 +10,9 @@ from torch import Tensor
 
 from tilewise.platforms.base import AttentionSize, PagedLayout
 
+Matrix = tuple[Tensor, Tensor | None]
+"""Weights and bias."""
+
 
 class ReferenceOps:
     """The oracle. Softmax is spelled out; nothing here depends on a device."""
@@ -103,18 +106,22 @@ class ReferenceOps:
         x: Tensor,
         chosen: Tensor,
         weights: Tensor,
-        gate_up: tuple[Tensor, Tensor | None],
-        down: tuple[Tensor, Tensor | None],
+        gate_up: Matrix,
+        down: Matrix,
         activation: Callable[[Tensor], Tensor],
     ) -> Tensor:
         out = torch.zeros_like(x)
         for expert in chosen.unique().tolist():
             rows, places = (chosen == expert).nonzero(as_tuple=True)
-            bias_in, bias_out = (part[1][expert] if part[1] is not None else None for part in (gate_up, down))
-            inner = activation(self.linear(x[rows], gate_up[0][expert], bias_in))
-            outer = self.linear(inner, down[0][expert], bias_out)
+            outer = self._expert(x, rows, _of_expert(gate_up, expert), _of_expert(down, expert), activation)
             out.index_add_(0, rows, outer * weights[rows, places, None].to(x.dtype))
         return out
+
+    def _expert(
+        self, x: Tensor, rows: Tensor, gate_up: Matrix, down: Matrix, activation: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """Some rows of x [N, H] through one expert -> [rows, H]."""
+        return self.linear(activation(self.linear(x[rows], *gate_up)), *down)
 
     def patchify(self, pixels: Tensor, patch: int, mean: Tensor, std: Tensor) -> Tensor:
         normalised = (pixels.float() / 255 - mean) / std
@@ -130,3 +137,8 @@ def gathered_bytes(size: AttentionSize) -> int:
     """Keys and values of one sequence out of their blocks, those again for every query head, queries and result."""
     heads = 2 * size.keys * (size.kv_heads + size.heads) + 2 * size.queries * size.heads
     return heads * size.width * size.itemsize
+
+
+def _of_expert(stacked: Matrix, expert: int) -> Matrix:
+    matrices, biases = stacked
+    return matrices[expert], None if biases is None else biases[expert]

@@ -9,12 +9,15 @@ from torch import Tensor
 
 from tilewise.models.batch import ModelBatch
 from tilewise.platforms.base import PagedLayout
+from tilewise.runner.placement import Placement
 from tilewise.runner.tables import Tables
 from tilewise.step import Work
 
 
-def build_batch(work: tuple[Work, ...], tables: Tables, block_size: int, rows_per_page: int) -> ModelBatch:
-    """Gather the tokens of every piece of work, one after the other."""
+def build_batch(
+    work: tuple[Work, ...], placement: Placement, tables: Tables, block_size: int, rows_per_page: int
+) -> ModelBatch:
+    """Gather the tokens of every piece of work, one after the other, and put them into their rows."""
     starts = list(itertools.accumulate((item.count for item in work), initial=0))
     device = tables.device
     spans = [torch.arange(item.start, item.start + item.count, device=device) for item in work]
@@ -23,12 +26,13 @@ def build_batch(work: tuple[Work, ...], tables: Tables, block_size: int, rows_pe
         tables.blocks[item.slot, span // block_size] * block_size + span % block_size
         for item, span in zip(work, spans, strict=True)
     ]
-    image_rows, tile_rows = _tile_rows(work, starts, rows_per_page, device)
+    image_tokens, tile_rows = _tile_rows(work, starts, rows_per_page, device)
     layout = PagedLayout(
         query_starts=tuple(starts),
         seq_lens=tuple(item.start + item.count for item in work),
         block_table=tables.blocks[[item.slot for item in work]],
-        kv_slots=torch.cat(kv_slots),
+        kv_slots=placement.spread(torch.cat(kv_slots)),
+        token_rows=placement.rows,
     )
     chosen_behind = [
         row
@@ -36,19 +40,19 @@ def build_batch(work: tuple[Work, ...], tables: Tables, block_size: int, rows_pe
         for row in range(start + item.count - item.rows, start + item.count)
     ]
     return ModelBatch(
-        token_ids=torch.cat(token_ids),
-        positions=torch.cat(spans),
+        token_ids=placement.spread(torch.cat(token_ids)),
+        positions=placement.spread(torch.cat(spans)),
         layout=layout,
-        image_rows=image_rows,
+        image_rows=placement.rows[image_tokens],
         tile_rows=tile_rows,
-        logits_rows=torch.tensor(chosen_behind, dtype=torch.int64, device=device),
+        logits_rows=placement.rows[torch.tensor(chosen_behind, dtype=torch.int64, device=device)],
     )
 
 
 def _tile_rows(
     work: tuple[Work, ...], starts: list[int], rows_per_page: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Rows of the batch that are image tokens, and the row of the tile pool each takes; a chunk may cut a tile."""
+    """Tokens of the step that are image tokens, and the row of the tile pool each takes; a chunk may cut a tile."""
     targets, sources = [], []
     for item, row in zip(work, starts, strict=False):
         for use in item.tiles:

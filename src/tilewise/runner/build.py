@@ -73,9 +73,12 @@ def build_runner(
             checkpoint.fetch_weights()
     started = time.perf_counter()
     weights = Fingerprint(ENCODER_PARTS)
-    loaded = _load(config, architecture, dtype, platform, resolved, weights if kept else None)
-    guessing = _load(config, drafting, dtype, platform, resolved, None) if drafting else None
-    store = _tile_store(kept, weights, architecture.config, dtype, platform) if kept else None
+    ops = platform.ops(resolved.limits.batch_invariant)
+    loaded = _load(config, architecture, dtype, platform, resolved, ops, weights if kept else None)
+    # Guesses decide nothing, so that their rounding is no matter.
+    guessing = _load(config, drafting, dtype, platform, resolved, platform.ops()) if drafting else None
+    arithmetic = platform.name + (" batch-invariant" if resolved.limits.batch_invariant else "")
+    store = _tile_store(kept, weights, architecture.config, dtype, arithmetic) if kept else None
     logger.info("Loading weights took %.2f seconds", time.perf_counter() - started)
     _log_room(resolved.limits)
     runner: Runner = LocalRunner(loaded, resolved.limits, platform.device, store, guessing)
@@ -160,9 +163,9 @@ def _tile_folder(config: EngineConfig, facts: ModelFacts) -> CappedFolder | None
 
 
 def _tile_store(
-    folder: CappedFolder, weights: Fingerprint, model: ModelConfig, dtype: torch.dtype, platform: Platform
+    folder: CappedFolder, weights: Fingerprint, model: ModelConfig, dtype: torch.dtype, arithmetic: str
 ) -> TileStore:
-    key = model_key(weights.digest(), model, dtype, platform.name)
+    key = model_key(weights.digest(), model, dtype, arithmetic)
     logger.info("Encoded tiles are kept in %s", folder.path / key)
     return TileStore(folder, TileFile(key, (model.rows_per_page, model.decoder.hidden_size), dtype))
 
@@ -173,9 +176,10 @@ def _load(
     dtype: torch.dtype,
     platform: Platform,
     resolved: Resolved,
-    watch: Watch | None,
+    ops: Ops,
+    watch: Watch | None = None,
 ) -> InternVL:
-    mesh, ops, context = Mesh(size=config.tensor_parallel_size), platform.ops(), resolved.limits.max_model_len
+    mesh, context = Mesh(size=config.tensor_parallel_size), resolved.limits.max_model_len
     if config.load_format == "dummy":
         return architecture.build(RandomSource(dtype, platform.device), ops, context, mesh, watch)
     size = architecture.count_parameters(ops) * dtype.itemsize

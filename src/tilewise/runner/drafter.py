@@ -16,6 +16,7 @@ from tilewise.models.internvl import InternVL
 from tilewise.runner.batch import build_batch
 from tilewise.runner.encoder import EncoderLane
 from tilewise.runner.kv_memory import allocate_caches
+from tilewise.runner.placement import in_order
 from tilewise.runner.sampler import choose, rows_of
 from tilewise.runner.tables import Tables
 from tilewise.step import Limits, StepPlan, Work
@@ -52,7 +53,8 @@ class Drafter:
         return Work(item.slot, start, item.known_stop - start, guesses, item.tiles)
 
     def _read_and_guess(self, work: Sequence[Work]) -> None:
-        batch = build_batch(tuple(work), self._tables, self._block_size, self._encoder.rows_per_page)
+        placement = in_order(work, self._tables.device)
+        batch = build_batch(tuple(work), placement, self._tables, self._block_size, self._encoder.rows_per_page)
         hidden = self._model.hidden(batch, self._caches, self._encoder.pool)
         rows = rows_of([item for item in work if item.samples], self._tables)
         if rows:

@@ -14,6 +14,8 @@ from tilewise.runner.tile_store import TileStore
 from tilewise.step import EncodedTile, EncodeJob
 
 BUCKETS = (16, 8, 4, 2, 1)
+ONE_BY_ONE = (1,)
+"""Of batch-invariant mode: a tile is always a batch of its own."""
 
 
 class EncoderLane:
@@ -22,9 +24,12 @@ class EncoderLane:
     With a `store`, tiles that it has are read, and those that it lacks are given to it.
     """
 
-    def __init__(self, model: InternVL, num_pages: int, store: TileStore | None = None) -> None:
+    def __init__(
+        self, model: InternVL, num_pages: int, store: TileStore | None = None, sizes: Sequence[int] = BUCKETS
+    ) -> None:
         self._model = model
         self._store = store
+        self._sizes = sizes
         embedding = model.decoder.embedding
         self.pool = torch.zeros(
             num_pages,
@@ -43,7 +48,7 @@ class EncoderLane:
         recalled = self._recall(self._store, jobs) if self._store else []
         known = {tile.digest for tile in recalled}
         unknown = [job for job in jobs if job.digest not in known]
-        return (*recalled, *itertools.chain.from_iterable(map(self._run, buckets(unknown))))
+        return (*recalled, *itertools.chain.from_iterable(map(self._run, buckets(unknown, self._sizes))))
 
     def close(self) -> None:
         """The store has all tiles afterwards."""
@@ -69,10 +74,10 @@ class EncoderLane:
         return [EncodedTile(job.digest, score) for job, score in zip(jobs, scores, strict=True)]
 
 
-def buckets(jobs: Sequence[EncodeJob]) -> Iterator[Sequence[EncodeJob]]:
-    """Cut jobs into the fewest batches of bucket sizes: 13 -> 8, 4, 1."""
+def buckets(jobs: Sequence[EncodeJob], sizes: Sequence[int] = BUCKETS) -> Iterator[Sequence[EncodeJob]]:
+    """Cut jobs into the fewest batches of these sizes, largest first: 13 -> 8, 4, 1."""
     start = 0
-    for size in BUCKETS:
+    for size in sizes:
         while len(jobs) - start >= size:
             yield jobs[start : start + size]
             start += size

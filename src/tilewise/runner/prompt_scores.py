@@ -17,25 +17,25 @@ ROWS = 256
 
 
 def score_prompts(
-    hidden: Tensor, work: Sequence[Work], tables: Tables, logits_of: Callable[[Tensor], Tensor]
+    work: Sequence[Work], token_rows: Tensor, tables: Tables, logits_of: Callable[[Tensor], Tensor]
 ) -> PromptScores:
-    """`hidden` [N, H] are the states of all tokens of the work; each says how likely the token behind it was."""
+    """Each token says how likely the one behind it was. `token_rows` [T] are the tokens' rows in the batch, in the
+    order of the work; `logits_of` computes logits of some rows.
+    """
     found: PromptScores = {}
-    first_row = 0
+    first = 0
     for item in work:
         admission = tables.admission(item.slot)
         count = admission.sampling.prompt_logprobs
         stop = min(item.start + item.count, admission.num_prompt - 1)
         if count is not None and item.start < stop:
             tokens = tables.tokens[item.slot, item.start + 1 : stop + 1]
-            states = hidden[first_row : first_row + len(tokens)]
-            found[item.slot] = _score(states, tokens, count, logits_of)
-        first_row += item.count
+            rows = token_rows[first : first + len(tokens)]
+            found[item.slot] = _score(rows, tokens, count, logits_of)
+        first += item.count
     return found
 
 
-def _score(
-    states: Tensor, tokens: Tensor, count: int, logits_of: Callable[[Tensor], Tensor]
-) -> tuple[SampledToken, ...]:
-    pairs = zip(states.split(ROWS), tokens.split(ROWS), strict=True)
+def _score(rows: Tensor, tokens: Tensor, count: int, logits_of: Callable[[Tensor], Tensor]) -> tuple[SampledToken, ...]:
+    pairs = zip(rows.split(ROWS), tokens.split(ROWS), strict=True)
     return tuple(itertools.chain.from_iterable(score(logits_of(part), chosen, count) for part, chosen in pairs))

@@ -16,15 +16,16 @@ VERSION = 1
 """To be raised with every change of the encoder's arithmetic, of a tile's digest, or of the files."""
 
 
-def model_key(weights: bytes, config: ModelConfig, dtype: torch.dtype, platform: str) -> str:
+def model_key(weights: bytes, config: ModelConfig, dtype: torch.dtype, arithmetic: str) -> str:
     """32 hexadecimal digits over all that rows depend on beside the pixels; `weights` is the tensors' fingerprint.
 
-    The platform counts because its ops round differently. Releases of torch and sizes of batches do so too, within
-    the same tolerance: those are taken as equal, as they are within one run.
+    `arithmetic` names the platform and whether it is batch-invariant, because ops round differently. Releases of torch
+    and, in the ordinary mode, sizes of batches do so too, within the same tolerance: those are taken as equal, as they
+    are within one run.
     """
     facts = (
         VERSION,
-        platform,
+        arithmetic,
         dtype,
         config.vision,
         (config.tile_size, config.shuffle_block, config.shuffle_version, config.flash is not None),

@@ -7,6 +7,7 @@ import platform
 
 import torch
 
+from tilewise.platforms.cpu.invariant import InvariantCpuOps
 from tilewise.platforms.cpu.memory import available_memory
 from tilewise.platforms.cpu.ops import CpuOps
 
@@ -39,8 +40,8 @@ class CpuPlatform:
     captures_graphs = False
     utilization: float | None = None
 
-    def ops(self) -> CpuOps:
-        return CpuOps()
+    def ops(self, batch_invariant: bool = False) -> CpuOps:
+        return InvariantCpuOps() if batch_invariant else CpuOps()
 
     def default_dtype(self, checkpoint: torch.dtype, parameters: int) -> torch.dtype:
         return choose_dtype(checkpoint, parameters, self.free_memory(), has_bfloat16())

@@ -1,0 +1,97 @@
+"""InvariantCpuOps: every row's numbers are bit by bit the same in any batch, at the price of more work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from tilewise.platforms.base import PANEL, PagedLayout
+from tilewise.platforms.cpu.ops import CpuOps
+from tilewise.platforms.reference import Matrix
+
+
+class InvariantCpuOps(CpuOps):
+    """No product, norm or attention ever sees a shape that depends on what else is in the batch.
+
+    How a library sums up, and where its vectors end, depends on shapes and on a row's place, never on what other rows
+    hold. Rows of the decoder come in panels with every token in its place (`runner/placement.py`) and are computed a
+    panel at a time here; tiles come alone (`runner/encoder.py`). Ops of the tower are therefore the ordinary ones, and
+    so are those that round each number by itself (rope).
+    """
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ordinary = super().linear
+        return _by_panel(lambda panel: ordinary(panel, weight, bias), x)
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        ordinary = super().rms_norm
+        return _by_panel(lambda panel: ordinary(panel, weight, eps), x)
+
+    def silu_mul(self, gate_up: Tensor) -> Tensor:
+        return _by_panel(super().silu_mul, gate_up)
+
+    def paged_attention(
+        self,
+        query: Tensor,
+        cache: Tensor,
+        layout: PagedLayout,
+        scale: float,
+        window: int | None = None,
+        sinks: Tensor | None = None,
+    ) -> Tensor:
+        """A panel of queries of one sequence at a time, over all positions up to the panel's last.
+
+        Positions that are not there yet have zeros, which causality hides. Rows of padding are zero.
+        """
+        assert layout.token_rows is not None, "batch-invariant ops need the rows of the tokens"
+        out = torch.zeros_like(query)
+        for number, seq_len in enumerate(layout.seq_lens):
+            rows = layout.token_rows[layout.query_starts[number] : layout.query_starts[number + 1]]
+            own = layout.block_table[number, : -(-seq_len // cache.shape[2])]
+            key, value = _padded(cache[:, own].flatten(1, 2)[:, :seq_len], 0)
+            start = seq_len - len(rows)
+            panels = _padded(query[rows].unsqueeze(0), start % PANEL)[0].split(PANEL)
+            ends = range((start // PANEL + 1) * PANEL, len(key) + 1, PANEL)
+            mixed = torch.cat(
+                [
+                    self.causal_attention(panel, key[:end], value[:end], scale, window, sinks)
+                    for panel, end in zip(panels, ends, strict=True)
+                ]
+            )
+            out[rows] = mixed[start % PANEL :][: len(rows)]
+        return out
+
+    def moe_experts(
+        self,
+        x: Tensor,
+        chosen: Tensor,
+        weights: Tensor,
+        gate_up: Matrix,
+        down: Matrix,
+        activation: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        """A panel at a time, since how many rows share an expert depends on the batch."""
+        panels = zip(x.split(PANEL), chosen.split(PANEL), weights.split(PANEL), strict=True)
+        ordinary = super().moe_experts
+        return torch.cat([ordinary(*panel, gate_up, down, activation) for panel in panels])
+
+    def _expert(
+        self, x: Tensor, rows: Tensor, gate_up: Matrix, down: Matrix, activation: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """The whole panel goes through, every row in its place, and the others' results are left."""
+        return self.linear(activation(self.linear(x, *gate_up)), *down)[rows]
+
+
+def _by_panel(op: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Rows [N, ...] a panel at a time; one tile [1, ...] whole."""
+    return op(x) if len(x) <= PANEL else torch.cat([op(panel) for panel in x.split(PANEL)])
+
+
+def _padded(x: Tensor, first: int) -> Tensor:
+    """[k, n, heads, D] from place `first` of a panel on, zeros around it up to whole panels."""
+    stop = first + x.shape[1]
+    whole = x.new_zeros(len(x), -(-stop // PANEL) * PANEL, *x.shape[2:])
+    whole[:, first:stop] = x
+    return whole
