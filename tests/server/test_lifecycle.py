@@ -1,0 +1,201 @@
+"""A server under load whose engine is killed, whose clients leave, and that is told to end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import httpx
+import pytest
+
+from tests.server.process import Served, served
+
+LONG = {
+    "messages": [{"role": "user", "content": "What is this?"}],
+    "ignore_eos": True,
+    "max_tokens": 1900,
+    "stream": True,
+}
+
+
+@dataclass
+class Reader:
+    """One client of a stream."""
+
+    status: int = 0
+    events: list[str] = field(default_factory=list)
+    began: threading.Event = field(default_factory=threading.Event)
+
+    def run(self, url: str, body: dict) -> Reader:
+        with (
+            httpx.Client(timeout=60) as client,
+            client.stream("POST", f"{url}/v1/chat/completions", json=body) as answer,
+        ):
+            self.status = answer.status_code
+            for line in answer.iter_lines():
+                if line.startswith("data: "):
+                    self.events.append(line.removeprefix("data: "))
+                    if len(self.events) > 3:
+                        self.began.set()
+        self.began.set()
+        return self
+
+    @property
+    def error(self) -> dict:
+        """The event before the end, if it is an error."""
+        assert self.events[-1] == "[DONE]"
+        return json.loads(self.events[-2])["error"]
+
+
+def start_streams(server: Served, count: int, body: dict = LONG) -> tuple[list[Reader], ThreadPoolExecutor, list]:
+    readers, pool = [Reader() for _ in range(count)], ThreadPoolExecutor(count)
+    futures = [pool.submit(reader.run, server.url, body) for reader in readers]
+    assert all(reader.began.wait(60) for reader in readers)
+    return readers, pool, futures
+
+
+def until(condition, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.05)
+
+
+def ask(url: str) -> httpx.Response:
+    return httpx.post(f"{url}/v1/chat/completions", json={**LONG, "max_tokens": 3, "stream": False}, timeout=60)
+
+
+def test_an_engine_killed_under_load():
+    """Every open stream ends with an error that says so, new requests get 503, and then there is an engine again."""
+    with served() as server:
+        readers, pool, futures = start_streams(server, 8)
+        first = server.engine_pid
+        os.kill(first, signal.SIGKILL)
+        for future in futures:
+            future.result(60)
+        for reader in readers:
+            assert reader.status == 200
+            assert "was ended by signal 9: send the request again in" in reader.error["message"]
+            assert reader.error["code"] == 503
+        refused = ask(server.url)
+        assert (refused.status_code, httpx.get(f"{server.url}/health").status_code) == (503, 503)
+        assert int(refused.headers["Retry-After"]) >= 1
+        assert refused.json()["error"]["type"] == "ServiceUnavailableError"
+        until(lambda: httpx.get(f"{server.url}/health").status_code == 200)
+        assert ask(server.url).json()["usage"]["completion_tokens"] == 3
+        assert server.engine_pid != first
+        assert server.metric("tilewise:engine_restarts_total") == 1
+        assert server.metric("vllm:num_requests_running") == 0
+        pool.shutdown()
+        assert server.stop() == 0
+    assert "was ended by signal 9; 8 requests are lost" in server.log
+
+
+def test_an_engine_that_keeps_dying_ends_the_server():
+    with served("--max-engine-restarts", "0") as server:
+        os.kill(server.engine_pid, signal.SIGKILL)
+        assert server.process.wait(60) == 1
+    assert "is given up" in server.log
+
+
+def test_a_client_that_leaves_frees_its_request():
+    with served() as server:
+        with (
+            httpx.Client(timeout=60) as client,
+            client.stream("POST", f"{server.url}/v1/chat/completions", json=LONG) as answer,
+        ):
+            lines = answer.iter_lines()
+            next(lines)
+            assert server.metric("vllm:num_requests_running") == 1
+        until(lambda: server.metric("vllm:num_requests_running") == 0)
+        assert server.metric("vllm:request_success_total") == 1
+        assert server.metric("vllm:kv_cache_usage_perc") == 0
+        with pytest.raises(httpx.ReadTimeout):  # it wants the whole answer, and does not wait for it
+            httpx.post(f"{server.url}/v1/chat/completions", json={**LONG, "stream": False}, timeout=0.3)
+        until(lambda: server.metric("vllm:num_requests_running") == 0)
+        assert ask(server.url).status_code == 200
+
+
+def test_told_to_end_it_aborts_what_runs():
+    with served() as server:
+        readers, pool, futures = start_streams(server, 2)
+        server.process.send_signal(signal.SIGTERM)
+        for future in futures:
+            future.result(60)
+        assert all("shutting down" in reader.error["message"] for reader in readers)
+        assert server.process.wait(60) == 0
+        pool.shutdown()
+    assert "Shutdown initiated (timeout=0)" in server.log
+    assert "Aborting 2 requests" in server.log
+    assert server.lines[-1].endswith("Shutdown complete")
+
+
+def test_with_patience_it_lets_them_finish():
+    body = {**LONG, "max_tokens": 300}
+    with served("--shutdown-timeout", "60") as server:
+        readers, pool, futures = start_streams(server, 2, body)
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: "Draining" in server.log)
+        late = ask(server.url)
+        for future in futures:
+            future.result(60)
+        assert all(json.loads(reader.events[-2])["choices"][0]["finish_reason"] == "length" for reader in readers)
+        assert late.status_code == 503
+        assert "shutting down" in late.json()["error"]["message"]
+        assert server.process.wait(60) == 0
+        pool.shutdown()
+    assert "Draining 2 in-flight requests (timeout=60s)" in server.log
+
+
+def test_one_request_too_many_and_one_that_takes_too_long():
+    with served("--max-num-queued-reqs", "1", "--max-num-seqs", "1", "--request-timeout", "2") as server:
+        readers, pool, futures = start_streams(server, 1)
+        second = ThreadPoolExecutor(1)
+        waiting = second.submit(ask, server.url)
+        until(lambda: server.metric("vllm:num_requests_waiting") == 1 or waiting.done())
+        if not waiting.done():
+            refused = ask(server.url)
+            assert refused.status_code == 429
+            assert refused.headers["Retry-After"]
+            assert "the limit is 1" in refused.json()["error"]["message"]
+        futures[0].result(60)
+        error = readers[0].error if "error" in readers[0].events[-2] else None
+        assert error is None or (error["code"] == 504 and "deadline of 2 seconds" in error["message"])
+        pool.shutdown()
+        second.shutdown()
+
+
+def test_a_port_that_is_taken_costs_no_loading_time():
+    with served() as server:
+        port = server.url.rpartition(":")[2]
+        second = Served("--port", port)
+        assert second.process.wait(60) == 1
+        until(lambda: second.lines != [])
+        assert f"127.0.0.1:{port} cannot be listened at (Address already in use)" in second.log
+        assert "Loading weights" not in second.log
+
+
+def test_a_unix_socket(tmp_path):
+    path = tmp_path / "socket"
+    server = Served("--uds", str(path))
+    try:
+        until(path.exists)
+        transport = httpx.HTTPTransport(uds=str(path))
+        with httpx.Client(transport=transport, base_url="http://here") as client:
+
+            def healthy() -> bool:
+                try:
+                    return client.get("/health").status_code == 200
+                except httpx.TransportError:
+                    return False
+
+            until(healthy)
+            assert client.get("/v1/models").json()["data"][0]["id"] == "demo"
+    finally:
+        assert server.stop() == 0
+    assert not path.exists()
