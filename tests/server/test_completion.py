@@ -34,6 +34,7 @@ def choices(call, *outputs):
         (["a", "b"], ("a", "b")),
         ([1, 2], ((1, 2),)),
         ([[1, 2], [3]], ((1, 2), (3,))),
+        (["a", [3]], ("a", (3,))),
     ],
 )
 def test_forms_of_prompts(prompt, prompts):
@@ -83,8 +84,14 @@ def test_the_body():
     }  # fmt: skip
     assert body["choices"] == [
         {
-            "index": 0, "text": "a tiger", "logprobs": None, "finish_reason": "stop", "stop_reason": None,
-            "token_ids": None, "prompt_logprobs": None, "prompt_token_ids": None,
+            "index": 0,
+            "text": "a tiger",
+            "logprobs": None,
+            "finish_reason": "stop",
+            "stop_reason": None,
+            "token_ids": None,
+            "prompt_logprobs": None,
+            "prompt_token_ids": None,
         }
     ]
 
