@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from tests.inputs.vocabulary import CONTROL, GROUNDING, NOT_SPECIAL
 from tilewise.errors import InvalidCheckpoint, InvalidRequest
+from tilewise.inputs.system_texts import SYSTEM_THINKING
 from tilewise.inputs.templates import (
-    SYSTEM_THINKING,
     TEMPLATES,
     ImageSlot,
     Message,
@@ -310,6 +310,13 @@ def test_marks_are_tokens_where_the_template_writes_them_and_the_vocabulary_has_
     ids = tokenizer.encode_pieces(pieces)
     assert ids.count(tokenizer.special_id("<think>")) == 1
     assert ids.count(tokenizer.special_id("<tool_call>")) == 3
+
+
+def test_a_prompt_with_marks_has_the_ids_of_the_whole_string(tokenizer):
+    template = TEMPLATES["internvl2_5"].with_marks(NOT_SPECIAL)
+    turns = [user("a red panda"), Message("assistant", "on a tree", calls=(LOOK,)), Message("tool", "the picture")]
+    pieces = template.render(turns, thinking=True, tools=[LOOK])
+    assert tokenizer.encode_pieces(pieces) == tokenizer.encode_raw(to_string(pieces))
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -66,6 +66,11 @@ def test_any_cutting_gives_the_same_as_the_whole(text, cuts, rule):
     assert split(cut(text, cuts), rule) == split_parts(text, rule)
 
 
+def test_a_name_that_holds_the_tag_is_cut_as_well_as_whole():
+    text = '<tool_call>{"name": "a</tool_call>b", "arguments": {}}</tool_call>'
+    assert split(list(text), AUTO) == split([text], AUTO) == Parts(content=text)
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.sampled_from(["</tool_call>", '"}', "\\"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
