@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.inputs.jinjas import QWEN, plain, with_system
 from tests.tiny import SPECS, write_original
-from tilewise.inputs.templates import SYSTEM_INTERNVL2_5
+from tilewise.inputs.system_texts import SYSTEM_INTERNVL2_5
 
 ESCAPE = "\x1b["
 

@@ -125,9 +125,9 @@ def test_no_messages_at_all():
         read()
 
 
-@pytest.mark.parametrize("role", ["usr", "tool", None, "", ["user"], {}, 7])
+@pytest.mark.parametrize("role", ["usr", "function", None, "", ["user"], {}, 7])
 def test_a_wrong_role_is_refused_with_the_right_ones(role):
-    with pytest.raises(InvalidRequest, match=r"messages\[1\]: role must be one of system, user, assistant, got"):
+    with pytest.raises(InvalidRequest, match=r"messages\[1\]: role must be one of system, user, assistant, tool, got"):
         read(user("a"), {"role": role, "content": "b"})
 
 
@@ -219,3 +219,40 @@ def test_picture_limits_reach_the_reader():
 def test_a_video_sent_as_a_picture_is_refused():
     with pytest.raises(InvalidMedia, match="is not a picture"):
         read(user({"image_url": video_url()}))
+
+
+CALL = {"id": "1", "type": "function", "function": {"name": "look", "arguments": '{"where":  "left"}'}}
+
+
+def test_calls_and_results_of_tools():
+    messages, media = read(
+        user("a"),
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [CALL, {"function": {"name": "b", "arguments": {"c": "图"}}}],
+        },
+        {"role": "tool", "content": [{"type": "text", "text": "a wall"}]},
+    )
+    assert messages[1].text == ""
+    assert messages[1].calls == (
+        '{"name": "look", "arguments": {"where":  "left"}}',
+        '{"name": "b", "arguments": {"c": "图"}}',
+    )
+    assert (messages[2].role, messages[2].text, media) == ("tool", "a wall", [])
+
+
+@pytest.mark.parametrize(
+    ("message", "says"),
+    [
+        ({"role": "user", "content": "a", "tool_calls": [CALL]}, "only the assistant has tool_calls"),
+        ({"role": "assistant", "tool_calls": {"a": 1}}, "tool_calls must be a list, got dict"),
+        ({"role": "assistant", "tool_calls": [{"function": "look"}]}, r"tool_calls\[0\]: it needs a function"),
+        ({"role": "assistant", "tool_calls": [{"function": {"name": ""}}]}, "needs a function with a name"),
+        ({"role": "assistant", "tool_calls": [{"function": {"name": "a", "arguments": "{"}}]}, "text of a JSON object"),
+        ({"role": "assistant", "tool_calls": [{"function": {"name": "a", "arguments": "[1]"}}]}, "JSON object"),
+    ],
+)
+def test_calls_that_are_none(message, says):
+    with pytest.raises(InvalidRequest, match=says):
+        read(message)

@@ -8,7 +8,8 @@ import pytest
 
 from tests.inputs.jinjas import HARMFUL, QWEN, plain, with_system
 from tilewise.inputs.jinja import CONVERSATIONS, JinjaReport, compare_templates
-from tilewise.inputs.templates import SYSTEM_GPT_OSS, SYSTEM_INTERNVL2, SYSTEM_INTERNVL2_5, TEMPLATES
+from tilewise.inputs.system_texts import SYSTEM_GPT_OSS, SYSTEM_INTERNVL2, SYSTEM_INTERNVL2_5
+from tilewise.inputs.templates import TEMPLATES
 from tilewise.weights.folder import CheckpointFolder, Section
 
 INTERNVL2_5 = TEMPLATES["internvl2_5"]

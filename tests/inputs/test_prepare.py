@@ -1,6 +1,7 @@
 """Requests from messages and raw prompts: spans, digests, budgets, and prompts that do not fit."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -275,3 +276,53 @@ def test_ids_outside_the_vocabulary_are_refused(preparer, token):
 def test_an_empty_prompt_is_refused(preparer, prompt):
     with pytest.raises(InvalidRequest, match="The prompt is empty"):
         preparer.prompt(prompt, [], GREEDY)
+
+
+def test_pictures_of_one_tile(preparer):
+    pictures = [picture(THREE, 1), picture(FIVE, 2), picture(THREE, 3)]
+    request = ask(preparer, "<image><image><image>", *pictures, one_tile={1})
+    assert [len(image.tiles) for image in request.images] == [3, 1, 3]
+    assert request.images[1].grid == (1, 1)
+
+
+def test_videos_do_not_count_among_pictures_of_one_tile(preparer):
+    message = Message("user", "", 1, (2,))
+    request = preparer.chat([message], [picture(THREE, 1), [picture(ONE, 2)] * 2], GREEDY, one_tile={0})
+    assert [len(image.tiles) for image in request.images] == [1, 1, 1]
+
+
+def test_a_prompt_cut_to_its_end(preparer, make_preparer):
+    whole = ask(preparer, "Hi").prompt_ids
+    assert ask(preparer, "Hi", keep_last=3).prompt_ids == whole[-3:]
+    assert ask(preparer, "Hi", keep_last=4096).prompt_ids == whole
+    small = make_preparer(max_model_len=20)
+    sampling = SamplingParams(max_tokens=5)
+    assert (
+        small.prompt("a b " * 50, (), sampling, keep_last=-1).prompt_ids
+        == (preparer.prompt("a b " * 50, (), sampling).prompt_ids[-15:])
+    )
+    with pytest.raises(InvalidRequest, match="must be -1 or from 1 to 4096, got 0"):
+        ask(preparer, "Hi", keep_last=0)
+    with pytest.raises(InvalidRequest, match="would cut pictures"):
+        ask(preparer, "Hi", picture(), keep_last=100)
+
+
+def test_a_text_without_its_start_token(tokenizer, make_preparer):
+    preparer = make_preparer()
+    started = replace(preparer, spec=replace(preparer.spec, start_id=tokenizer.special_id("<|endoftext|>")))
+    whole = started.prompt("Hi", (), GREEDY).prompt_ids
+    assert started.prompt("Hi", (), GREEDY, start=False).prompt_ids == whole[1:]
+
+
+def test_tools_and_endings_reach_the_template(preparer):
+    turns = [Message("user", "Hi"), Message("assistant", "It is")]
+    request = preparer.chat(turns, [], GREEDY, tools=['{"a": 1}'], ending="continue")
+    assert '<tools>\n{"a": 1}\n</tools>' in request.prompt
+    assert request.prompt.endswith("<|im_start|>assistant\nIt is")
+
+
+def test_a_prompt_that_is_too_long_has_its_numbers(make_preparer):
+    with pytest.raises(TooLong) as caught:
+        make_preparer(max_model_len=4).prompt("a b c d e f", (), GREEDY)
+    assert (caught.value.limit, caught.value.output_tokens) == (4, 1)
+    assert str(caught.value).startswith(f"The prompt has {caught.value.prompt_tokens} tokens")

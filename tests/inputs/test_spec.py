@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from tokenizers import AddedToken
 
 from tests.tiny import SPECIAL_IDS, SPECS, tokenizer, write_original
 from tilewise.errors import InvalidCheckpoint
@@ -108,3 +109,17 @@ def test_a_start_token_that_only_the_map_names(spec_of, tmp_path):
 def test_a_start_token_that_the_tokenizer_lacks_is_refused(spec_of):
     with pytest.raises(InvalidCheckpoint, match="no token <s>"):
         spec_of(tokenizer_class="LlamaTokenizer")
+
+
+@pytest.mark.parametrize("known", [(), ("<tool_response>",)])
+def test_words_of_the_template_are_tokens_where_the_vocabulary_has_them(tmp_path, known):
+    write_original(tmp_path, SPECS["qwen2-300m"])
+    fast = tokenizer()
+    fast.add_tokens([AddedToken(word, normalized=False, special=False) for word in known])
+    found = Tokenizer(fast.to_str())
+    spec = InputSpec.of(CheckpointFolder.open(tmp_path), found)
+    preparer = Preparer(spec, found, max_model_len=10_000)
+    request = preparer.chat([Message("tool", "a wall")], [], GREEDY, tools=['{"a": 1}'])
+    assert request.prompt_ids == tuple(found.encode_raw(request.prompt))
+    assert found.find_id("<tool_call>") in request.prompt_ids
+    assert (found.find_id("<tool_response>") in request.prompt_ids) is bool(known)

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from tests.inputs.vocabulary import CONTROL, GROUNDING, NOT_SPECIAL
 from tilewise.errors import InvalidCheckpoint, InvalidRequest
+from tilewise.inputs.system_texts import SYSTEM_THINKING
 from tilewise.inputs.templates import (
-    SYSTEM_THINKING,
     TEMPLATES,
     ImageSlot,
     Message,
@@ -235,3 +235,98 @@ def test_a_tokenizer_without_image_tokens_is_refused():
     bare = FastTokenizer(models.BPE({"a": 0}, [])).to_str()
     with pytest.raises(InvalidCheckpoint, match=r"tokenizer\.json: the tokenizer has no token <IMG_CONTEXT>"):
         Tokenizer(bare)
+
+
+LOOK = '{"type": "function", "function": {"name": "look"}}'
+TOOL_SECTION = """\
+# Tools
+
+You may call one or more functions to assist with the user query.
+
+You are provided with function signatures within <tools></tools> XML tags:
+<tools>
+{"type": "function", "function": {"name": "look"}}
+{"a": 1}
+</tools>
+
+For each function call, return a json object with function name and arguments within <tool_call></tool_call> XML tags:
+<tool_call>
+{"name": <function-name>, "arguments": <args-json-object>}
+</tool_call>"""
+
+
+def test_tools_stand_behind_the_system_text():
+    tools = [LOOK, '{"a": 1}']
+    template = TEMPLATES["internvl2_5"]
+    start = f"<|im_start|>system\n{S25}\n\n{TOOL_SECTION}<|im_end|>\n<|im_start|>user\n"
+    assert to_string(template.render([user("Hi")], tools=tools)).startswith(start)
+    prompt = to_string(template.render([Message("system", "Be brief."), user("Hi")], tools=tools))
+    assert prompt.startswith(f"<|im_start|>system\nBe brief.\n\n{TOOL_SECTION}<|im_end|>\n")
+    prompt = to_string(template.render([Message("system", ""), user("Hi")], tools=tools))
+    assert prompt.startswith(f"<|im_start|>system\n{TOOL_SECTION}<|im_end|>\n")
+
+
+def test_calls_and_results_stand_in_their_turns():
+    turns = [
+        user("<image>Look.", 1),
+        Message("assistant", "I look.", calls=('{"name": "look", "arguments": {}}', '{"name": "b", "arguments": {}}')),
+        Message("tool", "a wall"),
+        Message("tool", "a door"),
+        Message("assistant", "", calls=('{"name": "c", "arguments": {}}',)),
+        Message("tool", "<image>"),
+        user("<image>And?", 1),
+    ]
+    pieces = TEMPLATES["internvl2_5"].render(turns)
+    assert [piece.index for piece in pieces if isinstance(piece, ImageSlot)] == [0, 1]
+    assert to_string(pieces).endswith(
+        "<|im_start|>user\n<image>Look.<|im_end|>\n"
+        '<|im_start|>assistant\nI look.\n<tool_call>\n{"name": "look", "arguments": {}}\n</tool_call>\n'
+        '<tool_call>\n{"name": "b", "arguments": {}}\n</tool_call><|im_end|>\n'
+        "<|im_start|>user\n<tool_response>\na wall\n</tool_response>\n"
+        "<tool_response>\na door\n</tool_response><|im_end|>\n"
+        '<|im_start|>assistant\n<tool_call>\n{"name": "c", "arguments": {}}\n</tool_call><|im_end|>\n'
+        "<|im_start|>user\n<tool_response>\n<image>\n</tool_response><|im_end|>\n"
+        "<|im_start|>user\n<image>And?<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["phi3-chat", "internvl3_5_gpt_oss"])
+@pytest.mark.parametrize("what", [{"tools": [LOOK]}, {"calls": (LOOK,)}, {"role": "tool"}])
+def test_templates_without_a_form_for_tools_refuse_them(name, what):
+    message = Message(what.get("role", "assistant"), "a", calls=what.get("calls", ()))
+    with pytest.raises(InvalidRequest, match=f"{name} has no form for tools"):
+        TEMPLATES[name].render([user("Hi"), message], tools=what.get("tools", ()))
+
+
+def test_marks_are_tokens_where_the_template_writes_them_and_the_vocabulary_has_them(tokenizer):
+    template = TEMPLATES["internvl2_5"].with_marks(["<think>", "<tool_call>", "</tool_call>"])
+    typed = '{"name": "<tool_call>", "arguments": {"a": "<think>"}}'
+    turns = [user("<think> <tool_call>"), Message("assistant", "<think>", calls=(typed,))]
+    pieces = template.render(turns, thinking=True, tools=[typed])
+    marks = [piece.token for piece in pieces if isinstance(piece, Special) and "|" not in piece.token]
+    in_section = ["<tool_call>", "</tool_call>"] * 2  # the sentence about them, and the example
+    assert marks == ["<think>", *in_section, "<tool_call>", "</tool_call>"]
+    assert to_string(pieces) == to_string(TEMPLATES["internvl2_5"].render(turns, thinking=True, tools=[typed]))
+    ids = tokenizer.encode_pieces(pieces)
+    assert ids.count(tokenizer.special_id("<think>")) == 1
+    assert ids.count(tokenizer.special_id("<tool_call>")) == 3
+
+
+def test_a_prompt_with_marks_has_the_ids_of_the_whole_string(tokenizer):
+    template = TEMPLATES["internvl2_5"].with_marks(NOT_SPECIAL)
+    turns = [user("a red panda"), Message("assistant", "on a tree", calls=(LOOK,)), Message("tool", "the picture")]
+    pieces = template.render(turns, thinking=True, tools=[LOOK])
+    assert tokenizer.encode_pieces(pieces) == tokenizer.encode_raw(to_string(pieces))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_endings(name):
+    template = TEMPLATES[name]
+    turns = [user("Hi"), Message("assistant", "It is")]
+    whole, ended, going_on = (
+        to_string(template.render(turns, ending=ending)) for ending in ("open", "end", "continue")
+    )
+    closing = template.turns["assistant"].split("{}")[1]
+    assert whole == ended + template.opening
+    assert ended == going_on + closing
+    assert going_on.endswith("It is")

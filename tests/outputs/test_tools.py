@@ -66,6 +66,11 @@ def test_any_cutting_gives_the_same_as_the_whole(text, cuts, rule):
     assert split(cut(text, cuts), rule) == split_parts(text, rule)
 
 
+def test_a_name_that_holds_the_tag_is_cut_as_well_as_whole():
+    text = '<tool_call>{"name": "a</tool_call>b", "arguments": {}}</tool_call>'
+    assert split(list(text), AUTO) == split([text], AUTO) == Parts(content=text)
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.sampled_from(["</tool_call>", '"}', "\\"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
@@ -80,8 +85,8 @@ def test_calls_of_any_arguments_come_back(calls, cuts, ascii_only):
     def write(value):
         return json.dumps(value, ensure_ascii=ascii_only)
 
-    # A name that holds a tag is the one thing that this form cannot say.
-    calls = [(name, value) for name, value in calls if "</tool_call>" not in name]
+    # A name that may hold the tag is the one thing that this form cannot say for sure.
+    calls = [(name, value) for name, value in calls if "</" not in name]
     blocks = [f"<tool_call>\n{write({'name': n, 'arguments': v})}\n</tool_call>" for n, v in calls]
     parts = split(cut("Let me see.\n" + "\n".join(blocks), cuts), AUTO)
     assert [(call.name, json.loads(call.arguments)) for call in parts.calls] == calls

@@ -34,6 +34,7 @@ def choices(call, *outputs):
         (["a", "b"], ("a", "b")),
         ([1, 2], ((1, 2),)),
         ([[1, 2], [3]], ((1, 2), (3,))),
+        (["a", [3]], ("a", (3,))),
     ],
 )
 def test_forms_of_prompts(prompt, prompts):

@@ -184,17 +184,9 @@ def test_a_unix_socket(tmp_path):
     path = tmp_path / "socket"
     server = Served("--uds", str(path))
     try:
-        until(path.exists)
-        transport = httpx.HTTPTransport(uds=str(path))
-        with httpx.Client(transport=transport, base_url="http://here") as client:
-
-            def healthy() -> bool:
-                try:
-                    return client.get("/health").status_code == 200
-                except httpx.TransportError:
-                    return False
-
-            until(healthy)
+        until(lambda: "Uvicorn running on unix socket" in server.log)
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://here") as client:
+            assert client.get("/health").status_code == 200
             assert client.get("/v1/models").json()["data"][0]["id"] == "demo"
     finally:
         assert server.stop() == 0

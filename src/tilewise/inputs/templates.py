@@ -16,32 +16,7 @@ from typing import Literal
 
 from tilewise.errors import InvalidRequest
 from tilewise.inputs import tool_text
-
-SYSTEM_INTERNVL2 = (
-    "你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，英文名叫InternVL, 是一个有用无害的人工智能助手。"
-)
-SYSTEM_INTERNVL2_5 = (
-    "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"
-)
-SYSTEM_GPT_OSS = """\
-You are InternVL, a large language model trained by Shanghai AI Laboratory.
-Knowledge cutoff: 2024-06
-Current date: 2025-08-06
-
-Reasoning: low
-
-# Valid channels: final. Channel must be included for every message."""
-SYSTEM_THINKING = """\
-You are an AI assistant that rigorously follows this response protocol:
-
-1. First, conduct a detailed analysis of the question. Consider different angles, potential solutions, and reason \
-through the problem step-by-step. Enclose this entire thinking process within <think> and </think> tags.
-
-2. After the thinking section, provide a clear, concise, and direct answer to the user's question. Separate the \
-answer from the think section with a newline.
-
-Ensure that the thinking process is thorough but remains focused on the query. The final answer should be standalone \
-and not reference the thinking section."""
+from tilewise.inputs.system_texts import SYSTEM_GPT_OSS, SYSTEM_INTERNVL2, SYSTEM_INTERNVL2_5, SYSTEM_THINKING
 
 Role = Literal["system", "user", "assistant"]
 ROLES: tuple[Role, ...] = ("system", "user", "assistant")

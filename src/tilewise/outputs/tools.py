@@ -15,8 +15,10 @@ from typing import Any, Literal
 from tilewise.outputs.reasoning import partial_tag
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
-# A name with "<" could hold a tag: such a call is read when it is whole.
-_HEADER = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\<]|\\[^<])+")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)')
+# A name with "</" could hold the tag: such a call is read when it is whole.
+_HEADER = re.compile(
+    r'\s*\{\s*"name"\s*:\s*("(?:[^"\\<]|<(?!/)|\\[^<])+")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
+)
 
 
 @dataclass(frozen=True, slots=True)

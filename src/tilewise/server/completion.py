@@ -81,7 +81,7 @@ def total_usage(call: CompletionCall, usages: Iterable[Usage]) -> Usage:
     )
 
 
-def _prompts(prompt: str | list[str] | list[int] | list[list[int]]) -> tuple[str | tuple[int, ...], ...]:
+def _prompts(prompt: str | list[int] | list[str | list[int]]) -> tuple[str | tuple[int, ...], ...]:
     items: list[Any] = [prompt] if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)) else list(prompt)
     if not items or any(not item for item in items):
         raise InvalidField("prompt", "prompt is empty: it needs at least one token.")

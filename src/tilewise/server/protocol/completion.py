@@ -6,7 +6,7 @@ from tilewise.server.protocol.common import Sampled
 
 
 class CompletionBody(Sampled):
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: str | list[int] | list[str | list[int]]
     logprobs: int | None = None
     echo: bool = False
     add_special_tokens: bool = True

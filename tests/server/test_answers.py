@@ -1,0 +1,173 @@
+"""From bytes of a body to bytes of an answer, with the demo model in between."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+
+import pytest
+
+from tests.server.asking import LOOK
+from tests.server.test_stream import gathered
+from tilewise import LLM, ImageAsset
+from tilewise.errors import InvalidRequest, TooLong
+from tilewise.outputs.group import AnswerGroup
+from tilewise.server.body import parse_body
+from tilewise.server.completion import completion_body, completion_call
+from tilewise.server.convert import chat_call
+from tilewise.server.requests import chat_request, completion_requests
+from tilewise.server.respond import chat_body
+from tilewise.server.served import ServedModel
+from tilewise.server.stream import ChatStream
+from tilewise.server.tokenize import detokenize_body, tokenize_body, tokenize_call
+
+SERVED = ServedModel(names=("demo",), root="demo", created=7, max_model_len=2048)
+
+
+@pytest.fixture(scope="module")
+def llm():
+    with LLM("demo") as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def sign():
+    data = io.BytesIO()
+    ImageAsset("stop_sign").pil_image.save(data, "PNG")
+    url = f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"
+    parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "What does the sign say?"}]
+    return {"role": "user", "content": parts}
+
+
+def drive(llm, group):
+    """The pieces of a group's answers."""
+    for request in group.requests:
+        llm._core.submit(request)
+    while not group.finished:
+        for delta in llm._core.step():
+            piece = group.take(delta)
+            if piece is not None:
+                yield piece
+                if piece.engine_goes_on:
+                    llm._core.abort(delta.request_id)
+
+
+def chat(llm, body):
+    """The whole answer and the chunks of one and the same run."""
+    call = chat_call(parse_body(json.dumps(body).encode()), SERVED)
+    request = chat_request(call, llm._prepare, llm._reader)
+    group, stream = AnswerGroup(llm._tokenizer, request, llm._prepare.spec), ChatStream(call, request.prompt_ids)
+    chunks = [chunk for piece in drive(llm, group) for chunk in stream.take(piece, group.usage)]
+    return chat_body(call, group.output()), [*chunks, *stream.finish(group.usage)]
+
+
+def test_a_picture_and_a_question(llm, sign):
+    body, chunks = chat(llm, {"messages": [sign], "temperature": 0, "max_tokens": 20, "stream": True})
+    usage = body["usage"]
+    assert usage["prompt_tokens_details"] == {"cached_tokens": 0, "image_tokens": 208, "tiles": 13}
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+    choice = body["choices"][0]
+    assert (choice["message"]["content"] != "", choice["finish_reason"]) == (True, "stop")
+    assert gathered(chunks)[0]["content"] == choice["message"]["content"]
+
+
+def test_a_picture_as_it_was_prepared_offline(llm, sign):
+    """The served prompt is that of LLM.chat."""
+    call = chat_call({"messages": [sign]}, SERVED)
+    offline = llm._chat_request([sign], call.sampling, None, None)
+    assert chat_request(call, llm._prepare, llm._reader).prompt_ids == offline.prompt_ids
+
+
+@pytest.mark.parametrize("parallel", [True, False])
+def test_required_calls_are_calls(llm, parallel):
+    turn = {"type": "function", "function": {"name": "turn", "parameters": {"$ref": "#/$defs/t", "$defs": {"t": {
+        "type": "object", "properties": {"to": {"enum": ["left", "right"]}}, "required": ["to"],
+        "additionalProperties": False}}}}}  # fmt: skip
+    asked = {"messages": [{"role": "user", "content": "Turn."}], "tools": [turn], "tool_choice": "required"}
+    body, chunks = chat(
+        llm, {**asked, "temperature": 0, "max_tokens": 200, "parallel_tool_calls": parallel, "stream": True}
+    )
+    choice = body["choices"][0]
+    calls = [(made["function"]["name"], made["function"]["arguments"]) for made in choice["message"]["tool_calls"]]
+    assert calls
+    assert len(calls) == 1 or parallel
+    assert choice["finish_reason"] == "tool_calls" or parallel
+    assert gathered(chunks)[0]["tool_calls"] == [list(call) for call in calls]
+    if choice["finish_reason"] == "tool_calls":
+        for name, arguments in calls:
+            assert name == "turn"
+            assert json.loads(arguments)["to"] in ("left", "right")
+
+
+def test_asked_tokens_have_to_fit(llm):
+    body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2048}
+    with pytest.raises(TooLong) as caught:
+        chat_request(chat_call(body, SERVED), llm._prepare, llm._reader)
+    assert (caught.value.limit, caught.value.output_tokens) == (2048, 2048)
+    fits = {**body, "max_tokens": 2048 - caught.value.prompt_tokens}
+    assert chat_request(chat_call(fits, SERVED), llm._prepare, llm._reader).sampling.max_tokens == fits["max_tokens"]
+
+
+def test_completions_echo_their_prompts(llm):
+    call = completion_call(
+        {"prompt": ["the red sign", [300, 301]], "max_tokens": 3, "echo": True, "logprobs": 1, "temperature": 0}, SERVED
+    )
+    outputs = []
+    for request in completion_requests(call, llm._prepare):
+        group = AnswerGroup(llm._tokenizer, request, llm._prepare.spec)
+        list(drive(llm, group))
+        outputs.append(group.output())
+    body = completion_body(call, outputs, lambda ids: llm._tokenizer.decode(ids, skip_special_tokens=False))
+    first, second = body["choices"]
+    assert first["text"].startswith("the red sign")
+    assert first["logprobs"]["token_logprobs"][0] is None
+    assert all(value <= 0 for value in first["logprobs"]["token_logprobs"][1:])
+    shown = "".join(first["logprobs"]["tokens"])
+    assert shown.startswith("the red sign")
+    assert first["logprobs"]["text_offset"][1] == len(first["logprobs"]["tokens"][0])
+    assert second["text"].startswith(llm._tokenizer.decode([300, 301]))
+
+
+def test_tokenize_counts_pictures_and_detokenize_comes_back(llm, sign):
+    body = tokenize_body(tokenize_call({"messages": [sign]}, SERVED), llm._prepare, llm._reader)
+    request = chat_request(chat_call({"messages": [sign]}, SERVED), llm._prepare, llm._reader)
+    assert (body["tokens"], body["count"]) == (list(request.prompt_ids), len(request.prompt_ids))
+    assert (body["max_model_len"], body["token_strs"]) == (2048, None)
+    text = {"prompt": "the red sign", "return_token_strs": True}
+    body = tokenize_body(tokenize_call(text, SERVED), llm._prepare, llm._reader)
+    assert len(body["token_strs"]) == body["count"]
+    assert detokenize_body({"tokens": body["tokens"]}, SERVED, llm._tokenizer) == {"prompt": "the red sign"}
+    assert tokenize_body(tokenize_call({"prompt": ""}, SERVED), llm._prepare, llm._reader)["count"] == 0
+
+
+def test_tokenize_takes_more_than_the_context(llm):
+    body = tokenize_body(tokenize_call({"prompt": "red " * 5000}, SERVED), llm._prepare, llm._reader)
+    assert body["count"] > 2048
+
+
+def test_tokenize_follows_tools_and_endings(llm):
+    asked = {"messages": [{"role": "user", "content": "Hi"}], "tools": [LOOK], "add_generation_prompt": False}
+    body = tokenize_body(tokenize_call(asked, SERVED), llm._prepare, llm._reader)
+    prompt = detokenize_body({"tokens": body["tokens"]}, SERVED, llm._tokenizer)["prompt"]
+    assert '"name": "look"' in prompt
+    assert prompt.endswith("Hi<|im_end|>\n")
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({}, "Send either prompt or messages."),
+        ({"prompt": "a", "messages": []}, "Send either prompt or messages."),
+        ({"messages": [{"role": "user", "content": "a"}], "add_special_tokens": True}, "writes the special tokens"),
+        ({"prompt": "a", "chat_template": "x"}, "--trust-request-chat-template is not set"),
+    ],
+)
+def test_what_tokenize_refuses(body, says):
+    with pytest.raises(InvalidRequest, match=says):
+        tokenize_call(body, SERVED)
+
+
+def test_detokenize_knows_its_vocabulary(llm):
+    with pytest.raises(InvalidRequest, match="tokens: token id 999999 is not in the vocabulary"):
+        detokenize_body({"tokens": [999999]}, SERVED, llm._tokenizer)
