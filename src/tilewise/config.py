@@ -18,6 +18,7 @@ from tilewise.speculation import SpeculativeConfig
 
 Dtype = Literal["auto", "bfloat16", "float16", "half", "float32", "float"]
 LoadFormat = Literal["auto", "dummy"]
+LoadStrategy = Literal["lazy", "eager", "prefetch"]
 TileBudget = Literal["each", "share"]
 Hub = Literal["huggingface", "modelscope"]
 Policy = Literal["fcfs", "priority"]
@@ -56,6 +57,12 @@ class EngineConfig:
     )
     trust_remote_code: bool = option(
         False, "accepted for compatibility; code of a checkpoint is never run, nor is it needed", "model"
+    )
+    safetensors_load_strategy: LoadStrategy | None = option(
+        None,
+        "lazy = weights are read as they are needed; prefetch = a thread reads ahead, for slow and network disks; "
+        "eager = all is read first (default: lazy)",
+        "model",
     )
     dtype: Dtype = option("auto", "type of weights and activations", "model")
     max_model_len: int | None = option(

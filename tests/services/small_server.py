@@ -3,6 +3,7 @@
 usage: small_server.py [deaf | late | fails | sick] FILE
 """
 
+import os
 import signal
 import sys
 import time
@@ -21,7 +22,7 @@ class Answer(BaseHTTPRequestHandler):
         self.end_headers()
 
 
-print("loading", FLAGS.get("model"), flush=True)
+print("loading", FLAGS.get("model"), "in process", os.getpid(), flush=True)
 if "fails" in MANNERS:
     sys.exit("No such model.")
 if "deaf" in MANNERS:

@@ -47,7 +47,7 @@ def test_a_service_is_started_listed_read_and_stopped(start_small, folder, port,
     assert row.split()[:5] == ["InternVL3-1B", str(port), str(service.pid), "some/InternVL3-1B", "running"]
 
     assert main(["logs", "InternVL3-1B"]) == 0
-    assert capsys.readouterr().out.startswith("loading some/InternVL3-1B\n")
+    assert capsys.readouterr().out.startswith("loading some/InternVL3-1B in process")
 
     assert main(["stop", "InternVL3-1B"]) == 0
     assert capsys.readouterr().out == f"InternVL3-1B (pid {service.pid}) ended.\n"
@@ -82,7 +82,7 @@ def test_a_name_is_of_one_service_at_a_time(start_small, folder):
 
 
 def test_a_service_that_fails_shows_its_last_lines_and_leaves_nothing(start_small, folder):
-    with pytest.raises(ServiceProblem, match=r"(?s)m ended with status 1 .*loading m\nNo such model\."):
+    with pytest.raises(ServiceProblem, match=r"(?s)m ended with status 1 .*loading m in process \d+\nNo such model\."):
         start_small("m", manners=("fails",))
     assert folder.all() == []
     assert "No such model." in folder.file("m", "log").read_text()
@@ -90,8 +90,9 @@ def test_a_service_that_fails_shows_its_last_lines_and_leaves_nothing(start_smal
 
 def test_a_service_that_does_not_answer_in_time_is_stopped(start_small, folder, capsys):
     with pytest.raises(ServiceProblem, match=r"did not answer within .* and was stopped"):
-        start_small("m", "--timeout", "0.5", manners=("late",))
+        start_small("m", "--timeout", "3", manners=("late",))
     assert folder.all() == []
+    wait_until_dead(int(folder.file("m", "log").read_text().split()[-1]))
 
 
 def test_one_that_says_it_is_not_well_is_not_ready(start_small):
@@ -143,7 +144,7 @@ def test_a_name_whose_service_has_died_is_free_again(start_small, folder, capsys
 def test_following_a_log_ends_with_the_service(start_small, folder, capsys):
     start_small("m")
     service = folder.find("m")
-    follower = threading.Thread(target=main, args=(["logs", "-f", "m"],))
+    follower = threading.Thread(target=main, args=(["logs", "-f", "m"],), daemon=True)
     follower.start()
     with open(service.log, "a") as log:  # noqa: PTH123
         log.write("the last word\n")

@@ -28,7 +28,9 @@ from tilewise.runner.tile_file import TileFile
 from tilewise.runner.tile_key import ENCODER_PARTS, model_key
 from tilewise.runner.tile_store import TileStore
 from tilewise.step import Limits, Runner
+from tilewise.weights.ahead import read_ahead
 from tilewise.weights.checkpoint import Checkpoint
+from tilewise.weights.files import shard_files
 from tilewise.weights.fingerprint import Fingerprint
 from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.view import RandomSource
@@ -182,6 +184,7 @@ def _load(
     mesh, context = Mesh(size=config.tensor_parallel_size), resolved.limits.max_model_len
     if config.load_format == "dummy":
         return architecture.build(RandomSource(dtype, platform.device), ops, context, mesh, watch)
+    read_ahead(shard_files(architecture.folder.path), config.safetensors_load_strategy)
     size = architecture.count_parameters(ops) * dtype.itemsize
     with progress_bar("Loading weights", size, size >= _WORTH_A_BAR, of_bytes=True) as on_read:
         return architecture.load(dtype, ops, context, platform.device, on_read, mesh, watch)

@@ -21,7 +21,7 @@ class SafetensorFiles:
         self.folder = folder
         self._close = ExitStack()
         self._readers: dict[str, Any] = {}
-        for path in _shards(folder):
+        for path in shard_files(folder):
             reader = self._open(path)
             self._readers |= dict.fromkeys(reader.keys(), reader)
         self.names = frozenset(self._readers)
@@ -50,7 +50,8 @@ class SafetensorFiles:
         self._close.close()
 
 
-def _shards(folder: Path) -> list[Path]:
+def shard_files(folder: Path) -> list[Path]:
+    """The files of weights. Raises InvalidCheckpoint where one is missing."""
     index = folder / INDEX
     if not index.exists():
         found = sorted(folder.glob("*.safetensors"))

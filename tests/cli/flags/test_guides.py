@@ -45,10 +45,11 @@ def test_on_one_device_the_command_runs_and_says_what_became_of_the_rest():
     engine, server = settings.engine, settings.server
     assert (engine.max_model_len, engine.max_num_batched_tokens, engine.max_num_seqs) == (40960, 16384, 32)
     assert (engine.mm_processor_cache_gb, engine.allowed_local_media_path) == (0, "/")
+    assert engine.safetensors_load_strategy == "prefetch"
     assert (server.port, server.served_model_name) == (2002, ("internvl3_5",))
     for about in (
         *("cudagraph_mode FULL_DECODE_ONLY became NONE", "sizes 64, 128, 192, 256, 512 would nowhere be used"),
-        *("enable_weight_nz_layout: weights keep", "enable_cpu_binding: threads", "--safetensors-load-strategy"),
+        *("enable_weight_nz_layout: weights keep", "enable_cpu_binding: threads"),
         *("--enable-chunked-prefill", "--trust-remote-code: code of a checkpoint is never run"),
         *("VLLM_USE_V1: ", "VLLM_ASCEND_ENABLE_FLASHCOMM1: ", "VLLM_ASCEND_ENABLE_FUSED_MC2: "),
     ):

@@ -49,7 +49,6 @@ def _off(name: str, says: str, fate: Fate = "not yet", short: str | None = None)
 
 
 _ONE_DEVICE = "experts are all on one device"
-_MAPPED = "weights are mapped, and read as the model is built; the system's page cache is what is shared"
 _NUMA = "threads are bound by OMP_PROC_BIND and OMP_PLACES, or by numactl"
 
 FOREIGN: tuple[Foreign, ...] = (
@@ -88,10 +87,6 @@ FOREIGN: tuple[Foreign, ...] = (
         *("additional_config", dict[str, Any], "other device"),
         "options of vLLM-Ascend; one line a key says what became of it, and unknown keys are named",
         by_key=True,
-    ),
-    Foreign(
-        *("safetensors_load_strategy", Literal["lazy", "eager", "prefetch"] | None, "built in"),
-        _MAPPED,
     ),
     Foreign(
         *("enable_chunked_prefill", bool, "built in"),
