@@ -59,10 +59,10 @@ class ServerConfig:
     h11_max_incomplete_event_size: int = option(4 * 2**20, "most bytes of request line and headers", "limits")
     h11_max_header_count: int = option(256, "most headers of a request", "limits")
     max_num_queued_reqs: int | None = option(
-        None, "requests that may wait; further ones get 503 and Retry-After (default: no limit)", "limits"
+        None, "requests that may wait; further ones get 429 and Retry-After (default: no limit)", "limits"
     )
     max_num_queued_tokens: int | None = option(
-        None, "prompt tokens that may wait; further requests get 503 and Retry-After (default: no limit)", "limits"
+        None, "prompt tokens that may wait; further requests get 429 and Retry-After (default: no limit)", "limits"
     )
     request_timeout: float | None = option(
         None, "seconds that a request may take in all before it is given up (default: no limit)", "limits"
@@ -105,7 +105,6 @@ class ServerConfig:
     )
     stream_interval: int = option(1, "tokens that a streamed chunk waits for", "answers")
     enable_force_include_usage: bool = option(False, "count tokens in every stream, asked for or not", "answers")
-    enable_prompt_tokens_details: bool = option(True, "say how many prompt tokens were cached", "answers")
 
     enable_log_requests: bool = option(False, "log each request's id, options and prompt", "logging")
     enable_log_outputs: bool = option(False, "log answers too; needs enable_log_requests", "logging")
@@ -115,7 +114,6 @@ class ServerConfig:
     disable_access_log_for_endpoints: tuple[str, ...] = option(
         (), 'paths without a line a request, as "/health,/metrics"', "logging"
     )
-    enable_server_load_tracking: bool = option(False, "count running requests at /load", "logging")
     otlp_traces_endpoint: str | None = option(
         None, "where spans of requests are sent, as http://localhost:4318/v1/traces", "logging"
     )

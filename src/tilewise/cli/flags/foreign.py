@@ -56,6 +56,8 @@ FOREIGN: tuple[Foreign, ...] = (
     _parallel("pipeline_parallel_size", "-pp"),
     _parallel("data_parallel_size", "-dp"),
     _parallel("api_server_count"),
+    Foreign("enable_prompt_tokens_details", bool, "built in", "usage always has them", (True,)),
+    Foreign("enable_server_load_tracking", bool, "built in", "/load always counts running requests", (True,)),
     _off("enable_expert_parallel", f"{_ONE_DEVICE}; spreading them is not there yet", short="-ep"),
     _off("enable_eplb", f"{_ONE_DEVICE}; balancing them is not there yet"),
     Foreign("eplb_config", dict[str, Any], "other device", _ONE_DEVICE),
