@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor
 
 from tilewise.models.internvl import InternVL
-from tilewise.platforms.base import PANEL
 from tilewise.runner.batch import build_batch
 from tilewise.runner.drafter import Drafter
 from tilewise.runner.encoder import BUCKETS, ONE_BY_ONE, EncoderLane
+from tilewise.runner.head import by_panels, one_by_one, together
 from tilewise.runner.kv_memory import allocate_caches
 from tilewise.runner.placement import in_order, in_panels
 from tilewise.runner.prompt_scores import score_prompts
@@ -48,8 +47,10 @@ class LocalRunner:
         self._model = model
         self._limits = limits
         self._tables = Tables(limits, device)
-        self._place = in_panels if limits.batch_invariant else in_order
-        sizes = ONE_BY_ONE if limits.batch_invariant else BUCKETS
+        fixed = limits.batch_invariant
+        self._place = in_panels if fixed else in_order
+        self._sampled_logits, self._prompt_logits = (one_by_one, by_panels) if fixed else (together, together)
+        sizes = ONE_BY_ONE if fixed else BUCKETS
         self._encoder = EncoderLane(model, limits.tile_pages, store, sizes)
         self._caches = allocate_caches(model, limits, device)
         self._drafter = Drafter(draft_model, limits, self._tables) if draft_model else None
@@ -72,18 +73,10 @@ class LocalRunner:
                 tables.write(work.slot, work.known_stop, work.draft_ids)
         batch = build_batch(plan.work, placement, tables, self._limits.block_size, self._encoder.rows_per_page)
         hidden = self._model.hidden(batch, self._caches, self._encoder.pool)
-        logits_of = partial(self._logits, hidden)
-        prompt_scores = score_prompts(plan.work, placement.rows, tables, logits_of)
-        logits = logits_of(batch.logits_rows)
+        prompt_logits = partial(self._prompt_logits, self._model.logits, hidden)
+        prompt_scores = score_prompts(plan.work, placement.rows, tables, prompt_logits)
+        logits = self._sampled_logits(self._model.logits, hidden, batch.logits_rows)
         return sample(logits, [work for work in plan.work if work.samples], tables), prompt_scores
-
-    def _logits(self, hidden: Tensor, rows: Tensor) -> Tensor:
-        """Logits [R, vocabulary] of some rows of the batch; in batch-invariant mode of their whole panels."""
-        if not self._limits.batch_invariant:
-            return self._model.logits(hidden[rows])
-        panels, index = (rows // PANEL).unique(return_inverse=True)
-        logits = self._model.logits(hidden.unflatten(0, (-1, PANEL))[panels].flatten(0, 1))
-        return logits[index * PANEL + rows % PANEL]
 
     def close(self) -> None:
         """Encoded tiles that wait are written to disk; memory goes with the object."""
