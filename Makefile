@@ -45,8 +45,9 @@ matrix: install ## compare every model with transformers, and write docs/support
 equality: install ## the contract of the engine: what was tried, and the worst difference of logits
 	$(BIN)/python -m pytest tests/equal --equality
 
-compatibility: install ## write docs/compatibility.md from the tables of flags
-	$(BIN)/python docs/compatibility.py
+compatibility: install ## write docs/compatibility.md and docs/api.md from the tables of flags and fields
+	$(BIN)/python -m docs.compatibility
+	$(BIN)/python -m docs.api
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

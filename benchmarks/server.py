@@ -30,7 +30,7 @@ from tilewise.plan import Resolved
 from tilewise.remote.process import Launch
 from tilewise.remote.wire import Ready
 from tilewise.server.config import ServerConfig
-from tilewise.server.run import run
+from tilewise.server.serve import serve as run_server
 from tilewise.step import Limits, StepPlan, StepResult
 from tilewise.types import Request, SampledToken, SamplingParams
 
@@ -65,7 +65,7 @@ def build(_: Launch) -> tuple[EngineCore, Ready]:
 
 def serve(port: int) -> None:
     engine = EngineConfig(model="demo", disable_log_stats=True)
-    run(engine, ServerConfig(host="127.0.0.1", port=port, disable_uvicorn_access_log=True), build)
+    run_server(engine, ServerConfig(host="127.0.0.1", port=port, disable_uvicorn_access_log=True), build)
 
 
 async def stream(client: httpx.AsyncClient, tokens: int) -> tuple[float, int]:

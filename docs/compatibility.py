@@ -62,7 +62,7 @@ def _options() -> Iterator[str]:
     flags = [flag for flag in serve_flags() if flag.group != "compatibility"]
     for group, members in groupby(sorted(flags, key=lambda flag: list(GROUPS).index(flag.group)), lambda f: f.group):
         rows = [(_names(flag), _values(flag), _default(flag.default), _meaning(flag)) for flag in members]
-        yield _section(f"### {group}: {GROUPS[group]}", ("flag", "values", "default", "what it is"), rows)
+        yield section(f"### {group}: {GROUPS[group]}", ("flag", "values", "default", "what it is"), rows)
 
 
 def _names(flag: Flag) -> str:
@@ -100,7 +100,7 @@ def _foreign() -> Iterator[str]:
         title, _, about = text.partition("\n")
         entries = [entry for entry in FOREIGN if entry.fate == fate and entry.name not in options]
         rows = [(_names(entry.flag), _values(entry.flag), _accepted(entry), entry.says) for entry in entries]
-        yield _section(f"## {title}\n{about}", ("flag", "values", "accepted", "why"), rows)
+        yield section(f"## {title}\n{about}", ("flag", "values", "accepted", "why"), rows)
 
 
 def _accepted(entry: Foreign) -> str:
@@ -111,7 +111,7 @@ def _accepted(entry: Foreign) -> str:
 
 def _additional() -> str:
     rows = [(f"`{key}`", says) for key, says in ADDITIONAL.items()]
-    return _section(
+    return section(
         "## Keys of `--additional-config`\nOthers are named in a warning.", ("key", "what became of it"), rows
     )
 
@@ -119,16 +119,16 @@ def _additional() -> str:
 def _variables() -> str:
     rows = [(f"`{entry.name}`", VARIABLE_FATES[entry.fate], entry.says) for entry in VARIABLES]
     about = "Others that begin with VLLM_ are named in a warning, or refused with `--fail-on-environ-validation`."
-    return _section(f"## Environment variables\n{about}", ("variable", "what becomes of it", "about"), rows)
+    return section(f"## Environment variables\n{about}", ("variable", "what becomes of it", "about"), rows)
 
 
-def _section(heading: str, titles: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+def section(heading: str, titles: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     title, _, about = heading.partition("\n")
-    lines = [title, "", *([about, ""] if about else []), _row(titles), "|---" * len(titles) + "|"]
-    return "\n".join([*lines, *map(_row, rows), ""])
+    lines = [title, "", *([about, ""] if about else []), row(titles), "|---" * len(titles) + "|"]
+    return "\n".join([*lines, *map(row, rows), ""])
 
 
-def _row(cells: tuple[str, ...]) -> str:
+def row(cells: tuple[str, ...]) -> str:
     """Cells as Markdown shows them: < would begin HTML there, and | another cell."""
     escaped = (cell.replace("<", "&lt;").replace("|", "&#124;") for cell in cells)
     return f"| {' | '.join(escaped)} |"

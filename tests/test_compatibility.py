@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from docs import api
 from docs.compatibility import PAGE, page
 
 import tilewise
@@ -17,6 +18,10 @@ from tilewise.cli.flags.variables import VARIABLES
 
 def test_the_page_is_current():
     assert PAGE.read_text(encoding="utf-8") == page(), "run make compatibility"
+
+
+def test_the_page_of_the_api_is_current():
+    assert api.PAGE.read_text(encoding="utf-8") == api.page(), "run make compatibility"
 
 
 def test_every_flag_is_named_once():

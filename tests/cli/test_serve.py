@@ -16,7 +16,7 @@ from tilewise.cli.flags.table import serve_flags
 def asked(monkeypatch):
     """What the server was asked to run."""
     calls = []
-    monkeypatch.setattr(tilewise.server, "run", lambda engine, server: calls.append((engine, server)), raising=False)
+    monkeypatch.setattr(tilewise.server, "run", lambda engine, server: calls.append((engine, server)) or 0)
     root, ours = logging.getLogger(), logging.getLogger("tilewise")
     handlers, levels = list(root.handlers), (root.level, ours.level)
     yield calls

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import logging
 import os
 from typing import Any
@@ -45,8 +44,9 @@ def run(options: argparse.Namespace) -> int:
 
     set_up_logs("APIServer", os.environ.get("VLLM_LOGGING_LEVEL", "INFO"))
     log_settings(settings)
-    server = importlib.import_module("tilewise.server")
-    return int(server.run(settings.engine, settings.server) or 0)
+    import tilewise.server
+
+    return tilewise.server.run(settings.engine, settings.server)
 
 
 def log_settings(settings: Settings) -> None:

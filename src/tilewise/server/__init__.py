@@ -11,6 +11,6 @@ if TYPE_CHECKING:
 
 def run(engine: EngineConfig, server: ServerConfig) -> int:
     """Serve until told to stop; the exit status. Raises a TilewiseError if the server cannot start."""
-    from tilewise.server.run import run as serve  # an HTTP library is no matter for who reads a configuration
+    from tilewise.server.serve import serve  # an HTTP library is no matter for who reads a configuration
 
     return serve(engine, server)

@@ -7,12 +7,8 @@ import pytest
 from tests.cli.flags import commands
 from tilewise.cli.flags.parse import CommandLine
 from tilewise.cli.flags.settings import read_settings
-from tilewise.cli.flags.table import names_of, serve_flags
-from tilewise.config import EngineConfig
+from tilewise.cli.flags.table import serve_flags
 from tilewise.errors import InvalidConfig
-
-MEMORY = {"gpu_memory_utilization", "mm_processor_cache_gb", "enforce_eager"}
-needs_memory_options = pytest.mark.skipif(not names_of(EngineConfig) >= MEMORY, reason=f"needs the options {MEMORY}")
 
 
 def without(words: tuple[str, ...], flag: str, values: int = 1) -> tuple[str, ...]:
@@ -20,7 +16,6 @@ def without(words: tuple[str, ...], flag: str, values: int = 1) -> tuple[str, ..
     return words[:at] + words[at + 1 + values :]
 
 
-@needs_memory_options
 @pytest.mark.parametrize("words", [commands.QUANTISED_38B, commands.QUANTISED_241B])
 def test_the_quantised_models_of_several_devices(words):
     values = CommandLine.read(words, serve_flags()).values
@@ -33,13 +28,11 @@ def test_the_quantised_models_of_several_devices(words):
         read_settings(words, {})
 
 
-@needs_memory_options
 def test_all_that_cannot_be_is_named_at_once():
     with pytest.raises(InvalidConfig, match=r"tensor_parallel_size=16 .*enable_expert_parallel=True .*one device"):
         read_settings(commands.QUANTISED_241B, {})
 
 
-@needs_memory_options
 def test_on_one_device_the_command_runs_and_says_what_became_of_the_rest():
     settings = read_settings(without(commands.QUANTISED_38B, "--tensor-parallel-size"), commands.ASCEND)
     engine, server = settings.engine, settings.server
@@ -68,7 +61,6 @@ def test_the_plain_models_of_several_devices(words, size):
     assert engine.enable_prefix_caching is ("--no-enable-prefix-caching" not in words)
 
 
-@needs_memory_options
 def test_internvl2_2b():
     engine = read_settings(commands.INTERNVL2_2B, {"VLLM_USE_MODELSCOPE": "True"}).engine
     assert (engine.model, engine.dtype, engine.max_model_len) == ("OpenGVLab/InternVL2-2B", "bfloat16", 32768)

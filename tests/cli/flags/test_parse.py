@@ -6,6 +6,7 @@ import pytest
 
 from tilewise.cli.flags.flag import BadUsage
 from tilewise.cli.flags.parse import CommandLine
+from tilewise.cli.flags.read import counts_of
 from tilewise.cli.flags.table import serve_flags
 
 
@@ -81,7 +82,11 @@ def test_lists_inside_objects_grow():
     ],
 )
 def test_the_four_forms_of_limits(text, limits):
-    assert read("--limit-mm-per-prompt", text).values == {"limit_mm_per_prompt": limits}
+    found = read("--limit-mm-per-prompt", text).values["limit_mm_per_prompt"]
+    counts, lines = counts_of(found)
+    assert counts == limits
+    sized = [kind for kind, limit in found.items() if isinstance(limit, dict) and len(limit) > 1]
+    assert ["of video are for engines that profile" in line for line in lines] == [True] * len(sized)
 
 
 def test_words_that_are_no_flags_may_stand_anywhere():

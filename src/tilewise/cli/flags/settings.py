@@ -11,6 +11,7 @@ from tilewise.cli.flags.flag import BadUsage
 from tilewise.cli.flags.foreign import check_foreign
 from tilewise.cli.flags.graphs import check_compilation, explain_additional
 from tilewise.cli.flags.parse import CommandLine
+from tilewise.cli.flags.read import counts_of
 from tilewise.cli.flags.table import DEFAULTS, names_of, serve_flags
 from tilewise.cli.flags.variables import OPTIONS, explain_variables, refuse_unknown, unknown_variables
 from tilewise.config import EngineConfig
@@ -75,6 +76,9 @@ def settle(values: dict[str, Any], environment: Mapping[str, str]) -> Settings:
     lines = check_foreign(values)
     _check_structured(values.get("structured_outputs_config") or {})
     frames, about_frames = _media_io(values.get("media_io_kwargs") or {})
+    if values.get("limit_mm_per_prompt"):
+        values["limit_mm_per_prompt"], about_limits = counts_of(values["limit_mm_per_prompt"])
+        lines += about_limits
     wanted = DEFAULTS | frames | values
     engine = EngineConfig.of(**{name: value for name, value in wanted.items() if name in names_of(EngineConfig)})
     server = ServerConfig.of(**{name: value for name, value in wanted.items() if name in names_of(ServerConfig)})

@@ -26,7 +26,7 @@ logger = logging.getLogger("tilewise")
 _ABORTED = 2.0  # seconds that streams have to say that they were aborted
 
 
-def run(engine: EngineConfig, server: ServerConfig, build: Build | None = None) -> int:
+def serve(engine: EngineConfig, server: ServerConfig, build: Build | None = None) -> int:
     """Serve until told to stop. Raises a TilewiseError if the server cannot start."""
     return asyncio.run(_serve(engine, server, build))
 
