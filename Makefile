@@ -46,10 +46,14 @@ matrix: install ## compare every model with transformers, and write docs/support
 	$(BIN)/python -m pytest tests/models --parity-json build/parity.json
 	$(BIN)/python docs/matrix.py build/parity.json
 
+monitoring: install ## write the table of metrics in docs/monitoring.md, and the Grafana dashboard
+	$(BIN)/python docs/metrics.py
+	$(BIN)/python docs/dashboard.py
+
 equality: install ## the contract of the engine: what was tried, and the worst difference of logits
 	$(BIN)/python -m pytest tests/equal --equality
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
-.PHONY: help install demo test test-slow test-clients check format eval-demo matrix equality clean
+.PHONY: help install demo test test-slow test-clients check format eval-demo matrix monitoring equality clean

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import subprocess
@@ -10,8 +11,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
+PICTURES = ROOT / "src" / "tilewise" / "demo" / "pictures"
 _ADDRESS = re.compile(r"Uvicorn running on (http://127\.0\.0\.1:\d+)")
 _PATIENCE = 120.0  # seconds, of a busy machine
 
@@ -42,3 +45,10 @@ def _address(process: subprocess.Popen[bytes], log: Path) -> str:
         assert process.poll() is None, f"the server ended:\n{text}"
         assert time.monotonic() < deadline, f"the server does not get ready:\n{text}"
         time.sleep(0.05)
+
+
+def question(text: str, picture: str) -> list[dict[str, Any]]:
+    """Messages about one of the demo's pictures, sent as a data URL."""
+    data = base64.b64encode((PICTURES / picture).read_bytes()).decode()
+    part = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
+    return [{"role": "user", "content": [part, {"type": "text", "text": text}]}]

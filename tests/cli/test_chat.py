@@ -19,9 +19,8 @@ from pathlib import Path
 
 import httpx
 
-from tests.demo_server import ROOT
+from tests.demo_server import PICTURES, ROOT
 
-PICTURES = ROOT / "src" / "tilewise" / "demo" / "pictures"
 _ESCAPES = re.compile(rb"\x1b\[[?0-9;]*[a-zA-Z]")
 _PATIENCE = 60.0  # seconds, of a busy machine
 # A terminal sends Ctrl-C's signal to whom it controls.

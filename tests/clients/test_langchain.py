@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel, ConfigDict
 
-from tests.demo_server import ROOT
+from tests.demo_server import PICTURES, question
 
 langchain_openai = pytest.importorskip("langchain_openai", reason="make test-clients installs it")
 pytestmark = pytest.mark.clients
@@ -33,12 +33,6 @@ def model(demo_url):
     return langchain_openai.ChatOpenAI(model="demo", base_url=f"{demo_url}/v1", api_key="none", temperature=0)
 
 
-def question(text: str, picture: str) -> list[dict[str, Any]]:
-    data = base64.b64encode((ROOT / "src/tilewise/demo/pictures" / picture).read_bytes()).decode()
-    url = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
-    return [{"role": "user", "content": [url, {"type": "text", "text": text}]}]
-
-
 def test_a_picture(model):
     answer = model.invoke(question("What is the word?", "reading_text.png"))
     assert answer.content == "cat"
@@ -48,7 +42,7 @@ def test_a_picture(model):
 
 def test_its_own_form_of_a_picture(model):
     """LangChain's content blocks, which its client turns into OpenAI's."""
-    data = base64.b64encode((ROOT / "src/tilewise/demo/pictures/counting.png").read_bytes()).decode()
+    data = base64.b64encode((PICTURES / "counting.png").read_bytes()).decode()
     block = {"type": "image", "base64": data, "mime_type": "image/png"}
     text = {"type": "text", "text": "How many diamonds are in the picture?"}
     assert model.invoke([{"role": "user", "content": [block, text]}]).content == "6"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import itertools
 import sys
 import threading
@@ -14,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.demo_server import ROOT, demo_server
+from tests.demo_server import demo_server, question
 from tilewise.errors import InvalidConfig
 from tilewise.server.tracing import Stage, Tracing, stages
 from tilewise.timing import EngineMoments, InputTiming, Timing
@@ -90,15 +89,13 @@ def collector() -> Iterator[tuple[str, list[Any]]]:
             server.shutdown()
 
 
-def body(question: str, **more: Any) -> dict[str, Any]:
-    data = base64.b64encode((ROOT / "src/tilewise/demo/pictures/small_print.png").read_bytes()).decode()
-    picture = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
-    return {"messages": [{"role": "user", "content": [picture, {"type": "text", "text": question}]}], **more}
+def body(text: str, **more: Any) -> dict[str, Any]:
+    return {"messages": question(text, "small_print.png"), **more}
 
 
 @pytest.fixture(scope="module")
 def spans(tmp_path_factory) -> list[Any]:
-    """Of a server's life: a request with a traceparent, a completion, a chat that was left, and one refused."""
+    """Of a server's life: a chat with a traceparent, one not to be traced, a completion, a chat left, one refused."""
     with collector() as (endpoint, received):
         log = tmp_path_factory.mktemp("traced") / "log"
         with (
@@ -109,6 +106,8 @@ def spans(tmp_path_factory) -> list[Any]:
             traced = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
             answer = client.post("/chat/completions", json=asked, headers=traced).raise_for_status().json()
             assert answer["choices"][0]["message"]["content"] == "hour"
+            unsampled = {"traceparent": f"00-{TRACE}-{PARENT}-00"}
+            client.post("/chat/completions", json=asked, headers=unsampled).raise_for_status()
             client.post("/completions", json={"prompt": ["a", "b"], "max_tokens": 3}).raise_for_status()
             endless = body("What is printed?", ignore_eos=True, stream=True, seed=7, temperature=0.25)
             with client.stream("POST", "/chat/completions", json=endless) as stream:
@@ -134,7 +133,9 @@ def children(spans: list[Any], whole: Any) -> list[Any]:
 
 def test_every_request_is_a_span_with_six_verbs_inside(spans):
     wholes = requests_of(spans)
-    assert len(wholes) == 4, "a chat, two prompts of one completion, and a chat that was left; nothing refused"
+    assert len(wholes) == 4, (
+        "a chat, two prompts of one completion, and a chat that was left; nothing refused or unsampled"
+    )
     for whole in wholes:
         inside = children(spans, whole)
         assert [span.name for span in inside] == VERBS

@@ -117,7 +117,7 @@ class ServerConfig:
     )
     enable_server_load_tracking: bool = option(False, "count running requests at /load", "logging")
     otlp_traces_endpoint: str | None = option(
-        None, "where spans of requests are sent, as http://localhost:4318/v1/traces", "logging"
+        None, "where spans of requests are sent, as http://localhost:4318/v1/traces; needs tilewise[otel]", "logging"
     )
 
     @classmethod
