@@ -25,6 +25,10 @@ test: install ## run the default test suite (no GPU, no network, a few minutes)
 test-slow: install ## run the tests that take minutes or gigabytes
 	$(BIN)/python -m pytest -m slow
 
+test-clients: install ## drive a server with the clients of other projects, which are installed for it
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[clients]'
+	$(BIN)/python -m pytest tests/clients -m clients
+
 check: install ## formatting, lint and strict types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -42,6 +46,10 @@ matrix: install ## compare every model with transformers, and write docs/support
 	$(BIN)/python -m pytest tests/models --parity-json build/parity.json
 	$(BIN)/python docs/matrix.py build/parity.json
 
+monitoring: install ## write the table of metrics in docs/monitoring.md, and the Grafana dashboard
+	$(BIN)/python docs/metrics.py
+	$(BIN)/python docs/dashboard.py
+
 equality: install ## the contract of the engine: what was tried, and the worst difference of logits
 	$(BIN)/python -m pytest tests/equal --equality
 
@@ -52,4 +60,4 @@ compatibility: install ## write docs/compatibility.md and docs/api.md from the t
 clean: ## remove the environment and caches
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
-.PHONY: help install demo test test-slow check format eval-demo matrix equality compatibility clean
+.PHONY: help install demo test test-slow test-clients check format eval-demo matrix compatibility monitoring equality clean

@@ -132,7 +132,7 @@ def _argument(hint: Any, read: Callable[[str], int] | None) -> dict[str, Any]:
     if get_origin(hint) is Literal:
         return {"choices": get_args(hint)}
     if get_origin(hint) is dict:
-        return {"type": _json_object, "metavar": "JSON"}
+        return {"type": json_object, "metavar": "JSON"}
     if get_origin(hint) is tuple:
         return {"nargs": "+", "type": get_args(hint)[0]}
     return {"type": hint, "metavar": {int: "N", float: "X"}.get(hint, "TEXT")}
@@ -148,7 +148,7 @@ def _amount(read: Callable[[str], int]) -> Callable[[str], int]:
     return parse
 
 
-def _json_object(text: str) -> dict[str, Any]:
+def json_object(text: str) -> dict[str, Any]:
     """JSON, or the short form `image=4,video=0`."""
     try:
         value = json.loads(text) if text.lstrip().startswith("{") else dict(_pair(item) for item in text.split(","))

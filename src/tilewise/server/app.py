@@ -22,6 +22,7 @@ from tilewise.server.context import Context
 from tilewise.server.guard import Door
 from tilewise.server.problem import Problem
 from tilewise.server.routes import chat, completions, information, responses, tokenize
+from tilewise.server.tracing import TraceContext
 
 logger = logging.getLogger("tilewise")
 _TICK = 1.0  # seconds between looks at whether the periodic line is due
@@ -47,6 +48,8 @@ def create_app(parts: Assembly, config: ServerConfig) -> ASGIApp:
     for router in ROUTERS:
         app.include_router(router)
     app.add_exception_handler(HTTPException, _routing_error)
+    if parts.service.tracing is not None:
+        app.add_middleware(TraceContext)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=config.allowed_origins,

@@ -29,6 +29,7 @@ from tilewise.server.convert import check_template_options
 from tilewise.server.metrics import Metrics
 from tilewise.server.served import ServedModel, sampling_defaults
 from tilewise.server.service import Admission, Service
+from tilewise.server.tracing import Tracing
 from tilewise.weights.checkpoint import Checkpoint
 from tilewise.weights.folder import CheckpointFolder, read_json
 
@@ -79,6 +80,7 @@ class Assembly:
 async def assemble(engine: EngineConfig, config: ServerConfig, build: Build | None = None) -> Assembly:
     """Everything up to an engine that is ready. Raises what hinders it."""
     started = time.perf_counter()
+    tracing = tracing_of(engine, config)  # first: a library that is missing should not cost a model's loading time
     checkpoint = await asyncio.to_thread(
         Checkpoint.find, engine.model, engine.revision, engine.hub, engine.download_dir
     )
@@ -98,7 +100,7 @@ async def assemble(engine: EngineConfig, config: ServerConfig, build: Build | No
     metrics = Metrics(served.name, context)
     metrics.describe_caches(ready.resolved)
     admission = Admission(config.max_num_queued_reqs, config.max_num_queued_tokens, config.request_timeout)
-    service = Service(supervisor, preparer, media_reader(engine), admission, metrics, media_threads())
+    service = Service(supervisor, preparer, media_reader(engine), admission, metrics, media_threads(), tracing)
     stats = None if engine.disable_log_stats else StatsLog(log_interval(), time.monotonic())
     parts = Assembly(supervisor, service, served, metrics, stats, cache)
     parts.became("ready")
@@ -107,6 +109,11 @@ async def assemble(engine: EngineConfig, config: ServerConfig, build: Build | No
     phases = {"files and tokenizer": read - started, "engine process": waited, **ready.seconds}
     parts.phases = ", ".join(f"{name} {seconds:.2f}" for name, seconds in phases.items())
     return parts
+
+
+def tracing_of(engine: EngineConfig, config: ServerConfig) -> Tracing | None:
+    target, names = config.otlp_traces_endpoint, config.served_model_name or (engine.model,)
+    return None if target is None else Tracing(target, names[0])
 
 
 def served_model(

@@ -115,7 +115,7 @@ class ServerConfig:
         (), 'paths without a line a request, as "/health,/metrics"', "logging"
     )
     otlp_traces_endpoint: str | None = option(
-        None, "where spans of requests are sent, as http://localhost:4318/v1/traces", "logging"
+        None, "where spans of requests are sent, as http://localhost:4318/v1/traces; needs tilewise[otel]", "logging"
     )
 
     @classmethod

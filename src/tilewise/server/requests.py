@@ -34,19 +34,17 @@ def conversation_request(
         one_tile=prompt.one_tile,
         keep_last=prompt.keep_last,
     )
-    return request.with_(arrival=arrival)
+    return request.with_(arrival=arrival, inputs=replace(reader.watch.timing, preprocess=request.inputs.preprocess))
 
 
 def completion_requests(call: CompletionCall, preparer: Preparer) -> list[Request]:
     """One request for each prompt."""
-    return [
-        _routed(
-            preparer.prompt(prompt, (), call.sampling, start=call.start, keep_last=call.keep_last),
-            call.routing,
-            preparer,
-        )
+    arrival = time.monotonic()
+    requests = [
+        preparer.prompt(prompt, (), call.sampling, start=call.start, keep_last=call.keep_last)
         for prompt in call.prompts
     ]
+    return [_routed(request.with_(arrival=arrival), call.routing, preparer) for request in requests]
 
 
 def _with_frames(reader: MediaReader, prompt: ChatPrompt) -> MediaReader:

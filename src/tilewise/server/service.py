@@ -22,6 +22,7 @@ from tilewise.outputs.group import AnswerGroup, Piece
 from tilewise.remote.stream import Stream
 from tilewise.remote.supervisor import Supervisor
 from tilewise.server.metrics import Metrics
+from tilewise.server.tracing import Tracing
 from tilewise.types import Request
 
 Result = TypeVar("Result")
@@ -49,9 +50,11 @@ class Service:
         admission: Admission,
         metrics: Metrics,
         threads: int,
+        tracing: Tracing | None = None,
     ) -> None:
         self.engine = engine
         self.metrics = metrics
+        self.tracing = tracing
         self.in_flight = 0
         """Requests whose answers have not ended."""
         self._draining = False
@@ -111,6 +114,8 @@ class Service:
                 self.metrics.finished(group.request, group.output())
             else:
                 self.metrics.aborted(len(group.requests))
+            if self.tracing is not None:
+                self.tracing.ended(group)
 
     def _take(self, group: AnswerGroup, deltas: list[TokenDelta], stream: Stream) -> list[Piece]:
         pieces = []
@@ -160,3 +165,5 @@ class Service:
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
+        if self.tracing is not None:
+            self.tracing.close()

@@ -46,17 +46,20 @@ class Service:
         return f"unix:{self.uds}" if self.uds else self.url
 
 
+def state_folder(environment: Mapping[str, str]) -> Path:
+    """TILEWISE_HOME, or where XDG has the state of programs."""
+    home = environment.get("TILEWISE_HOME")
+    state = environment.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(home).expanduser() if home else Path(state).expanduser() / "tilewise"
+
+
 @dataclass(frozen=True, slots=True)
 class ServiceFolder:
     path: Path
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> ServiceFolder:
-        """Below TILEWISE_HOME, or where XDG has the state of programs."""
-        home = environment.get("TILEWISE_HOME")
-        state = environment.get("XDG_STATE_HOME") or "~/.local/state"
-        root = Path(home).expanduser() if home else Path(state).expanduser() / "tilewise"
-        folder = root / "services"
+        folder = state_folder(environment) / "services"
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)
         return cls(folder.absolute())

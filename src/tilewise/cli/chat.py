@@ -1,0 +1,121 @@
+"""`tilewise chat`: a conversation with a server, at a terminal or line by line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from contextlib import closing
+from typing import Any
+
+from tilewise.cli.conversation.commands import Quit, run_command
+from tilewise.cli.conversation.history import history
+from tilewise.cli.conversation.screen import Screen
+from tilewise.cli.conversation.server import DEFAULT_URL, ChatServer
+from tilewise.cli.conversation.session import Session
+from tilewise.cli.options import json_object
+from tilewise.errors import TilewiseError
+from tilewise.services.record import state_folder
+
+EXAMPLES = """\
+examples:
+  tilewise chat
+      with `tilewise serve` on this machine; /help lists the commands
+  tilewise chat --url http://vision.example:8000/v1 --system "Answer in one sentence."
+  tilewise chat -q "Who are you?"
+  printf '%s\\n' '/image sign.jpg' 'What does the sign say?' | tilewise chat
+      without a terminal, each line is a question or a command
+"""
+
+
+def add_parser(verbs: Any) -> None:
+    parser = verbs.add_parser(
+        "chat",
+        help="talk with a server, at a terminal",
+        description="Talk with any OpenAI-compatible server about pictures and videos.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--url", default=DEFAULT_URL, help=f"of the server (default: {DEFAULT_URL})")
+    parser.add_argument("--model", "--model-name", metavar="NAME", help="the server's name of it (default: its first)")
+    parser.add_argument(
+        "--api-key", metavar="KEY", help="of the server (default: VLLM_API_KEY, which nobody else sees)"
+    )
+    parser.add_argument("--system", "--system-prompt", metavar="TEXT", help="system message")
+    parser.add_argument("-q", "--quick", metavar="MSG", help="ask this, print the answer, and end")
+    parser.add_argument("--max-tokens", type=int, metavar="N", help="longest answer (default: the server's)")
+    parser.add_argument("--temperature", type=float, metavar="X", help="0 = always the likeliest token (as above)")
+    parser.add_argument(
+        "--extra-body",
+        type=json_object,
+        metavar="JSON",
+        default={},
+        help='further fields of each request, as {"chat_template_kwargs": {"enable_thinking": true}}',
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    with ChatServer(options.url, options.api_key or os.environ.get("VLLM_API_KEY")) as server:
+        wanted = {"max_tokens": options.max_tokens, "temperature": options.temperature}
+        session = Session(
+            server,
+            options.model or server.first_model(),
+            options.system,
+            {**options.extra_body, **{name: value for name, value in wanted.items() if value is not None}},
+        )
+        screen = Screen(sys.stdout, sys.stdout.isatty() and os.environ.get("TERM") != "dumb")
+        if options.quick is not None:
+            answer(session, screen, options.quick)
+            return 0
+        if not sys.stdin.isatty():
+            return talk_by_lines(session, screen)
+        screen.note(f"{session.model} at {server.url}. /help lists the commands.")
+        with history(state_folder(os.environ) / "chat"):
+            return talk(session, screen)
+
+
+def talk(session: Session, screen: Screen) -> int:
+    """Until the person has had enough; mistakes and Ctrl-C end no conversation."""
+    while True:
+        try:
+            line = input(f"[{len(session.attached)} attached] > " if session.attached else "> ")
+            take(session, screen, line)
+        except TilewiseError as error:
+            screen.note(f"tilewise: {error}")
+        except KeyboardInterrupt:
+            print()
+        except EOFError:
+            print()
+            return 0
+        except Quit:
+            return 0
+
+
+def talk_by_lines(session: Session, screen: Screen) -> int:
+    """All lines of the input; 1 if one of them went wrong."""
+    code = 0
+    for line in sys.stdin:
+        try:
+            take(session, screen, line)
+        except TilewiseError as error:
+            print(f"tilewise: {error}", file=sys.stderr)
+            code = 1
+        except Quit:
+            break
+    return code
+
+
+def take(session: Session, screen: Screen, line: str) -> None:
+    """One line: a question or a command."""
+    line = line.strip()
+    if line.startswith("/"):
+        if said := run_command(session, line):
+            screen.note(said)
+    elif line:
+        answer(session, screen, line)
+
+
+def answer(session: Session, screen: Screen, question: str) -> None:
+    with closing(session.ask(question)) as deltas:
+        screen.show(deltas)
