@@ -187,7 +187,7 @@ def test_messages_of_a_wrong_shape_are_refused(messages):
 
 
 class NoFetch(MediaAccess):
-    def fetch(self, url: str) -> bytes:
+    def fetch(self, url: str, *args) -> bytes:
         pytest.fail(f"fetched {url}")
 
 
