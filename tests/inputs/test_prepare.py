@@ -1,6 +1,7 @@
 """Requests from messages and raw prompts: spans, digests, budgets, and prompts that do not fit."""
 
 import io
+import re
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tilewise.errors import InvalidMedia, InvalidRequest, TooLong, UnknownOption
-from tilewise.inputs.images import ImageLimits
+from tilewise.inputs.images import ImageLimits, LimitedPicture
 from tilewise.inputs.prepare import InputOptions, tile_digest
 from tilewise.inputs.templates import Message
 from tilewise.types import SamplingParams
@@ -275,3 +276,50 @@ def test_ids_outside_the_vocabulary_are_refused(preparer, token):
 def test_an_empty_prompt_is_refused(preparer, prompt):
     with pytest.raises(InvalidRequest, match="The prompt is empty"):
         preparer.prompt(prompt, [], GREEDY)
+
+
+def film_of(frames: int) -> list[Image.Image]:
+    return [picture(ONE, seed) for seed in range(frames)]
+
+
+def ask_of_films(preparer, lengths: list[int]):
+    media = [film_of(frames) for frames in lengths]
+    return preparer.chat([Message("user", "Why?", 0, tuple(lengths))], media, GREEDY)
+
+
+@pytest.mark.parametrize("lengths", [[12], [30], [12, 12], [5, 20], [3, 3, 11]])
+def test_videos_that_do_not_fit_say_how_many_of_their_frames_would(make_preparer, lengths):
+    """Exactly so many, and not one more: taking the advice works."""
+    preparer = make_preparer(max_model_len=230)
+    with pytest.raises(TooLong) as caught:
+        ask_of_films(preparer, lengths)
+    advised = int(re.search(r"ask for num_frames=(\d+)", str(caught.value))[1])
+    assert f"Of {sum(lengths)} frames of {len(lengths)} video(s), {advised} of " in str(caught.value)
+    ask_of_films(preparer, [min(frames, advised) for frames in lengths])
+    with pytest.raises(TooLong):
+        ask_of_films(preparer, [min(frames, advised + 1) for frames in lengths])
+
+
+def test_a_prompt_that_is_too_long_without_frames_says_so(make_preparer):
+    with pytest.raises(TooLong, match=r"Of 3 frames of 1 video\(s\), none would fit"):
+        ask_of_films(make_preparer(max_model_len=30), [3])
+
+
+def test_pictures_alone_get_no_advice_about_frames(make_preparer):
+    with pytest.raises(TooLong) as caught:
+        ask(make_preparer(max_model_len=30), "Hi", picture(FIVE))
+    assert "frames" not in str(caught.value)
+
+
+def test_a_limited_picture_is_cut_into_fewer_tiles_than_its_neighbours(preparer):
+    request = ask(preparer, "Hi", picture(FIVE), LimitedPicture(picture(FIVE), 1), LimitedPicture(picture(FIVE), 99))
+    assert [len(image.tiles) for image in request.images] == [5, 1, 5]
+
+
+def test_the_limit_holds_beside_a_request_s_own(preparer):
+    both = [LimitedPicture(picture(FIVE), 2), LimitedPicture(picture(FIVE), 4)]
+    request = ask(
+        preparer, "Hi", *both, processor={"max_dynamic_patch": 3, "min_dynamic_patch": 2, "use_thumbnail": False}
+    )
+    assert all(len(image.tiles) <= 3 for image in request.images)
+    assert len(request.images[0].tiles) == 2

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import re
 import struct
+import threading
 import warnings
 import zlib
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PP
 _START_OF_SCAN = b"\xff\xda"
 _MAX_SCANS = 100  # cameras and web sites write about ten
 _OBJECT = re.compile(r"'?<[^<>]*>'?|\b0x[0-9a-fA-F]{5,}\b")
+_OPENING = threading.Lock()  # filters of warnings belong to the process; opening reads a header
 # What Pillow's decoders raise on damaged files.
 DAMAGE = (
     *(OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError),
@@ -122,9 +124,10 @@ def open_image(
     name = name or ("the picture" if isinstance(data, bytes) else f"{data}")
     try:
         content = data if isinstance(data, bytes) else Path(data).read_bytes()
-        with warnings.catch_warnings():
+        with _OPENING, warnings.catch_warnings():
             # Pillow warns from its own limit on; ours has the say. At twice that Pillow refuses, whatever we allow.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            # What it warns of besides, it mends.
+            warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(content), formats=_FORMATS)
         check_image(image, limits, name)
         _check_scans(image, content, name)

@@ -27,6 +27,7 @@ _CODECS = (
     "h264,hevc,libdav1d,av1,libvpx,libvpx-vp9,vp8,vp9,mpeg4,mpeg1video,mpeg2video,mjpeg,h263,msmpeg4,msmpeg4v1,"
     "msmpeg4v2,wmv1,wmv2,wmv3,vc1,flv,theora,prores,dvvideo,gif,png,rawvideo"
 )
+_ALLOWED = {"format_whitelist": _FORMATS, "codec_whitelist": _CODECS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,8 @@ class _Film:
         data = self.data  # a path is opened here, so that none is read as a protocol
         with (
             io.BytesIO(data) if isinstance(data, bytes) else Path(data).open("rb") as file,
-            av.open(file, options={"format_whitelist": _FORMATS, "codec_whitelist": _CODECS}) as container,
+            # Names in a file may be in any encoding; nobody reads them.
+            av.open(file, options=_ALLOWED, metadata_errors="ignore") as container,
         ):
             stream = next(iter(container.streams.video), None)
             if stream is None:

@@ -16,6 +16,7 @@ from tilewise.inputs.web.address import WebAddress, check_domain, is_public
     [
         ("http://a.example", "a.example", 80, "/"),
         ("HTTPS://A.Example./x", "a.example", 443, "/x"),
+        ("http://a.example/a b.png", "a.example", 80, "/a%20b.png"),
         ("http://a.example:8080/x?y=1&z=%20#part", "a.example", 8080, "/x?y=1&z=%20"),
         ("http://bücher.example/ü?q=ü", "xn--bcher-kva.example", 80, "/%C3%BC?q=%C3%BC"),
         ("http://１２７.０.０.１/", "127.0.0.1", 80, "/"),

@@ -12,7 +12,7 @@ import socket
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from urllib.parse import quote, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from tilewise.errors import InvalidMedia
 from tilewise.inputs.media_budget import Deadline
@@ -22,7 +22,8 @@ MAX_URL = 8192
 _SLICE = 0.1  # seconds between two looks at whether anybody still waits
 _PORTS = {"http": 80, "https": 443}
 # Browsers read a backslash as a slash, others do not; tabs and line breaks are dropped by some.
-_AMBIGUOUS = re.compile(r"[\x00-\x20\x7f\\]")
+_AMBIGUOUS = re.compile(r"[\x00-\x1f\x7f\\]")
+_IN_PATH = "/%:@!$&'()*+,;=~-._"  # sent as they are; all else is escaped
 _HOST = re.compile(r"[a-z0-9_.-]+")
 # IPv6 ranges whose last 32 bits are an IPv4 address that a gateway (NAT64) or an old stack would go to.
 _HOLDS_IPV4 = tuple(map(ipaddress.ip_network, ("64:ff9b::/96", "::/96", "::ffff:0:0/96", "::ffff:0:0:0/96")))
@@ -49,19 +50,14 @@ class WebAddress:
             raise InvalidMedia(f"A URL of {len(url)} characters is too long, the limit is {MAX_URL}.")
         try:
             parts = urlsplit(url)
-            host, port = parts.hostname, parts.port
-            if parts.scheme not in _PORTS or not host:
+            port, default = parts.port, _PORTS.get(parts.scheme)
+            if default is None or not parts.hostname:
                 raise InvalidMedia(f"{short(url)}: The URL must be either a HTTP, data or file URL.")
-            if _AMBIGUOUS.search(parts.netloc) or _AMBIGUOUS.search(url.partition("?")[0]):
-                raise InvalidMedia(f"{short(url)!r}: a URL may not hold blanks, line breaks or backslashes.")
-            if "[" in parts.netloc and ":" not in host:
-                raise ValueError(f"{host[:80]!r} is no IPv6 address")
-            if "@" in parts.netloc:
-                raise InvalidMedia(f"{short(url)}: a URL with credentials is not fetched; leave out what is before @.")
-            path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
-            query = quote(parts.query, safe="/%:@!$&'()*+,;=~-._?[]")
+            _check_unambiguous(url, parts)
+            path = quote(parts.path or "/", safe=_IN_PATH)
+            query = quote(parts.query, safe=f"{_IN_PATH}?[]")
             target = f"{path}?{query}" if query else path
-            return cls(parts.scheme, _plain(host), _PORTS[parts.scheme] if port is None else port, target)
+            return cls(parts.scheme, _plain(parts.hostname), default if port is None else port, target)
         except ValueError as error:  # of urllib and idna
             if isinstance(error, InvalidMedia):
                 raise
@@ -71,6 +67,15 @@ class WebAddress:
     def host_header(self) -> str:
         name = f"[{self.host}]" if ":" in self.host else self.host
         return name if self.port == _PORTS[self.scheme] else f"{name}:{self.port}"
+
+
+def _check_unambiguous(url: str, parts: SplitResult) -> None:
+    if _AMBIGUOUS.search(url.partition("?")[0]):
+        raise InvalidMedia(f"{short(url)!r}: a URL may not hold line breaks, control characters or backslashes.")
+    if "@" in parts.netloc:
+        raise InvalidMedia(f"{short(url)}: a URL with credentials is not fetched; leave out what is before @.")
+    if "[" in parts.netloc and ":" not in (parts.hostname or ""):
+        raise InvalidMedia(f"{short(url)}: only an IPv6 address stands in brackets.")
 
 
 def _plain(host: str) -> str:
