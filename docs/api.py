@@ -28,7 +28,7 @@ PARTS = """\
 | part | what it is |
 |---|---|
 | `{"type": "text", "text": "..."}` | text; `<image>` in it says where a picture stands, else pictures stand first |
-| `{"type": "image_url", "image_url": {"url": "..."}}` | a picture: `https:`, `data:`, or `file:` below the folder allowed |
+| `{"type": "image_url", "image_url": {"url": "..."}}` | a picture: `https:`, `data:`, `file:` in the folder allowed |
 | `{"type": "video_url", "video_url": {"url": "..."}}` | the same for videos; frames are taken evenly, one tile each |
 | `{"image_url": "..."}` | the short form |
 | audio, files, embeddings | refused by name |

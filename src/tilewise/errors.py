@@ -75,6 +75,12 @@ class EngineDead(TilewiseError):
     http_status = 503
 
 
+class Cancelled(TilewiseError):
+    """Whoever sent the request has left; there is nobody to answer."""
+
+    http_status = 499
+
+
 class Overloaded(TilewiseError):
     """More requests wait than are allowed to; sending it again later will help."""
 

@@ -17,11 +17,15 @@ from tilewise.config import EngineConfig
 from tilewise.engine.core import EngineCore
 from tilewise.engine.counters import Counters, StatsLog
 from tilewise.errors import InvalidConfig, InvalidRequest
-from tilewise.inputs.chat import MediaReader, read_messages
+from tilewise.inputs.chat import read_messages
 from tilewise.inputs.draft import find_draft
 from tilewise.inputs.images import ImageLimits
 from tilewise.inputs.media import MediaAccess
+from tilewise.inputs.media_budget import MediaBudget
 from tilewise.inputs.media_cache import MediaCache
+from tilewise.inputs.media_handles import MediaHandles
+from tilewise.inputs.media_limits import MediaLimits
+from tilewise.inputs.media_reader import LOCAL, MediaReader
 from tilewise.inputs.prepare import InputOptions, Preparer
 from tilewise.inputs.prompts import PromptInput, read_prompts
 from tilewise.inputs.spec import InputSpec
@@ -196,7 +200,7 @@ class LLM:
         if unknown:
             raise InvalidRequest(f"chat_template_kwargs knows enable_thinking, got {', '.join(sorted(unknown))}.")
         arrival = time.monotonic()  # before media are fetched and decoded: waiting for them is waiting too
-        reader = self._reader.timed()
+        reader = self._reader.timed(scope=LOCAL)
         parsed, media = read_messages(messages, reader)
         thinking = bool((template or {}).get("enable_thinking", False))
         request = self._prepare.chat(parsed, media, sampling, processor=processor, thinking=thinking)
@@ -262,10 +266,14 @@ def log_interval() -> float:
 
 def media_reader(config: EngineConfig) -> MediaReader:
     root = config.allowed_local_media_path
+    media = MediaLimits.of(os.environ)
     access = MediaAccess(
         allowed_local_media_path=Path(root) if root else None,
         allowed_media_domains=config.allowed_media_domains,
+        limits=media,
     )
     limits = ImageLimits(max_pixels=config.max_image_pixels)
     frames = FrameChoice(config.num_frames, config.fps)
-    return MediaReader(access, limits, config.limit_mm_per_prompt or {}, frames)
+    # Without a cache nothing of a request is held on to when it ends, its files included.
+    handles = MediaHandles(media.handle_bytes if config.mm_processor_cache_gb else 0)
+    return MediaReader(access, limits, config.limit_mm_per_prompt or {}, frames, handles, budget=MediaBudget(media))

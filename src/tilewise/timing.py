@@ -8,9 +8,24 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 Clock = Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class MediaCounts:
+    """What the media of a request came to."""
+
+    downloads: int = 0
+    """Media fetched, wherever their URLs pointed."""
+    download_bytes: int = 0
+    failures: int = 0
+    """Media that could not be fetched, or not be read."""
+    pictures: int = 0
+    videos: int = 0
+    frames: int = 0
+    """Chosen from videos."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +38,7 @@ class InputTiming:
     """Files to pixels."""
     preprocess: float = 0.0
     """Cutting pictures, template and tokenizer."""
+    media: MediaCounts = MediaCounts()
 
     @property
     def total(self) -> float:
@@ -30,27 +46,46 @@ class InputTiming:
 
 
 class Stopwatch:
-    """Adds up what the media of one request take."""
+    """Adds up what the media of one request take, and counts them; what fails takes time as well."""
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
         self._download = self._decode = 0.0
+        self.counts = MediaCounts()
 
     @contextmanager
     def downloading(self) -> Iterator[None]:
         started = self._clock()
-        yield
-        self._download += self._clock() - started
+        try:
+            with self._failing():
+                yield
+        finally:
+            self._download += self._clock() - started
 
     @contextmanager
     def decoding(self) -> Iterator[None]:
         started = self._clock()
-        yield
-        self._decode += self._clock() - started
+        try:
+            with self._failing():
+                yield
+        finally:
+            self._decode += self._clock() - started
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception:
+            self.count(failures=1)
+            raise
+
+    def count(self, **more: int) -> None:
+        """Add to fields of MediaCounts."""
+        self.counts = replace(self.counts, **{name: getattr(self.counts, name) + by for name, by in more.items()})
 
     @property
     def timing(self) -> InputTiming:
-        return InputTiming(self._download, self._decode)
+        return InputTiming(self._download, self._decode, media=self.counts)
 
 
 @dataclass(frozen=True, slots=True)

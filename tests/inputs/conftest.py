@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.inputs.loopback import base, no_connection, running, server  # noqa: F401
 from tests.inputs.vocabulary import CONTROL, NOT_SPECIAL, small_tokenizer
 from tilewise.inputs.images import Tiling
 from tilewise.inputs.prepare import InputOptions, Preparer

@@ -1,46 +1,19 @@
 """Messages of the OpenAI form: every spelling of a content part, and counts checked before anything is fetched."""
 
-import base64
-import io
-
-import av
-import numpy as np
 import pytest
 from PIL import Image
 
-from tilewise.errors import InvalidMedia, InvalidRequest
+from tests.inputs.pictures import data_url, picture_url, saved, user, video_url
+from tilewise.errors import Cancelled, InvalidMedia, InvalidRequest
 from tilewise.inputs.chat import MediaReader, read_messages
-from tilewise.inputs.images import ImageLimits
+from tilewise.inputs.images import ImageLimits, LimitedPicture
 from tilewise.inputs.media import MediaAccess
+from tilewise.inputs.media_budget import MediaBudget
+from tilewise.inputs.media_limits import MediaLimits
 from tilewise.inputs.templates import Message
 from tilewise.inputs.video import FrameChoice
 
 READER = MediaReader(frames=FrameChoice(2))
-
-
-def data_url(kind: str, data: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
-
-
-def picture_url(width: int = 4) -> str:
-    buffer = io.BytesIO()
-    Image.new("RGB", (width, 4), "red").save(buffer, "PNG")
-    return data_url("image/png", buffer.getvalue())
-
-
-def video_url(frames: int = 3) -> str:
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="avi") as container:
-        stream = container.add_stream("mpeg4", rate=10)
-        stream.width, stream.height, stream.pix_fmt = 16, 16, "yuv420p"
-        for _ in range(frames):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8))))
-        container.mux(stream.encode())
-    return data_url("video/avi", buffer.getvalue())
-
-
-def user(*parts) -> dict:
-    return {"role": "user", "content": list(parts)}
 
 
 def read(*messages, reader: MediaReader = READER):
@@ -187,7 +160,7 @@ def test_messages_of_a_wrong_shape_are_refused(messages):
 
 
 class NoFetch(MediaAccess):
-    def fetch(self, url: str) -> bytes:
+    def fetch(self, url: str, *args) -> bytes:
         pytest.fail(f"fetched {url}")
 
 
@@ -256,3 +229,97 @@ def test_calls_and_results_of_tools():
 def test_calls_that_are_none(message, says):
     with pytest.raises(InvalidRequest, match=says):
         read(message)
+
+
+def frame_list(*widths: int) -> str:
+    return "data:video/jpeg;base64," + ",".join(picture_url(width).partition(",")[2] for width in widths)
+
+
+def test_a_list_of_pictures_is_a_video():
+    parsed, media = read(user({"video_url": frame_list(4, 5)}))
+    assert parsed[0].videos == (2,)
+    assert [frame.width for frame in media[0]] == [4, 5]
+
+
+def test_frames_of_a_list_are_chosen_as_those_of_a_video():
+    choice = FrameChoice(2)
+    _, media = read(user({"video_url": frame_list(*range(4, 11))}))
+    assert [frame.width for frame in media[0]] == [4 + index for index in choice.indices(7)]
+
+
+def test_a_frame_that_is_none_is_named():
+    with pytest.raises(InvalidMedia, match="frame 2 of the video is not a picture that can be read"):
+        read(user({"video_url": frame_list(4) + ",aGVsbG8="}))
+
+
+@pytest.mark.parametrize("tail", ["", ",", ",,,"])
+def test_empty_frames_are_refused(tail):
+    with pytest.raises(InvalidMedia, match="is not a picture"):
+        read(user({"video_url": f"data:video/jpeg;base64,{tail}"}))
+
+
+def test_an_ordinary_mp4_is_no_list():
+    with pytest.raises(InvalidMedia, match="not valid base64"):
+        read(user({"video_url": video_url().replace("video/avi", "video/mp4") + ",aGVsbG8="}))
+
+
+def test_detail_has_no_effect_unless_the_server_gives_it_one():
+    _, media = read(user({"image_url": {"url": picture_url(), "detail": "low"}}))
+    assert isinstance(media[0], Image.Image)
+
+
+@pytest.mark.parametrize(
+    ("detail", "most"), [({"detail": "low"}, 1), ({"detail": "high"}, None), ({"detail": "auto"}, 6), ({}, 6)]
+)
+def test_detail_limits_the_tiles_of_its_picture(detail, most):
+    reader = MediaReader(detail_tiles={"low": 1, "auto": 6})
+    _, media = read(user({"image_url": {"url": picture_url(), **detail}}), reader=reader)
+    assert (media[0].max_tiles if isinstance(media[0], LimitedPicture) else None) == most
+
+
+@pytest.mark.parametrize("detail", ["lowest", 1, [], {}])
+def test_a_wrong_detail_is_refused(detail):
+    with pytest.raises(InvalidRequest, match="detail must be one of auto, low, high, original, got"):
+        read(user({"image_url": {"url": picture_url(), "detail": detail}}))
+
+
+def limited(**limits) -> MediaReader:
+    return MediaReader(access=MediaAccess(limits=MediaLimits(**limits)), frames=FrameChoice(2)).timed()
+
+
+def test_pixels_of_a_request_are_counted_over_all_its_media():
+    picture = {"image_url": picture_url(5)}  # 5 x 4 pixels of 4 bytes
+    read(user(picture, picture), reader=limited(request_decoded_bytes=160))
+    with pytest.raises(InvalidMedia, match=r"have 240 bytes of pixels or more, the limit is 160"):
+        read(user(picture, picture), user(picture), reader=limited(request_decoded_bytes=160))
+
+
+def test_frames_count_as_pictures_do():
+    with pytest.raises(InvalidMedia, match=r"have 2048 bytes of pixels or more, the limit is 2047"):
+        read(user({"video_url": video_url()}), reader=limited(request_decoded_bytes=2047))
+
+
+def test_nothing_is_opened_for_a_client_that_has_left():
+    reader = MediaReader(access=NoFetch())
+    reader.budget.cancel()
+    with pytest.raises(Cancelled):
+        read(
+            user({"image_url": data_url("image/png", saved(Image.new("L", (4, 4))))}),
+            reader=MediaReader(budget=reader.budget),
+        )
+
+
+def test_each_request_has_a_budget_of_its_own():
+    reader = limited(request_bytes=100)
+    first, second = reader.timed(), reader.timed()
+    first.budget.take_bytes(100)
+    first.budget.cancel()
+    second.budget.take_bytes(100)
+
+
+def test_an_event_ends_the_request_that_it_belongs_to():
+    budget = MediaBudget()
+    reader = MediaReader().timed(cancelled=budget.cancelled)
+    budget.cancel()
+    with pytest.raises(Cancelled):
+        read(user({"image_url": picture_url()}), reader=reader)

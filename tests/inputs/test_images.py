@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import EpsImagePlugin, Image, ImageCms
+from PIL import EpsImagePlugin, GifImagePlugin, Image, ImageCms
 
 from tilewise.errors import InvalidMedia
-from tilewise.inputs.images import ImageLimits, open_image, to_rgb
+from tilewise.inputs.images import ImageLimits, open_image, reason, to_rgb
 
 WHITE, BLACK, RED = (255, 255, 255), (0, 0, 0), (255, 0, 0)
 
@@ -263,7 +263,7 @@ def test_a_larger_limit_lifts_pillow_s_own():
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF", "AVIF"])
 def test_several_frames_are_refused(kind):
-    with pytest.raises(InvalidMedia, match="has 3 frames, a picture has one: send it as a video, or send one frame"):
+    with pytest.raises(InvalidMedia, match="has several frames, a picture has one: send it as a video"):
         open_image(animation(kind))
 
 
@@ -271,6 +271,38 @@ def test_postscript_is_never_run(monkeypatch):
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args, **options: pytest.fail("interpreter started"))
     with pytest.raises(InvalidMedia):
         open_image(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n")
+
+
+def test_errors_never_tell_where_things_are_in_memory():
+    """Pillow puts the file object that it could not read into its message."""
+    error = OSError(f"cannot identify image file {io.BytesIO()!r} at 0x7f0011223344")
+    assert reason(error) == "cannot identify image file it at it"
+    assert reason(OSError(2, "No such file")) == "No such file"
+    assert reason(ValueError()) == "ValueError"
+
+
+def scans(count: int) -> bytes:
+    """A progressive JPEG whose last scan is there so many times more."""
+    data = saved(noise(), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    return data[:last] + data[last:-2] * count + data[-2:]
+
+
+def test_a_jpeg_of_endless_scans_is_refused_before_it_is_decoded(monkeypatch):
+    open_image(scans(3))
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("decoded"))
+    with pytest.raises(InvalidMedia, match="is a JPEG of more than 100 scans, the limit"):
+        open_image(scans(200))
+
+
+def test_an_animation_is_refused_without_walking_its_frames(monkeypatch):
+    walked = []
+    seek = GifImagePlugin.GifImageFile._seek
+    monkeypatch.setattr(GifImagePlugin.GifImageFile, "_seek", lambda self, *a: (walked.append(a), seek(self, *a)))
+    frames = [Image.new("L", (4, 4), i) for i in range(200)]
+    with pytest.raises(InvalidMedia, match="has several frames"):
+        open_image(saved(frames[0], "GIF", save_all=True, append_images=frames[1:]))
+    assert len(walked) < 5
 
 
 def opens_or_refuses(data: bytes) -> None:

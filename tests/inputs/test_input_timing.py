@@ -10,12 +10,14 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from tilewise.inputs.chat import MediaReader, read_messages
+from tilewise.errors import InvalidMedia
+from tilewise.inputs.chat import read_messages
 from tilewise.inputs.images import open_image
 from tilewise.inputs.media import MediaAccess
+from tilewise.inputs.media_reader import MediaPart, MediaReader
 from tilewise.inputs.prompts import read_prompts
 from tilewise.inputs.templates import Message
-from tilewise.timing import InputTiming, Stopwatch
+from tilewise.timing import InputTiming, MediaCounts, Stopwatch
 from tilewise.types import SamplingParams
 
 
@@ -45,7 +47,8 @@ def reader():
 
 def test_fetched_media_take_a_download_and_a_decoding_each(reader):
     read_messages(user({"image_url": data_url()}, {"image_url": {"url": data_url()}}), reader)
-    assert reader.watch.timing == InputTiming(download=2, decode=2)
+    counts = MediaCounts(downloads=2, download_bytes=2 * len(png()), pictures=2)
+    assert reader.watch.timing == InputTiming(download=2, decode=2, media=counts)
 
 
 def test_pictures_that_are_pictures_already_take_neither(reader):
@@ -59,20 +62,28 @@ def test_time_passes_between_fetching_and_decoding_alone():
     now = [0.0]
 
     class Slow(MediaAccess):
-        def fetch(self, url: str) -> bytes:
+        def fetch(self, url: str, *args) -> bytes:
             now[0] += 5
             return png()
 
     reader = MediaReader(Slow(), watch=Stopwatch(lambda: now[0]))
     read_messages(user({"image_url": "https://example.org/a.png"}), reader)
-    assert reader.watch.timing == InputTiming(download=5)
+    assert (reader.watch.timing.download, reader.watch.timing.decode) == (5, 0)
 
 
 def test_each_request_has_a_watch_of_its_own(reader):
     first, second = reader.timed(), reader.timed()
-    first.image(data_url())
+    first.picture(MediaPart(data_url(), "image"))
     assert first.watch.timing.decode > 0
     assert second.watch.timing == reader.watch.timing == InputTiming()
+
+
+def test_what_fails_takes_time_and_is_counted(reader):
+    for url in ("data:image/png;base64,?", "data:image/png;base64,aGVsbG8="):
+        with pytest.raises(InvalidMedia):
+            reader.picture(MediaPart(url, "image"))
+    counts = MediaCounts(downloads=1, download_bytes=len(b"hello"), failures=2)
+    assert reader.watch.timing == InputTiming(download=2, decode=1, media=counts)
 
 
 def test_files_of_raw_prompts_are_decoded_and_not_downloaded(tmp_path, reader):

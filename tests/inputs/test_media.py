@@ -1,117 +1,21 @@
 """Fetching media over a real loopback server, and everything that has to be refused before a connection is made."""
 
 import base64
-import contextlib
-import gzip
+import errno
 import socket
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
 
 import pytest
 
+from tests.inputs.loopback import BODY, LIMIT, answers
 from tilewise.errors import InvalidMedia
-from tilewise.inputs.chat import MediaReader
 from tilewise.inputs.media import MediaAccess
+from tilewise.inputs.media_limits import MediaLimits
+from tilewise.inputs.media_reader import MediaPart, MediaReader
 
-BODY = b"picture bytes " * 10
-LIMIT = 1000
-OPEN = MediaAccess(allow_private_addresses=True, max_bytes=LIMIT, timeout=5.0)
+LIMITS = MediaLimits(file_bytes=LIMIT, retries=0)
+OPEN = MediaAccess(allow_private_addresses=True, limits=LIMITS)
 CLOSED = MediaAccess()
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self):
-        self.server.seen.append((self.path, self.headers["Host"], self.headers["Accept-Encoding"]))
-        name, _, value = self.path.lstrip("/").partition("?")
-        with contextlib.suppress(ConnectionError):
-            getattr(self, f"answer_{name}")(value)
-
-    def reply(self, status: int, body: bytes = b"", **headers: str) -> None:
-        self.send_response(status)
-        for key, value in {"Content_Length": str(len(body)), **headers}.items():
-            self.send_header(key.replace("_", "-"), value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def answer_picture(self, _):
-        self.reply(200, BODY)
-
-    def answer_page(self, _):
-        self.reply(200, b"<!DOCTYPE html><html><body>A picture</body></html>", Content_Type="text/html")
-
-    def answer_status(self, value):
-        self.reply(int(value), b"no")
-
-    def answer_hop(self, value):
-        self.reply(302, Location=f"/hop?{int(value) - 1}" if int(value) > 1 else "/picture")
-
-    def answer_to(self, value):
-        self.reply(302, Location=value)
-
-    def answer_declared(self, _):
-        self.reply(200, b"x", Content_Length=str(LIMIT + 1))
-
-    def answer_streamed(self, value):
-        self.send_response(200)
-        self.send_header("Transfer-Encoding", "chunked")
-        self.end_headers()
-        for _ in range(int(value)):
-            self.wfile.write(b"64\r\n" + b"x" * 100 + b"\r\n")
-        self.wfile.write(b"0\r\n\r\n")
-
-    def answer_packed(self, _):
-        self.reply(200, gzip.compress(bytes(1_000_000))[:LIMIT], Content_Encoding="gzip")
-
-    def answer_short(self, _):
-        self.reply(200, b"x", Content_Length="50")
-        self.close_connection = True
-
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture(scope="module")
-def running():
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
-
-
-@pytest.fixture
-def server(running):
-    running.seen = []
-    return running
-
-
-@pytest.fixture
-def base(server):
-    return f"http://127.0.0.1:{server.server_port}"
-
-
-@pytest.fixture
-def no_connection(monkeypatch):
-    monkeypatch.setattr(socket, "create_connection", lambda *args, **options: pytest.fail("connected"))
-
-
-def answers(monkeypatch, *addresses: str) -> list[str]:
-    """Let every name resolve to these addresses, one lookup after the other; returns the names asked for."""
-    asked: list[str] = []
-    real = socket.getaddrinfo
-
-    def resolve(host, port, *args, **options):
-        if host.replace(".", "").replace(":", "").isalnum() and any(host == address for address in addresses):
-            return real(host, port, *args, **options)
-        asked.append(host)
-        return real(addresses[min(len(asked), len(addresses)) - 1], port, *args, **options)
-
-    monkeypatch.setattr(socket, "getaddrinfo", resolve)
-    return asked
 
 
 def test_fetch(base, server):
@@ -150,7 +54,7 @@ def test_a_redirect_to_a_domain_that_is_not_allowed_is_refused(base, server):
 
 def test_a_redirect_to_a_private_address_is_refused(base, server, monkeypatch):
     """The first address passes for public here; the one it redirects to does not."""
-    monkeypatch.setattr("tilewise.inputs.media._is_public", lambda address: address != "127.0.0.2")
+    monkeypatch.setattr("tilewise.inputs.web.address.is_public", lambda address: address != "127.0.0.2")
     with pytest.raises(InvalidMedia, match=r"127\.0\.0\.2, which is not a public address: refused"):
         MediaAccess().fetch(f"{base}/to?http://127.0.0.2:{server.server_port}/picture")
     assert len(server.seen) == 1
@@ -192,8 +96,8 @@ def test_a_closed_port_is_refused():
 
 
 def test_a_web_page_instead_of_a_picture_gets_the_hint(base):
-    with pytest.raises(InvalidMedia, match="it is an HTML page: use the address of the file itself"):
-        MediaReader(OPEN).image(f"{base}/page")
+    with pytest.raises(InvalidMedia, match=r"Type: text/html\): it is an HTML page: use the address of the file"):
+        MediaReader(OPEN).picture(MediaPart(f"{base}/page", "image"))
 
 
 PRIVATE = [
@@ -218,7 +122,7 @@ def test_other_spellings_of_loopback_are_refused_before_connecting(no_connection
 
 
 def test_credentials_do_not_hide_the_host(no_connection):
-    with pytest.raises(InvalidMedia, match=r"127\.0\.0\.1, which is not a public address"):
+    with pytest.raises(InvalidMedia, match="a URL with credentials is not fetched; leave out what is before @"):
         CLOSED.fetch("http://example.com@127.0.0.1/")
 
 
@@ -234,13 +138,13 @@ def test_the_connection_goes_to_the_checked_address(monkeypatch):
     asked = answers(monkeypatch, "93.184.216.34", "127.0.0.1")
     targets = []
 
-    def refuse(address, *args, **options):
+    def refuse(connection, address):
         targets.append(address)
-        raise ConnectionRefusedError("no")
+        return errno.ECONNREFUSED
 
-    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.setattr(socket.socket, "connect_ex", refuse)
     with pytest.raises(InvalidMedia, match="cannot be fetched"):
-        CLOSED.fetch("http://pictures.example:8080/a.png")
+        MediaAccess(limits=LIMITS).fetch("http://pictures.example:8080/a.png")
     assert asked == ["pictures.example"]
     assert targets == [("93.184.216.34", 8080)]
 
@@ -262,7 +166,7 @@ def test_addresses_are_tried_in_the_resolver_s_order(server, monkeypatch):
     monkeypatch.setattr(
         socket, "getaddrinfo", lambda host, *a, **o: found if host == "pictures.example" else real(host, *a, **o)
     )
-    access = MediaAccess(allow_private_addresses=True, timeout=0.5)
+    access = MediaAccess(allow_private_addresses=True)
     assert access.fetch(f"http://pictures.example:{server.server_port}/picture") == BODY
 
 
@@ -317,10 +221,7 @@ def test_other_schemes_are_refused(no_connection, url):
     ],
 )  # fmt: skip
 def test_addresses_that_are_none_are_refused(monkeypatch, url):
-    def refuse(*args, **options):
-        raise ConnectionRefusedError("no")
-
-    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.setattr(socket.socket, "connect_ex", lambda *args: errno.ECONNREFUSED)
     real = socket.getaddrinfo
     monkeypatch.setattr(
         socket, "getaddrinfo", lambda host, *a, **o: real("127.0.0.1" if "cher" in host else host, *a, **o)
@@ -385,7 +286,7 @@ def root(tmp_path):
 
 
 def local(root) -> MediaAccess:
-    return MediaAccess(allowed_local_media_path=root, max_bytes=LIMIT)
+    return MediaAccess(allowed_local_media_path=root, limits=LIMITS)
 
 
 def test_files_are_closed_by_default(root):
@@ -440,3 +341,17 @@ def test_large_files_are_refused_with_the_limit(root):
     (root / "large.png").write_bytes(bytes(LIMIT + 1))
     with pytest.raises(InvalidMedia, match=r"large\.png has 1001 bytes or more, the limit is 1000"):
         local(root).fetch(f"file://{root}/large.png")
+
+
+def test_data_urls_are_not_remembered_by_the_parser_of_urls():
+    """urllib keeps what it has taken apart, and these are whole files."""
+    CLOSED.fetch(data_url(BODY))
+    before = urlsplit.cache_info().misses  # type: ignore[attr-defined]
+    CLOSED.fetch(data_url(BODY + b"!"))
+    assert urlsplit.cache_info().misses == before  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("url", ["file:///" + "a" * 9000, "http://a.example/" + "a" * 9000])
+def test_urls_have_a_length(no_connection, tmp_path, url):
+    with pytest.raises(InvalidMedia, match="characters is too long, the limit is 8192"):
+        local(tmp_path).fetch(url)

@@ -1,6 +1,7 @@
 """Requests from messages and raw prompts: spans, digests, budgets, and prompts that do not fit."""
 
 import io
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tilewise.errors import InvalidMedia, InvalidRequest, TooLong, UnknownOption
-from tilewise.inputs.images import ImageLimits
+from tilewise.inputs.images import ImageLimits, LimitedPicture
 from tilewise.inputs.prepare import InputOptions, tile_digest
 from tilewise.inputs.templates import Message
 from tilewise.types import SamplingParams
@@ -278,19 +279,6 @@ def test_an_empty_prompt_is_refused(preparer, prompt):
         preparer.prompt(prompt, [], GREEDY)
 
 
-def test_pictures_of_one_tile(preparer):
-    pictures = [picture(THREE, 1), picture(FIVE, 2), picture(THREE, 3)]
-    request = ask(preparer, "<image><image><image>", *pictures, one_tile={1})
-    assert [len(image.tiles) for image in request.images] == [3, 1, 3]
-    assert request.images[1].grid == (1, 1)
-
-
-def test_videos_do_not_count_among_pictures_of_one_tile(preparer):
-    message = Message("user", "", 1, (2,))
-    request = preparer.chat([message], [picture(THREE, 1), [picture(ONE, 2)] * 2], GREEDY, one_tile={0})
-    assert [len(image.tiles) for image in request.images] == [1, 1, 1]
-
-
 def test_a_prompt_cut_to_its_end(preparer, make_preparer):
     whole = ask(preparer, "Hi").prompt_ids
     assert ask(preparer, "Hi", keep_last=3).prompt_ids == whole[-3:]
@@ -326,3 +314,50 @@ def test_a_prompt_that_is_too_long_has_its_numbers(make_preparer):
         make_preparer(max_model_len=4).prompt("a b c d e f", (), GREEDY)
     assert (caught.value.limit, caught.value.output_tokens) == (4, 1)
     assert str(caught.value).startswith(f"The prompt has {caught.value.prompt_tokens} tokens")
+
+
+def film_of(frames: int) -> list[Image.Image]:
+    return [picture(ONE, seed) for seed in range(frames)]
+
+
+def ask_of_films(preparer, lengths: list[int]):
+    media = [film_of(frames) for frames in lengths]
+    return preparer.chat([Message("user", "Why?", 0, tuple(lengths))], media, GREEDY)
+
+
+@pytest.mark.parametrize("lengths", [[12], [30], [12, 12], [5, 20], [3, 3, 11]])
+def test_videos_that_do_not_fit_say_how_many_of_their_frames_would(make_preparer, lengths):
+    """Exactly so many, and not one more: taking the advice works."""
+    preparer = make_preparer(max_model_len=230)
+    with pytest.raises(TooLong) as caught:
+        ask_of_films(preparer, lengths)
+    advised = int(re.search(r"ask for num_frames=(\d+)", str(caught.value))[1])
+    assert f"Of {sum(lengths)} frames of {len(lengths)} video(s), {advised} of " in str(caught.value)
+    ask_of_films(preparer, [min(frames, advised) for frames in lengths])
+    with pytest.raises(TooLong):
+        ask_of_films(preparer, [min(frames, advised + 1) for frames in lengths])
+
+
+def test_a_prompt_that_is_too_long_without_frames_says_so(make_preparer):
+    with pytest.raises(TooLong, match=r"Of 3 frames of 1 video\(s\), none would fit"):
+        ask_of_films(make_preparer(max_model_len=30), [3])
+
+
+def test_pictures_alone_get_no_advice_about_frames(make_preparer):
+    with pytest.raises(TooLong) as caught:
+        ask(make_preparer(max_model_len=30), "Hi", picture(FIVE))
+    assert "frames" not in str(caught.value)
+
+
+def test_a_limited_picture_is_cut_into_fewer_tiles_than_its_neighbours(preparer):
+    request = ask(preparer, "Hi", picture(FIVE), LimitedPicture(picture(FIVE), 1), LimitedPicture(picture(FIVE), 99))
+    assert [len(image.tiles) for image in request.images] == [5, 1, 5]
+
+
+def test_the_limit_holds_beside_a_request_s_own(preparer):
+    both = [LimitedPicture(picture(FIVE), 2), LimitedPicture(picture(FIVE), 4)]
+    request = ask(
+        preparer, "Hi", *both, processor={"max_dynamic_patch": 3, "min_dynamic_patch": 2, "use_thumbnail": False}
+    )
+    assert all(len(image.tiles) <= 3 for image in request.images)
+    assert len(request.images[0].tiles) == 2

@@ -8,9 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tilewise.errors import InvalidMedia, InvalidRequest
+from tests.inputs import pictures
+from tilewise.errors import Cancelled, InvalidMedia, InvalidRequest
+from tilewise.inputs.images import ImageLimits
+from tilewise.inputs.media_budget import MediaBudget
+from tilewise.inputs.media_limits import MAX_FRAMES, MediaLimits
 from tilewise.inputs.templates import Message
-from tilewise.inputs.video import MAX_FRAMES, FrameChoice, read_video
+from tilewise.inputs.video import FrameChoice, read_video
 from tilewise.types import SamplingParams
 
 FRAMES, RATE, STEP = 40, 10, 6
@@ -145,6 +149,13 @@ def test_damaged_videos_give_frames_or_are_refused(video, changes):
     assert 1 <= len(frames) <= 2
 
 
+def test_names_in_a_video_may_be_in_any_encoding(video):
+    """Cameras write theirs as they like; nobody reads them here."""
+    data = video.read_bytes()
+    assert data.count(b"isom") > 0
+    assert len(read_video(data.replace(b"ftypisom", b"ftyp\xffsom"), FrameChoice(2))) == 2
+
+
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(InvalidMedia, match=r"gone\.mp4: no such file"):
         read_video(tmp_path / "gone.mp4")
@@ -174,6 +185,80 @@ def test_num_frames_out_of_range_names_the_range(count):
 def test_fps_must_be_positive(fps):
     with pytest.raises(InvalidRequest, match=r"fps=.* must be above 0"):
         FrameChoice(fps=fps)
+
+
+def budget(**limits) -> MediaBudget:
+    return MediaBudget(MediaLimits(**limits))
+
+
+def test_a_video_of_too_many_frames_is_refused_however_few_are_chosen(video):
+    read_video(video, FrameChoice(1), budget=budget(video_frames=FRAMES))
+    with pytest.raises(InvalidMedia, match=r"more than 39 frames, the limit: .* raise VLLM_MAX_VIDEO_DECODE_FRAMES"):
+        read_video(video, FrameChoice(1), budget=budget(video_frames=FRAMES - 1))
+
+
+def test_frames_are_walked_no_further_than_the_last_that_was_chosen(video, monkeypatch):
+    monkeypatch.setattr(FrameChoice, "indices", lambda *args: [0, 5])
+    tight = budget(decode_seconds=60)
+    looks = []
+    monkeypatch.setattr("tilewise.inputs.media_budget.Deadline.left", lambda self: looks.append(1) or 1.0)
+    assert levels(read_video(video, budget=tight)) == [0, 5]
+    assert len(looks) < FRAMES + 10
+
+
+def test_pixels_of_a_frame_are_limited_as_those_of_a_picture(video):
+    with pytest.raises(InvalidMedia, match=r"A frame of the video has 64x48 = 3072 pixels, the limit is 3071"):
+        read_video(video.read_bytes(), limits=ImageLimits(max_pixels=3071))
+
+
+def test_frames_are_checked_again_as_they_come(video, monkeypatch):
+    """The header says nothing here; the frames themselves are too large."""
+    monkeypatch.setattr("tilewise.inputs.video._Film._check_codec", lambda *args: None)
+    with pytest.raises(InvalidMedia, match=r"A frame of .* the limit is 3071"):
+        read_video(video, limits=ImageLimits(max_pixels=3071))
+
+
+def test_the_decoder_allocates_no_frame_that_is_too_large(video, monkeypatch):
+    """Whatever the header said: FFmpeg's own limit on pixels holds."""
+    monkeypatch.setattr("tilewise.inputs.video._Film._check_frame", lambda *args: None)
+    with pytest.raises(InvalidMedia):
+        read_video(video, limits=ImageLimits(max_pixels=3071))
+
+
+def test_decoding_has_a_deadline(video):
+    with pytest.raises(
+        InvalidMedia, match=r"takes longer than 1e-09 s, the limit: .* raise TILEWISE_VIDEO_DECODE_TIMEOUT"
+    ):
+        read_video(video, budget=budget(decode_seconds=1e-9))
+
+
+def test_who_leaves_does_not_wait_for_a_video(video):
+    left = budget()
+    left.cancel()
+    with pytest.raises(Cancelled):
+        read_video(video, budget=left)
+
+
+def test_chosen_frames_are_charged_and_others_are_not(video):
+    read_video(video, FrameChoice(2), budget=budget(request_decoded_bytes=2 * 64 * 48 * 4))
+    with pytest.raises(InvalidMedia, match="bytes of pixels or more, the limit is 24576"):
+        read_video(video, FrameChoice(3), budget=budget(request_decoded_bytes=2 * 64 * 48 * 4))
+
+
+@pytest.mark.parametrize(("codec", "form"), [("jpeg2000", "matroska"), ("ffv1", "matroska"), ("huffyuv", "avi")])
+def test_codecs_that_nobody_films_with_are_refused(codec, form):
+    with pytest.raises(InvalidMedia, match=f"the video has the codec {codec}, which is not read here: send H.264"):
+        read_video(pictures.video(codec=codec, container_format=form))
+
+
+@pytest.mark.parametrize(
+    ("codec", "form"),
+    [("libx264", "mp4"), ("libx265", "mp4"), ("libvpx", "webm"), ("libvpx-vp9", "webm"), ("libsvtav1", "mp4"),
+     ("mjpeg", "avi"), ("mpeg2video", "mpegts"), ("mpeg1video", "mpeg"), ("wmv2", "asf"), ("flv", "flv"),
+     ("gif", "gif")],
+)  # fmt: skip
+def test_what_cameras_and_the_web_write_is_read(codec, form):
+    assert len(read_video(pictures.video(5, size=64, codec=codec, container_format=form), FrameChoice(2))) == 2
 
 
 def test_every_frame_is_one_tile(make_preparer, video):

@@ -147,16 +147,17 @@ def _with_files(options: argparse.Namespace, config: EngineConfig) -> tuple[Any,
     from PIL import Image
 
     from tilewise.inputs.chat import read_messages
-    from tilewise.inputs.images import to_rgb
+    from tilewise.inputs.images import LimitedPicture, to_rgb
     from tilewise.llm import media_reader
 
     parts = [*[media_part(source, config) for source in options.media], question_part(options)]
     messages, media = read_messages([{"role": "user", "content": parts}], media_reader(config))
 
-    def size_of(picture: Image.Image) -> Size:
-        return to_rgb(picture, config.exif_orientation).size
+    def size_of(picture: Image.Image | LimitedPicture) -> Size:
+        image = picture.image if isinstance(picture, LimitedPicture) else picture
+        return to_rgb(image, config.exif_orientation).size
 
-    sizes = [size_of(item) if isinstance(item, Image.Image) else [size_of(frame) for frame in item] for item in media]
+    sizes = [[size_of(frame) for frame in item] if isinstance(item, list) else size_of(item) for item in media]
     return messages[0], sizes
 
 

@@ -8,7 +8,9 @@ Tiles leave here as uint8; normalisation happens on the device.
 from __future__ import annotations
 
 import io
+import re
 import struct
+import threading
 import warnings
 import zlib
 from dataclasses import dataclass
@@ -24,12 +26,19 @@ from tilewise.errors import InvalidMedia, InvalidRequest, UnknownOption
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from tilewise.inputs.media_budget import MediaBudget
     from tilewise.types import Grid
+
+Colour = tuple[int, int, int]
 
 # Formats whose frames are moments or pages. (MPO, a phone's format, keeps a depth map as second frame.)
 _SEVERAL_FRAMES = {"GIF", "PNG", "WEBP", "TIFF", "AVIF"}
 # Everything else that Pillow knows is rare or dangerous (PostScript starts an interpreter).
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "TGA")
+_START_OF_SCAN = b"\xff\xda"
+_MAX_SCANS = 100  # cameras and web sites write about ten
+_OBJECT = re.compile(r"'?<[^<>]*>'?|\b0x[0-9a-fA-F]{5,}\b")
+_OPENING = threading.Lock()  # filters of warnings belong to the process; opening reads a header
 # What Pillow's decoders raise on damaged files.
 DAMAGE = (
     *(OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError),
@@ -73,6 +82,10 @@ class Tiling:
         current = {name: getattr(self, name) for name in self.__slots__}
         return Tiling(**{**current, **changes})
 
+    def at_most(self, max_tiles: int) -> Tiling:
+        """This tiling with no more than so many tiles a picture."""
+        return self if max_tiles >= self.max_tiles else self.override({"max_dynamic_patch": max_tiles})
+
 
 MAX_TILES = 128
 _OVERRIDES: dict[str, tuple[str, type]] = {
@@ -84,6 +97,14 @@ _OVERRIDES: dict[str, tuple[str, type]] = {
 
 
 @dataclass(frozen=True, slots=True)
+class LimitedPicture:
+    """A picture that is cut into no more than so many tiles, whatever others of its request are."""
+
+    image: Image.Image
+    max_tiles: int
+
+
+@dataclass(frozen=True, slots=True)
 class ImageLimits:
     """What a picture may be. The defaults stop decompression bombs and pictures in which nothing can be seen."""
 
@@ -92,39 +113,64 @@ class ImageLimits:
     max_aspect: int = 100
 
 
-def open_image(data: bytes | str | Path, limits: ImageLimits = ImageLimits()) -> Image.Image:
+def open_image(
+    data: bytes | str | Path, limits: ImageLimits = ImageLimits(), budget: MediaBudget | None = None, name: str = ""
+) -> Image.Image:
     """Decode a picture from bytes or from a local path, checking `limits` before any pixel is decoded.
 
-    Raises InvalidMedia for what is not a picture, is cut short, is too large or too thin, or has several frames.
+    Raises InvalidMedia for what is not a picture, is cut short, is too large or too thin, or has several frames, and
+    for what is more than its request has left. `name` is what errors call it.
     """
-    name = "the picture" if isinstance(data, bytes) else f"{data}"
+    name = name or ("the picture" if isinstance(data, bytes) else f"{data}")
     try:
         content = data if isinstance(data, bytes) else Path(data).read_bytes()
-        with warnings.catch_warnings():
+        with _OPENING, warnings.catch_warnings():
             # Pillow warns from its own limit on; ours has the say. At twice that Pillow refuses, whatever we allow.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            # What it warns of besides, it mends.
+            warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(content), formats=_FORMATS)
         check_image(image, limits, name)
+        _check_scans(image, content, name)
+        if budget is not None:
+            budget.take_decoded(decoded_bytes(image))
         image.load()
     except FileNotFoundError:
         raise InvalidMedia(f"{name}: no such file.") from None
     except UnidentifiedImageError:
-        raise InvalidMedia(f"{name} is not a picture that can be read{_sniff(data)}.") from None
+        raise InvalidMedia(f"{name} is not a picture that can be read{_sniff(content)}.") from None
     except Image.DecompressionBombError as error:
         raise InvalidMedia(f"{name}: {error} Limit: {limits.max_pixels} pixels; scale it down.") from None
     except DAMAGE as error:
         if isinstance(error, InvalidMedia):
             raise
-        raise InvalidMedia(f"{name} is damaged or cut short ({error}); send the whole file again.") from None
+        raise InvalidMedia(f"{name} is damaged or cut short ({reason(error)}); send the whole file again.") from None
     return image
+
+
+def decoded_bytes(image: Image.Image) -> int:
+    """Of the pixels of a picture, as Pillow keeps them."""
+    return image.width * image.height * (1 if image.mode in ("1", "L", "P") else 4)
+
+
+def reason(error: Exception) -> str:
+    """A library's words without its objects: `<_io.BytesIO object at 0x7f...>` tells where things are in memory."""
+    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    words = _OBJECT.sub("it", words).strip()
+    return words[:200] or type(error).__name__
 
 
 def check_image(image: Image.Image, limits: ImageLimits, name: str = "the picture") -> None:
     """Raise InvalidMedia unless the picture's size and frame count are within `limits`."""
     check_size(image.size, limits, name)
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format in _SEVERAL_FRAMES:
-        raise InvalidMedia(f"{name} has {frames} frames, a picture has one: send it as a video, or send one frame.")
+    # Whether there is a second frame, and not how many: they would have to be walked.
+    if image.format in _SEVERAL_FRAMES and getattr(image, "is_animated", False):
+        raise InvalidMedia(f"{name} has several frames, a picture has one: send it as a video, or send one frame.")
+
+
+def _check_scans(image: Image.Image, content: bytes, name: str) -> None:
+    """A progressive JPEG is decoded once for each of its scans, which cost a few bytes each."""
+    if image.format in ("JPEG", "MPO") and content.count(_START_OF_SCAN) > _MAX_SCANS:
+        raise InvalidMedia(f"{name} is a JPEG of more than {_MAX_SCANS} scans, the limit: save it anew.")
 
 
 def check_size(size: tuple[int, int], limits: ImageLimits, name: str = "the picture") -> None:
@@ -143,10 +189,9 @@ def check_size(size: tuple[int, int], limits: ImageLimits, name: str = "the pict
         )
 
 
-def _sniff(data: bytes | str | Path) -> str:
+def _sniff(content: bytes) -> str:
     """A hint for the commonest mistake: the address of a web page instead of that of the picture on it."""
-    head = data if isinstance(data, bytes) else Path(data).read_bytes() if Path(data).is_file() else b""
-    head = head[:256]
+    head = content[:256]
     return " (it is an HTML page: use the address of the file itself)" if b"<html" in head.lower() else ""
 
 
@@ -160,8 +205,7 @@ def to_rgb(image: Image.Image, exif_orientation: bool = False) -> Image.Image:
     if image.mode == "La":
         image = image.convert("LA")
     if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+        return flatten(image)
     if image.mode == "RGB":
         return image
     if image.mode == "F" or image.mode.startswith("I"):
@@ -169,6 +213,12 @@ def to_rgb(image: Image.Image, exif_orientation: bool = False) -> Image.Image:
     if image.mode == "LAB":
         return _lab_to_rgb(image)
     return image.convert("RGB")
+
+
+def flatten(image: Image.Image, background: Colour = (255, 255, 255)) -> Image.Image:
+    """A picture with transparency over a colour."""
+    rgba = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, background), rgba).convert("RGB")
 
 
 def _grey_to_rgb(values: NDArray[Any]) -> Image.Image:

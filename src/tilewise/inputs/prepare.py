@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import re
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +15,17 @@ from PIL import Image
 
 from tilewise.errors import InvalidField, InvalidMedia, InvalidRequest, TooLong
 from tilewise.inputs.grammar import Grammars
-from tilewise.inputs.images import DAMAGE, ImageLimits, check_image, choose_grid, count_tiles, tile_image, to_rgb
+from tilewise.inputs.images import (
+    DAMAGE,
+    ImageLimits,
+    LimitedPicture,
+    check_image,
+    choose_grid,
+    count_tiles,
+    reason,
+    tile_image,
+    to_rgb,
+)
 from tilewise.inputs.media_cache import CutPicture, MediaCache, picture_digest
 from tilewise.inputs.sampling import bad_word_ids, check_ids, check_sampling
 from tilewise.inputs.spec import InputSpec
@@ -25,6 +35,7 @@ from tilewise.inputs.templates import (
     ImageSlot,
     Message,
     Piece,
+    Text,
     join_text,
     place_media,
     to_string,
@@ -40,7 +51,7 @@ if TYPE_CHECKING:
     from tilewise.config import EngineConfig
     from tilewise.inputs.images import Tiling
 
-Picture = Image.Image
+Picture = Image.Image | LimitedPicture
 Video = Sequence[Image.Image]
 """Frames, already chosen; each becomes one tile."""
 
@@ -95,13 +106,12 @@ class Preparer:
         thinking: bool = False,
         tools: Sequence[str] = (),
         ending: Ending = "open",
-        one_tile: Collection[int] = (),
         keep_last: int | None = None,
     ) -> Request:
         """A conversation, with its media in the order in which the messages bring them.
 
-        `tools` are definitions of functions, each a JSON text. Of the pictures, those numbered in `one_tile` are not
-        cut. `keep_last` cuts the prompt to that many tokens, -1 to what fits.
+        `tools` are definitions of functions, each a JSON text. `keep_last` cuts the prompt to that many tokens, -1 to
+        what fits.
         """
         if thinking and sampling.structured_outputs:
             raise InvalidRequest(
@@ -110,9 +120,10 @@ class Preparer:
             )
         started = self.clock()
         pieces = self.spec.template.render(messages, thinking, tools, ending)
-        images = self._tile_all(pictures, processor, one_tile)
+        images = self._tile_all(pictures, processor)
         ids = self._last(self.chat_ids(pieces), sampling, keep_last)
-        return self._timed(started, self._request(ids, images, sampling, to_string(pieces)))
+        request = self._request(ids, images, sampling, to_string(pieces), _lengths(pictures))
+        return self._timed(started, request)
 
     def _timed(self, started: float, request: Request) -> Request:
         return request.with_(inputs=InputTiming(preprocess=self.clock() - started))
@@ -143,7 +154,8 @@ class Preparer:
             ids, text = self._started(text_ids) if start else text_ids, prompt
         else:
             ids, text = self._slots_for_ids(prompt, len(images)), None
-        return self._timed(started, self._request(self._last(ids, sampling, keep_last), images, sampling, text))
+        ids = self._last(ids, sampling, keep_last)
+        return self._timed(started, self._request(ids, images, sampling, text, _lengths(pictures)))
 
     def _last(
         self, ids: list[int | ImageSlot], sampling: SamplingParams, keep_last: int | None
@@ -170,7 +182,7 @@ class Preparer:
         return ids if start is None or not ids or ids[0] == start else [start, *ids]
 
     def _raw_ids(self, prompt: str, media: Sequence[Picture | Video]) -> list[int | ImageSlot]:
-        videos = [len(item) for item in media if not isinstance(item, Image.Image)]
+        videos = _lengths(media)
         text = CONTEXT_MARKER.sub(IMAGE_MARKER, prompt)
         pieces = join_text(place_media(text, len(media) - len(videos), videos, 0, "The prompt"))
         return self.tokenizer.encode_pieces(pieces, raw=True)
@@ -192,22 +204,20 @@ class Preparer:
             return [*map(ImageSlot, range(images)), *ids]
         return ids
 
-    def _tile_all(
-        self, media: Sequence[Picture | Video], processor: dict[str, Any] | None, one_tile: Collection[int] = ()
-    ) -> list[CutPicture]:
+    def _tile_all(self, media: Sequence[Picture | Video], processor: dict[str, Any] | None) -> list[CutPicture]:
         tiling = self.spec.tiling.override(processor)
-        pictures = sum(isinstance(item, Image.Image) for item in media)
-        tiling, frame = self.options.tilings(tiling, pictures)
+        tiling, frame = self.options.tilings(tiling, len(media) - len(_lengths(media)))
         tiled: list[CutPicture] = []
-        numbers = itertools.count()
         for item in media:
             if isinstance(item, Image.Image):
-                tiled.append(self._tile(item, frame if next(numbers) in one_tile else tiling))
+                tiled.append(self._tile(item, tiling))
+            elif isinstance(item, LimitedPicture):
+                tiled.append(self._tile(item.image, tiling.at_most(item.max_tiles)))
             else:
                 tiled += [self._tile(image, frame) for image in item]
         return tiled
 
-    def _tile(self, image: Picture, tiling: Tiling) -> CutPicture:
+    def _tile(self, image: Image.Image, tiling: Tiling) -> CutPicture:
         """A picture's tiles, cut now or kept from an earlier request."""
         check_image(image, self.options.limits)
         try:
@@ -220,10 +230,10 @@ class Preparer:
                 cut = self._cut(image, tiling)
                 self.cache.keep(digest, cut)
         except DAMAGE as error:  # Pillow reads the pixels only now
-            raise InvalidMedia(f"A picture is damaged or cut short ({error}).") from None
+            raise InvalidMedia(f"A picture is damaged or cut short ({reason(error)}).") from None
         return cut
 
-    def _cut(self, image: Picture, tiling: Tiling) -> CutPicture:
+    def _cut(self, image: Image.Image, tiling: Tiling) -> CutPicture:
         rgb = to_rgb(image, self.options.exif_orientation)
         pixels = tile_image(rgb, tiling)
         pixels.setflags(write=False)  # requests may share them
@@ -231,7 +241,12 @@ class Preparer:
         return CutPicture(tiles, choose_grid(rgb.width, rgb.height, tiling), rgb.size)
 
     def _request(
-        self, ids: list[int | ImageSlot], images: list[CutPicture], sampling: SamplingParams, prompt: str | None
+        self,
+        ids: list[int | ImageSlot],
+        images: list[CutPicture],
+        sampling: SamplingParams,
+        prompt: str | None,
+        videos: Sequence[int],
     ) -> Request:
         slots = sum(isinstance(item, ImageSlot) for item in ids)
         if slots != len(images):
@@ -240,7 +255,7 @@ class Preparer:
                 "write one <image> for each, or none to put them first."
             )
         prompt_ids, spans = self._expand(ids, images)
-        self._check_length(prompt_ids, images)
+        self._check_length(prompt_ids, images, videos)
         check_sampling(sampling, self.tokenizer, self.options.max_logprobs)
         structure = sampling.structured_outputs
         return Request(
@@ -273,7 +288,7 @@ class Preparer:
             prompt += [start, *[context] * (len(tiled.tiles) * self.spec.tokens_per_tile), end]
         return prompt, spans
 
-    def _check_length(self, prompt: list[int], images: list[CutPicture]) -> None:
+    def _check_length(self, prompt: list[int], images: list[CutPicture], videos: Sequence[int]) -> None:
         if not prompt:
             raise InvalidRequest("The prompt is empty: it needs at least one token.")
         if len(prompt) < self.max_model_len:
@@ -282,10 +297,31 @@ class Preparer:
         raise TooLong(
             f"The prompt has {len(prompt)} tokens ({tiles} tiles of {self.spec.tokens_per_tile} tokens and "
             f"{len(prompt) - tiles * self.spec.tokens_per_tile} others), the context holds {self.max_model_len} with "
-            "at least one for the answer: use fewer pictures, a smaller max_dynamic_patch, or a larger max_model_len.",
+            "at least one for the answer: use fewer pictures, a smaller max_dynamic_patch, or a larger max_model_len."
+            f"{self._frames_that_fit(len(prompt), videos) if videos else ''}",
             prompt_tokens=len(prompt),
             limit=self.max_model_len,
         )
+
+    def _frames_that_fit(self, tokens: int, videos: Sequence[int]) -> str:
+        """What to ask for instead; frames are never left out of what was asked."""
+        fit = max(videos)
+        while fit and tokens >= self.max_model_len:
+            tokens -= sum(frames >= fit for frames in videos) * self._frame_tokens(fit)
+            fit -= 1
+        of_each = "it" if len(videos) == 1 else "each of them"
+        came = f" Of {sum(videos)} frames of {len(videos)} video(s)"
+        return f"{came}, {fit} of {of_each} would fit: ask for num_frames={fit}." if fit else f"{came}, none would fit."
+
+    def _frame_tokens(self, number: int) -> int:
+        """Of a frame behind another one, the line that names it included."""
+        line = self.tokenizer.encode_pieces([ImageSlot(0), Text(f"\nFrame{number}: "), ImageSlot(1)])
+        return len(line) - 2 + 2 + self.spec.tokens_per_tile
+
+
+def _lengths(media: Sequence[Picture | Video]) -> list[int]:
+    """Frames of each video."""
+    return [len(item) for item in media if not isinstance(item, (Image.Image, LimitedPicture))]
 
 
 def tile_digest(pixels: NDArray[np.uint8]) -> bytes:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from tilewise.errors import InvalidRequest, UnknownOption
-from tilewise.inputs.chat import MediaReader
+from tilewise.inputs.media_reader import LOCAL, MediaReader
 from tilewise.timing import InputTiming
 
 PromptInput = str | Sequence[int] | Mapping[str, Any]
@@ -52,7 +52,7 @@ def _read(prompt: Any, reader: MediaReader) -> list[Prompt]:
     for key in prompt:
         if key not in _KEYS:
             raise UnknownOption.named(str(key), _KEYS, "A prompt dict")
-    arrival, reader = time.monotonic(), reader.timed()
+    arrival, reader = time.monotonic(), reader.timed(scope=LOCAL)
     media = _read_media(_mapping(prompt, "multi_modal_data"), reader)
     processor = _mapping(prompt, "mm_processor_kwargs")
     body = prompt.get("prompt", prompt.get("prompt_token_ids"))

@@ -1,4 +1,7 @@
-"""Videos in, chosen frames out. Decoding is PyAV's; the choice of frames is OpenGVLab's."""
+"""Videos in, chosen frames out. Decoding is PyAV's; the choice of frames is OpenGVLab's.
+
+Frames that are walked, pixels of each and seconds of it all are bounded, whatever the file claims to be.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,18 @@ import av
 from PIL import Image
 
 from tilewise.errors import InvalidMedia, InvalidRequest
+from tilewise.inputs.images import DAMAGE, ImageLimits, check_size, reason
+from tilewise.inputs.media_budget import Deadline, MediaBudget
+from tilewise.inputs.media_limits import MAX_FRAMES, MediaLimits
 
-MAX_FRAMES = 512
 # Playlists (concat, hls, dash, sdp) are formats too, which open other files and hosts: none of them here.
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,gif,ogg,asf"
+# What cameras, phones and the web have written for decades. FFmpeg knows hundreds more, which nobody attacks but few.
+_CODECS = (
+    "h264,hevc,libdav1d,av1,libvpx,libvpx-vp9,vp8,vp9,mpeg4,mpeg1video,mpeg2video,mjpeg,h263,msmpeg4,msmpeg4v1,"
+    "msmpeg4v2,wmv1,wmv2,wmv3,vc1,flv,theora,prores,dvvideo,gif,png,rawvideo"
+)
+_ALLOWED = {"format_whitelist": _FORMATS, "codec_whitelist": _CODECS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,54 +57,104 @@ class FrameChoice:
         return [int(segment / 2 + round(segment * i)) for i in range(wanted)]
 
 
-def read_video(data: bytes | str | Path, choice: FrameChoice = FrameChoice()) -> list[Image.Image]:
+def read_video(
+    data: bytes | str | Path,
+    choice: FrameChoice = FrameChoice(),
+    limits: ImageLimits = ImageLimits(),
+    budget: MediaBudget | None = None,
+    name: str = "",
+) -> list[Image.Image]:
     """Decode the chosen frames of a video as RGB pictures.
 
     The container's frame count is not believed: packets are counted, and a file that is cut short gives the frames
-    that can be decoded. Raises InvalidMedia when there is no frame at all.
+    that can be decoded. Raises InvalidMedia when there is no frame at all, or more of anything than is allowed.
     """
-    name = "the video" if isinstance(data, bytes) else f"{data}"
+    name = name or ("the video" if isinstance(data, bytes) else f"{data}")
+    budget = budget or MediaBudget()
+    deadline = Deadline(budget, "decode_seconds", f"Decoding {name}", "send a shorter or a smaller video")
+    film = _Film(data, name, limits, budget, deadline)
     try:
-        total, seconds = _measure(data)
-        wanted = set(choice.indices(total, seconds)) if total else set()
-        frames = _decode(data, wanted)
+        total, seconds = film.measure()
+        frames = film.frames(choice.indices(total, seconds)) if total else []
     except FileNotFoundError:
         raise InvalidMedia(f"{name}: no such file.") from None
-    except (av.FFmpegError, ValueError, IndexError) as error:
-        raise InvalidMedia(f"{name} is not a video that can be read ({error}).") from None
+    except (av.FFmpegError, *DAMAGE) as error:
+        if isinstance(error, InvalidMedia):
+            raise
+        raise InvalidMedia(f"{name} is not a video that can be read ({reason(error)}).") from None
     if not frames:
         raise InvalidMedia(f"{name} has no frame that can be decoded; send the whole file.")
     return frames
 
 
-@contextmanager
-def _open(data: bytes | str | Path) -> Iterator[Any]:
-    """A container of a plain video format. Paths are opened here, so that none is read as a protocol."""
-    with (
-        io.BytesIO(data) if isinstance(data, bytes) else Path(data).open("rb") as stream,
-        av.open(stream, options={"format_whitelist": _FORMATS}) as container,
-    ):
-        yield container
+@dataclass(frozen=True, slots=True)
+class _Film:
+    """A file that is opened twice: to count what is in it, and to decode what was chosen."""
 
+    data: bytes | str | Path
+    name: str
+    limits: ImageLimits
+    budget: MediaBudget
+    deadline: Deadline
 
-def _measure(data: bytes | str | Path) -> tuple[int, float | None]:
-    """Frames (counted, not believed) and seconds of the first video stream."""
-    with _open(data) as container:
-        stream = container.streams.video[0]
-        packets = sum(packet.size > 0 for packet in container.demux(stream))
-        rate = stream.average_rate
-        return packets, packets / float(rate) if rate else None
+    @contextmanager
+    def _open(self) -> Iterator[tuple[Any, Any]]:
+        """A container of a plain video format and its first video stream."""
+        data = self.data  # a path is opened here, so that none is read as a protocol
+        with (
+            io.BytesIO(data) if isinstance(data, bytes) else Path(data).open("rb") as file,
+            # Names in a file may be in any encoding; nobody reads them.
+            av.open(file, options=_ALLOWED, metadata_errors="ignore") as container,
+        ):
+            stream = next(iter(container.streams.video), None)
+            if stream is None:
+                raise InvalidMedia(f"{self.name} is not a video that can be read (it has sound alone).")
+            self._check_codec(stream.codec_context)
+            yield container, stream
 
+    def _check_codec(self, codec: Any) -> None:
+        name = "unknown" if codec is None else codec.name
+        if name not in _CODECS.split(","):
+            raise InvalidMedia(
+                f"{self.name} has the codec {name}, which is not read here: send H.264, H.265, VP8, VP9, AV1 or MPEG-4."
+            )
+        if codec.width and codec.height:
+            self._check_frame(codec.width, codec.height)
+        codec.options = {"max_pixels": str(self.limits.max_pixels)}  # for sizes that change on the way
 
-def _decode(data: bytes | str | Path, wanted: set[int]) -> list[Image.Image]:
-    frames: list[Image.Image] = []
-    with _open(data) as container:
-        container.streams.video[0].thread_type = "AUTO"
-        try:
-            for index, frame in enumerate(container.decode(video=0)):
-                if index in wanted:
-                    frames.append(frame.to_image())
-        except av.FFmpegError:
-            if not frames:
-                raise
-    return frames
+    def _check_frame(self, width: int, height: int) -> None:
+        check_size((width, height), self.limits, f"A frame of {self.name}")
+
+    def measure(self) -> tuple[int, float | None]:
+        """Frames (counted, not believed) and seconds of the first video stream."""
+        limit, packets = self.budget.limits.video_frames, 0
+        with self._open() as (container, stream):
+            for packet in container.demux(stream):
+                self.deadline.left()
+                packets += packet.size > 0
+                if packets > limit:
+                    raise InvalidMedia(
+                        f"{self.name} has more than {limit} frames, the limit: send a part of it, or raise "
+                        f"{MediaLimits.variable('video_frames')}."
+                    )
+            rate = stream.average_rate
+            return packets, packets / float(rate) if rate else None
+
+    def frames(self, indices: list[int]) -> list[Image.Image]:
+        """Frames at ascending `indices`; fewer if the file ends or breaks before."""
+        wanted, frames = set(indices), []
+        with self._open() as (container, stream):
+            stream.thread_type = "AUTO"
+            try:
+                for index, frame in enumerate(container.decode(stream)):
+                    self.deadline.left()
+                    if index in wanted:
+                        self._check_frame(frame.width, frame.height)
+                        self.budget.take_decoded(4 * frame.width * frame.height)
+                        frames.append(frame.to_image())
+                    if index >= indices[-1]:
+                        break
+            except av.FFmpegError:
+                if not frames:
+                    raise
+        return frames

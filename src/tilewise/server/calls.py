@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from tilewise.inputs.media_io import MediaOptions
 from tilewise.inputs.templates import Ending
 from tilewise.server.toolcalls import ToolUse
 from tilewise.types import SamplingParams
@@ -43,13 +44,10 @@ class ChatPrompt:
     thinking: bool = False
     tools: tuple[str, ...] = ()
     ending: Ending = "open"
-    one_tile: frozenset[int] = frozenset()
-    """Pictures that are not cut into tiles."""
     processor: dict[str, Any] = field(default_factory=dict)
     """`mm_processor_kwargs`."""
-    num_frames: int | None = None
-    """Of each video; None = the server's choice, as for `fps`."""
-    fps: float | None = None
+    media: MediaOptions = MediaOptions()
+    """`media_io_kwargs`."""
     keep_last: int | None = None
     """`truncate_prompt_tokens`."""
 

@@ -15,11 +15,11 @@ from urllib.parse import urlsplit
 
 from tilewise.config import option
 from tilewise.errors import InvalidConfig, UnknownOption, did_you_mean
+from tilewise.inputs.media_reader import Detail
 
 ToolCallParser = Literal["hermes"]
 ReasoningParser = Literal["qwen3", "deepseek_r1"]
 UvicornLogLevel = Literal["critical", "error", "warning", "info", "debug", "trace"]
-Detail = Literal["low", "high", "auto"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ class ServerConfig:
     reasoning_parser: ReasoningParser | None = option(
         None, "take <think>...</think> out of `content` and into `reasoning`", "answers"
     )
-    detail_tiles: dict[str, int] | None = option(
+    detail_tiles: dict[Detail, int] | None = option(
         None, 'most tiles of a picture by the `detail` of its image_url, as {"low": 1} (default: no effect)', "answers"
     )
     stream_interval: int = option(1, "tokens that a streamed chunk waits for", "answers")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from dataclasses import dataclass
 from typing import cast
@@ -54,6 +55,11 @@ class Context:
     served: ServedModel
     metrics: Metrics
     config: ServerConfig
+
+    def scope(self, raw: HttpRequest, salt: str | None) -> str:
+        """Whose requests this one belongs to, as far as one can tell: its key's, and among those its salt's."""
+        key = raw.headers.get("authorization", "") if self.config.api_key else ""
+        return hashlib.sha256(f"{key}\0{salt or ''}".encode()).hexdigest()
 
     @property
     def log(self) -> RequestLog:

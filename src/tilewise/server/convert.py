@@ -8,12 +8,13 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from tilewise.errors import InvalidField
+from tilewise.errors import InvalidField, InvalidRequest
+from tilewise.inputs.media_io import MediaOptions
 from tilewise.inputs.templates import Ending
 from tilewise.server.calls import ChatCall, ChatPrompt, Reply, Routing
 from tilewise.server.fields import CHAT
 from tilewise.server.messages import read_conversation
-from tilewise.server.protocol.chat import ChatBody, MediaOptions, VideoOptions
+from tilewise.server.protocol.chat import ChatBody
 from tilewise.server.protocol.common import Sampled
 from tilewise.server.sampling import sampling_of
 from tilewise.server.served import ServedModel
@@ -30,20 +31,17 @@ def chat_call(body: dict[str, Any], served: ServedModel, header_id: str | None =
     check_template(body, served)
     fields = ChatBody.read(body, CHAT)
     tools = read_tools(fields.tools, fields.tool_choice, fields.parallel_tool_calls, served)
-    conversation = read_conversation(fields.messages)
-    video = video_of(fields.media_io_kwargs)
+    messages = read_conversation(fields.messages)
     ending = ending_of(fields.add_generation_prompt, fields.continue_final_message)
     return ChatCall(
         reply=reply_of(fields, served, "chatcmpl-", header_id),
         prompt=ChatPrompt(
-            messages=conversation.messages,
+            messages=messages,
             thinking=thinking_of(fields, served),
             tools=tools.definitions,
             ending=ending,
-            one_tile=conversation.low_detail if served.detail_tiles else frozenset(),
             processor=fields.mm_processor_kwargs or {},
-            num_frames=video.num_frames,
-            fps=video.fps,
+            media=media_of(fields.media_io_kwargs),
             keep_last=fields.truncate_prompt_tokens,
         ),
         sampling=sampling_of(
@@ -53,7 +51,7 @@ def chat_call(body: dict[str, Any], served: ServedModel, header_id: str | None =
         tools=tools,
         reasoning=served.reasoning,
         include_reasoning=fields.include_reasoning,
-        echo=_echo(conversation.messages) if fields.echo else "",
+        echo=_echo(messages) if fields.echo else "",
     )
 
 
@@ -110,8 +108,11 @@ def ending_of(add_generation_prompt: bool | None, continue_final_message: bool) 
     return "open" if add_generation_prompt is None or add_generation_prompt else "end"
 
 
-def video_of(media: MediaOptions | None) -> VideoOptions:
-    return (media.video if media else None) or VideoOptions()
+def media_of(kwargs: dict[str, Any] | None) -> MediaOptions:
+    try:
+        return MediaOptions.of(kwargs)
+    except InvalidRequest as error:
+        raise InvalidField("media_io_kwargs", str(error)) from None
 
 
 def reply_of(fields: Sampled, served: ServedModel, prefix: str, header_id: str | None) -> Reply:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from tilewise.errors import InvalidField, did_you_mean
+from tilewise.inputs.media_reader import Detail
 
 _KEYS = {
     "system": {"content"},
@@ -38,29 +38,17 @@ _REFUSED_PARTS = {
     "image_pil": "it is for programs: send image_url",
     "video_frames": "it is for programs: send video_url",
 }
-_DETAILS = ("auto", "low", "high", "original", None)
+_DETAILS = (*get_args(Detail), None)
 
 
-@dataclass(frozen=True)
-class Conversation:
-    """Messages for `read_messages`, and which of their pictures, in order, asked for little detail."""
-
-    messages: tuple[dict[str, Any], ...]
-    low_detail: frozenset[int]
-
-
-def read_conversation(messages: Sequence[dict[str, Any]]) -> Conversation:
-    """Raises InvalidField, naming message and part."""
+def read_conversation(messages: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
+    """Messages for `read_messages`. Raises InvalidField, naming message and part."""
     if not messages:
         raise InvalidField("messages", "messages is empty: it needs at least one message.")
-    plain: list[dict[str, Any]] = []
-    details: list[str | None] = []
-    for number, message in enumerate(messages):
-        plain.append(_message(message, f"messages[{number}]", details))
-    return Conversation(tuple(plain), frozenset(i for i, detail in enumerate(details) if detail == "low"))
+    return tuple(_message(message, f"messages[{number}]") for number, message in enumerate(messages))
 
 
-def _message(message: dict[str, Any], where: str, details: list[str | None]) -> dict[str, Any]:
+def _message(message: dict[str, Any], where: str) -> dict[str, Any]:
     role = message.get("role")
     if not isinstance(role, str) or role not in _KEYS:
         known = ", ".join(_KEYS)
@@ -73,7 +61,7 @@ def _message(message: dict[str, Any], where: str, details: list[str | None]) -> 
             raise InvalidField(f"{where}.{key}", f"{where}: {key} is not taken, as {_SUCCESSORS[key]}.")
     content = message.get("content")
     if isinstance(content, list):
-        content = list(_parts(content, where, details))
+        content = list(_parts(content, where))
     elif content is not None and not isinstance(content, str):
         raise InvalidField(
             f"{where}.content",
@@ -85,7 +73,7 @@ def _message(message: dict[str, Any], where: str, details: list[str | None]) -> 
     return {"role": "system" if role == "developer" else role, "content": content, **calls}
 
 
-def _parts(parts: list[Any], where: str, details: list[str | None]) -> Iterator[dict[str, Any]]:
+def _parts(parts: list[Any], where: str) -> Iterator[dict[str, Any]]:
     for number, part in enumerate(parts):
         here = f"{where}.content[{number}]"
         if isinstance(part, str):
@@ -96,10 +84,10 @@ def _parts(parts: list[Any], where: str, details: list[str | None]) -> Iterator[
         kind = part.get("type") or next((name for name in _PARTS if name in part), None)
         if kind == "thinking":  # of an earlier answer: no part of the prompt
             continue
-        yield _part(part, kind, here, details)
+        yield _part(part, kind, here)
 
 
-def _part(part: dict[str, Any], kind: Any, here: str, details: list[str | None]) -> dict[str, Any]:
+def _part(part: dict[str, Any], kind: Any, here: str) -> dict[str, Any]:
     if kind in _REFUSED_PARTS:
         raise InvalidField(here, f"{here}: parts of type {kind} are not taken, as {_REFUSED_PARTS[kind]}.")
     if kind not in _PARTS:
@@ -113,16 +101,11 @@ def _part(part: dict[str, Any], kind: Any, here: str, details: list[str | None])
         if not isinstance(value, str):
             raise InvalidField(here, f"{here}: {key} must be a string, got {type(value).__name__}.")
         return {"type": "text", "text": value}
-    url = value.get("url") if isinstance(value, dict) else value
-    if not isinstance(url, str):
-        # A uuid alone would name media of an earlier request; tiles are known by their pixels instead.
-        raise InvalidField(here, f"{here}: {key} needs a URL, got {type(url).__name__}: send the media again.")
-    if key == "image_url":
-        details.append(_detail(value.get("detail") if isinstance(value, dict) else part.get("detail"), here))
-    return {"type": key, key: {"url": url}}
-
-
-def _detail(detail: Any, here: str) -> str | None:
+    found = dict(value) if isinstance(value, dict) else {"url": value}
+    uuid, detail = part.get("uuid", found.pop("uuid", None)), part.get("detail", found.pop("detail", None))
+    if not isinstance(found.get("url"), str) and (uuid is None or found.get("url") is not None):
+        kind = type(found.get("url")).__name__
+        raise InvalidField(here, f"{here}: {key} needs a URL, got {kind}; or a uuid of media that were sent before.")
     if detail not in _DETAILS:
         raise InvalidField(here, f"{here}: detail must be auto, low or high, got {detail!r:.80}.")
-    return detail if isinstance(detail, str) else None
+    return {"type": key, key: {"url": found.get("url"), "detail": detail}, "uuid": uuid}

@@ -8,13 +8,12 @@ from dataclasses import replace
 from tilewise.errors import TooLong
 from tilewise.inputs.chat import MediaReader, read_messages
 from tilewise.inputs.prepare import Preparer
-from tilewise.inputs.video import FrameChoice
 from tilewise.server.calls import ChatCall, ChatPrompt, CompletionCall, Routing
 from tilewise.types import Request, SamplingParams
 
 
 def chat_request(call: ChatCall, preparer: Preparer, reader: MediaReader) -> Request:
-    """May take as long as a download does. Raises InvalidRequest, TooLong among them."""
+    """May take as long as a download does; `reader` is the request's own. Raises InvalidRequest, TooLong among them."""
     return _routed(conversation_request(call.prompt, call.sampling, preparer, reader), call.routing, preparer)
 
 
@@ -22,7 +21,7 @@ def conversation_request(
     prompt: ChatPrompt, sampling: SamplingParams, preparer: Preparer, reader: MediaReader
 ) -> Request:
     arrival = time.monotonic()  # before media are fetched and decoded: waiting for them is waiting too
-    messages, media = read_messages(prompt.messages, _with_frames(reader, prompt))
+    messages, media = read_messages(prompt.messages, reader)
     request = preparer.chat(
         messages,
         media,
@@ -31,7 +30,6 @@ def conversation_request(
         thinking=prompt.thinking,
         tools=prompt.tools,
         ending=prompt.ending,
-        one_tile=prompt.one_tile,
         keep_last=prompt.keep_last,
     )
     return request.with_(arrival=arrival, inputs=replace(reader.watch.timing, preprocess=request.inputs.preprocess))
@@ -45,14 +43,6 @@ def completion_requests(call: CompletionCall, preparer: Preparer) -> list[Reques
         for prompt in call.prompts
     ]
     return [_routed(request.with_(arrival=arrival), call.routing, preparer) for request in requests]
-
-
-def _with_frames(reader: MediaReader, prompt: ChatPrompt) -> MediaReader:
-    if prompt.num_frames is None and prompt.fps is None:
-        return reader
-    frames = reader.frames
-    wanted = frames.num_frames if prompt.num_frames is None else prompt.num_frames
-    return replace(reader, frames=FrameChoice(wanted, frames.fps if prompt.fps is None else prompt.fps))
 
 
 def _routed(request: Request, routing: Routing, preparer: Preparer) -> Request:

@@ -34,8 +34,6 @@ class ServedModel:
     priorities: bool = False
     """Whether the scheduler minds `priority`."""
     trust_request_chat_template: bool = False
-    detail_tiles: bool = False
-    """Whether a picture of `detail: low` is shown as one tile."""
     force_include_usage: bool = False
 
     @property

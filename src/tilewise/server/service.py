@@ -7,6 +7,7 @@ engine is away are decided here, once.
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,8 @@ from typing import TypeVar
 
 from tilewise.engine.delta import TokenDelta
 from tilewise.errors import EngineDead, Expired, Overloaded
-from tilewise.inputs.chat import MediaReader
+from tilewise.inputs.media_io import MediaOptions
+from tilewise.inputs.media_reader import MediaReader
 from tilewise.inputs.prepare import Preparer
 from tilewise.outputs.group import AnswerGroup, Piece
 from tilewise.remote.stream import Stream
@@ -82,6 +84,16 @@ class Service:
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)
         finally:
             self._preparing -= 1
+
+    async def read(self, work: Callable[[MediaReader], Result], options: MediaOptions, scope: str) -> Result:
+        """The same for what reads media: whoever stops waiting ends the reading, too. `scope` is whose media a `uuid`
+        names."""
+        cancelled = threading.Event()
+        reader = self.reader.timed(options, cancelled=cancelled, scope=scope)
+        try:
+            return await self.prepare(lambda: work(reader))
+        finally:
+            cancelled.set()
 
     async def whole(self, request: Request) -> AnswerGroup:
         """The answers when all of them have ended."""

@@ -12,7 +12,7 @@ from tilewise.inputs.prepare import Preparer
 from tilewise.inputs.sampling import check_ids
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.server.calls import ChatPrompt
-from tilewise.server.convert import check_template, check_template_options, ending_of, video_of
+from tilewise.server.convert import check_template, check_template_options, ending_of, media_of
 from tilewise.server.fields import DETOKENIZE, TOKENIZE
 from tilewise.server.messages import read_conversation
 from tilewise.server.protocol.tokenize import DetokenizeBody, TokenizeBody
@@ -46,17 +46,14 @@ def tokenize_call(body: dict[str, Any], served: ServedModel) -> TokenizeCall:
 
 
 def _conversation(fields: TokenizeBody, served: ServedModel) -> ChatPrompt:
-    conversation, video = read_conversation(fields.messages or ()), video_of(fields.media_io_kwargs)
     thinking = check_template_options(fields.chat_template_kwargs)
     return ChatPrompt(
-        messages=conversation.messages,
+        messages=read_conversation(fields.messages or ()),
         thinking=served.thinking if thinking is None else thinking,
         tools=read_tools(fields.tools, None, True, served).definitions,
         ending=ending_of(fields.add_generation_prompt, fields.continue_final_message),
-        one_tile=conversation.low_detail if served.detail_tiles else frozenset(),
         processor=fields.mm_processor_kwargs or {},
-        num_frames=video.num_frames,
-        fps=video.fps,
+        media=media_of(fields.media_io_kwargs),
     )
 
 

@@ -22,7 +22,7 @@ CHAT = FieldTable(
         works("echo", "Begin the answer with the last message, if that is the assistant's."),
         works("add_generation_prompt", "false = the prompt ends with the last message."),
         works("continue_final_message", "Go on with the last message; needs add_generation_prompt false."),
-        works("media_io_kwargs", "video.num_frames and video.fps."),
+        works("media_io_kwargs", "video.num_frames and video.fps; image.rgba_background_color."),
         refused("add_special_tokens", "The model's template writes them.", False),
         refused("documents", "The models have no place for documents: put them into a message.", []),
         refused("chat_template", "Prompts follow the built-in template that the model was trained with."),

@@ -30,15 +30,6 @@ class NamedTool(Strict):
     function: FunctionName
 
 
-class VideoOptions(Strict):
-    num_frames: int | None = None
-    fps: float | None = None
-
-
-class MediaOptions(Strict):
-    video: VideoOptions | None = None
-
-
 class ChatBody(Sampled):
     messages: list[dict[str, Any]]
     max_completion_tokens: int | None = None
@@ -51,7 +42,7 @@ class ChatBody(Sampled):
     include_reasoning: bool = True
     enable_thinking: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
-    media_io_kwargs: MediaOptions | None = None
+    media_io_kwargs: dict[str, Any] | None = None
     mm_processor_kwargs: dict[str, Any] | None = None
     echo: bool = False
     add_generation_prompt: bool | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tilewise.server.protocol.chat import MediaOptions, Tool
+from tilewise.server.protocol.chat import Tool
 from tilewise.server.protocol.common import Body
 
 
@@ -18,7 +18,7 @@ class TokenizeBody(Body):
     add_generation_prompt: bool | None = None
     continue_final_message: bool = False
     chat_template_kwargs: dict[str, Any] | None = None
-    media_io_kwargs: MediaOptions | None = None
+    media_io_kwargs: dict[str, Any] | None = None
     mm_processor_kwargs: dict[str, Any] | None = None
 
 

@@ -35,8 +35,10 @@ async def chat_completions(raw: HttpRequest) -> Response:
         call = chat_call(body, context.served, raw.headers.get("x-request-id"))
         service.check_admission()
         async with service.deadline():
-            reader = service.reader.timed()
-            request = await service.prepare(lambda: chat_request(call, service.preparer, reader))
+            scope = context.scope(raw, call.routing.cache_salt)
+            request = await service.read(
+                lambda reader: chat_request(call, service.preparer, reader), call.prompt.media, scope
+            )
             context.log.received(call.reply.id, request)
             if call.reply.stream:
                 return EventStream(guarded(chat_events(context, call, request), service))

@@ -32,8 +32,10 @@ async def responses(raw: HttpRequest) -> Response:
         call = response_call(body, context.served, raw.headers.get("x-request-id"))
         service.check_admission()
         async with service.deadline():
-            reader = service.reader.timed()
-            request = await service.prepare(lambda: chat_request(call.chat, service.preparer, reader))
+            scope = context.scope(raw, call.chat.routing.cache_salt)
+            request = await service.read(
+                lambda reader: chat_request(call.chat, service.preparer, reader), call.chat.prompt.media, scope
+            )
             context.log.received(call.id, request)
             if call.chat.reply.stream:
                 return EventStream(response_events(context, call, request))

@@ -8,6 +8,8 @@ from fastapi import APIRouter
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
+from tilewise.inputs.media_io import MediaOptions
+from tilewise.server.calls import ChatPrompt
 from tilewise.server.context import context_of
 from tilewise.server.routes.exchange import exchange
 from tilewise.server.tokenize import detokenize_body, tokenize_body, tokenize_call
@@ -24,8 +26,10 @@ async def tokenize(raw: HttpRequest) -> Response:
     async def work(body: dict[str, Any]) -> Response:
         call = tokenize_call(body, context.served)
         async with service.deadline():
-            reader = service.reader.timed()
-            return JSONResponse(await service.prepare(lambda: tokenize_body(call, service.preparer, reader)))
+            media = call.prompt.media if isinstance(call.prompt, ChatPrompt) else MediaOptions()
+            scope = context.scope(raw, None)
+            found = await service.read(lambda reader: tokenize_body(call, service.preparer, reader), media, scope)
+            return JSONResponse(found)
 
     return await exchange(raw, service, work)
 

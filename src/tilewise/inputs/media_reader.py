@@ -1,0 +1,135 @@
+"""Opens the media that requests name: fetched, decoded and counted within the limits of one request."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from PIL import Image
+
+from tilewise.errors import InvalidRequest
+from tilewise.inputs.images import Colour, ImageLimits, LimitedPicture, flatten, open_image
+from tilewise.inputs.media import Kind, MediaAccess, MediaFiles
+from tilewise.inputs.media_budget import MediaBudget
+from tilewise.inputs.media_handles import MediaHandles
+from tilewise.inputs.media_io import MediaOptions
+from tilewise.inputs.video import FrameChoice, read_video
+from tilewise.inputs.web.address import short
+from tilewise.timing import Stopwatch
+
+Detail = Literal["auto", "low", "high", "original"]
+LOCAL = ""
+"""The scope of a program's own requests."""
+Media = Image.Image | LimitedPicture | list[Image.Image]
+"""A picture, or the chosen frames of a video."""
+
+
+@dataclass(frozen=True, slots=True)
+class MediaPart:
+    """A picture or video as a message names it: by URL, by the `uuid` of one sent before, or by both."""
+
+    url: str | None
+    kind: Kind
+    uuid: str | None = None
+    detail: Detail | None = None
+
+
+@dataclass(frozen=True)
+class MediaReader:
+    """`limits` are pictures and videos a prompt (`limit_mm_per_prompt`). One reader serves all requests; `timed` gives
+    each its own, with the last four fields."""
+
+    access: MediaAccess = field(default_factory=MediaAccess)
+    image_limits: ImageLimits = field(default_factory=ImageLimits)
+    limits: dict[str, int] = field(default_factory=dict)
+    frames: FrameChoice = field(default_factory=FrameChoice)
+    handles: MediaHandles = field(default_factory=lambda: MediaHandles(0))
+    """Media that were sent with a `uuid`."""
+    detail_tiles: Mapping[Detail, int] | None = None
+    """Most tiles of a picture whose part asks for this `detail`; None = it has no effect, as in vLLM."""
+    watch: Stopwatch = field(default_factory=Stopwatch)
+    """Told what reading takes, and what it comes to."""
+    budget: MediaBudget = field(default_factory=MediaBudget)
+    background: Colour | None = None
+    """Behind pictures with transparency; None = white."""
+    scope: str | None = None
+    """Whose media a `uuid` names: a key's or a salt's. None = nobody's, so nothing is kept or found."""
+
+    def timed(
+        self,
+        options: MediaOptions = MediaOptions(),
+        *,
+        cancelled: threading.Event | None = None,
+        scope: str | None = None,
+    ) -> MediaReader:
+        """For one request; `budget.cancel`, or `cancelled`, ends whatever it is reading."""
+        return replace(
+            self,
+            frames=options.frames(self.frames),
+            watch=Stopwatch(),
+            budget=MediaBudget(self.access.limits, cancelled),
+            background=options.background,
+            scope=scope,
+        )
+
+    def check_count(self, kind: str, count: int) -> None:
+        limit = self.limits.get(kind)
+        if limit is not None and count > limit:
+            raise InvalidRequest(f"At most {limit} {kind}(s) may be provided in one prompt. {count} were given.")
+
+    def picture(self, part: MediaPart) -> Image.Image | LimitedPicture:
+        files = self._files(part)
+        image = self.open_image(files.files[0], _name(part))
+        self._remember(part, files)
+        most = (self.detail_tiles or {}).get(part.detail or "auto")
+        return image if most is None else LimitedPicture(image, most)
+
+    def video(self, part: MediaPart) -> list[Image.Image]:
+        files = self._files(part)
+        frames = self._read_list(files) if files.is_list else self.read_video(files.files[0], _name(part))
+        self._remember(part, files)
+        return frames
+
+    def _files(self, part: MediaPart) -> MediaFiles:
+        if part.url is None:
+            return self.handles.find(self.scope, part.kind, part.uuid or "")
+        with self.watch.downloading():
+            files = self.access.fetch_files(part.url, part.kind, self.budget)
+        self.watch.count(downloads=1, download_bytes=files.num_bytes)
+        return files
+
+    def _remember(self, part: MediaPart, files: MediaFiles) -> None:
+        """Once it is known to be readable."""
+        if part.uuid is not None and part.url is not None:
+            self.handles.keep(self.scope, part.kind, part.uuid, files)
+
+    def open_image(self, data: bytes | Path, name: str = "") -> Image.Image:
+        with self.watch.decoding():
+            image = self._open(data, name)
+        self.watch.count(pictures=1)
+        return image
+
+    def _open(self, data: bytes | Path, name: str = "") -> Image.Image:
+        image = open_image(data, self.image_limits, self.budget, name)
+        return flatten(image, self.background) if self.background and image.has_transparency_data else image
+
+    def read_video(self, data: bytes | Path, name: str = "") -> list[Image.Image]:
+        with self.watch.decoding():
+            frames = read_video(data, self.frames, self.image_limits, self.budget, name)
+        self.watch.count(videos=1, frames=len(frames))
+        return frames
+
+    def _read_list(self, files: MediaFiles) -> list[Image.Image]:
+        chosen = self.frames.indices(len(files.files))
+        with self.watch.decoding():
+            frames = [self._open(files.files[index], f"frame {index + 1} of the video") for index in chosen]
+        self.watch.count(videos=1, frames=len(frames))
+        return frames
+
+
+def _name(part: MediaPart) -> str:
+    """What errors call it; "" = the picture, the video."""
+    return short(part.url) if part.url and part.url[:5].lower() != "data:" else ""

@@ -1,0 +1,85 @@
+"""Content parts of the OpenAI form: every spelling of each, checked before anything is fetched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+from PIL import Image
+
+from tilewise.errors import InvalidRequest, did_you_mean
+from tilewise.inputs.media import Kind
+from tilewise.inputs.media_handles import check_uuid
+from tilewise.inputs.media_reader import Detail, MediaPart
+
+_KINDS: dict[str, Kind] = {"image_url": "image", "video_url": "video"}
+_PARTS = ("text", "image_url", "video_url", "image_pil", "video_frames")
+
+
+@dataclass
+class Parts:
+    """What one message holds, sorted; pictures and videos are open already, or are to be read."""
+
+    role: Any
+    texts: list[str] = field(default_factory=list)
+    images: list[MediaPart | Image.Image] = field(default_factory=list)
+    videos: list[MediaPart | list[Image.Image]] = field(default_factory=list)
+    calls: tuple[str, ...] = ()
+    """Of tools, by the assistant."""
+
+    def add(self, part: Any, where: str) -> None:
+        """Raises InvalidRequest, naming `where`."""
+        if isinstance(part, str):
+            part = {"type": "text", "text": part}
+        if not isinstance(part, Mapping):
+            raise InvalidRequest(f"{where} must be a text or an object, got {type(part).__name__}.")
+        kind = part.get("type") or next((name for name in _PARTS if name in part), None)
+        if kind not in _PARTS:
+            hint = did_you_mean(str(kind), _PARTS)
+            raise InvalidRequest(f"{where}: type must be one of {', '.join(_PARTS)}, got {kind!r:.80}.{hint}")
+        value = part.get(kind)
+        if kind == "text":
+            self.texts.append(_text(value, where))
+        elif kind == "image_pil":
+            self.images.append(_picture(value, where))
+        elif kind == "video_frames":
+            self.videos.append(_frames(value, where))
+        elif kind == "image_url":
+            self.images.append(_media(part, kind, where))
+        else:
+            self.videos.append(_media(part, kind, where))
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise InvalidRequest(f"{where}: text needs a string, got {type(value).__name__}.")
+    return value
+
+
+def _picture(value: Any, where: str) -> Image.Image:
+    if not isinstance(value, Image.Image):
+        raise InvalidRequest(f"{where}: image_pil needs a PIL image, got {type(value).__name__}.")
+    return value
+
+
+def _frames(value: Any, where: str) -> list[Image.Image]:
+    if not isinstance(value, list) or not all(isinstance(frame, Image.Image) for frame in value):
+        raise InvalidRequest(f"{where}: video_frames needs a list of PIL images, got {value!r:.80}.")
+    return value
+
+
+def _media(part: Mapping[str, Any], kind: str, where: str) -> MediaPart:
+    value = part.get(kind)
+    options = value if isinstance(value, Mapping) else {}
+    url = options.get("url") if isinstance(value, Mapping) else value
+    uuid = check_uuid(part.get("uuid", options.get("uuid")), where)
+    if not (isinstance(url, str) or (url is None and uuid is not None)):
+        raise InvalidRequest(f"{where}: {kind} needs a string, got {type(url).__name__}.")
+    return MediaPart(url, _KINDS[kind], uuid, _detail(options.get("detail", part.get("detail")), where))
+
+
+def _detail(value: Any, where: str) -> Detail | None:
+    if value is not None and value not in get_args(Detail):
+        raise InvalidRequest(f"{where}: detail must be one of {', '.join(get_args(Detail))}, got {value!r:.80}.")
+    return value  # type: ignore[no-any-return]

@@ -1,0 +1,156 @@
+"""Which address on the web a URL means, and whether it may be reached.
+
+A URL is taken apart once, here; what is connected to and what is sent is made of these parts, so that no other parser
+can read the same URL differently.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import SplitResult, quote, urlsplit
+
+from tilewise.errors import InvalidMedia
+from tilewise.inputs.media_budget import Deadline
+
+MAX_URL = 8192
+"""Characters of a http(s) URL."""
+_SLICE = 0.1  # seconds between two looks at whether anybody still waits
+_PORTS = {"http": 80, "https": 443}
+# Browsers read a backslash as a slash, others do not; tabs and line breaks are dropped by some.
+_AMBIGUOUS = re.compile(r"[\x00-\x1f\x7f\\]")
+_IN_PATH = "/%:@!$&'()*+,;=~-._"  # sent as they are; all else is escaped
+_HOST = re.compile(r"[a-z0-9_.-]+")
+# IPv6 ranges whose last 32 bits are an IPv4 address that a gateway (NAT64) or an old stack would go to.
+_HOLDS_IPV4 = tuple(map(ipaddress.ip_network, ("64:ff9b::/96", "::/96", "::ffff:0:0/96", "::ffff:0:0:0/96")))
+# All of IPv6 that is handed out (the rest is local, or nothing yet), and what is not for everybody there.
+_IPV6_UNICAST = ipaddress.ip_network("2000::/3")
+_SPECIAL = tuple(map(ipaddress.ip_network, ("192.88.99.0/24", "3fff::/20")))
+
+
+@dataclass(frozen=True, slots=True)
+class WebAddress:
+    """The parts of a http(s) URL that matter."""
+
+    scheme: str
+    host: str
+    """Lower case, ASCII, without a final dot; an IPv6 address without brackets."""
+    port: int
+    target: str
+    """Path and query, as sent."""
+
+    @classmethod
+    def of(cls, url: str) -> WebAddress:
+        """Raises InvalidMedia for what is no http(s) URL, or means different hosts to different readers."""
+        if len(url) > MAX_URL:
+            raise InvalidMedia(f"A URL of {len(url)} characters is too long, the limit is {MAX_URL}.")
+        try:
+            parts = urlsplit(url)
+            port, default = parts.port, _PORTS.get(parts.scheme)
+            if default is None or not parts.hostname:
+                raise InvalidMedia(f"{short(url)}: The URL must be either a HTTP, data or file URL.")
+            _check_unambiguous(url, parts)
+            path = quote(parts.path or "/", safe=_IN_PATH)
+            query = quote(parts.query, safe=f"{_IN_PATH}?[]")
+            target = f"{path}?{query}" if query else path
+            return cls(parts.scheme, _plain(parts.hostname), default if port is None else port, target)
+        except ValueError as error:  # of urllib and idna
+            if isinstance(error, InvalidMedia):
+                raise
+            raise InvalidMedia(f"{short(url)!r} is not a valid URL ({error}).") from None
+
+    @property
+    def host_header(self) -> str:
+        name = f"[{self.host}]" if ":" in self.host else self.host
+        return name if self.port == _PORTS[self.scheme] else f"{name}:{self.port}"
+
+
+def _check_unambiguous(url: str, parts: SplitResult) -> None:
+    if _AMBIGUOUS.search(url.partition("?")[0]):
+        raise InvalidMedia(f"{short(url)!r}: a URL may not hold line breaks, control characters or backslashes.")
+    if "@" in parts.netloc:
+        raise InvalidMedia(f"{short(url)}: a URL with credentials is not fetched; leave out what is before @.")
+    if "[" in parts.netloc and ":" not in (parts.hostname or ""):
+        raise InvalidMedia(f"{short(url)}: only an IPv6 address stands in brackets.")
+
+
+def _plain(host: str) -> str:
+    if ":" in host:
+        return str(ipaddress.IPv6Address(host.partition("%")[0]))  # a zone means something on this machine only
+    name = host.encode("idna").decode().lower().removesuffix(".")  # full-width digits and dots become ASCII here
+    if not _HOST.fullmatch(name):
+        raise ValueError(f"{host[:80]!r} is no host name")
+    return name
+
+
+def check_domain(address: WebAddress, domains: Sequence[str] | None) -> None:
+    """Raises InvalidMedia unless the host is one of the allowed, which are exact."""
+    if domains is not None and address.host not in {_lenient(domain) for domain in domains}:
+        raise InvalidMedia(
+            f"The URL must be from one of the allowed domains: {list(domains)}. Input URL domain: {address.host}"
+        )
+
+
+def _lenient(domain: str) -> str:
+    """An operator's spelling; one that is no host name allows nothing."""
+    try:
+        return _plain(domain.strip("[]"))
+    except ValueError:
+        return ""
+
+
+def resolve(address: WebAddress, deadline: Deadline, private: bool = False) -> tuple[str, ...]:
+    """Numeric addresses of the host, in the resolver's order: it puts first what this machine can reach.
+
+    Unless `private`, raises InvalidMedia if any of them is not public: a name that has both is not to be trusted.
+    """
+    found = _look_up(address.host, deadline)
+    if not private:
+        for number in found:
+            if not is_public(number):
+                raise InvalidMedia(f"{address.host} is at {number}, which is not a public address: refused.")
+    return found
+
+
+def _look_up(host: str, deadline: Deadline) -> tuple[str, ...]:
+    """In a thread, as a look-up can neither be interrupted nor told how long it may take."""
+    answer: list[tuple[str, ...] | Exception] = []
+
+    def ask() -> None:
+        try:
+            infos = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+            answer.append(tuple(dict.fromkeys(str(info[4][0]) for info in infos)))
+        except (OSError, UnicodeError) as error:
+            answer.append(error)
+
+    thread = threading.Thread(target=ask, name="tilewise-look-up", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(min(_SLICE, deadline.left()))
+    if not answer or not answer[0] or isinstance(answer[0], Exception):
+        reason = f" ({answer[0]})" if answer and answer[0] else ""
+        raise InvalidMedia(f"{host}: this host name cannot be resolved{reason}.")
+    return answer[0]
+
+
+def is_public(number: str) -> bool:
+    """Whether an address is for everybody, as is the one that it may contain."""
+    ip = ipaddress.ip_address(number.partition("%")[0])
+    if ip.version == 6:
+        inner = ip.sixtofour
+        if inner is None and any(ip in network for network in _HOLDS_IPV4):
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if inner is not None:
+            return is_public(str(inner))
+        if ip not in _IPV6_UNICAST:
+            return False
+    return ip.is_global and not ip.is_multicast and not any(ip in network for network in _SPECIAL)
+
+
+def short(url: str) -> str:
+    """For messages."""
+    return url if len(url) <= 120 else url[:117] + "..."

@@ -1,0 +1,151 @@
+"""Downloading one file: every redirect goes through the same door, and all of it has one deadline."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from urllib.parse import urljoin
+
+import httpcore
+
+from tilewise.errors import InvalidMedia
+from tilewise.inputs.media_budget import Deadline, MediaBudget
+from tilewise.inputs.media_limits import MediaLimits
+from tilewise.inputs.web.address import WebAddress, check_domain, resolve, short
+from tilewise.inputs.web.sockets import CheckedNetwork
+
+_HEADERS = [(b"User-Agent", b"tilewise"), (b"Accept", b"*/*"), (b"Accept-Encoding", b"identity")]
+_REDIRECTS = (301, 302, 303, 307, 308)
+_FIRST_PAUSE = 0.1  # seconds before the first retry, twice as many before each further one
+_HEAD = 512  # bytes in which a page says that it is one
+
+
+class _TryAgain(Exception):
+    """Something that a second try may help; the text is for the last one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """How files come from the web."""
+
+    domains: tuple[str, ...] | None
+    private: bool
+    max_redirects: int
+
+    def fetch(self, url: str, budget: MediaBudget, deadline: Deadline) -> bytes:
+        """Raises InvalidMedia for what is refused, missing, too large or too slow, and Cancelled."""
+        for _ in range(self.max_redirects + 1):
+            body, location = self._hop(url, budget, deadline)
+            if location is None:
+                return body
+            url = _join(url, location)
+        raise InvalidMedia(f"{short(url)}: more than {self.max_redirects} redirects; give the final address.")
+
+    def _hop(self, url: str, budget: MediaBudget, deadline: Deadline) -> tuple[bytes, str | None]:
+        """The body, or where it redirects to; tried again when the connection or the server fails."""
+        retries = budget.limits.retries
+        for number in range(retries + 1):
+            try:
+                return self._once(url, budget, deadline)
+            except _TryAgain as error:
+                if number == retries:
+                    raise InvalidMedia(f"{short(url)} {error}.") from None
+                deadline.pause(_FIRST_PAUSE * 2**number)
+        raise AssertionError("unreachable")
+
+    def _once(self, url: str, budget: MediaBudget, deadline: Deadline) -> tuple[bytes, str | None]:
+        address = WebAddress.of(url)
+        check_domain(address, self.domains)
+        addresses = resolve(address, deadline, self.private)
+        with _open(address, addresses, deadline) as response:
+            headers = {name.lower(): value.decode("latin-1") for name, value in response.headers}
+            if response.status in _REDIRECTS and b"location" in headers:
+                return b"", headers[b"location"]
+            if response.status >= 500:
+                raise _TryAgain(f"answered with HTTP status {response.status}")
+            if response.status != 200:
+                raise InvalidMedia(f"{short(url)} answered with HTTP status {response.status}.")
+            if headers.get(b"content-encoding", "identity") != "identity":
+                raise InvalidMedia(f"{short(url)} came compressed, though it was asked for as it is.")
+            return _body(response, headers, url, budget), None
+
+
+@contextmanager
+def _open(address: WebAddress, addresses: tuple[str, ...], deadline: Deadline) -> Iterator[httpcore.Response]:
+    """An answer, its body not read yet."""
+    url = httpcore.URL(
+        scheme=address.scheme.encode(), host=address.host.encode(), port=address.port, target=address.target.encode()
+    )
+    headers = [(b"Host", address.host_header.encode()), *_HEADERS]
+    network = CheckedNetwork(addresses, deadline)
+    try:
+        with (
+            httpcore.ConnectionPool(ssl_context=_ssl_context(), network_backend=network) as pool,
+            pool.stream("GET", url, headers=headers) as response,
+        ):
+            yield response
+    except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
+        raise _TryAgain(f"cannot be fetched: {type(error).__name__}: {error}") from None
+
+
+@cache
+def _ssl_context() -> ssl.SSLContext:
+    """Reading certificates takes tens of milliseconds."""
+    return httpcore.default_ssl_context()
+
+
+def _join(url: str, location: str) -> str:
+    try:
+        return urljoin(url, location)
+    except ValueError as error:
+        raise InvalidMedia(
+            f"{short(url)} redirects to {short(location)!r}, which is not a valid URL ({error})."
+        ) from None
+
+
+def _body(response: httpcore.Response, headers: dict[bytes, str], url: str, budget: MediaBudget) -> bytes:
+    limit = budget.limits.file_bytes
+    check_size(short(url), int(headers.get(b"content-length", 0)), limit)
+    body = bytearray()
+    for chunk in response.iter_stream():
+        budget.take_bytes(len(chunk))
+        fresh = len(body) < _HEAD
+        body += chunk
+        check_size(short(url), len(body), limit)
+        if fresh:
+            _refuse_page(bytes(body[:_HEAD]), headers, url)
+    return bytes(body)
+
+
+def check_size(name: str, size: int, limit: int) -> None:
+    if size > limit:
+        raise InvalidMedia(
+            f"{name} has {size} bytes or more, the limit is {limit}: send a smaller file, or raise "
+            f"{MediaLimits.variable('file_bytes')}."
+        )
+
+
+def _refuse_page(head: bytes, headers: dict[bytes, str], url: str) -> None:
+    """The commonest mistake: the address of the page that shows a picture."""
+    if is_page(head):
+        kind = headers.get(b"content-type", "none")
+        raise InvalidMedia(
+            f"{short(url)} is no picture or video (Content-Type: {kind[:80]}): it is an HTML page: use the address of "
+            f"the file itself{_raw_link(url)}."
+        )
+
+
+def is_page(head: bytes) -> bool:
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    return start.startswith((b"<!doctype html", b"<html")) or b"<html" in start
+
+
+def _raw_link(url: str) -> str:
+    """Hubs show a file under /blob/ and give it under another name."""
+    if "/blob/" not in url:
+        return ""
+    raw = "/raw/" if url.startswith(("https://github.com/", "http://github.com/")) else "/resolve/"
+    return f", {short(url.replace('/blob/', raw, 1))}"
