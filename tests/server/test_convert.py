@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from pydantic import ValidationError
 
-from tests.server.asking import LOOK, PICTURE, QUESTION, SERVED, ask
+from tests.server.asking import LOOK, QUESTION, SERVED, ask
 from tilewise.errors import InvalidConfig, InvalidField, InvalidRequest, UnknownModel
 from tilewise.server.served import sampling_defaults
 from tilewise.types import SamplingParams, StructuredOutputsParams
@@ -140,7 +140,8 @@ def test_structured_answers(fields, structure):
         ({"request_id": "a\r\nX: y"}, "request_id must be 1 to 128 characters"),
         ({"temperature": -1}, "temperature must be a number >= 0"),
         ({"max_tokens": 0}, "max_tokens must be a whole number >= 1"),
-        ({"media_io_kwargs": {"image": {}}}, "media_io_kwargs.image"),
+        ({"media_io_kwargs": {"image": {"size": 3}}}, "media_io_kwargs: image has no option 'size'"),
+        ({"media_io_kwargs": {"video": {"num_frames": 0}}}, "num_frames must be a whole number from 1"),
     ],
 )
 def test_what_cannot_be_is_refused(fields, says):
@@ -236,7 +237,7 @@ def test_what_goes_beside_the_prompt():
     call = ask(replace(SERVED, priorities=True), priority=-2, cache_salt="mine", truncate_prompt_tokens=9)
     assert (call.routing.priority, call.routing.cache_salt, call.prompt.keep_last) == (-2, "mine", 9)
     call = ask(media_io_kwargs={"video": {"num_frames": 8, "fps": 2}}, mm_processor_kwargs={"max_dynamic_patch": 6})
-    assert (call.prompt.num_frames, call.prompt.fps, call.prompt.processor) == (8, 2, {"max_dynamic_patch": 6})
+    assert (call.prompt.media, call.prompt.processor) == (MediaOptions(None, 8, 2.0), {"max_dynamic_patch": 6})
     call = ask(return_token_ids=True, return_tokens_as_token_ids=True, include_reasoning=False)
     assert (call.reply.token_ids, call.reply.tokens_as_ids, call.include_reasoning) == (True, True, False)
 
@@ -246,12 +247,3 @@ def test_echo_is_the_last_message_of_the_assistant():
     assert ask(messages=[QUESTION, begun], echo=True, continue_final_message=True).echo == "It\nsays"
     assert ask(messages=[QUESTION], echo=True).echo == ""
     assert ask(messages=[QUESTION, begun]).echo == ""
-
-
-def test_little_detail_is_one_tile_where_the_server_says_so():
-    def shown(detail):
-        return {"type": "image_url", "image_url": {"url": "data:,", "detail": detail}}
-
-    message = {"role": "user", "content": [shown("low"), shown("auto"), PICTURE, shown("low"), shown("high")]}
-    assert ask(messages=[message]).prompt.one_tile == frozenset()
-    assert ask(replace(SERVED, detail_tiles=True), messages=[message]).prompt.one_tile == {0, 3}

@@ -12,7 +12,7 @@ CALL = {"id": "1", "type": "function", "function": {"name": "look", "arguments":
 
 
 def read(*messages):
-    return list(read_conversation(messages).messages)
+    return list(read_conversation(messages))
 
 
 @pytest.mark.parametrize(
@@ -25,9 +25,19 @@ def read(*messages):
         ({"type": "output_text", "text": "Hi", "annotations": []}, {"type": "text", "text": "Hi"}),
         ({"type": "refusal", "refusal": "No."}, {"type": "text", "text": "No."}),
         (PICTURE, SEEN),
-        ({"type": "image_url", "image_url": {"url": URL, "detail": "low"}, "uuid": "x"}, SEEN),
+        (
+            {"type": "image_url", "image_url": {"url": URL, "detail": "low"}, "uuid": "x"},
+            {"type": "image_url", "image_url": {"url": URL, "detail": "low"}, "uuid": "x"},
+        ),
+        (
+            {"type": "image_url", "uuid": "x", "image_url": None},
+            {"type": "image_url", "image_url": {"url": None}, "uuid": "x"},
+        ),
         ({"image_url": URL}, SEEN),
-        ({"type": "input_image", "image_url": URL, "detail": "high"}, SEEN),
+        (
+            {"type": "input_image", "image_url": URL, "detail": "high"},
+            {"type": "image_url", "image_url": {"url": URL, "detail": "high"}},
+        ),
         ({"type": "video_url", "video_url": {"url": URL}}, {"type": "video_url", "video_url": {"url": URL}}),
     ],
 )
@@ -81,8 +91,8 @@ def test_developers_are_the_system():
         ({"role": "user", "content": [{"type": "input_audio"}]}, "messages[0].content[0]", "hear nothing"),
         ({"role": "user", "content": [{"type": "image_embeds"}]}, "messages[0].content[0]", "send image_url"),
         ({"role": "user", "content": [{"type": "image_pil"}]}, "messages[0].content[0]", "it is for programs"),
-        ({"role": "user", "content": [{"type": "image_url", "uuid": "x", "image_url": None}]},
-         "messages[0].content[0]", "send the media again"),
+        ({"role": "user", "content": [{"type": "image_url", "image_url": None}]},
+         "messages[0].content[0]", "needs a URL, got NoneType; or a uuid of media that were sent before"),
         ({"role": "user", "content": [{"type": "image_url", "image_url": {"url": URL, "detail": "most"}}]},
          "messages[0].content[0]", "detail must be auto, low or high, got 'most'"),
     ],

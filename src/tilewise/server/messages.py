@@ -108,4 +108,5 @@ def _part(part: dict[str, Any], kind: Any, here: str) -> dict[str, Any]:
         raise InvalidField(here, f"{here}: {key} needs a URL, got {kind}; or a uuid of media that were sent before.")
     if detail not in _DETAILS:
         raise InvalidField(here, f"{here}: detail must be auto, low or high, got {detail!r:.80}.")
-    return {"type": key, key: {"url": found.get("url"), "detail": detail}, "uuid": uuid}
+    shown = {"url": found.get("url"), **({} if detail is None else {"detail": detail})}
+    return {"type": key, key: shown, **({} if uuid is None else {"uuid": uuid})}
