@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from tests.server.asking import LOOK, QUESTION, SERVED, ask
 from tilewise.errors import InvalidConfig, InvalidField, InvalidRequest, UnknownModel
+from tilewise.inputs.media_io import MediaOptions
 from tilewise.server.served import sampling_defaults
 from tilewise.types import SamplingParams, StructuredOutputsParams
 
