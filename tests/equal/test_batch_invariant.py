@@ -13,6 +13,8 @@ from tests.equal.driver import Engine
 from tests.equal.test_equal import requests
 from tests.tiny import SPECS, TWINS, TinySpec, write_original
 from tilewise import LLM, SamplingParams
+from tilewise.platforms.base import PANEL
+from tilewise.platforms.cpu.ops import CpuOps
 from tilewise.step import Speculation
 
 WIDE = replace(
@@ -119,6 +121,30 @@ def test_cold_equals_cached(model, alone, monkeypatch):
     assert not note(engine.run(requests(), monkeypatch), alone)
     assert not note(engine.run_more(requests(), monkeypatch), alone)
     assert engine.cached["text"] == 20  # its last chunk begins in the middle of a panel
+
+
+SHAPED = ("linear", "rms_norm", "layer_norm", "gelu", "silu_mul", "dense_attention")
+"""Ops that a library may compute otherwise for more rows."""
+
+
+def test_no_op_sees_more_or_fewer_rows_in_another_batch(model, monkeypatch):
+    """By construction, not because one library happens to round alike: a panel, one tile, or one row of logits."""
+    seen: dict[str, set[int]] = {}
+    for name in SHAPED:
+        monkeypatch.setattr(CpuOps, name, watched(getattr(CpuOps, name), seen.setdefault(name, set())))
+    model.engine(max_num_batched_tokens=70).run(requests(), monkeypatch)
+    assert seen.pop("linear") == {1, PANEL}
+    assert all(rows <= {1, PANEL} for rows in seen.values()), seen
+
+
+def watched(op, rows: set[int]):
+    """The op, which notes how long its input's first axis is."""
+
+    def call(self, x, *rest):
+        rows.add(len(x))
+        return op(self, x, *rest)
+
+    return call
 
 
 def test_the_ordinary_mode_differs(tmp_path, monkeypatch):
