@@ -21,8 +21,8 @@ from torch import Tensor
 
 from tilewise.runner.sampler import sample
 from tilewise.runner.tables import Tables
+from tilewise.sampling_params import SamplingParams
 from tilewise.step import Admission, Limits, Work
-from tilewise.types import SamplingParams
 
 LENGTH, PROMPT = 600, 400
 KINDS: dict[str, list[SamplingParams]] = {

@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from tilewise.engine.scheduler import Scheduler
+from tilewise.sampling_params import SamplingParams
 from tilewise.step import EncodedTile, Limits, StepPlan, StepResult
-from tilewise.types import ImageInput, Request, SampledToken, SamplingParams, Tile
+from tilewise.types import ImageInput, Request, SampledToken, Tile
 
 STEPS = 200
 TILES = 13

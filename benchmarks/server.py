@@ -29,10 +29,11 @@ from tilewise.engine.core import EngineCore
 from tilewise.plan import Resolved
 from tilewise.remote.process import Launch
 from tilewise.remote.wire import Ready
+from tilewise.sampling_params import SamplingParams
 from tilewise.server.config import ServerConfig
 from tilewise.server.serve import serve as run_server
 from tilewise.step import Limits, StepPlan, StepResult
-from tilewise.types import Request, SampledToken, SamplingParams
+from tilewise.types import Request, SampledToken
 
 _LIMITS = Limits(256, 2048, 8192, 16, 256 * 129, 16, 64, 4)
 _BODY = {"model": "demo", "messages": [{"role": "user", "content": "hello"}], "stream": True, "ignore_eos": True}

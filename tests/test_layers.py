@@ -29,7 +29,7 @@ ROWS: list[set[str]] = [
     {"platforms"},
     {"plan"},
     {"step"},
-    {"config", "speculation", "types", "progress", "family"},
+    {"config", "speculation", "types", "sampling_params", "progress", "family"},
     {"amounts", "timing", "logs"},
     {"errors"},
 ]
@@ -56,6 +56,7 @@ TORCH_FREE = {
     "speculation",
     "family",
     "types",
+    "sampling_params",
     "timing",
     "errors",
 }

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from tilewise.config import EngineConfig
     from tilewise.errors import TilewiseError
     from tilewise.llm import LLM
-    from tilewise.types import CompletionOutput, RequestOutput, SamplingParams, StructuredOutputsParams
+    from tilewise.sampling_params import SamplingParams, StructuredOutputsParams
+from tilewise.types import CompletionOutput, RequestOutput
 
 __version__ = "0.1.0"
 __all__ = [
@@ -34,8 +35,8 @@ _HOMES = {
     "EngineConfig": "tilewise.config",
     "ImageAsset": "tilewise.assets",
     "RequestOutput": "tilewise.types",
-    "SamplingParams": "tilewise.types",
-    "StructuredOutputsParams": "tilewise.types",
+    "SamplingParams": "tilewise.sampling_params",
+    "StructuredOutputsParams": "tilewise.sampling_params",
     "TilewiseError": "tilewise.errors",
 }
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from tilewise.errors import InvalidRequest, UnknownOption
 from tilewise.inputs.tokenizer import Tokenizer
-from tilewise.types import Logprob, Request, RequestOutput, SamplingParams
+from tilewise.sampling_params import SamplingParams
+from tilewise.types import Logprob, Request, RequestOutput
 
 MAX_BEAM_WIDTH = 64
 

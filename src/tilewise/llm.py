@@ -33,8 +33,9 @@ from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.inputs.video import FrameChoice
 from tilewise.outputs.group import AnswerGroup
 from tilewise.progress import progress_bar
+from tilewise.sampling_params import SamplingParams
 from tilewise.timing import InputTiming
-from tilewise.types import Request, RequestOutput, SamplingParams
+from tilewise.types import Request, RequestOutput
 from tilewise.weights.checkpoint import Checkpoint
 
 Messages = Sequence[dict[str, Any]]

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from tilewise.types import SampledToken, SamplingParams, TokenIds
+from tilewise.sampling_params import SamplingParams
+from tilewise.types import SampledToken, TokenIds
 
 if TYPE_CHECKING:
     import numpy as np

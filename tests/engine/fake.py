@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from tilewise.sampling_params import SamplingParams
 from tilewise.step import Admission, EncodedTile, EncodeJob, FlashRule, Limits, StepPlan, StepResult, Work
-from tilewise.types import ImageInput, Request, SampledToken, SamplingParams, Tile
+from tilewise.types import ImageInput, Request, SampledToken, Tile
 
 TILE_TOKENS = 4
 _BY_SEED: dict[int, Request] = {}

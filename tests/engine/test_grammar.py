@@ -11,8 +11,9 @@ from tests.inputs.vocabulary import small_tokenizer
 from tilewise.engine.grammar import bits_of, ids_in
 from tilewise.engine.sequence import SequenceState
 from tilewise.inputs.grammar import Grammars
+from tilewise.sampling_params import SamplingParams, StructuredOutputsParams
 from tilewise.step import Work
-from tilewise.types import Request, SamplingParams, StructuredOutputsParams
+from tilewise.types import Request
 
 TOKENIZER = small_tokenizer()
 END = TOKENIZER.special_id("<|im_end|>")

@@ -16,8 +16,9 @@ from tilewise.platforms.cpu import CpuPlatform
 from tilewise.runner import runner as runner_module
 from tilewise.runner.background import BackgroundRunner
 from tilewise.runner.runner import LocalRunner
+from tilewise.sampling_params import SamplingParams
 from tilewise.step import Handle, Limits, Runner, StepPlan, Work
-from tilewise.types import ImageInput, Request, SamplingParams, Tile
+from tilewise.types import ImageInput, Request, Tile
 from tilewise.weights.folder import CheckpointFolder
 
 LIMITS = Limits(

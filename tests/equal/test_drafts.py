@@ -8,8 +8,8 @@ from tests.equal.contract import assert_same
 from tests.equal.driver import Engine, prompt
 from tests.equal.test_structured import GRAMMARS
 from tests.tiny import END_IDS, SPECS, TWINS, write_original
+from tilewise.sampling_params import StructuredOutputsParams
 from tilewise.step import Speculation
-from tilewise.types import StructuredOutputsParams
 
 LOOKUP = Speculation(tokens=3, ngram=(1, 3))
 DRAFTING = Speculation(tokens=3)

@@ -16,8 +16,9 @@ from tests.tiny import tokenizer as tiny_tokenizer
 from tilewise.inputs.grammar import Grammars
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.runner.runner import LocalRunner
+from tilewise.sampling_params import StructuredOutputsParams
 from tilewise.step import Admission
-from tilewise.types import Request, StructuredOutputsParams
+from tilewise.types import Request
 
 TOKENIZER = Tokenizer(tiny_tokenizer().to_str())
 GRAMMARS = Grammars(TOKENIZER, END_IDS)

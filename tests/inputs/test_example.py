@@ -16,7 +16,7 @@ from tilewise.inputs.prepare import InputOptions, Preparer
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.templates import TEMPLATES, ImageSlot, Message, Special, Text
 from tilewise.inputs.tokenizer import Tokenizer
-from tilewise.types import SamplingParams
+from tilewise.sampling_params import SamplingParams
 
 ROLE_TOKENS = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
 HARMONY_TOKENS = ("<|start|>", "<|message|>", "<|channel|>", "<|return|>", "<s>")

@@ -17,7 +17,7 @@ from tilewise.engine.grammar import ids_in
 from tilewise.errors import InvalidRequest
 from tilewise.inputs.grammar import MAX_CHARACTERS, MAX_NESTING, Grammars
 from tilewise.inputs.tokenizer import Tokenizer
-from tilewise.types import StructuredOutputsParams
+from tilewise.sampling_params import StructuredOutputsParams
 
 KINDS = {
     "small": lambda folder: small_tokenizer(),

@@ -17,8 +17,8 @@ from tilewise.inputs.media import MediaAccess
 from tilewise.inputs.media_reader import MediaPart, MediaReader
 from tilewise.inputs.prompts import read_prompts
 from tilewise.inputs.templates import Message
+from tilewise.sampling_params import SamplingParams
 from tilewise.timing import InputTiming, MediaCounts, Stopwatch
-from tilewise.types import SamplingParams
 
 
 def ticking(start: int = 0):

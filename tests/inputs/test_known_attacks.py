@@ -28,7 +28,7 @@ from tilewise.inputs.media_limits import MediaLimits
 from tilewise.inputs.media_reader import MediaReader
 from tilewise.inputs.prepare import tile_digest
 from tilewise.inputs.templates import Message
-from tilewise.types import SamplingParams
+from tilewise.sampling_params import SamplingParams
 
 TESTS = Path(__file__).parent.parent
 ELSEWHERE = {

@@ -12,7 +12,8 @@ from tilewise.inputs.images import Tiling
 from tilewise.inputs.media_cache import CacheCounts, CutPicture, MediaCache, picture_digest
 from tilewise.inputs.prepare import InputOptions, Preparer
 from tilewise.inputs.templates import Message
-from tilewise.types import SamplingParams, Tile
+from tilewise.sampling_params import SamplingParams
+from tilewise.types import Tile
 
 TILING = Tiling(tile_size=28)
 TILE_BYTES = 28 * 28 * 3

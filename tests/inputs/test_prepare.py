@@ -14,7 +14,7 @@ from tilewise.errors import InvalidMedia, InvalidRequest, TooLong, UnknownOption
 from tilewise.inputs.images import ImageLimits, LimitedPicture
 from tilewise.inputs.prepare import InputOptions, tile_digest
 from tilewise.inputs.templates import Message
-from tilewise.types import SamplingParams
+from tilewise.sampling_params import SamplingParams
 
 GREEDY = SamplingParams(temperature=0)
 # Sizes whose grids at 28 pixels a tile are known: tiles with the thumbnail.

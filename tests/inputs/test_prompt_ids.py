@@ -14,7 +14,7 @@ from tilewise.inputs.images import Tiling
 from tilewise.inputs.prepare import Preparer
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.templates import TEMPLATES, ImageSlot, Message, Piece, Special, Text, join_text
-from tilewise.types import SamplingParams
+from tilewise.sampling_params import SamplingParams
 from tilewise.weights.folder import CheckpointFolder
 
 IN_MODEL = ("<s>", "</s>", "<unk>", "<|sep|>", *SPARE)

@@ -7,7 +7,7 @@ import pytest
 from tilewise.errors import InvalidRequest
 from tilewise.inputs.prepare import InputOptions
 from tilewise.inputs.sampling import bad_word_ids
-from tilewise.types import SamplingParams
+from tilewise.sampling_params import SamplingParams
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from tilewise.inputs.prepare import Preparer
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.templates import Message
 from tilewise.inputs.tokenizer import Tokenizer
-from tilewise.types import SamplingParams
+from tilewise.sampling_params import SamplingParams
 from tilewise.weights.folder import CheckpointFolder
 
 END, START = SPECIAL_IDS["<|im_end|>"], SPECIAL_IDS["<|endoftext|>"]

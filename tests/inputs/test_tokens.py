@@ -16,7 +16,7 @@ from tilewise.inputs.prepare import Preparer, count_image_tokens
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.templates import Message
 from tilewise.inputs.tokenizer import Tokenizer
-from tilewise.types import SamplingParams
+from tilewise.sampling_params import SamplingParams
 from tilewise.weights.folder import CheckpointFolder, Section
 
 DESCRIBE = "<image>\n简述一下这张图片的内容。"

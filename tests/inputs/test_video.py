@@ -15,7 +15,7 @@ from tilewise.inputs.media_budget import MediaBudget
 from tilewise.inputs.media_limits import MAX_FRAMES, MediaLimits
 from tilewise.inputs.templates import Message
 from tilewise.inputs.video import FrameChoice, read_video
-from tilewise.types import SamplingParams
+from tilewise.sampling_params import SamplingParams
 
 FRAMES, RATE, STEP = 40, 10, 6
 

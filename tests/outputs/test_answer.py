@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from tests.inputs.vocabulary import byte_letters, small_tokenizer
 from tilewise.inputs.spec import HeaderIds
 from tilewise.outputs.answer import Answer
-from tilewise.types import SampledToken, SamplingParams
+from tilewise.sampling_params import SamplingParams
+from tilewise.types import SampledToken
 
 TOKENIZER = small_tokenizer()
 END = TOKENIZER.special_id("<|im_end|>")

@@ -20,7 +20,7 @@ from tilewise.errors import EngineDead, InvalidConfig, TooLong
 from tilewise.remote import supervisor as supervisor_module
 from tilewise.remote.process import Launch
 from tilewise.remote.supervisor import RestartRule, Supervisor
-from tilewise.types import StructuredOutputsParams
+from tilewise.sampling_params import StructuredOutputsParams
 from tilewise.weights.checkpoint import Checkpoint
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tilewise.types import SampledToken, SamplingParams
+from tilewise.sampling_params import SamplingParams
+from tilewise.types import SampledToken
 
 
 def plain_sample(

@@ -20,8 +20,8 @@ from tilewise.platforms.reference import ReferenceOps
 from tilewise.runner.activations import DecoderStep, EncoderBatch, activation_bytes
 from tilewise.runner.encoder import BUCKETS
 from tilewise.runner.runner import LocalRunner
+from tilewise.sampling_params import SamplingParams
 from tilewise.step import Admission, BlockGrant, EncodeJob, Limits, StepPlan, Work
-from tilewise.types import SamplingParams
 from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.view import RandomSource
 

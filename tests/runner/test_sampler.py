@@ -20,8 +20,9 @@ from tilewise.runner import draw as draw_module
 from tilewise.runner.draw import survivors
 from tilewise.runner.sampler import apply_mask, sample
 from tilewise.runner.tables import Tables
+from tilewise.sampling_params import SamplingParams
 from tilewise.step import Admission, Work
-from tilewise.types import SampledToken, SamplingParams
+from tilewise.types import SampledToken
 
 CPU = torch.device("cpu")
 

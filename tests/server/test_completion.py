@@ -7,9 +7,10 @@ from pydantic import ValidationError
 
 from tests.server.asking import SERVED, USAGE, output, pieces, score
 from tilewise.errors import InvalidField
+from tilewise.sampling_params import SamplingParams
 from tilewise.server.completion import completion_body, completion_call
 from tilewise.server.completion_stream import CompletionStream
-from tilewise.types import Request, SamplingParams
+from tilewise.types import Request
 
 SCORES = [{5: score(-0.5, 1, "虎"), 9: score(-2.0, 2, "b")}, {9: score(-0.1, 1, "b"), 6: score(-3.0, 7, "cd")}]
 PROMPT_SCORES = [None, {2: score(-1.0, 1, "P")}, {3: score(-1.5, 2, "Q")}]

@@ -5,9 +5,9 @@ from pydantic import ValidationError
 
 from tests.server.asking import SERVED, ask
 from tilewise.errors import DownloadFailed, EngineStuck, InvalidMedia, InvalidRequest, TooLong, UnknownModel
+from tilewise.sampling_params import SamplingParams
 from tilewise.server.convert import chat_call
 from tilewise.server.problem import Problem
-from tilewise.types import SamplingParams
 
 
 def body(error: BaseException) -> dict:

@@ -7,10 +7,10 @@ from pydantic import TypeAdapter
 from tests.outputs.cutting import cut
 from tests.server.asking import SERVED, USAGE, pieces, score
 from tilewise.errors import BrokenAnswer, InvalidField, InvalidRequest
+from tilewise.sampling_params import StructuredOutputsParams
 from tilewise.server.problem import Problem
 from tilewise.server.responses.read import response_call
 from tilewise.server.responses.stream import ResponseStream
-from tilewise.types import StructuredOutputsParams
 
 EVENTS = TypeAdapter(ResponseStreamEvent)
 LOOK = {"type": "function", "name": "look", "parameters": {"type": "object", "properties": {}}, "strict": True}

@@ -8,7 +8,7 @@ import pytest
 
 from tests.server.asking import LOOK, SERVED, ask
 from tilewise.errors import InvalidField
-from tilewise.types import StructuredOutputsParams
+from tilewise.sampling_params import StructuredOutputsParams
 
 TREE = {
     "type": "function",

@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
 
 def answer_turns(llm: Any, item: dict[str, Any]) -> list[dict[str, Any]]:
     """Ask the turns of one conversation, each after the model's own earlier answers."""
-    from tilewise.types import SamplingParams
+    from tilewise.sampling_params import SamplingParams
 
     paths = [_DEMO / "pictures" / name for name in item["pictures"]]
     messages: list[dict[str, Any]] = []

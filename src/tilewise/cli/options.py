@@ -11,7 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from tilewise.config import EngineConfig
 from tilewise.errors import did_you_mean
-from tilewise.types import SamplingParams
+from tilewise.sampling_params import SamplingParams
 
 
 class VerbParser(argparse.ArgumentParser):

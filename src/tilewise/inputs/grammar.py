@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tilewise.engine.grammar import CompiledGrammar
 from tilewise.errors import InvalidRequest
 from tilewise.inputs import confined
-from tilewise.types import StructuredOutputsParams
+from tilewise.sampling_params import StructuredOutputsParams
 
 if TYPE_CHECKING:
     from llguidance import LLTokenizer

@@ -41,8 +41,9 @@ from tilewise.inputs.templates import (
     to_string,
 )
 from tilewise.inputs.tokenizer import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, Tokenizer
+from tilewise.sampling_params import SamplingParams
 from tilewise.timing import Clock, InputTiming
-from tilewise.types import ImageInput, Request, SamplingParams, Tile
+from tilewise.types import ImageInput, Request, Tile
 
 if TYPE_CHECKING:
     import numpy as np

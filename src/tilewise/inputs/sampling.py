@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 from tilewise.errors import InvalidRequest
 from tilewise.inputs.tokenizer import Tokenizer
-from tilewise.types import MAX_BAD_WORDS, SamplingParams, TokenIds
+from tilewise.sampling_params import MAX_BAD_WORDS, SamplingParams
+from tilewise.types import TokenIds
 
 MAX_BAD_WORD_TOKENS = 1024
 """Of all bad words of a request together."""

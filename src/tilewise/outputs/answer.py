@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from tilewise.inputs.spec import HeaderIds
 from tilewise.inputs.tokenizer import Tokenizer
-from tilewise.types import CompletionOutput, Logprob, SampledToken, SamplingParams
+from tilewise.sampling_params import SamplingParams
+from tilewise.types import CompletionOutput, Logprob, SampledToken
 
 
 class Answer:

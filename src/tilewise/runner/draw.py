@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tilewise.runner.logits import Row
 from tilewise.runner.noise import exponential_noise, noise_key
-from tilewise.types import SamplingParams
+from tilewise.sampling_params import SamplingParams
 
 CANDIDATES = 256
 """Likeliest tokens looked at first in a truncated row; only where more are left is the whole row sorted.

@@ -13,8 +13,8 @@ from itertools import chain
 import torch
 from torch import Tensor
 
+from tilewise.sampling_params import SamplingParams
 from tilewise.step import Admission
-from tilewise.types import SamplingParams
 
 BANNED = -1e30
 """Logit of a token that is ruled out. Finite, so that a constraint (-inf elsewhere) that leaves nothing else wins."""

@@ -7,8 +7,8 @@ from typing import Any
 
 from tilewise.inputs.media_io import MediaOptions
 from tilewise.inputs.templates import Ending
+from tilewise.sampling_params import SamplingParams
 from tilewise.server.toolcalls import ToolUse
-from tilewise.types import SamplingParams
 
 
 @dataclass(frozen=True, kw_only=True)

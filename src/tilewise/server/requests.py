@@ -8,8 +8,9 @@ from dataclasses import replace
 from tilewise.errors import TooLong
 from tilewise.inputs.chat import MediaReader, read_messages
 from tilewise.inputs.prepare import Preparer
+from tilewise.sampling_params import SamplingParams
 from tilewise.server.calls import ChatCall, ChatPrompt, CompletionCall, Routing
-from tilewise.types import Request, SamplingParams
+from tilewise.types import Request
 
 
 def chat_request(call: ChatCall, preparer: Preparer, reader: MediaReader) -> Request:

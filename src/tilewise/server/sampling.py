@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from tilewise.errors import InvalidField
+from tilewise.sampling_params import SamplingParams, StructuredOutputsParams
 from tilewise.server.protocol.common import ResponseFormat, Sampled
 from tilewise.server.served import ServedModel
-from tilewise.types import SamplingParams, StructuredOutputsParams
 
 _SAME_NAME = (
     *("frequency_penalty", "presence_penalty", "repetition_penalty", "logit_bias", "min_tokens", "n", "seed", "stop"),

@@ -11,6 +11,7 @@ from tilewise.inputs.chat import MediaReader
 from tilewise.inputs.prepare import Preparer
 from tilewise.inputs.sampling import check_ids
 from tilewise.inputs.tokenizer import Tokenizer
+from tilewise.sampling_params import SamplingParams
 from tilewise.server.calls import ChatPrompt
 from tilewise.server.convert import check_template, check_template_options, ending_of, media_of
 from tilewise.server.fields import DETOKENIZE, TOKENIZE
@@ -19,7 +20,6 @@ from tilewise.server.protocol.tokenize import DetokenizeBody, TokenizeBody
 from tilewise.server.requests import conversation_request
 from tilewise.server.served import ServedModel
 from tilewise.server.toolcalls import read_tools
-from tilewise.types import SamplingParams
 
 
 @dataclass(frozen=True)

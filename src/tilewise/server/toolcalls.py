@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from tilewise.errors import InvalidField
 from tilewise.inputs.tool_text import to_json
+from tilewise.sampling_params import StructuredOutputsParams
 from tilewise.server.protocol.chat import NamedTool, Tool
 from tilewise.server.served import ServedModel
-from tilewise.types import StructuredOutputsParams
 
 _NAME = re.compile(r"[\w.-]{1,64}")
 Choice = Literal["none", "auto", "required", "named"]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from tilewise.sampling_params import SamplingParams
 from tilewise.server.responses.read import ResponseCall
-from tilewise.types import SamplingParams, Usage
+from tilewise.types import Usage
 
 Item = dict[str, Any]
 
