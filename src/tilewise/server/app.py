@@ -4,29 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 from starlette.types import ASGIApp
 
-import tilewise
 from tilewise.server.assemble import Assembly
 from tilewise.server.config import ServerConfig
 from tilewise.server.context import Context
-from tilewise.server.guard import Door
+from tilewise.server.guard import OPEN, Door
+from tilewise.server.openapi.document import document
+from tilewise.server.openapi.pages import pages
 from tilewise.server.problem import Problem
 from tilewise.server.routes import chat, completions, information, responses, tokenize
 from tilewise.server.tracing import TraceContext
 
 logger = logging.getLogger("tilewise")
 _TICK = 1.0  # seconds between looks at whether the periodic line is due
-ROUTERS = (chat.router, completions.router, responses.router, tokenize.router, information.router)
+_MODULES = (chat, completions, responses, tokenize, information)
 
 
 def create_app(parts: Assembly, config: ServerConfig) -> ASGIApp:
@@ -42,11 +44,13 @@ def create_app(parts: Assembly, config: ServerConfig) -> ASGIApp:
             await ticking
         parts.service.close()
 
-    schema = None if config.disable_fastapi_docs else "/openapi.json"  # without it there are no pages either
-    app = FastAPI(title="Tilewise", version=tilewise.__version__, lifespan=lifespan, openapi_url=schema)
+    app = FastAPI(lifespan=lifespan, openapi_url=None)
     app.state.context = Context(parts.service, parts.served, parts.metrics, config)
-    for router in ROUTERS:
-        app.include_router(router)
+    for module in _MODULES:
+        app.include_router(module.router)
+    open_paths = (*OPEN, *(("/metrics",) if config.metrics_without_key else ()))
+    if not config.disable_fastapi_docs:
+        app.include_router(pages(described(open_paths, keys=bool(config.api_key))))
     app.add_exception_handler(HTTPException, _routing_error)
     if parts.service.tracing is not None:
         app.add_middleware(TraceContext)
@@ -60,7 +64,7 @@ def create_app(parts: Assembly, config: ServerConfig) -> ASGIApp:
     return Door(
         app,
         keys=config.api_key,
-        open_paths=("/metrics",) if config.metrics_without_key else (),
+        open_paths=open_paths,
         max_body_bytes=int(config.max_body_mb * 2**20),
         max_headers=config.h11_max_header_count,
         echo_request_id=config.enable_request_id_headers,
@@ -79,10 +83,18 @@ async def _tick(parts: Assembly) -> None:
         parts.tick()
 
 
+def api_routes() -> list[APIRoute]:
+    return [route for module in _MODULES for route in module.router.routes if isinstance(route, APIRoute)]
+
+
+def described(open_paths: Sequence[str] = OPEN, *, keys: bool = False) -> dict[str, Any]:
+    """The OpenAPI document."""
+    operations = {name: operation for module in _MODULES for name, operation in module.OPERATIONS.items()}
+    return document(api_routes(), operations, keys=keys, open_paths=open_paths)
+
+
 def log_routes() -> None:
     """In vLLM's words."""
     logger.info("Available routes are:")
-    for router in ROUTERS:
-        for route in router.routes:
-            if isinstance(route, Route):
-                logger.info("Route: %s, Methods: %s", route.path, ", ".join(sorted(route.methods or ())))
+    for route in api_routes():
+        logger.info("Route: %s, Methods: %s", route.path, ", ".join(sorted(route.methods or ())))

@@ -21,6 +21,7 @@ from tilewise.remote.process import Build
 from tilewise.server.app import create_app
 from tilewise.server.assemble import Assembly, assemble
 from tilewise.server.config import ServerConfig
+from tilewise.server.heads import PatientProtocol
 
 logger = logging.getLogger("tilewise")
 _ABORTED = 2.0  # seconds that streams have to say that they were aborted
@@ -86,7 +87,7 @@ def uvicorn_config(config: ServerConfig, parts: Assembly) -> uvicorn.Config:
         host=config.host or "0.0.0.0",
         port=config.port,
         uds=config.uds,
-        http="h11",  # its limit of headers is one that can be set
+        http=PatientProtocol,  # h11, whose limit of headers is one that can be set
         h11_max_incomplete_event_size=config.h11_max_incomplete_event_size,
         ws="none",
         lifespan="on",

@@ -15,7 +15,13 @@ from tilewise.server.context import Context, context_of
 from tilewise.server.convert import chat_call
 from tilewise.server.disconnect import EventStream
 from tilewise.server.events import data_event
+from tilewise.server.fields import CHAT
 from tilewise.server.interval import Interval
+from tilewise.server.openapi import examples
+from tilewise.server.openapi.conversation import MESSAGES, TEMPLATE_OPTIONS
+from tilewise.server.openapi.operation import GENERATION, Operation, RequestBody
+from tilewise.server.protocol.answers import ChatChunk, ChatCompletion
+from tilewise.server.protocol.chat import ChatBody
 from tilewise.server.requests import chat_request
 from tilewise.server.respond import chat_body
 from tilewise.server.routes.exchange import exchange, guarded
@@ -23,6 +29,16 @@ from tilewise.server.stream import ChatStream
 from tilewise.types import Request
 
 router = APIRouter()
+_SHAPES = {"messages": MESSAGES, "chat_template_kwargs": TEMPLATE_OPTIONS}
+OPERATIONS = {
+    "chat_completions": Operation(
+        gives="The answers, or their chunks as they come.",
+        body=RequestBody(ChatBody, CHAT, examples.CHAT, _SHAPES),
+        answer=ChatCompletion,
+        events=ChatChunk,
+        statuses=GENERATION,
+    )
+}
 
 
 @router.post("/v1/chat/completions")

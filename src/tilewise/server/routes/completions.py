@@ -18,13 +18,27 @@ from tilewise.server.completion_stream import CompletionStream
 from tilewise.server.context import Context, context_of
 from tilewise.server.disconnect import EventStream
 from tilewise.server.events import data_event
+from tilewise.server.fields import COMPLETION
 from tilewise.server.interval import Interval
 from tilewise.server.merge import merged
+from tilewise.server.openapi import examples
+from tilewise.server.openapi.operation import GENERATION, Operation, RequestBody
+from tilewise.server.protocol.answers import TextChunk, TextCompletion
+from tilewise.server.protocol.completion import CompletionBody
 from tilewise.server.requests import completion_requests
 from tilewise.server.routes.exchange import exchange, guarded
 from tilewise.types import Request
 
 router = APIRouter()
+OPERATIONS = {
+    "completions": Operation(
+        gives="What follows the prompts, or its chunks as they come.",
+        body=RequestBody(CompletionBody, COMPLETION, examples.COMPLETION),
+        answer=TextCompletion,
+        events=TextChunk,
+        statuses=GENERATION,
+    )
+}
 
 
 @router.post("/v1/completions")

@@ -6,7 +6,7 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from tilewise.errors import EngineDead, Overloaded
@@ -35,7 +35,7 @@ async def exchange(raw: Request, service: Service, work: Work) -> Response:
         with service.counted():
             data = await raw.body()
             return await unless_client_leaves(raw.receive, answer(data))
-    except ClientLeft:
+    except (ClientLeft, ClientDisconnect):  # the latter, before the body had come
         return Response(status_code=_CLIENT_LEFT)
     except Exception as error:
         return refusal(error, service)

@@ -10,9 +10,20 @@ from starlette.responses import JSONResponse, Response
 
 import tilewise
 from tilewise.server.context import context_of
+from tilewise.server.openapi.operation import Operation
+from tilewise.server.protocol.answers import Load, ModelList, Version
 
 router = APIRouter()
 _METRICS = "text/plain; version=1.0.0; charset=utf-8"
+_HEALTH = Operation(gives="Requests are taken.", statuses=(503,))
+OPERATIONS = {
+    "models": Operation(gives="The names that requests may give as `model`.", answer=ModelList),
+    "health": _HEALTH,
+    "ping": _HEALTH,
+    "version": Operation(gives="The version.", answer=Version),
+    "metrics": Operation(gives="Prometheus's text format.", answer="text/plain"),
+    "load": Operation(gives="Their number.", answer=Load),
+}
 
 
 @router.get("/v1/models")
@@ -58,15 +69,9 @@ async def health(raw: Request) -> Response:
     return Response(status_code=503, headers={"Retry-After": str(engine.retry_after)})
 
 
-@router.get("/ping")
+@router.api_route("/ping", methods=["GET", "POST"])
 async def ping(raw: Request) -> Response:
     """The same as /health, as SageMaker asks."""
-    return await health(raw)
-
-
-@router.post("/ping")
-async def ping_post(raw: Request) -> Response:
-    """The same as /health."""
     return await health(raw)
 
 

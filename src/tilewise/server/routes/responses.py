@@ -13,6 +13,12 @@ from starlette.responses import JSONResponse, Response
 from tilewise.server.context import Context, context_of
 from tilewise.server.disconnect import EventStream
 from tilewise.server.events import named_event
+from tilewise.server.fields import RESPONSES
+from tilewise.server.openapi import examples
+from tilewise.server.openapi.conversation import INPUT
+from tilewise.server.openapi.operation import GENERATION, Operation, RequestBody
+from tilewise.server.protocol.response_objects import ResponseEvent, ResponseObject
+from tilewise.server.protocol.responses import ResponsesBody
 from tilewise.server.requests import chat_request
 from tilewise.server.responses.read import ResponseCall, response_call
 from tilewise.server.responses.stream import ResponseStream
@@ -20,6 +26,16 @@ from tilewise.server.routes.exchange import exchange, problem_of
 from tilewise.types import Request
 
 router = APIRouter()
+OPERATIONS = {
+    "responses": Operation(
+        gives="The response, or the events that tell of it.",
+        body=RequestBody(ResponsesBody, RESPONSES, examples.RESPONSES, {"input": INPUT}),
+        answer=ResponseObject,
+        events=ResponseEvent,
+        done=False,
+        statuses=GENERATION,
+    )
+}
 
 
 @router.post("/v1/responses")

@@ -11,10 +11,31 @@ from starlette.responses import JSONResponse, Response
 from tilewise.inputs.media_io import MediaOptions
 from tilewise.server.calls import ChatPrompt
 from tilewise.server.context import context_of
+from tilewise.server.fields import DETOKENIZE, TOKENIZE
+from tilewise.server.openapi import examples
+from tilewise.server.openapi.conversation import MESSAGES, TEMPLATE_OPTIONS
+from tilewise.server.openapi.operation import JSON_BODY, Operation, RequestBody
+from tilewise.server.protocol.answers import Detokenized, Tokens
+from tilewise.server.protocol.tokenize import DetokenizeBody, TokenizeBody
 from tilewise.server.routes.exchange import exchange
 from tilewise.server.tokenize import detokenize_body, tokenize_body, tokenize_call
 
 router = APIRouter()
+_SHAPES = {"messages": MESSAGES, "chat_template_kwargs": TEMPLATE_OPTIONS}
+OPERATIONS = {
+    "tokenize": Operation(
+        gives="The tokens, and how many they are.",
+        body=RequestBody(TokenizeBody, TOKENIZE, examples.TOKENIZE, _SHAPES),
+        answer=Tokens,
+        statuses=(*JSON_BODY, 504),
+    ),
+    "detokenize": Operation(
+        gives="Their text.",
+        body=RequestBody(DetokenizeBody, DETOKENIZE, examples.DETOKENIZE),
+        answer=Detokenized,
+        statuses=JSON_BODY,
+    ),
+}
 
 
 @router.post("/tokenize")
