@@ -5,17 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from contextlib import closing
 from typing import Any
 
-from tilewise.cli.conversation.commands import Quit, run_command
-from tilewise.cli.conversation.history import history
-from tilewise.cli.conversation.screen import Screen
-from tilewise.cli.conversation.server import DEFAULT_URL, ChatServer
-from tilewise.cli.conversation.session import Session
+from tilewise.cli.conversation import DEFAULT_URL
 from tilewise.cli.options import json_object
-from tilewise.errors import TilewiseError
-from tilewise.services.record import state_folder
 
 EXAMPLES = """\
 examples:
@@ -56,6 +49,14 @@ def add_parser(verbs: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    # Not above: an HTTP client takes longer to load than other verbs to run.
+    from tilewise.cli.conversation.history import history
+    from tilewise.cli.conversation.screen import Screen
+    from tilewise.cli.conversation.server import ChatServer
+    from tilewise.cli.conversation.session import Session
+    from tilewise.cli.conversation.talk import answer, talk, talk_by_lines
+    from tilewise.services.record import state_folder
+
     with ChatServer(options.url, options.api_key or os.environ.get("VLLM_API_KEY")) as server:
         wanted = {"max_tokens": options.max_tokens, "temperature": options.temperature}
         session = Session(
@@ -73,49 +74,3 @@ def run(options: argparse.Namespace) -> int:
         screen.note(f"{session.model} at {server.url}. /help lists the commands.")
         with history(state_folder(os.environ) / "chat"):
             return talk(session, screen)
-
-
-def talk(session: Session, screen: Screen) -> int:
-    """Until the person has had enough; mistakes and Ctrl-C end no conversation."""
-    while True:
-        try:
-            line = input(f"[{len(session.attached)} attached] > " if session.attached else "> ")
-            take(session, screen, line)
-        except TilewiseError as error:
-            screen.note(f"tilewise: {error}")
-        except KeyboardInterrupt:
-            print()
-        except EOFError:
-            print()
-            return 0
-        except Quit:
-            return 0
-
-
-def talk_by_lines(session: Session, screen: Screen) -> int:
-    """All lines of the input; 1 if one of them went wrong."""
-    code = 0
-    for line in sys.stdin:
-        try:
-            take(session, screen, line)
-        except TilewiseError as error:
-            print(f"tilewise: {error}", file=sys.stderr)
-            code = 1
-        except Quit:
-            break
-    return code
-
-
-def take(session: Session, screen: Screen, line: str) -> None:
-    """One line: a question or a command."""
-    line = line.strip()
-    if line.startswith("/"):
-        if said := run_command(session, line):
-            screen.note(said)
-    elif line:
-        answer(session, screen, line)
-
-
-def answer(session: Session, screen: Screen, question: str) -> None:
-    with closing(session.ask(question)) as deltas:
-        screen.show(deltas)

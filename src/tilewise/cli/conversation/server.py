@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from tilewise.cli.conversation import DEFAULT_URL
 from tilewise.cli.conversation.sse import read_events
 from tilewise.errors import InvalidConfig, TilewiseError
 
-DEFAULT_URL = "http://localhost:8000/v1"
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 _CONNECT = 5.0  # seconds; an answer itself may take as long as it likes
 _LONGEST = 400  # characters of an error that are shown
