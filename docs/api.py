@@ -9,7 +9,7 @@ from pathlib import Path
 
 from docs.compatibility import section
 
-from tilewise.server.app import ROUTERS
+from tilewise.server.app import api_routes
 from tilewise.server.fields import TABLES, Field, FieldTable
 
 PAGE = Path(__file__).parent / "api.md"
@@ -42,11 +42,9 @@ def page() -> str:
 
 def _routes() -> list[tuple[str, str, str]]:
     found = []
-    for router in ROUTERS:
-        for route in router.routes:
-            methods = ", ".join(sorted(getattr(route, "methods", ())))
-            about = (getattr(route, "endpoint", None).__doc__ or "").strip()
-            found.append((f"`{getattr(route, 'path', '')}`", methods, about))
+    for route in api_routes():
+        methods, about = ", ".join(sorted(route.methods or ())), (route.endpoint.__doc__ or "").strip()
+        found.append((f"`{route.path}`", methods, about))
     return found
 
 

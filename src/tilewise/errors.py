@@ -7,12 +7,23 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class TilewiseError(Exception):
     """Base of every error that Tilewise raises on purpose."""
 
     http_status = 500
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """To another process with all it knows; an exception is made again from its message alone otherwise."""
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(kind: type[TilewiseError], arguments: tuple[Any, ...], known: dict[str, Any]) -> TilewiseError:
+    error = kind.__new__(kind, *arguments)
+    error.__dict__.update(known)
+    return error
 
 
 class InvalidRequest(TilewiseError, ValueError):
