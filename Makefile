@@ -19,8 +19,8 @@ install: $(VENV)/installed ## make .venv and install the package with its develo
 demo: install ## ask the shipped demo model about the shipped pictures
 	$(BIN)/tilewise demo
 
-test: install ## run the default test suite (no GPU, no network, a few minutes)
-	$(BIN)/python -m pytest
+test: install ## run the default test suite (no GPU, no network, some minutes on two cores)
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: install ## run the tests that take minutes or gigabytes
 	$(BIN)/python -m pytest -m slow

@@ -64,15 +64,19 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--tile-size", type=int, default=448, help="side of the pictures in pixels")
+    parser.add_argument("--only", nargs="+", choices=SWITCHES, default=list(SWITCHES), metavar="SWITCH")
     options = parser.parse_args()
     columns = ("seconds", "tokens/s", "first token, median s", "prompt tokens computed", "cached", "tiles encoded")
     table = Table("switches", "round", *columns)
-    for name, changes in SWITCHES.items():
+    for name in options.only:
+        changes = SWITCHES[name]
         with LLM(options.model, max_model_len=2048, **changes) as llm:
             llm.chat(conversations(1, options.tile_size // 2, "Warm up."), SamplingParams(max_tokens=4), use_tqdm=False)
             for turn, question in (("first", "What is in this picture?"), ("again", "Which colors does it have?")):
                 asked = conversations(options.requests, options.tile_size, question)
-                table.add_row(name, turn, *measure(llm, asked, options.tokens))
+                row = measure(llm, asked, options.tokens)
+                print(name, turn, *row, sep=", ", flush=True)  # all of it takes minutes
+                table.add_row(name, turn, *row)
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     console = Console(width=160)
     console.print(f"{options.model}: {options.requests} requests of {options.tokens} tokens; {machine}")

@@ -141,6 +141,7 @@ def test_lines_are_remembered_for_nobody_else(demo_url, tmp_path):
             terminal.until("/help")
             terminal.type("\r")
             terminal.until("end the conversation")
+            terminal.until("> ")  # an end of input that comes before the prompt is nobody's
             terminal.type("\x04")
             assert process.wait(_PATIENCE) == 0
         file = home / "chat" / "history"
