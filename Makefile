@@ -25,6 +25,10 @@ test: install ## run the default test suite (no GPU, no network, a few minutes)
 test-slow: install ## run the tests that take minutes or gigabytes
 	$(BIN)/python -m pytest -m slow
 
+test-schema: install ## thousands of generated requests, right and wrong, to a real server (some minutes)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test-server]'
+	$(BIN)/python -m pytest -m schema tests/server/test_schema.py
+
 check: install ## formatting, lint and strict types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -48,4 +52,4 @@ equality: install ## the contract of the engine: what was tried, and the worst d
 clean: ## remove the environment and caches
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
-.PHONY: help install demo test test-slow check format eval-demo matrix equality clean
+.PHONY: help install demo test test-slow test-schema check format eval-demo matrix equality clean
