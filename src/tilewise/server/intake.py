@@ -11,8 +11,6 @@ from starlette.types import Message, Receive
 
 from tilewise.errors import TilewiseError
 
-_REST = 5.0  # seconds in which what is left of a refused body is thrown away
-
 
 class BodyTooLarge(TilewiseError):
     """More than the server takes; where the size was not declared, it shows while reading."""
@@ -38,6 +36,8 @@ class Pace:
     """Seconds that it may take whatever its size."""
     bytes_per_second: float = 8192.0
     """From then on, on average since the beginning."""
+    rest: float = 5.0
+    """Seconds in which what is left of a refused body is thrown away."""
 
     def seconds(self, size: int) -> float:
         """When more than `size` bytes have to be there."""
@@ -82,7 +82,7 @@ class Intake:
         """
         most = self._size + self.limit
         with suppress(TimeoutError):
-            async with asyncio.timeout(_REST):
+            async with asyncio.timeout(self.pace.rest):
                 while not self._ended and self._size < most:
                     self._count(await self.receive())
 

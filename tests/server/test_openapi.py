@@ -1,0 +1,136 @@
+"""The OpenAPI document: it names what works, and its examples are answered."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from jsonschema import Draft202012Validator
+
+from tests.server.live import QUESTION
+from tests.server.process import Served
+from tilewise.server.app import api_routes, described
+from tilewise.server.fields import TABLES
+
+DOCUMENT = described()
+
+
+def schema(name: str) -> dict[str, Any]:
+    """With the others beside it, for the references in it."""
+    return {"$ref": f"#/components/schemas/{name}", "components": DOCUMENT["components"]}
+
+
+def named(reference: dict[str, str]) -> str:
+    return reference["$ref"].rpartition("/")[2]
+
+
+def posts() -> Iterator[tuple[str, dict[str, Any]]]:
+    for path, methods in DOCUMENT["paths"].items():
+        if "requestBody" in methods.get("post", {}):
+            yield path, methods["post"]
+
+
+def examples() -> Iterator[Any]:
+    for path, operation in posts():
+        for name, example in operation["requestBody"]["content"]["application/json"]["examples"].items():
+            yield pytest.param(path, example["value"], id=f"{path} {name}")
+
+
+def references(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        if isinstance(value.get("$ref"), str):
+            yield value["$ref"]
+        for inner in value.values():
+            yield from references(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from references(inner)
+
+
+def test_every_route_is_in_it():
+    told = {(path, method.upper()) for path, methods in DOCUMENT["paths"].items() for method in methods}
+    assert told == {(route.path, method) for route in api_routes() for method in route.methods or ()}
+    assert set(TABLES) == {path for path, _ in posts()}
+
+
+def test_every_name_of_an_operation_is_its_own():
+    names = [operation["operationId"] for methods in DOCUMENT["paths"].values() for operation in methods.values()]
+    assert len(names) == len(set(names))
+
+
+def test_every_reference_leads_somewhere():
+    for reference in references(DOCUMENT):
+        value = DOCUMENT
+        for key in reference.removeprefix("#/").split("/"):
+            value = value[key]
+
+
+@pytest.mark.parametrize("path", TABLES)
+def test_a_body_has_the_fields_of_its_table(path: str):
+    operation = dict(posts())[path]
+    name = named(operation["requestBody"]["content"]["application/json"]["schema"])
+    properties = DOCUMENT["components"]["schemas"][name]["properties"]
+    assert list(properties) == [field.name for field in TABLES[path].fields if field.effect != "refused"]
+    for field in TABLES[path].fields:
+        if field.effect == "works":
+            assert properties[field.name]["description"] == field.note
+            assert len(properties[field.name]) > 1, f"{field.name} has no type"
+        elif field.effect == "no effect":
+            assert properties[field.name]["description"].startswith("No effect: ")
+
+
+def test_a_null_is_a_field_that_is_not_there():
+    body = {"messages": [{"role": "user", "content": "a"}], "stream": None, "seed": None, "tools": None}
+    Draft202012Validator(schema("ChatBody")).validate(body)
+
+
+def test_without_keys_nothing_asks_for_one():
+    assert "securitySchemes" not in DOCUMENT["components"]
+    assert "401" not in json.dumps(list(DOCUMENT["components"]["responses"]))
+
+
+@pytest.mark.parametrize(("path", "body"), list(examples()))
+def test_an_example_is_answered_as_described(live: Served, path: str, body: dict[str, Any]):
+    operation = dict(posts())[path]
+    content = operation["responses"]["200"]["content"]
+    Draft202012Validator(schema(named(operation["requestBody"]["content"]["application/json"]["schema"]))).validate(
+        body
+    )
+    answer = httpx.post(live.url + path, json=body, timeout=60)
+    assert answer.status_code == 200, answer.text
+    if not body.get("stream"):
+        Draft202012Validator(schema(named(content["application/json"]["schema"]))).validate(answer.json())
+        return
+    kinds = content["text/event-stream"]["itemSchema"]["properties"]["data"]["anyOf"][0]["contentSchema"]["anyOf"]
+    events = [line.removeprefix("data: ") for line in answer.text.splitlines() if line.startswith("data: ")]
+    shown = [json.loads(event) for event in events if event != "[DONE]"]
+    assert len(shown) >= 2
+    for event in shown:
+        Draft202012Validator(schema(named(kinds[0]))).validate(event)
+
+
+def test_what_an_answer_has_beside_is_described_too(live: Served):
+    """Everything that a body may ask to be told."""
+    asked = {"max_tokens": 3, "return_token_ids": True, "prompt_logprobs": 1, "n": 2}
+    for path, body, name in (
+        ("/v1/chat/completions", {"messages": [QUESTION], "logprobs": True, "top_logprobs": 2}, "ChatCompletion"),
+        ("/v1/completions", {"prompt": "a", "logprobs": 2, "echo": True}, "TextCompletion"),
+    ):
+        answer = httpx.post(live.url + path, json={**body, **asked}, timeout=60)
+        assert answer.status_code == 200, answer.text
+        Draft202012Validator(schema(name)).validate(answer.json())
+
+
+def test_the_served_document_is_this_one(live: Served):
+    assert httpx.get(f"{live.url}/openapi.json").json() == json.loads(json.dumps(DOCUMENT))
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("/v1/models", "ModelList"), ("/version", "Version"), ("/load", "Load"), ("/nothing", "ErrorBody")],
+)
+def test_what_is_asked_without_a_body(live: Served, path: str, name: str):
+    Draft202012Validator(schema(name)).validate(httpx.get(live.url + path).json())
