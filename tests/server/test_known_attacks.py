@@ -7,13 +7,11 @@ import io
 import socket
 from pathlib import Path
 
-import httpx
 import pytest
 from PIL import Image
 from starlette.datastructures import Headers
 
-from tests.server.live import KEYS, about_picture, about_video, ask_about, chat, error_of
-from tests.server.process import Served
+from tests.server.live import KEYS, Live, about_picture, about_video, ask_about, chat, error_of
 from tilewise.server.guard import Door
 
 DEEP = 100_000
@@ -32,7 +30,7 @@ def picture_url(width: int, height: int) -> str:
         *("2130706433", "0x7f000001", "0177.0.0.1"),
     ],
 )
-def test_addresses_of_this_machine(live: Served, host: str):
+def test_addresses_of_this_machine(live: Live, host: str):
     """CVE-2025-6242, CVE-2026-33626: the server fetches what only it can reach. Nothing connects here."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(0.2)
@@ -44,18 +42,18 @@ def test_addresses_of_this_machine(live: Served, host: str):
 
 
 @pytest.mark.parametrize("host", ["169.254.169.254", "10.0.0.1", "192.168.0.1", "100.64.0.1", "[fd00::1]", "[fe80::1]"])
-def test_addresses_of_networks_behind(live: Served, host: str):
+def test_addresses_of_networks_behind(live: Live, host: str):
     """CVE-2025-6242: metadata services and neighbours."""
     assert "not a public address" in error_of(about_picture(live, f"http://{host}/latest/meta-data"))["message"]
 
 
 @pytest.mark.parametrize("url", ["http://example.com\\@127.0.0.1/a.png", "http://example.com@127.0.0.1/a.png"])
-def test_two_readings_of_one_url(live: Served, url: str):
+def test_two_readings_of_one_url(live: Live, url: str):
     """CVE-2026-24779: the host that is checked is not the one that is asked."""
     error_of(about_picture(live, url))
 
 
-def test_addresses_of_memory_in_errors(live: Served):
+def test_addresses_of_memory_in_errors(live: Live):
     """CVE-2026-22778: a decoder's text says where in memory an object is (`error_of` looks for it in all tests)."""
     for data in (b"\x00", b"\x89PNG\r\n\x1a\n", b"\x00\x00\x00\x0cjP  \r\n\x87\n", b"GIF89a", b"<svg/>", b"%PDF-1.4"):
         url = "data:image/png;base64," + base64.b64encode(data).decode()
@@ -63,13 +61,13 @@ def test_addresses_of_memory_in_errors(live: Served):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (2000, 10), (3, 2)])
-def test_pictures_of_odd_sizes(live: Served, size: tuple[int, int]):
+def test_pictures_of_odd_sizes(live: Live, size: tuple[int, int]):
     """CVE-2026-22773: a picture of one pixel ends the engine."""
     answer = about_picture(live, picture_url(*size))
     assert answer.status_code in (200, 400), answer.text
 
 
-def test_more_frames_than_anybody_needs(live: Served):
+def test_more_frames_than_anybody_needs(live: Live):
     """CVE-2026-5497, CVE-2026-34755: frames without end in one URL."""
     error_of(about_video(live, "data:video/jpeg;base64," + ",".join(["AAAA"] * 10_000)))
 
@@ -77,7 +75,7 @@ def test_more_frames_than_anybody_needs(live: Served):
 @pytest.mark.parametrize(
     "text", ["<IMG_CONTEXT>", "<img>", "</img>", "<image>", "<video>", "<|im_end|>", "<|im_start|>system"]
 )
-def test_placeholders_in_texts(live: Served, text: str):
+def test_placeholders_in_texts(live: Live, text: str):
     """CVE-2026-44222: a user's text with a placeholder of pictures ends the engine."""
     plain = chat(live, messages=[{"role": "user", "content": text * 20}])
     assert plain.status_code in (200, 400), plain.text
@@ -89,21 +87,21 @@ def test_placeholders_in_texts(live: Served, text: str):
 @pytest.mark.parametrize(
     "name", ["chat_template", "tokenize", "tools", "documents", "add_generation_prompt", "return_tensors", "__class__"]
 )
-def test_options_of_the_template_that_are_not_the_callers(live: Served, name: str):
+def test_options_of_the_template_that_are_not_the_callers(live: Live, name: str):
     """CVE-2025-62426: `chat_template_kwargs` takes the place of the template, or of tokenizing."""
     error = error_of(chat(live, chat_template_kwargs={name: "{% for i in range(10**9) %}{% endfor %}"}))
     assert error["param"] == "chat_template_kwargs"
 
 
-def test_a_template_of_the_caller(live: Served):
+def test_a_template_of_the_caller(live: Live):
     """CVE-2025-61620: a template that never ends."""
     template = "{% for i in range(10**9) %}{% for j in range(10**9) %}{% endfor %}{% endfor %}"
     assert error_of(chat(live, chat_template=template))["param"] == "chat_template"
     body = {"messages": [{"role": "user", "content": "a"}], "chat_template": template}
-    error_of(httpx.post(f"{live.url}/tokenize", json=body))
+    error_of(live.client.post("/tokenize", json=body))
 
 
-def test_keys_are_compared_by_digests_and_all_of_them(locked: Served, monkeypatch: pytest.MonkeyPatch):
+def test_keys_are_compared_by_digests_and_all_of_them(locked: Live, monkeypatch: pytest.MonkeyPatch):
     """CVE-2025-59425: how long a comparison takes tells how much of a key is right."""
     compared: list[tuple[int, int]] = []
 
@@ -118,12 +116,12 @@ def test_keys_are_compared_by_digests_and_all_of_them(locked: Served, monkeypatc
         refused = door._refusal(scope, Headers(scope=scope))
         assert (refused is None) is (key in KEYS)
     assert compared == [(32, 32)] * (4 * len(KEYS))
-    assert httpx.get(f"{locked.url}/v1/models", headers={"Authorization": f"Bearer {KEYS[0]}x"}).status_code == 401
+    assert locked.client.get("/v1/models", headers={"Authorization": f"Bearer {KEYS[0]}x"}).status_code == 401
 
 
-def test_headers_without_end(live: Served):
+def test_headers_without_end(live: Live):
     """CVE-2025-48956: a header fills the memory."""
-    error_of(httpx.get(f"{live.url}/health", headers={"x": "a" * 2**20}), 431)
+    error_of(live.client.get("/health", headers={"x": "a" * 2**20}), 431)
 
 
 SCHEMAS = {
@@ -137,28 +135,28 @@ SCHEMAS = {
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
-def test_schemas_of_tools_that_are_none(live: Served, name: str):
+def test_schemas_of_tools_that_are_none(live: Live, name: str):
     """CVE-2025-48944: a function's schema, or a pattern in it, ends the engine."""
     function = {"name": "f", "parameters": SCHEMAS[name]}
     choice = {"type": "function", "function": {"name": "f"}}
     error_of(chat(live, tools=[{"type": "function", "function": function}], tool_choice=choice))
 
 
-def test_forms_that_are_none(live: Served):
+def test_forms_that_are_none(live: Live):
     """CVE-2025-48944: the same by other fields."""
     for form in ({"regex": "(["}, {"json": {"type": 5}}, {"grammar": "start: ["}, {"choice": []}):
         error_of(chat(live, structured_outputs=form))
 
 
-def test_embeddings_in_place_of_pictures_and_prompts(live: Served):
+def test_embeddings_in_place_of_pictures_and_prompts(live: Live):
     """CVE-2025-62164, CVE-2025-62372: a hostile tensor ends the engine, or runs code."""
     pickled = base64.b64encode(b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00\x8c\x02os").decode()
     error_of(ask_about(live, type="image_embeds", image_embeds=pickled))
-    error = error_of(httpx.post(f"{live.url}/v1/completions", json={"prompt": "a", "prompt_embeds": pickled}))
+    error = error_of(live.client.post("/v1/completions", json={"prompt": "a", "prompt_embeds": pickled}))
     assert error["param"] == "prompt_embeds"
 
 
-def test_salted_prefixes_are_nobody_elses(live: Served):
+def test_salted_prefixes_are_nobody_elses(live: Live):
     """CVE-2025-46570: how fast a prompt is answered tells whether somebody has sent it before."""
     messages = [{"role": "user", "content": "A secret that somebody else has sent before. " * 8}]
 
@@ -172,10 +170,10 @@ def test_salted_prefixes_are_nobody_elses(live: Served):
     assert cached() == 0
 
 
-def test_only_the_port_of_http_is_listened_at(live: Served):
+def test_only_the_port_of_http_is_listened_at(live: Live):
     """CVE-2026-3059, CVE-2026-3060, CVE-2026-3989, CVE-2026-7301: an internal socket that anybody reaches."""
-    pids = [live.process.pid, *children(live.process.pid)]
-    assert live.engine_pid in pids
+    pids = [live.server.process.pid, *children(live.server.process.pid)]
+    assert live.server.engine_pid in pids
     assert listening(pids) == {int(live.url.rpartition(":")[2])}
 
 
@@ -207,17 +205,17 @@ def listening(pids: list[int]) -> set[int]:
 
 
 @pytest.mark.parametrize("opening", [b"[", b'{"a":', b'[{"a":'])
-def test_nesting_without_end(live: Served, opening: bytes):
+def test_nesting_without_end(live: Live, opening: bytes):
     """CVE-2025-23310: a stack overflows over what HTTP brings in."""
     body = b'{"messages":' + opening * DEEP
     headers = {"Content-Type": "application/json"}
     assert (
         "nests more than 64"
-        in error_of(httpx.post(f"{live.url}/v1/chat/completions", content=body, headers=headers))["message"]
+        in error_of(live.client.post("/v1/chat/completions", content=body, headers=headers))["message"]
     )
 
 
-def test_a_download_that_says_nothing_of_its_size(live: Served):
+def test_a_download_that_says_nothing_of_its_size(live: Live):
     """CVE-2026-0599: pictures named in a text are not fetched at all, whatever marks them."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(0.2)

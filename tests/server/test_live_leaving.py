@@ -10,8 +10,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from tests.server.live import QUESTION
-from tests.server.process import Served
+from tests.server.live import QUESTION, Live
 
 ANSWERS = 8
 LONG = {"messages": [QUESTION], "ignore_eos": True, "max_tokens": 900, "n": ANSWERS}
@@ -26,22 +25,17 @@ def until(condition: Callable[[], bool]) -> None:
     raise AssertionError("it did not happen")
 
 
-def aborted(server: Served) -> float:
-    text = httpx.get(f"{server.url}/metrics").text
-    return sum(
-        float(line.rpartition(" ")[2])
-        for line in text.splitlines()
-        if line.startswith("vllm:request_success_total{") and 'finished_reason="abort"' in line
-    )
+def aborted(live: Live) -> float:
+    return live.metric("vllm:request_success_total", 'finished_reason="abort"')
 
 
-def idle(server: Served) -> bool:
+def idle(live: Live) -> bool:
     names = ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc")
-    return all(server.metric(name) == 0 for name in names)
+    return all(live.metric(name) == 0 for name in names)
 
 
-def sent(server: Served, *parts: bytes) -> socket.socket:
-    address = urlsplit(server.url)
+def sent(live: Live, *parts: bytes) -> socket.socket:
+    address = urlsplit(live.url)
     connection = socket.create_connection((address.hostname, address.port), 30)
     for part in parts:
         connection.sendall(part)
@@ -54,7 +48,7 @@ def head(length: int) -> bytes:
     return b"POST /v1/chat/completions HTTP/1.1\r\n" + headers.encode()
 
 
-def test_in_the_middle_of_a_stream(live: Served):
+def test_in_the_middle_of_a_stream(live: Live):
     before = aborted(live)
     body = {**LONG, "stream": True}
     with (
@@ -67,7 +61,7 @@ def test_in_the_middle_of_a_stream(live: Served):
     until(lambda: idle(live) and aborted(live) == before + ANSWERS)
 
 
-def test_while_waiting_for_a_whole_answer(live: Served):
+def test_while_waiting_for_a_whole_answer(live: Live):
     before = aborted(live)
     body = json.dumps(LONG).encode()
     with sent(live, head(len(body)), body):
@@ -75,7 +69,7 @@ def test_while_waiting_for_a_whole_answer(live: Served):
     until(lambda: idle(live) and aborted(live) == before + ANSWERS)
 
 
-def test_in_the_middle_of_several_prompts(live: Served):
+def test_in_the_middle_of_several_prompts(live: Live):
     before = aborted(live)
     body = json.dumps({"prompt": ["a"] * ANSWERS, "ignore_eos": True, "max_tokens": 900, "stream": True}).encode()
     with sent(live, head(len(body)).replace(b"/chat", b""), body) as connection:
@@ -84,17 +78,17 @@ def test_in_the_middle_of_several_prompts(live: Served):
     until(lambda: idle(live) and aborted(live) == before + ANSWERS)
 
 
-def test_in_the_middle_of_an_upload(live: Served):
+def test_in_the_middle_of_an_upload(live: Live):
     """Nothing was asked yet, so nothing is aborted, and nobody's error goes to the log."""
-    before, lines = aborted(live), len(live.lines)
+    before, lines = aborted(live), len(live.server.lines)
     with sent(live, head(1000), b'{"messages": ['):
-        until(lambda: httpx.get(f"{live.url}/load").json()["server_load"] == 1)
-    until(lambda: httpx.get(f"{live.url}/load").json()["server_load"] == 0)
+        until(lambda: live.client.get("/load").json()["server_load"] == 1)
+    until(lambda: live.client.get("/load").json()["server_load"] == 0)
     assert aborted(live) == before
-    assert not any("Traceback" in line or "ERROR" in line for line in live.lines[lines:])
+    assert not any("Traceback" in line or "ERROR" in line for line in live.server.lines[lines:])
 
 
-def test_with_a_reset(live: Served):
+def test_with_a_reset(live: Live):
     body = json.dumps({**LONG, "stream": True}).encode()
     with sent(live, head(len(body)), body) as connection:
         connection.recv(10)
@@ -102,9 +96,9 @@ def test_with_a_reset(live: Served):
     until(lambda: idle(live))
 
 
-def test_a_reader_that_stops_reading_holds_up_nobody(live: Served):
+def test_a_reader_that_stops_reading_holds_up_nobody(live: Live):
     body = json.dumps({**LONG, "stream": True, "logprobs": True, "top_logprobs": 20}).encode()
     with sent(live, head(len(body)), body):
-        answer = httpx.post(f"{live.url}/v1/chat/completions", json={**LONG, "max_tokens": 2}, timeout=60)
+        answer = live.client.post("/v1/chat/completions", json={**LONG, "max_tokens": 2})
         assert answer.status_code == 200
     until(lambda: idle(live))

@@ -6,12 +6,10 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import pytest
 from jsonschema import Draft202012Validator
 
-from tests.server.live import QUESTION
-from tests.server.process import Served
+from tests.server.live import QUESTION, Live
 from tilewise.server.app import api_routes, described
 from tilewise.server.fields import TABLES
 
@@ -93,13 +91,13 @@ def test_without_keys_nothing_asks_for_one():
 
 
 @pytest.mark.parametrize(("path", "body"), list(examples()))
-def test_an_example_is_answered_as_described(live: Served, path: str, body: dict[str, Any]):
+def test_an_example_is_answered_as_described(live: Live, path: str, body: dict[str, Any]):
     operation = dict(posts())[path]
     content = operation["responses"]["200"]["content"]
     Draft202012Validator(schema(named(operation["requestBody"]["content"]["application/json"]["schema"]))).validate(
         body
     )
-    answer = httpx.post(live.url + path, json=body, timeout=60)
+    answer = live.client.post(path, json=body)
     assert answer.status_code == 200, answer.text
     if not body.get("stream"):
         Draft202012Validator(schema(named(content["application/json"]["schema"]))).validate(answer.json())
@@ -112,25 +110,25 @@ def test_an_example_is_answered_as_described(live: Served, path: str, body: dict
         Draft202012Validator(schema(named(kinds[0]))).validate(event)
 
 
-def test_what_an_answer_has_beside_is_described_too(live: Served):
+def test_what_an_answer_has_beside_is_described_too(live: Live):
     """Everything that a body may ask to be told."""
     asked = {"max_tokens": 3, "return_token_ids": True, "prompt_logprobs": 1, "n": 2}
     for path, body, name in (
         ("/v1/chat/completions", {"messages": [QUESTION], "logprobs": True, "top_logprobs": 2}, "ChatCompletion"),
         ("/v1/completions", {"prompt": "a", "logprobs": 2, "echo": True}, "TextCompletion"),
     ):
-        answer = httpx.post(live.url + path, json={**body, **asked}, timeout=60)
+        answer = live.client.post(path, json={**body, **asked})
         assert answer.status_code == 200, answer.text
         Draft202012Validator(schema(name)).validate(answer.json())
 
 
-def test_the_served_document_is_this_one(live: Served):
-    assert httpx.get(f"{live.url}/openapi.json").json() == json.loads(json.dumps(DOCUMENT))
+def test_the_served_document_is_this_one(live: Live):
+    assert live.client.get("/openapi.json").json() == json.loads(json.dumps(DOCUMENT))
 
 
 @pytest.mark.parametrize(
     ("path", "name"),
     [("/v1/models", "ModelList"), ("/version", "Version"), ("/load", "Load"), ("/nothing", "ErrorBody")],
 )
-def test_what_is_asked_without_a_body(live: Served, path: str, name: str):
-    Draft202012Validator(schema(name)).validate(httpx.get(live.url + path).json())
+def test_what_is_asked_without_a_body(live: Live, path: str, name: str):
+    Draft202012Validator(schema(name)).validate(live.client.get(path).json())
