@@ -117,10 +117,17 @@ def test_the_rest_of_a_refused_body_is_read_before_the_end():
     assert client.messages == []
 
 
-def test_of_a_refused_body_no_more_than_the_limit_is_read():
+def test_of_a_refused_body_no_more_than_twice_the_limit_is_thrown_away():
     client = Client([part(101)] + [part(60)] * 10)
     through_the_door(client)
-    assert len(client.messages) == 8
+    assert len(client.messages) == 6
+
+
+def test_a_body_one_byte_too_large_is_read_to_its_end():
+    """A part that stays unread resets the connection, and with it the answer."""
+    client = Client([part(60), part(40), part(1, more=False)])
+    through_the_door(client, (b"content-length", b"101"))
+    assert client.messages == []
 
 
 def test_a_declared_size_is_refused_without_reading():

@@ -80,7 +80,7 @@ class Intake:
 
         A connection that is closed with bytes unread is reset, and an answer on its way is lost with it.
         """
-        most = self._size + self.limit
+        most = self._size + 2 * self.limit  # what is even larger is cut off
         with suppress(TimeoutError):
             async with asyncio.timeout(self.pace.rest):
                 while not self._ended and self._size < most:
