@@ -1,16 +1,19 @@
 """RemoteEngine: one life of an engine's process, as the process that feeds it sees it.
 
-Messages are read and written by threads of their own, so an event loop never waits for a pipe.
+An event loop never waits for it. What comes is read when it is there, as on any connection. What goes out is sent as
+far as the other side has room; a thread sends the rest, and what comes behind it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import multiprocessing
 from collections.abc import Callable
-from queue import SimpleQueue
+from queue import Queue
 from threading import Thread
 
+from tilewise.remote.pipe import framed, pipe
 from tilewise.remote.process import Launch, main
 from tilewise.remote.wire import Abort, Close, FromEngine, Submit, ToEngine
 from tilewise.types import Request
@@ -19,19 +22,25 @@ _PATIENCE = 10.0  # seconds from being told to end until being ended
 
 
 class RemoteEngine:
-    """Starts at once; `on_message` is called from a thread with all that comes, `on_end` when nothing more will."""
+    """Starts at once; in `loop`, `on_message` is called with all that comes, and `on_end` when nothing more will."""
 
-    def __init__(self, launch: Launch, on_message: Callable[[FromEngine], None], on_end: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        launch: Launch,
+        loop: asyncio.AbstractEventLoop,
+        on_message: Callable[[FromEngine], None],
+        on_end: Callable[[], None],
+    ) -> None:
         context = multiprocessing.get_context("spawn")  # a fork would inherit threads and what they hold
-        self._pipe, theirs = context.Pipe()
+        self._pipe, theirs = pipe()
         level = logging.getLevelName(logging.getLogger("tilewise").getEffectiveLevel())
         self._process = context.Process(target=main, args=(theirs, launch, level), name="tilewise-engine", daemon=True)
         self._process.start()
         theirs.close()  # the engine's end is its own, so that its death is the end of the pipe
-        self._on_message, self._on_end = on_message, on_end
-        self._outgoing: SimpleQueue[ToEngine | None] = SimpleQueue()
-        for work, name in ((self._read, "reader"), (self._write, "writer")):
-            Thread(target=work, name=f"tilewise-engine-{name}", daemon=True).start()
+        self._loop, self._on_message, self._on_end = loop, on_message, on_end
+        self._left: Queue[memoryview | None] = Queue()
+        Thread(target=self._send_left, name="tilewise-engine-writer", daemon=True).start()
+        loop.add_reader(self._pipe.fileno(), self._read)
 
     @property
     def pid(self) -> int | None:
@@ -44,15 +53,18 @@ class RemoteEngine:
 
     def submit(self, request: Request) -> None:
         # Its grammar is compiled again where it is needed: a parser's state cannot travel.
-        self._outgoing.put(Submit(request.with_(grammar=None)))
+        self._send(Submit(request.with_(grammar=None)))
 
     def abort(self, request_ids: tuple[str, ...]) -> None:
-        self._outgoing.put(Abort(request_ids))
+        self._send(Abort(request_ids))
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Tell it to end, and end it if it does not listen. Returns when it is gone."""
-        self._outgoing.put(Close())
-        self._outgoing.put(None)
+        self._send(Close())
+        await asyncio.to_thread(self._end)
+        self._hang_up()
+
+    def _end(self) -> None:
         self._process.join(_PATIENCE)
         if self._process.is_alive():
             self._process.kill()
@@ -60,16 +72,37 @@ class RemoteEngine:
 
     def _read(self) -> None:
         try:
-            while True:
-                self._on_message(self._pipe.recv())
-        except (EOFError, OSError):
-            pass
-        self._process.join(_PATIENCE)
-        self._on_end()
+            for message in self._pipe.arrived():
+                self._on_message(message)
+        except EOFError:
+            self._hang_up()
+            Thread(target=self._wait_for_end, name="tilewise-engine-end", daemon=True).start()
 
-    def _write(self) -> None:
-        while (message := self._outgoing.get()) is not None:
+    def _hang_up(self) -> None:
+        if not self._pipe.closed:
+            self._loop.remove_reader(self._pipe.fileno())
+            self._pipe.close()
+            self._left.put(None)
+
+    def _wait_for_end(self) -> None:
+        """The pipe may close some moments before the process has a status."""
+        self._process.join(_PATIENCE)
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._on_end)
+
+    def _send(self, message: ToEngine) -> None:
+        data = memoryview(framed(message))
+        try:
+            sent = 0 if self._left.unfinished_tasks else self._pipe.send_some(data)
+        except OSError:
+            return  # it has died, which the reader notices
+        if sent < len(data):
+            self._left.put(data[sent:])
+
+    def _send_left(self) -> None:
+        while (data := self._left.get()) is not None:
             try:
-                self._pipe.send(message)
+                self._pipe.send_rest(data)
             except OSError:
-                return  # it has died, which the reader notices
+                return
+            self._left.task_done()

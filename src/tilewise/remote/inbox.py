@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING
 
 from tilewise.errors import TilewiseError
+from tilewise.remote.pipe import Pipe
 from tilewise.remote.wire import Abort, Close, Refused, Submit, ToEngine
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class Inbox:
     in the same line.
     """
 
-    def __init__(self, pipe: Connection, folder: Path, end_ids: frozenset[int]) -> None:
+    def __init__(self, pipe: Pipe, folder: Path, end_ids: frozenset[int]) -> None:
         """`folder` has the tokenizer, which is read when the first grammar comes."""
         self._pipe = pipe
         self._folder = folder
@@ -46,7 +46,7 @@ class Inbox:
     def _read(self) -> None:
         try:
             while True:
-                self._sort(self._pipe.recv())
+                self._sort(self._pipe.receive())
         except (EOFError, OSError):
             self._messages.put(Close())
 

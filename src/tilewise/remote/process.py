@@ -10,7 +10,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from socket import socket
 from typing import TYPE_CHECKING
 
 from tilewise.config import EngineConfig
@@ -18,6 +18,7 @@ from tilewise.engine.core import EngineCore
 from tilewise.errors import TilewiseError
 from tilewise.logs import set_up_logs
 from tilewise.remote.inbox import Inbox
+from tilewise.remote.pipe import Pipe
 from tilewise.remote.wire import Abort, CannotStart, Close, Outbox, Ready, Refused, Submit, ToEngine
 
 if TYPE_CHECKING:
@@ -43,10 +44,11 @@ class Launch:
     """Makes the engine; None: `build` below. A benchmark has one without a model."""
 
 
-def main(pipe: Connection, launch: Launch, log_level: str) -> None:
+def main(end: socket, launch: Launch, log_level: str) -> None:
     """Run an engine until it is told to end. The exit status is 0 then, and 1 if it could not start."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes of a terminal: the other one decides
     set_up_logs("EngineCore_DP0", log_level)
+    pipe = Pipe(end)
     try:
         core, ready = (launch.build or build)(launch)
     except TilewiseError as error:
@@ -73,7 +75,7 @@ def build(launch: Launch) -> tuple[EngineCore, Ready]:
     return EngineCore(runner, resolved.limits, resolved.overlap), Ready(resolved, seconds)
 
 
-def run(pipe: Connection, core: EngineCore, inbox: Inbox) -> None:
+def run(pipe: Pipe, core: EngineCore, inbox: Inbox) -> None:
     """Step while there is work, wait while there is none."""
     while True:
         refused: list[Refused] = []

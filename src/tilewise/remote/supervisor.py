@@ -1,6 +1,6 @@
 """Supervisor: keeps an engine's process alive, and brings what it says to those who wait for it.
 
-All methods belong to one event loop; what the engine's threads bring is handed over to it.
+All methods belong to one event loop.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -114,18 +114,10 @@ class Supervisor:
         """End the engine, and every stream that is left."""
         self._become("closed")
         self.end_streams(EngineDead("The server is shutting down: send the request to another one."))
-        await asyncio.to_thread(self._engine.close)
+        await self._engine.close()
 
     def _spawn(self) -> None:
-        def hand_over(work: Callable[..., None], *arguments: object) -> None:
-            if not self._loop.is_closed():
-                self._loop.call_soon_threadsafe(work, *arguments)
-
-        self._engine = RemoteEngine(
-            self._launch,
-            lambda message: hand_over(self._take, message),
-            lambda: hand_over(self._take_end),
-        )
+        self._engine = RemoteEngine(self._launch, self._loop, self._take, self._take_end)
 
     def _take(self, message: FromEngine) -> None:
         if isinstance(message, Ready):
@@ -146,6 +138,10 @@ class Supervisor:
         for delta in outbox.deltas:
             if stream := self._streams.get(delta.request_id):
                 stream.put(delta)
+        # Streams that got something are woken before this, as nobody waits for figures.
+        self._loop.call_soon(self._tell, outbox)
+
+    def _tell(self, outbox: Outbox) -> None:
         for watcher in self._watchers:
             watcher.took(outbox)
 

@@ -1,7 +1,4 @@
-"""What the engine's process and the one that feeds it say to each other, over a pipe that only they can open.
-
-The pipe is made before the process and inherited by it: no socket listens, and nobody else can send what is unpickled.
-"""
+"""What the engine's process and the one that feeds it say to each other."""
 
 from __future__ import annotations
 

@@ -17,27 +17,38 @@ class ClientLeft(Exception):
 
 
 async def unless_client_leaves(receive: Receive, work: Coroutine[Any, Any, Result]) -> Result:
-    """Raises ClientLeft once the connection is gone; the body has to have been read by then."""
-    task = asyncio.ensure_future(work)
-    watcher = asyncio.ensure_future(_left(receive))
+    """Raises ClientLeft once the connection is gone; the body has to have been read by then.
+
+    The work is done in the caller's own task, which is cancelled as `asyncio.timeout` does it: somebody else's
+    cancellation stays one.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    before, left = task.cancelling(), False
+
+    async def watch() -> None:
+        nonlocal left
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        left = True
+        task.cancel()
+
+    watcher = asyncio.create_task(watch())
     try:
-        await asyncio.wait((task, watcher), return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientLeft
-        return task.result()
+        return await work
+    except asyncio.CancelledError:
+        if left and task.uncancel() <= before:
+            raise ClientLeft from None
+        raise
     finally:
-        for other in (task, watcher):
-            other.cancel()
-        await asyncio.gather(task, watcher, return_exceptions=True)
-
-
-async def _left(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+        watcher.cancel()
 
 
 class EventStream(Response):
-    """Server-sent events. Their source is closed as soon as the client leaves."""
+    """Server-sent events. Their source is closed as soon as the client leaves.
+
+    Its first item may be empty: then the head of the answer goes out while the first event is made.
+    """
 
     def __init__(self, events: AsyncGenerator[bytes], headers: Mapping[str, str] | None = None) -> None:
         super().__init__(None, 200, {"Cache-Control": "no-cache", **(headers or {})}, "text/event-stream")
@@ -53,7 +64,13 @@ class EventStream(Response):
             await self._events.aclose()
 
     async def _send_all(self, send: Send) -> None:
+        first = await anext(self._events, b"")
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        await self._send_event(send, first)
         async for event in self._events:
-            await send({"type": "http.response.body", "body": event, "more_body": True})
+            await self._send_event(send, event)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send_event(self, send: Send, event: bytes) -> None:
+        if event:
+            await send({"type": "http.response.body", "body": event, "more_body": True})

@@ -12,6 +12,19 @@ from tilewise.sampling_params import SamplingParams
 from tilewise.server.calls import ChatCall, ChatPrompt, CompletionCall, Routing
 from tilewise.types import Request
 
+_LIGHT = 2048  # characters that are tokenized sooner than a thread would begin to
+
+
+def is_light(call: ChatCall | CompletionCall) -> bool:
+    """Whether a call is so little work that it may be done on the event loop: a short text and nothing else."""
+    if call.sampling.structured_outputs is not None:
+        return False
+    if isinstance(call, CompletionCall):
+        return sum(map(len, call.prompts)) <= _LIGHT
+    texts = [message["content"] for message in call.prompt.messages if message.keys() == {"role", "content"}]
+    plain = len(texts) == len(call.prompt.messages) and not call.prompt.tools
+    return plain and sum(len(text) if isinstance(text, str) else _LIGHT + 1 for text in texts) <= _LIGHT
+
 
 def chat_request(call: ChatCall, preparer: Preparer, reader: MediaReader) -> Request:
     """May take as long as a download does; `reader` is the request's own. Raises InvalidRequest, TooLong among them."""

@@ -77,21 +77,25 @@ class Service:
             self.metrics.rejected("queued_requests")
             raise Overloaded(f"{waiting} requests are waiting, the limit is {limit}: send the request again later.")
 
-    async def prepare(self, work: Callable[[], Result]) -> Result:
-        """Do what takes a processor, or waits for others, in a thread."""
+    async def prepare(self, work: Callable[[], Result], light: bool = False) -> Result:
+        """Do what takes a processor, or waits for others, in a thread; what is light, at once."""
+        if light:
+            return work()
         self._preparing += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)
         finally:
             self._preparing -= 1
 
-    async def read(self, work: Callable[[MediaReader], Result], options: MediaOptions, scope: str) -> Result:
+    async def read(
+        self, work: Callable[[MediaReader], Result], options: MediaOptions, scope: str, light: bool = False
+    ) -> Result:
         """The same for what reads media: whoever stops waiting ends the reading, too. `scope` is whose media a `uuid`
         names."""
         cancelled = threading.Event()
         reader = self.reader.timed(options, cancelled=cancelled, scope=scope)
         try:
-            return await self.prepare(lambda: work(reader))
+            return await self.prepare(lambda: work(reader), light)
         finally:
             cancelled.set()
 
@@ -107,13 +111,17 @@ class Service:
         return AnswerGroup(self.preparer.tokenizer, request, self.preparer.spec)
 
     async def pieces(self, group: AnswerGroup) -> AsyncGenerator[list[Piece]]:
-        """What each step adds to the answers. Close it to take the request out of the engine."""
+        """What each step adds to the answers: nothing as soon as the engine has the request, then its tokens.
+
+        Close it to take the request out of the engine.
+        """
         tokens = len(group.request.prompt_ids)
         self._check_tokens(tokens)
         waiting = True
         self._waiting_tokens += tokens
         try:
             async with self.engine.open(group.requests) as stream:
+                yield []
                 async for deltas in stream:
                     self._waiting_tokens -= tokens if waiting else 0
                     waiting = False

@@ -6,7 +6,6 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-from fastapi import APIRouter
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
@@ -22,13 +21,14 @@ from tilewise.server.openapi.conversation import MESSAGES, TEMPLATE_OPTIONS
 from tilewise.server.openapi.operation import GENERATION, Operation, RequestBody
 from tilewise.server.protocol.answers import ChatChunk, ChatCompletion
 from tilewise.server.protocol.chat import ChatBody
-from tilewise.server.requests import chat_request
+from tilewise.server.requests import chat_request, is_light
 from tilewise.server.respond import chat_body
 from tilewise.server.routes.exchange import exchange, guarded
+from tilewise.server.routes.route import plain_router
 from tilewise.server.stream import ChatStream
 from tilewise.types import Request
 
-router = APIRouter()
+router = plain_router()
 _SHAPES = {"messages": MESSAGES, "chat_template_kwargs": TEMPLATE_OPTIONS}
 OPERATIONS = {
     "chat_completions": Operation(
@@ -53,7 +53,7 @@ async def chat_completions(raw: HttpRequest) -> Response:
         async with service.deadline():
             scope = context.scope(raw, call.routing.cache_salt)
             request = await service.read(
-                lambda reader: chat_request(call, service.preparer, reader), call.prompt.media, scope
+                lambda reader: chat_request(call, service.preparer, reader), call.prompt.media, scope, is_light(call)
             )
             context.log.received(call.reply.id, request)
             if call.reply.stream:
@@ -73,8 +73,7 @@ async def chat_events(context: Context, call: ChatCall, request: Request) -> Asy
     async with service.deadline(request.arrival), aclosing(service.pieces(group)) as steps:
         async for pieces in steps:
             chunks = [chunk for piece in pieces for chunk in stream.take(interval.hold(piece), group.usage)]
-            if chunks:
-                yield b"".join(map(data_event, chunks))
+            yield b"".join(map(data_event, chunks))
     for chunk in stream.finish(group.usage):
         yield data_event(chunk)
     context.log.answered(call.reply.id, group)

@@ -7,7 +7,6 @@ from contextlib import aclosing
 from functools import partial
 from typing import Any
 
-from fastapi import APIRouter
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
@@ -25,11 +24,12 @@ from tilewise.server.openapi import examples
 from tilewise.server.openapi.operation import GENERATION, Operation, RequestBody
 from tilewise.server.protocol.answers import TextChunk, TextCompletion
 from tilewise.server.protocol.completion import CompletionBody
-from tilewise.server.requests import completion_requests
+from tilewise.server.requests import completion_requests, is_light
 from tilewise.server.routes.exchange import exchange, guarded
+from tilewise.server.routes.route import plain_router
 from tilewise.types import Request
 
-router = APIRouter()
+router = plain_router()
 OPERATIONS = {
     "completions": Operation(
         gives="What follows the prompts, or its chunks as they come.",
@@ -51,7 +51,7 @@ async def completions(raw: HttpRequest) -> Response:
         call = completion_call(body, context.served, raw.headers.get("x-request-id"))
         service.check_admission()
         async with service.deadline():
-            requests = await service.prepare(lambda: completion_requests(call, service.preparer))
+            requests = await service.prepare(lambda: completion_requests(call, service.preparer), is_light(call))
             for request in requests:
                 context.log.received(call.reply.id, request)
             if call.reply.stream:
@@ -79,8 +79,7 @@ async def completion_events(
         async for number, pieces in steps:
             usage, interval = groups[number].usage, intervals[number]
             chunks = [chunk for piece in pieces for chunk in stream.take(number, interval.hold(piece), usage)]
-            if chunks:
-                yield b"".join(map(data_event, chunks))
+            yield b"".join(map(data_event, chunks))
     for chunk in stream.finish([group.usage for group in groups]):
         yield data_event(chunk)
     for group in groups:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -12,8 +11,9 @@ import tilewise
 from tilewise.server.context import context_of
 from tilewise.server.openapi.operation import Operation
 from tilewise.server.protocol.answers import Load, ModelList, Version
+from tilewise.server.routes.route import plain_router
 
-router = APIRouter()
+router = plain_router()
 _METRICS = "text/plain; version=1.0.0; charset=utf-8"
 _HEALTH = Operation(gives="Requests are taken.", statuses=(503,))
 OPERATIONS = {
@@ -76,7 +76,7 @@ async def ping(raw: Request) -> Response:
 
 
 @router.get("/version")
-async def version() -> Response:
+async def version(_: Request) -> Response:
     """Of Tilewise."""
     return JSONResponse({"version": tilewise.__version__})
 

@@ -6,7 +6,6 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-from fastapi import APIRouter
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
@@ -19,13 +18,14 @@ from tilewise.server.openapi.conversation import INPUT
 from tilewise.server.openapi.operation import GENERATION, Operation, RequestBody
 from tilewise.server.protocol.response_objects import ResponseEvent, ResponseObject
 from tilewise.server.protocol.responses import ResponsesBody
-from tilewise.server.requests import chat_request
+from tilewise.server.requests import chat_request, is_light
 from tilewise.server.responses.read import ResponseCall, response_call
 from tilewise.server.responses.stream import ResponseStream
 from tilewise.server.routes.exchange import exchange, problem_of
+from tilewise.server.routes.route import plain_router
 from tilewise.types import Request
 
-router = APIRouter()
+router = plain_router()
 OPERATIONS = {
     "responses": Operation(
         gives="The response, or the events that tell of it.",
@@ -49,8 +49,9 @@ async def responses(raw: HttpRequest) -> Response:
         service.check_admission()
         async with service.deadline():
             scope = context.scope(raw, call.chat.routing.cache_salt)
+            prompt, light = call.chat.prompt, is_light(call.chat)
             request = await service.read(
-                lambda reader: chat_request(call.chat, service.preparer, reader), call.chat.prompt.media, scope
+                lambda reader: chat_request(call.chat, service.preparer, reader), prompt.media, scope, light
             )
             context.log.received(call.id, request)
             if call.chat.reply.stream:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
@@ -18,9 +17,10 @@ from tilewise.server.openapi.operation import JSON_BODY, Operation, RequestBody
 from tilewise.server.protocol.answers import Detokenized, Tokens
 from tilewise.server.protocol.tokenize import DetokenizeBody, TokenizeBody
 from tilewise.server.routes.exchange import exchange
+from tilewise.server.routes.route import plain_router
 from tilewise.server.tokenize import detokenize_body, tokenize_body, tokenize_call
 
-router = APIRouter()
+router = plain_router()
 _SHAPES = {"messages": MESSAGES, "chat_template_kwargs": TEMPLATE_OPTIONS}
 OPERATIONS = {
     "tokenize": Operation(
