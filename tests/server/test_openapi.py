@@ -10,8 +10,11 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from tests.server.live import QUESTION, Live
+from tilewise.errors import InvalidRequest
+from tilewise.inputs.parts import Parts
 from tilewise.server.app import api_routes, described
 from tilewise.server.fields import TABLES
+from tilewise.server.messages import read_conversation
 
 DOCUMENT = described()
 
@@ -83,6 +86,53 @@ def test_a_body_has_the_fields_of_its_table(path: str):
 def test_a_null_is_a_field_that_is_not_there():
     body = {"messages": [{"role": "user", "content": "a"}], "stream": None, "seed": None, "tools": None}
     Draft202012Validator(schema("ChatBody")).validate(body)
+
+
+URL = {"url": "https://example.org/a.png"}
+
+
+@pytest.mark.parametrize(
+    ("part", "fits"),
+    [
+        ("a", True),
+        ({"text": "a", "type": None}, True),
+        ({"type": "", "text": "a"}, False),
+        ({"type": "image_url", "image_url": URL, "uuid": "a"}, True),
+        ({"type": "image_url", "image_url": {**URL, "uuid": "a"}}, True),
+        ({"type": "image_url", "uuid": "a"}, True),
+        ({"video_url": None, "uuid": "a"}, True),
+        ({"type": "input_image", "image_url": URL["url"], "detail": None}, True),
+        ({"type": "image_url", "image_url": URL, "uuid": ""}, False),
+        ({"type": "image_url", "image_url": URL, "uuid": "a" * 257}, False),
+        ({"type": "video_url", "video_url": {**URL, "uuid": 1}}, False),
+        ({"uuid": "a"}, False),
+    ],
+)
+def test_a_part_fits_the_document_just_when_it_is_read(part: Any, fits: bool):
+    message = {"role": "user", "content": [part]}
+    for name, field in (("ChatBody", "messages"), ("TokenizeBody", "messages"), ("ResponsesBody", "input")):
+        assert Draft202012Validator(schema(name)).is_valid({field: [message]}) is fits, name
+    try:
+        Parts("user").add(read_conversation([message])[0]["content"][0], "here")
+    except InvalidRequest:
+        assert not fits
+    else:
+        assert fits
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("mm_processor_kwargs", {"max_dynamic_patch": 129}),
+        ("mm_processor_kwargs", {"max_patches": 1}),
+        ("media_io_kwargs", {"video": {"fps": 0}}),
+        ("media_io_kwargs", {"image": {"rgba_background_color": [0, 0, 256]}}),
+    ],
+)
+def test_what_breaks_the_document_is_refused(live: Live, field: str, value: Any):
+    body = {"messages": [QUESTION], "max_tokens": 2}
+    assert not Draft202012Validator(schema("ChatBody")).is_valid({**body, field: value})
+    assert live.client.post("/v1/chat/completions", json={**body, field: value}).status_code == 400
 
 
 def test_without_keys_nothing_asks_for_one():

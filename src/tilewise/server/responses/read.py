@@ -88,7 +88,7 @@ def _messages(fields: ResponsesBody) -> list[dict[str, Any]]:
 
 
 def _add_item(messages: list[dict[str, Any]], item: dict[str, Any], where: str) -> None:
-    kind = item.get("type") or "message"
+    kind = "message" if item.get("type") is None else item["type"]
     if kind == "message":
         messages.append({key: value for key, value in item.items() if key not in ("type", *_SPARE)})
     elif kind == "function_call":

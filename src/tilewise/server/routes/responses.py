@@ -15,7 +15,7 @@ from tilewise.server.disconnect import EventStream
 from tilewise.server.events import named_event
 from tilewise.server.fields import RESPONSES
 from tilewise.server.openapi import examples
-from tilewise.server.openapi.conversation import INPUT
+from tilewise.server.openapi.conversation import ITEMS
 from tilewise.server.openapi.operation import GENERATION, Operation, RequestBody
 from tilewise.server.protocol.response_objects import ResponseEvent, ResponseObject
 from tilewise.server.protocol.responses import ResponsesBody
@@ -29,7 +29,7 @@ router = APIRouter()
 OPERATIONS = {
     "responses": Operation(
         gives="The response, or the events that tell of it.",
-        body=RequestBody(ResponsesBody, RESPONSES, examples.RESPONSES, {"input": INPUT}),
+        body=RequestBody(ResponsesBody, RESPONSES, examples.RESPONSES, ITEMS),
         answer=ResponseObject,
         events=ResponseEvent,
         done=False,
