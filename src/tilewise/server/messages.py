@@ -73,10 +73,16 @@ def _message(message: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def _calls(message: dict[str, Any], where: str) -> dict[str, Any]:
-    """What each call has to be, `read_calls` says."""
+    """What the function of each call has to be, `read_calls` says."""
     calls = message.get("tool_calls")
     if not isinstance(calls, list | None):
         raise InvalidField(f"{where}.tool_calls", f"{where}: tool_calls must be a list, got {type(calls).__name__}.")
+    for number, call in enumerate(calls or ()):
+        here = f"{where}.tool_calls[{number}]"
+        if not isinstance(call, dict) or call.get("type", "function") != "function":
+            raise InvalidField(here, f"{here} must be an object of type function, got {call!r:.80}.")
+        if not isinstance(call.get("id"), str | None):
+            raise InvalidField(here, f"{here}: id must be a text, got {call['id']!r:.80}.")
     return {"tool_calls": calls} if calls else {}
 
 

@@ -56,7 +56,8 @@ _PART = _any(_TEXT, _TEXT_PART, _IMAGE_PART, _VIDEO_PART, _REFUSAL_PART, _THINKI
 _CONTENT = _any(_TEXT, _list(_PART), _NULL)
 _NAME: Schema = {"type": "string", "minLength": 1}
 _ARGUMENTS = {"description": "A JSON object, or the text of one.", **_any(_TEXT, {"type": "object"}, _NULL)}
-_CALL = _object(["function"], id=_TEXT, type=_kind("function"),
+_ID = _any(_TEXT, _NULL)
+_CALL = _object(["function"], id=_ID, type=_kind("function"),
                 function=_object(["name"], name=_NAME, arguments=_ARGUMENTS))  # fmt: skip
 
 _IGNORED: dict[str, Schema] = {
@@ -78,8 +79,8 @@ _MESSAGE: Schema = {
 _MESSAGES = {**_list(_MESSAGE), "minItems": 1}
 _ITEM = _any(
     {**_MESSAGE, "properties": {**_MESSAGE["properties"], "type": _kind("message", None), "id": {}, "status": {}}},
-    _object(["type", "name"], type=_kind("function_call"), call_id=_TEXT, name=_NAME, arguments=_ARGUMENTS),
-    _object(["type", "output"], type=_kind("function_call_output"), call_id=_TEXT, output=_any(_TEXT, _list(_PART))),
+    _object(["type", "name"], type=_kind("function_call"), call_id=_ID, name=_NAME, arguments=_ARGUMENTS),
+    _object(["type", "output"], type=_kind("function_call_output"), call_id=_ID, output=_any(_TEXT, _list(_PART))),
     _object(["type"], type=_kind("reasoning")),
 )
 _INPUT = _any(_TEXT, {**_list(_ITEM), "minItems": 1})
