@@ -40,7 +40,7 @@ def test_a_text_is_a_message_of_the_user():
     assert read(request_id="x").id == "resp_x"
 
 
-CALL = {"type": "function_call", "call_id": "2", "name": "look", "arguments": '{"a": 1}'}
+ASKED = {"type": "function_call", "call_id": "2", "name": "look", "arguments": '{"a": 1}'}
 
 
 def test_items():
@@ -52,7 +52,7 @@ def test_items():
             {"type": "message", "id": "msg_1", "status": "completed", "role": "assistant",
              "content": [{"type": "output_text", "text": "I look.", "annotations": []}]},
             {"type": "function_call", "id": "fc_1", "call_id": "1", "name": "look", "arguments": "{}"},
-            CALL,
+            ASKED,
             {"type": "function_call_output", "call_id": "1", "output": "a wall"},
         ]
     )  # fmt: skip
@@ -61,7 +61,7 @@ def test_items():
     assert assistant["content"] == [{"type": "text", "text": "I look."}]
     assert [made["function"]["arguments"] for made in assistant["tool_calls"]] == ["{}", '{"a": 1}']
     assert tool == {"role": "tool", "content": "a wall"}
-    assert read([{"role": "assistant", "tool_calls": None}, CALL]).chat.prompt.messages[0]["tool_calls"]
+    assert read([{"role": "assistant", "tool_calls": None}, ASKED]).chat.prompt.messages[0]["tool_calls"]
 
 
 def test_forms_tools_and_effort():
