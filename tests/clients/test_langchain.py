@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel, ConfigDict
 
-from tests.demo_server import PICTURES, question
+from tests.served import PICTURES, question
 
 langchain_openai = pytest.importorskip("langchain_openai", reason="make test-clients installs it")
 pytestmark = pytest.mark.clients

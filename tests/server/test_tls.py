@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.served import Served, served
 from tests.server.certificates import Authority, Pair, openssl
-from tests.server.process import Served, served
 from tilewise.errors import InvalidConfig
 from tilewise.server.config import ServerConfig
 
