@@ -78,5 +78,5 @@ async def response_events(context: Context, call: ResponseCall, request: Request
                     if events:
                         yield b"".join(map(named_event, events))
             context.log.answered(call.id, group)
-        except Exception as error:
+        except Exception as error:  # of whatever kind: the status has been sent, so the stream has to say it
             yield b"".join(map(named_event, stream.failed(problem_of(error))))
