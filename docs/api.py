@@ -31,6 +31,7 @@ PARTS = """\
 | `{"type": "image_url", "image_url": {"url": "..."}}` | a picture: `https:`, `data:`, `file:` in the folder allowed |
 | `{"type": "video_url", "video_url": {"url": "..."}}` | the same for videos; frames are taken evenly, one tile each |
 | `{"image_url": "..."}` | the short form |
+| `{"type": "image_url", "image_url": {"url": "..."}, "uuid": "..."}` | a name for it: later the `uuid` comes alone |
 | audio, files, embeddings | refused by name |
 """
 

@@ -48,6 +48,7 @@ FATES = {
 }
 VARIABLE_FATES = {
     "honoured": "does what it does in vLLM",
+    "own": "is read by this program, or by those of a terminal",
     "told": "no effect; one line in the log says why",
     "other device": "no effect; nothing is said",
 }

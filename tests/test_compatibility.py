@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,11 +34,48 @@ def test_every_flag_is_named_once():
     assert all(entry.says.replace("<", "&lt;") in page() for entry in FOREIGN)
 
 
+ENVIRONMENT = ("os.environ", "environment")
+BY_NAME = {
+    "cli/flags/settings.py": 2,  # of OPTIONS in variables.py
+    "inputs/media_limits.py": 1,  # of the limits
+    "server/assemble.py": 1,  # of _whole_variable
+    "weights/hubs/repository.py": 2,  # of endpoint, and of a tuple
+}
+"""Where variables are read whose name is not beside it, and how often."""
+
+
 def test_every_variable_that_is_read_is_in_the_table():
-    honoured = {entry.name for entry in VARIABLES if entry.fate == "honoured"}
-    source = "".join(path.read_text(encoding="utf-8") for path in Path(tilewise.__file__).parent.rglob("*.py"))
-    read = set(re.findall(r'environ(?:\.get\(|\[)"(VLLM_\w+)"', source))
-    assert {"VLLM_USE_MODELSCOPE", "VLLM_LOGGING_LEVEL"} <= read <= honoured
+    """And every text that looks like the name of one."""
+    listed = {entry.name for entry in VARIABLES if entry.fate in ("honoured", "own")}
+    root, found, by_name = Path(tilewise.__file__).parent, set(), Counter[str]()
+    for path in root.rglob("*.py"):
+        place = path.relative_to(root).as_posix()
+        for key in read_from_environment(ast.parse(path.read_text(encoding="utf-8"))):
+            if key is None:
+                by_name[place] += 1
+            else:
+                found.add(key)
+        if place != "cli/flags/variables.py":
+            found |= set(_NAME.findall(path.read_text(encoding="utf-8")))
+    assert {"VLLM_USE_MODELSCOPE", "VLLM_MAX_N_SEQUENCES", "HF_ENDPOINT", "TERM"} <= found
+    assert found - listed == set(), "say in cli/flags/variables.py what becomes of it"
+    assert by_name == BY_NAME
+
+
+_NAME = re.compile(r'"((?:VLLM|TILEWISE|HF|TRANSFORMERS|MODELSCOPE|OTEL|XDG|OMP)_[A-Z0-9_]+)"')
+
+
+def read_from_environment(tree: ast.AST) -> Iterator[str | None]:
+    """The name of each variable; None where that is worked out."""
+    for node in ast.walk(tree):
+        key: ast.expr | None = None
+        if isinstance(node, ast.Call) and node.args and isinstance(node.func, ast.Attribute):
+            if node.func.attr == "getenv" or (node.func.attr == "get" and ast.unparse(node.func.value) in ENVIRONMENT):
+                key = node.args[0]
+        elif isinstance(node, ast.Subscript) and ast.unparse(node.value) in ENVIRONMENT:
+            key = node.slice
+        if key is not None:
+            yield key.value if isinstance(key, ast.Constant) else None
 
 
 @pytest.mark.parametrize("name", commands.ASCEND)

@@ -12,7 +12,7 @@ from docs.dashboard import DASHBOARD, text
 from docs.metrics import PAGE, families, table, table_in
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.demo_server import question
+from tests.served import question
 
 _NAME = re.compile(r"(?:vllm|tilewise):\w+")
 _USE = re.compile(r"(\w+)\(((?:vllm|tilewise):\w+)")

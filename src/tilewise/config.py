@@ -108,9 +108,9 @@ class EngineConfig:
         '{"model": "OpenGVLab/InternVL3-1B", "num_speculative_tokens": 3}; answers stay the same',
         "scheduling",
     )
-    batch_invariant: bool = option(
-        False,
-        "logits are bit by bit the same in any batch, at some speed; also if VLLM_BATCH_INVARIANT=1",
+    batch_invariant: bool | None = option(
+        None,
+        "logits are bit by bit the same in any batch, at some speed (default: on if VLLM_BATCH_INVARIANT=1)",
         "scheduling",
     )
     disable_log_stats: bool = option(True, "no line about throughput, load and caches every ten seconds", "scheduling")

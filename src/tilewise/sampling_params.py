@@ -14,6 +14,8 @@ logger = logging.getLogger("tilewise")
 
 COLDEST = 0.01
 """A temperature between 0 and this is raised to it: logits divided by less leave the range of numbers."""
+MAX_N = 16384
+"""Answers to one prompt; a server has a limit of its own."""
 MAX_STOP_STRINGS = 64
 MAX_STOP_TOKEN_IDS = 128
 MAX_BAD_WORDS = 128
@@ -240,7 +242,7 @@ _MAY_BE_NONE = {
 }
 _LONGEST_LISTS = {"stop": MAX_STOP_STRINGS, "stop_token_ids": MAX_STOP_TOKEN_IDS, "bad_words": MAX_BAD_WORDS}
 _SAMPLING_RULES: tuple[tuple[str, str, Any], ...] = (
-    ("n", "a whole number from 1 to 16384", lambda v: _whole(v) and 1 <= v <= 16384),
+    ("n", f"a whole number from 1 to {MAX_N}", lambda v: _whole(v) and 1 <= v <= MAX_N),
     ("temperature", "a number >= 0", lambda v: 0 <= v < float("inf")),
     ("top_p", "in (0, 1]", lambda v: 0 < v <= 1),
     ("top_k", "0 or -1 (off) or a whole number >= 1", lambda v: _whole(v) and v >= -1),

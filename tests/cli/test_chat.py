@@ -19,7 +19,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.demo_server import PICTURES, ROOT
+from tests.served import PICTURES, ROOT
 
 _ESCAPES = re.compile(rb"\x1b\[[?0-9;]*[a-zA-Z]")
 _PATIENCE = 60.0  # seconds, of a busy machine

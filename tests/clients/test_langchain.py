@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 import base64
-import socket
-from typing import Any, Literal
+from typing import Literal
 
 import pytest
 from pydantic import BaseModel, ConfigDict
 
-from tests.demo_server import PICTURES, question
+from tests.served import PICTURES, question
 
 langchain_openai = pytest.importorskip("langchain_openai", reason="make test-clients installs it")
 pytestmark = pytest.mark.clients
-
-
-@pytest.fixture(autouse=True)
-def loopback_alone(monkeypatch):
-    """The client may count tokens or report runs elsewhere: not in a test."""
-    connect = socket.socket.connect
-
-    def checked(self: socket.socket, address: Any) -> None:
-        assert self.family == socket.AF_UNIX or address[0] in ("127.0.0.1", "::1"), f"the client went to {address}"
-        connect(self, address)
-
-    monkeypatch.setattr(socket.socket, "connect", checked)
-    monkeypatch.setenv("LANGSMITH_TRACING", "false")
 
 
 @pytest.fixture

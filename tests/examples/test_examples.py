@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.demo_server import ROOT
+from tests.served import ROOT
 
 EXAMPLES = ROOT / "examples"
 PRINTED = {

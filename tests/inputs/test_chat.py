@@ -224,6 +224,7 @@ def test_calls_and_results_of_tools():
         ({"role": "assistant", "tool_calls": [{"function": {"name": ""}}]}, "needs a function with a name"),
         ({"role": "assistant", "tool_calls": [{"function": {"name": "a", "arguments": "{"}}]}, "text of a JSON object"),
         ({"role": "assistant", "tool_calls": [{"function": {"name": "a", "arguments": "[1]"}}]}, "JSON object"),
+        ({"role": "assistant", "tool_calls": [{"function": {"name": "a", "arguments": []}}]}, "JSON object"),
     ],
 )
 def test_calls_that_are_none(message, says):

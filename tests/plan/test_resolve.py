@@ -72,5 +72,6 @@ def test_batch_invariance_is_asked_for_by_option_or_environment(monkeypatch):
     monkeypatch.setenv("VLLM_BATCH_INVARIANT", "1")
     assert resolved().limits.batch_invariant
     assert "VLLM_BATCH_INVARIANT;" in resolved().reasons["batch_invariant"]
+    assert not resolved(batch_invariant=False).limits.batch_invariant, "an option wins over the environment"
     monkeypatch.setenv("VLLM_BATCH_INVARIANT", "0")
     assert not resolved().limits.batch_invariant

@@ -3,63 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.server.process import Served, served
+from tests.served import Served, served
 
 KEYS = ("first-key", "second-key")
 MAX_BODY = 2**20
 QUESTION = {"role": "user", "content": "What is this?"}
 
 
-@dataclass(frozen=True)
-class Live:
-    """A running server, and a client that keeps its connections."""
-
-    server: Served
-    client: httpx.Client
-
-    @property
-    def url(self) -> str:
-        return self.server.url
-
-    def metric(self, name: str, label: str = "") -> float:
-        """The sum over all labels, or over those with `label` among them."""
-        lines = self.client.get("/metrics").text.splitlines()
-        named = [line for line in lines if line.startswith((f"{name} ", f"{name}{{")) and label in line]
-        return sum(float(line.rpartition(" ")[2]) for line in named)
-
-
-@contextmanager
-def running(*flags: str) -> Iterator[Live]:
-    """Told to end, it does so in order."""
-    with served(*flags) as server:
-        with httpx.Client(base_url=server.url, timeout=60) as client:
-            yield Live(server, client)
+@pytest.fixture(scope="session")
+def shared_server() -> Iterator[Served]:
+    flags = ("--max-body-mb", "1", "--enable-request-id-headers", "--allowed-origins", '["https://chat.example"]')
+    with served("--max-model-len", "1024", *flags) as server:
+        yield server
         assert server.stop() == 0
 
 
 @pytest.fixture(scope="session")
-def shared_server() -> Iterator[Live]:
-    flags = ("--max-body-mb", "1", "--enable-request-id-headers", "--allowed-origins", '["https://chat.example"]')
-    with running("--max-model-len", "1024", *flags) as live:
-        yield live
-
-
-@pytest.fixture(scope="session")
-def locked_server() -> Iterator[Live]:
+def locked_server() -> Iterator[Served]:
     """The same with keys."""
-    with running("--max-model-len", "512", "--api-key", *KEYS) as live:
-        yield live
+    with served("--max-model-len", "512", "--api-key", *KEYS) as server:
+        yield server
+        assert server.stop() == 0
 
 
 @pytest.fixture
-def live(shared_server: Live) -> Iterator[Live]:
+def live(shared_server: Served) -> Iterator[Served]:
     """The server, which still answers when the test has ended."""
     yield shared_server
     assert chat(shared_server).status_code == 200
@@ -67,27 +40,27 @@ def live(shared_server: Live) -> Iterator[Live]:
 
 
 @pytest.fixture
-def locked(locked_server: Live) -> Iterator[Live]:
+def locked(locked_server: Served) -> Iterator[Served]:
     yield locked_server
     answer = locked_server.client.get("/v1/models", headers={"Authorization": f"Bearer {KEYS[0]}"})
     assert answer.status_code == 200
 
 
-def chat(live: Live, **fields: Any) -> httpx.Response:
+def chat(live: Served, **fields: Any) -> httpx.Response:
     body = {"messages": [QUESTION], "max_tokens": 2, **fields}
     return live.client.post("/v1/chat/completions", json=body)
 
 
-def ask_about(live: Live, **part: Any) -> httpx.Response:
+def ask_about(live: Served, **part: Any) -> httpx.Response:
     """A message with a part that is not text."""
     return chat(live, messages=[{"role": "user", "content": [part, {"type": "text", "text": "What is this?"}]}])
 
 
-def about_picture(live: Live, url: str) -> httpx.Response:
+def about_picture(live: Served, url: str) -> httpx.Response:
     return ask_about(live, type="image_url", image_url={"url": url})
 
 
-def about_video(live: Live, url: str) -> httpx.Response:
+def about_video(live: Served, url: str) -> httpx.Response:
     return ask_about(live, type="video_url", video_url={"url": url})
 
 

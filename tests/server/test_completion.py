@@ -48,6 +48,12 @@ def test_prompts_that_are_none_or_too_many(prompt):
         complete(prompt)
 
 
+def test_answers_of_all_prompts_are_counted():
+    assert len(complete(["a"] * 512, n=2).prompts) == 512
+    with pytest.raises(InvalidField, match="513 prompts with n=2 make 1026 answers, the most are 1024"):
+        complete(["a"] * 513, n=2)
+
+
 @pytest.mark.parametrize("prompt", [1, [1, "a"], [True], [[1.5]], {"a": 1}])
 def test_prompts_of_the_wrong_type(prompt):
     with pytest.raises(ValidationError):

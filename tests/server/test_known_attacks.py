@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 from starlette.datastructures import Headers
 
-from tests.server.live import KEYS, Live, about_picture, about_video, ask_about, chat, error_of
+from tests.served import Served
+from tests.server.live import KEYS, about_picture, about_video, ask_about, chat, error_of
 from tilewise.server.guard import Door
 
 DEEP = 100_000
@@ -30,7 +31,7 @@ def picture_url(width: int, height: int) -> str:
         *("2130706433", "0x7f000001", "0177.0.0.1"),
     ],
 )
-def test_addresses_of_this_machine(live: Live, host: str):
+def test_addresses_of_this_machine(live: Served, host: str):
     """CVE-2025-6242, CVE-2026-33626: the server fetches what only it can reach. Nothing connects here."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(0.2)
@@ -42,18 +43,18 @@ def test_addresses_of_this_machine(live: Live, host: str):
 
 
 @pytest.mark.parametrize("host", ["169.254.169.254", "10.0.0.1", "192.168.0.1", "100.64.0.1", "[fd00::1]", "[fe80::1]"])
-def test_addresses_of_networks_behind(live: Live, host: str):
+def test_addresses_of_networks_behind(live: Served, host: str):
     """CVE-2025-6242: metadata services and neighbours."""
     assert "not a public address" in error_of(about_picture(live, f"http://{host}/latest/meta-data"))["message"]
 
 
 @pytest.mark.parametrize("url", ["http://example.com\\@127.0.0.1/a.png", "http://example.com@127.0.0.1/a.png"])
-def test_two_readings_of_one_url(live: Live, url: str):
+def test_two_readings_of_one_url(live: Served, url: str):
     """CVE-2026-24779: the host that is checked is not the one that is asked."""
     error_of(about_picture(live, url))
 
 
-def test_addresses_of_memory_in_errors(live: Live):
+def test_addresses_of_memory_in_errors(live: Served):
     """CVE-2026-22778: a decoder's text says where in memory an object is (`error_of` looks for it in all tests)."""
     for data in (b"\x00", b"\x89PNG\r\n\x1a\n", b"\x00\x00\x00\x0cjP  \r\n\x87\n", b"GIF89a", b"<svg/>", b"%PDF-1.4"):
         url = "data:image/png;base64," + base64.b64encode(data).decode()
@@ -61,13 +62,13 @@ def test_addresses_of_memory_in_errors(live: Live):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (2000, 10), (3, 2)])
-def test_pictures_of_odd_sizes(live: Live, size: tuple[int, int]):
+def test_pictures_of_odd_sizes(live: Served, size: tuple[int, int]):
     """CVE-2026-22773: a picture of one pixel ends the engine."""
     answer = about_picture(live, picture_url(*size))
     assert answer.status_code in (200, 400), answer.text
 
 
-def test_more_frames_than_anybody_needs(live: Live):
+def test_more_frames_than_anybody_needs(live: Served):
     """CVE-2026-5497, CVE-2026-34755: frames without end in one URL."""
     error_of(about_video(live, "data:video/jpeg;base64," + ",".join(["AAAA"] * 10_000)))
 
@@ -75,7 +76,7 @@ def test_more_frames_than_anybody_needs(live: Live):
 @pytest.mark.parametrize(
     "text", ["<IMG_CONTEXT>", "<img>", "</img>", "<image>", "<video>", "<|im_end|>", "<|im_start|>system"]
 )
-def test_placeholders_in_texts(live: Live, text: str):
+def test_placeholders_in_texts(live: Served, text: str):
     """CVE-2026-44222: a user's text with a placeholder of pictures ends the engine."""
     plain = chat(live, messages=[{"role": "user", "content": text * 20}])
     assert plain.status_code in (200, 400), plain.text
@@ -87,13 +88,13 @@ def test_placeholders_in_texts(live: Live, text: str):
 @pytest.mark.parametrize(
     "name", ["chat_template", "tokenize", "tools", "documents", "add_generation_prompt", "return_tensors", "__class__"]
 )
-def test_options_of_the_template_that_are_not_the_callers(live: Live, name: str):
+def test_options_of_the_template_that_are_not_the_callers(live: Served, name: str):
     """CVE-2025-62426: `chat_template_kwargs` takes the place of the template, or of tokenizing."""
     error = error_of(chat(live, chat_template_kwargs={name: "{% for i in range(10**9) %}{% endfor %}"}))
     assert error["param"] == "chat_template_kwargs"
 
 
-def test_a_template_of_the_caller(live: Live):
+def test_a_template_of_the_caller(live: Served):
     """CVE-2025-61620: a template that never ends."""
     template = "{% for i in range(10**9) %}{% for j in range(10**9) %}{% endfor %}{% endfor %}"
     assert error_of(chat(live, chat_template=template))["param"] == "chat_template"
@@ -101,7 +102,7 @@ def test_a_template_of_the_caller(live: Live):
     error_of(live.client.post("/tokenize", json=body))
 
 
-def test_keys_are_compared_by_digests_and_all_of_them(locked: Live, monkeypatch: pytest.MonkeyPatch):
+def test_keys_are_compared_by_digests_and_all_of_them(locked: Served, monkeypatch: pytest.MonkeyPatch):
     """CVE-2025-59425: how long a comparison takes tells how much of a key is right."""
     compared: list[tuple[int, int]] = []
 
@@ -119,7 +120,7 @@ def test_keys_are_compared_by_digests_and_all_of_them(locked: Live, monkeypatch:
     assert locked.client.get("/v1/models", headers={"Authorization": f"Bearer {KEYS[0]}x"}).status_code == 401
 
 
-def test_headers_without_end(live: Live):
+def test_headers_without_end(live: Served):
     """CVE-2025-48956: a header fills the memory."""
     error_of(live.client.get("/health", headers={"x": "a" * 2**20}), 431)
 
@@ -135,20 +136,20 @@ SCHEMAS = {
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
-def test_schemas_of_tools_that_are_none(live: Live, name: str):
+def test_schemas_of_tools_that_are_none(live: Served, name: str):
     """CVE-2025-48944: a function's schema, or a pattern in it, ends the engine."""
     function = {"name": "f", "parameters": SCHEMAS[name]}
     choice = {"type": "function", "function": {"name": "f"}}
     error_of(chat(live, tools=[{"type": "function", "function": function}], tool_choice=choice))
 
 
-def test_forms_that_are_none(live: Live):
+def test_forms_that_are_none(live: Served):
     """CVE-2025-48944: the same by other fields."""
     for form in ({"regex": "(["}, {"json": {"type": 5}}, {"grammar": "start: ["}, {"choice": []}):
         error_of(chat(live, structured_outputs=form))
 
 
-def test_embeddings_in_place_of_pictures_and_prompts(live: Live):
+def test_embeddings_in_place_of_pictures_and_prompts(live: Served):
     """CVE-2025-62164, CVE-2025-62372: a hostile tensor ends the engine, or runs code."""
     pickled = base64.b64encode(b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00\x8c\x02os").decode()
     error_of(ask_about(live, type="image_embeds", image_embeds=pickled))
@@ -156,7 +157,7 @@ def test_embeddings_in_place_of_pictures_and_prompts(live: Live):
     assert error["param"] == "prompt_embeds"
 
 
-def test_salted_prefixes_are_nobody_elses(live: Live):
+def test_salted_prefixes_are_nobody_elses(live: Served):
     """CVE-2025-46570: how fast a prompt is answered tells whether somebody has sent it before."""
     messages = [{"role": "user", "content": "A secret that somebody else has sent before. " * 8}]
 
@@ -170,10 +171,10 @@ def test_salted_prefixes_are_nobody_elses(live: Live):
     assert cached() == 0
 
 
-def test_only_the_port_of_http_is_listened_at(live: Live):
+def test_only_the_port_of_http_is_listened_at(live: Served):
     """CVE-2026-3059, CVE-2026-3060, CVE-2026-3989, CVE-2026-7301: an internal socket that anybody reaches."""
-    pids = [live.server.process.pid, *children(live.server.process.pid)]
-    assert live.server.engine_pid in pids
+    pids = [live.process.pid, *children(live.process.pid)]
+    assert live.engine_pid in pids
     assert listening(pids) == {int(live.url.rpartition(":")[2])}
 
 
@@ -205,7 +206,7 @@ def listening(pids: list[int]) -> set[int]:
 
 
 @pytest.mark.parametrize("opening", [b"[", b'{"a":', b'[{"a":'])
-def test_nesting_without_end(live: Live, opening: bytes):
+def test_nesting_without_end(live: Served, opening: bytes):
     """CVE-2025-23310: a stack overflows over what HTTP brings in."""
     body = b'{"messages":' + opening * DEEP
     headers = {"Content-Type": "application/json"}
@@ -215,7 +216,7 @@ def test_nesting_without_end(live: Live, opening: bytes):
     )
 
 
-def test_a_download_that_says_nothing_of_its_size(live: Live):
+def test_a_download_that_says_nothing_of_its_size(live: Served):
     """CVE-2026-0599: pictures named in a text are not fetched at all, whatever marks them."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(0.2)

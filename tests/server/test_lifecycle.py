@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import httpx
 import pytest
 
-from tests.server.process import Served, served
+from tests.served import Served, served
 
 LONG = {
     "messages": [{"role": "user", "content": "What is this?"}],

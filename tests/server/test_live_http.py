@@ -8,14 +8,15 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.server.live import MAX_BODY, QUESTION, Live, chat, error_of
+from tests.served import Served
+from tests.server.live import MAX_BODY, QUESTION, chat, error_of
 
 CHAT = "/v1/chat/completions"
 JSON = {"Content-Type": "application/json"}
 ORIGIN = "https://chat.example"
 
 
-def connected(live: Live) -> socket.socket:
+def connected(live: Served) -> socket.socket:
     address = urlsplit(live.url)
     return socket.create_connection((address.hostname, address.port), 30)
 
@@ -31,14 +32,14 @@ def chunks(count: int) -> Iterator[bytes]:
         yield b" " * 2**16
 
 
-def test_a_body_that_says_it_is_too_large(live: Live):
+def test_a_body_that_says_it_is_too_large(live: Served):
     answer = live.client.post(CHAT, content=b" " * (MAX_BODY + 1), headers=JSON)
     error = error_of(answer, 413)
     assert f"has {MAX_BODY + 1} bytes, the limit is {MAX_BODY}" in error["message"]
     assert answer.headers["Connection"] == "close"
 
 
-def test_a_body_that_turns_out_to_be_too_large(live: Live):
+def test_a_body_that_turns_out_to_be_too_large(live: Served):
     """The client is still sending when the answer comes, and gets to read it."""
     answer = live.client.post(CHAT, content=chunks(28), headers=JSON)
     error = error_of(answer, 413)
@@ -46,7 +47,7 @@ def test_a_body_that_turns_out_to_be_too_large(live: Live):
     assert answer.headers["Connection"] == "close"
 
 
-def test_a_body_without_an_end_is_not_read_for_ever(live: Live):
+def test_a_body_without_an_end_is_not_read_for_ever(live: Served):
     with connected(live) as connection:
         connection.sendall(b"POST /tokenize HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n")
         connection.sendall(b"Content-Type: application/json\r\n\r\n")
@@ -59,21 +60,21 @@ def send_chunks(connection: socket.socket, size: int) -> None:
         connection.sendall(b"10000\r\n" + b" " * 2**16 + b"\r\n")
 
 
-def test_the_largest_body_that_is_taken(live: Live):
+def test_the_largest_body_that_is_taken(live: Served):
     body = b'{"prompt": "a"}'
     answer = live.client.post("/tokenize", content=body + b" " * (MAX_BODY - len(body)), headers=JSON)
     assert answer.json()["count"] == 1
 
 
 @pytest.mark.parametrize("declared", [b"-1", b"ten", b"1e3", b"99999999999999999999"])
-def test_a_length_that_is_no_length(live: Live, declared: bytes):
+def test_a_length_that_is_no_length(live: Served, declared: bytes):
     with connected(live) as connection:
         connection.sendall(b"POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Length: " + declared + b"\r\n\r\n")
         connection.shutdown(socket.SHUT_WR)
         assert said(connection).split(b"\r\n")[0].split()[1] in (b"400", b"413")
 
 
-def test_two_lengths_are_refused(live: Live):
+def test_two_lengths_are_refused(live: Served):
     """Which of them counts is what a proxy in front and the server could disagree about."""
     with connected(live) as connection:
         connection.sendall(
@@ -85,16 +86,16 @@ def test_two_lengths_are_refused(live: Live):
     assert b"vllm:" not in answer or answer.startswith(b"HTTP/1.1 400")
 
 
-def test_too_many_headers(live: Live):
+def test_too_many_headers(live: Served):
     error = error_of(live.client.get("/health", headers={f"x-{i}": "a" for i in range(300)}), 431)
     assert "the limits are 256 and 65536" in error["message"]
 
 
-def test_too_large_headers(live: Live):
+def test_too_large_headers(live: Served):
     assert "send fewer" in error_of(live.client.get("/health", headers={"x": "a" * 70_000}), 431)["message"]
 
 
-def test_headers_beyond_what_is_held_in_memory(live: Live):
+def test_headers_beyond_what_is_held_in_memory(live: Served):
     with connected(live) as connection:
         connection.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\nx: ")
         try:
@@ -106,14 +107,14 @@ def test_headers_beyond_what_is_held_in_memory(live: Live):
     assert answer.startswith(b"HTTP/1.1 400")
 
 
-def test_what_is_not_http(live: Live):
+def test_what_is_not_http(live: Served):
     with connected(live) as connection:
         connection.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n")
         assert said(connection).startswith(b"HTTP/1.1 400")
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/v1", "/v1/embeddings", "//health", "/docs/../../etc/passwd", "/docs/x"])
-def test_an_unknown_path(live: Live, path: str):
+def test_an_unknown_path(live: Served, path: str):
     assert error_of(live.client.get(path), 404)["type"] == "NotFoundError"
 
 
@@ -128,21 +129,21 @@ def test_an_unknown_path(live: Live, path: str):
         ("OPTIONS", "/ping", {"GET", "POST"}),
     ],
 )
-def test_a_method_that_a_path_does_not_have(live: Live, method: str, path: str, allowed: set[str]):
+def test_a_method_that_a_path_does_not_have(live: Served, method: str, path: str, allowed: set[str]):
     answer = live.client.request(method, path)
     assert error_of(answer, 405)["type"] == "Method Not Allowed"
     assert set(answer.headers["Allow"].split(", ")) == allowed
 
 
 @pytest.mark.parametrize("path", ["/health", "/ping", "/v1/models", "/version", "/metrics"])
-def test_head_is_get_without_the_body(live: Live, path: str):
+def test_head_is_get_without_the_body(live: Served, path: str):
     whole, head = live.client.get(path), live.client.head(path)
     assert (head.status_code, head.content) == (200, b"")
     assert head.headers.get("Content-Type") == whole.headers.get("Content-Type")
     assert live.client.head(CHAT).status_code == 405
 
 
-def test_a_page_of_an_allowed_origin_may_ask(live: Live):
+def test_a_page_of_an_allowed_origin_may_ask(live: Served):
     asked = {
         "Origin": ORIGIN,
         "Access-Control-Request-Method": "POST",
@@ -155,7 +156,7 @@ def test_a_page_of_an_allowed_origin_may_ask(live: Live):
     assert live.client.get("/v1/models", headers={"Origin": ORIGIN}).headers["Access-Control-Allow-Origin"] == ORIGIN
 
 
-def test_a_page_of_another_origin_may_not(live: Live):
+def test_a_page_of_another_origin_may_not(live: Served):
     asked = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
     answer = live.client.options(CHAT, headers=asked)
     assert answer.status_code == 400
@@ -164,26 +165,26 @@ def test_a_page_of_another_origin_may_not(live: Live):
     assert "Access-Control-Allow-Origin" not in plain.headers
 
 
-def test_a_request_id_comes_back(live: Live):
+def test_a_request_id_comes_back(live: Served):
     body = {"messages": [QUESTION], "max_tokens": 1}
     answer = live.client.post(CHAT, json=body, headers={"X-Request-Id": "mine-1"})
     assert answer.headers["X-Request-Id"] == "mine-1"
     assert answer.json()["id"] == "chatcmpl-mine-1"
 
 
-def test_a_request_without_an_id_gets_one(live: Live):
+def test_a_request_without_an_id_gets_one(live: Served):
     first, second = (live.client.get("/health").headers["X-Request-Id"] for _ in range(2))
     assert len(first) == 32
     assert first != second
 
 
 @pytest.mark.parametrize("given", ["a b", "a\tb", "x" * 129, '"><script>'])
-def test_a_request_id_that_could_do_harm_is_not_repeated(live: Live, given: str):
+def test_a_request_id_that_could_do_harm_is_not_repeated(live: Served, given: str):
     answer = live.client.get("/health", headers={"X-Request-Id": given})
     assert answer.headers["X-Request-Id"] != given
 
 
-def test_one_connection_serves_many_requests(live: Live):
+def test_one_connection_serves_many_requests(live: Served):
     """Errors among them: an error is no reason to close it."""
     with connected(live) as connection:
         for line, status in ((b"GET /health", b"200"), (b"GET /nothing", b"404"), (b"HEAD /health", b"200")) * 3:
@@ -197,7 +198,7 @@ def test_one_connection_serves_many_requests(live: Live):
             assert head.split()[1] == status
 
 
-def test_a_client_may_ask_whether_to_send(live: Live):
+def test_a_client_may_ask_whether_to_send(live: Served):
     """`Expect: 100-continue`: a body that is too large is refused before it is sent."""
     head = b"POST /tokenize HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nExpect: 100-continue\r\n"
     with connected(live) as connection:
@@ -210,7 +211,7 @@ def test_a_client_may_ask_whether_to_send(live: Live):
         assert connection.recv(100).startswith(b"HTTP/1.1 413")
 
 
-def test_a_page_that_shows_the_api_asks_nobody_else(live: Live):
+def test_a_page_that_shows_the_api_asks_nobody_else(live: Served):
     """All that the pages load comes from the server itself, and the browser is told to refuse the rest."""
     for page in ("docs", "redoc"):
         answer = live.client.get(f"/{page}")

@@ -6,7 +6,8 @@ import base64
 
 import pytest
 
-from tests.server.live import QUESTION, Live, about_picture, about_video, ask_about, chat, error_of
+from tests.served import Served
+from tests.server.live import QUESTION, about_picture, about_video, ask_about, chat, error_of
 from tilewise.assets import ImageAsset
 
 CHAT = "/v1/chat/completions"
@@ -60,7 +61,7 @@ FIELDS = {
 
 
 @pytest.mark.parametrize("name", FIELDS)
-def test_a_field_that_is_wrong(live: Live, name: str):
+def test_a_field_that_is_wrong(live: Served, name: str):
     fields, text, param = FIELDS[name]
     error = error_of(chat(live, **fields))
     assert text in error["message"]
@@ -68,7 +69,7 @@ def test_a_field_that_is_wrong(live: Live, name: str):
     assert error["type"] == "BadRequestError"
 
 
-def test_a_context_that_cannot_hold_the_answer(live: Live):
+def test_a_context_that_cannot_hold_the_answer(live: Served):
     """Clients read the numbers out of these sentences."""
     error = error_of(chat(live, max_tokens=5000))
     prompt = chat(live).json()["usage"]["prompt_tokens"]
@@ -80,12 +81,12 @@ def test_a_context_that_cannot_hold_the_answer(live: Live):
     assert error["param"] == "max_tokens"
 
 
-def test_a_prompt_longer_than_the_context(live: Live):
+def test_a_prompt_longer_than_the_context(live: Served):
     error = error_of(chat(live, messages=[{"role": "user", "content": "red " * 3000}]))
     assert error["message"].startswith("This model's maximum context length is 1024 tokens. However, you requested 1")
 
 
-def test_an_unknown_model(live: Live):
+def test_an_unknown_model(live: Served):
     for path, body in (
         (CHAT, {"messages": [QUESTION]}),
         ("/v1/completions", {"prompt": "a"}),
@@ -113,20 +114,20 @@ BODIES = {
 
 
 @pytest.mark.parametrize("name", BODIES)
-def test_a_body_that_is_no_request(live: Live, name: str):
+def test_a_body_that_is_no_request(live: Served, name: str):
     data, text = BODIES[name]
     error = error_of(live.client.post(CHAT, content=data, headers=JSON))
     assert text in error["message"]
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "application/jsonp", None])
-def test_a_media_type_that_is_not_json(live: Live, kind: str | None):
+def test_a_media_type_that_is_not_json(live: Served, kind: str | None):
     headers = {} if kind is None else {"Content-Type": kind}
     error = error_of(live.client.post(CHAT, content=b"{}", headers=headers))
     assert "Unsupported Media Type: Only 'application/json' is allowed" in error["message"]
 
 
-def test_parameters_of_the_media_type_do_not_matter(live: Live):
+def test_parameters_of_the_media_type_do_not_matter(live: Served):
     answer = live.client.post(
         "/tokenize", content=b'{"prompt": "a"}', headers={"Content-Type": "Application/JSON; charset=utf-8"}
     )
@@ -145,17 +146,17 @@ PICTURES = {
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_a_picture_that_cannot_be_had(live: Live, name: str):
+def test_a_picture_that_cannot_be_had(live: Served, name: str):
     url, text = PICTURES[name]
     assert text in error_of(about_picture(live, url))["message"]
 
 
-def test_a_video_that_cannot_be_read(live: Live):
+def test_a_video_that_cannot_be_read(live: Served):
     for data in (b"hello", b"\0\0\0\x18ftypmp42" + b"\0" * 40):
         assert "not a video that can be read" in error_of(about_video(live, data_url("video/mp4", data)))["message"]
 
 
 @pytest.mark.parametrize("kind", ["audio_url", "input_audio", "file", "image_pil", "nothing"])
-def test_a_part_of_a_kind_that_is_not_taken(live: Live, kind: str):
+def test_a_part_of_a_kind_that_is_not_taken(live: Served, kind: str):
     error = error_of(ask_about(live, type=kind))
     assert error["param"] == "messages[0].content[0]"

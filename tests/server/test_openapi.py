@@ -9,9 +9,13 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from tests.server.live import QUESTION, Live
+from tests.served import Served
+from tests.server.live import QUESTION
+from tilewise.errors import InvalidRequest
+from tilewise.inputs.parts import Parts
 from tilewise.server.app import api_routes, described
 from tilewise.server.fields import TABLES
+from tilewise.server.messages import read_conversation
 
 DOCUMENT = described()
 
@@ -85,13 +89,60 @@ def test_a_null_is_a_field_that_is_not_there():
     Draft202012Validator(schema("ChatBody")).validate(body)
 
 
+URL = {"url": "https://example.org/a.png"}
+
+
+@pytest.mark.parametrize(
+    ("part", "fits"),
+    [
+        ("a", True),
+        ({"text": "a", "type": None}, True),
+        ({"type": "", "text": "a"}, False),
+        ({"type": "image_url", "image_url": URL, "uuid": "a"}, True),
+        ({"type": "image_url", "image_url": {**URL, "uuid": "a"}}, True),
+        ({"type": "image_url", "uuid": "a"}, True),
+        ({"video_url": None, "uuid": "a"}, True),
+        ({"type": "input_image", "image_url": URL["url"], "detail": None}, True),
+        ({"type": "image_url", "image_url": URL, "uuid": ""}, False),
+        ({"type": "image_url", "image_url": URL, "uuid": "a" * 257}, False),
+        ({"type": "video_url", "video_url": {**URL, "uuid": 1}}, False),
+        ({"uuid": "a"}, False),
+    ],
+)
+def test_a_part_fits_the_document_just_when_it_is_read(part: Any, fits: bool):
+    message = {"role": "user", "content": [part]}
+    for name, field in (("ChatBody", "messages"), ("TokenizeBody", "messages"), ("ResponsesBody", "input")):
+        assert Draft202012Validator(schema(name)).is_valid({field: [message]}) is fits, name
+    try:
+        Parts("user").add(read_conversation([message])[0]["content"][0], "here")
+    except InvalidRequest:
+        assert not fits
+    else:
+        assert fits
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("mm_processor_kwargs", {"max_dynamic_patch": 129}),
+        ("mm_processor_kwargs", {"max_patches": 1}),
+        ("media_io_kwargs", {"video": {"fps": 0}}),
+        ("media_io_kwargs", {"image": {"rgba_background_color": [0, 0, 256]}}),
+    ],
+)
+def test_what_breaks_the_document_is_refused(live: Served, field: str, value: Any):
+    body = {"messages": [QUESTION], "max_tokens": 2}
+    assert not Draft202012Validator(schema("ChatBody")).is_valid({**body, field: value})
+    assert live.client.post("/v1/chat/completions", json={**body, field: value}).status_code == 400
+
+
 def test_without_keys_nothing_asks_for_one():
     assert "securitySchemes" not in DOCUMENT["components"]
     assert "401" not in json.dumps(list(DOCUMENT["components"]["responses"]))
 
 
 @pytest.mark.parametrize(("path", "body"), list(examples()))
-def test_an_example_is_answered_as_described(live: Live, path: str, body: dict[str, Any]):
+def test_an_example_is_answered_as_described(live: Served, path: str, body: dict[str, Any]):
     operation = dict(posts())[path]
     content = operation["responses"]["200"]["content"]
     Draft202012Validator(schema(named(operation["requestBody"]["content"]["application/json"]["schema"]))).validate(
@@ -110,7 +161,7 @@ def test_an_example_is_answered_as_described(live: Live, path: str, body: dict[s
         Draft202012Validator(schema(named(kinds[0]))).validate(event)
 
 
-def test_what_an_answer_has_beside_is_described_too(live: Live):
+def test_what_an_answer_has_beside_is_described_too(live: Served):
     """Everything that a body may ask to be told."""
     asked = {"max_tokens": 3, "return_token_ids": True, "prompt_logprobs": 1, "n": 2}
     for path, body, name in (
@@ -122,7 +173,7 @@ def test_what_an_answer_has_beside_is_described_too(live: Live):
         Draft202012Validator(schema(name)).validate(answer.json())
 
 
-def test_the_served_document_is_this_one(live: Live):
+def test_the_served_document_is_this_one(live: Served):
     assert live.client.get("/openapi.json").json() == json.loads(json.dumps(DOCUMENT))
 
 
@@ -130,5 +181,5 @@ def test_the_served_document_is_this_one(live: Live):
     ("path", "name"),
     [("/v1/models", "ModelList"), ("/version", "Version"), ("/load", "Load"), ("/nothing", "ErrorBody")],
 )
-def test_what_is_asked_without_a_body(live: Live, path: str, name: str):
+def test_what_is_asked_without_a_body(live: Served, path: str, name: str):
     Draft202012Validator(schema(name)).validate(live.client.get(path).json())

@@ -40,6 +40,9 @@ def test_a_text_is_a_message_of_the_user():
     assert read(request_id="x").id == "resp_x"
 
 
+ASKED = {"type": "function_call", "call_id": "2", "name": "look", "arguments": '{"a": 1}'}
+
+
 def test_items():
     call = read(
         [
@@ -49,7 +52,7 @@ def test_items():
             {"type": "message", "id": "msg_1", "status": "completed", "role": "assistant",
              "content": [{"type": "output_text", "text": "I look.", "annotations": []}]},
             {"type": "function_call", "id": "fc_1", "call_id": "1", "name": "look", "arguments": "{}"},
-            {"type": "function_call", "call_id": "2", "name": "look", "arguments": '{"a": 1}'},
+            ASKED,
             {"type": "function_call_output", "call_id": "1", "output": "a wall"},
         ]
     )  # fmt: skip
@@ -58,6 +61,7 @@ def test_items():
     assert assistant["content"] == [{"type": "text", "text": "I look."}]
     assert [made["function"]["arguments"] for made in assistant["tool_calls"]] == ["{}", '{"a": 1}']
     assert tool == {"role": "tool", "content": "a wall"}
+    assert read([{"role": "assistant", "tool_calls": None}, ASKED]).chat.prompt.messages[0]["tool_calls"]
 
 
 def test_forms_tools_and_effort():
@@ -78,6 +82,9 @@ def test_forms_tools_and_effort():
         ({"item": []}, "input is empty"),
         ({"item": [{"type": "item_reference", "id": "x"}]}, "type must be message, function_call"),
         ({"item": [{"type": "function_call_output", "call_id": "1"}]}, "needs content"),
+        ({"item": [{"type": "function_call_output", "call_id": {}, "output": "a"}]}, "call_id must be a text, got {}"),
+        ({"item": [{"content": "a"}, {"type": "function_call", "name": "look"}]}, "role must be one of"),
+        ({"item": [{"role": "assistant", "tool_calls": 1}, {"type": "function_call", "name": "look"}]}, "be a list"),
         ({"previous_response_id": "resp_1"}, "send the whole conversation"),
         ({"store": True}, "not kept"),
         ({"background": True}, "send false"),

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.server.process import Served, served
+from tests.served import Served, served
 
 CASES = 5000
 KEY = "a-key"

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.demo_server import demo_server, question
+from tests.served import question, served
 from tilewise.errors import InvalidConfig
 from tilewise.server.tracing import Stage, Tracing, stages
 from tilewise.timing import EngineMoments, InputTiming, Timing
@@ -94,25 +94,24 @@ def body(text: str, **more: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def spans(tmp_path_factory) -> list[Any]:
+def spans() -> list[Any]:
     """Of a server's life: a chat with a traceparent, one not to be traced, a completion, a chat left, one refused."""
-    with collector() as (endpoint, received):
-        log = tmp_path_factory.mktemp("traced") / "log"
-        with (
-            demo_server(log, "--otlp-traces-endpoint", endpoint, "--served-model-name", "eye") as url,
-            httpx.Client(base_url=f"{url}/v1", timeout=60) as client,
-        ):
-            asked = body("What is printed in small letters?", temperature=0)
-            traced = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
-            answer = client.post("/chat/completions", json=asked, headers=traced).raise_for_status().json()
-            assert answer["choices"][0]["message"]["content"] == "hour"
-            unsampled = {"traceparent": f"00-{TRACE}-{PARENT}-00"}
-            client.post("/chat/completions", json=asked, headers=unsampled).raise_for_status()
-            client.post("/completions", json={"prompt": ["a", "b"], "max_tokens": 3}).raise_for_status()
-            endless = body("What is printed?", ignore_eos=True, stream=True, seed=7, temperature=0.25)
-            with client.stream("POST", "/chat/completions", json=endless) as stream:
-                assert next(stream.iter_lines()).startswith("data: ")
-            assert client.post("/chat/completions", json={"messages": []}).status_code == 400
+    with (
+        collector() as (endpoint, received),
+        served("--otlp-traces-endpoint", endpoint, "--served-model-name", "eye") as server,
+        httpx.Client(base_url=f"{server.url}/v1", timeout=60) as client,
+    ):
+        asked = body("What is printed in small letters?", temperature=0)
+        traced = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
+        answer = client.post("/chat/completions", json=asked, headers=traced).raise_for_status().json()
+        assert answer["choices"][0]["message"]["content"] == "hour"
+        unsampled = {"traceparent": f"00-{TRACE}-{PARENT}-00"}
+        client.post("/chat/completions", json=asked, headers=unsampled).raise_for_status()
+        client.post("/completions", json={"prompt": ["a", "b"], "max_tokens": 3}).raise_for_status()
+        endless = body("What is printed?", ignore_eos=True, stream=True, seed=7, temperature=0.25)
+        with client.stream("POST", "/chat/completions", json=endless) as stream:
+            assert next(stream.iter_lines()).startswith("data: ")
+        assert client.post("/chat/completions", json={"messages": []}).status_code == 400
     resources = [part for request in received for part in request.resource_spans]
     assert {value.value.string_value for part in resources for value in part.resource.attributes
             if value.key == "service.name"} == {"tilewise"}  # fmt: skip

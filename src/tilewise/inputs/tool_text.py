@@ -47,7 +47,9 @@ def _call_text(call: Any, where: str) -> str:
     name = function.get("name") if isinstance(function, dict) else None
     if not isinstance(function, dict) or not isinstance(name, str) or not name:
         raise InvalidRequest(f"{where}: it needs a function with a name and arguments, got {call!r:.80}.")
-    arguments = function.get("arguments") or "{}"
+    arguments = function.get("arguments")
+    if arguments in (None, ""):
+        arguments = "{}"
     text = arguments if isinstance(arguments, str) else to_json(arguments)
     if not _is_object(text):
         raise InvalidRequest(f"{where}: function.arguments must be the text of a JSON object, got {arguments!r:.80}.")

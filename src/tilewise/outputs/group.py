@@ -44,13 +44,15 @@ class AnswerGroup:
         self._moments: EngineMoments | None = None
         self._last_token: float | None = None
         self._times: dict[str, float] = {}
+        self._open = len(self._answers)
+        self._tokens = 0
         self._tokens_saved = 0
         self._cached = 0
         self._prompt_logprobs: list[dict[int, Logprob] | None] | None = None
 
     @property
     def finished(self) -> bool:
-        return all(answer.finished for answer in self._answers.values())
+        return not self._open
 
     def last_time(self, request_id: str) -> float | None:
         """When the newest token of one of the sequences was known; None before its first."""
@@ -62,6 +64,8 @@ class AnswerGroup:
         if answer.finished:
             return None
         text = answer.add(delta.token, delta.finish_reason, delta.stop_reason)
+        self._open -= answer.finished
+        self._tokens += 1
         self._tick(delta)
         output = answer.output
         return Piece(
@@ -88,7 +92,7 @@ class AnswerGroup:
         request = self.request
         return Usage(
             prompt_tokens=len(request.prompt_ids) - self._tokens_saved,
-            completion_tokens=sum(len(answer.output.token_ids) for answer in self._answers.values()),
+            completion_tokens=self._tokens,
             image_tokens=request.num_tiles * self._tokens_per_tile - self._tokens_saved,
             tiles=request.num_tiles,
             image_tokens_saved=self._tokens_saved,

@@ -70,8 +70,8 @@ def _limits(config: EngineConfig, model: ModelFacts, memory: MemoryPlan) -> Limi
 
 def _batch_invariant(config: EngineConfig) -> str | None:
     """Why the mode is on; None if it is not."""
-    if config.batch_invariant:
-        return "asked for"
+    if config.batch_invariant is not None:
+        return "asked for" if config.batch_invariant else None
     return "VLLM_BATCH_INVARIANT" if os.environ.get("VLLM_BATCH_INVARIANT") == "1" else None
 
 

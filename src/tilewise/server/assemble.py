@@ -24,6 +24,7 @@ from tilewise.llm import log_interval, media_reader
 from tilewise.remote.process import Build, Launch
 from tilewise.remote.supervisor import RestartRule, State, Supervisor
 from tilewise.remote.wire import Outbox
+from tilewise.sampling_params import MAX_N
 from tilewise.server.config import ServerConfig
 from tilewise.server.convert import check_template_options
 from tilewise.server.metrics import Metrics
@@ -127,6 +128,7 @@ def served_model(
         max_model_len=max_model_len,
         sampling=sampling,
         max_logprobs=engine.max_logprobs,
+        max_answers=max_answers(engine.max_num_seqs),
         tools=config.enable_auto_tool_choice,
         reasoning=config.reasoning_parser is not None,
         thinking=bool(check_template_options(config.default_chat_template_kwargs)),
@@ -152,7 +154,16 @@ def default_sampling(config: ServerConfig, folder: CheckpointFolder) -> dict[str
 
 def media_threads() -> int:
     """Media are fetched, decoded and cut in so many threads."""
-    asked = os.environ.get("VLLM_MEDIA_LOADING_THREAD_COUNT", "8")
+    return _whole_variable("VLLM_MEDIA_LOADING_THREAD_COUNT", 8)
+
+
+def max_answers(running: int) -> int:
+    """Of a prompt: as many as run at once, unless it is said how many may wait, too."""
+    return min(_whole_variable("VLLM_MAX_N_SEQUENCES", running), MAX_N)
+
+
+def _whole_variable(name: str, default: int) -> int:
+    asked = os.environ.get(name, f"{default}")
     if not asked.isdecimal() or int(asked) < 1:
-        raise InvalidConfig(f"VLLM_MEDIA_LOADING_THREAD_COUNT must be a whole number from 1 on, found {asked!r}.")
+        raise InvalidConfig(f"{name} must be a whole number from 1 on, found {asked!r}.")
     return int(asked)

@@ -33,18 +33,26 @@ def completion_call(body: dict[str, Any], served: ServedModel, header_id: str | 
         fields = fields.model_copy(update={"prompt_logprobs": fields.logprobs})
     wanted = 1 if prompt_only else fields.max_tokens
     default = served.sampling.get("max_tokens", DEFAULT_MAX_TOKENS)
+    prompts = _prompts(fields.prompt)
+    sampling = sampling_of(fields, served, max_tokens=default if wanted is None else wanted, logprobs=fields.logprobs)
+    _check_answers(len(prompts), sampling.n, max(MAX_PROMPTS, served.max_answers))
     return CompletionCall(
         reply=reply_of(fields, served, "cmpl-", header_id),
-        prompts=_prompts(fields.prompt),
-        sampling=sampling_of(
-            fields, served, max_tokens=default if wanted is None else wanted, logprobs=fields.logprobs
-        ),
+        prompts=prompts,
+        sampling=sampling,
         routing=routing_of(fields.priority, fields.cache_salt, wanted, served),
         start=fields.add_special_tokens,
         keep_last=fields.truncate_prompt_tokens,
         echo=fields.echo,
         prompt_only=prompt_only,
     )
+
+
+def _check_answers(prompts: int, n: int, most: int) -> None:
+    if prompts * n > most:
+        raise InvalidField(
+            "n", f"{prompts} prompts with n={n} make {prompts * n} answers, the most are {most}: send fewer at once."
+        )
 
 
 def completion_body(call: CompletionCall, outputs: Sequence[RequestOutput], decode: Decode) -> dict[str, Any]:

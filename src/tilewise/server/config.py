@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from tilewise.config import option
 from tilewise.errors import InvalidConfig, UnknownOption, did_you_mean
 from tilewise.inputs.media_reader import Detail
+from tilewise.server.tls import check_tls
 
 ToolCallParser = Literal["hermes"]
 ReasoningParser = Literal["qwen3", "deepseek_r1"]
@@ -165,7 +166,14 @@ class ServerConfig:
         for name in ("ssl_keyfile", "ssl_certfile", "ssl_ca_certs"):
             path = getattr(self, name)
             if path is not None and not Path(path).is_file():
-                raise InvalidConfig(f"{name}: there is no file {path}.")
+                raise InvalidConfig(f"{name}: there is no file {path}: name one that is there.")
+        if self.ssl_keyfile is not None and self.ssl_certfile is not None:
+            check_tls(
+                key=self.ssl_keyfile,
+                certificate=self.ssl_certfile,
+                authorities=self.ssl_ca_certs,
+                ciphers=self.ssl_ciphers,
+            )
 
     def _check_access(self) -> None:
         if any(not key.strip() or not key.isascii() or not key.isprintable() for key in self.api_key):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -17,12 +18,12 @@ async def merged(streams: Sequence[AsyncGenerator[Item]]) -> AsyncGenerator[tupl
     async def read(number: int, stream: AsyncGenerator[Item]) -> None:
         error: BaseException | None = None
         try:
-            async for item in stream:
-                queue.put_nowait((number, item, None))
-        except Exception as failure:
+            async with aclosing(stream):
+                async for item in stream:
+                    queue.put_nowait((number, item, None))
+        except Exception as failure:  # of whatever kind: it is raised where the streams are read together
             error = failure
         finally:
-            await stream.aclose()
             queue.put_nowait((number, None, error))
 
     tasks = [asyncio.ensure_future(read(number, stream)) for number, stream in enumerate(streams)]

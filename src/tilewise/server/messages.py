@@ -69,8 +69,21 @@ def _message(message: dict[str, Any], where: str) -> dict[str, Any]:
         )
     if content is None and not message.get("tool_calls") and role != "assistant":
         raise InvalidField(f"{where}.content", f"{where}: a message of role {role} needs content.")
-    calls = {"tool_calls": message["tool_calls"]} if message.get("tool_calls") else {}
-    return {"role": "system" if role == "developer" else role, "content": content, **calls}
+    return {"role": "system" if role == "developer" else role, "content": content, **_calls(message, where)}
+
+
+def _calls(message: dict[str, Any], where: str) -> dict[str, Any]:
+    """What the function of each call has to be, `read_calls` says."""
+    calls = message.get("tool_calls")
+    if not isinstance(calls, list | None):
+        raise InvalidField(f"{where}.tool_calls", f"{where}: tool_calls must be a list, got {type(calls).__name__}.")
+    for number, call in enumerate(calls or ()):
+        here = f"{where}.tool_calls[{number}]"
+        if not isinstance(call, dict) or call.get("type", "function") != "function":
+            raise InvalidField(here, f"{here} must be an object of type function, got {call!r:.80}.")
+        if not isinstance(call.get("id"), str | None):
+            raise InvalidField(here, f"{here}: id must be a text, got {call['id']!r:.80}.")
+    return {"tool_calls": calls} if calls else {}
 
 
 def _parts(parts: list[Any], where: str) -> Iterator[dict[str, Any]]:
@@ -81,16 +94,18 @@ def _parts(parts: list[Any], where: str) -> Iterator[dict[str, Any]]:
             continue
         if not isinstance(part, dict):
             raise InvalidField(here, f"{here} must be a text or an object, got {type(part).__name__}.")
-        kind = part.get("type") or next((name for name in _PARTS if name in part), None)
+        kind = part.get("type")
+        if kind is None:
+            kind = next((name for name in _PARTS if name in part), None)
         if kind == "thinking":  # of an earlier answer: no part of the prompt
             continue
         yield _part(part, kind, here)
 
 
 def _part(part: dict[str, Any], kind: Any, here: str) -> dict[str, Any]:
-    if kind in _REFUSED_PARTS:
+    if isinstance(kind, str) and kind in _REFUSED_PARTS:
         raise InvalidField(here, f"{here}: parts of type {kind} are not taken, as {_REFUSED_PARTS[kind]}.")
-    if kind not in _PARTS:
+    if not isinstance(kind, str) or kind not in _PARTS:
         known = ("text", "image_url", "video_url")
         raise InvalidField(
             here, f"{here}: type must be one of {', '.join(known)}, got {kind!r:.80}.{did_you_mean(str(kind), known)}"

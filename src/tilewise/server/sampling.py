@@ -34,7 +34,14 @@ def sampling_of(
         value = getattr(body, name)
         if value is not None and value != []:
             options[name] = value
-    return SamplingParams(**options, logprobs=logprobs, structured_outputs=_one(structure, structure_of(body)))
+    params = SamplingParams(**options, logprobs=logprobs, structured_outputs=_one(structure, structure_of(body)))
+    if params.n > served.max_answers:
+        raise InvalidField(
+            "n",
+            f"n={params.n} is above this server's limit of {served.max_answers} answers to a prompt: send several "
+            f"requests, or start it with a larger --max-num-seqs or with VLLM_MAX_N_SEQUENCES={params.n}.",
+        )
+    return params
 
 
 def _check_streamed(body: Sampled) -> None:

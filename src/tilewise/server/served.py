@@ -25,6 +25,8 @@ class ServedModel:
     sampling: Mapping[str, Any] = field(default_factory=dict)
     """Sampling options of requests that do not say (`sampling_defaults`)."""
     max_logprobs: int = 20
+    max_answers: int = 64
+    """Most answers to one prompt: each is a sequence of its own, which is held whole, pictures too, while it waits."""
     tools: bool = True
     """Whether calls are read out of answers, so that `tool_choice: auto` works."""
     reasoning: bool = True

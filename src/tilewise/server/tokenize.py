@@ -21,6 +21,9 @@ from tilewise.server.requests import conversation_request
 from tilewise.server.served import ServedModel
 from tilewise.server.toolcalls import read_tools
 
+_OF_MESSAGES = {"tools", "add_generation_prompt", "continue_final_message", "chat_template_kwargs", "media_io_kwargs",
+                "mm_processor_kwargs"}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class TokenizeCall:
@@ -39,6 +42,8 @@ def tokenize_call(body: dict[str, Any], served: ServedModel) -> TokenizeCall:
     if (fields.prompt is None) == (fields.messages is None):
         raise InvalidField("prompt", "Send either prompt or messages.")
     if fields.prompt is not None:
+        for name in sorted(_OF_MESSAGES & fields.model_fields_set):
+            raise InvalidField(name, f"{name} belongs to messages: leave it out with prompt.")
         return TokenizeCall(fields.prompt, fields.add_special_tokens is not False, fields.return_token_strs)
     if fields.add_special_tokens:
         raise InvalidField("add_special_tokens", "The model's template writes the special tokens of messages.")

@@ -1,4 +1,7 @@
-"""The environment variables of the guides, and what becomes of each. docs/compatibility.md is written from this."""
+"""The environment variables that are read, and those of the guides: what becomes of each.
+
+docs/compatibility.md is written from this.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,8 @@ from typing import Literal
 
 from tilewise.errors import InvalidConfig, did_you_mean
 
-Fate = Literal["honoured", "other device", "told"]
-"""other device: not ours, nothing is said; told: one line says what became of it."""
+Fate = Literal["honoured", "own", "other device", "told"]
+"""own: none that vLLM has; other device: not ours, nothing is said; told: one line says what became of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +32,34 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("VLLM_USE_MODELSCOPE", "honoured", "ids are those of ModelScope"),
     Variable("VLLM_CPU_KVCACHE_SPACE", "honoured", "memory for the KV cache, in GiB"),
     Variable("VLLM_MEDIA_LOADING_THREAD_COUNT", "honoured", "threads that fetch and cut pictures"),
+    Variable("VLLM_MAX_N_SEQUENCES", "honoured", "most answers to a prompt (`n`); absent = max_num_seqs"),
+    Variable("VLLM_MAX_MEDIA_DOWNLOAD_SIZE_MB", "honoured", "most MiB of a picture's or a video's file"),
+    Variable("VLLM_MAX_MEDIA_REQUEST_DOWNLOAD_SIZE_MB", "honoured", "most MiB of all files of a request"),
+    Variable("VLLM_MAX_MEDIA_REQUEST_DECODE_BYTES", "honoured", "most bytes of pixels of all pictures of a request"),
+    Variable("VLLM_IMAGE_FETCH_TIMEOUT", "honoured", "seconds to fetch a picture, redirects and retries included"),
+    Variable("VLLM_VIDEO_FETCH_TIMEOUT", "honoured", "seconds to fetch a video, redirects and retries included"),
+    Variable("VLLM_MEDIA_FETCH_MAX_RETRIES", "honoured", "times that a fetch is tried again"),
+    Variable("VLLM_MAX_VIDEO_DECODE_FRAMES", "honoured", "most frames of a video's file"),
     Variable("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "honoured", "max_model_len may exceed the length of the training"),
     Variable("VLLM_BATCH_INVARIANT", "honoured", "answers do not depend on the batch, as --batch-invariant"),
     Variable("OMP_NUM_THREADS", "honoured", "threads that compute"),
     Variable("OMP_PROC_BIND", "honoured", "whether threads stay on their cores"),
+    Variable("HF_ENDPOINT", "honoured", "address of the Hugging Face hub, or of a mirror"),
+    Variable("HF_HUB_OFFLINE", "honoured", "1 = no hub is asked, only its cache"),
+    Variable("TRANSFORMERS_OFFLINE", "honoured", "the same as HF_HUB_OFFLINE"),
+    Variable("MODELSCOPE_ENDPOINT", "honoured", "address of ModelScope"),
+    Variable("MODELSCOPE_CACHE", "honoured", "cache folder of ModelScope's downloads"),
+    Variable("MODELSCOPE_API_TOKEN", "honoured", "token for private models of ModelScope"),
+    Variable("OTEL_SERVICE_NAME", "honoured", "name of the server in traces; OpenTelemetry's own variables hold, too"),
+    Variable("TILEWISE_MAX_CHOSEN_FRAMES", "own", "most frames that are taken of a video"),
+    Variable("TILEWISE_VIDEO_DECODE_TIMEOUT", "own", "seconds to decode a video"),
+    Variable(
+        "TILEWISE_MAX_MEDIA_HANDLES_MB", "own", "MiB of files that are kept under the `uuid` of their parts; 0 = none"
+    ),
+    Variable("TILEWISE_HOME", "own", "folder of records of services, their logs and the history of `tilewise chat`"),
+    Variable("XDG_STATE_HOME", "own", "where that folder is, unless TILEWISE_HOME says"),
+    Variable("NO_COLOR", "own", "no colours in `tilewise inspect`"),
+    Variable("TERM", "own", "dumb = no styles in `tilewise chat`"),
     Variable("VLLM_USE_V1", "told", "there is one engine, and nothing to choose"),
     Variable("VLLM_ASCEND_ENABLE_FLASHCOMM1", "told", _FLASHCOMM),
     Variable("VLLM_ASCEND_ENABLE_FUSED_MC2", "told", "experts are all on one device, so nothing is sent between them"),

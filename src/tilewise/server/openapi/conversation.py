@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from tilewise.inputs.images import MAX_TILES
+from tilewise.inputs.media_handles import MAX_UUID
+
 Schema = dict[str, Any]
 _TEXT: Schema = {"type": "string"}
 _NULL: Schema = {"type": "null"}
@@ -21,7 +24,7 @@ def _list(item: Schema) -> Schema:
     return {"type": "array", "items": item}
 
 
-def _kind(*names: str) -> Schema:
+def _kind(*names: str | None) -> Schema:
     return {"enum": list(names)}
 
 
@@ -30,28 +33,42 @@ _DETAIL: Schema = {
     "description": "Of no effect, but with a server option that says so.",
 }
 _URL: Schema = {"type": "string", "description": "http, https, data with base64, or file where the server allows it."}
-_TEXT_PART = _object(["text"], type=_kind("text", "input_text", "output_text"), text=_TEXT)
-_REFUSAL_PART = _object(["refusal"], type=_kind("refusal"), refusal=_TEXT)
-_IMAGE_PART = _object(
-    ["image_url"],
-    type=_kind("image_url", "input_image"),
-    image_url=_any(_URL, _object(["url"], url=_URL, detail=_DETAIL)),
-    detail=_DETAIL,
-)
-_VIDEO_PART = _object(["video_url"], type=_kind("video_url"), video_url=_any(_URL, _object(["url"], url=_URL)))
+_UUID: Schema = {
+    "anyOf": [{"type": "string", "minLength": 1, "maxLength": MAX_UUID}, _NULL],
+    "description": "A name of the sender's, under which the file is kept for a while: later it can come without URL.",
+}
+
+
+def _media(key: str, *kinds: str) -> Schema:
+    """A part with a URL, or with the uuid of what was sent before, in it or in its object."""
+    options = {"url": _any(_URL, _NULL), "uuid": _UUID, "detail": _DETAIL}
+    inner = _any(_URL, _object([], **options), _NULL)
+    known = _object([], type=_kind(*kinds, None), uuid=_UUID, detail=_DETAIL, **{key: inner})
+    return {**known, "anyOf": [{"properties": {"type": _kind(*kinds)}, "required": ["type"]}, {"required": [key]}]}
+
+
+_TEXT_PART = _object(["text"], type=_kind("text", "input_text", "output_text", None), text=_TEXT)
+_REFUSAL_PART = _object(["refusal"], type=_kind("refusal", None), refusal=_TEXT)
+_IMAGE_PART = _media("image_url", "image_url", "input_image")
+_VIDEO_PART = _media("video_url", "video_url")
 _THINKING_PART = _object(["type"], type=_kind("thinking"))
 _PART = _any(_TEXT, _TEXT_PART, _IMAGE_PART, _VIDEO_PART, _REFUSAL_PART, _THINKING_PART)
-_CALL = _object(["function"], id=_TEXT, type=_kind("function"), function=_object(["name"], name=_TEXT))
+_CONTENT = _any(_TEXT, _list(_PART), _NULL)
+_NAME: Schema = {"type": "string", "minLength": 1}
+_ARGUMENTS = {"description": "A JSON object, or the text of one.", **_any(_TEXT, {"type": "object"}, _NULL)}
+_ID = _any(_TEXT, _NULL)
+_CALL = _object(["function"], id=_ID, type=_kind("function"),
+                function=_object(["name"], name=_NAME, arguments=_ARGUMENTS))  # fmt: skip
 
 _IGNORED: dict[str, Schema] = {
     name: {"description": "Of an earlier answer, or a label: no part of the prompt."}
     for name in ("name", "reasoning", "reasoning_content", "refusal", "annotations", "tool_call_id")
 }
-MESSAGE: Schema = {
+_MESSAGE: Schema = {
     **_object(
         ["role"],
         role=_kind("system", "developer", "user", "assistant", "tool"),
-        content=_any(_TEXT, _list(_PART), _NULL),
+        content=_CONTENT,
         tool_calls=_any(_list(_CALL), _NULL),
         audio=_NULL,
         function_call=_NULL,
@@ -59,15 +76,42 @@ MESSAGE: Schema = {
     ),
     "additionalProperties": False,
 }
-MESSAGES = {**_list(MESSAGE), "minItems": 1}
+_MESSAGES = {**_list(_MESSAGE), "minItems": 1}
 _ITEM = _any(
-    _object(["role"], type=_kind("message"), role=_TEXT),
-    _object(["type"], type=_kind("function_call"), call_id=_TEXT, name=_TEXT),
-    _object(["type"], type=_kind("function_call_output"), call_id=_TEXT),
+    {**_MESSAGE, "properties": {**_MESSAGE["properties"], "type": _kind("message", None), "id": {}, "status": {}}},
+    _object(["type", "name"], type=_kind("function_call"), call_id=_ID, name=_NAME, arguments=_ARGUMENTS),
+    _object(["type", "output"], type=_kind("function_call_output"), call_id=_ID, output=_any(_TEXT, _list(_PART))),
     _object(["type"], type=_kind("reasoning")),
 )
-INPUT = _any(_TEXT, {**_list(_ITEM), "minItems": 1})
-TEMPLATE_OPTIONS: Schema = {
-    "anyOf": [{**_object([], enable_thinking=_any({"type": "boolean"}, _NULL)), "additionalProperties": False}, _NULL],
-    "default": None,
+_INPUT = _any(_TEXT, {**_list(_ITEM), "minItems": 1})
+
+
+def _options(**properties: Schema) -> Schema:
+    """An object of these keys alone, or none."""
+    return {"anyOf": [{**_object([], **properties), "additionalProperties": False}, _NULL], "default": None}
+
+
+_BYTE: Schema = {"type": "integer", "minimum": 0, "maximum": 255}
+_COLOUR: Schema = {"type": "array", "items": _BYTE, "minItems": 3, "maxItems": 3}
+_COUNT: Schema = {"type": "integer", "minimum": 1}
+_SWITCH: Schema = {"type": "boolean"}
+_KWARGS: dict[str, Schema] = {
+    "mm_processor_kwargs": _options(
+        min_dynamic_patch=_COUNT,
+        max_dynamic_patch={**_COUNT, "maximum": MAX_TILES},
+        dynamic_image_size=_SWITCH,
+        use_thumbnail=_SWITCH,
+    )
 }
+CONVERSATION: dict[str, Schema] = {
+    "messages": _MESSAGES,
+    "chat_template_kwargs": _options(enable_thinking=_any(_SWITCH, _NULL)),
+    "media_io_kwargs": _options(
+        image=_options(rgba_background_color=_any(_COLOUR, _NULL)),
+        video=_options(num_frames=_any(_COUNT, _NULL), fps=_any({"type": "number", "exclusiveMinimum": 0}, _NULL)),
+    ),
+    **_KWARGS,
+}
+"""Of the fields of a chat body."""
+ITEMS: dict[str, Schema] = {"input": _INPUT, **_KWARGS}
+"""Of those of a Responses body."""

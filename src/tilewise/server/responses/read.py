@@ -88,15 +88,17 @@ def _messages(fields: ResponsesBody) -> list[dict[str, Any]]:
 
 
 def _add_item(messages: list[dict[str, Any]], item: dict[str, Any], where: str) -> None:
-    kind = item.get("type") or "message"
+    kind = "message" if item.get("type") is None else item["type"]
+    if kind in ("function_call", "function_call_output") and not isinstance(item.get("call_id"), str | None):
+        raise InvalidField(where, f"{where}: call_id must be a text, got {item['call_id']!r:.80}.")
     if kind == "message":
         messages.append({key: value for key, value in item.items() if key not in ("type", *_SPARE)})
     elif kind == "function_call":
-        if not messages or messages[-1]["role"] != "assistant":
+        if not messages or not _takes_calls(messages[-1]):
             messages.append({"role": "assistant", "content": None})
         function = {"name": item.get("name"), "arguments": item.get("arguments")}
         call = {"id": item.get("call_id"), "type": "function", "function": function}
-        messages[-1] = {**messages[-1], "tool_calls": [*messages[-1].get("tool_calls", ()), call]}
+        messages[-1] = {**messages[-1], "tool_calls": [*(messages[-1].get("tool_calls") or ()), call]}
     elif kind == "function_call_output":
         messages.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": item.get("output")})
     elif kind != "reasoning":  # of an earlier answer: no part of the prompt
@@ -104,3 +106,8 @@ def _add_item(messages: list[dict[str, Any]], item: dict[str, Any], where: str) 
             where,
             f"{where}: type must be message, function_call, function_call_output or reasoning, got {kind!r:.80}.",
         )
+
+
+def _takes_calls(message: dict[str, Any]) -> bool:
+    """One whose role or calls are wrong stays as it is, to be refused for that."""
+    return message.get("role") == "assistant" and isinstance(message.get("tool_calls"), list | None)

@@ -17,7 +17,7 @@ from tilewise.server.events import data_event
 from tilewise.server.fields import CHAT
 from tilewise.server.interval import Interval
 from tilewise.server.openapi import examples
-from tilewise.server.openapi.conversation import MESSAGES, TEMPLATE_OPTIONS
+from tilewise.server.openapi.conversation import CONVERSATION
 from tilewise.server.openapi.operation import GENERATION, Operation, RequestBody
 from tilewise.server.protocol.answers import ChatChunk, ChatCompletion
 from tilewise.server.protocol.chat import ChatBody
@@ -29,11 +29,10 @@ from tilewise.server.stream import ChatStream
 from tilewise.types import Request
 
 router = plain_router()
-_SHAPES = {"messages": MESSAGES, "chat_template_kwargs": TEMPLATE_OPTIONS}
 OPERATIONS = {
     "chat_completions": Operation(
         gives="The answers, or their chunks as they come.",
-        body=RequestBody(ChatBody, CHAT, examples.CHAT, _SHAPES),
+        body=RequestBody(ChatBody, CHAT, examples.CHAT, CONVERSATION),
         answer=ChatCompletion,
         events=ChatChunk,
         statuses=GENERATION,

@@ -37,7 +37,7 @@ async def exchange(raw: Request, service: Service, work: Work) -> Response:
             return await unless_client_leaves(raw.receive, answer(data))
     except (ClientLeft, ClientDisconnect):  # the latter, before the body had come
         return Response(status_code=_CLIENT_LEFT)
-    except Exception as error:
+    except Exception as error:  # of whatever kind: a client gets the API's error body, and the log the rest
         return refusal(error, service)
 
 
@@ -65,7 +65,7 @@ async def guarded(events: AsyncGenerator[bytes], service: Service) -> AsyncGener
         try:
             async for event in events:
                 yield event
-        except Exception as error:
+        except Exception as error:  # of whatever kind: the status has been sent, so the stream has to say it
             yield data_event(problem_of(error).body)
         finally:
             await events.aclose()

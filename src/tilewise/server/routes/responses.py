@@ -14,7 +14,7 @@ from tilewise.server.disconnect import EventStream
 from tilewise.server.events import named_event
 from tilewise.server.fields import RESPONSES
 from tilewise.server.openapi import examples
-from tilewise.server.openapi.conversation import INPUT
+from tilewise.server.openapi.conversation import ITEMS
 from tilewise.server.openapi.operation import GENERATION, Operation, RequestBody
 from tilewise.server.protocol.response_objects import ResponseEvent, ResponseObject
 from tilewise.server.protocol.responses import ResponsesBody
@@ -29,7 +29,7 @@ router = plain_router()
 OPERATIONS = {
     "responses": Operation(
         gives="The response, or the events that tell of it.",
-        body=RequestBody(ResponsesBody, RESPONSES, examples.RESPONSES, {"input": INPUT}),
+        body=RequestBody(ResponsesBody, RESPONSES, examples.RESPONSES, ITEMS),
         answer=ResponseObject,
         events=ResponseEvent,
         done=False,
@@ -79,5 +79,5 @@ async def response_events(context: Context, call: ResponseCall, request: Request
                     if events:
                         yield b"".join(map(named_event, events))
             context.log.answered(call.id, group)
-        except Exception as error:
+        except Exception as error:  # of whatever kind: the status has been sent, so the stream has to say it
             yield b"".join(map(named_event, stream.failed(problem_of(error))))

@@ -12,7 +12,7 @@ from tilewise.server.calls import ChatPrompt
 from tilewise.server.context import context_of
 from tilewise.server.fields import DETOKENIZE, TOKENIZE
 from tilewise.server.openapi import examples
-from tilewise.server.openapi.conversation import MESSAGES, TEMPLATE_OPTIONS
+from tilewise.server.openapi.conversation import CONVERSATION
 from tilewise.server.openapi.operation import JSON_BODY, Operation, RequestBody
 from tilewise.server.protocol.answers import Detokenized, Tokens
 from tilewise.server.protocol.tokenize import DetokenizeBody, TokenizeBody
@@ -21,11 +21,10 @@ from tilewise.server.routes.route import plain_router
 from tilewise.server.tokenize import detokenize_body, tokenize_body, tokenize_call
 
 router = plain_router()
-_SHAPES = {"messages": MESSAGES, "chat_template_kwargs": TEMPLATE_OPTIONS}
 OPERATIONS = {
     "tokenize": Operation(
         gives="The tokens, and how many they are.",
-        body=RequestBody(TokenizeBody, TOKENIZE, examples.TOKENIZE, _SHAPES),
+        body=RequestBody(TokenizeBody, TOKENIZE, examples.TOKENIZE, CONVERSATION),
         answer=Tokens,
         statuses=(*JSON_BODY, 504),
     ),

@@ -1,7 +1,8 @@
-"""A real server in a real process, for tests that end it, kill its engine or need flags of their own."""
+"""A real `tilewise serve` on the demo model, in a process of its own, and questions about the demo's pictures."""
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import signal
@@ -11,25 +12,30 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 
+ROOT = Path(__file__).parent.parent
+PICTURES = ROOT / "src" / "tilewise" / "demo" / "pictures"
 _RUNNING = re.compile(r"Uvicorn running on (https?://\S+)")
 
 
 class Served:
-    """`tilewise serve` on a free port; what it logs is in `lines`."""
+    """On a free port; what it logs is in `lines`."""
 
-    def __init__(self, *flags: str, env: dict[str, str] | None = None) -> None:
+    def __init__(self, *flags: str) -> None:
         where = () if {"--port", "--uds"} & set(flags) else ("--port", "0")
         host = () if "--uds" in flags else ("--host", "127.0.0.1")
         command = [sys.executable, "-m", "tilewise", "serve", *host, *where, *flags]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, cwd=ROOT
         )
         self.lines: list[str] = []
         self.url = ""
+        self.client = httpx.Client(timeout=60, trust_env=False)
+        """Keeps its connections."""
         self._up = threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -40,7 +46,7 @@ class Served:
             for line in log:
                 self.lines.append(line.rstrip())
                 if found := _RUNNING.search(line):
-                    self.url = found[1]
+                    self.url = self.client.base_url = found[1]
                     self._up.set()
         self._up.set()
 
@@ -66,13 +72,15 @@ class Served:
                 found.append(int(stat.parent.name))
         return max(found)
 
-    def metric(self, name: str) -> float:
-        """The sum over all labels."""
-        text = httpx.get(f"{self.url}/metrics").text
-        return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if re.match(rf"{name}[{{ ]", line))
+    def metric(self, name: str, label: str = "") -> float:
+        """The sum over all labels, or over those with `label` among them."""
+        lines = self.client.get("/metrics").text.splitlines()
+        named = [line for line in lines if line.startswith((f"{name} ", f"{name}{{")) and label in line]
+        return sum(float(line.rpartition(" ")[2]) for line in named)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Its exit status."""
+        self.client.close()
         if self.process.poll() is None:
             self.process.send_signal(number)
         try:
@@ -83,10 +91,17 @@ class Served:
 
 
 @contextmanager
-def served(*flags: str, env: dict[str, str] | None = None) -> Iterator[Served]:
-    server = Served(*flags, env=env)
+def served(*flags: str) -> Iterator[Served]:
+    server = Served(*flags)
     try:
         server.wait_until_up()
         yield server
     finally:
         server.stop()
+
+
+def question(text: str, picture: str) -> list[dict[str, Any]]:
+    """Messages about one of the demo's pictures, sent as a data URL."""
+    data = base64.b64encode((PICTURES / picture).read_bytes()).decode()
+    part = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
+    return [{"role": "user", "content": [part, {"type": "text", "text": text}]}]

@@ -1,0 +1,35 @@
+"""What is decided before the engine starts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.server.asking import SERVED, ask
+from tilewise.errors import InvalidConfig, InvalidField
+from tilewise.server.assemble import max_answers, media_threads
+
+
+def test_a_prompt_may_have_as_many_answers_as_run_at_once_unless_it_is_said(monkeypatch):
+    monkeypatch.delenv("VLLM_MAX_N_SEQUENCES", raising=False)
+    served = replace(SERVED, max_answers=max_answers(8))
+    assert ask(served, n=8).sampling.n == 8
+    with pytest.raises(InvalidField, match=r"n=9 is above this server's limit of 8 .*VLLM_MAX_N_SEQUENCES=9") as caught:
+        ask(served, n=9)
+    assert caught.value.param == "n"
+    monkeypatch.setenv("VLLM_MAX_N_SEQUENCES", "9")
+    assert ask(replace(SERVED, max_answers=max_answers(8)), n=9).sampling.n == 9
+    monkeypatch.setenv("VLLM_MAX_N_SEQUENCES", "20000")
+    assert max_answers(8) == 16384, "what SamplingParams takes"
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "many", ""])
+def test_variables_that_are_no_numbers(monkeypatch, value):
+    for name, read in (
+        ("VLLM_MAX_N_SEQUENCES", lambda: max_answers(8)),
+        ("VLLM_MEDIA_LOADING_THREAD_COUNT", media_threads),
+    ):
+        monkeypatch.setenv(name, value)
+        with pytest.raises(InvalidConfig, match=f"{name} must be a whole number from 1 on"):
+            read()
