@@ -1,6 +1,6 @@
 """What the server itself costs: an engine whose runner computes nothing, real HTTP over loopback, real processes.
 
-    python benchmarks/server.py [--connections 64] [--tokens 256]
+    python -m benchmarks.server [--connections 64] [--tokens 256]
 
 Throughput is that of all streams together, and by processor time of the server's process: tokens a second that one
 core would carry. The first token of a single request is compared with the same engine driven in this process.
@@ -18,55 +18,28 @@ import socket
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import httpx
+from benchmarks.empty_engine import LIMITS, EmptyRunner, build
 from rich.console import Console
 from rich.table import Table
 
 from tilewise.config import EngineConfig
 from tilewise.engine.core import EngineCore
-from tilewise.plan import Resolved
-from tilewise.remote.process import Launch
-from tilewise.remote.wire import Ready
+from tilewise.remote.child import EngineProcess
 from tilewise.sampling_params import SamplingParams
 from tilewise.server.config import ServerConfig
 from tilewise.server.serve import serve as run_server
-from tilewise.step import Limits, StepPlan, StepResult
-from tilewise.types import Request, SampledToken
+from tilewise.types import Request
 
-_LIMITS = Limits(256, 2048, 8192, 16, 256 * 129, 16, 64, 4)
 _BODY = {"model": "demo", "messages": [{"role": "user", "content": "hello"}], "stream": True, "ignore_eos": True}
-
-
-@dataclass(frozen=True)
-class Nothing:
-    """A step that took no time."""
-
-    result: StepResult
-
-    def wait(self) -> StepResult:
-        return self.result
-
-
-class EmptyRunner:
-    """Answers with the same ordinary token."""
-
-    def launch(self, plan: StepPlan) -> Nothing:
-        sampled = {work.slot: (SampledToken(71),) for work in plan.work if work.samples}
-        return Nothing(StepResult(sampled, ()))
-
-    def close(self) -> None:
-        pass
-
-
-def build(_: Launch) -> tuple[EngineCore, Ready]:
-    return EngineCore(EmptyRunner(), _LIMITS), Ready(Resolved(_LIMITS, False, False, {}), {})
 
 
 def serve(port: int) -> None:
     engine = EngineConfig(model="demo", disable_log_stats=True)
-    run_server(engine, ServerConfig(host="127.0.0.1", port=port, disable_uvicorn_access_log=True), build)
+    run_server(
+        engine, ServerConfig(host="127.0.0.1", port=port, disable_uvicorn_access_log=True), EngineProcess(), build
+    )
 
 
 async def stream(client: httpx.AsyncClient, tokens: int) -> tuple[float, int]:
@@ -106,7 +79,7 @@ async def first_tokens(base: str, count: int) -> list[float]:
 
 def engine_first_tokens(count: int) -> list[float]:
     """The same engine without a server: what is left to it."""
-    core = EngineCore(EmptyRunner(), _LIMITS)
+    core = EngineCore(EmptyRunner(), LIMITS)
     found = []
     for number in range(count):
         started = time.perf_counter()

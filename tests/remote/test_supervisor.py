@@ -18,8 +18,8 @@ from tilewise import LLM, SamplingParams
 from tilewise.config import EngineConfig
 from tilewise.errors import EngineDead, InvalidConfig, TooLong
 from tilewise.remote import supervisor as supervisor_module
-from tilewise.remote.process import Launch
 from tilewise.remote.supervisor import RestartRule, Supervisor
+from tilewise.remote.wire import Launch
 from tilewise.sampling_params import StructuredOutputsParams
 from tilewise.weights.checkpoint import Checkpoint
 

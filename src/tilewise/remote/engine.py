@@ -7,49 +7,42 @@ far as the other side has room; a thread sends the rest, and what comes behind i
 from __future__ import annotations
 
 import asyncio
-import logging
-import multiprocessing
 from collections.abc import Callable
 from queue import Queue
 from threading import Thread
 
-from tilewise.remote.pipe import framed, pipe
-from tilewise.remote.process import Launch, main
-from tilewise.remote.wire import Abort, Close, FromEngine, Submit, ToEngine
+from tilewise.remote.child import EngineProcess
+from tilewise.remote.pipe import framed
+from tilewise.remote.wire import Abort, Close, FromEngine, Launch, Submit, ToEngine
 from tilewise.types import Request
-
-_PATIENCE = 10.0  # seconds from being told to end until being ended
 
 
 class RemoteEngine:
-    """Starts at once; in `loop`, `on_message` is called with all that comes, and `on_end` when nothing more will."""
+    """In `loop`, `on_message` is called with all that comes, and `on_end` when nothing more will."""
 
     def __init__(
         self,
+        process: EngineProcess,
         launch: Launch,
         loop: asyncio.AbstractEventLoop,
         on_message: Callable[[FromEngine], None],
         on_end: Callable[[], None],
     ) -> None:
-        context = multiprocessing.get_context("spawn")  # a fork would inherit threads and what they hold
-        self._pipe, theirs = pipe()
-        level = logging.getLevelName(logging.getLogger("tilewise").getEffectiveLevel())
-        self._process = context.Process(target=main, args=(theirs, launch, level), name="tilewise-engine", daemon=True)
-        self._process.start()
-        theirs.close()  # the engine's end is its own, so that its death is the end of the pipe
+        self._process, self._pipe = process, process.pipe
         self._loop, self._on_message, self._on_end = loop, on_message, on_end
         self._left: Queue[memoryview | None] = Queue()
         Thread(target=self._send_left, name="tilewise-engine-writer", daemon=True).start()
         loop.add_reader(self._pipe.fileno(), self._read)
+        self._send(launch)
 
     @property
-    def pid(self) -> int | None:
+    def pid(self) -> int:
         return self._process.pid
 
     @property
     def exit_status(self) -> int | None:
         """None while it lives; negative: the signal that ended it."""
-        return self._process.exitcode
+        return self._process.exit_status
 
     def submit(self, request: Request) -> None:
         # Its grammar is compiled again where it is needed: a parser's state cannot travel.
@@ -61,14 +54,8 @@ class RemoteEngine:
     async def close(self) -> None:
         """Tell it to end, and end it if it does not listen. Returns when it is gone."""
         self._send(Close())
-        await asyncio.to_thread(self._end)
+        await asyncio.to_thread(self._process.wait)
         self._hang_up()
-
-    def _end(self) -> None:
-        self._process.join(_PATIENCE)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
 
     def _read(self) -> None:
         try:
@@ -86,7 +73,7 @@ class RemoteEngine:
 
     def _wait_for_end(self) -> None:
         """The pipe may close some moments before the process has a status."""
-        self._process.join(_PATIENCE)
+        self._process.wait()
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._on_end)
 

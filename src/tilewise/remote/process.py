@@ -6,57 +6,35 @@ It ends with the process that feeds it, however that ended: the pipe is closed t
 from __future__ import annotations
 
 import logging
-import signal
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from socket import socket
-from typing import TYPE_CHECKING
 
-from tilewise.config import EngineConfig
 from tilewise.engine.core import EngineCore
 from tilewise.errors import TilewiseError
 from tilewise.logs import set_up_logs
 from tilewise.remote.inbox import Inbox
 from tilewise.remote.pipe import Pipe
-from tilewise.remote.wire import Abort, CannotStart, Close, Outbox, Ready, Refused, Submit, ToEngine
-
-if TYPE_CHECKING:
-    from tilewise.weights.checkpoint import Checkpoint
+from tilewise.remote.wire import Abort, CannotStart, Close, Launch, Outbox, Ready, Refused, Submit, ToEngine
 
 logger = logging.getLogger("tilewise")
 
 
-Build = Callable[["Launch"], tuple[EngineCore, Ready]]
-
-
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """All that an engine is started from."""
-
-    config: EngineConfig
-    model: Checkpoint
-    draft: Checkpoint | None
-    image_context_id: int
-    end_ids: frozenset[int]
-    """End tokens of the model, where structured answers may end."""
-    build: Build | None = None
-    """Makes the engine; None: `build` below. A benchmark has one without a model."""
-
-
-def main(end: socket, launch: Launch, log_level: str) -> None:
+def main(end: socket, log_level: str) -> None:
     """Run an engine until it is told to end. The exit status is 0 then, and 1 if it could not start."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes of a terminal: the other one decides
     set_up_logs("EngineCore_DP0", log_level)
     pipe = Pipe(end)
+    try:
+        launch: Launch = pipe.receive()
+    except EOFError:
+        return  # whoever was about to say found a reason not to
     try:
         core, ready = (launch.build or build)(launch)
     except TilewiseError as error:
         pipe.send(CannotStart(error))
         raise SystemExit(1) from None
     inbox = Inbox(pipe, launch.model.folder.path, launch.end_ids)
-    pipe.send(ready)
     try:
+        pipe.send(ready)
         run(pipe, core, inbox)
     except (BrokenPipeError, ConnectionResetError):
         pass  # nobody is left to answer

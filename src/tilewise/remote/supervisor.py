@@ -15,10 +15,10 @@ from typing import Literal, Protocol
 from tilewise.engine.counters import Counters, Load
 from tilewise.errors import EngineDead, TilewiseError
 from tilewise.plan import Resolved
+from tilewise.remote.child import EngineProcess
 from tilewise.remote.engine import RemoteEngine
-from tilewise.remote.process import Launch
 from tilewise.remote.stream import Stream
-from tilewise.remote.wire import CannotStart, FromEngine, Outbox, Ready
+from tilewise.remote.wire import CannotStart, FromEngine, Launch, Outbox, Ready
 from tilewise.types import Request
 
 logger = logging.getLogger("tilewise")
@@ -62,11 +62,14 @@ class Supervisor:
         self.load = Load(0, 0, 0.0)
         self.counters = Counters()
 
-    async def start(self) -> Ready:
-        """Returns when the model is loaded. Raises the engine's own error if it cannot start."""
+    async def start(self, process: EngineProcess | None = None) -> Ready:
+        """Returns when the model is loaded, in a process that may have begun already.
+
+        Raises the engine's own error if it cannot start.
+        """
         self._loop = asyncio.get_running_loop()
         self._first: asyncio.Future[Ready] = self._loop.create_future()
-        self._spawn()
+        self._run_in(process or EngineProcess())
         self.ready = await self._first
         return self.ready
 
@@ -88,7 +91,7 @@ class Supervisor:
         return self.ready.resolved
 
     @property
-    def pid(self) -> int | None:
+    def pid(self) -> int:
         return self._engine.pid
 
     @property
@@ -116,8 +119,8 @@ class Supervisor:
         self.end_streams(EngineDead("The server is shutting down: send the request to another one."))
         await self._engine.close()
 
-    def _spawn(self) -> None:
-        self._engine = RemoteEngine(self._launch, self._loop, self._take, self._take_end)
+    def _run_in(self, process: EngineProcess) -> None:
+        self._engine = RemoteEngine(process, self._launch, self._loop, self._take, self._take_end)
 
     def _take(self, message: FromEngine) -> None:
         if isinstance(message, Ready):
@@ -177,7 +180,7 @@ class Supervisor:
         if self.state == "restarting":
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
             self.restarts += 1
-            self._spawn()
+            self._run_in(EngineProcess())
 
     def _fail(self, error: TilewiseError) -> None:
         """The first start decides whether there is a server at all; later failures are tried again."""

@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
+from tilewise.config import EngineConfig
 from tilewise.engine.counters import Counters, Load
 from tilewise.engine.delta import TokenDelta
 from tilewise.errors import TilewiseError
 from tilewise.plan import Resolved
 from tilewise.types import Request
+
+if TYPE_CHECKING:
+    from tilewise.engine.core import EngineCore
+    from tilewise.weights.checkpoint import Checkpoint
+
+
+Build = Callable[["Launch"], "tuple[EngineCore, Ready]"]
+"""Makes an engine, in its process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """All that an engine is started from."""
+
+    config: EngineConfig
+    model: Checkpoint
+    draft: Checkpoint | None
+    image_context_id: int
+    end_ids: frozenset[int]
+    """End tokens of the model, where structured answers may end."""
+    build: Build | None = None
+    """Makes the engine; None = the model's. A benchmark has one without a model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +55,7 @@ class Close:
     """Drop what is left and end."""
 
 
-ToEngine = Submit | Abort | Close
+ToEngine = Launch | Submit | Abort | Close
 
 
 @dataclass(frozen=True, slots=True)

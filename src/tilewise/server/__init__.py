@@ -11,6 +11,12 @@ if TYPE_CHECKING:
 
 def run(engine: EngineConfig, server: ServerConfig) -> int:
     """Serve until told to stop; the exit status. Raises a TilewiseError if the server cannot start."""
-    from tilewise.server.serve import serve  # an HTTP library is no matter for who reads a configuration
+    from tilewise.remote.child import EngineProcess
 
-    return serve(engine, server)
+    process = EngineProcess()  # loads its libraries while this one loads those of HTTP
+    try:
+        from tilewise.server.serve import serve  # not above: no matter for who only reads a configuration
+
+        return serve(engine, server, process)
+    finally:
+        process.kill()

@@ -21,9 +21,9 @@ from tilewise.inputs.prepare import InputOptions, Preparer
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.llm import log_interval, media_reader
-from tilewise.remote.process import Build, Launch
+from tilewise.remote.child import EngineProcess
 from tilewise.remote.supervisor import RestartRule, State, Supervisor
-from tilewise.remote.wire import Outbox
+from tilewise.remote.wire import Build, Launch, Outbox
 from tilewise.sampling_params import MAX_N
 from tilewise.server.config import ServerConfig
 from tilewise.server.convert import check_template_options
@@ -78,7 +78,9 @@ class Assembly:
             self.stats.tick(now, self.supervisor.load, time.monotonic())
 
 
-async def assemble(engine: EngineConfig, config: ServerConfig, build: Build | None = None) -> Assembly:
+async def assemble(
+    engine: EngineConfig, config: ServerConfig, process: EngineProcess, build: Build | None = None
+) -> Assembly:
     """Everything up to an engine that is ready. Raises what hinders it."""
     started = time.perf_counter()
     tracing = tracing_of(engine, config)  # first: a library that is missing should not cost a model's loading time
@@ -93,7 +95,7 @@ async def assemble(engine: EngineConfig, config: ServerConfig, build: Build | No
     read = time.perf_counter()
 
     supervisor = Supervisor(launch, RestartRule(config.max_engine_restarts, config.engine_restart_window))
-    ready = await supervisor.start()
+    ready = await supervisor.start(process)
     context = ready.resolved.limits.max_model_len
     served = served_model(engine, config, context, sampling)
     cache = MediaCache(int(engine.mm_processor_cache_gb * GIB))

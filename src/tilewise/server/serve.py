@@ -17,7 +17,8 @@ import uvicorn
 from tilewise.config import EngineConfig
 from tilewise.errors import EngineDead, InvalidConfig
 from tilewise.logs import http_log_config
-from tilewise.remote.process import Build
+from tilewise.remote.child import EngineProcess
+from tilewise.remote.wire import Build
 from tilewise.server.app import create_app
 from tilewise.server.assemble import Assembly, assemble
 from tilewise.server.config import ServerConfig
@@ -27,16 +28,16 @@ logger = logging.getLogger("tilewise")
 _ABORTED = 2.0  # seconds that streams have to say that they were aborted
 
 
-def serve(engine: EngineConfig, server: ServerConfig, build: Build | None = None) -> int:
-    """Serve until told to stop. Raises a TilewiseError if the server cannot start."""
-    return asyncio.run(_serve(engine, server, build))
+def serve(engine: EngineConfig, server: ServerConfig, process: EngineProcess, build: Build | None = None) -> int:
+    """Serve until told to stop, with an engine in a process that has begun. Raises a TilewiseError if that fails."""
+    return asyncio.run(_serve(engine, server, process, build))
 
 
-async def _serve(engine: EngineConfig, config: ServerConfig, build: Build | None) -> int:
+async def _serve(engine: EngineConfig, config: ServerConfig, process: EngineProcess, build: Build | None) -> int:
     started = time.perf_counter()
     listener = listen(config)  # first: a port that is taken should not cost a model's loading time
     try:
-        parts = await assemble(engine, config, build)
+        parts = await assemble(engine, config, process, build)
         logger.info("Start-up took %.2f seconds: %s", time.perf_counter() - started, parts.phases)
         server = Server(uvicorn_config(config, parts), parts, config.shutdown_timeout)
         await server.serve(sockets=[listener])

@@ -1,0 +1,24 @@
+"""Where the engine's process begins: heavy libraries are loaded while it is not yet known which model is wanted.
+
+Only the standard library is imported above, so that this starts at once.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+
+
+def main(descriptor: int, log_level: str) -> None:
+    """Run an engine over the socket of this number, as the first message says. The exit status is that of `process`."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes of a terminal: the other one decides
+    threading.Thread(target=_load_libraries, name="tilewise-libraries", daemon=True).start()
+    from tilewise.remote.process import main as run
+
+    run(socket.socket(fileno=descriptor), log_level)
+
+
+def _load_libraries() -> None:
+    """torch takes longer than all the rest; whoever needs it later waits for this."""
+    import tilewise.runner.build  # noqa: F401

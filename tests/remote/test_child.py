@@ -1,0 +1,23 @@
+"""A process that has begun before it is known what for."""
+
+from __future__ import annotations
+
+import signal
+
+from tilewise.remote.child import EngineProcess
+
+
+def test_one_that_is_never_told_of_a_model_ends_with_the_pipe():
+    process = EngineProcess()
+    process.pipe.close()
+    process.wait()
+    assert process.exit_status == 0
+
+
+def test_one_that_is_not_wanted_can_be_killed_at_any_time():
+    process = EngineProcess()
+    assert process.exit_status is None
+    process.kill()
+    assert process.exit_status == -signal.SIGKILL
+    process.kill()
+    process.pipe.close()
