@@ -68,7 +68,7 @@ class Served:
                 command = (stat.parent / "cmdline").read_bytes()
             except OSError:
                 continue
-            if int(fields[1]) == self.process.pid and b"spawn_main" in command:
+            if int(fields[1]) == self.process.pid and b"tilewise.remote.begin" in command:
                 found.append(int(stat.parent.name))
         return max(found)
 

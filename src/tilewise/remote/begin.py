@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import sys
 import threading
 
 
@@ -22,3 +23,7 @@ def main(descriptor: int, log_level: str) -> None:
 def _load_libraries() -> None:
     """torch takes longer than all the rest; whoever needs it later waits for this."""
     import tilewise.runner.build  # noqa: F401
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 
 from tilewise.remote.pipe import pipe
 
 _PATIENCE = 10.0  # seconds from being told to end until being ended
-_BEGIN = "import sys; sys.path[:] = {path!r}; from tilewise.remote.begin import main; main({descriptor}, {level!r})"
 
 
 class EngineProcess:
@@ -18,11 +18,15 @@ class EngineProcess:
     def __init__(self) -> None:
         self.pipe, theirs = pipe()
         level = logging.getLevelName(logging.getLogger("tilewise").getEffectiveLevel())
-        # A new interpreter, as a fork would inherit threads and what they hold.
-        code = _BEGIN.format(path=sys.path, descriptor=theirs.fileno(), level=level)
+        # A new interpreter, as a fork would inherit threads and what they hold; it finds modules where this one does.
+        command = [sys.executable, "-P", "-m", "tilewise.remote.begin", f"{theirs.fileno()}", level]
+        path = os.pathsep.join(sys.path)
         with theirs:  # the engine's end is its own, so that its death is the end of the pipe
             self._process = subprocess.Popen(
-                [sys.executable, "-c", code], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+                command,
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": path},
             )
 
     @property
