@@ -1,14 +1,21 @@
-"""The CPU: torch's fused attention where it has one, the reference elsewhere."""
+"""The CPU: kernels of our own where they can be built, torch's where it has fused ones, the reference elsewhere."""
 
 from __future__ import annotations
 
 import logging
+import os
 import platform
+from collections.abc import Mapping
+from functools import cached_property
 
 import torch
 
 from tilewise.platforms.cpu.invariant import InvariantCpuOps
 from tilewise.platforms.cpu.memory import available_memory
+from tilewise.platforms.cpu.native import NoKernels
+from tilewise.platforms.cpu.native.build import build
+from tilewise.platforms.cpu.native.library import Native
+from tilewise.platforms.cpu.native_ops import NativeCpuOps
 from tilewise.platforms.cpu.ops import CpuOps
 
 logger = logging.getLogger("tilewise")
@@ -33,6 +40,17 @@ def has_bfloat16() -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
+SWITCH = "TILEWISE_CPU_KERNELS"
+
+
+def find_kernels(environment: Mapping[str, str]) -> Native:
+    """Kernels of our own, built if need be. Raises NoKernels."""
+    if environment.get(SWITCH, "").strip().lower() in ("0", "false", "off", "no"):
+        raise NoKernels(f"switched off by {SWITCH}={environment[SWITCH]}")
+    built = build(environment)
+    return Native.load(built.path, built.left_out)
+
+
 class CpuPlatform:
     name = "cpu"
     device = torch.device("cpu")
@@ -40,8 +58,19 @@ class CpuPlatform:
     captures_graphs = False
     utilization: float | None = None
 
+    @cached_property
+    def kernels(self) -> Native | NoKernels:
+        """Kernels of our own, or why there are none."""
+        try:
+            return find_kernels(os.environ)
+        except NoKernels as reason:
+            logger.info("CPU kernels: none, %s", reason)
+            return reason
+
     def ops(self, batch_invariant: bool = False) -> CpuOps:
-        return InvariantCpuOps() if batch_invariant else CpuOps()
+        if batch_invariant:
+            return InvariantCpuOps()
+        return NativeCpuOps(self.kernels) if isinstance(self.kernels, Native) else CpuOps()
 
     def default_dtype(self, checkpoint: torch.dtype, parameters: int) -> torch.dtype:
         return choose_dtype(checkpoint, parameters, self.free_memory(), has_bfloat16())

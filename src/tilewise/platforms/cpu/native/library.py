@@ -1,0 +1,30 @@
+"""The shared object as Python sees it: functions by name, tensors by address.
+
+Functions take plain integers. Whoever calls has seen to it that dtypes and strides are what a kernel reads.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tilewise.platforms.cpu.native import NoKernels
+from tilewise.platforms.cpu.native.rows import RowKernels
+
+
+@dataclass(frozen=True, slots=True)
+class Native:
+    """All kernels. One that is named in `left_out` must not be called."""
+
+    rows: RowKernels
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: Path, left_out: Mapping[str, str] | None = None) -> Native:
+        try:
+            shared = ctypes.CDLL(str(path))
+        except OSError as error:
+            raise NoKernels(f"built kernels could not be loaded: {error}") from error
+        return cls(RowKernels(shared), left_out or {})
