@@ -55,8 +55,40 @@ class AttentionSize:
     tiles: int = 1
 
 
+class Weight(Protocol):
+    """A matrix in some stored form, which can multiply."""
+
+    @property
+    def nbytes(self) -> int:
+        """What it keeps, bias included."""
+        ...
+
+    def apply(self, x: Tensor, ops: Ops) -> Tensor:
+        """x [..., in] -> [..., out], bias included."""
+        ...
+
+
+class Store(Protocol):
+    """Turns a matrix that only multiplies into the form in which it is kept."""
+
+    def __call__(self, matrix: Tensor, bias: Tensor | None, shared: bool = False) -> Weight:
+        """matrix [out, in], bias [out]; `shared`: the matrix itself is kept for something else as well.
+
+        Of shapes alone (meta tensors), the same with no numbers in it.
+        """
+        ...
+
+
 class Ops(Protocol):
     """About a dozen functions: everything that a device may do in its own way."""
+
+    def store(self, matrix: Tensor, bias: Tensor | None, shared: bool = False) -> Weight:
+        """A `Store`: in the dtype it has, in whatever order the device reads best."""
+        ...
+
+    def store_int8(self, matrix: Tensor, bias: Tensor | None, shared: bool = False) -> Weight:
+        """A `Store`: rounded to int8, a scale for each output, to be multiplied with rows rounded as they come."""
+        ...
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """x [..., in] @ weight [out, in].T + bias [out]."""

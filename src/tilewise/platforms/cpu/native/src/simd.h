@@ -81,6 +81,15 @@ struct Vec {
     float max() const { return _mm512_reduce_max_ps(v); }
 };
 
+// Of a vector of pairs of bfloat16, the first or the second of each.
+static inline Vec even(const bfloat16* pairs) {
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(pairs), 16))};
+}
+static inline Vec odd(const bfloat16* pairs) {
+    __m512i upper = _mm512_set1_epi32(int(0xFFFF0000));
+    return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(pairs), upper))};
+}
+
 static inline Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
 static inline Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
 static inline Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
@@ -129,6 +138,15 @@ struct Vec {
         return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
     }
 };
+
+// Of a vector of pairs of bfloat16, the first or the second of each.
+static inline Vec even(const bfloat16* pairs) {
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256((const __m256i*)pairs), 16))};
+}
+static inline Vec odd(const bfloat16* pairs) {
+    __m256i upper = _mm256_set1_epi32(int(0xFFFF0000));
+    return {_mm256_castsi256_ps(_mm256_and_si256(_mm256_loadu_si256((const __m256i*)pairs), upper))};
+}
 
 static inline Vec operator+(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
 static inline Vec operator-(Vec a, Vec b) { return {_mm256_sub_ps(a.v, b.v)}; }
