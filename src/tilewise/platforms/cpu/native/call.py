@@ -16,11 +16,11 @@ DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 """As `src/simd.h` numbers them."""
 
 
-def function(shared: ctypes.CDLL, name: str, signature: str) -> Callable[..., None]:
+def function(shared: ctypes.CDLL, name: str, signature: str, returns: Any = None) -> Callable[..., Any]:
     """A kernel by name; a letter for each argument: pointer, int64, float."""
     found = shared[name]
     found.argtypes = [_TYPES[letter] for letter in signature]
-    found.restype = None
+    found.restype = returns
     return found
 
 
