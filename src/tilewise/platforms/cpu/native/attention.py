@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tilewise.platforms.base import AttentionSize, PagedLayout
-from tilewise.platforms.cpu.native.call import DTYPES, function, readable, threads
+from tilewise.platforms.cpu.native.call import DTYPES, function, threads
 
 _FLOAT = 4
 _ROOM = 2**18
@@ -65,19 +65,17 @@ class AttentionKernels:
         """Bytes of one call at most."""
         parts = self._room(size.queries * size.heads // size.kv_heads, size.keys, size.kv_heads, size.width)
         room = _whole(max(_ROOM, parts)) if paged else 0
-        return _FLOAT * (room + self._scratch(size.width) * threads())
+        numbers: int = room + self._scratch(size.width) * threads()
+        return _FLOAT * numbers
 
     def _room_of(self, layout: PagedLayout, group: int, kv_heads: int, width: int) -> int:
         """As much as all take if that is little, else as the one takes that takes most."""
         counts = map(int.__sub__, layout.query_starts[1:], layout.query_starts)
         parts = [
-            self._room(count * group, keys, kv_heads, width) for count, keys in zip(counts, layout.seq_lens, strict=True)
+            self._room(count * group, keys, kv_heads, width)
+            for count, keys in zip(counts, layout.seq_lens, strict=True)
         ]
-        return _whole(max(min(sum(parts), _ROOM), *parts))
-
-
-def readable_cache(query: Tensor, cache: Tensor, table: Tensor) -> bool:
-    return readable(query, cache) and table.dtype == torch.int64 and table.stride(-1) == 1
+        return _whole(max([min(sum(parts), _ROOM), *parts]))
 
 
 def _integers(values: Iterable[int]) -> ctypes.Array[ctypes.c_int64]:

@@ -32,6 +32,11 @@ def readable(*tensors: Tensor) -> bool:
     )
 
 
+def gapless(*tensors: Tensor) -> bool:
+    """The same of tensors that have no gaps at all."""
+    return readable(*tensors) and all(x.is_contiguous() for x in tensors)
+
+
 @dataclass(frozen=True, slots=True)
 class Rows:
     """Where the rows of x [..., width] are: row (i, k) starts i * outer_step + k * inner_step numbers behind the first.

@@ -14,13 +14,16 @@
 #include <utility>
 #include <vector>
 
-static constexpr int64_t ROWS = 96;   // query rows of a piece of work
+static constexpr int64_t ROWS = 96;   // query rows whose scores are there at a time
 static constexpr int64_t KEYS = 128;  // keys of a block
 static constexpr int64_t PART = 256;  // keys of a part, where few rows have a long past
 static constexpr int64_t FEW = 48;    // rows up to which that is done
 static constexpr int64_t PANEL = 2 * Vec::width;
 static constexpr int HEIGHT = 6;  // rows whose sums are in registers, times two vectors
 static constexpr float NOTHING = -std::numeric_limits<float>::infinity();
+
+// Numbers of queries, and of results, of a piece of work: with keys and scores they fill half of a usual L2 cache.
+static constexpr int64_t PIECE = 4 * ROWS * 64;
 
 static inline int64_t up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
@@ -63,25 +66,30 @@ struct Piece {
 struct Scratch {
     float *query, *key, *value, *scores, *mixed, *most, *sum;
 
+    static int64_t rows(int64_t padded) { return std::max(ROWS, PIECE / padded / ROWS * ROWS); }
     static int64_t numbers(int64_t width) {
-        return ROWS * width + KEYS * width + (KEYS + ROWS) * up(width, PANEL) + ROWS * KEYS + 2 * ROWS;
+        int64_t padded = up(width, PANEL), most = rows(padded);
+        return 2 * most * padded + 2 * KEYS * padded + ROWS * KEYS + 2 * most;
     }
     Scratch(float* from, const Shape& shape) {
         auto take = [&](int64_t count) { return std::exchange(from, from + count); };
+        int64_t padded = shape.padded(), most_rows = rows(padded);
         scores = take(ROWS * KEYS);
-        value = take(KEYS * shape.padded());
-        mixed = take(ROWS * shape.padded());
-        key = take(KEYS * shape.width);
-        query = take(ROWS * shape.width);
-        most = take(ROWS);
-        sum = take(ROWS);
+        value = take(KEYS * padded);
+        key = take(KEYS * padded);
+        mixed = take(most_rows * padded);
+        query = take(most_rows * padded);
+        most = take(most_rows);
+        sum = take(most_rows);
     }
 };
 
 // scores[M][PANEL] = query[M][width] times a panel of keys [width][PANEL].
 template <int M>
 static void multiply_keys(const float* query, const float* panel, int64_t width, float* scores) {
-    Vec sums[M][2] = {};
+    Vec sums[M][2];
+#pragma GCC unroll 8
+    for (int m = 0; m < M; ++m) sums[m][0] = sums[m][1] = Vec::zero();
     for (int64_t d = 0; d < width; ++d) {
         Vec left = Vec::load(panel + d * PANEL), right = Vec::load(panel + d * PANEL + Vec::width);
 #pragma GCC unroll 8
@@ -91,22 +99,24 @@ static void multiply_keys(const float* query, const float* panel, int64_t width,
             sums[m][1] = fma(factor, right, sums[m][1]);
         }
     }
+#pragma GCC unroll 8
     for (int m = 0; m < M; ++m) {
         sums[m][0].store(scores + m * KEYS);
         sums[m][1].store(scores + m * KEYS + Vec::width);
     }
 }
 
-// mixed[M][PANEL of padded] += weights[M][keys] times PANEL columns of values [keys][padded].
+// mixed[M][PANEL of padded] += weights[M][keys] times a panel of values [keys][PANEL].
 template <int M>
-static void add_values(const float* weights, const float* values, int64_t keys, int64_t padded, float* mixed) {
+static void add_values(const float* weights, const float* panel, int64_t keys, int64_t padded, float* mixed) {
     Vec sums[M][2];
+#pragma GCC unroll 8
     for (int m = 0; m < M; ++m) {
         sums[m][0] = Vec::load(mixed + m * padded);
         sums[m][1] = Vec::load(mixed + m * padded + Vec::width);
     }
     for (int64_t j = 0; j < keys; ++j) {
-        Vec left = Vec::load(values + j * padded), right = Vec::load(values + j * padded + Vec::width);
+        Vec left = Vec::load(panel + j * PANEL), right = Vec::load(panel + j * PANEL + Vec::width);
 #pragma GCC unroll 8
         for (int m = 0; m < M; ++m) {
             Vec factor = Vec::all(weights[m * KEYS + j]);
@@ -114,6 +124,7 @@ static void add_values(const float* weights, const float* values, int64_t keys, 
             sums[m][1] = fma(factor, right, sums[m][1]);
         }
     }
+#pragma GCC unroll 8
     for (int m = 0; m < M; ++m) {
         sums[m][0].store(mixed + m * padded);
         sums[m][1].store(mixed + m * padded + Vec::width);
@@ -170,23 +181,43 @@ static void transpose_keys(const T* const keys[8], int64_t width, float* panel) 
     }
 }
 
-// Keys [first, first + count) of a head as panels, and their values as rows.
+template <typename T>
+static void prefetch(const T* row, int64_t width) {
+    for (int64_t d = 0; d < width; d += 64 / int64_t(sizeof(T))) _mm_prefetch((const char*)(row + d), _MM_HINT_T0);
+}
+
+// A row of values into its place of each panel.
+template <typename T>
+static void spread_value(const T* value, int64_t width, int64_t padded, float* to) {
+    FOR_VECTORS(d, padded) {
+        Vec some = d < width ? load_at(value, d, width) : Vec::zero();
+        some.store(to + d / PANEL * KEYS * PANEL + d % PANEL);
+    }
+}
+
+// Keys [first, first + count) of a head as panels of PANEL keys, and their values as panels of PANEL columns. Rows are
+// far apart, often each on a page of its own: the next ones are on their way while eight are packed.
 template <typename T>
 static void pack(const Shape& shape, const Sequence<T>& sequence, int64_t head, int64_t first, int64_t count,
                  const Scratch& scratch) {
-    const T* keys[KEYS];
-    int64_t padded = shape.padded();
-    for (int64_t j = 0; j < count; ++j) {
-        int64_t block = sequence.blocks[(first + j) / shape.block_tokens], place = (first + j) % shape.block_tokens;
+    const T *keys[KEYS + 8], *values[KEYS + 8];
+    int64_t whole = up(count, PANEL);
+    for (int64_t j = 0; j < whole + 8; ++j) {
+        // A panel is filled up with any key; its scores will be hidden.
+        int64_t key = first + std::min(j, count - 1), place = key % shape.block_tokens;
+        int64_t block = sequence.blocks[key / shape.block_tokens];
         keys[j] = sequence.key + block * shape.key.block + place * shape.key.token + head * shape.key.head;
-        const T* value = sequence.value + block * shape.value.block + place * shape.value.token + head * shape.value.head;
-        float* to = scratch.value + j * padded;
-        FOR_VECTORS(d, padded) { (d < shape.width ? load_at(value, d, shape.width) : Vec::zero()).store(to + d); }
+        values[j] = sequence.value + block * shape.value.block + place * shape.value.token + head * shape.value.head;
     }
-    // A panel is filled up with any key; its scores will be hidden.
-    for (int64_t j = count; j < up(count, PANEL); ++j) keys[j] = keys[count - 1];
-    for (int64_t j = 0; j < up(count, PANEL); j += 8) {
+    for (int64_t j = 0; j < whole; j += 8) {
+        for (int64_t i = j + 8; i < j + 16; ++i) {
+            prefetch(keys[i], shape.width);
+            prefetch(values[i], shape.width);
+        }
         transpose_keys(keys + j, shape.width, scratch.key + j / PANEL * PANEL * shape.width + j % PANEL);
+        for (int64_t i = j; i < std::min(j + 8, count); ++i) {
+            spread_value(values[i], shape.width, shape.padded(), scratch.value + i * PANEL);
+        }
     }
 }
 
@@ -219,6 +250,31 @@ static void weigh(float* scores, int64_t count, int64_t from, int64_t to, float*
     sum += total.sum();
 }
 
+// Rows [begin, begin + rows) of a piece over one block of keys.
+static void over_block(const Shape& shape, const Piece& piece, int64_t begin, int64_t rows, int64_t first,
+                       int64_t count, int64_t before, const Scratch& scratch) {
+    int64_t width = shape.width, padded = shape.padded();
+    for (int64_t panel = 0; panel < count; panel += PANEL) {
+        by_strips(rows, [&](auto height, int64_t row) {
+            multiply_keys<height>(scratch.query + (begin + row) * width, scratch.key + panel * width, width,
+                                  scratch.scores + row * KEYS + panel);
+        });
+    }
+    for (int64_t row = 0; row < rows; ++row) {
+        int64_t own = begin + row, position = before + (piece.row + own) / shape.group();
+        int64_t to = shape.causal ? std::clamp<int64_t>(position + 1 - first, 0, count) : count;
+        int64_t from = shape.window ? std::clamp<int64_t>(position + 1 - shape.window - first, 0, to) : 0;
+        weigh(scratch.scores + row * KEYS, count, from, to, scratch.mixed + own * padded, padded, scratch.most[own],
+              scratch.sum[own]);
+    }
+    for (int64_t column = 0; column < padded; column += PANEL) {
+        by_strips(rows, [&](auto height, int64_t row) {
+            add_values<height>(scratch.scores + row * KEYS, scratch.value + column * KEYS, count, padded,
+                               scratch.mixed + (begin + row) * padded + column);
+        });
+    }
+}
+
 // The rows of a piece over all of its keys: mixed, most and sum in the scratch.
 template <typename T>
 static void run(const Shape& shape, const Sequence<T>& sequence, const Piece& piece, const Scratch& scratch) {
@@ -238,24 +294,8 @@ static void run(const Shape& shape, const Sequence<T>& sequence, const Piece& pi
     for (int64_t first = piece.first; first < piece.last; first += KEYS) {
         int64_t count = std::min(KEYS, piece.last - first);
         pack(shape, sequence, piece.head, first, count, scratch);
-        for (int64_t panel = 0; panel < count; panel += PANEL) {
-            by_strips(piece.rows, [&](auto height, int64_t row) {
-                multiply_keys<height>(scratch.query + row * width, scratch.key + panel * width, width,
-                                      scratch.scores + row * KEYS + panel);
-            });
-        }
-        for (int64_t r = 0; r < piece.rows; ++r) {
-            int64_t position = before + (piece.row + r) / group;
-            int64_t to = shape.causal ? std::clamp<int64_t>(position + 1 - first, 0, count) : count;
-            int64_t from = shape.window ? std::clamp<int64_t>(position + 1 - shape.window - first, 0, to) : 0;
-            weigh(scratch.scores + r * KEYS, count, from, to, scratch.mixed + r * padded, padded, scratch.most[r],
-                  scratch.sum[r]);
-        }
-        for (int64_t column = 0; column < padded; column += PANEL) {
-            by_strips(piece.rows, [&](auto height, int64_t row) {
-                add_values<height>(scratch.scores + row * KEYS, scratch.value + column, count, padded,
-                                   scratch.mixed + row * padded + column);
-            });
+        for (int64_t row = 0; row < piece.rows; row += ROWS) {
+            over_block(shape, piece, row, std::min(ROWS, piece.rows - row), first, count, before, scratch);
         }
     }
 }
@@ -308,6 +348,14 @@ static void merge(const Shape& shape, const Sequence<T>& sequence, int64_t head,
     finish(shape, sequence, head, row, first, first[padded], first[padded + 1]);
 }
 
+// Rows of a piece of work: many, so that packing keys pays, yet enough pieces for all threads.
+template <typename T>
+static int64_t piece_rows(const Shape& shape, const std::vector<Sequence<T>>& sequences, int64_t threads) {
+    int64_t rows = 0;
+    for (const Sequence<T>& sequence : sequences) rows += sequence.queries * shape.heads;
+    return std::clamp(up(rows / (4 * threads), ROWS), ROWS, Scratch::rows(shape.padded()));
+}
+
 // Keys that rows [row, row + rows) of a sequence see: from a multiple of KEYS on.
 template <typename T>
 static std::pair<int64_t, int64_t> seen(const Shape& shape, const Sequence<T>& sequence, int64_t row, int64_t rows) {
@@ -338,12 +386,13 @@ static void attend_some(const Shape& shape, const std::vector<Sequence<T>>& sequ
                         float* room, float* scratch, int64_t threads) {
     std::vector<Piece> pieces;
     std::vector<Split> splits;
+    int64_t most = piece_rows(shape, sequences, threads);
     for (int64_t s = begin; s < end; ++s) {
         int64_t rows = sequences[s].queries * shape.group();
         bool split = split_numbers(shape, sequences[s]) > 0;
         for (int64_t head = 0; head < shape.kv_heads; ++head) {
-            for (int64_t row = 0; row < rows; row += ROWS) {
-                int64_t height = std::min(ROWS, rows - row);
+            for (int64_t row = 0; row < rows; row += most) {
+                int64_t height = std::min(most, rows - row);
                 auto [first, last] = seen(shape, sequences[s], row, height);
                 if (!split) {
                     pieces.push_back({s, head, row, height, first, last, nullptr});
