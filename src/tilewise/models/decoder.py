@@ -79,8 +79,8 @@ class DecoderBlock:
         self._mlp = mlp
 
     def __call__(self, x: Tensor, cache: Tensor, at: Pass) -> Tensor:
-        x = x + self._attention(self._norm1(x, at.ops), cache, at)
-        return x + self._mlp(self._norm2(x, at.ops), at.ops)
+        x = at.ops.add_scaled(x, None, self._attention(self._norm1(x, at.ops), cache, at))
+        return at.ops.add_scaled(x, None, self._mlp(self._norm2(x, at.ops), at.ops))
 
 
 class Attention:

@@ -108,6 +108,10 @@ class Ops(Protocol):
         """[..., 2F] -> [..., F]: silu of the first half times the second."""
         ...
 
+    def add_scaled(self, x: Tensor, scale: Tensor | None, y: Tensor) -> Tensor:
+        """x + scale [width] * y, or x + y."""
+        ...
+
     def rope(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Rotate x [N, heads, D] by cos, sin [N, D/2] (float32), halves paired (i, i + D/2)."""
         ...

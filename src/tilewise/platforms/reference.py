@@ -42,6 +42,9 @@ class ReferenceOps:
         gate, up = gate_up.chunk(2, dim=-1)
         return F.silu(gate) * up
 
+    def add_scaled(self, x: Tensor, scale: Tensor | None, y: Tensor) -> Tensor:
+        return x + y if scale is None else x + scale * y
+
     def rope(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         first, second = x.float().chunk(2, dim=-1)
         cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)

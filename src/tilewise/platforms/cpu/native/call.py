@@ -16,11 +16,11 @@ DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 """As `src/simd.h` numbers them."""
 
 
-def function(shared: ctypes.CDLL, name: str, signature: str) -> Callable[..., None]:
+def function(shared: ctypes.CDLL, name: str, signature: str, returns: Any = None) -> Callable[..., Any]:
     """A kernel by name; a letter for each argument: pointer, int64, float."""
     found = shared[name]
     found.argtypes = [_TYPES[letter] for letter in signature]
-    found.restype = None
+    found.restype = returns
     return found
 
 
@@ -30,6 +30,11 @@ def readable(*tensors: Tensor) -> bool:
     return dtype in DTYPES and all(
         x.dtype == dtype and x.device.type == "cpu" and (x.stride(-1) == 1 or x.shape[-1] == 1) for x in tensors
     )
+
+
+def gapless(*tensors: Tensor) -> bool:
+    """The same of tensors that have no gaps at all."""
+    return readable(*tensors) and all(x.is_contiguous() for x in tensors)
 
 
 @dataclass(frozen=True, slots=True)

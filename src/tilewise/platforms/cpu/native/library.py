@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tilewise.platforms.cpu.native import NoKernels
+from tilewise.platforms.cpu.native.attention import AttentionKernels
 from tilewise.platforms.cpu.native.rows import RowKernels
 
 
@@ -19,6 +20,7 @@ class Native:
     """All kernels. One that is named in `left_out` must not be called."""
 
     rows: RowKernels
+    attention: AttentionKernels
     left_out: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -27,4 +29,4 @@ class Native:
             shared = ctypes.CDLL(str(path))
         except OSError as error:
             raise NoKernels(f"built kernels could not be loaded: {error}") from error
-        return cls(RowKernels(shared), left_out or {})
+        return cls(RowKernels(shared), AttentionKernels(shared), left_out or {})

@@ -15,6 +15,11 @@ struct bfloat16 {
     uint16_t bits;
 };
 
+// OpenMP's, declared here since its header is the compiler's and the library is torch's.
+extern "C" int omp_get_thread_num(void);
+
+static inline int64_t thread_number() { return omp_get_thread_num(); }
+
 // The dtypes as Python names them.
 enum Dtype : int64_t { FLOAT32 = 0, BFLOAT16 = 1 };
 
@@ -173,9 +178,9 @@ static inline Vec scaled(Vec a, Vec n) {
 
 // 2^x: x is a whole number and a rest in [-1/2, 1/2], of which a polynomial
 // (minimax of 2^r over the interval, fitted here: 2e-9 off before rounding).
-// Zero from -127 down, so also for minus infinity; x must not exceed 127. NaN in, NaN out is not promised.
+// Zero from -127 down, so also for minus infinity; x must not exceed 127. NaN stays NaN.
 static inline Vec exp2(Vec x) {
-    x = max(x, Vec::all(-127.0f));
+    x = max(Vec::all(-127.0f), x);  // of a NaN and a number, the second: NaN stays
     Vec whole = round(x);
     Vec rest = x - whole;
     Vec y = Vec::all(1.53533621e-4f);
