@@ -112,9 +112,32 @@ def paged_attention(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
         yield ops.paged_attention(query, cache, layout, width**-0.5, window=190, sinks=sinks)
 
 
+def products(dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """Rows, a matrix and a bias; inputs and outputs that fill no panel, and rows that make every strip."""
+    for rows, inputs, outputs in ((1, 64, 130), (3, 33, 17), (110, 70, 31), (23, 514, 48)):
+        matrix = noise(outputs, inputs, seed=1, dtype=torch.float32) / inputs**0.5
+        bias = noise(outputs, seed=2, dtype=dtype) if rows > 1 else None
+        yield noise(rows, inputs, seed=rows, dtype=dtype), matrix.to(dtype), bias
+
+
+def linear(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
+    for x, matrix, bias in products(dtype):
+        weight = ops.store(matrix, bias)
+        yield from (weight.apply(x[:some], ops) for some in range(1, len(x) + 1, 5))
+
+
+def linear_int8(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
+    for x, matrix, bias in products(dtype):
+        weight = ops.store_int8(matrix, bias)
+        yield from (weight.apply(x[:some], ops) for some in range(1, len(x) + 1, 5))
+
+
 CHECKS: dict[str, Callable[[ReferenceOps, torch.dtype], Iterator[Tensor]]] = {
     check.__name__: check
-    for check in (rms_norm, layer_norm, gelu, silu_mul, add_scaled, rope, write_kv, dense_attention, paged_attention)
+    for check in (
+        *(rms_norm, layer_norm, gelu, silu_mul, add_scaled, rope, write_kv),
+        *(dense_attention, paged_attention, linear, linear_int8),
+    )
 }
 """By kernel, as `NativeCpuOps` asks for it: what it does with some inputs, for any ops."""
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tilewise.platforms.cpu.native import NoKernels
 from tilewise.platforms.cpu.native.attention import AttentionKernels
+from tilewise.platforms.cpu.native.matrices import MatrixKernels
 from tilewise.platforms.cpu.native.rows import RowKernels
 
 
@@ -21,6 +22,7 @@ class Native:
 
     rows: RowKernels
     attention: AttentionKernels
+    matrices: MatrixKernels
     left_out: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -29,4 +31,4 @@ class Native:
             shared = ctypes.CDLL(str(path))
         except OSError as error:
             raise NoKernels(f"built kernels could not be loaded: {error}") from error
-        return cls(RowKernels(shared), AttentionKernels(shared), left_out or {})
+        return cls(RowKernels(shared), AttentionKernels(shared), MatrixKernels(shared), left_out or {})
