@@ -133,6 +133,7 @@ static void multiply_block(const Kind& kind, const Strip<Kind>& block, const Pan
 
 template <typename Kind>
 static void product(const Kind& kind, const typename Kind::Weight* packed, int64_t threads) {
+    if (kind.m == 0) return;
     const int64_t inputs = padded(kind.inputs), panels = parts(kind.outputs, PANEL), size = panel_size(kind.inputs);
     // Of equal length, and so far apart that rows beside each other do not meet in the cache.
     const int64_t stride = inputs + 64 / sizeof(typename Kind::Row);
