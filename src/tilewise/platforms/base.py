@@ -171,6 +171,27 @@ class Ops(Protocol):
         ...
 
 
+OPS = tuple(name for name in vars(Ops) if not name.startswith("_") and not name.endswith("_scratch"))
+"""Their names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which implementation an op has here."""
+
+    op: str
+    path: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What a platform says of itself."""
+
+    facts: dict[str, str]
+    choices: tuple[Choice, ...]
+
+
 class Platform(Protocol):
     """One kind of device."""
 
@@ -191,6 +212,10 @@ class Platform(Protocol):
 
     def default_dtype(self, checkpoint: torch.dtype, parameters: int) -> torch.dtype:
         """What `--dtype auto` means here for a checkpoint of this dtype and size."""
+        ...
+
+    def diagnose(self) -> Diagnosis:
+        """What this device is, and how it will compute."""
         ...
 
     def total_memory(self) -> int:

@@ -32,6 +32,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "honoured", "max_model_len may exceed the length of the training"),
     Variable("VLLM_BATCH_INVARIANT", "honoured", "answers do not depend on the batch, as --batch-invariant"),
     Variable("OMP_NUM_THREADS", "honoured", "threads that compute"),
+    Variable("TILEWISE_CPU_KERNELS", "honoured", "0 leaves all ops of the CPU to torch"),
     Variable("OMP_PROC_BIND", "honoured", "whether threads stay on their cores"),
     Variable("VLLM_USE_V1", "told", "there is one engine, and nothing to choose"),
     Variable("VLLM_ASCEND_ENABLE_FLASHCOMM1", "told", _FLASHCOMM),

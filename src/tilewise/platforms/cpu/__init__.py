@@ -10,6 +10,8 @@ from functools import cached_property
 
 import torch
 
+from tilewise.platforms.base import Diagnosis
+from tilewise.platforms.cpu.diagnosis import choices, facts
 from tilewise.platforms.cpu.invariant import InvariantCpuOps
 from tilewise.platforms.cpu.memory import available_memory
 from tilewise.platforms.cpu.native import NoKernels
@@ -48,7 +50,7 @@ def find_kernels(environment: Mapping[str, str]) -> Native:
     if environment.get(SWITCH, "").strip().lower() in ("0", "false", "off", "no"):
         raise NoKernels(f"switched off by {SWITCH}={environment[SWITCH]}")
     built = build(environment)
-    return Native.load(built.path, built.left_out)
+    return Native.load(built.path, built.compiler, built.left_out)
 
 
 class CpuPlatform:
@@ -74,6 +76,9 @@ class CpuPlatform:
 
     def default_dtype(self, checkpoint: torch.dtype, parameters: int) -> torch.dtype:
         return choose_dtype(checkpoint, parameters, self.free_memory(), has_bfloat16())
+
+    def diagnose(self) -> Diagnosis:
+        return Diagnosis(facts(self.default_dtype(torch.bfloat16, 1), self.kernels), choices(self.kernels))
 
     def total_memory(self) -> int:
         return available_memory().total

@@ -16,7 +16,9 @@ _SETS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "am
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    model: str
+    name: str
+    revision: str
+    """Family, model and stepping as numbers."""
     features: frozenset[str]
     """All that Linux knows of its instructions; empty where it does not say."""
     cores: int
@@ -30,8 +32,9 @@ class Machine:
         cpu = _first_cpu(root)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         quota = min(_quotas(root), default=None)
-        model = " ".join(cpu.get(name, "") for name in ("model name", "cpu family", "model", "stepping")).strip()
-        return cls(model or platform.machine(), frozenset(cpu.get("flags", "").split()), cores, quota)
+        name = cpu.get("model name", "") or platform.machine()
+        revision = " ".join(cpu.get(part, "") for part in ("cpu family", "model", "stepping"))
+        return cls(name, revision, frozenset(cpu.get("flags", "").split()), cores, quota)
 
     @property
     def instructions(self) -> tuple[str, ...]:

@@ -44,7 +44,7 @@ def cache_folder(environment: Mapping[str, str]) -> Path:
 def key_of(compiler: Compiler, machine: Machine) -> str:
     """Whatever the machine code depends on."""
     sources = [(path.name, path.read_bytes()) for path in sorted(SOURCES.iterdir())]
-    parts = (sources, COMPILE, LINK, compiler.identity, machine.model, sorted(machine.features))
+    parts = (sources, COMPILE, LINK, compiler.identity, machine.name, machine.revision, sorted(machine.features))
     return hashlib.blake2b(repr(parts).encode(), digest_size=12).hexdigest()
 
 

@@ -23,12 +23,14 @@ class Native:
     rows: RowKernels
     attention: AttentionKernels
     matrices: MatrixKernels
+    compiler: str = ""
     left_out: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, path: Path, left_out: Mapping[str, str] | None = None) -> Native:
+    def load(cls, path: Path, compiler: str = "", left_out: Mapping[str, str] | None = None) -> Native:
         try:
             shared = ctypes.CDLL(str(path))
         except OSError as error:
             raise NoKernels(f"built kernels could not be loaded: {error}") from error
-        return cls(RowKernels(shared), AttentionKernels(shared), MatrixKernels(shared), left_out or {})
+        kernels = RowKernels(shared), AttentionKernels(shared), MatrixKernels(shared)
+        return cls(*kernels, compiler, left_out or {})
