@@ -23,13 +23,13 @@ from tilewise.platforms.cpu.ops import CpuOps
 logger = logging.getLogger("tilewise")
 
 
-def choose_dtype(checkpoint: torch.dtype, parameters: int, free_bytes: int, native_bfloat16: bool) -> torch.dtype:
+def choose_dtype(checkpoint: torch.dtype, parameters: int, free_bytes: int, fast_bfloat16: bool) -> torch.dtype:
     """The checkpoint's own dtype, with two exceptions.
 
     float16 becomes bfloat16: CPUs compute it slowly, and models of bfloat16 overflow in it. bfloat16 becomes float32
-    where the CPU has no instructions for it and products take four times as long, if there is plenty of memory.
+    where products of it take several times as long, if there is plenty of memory.
     """
-    if checkpoint == torch.float32 or native_bfloat16 or 4 * parameters > free_bytes // 2:
+    if checkpoint == torch.float32 or fast_bfloat16 or 4 * parameters > free_bytes // 2:
         return torch.bfloat16 if checkpoint == torch.float16 else checkpoint
     logger.info("dtype: float32, which this CPU computes faster than bfloat16 (--dtype bfloat16 takes half the memory)")
     return torch.float32
@@ -70,12 +70,17 @@ class CpuPlatform:
             return reason
 
     def ops(self, batch_invariant: bool = False) -> CpuOps:
+        native = self.kernels if isinstance(self.kernels, Native) else None
         if batch_invariant:
-            return InvariantCpuOps()
-        return NativeCpuOps(self.kernels) if isinstance(self.kernels, Native) else CpuOps()
+            return InvariantCpuOps(native)
+        return NativeCpuOps(native) if native else CpuOps()
 
     def default_dtype(self, checkpoint: torch.dtype, parameters: int) -> torch.dtype:
-        return choose_dtype(checkpoint, parameters, self.free_memory(), has_bfloat16())
+        return choose_dtype(checkpoint, parameters, self.free_memory(), has_bfloat16() or self._widens_bfloat16())
+
+    def _widens_bfloat16(self) -> bool:
+        """Whether kernels of ours multiply it as fast as float32, of which they read half as many bytes."""
+        return isinstance(self.kernels, Native) and "store" not in self.kernels.left_out
 
     def diagnose(self) -> Diagnosis:
         return Diagnosis(facts(self.default_dtype(torch.bfloat16, 1), self.kernels), choices(self.kernels))

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from tilewise.platforms.base import AttentionSize, PagedLayout, Weight
-from tilewise.platforms.cpu.native.call import DTYPES, Rows, gapless, readable
+from tilewise.platforms.cpu.native.call import Rows, gapless, readable
 from tilewise.platforms.cpu.native.library import Native
 from tilewise.platforms.cpu.ops import CpuOps
-from tilewise.platforms.cpu.packed import PackedInt8Weight, PackedWeight
+from tilewise.platforms.cpu.packed import packed, packed_int8
 
 
 class NativeCpuOps(CpuOps):
@@ -20,14 +20,10 @@ class NativeCpuOps(CpuOps):
 
     def store(self, matrix: Tensor, bias: Tensor | None, shared: bool = False) -> Weight:
         """Packed, also beside a matrix that is shared: it is read once a token, and torch reads it half as fast."""
-        if self._has("linear") and matrix.dtype in DTYPES:
-            return PackedWeight.of(self._native.matrices, matrix, bias)
-        return super().store(matrix, bias, shared)
+        return packed(self._native, matrix, bias) or super().store(matrix, bias, shared)
 
     def store_int8(self, matrix: Tensor, bias: Tensor | None, shared: bool = False) -> Weight:
-        if self._has("linear_int8") and matrix.dtype in DTYPES:
-            return PackedInt8Weight.of(self._native.matrices, matrix, bias)
-        return super().store_int8(matrix, bias, shared)
+        return packed_int8(self._native, matrix, bias) or super().store_int8(matrix, bias, shared)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         if self._has("rms_norm") and readable(x, weight) and (rows := Rows.of(x)):

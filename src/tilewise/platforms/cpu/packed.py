@@ -1,4 +1,7 @@
-"""Packed weights: matrices in the order in which the CPU's own kernels read them, once at load."""
+"""Packed weights: matrices in the order in which the CPU's own kernels read them, once at load.
+
+A row's product is the same, bit by bit, whatever other rows there are: the kernels sum up in one order.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from tilewise.platforms.base import Ops
+from tilewise.platforms.cpu.native.call import DTYPES
+from tilewise.platforms.cpu.native.library import Native
 from tilewise.platforms.cpu.native.matrices import MatrixKernels
 
 
@@ -52,6 +57,19 @@ class PackedInt8Weight:
 
     def apply(self, x: Tensor, ops: Ops) -> Tensor:
         return self.kernels.linear_int8(x.contiguous(), self.panels, self.scales, self.totals, self.bias)
+
+
+def packed(native: Native, matrix: Tensor, bias: Tensor | None) -> PackedWeight | None:
+    """None if there is no kernel for it."""
+    if "store" in native.left_out or matrix.dtype not in DTYPES:
+        return None
+    return PackedWeight.of(native.matrices, matrix, bias)
+
+
+def packed_int8(native: Native, matrix: Tensor, bias: Tensor | None) -> PackedInt8Weight | None:
+    if "store_int8" in native.left_out or matrix.dtype not in DTYPES:
+        return None
+    return PackedInt8Weight.of(native.matrices, matrix, bias)
 
 
 def _nbytes(bias: Tensor | None) -> int:

@@ -120,13 +120,13 @@ def products(dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor, Tensor | None
         yield noise(rows, inputs, seed=rows, dtype=dtype), matrix.to(dtype), bias
 
 
-def linear(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
+def store(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
     for x, matrix, bias in products(dtype):
         weight = ops.store(matrix, bias)
         yield from (weight.apply(x[:some], ops) for some in (0, 1, 2, *range(3, len(x) + 1, 9)))
 
 
-def linear_int8(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
+def store_int8(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
     for x, matrix, bias in products(dtype):
         weight = ops.store_int8(matrix, bias)
         yield from (weight.apply(x[:some], ops) for some in (0, 1, 2, *range(3, len(x) + 1, 9)))
@@ -136,7 +136,7 @@ CHECKS: dict[str, Callable[[ReferenceOps, torch.dtype], Iterator[Tensor]]] = {
     check.__name__: check
     for check in (
         *(rms_norm, layer_norm, gelu, silu_mul, add_scaled, rope, write_kv),
-        *(dense_attention, paged_attention, linear, linear_int8),
+        *(dense_attention, paged_attention, store, store_int8),
     )
 }
 """By kernel, as `NativeCpuOps` asks for it: what it does with some inputs, for any ops."""
