@@ -20,8 +20,8 @@ class InvariantCpuOps(CpuOps):
     How a library sums up, and where its vectors end, depends on shapes and on a row's place, never on what other rows
     hold. Rows of the decoder come in panels with every token in its place (`runner/placement.py`) and are computed a
     panel at a time here; tiles come alone (`runner/encoder.py`). Ops of the tower are therefore the ordinary ones, and
-    so are those that round each number by itself (rope). Products with packed weights need no panels: there a row's sums
-    have one order in any batch.
+    so are those that round each number by itself (rope). Products with packed weights need no panels: a row's sums have
+    one order there in any batch.
     """
 
     def __init__(self, native: Native | None = None) -> None:
