@@ -99,7 +99,7 @@ def test_no_compiler(environment: dict[str, str], tmp_path: Path) -> None:
 def test_a_compiler_that_fails_is_quoted(environment: dict[str, str], tmp_path: Path) -> None:
     broken = program(tmp_path / "g++", "echo 'simd.h:1: error: no such thing' >&2; exit 4")
     assert f"{broken} failed (4): simd.h:1: error: no such thing" in refusal(
-        {**environment, "PATH": f"{tmp_path}:/bin"}
+        {**environment, "CXX": "", "PATH": f"{tmp_path}:/bin"}
     )
     assert files(environment) == []
 
