@@ -35,11 +35,20 @@ def near(found: Tensor, expected: Tensor) -> None:
 
 @both_dtypes
 @some
-@given(tiles=st.integers(1, 3), tokens=st.integers(1, 300), heads=st.integers(1, 3), width=widths)
-def test_dense_attention_of_any_shape(dtype: torch.dtype, tiles: int, tokens: int, heads: int, width: int) -> None:
-    """Queries, keys and values are parts of one product, as they are in the tower."""
+@given(
+    tiles=st.integers(1, 3),
+    tokens=st.integers(1, 300),
+    queries=st.none() | st.integers(1, 9),
+    heads=st.integers(1, 3),
+    width=widths,
+)
+def test_dense_attention_of_any_shape(
+    dtype: torch.dtype, tiles: int, tokens: int, queries: int | None, heads: int, width: int
+) -> None:
+    """Queries, keys and values are parts of one product, as they are in the tower; a few queries, as they pool."""
     qkv = noise(tiles, tokens, 3 * heads * width, dtype=dtype)
     query, key, value = (part.unflatten(-1, (heads, width)) for part in qkv.chunk(3, dim=-1))
+    query = query[:, :queries]
     q, k, v = (x.double().transpose(1, 2) for x in (query, key, value))
     expected = ((q @ k.mT) * width**-0.5).softmax(-1) @ v
     near(OPS.dense_attention(query, key, value, width**-0.5), expected.transpose(1, 2))
