@@ -140,7 +140,7 @@ class Ops(Protocol):
         ...
 
     def dense_attention(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """Attention of all to all, [tiles, tokens, A, D] each -> the same shape."""
+        """Attention of all to all: query [tiles, n, A, D] over key, value [tiles, m, A, D] -> the shape of query."""
         ...
 
     def dense_scratch(self, size: AttentionSize) -> int:

@@ -62,7 +62,7 @@ class NativeCpuOps(CpuOps):
         return self._native.rows.write_rows(cache[1], value, layout.kv_slots)
 
     def dense_attention(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        if self._has("dense_attention") and readable(query, key, value):
+        if self._has("dense_attention") and readable(query, key, value) and key.shape == value.shape:
             return self._native.attention.dense(query, key, value, scale)
         return super().dense_attention(query, key, value, scale)
 

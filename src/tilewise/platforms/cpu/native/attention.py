@@ -20,19 +20,19 @@ class AttentionKernels:
     """Attention that keeps no scores; keys and values are read where they are."""
 
     def __init__(self, shared: ctypes.CDLL) -> None:
-        self._dense = function(shared, "dense_attention", "ippppp" + "iiiifpi")
+        self._dense = function(shared, "dense_attention", "ippppp" + "iiiiifpi")
         self._paged = function(shared, "paged_attention", "ippppp" + "ipppiiiiifippii")
         self._scratch = function(shared, "attention_scratch", "i", ctypes.c_int64)
         self._room = function(shared, "attention_room", "iiii", ctypes.c_int64)
 
     def dense(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        tiles, tokens, heads, width = query.shape
+        tiles, queries, heads, width = query.shape
         out = torch.empty(query.shape, dtype=query.dtype)
         scratch = torch.empty(self._scratch(width) * threads())
         steps = _integers(step for x in (query, key, value) for step in x.stride()[:3])
         self._dense(
             *(DTYPES[query.dtype], query.data_ptr(), key.data_ptr(), value.data_ptr(), out.data_ptr(), steps),
-            *(tiles, tokens, heads, width, scale, scratch.data_ptr(), threads()),
+            *(tiles, queries, key.shape[1], heads, width, scale, scratch.data_ptr(), threads()),
         )
         return out
 

@@ -74,6 +74,7 @@ class Entry:
 
     def _make(self, compiler: Compiler) -> Built:
         started = time.perf_counter()
+        logger.info("Building kernels for this CPU, which is done once (TILEWISE_CPU_KERNELS=0 does without)")
         workshop = self.folder / f"{self.key}.build"
         shutil.rmtree(workshop, ignore_errors=True)  # of a build that was killed
         workshop.mkdir()
@@ -84,7 +85,7 @@ class Entry:
             verdict.write(workshop / "verdict").replace(self.folder / f"{self.key}.json")
         finally:
             shutil.rmtree(workshop, ignore_errors=True)
-        logger.info("CPU kernels were built once for this machine in %.1f seconds", time.perf_counter() - started)
+        logger.info("Building kernels took %.1f seconds", time.perf_counter() - started)
         return Built(self.library, verdict.compiler, verdict.left_out)
 
 

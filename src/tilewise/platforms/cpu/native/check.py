@@ -99,6 +99,7 @@ def dense_attention(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
         qkv = noise(tiles, tokens, 3 * heads * width, seed=tokens, dtype=dtype).chunk(3, dim=-1)
         query, key, value = (x.unflatten(-1, (heads, width)) for x in qkv)
         yield ops.dense_attention(query, key, value, width**-0.5)
+        yield ops.dense_attention(query[:, :1], key, value, width**-0.5)
 
 
 def paged_attention(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:

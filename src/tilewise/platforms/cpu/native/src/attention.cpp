@@ -465,19 +465,20 @@ KERNEL int64_t attention_room(int64_t rows, int64_t keys, int64_t kv_heads, int6
     return parts > 1 ? kv_heads * parts * std::min(rows, FEW) * (up(width, PANEL) + Vec::width) : 0;
 }
 
-// [tiles, tokens, heads, width] each, the result without gaps; `steps` are those of query, key and value.
+// Queries [tiles, queries, heads, width], keys and values [tiles, keys, heads, width], the result without gaps; `steps`
+// are those of query, key and value.
 KERNEL void dense_attention(int64_t dtype, const void* query, const void* key, const void* value, void* out,
-                            const Steps* steps, int64_t tiles, int64_t tokens, int64_t heads, int64_t width,
-                            float scale, float* scratch, int64_t threads) {
+                            const Steps* steps, int64_t tiles, int64_t queries, int64_t keys, int64_t heads,
+                            int64_t width, float scale, float* scratch, int64_t threads) {
     static const int64_t whole = 0;  // a tile is a block of its own
-    Shape shape{heads, heads, width, steps[0], steps[1], steps[2], tokens, scale, false, 0, nullptr};
+    Shape shape{heads, heads, width, steps[0], steps[1], steps[2], keys, scale, false, 0, nullptr};
     with_dtype(dtype, [&](auto number) {
         using T = decltype(number);
         std::vector<Sequence<T>> sequences;
         for (int64_t tile = 0; tile < tiles; ++tile) {
-            sequences.push_back({(const T*)query + tile * steps[0].block, (T*)out + tile * tokens * heads * width,
+            sequences.push_back({(const T*)query + tile * steps[0].block, (T*)out + tile * queries * heads * width,
                                  (const T*)key + tile * steps[1].block, (const T*)value + tile * steps[2].block, &whole,
-                                 tokens, tokens});
+                                 queries, keys});
         }
         attend(shape, sequences, 0, scratch, threads);
     });
