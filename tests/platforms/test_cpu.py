@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from tilewise.platforms.cpu import CpuPlatform, choose_dtype, has_bfloat16
+from tilewise.platforms.cpu.native import NoKernels
 
 B16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
 
@@ -27,6 +30,16 @@ def test_float32_where_bfloat16_is_slow_and_memory_is_plenty(checkpoint, native,
     assert choose_dtype(checkpoint, 10, free, native) == expected
 
 
-def test_this_machine_chooses_by_what_it_has():
-    chosen = CpuPlatform().default_dtype(B16, parameters=1000)
-    assert chosen == (B16 if has_bfloat16() else F32)
+def test_without_kernels_this_machine_chooses_by_its_instructions():
+    platform = CpuPlatform()
+    platform.kernels = NoKernels("none are wanted")
+    assert platform.default_dtype(B16, parameters=1000) == (B16 if has_bfloat16() else F32)
+
+
+def test_kernels_that_widen_bfloat16_keep_it():
+    platform = CpuPlatform()
+    if isinstance(platform.kernels, NoKernels):
+        pytest.skip(str(platform.kernels))
+    assert platform.default_dtype(B16, parameters=1000) == B16
+    platform.kernels = replace(platform.kernels, left_out={"store": "differs"})
+    assert platform.default_dtype(B16, parameters=1000) == (B16 if has_bfloat16() else F32)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tilewise.platforms.base import PagedLayout
+from tilewise.platforms.cpu import CpuPlatform
 from tilewise.platforms.cpu.invariant import InvariantCpuOps
 from tilewise.platforms.cpu.ops import CpuOps
 from tilewise.platforms.reference import ReferenceOps
@@ -20,7 +21,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 """Largest absolute difference between two ways of computing values of about one."""
 
 BLOCK = 4
-ANY_OPS = [CpuOps(), InvariantCpuOps(), ReferenceOps()]
+ANY_OPS = [CpuPlatform().ops(), CpuOps(), InvariantCpuOps(), ReferenceOps()]
 all_ops = pytest.mark.parametrize("ops", ANY_OPS, ids=lambda ops: type(ops).__name__)
 both_dtypes = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 
@@ -279,6 +280,14 @@ def test_silu_mul_gates_by_the_first_half(ops: ReferenceOps, dtype: torch.dtype)
 
 @all_ops
 @both_dtypes
+def test_what_is_added_is_scaled_by_column(ops: ReferenceOps, dtype: torch.dtype) -> None:
+    x, scale, y = noise(2, 5, 14, dtype=dtype), noise(14, seed=1, dtype=dtype), noise(2, 5, 14, seed=2, dtype=dtype)
+    close(ops.add_scaled(x, scale, y), x.double() + scale.double() * y.double(), dtype)
+    close(ops.add_scaled(x, None, y), x.double() + y.double(), dtype)
+
+
+@all_ops
+@both_dtypes
 def test_linear_with_and_without_bias(ops: ReferenceOps, dtype: torch.dtype) -> None:
     x, weight, bias = noise(2, 3, 8, dtype=dtype), noise(5, 8, seed=1, dtype=dtype) / 4, noise(5, seed=2, dtype=dtype)
     product = torch.einsum("tni,oi->tno", x.double(), weight.double())
@@ -396,6 +405,7 @@ ARGUMENTS: dict[str, Callable[[torch.dtype], tuple[Any, ...]]] = {
     "layer_norm": lambda d: (noise(4, 40, dtype=d), noise(40, seed=1, dtype=d), noise(40, seed=2, dtype=d), 1e-6),
     "gelu": lambda d: (noise(4, 40, dtype=d),),
     "silu_mul": lambda d: (noise(4, 40, dtype=d),),
+    "add_scaled": lambda d: (noise(4, 40, dtype=d), noise(40, seed=1, dtype=d), noise(4, 40, seed=2, dtype=d)),
     "rope": lambda d: (noise(5, 3, 8, dtype=d), noise(5, 4).cos(), noise(5, 4).sin()),
     "paged_attention": paged_arguments,
     "dense_attention": lambda d: (*(noise(2, 17, 3, 8, seed=seed, dtype=d) for seed in range(3)), 0.35),
@@ -415,7 +425,14 @@ def test_cpu_op_is_the_reference_op(name: str, ops: ReferenceOps, dtype: torch.d
 
 
 def test_no_op_is_forgotten() -> None:
-    """What an op takes beside its result is compared with what it took in tests/runner/test_activations.py."""
-    ops = {name for name in vars(ReferenceOps) if not name.startswith("_")} - {"causal_attention"}
+    """What an op takes beside its result is compared with what it took in tests/runner/test_activations.py.
+
+    Stored weights have tests of their own (test_weights.py).
+    """
+    ops = {name for name in vars(ReferenceOps) if not name.startswith("_")} - {
+        "causal_attention",
+        "store",
+        "store_int8",
+    }
     ops = {name for name in ops if not name.endswith("_scratch")}
     assert ops == ARGUMENTS.keys() | IN_PLACE

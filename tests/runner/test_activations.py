@@ -15,6 +15,7 @@ from tests.tiny import SPECS, TinySpec, original_config
 from tilewise.models.load import Architecture
 from tilewise.plan import LargestStep
 from tilewise.platforms.base import Ops
+from tilewise.platforms.cpu import CpuPlatform
 from tilewise.platforms.cpu.ops import CpuOps
 from tilewise.platforms.reference import ReferenceOps
 from tilewise.runner.activations import DecoderStep, EncoderBatch, activation_bytes
@@ -100,6 +101,9 @@ class Bench:
 
 
 CASES = [
+    ("qwen2-300m", CpuPlatform().ops(), torch.float32),
+    ("qwen3-6b-tied", CpuPlatform().ops(), torch.bfloat16),
+    ("gptoss-300m-head", CpuPlatform().ops(), torch.bfloat16),
     ("qwen2-300m", CpuOps(), torch.float32),
     ("qwen2-300m", CpuOps(), torch.bfloat16),
     ("qwen2-300m", ReferenceOps(), torch.float32),

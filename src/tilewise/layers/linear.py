@@ -1,10 +1,8 @@
-"""Linear layers. A weight knows how it is stored; a layer knows how it is sharded; models know neither."""
+"""Linear layers. The view knows how a weight is stored; a layer knows how it is sharded; models know neither."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,25 +10,6 @@ from torch import Tensor
 from tilewise.parallel.mesh import Mesh
 from tilewise.platforms.base import Ops
 from tilewise.weights.view import View
-
-
-class Weight(Protocol):
-    """A matrix in some stored form, which can multiply."""
-
-    def apply(self, x: Tensor, ops: Ops) -> Tensor:
-        """x [..., in] -> [..., out], bias included."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class DenseWeight:
-    """A plain matrix [out, in] in the model's dtype."""
-
-    matrix: Tensor
-    bias: Tensor | None
-
-    def apply(self, x: Tensor, ops: Ops) -> Tensor:
-        return ops.linear(x, self.matrix, self.bias)
 
 
 class ColumnLinear:
@@ -47,10 +26,10 @@ class ColumnLinear:
             if bias:
                 biases.append(view.at(name).tensor("bias", outputs, share=share))
         self.sizes = [len(matrix) for matrix in matrices]
-        self.weight: Weight = DenseWeight(_stack(matrices), _stack(biases) if biases else None)
+        self._weight = view.store(_stack(matrices), _stack(biases) if biases else None)
 
     def __call__(self, x: Tensor, ops: Ops) -> Tensor:
-        return self.weight.apply(x, ops)
+        return self._weight.apply(x, ops)
 
 
 class RowLinear:
@@ -61,11 +40,11 @@ class RowLinear:
         matrix = view.at(name).tensor("weight", outputs, inputs, dim=1, share=share)
         # Added once, not once a rank.
         offset = view.at(name).tensor("bias", outputs) if bias and mesh.rank == 0 else None
-        self.weight: Weight = DenseWeight(matrix, offset)
+        self._weight = view.store(matrix, offset)
         self._mesh = mesh
 
     def __call__(self, x: Tensor, ops: Ops) -> Tensor:
-        return self._mesh.all_reduce(self.weight.apply(x, ops))
+        return self._mesh.all_reduce(self._weight.apply(x, ops))
 
 
 def _stack(tensors: Sequence[Tensor]) -> Tensor:

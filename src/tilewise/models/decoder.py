@@ -8,7 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from tilewise.layers.linear import ColumnLinear, DenseWeight, RowLinear
+from tilewise.layers.linear import ColumnLinear, RowLinear
 from tilewise.layers.norm import RMSNorm
 from tilewise.layers.rope import RopeTable
 from tilewise.models.config import DecoderConfig
@@ -48,7 +48,7 @@ class Decoder:
         # Configs are wrong about tying often enough: the head is the embedding exactly when no head is stored.
         tied = not view.has("lm_head.weight")
         head = self.embedding if tied else view.tensor("lm_head.weight", config.vocab_size, config.hidden_size)
-        self._head = DenseWeight(head, None)
+        self._head = view.store(head, None, shared=tied)
         self._rope = RopeTable(config.rope, config.head_dim, context, self.embedding.device)
 
     def __call__(self, x: Tensor, positions: Tensor, caches: list[Tensor], layout: PagedLayout, ops: Ops) -> Tensor:
@@ -79,8 +79,8 @@ class DecoderBlock:
         self._mlp = mlp
 
     def __call__(self, x: Tensor, cache: Tensor, at: Pass) -> Tensor:
-        x = x + self._attention(self._norm1(x, at.ops), cache, at)
-        return x + self._mlp(self._norm2(x, at.ops), at.ops)
+        x = at.ops.add_scaled(x, None, self._attention(self._norm1(x, at.ops), cache, at))
+        return at.ops.add_scaled(x, None, self._mlp(self._norm2(x, at.ops), at.ops))
 
 
 class Attention:

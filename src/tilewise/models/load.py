@@ -14,7 +14,8 @@ from tilewise.models.config import ModelConfig, model_config, vision_config
 from tilewise.models.flash import flash_rule
 from tilewise.models.internvl import InternVL
 from tilewise.parallel.mesh import Mesh
-from tilewise.platforms.base import Ops
+from tilewise.platforms.base import Ops, Store, Weight
+from tilewise.platforms.weights import DenseWeight, as_it_came
 from tilewise.weights.files import SafetensorFiles
 from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.formats import CheckpointFormat, format_of
@@ -51,12 +52,23 @@ class Architecture:
         return _DTYPES[name]
 
     def build(
-        self, source: TensorSource, ops: Ops, context: int, mesh: Mesh = Mesh(), watch: Watch | None = None
+        self,
+        source: TensorSource,
+        ops: Ops,
+        context: int,
+        mesh: Mesh = Mesh(),
+        watch: Watch | None = None,
+        store: Store | None = None,
     ) -> InternVL:
-        """The model over any source of tensors. `watch` is shown each tensor, under its internal name."""
+        """The model over any source of tensors.
+
+        `watch` is shown each tensor as it is read, under its internal name; `store` keeps matrices (default: as the
+        ops do).
+        """
         if watch is not None:
             source = WatchedSource(source, watch)
-        return InternVL(View(source), self.config, self.backbone.block, mesh, ops, context)
+        view = View(source, store=store or ops.store)
+        return InternVL(view, self.config, self.backbone.block, mesh, ops, context)
 
     def load(
         self,
@@ -67,12 +79,13 @@ class Architecture:
         on_read: Callable[[int], None] = lambda _: None,
         mesh: Mesh = Mesh(),
         watch: Watch | None = None,
+        store: Store | None = None,
     ) -> InternVL:
         """The model with the weights of the checkpoint. Raises InvalidCheckpoint for a tensor too many or too few."""
         files = SafetensorFiles(self.folder.path)
         locate = self.format.locate(files.names, self.backbone.names(self.config.decoder))
         source = CheckpointSource(files, locate, dtype, device, on_read)
-        model = self.build(source, ops, context, mesh, watch)
+        model = self.build(source, ops, context, mesh, watch, store)
         source.finish()
         return model
 
@@ -80,8 +93,30 @@ class Architecture:
         """Parameters of a model of this config; no weights needed."""
         absent = frozenset({"language.lm_head.weight"} if tied else ())
         shapes = ShapeSource(torch.bfloat16, absent=absent)
-        self.build(shapes, ops, context=1)
+        self.build(shapes, ops, context=1, store=as_it_came)
         return shapes.parameters
+
+    def count_bytes(self, ops: Ops, dtype: torch.dtype, store: Store | None = None) -> int:
+        """Bytes of the weights as they are kept."""
+        shapes = ShapeSource(dtype)
+        kept = Kept(store or ops.store)
+        self.build(shapes, ops, context=1, store=kept)
+        return shapes.parameters * dtype.itemsize + kept.change
+
+
+@dataclass
+class Kept:
+    """A store that counts how many bytes more, or fewer, are kept than were read."""
+
+    store: Store
+    change: int = 0
+
+    def __call__(self, matrix: Tensor, bias: Tensor | None, shared: bool = False) -> Weight:
+        weight = self.store(matrix, bias, shared)
+        if not isinstance(weight, DenseWeight):
+            freed = 0 if shared else matrix.nbytes
+            self.change += weight.nbytes - freed - (0 if bias is None else bias.nbytes)
+        return weight
 
 
 def _read_config(

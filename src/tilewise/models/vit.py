@@ -24,8 +24,8 @@ class VisionTower:
         width, patch = config.hidden_size, config.patch_size
         embeddings = view.at("embeddings")
         self._patch = patch
-        self._patch_weight = embeddings.tensor("patch_embedding.weight", width, 3, patch, patch).reshape(width, -1)
-        self._patch_bias = embeddings.tensor("patch_embedding.bias", width)
+        matrix = embeddings.tensor("patch_embedding.weight", width, 3, patch, patch).reshape(width, -1)
+        self._embed = embeddings.store(matrix, embeddings.tensor("patch_embedding.bias", width))
         self._class_token = embeddings.tensor("class_embedding", 1, 1, width)
         trained, side = config.image_size // patch, tile_size // patch
         positions = embeddings.tensor("position_embedding", 1, trained**2 + 1, width)
@@ -34,8 +34,8 @@ class VisionTower:
 
     def __call__(self, pixels: Tensor, mean: Tensor, std: Tensor, ops: Ops) -> Tensor:
         """uint8 pixels [tiles, size, size, 3] -> features of the patches [tiles, patches, hidden], row by row."""
-        x = ops.patchify(pixels, self._patch, mean, std).to(self._patch_weight.dtype)
-        x = ops.linear(x, self._patch_weight, self._patch_bias)
+        x = ops.patchify(pixels, self._patch, mean, std).to(self._class_token.dtype)
+        x = self._embed.apply(x, ops)
         x = torch.cat((self._class_token.expand(len(x), -1, -1), x), dim=1) + self._positions
         for block in self._blocks:
             x = block(x, ops)
@@ -56,8 +56,9 @@ class VisionBlock:
         self._scale2 = view.tensor("ls2", width)
 
     def __call__(self, x: Tensor, ops: Ops) -> Tensor:
-        x = x + self._scale1 * self._attention(self._norm1(x, ops), ops)
-        return x + self._scale2 * self._fc2(ops.gelu(self._fc1(self._norm2(x, ops), ops)), ops)
+        x = ops.add_scaled(x, self._scale1, self._attention(self._norm1(x, ops), ops))
+        mlp = self._fc2(ops.gelu(self._fc1(self._norm2(x, ops), ops)), ops)
+        return ops.add_scaled(x, self._scale2, mlp)
 
 
 class VisionAttention:

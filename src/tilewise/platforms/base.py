@@ -55,8 +55,40 @@ class AttentionSize:
     tiles: int = 1
 
 
+class Weight(Protocol):
+    """A matrix in some stored form, which can multiply."""
+
+    @property
+    def nbytes(self) -> int:
+        """What it keeps, bias included."""
+        ...
+
+    def apply(self, x: Tensor, ops: Ops) -> Tensor:
+        """x [..., in] -> [..., out], bias included."""
+        ...
+
+
+class Store(Protocol):
+    """Turns a matrix that only multiplies into the form in which it is kept."""
+
+    def __call__(self, matrix: Tensor, bias: Tensor | None, shared: bool = False) -> Weight:
+        """matrix [out, in], bias [out]; `shared`: the matrix itself is kept for something else as well.
+
+        Of shapes alone (meta tensors), the same with no numbers in it.
+        """
+        ...
+
+
 class Ops(Protocol):
     """About a dozen functions: everything that a device may do in its own way."""
+
+    def store(self, matrix: Tensor, bias: Tensor | None, shared: bool = False) -> Weight:
+        """A `Store`: in the dtype it has, in whatever order the device reads best."""
+        ...
+
+    def store_int8(self, matrix: Tensor, bias: Tensor | None, shared: bool = False) -> Weight:
+        """A `Store`: rounded to int8, a scale for each output, to be multiplied with rows rounded as they come."""
+        ...
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """x [..., in] @ weight [out, in].T + bias [out]."""
@@ -74,6 +106,10 @@ class Ops(Protocol):
 
     def silu_mul(self, gate_up: Tensor) -> Tensor:
         """[..., 2F] -> [..., F]: silu of the first half times the second."""
+        ...
+
+    def add_scaled(self, x: Tensor, scale: Tensor | None, y: Tensor) -> Tensor:
+        """x + scale [width] * y, or x + y."""
         ...
 
     def rope(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -104,7 +140,7 @@ class Ops(Protocol):
         ...
 
     def dense_attention(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """Attention of all to all, [tiles, tokens, A, D] each -> the same shape."""
+        """Attention of all to all: query [tiles, n, A, D] over key, value [tiles, m, A, D] -> the shape of query."""
         ...
 
     def dense_scratch(self, size: AttentionSize) -> int:
@@ -135,6 +171,27 @@ class Ops(Protocol):
         ...
 
 
+OPS = tuple(name for name in vars(Ops) if not name.startswith("_") and not name.endswith("_scratch"))
+"""Their names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which implementation an op has here."""
+
+    op: str
+    path: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What a platform says of itself."""
+
+    facts: dict[str, str]
+    choices: tuple[Choice, ...]
+
+
 class Platform(Protocol):
     """One kind of device."""
 
@@ -155,6 +212,10 @@ class Platform(Protocol):
 
     def default_dtype(self, checkpoint: torch.dtype, parameters: int) -> torch.dtype:
         """What `--dtype auto` means here for a checkpoint of this dtype and size."""
+        ...
+
+    def diagnose(self) -> Diagnosis:
+        """What this device is, and how it will compute."""
         ...
 
     def total_memory(self) -> int:

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tilewise.platforms.base import AttentionSize, PagedLayout
+from tilewise.platforms.base import AttentionSize, PagedLayout, Weight
+from tilewise.platforms.weights import Int8Weight, as_it_came
 
 Matrix = tuple[Tensor, Tensor | None]
 """Weights and bias."""
@@ -16,6 +17,12 @@ Matrix = tuple[Tensor, Tensor | None]
 
 class ReferenceOps:
     """The oracle. Softmax is spelled out; nothing here depends on a device."""
+
+    def store(self, matrix: Tensor, bias: Tensor | None, shared: bool = False) -> Weight:
+        return as_it_came(matrix, bias)
+
+    def store_int8(self, matrix: Tensor, bias: Tensor | None, shared: bool = False) -> Weight:
+        return Int8Weight.of(matrix, bias)
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(x, weight, bias)
@@ -34,6 +41,9 @@ class ReferenceOps:
     def silu_mul(self, gate_up: Tensor) -> Tensor:
         gate, up = gate_up.chunk(2, dim=-1)
         return F.silu(gate) * up
+
+    def add_scaled(self, x: Tensor, scale: Tensor | None, y: Tensor) -> Tensor:
+        return x + y if scale is None else x + scale * y
 
     def rope(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         first, second = x.float().chunk(2, dim=-1)

@@ -18,7 +18,7 @@ from tilewise.models.load import Architecture, Watch
 from tilewise.parallel.mesh import Mesh
 from tilewise.plan import DeviceFacts, ModelFacts, Resolved, resolve, with_draft
 from tilewise.platforms import current_platform
-from tilewise.platforms.base import Ops, Platform
+from tilewise.platforms.base import Ops, Platform, Store
 from tilewise.progress import progress_bar
 from tilewise.runner.activations import activation_bytes
 from tilewise.runner.background import BackgroundRunner
@@ -62,10 +62,10 @@ def build_runner(
             f"{architecture.config.decoder.vocab_size} rows: tokenizer and config are of different models."
         )
     dtype = _dtype(config, architecture, platform)
-    facts = model_facts(architecture, dtype, platform.ops())
+    facts = model_facts(architecture, dtype, platform.ops(), config.quantization)
     drafting = draft_architecture(draft.folder, architecture, config) if draft else None
     if drafting:
-        facts = with_draft(facts, model_facts(drafting, dtype, platform.ops()))
+        facts = with_draft(facts, model_facts(drafting, dtype, platform.ops(), config.quantization))
     resolved = resolve(config, facts, device_facts(platform))
     for name, reason in resolved.reasons.items():
         logger.info("%s: %s", name, reason)
@@ -79,7 +79,7 @@ def build_runner(
     loaded = _load(config, architecture, dtype, platform, resolved, ops, weights if kept else None)
     # Guesses decide nothing, so that their rounding is no matter.
     guessing = _load(config, drafting, dtype, platform, resolved, platform.ops()) if drafting else None
-    arithmetic = platform.name + (" batch-invariant" if resolved.limits.batch_invariant else "")
+    arithmetic = " ".join(filter(None, (platform.name, type(ops).__name__, config.quantization)))
     store = _tile_store(kept, weights, architecture.config, dtype, arithmetic) if kept else None
     logger.info("Loading weights took %.2f seconds", time.perf_counter() - started)
     _log_room(resolved.limits)
@@ -119,7 +119,9 @@ def _log_room(limits: Limits) -> None:
     logger.info("Maximum concurrency for %s tokens per request: %.2fx", f"{length:,}", tokens / length)
 
 
-def model_facts(architecture: Architecture, dtype: torch.dtype, ops: Ops) -> ModelFacts:
+def model_facts(
+    architecture: Architecture, dtype: torch.dtype, ops: Ops, quantization: str | None = None
+) -> ModelFacts:
     """Sizes by arithmetic and by building the model over shapes; no weight is read."""
     decoder = architecture.config.decoder
     return ModelFacts(
@@ -127,10 +129,14 @@ def model_facts(architecture: Architecture, dtype: torch.dtype, ops: Ops) -> Mod
         tokens_per_tile=architecture.config.tokens_per_tile,
         kv_bytes_per_token=2 * decoder.num_layers * decoder.num_kv_heads * decoder.head_dim * dtype.itemsize,
         bytes_per_tile=architecture.config.rows_per_page * decoder.hidden_size * dtype.itemsize,
-        weight_bytes=architecture.count_parameters(ops) * dtype.itemsize,
+        weight_bytes=architecture.count_bytes(ops, dtype, _store(ops, quantization)),
         activation_bytes=partial(activation_bytes, architecture.config, dtype.itemsize, ops),
         flash=architecture.config.flash,
     )
+
+
+def _store(ops: Ops, quantization: str | None) -> Store:
+    return ops.store_int8 if quantization == "int8" else ops.store
 
 
 def device_facts(platform: Platform) -> DeviceFacts:
@@ -182,9 +188,10 @@ def _load(
     watch: Watch | None = None,
 ) -> InternVL:
     mesh, context = Mesh(size=config.tensor_parallel_size), resolved.limits.max_model_len
+    store = _store(ops, config.quantization)
     if config.load_format == "dummy":
-        return architecture.build(RandomSource(dtype, platform.device), ops, context, mesh, watch)
+        return architecture.build(RandomSource(dtype, platform.device), ops, context, mesh, watch, store)
     read_ahead(shard_files(architecture.folder.path), config.safetensors_load_strategy)
     size = architecture.count_parameters(ops) * dtype.itemsize
     with progress_bar("Loading weights", size, size >= _WORTH_A_BAR, of_bytes=True) as on_read:
-        return architecture.load(dtype, ops, context, platform.device, on_read, mesh, watch)
+        return architecture.load(dtype, ops, context, platform.device, on_read, mesh, watch, store)

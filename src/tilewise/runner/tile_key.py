@@ -19,9 +19,9 @@ VERSION = 1
 def model_key(weights: bytes, config: ModelConfig, dtype: torch.dtype, arithmetic: str) -> str:
     """32 hexadecimal digits over all that rows depend on beside the pixels; `weights` is the tensors' fingerprint.
 
-    `arithmetic` names the platform and whether it is batch-invariant, because ops round differently. Releases of torch
-    and, in the ordinary mode, sizes of batches do so too, within the same tolerance: those are taken as equal, as they
-    are within one run.
+    `arithmetic` names the platform, its ops and the quantisation, because each of them rounds in its own way. Releases
+    of torch and, in the ordinary mode, sizes of batches do so too, within the same tolerance: those are taken as equal,
+    as they are within one run.
     """
     facts = (
         VERSION,

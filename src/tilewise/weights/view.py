@@ -19,6 +19,8 @@ from torch import Tensor
 
 from tilewise.errors import InvalidCheckpoint
 from tilewise.parallel.mesh import Share
+from tilewise.platforms.base import Store
+from tilewise.platforms.weights import as_it_came
 from tilewise.weights.files import SafetensorFiles
 from tilewise.weights.names import Source, stack
 
@@ -42,13 +44,17 @@ class TensorSource(Protocol):
 
 @dataclass(frozen=True)
 class View:
-    """A source seen from one module: names are relative to `prefix`."""
+    """A source seen from one module: names are relative to `prefix`.
+
+    `store` turns a matrix that only multiplies into the form in which it is kept; what is read by rows stays a tensor.
+    """
 
     source: TensorSource
     prefix: str = ""
+    store: Store = as_it_came
 
     def at(self, module: str | int) -> View:
-        return View(self.source, f"{self.prefix}{module}.")
+        return View(self.source, f"{self.prefix}{module}.", self.store)
 
     def has(self, name: str) -> bool:
         return self.source.has(self.prefix + name)

@@ -66,8 +66,8 @@ FOREIGN: tuple[Foreign, ...] = (
     Foreign("enable_ep_weight_filter", bool, "other device", _ONE_DEVICE),
     Foreign(
         *("quantization", str | None, "not yet"),
-        "quantised checkpoints cannot be read yet; take the one in bfloat16",
-        accepts=(None,),
+        "quantised checkpoints cannot be read yet; take the one in bfloat16, with int8 if it is to be rounded",
+        accepts=(None, "int8"),
         short="-q",
     ),
     Foreign(

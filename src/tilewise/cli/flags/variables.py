@@ -43,6 +43,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "honoured", "max_model_len may exceed the length of the training"),
     Variable("VLLM_BATCH_INVARIANT", "honoured", "answers do not depend on the batch, as --batch-invariant"),
     Variable("OMP_NUM_THREADS", "honoured", "threads that compute"),
+    Variable("TILEWISE_CPU_KERNELS", "honoured", "0 leaves all ops of the CPU to torch"),
     Variable("OMP_PROC_BIND", "honoured", "whether threads stay on their cores"),
     Variable("HF_ENDPOINT", "honoured", "address of the Hugging Face hub, or of a mirror"),
     Variable("HF_HUB_OFFLINE", "honoured", "1 = no hub is asked, only its cache"),

@@ -1,26 +1,35 @@
-"""The CPU: torch's fused attention where it has one, the reference elsewhere."""
+"""The CPU: kernels of our own where they can be built, torch's where it has fused ones, the reference elsewhere."""
 
 from __future__ import annotations
 
 import logging
+import os
 import platform
+from collections.abc import Mapping
+from functools import cached_property
 
 import torch
 
+from tilewise.platforms.base import Diagnosis
+from tilewise.platforms.cpu.diagnosis import choices, facts
 from tilewise.platforms.cpu.invariant import InvariantCpuOps
 from tilewise.platforms.cpu.memory import available_memory
+from tilewise.platforms.cpu.native import NoKernels
+from tilewise.platforms.cpu.native.build import build
+from tilewise.platforms.cpu.native.library import Native
+from tilewise.platforms.cpu.native_ops import NativeCpuOps
 from tilewise.platforms.cpu.ops import CpuOps
 
 logger = logging.getLogger("tilewise")
 
 
-def choose_dtype(checkpoint: torch.dtype, parameters: int, free_bytes: int, native_bfloat16: bool) -> torch.dtype:
+def choose_dtype(checkpoint: torch.dtype, parameters: int, free_bytes: int, fast_bfloat16: bool) -> torch.dtype:
     """The checkpoint's own dtype, with two exceptions.
 
     float16 becomes bfloat16: CPUs compute it slowly, and models of bfloat16 overflow in it. bfloat16 becomes float32
-    where the CPU has no instructions for it and products take four times as long, if there is plenty of memory.
+    where products of it take several times as long, if there is plenty of memory.
     """
-    if checkpoint == torch.float32 or native_bfloat16 or 4 * parameters > free_bytes // 2:
+    if checkpoint == torch.float32 or fast_bfloat16 or 4 * parameters > free_bytes // 2:
         return torch.bfloat16 if checkpoint == torch.float16 else checkpoint
     logger.info("dtype: float32, which this CPU computes faster than bfloat16 (--dtype bfloat16 takes half the memory)")
     return torch.float32
@@ -33,6 +42,17 @@ def has_bfloat16() -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
+SWITCH = "TILEWISE_CPU_KERNELS"
+
+
+def find_kernels(environment: Mapping[str, str]) -> Native:
+    """Kernels of our own, built if need be. Raises NoKernels."""
+    if environment.get(SWITCH, "").strip().lower() in ("0", "false", "off", "no"):
+        raise NoKernels(f"switched off by {SWITCH}={environment[SWITCH]}")
+    built = build(environment)
+    return Native.load(built.path, built.compiler, built.left_out)
+
+
 class CpuPlatform:
     name = "cpu"
     device = torch.device("cpu")
@@ -40,11 +60,30 @@ class CpuPlatform:
     captures_graphs = False
     utilization: float | None = None
 
+    @cached_property
+    def kernels(self) -> Native | NoKernels:
+        """Kernels of our own, or why there are none."""
+        try:
+            return find_kernels(os.environ)
+        except NoKernels as reason:
+            logger.info("CPU kernels: none, %s", reason)
+            return reason
+
     def ops(self, batch_invariant: bool = False) -> CpuOps:
-        return InvariantCpuOps() if batch_invariant else CpuOps()
+        native = self.kernels if isinstance(self.kernels, Native) else None
+        if batch_invariant:
+            return InvariantCpuOps(native)
+        return NativeCpuOps(native) if native else CpuOps()
 
     def default_dtype(self, checkpoint: torch.dtype, parameters: int) -> torch.dtype:
-        return choose_dtype(checkpoint, parameters, self.free_memory(), has_bfloat16())
+        return choose_dtype(checkpoint, parameters, self.free_memory(), has_bfloat16() or self._widens_bfloat16())
+
+    def _widens_bfloat16(self) -> bool:
+        """Whether kernels of ours multiply it as fast as float32, of which they read half as many bytes."""
+        return isinstance(self.kernels, Native) and "store" not in self.kernels.left_out
+
+    def diagnose(self) -> Diagnosis:
+        return Diagnosis(facts(self.default_dtype(torch.bfloat16, 1), self.kernels), choices(self.kernels))
 
     def total_memory(self) -> int:
         return available_memory().total

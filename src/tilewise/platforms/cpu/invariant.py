@@ -7,8 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from tilewise.platforms.base import PANEL, PagedLayout
+from tilewise.platforms.base import PANEL, PagedLayout, Weight
+from tilewise.platforms.cpu.native.library import Native
 from tilewise.platforms.cpu.ops import CpuOps
+from tilewise.platforms.cpu.packed import packed, packed_int8
 from tilewise.platforms.reference import Matrix
 
 
@@ -18,8 +20,20 @@ class InvariantCpuOps(CpuOps):
     How a library sums up, and where its vectors end, depends on shapes and on a row's place, never on what other rows
     hold. Rows of the decoder come in panels with every token in its place (`runner/placement.py`) and are computed a
     panel at a time here; tiles come alone (`runner/encoder.py`). Ops of the tower are therefore the ordinary ones, and
-    so are those that round each number by itself (rope).
+    so are those that round each number by itself (rope). Products with packed weights need no panels: a row's sums have
+    one order there in any batch.
     """
+
+    def __init__(self, native: Native | None = None) -> None:
+        self._native = native
+
+    def store(self, matrix: Tensor, bias: Tensor | None, shared: bool = False) -> Weight:
+        ours = packed(self._native, matrix, bias) if self._native else None
+        return ours or super().store(matrix, bias, shared)
+
+    def store_int8(self, matrix: Tensor, bias: Tensor | None, shared: bool = False) -> Weight:
+        ours = packed_int8(self._native, matrix, bias) if self._native else None
+        return ours or super().store_int8(matrix, bias, shared)
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ordinary = super().linear

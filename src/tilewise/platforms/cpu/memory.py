@@ -1,7 +1,6 @@
 """How much memory this machine has, and how much of it a container leaves to its processes.
 
-Control groups of both versions may hold less than the machine; each lies within others, and the tightest one counts.
-Source: `Documentation/admin-guide/cgroup-v2.rst` and `cgroup-v1/memory.rst` of the Linux kernel.
+Of the control groups around a process, the tightest one counts.
 """
 
 from __future__ import annotations
@@ -10,6 +9,8 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from tilewise.platforms.cpu.groups import groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ def machine_memory(root: Path = Path("/")) -> Memory:
 
 
 def _group_memories(root: Path) -> Iterator[Memory]:
-    for folder in _groups(root):
+    for folder in groups(root, "memory"):
         limit = _number(folder / "memory.max") or _number(folder / "memory.limit_in_bytes")
         used = _number(folder / "memory.current") or _number(folder / "memory.usage_in_bytes") or 0
         if limit is not None:
@@ -41,20 +42,6 @@ def _group_memories(root: Path) -> Iterator[Memory]:
             statistics = _table(folder / "memory.stat")
             cached = statistics.get("total_inactive_file", statistics.get("inactive_file", 0))
             yield Memory(limit, max(0, limit - used + cached))
-
-
-def _groups(root: Path) -> Iterator[Path]:
-    """This process' groups that may limit memory, and those around them, as far as they can be seen."""
-    try:
-        lines = (root / "proc" / "self" / "cgroup").read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers in ("", "memory"):
-            mount = root / "sys" / "fs" / "cgroup" / controllers
-            inner = mount / path.lstrip("/")
-            yield from (folder for folder in (inner, *inner.parents) if folder.is_relative_to(mount))
 
 
 def _number(path: Path) -> int | None:

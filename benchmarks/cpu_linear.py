@@ -1,0 +1,107 @@
+"""Products of a model's matrices on the CPU: packed weights beside torch's F.linear, in turn.
+
+    python benchmarks/cpu_linear.py [--rows 1 8 256 1025] [--seconds 1] [--threads 2] [--busy]
+
+Shapes are those of InternVL3-1B. GFLOP/s (GOP/s of int8) are those of the median run, GB/s the bytes of the weights in
+it; int8 stands beside torch in bfloat16. Memory is read first, by torch's sum of a GiB, as what one row can hope for.
+With --busy it is one thread and the seconds that it computes, for a machine that others use at the time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+
+from tilewise.platforms.base import Ops, Weight
+from tilewise.platforms.cpu import CpuPlatform
+from tilewise.platforms.cpu.ops import CpuOps
+
+SHAPES = {
+    "tower qkv": (1024, 3072),
+    "tower fc1": (1024, 4096),
+    "tower fc2": (4096, 1024),
+    "decoder gate, up": (896, 2 * 4864),
+    "decoder down": (4864, 896),
+    "decoder o": (896, 896),
+    "head": (896, 151674),
+}
+"""Inputs and outputs."""
+TOO_MANY = 300e9
+"""Operations of a product that is left out: the head never meets so many rows."""
+
+
+@dataclass(frozen=True)
+class Clock:
+    seconds: float
+    now: Callable[[], float]
+
+    def medians(self, *works: Callable[[], object]) -> list[float]:
+        """Of runs in turn, at least five each."""
+        taken: list[list[float]] = [[] for _ in works]
+        ends = time.perf_counter() + self.seconds
+        while len(taken[0]) < 5 or time.perf_counter() < ends:
+            for work, times in zip(works, taken, strict=True):
+                started = self.now()
+                work()
+                times.append(self.now() - started)
+        return [statistics.median(times) for times in taken]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, nargs="+", default=[1, 8, 256, 1025])
+    parser.add_argument("--seconds", type=float, default=1.0, help="for each line, at least")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--busy", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(1 if options.busy else options.threads)
+    clock = Clock(options.seconds, time.thread_time if options.busy else time.perf_counter)
+    print(f"{platform.machine()}, Python {platform.python_version()}, torch {torch.__version__},", end=" ")
+    print(f"{torch.get_num_threads()} threads; {' '.join(sys.argv[1:])}")
+    ops = CpuPlatform().ops()
+    if type(ops) is CpuOps:
+        raise SystemExit("There are no kernels here: `tilewise doctor` says why.")
+    print(f"memory is read at {memory_rate(clock):.1f} GB/s\n")
+    print(f"{'':18}{'rows':>6} {'weights':9}{'ours':>8}{'torch':>8}   {'ours':>6}{'torch':>7}        ratio")
+    print(f"{'':18}{'':>6} {'':9}{'GFLOP/s':>16}   {'GB/s':>13}")
+    for name, shape in SHAPES.items():
+        for rows in options.rows:
+            if 2 * rows * shape[0] * shape[1] < TOO_MANY:
+                compare(name, shape, rows, ops, clock)
+
+
+def memory_rate(clock: Clock) -> float:
+    numbers = torch.ones(2**28)
+    return numbers.nbytes / 1e9 / clock.medians(numbers.sum)[0]
+
+
+def compare(name: str, shape: tuple[int, int], rows: int, ops: Ops, clock: Clock) -> None:
+    inputs, outputs = shape
+    for dtype in (torch.float32, torch.bfloat16):
+        matrix, x = torch.randn(outputs, inputs).to(dtype), torch.randn(rows, inputs).to(dtype)
+        kept = {str(dtype)[6:]: ops.store(matrix, None)}
+        if dtype == torch.bfloat16:
+            kept["int8"] = ops.store_int8(matrix, None)
+        works = [partial(weight.apply, x, ops) for weight in kept.values()]
+        *ours, torchs = clock.medians(*works, partial(F.linear, x, matrix))
+        for (form, weight), seconds in zip(kept.items(), ours, strict=True):
+            show(f"{name:18}{rows:6} {form:9}", 2e-9 * rows * inputs * outputs, weight, seconds, torchs, matrix.nbytes)
+
+
+def show(title: str, operations: float, weight: Weight, ours: float, torchs: float, nbytes: int) -> None:
+    rates = f"{operations / ours:8.1f}{operations / torchs:8.1f}"
+    reads = f"{weight.nbytes / 1e9 / ours:6.1f}{nbytes / 1e9 / torchs:7.1f}"
+    print(f"{title}{rates}   {reads}   {torchs / ours:9.2f} x", flush=True)
+
+
+if __name__ == "__main__":
+    main()

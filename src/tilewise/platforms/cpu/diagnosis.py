@@ -1,0 +1,49 @@
+"""What `tilewise doctor` says of a CPU: the machine, and which implementation each op has and why."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from tilewise.amounts import GIB
+from tilewise.platforms.base import OPS, Choice
+from tilewise.platforms.cpu.machine import Machine
+from tilewise.platforms.cpu.memory import available_memory
+from tilewise.platforms.cpu.native import NoKernels
+from tilewise.platforms.cpu.native.build import cache_folder
+from tilewise.platforms.cpu.native.check import CHECKS
+from tilewise.platforms.cpu.native.library import Native
+
+
+def facts(dtype: torch.dtype, kernels: Native | NoKernels) -> dict[str, str]:
+    """`dtype` is what a small checkpoint of bfloat16 is computed in."""
+    machine, memory = Machine.here(), available_memory()
+    quota = "all of their time" if machine.quota is None else f"a container's quota of {machine.quota:g}"
+    return {
+        "CPU": machine.name,
+        "cores": f"{machine.cores}, {quota}",
+        "instructions": " ".join(machine.instructions) or "none of those that kernels use",
+        "memory": f"{memory.total / GIB:.1f} GiB, {memory.free / GIB:.1f} free",
+        "threads": f"{torch.get_num_threads()} (OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'not set')})",
+        "dtype": f"{dtype} for a small checkpoint of torch.bfloat16".replace("torch.", ""),
+        "torch": torch.__version__,
+        "compiler": kernels.compiler if isinstance(kernels, Native) else "none was of use",
+        "kernels": str(cache_folder(os.environ)) if isinstance(kernels, Native) else f"none: {kernels}",
+    }
+
+
+def choices(kernels: Native | NoKernels) -> tuple[Choice, ...]:
+    return tuple(_choice(op, kernels) for op in OPS)
+
+
+def _choice(op: str, kernels: Native | NoKernels) -> Choice:
+    if op not in CHECKS:
+        return Choice(op, "torch", "there is no kernel for it")
+    if isinstance(kernels, NoKernels):
+        return Choice(op, "torch", str(kernels))
+    if op in kernels.left_out:
+        return Choice(op, "torch", f"the kernel {kernels.left_out[op]}")
+    return Choice(
+        op, "kernel", "equal to the reference when it was tried; other dtypes than float32, bfloat16 by torch"
+    )

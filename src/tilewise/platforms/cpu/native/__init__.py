@@ -1,0 +1,26 @@
+"""Kernels of our own for the CPU, in C++: built once for this machine, checked against the reference, and cached.
+
+`build.py` compiles `src/*.cpp` into one shared object with a plain C interface, `verdict.py` has a process of its own
+try every kernel (`check.py`), and `library.py` calls them with tensors. Whatever goes wrong on the way is a
+`NoKernels` that says why, and the ops of torch take over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+class NoKernels(Exception):
+    """There are no kernels here; the message says why, and what would help."""
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A shared object that was compiled and tried."""
+
+    path: Path
+    compiler: str
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Kernels that were wrong or crashed, and how."""

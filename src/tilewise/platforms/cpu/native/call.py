@@ -1,0 +1,69 @@
+"""How a kernel is called: its signature, and the arguments that every kernel has."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_TYPES: dict[str, Any] = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "f": ctypes.c_float}
+
+DTYPES = {torch.float32: 0, torch.bfloat16: 1}
+"""As `src/simd.h` numbers them."""
+
+
+def function(shared: ctypes.CDLL, name: str, signature: str, returns: Any = None) -> Callable[..., Any]:
+    """A kernel by name; a letter for each argument: pointer, int64, float."""
+    found = shared[name]
+    found.argtypes = [_TYPES[letter] for letter in signature]
+    found.restype = returns
+    return found
+
+
+def readable(*tensors: Tensor) -> bool:
+    """Whether kernels can read all of them: one dtype that they know, rows without gaps in them, memory on the host."""
+    dtype = tensors[0].dtype
+    return dtype in DTYPES and all(
+        x.dtype == dtype and x.device.type == "cpu" and (x.stride(-1) == 1 or x.shape[-1] == 1) for x in tensors
+    )
+
+
+def gapless(*tensors: Tensor) -> bool:
+    """The same of tensors that have no gaps at all."""
+    return readable(*tensors) and all(x.is_contiguous() for x in tensors)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Where the rows of x [..., width] are: row (i, k) starts i * outer_step + k * inner_step numbers behind the first.
+
+    Parts of one product, such as the queries of all tokens and heads, are read where they are.
+    """
+
+    outer: int
+    inner: int
+    outer_step: int
+    inner_step: int
+
+    @classmethod
+    def of(cls, x: Tensor) -> Rows | None:
+        """None if it takes more than two steps."""
+        steps: list[tuple[int, int]] = []
+        for size, step in zip(x.shape[:-1], x.stride()[:-1], strict=True):
+            if steps and size > 1 and steps[-1][1] == size * step:
+                steps[-1] = (steps[-1][0] * size, step)
+            elif size != 1:
+                steps.append((size, step))
+        if len(steps) > 2:
+            return None
+        (outer, outer_step), (inner, inner_step) = [*[(1, 0)] * (2 - len(steps)), *steps]
+        return cls(outer, inner, outer_step, inner_step)
+
+
+def threads() -> int:
+    """As many as torch's own ops take; OpenMP would not know in a thread that has not computed yet."""
+    return torch.get_num_threads()

@@ -1,0 +1,167 @@
+"""Tries the kernels of a shared object against the reference: `python -m ...check LIBRARY [NAME TO SKIP ...]`.
+
+Runs in a process of its own (`verdict.py`), since a kernel may crash. It says `begin NAME`, then `right NAME` or
+`wrong NAME WHY`, so that who reads knows in which kernel it ended. Shapes are small and odd on purpose.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tilewise.platforms.base import PagedLayout
+from tilewise.platforms.cpu.native.library import Native
+from tilewise.platforms.cpu.native_ops import NativeCpuOps
+from tilewise.platforms.reference import ReferenceOps
+
+TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
+"""Of numbers of about one, absolute and relative; bfloat16 rounds to a 256th."""
+
+BLOCK = 16
+"""Tokens of a block of the cache."""
+
+
+def noise(*shape: int, seed: int, dtype: torch.dtype) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def paged_layout(lengths: Sequence[int], counts: Sequence[int]) -> tuple[PagedLayout, int]:
+    """Sequences of so many tokens, the last of which are this step's, in blocks out of order; and how many blocks."""
+    needed = [-(-length // BLOCK) for length in lengths]
+    order = torch.randperm(sum(needed), generator=torch.Generator().manual_seed(7)).split(needed)
+    table = torch.zeros(len(lengths), max(needed), dtype=torch.int64)
+    slots = []
+    for row, (length, count) in enumerate(zip(lengths, counts, strict=True)):
+        table[row, : needed[row]] = order[row]
+        at = torch.arange(length - count, length)
+        slots.append(table[row, at // BLOCK] * BLOCK + at % BLOCK)
+    starts = tuple(itertools.accumulate(counts, initial=0))
+    return PagedLayout(starts, tuple(lengths), table, torch.cat(slots)), sum(needed)
+
+
+def widths(dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Rows, and two vectors of their width. The last are parts of wider rows."""
+    for rows, width in ((1, 64), (5, 33), (40, 896), (3, 7)):
+        yield noise(rows, width, seed=width, dtype=dtype), *noise(2, width, seed=1, dtype=dtype)
+    yield noise(4, 3, 60, seed=2, dtype=dtype)[..., 7:47], *noise(2, 40, seed=3, dtype=dtype)
+
+
+def rms_norm(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
+    for x, weight, _ in widths(dtype):
+        yield ops.rms_norm(x, weight, 1e-5)
+
+
+def layer_norm(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
+    for x, weight, bias in widths(dtype):
+        yield ops.layer_norm(x + 3, weight, bias, 1e-5)
+
+
+def gelu(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
+    for x, *_ in widths(dtype):
+        yield ops.gelu(3 * x)
+    yield ops.gelu(torch.tensor([0.0, -40.0, 40.0, 1e-6, -6.0]).to(dtype))
+
+
+def silu_mul(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
+    for x, *_ in widths(dtype):
+        yield ops.silu_mul(torch.cat((4 * x, x), dim=-1))
+    yield ops.silu_mul(torch.tensor([-200.0, 200.0, -20.0, 0.0, 1.0, 1.0, 1.0, 1.0]).to(dtype))
+
+
+def add_scaled(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
+    for x, scale, _ in widths(dtype):
+        yield ops.add_scaled(x, scale, x + 1)
+        yield ops.add_scaled(x, None, x + 1)
+
+
+def rope(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
+    for tokens, heads, width in ((5, 3, 64), (70, 4, 128), (2, 1, 6)):
+        angles = noise(tokens, width // 2, seed=1, dtype=torch.float32)
+        wide = noise(tokens, heads + 2, width, seed=2, dtype=dtype)
+        yield ops.rope(wide[:, 1:-1], angles.cos(), angles.sin())
+
+
+def write_kv(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
+    layout, blocks = paged_layout([5, 23], [5, 4])
+    wide = noise(9, 6, 40, seed=1, dtype=dtype)
+    cache = torch.zeros(2, blocks, BLOCK, 2, 40, dtype=dtype)
+    ops.write_kv(cache, wide[:, 1:3], wide[:, 3:5], layout)
+    yield cache
+
+
+def dense_attention(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
+    for tiles, tokens, heads, width in ((1, 1, 1, 8), (2, 17, 3, 64), (1, 300, 2, 128), (2, 140, 1, 22)):
+        qkv = noise(tiles, tokens, 3 * heads * width, seed=tokens, dtype=dtype).chunk(3, dim=-1)
+        query, key, value = (x.unflatten(-1, (heads, width)) for x in qkv)
+        yield ops.dense_attention(query, key, value, width**-0.5)
+        yield ops.dense_attention(query[:, :1], key, value, width**-0.5)
+
+
+def paged_attention(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
+    """Whole prompts, chunks, single tokens behind long pasts; windows and sinks."""
+    for heads, kv_heads, width in ((7, 1, 64), (4, 2, 128), (3, 3, 20)):
+        layout, blocks = paged_layout([1, 150, 700, 300, 600], [1, 150, 1, 40, 3])
+        cache = noise(2, blocks, BLOCK, kv_heads, width, seed=1, dtype=dtype)
+        query = noise(layout.query_starts[-1], heads + 1, width, seed=2, dtype=dtype)[:, 1:]
+        yield ops.paged_attention(query, cache, layout, width**-0.5)
+        sinks = noise(heads, seed=3, dtype=dtype)
+        yield ops.paged_attention(query, cache, layout, width**-0.5, window=190, sinks=sinks)
+
+
+def products(dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """Rows, a matrix and a bias; inputs and outputs that fill no panel, and rows that make every strip."""
+    for rows, inputs, outputs in ((3, 33, 17), (110, 70, 31), (21, 514, 48)):
+        matrix = noise(outputs, inputs, seed=1, dtype=torch.float32) / inputs**0.5
+        bias = noise(outputs, seed=2, dtype=dtype) if rows < 100 else None
+        yield noise(rows, inputs, seed=rows, dtype=dtype), matrix.to(dtype), bias
+
+
+def store(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
+    for x, matrix, bias in products(dtype):
+        weight = ops.store(matrix, bias)
+        yield from (weight.apply(x[:some], ops) for some in (0, 1, 2, *range(3, len(x) + 1, 9)))
+
+
+def store_int8(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
+    for x, matrix, bias in products(dtype):
+        weight = ops.store_int8(matrix, bias)
+        yield from (weight.apply(x[:some], ops) for some in (0, 1, 2, *range(3, len(x) + 1, 9)))
+
+
+CHECKS: dict[str, Callable[[ReferenceOps, torch.dtype], Iterator[Tensor]]] = {
+    check.__name__: check
+    for check in (
+        *(rms_norm, layer_norm, gelu, silu_mul, add_scaled, rope, write_kv),
+        *(dense_attention, paged_attention, store, store_int8),
+    )
+}
+"""By kernel, as `NativeCpuOps` asks for it: what it does with some inputs, for any ops."""
+
+
+def fault(name: str, native: NativeCpuOps) -> str:
+    """What is wrong with a kernel; empty = nothing."""
+    for dtype, tolerance in TOLERANCE.items():
+        pairs = zip(CHECKS[name](native, dtype), CHECKS[name](ReferenceOps(), dtype), strict=True)
+        for found, expected in pairs:
+            if not torch.allclose(found.float(), expected.float(), atol=tolerance, rtol=tolerance):
+                worst = float((found.float() - expected.float()).abs().max())
+                return f"differs from the reference by {worst:.1e} ({dtype}, {tuple(expected.shape)})"
+    return ""
+
+
+def main(library: str, *skip: str) -> None:
+    ops = NativeCpuOps(Native.load(Path(library)))
+    for name in CHECKS:
+        if name not in skip:
+            print("begin", name, flush=True)
+            said = fault(name, ops)
+            print(*(("wrong", name, said) if said else ("right", name)), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,36 @@
+"""The shared object as Python sees it: functions by name, tensors by address.
+
+Functions take plain integers. Whoever calls has seen to it that dtypes and strides are what a kernel reads.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tilewise.platforms.cpu.native import NoKernels
+from tilewise.platforms.cpu.native.attention import AttentionKernels
+from tilewise.platforms.cpu.native.matrices import MatrixKernels
+from tilewise.platforms.cpu.native.rows import RowKernels
+
+
+@dataclass(frozen=True, slots=True)
+class Native:
+    """All kernels. One that is named in `left_out` must not be called."""
+
+    rows: RowKernels
+    attention: AttentionKernels
+    matrices: MatrixKernels
+    compiler: str = ""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: Path, compiler: str = "", left_out: Mapping[str, str] | None = None) -> Native:
+        try:
+            shared = ctypes.CDLL(str(path))
+        except OSError as error:
+            raise NoKernels(f"built kernels could not be loaded: {error}") from error
+        kernels = RowKernels(shared), AttentionKernels(shared), MatrixKernels(shared)
+        return cls(*kernels, compiler, left_out or {})

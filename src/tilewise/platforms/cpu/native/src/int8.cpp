@@ -1,0 +1,205 @@
+// Products of int8 with a packed int8 matrix: each row of x and each output has a scale, sums are exact in int32.
+//
+// Numbers are divided by a scale of which 127 make the largest of them, and rounded to the nearest (ties to even), rows
+// as they come and the matrix when it is packed. A result is sum * (scale of the row * scale of the output) + bias.
+//
+// AVX-512's dot product of four takes rows without a sign: 128 is added to them there, and 128 times the sum of an
+// output's weights, kept beside its scale, taken off the sum. With AVX2 pairs of int16 are multiplied, twice as many at a
+// time as of float32; instructions for pairs of int8 are left alone, as their sums would saturate.
+#include "packed.h"
+
+#include <cmath>
+
+struct Scaled {
+    static constexpr float LEAST = 1e-30f;  // so that a row of zeros has a scale
+
+    float scale, inverse;
+
+    template <typename T>
+    static Scaled of(const T* row, int64_t length) {
+        Vec most = Vec::zero(), sum = Vec::zero();
+        FOR_VECTORS(i, length) {
+            Vec x = abs(load_at(row, i, length));
+            most = max(most, x);
+            sum = sum + x;
+        }
+        float largest = most.max(), all = sum.sum();
+        if (largest < LEAST) largest = LEAST;
+        if (all != all) largest = all;  // a NaN, which no maximum shows
+        return {largest / 127.0f, 127.0f / largest};
+    }
+};
+
+// The inputs of a group.
+template <typename Row>
+static inline int32_t read_int(const Row* row) {
+    int32_t group;
+    std::memcpy(&group, row, sizeof(group));
+    return group;
+}
+
+static inline int8_t rounded(float x) { return int8_t(std::nearbyint(std::max(-127.0f, std::min(127.0f, x)))); }
+
+#if defined(__AVX512VNNI__) && defined(__AVX512F__)
+#define DOT_OF_FOUR
+struct Ints {
+    static constexpr int width = 16;
+    __m512i v;
+
+    static Ints zero() { return {_mm512_setzero_si512()}; }
+    void store(int32_t* to) const { _mm512_storeu_si512(to, v); }
+};
+
+static inline Vec to_floats(const int32_t* from) { return {_mm512_cvtepi32_ps(_mm512_loadu_si512(from))}; }
+#else
+struct Ints {
+    static constexpr int width = 8;
+    __m256i v;
+
+    static Ints zero() { return {_mm256_setzero_si256()}; }
+    void store(int32_t* to) const { _mm256_storeu_si256((__m256i*)to, v); }
+};
+
+static inline Vec to_floats(const int32_t* from) {
+    alignas(64) float lanes[Vec::width];
+    for (int i = 0; i < Vec::width; ++i) lanes[i] = float(from[i]);
+    return Vec::load(lanes);
+}
+#endif
+
+template <typename T>
+struct Int8 {
+#ifdef DOT_OF_FOUR
+    using Row = uint8_t;
+    static constexpr int64_t group = 4;
+    static constexpr int32_t added = 128;
+#else
+    using Row = int16_t;
+    static constexpr int64_t group = 2;
+    static constexpr int32_t added = 0;
+#endif
+    using Weight = int8_t;
+    using Sum = int32_t;
+    using Register = Ints;
+    static constexpr int64_t taken = group;  // of two groups GCC would add up the products first, and run out of registers
+
+    const T* x;
+    int64_t m, inputs;
+    const Scaled* rows;
+    const float* scales;
+    const int32_t* totals;
+    const T* bias;
+    T* out;
+    int64_t outputs;
+
+    void fill(Row* to, int64_t row) const {
+        const T* from = x + row * inputs;
+        const Vec inverse = Vec::all(rows[row].inverse);
+        for (int64_t i = 0; i < padded(inputs); i += Vec::width) {
+            Vec y = i < inputs ? load_at(from, i, inputs) * inverse : Vec::zero();
+            alignas(64) float lanes[Vec::width];
+            max(Vec::all(-127.0f), min(Vec::all(127.0f), round(y))).store(lanes);
+            const int64_t count = std::min<int64_t>(Vec::width, padded(inputs) - i);
+            for (int64_t j = 0; j < count; ++j) to[i + j] = Row(int32_t(lanes[j]) + added);
+        }
+    }
+
+    void finish(const int32_t* sums, int64_t row, int64_t output, int64_t count) const {
+        T* to = out + row * outputs + output;
+        count = std::min(count, outputs - output);
+        const Vec scale = Vec::all(rows[row].scale);
+        FOR_VECTORS(i, count) {
+            alignas(64) int32_t exact[Vec::width];
+            for (int64_t j = 0; j < Vec::width; ++j) {
+                exact[j] = i + j < count ? sums[i + j] - added * totals[output + i + j] : 0;
+            }
+            Vec y = to_floats(exact), both = scale * load_at(scales + output, i, count);
+            store_at(to, i, count, bias ? fma(y, both, load_at(bias + output, i, count)) : y * both);
+        }
+    }
+
+    template <int ROWS, int PANELS, int VECTORS>
+    static inline void step(Ints (&sums)[ROWS][VECTORS], const Row* rows, int64_t stride, const int8_t* weights,
+                            int64_t panel) {
+        constexpr int PER_PANEL = VECTORS / PANELS;
+        Ints some[VECTORS];
+#pragma GCC unroll 8
+        for (int v = 0; v < VECTORS; ++v) {
+            some[v] = load(weights + v / PER_PANEL * panel + v % PER_PANEL * Ints::width * group);
+            asm("" : "+v"(some[v].v));
+        }
+#pragma GCC unroll 12
+        for (int r = 0; r < ROWS; ++r) {
+            Ints together = broadcast(rows + r * stride);
+            asm("" : "+v"(together.v));
+#pragma GCC unroll 8
+            for (int v = 0; v < VECTORS; ++v) add_products(sums[r][v], together, some[v]);
+        }
+    }
+
+#ifdef DOT_OF_FOUR
+    static inline Ints load(const int8_t* weights) { return {_mm512_loadu_si512(weights)}; }
+    static inline Ints broadcast(const Row* row) { return {_mm512_set1_epi32(read_int(row))}; }
+    static inline void add_products(Ints& sum, Ints row, Ints weights) {
+        sum.v = _mm512_dpbusd_epi32(sum.v, row.v, weights.v);
+    }
+#else
+    static inline Ints load(const int8_t* weights) {
+        return {_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)weights))};
+    }
+    static inline Ints broadcast(const Row* row) { return {_mm256_set1_epi32(read_int(row))}; }
+    static inline void add_products(Ints& sum, Ints row, Ints weights) {
+        sum.v = _mm256_add_epi32(sum.v, _mm256_madd_epi16(row.v, weights.v));
+    }
+#endif
+};
+
+template <typename T>
+static void pack(const T* matrix, int64_t outputs, int64_t inputs, int8_t* packed, float* scales, int32_t* totals,
+                 int64_t threads) {
+    const int64_t size = panel_size(inputs);
+#pragma omp parallel for num_threads(int(threads))
+    for (int64_t panel = 0; panel < parts(outputs, PANEL); ++panel) {
+        int8_t* to = packed + panel * size;
+        std::fill(to, to + size, int8_t{});
+        for (int64_t o = panel * PANEL; o < std::min(outputs, (panel + 1) * PANEL); ++o) {
+            const T* row = matrix + o * inputs;
+            const Scaled found = Scaled::of(row, inputs);
+            scales[o] = found.scale;
+            totals[o] = 0;
+            for (int64_t k = 0; k < inputs; ++k) {
+                const int8_t weight = rounded(to_float(row[k]) * found.inverse);
+                to[place<Int8<T>>(o, k)] = weight;
+                totals[o] += weight;
+            }
+        }
+    }
+}
+
+KERNEL void pack_int8(int64_t dtype, const void* matrix, int64_t outputs, int64_t inputs, void* packed, void* scales,
+                      void* totals, int64_t threads) {
+    with_dtype(dtype, [&](auto number) {
+        using T = decltype(number);
+        pack((const T*)matrix, outputs, inputs, (int8_t*)packed, (float*)scales, (int32_t*)totals, threads);
+    });
+}
+
+template <typename T>
+static void int8_product(Int8<T> kind, const int8_t* packed, int64_t threads) {
+    auto rows = scratch<Scaled>(kind.m);
+    kind.rows = rows.get();
+#pragma omp parallel for num_threads(int(kind.m * kind.inputs < SMALL ? 1 : threads))
+    for (int64_t row = 0; row < kind.m; ++row) rows[row] = Scaled::of(kind.x + row * kind.inputs, kind.inputs);
+    product(kind, packed, threads);
+}
+
+KERNEL void linear_int8(int64_t dtype, const void* x, int64_t m, int64_t inputs, const void* packed,
+                        const void* scales, const void* totals, const void* bias, void* out, int64_t outputs,
+                        int64_t threads) {
+    with_dtype(dtype, [&](auto number) {
+        using T = decltype(number);
+        Int8<T> kind{(const T*)x,          m,             inputs,  nullptr, (const float*)scales,
+                     (const int32_t*)totals, (const T*)bias, (T*)out, outputs};
+        int8_product(kind, (const int8_t*)packed, threads);
+    });
+}

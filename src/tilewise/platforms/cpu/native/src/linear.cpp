@@ -1,0 +1,125 @@
+// Products with a packed matrix in float32 and bfloat16, summed up in float32 and rounded once.
+//
+// bfloat16 comes in pairs of inputs, [inputs / 2][PANEL][2], as AVX-512's dot product of pairs reads them. Without it a
+// shift and a mask make two vectors of float32 of a vector of pairs, at hardly a cost.
+#include <type_traits>
+
+#include "packed.h"
+
+template <typename T>
+struct Floats {
+#ifdef __AVX512BF16__
+    using Row = T;
+#else
+    using Row = float;
+#endif
+    using Weight = T;
+    using Sum = float;
+    using Register = Vec;
+    static constexpr int64_t group = sizeof(float) / sizeof(T);
+    static constexpr int64_t taken = group == 1 ? 4 : 2;
+
+    const T* x;
+    int64_t m, inputs;
+    const T* bias;
+    T* out;
+    int64_t outputs;
+
+    void fill(Row* to, int64_t row) const {
+        const T* from = x + row * inputs;
+        if constexpr (std::is_same_v<Row, T>) {
+            std::memcpy(to, from, inputs * sizeof(T));
+        } else {
+            FOR_VECTORS(i, inputs) store_at(to, i, inputs, load_at(from, i, inputs));
+        }
+        std::fill(to + inputs, to + padded(inputs), Row{});
+    }
+
+    void finish(const float* sums, int64_t row, int64_t output, int64_t count) const {
+        count = std::min(count, outputs - output);
+        T* to = out + row * outputs + output;
+        FOR_VECTORS(i, count) {
+            Vec y = load_at(sums, i, count);
+            store_at(to, i, count, bias ? y + load_at(bias + output, i, count) : y);
+        }
+    }
+
+    // One input after the other; the weights stay in registers while the rows meet them.
+    template <int ROWS, int PANELS, int VECTORS>
+    static inline void step(Vec (&sums)[ROWS][VECTORS], const Row* rows, int64_t stride, const T* weights,
+                            int64_t panel) {
+#pragma GCC unroll 4
+        for (int64_t k = 0; k < taken; ++k) {
+            Vec some[VECTORS];
+#pragma GCC unroll 8
+            for (int v = 0; v < VECTORS; ++v) {
+                some[v] = load(weights + v * PANELS / VECTORS * panel, v % (VECTORS / PANELS), k);
+                asm("" : "+v"(some[v].v));  // GCC would rather keep the rows in registers, and runs out of them.
+            }
+#pragma GCC unroll 12
+            for (int r = 0; r < ROWS; ++r) {
+                Vec number = Vec::all(to_float(rows[r * stride + k]));
+                asm("" : "+v"(number.v));
+#pragma GCC unroll 8
+                for (int v = 0; v < VECTORS; ++v) sums[r][v] = fma(number, some[v], sums[r][v]);
+            }
+        }
+    }
+
+    // Vector v of a panel's weights for input k.
+    static inline Vec load(const float* weights, int v, int64_t k) {
+        return Vec::load(weights + k * PANEL + v * Vec::width);
+    }
+    static inline Vec load(const bfloat16* weights, int v, int64_t k) {
+        const bfloat16* pairs = weights + (k / 2 * PANEL + v * Vec::width) * 2;
+        return k % 2 ? odd(pairs) : even(pairs);
+    }
+};
+
+#ifdef __AVX512BF16__
+template <>
+template <int ROWS, int PANELS, int VECTORS>
+inline void Floats<bfloat16>::step(Vec (&sums)[ROWS][VECTORS], const bfloat16* rows, int64_t stride,
+                                   const bfloat16* weights, int64_t panel) {
+#pragma GCC unroll 8
+    for (int p = 0; p < PANELS; ++p) {
+        __m512bh pairs = (__m512bh)_mm512_loadu_si512(weights + p * panel);
+#pragma GCC unroll 12
+        for (int r = 0; r < ROWS; ++r) {
+            int32_t pair;
+            std::memcpy(&pair, rows + r * stride, 4);
+            sums[r][p].v = _mm512_dpbf16_ps(sums[r][p].v, (__m512bh)_mm512_set1_epi32(pair), pairs);
+        }
+    }
+}
+#endif
+
+template <typename T>
+static void pack(const T* matrix, int64_t outputs, int64_t inputs, T* packed, int64_t threads) {
+    const int64_t size = panel_size(inputs);
+#pragma omp parallel for num_threads(int(threads))
+    for (int64_t panel = 0; panel < parts(outputs, PANEL); ++panel) {
+        T* to = packed + panel * size;
+        std::fill(to, to + size, T{});
+        const int64_t first = panel * PANEL, last = std::min(outputs, first + PANEL);
+        for (int64_t k = 0; k < inputs; ++k)
+            for (int64_t o = first; o < last; ++o) to[place<Floats<T>>(o, k)] = matrix[o * inputs + k];
+    }
+}
+
+KERNEL void pack_linear(int64_t dtype, const void* matrix, int64_t outputs, int64_t inputs, void* packed,
+                        int64_t threads) {
+    with_dtype(dtype, [&](auto number) {
+        using T = decltype(number);
+        pack((const T*)matrix, outputs, inputs, (T*)packed, threads);
+    });
+}
+
+KERNEL void linear(int64_t dtype, const void* x, int64_t m, int64_t inputs, const void* packed, const void* bias,
+                   void* out, int64_t outputs, int64_t threads) {
+    with_dtype(dtype, [&](auto number) {
+        using T = decltype(number);
+        Floats<T> kind{(const T*)x, m, inputs, (const T*)bias, (T*)out, outputs};
+        product(kind, (const T*)packed, threads);
+    });
+}

@@ -1,0 +1,155 @@
+// What all products with a packed matrix share: how it is cut into panels, and the loops around the innermost one.
+//
+// A matrix [outputs, inputs] is packed once, into panels of PANEL outputs. A panel holds one group of inputs after the
+// other, [inputs / group][PANEL][group], so that a product reads it from front to back, whatever the number of rows.
+// Inputs are filled up to a multiple of STEP with zeros, outputs to whole panels.
+//
+// A number of the result is one sum over the inputs from the first to the last, however many rows there are and
+// wherever its own stands: bit by bit, a row's results do not depend on what else is multiplied with it.
+//
+// A `Kind` says what is multiplied:
+//   Row, Weight, Sum    what a row of x is turned into, what the matrix is stored in, what is summed up in
+//   Register            a vector of sums
+//   group, taken        inputs that lie side by side, and how many `step` takes at a time
+//   fill(...)           turns rows of x into Row, `padded(inputs)` of them
+//   step<...>(...)      adds the products of a few inputs to the sums
+//   finish(...)         turns sums into results
+#pragma once
+
+#include <algorithm>
+#include <cstdlib>
+#include <memory>
+#include <new>
+
+#include "simd.h"
+
+static constexpr int64_t PANEL = 16;
+static constexpr int64_t STEP = 4;
+
+// Rows that are turned into `Row` at a time, for all panels of a task.
+static constexpr int64_t BLOCK_ROWS = 96;
+// Tasks for each thread, at least: threads that are held up take fewer.
+static constexpr int64_t TASKS = 16;
+// Products of fewer numbers are not worth waking threads for.
+static constexpr int64_t SMALL = 65536;
+
+// Registers for sums are 12 of AVX2's 16, 24 of AVX-512's 32. Fewer rows take more panels at a time, since a sum has to
+// wait for the one before it.
+static constexpr int WIDE = Vec::width / 8;
+static constexpr int MOST_ROWS = 6 * WIDE;
+static constexpr int panels_at_once(int rows) { return (rows == 1 ? 4 : rows <= 3 ? 2 : 1) * WIDE; }
+
+static inline int64_t parts(int64_t whole, int64_t part) { return (whole + part - 1) / part; }
+static inline int64_t padded(int64_t inputs) { return parts(inputs, STEP) * STEP; }
+static inline int64_t panel_size(int64_t inputs) { return padded(inputs) * PANEL; }
+
+struct Freed {
+    void operator()(void* memory) const { std::free(memory); }
+};
+
+template <typename T>
+static std::unique_ptr<T[], Freed> scratch(int64_t count) {
+    void* memory = std::aligned_alloc(64, parts(count * sizeof(T), 64) * 64);
+    if (!memory) throw std::bad_alloc();
+    return std::unique_ptr<T[], Freed>(static_cast<T*>(memory));
+}
+
+// Where weight (output, input) stands, behind the first of its panel.
+template <typename Kind>
+static inline int64_t place(int64_t output, int64_t input) {
+    return (input / Kind::group * PANEL + output % PANEL) * Kind::group + input % Kind::group;
+}
+
+// Rows of x as they are multiplied.
+template <typename Kind>
+struct Strip {
+    const typename Kind::Row* rows;
+    int64_t stride;
+    int64_t first;
+    int64_t count;
+};
+
+// Panels beside each other.
+template <typename Kind>
+struct Panels {
+    const typename Kind::Weight* weights;
+    int64_t size;
+    int64_t first;
+    int64_t count;
+};
+
+template <typename Kind, int ROWS, int PANELS>
+static void multiply(const Kind& kind, Strip<Kind> strip, Panels<Kind> panels, int64_t inputs) {
+    constexpr int VECTORS = PANELS * PANEL / Kind::Register::width;
+    typename Kind::Register sums[ROWS][VECTORS];
+#pragma GCC unroll 12
+    for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 8
+        for (int v = 0; v < VECTORS; ++v) sums[r][v] = Kind::Register::zero();
+    const auto* rows = strip.rows;
+    const auto* weights = panels.weights;
+    for (int64_t k = 0; k < inputs; k += Kind::taken) {
+        Kind::template step<ROWS, PANELS>(sums, rows, strip.stride, weights, panels.size);
+        rows += Kind::taken;
+        weights += Kind::taken * PANEL;
+    }
+    alignas(64) typename Kind::Sum tile[ROWS][PANELS * PANEL];
+#pragma GCC unroll 12
+    for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 8
+        for (int v = 0; v < VECTORS; ++v) sums[r][v].store(&tile[r][v * Kind::Register::width]);
+    for (int r = 0; r < ROWS; ++r) kind.finish(tile[r], strip.first + r, panels.first * PANEL, PANELS * PANEL);
+}
+
+// As many rows as the strip has, all panels at once where they are as many as fit.
+template <typename Kind, int ROWS = MOST_ROWS>
+static void multiply_strip(const Kind& kind, const Strip<Kind>& strip, const Panels<Kind>& panels, int64_t inputs) {
+    if constexpr (ROWS > 1) {
+        if (strip.count < ROWS) return multiply_strip<Kind, ROWS - 1>(kind, strip, panels, inputs);
+    }
+    if (panels.count == panels_at_once(ROWS)) {
+        return multiply<Kind, ROWS, panels_at_once(ROWS)>(kind, strip, panels, inputs);
+    }
+    for (int64_t p = 0; p < panels.count; ++p) {
+        Panels<Kind> one{panels.weights + p * panels.size, panels.size, panels.first + p, 1};
+        multiply<Kind, ROWS, 1>(kind, strip, one, inputs);
+    }
+}
+
+// A block of rows with some panels: each panel meets all strips while it is in the cache.
+template <typename Kind>
+static void multiply_block(const Kind& kind, const Strip<Kind>& block, const Panels<Kind>& panels, int64_t inputs) {
+    const int64_t strips = parts(block.count, MOST_ROWS), group = panels_at_once(parts(block.count, strips));
+    for (int64_t p = 0; p < panels.count; p += group) {
+        const Panels<Kind> some{panels.weights + p * panels.size, panels.size, panels.first + p,
+                                std::min(group, panels.count - p)};
+        for (int64_t s = 0; s < strips; ++s) {
+            const int64_t from = s * block.count / strips, to = (s + 1) * block.count / strips;
+            multiply_strip<Kind>(
+                kind, {block.rows + from * block.stride, block.stride, block.first + from, to - from}, some, inputs);
+        }
+    }
+}
+
+template <typename Kind>
+static void product(const Kind& kind, const typename Kind::Weight* packed, int64_t threads) {
+    if (kind.m == 0) return;
+    const int64_t inputs = padded(kind.inputs), panels = parts(kind.outputs, PANEL), size = panel_size(kind.inputs);
+    // Of equal length, and so far apart that rows beside each other do not meet in the cache.
+    const int64_t stride = inputs + 64 / sizeof(typename Kind::Row);
+    const int64_t height = std::min(kind.m, BLOCK_ROWS), blocks = parts(kind.m, height);
+    const int64_t some = parts(parts(panels, parts(TASKS * threads, blocks)), 4 * WIDE) * 4 * WIDE;
+    if (kind.m * kind.inputs * kind.outputs < SMALL) threads = 1;
+#pragma omp parallel num_threads(int(threads))
+    {
+        auto rows = scratch<typename Kind::Row>(height * stride);
+#pragma omp for schedule(dynamic) nowait
+        for (int64_t task = 0; task < blocks * parts(panels, some); ++task) {
+            const int64_t row = task % blocks * height, panel = task / blocks * some;
+            const int64_t count = std::min(height, kind.m - row);
+            for (int64_t r = 0; r < count; ++r) kind.fill(rows.get() + r * stride, row + r);
+            multiply_block<Kind>(kind, {rows.get(), stride, row, count},
+                                 {packed + panel * size, size, panel, std::min(some, panels - panel)}, inputs);
+        }
+    }
+}

@@ -1,0 +1,93 @@
+"""NativeCpuOps: kernels of our own where they apply, torch's ops elsewhere."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tilewise.platforms.base import AttentionSize, PagedLayout, Weight
+from tilewise.platforms.cpu.native.call import Rows, gapless, readable
+from tilewise.platforms.cpu.native.library import Native
+from tilewise.platforms.cpu.ops import CpuOps
+from tilewise.platforms.cpu.packed import packed, packed_int8
+
+
+class NativeCpuOps(CpuOps):
+    """Each op asks whether its kernel was right when it was tried, and whether it can read these tensors."""
+
+    def __init__(self, native: Native) -> None:
+        self._native = native
+
+    def store(self, matrix: Tensor, bias: Tensor | None, shared: bool = False) -> Weight:
+        """Packed, also beside a matrix that is shared: it is read once a token, and torch reads it half as fast."""
+        return packed(self._native, matrix, bias) or super().store(matrix, bias, shared)
+
+    def store_int8(self, matrix: Tensor, bias: Tensor | None, shared: bool = False) -> Weight:
+        return packed_int8(self._native, matrix, bias) or super().store_int8(matrix, bias, shared)
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        if self._has("rms_norm") and readable(x, weight) and (rows := Rows.of(x)):
+            return self._native.rows.rms_norm(x, rows, weight, eps)
+        return super().rms_norm(x, weight, eps)
+
+    def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        if self._has("layer_norm") and readable(x, weight, bias) and (rows := Rows.of(x)):
+            return self._native.rows.layer_norm(x, rows, weight, bias, eps)
+        return super().layer_norm(x, weight, bias, eps)
+
+    def gelu(self, x: Tensor) -> Tensor:
+        if self._has("gelu") and gapless(x):
+            return self._native.rows.gelu(x)
+        return super().gelu(x)
+
+    def silu_mul(self, gate_up: Tensor) -> Tensor:
+        if self._has("silu_mul") and gapless(gate_up):
+            return self._native.rows.silu_mul(gate_up)
+        return super().silu_mul(gate_up)
+
+    def add_scaled(self, x: Tensor, scale: Tensor | None, y: Tensor) -> Tensor:
+        if self._has("add_scaled") and x.shape == y.shape and gapless(x, y, *(() if scale is None else (scale,))):
+            return self._native.rows.add_scaled(x, scale, y)
+        return super().add_scaled(x, scale, y)
+
+    def rope(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        if self._has("rope") and readable(x) and gapless(cos, sin) and cos.dtype == torch.float32:
+            return self._native.rows.rope(x, cos, sin)
+        return super().rope(x, cos, sin)
+
+    def write_kv(self, cache: Tensor, key: Tensor, value: Tensor, layout: PagedLayout) -> None:
+        if not (self._has("write_kv") and readable(cache, key, value) and cache[0].is_contiguous()):
+            return super().write_kv(cache, key, value, layout)
+        self._native.rows.write_rows(cache[0], key, layout.kv_slots)
+        return self._native.rows.write_rows(cache[1], value, layout.kv_slots)
+
+    def dense_attention(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        if self._has("dense_attention") and readable(query, key, value) and key.shape == value.shape:
+            return self._native.attention.dense(query, key, value, scale)
+        return super().dense_attention(query, key, value, scale)
+
+    def dense_scratch(self, size: AttentionSize) -> int:
+        if self._has("dense_attention"):
+            return self._native.attention.scratch(size, paged=False)
+        return super().dense_scratch(size)
+
+    def paged_attention(
+        self,
+        query: Tensor,
+        cache: Tensor,
+        layout: PagedLayout,
+        scale: float,
+        window: int | None = None,
+        sinks: Tensor | None = None,
+    ) -> Tensor:
+        if self._has("paged_attention") and readable(query, cache) and layout.block_table.stride(-1) == 1:
+            return self._native.attention.paged(query, cache, layout, scale, window, sinks)
+        return super().paged_attention(query, cache, layout, scale, window, sinks)
+
+    def paged_scratch(self, size: AttentionSize) -> int:
+        if self._has("paged_attention"):
+            return self._native.attention.scratch(size, paged=True)
+        return super().paged_scratch(size)
+
+    def _has(self, kernel: str) -> bool:
+        return kernel not in self._native.left_out

@@ -1,0 +1,220 @@
+"""Building kernels on machines that lack what it takes: each ends in an engine that works, and a reason that helps."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import tilewise
+from tilewise.platforms.cpu import SWITCH, CpuPlatform, find_kernels
+from tilewise.platforms.cpu.machine import Machine
+from tilewise.platforms.cpu.native import NoKernels
+from tilewise.platforms.cpu.native import build as build_module
+from tilewise.platforms.cpu.native.build import build
+from tilewise.platforms.cpu.native.library import Native
+from tilewise.platforms.cpu.native_ops import NativeCpuOps
+from tilewise.platforms.cpu.ops import CpuOps
+
+pytestmark = pytest.mark.skipif(
+    not Machine.here().has_vectors or shutil.which("g++") is None, reason="kernels need GCC, AVX2 and FMA"
+)
+BROKEN = {
+    "rms_norm": "",
+    "gelu": "*(volatile int*)8 = 1;",
+}
+"""Bodies that do nothing, and that crash."""
+
+
+@pytest.fixture(scope="module")
+def hasty(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """An environment whose compiler is quick and does not optimise."""
+    wrapper = program(tmp_path_factory.mktemp("hasty") / "g++", f'exec {shutil.which("g++")} "$@" -O0')
+    return {**os.environ, "CXX": str(wrapper)}
+
+
+@pytest.fixture(scope="module")
+def warm(hasty: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """One in whose cache the kernels are."""
+    environment = {**hasty, "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("warm"))}
+    build(environment)
+    return environment
+
+
+@pytest.fixture
+def environment(hasty: dict[str, str], tmp_path: Path) -> dict[str, str]:
+    """One with an empty cache."""
+    return {**hasty, "XDG_CACHE_HOME": str(tmp_path)}
+
+
+@pytest.fixture
+def copied(warm: dict[str, str], tmp_path: Path) -> dict[str, str]:
+    """One with a warm cache of the test's own."""
+    shutil.copytree(warm["XDG_CACHE_HOME"], tmp_path, dirs_exist_ok=True)
+    return {**warm, "XDG_CACHE_HOME": str(tmp_path)}
+
+
+def program(path: Path, text: str) -> Path:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+def files(environment: dict[str, str]) -> list[str]:
+    folder = Path(environment["XDG_CACHE_HOME"]) / "tilewise" / "kernels"
+    return sorted(path.suffix for path in folder.iterdir() if path.suffix != ".lock")
+
+
+def refusal(environment: dict[str, str]) -> str:
+    with pytest.raises(NoKernels) as caught:
+        build(environment)
+    return str(caught.value)
+
+
+def test_all_kernels_of_this_machine_are_right(warm: dict[str, str]) -> None:
+    assert build(warm).left_out == {}
+    assert files(warm) == [".json", ".so"]
+
+
+def test_what_is_cached_is_not_built_again(copied: dict[str, str], tmp_path: Path) -> None:
+    library = build(copied).path
+    before = library.stat().st_mtime_ns
+    assert build(copied).path.stat().st_mtime_ns == before
+
+
+def test_no_compiler(environment: dict[str, str], tmp_path: Path) -> None:
+    assert "no C++ compiler (g++ or c++ is not in PATH): install g++" in refusal(
+        {**environment, "CXX": "", "PATH": str(tmp_path)}
+    )
+    assert "nvcc-of-old is not in PATH" in refusal({**environment, "CXX": "nvcc-of-old -O1"})
+
+
+def test_a_compiler_that_fails_is_quoted(environment: dict[str, str], tmp_path: Path) -> None:
+    broken = program(tmp_path / "g++", "echo 'simd.h:1: error: no such thing' >&2; exit 4")
+    assert f"{broken} failed (4): simd.h:1: error: no such thing" in refusal(
+        {**environment, "CXX": "", "PATH": f"{tmp_path}:/bin"}
+    )
+    assert files(environment) == []
+
+
+def test_a_compiler_that_is_killed(environment: dict[str, str], tmp_path: Path) -> None:
+    program(tmp_path / "g++", "kill -9 $$")
+    assert "failed (-9)" in refusal({**environment, "CXX": "", "PATH": f"{tmp_path}:/bin"})
+
+
+def test_arguments_of_cxx_are_passed_on(environment: dict[str, str], tmp_path: Path) -> None:
+    failing = program(tmp_path / "wrapper", 'echo "error: $1 $2" >&2; exit 1')
+    assert "error: --mark two words" in refusal({**environment, "CXX": f"{failing} --mark 'two words'"})
+
+
+def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
+    """A file is where the folder would be: no rights keep root from writing, but this does."""
+    (tmp_path / "tilewise").write_text("")
+    assert "XDG_CACHE_HOME names another folder" in refusal({**os.environ, "XDG_CACHE_HOME": str(tmp_path)})
+
+
+@pytest.mark.parametrize("damage", ["truncated", "verdict torn"])
+def test_a_damaged_cache_is_mended(copied: dict[str, str], damage: str) -> None:
+    library = build(copied).path
+    verdict = library.with_suffix(".json")
+    if damage == "verdict torn":
+        verdict.write_bytes(verdict.read_bytes()[:20])
+    else:
+        library.write_bytes(library.read_bytes()[:5000])
+    again = build(copied)
+    assert again.path == library
+    x = torch.randn(3, 33)
+    close = NativeCpuOps(Native.load(again.path)).gelu(x)
+    torch.testing.assert_close(close, torch.nn.functional.gelu(x), atol=1e-5, rtol=1e-5)
+    assert files(copied) == [".json", ".so"]
+
+
+def test_kernels_that_are_wrong_or_crash_are_left_out_alone(
+    environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = tmp_path / "sources"
+    shutil.copytree(build_module.SOURCES, sources)
+    text = (sources / "rows.cpp").read_text()
+    for name, body in BROKEN.items():
+        head, rest = text.split(f"KERNEL void {name}(", 1)
+        arguments, behind = rest.split("{\n", 1)
+        text = f"{head}KERNEL void {name}({arguments}{{ {body} return;\n{behind}"
+    (sources / "rows.cpp").write_text(text)
+    monkeypatch.setattr(build_module, "SOURCES", sources)
+    found = build(environment)
+    assert found.left_out.keys() == BROKEN.keys()
+    assert "differs from the reference" in found.left_out["rms_norm"]
+    assert found.left_out["gelu"] == "crashed (SIGSEGV)"
+    ops, x, weight = NativeCpuOps(Native.load(found.path, left_out=found.left_out)), torch.randn(3, 33), torch.randn(33)
+    assert torch.equal(ops.gelu(x), CpuOps().gelu(x))
+    assert torch.equal(ops.rms_norm(x, weight, 1e-6), CpuOps().rms_norm(x, weight, 1e-6))
+
+
+def start_building(environment: dict[str, str]) -> subprocess.Popen[str]:
+    code = "import os\nfrom tilewise.platforms.cpu.native.build import build\nprint(build(os.environ).path)"
+    paths = {"PYTHONPATH": str(Path(tilewise.__file__).parent.parent)}
+    return subprocess.Popen(
+        [sys.executable, "-c", code], env={**environment, **paths}, text=True, stdout=subprocess.PIPE
+    )
+
+
+def test_two_processes_build_once(environment: dict[str, str], tmp_path: Path) -> None:
+    """A compiler that counts itself."""
+    counting = program(tmp_path / "g++", f'echo x >> {tmp_path}/count; exec {environment["CXX"]} "$@"')
+    slowed = {**environment, "CXX": str(counting)}
+    both = [start_building(slowed) for _ in range(2)]
+    paths = {process.communicate()[0] for process in both}
+    assert len(paths) == 1
+    sources = len(list(build_module.SOURCES.glob("*.cpp")))
+    assert (tmp_path / "count").read_text() == "x\n" * (sources + 1)
+
+
+def test_a_build_that_was_killed_does_not_keep_the_next_from_building(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    """The first compiler tells that it runs, and never ends."""
+    waiting = program(tmp_path / "g++", f"[ -e {tmp_path}/free ] && exec {environment['CXX']} \"$@\"\n"
+                      f"echo $$ >> {tmp_path}/running; exec sleep 1000")  # fmt: skip
+    environment["CXX"] = str(waiting)
+    process = start_building(environment)
+    while not (tmp_path / "running").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    for line in (tmp_path / "running").read_text().split():
+        os.kill(int(line), signal.SIGKILL)
+    assert ".build" in files(environment)
+    (tmp_path / "free").touch()
+    assert build(environment).left_out == {}
+    assert files(environment) == [".json", ".so"]
+
+
+@pytest.mark.parametrize("value", ["0", "off", "False"])
+def test_the_switch(value: str) -> None:
+    with pytest.raises(NoKernels, match=f"switched off by {SWITCH}={value}"):
+        find_kernels({**os.environ, SWITCH: value})
+
+
+def test_without_kernels_the_platform_has_the_ops_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SWITCH, "0")
+    platform = CpuPlatform()
+    assert type(platform.ops()) is CpuOps
+    diagnosis = platform.diagnose()
+    assert {choice.path for choice in diagnosis.choices} == {"torch"}
+    assert f"{SWITCH}=0" in diagnosis.facts["kernels"]
+
+
+def test_the_library_brings_no_openmp_of_its_own(warm: dict[str, str]) -> None:
+    """Threads are torch's: the object names no library of them, and the process has one."""
+    library = build(warm).path
+    Native.load(library)
+    assert b"libgomp" not in library.read_bytes()
+    mapped = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "gomp" in line}
+    assert len({Path(path).resolve() for path in mapped}) == 1

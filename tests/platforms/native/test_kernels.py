@@ -1,0 +1,192 @@
+"""Kernels of our own against float64 over odd shapes, and that a row's numbers are its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tests.platforms.test_ops import attention_by_tokens, filled_cache, layout_of, noise
+from tilewise.platforms.base import AttentionSize, PagedLayout
+from tilewise.platforms.cpu import CpuPlatform
+from tilewise.platforms.cpu.native import NoKernels
+from tilewise.platforms.cpu.native_ops import NativeCpuOps
+from tilewise.platforms.cpu.ops import CpuOps
+from tilewise.platforms.reference import ReferenceOps
+
+OPS = CpuPlatform().ops()
+assert isinstance(OPS, CpuOps)
+pytestmark = pytest.mark.skipif(isinstance(CpuPlatform().kernels, NoKernels), reason="kernels cannot be built here")
+both_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+some = settings(max_examples=25, deadline=None)
+widths = st.sampled_from([1, 2, 6, 8, 16, 22, 40, 64, 72, 128])
+
+
+def near(found: Tensor, expected: Tensor) -> None:
+    """Within rounding of float32 arithmetic over a few hundred numbers; bfloat16 is rounded once, at the end."""
+    tolerance = 1e-5 if found.dtype == torch.float32 else 2**-8
+    torch.testing.assert_close(found.double(), expected.double(), atol=tolerance, rtol=tolerance)
+
+
+@both_dtypes
+@some
+@given(
+    tiles=st.integers(1, 3),
+    tokens=st.integers(1, 300),
+    queries=st.none() | st.integers(1, 9),
+    heads=st.integers(1, 3),
+    width=widths,
+)
+def test_dense_attention_of_any_shape(
+    dtype: torch.dtype, tiles: int, tokens: int, queries: int | None, heads: int, width: int
+) -> None:
+    """Queries, keys and values are parts of one product, as they are in the tower; a few queries, as they pool."""
+    qkv = noise(tiles, tokens, 3 * heads * width, dtype=dtype)
+    query, key, value = (part.unflatten(-1, (heads, width)) for part in qkv.chunk(3, dim=-1))
+    query = query[:, :queries]
+    q, k, v = (x.double().transpose(1, 2) for x in (query, key, value))
+    expected = ((q @ k.mT) * width**-0.5).softmax(-1) @ v
+    near(OPS.dense_attention(query, key, value, width**-0.5), expected.transpose(1, 2))
+
+
+def paged(
+    sequences: list[tuple[int, int]], heads: tuple[int, int], width: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, PagedLayout, list[Tensor]]:
+    """Queries, a cache with NaN where no token is, its layout, and what is in it."""
+    layout, blocks = layout_of(sequences)
+    cache, dense = filled_cache(sequences, layout, blocks, heads[1], width, dtype)
+    return noise(layout.query_starts[-1], heads[0], width, seed=99, dtype=dtype), cache, layout, dense
+
+
+@both_dtypes
+@some
+@given(
+    sequences=st.lists(st.tuples(st.integers(0, 600), st.integers(1, 30)), min_size=1, max_size=3),
+    heads=st.sampled_from([(1, 1), (7, 1), (6, 2), (4, 4)]),
+    width=widths,
+    window=st.none() | st.integers(1, 700),
+    with_sinks=st.booleans(),
+)
+def test_paged_attention_of_any_shape(
+    dtype: torch.dtype,
+    sequences: list[tuple[int, int]],
+    heads: tuple[int, int],
+    width: int,
+    window: int | None,
+    with_sinks: bool,
+) -> None:
+    query, cache, layout, dense = paged(sequences, heads, width, dtype)
+    sinks = noise(heads[0], seed=5, dtype=dtype) if with_sinks else None
+    found = OPS.paged_attention(query, cache, layout, width**-0.5, window, sinks)
+    near(found, attention_by_tokens(query, dense, sequences, width**-0.5, window, sinks))
+
+
+@both_dtypes
+def test_a_sequence_has_the_same_bits_alone_and_in_company(dtype: torch.dtype) -> None:
+    """Whether its past is split or not, with any number of threads."""
+    sequences = [(700, 1), (0, 130), (300, 5), (2000, 2), (90, 100)]
+    query, cache, layout, _ = paged(sequences, (14, 2), 64, dtype)
+    before = torch.get_num_threads()
+    together = OPS.paged_attention(query, cache, layout, 0.125)
+    torch.set_num_threads(3)
+    assert torch.equal(OPS.paged_attention(query, cache, layout, 0.125), together)
+    torch.set_num_threads(before)
+    for row in range(len(sequences)):
+        own = slice(*layout.query_starts[row : row + 2])
+        count, table = own.stop - own.start, layout.block_table[row : row + 1]
+        alone = PagedLayout((0, count), layout.seq_lens[row : row + 1], table, layout.kv_slots[own])
+        assert torch.equal(OPS.paged_attention(query[own], cache, alone, 0.125), together[own])
+
+
+def test_more_splits_than_there_is_room_for_at_once() -> None:
+    sequences = [(2000, 3)] * 12
+    query, cache, layout, dense = paged(sequences, (14, 2), 64, torch.float32)
+    near(OPS.paged_attention(query, cache, layout, 0.125), attention_by_tokens(query, dense, sequences, 0.125))
+
+
+def test_nothing_to_compute() -> None:
+    cache, none = torch.zeros(2, 1, 4, 2, 8), torch.zeros(0, dtype=torch.int64)
+    layout = PagedLayout((0,), (), torch.zeros(0, 1, dtype=torch.int64), none)
+    assert OPS.paged_attention(torch.zeros(0, 4, 8), cache, layout, 1.0).shape == (0, 4, 8)
+    assert OPS.gelu(torch.zeros(0, 3)).shape == (0, 3)
+
+
+@both_dtypes
+@some
+@given(
+    tokens=st.integers(1, 70), heads=st.integers(1, 5), width=st.integers(1, 150), scale=st.sampled_from([1e-3, 1, 50])
+)
+def test_rows_of_any_width(dtype: torch.dtype, tokens: int, heads: int, width: int, scale: float) -> None:
+    """Parts of wider rows, as queries are parts of a product."""
+    x = (scale * noise(tokens, heads + 1, width + 3, dtype=dtype))[:, 1:, 2:-1]
+    weight, bias = noise(2, width, seed=1, dtype=dtype)
+    x64, weight64, bias64 = x.double(), weight.double(), bias.double()
+    near(OPS.rms_norm(x, weight, 1e-6), x64 / (x64.square().mean(-1, keepdim=True) + 1e-6).sqrt() * weight64)
+    centred = x64 - x64.mean(-1, keepdim=True)
+    deviation = (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+    near(OPS.layer_norm(x, weight, bias, 1e-5), centred / deviation * weight64 + bias64)
+    near(OPS.gelu(x.contiguous()), torch.nn.functional.gelu(x64))
+    both = torch.cat((x, x / scale), dim=-1)
+    near(OPS.silu_mul(both), torch.nn.functional.silu(both[..., :width].double()) * both[..., width:].double())
+
+
+@pytest.mark.parametrize("name", ["gelu", "silu_mul", "rms_norm", "attention"])
+def test_what_is_no_number_stays_none(name: str) -> None:
+    x = noise(4, 40)
+    x[1, 5] = float("nan")
+    found = {
+        "gelu": lambda: OPS.gelu(x)[:, 5],
+        "silu_mul": lambda: OPS.silu_mul(x)[:, 5],
+        "rms_norm": lambda: OPS.rms_norm(x, torch.ones(40), 1e-6)[:, 0],
+        "attention": lambda: OPS.dense_attention(*[x.view(4, 1, 1, 40)] * 3, 1.0)[:, 0, 0, 0],
+    }[name]()
+    assert found.isnan().tolist() == [False, True, False, False]
+
+
+def test_bfloat16_is_rounded_to_the_nearest_even() -> None:
+    """Sums of bfloat16 numbers are exact in float32, and have one correct rounding."""
+    x, y = noise(5000, seed=1).bfloat16(), noise(5000, seed=2).bfloat16()
+    assert torch.equal(OPS.add_scaled(x, None, y), (x.float() + y.float()).bfloat16())
+
+
+@pytest.mark.parametrize("kind", ["float16", "float64", "transposed"])
+def test_what_kernels_cannot_read_is_left_to_torch(kind: str) -> None:
+    x = noise(40, 40).T if kind == "transposed" else noise(40, 40).to(getattr(torch, kind))
+    weight = noise(40).to(x.dtype)
+    for name, *rest in (("rms_norm", weight, 1e-5), ("gelu",), ("silu_mul",), ("layer_norm", weight, weight, 1e-5)):
+        assert torch.equal(getattr(OPS, name)(x, *rest), getattr(CpuOps(), name)(x, *rest))
+    query = x.reshape(40, 1, 4, 10) if kind != "transposed" else noise(40, 1, 10, 4).transpose(2, 3)
+    found = OPS.dense_attention(query, query, query, 0.3)
+    torch.testing.assert_close(found, CpuOps().dense_attention(query, query, query, 0.3))
+
+
+def test_scratch_is_what_attention_takes() -> None:
+    """Of torch's allocator, beside the result."""
+    assert isinstance(OPS, NativeCpuOps)
+    for sequences in ([(3000, 1)], [(0, 300)], [(900, 6)] * 3):
+        query, cache, layout, _ = paged(sequences, (14, 2), 64, torch.float32)
+        with torch.profiler.profile(profile_memory=True) as found:
+            OPS.paged_attention(query, cache, layout, 0.125)
+        taken = sum(max(0, event.self_cpu_memory_usage) for event in found.events()) - 4 * query.numel()
+        before, count = sequences[0]
+        size = AttentionSize(count, before + count, 14, 2, 64, 4)
+        assert 0 < taken <= OPS.paged_scratch(size)
+        assert OPS.paged_scratch(size) < ReferenceOps().paged_scratch(AttentionSize(3000, 3000, 14, 2, 64, 4))
+
+
+def test_threads_are_as_many_as_torch_is_told_and_torchs_own() -> None:
+    """Counted in a process that computes nothing else: two more than one for the kernel, and none for torch then."""
+    code = (
+        "import os, torch\nfrom tilewise.platforms.cpu import CpuPlatform\ntorch.set_num_threads(1)\n"
+        "def count(): return len(os.listdir('/proc/self/task'))\n"
+        "ops, x = CpuPlatform().ops(), torch.zeros(1, 512, 4, 64)\nbefore = count()\n"
+        "torch.set_num_threads(3)\nops.dense_attention(x, x, x, 1.0)\nbetween = count()\n"
+        "torch.zeros(2**20).add(1)\nprint(between - before, count() - between)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "2 0\n"

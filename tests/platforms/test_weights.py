@@ -1,0 +1,143 @@
+"""Stored weights: what each form makes of rows, what it keeps, and that a row does not depend on its batch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from tilewise.platforms.base import Ops, Weight
+from tilewise.platforms.cpu import CpuPlatform
+from tilewise.platforms.cpu.ops import CpuOps
+from tilewise.platforms.cpu.packed import PackedInt8Weight, PackedWeight
+from tilewise.platforms.reference import ReferenceOps
+from tilewise.platforms.weights import Int8Weight, int8_sums, quantise_rows
+
+OURS = CpuPlatform().ops()
+native = pytest.mark.skipif(type(OURS) is CpuOps, reason="there are no kernels here")
+both_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+shapes = pytest.mark.parametrize(("inputs", "outputs"), [(1, 1), (33, 17), (70, 130), (516, 48), (1030, 31)])
+ROWS = (1, 2, 3, 4, 5, 6, 7, 11, 12, 13, 25, 96, 97, 200)
+
+
+def noise(*shape: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def matrix_and_bias(inputs: int, outputs: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    return (noise(outputs, inputs, seed=1) / inputs**0.5).to(dtype), noise(outputs, seed=2, dtype=dtype)
+
+
+@native
+@both_dtypes
+@shapes
+@pytest.mark.parametrize("bias", [True, False])
+def test_packed_products_are_rounded_once(inputs: int, outputs: int, dtype: torch.dtype, bias: bool) -> None:
+    """Against float64: float32 sums are within 1e-5, and a bfloat16 is the nearest to such a sum or next to it."""
+    matrix, offset = matrix_and_bias(inputs, outputs, dtype)
+    weight = OURS.store(matrix, offset if bias else None)
+    assert isinstance(weight, PackedWeight)
+    for rows in ROWS:
+        x = noise(rows, inputs, seed=10 + rows, dtype=dtype)
+        exact = x.double() @ matrix.double().T + (offset.double() if bias else 0)
+        tolerance = 1e-5 + (2.0**-8 * exact.abs() if dtype == torch.bfloat16 else 0)
+        found = weight.apply(x, OURS)
+        assert found.dtype == dtype
+        assert ((found.double() - exact).abs() <= tolerance).all()
+
+
+def forms(inputs: int, outputs: int, dtype: torch.dtype) -> list[tuple[Ops, Weight]]:
+    matrix, bias = matrix_and_bias(inputs, outputs, dtype)
+    invariant = CpuPlatform().ops(batch_invariant=True)
+    found: list[tuple[Ops, Weight]] = [(ops, ops.store_int8(matrix, bias)) for ops in (OURS, ReferenceOps())]
+    return found + [(ops, ops.store(matrix, bias)) for ops in (OURS, invariant) if type(OURS) is not CpuOps]
+
+
+@both_dtypes
+@shapes
+def test_a_row_is_the_same_bit_by_bit_in_any_batch(inputs: int, outputs: int, dtype: torch.dtype) -> None:
+    x = noise(max(ROWS), inputs, seed=3, dtype=dtype)
+    for ops, weight in forms(inputs, outputs, dtype):
+        whole = weight.apply(x, ops)
+        for rows in ROWS:
+            assert torch.equal(weight.apply(x[-rows:], ops), whole[-rows:])
+
+
+@both_dtypes
+@shapes
+def test_leading_axes_and_gaps_make_no_difference(inputs: int, outputs: int, dtype: torch.dtype) -> None:
+    wide = noise(3, 4, 2 * inputs, seed=4, dtype=dtype)[..., :inputs]
+    for ops, weight in forms(inputs, outputs, dtype):
+        flat = weight.apply(wide.reshape(12, inputs), ops)
+        assert torch.equal(weight.apply(wide, ops), flat.view(3, 4, outputs))
+        assert weight.apply(wide[:0], ops).shape == (0, 4, outputs)
+
+
+@native
+@both_dtypes
+@shapes
+def test_int8_kernel_sums_exactly(inputs: int, outputs: int, dtype: torch.dtype) -> None:
+    """With scales of 1 the results are the sums themselves, as long as float32 holds them."""
+    matrix = torch.randint(-127, 128, (outputs, inputs), generator=torch.Generator().manual_seed(5))
+    matrix[:, 0] = 127
+    weight = OURS.store_int8(matrix.to(dtype), None)
+    assert isinstance(weight, PackedInt8Weight)
+    for rows in ROWS:
+        x = torch.randint(-127, 128, (rows, inputs), generator=torch.Generator().manual_seed(rows))
+        x[:, -1] = -127
+        found = weight.apply(x.to(dtype), OURS)
+        assert torch.equal(found, (x @ matrix.T).float().to(dtype))
+
+
+@native
+@both_dtypes
+@shapes
+def test_int8_kernel_is_the_plain_one(inputs: int, outputs: int, dtype: torch.dtype) -> None:
+    matrix, bias = matrix_and_bias(inputs, outputs, dtype)
+    ours, plain = OURS.store_int8(matrix, bias), Int8Weight.of(matrix, bias)
+    assert isinstance(ours, PackedInt8Weight)
+    assert torch.equal(ours.scales, plain.scales)
+    for rows in ROWS:
+        x = noise(rows, inputs, seed=10 + rows, dtype=dtype) * rows
+        found, expected = ours.apply(x, OURS).float(), plain.apply(x, ReferenceOps()).float()
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=2**-8 if dtype == torch.bfloat16 else 1e-5)
+
+
+def test_plain_int8_sums_are_exact_where_float32_would_round() -> None:
+    rows, matrix = torch.full((2, 3001), 127, dtype=torch.int8), torch.full((3, 3001), -127, dtype=torch.int8)
+    rows[1, 2500] = 126
+    expected = torch.tensor([[-3001 * 127 * 127] * 3, [-3001 * 127 * 127 + 127] * 3], dtype=torch.int32)
+    assert torch.equal(int8_sums(rows, matrix), expected)
+
+
+def test_rows_are_rounded_to_even_and_zeros_have_a_scale() -> None:
+    rounded, scales = quantise_rows(torch.tensor([[127.0, -2.5, 3.5, 0.4], [0.0] * 4, [-254.0, 1.0, 3.0, 5.0]]))
+    assert rounded.tolist() == [[127, -2, 4, 0], [0] * 4, [-127, 0, 2, 2]]
+    assert scales[0, 0] == 1
+    assert scales[2, 0] == 2
+
+
+@both_dtypes
+def test_int8_of_what_is_no_number_is_no_number(dtype: torch.dtype) -> None:
+    matrix, bias = matrix_and_bias(33, 17, dtype)
+    x = noise(3, 33, seed=6, dtype=dtype)
+    x[1, 5], x[2, 5] = float("nan"), float("inf")
+    for ops in (OURS, ReferenceOps()):
+        found = ops.store_int8(matrix, bias).apply(x, ops)
+        assert found[0].isfinite().all()
+        assert not found[1:].isfinite().any()
+
+
+@both_dtypes
+@pytest.mark.parametrize("form", ["store", "store_int8"])
+def test_shapes_alone_count_the_same_bytes(dtype: torch.dtype, form: str) -> None:
+    matrix, bias = matrix_and_bias(33, 17, dtype)
+    for ops in (OURS, ReferenceOps()):
+        store = getattr(ops, form)
+        assert store(matrix.to("meta"), bias.to("meta")).nbytes == store(matrix, bias).nbytes
+
+
+def test_int8_keeps_about_half_of_bfloat16() -> None:
+    matrix, _ = matrix_and_bias(896, 640, torch.bfloat16)
+    for ops in (OURS, ReferenceOps()):
+        assert ops.store_int8(matrix, None).nbytes <= matrix.nbytes // 2 + 8 * 640
