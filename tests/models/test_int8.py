@@ -15,7 +15,7 @@ from tilewise.platforms.cpu.ops import CpuOps
 from tilewise.weights.folder import CheckpointFolder
 
 NEAR = 0.06
-"""Mean difference over the mean size of logits. Random models of a few dozen inputs are worse than trained wide ones."""
+"""Mean difference over the mean size of logits. Random models of few inputs are worse than wide trained ones."""
 
 
 @pytest.mark.parametrize("name", SPECS)
