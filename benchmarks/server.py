@@ -42,18 +42,6 @@ def serve(port: int) -> None:
     )
 
 
-async def stream(client: httpx.AsyncClient, tokens: int) -> tuple[float, int]:
-    """Seconds to the first token, and chunks with one."""
-    started, first, count = time.perf_counter(), 0.0, 0
-    async with client.stream("POST", "/v1/chat/completions", json={**_BODY, "max_tokens": tokens}) as response:
-        async for line in response.aiter_lines():
-            choices = json.loads(line[6:])["choices"] if line.startswith("data: {") else []
-            if choices and choices[0]["delta"].get("content"):
-                first = first or time.perf_counter() - started
-                count += 1
-    return first, count
-
-
 async def load(base: str, connections: int, tokens: int) -> tuple[float, int]:
     """Seconds and tokens of all streams together. Each line is only counted: parsing would be the client's time."""
 
@@ -72,9 +60,25 @@ async def load(base: str, connections: int, tokens: int) -> tuple[float, int]:
     return time.perf_counter() - started, sum(counts)
 
 
-async def first_tokens(base: str, count: int) -> list[float]:
-    async with httpx.AsyncClient(base_url=base, timeout=60) as client:
-        return [(await stream(client, 2))[0] for _ in range(count)]
+def first_tokens(port: int, count: int) -> list[float]:
+    """Seconds to the first token of one request after the other, over one connection.
+
+    Bytes are only counted: a client of a library would add its own time.
+    """
+    body = json.dumps({**_BODY, "max_tokens": 2}).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+    request = head.encode() + b"Content-Type: application/json\r\n\r\n" + body
+    found = []
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        for _ in range(count):
+            started, answer, first = time.perf_counter(), b"", 0.0
+            connection.sendall(request)
+            while not answer.endswith(b"\r\n0\r\n\r\n"):
+                answer += connection.recv(2**16)
+                if not first and answer.count(b"data: {") > 1:  # behind the event of the role
+                    first = time.perf_counter() - started
+            found.append(first)
+    return found
 
 
 def engine_first_tokens(count: int) -> list[float]:
@@ -141,7 +145,7 @@ def main() -> None:
             seconds, tokens = asyncio.run(load(base, options.connections, options.tokens))
             rates.append(tokens / seconds)
             costs.append(tokens / (cpu_seconds(process.pid or 0) - before))
-        served = statistics.median(asyncio.run(first_tokens(base, 200))[20:])
+        served = statistics.median(first_tokens(port, 400)[100:])
         alone = statistics.median(engine_first_tokens(200)[20:])
     finally:
         process.terminate()

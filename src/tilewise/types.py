@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from tilewise.sampling_params import SamplingParams
 from tilewise.timing import InputTiming, Timing
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 Grid = tuple[int, int]
 """(columns, rows)"""
 TokenIds = tuple[int, ...]
+Detail = Literal["auto", "low", "high", "original"]
+"""How closely a picture is to be looked at, as OpenAI's API names it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 from PIL import Image
 
@@ -19,8 +18,8 @@ from tilewise.inputs.media_io import MediaOptions
 from tilewise.inputs.video import FrameChoice, read_video
 from tilewise.inputs.web.address import short
 from tilewise.timing import Stopwatch
+from tilewise.types import Detail
 
-Detail = Literal["auto", "low", "high", "original"]
 LOCAL = ""
 """The scope of a program's own requests."""
 Media = Image.Image | LimitedPicture | list[Image.Image]

@@ -11,7 +11,8 @@ from PIL import Image
 from tilewise.errors import InvalidRequest, did_you_mean
 from tilewise.inputs.media import Kind
 from tilewise.inputs.media_handles import check_uuid
-from tilewise.inputs.media_reader import Detail, MediaPart
+from tilewise.inputs.media_reader import MediaPart
+from tilewise.types import Detail
 
 _KINDS: dict[str, Kind] = {"image_url": "image", "video_url": "video"}
 _PARTS = ("text", "image_url", "video_url", "image_pil", "video_frames")

@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 
 from tilewise.config import option
 from tilewise.errors import InvalidConfig, UnknownOption, did_you_mean
-from tilewise.inputs.media_reader import Detail
 from tilewise.server.tls import check_tls
+from tilewise.types import Detail
 
 ToolCallParser = Literal["hermes"]
 ReasoningParser = Literal["qwen3", "deepseek_r1"]

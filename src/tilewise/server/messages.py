@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, get_args
 
 from tilewise.errors import InvalidField, did_you_mean
-from tilewise.inputs.media_reader import Detail
+from tilewise.types import Detail
 
 _KEYS = {
     "system": {"content"},

@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
-
 from tilewise.errors import TilewiseError, did_you_mean
 from tilewise.services.process import birth_of
 
@@ -75,6 +73,8 @@ class ServiceFolder:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """One at a time starts services or forgets them."""
+        from filelock import FileLock  # not above: every verb of the command line imports this module
+
         with FileLock(self.path / "lock"):
             yield
 
