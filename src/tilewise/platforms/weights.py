@@ -65,7 +65,7 @@ class Int8Weight:
         y = int8_sums(rows, self.matrix).float() * (scales * self.scales)
         if self.bias is not None:
             y = y + self.bias.float()
-        return y.to(x.dtype).view(*x.shape[:-1], -1)
+        return y.to(x.dtype).view(*x.shape[:-1], len(self.matrix))
 
 
 def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
