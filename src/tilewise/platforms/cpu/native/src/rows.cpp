@@ -21,15 +21,26 @@ static void for_rows(int64_t rows, int64_t width, int64_t threads, Work work) {
     for (int64_t r = 0; r < rows; ++r) work(r);
 }
 
+// The sum over a row of what term(i) has of the numbers from i on; four sums at a time, as one would wait for itself.
+template <typename Term>
+static float sum_of(int64_t width, Term term) {
+    Vec sums[4] = {Vec::zero(), Vec::zero(), Vec::zero(), Vec::zero()};
+    int64_t i = 0;
+    for (; i + 4 * Vec::width <= width; i += 4 * Vec::width) {
+        for (int k = 0; k < 4; ++k) sums[k] = sums[k] + term(i + k * Vec::width);
+    }
+    for (; i < width; i += Vec::width) sums[0] = sums[0] + term(i);
+    return ((sums[0] + sums[1]) + (sums[2] + sums[3])).sum();
+}
+
 // Over the root mean square, times weight [width].
 template <typename T>
 static void rms_norm_row(const T* row, const T* weight, T* to, int64_t width, float eps) {
-    Vec squares = Vec::zero();
-    FOR_VECTORS(i, width) {
+    float squares = sum_of(width, [&](int64_t i) {
         Vec x = load_at(row, i, width);
-        squares = fma(x, x, squares);
-    }
-    Vec factor = Vec::all(1.0f / std::sqrt(squares.sum() / float(width) + eps));
+        return x * x;
+    });
+    Vec factor = Vec::all(1.0f / std::sqrt(squares / float(width) + eps));
     FOR_VECTORS(i, width) store_at(to, i, width, load_at(row, i, width) * factor * load_at(weight, i, width));
 }
 
@@ -48,22 +59,15 @@ KERNEL void rms_norm(int64_t dtype, const void* x, int64_t outer, int64_t inner,
 // the mean, as a difference of large squares would lose digits.
 template <typename T>
 static void layer_norm_row(const T* row, const T* weight, const T* bias, T* to, int64_t width, float eps) {
-    Vec sum = Vec::zero(), squares = Vec::zero();
-    FOR_VECTORS(i, width) sum = sum + load_at(row, i, width);
-    float mean = sum.sum() / float(width);
+    Vec mean = Vec::all(sum_of(width, [&](int64_t i) { return load_at(row, i, width); }) / float(width));
+    float squares = sum_of(width, [&](int64_t i) {
+        Vec rest = load_at(row, i, width) - mean;
+        if (i + Vec::width > width) rest = first_of(rest, width - i);
+        return rest * rest;
+    });
+    Vec factor = Vec::all(1.0f / std::sqrt(squares / float(width) + eps));
     FOR_VECTORS(i, width) {
-        if (i + Vec::width <= width) {
-            Vec rest = Vec::load(row + i) - Vec::all(mean);
-            squares = fma(rest, rest, squares);
-        }
-    }
-    float square = squares.sum();
-    for (int64_t i = width / Vec::width * Vec::width; i < width; ++i) {
-        square += (to_float(row[i]) - mean) * (to_float(row[i]) - mean);
-    }
-    Vec factor = Vec::all(1.0f / std::sqrt(square / float(width) + eps));
-    FOR_VECTORS(i, width) {
-        Vec normed = (load_at(row, i, width) - Vec::all(mean)) * factor;
+        Vec normed = (load_at(row, i, width) - mean) * factor;
         store_at(to, i, width, fma(normed, load_at(weight, i, width), load_at(bias, i, width)));
     }
 }

@@ -210,6 +210,13 @@ static inline void store_some(T* to, Vec x, int64_t count) {
     for (int64_t i = 0; i < count; ++i) put(to + i, lanes[i]);
 }
 
+// The first numbers of a vector, zeros behind them.
+static inline Vec first_of(Vec x, int64_t count) {
+    alignas(64) float lanes[Vec::width];
+    x.store(lanes);
+    return load_some(lanes, count);
+}
+
 // i is where each vector of [0, n) begins; the last one may end beyond n.
 #define FOR_VECTORS(i, n) for (int64_t i = 0; i < (n); i += Vec::width)
 
