@@ -17,7 +17,7 @@ from tilewise.platforms.weights import DenseWeight
 from tilewise.weights.folder import CheckpointFolder
 
 NEAR = 0.06
-"""Mean difference over the mean size of logits. Random models of a few dozen inputs are worse than trained wide ones."""
+"""Mean difference over the mean size of logits. Random models of a few dozen inputs round worse than wide ones."""
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -41,7 +41,7 @@ def logits(name: str, folder_of: FolderOf, ops: CpuOps, form: str) -> Tensor:
 @pytest.mark.parametrize("form", ["store", "store_int8"])
 @pytest.mark.parametrize("name", ["qwen2-300m", "qwen2-tied-28px"])
 def test_bytes_counted_over_shapes_are_those_kept(name: str, form: str, folder_of: FolderOf) -> None:
-    """Every weight by itself, and a tied head beside the embedding. A head that is no tensor is counted all the same."""
+    """Every weight by itself, and a tied head beside the embedding, which the plan always takes for a tensor."""
     architecture = Architecture.of(CheckpointFolder.open(folder_of(name)))
     decoder = architecture.config.decoder
     head = 2 * decoder.vocab_size * decoder.hidden_size if name == "qwen2-tied-28px" else 0
