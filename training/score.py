@@ -67,9 +67,12 @@ def main() -> None:
     parser.add_argument("--model", default="demo")
     parser.add_argument("--per-task", type=int, default=200)
     parser.add_argument("--max-tiles", type=int, help="tiles a picture; 1 shows what tiling is for")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--quantization", help="int8 shows what it costs")
     arguments = parser.parse_args()
     tiles = {"max_dynamic_patch": arguments.max_tiles} if arguments.max_tiles else None
-    print(table(score(LLM(arguments.model, mm_processor_kwargs=tiles), arguments.per_task)))
+    rounding = {"dtype": arguments.dtype, "quantization": arguments.quantization}
+    print(table(score(LLM(arguments.model, mm_processor_kwargs=tiles, **rounding), arguments.per_task)))
 
 
 if __name__ == "__main__":

@@ -10,12 +10,14 @@ from tests.models.conftest import FolderOf
 from tests.models.driving import all_logits, prompt_of, random_tiles
 from tests.tiny import SPECS
 from tilewise.models.load import Architecture
+from tilewise.platforms.base import Store, Weight
 from tilewise.platforms.cpu import CpuPlatform
 from tilewise.platforms.cpu.ops import CpuOps
+from tilewise.platforms.weights import DenseWeight
 from tilewise.weights.folder import CheckpointFolder
 
 NEAR = 0.06
-"""Mean difference over the mean size of logits. Random models of few inputs are worse than wide trained ones."""
+"""Mean difference over the mean size of logits. Random models of a few dozen inputs round worse than wide ones."""
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -34,3 +36,35 @@ def logits(name: str, folder_of: FolderOf, ops: CpuOps, form: str) -> Tensor:
     architecture = Architecture.of(CheckpointFolder.open(folder_of(name)))
     model = architecture.load(torch.float32, ops, context=256, store=getattr(ops, form))
     return all_logits(model, prompt_of(spec, (2, 1)), random_tiles(spec, 3), spec.image_id)
+
+
+@pytest.mark.parametrize("form", ["store", "store_int8"])
+@pytest.mark.parametrize("name", ["qwen2-300m", "qwen2-tied-28px"])
+def test_bytes_counted_over_shapes_are_those_kept(name: str, form: str, folder_of: FolderOf) -> None:
+    """Every weight by itself, and a tied head beside the embedding, which the plan always takes for a tensor."""
+    architecture = Architecture.of(CheckpointFolder.open(folder_of(name)))
+    decoder = architecture.config.decoder
+    head = 2 * decoder.vocab_size * decoder.hidden_size if name == "qwen2-tied-28px" else 0
+    for ops in (CpuOps(), CpuPlatform().ops()):
+        store = getattr(ops, form)
+        counted, kept = architecture.count_bytes(ops, torch.bfloat16, store), bytes_kept(architecture, ops, store)
+        assert kept <= counted <= kept + head
+
+
+def bytes_kept(architecture: Architecture, ops: CpuOps, store: Store) -> int:
+    """Of a model that is really loaded."""
+    total = 0
+
+    def read(_: str, tensor: Tensor) -> None:
+        nonlocal total
+        total += tensor.nbytes
+
+    def keep(matrix: Tensor, bias: Tensor | None, shared: bool = False) -> Weight:
+        nonlocal total
+        weight = store(matrix, bias, shared)
+        freed = 0 if shared and not isinstance(weight, DenseWeight) else matrix.nbytes
+        total += weight.nbytes - freed - (0 if bias is None else bias.nbytes)
+        return weight
+
+    architecture.load(torch.bfloat16, ops, 256, watch=read, store=keep)
+    return total

@@ -14,6 +14,8 @@ LEVELS = 127
 _LEAST = 1e-30  # so that zeros have a scale
 _EXACT = 1024
 """Products of int8 whose sum float32 holds exactly, in whatever order they are added: 1024 * 127 * 127 < 2^24."""
+_OUTPUTS = 4096
+"""That are float32 at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,7 @@ def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 def int8_sums(rows: Tensor, matrix: Tensor) -> Tensor:
     """int8 rows [n, in] and matrix [out, in] -> int32 [n, out]."""
     sums = torch.zeros(len(rows), len(matrix), dtype=torch.int32, device=rows.device)
-    for some, those in zip(rows.split(_EXACT, 1), matrix.split(_EXACT, 1), strict=True):
-        sums += (some.float() @ those.float().T).to(torch.int32)
+    for part, weights in zip(sums.split(_OUTPUTS, 1), matrix.split(_OUTPUTS), strict=True):
+        for some, those in zip(rows.split(_EXACT, 1), weights.split(_EXACT, 1), strict=True):
+            part += (some.float() @ those.float().T).to(torch.int32)
     return sums

@@ -9,6 +9,7 @@ import pytest
 from tilewise.cli.flags.flag import BadUsage
 from tilewise.cli.flags.foreign import FOREIGN, Foreign
 from tilewise.cli.flags.settings import read_settings
+from tilewise.config import EngineConfig
 from tilewise.errors import InvalidConfig
 
 
@@ -96,6 +97,13 @@ def test_what_is_not_there_is_refused_by_name(words, message):
     with pytest.raises(InvalidConfig) as caught:
         read_settings(words.split(), {})
     assert message in str(caught.value)
+
+
+def test_int8_is_an_option_and_no_checkpoint_that_is_quantised():
+    assert read_settings(["-q", "int8"], {}).engine.quantization == "int8"
+    assert read_settings(["--quantization", "None"], {}).engine.quantization is None
+    with pytest.raises(InvalidConfig, match=r"quantization='fp8' is not possible: .*int8"):
+        EngineConfig.of(quantization="fp8")
 
 
 def test_what_asks_for_what_is_so_anyway_is_accepted():

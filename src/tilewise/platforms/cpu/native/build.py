@@ -20,6 +20,7 @@ from tilewise.platforms.cpu.native.verdict import Verdict, try_kernels
 logger = logging.getLogger("tilewise")
 
 SOURCES = Path(__file__).parent / "src"
+_CHECK = Path(__file__).parent / "check.py"
 _PATIENCE = 900
 """Seconds that one process waits for another that builds the same."""
 
@@ -42,8 +43,8 @@ def cache_folder(environment: Mapping[str, str]) -> Path:
 
 
 def key_of(compiler: Compiler, machine: Machine) -> str:
-    """Whatever the machine code depends on."""
-    sources = [(path.name, path.read_bytes()) for path in sorted(SOURCES.iterdir())]
+    """Whatever the machine code and the verdict on it depend on."""
+    sources = [(path.name, path.read_bytes()) for path in (*sorted(SOURCES.iterdir()), _CHECK)]
     parts = (sources, COMPILE, LINK, compiler.identity, machine.name, machine.revision, sorted(machine.features))
     return hashlib.blake2b(repr(parts).encode(), digest_size=12).hexdigest()
 
