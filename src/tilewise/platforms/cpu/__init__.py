@@ -42,13 +42,11 @@ def has_bfloat16() -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-SWITCH = "TILEWISE_CPU_KERNELS"
-
-
 def find_kernels(environment: Mapping[str, str]) -> Native:
     """Kernels of our own, built if need be. Raises NoKernels."""
-    if environment.get(SWITCH, "").strip().lower() in ("0", "false", "off", "no"):
-        raise NoKernels(f"switched off by {SWITCH}={environment[SWITCH]}")
+    switch = environment.get("TILEWISE_CPU_KERNELS", "").strip()
+    if switch.lower() in ("0", "false", "off", "no"):
+        raise NoKernels(f"switched off by TILEWISE_CPU_KERNELS={switch}")
     built = build(environment)
     return Native.load(built.path, built.compiler, built.left_out)
 
