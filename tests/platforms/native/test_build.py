@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import tilewise
-from tilewise.platforms.cpu import SWITCH, CpuPlatform, find_kernels
+from tilewise.platforms.cpu import CpuPlatform, find_kernels
 from tilewise.platforms.cpu.machine import Machine
 from tilewise.platforms.cpu.native import NoKernels
 from tilewise.platforms.cpu.native import build as build_module
@@ -198,17 +198,17 @@ def test_a_build_that_was_killed_does_not_keep_the_next_from_building(
 
 @pytest.mark.parametrize("value", ["0", "off", "False"])
 def test_the_switch(value: str) -> None:
-    with pytest.raises(NoKernels, match=f"switched off by {SWITCH}={value}"):
-        find_kernels({**os.environ, SWITCH: value})
+    with pytest.raises(NoKernels, match=f"switched off by TILEWISE_CPU_KERNELS={value}"):
+        find_kernels({**os.environ, "TILEWISE_CPU_KERNELS": value})
 
 
 def test_without_kernels_the_platform_has_the_ops_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(SWITCH, "0")
+    monkeypatch.setenv("TILEWISE_CPU_KERNELS", "0")
     platform = CpuPlatform()
     assert type(platform.ops()) is CpuOps
     diagnosis = platform.diagnose()
     assert {choice.path for choice in diagnosis.choices} == {"torch"}
-    assert f"{SWITCH}=0" in diagnosis.facts["kernels"]
+    assert "TILEWISE_CPU_KERNELS=0" in diagnosis.facts["kernels"]
 
 
 def test_the_library_brings_no_openmp_of_its_own(warm: dict[str, str]) -> None:
