@@ -102,8 +102,8 @@ def _show(variant: Variant, job: Job, samples: list[tuple[str, float]], trouble:
 
 def _command() -> str:
     """As it was typed, without where things lie on this machine."""
-    words = ["python", "-m", "benchmarks.compare", *sys.argv[1:]]
-    return shlex.join(word.replace(str(Path.home()), "~") for word in words)
+    words = ("=".join(Path(part).name for part in word.split("=")) if "/" in word else word for word in sys.argv[1:])
+    return shlex.join(["python", "-m", "benchmarks.compare", *words])
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeVar
 
-from benchmarks.peers.results import PEERS, PRECISIONS, Measured, Results
+from benchmarks.peers.results import PRECISIONS, Measured, Results
 from benchmarks.peers.tasks import ROWS
 from benchmarks.peers.work import FULL, QUICK
 
+Value = TypeVar("Value", str, int)
 NAMES = {
     "tilewise": "Tilewise",
     "transformers": "transformers",
@@ -34,7 +36,7 @@ def _opening(results: Results) -> Iterator[str]:
 
 def _tables(results: Results) -> Iterator[str]:
     for precision in PRECISIONS:
-        measured = {peer: found for peer in PEERS if (found := results.get(peer, precision))}
+        measured = results.measured(precision)
         if not measured:
             continue
         yield ""
@@ -73,13 +75,10 @@ def _notes(results: Results) -> Iterator[str]:
             details = "; ".join(f"{key}: {value}" for key, value in measured.about.items() if key != "version")
             yield f"- {name}: {details}"
     yield ""
-    yield "## What is missing, and why"
+    yield "## What is missing or unlike, and why"
     yield ""
     for name, measured in results.variants.items():
-        by_reason: dict[str, list[str]] = {}
-        for row, why in measured.lacks.items():
-            by_reason.setdefault(why, []).append(row)
-        for why, rows in by_reason.items():
+        for why, rows in _by_value(measured.lacks).items():
             yield f"- {name}, {', '.join(rows)}: {why}"
     yield from _prompt_lengths(results)
 
@@ -87,15 +86,17 @@ def _notes(results: Results) -> Iterator[str]:
 def _prompt_lengths(results: Results) -> Iterator[str]:
     """Peers may put other tokens around a picture; a large difference would make the rows unlike each other."""
     for row in ROWS:
-        lengths = {
-            name: found.prompt_tokens[row] for name, found in results.variants.items() if row in found.prompt_tokens
-        }
-        if len(set(lengths.values())) > 1:
-            by_length: dict[int, list[str]] = {}
-            for name, length in lengths.items():
-                by_length.setdefault(length, []).append(name)
-            each = "; ".join(f"{length} ({', '.join(names)})" for length, names in by_length.items())
-            yield f"- prompt tokens of {row} differ: {each}"
+        counted = {name: found.prompt_tokens for name, found in results.variants.items()}
+        names = _by_value({name: tokens[row] for name, tokens in counted.items() if row in tokens})
+        if len(names) > 1:
+            yield f"- prompt tokens of {row}: " + "; ".join(f"{count} {', '.join(of)}" for count, of in names.items())
+
+
+def _by_value(values: dict[str, Value]) -> dict[Value, list[str]]:
+    found: dict[Value, list[str]] = {}
+    for name, value in values.items():
+        found.setdefault(value, []).append(name)
+    return found
 
 
 def _setting(results: Results) -> Iterator[str]:

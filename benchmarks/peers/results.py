@@ -55,8 +55,10 @@ class Results:
     def of(self, variant: Variant) -> Measured:
         return self.variants.setdefault(variant.name, Measured())
 
-    def get(self, peer: str, precision: str) -> Measured | None:
-        return self.variants.get(f"{peer}/{precision}")
+    def measured(self, precision: str) -> dict[str, Measured]:
+        """By peer, those that measured anything."""
+        found = {peer: self.variants.get(f"{peer}/{precision}") for peer in PEERS}
+        return {peer: measured for peer, measured in found.items() if measured and measured.samples}
 
     def save(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self), indent=1) + "\n")
