@@ -81,18 +81,21 @@ def _turns(
     slow: set[tuple[str, str]] = set()
     for number in range(options.rounds):
         for group in GROUPS:
-            mine = [row for task in TASKS.values() if task.group == group for row in task.rows]
-            rows = tuple(row for row in mine if row in options.rows)
             turn = number % max(1, len(variants))  # nobody is always first
             for variant in variants[turn:] + variants[:turn]:
                 measured = results.of(variant)
-                left = tuple(row for row in rows if row not in measured.lacks)
+                left = tuple(row for row in _rows(group, variant.peer, options.rows) if row not in measured.lacks)
                 if not left or "everything" in measured.lacks or (variant.name, group) in slow:
                     continue
                 job = Job(group, left, number, options.threads, options.quick, words, options.limit)
                 yield variant, job
                 if measured.seconds.get(group, 0) > options.slow:
                     slow.add((variant.name, group))
+
+
+def _rows(group: str, peer: str, wanted: list[str]) -> list[str]:
+    tasks = [task for task in TASKS.values() if task.group == group and task.only in (None, peer)]
+    return [row for task in tasks for row in task.rows if row in wanted]
 
 
 def _show(variant: Variant, job: Job, samples: list[tuple[str, float]], trouble: str | None) -> None:

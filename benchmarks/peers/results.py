@@ -32,7 +32,9 @@ class Measured:
         self.prompt_tokens |= outcome.prompt_tokens
         self.lacks |= outcome.lacks
         self.about |= outcome.about
-        if outcome.failure:
+        if outcome.failure and not outcome.about:
+            self.lacks["everything"] = outcome.failure
+        elif outcome.failure:
             self.lacks |= {row: outcome.failure for row in job.rows if row not in self.samples}
 
     def value(self, row: str) -> float | None:

@@ -43,6 +43,8 @@ class Task:
     """Several times a round; otherwise it takes so long that once is enough."""
     warm: bool = True
     """Once before it counts."""
+    only: str | None = None
+    """The one peer that is asked."""
 
 
 def tile(peer: Peer, work: Work) -> Iterator[Value]:
@@ -128,7 +130,7 @@ TASKS: dict[str, Task] = {
     "large": Task("large", ("first_token_large", "decode_large"), large_picture, repeats=False, warm=False),
     "streams_text": Task("streams", ("streams_text",), streams_text, repeats=False, warm=False),
     "streams_picture": Task("streams", ("streams_picture",), streams_picture, repeats=False, warm=False),
-    "quote": Task("quote", ("quote",), quote, repeats=False, warm=False),
+    "quote": Task("quote", ("quote",), quote, repeats=False, warm=False, only="tilewise"),
 }
 ONE_ENGINE = ("single", "large", "streams")
 """Groups whose processes hold one engine and nothing beside it, so that their memory is its own."""
