@@ -81,7 +81,7 @@ class LlamaCpp(Peer):
         tiles = 0
         for photo in photos:
             buffer = (ctypes.c_uint8 * len(photo)).from_buffer_copy(photo)
-            bitmap = mtmd_cpp.mtmd_helper_bitmap_init_from_buf(self._media, buffer, len(photo))
+            bitmap = mtmd_cpp.mtmd_helper_bitmap_init_from_buf(self._media, buffer, len(photo), False)
             with self._cut(Prompt("").chat("") + mtmd_cpp.mtmd_default_marker().decode(), bitmap) as chunks:
                 tiles += sum(mtmd_cpp.mtmd_input_chunk_get_n_tokens(chunk) for chunk, _ in chunks) // TOKENS_PER_TILE
         return tiles

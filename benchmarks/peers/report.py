@@ -70,6 +70,9 @@ def _notes(results: Results) -> Iterator[str]:
     yield ""
     yield "## What each one computes in"
     yield ""
+    if "bf16" not in results.machine["instruction sets"]:
+        yield "This CPU multiplies no bfloat16: whatever keeps it widens it to float32 to compute."
+        yield ""
     for name, measured in results.variants.items():
         if measured.about:
             details = "; ".join(f"{key}: {value}" for key, value in measured.about.items() if key != "version")
