@@ -32,13 +32,7 @@ def main() -> None:
     out = options.out or Path("build/benchmarks" if options.quick else "benchmarks")
     out.mkdir(parents=True, exist_ok=True)
     variants = list(_variants(options))
-    results = Results(
-        command=_command(),
-        quick=options.quick,
-        threads=options.threads,
-        checkpoint=options.checkpoint.name,
-        machine=machine(),
-    )
+    results = _results(options, out / "results.json")
     with tempfile.TemporaryDirectory() as folder:
         words = Path(folder) / "words.json"
         words.write_text(json.dumps(single_token_words(options.checkpoint)))
@@ -50,6 +44,23 @@ def main() -> None:
             results.save(out / "results.json")
             (out / "RESULTS.md").write_text(page(results))
     print(f"{out / 'RESULTS.md'} is written.")
+
+
+def _results(options: argparse.Namespace, earlier: Path) -> Results:
+    new = Results(_command(), options.quick, options.threads, options.checkpoint.name, machine())
+    if not (options.add and earlier.exists()):
+        return new
+    results = Results.load(earlier)
+    if not results.like(new):
+        raise SystemExit(
+            f"{earlier} is of another machine or checkpoint, or of other sizes or threads: leave --add out."
+        )
+    results.command += f"\n$ {new.command}"
+    for name, measured in results.variants.items():
+        peer, precision = name.split("/")
+        if peer in options.peers and precision in options.precisions:
+            measured.lacks.clear()  # it may be otherwise now; what is so still is said again
+    return results
 
 
 def _variants(options: argparse.Namespace) -> Iterator[Variant]:
@@ -122,6 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that all of it runs")
     parser.add_argument("--limit", type=float, default=1800, help="seconds after which a process is stopped")
     parser.add_argument("--slow", type=float, default=300, help="seconds beyond which a group is measured once")
+    parser.add_argument("--add", action="store_true", help="add to the results.json that is there")
     parser.add_argument("--out", type=Path, help="folder (default: benchmarks; build/benchmarks with --quick)")
     return parser
 

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import llama_cpp
@@ -30,6 +31,16 @@ COMPUTES = {
 }
 Chunk = tuple[Any, Any]
 """A part of a prompt, and what it is recognised by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A token at a place of a sequence; `wanted` if the token behind it is."""
+
+    token: int
+    place: int
+    sequence: int
+    wanted: bool = True
 
 
 class LlamaCpp(Peer):
@@ -64,9 +75,10 @@ class LlamaCpp(Peer):
         first = time.perf_counter() - started
         prompt_tokens = ends[0]
         for step in range(tokens - 1):
-            rows = [(token, end + step, number) for number, (token, end) in enumerate(zip(chosen, ends, strict=True))]
-            self._run(rows, last_only=False)
-            chosen = [self._choose(row) for row in range(len(rows))]
+            rows = [
+                Row(token, end + step, number) for number, (token, end) in enumerate(zip(chosen, ends, strict=True))
+            ]
+            chosen = self._run(rows)
         return Answer(first, time.perf_counter() - started, prompt_tokens)
 
     def tile(self) -> float:
@@ -92,13 +104,16 @@ class LlamaCpp(Peer):
             read = [self._read_picture(number, prompt) for number, prompt in enumerate(prompts)]
             return [end for end, _ in read], [token for _, token in read]
         texts = [self._tokens(prompt) for prompt in prompts]
-        rows = [(token, place, number) for number, text in enumerate(texts) for place, token in enumerate(text)]
+        rows = [
+            Row(token, place, number, wanted=place + 1 == len(text))
+            for number, text in enumerate(texts)
+            for place, token in enumerate(text)
+        ]
         for number in range(len(prompts)):
             self._forget(number, 0)
         chosen: list[int] = []
         for start in range(0, len(rows), BATCH):
-            lasts = self._run(rows[start : start + BATCH], last_only=True)
-            chosen += [self._choose(row) for row in lasts]
+            chosen += self._run(rows[start : start + BATCH])
         return [len(text) for text in texts], chosen
 
     def _read_picture(self, number: int, prompt: Prompt) -> tuple[int, int]:
@@ -126,19 +141,17 @@ class LlamaCpp(Peer):
         llama_cpp.llama_memory_seq_rm(self._memory, number, place, -1)
         self._kept[number] = []
 
-    def _run(self, rows: list[tuple[int, int, int]], last_only: bool) -> list[int]:
-        """Compute tokens at places of sequences; returns the rows that have logits."""
-        batch, wanted = self._batch, []
-        for row, (token, place, number) in enumerate(rows):
-            last = row + 1 == len(rows) or rows[row + 1][2] != number
-            batch.token[row], batch.pos[row] = token, place
-            batch.n_seq_id[row], batch.seq_id[row][0] = 1, number
-            batch.logits[row] = last or not last_only
-            wanted += [row] if batch.logits[row] else []
+    def _run(self, rows: list[Row]) -> list[int]:
+        """Compute a batch; returns the tokens behind those rows that want one."""
+        batch = self._batch
+        for index, row in enumerate(rows):
+            batch.token[index], batch.pos[index] = row.token, row.place
+            batch.n_seq_id[index], batch.seq_id[index][0] = 1, row.sequence
+            batch.logits[index] = row.wanted
         batch.n_tokens = len(rows)
         if llama_cpp.llama_decode(self._context, batch):
             raise RuntimeError("a batch was not computed")
-        return wanted
+        return [self._choose(index) for index, row in enumerate(rows) if row.wanted]
 
     def _choose(self, row: int) -> int:
         logits = llama_cpp.llama_get_logits_ith(self._context, row)

@@ -54,6 +54,11 @@ class Results:
     machine: dict[str, str]
     variants: dict[str, Measured] = field(default_factory=dict)
 
+    def like(self, other: Results) -> bool:
+        """Whether samples of both may stand in one table."""
+        same = ("quick", "threads", "checkpoint", "machine")
+        return all(getattr(self, name) == getattr(other, name) for name in same)
+
     def of(self, variant: Variant) -> Measured:
         return self.variants.setdefault(variant.name, Measured())
 
