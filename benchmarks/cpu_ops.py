@@ -69,7 +69,17 @@ def cases(dtype: torch.dtype) -> Iterator[Case]:
     yield Case("GELU", lambda ops: ops.gelu(wide), 8 * times, "GB/s")
     yield Case("scaled residual", lambda ops: ops.add_scaled(x, vector, x), 2 * times, "GB/s")
     yield Case("silu, product", lambda ops: ops.silu_mul(gate_up), 1.5 * gate_up.numel() * size, "GB/s")
-    yield Case("rope", lambda ops: ops.rope(turned, angles, angles), 2 * turned.numel() * size, "GB/s")
+    yield Case(
+        "residual, layer norm", lambda ops: ops.add_layer_norm(x, vector, x, vector, vector, 1e-6), 4 * times, "GB/s"
+    )
+    slots = torch.arange(300)
+    layout, cache = (
+        PagedLayout((0, 300), (300,), slots[None, :19], slots),
+        torch.zeros(2, 19, BLOCK, 2, 64, dtype=dtype),
+    )
+    parts = turned, turned[:, :2], turned[:, 2:4]
+    moved = 2 * size * sum(part.numel() for part in parts)
+    yield Case("rope, KV write", lambda ops: ops.rope_into_cache(*parts, angles, angles, cache, layout), moved, "GB/s")
 
 
 def seconds(calls: list[Callable[[], object]], rounds: int) -> list[float]:

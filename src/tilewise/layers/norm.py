@@ -15,6 +15,10 @@ NormKind = Literal["layer_norm", "rms_norm"]
 class Norm(Protocol):
     def __call__(self, x: Tensor, ops: Ops) -> Tensor: ...
 
+    def after(self, x: Tensor, scale: Tensor | None, y: Tensor, ops: Ops) -> tuple[Tensor, Tensor]:
+        """x + scale * y, and that normed."""
+        ...
+
 
 class RMSNorm:
     def __init__(self, view: View, width: int, eps: float) -> None:
@@ -23,6 +27,9 @@ class RMSNorm:
 
     def __call__(self, x: Tensor, ops: Ops) -> Tensor:
         return ops.rms_norm(x, self._weight, self._eps)
+
+    def after(self, x: Tensor, scale: Tensor | None, y: Tensor, ops: Ops) -> tuple[Tensor, Tensor]:
+        return ops.add_rms_norm(x, scale, y, self._weight, self._eps)
 
 
 class LayerNorm:
@@ -33,6 +40,9 @@ class LayerNorm:
 
     def __call__(self, x: Tensor, ops: Ops) -> Tensor:
         return ops.layer_norm(x, self._weight, self._bias, self._eps)
+
+    def after(self, x: Tensor, scale: Tensor | None, y: Tensor, ops: Ops) -> tuple[Tensor, Tensor]:
+        return ops.add_layer_norm(x, scale, y, self._weight, self._bias, self._eps)
 
 
 def norm_of(kind: NormKind, view: View, width: int, eps: float) -> Norm:

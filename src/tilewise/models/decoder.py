@@ -79,8 +79,9 @@ class DecoderBlock:
         self._mlp = mlp
 
     def __call__(self, x: Tensor, cache: Tensor, at: Pass) -> Tensor:
-        x = at.ops.add_scaled(x, None, self._attention(self._norm1(x, at.ops), cache, at))
-        return at.ops.add_scaled(x, None, self._mlp(self._norm2(x, at.ops), at.ops))
+        mixed = self._attention(self._norm1(x, at.ops), cache, at)
+        x, normed = self._norm2.after(x, None, mixed, at.ops)
+        return at.ops.add_scaled(x, None, self._mlp(normed, at.ops))
 
 
 class Attention:
@@ -121,8 +122,7 @@ class Attention:
         query, key, value = (part.unflatten(-1, (-1, self._head_dim)) for part in split)
         if self._norms:
             query, key = self._norms[0](query, at.ops), self._norms[1](key, at.ops)
-        query, key = at.ops.rope(query, at.cos, at.sin), at.ops.rope(key, at.cos, at.sin)
-        at.ops.write_kv(cache, key, value, at.layout)
+        query = at.ops.rope_into_cache(query, key, value, at.cos, at.sin, cache, at.layout)
         scale = self._head_dim**-0.5
         mixed = at.ops.paged_attention(query, cache, at.layout, scale, self._window, self._sinks)
         return self._out(mixed.flatten(1), at.ops)

@@ -56,8 +56,8 @@ class VisionBlock:
         self._scale2 = view.tensor("ls2", width)
 
     def __call__(self, x: Tensor, ops: Ops) -> Tensor:
-        x = ops.add_scaled(x, self._scale1, self._attention(self._norm1(x, ops), ops))
-        mlp = self._fc2(ops.gelu(self._fc1(self._norm2(x, ops), ops)), ops)
+        x, normed = self._norm2.after(x, self._scale1, self._attention(self._norm1(x, ops), ops), ops)
+        mlp = self._fc2(ops.gelu(self._fc1(normed, ops)), ops)
         return ops.add_scaled(x, self._scale2, mlp)
 
 

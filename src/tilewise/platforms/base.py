@@ -112,12 +112,32 @@ class Ops(Protocol):
         """x + scale [width] * y, or x + y."""
         ...
 
-    def rope(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Rotate x [N, heads, D] by cos, sin [N, D/2] (float32), halves paired (i, i + D/2)."""
+    def add_rms_norm(
+        self, x: Tensor, scale: Tensor | None, y: Tensor, weight: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        """The sum of `add_scaled`, and `rms_norm` of it."""
         ...
 
-    def write_kv(self, cache: Tensor, key: Tensor, value: Tensor, layout: PagedLayout) -> None:
-        """Store key, value [N, K, D] in a layer's cache [2, B, P, K, D]."""
+    def add_layer_norm(
+        self, x: Tensor, scale: Tensor | None, y: Tensor, weight: Tensor, bias: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        """The sum of `add_scaled`, and `layer_norm` of it."""
+        ...
+
+    def rope_into_cache(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        cache: Tensor,
+        layout: PagedLayout,
+    ) -> Tensor:
+        """Rotate query [N, A, D] and key [N, K, D] by cos, sin [N, D/2] (float32), halves paired (i, i + D/2).
+
+        Keys go into a layer's cache [2, B, P, K, D], values [N, K, D] beside them; queries are returned.
+        """
         ...
 
     def paged_attention(

@@ -45,16 +45,32 @@ class ReferenceOps:
     def add_scaled(self, x: Tensor, scale: Tensor | None, y: Tensor) -> Tensor:
         return x + y if scale is None else x + scale * y
 
-    def rope(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        first, second = x.float().chunk(2, dim=-1)
-        cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
-        rotated = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
-        return rotated.to(x.dtype)
+    def add_rms_norm(
+        self, x: Tensor, scale: Tensor | None, y: Tensor, weight: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        total = self.add_scaled(x, scale, y)
+        return total, self.rms_norm(total, weight, eps)
 
-    def write_kv(self, cache: Tensor, key: Tensor, value: Tensor, layout: PagedLayout) -> None:
-        flat = cache.view(2, -1, *cache.shape[-2:])
-        flat[0].index_copy_(0, layout.kv_slots, key)
-        flat[1].index_copy_(0, layout.kv_slots, value)
+    def add_layer_norm(
+        self, x: Tensor, scale: Tensor | None, y: Tensor, weight: Tensor, bias: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        total = self.add_scaled(x, scale, y)
+        return total, self.layer_norm(total, weight, bias, eps)
+
+    def rope_into_cache(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        cache: Tensor,
+        layout: PagedLayout,
+    ) -> Tensor:
+        keys, values = cache.view(2, -1, *cache.shape[-2:])
+        keys.index_copy_(0, layout.kv_slots, rotated(key, cos, sin))
+        values.index_copy_(0, layout.kv_slots, value)
+        return rotated(query, cos, sin)
 
     def paged_attention(
         self,
@@ -141,6 +157,13 @@ class ReferenceOps:
 
     def scatter_rows(self, target: Tensor, rows: Tensor, source: Tensor, source_rows: Tensor) -> None:
         target.index_copy_(0, rows, source.index_select(0, source_rows))
+
+
+def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x [N, heads, D], in float32 on the way."""
+    first, second = x.float().chunk(2, dim=-1)
+    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
 
 
 def gathered_bytes(size: AttentionSize) -> int:

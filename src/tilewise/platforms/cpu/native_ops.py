@@ -46,20 +46,38 @@ class NativeCpuOps(CpuOps):
         return super().silu_mul(gate_up)
 
     def add_scaled(self, x: Tensor, scale: Tensor | None, y: Tensor) -> Tensor:
-        if self._has("add_scaled") and x.shape == y.shape and gapless(x, y, *(() if scale is None else (scale,))):
+        if self._has("add_scaled") and x.shape == y.shape and gapless(x, y, *_given(scale)):
             return self._native.rows.add_scaled(x, scale, y)
         return super().add_scaled(x, scale, y)
 
-    def rope(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        if self._has("rope") and readable(x) and gapless(cos, sin) and cos.dtype == torch.float32:
-            return self._native.rows.rope(x, cos, sin)
-        return super().rope(x, cos, sin)
+    def add_rms_norm(
+        self, x: Tensor, scale: Tensor | None, y: Tensor, weight: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        if self._has("add_rms_norm") and x.shape == y.shape and gapless(x, y, weight, *_given(scale)):
+            return self._native.rows.add_rms_norm(x, scale, y, weight, eps)
+        return super().add_rms_norm(x, scale, y, weight, eps)
 
-    def write_kv(self, cache: Tensor, key: Tensor, value: Tensor, layout: PagedLayout) -> None:
-        if not (self._has("write_kv") and readable(cache, key, value) and cache[0].is_contiguous()):
-            return super().write_kv(cache, key, value, layout)
-        self._native.rows.write_rows(cache[0], key, layout.kv_slots)
-        return self._native.rows.write_rows(cache[1], value, layout.kv_slots)
+    def add_layer_norm(
+        self, x: Tensor, scale: Tensor | None, y: Tensor, weight: Tensor, bias: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        if self._has("add_layer_norm") and x.shape == y.shape and gapless(x, y, weight, bias, *_given(scale)):
+            return self._native.rows.add_layer_norm(x, scale, y, weight, bias, eps)
+        return super().add_layer_norm(x, scale, y, weight, bias, eps)
+
+    def rope_into_cache(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        cache: Tensor,
+        layout: PagedLayout,
+    ) -> Tensor:
+        fits = readable(query, key, value, cache) and gapless(cos, sin) and cos.dtype == torch.float32
+        if self._has("rope_into_cache") and fits and cache.is_contiguous():
+            return self._native.rows.rope_into_cache(query, key, value, cos, sin, cache, layout.kv_slots)
+        return super().rope_into_cache(query, key, value, cos, sin, cache, layout)
 
     def dense_attention(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         if self._has("dense_attention") and readable(query, key, value) and key.shape == value.shape:
@@ -91,3 +109,7 @@ class NativeCpuOps(CpuOps):
 
     def _has(self, kernel: str) -> bool:
         return kernel not in self._native.left_out
+
+
+def _given(tensor: Tensor | None) -> tuple[Tensor, ...]:
+    return () if tensor is None else (tensor,)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,6 +17,17 @@ _ROOM = 2**18
 """Numbers that sequences of a step may keep together until their parts are merged; more where one alone takes more."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A layout as the kernel reads it, for queries a key/value head, key/value heads and their width."""
+
+    layout: PagedLayout
+    sizes: tuple[int, ...]
+    query_starts: ctypes.Array[ctypes.c_int64]
+    seq_lens: ctypes.Array[ctypes.c_int64]
+    room: int
+
+
 class AttentionKernels:
     """Attention that keeps no scores; keys and values are read where they are."""
 
@@ -24,6 +36,7 @@ class AttentionKernels:
         self._paged = function(shared, "paged_attention", "ippppp" + "ipppiiiiifippii")
         self._scratch = function(shared, "attention_scratch", "i", ctypes.c_int64)
         self._room = function(shared, "attention_room", "iiii", ctypes.c_int64)
+        self._last: _Prepared | None = None
 
     def dense(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         tiles, queries, heads, width = query.shape
@@ -45,21 +58,31 @@ class AttentionKernels:
         window: int | None,
         sinks: Tensor | None,
     ) -> Tensor:
-        heads, width = query.shape[1:]
-        _, _, block_tokens, kv_heads, _ = cache.shape
+        _, heads, width = query.shape
+        to_values, *steps, _ = cache.stride()
+        block_tokens, kv_heads = cache.shape[2:4]
         out = torch.empty(query.shape, dtype=query.dtype)
-        room = self._room_of(layout, heads // kv_heads, kv_heads, width)
-        scratch = torch.empty(room + self._scratch(width) * threads())
+        step = self._prepared(layout, heads // kv_heads, kv_heads, width)
+        scratch = torch.empty(step.room + self._scratch(width) * threads())
         sinks = None if sinks is None else sinks.float()
-        table = layout.block_table
+        table, keys = layout.block_table, cache.data_ptr()
+        values = keys + to_values * cache.element_size()
         self._paged(
-            *(DTYPES[query.dtype], query.data_ptr(), cache[0].data_ptr(), cache[1].data_ptr(), out.data_ptr()),
-            _integers((0, *query.stride()[:2], *cache.stride()[1:4], *cache.stride()[1:4])),
-            *(len(layout.seq_lens), _integers(layout.query_starts), _integers(layout.seq_lens)),
+            *(DTYPES[query.dtype], query.data_ptr(), keys, values, out.data_ptr()),
+            _integers((0, *query.stride()[:2], *steps, *steps)),
+            *(len(layout.seq_lens), step.query_starts, step.seq_lens),
             *(table.data_ptr(), table.stride(0), heads, kv_heads, width, block_tokens, scale, window or 0),
-            *(None if sinks is None else sinks.data_ptr(), scratch.data_ptr(), room, threads()),
+            *(None if sinks is None else sinks.data_ptr(), scratch.data_ptr(), step.room, threads()),
         )
         return out
+
+    def _prepared(self, layout: PagedLayout, *sizes: int) -> _Prepared:
+        """The same for all layers of a step, so that it is made once."""
+        last = self._last
+        if last is None or last.layout is not layout or last.sizes != sizes:
+            starts, lens = _integers(layout.query_starts), _integers(layout.seq_lens)
+            last = self._last = _Prepared(layout, sizes, starts, lens, self._room_of(layout, *sizes))
+        return last
 
     def scratch(self, size: AttentionSize, paged: bool) -> int:
         """Bytes of one call at most."""

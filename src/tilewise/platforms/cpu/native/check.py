@@ -79,19 +79,36 @@ def add_scaled(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
         yield ops.add_scaled(x, None, x + 1)
 
 
-def rope(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
-    for tokens, heads, width in ((5, 3, 64), (70, 4, 128), (2, 1, 6)):
-        angles = noise(tokens, width // 2, seed=1, dtype=torch.float32)
-        wide = noise(tokens, heads + 2, width, seed=2, dtype=dtype)
-        yield ops.rope(wide[:, 1:-1], angles.cos(), angles.sin())
+def add_rms_norm(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
+    """Without a scale sums are rounded once, so that norms can be compared; with one they are so by themselves."""
+    for x, scale, weight in widths(dtype):
+        y = x.flip(0).contiguous()
+        yield from ops.add_rms_norm(x.contiguous(), None, y, weight, 1e-5)
+        yield ops.add_rms_norm(x.contiguous(), scale, y, weight, 1e-5)[0]
 
 
-def write_kv(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
-    layout, blocks = paged_layout([5, 23], [5, 4])
-    wide = noise(9, 6, 40, seed=1, dtype=dtype)
-    cache = torch.zeros(2, blocks, BLOCK, 2, 40, dtype=dtype)
-    ops.write_kv(cache, wide[:, 1:3], wide[:, 3:5], layout)
-    yield cache
+def add_layer_norm(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
+    for x, scale, weight in widths(dtype):
+        y = x.flip(0).contiguous()
+        yield from ops.add_layer_norm(x + 3, None, y, weight, scale, 1e-5)
+        yield ops.add_layer_norm(x + 3, scale, y, weight, scale, 1e-5)[0]
+
+
+def rope_into_cache(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
+    """Queries, keys and values are parts of wider rows."""
+    for lengths, counts, heads, kv_heads, width in (
+        ([5, 23], [5, 4], 3, 1, 64),
+        ([70], [70], 4, 2, 128),
+        ([9, 1], [1, 1], 2, 2, 6),
+        ([40], [40], 7, 1, 40),
+    ):
+        layout, blocks = paged_layout(lengths, counts)
+        angles = noise(sum(counts), width // 2, seed=1, dtype=torch.float32)
+        wide = noise(sum(counts), heads + 2 * kv_heads + 1, width, seed=2, dtype=dtype)[:, 1:]
+        cache = torch.zeros(2, blocks, BLOCK, kv_heads, width, dtype=dtype)
+        parts = wide.split((heads, kv_heads, kv_heads), dim=1)
+        yield ops.rope_into_cache(*parts, angles.cos(), angles.sin(), cache, layout)
+        yield cache
 
 
 def dense_attention(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
@@ -136,8 +153,8 @@ def store_int8(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
 CHECKS: dict[str, Callable[[ReferenceOps, torch.dtype], Iterator[Tensor]]] = {
     check.__name__: check
     for check in (
-        *(rms_norm, layer_norm, gelu, silu_mul, add_scaled, rope, write_kv),
-        *(dense_attention, paged_attention, store, store_int8),
+        *(rms_norm, layer_norm, gelu, silu_mul, add_scaled, add_rms_norm, add_layer_norm),
+        *(rope_into_cache, dense_attention, paged_attention, store, store_int8),
     )
 }
 """By kernel, as `NativeCpuOps` asks for it: what it does with some inputs, for any ops."""

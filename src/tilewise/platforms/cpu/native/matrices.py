@@ -49,12 +49,12 @@ class MatrixKernels:
         return packed, scales, totals
 
     def linear_int8(self, x: Tensor, packed: Tensor, scales: Tensor, totals: Tensor, bias: Tensor | None) -> Tensor:
-        out = torch.empty(*x.shape[:-1], len(scales), dtype=x.dtype)
-        inputs = x.shape[-1]
+        inputs, outputs = x.shape[-1], scales.numel()
+        out = torch.empty(*x.shape[:-1], outputs, dtype=x.dtype)
         self._linear_int8(
             *(DTYPES[x.dtype], x.data_ptr(), x.numel() // inputs, inputs),
             *(packed.data_ptr(), scales.data_ptr(), totals.data_ptr()),
-            *(None if bias is None else bias.data_ptr(), out.data_ptr(), len(scales), threads()),
+            *(None if bias is None else bias.data_ptr(), out.data_ptr(), outputs, threads()),
         )
         return out
 

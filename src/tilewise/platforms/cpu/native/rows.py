@@ -18,9 +18,10 @@ class RowKernels:
         self._layer_norm = function(shared, "layer_norm", "ipiiiipppifi")
         self._silu_mul = function(shared, "silu_mul", "ippiii")
         self._gelu = function(shared, "gelu", "ippii")
-        self._rope = function(shared, "rope", "ipiiiipppii")
-        self._write_rows = function(shared, "write_rows", "ipiiiippii")
+        self._rope_into_cache = function(shared, "rope_into_cache", "iii" + "piii" * 2 + "pii" + "pppppiii")
         self._add_scaled = function(shared, "add_scaled", "ippppiii")
+        self._add_rms_norm = function(shared, "add_rms_norm", "ipppp" + "ppiifi")
+        self._add_layer_norm = function(shared, "add_layer_norm", "ipppp" + "pppiifi")
 
     def rms_norm(self, x: Tensor, rows: Rows, weight: Tensor, eps: float) -> Tensor:
         out = torch.empty(x.shape, dtype=x.dtype)
@@ -45,26 +46,51 @@ class RowKernels:
         self._gelu(DTYPES[x.dtype], x.data_ptr(), out.data_ptr(), x.numel(), threads())
         return out
 
-    def rope(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        out, (tokens, heads, width) = torch.empty(x.shape, dtype=x.dtype), x.shape
-        rows = Rows(tokens, heads, x.stride(0), x.stride(1))
-        self._rope(*_place(x, rows), cos.data_ptr(), sin.data_ptr(), out.data_ptr(), width // 2, threads())
-        return out
-
-    def write_rows(self, cache: Tensor, rows: Tensor, slots: Tensor) -> None:
-        """rows [N, K, D] to their slots of cache [B, P, K, D]."""
-        tokens, heads, width = rows.shape
-        self._write_rows(
-            *(rows.element_size(), rows.data_ptr(), tokens, heads, rows.stride(0), rows.stride(1)),
-            *(slots.data_ptr(), cache.data_ptr(), width, threads()),
+    def rope_into_cache(
+        self, query: Tensor, key: Tensor, value: Tensor, cos: Tensor, sin: Tensor, cache: Tensor, slots: Tensor
+    ) -> Tensor:
+        out, (tokens, heads, width) = torch.empty(query.shape, dtype=query.dtype), query.shape
+        self._rope_into_cache(
+            *(DTYPES[query.dtype], tokens, width // 2),
+            *(query.data_ptr(), heads, query.stride(0), query.stride(1)),
+            *(key.data_ptr(), key.shape[1], key.stride(0), key.stride(1)),
+            *(value.data_ptr(), value.stride(0), value.stride(1)),
+            *(cos.data_ptr(), sin.data_ptr(), slots.data_ptr(), cache.data_ptr(), out.data_ptr()),
+            *(cache.stride(0), cache.shape[-2] * width, threads()),
         )
+        return out
 
     def add_scaled(self, x: Tensor, scale: Tensor | None, y: Tensor) -> Tensor:
-        out, width = torch.empty(x.shape, dtype=x.dtype), x.shape[-1]
-        factor = None if scale is None else scale.data_ptr()
-        rows = x.numel() // max(1, width)
-        self._add_scaled(DTYPES[x.dtype], x.data_ptr(), factor, y.data_ptr(), out.data_ptr(), rows, width, threads())
+        out = torch.empty(x.shape, dtype=x.dtype)
+        self._add_scaled(*_sum(x, scale, y, out), *_sizes(x), threads())
         return out
+
+    def add_rms_norm(
+        self, x: Tensor, scale: Tensor | None, y: Tensor, weight: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        total, out = torch.empty(x.shape, dtype=x.dtype), torch.empty(x.shape, dtype=x.dtype)
+        sizes = _sizes(x)
+        self._add_rms_norm(*_sum(x, scale, y, total), weight.data_ptr(), out.data_ptr(), *sizes, eps, threads())
+        return total, out
+
+    def add_layer_norm(
+        self, x: Tensor, scale: Tensor | None, y: Tensor, weight: Tensor, bias: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        total, out = torch.empty(x.shape, dtype=x.dtype), torch.empty(x.shape, dtype=x.dtype)
+        norm = weight.data_ptr(), bias.data_ptr(), out.data_ptr()
+        self._add_layer_norm(*_sum(x, scale, y, total), *norm, *_sizes(x), eps, threads())
+        return total, out
+
+
+def _sum(x: Tensor, scale: Tensor | None, y: Tensor, total: Tensor) -> tuple[int | None, ...]:
+    factor = None if scale is None else scale.data_ptr()
+    return DTYPES[x.dtype], x.data_ptr(), factor, y.data_ptr(), total.data_ptr()
+
+
+def _sizes(x: Tensor) -> tuple[int, int]:
+    """Rows and their width."""
+    width = x.shape[-1]
+    return x.numel() // max(1, width), width
 
 
 def _place(x: Tensor, rows: Rows) -> tuple[int, ...]:

@@ -21,27 +21,30 @@ static void for_rows(int64_t rows, int64_t width, int64_t threads, Work work) {
     for (int64_t r = 0; r < rows; ++r) work(r);
 }
 
-// The sum over a row of what term(i) has of the numbers from i on; four sums at a time, as one would wait for itself.
+// The sum over a row of what term(i, lanes) has of the numbers from i on; four sums at a time, as one would wait for
+// itself. Lanes that lie behind the row count, so they have to be zero.
 template <typename Term>
 static float sum_of(int64_t width, Term term) {
     Vec sums[4] = {Vec::zero(), Vec::zero(), Vec::zero(), Vec::zero()};
     int64_t i = 0;
     for (; i + 4 * Vec::width <= width; i += 4 * Vec::width) {
-        for (int k = 0; k < 4; ++k) sums[k] = sums[k] + term(i + k * Vec::width);
+        for (int k = 0; k < 4; ++k) sums[k] = sums[k] + term(i + k * Vec::width, AllLanes{});
     }
-    for (; i < width; i += Vec::width) sums[0] = sums[0] + term(i);
+    over(i, width, [&](int64_t at, auto lanes) { sums[0] = sums[0] + term(at, lanes); });
     return ((sums[0] + sums[1]) + (sums[2] + sums[3])).sum();
 }
 
 // Over the root mean square, times weight [width].
 template <typename T>
 static void rms_norm_row(const T* row, const T* weight, T* to, int64_t width, float eps) {
-    float squares = sum_of(width, [&](int64_t i) {
-        Vec x = load_at(row, i, width);
+    float squares = sum_of(width, [&](int64_t i, auto lanes) {
+        Vec x = lanes.load(row + i);
         return x * x;
     });
     Vec factor = Vec::all(1.0f / std::sqrt(squares / float(width) + eps));
-    FOR_VECTORS(i, width) store_at(to, i, width, load_at(row, i, width) * factor * load_at(weight, i, width));
+    over(0, width, [&](int64_t i, auto lanes) {
+        lanes.store(to + i, lanes.load(row + i) * factor * lanes.load(weight + i));
+    });
 }
 
 KERNEL void rms_norm(int64_t dtype, const void* x, int64_t outer, int64_t inner, int64_t outer_step,
@@ -59,17 +62,16 @@ KERNEL void rms_norm(int64_t dtype, const void* x, int64_t outer, int64_t inner,
 // the mean, as a difference of large squares would lose digits.
 template <typename T>
 static void layer_norm_row(const T* row, const T* weight, const T* bias, T* to, int64_t width, float eps) {
-    Vec mean = Vec::all(sum_of(width, [&](int64_t i) { return load_at(row, i, width); }) / float(width));
-    float squares = sum_of(width, [&](int64_t i) {
-        Vec rest = load_at(row, i, width) - mean;
-        if (i + Vec::width > width) rest = first_of(rest, width - i);
+    Vec mean = Vec::all(sum_of(width, [&](int64_t i, auto lanes) { return lanes.load(row + i); }) / float(width));
+    float squares = sum_of(width, [&](int64_t i, auto lanes) {
+        Vec rest = lanes.only(lanes.load(row + i) - mean);
         return rest * rest;
     });
     Vec factor = Vec::all(1.0f / std::sqrt(squares / float(width) + eps));
-    FOR_VECTORS(i, width) {
-        Vec normed = (load_at(row, i, width) - mean) * factor;
-        store_at(to, i, width, fma(normed, load_at(weight, i, width), load_at(bias, i, width)));
-    }
+    over(0, width, [&](int64_t i, auto lanes) {
+        Vec normed = (lanes.load(row + i) - mean) * factor;
+        lanes.store(to + i, fma(normed, lanes.load(weight + i), lanes.load(bias + i)));
+    });
 }
 
 KERNEL void layer_norm(int64_t dtype, const void* x, int64_t outer, int64_t inner, int64_t outer_step,
@@ -84,17 +86,73 @@ KERNEL void layer_norm(int64_t dtype, const void* x, int64_t outer, int64_t inne
     });
 }
 
+// Rows without gaps of x + scale [width] * y; without a scale, of x + y.
+template <typename T>
+struct Sums {
+    const T *x, *scale, *y;
+    T* out;
+    int64_t width;
+
+    T* row(int64_t r) const {
+        const T *ours = x + r * width, *theirs = y + r * width;
+        T* to = out + r * width;
+        if (scale) {
+            over(0, width, [&](int64_t i, auto lanes) {
+                lanes.store(to + i, fma(lanes.load(theirs + i), lanes.load(scale + i), lanes.load(ours + i)));
+            });
+        } else {
+            over(0, width, [&](int64_t i, auto lanes) {
+                lanes.store(to + i, lanes.load(theirs + i) + lanes.load(ours + i));
+            });
+        }
+        return to;
+    }
+};
+
+KERNEL void add_scaled(int64_t dtype, const void* x, const void* scale, const void* y, void* out, int64_t rows,
+                       int64_t width, int64_t threads) {
+    with_dtype(dtype, [&](auto number) {
+        using T = decltype(number);
+        Sums<T> sums{(const T*)x, (const T*)scale, (const T*)y, (T*)out, width};
+        for_rows(rows, width, threads, [&](int64_t r) { sums.row(r); });
+    });
+}
+
+// The sums as `add_scaled` gives them, and their norms, while a row is in the cache.
+KERNEL void add_rms_norm(int64_t dtype, const void* x, const void* scale, const void* y, void* total,
+                         const void* weight, void* out, int64_t rows, int64_t width, float eps, int64_t threads) {
+    with_dtype(dtype, [&](auto number) {
+        using T = decltype(number);
+        Sums<T> sums{(const T*)x, (const T*)scale, (const T*)y, (T*)total, width};
+        for_rows(rows, width, threads, [&](int64_t r) {
+            rms_norm_row(sums.row(r), (const T*)weight, (T*)out + r * width, width, eps);
+        });
+    });
+}
+
+KERNEL void add_layer_norm(int64_t dtype, const void* x, const void* scale, const void* y, void* total,
+                           const void* weight, const void* bias, void* out, int64_t rows, int64_t width, float eps,
+                           int64_t threads) {
+    with_dtype(dtype, [&](auto number) {
+        using T = decltype(number);
+        Sums<T> sums{(const T*)x, (const T*)scale, (const T*)y, (T*)total, width};
+        for_rows(rows, width, threads, [&](int64_t r) {
+            layer_norm_row(sums.row(r), (const T*)weight, (const T*)bias, (T*)out + r * width, width, eps);
+        });
+    });
+}
+
 // silu(x) = x / (1 + e^-x) of the first half of each row, times the second.
 KERNEL void silu_mul(int64_t dtype, const void* gate_up, void* out, int64_t rows, int64_t width, int64_t threads) {
     with_dtype(dtype, [&](auto number) {
         using T = decltype(number);
         for_rows(rows, width, threads, [&](int64_t r) {
             const T *gate = (const T*)gate_up + 2 * r * width, *up = gate + width;
-            FOR_VECTORS(i, width) {
-                Vec x = load_at(gate, i, width);
+            over(0, width, [&](int64_t i, auto lanes) {
+                Vec x = lanes.load(gate + i);
                 Vec rest = exp2(min(Vec::all(126.0f), x * Vec::all(-LOG2_E)));
-                store_at((T*)out + r * width, i, width, x / (Vec::all(1.0f) + rest) * load_at(up, i, width));
-            }
+                lanes.store((T*)out + r * width + i, x / (Vec::all(1.0f) + rest) * lanes.load(up + i));
+            });
         });
     });
 }
@@ -118,58 +176,47 @@ KERNEL void gelu(int64_t dtype, const void* x, void* out, int64_t numbers, int64
         using T = decltype(number);
         for_rows((numbers + CHUNK - 1) / CHUNK, CHUNK, threads, [&](int64_t chunk) {
             int64_t first = chunk * CHUNK, count = numbers - first < CHUNK ? numbers - first : CHUNK;
-            FOR_VECTORS(i, count) {
-                Vec half = load_at((const T*)x + first, i, count) * Vec::all(0.5f);
-                store_at((T*)out + first, i, count, fma(half, erf(half * Vec::all(1.41421356237f)), half));
-            }
+            over(first, first + count, [&](int64_t i, auto lanes) {
+                Vec half = lanes.load((const T*)x + i) * Vec::all(0.5f);
+                lanes.store((T*)out + i, fma(half, erf(half * Vec::all(1.41421356237f)), half));
+            });
         });
     });
 }
 
-// Rows x [tokens, heads, 2 * half] turned by the angles of their token: cosines and sines [tokens, half].
-KERNEL void rope(int64_t dtype, const void* x, int64_t tokens, int64_t heads, int64_t token_step, int64_t head_step,
-                 const float* cosines, const float* sines, void* out, int64_t half, int64_t threads) {
+// A row turned by the angles of its token: cosines and sines [half].
+template <typename T>
+static void turn(const T* row, const float* cosines, const float* sines, T* to, int64_t half) {
+    over(0, half, [&](int64_t i, auto lanes) {
+        Vec first = lanes.load(row + i), second = lanes.load(row + half + i);
+        Vec cosine = lanes.load(cosines + i), sine = lanes.load(sines + i);
+        lanes.store(to + i, first * cosine - second * sine);
+        lanes.store(to + half + i, fma(second, cosine, first * sine));
+    });
+}
+
+// Queries [tokens, heads, 2 * half] are turned into `out`, keys [tokens, kv_heads, 2 * half] into their slots of a cache
+// of keys, behind which, `to_values` numbers on, is that of values; a slot has `slot_size` numbers, all its heads'.
+KERNEL void rope_into_cache(int64_t dtype, int64_t tokens, int64_t half, const void* query, int64_t heads,
+                            int64_t query_step, int64_t query_head, const void* key, int64_t kv_heads,
+                            int64_t key_step, int64_t key_head, const void* value, int64_t value_step,
+                            int64_t value_head, const float* cosines, const float* sines, const int64_t* slots,
+                            void* cache, void* out, int64_t to_values, int64_t slot_size, int64_t threads) {
     with_dtype(dtype, [&](auto number) {
         using T = decltype(number);
-        for_rows(tokens, 2 * heads * half, threads, [&](int64_t token) {
+        const int64_t width = 2 * half;
+        for_rows(tokens, (heads + 2 * kv_heads) * width, threads, [&](int64_t token) {
+            const float *cosine = cosines + token * half, *sine = sines + token * half;
             for (int64_t head = 0; head < heads; ++head) {
-                const T* row = (const T*)x + token * token_step + head * head_step;
-                T* to = (T*)out + (token * heads + head) * 2 * half;
-                FOR_VECTORS(i, half) {
-                    Vec first = load_at(row, i, half), second = load_at(row + half, i, half);
-                    Vec cosine = load_at(cosines + token * half, i, half), sine = load_at(sines + token * half, i, half);
-                    store_at(to, i, half, first * cosine - second * sine);
-                    store_at(to + half, i, half, fma(second, cosine, first * sine));
-                }
+                const T* row = (const T*)query + token * query_step + head * query_head;
+                turn(row, cosine, sine, (T*)out + (token * heads + head) * width, half);
             }
-        });
-    });
-}
-
-// New keys or values [tokens, heads, width] to their slots of a cache [slots, heads, width]; numbers are copied as they
-// are, so their size is all that counts.
-KERNEL void write_rows(int64_t itemsize, const char* rows, int64_t tokens, int64_t heads, int64_t token_step,
-                       int64_t head_step, const int64_t* slots, char* cache, int64_t width, int64_t threads) {
-    int64_t bytes = width * itemsize;
-    for_rows(tokens, heads * width, threads, [&](int64_t token) {
-        for (int64_t head = 0; head < heads; ++head) {
-            const char* from = rows + (token * token_step + head * head_step) * itemsize;
-            std::memcpy(cache + (slots[token] * heads + head) * bytes, from, bytes);
-        }
-    });
-}
-
-// x + scale [width] * y, all rows without gaps; without a scale, x + y.
-KERNEL void add_scaled(int64_t dtype, const void* x, const void* scale, const void* y, void* out, int64_t rows,
-                       int64_t width, int64_t threads) {
-    with_dtype(dtype, [&](auto number) {
-        using T = decltype(number);
-        for_rows(rows, width, threads, [&](int64_t r) {
-            const T *ours = (const T*)x + r * width, *theirs = (const T*)y + r * width;
-            FOR_VECTORS(i, width) {
-                Vec factor = scale ? load_at((const T*)scale, i, width) : Vec::all(1.0f);
-                Vec sum = fma(load_at(theirs, i, width), factor, load_at(ours, i, width));
-                store_at((T*)out + r * width, i, width, sum);
+            T* slot = (T*)cache + slots[token] * slot_size;
+            for (int64_t head = 0; head < kv_heads; ++head) {
+                T* to = slot + head * width;
+                turn((const T*)key + token * key_step + head * key_head, cosine, sine, to, half);
+                const T* own = (const T*)value + token * value_step + head * value_head;
+                std::memcpy(to + to_values, own, width * sizeof(T));
             }
         });
     });

@@ -220,6 +220,42 @@ static inline Vec first_of(Vec x, int64_t count) {
 // i is where each vector of [0, n) begins; the last one may end beyond n.
 #define FOR_VECTORS(i, n) for (int64_t i = 0; i < (n); i += Vec::width)
 
+// Numbers of a row that a vector takes: all of its lanes, or the first ones of the last vector. Work that is written once
+// for both by `over` asks nothing between them.
+struct AllLanes {
+    template <typename T>
+    Vec load(const T* from) const {
+        return Vec::load(from);
+    }
+    template <typename T>
+    void store(T* to, Vec x) const {
+        x.store(to);
+    }
+    // Zeros in the other lanes.
+    Vec only(Vec x) const { return x; }
+};
+
+struct FirstLanes {
+    int64_t count;
+
+    template <typename T>
+    Vec load(const T* from) const {
+        return load_some(from, count);
+    }
+    template <typename T>
+    void store(T* to, Vec x) const {
+        store_some(to, x, count);
+    }
+    Vec only(Vec x) const { return first_of(x, count); }
+};
+
+// Calls work(i, lanes) for each vector of [from, to).
+template <typename Work>
+static inline void over(int64_t from, int64_t to, Work work) {
+    for (; from + Vec::width <= to; from += Vec::width) work(from, AllLanes{});
+    if (from < to) work(from, FirstLanes{to - from});
+}
+
 template <typename T>
 static inline Vec load_at(const T* row, int64_t i, int64_t n) {
     return i + Vec::width <= n ? Vec::load(row + i) : load_some(row + i, n - i);
