@@ -30,7 +30,7 @@ ROWS: list[set[str]] = [
     {"plan"},
     {"step"},
     {"config", "speculation", "types", "sampling_params", "progress", "family"},
-    {"amounts", "timing", "logs"},
+    {"amounts", "timing", "logs", "waiting"},
     {"errors"},
 ]
 LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}
@@ -42,6 +42,7 @@ TORCH_FREE = {
     "server",
     "amounts",
     "logs",
+    "waiting",
     "llm",
     "remote",
     "assets",

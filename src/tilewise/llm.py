@@ -36,6 +36,7 @@ from tilewise.progress import progress_bar
 from tilewise.sampling_params import SamplingParams
 from tilewise.timing import InputTiming
 from tilewise.types import Request, RequestOutput
+from tilewise.waiting import short_waits
 from tilewise.weights.checkpoint import Checkpoint
 
 Messages = Sequence[dict[str, Any]]
@@ -61,6 +62,7 @@ class LLM:
         folder = checkpoint.folder
         self._tokenizer = Tokenizer.from_folder(folder.path)
         spec = InputSpec.of(folder, self._tokenizer, config.mm_processor_kwargs)
+        os.environ.update(short_waits(os.environ))
         # Imported here, not above: torch takes longer to load than all that a caller can get wrong takes to check.
         from tilewise.runner.build import build_runner
 

@@ -212,8 +212,19 @@ def test_keys_and_values_are_written_where_attention_reads_them(ops: ReferenceOp
     cache = expected.clone()
     new = torch.cat([part[:, before:] for (before, _), part in zip(sequences, dense, strict=True)], dim=1)
     cache.view(2, -1, 2, 6)[:, layout.kv_slots] = float("nan")
-    ops.write_kv(cache, new[0], new[1], layout)
+    still = torch.ones(len(new[0]), 3), torch.zeros(len(new[0]), 3)
+    ops.rope_into_cache(new[0], new[0], new[1], *still, cache, layout)
     assert torch.equal(cache.nan_to_num(99), expected.nan_to_num(99))
+
+
+def queries_and_keys(ops: ReferenceOps, x: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
+    """x [N, heads, D] as the queries of a sequence that begins with it, and as its keys, turned."""
+    layout, blocks = layout_of([(0, len(x))])
+    cache = torch.zeros(2, blocks, BLOCK, *x.shape[1:], dtype=x.dtype)
+    query = ops.rope_into_cache(x, x, x, angles.cos(), angles.sin(), cache, layout)
+    keys, values = cache.flatten(1, 2)[:, layout.kv_slots]
+    assert torch.equal(values, x)
+    return query, keys
 
 
 @all_ops
@@ -224,14 +235,15 @@ def test_rope_is_rotation_in_the_complex_plane(ops: ReferenceOps, dtype: torch.d
     angles = torch.outer(torch.arange(7.0), 1e4 ** -(torch.arange(0, width, 2) / width))
     halves = x.double().unflatten(-1, (2, width // 2))
     turned = torch.complex(halves[..., 0, :], halves[..., 1, :]) * torch.polar(torch.ones(()), angles)[:, None]
-    close(ops.rope(x, angles.cos(), angles.sin()), torch.cat((turned.real, turned.imag), dim=-1), dtype)
+    for found in queries_and_keys(ops, x, angles):
+        close(found, torch.cat((turned.real, turned.imag), dim=-1), dtype)
 
 
 @all_ops
 def test_rope_keeps_products_of_equal_distances(ops: ReferenceOps) -> None:
     query, key = noise(1, 1, 8).expand(12, 1, 8), noise(1, 1, 8, seed=1).expand(12, 1, 8)
     angles = torch.outer(torch.arange(12.0), 100 ** -(torch.arange(0, 8, 2) / 8))
-    query, key = (ops.rope(x, angles.cos(), angles.sin())[:, 0] for x in (query, key))
+    query, key = (queries_and_keys(ops, x, angles)[1][:, 0] for x in (query, key))
     products = query @ key.T
     for distance in range(8):
         diagonal = products.diagonal(-distance)
@@ -276,6 +288,21 @@ def test_silu_mul_gates_by_the_first_half(ops: ReferenceOps, dtype: torch.dtype)
     x = noise(2, 5, 14, dtype=dtype)
     gate, up = x.double()[..., :7], x.double()[..., 7:]
     close(ops.silu_mul(x), gate / (1 + (-gate).exp()) * up, dtype)
+
+
+@all_ops
+@both_dtypes
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_norm_behind_a_sum_is_that_of_the_sum(ops: ReferenceOps, dtype: torch.dtype, scaled: bool) -> None:
+    x, y = noise(2, 5, 14, dtype=dtype), noise(2, 5, 14, seed=1, dtype=dtype)
+    scale, weight, bias = noise(3, 14, seed=2, dtype=dtype)
+    factor = scale if scaled else None
+    total, normed = ops.add_rms_norm(x, factor, y, weight, 1e-5)
+    assert torch.equal(total, ops.add_scaled(x, factor, y))
+    assert torch.equal(normed, ops.rms_norm(total, weight, 1e-5))
+    total, normed = ops.add_layer_norm(x, factor, y, weight, bias, 1e-5)
+    assert torch.equal(total, ops.add_scaled(x, factor, y))
+    assert torch.equal(normed, ops.layer_norm(total, weight, bias, 1e-5))
 
 
 @all_ops
@@ -399,6 +426,11 @@ def pixel_arguments(dtype: torch.dtype) -> tuple[Any, ...]:
     return pixels, 14, torch.tensor([0.5, 0.4, 0.3]).to(dtype), torch.tensor([0.2, 0.3, 0.25]).to(dtype)
 
 
+def added_arguments(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """What is added, and the weights of the norm; without a scale, as with one the reference rounds twice."""
+    return noise(4, 40, seed=2, dtype=dtype), noise(40, seed=1, dtype=dtype)
+
+
 ARGUMENTS: dict[str, Callable[[torch.dtype], tuple[Any, ...]]] = {
     "linear": lambda d: (noise(3, 9, dtype=d), noise(5, 9, seed=1, dtype=d) / 4, noise(5, seed=2, dtype=d)),
     "rms_norm": lambda d: (noise(4, 40, dtype=d), noise(40, seed=1, dtype=d), 1e-6),
@@ -406,13 +438,14 @@ ARGUMENTS: dict[str, Callable[[torch.dtype], tuple[Any, ...]]] = {
     "gelu": lambda d: (noise(4, 40, dtype=d),),
     "silu_mul": lambda d: (noise(4, 40, dtype=d),),
     "add_scaled": lambda d: (noise(4, 40, dtype=d), noise(40, seed=1, dtype=d), noise(4, 40, seed=2, dtype=d)),
-    "rope": lambda d: (noise(5, 3, 8, dtype=d), noise(5, 4).cos(), noise(5, 4).sin()),
+    "add_rms_norm": lambda d: (noise(4, 40, dtype=d), None, *added_arguments(d), 1e-6),
+    "add_layer_norm": lambda d: (noise(4, 40, dtype=d), None, *added_arguments(d), noise(40, seed=3, dtype=d), 1e-6),
     "paged_attention": paged_arguments,
     "dense_attention": lambda d: (*(noise(2, 17, 3, 8, seed=seed, dtype=d) for seed in range(3)), 0.35),
     "moe_experts": lambda d: (*expert_arguments(d), ReferenceOps().silu_mul),
     "patchify": pixel_arguments,
 }
-IN_PLACE = {"write_kv", "scatter_rows"}
+IN_PLACE = {"rope_into_cache", "scatter_rows"}
 """Tested above with both implementations, bit by bit."""
 
 
@@ -420,8 +453,9 @@ IN_PLACE = {"write_kv", "scatter_rows"}
 @pytest.mark.parametrize("ops", ANY_OPS[:-1], ids=lambda ops: type(ops).__name__)
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_cpu_op_is_the_reference_op(name: str, ops: ReferenceOps, dtype: torch.dtype) -> None:
-    found, expected = (getattr(one, name)(*ARGUMENTS[name](dtype)) for one in (ops, ReferenceOps()))
-    close(found, expected, torch.float32 if name == "patchify" else dtype)  # pixels are normalised in float32
+    results = [getattr(one, name)(*ARGUMENTS[name](dtype)) for one in (ops, ReferenceOps())]
+    for found, expected in zip(*(one if isinstance(one, tuple) else (one,) for one in results), strict=True):
+        close(found, expected, torch.float32 if name == "patchify" else dtype)  # pixels are normalised in float32
 
 
 def test_no_op_is_forgotten() -> None:

@@ -85,7 +85,7 @@ class Architecture:
         files = SafetensorFiles(self.folder.path)
         locate = self.format.locate(files.names, self.backbone.names(self.config.decoder))
         source = CheckpointSource(files, locate, dtype, device, on_read)
-        model = self.build(source, ops, context, mesh, watch, store)
+        model = self.build(source, ops, context, mesh, watch, source.giving_back(store or ops.store))
         source.finish()
         return model
 

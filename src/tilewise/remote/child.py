@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 from tilewise.remote.pipe import pipe
+from tilewise.waiting import short_waits
 
 _PATIENCE = 10.0  # seconds from being told to end until being ended
 
@@ -26,7 +27,7 @@ class EngineProcess:
                 command,
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": path},
+                env={**os.environ, **short_waits(os.environ), "PYTHONPATH": path},
             )
 
     @property

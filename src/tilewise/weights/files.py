@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tilewise.errors import InvalidCheckpoint
 from tilewise.weights.names import Stored
+from tilewise.weights.pages import MappedPages
 from tilewise.weights.shards import INDEX, listed_shards
 
 
@@ -21,9 +22,11 @@ class SafetensorFiles:
         self.folder = folder
         self._close = ExitStack()
         self._readers: dict[str, Any] = {}
-        for path in shard_files(folder):
+        paths = shard_files(folder)
+        for path in paths:
             reader = self._open(path)
             self._readers |= dict.fromkeys(reader.keys(), reader)
+        self._pages = MappedPages(paths)
         self.names = frozenset(self._readers)
 
     def _open(self, path: Path) -> Any:
@@ -45,6 +48,10 @@ class SafetensorFiles:
     def dtype(self, name: str) -> str:
         """As the file spells it: BF16, F32, I8 ..."""
         return str(self._readers[name].get_slice(name).get_dtype())
+
+    def give_back(self, name: str) -> None:
+        """The memory that a tensor takes since it was read; it can be read again."""
+        self._pages.give_back(self.tensor(name))
 
     def close(self) -> None:
         self._close.close()

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tilewise.errors import InvalidCheckpoint
 from tilewise.parallel.mesh import Share
-from tilewise.platforms.base import Store
+from tilewise.platforms.base import Store, Weight
 from tilewise.platforms.weights import as_it_came
 from tilewise.weights.files import SafetensorFiles
 from tilewise.weights.names import Source, stack
@@ -78,6 +78,7 @@ class CheckpointSource:
     on_read: Callable[[int], None] = lambda _: None
     """Told the bytes of each tensor as it is read."""
     _unread: set[str] = field(init=False)
+    _in_memory: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._unread = set(self.files.names)
@@ -103,8 +104,27 @@ class CheckpointSource:
             raise InvalidCheckpoint(
                 f"The tensor {source.name} has shape {list(tensor.shape)}, the config asks for {list(shape)}."
             )
+        self._in_memory += source.names
         self.on_read(tensor.nbytes)
         return tensor.reshape(*shape).to(self.device, self.dtype)
+
+    def giving_back(self, store: Store) -> Store:
+        """The same store, after which what was read for it no longer takes memory.
+
+        Where the mapped tensor itself is kept, its pages come back as they are touched.
+        """
+
+        def stored(matrix: Tensor, bias: Tensor | None, shared: bool = False) -> Weight:
+            weight = store(matrix, bias, shared)
+            self._give_back()
+            return weight
+
+        return stored
+
+    def _give_back(self) -> None:
+        for name in self._in_memory:
+            self.files.give_back(name)
+        self._in_memory.clear()
 
     def _find(self, name: str) -> Source | None:
         """The form of a tensor that the files hold, all parts of it."""

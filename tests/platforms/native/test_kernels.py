@@ -179,14 +179,13 @@ def test_scratch_is_what_attention_takes() -> None:
         assert OPS.paged_scratch(size) < ReferenceOps().paged_scratch(AttentionSize(3000, 3000, 14, 2, 64, 4))
 
 
-def test_threads_are_as_many_as_torch_is_told_and_torchs_own() -> None:
-    """Counted in a process that computes nothing else: two more than one for the kernel, and none for torch then."""
+def test_threads_are_as_many_as_torch_is_told() -> None:
+    """Counted in a process that computes nothing else: for a kernel there are two more than the one that calls."""
     code = (
         "import os, torch\nfrom tilewise.platforms.cpu import CpuPlatform\ntorch.set_num_threads(1)\n"
         "def count(): return len(os.listdir('/proc/self/task'))\n"
         "ops, x = CpuPlatform().ops(), torch.zeros(1, 512, 4, 64)\nbefore = count()\n"
-        "torch.set_num_threads(3)\nops.dense_attention(x, x, x, 1.0)\nbetween = count()\n"
-        "torch.zeros(2**20).add(1)\nprint(between - before, count() - between)"
+        "torch.set_num_threads(3)\nops.dense_attention(x, x, x, 1.0)\nprint(count() - before)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "2 0\n"
+    assert done.stdout == "2\n"

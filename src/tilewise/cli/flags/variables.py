@@ -47,6 +47,8 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("CXX", "own", "C++ compiler that builds the kernels of the CPU (default: g++)"),
     Variable("XDG_CACHE_HOME", "own", "where they are kept, in tilewise/kernels (default: ~/.cache)"),
     Variable("OMP_PROC_BIND", "honoured", "whether threads stay on their cores"),
+    Variable("OMP_WAIT_POLICY", "honoured", "how OpenMP's threads wait; unless said, they soon sleep"),
+    Variable("GOMP_SPINCOUNT", "honoured", "the same in numbers, for GNU's OpenMP"),
     Variable("HF_ENDPOINT", "honoured", "address of the Hugging Face hub, or of a mirror"),
     Variable("HF_HUB_OFFLINE", "honoured", "1 = no hub is asked, only its cache"),
     Variable("TRANSFORMERS_OFFLINE", "honoured", "the same as HF_HUB_OFFLINE"),

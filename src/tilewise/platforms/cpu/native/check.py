@@ -106,8 +106,8 @@ def rope_into_cache(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
         angles = noise(sum(counts), width // 2, seed=1, dtype=torch.float32)
         wide = noise(sum(counts), heads + 2 * kv_heads + 1, width, seed=2, dtype=dtype)[:, 1:]
         cache = torch.zeros(2, blocks, BLOCK, kv_heads, width, dtype=dtype)
-        parts = wide.split((heads, kv_heads, kv_heads), dim=1)
-        yield ops.rope_into_cache(*parts, angles.cos(), angles.sin(), cache, layout)
+        query, key, value = wide.split((heads, kv_heads, kv_heads), dim=1)
+        yield ops.rope_into_cache(query, key, value, angles.cos(), angles.sin(), cache, layout)
         yield cache
 
 

@@ -12,10 +12,9 @@ from pathlib import Path
 
 from tilewise.platforms.cpu.native import NoKernels
 
-COMPILE = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-fopenmp")
-# Without -fopenmp: the threads are those of the OpenMP that torch has loaded already, for all to find, so that there is
-# one pool of them. What is missing shows when the library is loaded (now), not at the first call.
-LINK = ("-shared", "-Wl,-z,now")
+COMPILE = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-pthread")
+# What is missing shows when the library is loaded (now), not at the first call.
+LINK = ("-shared", "-pthread", "-Wl,-z,now")
 _SECONDS = 300
 
 
@@ -25,7 +24,7 @@ class Compiler:
 
     @classmethod
     def find(cls, environment: Mapping[str, str]) -> Compiler:
-        """CXX, else GCC by its usual names. Other compilers bring an OpenMP that is not torch's."""
+        """CXX, else by the usual names."""
         named = environment.get("CXX", "").strip()
         wishes = [shlex.split(named)] if named else [["g++"], ["c++"]]
         for program, *arguments in wishes:

@@ -6,6 +6,7 @@
 // cache has. A row's sums therefore run in one order that depends on nothing but its position and how many queries its
 // sequence has in this step: few of them share out a long past among threads, in parts that begin at multiples of PART.
 #include "attention.h"
+#include "threads.h"
 
 #include <vector>
 
@@ -120,34 +121,26 @@ static void attend_some(const Shape& shape, const std::vector<Sequence<T>>& sequ
         }
     }
     if (pieces.empty()) return;
-#pragma omp parallel num_threads(int(std::min<int64_t>(threads, pieces.size())))
-    {
-        Scratch own(scratch + thread_number() * Scratch::numbers(shape.width), shape);
-        // The longest come last in a sequence, and are best begun first.
-#pragma omp for schedule(dynamic, 1)
-        for (int64_t i = int64_t(pieces.size()) - 1; i >= 0; --i) {
-            const Piece& piece = pieces[i];
-            const Sequence<T>& sequence = sequences[piece.sequence];
-            run(shape, sequence, piece, own);
-            if (piece.partial) {
-                keep(shape, piece, own);
-                continue;
-            }
-            for (int64_t r = 0; r < piece.rows; ++r) {
-                finish(shape, sequence, piece.head, piece.row + r, own.mixed + r * shape.padded(), own.most[r],
-                       own.sum[r]);
-            }
+    // The longest come last in a sequence, and are best begun first.
+    share(pieces.size(), threads, [&](int64_t task, int64_t thread) {
+        Scratch own(scratch + thread * Scratch::numbers(shape.width), shape);
+        const Piece& piece = pieces[pieces.size() - 1 - task];
+        const Sequence<T>& sequence = sequences[piece.sequence];
+        run(shape, sequence, piece, own);
+        if (piece.partial) return keep(shape, piece, own);
+        for (int64_t r = 0; r < piece.rows; ++r) {
+            finish(shape, sequence, piece.head, piece.row + r, own.mixed + r * shape.padded(), own.most[r],
+                   own.sum[r]);
         }
-#pragma omp for schedule(static)
-        for (int64_t i = 0; i < int64_t(splits.size()); ++i) {
-            const Split& split = splits[i];
-            int64_t step = split.rows * unfinished(shape);
-            for (int64_t row = 0; row < split.rows; ++row) {
-                merge(shape, sequences[split.sequence], split.head, row, split.partial + row * unfinished(shape),
-                      split.parts, step);
-            }
+    });
+    share(splits.size(), threads, [&](int64_t task, int64_t) {
+        const Split& split = splits[task];
+        int64_t step = split.rows * unfinished(shape);
+        for (int64_t row = 0; row < split.rows; ++row) {
+            merge(shape, sequences[split.sequence], split.head, row, split.partial + row * unfinished(shape),
+                  split.parts, step);
         }
-    }
+    });
 }
 
 // Sequences in their order, as many at once as `room` numbers are enough for.

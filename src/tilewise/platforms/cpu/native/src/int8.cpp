@@ -38,7 +38,17 @@ static inline int32_t read_int(const Row* row) {
     return group;
 }
 
-static inline int8_t rounded(float x) { return int8_t(std::nearbyint(std::max(-127.0f, std::min(127.0f, x)))); }
+// Numbers rounded to levels of int8, with something added to each.
+template <typename T, typename Row>
+static inline void round_to(Row* to, const T* from, int64_t count, float inverse, int32_t added) {
+    over(0, count, [&](int64_t i, auto lanes) {
+        alignas(64) float levels[Vec::width];
+        const Vec level = round(lanes.load(from + i) * Vec::all(inverse));
+        max(Vec::all(-127.0f), min(Vec::all(127.0f), level)).store(levels);
+        const int64_t some = std::min<int64_t>(Vec::width, count - i);
+        for (int64_t j = 0; j < some; ++j) to[i + j] = Row(int32_t(levels[j]) + added);
+    });
+}
 
 #if defined(__AVX512VNNI__) && defined(__AVX512F__)
 #define DOT_OF_FOUR
@@ -93,15 +103,8 @@ struct Int8 {
     int64_t outputs;
 
     void fill(Row* to, int64_t row) const {
-        const T* from = x + row * inputs;
-        const Vec inverse = Vec::all(rows[row].inverse);
-        for (int64_t i = 0; i < padded(inputs); i += Vec::width) {
-            Vec y = i < inputs ? load_at(from, i, inputs) * inverse : Vec::zero();
-            alignas(64) float lanes[Vec::width];
-            max(Vec::all(-127.0f), min(Vec::all(127.0f), round(y))).store(lanes);
-            const int64_t count = std::min<int64_t>(Vec::width, padded(inputs) - i);
-            for (int64_t j = 0; j < count; ++j) to[i + j] = Row(int32_t(lanes[j]) + added);
-        }
+        round_to(to, x + row * inputs, inputs, rows[row].inverse, added);
+        std::fill(to + inputs, to + padded(inputs), Row(added));
     }
 
     void finish(const int32_t* sums, int64_t row, int64_t output, int64_t count) const {
@@ -157,23 +160,17 @@ struct Int8 {
 template <typename T>
 static void pack(const T* matrix, int64_t outputs, int64_t inputs, int8_t* packed, float* scales, int32_t* totals,
                  int64_t threads) {
-    const int64_t size = panel_size(inputs);
-#pragma omp parallel for num_threads(int(threads))
-    for (int64_t panel = 0; panel < parts(outputs, PANEL); ++panel) {
-        int8_t* to = packed + panel * size;
-        std::fill(to, to + size, int8_t{});
-        for (int64_t o = panel * PANEL; o < std::min(outputs, (panel + 1) * PANEL); ++o) {
-            const T* row = matrix + o * inputs;
-            const Scaled found = Scaled::of(row, inputs);
-            scales[o] = found.scale;
+    auto found = scratch<Scaled>(outputs);
+    pack_panels<Int8<T>>(outputs, inputs, packed, threads, [&](int64_t o, int64_t k, int64_t count, int8_t* to) {
+        const T* row = matrix + o * inputs;
+        if (k == 0) {
+            found[o] = Scaled::of(row, inputs);
+            scales[o] = found[o].scale;
             totals[o] = 0;
-            for (int64_t k = 0; k < inputs; ++k) {
-                const int8_t weight = rounded(to_float(row[k]) * found.inverse);
-                to[place<Int8<T>>(o, k)] = weight;
-                totals[o] += weight;
-            }
         }
-    }
+        round_to(to, row + k, count, found[o].inverse, 0);
+        for (int64_t i = 0; i < count; ++i) totals[o] += to[i];
+    });
 }
 
 KERNEL void pack_int8(int64_t dtype, const void* matrix, int64_t outputs, int64_t inputs, void* packed, void* scales,
@@ -188,8 +185,8 @@ template <typename T>
 static void int8_product(Int8<T> kind, const int8_t* packed, int64_t threads) {
     auto rows = scratch<Scaled>(kind.m);
     kind.rows = rows.get();
-#pragma omp parallel for num_threads(int(kind.m * kind.inputs < SMALL ? 1 : threads))
-    for (int64_t row = 0; row < kind.m; ++row) rows[row] = Scaled::of(kind.x + row * kind.inputs, kind.inputs);
+    share(kind.m, kind.m * kind.inputs < SMALL ? 1 : threads,
+          [&](int64_t row, int64_t) { rows[row] = Scaled::of(kind.x + row * kind.inputs, kind.inputs); });
     product(kind, packed, threads);
 }
 

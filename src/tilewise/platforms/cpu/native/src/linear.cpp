@@ -94,24 +94,13 @@ inline void Floats<bfloat16>::step(Vec (&sums)[ROWS][VECTORS], const bfloat16* r
 }
 #endif
 
-template <typename T>
-static void pack(const T* matrix, int64_t outputs, int64_t inputs, T* packed, int64_t threads) {
-    const int64_t size = panel_size(inputs);
-#pragma omp parallel for num_threads(int(threads))
-    for (int64_t panel = 0; panel < parts(outputs, PANEL); ++panel) {
-        T* to = packed + panel * size;
-        std::fill(to, to + size, T{});
-        const int64_t first = panel * PANEL, last = std::min(outputs, first + PANEL);
-        for (int64_t k = 0; k < inputs; ++k)
-            for (int64_t o = first; o < last; ++o) to[place<Floats<T>>(o, k)] = matrix[o * inputs + k];
-    }
-}
-
 KERNEL void pack_linear(int64_t dtype, const void* matrix, int64_t outputs, int64_t inputs, void* packed,
                         int64_t threads) {
     with_dtype(dtype, [&](auto number) {
         using T = decltype(number);
-        pack((const T*)matrix, outputs, inputs, (T*)packed, threads);
+        pack_panels<Floats<T>>(outputs, inputs, (T*)packed, threads, [&](int64_t o, int64_t k, int64_t count, T* to) {
+            std::memcpy(to, (const T*)matrix + o * inputs + k, count * sizeof(T));
+        });
     });
 }
 

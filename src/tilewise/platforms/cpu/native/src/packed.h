@@ -22,6 +22,7 @@
 #include <new>
 
 #include "simd.h"
+#include "threads.h"
 
 static constexpr int64_t PANEL = 16;
 static constexpr int64_t STEP = 4;
@@ -54,10 +55,28 @@ static std::unique_ptr<T[], Freed> scratch(int64_t count) {
     return std::unique_ptr<T[], Freed>(static_cast<T*>(memory));
 }
 
-// Where weight (output, input) stands, behind the first of its panel.
-template <typename Kind>
-static inline int64_t place(int64_t output, int64_t input) {
-    return (input / Kind::group * PANEL + output % PANEL) * Kind::group + input % Kind::group;
+// Packs a matrix of which read(output, input, count, to) gives `count` weights of an output from an input on, which is a
+// multiple of CHUNK.
+template <typename Kind, typename Read>
+static void pack_panels(int64_t outputs, int64_t inputs, typename Kind::Weight* packed, int64_t threads, Read read) {
+    using Weight = typename Kind::Weight;
+    static constexpr int64_t CHUNK = 512, GAP = 64 / sizeof(Weight), GROUP = Kind::group;
+    share(parts(outputs, PANEL), threads, [&](int64_t panel, int64_t) {
+        // Rows of a matrix are a power of two apart mostly, and would meet in the cache.
+        Weight rows[PANEL][CHUNK + GAP] = {};
+        Weight* to = packed + panel * panel_size(inputs);
+        const int64_t first = panel * PANEL, count = std::min(PANEL, outputs - first);
+        for (int64_t k = 0; k < padded(inputs); k += CHUNK) {
+            const int64_t read_now = std::min(CHUNK, inputs - k), whole = std::min(CHUNK, padded(inputs) - k);
+            for (int64_t o = 0; o < count; ++o) {
+                read(first + o, k, read_now, rows[o]);
+                std::fill(rows[o] + read_now, rows[o] + whole, Weight{});
+            }
+            for (int64_t i = 0; i < whole; i += GROUP) {
+                for (int64_t o = 0; o < PANEL; ++o, to += GROUP) std::memcpy(to, &rows[o][i], GROUP * sizeof(Weight));
+            }
+        }
+    });
 }
 
 // Rows of x as they are multiplied.
@@ -140,16 +159,13 @@ static void product(const Kind& kind, const typename Kind::Weight* packed, int64
     const int64_t height = std::min(kind.m, BLOCK_ROWS), blocks = parts(kind.m, height);
     const int64_t some = parts(parts(panels, parts(TASKS * threads, blocks)), 4 * WIDE) * 4 * WIDE;
     if (kind.m * kind.inputs * kind.outputs < SMALL) threads = 1;
-#pragma omp parallel num_threads(int(threads))
-    {
-        auto rows = scratch<typename Kind::Row>(height * stride);
-#pragma omp for schedule(dynamic) nowait
-        for (int64_t task = 0; task < blocks * parts(panels, some); ++task) {
-            const int64_t row = task % blocks * height, panel = task / blocks * some;
-            const int64_t count = std::min(height, kind.m - row);
-            for (int64_t r = 0; r < count; ++r) kind.fill(rows.get() + r * stride, row + r);
-            multiply_block<Kind>(kind, {rows.get(), stride, row, count},
-                                 {packed + panel * size, size, panel, std::min(some, panels - panel)}, inputs);
-        }
-    }
+    auto rows = scratch<typename Kind::Row>(threads * height * stride);
+    share(blocks * parts(panels, some), threads, [&](int64_t task, int64_t thread) {
+        auto* own = rows.get() + thread * height * stride;
+        const int64_t row = task % blocks * height, panel = task / blocks * some;
+        const int64_t count = std::min(height, kind.m - row);
+        for (int64_t r = 0; r < count; ++r) kind.fill(own + r * stride, row + r);
+        multiply_block<Kind>(kind, {own, stride, row, count},
+                             {packed + panel * size, size, panel, std::min(some, panels - panel)}, inputs);
+    });
 }

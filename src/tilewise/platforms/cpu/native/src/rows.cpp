@@ -1,7 +1,9 @@
 // Ops of which each row is computed by itself: norms, activations, rotation, and the cache's new rows. Each reads and
 // writes memory once, and computes in float32.
 #include "simd.h"
+#include "threads.h"
 
+#include <algorithm>
 #include <cmath>
 
 // Rows [outer, inner] of a tensor, each some numbers behind the first (call.py).
@@ -17,8 +19,11 @@ struct Rows {
 // Calls work(row) for all rows; a few numbers in all are not worth waking threads for.
 template <typename Work>
 static void for_rows(int64_t rows, int64_t width, int64_t threads, Work work) {
-#pragma omp parallel for num_threads(rows * width < 32768 ? 1 : int(threads))
-    for (int64_t r = 0; r < rows; ++r) work(r);
+    if (rows * width < 32768) threads = 1;
+    const int64_t tasks = std::min(rows, 8 * threads);
+    share(tasks, threads, [&](int64_t task, int64_t) {
+        for (int64_t r = task * rows / tasks; r < (task + 1) * rows / tasks; ++r) work(r);
+    });
 }
 
 // The sum over a row of what term(i, lanes) has of the numbers from i on; four sums at a time, as one would wait for

@@ -15,11 +15,6 @@ struct bfloat16 {
     uint16_t bits;
 };
 
-// OpenMP's, declared here since its header is the compiler's and the library is torch's.
-extern "C" int omp_get_thread_num(void);
-
-static inline int64_t thread_number() { return omp_get_thread_num(); }
-
 // The dtypes as Python names them.
 enum Dtype : int64_t { FLOAT32 = 0, BFLOAT16 = 1 };
 
