@@ -116,6 +116,15 @@ class DownloadFailed(TilewiseError):
     http_status = 503
 
 
+class Unfinished(TilewiseError):
+    """A batch run ended before its last line. What is done stays done, and the same run again goes on."""
+
+    def __init__(self, why: str, done: int, lines: int, signal: int | None = None) -> None:
+        super().__init__(f"{why} {done} of {lines} lines are done; the same command goes on with the others.")
+        self.signal = signal
+        """That ended it, if one did."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A sentence offering the nearest known name, or an empty string when nothing is near.
 
