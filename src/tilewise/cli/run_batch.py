@@ -19,7 +19,7 @@ from tilewise.cli.flags.table import serve_flags
 from tilewise.cli.flags.variables import OPTIONS
 from tilewise.cli.serve import log_settings
 from tilewise.errors import Unfinished
-from tilewise.jobs.config import Job, serves_nobody
+from tilewise.jobs.config import Job, check_server, serves_nobody
 from tilewise.server.config import ServerConfig
 
 USAGE = "tilewise run-batch -i IN.jsonl -o OUT.jsonl [MODEL] [FLAG ...]"
@@ -95,4 +95,6 @@ def read_order(words: Sequence[str]) -> tuple[Job, Settings]:
         own[flag.name] = Path(own[flag.name])
     # Keys and connections of a server are no matter of a run that has neither.
     environment = {name: value for name, value in os.environ.items() if name not in OPTIONS}
-    return Job(**own), settle(values_of_line(line), environment)
+    settings = settle(values_of_line(line), environment)
+    check_server(settings.server)
+    return Job(**own), settings

@@ -29,7 +29,7 @@ class Job:
     """Whether results stand in the order of the input."""
     max_in_flight: int | None = None
     """Lines that are asked at once; None = as many as the engine runs, and some that are ready when one ends."""
-    retries: int = 3
+    retries: int = 2
     """How often a line is asked again that failed for a reason of ours."""
     retry_failed: bool = False
     """Whether lines that failed in earlier runs are asked again."""

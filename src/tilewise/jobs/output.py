@@ -62,16 +62,19 @@ class Output:
 @contextmanager
 def alone(path: Path) -> Iterator[None]:
     """While this run is the only one that writes there. The lock ends with the process, however it ends."""
-    lock = path.with_name(f"{path.name}.lock")
+    lock = FileLock(path.with_name(f"{path.name}.lock"), timeout=0)
     try:
-        with FileLock(lock, timeout=0):
-            yield
+        lock.acquire()
     except Timeout:
         raise InvalidConfig(
-            f"output_file: another run writes {path} (it holds {lock.name}): wait for it, or name another file."
+            f"output_file: another run writes {path} (it holds {lock.lock_file}): wait for it, or name another file."
         ) from None
     except OSError as error:
-        raise CannotWrite.of(lock, error) from None
+        raise CannotWrite.of(Path(lock.lock_file), error) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def sync_folder(path: Path) -> None:

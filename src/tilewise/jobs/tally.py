@@ -60,7 +60,8 @@ class Summary:
     def text(self) -> Iterator[str]:
         """A line each."""
         before = f", {self.earlier} of them in earlier runs" if self.earlier else ""
-        yield f"{self.lines} lines: {self.succeeded} succeeded, {sum(self.failed.values())} failed{before}"
+        lines = "1 line" if self.lines == 1 else f"{self.lines} lines"
+        yield f"{lines}: {self.succeeded} succeeded, {sum(self.failed.values())} failed{before}"
         for outcome, count in self.failed.items():
             yield f"  {outcome:<20} {count}"
         yield f"{self.prompt_tokens} prompt tokens, {self.completion_tokens} answer tokens"

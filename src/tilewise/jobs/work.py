@@ -39,14 +39,17 @@ class Work:
     server: ServerConfig
     digests: array[int]
     found: Found
+    seconds: float = 0.0
+    """That lines were asked for."""
 
     async def run(self, process: EngineProcess, signals: Collection[int], build: Build | None = None) -> Summary:
         """Raises Unfinished, and what hinders the engine's start."""
+        earlier = self.found.tally.done
         stop = Stop(self.server.shutdown_timeout)
         try:
             with stop.on(signals):
                 async with open_desk(self.engine, self.server, process, build) as desk:
-                    summary = await self._ask_the_rest(desk, stop)
+                    await self._ask_the_rest(desk, stop)
         except asyncio.CancelledError:
             if stop.signal is None:
                 raise
@@ -54,14 +57,14 @@ class Work:
             raise self._unfinished(str(error)) from None
         if stop.signal is not None and self.found.tally.done < len(self.digests):
             raise self._unfinished(f"The run was ended by {Signals(stop.signal).name}.", stop.signal)
-        return summary
+        return Summary.of(self.found.tally, earlier, self.seconds)
 
-    async def _ask_the_rest(self, desk: Desk, stop: Stop) -> Summary:
+    async def _ask_the_rest(self, desk: Desk, stop: Stop) -> None:
         tally, limit = self.found.tally, int(self.server.max_body_mb * 2**20) + _ENVELOPE
         lines = read_lines(self.job.input_file, limit)
         source = Input(lines, self.digests, self.found.finished, asked_paths(), limit)
         window = Window(self.job.lines_in_flight(self.engine), self.job.keep_order)
-        output, begin, earlier = Output(self.job.output_file), time.monotonic(), tally.done
+        output, begin = Output(self.job.output_file), time.monotonic()
         try:
             with meter(tally, len(self.digests)) as moved:
 
@@ -74,7 +77,7 @@ class Work:
                 await feed.run()
         finally:
             output.close()
-        return Summary.of(tally, earlier, time.monotonic() - begin)
+            self.seconds = time.monotonic() - begin
 
     def _unfinished(self, why: str, signal: int | None = None) -> Unfinished:
         return Unfinished(why, self.found.tally.done, len(self.digests), signal)
