@@ -119,10 +119,14 @@ class DownloadFailed(TilewiseError):
 class Unfinished(TilewiseError):
     """A batch run ended before its last line. What is done stays done, and the same run again goes on."""
 
-    def __init__(self, why: str, done: int, lines: int, signal: int | None = None) -> None:
-        super().__init__(f"{why} {done} of {lines} lines are done; the same command goes on with the others.")
-        self.signal = signal
-        """That ended it, if one did."""
+    signal: int | None = None
+    """That ended it, if one did."""
+
+    @classmethod
+    def of(cls, why: str, done: int, lines: int, signal: int | None = None) -> Unfinished:
+        error = cls(f"{why} {done} of {lines} lines are done; the same command goes on with the others.")
+        error.signal = signal
+        return error
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

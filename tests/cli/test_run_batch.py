@@ -65,7 +65,7 @@ def test_job_and_both_configs(asked, source, capsys, monkeypatch):
 
 @pytest.mark.parametrize(("number", "code"), [(None, 1), (signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_the_status_says_what_ended_it(asked, source, capsys, number, code):
-    asked[1].append(Unfinished("The disk is full.", 4, 9, number))
+    asked[1].append(Unfinished.of("The disk is full.", 4, 9, number))
     assert main(["run-batch", "-i", "in.jsonl", "-o", "out.jsonl"]) == code
     assert (
         "tilewise: The disk is full. 4 of 9 lines are done; the same command goes on with the others."

@@ -80,4 +80,4 @@ class Work:
             self.seconds = time.monotonic() - begin
 
     def _unfinished(self, why: str, signal: int | None = None) -> Unfinished:
-        return Unfinished(why, self.found.tally.done, len(self.digests), signal)
+        return Unfinished.of(why, self.found.tally.done, len(self.digests), signal)
