@@ -33,6 +33,9 @@ test-schema: install ## thousands of generated requests, right and wrong, to a r
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test-server]'
 	$(BIN)/python -m pytest -m schema tests/server/test_schema.py
 
+test-batch: install ## a batch of 20,000 lines, killed ten times (some minutes)
+	$(BIN)/python -m pytest -m slow tests/jobs
+
 check: install ## formatting, lint and strict types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -65,4 +68,4 @@ clean: ## remove the environment and caches
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 .PHONY: help install demo test test-slow test-clients test-schema check format eval-demo matrix compatibility monitoring
-.PHONY: equality clean
+.PHONY: equality test-batch clean

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from tilewise.beam import BeamSearchOutput, BeamSearchParams
     from tilewise.config import EngineConfig
     from tilewise.errors import TilewiseError
+    from tilewise.jobs.run import run_batch
     from tilewise.llm import LLM
     from tilewise.sampling_params import SamplingParams, StructuredOutputsParams
 from tilewise.types import CompletionOutput, RequestOutput
@@ -25,6 +26,7 @@ __all__ = [
     "SamplingParams",
     "StructuredOutputsParams",
     "TilewiseError",
+    "run_batch",
 ]
 
 _HOMES = {
@@ -38,6 +40,7 @@ _HOMES = {
     "SamplingParams": "tilewise.sampling_params",
     "StructuredOutputsParams": "tilewise.sampling_params",
     "TilewiseError": "tilewise.errors",
+    "run_batch": "tilewise.jobs.run",
 }
 
 

@@ -116,6 +116,19 @@ class DownloadFailed(TilewiseError):
     http_status = 503
 
 
+class Unfinished(TilewiseError):
+    """A batch run ended before its last line. What is done stays done, and the same run again goes on."""
+
+    signal: int | None = None
+    """That ended it, if one did."""
+
+    @classmethod
+    def of(cls, why: str, done: int, lines: int, signal: int | None = None) -> Unfinished:
+        error = cls(f"{why} {done} of {lines} lines are done; the same command goes on with the others.")
+        error.signal = signal
+        return error
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A sentence offering the nearest known name, or an empty string when nothing is near.
 

@@ -89,6 +89,12 @@ def test_offline():
     ]
 
 
+def test_a_batch(tmp_path):
+    printed = run(sys.executable, str(EXAMPLES / "batch.py"), "--folder", str(tmp_path))
+    assert printed.splitlines()[:4] == ["word: cat", "colour: yellow", "count: 6", "3 of 3 lines succeeded"]
+    assert {path.name for path in tmp_path.iterdir()} == {"requests.jsonl", "answers.jsonl", "answers.jsonl.lock"}
+
+
 @pytest.mark.parametrize("name", ANSWERS)
 def test_with_curl(demo_url, name):
     [choice] = json.loads(run_curl(name, demo_url))["choices"]

@@ -1,0 +1,85 @@
+"""Job: what a batch run is asked for, beside the options of engine and server."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from tilewise.config import EngineConfig
+from tilewise.errors import InvalidConfig
+from tilewise.server.config import ServerConfig
+
+_ELSEWHERE = ("address", "access")
+"""Groups of options about who may ask, and where."""
+_OF_HTTP = (
+    *("h11_max_incomplete_event_size", "h11_max_header_count", "stream_interval", "enable_force_include_usage"),
+    *("uvicorn_log_level", "disable_uvicorn_access_log", "disable_access_log_for_endpoints"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One input, one output, and how the one becomes the other."""
+
+    input_file: Path
+    output_file: Path
+    keep_order: bool = False
+    """Whether results stand in the order of the input."""
+    max_in_flight: int | None = None
+    """Lines that are asked at once; None = as many as the engine runs, and some that are ready when one ends."""
+    retries: int = 2
+    """How often a line is asked again that failed for a reason of ours."""
+    retry_failed: bool = False
+    """Whether lines that failed in earlier runs are asked again."""
+
+    def __post_init__(self) -> None:
+        if self.max_in_flight is not None and self.max_in_flight < 1:
+            raise InvalidConfig(f"max_in_flight must be 1 or above, got {self.max_in_flight}.")
+        if self.retries < 0:
+            raise InvalidConfig(f"retries must be 0 or above, got {self.retries}.")
+        self._check_input()
+        self._check_output()
+
+    def _check_input(self) -> None:
+        path = self.input_file
+        if str(path) == "-":
+            raise InvalidConfig("input_file must be a file, got -: a run that goes on later reads it again.")
+        if not path.exists():
+            raise InvalidConfig(f"input_file: there is no file {path}: name one that is there.")
+        if not path.is_file():
+            raise InvalidConfig(f"input_file must be a file with a request a line, {path} is none.")
+        if not os.access(path, os.R_OK):
+            raise InvalidConfig(f"input_file: {path} cannot be read: its permissions forbid it.")
+
+    def _check_output(self) -> None:
+        path = self.output_file
+        if str(path) == "-":
+            raise InvalidConfig("output_file must be a file, got -: what it holds is how a run goes on later.")
+        if path.exists() and not path.is_file():
+            raise InvalidConfig(f"output_file must be a file, {path} is none.")
+        if path.exists() and path.samefile(self.input_file):
+            raise InvalidConfig(f"output_file is the input, {path}: name another file.")
+        if not path.absolute().parent.is_dir():
+            raise InvalidConfig(f"output_file: there is no folder {path.absolute().parent}: make it first.")
+        if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+            raise InvalidConfig(f"output_file: {path} cannot be written: its permissions forbid it.")
+
+    def lines_in_flight(self, engine: EngineConfig) -> int:
+        running = engine.max_num_seqs
+        return self.max_in_flight or running + max(1, running // 4)
+
+
+def serves_nobody(field: dataclasses.Field[object]) -> bool:
+    """Whether an option of the server is about connections, which a batch run has none of."""
+    return field.metadata["group"] in _ELSEWHERE or field.name in _OF_HTTP
+
+
+def check_server(server: ServerConfig) -> None:
+    """Raises InvalidConfig for an option that would have no effect."""
+    for field in dataclasses.fields(ServerConfig):
+        if serves_nobody(field) and getattr(server, field.name) != field.default:
+            raise InvalidConfig(
+                f"{field.name} has no effect on a batch run, which listens nowhere and streams nothing: leave it out."
+            )

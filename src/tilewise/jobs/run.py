@@ -1,0 +1,129 @@
+"""From an input to its output: what earlier runs left is found, and the rest is asked of an engine."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+from array import array
+from collections.abc import Collection, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from tilewise.config import EngineConfig
+from tilewise.errors import UnknownOption
+from tilewise.jobs import rewrite
+from tilewise.jobs.config import Job, check_server
+from tilewise.jobs.output import alone
+from tilewise.jobs.scan import Found, scan
+from tilewise.jobs.source import survey
+from tilewise.jobs.tally import Summary
+from tilewise.remote.child import EngineProcess
+from tilewise.server.config import ServerConfig
+
+logger = logging.getLogger("tilewise")
+
+
+def run_batch(
+    input_file: str | PathLike[str],
+    output_file: str | PathLike[str],
+    model: str = "demo",
+    *,
+    keep_order: bool = False,
+    max_in_flight: int | None = None,
+    retries: int = Job.retries,
+    retry_failed: bool = False,
+    **options: Any,
+) -> Summary:
+    """Answer a file of requests as `tilewise run-batch` does; options are those of EngineConfig and ServerConfig.
+
+    If there is an output already, the lines that it lacks are asked. Raises Unfinished when something ends the run.
+    """
+    job = Job(
+        input_file=Path(input_file),
+        output_file=Path(output_file),
+        keep_order=keep_order,
+        max_in_flight=max_in_flight,
+        retries=retries,
+        retry_failed=retry_failed,
+    )
+    return run(job, *_configs({"model": model, **options}))
+
+
+def _configs(options: dict[str, Any]) -> tuple[EngineConfig, ServerConfig]:
+    names = [{field.name for field in dataclasses.fields(kind)} for kind in (EngineConfig, ServerConfig)]
+    for name in options:
+        if not any(name in known for known in names):
+            raise UnknownOption.named(name, names[0] | names[1], "A batch run")
+    of_engine, of_server = ({name: options[name] for name in options if name in known} for known in names)
+    return EngineConfig.of(**of_engine), ServerConfig.of(**of_server)
+
+
+def run(job: Job, engine: EngineConfig, server: ServerConfig, signals: Collection[int] = ()) -> Summary:
+    """`signals` end the run in order; this has to be the main thread then. Raises Unfinished."""
+    check_server(server)
+    job = dataclasses.replace(job, output_file=job.output_file.resolve())  # a link stays one when it is rewritten
+    with alone(job.output_file):
+        digests = survey(job.input_file)
+        found = found_of(job, digests)
+        summary = Summary.of(found.tally, found.tally.done, 0.0)
+        if found.tally.done < len(digests):
+            summary = _ask_the_rest(job, engine, server, digests, found, signals)
+        job.output_file.touch()  # also of an input without lines
+        if job.keep_order and not found.in_order:
+            rewrite.in_order(job.output_file, len(digests))
+        return summary
+
+
+def found_of(job: Job, digests: array[int]) -> Found:
+    """What earlier runs left; where failed lines are to be asked again, without these."""
+    found = scan(job.output_file, digests)
+    if found.torn:
+        logger.warning(
+            "%s: a broken output line of %d bytes, from an earlier kill, was cut off.", job.output_file, found.torn
+        )
+    if job.retry_failed and found.tally.failed:
+        logger.info("%d lines that failed are asked again.", found.tally.failed.total())
+        rewrite.without_failed(job.output_file)
+        found = scan(job.output_file, digests)
+    if found.tally.done:
+        logger.info("%d of %d lines were done before.", found.tally.done, len(digests))
+    return found
+
+
+def _ask_the_rest(
+    job: Job, engine: EngineConfig, server: ServerConfig, digests: array[int], found: Found, signals: Collection[int]
+) -> Summary:
+    process = EngineProcess()  # loads its libraries while this one loads those of HTTP
+    try:
+        from tilewise.jobs.work import Work  # not above: no matter for who has a mistake in a path
+
+        return _in_a_loop(Work(job, engine, server, digests, found).run(process, signals))
+    finally:
+        process.kill()
+
+
+def _in_a_loop(work: Coroutine[Any, Any, Summary]) -> Summary:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    return _beside(work)
+
+
+def _beside(work: Coroutine[Any, Any, Summary]) -> Summary:
+    """In another thread, since a notebook runs a loop of its own in this one."""
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(work)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(loop.run_until_complete, task)
+            try:
+                return future.result()
+            except KeyboardInterrupt:
+                loop.call_soon_threadsafe(task.cancel)
+                raise
+    finally:
+        loop.close()
