@@ -14,7 +14,7 @@ SRC = Path(__file__).parent.parent / "src" / "tilewise"
 # Each row may import from its own and from rows below it.
 ROWS: list[set[str]] = [
     {"cli", "__main__"},
-    {"services"},
+    {"services", "evals"},
     {"server"},
     {"llm", "assets", "tools", "remote"},
     {"beam"},
@@ -39,6 +39,7 @@ TORCH_FREE = {
     "__main__",
     "cli",
     "services",
+    "evals",
     "server",
     "amounts",
     "logs",
