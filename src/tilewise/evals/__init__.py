@@ -20,6 +20,7 @@ MODELS = {
 
 def _register() -> None:
     try:
+        import lm_eval.models  # noqa: F401  # first: its own models come only into a registry that is empty
         from lm_eval.api.registry import model_registry
     except ModuleNotFoundError:
         return

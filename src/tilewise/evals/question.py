@@ -20,8 +20,8 @@ Prompt = str | TokenIds | tuple[Message, ...]
 class Question:
     """A raw prompt (text with pictures, or ids) or a conversation, with its pictures in order."""
 
-    where: str
-    """Task and row, for people."""
+    task: str
+    row: int | None
     prompt: Prompt
     sampling: SamplingParams
     pictures: tuple[Image.Image, ...] = ()
@@ -29,6 +29,10 @@ class Question:
     thinking: bool = False
     scored: int = 0
     """Tokens at the end of the prompt whose likelihood is asked for; 0 = an answer is."""
+
+    @property
+    def where(self) -> str:
+        return f"{self.task}, row {self.row}"
 
     def request(self, inputs: Preparer) -> Request:
         """Raises what `inputs` raises for one that cannot be asked."""
@@ -39,7 +43,7 @@ class Question:
 
     def key(self) -> str:
         """The same for whatever is asked in the same words about the same pixels, wherever it comes from."""
-        asked = replace(self, where="", pictures=())
+        asked = replace(self, task="", row=None, pictures=())
         digest = hashlib.sha256(repr(asked).encode())
         for picture in self.pictures:
             digest.update(repr((picture.mode, picture.size, picture.getpalette(), picture.getexif().get(274))).encode())

@@ -14,7 +14,7 @@ from PIL import Image
 from tilewise.errors import InvalidRequest
 from tilewise.evals.harness.dialogue import Dialogue
 from tilewise.evals.harness.generation import sampling_of
-from tilewise.evals.harness.text import SCORE, TextModel, where
+from tilewise.evals.harness.text import SCORE, TextModel, place
 from tilewise.evals.question import Question
 
 
@@ -28,7 +28,7 @@ class PictureModel(TextModel):
         if not pictures or isinstance(request.args[0], Dialogue):
             return super().generation(request).about(pictures)
         sampling = sampling_of(request.args[1], self._longest, self.seed)
-        return Question(where(request), request.args[0], sampling, pictures)
+        return Question(*place(request), request.args[0], sampling, pictures)
 
     def score(self, request: Any) -> Question:
         pictures = pictures_of(request)
@@ -37,7 +37,7 @@ class PictureModel(TextModel):
         context, continuation = request.args[:2]
         tokenizer = self.llm.inputs.tokenizer
         scored = len(tokenizer.encode_raw(context + continuation)) - len(tokenizer.encode_raw(context))
-        return Question(where(request), context + continuation, SCORE, pictures, scored=scored)
+        return Question(*place(request), context + continuation, SCORE, pictures, scored=scored)
 
 
 def pictures_of(request: Any) -> tuple[Image.Image, ...]:
@@ -46,5 +46,6 @@ def pictures_of(request: Any) -> tuple[Image.Image, ...]:
     pictures: Sequence[Any] = [] if visual is None else visual if isinstance(visual, (list, tuple)) else [visual]
     for picture in pictures:
         if not isinstance(picture, Image.Image):
-            raise InvalidRequest(f"{where(request)}: a picture must be a PIL image, got {type(picture).__name__}.")
+            task, row = place(request)
+            raise InvalidRequest(f"{task}, row {row}: a picture must be a PIL image, got {type(picture).__name__}.")
     return tuple(pictures)

@@ -103,9 +103,9 @@ class TextModel(LM):  # type: ignore[misc]
         sampling = sampling_of(words, self._longest, self.seed)
         if isinstance(context, Dialogue):
             asked, ending = context.messages, context.ending
-            return Question(where(request), asked, sampling, ending=ending, thinking=self.thinking)
+            return Question(*place(request), asked, sampling, ending=ending, thinking=self.thinking)
         room = self.max_length - (sampling.max_tokens or 1)
-        return Question(where(request), self._cut(raw_ids(self.llm.inputs, context), room), sampling)
+        return Question(*place(request), self._cut(raw_ids(self.llm.inputs, context), room), sampling)
 
     def score(self, request: Any) -> Question:
         """What to ask for the likelihood of a continuation."""
@@ -113,17 +113,17 @@ class TextModel(LM):  # type: ignore[misc]
         if isinstance(context, Dialogue):
             said = context.followed_by(continuation)
             scored = behind_messages(self.llm.inputs, context.followed_by(""), said)
-            return Question(where(request), said, SCORE, ending="continue", thinking=self.thinking, scored=scored)
+            return Question(*place(request), said, SCORE, ending="continue", thinking=self.thinking, scored=scored)
         ids, scored = behind_text(self.llm.inputs, context, continuation)
         kept = self._cut(ids, self.max_length - 1)
-        return Question(where(request), kept, SCORE, scored=min(scored, len(kept) - 1))
+        return Question(*place(request), kept, SCORE, scored=min(scored, len(kept) - 1))
 
     def rolling(self, request: Any) -> list[Question]:
         """What to ask for the likelihood of a whole text."""
         (text,) = request.args[:1]
         ids, before = tuple(self.llm.inputs.tokenizer.encode_raw(text)), before_everything(self.llm.inputs)
         parts = windows(ids, before, self.max_length - 1)
-        return [Question(where(request), prompt, SCORE, scored=scored) for prompt, scored in parts]
+        return [Question(*place(request), prompt, SCORE, scored=scored) for prompt, scored in parts]
 
     def get_model_info(self) -> dict[str, Any]:
         """lm_eval puts this into the results' `config`."""
@@ -142,9 +142,9 @@ class TextModel(LM):  # type: ignore[misc]
         return answer.text.rpartition("</think>")[2].lstrip() if self.thinking else answer.text
 
 
-def where(request: Any) -> str:
-    """Task and row of a request, for people."""
-    return f"{request.task_name or request.request_type}, row {request.doc_id}"
+def place(request: Any) -> tuple[str, int | None]:
+    """Task and row of a request."""
+    return request.task_name or request.request_type, request.doc_id
 
 
 def _scored(answer: Answer) -> tuple[float, bool]:

@@ -1,0 +1,83 @@
+"""Pictures of a data set that cannot be read, found before lm_eval meets them.
+
+Reading a damaged one would raise in the middle of lm_eval and end the run. A blank takes its place; why stands in the
+PNG itself, where the Asker finds it and answers nothing.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from PIL import Image, PngImagePlugin
+
+from tilewise.errors import InvalidMedia
+from tilewise.evals.asker import UNREADABLE
+from tilewise.inputs.images import open_image
+
+
+def replace_damaged(task: Any) -> None:
+    """In every split that a task has loaded."""
+    import datasets
+
+    for split, rows in (task.dataset or {}).items():
+        if isinstance(rows, datasets.Dataset):
+            task.dataset[split] = _replaced(rows)
+
+
+def _replaced(rows: Any) -> Any:
+    import datasets
+
+    columns = {name: kind for name, kind in rows.features.items() if _holds_pictures(kind)}
+    if not columns:
+        return rows
+    raw = rows
+    for name, kind in columns.items():
+        raw = raw.cast_column(name, _undecoded(kind))
+    damaged = {place: found for place, row in enumerate(raw) if (found := _damage(row, columns))}
+    if not damaged:
+        return rows
+    mended = raw.map(lambda row, place: damaged.get(place, {}), with_indices=True, keep_in_memory=True)
+    return mended.cast(datasets.Features(rows.features))
+
+
+def _holds_pictures(kind: Any) -> bool:
+    import datasets
+
+    return isinstance(getattr(kind, "feature", kind), datasets.Image)
+
+
+def _undecoded(kind: Any) -> Any:
+    import datasets
+
+    plain = datasets.Image(decode=False)
+    return datasets.List(plain) if hasattr(kind, "feature") else plain
+
+
+def _damage(row: dict[str, Any], columns: dict[str, Any]) -> dict[str, Any]:
+    """The columns of a row that have to be replaced, with what they hold then."""
+    mended = {}
+    for name in columns:
+        several = isinstance(row[name], list)
+        pictures = row[name] if several else [row[name]]
+        checked = [_checked(picture) for picture in pictures]
+        if any(new is not old for new, old in zip(checked, pictures, strict=True)):
+            mended[name] = checked if several else checked[0]
+    return mended
+
+
+def _checked(picture: dict[str, Any] | None) -> dict[str, Any] | None:
+    if picture is None:
+        return None
+    try:
+        open_image(picture["bytes"] if picture["bytes"] is not None else str(picture["path"]))
+    except InvalidMedia as error:
+        return {"bytes": _blank(str(error)), "path": None}
+    return picture
+
+
+def _blank(reason: str) -> bytes:
+    content, note = io.BytesIO(), PngImagePlugin.PngInfo()
+    note.add_itxt(UNREADABLE, reason)
+    Image.new("RGB", (8, 8)).save(content, "PNG", pnginfo=note)
+    return content.getvalue()

@@ -1,0 +1,86 @@
+"""Tasks by name, loaded and tried before a model is.
+
+What is wrong with a task (its name, its data, a column) shows on its first row, and ends a run before anything was
+computed. What is wrong with one picture does not: a blank stands in for it, with the reason.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tilewise.errors import InvalidConfig, did_you_mean
+from tilewise.evals import TASKS
+from tilewise.evals.harness.damage import replace_damaged
+
+
+def find_tasks(names: Sequence[str], include: Path | None, data: Path | None) -> tuple[Any, list[Any]]:
+    """lm_eval's task manager, and a task or group for each name; patterns such as `mmmu_val_*` name several.
+
+    Below `data`, data sets lie in folders of their hub names, and need no network. Raises InvalidConfig.
+    """
+    from lm_eval.tasks import TaskManager
+
+    if include is not None and not include.is_dir():
+        raise InvalidConfig(f"include_path={include} is not a folder: name one that holds YAML files of tasks.")
+    manager = TaskManager(include_path=[TASKS, *([include.resolve()] if include else [])])
+    found: list[Any] = []
+    for name in names:
+        found += _load(manager, _known(manager, name), data)
+    return manager, found
+
+
+def leaves(found: Sequence[Any]) -> list[Any]:
+    """The tasks themselves, without their groups."""
+    return [task for item in found for task in (item.get_all_tasks() if hasattr(item, "get_all_tasks") else [item])]
+
+
+def _known(manager: Any, name: str) -> list[str]:
+    if name.endswith((".yaml", ".yml")):
+        if not Path(name).is_file():
+            raise InvalidConfig(f"tasks={name}: no such file.")
+        return [str(Path(name).resolve())]
+    names: list[str] = manager.match_tasks([name])
+    if not names:
+        near = did_you_mean(name, manager.all_tasks)
+        raise InvalidConfig(f"There is no task {name!r}.{near} All of them: python -m tilewise.evals ls tasks")
+    return names
+
+
+def _load(manager: Any, names: list[str], data: Path | None) -> Iterator[Any]:
+    for name in names:
+        try:
+            with contextlib.chdir(data) if data else contextlib.nullcontext():
+                loaded = manager.load([name])
+        except Exception as error:  # whatever a YAML file, its functions or the data set's loader raise
+            raise InvalidConfig(
+                f"Task {name} cannot be loaded ({_words(error)}). Data come from the hub, or from --data-dir; paths in "
+                "a task's YAML count from where you are."
+            ) from error
+        for task in loaded["tasks"].values():
+            replace_damaged(task)
+            _try(task)
+        group = loaded["groups"].get(name)
+        yield from [group] if group else loaded["tasks"].values()
+
+
+def _try(task: Any) -> None:
+    """Make a question of the first row."""
+    rows = task.eval_docs
+    if not len(rows):
+        raise InvalidConfig(f"Task {task.task_name} has no rows.")
+    try:
+        task.doc_to_text(rows[0])
+        task.doc_to_target(rows[0])
+        task.doc_to_image(rows[0])
+    except Exception as error:  # from a template, or from a function of the task
+        raise InvalidConfig(
+            f"Task {task.task_name} cannot make a question of its first row ({_words(error)}); its columns are "
+            f"{', '.join(rows[0])}."
+        ) from error
+
+
+def _words(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip():.300}"
