@@ -121,7 +121,7 @@ def run_tasks(options: argparse.Namespace) -> int:
     from tilewise.evals.tables import scores, tally_lines
 
     results = evaluate(eval_options(options, engine_options(options)))
-    console = Console()
+    console = Console(width=120)
     console.print(scores(results))
     for line in tally_lines(results["config"]["tilewise"]):
         console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -9,12 +9,13 @@ from rich.table import Table
 
 
 def scores(results: Mapping[str, Any]) -> Table:
-    """A row for each task and metric, groups first as lm_eval orders them."""
+    """A row for each task and metric, groups first."""
     table = Table()
     for title in ("task", "questions", "metric", "value", "± standard error"):
         table.add_column(title, justify="left" if title in ("task", "metric") else "right", overflow="fold")
-    for task, row in results["results"].items():
-        name = str(row.get("alias", task))
+    groups = results.get("groups") or {}
+    for task, row in sorted(results["results"].items(), key=lambda item: item[0] not in groups):
+        name = ("" if task in groups or not groups else "- ") + str(row.get("alias", task)).lstrip(" -")
         for metric, value, error in metrics(row):
             table.add_row(name, str(_rows(results, task)), metric, _number(value), _number(error))
     return table

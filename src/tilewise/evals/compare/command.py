@@ -69,7 +69,7 @@ def read_engine(text: str) -> dict[str, Any]:
 
 
 def show(first: Result, second: Result, json_file: Path | None, plot: Path | None) -> int:
-    comparison, console = Comparison.of(first, second), Console()
+    comparison, console = Comparison.of(first, second), Console(width=120)
     console.print(table(comparison))
     for line in sentences(comparison):
         console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -1,9 +1,9 @@
 """Statistics of two scores on the same questions.
 
 Questions differ in difficulty far more than two engines do, so scores are compared question by question. The standard
-error of the mean difference is that of the differences d: sqrt(sum (d - mean d)^2 / (n - 1) / n). Where scores are right
-or wrong, McNemar's test in its exact form asks how likely it is that questions on which one alone is right are shared
-out at least as unevenly by chance: twice the smaller tail of a binomial distribution with one half (Q. McNemar,
+error of the mean difference is that of the differences d: sqrt(sum (d - mean d)^2 / (n - 1) / n). Where scores are
+right or wrong, McNemar's test in its exact form asks how likely it is that questions on which one alone is right are
+shared out at least as unevenly by chance: twice the smaller tail of a binomial distribution with one half (Q. McNemar,
 Psychometrika 12, 1947; A. Agresti, Categorical Data Analysis, chapter on matched pairs, for both).
 """
 

@@ -15,7 +15,8 @@ class Row:
     """One question of a task, as answered."""
 
     question: str
-    """A digest of the row of the data set."""
+    """The row of the data set, its pictures as digests. lm_eval's own `doc_hash` differs from run to run with pictures:
+    it takes in where they are in memory."""
     answer: str
     scores: dict[str, float]
     token_ids: tuple[int, ...] | None
@@ -88,7 +89,8 @@ def _tokens(file: Path) -> dict[tuple[str, int], tuple[int, ...]]:
 
 def _row(sample: dict[str, Any], tokens: tuple[int, ...] | None) -> Row:
     scores = {name: float(sample[name]) for name in sample["metrics"] if isinstance(sample[name], (int, float))}
-    return Row(sample["doc_hash"], json.dumps(sample["resps"], ensure_ascii=False), scores, tokens)
+    question, answer = (json.dumps(sample[name], ensure_ascii=False, sort_keys=True) for name in ("doc", "resps"))
+    return Row(question, answer, scores, tokens)
 
 
 def _speed(tally: dict[str, Any] | None) -> Speed | None:

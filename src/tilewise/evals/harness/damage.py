@@ -28,16 +28,18 @@ def replace_damaged(task: Any) -> None:
 def _replaced(rows: Any) -> Any:
     import datasets
 
-    columns = {name: kind for name, kind in rows.features.items() if _holds_pictures(kind)}
+    columns = [name for name, kind in rows.features.items() if _holds_pictures(kind)]
     if not columns:
         return rows
-    raw = rows
-    for name, kind in columns.items():
-        raw = raw.cast_column(name, _undecoded(kind))
-    damaged = {place: found for place, row in enumerate(raw) if (found := _damage(row, columns))}
+    stored = rows.select_columns(columns).with_format("arrow")  # as bytes: nothing is decoded yet
+    checked = ((place, _damage(stored[place].to_pylist()[0])) for place in range(len(rows)))
+    damaged = {place: found for place, found in checked if found}
     if not damaged:
         return rows
-    mended = raw.map(lambda row, place: damaged.get(place, {}), with_indices=True, keep_in_memory=True)
+    undecoded = rows
+    for name in columns:
+        undecoded = undecoded.cast_column(name, _undecoded(rows.features[name]))
+    mended = undecoded.map(lambda row, place: damaged.get(place, {}), with_indices=True, keep_in_memory=True)
     return mended.cast(datasets.Features(rows.features))
 
 
@@ -54,15 +56,14 @@ def _undecoded(kind: Any) -> Any:
     return datasets.List(plain) if hasattr(kind, "feature") else plain
 
 
-def _damage(row: dict[str, Any], columns: dict[str, Any]) -> dict[str, Any]:
-    """The columns of a row that have to be replaced, with what they hold then."""
+def _damage(row: dict[str, Any]) -> dict[str, Any]:
+    """The columns that have to be replaced, with what they hold then."""
     mended = {}
-    for name in columns:
-        several = isinstance(row[name], list)
-        pictures = row[name] if several else [row[name]]
+    for name, held in row.items():
+        pictures = held if isinstance(held, list) else [held]
         checked = [_checked(picture) for picture in pictures]
         if any(new is not old for new, old in zip(checked, pictures, strict=True)):
-            mended[name] = checked if several else checked[0]
+            mended[name] = checked if isinstance(held, list) else checked[0]
     return mended
 
 

@@ -108,7 +108,7 @@ def append_log(file: Path, item: Checked) -> None:
 
 
 def show(checked: Sequence[Checked], model: str, loading: float) -> None:
-    console = Console()
+    console = Console(width=120)
     table = Table(title=f"{model}, loaded in {loading:.1f} s")
     for title in ("case", "picture", "question", "answer", "tokens", "seconds", "verdict"):
         table.add_column(title, justify="right" if title in ("tokens", "seconds") else "left", overflow="fold")
