@@ -11,8 +11,8 @@ from tilewise.evals.compare.paired import Mean
 
 
 def table(comparison: Comparison) -> Table:
-    drawn = Table(caption="B - A: paired difference. p: McNemar's exact test, two-sided. ±: standard error.")
-    titles = ("task", "questions", "A", "B", "B - A", "only A / only B", "p", "same answer", "common beginning")
+    drawn = Table(caption="B - A: paired difference, points. p: McNemar's exact test, two-sided. ±: standard error.")
+    titles = ("task", "questions", "A, %", "B, %", "B - A", "only A / only B", "p", "same, %", "common beginning, %")
     for title in titles:
         drawn.add_column(title, justify="left" if title == "task" else "right", overflow="fold")
     for line in comparison.lines:
@@ -26,11 +26,11 @@ def _cells(line: Line) -> Iterator[str]:
     yield _mean(scores.difference, "+")
     yield f"{scores.only_first} / {scores.only_second}"
     yield "" if scores.p is None else f"{scores.p:.3f}"
-    yield from (f"{line.agreement.same:.1%}", f"{line.agreement.prefix:.1%}")
+    yield from (f"{100 * line.agreement.same:.1f}", f"{100 * line.agreement.prefix:.1f}")
 
 
 def _mean(mean: Mean, sign: str = "") -> str:
-    return f"{mean.value:{sign}.1%} ± {mean.error:.1%}"
+    return f"{100 * mean.value:{sign}.1f} ± {100 * mean.error:.1f}"
 
 
 def sentences(comparison: Comparison) -> Iterator[str]:

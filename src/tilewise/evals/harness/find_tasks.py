@@ -25,7 +25,10 @@ def find_tasks(names: Sequence[str], include: Path | None, data: Path | None) ->
 
     if include is not None and not include.is_dir():
         raise InvalidConfig(f"include_path={include} is not a folder: name one that holds YAML files of tasks.")
-    manager = TaskManager(include_path=[TASKS, *([include.resolve()] if include else [])])
+    folders = [TASKS, *([include.resolve()] if include else [])]
+    manager = TaskManager(include_path=folders, include_defaults=False)
+    if any(not _is_file(name) and not manager.match_tasks([name]) for name in names):
+        manager = TaskManager(include_path=folders)  # reads thousands of files
     found: list[Any] = []
     for name in names:
         found += _load(manager, _known(manager, name), data)
@@ -38,7 +41,7 @@ def leaves(found: Sequence[Any]) -> list[Any]:
 
 
 def _known(manager: Any, name: str) -> list[str]:
-    if name.endswith((".yaml", ".yml")):
+    if _is_file(name):
         if not Path(name).is_file():
             raise InvalidConfig(f"tasks={name}: no such file.")
         return [str(Path(name).resolve())]
@@ -47,6 +50,10 @@ def _known(manager: Any, name: str) -> list[str]:
         near = did_you_mean(name, manager.all_tasks)
         raise InvalidConfig(f"There is no task {name!r}.{near} All of them: python -m tilewise.evals ls tasks")
     return names
+
+
+def _is_file(name: str) -> bool:
+    return name.endswith((".yaml", ".yml"))
 
 
 def _load(manager: Any, names: list[str], data: Path | None) -> Iterator[Any]:

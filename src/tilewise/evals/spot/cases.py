@@ -17,10 +17,12 @@ class Case:
     """Which of the pictures, from 0; with one picture it is always that."""
     prompt: str
     language: Language = "English"
+    words: bool = True
+    """Whether an answer without a letter is none; what is written in a picture may be a number."""
 
 
 CASES = (
-    Case("text", "TextVQA", 0, "What is the text in the illustration?"),
+    Case("text", "TextVQA", 0, "What is the text in the illustration?", words=False),
     Case("first description", "DocVQA", 0, "Please provide a detailed description of this image."),
     Case("second description", "ChartQA", 1, "Describe what you see in this image, and name its main colors."),
     Case("reasoning", "Reasoning", 0, "Where might this picture have been taken, and how can you tell?"),

@@ -98,7 +98,7 @@ def check(llm: LLM, pictures: Sequence[Picture], max_tokens: int) -> Iterator[Ch
         started = time.monotonic()
         output = llm.chat([{"role": "user", "content": content}], sampling)[0]
         answer = Answer.of(output, scored=0)
-        yield Checked(case, picture.name, answer, time.monotonic() - started, fault(answer, case.language))
+        yield Checked(case, picture.name, answer, time.monotonic() - started, fault(answer, case))
 
 
 def append_log(file: Path, item: Checked) -> None:

@@ -1,7 +1,7 @@
 """Whether an answer is one, by a rule that knows neither picture nor truth.
 
 An answer passes if it is not empty, ended by itself, does not repeat itself, holds no character that could not be
-decoded, and is in the language of its question.
+decoded, and is in words of the language of its question.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from tilewise.evals.answer import Answer
-from tilewise.evals.spot.cases import Language
+from tilewise.evals.spot.cases import Case, Language
 from tilewise.types import TokenIds
 
 _CHINESE = re.compile(r"[\u3400-\u9fff]")
@@ -18,17 +18,20 @@ LONGEST_PERIOD, REPEATS, SHORTEST = 32, 4, 8
 """A stretch of at most so many tokens that stands so often in a row, over at least so many tokens, is repetition."""
 
 
-def fault(answer: Answer, language: Language) -> str | None:
+def fault(answer: Answer, case: Case) -> str | None:
     """What is wrong with an answer, or None if it passes."""
     if not answer.text.strip():
         return "empty"
-    if answer.finish_reason != "stop":
-        return f"cut off after {len(answer.token_ids)} tokens"
     if repeats(answer.token_ids):
         return "repeats itself"
+    if answer.finish_reason != "stop":
+        return f"cut off after {len(answer.token_ids)} tokens"
     if "\ufffd" in answer.text:
         return "characters that cannot be decoded"
-    return None if spoken(answer.text) in (language, None) else f"not in {language}"
+    language = spoken(answer.text)
+    if language is None:
+        return "no words" if case.words else None
+    return None if language == case.language else f"not in {case.language}"
 
 
 def repeats(ids: TokenIds) -> bool:
