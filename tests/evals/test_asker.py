@@ -18,7 +18,9 @@ GREEDY = SamplingParams(temperature=0, max_tokens=8)
 
 
 def ask(text: str, row: int, *pictures: Image.Image, sampling: SamplingParams = GREEDY) -> Question:
-    return Question("demo", row, (Message("user", "<image>\n" * len(pictures) + text, len(pictures)),), sampling, pictures)
+    return Question(
+        "demo", row, (Message("user", "<image>\n" * len(pictures) + text, len(pictures)),), sampling, pictures
+    )
 
 
 @pytest.fixture(scope="module")

@@ -45,7 +45,13 @@ def test_one_question_has_no_error():
 
 @pytest.mark.parametrize(
     ("first", "second", "share"),
-    [((1, 2, 3), (1, 2, 4), 2 / 3), ((1, 2), (1, 2, 3, 4), 0.5), ((), (), 1.0), ((), (1,), 0.0), ("star", "start", 0.8)],
+    [
+        ((1, 2, 3), (1, 2, 4), 2 / 3),
+        ((1, 2), (1, 2, 3, 4), 0.5),
+        ((), (), 1.0),
+        ((), (1,), 0.0),
+        ("star", "start", 0.8),
+    ],
 )
 def test_the_common_beginning_is_a_share_of_the_longer(first, second, share):
     assert common_share(first, second) == share == common_share(second, first)

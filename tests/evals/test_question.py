@@ -29,7 +29,11 @@ def test_the_first_markers_stay(text, count, kept):
 
 
 def test_markers_are_counted_through_a_conversation():
-    turns = (Message("user", "<image>A<image>B", 2), Message("assistant", "say <image>"), Message("user", "<image>C", 1))
+    turns = (
+        Message("user", "<image>A<image>B", 2),
+        Message("assistant", "say <image>"),
+        Message("user", "<image>C", 1),
+    )
     kept = keep_markers(turns, 2)
     assert kept == (*turns[:2], Message("user", "C", 0))
 
