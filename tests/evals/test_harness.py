@@ -110,7 +110,7 @@ def kept(folder: Path) -> int:
 
     if not (folder / "answers.sqlite").exists():
         return 0
-    database = sqlite3.connect(f"file:{folder}/answers.sqlite?mode=ro", uri=True, timeout=5)
+    database = sqlite3.connect(folder / "answers.sqlite", timeout=30)
     try:
         return int(database.execute("select count(*) from answers").fetchone()[0])
     except sqlite3.OperationalError:  # the table is not there yet
