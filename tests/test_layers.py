@@ -153,6 +153,7 @@ def test_no_circles():
         "import tilewise.llm",
         "import tilewise.cli",
         "from tilewise import SamplingParams",
+        "import tilewise.evals.spot.command, tilewise.evals.compare.command",
         "import tilewise.weights.hubs.download, tilewise.weights.hubs.huggingface, tilewise.weights.hubs.modelscope",
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 from tilewise.errors import InvalidConfig
 from tilewise.evals.answer import Answer
 from tilewise.evals.question import Question
+
+logger = logging.getLogger("tilewise")
 
 
 def check_writable(folder: Path | None) -> None:
@@ -30,10 +33,11 @@ def write_text(path: Path, text: str) -> Path:
     """To `path`, or to a temporary file when that fails after all, so that no result is lost; returns where it is."""
     try:
         path.write_text(text, encoding="utf-8")
-    except OSError:
+    except OSError as error:
         with tempfile.NamedTemporaryFile("w", suffix=path.name, delete=False, encoding="utf-8") as file:
             file.write(text)
-            return Path(file.name)
+        logger.warning("%s cannot be written (%s); its content is in %s", path, error.strerror, file.name)
+        return Path(file.name)
     return path
 
 
@@ -41,10 +45,25 @@ def as_json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n"
 
 
+def write_run(folder: Path, tracker: Any, results: dict[str, Any], samples: dict[str, Any] | None) -> None:
+    """lm_eval's own files, by its tracker, which only logs what goes wrong."""
+    tracker.save_results_aggregated(results=results, samples=samples)
+    for task, rows in (samples or {}).items():
+        tracker.save_results_samples(task_name=task, samples=rows)
+    file = _beside(folder, tracker, "results", "json")
+    if not file.exists():
+        write_text(file, as_json(results))
+
+
 def write_answers(folder: Path, tracker: Any, answers: Sequence[tuple[Question, Answer]]) -> Path:
     """`answers_DATE.jsonl` beside lm_eval's files: a line for each question, with tokens and seconds."""
-    name = tracker.general_config_tracker.model_name_sanitized
-    path = folder / str(name) / f"answers_{tracker.date_id}.jsonl"
+    path = _beside(folder, tracker, "answers", "jsonl")
     rows = ({"task": question.task, "row": question.row, **dataclasses.asdict(answer)} for question, answer in answers)
     lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     return write_text(path, "".join(lines))
+
+
+def _beside(folder: Path, tracker: Any, kind: str, ending: str) -> Path:
+    """A file of a run in the folder, and with the date, that lm_eval gives its own."""
+    name, date = tracker.general_config_tracker.model_name_sanitized, getattr(tracker, "date_id", "undated")
+    return folder / str(name) / f"{kind}_{date}.{ending}"

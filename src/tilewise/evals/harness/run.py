@@ -11,7 +11,7 @@ from tilewise.errors import InvalidConfig
 from tilewise.evals.harness.find_tasks import find_tasks
 from tilewise.evals.harness.needed import need_lm_eval
 from tilewise.evals.mmmu import MMMU, write_report
-from tilewise.evals.output import check_writable, write_answers
+from tilewise.evals.output import check_writable, write_answers, write_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,10 +121,7 @@ def _run(options: EvalOptions, manager: Any, tasks: list[Any]) -> dict[str, Any]
 def _written(options: EvalOptions, results: dict[str, Any], tracker: Any) -> dict[str, Any]:
     samples, answers = results.pop("samples"), results.pop("answers")
     if options.output_path:
-        tracker.save_results_aggregated(results=results, samples=samples)
-        if options.log_samples:
-            for task in samples:
-                tracker.save_results_samples(task_name=task, samples=samples[task])
+        write_run(options.output_path, tracker, results, samples if options.log_samples else None)
         write_answers(options.output_path, tracker, answers)
     results["samples"], results["answers"] = samples, answers
     if options.mmmu_json:
