@@ -98,6 +98,18 @@ def test_pictures_beyond_the_limit_are_counted(demo, questions):
     assert answers[0].prompt_tokens < 60
 
 
+def test_another_limit_of_pictures_is_another_question(demo, questions, tmp_path):
+    word, shapes = questions[0].pictures[0], questions[2].pictures[0]
+    question = ask("What is the word in Image-1?", 0, word, shapes)
+    for limit in (2, 1, 1):
+        asker = Asker(demo, 9, limit, AnswerStore(tmp_path, "m"))
+        asker.ask([question], lambda *_: None)
+    assert (asker.tally.from_store, asker.tally.pictures_left_out) == (1, 1)
+    with_one = AnswerStore(tmp_path, "m").find(f"{question.with_at_most(1)[0].key()}/0")
+    with_two = AnswerStore(tmp_path, "m").find(f"{question.key()}/0")
+    assert with_one.prompt_tokens < with_two.prompt_tokens
+
+
 def test_the_same_question_asked_again_is_drawn_again(demo, questions, tmp_path):
     drawn = SamplingParams(temperature=5, max_tokens=12, seed=7, ignore_eos=True)
     question = Question("demo", 0, questions[0].prompt, drawn, questions[0].pictures)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tilewise.errors import InvalidRequest, UnknownOption
-from tilewise.evals.harness.generation import sampling_of
+from tilewise.evals.harness.generation import behind_reasoning, sampling_of
 
 
 @pytest.mark.parametrize(
@@ -37,3 +37,11 @@ def test_a_word_that_is_none_is_refused():
         sampling_of({"top_kk": 3}, 256, 5)
     with pytest.raises(InvalidRequest, match="until must be"):
         sampling_of({"until": [1]}, 256, 5)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [("<think>\nA or B?\n</think>\n\nB", "B"), ("<think>\nA or", ""), ("B", "B"), ("A or B?</think> B", "B")],
+)
+def test_reasoning_is_no_answer(text, answer):
+    assert behind_reasoning(text) == answer

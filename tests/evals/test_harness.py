@@ -141,7 +141,7 @@ def test_pictures_beyond_max_images_are_left_out(tmp_path):
     ("arguments", "message"),
     [
         (["--tasks", "tilewise_dem"], "There is no task 'tilewise_dem'. Did you mean tilewise_demo?"),
-        (["--tasks", "nocolumn"], "its columns are question, answer, images"),
+        (["--tasks", "nocolumn"], "The columns of its data are question, answer, images."),
         (["--tasks", "nofile"], "Task nofile cannot be loaded"),
         (["--tasks", "/no/such.yaml"], "tasks=/no/such.yaml: no such file"),
         (["--tasks", "pictures", "--output-path", "/proc/here"], "Nothing can be written to /proc/here"),

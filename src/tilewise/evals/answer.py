@@ -36,8 +36,8 @@ class Answer:
 
     @classmethod
     def failed(cls, problem: str) -> Answer:
-        """An empty answer is wrong, and a continuation that cannot be scored the least likely."""
-        return cls(problem=problem, logprob=float("-inf"), greedy=False)
+        """Without words, and without a likelihood."""
+        return cls(problem=problem)
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), ensure_ascii=False)

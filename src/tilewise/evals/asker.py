@@ -15,6 +15,7 @@ from tilewise.errors import InvalidRequest
 from tilewise.evals.answer import Answer
 from tilewise.evals.question import Question
 from tilewise.evals.store import AnswerStore
+from tilewise.inputs.prepare import Preparer
 from tilewise.llm import LLM
 from tilewise.progress import progress_bar
 from tilewise.types import Request
@@ -47,8 +48,7 @@ class Tally:
         rate = self.completion_tokens / self.seconds if self.seconds else 0.0
         return {**asdict(self), "completion_tokens_per_second": rate}
 
-    def count(self, answer: Answer) -> None:
-        self.cut_off += answer.finish_reason == "length" and answer.logprob is None
+    def count_computed(self, answer: Answer) -> None:
         self.prompt_tokens += answer.prompt_tokens
         self.completion_tokens += len(answer.token_ids)
 
@@ -67,7 +67,7 @@ class Asker:
 
     def ask(self, questions: Iterable[Question], heard: Callable[[int, Answer], None]) -> list[Answer]:
         """Answers in the order of the questions; `heard` gets each with its place as soon as it is whole."""
-        asked = list(_with_keys(questions))
+        asked = list(_with_keys(map(self._limited, questions)))
         found: dict[int, Answer] = {}
         with progress_bar("Answering", len(asked)) as advance:
             for place, answer in self._each(asked):
@@ -75,6 +75,7 @@ class Asker:
                 heard(place, answer)
                 advance(1)
         answers = [found[place] for place in range(len(asked))]
+        self.tally.cut_off += sum(answer.finish_reason == "length" for answer in answers)
         self.answers += [(question, answer) for (question, _), answer in zip(asked, answers, strict=True)]
         return answers
 
@@ -97,7 +98,7 @@ class Asker:
         for place in places:
             question = asked[place][0]
             try:
-                requests[place] = self._request(question)
+                requests[place] = _request(question, self.llm.inputs)
             except InvalidRequest as error:
                 self.tally.failed.append(f"{question.where}: {error}")
                 yield place, Answer.failed(str(error))
@@ -107,17 +108,21 @@ class Asker:
             answer = Answer.of(output, question.scored)
             if self.store:
                 self.store.keep(key, answer)
-            self.tally.count(answer)
+            self.tally.count_computed(answer)
             yield order[number], answer
         self.tally.seconds += time.monotonic() - started
 
-    def _request(self, question: Question) -> Request:
-        for picture in question.pictures:
-            if UNREADABLE in picture.info:
-                raise InvalidRequest(str(picture.info[UNREADABLE]))
-        question, left_out = question.with_at_most(self.max_images)
+    def _limited(self, question: Question) -> Question:
+        kept, left_out = question.with_at_most(self.max_images)
         self.tally.pictures_left_out += left_out
-        return question.request(self.llm.inputs)
+        return kept
+
+
+def _request(question: Question, inputs: Preparer) -> Request:
+    for picture in question.pictures:
+        if UNREADABLE in picture.info:
+            raise InvalidRequest(str(picture.info[UNREADABLE]))
+    return question.request(inputs)
 
 
 def _with_keys(questions: Iterable[Question]) -> Iterator[Asked]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from tilewise.errors import InvalidConfig, did_you_mean
 from tilewise.evals import TASKS
-from tilewise.evals.harness.damage import replace_damaged
+from tilewise.evals.harness.damage import mended_downloads
 
 
 def find_tasks(names: Sequence[str], include: Path | None, data: Path | None) -> tuple[Any, list[Any]]:
@@ -35,11 +35,6 @@ def find_tasks(names: Sequence[str], include: Path | None, data: Path | None) ->
     return manager, found
 
 
-def leaves(found: Sequence[Any]) -> list[Any]:
-    """The tasks themselves, without their groups."""
-    return [task for item in found for task in (item.get_all_tasks() if hasattr(item, "get_all_tasks") else [item])]
-
-
 def _known(manager: Any, name: str) -> list[str]:
     if _is_file(name):
         if not Path(name).is_file():
@@ -58,36 +53,26 @@ def _is_file(name: str) -> bool:
 
 def _load(manager: Any, names: list[str], data: Path | None) -> Iterator[Any]:
     for name in names:
-        try:
-            with contextlib.chdir(data) if data else contextlib.nullcontext():
-                loaded = manager.load([name])
-        except Exception as error:  # whatever a YAML file, its functions or the data set's loader raise
-            raise InvalidConfig(
-                f"Task {name} cannot be loaded ({_words(error)}). Data come from the hub, or from --data-dir; paths in "
-                "a task's YAML count from where you are."
-            ) from error
-        for task in loaded["tasks"].values():
-            replace_damaged(task)
-            _try(task)
+        with mended_downloads() as columns:
+            try:
+                with contextlib.chdir(data) if data else contextlib.nullcontext():
+                    loaded = manager.load([name])
+                    for task in loaded["tasks"].values():
+                        _make_a_question(task)
+            except Exception as error:  # whatever a YAML file, its functions or the data set's loader raise
+                raise InvalidConfig(_words(name, error, columns)) from error
         group = loaded["groups"].get(name)
         yield from [group] if group else loaded["tasks"].values()
 
 
-def _try(task: Any) -> None:
-    """Make a question of the first row."""
-    rows = task.eval_docs
-    if not len(rows):
-        raise InvalidConfig(f"Task {task.task_name} has no rows.")
-    try:
-        task.doc_to_text(rows[0])
-        task.doc_to_target(rows[0])
-        task.doc_to_image(rows[0])
-    except Exception as error:  # from a template, or from a function of the task
-        raise InvalidConfig(
-            f"Task {task.task_name} cannot make a question of its first row ({_words(error)}); its columns are "
-            f"{', '.join(rows[0])}."
-        ) from error
+def _make_a_question(task: Any) -> None:
+    first = task.eval_docs[0]
+    for part in (task.doc_to_text, task.doc_to_target, task.doc_to_image):
+        part(first)
 
 
-def _words(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip():.300}"
+def _words(name: str, error: Exception, columns: list[str]) -> str:
+    what = f"Task {name} cannot be loaded ({type(error).__name__}: {str(error).strip():.300})."
+    if columns:
+        return f"{what} The columns of its data are {', '.join(columns)}."
+    return f"{what} Data come from the hub, or from --data-dir; paths in a task's YAML count from where you are."

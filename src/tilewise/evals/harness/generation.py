@@ -36,3 +36,9 @@ def _texts(until: Any) -> list[str]:
     if not all(isinstance(text, str) for text in texts):
         raise InvalidRequest(f"until must be a text or a list of texts, got {until!r:.80}.")
     return [text for text in texts if text]
+
+
+def behind_reasoning(text: str) -> str:
+    """The answer behind `</think>`; one whose reasoning was cut short has none."""
+    _, mark, answer = text.rpartition("</think>")
+    return answer.lstrip() if mark else "" if text.lstrip().startswith("<think>") else text

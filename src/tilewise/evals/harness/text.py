@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from tilewise.errors import InvalidConfig
 from tilewise.evals.answer import Answer
 from tilewise.evals.asker import Asker
 from tilewise.evals.harness.dialogue import Dialogue
-from tilewise.evals.harness.generation import sampling_of
+from tilewise.evals.harness.generation import behind_reasoning, sampling_of
 from tilewise.evals.harness.scoring import before_everything, behind_messages, behind_text, raw_ids, windows
 from tilewise.evals.identity import identity
 from tilewise.evals.question import Question
@@ -105,7 +106,8 @@ class TextModel(LM):  # type: ignore[misc]
             asked, ending = context.messages, context.ending
             return Question(*place(request), asked, sampling, ending=ending, thinking=self.thinking)
         room = self.max_length - (sampling.max_tokens or 1)
-        return Question(*place(request), self._cut(raw_ids(self.llm.inputs, context), room), sampling)
+        ids = raw_ids(self.llm.inputs, context) or (before_everything(self.llm.inputs),)
+        return Question(*place(request), self._cut(ids, room), sampling)
 
     def score(self, request: Any) -> Question:
         """What to ask for the likelihood of a continuation."""
@@ -139,7 +141,7 @@ class TextModel(LM):  # type: ignore[misc]
         return ids[-max(1, room) :]
 
     def _text(self, answer: Answer) -> str:
-        return answer.text.rpartition("</think>")[2].lstrip() if self.thinking else answer.text
+        return behind_reasoning(answer.text) if self.thinking else answer.text
 
 
 def place(request: Any) -> tuple[str, int | None]:
@@ -148,4 +150,7 @@ def place(request: Any) -> tuple[str, int | None]:
 
 
 def _scored(answer: Answer) -> tuple[float, bool]:
-    return (answer.logprob or 0.0, bool(answer.greedy))
+    """What could not be asked is the least likely; an empty continuation is certain."""
+    if answer.problem is not None:
+        return -math.inf, False
+    return (0.0, True) if answer.logprob is None else (answer.logprob, bool(answer.greedy))
