@@ -29,6 +29,10 @@ test-clients: install ## drive a server with the clients of other projects, whic
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[clients]'
 	$(BIN)/python -m pytest tests/clients -m clients
 
+test-harness: install ## run the tests that evaluate with lm_eval, which is installed for them
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[eval,plot]'
+	$(BIN)/python -m pytest -m harness tests/evals
+
 test-schema: install ## thousands of generated requests, right and wrong, to a real server (some minutes)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test-server]'
 	$(BIN)/python -m pytest -m schema tests/server/test_schema.py
@@ -67,5 +71,5 @@ compatibility: install ## write docs/compatibility.md and docs/api.md from the t
 clean: ## remove the environment and caches
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
-.PHONY: help install demo test test-slow test-clients test-schema check format eval-demo matrix compatibility monitoring
-.PHONY: equality test-batch clean
+.PHONY: help install demo test test-slow test-batch test-clients test-harness test-schema check format eval-demo matrix
+.PHONY: compatibility monitoring equality clean

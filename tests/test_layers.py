@@ -14,7 +14,7 @@ SRC = Path(__file__).parent.parent / "src" / "tilewise"
 # Each row may import from its own and from rows below it.
 ROWS: list[set[str]] = [
     {"cli", "__main__"},
-    {"services", "jobs"},
+    {"services", "jobs", "evals"},
     {"server"},
     {"llm", "assets", "tools", "remote"},
     {"beam"},
@@ -40,6 +40,7 @@ TORCH_FREE = {
     "cli",
     "services",
     "jobs",
+    "evals",
     "server",
     "amounts",
     "logs",
@@ -154,6 +155,7 @@ def test_no_circles():
         "import tilewise.llm",
         "import tilewise.cli",
         "from tilewise import SamplingParams",
+        "import tilewise.evals.spot.command, tilewise.evals.compare.command",
         "import tilewise.weights.hubs.download, tilewise.weights.hubs.huggingface, tilewise.weights.hubs.modelscope",
     ],
 )

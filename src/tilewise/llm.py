@@ -154,6 +154,19 @@ class LLM:
         with progress_bar("Searching", params.max_tokens, use_tqdm) as advance:
             return search.run(requests, partial(self._run, show_progress=False), advance)
 
+    def answer_each(self, requests: Sequence[Request]) -> Iterator[tuple[int, RequestOutput]]:
+        """Answers in the order in which they are whole, each with the place of its request; `inputs` makes requests."""
+        groups = [AnswerGroup(self._tokenizer, request, self._prepare.spec) for request in requests]
+        places = {id(group): place for place, group in enumerate(groups)}
+        for group, _ in self._drive(groups):
+            if group.finished:
+                yield places[id(group)], group.output()
+
+    @property
+    def inputs(self) -> Preparer:
+        """The model's template, tokenizer and tiling."""
+        return self._prepare
+
     @property
     def counters(self) -> Counters:
         """Since the start; a copy."""

@@ -13,6 +13,7 @@ from tilewise.cli import (
     chat,
     demo,
     doctor,
+    eval,
     generate,
     inspect,
     logs,
@@ -27,7 +28,7 @@ from tilewise.cli.flags.flag import BadUsage
 from tilewise.cli.options import VerbParser, dashed
 from tilewise.errors import TilewiseError
 
-VERBS = (ask, chat, generate, run_batch, serve, start, ps, logs, stop, inspect, doctor, demo, tools, archive)
+VERBS = (ask, chat, generate, run_batch, serve, start, ps, logs, stop, inspect, doctor, eval, demo, tools, archive)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,0 +1,26 @@
+"""`python -m tilewise.evals ...` is lm_eval's own command line, which knows our models and tasks as well.
+
+`--include_path` is one folder to lm_eval. Unless another one is given, it is that of our tasks.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from tilewise.evals import TASKS
+from tilewise.evals.harness.needed import need_lm_eval
+
+
+def main() -> None:
+    need_lm_eval()
+    from lm_eval.__main__ import cli_evaluate
+
+    lists_or_checks = sys.argv[1:2] in (["ls"], ["validate"])
+    asked = [argument.partition("=")[0] for argument in sys.argv[1:]]
+    if asked and not lists_or_checks and "--include_path" not in asked and not {"-h", "--help"} & set(asked):
+        sys.argv += ["--include_path", str(TASKS)]
+    cli_evaluate()
+
+
+if __name__ == "__main__":
+    main()
