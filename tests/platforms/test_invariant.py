@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.platforms.test_ops import BLOCK, noise
+from tests.platforms.test_ops import BLOCK, experts, noise
 from tilewise.platforms.base import PANEL, PagedLayout
 from tilewise.platforms.cpu.invariant import InvariantCpuOps
 
@@ -31,7 +31,7 @@ def moe_experts(x: Tensor) -> Tensor:
     gate_up, down = noise(6, 180, WIDTH, seed=3, dtype=x.dtype), noise(6, WIDTH, 90, seed=4, dtype=x.dtype)
     biases = noise(6, 180, seed=5, dtype=x.dtype), noise(6, WIDTH, seed=6, dtype=x.dtype)
     weights, chosen = OPS.linear(x.float(), noise(6, WIDTH, seed=7), None).softmax(-1).topk(2)
-    return OPS.moe_experts(x, chosen, weights, (gate_up, biases[0]), (down, biases[1]), OPS.silu_mul)
+    return experts(OPS, x, chosen, weights, (gate_up, biases[0]), (down, biases[1]), activation=OPS.silu_mul)
 
 
 both_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -344,6 +344,19 @@ def experts_by_tokens(
     return out
 
 
+Stacked = tuple[Tensor, Tensor | None]
+"""Matrices and biases of all experts."""
+
+
+def experts(ops: ReferenceOps, x: Tensor, chosen: Tensor, weights: Tensor, *stacked: Stacked, **how: Any) -> Tensor:
+    """`moe_experts` with the experts as these ops keep them."""
+    kept = []
+    for matrices, biases in stacked:
+        own = [None] * len(matrices) if biases is None else list(biases)
+        kept.append([ops.store(matrix, bias) for matrix, bias in zip(matrices, own, strict=True)])
+    return ops.moe_experts(x, chosen, weights, *kept, **how)
+
+
 def expert_arguments(
     dtype: torch.dtype, tokens: int = 9, count: int = 5, per_token: int = 2, biases: bool = True
 ) -> tuple[Any, ...]:
@@ -374,14 +387,14 @@ def test_experts_are_mlps_of_the_tokens_that_chose_them(
     ops: ReferenceOps, dtype: torch.dtype, biases: bool, tokens: int, per_token: int
 ) -> None:
     arguments = expert_arguments(dtype, tokens, per_token=per_token, biases=biases)
-    found = ops.moe_experts(*arguments, activation=ops.silu_mul)
+    found = experts(ops, *arguments, activation=ops.silu_mul)
     close(found, experts_by_tokens(*arguments), dtype)
 
 
 @all_ops
 def test_experts_use_the_activation_they_are_given(ops: ReferenceOps) -> None:
     x, chosen, weights, gate_up, down = expert_arguments(torch.float32, biases=False)
-    found = ops.moe_experts(x, chosen, weights, gate_up, down, lambda inner: inner[..., ::2])
+    found = experts(ops, x, chosen, weights, gate_up, down, activation=lambda inner: inner[..., ::2])
     picked = torch.einsum("nkfh,nh->nkf", gate_up[0][chosen][:, :, ::2], x)
     close(found, torch.einsum("nk,nkhf,nkf->nh", weights, down[0][chosen], picked))
 
@@ -390,7 +403,7 @@ def test_experts_use_the_activation_they_are_given(ops: ReferenceOps) -> None:
 def test_experts_leave_their_input_alone(ops: ReferenceOps) -> None:
     arguments = expert_arguments(torch.float32)
     before = arguments[0].clone()
-    ops.moe_experts(*arguments, activation=ops.silu_mul)
+    experts(ops, *arguments, activation=ops.silu_mul)
     assert torch.equal(arguments[0], before)
 
 
@@ -442,11 +455,10 @@ ARGUMENTS: dict[str, Callable[[torch.dtype], tuple[Any, ...]]] = {
     "add_layer_norm": lambda d: (noise(4, 40, dtype=d), None, *added_arguments(d), noise(40, seed=3, dtype=d), 1e-6),
     "paged_attention": paged_arguments,
     "dense_attention": lambda d: (*(noise(2, 17, 3, 8, seed=seed, dtype=d) for seed in range(3)), 0.35),
-    "moe_experts": lambda d: (*expert_arguments(d), ReferenceOps().silu_mul),
     "patchify": pixel_arguments,
 }
-IN_PLACE = {"rope_into_cache", "scatter_rows"}
-"""Tested above with both implementations, bit by bit."""
+ABOVE = {"moe_experts", "rope_into_cache", "scatter_rows"}
+"""Tested above with all implementations: with weights of their own, or bit by bit."""
 
 
 @both_dtypes
@@ -469,4 +481,4 @@ def test_no_op_is_forgotten() -> None:
         "store_int8",
     }
     ops = {name for name in ops if not name.endswith("_scratch")}
-    assert ops == ARGUMENTS.keys() | IN_PLACE
+    assert ops == ARGUMENTS.keys() | ABOVE

@@ -8,7 +8,7 @@ Shape letters: N tokens, S sequences, A query heads, K key/value heads, D head w
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -172,13 +172,13 @@ class Ops(Protocol):
         x: Tensor,
         chosen: Tensor,
         weights: Tensor,
-        gate_up: tuple[Tensor, Tensor | None],
-        down: tuple[Tensor, Tensor | None],
+        gate_up: Sequence[Weight],
+        down: Sequence[Weight],
         activation: Callable[[Tensor], Tensor],
     ) -> Tensor:
         """x [N, H] through its chosen experts (int64 [N, k]), summed with weights [N, k].
 
-        gate_up is (matrices [E, 2F, H], biases [E, 2F]), down is ([E, H, F], [E, H]); activation [n, 2F] -> [n, F].
+        Of each expert, gate_up is [2F, H] and down [H, F]; activation [n, 2F] -> [n, F].
         """
         ...
 

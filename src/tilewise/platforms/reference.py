@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -10,9 +10,6 @@ from torch import Tensor
 
 from tilewise.platforms.base import AttentionSize, PagedLayout, Weight
 from tilewise.platforms.weights import Int8Weight, as_it_came
-
-Matrix = tuple[Tensor, Tensor | None]
-"""Weights and bias."""
 
 
 class ReferenceOps:
@@ -132,22 +129,22 @@ class ReferenceOps:
         x: Tensor,
         chosen: Tensor,
         weights: Tensor,
-        gate_up: Matrix,
-        down: Matrix,
+        gate_up: Sequence[Weight],
+        down: Sequence[Weight],
         activation: Callable[[Tensor], Tensor],
     ) -> Tensor:
         out = torch.zeros_like(x)
         for expert in chosen.unique().tolist():
             rows, places = (chosen == expert).nonzero(as_tuple=True)
-            outer = self._expert(x, rows, _of_expert(gate_up, expert), _of_expert(down, expert), activation)
+            outer = self._expert(x, rows, gate_up[expert], down[expert], activation)
             out.index_add_(0, rows, outer * weights[rows, places, None].to(x.dtype))
         return out
 
     def _expert(
-        self, x: Tensor, rows: Tensor, gate_up: Matrix, down: Matrix, activation: Callable[[Tensor], Tensor]
+        self, x: Tensor, rows: Tensor, gate_up: Weight, down: Weight, activation: Callable[[Tensor], Tensor]
     ) -> Tensor:
         """Some rows of x [N, H] through one expert -> [rows, H]."""
-        return self.linear(activation(self.linear(x[rows], *gate_up)), *down)
+        return down.apply(activation(gate_up.apply(x[rows], self)), self)
 
     def patchify(self, pixels: Tensor, patch: int, mean: Tensor, std: Tensor) -> Tensor:
         normalised = (pixels.float() / 255 - mean) / std
@@ -170,8 +167,3 @@ def gathered_bytes(size: AttentionSize) -> int:
     """Keys and values of one sequence out of their blocks, those again for every query head, queries and result."""
     heads = 2 * size.keys * (size.kv_heads + size.heads) + 2 * size.queries * size.heads
     return heads * size.width * size.itemsize
-
-
-def _of_expert(stacked: Matrix, expert: int) -> Matrix:
-    matrices, biases = stacked
-    return matrices[expert], None if biases is None else biases[expert]

@@ -79,6 +79,8 @@ class CheckpointSource:
     """Told the bytes of each tensor as it is read."""
     _unread: set[str] = field(init=False)
     _in_memory: list[str] = field(default_factory=list)
+    _stored: bool = False
+    """Whether something was stored since those were read."""
 
     def __post_init__(self) -> None:
         self._unread = set(self.files.names)
@@ -104,7 +106,10 @@ class CheckpointSource:
             raise InvalidCheckpoint(
                 f"The tensor {source.name} has shape {list(tensor.shape)}, the config asks for {list(shape)}."
             )
+        if self._stored:
+            self._in_memory.clear()
         self._in_memory += source.names
+        self._stored = False
         self.on_read(tensor.nbytes)
         return tensor.reshape(*shape).to(self.device, self.dtype)
 
@@ -116,15 +121,12 @@ class CheckpointSource:
 
         def stored(matrix: Tensor, bias: Tensor | None, shared: bool = False) -> Weight:
             weight = store(matrix, bias, shared)
-            self._give_back()
+            for name in self._in_memory:  # again behind the next one: experts are read together, and stored one by one
+                self.files.give_back(name)
+            self._stored = True
             return weight
 
         return stored
-
-    def _give_back(self) -> None:
-        for name in self._in_memory:
-            self.files.give_back(name)
-        self._in_memory.clear()
 
     def _find(self, name: str) -> Source | None:
         """The form of a tensor that the files hold, all parts of it."""

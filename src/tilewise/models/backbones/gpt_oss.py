@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tilewise.errors import InvalidCheckpoint
+from tilewise.layers.moe import store_experts
 from tilewise.models.backbones import Backbone
 from tilewise.models.config import DecoderConfig, ExpertConfig, text_config
 from tilewise.models.decoder import Attention, Block, DecoderBlock
@@ -54,14 +55,12 @@ class GptOssMLP:
         self._router = view.tensor("router.weight", count, hidden).float()
         self._router_bias = view.tensor("router.bias", count).float()
         inside = view.at("experts")
-        self._gate_up = (
-            inside.tensor("gate_up_proj", count, 2 * inner, hidden),
+        gate_up_bias, down_bias = (
             inside.tensor("gate_up_proj_bias", count, 2 * inner),
-        )
-        self._down = (
-            inside.tensor("down_proj", count, hidden, inner),
             inside.tensor("down_proj_bias", count, hidden),
         )
+        self._gate_up = store_experts(inside, inside.tensor("gate_up_proj", count, 2 * inner, hidden), gate_up_bias)
+        self._down = store_experts(inside, inside.tensor("down_proj", count, hidden, inner), down_bias)
 
     def __call__(self, x: Tensor, ops: Ops) -> Tensor:
         logits = ops.linear(x.float(), self._router, self._router_bias)

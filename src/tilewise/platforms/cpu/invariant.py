@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -11,7 +11,6 @@ from tilewise.platforms.base import PANEL, PagedLayout, Weight
 from tilewise.platforms.cpu.native.library import Native
 from tilewise.platforms.cpu.ops import CpuOps
 from tilewise.platforms.cpu.packed import packed, packed_int8
-from tilewise.platforms.reference import Matrix
 
 
 class InvariantCpuOps(CpuOps):
@@ -82,8 +81,8 @@ class InvariantCpuOps(CpuOps):
         x: Tensor,
         chosen: Tensor,
         weights: Tensor,
-        gate_up: Matrix,
-        down: Matrix,
+        gate_up: Sequence[Weight],
+        down: Sequence[Weight],
         activation: Callable[[Tensor], Tensor],
     ) -> Tensor:
         """A panel at a time, since how many rows share an expert depends on the batch."""
@@ -92,10 +91,10 @@ class InvariantCpuOps(CpuOps):
         return torch.cat([ordinary(*panel, gate_up, down, activation) for panel in panels])
 
     def _expert(
-        self, x: Tensor, rows: Tensor, gate_up: Matrix, down: Matrix, activation: Callable[[Tensor], Tensor]
+        self, x: Tensor, rows: Tensor, gate_up: Weight, down: Weight, activation: Callable[[Tensor], Tensor]
     ) -> Tensor:
         """The whole panel goes through, every row in its place, and the others' results are left."""
-        return self.linear(activation(self.linear(x, *gate_up)), *down)[rows]
+        return down.apply(activation(gate_up.apply(x, self)), self)[rows]
 
 
 def _by_panel(op: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
