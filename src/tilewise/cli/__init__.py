@@ -7,12 +7,12 @@ import os
 import sys
 from collections.abc import Sequence
 
-from tilewise.cli import archive, ask, chat, demo, doctor, generate, inspect, logs, ps, serve, start, stop, tools
+from tilewise.cli import archive, ask, bench, chat, demo, doctor, generate, inspect, logs, ps, serve, start, stop, tools
 from tilewise.cli.flags.flag import BadUsage
 from tilewise.cli.options import VerbParser, dashed
 from tilewise.errors import TilewiseError
 
-VERBS = (ask, chat, generate, serve, start, ps, logs, stop, inspect, doctor, demo, tools, archive)
+VERBS = (ask, chat, generate, serve, start, ps, logs, stop, bench, inspect, doctor, demo, tools, archive)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

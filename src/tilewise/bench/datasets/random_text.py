@@ -1,0 +1,79 @@
+"""Prompts of random tokens, of exactly the lengths that are asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tilewise.bench.samples import SampleRequest
+from tilewise.bench.words import Words
+from tilewise.errors import InvalidConfig
+
+_TRIES = 20
+"""How often a prompt is mended. Text that is encoded again may have more tokens or fewer than it was made of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Tokens of prompts and answers. `spread` r draws both evenly from [n(1-r), n(1+r)]."""
+
+    input: int = 1024
+    output: int = 128
+    prefix: int = 0
+    """Tokens in front that all prompts share."""
+    spread: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.spread < 1:
+            raise InvalidConfig(f"--random-range-ratio must be from 0 to below 1, got {self.spread:g}.")
+        if self.prefix < 0 or self.prefix + math.floor(self.input * (1 - self.spread)) < 1:
+            raise InvalidConfig(
+                f"--random-input-len {self.input} with --random-prefix-len {self.prefix} and --random-range-ratio "
+                f"{self.spread:g} makes empty prompts: ask for at least one token."
+            )
+        if math.floor(self.output * (1 - self.spread)) < 1:
+            raise InvalidConfig(f"--random-output-len {self.output} asks for empty answers: at least one token.")
+
+    def draw(self, mean: int, count: int, generator: np.random.Generator) -> list[int]:
+        low, high = math.floor(mean * (1 - self.spread)), math.ceil(mean * (1 + self.spread))
+        return [int(length) for length in generator.integers(low, high + 1, count)]
+
+
+class RandomText:
+    """Makes prompts; each goes through the vocabulary from a random place on, so that no two begin alike."""
+
+    def __init__(self, words: Words, seed: int) -> None:
+        self._words = words
+        self._ordinary = np.asarray(words.ordinary)
+        self.generator = np.random.default_rng(seed)
+
+    def requests(self, count: int, lengths: Lengths) -> Iterator[SampleRequest]:
+        inputs = lengths.draw(lengths.input, count, self.generator)
+        outputs = lengths.draw(lengths.output, count, self.generator)
+        places = self.generator.integers(0, len(self._ordinary), count)
+        prefix = self.tokens(lengths.prefix)
+        for number, (asked, wanted, place) in enumerate(zip(inputs, outputs, places, strict=True)):
+            body = self._ordinary[(place + number + np.arange(asked)) % len(self._ordinary)]
+            text, tokens = self.text([*prefix, *body.tolist()])
+            yield SampleRequest(text, tokens, wanted)
+
+    def tokens(self, count: int) -> list[int]:
+        """So many random ones."""
+        return [int(token) for token in self.generator.choice(self._ordinary, count)]
+
+    def text(self, ids: Sequence[int]) -> tuple[str, int]:
+        """A text of as many tokens as there are ids, and its tokens: fewer or more only where no try was exact."""
+        wanted, ids = len(ids), list(ids)
+        for _ in range(_TRIES):
+            text = self._words.decode(ids)
+            ids = self._words.encode(text)
+            if len(ids) == wanted:
+                break
+            ids = ids[:wanted] + self.tokens(max(0, wanted - len(ids)))
+        else:
+            text = self._words.decode(ids)
+            ids = self._words.encode(text)
+        return text, len(ids)
