@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -35,14 +37,48 @@ class Target:
     headers: dict[str, str] = field(default_factory=dict)
     verify: bool = True
 
-    def client(self) -> httpx.AsyncClient:
-        """Answers may take as long as they like. A proxy does not know this machine."""
+    @property
+    def is_near(self) -> bool:
+        """On this machine, which a proxy does not know."""
+        return httpx.URL(self.url).host in ("localhost", "127.0.0.1", "::1")
+
+
+class Connections:
+    """A client of one connection for each request under way, kept for the next one.
+
+    The pool of one client for all looks through every connection whenever a request begins or ends. At hundreds at once
+    that would take more time than it measures.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._idle: list[httpx.AsyncClient] = []
+        self._certificates = httpx.create_ssl_context(verify=target.verify) if target.url.startswith("https") else False
+
+    def prepare(self, count: int) -> None:
+        """So many are there when they are needed."""
+        self._idle += [self._new() for _ in range(count - len(self._idle))]
+
+    @asynccontextmanager
+    async def one(self) -> AsyncIterator[httpx.AsyncClient]:
+        client = self._idle.pop() if self._idle else self._new()
+        try:
+            yield client
+        finally:
+            self._idle.append(client)
+
+    async def close(self) -> None:
+        while self._idle:
+            await self._idle.pop().aclose()
+
+    def _new(self) -> httpx.AsyncClient:
+        """Answers may take as long as they like."""
         return httpx.AsyncClient(
-            headers=self.headers,
-            verify=self.verify,
+            headers=self._target.headers,
+            verify=self._certificates,
             timeout=httpx.Timeout(None, connect=60.0),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=60.0),
-            trust_env=httpx.URL(self.url).host not in ("localhost", "127.0.0.1", "::1"),
+            limits=httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=60.0),
+            trust_env=not self._target.is_near,
         )
 
 
@@ -52,7 +88,7 @@ class LoadClient:
     def __init__(self, target: Target, asking: Asking) -> None:
         self.target = target
         self._asking = asking
-        self._client = target.client()
+        self._connections = Connections(target)
 
     async def __aenter__(self) -> LoadClient:
         return self
@@ -60,7 +96,11 @@ class LoadClient:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._client.aclose()
+        await self._connections.close()
+
+    def prepare(self, requests: int) -> None:
+        """For so many at once."""
+        self._connections.prepare(requests)
 
     def body(self, request: SampleRequest) -> bytes:
         """Made before a run, so that no request waits for it."""
@@ -70,11 +110,13 @@ class LoadClient:
         """`began` is when the run did."""
         sent = time.perf_counter()
         notes = _Notes(sent, sent - began, queued, self.target.dialect)
+        url = self.target.url + self.target.endpoint
         headers = {"content-type": "application/json", "x-request-id": request_id}
         try:
-            async with self._client.stream(
-                "POST", self.target.url + self.target.endpoint, content=body, headers=headers
-            ) as response:
+            async with (
+                self._connections.one() as client,
+                client.stream("POST", url, content=body, headers=headers) as response,
+            ):
                 if response.is_error:
                     return notes.failed(f"HTTP {response.status_code}", _words(await response.aread()))
                 await notes.read(response)
@@ -90,7 +132,8 @@ class LoadClient:
         """Whether nothing listens there any more."""
         for _ in range(_LOOKS):
             try:
-                await self._client.get(f"{self.target.url}/health")
+                async with self._connections.one() as client:
+                    await client.get(f"{self.target.url}/health")
             except httpx.ConnectError:
                 await asyncio.sleep(_PAUSE)
             except httpx.TransportError:
@@ -102,7 +145,8 @@ class LoadClient:
     async def metrics(self) -> str:
         """Empty where there are none."""
         try:
-            found = await self._client.get(f"{self.target.url}/metrics")
+            async with self._connections.one() as client:
+                found = await client.get(f"{self.target.url}/metrics")
         except httpx.TransportError:
             return ""
         return found.text if found.is_success else ""

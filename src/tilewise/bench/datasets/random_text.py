@@ -14,6 +14,8 @@ from tilewise.errors import InvalidConfig
 
 _TRIES = 20
 """How often a prompt is mended. Text that is encoded again may have more tokens or fewer than it was made of."""
+_DRAWS = 8
+"""Tokens drawn for each that is to last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +66,25 @@ class RandomText:
         """So many random ones."""
         return [int(token) for token in self.generator.choice(self._ordinary, count)]
 
+    def _lasting(self, count: int) -> list[int]:
+        """So many random ones that are the same when their text is encoded again; halves of characters are not."""
+        found: list[int] = []
+        for token in self.tokens(_DRAWS * count):
+            if len(found) < count and self._words.encode(self._words.decode([token])) == [token]:
+                found.append(token)
+        return found or self.tokens(count)
+
     def text(self, ids: Sequence[int]) -> tuple[str, int]:
         """A text of as many tokens as there are ids, and its tokens: fewer or more only where no try was exact."""
         wanted, ids = len(ids), list(ids)
-        for _ in range(_TRIES):
+        for attempt in range(_TRIES):
             text = self._words.decode(ids)
             ids = self._words.encode(text)
             if len(ids) == wanted:
                 break
-            ids = ids[:wanted] + self.tokens(max(0, wanted - len(ids)))
+            # A cut within a character stays one however often it is made: each try cuts further to the left.
+            kept = ids[: max(0, wanted - attempt)]
+            ids = kept + self._lasting(wanted - len(kept))
         else:
             text = self._words.decode(ids)
             ids = self._words.encode(text)

@@ -12,6 +12,7 @@ from tilewise.cli.options import add_engine_flags, engine_options
 def add_parser(kinds: Any) -> None:
     parser = kinds.add_parser(
         "encode",
+        usage="tilewise bench encode [OPTION ...]",
         help="tiles through the vision tower",
         description="Encode batches of tiles of noise, and say how many a second go through the vision tower.",
     )

@@ -19,6 +19,7 @@ examples:
 def add_parser(kinds: Any) -> None:
     parser = kinds.add_parser(
         "latency",
+        usage="tilewise bench latency [OPTION ...]",
         help="one batch, again and again",
         description="Answer one batch of random prompts again and again, in this process. Prefixes are not cached, "
         "unless --enable-prefix-caching asks for that.",

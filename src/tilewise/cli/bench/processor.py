@@ -19,6 +19,7 @@ examples:
 def add_parser(kinds: Any) -> None:
     parser = kinds.add_parser(
         "mm-processor",
+        usage="tilewise bench mm-processor [OPTION ...]",
         help="pictures before the engine",
         description="Requests with random pictures: what decoding, hashing, tiling and the prompt take, how long the "
         "engine waited for tiles, and the whole way.",

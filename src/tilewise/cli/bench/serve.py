@@ -45,6 +45,7 @@ examples:
 def add_parser(kinds: Any) -> None:
     parser = kinds.add_parser(
         "serve",
+        usage="tilewise bench serve [OPTION ...]",
         help="a server under load",
         description="Send requests to any OpenAI-compatible server, and say how long answers took. The time to first "
         "token ends with the first chunk that shows something; the first chunk of all is reported beside it.",

@@ -12,6 +12,7 @@ from tilewise.cli.options import add_engine_flags, engine_options
 def add_parser(kinds: Any) -> None:
     parser = kinds.add_parser(
         "startup",
+        usage="tilewise bench startup [OPTION ...]",
         help="starts of the engine",
         description="Start the engine again and again, each time in a new process, up to its first answer. For a cold "
         "start the folders are empty in which a first one keeps things, such as the kernels that it builds.",

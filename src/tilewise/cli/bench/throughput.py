@@ -21,6 +21,7 @@ examples:
 def add_parser(kinds: Any) -> None:
     parser = kinds.add_parser(
         "throughput",
+        usage="tilewise bench throughput [OPTION ...]",
         help="everything at once",
         description="Ask everything at once, in this process. Tokens of pictures count as those of text do.",
         epilog=EXAMPLES,
