@@ -42,6 +42,10 @@ class Target:
         """On this machine, which a proxy does not know."""
         return httpx.URL(self.url).host in ("localhost", "127.0.0.1", "::1")
 
+    def client(self) -> httpx.Client:
+        """For what is asked before a run. Use it as a context."""
+        return httpx.Client(headers=self.headers, verify=self.verify, timeout=60.0, trust_env=not self.is_near)
+
 
 class Connections:
     """A client of one connection for each request under way, kept for the next one.

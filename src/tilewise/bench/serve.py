@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -17,7 +18,7 @@ from tilewise.bench.answers import Answer
 from tilewise.bench.client import LoadClient, Target
 from tilewise.bench.datasets.sources import IGNORING_END, Source
 from tilewise.bench.dialects import Asking
-from tilewise.bench.figures import Figures, Measured, measure
+from tilewise.bench.figures import CountTokens, Figures, Measured, measure
 from tilewise.bench.goals import Goals
 from tilewise.bench.load import Load, NotReady, Ran, run_load, wait_until_ready, warm_up
 from tilewise.bench.open_files import allow_many_open_files
@@ -25,7 +26,7 @@ from tilewise.bench.samples import SampleRequest
 from tilewise.bench.saving import About, Saving, details, result_json
 from tilewise.bench.server_report import ServerReport
 from tilewise.bench.table import Shown, failure_lines, table
-from tilewise.bench.words import Words, find_words
+from tilewise.bench.words import FoundWords, LocalWords, Words, find_words
 from tilewise.progress import progress_bar
 
 Say = Callable[[str], None]
@@ -60,10 +61,18 @@ class ServeBench:
 class Prepared:
     """What is found out before the first request is sent."""
 
-    model: str
-    words: Words | None
-    tokenizer: str | None
     asking: Asking
+    found: FoundWords | None
+
+    @property
+    def words(self) -> Words | None:
+        return self.found.words if self.found else None
+
+    @property
+    def count(self) -> CountTokens | None:
+        """Not by the server, which may be gone by then."""
+        words = self.words
+        return (lambda text: len(words.encode(text))) if isinstance(words, LocalWords) else None
 
 
 def run_serve(bench: ServeBench, say: Say = print) -> int:
@@ -73,42 +82,48 @@ def run_serve(bench: ServeBench, say: Say = print) -> int:
 
         require_matplotlib()
     allow_many_open_files()
-    prepared = prepare(bench, say)
-    runs = []
-    for number, load in enumerate(bench.loads):
-        # Prompts of its own for each load: those of the last one are in the server's caches.
-        source = dataclasses.replace(bench.source, seed=bench.source.seed + number)
-        requests = source.requests(prepared.words)
-        say_load(load, len(requests), say)
-        ran, server = asyncio.run(_send(bench, prepared, requests, load))
-        runs.append((load, conclude(bench, prepared, load, requests, ran, server, say)))
+    with prepared(bench, say) as ready:
+        runs = [run_one(bench, ready, number, say) for number in range(len(bench.loads))]
     if bench.plot is not None:
         from tilewise.bench.plot import draw
 
-        draw(runs, prepared.model, bench.plot)
+        draw(runs, ready.asking.model, bench.plot)
         say(f"Latency against load: {bench.plot}")
     return 1 if any(figures.failed for _, figures in runs) else 0
 
 
-def prepare(bench: ServeBench, say: Say) -> Prepared:
+def run_one(bench: ServeBench, prepared: Prepared, number: int, say: Say) -> tuple[Load, Figures]:
+    """The run at one of the loads. Its prompts are its own: those of the last one are in the server's caches."""
+    load = bench.loads[number]
+    source = dataclasses.replace(bench.source, seed=bench.source.seed + number)
+    requests = source.requests(prepared.words)
+    say_load(load, len(requests), say)
+    ran, server = asyncio.run(_send(bench, prepared, requests, load))
+    return load, conclude(bench, prepared, load, requests, ran, server, say)
+
+
+@contextmanager
+def prepared(bench: ServeBench, say: Say) -> Iterator[Prepared]:
     model = bench.model
     if model is None:
         say("Model not specified, fetching first model from server...")
         model = first_model(bench.target)
         say(f"First model name: {model}")
-    words, where = (
-        find_words(bench.tokenizer, bench.folder or model, bench.target) if bench.counts_tokens else (None, None)
-    )
     if "temperature" not in bench.extra:
         say("The temperature is the server's own; --temperature 0 asks for the likeliest tokens.")
     ignore = bench.ignore_eos or bench.source.name in IGNORING_END
-    return Prepared(model, words, where, Asking(model, ignore, bench.logprobs, tuple(bench.extra.items())))
+    asking = Asking(model, ignore, bench.logprobs, tuple(bench.extra.items()))
+    if not bench.counts_tokens:
+        yield Prepared(asking, None)
+        return
+    with find_words(bench.tokenizer, bench.folder or model, model, bench.target) as found:
+        yield Prepared(asking, found)
 
 
 def first_model(target: Target) -> str:
     """Raises NotReady."""
     try:
-        with httpx.Client(headers=target.headers, verify=target.verify, timeout=30.0) as client:
+        with target.client() as client:
             answer = client.get(f"{target.url}/v1/models")
             answer.raise_for_status()
             return str(answer.json()["data"][0]["id"])
@@ -167,16 +182,15 @@ def conclude(
     say: Say,
 ) -> Figures:
     """Show the figures of a run, and save them."""
-    words = prepared.words
-    count = (lambda text: len(words.encode(text))) if words else None
-    measured = measure(ran.answers, [request.prompt_tokens for request in requests], count)
+    measured = measure(ran.answers, [request.prompt_tokens for request in requests], prepared.count)
     failed = [answer for answer in ran.answers if answer.failure]
     figures = Figures.of(measured, failed, ran.duration, bench.percents, bench.goals, server)
     for line in failure_lines([f"{found.failure.kind}: {found.failure.text}" for found in failed if found.failure]):
         say(line)
     say(table(figures, Shown(bench.metrics, load.arrivals.rate, load.concurrency)))
     if bench.saving.save or bench.saving.append:
-        about = About(bench.backend, prepared.model, prepared.tokenizer, len(requests), load)
+        tokenizer = prepared.found.source if prepared.found else None
+        about = About(bench.backend, prepared.asking.model, tokenizer, len(requests), load)
         say(f"Saved in {_save(bench.saving, about, figures, ran.answers, measured)}")
     return figures
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,7 +27,7 @@ _SAMPLE = (
 class Words(Protocol):
     @property
     def ordinary(self) -> Sequence[int]:
-        """Ids that are no control tokens, ascending."""
+        """Ids that are whole characters and no control tokens, ascending."""
 
     def encode(self, text: str) -> list[int]: ...
 
@@ -40,9 +42,12 @@ class LocalWords:
 
     @cached_property
     def ordinary(self) -> Sequence[int]:
-        known = range(self._tokenizer.vocab_size)
-        special = self._tokenizer.special_ids
-        return [token for token in known if token not in special and self._tokenizer.token_text(token) is not None]
+        known, special = range(self._tokenizer.vocab_size), self._tokenizer.special_ids
+        return [token for token in known if token not in special and self._is_whole(token)]
+
+    def _is_whole(self, token: int) -> bool:
+        """Half a character is a different token, or several, when its text is encoded again."""
+        return self._tokenizer.token_text(token) is not None and "\ufffd" not in self._tokenizer.decode([token])
 
     def encode(self, text: str) -> list[int]:
         return self._tokenizer.encode_raw(text)
@@ -54,9 +59,9 @@ class LocalWords:
 class ServerWords:
     """/tokenize and /detokenize, which Tilewise and vLLM have."""
 
-    def __init__(self, target: Target, model: str) -> None:
-        self._url, self._model = target.url, model
-        self._client = httpx.Client(headers=target.headers, verify=target.verify, timeout=60.0)
+    def __init__(self, url: str, model: str, client: httpx.Client) -> None:
+        """The client stays its owner's, who closes it."""
+        self._url, self._model, self._client = url, model, client
 
     @cached_property
     def ordinary(self) -> Sequence[int]:
@@ -71,20 +76,33 @@ class ServerWords:
     def _ask(self, route: str, **fields: Any) -> dict[str, Any]:
         try:
             answer = self._client.post(f"{self._url}/{route}", json={"model": self._model, **fields})
-            answer.raise_for_status()
             found: dict[str, Any] = answer.json()
         except (httpx.HTTPError, ValueError) as error:
-            raise InvalidConfig(
-                f"There is no tokenizer for {self._model}: it is no folder, and {self._url}/{route} does not serve "
-                f"({error}). Name one with --tokenizer FOLDER, or do without: --skip-tokenizer-init."
-            ) from None
+            raise self._nothing(route, str(error) or type(error).__name__) from None
+        if not answer.is_success:
+            raise self._nothing(route, f"HTTP {answer.status_code}")
         return found
 
+    def _nothing(self, route: str, why: str) -> InvalidConfig:
+        return InvalidConfig(
+            f"There is no tokenizer for {self._model}: it is no folder, and {self._url}/{route} does not serve "
+            f"({why}). Name one with --tokenizer FOLDER, or do without: --skip-tokenizer-init."
+        )
 
-def find_words(tokenizer: str | None, model: str, target: Target) -> tuple[Words, str]:
-    """The words of a model, and where they are from."""
-    if tokenizer is not None:
-        return LocalWords(Tokenizer.from_folder(find_model(tokenizer, weights=False))), tokenizer
-    if model == DEMO or Path(model).is_dir():
-        return LocalWords(Tokenizer.from_folder(find_model(model))), model
-    return ServerWords(target, model), f"{target.url}/tokenize"
+
+@dataclass(frozen=True, slots=True)
+class FoundWords:
+    words: Words
+    source: str
+    """A model, or the address that tokenizes."""
+
+
+@contextmanager
+def find_words(tokenizer: str | None, model: str, served: str, target: Target) -> Iterator[FoundWords]:
+    """Of `tokenizer`, else of the folder `model`, else those of the server for the model that it calls `served`."""
+    local = tokenizer if tokenizer is not None else model if model == DEMO or Path(model).is_dir() else None
+    if local is not None:
+        yield FoundWords(LocalWords(Tokenizer.from_folder(find_model(local, weights=False))), local)
+        return
+    with target.client() as client:
+        yield FoundWords(ServerWords(target.url, served, client), f"{target.url}/tokenize")

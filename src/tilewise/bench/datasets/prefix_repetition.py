@@ -31,7 +31,7 @@ def repeated(text: RandomText, count: int, shape: Repetition) -> Iterator[Sample
         raise InvalidConfig(
             f"--num-prompts {count} is below --prefix-repetition-num-prefixes {shape.prefixes}: ask for more prompts."
         )
-    beginnings = [text.tokens(shape.prefix) for _ in range(shape.prefixes)]
+    beginnings = [text.beginning(shape.prefix) for _ in range(shape.prefixes)]
     made = []
     for number in range(count):
         words, tokens = text.text([*beginnings[number % shape.prefixes], *text.tokens(shape.suffix)])

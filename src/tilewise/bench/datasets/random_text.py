@@ -45,7 +45,7 @@ class Lengths:
 
 
 class RandomText:
-    """Makes prompts; each goes through the vocabulary from a random place on, so that no two begin alike."""
+    """Makes prompts; each goes through the vocabulary from another place on, so that no two begin alike."""
 
     def __init__(self, words: Words, seed: int) -> None:
         self._words = words
@@ -55,12 +55,17 @@ class RandomText:
     def requests(self, count: int, lengths: Lengths) -> Iterator[SampleRequest]:
         inputs = lengths.draw(lengths.input, count, self.generator)
         outputs = lengths.draw(lengths.output, count, self.generator)
-        places = self.generator.integers(0, len(self._ordinary), count)
-        prefix = self.tokens(lengths.prefix)
-        for number, (asked, wanted, place) in enumerate(zip(inputs, outputs, places, strict=True)):
-            body = self._ordinary[(place + number + np.arange(asked)) % len(self._ordinary)]
+        places = self.generator.permutation(len(self._ordinary))
+        prefix = self.beginning(lengths.prefix)
+        for number, (asked, wanted) in enumerate(zip(inputs, outputs, strict=True)):
+            rounds, place = divmod(number, len(places))
+            body = self._ordinary[(places[place] + (1 + rounds) * np.arange(asked)) % len(places)]
             text, tokens = self.text([*prefix, *body.tolist()])
             yield SampleRequest(text, tokens, wanted)
+
+    def beginning(self, count: int) -> list[int]:
+        """Random tokens that stay as many when more stand behind them."""
+        return self._words.encode(self.text(self._lasting(count))[0]) if count else []
 
     def tokens(self, count: int) -> list[int]:
         """So many random ones."""
@@ -72,7 +77,7 @@ class RandomText:
         for token in self.tokens(_DRAWS * count):
             if len(found) < count and self._words.encode(self._words.decode([token])) == [token]:
                 found.append(token)
-        return found or self.tokens(count)
+        return [*found, *self.tokens(count - len(found))]
 
     def text(self, ids: Sequence[int]) -> tuple[str, int]:
         """A text of as many tokens as there are ids, and its tokens: fewer or more only where no try was exact."""
