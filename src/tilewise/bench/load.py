@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from tilewise.bench.answers import Answer
 from tilewise.bench.arrivals import Arrivals
 from tilewise.bench.client import BROKEN, UNREACHABLE, LoadClient, not_sent
-from tilewise.errors import TilewiseError
+from tilewise.errors import InvalidConfig, TilewiseError
 
 _RETRY = 1.0  # seconds between two tries of a server that is not ready
 
@@ -27,6 +27,10 @@ class Load:
     """Most requests at once; None = as many as come."""
     seed: int = 0
     id_prefix: str = "bench-"
+
+    def __post_init__(self) -> None:
+        if self.concurrency is not None and self.concurrency < 1:
+            raise InvalidConfig(f"--max-concurrency must be at least 1, got {self.concurrency}.")
 
 
 @dataclass(frozen=True)
