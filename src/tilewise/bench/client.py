@@ -14,13 +14,20 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
 from tilewise.bench.answers import Answer, Failure, Tokens
 from tilewise.bench.dialects import Asking, Dialect, tokens_of
+from tilewise.bench.http import Address, BrokenConnection, Connection
 from tilewise.bench.samples import SampleRequest
 from tilewise.sse import EventReader
+
+
+class Unreachable(Exception):
+    """There is no connection to be had."""
+
 
 UNREACHABLE, BROKEN, NOT_SENT = "no connection", "connection lost", "not sent"
 _LONGEST = 300  # characters of a server's words that are kept
@@ -48,42 +55,38 @@ class Target:
 
 
 class Connections:
-    """A client of one connection for each request under way, kept for the next one.
-
-    The pool of one client for all looks through every connection whenever a request begins or ends. At hundreds at once
-    that would take more time than it measures.
-    """
+    """Those that are idle are kept for the next request."""
 
     def __init__(self, target: Target) -> None:
-        self._target = target
-        self._idle: list[httpx.AsyncClient] = []
-        self._certificates = httpx.create_ssl_context(verify=target.verify) if target.url.startswith("https") else False
-
-    def prepare(self, count: int) -> None:
-        """So many are there when they are needed."""
-        self._idle += [self._new() for _ in range(count - len(self._idle))]
+        self._address = Address.of(target.url, target.verify)
+        self._idle: list[Connection] = []
 
     @asynccontextmanager
-    async def one(self) -> AsyncIterator[httpx.AsyncClient]:
-        client = self._idle.pop() if self._idle else self._new()
+    async def one(self) -> AsyncIterator[Connection]:
+        connection = await self._take()
         try:
-            yield client
+            yield connection
         finally:
-            self._idle.append(client)
+            if connection.usable:
+                self._idle.append(connection)
+            else:
+                await connection.close()
 
     async def close(self) -> None:
         while self._idle:
-            await self._idle.pop().aclose()
+            await self._idle.pop().close()
 
-    def _new(self) -> httpx.AsyncClient:
-        """Answers may take as long as they like."""
-        return httpx.AsyncClient(
-            headers=self._target.headers,
-            verify=self._certificates,
-            timeout=httpx.Timeout(None, connect=60.0),
-            limits=httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=60.0),
-            trust_env=not self._target.is_near,
-        )
+    async def _take(self) -> Connection:
+        """Raises Unreachable."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.usable:
+                return connection
+            await connection.close()
+        try:
+            return await Connection.open(self._address)
+        except (OSError, TimeoutError) as error:
+            raise Unreachable(str(error) or type(error).__name__) from None
 
 
 class LoadClient:
@@ -102,10 +105,6 @@ class LoadClient:
     ) -> None:
         await self._connections.close()
 
-    def prepare(self, requests: int) -> None:
-        """For so many at once."""
-        self._connections.prepare(requests)
-
     def body(self, request: SampleRequest) -> bytes:
         """Made before a run, so that no request waits for it."""
         return json.dumps(self.target.dialect.body(request, self._asking)).encode()
@@ -114,20 +113,17 @@ class LoadClient:
         """`began` is when the run did."""
         sent = time.perf_counter()
         notes = _Notes(sent, sent - began, queued, self.target.dialect)
-        url = self.target.url + self.target.endpoint
-        headers = {"content-type": "application/json", "x-request-id": request_id}
+        headers = {"Content-Type": "application/json", "X-Request-Id": request_id, **self.target.headers}
         try:
-            async with (
-                self._connections.one() as client,
-                client.stream("POST", url, content=body, headers=headers) as response,
-            ):
-                if response.is_error:
-                    return notes.failed(f"HTTP {response.status_code}", _words(await response.aread()))
-                await notes.read(response)
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            return notes.failed(UNREACHABLE, str(error) or type(error).__name__)
-        except httpx.TransportError as error:
-            return notes.failed(BROKEN, str(error) or type(error).__name__)
+            async with self._connections.one() as connection:
+                status = await connection.ask("POST", self._path(self.target.endpoint), headers, body)
+                if status >= 300:
+                    return notes.failed(f"HTTP {status}", _words(await _all(connection)))
+                await notes.read(connection)
+        except Unreachable as error:
+            return notes.failed(UNREACHABLE, str(error))
+        except BrokenConnection as error:
+            return notes.failed(BROKEN, str(error))
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             return notes.failed("not an answer", f"{type(error).__name__}: {error}")
         return notes.answer()
@@ -136,11 +132,10 @@ class LoadClient:
         """Whether nothing listens there any more."""
         for _ in range(_LOOKS):
             try:
-                async with self._connections.one() as client:
-                    await client.get(f"{self.target.url}/health")
-            except httpx.ConnectError:
+                await self._get("/health")
+            except Unreachable:
                 await asyncio.sleep(_PAUSE)
-            except httpx.TransportError:
+            except BrokenConnection:
                 return False
             else:
                 return False
@@ -149,11 +144,23 @@ class LoadClient:
     async def metrics(self) -> str:
         """Empty where there are none."""
         try:
-            async with self._connections.one() as client:
-                found = await client.get(f"{self.target.url}/metrics")
-        except httpx.TransportError:
+            status, found = await self._get("/metrics")
+        except (Unreachable, BrokenConnection):
             return ""
-        return found.text if found.is_success else ""
+        return found.decode("utf-8", "replace") if status == 200 else ""
+
+    async def _get(self, path: str) -> tuple[int, bytes]:
+        async with self._connections.one() as connection:
+            status = await connection.ask("GET", self._path(path), self.target.headers)
+            return status, await _all(connection)
+
+    def _path(self, endpoint: str) -> str:
+        """Behind whatever path the server's address has."""
+        return urlsplit(self.target.url).path + endpoint
+
+
+async def _all(connection: Connection) -> bytes:
+    return b"".join([part async for part in connection.parts()])
 
 
 class _Notes:
@@ -169,9 +176,9 @@ class _Notes:
         self._failure: Failure | None = None
         self._whole = False
 
-    async def read(self, response: httpx.Response) -> None:
+    async def read(self, connection: Connection) -> None:
         events = EventReader()
-        async for chunk in response.aiter_raw():
+        async for chunk in connection.parts():
             moment = time.perf_counter() - self._sent
             for data in events.feed(chunk):
                 if data == "[DONE]":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -158,18 +157,10 @@ async def _send(
         if bench.warmups:
             with progress_bar("Warming up", bench.warmups, bench.progress) as advance:
                 await warm_up(client, bodies[0], load, bench.warmups, advance)
-        client.prepare(_at_once(load, len(bodies)))
         before = await client.metrics()
         with progress_bar("Requests", len(bodies), bench.progress) as advance:
             ran = await run_load(client, bodies, load, advance)
         return ran, ServerReport.between(before, await client.metrics())
-
-
-def _at_once(load: Load, count: int) -> int:
-    """Requests that will be under way together, as far as that is known."""
-    if load.concurrency is not None:
-        return min(load.concurrency, count)
-    return count if load.arrivals.ramp is None and math.isinf(load.arrivals.rate) else 0
 
 
 def conclude(
