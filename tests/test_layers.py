@@ -14,7 +14,7 @@ SRC = Path(__file__).parent.parent / "src" / "tilewise"
 # Each row may import from its own and from rows below it.
 ROWS: list[set[str]] = [
     {"cli", "__main__"},
-    {"services", "jobs", "evals"},
+    {"services", "jobs", "evals", "bench"},
     {"server"},
     {"llm", "assets", "tools", "remote"},
     {"beam"},
@@ -30,7 +30,7 @@ ROWS: list[set[str]] = [
     {"plan"},
     {"step"},
     {"config", "speculation", "types", "sampling_params", "progress", "family"},
-    {"amounts", "timing", "logs", "waiting"},
+    {"amounts", "timing", "logs", "sse", "waiting"},
     {"errors"},
 ]
 LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}
@@ -38,12 +38,14 @@ LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}
 TORCH_FREE = {
     "__main__",
     "cli",
+    "bench",
     "services",
     "jobs",
     "evals",
     "server",
     "amounts",
     "logs",
+    "sse",
     "waiting",
     "llm",
     "remote",

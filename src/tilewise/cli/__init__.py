@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from tilewise.cli import (
     archive,
     ask,
+    bench,
     chat,
     demo,
     doctor,
@@ -28,7 +29,10 @@ from tilewise.cli.flags.flag import BadUsage
 from tilewise.cli.options import VerbParser, dashed
 from tilewise.errors import TilewiseError
 
-VERBS = (ask, chat, generate, run_batch, serve, start, ps, logs, stop, inspect, doctor, eval, demo, tools, archive)
+VERBS = (
+    *(ask, chat, generate, run_batch, serve, start, ps, logs, stop),
+    *(inspect, doctor, bench, eval, demo, tools, archive),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

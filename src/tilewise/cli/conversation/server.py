@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 import httpx
 
 from tilewise.cli.conversation import DEFAULT_URL
-from tilewise.cli.conversation.sse import read_events
 from tilewise.errors import InvalidConfig, TilewiseError
+from tilewise.sse import read_events
 
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 _CONNECT = 5.0  # seconds; an answer itself may take as long as it likes

@@ -63,6 +63,7 @@ VARIABLES: tuple[Variable, ...] = (
     ),
     Variable("TILEWISE_HOME", "own", "folder of records of services, their logs and the history of `tilewise chat`"),
     Variable("XDG_STATE_HOME", "own", "where that folder is, unless TILEWISE_HOME says"),
+    Variable("OPENAI_API_KEY", "own", "key that `tilewise bench serve` sends (else VLLM_API_KEY)"),
     Variable("NO_COLOR", "own", "no colours in `tilewise inspect`"),
     Variable("TERM", "own", "dumb = no styles in `tilewise chat`"),
     Variable("VLLM_USE_V1", "told", "there is one engine, and nothing to choose"),

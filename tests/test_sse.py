@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tilewise.cli.conversation.sse import read_events
+from tilewise.sse import read_events
 
 DATA = ['{"text": "a\u2028b\x85c\x0bd"}', "", "两\n行", "[DONE]"]
 

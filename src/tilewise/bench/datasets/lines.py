@@ -1,0 +1,144 @@
+"""Files of requests: JSON lines of our own and of vLLM's form, and ShareGPT's conversations. Errors name the line."""
+
+from __future__ import annotations
+
+import json
+import mimetypes
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from tilewise.bench.samples import Media, SampleRequest
+from tilewise.bench.words import Words
+from tilewise.errors import InvalidMedia, InvalidRequest, did_you_mean
+from tilewise.inputs.images import open_image
+
+COLUMNS = ("prompt", "messages", "output_tokens")
+MEDIA_COLUMNS = (*COLUMNS, "image_files", "video_files")
+_REMOTE = ("http://", "https://", "data:")
+SHORTEST, LONGEST_PROMPT, LONGEST = 4, 1024, 2048
+"""vLLM's rule for ShareGPT: what is shorter or longer is passed over."""
+
+
+class InvalidData(InvalidRequest):
+    """A file of requests cannot be read, or not be understood."""
+
+
+def custom(path: Path, words: Words | None, output: int | None, media: bool = False) -> Iterator[SampleRequest]:
+    """One JSON object a line: `prompt` or `messages`, and `output_tokens` where `output` does not say; with `media`
+    also `image_files` and `video_files`, paths from the file's own folder, or URLs."""
+    allowed = MEDIA_COLUMNS if media else COLUMNS
+    for number, line in enumerate(_text(path).split("\n"), 1):
+        where = f"{path}, line {number}"
+        if line.strip():
+            entry = _entry(line, allowed, where)
+            prompt, messages = _asked(entry, where)
+            found = tuple(_files(entry, path.parent, where)) if media else ()
+            tokens = len(words.encode(prompt)) if words else None
+            wanted = output if output is not None else _whole(entry.get("output_tokens"), where)
+            yield SampleRequest(prompt, tokens, wanted, found, messages)
+
+
+def sharegpt(path: Path, words: Words | None, output: int | None) -> Iterator[SampleRequest]:
+    """The first question of each conversation, and as many tokens as its first answer has."""
+    if words is None:
+        raise InvalidData("sharegpt needs a tokenizer, since the length of its answers is counted in tokens.")
+    for number, entry in enumerate(_conversations(path), 1):
+        turns = entry.get("conversations") if isinstance(entry, dict) else None
+        if not isinstance(turns, list):
+            raise InvalidData(f"{path}, entry {number} has no list 'conversations': is it a file of ShareGPT?")
+        if len(turns) < 2:
+            continue
+        try:
+            prompt, answer = (str(turn["value"]) for turn in turns[:2])
+        except (TypeError, KeyError):
+            raise InvalidData(f"{path}, entry {number}: a turn has no 'value'.") from None
+        asked, wanted = len(words.encode(prompt)), output if output is not None else len(words.encode(answer))
+        if (
+            asked >= SHORTEST
+            and asked <= LONGEST_PROMPT
+            and asked + wanted <= LONGEST
+            and wanted >= (SHORTEST if output is None else 1)
+        ):
+            yield SampleRequest(prompt, asked, wanted)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidData(f"--dataset-path {path} cannot be read: {error}") from None
+
+
+def _conversations(path: Path) -> list[Any]:
+    try:
+        found = json.loads(_text(path))
+    except ValueError as error:
+        raise InvalidData(f"{path} is not JSON: {error}") from None
+    if not isinstance(found, list):
+        raise InvalidData(f"{path} holds no list of conversations: is it a file of ShareGPT?")
+    return found
+
+
+def _entry(line: str, allowed: tuple[str, ...], where: str) -> dict[str, Any]:
+    try:
+        entry = json.loads(line)
+    except ValueError as error:
+        raise InvalidData(f"{where} is not JSON: {error}") from None
+    if not isinstance(entry, dict):
+        raise InvalidData(f'{where} must be an object such as {{"prompt": "Hello"}}, got {line:.60}')
+    for column in entry:
+        if column not in allowed:
+            hint = did_you_mean(column, allowed)
+            raise InvalidData(f"{where} has an unknown column {column!r}; there are {', '.join(allowed)}.{hint}")
+    return entry
+
+
+def _asked(entry: dict[str, Any], where: str) -> tuple[str, tuple[dict[str, Any], ...] | None]:
+    prompt, messages = entry.get("prompt"), entry.get("messages")
+    if (prompt is None) == (messages is None):
+        raise InvalidData(f"{where} needs either 'prompt' or 'messages'.")
+    if messages is None:
+        if not isinstance(prompt, str):
+            raise InvalidData(f"{where}: 'prompt' must be a text, got {prompt!r:.60}.")
+        return prompt, None
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        raise InvalidData(f"{where}: 'messages' must be a list of objects with role and content.")
+    texts = [message.get("content") for message in messages]
+    return "\n".join(text for text in texts if isinstance(text, str)), tuple(messages)
+
+
+def _whole(value: Any, where: str) -> int | None:
+    if value is None:
+        return None
+    if type(value) is not int or value < 1:
+        raise InvalidData(f"{where}: 'output_tokens' must be a whole number above 0, got {value!r}.")
+    return value
+
+
+def _files(entry: dict[str, Any], folder: Path, where: str) -> Iterator[Media]:
+    yield from _listed(entry, "image_files", lambda name: _media(name, folder, "image", where), where)
+    yield from _listed(entry, "video_files", lambda name: _media(name, folder, "video", where), where)
+    if (entry.get("image_files") or entry.get("video_files")) and entry.get("messages") is not None:
+        raise InvalidData(f"{where}: media of 'messages' belong into them, and files beside 'prompt'.")
+
+
+def _listed(entry: dict[str, Any], column: str, make: Callable[[str], Media], where: str) -> Iterator[Media]:
+    names = entry.get(column) or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InvalidData(f"{where}: {column!r} must be a list of paths, got {names!r:.60}.")
+    yield from map(make, names)
+
+
+def _media(name: str, folder: Path, kind: Literal["image", "video"], where: str) -> Media:
+    if name.startswith(_REMOTE):
+        return Media(kind, name)
+    path = folder / name.removeprefix("file://")
+    try:
+        if kind == "image":
+            open_image(path)  # one that does not open costs its request on a server, in the middle of a run
+        content = path.read_bytes()
+    except (InvalidMedia, OSError) as error:
+        raise InvalidData(f"{where}: {error}") from None
+    fallback = "image/jpeg" if kind == "image" else "video/mp4"
+    return Media.of(kind, content, mimetypes.guess_type(path.name)[0] or fallback)

@@ -1,0 +1,198 @@
+"""The benchmark of a server: requests are made, sent at each load, and what came is shown and saved."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tilewise.bench.answers import Answer
+from tilewise.bench.client import LoadClient, Target
+from tilewise.bench.datasets.sources import IGNORING_END, Source
+from tilewise.bench.dialects import Asking
+from tilewise.bench.figures import CountTokens, Figures, Measured, measure
+from tilewise.bench.goals import Goals
+from tilewise.bench.load import Load, NotReady, Ran, run_load, wait_until_ready, warm_up
+from tilewise.bench.open_files import allow_many_open_files
+from tilewise.bench.samples import SampleRequest
+from tilewise.bench.saving import About, Saving, details, result_json
+from tilewise.bench.server_report import ServerReport
+from tilewise.bench.table import Shown, failure_lines, table
+from tilewise.bench.words import FoundWords, LocalWords, Words, find_words
+from tilewise.progress import progress_bar
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ServeBench:
+    backend: str
+    target: Target
+    source: Source
+    loads: tuple[Load, ...] = (Load(),)
+    model: str | None = None
+    """The server's name of it; None = its first."""
+    folder: str | None = None
+    """Of its tokenizer, unless `tokenizer` says."""
+    tokenizer: str | None = None
+    counts_tokens: bool = True
+    ignore_eos: bool = False
+    logprobs: int | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+    warmups: int = 0
+    ready_seconds: float = 0.0
+    goals: Goals | None = None
+    percents: tuple[float, ...] = (99.0,)
+    metrics: tuple[str, ...] = ("ttft", "tpot", "itl")
+    saving: Saving = Saving()
+    plot: Path | None = None
+    progress: bool = True
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is found out before the first request is sent."""
+
+    asking: Asking
+    found: FoundWords | None
+
+    @property
+    def words(self) -> Words | None:
+        return self.found.words if self.found else None
+
+    @property
+    def count(self) -> CountTokens | None:
+        """Not by the server, which may be gone by then."""
+        words = self.words
+        return (lambda text: len(words.encode(text))) if isinstance(words, LocalWords) else None
+
+
+def run_serve(bench: ServeBench, say: Say = print) -> int:
+    """0 if every request was answered at every load, else 1. Raises TilewiseError for what cannot begin."""
+    if bench.plot is not None:
+        from tilewise.bench.plot import require_matplotlib
+
+        require_matplotlib()
+    allow_many_open_files()
+    with prepared(bench, say) as ready:
+        runs = [run_one(bench, ready, number, say) for number in range(len(bench.loads))]
+    if bench.plot is not None:
+        from tilewise.bench.plot import draw
+
+        draw(runs, ready.asking.model, bench.plot)
+        say(f"Latency against load: {bench.plot}")
+    return 1 if any(figures.failed for _, figures in runs) else 0
+
+
+def run_one(bench: ServeBench, prepared: Prepared, number: int, say: Say) -> tuple[Load, Figures]:
+    """The run at one of the loads. Its prompts are its own: those of the last one are in the server's caches."""
+    load = bench.loads[number]
+    source = dataclasses.replace(bench.source, seed=bench.source.seed + number)
+    requests = source.requests(prepared.words)
+    say_load(load, len(requests), say)
+    ran, server = asyncio.run(_send(bench, prepared, requests, load))
+    return load, conclude(bench, prepared, load, requests, ran, server, say)
+
+
+@contextmanager
+def prepared(bench: ServeBench, say: Say) -> Iterator[Prepared]:
+    model = bench.model
+    if model is None:
+        say("Model not specified, fetching first model from server...")
+        model = first_model(bench.target)
+        say(f"First model name: {model}")
+    if "temperature" not in bench.extra:
+        say("The temperature is the server's own; --temperature 0 asks for the likeliest tokens.")
+    ignore = bench.ignore_eos or bench.source.name in IGNORING_END
+    asking = Asking(model, ignore, bench.logprobs, tuple(bench.extra.items()))
+    if not bench.counts_tokens:
+        yield Prepared(asking, None)
+        return
+    with find_words(bench.tokenizer, bench.folder or model, model, bench.target) as found:
+        yield Prepared(asking, found)
+
+
+def first_model(target: Target) -> str:
+    """Raises NotReady."""
+    try:
+        with target.client() as client:
+            answer = client.get(f"{target.url}/v1/models")
+            answer.raise_for_status()
+            return str(answer.json()["data"][0]["id"])
+    except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
+        raise NotReady(
+            f"{target.url}/v1/models does not say which model is served ({error}): is a server there? "
+            "Start one with `tilewise serve`, name another with --base-url, or the model with --model."
+        ) from None
+
+
+def say_load(load: Load, count: int, say: Say) -> None:
+    arrivals = load.arrivals
+    if arrivals.ramp:
+        say(
+            f"Traffic ramp-up strategy: {arrivals.ramp.strategy}, {arrivals.ramp.start:g} to {arrivals.ramp.end:g} RPS."
+        )
+    else:
+        say(f"Traffic request rate: {arrivals.rate}")
+    process = "Poisson process" if arrivals.burstiness == 1 else "Gamma distribution"
+    say(f"Burstiness factor: {arrivals.burstiness} ({process})")
+    say(f"Maximum request concurrency: {load.concurrency}")
+    say(f"Requests: {count}")
+
+
+async def _send(
+    bench: ServeBench, prepared: Prepared, requests: Sequence[SampleRequest], load: Load
+) -> tuple[Ran, ServerReport]:
+    async with LoadClient(bench.target, prepared.asking) as client:
+        bodies = [client.body(request) for request in requests]
+        if bench.ready_seconds > 0:
+            await wait_until_ready(client, bodies[0], f"{load.id_prefix}ready", bench.ready_seconds)
+        if bench.warmups:
+            with progress_bar("Warming up", bench.warmups, bench.progress) as advance:
+                await warm_up(client, bodies[0], load, bench.warmups, advance)
+        before = await client.metrics()
+        with progress_bar("Requests", len(bodies), bench.progress) as advance:
+            ran = await run_load(client, bodies, load, advance)
+        return ran, ServerReport.between(before, await client.metrics())
+
+
+def conclude(
+    bench: ServeBench,
+    prepared: Prepared,
+    load: Load,
+    requests: Sequence[SampleRequest],
+    ran: Ran,
+    server: ServerReport,
+    say: Say,
+) -> Figures:
+    """Show the figures of a run, and save them."""
+    measured = measure(ran.answers, [request.prompt_tokens for request in requests], prepared.count)
+    failed = [answer for answer in ran.answers if answer.failure]
+    figures = Figures.of(measured, failed, ran.duration, bench.percents, bench.goals, server)
+    for line in failure_lines([f"{found.failure.kind}: {found.failure.text}" for found in failed if found.failure]):
+        say(line)
+    say(table(figures, Shown(bench.metrics, load.arrivals.rate, load.concurrency)))
+    if bench.saving.save or bench.saving.append:
+        tokenizer = prepared.found.source if prepared.found else None
+        about = About(bench.backend, prepared.asking.model, tokenizer, len(requests), load)
+        say(f"Saved in {_save(bench.saving, about, figures, ran.answers, measured)}")
+    return figures
+
+
+def _save(
+    saving: Saving, about: About, figures: Figures, answers: Sequence[Answer], measured: Sequence[Measured]
+) -> Path:
+    now = datetime.now()
+    result = result_json(about, saving, figures, now)
+    if saving.detailed:
+        result |= details(answers, measured)
+    path = saving.path(about.backend, about.load, about.model, now)
+    saving.write(result, path)
+    return path

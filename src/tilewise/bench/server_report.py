@@ -1,0 +1,73 @@
+"""ServerReport: what a server's metrics say about a run: pictures, their preprocessing, guessed tokens."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+TILES = "tilewise:tiles_encoded_total"
+PREPROCESS = "vllm:mm_preprocessing_total_latency_seconds"
+ENCODE = "tilewise:request_encode_time_seconds"
+DRAFTS = "vllm:spec_decode_num_drafts_total"
+DRAFT_TOKENS = "vllm:spec_decode_num_draft_tokens_total"
+ACCEPTED = "vllm:spec_decode_num_accepted_tokens_total"
+
+
+@dataclass(frozen=True)
+class ServerReport:
+    """Differences between two readings of /metrics, each summed over its labels."""
+
+    grown: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def between(cls, before: str, after: str) -> ServerReport:
+        earlier, later = _sums(before), _sums(after)
+        return cls({name: value - earlier.get(name, 0.0) for name, value in later.items()})
+
+    @property
+    def tiles_encoded(self) -> int | None:
+        """None where the server does not count them."""
+        return int(self.grown[TILES]) if TILES in self.grown else None
+
+    @property
+    def preprocess(self) -> float | None:
+        """Mean seconds of a request with media, before the engine had it."""
+        return self._mean(PREPROCESS)
+
+    @property
+    def encode(self) -> float | None:
+        """Mean seconds that a request waited for its tiles."""
+        return self._mean(ENCODE)
+
+    @property
+    def drafts(self) -> int:
+        return int(self.grown.get(DRAFTS, 0))
+
+    @property
+    def draft_tokens(self) -> int:
+        return int(self.grown.get(DRAFT_TOKENS, 0))
+
+    @property
+    def accepted_tokens(self) -> int:
+        return int(self.grown.get(ACCEPTED, 0))
+
+    def _mean(self, histogram: str) -> float | None:
+        count = self.grown.get(f"{histogram}_count", 0.0)
+        return self.grown[f"{histogram}_sum"] / count if count else None
+
+
+def _sums(text: str) -> dict[str, float]:
+    """Prometheus' text format, without buckets, types and labels."""
+    found: dict[str, float] = defaultdict(float)
+    for line in text.splitlines():
+        name, _, value = line.rpartition(" ")
+        if name and not line.startswith("#") and "_bucket{" not in name:
+            found[name.partition("{")[0]] += _number(value)
+    return dict(found)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0

@@ -1,0 +1,129 @@
+"""How long a start takes, from the beginning of the process to the first answer. Each start is a process of its own.
+
+Cold: the folders in which a first start keeps things (kernels, encoded tiles) are empty. Warm: as they are. Files of
+the model are on this machine already, and in its memory from the second start on: it is not the machine that is cold.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from tilewise.bench.latency import PERCENTS, check_above_zero
+from tilewise.bench.spread import Spread
+from tilewise.config import EngineConfig
+from tilewise.errors import TilewiseError
+from tilewise.progress import progress_bar
+from tilewise.weights.hub import find_model
+
+WIDTH = 60
+PARTS = {
+    "startup": "Startup time",
+    "import": "Import time",
+    "compilation": "Compilation time",
+    "engine": "Engine time",
+    "first_answer": "First answer time",
+}
+"""What is measured, and its name. The startup is all of it, with the interpreter's own."""
+
+
+class FailedStart(TilewiseError):
+    """A process did not come as far as its first answer."""
+
+
+@dataclass(frozen=True)
+class StartupBench:
+    engine: dict[str, Any] = field(default_factory=dict)
+    cold: int = 3
+    warmups: int = 1
+    warm: int = 3
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        check_above_zero({"num-iters-cold": self.cold, "num-iters-warm": self.warm})
+        check_above_zero({"num-iters-warmup": self.warmups + 1})
+
+
+Starts = list[dict[str, float]]
+
+
+def run_startup(bench: StartupBench, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """The result, as --output-json has it."""
+    config = EngineConfig.of(**bench.engine)
+    model = find_model(config.model, config.revision, config.hub, config.download_dir)
+    engine = {**bench.engine, "model": str(model)}
+    with progress_bar("Starts", bench.cold + bench.warmups + bench.warm, bench.progress) as advance:
+        cold = [_cold(engine, advance) for _ in range(bench.cold)]
+        for _ in range(bench.warmups):
+            _start(engine, {}, advance)
+        warm = [_start(engine, {}, advance) for _ in range(bench.warm)]
+    say("=" * WIDTH)
+    say("STARTUP TIME BENCHMARK RESULTS")
+    say("=" * WIDTH)
+    for title, name, starts in (("COLD STARTUP", "cold", cold), ("WARM STARTUP", "warm", warm)):
+        for line in _lines(title, starts):
+            say(line)
+        say("" if name == "cold" else "=" * WIDTH)
+    return {**_fields("cold", cold), **_fields("warm", warm)}
+
+
+def _cold(engine: dict[str, Any], advance: Callable[[int], None]) -> dict[str, float]:
+    with empty_folders(engine) as (options, environment):
+        return _start(options, environment, advance)
+
+
+@contextmanager
+def empty_folders(engine: dict[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, str]]]:
+    """Options and variables with which a start finds nothing of an earlier one."""
+    with tempfile.TemporaryDirectory(prefix="tilewise-cold-") as folder:
+        tiles = {"encoder_cache_dir": f"{folder}/tiles"} if "encoder_cache_dir" in engine else {}
+        yield {**engine, **tiles}, {"XDG_CACHE_HOME": folder}
+
+
+def _start(engine: dict[str, Any], environment: dict[str, str], advance: Callable[[int], None]) -> dict[str, float]:
+    """Seconds of each part. Raises FailedStart."""
+    started = time.perf_counter()
+    command = [sys.executable, "-m", "tilewise.bench.start_once", json.dumps(engine)]
+    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+    total = time.perf_counter() - started
+    advance(1)
+    if done.returncode:
+        raise FailedStart(f"A start ended with status {done.returncode}: {_last_line(done.stderr)}")
+    parts: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return {"startup": total, **parts}
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["it said nothing"])[-1]
+
+
+def _lines(title: str, starts: Starts) -> Iterator[str]:
+    yield f"{title}:"
+    for part, name in PARTS.items():
+        spread = _spread(starts, part)
+        yield f"Avg {name.lower()}: {spread.mean:.2f} seconds"
+        yield f"{name} percentiles:"
+        for percent, value in spread.percentiles:
+            yield f"  {percent:g}%: {value:.2f} seconds"
+
+
+def _fields(name: str, starts: Starts) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for part in PARTS:
+        spread, key = _spread(starts, part), f"{name}_{part}"
+        found[f"avg_{key}_time"] = spread.mean
+        found[f"{key}_times"] = [start[part] for start in starts]
+        found[f"{key}_percentiles"] = {f"{percent:g}": value for percent, value in spread.percentiles}
+    return found
+
+
+def _spread(starts: Starts, part: str) -> Spread:
+    return Spread.of([start[part] for start in starts], PERCENTS)

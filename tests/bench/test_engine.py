@@ -1,0 +1,104 @@
+"""The benchmarks of the engine on the demo model, at sizes that take seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tilewise.bench.datasets.random_media import Bucket, MediaShape
+from tilewise.bench.datasets.random_text import Lengths
+from tilewise.bench.datasets.sources import Source
+from tilewise.bench.encode import EncodeBench, run_encode
+from tilewise.bench.latency import LatencyBench, run_latency
+from tilewise.bench.processor import ProcessorBench, run_processor
+from tilewise.bench.startup import FailedStart, StartupBench, empty_folders, run_startup
+from tilewise.bench.throughput import ThroughputBench, run_throughput
+from tilewise.errors import InvalidConfig
+
+ENGINE = {"model": "demo", "max_model_len": 1024}
+SMALL = MediaShape(buckets=(Bucket(200, 200, 1, 1.0),))
+
+
+def said(run, bench) -> tuple[dict, str]:
+    lines: list[str] = []
+    return run(bench, lines.append), "\n".join(lines)
+
+
+@pytest.mark.parametrize("beams", [False, True])
+def test_latency(beams):
+    bench = LatencyBench(ENGINE, 8, 4, batch_size=2, n=2, beams=beams, warmups=0, iterations=3)
+    found, text = said(run_latency, bench)
+    assert len(found["latencies"]) == 3
+    assert found["avg_latency"] == pytest.approx(sum(found["latencies"]) / 3)
+    assert found["percentiles"]["50"] == sorted(found["latencies"])[1]
+    assert text.splitlines()[0] == f"Avg latency: {found['avg_latency']} seconds"
+    assert [line.split("%")[0] for line in text.splitlines()[1:]] == ["10", "25", "50", "75", "90", "99"]
+
+
+def test_throughput_counts_the_tokens_of_pictures():
+    source = Source("random-mm", count=3, lengths=Lengths(10, 4), media=SMALL)
+    found, text = said(run_throughput, ThroughputBench(source, ENGINE))
+    assert found["num_requests"] == 3
+    assert found["total_num_tiles"] >= 3
+    assert found["total_num_image_tokens"] == 16 * found["total_num_tiles"]
+    assert found["total_num_tokens"] > found["total_num_image_tokens"] + 3 * (10 + 4)
+    assert found["requests_per_second"] == pytest.approx(3 / found["elapsed_time"])
+    assert "Total num output tokens:  12" in text
+
+
+def test_throughput_of_text_counts_what_was_asked_for():
+    found, text = said(run_throughput, ThroughputBench(Source(count=4, lengths=Lengths(20, 5)), ENGINE, n=2))
+    assert "Total num prompt tokens:  80\nTotal num output tokens:  40" in text
+    assert found["total_num_tokens"] == 120
+    assert "image" not in text
+
+
+def test_answers_that_the_context_cuts_short_are_no_measure():
+    with pytest.raises(InvalidConfig, match="--input-len 1000 and --output-len 100 are 1100 tokens"):
+        run_latency(LatencyBench(ENGINE, 1000, 100))
+    with pytest.raises(InvalidConfig, match=r"1000 tokens leaves 24 of the 100 asked for: the context holds 1024"):
+        run_throughput(ThroughputBench(Source(count=1, lengths=Lengths(1000, 100)), ENGINE))
+
+
+def test_encode():
+    found, text = said(run_encode, EncodeBench(ENGINE, batch_sizes=(1, 3), warmups=0, iterations=2))
+    assert [row["batch_size"] for row in found["batches"]] == [1, 3]
+    for row in found["batches"]:
+        assert row["tiles_per_second"] == pytest.approx(row["batch_size"] / row["median"])
+    assert len(text.splitlines()) == 3
+    with pytest.raises(InvalidConfig, match="--batch-sizes takes whole numbers above 0"):
+        EncodeBench(batch_sizes=(0,))
+
+
+def test_the_stages_of_a_processor_add_up():
+    source = Source("random-mm", count=2, lengths=Lengths(10, 2), media=SMALL)
+    found, text = said(run_processor, ProcessorBench(source, ENGINE, percents=(50.0,)))
+    assert found["num_requests"] == 2
+    assert found["total_prompt_tokens"] > 16 * found["total_tiles"]
+    parts = [found[f"{name}_ms"]["mean"] for name in ("decode", "hash", "tiling", "prompt")]
+    assert all(part > 0 for part in parts)
+    assert found["encoder_ms"]["mean"] > 0, "pictures that are new have to be encoded"
+    assert found["e2el_ms"]["mean"] > found["encoder_ms"]["mean"]
+    assert "Multimodal Processor Benchmark Results" in text
+
+
+def test_starts(monkeypatch, tmp_path):
+    monkeypatch.setenv("TILEWISE_CPU_KERNELS", "0")  # compiling them takes half a minute
+    found, text = said(run_startup, StartupBench(ENGINE, cold=1, warmups=0, warm=1))
+    for name in ("cold", "warm"):
+        (total,) = found[f"{name}_startup_times"]
+        parts = [found[f"{name}_{part}_times"][0] for part in ("import", "compilation", "engine", "first_answer")]
+        assert 0 < sum(parts) < total
+        assert found[f"avg_{name}_startup_time"] == total
+    assert "STARTUP TIME BENCHMARK RESULTS" in text
+    with pytest.raises(FailedStart, match=r"A start ended with status 1: .*InvalidConfig.*max_model_len"):
+        run_startup(StartupBench({**ENGINE, "max_model_len": 10**9}, cold=1, warmups=0, warm=1))
+
+
+def test_a_cold_start_finds_nothing_and_leaves_nothing(tmp_path):
+    with empty_folders({"model": "demo", "encoder_cache_dir": str(tmp_path)}) as (options, environment):
+        folder = Path(environment["XDG_CACHE_HOME"])
+        assert list(folder.iterdir()) == []
+        assert Path(options["encoder_cache_dir"]).parent == folder
+    assert not folder.exists()
