@@ -58,11 +58,16 @@ def test_fewer_threads_after_more() -> None:
 def test_threads_are_bound_where_those_of_openmp_are() -> None:
     """OMP_PROC_BIND keeps the first thread on one core; the second would inherit that, and share it."""
     code = """
-import os, torch
+import os, time, torch
 from tilewise.platforms.cpu import CpuPlatform
 ops = CpuPlatform().ops()
 ops.store(torch.randn(2048, 512), None).apply(torch.randn(64, 512), ops)
-print(*({*os.sched_getaffinity(int(task))} for task in os.listdir('/proc/self/task')), sep=';')
+for attempt in range(100):  # a thread that has only just begun is where its creator is
+    cores = {str(os.sched_getaffinity(int(task))) for task in os.listdir('/proc/self/task')}
+    if len(cores) > 1:
+        break
+    time.sleep(0.05)
+print(*cores, sep=';')
 """
     binding = {"OMP_PROC_BIND": "true", "OMP_PLACES": "cores", "OMP_NUM_THREADS": "2"}
     ran = subprocess.run([sys.executable, "-c", code], env={**os.environ, **binding}, capture_output=True, check=True)
