@@ -2,16 +2,39 @@
 //
 // A piece of work is a block of query rows of one sequence (or tile) and one key/value head. All query heads that share
 // that head are rows beside each other, so each key is read once for all of them. Keys come in blocks that begin at
-// multiples of KEYS; of each, keys are transposed and values copied into the thread's scratch, as float32, whatever the
-// cache has. A row's sums therefore run in one order that depends on nothing but its position and how many queries its
-// sequence has in this step: few of them share out a long past among threads, in parts that begin at multiples of PART.
-#include "attention.h"
+// multiples of KEYS. For many rows they are transposed and values copied into the thread's scratch, as float32, whatever
+// the cache has (attention_packed.h); for few, as of a decoded token, both are read where they are (attention_direct.h).
+// A row's sums therefore run in one order that depends on nothing but its position and how many queries its sequence has
+// in this step: few of them share out a long past among threads, in parts that begin at multiples of PART.
+#include "attention_direct.h"
+#include "attention_packed.h"
 #include "threads.h"
 
 #include <vector>
 
 static constexpr int64_t PART = 256;  // keys of a part, where few rows have a long past
 static constexpr int64_t FEW = 48;    // rows up to which that is done
+static constexpr int64_t DIRECT = 16;  // rows of a sequence up to which its keys are not packed
+
+// The rows of a piece over all of its keys: mixed, most and sum in the scratch. Which way is taken depends on the
+// sequence, not on how it was cut up.
+template <typename T>
+static void run(const Shape& shape, const Sequence<T>& sequence, const Piece& piece, const Scratch& scratch) {
+    int64_t width = shape.width, group = shape.group();
+    Vec factor = Vec::all(shape.scale * LOG2_E);
+    for (int64_t r = 0; r < piece.rows; ++r) {
+        int64_t query = (piece.row + r) / group, head = piece.head * group + (piece.row + r) % group;
+        const T* from = sequence.query + query * shape.query.token + head * shape.query.head;
+        float* to = scratch.query + r * width;
+        FOR_VECTORS(d, width) store_at(to, d, width, load_at(from, d, width) * factor);
+    }
+    std::fill(scratch.mixed, scratch.mixed + piece.rows * shape.padded(), 0.0f);
+    if (sequence.queries * group <= DIRECT) {
+        run_direct(shape, sequence, piece, scratch);
+    } else {
+        run_packed(shape, sequence, piece, scratch);
+    }
+}
 
 // A row's sum over what was mixed, and the sink in it.
 template <typename T>

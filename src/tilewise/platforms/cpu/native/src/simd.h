@@ -99,6 +99,12 @@ static inline Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }
 static inline Vec min(Vec a, Vec b) { return {_mm512_min_ps(a.v, b.v)}; }
 static inline Vec round(Vec a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 static inline Vec abs(Vec a) { return {_mm512_abs_ps(a.v)}; }
+// The eights of a vector, each lane with that of the other eight.
+static inline Vec max_of_eights(Vec a) { return {_mm512_max_ps(a.v, _mm512_shuffle_f32x4(a.v, a.v, 0x4E))}; }
+static inline Vec sum_of_eights(Vec a) { return {_mm512_add_ps(a.v, _mm512_shuffle_f32x4(a.v, a.v, 0x4E))}; }
+static inline __m256 half_sum(Vec a) {
+    return _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
+}
 // a with the sign of b.
 static inline Vec with_sign(Vec a, Vec b) {
     return {_mm512_or_ps(a.v, _mm512_and_ps(b.v, _mm512_set1_ps(-0.0f)))};
@@ -157,6 +163,10 @@ static inline Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }
 static inline Vec min(Vec a, Vec b) { return {_mm256_min_ps(a.v, b.v)}; }
 static inline Vec round(Vec a) { return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 static inline Vec abs(Vec a) { return {_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.v)}; }
+// A vector is one eight.
+static inline Vec max_of_eights(Vec a) { return a; }
+static inline Vec sum_of_eights(Vec a) { return a; }
+static inline __m256 half_sum(Vec a) { return a.v; }
 // a with the sign of b.
 static inline Vec with_sign(Vec a, Vec b) {
     return {_mm256_or_ps(a.v, _mm256_and_ps(b.v, _mm256_set1_ps(-0.0f)))};
@@ -170,6 +180,15 @@ static inline Vec scaled(Vec a, Vec n) {
 #else
 #error "no vectors for this CPU: kernels need AVX2 and FMA"
 #endif
+
+// Each lane is the sum of one of eight vectors.
+static inline __m256 sums_of(const Vec vectors[8]) {
+    __m256 pairs[4], fours[2];
+    for (int i = 0; i < 4; ++i) pairs[i] = _mm256_hadd_ps(half_sum(vectors[2 * i]), half_sum(vectors[2 * i + 1]));
+    for (int i = 0; i < 2; ++i) fours[i] = _mm256_hadd_ps(pairs[2 * i], pairs[2 * i + 1]);
+    return _mm256_add_ps(_mm256_permute2f128_ps(fours[0], fours[1], 0x20),
+                         _mm256_permute2f128_ps(fours[0], fours[1], 0x31));
+}
 
 // 2^x: x is a whole number and a rest in [-1/2, 1/2], of which a polynomial
 // (minimax of 2^r over the interval, fitted here: 2e-9 off before rounding).
