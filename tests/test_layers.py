@@ -30,7 +30,7 @@ ROWS: list[set[str]] = [
     {"plan"},
     {"step"},
     {"config", "speculation", "types", "sampling_params", "progress", "family"},
-    {"amounts", "timing", "logs", "sse", "waiting"},
+    {"amounts", "timing", "logs", "sse", "waiting", "extras"},
     {"errors"},
 ]
 LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}
@@ -64,6 +64,7 @@ TORCH_FREE = {
     "sampling_params",
     "timing",
     "errors",
+    "extras",
 }
 TORCH_FREE_FILES = {
     f"weights/{name}" for name in ("__init__.py", "checkpoint.py", "folder.py", "hub.py", "shards.py")

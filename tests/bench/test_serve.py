@@ -13,10 +13,11 @@ import pytest
 from tests.bench.test_client import free_port
 from tests.bench.test_figures import figures
 from tests.served import PICTURES, Served, served
+from tilewise import extras
 from tilewise.bench import plot
 from tilewise.bench.arrivals import Arrivals
 from tilewise.bench.load import Load
-from tilewise.errors import InvalidConfig
+from tilewise.cli import main
 
 SHORT = ("--random-input-len", "20", "--random-output-len", "4")
 
@@ -158,10 +159,10 @@ def test_what_cannot_be_is_said_in_one_line(flags, status, message):
     assert message in done.stderr.splitlines()[-1]
 
 
-def test_without_matplotlib_there_is_no_run(monkeypatch):
-    monkeypatch.setattr(plot.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InvalidConfig, match=r"pip install 'tilewise\[plot\]'"):
-        plot.require_matplotlib()
+def test_without_matplotlib_there_is_no_run(monkeypatch, capsys):
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
+    assert main(["bench", "serve", "--base-url", f"http://127.0.0.1:{free_port()}", "--plot", "load.png"]) == 1
+    assert "--plot needs matplotlib" in capsys.readouterr().err
 
 
 def test_the_load_is_what_the_runs_differ_in():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,16 +11,9 @@ from tilewise.bench.figures import Figures
 from tilewise.bench.load import Load
 from tilewise.bench.saving import NotSaved
 from tilewise.bench.spread import percent_name
-from tilewise.errors import InvalidConfig
 
 Runs = Sequence[tuple[Load, Figures]]
 _PANELS = (("ttft", "time to first token, ms"), ("tpot", "time per output token, ms"), ("e2el", "whole answer, ms"))
-
-
-def require_matplotlib() -> None:
-    """Raises InvalidConfig, before a run that would end without its picture."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise InvalidConfig("--plot draws with matplotlib, which is not there: pip install 'tilewise[plot]'.")
 
 
 def draw(runs: Runs, model: str, path: Path) -> None:

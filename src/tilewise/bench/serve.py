@@ -26,6 +26,7 @@ from tilewise.bench.saving import About, Saving, details, result_json
 from tilewise.bench.server_report import ServerReport
 from tilewise.bench.table import Shown, failure_lines, table
 from tilewise.bench.words import FoundWords, LocalWords, Words, find_words
+from tilewise.extras import need
 from tilewise.progress import progress_bar
 
 Say = Callable[[str], None]
@@ -77,9 +78,7 @@ class Prepared:
 def run_serve(bench: ServeBench, say: Say = print) -> int:
     """0 if every request was answered at every load, else 1. Raises TilewiseError for what cannot begin."""
     if bench.plot is not None:
-        from tilewise.bench.plot import require_matplotlib
-
-        require_matplotlib()
+        need("matplotlib", "plot", "--plot")
     allow_many_open_files()
     with prepared(bench, say) as ready:
         runs = [run_one(bench, ready, number, say) for number in range(len(bench.loads))]

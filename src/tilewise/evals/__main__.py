@@ -8,11 +8,11 @@ from __future__ import annotations
 import sys
 
 from tilewise.evals import TASKS
-from tilewise.evals.harness.needed import need_lm_eval
+from tilewise.extras import need
 
 
 def main() -> None:
-    need_lm_eval()
+    need("lm_eval", "eval", "Evaluation")
     from lm_eval.__main__ import cli_evaluate
 
     lists_or_checks = sys.argv[1:2] in (["ls"], ["validate"])

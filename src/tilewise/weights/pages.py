@@ -21,7 +21,9 @@ class MappedPages:
     """Where some files are mapped. Elsewhere than on Linux nothing is known, and nothing given back."""
 
     def __init__(self, files: Iterable[Path]) -> None:
-        self._ranges = sorted(_ranges({str(file.resolve()) for file in files})) if sys.platform == "linux" else []
+        linux = sys.platform == "linux"
+        self._ranges = sorted(_ranges({str(file.resolve()) for file in files})) if linux else []
+        self._madvise = ctypes.CDLL(None).madvise if linux else None
 
     def give_back(self, tensor: Tensor) -> None:
         """The pages that a tensor fills. What is read of it again comes from the file, so nobody may have changed it.
@@ -33,9 +35,8 @@ class MappedPages:
         if at < 0 or last > self._ranges[at][1]:
             return
         start, stop = -(-first // mmap.PAGESIZE) * mmap.PAGESIZE, last // mmap.PAGESIZE * mmap.PAGESIZE
-        if stop > start:
-            libc = ctypes.CDLL(None, use_errno=True)
-            libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(stop - start), mmap.MADV_DONTNEED)
+        if self._madvise is not None and stop > start:
+            self._madvise(ctypes.c_void_p(start), ctypes.c_size_t(stop - start), mmap.MADV_DONTNEED)
 
 
 def _ranges(files: set[str]) -> Iterable[tuple[int, int]]:

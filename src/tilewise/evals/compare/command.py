@@ -15,8 +15,8 @@ from tilewise.errors import InvalidConfig
 from tilewise.evals.compare.comparison import Comparison
 from tilewise.evals.compare.result import Result, read_result
 from tilewise.evals.compare.table import sentences, table
-from tilewise.evals.harness.needed import need_matplotlib
 from tilewise.evals.output import as_json, check_writable, write_text
+from tilewise.extras import need
 
 if TYPE_CHECKING:
     from tilewise.evals.harness.run import EvalOptions
@@ -50,7 +50,7 @@ def check_outputs(json_file: Path | None, plot: Path | None) -> None:
     for file in (json_file, plot):
         check_writable(file.parent if file else None)
     if plot:
-        need_matplotlib()
+        need("matplotlib", "plot", "A picture")
 
 
 def read_engine(text: str) -> dict[str, Any]:

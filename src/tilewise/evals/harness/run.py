@@ -9,9 +9,9 @@ from typing import Any
 from tilewise.config import EngineConfig
 from tilewise.errors import InvalidConfig
 from tilewise.evals.harness.find_tasks import find_tasks
-from tilewise.evals.harness.needed import need_lm_eval
 from tilewise.evals.mmmu import MMMU, write_report
 from tilewise.evals.output import check_writable, write_answers, write_run
+from tilewise.extras import need
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class EvalOptions:
 
 def evaluate(options: EvalOptions) -> dict[str, Any]:
     """Run it, write what there is to write, and return lm_eval's results (`samples` among them)."""
-    need_lm_eval()
+    need("lm_eval", "eval", "Evaluation")
     for path in (options.output_path, options.resume_dir):
         check_writable(path)
     check_writable(options.mmmu_json and options.mmmu_json.parent)
