@@ -120,19 +120,27 @@ def aborted(url: str) -> float:
     return float(found[1]) if found else 0.0
 
 
+def stops_an_answer(terminal: Terminal) -> bool:
+    """Whether Ctrl-C came before the end of a long answer, which a busy machine may see first."""
+    terminal.type("Tell me everything.\r")
+    terminal.until("everything.\r\n")
+    terminal.until("again")
+    terminal.type("\x03")
+    terminal.until("> ")
+    terminal.type("/stats\r")
+    stopped = "the server counted nothing" in terminal.until("all after")
+    terminal.until("> ")
+    terminal.type("/clear\r")
+    terminal.until("> ")
+    return stopped
+
+
 def test_control_c_stops_the_answer_and_not_the_program(demo_url, tmp_path):
     before = aborted(demo_url)
-    long = ("--extra-body", json.dumps({"structured_outputs": {"regex": "(again ){300}"}}))
+    long = ("--extra-body", json.dumps({"structured_outputs": {"regex": "(again ){600}"}}))
     with at_terminal(tmp_path, "--url", f"{demo_url}/v1", *long) as (terminal, process):
         terminal.until("> ")
-        terminal.type("Tell me everything.\r")
-        terminal.until("everything.\r\n")
-        terminal.until("again")
-        terminal.type("\x03")
-        terminal.until("> ")
-        terminal.type("/stats\r")
-        assert "the server counted nothing" in terminal.until("all after")
-        terminal.until("> ")
+        assert any(stops_an_answer(terminal) for _ in range(10))
         terminal.type("half a line")
         terminal.until("half a line")
         terminal.interrupt_until("> ")  # at the prompt it takes the line back
