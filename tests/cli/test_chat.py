@@ -23,9 +23,10 @@ from tests.served import PICTURES, ROOT
 
 _ESCAPES = re.compile(rb"\x1b\[[?0-9;]*[a-zA-Z]")
 _PATIENCE = 60.0  # seconds, of a busy machine
-# A terminal sends Ctrl-C's signal to whom it controls.
+# A terminal sends Ctrl-C to whom it controls, even where whoever started the tests ignores it.
 _AT_TERMINAL = (
-    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+    "import fcntl, os, signal, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    "signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
 )
 
 
