@@ -40,7 +40,7 @@ static constexpr int WIDE = Vec::width / 8;
 static constexpr int MOST_ROWS = 6 * WIDE;
 static constexpr int panels_at_once(int rows) { return (rows == 1 ? 4 : rows <= 3 ? 2 : 1) * WIDE; }
 
-static inline int64_t parts(int64_t whole, int64_t part) { return (whole + part - 1) / part; }
+static constexpr int64_t parts(int64_t whole, int64_t part) { return (whole + part - 1) / part; }
 static inline int64_t padded(int64_t inputs) { return parts(inputs, STEP) * STEP; }
 static inline int64_t panel_size(int64_t inputs) { return padded(inputs) * PANEL; }
 
@@ -97,8 +97,49 @@ struct Panels {
     int64_t count;
 };
 
-template <typename Kind, int ROWS, int PANELS>
-static void multiply(const Kind& kind, Strip<Kind> strip, Panels<Kind> panels, int64_t inputs) {
+// Weights that are fetched into the cache while others are multiplied: in each step some lines of each panel.
+//
+// Few rows are multiplied as fast as the memory is read. Of more, the first strip would wait for the memory while the
+// others leave it idle, so each of them fetches its share of the panels that come next. Of many, the first one does not
+// count, and fetching costs more than it saves.
+template <typename Kind>
+struct Ahead {
+    static constexpr int64_t STRIPS = 8;  // at most
+    static constexpr int64_t NEAR = 512;
+    static constexpr int64_t BYTES = PANEL * Kind::taken * sizeof(typename Kind::Weight);  // of a panel, in a step
+    static constexpr int64_t LINES = parts(BYTES, 64);
+
+    const char* from;
+    int64_t stride;  // from a line to the next
+    int64_t panel;   // from a panel to the next
+
+    static bool pays(int64_t panels, int64_t strips) {
+        return panels > WIDE ? sizeof(typename Kind::Weight) == 1 : strips <= STRIPS;
+    }
+
+    static Ahead of(const Panels<Kind>& panels, int64_t strip, int64_t strips) {
+        const char* now = (const char*)panels.weights;
+        const int64_t panel = panels.size * sizeof(*panels.weights);
+        if (panels.count > WIDE) return {now + NEAR, BYTES / LINES, panel};
+        return {now + panels.count * panel + strip * panel / strips, BYTES / LINES / strips, panel};
+    }
+
+    template <int PANELS>
+    inline void step() {
+#pragma GCC unroll 8
+        for (int l = 0; l < LINES; ++l, from += stride)
+#pragma GCC unroll 8
+            for (int p = 0; p < PANELS; ++p) _mm_prefetch(from + p * panel, _MM_HINT_T1);
+    }
+};
+
+struct NothingAhead {
+    template <int PANELS>
+    inline void step() {}
+};
+
+template <typename Kind, int ROWS, int PANELS, typename Fetch>
+static void multiply(const Kind& kind, Strip<Kind> strip, Panels<Kind> panels, int64_t inputs, Fetch ahead) {
     constexpr int VECTORS = PANELS * PANEL / Kind::Register::width;
     typename Kind::Register sums[ROWS][VECTORS];
 #pragma GCC unroll 12
@@ -108,6 +149,7 @@ static void multiply(const Kind& kind, Strip<Kind> strip, Panels<Kind> panels, i
     const auto* rows = strip.rows;
     const auto* weights = panels.weights;
     for (int64_t k = 0; k < inputs; k += Kind::taken) {
+        ahead.template step<PANELS>();
         Kind::template step<ROWS, PANELS>(sums, rows, strip.stride, weights, panels.size);
         rows += Kind::taken;
         weights += Kind::taken * PANEL;
@@ -121,17 +163,18 @@ static void multiply(const Kind& kind, Strip<Kind> strip, Panels<Kind> panels, i
 }
 
 // As many rows as the strip has, all panels at once where they are as many as fit.
-template <typename Kind, int ROWS = MOST_ROWS>
-static void multiply_strip(const Kind& kind, const Strip<Kind>& strip, const Panels<Kind>& panels, int64_t inputs) {
+template <typename Kind, typename Fetch, int ROWS = MOST_ROWS>
+static void multiply_strip(const Kind& kind, const Strip<Kind>& strip, const Panels<Kind>& panels, int64_t inputs,
+                           const Fetch& ahead) {
     if constexpr (ROWS > 1) {
-        if (strip.count < ROWS) return multiply_strip<Kind, ROWS - 1>(kind, strip, panels, inputs);
+        if (strip.count < ROWS) return multiply_strip<Kind, Fetch, ROWS - 1>(kind, strip, panels, inputs, ahead);
     }
     if (panels.count == panels_at_once(ROWS)) {
-        return multiply<Kind, ROWS, panels_at_once(ROWS)>(kind, strip, panels, inputs);
+        return multiply<Kind, ROWS, panels_at_once(ROWS)>(kind, strip, panels, inputs, ahead);
     }
     for (int64_t p = 0; p < panels.count; ++p) {
         Panels<Kind> one{panels.weights + p * panels.size, panels.size, panels.first + p, 1};
-        multiply<Kind, ROWS, 1>(kind, strip, one, inputs);
+        multiply<Kind, ROWS, 1>(kind, strip, one, inputs, ahead);
     }
 }
 
@@ -144,8 +187,12 @@ static void multiply_block(const Kind& kind, const Strip<Kind>& block, const Pan
                                 std::min(group, panels.count - p)};
         for (int64_t s = 0; s < strips; ++s) {
             const int64_t from = s * block.count / strips, to = (s + 1) * block.count / strips;
-            multiply_strip<Kind>(
-                kind, {block.rows + from * block.stride, block.stride, block.first + from, to - from}, some, inputs);
+            const Strip<Kind> strip{block.rows + from * block.stride, block.stride, block.first + from, to - from};
+            if (Ahead<Kind>::pays(group, strips)) {
+                multiply_strip(kind, strip, some, inputs, Ahead<Kind>::of(some, s, strips));
+            } else {
+                multiply_strip(kind, strip, some, inputs, NothingAhead{});
+            }
         }
     }
 }
