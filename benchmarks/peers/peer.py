@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +19,10 @@ from typing import Any
 from benchmarks.peers.memory import peak_bytes
 from benchmarks.peers.tasks import ONE_ENGINE, ROWS, TASKS, Value
 from benchmarks.peers.work import FULL, QUICK, Prompt, Work
+
+
+ENOUGH = 45.0
+"""Seconds after which a task is not measured once more."""
 
 
 class Lacks(Exception):
@@ -100,9 +105,12 @@ def run(kind: type[Peer]) -> None:
         try:
             if task.warm:
                 list(task.measure(peer, warm))
+            ends = time.perf_counter() + ENOUGH
             for _ in range(sizes.repeats if task.repeats else 1):
                 for value in task.measure(peer, work):
                     say(**asdict(value), unit=ROWS[value.row].unit)
+                if time.perf_counter() > ends:
+                    break
         except Lacks as lack:
             for row in task.rows:
                 say(lacks=row, why=str(lack))

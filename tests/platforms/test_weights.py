@@ -17,7 +17,7 @@ OURS = CpuPlatform().ops()
 native = pytest.mark.skipif(type(OURS) is CpuOps, reason="there are no kernels here")
 both_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 shapes = pytest.mark.parametrize(("inputs", "outputs"), [(1, 1), (33, 17), (70, 130), (516, 48), (1030, 31)])
-ROWS = (1, 2, 3, 4, 5, 6, 7, 11, 12, 13, 25, 96, 97, 200)
+ROWS = (1, 2, 3, 4, 5, 6, 7, 11, 12, 13, 25, 96, 97, 200, 800)
 
 
 def noise(*shape: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -71,6 +71,15 @@ def test_leading_axes_and_gaps_make_no_difference(inputs: int, outputs: int, dty
         flat = weight.apply(wide.reshape(12, inputs), ops)
         assert torch.equal(weight.apply(wide, ops), flat.view(3, 4, outputs))
         assert weight.apply(wide[:0], ops).shape == (0, 4, outputs)
+
+
+@both_dtypes
+@shapes
+def test_gelu_of_a_product_is_the_product_and_its_gelu(inputs: int, outputs: int, dtype: torch.dtype) -> None:
+    for ops, weight in forms(inputs, outputs, dtype):
+        for rows in ROWS:
+            x = 3 * noise(rows, inputs, seed=7 + rows, dtype=dtype)
+            assert torch.equal(ops.linear_gelu(x, weight), ops.gelu(weight.apply(x, ops)))
 
 
 @native

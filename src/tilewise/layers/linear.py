@@ -31,6 +31,10 @@ class ColumnLinear:
     def __call__(self, x: Tensor, ops: Ops) -> Tensor:
         return self._weight.apply(x, ops)
 
+    def gelu(self, x: Tensor, ops: Ops) -> Tensor:
+        """GELU of what a call gives."""
+        return ops.linear_gelu(x, self._weight)
+
 
 class RowLinear:
     """A matrix whose inputs are split over ranks; the partial sums are added up."""

@@ -104,7 +104,7 @@ class GatingBlock:
         self._norm = LayerNorm(view.at("norm"), width, _EPS)
 
     def __call__(self, x: Tensor, ops: Ops) -> Tensor:
-        return self._norm(self._linear_2(ops.gelu(self._linear_1(x, ops)), ops), ops)
+        return self._norm(self._linear_2(self._linear_1.gelu(x, ops), ops), ops)
 
 
 class FewRowsProjector:
@@ -119,8 +119,8 @@ class FewRowsProjector:
         self._linear_3 = RowLinear(view, "linear_3", 2 * hidden, hidden, True, _WHOLE)
 
     def __call__(self, x: Tensor, ops: Ops) -> Tensor:
-        x = ops.gelu(self._linear_1(self._norm(x, ops), ops))
-        return self._linear_3(ops.gelu(self._linear_2(x, ops)), ops)
+        x = self._linear_1.gelu(self._norm(x, ops), ops)
+        return self._linear_3(self._linear_2.gelu(x, ops), ops)
 
 
 def flash_rule(config: Section, model: ModelConfig) -> FlashRule:

@@ -93,7 +93,7 @@ class Projector:
         self._linear_2 = RowLinear(view, "linear_2", hidden, hidden, True, Mesh())
 
     def __call__(self, x: Tensor, ops: Ops) -> Tensor:
-        return self._linear_2(ops.gelu(self._linear_1(self._norm(x, ops), ops)), ops)
+        return self._linear_2(self._linear_1.gelu(self._norm(x, ops), ops), ops)
 
 
 def pixel_shuffle(features: Tensor, block: int, version: Literal["v1", "v2"]) -> Tensor:

@@ -57,7 +57,7 @@ class VisionBlock:
 
     def __call__(self, x: Tensor, ops: Ops) -> Tensor:
         x, normed = self._norm2.after(x, self._scale1, self._attention(self._norm1(x, ops), ops), ops)
-        mlp = self._fc2(ops.gelu(self._fc1(normed, ops)), ops)
+        mlp = self._fc2(self._fc1.gelu(normed, ops), ops)
         return ops.add_scaled(x, self._scale2, mlp)
 
 

@@ -104,6 +104,10 @@ class Ops(Protocol):
         """The exact (erf) form."""
         ...
 
+    def linear_gelu(self, x: Tensor, weight: Weight) -> Tensor:
+        """`gelu` of x [..., in] multiplied by a weight."""
+        ...
+
     def silu_mul(self, gate_up: Tensor) -> Tensor:
         """[..., 2F] -> [..., F]: silu of the first half times the second."""
         ...

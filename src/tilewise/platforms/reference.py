@@ -35,6 +35,9 @@ class ReferenceOps:
     def gelu(self, x: Tensor) -> Tensor:
         return F.gelu(x)
 
+    def linear_gelu(self, x: Tensor, weight: Weight) -> Tensor:
+        return self.gelu(weight.apply(x, self))
+
     def silu_mul(self, gate_up: Tensor) -> Tensor:
         gate, up = gate_up.chunk(2, dim=-1)
         return F.silu(gate) * up

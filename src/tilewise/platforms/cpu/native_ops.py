@@ -9,7 +9,7 @@ from tilewise.platforms.base import AttentionSize, PagedLayout, Weight
 from tilewise.platforms.cpu.native.call import Rows, gapless, readable
 from tilewise.platforms.cpu.native.library import Native
 from tilewise.platforms.cpu.ops import CpuOps
-from tilewise.platforms.cpu.packed import packed, packed_int8
+from tilewise.platforms.cpu.packed import PackedInt8Weight, PackedWeight, packed, packed_int8
 
 
 class NativeCpuOps(CpuOps):
@@ -39,6 +39,12 @@ class NativeCpuOps(CpuOps):
         if self._has("gelu") and gapless(x):
             return self._native.rows.gelu(x)
         return super().gelu(x)
+
+    def linear_gelu(self, x: Tensor, weight: Weight) -> Tensor:
+        """The same bits as one after the other: what the product would have stored is rounded before its GELU."""
+        if self._has("linear_gelu") and isinstance(weight, PackedWeight | PackedInt8Weight):
+            return weight.apply_gelu(x)
+        return super().linear_gelu(x, weight)
 
     def silu_mul(self, gate_up: Tensor) -> Tensor:
         if self._has("silu_mul") and gapless(gate_up):

@@ -33,8 +33,14 @@ class PackedWeight:
         return self.panels.nbytes + _nbytes(self.bias)
 
     def apply(self, x: Tensor, ops: Ops) -> Tensor:
+        return self._linear(x, gelu=False)
+
+    def apply_gelu(self, x: Tensor) -> Tensor:
+        return self._linear(x, gelu=True)
+
+    def _linear(self, x: Tensor, gelu: bool) -> Tensor:
         assert x.dtype == self.panels.dtype
-        return self.kernels.linear(x.contiguous(), self.panels, self.bias, self.outputs)
+        return self.kernels.linear(x.contiguous(), self.panels, self.bias, self.outputs, gelu)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +62,13 @@ class PackedInt8Weight:
         return self.panels.nbytes + self.scales.nbytes + self.totals.nbytes + _nbytes(self.bias)
 
     def apply(self, x: Tensor, ops: Ops) -> Tensor:
-        return self.kernels.linear_int8(x.contiguous(), self.panels, self.scales, self.totals, self.bias)
+        return self._linear(x, gelu=False)
+
+    def apply_gelu(self, x: Tensor) -> Tensor:
+        return self._linear(x, gelu=True)
+
+    def _linear(self, x: Tensor, gelu: bool) -> Tensor:
+        return self.kernels.linear_int8(x.contiguous(), self.panels, self.scales, self.totals, self.bias, gelu)
 
 
 def packed(native: Native, matrix: Tensor, bias: Tensor | None) -> PackedWeight | None:

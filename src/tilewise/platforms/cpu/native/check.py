@@ -150,11 +150,17 @@ def store_int8(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
         yield from (weight.apply(x[:some], ops) for some in (0, 1, 2, *range(3, len(x) + 1, 9)))
 
 
+def linear_gelu(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
+    for x, matrix, bias in products(dtype):
+        for weight in (ops.store(matrix, bias), ops.store_int8(matrix, bias)):
+            yield ops.linear_gelu(3 * x, weight)
+
+
 CHECKS: dict[str, Callable[[ReferenceOps, torch.dtype], Iterator[Tensor]]] = {
     check.__name__: check
     for check in (
         *(rms_norm, layer_norm, gelu, silu_mul, add_scaled, add_rms_norm, add_layer_norm),
-        *(rope_into_cache, dense_attention, paged_attention, store, store_int8),
+        *(rope_into_cache, dense_attention, paged_attention, store, store_int8, linear_gelu),
     )
 }
 """By kernel, as `NativeCpuOps` asks for it: what it does with some inputs, for any ops."""

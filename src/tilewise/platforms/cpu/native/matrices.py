@@ -14,13 +14,13 @@ _PANEL, _STEP = 16, 4
 
 
 class MatrixKernels:
-    """x [..., inputs] without gaps, in the dtype that the matrix had; bias in the same."""
+    """x [..., inputs] without gaps, in the dtype that the matrix had; bias in the same. With `gelu`, the GELU of results."""
 
     def __init__(self, shared: ctypes.CDLL) -> None:
         self._pack = function(shared, "pack_linear", "ipiipi")
-        self._linear = function(shared, "linear", "ipiipppii")
+        self._linear = function(shared, "linear", "ipiipppiii")
         self._pack_int8 = function(shared, "pack_int8", "ipiipppi")
-        self._linear_int8 = function(shared, "linear_int8", "ipiipppppii")
+        self._linear_int8 = function(shared, "linear_int8", "ipiipppppiii")
 
     def pack(self, matrix: Tensor) -> Tensor:
         """Panels of a matrix [outputs, inputs]; of shapes alone, their shape."""
@@ -29,12 +29,12 @@ class MatrixKernels:
             self._pack(DTYPES[matrix.dtype], matrix.data_ptr(), *matrix.shape, packed.data_ptr(), threads())
         return packed
 
-    def linear(self, x: Tensor, packed: Tensor, bias: Tensor | None, outputs: int) -> Tensor:
+    def linear(self, x: Tensor, packed: Tensor, bias: Tensor | None, outputs: int, gelu: bool) -> Tensor:
         out = torch.empty(*x.shape[:-1], outputs, dtype=x.dtype)
         inputs = x.shape[-1]
         self._linear(
             *(DTYPES[x.dtype], x.data_ptr(), x.numel() // inputs, inputs, packed.data_ptr()),
-            *(None if bias is None else bias.data_ptr(), out.data_ptr(), outputs, threads()),
+            *(None if bias is None else bias.data_ptr(), out.data_ptr(), outputs, gelu, threads()),
         )
         return out
 
@@ -48,13 +48,15 @@ class MatrixKernels:
             self._pack_int8(DTYPES[matrix.dtype], matrix.data_ptr(), *matrix.shape, *places, threads())
         return packed, scales, totals
 
-    def linear_int8(self, x: Tensor, packed: Tensor, scales: Tensor, totals: Tensor, bias: Tensor | None) -> Tensor:
+    def linear_int8(
+        self, x: Tensor, packed: Tensor, scales: Tensor, totals: Tensor, bias: Tensor | None, gelu: bool
+    ) -> Tensor:
         inputs, outputs = x.shape[-1], scales.numel()
         out = torch.empty(*x.shape[:-1], outputs, dtype=x.dtype)
         self._linear_int8(
             *(DTYPES[x.dtype], x.data_ptr(), x.numel() // inputs, inputs),
             *(packed.data_ptr(), scales.data_ptr(), totals.data_ptr()),
-            *(None if bias is None else bias.data_ptr(), out.data_ptr(), outputs, threads()),
+            *(None if bias is None else bias.data_ptr(), out.data_ptr(), outputs, gelu, threads()),
         )
         return out
 

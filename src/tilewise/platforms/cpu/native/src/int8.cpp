@@ -6,6 +6,7 @@
 // AVX-512's dot product of four takes rows without a sign: 128 is added to them there, and 128 times the sum of an
 // output's weights, kept beside its scale, taken off the sum. With AVX2 pairs of int16 are multiplied, twice as many at a
 // time as of float32; instructions for pairs of int8 are left alone, as their sums would saturate.
+#include "gelu.h"
 #include "packed.h"
 
 #include <cmath>
@@ -30,24 +31,21 @@ struct Scaled {
     }
 };
 
+// Numbers rounded to levels of int8, with something added to each.
+template <typename T, typename Row>
+static inline void round_to(Row* to, const T* from, int64_t count, float inverse, float added) {
+    over(0, count, [&](int64_t i, auto lanes) {
+        const Vec level = round(lanes.load(from + i) * Vec::all(inverse));
+        lanes.store(to + i, max(Vec::all(-127.0f), min(Vec::all(127.0f), level)) + Vec::all(added));
+    });
+}
+
 // The inputs of a group.
 template <typename Row>
 static inline int32_t read_int(const Row* row) {
     int32_t group;
     std::memcpy(&group, row, sizeof(group));
     return group;
-}
-
-// Numbers rounded to levels of int8, with something added to each.
-template <typename T, typename Row>
-static inline void round_to(Row* to, const T* from, int64_t count, float inverse, int32_t added) {
-    over(0, count, [&](int64_t i, auto lanes) {
-        alignas(64) float levels[Vec::width];
-        const Vec level = round(lanes.load(from + i) * Vec::all(inverse));
-        max(Vec::all(-127.0f), min(Vec::all(127.0f), level)).store(levels);
-        const int64_t some = std::min<int64_t>(Vec::width, count - i);
-        for (int64_t j = 0; j < some; ++j) to[i + j] = Row(int32_t(levels[j]) + added);
-    });
 }
 
 #if defined(__AVX512VNNI__) && defined(__AVX512F__)
@@ -59,8 +57,6 @@ struct Ints {
     static Ints zero() { return {_mm512_setzero_si512()}; }
     void store(int32_t* to) const { _mm512_storeu_si512(to, v); }
 };
-
-static inline Vec to_floats(const int32_t* from) { return {_mm512_cvtepi32_ps(_mm512_loadu_si512(from))}; }
 #else
 struct Ints {
     static constexpr int width = 8;
@@ -69,12 +65,6 @@ struct Ints {
     static Ints zero() { return {_mm256_setzero_si256()}; }
     void store(int32_t* to) const { _mm256_storeu_si256((__m256i*)to, v); }
 };
-
-static inline Vec to_floats(const int32_t* from) {
-    alignas(64) float lanes[Vec::width];
-    for (int i = 0; i < Vec::width; ++i) lanes[i] = float(from[i]);
-    return Vec::load(lanes);
-}
 #endif
 
 template <typename T>
@@ -91,18 +81,21 @@ struct Int8 {
     using Weight = int8_t;
     using Sum = int32_t;
     using Register = Ints;
+    static constexpr bool once = true;
     static constexpr int64_t taken = group;  // of two groups GCC would add up the products first, and run out of registers
 
     const T* x;
     int64_t m, inputs;
-    const Scaled* rows;
+    Scaled* rows;
     const float* scales;
     const int32_t* totals;
     const T* bias;
     T* out;
     int64_t outputs;
+    bool activated;  // by GELU
 
     void fill(Row* to, int64_t row) const {
+        rows[row] = Scaled::of(x + row * inputs, inputs);
         round_to(to, x + row * inputs, inputs, rows[row].inverse, added);
         std::fill(to + inputs, to + padded(inputs), Row(added));
     }
@@ -112,12 +105,17 @@ struct Int8 {
         count = std::min(count, outputs - output);
         const Vec scale = Vec::all(rows[row].scale);
         FOR_VECTORS(i, count) {
-            alignas(64) int32_t exact[Vec::width];
-            for (int64_t j = 0; j < Vec::width; ++j) {
-                exact[j] = i + j < count ? sums[i + j] - added * totals[output + i + j] : 0;
+            Vec y = Vec::load(sums + i);
+            if constexpr (added != 0) {
+                alignas(64) int32_t exact[Vec::width];
+                for (int64_t j = 0; j < Vec::width; ++j) {
+                    exact[j] = i + j < count ? sums[i + j] - added * totals[output + i + j] : 0;
+                }
+                y = Vec::load(exact);
             }
-            Vec y = to_floats(exact), both = scale * load_at(scales + output, i, count);
-            store_at(to, i, count, bias ? fma(y, both, load_at(bias + output, i, count)) : y * both);
+            const Vec both = scale * load_at(scales + output, i, count);
+            y = bias ? fma(y, both, load_at(bias + output, i, count)) : y * both;
+            store_at(to, i, count, activated ? gelu_of_stored<T>(y) : y);
         }
     }
 
@@ -181,22 +179,20 @@ KERNEL void pack_int8(int64_t dtype, const void* matrix, int64_t outputs, int64_
     });
 }
 
-template <typename T>
-static void int8_product(Int8<T> kind, const int8_t* packed, int64_t threads) {
-    auto rows = scratch<Scaled>(kind.m);
-    kind.rows = rows.get();
-    share(kind.m, kind.m * kind.inputs < SMALL ? 1 : threads,
-          [&](int64_t row, int64_t) { rows[row] = Scaled::of(kind.x + row * kind.inputs, kind.inputs); });
-    product(kind, packed, threads);
-}
+// Rows whose int8 are kept at a time.
+static constexpr int64_t WAVE = 8 * BLOCK_ROWS;
 
 KERNEL void linear_int8(int64_t dtype, const void* x, int64_t m, int64_t inputs, const void* packed,
                         const void* scales, const void* totals, const void* bias, void* out, int64_t outputs,
-                        int64_t threads) {
+                        int64_t activated, int64_t threads) {
     with_dtype(dtype, [&](auto number) {
         using T = decltype(number);
-        Int8<T> kind{(const T*)x,          m,             inputs,  nullptr, (const float*)scales,
-                     (const int32_t*)totals, (const T*)bias, (T*)out, outputs};
-        int8_product(kind, (const int8_t*)packed, threads);
+        Scaled rows[WAVE];
+        for (int64_t row = 0; row < m; row += WAVE) {
+            const Int8<T> kind{(const T*)x + row * inputs, std::min(WAVE, m - row),        inputs,
+                               rows,                       (const float*)scales,           (const int32_t*)totals,
+                               (const T*)bias,             (T*)out + row * outputs, outputs, bool(activated)};
+            product(kind, (const int8_t*)packed, threads);
+        }
     });
 }

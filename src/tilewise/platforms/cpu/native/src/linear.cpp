@@ -4,6 +4,7 @@
 // shift and a mask make two vectors of float32 of a vector of pairs, at hardly a cost.
 #include <type_traits>
 
+#include "gelu.h"
 #include "packed.h"
 
 template <typename T>
@@ -16,6 +17,7 @@ struct Floats {
     using Weight = T;
     using Sum = float;
     using Register = Vec;
+    static constexpr bool once = false;
     static constexpr int64_t group = sizeof(float) / sizeof(T);
     static constexpr int64_t taken = group == 1 ? 4 : 2;
 
@@ -24,6 +26,7 @@ struct Floats {
     const T* bias;
     T* out;
     int64_t outputs;
+    bool activated;  // by GELU
 
     void fill(Row* to, int64_t row) const {
         const T* from = x + row * inputs;
@@ -40,7 +43,8 @@ struct Floats {
         T* to = out + row * outputs + output;
         FOR_VECTORS(i, count) {
             Vec y = load_at(sums, i, count);
-            store_at(to, i, count, bias ? y + load_at(bias + output, i, count) : y);
+            if (bias) y = y + load_at(bias + output, i, count);
+            store_at(to, i, count, activated ? gelu_of_stored<T>(y) : y);
         }
     }
 
@@ -105,10 +109,10 @@ KERNEL void pack_linear(int64_t dtype, const void* matrix, int64_t outputs, int6
 }
 
 KERNEL void linear(int64_t dtype, const void* x, int64_t m, int64_t inputs, const void* packed, const void* bias,
-                   void* out, int64_t outputs, int64_t threads) {
+                   void* out, int64_t outputs, int64_t activated, int64_t threads) {
     with_dtype(dtype, [&](auto number) {
         using T = decltype(number);
-        Floats<T> kind{(const T*)x, m, inputs, (const T*)bias, (T*)out, outputs};
+        Floats<T> kind{(const T*)x, m, inputs, (const T*)bias, (T*)out, outputs, bool(activated)};
         product(kind, (const T*)packed, threads);
     });
 }

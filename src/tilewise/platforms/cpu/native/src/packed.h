@@ -11,7 +11,8 @@
 //   Row, Weight, Sum    what a row of x is turned into, what the matrix is stored in, what is summed up in
 //   Register            a vector of sums
 //   group, taken        inputs that lie side by side, and how many `step` takes at a time
-//   fill(...)           turns rows of x into Row, `padded(inputs)` of them
+//   once                whether turning a row takes so long that no row is turned twice
+//   fill(...)           turns a row of x into Row, `padded(inputs)` of them
 //   step<...>(...)      adds the products of a few inputs to the sums
 //   finish(...)         turns sums into results
 #pragma once
@@ -206,12 +207,18 @@ static void product(const Kind& kind, const typename Kind::Weight* packed, int64
     const int64_t height = std::min(kind.m, BLOCK_ROWS), blocks = parts(kind.m, height);
     const int64_t some = parts(parts(panels, parts(TASKS * threads, blocks)), 4 * WIDE) * 4 * WIDE;
     if (kind.m * kind.inputs * kind.outputs < SMALL) threads = 1;
-    auto rows = scratch<typename Kind::Row>(threads * height * stride);
+    // Several blocks of rows are turned by each task for itself, which keeps what is turned in its cache.
+    const bool first = Kind::once || blocks == 1;
+    auto rows = scratch<typename Kind::Row>((first ? kind.m : threads * height) * stride);
+    if (first) {
+        share(kind.m, kind.m * kind.inputs < SMALL ? 1 : threads,
+              [&](int64_t row, int64_t) { kind.fill(rows.get() + row * stride, row); });
+    }
     share(blocks * parts(panels, some), threads, [&](int64_t task, int64_t thread) {
-        auto* own = rows.get() + thread * height * stride;
         const int64_t row = task % blocks * height, panel = task / blocks * some;
         const int64_t count = std::min(height, kind.m - row);
-        for (int64_t r = 0; r < count; ++r) kind.fill(own + r * stride, row + r);
+        auto* own = rows.get() + (first ? row : thread * height) * stride;
+        for (int64_t r = 0; r < count && !first; ++r) kind.fill(own + r * stride, row + r);
         multiply_block<Kind>(kind, {own, stride, row, count},
                              {packed + panel * size, size, panel, std::min(some, panels - panel)}, inputs);
     });

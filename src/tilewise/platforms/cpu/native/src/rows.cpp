@@ -1,6 +1,6 @@
 // Ops of which each row is computed by itself: norms, activations, rotation, and the cache's new rows. Each reads and
 // writes memory once, and computes in float32.
-#include "simd.h"
+#include "gelu.h"
 #include "threads.h"
 
 #include <algorithm>
@@ -162,19 +162,6 @@ KERNEL void silu_mul(int64_t dtype, const void* gate_up, void* out, int64_t rows
     });
 }
 
-// erf(x) within 1.5e-7: Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26.
-static inline Vec erf(Vec x) {
-    Vec far = abs(x), t = Vec::all(1.0f) / fma(Vec::all(0.3275911f), far, Vec::all(1.0f));
-    Vec y = Vec::all(1.061405429f);
-    y = fma(y, t, Vec::all(-1.453152027f));
-    y = fma(y, t, Vec::all(1.421413741f));
-    y = fma(y, t, Vec::all(-0.284496736f));
-    y = fma(y, t, Vec::all(0.254829592f));
-    Vec rest = exp2(far * far * Vec::all(-LOG2_E));
-    return with_sign(Vec::all(1.0f) - y * t * rest, x);
-}
-
-// x (1 + erf(x / sqrt 2)) / 2
 KERNEL void gelu(int64_t dtype, const void* x, void* out, int64_t numbers, int64_t threads) {
     static constexpr int64_t CHUNK = 1024;
     with_dtype(dtype, [&](auto number) {
@@ -182,8 +169,7 @@ KERNEL void gelu(int64_t dtype, const void* x, void* out, int64_t numbers, int64
         for_rows((numbers + CHUNK - 1) / CHUNK, CHUNK, threads, [&](int64_t chunk) {
             int64_t first = chunk * CHUNK, count = numbers - first < CHUNK ? numbers - first : CHUNK;
             over(first, first + count, [&](int64_t i, auto lanes) {
-                Vec half = lanes.load((const T*)x + i) * Vec::all(0.5f);
-                lanes.store((T*)out + i, fma(half, erf(half * Vec::all(1.41421356237f)), half));
+                lanes.store((T*)out + i, gelu(lanes.load((const T*)x + i)));
             });
         });
     });

@@ -46,6 +46,12 @@ static inline void put(bfloat16* to, float x) {
     to->bits = x != x ? uint16_t(bits >> 16 | 0x40) : uint16_t((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
 }
 
+// Of whole numbers within the type's range.
+template <typename Integer>
+static inline void put(Integer* to, float x) {
+    *to = Integer(int32_t(x));
+}
+
 // Eight at a time, whatever `Vec` is: what transposes is written for this width.
 static inline __m256 load8(const float* from) { return _mm256_loadu_ps(from); }
 
@@ -67,7 +73,15 @@ struct Vec {
         __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
         return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16))};
     }
+    static Vec load(const int32_t* from) { return {_mm512_cvtepi32_ps(_mm512_loadu_si512(from))}; }
     void store(float* to) const { _mm512_storeu_ps(to, v); }
+    void store(int16_t* to) const {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(v)));
+    }
+    void store(int8_t* to) const {
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
+    }
+    void store(uint8_t* to) const { store(reinterpret_cast<int8_t*>(to)); }
     void store(bfloat16* to) const {
         __m512i bits = _mm512_castps_si512(v);
         __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
@@ -122,7 +136,14 @@ struct Vec {
     static Vec all(float x) { return {_mm256_set1_ps(x)}; }
     static Vec load(const float* from) { return {load8(from)}; }
     static Vec load(const bfloat16* from) { return {load8(from)}; }
+    static Vec load(const int32_t* from) {
+        return {_mm256_cvtepi32_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)))};
+    }
     void store(float* to) const { _mm256_storeu_ps(to, v); }
+    void store(int16_t* to) const { _mm_storeu_si128(reinterpret_cast<__m128i*>(to), shorts()); }
+    void store(int8_t* to) const {
+        _mm_storel_epi64(reinterpret_cast<__m128i*>(to), _mm_packs_epi16(shorts(), shorts()));
+    }
     void store(bfloat16* to) const {
         __m256i bits = _mm256_castps_si256(v);
         __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
@@ -142,6 +163,12 @@ struct Vec {
         __m128 x = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
         x = _mm_max_ps(x, _mm_movehl_ps(x, x));
         return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
+    }
+
+   private:
+    __m128i shorts() const {
+        __m256i whole = _mm256_cvtps_epi32(v);
+        return _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
     }
 };
 
