@@ -20,7 +20,6 @@ from benchmarks.peers.memory import peak_bytes
 from benchmarks.peers.tasks import ONE_ENGINE, ROWS, TASKS, Value
 from benchmarks.peers.work import FULL, QUICK, Prompt, Work
 
-
 ENOUGH = 45.0
 """Seconds after which a task is not measured once more."""
 

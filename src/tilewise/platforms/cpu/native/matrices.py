@@ -14,7 +14,7 @@ _PANEL, _STEP = 16, 4
 
 
 class MatrixKernels:
-    """x [..., inputs] without gaps, in the dtype that the matrix had; bias in the same. With `gelu`, the GELU of results."""
+    """x [..., inputs] without gaps, in the dtype that the matrix had; bias in the same. `gelu`: of what comes out."""
 
     def __init__(self, shared: ctypes.CDLL) -> None:
         self._pack = function(shared, "pack_linear", "ipiipi")
