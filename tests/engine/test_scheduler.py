@@ -524,14 +524,14 @@ SIZES = st.builds(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(ARRIVALS, SIZES, st.booleans(), st.booleans())
 def test_random_schedules_lose_nothing_and_answer_as_if_alone(arrivals, sizes, overlap, stuttering):
     check_schedule(arrivals, sizes, overlap, stuttering)
 
 
 @pytest.mark.slow
-@settings(max_examples=10_000, deadline=None)
+@settings(max_examples=10_000)
 @given(ARRIVALS, SIZES, st.booleans(), st.booleans())
 def test_ten_thousand_random_schedules(arrivals, sizes, overlap, stuttering):
     check_schedule(arrivals, sizes, overlap, stuttering)

@@ -72,7 +72,7 @@ def black(size: tuple[int, int]) -> Image.Image:
     return Image.new("RGB", size)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(preparers(), conversations())
 def test_an_example_is_the_request_that_would_be_sent(prepare, conversation):
     if prepare.spec.template.thinking is None:

@@ -313,7 +313,7 @@ def opens_or_refuses(data: bytes) -> None:
     assert to_rgb(image, exif_orientation=True).mode == "RGB"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(head=st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"GIF89a", b"RIFF"]), tail=st.binary())
 def test_random_bytes_open_or_are_refused(head, tail):
     opens_or_refuses(head + tail)
@@ -336,7 +336,7 @@ VALID = [
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow warns of what it mends
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(
     data=st.sampled_from(VALID),
     changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=6),

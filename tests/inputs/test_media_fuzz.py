@@ -59,7 +59,7 @@ def network(monkeypatch):
     return network
 
 
-FIXED = settings(max_examples=300, deadline=None, suppress_health_check=["function_scoped_fixture"])
+FIXED = settings(max_examples=300, suppress_health_check=["function_scoped_fixture"])
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def mutated(draw) -> bytes:
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow warns of what it mends
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=RANDOM | mutated(), kind=st.sampled_from(["image", "video"]))
 def test_random_and_damaged_files_are_read_or_refused(data, kind):
     reader = MediaReader(MediaAccess(limits=LIMITS), frames=FrameChoice(3)).timed()
@@ -131,7 +131,7 @@ def test_random_and_damaged_files_are_read_or_refused(data, kind):
 
 
 @pytest.mark.filterwarnings("ignore")
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(frames=st.lists(RANDOM | mutated(), max_size=4))
 def test_random_lists_of_frames_are_read_or_refused(frames):
     listed = ",".join(pictures.data_url("", frame).partition(",")[2] for frame in frames)

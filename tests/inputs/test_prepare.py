@@ -176,7 +176,7 @@ def test_same_bytes_in_another_shape_have_another_digest():
     assert len({tile_digest(flat.reshape(shape)) for shape in shapes}) == len(shapes)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.binary(min_size=12, max_size=12), place=st.integers(0, 11))
 def test_digest_changes_with_every_byte(data, place):
     pixels = np.frombuffer(data, np.uint8).reshape(2, 2, 3)

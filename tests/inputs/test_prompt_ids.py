@@ -29,7 +29,7 @@ CHARACTERS = st.characters(codec="utf-8", exclude_characters="\x1c\x1d\x1e\x1f")
 ANY = st.lists(st.sampled_from(SNIPPETS) | CHARACTERS, max_size=12).map("".join)
 TEXTS = ANY.filter(lambda text: not any(name in text for name in NOT_TEXT))
 SPELLED = st.lists(st.sampled_from([*SNIPPETS[:20], *MARKS, *IN_MODEL]), max_size=8).map("".join)
-SOME = settings(max_examples=40, deadline=None)
+SOME = settings(max_examples=40)
 GREEDY = SamplingParams(temperature=0)
 TILES = Tiling(tile_size=28, min_tiles=1, max_tiles=1, thumbnail=False, dynamic=False)
 RUN = 3  # tokens of a tile
@@ -102,7 +102,7 @@ def test_a_raw_prompt_has_the_ids_of_the_whole_string(kind, parts, tail):
     assert list(request.prompt_ids) == kind.reference(whole)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(text=SPELLED | ANY)
 def test_no_text_becomes_a_control_token(kind, text):
     ids = kind.tokenizer.encode_text(text)

@@ -193,7 +193,7 @@ FRAGMENTS = st.sampled_from(
 TEXTS = st.lists(st.one_of(FRAGMENTS, st.text(max_size=5))).map("".join)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=TEXTS)
 def test_no_text_encodes_to_a_control_token_and_all_of_it_comes_back(tokenizer, control_ids, text):
     ids = tokenizer.encode_text(text)
@@ -202,7 +202,7 @@ def test_no_text_encodes_to_a_control_token_and_all_of_it_comes_back(tokenizer, 
     assert any(mark in text for mark in GROUNDING) or tokenizer.decode(ids) == text
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(text=TEXTS.filter(lambda text: "<image>" not in text), system=TEXTS)
 def test_no_message_adds_control_tokens_to_its_prompt(tokenizer, control_ids, text, system):
     pieces = TEMPLATES["internvl2_5"].render([Message("system", system), user(text)])

@@ -21,7 +21,7 @@ def streamed(tokenizer: Tokenizer, ids: list[int]) -> str:
     return "".join(map(stream.add, ids)) + (stream.end() if isinstance(stream, PieceStream) else "")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_any_ids(tokenizer, data):
     """Few ids of many, bytes among them more often than chance would have it."""
@@ -33,7 +33,7 @@ def test_any_ids(tokenizer, data):
     assert text == whole or whole.endswith("\ufffd")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=st.text(st.characters(codec="utf-8") | st.sampled_from(" 你😀\n")))
 def test_any_text(tokenizer, text):
     ids = tokenizer.encode_text(text)

@@ -97,7 +97,7 @@ def test_candidates_respect_the_minimum(fewest, most):
 
 
 @pytest.mark.parametrize("most", BUDGETS)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(width=st.integers(2, 6000), height=st.integers(2, 6000))
 @example(633, 633)
 @example(634, 634)
@@ -106,7 +106,7 @@ def test_grid_is_the_reference_grid(most, width, height):
 
 
 @pytest.mark.parametrize("most", BUDGETS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(columns=st.integers(1, 12), rows=st.integers(1, 12), unit=st.integers(10, 900))
 def test_ties_between_grids_of_one_aspect_follow_the_reference(most, columns, rows, unit):
     width, height = columns * unit, rows * unit
@@ -130,7 +130,7 @@ def test_pixels_are_bit_for_bit_those_of_resize_and_crop(size):
     assert np.array_equal(tiles, np.stack([np.asarray(tile) for tile in expected]))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(width=st.integers(2, 400), height=st.integers(2, 400), thumbnail=st.booleans(), most=st.sampled_from(BUDGETS))
 def test_pixels_are_those_of_resize_and_crop_for_small_tiles(width, height, thumbnail, most):
     image = noise(width, height, seed=width)

@@ -50,7 +50,7 @@ def reference_indices(total: int, segments: int) -> list[int]:
     return [int(length / 2 + np.round(length * segment)) for segment in range(segments)]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(total=st.integers(2, 20_000), wanted=st.integers(1, 64))
 def test_indices_follow_the_reference_formula(total, wanted):
     if total > wanted:
@@ -63,7 +63,7 @@ def test_indices_of_known_cases():
     assert FrameChoice(32).indices(1) == [0]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(total=st.integers(1, 600), wanted=st.integers(1, MAX_FRAMES))
 def test_chosen_frames_are_distinct_and_exist(total, wanted):
     indices = FrameChoice(wanted).indices(total)
@@ -136,7 +136,7 @@ def test_bytes_that_are_no_video(data):
         read_video(data)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=8))
 def test_damaged_videos_give_frames_or_are_refused(video, changes):
     damaged = bytearray(video.read_bytes())

@@ -67,7 +67,7 @@ def test_every_line_has_a_result(tmp_path):
     assert "猫" in output.read_text(encoding="utf-8")
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data(), st.booleans(), st.integers(1, 6), st.integers(0, 99))
 def test_cut_anywhere_it_goes_on(tmp_path, data, keep_order, in_flight, seed):
     source, output = source_of(tmp_path), tmp_path / "out.jsonl"

@@ -44,13 +44,13 @@ def test_pieces_add_up_to_the_whole_text(text):
     assert answer.output.token_ids == tokens(text)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=st.text(min_size=1))
 def test_pieces_of_any_text_add_up(text):
     assert run(tokens(text), skip_special_tokens=False)[0].output.text == text
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     data=st.lists(st.sampled_from(b"A \xc3\xa9\xe5\x9b\xbe\xf0\x9f\xa6\x8a\xef\xbf\xbd\xff"), min_size=1, max_size=10)
 )
@@ -60,7 +60,7 @@ def test_broken_characters_give_the_whole_decode(data):
     assert answer.output.text == TOKENIZER.decode(ids) == bytes(data).decode(errors="replace")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(ids=st.lists(st.integers(0, TOKENIZER.vocab_size - 1), min_size=1, max_size=12), skip=st.booleans())
 def test_any_tokens_of_the_vocabulary_give_the_whole_decode(ids, skip):
     assert run(ids, skip_special_tokens=skip)[0].output.text == TOKENIZER.decode(ids, skip)
@@ -140,7 +140,7 @@ PIECES = st.lists(st.sampled_from(["a", "b", "ab", "c", "ba", "图", "E", "N", "
 STOPS = st.lists(st.text(alphabet="abEND图", min_size=1, max_size=4), min_size=1, max_size=3)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(pieces=PIECES, stops=STOPS)
 def test_no_stop_string_ever_leaks(pieces, stops):
     ids = split_tokens(pieces)
@@ -154,7 +154,7 @@ def test_no_stop_string_ever_leaks(pieces, stops):
         assert text == whole
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(pieces=PIECES, stops=STOPS)
 def test_with_the_stop_string_kept_the_text_ends_with_it(pieces, stops):
     answer, _ = run(split_tokens(pieces), stop=stops, include_stop_str_in_output=True)
@@ -163,7 +163,7 @@ def test_with_the_stop_string_kept_the_text_ends_with_it(pieces, stops):
         assert not any(stop in answer.output.text[:-1] for stop in stops)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(pieces=PIECES, stops=STOPS)
 def test_what_could_not_become_a_stop_string_is_shown_at_once(pieces, stops):
     """Held back is never more than the longest stop string less one character."""

@@ -51,7 +51,7 @@ def test_a_prompt_that_opened_the_tag():
     assert split(["It is red.\n</think>\nRed."], opened=True) == ("It is red.", "Red.")
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(text=TEXTS, cuts=ANY_CUT, opened=st.booleans())
 def test_any_cutting_gives_what_the_definition_gives(text, cuts, opened):
     assert split(cut(text, cuts), opened) == plain(text, opened)

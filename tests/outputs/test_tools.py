@@ -60,7 +60,7 @@ def test_whole(text, content, calls):
     assert (parts.content, [(call.name, call.arguments) for call in parts.calls]) == (content, calls)
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(text=TEXTS, cuts=ANY_CUT, rule=RULES)
 def test_any_cutting_gives_the_same_as_the_whole(text, cuts, rule):
     assert split(cut(text, cuts), rule) == split_parts(text, rule)
@@ -79,7 +79,7 @@ JSON = st.recursive(
 CALLS = st.lists(st.tuples(st.text(min_size=1, max_size=6), st.dictionaries(st.text(), JSON, max_size=3)), min_size=1)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(calls=CALLS, cuts=ANY_CUT, ascii_only=st.booleans())
 def test_calls_of_any_arguments_come_back(calls, cuts, ascii_only):
     def write(value):

@@ -81,7 +81,7 @@ def test_the_order_of_use_survives_a_restart_with_a_smaller_cap(tmp_path):
     assert kept(CappedFolder(tmp_path, 4 * SIZE), 10) == [0, 1, 2]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 2000), st.booleans()), max_size=60))
 def test_the_cap_holds_after_every_write(steps):
     with tempfile.TemporaryDirectory() as path:

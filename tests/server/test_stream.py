@@ -119,7 +119,7 @@ TEXTS = st.sampled_from(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=TEXTS, cuts=ANY_CUT, parallel=st.booleans(), finish=st.sampled_from(["stop", "length"]))
 def test_chunks_add_up_to_the_whole_answer(text, cuts, parallel, finish):
     call = ask(stream=True, tools=[LOOK], parallel_tool_calls=parallel)

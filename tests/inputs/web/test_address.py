@@ -100,7 +100,7 @@ def test_an_allowed_domain_that_is_none_allows_nothing():
         check_domain(WebAddress.of("http://a.example/"), ["*.example", "", "a b"])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.ip_addresses())
 def test_every_address_is_one_or_the_other(ip):
     assert is_public(str(ip)) in (True, False)

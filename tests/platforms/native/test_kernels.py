@@ -23,7 +23,7 @@ OPS = CpuPlatform().ops()
 assert isinstance(OPS, CpuOps)
 pytestmark = pytest.mark.skipif(isinstance(CpuPlatform().kernels, NoKernels), reason="kernels cannot be built here")
 both_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-some = settings(max_examples=25, deadline=None)
+some = settings(max_examples=25)
 widths = st.sampled_from([1, 2, 6, 8, 16, 22, 40, 64, 72, 128])
 
 
