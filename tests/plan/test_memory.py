@@ -16,7 +16,7 @@ BLOCK = 16 * TOKEN
 
 
 def activations(context: int, tokens: int = 4096) -> int:
-    return activation_bytes(LargestStep(tokens, 64, 64, context, 20))
+    return activation_bytes(LargestStep(tokens, 64, 64, context, 20, 16))
 
 
 def pages_bytes(found) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tests.plan.sizes import INTERNVL3_1B, resolved
@@ -75,3 +77,19 @@ def test_batch_invariance_is_asked_for_by_option_or_environment(monkeypatch):
     assert not resolved(batch_invariant=False).limits.batch_invariant, "an option wins over the environment"
     monkeypatch.setenv("VLLM_BATCH_INVARIANT", "0")
     assert not resolved().limits.batch_invariant
+
+
+@pytest.mark.parametrize(("invariant", "expected"), [(False, (2, 1)), (True, (1,))])
+def test_tiles_are_batched_as_the_device_likes_but_never_where_batches_must_not_matter(invariant, expected):
+    device = DeviceFacts(64 * GIB, 64 * GIB, tile_batches=(2, 1))
+    found = resolve(EngineConfig.of(batch_invariant=invariant), INTERNVL3_1B, device)
+    assert found.limits.tile_batches == expected
+
+
+def test_activations_are_those_of_the_largest_batch_of_tiles():
+    model = replace(INTERNVL3_1B, activation_bytes=lambda step: step.tiles * GIB)
+    reasons = (
+        resolve(EngineConfig.of(), model, DeviceFacts(64 * GIB, 64 * GIB, tile_batches=sizes)).reasons["activations"]
+        for sizes in ((2, 1), (8, 4, 1))
+    )
+    assert [reason.split(" for ")[0] for reason in reasons] == ["2.00 GiB", "8.00 GiB"]

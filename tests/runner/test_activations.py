@@ -19,7 +19,6 @@ from tilewise.platforms.cpu import CpuPlatform
 from tilewise.platforms.cpu.ops import CpuOps
 from tilewise.platforms.reference import ReferenceOps
 from tilewise.runner.activations import DecoderStep, EncoderBatch, activation_bytes
-from tilewise.runner.encoder import BUCKETS
 from tilewise.runner.runner import LocalRunner
 from tilewise.sampling_params import SamplingParams
 from tilewise.step import Admission, BlockGrant, EncodeJob, Limits, StepPlan, Work
@@ -27,8 +26,8 @@ from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.view import RandomSource
 
 BLOCK = 16
-MANY_TOKENS = LargestStep(tokens=512, sequences=8, rows=8, context=1024, logprobs=20)
-MANY_ROWS = LargestStep(tokens=300, sequences=300, rows=300, context=320, logprobs=20)
+MANY_TOKENS = LargestStep(tokens=512, sequences=8, rows=8, context=1024, logprobs=20, tiles=16)
+MANY_ROWS = LargestStep(tokens=300, sequences=300, rows=300, context=320, logprobs=20, tiles=16)
 WIDE = {
     "hidden": 384,
     "intermediate": 1024,
@@ -60,7 +59,7 @@ class Bench:
         self.size = architecture.config.tile_size
         self.vocabulary = architecture.config.decoder.vocab_size
         sizes = (step.sequences, step.context, step.tokens, BLOCK, step.sequences * blocks + 1)
-        limits = Limits(*sizes, architecture.config.tokens_per_tile, BUCKETS[0], BUCKETS[0])
+        limits = Limits(*sizes, architecture.config.tokens_per_tile, step.tiles, step.tiles)
         model = architecture.build(RandomSource(dtype, torch.device("cpu")), ops, step.context)
         self.runner = LocalRunner(model, limits, torch.device("cpu"))
         self._numbers = itertools.count()
@@ -83,7 +82,7 @@ class Bench:
         return StepPlan(next(self._numbers), admissions, grants, (), work)
 
     def tiles(self) -> StepPlan:
-        pixels = np.random.default_rng(0).integers(0, 256, (BUCKETS[0], self.size, self.size, 3), np.uint8)
+        pixels = np.random.default_rng(0).integers(0, 256, (self.step.tiles, self.size, self.size, 3), np.uint8)
         jobs = tuple(EncodeJob(bytes([page]), tile, page) for page, tile in enumerate(pixels))
         return StepPlan(next(self._numbers), (), (), jobs, ())
 
@@ -121,7 +120,10 @@ def test_the_largest_chunk_and_batch_of_tiles_take_what_the_formula_says(name, o
     bench = Bench(architecture, ops, dtype, MANY_TOKENS)
     decoder = DecoderStep(architecture.config.decoder, dtype.itemsize, ops, MANY_TOKENS).bytes
     chunk = bench.peak(bench.plan(1, SamplingParams(temperature=0)))
-    encoder, tiles = EncoderBatch(architecture.config, dtype.itemsize, ops).bytes, bench.peak(bench.tiles())
+    encoder, tiles = (
+        EncoderBatch(architecture.config, dtype.itemsize, ops, MANY_TOKENS.tiles).bytes,
+        bench.peak(bench.tiles()),
+    )
     assert chunk <= decoder <= 2 * chunk
     assert tiles <= encoder <= 2 * tiles
 
@@ -157,8 +159,8 @@ def test_logits_take_what_the_formula_says(dtype, tmp_path):
 
 def test_the_larger_of_decoder_and_encoder_counts_and_tables_come_on_top(tmp_path):
     config = architecture_of(wide("qwen2-300m"), tmp_path).config
-    tiles = EncoderBatch(config, 4, CpuOps()).bytes
-    few = LargestStep(tokens=8, sequences=8, rows=8, context=16, logprobs=0)
+    tiles = EncoderBatch(config, 4, CpuOps(), 16).bytes
+    few = LargestStep(tokens=8, sequences=8, rows=8, context=16, logprobs=0, tiles=16)
     tables = 9 * 16 * 16 + 16 * config.decoder.head_dim * 4
     assert activation_bytes(config, 4, CpuOps(), few) == tiles + tables
     assert (

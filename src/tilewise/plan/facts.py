@@ -20,6 +20,8 @@ class LargestStep:
     """Tokens of the longest sequence."""
     logprobs: int
     """Alternatives that a token may be reported with; -1 = all tokens."""
+    tiles: int
+    """Encoded at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,3 +58,5 @@ class DeviceFacts:
     beside_host: bool = False
     """It computes while the host does something else."""
     captures_graphs: bool = False
+    tile_batches: tuple[int, ...] = (16, 8, 4, 2, 1)
+    """How many tiles it encodes at a time, the largest number first."""

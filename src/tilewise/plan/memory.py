@@ -53,8 +53,8 @@ class MemoryPlan:
         config = self.config
         guesses = config.speculation.num_speculative_tokens if config.speculation else 0
         rows = min(config.max_num_seqs * (1 + guesses), config.max_num_batched_tokens)
-        step = LargestStep(config.max_num_batched_tokens, config.max_num_seqs, rows, self.context, config.max_logprobs)
-        return self.model.activation_bytes(step)
+        sizes = config.max_num_batched_tokens, config.max_num_seqs, rows, self.context, config.max_logprobs
+        return self.model.activation_bytes(LargestStep(*sizes, max(self.device.tile_batches)))
 
     @property
     def left(self) -> int:

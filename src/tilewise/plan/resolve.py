@@ -43,14 +43,15 @@ def resolve(config: EngineConfig, model: ModelFacts, device: DeviceFacts) -> Res
     if why := _batch_invariant(config):
         reasons["batch_invariant"] = f"on: {why}; decoding costs several times the work, prompts about twice"
     return Resolved(
-        limits=_limits(config, model, memory),
+        limits=_limits(config, model, memory, device),
         overlap=_overlap(config, device, reasons),
         graphs=device.captures_graphs and not config.enforce_eager,
         reasons=reasons,
     )
 
 
-def _limits(config: EngineConfig, model: ModelFacts, memory: MemoryPlan) -> Limits:
+def _limits(config: EngineConfig, model: ModelFacts, memory: MemoryPlan, device: DeviceFacts) -> Limits:
+    invariant = _batch_invariant(config) is not None
     return Limits(
         max_num_seqs=config.max_num_seqs,
         max_model_len=memory.context,
@@ -64,7 +65,8 @@ def _limits(config: EngineConfig, model: ModelFacts, memory: MemoryPlan) -> Limi
         prefix_caching=config.enable_prefix_caching,
         priorities=config.scheduling_policy == "priority",
         speculation=_speculation(config),
-        batch_invariant=_batch_invariant(config) is not None,
+        batch_invariant=invariant,
+        tile_batches=(1,) if invariant else device.tile_batches,
     )
 
 

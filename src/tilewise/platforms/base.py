@@ -225,6 +225,8 @@ class Platform(Protocol):
     """Whether it computes while the host does something else."""
     captures_graphs: bool
     """Whether steps can be captured once and replayed."""
+    tile_batches: tuple[int, ...]
+    """How many tiles are encoded at a time, the largest number first."""
     utilization: float | None
     """Share of its memory that an engine takes unless told otherwise; None = half of what is free, within 4 GiB."""
 

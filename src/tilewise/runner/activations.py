@@ -15,7 +15,6 @@ from tilewise.models.config import DecoderConfig, ModelConfig, VisionConfig
 from tilewise.plan import LargestStep
 from tilewise.platforms.base import AttentionSize, Ops
 from tilewise.runner.draw import CPU_ROWS
-from tilewise.runner.encoder import BUCKETS
 from tilewise.runner.prompt_scores import ROWS as SCORED_ROWS
 
 _FLOAT, _INT = 4, 8
@@ -26,7 +25,7 @@ _EXPERT_INNER = 7
 def activation_bytes(config: ModelConfig, itemsize: int, ops: Ops, step: LargestStep) -> int:
     """`itemsize` is that of the model's dtype."""
     decoder = DecoderStep(config.decoder, itemsize, ops, step).bytes
-    return max(decoder, EncoderBatch(config, itemsize, ops).bytes) + table_bytes(config.decoder, step)
+    return max(decoder, EncoderBatch(config, itemsize, ops, step.tiles).bytes) + table_bytes(config.decoder, step)
 
 
 def table_bytes(config: DecoderConfig, step: LargestStep) -> int:
@@ -126,6 +125,7 @@ class EncoderBatch:
     config: ModelConfig
     itemsize: int
     ops: Ops
+    tiles: int
 
     @property
     def bytes(self) -> int:
@@ -134,7 +134,7 @@ class EncoderBatch:
     @property
     def patches(self) -> int:
         """Pixels here and on the host, in float32 twice, as patches; those embedded, with class, with places."""
-        pixels = BUCKETS[0] * 3 * self.config.tile_size**2
+        pixels = self.tiles * 3 * self.config.tile_size**2
         return pixels * (2 + 2 * _FLOAT + self.itemsize) + 3 * self._wide(1)
 
     @property
@@ -143,7 +143,7 @@ class EncoderBatch:
         vision = self.config.vision
         width = self._wide(1)
         normed = norm_bytes(width // self.itemsize, self.itemsize)
-        scratch = self.ops.dense_scratch(_tower_attention(vision, self.config.tile_size, self.itemsize))
+        scratch = self.ops.dense_scratch(_tower_attention(vision, self.config.tile_size, self.itemsize, self.tiles))
         queries_keys = 2 * width if vision.qk_norm else 0
         attention = 3 * width + queries_keys + max(normed, scratch + 3 * width)
         mlp = 2 * self._wide(vision.intermediate_size / vision.hidden_size) + width
@@ -153,16 +153,16 @@ class EncoderBatch:
     def projector(self) -> int:
         """Features, shuffled and normed, and the wider of the two projectors with GELU between its products."""
         flash = self.config.flash
-        rows, hidden = BUCKETS[0] * self.config.rows_per_page, self.config.decoder.hidden_size * self.itemsize
+        rows, hidden = self.tiles * self.config.rows_per_page, self.config.decoder.hidden_size * self.itemsize
         return 4 * self._wide(1) + (5 if flash else 3) * rows * hidden
 
     def _wide(self, times: float) -> int:
         """Patches of all tiles and the class token, so many times the width of the tower."""
         vision = self.config.vision
         tokens = (self.config.tile_size // vision.patch_size) ** 2 + 1
-        return int(BUCKETS[0] * tokens * vision.hidden_size * times) * self.itemsize
+        return int(self.tiles * tokens * vision.hidden_size * times) * self.itemsize
 
 
-def _tower_attention(vision: VisionConfig, tile_size: int, itemsize: int) -> AttentionSize:
+def _tower_attention(vision: VisionConfig, tile_size: int, itemsize: int, tiles: int) -> AttentionSize:
     tokens, heads = (tile_size // vision.patch_size) ** 2 + 1, vision.num_heads
-    return AttentionSize(tokens, tokens, heads, heads, vision.hidden_size // heads, itemsize, tiles=BUCKETS[0])
+    return AttentionSize(tokens, tokens, heads, heads, vision.hidden_size // heads, itemsize, tiles=tiles)

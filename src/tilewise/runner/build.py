@@ -146,6 +146,7 @@ def device_facts(platform: Platform) -> DeviceFacts:
         utilization=platform.utilization,
         beside_host=platform.beside_host,
         captures_graphs=platform.captures_graphs,
+        tile_batches=platform.tile_batches,
     )
 
 

@@ -29,7 +29,7 @@ class Drafter:
         self._model = model
         self._tables = tables
         self._block_size = limits.block_size
-        self._encoder = EncoderLane(model, limits.tile_pages)
+        self._encoder = EncoderLane(model, limits.tile_pages, limits.tile_batches)
         self._caches = allocate_caches(model, limits, tables.device)
 
     @torch.inference_mode()

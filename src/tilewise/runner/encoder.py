@@ -13,20 +13,14 @@ from tilewise.runner.tile_file import StoredTile
 from tilewise.runner.tile_store import TileStore
 from tilewise.step import EncodedTile, EncodeJob
 
-BUCKETS = (16, 8, 4, 2, 1)
-ONE_BY_ONE = (1,)
-"""Of batch-invariant mode: a tile is always a batch of its own."""
-
 
 class EncoderLane:
-    """Owns the tile pool [pages, rows a page, hidden]. Tiles of any request share a batch.
+    """Owns the tile pool [pages, rows a page, hidden]. Tiles of any request share a batch, of one of the `sizes`.
 
     With a `store`, tiles that it has are read, and those that it lacks are given to it.
     """
 
-    def __init__(
-        self, model: InternVL, num_pages: int, store: TileStore | None = None, sizes: Sequence[int] = BUCKETS
-    ) -> None:
+    def __init__(self, model: InternVL, num_pages: int, sizes: Sequence[int], store: TileStore | None = None) -> None:
         self._model = model
         self._store = store
         self._sizes = sizes
@@ -48,7 +42,7 @@ class EncoderLane:
         recalled = self._recall(self._store, jobs) if self._store else []
         known = {tile.digest for tile in recalled}
         unknown = [job for job in jobs if job.digest not in known]
-        return (*recalled, *itertools.chain.from_iterable(map(self._run, buckets(unknown, self._sizes))))
+        return (*recalled, *itertools.chain.from_iterable(map(self._run, batches(unknown, self._sizes))))
 
     def close(self) -> None:
         """The store has all tiles afterwards."""
@@ -74,8 +68,8 @@ class EncoderLane:
         return [EncodedTile(job.digest, score) for job, score in zip(jobs, scores, strict=True)]
 
 
-def buckets(jobs: Sequence[EncodeJob], sizes: Sequence[int] = BUCKETS) -> Iterator[Sequence[EncodeJob]]:
-    """Cut jobs into the fewest batches of these sizes, largest first: 13 -> 8, 4, 1."""
+def batches(jobs: Sequence[EncodeJob], sizes: Sequence[int]) -> Iterator[Sequence[EncodeJob]]:
+    """Cut jobs into the fewest batches of these sizes, largest first: 13 into 8, 4 and 1 of (8, 4, 2, 1)."""
     start = 0
     for size in sizes:
         while len(jobs) - start >= size:

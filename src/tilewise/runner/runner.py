@@ -10,7 +10,7 @@ import torch
 from tilewise.models.internvl import InternVL
 from tilewise.runner.batch import build_batch
 from tilewise.runner.drafter import Drafter
-from tilewise.runner.encoder import BUCKETS, ONE_BY_ONE, EncoderLane
+from tilewise.runner.encoder import EncoderLane
 from tilewise.runner.head import by_panels, one_by_one, together
 from tilewise.runner.kv_memory import allocate_caches
 from tilewise.runner.placement import in_order, in_panels
@@ -50,8 +50,7 @@ class LocalRunner:
         fixed = limits.batch_invariant
         self._place = in_panels if fixed else in_order
         self._sampled_logits, self._prompt_logits = (one_by_one, by_panels) if fixed else (together, together)
-        sizes = ONE_BY_ONE if fixed else BUCKETS
-        self._encoder = EncoderLane(model, limits.tile_pages, store, sizes)
+        self._encoder = EncoderLane(model, limits.tile_pages, limits.tile_batches, store)
         self._caches = allocate_caches(model, limits, device)
         self._drafter = Drafter(draft_model, limits, self._tables) if draft_model else None
 
