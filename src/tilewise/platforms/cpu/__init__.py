@@ -57,7 +57,7 @@ class CpuPlatform:
     beside_host = False
     captures_graphs = False
     # One tile keeps all cores busy. Two share a read of the weights, more would only push each other out of the cache.
-    tile_batches = (2, 1)
+    tile_batches: tuple[int, ...] = (2, 1)
     utilization: float | None = None
 
     @cached_property
