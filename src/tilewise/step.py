@@ -190,4 +190,4 @@ class Limits:
     batch_invariant: bool = False
     """Whether a request's logits are bit by bit the same in any batch."""
     tile_batches: tuple[int, ...] = (16, 8, 4, 2, 1)
-    """How many tiles are encoded at a time, the largest number first."""
+    """How many tiles are encoded at a time, the largest number first; batch-invariant ones come alone anyway."""

@@ -79,11 +79,9 @@ def test_batch_invariance_is_asked_for_by_option_or_environment(monkeypatch):
     assert not resolved().limits.batch_invariant
 
 
-@pytest.mark.parametrize(("invariant", "expected"), [(False, (2, 1)), (True, (1,))])
-def test_tiles_are_batched_as_the_device_likes_but_never_where_batches_must_not_matter(invariant, expected):
+def test_tiles_are_batched_as_the_device_likes():
     device = DeviceFacts(64 * GIB, 64 * GIB, tile_batches=(2, 1))
-    found = resolve(EngineConfig.of(batch_invariant=invariant), INTERNVL3_1B, device)
-    assert found.limits.tile_batches == expected
+    assert resolve(EngineConfig.of(), INTERNVL3_1B, device).limits.tile_batches == (2, 1)
 
 
 def test_activations_are_those_of_the_largest_batch_of_tiles():

@@ -51,7 +51,6 @@ def resolve(config: EngineConfig, model: ModelFacts, device: DeviceFacts) -> Res
 
 
 def _limits(config: EngineConfig, model: ModelFacts, memory: MemoryPlan, device: DeviceFacts) -> Limits:
-    invariant = _batch_invariant(config) is not None
     return Limits(
         max_num_seqs=config.max_num_seqs,
         max_model_len=memory.context,
@@ -65,8 +64,8 @@ def _limits(config: EngineConfig, model: ModelFacts, memory: MemoryPlan, device:
         prefix_caching=config.enable_prefix_caching,
         priorities=config.scheduling_policy == "priority",
         speculation=_speculation(config),
-        batch_invariant=invariant,
-        tile_batches=(1,) if invariant else device.tile_batches,
+        batch_invariant=_batch_invariant(config) is not None,
+        tile_batches=device.tile_batches,
     )
 
 

@@ -50,7 +50,8 @@ class LocalRunner:
         fixed = limits.batch_invariant
         self._place = in_panels if fixed else in_order
         self._sampled_logits, self._prompt_logits = (one_by_one, by_panels) if fixed else (together, together)
-        self._encoder = EncoderLane(model, limits.tile_pages, limits.tile_batches, store)
+        sizes = (1,) if fixed else limits.tile_batches
+        self._encoder = EncoderLane(model, limits.tile_pages, sizes, store)
         self._caches = allocate_caches(model, limits, device)
         self._drafter = Drafter(draft_model, limits, self._tables) if draft_model else None
 
