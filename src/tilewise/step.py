@@ -189,5 +189,5 @@ class Limits:
     speculation: Speculation | None = None
     batch_invariant: bool = False
     """Whether a request's logits are bit by bit the same in any batch."""
-    tile_batches: tuple[int, ...] = (16, 8, 4, 2, 1)
+    tile_batches: tuple[int, ...] = (1,)
     """How many tiles are encoded at a time, the largest number first; batch-invariant ones come alone anyway."""

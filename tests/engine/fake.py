@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from tilewise.engine.core import EngineCore
+from tilewise.engine.scheduler import Scheduler
 from tilewise.sampling_params import SamplingParams
 from tilewise.step import Admission, EncodedTile, EncodeJob, FlashRule, Limits, StepPlan, StepResult, Work
 from tilewise.types import ImageInput, Request, SampledToken, Tile
@@ -214,3 +216,26 @@ class FakeRunner:
             read |= {use.position + row: (self.pages[use.page], use.first + row) for row in range(use.rows)}
         for position in range(work.start, stop):
             assert read.get(position) == expected.get(position) or position not in expected, "the wrong row of a tile"
+
+
+def run(requests: list[Request], sizes: Limits) -> tuple[dict[str, list[int]], dict[str, str], FakeRunner]:
+    """Tokens and finish reasons by request id."""
+    runner = FakeRunner(sizes)
+    core = EngineCore(runner, sizes)
+    for item in requests:
+        core.submit(item)
+    tokens: dict[str, list[int]] = {item.id: [] for item in requests}
+    reasons: dict[str, str] = {}
+    while core.has_unfinished:
+        for delta in core.step():
+            tokens[delta.request_id].append(delta.token.token_id)
+            if delta.finish_reason:
+                reasons[delta.request_id] = delta.finish_reason
+    assert_nothing_is_held(core._scheduler)
+    return tokens, reasons, runner
+
+
+def assert_nothing_is_held(scheduler: Scheduler) -> None:
+    assert scheduler.kv.pool.num_free == scheduler.limits.num_blocks - 1
+    assert sorted(scheduler._free_slots) == list(range(1, scheduler.limits.max_num_seqs + 1))
+    assert not scheduler._in_flight

@@ -30,6 +30,7 @@ LIMITS = Limits(
     tokens_per_tile=4,
     tile_pages=32,
     tile_budget=8,
+    tile_batches=(8, 4, 2, 1),
 )
 
 

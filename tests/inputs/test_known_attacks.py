@@ -35,7 +35,7 @@ ELSEWHERE = {
     "CVE-2025-6242, every notation": "inputs/web/test_address.py::test_private_addresses_are_refused_in_every_notation",
     "CVE-2025-6242, a name that moves": "inputs/test_media.py::test_the_connection_goes_to_the_checked_address",
     "CVE-2025-46722, every property": "inputs/test_media_cache.py::test_other_pictures_have_other_digests",
-    "CVE-2025-46570 and CVE-2025-25183": "engine/test_scheduler.py::test_other_salts_share_nothing",
+    "CVE-2025-46570 and CVE-2025-25183": "engine/test_prefix_caching.py::test_other_salts_share_nothing",
     "CVE-2025-48944": "inputs/test_grammar.py",
     "CVE-2025-66448, with consent": "weights/test_config.py::test_code_of_the_checkpoint_is_never_run",
 }

@@ -59,7 +59,8 @@ class Bench:
         self.size = architecture.config.tile_size
         self.vocabulary = architecture.config.decoder.vocab_size
         sizes = (step.sequences, step.context, step.tokens, BLOCK, step.sequences * blocks + 1)
-        limits = Limits(*sizes, architecture.config.tokens_per_tile, step.tiles, step.tiles)
+        tiles = architecture.config.tokens_per_tile, step.tiles, step.tiles
+        limits = Limits(*sizes, *tiles, tile_batches=(step.tiles,))
         model = architecture.build(RandomSource(dtype, torch.device("cpu")), ops, step.context)
         self.runner = LocalRunner(model, limits, torch.device("cpu"))
         self._numbers = itertools.count()

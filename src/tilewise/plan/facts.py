@@ -58,5 +58,5 @@ class DeviceFacts:
     beside_host: bool = False
     """It computes while the host does something else."""
     captures_graphs: bool = False
-    tile_batches: tuple[int, ...] = (16, 8, 4, 2, 1)
+    tile_batches: tuple[int, ...] = (1,)
     """How many tiles it encodes at a time, the largest number first."""

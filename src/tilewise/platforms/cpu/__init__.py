@@ -56,7 +56,7 @@ class CpuPlatform:
     device = torch.device("cpu")
     beside_host = False
     captures_graphs = False
-    # One tile keeps all cores busy. Two share a read of the weights, more would only push each other out of the cache.
+    # One tile keeps all cores busy, two share a read of the weights; more take memory and are no faster (docs/cpu.md).
     tile_batches: tuple[int, ...] = (2, 1)
     utilization: float | None = None
 

@@ -43,7 +43,7 @@ class NativeCpuOps(CpuOps):
     def linear_gelu(self, x: Tensor, weight: Weight) -> Tensor:
         """The same bits as one after the other: what the product would have stored is rounded before its GELU."""
         if self._has("linear_gelu") and isinstance(weight, PackedWeight | PackedInt8Weight):
-            return weight.apply_gelu(x)
+            return weight.apply(x, self, gelu=True)
         return super().linear_gelu(x, weight)
 
     def silu_mul(self, gate_up: Tensor) -> Tensor:

@@ -32,13 +32,7 @@ class PackedWeight:
     def nbytes(self) -> int:
         return self.panels.nbytes + _nbytes(self.bias)
 
-    def apply(self, x: Tensor, ops: Ops) -> Tensor:
-        return self._linear(x, gelu=False)
-
-    def apply_gelu(self, x: Tensor) -> Tensor:
-        return self._linear(x, gelu=True)
-
-    def _linear(self, x: Tensor, gelu: bool) -> Tensor:
+    def apply(self, x: Tensor, ops: Ops, gelu: bool = False) -> Tensor:
         assert x.dtype == self.panels.dtype
         return self.kernels.linear(x.contiguous(), self.panels, self.bias, self.outputs, gelu)
 
@@ -61,13 +55,7 @@ class PackedInt8Weight:
     def nbytes(self) -> int:
         return self.panels.nbytes + self.scales.nbytes + self.totals.nbytes + _nbytes(self.bias)
 
-    def apply(self, x: Tensor, ops: Ops) -> Tensor:
-        return self._linear(x, gelu=False)
-
-    def apply_gelu(self, x: Tensor) -> Tensor:
-        return self._linear(x, gelu=True)
-
-    def _linear(self, x: Tensor, gelu: bool) -> Tensor:
+    def apply(self, x: Tensor, ops: Ops, gelu: bool = False) -> Tensor:
         return self.kernels.linear_int8(x.contiguous(), self.panels, self.scales, self.totals, self.bias, gelu)
 
 

@@ -102,7 +102,8 @@ struct Panels {
 //
 // Few rows are multiplied as fast as the memory is read. Of more, the first strip would wait for the memory while the
 // others leave it idle, so each of them fetches its share of the panels that come next. Of many, the first one does not
-// count, and fetching costs more than it saves.
+// count, and fetching costs more than it saves. Few rows read ahead in the panels that they are in, and int8 alone: its
+// lines take more instructions, so that fewer of them are waited for at a time.
 template <typename Kind>
 struct Ahead {
     static constexpr int64_t STRIPS = 8;  // at most
@@ -114,6 +115,7 @@ struct Ahead {
     int64_t stride;  // from a line to the next
     int64_t panel;   // from a panel to the next
 
+    // Whether so many panels at once, meeting so many strips, are worth it.
     static bool pays(int64_t panels, int64_t strips) {
         return panels > WIDE ? sizeof(typename Kind::Weight) == 1 : strips <= STRIPS;
     }
@@ -208,17 +210,17 @@ static void product(const Kind& kind, const typename Kind::Weight* packed, int64
     const int64_t some = parts(parts(panels, parts(TASKS * threads, blocks)), 4 * WIDE) * 4 * WIDE;
     if (kind.m * kind.inputs * kind.outputs < SMALL) threads = 1;
     // Several blocks of rows are turned by each task for itself, which keeps what is turned in its cache.
-    const bool first = Kind::once || blocks == 1;
-    auto rows = scratch<typename Kind::Row>((first ? kind.m : threads * height) * stride);
-    if (first) {
+    const bool turned = Kind::once || blocks == 1;
+    auto rows = scratch<typename Kind::Row>((turned ? kind.m : threads * height) * stride);
+    if (turned) {
         share(kind.m, kind.m * kind.inputs < SMALL ? 1 : threads,
               [&](int64_t row, int64_t) { kind.fill(rows.get() + row * stride, row); });
     }
     share(blocks * parts(panels, some), threads, [&](int64_t task, int64_t thread) {
         const int64_t row = task % blocks * height, panel = task / blocks * some;
         const int64_t count = std::min(height, kind.m - row);
-        auto* own = rows.get() + (first ? row : thread * height) * stride;
-        for (int64_t r = 0; r < count && !first; ++r) kind.fill(own + r * stride, row + r);
+        auto* own = rows.get() + (turned ? row : thread * height) * stride;
+        for (int64_t r = 0; r < count && !turned; ++r) kind.fill(own + r * stride, row + r);
         multiply_block<Kind>(kind, {own, stride, row, count},
                              {packed + panel * size, size, panel, std::min(some, panels - panel)}, inputs);
     });
