@@ -42,7 +42,7 @@ def attention(name: str, lengths: list[int], counts: list[int], dtype: torch.dty
     for row, blocks in enumerate(torch.randperm(sum(needed)).split(needed)):
         table[row, : len(blocks)] = blocks
     starts = [sum(counts[:row]) for row in range(len(counts) + 1)]
-    layout = PagedLayout(tuple(starts), tuple(lengths), table, torch.zeros(0, dtype=torch.int64))
+    layout = PagedLayout(torch.tensor(starts), torch.tensor(lengths), table, torch.zeros(0, dtype=torch.int64))
     cache, query = torch.randn(2, sum(needed), BLOCK, 2, 64).to(dtype), torch.randn(sum(counts), 14, 64).to(dtype)
     pairs = sum(
         count * (length - count) + count * (count + 1) / 2 for length, count in zip(lengths, counts, strict=True)
@@ -74,7 +74,7 @@ def cases(dtype: torch.dtype) -> Iterator[Case]:
     )
     slots = torch.arange(300)
     layout, cache = (
-        PagedLayout((0, 300), (300,), slots[None, :19], slots),
+        PagedLayout(torch.tensor([0, 300]), torch.tensor([300]), slots[None, :19], slots),
         torch.zeros(2, 19, BLOCK, 2, 64, dtype=dtype),
     )
     parts = turned, turned[:, :2], turned[:, 2:4]

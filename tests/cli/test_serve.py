@@ -31,7 +31,7 @@ def test_the_server_is_run_with_both_configs(asked, capsys):
     assert (engine.model, engine.max_num_seqs, server.port) == ("some/model", 7, 9)
     err = capsys.readouterr().err
     assert "non-default args: {" in err
-    assert "cudagraph_mode FULL became NONE" in err
+    assert "cudagraph_mode FULL became FULL_DECODE_ONLY" in err
 
 
 def test_no_model_is_the_demo(asked):

@@ -38,24 +38,35 @@ class Engine:
     """A model under limits of the test's choosing."""
 
     def __init__(
-        self, folder: Path, ops=None, dtype=torch.float32, overlap: bool = False, draft: Path | None = None, **changes
+        self,
+        folder: Path,
+        ops=None,
+        dtype=torch.float32,
+        overlap: bool = False,
+        draft: Path | None = None,
+        graphs: bool = True,
+        **changes,
     ) -> None:
+        platform = CpuPlatform()
+        self.capturer = platform.capturer if graphs else None
         architecture = Architecture.of(CheckpointFolder.open(folder))
         self.limits = replace(LIMITS, flash=architecture.config.flash, **changes)
         self.model = architecture.load(
-            dtype, ops or CpuPlatform().ops(self.limits.batch_invariant), self.limits.max_model_len
+            dtype, ops or platform.ops(self.limits.batch_invariant), self.limits.max_model_len
         )
         self.config = architecture.config
         self.overlap = overlap
         self.draft = None
         if draft is not None:
             smaller = Architecture.of(CheckpointFolder.open(draft))
-            self.draft = smaller.load(dtype, CpuPlatform().ops(), self.limits.max_model_len)
+            self.draft = smaller.load(dtype, platform.ops(), self.limits.max_model_len)
         self.cached: dict[str, int] = {}
 
     def run(self, requests: list[Request], monkeypatch) -> dict[str, tuple[list[int], Tensor]]:
         """Tokens and logits [tokens, vocabulary] of each request."""
-        local = LocalRunner(self.model, self.limits, torch.device("cpu"), draft_model=self.draft)
+        local = LocalRunner(
+            self.model, self.limits, torch.device("cpu"), draft_model=self.draft, capturer=self.capturer
+        )
         self.runner = Recorder(BackgroundRunner(local) if self.overlap else local)
         self.core = EngineCore(self.runner, self.limits, self.overlap)
         return self.run_more(requests, monkeypatch)

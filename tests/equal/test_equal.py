@@ -6,6 +6,7 @@ Float32 on the CPU: the same tokens, logits within 1e-5 (relative to logits of o
 from __future__ import annotations
 
 import pytest
+import torch
 
 from tests.equal.contract import assert_same
 from tests.equal.driver import Engine, prompt
@@ -68,6 +69,14 @@ def test_a_tile_met_again_equals_the_first_time(folder, alone, monkeypatch):
     twice = [prompt("picture", content=2, text=17, tiles=3), prompt("again", content=2, text=17, tiles=3)]
     found = Engine(folder).run(twice, monkeypatch)
     assert_same({"picture": found["again"]}, {"picture": alone["picture"]})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_eager_equals_graph(folder, monkeypatch, dtype):
+    """Bit by bit: steps of one to four sequences, some beside a chunk of a prompt; then with what is cached."""
+    eager, replayed = (Engine(folder, dtype=dtype, graphs=on, max_num_batched_tokens=13) for on in (False, True))
+    assert_same(replayed.run(requests(), monkeypatch), eager.run(requests(), monkeypatch), tolerance=0)
+    assert_same(replayed.run_more(requests(), monkeypatch), eager.run_more(requests(), monkeypatch), tolerance=0)
 
 
 @pytest.mark.parametrize("changes", [{}, {"max_num_batched_tokens": 13}, {"block_size": 4, "num_blocks": 27}], ids=str)

@@ -50,8 +50,8 @@ def paged(length: int, seed: int = 0) -> tuple[PagedLayout, int]:
     order = torch.randperm(blocks, generator=torch.Generator().manual_seed(seed)) + 1
     at = torch.arange(length)
     layout = PagedLayout(
-        query_starts=(0, length),
-        seq_lens=(length,),
+        query_starts=torch.tensor([0, length]),
+        seq_lens=torch.tensor([length]),
         block_table=order.unsqueeze(0),
         kv_slots=order[at // BLOCK] * BLOCK + at % BLOCK,
     )

@@ -55,7 +55,7 @@ def test_steps_overlap_where_the_device_computes_beside_the_host_or_as_asked(ask
         (False, True, True, None),
         (True, True, False, "eager: no graphs are captured"),
         (False, False, False, None),
-        (True, False, False, "eager: the CPU captures no graphs"),
+        (True, False, False, "eager: nothing here captures graphs"),
     ],
 )
 def test_graphs_are_captured_where_the_device_can_unless_eager(eager, captures, graphs, reason):
@@ -63,6 +63,13 @@ def test_graphs_are_captured_where_the_device_can_unless_eager(eager, captures, 
     found = resolve(EngineConfig(enforce_eager=eager), INTERNVL3_1B, device)
     assert found.graphs is graphs
     assert found.reasons.get("enforce_eager") == reason
+    assert ("graphs" in found.reasons) is graphs
+
+
+def test_batch_invariant_steps_are_not_captured():
+    """Their rows stand in panels, by their places in their sequences."""
+    device = DeviceFacts(64 * GIB, 64 * GIB, captures_graphs=True)
+    assert not resolve(EngineConfig(batch_invariant=True), INTERNVL3_1B, device).graphs
 
 
 def test_batch_invariance_is_asked_for_by_option_or_environment(monkeypatch):

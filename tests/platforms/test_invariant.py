@@ -57,7 +57,7 @@ def attended(first: int, stop: int, seq_len: int, dtype: torch.dtype, window: in
     flat[:, BLOCK : BLOCK + seq_len] = noise(2, LENGTH, 2, 34, dtype=dtype)[:, :seq_len]
     query = noise(LENGTH, 6, 34, seed=1, dtype=dtype)[first:stop]
     table, rows = torch.arange(1, blocks + 1).unsqueeze(0), torch.arange(3, 3 + len(query))
-    layout = PagedLayout((0, len(query)), (stop,), table, torch.zeros(0), rows)
+    layout = PagedLayout(torch.tensor([0, len(query)]), torch.tensor([stop]), table, torch.zeros(0), rows)
     padded = query.new_ones(3 + len(query) + 5, 6, 34)
     padded[rows] = query
     out = OPS.paged_attention(padded, cache, layout, 0.2, window, sinks)

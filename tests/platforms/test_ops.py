@@ -50,9 +50,9 @@ def layout_of(sequences: Sequence[tuple[int, int]]) -> tuple[PagedLayout, int]:
         at = torch.arange(before, before + count)
         slots.append(table[row, at // BLOCK] * BLOCK + at % BLOCK)
         starts.append(starts[-1] + count)
-    lengths = tuple(before + count for before, count in sequences)
+    lengths = torch.tensor([before + count for before, count in sequences])
     rows = torch.arange(starts[-1])
-    return PagedLayout(tuple(starts), lengths, table, torch.cat(slots), rows), sum(needed) + 1
+    return PagedLayout(torch.tensor(starts), lengths, table, torch.cat(slots), rows), sum(needed) + 1
 
 
 def filled_cache(
@@ -119,7 +119,7 @@ def test_paged_attention_is_dense_attention_over_what_came_before(
     (queries, kv_heads), width = heads, 6
     layout, blocks = layout_of(sequences)
     cache, dense = filled_cache(sequences, layout, blocks, kv_heads, width, dtype)
-    query = noise(layout.query_starts[-1], queries, width, seed=99, dtype=dtype)
+    query = noise(len(layout.kv_slots), queries, width, seed=99, dtype=dtype)
     found = ops.paged_attention(query, cache, layout, width**-0.5)
     close(found, attention_by_tokens(query, dense, sequences, width**-0.5), dtype)
 
@@ -135,7 +135,7 @@ def test_window_and_sinks_of_attention(
     heads, kv_heads, width = 6, 2, 6
     layout, blocks = layout_of(sequences)
     cache, dense = filled_cache(sequences, layout, blocks, kv_heads, width, dtype)
-    query = noise(layout.query_starts[-1], heads, width, seed=99, dtype=dtype)
+    query = noise(len(layout.kv_slots), heads, width, seed=99, dtype=dtype)
     sinks = noise(heads, seed=5, dtype=dtype) if with_sinks else None
     found = ops.paged_attention(query, cache, layout, width**-0.5, window, sinks)
     close(found, attention_by_tokens(query, dense, sequences, width**-0.5, window, sinks), dtype)
@@ -431,7 +431,7 @@ def paged_arguments(dtype: torch.dtype) -> tuple[Any, ...]:
     sequences = SEQUENCES["several of all kinds"]
     layout, blocks = layout_of(sequences)
     cache, _ = filled_cache(sequences, layout, blocks, 2, 16, dtype)
-    return noise(layout.query_starts[-1], 6, 16, dtype=dtype), cache, layout, 0.25
+    return noise(len(layout.kv_slots), 6, 16, dtype=dtype), cache, layout, 0.25
 
 
 def pixel_arguments(dtype: torch.dtype) -> tuple[Any, ...]:

@@ -47,7 +47,7 @@ class RopeTable:
         self._cos, self._sin = (angles.cos() * scale).to(device), (angles.sin() * scale).to(device)
 
     def at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        return self._cos[positions], self._sin[positions]
+        return torch.index_select(self._cos, 0, positions), torch.index_select(self._sin, 0, positions)
 
 
 Frequencies = tuple[Tensor, float]

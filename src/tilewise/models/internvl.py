@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tilewise.layers.linear import ColumnLinear, RowLinear
@@ -47,7 +46,7 @@ class InternVL:
         self, view: View, config: ModelConfig, block: BlockFactory, mesh: Mesh, ops: Ops, context: int
     ) -> None:
         self.config = config
-        self._ops = ops
+        self.ops = ops
         self.vision = VisionTower(view.at("vision"), config.vision, config.tile_size)
         self.projector = Projector(view.at("projector"), config)
         self.flash = FlashHead(view.at("flash"), config) if config.flash else None
@@ -58,13 +57,13 @@ class InternVL:
 
     def encode(self, pixels: Tensor) -> EncodedTiles:
         """uint8 tiles [T, size, size, 3] -> rows for the prompt."""
-        features = self.vision(pixels, self._mean, self._std, self._ops)
+        features = self.vision(pixels, self._mean, self._std, self.ops)
         block, version = self.config.shuffle_block, self.config.shuffle_version
-        rows = self.projector(pixel_shuffle(features, block, version), self._ops)
+        rows = self.projector(pixel_shuffle(features, block, version), self.ops)
         if self.flash is None:
             return EncodedTiles(rows)
-        few = self.flash.projector(pixel_shuffle(features, 2 * block, version), self._ops)
-        return EncodedTiles(torch.cat((rows, few), dim=1), self.flash.router(features, self._ops))
+        few = self.flash.projector(pixel_shuffle(features, 2 * block, version), self.ops)
+        return EncodedTiles(torch.cat((rows, few), dim=1), self.flash.router(features, self.ops))
 
     def forward(self, batch: ModelBatch, caches: list[Tensor], tile_pool: Tensor) -> Tensor:
         """Logits [R, vocabulary] of the batch's `logits_rows`; reads tile rows from the pool [pages, tokens, H]."""
@@ -72,14 +71,14 @@ class InternVL:
 
     def hidden(self, batch: ModelBatch, caches: list[Tensor], tile_pool: Tensor) -> Tensor:
         """The decoder's last hidden state of every token of the batch [N, H]."""
-        x = F.embedding(batch.token_ids, self.decoder.embedding)
+        x = torch.index_select(self.decoder.embedding, 0, batch.token_ids)
         if len(batch.image_rows):
-            self._ops.scatter_rows(x, batch.image_rows, tile_pool.flatten(0, 1), batch.tile_rows)
-        return self.decoder(x, batch.positions, caches, batch.layout, self._ops)
+            self.ops.scatter_rows(x, batch.image_rows, tile_pool.flatten(0, 1), batch.tile_rows)
+        return self.decoder(x, batch.positions, caches, batch.layout, self.ops)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[R, H] -> [R, vocabulary]"""
-        return self.decoder.logits(hidden, self._ops)
+        return self.decoder.logits(hidden, self.ops)
 
 
 class Projector:

@@ -11,7 +11,7 @@ from tilewise.plan.facts import DeviceFacts, ModelFacts
 from tilewise.plan.memory import MemoryPlan
 from tilewise.step import Limits, Speculation
 
-_NO_GRAPHS = {True: "no graphs are captured", False: "the CPU captures no graphs"}
+_NO_GRAPHS = {True: "no graphs are captured", False: "nothing here captures graphs"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +42,13 @@ def resolve(config: EngineConfig, model: ModelFacts, device: DeviceFacts) -> Res
         reasons["speculation"] = f"up to {wanted.num_speculative_tokens} tokens are guessed at a time, {where}"
     if why := _batch_invariant(config):
         reasons["batch_invariant"] = f"on: {why}; decoding costs several times the work, prompts about twice"
+    graphs = device.captures_graphs and not config.enforce_eager and not _batch_invariant(config)
+    if graphs:
+        reasons["graphs"] = "passes of a token or a few a sequence are captured once and replayed"
     return Resolved(
         limits=_limits(config, model, memory, device),
         overlap=_overlap(config, device, reasons),
-        graphs=device.captures_graphs and not config.enforce_eager,
+        graphs=graphs,
         reasons=reasons,
     )
 

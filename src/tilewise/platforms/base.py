@@ -24,13 +24,13 @@ of its sequence stands in row p % PANEL. A multiple of 32 rows of any width and 
 class PagedLayout:
     """Where the tokens of a batch stand in their sequences and in the paged cache.
 
-    The integers of `query_starts` and `seq_lens` are read on the host to cut the batch, so they live there.
+    `query_starts` and `seq_lens` cut the batch, so they live on the host.
     """
 
-    query_starts: tuple[int, ...]
-    """[S + 1] first token of each sequence among the tokens of the step."""
-    seq_lens: tuple[int, ...]
-    """[S] tokens of each sequence after this step."""
+    query_starts: Tensor
+    """int64 [S + 1] first token of each sequence among the tokens of the step."""
+    seq_lens: Tensor
+    """int64 [S] tokens of each sequence after this step."""
     block_table: Tensor
     """int64 [S, blocks] block ids of each sequence."""
     kv_slots: Tensor
@@ -216,6 +216,30 @@ class Diagnosis:
     choices: tuple[Choice, ...]
 
 
+class NotCapturable(Exception):
+    """A step does what could not be repeated; the message says what."""
+
+
+class Graph(Protocol):
+    """A step that was captured."""
+
+    @property
+    def result(self) -> Tensor:
+        """Of the last time that it was computed."""
+        ...
+
+    def replay(self) -> Tensor:
+        """Compute it again from what its inputs hold now; the result takes the place of the last one."""
+        ...
+
+
+Capture = Callable[[Callable[[], Tensor]], Graph]
+"""Runs a step and keeps it as a graph, whose inputs have to stay where they are. Raises NotCapturable."""
+
+Capturer = Callable[[Ops], Capture | None]
+"""`Platform.capturer`"""
+
+
 class Platform(Protocol):
     """One kind of device."""
 
@@ -223,8 +247,6 @@ class Platform(Protocol):
     device: torch.device
     beside_host: bool
     """Whether it computes while the host does something else."""
-    captures_graphs: bool
-    """Whether steps can be captured once and replayed."""
     tile_batches: tuple[int, ...]
     """How many tiles are encoded at a time, the largest number first."""
     utilization: float | None
@@ -234,6 +256,10 @@ class Platform(Protocol):
         """Batch-invariant ones compute a row's numbers bit by bit the same, whatever stands in other rows: of panels
         of the decoder, and of tiles that come one at a time.
         """
+        ...
+
+    def capturer(self, ops: Ops) -> Capture | None:
+        """What captures steps that these ops compute, with memory of its own between them; None where nothing does."""
         ...
 
     def default_dtype(self, checkpoint: torch.dtype, parameters: int) -> torch.dtype:

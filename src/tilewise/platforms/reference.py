@@ -82,8 +82,9 @@ class ReferenceOps:
         sinks: Tensor | None = None,
     ) -> Tensor:
         out = torch.empty_like(query)
-        for row, seq_len in enumerate(layout.seq_lens):
-            chunk = slice(layout.query_starts[row], layout.query_starts[row + 1])
+        starts = layout.query_starts.tolist()
+        for row, seq_len in enumerate(layout.seq_lens.tolist()):
+            chunk = slice(starts[row], starts[row + 1])
             blocks = layout.block_table[row, : -(-seq_len // cache.shape[2])]
             key, value = cache[:, blocks].flatten(1, 2)[:, :seq_len]
             out[chunk] = self.causal_attention(query[chunk], key, value, scale, window, sinks)

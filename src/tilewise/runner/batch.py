@@ -28,8 +28,8 @@ def build_batch(
     ]
     image_tokens, tile_rows = _tile_rows(work, starts, rows_per_page, device)
     layout = PagedLayout(
-        query_starts=tuple(starts),
-        seq_lens=tuple(item.start + item.count for item in work),
+        query_starts=torch.tensor(starts),
+        seq_lens=torch.tensor([item.start + item.count for item in work]),
         block_table=tables.blocks[[item.slot for item in work]],
         kv_slots=placement.spread(torch.cat(kv_slots)),
         token_rows=placement.rows,

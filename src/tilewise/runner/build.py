@@ -83,7 +83,8 @@ def build_runner(
     store = _tile_store(kept, weights, architecture.config, dtype, arithmetic) if kept else None
     logger.info("Loading weights took %.2f seconds", time.perf_counter() - started)
     _log_room(resolved.limits)
-    runner: Runner = LocalRunner(loaded, resolved.limits, platform.device, store, guessing)
+    capturer = platform.capturer if resolved.graphs else None
+    runner: Runner = LocalRunner(loaded, resolved.limits, platform.device, store, guessing, capturer)
     if resolved.overlap:
         runner = BackgroundRunner(runner)
         logger.info("Asynchronous scheduling is enabled.")
@@ -145,7 +146,7 @@ def device_facts(platform: Platform) -> DeviceFacts:
         total_bytes=platform.total_memory(),
         utilization=platform.utilization,
         beside_host=platform.beside_host,
-        captures_graphs=platform.captures_graphs,
+        captures_graphs=platform.capturer(platform.ops()) is not None,
         tile_batches=platform.tile_batches,
     )
 

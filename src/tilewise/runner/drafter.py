@@ -13,8 +13,10 @@ from collections.abc import Sequence
 import torch
 
 from tilewise.models.internvl import InternVL
+from tilewise.platforms.base import Capturer
 from tilewise.runner.batch import build_batch
 from tilewise.runner.encoder import EncoderLane
+from tilewise.runner.forward import Forward
 from tilewise.runner.kv_memory import allocate_caches
 from tilewise.runner.placement import in_order
 from tilewise.runner.sampler import choose, rows_of
@@ -25,12 +27,13 @@ from tilewise.step import Limits, StepPlan, Work
 class Drafter:
     """Owns the draft model's caches and tile pool; reads the runner's tables and writes its guesses there."""
 
-    def __init__(self, model: InternVL, limits: Limits, tables: Tables) -> None:
+    def __init__(self, model: InternVL, limits: Limits, tables: Tables, capturer: Capturer | None = None) -> None:
         self._model = model
         self._tables = tables
         self._block_size = limits.block_size
         self._encoder = EncoderLane(model, limits.tile_pages, limits.tile_batches)
-        self._caches = allocate_caches(model, limits, tables.device)
+        caches = allocate_caches(model, limits, tables.device)
+        self._forward = Forward(model, limits, caches, self._encoder.pool, capturer)
 
     @torch.inference_mode()
     def advance(self, plan: StepPlan) -> None:
@@ -55,7 +58,7 @@ class Drafter:
     def _read_and_guess(self, work: Sequence[Work]) -> None:
         placement = in_order(work, self._tables.device)
         batch = build_batch(tuple(work), placement, self._tables, self._block_size, self._encoder.rows_per_page)
-        hidden = self._model.hidden(batch, self._caches, self._encoder.pool)
+        hidden = self._forward.hidden(batch)
         rows = rows_of([item for item in work if item.samples], self._tables)
         if rows:
             chosen = choose(self._model.logits(hidden[batch.logits_rows]), rows, self._tables.tokens)

@@ -8,9 +8,11 @@ from functools import partial
 import torch
 
 from tilewise.models.internvl import InternVL
+from tilewise.platforms.base import Capturer
 from tilewise.runner.batch import build_batch
 from tilewise.runner.drafter import Drafter
 from tilewise.runner.encoder import EncoderLane
+from tilewise.runner.forward import Forward
 from tilewise.runner.head import by_panels, one_by_one, together
 from tilewise.runner.kv_memory import allocate_caches
 from tilewise.runner.placement import in_order, in_panels
@@ -42,8 +44,9 @@ class LocalRunner:
         device: torch.device,
         store: TileStore | None = None,
         draft_model: InternVL | None = None,
+        capturer: Capturer | None = None,
     ) -> None:
-        """With a `draft_model` the guesses that plans leave open are its own."""
+        """With a `draft_model` the guesses that plans leave open are its own. Without `capturer` there are no graphs."""
         self._model = model
         self._limits = limits
         self._tables = Tables(limits, device)
@@ -52,8 +55,9 @@ class LocalRunner:
         self._sampled_logits, self._prompt_logits = (one_by_one, by_panels) if fixed else (together, together)
         sizes = (1,) if fixed else limits.tile_batches
         self._encoder = EncoderLane(model, limits.tile_pages, sizes, store)
-        self._caches = allocate_caches(model, limits, device)
-        self._drafter = Drafter(draft_model, limits, self._tables) if draft_model else None
+        caches = allocate_caches(model, limits, device)
+        self._forward = Forward(model, limits, caches, self._encoder.pool, capturer)
+        self._drafter = Drafter(draft_model, limits, self._tables, capturer) if draft_model else None
 
     @torch.inference_mode()
     def launch(self, plan: StepPlan) -> FinishedStep:
@@ -72,7 +76,7 @@ class LocalRunner:
             if work.draft_ids:
                 tables.write(work.slot, work.known_stop, work.draft_ids)
         batch = build_batch(plan.work, placement, tables, self._limits.block_size, self._encoder.rows_per_page)
-        hidden = self._model.hidden(batch, self._caches, self._encoder.pool)
+        hidden = self._forward.hidden(batch)
         prompt_logits = partial(self._prompt_logits, self._model.logits, hidden)
         prompt_scores = score_prompts(plan.work, placement.rows, tables, prompt_logits)
         logits = self._sampled_logits(self._model.logits, hidden, batch.logits_rows)

@@ -45,7 +45,7 @@ def test_a_file_has_yaml_types_and_both_spellings(file):
     assert (engine.limit_mm_per_prompt, engine.async_scheduling) == ({"image": 4}, None)
     assert (server.served_model_name, server.max_body_mb) == (("a", "b"), 1.5)
     assert server.disable_access_log_for_endpoints == ("/health", "/metrics")
-    assert "cudagraph_mode FULL became NONE" in settings.lines[0]
+    assert "cudagraph_mode FULL became FULL_DECODE_ONLY" in settings.lines[0]
 
 
 @pytest.mark.parametrize(
@@ -160,9 +160,23 @@ def test_graphs_are_checked(words, message):
 
 def test_what_became_of_graphs():
     lines = read_settings(["-cc.cudagraph_mode", "full_and_piecewise", "-cc.level", "3"], {}).lines
-    assert "FULL_AND_PIECEWISE became NONE" in lines[0]
+    assert "FULL_AND_PIECEWISE became FULL_DECODE_ONLY" in lines[0]
     assert "level without effect" in lines[1]
-    assert read_settings(["-cc.cudagraph_mode", "none"], {}).lines == []
+    assert read_settings(["-cc.cudagraph_mode", "full_decode_only"], {}).lines == []
+
+
+@pytest.mark.parametrize(
+    ("words", "eager"),
+    [
+        ("", False),
+        ("-cc.cudagraph_mode none", True),
+        ("-O0", True),
+        ("-O2", False),
+        ("-O0 -cc.cudagraph_mode FULL", False),
+    ],
+)
+def test_vllms_ways_to_say_eager(words, eager):
+    assert read_settings(words.split(), {}).engine.enforce_eager is eager
 
 
 def test_frames_of_videos_by_their_older_name():

@@ -60,7 +60,7 @@ def paged(
     """Queries, a cache with NaN where no token is, its layout, and what is in it."""
     layout, blocks = layout_of(sequences)
     cache, dense = filled_cache(sequences, layout, blocks, heads[1], width, dtype)
-    return noise(layout.query_starts[-1], heads[0], width, seed=99, dtype=dtype), cache, layout, dense
+    return noise(len(layout.kv_slots), heads[0], width, seed=99, dtype=dtype), cache, layout, dense
 
 
 @both_dtypes
@@ -97,9 +97,9 @@ def test_a_sequence_has_the_same_bits_alone_and_in_company(dtype: torch.dtype) -
     assert torch.equal(OPS.paged_attention(query, cache, layout, 0.125), together)
     torch.set_num_threads(before)
     for row in range(len(sequences)):
-        own = slice(*layout.query_starts[row : row + 2])
+        own = slice(*layout.query_starts[row : row + 2].tolist())
         count, table = own.stop - own.start, layout.block_table[row : row + 1]
-        alone = PagedLayout((0, count), layout.seq_lens[row : row + 1], table, layout.kv_slots[own])
+        alone = PagedLayout(torch.tensor([0, count]), layout.seq_lens[row : row + 1], table, layout.kv_slots[own])
         assert torch.equal(OPS.paged_attention(query[own], cache, alone, 0.125), together[own])
 
 
@@ -111,7 +111,7 @@ def test_more_splits_than_there_is_room_for_at_once() -> None:
 
 def test_nothing_to_compute() -> None:
     cache, none = torch.zeros(2, 1, 4, 2, 8), torch.zeros(0, dtype=torch.int64)
-    layout = PagedLayout((0,), (), torch.zeros(0, 1, dtype=torch.int64), none)
+    layout = PagedLayout(torch.tensor([0]), none, torch.zeros(0, 1, dtype=torch.int64), none)
     assert OPS.paged_attention(torch.zeros(0, 4, 8), cache, layout, 1.0).shape == (0, 4, 8)
     assert OPS.gelu(torch.zeros(0, 3)).shape == (0, 3)
 

@@ -72,18 +72,18 @@ FOREIGN: tuple[Foreign, ...] = (
     ),
     Foreign(
         *("compilation_config", dict[str, Any], "other device"),
-        "graphs of steps are for GPUs and NPUs; every key is checked, and one line says what became of it",
+        "cudagraph_mode NONE is --enforce-eager; of the rest every key is checked, and one line says what became of it",
         short="-cc",
         by_key=True,
     ),
     Foreign(
         *("optimization_level", Literal["0", "1", "2", "3"], "other device"),
-        "there is nothing to compile and no graph to capture: every level is the same",
+        "0 is --enforce-eager; there is nothing to compile, and the others are the same",
         short="-O",
     ),
     Foreign(
         *("performance_mode", Literal["balanced", "interactivity", "throughput"], "other device"),
-        "it chooses sizes of graphs, and none is captured",
+        "it chooses sizes of graphs, which are captured as they come",
     ),
     Foreign(
         *("additional_config", dict[str, Any], "other device"),

@@ -8,6 +8,7 @@ from typing import Any
 from tilewise.errors import InvalidConfig, did_you_mean
 
 MODES = ("NONE", "PIECEWISE", "FULL", "FULL_DECODE_ONLY", "FULL_AND_PIECEWISE")
+_OURS = "FULL_DECODE_ONLY"
 _GRAPH_KEYS = (
     *("cudagraph_mode", "cudagraph_capture_sizes", "max_cudagraph_capture_size", "cudagraph_num_of_warmups"),
     *("cudagraph_copy_inputs", "cudagraph_specialize_lora", "cudagraph_mm_encoder", "compile_mm_encoder"),
@@ -45,15 +46,15 @@ def check_compilation(config: Mapping[str, Any], max_num_seqs: int) -> list[str]
         raise InvalidConfig(
             f"compilation_config: cudagraph_mode must be one of {', '.join(MODES)}, got {mode!r}.{hint}"
         )
-    if mode is not None and mode.upper() != "NONE":
+    if mode is not None and mode.upper() not in ("NONE", _OURS):
         lines.append(
-            f"compilation_config: cudagraph_mode {mode.upper()} became NONE: steps are launched op by op on the CPU, "
-            "answers are the same."
+            f"compilation_config: cudagraph_mode {mode.upper()} became {_OURS}: passes of a token or a few a sequence "
+            "are captured, answers are the same."
         )
     sizes = _sizes(config)
     unused = [size for size in sizes if size > max_num_seqs]
     if sizes:
-        lines.append(f"compilation_config: no graphs are captured on the CPU, of {len(sizes)} sizes none is needed.")
+        lines.append(f"compilation_config: none of {len(sizes)} sizes is captured ahead: each is when it comes first.")
     if unused:
         shown = ", ".join(map(str, unused))
         lines.append(f"compilation_config: sizes {shown} would nowhere be used: max_num_seqs is {max_num_seqs}.")
@@ -61,6 +62,12 @@ def check_compilation(config: Mapping[str, Any], max_num_seqs: int) -> list[str]
     if others:
         lines.append(f"compilation_config: {', '.join(others)} without effect: nothing is compiled on the CPU.")
     return lines
+
+
+def asks_for_eager(config: Mapping[str, Any], level: str | None) -> bool:
+    """`cudagraph_mode` NONE, or optimisation level 0 and no mode: what `--enforce-eager` says as well."""
+    mode = config.get("cudagraph_mode")
+    return level == "0" if mode is None else str(mode).upper() == "NONE"
 
 
 def _sizes(config: Mapping[str, Any]) -> list[int]:

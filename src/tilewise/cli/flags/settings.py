@@ -9,7 +9,7 @@ from typing import Any
 from tilewise.cli.flags.file import flags_of_file
 from tilewise.cli.flags.flag import BadUsage
 from tilewise.cli.flags.foreign import check_foreign
-from tilewise.cli.flags.graphs import check_compilation, explain_additional
+from tilewise.cli.flags.graphs import asks_for_eager, check_compilation, explain_additional
 from tilewise.cli.flags.parse import CommandLine
 from tilewise.cli.flags.read import counts_of
 from tilewise.cli.flags.table import DEFAULTS, names_of, serve_flags
@@ -79,10 +79,12 @@ def settle(values: dict[str, Any], environment: Mapping[str, str]) -> Settings:
     if values.get("limit_mm_per_prompt"):
         values["limit_mm_per_prompt"], about_limits = counts_of(values["limit_mm_per_prompt"])
         lines += about_limits
-    wanted = DEFAULTS | frames | values
+    compilation = values.get("compilation_config") or {}
+    eager = {"enforce_eager": True} if asks_for_eager(compilation, values.get("optimization_level")) else {}
+    wanted = DEFAULTS | frames | eager | values
     engine = EngineConfig.of(**{name: value for name, value in wanted.items() if name in names_of(EngineConfig)})
     server = ServerConfig.of(**{name: value for name, value in wanted.items() if name in names_of(ServerConfig)})
-    lines += about_frames + check_compilation(values.get("compilation_config") or {}, engine.max_num_seqs)
+    lines += about_frames + check_compilation(compilation, engine.max_num_seqs)
     known, unknown = explain_additional(values.get("additional_config") or {})
     given = {name: "***" if name in _SECRET else value for name, value in values.items()}
     lines += known + explain_variables(environment)

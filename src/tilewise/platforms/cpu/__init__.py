@@ -6,16 +6,18 @@ import logging
 import os
 import platform
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 
-from tilewise.platforms.base import Diagnosis
+from tilewise.platforms.base import Capture, Diagnosis, Ops
 from tilewise.platforms.cpu.diagnosis import choices, facts
 from tilewise.platforms.cpu.invariant import InvariantCpuOps
 from tilewise.platforms.cpu.memory import available_memory
 from tilewise.platforms.cpu.native import NoKernels
+from tilewise.platforms.cpu.native.arena import Arena
 from tilewise.platforms.cpu.native.build import build
+from tilewise.platforms.cpu.native.capture import capture
 from tilewise.platforms.cpu.native.library import Native
 from tilewise.platforms.cpu.native_ops import NativeCpuOps
 from tilewise.platforms.cpu.ops import CpuOps
@@ -55,7 +57,6 @@ class CpuPlatform:
     name = "cpu"
     device = torch.device("cpu")
     beside_host = False
-    captures_graphs = False
     # One tile keeps all cores busy, two share a read of the weights; more take memory and are no faster (docs/cpu.md).
     tile_batches: tuple[int, ...] = (2, 1)
     utilization: float | None = None
@@ -74,6 +75,9 @@ class CpuPlatform:
         if batch_invariant:
             return InvariantCpuOps(native)
         return NativeCpuOps(native) if native else CpuOps()
+
+    def capturer(self, ops: Ops) -> Capture | None:
+        return partial(capture, ops.native.library, Arena()) if isinstance(ops, NativeCpuOps) else None
 
     def default_dtype(self, checkpoint: torch.dtype, parameters: int) -> torch.dtype:
         return choose_dtype(checkpoint, parameters, self.free_memory(), has_bfloat16() or self._widens_bfloat16())

@@ -60,8 +60,9 @@ class InvariantCpuOps(CpuOps):
         """
         assert layout.token_rows is not None, "batch-invariant ops need the rows of the tokens"
         out = torch.zeros_like(query)
-        for number, seq_len in enumerate(layout.seq_lens):
-            rows = layout.token_rows[layout.query_starts[number] : layout.query_starts[number + 1]]
+        starts = layout.query_starts.tolist()
+        for number, seq_len in enumerate(layout.seq_lens.tolist()):
+            rows = layout.token_rows[starts[number] : starts[number + 1]]
             own = layout.block_table[number, : -(-seq_len // cache.shape[2])]
             key, value = _padded(cache[:, own].flatten(1, 2)[:, :seq_len], 0)
             start = seq_len - len(rows)

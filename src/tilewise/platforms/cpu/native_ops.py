@@ -16,28 +16,28 @@ class NativeCpuOps(CpuOps):
     """Each op asks whether its kernel was right when it was tried, and whether it can read these tensors."""
 
     def __init__(self, native: Native) -> None:
-        self._native = native
+        self.native = native
 
     def store(self, matrix: Tensor, bias: Tensor | None, shared: bool = False) -> Weight:
         """Packed, also beside a matrix that is shared: it is read once a token, and torch reads it half as fast."""
-        return packed(self._native, matrix, bias) or super().store(matrix, bias, shared)
+        return packed(self.native, matrix, bias) or super().store(matrix, bias, shared)
 
     def store_int8(self, matrix: Tensor, bias: Tensor | None, shared: bool = False) -> Weight:
-        return packed_int8(self._native, matrix, bias) or super().store_int8(matrix, bias, shared)
+        return packed_int8(self.native, matrix, bias) or super().store_int8(matrix, bias, shared)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         if self._has("rms_norm") and readable(x, weight) and (rows := Rows.of(x)):
-            return self._native.rows.rms_norm(x, rows, weight, eps)
+            return self.native.rows.rms_norm(x, rows, weight, eps)
         return super().rms_norm(x, weight, eps)
 
     def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         if self._has("layer_norm") and readable(x, weight, bias) and (rows := Rows.of(x)):
-            return self._native.rows.layer_norm(x, rows, weight, bias, eps)
+            return self.native.rows.layer_norm(x, rows, weight, bias, eps)
         return super().layer_norm(x, weight, bias, eps)
 
     def gelu(self, x: Tensor) -> Tensor:
         if self._has("gelu") and gapless(x):
-            return self._native.rows.gelu(x)
+            return self.native.rows.gelu(x)
         return super().gelu(x)
 
     def linear_gelu(self, x: Tensor, weight: Weight) -> Tensor:
@@ -48,26 +48,26 @@ class NativeCpuOps(CpuOps):
 
     def silu_mul(self, gate_up: Tensor) -> Tensor:
         if self._has("silu_mul") and gapless(gate_up):
-            return self._native.rows.silu_mul(gate_up)
+            return self.native.rows.silu_mul(gate_up)
         return super().silu_mul(gate_up)
 
     def add_scaled(self, x: Tensor, scale: Tensor | None, y: Tensor) -> Tensor:
         if self._has("add_scaled") and x.shape == y.shape and gapless(x, y, *_given(scale)):
-            return self._native.rows.add_scaled(x, scale, y)
+            return self.native.rows.add_scaled(x, scale, y)
         return super().add_scaled(x, scale, y)
 
     def add_rms_norm(
         self, x: Tensor, scale: Tensor | None, y: Tensor, weight: Tensor, eps: float
     ) -> tuple[Tensor, Tensor]:
         if self._has("add_rms_norm") and x.shape == y.shape and gapless(x, y, weight, *_given(scale)):
-            return self._native.rows.add_rms_norm(x, scale, y, weight, eps)
+            return self.native.rows.add_rms_norm(x, scale, y, weight, eps)
         return super().add_rms_norm(x, scale, y, weight, eps)
 
     def add_layer_norm(
         self, x: Tensor, scale: Tensor | None, y: Tensor, weight: Tensor, bias: Tensor, eps: float
     ) -> tuple[Tensor, Tensor]:
         if self._has("add_layer_norm") and x.shape == y.shape and gapless(x, y, weight, bias, *_given(scale)):
-            return self._native.rows.add_layer_norm(x, scale, y, weight, bias, eps)
+            return self.native.rows.add_layer_norm(x, scale, y, weight, bias, eps)
         return super().add_layer_norm(x, scale, y, weight, bias, eps)
 
     def rope_into_cache(
@@ -82,17 +82,17 @@ class NativeCpuOps(CpuOps):
     ) -> Tensor:
         fits = readable(query, key, value, cache) and gapless(cos, sin) and cos.dtype == torch.float32
         if self._has("rope_into_cache") and fits and cache.is_contiguous():
-            return self._native.rows.rope_into_cache(query, key, value, cos, sin, cache, layout.kv_slots)
+            return self.native.rows.rope_into_cache(query, key, value, cos, sin, cache, layout.kv_slots)
         return super().rope_into_cache(query, key, value, cos, sin, cache, layout)
 
     def dense_attention(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         if self._has("dense_attention") and readable(query, key, value) and key.shape == value.shape:
-            return self._native.attention.dense(query, key, value, scale)
+            return self.native.attention.dense(query, key, value, scale)
         return super().dense_attention(query, key, value, scale)
 
     def dense_scratch(self, size: AttentionSize) -> int:
         if self._has("dense_attention"):
-            return self._native.attention.scratch(size, paged=False)
+            return self.native.attention.scratch(size, paged=False)
         return super().dense_scratch(size)
 
     def paged_attention(
@@ -105,16 +105,16 @@ class NativeCpuOps(CpuOps):
         sinks: Tensor | None = None,
     ) -> Tensor:
         if self._has("paged_attention") and readable(query, cache) and layout.block_table.stride(-1) == 1:
-            return self._native.attention.paged(query, cache, layout, scale, window, sinks)
+            return self.native.attention.paged(query, cache, layout, scale, window, sinks)
         return super().paged_attention(query, cache, layout, scale, window, sinks)
 
     def paged_scratch(self, size: AttentionSize) -> int:
         if self._has("paged_attention"):
-            return self._native.attention.scratch(size, paged=True)
+            return self.native.attention.scratch(size, paged=True)
         return super().paged_scratch(size)
 
     def _has(self, kernel: str) -> bool:
-        return kernel not in self._native.left_out
+        return kernel not in self.native.left_out
 
 
 def _given(tensor: Tensor | None) -> tuple[Tensor, ...]:

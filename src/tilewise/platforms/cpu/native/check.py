@@ -40,8 +40,8 @@ def paged_layout(lengths: Sequence[int], counts: Sequence[int]) -> tuple[PagedLa
         table[row, : needed[row]] = order[row]
         at = torch.arange(length - count, length)
         slots.append(table[row, at // BLOCK] * BLOCK + at % BLOCK)
-    starts = tuple(itertools.accumulate(counts, initial=0))
-    return PagedLayout(starts, tuple(lengths), table, torch.cat(slots)), sum(needed)
+    starts = torch.tensor(list(itertools.accumulate(counts, initial=0)))
+    return PagedLayout(starts, torch.tensor(lengths), table, torch.cat(slots)), sum(needed)
 
 
 def widths(dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -124,7 +124,7 @@ def paged_attention(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
     for heads, kv_heads, width in ((7, 1, 64), (4, 2, 128), (3, 3, 20)):
         layout, blocks = paged_layout([1, 150, 700, 300, 600], [1, 150, 1, 40, 3])
         cache = noise(2, blocks, BLOCK, kv_heads, width, seed=1, dtype=dtype)
-        query = noise(layout.query_starts[-1], heads + 1, width, seed=2, dtype=dtype)[:, 1:]
+        query = noise(len(layout.kv_slots), heads + 1, width, seed=2, dtype=dtype)[:, 1:]
         yield ops.paged_attention(query, cache, layout, width**-0.5)
         sinks = noise(heads, seed=3, dtype=dtype)
         yield ops.paged_attention(query, cache, layout, width**-0.5, window=190, sinks=sinks)

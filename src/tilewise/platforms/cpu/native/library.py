@@ -5,13 +5,13 @@ Functions take plain integers. Whoever calls has seen to it that dtypes and stri
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tilewise.platforms.cpu.native import NoKernels
 from tilewise.platforms.cpu.native.attention import AttentionKernels
+from tilewise.platforms.cpu.native.call import Library
 from tilewise.platforms.cpu.native.matrices import MatrixKernels
 from tilewise.platforms.cpu.native.rows import RowKernels
 
@@ -20,6 +20,7 @@ from tilewise.platforms.cpu.native.rows import RowKernels
 class Native:
     """All kernels. One that is named in `left_out` must not be called."""
 
+    library: Library
     rows: RowKernels
     attention: AttentionKernels
     matrices: MatrixKernels
@@ -29,8 +30,8 @@ class Native:
     @classmethod
     def load(cls, path: Path, compiler: str = "", left_out: Mapping[str, str] | None = None) -> Native:
         try:
-            shared = ctypes.CDLL(str(path))
+            library = Library(path)
         except OSError as error:
             raise NoKernels(f"built kernels could not be loaded: {error}") from error
-        kernels = RowKernels(shared), AttentionKernels(shared), MatrixKernels(shared)
-        return cls(*kernels, compiler, left_out or {})
+        kernels = RowKernels(library), AttentionKernels(library), MatrixKernels(library)
+        return cls(library, *kernels, compiler, left_out or {})

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
-
 import torch
 from torch import Tensor
 
-from tilewise.platforms.cpu.native.call import DTYPES, function, threads
+from tilewise.platforms.cpu.native.call import DTYPES, Library, threads
 
 _PANEL, _STEP = 16, 4
 """Outputs of a panel, and what inputs are filled up to a multiple of: as `src/packed.h` has them."""
@@ -16,11 +14,11 @@ _PANEL, _STEP = 16, 4
 class MatrixKernels:
     """x [..., inputs] without gaps, in the dtype that the matrix had; bias in the same. `gelu`: of what comes out."""
 
-    def __init__(self, shared: ctypes.CDLL) -> None:
-        self._pack = function(shared, "pack_linear", "ipiipi")
-        self._linear = function(shared, "linear", "ipiipppiii")
-        self._pack_int8 = function(shared, "pack_int8", "ipiipppi")
-        self._linear_int8 = function(shared, "linear_int8", "ipiipppppiii")
+    def __init__(self, library: Library) -> None:
+        self._pack = library.kernel("pack_linear", "ipiipi")
+        self._linear = library.kernel("linear", "ipiipppiii")
+        self._pack_int8 = library.kernel("pack_int8", "ipiipppi")
+        self._linear_int8 = library.kernel("linear_int8", "ipiipppppiii")
 
     def pack(self, matrix: Tensor) -> Tensor:
         """Panels of a matrix [outputs, inputs]; of shapes alone, their shape."""

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import ctypes
-
 import torch
 from torch import Tensor
 
-from tilewise.platforms.cpu.native.call import DTYPES, Rows, function, threads
+from tilewise.platforms.cpu.native.call import DTYPES, Library, Rows, threads
 
 
 class RowKernels:
     """Ops of which each row is computed by itself. `rows` says where those of x are; the rest has no gaps."""
 
-    def __init__(self, shared: ctypes.CDLL) -> None:
-        self._rms_norm = function(shared, "rms_norm", "ipiiiippifi")
-        self._layer_norm = function(shared, "layer_norm", "ipiiiipppifi")
-        self._silu_mul = function(shared, "silu_mul", "ippiii")
-        self._gelu = function(shared, "gelu", "ippii")
-        self._rope_into_cache = function(shared, "rope_into_cache", "iii" + "piii" * 2 + "pii" + "pppppiii")
-        self._add_scaled = function(shared, "add_scaled", "ippppiii")
-        self._add_rms_norm = function(shared, "add_rms_norm", "ipppp" + "ppiifi")
-        self._add_layer_norm = function(shared, "add_layer_norm", "ipppp" + "pppiifi")
+    def __init__(self, library: Library) -> None:
+        self._rms_norm = library.kernel("rms_norm", "ipiiiippifi")
+        self._layer_norm = library.kernel("layer_norm", "ipiiiipppifi")
+        self._silu_mul = library.kernel("silu_mul", "ippiii")
+        self._gelu = library.kernel("gelu", "ippii")
+        self._rope_into_cache = library.kernel("rope_into_cache", "iii" + "piii" * 2 + "pii" + "pppppiii")
+        self._add_scaled = library.kernel("add_scaled", "ippppiii")
+        self._add_rms_norm = library.kernel("add_rms_norm", "ipppp" + "ppiifi")
+        self._add_layer_norm = library.kernel("add_layer_norm", "ipppp" + "pppiifi")
 
     def rms_norm(self, x: Tensor, rows: Rows, weight: Tensor, eps: float) -> Tensor:
         out = torch.empty(x.shape, dtype=x.dtype)

@@ -1,0 +1,85 @@
+"""A captured step: the launches of its kernels with all their arguments, to be launched again.
+
+A step of a few tokens is some hundred kernels of microseconds, and as much Python around each. That Python asks
+tensors for shapes and addresses alone, so the same kernels compute the step anew when other numbers stand in the
+tensors that it reads. Whatever else it might do, such as to compute by torch or to look at a number, could not be
+repeated: it is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from tilewise.platforms.base import NotCapturable
+from tilewise.platforms.cpu.native.arena import Arena
+from tilewise.platforms.cpu.native.call import Launch, Library
+
+_QUESTIONS = {
+    *(getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device", "is_cpu", "nbytes")),
+    *(getattr(Tensor, name) for name in ("size", "stride", "dim", "numel", "data_ptr", "element_size", "__len__")),
+    Tensor.is_contiguous,
+}
+_VIEWS = {Tensor.split, Tensor.view, Tensor.flatten, Tensor.unflatten, Tensor.contiguous, Tensor.__getitem__}
+
+
+@dataclass(frozen=True, slots=True)
+class CapturedStep:
+    launches: tuple[Launch, ...]
+    result: Tensor
+
+    def replay(self) -> Tensor:
+        for launch in self.launches:
+            launch()
+        return self.result
+
+
+def capture(library: Library, arena: Arena, step: Callable[[], Tensor]) -> CapturedStep:
+    """Run a step, the first time. Memory between its kernels is the arena's: steps share it, as one runs at a time.
+
+    What the step reads has to stay where it is. Raises NotCapturable, when part of it may have run.
+    """
+    with library.recorded() as launches, _Watched(arena, launches):
+        result = step()
+    return CapturedStep(tuple(launches), result)
+
+
+class _Watched(TorchFunctionMode):
+    """Sees everything that is asked of torch."""
+
+    def __init__(self, arena: Arena, launches: list[Launch]) -> None:
+        super().__init__()
+        self._arena = arena
+        self._launches = launches
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.empty:
+            return self._empty(*args, **kwargs)
+        found = func(*args, **kwargs)
+        if func is torch.index_select:
+            self._launches.append(partial(func, *args, **kwargs, out=found))
+        elif func in _VIEWS:
+            _same_memory(args[0], found)
+        elif func not in _QUESTIONS:
+            raise NotCapturable(f"it needs {getattr(func, '__name__', func)} of torch")
+        return found
+
+    def _empty(self, *size: Any, dtype: torch.dtype | None = None) -> Tensor:
+        shape = tuple(size[0]) if len(size) == 1 and not isinstance(size[0], int) else size
+        return self._arena.empty(shape, dtype or torch.get_default_dtype())
+
+
+def _same_memory(x: Tensor, found: Any) -> None:
+    """A view may have become a copy, which the views behind it would not be of the next time."""
+    for view in found if isinstance(found, tuple | list) else (found,):
+        if view.untyped_storage().data_ptr() != x.untyped_storage().data_ptr():
+            raise NotCapturable("it copies a tensor")

@@ -1,0 +1,84 @@
+"""Forward: a model's decoder over batches. Passes of a few tokens a sequence are captured once, and replayed."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from tilewise.models.batch import ModelBatch
+from tilewise.models.internvl import InternVL
+from tilewise.platforms.base import Capture, Capturer, Graph, NotCapturable
+from tilewise.step import Limits
+
+logger = logging.getLogger("tilewise")
+
+_ROWS = 64
+"""Of more, launches are a small part of a pass."""
+_GRAPHS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class _Captured:
+    """A graph, and the batch that it reads."""
+
+    graph: Graph
+    inputs: ModelBatch
+
+    def replay(self, batch: ModelBatch) -> Tensor:
+        for kept, new in zip(_changing(self.inputs), _changing(batch), strict=True):
+            kept.copy_(new)
+        return self.graph.replay()
+
+
+class Forward:
+    """Reads the tile pool and writes the caches. Graphs are kept by how many tokens each sequence has in the pass."""
+
+    def __init__(
+        self, model: InternVL, limits: Limits, caches: list[Tensor], pool: Tensor, capturer: Capturer | None
+    ) -> None:
+        """Without a `capturer`, or where the model's passes cannot be captured, each is launched op by op."""
+        self._model = model
+        self._caches = caches
+        self._pool = pool
+        self._capture = capturer(model.ops) if capturer else None
+        self._most_tokens = 1 + (limits.speculation.tokens if limits.speculation else 0)
+        self._captured: dict[tuple[int, ...], _Captured] = {}
+
+    def hidden(self, batch: ModelBatch) -> Tensor:
+        """`InternVL.hidden`, to be read before the next call. The batch's tensors are the caller's no longer."""
+        starts = tuple(batch.layout.query_starts.tolist())
+        if self._capture is None or not self._repeats(batch, starts):
+            return self._hidden(batch)
+        known = self._captured.pop(starts, None)
+        if known is None:
+            return self._first(self._capture, batch, starts)
+        self._captured[starts] = known
+        return known.replay(batch)
+
+    def _hidden(self, batch: ModelBatch) -> Tensor:
+        return self._model.hidden(batch, self._caches, self._pool)
+
+    def _repeats(self, batch: ModelBatch, starts: tuple[int, ...]) -> bool:
+        """Whether a pass of this shape is likely to come again, and short."""
+        longest = max(map(int.__sub__, starts[1:], starts))
+        return longest <= self._most_tokens and len(batch.token_ids) <= _ROWS and not len(batch.image_rows)
+
+    def _first(self, capture: Capture, batch: ModelBatch, starts: tuple[int, ...]) -> Tensor:
+        try:
+            graph = capture(lambda: self._hidden(batch))
+        except NotCapturable as reason:
+            logger.info("graphs: none, steps of this model are launched op by op: %s", reason)
+            self._capture = None
+            return self._hidden(batch)
+        if len(self._captured) == _GRAPHS:
+            del self._captured[next(iter(self._captured))]  # the one that was replayed last the longest ago
+        self._captured[starts] = _Captured(graph, batch)
+        return graph.result
+
+
+def _changing(batch: ModelBatch) -> tuple[Tensor, ...]:
+    """What may differ between two batches of one shape."""
+    layout = batch.layout
+    return batch.token_ids, batch.positions, layout.seq_lens, layout.block_table, layout.kv_slots
