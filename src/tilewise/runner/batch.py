@@ -18,20 +18,20 @@ def build_batch(
     work: tuple[Work, ...], placement: Placement, tables: Tables, block_size: int, rows_per_page: int
 ) -> ModelBatch:
     """Gather the tokens of every piece of work, one after the other, and put them into their rows."""
-    starts = list(itertools.accumulate((item.count for item in work), initial=0))
-    device = tables.device
-    spans = [torch.arange(item.start, item.start + item.count, device=device) for item in work]
-    token_ids = [tables.tokens[item.slot, span] for item, span in zip(work, spans, strict=True)]
-    kv_slots = [
-        tables.blocks[item.slot, span // block_size] * block_size + span % block_size
-        for item, span in zip(work, spans, strict=True)
-    ]
+    device, slots, counts = tables.device, [item.slot for item in work], [item.count for item in work]
+    starts = list(itertools.accumulate(counts, initial=0))
+    owners = torch.tensor(slots, device=device).repeat_interleave(torch.tensor(counts, device=device))
+    stops = [item.start + item.count for item in work]
+    positions = torch.cat(
+        [torch.arange(item.start, stop, device=device) for item, stop in zip(work, stops, strict=True)]
+    )
+    blocks = tables.blocks[owners, positions // block_size]
     image_tokens, tile_rows = _tile_rows(work, starts, rows_per_page, device)
     layout = PagedLayout(
         query_starts=torch.tensor(starts),
-        seq_lens=torch.tensor([item.start + item.count for item in work]),
-        block_table=tables.blocks[[item.slot for item in work]],
-        kv_slots=placement.spread(torch.cat(kv_slots)),
+        seq_lens=torch.tensor(stops),
+        block_table=tables.blocks[slots],
+        kv_slots=placement.spread(blocks * block_size + positions % block_size),
         token_rows=placement.rows,
     )
     chosen_behind = [
@@ -40,8 +40,8 @@ def build_batch(
         for row in range(start + item.count - item.rows, start + item.count)
     ]
     return ModelBatch(
-        token_ids=placement.spread(torch.cat(token_ids)),
-        positions=placement.spread(torch.cat(spans)),
+        token_ids=placement.spread(tables.tokens[owners, positions]),
+        positions=placement.spread(positions),
         layout=layout,
         image_rows=placement.rows[image_tokens],
         tile_rows=tile_rows,

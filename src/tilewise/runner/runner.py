@@ -46,7 +46,7 @@ class LocalRunner:
         draft_model: InternVL | None = None,
         capturer: Capturer | None = None,
     ) -> None:
-        """With a `draft_model` the guesses that plans leave open are its own. Without `capturer` there are no graphs."""
+        """With a `draft_model` the guesses that plans leave open are its own. No `capturer`, no graphs."""
         self._model = model
         self._limits = limits
         self._tables = Tables(limits, device)
