@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.runner.test_capped_folder import largest_file, run_python
@@ -115,6 +115,7 @@ def test_bits_that_flipped_anywhere_are_noticed(bits):
 
 
 @given(st.integers(0, len(PACKED) - 1), st.binary(min_size=1, max_size=200))
+@example(8 + PACKED[8:].index(b" "), b"\t")
 def test_other_bytes_anywhere_never_make_other_numbers(start, garbage):
     data = PACKED[:start] + garbage + PACKED[start + len(garbage) :]
     found = FORM.unpack(digest(1), data)

@@ -36,8 +36,7 @@ class TileFile:
     def pack(self, digest: bytes, tile: StoredTile) -> bytes:
         rows = tile.rows.cpu().contiguous()
         score = torch.tensor([] if tile.score is None else [tile.score], dtype=torch.float32)
-        seal = self._seal(digest, _bytes(rows), _bytes(score))
-        return save({"rows": rows, "score": score, "seal": torch.frombuffer(bytearray(seal), dtype=torch.uint8)})
+        return _save(rows, score, self._seal(digest, _bytes(rows), _bytes(score)))
 
     def unpack(self, digest: bytes, data: bytes) -> StoredTile | None:
         """None unless `data` is exactly what `pack` made of this tile for this model."""
@@ -48,11 +47,15 @@ class TileFile:
         found = {name: (part["dtype"], tuple(part["shape"])) for name, part in parts.items()}
         if found not in (self._parts(scores=0), self._parts(scores=1)):
             return None
-        rows, score, seal = (bytearray(parts[name]["data"]) for name in ("rows", "score", "seal"))
-        if seal != self._seal(digest, rows, score):
+        packed_rows, packed_score, seal = (bytearray(parts[name]["data"]) for name in ("rows", "score", "seal"))
+        if seal != self._seal(digest, packed_rows, packed_score):
             return None
-        value = torch.frombuffer(score, dtype=torch.float32).item() if score else None
-        return StoredTile(torch.frombuffer(rows, dtype=self.dtype).reshape(self.shape), value)
+        rows = torch.frombuffer(packed_rows, dtype=self.dtype).reshape(self.shape)
+        score = torch.frombuffer(packed_score, dtype=torch.float32) if packed_score else torch.empty(0)
+        # White space in the header may stand for other white space: not what was packed, though it says the same.
+        if _save(rows, score, seal) != data:
+            return None
+        return StoredTile(rows, score.item() if len(score) else None)
 
     def _parts(self, scores: int) -> dict[str, tuple[str, tuple[int, ...]]]:
         return {"rows": (_NAMES[self.dtype], self.shape), "score": ("F32", (scores,)), "seal": ("U8", (32,))}
@@ -62,6 +65,10 @@ class TileFile:
         for part in parts:
             seal.update(part)
         return seal.digest()
+
+
+def _save(rows: Tensor, score: Tensor, seal: bytes | bytearray) -> bytes:
+    return save({"rows": rows, "score": score, "seal": torch.frombuffer(bytearray(seal), dtype=torch.uint8)})
 
 
 def _bytes(tensor: Tensor) -> bytes:
