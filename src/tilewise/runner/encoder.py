@@ -25,7 +25,8 @@ class EncoderLane:
         self._store = store
         self._sizes = sizes
         embedding = model.decoder.embedding
-        self.pool = torch.zeros(
+        # Not filled with anything: the system gives a page when a tile is written, and no other row is ever read.
+        self.pool = torch.empty(
             num_pages,
             model.config.rows_per_page,
             embedding.shape[1],
