@@ -42,7 +42,7 @@ def resolve(config: EngineConfig, model: ModelFacts, device: DeviceFacts) -> Res
         reasons["speculation"] = f"up to {wanted.num_speculative_tokens} tokens are guessed at a time, {where}"
     if why := _batch_invariant(config):
         reasons["batch_invariant"] = f"on: {why}; decoding costs several times the work, prompts about twice"
-    graphs = device.captures_graphs and not config.enforce_eager and not _batch_invariant(config)
+    graphs = device.captures_graphs and not config.enforce_eager and not why
     if graphs:
         reasons["graphs"] = "passes of a token or a few a sequence are captured once and replayed"
     return Resolved(

@@ -19,7 +19,7 @@ from tilewise.platforms.cpu.machine import Machine
 from tilewise.platforms.cpu.native import NoKernels
 from tilewise.platforms.cpu.native import build as build_module
 from tilewise.platforms.cpu.native.build import build
-from tilewise.platforms.cpu.native.library import Native
+from tilewise.platforms.cpu.native.kernels import Native
 from tilewise.platforms.cpu.native_ops import NativeCpuOps
 from tilewise.platforms.cpu.ops import CpuOps
 

@@ -49,7 +49,7 @@ def check_compilation(config: Mapping[str, Any], max_num_seqs: int) -> list[str]
     if mode is not None and mode.upper() not in ("NONE", _OURS):
         lines.append(
             f"compilation_config: cudagraph_mode {mode.upper()} became {_OURS}: passes of a token or a few a sequence "
-            "are captured, answers are the same."
+            "are captured where they can be, answers are the same."
         )
     sizes = _sizes(config)
     unused = [size for size in sizes if size > max_num_seqs]

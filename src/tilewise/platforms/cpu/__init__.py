@@ -18,7 +18,7 @@ from tilewise.platforms.cpu.native import NoKernels
 from tilewise.platforms.cpu.native.arena import Arena
 from tilewise.platforms.cpu.native.build import build
 from tilewise.platforms.cpu.native.capture import capture
-from tilewise.platforms.cpu.native.library import Native
+from tilewise.platforms.cpu.native.kernels import Native
 from tilewise.platforms.cpu.native_ops import NativeCpuOps
 from tilewise.platforms.cpu.ops import CpuOps
 

@@ -13,7 +13,7 @@ from tilewise.platforms.cpu.memory import available_memory
 from tilewise.platforms.cpu.native import NoKernels
 from tilewise.platforms.cpu.native.build import cache_folder
 from tilewise.platforms.cpu.native.check import CHECKS
-from tilewise.platforms.cpu.native.library import Native
+from tilewise.platforms.cpu.native.kernels import Native
 
 
 def facts(dtype: torch.dtype, kernels: Native | NoKernels) -> dict[str, str]:

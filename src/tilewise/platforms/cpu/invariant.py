@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tilewise.platforms.base import PANEL, PagedLayout, Weight
-from tilewise.platforms.cpu.native.library import Native
+from tilewise.platforms.cpu.native.kernels import Native
 from tilewise.platforms.cpu.ops import CpuOps
 from tilewise.platforms.cpu.packed import packed, packed_int8
 

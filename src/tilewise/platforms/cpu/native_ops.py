@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tilewise.platforms.base import AttentionSize, PagedLayout, Weight
 from tilewise.platforms.cpu.native.call import Rows, gapless, readable
-from tilewise.platforms.cpu.native.library import Native
+from tilewise.platforms.cpu.native.kernels import Native
 from tilewise.platforms.cpu.ops import CpuOps
 from tilewise.platforms.cpu.packed import PackedInt8Weight, PackedWeight, packed, packed_int8
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tilewise.platforms.base import Ops
 from tilewise.platforms.cpu.native.call import DTYPES
-from tilewise.platforms.cpu.native.library import Native
+from tilewise.platforms.cpu.native.kernels import Native
 from tilewise.platforms.cpu.native.matrices import MatrixKernels
 
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from tilewise.platforms.base import AttentionSize, PagedLayout
-from tilewise.platforms.cpu.native.call import DTYPES, Library, threads
+from tilewise.platforms.cpu.native.call import DTYPES, threads
+from tilewise.platforms.cpu.native.library import Library
 
 _FLOAT = 4
 _ROOM = 2**18

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from tilewise.platforms.base import NotCapturable
 from tilewise.platforms.cpu.native.arena import Arena
-from tilewise.platforms.cpu.native.call import Launch, Library
+from tilewise.platforms.cpu.native.library import Launch, Library
 
 _QUESTIONS = {
     *(getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device", "is_cpu", "nbytes")),

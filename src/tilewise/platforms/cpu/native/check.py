@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tilewise.platforms.base import PagedLayout
-from tilewise.platforms.cpu.native.library import Native
+from tilewise.platforms.cpu.native.kernels import Native
 from tilewise.platforms.cpu.native_ops import NativeCpuOps
 from tilewise.platforms.reference import ReferenceOps
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tilewise.platforms.cpu.native.call import DTYPES, Library, threads
+from tilewise.platforms.cpu.native.call import DTYPES, threads
+from tilewise.platforms.cpu.native.library import Library
 
 _PANEL, _STEP = 16, 4
 """Outputs of a panel, and what inputs are filled up to a multiple of: as `src/packed.h` has them."""

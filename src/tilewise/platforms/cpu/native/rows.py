@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tilewise.platforms.cpu.native.call import DTYPES, Library, Rows, threads
+from tilewise.platforms.cpu.native.call import DTYPES, Rows, threads
+from tilewise.platforms.cpu.native.library import Library
 
 
 class RowKernels:
