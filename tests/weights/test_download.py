@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from tests.weights.broken import refused
 from tests.weights.hub_server import HubServer, sha256
 from tilewise.errors import DownloadFailed, InvalidCheckpoint, UnknownModel
 from tilewise.weights.hub import find_model
+from tilewise.weights.hubs.snapshot import RemoteFile
 
 SHARDS = [f"model-{number:05d}-of-00003.safetensors" for number in (1, 2, 3)]
 INDEX = "model.safetensors.index.json"
@@ -230,6 +232,28 @@ def test_ctrl_c_keeps_what_has_arrived(hub: HubServer, checkpoint: Files, where:
     hub.seen.clear()
     assert contents(find_model("tiny/model", hub=where, cache=str(tmp_path))) == checkpoint
     assert ranges_of(hub, checkpoint[SHARDS[0]]) == [f"bytes={kept}-"]
+
+
+def test_ctrl_c_while_downloads_are_being_started(
+    hub: HubServer, checkpoint: Files, find: Find, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add("tiny/model", checkpoint)
+    hub.slow = {SHARDS[0]}
+    slow = checkpoint[SHARDS[0]]
+    submit = ThreadPoolExecutor.submit
+
+    def interrupted(pool: ThreadPoolExecutor, fetch: Callable[[RemoteFile], None], file: RemoteFile) -> Future[None]:
+        future = submit(pool, fetch, file)
+        while file.name == SHARDS[0] and arrived(tmp_path, slow) < len(slow) // 4:
+            time.sleep(0.01)
+        if file.name == SHARDS[0]:
+            raise KeyboardInterrupt
+        return future
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        find()
+    assert 0 < arrived(tmp_path, slow) < len(slow)
 
 
 # Without a network

@@ -79,9 +79,8 @@ def _fetch_all(web: Web, snapshot: Snapshot, files: list[RemoteFile]) -> None:
             web.fetch(file, snapshot.partial(file), advance)
             snapshot.keep(file)
 
-        futures = [pool.submit(fetch, file) for file in files]
-        try:
-            for future in as_completed(futures):
+        try:  # around `submit` too: leaving the pool waits for every thread that nobody has told to stop
+            for future in as_completed([pool.submit(fetch, file) for file in files]):
                 future.result()
         except BaseException:  # Ctrl-C too: what has arrived stays for next time
             web.stop()
