@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torch import Tensor
@@ -59,10 +61,10 @@ def bytes_kept(architecture: Architecture, ops: CpuOps, store: Store) -> int:
         nonlocal total
         total += tensor.nbytes
 
-    def keep(matrix: Tensor, bias: Tensor | None, shared: bool = False) -> Weight:
+    def keep(parts: Sequence[Tensor], bias: Tensor | None, shared: bool = False) -> Weight:
         nonlocal total
-        weight = store(matrix, bias, shared)
-        freed = 0 if shared and not isinstance(weight, DenseWeight) else matrix.nbytes
+        weight = store(parts, bias, shared)
+        freed = 0 if shared and not isinstance(weight, DenseWeight) else sum(part.nbytes for part in parts)
         total += weight.nbytes - freed - (0 if bias is None else bias.nbytes)
         return weight
 

@@ -353,7 +353,7 @@ def experts(ops: ReferenceOps, x: Tensor, chosen: Tensor, weights: Tensor, *stac
     kept = []
     for matrices, biases in stacked:
         own = [None] * len(matrices) if biases is None else list(biases)
-        kept.append([ops.store(matrix, bias) for matrix, bias in zip(matrices, own, strict=True)])
+        kept.append([ops.store([matrix], bias) for matrix, bias in zip(matrices, own, strict=True)])
     return ops.moe_experts(x, chosen, weights, *kept, **how)
 
 

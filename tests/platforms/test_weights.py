@@ -35,7 +35,7 @@ def matrix_and_bias(inputs: int, outputs: int, dtype: torch.dtype) -> tuple[Tens
 def test_packed_products_are_rounded_once(inputs: int, outputs: int, dtype: torch.dtype, bias: bool) -> None:
     """Against float64: float32 sums are within 1e-5, and a bfloat16 is the nearest to such a sum or next to it."""
     matrix, offset = matrix_and_bias(inputs, outputs, dtype)
-    weight = OURS.store(matrix, offset if bias else None)
+    weight = OURS.store([matrix], offset if bias else None)
     assert isinstance(weight, PackedWeight)
     for rows in ROWS:
         x = noise(rows, inputs, seed=10 + rows, dtype=dtype)
@@ -49,8 +49,8 @@ def test_packed_products_are_rounded_once(inputs: int, outputs: int, dtype: torc
 def forms(inputs: int, outputs: int, dtype: torch.dtype) -> list[tuple[Ops, Weight]]:
     matrix, bias = matrix_and_bias(inputs, outputs, dtype)
     invariant = CpuPlatform().ops(batch_invariant=True)
-    found: list[tuple[Ops, Weight]] = [(ops, ops.store_int8(matrix, bias)) for ops in (OURS, ReferenceOps())]
-    return found + [(ops, ops.store(matrix, bias)) for ops in (OURS, invariant) if type(OURS) is not CpuOps]
+    found: list[tuple[Ops, Weight]] = [(ops, ops.store_int8([matrix], bias)) for ops in (OURS, ReferenceOps())]
+    return found + [(ops, ops.store([matrix], bias)) for ops in (OURS, invariant) if type(OURS) is not CpuOps]
 
 
 @both_dtypes
@@ -89,7 +89,7 @@ def test_int8_kernel_sums_exactly(inputs: int, outputs: int, dtype: torch.dtype)
     """With scales of 1 the results are the sums themselves, as long as float32 holds them."""
     matrix = torch.randint(-127, 128, (outputs, inputs), generator=torch.Generator().manual_seed(5))
     matrix[:, 0] = 127
-    weight = OURS.store_int8(matrix.to(dtype), None)
+    weight = OURS.store_int8([matrix.to(dtype)], None)
     assert isinstance(weight, PackedInt8Weight)
     for rows in ROWS:
         x = torch.randint(-127, 128, (rows, inputs), generator=torch.Generator().manual_seed(rows))
@@ -103,7 +103,7 @@ def test_int8_kernel_sums_exactly(inputs: int, outputs: int, dtype: torch.dtype)
 @shapes
 def test_int8_kernel_is_the_plain_one(inputs: int, outputs: int, dtype: torch.dtype) -> None:
     matrix, bias = matrix_and_bias(inputs, outputs, dtype)
-    ours, plain = OURS.store_int8(matrix, bias), Int8Weight.of(matrix, bias)
+    ours, plain = OURS.store_int8([matrix], bias), Int8Weight.of(matrix, bias)
     assert isinstance(ours, PackedInt8Weight)
     assert torch.equal(ours.scales, plain.scales)
     for rows in ROWS:
@@ -132,7 +132,7 @@ def test_int8_of_what_is_no_number_is_no_number(dtype: torch.dtype) -> None:
     x = noise(3, 33, seed=6, dtype=dtype)
     x[1, 5], x[2, 5] = float("nan"), float("inf")
     for ops in (OURS, ReferenceOps()):
-        found = ops.store_int8(matrix, bias).apply(x, ops)
+        found = ops.store_int8([matrix], bias).apply(x, ops)
         assert found[0].isfinite().all()
         assert not found[1:].isfinite().any()
 
@@ -143,10 +143,24 @@ def test_shapes_alone_count_the_same_bytes(dtype: torch.dtype, form: str) -> Non
     matrix, bias = matrix_and_bias(33, 17, dtype)
     for ops in (OURS, ReferenceOps()):
         store = getattr(ops, form)
-        assert store(matrix.to("meta"), bias.to("meta")).nbytes == store(matrix, bias).nbytes
+        assert store([matrix.to("meta")], bias.to("meta")).nbytes == store([matrix], bias).nbytes
+
+
+@both_dtypes
+@pytest.mark.parametrize("form", ["store", "store_int8"])
+@pytest.mark.parametrize("sizes", [(32, 16, 5), (16, 48), (17, 16), (3, 4, 5)])
+def test_a_matrix_in_parts_is_the_whole_one(dtype: torch.dtype, form: str, sizes: tuple[int, ...]) -> None:
+    """Parts that fill whole panels, and parts that do not."""
+    matrix, bias = matrix_and_bias(514, sum(sizes), dtype)
+    x = noise(3, 514, seed=7, dtype=dtype)
+    for ops in (OURS, ReferenceOps()):
+        store = getattr(ops, form)
+        whole, parts = store([matrix], bias), store([part.clone() for part in matrix.split(sizes)], bias)
+        assert parts.nbytes == whole.nbytes
+        assert torch.equal(parts.apply(x, ops), whole.apply(x, ops))
 
 
 def test_int8_keeps_about_half_of_bfloat16() -> None:
     matrix, _ = matrix_and_bias(896, 640, torch.bfloat16)
     for ops in (OURS, ReferenceOps()):
-        assert ops.store_int8(matrix, None).nbytes <= matrix.nbytes // 2 + 8 * 640
+        assert ops.store_int8([matrix], None).nbytes <= matrix.nbytes // 2 + 8 * 640

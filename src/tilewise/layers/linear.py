@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import torch
 from torch import Tensor
 
 from tilewise.parallel.mesh import Mesh
 from tilewise.platforms.base import Ops
+from tilewise.platforms.weights import stacked
 from tilewise.weights.view import View
 
 
@@ -26,7 +24,7 @@ class ColumnLinear:
             if bias:
                 biases.append(view.at(name).tensor("bias", outputs, share=share))
         self.sizes = [len(matrix) for matrix in matrices]
-        self._weight = view.store(_stack(matrices), _stack(biases) if biases else None)
+        self._weight = view.store(matrices, stacked(biases) if biases else None)
 
     def __call__(self, x: Tensor, ops: Ops) -> Tensor:
         return self._weight.apply(x, ops)
@@ -44,17 +42,8 @@ class RowLinear:
         matrix = view.at(name).tensor("weight", outputs, inputs, dim=1, share=share)
         # Added once, not once a rank.
         offset = view.at(name).tensor("bias", outputs) if bias and mesh.rank == 0 else None
-        self._weight = view.store(matrix, offset)
+        self._weight = view.store([matrix], offset)
         self._mesh = mesh
 
     def __call__(self, x: Tensor, ops: Ops) -> Tensor:
         return self._mesh.all_reduce(self._weight.apply(x, ops))
-
-
-def _stack(tensors: Sequence[Tensor]) -> Tensor:
-    first = tensors[0]
-    if len(tensors) == 1:
-        return first
-    if first.is_meta:  # torch.cat would load torch's compiler for it, which takes longer than loading a model
-        return first.new_empty(sum(map(len, tensors)), *first.shape[1:])
-    return torch.cat(list(tensors))

@@ -30,4 +30,4 @@ class ExpertMLP:
 def store_experts(view: View, matrices: Tensor, biases: Tensor | None = None) -> tuple[Weight, ...]:
     """matrices [experts, out, in] and biases [experts, out], each expert's in the form in which the view keeps them."""
     own = [None] * len(matrices) if biases is None else list(biases)
-    return tuple(view.store(matrix, bias) for matrix, bias in zip(matrices, own, strict=True))
+    return tuple(view.store([matrix], bias) for matrix, bias in zip(matrices, own, strict=True))

@@ -46,7 +46,7 @@ class Decoder:
         # Configs are wrong about tying often enough: the head is the embedding exactly when no head is stored.
         tied = not view.has("lm_head.weight")
         head = self.embedding if tied else view.tensor("lm_head.weight", config.vocab_size, config.hidden_size)
-        self._head = view.store(head, None, shared=tied)
+        self._head = view.store([head], None, shared=tied)
         self._blocks = [block(model.at("layers").at(n), config, n, mesh) for n in range(config.num_layers)]
         self._norm = RMSNorm(model.at("norm"), config.hidden_size, config.norm_eps)
         self._rope = RopeTable(config.rope, config.head_dim, context, self.embedding.device)

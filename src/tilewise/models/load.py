@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -111,10 +111,10 @@ class Kept:
     store: Store
     change: int = 0
 
-    def __call__(self, matrix: Tensor, bias: Tensor | None, shared: bool = False) -> Weight:
-        weight = self.store(matrix, bias, shared)
+    def __call__(self, parts: Sequence[Tensor], bias: Tensor | None, shared: bool = False) -> Weight:
+        weight = self.store(parts, bias, shared)
         if not isinstance(weight, DenseWeight):
-            freed = 0 if shared else matrix.nbytes
+            freed = 0 if shared else sum(part.nbytes for part in parts)
             self.change += weight.nbytes - freed - (0 if bias is None else bias.nbytes)
         return weight
 

@@ -25,7 +25,7 @@ class VisionTower:
         embeddings = view.at("embeddings")
         self._patch = patch
         matrix = embeddings.tensor("patch_embedding.weight", width, 3, patch, patch).reshape(width, -1)
-        self._embed = embeddings.store(matrix, embeddings.tensor("patch_embedding.bias", width))
+        self._embed = embeddings.store([matrix], embeddings.tensor("patch_embedding.bias", width))
         self._class_token = embeddings.tensor("class_embedding", 1, 1, width)
         trained, side = config.image_size // patch, tile_size // patch
         positions = embeddings.tensor("position_embedding", 1, trained**2 + 1, width)

@@ -71,8 +71,10 @@ class Weight(Protocol):
 class Store(Protocol):
     """Turns a matrix that only multiplies into the form in which it is kept."""
 
-    def __call__(self, matrix: Tensor, bias: Tensor | None, shared: bool = False) -> Weight:
-        """matrix [out, in], bias [out]; `shared`: the matrix itself is kept for something else as well.
+    def __call__(self, parts: Sequence[Tensor], bias: Tensor | None, shared: bool = False) -> Weight:
+        """The matrix in parts [some of out, in], one below the other, and its bias [out].
+
+        `shared`: the matrix itself is kept for something else as well.
 
         Of shapes alone (meta tensors), the same with no numbers in it.
         """
@@ -82,11 +84,11 @@ class Store(Protocol):
 class Ops(Protocol):
     """About a dozen functions: everything that a device may do in its own way."""
 
-    def store(self, matrix: Tensor, bias: Tensor | None, shared: bool = False) -> Weight:
+    def store(self, parts: Sequence[Tensor], bias: Tensor | None, shared: bool = False) -> Weight:
         """A `Store`: in the dtype it has, in whatever order the device reads best."""
         ...
 
-    def store_int8(self, matrix: Tensor, bias: Tensor | None, shared: bool = False) -> Weight:
+    def store_int8(self, parts: Sequence[Tensor], bias: Tensor | None, shared: bool = False) -> Weight:
         """A `Store`: rounded to int8, a scale for each output, to be multiplied with rows rounded as they come."""
         ...
 

@@ -9,17 +9,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tilewise.platforms.base import AttentionSize, PagedLayout, Weight
-from tilewise.platforms.weights import Int8Weight, as_it_came
+from tilewise.platforms.weights import Int8Weight, as_it_came, stacked
 
 
 class ReferenceOps:
     """The oracle. Softmax is spelled out; nothing here depends on a device."""
 
-    def store(self, matrix: Tensor, bias: Tensor | None, shared: bool = False) -> Weight:
-        return as_it_came(matrix, bias)
+    def store(self, parts: Sequence[Tensor], bias: Tensor | None, shared: bool = False) -> Weight:
+        return as_it_came(parts, bias)
 
-    def store_int8(self, matrix: Tensor, bias: Tensor | None, shared: bool = False) -> Weight:
-        return Int8Weight.of(matrix, bias)
+    def store_int8(self, parts: Sequence[Tensor], bias: Tensor | None, shared: bool = False) -> Weight:
+        return Int8Weight.of(stacked(parts), bias)
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(x, weight, bias)

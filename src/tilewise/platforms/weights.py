@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,9 +34,19 @@ class DenseWeight:
         return ops.linear(x, self.matrix, self.bias)
 
 
-def as_it_came(matrix: Tensor, bias: Tensor | None, shared: bool = False) -> DenseWeight:
+def as_it_came(parts: Sequence[Tensor], bias: Tensor | None, shared: bool = False) -> DenseWeight:
     """A `Store`."""
-    return DenseWeight(matrix, bias)
+    return DenseWeight(stacked(parts), bias)
+
+
+def stacked(parts: Sequence[Tensor]) -> Tensor:
+    """Parts of a matrix, or of a bias, as one tensor."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    if first.is_meta:  # torch.cat would load torch's compiler for it, which takes longer than loading a model
+        return first.new_empty(sum(map(len, parts)), *first.shape[1:])
+    return torch.cat(list(parts))
 
 
 @dataclass(frozen=True, slots=True)

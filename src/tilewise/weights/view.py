@@ -119,8 +119,8 @@ class CheckpointSource:
         Where the mapped tensor itself is kept, its pages come back as they are touched.
         """
 
-        def stored(matrix: Tensor, bias: Tensor | None, shared: bool = False) -> Weight:
-            weight = store(matrix, bias, shared)
+        def stored(parts: Sequence[Tensor], bias: Tensor | None, shared: bool = False) -> Weight:
+            weight = store(parts, bias, shared)
             for name in self._in_memory:  # again behind the next one: experts are read together, and stored one by one
                 self.files.give_back(name)
             self._stored = True

@@ -26,13 +26,13 @@ class InvariantCpuOps(CpuOps):
     def __init__(self, native: Native | None = None) -> None:
         self._native = native
 
-    def store(self, matrix: Tensor, bias: Tensor | None, shared: bool = False) -> Weight:
-        ours = packed(self._native, matrix, bias) if self._native else None
-        return ours or super().store(matrix, bias, shared)
+    def store(self, parts: Sequence[Tensor], bias: Tensor | None, shared: bool = False) -> Weight:
+        ours = packed(self._native, parts, bias) if self._native else None
+        return ours or super().store(parts, bias, shared)
 
-    def store_int8(self, matrix: Tensor, bias: Tensor | None, shared: bool = False) -> Weight:
-        ours = packed_int8(self._native, matrix, bias) if self._native else None
-        return ours or super().store_int8(matrix, bias, shared)
+    def store_int8(self, parts: Sequence[Tensor], bias: Tensor | None, shared: bool = False) -> Weight:
+        ours = packed_int8(self._native, parts, bias) if self._native else None
+        return ours or super().store_int8(parts, bias, shared)
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ordinary = super().linear

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -18,12 +20,12 @@ class NativeCpuOps(CpuOps):
     def __init__(self, native: Native) -> None:
         self.native = native
 
-    def store(self, matrix: Tensor, bias: Tensor | None, shared: bool = False) -> Weight:
+    def store(self, parts: Sequence[Tensor], bias: Tensor | None, shared: bool = False) -> Weight:
         """Packed, also beside a matrix that is shared: it is read once a token, and torch reads it half as fast."""
-        return packed(self.native, matrix, bias) or super().store(matrix, bias, shared)
+        return packed(self.native, parts, bias) or super().store(parts, bias, shared)
 
-    def store_int8(self, matrix: Tensor, bias: Tensor | None, shared: bool = False) -> Weight:
-        return packed_int8(self.native, matrix, bias) or super().store_int8(matrix, bias, shared)
+    def store_int8(self, parts: Sequence[Tensor], bias: Tensor | None, shared: bool = False) -> Weight:
+        return packed_int8(self.native, parts, bias) or super().store_int8(parts, bias, shared)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         if self._has("rms_norm") and readable(x, weight) and (rows := Rows.of(x)):

@@ -5,6 +5,7 @@ A row's product is the same, bit by bit, whatever other rows there are: the kern
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -25,8 +26,8 @@ class PackedWeight:
     outputs: int
 
     @classmethod
-    def of(cls, kernels: MatrixKernels, matrix: Tensor, bias: Tensor | None) -> PackedWeight:
-        return cls(kernels, kernels.pack(matrix.contiguous()), bias, len(matrix))
+    def of(cls, kernels: MatrixKernels, parts: Sequence[Tensor], bias: Tensor | None) -> PackedWeight:
+        return cls(kernels, kernels.pack(parts), bias, sum(map(len, parts)))
 
     @property
     def nbytes(self) -> int:
@@ -48,8 +49,8 @@ class PackedInt8Weight:
     bias: Tensor | None
 
     @classmethod
-    def of(cls, kernels: MatrixKernels, matrix: Tensor, bias: Tensor | None) -> PackedInt8Weight:
-        return cls(kernels, *kernels.pack_int8(matrix.contiguous()), bias)
+    def of(cls, kernels: MatrixKernels, parts: Sequence[Tensor], bias: Tensor | None) -> PackedInt8Weight:
+        return cls(kernels, *kernels.pack_int8(parts), bias)
 
     @property
     def nbytes(self) -> int:
@@ -59,17 +60,17 @@ class PackedInt8Weight:
         return self.kernels.linear_int8(x.contiguous(), self.panels, self.scales, self.totals, self.bias, gelu)
 
 
-def packed(native: Native, matrix: Tensor, bias: Tensor | None) -> PackedWeight | None:
+def packed(native: Native, parts: Sequence[Tensor], bias: Tensor | None) -> PackedWeight | None:
     """None if there is no kernel for it."""
-    if "store" in native.left_out or matrix.dtype not in DTYPES:
+    if "store" in native.left_out or parts[0].dtype not in DTYPES:
         return None
-    return PackedWeight.of(native.matrices, matrix, bias)
+    return PackedWeight.of(native.matrices, parts, bias)
 
 
-def packed_int8(native: Native, matrix: Tensor, bias: Tensor | None) -> PackedInt8Weight | None:
-    if "store_int8" in native.left_out or matrix.dtype not in DTYPES:
+def packed_int8(native: Native, parts: Sequence[Tensor], bias: Tensor | None) -> PackedInt8Weight | None:
+    if "store_int8" in native.left_out or parts[0].dtype not in DTYPES:
         return None
-    return PackedInt8Weight.of(native.matrices, matrix, bias)
+    return PackedInt8Weight.of(native.matrices, parts, bias)
 
 
 def _nbytes(bias: Tensor | None) -> int:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from torch import Tensor
 
 from tilewise.platforms.cpu.native.call import DTYPES, threads
 from tilewise.platforms.cpu.native.library import Library
+from tilewise.platforms.weights import stacked
 
 _PANEL, _STEP = 16, 4
 """Outputs of a panel, and what inputs are filled up to a multiple of: as `src/packed.h` has them."""
@@ -16,16 +19,17 @@ class MatrixKernels:
     """x [..., inputs] without gaps, in the dtype that the matrix had; bias in the same. `gelu`: of what comes out."""
 
     def __init__(self, library: Library) -> None:
-        self._pack = library.kernel("pack_linear", "ipiipi")
+        self._pack = library.kernel("pack_linear", "ipiiiipi")
         self._linear = library.kernel("linear", "ipiipppiii")
-        self._pack_int8 = library.kernel("pack_int8", "ipiipppi")
+        self._pack_int8 = library.kernel("pack_int8", "ipiiiipppi")
         self._linear_int8 = library.kernel("linear_int8", "ipiipppppiii")
 
-    def pack(self, matrix: Tensor) -> Tensor:
-        """Panels of a matrix [outputs, inputs]; of shapes alone, their shape."""
-        packed = _panels(matrix, matrix.dtype)
-        if not matrix.is_meta:
-            self._pack(DTYPES[matrix.dtype], matrix.data_ptr(), *matrix.shape, packed.data_ptr(), threads())
+    def pack(self, parts: Sequence[Tensor]) -> Tensor:
+        """Panels of a matrix in parts [some of outputs, inputs]; of shapes alone, their shape."""
+        outputs, packed = _outputs(parts), _panels(parts, parts[0].dtype)
+        for first, part in _placed(parts):
+            which = (first, *part.shape, outputs)
+            self._pack(DTYPES[part.dtype], part.data_ptr(), *which, packed.data_ptr(), threads())
         return packed
 
     def linear(self, x: Tensor, packed: Tensor, bias: Tensor | None, outputs: int, gelu: bool) -> Tensor:
@@ -37,14 +41,15 @@ class MatrixKernels:
         )
         return out
 
-    def pack_int8(self, matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def pack_int8(self, parts: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Panels, and for each output its scale and the sum of its weights."""
-        packed = _panels(matrix, torch.int8)
-        scales = torch.empty(len(matrix), dtype=torch.float32, device=matrix.device)
-        totals = torch.empty(len(matrix), dtype=torch.int32, device=matrix.device)
-        if not matrix.is_meta:
-            places = (packed.data_ptr(), scales.data_ptr(), totals.data_ptr())
-            self._pack_int8(DTYPES[matrix.dtype], matrix.data_ptr(), *matrix.shape, *places, threads())
+        outputs, packed = _outputs(parts), _panels(parts, torch.int8)
+        scales = torch.empty(outputs, dtype=torch.float32, device=packed.device)
+        totals = torch.empty(outputs, dtype=torch.int32, device=packed.device)
+        places = (packed.data_ptr(), scales.data_ptr(), totals.data_ptr())
+        for first, part in _placed(parts):
+            which = (first, *part.shape, outputs)
+            self._pack_int8(DTYPES[part.dtype], part.data_ptr(), *which, *places, threads())
         return packed, scales, totals
 
     def linear_int8(
@@ -60,6 +65,24 @@ class MatrixKernels:
         return out
 
 
-def _panels(matrix: Tensor, dtype: torch.dtype) -> Tensor:
-    outputs, inputs = matrix.shape
-    return torch.empty(-(-outputs // _PANEL), -(-inputs // _STEP) * _STEP, _PANEL, dtype=dtype, device=matrix.device)
+def _outputs(parts: Sequence[Tensor]) -> int:
+    return sum(map(len, parts))
+
+
+def _panels(parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    panels, inputs = -(-_outputs(parts) // _PANEL), -(-parts[0].shape[1] // _STEP) * _STEP
+    return torch.empty(panels, inputs, _PANEL, dtype=dtype, device=parts[0].device)
+
+
+def _placed(parts: Sequence[Tensor]) -> Iterator[tuple[int, Tensor]]:
+    """Each part that has numbers, without gaps, behind its first output.
+
+    A panel is packed at once, so parts that end within one are put together, which takes a copy.
+    """
+    if any(len(part) % _PANEL for part in parts[:-1]):
+        parts = [stacked(parts)]
+    first = 0
+    for part in parts:
+        if not part.is_meta:
+            yield first, part.contiguous()
+        first += len(part)

@@ -156,13 +156,12 @@ struct Int8 {
 };
 
 template <typename T>
-static void pack(const T* matrix, int64_t outputs, int64_t inputs, int8_t* packed, float* scales, int32_t* totals,
-                 int64_t threads) {
-    auto found = scratch<Scaled>(outputs);
-    pack_panels<Int8<T>>(outputs, inputs, packed, threads, [&](int64_t o, int64_t k, int64_t count, int8_t* to) {
-        const T* row = matrix + o * inputs;
+static void pack(const T* matrix, Part part, int8_t* packed, float* scales, int32_t* totals, int64_t threads) {
+    auto found = scratch<Scaled>(part.count);
+    pack_panels<Int8<T>>(part, packed, threads, [&](int64_t o, int64_t k, int64_t count, int8_t* to) {
+        const T* row = matrix + o * part.inputs;
         if (k == 0) {
-            found[o] = Scaled::of(row, inputs);
+            found[o] = Scaled::of(row, part.inputs);
             scales[o] = found[o].scale;
             totals[o] = 0;
         }
@@ -171,11 +170,12 @@ static void pack(const T* matrix, int64_t outputs, int64_t inputs, int8_t* packe
     });
 }
 
-KERNEL void pack_int8(int64_t dtype, const void* matrix, int64_t outputs, int64_t inputs, void* packed, void* scales,
-                      void* totals, int64_t threads) {
+KERNEL void pack_int8(int64_t dtype, const void* matrix, int64_t first, int64_t count, int64_t inputs,
+                      int64_t outputs, void* packed, void* scales, void* totals, int64_t threads) {
     with_dtype(dtype, [&](auto number) {
         using T = decltype(number);
-        pack((const T*)matrix, outputs, inputs, (int8_t*)packed, (float*)scales, (int32_t*)totals, threads);
+        const Part part{first, count, inputs, outputs};
+        pack((const T*)matrix, part, (int8_t*)packed, (float*)scales + first, (int32_t*)totals + first, threads);
     });
 }
 

@@ -98,12 +98,13 @@ inline void Floats<bfloat16>::step(Vec (&sums)[ROWS][VECTORS], const bfloat16* r
 }
 #endif
 
-KERNEL void pack_linear(int64_t dtype, const void* matrix, int64_t outputs, int64_t inputs, void* packed,
-                        int64_t threads) {
+KERNEL void pack_linear(int64_t dtype, const void* matrix, int64_t first, int64_t count, int64_t inputs,
+                        int64_t outputs, void* packed, int64_t threads) {
     with_dtype(dtype, [&](auto number) {
         using T = decltype(number);
-        pack_panels<Floats<T>>(outputs, inputs, (T*)packed, threads, [&](int64_t o, int64_t k, int64_t count, T* to) {
-            std::memcpy(to, (const T*)matrix + o * inputs + k, count * sizeof(T));
+        const Part part{first, count, inputs, outputs};
+        pack_panels<Floats<T>>(part, (T*)packed, threads, [&](int64_t o, int64_t k, int64_t some, T* to) {
+            std::memcpy(to, (const T*)matrix + o * inputs + k, some * sizeof(T));
         });
     });
 }

@@ -71,18 +71,27 @@ static inline void prefer_large_pages(void* from, size_t bytes) {
 #endif
 }
 
-// Packs a matrix of which read(output, input, count, to) gives `count` weights of an output from an input on, which is a
-// multiple of CHUNK.
+// Some outputs of a matrix. Only the last ones may end within a panel.
+struct Part {
+    int64_t first;
+    int64_t count;
+    int64_t inputs;
+    int64_t outputs;  // of the whole matrix
+};
+
+// Packs a part, of which read(output, input, count, to) gives `count` weights of an output, counted from the part's
+// first, from an input on, which is a multiple of CHUNK. `packed` is where the whole matrix goes.
 template <typename Kind, typename Read>
-static void pack_panels(int64_t outputs, int64_t inputs, typename Kind::Weight* packed, int64_t threads, Read read) {
+static void pack_panels(Part part, typename Kind::Weight* packed, int64_t threads, Read read) {
     using Weight = typename Kind::Weight;
     static constexpr int64_t CHUNK = 512, GAP = 64 / sizeof(Weight), GROUP = Kind::group;
-    prefer_large_pages(packed, parts(outputs, PANEL) * panel_size(inputs) * sizeof(Weight));
-    share(parts(outputs, PANEL), threads, [&](int64_t panel, int64_t) {
+    const int64_t inputs = part.inputs, size = panel_size(inputs);
+    prefer_large_pages(packed, parts(part.outputs, PANEL) * size * sizeof(Weight));
+    share(parts(part.count, PANEL), threads, [&](int64_t panel, int64_t) {
         // Rows of a matrix are a power of two apart mostly, and would meet in the cache.
         Weight rows[PANEL][CHUNK + GAP] = {};
-        Weight* to = packed + panel * panel_size(inputs);
-        const int64_t first = panel * PANEL, count = std::min(PANEL, outputs - first);
+        Weight* to = packed + (part.first / PANEL + panel) * size;
+        const int64_t first = panel * PANEL, count = std::min(PANEL, part.count - first);
         for (int64_t k = 0; k < padded(inputs); k += CHUNK) {
             const int64_t read_now = std::min(CHUNK, inputs - k), whole = std::min(CHUNK, padded(inputs) - k);
             for (int64_t o = 0; o < count; ++o) {
