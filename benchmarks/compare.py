@@ -48,18 +48,21 @@ def main() -> None:
 
 def _results(options: argparse.Namespace, earlier: Path) -> Results:
     new = Results(_command(), options.quick, options.threads, options.checkpoint.name, machine())
-    if not (options.add and earlier.exists()):
+    if not ((options.add or options.replace) and earlier.exists()):
         return new
     results = Results.load(earlier)
     if not results.like(new):
         raise SystemExit(
-            f"{earlier} is of another machine or checkpoint, or of other sizes or threads: leave --add out."
+            f"{earlier} is of another machine or checkpoint, or of other sizes or threads: without --add and --replace "
+            "it begins anew."
         )
     results.command += f"\n$ {new.command}"
     for name, measured in results.variants.items():
         peer, precision = name.split("/")
         if peer in options.peers and precision in options.precisions:
             measured.lacks.clear()  # it may be otherwise now; what is so still is said again
+            if options.replace:
+                measured.samples = {row: found for row, found in measured.samples.items() if row not in options.rows}
     return results
 
 
@@ -134,6 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--limit", type=float, default=1800, help="seconds after which a process is stopped")
     parser.add_argument("--slow", type=float, default=300, help="seconds beyond which a group is measured once")
     parser.add_argument("--add", action="store_true", help="add to the results.json that is there")
+    parser.add_argument("--replace", action="store_true", help="the same, without what it has of the rows asked for")
     parser.add_argument("--out", type=Path, help="folder (default: benchmarks; build/benchmarks with --quick)")
     return parser
 

@@ -30,7 +30,7 @@ ROWS: list[set[str]] = [
     {"plan"},
     {"step"},
     {"config", "speculation", "types", "sampling_params", "progress", "family"},
-    {"amounts", "timing", "logs", "sse", "waiting", "extras"},
+    {"amounts", "timing", "logs", "sse", "waiting", "extras", "resize"},
     {"errors"},
 ]
 LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}
@@ -47,6 +47,7 @@ TORCH_FREE = {
     "logs",
     "sse",
     "waiting",
+    "resize",
     "llm",
     "remote",
     "assets",

@@ -19,6 +19,7 @@ import tilewise
 from tilewise import LLM, SamplingParams, StructuredOutputsParams
 from tilewise.config import EngineConfig
 from tilewise.inputs.images import Tiling, open_image, tile_image, to_rgb
+from tilewise.resize import Resize
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "float32": {"dtype": "float32"},
@@ -68,7 +69,7 @@ class Tilewise(Peer):
 
     def preprocess(self, photos: Sequence[bytes]) -> int:
         with ThreadPoolExecutor(self._setup.threads) as pool:
-            return sum(pool.map(_tiles, photos))
+            return sum(pool.map(partial(_tiles, self._llm._prepare.resize), photos))
 
     def quote(self, number: str) -> float:
         """Structured output makes random weights say the number, with and without guesses."""
@@ -101,8 +102,8 @@ def _greedy(tokens: int) -> SamplingParams:
     return SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True)
 
 
-def _tiles(photo: bytes) -> int:
-    return len(tile_image(to_rgb(open_image(photo)), Tiling()))
+def _tiles(resize: Resize, photo: bytes) -> int:
+    return len(tile_image(to_rgb(open_image(photo)), Tiling(), resize))
 
 
 if __name__ == "__main__":

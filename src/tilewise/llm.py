@@ -33,6 +33,7 @@ from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.inputs.video import FrameChoice
 from tilewise.outputs.group import AnswerGroup
 from tilewise.progress import progress_bar
+from tilewise.resize import resizer
 from tilewise.sampling_params import SamplingParams
 from tilewise.timing import InputTiming
 from tilewise.types import Request, RequestOutput
@@ -72,7 +73,8 @@ class LLM:
         self._reader = media_reader(config)
         self._cache = MediaCache(int(config.mm_processor_cache_gb * GIB))
         context = resolved.limits.max_model_len
-        self._prepare = Preparer(spec, self._tokenizer, context, InputOptions.of(config), self._cache)
+        resize = resizer(resolved.resize_kernels)
+        self._prepare = Preparer(spec, self._tokenizer, context, InputOptions.of(config), self._cache, resize)
         self._core = EngineCore(runner, resolved.limits, resolved.overlap)
 
     def generate(

@@ -43,3 +43,14 @@ def test_kernels_that_widen_bfloat16_keep_it():
     assert platform.default_dtype(B16, parameters=1000) == B16
     platform.kernels = replace(platform.kernels, left_out={"store": "differs"})
     assert platform.default_dtype(B16, parameters=1000) == (B16 if has_bfloat16() else F32)
+
+
+def test_kernels_that_resize_wrongly_are_not_used():
+    platform = CpuPlatform()
+    if isinstance(platform.kernels, NoKernels):
+        pytest.skip(str(platform.kernels))
+    assert platform.resize_kernels == str(platform.kernels.path)
+    platform.kernels = replace(platform.kernels, left_out={"resize": "differs"})
+    assert platform.resize_kernels is None
+    platform.kernels = NoKernels("none are wanted")
+    assert platform.resize_kernels is None

@@ -16,6 +16,7 @@ from tilewise.inputs.prepare import InputOptions, Preparer
 from tilewise.inputs.spec import InputSpec
 from tilewise.llm import LLM, media_reader
 from tilewise.progress import progress_bar
+from tilewise.resize import resizer
 from tilewise.sampling_params import SamplingParams
 from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.hub import find_model
@@ -75,7 +76,9 @@ def _stages(bench: ProcessorBench, llm: LLM, conversations: Sequence[list[dict[s
     folder = CheckpointFolder.open(find_model(config.model, config.revision, config.hub, config.download_dir))
     tokenizer = llm.get_tokenizer()
     spec = InputSpec.of(folder, tokenizer, config.mm_processor_kwargs)
-    preparer = Preparer(spec, tokenizer, llm.resolved.limits.max_model_len, InputOptions.of(config))
+    resolved = llm.resolved
+    resize = resizer(resolved.resize_kernels)
+    preparer = Preparer(spec, tokenizer, resolved.limits.max_model_len, InputOptions.of(config), resize=resize)
     reader = media_reader(config)
     found = []
     with progress_bar("Requests", len(conversations), bench.progress) as advance:

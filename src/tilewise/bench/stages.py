@@ -44,7 +44,7 @@ def measure_stages(conversation: Sequence[dict[str, Any]], preparer: Preparer, r
     decode, (messages, media) = _timed(lambda: read_messages(conversation, reader.timed()))
     pictures = list(_pictures(media, preparer))
     turned = preparer.options.exif_orientation
-    tiling, cut = _timed(lambda: [tile_image(to_rgb(image, turned), rule) for image, rule in pictures])
+    tiling, cut = _timed(lambda: [tile_image(to_rgb(image, turned), rule, preparer.resize) for image, rule in pictures])
     hashing, _ = _timed(lambda: [picture_digest(image, rule, turned) for image, rule in pictures])
     digests, _ = _timed(lambda: [tile_digest(tile) for tiles in cut for tile in tiles])
     prompt, _ = _timed(lambda: _ids(messages, preparer))

@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tilewise.errors import InvalidMedia, InvalidRequest, UnknownOption
+from tilewise.resize import Resize, by_pillow
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -269,18 +270,15 @@ def count_tiles(grid: Grid, thumbnail: bool) -> int:
     return tiles + 1 if thumbnail and tiles > 1 else tiles
 
 
-def tile_image(image: Image.Image, tiling: Tiling) -> NDArray[np.uint8]:
+def tile_image(image: Image.Image, tiling: Tiling, resize: Resize = by_pillow) -> NDArray[np.uint8]:
     """Cut an RGB picture into tiles: row by row, then the thumbnail. Returns uint8 `[tiles, size, size, 3]`."""
     size = tiling.tile_size
     cols, rows = grid = choose_grid(image.width, image.height, tiling)
     tiles = np.empty((count_tiles(grid, tiling.thumbnail), size, size, 3), np.uint8)
-    canvas = np.asarray(_resize(image, cols * size, rows * size))
+    thumbnails = len(tiles) - rows * cols
+    canvas, *small = resize(image, (cols * size, rows * size), *[(size, size)] * thumbnails)
     by_cell = canvas.reshape(rows, size, cols, size, 3).swapaxes(1, 2)
     tiles[: rows * cols] = by_cell.reshape(rows * cols, size, size, 3)
-    if len(tiles) > rows * cols:
-        tiles[-1] = np.asarray(_resize(image, size, size))
+    if small:
+        tiles[-1] = small[0]
     return tiles
-
-
-def _resize(image: Image.Image, width: int, height: int) -> Image.Image:
-    return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BICUBIC)

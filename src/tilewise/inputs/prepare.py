@@ -41,6 +41,7 @@ from tilewise.inputs.templates import (
     to_string,
 )
 from tilewise.inputs.tokenizer import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, Tokenizer
+from tilewise.resize import Resize, by_pillow
 from tilewise.sampling_params import SamplingParams
 from tilewise.timing import Clock, InputTiming
 from tilewise.types import ImageInput, Request, Tile
@@ -94,6 +95,7 @@ class Preparer:
     options: InputOptions = field(default_factory=InputOptions)
     cache: MediaCache = field(default_factory=lambda: MediaCache(0), repr=False)
     """Pictures already cut."""
+    resize: Resize = field(default=by_pillow, repr=False)
     clock: Clock = field(default=time.monotonic, repr=False)
     _numbers: itertools.count[int] = field(default_factory=itertools.count, repr=False)
 
@@ -236,7 +238,7 @@ class Preparer:
 
     def _cut(self, image: Image.Image, tiling: Tiling) -> CutPicture:
         rgb = to_rgb(image, self.options.exif_orientation)
-        pixels = tile_image(rgb, tiling)
+        pixels = tile_image(rgb, tiling, self.resize)
         pixels.setflags(write=False)  # requests may share them
         tiles = tuple(Tile(tile_digest(tile), tile) for tile in pixels)
         return CutPicture(tiles, choose_grid(rgb.width, rgb.height, tiling), rgb.size)

@@ -60,3 +60,5 @@ class DeviceFacts:
     captures_graphs: bool = False
     tile_batches: tuple[int, ...] = (1,)
     """How many tiles it encodes at a time, the largest number first."""
+    resize_kernels: str | None = None
+    """A shared object of this host that resizes pictures (`tilewise.resize`)."""

@@ -24,6 +24,8 @@ class Resolved:
     graphs: bool
     """Capture steps once and replay them: the device can, and nobody asked for eager ones."""
     reasons: dict[str, str]
+    resize_kernels: str | None = None
+    """A shared object of the engine's host that resizes pictures (`tilewise.resize`)."""
 
 
 def resolve(config: EngineConfig, model: ModelFacts, device: DeviceFacts) -> Resolved:
@@ -50,6 +52,7 @@ def resolve(config: EngineConfig, model: ModelFacts, device: DeviceFacts) -> Res
         overlap=_overlap(config, device, reasons),
         graphs=graphs,
         reasons=reasons,
+        resize_kernels=device.resize_kernels,
     )
 
 

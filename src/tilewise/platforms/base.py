@@ -254,6 +254,11 @@ class Platform(Protocol):
     utilization: float | None
     """Share of its memory that an engine takes unless told otherwise; None = half of what is free, within 4 GiB."""
 
+    @property
+    def resize_kernels(self) -> str | None:
+        """A shared object whose kernels resize pictures (`tilewise.resize`), if there is one."""
+        ...
+
     def ops(self, batch_invariant: bool = False) -> Ops:
         """Batch-invariant ones compute a row's numbers bit by bit the same, whatever stands in other rows: of panels
         of the decoder, and of tiles that come one at a time.

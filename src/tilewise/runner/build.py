@@ -148,6 +148,7 @@ def device_facts(platform: Platform) -> DeviceFacts:
         beside_host=platform.beside_host,
         captures_graphs=platform.capturer(platform.ops()) is not None,
         tile_batches=platform.tile_batches,
+        resize_kernels=platform.resize_kernels,
     )
 
 

@@ -24,6 +24,7 @@ from tilewise.llm import log_interval, media_reader
 from tilewise.remote.child import EngineProcess
 from tilewise.remote.supervisor import RestartRule, State, Supervisor
 from tilewise.remote.wire import Build, Launch, Outbox
+from tilewise.resize import resizer
 from tilewise.sampling_params import MAX_N
 from tilewise.server.config import ServerConfig
 from tilewise.server.convert import check_template_options
@@ -99,7 +100,8 @@ async def assemble(
     context = ready.resolved.limits.max_model_len
     served = served_model(engine, config, context, sampling)
     cache = MediaCache(int(engine.mm_processor_cache_gb * GIB))
-    preparer = Preparer(spec, tokenizer, context, InputOptions.of(engine), cache)
+    resize = resizer(ready.resolved.resize_kernels)
+    preparer = Preparer(spec, tokenizer, context, InputOptions.of(engine), cache, resize)
     metrics = Metrics(served.name, context)
     metrics.describe_caches(ready.resolved)
     admission = Admission(config.max_num_queued_reqs, config.max_num_queued_tokens, config.request_timeout)

@@ -27,8 +27,9 @@ pytestmark = pytest.mark.skipif(
     not Machine.here().has_vectors or shutil.which("g++") is None, reason="kernels need GCC, AVX2 and FMA"
 )
 BROKEN = {
-    "rms_norm": "",
-    "gelu": "*(volatile int*)8 = 1;",
+    "rms_norm": ("rows.cpp", ""),
+    "gelu": ("rows.cpp", "*(volatile int*)8 = 1;"),
+    "resize_down": ("resize.cpp", ""),
 }
 """Bodies that do nothing, and that crash."""
 
@@ -141,17 +142,16 @@ def test_kernels_that_are_wrong_or_crash_are_left_out_alone(
 ) -> None:
     sources = tmp_path / "sources"
     shutil.copytree(build_module.SOURCES, sources)
-    text = (sources / "rows.cpp").read_text()
-    for name, body in BROKEN.items():
-        head, rest = text.split(f"KERNEL void {name}(", 1)
+    for name, (file, body) in BROKEN.items():
+        head, rest = (sources / file).read_text().split(f"KERNEL void {name}(", 1)
         arguments, behind = rest.split("{\n", 1)
-        text = f"{head}KERNEL void {name}({arguments}{{ {body} return;\n{behind}"
-    (sources / "rows.cpp").write_text(text)
+        (sources / file).write_text(f"{head}KERNEL void {name}({arguments}{{ {body} return;\n{behind}")
     monkeypatch.setattr(build_module, "SOURCES", sources)
     found = build(environment)
-    assert found.left_out.keys() == BROKEN.keys()
+    assert found.left_out.keys() == {"rms_norm", "gelu", "resize"}
     assert "differs from the reference" in found.left_out["rms_norm"]
     assert found.left_out["gelu"] == "crashed (SIGSEGV)"
+    assert "differs from Pillow" in found.left_out["resize"]
     ops, x, weight = NativeCpuOps(Native.load(found.path, left_out=found.left_out)), torch.randn(3, 33), torch.randn(33)
     assert torch.equal(ops.gelu(x), CpuOps().gelu(x))
     assert torch.equal(ops.rms_norm(x, weight, 1e-6), CpuOps().rms_norm(x, weight, 1e-6))
@@ -207,5 +207,5 @@ def test_without_kernels_the_platform_has_the_ops_of_torch(monkeypatch: pytest.M
     platform = CpuPlatform()
     assert type(platform.ops()) is CpuOps
     diagnosis = platform.diagnose()
-    assert {choice.path for choice in diagnosis.choices} == {"torch"}
+    assert {choice.path for choice in diagnosis.choices} == {"torch", "Pillow"}
     assert "TILEWISE_CPU_KERNELS=0" in diagnosis.facts["kernels"]

@@ -70,6 +70,11 @@ class CpuPlatform:
             logger.info("CPU kernels: none, %s", reason)
             return reason
 
+    @property
+    def resize_kernels(self) -> str | None:
+        found = self.kernels
+        return str(found.path) if isinstance(found, Native) and "resize" not in found.left_out else None
+
     def ops(self, batch_invariant: bool = False) -> CpuOps:
         native = self.kernels if isinstance(self.kernels, Native) else None
         if batch_invariant:

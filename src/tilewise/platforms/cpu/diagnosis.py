@@ -34,16 +34,20 @@ def facts(dtype: torch.dtype, kernels: Native | NoKernels) -> dict[str, str]:
 
 
 def choices(kernels: Native | NoKernels) -> tuple[Choice, ...]:
-    return tuple(_choice(op, kernels) for op in OPS)
-
-
-def _choice(op: str, kernels: Native | NoKernels) -> Choice:
-    if op not in CHECKS:
-        return Choice(op, "torch", "there is no kernel for it")
-    if isinstance(kernels, NoKernels):
-        return Choice(op, "torch", str(kernels))
-    if op in kernels.left_out:
-        return Choice(op, "torch", f"the kernel {kernels.left_out[op]}")
-    return Choice(
-        op, "kernel", "equal to the reference when it was tried; other dtypes than float32, bfloat16 by torch"
+    equal = "equal to the reference when it was tried; other dtypes than float32, bfloat16 by torch"
+    return (
+        *(_choice(op, kernels, "torch", equal) if op in CHECKS else _without_kernel(op) for op in OPS),
+        _choice("resize", kernels, "Pillow", "equal to Pillow, which does pictures of a few pixels"),
     )
+
+
+def _without_kernel(op: str) -> Choice:
+    return Choice(op, "torch", "there is no kernel for it")
+
+
+def _choice(op: str, kernels: Native | NoKernels, instead: str, why: str) -> Choice:
+    if isinstance(kernels, NoKernels):
+        return Choice(op, instead, str(kernels))
+    if op in kernels.left_out:
+        return Choice(op, instead, f"the kernel {kernels.left_out[op]}")
+    return Choice(op, "kernel", why)

@@ -9,15 +9,19 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from tilewise.platforms.base import PagedLayout
 from tilewise.platforms.cpu.native.kernels import Native
 from tilewise.platforms.cpu.native_ops import NativeCpuOps
 from tilewise.platforms.reference import ReferenceOps
+from tilewise.resize import ResizeKernels, by_pillow
 
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
 """Of numbers of about one, absolute and relative; bfloat16 rounds to a 256th."""
@@ -167,7 +171,7 @@ CHECKS: dict[str, Callable[[ReferenceOps, torch.dtype], Iterator[Tensor]]] = {
 
 
 def fault(name: str, native: NativeCpuOps) -> str:
-    """What is wrong with a kernel; empty = nothing."""
+    """What is wrong with an op's kernel; empty = nothing."""
     for dtype, tolerance in TOLERANCE.items():
         pairs = zip(CHECKS[name](native, dtype), CHECKS[name](ReferenceOps(), dtype), strict=True)
         for found, expected in pairs:
@@ -177,12 +181,23 @@ def fault(name: str, native: NativeCpuOps) -> str:
     return ""
 
 
+def resize_fault(library: str) -> str:
+    """The same of the kernels that resize pictures: to more and to fewer pixels, rows by fours and alone."""
+    kernels = ResizeKernels(library)
+    for shape, size in (((40, 57, 3), (112, 91)), ((131, 90, 3), (28, 28)), ((203, 17, 3), (33, 40))):
+        picture = Image.fromarray(np.random.default_rng(shape[0]).integers(0, 256, shape, np.uint8))
+        if not np.array_equal(kernels(picture, size), by_pillow(picture, size)):
+            return f"differs from Pillow ({picture.width}x{picture.height} to {size[0]}x{size[1]})"
+    return ""
+
+
 def main(library: str, *skip: str) -> None:
     ops = NativeCpuOps(Native.load(Path(library)))
-    for name in CHECKS:
+    trials = {**{name: partial(fault, name, ops) for name in CHECKS}, "resize": partial(resize_fault, library)}
+    for name, trial in trials.items():
         if name not in skip:
             print("begin", name, flush=True)
-            said = fault(name, ops)
+            said = trial()
             print(*(("wrong", name, said) if said else ("right", name)), flush=True)
 
 

@@ -17,6 +17,7 @@ from tilewise.platforms.cpu.native.rows import RowKernels
 class Native:
     """One that is named in `left_out` was wrong when it was tried."""
 
+    path: Path
     library: Library
     rows: RowKernels
     attention: AttentionKernels
@@ -31,4 +32,4 @@ class Native:
         except OSError as error:
             raise NoKernels(f"built kernels could not be loaded: {error}") from error
         kernels = RowKernels(library), AttentionKernels(library), MatrixKernels(library)
-        return cls(library, *kernels, compiler, left_out or {})
+        return cls(path, library, *kernels, compiler, left_out or {})
