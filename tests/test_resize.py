@@ -107,5 +107,6 @@ def test_windows_are_within_the_picture_and_weigh_one(size, outputs, unit):
     assert lower.min() >= 0
 
 
-def test_without_kernels_it_is_pillow():
+def test_without_kernels_it_is_pillow(tmp_path):
     assert resizer(None) is by_pillow
+    assert resizer(str(tmp_path / "gone.so")) is by_pillow

@@ -40,8 +40,11 @@ def by_pillow(image: Image.Image, *sizes: Size) -> list[NDArray[np.uint8]]:
 
 
 def resizer(library: str | None) -> Resize:
-    """By the kernels of a shared object, if there is one."""
-    return by_pillow if library is None else ResizeKernels(library)
+    """By the kernels of a shared object, if there is one; its cache may have been emptied since it was named."""
+    try:
+        return by_pillow if library is None else ResizeKernels(library)
+    except OSError:
+        return by_pillow
 
 
 def down_first(size: Size, to: Size) -> bool:
@@ -112,11 +115,11 @@ class ResizeKernels:
         return [by_pillow(image, size)[0] if out is None else out for size, out in zip(sizes, found, strict=True)]
 
     def _resized(self, pixels: NDArray[np.uint8], size: Size) -> NDArray[np.uint8] | None:
-        now, (width, height) = (pixels.shape[1], pixels.shape[0]), size
-        across, down = windows(now[0], width, _GROUP), windows(now[1], height, _PAIR)
-        if across is None or down is None or min(now[0], width) < _LEAST:
+        (high, wide, _), (width, height) = pixels.shape, size
+        across, down = windows(wide, width, _GROUP), windows(high, height, _PAIR)
+        if across is None or down is None or min(wide, width) < _LEAST:
             return None
-        if down_first(now, size):
+        if down_first((wide, high), size):
             return self._to_width(self._to_height(pixels, height, down), width, across)
         return self._to_height(self._to_width(pixels, width, across), height, down)
 
