@@ -7,7 +7,9 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import httpx
@@ -152,22 +154,43 @@ def test_with_patience_it_lets_them_finish():
     assert "Draining 2 in-flight requests (timeout=60s)" in server.log
 
 
-def test_one_request_too_many_and_one_that_takes_too_long():
-    with served("--max-num-queued-reqs", "1", "--max-num-seqs", "1", "--request-timeout", "2") as server:
-        readers, pool, futures = start_streams(server, 1)
+@contextmanager
+def stopped(server: Served) -> Iterator[None]:
+    """Nothing begins, goes on or ends in the engine meanwhile."""
+    pid = server.engine_pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def test_one_request_too_many():
+    with served("--max-num-queued-reqs", "1", "--max-num-seqs", "1") as server:
+        _, pool, futures = start_streams(server, 1)
         second = ThreadPoolExecutor(1)
         waiting = second.submit(ask, server.url)
-        until(lambda: server.metric("vllm:num_requests_waiting") == 1 or waiting.done())
-        if not waiting.done():
+        until(lambda: server.metric("vllm:num_requests_waiting") == 1)
+        with stopped(server):
             refused = ask(server.url)
-            assert refused.status_code == 429
-            assert refused.headers["Retry-After"]
-            assert "the limit is 1" in refused.json()["error"]["message"]
-        futures[0].result(60)
-        error = readers[0].error if "error" in readers[0].events[-2] else None
-        assert error is None or (error["code"] == 504 and "deadline of 2 seconds" in error["message"])
+        assert refused.status_code == 429
+        assert refused.headers["Retry-After"]
+        assert "the limit is 1" in refused.json()["error"]["message"]
+        assert waiting.result(60).status_code == 200
+        assert futures[0].result(60).events[-1] == "[DONE]"
         pool.shutdown()
         second.shutdown()
+
+
+def test_a_request_that_takes_too_long():
+    with served("--request-timeout", "2") as server:
+        _, pool, futures = start_streams(server, 1)
+        with stopped(server):
+            error = futures[0].result(60).error
+        assert error["code"] == 504
+        assert "deadline of 2 seconds" in error["message"]
+        assert ask(server.url).status_code == 200
+        pool.shutdown()
 
 
 def test_a_port_that_is_taken_costs_no_loading_time():
