@@ -32,6 +32,10 @@ def _opening(results: Results) -> Iterator[str]:
     yield "Medians. In brackets: how many times better Tilewise is in the same row and precision, so that 2.0x is twice"
     yield "as fast (or half the memory) and 0.5x half as fast. How to read and to repeat it:"
     yield "[docs/benchmarks.md](../docs/benchmarks.md)."
+    if commands := int(results.last):
+        yield ""
+        yield f"{commands + 1} commands measured this, and the machine is not as fast at every hour: numbers are"
+        yield "medians of their medians, and ratios are means of those between peers of one command."
 
 
 def _tables(results: Results) -> Iterator[str]:
@@ -52,13 +56,16 @@ def _tables(results: Results) -> Iterator[str]:
 
 
 def _cell(row: str, measured: Measured, ours: Measured | None) -> str:
-    value, own = measured.value(row), ours.value(row) if ours else None
+    value = measured.value(row)
     if value is None:
         return "-"
-    if measured is ours or own is None:
-        return _number(value)
-    better = own / value if ROWS[row].more_is_better else value / own
-    return f"{_number(value)} ({_number(better)}x)"
+    better = better_by(row, ours, measured) if ours and measured is not ours else None
+    return _number(value) if better is None else f"{_number(value)} ({_number(better)}x)"
+
+
+def better_by(row: str, ours: Measured, theirs: Measured) -> float | None:
+    """How many times better ours is."""
+    return ours.ratio(row, theirs) if ROWS[row].more_is_better else theirs.ratio(row, ours)
 
 
 def _number(value: float) -> str:
@@ -110,7 +117,7 @@ def _setting(results: Results) -> Iterator[str]:
     yield f"- threads: {results.threads}, for every peer"
     versions = dict.fromkeys(found.about["version"] for found in results.variants.values() if "version" in found.about)
     yield from (f"- {version}" for version in versions)
-    counts = [len(found.samples.get("start", ())) for found in results.variants.values()]
+    counts = [sum(map(len, found.samples.get("start", {}).values())) for found in results.variants.values()]
     yield f"- starts a variant: {min(counts, default=0)} to {max(counts, default=0)}; each sample is in results.json"
     yield ""
     yield "```console"

@@ -16,19 +16,19 @@ PRECISIONS = ("float32", "bfloat16", "int8")
 
 @dataclass
 class Measured:
-    """All samples of a variant, by row."""
+    """All samples of a variant, by row and by the command that measured them, counted from "0"."""
 
-    samples: dict[str, list[float]] = field(default_factory=dict)
+    samples: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     prompt_tokens: dict[str, int] = field(default_factory=dict)
     lacks: dict[str, str] = field(default_factory=dict)
     about: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     """Of the last process of each group."""
 
-    def add(self, outcome: Outcome, job: Job) -> None:
+    def add(self, outcome: Outcome, job: Job, command: str) -> None:
         self.seconds[job.group] = outcome.seconds
         for row, value in outcome.samples:
-            self.samples.setdefault(row, []).append(value)
+            self.samples.setdefault(row, {}).setdefault(command, []).append(value)
         self.prompt_tokens |= outcome.prompt_tokens
         self.lacks |= outcome.lacks
         self.about |= outcome.about
@@ -38,11 +38,23 @@ class Measured:
             self.lacks |= {row: outcome.failure for row in job.rows if row not in self.samples}
 
     def value(self, row: str) -> float | None:
-        """The median; of memory the highest, since it is a peak."""
-        samples = self.samples.get(row)
+        """The median of each command's median; of memory the highest, since it is a peak."""
+        samples = self.samples.get(row, {}).values()
         if not samples:
             return None
-        return max(samples) if row == "memory" else statistics.median(samples)
+        return max(map(max, samples)) if row == "memory" else statistics.median(map(statistics.median, samples))
+
+    def ratio(self, row: str, other: Measured) -> float | None:
+        """Its value over the other's: by what commands measured of both, hour by hour, the geometric mean."""
+        ours, theirs = self.samples.get(row, {}), other.samples.get(row, {})
+        common = ours.keys() & theirs.keys()
+        if not common:
+            return None
+        if row == "memory":
+            return max(map(max, ours.values())) / max(map(max, theirs.values()))
+        return statistics.geometric_mean(
+            statistics.median(ours[command]) / statistics.median(theirs[command]) for command in common
+        )
 
 
 @dataclass
@@ -53,6 +65,11 @@ class Results:
     checkpoint: str
     machine: dict[str, str]
     variants: dict[str, Measured] = field(default_factory=dict)
+
+    @property
+    def last(self) -> str:
+        """The number of its last command."""
+        return str(self.command.count("\n"))
 
     def like(self, other: Results) -> bool:
         """Whether samples of both may stand in one table."""
