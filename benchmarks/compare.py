@@ -39,7 +39,7 @@ def main() -> None:
         for variant, job in _turns(options, variants, results, words):
             measured = results.of(variant)
             outcome = launch(variant, job)
-            measured.add(outcome, job, results.last)
+            measured.add(outcome, job, results.commands - 1)
             _show(variant, job, outcome.samples, outcome.failure or outcome.lacks.get("everything"))
             results.save(out / "results.json")
             (out / "RESULTS.md").write_text(page(results))

@@ -32,10 +32,10 @@ def _opening(results: Results) -> Iterator[str]:
     yield "Medians. In brackets: how many times better Tilewise is in the same row and precision, so that 2.0x is twice"
     yield "as fast (or half the memory) and 0.5x half as fast. How to read and to repeat it:"
     yield "[docs/benchmarks.md](../docs/benchmarks.md)."
-    if commands := int(results.last):
+    if results.commands > 1:
         yield ""
-        yield f"{commands + 1} commands measured this, and the machine is not as fast at every hour: numbers are"
-        yield "medians of their medians, and ratios are means of those between peers of one command."
+        yield f"{results.commands} commands measured this, and the machine is not equally fast at every hour: numbers"
+        yield "are medians of their medians, and ratios are means of those between peers of one command."
 
 
 def _tables(results: Results) -> Iterator[str]:

@@ -25,10 +25,10 @@ class Measured:
     seconds: dict[str, float] = field(default_factory=dict)
     """Of the last process of each group."""
 
-    def add(self, outcome: Outcome, job: Job, command: str) -> None:
+    def add(self, outcome: Outcome, job: Job, command: int) -> None:
         self.seconds[job.group] = outcome.seconds
         for row, value in outcome.samples:
-            self.samples.setdefault(row, {}).setdefault(command, []).append(value)
+            self.samples.setdefault(row, {}).setdefault(str(command), []).append(value)
         self.prompt_tokens |= outcome.prompt_tokens
         self.lacks |= outcome.lacks
         self.about |= outcome.about
@@ -67,9 +67,9 @@ class Results:
     variants: dict[str, Measured] = field(default_factory=dict)
 
     @property
-    def last(self) -> str:
-        """The number of its last command."""
-        return str(self.command.count("\n"))
+    def commands(self) -> int:
+        """How many measured it."""
+        return self.command.count("\n") + 1
 
     def like(self, other: Results) -> bool:
         """Whether samples of both may stand in one table."""

@@ -22,7 +22,7 @@ Size = tuple[int, int]
 
 _CHOOSES_ORDER = int(__version__.split(".")[0]) >= 13
 _FRACTION, _LOW = 22, 11
-"""Bits of a weight behind the point, and those of its lower part: as `src/resize.cpp` has them."""
+"""Bits of a weight behind the point, and those of its lower part: as `platforms/cpu/native/src/resize.cpp` has them."""
 _GROUP, _PAIR = 4, 2
 """Inputs that kernels weigh at a time, beside and below each other."""
 _LEAST = 6
@@ -97,7 +97,8 @@ def _cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
 class ResizeKernels:
     """Fulfils `Resize` by functions of a shared object; pictures that are too narrow for them are left to Pillow.
 
-    They take one thread, that of the caller, and let others run.
+    They take one thread, that of the caller, and let others run. Bound here, since the platform's own `Library` comes
+    with torch, which a server's process does without.
     """
 
     def __init__(self, library: str) -> None:

@@ -17,8 +17,9 @@ from tilewise.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from tilewise.config import EngineConfig
-    from tilewise.inputs.example import Conversation, Size
+    from tilewise.inputs.example import Conversation
     from tilewise.inputs.inspection import Inspection
+    from tilewise.resize import Size
 
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".jp2")
 _EXAMPLE_SIZE = (1024, 768)

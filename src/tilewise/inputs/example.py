@@ -15,10 +15,9 @@ from tilewise.inputs.images import check_size, choose_grid, count_tiles
 from tilewise.inputs.prepare import Preparer
 from tilewise.inputs.templates import ImageSlot, Message, Part, Piece, Role, Special, Text, join_text, to_string
 from tilewise.inputs.tokenizer import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, Tokenizer
+from tilewise.resize import Size
 from tilewise.types import Grid
 
-Size = tuple[int, int]
-"""(width, height)"""
 PartKind = Literal["start", "header", "text", "image marks", "image rows", "closing", "opening"]
 
 
