@@ -30,7 +30,7 @@ ROWS: list[set[str]] = [
     {"plan"},
     {"step"},
     {"config", "speculation", "types", "sampling_params", "progress", "family"},
-    {"amounts", "timing", "logs", "sse", "waiting", "extras", "resize"},
+    {"amounts", "timing", "logs", "sse", "waiting", "extras", "resize", "ignored"},
     {"errors"},
 ]
 LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}
@@ -44,6 +44,7 @@ TORCH_FREE = {
     "evals",
     "server",
     "amounts",
+    "ignored",
     "logs",
     "sse",
     "waiting",

@@ -129,11 +129,17 @@ class Unfinished(TilewiseError):
         return error
 
 
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The known name that is most like this one, or None; `cutoff` is difflib's ratio, from 0 to 1."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
+    return near[0] if near else None
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A sentence offering the nearest known name, or an empty string when nothing is near.
 
     >>> did_you_mean("max_token", ["max_tokens", "seed"])
     ' Did you mean max_tokens?'
     """
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f" Did you mean {near[0]}?" if near else ""
+    near = nearest(name, known)
+    return f" Did you mean {near}?" if near else ""
