@@ -29,7 +29,7 @@ ROWS: list[set[str]] = [
     {"platforms"},
     {"plan"},
     {"step"},
-    {"config", "speculation", "types", "sampling_params", "progress", "family"},
+    {"config", "speculation", "types", "sampling_params", "keywords", "progress", "family"},
     {"amounts", "timing", "logs", "sse", "waiting", "extras", "resize", "ignored"},
     {"errors"},
 ]
@@ -45,6 +45,7 @@ TORCH_FREE = {
     "server",
     "amounts",
     "ignored",
+    "keywords",
     "logs",
     "sse",
     "waiting",

@@ -116,6 +116,7 @@ class Preparer:
         `tools` are definitions of functions, each a JSON text. `keep_last` cuts the prompt to that many tokens, -1 to
         what fits.
         """
+        sampling = sampling.clone()
         if thinking and sampling.structured_outputs:
             raise InvalidRequest(
                 "structured_outputs holds from the first token of an answer, so that there is no thinking before it: "
@@ -151,6 +152,7 @@ class Preparer:
         markers media go first. Without `start` a text gets no start token. `keep_last` is as in `chat`.
         """
         started = self.clock()
+        sampling = sampling.clone()
         images = self._tile_all(pictures, processor)
         if isinstance(prompt, str):
             text_ids = self._raw_ids(prompt, pictures)
@@ -164,6 +166,7 @@ class Preparer:
         self, ids: list[int | ImageSlot], sampling: SamplingParams, keep_last: int | None
     ) -> list[int | ImageSlot]:
         """The last ids of a prompt; one with pictures cannot be cut."""
+        keep_last = sampling.truncate_prompt_tokens if keep_last is None else keep_last
         if keep_last is None:
             return ids
         fits = max(1, self.max_model_len - (sampling.max_tokens or 1))
