@@ -18,6 +18,7 @@ from tilewise.errors import InvalidConfig
 from tilewise.inputs.draft import find_draft
 from tilewise.inputs.media_cache import MediaCache
 from tilewise.inputs.prepare import InputOptions, Preparer
+from tilewise.inputs.sampling import default_sampling
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.llm import log_interval, media_reader
@@ -29,11 +30,10 @@ from tilewise.sampling_params import MAX_N
 from tilewise.server.config import ServerConfig
 from tilewise.server.convert import check_template_options
 from tilewise.server.metrics import Metrics
-from tilewise.server.served import ServedModel, sampling_defaults
+from tilewise.server.served import ServedModel
 from tilewise.server.service import Admission, Service
 from tilewise.server.tracing import Tracing
 from tilewise.weights.checkpoint import Checkpoint
-from tilewise.weights.folder import CheckpointFolder, read_json
 
 logger = logging.getLogger("tilewise")
 
@@ -94,7 +94,9 @@ async def assemble(
     folder = checkpoint.folder
     tokenizer = Tokenizer.from_folder(folder.path)
     spec = InputSpec.of(folder, tokenizer, engine.mm_processor_kwargs)
-    sampling = default_sampling(config, folder)
+    sampling = default_sampling(config.generation_config, config.override_generation_config, folder)
+    if sampling:
+        logger.info("Default sampling options of the model: %s", sampling)
     launch = Launch(engine, checkpoint, find_draft(engine, tokenizer), tokenizer.image_context_id, spec.end_ids, build)
     read = time.perf_counter()
 
@@ -142,21 +144,6 @@ def served_model(
         priorities=engine.scheduling_policy == "priority",
         force_include_usage=config.enable_force_include_usage,
     )
-
-
-def default_sampling(config: ServerConfig, folder: CheckpointFolder) -> dict[str, Any]:
-    """Of requests that do not say. Raises InvalidConfig for a file that says nonsense."""
-    source = config.generation_config
-    if source == "vllm":
-        values: dict[str, Any] = {}
-    elif source == "auto":
-        values = dict(folder.optional("generation_config.json").values)
-    else:
-        values = read_json(Path(source) / "generation_config.json")
-    found = sampling_defaults(values, config.override_generation_config)
-    if found:
-        logger.info("Default sampling options of the model: %s", found)
-    return found
 
 
 def media_threads() -> int:
