@@ -16,7 +16,7 @@ ROWS: list[set[str]] = [
     {"cli", "__main__"},
     {"services", "jobs", "evals", "bench"},
     {"server"},
-    {"llm", "assets", "tools", "remote"},
+    {"llm", "llm_engine", "async_llm", "assets", "media_tools", "tools", "remote"},
     {"beam"},
     {"outputs"},
     {"inputs"},
@@ -31,7 +31,7 @@ ROWS: list[set[str]] = [
     {"step"},
     {"config", "speculation", "types", "sampling_params", "keywords", "progress", "family"},
     {"amounts", "timing", "logs", "sse", "waiting", "extras", "resize", "ignored"},
-    {"errors"},
+    {"errors", "vllm_modules"},
 ]
 LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}
 # The JSON of a checkpoint folder and the hub are plain Python, which the inputs may read.
@@ -51,6 +51,10 @@ TORCH_FREE = {
     "waiting",
     "resize",
     "llm",
+    "llm_engine",
+    "async_llm",
+    "media_tools",
+    "vllm_modules",
     "remote",
     "assets",
     "beam",
@@ -158,7 +162,7 @@ def test_no_circles():
 @pytest.mark.parametrize(
     "statement",
     [
-        "import tilewise.llm",
+        "import tilewise.llm, tilewise.async_llm, tilewise.llm_engine, tilewise.media_tools, tilewise.assets",
         "import tilewise.cli",
         "from tilewise import SamplingParams",
         "import tilewise.evals.spot.command, tilewise.evals.compare.command",

@@ -7,7 +7,6 @@ and comes back while nobody looks, and answers whichever loop asks.
 from __future__ import annotations
 
 import asyncio
-import copy
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
 from types import TracebackType
@@ -49,27 +48,29 @@ class AsyncLLM:
 
     def __init__(self, model: str = "demo", **options: Any) -> None:
         process = EngineProcess()  # first, as its libraries take longer to load than all that is read here
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="tilewise-async-llm", daemon=True)
+        self._thread.start()
         try:
             for name in ("generation_config", "override_generation_config"):
                 options.pop(name, None)  # every request says how its tokens are chosen
             self.config = config = EngineConfig.of(model=model, **options)
             self._model = found = ModelInputs.of(config)
-            self._loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(target=self._loop.run_forever, name="tilewise-async-llm", daemon=True)
-            self._thread.start()
             launch = Launch(config, found.checkpoint, found.draft, found.tokenizer.image_context_id, found.spec.end_ids)
             self._engine = Supervisor(launch, RestartRule())
             ready = self._wait(self._engine.start(process))
         except BaseException:
             process.kill()
+            self._end_loop()
             raise
         self._prepare = found.preparer(ready.resolved)
         self._build = RequestBuilder(self._prepare, media_reader(config), config.scheduling_policy == "priority")
         self._running: dict[str, Stream] = {}
 
     @classmethod
-    def from_engine_args(cls, engine_args: EngineArgs, **_of_vllm: Any) -> AsyncLLM:
-        """Further keywords are about vLLM's own parts: loggers, usage, how it starts."""
+    def from_engine_args(cls, engine_args: EngineArgs, **of_vllm: Any) -> AsyncLLM:
+        """Further keywords, about vLLM's own parts (loggers, usage, how it starts), are named as having no effect."""
+        LOG.take(dict.fromkeys(of_vllm, "it is about parts that vLLM alone has"), "AsyncLLM")
         return cls(**engine_args.given)
 
     async def generate(
@@ -198,9 +199,7 @@ class AsyncLLM:
         if self._loop.is_closed():
             return
         self._wait(self._engine.close())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        self._end_loop()
 
     close = shutdown
 
@@ -211,6 +210,11 @@ class AsyncLLM:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.shutdown()
+
+    def _end_loop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
     def _wait(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Do something in the engine's loop, and wait for it here."""
@@ -227,8 +231,9 @@ class AsyncLLM:
         check_arguments(ignored, **foreign)
         if not isinstance(sampling, SamplingParams):
             raise InvalidRequest(f"sampling_params must be SamplingParams, got {type(sampling).__name__}.")
+        if self._loop.is_closed():
+            raise EngineDead("The engine was shut down: make another AsyncLLM.")
         self._engine.check()
-        sampling = copy.copy(sampling)
         request = await asyncio.to_thread(prepare, ignored)
         LOG.take(ignored.reasons, "AsyncLLM")
         group = AnswerGroup(self._model.tokenizer, request, self._prepare.spec)
@@ -262,7 +267,7 @@ class AsyncLLM:
             if list(request_ids) == names:
                 passing.cancel()  # leaves the engine's stream, too
             else:
-                self._loop.call_soon_threadsafe(lambda: [inner.abort(request_ids[0]) for inner in opened])
+                self._loop.call_soon_threadsafe(opened[0].abort, request_ids[0])
 
         names = [request.id for request in requests]
         stream = Stream(names, left)

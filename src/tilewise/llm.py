@@ -68,8 +68,9 @@ class LLM:
         if chat_template is not None:
             raise InvalidConfig("chat_template is not possible: prompts follow the template that the model was trained "
                                 "with. Leave it out, or render prompts and call generate.")  # fmt: skip
-        self._generation = options.pop("generation_config", None) or "auto", options.pop(
-            "override_generation_config", None
+        self._generation = (
+            options.pop("generation_config", None) or "auto",
+            options.pop("override_generation_config", None),
         )
         self.config = config = EngineConfig.of(model=model, **options)
         self._stats = None if config.disable_log_stats else StatsLog(log_interval(), time.monotonic())

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 Bar = bool | Callable[..., Any]
-"""Whether a bar is shown, or what makes one: tqdm, or whatever takes `total` and `desc` and has `update` and `close`."""
+"""Whether a bar is shown, or what makes one: tqdm, or a function of `total` and `desc` that gives something like it."""
 
 
 @contextmanager

@@ -93,7 +93,7 @@ _STRUCTURE_RULES: dict[str, Rule] = {
 class GuidedDecodingParams(StructuredOutputsParams):
     """The name of StructuredOutputsParams in vLLM before 0.11; which library follows a form was a field of it."""
 
-    def __new__(cls, **options: Any) -> GuidedDecodingParams:
+    def __new__(cls, **options: Any) -> StructuredOutputsParams:  # type: ignore[misc]
         return super().__new__(cls, **{name: options[name] for name in options if name not in _BACKEND})
 
     def __init__(self, **options: Any) -> None:

@@ -370,7 +370,9 @@ def test_ids_of_a_result_stand_for_its_pictures(preparer, image_ids):
     again = preparer.prompt(first.prompt_ids, pictures, GREEDY)
     assert (again.prompt_ids, again.images) == (first.prompt_ids, first.images)
     rows = [4 * len(image.tiles) for image in first.images]
-    with pytest.raises(InvalidRequest, match=f"{rows[0]} <IMG_CONTEXT> in a row stand for picture 1, which fills {rows[1]}"):
+    with pytest.raises(
+        InvalidRequest, match=f"{rows[0]} <IMG_CONTEXT> in a row stand for picture 1, which fills {rows[1]}"
+    ):
         preparer.prompt(first.prompt_ids, pictures[::-1], GREEDY)
     with pytest.raises(InvalidRequest, match="places for 2 pictures and 1 came"):
         preparer.prompt(first.prompt_ids, pictures[:1], GREEDY)

@@ -150,7 +150,13 @@ def same_frames(frames) -> bool:
     "video",
     [
         *(FRAMES, (FRAMES, {"fps": 2.0}), [FRAMES], [(FRAMES, {"fps": 2.0})]),
-        *(FRAMES.transpose(0, 3, 1, 2), FRAMES / 255, torch.from_numpy(FRAMES).permute(0, 3, 1, 2), FRAMES[None], list(FRAMES)),
+        *(
+            FRAMES.transpose(0, 3, 1, 2),
+            FRAMES / 255,
+            torch.from_numpy(FRAMES).permute(0, 3, 1, 2),
+            FRAMES[None],
+            list(FRAMES),
+        ),
     ],
     ids=["array", "pair", "list", "pairs", "channels first", "fractions", "tensor", "five dimensions", "arrays"],
 )

@@ -49,7 +49,7 @@ class ProcessorBench:
 def run_processor(bench: ProcessorBench, say: Callable[[str], None] = print) -> dict[str, Any]:
     """The result, as --output-json has it; milliseconds."""
     with LLM(**bench.engine) as llm:
-        requests = bench.source.requests(LocalWords(llm.get_tokenizer()))
+        requests = bench.source.requests(LocalWords(llm.inputs.tokenizer))
         conversations = [request.conversation for request in requests]
         sampling = [
             SamplingParams(max_tokens=request.output_tokens, ignore_eos=True, temperature=0) for request in requests
@@ -74,7 +74,7 @@ def _stages(bench: ProcessorBench, llm: LLM, conversations: Sequence[list[dict[s
     """Nothing is kept between requests, so every picture is cut."""
     config = EngineConfig.of(**bench.engine)
     folder = CheckpointFolder.open(find_model(config.model, config.revision, config.hub, config.download_dir))
-    tokenizer = llm.get_tokenizer()
+    tokenizer = llm.inputs.tokenizer
     spec = InputSpec.of(folder, tokenizer, config.mm_processor_kwargs)
     resolved = llm.resolved
     resize = resizer(resolved.resize_kernels)

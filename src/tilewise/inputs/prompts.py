@@ -29,7 +29,7 @@ class _PromptOptions(TypedDict, total=False):
     mm_processor_kwargs: Mapping[str, Any] | None
     media_io_kwargs: Mapping[str, Any] | None
     multi_modal_uuids: Mapping[str, Any] | None
-    """Names under which media are kept, in the form of `multi_modal_data`; a later prompt may have None in its place."""
+    """Names to keep media under, in the form of `multi_modal_data`; a later prompt may have None in its place."""
     cache_salt: str | None
 
 
@@ -112,9 +112,7 @@ def _read(prompt: Any, reader: MediaReader, ignored: Ignored) -> list[Prompt]:
     salt = prompt.get("cache_salt")
     if salt is not None and not (isinstance(salt, str) and salt):
         raise InvalidRequest(f"cache_salt must be a text that is not empty, got {salt!r:.80}.")
-    return [
-        Prompt(body, media, processor, salt, text, arrival, reader.watch.timing) for body, text in _bodies(prompt)
-    ]
+    return [Prompt(body, media, processor, salt, text, arrival, reader.watch.timing) for body, text in _bodies(prompt)]
 
 
 def _bodies(prompt: Mapping[str, Any]) -> list[tuple[str | list[int], str | None]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tilewise.amounts import plain
-from tilewise.errors import InvalidRequest
+from tilewise.errors import InvalidRequest, UnknownOption
 from tilewise.ignored import Ignored
 from tilewise.inputs.chat import read_messages
 from tilewise.inputs.chat_tokenizer import check_template, ending_of, thinking_of, tool_texts
@@ -41,6 +41,17 @@ FOREIGN_ARGUMENTS: dict[str, ForeignKeyword] = {
 """Arguments of vLLM's `generate` and `chat` that are no options here."""
 
 
+@dataclass
+class LoRARequest:
+    """An adapter, as vLLM's programs name it. There may be one in a program; a call with one is refused."""
+
+    lora_name: str
+    lora_int_id: int
+    lora_path: str = ""
+    base_model_name: str | None = None
+    load_inplace: bool = False
+
+
 @dataclass(frozen=True)
 class ChatOptions:
     """How conversations become prompts: arguments of `chat`, with vLLM's names."""
@@ -61,6 +72,9 @@ def check_arguments(ignored: Ignored, **given: Any) -> None:
     adapters = given.get("lora_request")
     if isinstance(adapters, (list, tuple)):
         given["lora_request"] = [adapter for adapter in adapters if adapter is not None]
+    for name in given:
+        if name not in FOREIGN_ARGUMENTS:
+            raise UnknownOption.named(name, FOREIGN_ARGUMENTS, "The call")
     take_all(given, FOREIGN_ARGUMENTS, ignored)
 
 

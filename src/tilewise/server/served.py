@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tilewise.errors import InvalidConfig, UnknownModel
+from tilewise.errors import UnknownModel
+
 
 @dataclass(frozen=True, kw_only=True)
 class ServedModel:
