@@ -59,9 +59,9 @@ class LLM:
     def __init__(self, model: str = "demo", **options: Any) -> None:
         self.config = config = EngineConfig.of(model=model, **options)
         self._stats = None if config.disable_log_stats else StatsLog(log_interval(), time.monotonic())
-        checkpoint = Checkpoint.find(config.model, config.revision, config.hub, config.download_dir)
+        checkpoint = Checkpoint.of(config)
         folder = checkpoint.folder
-        self._tokenizer = Tokenizer.from_folder(folder.path)
+        self._tokenizer = Tokenizer.from_folder(checkpoint.tokenizer)
         spec = InputSpec.of(folder, self._tokenizer, config.mm_processor_kwargs)
         os.environ.update(short_waits(os.environ))
         # Imported here, not above: torch takes longer to load than all that a caller can get wrong takes to check.
@@ -75,7 +75,7 @@ class LLM:
         context = resolved.limits.max_model_len
         resize = resizer(resolved.resize_kernels)
         self._prepare = Preparer(spec, self._tokenizer, context, InputOptions.of(config), self._cache, resize)
-        self._core = EngineCore(runner, resolved.limits, resolved.overlap)
+        self._core = EngineCore(runner, resolved.limits, resolved.overlap, seed=config.seed)
 
     def generate(
         self,
@@ -290,6 +290,8 @@ def media_reader(config: EngineConfig) -> MediaReader:
         allowed_media_domains=config.allowed_media_domains,
         limits=media,
     )
+    if os.environ.get("VLLM_MEDIA_URL_ALLOW_REDIRECTS", "1").lower() in ("0", "false"):
+        access = replace(access, max_redirects=0)
     limits = ImageLimits(max_pixels=config.max_image_pixels)
     frames = FrameChoice(config.num_frames, config.fps)
     # Without a cache nothing of a request is held on to when it ends, its files included.

@@ -73,7 +73,9 @@ def run_processor(bench: ProcessorBench, say: Callable[[str], None] = print) -> 
 def _stages(bench: ProcessorBench, llm: LLM, conversations: Sequence[list[dict[str, Any]]]) -> list[Stages]:
     """Nothing is kept between requests, so every picture is cut."""
     config = EngineConfig.of(**bench.engine)
-    folder = CheckpointFolder.open(find_model(config.model, config.revision, config.hub, config.download_dir))
+    folder = CheckpointFolder.open(
+        find_model(config.model, config.revision, config.hub, config.download_dir, config.hf_token)
+    )
     tokenizer = llm.get_tokenizer()
     spec = InputSpec.of(folder, tokenizer, config.mm_processor_kwargs)
     resolved = llm.resolved

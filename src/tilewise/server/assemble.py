@@ -85,11 +85,9 @@ async def assemble(
     """Everything up to an engine that is ready. Raises what hinders it."""
     started = time.perf_counter()
     tracing = tracing_of(engine, config)  # first: a library that is missing should not cost a model's loading time
-    checkpoint = await asyncio.to_thread(
-        Checkpoint.find, engine.model, engine.revision, engine.hub, engine.download_dir
-    )
+    checkpoint = await asyncio.to_thread(Checkpoint.of, engine)
     folder = checkpoint.folder
-    tokenizer = Tokenizer.from_folder(folder.path)
+    tokenizer = Tokenizer.from_folder(checkpoint.tokenizer)
     spec = InputSpec.of(folder, tokenizer, engine.mm_processor_kwargs)
     sampling = default_sampling(config, folder)
     launch = Launch(engine, checkpoint, find_draft(engine, tokenizer), tokenizer.image_context_id, spec.end_ids, build)
