@@ -30,7 +30,7 @@ ROWS: list[set[str]] = [
     {"plan"},
     {"step"},
     {"config", "speculation", "types", "sampling_params", "keywords", "progress", "family"},
-    {"amounts", "timing", "logs", "sse", "waiting", "extras", "resize", "ignored"},
+    {"amounts", "timing", "logs", "sse", "waiting", "extras", "resize", "ignored", "option", "foreign"},
     {"errors", "vllm_modules"},
 ]
 LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}
@@ -46,6 +46,8 @@ TORCH_FREE = {
     "amounts",
     "ignored",
     "keywords",
+    "option",
+    "foreign",
     "logs",
     "sse",
     "waiting",

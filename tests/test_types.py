@@ -131,7 +131,7 @@ def test_an_unknown_engine_option_offers_the_nearest():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_logprobs": -2}, r"max_logprobs must be -1 \(no limit\) or a whole number >= 0, got -2"),
+        ({"max_logprobs": -2}, r"max_logprobs must be -1 \(no limit\) or above, got -2"),
         ({"max_model_len": 0}, "max_model_len must be above 0, got 0"),
         ({"max_model_len": -2}, "max_model_len must be above 0, got -2"),
         ({"max_model_len": "1.5K"}, "max_model_len must be a whole number, or one such as 40K .* got '1.5K'"),
@@ -144,7 +144,10 @@ def test_an_unknown_engine_option_offers_the_nearest():
         ({"num_gpu_blocks_override": 0}, "num_gpu_blocks_override must be above 0, got 0"),
         ({"mm_processor_cache_gb": -1}, r"mm_processor_cache_gb must be 0 \(nothing is kept\) or above, got -1"),
         ({"dtype": "bfloat1"}, "dtype must be one of .*Did you mean bfloat16?"),
-        ({"load_format": "dumy"}, "Did you mean dummy?"),
+        (
+            {"load_format": "dumy"},
+            "load_format must be one of auto, safetensors, dummy, got 'dumy'. Did you mean dummy?",
+        ),
         (
             {"max_num_batched_tokens": 8, "max_num_seqs": 16},
             "max_num_batched_tokens=8 must be at least max_num_seqs=16",

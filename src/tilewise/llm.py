@@ -84,7 +84,7 @@ class LLM:
         self.resolved = resolved
         self._prepare = found.preparer(resolved)
         self._build = RequestBuilder(self._prepare, media_reader(config), config.scheduling_policy == "priority")
-        self._core = EngineCore(runner, resolved.limits, resolved.overlap)
+        self._core = EngineCore(runner, resolved.limits, resolved.overlap, seed=config.seed)
         self._queued: list[AnswerGroup] = []
 
     @classmethod
@@ -390,6 +390,8 @@ def media_reader(config: EngineConfig) -> MediaReader:
         allowed_media_domains=config.allowed_media_domains,
         limits=media,
     )
+    if os.environ.get("VLLM_MEDIA_URL_ALLOW_REDIRECTS", "1").lower() in ("0", "false"):
+        access = replace(access, max_redirects=0)
     limits = ImageLimits(max_pixels=config.max_image_pixels)
     frames = FrameChoice(config.num_frames, config.fps)
     # Without a cache nothing of a request is held on to when it ends, its files included.

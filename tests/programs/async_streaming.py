@@ -2,10 +2,11 @@
 
 import asyncio
 
+from tilewise.v1.engine.async_llm import AsyncLLM
+
 from tilewise import SamplingParams
 from tilewise.engine.arg_utils import AsyncEngineArgs
 from tilewise.sampling_params import RequestOutputKind
-from tilewise.v1.engine.async_llm import AsyncLLM
 
 
 async def stream_response(engine: AsyncLLM, prompt: str, request_id: str) -> str:

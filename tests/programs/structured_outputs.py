@@ -1,7 +1,7 @@
 """Answers of a given form, by the newer and by the older name of the option."""
 
 import json
-from enum import Enum
+from enum import StrEnum
 
 from pydantic import BaseModel
 
@@ -9,7 +9,7 @@ from tilewise import LLM, SamplingParams
 from tilewise.sampling_params import GuidedDecodingParams, StructuredOutputsParams
 
 
-class CarType(str, Enum):
+class CarType(StrEnum):
     SEDAN = "sedan"
     SUV = "SUV"
 
@@ -23,9 +23,11 @@ llm = LLM(model="demo", max_model_len=512, seed=0)
 
 
 def ask(prompt: str, **form) -> str:
-    return llm.generate(prompts=prompt, sampling_params=SamplingParams(temperature=0, max_tokens=60, **form))[
-        0
-    ].outputs[0].text
+    return (
+        llm.generate(prompts=prompt, sampling_params=SamplingParams(temperature=0, max_tokens=60, **form))[0]
+        .outputs[0]
+        .text
+    )
 
 
 choice = StructuredOutputsParams(choice=["Positive", "Negative"])

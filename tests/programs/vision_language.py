@@ -1,14 +1,15 @@
-"""One picture or video a prompt: EngineArgs changed and passed on as a dict, the tokenizer's template, uuids, a batch."""
+"""One picture or video a prompt: EngineArgs passed on as a dict, the tokenizer's template, uuids, a batch."""
 
 import argparse
 from dataclasses import asdict
 from typing import NamedTuple
 
+from tilewise.lora.request import LoRARequest
+from tilewise.multimodal.image import convert_image_mode
+
 from tilewise import LLM, EngineArgs, SamplingParams
 from tilewise.assets.image import ImageAsset
 from tilewise.assets.video import VideoAsset
-from tilewise.lora.request import LoRARequest
-from tilewise.multimodal.image import convert_image_mode
 
 
 class ModelRequestData(NamedTuple):

@@ -30,8 +30,8 @@ class ModelInputs:
     @classmethod
     def of(cls, config: EngineConfig) -> ModelInputs:
         """May download. Raises InvalidCheckpoint, InvalidConfig, UnknownModel or DownloadFailed."""
-        checkpoint = Checkpoint.find(config.model, config.revision, config.hub, config.download_dir)
-        tokenizer = Tokenizer.from_folder(checkpoint.folder.path)
+        checkpoint = Checkpoint.of(config)
+        tokenizer = Tokenizer.from_folder(checkpoint.tokenizer)
         spec = InputSpec.of(checkpoint.folder, tokenizer, config.mm_processor_kwargs)
         return cls(config, checkpoint, tokenizer, spec, find_draft(config, tokenizer))
 

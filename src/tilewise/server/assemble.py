@@ -11,21 +11,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tilewise.amounts import GIB
 from tilewise.config import EngineConfig
 from tilewise.engine.counters import Counters, StatsLog
 from tilewise.errors import InvalidConfig
-from tilewise.inputs.draft import find_draft
 from tilewise.inputs.media_cache import MediaCache
-from tilewise.inputs.prepare import InputOptions, Preparer
+from tilewise.inputs.model_inputs import ModelInputs
 from tilewise.inputs.sampling import default_sampling
-from tilewise.inputs.spec import InputSpec
-from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.llm import log_interval, media_reader
 from tilewise.remote.child import EngineProcess
 from tilewise.remote.supervisor import RestartRule, State, Supervisor
 from tilewise.remote.wire import Build, Launch, Outbox
-from tilewise.resize import resizer
 from tilewise.sampling_params import MAX_N
 from tilewise.server.config import ServerConfig
 from tilewise.server.convert import check_template_options
@@ -33,7 +28,6 @@ from tilewise.server.metrics import Metrics
 from tilewise.server.served import ServedModel
 from tilewise.server.service import Admission, Service
 from tilewise.server.tracing import Tracing
-from tilewise.weights.checkpoint import Checkpoint
 
 logger = logging.getLogger("tilewise")
 
@@ -88,32 +82,26 @@ async def assemble(
     """Everything up to an engine that is ready. Raises what hinders it."""
     started = time.perf_counter()
     tracing = tracing_of(engine, config)  # first: a library that is missing should not cost a model's loading time
-    checkpoint = await asyncio.to_thread(
-        Checkpoint.find, engine.model, engine.revision, engine.hub, engine.download_dir
-    )
-    folder = checkpoint.folder
-    tokenizer = Tokenizer.from_folder(folder.path)
-    spec = InputSpec.of(folder, tokenizer, engine.mm_processor_kwargs)
+    found = await asyncio.to_thread(ModelInputs.of, engine)
+    folder = found.checkpoint.folder
     sampling = default_sampling(config.generation_config, config.override_generation_config, folder)
     if sampling:
         logger.info("Default sampling options of the model: %s", sampling)
-    launch = Launch(engine, checkpoint, find_draft(engine, tokenizer), tokenizer.image_context_id, spec.end_ids, build)
+    launch = Launch(engine, found.checkpoint, found.draft, found.tokenizer.image_context_id, found.spec.end_ids, build)
     read = time.perf_counter()
 
     supervisor = Supervisor(launch, RestartRule(config.max_engine_restarts, config.engine_restart_window))
     ready = await supervisor.start(process)
-    context = ready.resolved.limits.max_model_len
+    preparer = found.preparer(ready.resolved)
+    context = preparer.max_model_len
     served = served_model(engine, config, context, sampling)
-    cache = MediaCache(int(engine.mm_processor_cache_gb * GIB))
-    resize = resizer(ready.resolved.resize_kernels)
-    preparer = Preparer(spec, tokenizer, context, InputOptions.of(engine), cache, resize)
     metrics = Metrics(served.name, context)
     metrics.describe_caches(ready.resolved)
     admission = Admission(config.max_num_queued_reqs, config.max_num_queued_tokens, config.request_timeout)
     reader = replace(media_reader(engine), detail_tiles=config.detail_tiles)
     service = Service(supervisor, preparer, reader, admission, metrics, media_threads(), tracing)
     stats = None if engine.disable_log_stats else StatsLog(log_interval(), time.monotonic())
-    parts = Assembly(supervisor, service, served, metrics, stats, cache, engine, folder.path)
+    parts = Assembly(supervisor, service, served, metrics, stats, preparer.cache, engine, folder.path)
     parts.became("ready")
     supervisor.watch(parts)
     waited = time.perf_counter() - read - sum(ready.seconds.values())
