@@ -128,7 +128,7 @@ def test_a_structured_answer_and_its_abort(folder):
         return tokens
 
     with LLM(str(folder), max_model_len=512) as llm:
-        text = llm.get_tokenizer().decode(run(folder, work))
+        text = llm.inputs.tokenizer.decode(run(folder, work))
     assert re.fullmatch("(ab|ba){3}", text)
 
 
