@@ -100,6 +100,9 @@ class ServerConfig:
     detail_tiles: dict[Detail, int] | None = option(
         None, 'most tiles of a picture by the `detail` of its image_url, as {"low": 1} (default: no effect)', "answers"
     )
+    strict_fields: bool = option(
+        False, "refuse request fields that are unknown, instead of naming them in the answer's header", "answers"
+    )
     stream_interval: int = option(1, "tokens that a streamed chunk waits for", "answers")
     enable_force_include_usage: bool = option(False, "count tokens in every stream, asked for or not", "answers")
 

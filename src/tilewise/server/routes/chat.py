@@ -9,6 +9,7 @@ from typing import Any
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
+from tilewise.ignored import Ignored
 from tilewise.server.calls import ChatCall
 from tilewise.server.context import Context, context_of
 from tilewise.server.convert import chat_call
@@ -46,8 +47,8 @@ async def chat_completions(raw: HttpRequest) -> Response:
     context = context_of(raw)
     service = context.service
 
-    async def work(body: dict[str, Any]) -> Response:
-        call = chat_call(body, context.served, raw.headers.get("x-request-id"))
+    async def work(body: dict[str, Any], ignored: Ignored) -> Response:
+        call = chat_call(body, context.served, ignored, raw.headers.get("x-request-id"))
         service.check_admission()
         async with service.deadline():
             scope = context.scope(raw, call.routing.cache_salt)

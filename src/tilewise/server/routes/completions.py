@@ -10,6 +10,7 @@ from typing import Any
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
+from tilewise.ignored import Ignored
 from tilewise.outputs.group import AnswerGroup
 from tilewise.server.calls import CompletionCall
 from tilewise.server.completion import Decode, completion_body, completion_call
@@ -47,8 +48,8 @@ async def completions(raw: HttpRequest) -> Response:
     context = context_of(raw)
     service = context.service
 
-    async def work(body: dict[str, Any]) -> Response:
-        call = completion_call(body, context.served, raw.headers.get("x-request-id"))
+    async def work(body: dict[str, Any], ignored: Ignored) -> Response:
+        call = completion_call(body, context.served, ignored, raw.headers.get("x-request-id"))
         service.check_admission()
         async with service.deadline():
             requests = await service.prepare(lambda: completion_requests(call, service.preparer), is_light(call))
