@@ -1,4 +1,4 @@
-"""Names that were asked for and have no effect. None of them is dropped in silence: each is logged once, with the reason.
+"""Names that were asked for and have no effect. None is dropped in silence: each is logged once, with the reason.
 
 The rule of every surface (flags, environment, request fields, keywords of Python): what changes an answer works or is
 refused by name; what does not change one is taken, and named. A near miss of a known name is always refused, since

@@ -12,6 +12,7 @@ from tests.server.asking import LOOK
 from tests.server.test_stream import gathered
 from tilewise import LLM, ImageAsset
 from tilewise.errors import InvalidRequest, TooLong
+from tilewise.ignored import Ignored
 from tilewise.outputs.group import AnswerGroup
 from tilewise.server.body import parse_body
 from tilewise.server.completion import completion_body, completion_call
@@ -55,7 +56,7 @@ def drive(llm, group):
 
 def chat(llm, body):
     """The whole answer and the chunks of one and the same run."""
-    call = chat_call(parse_body(json.dumps(body).encode()), SERVED)
+    call = chat_call(parse_body(json.dumps(body).encode()), SERVED, Ignored())
     request = chat_request(call, llm._prepare, llm._reader)
     group, stream = AnswerGroup(llm._tokenizer, request, llm._prepare.spec), ChatStream(call, request.prompt_ids)
     chunks = [chunk for piece in drive(llm, group) for chunk in stream.take(piece, group.usage)]
@@ -74,7 +75,7 @@ def test_a_picture_and_a_question(llm, sign):
 
 def test_a_picture_as_it_was_prepared_offline(llm, sign):
     """The served prompt is that of LLM.chat."""
-    call = chat_call({"messages": [sign]}, SERVED)
+    call = chat_call({"messages": [sign]}, SERVED, Ignored())
     offline = llm._chat_request([sign], call.sampling, None, None)
     assert chat_request(call, llm._prepare, llm._reader).prompt_ids == offline.prompt_ids
 
@@ -103,15 +104,20 @@ def test_required_calls_are_calls(llm, parallel):
 def test_asked_tokens_have_to_fit(llm):
     body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2048}
     with pytest.raises(TooLong) as caught:
-        chat_request(chat_call(body, SERVED), llm._prepare, llm._reader)
+        chat_request(chat_call(body, SERVED, Ignored()), llm._prepare, llm._reader)
     assert (caught.value.limit, caught.value.output_tokens) == (2048, 2048)
     fits = {**body, "max_tokens": 2048 - caught.value.prompt_tokens}
-    assert chat_request(chat_call(fits, SERVED), llm._prepare, llm._reader).sampling.max_tokens == fits["max_tokens"]
+    assert (
+        chat_request(chat_call(fits, SERVED, Ignored()), llm._prepare, llm._reader).sampling.max_tokens
+        == fits["max_tokens"]
+    )
 
 
 def test_completions_echo_their_prompts(llm):
     call = completion_call(
-        {"prompt": ["the red sign", [300, 301]], "max_tokens": 3, "echo": True, "logprobs": 1, "temperature": 0}, SERVED
+        {"prompt": ["the red sign", [300, 301]], "max_tokens": 3, "echo": True, "logprobs": 1, "temperature": 0},
+        SERVED,
+        Ignored(),
     )
     outputs = []
     for request in completion_requests(call, llm._prepare):
@@ -130,26 +136,26 @@ def test_completions_echo_their_prompts(llm):
 
 
 def test_tokenize_counts_pictures_and_detokenize_comes_back(llm, sign):
-    body = tokenize_body(tokenize_call({"messages": [sign]}, SERVED), llm._prepare, llm._reader)
-    request = chat_request(chat_call({"messages": [sign]}, SERVED), llm._prepare, llm._reader)
+    body = tokenize_body(tokenize_call({"messages": [sign]}, SERVED, Ignored()), llm._prepare, llm._reader)
+    request = chat_request(chat_call({"messages": [sign]}, SERVED, Ignored()), llm._prepare, llm._reader)
     assert (body["tokens"], body["count"]) == (list(request.prompt_ids), len(request.prompt_ids))
     assert (body["max_model_len"], body["token_strs"]) == (2048, None)
     text = {"prompt": "the red sign", "return_token_strs": True}
-    body = tokenize_body(tokenize_call(text, SERVED), llm._prepare, llm._reader)
+    body = tokenize_body(tokenize_call(text, SERVED, Ignored()), llm._prepare, llm._reader)
     assert len(body["token_strs"]) == body["count"]
-    assert detokenize_body({"tokens": body["tokens"]}, SERVED, llm._tokenizer) == {"prompt": "the red sign"}
-    assert tokenize_body(tokenize_call({"prompt": ""}, SERVED), llm._prepare, llm._reader)["count"] == 0
+    assert detokenize_body({"tokens": body["tokens"]}, SERVED, llm._tokenizer, Ignored()) == {"prompt": "the red sign"}
+    assert tokenize_body(tokenize_call({"prompt": ""}, SERVED, Ignored()), llm._prepare, llm._reader)["count"] == 0
 
 
 def test_tokenize_takes_more_than_the_context(llm):
-    body = tokenize_body(tokenize_call({"prompt": "red " * 5000}, SERVED), llm._prepare, llm._reader)
+    body = tokenize_body(tokenize_call({"prompt": "red " * 5000}, SERVED, Ignored()), llm._prepare, llm._reader)
     assert body["count"] > 2048
 
 
 def test_tokenize_follows_tools_and_endings(llm):
     asked = {"messages": [{"role": "user", "content": "Hi"}], "tools": [LOOK], "add_generation_prompt": False}
-    body = tokenize_body(tokenize_call(asked, SERVED), llm._prepare, llm._reader)
-    prompt = detokenize_body({"tokens": body["tokens"]}, SERVED, llm._tokenizer)["prompt"]
+    body = tokenize_body(tokenize_call(asked, SERVED, Ignored()), llm._prepare, llm._reader)
+    prompt = detokenize_body({"tokens": body["tokens"]}, SERVED, llm._tokenizer, Ignored())["prompt"]
     assert '"name": "look"' in prompt
     assert prompt.endswith("Hi<|im_end|>\n")
 
@@ -166,9 +172,9 @@ def test_tokenize_follows_tools_and_endings(llm):
 )
 def test_what_tokenize_refuses(body, says):
     with pytest.raises(InvalidRequest, match=says):
-        tokenize_call(body, SERVED)
+        tokenize_call(body, SERVED, Ignored())
 
 
 def test_detokenize_knows_its_vocabulary(llm):
     with pytest.raises(InvalidRequest, match="tokens: token id 999999 is not in the vocabulary"):
-        detokenize_body({"tokens": [999999]}, SERVED, llm._tokenizer)
+        detokenize_body({"tokens": [999999]}, SERVED, llm._tokenizer, Ignored())

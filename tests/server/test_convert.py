@@ -70,6 +70,26 @@ def test_sampling_fields(name, value, arrives):
     assert getattr(ask(**{name: value}).sampling, name) == arrives
 
 
+# The conversion table of pydantic's lax mode, https://docs.pydantic.dev/latest/concepts/conversion_table/ (JSON).
+@pytest.mark.parametrize(
+    ("name", "value", "arrives"),
+    [
+        ("max_tokens", 10.0, 10),
+        ("max_tokens", "10", 10),
+        ("temperature", "0.5", 0.5),
+        ("top_p", "1", 1.0),
+        ("seed", "7", 7),
+        ("ignore_eos", "true", True),
+        ("ignore_eos", 1, True),
+        ("ignore_eos", "off", False),
+        ("stop_token_ids", [1.0, "2"], (1, 2)),
+        ("logit_bias", {"42": "5"}, {42: 5.0}),
+    ],
+)
+def test_numbers_and_switches_as_text_or_as_other_numbers(name, value, arrives):
+    assert getattr(ask(**{name: value}).sampling, name) == arrives
+
+
 def test_names_of_the_longest_answer():
     assert ask(max_tokens=5).sampling.max_tokens == ask(max_completion_tokens=5).sampling.max_tokens == 5
     assert ask(max_tokens=9, max_completion_tokens=5).routing.max_tokens == 5
@@ -154,10 +174,13 @@ def test_what_cannot_be_is_refused(fields, says):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("temperature", "0.5"),
-        ("n", True),
+        ("temperature", "hot"),
+        ("temperature", "nan"),
+        ("temperature", "Infinity"),
         ("n", 1.5),
-        ("stream", "true"),
+        ("n", "1.5"),
+        ("stream", "perhaps"),
+        ("stream", 2),
         ("stop", [1]),
         ("messages", "Hi"),
         ("logit_bias", [1]),
@@ -165,8 +188,8 @@ def test_what_cannot_be_is_refused(fields, says):
         ("tool_choice", "look"),
         ("reasoning_effort", "extreme"),
         ("response_format", {"type": "structural_tag"}),
-        ("structured_outputs", {"structural_tag": "x"}),
-        ("stream_options", {"include_usage": 1}),
+        ("structured_outputs", {"regex": 1}),
+        ("stream_options", {"include_usage": 2}),
     ],
 )
 def test_values_of_the_wrong_type_are_refused(name, value):

@@ -4,6 +4,7 @@ import pytest
 
 from tests.server.asking import QUESTION, SERVED
 from tilewise.errors import InvalidField
+from tilewise.ignored import Ignored
 from tilewise.server.completion import completion_call
 from tilewise.server.convert import chat_call
 from tilewise.server.fields import CHAT, COMPLETION, DETOKENIZE, RESPONSES, TABLES, TOKENIZE
@@ -71,18 +72,18 @@ def test_a_row_works_exactly_if_the_body_has_it(table, body):
 def test_a_refused_field_says_why(table, field):
     call, body = ASK[table.route]
     with pytest.raises(InvalidField) as caught:
-        call({**body, field.name: {"no": "such value"}}, SERVED)
+        call({**body, field.name: {"no": "such value"}}, SERVED, Ignored())
     assert caught.value.param == field.name
     assert field.name in str(caught.value) or "Chat template" in str(caught.value)
     for value in (None, *field.harmless):
-        call({**body, field.name: value}, SERVED)
+        call({**body, field.name: value}, SERVED, Ignored())
 
 
 @pytest.mark.parametrize(("table", "field"), of("no effect"))
 def test_a_field_without_effect_changes_nothing(table, field):
     call, body = ASK[table.route]
-    plain = call({**body, "request_id": "a"}, SERVED)
-    with_it = call({**body, "request_id": "a", field.name: "anything"}, SERVED)
+    plain = call({**body, "request_id": "a"}, SERVED, Ignored())
+    with_it = call({**body, "request_id": "a", field.name: "anything"}, SERVED, Ignored())
     get = (lambda found: found.chat) if table is RESPONSES else (lambda found: found)
     assert get(plain).sampling == get(with_it).sampling
     assert getattr(get(plain), "prompt", None) == getattr(get(with_it), "prompt", None)
@@ -91,10 +92,10 @@ def test_a_field_without_effect_changes_nothing(table, field):
 @pytest.mark.parametrize(("name", "near"), [("max_token", "max_tokens"), ("temprature", "temperature")])
 def test_an_unknown_field_is_refused_with_the_nearest(name, near):
     with pytest.raises(InvalidField, match=f"has no field '{name}'. Did you mean {near}?") as caught:
-        chat_call({"messages": [QUESTION], name: 1}, SERVED)
+        chat_call({"messages": [QUESTION], name: 1}, SERVED, Ignored())
     assert caught.value.param == name
 
 
 def test_true_is_not_one_among_harmless_values():
     with pytest.raises(InvalidField, match="best_of"):
-        completion_call({"prompt": "a", "best_of": True}, SERVED)
+        completion_call({"prompt": "a", "best_of": True}, SERVED, Ignored())

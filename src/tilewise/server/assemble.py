@@ -140,6 +140,7 @@ def served_model(
         reasoning=config.reasoning_parser is not None,
         thinking=bool(check_template_options(config.default_chat_template_kwargs)),
         priorities=engine.scheduling_policy == "priority",
+        strict_fields=config.strict_fields,
         force_include_usage=config.enable_force_include_usage,
     )
 

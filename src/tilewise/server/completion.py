@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from tilewise.errors import InvalidField
+from tilewise.ignored import Ignored
 from tilewise.server.calls import CompletionCall
 from tilewise.server.convert import reply_of, routing_of
-from tilewise.server.fields import COMPLETION
+from tilewise.server.fields import COMPLETION, UnknownFields
 from tilewise.server.protocol.completion import CompletionBody
 from tilewise.server.respond import checked_reason, usage_body
 from tilewise.server.sampling import sampling_of
@@ -22,9 +23,11 @@ Decode = Callable[[Sequence[int]], str]
 """Token ids to text, special tokens by name."""
 
 
-def completion_call(body: dict[str, Any], served: ServedModel, header_id: str | None = None) -> CompletionCall:
-    """Raises InvalidRequest, UnknownModel or pydantic's ValidationError."""
-    fields = CompletionBody.read(body, COMPLETION)
+def completion_call(
+    body: dict[str, Any], served: ServedModel, ignored: Ignored, header_id: str | None = None
+) -> CompletionCall:
+    """Names without effect go into `ignored`. Raises InvalidRequest, UnknownModel or pydantic's ValidationError."""
+    fields = CompletionBody.read(body, COMPLETION, UnknownFields(ignored, served.strict_fields))
     prompt_only = fields.echo and fields.max_tokens == 0
     scored_prompt = fields.echo and fields.logprobs is not None
     if scored_prompt and fields.stream:

@@ -111,6 +111,9 @@ class ServerConfig:
     enable_tokenizer_info_endpoint: bool = option(
         False, "answer GET /tokenizer_info with the tokenizer's configuration", "answers"
     )
+    strict_fields: bool = option(
+        False, "refuse request fields that are unknown, instead of naming them in the answer's header", "answers"
+    )
     stream_interval: int = option(1, "tokens that a streamed chunk waits for", "answers")
     enable_force_include_usage: bool = option(False, "count tokens in every stream, asked for or not", "answers")
 

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from tilewise.errors import InvalidField, InvalidRequest
+from tilewise.ignored import Ignored
 from tilewise.inputs.media_io import MediaOptions
 from tilewise.inputs.templates import Ending
 from tilewise.server.calls import ChatCall, ChatPrompt, Reply, Routing
-from tilewise.server.fields import CHAT
+from tilewise.server.fields import CHAT, UnknownFields
 from tilewise.server.messages import read_conversation
 from tilewise.server.protocol.chat import ChatBody
 from tilewise.server.protocol.common import Sampled
@@ -26,12 +27,16 @@ _RESERVED = ("chat_template", "tokenize", "tools", "documents", "add_generation_
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
-def chat_call(body: dict[str, Any], served: ServedModel, header_id: str | None = None) -> ChatCall:
-    """`header_id` is the header X-Request-Id. Raises InvalidRequest, UnknownModel or pydantic's ValidationError."""
+def chat_call(body: dict[str, Any], served: ServedModel, ignored: Ignored, header_id: str | None = None) -> ChatCall:
+    """`header_id` is the header X-Request-Id; names without effect go into `ignored`.
+
+    Raises InvalidRequest, UnknownModel or pydantic's ValidationError.
+    """
     check_template(body, served)
-    fields = ChatBody.read(body, CHAT)
+    unknown = UnknownFields(ignored, served.strict_fields)
+    fields = ChatBody.read(body, CHAT, unknown)
     tools = read_tools(fields.tools, fields.tool_choice, fields.parallel_tool_calls, served)
-    messages = read_conversation(fields.messages)
+    messages = read_conversation(fields.messages, unknown)
     ending = ending_of(fields.add_generation_prompt, fields.continue_final_message)
     return ChatCall(
         reply=reply_of(fields, served, "chatcmpl-", header_id),

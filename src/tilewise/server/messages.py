@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, get_args
 
 from tilewise.errors import InvalidField, did_you_mean
+from tilewise.server.fields import UnknownFields
 from tilewise.types import Detail
 
 _KEYS = {
@@ -15,10 +16,17 @@ _KEYS = {
     "assistant": {"content", "tool_calls"},
     "tool": {"content", "tool_call_id"},
 }
-# Of all roles. What an earlier answer reported beside its text is no part of the prompt, as in the training: reasoning
-# of earlier turns is left out there.
-_SPARE = {"name", "reasoning", "reasoning_content", "refusal", "annotations", "audio", "function_call"}
+_SPARE = {
+    "name": "the templates have no place for names",
+    "tool_call_id": "results are told apart by their order",
+    "reasoning": "reasoning of earlier turns is no part of a prompt, as in the training",
+    "reasoning_content": "reasoning of earlier turns is no part of a prompt, as in the training",
+    "refusal": "what an earlier answer reported beside its text is no part of a prompt",
+    "annotations": "what an earlier answer reported beside its text is no part of a prompt",
+}
+"""Keys of messages that have no effect in any role, each with the reason."""
 _SUCCESSORS = {"function_call": "its successor is tool_calls", "audio": "the models hear nothing"}
+_ALL_KEYS = ("role", *sorted(set().union(*_KEYS.values())), *_SPARE, *_SUCCESSORS)
 _PARTS = {
     "text": "text",
     "input_text": "text",
@@ -38,30 +46,29 @@ _REFUSED_PARTS = {
     "image_pil": "it is for programs: send image_url",
     "video_frames": "it is for programs: send video_url",
 }
+_NOTHING: tuple[Any, ...] = (None, [], {}, "")
+"""Values that say nothing, as an answer of ours that is sent back has them."""
 _DETAILS = (*get_args(Detail), None)
 
 
-def read_conversation(messages: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
-    """Messages for `read_messages`. Raises InvalidField, naming message and part."""
+def read_conversation(messages: Sequence[dict[str, Any]], unknown: UnknownFields) -> tuple[dict[str, Any], ...]:
+    """Messages for `read_messages`; keys without effect are named. Raises InvalidField, naming message and part."""
     if not messages:
         raise InvalidField("messages", "messages is empty: it needs at least one message.")
-    return tuple(_message(message, f"messages[{number}]") for number, message in enumerate(messages))
+    return tuple(_message(message, f"messages[{number}]", unknown) for number, message in enumerate(messages))
 
 
-def _message(message: dict[str, Any], where: str) -> dict[str, Any]:
+def _message(message: dict[str, Any], where: str, unknown: UnknownFields) -> dict[str, Any]:
     role = message.get("role")
     if not isinstance(role, str) or role not in _KEYS:
         known = ", ".join(_KEYS)
         raise InvalidField(f"{where}.role", f"{where}: role must be one of {known}, got {role!r:.80}.")
-    for key in message:
-        if key not in _KEYS[role] | _SPARE | {"role"}:
-            hint = did_you_mean(key, sorted(_KEYS[role]))
-            raise InvalidField(f"{where}.{key}", f"{where}: a message of role {role} has no {key[:80]!r}.{hint}")
-        if key in _SUCCESSORS and message[key] is not None:
-            raise InvalidField(f"{where}.{key}", f"{where}: {key} is not taken, as {_SUCCESSORS[key]}.")
+    for key, value in message.items():
+        if key not in _KEYS[role] | {"role"} and value not in _NOTHING:
+            _take_key(key, role, where, unknown)
     content = message.get("content")
     if isinstance(content, list):
-        content = list(_parts(content, where))
+        content = list(_parts(content, where, unknown))
     elif content is not None and not isinstance(content, str):
         raise InvalidField(
             f"{where}.content",
@@ -70,6 +77,18 @@ def _message(message: dict[str, Any], where: str) -> dict[str, Any]:
     if content is None and not message.get("tool_calls") and role != "assistant":
         raise InvalidField(f"{where}.content", f"{where}: a message of role {role} needs content.")
     return {"role": "system" if role == "developer" else role, "content": content, **_calls(message, where)}
+
+
+def _take_key(key: str, role: str, where: str, unknown: UnknownFields) -> None:
+    """Of a message, one that says something that this role has no place for."""
+    if key in _SUCCESSORS:
+        raise InvalidField(f"{where}.{key}", f"{where}: {key} is not taken, as {_SUCCESSORS[key]}.")
+    if key in _SPARE:
+        unknown.ignored.add(f"messages.{key}", _SPARE[key])
+    elif key in _ALL_KEYS:
+        raise InvalidField(f"{where}.{key}", f"{where}: a message of role {role} has no {key!r}.")
+    else:
+        unknown.take(f"messages.{key}", _ALL_KEYS, where, f"{where}.{key}")
 
 
 def _calls(message: dict[str, Any], where: str) -> dict[str, Any]:
@@ -86,7 +105,7 @@ def _calls(message: dict[str, Any], where: str) -> dict[str, Any]:
     return {"tool_calls": calls} if calls else {}
 
 
-def _parts(parts: list[Any], where: str) -> Iterator[dict[str, Any]]:
+def _parts(parts: list[Any], where: str, unknown: UnknownFields) -> Iterator[dict[str, Any]]:
     for number, part in enumerate(parts):
         here = f"{where}.content[{number}]"
         if isinstance(part, str):
@@ -99,10 +118,10 @@ def _parts(parts: list[Any], where: str) -> Iterator[dict[str, Any]]:
             kind = next((name for name in _PARTS if name in part), None)
         if kind == "thinking":  # of an earlier answer: no part of the prompt
             continue
-        yield _part(part, kind, here)
+        yield _part(part, kind, here, unknown)
 
 
-def _part(part: dict[str, Any], kind: Any, here: str) -> dict[str, Any]:
+def _part(part: dict[str, Any], kind: Any, here: str, unknown: UnknownFields) -> dict[str, Any]:
     if isinstance(kind, str) and kind in _REFUSED_PARTS:
         raise InvalidField(here, f"{here}: parts of type {kind} are not taken, as {_REFUSED_PARTS[kind]}.")
     if not isinstance(kind, str) or kind not in _PARTS:
@@ -112,11 +131,14 @@ def _part(part: dict[str, Any], kind: Any, here: str) -> dict[str, Any]:
         )
     key = _PARTS[kind]
     value = part.get(key)
+    of_part = ("type", key, "uuid", "detail") if key.endswith("_url") else ("type", key)
+    unknown.take_all("messages.content", _said(part), of_part, here)
     if key in ("text", "refusal"):
         if not isinstance(value, str):
             raise InvalidField(here, f"{here}: {key} must be a string, got {type(value).__name__}.")
         return {"type": "text", "text": value}
     found = dict(value) if isinstance(value, dict) else {"url": value}
+    unknown.take_all(f"messages.content.{key}", _said(found), ("url", "uuid", "detail"), f"{here}.{key}")
     uuid, detail = part.get("uuid", found.pop("uuid", None)), part.get("detail", found.pop("detail", None))
     if not isinstance(found.get("url"), str) and (uuid is None or found.get("url") is not None):
         kind = type(found.get("url")).__name__
@@ -125,3 +147,8 @@ def _part(part: dict[str, Any], kind: Any, here: str) -> dict[str, Any]:
         raise InvalidField(here, f"{here}: detail must be auto, low or high, got {detail!r:.80}.")
     shown = {"url": found.get("url"), **({} if detail is None else {"detail": detail})}
     return {"type": key, key: shown, **({} if uuid is None else {"uuid": uuid})}
+
+
+def _said(value: dict[str, Any]) -> list[str]:
+    """The keys that say something."""
+    return [key for key, inner in value.items() if inner not in _NOTHING]

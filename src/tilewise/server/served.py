@@ -37,6 +37,8 @@ class ServedModel:
     """Whether the scheduler minds `priority`."""
     trust_request_chat_template: bool = False
     force_include_usage: bool = False
+    strict_fields: bool = False
+    """Whether unknown fields of a request are refused, instead of being named in its answer."""
 
     @property
     def name(self) -> str:

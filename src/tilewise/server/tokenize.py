@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tilewise.errors import InvalidField
+from tilewise.ignored import Ignored
 from tilewise.inputs.chat import MediaReader
 from tilewise.inputs.prepare import Preparer
 from tilewise.inputs.sampling import check_ids
@@ -14,7 +15,7 @@ from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.sampling_params import SamplingParams
 from tilewise.server.calls import ChatPrompt
 from tilewise.server.convert import check_template, check_template_options, ending_of, media_of
-from tilewise.server.fields import DETOKENIZE, TOKENIZE
+from tilewise.server.fields import DETOKENIZE, TOKENIZE, UnknownFields
 from tilewise.server.messages import read_conversation
 from tilewise.server.protocol.tokenize import DetokenizeBody, TokenizeBody
 from tilewise.server.requests import conversation_request
@@ -34,10 +35,11 @@ class TokenizeCall:
     """Whether the tokens are wanted as the vocabulary spells them."""
 
 
-def tokenize_call(body: dict[str, Any], served: ServedModel) -> TokenizeCall:
-    """Raises InvalidRequest, UnknownModel or pydantic's ValidationError."""
+def tokenize_call(body: dict[str, Any], served: ServedModel, ignored: Ignored) -> TokenizeCall:
+    """Names without effect go into `ignored`. Raises InvalidRequest, UnknownModel or pydantic's ValidationError."""
     check_template(body, served)
-    fields = TokenizeBody.read(body, TOKENIZE)
+    unknown = UnknownFields(ignored, served.strict_fields)
+    fields = TokenizeBody.read(body, TOKENIZE, unknown)
     served.resolve(fields.model)
     if (fields.prompt is None) == (fields.messages is None):
         raise InvalidField("prompt", "Send either prompt or messages.")
@@ -47,13 +49,13 @@ def tokenize_call(body: dict[str, Any], served: ServedModel) -> TokenizeCall:
         return TokenizeCall(fields.prompt, fields.add_special_tokens is not False, fields.return_token_strs)
     if fields.add_special_tokens:
         raise InvalidField("add_special_tokens", "The model's template writes the special tokens of messages.")
-    return TokenizeCall(_conversation(fields, served), start=True, spelled=fields.return_token_strs)
+    return TokenizeCall(_conversation(fields, served, unknown), start=True, spelled=fields.return_token_strs)
 
 
-def _conversation(fields: TokenizeBody, served: ServedModel) -> ChatPrompt:
+def _conversation(fields: TokenizeBody, served: ServedModel, unknown: UnknownFields) -> ChatPrompt:
     thinking = check_template_options(fields.chat_template_kwargs)
     return ChatPrompt(
-        messages=read_conversation(fields.messages or ()),
+        messages=read_conversation(fields.messages or (), unknown),
         thinking=served.thinking if thinking is None else thinking,
         tools=read_tools(fields.tools, None, True, served).definitions,
         ending=ending_of(fields.add_generation_prompt, fields.continue_final_message),
@@ -73,8 +75,10 @@ def tokenize_body(call: TokenizeCall, preparer: Preparer, reader: MediaReader) -
     return {"count": len(ids), "max_model_len": preparer.max_model_len, "tokens": list(ids), "token_strs": tokens}
 
 
-def detokenize_body(body: dict[str, Any], served: ServedModel, tokenizer: Tokenizer) -> dict[str, Any]:
-    fields = DetokenizeBody.read(body, DETOKENIZE)
+def detokenize_body(
+    body: dict[str, Any], served: ServedModel, tokenizer: Tokenizer, ignored: Ignored
+) -> dict[str, Any]:
+    fields = DetokenizeBody.read(body, DETOKENIZE, UnknownFields(ignored, served.strict_fields))
     served.resolve(fields.model)
     check_ids("tokens", fields.tokens, tokenizer)
     return {"prompt": tokenizer.decode(fields.tokens, skip_special_tokens=False)}

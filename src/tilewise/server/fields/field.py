@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tilewise.errors import InvalidField, did_you_mean
+from tilewise.errors import InvalidField
+from tilewise.server.fields.unknown import UnknownFields
 
 Effect = Literal["works", "refused", "no effect"]
 
@@ -52,21 +53,24 @@ class FieldTable:
     def working(self) -> set[str]:
         return {field.name for field in self.fields if field.effect == "works"}
 
-    def effective(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """The fields of a body that mean something. Raises InvalidField, naming the first that cannot be had.
+    def effective(self, body: Mapping[str, Any], unknown: UnknownFields) -> dict[str, Any]:
+        """The fields of a body that mean something; what has no effect is named in `unknown.ignored`.
 
-        A null is a field that is not there, as OpenAI's clients mean it.
+        A null is a field that is not there, as OpenAI's clients mean it. Raises InvalidField, naming the first that
+        cannot be had.
         """
         known = {field.name: field for field in self.fields}
         kept: dict[str, Any] = {}
         for name, value in body.items():
             if name not in known:
-                hint = did_you_mean(name, known)
-                raise InvalidField(name, f"{self.route} has no field {name[:80]!r}.{hint} Leave it out otherwise.")
-            if value is None:
+                if value is not None or unknown.strict:
+                    unknown.take(name, known, self.route)
+            elif value is None:
                 continue
-            if known[name].refuses(value):
+            elif known[name].refuses(value):
                 raise InvalidField(name, f"{name} is not supported: {known[name].note}")
-            if known[name].effect == "works":
+            elif known[name].effect == "works":
                 kept[name] = value
+            elif known[name].effect == "no effect":
+                unknown.ignored.add(name, known[name].note)
         return kept

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from tilewise.server.protocol.common import Sampled, Strict
+from tilewise.server.protocol.common import Given, Sampled
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
-class FunctionDefinition(Strict):
+class FunctionDefinition(Given):
     name: str
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
 
 
-class Tool(Strict):
+class Tool(Given):
     type: Literal["function"]
     function: FunctionDefinition
 
 
-class FunctionName(Strict):
+class FunctionName(Given):
     name: str
 
 
-class NamedTool(Strict):
+class NamedTool(Given):
     type: Literal["function"]
     function: FunctionName
 

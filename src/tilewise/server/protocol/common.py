@@ -7,6 +7,8 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict
 
 from tilewise.server.fields.field import FieldTable
+from tilewise.server.fields.unknown import UnknownFields
+from tilewise.server.protocol.nested import known_keys
 
 
 class Strict(BaseModel):
@@ -15,22 +17,29 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class Body(Strict):
+class Given(BaseModel):
+    """An object of a request body. Scalars are read as pydantic's lax mode reads them (`10.0`, `"0.5"`), as in vLLM."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Body(Given):
     """A request body: its table is asked first which fields may come at all."""
 
     @classmethod
-    def read(cls, body: dict[str, Any], table: FieldTable) -> Self:
+    def read(cls, body: dict[str, Any], table: FieldTable, unknown: UnknownFields) -> Self:
         """Raises InvalidField for a field that cannot be had, ValidationError for a value of the wrong type."""
-        return cls.model_validate(table.effective(body))
+        effective = table.effective(body, unknown)
+        return cls.model_validate({name: known_keys(cls, name, effective[name], unknown) for name in effective})
 
 
-class StreamOptions(Strict):
+class StreamOptions(Given):
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
     include_obfuscation: Literal[False] | None = None
 
 
-class JsonSchema(Strict):
+class JsonSchema(Given):
     name: str = "answer"
     description: str | None = None
     schema_: dict[str, Any] | None = None
@@ -39,12 +48,12 @@ class JsonSchema(Strict):
     model_config = ConfigDict(alias_generator=lambda name: name.rstrip("_"))
 
 
-class ResponseFormat(Strict):
+class ResponseFormat(Given):
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
 
 
-class StructuredOutputs(Strict):
+class StructuredOutputs(Given):
     json_: dict[str, Any] | str | None = None
     regex: str | None = None
     choice: list[str] | None = None

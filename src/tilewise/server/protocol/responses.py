@@ -7,10 +7,10 @@ from typing import Any, Literal
 from pydantic import ConfigDict
 
 from tilewise.server.protocol.chat import Effort
-from tilewise.server.protocol.common import Body, Strict
+from tilewise.server.protocol.common import Body, Given
 
 
-class TextFormat(Strict):
+class TextFormat(Given):
     type: Literal["text", "json_object", "json_schema"]
     name: str | None = None
     description: str | None = None
@@ -20,19 +20,19 @@ class TextFormat(Strict):
     model_config = ConfigDict(alias_generator=lambda name: name.rstrip("_"))
 
 
-class TextOptions(Strict):
+class TextOptions(Given):
     format: TextFormat | None = None
     verbosity: Literal["medium"] | None = None
     """Anything but its default would have to be said in a message."""
 
 
-class ReasoningOptions(Strict):
+class ReasoningOptions(Given):
     effort: Effort | None = None
     summary: None = None
     """Reasoning is given as it is, not summed up."""
 
 
-class FlatTool(Strict):
+class FlatTool(Given):
     type: Literal["function"]
     name: str
     description: str | None = None
@@ -40,7 +40,7 @@ class FlatTool(Strict):
     strict: bool | None = None
 
 
-class FlatToolName(Strict):
+class FlatToolName(Given):
     type: Literal["function"]
     name: str
 

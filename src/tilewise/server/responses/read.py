@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from tilewise.errors import InvalidField
+from tilewise.ignored import Ignored
 from tilewise.server.calls import ChatCall
 from tilewise.server.convert import chat_call, request_id
-from tilewise.server.fields import RESPONSES
+from tilewise.server.fields import RESPONSES, UnknownFields
 from tilewise.server.protocol.responses import FlatToolName, ResponsesBody, TextFormat
 from tilewise.server.served import ServedModel
 
@@ -26,9 +27,11 @@ class ResponseCall:
     """Fields of the body that the answer repeats."""
 
 
-def response_call(body: dict[str, Any], served: ServedModel, header_id: str | None = None) -> ResponseCall:
-    """Raises InvalidRequest, UnknownModel or pydantic's ValidationError."""
-    fields = ResponsesBody.read(body, RESPONSES)
+def response_call(
+    body: dict[str, Any], served: ServedModel, ignored: Ignored, header_id: str | None = None
+) -> ResponseCall:
+    """Names without effect go into `ignored`. Raises InvalidRequest, UnknownModel or pydantic's ValidationError."""
+    fields = ResponsesBody.read(body, RESPONSES, UnknownFields(ignored, served.strict_fields))
     number = request_id(header_id, fields.request_id)
     same = {name: value for name in _SAME if (value := getattr(fields, name)) is not None}
     chat: dict[str, Any] = {**same, "messages": _messages(fields), "max_tokens": fields.max_output_tokens}
@@ -42,7 +45,7 @@ def response_call(body: dict[str, Any], served: ServedModel, header_id: str | No
         chat |= {"tools": [_tool(tool.model_dump(exclude_none=True)) for tool in fields.tools]}
     choice = fields.tool_choice
     chat["tool_choice"] = _tool(choice.model_dump()) if isinstance(choice, FlatToolName) else choice
-    return ResponseCall(f"resp_{number}", chat_call(chat, served, number), _repeated(body, fields))
+    return ResponseCall(f"resp_{number}", chat_call(chat, served, ignored, number), _repeated(body, fields))
 
 
 def _response_format(form: TextFormat) -> dict[str, Any]:

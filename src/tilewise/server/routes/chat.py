@@ -9,6 +9,7 @@ from typing import Any
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
+from tilewise.ignored import Ignored
 from tilewise.server.calls import ChatCall
 from tilewise.server.context import Context, context_of
 from tilewise.server.convert import chat_call
@@ -44,18 +45,18 @@ OPERATIONS = {
 @router.post("/v1/chat/completions")
 async def chat_completions(raw: HttpRequest) -> Response:
     """Answer a conversation, pictures and videos included."""
-    return await exchange(raw, context_of(raw).service, lambda body: answer_chat(raw, body))
+    return await exchange(raw, context_of(raw).service, lambda body, ignored: answer_chat(raw, body, ignored))
 
 
-async def answer_chat(raw: HttpRequest, body: dict[str, Any]) -> Response:
+async def answer_chat(raw: HttpRequest, body: dict[str, Any], ignored: Ignored) -> Response:
     context = context_of(raw)
     service = context.service
-    call = chat_call(body, context.served, raw.headers.get("x-request-id"))
+    call = chat_call(body, context.served, ignored, raw.headers.get("x-request-id"))
     service.check_admission()
     async with service.deadline():
         request = await prepared(raw, context, call)
         context.log.received(call.reply.id, request)
-        headers = context.load_report(raw)
+        headers = context.load_report(raw, ignored)
         if call.reply.stream:
             return EventStream(guarded(chat_events(context, call, request), service), headers)
         group = await service.whole(request)

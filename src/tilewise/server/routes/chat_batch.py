@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Iterable
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from tilewise.errors import InvalidField
+from tilewise.ignored import Ignored
 from tilewise.server.completion import MAX_PROMPTS
 from tilewise.server.context import context_of
 from tilewise.server.convert import chat_call
@@ -58,15 +58,15 @@ OPERATIONS = {
 @router.post("/v1/chat/completions/batch")
 async def batched_chat_completions(raw: HttpRequest) -> Response:
     """Answer several conversations at once, pictures and videos included; not streamed, and without tools."""
-    return await exchange(raw, context_of(raw).service, lambda body: answer_batch(raw, body))
+    return await exchange(raw, context_of(raw).service, lambda body, ignored: answer_batch(raw, body, ignored))
 
 
-async def answer_batch(raw: HttpRequest, body: dict[str, Any]) -> Response:
+async def answer_batch(raw: HttpRequest, body: dict[str, Any], ignored: Ignored) -> Response:
     context = context_of(raw)
     service = context.service
     conversations = _conversations(body)
     calls = [
-        chat_call({**body, "messages": messages}, context.served, raw.headers.get("x-request-id"))
+        chat_call({**body, "messages": messages}, context.served, ignored, raw.headers.get("x-request-id"))
         for messages in conversations
     ]
     service.check_admission()
@@ -77,7 +77,8 @@ async def answer_batch(raw: HttpRequest, body: dict[str, Any]) -> Response:
             context.log.received(name, request)
         outputs = await all_answers(context, name, requests)
         answers = [chat_body(call, output) for call, output in zip(calls, outputs, strict=True)]
-        return JSONResponse(_joined(answers, (output.usage for output in outputs)), headers=context.load_report(raw))
+        headers = context.load_report(raw, ignored)
+        return JSONResponse(_joined(answers, [output.usage for output in outputs]), headers=headers)
 
 
 def _conversations(body: dict[str, Any]) -> list[Any]:
@@ -93,10 +94,9 @@ def _conversations(body: dict[str, Any]) -> list[Any]:
     return found
 
 
-def _joined(answers: list[dict[str, Any]], usages: Iterable[Usage]) -> dict[str, Any]:
+def _joined(answers: list[dict[str, Any]], usages: list[Usage]) -> dict[str, Any]:
     """The first answer's head, the choices of all, and their usage together."""
-    found = list(usages)
     fields = (field.name for field in dataclasses.fields(Usage))
-    total = Usage(**{name: sum(getattr(usage, name) for usage in found) for name in fields})
+    total = Usage(**{name: sum(getattr(usage, name) for usage in usages) for name in fields})
     choices = [{**answer["choices"][0], "index": number} for number, answer in enumerate(answers)]
     return {**answers[0], "choices": choices, "usage": usage_body(total)}

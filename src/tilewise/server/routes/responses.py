@@ -9,6 +9,7 @@ from typing import Any
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
+from tilewise.ignored import Ignored
 from tilewise.server.context import Context, context_of
 from tilewise.server.disconnect import EventStream
 from tilewise.server.events import named_event
@@ -44,8 +45,8 @@ async def responses(raw: HttpRequest) -> Response:
     context = context_of(raw)
     service = context.service
 
-    async def work(body: dict[str, Any]) -> Response:
-        call = response_call(body, context.served, raw.headers.get("x-request-id"))
+    async def work(body: dict[str, Any], ignored: Ignored) -> Response:
+        call = response_call(body, context.served, ignored, raw.headers.get("x-request-id"))
         service.check_admission()
         async with service.deadline():
             scope = context.scope(raw, call.chat.routing.cache_salt)
