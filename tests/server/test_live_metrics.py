@@ -1,4 +1,4 @@
-"""Metrics of a real server by the names that dashboards of production ask for; what they count is from vLLM's source."""
+"""Metrics of a real server by the names that dashboards of production ask for; they count what vLLM's do."""
 
 from __future__ import annotations
 

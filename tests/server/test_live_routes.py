@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from tests.served import Served, served
+from tests.served import Served, question, served
 from tests.server.live import QUESTION, chat, error_of
 
+SALTS = iter(range(100))
 ABSENT = {
     "/v1/embeddings": "make no embeddings",
     "/v1/rerank": "make no scores",
@@ -143,10 +146,12 @@ def test_a_running_request_keeps_its_prefix(equipped: Served):
     ("path", "metric"), [("/reset_encoder_cache", "tilewise:tiles_encoded_total"), ("/reset_mm_cache", "")]
 )
 def test_pictures_are_forgotten(equipped: Served, path: str, metric: str):
-    from tests.served import question
-
     def seen() -> tuple[float, float]:
-        body = {"messages": question("What is it?", "stop_sign.png"), "max_tokens": 1, "cache_salt": str(next(SALTS))}
+        body = {
+            "messages": question("What is it?", "chinese_question.png"),
+            "max_tokens": 1,
+            "cache_salt": str(next(SALTS)),
+        }
         before = equipped.metric("tilewise:tiles_encoded_total"), equipped.metric("vllm:mm_cache_hits_total")
         assert equipped.client.post("/v1/chat/completions", json=body).status_code == 200
         after = equipped.metric("tilewise:tiles_encoded_total"), equipped.metric("vllm:mm_cache_hits_total")
@@ -209,11 +214,6 @@ def test_what_a_batch_cannot_have(live: Served, fields: dict):
     assert error_of(live.client.post("/v1/chat/completions/batch", json=body))["param"] == next(iter(fields))
 
 
-SALTS = iter(range(100))
-
-
 def events(text: str) -> list[dict]:
-    import json
-
     lines = [line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data: {")]
     return [json.loads(line) for line in lines]
