@@ -9,6 +9,7 @@ from prometheus_client.metrics_core import Metric
 
 from tilewise.engine.counters import Counters, Load
 from tilewise.plan import Resolved
+from tilewise.server.http_counter import HttpCounter
 from tilewise.server.metrics import Metrics
 from tilewise.step import Limits
 
@@ -34,7 +35,13 @@ def families() -> list[Metric]:
     metrics.take(Counters(accepted_at=[1]), Load(0, 0, 0.0))
     metrics.aborted(1)
     metrics.rejected("queued_requests")
+    scope = {"method": "POST", "headers": []}
+    HttpCounter(_nothing, metrics.registry).count("/v1/chat/completions", scope, 200, 0, 0.1)
     return list(metrics.registry.collect())
+
+
+async def _nothing(*_: object) -> None:
+    """An application that is never asked."""
 
 
 def table() -> str:

@@ -10,6 +10,7 @@ import pytest
 
 from tests.served import Served, served
 
+ROOT = "/api"
 KEYS = ("first-key", "second-key")
 MAX_BODY = 2**20
 QUESTION = {"role": "user", "content": "What is this?"}
@@ -25,8 +26,8 @@ def shared_server() -> Iterator[Served]:
 
 @pytest.fixture(scope="session")
 def locked_server() -> Iterator[Served]:
-    """The same with keys."""
-    with served("--max-model-len", "512", "--api-key", *KEYS) as server:
+    """The same with keys, behind a proxy that shows it under ROOT."""
+    with served("--max-model-len", "512", "--root-path", ROOT, "--api-key", *KEYS) as server:
         yield server
         assert server.stop() == 0
 

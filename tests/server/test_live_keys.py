@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import httpx
 import pytest
 
-from tests.served import Served
-from tests.server.live import KEYS
+from tests.served import Served, served
+from tests.server.live import KEYS, ROOT
+
+OPEN = ("/health", "/ping", "/version", "/metrics")
+RIGHT = {"Authorization": f"Bearer {KEYS[0]}"}
 
 LOCKED = [
     *(
         ("POST", path)
         for path in ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/tokenize", "/detokenize")
     ),
-    *(("GET", path) for path in ("/v1/models", "/version", "/metrics", "/load", "/docs", "/redoc", "/openapi.json")),
+    *(("GET", path) for path in ("/v1/models", "/load", "/docs", "/redoc", "/openapi.json")),
     *(("GET", path) for path in ("/docs/swagger-ui.css", "/nothing", "/health/", "/ping/..", "//health", "/HEALTH")),
+    *(
+        ("GET", f"{ROOT}{path}")
+        for path in ("/v1/models", "/load", "/docs", "/nothing", "/health/", f"{ROOT}/health", "")
+    ),
+    *(("GET", path) for path in (f"{ROOT}v1/models", f"{ROOT}health", f"/health{ROOT}", "/metrics/", "/version/x")),
+    *(("POST", path) for path in ("/v2/rerank", "/inference/v1/generate", "/invocations", f"{ROOT}/tokenize")),
 ]
 WRONG = {
     "none": {},
@@ -36,9 +46,42 @@ def test_every_other_path_asks_for_a_key(locked: Served, method: str, path: str)
     assert answer.headers["WWW-Authenticate"] == "Bearer"
 
 
-@pytest.mark.parametrize("path", ["/health", "/ping"])
-def test_health_does_not(locked: Served, path: str):
-    assert locked.client.get(path).status_code == 200
+@pytest.mark.parametrize("path", OPEN)
+@pytest.mark.parametrize("root", ["", ROOT])
+def test_health_version_and_metrics_do_not(locked: Served, path: str, root: str):
+    assert locked.client.get(root + path).status_code == 200
+
+
+def test_metrics_and_version_do_where_it_is_said():
+    with served("--max-model-len", "512", "--api-key", "a-key", "--metrics-with-key") as server:
+        assert [server.client.get(path).status_code for path in OPEN] == [200, 200, 401, 401]
+        key = {"Authorization": "Bearer a-key"}
+        assert [server.client.get(path, headers=key).status_code for path in OPEN] == [200] * 4
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/openapi.json", "/docs", "/docs/swagger-ui.css"])
+@pytest.mark.parametrize("root", ["", ROOT])
+def test_a_proxy_may_take_the_root_path_off_or_not(locked: Served, path: str, root: str):
+    assert locked.client.get(root + path, headers=RIGHT).status_code == 200
+    assert f'"GET {root}{path} HTTP/1.1" 200' in locked.log, "paths are logged as they were asked for"
+
+
+def test_the_root_path_counts_once(locked: Served):
+    assert locked.client.get(f"{ROOT}{ROOT}/v1/models", headers=RIGHT).status_code == 404
+
+
+def test_pages_ask_below_the_root_path(locked: Served):
+    assert locked.client.get("/openapi.json", headers=RIGHT).json()["servers"] == [{"url": ROOT}]
+    for root in ("", ROOT):
+        page = locked.client.get(f"{root}/docs", headers=RIGHT).text
+        assert "url: 'openapi.json'" in page, "beside it, wherever it is"
+        assert 'src="docs/swagger-ui-bundle.js"' in page
+
+
+@pytest.mark.parametrize("root", ["", ROOT])
+def test_a_slash_too_many_leads_below_the_root_path(locked: Served, root: str):
+    answer = locked.client.get(f"{root}/load/", headers=RIGHT)
+    assert (answer.status_code, httpx.URL(answer.headers["location"]).path) == (307, f"{ROOT}/load")
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -71,6 +114,6 @@ def test_the_document_asks_for_keys(locked: Served):
     assert found["components"]["securitySchemes"] == {"key": {"type": "http", "scheme": "bearer"}}
     for path, methods in found["paths"].items():
         for operation in methods.values():
-            opened = path in ("/health", "/ping")
+            opened = path in OPEN
             assert ("security" not in operation) is opened
             assert ("401" not in operation["responses"]) is opened

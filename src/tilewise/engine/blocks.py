@@ -67,6 +67,14 @@ class BlockPool:
                 if block_id not in self._hash_of:
                     self._free.move_to_end(block_id, last=False)  # worth nothing, so the first to go
 
+    def forget_all(self) -> bool:
+        """Know no content any more. False, and nothing is forgotten, while a block has an owner."""
+        if len(self._free) < len(self._owners) - 1:
+            return False
+        self._block_of.clear()
+        self._hash_of.clear()
+        return True
+
     def _forget(self, block_id: int) -> None:
         chain_hash = self._hash_of.pop(block_id, None)
         if chain_hash is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Literal
 
 from tilewise.engine.counters import Counters, Load
 from tilewise.engine.delta import TokenDelta
@@ -48,6 +49,13 @@ class EngineCore:
 
     def abort(self, request_id: str) -> None:
         self._scheduler.abort(request_id)
+
+    def reset(self, cache: Literal["prefix", "tiles"]) -> bool:
+        """Empty a cache, as far as nothing that runs uses it; whether all of it is empty now."""
+        if cache == "prefix":
+            return self._scheduler.kv.pool.forget_all()
+        self._scheduler.tiles.forget(used=self.has_unfinished)
+        return not self.has_unfinished
 
     def step(self) -> list[TokenDelta]:
         """Compute one step and return new tokens; none when a step only encoded or prefilled.

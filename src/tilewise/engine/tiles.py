@@ -53,6 +53,11 @@ class TileIndex:
         for digest in digests:
             self._pages[digest].ready = True
 
+    def forget(self, used: bool) -> None:
+        """Empty all pages; while they are `used`, those alone that no step still wants."""
+        unwanted = [digest for digest, page in self._pages.items() if not used or self._is_spare(page)]
+        self._free += [self._pages.pop(digest).number for digest in unwanted]
+
     def _hold(self, digest: bytes) -> _Page | None:
         page = self._pages.get(digest)
         if page is not None:
@@ -62,7 +67,10 @@ class TileIndex:
 
     def _evict(self) -> int | None:
         for digest, page in self._pages.items():
-            if page.ready and page.held_by < self._step:
+            if self._is_spare(page):
                 del self._pages[digest]
                 return page.number
         return None
+
+    def _is_spare(self, page: _Page) -> bool:
+        return page.ready and page.held_by < self._step

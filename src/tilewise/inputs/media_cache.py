@@ -61,6 +61,12 @@ class MediaCache:
         with self._lock:
             return CacheCounts(self._queries, self._hits)
 
+    def clear(self) -> None:
+        """Forget all pictures; the counts go on."""
+        with self._lock:
+            self._pictures.clear()
+            self._bytes = 0
+
     def find(self, digest: bytes) -> CutPicture | None:
         with self._lock:
             self._queries += 1

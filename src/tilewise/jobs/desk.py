@@ -12,9 +12,10 @@ from tilewise.config import EngineConfig
 from tilewise.errors import EngineDead
 from tilewise.remote.child import EngineProcess
 from tilewise.remote.wire import Build
-from tilewise.server.app import api_routes, create_app
+from tilewise.server.app import create_app
 from tilewise.server.assemble import Assembly, assemble
 from tilewise.server.config import ServerConfig
+from tilewise.server.fields import TABLES
 
 _LOOK = 0.05  # seconds between looks at whether the engine is back
 _PATIENCE = 1800.0  # seconds in which an engine has to come back
@@ -53,4 +54,4 @@ async def open_desk(
 
 def asked_paths() -> list[str]:
     """Routes that take a body and answer it."""
-    return [route.path for route in api_routes() if route.methods == {"POST"}]
+    return list(TABLES)

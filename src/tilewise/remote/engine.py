@@ -10,10 +10,11 @@ import asyncio
 from collections.abc import Callable
 from queue import Queue
 from threading import Thread
+from typing import Literal
 
 from tilewise.remote.child import EngineProcess
 from tilewise.remote.pipe import framed
-from tilewise.remote.wire import Abort, Close, FromEngine, Launch, Submit, ToEngine
+from tilewise.remote.wire import Abort, Close, FromEngine, Launch, Reset, Submit, ToEngine
 from tilewise.types import Request
 
 
@@ -50,6 +51,9 @@ class RemoteEngine:
 
     def abort(self, request_ids: tuple[str, ...]) -> None:
         self._send(Abort(request_ids))
+
+    def reset(self, cache: Literal["prefix", "tiles"]) -> None:
+        self._send(Reset(cache))
 
     async def close(self) -> None:
         """Tell it to end, and end it if it does not listen. Returns when it is gone."""

@@ -14,7 +14,19 @@ from tilewise.errors import TilewiseError
 from tilewise.logs import set_up_logs
 from tilewise.remote.inbox import Inbox
 from tilewise.remote.pipe import Pipe
-from tilewise.remote.wire import Abort, CannotStart, Close, Launch, Outbox, Ready, Refused, Submit, ToEngine
+from tilewise.remote.wire import (
+    Abort,
+    CannotStart,
+    Close,
+    Launch,
+    Outbox,
+    Ready,
+    Refused,
+    Reset,
+    Submit,
+    ToEngine,
+    WasReset,
+)
 
 logger = logging.getLogger("tilewise")
 
@@ -60,6 +72,8 @@ def run(pipe: Pipe, core: EngineCore, inbox: Inbox) -> None:
         for message in inbox.take(wait=not core.has_unfinished):
             if isinstance(message, Close):
                 return
+            if isinstance(message, Reset):
+                pipe.send(WasReset(core.reset(message.cache)))
             refused += _apply(message, core)
         deltas = core.step() if core.has_unfinished else []
         if deltas or refused or not core.has_unfinished:

@@ -18,7 +18,7 @@ from tilewise.plan import Resolved
 from tilewise.remote.child import EngineProcess
 from tilewise.remote.engine import RemoteEngine
 from tilewise.remote.stream import Stream
-from tilewise.remote.wire import CannotStart, FromEngine, Launch, Outbox, Ready
+from tilewise.remote.wire import CannotStart, FromEngine, Launch, Outbox, Ready, WasReset
 from tilewise.types import Request
 
 logger = logging.getLogger("tilewise")
@@ -56,6 +56,7 @@ class Supervisor:
         self._rule = rule
         self._deaths: deque[float] = deque()
         self._streams: dict[str, Stream] = {}
+        self._resets: deque[asyncio.Future[bool]] = deque()
         self._pause = _FIRST_PAUSE
         self._state: State = "starting"
         self.restarts = 0
@@ -113,6 +114,14 @@ class Supervisor:
         if self.state != "ready":
             raise EngineDead(f"The engine is {self.state}: send the request again in {self.retry_after} seconds.")
 
+    async def reset(self, cache: Literal["prefix", "tiles"]) -> bool:
+        """Empty a cache of the engine; whether all of it is empty now. Raises EngineDead."""
+        self.check()
+        done: asyncio.Future[bool] = self._loop.create_future()
+        self._resets.append(done)
+        self._engine.reset(cache)
+        return await done
+
     async def close(self) -> None:
         """End the engine, and every stream that is left."""
         self._become("closed")
@@ -130,6 +139,9 @@ class Supervisor:
                 self._first.set_result(message)
         elif isinstance(message, CannotStart):
             self._fail(message.error)
+        elif isinstance(message, WasReset):
+            if not (waiting := self._resets.popleft()).done():
+                waiting.set_result(message.done)
         else:
             self._deliver(message)
 
@@ -195,6 +207,10 @@ class Supervisor:
         for stream in set(self._streams.values()):
             stream.fail(error)
         self._streams.clear()
+        for waiting in self._resets:
+            if not waiting.done():
+                waiting.set_exception(error)
+        self._resets.clear()
 
     def _forget(self, request_ids: Sequence[str], unfinished: tuple[str, ...]) -> None:
         """A stream is closed: whatever of it is still in the engine is of no use."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from tilewise.config import EngineConfig
 from tilewise.engine.counters import Counters, Load
@@ -51,11 +51,18 @@ class Abort:
 
 
 @dataclass(frozen=True, slots=True)
+class Reset:
+    """Empty a cache: prefixes in KV blocks, or encoded tiles."""
+
+    cache: Literal["prefix", "tiles"]
+
+
+@dataclass(frozen=True, slots=True)
 class Close:
     """Drop what is left and end."""
 
 
-ToEngine = Launch | Submit | Abort | Close
+ToEngine = Launch | Submit | Abort | Reset | Close
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,4 +99,11 @@ class Outbox:
     refused: tuple[Refused, ...] = field(default=())
 
 
-FromEngine = Ready | CannotStart | Outbox
+@dataclass(frozen=True, slots=True)
+class WasReset:
+    """What came of a `Reset`; they are answered in their order."""
+
+    done: bool
+
+
+FromEngine = Ready | CannotStart | Outbox | WasReset

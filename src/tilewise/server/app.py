@@ -4,31 +4,49 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from types import ModuleType
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
 from tilewise.server.assemble import Assembly
 from tilewise.server.config import ServerConfig
 from tilewise.server.context import Context
-from tilewise.server.guard import OPEN, Door
+from tilewise.server.guard import ALWAYS_OPEN, OPEN, Door
+from tilewise.server.http_counter import HttpCounter
 from tilewise.server.openapi.document import document
 from tilewise.server.openapi.pages import pages
-from tilewise.server.problem import Problem
-from tilewise.server.routes import chat, completions, information, responses, tokenize
+from tilewise.server.routes import (
+    chat,
+    chat_batch,
+    completions,
+    developer,
+    information,
+    invocations,
+    responses,
+    tokenize,
+    tokenizer_info,
+)
+from tilewise.server.routes.absent import routing_error
 from tilewise.server.tracing import TraceContext
 
 logger = logging.getLogger("tilewise")
 _TICK = 1.0  # seconds between looks at whether the periodic line is due
-_MODULES = (chat, completions, responses, tokenize, information)
+_MODULES = (chat, chat_batch, completions, responses, tokenize, invocations, information)
+
+
+def modules_of(config: ServerConfig) -> tuple[ModuleType, ...]:
+    """The routes of a server, by file; those of developers are vLLM's, and asked for by its variable."""
+    tokenizer = (tokenizer_info,) if config.enable_tokenizer_info_endpoint else ()
+    developers = (developer,) if os.environ.get("VLLM_SERVER_DEV_MODE", "0") not in ("", "0") else ()
+    return (*_MODULES, *tokenizer, *developers)
 
 
 def create_app(parts: Assembly, config: ServerConfig) -> ASGIApp:
@@ -36,7 +54,7 @@ def create_app(parts: Assembly, config: ServerConfig) -> ASGIApp:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        log_routes()
+        log_routes(modules)
         ticking = asyncio.create_task(_tick(parts))
         yield
         ticking.cancel()
@@ -45,13 +63,14 @@ def create_app(parts: Assembly, config: ServerConfig) -> ASGIApp:
         parts.service.close()
 
     app = FastAPI(lifespan=lifespan, openapi_url=None)
-    app.state.context = Context(parts.service, parts.served, parts.metrics, config)
-    for module in _MODULES:
+    app.state.context = Context(parts.service, parts.served, parts.metrics, config, parts.engine, parts.checkpoint)
+    modules = modules_of(config)
+    for module in modules:
         app.include_router(module.router)
-    open_paths = (*OPEN, *(("/metrics",) if config.metrics_without_key else ()))
+    open_paths = ALWAYS_OPEN if config.metrics_with_key else OPEN
     if not config.disable_fastapi_docs:
-        app.include_router(pages(described(open_paths, keys=bool(config.api_key))))
-    app.add_exception_handler(HTTPException, _routing_error)
+        app.include_router(pages(described(modules, open_paths, bool(config.api_key), config.root_path)))
+    app.add_exception_handler(HTTPException, routing_error(api_routes(modules)))
     if parts.service.tracing is not None:
         app.add_middleware(TraceContext)
     app.add_middleware(
@@ -61,20 +80,16 @@ def create_app(parts: Assembly, config: ServerConfig) -> ASGIApp:
         allow_headers=config.allowed_headers,
         allow_credentials=config.allow_credentials,
     )
-    return Door(
+    door = Door(
         app,
         keys=config.api_key,
         open_paths=open_paths,
+        root_path=config.root_path,
         max_body_bytes=int(config.max_body_mb * 2**20),
         max_headers=config.h11_max_header_count,
         echo_request_id=config.enable_request_id_headers,
     )
-
-
-async def _routing_error(_: Request, error: Exception) -> Response:
-    """No such path, or not with this method."""
-    assert isinstance(error, HTTPException)
-    return JSONResponse(Problem(error.status_code, str(error.detail)).body, error.status_code, error.headers)
+    return HttpCounter(door, parts.metrics.registry)
 
 
 async def _tick(parts: Assembly) -> None:
@@ -83,18 +98,21 @@ async def _tick(parts: Assembly) -> None:
         parts.tick()
 
 
-def api_routes() -> list[APIRoute]:
-    return [route for module in _MODULES for route in module.router.routes if isinstance(route, APIRoute)]
+def api_routes(modules: Sequence[ModuleType] = _MODULES) -> list[APIRoute]:
+    return [route for module in modules for route in module.router.routes if isinstance(route, APIRoute)]
 
 
-def described(open_paths: Sequence[str] = OPEN, *, keys: bool = False) -> dict[str, Any]:
-    """The OpenAPI document."""
-    operations = {name: operation for module in _MODULES for name, operation in module.OPERATIONS.items()}
-    return document(api_routes(), operations, keys=keys, open_paths=open_paths)
+def described(
+    modules: Sequence[ModuleType] = _MODULES, open_paths: Sequence[str] = OPEN, keys: bool = False, root_path: str = ""
+) -> dict[str, Any]:
+    """The OpenAPI document. With `root_path`, pages that show it ask below that."""
+    operations = {name: operation for module in modules for name, operation in module.OPERATIONS.items()}
+    found = document(api_routes(modules), operations, keys=keys, open_paths=open_paths)
+    return {**found, "servers": [{"url": root_path}]} if root_path else found
 
 
-def log_routes() -> None:
+def log_routes(modules: Sequence[ModuleType]) -> None:
     """In vLLM's words."""
     logger.info("Available routes are:")
-    for route in api_routes():
+    for route in api_routes(modules):
         logger.info("Route: %s, Methods: %s", route.path, ", ".join(sorted(route.methods or ())))

@@ -48,6 +48,9 @@ class Assembly:
     metrics: Metrics
     stats: StatsLog | None
     cache: MediaCache
+    engine: EngineConfig
+    checkpoint: Path
+    """Folder of the model's files."""
     phases: str = ""
     """Seconds of the start, by phase."""
     gave_up: bool = False
@@ -108,7 +111,7 @@ async def assemble(
     reader = replace(media_reader(engine), detail_tiles=config.detail_tiles)
     service = Service(supervisor, preparer, reader, admission, metrics, media_threads(), tracing)
     stats = None if engine.disable_log_stats else StatsLog(log_interval(), time.monotonic())
-    parts = Assembly(supervisor, service, served, metrics, stats, cache)
+    parts = Assembly(supervisor, service, served, metrics, stats, cache, engine, folder.path)
     parts.became("ready")
     supervisor.watch(parts)
     waited = time.perf_counter() - read - sum(ready.seconds.values())

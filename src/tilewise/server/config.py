@@ -40,11 +40,12 @@ class ServerConfig:
     api_key: tuple[str, ...] = option(
         (),
         "keys, one of which a request has to bring as `Authorization: Bearer KEY` (default: VLLM_API_KEY, "
-        "or none); all routes but /health and /ping ask for it",
+        "or none); all routes but /health, /ping, /version and /metrics ask for it",
         "access",
         shown=False,
     )
-    metrics_without_key: bool = option(False, "let /metrics be read without a key", "access")
+    metrics_with_key: bool = option(False, "ask for a key at /metrics and /version, too", "access")
+    metrics_without_key: bool = option(False, "no effect: /metrics asks for no key, unless metrics_with_key", "access")
     allowed_origins: tuple[str, ...] = option(("*",), "origins of web pages that may call, a JSON list", "access")
     allowed_methods: tuple[str, ...] = option(("*",), "methods that those pages may use, a JSON list", "access")
     allowed_headers: tuple[str, ...] = option(("*",), "headers that those pages may send, a JSON list", "access")
@@ -99,6 +100,12 @@ class ServerConfig:
     )
     detail_tiles: dict[Detail, int] | None = option(
         None, 'most tiles of a picture by the `detail` of its image_url, as {"low": 1} (default: no effect)', "answers"
+    )
+    enable_per_request_metrics: bool = option(
+        False, "times of each request under `metrics` of its answer, and of a stream's chunk with the usage", "answers"
+    )
+    enable_tokenizer_info_endpoint: bool = option(
+        False, "answer GET /tokenizer_info with the tokenizer's configuration", "answers"
     )
     strict_fields: bool = option(
         False, "refuse request fields that are unknown, instead of naming them in the answer's header", "answers"
@@ -171,8 +178,10 @@ class ServerConfig:
     def _check_access(self) -> None:
         if any(not key.strip() or not key.isascii() or not key.isprintable() for key in self.api_key):
             raise InvalidConfig("api_key: a key is empty, or has characters that no header can carry.")
-        if self.metrics_without_key and not self.api_key:
-            raise InvalidConfig("metrics_without_key has no effect without api_key, when nothing asks for a key.")
+        if self.metrics_with_key and not self.api_key:
+            raise InvalidConfig("metrics_with_key has no effect without api_key, when nothing asks for a key.")
+        if self.metrics_with_key and self.metrics_without_key:
+            raise InvalidConfig("metrics_with_key and metrics_without_key contradict each other: give one of them.")
         if self.allow_credentials and "*" in self.allowed_origins:
             raise InvalidConfig(
                 'allow_credentials with allowed_origins ["*"] would let any web page act as the user who sees it: '

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from dataclasses import dataclass
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
 from starlette.requests import Request as HttpRequest
 
+from tilewise.config import EngineConfig
+from tilewise.ignored import Ignored
 from tilewise.outputs.group import AnswerGroup
 from tilewise.server.config import ServerConfig
-from tilewise.server.metrics import Metrics
+from tilewise.server.metrics import Metrics, request_times
 from tilewise.server.served import ServedModel
 from tilewise.server.service import Service
-from tilewise.types import Request
+from tilewise.types import Request, RequestOutput
 
 logger = logging.getLogger("tilewise")
 
@@ -55,11 +59,35 @@ class Context:
     served: ServedModel
     metrics: Metrics
     config: ServerConfig
+    engine: EngineConfig
+    checkpoint: Path
+    """Folder of the model's files."""
 
     def scope(self, raw: HttpRequest, salt: str | None) -> str:
         """Whose requests this one belongs to, as far as one can tell: its key's, and among those its salt's."""
         key = raw.headers.get("authorization", "") if self.config.api_key else ""
         return hashlib.sha256(f"{key}\0{salt or ''}".encode()).hexdigest()
+
+    def load_report(self, raw: HttpRequest, ignored: Ignored) -> dict[str, str]:
+        """The header by which load balancers learn how busy a server is (ORCA), if a request asks for it: TEXT or JSON.
+
+        Source: xds.data.orca.v3.OrcaLoadReport; the names are those that vLLM reports.
+        """
+        form, load = raw.headers.get("endpoint-load-metrics-format", "").upper(), self.service.engine.load
+        found = {"kv_cache_usage_perc": float(load.kv_cache_usage), "num_requests_waiting": float(load.waiting)}
+        if form == "JSON":
+            return {"endpoint-load-metrics": f"JSON {json.dumps({'named_metrics': found})}"}
+        if form == "TEXT":
+            pairs = ", ".join(f"named_metrics.{name}={value}" for name, value in found.items())
+            return {"endpoint-load-metrics": f"TEXT {pairs}"}
+        if form:
+            ignored.add("endpoint-load-metrics-format", "the load is reported as TEXT or JSON")
+        return {}
+
+    def times_of(self, *outputs: RequestOutput) -> dict[str, Any]:
+        """What an answer says of its request's times, under `--enable-per-request-metrics`; of several, nothing."""
+        one = len(outputs) == 1 and len(outputs[0].outputs) == 1
+        return {"metrics": request_times(outputs[0])} if one and self.config.enable_per_request_metrics else {}
 
     @property
     def log(self) -> RequestLog:

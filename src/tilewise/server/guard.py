@@ -19,8 +19,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tilewise.server.intake import BodyTooLarge, Intake, Pace
 from tilewise.server.problem import Problem
 
-OPEN = ("/health", "/ping")
-"""Paths that need no key: whoever asks learns only that there is a server."""
+ALWAYS_OPEN = ("/health", "/ping")
+"""Paths that need no key, whatever the options say: whoever asks learns only that there is a server."""
+OPEN = (*ALWAYS_OPEN, "/version", "/metrics")
+"""Paths that need no key by default, since whoever scrapes a server or waits for it has none; they tell of no request.
+vLLM's middleware guards /v1, /v2, /inference and /cohere alone."""
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 _HEADER_BYTES = 2**16  # of all headers together
 
@@ -33,6 +36,8 @@ class Door:
     keys: Sequence[str] = ()
     open_paths: Sequence[str] = OPEN
     """Paths that need no key."""
+    root_path: str = ""
+    """Path under which a proxy shows the server; it may have taken it off what it asks for, or not."""
     max_body_bytes: int = 64 * 2**20
     pace: Pace = Pace()
     max_headers: int = 256
@@ -46,12 +51,21 @@ class Door:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        self._place(scope)
         headers, intake = Headers(scope=scope), Intake(receive, self.max_body_bytes, self.pace)
         refusal = self._refusal(scope, headers)
         if refusal is not None:
             await _answer(_drained(send, intake), *refusal, intake)
         else:
             await self._pass(scope, intake, send, headers)
+
+    def _place(self, scope: Scope) -> None:
+        """Give every path the form of ASGI, `root_path` and the route's path behind it, whichever way a proxy asked.
+
+        What follows takes `root_path` off once, so the path that is looked up here is the one that is routed there.
+        """
+        if self.root_path:
+            scope.update(root_path=self.root_path, path=self.root_path + _route_path(scope["path"], self.root_path))
 
     def _refusal(self, scope: Scope, headers: Headers) -> tuple[int, object] | None:
         size = sum(len(name) + len(value) for name, value in scope["headers"])
@@ -65,7 +79,8 @@ class Door:
         return None
 
     def _needs_key(self, scope: Scope) -> bool:
-        return bool(self._digests) and scope["method"] != "OPTIONS" and scope["path"] not in self.open_paths
+        path = scope["path"].removeprefix(self.root_path)
+        return bool(self._digests) and scope["method"] != "OPTIONS" and path not in self.open_paths
 
     def _knows(self, headers: Headers) -> bool:
         """Compares digests, with all keys whatever matches, so that time says nothing about them."""
@@ -89,8 +104,12 @@ class Door:
             await send(message)
 
         # HEAD is GET whose body the HTTP library does not send.
-        method = "GET" if scope["method"] == "HEAD" else scope["method"]
-        await self.app({**scope, "method": method}, intake, _drained(labelled, intake))
+        scope["method"] = "GET" if scope["method"] == "HEAD" else scope["method"]
+        await self.app(scope, intake, _drained(labelled, intake))
+
+
+def _route_path(path: str, root: str) -> str:
+    return path.removeprefix(root) if path == root or path.startswith(f"{root}/") else path
 
 
 def _digest(key: bytes) -> bytes:

@@ -9,7 +9,17 @@ import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 
 from tilewise.engine.counters import Counters, Load
 from tilewise.engine.delta import TokenDelta
@@ -34,7 +44,6 @@ _MEDIA = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 
 _STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 
 _COUNTERS: dict[str, tuple[str, str]] = {
-    "prompt_tokens": ("vllm:prompt_tokens", "Tokens of prompts that were computed"),
     "generation_tokens": ("vllm:generation_tokens", "Tokens generated"),
     "preemptions": ("vllm:num_preemptions", "Sequences that gave their blocks back and were computed again"),
     "prefix_cache_queries": ("vllm:prefix_cache_queries", "Tokens looked up in the prefix cache"),
@@ -70,9 +79,17 @@ class Metrics:
     def __init__(self, model: str, max_model_len: int) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # vLLM has none
         self.registry = CollectorRegistry()
+        for of_process in (ProcessCollector, PlatformCollector, GCCollector):
+            of_process(registry=self.registry)
         self._labels = {"model_name": model, "engine": "0"}
         self._seen = Counters()
         self._counters = {field: self._counter(*spec) for field, spec in _COUNTERS.items()}
+        self._prompt_tokens = self._counter("vllm:prompt_tokens", "Tokens of prompts, computed or found in the cache")
+        self._by_source = self._raw(
+            Counter, "vllm:prompt_tokens_by_source", "Tokens of prompts, by where they came from", "source"
+        )
+        self._old_queries = self._counter("vllm:gpu_prefix_cache_queries", "Old name of vllm:prefix_cache_queries")
+        self._old_hits = self._counter("vllm:gpu_prefix_cache_hits", "Old name of vllm:prefix_cache_hits")
         self._accepted_at = self._raw(
             Counter, "vllm:spec_decode_num_accepted_tokens_per_pos", "Tokens guessed right, by place", "position"
         )
@@ -88,7 +105,12 @@ class Metrics:
         self._restarts = self._counter("tilewise:engine_restarts", "Times that the engine's process was replaced")
         self._running = self._gauge("vllm:num_requests_running", "Sequences that are computed")
         self._waiting = self._gauge("vllm:num_requests_waiting", "Sequences that wait")
+        self._waiting_by_reason = self._raw(
+            Gauge, "vllm:num_requests_waiting_by_reason", "Sequences that wait; all of them for room", "reason"
+        )
         self._usage = self._gauge("vllm:kv_cache_usage_perc", "Share of the KV blocks that are in use, 0 to 1")
+        self._old_usage = self._gauge("vllm:gpu_cache_usage_perc", "Old name of vllm:kv_cache_usage_perc")
+        self._no_adapters()
         self._up = self._gauge("tilewise:engine_up", "1 while the engine takes requests")
         self._spans = {field: self._histogram(*spec) for field, spec in _SPANS.items()}
         self._inputs = {field: self._histogram(*spec, _MEDIA) for field, spec in _INPUTS.items()}
@@ -98,13 +120,24 @@ class Metrics:
         self._between = self._histogram(
             "vllm:inter_token_latency_seconds", "Between tokens of an answer", _BETWEEN_TOKENS
         )
+        self._old_between = self._histogram(
+            "vllm:time_per_output_token_seconds", "Old name of vllm:inter_token_latency_seconds", _BETWEEN_TOKENS
+        )
         self._per_token = self._histogram(
             "vllm:request_time_per_output_token_seconds", "Of each answer, the mean time of a token", _BETWEEN_TOKENS
         )
         sizes = token_buckets(max_model_len)
-        self._step_tokens = self._histogram("vllm:iteration_tokens_total", "Tokens of one step", _STEP_TOKENS)
+        self._step_tokens = self._histogram(
+            "vllm:iteration_tokens_total", "Tokens computed or generated in one step", _STEP_TOKENS
+        )
         self._prompt = self._histogram("vllm:request_prompt_tokens", "Tokens of a prompt", sizes)
+        self._computed = self._histogram(
+            "vllm:request_prefill_kv_computed_tokens", "Tokens of a prompt that were not in the prefix cache", sizes
+        )
         self._generated = self._histogram("vllm:request_generation_tokens", "Tokens of a request's answers", sizes)
+        self._longest = self._histogram(
+            "vllm:request_max_num_generation_tokens", "Tokens of a request's longest answer", sizes
+        )
         self._asked = self._histogram("vllm:request_params_max_tokens", "max_tokens of a request", sizes)
         self._n = self._histogram("vllm:request_params_n", "n of a request", (1, 2, 5, 10, 20))
         self._tiles = self._histogram("tilewise:request_tiles", "Tiles of a request", (1, 2, 5, 10, 13, 20, 50, 100))
@@ -121,22 +154,39 @@ class Metrics:
         gauge = Gauge("vllm:cache_config_info", "Caches", ["engine", *info], registry=self.registry)
         gauge.labels("0", *map(str, info.values())).set(1)
 
+    def _no_adapters(self) -> None:
+        """Panels about LoRA show nothing then, instead of an error; so does an engine without KV transfer."""
+        labels = ["max_lora", "waiting_lora_adapters", "running_lora_adapters"]
+        gauge = Gauge("vllm:lora_requests_info", "Adapters, of which there are none", labels, registry=self.registry)
+        gauge.labels("0", "", "").set(0)
+        for source in ("local_compute", "local_cache_hit", "external_kv_transfer"):
+            self._by_source(source).inc(0)
+
     def take(self, counters: Counters, load: Load) -> None:
         """What the engine says after a step."""
-        tokens = 0
-        for field, metric in self._counters.items():
-            grown = getattr(counters, field) - getattr(self._seen, field)
-            metric.inc(grown)
-            tokens += grown if field in ("prompt_tokens", "generation_tokens") else 0
+        grown = {name: getattr(counters, name) - getattr(self._seen, name) for name in (*_COUNTERS, "prompt_tokens")}
+        for name, metric in self._counters.items():
+            metric.inc(grown[name])
+        self._prompt_tokens.inc(grown["prompt_tokens"] + grown["prefix_cache_hits"])
+        self._by_source("local_compute").inc(grown["prompt_tokens"])
+        self._by_source("local_cache_hit").inc(grown["prefix_cache_hits"])
+        self._old_queries.inc(grown["prefix_cache_queries"])
+        self._old_hits.inc(grown["prefix_cache_hits"])
         for place, count in enumerate(counters.accepted_at):
             before = self._seen.accepted_at[place] if place < len(self._seen.accepted_at) else 0
             self._accepted_at(str(place)).inc(count - before)
-        if tokens:
+        if tokens := grown["prompt_tokens"] + grown["generation_tokens"]:
             self._step_tokens.observe(tokens)
         self._seen = dataclasses.replace(counters, accepted_at=list(counters.accepted_at))
+        self._loaded(load)
+
+    def _loaded(self, load: Load) -> None:
         self._running.set(load.running)
         self._waiting.set(load.waiting)
+        for reason, waiting in (("capacity", load.waiting), ("deferred", 0)):
+            self._waiting_by_reason(reason).set(waiting)
         self._usage.set(load.kv_cache_usage)
+        self._old_usage.set(load.kv_cache_usage)
 
     def engine_is(self, up: bool, restarting: bool) -> None:
         """A new life begins its counters at zero."""
@@ -144,8 +194,7 @@ class Metrics:
         if not up:
             self._seen = Counters()
             self._restarts.inc(restarting)
-            self._running.set(0)
-            self._waiting.set(0)
+            self._loaded(Load(0, 0, 0.0))
 
     def token(self, delta: TokenDelta, arrival: float, before: float | None) -> None:
         """One token, and when the one before it in its sequence came."""
@@ -153,6 +202,7 @@ class Metrics:
             self._first_token.observe(delta.time - arrival)
         else:
             self._between.observe(delta.time - before)
+            self._old_between.observe(delta.time - before)
 
     def finished(self, request: Request, output: RequestOutput) -> None:
         """A request's answers have ended."""
@@ -169,6 +219,8 @@ class Metrics:
             self._per_token.observe(timing.decode / (longest - 1))
         self._cached.inc(usage.cached_tokens)
         self._prompt.observe(usage.prompt_tokens)
+        self._computed.observe(usage.prompt_tokens - usage.cached_tokens)
+        self._longest.observe(longest)
         self._generated.observe(usage.completion_tokens)
         self._n.observe(len(output.outputs))
         if request.sampling.max_tokens is not None:
@@ -210,6 +262,19 @@ class Metrics:
         """Takes the values of the labels in `more`, and gives the metric for them."""
         metric = kind(name, text, [*self._labels, *more], registry=self.registry, **options)
         return lambda *values: metric.labels(*self._labels.values(), *values)
+
+
+def request_times(output: RequestOutput) -> dict[str, float | None]:
+    """vLLM's per-request metrics: milliseconds, and tokens a second from the first planned work to the last token."""
+    timing, tokens = output.timing, output.usage.completion_tokens
+    prefill, decode, queue, inference = timing.prefill, timing.decode, timing.queue, timing.inference
+    return {
+        "time_to_first_token_ms": None if prefill is None else 1000 * prefill,
+        "generation_time_ms": None if decode is None else 1000 * decode,
+        "queue_time_ms": None if queue is None else 1000 * queue,
+        "mean_itl_ms": None if decode is None or tokens < 2 else 1000 * decode / (tokens - 1),
+        "tokens_per_second": tokens / inference if inference else None,
+    }
 
 
 def token_buckets(most: int) -> list[int]:

@@ -92,7 +92,6 @@ def uvicorn_config(config: ServerConfig, parts: Assembly) -> uvicorn.Config:
         h11_max_incomplete_event_size=config.h11_max_incomplete_event_size,
         ws="none",
         lifespan="on",
-        root_path=config.root_path,
         timeout_keep_alive=config.timeout_keep_alive,
         timeout_graceful_shutdown=1,  # answers have ended by then
         server_header=False,

@@ -145,7 +145,6 @@ FOREIGN: tuple[Foreign, ...] = (
     ),
     Foreign("middleware", tuple[str, ...], "never", "no code of others is put into the server; use a proxy", ()),
     _off("enable_ssl_refresh", "certificates are read once, at the start"),
-    _off("enable_tokenizer_info_endpoint", "there is no /tokenizer_info; /tokenize is there"),
     _off("enable_offline_docs", "/docs loads its page from the network"),
     Foreign("log_config_file", str, "not yet", "the form of log lines is vLLM's and cannot be changed", accepts=()),
     _off("headless", "a server without HTTP is for several machines"),

@@ -33,6 +33,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("VLLM_CPU_KVCACHE_SPACE", "honoured", "memory for the KV cache, in GiB"),
     Variable("VLLM_MEDIA_LOADING_THREAD_COUNT", "honoured", "threads that fetch and cut pictures"),
     Variable("VLLM_MAX_N_SEQUENCES", "honoured", "most answers to a prompt (`n`); absent = max_num_seqs"),
+    Variable("VLLM_SERVER_DEV_MODE", "honoured", "1 = routes for developers: /reset_prefix_cache, /server_info ..."),
     Variable("VLLM_MAX_MEDIA_DOWNLOAD_SIZE_MB", "honoured", "most MiB of a picture's or a video's file"),
     Variable("VLLM_MAX_MEDIA_REQUEST_DOWNLOAD_SIZE_MB", "honoured", "most MiB of all files of a request"),
     Variable("VLLM_MAX_MEDIA_REQUEST_DECODE_BYTES", "honoured", "most bytes of pixels of all pictures of a request"),

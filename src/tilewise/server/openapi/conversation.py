@@ -113,5 +113,7 @@ CONVERSATION: dict[str, Schema] = {
     **_KWARGS,
 }
 """Of the fields of a chat body."""
+CONVERSATIONS: dict[str, Schema] = {**CONVERSATION, "messages": {"type": "array", "minItems": 1, "items": _MESSAGES}}
+"""Of those of a batch."""
 ITEMS: dict[str, Schema] = {"input": _INPUT, **_KWARGS}
 """Of those of a Responses body."""

@@ -43,11 +43,12 @@ def document(
         entry = {
             "summary": (route.description or "").splitlines()[0],
             **operations[route.name].entry(schemas, locked),
+            **_parameters(route),
             **({"security": [{"key": []}]} if locked else {}),
         }
         for number, method in enumerate(sorted(route.methods or ())):
             name = f"{route.name}_{method.lower()}" if number else route.name
-            paths.setdefault(route.path, {})[method.lower()] = {"operationId": name, **entry}
+            paths.setdefault(route.path_format, {})[method.lower()] = {"operationId": name, **entry}
     components: dict[str, Any] = {
         "responses": {str(code): _error(code, schemas) for code in _ERRORS if keys or code != 401},
         "schemas": dict(sorted(schemas.named.items())),
@@ -56,6 +57,14 @@ def document(
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     info = {"title": "Tilewise", "version": tilewise.__version__, "description": _ABOUT}
     return {"openapi": "3.2.0", "info": info, "paths": paths, "components": components}
+
+
+def _parameters(route: APIRoute) -> Schema:
+    """Parts of the path that stand for something, such as an id."""
+    found = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in route.param_convertors
+    ]
+    return {"parameters": found} if found else {}
 
 
 def _error(code: int, schemas: Schemas) -> Schema:

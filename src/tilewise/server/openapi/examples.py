@@ -52,6 +52,9 @@ CHAT: dict[str, dict[str, Any]] = {
         "tool_choice": {"type": "function", "function": {"name": "paint"}},
     },
 }
+BATCHED_CHAT: dict[str, dict[str, Any]] = {
+    "two conversations": {"messages": [[_PICTURE], [_QUESTION]], "max_tokens": 8, "temperature": 0}
+}
 COMPLETION: dict[str, dict[str, Any]] = {
     "a text": {"prompt": "The circle is", "max_tokens": 8, "temperature": 0},
     "scores of a prompt": {"prompt": "The circle is red", "max_tokens": 0, "echo": True, "logprobs": 1},

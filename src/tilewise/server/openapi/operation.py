@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
@@ -31,10 +31,11 @@ class RequestBody:
 class Operation:
     gives: str
     """What a 200 means."""
-    answer: type[BaseModel] | str | None = None
-    """The JSON of a 200, or another media type; None = an empty body."""
-    body: RequestBody | None = None
-    events: type[BaseModel] | None = None
+    answer: type[BaseModel] | tuple[type[BaseModel], ...] | str | None = None
+    """The JSON of a 200, or another media type; None = an empty body; of several, one."""
+    body: RequestBody | tuple[RequestBody, ...] | None = None
+    """What is sent; of several, one."""
+    events: type[BaseModel] | tuple[type[BaseModel], ...] | None = None
     """The JSON of each event, where the body may ask for a stream."""
     done: bool = True
     """Whether a stream ends with `[DONE]`."""
@@ -47,7 +48,7 @@ class Operation:
         errors = {str(code): {"$ref": f"#/components/responses/{code}"} for code in codes}
         entry: Schema = {"responses": {"200": self._answered(schemas), **errors}}
         if self.body is not None:
-            entry["requestBody"] = _request(self.body, schemas)
+            entry["requestBody"] = _request(_several(self.body), schemas)
         return entry
 
     def _answered(self, schemas: Schemas) -> Schema:
@@ -55,13 +56,13 @@ class Operation:
         if isinstance(self.answer, str):
             content[self.answer] = {"schema": {"type": "string"}}
         elif self.answer is not None:
-            content["application/json"] = {"schema": schemas.of(self.answer)}
+            content["application/json"] = {"schema": _one_of([schemas.of(kind) for kind in _several(self.answer)])}
         if self.events is not None:
-            content["text/event-stream"] = {"itemSchema": self._event(self.events, schemas)}
+            content["text/event-stream"] = {"itemSchema": self._event(_several(self.events), schemas)}
         return {"description": self.gives, **({"content": content} if content else {})}
 
-    def _event(self, model: type[BaseModel], schemas: Schemas) -> Schema:
-        kinds = [schemas.of(model), schemas.of(ErrorBody)] if self.done else [schemas.of(model)]
+    def _event(self, models: tuple[type[BaseModel], ...], schemas: Schemas) -> Schema:
+        kinds = [schemas.of(model) for model in (*models, *((ErrorBody,) if self.done else ()))]
         data: list[Schema] = [
             {"type": "string", "contentMediaType": "application/json", "contentSchema": {"anyOf": kinds}}
         ]
@@ -70,13 +71,22 @@ class Operation:
         return {"type": "object", "properties": {"data": {"anyOf": data}}, "required": ["data"]}
 
 
-def _request(body: RequestBody, schemas: Schemas) -> Schema:
-    return {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": schemas.of_body(body.model, body.table, body.shapes),
-                "examples": {name: {"summary": name, "value": value} for name, value in body.examples.items()},
-            }
-        },
+Kind = TypeVar("Kind")
+
+
+def _several(kinds: Kind | tuple[Kind, ...]) -> tuple[Kind, ...]:
+    return kinds if isinstance(kinds, tuple) else (kinds,)
+
+
+def _one_of(kinds: list[Schema]) -> Schema:
+    return kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
+
+
+def _request(bodies: tuple[RequestBody, ...], schemas: Schemas) -> Schema:
+    kinds = [schemas.of_body(body.model, body.table, body.shapes) for body in bodies]
+    examples = {name: value for body in bodies for name, value in body.examples.items()}
+    media = {
+        "schema": _one_of(kinds),
+        "examples": {name: {"summary": name, "value": value} for name, value in examples.items()},
     }
+    return {"required": True, "content": {"application/json": media}}

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from pydantic import BaseModel, ConfigDict
+
 from tilewise.server.protocol.common import Strict
 
 Finish = Literal["stop", "length", "tool_calls", "abort"]
@@ -110,6 +112,7 @@ class ChatCompletion(Strict):
     prompt_logprobs: PromptScores | None
     prompt_token_ids: list[int] | None
     kv_transfer_params: None
+    metrics: RequestTimes | None = None
 
 
 class FunctionDelta(Strict):
@@ -153,6 +156,7 @@ class ChatChunk(Strict):
     choices: list[ChatChunkChoice]
     usage: UsageCounts | None = None
     prompt_token_ids: list[int] | None = None
+    metrics: RequestTimes | None = None
 
 
 class TextScores(Strict):
@@ -183,6 +187,7 @@ class TextCompletion(Strict):
     system_fingerprint: None
     usage: UsageCounts
     kv_transfer_params: None
+    metrics: RequestTimes | None = None
 
 
 class TextChunkChoice(Strict):
@@ -202,6 +207,35 @@ class TextChunk(Strict):
     model: str
     choices: list[TextChunkChoice]
     usage: UsageCounts | None = None
+    metrics: RequestTimes | None = None
+
+
+class RequestTimes(Strict):
+    """Under --enable-per-request-metrics; milliseconds, and tokens a second."""
+
+    time_to_first_token_ms: float | None
+    generation_time_ms: float | None
+    queue_time_ms: float | None
+    mean_itl_ms: float | None
+    tokens_per_second: float | None
+
+
+class Reset(Strict):
+    success: bool
+
+
+class ServerInfo(Strict):
+    vllm_config: str | dict[str, Any]
+    vllm_env: dict[str, str]
+    system_env: dict[str, Any]
+
+
+class TokenizerInfo(BaseModel):
+    """All that the checkpoint's tokenizer_config.json says."""
+
+    model_config = ConfigDict(extra="allow")
+
+    tokenizer_class: str
 
 
 class Tokens(Strict):

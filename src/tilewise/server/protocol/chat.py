@@ -47,3 +47,8 @@ class ChatBody(Sampled):
     echo: bool = False
     add_generation_prompt: bool | None = None
     continue_final_message: bool = False
+
+
+class BatchedChatBody(ChatBody):
+    messages: list[list[dict[str, Any]]]  # type: ignore[assignment]
+    """Several conversations."""

@@ -30,10 +30,11 @@ from tilewise.server.stream import ChatStream
 from tilewise.types import Request
 
 router = plain_router()
+BODY = RequestBody(ChatBody, CHAT, examples.CHAT, CONVERSATION)
 OPERATIONS = {
     "chat_completions": Operation(
         gives="The answers, or their chunks as they come.",
-        body=RequestBody(ChatBody, CHAT, examples.CHAT, CONVERSATION),
+        body=BODY,
         answer=ChatCompletion,
         events=ChatChunk,
         statuses=GENERATION,
@@ -44,26 +45,33 @@ OPERATIONS = {
 @router.post("/v1/chat/completions")
 async def chat_completions(raw: HttpRequest) -> Response:
     """Answer a conversation, pictures and videos included."""
+    return await exchange(raw, context_of(raw).service, lambda body, ignored: answer_chat(raw, body, ignored))
+
+
+async def answer_chat(raw: HttpRequest, body: dict[str, Any], ignored: Ignored) -> Response:
     context = context_of(raw)
     service = context.service
+    call = chat_call(body, context.served, ignored, raw.headers.get("x-request-id"))
+    service.check_admission()
+    async with service.deadline():
+        request = await prepared(raw, context, call)
+        context.log.received(call.reply.id, request)
+        headers = context.load_report(raw, ignored)
+        if call.reply.stream:
+            return EventStream(guarded(chat_events(context, call, request), service), headers)
+        group = await service.whole(request)
+        output = group.output()
+        answer = chat_body(call, output) | context.times_of(output)
+        context.log.answered(call.reply.id, group)
+        return JSONResponse(answer, headers=headers)
 
-    async def work(body: dict[str, Any], ignored: Ignored) -> Response:
-        call = chat_call(body, context.served, ignored, raw.headers.get("x-request-id"))
-        service.check_admission()
-        async with service.deadline():
-            scope = context.scope(raw, call.routing.cache_salt)
-            request = await service.read(
-                lambda reader: chat_request(call, service.preparer, reader), call.prompt.media, scope, is_light(call)
-            )
-            context.log.received(call.reply.id, request)
-            if call.reply.stream:
-                return EventStream(guarded(chat_events(context, call, request), service))
-            group = await service.whole(request)
-            body = chat_body(call, group.output())
-            context.log.answered(call.reply.id, group)
-            return JSONResponse(body)
 
-    return await exchange(raw, service, work)
+async def prepared(raw: HttpRequest, context: Context, call: ChatCall) -> Request:
+    """A conversation as the engine takes it, its media read."""
+    preparer, scope = context.service.preparer, context.scope(raw, call.routing.cache_salt)
+    return await context.service.read(
+        lambda reader: chat_request(call, preparer, reader), call.prompt.media, scope, is_light(call)
+    )
 
 
 async def chat_events(context: Context, call: ChatCall, request: Request) -> AsyncGenerator[bytes]:
@@ -75,5 +83,5 @@ async def chat_events(context: Context, call: ChatCall, request: Request) -> Asy
             chunks = [chunk for piece in pieces for chunk in stream.take(interval.hold(piece), group.usage)]
             yield b"".join(map(data_event, chunks))
     for chunk in stream.finish(group.usage):
-        yield data_event(chunk)
+        yield data_event(chunk | context.times_of(group.output()))
     context.log.answered(call.reply.id, group)

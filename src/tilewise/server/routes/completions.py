@@ -28,13 +28,14 @@ from tilewise.server.protocol.completion import CompletionBody
 from tilewise.server.requests import completion_requests, is_light
 from tilewise.server.routes.exchange import exchange, guarded
 from tilewise.server.routes.route import plain_router
-from tilewise.types import Request
+from tilewise.types import Request, RequestOutput
 
 router = plain_router()
+BODY = RequestBody(CompletionBody, COMPLETION, examples.COMPLETION)
 OPERATIONS = {
     "completions": Operation(
         gives="What follows the prompts, or its chunks as they come.",
-        body=RequestBody(CompletionBody, COMPLETION, examples.COMPLETION),
+        body=BODY,
         answer=TextCompletion,
         events=TextChunk,
         statuses=GENERATION,
@@ -45,27 +46,36 @@ OPERATIONS = {
 @router.post("/v1/completions")
 async def completions(raw: HttpRequest) -> Response:
     """Continue raw prompts: text, in which special tokens are meant, or token ids."""
+    return await exchange(raw, context_of(raw).service, lambda body, ignored: answer_completion(raw, body, ignored))
+
+
+async def answer_completion(raw: HttpRequest, body: dict[str, Any], ignored: Ignored) -> Response:
     context = context_of(raw)
     service = context.service
+    call = completion_call(body, context.served, ignored, raw.headers.get("x-request-id"))
+    service.check_admission()
+    async with service.deadline():
+        requests = await service.prepare(lambda: completion_requests(call, service.preparer), is_light(call))
+        for request in requests:
+            context.log.received(call.reply.id, request)
+        headers = context.load_report(raw, ignored)
+        if call.reply.stream:
+            return EventStream(guarded(completion_events(context, call, requests), service), headers)
+        outputs = await all_answers(context, call.reply.id, requests)
+        answer = completion_body(call, outputs, decode_of(context)) | context.times_of(*outputs)
+        return JSONResponse(answer, headers=headers)
 
-    async def work(body: dict[str, Any], ignored: Ignored) -> Response:
-        call = completion_call(body, context.served, ignored, raw.headers.get("x-request-id"))
-        service.check_admission()
-        async with service.deadline():
-            requests = await service.prepare(lambda: completion_requests(call, service.preparer), is_light(call))
-            for request in requests:
-                context.log.received(call.reply.id, request)
-            if call.reply.stream:
-                return EventStream(guarded(completion_events(context, call, requests), service))
-            groups = [service.group(request) for request in requests]
-            async with aclosing(merged([service.pieces(group) for group in groups])) as steps:
-                async for _ in steps:
-                    pass
-            for group in groups:
-                context.log.answered(call.reply.id, group)
-            return JSONResponse(completion_body(call, [group.output() for group in groups], decode_of(context)))
 
-    return await exchange(raw, service, work)
+async def all_answers(context: Context, name: str, requests: Sequence[Request]) -> list[RequestOutput]:
+    """The answers to several requests when all of them have ended."""
+    service = context.service
+    groups = [service.group(request) for request in requests]
+    async with aclosing(merged([service.pieces(group) for group in groups])) as steps:
+        async for _ in steps:
+            pass
+    for group in groups:
+        context.log.answered(name, group)
+    return [group.output() for group in groups]
 
 
 async def completion_events(
@@ -82,7 +92,7 @@ async def completion_events(
             chunks = [chunk for piece in pieces for chunk in stream.take(number, interval.hold(piece), usage)]
             yield b"".join(map(data_event, chunks))
     for chunk in stream.finish([group.usage for group in groups]):
-        yield data_event(chunk)
+        yield data_event(chunk | context.times_of(*(group.output() for group in groups)))
     for group in groups:
         context.log.answered(call.reply.id, group)
 

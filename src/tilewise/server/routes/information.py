@@ -8,9 +8,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 import tilewise
+from tilewise.errors import UnknownModel
 from tilewise.server.context import context_of
 from tilewise.server.openapi.operation import Operation
-from tilewise.server.protocol.answers import Load, ModelList, Version
+from tilewise.server.problem import Problem
+from tilewise.server.protocol.answers import Load, ModelCard, ModelList, Version
 from tilewise.server.routes.route import plain_router
 
 router = plain_router()
@@ -18,6 +20,7 @@ _METRICS = "text/plain; version=1.0.0; charset=utf-8"
 _HEALTH = Operation(gives="Requests are taken.", statuses=(503,))
 OPERATIONS = {
     "models": Operation(gives="The names that requests may give as `model`.", answer=ModelList),
+    "model": Operation(gives="The model of this name.", answer=ModelCard, statuses=(404,)),
     "health": _HEALTH,
     "ping": _HEALTH,
     "version": Operation(gives="The version.", answer=Version),
@@ -31,6 +34,19 @@ async def models(raw: Request) -> Response:
     """The model, under each of its names."""
     served = context_of(raw).served
     return JSONResponse({"object": "list", "data": [_model(name, served) for name in served.names]})
+
+
+@router.get("/v1/models/{model:path}")
+async def model(raw: Request) -> Response:
+    """The model under one of its names, which may have slashes in it."""
+    served, name = context_of(raw).served, raw.path_params["model"]
+    if not name:
+        return await models(raw)
+    try:
+        return JSONResponse(_model(served.resolve(name), served))
+    except UnknownModel as error:
+        problem = Problem.of(error)
+        return JSONResponse(problem.body, problem.status)
 
 
 def _model(name: str, served: Any) -> dict[str, Any]:

@@ -1,0 +1,81 @@
+"""Routes that change or tell more of a server than its clients should: only where VLLM_SERVER_DEV_MODE is 1."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+from typing import Literal
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+import tilewise
+from tilewise.errors import EngineDead
+from tilewise.server.context import context_of
+from tilewise.server.openapi.operation import Operation
+from tilewise.server.problem import Problem
+from tilewise.server.protocol.answers import Reset, ServerInfo
+from tilewise.server.routes.exchange import refusal
+from tilewise.server.routes.route import plain_router
+
+router = plain_router()
+_RESET = Operation(gives="Whether all of it is empty: what running requests use stays.", answer=Reset, statuses=(503,))
+OPERATIONS = {
+    "reset_prefix_cache": _RESET,
+    "reset_encoder_cache": _RESET,
+    "reset_mm_cache": _RESET,
+    "server_info": Operation(gives="Options, variables and the machine.", answer=ServerInfo),
+}
+
+
+@router.post("/reset_prefix_cache")
+async def reset_prefix_cache(raw: Request) -> Response:
+    """Forget all prefixes that were computed; nothing is forgotten while requests run."""
+    if raw.query_params.get("reset_running_requests", "false").lower() not in ("false", "0", ""):
+        problem = Problem(400, "reset_running_requests is not supported: ask again when no request runs.")
+        return JSONResponse(problem.body, problem.status)
+    return await _reset(raw, "prefix")
+
+
+@router.post("/reset_encoder_cache")
+async def reset_encoder_cache(raw: Request) -> Response:
+    """Forget encoded tiles, but for those that running requests use."""
+    return await _reset(raw, "tiles")
+
+
+@router.post("/reset_mm_cache")
+async def reset_mm_cache(raw: Request) -> Response:
+    """Forget pictures that have been cut."""
+    context_of(raw).service.preparer.cache.clear()
+    return JSONResponse({"success": True})
+
+
+async def _reset(raw: Request, cache: Literal["prefix", "tiles"]) -> Response:
+    service = context_of(raw).service
+    try:
+        return JSONResponse({"success": await service.engine.reset(cache)})
+    except EngineDead as error:
+        return refusal(error, service)
+
+
+@router.get("/server_info")
+async def server_info(raw: Request) -> Response:
+    """What the server was started with, without keys."""
+    context = context_of(raw)
+    options = {
+        field.name: getattr(context.config, field.name)
+        for field in dataclasses.fields(context.config)
+        if field.repr  # a key is not shown
+    }
+    names = sorted(name for name in os.environ if name.startswith(("VLLM_", "TILEWISE_")) and "KEY" not in name)
+    machine = {"python": platform.python_version(), "platform": platform.platform(), "cpus": os.cpu_count()}
+    config = {"server": options, "engine": dataclasses.asdict(context.engine)}
+    as_json = raw.query_params.get("config_format") == "json"
+    found = {
+        "vllm_config": json.loads(json.dumps(config, default=str)) if as_json else str(config),
+        "vllm_env": {name: os.environ[name] for name in names},
+        "system_env": {"tilewise": tilewise.__version__, **machine},
+    }
+    return JSONResponse(found)
