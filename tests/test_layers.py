@@ -30,7 +30,7 @@ ROWS: list[set[str]] = [
     {"plan"},
     {"step"},
     {"config", "speculation", "types", "sampling_params", "progress", "family"},
-    {"amounts", "timing", "logs", "sse", "waiting", "extras", "resize", "ignored"},
+    {"amounts", "timing", "logs", "sse", "waiting", "extras", "resize", "ignored", "host"},
     {"errors"},
 ]
 LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}
@@ -45,6 +45,7 @@ TORCH_FREE = {
     "server",
     "amounts",
     "ignored",
+    "host",
     "logs",
     "sse",
     "waiting",
