@@ -30,7 +30,7 @@ ROWS: list[set[str]] = [
     {"plan"},
     {"step"},
     {"config", "speculation", "types", "sampling_params", "progress", "family"},
-    {"amounts", "timing", "logs", "sse", "waiting", "extras", "resize", "ignored", "option"},
+    {"amounts", "timing", "logs", "sse", "waiting", "extras", "resize", "ignored", "option", "host"},
     {"errors"},
 ]
 LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}
@@ -46,6 +46,7 @@ TORCH_FREE = {
     "amounts",
     "ignored",
     "option",
+    "host",
     "logs",
     "sse",
     "waiting",
