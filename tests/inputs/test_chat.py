@@ -9,6 +9,7 @@ from tilewise.inputs.chat import MediaReader, read_messages
 from tilewise.inputs.images import ImageLimits, LimitedPicture
 from tilewise.inputs.media import MediaAccess
 from tilewise.inputs.media_budget import MediaBudget
+from tilewise.inputs.media_io import MediaOptions
 from tilewise.inputs.media_limits import MediaLimits
 from tilewise.inputs.templates import Message
 from tilewise.inputs.video import FrameChoice
@@ -242,10 +243,16 @@ def test_a_list_of_pictures_is_a_video():
     assert [frame.width for frame in media[0]] == [4, 5]
 
 
-def test_frames_of_a_list_are_chosen_as_those_of_a_video():
-    choice = FrameChoice(2)
-    _, media = read(user({"video_url": frame_list(*range(4, 11))}))
-    assert [frame.width for frame in media[0]] == [4 + index for index in choice.indices(7)]
+def test_frames_of_a_list_are_all_kept():
+    """Whoever listed them has chosen them; the reader's two frames are of films."""
+    _, media = read(user({"video_url": frame_list(*range(4, 11))}), reader=MediaReader(frames=FrameChoice(2)))
+    assert [frame.width for frame in media[0]] == list(range(4, 11))
+
+
+def test_frames_of_a_list_are_chosen_if_the_request_itself_says_how_many():
+    reader = MediaReader().timed(MediaOptions(num_frames=2))
+    _, media = read_messages([user({"video_url": frame_list(*range(4, 11))})], reader)
+    assert [frame.width for frame in media[0]] == [4 + index for index in FrameChoice(2).indices(7)]
 
 
 def test_a_frame_that_is_none_is_named():
