@@ -25,6 +25,8 @@ from tilewise.types import Detail
 
 LOCAL = ""
 """The scope of a program's own requests."""
+LEFT_OUT = frozenset({"further_frames", "damaged_frames"})
+"""What `MediaReader.ignored` may name."""
 Media = Image.Image | LimitedPicture | list[Image.Image]
 """A picture, or the chosen frames of a video."""
 

@@ -108,7 +108,9 @@ CONVERSATION: dict[str, Schema] = {
     "chat_template_kwargs": _options(enable_thinking=_any(_SWITCH, _NULL)),
     "media_io_kwargs": _options(
         image=_options(rgba_background_color=_any(_COLOUR, _NULL)),
-        video=_options(num_frames=_any(_COUNT, _NULL), fps=_any({"type": "number", "exclusiveMinimum": 0}, _NULL)),
+        video=_options(
+            num_frames=_any(_COUNT, {"const": -1}, _NULL), fps=_any({"type": "number", "exclusiveMinimum": 0}, _NULL)
+        ),
     ),
     **_KWARGS,
 }

@@ -54,7 +54,7 @@ async def answer_chat(raw: HttpRequest, body: dict[str, Any], ignored: Ignored) 
     call = chat_call(body, context.served, ignored, raw.headers.get("x-request-id"))
     service.check_admission()
     async with service.deadline():
-        request = await prepared(raw, context, call)
+        request = await prepared(raw, context, call, ignored)
         context.log.received(call.reply.id, request)
         headers = context.load_report(raw, ignored)
         if call.reply.stream:
@@ -66,11 +66,11 @@ async def answer_chat(raw: HttpRequest, body: dict[str, Any], ignored: Ignored) 
         return JSONResponse(answer, headers=headers)
 
 
-async def prepared(raw: HttpRequest, context: Context, call: ChatCall) -> Request:
-    """A conversation as the engine takes it, its media read."""
+async def prepared(raw: HttpRequest, context: Context, call: ChatCall, ignored: Ignored) -> Request:
+    """A conversation as the engine takes it, its media read; what of them was left out goes into `ignored`."""
     preparer, scope = context.service.preparer, context.scope(raw, call.routing.cache_salt)
     return await context.service.read(
-        lambda reader: chat_request(call, preparer, reader), call.prompt.media, scope, is_light(call)
+        lambda reader: chat_request(call, preparer, reader), call.prompt.media, scope, ignored, is_light(call)
     )
 
 

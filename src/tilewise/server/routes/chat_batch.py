@@ -71,7 +71,7 @@ async def answer_batch(raw: HttpRequest, body: dict[str, Any], ignored: Ignored)
     ]
     service.check_admission()
     async with service.deadline():
-        requests = await asyncio.gather(*(prepared(raw, context, call) for call in calls))
+        requests = await asyncio.gather(*(prepared(raw, context, call, ignored) for call in calls))
         name = calls[0].reply.id
         for request in requests:
             context.log.received(name, request)

@@ -52,7 +52,7 @@ async def responses(raw: HttpRequest) -> Response:
             scope = context.scope(raw, call.chat.routing.cache_salt)
             prompt, light = call.chat.prompt, is_light(call.chat)
             request = await service.read(
-                lambda reader: chat_request(call.chat, service.preparer, reader), prompt.media, scope, light
+                lambda reader: chat_request(call.chat, service.preparer, reader), prompt.media, scope, ignored, light
             )
             context.log.received(call.id, request)
             if call.chat.reply.stream:
