@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from tilewise.cli.flags.flag import Flag
-from tilewise.cli.flags.foreign import FOREIGN, REMARKS, Foreign
-from tilewise.cli.flags.graphs import ADDITIONAL
 from tilewise.cli.flags.page import GROUPS
-from tilewise.cli.flags.table import serve_flags
+from tilewise.cli.flags.table import FOREIGN, flag_of, serve_flags
 from tilewise.cli.flags.variables import VARIABLES
+from tilewise.foreign.entry import Foreign
+from tilewise.foreign.graphs import ADDITIONAL
+from tilewise.foreign.translate import REMARKS
 
 PAGE = Path(__file__).parent / "compatibility.md"
 INTRODUCTION = """\
@@ -43,6 +44,7 @@ does. `tilewise serve --help=WORD` searches.
 FATES = {
     "built in": "Built in\nIt is so anyway. A value that asks for something else is refused.",
     "other device": "For other devices\nRead and checked; nothing on this device depends on it.",
+    "other name": "By another name\nTaken as the option that it is here.",
     "not yet": "Not there yet\nRefused, unless the value asks for what is so anyway.",
     "never": "Not wanted\nRefused, unless the value asks for what is so anyway.",
 }
@@ -100,7 +102,7 @@ def _foreign() -> Iterator[str]:
     for fate, text in FATES.items():
         title, _, about = text.partition("\n")
         entries = [entry for entry in FOREIGN if entry.fate == fate and entry.name not in options]
-        rows = [(_names(entry.flag), _values(entry.flag), _accepted(entry), entry.says) for entry in entries]
+        rows = [(_names(flag_of(entry)), _values(flag_of(entry)), _accepted(entry), entry.says) for entry in entries]
         yield section(f"## {title}\n{about}", ("flag", "values", "accepted", "why"), rows)
 
 

@@ -14,8 +14,7 @@ from docs.compatibility import PAGE, page
 
 import tilewise
 from tests.cli.flags import commands
-from tilewise.cli.flags.foreign import FOREIGN
-from tilewise.cli.flags.table import serve_flags
+from tilewise.cli.flags.table import FOREIGN, serve_flags
 from tilewise.cli.flags.variables import VARIABLES
 
 

@@ -203,9 +203,9 @@ def test_a_video_as_frames(llm):
         ),
         (lambda llm: llm.chat([{"role": "usr", "content": "a"}]), InvalidRequest, "role must be one of"),
         (
-            lambda llm: llm.chat([{"role": "user", "content": "a"}], chat_template_kwargs={"thinking": True}),
-            InvalidRequest,
-            "knows enable_thinking, got thinking",
+            lambda llm: llm.chat([{"role": "user", "content": "a"}], chat_template_kwargs={"enable_thinkin": True}),
+            UnknownOption,
+            "Did you mean enable_thinking?",
         ),
         (
             lambda llm: llm.generate("a", mm_processor_kwargs={"max_dynamic_patches": 1}),
@@ -244,7 +244,7 @@ def test_a_bad_word_does_not_appear(llm):
             assert word.strip() not in llm.generate("the hen", FREE.with_(bad_words=[word]))[0].outputs[0].text
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
     spelled = llm.generate("the hen", FREE.with_(bad_words=letters))[0].outputs[0].token_ids
-    single = {llm.get_tokenizer().encode_text(letter)[0] for letter in letters}
+    single = {llm.inputs.tokenizer.encode_text(letter)[0] for letter in letters}
     assert not single & set(spelled)
 
 

@@ -84,7 +84,7 @@ def test_frames_are_one_tile_whatever_their_size(preparer):
 def test_requests_are_numbered_and_carry_sampling_and_end_tokens(preparer, tokenizer):
     one, two = ask(preparer, "a"), ask(preparer, "b")
     assert one.id != two.id
-    assert one.sampling is GREEDY
+    assert one.sampling == GREEDY
     assert one.stop_ids == {tokenizer.special_id("<|im_end|>")}
 
 
@@ -361,3 +361,33 @@ def test_the_limit_holds_beside_a_request_s_own(preparer):
     )
     assert all(len(image.tiles) <= 3 for image in request.images)
     assert len(request.images[0].tiles) == 2
+
+
+def test_ids_of_a_result_stand_for_its_pictures(preparer, image_ids):
+    """Each place has as many image tokens as rows, which a second request with the same pictures fills again."""
+    pictures = [picture(ONE), picture(THREE)]
+    first = preparer.prompt("a <image> b <image> c", pictures, GREEDY)
+    again = preparer.prompt(first.prompt_ids, pictures, GREEDY)
+    assert (again.prompt_ids, again.images) == (first.prompt_ids, first.images)
+    rows = [4 * len(image.tiles) for image in first.images]
+    with pytest.raises(
+        InvalidRequest, match=f"{rows[0]} <IMG_CONTEXT> in a row stand for picture 1, which fills {rows[1]}"
+    ):
+        preparer.prompt(first.prompt_ids, pictures[::-1], GREEDY)
+    with pytest.raises(InvalidRequest, match="places for 2 pictures and 1 came"):
+        preparer.prompt(first.prompt_ids, pictures[:1], GREEDY)
+
+
+def test_ids_of_numpy_and_truncation_by_sampling_params(preparer):
+    request = preparer.prompt(np.arange(65, 75), [], GREEDY.with_(truncate_prompt_tokens=3))
+    assert request.prompt_ids == (72, 73, 74)
+
+
+def test_a_request_has_sampling_params_of_its_own(preparer):
+    params = SamplingParams(max_tokens=4)
+    request = preparer.prompt([65], [], params)
+    params.max_tokens = 9
+    assert request.sampling.max_tokens == 4
+    params.n, params.temperature = 2, 0
+    with pytest.raises(InvalidRequest, match="n must be 1 when using greedy sampling, got 2"):
+        preparer.prompt([65], [], params)

@@ -8,8 +8,8 @@ from pydantic import ValidationError
 from tests.server.asking import LOOK, QUESTION, SERVED, ask
 from tilewise.errors import InvalidConfig, InvalidField, InvalidRequest, UnknownModel
 from tilewise.inputs.media_io import MediaOptions
+from tilewise.inputs.sampling import sampling_defaults
 from tilewise.sampling_params import SamplingParams, StructuredOutputsParams
-from tilewise.server.served import sampling_defaults
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
 

@@ -116,6 +116,7 @@ class Preparer:
         `tools` are definitions of functions, each a JSON text. `keep_last` cuts the prompt to that many tokens, -1 to
         what fits.
         """
+        sampling = sampling.clone()
         if thinking and sampling.structured_outputs:
             raise InvalidRequest(
                 "structured_outputs holds from the first token of an answer, so that there is no thinking before it: "
@@ -151,12 +152,13 @@ class Preparer:
         markers media go first. Without `start` a text gets no start token. `keep_last` is as in `chat`.
         """
         started = self.clock()
+        sampling = sampling.clone()
         images = self._tile_all(pictures, processor)
         if isinstance(prompt, str):
             text_ids = self._raw_ids(prompt, pictures)
             ids, text = self._started(text_ids) if start else text_ids, prompt
         else:
-            ids, text = self._slots_for_ids(prompt, len(images)), None
+            ids, text = self._slots_for_ids(prompt, images), None
         ids = self._last(ids, sampling, keep_last)
         return self._timed(started, self._request(ids, images, sampling, text, _lengths(pictures)))
 
@@ -164,6 +166,7 @@ class Preparer:
         self, ids: list[int | ImageSlot], sampling: SamplingParams, keep_last: int | None
     ) -> list[int | ImageSlot]:
         """The last ids of a prompt; one with pictures cannot be cut."""
+        keep_last = sampling.truncate_prompt_tokens if keep_last is None else keep_last
         if keep_last is None:
             return ids
         fits = max(1, self.max_model_len - (sampling.max_tokens or 1))
@@ -190,22 +193,41 @@ class Preparer:
         pieces = join_text(place_media(text, len(media) - len(videos), videos, 0, "The prompt"))
         return self.tokenizer.encode_pieces(pieces, raw=True)
 
-    def _slots_for_ids(self, prompt: Sequence[int], images: int) -> list[int | ImageSlot]:
-        """In a prompt of ids each `<IMG_CONTEXT>`, framed by `<img>` and `</img>` or not, stands for one picture."""
+    def _slots_for_ids(self, prompt: Sequence[int], images: Sequence[CutPicture]) -> list[int | ImageSlot]:
+        """In a prompt of ids each picture stands as one `<IMG_CONTEXT>`, or as many as its rows, which is how results
+        have them; framed by `<img>` and `</img>` or not."""
         context, start, end = map(self.tokenizer.special_id, (IMAGE_CONTEXT, IMAGE_START, IMAGE_END))
         check_ids("prompt_token_ids", prompt, self.tokenizer)
         ids: list[int | ImageSlot] = []
-        number = itertools.count()
-        for token in prompt:
+        number = 0
+        for token, run in itertools.groupby(map(int, prompt)):
             if token == context:
-                if ids and ids[-1] == start:
+                framed = bool(ids) and ids[-1] == start
+                if framed:
                     ids.pop()
-                ids.append(ImageSlot(next(number)))
-            elif not (token == end and ids and isinstance(ids[-1], ImageSlot)):
-                ids.append(int(token))
-        if images and not next(number):
-            return [*map(ImageSlot, range(images)), *ids]
-        return ids
+                places = self._places(len(list(run)), number, images, framed)
+                ids += map(ImageSlot, range(number, number + places))
+                number += places
+            else:
+                ids += list(run)[token == end and bool(ids) and isinstance(ids[-1], ImageSlot) :]
+        return [*map(ImageSlot, range(len(images))), *ids] if images and not number else ids
+
+    def _places(self, length: int, number: int, images: Sequence[CutPicture], framed: bool) -> int:
+        """Pictures that so many image tokens in a row stand for, beginning with this one.
+
+        Raises InvalidRequest if they are neither the rows of a picture nor one for each.
+        """
+        if number >= len(images):
+            return 1 if framed else length
+        rows = len(images[number].tiles) * self.spec.tokens_per_tile
+        if length == rows:
+            return 1
+        if length == 1 or (not framed and length <= len(images) - number):
+            return length
+        raise InvalidRequest(
+            f"prompt_token_ids: {length} {IMAGE_CONTEXT} in a row stand for picture {number + 1}, which fills {rows}: "
+            f"write one {IMAGE_CONTEXT} for each picture, or cut it as when the ids were made (mm_processor_kwargs)."
+        )
 
     def _tile_all(self, media: Sequence[Picture | Video], processor: dict[str, Any] | None) -> list[CutPicture]:
         tiling = self.spec.tiling.override(processor)

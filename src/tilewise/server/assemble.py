@@ -14,25 +14,20 @@ from typing import Any
 from tilewise.config import EngineConfig
 from tilewise.engine.counters import Counters, StatsLog
 from tilewise.errors import InvalidConfig
-from tilewise.inputs.draft import find_draft
 from tilewise.inputs.media_cache import MediaCache
-from tilewise.inputs.prepare import InputOptions, Preparer
-from tilewise.inputs.spec import InputSpec
-from tilewise.inputs.tokenizer import Tokenizer
+from tilewise.inputs.model_inputs import ModelInputs
+from tilewise.inputs.sampling import default_sampling
 from tilewise.llm import log_interval, media_reader
 from tilewise.remote.child import EngineProcess
 from tilewise.remote.supervisor import RestartRule, State, Supervisor
 from tilewise.remote.wire import Build, Launch, Outbox
-from tilewise.resize import resizer
 from tilewise.sampling_params import MAX_N
 from tilewise.server.config import ServerConfig
 from tilewise.server.convert import check_template_options
 from tilewise.server.metrics import Metrics
-from tilewise.server.served import ServedModel, sampling_defaults
+from tilewise.server.served import ServedModel
 from tilewise.server.service import Admission, Service
 from tilewise.server.tracing import Tracing
-from tilewise.weights.checkpoint import Checkpoint
-from tilewise.weights.folder import CheckpointFolder, read_json
 
 logger = logging.getLogger("tilewise")
 
@@ -89,29 +84,25 @@ async def assemble(
     # First: what is missing or cannot be read should not cost a model's loading time.
     tracing = tracing_of(engine, config)
     reader = replace(media_reader(engine), detail_tiles=config.detail_tiles)
-    checkpoint = await asyncio.to_thread(
-        Checkpoint.find, engine.model, engine.revision, engine.hub, engine.download_dir
-    )
-    folder = checkpoint.folder
-    tokenizer = Tokenizer.from_folder(folder.path)
-    spec = InputSpec.of(folder, tokenizer, engine.mm_processor_kwargs)
-    sampling = default_sampling(config, folder)
-    launch = Launch(engine, checkpoint, find_draft(engine, tokenizer), tokenizer.image_context_id, spec.end_ids, build)
+    found = await asyncio.to_thread(ModelInputs.of, engine)
+    folder = found.checkpoint.folder
+    sampling = default_sampling(config.generation_config, config.override_generation_config, folder)
+    if sampling:
+        logger.info("Default sampling options of the model: %s", sampling)
+    launch = Launch(engine, found.checkpoint, found.draft, found.tokenizer.image_context_id, found.spec.end_ids, build)
     read = time.perf_counter()
 
     supervisor = Supervisor(launch, RestartRule(config.max_engine_restarts, config.engine_restart_window))
     ready = await supervisor.start(process)
-    context = ready.resolved.limits.max_model_len
+    preparer = found.preparer(ready.resolved)
+    context = preparer.max_model_len
     served = served_model(engine, config, context, sampling)
-    cache = MediaCache.of(engine.mm_processor_cache_gb)
-    resize = resizer(ready.resolved.resize_kernels)
-    preparer = Preparer(spec, tokenizer, context, InputOptions.of(engine), cache, resize)
     metrics = Metrics(served.name, context)
     metrics.describe_caches(ready.resolved)
     admission = Admission(config.max_num_queued_reqs, config.max_num_queued_tokens, config.request_timeout)
     service = Service(supervisor, preparer, reader, admission, metrics, media_threads(), tracing)
     stats = None if engine.disable_log_stats else StatsLog(log_interval(), time.monotonic())
-    parts = Assembly(supervisor, service, served, metrics, stats, cache, engine, folder.path)
+    parts = Assembly(supervisor, service, served, metrics, stats, preparer.cache, engine, folder.path)
     parts.became("ready")
     supervisor.watch(parts)
     waited = time.perf_counter() - read - sum(ready.seconds.values())
@@ -143,21 +134,6 @@ def served_model(
         strict_fields=config.strict_fields,
         force_include_usage=config.enable_force_include_usage,
     )
-
-
-def default_sampling(config: ServerConfig, folder: CheckpointFolder) -> dict[str, Any]:
-    """Of requests that do not say. Raises InvalidConfig for a file that says nonsense."""
-    source = config.generation_config
-    if source == "vllm":
-        values: dict[str, Any] = {}
-    elif source == "auto":
-        values = dict(folder.optional("generation_config.json").values)
-    else:
-        values = read_json(Path(source) / "generation_config.json")
-    found = sampling_defaults(values, config.override_generation_config)
-    if found:
-        logger.info("Default sampling options of the model: %s", found)
-    return found
 
 
 def media_threads() -> int:

@@ -6,10 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tilewise.errors import InvalidConfig, UnknownModel
-
-DEFAULTS_OF_MODEL = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_tokens")
-"""Sampling options that a checkpoint's generation_config.json may set for requests that do not."""
+from tilewise.errors import UnknownModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,20 +48,3 @@ class ServedModel:
         if name not in self.names:
             raise UnknownModel(f"The model `{name[:200]}` does not exist. This server has {', '.join(self.names)}.")
         return name
-
-
-def sampling_defaults(
-    generation_config: Mapping[str, Any], override: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """The sampling options that a `generation_config.json` sets, with `--override-generation-config` on top.
-
-    `do_sample: false` there makes nothing greedy, as in vLLM: files of released models say so by accident.
-    """
-    merged = {**generation_config, **(override or {})}
-    if "max_new_tokens" in merged:
-        merged["max_tokens"] = merged["max_new_tokens"]
-    found = {name: merged[name] for name in DEFAULTS_OF_MODEL if merged.get(name) is not None}
-    for name, value in found.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise InvalidConfig(f"generation_config: {name} must be a number, found {value!r:.80}.")
-    return found
