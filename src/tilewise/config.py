@@ -140,6 +140,9 @@ class EngineConfig:
     flash_router: bool = option(
         True, "Flash checkpoints: let their router give easy tiles a quarter of the tokens", "media"
     )
+    interleave_mm_strings: bool = option(
+        False, "keep pictures and texts in the order of a message; -hf checkpoints always do, as trained", "media"
+    )
     exif_orientation: bool = option(False, "turn pictures as their camera says (the reference does not)", "media")
     max_image_pixels: int = option(89_478_485, "largest picture accepted, in pixels", "media")
     num_frames: int = option(32, "frames taken of a video", "media")

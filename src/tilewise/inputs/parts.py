@@ -12,6 +12,7 @@ from tilewise.errors import InvalidRequest, did_you_mean
 from tilewise.inputs.media import Kind
 from tilewise.inputs.media_handles import check_uuid
 from tilewise.inputs.media_reader import MediaPart
+from tilewise.inputs.templates import MediaPlace
 from tilewise.types import Detail
 
 _KINDS: dict[str, Kind] = {"image_url": "image", "video_url": "video"}
@@ -28,6 +29,15 @@ class Parts:
     videos: list[MediaPart | list[Image.Image]] = field(default_factory=list)
     calls: tuple[str, ...] = ()
     """Of tools, by the assistant."""
+    sent: list[str | MediaPlace] = field(default_factory=list)
+    """Texts and media as they came."""
+
+    @property
+    def order(self) -> tuple[str | MediaPlace, ...]:
+        """What `Message.parts` has to know: nothing, where any order gives the same prompt."""
+        kinds = ["text" if isinstance(part, str) else part.kind for part in self.sent]
+        usual = ["image"] * len(self.images) + ["video"] * len(self.videos) + ["text"] * min(1, len(self.texts))
+        return () if kinds == usual else tuple(self.sent)
 
     def add(self, part: Any, where: str) -> None:
         """Raises InvalidRequest, naming `where`."""
@@ -42,7 +52,9 @@ class Parts:
         value = part.get(kind)
         if kind == "text":
             self.texts.append(_text(value, where))
-        elif kind == "image_pil":
+            self.sent.append(self.texts[-1])
+            return
+        if kind == "image_pil":
             self.images.append(_picture(value, where))
         elif kind == "video_frames":
             self.videos.append(_frames(value, where))
@@ -50,6 +62,7 @@ class Parts:
             self.images.append(_media(part, kind, where))
         else:
             self.videos.append(_media(part, kind, where))
+        self.sent.append(MediaPlace("image" if kind.startswith("image") else "video"))
 
 
 def _text(value: Any, where: str) -> str:

@@ -35,6 +35,7 @@ from tilewise.inputs.templates import (
     ImageSlot,
     Message,
     Piece,
+    Template,
     Text,
     join_text,
     place_media,
@@ -69,13 +70,17 @@ class InputOptions:
     tile_budget: Literal["each", "share"] = "each"
     """`each`: max_dynamic_patch for every picture, as the reference inference does. `share`: the pictures of a
     request share it, as in training."""
+    interleave: bool = False
+    """Whether the parts of a message stay in their order, whatever the template does."""
     max_logprobs: int = 20
     """Most log-probabilities a token that a request may ask for; -1 = no limit."""
 
     @classmethod
     def of(cls, config: EngineConfig) -> InputOptions:
         limits = ImageLimits(max_pixels=config.max_image_pixels)
-        return cls(limits, config.exif_orientation, config.tile_budget, config.max_logprobs)
+        return cls(
+            limits, config.exif_orientation, config.tile_budget, config.interleave_mm_strings, config.max_logprobs
+        )
 
     def tilings(self, tiling: Tiling, pictures: int) -> tuple[Tiling, Tiling]:
         """How each of a prompt's pictures is cut when there are so many, and how each frame of its videos."""
@@ -122,11 +127,22 @@ class Preparer:
                 "leave out enable_thinking."
             )
         started = self.clock()
-        pieces = self.spec.template.render(messages, thinking, tools, ending)
+        template, processor = self._template(processor)
+        pieces = template.render(messages, thinking, tools, ending)
         images = self._tile_all(pictures, processor)
         ids = self._last(self.chat_ids(pieces), sampling, keep_last)
         request = self._request(ids, images, sampling, to_string(pieces), _lengths(pictures))
         return self._timed(started, request)
+
+    def _template(self, processor: dict[str, Any] | None) -> tuple[Template, dict[str, Any]]:
+        """The template with the order of parts that is asked for, and the options that are left."""
+        left = dict(processor or {})
+        interleave = left.pop("interleave_mm_strings", None)
+        if not isinstance(interleave, bool | None):
+            raise InvalidField(
+                "interleave_mm_strings", f"interleave_mm_strings must be true or false, got {interleave!r:.80}."
+            )
+        return self.spec.template.ordered(self.options.interleave if interleave is None else interleave), left
 
     def _timed(self, started: float, request: Request) -> Request:
         return request.with_(inputs=InputTiming(preprocess=self.clock() - started))
@@ -186,6 +202,11 @@ class Preparer:
 
     def _raw_ids(self, prompt: str, media: Sequence[Picture | Video]) -> list[int | ImageSlot]:
         videos = _lengths(media)
+        if len(media) == len(videos) and IMAGE_CONTEXT in prompt:
+            raise InvalidRequest(
+                f"The prompt has {prompt.count(IMAGE_CONTEXT)} {IMAGE_CONTEXT} and no pictures came with it: "
+                "send them, or leave it out; in messages it is text."
+            )
         text = CONTEXT_MARKER.sub(IMAGE_MARKER, prompt)
         pieces = join_text(place_media(text, len(media) - len(videos), videos, 0, "The prompt"))
         return self.tokenizer.encode_pieces(pieces, raw=True)
@@ -258,7 +279,7 @@ class Preparer:
                 "write one <image> for each, or none to put them first."
             )
         prompt_ids, spans = self._expand(ids, images)
-        self._check_length(prompt_ids, images, videos)
+        self._check_length(prompt_ids, images, videos, sampling.max_tokens)
         check_sampling(sampling, self.tokenizer, self.options.max_logprobs)
         structure = sampling.structured_outputs
         return Request(
@@ -291,7 +312,10 @@ class Preparer:
             prompt += [start, *[context] * (len(tiled.tiles) * self.spec.tokens_per_tile), end]
         return prompt, spans
 
-    def _check_length(self, prompt: list[int], images: list[CutPicture], videos: Sequence[int]) -> None:
+    def _check_length(
+        self, prompt: list[int], images: list[CutPicture], videos: Sequence[int], wanted: int | None
+    ) -> None:
+        """Raises TooLong for a prompt without room for a token behind it; `wanted` is how many were asked for."""
         if not prompt:
             raise InvalidRequest("The prompt is empty: it needs at least one token.")
         if len(prompt) < self.max_model_len:
@@ -304,6 +328,7 @@ class Preparer:
             f"{self._frames_that_fit(len(prompt), videos) if videos else ''}",
             prompt_tokens=len(prompt),
             limit=self.max_model_len,
+            output_tokens=wanted or 1,
         )
 
     def _frames_that_fit(self, tokens: int, videos: Sequence[int]) -> str:

@@ -129,10 +129,6 @@ FOREIGN: tuple[Foreign, ...] = (
         "the built-in templates take messages in both forms",
     ),
     Foreign(
-        *("interleave_mm_strings", bool, "built in"),
-        "a picture stands at its <image>, and before the text where there is none",
-    ),
-    Foreign(
         *("chat_template", str, "never"),
         "a model is asked as it was trained to be; `tilewise inspect MODEL` shows the prompt and compares a Jinja file",
         accepts=(),
