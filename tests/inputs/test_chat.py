@@ -100,9 +100,7 @@ def test_no_messages_at_all():
 
 @pytest.mark.parametrize("role", ["usr", "function", None, "", ["user"], {}, 7])
 def test_a_wrong_role_is_refused_with_the_right_ones(role):
-    with pytest.raises(
-        InvalidRequest, match=r"messages\[1\]: role must be one of system, user, .*, got"
-    ):
+    with pytest.raises(InvalidRequest, match=r"messages\[1\]: role must be one of system, user, .*, got"):
         read(user("a"), {"role": role, "content": "b"})
 
 
@@ -296,7 +294,7 @@ def test_detail_limits_the_tiles_of_its_picture(detail, most):
 
 @pytest.mark.parametrize("detail", ["lowest", 1, [], {}])
 def test_a_wrong_detail_is_refused(detail):
-    with pytest.raises(InvalidRequest, match="detail must be one of auto, low, high, original, got"):
+    with pytest.raises(InvalidRequest, match="detail must be one of auto, low, medium, high, original, got"):
         read(user({"image_url": {"url": picture_url(), "detail": detail}}))
 
 

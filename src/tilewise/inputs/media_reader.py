@@ -34,6 +34,8 @@ class MediaPart:
     kind: Kind
     uuid: str | None = None
     detail: Detail | None = None
+    options: tuple[tuple[str, int], ...] = ()
+    """`max_dynamic_patch` and `min_dynamic_patch` of this picture alone."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class MediaReader:
         image = self.open_image(files.files[0], _name(part))
         self._remember(part, files)
         most = (self.detail_tiles or {}).get(part.detail or "auto")
-        return image if most is None else LimitedPicture(image, most)
+        return image if most is None and not part.options else LimitedPicture(image, most, part.options)
 
     def video(self, part: MediaPart) -> list[Image.Image]:
         files = self._files(part)

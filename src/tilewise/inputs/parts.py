@@ -16,6 +16,7 @@ from tilewise.inputs.templates import MediaPlace
 from tilewise.types import Detail
 
 _KINDS: dict[str, Kind] = {"image_url": "image", "video_url": "video"}
+TILING = ("max_dynamic_patch", "min_dynamic_patch")
 _PARTS = ("text", "image_url", "video_url", "image_pil", "video_frames")
 
 
@@ -90,7 +91,20 @@ def _media(part: Mapping[str, Any], kind: str, where: str) -> MediaPart:
     uuid = check_uuid(part.get("uuid", options.get("uuid")), where)
     if not (isinstance(url, str) or (url is None and uuid is not None)):
         raise InvalidRequest(f"{where}: {kind} needs a string, got {type(url).__name__}.")
-    return MediaPart(url, _KINDS[kind], uuid, _detail(options.get("detail", part.get("detail")), where))
+    detail = _detail(options.get("detail", part.get("detail")), where)
+    return MediaPart(url, _KINDS[kind], uuid, detail, _tiling(part, options, kind, where))
+
+
+def _tiling(part: Mapping[str, Any], inner: Mapping[str, Any], kind: str, where: str) -> tuple[tuple[str, int], ...]:
+    """How one picture is cut: beside its URL, as LMDeploy and SGLang have it, or in the part."""
+    given = {name: inner.get(name, part.get(name)) for name in TILING}
+    options = {name: value for name, value in given.items() if value is not None}
+    for name, value in options.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InvalidRequest(f"{where}: {name} must be a whole number from 1 on, got {value!r:.80}.")
+        if kind != "image_url" and value != 1:
+            raise InvalidRequest(f"{where}: {name} must be 1, as frames of videos are one tile each, got {value}.")
+    return tuple(options.items()) if kind == "image_url" else ()
 
 
 def _detail(value: Any, where: str) -> Detail | None:

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from tilewise.config import EngineConfig
     from tilewise.inputs.images import Tiling
 
+Side = Literal["left", "right"]
 Picture = Image.Image | LimitedPicture
 Video = Sequence[Image.Image]
 """Frames, already chosen; each becomes one tile."""
@@ -115,11 +116,12 @@ class Preparer:
         tools: Sequence[str] = (),
         ending: Ending = "open",
         keep_last: int | None = None,
+        cut: Side = "left",
     ) -> Request:
         """A conversation, with its media in the order in which the messages bring them.
 
         `tools` are definitions of functions, each a JSON text. `keep_last` cuts the prompt to that many tokens, -1 to
-        what fits.
+        what fits, at the left or at the right.
         """
         if thinking and sampling.structured_outputs:
             raise InvalidRequest(
@@ -130,7 +132,7 @@ class Preparer:
         template, processor = self._template(processor)
         pieces = template.render(messages, thinking, tools, ending)
         images = self._tile_all(pictures, processor)
-        ids = self._last(self.chat_ids(pieces), sampling, keep_last)
+        ids = self._cut_to(self.chat_ids(pieces), sampling, keep_last, cut)
         request = self._request(ids, images, sampling, to_string(pieces), _lengths(pictures))
         return self._timed(started, request)
 
@@ -160,6 +162,7 @@ class Preparer:
         processor: dict[str, Any] | None = None,
         start: bool = True,
         keep_last: int | None = None,
+        cut: Side = "left",
     ) -> Request:
         """A ready-made prompt (text in which special tokens are meant, or token ids).
 
@@ -173,13 +176,13 @@ class Preparer:
             ids, text = self._started(text_ids) if start else text_ids, prompt
         else:
             ids, text = self._slots_for_ids(prompt, len(images)), None
-        ids = self._last(ids, sampling, keep_last)
+        ids = self._cut_to(ids, sampling, keep_last, cut)
         return self._timed(started, self._request(ids, images, sampling, text, _lengths(pictures)))
 
-    def _last(
-        self, ids: list[int | ImageSlot], sampling: SamplingParams, keep_last: int | None
+    def _cut_to(
+        self, ids: list[int | ImageSlot], sampling: SamplingParams, keep_last: int | None, cut: Side
     ) -> list[int | ImageSlot]:
-        """The last ids of a prompt; one with pictures cannot be cut."""
+        """The ids of a prompt without those in excess on its `cut` side; one with pictures cannot be cut."""
         if keep_last is None:
             return ids
         fits = max(1, self.max_model_len - (sampling.max_tokens or 1))
@@ -193,7 +196,8 @@ class Preparer:
                 "truncate_prompt_tokens",
                 "truncate_prompt_tokens would cut pictures: send fewer of them, or a shorter conversation.",
             )
-        return ids[-(fits if keep_last == -1 else keep_last) :]
+        kept = fits if keep_last == -1 else keep_last
+        return ids[-kept:] if cut == "left" else ids[:kept]
 
     def _started(self, ids: list[int | ImageSlot]) -> list[int | ImageSlot]:
         """Text gets the tokenizer's start token unless it begins with it; ids are taken as they are."""
@@ -236,7 +240,7 @@ class Preparer:
             if isinstance(item, Image.Image):
                 tiled.append(self._tile(item, tiling))
             elif isinstance(item, LimitedPicture):
-                tiled.append(self._tile(item.image, tiling.at_most(item.max_tiles)))
+                tiled.append(self._tile(item.image, item.tiling(tiling)))
             else:
                 tiled += [self._tile(image, frame) for image in item]
         return tiled

@@ -15,6 +15,7 @@ from tilewise.amounts import GIB
 from tilewise.config import EngineConfig
 from tilewise.engine.counters import Counters, StatsLog
 from tilewise.errors import InvalidConfig
+from tilewise.ignored import LOG, Ignored
 from tilewise.inputs.draft import find_draft
 from tilewise.inputs.media_cache import MediaCache
 from tilewise.inputs.prepare import InputOptions, Preparer
@@ -98,7 +99,7 @@ async def assemble(
     supervisor = Supervisor(launch, RestartRule(config.max_engine_restarts, config.engine_restart_window))
     ready = await supervisor.start(process)
     context = ready.resolved.limits.max_model_len
-    served = served_model(engine, config, context, sampling)
+    served = served_model(engine, config, context, sampling, thinks=spec.template.thinking is not None)
     cache = MediaCache(int(engine.mm_processor_cache_gb * GIB))
     resize = resizer(ready.resolved.resize_kernels)
     preparer = Preparer(spec, tokenizer, context, InputOptions.of(engine), cache, resize)
@@ -123,8 +124,13 @@ def tracing_of(engine: EngineConfig, config: ServerConfig) -> Tracing | None:
 
 
 def served_model(
-    engine: EngineConfig, config: ServerConfig, max_model_len: int, sampling: dict[str, Any]
+    engine: EngineConfig, config: ServerConfig, max_model_len: int, sampling: dict[str, Any], *, thinks: bool
 ) -> ServedModel:
+    ignored = Ignored()
+    thinking = bool(check_template_options(config.default_chat_template_kwargs, ignored))
+    if thinking and not thinks:
+        ignored.add("chat_template_kwargs.enable_thinking", "the model was not trained to think")
+    LOG.take(ignored.reasons, "default_chat_template_kwargs")
     return ServedModel(
         names=config.served_model_name or (engine.model,),
         root=engine.model,
@@ -135,7 +141,9 @@ def served_model(
         max_answers=max_answers(engine.max_num_seqs),
         tools=config.enable_auto_tool_choice,
         reasoning=config.reasoning_parser is not None,
-        thinking=bool(check_template_options(config.default_chat_template_kwargs)),
+        thinking=thinking and thinks,
+        thinks=thinks,
+        detail_levels=frozenset(config.detail_tiles or ()),
         priorities=engine.scheduling_policy == "priority",
         strict_fields=config.strict_fields,
         force_include_usage=config.enable_force_include_usage,
