@@ -152,6 +152,9 @@ class EngineConfig:
     flash_router: bool = option(
         True, "Flash checkpoints: let their router give easy tiles a quarter of the tokens", "media"
     )
+    interleave_mm_strings: bool = option(
+        False, "keep pictures and texts in the order of a message; -hf checkpoints always do, as trained", "media"
+    )
     exif_orientation: bool = option(
         True, "turn pictures as their camera says and videos as their file says (the reference does not)", "media"
     )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Grid = tuple[int, int]
 """(columns, rows)"""
 TokenIds = tuple[int, ...]
-Detail = Literal["auto", "low", "high", "original"]
+Detail = Literal["auto", "low", "medium", "high", "original"]
 """How closely a picture is to be looked at, as OpenAI's API names it."""
 
 

@@ -50,7 +50,7 @@ def test_strict_fields_refuse_unknown_names(fields):
     ("fields", "param", "meant"),
     [
         ({"max_tokns": 1}, "max_tokns", "max_tokens"),
-        ({"max_new_tokens": 1}, "max_new_tokens", "max_tokens"),
+        ({"max_tokens_new": 1}, "max_tokens_new", "max_tokens"),
         ({"messages": [{**QUESTION, "contents": "a"}]}, "messages[0].contents", "content"),
         ({"stream": True, "stream_options": {"include_usages": 1}}, "stream_options.include_usages", "include_usage"),
         ({"tools": [{"type": "function", "function": {**LOOK["function"], "parameter": {}}}]},

@@ -202,8 +202,6 @@ ENGINE: tuple[Foreign, ...] = (
            "per_request_spec_decode_metrics"),
 
     # Pictures and videos
-    *taken("built in", "a picture stands at its <image>, and before the text where there is none", bool,
-           "interleave_mm_strings"),
     *taken("built in", "pictures that were cut are kept once, for the whole server", Literal["lru", "shm"],
            "mm_processor_cache_type"),
     *taken("built in", "pictures are not kept in shared memory", int, "mm_shm_cache_max_object_size_mb"),

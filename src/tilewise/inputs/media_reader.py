@@ -39,6 +39,8 @@ class MediaPart:
     kind: Kind
     uuid: str | None = None
     detail: Detail | None = None
+    options: tuple[tuple[str, int], ...] = ()
+    """`max_dynamic_patch` and `min_dynamic_patch` of this picture alone."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class MediaReader:
         image = files.images[0] if isinstance(files, DecodedMedia) else self.open_image(files.files[0], _name(part))
         self._remember(part, files)
         most = (self.detail_tiles or {}).get(part.detail or "auto")
-        return image if most is None else LimitedPicture(image, most)
+        return image if most is None and not part.options else LimitedPicture(image, most, part.options)
 
     def video(self, part: MediaPart) -> list[Image.Image]:
         files = self._files(part)

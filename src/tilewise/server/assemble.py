@@ -14,6 +14,7 @@ from typing import Any
 from tilewise.config import EngineConfig
 from tilewise.engine.counters import Counters, StatsLog
 from tilewise.errors import InvalidConfig
+from tilewise.ignored import LOG, Ignored
 from tilewise.inputs.media_cache import MediaCache
 from tilewise.inputs.model_inputs import ModelInputs
 from tilewise.inputs.sampling import default_sampling
@@ -96,7 +97,7 @@ async def assemble(
     ready = await supervisor.start(process)
     preparer = found.preparer(ready.resolved)
     context = preparer.max_model_len
-    served = served_model(engine, config, context, sampling)
+    served = served_model(engine, config, context, sampling, thinks=found.spec.template.thinking is not None)
     metrics = Metrics(served.name, context)
     metrics.describe_caches(ready.resolved)
     admission = Admission(config.max_num_queued_reqs, config.max_num_queued_tokens, config.request_timeout)
@@ -117,8 +118,13 @@ def tracing_of(engine: EngineConfig, config: ServerConfig) -> Tracing | None:
 
 
 def served_model(
-    engine: EngineConfig, config: ServerConfig, max_model_len: int, sampling: dict[str, Any]
+    engine: EngineConfig, config: ServerConfig, max_model_len: int, sampling: dict[str, Any], *, thinks: bool
 ) -> ServedModel:
+    ignored = Ignored()
+    thinking = bool(check_template_options(config.default_chat_template_kwargs, ignored))
+    if thinking and not thinks:
+        ignored.add("chat_template_kwargs.enable_thinking", "the model was not trained to think")
+    LOG.take(ignored.reasons, "default_chat_template_kwargs")
     return ServedModel(
         names=config.served_model_name or (engine.model,),
         root=engine.model,
@@ -129,7 +135,9 @@ def served_model(
         max_answers=max_answers(engine.max_num_seqs),
         tools=config.enable_auto_tool_choice,
         reasoning=config.reasoning_parser is not None,
-        thinking=bool(check_template_options(config.default_chat_template_kwargs)),
+        thinking=thinking and thinks,
+        thinks=thinks,
+        detail_levels=frozenset(config.detail_tiles or ()),
         priorities=engine.scheduling_policy == "priority",
         strict_fields=config.strict_fields,
         force_include_usage=config.enable_force_include_usage,

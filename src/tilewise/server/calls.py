@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tilewise.inputs.media_io import MediaOptions
+from tilewise.inputs.prepare import Side
 from tilewise.inputs.templates import Ending
 from tilewise.sampling_params import SamplingParams
 from tilewise.server.toolcalls import ToolUse
@@ -50,6 +51,8 @@ class ChatPrompt:
     """`media_io_kwargs`."""
     keep_last: int | None = None
     """`truncate_prompt_tokens`."""
+    cut: Side = "left"
+    """`truncation_side`: where a prompt that is cut loses tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +81,7 @@ class CompletionCall:
     start: bool = True
     """Whether a text gets the tokenizer's start token."""
     keep_last: int | None = None
+    cut: Side = "left"
     echo: bool = False
     prompt_only: bool = False
     """`max_tokens: 0`: nothing but the prompt is answered; the engine generates one token all the same."""

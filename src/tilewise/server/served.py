@@ -28,6 +28,10 @@ class ServedModel:
     """Whether calls are read out of answers, so that `tool_choice: auto` works."""
     reasoning: bool = True
     """Whether `<think>...</think>` is told apart from the answer."""
+    thinks: bool = True
+    """Whether the model was trained to think."""
+    detail_levels: frozenset[str] = frozenset()
+    """Values of a picture's `detail` that say how it is cut (`--detail-tiles`)."""
     thinking: bool = False
     """Whether requests that do not say are asked to think first."""
     priorities: bool = False

@@ -29,7 +29,7 @@ def _kind(*names: str | None) -> Schema:
 
 
 _DETAIL: Schema = {
-    "enum": ["auto", "low", "high", "original", None],
+    "enum": ["auto", "low", "medium", "high", "original", None],
     "description": "Of no effect, but with a server option that says so.",
 }
 _URL: Schema = {"type": "string", "description": "http, https, data with base64, or file where the server allows it."}

@@ -44,6 +44,9 @@ class ChatBody(Sampled):
     chat_template_kwargs: dict[str, Any] | None = None
     media_io_kwargs: dict[str, Any] | None = None
     mm_processor_kwargs: dict[str, Any] | None = None
+    max_dynamic_patch: int | None = None
+    min_dynamic_patch: int | None = None
+    interleave_mm_strings: bool | None = None
     echo: bool = False
     add_generation_prompt: bool | None = None
     continue_final_message: bool = False

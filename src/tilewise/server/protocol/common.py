@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from tilewise.server.fields.field import FieldTable
 from tilewise.server.fields.unknown import UnknownFields
@@ -23,6 +23,10 @@ class Given(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+"""64 bits, as in vLLM."""
+
+
 class Body(Given):
     """A request body: its table is asked first which fields may come at all."""
 
@@ -36,7 +40,6 @@ class Body(Given):
 class StreamOptions(Given):
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
-    include_obfuscation: Literal[False] | None = None
 
 
 class JsonSchema(Given):
@@ -76,7 +79,7 @@ class Sampled(Body):
     max_tokens: int | None = None
     min_tokens: int | None = None
     n: int | None = None
-    seed: int | None = None
+    seed: Seed | None = None
     stop: str | list[str] | None = None
     stop_token_ids: list[int] | None = None
     include_stop_str_in_output: bool | None = None
@@ -92,6 +95,7 @@ class Sampled(Body):
     skip_special_tokens: bool | None = None
     prompt_logprobs: int | None = None
     truncate_prompt_tokens: int | None = None
+    truncation_side: Literal["left", "right"] | None = None
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
     guided_json: dict[str, Any] | str | None = None

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict
 
 from tilewise.server.protocol.chat import Effort
-from tilewise.server.protocol.common import Body, Given
+from tilewise.server.protocol.common import Body, Given, Seed, StructuredOutputs
 
 
 class TextFormat(Given):
@@ -63,3 +63,20 @@ class ResponsesBody(Body):
     priority: int = 0
     cache_salt: str | None = None
     mm_processor_kwargs: dict[str, Any] | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    repetition_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    min_tokens: int | None = None
+    seed: Seed | None = None
+    stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = None
+    include_stop_str_in_output: bool | None = None
+    ignore_eos: bool | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    skip_special_tokens: bool | None = None
+    structured_outputs: StructuredOutputs | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    media_io_kwargs: dict[str, Any] | None = None
+    include_reasoning: bool | None = None

@@ -14,8 +14,12 @@ from tilewise.server.fields import RESPONSES, UnknownFields
 from tilewise.server.protocol.responses import FlatToolName, ResponsesBody, TextFormat
 from tilewise.server.served import ServedModel
 
-_SAME = ("model", "temperature", "top_p", "stream", "parallel_tool_calls", "priority", "cache_salt",
-         "mm_processor_kwargs")  # fmt: skip
+_SAME = (
+    *("model", "temperature", "top_p", "top_k", "min_p", "stream", "parallel_tool_calls", "priority", "cache_salt"),
+    *("frequency_penalty", "presence_penalty", "repetition_penalty", "logit_bias", "min_tokens", "seed", "stop"),
+    *("stop_token_ids", "include_stop_str_in_output", "ignore_eos", "skip_special_tokens", "include_reasoning"),
+    *("mm_processor_kwargs", "media_io_kwargs", "chat_template_kwargs"),
+)
 _SPARE = ("id", "status")
 
 
@@ -35,6 +39,8 @@ def response_call(
     number = request_id(header_id, fields.request_id)
     same = {name: value for name in _SAME if (value := getattr(fields, name)) is not None}
     chat: dict[str, Any] = {**same, "messages": _messages(fields), "max_tokens": fields.max_output_tokens}
+    if fields.structured_outputs:
+        chat["structured_outputs"] = fields.structured_outputs.model_dump(by_alias=True, exclude_none=True)
     if fields.top_logprobs is not None:
         chat |= {"logprobs": True, "top_logprobs": fields.top_logprobs}
     if fields.text and fields.text.format:

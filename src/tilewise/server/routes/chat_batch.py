@@ -84,7 +84,7 @@ async def answer_batch(raw: HttpRequest, body: dict[str, Any], ignored: Ignored)
 def _conversations(body: dict[str, Any]) -> list[Any]:
     """Raises InvalidField for what a batch cannot have, too."""
     for field in _REFUSED.values():
-        if body.get(field.name) is not None and field.refuses(body[field.name]):
+        if body.get(field.name) is not None and not field.asks_nothing(body[field.name]):
             raise InvalidField(field.name, f"{field.name} is not supported: {field.note}")
     found = body.get("messages")
     if not isinstance(found, list) or not found or not all(isinstance(one, list) and one for one in found):
