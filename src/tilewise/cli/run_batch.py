@@ -40,7 +40,7 @@ a line of the input:
 FLAGS = (
     Flag("input_file", str, "batch", "file with a request a line", short="-i"),
     Flag("output_file", str, "batch", "file with a result a line; if it is there, what it lacks is asked", short="-o"),
-    Flag("keep_order", bool, "batch", "results in the order of the input", False),
+    Flag("keep_order", bool, "batch", "results in the order of the input; else as they come", True),
     Flag(
         "max_in_flight",
         int | None,
@@ -49,6 +49,9 @@ FLAGS = (
     ),
     Flag("retries", int, "batch", "how often a line is asked again when the engine died or failed", Job.retries),
     Flag("retry_failed", bool, "batch", "ask lines again whose result is a failure", False),
+    Flag("enable_metrics", bool, "batch", "let Prometheus read metrics of the run, at --url and --port", False),
+    Flag("url", str, "batch", "address of the metrics, with --enable-metrics", Job.url),
+    Flag("port", int, "batch", "port of the metrics, with --enable-metrics", Job.port),
 )
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -87,7 +90,8 @@ def batch_flags() -> list[Flag]:
 
 def read_order(words: Sequence[str]) -> tuple[Job, Settings]:
     """Everything is checked here, so that a mistake costs no loading time."""
-    line = CommandLine.read(words, [*FLAGS, *serve_flags()])
+    named = {flag.name for flag in FLAGS}
+    line = CommandLine.read(words, [*FLAGS, *(flag for flag in serve_flags() if flag.name not in named)])
     own = {flag.name: line.values.pop(flag.name) for flag in FLAGS if flag.name in line.values}
     for flag in FLAGS[:2]:
         if not own.get(flag.name):
