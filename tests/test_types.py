@@ -132,7 +132,7 @@ def test_an_unknown_engine_option_offers_the_nearest():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_logprobs": -2}, r"max_logprobs must be -1 \(no limit\) or a whole number >= 0, got -2"),
+        ({"max_logprobs": -2}, r"max_logprobs must be -1 \(no limit\) or above, got -2"),
         ({"max_model_len": 0}, "max_model_len must be above 0, got 0"),
         ({"max_model_len": -2}, "max_model_len must be above 0, got -2"),
         ({"max_model_len": "1.5K"}, "max_model_len must be a whole number, or one such as 40K .* got '1.5K'"),

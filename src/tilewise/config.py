@@ -6,14 +6,13 @@ Names, meanings and defaults are vLLM's where vLLM has the option; every field c
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal
 
 from tilewise.amounts import read_amount, read_length
 from tilewise.errors import InvalidConfig, UnknownOption, did_you_mean
+from tilewise.option import check_range, check_types, option, whole
 from tilewise.speculation import SpeculativeConfig
 
 Dtype = Literal["auto", "bfloat16", "float16", "half", "float32", "float"]
@@ -26,13 +25,6 @@ Policy = Literal["fcfs", "priority"]
 
 AUTO_LENGTH = -1
 """As `max_model_len`: the longest that fits."""
-
-
-def option(
-    default: Any, text: str, group: str, read: Callable[[str], int] | None = None, alias: str | None = None
-) -> Any:
-    """`read` makes a value of a text, from the command line or from Python; `alias` is another name for the option."""
-    return dataclasses.field(default=default, metadata={"help": text, "group": group, "read": read, "alias": alias})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,8 +121,11 @@ class EngineConfig:
         "min_dynamic_patch, max_dynamic_patch, dynamic_image_size, use_thumbnail for all requests",
         "media",
     )
-    mm_processor_cache_gb: float = option(
-        4.0, "host memory for pictures already cut, in GiB, so that one sent again is not cut again; 0 = none", "media"
+    mm_processor_cache_gb: float | None = option(
+        None,
+        "host memory for pictures already cut, in GiB, so that one sent again is not cut again; 0 = none (default: 4, "
+        "or a quarter of what is free once the model is loaded, if that is less)",
+        "media",
     )
     tile_budget: TileBudget = option(
         "each",
@@ -140,12 +135,22 @@ class EngineConfig:
     flash_router: bool = option(
         True, "Flash checkpoints: let their router give easy tiles a quarter of the tokens", "media"
     )
-    exif_orientation: bool = option(False, "turn pictures as their camera says (the reference does not)", "media")
+    exif_orientation: bool = option(
+        True, "turn pictures as their camera says and videos as their file says (the reference does not)", "media"
+    )
     max_image_pixels: int = option(89_478_485, "largest picture accepted, in pixels", "media")
-    num_frames: int = option(32, "frames taken of a video", "media")
+    num_frames: int = option(32, "frames taken of a video; -1 = all, up to TILEWISE_MAX_CHOSEN_FRAMES", "media")
     fps: float | None = option(None, "frames a second of video, num_frames at most", "media")
     allowed_local_media_path: str | None = option(None, "folder below which file:// URLs may be read", "media")
-    allowed_media_domains: tuple[str, ...] | None = option(None, "hosts that media may come from", "media")
+    allowed_media_domains: tuple[str, ...] | None = option(
+        None,
+        "hosts that media may come from, private ones and networks too: minio.local, 10.0.0.0/8, and * for any public "
+        "one (default: any public host; docs/serving.md)",
+        "media",
+    )
+    max_image_aspect_ratio: float | None = option(
+        None, "most that the longer side of a picture may be of the shorter one (default: no limit)", "media"
+    )
 
     @classmethod
     def of(cls, **options: Any) -> EngineConfig:
@@ -163,10 +168,7 @@ class EngineConfig:
         return cls(**options)
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
-        for field in dataclasses.fields(self):
-            self._read(field)
-            _check_choice(field.name, getattr(self, field.name), hints[field.name])
+        check_types(self)
         self._check_numbers()
         if self.max_num_batched_tokens < self.max_num_seqs:
             raise InvalidConfig(
@@ -189,36 +191,24 @@ class EngineConfig:
     def speculation(self) -> SpeculativeConfig | None:
         return None if self.speculative_config is None else SpeculativeConfig.of(self.speculative_config)
 
-    def _read(self, field: dataclasses.Field[Any]) -> None:
-        """A text in place of a number."""
-        value, read = getattr(self, field.name), field.metadata["read"]
-        if read is None or not isinstance(value, str):
-            return
-        try:
-            object.__setattr__(self, field.name, read(value))
-        except ValueError as error:
-            raise InvalidConfig(f"{field.name} {error}.") from None
-
     def _check_numbers(self) -> None:
         for name in _POSITIVE:
             value = getattr(self, name)
-            if value is None or (name == "max_model_len" and value == AUTO_LENGTH):
-                continue
-            if not (isinstance(value, (int, float)) and value > 0):
-                raise InvalidConfig(f"{name} must be above 0, got {value!r}.")
-            if value == math.inf:
-                raise InvalidConfig(f"{name} must be finite, got {value!r}.")
-        share, kept = self.gpu_memory_utilization, self.mm_processor_cache_gb
-        if share is not None and not (isinstance(share, (int, float)) and 0 < share <= 1):
-            raise InvalidConfig(f"gpu_memory_utilization must be above 0 and at most 1, got {share!r}.")
-        if not (isinstance(kept, (int, float)) and 0 <= kept < math.inf):
-            raise InvalidConfig(f"mm_processor_cache_gb must be 0 (nothing is kept) or above, got {kept!r}.")
-        if not isinstance(self.max_logprobs, int) or self.max_logprobs < -1:
+            if name not in _MAY_BE_MINUS_ONE or value != -1:
+                check_range(name, value, 0, above=True)
+        check_range("gpu_memory_utilization", self.gpu_memory_utilization, 0, 1, above=True)
+        check_range("mm_processor_cache_gb", self.mm_processor_cache_gb, 0, least_is="nothing is kept")
+        check_range("max_logprobs", self.max_logprobs, -1, least_is="no limit")
+        if self.tensor_parallel_size != 1:
             raise InvalidConfig(
-                f"max_logprobs must be -1 (no limit) or a whole number >= 0, got {self.max_logprobs!r}."
+                f"tensor_parallel_size={self.tensor_parallel_size} is not possible: one device computes; several are "
+                "not there yet, use 1."
             )
 
     def _check_media(self) -> None:
+        aspect = self.max_image_aspect_ratio
+        if aspect is not None and not (isinstance(aspect, (int, float)) and aspect >= 1):
+            raise InvalidConfig(f"max_image_aspect_ratio must be at least 1 (only squares), got {aspect!r}.")
         if self.max_image_pixels > 178_956_970:
             raise InvalidConfig(
                 f"max_image_pixels={self.max_image_pixels} is above 178956970, the most that Pillow opens: lower it."
@@ -227,7 +217,7 @@ class EngineConfig:
             if kind not in ("image", "video"):
                 hint = did_you_mean(kind, ("image", "video"))
                 raise InvalidConfig(f"limit_mm_per_prompt knows image and video, got {kind!r}.{hint}")
-            if not isinstance(limit, int) or limit < 0:
+            if (count := whole(limit)) is None or count < 0:
                 raise InvalidConfig(f"limit_mm_per_prompt: {kind} must be a whole number from 0 on, got {limit!r}.")
         root = self.allowed_local_media_path
         if root is not None and not Path(root).is_dir():
@@ -235,6 +225,7 @@ class EngineConfig:
             raise InvalidConfig(f"Invalid `--allowed-local-media-path`: {problem}")
 
 
+_MAY_BE_MINUS_ONE = ("max_model_len", "num_frames")  # what fits, all
 _POSITIVE = (
     "max_model_len",
     "block_size",
@@ -249,9 +240,3 @@ _POSITIVE = (
     "num_frames",
     "fps",
 )
-
-
-def _check_choice(name: str, value: Any, hint: Any) -> None:
-    choices = [choice for part in (hint, *get_args(hint)) for choice in get_args(part) if isinstance(choice, str)]
-    if choices and isinstance(value, str) and value not in choices:
-        raise InvalidConfig(f"{name} must be one of {', '.join(choices)}, got {value!r}.{did_you_mean(value, choices)}")

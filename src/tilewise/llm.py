@@ -11,7 +11,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tilewise.amounts import GIB
 from tilewise.beam import BeamSearch, BeamSearchOutput, BeamSearchParams
 from tilewise.config import EngineConfig
 from tilewise.engine.core import EngineCore
@@ -31,6 +30,7 @@ from tilewise.inputs.prompts import PromptInput, read_prompts
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.inputs.video import FrameChoice
+from tilewise.inputs.web.hosts import AllowedHosts
 from tilewise.outputs.group import AnswerGroup
 from tilewise.progress import progress_bar
 from tilewise.resize import resizer
@@ -59,6 +59,7 @@ class LLM:
     def __init__(self, model: str = "demo", **options: Any) -> None:
         self.config = config = EngineConfig.of(model=model, **options)
         self._stats = None if config.disable_log_stats else StatsLog(log_interval(), time.monotonic())
+        self._reader = media_reader(config)
         checkpoint = Checkpoint.find(config.model, config.revision, config.hub, config.download_dir)
         folder = checkpoint.folder
         self._tokenizer = Tokenizer.from_folder(folder.path)
@@ -70,8 +71,7 @@ class LLM:
         draft = find_draft(config, self._tokenizer)
         runner, resolved = build_runner(config, checkpoint, self._tokenizer.image_context_id, draft)
         self.resolved = resolved
-        self._reader = media_reader(config)
-        self._cache = MediaCache(int(config.mm_processor_cache_gb * GIB))
+        self._cache = MediaCache.of(config.mm_processor_cache_gb)
         context = resolved.limits.max_model_len
         resize = resizer(resolved.resize_kernels)
         self._prepare = Preparer(spec, self._tokenizer, context, InputOptions.of(config), self._cache, resize)
@@ -283,15 +283,19 @@ def log_interval() -> float:
 
 
 def media_reader(config: EngineConfig) -> MediaReader:
+    """Raises InvalidConfig for hosts that are none, and for a limit in the environment that is no number."""
     root = config.allowed_local_media_path
+    AllowedHosts.of(config.allowed_media_domains)
     media = MediaLimits.of(os.environ)
     access = MediaAccess(
         allowed_local_media_path=Path(root) if root else None,
         allowed_media_domains=config.allowed_media_domains,
         limits=media,
     )
-    limits = ImageLimits(max_pixels=config.max_image_pixels)
+    limits = ImageLimits.of(config)
     frames = FrameChoice(config.num_frames, config.fps)
     # Without a cache nothing of a request is held on to when it ends, its files included.
-    handles = MediaHandles(media.handle_bytes if config.mm_processor_cache_gb else 0)
-    return MediaReader(access, limits, config.limit_mm_per_prompt or {}, frames, handles, budget=MediaBudget(media))
+    handles = MediaHandles(media.handle_bytes if config.mm_processor_cache_gb != 0 else 0)
+    counts = config.limit_mm_per_prompt or {}
+    turned = config.exif_orientation
+    return MediaReader(access, limits, counts, frames, handles, exif_orientation=turned, budget=MediaBudget(media))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from tests.inputs import pictures
 from tilewise.errors import Cancelled, InvalidMedia, InvalidRequest
@@ -20,15 +21,22 @@ from tilewise.sampling_params import SamplingParams
 FRAMES, RATE, STEP = 40, 10, 6
 
 
-def film(path: Path, frames: int = FRAMES, size: tuple[int, int] = (64, 48)) -> Path:
-    """A video whose frame i is grey of level 6 * i."""
-    with av.open(str(path), "w") as container:
+def film(
+    path: Path,
+    frames: int = FRAMES,
+    size: tuple[int, int] = (64, 48),
+    picture: Image.Image | None = None,
+    **options: str,
+) -> Path:
+    """A video whose frame i is grey of level 6 * i, or whose frames are all one picture."""
+    size = picture.size if picture else size
+    with av.open(str(path), "w", options=options) as container:
         stream = container.add_stream("mpeg4", rate=RATE)
         stream.width, stream.height = size
         stream.pix_fmt = "yuv420p"
         stream.bit_rate = 2_000_000
         for index in range(frames):
-            pixels = np.full((size[1], size[0], 3), STEP * index, np.uint8)
+            pixels = np.asarray(picture) if picture else np.full((size[1], size[0], 3), STEP * index, np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels)))
         container.mux(stream.encode())
     return path

@@ -9,7 +9,7 @@ from typing import Any
 
 from tilewise.errors import InvalidRequest, UnknownOption
 from tilewise.inputs.images import Colour
-from tilewise.inputs.media_limits import MediaLimits
+from tilewise.inputs.media_limits import ALL_FRAMES, MediaLimits
 from tilewise.inputs.video import FrameChoice
 
 _KNOWN = {"image": ("rgba_background_color",), "video": ("num_frames", "fps")}
@@ -62,10 +62,12 @@ def _count(found: Mapping[str, Any], limits: MediaLimits) -> int | None:
     if value is None:
         return None
     most = limits.chosen_frames
-    if type(value) is not int or not 1 <= value <= most:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if type(value) is not int or (value != ALL_FRAMES and not 1 <= value <= most):
         raise InvalidRequest(
-            f"num_frames must be a whole number from 1 to {most}, got {value!r:.80}; the limit is the server's "
-            f"{MediaLimits.variable('chosen_frames')}."
+            f"num_frames must be a whole number from 1 to {most}, got {value!r:.80}, or -1 for all frames; the limit "
+            f"is the server's {MediaLimits.variable('chosen_frames')}."
         )
     return value
 

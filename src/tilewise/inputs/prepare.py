@@ -16,10 +16,9 @@ from PIL import Image
 from tilewise.errors import InvalidField, InvalidMedia, InvalidRequest, TooLong
 from tilewise.inputs.grammar import Grammars
 from tilewise.inputs.images import (
-    DAMAGE,
     ImageLimits,
     LimitedPicture,
-    check_image,
+    check_size,
     choose_grid,
     count_tiles,
     reason,
@@ -27,6 +26,7 @@ from tilewise.inputs.images import (
     to_rgb,
 )
 from tilewise.inputs.media_cache import CutPicture, MediaCache, picture_digest
+from tilewise.inputs.orientation import DAMAGE
 from tilewise.inputs.sampling import bad_word_ids, check_ids, check_sampling
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.templates import (
@@ -65,7 +65,7 @@ class InputOptions:
     """How media are read, for all requests of an engine."""
 
     limits: ImageLimits = field(default_factory=ImageLimits)
-    exif_orientation: bool = False
+    exif_orientation: bool = True
     tile_budget: Literal["each", "share"] = "each"
     """`each`: max_dynamic_patch for every picture, as the reference inference does. `share`: the pictures of a
     request share it, as in training."""
@@ -74,7 +74,7 @@ class InputOptions:
 
     @classmethod
     def of(cls, config: EngineConfig) -> InputOptions:
-        limits = ImageLimits(max_pixels=config.max_image_pixels)
+        limits = ImageLimits.of(config)
         return cls(limits, config.exif_orientation, config.tile_budget, config.max_logprobs)
 
     def tilings(self, tiling: Tiling, pictures: int) -> tuple[Tiling, Tiling]:
@@ -222,7 +222,7 @@ class Preparer:
 
     def _tile(self, image: Image.Image, tiling: Tiling) -> CutPicture:
         """A picture's tiles, cut now or kept from an earlier request."""
-        check_image(image, self.options.limits)
+        check_size(image.size, self.options.limits)
         try:
             image.load()
             if not self.cache.max_bytes:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tilewise.amounts import GIB
 from tilewise.config import EngineConfig
 from tilewise.engine.counters import Counters, StatsLog
 from tilewise.errors import InvalidConfig
@@ -88,7 +87,9 @@ async def assemble(
 ) -> Assembly:
     """Everything up to an engine that is ready. Raises what hinders it."""
     started = time.perf_counter()
-    tracing = tracing_of(engine, config)  # first: a library that is missing should not cost a model's loading time
+    # First: what is missing or cannot be read should not cost a model's loading time.
+    tracing = tracing_of(engine, config)
+    reader = replace(media_reader(engine), detail_tiles=config.detail_tiles)
     checkpoint = await asyncio.to_thread(
         Checkpoint.find, engine.model, engine.revision, engine.hub, engine.download_dir
     )
@@ -103,13 +104,12 @@ async def assemble(
     ready = await supervisor.start(process)
     context = ready.resolved.limits.max_model_len
     served = served_model(engine, config, context, sampling)
-    cache = MediaCache(int(engine.mm_processor_cache_gb * GIB))
+    cache = MediaCache.of(engine.mm_processor_cache_gb)
     resize = resizer(ready.resolved.resize_kernels)
     preparer = Preparer(spec, tokenizer, context, InputOptions.of(engine), cache, resize)
     metrics = Metrics(served.name, context)
     metrics.describe_caches(ready.resolved)
     admission = Admission(config.max_num_queued_reqs, config.max_num_queued_tokens, config.request_timeout)
-    reader = replace(media_reader(engine), detail_tiles=config.detail_tiles)
     service = Service(supervisor, preparer, reader, admission, metrics, media_threads(), tracing)
     stats = None if engine.disable_log_stats else StatsLog(log_interval(), time.monotonic())
     parts = Assembly(supervisor, service, served, metrics, stats, cache, engine, folder.path)

@@ -6,15 +6,13 @@ What the engine is asked for is EngineConfig's; `tilewise serve` makes both from
 from __future__ import annotations
 
 import dataclasses
-import math
-import types
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
-from tilewise.config import option
-from tilewise.errors import InvalidConfig, UnknownOption, did_you_mean
+from tilewise.errors import InvalidConfig, UnknownOption
+from tilewise.option import MANY, check_range, check_types, option, whole
 from tilewise.server.tls import check_tls
 from tilewise.types import Detail
 
@@ -39,14 +37,12 @@ class ServerConfig:
     ssl_cert_reqs: int = option(0, "certificate of clients: 0 = none, 1 = checked if sent, 2 = needed", "address")
     ssl_ciphers: str | None = option(None, "TLS ciphers, as OpenSSL lists them", "address")
 
-    api_key: tuple[str, ...] = dataclasses.field(
-        default=(),
-        repr=False,
-        metadata={
-            "help": "keys, one of which a request has to bring as `Authorization: Bearer KEY` (default: VLLM_API_KEY, "
-            "or none); all routes but /health, /ping, /version and /metrics ask for it",
-            "group": "access",
-        },
+    api_key: tuple[str, ...] = option(
+        (),
+        "keys, one of which a request has to bring as `Authorization: Bearer KEY` (default: VLLM_API_KEY, "
+        "or none); all routes but /health, /ping, /version and /metrics ask for it",
+        "access",
+        shown=False,
     )
     metrics_with_key: bool = option(False, "ask for a key at /metrics and /version, too", "access")
     metrics_without_key: bool = option(False, "no effect: /metrics asks for no key, unless metrics_with_key", "access")
@@ -139,19 +135,13 @@ class ServerConfig:
         return cls(**options)
 
     def __post_init__(self) -> None:
-        for name, hint in get_type_hints(type(self)).items():
-            _check_type(name, getattr(self, name), hint)
-        self._check_numbers()
+        check_types(self)
+        for name, (least, most) in _RANGES.items():
+            check_range(name, getattr(self, name), least, most)
         self._check_address()
         self._check_access()
         self._check_answers()
         self._check_logging()
-
-    def _check_numbers(self) -> None:
-        for name, (least, most) in _RANGES.items():
-            value = getattr(self, name)
-            if value is not None and not least <= value <= most:
-                raise InvalidConfig(f"{name} must be {_range(least, most)}, got {value!r}.")
 
     def _check_address(self) -> None:
         if self.uds is not None:
@@ -211,7 +201,7 @@ class ServerConfig:
         for name, tiles in (self.detail_tiles or {}).items():
             if name not in get_args(Detail):
                 raise InvalidConfig(f"detail_tiles knows {', '.join(get_args(Detail))}, got {name!r}.")
-            if type(tiles) is not int or tiles < 1:
+            if (count := whole(tiles)) is None or count < 1:
                 raise InvalidConfig(f"detail_tiles: {name} must be a whole number from 1 on, got {tiles!r}.")
 
     def _check_logging(self) -> None:
@@ -237,54 +227,19 @@ class ServerConfig:
         return f"{scheme}://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{self.port}"
 
 
-_MANY = 2**31 - 1
 _RANGES: dict[str, tuple[float, float]] = {
     "port": (0, 65535),
-    "timeout_keep_alive": (0, _MANY),
+    "timeout_keep_alive": (0, MANY),
     "ssl_cert_reqs": (0, 2),
     "max_body_mb": (0.001, 2**20),
-    "h11_max_incomplete_event_size": (1024, _MANY),
-    "h11_max_header_count": (1, _MANY),
-    "max_num_queued_reqs": (1, _MANY),
-    "max_num_queued_tokens": (1, _MANY),
-    "request_timeout": (0.001, _MANY),
-    "shutdown_timeout": (0, _MANY),
-    "max_engine_restarts": (0, _MANY),
-    "engine_restart_window": (1, _MANY),
-    "stream_interval": (1, _MANY),
-    "max_log_len": (0, _MANY),
-}
-
-
-def _range(least: float, most: float) -> str:
-    return f"{least:g} or above" if most in (_MANY, math.inf) else f"from {least:g} to {most:g}"
-
-
-def _check_type(name: str, value: Any, hint: Any) -> None:
-    kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
-    if choices and value is not None and value not in choices:
-        hint_text = did_you_mean(str(value), choices)
-        raise InvalidConfig(f"{name} must be one of {', '.join(choices)}, got {value!r}.{hint_text}")
-    if not choices and not any(_is(value, kind) for kind in kinds):
-        wanted = " or ".join(_WORDS.get(get_origin(kind) or kind, str(kind)) for kind in kinds)
-        raise InvalidConfig(f"{name} must be {wanted}, got {value!r}.")
-
-
-def _is(value: Any, kind: Any) -> bool:
-    if kind is float:
-        return type(value) in (int, float)
-    if get_origin(kind) is tuple:
-        return type(value) is tuple and all(type(item) is str for item in value)
-    return type(value) is (get_origin(kind) or kind)
-
-
-_WORDS: dict[Any, str] = {
-    bool: "True or False",
-    int: "a whole number",
-    float: "a number",
-    str: "a text",
-    tuple: "a tuple of texts",
-    dict: "a dict",
-    type(None): "None",
+    "h11_max_incomplete_event_size": (1024, MANY),
+    "h11_max_header_count": (1, MANY),
+    "max_num_queued_reqs": (1, MANY),
+    "max_num_queued_tokens": (1, MANY),
+    "request_timeout": (0.001, MANY),
+    "shutdown_timeout": (0, MANY),
+    "max_engine_restarts": (0, MANY),
+    "engine_restart_window": (1, MANY),
+    "stream_interval": (1, MANY),
+    "max_log_len": (0, MANY),
 }

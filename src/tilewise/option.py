@@ -1,0 +1,140 @@
+"""Options of the configurations: how one is declared, and the one validator that all of them have.
+
+A value is of the type that its field has, or it is refused: True is no number and "false" no switch. numpy's scalars
+are the numbers that they hold, and a list is taken for a tuple.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+from collections.abc import Callable
+from numbers import Integral, Real
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from tilewise.errors import InvalidConfig, did_you_mean
+
+MANY = 2**31 - 1
+"""The most of a number that has no limit of its own, where a library counts in 32 bits."""
+
+
+def option(
+    default: Any,
+    text: str,
+    group: str,
+    read: Callable[[str], int] | None = None,
+    alias: str | None = None,
+    *,
+    shown: bool = True,
+) -> Any:
+    """`read` makes a value of a text, from the command line or from Python; `alias` is another name for the option.
+
+    One that is not `shown` holds a secret: it is in no repr.
+    """
+    metadata = {"help": text, "group": group, "read": read, "alias": alias}
+    return dataclasses.field(default=default, repr=shown, metadata=metadata)
+
+
+def check_types(config: Any) -> None:
+    """Gives each field of a dataclass the value that its type asks for. Raises InvalidConfig that names the field."""
+    for name, hint in _hints(type(config)).items():
+        field = config.__dataclass_fields__[name]
+        value = _read(name, getattr(config, name), field.metadata.get("read"))
+        object.__setattr__(config, name, of_type(name, value, hint))
+
+
+def of_type(name: str, value: Any, hint: Any) -> Any:
+    """The value, as its type has it. Raises InvalidConfig that says what it must be."""
+    kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    value = _plain(value, kinds)
+    choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
+    if choices and isinstance(value, str) and value not in choices:
+        raise InvalidConfig(f"{name} must be one of {', '.join(choices)}, got {value!r}.{did_you_mean(value, choices)}")
+    if not any(_is(value, kind) for kind in kinds):
+        wanted = " or ".join(_word(kind) for kind in kinds)
+        raise InvalidConfig(f"{name} must be {wanted}, got {value!r:.200}.")
+    return value
+
+
+def check_range(
+    name: str, value: float | None, least: float, most: float = math.inf, *, above: bool = False, least_is: str = ""
+) -> None:
+    """Raises InvalidConfig for a number outside. `above`: `least` is too little; `least_is` says what it means."""
+    fits = value is None or (value > least if above else value >= least)
+    if value is None or (fits and value <= most and value != math.inf):
+        return
+    if value == math.inf:
+        raise InvalidConfig(f"{name} must be finite, got {value!r}.")
+    low = f"{least:g} ({least_is})" if least_is else f"{least:g}"
+    if most == math.inf or (most == MANY and not value > most):
+        raise InvalidConfig(f"{name} must be {f'above {low}' if above else f'{low} or above'}, got {value!r}.")
+    limits = f"above {low} and at most {most:g}" if above else f"from {low} to {most:.10g}"
+    raise InvalidConfig(f"{name} must be {limits}, got {value!r}.")
+
+
+def whole(value: Any) -> int | None:
+    """The whole number that a value is, numpy's among them; None for anything else, True and False too."""
+    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
+
+
+def _read(name: str, value: Any, read: Callable[[str], int] | None) -> Any:
+    """A text in place of a number."""
+    if read is None or not isinstance(value, str):
+        return value
+    try:
+        return read(value)
+    except ValueError as error:
+        raise InvalidConfig(f"{name} {error}.") from None
+
+
+def _plain(value: Any, kinds: tuple[Any, ...]) -> Any:
+    """Python's own number for a scalar of numpy, a tuple for a list where a tuple is asked for."""
+    if isinstance(value, list) and any(get_origin(kind) is tuple for kind in kinds):
+        return tuple(value)
+    if type(value) in (bool, int, float, str) or value is None:
+        return value
+    if getattr(getattr(value, "dtype", None), "kind", "") == "b" and getattr(value, "ndim", 1) == 0:
+        return bool(value)
+    if isinstance(value, Integral):
+        return int(value)
+    return float(value) if isinstance(value, Real) else value
+
+
+def _is(value: Any, kind: Any) -> bool:
+    origin = get_origin(kind)
+    if kind is Any:
+        return True
+    if origin is Literal:
+        return isinstance(value, str)
+    if kind is float:
+        return type(value) in (int, float)
+    if origin is tuple:
+        return type(value) is tuple and all(type(item) is str for item in value)
+    if kind is str or origin is dict:
+        return isinstance(value, origin or kind)
+    return type(value) is (origin or kind)
+
+
+def _word(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(get_args(kind))}"
+    return _WORDS.get(get_origin(kind) or kind, str(kind))
+
+
+def _hints(kind: type[Any]) -> dict[str, Any]:
+    if kind not in _HINTS:
+        _HINTS[kind] = get_type_hints(kind)
+    return _HINTS[kind]
+
+
+_HINTS: dict[type[Any], dict[str, Any]] = {}
+_WORDS: dict[Any, str] = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    tuple: "a tuple of texts",
+    dict: "a dict",
+    type(None): "None",
+}
