@@ -65,6 +65,7 @@ class Assembly:
 
     def took(self, outbox: Outbox) -> None:
         self.metrics.take(outbox.counters, outbox.load)
+        self.metrics.media(self.cache.counts)
         self.tick(outbox.counters)
 
     def tick(self, counters: Counters | None = None) -> None:

@@ -240,11 +240,14 @@ class Metrics:
         for name in names:
             self._ignored(name if name in KNOWN or name in LEFT_OUT else "other").inc()
 
-    def render(self, media: CacheCounts) -> bytes:
-        """The text that Prometheus reads."""
+    def media(self, media: CacheCounts) -> None:
+        """How often pictures had been cut, since the start."""
         self._media_queries.inc(media.queries - self._media_seen.queries)
         self._media_hits.inc(media.hits - self._media_seen.hits)
         self._media_seen = media
+
+    def render(self) -> bytes:
+        """The text that Prometheus reads."""
         return generate_latest(self.registry)
 
     def _counter(self, name: str, text: str) -> Counter:
