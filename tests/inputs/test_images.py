@@ -12,8 +12,10 @@ from PIL import EpsImagePlugin, GifImagePlugin, Image, ImageCms
 
 from tilewise.errors import InvalidMedia
 from tilewise.ignored import Ignored
+from tilewise.inputs.chat import read_messages
 from tilewise.inputs.images import ImageLimits, further_frames, open_image, reason, to_rgb
 from tilewise.inputs.media_reader import MediaReader
+from tilewise.inputs.prompts import read_prompts
 from tilewise.inputs.templates import Message
 from tilewise.sampling_params import SamplingParams
 
@@ -274,6 +276,20 @@ def test_a_single_frame_leaves_nothing_to_name(kind):
     reader = MediaReader().timed()
     reader.open_image(saved(noise(), kind))
     assert not reader.ignored
+
+
+@pytest.mark.parametrize("key", ["image", "image_pil"])
+def test_an_animation_from_python_is_the_frame_that_it_stands_at(key):
+    image = Image.open(io.BytesIO(animation("GIF")))
+    image.seek(2)
+    ignored = Ignored()
+    reader = MediaReader().timed(ignored=ignored)
+    if key == "image":
+        media = read_prompts({"prompt": "Hi", "multi_modal_data": {"image": image}}, MediaReader(), ignored)[0].media
+    else:
+        _, media = read_messages([{"role": "user", "content": [{"image_pil": image}]}], reader)
+    assert colour(to_rgb(media[0])) == pytest.approx((160, 0, 0), abs=3)
+    assert ignored.names == ("further_frames",)
 
 
 def test_what_one_request_left_out_is_not_named_to_the_next():

@@ -1,7 +1,9 @@
 """Names that have no effect: taken and named, unless they were meant to be others."""
 
 import pytest
+from PIL import Image
 
+from tests.inputs.pictures import data_url, saved
 from tests.served import Served
 from tests.server.asking import LOOK, PICTURE, QUESTION, SERVED
 from tests.server.live import chat, error_of
@@ -101,6 +103,17 @@ def test_answers_say_what_had_no_effect(live: Served, stream: bool):
     assert sum("chat_id has no effect" in line for line in live.lines) == 1
     assert counted in live.client.get("/metrics").text
     assert counted not in before or stream
+
+
+def test_frames_that_are_not_seen_are_named(live: Served):
+    """A picture is the first frame of an animation; the rest of it changes no answer."""
+    frames = [Image.new("RGB", (8, 8), (80 * index, 0, 0)) for index in range(3)]
+    url = data_url("image/gif", saved(frames[0], "GIF", save_all=True, append_images=frames[1:]))
+    parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "Hi"}]
+    answer = chat(live, messages=[{"role": "user", "content": parts}])
+    assert answer.status_code == 200
+    assert answer.headers["x-tilewise-ignored"] == "further_frames"
+    assert 'field="further_frames"' in live.client.get("/metrics").text
 
 
 def test_errors_say_it_as_well(live: Served):

@@ -34,7 +34,7 @@ def read_messages(messages: Sequence[dict[str, Any]], reader: MediaReader) -> tu
     parsed: list[Message] = []
     media: list[Media] = []
     for parts in split:
-        images = [reader.picture(item) if isinstance(item, MediaPart) else item for item in parts.images]
+        images = [reader.picture(item) if isinstance(item, MediaPart) else reader.given(item) for item in parts.images]
         videos = [reader.video(item) if isinstance(item, MediaPart) else item for item in parts.videos]
         lengths = tuple(map(len, videos))
         text, role = "\n".join(parts.texts), "system" if parts.role == "developer" else parts.role

@@ -127,6 +127,13 @@ class MediaReader:
         """Under a name, for later requests; copies, so that nobody changes them."""
         self.handles.keep(self.scope, kind, uuid, DecodedMedia(tuple(image.copy() for image in images)))
 
+    def given(self, image: Image.Image) -> Image.Image:
+        """A picture that is open: of several frames it is the one that it stands at, which is the first unless a
+        program has chosen another."""
+        if further_frames(image):
+            self.ignored.add("further_frames", "a picture is its first frame or page; send a video for more of them")
+        return image
+
     def open_image(self, data: bytes | Path, name: str = "") -> Image.Image:
         with self.watch.decoding():
             image = self._open(data, name)
@@ -134,9 +141,7 @@ class MediaReader:
         return image
 
     def _open(self, data: bytes | Path, name: str = "") -> Image.Image:
-        image = open_image(data, self.image_limits, self.budget, name)
-        if further_frames(image):
-            self.ignored.add("further_frames", "a picture is its first frame or page; send a video for more of them")
+        image = self.given(open_image(data, self.image_limits, self.budget, name))
         if self.background and image.has_transparency_data:
             # What is flattened has no note of its camera any more.
             return flatten(upright(image) if self.exif_orientation else image, self.background)

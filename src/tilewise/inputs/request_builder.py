@@ -110,7 +110,7 @@ class RequestBuilder:
         """Raises InvalidRequest, TooLong among them."""
         check_template(options.chat_template)
         arrival = time.monotonic()  # before media are fetched and decoded: waiting for them is waiting too
-        reader = self.reader.timed(scope=LOCAL)
+        reader = self.reader.timed(scope=LOCAL, ignored=ignored)
         parsed, media = read_messages(messages, reader)
         request = self.preparer.chat(
             parsed,

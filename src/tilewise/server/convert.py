@@ -49,7 +49,7 @@ def chat_call(body: dict[str, Any], served: ServedModel, ignored: Ignored, heade
             tools=tools.definitions,
             ending=ending,
             processor=processor_of(fields),
-            media=media_of(fields.media_io_kwargs),
+            media=media_of(fields.media_io_kwargs, ignored),
             keep_last=fields.truncate_prompt_tokens,
             cut=fields.truncation_side or "left",
         ),
@@ -159,9 +159,9 @@ def ending_of(add_generation_prompt: bool | None, continue_final_message: bool) 
     return "open" if add_generation_prompt is None or add_generation_prompt else "end"
 
 
-def media_of(kwargs: dict[str, Any] | None) -> MediaOptions:
+def media_of(kwargs: dict[str, Any] | None, ignored: Ignored) -> MediaOptions:
     try:
-        return MediaOptions.of(kwargs)
+        return MediaOptions.of(kwargs, ignored=ignored)
     except InvalidRequest as error:
         raise InvalidField("media_io_kwargs", str(error)) from None
 

@@ -65,7 +65,7 @@ def _conversation(fields: TokenizeBody, served: ServedModel, unknown: UnknownFie
         tools=read_tools(fields.tools, None, True, served).definitions,
         ending=ending_of(fields.add_generation_prompt, fields.continue_final_message or begins_answer(messages)),
         processor=processor_of(fields),
-        media=media_of(fields.media_io_kwargs),
+        media=media_of(fields.media_io_kwargs, unknown.ignored),
     )
 
 

@@ -48,6 +48,7 @@ def test_a_local_name_that_is_listed_may_be_private(server, monkeypatch, name):
 OPENED = [
     (("10.0.0.0/8",), "http://10.0.0.5/a.png", ()),
     (("10.0.0.0/8",), "http://minio.corp.example/a.png", ("10.1.2.3",)),
+    (("a.example, 10.0.0.0/8", "b.example"), "http://10.0.0.5/a.png", ()),
     (("192.168.1.7",), "http://192.168.1.7:9000/a.png", ()),
     (("192.168.1.7:9000",), "http://192.168.1.7:9000/a.png", ()),
     (("[fd00::]/8",), "http://[fd00::7]/a.png", ()),

@@ -46,11 +46,12 @@ class AllowedHosts:
 
     @classmethod
     def of(cls, entries: Sequence[str] | None) -> AllowedHosts:
-        """Names, addresses and networks, each with `:port` or without; `*` is any public host.
+        """Names, addresses and networks, each with `:port` or without, some perhaps joined by commas; `*` is any public
+        host.
 
         Raises InvalidConfig for an entry that is none of these.
         """
-        return cls() if entries is None else _read(tuple(entries))
+        return cls() if entries is None else _read(tuple(",".join(entries).split(",")))
 
     def check(self, address: WebAddress) -> None:
         """Raises InvalidMedia for a host that no address can make an allowed one, before it is looked up."""

@@ -107,9 +107,12 @@ CONVERSATION: dict[str, Schema] = {
     "messages": _MESSAGES,
     "chat_template_kwargs": _options(enable_thinking=_any(_SWITCH, _NULL)),
     "media_io_kwargs": _options(
-        image=_options(rgba_background_color=_any(_COLOUR, _NULL)),
+        image=_options(rgba_background_color=_any(_COLOUR, _NULL), image_mode=_any({"const": "RGB"}, _NULL)),
         video=_options(
-            num_frames=_any(_COUNT, {"const": -1}, _NULL), fps=_any({"type": "number", "exclusiveMinimum": 0}, _NULL)
+            num_frames=_any(_COUNT, {"const": -1}, _NULL),
+            fps=_any({"type": "number", "exclusiveMinimum": 0}, _NULL),
+            frame_recovery=_any(_SWITCH, _NULL),
+            video_backend={"enum": ["opencv", "pyav", "torchcodec", None]},
         ),
     ),
     **_KWARGS,
