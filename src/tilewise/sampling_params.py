@@ -48,7 +48,7 @@ class StructuredOutputsParams:
     json_object: bool | None = None
     """True: any JSON object."""
     structural_tag: str | dict[str, Any] | None = None
-    """Free text with tags whose contents have a form: `structures` and `triggers`, or `format`, as text or as a dict."""
+    """Free text with tags whose contents have a form: `structures` and `triggers`, or `format`; as text or a dict."""
     whitespace_pattern: str | None = None
     """Regex of the white space between the parts of JSON; default: a blank, or a line break with indentation."""
     disable_any_whitespace: bool = False

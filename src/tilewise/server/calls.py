@@ -62,6 +62,8 @@ class ChatCall:
     sampling: SamplingParams
     routing: Routing
     tools: ToolUse = ToolUse()
+    strict_schema: dict[str, Any] | None = field(default=None, hash=False)
+    """An answer is checked by it when it is whole."""
     reasoning: bool = True
     """Whether `<think>...</think>` is told apart from the answer ..."""
     include_reasoning: bool = True

@@ -19,9 +19,9 @@ from tilewise.server.messages import PREFIX_KEYS, read_conversation
 from tilewise.server.protocol.chat import ChatBody
 from tilewise.server.protocol.common import Sampled
 from tilewise.server.protocol.tokenize import TokenizeBody
-from tilewise.server.sampling import sampling_of
+from tilewise.server.sampling import sampling_of, strict_schema
 from tilewise.server.served import ServedModel
-from tilewise.server.toolcalls import read_tools
+from tilewise.server.toolcalls import check_tool_types, read_tools
 
 _RESERVED = ("chat_template", "tokenize", "tools", "documents", "add_generation_prompt", "continue_final_message",
              "padding", "truncation", "max_length", "return_tensors", "return_dict", "tokenizer_kwargs",
@@ -35,6 +35,7 @@ def chat_call(body: dict[str, Any], served: ServedModel, ignored: Ignored, heade
     Raises InvalidRequest, UnknownModel or pydantic's ValidationError.
     """
     check_template(body, served)
+    check_tool_types(body.get("tools"))
     unknown = UnknownFields(ignored, served.strict_fields)
     fields = ChatBody.read(body, CHAT, unknown)
     tools = read_tools(fields.tools, fields.tool_choice, fields.parallel_tool_calls, served)
@@ -58,6 +59,7 @@ def chat_call(body: dict[str, Any], served: ServedModel, ignored: Ignored, heade
         ),
         routing=routing_of(fields.priority, fields.cache_salt, _max_tokens(fields), served),
         tools=tools,
+        strict_schema=strict_schema(fields),
         reasoning=served.reasoning,
         include_reasoning=fields.include_reasoning,
         echo=_echo(messages) if fields.echo else "",

@@ -19,6 +19,7 @@ from tilewise.server.context import Context, context_of
 from tilewise.server.disconnect import EventStream
 from tilewise.server.events import data_event
 from tilewise.server.fields import COMPLETION
+from tilewise.server.fulfilment import name_unenforced
 from tilewise.server.interval import Interval
 from tilewise.server.merge import merged
 from tilewise.server.openapi import examples
@@ -57,6 +58,7 @@ async def answer_completion(raw: HttpRequest, body: dict[str, Any], ignored: Ign
     async with service.deadline():
         requests = await service.prepare(lambda: completion_requests(call, service.preparer), is_light(call))
         for request in requests:
+            name_unenforced(request, ignored)
             context.log.received(call.reply.id, request)
         headers = context.load_report(raw, ignored)
         if call.reply.stream:

@@ -1,0 +1,40 @@
+"""What an answer was asked to be and could not be held to: named when it begins, and checked when it is whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tilewise.ignored import Ignored
+from tilewise.inputs.schema_check import schema_faults
+from tilewise.outputs.parts import split_parts
+from tilewise.server.calls import ChatCall
+from tilewise.server.respond import parts_rule
+from tilewise.server.service import Service
+from tilewise.types import CompletionOutput, Request
+
+_WHY = "it cannot be followed token by token; the rest is, and with strict: true the whole answer is checked"
+
+
+def name_unenforced(request: Request, ignored: Ignored) -> None:
+    """Keywords of a schema, or parts of a pattern, that nothing holds the answer to."""
+    structure = request.sampling.structured_outputs
+    kind = "regex" if structure is not None and structure.regex is not None else "schema"
+    for name in request.grammar.unenforced if request.grammar else ():
+        ignored.add(f"{kind}.{name.replace(' ', '-')}", _WHY)
+
+
+async def check_strictness(call: ChatCall, answer: CompletionOutput, choice: dict[str, Any], service: Service) -> None:
+    """A choice of which `strict: true` was asked gets `schema_errors`, if it does not fulfil its schema.
+
+    An answer that was cut short is not whole, as its finish_reason says.
+    """
+    if answer.finish_reason != "stop" or not (call.strict_schema or call.tools.strict):
+        return
+    parts = split_parts(answer.text, parts_rule(call))
+    pairs = [(call.tools.strict[made.name], made.arguments) for made in parts.calls if made.name in call.tools.strict]
+    if call.strict_schema is not None and not parts.calls:
+        pairs.append((call.strict_schema, parts.content))
+    if pairs:
+        faults = [fault for found in await service.prepare(lambda: schema_faults(pairs)) for fault in found]
+        if faults:
+            choice["schema_errors"] = faults
