@@ -3,8 +3,8 @@
 llguidance overflows its stack on long chains of references, and may take minutes to intersect patterns. Here that ends
 a process that nobody misses.
 
-Standard input is JSON `{"form", "text", "options", "seconds"}`; standard output is one line of JSON, `{"source", "unenforced"}`
-or `{"error"}`.
+Standard input is JSON `{"form", "text", "options", "seconds"}`; standard output is one line of JSON,
+`{"source", "unenforced"}` or `{"error"}`.
 """
 
 from __future__ import annotations

@@ -151,7 +151,7 @@ class _Closing:
     _inlined: int = 0
     _known: dict[str, _Keys] = field(default_factory=dict)
 
-    def close(self, schema: Any, others: _Keys = _Keys(), inside: tuple[str, ...] = ()) -> Any:  # noqa: B008
+    def close(self, schema: Any, others: _Keys = _Keys(), inside: tuple[str, ...] = ()) -> Any:
         """`others` are the keys of what else holds at the same place; `inside` the references that led here."""
         if not isinstance(schema, dict):
             return schema

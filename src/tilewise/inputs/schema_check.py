@@ -1,8 +1,8 @@
 """Whole answers held against their schemas by a validator that knows all keywords, in a process of its own.
 
 A schema may ask for work without end (patterns that backtrack, references that multiply); there it ends a process that
-nobody misses. Standard input is JSON `{"pairs": [[schema, text], ...], "seconds"}`; standard output one line of JSON for
-each pair, a list of what is wrong.
+nobody misses. Standard input is JSON `{"pairs": [[schema, text], ...], "seconds"}`; standard output one line of JSON
+for each pair, a list of what is wrong.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def schema_faults(pairs: Sequence[tuple[Any, str]]) -> list[list[str]]:
 
 
 def main() -> None:
-    import jsonschema
+    import jsonschema  # type: ignore[import-untyped]
     from referencing import Registry
 
     job = json.load(sys.stdin)

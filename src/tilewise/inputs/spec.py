@@ -9,6 +9,7 @@ from tilewise.errors import InvalidCheckpoint, did_you_mean
 from tilewise.inputs.images import Tiling
 from tilewise.inputs.templates import MARKS, TEMPLATES, THINK, Template
 from tilewise.inputs.tokenizer import Tokenizer
+from tilewise.inputs.tool_text import TOOL_FORMS
 from tilewise.weights.folder import CheckpointFolder, Section
 
 # The -hf format names no template. Its checkpoints are of the 2.5, 3 and 3.5 generations, which share one.
@@ -43,6 +44,8 @@ class InputSpec:
     def of(cls, folder: CheckpointFolder, tokenizer: Tokenizer, processor: dict[str, Any] | None = None) -> InputSpec:
         """`processor` are `mm_processor_kwargs` for all requests."""
         template = _template(folder, tokenizer).with_marks(m for m in MARKS if tokenizer.find_id(m) is not None)
+        if template.tools is not None and tokenizer.find_id("<|action_start|>") is not None:
+            template = template.with_tools(TOOL_FORMS["internlm"])  # its language model was trained with those tokens
         tiling = _tiling(folder).override(processor)
         ends = frozenset[int]().union(*end_ids(folder, template, tokenizer).values())
         start, header = _start_id(folder, tokenizer), _header_ids(template, tokenizer)

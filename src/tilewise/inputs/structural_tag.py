@@ -1,7 +1,7 @@
 """Structural tags -> a grammar: free text in which tags have contents of a given form.
 
-Both forms that vLLM takes are read: the older one (`structures` with begin, schema and end; `triggers`), and `format`, a
-tree whose types are those of the xgrammar library, which defined them.
+Both forms that vLLM takes are read: the older one (`structures` with begin, schema and end; `triggers`), and `format`,
+a tree whose types are those of the xgrammar library, which defined them.
 """
 
 from __future__ import annotations

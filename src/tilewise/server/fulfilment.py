@@ -10,7 +10,7 @@ from tilewise.outputs.parts import split_parts
 from tilewise.server.calls import ChatCall
 from tilewise.server.respond import parts_rule
 from tilewise.server.service import Service
-from tilewise.types import CompletionOutput, Request
+from tilewise.types import CompletionOutput, Request, RequestOutput
 
 _WHY = "it cannot be followed token by token; the rest is, and with strict: true the whole answer is checked"
 
@@ -21,6 +21,12 @@ def name_unenforced(request: Request, ignored: Ignored) -> None:
     kind = "regex" if structure is not None and structure.regex is not None else "schema"
     for name in request.grammar.unenforced if request.grammar else ():
         ignored.add(f"{kind}.{name.replace(' ', '-')}", _WHY)
+
+
+async def check_answers(call: ChatCall, output: RequestOutput, body: dict[str, Any], service: Service) -> None:
+    """`check_strictness` for each choice of a whole answer's body."""
+    for choice, answer in zip(body["choices"], output.outputs, strict=True):
+        await check_strictness(call, answer, choice, service)
 
 
 async def check_strictness(call: ChatCall, answer: CompletionOutput, choice: dict[str, Any], service: Service) -> None:

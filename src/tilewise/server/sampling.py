@@ -108,5 +108,7 @@ def _structured_outputs(body: Sampled) -> StructuredOutputsParams | None:
 
 def _guided(body: Sampled) -> list[StructuredOutputsParams]:
     values = {name: getattr(body, f"guided_{name}") for name in _GUIDED} | {"structural_tag": body.structural_tag}
-    spacing = {"whitespace_pattern": body.guided_whitespace_pattern} if body.guided_json is not None else {}
+    spacing: dict[str, Any] = (
+        {"whitespace_pattern": body.guided_whitespace_pattern} if body.guided_json is not None else {}
+    )
     return [StructuredOutputsParams(**{name: value}, **spacing) for name, value in values.items() if value is not None]

@@ -68,7 +68,9 @@ def read_tools(
     functions = _by_name(tools)
     if isinstance(choice, AllowedToolsChoice):
         functions, choice = _allowed(functions, choice)
-    schemas = {name: function.parameters or {"type": "object", "properties": {}} for name, function in functions.items()}
+    schemas = {
+        name: function.parameters or {"type": "object", "properties": {}} for name, function in functions.items()
+    }
     use = ToolUse(
         tuple(to_json({"type": "function", "function": f.model_dump(exclude_none=True)}) for f in functions.values()),
         parallel=parallel,

@@ -48,7 +48,9 @@ SAMPLING: tuple[Field, ...] = (
     works("guided_regex", "Old name of structured_outputs.regex."),
     works("guided_choice", "Old name of structured_outputs.choice."),
     works("guided_grammar", "Old name of structured_outputs.grammar."),
-    works("guided_whitespace_pattern", "White space of guided_json: old name of structured_outputs.whitespace_pattern."),
+    works(
+        "guided_whitespace_pattern", "White space of guided_json: old name of structured_outputs.whitespace_pattern."
+    ),
     works("structural_tag", "Old name of structured_outputs.structural_tag."),
     works("priority", "Lower is served first, under --scheduling-policy priority."),
     works("cache_salt", "Cached prefixes are shared among requests of one salt alone."),

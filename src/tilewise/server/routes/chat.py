@@ -16,7 +16,7 @@ from tilewise.server.convert import chat_call
 from tilewise.server.disconnect import EventStream
 from tilewise.server.events import data_event
 from tilewise.server.fields import CHAT
-from tilewise.server.fulfilment import check_strictness, name_unenforced
+from tilewise.server.fulfilment import check_answers, check_strictness, name_unenforced
 from tilewise.server.interval import Interval
 from tilewise.server.openapi import examples
 from tilewise.server.openapi.conversation import CONVERSATION
@@ -63,8 +63,7 @@ async def answer_chat(raw: HttpRequest, body: dict[str, Any], ignored: Ignored) 
         group = await service.whole(request)
         output = group.output()
         answer = chat_body(call, output) | context.times_of(output)
-        for choice, found in zip(answer["choices"], output.outputs, strict=True):
-            await check_strictness(call, found, choice, service)
+        await check_answers(call, output, answer, service)
         context.log.answered(call.reply.id, group)
         return JSONResponse(answer, headers=headers)
 
