@@ -1,9 +1,9 @@
 """Tool calls in an answer, told apart from its text as both grow: JSON between two tags.
 
 `<tool_call>{"name": ..., "arguments": {...}}</tool_call>` in the Hermes form that Qwen's models write,
-`<|action_start|><|plugin|>{"name": ..., "parameters": {...}}<|action_end|>` in InternLM2's; any number of times. As soon
-as a name and the beginning of its arguments are there, arguments are given out as they come, as text. From then on it is
-a call, even if its JSON should break; what breaks before that is content, tags included.
+`<|action_start|><|plugin|>{"name": ..., "parameters": {...}}<|action_end|>` in InternLM2's; any number of times.
+As soon as a name and the beginning of its arguments are there, arguments are given out as they come, as text. From then
+on it is a call, even if its JSON should break; what breaks before that is content, tags included.
 """
 
 from __future__ import annotations
