@@ -13,7 +13,8 @@ TWICE = {"type": "array", "items": {"const": 1}, "minItems": 2, "maxItems": 2, "
 """What follows all of it but `uniqueItems` is [1, 1] alone."""
 PERSON = {"type": "object", "properties": {"name": {"enum": ["cat", "dog"]}, "tags": None}, "required": None}
 STRICT_LOOK = {**LOOK, "function": {**LOOK["function"], "parameters": TWICE, "strict": True}}
-HARMONY = """start: <|channel|> "analysis" <|message|> "Hm." <|end|> <|start|> "assistant" <|channel|> HEAD <|message|> BODY
+HARMONY = """start: thought <|start|> "assistant" <|channel|> HEAD <|message|> BODY
+thought: <|channel|> "analysis" <|message|> "Hm." <|end|>
 HEAD: "commentary to=functions.look " | "final"
 BODY: "{\\"where\\": \\"left\\"}" """
 ACTION = """start: "I look." <|action_start|> <|plugin|> BODY <|action_end|>
@@ -116,7 +117,7 @@ def forced(head: str) -> dict:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_channels_and_calls_of_gpt_oss(gpt_oss: Served, stream: bool):
-    fields = {"tools": [LOOK], "stream": stream, "max_tokens": 60}
+    fields = {"tools": [LOOK], "stream": stream, "max_tokens": 120}
     answer = chat(gpt_oss, **fields, **forced('"commentary to=functions.look "'))
     said = chat(gpt_oss, **fields, **forced('"final"'))
     if stream:
