@@ -16,8 +16,9 @@ from tests.inputs.walks import CHOICES, GBNF, PATTERNS, SCHEMAS, SUMS, walk
 from tilewise.engine.grammar import ids_in
 from tilewise.errors import InvalidRequest
 from tilewise.inputs.grammar import MAX_CHARACTERS, MAX_NESTING, Grammars
+from tilewise.inputs.prepare import InputOptions
 from tilewise.inputs.tokenizer import Tokenizer
-from tilewise.sampling_params import StructuredOutputsParams
+from tilewise.sampling_params import SamplingParams, StructuredOutputsParams
 
 KINDS = {
     "small": lambda folder: small_tokenizer(),
@@ -420,3 +421,12 @@ def test_structural_tags(small, tag, good, bad):
         assert followed(small, text, structural_tag=tag), text
     for text in bad:
         assert not followed(small, text, structural_tag=tag), text
+
+
+def test_what_holds_for_all_requests_gives_way_to_what_a_request_says():
+    wanted = SamplingParams(structured_outputs=StructuredOutputsParams(json=NAMED))
+    opened = InputOptions(closed_objects=False, compact_json=True).structured(wanted).structured_outputs
+    assert (opened.disable_additional_properties, opened.disable_any_whitespace) == (False, True)
+    said = SamplingParams(structured_outputs=StructuredOutputsParams(json=NAMED, disable_additional_properties=True))
+    assert InputOptions(closed_objects=False).structured(said) == said
+    assert InputOptions().structured(wanted) == wanted

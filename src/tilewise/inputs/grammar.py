@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from tilewise.engine.grammar import CompiledGrammar
 from tilewise.errors import InvalidRequest
+from tilewise.ignored import Ignored
 from tilewise.inputs import confined
 from tilewise.inputs.patterns import relaxed
 from tilewise.inputs.schema import prepare_schema
 from tilewise.inputs.structural_tag import tag_grammar
 from tilewise.sampling_params import StructuredOutputsParams
+from tilewise.types import Request
 
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
@@ -29,11 +31,20 @@ if TYPE_CHECKING:
 MAX_CHARACTERS = {"json": 65_536, "grammar": 65_536, "regex": 8_192, "choice": 65_536, "structural_tag": 65_536}
 MAX_NESTING = 100
 SECONDS = 2  # to compile; real schemas take milliseconds
+_WHY = "it cannot be followed token by token; the rest is, and a server checks the answers of strict schemas"
 _REMEMBERED = 64
 _TRIED_TOKENS = 4
 _UNFULFILLED = "NoExtension"  # what the library says when the first token can be nothing
 _SOURCE_LINE = re.compile(r"\s+\d+ \| ")
 _PLACE = re.compile(r"^at \d+\(\d+\): ")
+
+
+def name_unenforced(request: Request, ignored: Ignored) -> None:
+    """Keywords of a schema, or parts of a pattern, that nothing holds the request's answers to."""
+    structure = request.sampling.structured_outputs
+    kind = "regex" if structure is not None and structure.regex is not None else "schema"
+    for name in request.grammar.unenforced if request.grammar else ():
+        ignored.add(f"{kind}.{name.replace(' ', '-')}", _WHY)
 
 
 @dataclass(frozen=True)

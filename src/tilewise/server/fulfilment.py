@@ -1,26 +1,15 @@
-"""What an answer was asked to be and could not be held to: named when it begins, and checked when it is whole."""
+"""Answers of which `strict: true` was asked, checked when they are whole for what could not be held to before."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from tilewise.ignored import Ignored
 from tilewise.inputs.schema_check import schema_faults
 from tilewise.outputs.parts import split_parts
 from tilewise.server.calls import ChatCall
 from tilewise.server.respond import parts_rule
 from tilewise.server.service import Service
-from tilewise.types import CompletionOutput, Request, RequestOutput
-
-_WHY = "it cannot be followed token by token; the rest is, and with strict: true the whole answer is checked"
-
-
-def name_unenforced(request: Request, ignored: Ignored) -> None:
-    """Keywords of a schema, or parts of a pattern, that nothing holds the answer to."""
-    structure = request.sampling.structured_outputs
-    kind = "regex" if structure is not None and structure.regex is not None else "schema"
-    for name in request.grammar.unenforced if request.grammar else ():
-        ignored.add(f"{kind}.{name.replace(' ', '-')}", _WHY)
+from tilewise.types import CompletionOutput, RequestOutput
 
 
 async def check_answers(call: ChatCall, output: RequestOutput, body: dict[str, Any], service: Service) -> None:

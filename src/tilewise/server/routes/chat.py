@@ -10,13 +10,14 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from tilewise.ignored import Ignored
+from tilewise.inputs.grammar import name_unenforced
 from tilewise.server.calls import ChatCall
 from tilewise.server.context import Context, context_of
 from tilewise.server.convert import chat_call
 from tilewise.server.disconnect import EventStream
 from tilewise.server.events import data_event
 from tilewise.server.fields import CHAT
-from tilewise.server.fulfilment import check_answers, check_strictness, name_unenforced
+from tilewise.server.fulfilment import check_answers, check_strictness
 from tilewise.server.interval import Interval
 from tilewise.server.openapi import examples
 from tilewise.server.openapi.conversation import CONVERSATION

@@ -11,6 +11,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from tilewise.ignored import Ignored
+from tilewise.inputs.grammar import name_unenforced
 from tilewise.outputs.group import AnswerGroup
 from tilewise.server.calls import CompletionCall
 from tilewise.server.completion import Decode, completion_body, completion_call
@@ -19,7 +20,6 @@ from tilewise.server.context import Context, context_of
 from tilewise.server.disconnect import EventStream
 from tilewise.server.events import data_event
 from tilewise.server.fields import COMPLETION
-from tilewise.server.fulfilment import name_unenforced
 from tilewise.server.interval import Interval
 from tilewise.server.merge import merged
 from tilewise.server.openapi import examples

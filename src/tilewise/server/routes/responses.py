@@ -10,11 +10,12 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from tilewise.ignored import Ignored
+from tilewise.inputs.grammar import name_unenforced
 from tilewise.server.context import Context, context_of
 from tilewise.server.disconnect import EventStream
 from tilewise.server.events import named_event
 from tilewise.server.fields import RESPONSES
-from tilewise.server.fulfilment import check_strictness, name_unenforced
+from tilewise.server.fulfilment import check_strictness
 from tilewise.server.openapi import examples
 from tilewise.server.openapi.conversation import ITEMS
 from tilewise.server.openapi.operation import GENERATION, Operation, RequestBody
