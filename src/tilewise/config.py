@@ -130,6 +130,11 @@ class EngineConfig:
     )
     disable_log_stats: bool = option(True, "no line about throughput, load and caches every ten seconds", "scheduling")
     tensor_parallel_size: int = option(1, "devices that share one model", "scheduling")
+    disable_additional_properties: bool = option(
+        True, "objects of schemas that list their properties have no others, unless a schema or a request says so",
+        "scheduling",
+    )  # fmt: skip
+    disable_any_whitespace: bool = option(False, "structured answers in JSON have no white space", "scheduling")
     max_logprobs: int = option(20, "most log-probabilities a token that a request may ask for; -1 = all", "scheduling")
 
     limit_mm_per_prompt: dict[str, int] | None = option(None, 'most media a prompt, as {"image": 4}', "media")

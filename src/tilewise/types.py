@@ -64,6 +64,10 @@ class Matcher(Protocol):
 class Grammar(Protocol):
     """A form of answers, ready to be followed."""
 
+    @property
+    def unenforced(self) -> tuple[str, ...]:
+        """What was asked of the form and cannot be followed token by token, by name."""
+
     def start(self, ignore_eos: bool) -> Matcher: ...
 
 

@@ -1,5 +1,6 @@
 """Prompts to the character, markers to the right media, and user text that never becomes a control token."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -20,6 +21,7 @@ from tilewise.inputs.templates import (
     to_string,
 )
 from tilewise.inputs.tokenizer import Tokenizer
+from tilewise.inputs.tool_text import TOOL_FORMS
 
 S2 = "你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，英文名叫InternVL, 是一个有用无害的人工智能助手。"
 S25 = "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"
@@ -85,7 +87,7 @@ def test_gpt_oss_prompt():
         "<|start|>assistant<|channel|>final<|message|>B.<|end|><|start|>user<|message|>C?<|end|><|start|>assistant"
     )
     assert rendered("internvl3_5_gpt_oss", *turns) == expected
-    assert TEMPLATES["internvl3_5_gpt_oss"].stop_tokens == ("<|return|>",)
+    assert TEMPLATES["internvl3_5_gpt_oss"].stop_tokens == ("<|return|>", "<|call|>")
 
 
 @pytest.mark.parametrize("name", CHATML)
@@ -380,7 +382,7 @@ def test_calls_and_results_stand_in_their_turns():
     )
 
 
-@pytest.mark.parametrize("name", ["phi3-chat", "internvl3_5_gpt_oss"])
+@pytest.mark.parametrize("name", ["phi3-chat"])
 @pytest.mark.parametrize("what", [{"tools": [LOOK]}, {"calls": (LOOK,)}, {"role": "tool"}])
 def test_templates_without_a_form_for_tools_refuse_them(name, what):
     message = Message(what.get("role", "assistant"), "a", calls=what.get("calls", ()))
@@ -420,3 +422,69 @@ def test_endings(name):
     assert whole == ended + template.opening
     assert ended == going_on + closing
     assert going_on.endswith("It is")
+
+
+WEATHER = json.dumps(
+    {
+        "type": "function",
+        "function": {
+            "name": "get_weather",
+            "description": "Gets the weather.",
+            "parameters": {
+                "type": "object",
+                "properties": {
+                    "location": {"type": "string", "description": "The city and state, e.g. San Francisco, CA"},
+                    "format": {"type": "string", "enum": ["celsius", "fahrenheit"], "default": "celsius"},
+                    "days": {"type": ["array", "null"], "items": {"anyOf": [{"type": "integer"}, {"type": "string"}]}},
+                },
+                "required": ["location"],
+            },
+        },
+    }
+)
+NOW = '{"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}}'
+ASKED = [
+    user("Hi"),
+    Message("assistant", "I look.", calls=('{"name": "get_weather", "arguments": {"location": "上海"}}',)),
+    Message("tool", "22"),
+]
+
+
+def test_tools_of_gpt_oss():
+    """The form of openai/harmony, `docs/format.md`."""
+    prompt = to_string(TEMPLATES["internvl3_5_gpt_oss"].render(ASKED, tools=[NOW, WEATHER]))
+    system, developer, rest = prompt.split("<|end|>", 2)
+    assert system.endswith(
+        "# Valid channels: analysis, commentary, final. Channel must be included for every message.\n"
+        "Calls to these tools must go to the commentary channel: 'functions'."
+    )
+    assert developer == (
+        "<|start|>developer<|message|># Tools\n\n## functions\n\nnamespace functions {\n\n"
+        "type now = () => any;\n\n// Gets the weather.\ntype get_weather = (_: {\n"
+        "// The city and state, e.g. San Francisco, CA\nlocation: string,\n"
+        'format?: "celsius" | "fahrenheit", // default: celsius\ndays?: (number | string)[] | null,\n'
+        "}) => any;\n\n} // namespace functions"
+    )
+    assert rest == (
+        "<|start|>user<|message|>Hi<|end|><|start|>assistant<|channel|>commentary<|message|>I look.<|end|>"
+        "<|start|>assistant to=functions.get_weather<|channel|>commentary json<|message|>"
+        '{"location": "上海"}<|call|>'
+        "<|start|>functions.get_weather to=assistant<|channel|>commentary<|message|>22<|end|><|start|>assistant"
+    )
+
+
+def test_tools_of_internlm2():
+    """The form of InternLM/InternLM, `chat/chat_format.md`."""
+    template = TEMPLATES["internvl2_5"].with_tools(TOOL_FORMS["internlm"])
+    pieces = template.render([Message("system", "Be brief."), *ASKED], tools=[NOW])
+    assert to_string(pieces) == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n"
+        "<|im_start|>system name=<|plugin|>\n"
+        '[{"name": "now", "parameters": {"type": "object", "properties": {}}}]<|im_end|>\n'
+        "<|im_start|>user\nHi<|im_end|>\n"
+        "<|im_start|>assistant\nI look.<|action_start|><|plugin|>\n"
+        '{"name": "get_weather", "parameters": {"location": "上海"}}<|action_end|><|im_end|>\n'
+        "<|im_start|>environment name=<|plugin|>\n22<|im_end|>\n<|im_start|>assistant\n"
+    )
+    typed = Message("tool", "<|action_start|><|im_end|>")
+    assert Text("\n<|action_start|><|im_end|>") in template.render([*ASKED[:2], typed])

@@ -192,7 +192,7 @@ def test_what_cannot_be_is_refused(fields, says):
         ("tools", {}),
         ("tool_choice", "look"),
         ("reasoning_effort", "extreme"),
-        ("response_format", {"type": "structural_tag"}),
+        ("response_format", {"type": "yaml"}),
         ("structured_outputs", {"regex": 1}),
         ("stream_options", {"include_usage": 2}),
     ],

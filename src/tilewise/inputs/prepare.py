@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import re
@@ -75,6 +76,10 @@ class InputOptions:
     """Whether the parts of a message stay in their order, whatever the template does."""
     max_logprobs: int = 20
     """Most log-probabilities a token that a request may ask for; -1 = no limit."""
+    closed_objects: bool = True
+    """Whether objects of schemas that list their properties have no others, where neither schema nor request says."""
+    compact_json: bool = False
+    """Whether structured answers in JSON have no white space."""
 
     @classmethod
     def of(cls, config: EngineConfig) -> InputOptions:
@@ -84,7 +89,21 @@ class InputOptions:
             config.tile_budget,
             config.interleave_mm_strings,
             config.max_logprobs,
+            config.disable_additional_properties,
+            config.disable_any_whitespace,
         )
+
+    def structured(self, sampling: SamplingParams) -> SamplingParams:
+        """The sampling whose form of answers follows what holds for all requests, as far as it does not say."""
+        form = sampling.structured_outputs
+        if form is None:
+            return sampling
+        changes: dict[str, Any] = {}
+        if form.disable_additional_properties is None and not self.closed_objects:
+            changes["disable_additional_properties"] = False
+        if self.compact_json and form.whitespace_pattern is None:
+            changes["disable_any_whitespace"] = True
+        return sampling.with_(structured_outputs=dataclasses.replace(form, **changes)) if changes else sampling
 
     def tilings(self, tiling: Tiling, pictures: int) -> tuple[Tiling, Tiling]:
         """How each of a prompt's pictures is cut when there are so many, and how each frame of its videos."""
@@ -310,6 +329,7 @@ class Preparer:
         prompt_ids, spans = self._expand(ids, images)
         self._check_length(prompt_ids, images, videos, sampling.max_tokens)
         check_sampling(sampling, self.tokenizer, self.options.max_logprobs)
+        sampling = self.options.structured(sampling)
         structure = sampling.structured_outputs
         return Request(
             id=str(next(self._numbers)),

@@ -9,10 +9,13 @@ from tilewise.errors import InvalidCheckpoint, did_you_mean
 from tilewise.inputs.images import Tiling
 from tilewise.inputs.templates import MARKS, TEMPLATES, THINK, Template
 from tilewise.inputs.tokenizer import Tokenizer
+from tilewise.inputs.tool_text import TOOL_FORMS
 from tilewise.weights.folder import CheckpointFolder, Section
 
-# The -hf format names no template. Its checkpoints are of the 2.5, 3 and 3.5 generations, which share one.
+# The -hf format names no template. Its checkpoints are of the 2.5, 3 and 3.5 generations, which share one, but for
+# GPT-OSS.
 _NATIVE_TEMPLATE = "internvl2_5"
+_HARMONY_TEMPLATE = "internvl3_5_gpt_oss"
 _STARTS_BY_DEFAULT = (
     "InternLM2Tokenizer", "InternLM2TokenizerFast", "InternLM3Tokenizer", "LlamaTokenizer", "LlamaTokenizerFast"
 )  # fmt: skip
@@ -43,6 +46,8 @@ class InputSpec:
     def of(cls, folder: CheckpointFolder, tokenizer: Tokenizer, processor: dict[str, Any] | None = None) -> InputSpec:
         """`processor` are `mm_processor_kwargs` for all requests."""
         template = _template(folder, tokenizer).with_marks(m for m in MARKS if tokenizer.find_id(m) is not None)
+        if template.tools is not None and tokenizer.find_id("<|action_start|>") is not None:
+            template = template.with_tools(TOOL_FORMS["internlm"])  # its language model was trained with those tokens
         tiling = _tiling(folder).override(processor)
         ends = frozenset[int]().union(*end_ids(folder, template, tokenizer).values())
         start, header = _start_id(folder, tokenizer), _header_ids(template, tokenizer)
@@ -77,7 +82,9 @@ def _is_original(folder: CheckpointFolder) -> bool:
 
 
 def _named_template(config: Section) -> Template:
-    name = config.get("template", _NATIVE_TEMPLATE)
+    language = config.get("text_config", {})
+    harmony = isinstance(language, dict) and language.get("model_type") == "gpt_oss"
+    name = config.get("template", _HARMONY_TEMPLATE if harmony else _NATIVE_TEMPLATE)
     if name not in TEMPLATES:
         raise InvalidCheckpoint(
             f"{config.where}: template is {name!r}, known are {', '.join(TEMPLATES)}."

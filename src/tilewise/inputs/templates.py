@@ -15,14 +15,15 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from tilewise.errors import InvalidRequest
-from tilewise.inputs import tool_text
 from tilewise.inputs.system_texts import SYSTEM_GPT_OSS, SYSTEM_INTERNVL2, SYSTEM_INTERNVL2_5, SYSTEM_THINKING
+from tilewise.inputs.tool_text import MARKS as TOOL_MARKS
+from tilewise.inputs.tool_text import TOOL_FORMS, ToolForm
 
 ROLES = ("system", "user", "assistant")
 Ending = Literal["open", "continue", "end"]
 """Behind the last message: the model's turn begins; that message goes on; nothing."""
 THINK = "<think>"
-MARKS = (THINK, "</think>", *tool_text.MARKS)
+MARKS = (THINK, "</think>", *TOOL_MARKS)
 """Words of templates that are tokens in some vocabularies and characters in others."""
 IMAGE_MARKER = "<image>"
 IMAGE_TOKEN = "<IMAGE_TOKEN>"
@@ -131,6 +132,16 @@ class Header:
     end: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """One turn of a prompt."""
+
+    role: str
+    body: list[Piece]
+    whole: bool = False
+    """Whether header and closing are in the body."""
+
+
 @dataclass(frozen=True)
 class Template:
     """A conversation template. `{}` in a turn's form stands for its text; special tokens are written out."""
@@ -143,8 +154,8 @@ class Template:
     thinking: str | None = None
     """System text that asks for reasoning; None = no model of this template was trained to reason."""
     header: Header | None = None
-    tools: bool = False
-    """Whether it has a form for tools."""
+    tools: ToolForm | None = None
+    """How its models were shown tools; None = not at all."""
     any_turn: str = ""
     """The form of a turn of any role, `{role}` for its name: system texts and pictures stand wherever they came.
     Empty = there are `turns` alone: system texts are joined at the start, and pictures are the user's."""
@@ -156,6 +167,10 @@ class Template:
         """The template for a vocabulary in which these words of it are tokens."""
         pattern = "|".join([self.special.pattern, *map(re.escape, marks)])
         return replace(self, special=re.compile(pattern))
+
+    def with_tools(self, tools: ToolForm) -> Template:
+        """The template for models that were shown tools in another form."""
+        return replace(self, tools=tools)
 
     def ordered(self, interleave: bool) -> Template:
         """The template, for messages whose parts stay in their order; one that loops over parts keeps it anyway."""
@@ -176,16 +191,23 @@ class Template:
     ) -> list[Part]:
         """The prompt that `render` joins, part by part; the system message, if there is one, is turn 0."""
         turns = list(messages) if self.any_turn else self._system_first(messages, ending)
-        system, seen = self._literal(self._thinking_text() if thinking else self.system), 0
+        form = self._tool_form() if tools else None
+        text = self._thinking_text() if thinking else self.system
+        system, seen = self._literal(form.system_text(text) if form else text), 0
         if turns and turns[0].role == "system":
             first = turns.pop(0)
             system, seen = first.body(0, self.order), first.media
-        system = join_text([*system, *self._tool_section(tools, after=system)])
-        bodies: list[tuple[str, list[Piece]]] = [("system", system)] if system else []
-        bodies += self._bodies(turns, seen)
-        parts = [part for turn, (role, body) in enumerate(bodies) for part in self._turn(turn, role, body)]
+        section = self._filled(form.section, form.definitions(tools)) if form else []
+        apart = form is not None and form.apart
+        if section and not apart:
+            system = [*system, Text("\n\n" if join_text(system) else ""), *section]
+        system = join_text(system)
+        turned = [_Turn("system", system)] if system else []
+        turned += [_Turn("system", section, whole=True)] if apart else []
+        turned += self._turns(turns, seen)
+        parts = [part for number, turn in enumerate(turned) for part in self._parts_of(number, turn)]
         if ending == "open":
-            return [*parts, Part("opening", len(bodies), "assistant", self._literal(self.opening))]
+            return [*parts, Part("opening", len(turned), "assistant", self._literal(self.opening))]
         return parts[:-1] if ending == "continue" else parts
 
     def _system_first(self, messages: Sequence[Message], ending: Ending) -> list[Message]:
@@ -209,8 +231,9 @@ class Template:
             raise InvalidRequest(f"The template {self.name} has system texts at the start: the last cannot go on.")
         return [Message("system", "\n\n".join(texts)), *(turn for turn in messages if turn.role != "system")]
 
-    def _bodies(self, turns: Sequence[Message], next_image: int) -> Iterator[tuple[str, list[Piece]]]:
-        for role, group in itertools.groupby(turns, lambda message: message.role):
+    def _turns(self, messages: Sequence[Message], next_image: int) -> Iterator[_Turn]:
+        calls: tuple[str, ...] = ()
+        for role, group in itertools.groupby(messages, lambda message: message.role):
             results: list[list[Piece]] = []
             for message in group:
                 body = message.body(next_image, self.order)
@@ -218,31 +241,39 @@ class Template:
                 if role == "tool":
                     results.append(body)
                     continue
-                calls: list[list[Piece]] = [[Text(call)] for call in message.calls]
-                yield role, [*body, *self._marked(tool_text.CALL, calls, before="\n" if body != [Text("")] else "")]
+                calls = message.calls
+                yield self._called(message.role, body, calls) if calls else _Turn(role, body)
             if results:  # all up to the next turn
-                yield "user", self._marked(tool_text.RESULT, results)
+                yield _Turn("user", self._results(results, calls), self._tool_form().apart)
 
-    def _tool_section(self, tools: Sequence[str], after: Sequence[Piece]) -> list[Piece]:
-        if not tools:
-            return []
-        self._check_tools()
-        before, behind = tool_text.SECTION.split("{}")
-        gap = "\n\n" if join_text(after) else ""
-        return [Text(gap), *self._literal(before), Text("\n".join(tools)), *self._literal(behind)]
+    def _called(self, role: str, body: list[Piece], calls: Sequence[str]) -> _Turn:
+        """A turn of the assistant with calls of tools, one a line; in harmony each is a message."""
+        form, said = self._tool_form(), body != [Text("")]
+        made = [self._filled(form.call, *form.call_texts(call)) for call in calls]
+        if form.preamble:
+            before = self._filled(form.preamble, body) if said else []
+            return _Turn(role, [*before, *itertools.chain(*made)], whole=True)
+        gap = "" if form.apart else "\n"
+        return _Turn(role, [*body, Text(gap if said else ""), *_joined(made, gap)])
 
-    def _marked(self, form: str, bodies: Sequence[list[Piece]], before: str = "") -> list[Piece]:
-        """Each body in a form of tools, one a line; the texts in them are the caller's or the model's."""
-        if not bodies:
-            return []
-        self._check_tools()
-        start, end = map(self._literal, form.split("{}"))
-        lines = [[*start, *body, *end, Text("\n")] for body in bodies]
-        return [Text(before), *itertools.chain(*lines)][:-1]
+    def _results(self, bodies: Sequence[list[Piece]], calls: Sequence[str]) -> list[Piece]:
+        """What tools gave back, in the order of their calls; the texts are the caller's."""
+        form = self._tool_form()
+        made = itertools.chain(calls, itertools.repeat(calls[-1] if calls else None))
+        results = [self._filled(form.result, *form.named_by(next(made)), body) for body in bodies]
+        return _joined(results, "" if form.apart else "\n")
 
-    def _check_tools(self) -> None:
-        if not self.tools:
+    def _filled(self, form: str, *bodies: str | list[Piece]) -> list[Piece]:
+        """A form's own words, with texts that stay text, or pieces, in its places."""
+        pieces, *rest = map(self._literal, form.split("{}"))
+        for body, behind in zip(bodies, rest, strict=True):
+            pieces = [*pieces, *([Text(body)] if isinstance(body, str) else body), *behind]
+        return pieces
+
+    def _tool_form(self) -> ToolForm:
+        if self.tools is None:
             raise InvalidRequest(f"The template {self.name} has no form for tools: leave out tools, calls and results.")
+        return self.tools
 
     def _thinking_text(self) -> str:
         if self.thinking is None:
@@ -251,10 +282,16 @@ class Template:
             )
         return self.thinking
 
-    def _turn(self, turn: int, role: str, body: list[Piece]) -> list[Part]:
-        form = self.turns.get(role, self.any_turn)
-        before, after = map(self._literal, form.replace("{role}", role).split("{}"))
-        return [Part("header", turn, role, before), Part("body", turn, role, body), Part("closing", turn, role, after)]
+    def _parts_of(self, number: int, turn: _Turn) -> list[Part]:
+        if turn.whole:
+            return [Part("body", number, turn.role, turn.body)]
+        form = self.turns.get(turn.role, self.any_turn)
+        before, after = map(self._literal, form.replace("{role}", turn.role).split("{}"))
+        return [
+            Part("header", number, turn.role, before),
+            Part("body", number, turn.role, turn.body),
+            Part("closing", number, turn.role, after),
+        ]
 
     def _literal(self, text: str) -> list[Piece]:
         """Template text cut at the special tokens it names."""
@@ -264,6 +301,10 @@ class Template:
             pieces += [Text(text[position : match.start()]), Special(match.group())]
             position = match.end()
         return [*pieces, Text(text[position:])]
+
+
+def _joined(lines: Sequence[list[Piece]], gap: str) -> list[Piece]:
+    return [piece for number, line in enumerate(lines) for piece in (Text(gap if number else ""), *line)]
 
 
 def place_media(text: str, images: int, videos: Sequence[int], first: int, where: str) -> list[Piece]:
@@ -343,7 +384,9 @@ def _chatml(
 ) -> Template:
     form = "<|im_start|>{role}\n{}<|im_end|>" + after_turn
     turns = {role: form.replace("{role}", role) for role in ROLES}
-    return Template(name, system, turns, "<|im_start|>assistant\n", stop, thinking, tools=True, any_turn=form)
+    return Template(
+        name, system, turns, "<|im_start|>assistant\n", stop, thinking, tools=TOOL_FORMS["hermes"], any_turn=form
+    )
 
 
 _PHI3 = Template(
@@ -362,8 +405,9 @@ _GPT_OSS = Template(
         "assistant": "<|start|>assistant<|channel|>final<|message|>{}<|end|>",
     },
     opening="<|start|>assistant",
-    stop_tokens=("<|return|>",),
+    stop_tokens=("<|return|>", "<|call|>"),
     header=Header(starts=("<|start|>", "<|channel|>"), end="<|message|>"),
+    tools=TOOL_FORMS["openai"],
 )
 TEMPLATES = {
     template.name: template

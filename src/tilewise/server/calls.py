@@ -8,6 +8,7 @@ from typing import Any
 from tilewise.inputs.media_io import MediaOptions
 from tilewise.inputs.prepare import Side
 from tilewise.inputs.templates import Ending
+from tilewise.inputs.tool_text import ToolFormName
 from tilewise.sampling_params import SamplingParams
 from tilewise.server.toolcalls import ToolUse
 
@@ -62,6 +63,9 @@ class ChatCall:
     sampling: SamplingParams
     routing: Routing
     tools: ToolUse = ToolUse()
+    strict_schema: dict[str, Any] | None = field(default=None, hash=False)
+    """An answer is checked by it when it is whole."""
+    tool_form: ToolFormName = "hermes"
     reasoning: bool = True
     """Whether `<think>...</think>` is told apart from the answer ..."""
     include_reasoning: bool = True

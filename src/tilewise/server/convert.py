@@ -19,9 +19,9 @@ from tilewise.server.messages import PREFIX_KEYS, read_conversation
 from tilewise.server.protocol.chat import ChatBody
 from tilewise.server.protocol.common import Sampled
 from tilewise.server.protocol.tokenize import TokenizeBody
-from tilewise.server.sampling import sampling_of
+from tilewise.server.sampling import sampling_of, strict_schema
 from tilewise.server.served import ServedModel
-from tilewise.server.toolcalls import read_tools
+from tilewise.server.toolcalls import ToolUse, check_tool_types, read_tools
 
 _RESERVED = ("chat_template", "tokenize", "tools", "documents", "add_generation_prompt", "continue_final_message",
              "padding", "truncation", "max_length", "return_tensors", "return_dict", "tokenizer_kwargs",
@@ -35,12 +35,16 @@ def chat_call(body: dict[str, Any], served: ServedModel, ignored: Ignored, heade
     Raises InvalidRequest, UnknownModel or pydantic's ValidationError.
     """
     check_template(body, served)
+    check_tool_types(body.get("tools"))
     unknown = UnknownFields(ignored, served.strict_fields)
     fields = ChatBody.read(body, CHAT, unknown)
     tools = read_tools(fields.tools, fields.tool_choice, fields.parallel_tool_calls, served)
     messages = read_conversation(fields.messages, unknown, served.detail_levels)
     goes_on = fields.continue_final_message or begins_answer(fields.messages)
     ending = ending_of(fields.add_generation_prompt, goes_on)
+    sampling = sampling_of(
+        fields, served, max_tokens=_max_tokens(fields), logprobs=_logprobs(fields), structure=tools.structure
+    )
     return ChatCall(
         reply=reply_of(fields, served, "chatcmpl-", header_id),
         prompt=ChatPrompt(
@@ -53,15 +57,20 @@ def chat_call(body: dict[str, Any], served: ServedModel, ignored: Ignored, heade
             keep_last=fields.truncate_prompt_tokens,
             cut=fields.truncation_side or "left",
         ),
-        sampling=sampling_of(
-            fields, served, max_tokens=_max_tokens(fields), logprobs=_logprobs(fields), structure=tools.structure
-        ),
+        sampling=sampling.with_(skip_special_tokens=False) if _shows_marks(served, tools) else sampling,
         routing=routing_of(fields.priority, fields.cache_salt, _max_tokens(fields), served),
         tools=tools,
+        strict_schema=strict_schema(fields),
+        tool_form=served.tool_form,
         reasoning=served.reasoning,
         include_reasoning=fields.include_reasoning,
         echo=_echo(messages) if fields.echo else "",
     )
+
+
+def _shows_marks(served: ServedModel, tools: ToolUse) -> bool:
+    """Whether parts of the answer are told apart by special tokens, which are hidden otherwise."""
+    return served.tool_form == "openai" or (served.tool_form == "internlm" and tools.choice == "auto")
 
 
 def check_template(body: dict[str, Any], served: ServedModel) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tilewise.errors import UnknownModel
+from tilewise.inputs.tool_text import ToolFormName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,8 @@ class ServedModel:
     """Most answers to one prompt: each is a sequence of its own, which is held whole, pictures too, while it waits."""
     tools: bool = True
     """Whether calls are read out of answers, so that `tool_choice: auto` works."""
+    tool_form: ToolFormName = "hermes"
+    """How the model writes calls; `openai` is harmony, in which all parts of an answer are messages."""
     reasoning: bool = True
     """Whether `<think>...</think>` is told apart from the answer."""
     thinks: bool = True

@@ -21,8 +21,6 @@ VLLM: tuple[Field, ...] = (
     refused("thinking_token_budget", "Thinking has no budget of its own: set max_tokens."),
     refused("repetition_detection", "Use repetition_penalty or frequency_penalty."),
     inert("guided_decoding_backend", "There is one backend.", "auto"),
-    refused("guided_whitespace_pattern", "Its name here is structured_outputs.whitespace_pattern."),
-    refused("structural_tag", "Send a schema, a pattern or a grammar in structured_outputs."),
     refused("logits_processors", "Code of callers is not run: use logit_bias, bad_words or structured_outputs.", []),
     refused("kv_transfer_params", f"{_APART} Keys and values are not sent between servers.", {}),
     refused("ec_transfer_params", f"{_APART} Embeddings of tiles are not sent between servers.", {}),

@@ -42,12 +42,16 @@ SAMPLING: tuple[Field, ...] = (
     works("skip_special_tokens", "Whether control tokens of the answer stay hidden."),
     works("prompt_logprobs", "Log-probabilities of the prompt's tokens; not with stream."),
     works("truncate_prompt_tokens", "Keep the last tokens of a prompt without pictures; -1 = as many as fit."),
-    works("response_format", "text, json_object or json_schema."),
-    works("structured_outputs", "json, regex, choice, grammar or json_object, and its white space."),
+    works("response_format", "text, json_object, json_schema, structural_tag or regex_schema."),
+    works("structured_outputs", "json, regex, choice, grammar, json_object or structural_tag, and options of JSON."),
     works("guided_json", "Old name of structured_outputs.json."),
     works("guided_regex", "Old name of structured_outputs.regex."),
     works("guided_choice", "Old name of structured_outputs.choice."),
     works("guided_grammar", "Old name of structured_outputs.grammar."),
+    works(
+        "guided_whitespace_pattern", "White space of guided_json: old name of structured_outputs.whitespace_pattern."
+    ),
+    works("structural_tag", "Old name of structured_outputs.structural_tag."),
     works("priority", "Lower is served first, under --scheduling-policy priority."),
     works("cache_salt", "Cached prefixes are shared among requests of one salt alone."),
     works("request_id", "Ends the id of the answer, unless the header X-Request-Id does."),

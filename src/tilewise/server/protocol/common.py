@@ -52,8 +52,17 @@ class JsonSchema(Given):
 
 
 class ResponseFormat(Given):
-    type: Literal["text", "json_object", "json_schema"]
+    """OpenAI's three types; llama.cpp's `schema` beside json_object; vLLM's structural_tag; LMDeploy's regex_schema."""
+
+    type: Literal["text", "json_object", "json_schema", "structural_tag", "regex_schema"]
     json_schema: JsonSchema | None = None
+    schema_: dict[str, Any] | None = None
+    structures: list[dict[str, Any]] | None = None
+    triggers: list[str] | None = None
+    format: dict[str, Any] | None = None
+    regex_schema: str | None = None
+
+    model_config = ConfigDict(alias_generator=lambda name: name.rstrip("_"))
 
 
 class StructuredOutputs(Given):
@@ -62,8 +71,10 @@ class StructuredOutputs(Given):
     choice: list[str] | None = None
     grammar: str | None = None
     json_object: bool | None = None
+    structural_tag: dict[str, Any] | str | None = None
     whitespace_pattern: str | None = None
     disable_any_whitespace: bool | None = None
+    disable_additional_properties: bool | None = None
 
     model_config = ConfigDict(alias_generator=lambda name: name.rstrip("_"))
 
@@ -102,6 +113,8 @@ class Sampled(Body):
     guided_regex: str | None = None
     guided_choice: list[str] | None = None
     guided_grammar: str | None = None
+    guided_whitespace_pattern: str | None = None
+    structural_tag: str | None = None
     priority: int = 0
     cache_salt: str | None = None
     request_id: str | None = None

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict
 
-from tilewise.server.protocol.chat import Effort
+from tilewise.server.protocol.chat import Effort, FlatTool, Tool, ToolChoice
 from tilewise.server.protocol.common import Body, Given, Seed, StructuredOutputs
 
 
@@ -32,19 +32,6 @@ class ReasoningOptions(Given):
     """Reasoning is given as it is, not summed up."""
 
 
-class FlatTool(Given):
-    type: Literal["function"]
-    name: str
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
-
-
-class FlatToolName(Given):
-    type: Literal["function"]
-    name: str
-
-
 class ResponsesBody(Body):
     input: str | list[dict[str, Any]]
     model: str | None = None
@@ -55,8 +42,8 @@ class ResponsesBody(Body):
     top_logprobs: int | None = None
     stream: bool = False
     text: TextOptions | None = None
-    tools: list[FlatTool] | None = None
-    tool_choice: Literal["none", "auto", "required"] | FlatToolName | None = None
+    tools: list[FlatTool | Tool] | None = None
+    tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool = True
     reasoning: ReasoningOptions | None = None
     request_id: str | None = None

@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import BaseModel
+
 from tilewise.errors import InvalidField
 from tilewise.ignored import Ignored
 from tilewise.server.calls import ChatCall
 from tilewise.server.convert import chat_call, request_id
 from tilewise.server.fields import RESPONSES, UnknownFields
-from tilewise.server.protocol.responses import FlatToolName, ResponsesBody, TextFormat
+from tilewise.server.protocol.responses import ResponsesBody, TextFormat
 from tilewise.server.served import ServedModel
+from tilewise.server.toolcalls import check_tool_types
 
 _SAME = (
     *("model", "temperature", "top_p", "top_k", "min_p", "stream", "parallel_tool_calls", "priority", "cache_salt"),
@@ -35,6 +38,7 @@ def response_call(
     body: dict[str, Any], served: ServedModel, ignored: Ignored, header_id: str | None = None
 ) -> ResponseCall:
     """Names without effect go into `ignored`. Raises InvalidRequest, UnknownModel or pydantic's ValidationError."""
+    check_tool_types(body.get("tools"))
     fields = ResponsesBody.read(body, RESPONSES, UnknownFields(ignored, served.strict_fields))
     number = request_id(header_id, fields.request_id)
     same = {name: value for name in _SAME if (value := getattr(fields, name)) is not None}
@@ -48,9 +52,8 @@ def response_call(
     if fields.reasoning:
         chat["reasoning_effort"] = fields.reasoning.effort
     if fields.tools:
-        chat |= {"tools": [_tool(tool.model_dump(exclude_none=True)) for tool in fields.tools]}
-    choice = fields.tool_choice
-    chat["tool_choice"] = _tool(choice.model_dump()) if isinstance(choice, FlatToolName) else choice
+        chat["tools"] = [tool.model_dump(exclude_none=True) for tool in fields.tools]
+    chat["tool_choice"] = _choice(fields)
     return ResponseCall(f"resp_{number}", chat_call(chat, served, ignored, number), _repeated(body, fields))
 
 
@@ -61,13 +64,13 @@ def _response_format(form: TextFormat) -> dict[str, Any]:
     return {"type": form.type, "json_schema": schema}
 
 
-def _tool(flat: dict[str, Any]) -> dict[str, Any]:
-    return {"type": flat.pop("type"), "function": flat}
+def _choice(fields: ResponsesBody) -> Any:
+    choice = fields.tool_choice
+    return choice.model_dump(exclude_none=True) if isinstance(choice, BaseModel) else choice
 
 
 def _repeated(body: dict[str, Any], fields: ResponsesBody) -> dict[str, Any]:
     tools = [tool.model_dump() for tool in fields.tools or ()]
-    choice = fields.tool_choice
     effort = fields.reasoning.effort if fields.reasoning else None
     form = fields.text.format if fields.text else None
     return {
@@ -77,7 +80,7 @@ def _repeated(body: dict[str, Any], fields: ResponsesBody) -> dict[str, Any]:
         "parallel_tool_calls": fields.parallel_tool_calls,
         "reasoning": {"effort": effort, "summary": None},
         "text": {"format": form.model_dump(by_alias=True, exclude_none=True) if form else {"type": "text"}},
-        "tool_choice": choice.model_dump() if isinstance(choice, FlatToolName) else choice or "auto",
+        "tool_choice": _choice(fields) or "auto",
         "tools": tools,
         "user": body.get("user"),
     }

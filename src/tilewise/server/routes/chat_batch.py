@@ -16,6 +16,7 @@ from tilewise.server.context import context_of
 from tilewise.server.convert import chat_call
 from tilewise.server.fields import CHAT
 from tilewise.server.fields.field import Field, FieldTable, refused
+from tilewise.server.fulfilment import check_answers
 from tilewise.server.openapi import examples
 from tilewise.server.openapi.conversation import CONVERSATIONS
 from tilewise.server.openapi.operation import GENERATION, Operation, RequestBody
@@ -77,6 +78,8 @@ async def answer_batch(raw: HttpRequest, body: dict[str, Any], ignored: Ignored)
             context.log.received(name, request)
         outputs = await all_answers(context, name, requests)
         answers = [chat_body(call, output) for call, output in zip(calls, outputs, strict=True)]
+        for call, output, answer in zip(calls, outputs, answers, strict=True):
+            await check_answers(call, output, answer, service)
         headers = context.load_report(raw, ignored)
         return JSONResponse(_joined(answers, [output.usage for output in outputs]), headers=headers)
 

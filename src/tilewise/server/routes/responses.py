@@ -10,10 +10,12 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from tilewise.ignored import Ignored
+from tilewise.inputs.grammar import name_unenforced
 from tilewise.server.context import Context, context_of
 from tilewise.server.disconnect import EventStream
 from tilewise.server.events import named_event
 from tilewise.server.fields import RESPONSES
+from tilewise.server.fulfilment import check_strictness
 from tilewise.server.openapi import examples
 from tilewise.server.openapi.conversation import ITEMS
 from tilewise.server.openapi.operation import GENERATION, Operation, RequestBody
@@ -54,6 +56,7 @@ async def responses(raw: HttpRequest) -> Response:
             request = await service.read(
                 lambda reader: chat_request(call.chat, service.preparer, reader), prompt.media, scope, ignored, light
             )
+            name_unenforced(request, ignored)
             context.log.received(call.id, request)
             if call.chat.reply.stream:
                 return EventStream(response_events(context, call, request))
@@ -62,6 +65,7 @@ async def responses(raw: HttpRequest) -> Response:
                 async for pieces in steps:
                     for piece in pieces:
                         stream.take(piece, group.usage)
+            await check_strictness(call.chat, group.output().outputs[0], stream.response, service)
             context.log.answered(call.id, group)
             return JSONResponse(stream.response)
 
@@ -77,6 +81,8 @@ async def response_events(context: Context, call: ResponseCall, request: Request
             async with service.deadline(request.arrival), aclosing(service.pieces(group)) as steps:
                 async for pieces in steps:
                     events = [event for piece in pieces for event in stream.take(piece, group.usage)]
+                    for event in (event for event in events if event["type"] == "response.completed"):
+                        await check_strictness(call.chat, group.output().outputs[0], event["response"], service)
                     if events:
                         yield b"".join(map(named_event, events))
             context.log.answered(call.id, group)
