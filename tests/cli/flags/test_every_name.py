@@ -18,7 +18,6 @@ from tilewise.config import EngineConfig
 from tilewise.errors import InvalidConfig
 
 NEED_OTHERS = {
-    "--max-log-len": "--enable-log-requests",
     "--enable-log-outputs": "--enable-log-requests",
     "--enable-auto-tool-choice": "--tool-call-parser=hermes",
 }
