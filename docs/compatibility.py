@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import groupby
@@ -25,8 +26,8 @@ INTRODUCTION = """\
 
 Written by `make compatibility`.
 
-`tilewise serve` takes `vllm serve`'s flags, those of vLLM 0.10 to 0.33 and some older ones. What changes an answer works
-or is refused by name. What does not is taken, and one line in the log says why it has no effect. `tilewise bench`,
+`tilewise serve` takes `vllm serve`'s flags, those of vLLM 0.10 to 0.33 and some older ones. What changes an answer
+works or is refused by name. What does not is taken, and one line in the log says why it has no effect. `tilewise bench`,
 `run-batch`, `ask` and the other verbs read options of the engine in the same way, and so does Python: `LLM(...)` takes
 what vLLM's does, under the same names.
 
@@ -75,11 +76,12 @@ def _counts() -> str:
     refused = fates["not yet"] + fates["never"]
     effect = fates["built in"] + fates["other device"]
     variables = Counter("read" if entry.fate in ("honoured", "own") else "other" for entry in VARIABLES)
-    return (
-        f"Of {len(flags)} flags {options} are options, {fates['other name']} are other names of options, {effect} have no "
-        f"effect and are taken, and {refused} are refused unless they ask for what is so anyway. Of "
-        f"{variables.total()} environment variables {variables['read']} are read, and {variables['other']} have no effect."
+    text = (
+        f"Of {len(flags)} flags {options} are options, {fates['other name']} are other names of options, {effect} have "
+        f"no effect and are taken, and {refused} are refused unless they ask for what is so anyway. "
+        f"Of {variables.total()} environment variables {variables['read']} are read, {variables['other']} have no effect."
     )
+    return textwrap.fill(text, 120)
 
 
 def _options() -> Iterator[str]:
