@@ -27,8 +27,7 @@ INTRODUCTION = """\
 Written by `make compatibility`.
 
 `tilewise serve` takes `vllm serve`'s flags, those of vLLM 0.10 to 0.33 and some older ones. What changes an answer
-works or is refused by name. What does not is taken, and one line in the log says why it has no effect. `tilewise bench`,
-`run-batch`, `ask` and the other verbs read options of the engine in the same way, and so does Python: `LLM(...)` takes
+works or is refused by name. What does not is taken, and one line in the log says why. `tilewise bench`, `run-batch`, `ask` and the other verbs read options of the engine in the same way, and so does Python: `LLM(...)` takes
 what vLLM's does, under the same names.
 
 {counts}
@@ -79,7 +78,7 @@ def _counts() -> str:
     text = (
         f"Of {len(flags)} flags {options} are options, {fates['other name']} are other names of options, {effect} have "
         f"no effect and are taken, and {refused} are refused unless they ask for what is so anyway. "
-        f"Of {variables.total()} environment variables {variables['read']} are read, {variables['other']} have no effect."
+        f"Of {variables.total()} environment variables {variables['read']} are read, {variables['other']} do nothing."
     )
     return textwrap.fill(text, 120)
 
