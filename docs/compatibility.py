@@ -27,8 +27,9 @@ INTRODUCTION = """\
 Written by `make compatibility`.
 
 `tilewise serve` takes `vllm serve`'s flags, those of vLLM 0.10 to 0.33 and some older ones. What changes an answer
-works or is refused by name. What does not is taken, and one line in the log says why. `tilewise bench`, `run-batch`, `ask` and the other verbs read options of the engine in the same way, and so does Python: `LLM(...)` takes
-what vLLM's does, under the same names.
+works or is refused by name. What does not is taken, and one line in the log says why. `tilewise bench`, `run-batch`,
+`ask` and the other verbs read options of the engine in the same way, and so does Python: `LLM(...)` takes what vLLM's
+does, under the same names.
 
 {counts}
 
