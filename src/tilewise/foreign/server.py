@@ -41,7 +41,6 @@ SERVER: tuple[Foreign, ...] = (
              reasoning_effort_map={}),
     *refused("not yet", "tokens are texts; return_token_ids of a request has the ids beside them", bool,
              return_tokens_as_token_ids=False),
-    *refused("not yet", "/metrics has the times of requests", bool, enable_per_request_metrics=False),
     *taken("built in", "a stream says nothing while it waits: raise the timeout of a proxy in front", int,
            "sse_keep_alive_interval"),
     *refused("built in", "usage always has them", bool, enable_prompt_tokens_details=(True, False)),
