@@ -73,7 +73,7 @@ class AsyncLLM:
         LOG.take(dict.fromkeys(of_vllm, "it is about parts that vLLM alone has"), "AsyncLLM")
         return cls(**engine_args.given)
 
-    async def generate(
+    def generate(
         self,
         prompt: PromptInput,
         sampling_params: SamplingParams,
@@ -98,10 +98,9 @@ class AsyncLLM:
             (request,) = self._build.prioritised(requests, priority)
             return request.with_(prompt=request.prompt or prompt_text)
 
-        async for result in self._answer(prepare, sampling_params, request_id, foreign):
-            yield result
+        return self._answer(prepare, sampling_params, request_id, foreign)
 
-    async def chat(
+    def chat(
         self,
         messages: Messages,
         sampling_params: SamplingParams,
@@ -130,8 +129,7 @@ class AsyncLLM:
             request = self._build.conversation(messages, sampling_params, options, ignored)
             return self._build.prioritised([request], priority)[0]
 
-        async for result in self._answer(prepare, sampling_params, request_id, foreign):
-            yield result
+        return self._answer(prepare, sampling_params, request_id, foreign)
 
     async def abort(self, request_id: str | Iterable[str]) -> None:
         """End requests: the last result of each has `finish_reason` "abort". Unknown ones have ended already."""

@@ -284,15 +284,15 @@ FOREIGN: dict[str, ForeignKeyword] = {
     "flat_logprobs": refused("Log-probabilities are lists of dicts: leave it out.", False),
     "logprob_token_ids": refused(_NO_SCORES),
     "prompt_logprob_token_ids": refused(_NO_SCORES),
-    "prompt_logprob_start": refused("Ask for prompt_logprobs, and leave the first out.", 0),
+    "prompt_logprob_start": refused("Ask for prompt_logprobs, and leave the first out.", None, 0),
     "thinking_token_budget": refused("Thinking has no budget of its own: set max_tokens."),
     "repetition_detection": refused("Use repetition_penalty or frequency_penalty."),
-    "watermarking": refused("There is no watermark: leave it out.", False),
+    "watermarking": refused("There is no watermark: leave it out.", None, False),
     "routed_experts_prompt_start": refused("Which experts computed a token is not reported.", 0),
     "trace_decode_token_ids": refused("Answers cannot be replayed: send them as prompts, and ask for prompt_logprobs."),
     "skip_clone": no_effect("a request always has a copy of its own", False),
     "output_text_buffer_length": no_effect("text is held back for as long as a stop string may begin in it", 0),
-    "extra_args": no_effect("nothing here reads it", {}),
+    "extra_args": no_effect("nothing here reads it", None, {}),
 }
 """Keywords of vLLM 0.10 to 0.33, and older ones, that are no fields."""
 

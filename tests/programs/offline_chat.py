@@ -1,4 +1,4 @@
-"""Flags of engine and sampling on the command line, default sampling options, conversations and a progress bar."""
+"""Flags of the engine and of sampling on the command line, default sampling options, conversations, a tqdm bar."""
 
 from tilewise.utils.argparse_utils import FlexibleArgumentParser
 from tqdm import tqdm
@@ -33,7 +33,7 @@ def main(args: dict) -> None:
         {"role": "user", "content": "What is the colour of the sky?"},
     ]
     for output in llm.chat(conversation, sampling_params, use_tqdm=False, chat_template=chat_template):
-        print(f"one: {len(output.outputs[0].token_ids)} tokens, {output.finished}")
+        print(f"one: {len(output.outputs[0].token_ids) <= sampling_params.max_tokens}, {output.finished}")
     outputs = llm.chat([conversation for _ in range(3)], sampling_params, use_tqdm=lambda **bar: tqdm(**bar))
     print(f"several: {len({output.outputs[0].text for output in outputs})} answer to {len(outputs)}")
 

@@ -3,7 +3,7 @@
 import json
 from enum import StrEnum
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from tilewise import LLM, SamplingParams
 from tilewise.sampling_params import GuidedDecodingParams, StructuredOutputsParams
@@ -15,6 +15,8 @@ class CarType(StrEnum):
 
 
 class CarDescription(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
     brand: CarType
     doors: bool
 

@@ -14,7 +14,7 @@ from tests.served import ROOT
 PROGRAMS = Path(__file__).parent
 PRINTED = {
     ("offline_chat.py", "--max_tokens", "5", "--temperature=0", "--enforce-eager", "--max-model-len", "1024"): (
-        "one: 5 tokens, True\nseveral: 1 answer to 3\n"
+        "one: True, True\nseveral: 1 answer to 3\n"
     ),
     ("vision_language.py",): "cat\n" * 3,
     ("vision_language.py", "--modality", "video", "--disable-mm-processor-cache"): None,

@@ -21,7 +21,7 @@ class ModelRequestData(NamedTuple):
 
 def run_internvl(modality: str) -> ModelRequestData:
     engine_args = EngineArgs(
-        model="demo", trust_remote_code=True, max_model_len=4096, limit_mm_per_prompt={modality: 1}
+        model="demo", trust_remote_code=True, max_model_len=2048, limit_mm_per_prompt={modality: 1}
     )
     return ModelRequestData(engine_args, f"<{modality}>", ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|end|>"])
 

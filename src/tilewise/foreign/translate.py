@@ -15,6 +15,8 @@ from tilewise.ignored import Ignored
 REMARKS = {"trust_remote_code": "code of a checkpoint is never run, nor is it needed"}
 """Options whose value changes nothing."""
 MANY = 999  # vLLM's limit where none is set
+_OTHER_MEDIA = ("audio", "vision_chunk")
+"""What prompts of other models hold."""
 LIMIT_KEYS = ("count", "num_frames", "width", "height")
 _BACKENDS = ("auto", "xgrammar", "guidance", "outlines", "lm-format-enforcer")
 _VIDEO_KEYS = ("num_frames", "fps")
@@ -183,6 +185,9 @@ def counts_of(limits: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         raise InvalidConfig(f"limit_mm_per_prompt: {error}") from None
     counts, lines = {}, []
     for kind, limit in limits.items():
+        if kind in _OTHER_MEDIA:
+            lines += [f"limit_mm_per_prompt: {kind} is not taken, so its limit is no matter."] if limit else []
+            continue
         counts[kind] = limit.get("count", MANY) if isinstance(limit, Mapping) else limit
         sizes = [key for key in limit if key != "count"] if isinstance(limit, Mapping) else []
         if sizes:
