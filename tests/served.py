@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,13 @@ _RUNNING = re.compile(r"Uvicorn running on (https?://\S+)")
 class Served:
     """On a free port; what it logs is in `lines`."""
 
-    def __init__(self, *flags: str) -> None:
+    def __init__(self, *flags: str, environment: Mapping[str, str] | None = None) -> None:
         where = () if {"--port", "--uds"} & set(flags) else ("--port", "0")
         host = () if "--uds" in flags else ("--host", "127.0.0.1")
         command = [sys.executable, "-m", "tilewise", "serve", *host, *where, *flags]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+        variables = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", **(environment or {})}
         self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, cwd=ROOT
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=variables, cwd=ROOT
         )
         self.lines: list[str] = []
         self.url = ""
@@ -91,8 +91,8 @@ class Served:
 
 
 @contextmanager
-def served(*flags: str) -> Iterator[Served]:
-    server = Served(*flags)
+def served(*flags: str, environment: Mapping[str, str] | None = None) -> Iterator[Served]:
+    server = Served(*flags, environment=environment)
     try:
         server.wait_until_up()
         yield server

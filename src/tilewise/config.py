@@ -130,6 +130,11 @@ class EngineConfig:
     )
     disable_log_stats: bool = option(True, "no line about throughput, load and caches every ten seconds", "scheduling")
     tensor_parallel_size: int = option(1, "devices that share one model", "scheduling")
+    disable_additional_properties: bool = option(
+        True, "objects of schemas that list their properties have no others, unless a schema or a request says so",
+        "scheduling",
+    )  # fmt: skip
+    disable_any_whitespace: bool = option(False, "structured answers in JSON have no white space", "scheduling")
     max_logprobs: int = option(20, "most log-probabilities a token that a request may ask for; -1 = all", "scheduling")
 
     limit_mm_per_prompt: dict[str, int] | None = option(None, 'most media a prompt, as {"image": 4}', "media")
@@ -138,8 +143,11 @@ class EngineConfig:
         "min_dynamic_patch, max_dynamic_patch, dynamic_image_size, use_thumbnail for all requests",
         "media",
     )
-    mm_processor_cache_gb: float = option(
-        4.0, "host memory for pictures already cut, in GiB, so that one sent again is not cut again; 0 = none", "media"
+    mm_processor_cache_gb: float | None = option(
+        None,
+        "host memory for pictures already cut, in GiB, so that one sent again is not cut again; 0 = none (default: 4, "
+        "or a quarter of what is free once the model is loaded, if that is less)",
+        "media",
     )
     tile_budget: TileBudget = option(
         "each",
@@ -149,12 +157,25 @@ class EngineConfig:
     flash_router: bool = option(
         True, "Flash checkpoints: let their router give easy tiles a quarter of the tokens", "media"
     )
-    exif_orientation: bool = option(False, "turn pictures as their camera says (the reference does not)", "media")
+    interleave_mm_strings: bool = option(
+        False, "keep pictures and texts in the order of a message; -hf checkpoints always do, as trained", "media"
+    )
+    exif_orientation: bool = option(
+        True, "turn pictures as their camera says and videos as their file says (the reference does not)", "media"
+    )
     max_image_pixels: int = option(89_478_485, "largest picture accepted, in pixels", "media")
-    num_frames: int = option(32, "frames taken of a video", "media")
+    num_frames: int = option(32, "frames taken of a video; -1 = all, up to TILEWISE_MAX_CHOSEN_FRAMES", "media")
     fps: float | None = option(None, "frames a second of video, num_frames at most", "media")
     allowed_local_media_path: str | None = option(None, "folder below which file:// URLs may be read", "media")
-    allowed_media_domains: tuple[str, ...] | None = option(None, "hosts that media may come from", "media")
+    allowed_media_domains: tuple[str, ...] | None = option(
+        None,
+        "hosts that media may come from, private ones and networks too: minio.local, 10.0.0.0/8, and * for any public "
+        "one (default: any public host; docs/serving.md)",
+        "media",
+    )
+    max_image_aspect_ratio: float | None = option(
+        None, "most that the longer side of a picture may be of the shorter one (default: no limit)", "media"
+    )
 
     @classmethod
     def of(cls, **options: Any) -> EngineConfig:
@@ -207,7 +228,7 @@ class EngineConfig:
     def _check_numbers(self) -> None:
         for name in _POSITIVE:
             value = getattr(self, name)
-            if name != "max_model_len" or value != AUTO_LENGTH:
+            if name not in _MAY_BE_MINUS_ONE or value != -1:
                 check_range(name, value, 0, above=True)
         check_range("gpu_memory_utilization", self.gpu_memory_utilization, 0, 1, above=True)
         check_range("mm_processor_cache_gb", self.mm_processor_cache_gb, 0, least_is="nothing is kept")
@@ -219,6 +240,9 @@ class EngineConfig:
             )
 
     def _check_media(self) -> None:
+        aspect = self.max_image_aspect_ratio
+        if aspect is not None and not (isinstance(aspect, (int, float)) and aspect >= 1):
+            raise InvalidConfig(f"max_image_aspect_ratio must be at least 1 (only squares), got {aspect!r}.")
         if self.max_image_pixels > 178_956_970:
             raise InvalidConfig(
                 f"max_image_pixels={self.max_image_pixels} is above 178956970, the most that Pillow opens: lower it."
@@ -235,6 +259,7 @@ class EngineConfig:
             raise InvalidConfig(f"Invalid `--allowed-local-media-path`: {problem}")
 
 
+_MAY_BE_MINUS_ONE = ("max_model_len", "num_frames")  # what fits, all
 _POSITIVE = (
     "max_model_len",
     "block_size",

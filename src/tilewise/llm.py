@@ -31,6 +31,7 @@ from tilewise.inputs.prompts import PromptInput
 from tilewise.inputs.request_builder import ChatOptions, Messages, RequestBuilder, check_arguments, spread
 from tilewise.inputs.sampling import default_sampling
 from tilewise.inputs.video import FrameChoice
+from tilewise.inputs.web.hosts import AllowedHosts
 from tilewise.outputs.group import AnswerGroup
 from tilewise.progress import Bar, progress_bar
 from tilewise.sampling_params import SamplingParams
@@ -76,6 +77,7 @@ class LLM:
         self._stats = None if config.disable_log_stats else StatsLog(log_interval(), time.monotonic())
         self._model = found = ModelInputs.of(config)
         self._tokenizer = found.tokenizer
+        reader = media_reader(config)
         os.environ.update(short_waits(os.environ))
         # Imported here, not above: torch takes longer to load than all that a caller can get wrong takes to check.
         from tilewise.runner.build import build_runner
@@ -83,7 +85,7 @@ class LLM:
         runner, resolved = build_runner(config, found.checkpoint, found.tokenizer.image_context_id, found.draft)
         self.resolved = resolved
         self._prepare = found.preparer(resolved)
-        self._build = RequestBuilder(self._prepare, media_reader(config), config.scheduling_policy == "priority")
+        self._build = RequestBuilder(self._prepare, reader, config.scheduling_policy == "priority")
         self._core = EngineCore(runner, resolved.limits, resolved.overlap, seed=config.seed)
         self._queued: list[AnswerGroup] = []
 
@@ -383,7 +385,9 @@ def log_interval() -> float:
 
 
 def media_reader(config: EngineConfig) -> MediaReader:
+    """Raises InvalidConfig for hosts that are none, and for a limit in the environment that is no number."""
     root = config.allowed_local_media_path
+    AllowedHosts.of(config.allowed_media_domains)
     media = MediaLimits.of(os.environ)
     access = MediaAccess(
         allowed_local_media_path=Path(root) if root else None,
@@ -392,8 +396,10 @@ def media_reader(config: EngineConfig) -> MediaReader:
     )
     if os.environ.get("VLLM_MEDIA_URL_ALLOW_REDIRECTS", "1").lower() in ("0", "false"):
         access = replace(access, max_redirects=0)
-    limits = ImageLimits(max_pixels=config.max_image_pixels)
+    limits = ImageLimits.of(config)
     frames = FrameChoice(config.num_frames, config.fps)
     # Without a cache nothing of a request is held on to when it ends, its files included.
-    handles = MediaHandles(media.handle_bytes if config.mm_processor_cache_gb else 0)
-    return MediaReader(access, limits, config.limit_mm_per_prompt or {}, frames, handles, budget=MediaBudget(media))
+    handles = MediaHandles(media.handle_bytes if config.mm_processor_cache_gb != 0 else 0)
+    counts = config.limit_mm_per_prompt or {}
+    turned = config.exif_orientation
+    return MediaReader(access, limits, counts, frames, handles, exif_orientation=turned, budget=MediaBudget(media))

@@ -30,7 +30,7 @@ MAX_BAD_WORDS = 128
 
 @dataclass(frozen=True, kw_only=True)
 class StructuredOutputsParams:
-    """What form an answer has to have: exactly one of the first five. Names and meanings are vLLM's.
+    """What form an answer has to have: exactly one of the first six. Names and meanings are vLLM's.
 
     An unknown keyword, none or several forms, or a value of the wrong type raises InvalidRequest. Whether a schema,
     pattern or grammar can be followed shows when a request with it is prepared.
@@ -39,17 +39,23 @@ class StructuredOutputsParams:
     json: str | dict[str, Any] | None = None
     """A JSON schema, as text or as a dict; keys come in the order of its `properties`."""
     regex: str | None = None
-    """The whole answer matches it. Rust's syntax: no look-around, no back-references; `\\d` is 0 to 9."""
+    """The whole answer matches it. Rust's syntax; `\\d` is 0 to 9. Word boundaries, look-around and back-references
+    cannot be followed: they are left out, and named."""
     choice: list[str] | tuple[str, ...] | None = None
     """The answer is one of these."""
     grammar: str | None = None
     """A context-free grammar: Lark (its first rule is `start`), or GBNF (`root ::= ...`)."""
     json_object: bool | None = None
     """True: any JSON object."""
+    structural_tag: str | dict[str, Any] | None = None
+    """Free text with tags whose contents have a form: `structures` and `triggers`, or `format`; as text or a dict."""
     whitespace_pattern: str | None = None
     """Regex of the white space between the parts of JSON; default: a blank, or a line break with indentation."""
     disable_any_whitespace: bool = False
     """JSON without any."""
+    disable_additional_properties: bool | None = None
+    """False: objects that list their properties may have others, too, unless the schema says `additionalProperties:
+    false`. None and True: they may not, unless it says that they may. What a schema combines counts as one object."""
 
     def __new__(cls, **options: Any) -> StructuredOutputsParams:
         _refuse_unknown(cls, options)
@@ -75,7 +81,7 @@ class StructuredOutputsParams:
             raise InvalidRequest("Give either whitespace_pattern or disable_any_whitespace, not both.")
 
 
-_FORMS = ("json", "regex", "choice", "grammar", "json_object")
+_FORMS = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")
 _STRUCTURE_RULES: dict[str, Rule] = {
     "json": ("a JSON schema, as text or as a dict", lambda v: isinstance(v, (str, dict))),
     "regex": ("a string", lambda v: isinstance(v, str)),
@@ -85,8 +91,10 @@ _STRUCTURE_RULES: dict[str, Rule] = {
     ),
     "grammar": ("a string", lambda v: isinstance(v, str)),
     "json_object": ("true or false", lambda v: isinstance(v, bool)),
+    "structural_tag": ("a structural tag, as text or as a dict", lambda v: isinstance(v, (str, dict))),
     "whitespace_pattern": ("a string", lambda v: isinstance(v, str)),
     "disable_any_whitespace": ("true or false", lambda v: isinstance(v, bool)),
+    "disable_additional_properties": ("true or false", lambda v: isinstance(v, bool)),
 }
 
 
@@ -389,6 +397,7 @@ _MAY_BE_NONE = {
     "stream_interval",
     *_FORMS,
     "whitespace_pattern",
+    "disable_additional_properties",
 }
 _LONGEST_LISTS = {"stop": MAX_STOP_STRINGS, "stop_token_ids": MAX_STOP_TOKEN_IDS, "bad_words": MAX_BAD_WORDS}
 _SAMPLING_RULES: dict[str, Rule] = {

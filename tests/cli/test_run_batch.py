@@ -47,11 +47,11 @@ def source(tmp_path, monkeypatch) -> Path:
 
 def test_job_and_both_configs(asked, source, capsys, monkeypatch):
     monkeypatch.setenv("VLLM_API_KEY", "a key of servers")
-    words = ("-i", "in.jsonl", "--output_file=out.jsonl", "some/model", "--keep-order", "--max-num-seqs", "6")
+    words = ("-i", "in.jsonl", "--output_file=out.jsonl", "some/model", "--no-keep-order", "--max-num-seqs", "6")
     assert main(["run-batch", *words, "--retries", "0", "--max-body-mb", "2"]) == 0
     [(job, engine, server, signals)] = asked[0]
     assert (job.input_file, job.output_file) == (Path("in.jsonl"), Path("out.jsonl"))
-    assert (job.keep_order, job.retries, job.retry_failed) == (True, 0, False)
+    assert (job.keep_order, job.retries, job.retry_failed) == (False, 0, False)
     assert job.lines_in_flight(engine) == 7
     assert (engine.model, server.max_body_mb, server.api_key) == ("some/model", 2, ())
     assert signals == (signal.SIGINT, signal.SIGTERM)
@@ -89,6 +89,7 @@ def test_the_status_says_what_ended_it(asked, source, capsys, number, code):
         (["-i", "in.jsonl", "-o", "no/out"], 1, "output_file: there is no folder"),
         (["-i", "in.jsonl", "-o", "out", "--max-in-flight", "0"], 1, "max_in_flight must be 1 or above, got 0"),
         (["-i", "in.jsonl", "-o", "out", "--retries", "-1"], 1, "retries must be 0 or above, got -1"),
+        (["-i", "in.jsonl", "-o", "out", "--port", "9"], 1, "port=9 has no effect without enable_metrics"),
         (["-i", "in.jsonl", "-o", "out", "-tp", "2"], 1, "tensor_parallel_size=2 is not possible"),
     ],
 )
@@ -141,8 +142,8 @@ def ids_of(source: Path) -> list[str]:
 def test_an_unknown_keyword_is_refused(source):
     with pytest.raises(TypeError, match=r"A batch run has no option 'max_num_seq'. Did you mean max_num_seqs\?"):
         run_batch("in.jsonl", "out.jsonl", max_num_seq=3)
-    with pytest.raises(ValueError, match="port has no effect"):
-        run_batch("in.jsonl", "out.jsonl", port=3)
+    with pytest.raises(ValueError, match="host has no effect"):
+        run_batch("in.jsonl", "out.jsonl", host="h")
 
 
 def test_help(capsys):
@@ -151,7 +152,7 @@ def test_help(capsys):
     assert main(["run-batch", "--help=all"]) == 0
     whole = capsys.readouterr().out
     assert all(flag.dashed in whole for flag in (*FLAGS, *batch_flags()))
-    assert "--port" not in whole
+    assert "--host" not in whole
     assert "--request-timeout" in whole
 
 

@@ -56,7 +56,7 @@ def ask(app: App, *prompts: str, retries: int = 3) -> list[Result]:
     async def all_of_them() -> list[Result]:
         asker = Asker(app, ready, retries)
         tasks = [Task(prompt, "/x", json.dumps({"prompt": prompt}).encode()) for prompt in prompts]
-        return await asyncio.gather(*(asker(Line(n, b"", 0, 5), task) for n, task in enumerate(tasks, 1)))
+        return await asyncio.gather(*(asker(Line(n, b"", 0, 5, n), task) for n, task in enumerate(tasks, 1)))
 
     return asyncio.run(all_of_them())
 
@@ -111,5 +111,5 @@ def test_without_an_engine_nothing_is_asked():
 
     app = App(lambda *_: 200)
     with pytest.raises(EngineDead):
-        asyncio.run(Asker(app, never, 3)(Line(1, b"", 0, 5), Task("a", "/x", b"{}")))
+        asyncio.run(Asker(app, never, 3)(Line(1, b"", 0, 5, 1), Task("a", "/x", b"{}")))
     assert app.asked == []

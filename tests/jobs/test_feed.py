@@ -21,7 +21,7 @@ from tilewise.jobs.task import Task
 
 LINES = [
     *(request(f"a{i}") for i in range(5)),
-    *("", "no JSON", request("a3"), request("猫", "/tokenize"), request("\ud800"), request(None)),
+    *("[1]", "no JSON", request("a3"), request("猫", "/tokenize"), request("\ud800"), request(None)),
     *(request("long", body={"prompt": "x" * 5000}), request("s", body={"prompt": "", "stream": True})),
     *(request(f"b{i}") for i in range(5)),
 ]
@@ -53,7 +53,7 @@ def test_every_line_has_a_result(tmp_path):
         *(f"b{i}" for i in range(5)),
     ]
     assert ids(rows) == wanted
-    codes = {6: "invalid_json_line", 5: "empty_line", 7: "duplicate_custom_id", 10: "invalid_custom_id",
+    codes = {6: "invalid_json_line", 5: "invalid_json_line", 7: "duplicate_custom_id", 10: "invalid_custom_id",
              11: "line_too_long", 12: "stream_not_possible"}  # fmt: skip
     assert {number: row["error"]["code"] for number, row in enumerate(rows) if row["error"]} == codes
     assert "Line 8 has the custom_id 'a3' of line 4" in rows[7]["error"]["message"]

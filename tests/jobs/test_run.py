@@ -82,10 +82,12 @@ LINES = [
     request(7, "/v1/embeddings", {"input": "Hello"}),
     "no JSON",
     "",
+    "[]",
+    " \t",
     request(0, "/tokenize", {"prompt": "Hello"}),
 ]
-OUTCOMES = [200, 400, 200, 200, 400, 404, "stream_not_possible", "invalid_url", "invalid_json_line", "empty_line",
-            "duplicate_custom_id"]  # fmt: skip
+OUTCOMES = [200, 400, 200, 200, 400, 404, "stream_not_possible", "invalid_url", "invalid_json_line",
+            "invalid_json_line", "duplicate_custom_id"]  # fmt: skip
 
 
 def outcome(row: dict) -> int | str:
@@ -94,7 +96,7 @@ def outcome(row: dict) -> int | str:
 
 def test_from_python_and_asked_again_with_what_was_missing(tmp_path):
     source, output = write_lines(tmp_path / "in.jsonl", LINES), tmp_path / "out.jsonl"
-    summary = tilewise.run_batch(source, output, keep_order=True, max_num_seqs=2)
+    summary = tilewise.run_batch(source, output, max_num_seqs=2)
     rows = results(output)
     assert [outcome(row) for row in rows] == OUTCOMES
     assert "--allowed-local-media-path" in rows[1]["response"]["body"]["error"]["message"]
@@ -103,7 +105,7 @@ def test_from_python_and_asked_again_with_what_was_missing(tmp_path):
     assert isinstance(summary, Summary)
     assert (summary.lines, summary.succeeded, summary.earlier) == (11, 3, 0)
     assert summary.failed == {
-        "400": 2, "404": 1, "duplicate_custom_id": 1, "empty_line": 1, "invalid_json_line": 1, "invalid_url": 1,
+        "400": 2, "404": 1, "duplicate_custom_id": 1, "invalid_json_line": 2, "invalid_url": 1,
         "stream_not_possible": 1,
     }  # fmt: skip
     assert summary.prompt_tokens > 20
@@ -112,7 +114,7 @@ def test_from_python_and_asked_again_with_what_was_missing(tmp_path):
 
     async def notebook() -> Summary:
         """A loop runs already where notebooks run a cell."""
-        return tilewise.run_batch(source, output, retry_failed=True, keep_order=True, allowed_local_media_path="/")
+        return tilewise.run_batch(source, output, retry_failed=True, allowed_local_media_path="/")
 
     summary = asyncio.run(notebook())
     assert [outcome(row) for row in results(output)] == [200, 200, *OUTCOMES[2:]]

@@ -15,7 +15,7 @@ from tilewise.jobs.source import survey
 @pytest.fixture
 def files(tmp_path):
     """An input of ten lines, and its whole output, in another order."""
-    source = write_lines(tmp_path / "in.jsonl", [*(request(f"a{i}") for i in range(8)), "", "no JSON"])
+    source = write_lines(tmp_path / "in.jsonl", [*(request(f"a{i}") for i in range(8)), "[1]", "no JSON"])
     run(source, tmp_path / "out.jsonl", in_any_order(1))
     assert [row["id"].split("_")[2] for row in results(tmp_path / "out.jsonl")] != [f"{i}" for i in range(1, 11)]
     return source, tmp_path / "out.jsonl"
@@ -25,7 +25,7 @@ def test_a_whole_output(files):
     source, output = files
     found = scan(output, survey(source))
     assert found.finished == b"\1" * 10
-    assert (found.tally.succeeded, dict(found.tally.failed)) == (8, {"empty_line": 1, "invalid_json_line": 1})
+    assert (found.tally.succeeded, dict(found.tally.failed)) == (8, {"invalid_json_line": 2})
     assert (found.tally.prompt_tokens, found.tally.completion_tokens) == (16, 24)
     assert not found.in_order
     assert not found.torn
@@ -98,7 +98,7 @@ def test_a_result_that_is_there_twice_is_refused(files):
     first = output.read_bytes().splitlines(keepends=True)[0]
     with output.open("ab") as file:
         file.write(first)
-    with pytest.raises(OtherInput, match=r"line 11 answers line \d+ of the input once more"):
+    with pytest.raises(OtherInput, match=r"line 11 answers request \d+ of the input once more"):
         scan(output, survey(source))
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import tracemalloc
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,11 +15,13 @@ from tilewise.jobs.source import read_lines, survey
 @given(st.lists(st.binary(max_size=40).map(lambda data: data.replace(b"\n", b"")), min_size=1), st.booleans())
 def test_any_bytes_between_line_ends(tmp_path_factory, contents, ended):
     path = tmp_path_factory.mktemp("lines") / "in"
-    path.write_bytes(b"\n".join(contents) + b"\n" * (ended or not contents[-1]))
+    path.write_bytes(b"\n".join(contents) + b"\n" * ended)
     lines = list(read_lines(path, 20))
-    assert [line.number for line in lines] == list(range(1, len(contents) + 1))
-    assert [line.data for line in lines] == [data if len(data) <= 20 else None for data in contents]
-    assert [line.size for line in lines] == [len(data) for data in contents]
+    full = [(place, data) for place, data in enumerate(contents, 1) if data.strip()]
+    assert [line.number for line in lines] == list(range(1, len(full) + 1))
+    assert [line.place for line in lines] == [place for place, _ in full]
+    assert [line.data for line in lines] == [data if len(data) <= 20 else None for _, data in full]
+    assert [line.size for line in lines] == [len(data) for _, data in full]
     assert list(survey(path)) == [line.digest for line in lines]
 
 
@@ -58,6 +62,27 @@ def test_a_million_lines_cost_megabytes(tmp_path):
     tracemalloc.stop()
     assert len(digests) == 200_000
     assert most < 16 * 200_000 + 2**20
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"{}\n[]\n\n",
+        b"{}\n\n\n[]",
+        b"\n{}\n[]\n\n\n",
+        b"{}\r\n\r\n[]\r\n\r\n",
+        b"\xef\xbb\xbf\n{}\n[]",
+        b"\xef\xbb\xbf{}\n" + b" " * 100 + b"\n[]\n \t",
+        b"{}\n[]\n" + b" " * (3 * 2**20),
+    ],
+)
+def test_blank_lines_are_none_wherever_they_stand(tmp_path, data):
+    path = tmp_path / "in"
+    path.write_bytes(data)
+    lines = list(read_lines(path, 9))
+    assert [json.loads((line.data or b"").decode("utf-8-sig")) for line in lines] == [{}, []]
+    assert [line.number for line in lines] == [1, 2]
+    assert len(survey(path)) == 2
 
 
 def test_an_empty_file_has_no_lines(tmp_path):

@@ -12,7 +12,7 @@ from tilewise.jobs.task import Fault, Task, read_task
 
 
 def line(data: bytes | None, size: int = 0) -> Line:
-    return Line(7, data, size, 1)
+    return Line(6, data, size, 1, 7)
 
 
 def read(found: object) -> Task | Fault:
@@ -33,8 +33,6 @@ def test_a_stream_that_is_none(stream):
 @pytest.mark.parametrize(
     ("data", "code", "message"),
     [
-        (b"", "empty_line", "Line 7 is empty"),
-        (b" \t\r", "empty_line", "Line 7 is empty"),
         (b"{", "invalid_json_line", "Line 7 is not valid JSON"),
         (b"\xff", "invalid_json_line", "Line 7 is not valid JSON"),
         (b"[" * 100_000, "invalid_json_line", "Line 7 is not valid JSON"),

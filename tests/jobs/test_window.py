@@ -13,7 +13,7 @@ from tilewise.jobs.window import Window
 
 
 def line(number: int, size: int = 1) -> Line:
-    return Line(number, b"x", size, number)
+    return Line(number, b"x", size, number, number)
 
 
 async def fill(window: Window, chance: random.Random, most: int, numbers: list[int]) -> list[int]:
@@ -27,7 +27,8 @@ async def fill(window: Window, chance: random.Random, most: int, numbers: list[i
             await asyncio.sleep(0)
             if entering.done():
                 inside.append(left.pop(0))
-                assert len(set(numbers[: len(numbers) - len(left)]) - set(out)) <= most
+                assert len(inside) <= most
+                assert len(set(numbers[: len(numbers) - len(left)]) - set(out)) <= 17 * most
                 continue
             entering.cancel()
         number = inside.pop(chance.randrange(len(inside))) if inside else None
@@ -57,8 +58,24 @@ def test_bytes_are_counted_and_one_large_line_may_pass_alone():
         assert [result.number for result in window.leave(Result(1, 0, None))] == [1]
         await second
         await window.enter(line(3, 9))
-        fourth = asyncio.ensure_future(window.enter(Line(4, None, 10**9, 0)))
+        fourth = asyncio.ensure_future(window.enter(Line(4, None, 10**9, 0, 4)))
         await asyncio.sleep(0)
         assert fourth.done(), "what is too long is not held, whatever its size"
+
+    asyncio.run(check())
+
+
+def test_in_order_a_long_answer_holds_up_no_others_until_many_wait():
+    async def check() -> None:
+        window = Window(2, True)
+        await window.enter(line(1))
+        for number in range(2, 2 + 16 * 2):
+            await asyncio.wait_for(window.enter(line(number)), 9)
+            assert list(window.leave(Result(number, 0, None, error={}))) == []
+        more = asyncio.ensure_future(window.enter(line(99)))
+        await asyncio.sleep(0)
+        assert not more.done(), "results that wait are bounded"
+        assert [result.number for result in window.leave(Result(1, 0, None, error={}))] == list(range(1, 34))
+        await more
 
     asyncio.run(check())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from tilewise.ignored import Ignored
 from tilewise.outputs.group import Piece
 from tilewise.server.calls import ChatCall
 from tilewise.server.convert import chat_call
@@ -26,7 +27,7 @@ USAGE = Usage(prompt_tokens=310, completion_tokens=16, image_tokens=256, tiles=1
 
 
 def ask(served: ServedModel = SERVED, header_id: str | None = None, **fields: Any) -> ChatCall:
-    return chat_call({"messages": [QUESTION], **fields}, served, header_id)
+    return chat_call({"messages": [QUESTION], **fields}, served, Ignored(), header_id)
 
 
 def score(logprob: float, rank: int = 1, token: str = "a") -> Logprob:

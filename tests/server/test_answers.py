@@ -7,11 +7,13 @@ import io
 import json
 
 import pytest
+from PIL import Image
 
 from tests.server.asking import LOOK
 from tests.server.test_stream import gathered
 from tilewise import LLM, ImageAsset
 from tilewise.errors import InvalidRequest, TooLong
+from tilewise.ignored import Ignored
 from tilewise.outputs.group import AnswerGroup
 from tilewise.server.body import parse_body
 from tilewise.server.completion import completion_body, completion_call
@@ -55,7 +57,7 @@ def drive(llm, group):
 
 def chat(llm, body):
     """The whole answer and the chunks of one and the same run."""
-    call = chat_call(parse_body(json.dumps(body).encode()), SERVED)
+    call = chat_call(parse_body(json.dumps(body).encode()), SERVED, Ignored())
     request = chat_request(call, llm._prepare, llm._reader)
     group, stream = AnswerGroup(llm._tokenizer, request, llm._prepare.spec), ChatStream(call, request.prompt_ids)
     chunks = [chunk for piece in drive(llm, group) for chunk in stream.take(piece, group.usage)]
@@ -72,9 +74,105 @@ def test_a_picture_and_a_question(llm, sign):
     assert gathered(chunks)[0]["content"] == choice["message"]["content"]
 
 
+def picture(width: int = 112, height: int = 112, **options) -> dict:
+    file = io.BytesIO()
+    Image.new("RGB", (width, height), "red").save(file, "PNG")
+    url = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return {"type": "image_url", "image_url": {"url": url, **options}}
+
+
+def words(text: str) -> dict:
+    return {"type": "text", "text": text}
+
+
+def prompted(llm, *messages, **fields):
+    call = chat_call({"messages": list(messages), **fields}, SERVED, Ignored())
+    return chat_request(call, llm._prepare, llm._reader)
+
+
+WHOLE, ONE_TILE = 13, 1  # a picture of 1600 x 1200 pixels in 4 x 3 tiles and a thumbnail, and in one
+
+
+@pytest.mark.parametrize(
+    ("options", "fields", "tiles"),
+    [
+        ({}, {}, WHOLE),
+        ({"max_dynamic_patch": 1}, {}, ONE_TILE),
+        ({"max_dynamic_patch": None}, {}, WHOLE),
+        ({}, {"max_dynamic_patch": 1}, ONE_TILE),
+        ({}, {"mm_processor_kwargs": {"max_dynamic_patch": 1}}, ONE_TILE),
+        ({"max_dynamic_patch": 12}, {"max_dynamic_patch": 1}, WHOLE),
+        ({"detail": "medium"}, {}, WHOLE),
+    ],
+)
+def test_a_picture_is_cut_as_it_or_its_request_says(llm, options, fields, tiles):
+    question = {"role": "user", "content": [picture(1600, 1200, **options), words("What is it?")]}
+    assert prompted(llm, question, **fields).num_tiles == tiles
+    beside = {"role": "user", "content": [picture(1600, 1200, **options), picture(1600, 1200), words("What?")]}
+    alone = ONE_TILE if options.get("max_dynamic_patch") == 1 else WHOLE
+    assert prompted(llm, beside).num_tiles == alone + WHOLE
+
+
+ASKED = {"role": "user", "content": "What is it?"}
+
+
+@pytest.mark.parametrize(
+    ("messages", "fields", "shown"),
+    [
+        (
+            [{"role": "developer", "content": "A"}, {"role": "system", "content": [words("B")]}, ASKED],
+            {},
+            "<|im_start|>system\nA<|im_end|>\n<|im_start|>system\nB<|im_end|>\n<|im_start|>user\nWhat is it?",
+        ),
+        ([ASKED, {"role": "system", "content": "B"}], {}, "What is it?<|im_end|>\n<|im_start|>system\nB<|im_end|>"),
+        ([{"role": "user", "content": "an <image>"}], {}, "<|im_start|>user\nan <image><|im_end|>"),
+        (
+            [{"role": "user", "content": "an <image>"}, {"role": "user", "content": [picture(), words("B")]}],
+            {},
+            "<|im_start|>user\nan <image><|im_end|>\n<|im_start|>user\n<image>\nB<|im_end|>",
+        ),
+        (
+            [ASKED, {"role": "tool", "tool_call_id": "1", "content": [picture()]}],
+            {},
+            "<|im_start|>user\n<tool_response>\n<image>\n\n</tool_response><|im_end|>",
+        ),
+        (
+            [{"role": "user", "content": [words("A"), picture(), words("B")]}],
+            {"interleave_mm_strings": True},
+            "<|im_start|>user\nA\n<image>\nB<|im_end|>",
+        ),
+        ([ASKED, {"role": "assistant", "content": "It is", "prefix": True}], {}, "<|im_start|>assistant\nIt is"),
+        ([ASKED, {"role": "assistant", "content": "It is", "partial": True}], {}, "<|im_start|>assistant\nIt is"),
+        (
+            [ASKED, {"role": "assistant", "content": "It", "prefix": False}],
+            {},
+            "<|im_start|>assistant\nIt<|im_end|>\n<|im_start|>assistant\n",
+        ),
+    ],
+)
+def test_messages_stand_in_the_prompt_as_they_were_meant(llm, messages, fields, shown):
+    prompt = prompted(llm, *messages, **fields).prompt
+    assert shown in prompt
+    assert prompt.endswith(shown) or messages[-1]["role"] != "assistant"
+
+
+@pytest.mark.parametrize(("side", "kept"), [("left", [3, 4]), ("right", [1, 2]), (None, [3, 4])])
+def test_the_side_of_a_prompt_that_is_cut(llm, side, kept):
+    body = {"prompt": [1, 2, 3, 4], "truncate_prompt_tokens": 2, "truncation_side": side, "max_completion_tokens": 1}
+    call = completion_call(body, SERVED, Ignored())
+    assert call.sampling.max_tokens == 1
+    assert list(completion_requests(call, llm._prepare)[0].prompt_ids) == kept
+
+
+def test_a_prompt_that_is_too_long_says_what_was_asked_for(llm):
+    with pytest.raises(TooLong) as caught:
+        prompted(llm, {"role": "user", "content": "word " * 6000}, max_tokens=40)
+    assert caught.value.output_tokens == 40
+
+
 def test_a_picture_as_it_was_prepared_offline(llm, sign):
     """The served prompt is that of LLM.chat."""
-    call = chat_call({"messages": [sign]}, SERVED)
+    call = chat_call({"messages": [sign]}, SERVED, Ignored())
     offline = llm._chat_request([sign], call.sampling, None, None)
     assert chat_request(call, llm._prepare, llm._reader).prompt_ids == offline.prompt_ids
 
@@ -103,15 +201,20 @@ def test_required_calls_are_calls(llm, parallel):
 def test_asked_tokens_have_to_fit(llm):
     body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2048}
     with pytest.raises(TooLong) as caught:
-        chat_request(chat_call(body, SERVED), llm._prepare, llm._reader)
+        chat_request(chat_call(body, SERVED, Ignored()), llm._prepare, llm._reader)
     assert (caught.value.limit, caught.value.output_tokens) == (2048, 2048)
     fits = {**body, "max_tokens": 2048 - caught.value.prompt_tokens}
-    assert chat_request(chat_call(fits, SERVED), llm._prepare, llm._reader).sampling.max_tokens == fits["max_tokens"]
+    assert (
+        chat_request(chat_call(fits, SERVED, Ignored()), llm._prepare, llm._reader).sampling.max_tokens
+        == fits["max_tokens"]
+    )
 
 
 def test_completions_echo_their_prompts(llm):
     call = completion_call(
-        {"prompt": ["the red sign", [300, 301]], "max_tokens": 3, "echo": True, "logprobs": 1, "temperature": 0}, SERVED
+        {"prompt": ["the red sign", [300, 301]], "max_tokens": 3, "echo": True, "logprobs": 1, "temperature": 0},
+        SERVED,
+        Ignored(),
     )
     outputs = []
     for request in completion_requests(call, llm._prepare):
@@ -130,26 +233,26 @@ def test_completions_echo_their_prompts(llm):
 
 
 def test_tokenize_counts_pictures_and_detokenize_comes_back(llm, sign):
-    body = tokenize_body(tokenize_call({"messages": [sign]}, SERVED), llm._prepare, llm._reader)
-    request = chat_request(chat_call({"messages": [sign]}, SERVED), llm._prepare, llm._reader)
+    body = tokenize_body(tokenize_call({"messages": [sign]}, SERVED, Ignored()), llm._prepare, llm._reader)
+    request = chat_request(chat_call({"messages": [sign]}, SERVED, Ignored()), llm._prepare, llm._reader)
     assert (body["tokens"], body["count"]) == (list(request.prompt_ids), len(request.prompt_ids))
     assert (body["max_model_len"], body["token_strs"]) == (2048, None)
     text = {"prompt": "the red sign", "return_token_strs": True}
-    body = tokenize_body(tokenize_call(text, SERVED), llm._prepare, llm._reader)
+    body = tokenize_body(tokenize_call(text, SERVED, Ignored()), llm._prepare, llm._reader)
     assert len(body["token_strs"]) == body["count"]
-    assert detokenize_body({"tokens": body["tokens"]}, SERVED, llm._tokenizer) == {"prompt": "the red sign"}
-    assert tokenize_body(tokenize_call({"prompt": ""}, SERVED), llm._prepare, llm._reader)["count"] == 0
+    assert detokenize_body({"tokens": body["tokens"]}, SERVED, llm._tokenizer, Ignored()) == {"prompt": "the red sign"}
+    assert tokenize_body(tokenize_call({"prompt": ""}, SERVED, Ignored()), llm._prepare, llm._reader)["count"] == 0
 
 
 def test_tokenize_takes_more_than_the_context(llm):
-    body = tokenize_body(tokenize_call({"prompt": "red " * 5000}, SERVED), llm._prepare, llm._reader)
+    body = tokenize_body(tokenize_call({"prompt": "red " * 5000}, SERVED, Ignored()), llm._prepare, llm._reader)
     assert body["count"] > 2048
 
 
 def test_tokenize_follows_tools_and_endings(llm):
     asked = {"messages": [{"role": "user", "content": "Hi"}], "tools": [LOOK], "add_generation_prompt": False}
-    body = tokenize_body(tokenize_call(asked, SERVED), llm._prepare, llm._reader)
-    prompt = detokenize_body({"tokens": body["tokens"]}, SERVED, llm._tokenizer)["prompt"]
+    body = tokenize_body(tokenize_call(asked, SERVED, Ignored()), llm._prepare, llm._reader)
+    prompt = detokenize_body({"tokens": body["tokens"]}, SERVED, llm._tokenizer, Ignored())["prompt"]
     assert '"name": "look"' in prompt
     assert prompt.endswith("Hi<|im_end|>\n")
 
@@ -166,9 +269,9 @@ def test_tokenize_follows_tools_and_endings(llm):
 )
 def test_what_tokenize_refuses(body, says):
     with pytest.raises(InvalidRequest, match=says):
-        tokenize_call(body, SERVED)
+        tokenize_call(body, SERVED, Ignored())
 
 
 def test_detokenize_knows_its_vocabulary(llm):
     with pytest.raises(InvalidRequest, match="tokens: token id 999999 is not in the vocabulary"):
-        detokenize_body({"tokens": [999999]}, SERVED, llm._tokenizer)
+        detokenize_body({"tokens": [999999]}, SERVED, llm._tokenizer, Ignored())

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from tests.server.asking import SERVED, USAGE, output, pieces, score
 from tilewise.errors import InvalidField
+from tilewise.ignored import Ignored
 from tilewise.sampling_params import SamplingParams
 from tilewise.server.completion import completion_body, completion_call
 from tilewise.server.completion_stream import CompletionStream
@@ -21,7 +22,7 @@ def decode(ids):
 
 
 def complete(prompt="p", **fields):
-    return completion_call({"prompt": prompt, **fields}, SERVED)
+    return completion_call({"prompt": prompt, **fields}, SERVED, Ignored())
 
 
 def choices(call, *outputs):
@@ -54,7 +55,7 @@ def test_answers_of_all_prompts_are_counted():
         complete(["a"] * 513, n=2)
 
 
-@pytest.mark.parametrize("prompt", [1, [1, "a"], [True], [[1.5]], {"a": 1}])
+@pytest.mark.parametrize("prompt", [1, [1, "a"], [None], [[1.5]], {"a": 1}])
 def test_prompts_of_the_wrong_type(prompt):
     with pytest.raises(ValidationError):
         complete(prompt)
@@ -64,7 +65,7 @@ def test_sampling():
     assert complete().sampling == SamplingParams(max_tokens=16)
     assert complete(max_tokens=3, logprobs=2).sampling == SamplingParams(max_tokens=3, logprobs=2)
     served = replace(SERVED, sampling={"max_tokens": 50})
-    assert completion_call({"prompt": "a"}, served).sampling.max_tokens == 50
+    assert completion_call({"prompt": "a"}, served, Ignored()).sampling.max_tokens == 50
     assert (complete().start, complete(add_special_tokens=False).start) == (True, False)
 
 

@@ -70,6 +70,26 @@ def test_sampling_fields(name, value, arrives):
     assert getattr(ask(**{name: value}).sampling, name) == arrives
 
 
+# The conversion table of pydantic's lax mode, https://docs.pydantic.dev/latest/concepts/conversion_table/ (JSON).
+@pytest.mark.parametrize(
+    ("name", "value", "arrives"),
+    [
+        ("max_tokens", 10.0, 10),
+        ("max_tokens", "10", 10),
+        ("temperature", "0.5", 0.5),
+        ("top_p", "1", 1.0),
+        ("seed", "7", 7),
+        ("ignore_eos", "true", True),
+        ("ignore_eos", 1, True),
+        ("ignore_eos", "off", False),
+        ("stop_token_ids", [1.0, "2"], (1, 2)),
+        ("logit_bias", {"42": "5"}, {42: 5.0}),
+    ],
+)
+def test_numbers_and_switches_as_text_or_as_other_numbers(name, value, arrives):
+    assert getattr(ask(**{name: value}).sampling, name) == arrives
+
+
 def test_names_of_the_longest_answer():
     assert ask(max_tokens=5).sampling.max_tokens == ask(max_completion_tokens=5).sampling.max_tokens == 5
     assert ask(max_tokens=9, max_completion_tokens=5).routing.max_tokens == 5
@@ -132,7 +152,12 @@ def test_structured_answers(fields, structure):
         ({"chat_template": "{{ x }}"}, "--trust-request-chat-template is not set"),
         ({"chat_template_kwargs": {"chat_template": "x"}}, "may not set chat_template, which is reserved"),
         ({"chat_template_kwargs": {"tokenize": False}}, "may not set tokenize, which is reserved"),
-        ({"chat_template_kwargs": {"thinking": True}}, "knows enable_thinking, got thinking"),
+        ({"chat_template_kwargs": {"enable_thinkin": True}}, "Did you mean enable_thinking?"),
+        ({"max_dynamic_patch": 1, "mm_processor_kwargs": {"max_dynamic_patch": 2}}, "max_dynamic_patch=1 and"),
+        ({"seed": 2**63}, "should be less than or equal to 9223372036854775807"),
+        ({"seed": -(2**63) - 1}, "should be greater than or equal to -9223372036854775808"),
+        ({"min_pixels": 3136}, "min_pixels is not supported: Pictures are cut into tiles of one size"),
+        ({"extra_body": {"top_k": 1}}, "goes beside the other fields"),
         ({"chat_template_kwargs": {"enable_thinking": "yes"}}, "enable_thinking must be true or false"),
         ({"enable_thinking": True, "reasoning_effort": "none"}, "contradict each other"),
         ({"priority": 1}, "no effect under --scheduling-policy fcfs"),
@@ -154,19 +179,22 @@ def test_what_cannot_be_is_refused(fields, says):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("temperature", "0.5"),
-        ("n", True),
+        ("temperature", "hot"),
+        ("temperature", "nan"),
+        ("temperature", "Infinity"),
         ("n", 1.5),
-        ("stream", "true"),
+        ("n", "1.5"),
+        ("stream", "perhaps"),
+        ("stream", 2),
         ("stop", [1]),
         ("messages", "Hi"),
         ("logit_bias", [1]),
         ("tools", {}),
         ("tool_choice", "look"),
         ("reasoning_effort", "extreme"),
-        ("response_format", {"type": "structural_tag"}),
-        ("structured_outputs", {"structural_tag": "x"}),
-        ("stream_options", {"include_usage": 1}),
+        ("response_format", {"type": "yaml"}),
+        ("structured_outputs", {"regex": 1}),
+        ("stream_options", {"include_usage": 2}),
     ],
 )
 def test_values_of_the_wrong_type_are_refused(name, value):

@@ -4,6 +4,8 @@ import pytest
 
 from tests.server.asking import PICTURE
 from tilewise.errors import InvalidField
+from tilewise.ignored import Ignored
+from tilewise.server.fields import UnknownFields
 from tilewise.server.messages import read_conversation
 
 URL = PICTURE["image_url"]["url"]
@@ -12,7 +14,7 @@ CALL = {"id": "1", "type": "function", "function": {"name": "look", "arguments":
 
 
 def read(*messages):
-    return list(read_conversation(messages))
+    return list(read_conversation(messages, UnknownFields(Ignored())))
 
 
 @pytest.mark.parametrize(
@@ -76,7 +78,7 @@ def test_developers_are_the_system():
 @pytest.mark.parametrize(
     ("message", "param", "says"),
     [
-        ({"content": "a"}, "messages[0].role", "must be one of system, developer, user, assistant, tool, got None"),
+        ({"content": "a"}, "messages[0].role", "must be one of system, user, assistant, developer, tool, or a name"),
         ({"role": "function", "content": "a"}, "messages[0].role", "role must be one of"),
         ({"role": ["user"], "content": "a"}, "messages[0].role", "role must be one of"),
         ({"role": "user"}, "messages[0].content", "needs content"),
@@ -84,7 +86,7 @@ def test_developers_are_the_system():
         ({"role": "user", "content": [1]}, "messages[0].content[0]", "must be a text or an object, got int"),
         ({"role": "user", "contents": "a"}, "messages[0].contents", "Did you mean content?"),
         ({"role": "user", "content": "a", "tool_calls": [CALL]}, "messages[0].tool_calls", "has no 'tool_calls'"),
-        ({"role": "assistant", "function_call": {}}, "messages[0].function_call", "its successor is tool_calls"),
+        ({"role": "assistant", "function_call": {"a": 1}}, "messages[0].function_call", "its successor is tool_calls"),
         ({"role": "user", "content": [{"type": "image"}]}, "messages[0].content[0]", "Did you mean image_url?"),
         ({"role": "assistant", "tool_calls": ""}, "messages[0].tool_calls", "tool_calls must be a list, got str"),
         ({"role": "assistant", "tool_calls": [1]}, "messages[0].tool_calls[0]", "must be an object of type function"),
@@ -99,7 +101,7 @@ def test_developers_are_the_system():
         ({"role": "user", "content": [{"type": "image_url", "image_url": None}]},
          "messages[0].content[0]", "needs a URL, got NoneType; or a uuid of media that were sent before"),
         ({"role": "user", "content": [{"type": "image_url", "image_url": {"url": URL, "detail": "most"}}]},
-         "messages[0].content[0]", "detail must be auto, low or high, got 'most'"),
+         "messages[0].content[0]", "detail must be one of auto, low, medium, high, original, got 'most'"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_named(message, param, says):

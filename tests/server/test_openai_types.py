@@ -5,6 +5,7 @@ from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from tests.server.asking import LOOK, SERVED, USAGE, ask, output, pieces, score
+from tilewise.ignored import Ignored
 from tilewise.server.completion import completion_body, completion_call
 from tilewise.server.respond import chat_body
 from tilewise.server.stream import ChatStream
@@ -37,6 +38,6 @@ def test_chunks(text):
 
 
 def test_completions():
-    call = completion_call({"prompt": "a", "logprobs": 1}, SERVED)
+    call = completion_call({"prompt": "a", "logprobs": 1}, SERVED, Ignored())
     parsed = Completion.model_validate(completion_body(call, [output("ab", logprobs=SCORES)], lambda ids: ""))
     assert parsed.choices[0].logprobs.token_logprobs == [-0.5, -9999.0]

@@ -5,6 +5,7 @@ from pydantic import ValidationError
 
 from tests.server.asking import SERVED, ask
 from tilewise.errors import DownloadFailed, EngineStuck, InvalidMedia, InvalidRequest, TooLong, UnknownModel
+from tilewise.ignored import Ignored
 from tilewise.sampling_params import SamplingParams
 from tilewise.server.convert import chat_call
 from tilewise.server.problem import Problem
@@ -78,17 +79,25 @@ def test_addresses_are_stripped():
 @pytest.mark.parametrize(
     ("fields", "param", "says"),
     [
-        ({"temperature": "hot"}, "temperature", "temperature: should be a valid number, got 'hot'."),
+        (
+            {"temperature": "hot"},
+            "temperature",
+            "temperature: should be a valid number, unable to parse string as a number, got 'hot'.",
+        ),
         ({"stop": [1]}, "stop", "stop: should be a valid string"),
         ({"stop": ["a", 1]}, "stop", "stop: should be a valid string"),
         ({"messages": ["Hi"]}, "messages[0]", "messages[0]: should be a valid dictionary, got 'Hi'."),
         ({"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name", "field required."),
-        ({"stream": True, "stream_options": {"usage": True}}, "stream_options.usage", "not permitted"),
+        (
+            {"stream": True, "stream_options": {"include_usag": True}},
+            "stream_options.include_usag",
+            "mean include_usage?",
+        ),
         ({"tool_choice": {"type": "tool"}}, "tool_choice", "tool_choice: "),
         ({"temperature": -1.0}, "temperature", "temperature must be a number >= 0, got -1.0."),
         ({"stop": [str(number) for number in range(65)]}, "stop", "at most 64 entries, got 65"),
         ({"n": 2, "temperature": 0}, "n", "n must be 1 when using greedy sampling"),
-        ({"nn": 2}, "nn", "has no field 'nn'"),
+        ({"max_tokns": 2}, "max_tokns", "has no field 'max_tokns'. Did you mean max_tokens?"),
     ],
 )
 def test_the_field_is_named(fields, param, says):
@@ -99,7 +108,7 @@ def test_the_field_is_named(fields, param, says):
 
 
 def test_a_missing_field():
-    found = body(raised(lambda: chat_call({}, SERVED)))
+    found = body(raised(lambda: chat_call({}, SERVED, Ignored())))
     assert (found["param"], found["message"]) == ("messages", "messages: field required.")
 
 

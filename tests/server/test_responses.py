@@ -7,6 +7,7 @@ from pydantic import TypeAdapter
 from tests.outputs.cutting import cut
 from tests.server.asking import SERVED, USAGE, pieces, score
 from tilewise.errors import BrokenAnswer, InvalidField, InvalidRequest
+from tilewise.ignored import Ignored
 from tilewise.sampling_params import StructuredOutputsParams
 from tilewise.server.problem import Problem
 from tilewise.server.responses.read import response_call
@@ -18,7 +19,7 @@ CALL = '<tool_call>\n{"name": "look", "arguments": {"where": "left"}}\n</tool_ca
 
 
 def read(item="Hi", **fields):
-    return response_call({"input": item, **fields}, SERVED)
+    return response_call({"input": item, **fields}, SERVED, Ignored())
 
 
 def answer(text, finish="stop", scores=None, **fields):

@@ -47,5 +47,5 @@ def change_config(folder: Path, **values: Any) -> None:
     path = folder / "config.json"
     config = json.loads(path.read_text())
     for key, value in values.items():
-        config[key] = {**config[key], **value} if isinstance(value, dict) else value
+        config[key] = {**config.get(key, {}), **value} if isinstance(value, dict) else value
     path.write_text(json.dumps(config))

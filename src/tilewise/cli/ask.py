@@ -98,9 +98,9 @@ def media_part(source: str, config: EngineConfig) -> dict[str, Any]:
     if "://" in source:
         return {"type": f"{kind}_url", f"{kind}_url": source}
     if kind == "image":
-        limits = ImageLimits(max_pixels=config.max_image_pixels)
-        return {"type": "image_pil", "image_pil": open_image(source, limits)}
-    return {"type": "video_frames", "video_frames": read_video(source, FrameChoice(config.num_frames, config.fps))}
+        return {"type": "image_pil", "image_pil": open_image(source, ImageLimits.of(config))}
+    choice = FrameChoice(config.num_frames, config.fps)
+    return {"type": "video_frames", "video_frames": read_video(source, choice, upright=config.exif_orientation)}
 
 
 def question_part(options: argparse.Namespace) -> dict[str, str]:

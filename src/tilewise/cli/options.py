@@ -62,6 +62,7 @@ class VerbParser(argparse.ArgumentParser):
         except BadUsage as error:
             self.error(str(error))
         namespace.engine_values = line.values
+        vars(namespace).update(line.values)
         return rest
 
     def format_help(self) -> str:

@@ -40,7 +40,7 @@ a line of the input:
 FLAGS = (
     Flag("input_file", str, "batch", "file with a request a line", short="-i"),
     Flag("output_file", str, "batch", "file with a result a line; if it is there, what it lacks is asked", short="-o"),
-    Flag("keep_order", bool, "batch", "results in the order of the input", False),
+    Flag("keep_order", bool, "batch", "results in the order of the input; else as they come", True),
     Flag(
         "max_in_flight",
         int | None,
@@ -50,16 +50,13 @@ FLAGS = (
     ),
     Flag("retries", int, "batch", "how often a line is asked again when the engine died or failed", Job.retries),
     Flag("retry_failed", bool, "batch", "ask lines again whose result is a failure", False),
+    Flag("enable_metrics", bool, "batch", "let Prometheus read metrics of the run, at --url and --port", False),
+    Flag("url", str, "batch", "address of the metrics, with --enable-metrics", Job.url),
+    Flag("port", int, "batch", "port of the metrics, with --enable-metrics", Job.port),
 )
-TAKEN = {
-    "output_tmp_dir": "results are written to the output as they come",
-    "enable_metrics": "a batch run listens nowhere; a summary ends it",
-    "url": "a batch run listens nowhere",
-}
+TAKEN = {"output_tmp_dir": "results are written to the output as they come"}
 """Flags of vLLM's run-batch that change nothing."""
-_OTHERS = tuple(
-    Flag(name, bool if name == "enable_metrics" else str, "compatibility", why) for name, why in TAKEN.items()
-)
+_OTHERS = tuple(Flag(name, str, "compatibility", why) for name, why in TAKEN.items())
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -97,7 +94,9 @@ def batch_flags() -> list[Flag]:
 
 def read_order(words: Sequence[str]) -> tuple[Job, Settings]:
     """Everything is checked here, so that a mistake costs no loading time."""
-    line = CommandLine.read(words, [*FLAGS, *_OTHERS, *serve_flags()])
+    named = {flag.name for flag in (*FLAGS, *_OTHERS)}
+    others = [flag for flag in serve_flags() if flag.name not in named]
+    line = CommandLine.read(words, [*FLAGS, *_OTHERS, *others])
     own = {flag.name: line.values.pop(flag.name) for flag in FLAGS if flag.name in line.values}
     for flag in FLAGS[:2]:
         if not own.get(flag.name):

@@ -23,6 +23,7 @@ DECIDE = (
     "tokenizer_revision",
     "exif_orientation",
     "max_image_pixels",
+    "max_image_aspect_ratio",
 )
 """Options that can change an answer. The others change when it comes, or whether it can be given at all."""
 _SMALL = 1 << 20

@@ -12,7 +12,7 @@ _ONE_SERVER = "one process serves; start several behind a proxy"
 _NOT_SPOKEN = "OpenAI's API is what is spoken"
 
 SERVER: tuple[Foreign, ...] = (
-    *refused("not yet", _ONE_SERVER, int, api_server_count=1),
+    *taken("built in", _ONE_SERVER, int, "api_server_count"),
     *refused("not yet", "a server without HTTP is for several machines", bool, headless=False),
     *taken("built in", _ONE_SERVER, int, "data_parallel_supervisor_port", "dp_supervisor_probe_failure_threshold"),
     *taken("built in", _ONE_SERVER, float, "dp_supervisor_probe_interval_s", "dp_supervisor_probe_timeout_s"),
@@ -24,7 +24,6 @@ SERVER: tuple[Foreign, ...] = (
     *refused("never", _NO_CODE, str, tool_parser_plugin=""),
     *refused("not yet", "the server calls no tools; it names those that a model wants called", str, tool_server=""),
     *refused("not yet", "certificates are read once, at the start", bool, enable_ssl_refresh=False),
-    *refused("not yet", "there is no /tokenizer_info; /tokenize is there", bool, enable_tokenizer_info_endpoint=False),
     *refused("not yet", "/docs loads its page from the network", bool, enable_offline_docs=False),
     *refused("not yet", "adapters are not loaded: merge them into the checkpoint", _TEXTS, lora_modules=()),
     *refused("never", "a model is asked as it was trained to be; `tilewise inspect MODEL` shows the prompt and "
@@ -42,9 +41,8 @@ SERVER: tuple[Foreign, ...] = (
              reasoning_effort_map={}),
     *refused("not yet", "tokens are texts; return_token_ids of a request has the ids beside them", bool,
              return_tokens_as_token_ids=False),
-    *refused("not yet", "/metrics has the times of requests", bool, enable_per_request_metrics=False),
-    *refused("not yet", "a stream says nothing while it waits: raise the timeout of the proxy", int,
-             sse_keep_alive_interval=0),
+    *taken("built in", "a stream says nothing while it waits: raise the timeout of a proxy in front", int,
+           "sse_keep_alive_interval"),
     *refused("built in", "usage always has them", bool, enable_prompt_tokens_details=(True, False)),
     *taken("built in", "/load always counts running requests", bool, "enable_server_load_tracking"),
     *taken("built in", "answers are logged whole, not piece by piece", bool, "enable_log_deltas"),

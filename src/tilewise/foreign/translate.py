@@ -56,7 +56,7 @@ def translate(options: Mapping[str, Any], known: Collection[str], foreign: Itera
     entries = {entry.name: entry for entry in foreign}
     # One that became an option here is listed for the values that it cannot take.
     _check(values, [entry for entry in entries.values() if entry.accepts or entry.name not in known], found.ignored)
-    _structured(values.get("structured_outputs_config") or {})
+    structured = _structured(values.get("structured_outputs_config") or {})
     frames = _media_io(values.get("media_io_kwargs") or {}, found)
     if values.get("limit_mm_per_prompt"):
         values["limit_mm_per_prompt"], about = counts_of(values["limit_mm_per_prompt"])
@@ -67,7 +67,7 @@ def translate(options: Mapping[str, Any], known: Collection[str], foreign: Itera
     lines, found.warnings = explain_additional(values.get("additional_config") or {})
     found.lines += lines
     plain = {name: _plain(name, value) for name, value in values.items() if name in known or name not in entries}
-    found.options = frames | eager | plain
+    found.options = frames | eager | structured | plain
     return found
 
 
@@ -213,8 +213,11 @@ def _media_io(kwargs: Mapping[str, Any], found: Translated) -> dict[str, Any]:
     return video
 
 
-def _structured(config: Mapping[str, Any]) -> None:
-    """`structured_outputs_config`: which backend is not a question here, and the rest belongs to requests."""
+_STRUCTURED = ("disable_additional_properties", "disable_any_whitespace")
+
+
+def _structured(config: Mapping[str, Any]) -> dict[str, Any]:
+    """`structured_outputs_config` as far as there is an option for it; which backend is not a question here."""
     backend = config.get("backend", "auto")
     if backend not in _BACKENDS:
         hint = did_you_mean(str(backend), _BACKENDS)
@@ -222,8 +225,9 @@ def _structured(config: Mapping[str, Any]) -> None:
             f"structured_outputs_config: backend must be one of {', '.join(_BACKENDS)}, got {backend!r}.{hint}"
         )
     for key, value in config.items():
-        if key != "backend" and value not in (None, False, ""):
+        if key not in ("backend", *_STRUCTURED) and value not in (None, False, ""):
             raise InvalidConfig(
                 f"structured_outputs_config: {key} cannot be set for all requests: put it into structured_outputs of a "
                 f"request.{did_you_mean(key, ('backend',))}"
             )
+    return {key: value for key, value in config.items() if key in _STRUCTURED and value is not None}

@@ -9,42 +9,41 @@ from __future__ import annotations
 
 import io
 import re
-import struct
 import threading
 import warnings
-import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from tilewise.errors import InvalidMedia, InvalidRequest, UnknownOption
+from tilewise.errors import InvalidConfig, InvalidMedia, InvalidRequest, UnknownOption
+from tilewise.extras import need
+from tilewise.inputs.file_kind import is_heic, kind_of
+from tilewise.inputs.orientation import DAMAGE, upright
 from tilewise.resize import Resize, by_pillow
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from tilewise.config import EngineConfig
     from tilewise.inputs.media_budget import MediaBudget
     from tilewise.types import Grid
 
 Colour = tuple[int, int, int]
 
 # Formats whose frames are moments or pages. (MPO, a phone's format, keeps a depth map as second frame.)
-_SEVERAL_FRAMES = {"GIF", "PNG", "WEBP", "TIFF", "AVIF"}
+_SEVERAL_FRAMES = {"GIF", "PNG", "WEBP", "TIFF", "AVIF", "HEIF"}
 # Everything else that Pillow knows is rare or dangerous (PostScript starts an interpreter).
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "TGA")
+_FORMATS_READ = "Formats that are read: JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF, HEIC, JPEG 2000, PPM, ICO, TGA."
 _START_OF_SCAN = b"\xff\xda"
 _MAX_SCANS = 100  # cameras and web sites write about ten
 _OBJECT = re.compile(r"'?<[^<>]*>'?|\b0x[0-9a-fA-F]{5,}\b")
+_ERRNO = re.compile(r"\[Errno -?\d+\] *")
 _OPENING = threading.Lock()  # filters of warnings belong to the process; opening reads a header
-# What Pillow's decoders raise on damaged files.
-DAMAGE = (
-    *(OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError),
-    *(OverflowError, RuntimeError, struct.error, zlib.error),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,19 +98,31 @@ _OVERRIDES: dict[str, tuple[str, type]] = {
 
 @dataclass(frozen=True, slots=True)
 class LimitedPicture:
-    """A picture that is cut into no more than so many tiles, whatever others of its request are."""
+    """A picture that is cut in its own way, whatever others of its request are."""
 
     image: Image.Image
-    max_tiles: int
+    max_tiles: int | None = None
+    """No more than so many tiles; None = as many as others."""
+    options: tuple[tuple[str, int], ...] = ()
+    """Of `mm_processor_kwargs`, for this picture alone."""
+
+    def tiling(self, usual: Tiling) -> Tiling:
+        own = usual.override(dict(self.options))
+        return own if self.max_tiles is None else own.at_most(self.max_tiles)
 
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
-    """What a picture may be. The defaults stop decompression bombs and pictures in which nothing can be seen."""
+    """What a picture may be. The defaults stop decompression bombs; thin pictures are resized as the reference does."""
 
     max_pixels: int = 89_478_485  # Pillow's own warning level: 1 GiB of RGBA, a quarter of it
-    min_side: int = 2
-    max_aspect: int = 100
+    max_aspect: float | None = None
+    """The longer side over the shorter one; None = no limit."""
+    max_side: int = 2**18  # resizing keeps 32 bytes of coefficients for each pixel of a side
+
+    @classmethod
+    def of(cls, config: EngineConfig) -> ImageLimits:
+        return cls(config.max_image_pixels, config.max_image_aspect_ratio)
 
 
 def open_image(
@@ -119,33 +130,60 @@ def open_image(
 ) -> Image.Image:
     """Decode a picture from bytes or from a local path, checking `limits` before any pixel is decoded.
 
-    Raises InvalidMedia for what is not a picture, is cut short, is too large or too thin, or has several frames, and
-    for what is more than its request has left. `name` is what errors call it.
+    Of an animation or of several pages this is the first frame (`further_frames` tells). Raises InvalidMedia for what
+    is not a picture, is cut short or too large, and for what is more than its request has left. `name` is what errors
+    call it.
     """
     name = name or ("the picture" if isinstance(data, bytes) else f"{data}")
+    content = b""
     try:
         content = data if isinstance(data, bytes) else Path(data).read_bytes()
-        with _OPENING, warnings.catch_warnings():
-            # Pillow warns from its own limit on; ours has the say. At twice that Pillow refuses, whatever we allow.
-            # What it warns of besides, it mends.
-            warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(content), formats=_FORMATS)
-        check_image(image, limits, name)
+        image = _open_heic(content, name) if is_heic(content) else _open_header(content)
+        check_size(image.size, limits, name)
         _check_scans(image, content, name)
         if budget is not None:
             budget.take_decoded(decoded_bytes(image))
         image.load()
+        check_size(image.size, limits, name)  # HEIC may come out in another size than its header said
     except FileNotFoundError:
         raise InvalidMedia(f"{name}: no such file.") from None
     except UnidentifiedImageError:
-        raise InvalidMedia(f"{name} is not a picture that can be read{_sniff(content)}.") from None
+        raise InvalidMedia(f"{name} {_no_picture(content)}") from None
     except Image.DecompressionBombError as error:
         raise InvalidMedia(f"{name}: {error} Limit: {limits.max_pixels} pixels; scale it down.") from None
     except DAMAGE as error:
         if isinstance(error, InvalidMedia):
             raise
+        kind = kind_of(content)
+        if kind is not None and kind.family != "picture":  # a format without a signature of its own has taken it
+            raise InvalidMedia(f"{name} {_no_picture(content)}") from None
         raise InvalidMedia(f"{name} is damaged or cut short ({reason(error)}); send the whole file again.") from None
     return image
+
+
+def _open_header(content: bytes) -> Image.Image:
+    with _OPENING, warnings.catch_warnings():
+        # Pillow warns from its own limit on; ours has the say. At twice that Pillow refuses, whatever we allow.
+        # What it warns of besides, it mends.
+        warnings.simplefilter("ignore")
+        return Image.open(io.BytesIO(content), formats=_FORMATS)
+
+
+def _open_heic(content: bytes, name: str) -> Image.Image:
+    """By the library's class itself: to register it would change what Pillow reads elsewhere in this process."""
+    try:
+        need("pillow_heif", "heic", f"{name} is a HEIC picture. To read one")
+    except InvalidConfig as error:
+        raise InvalidMedia(f"{error} Or send it as JPEG.") from None
+    from pillow_heif import HeifImageFile
+
+    image: Image.Image = HeifImageFile(io.BytesIO(content))  # type: ignore[no-untyped-call]
+    return image
+
+
+def further_frames(image: Image.Image) -> bool:
+    """Whether a picture is the first of several frames or pages. They are not counted: they would have to be walked."""
+    return image.format in _SEVERAL_FRAMES and bool(getattr(image, "is_animated", False))
 
 
 def decoded_bytes(image: Image.Image) -> int:
@@ -155,17 +193,9 @@ def decoded_bytes(image: Image.Image) -> int:
 
 def reason(error: Exception) -> str:
     """A library's words without its objects: `<_io.BytesIO object at 0x7f...>` tells where things are in memory."""
-    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    words = getattr(error, "strerror", None) or _ERRNO.sub("", str(error))
     words = _OBJECT.sub("it", words).strip()
     return words[:200] or type(error).__name__
-
-
-def check_image(image: Image.Image, limits: ImageLimits, name: str = "the picture") -> None:
-    """Raise InvalidMedia unless the picture's size and frame count are within `limits`."""
-    check_size(image.size, limits, name)
-    # Whether there is a second frame, and not how many: they would have to be walked.
-    if image.format in _SEVERAL_FRAMES and getattr(image, "is_animated", False):
-        raise InvalidMedia(f"{name} has several frames, a picture has one: send it as a video, or send one frame.")
 
 
 def _check_scans(image: Image.Image, content: bytes, name: str) -> None:
@@ -182,27 +212,36 @@ def check_size(size: tuple[int, int], limits: ImageLimits, name: str = "the pict
             f"{name} has {width}x{height} = {width * height} pixels, the limit is {limits.max_pixels}: "
             "scale it down, or raise max_image_pixels."
         )
-    if min(width, height) < limits.min_side:
-        raise InvalidMedia(f"{name} is {width}x{height}: each side needs at least {limits.min_side} pixels.")
-    if max(width, height) > limits.max_aspect * min(width, height):
+    if min(width, height) < 1:
+        raise InvalidMedia(f"{name} is {width}x{height}: each side needs at least one pixel.")
+    if max(width, height) > limits.max_side:
         raise InvalidMedia(
-            f"{name} is {width}x{height}: its sides differ by more than {limits.max_aspect}:1; cut it into pieces."
+            f"{name} is {width}x{height}, the limit of a side is {limits.max_side} pixels: cut it into pieces."
+        )
+    aspect = max(width, height) / min(width, height)
+    if limits.max_aspect is not None and aspect > limits.max_aspect:
+        raise InvalidMedia(
+            f"{name} is {width}x{height}: its sides differ by more than {limits.max_aspect:g}:1, the limit; cut it "
+            "into pieces, or raise max_image_aspect_ratio."
         )
 
 
-def _sniff(content: bytes) -> str:
-    """A hint for the commonest mistake: the address of a web page instead of that of the picture on it."""
-    head = content[:256]
-    return " (it is an HTML page: use the address of the file itself)" if b"<html" in head.lower() else ""
+def _no_picture(content: bytes) -> str:
+    kind = kind_of(content)
+    if kind is None:
+        return f"is not a picture that can be read. {_FORMATS_READ}"
+    if kind.family == "video":
+        return f"is not a picture that can be read (it is {kind.name}): send it as a video_url."
+    return f"is not a picture that can be read (it is {kind.name}). {_FORMATS_READ}"
 
 
-def to_rgb(image: Image.Image, exif_orientation: bool = False) -> Image.Image:
+def to_rgb(image: Image.Image, exif_orientation: bool = True) -> Image.Image:
     """Any Pillow mode to RGB: transparency over white, 16-bit and float grey scaled to 8 bits.
 
-    `exif_orientation` turns the picture as its camera says. OpenGVLab's inference does not, hence the default.
+    `exif_orientation` turns the picture as its camera says, as browsers show it. OpenGVLab's inference does not.
     """
     if exif_orientation:
-        image = ImageOps.exif_transpose(image)
+        image = upright(image)
     if image.mode == "La":
         image = image.convert("LA")
     if image.has_transparency_data:

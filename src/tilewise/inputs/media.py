@@ -7,21 +7,27 @@ Local files are read only below `allowed_local_media_path`. `inputs/web/` does w
 
 from __future__ import annotations
 
-import base64
+import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 from tilewise.errors import InvalidMedia
+from tilewise.inputs.data_url import DataUrl, decode_base64
 from tilewise.inputs.media_budget import Deadline, MediaBudget
 from tilewise.inputs.media_limits import MediaLimits
 from tilewise.inputs.web.address import MAX_URL, short
 from tilewise.inputs.web.download import Download, check_size
+from tilewise.inputs.web.hosts import AllowedHosts
+from tilewise.inputs.web.proxy import Proxies
 
 Kind = Literal["image", "video"]
-_FRAME_LIST = "data:video/jpeg;base64,"
-"""Behind it comes a list of frames: `<picture>,<picture>,...`"""
+_FRAME_LIST = "video/jpeg"
+"""Type of a data URL that holds a list of frames: `<picture>,<picture>,...`"""
+_BUCKETS = ("s3", "s3a", "s3n", "gs", "gcs", "az", "abfs", "abfss", "wasb", "wasbs", "oss", "cos", "obs", "hdfs", "hf")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,19}):")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +48,12 @@ class MediaAccess:
 
     allowed_local_media_path: Path | None = None
     allowed_media_domains: tuple[str, ...] | None = None
-    """Exact host names; None = any public host."""
+    """Host names, addresses and networks, as `AllowedHosts` reads them; None = any public host."""
     allow_private_addresses: bool = False
     max_redirects: int = 3
     limits: MediaLimits = field(default_factory=MediaLimits)
+    proxies: Proxies | None = None
+    """None = those that the environment names."""
 
     def fetch(self, url: str, kind: Kind = "image", budget: MediaBudget | None = None) -> bytes:
         """The bytes behind a URL. Raises InvalidMedia for what is refused, missing, too large or too slow.
@@ -54,55 +62,39 @@ class MediaAccess:
         """
         budget = budget or MediaBudget(self.limits)
         budget.check()
-        # Not by urllib, which remembers what it has taken apart: data URLs are whole files.
-        scheme = url[:6].partition(":")[0].lower() if ":" in url[:6] else ""
+        url = url.strip()
+        scheme = _scheme(url)
         if scheme in ("http", "https"):
             return self._download(url, kind, budget)
         if scheme == "data":
-            return self._decode_data_url(url, budget)
+            return DataUrl.of(url).decode(budget)
         if scheme == "file":
             return self._read_local(url, budget)
-        raise InvalidMedia(f"{short(url)}: The URL must be either a HTTP, data or file URL.")
+        raise InvalidMedia(f"{short(url)}: The URL must be either a HTTP, data or file URL{_instead_of(scheme, url)}.")
 
     def fetch_files(self, url: str, kind: Kind, budget: MediaBudget) -> MediaFiles:
         """As `fetch`, for videos that may be lists of frames as well."""
-        if kind == "video" and url[: len(_FRAME_LIST)].lower() == _FRAME_LIST:
-            return MediaFiles(self._frame_list(url, budget), is_list=True)
+        if kind == "video" and _scheme(url) == "data":
+            data = DataUrl.of(url.strip())
+            if data.media_type == _FRAME_LIST and data.is_base64:
+                return MediaFiles(_listed_frames(data.body, budget), is_list=True)
         return MediaFiles((self.fetch(url, kind, budget),))
-
-    def _frame_list(self, url: str, budget: MediaBudget) -> tuple[bytes, ...]:
-        """Raises InvalidMedia if there are too many, before any is decoded."""
-        head, _, body = url.partition(",")
-        count, most = body.count(",") + 1, budget.limits.chosen_frames
-        if count > most:
-            raise InvalidMedia(
-                f"A video has {count} frames, the limit is {most} "
-                f"({MediaLimits.variable('chosen_frames')}): send fewer."
-            )
-        return tuple(self._decode_data_url(f"{head},{frame}", budget) for frame in body.split(","))
 
     def _download(self, url: str, kind: Kind, budget: MediaBudget) -> bytes:
         limit = "image_seconds" if kind == "image" else "video_seconds"
         deadline = Deadline(budget, limit, f"Fetching {short(url)}", "use a faster host or a smaller file")
-        download = Download(self.allowed_media_domains, self.allow_private_addresses, self.max_redirects)
+        proxies = Proxies.of(os.environ) if self.proxies is None else self.proxies
+        hosts = AllowedHosts.of(self.allowed_media_domains)
+        download = Download(hosts, self.allow_private_addresses, self.max_redirects, proxies)
         return download.fetch(url, budget, deadline)
-
-    def _decode_data_url(self, url: str, budget: MediaBudget) -> bytes:
-        head, _, body = url.partition(",")
-        if not head.endswith(";base64"):
-            raise InvalidMedia("Only base64 data URLs are supported for now.")
-        size = len(body) * 3 // 4
-        check_size("the data URL", size, budget.limits.file_bytes)
-        budget.take_bytes(size)
-        try:
-            return base64.b64decode(body, validate=True)
-        except ValueError as error:
-            raise InvalidMedia(f"{short(url)}: not valid base64 ({error}).") from None
 
     def _read_local(self, url: str, budget: MediaBudget) -> bytes:
         root = self.allowed_local_media_path
         if root is None:
-            raise InvalidMedia("Cannot load local files without `--allowed-local-media-path`.")
+            raise InvalidMedia(
+                "Cannot load local files without `--allowed-local-media-path`: name the folder there, or send the "
+                "file as a data URL."
+            )
         path = Path(_local_path(url))
         # Resolve before asking whether the file exists: what lies outside stays unknown.
         try:
@@ -122,6 +114,35 @@ class MediaAccess:
             return resolved.read_bytes()
         except OSError as error:
             raise InvalidMedia(f"{short(str(path))!r} cannot be read ({error.strerror}).") from None
+
+
+def _scheme(url: str) -> str:
+    """Not by urllib, which remembers what it has taken apart: data URLs are whole files."""
+    found = _SCHEME.match(url.lstrip()[:21])
+    return found[1].lower() if found else ""
+
+
+def _instead_of(scheme: str, url: str) -> str:
+    """What to send in place of an address that is not fetched here."""
+    if scheme in _BUCKETS:
+        return f"; {scheme}:// names an object that only its owner's credentials open: send a presigned https URL of it"
+    if scheme in ("ftp", "ftps", "sftp"):
+        return f"; {scheme}:// is not fetched: put the file behind http or https, or send it as a data URL"
+    if scheme == "blob":
+        return "; blob: means something in one browser alone: send the file as a data URL"
+    if not scheme and len(url) > 200:
+        return "; this may be the base64 of a file: put data:image/png;base64, before it"
+    return "" if scheme else "; this has no scheme: put https:// or file:// before it"
+
+
+def _listed_frames(body: str, budget: MediaBudget) -> tuple[bytes, ...]:
+    """Raises InvalidMedia if there are too many, before any is decoded."""
+    count, most = body.count(",") + 1, budget.limits.chosen_frames
+    if count > most:
+        raise InvalidMedia(
+            f"A video has {count} frames, the limit is {most} ({MediaLimits.variable('chosen_frames')}): send fewer."
+        )
+    return tuple(decode_base64(frame, budget) for frame in body.split(","))
 
 
 def _local_path(url: str) -> str:

@@ -6,11 +6,15 @@ The name of an entry is a digest of all that its tiles depend on. Several thread
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tilewise.amounts import GIB, in_bytes
+from tilewise.host.memory import available_memory
+from tilewise.inputs.orientation import orientation
 from tilewise.types import Grid, Tile
 
 if TYPE_CHECKING:
@@ -18,7 +22,8 @@ if TYPE_CHECKING:
 
     from tilewise.inputs.images import Tiling
 
-_ORIENTATION = 0x0112  # Exif
+logger = logging.getLogger("tilewise")
+_DEFAULT = 4 * GIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,17 @@ class CacheCounts:
 
 class MediaCache:
     """The most recently used pictures, up to so many bytes of tiles; 0 = none, and nothing is asked."""
+
+    @classmethod
+    def of(cls, gigabytes: float | None) -> MediaCache:
+        """Up to so many GiB; None = 4, or a quarter of what this machine or its container has free now, if less."""
+        if gigabytes is not None:
+            return cls(int(gigabytes * GIB))
+        free = available_memory().free
+        bound = min(_DEFAULT, free // 4)
+        why = "4 GiB" if bound == _DEFAULT else f"a quarter of the {in_bytes(free)} that are free"
+        logger.info("pictures already cut: kept in up to %s (%s; mm_processor_cache_gb sets it)", in_bytes(bound), why)
+        return cls(bound)
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
@@ -94,9 +110,9 @@ class MediaCache:
 
 def picture_digest(image: Image.Image, tiling: Tiling, exif_orientation: bool) -> bytes:
     """32 bytes of BLAKE2b over a loaded picture, mode and palette included, and over how it will be cut."""
-    orientation = image.getexif().get(_ORIENTATION) if exif_orientation else None
+    turn = orientation(image) if exif_orientation else None
     palette = bytes(image.getpalette(None) or ()) if image.palette else b""
-    how = (image.mode, image.size, image.info.get("transparency"), orientation, palette, tiling)
+    how = (image.mode, image.size, image.info.get("transparency"), turn, palette, tiling)
     digest = hashlib.blake2b(repr(how).encode(), digest_size=32)
     digest.update(image.tobytes())
     return digest.digest()

@@ -11,6 +11,8 @@ from typing import Any
 from tilewise.errors import InvalidConfig
 
 MAX_FRAMES = 512
+ALL_FRAMES = -1
+"""As `num_frames`: every frame of a video, up to what is allowed."""
 _MIB = 2**20
 
 

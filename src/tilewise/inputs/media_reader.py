@@ -10,11 +10,14 @@ from pathlib import Path
 from PIL import Image
 
 from tilewise.errors import InvalidRequest
-from tilewise.inputs.images import Colour, ImageLimits, LimitedPicture, flatten, open_image
+from tilewise.ignored import Ignored
+from tilewise.inputs.images import Colour, ImageLimits, LimitedPicture, flatten, further_frames, open_image
 from tilewise.inputs.media import Kind, MediaAccess, MediaFiles
 from tilewise.inputs.media_budget import MediaBudget
 from tilewise.inputs.media_handles import DecodedMedia, KeptMedia, MediaHandles
 from tilewise.inputs.media_io import MediaOptions
+from tilewise.inputs.media_limits import ALL_FRAMES
+from tilewise.inputs.orientation import upright
 from tilewise.inputs.video import FrameChoice, read_video
 from tilewise.inputs.web.address import short
 from tilewise.timing import Stopwatch
@@ -22,6 +25,8 @@ from tilewise.types import Detail
 
 LOCAL = ""
 """The scope of a program's own requests."""
+LEFT_OUT = frozenset({"further_frames", "damaged_frames"})
+"""What `MediaReader.ignored` may name."""
 Media = Image.Image | LimitedPicture | list[Image.Image]
 """A picture, or the chosen frames of a video."""
 
@@ -34,12 +39,14 @@ class MediaPart:
     kind: Kind
     uuid: str | None = None
     detail: Detail | None = None
+    options: tuple[tuple[str, int], ...] = ()
+    """`max_dynamic_patch` and `min_dynamic_patch` of this picture alone."""
 
 
 @dataclass(frozen=True)
 class MediaReader:
     """`limits` are pictures and videos a prompt (`limit_mm_per_prompt`). One reader serves all requests; `timed` gives
-    each its own, with the last four fields."""
+    each its own, with the last six fields."""
 
     access: MediaAccess = field(default_factory=MediaAccess)
     image_limits: ImageLimits = field(default_factory=ImageLimits)
@@ -49,6 +56,8 @@ class MediaReader:
     """Media that were sent with a `uuid`."""
     detail_tiles: Mapping[Detail, int] | None = None
     """Most tiles of a picture whose part asks for this `detail`; None = it has no effect, as in vLLM."""
+    exif_orientation: bool = True
+    """Pictures are turned as their camera says, videos as their display matrix says."""
     watch: Stopwatch = field(default_factory=Stopwatch)
     """Told what reading takes, and what it comes to."""
     budget: MediaBudget = field(default_factory=MediaBudget)
@@ -56,6 +65,10 @@ class MediaReader:
     """Behind pictures with transparency; None = white."""
     scope: str | None = None
     """Whose media a `uuid` names: a key's or a salt's. None = nobody's, so nothing is kept or found."""
+    listed: FrameChoice = FrameChoice(ALL_FRAMES)
+    """Which frames of a video that came as a list of them: all that were listed, unless the request itself says."""
+    ignored: Ignored = field(default_factory=Ignored)
+    """Told what of the media was left out."""
 
     def timed(
         self,
@@ -63,6 +76,7 @@ class MediaReader:
         *,
         cancelled: threading.Event | None = None,
         scope: str | None = None,
+        ignored: Ignored | None = None,
     ) -> MediaReader:
         """For one request; `budget.cancel`, or `cancelled`, ends whatever it is reading."""
         return replace(
@@ -72,6 +86,8 @@ class MediaReader:
             budget=MediaBudget(self.access.limits, cancelled),
             background=options.background,
             scope=scope,
+            listed=options.frames(self.listed) if options.num_frames is not None else self.listed,
+            ignored=Ignored() if ignored is None else ignored,
         )
 
     def check_count(self, kind: str, count: int) -> None:
@@ -84,7 +100,7 @@ class MediaReader:
         image = files.images[0] if isinstance(files, DecodedMedia) else self.open_image(files.files[0], _name(part))
         self._remember(part, files)
         most = (self.detail_tiles or {}).get(part.detail or "auto")
-        return image if most is None else LimitedPicture(image, most)
+        return image if most is None and not part.options else LimitedPicture(image, most, part.options)
 
     def video(self, part: MediaPart) -> list[Image.Image]:
         files = self._files(part)
@@ -111,6 +127,13 @@ class MediaReader:
         """Under a name, for later requests; copies, so that nobody changes them."""
         self.handles.keep(self.scope, kind, uuid, DecodedMedia(tuple(image.copy() for image in images)))
 
+    def given(self, image: Image.Image) -> Image.Image:
+        """A picture that is open: of several frames it is the one that it stands at, which is the first unless a
+        program has chosen another."""
+        if further_frames(image):
+            self.ignored.add("further_frames", "a picture is its first frame or page; send a video for more of them")
+        return image
+
     def open_image(self, data: bytes | Path, name: str = "") -> Image.Image:
         with self.watch.decoding():
             image = self._open(data, name)
@@ -118,17 +141,22 @@ class MediaReader:
         return image
 
     def _open(self, data: bytes | Path, name: str = "") -> Image.Image:
-        image = open_image(data, self.image_limits, self.budget, name)
-        return flatten(image, self.background) if self.background and image.has_transparency_data else image
+        image = self.given(open_image(data, self.image_limits, self.budget, name))
+        if self.background and image.has_transparency_data:
+            # What is flattened has no note of its camera any more.
+            return flatten(upright(image) if self.exif_orientation else image, self.background)
+        return image
 
     def read_video(self, data: bytes | Path, name: str = "") -> list[Image.Image]:
         with self.watch.decoding():
-            frames = read_video(data, self.frames, self.image_limits, self.budget, name)
+            frames = read_video(
+                data, self.frames, self.image_limits, self.budget, name, self.exif_orientation, self.ignored
+            )
         self.watch.count(videos=1, frames=len(frames))
         return frames
 
     def _read_list(self, files: MediaFiles) -> list[Image.Image]:
-        chosen = self.frames.indices(len(files.files))
+        chosen = self.listed.indices(len(files.files))
         with self.watch.decoding():
             frames = [self._open(files.files[index], f"frame {index + 1} of the video") for index in chosen]
         self.watch.count(videos=1, frames=len(frames))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tilewise.amounts import GIB
 from tilewise.config import EngineConfig
 from tilewise.inputs.chat_tokenizer import ChatTokenizer
 from tilewise.inputs.draft import find_draft
@@ -41,6 +40,6 @@ class ModelInputs:
 
     def preparer(self, resolved: Resolved) -> Preparer:
         """Makes requests for an engine that has decided on its limits; pictures that it cut are in its `cache`."""
-        cache, resize = MediaCache(int(self.config.mm_processor_cache_gb * GIB)), resizer(resolved.resize_kernels)
+        cache, resize = MediaCache.of(self.config.mm_processor_cache_gb), resizer(resolved.resize_kernels)
         context, options = resolved.limits.max_model_len, InputOptions.of(self.config)
         return Preparer(self.spec, self.tokenizer, context, options, cache, resize)

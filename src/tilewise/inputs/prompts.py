@@ -106,7 +106,8 @@ def _read(prompt: Any, reader: MediaReader, ignored: Ignored) -> list[Prompt]:
         raise InvalidRequest(f"A prompt must be a text, token ids or a dict, got {type(prompt).__name__}.")
     _check_keys(prompt, _KEYS, FOREIGN_KEYS, "A prompt dict", ignored)
     arrival = time.monotonic()
-    reader = reader.timed(MediaOptions.of(prompt.get("media_io_kwargs")), scope=LOCAL)
+    options = MediaOptions.of(prompt.get("media_io_kwargs"), ignored=ignored)
+    reader = reader.timed(options, scope=LOCAL, ignored=ignored)
     media = _read_media(_mapping(prompt, "multi_modal_data"), _mapping(prompt, "multi_modal_uuids"), reader, ignored)
     processor = _mapping(prompt, "mm_processor_kwargs")
     salt = prompt.get("cache_salt")
@@ -233,7 +234,7 @@ def _videos(value: Any, ignored: Ignored) -> list[Any]:
 
 def _picture(item: Any, reader: MediaReader) -> Image.Image:
     if isinstance(item, Image.Image):
-        return item
+        return reader.given(item)
     if is_array(item):
         return to_picture(item)
     if isinstance(item, (str, Path)):

@@ -12,6 +12,7 @@ from tilewise.errors import InvalidRequest, UnknownOption
 from tilewise.ignored import Ignored
 from tilewise.inputs.chat import read_messages
 from tilewise.inputs.chat_tokenizer import check_template, ending_of, thinking_of, tool_texts
+from tilewise.inputs.grammar import name_unenforced
 from tilewise.inputs.media_reader import LOCAL, MediaReader
 from tilewise.inputs.prepare import Preparer
 from tilewise.inputs.prompts import read_prompts
@@ -101,6 +102,7 @@ class RequestBuilder:
             kwargs = {**(processor or {}), **item.processor}
             request = self.preparer.prompt(item.prompt, item.media, params, processor=kwargs)
             request = request.with_(cache_salt=item.cache_salt, prompt=request.prompt or item.text)
+            name_unenforced(request, ignored)
             requests.append(_came(request, item.arrival, item.reading))
         return requests
 
@@ -110,7 +112,7 @@ class RequestBuilder:
         """Raises InvalidRequest, TooLong among them."""
         check_template(options.chat_template)
         arrival = time.monotonic()  # before media are fetched and decoded: waiting for them is waiting too
-        reader = self.reader.timed(scope=LOCAL)
+        reader = self.reader.timed(scope=LOCAL, ignored=ignored)
         parsed, media = read_messages(messages, reader)
         request = self.preparer.chat(
             parsed,
@@ -121,6 +123,7 @@ class RequestBuilder:
             tools=tool_texts(options.tools),
             ending=ending_of(options.add_generation_prompt, options.continue_final_message),
         )
+        name_unenforced(request, ignored)
         return _came(request, arrival, reader.watch.timing)
 
     def prioritised(self, requests: list[Request], priority: int | Sequence[int] | None) -> list[Request]:

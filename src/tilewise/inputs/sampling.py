@@ -21,7 +21,8 @@ MAX_BAD_WORD_TOKENS = 1024
 def check_sampling(sampling: SamplingParams, tokenizer: Tokenizer, max_logprobs: int) -> None:
     """Raises InvalidRequest for ids beyond the vocabulary, and for more log-probabilities than the engine gives."""
     for kind, count in (("sample", sampling.logprobs), ("prompt", sampling.prompt_logprobs)):
-        if count is not None and max_logprobs >= 0 and not 0 <= count <= max_logprobs:
+        most = tokenizer.vocab_size if count is not None and count < 0 else count
+        if count is not None and most is not None and 0 <= max_logprobs < most:
             raise InvalidRequest(
                 f"Requested {kind} logprobs of {'all' if count < 0 else count}, which is greater than max allowed: "
                 f"{max_logprobs}. Ask for fewer, or start the engine with a larger max_logprobs (-1 = no limit)."

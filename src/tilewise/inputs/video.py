@@ -16,9 +16,12 @@ import av
 from PIL import Image
 
 from tilewise.errors import InvalidMedia, InvalidRequest
-from tilewise.inputs.images import DAMAGE, ImageLimits, check_size, reason
+from tilewise.ignored import Ignored
+from tilewise.inputs.file_kind import kind_of
+from tilewise.inputs.images import ImageLimits, check_size
 from tilewise.inputs.media_budget import Deadline, MediaBudget
-from tilewise.inputs.media_limits import MAX_FRAMES, MediaLimits
+from tilewise.inputs.media_limits import ALL_FRAMES, MAX_FRAMES, MediaLimits
+from tilewise.inputs.orientation import DAMAGE, upright_frame
 
 # Playlists (concat, hls, dash, sdp) are formats too, which open other files and hosts: none of them here.
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,gif,ogg,asf"
@@ -27,19 +30,23 @@ _CODECS = (
     "h264,hevc,libdav1d,av1,libvpx,libvpx-vp9,vp8,vp9,mpeg4,mpeg1video,mpeg2video,mjpeg,h263,msmpeg4,msmpeg4v1,"
     "msmpeg4v2,wmv1,wmv2,wmv3,vc1,flv,theora,prores,dvvideo,gif,png,rawvideo"
 )
+_CONTAINERS_READ = "Videos that are read: MP4, QuickTime, Matroska, WebM, AVI, MPEG, ASF, FLV, Ogg, GIF."
 _ALLOWED = {"format_whitelist": _FORMATS, "codec_whitelist": _CODECS}
 
 
 @dataclass(frozen=True, slots=True)
 class FrameChoice:
-    """How many frames: `num_frames` spread evenly, or `fps` a second of film with `num_frames` as the cap."""
+    """How many frames: `num_frames` spread evenly, or `fps` a second of film with `num_frames` as the cap.
+
+    `num_frames` -1 is all frames, or no cap; what the server allows is the limit still.
+    """
 
     num_frames: int = 32
     fps: float | None = None
 
     def __post_init__(self) -> None:
-        if not 1 <= self.num_frames <= MAX_FRAMES:
-            raise InvalidRequest(f"num_frames={self.num_frames} must be from 1 to {MAX_FRAMES}.")
+        if self.num_frames != ALL_FRAMES and not 1 <= self.num_frames <= MAX_FRAMES:
+            raise InvalidRequest(f"num_frames={self.num_frames} must be from 1 to {MAX_FRAMES}, or -1 for all frames.")
         if self.fps is not None and not self.fps > 0:
             raise InvalidRequest(f"fps={self.fps} must be above 0.")
 
@@ -48,7 +55,7 @@ class FrameChoice:
 
         Source: `get_index` of the InternVL model cards: the middle of each of n equal segments.
         """
-        wanted = self.num_frames
+        wanted = total if self.num_frames == ALL_FRAMES else self.num_frames
         if self.fps is not None and seconds:
             wanted = min(wanted, max(1, round(seconds * self.fps)))
         if wanted >= total:  # segments shorter than a frame would name some twice and others never
@@ -63,28 +70,81 @@ def read_video(
     limits: ImageLimits = ImageLimits(),
     budget: MediaBudget | None = None,
     name: str = "",
+    upright: bool = True,
+    ignored: Ignored | None = None,
 ) -> list[Image.Image]:
-    """Decode the chosen frames of a video as RGB pictures.
+    """Decode the chosen frames of a video as RGB pictures, turned as its display matrix says if `upright`.
 
-    The container's frame count is not believed: packets are counted, and a file that is cut short gives the frames
-    that can be decoded. Raises InvalidMedia when there is no frame at all, or more of anything than is allowed.
+    The container's frame count is not believed: packets are counted. A file that is cut short or damaged gives the
+    frames that can be decoded, and `ignored` is told of the others. Raises InvalidMedia when there is no frame at all,
+    or more of anything than is allowed.
     """
     name = name or ("the video" if isinstance(data, bytes) else f"{data}")
     budget = budget or MediaBudget()
     deadline = Deadline(budget, "decode_seconds", f"Decoding {name}", "send a shorter or a smaller video")
-    film = _Film(data, name, limits, budget, deadline)
+    film = _Film(data, name, limits, budget, deadline, upright)
     try:
-        total, seconds = film.measure()
-        frames = film.frames(choice.indices(total, seconds)) if total else []
+        total, seconds, whole = film.measure()
+        chosen = _choose(choice, total, seconds, film) if total else []
+        frames = film.frames(chosen) if chosen else []
     except FileNotFoundError:
         raise InvalidMedia(f"{name}: no such file.") from None
     except (av.FFmpegError, *DAMAGE) as error:
         if isinstance(error, InvalidMedia):
             raise
-        raise InvalidMedia(f"{name} is not a video that can be read ({reason(error)}).") from None
+        raise InvalidMedia(f"{name} {_no_video(_content(data))}") from None
     if not frames:
         raise InvalidMedia(f"{name} has no frame that can be decoded; send the whole file.")
+    if ignored is not None and (len(frames) < len(chosen) or not whole):
+        ignored.add("damaged_frames", "a video is damaged or cut short, and the frames that can be decoded were taken")
     return frames
+
+
+def _choose(choice: FrameChoice, total: int, seconds: float | None, film: _Film) -> list[int]:
+    indices, most = choice.indices(total, seconds), film.budget.limits.chosen_frames
+    if len(indices) > most:
+        raise InvalidMedia(
+            f"{film.name} has {total} frames, {len(indices)} of them are asked for and the limit is {most} "
+            f"({MediaLimits.variable('chosen_frames')}): ask for num_frames={most}, or send a part of it."
+        )
+    return indices
+
+
+def _content(data: bytes | str | Path) -> bytes:
+    if isinstance(data, bytes):
+        return data
+    try:
+        return Path(data).read_bytes()
+    except OSError:
+        return b""
+
+
+def _no_video(content: bytes) -> str:
+    """Why a file that FFmpeg does not open is not read."""
+    kind = kind_of(content)
+    if kind is not None and kind.family == "video":
+        return f"is {kind.name} that is damaged or cut off{_missing_index(content)}: send the whole file."
+    if kind is not None and kind.family == "picture":
+        return f"is not a video that can be read (it is {kind.name}): send it as an image_url."
+    what = f" (it is {kind.name})" if kind else ""
+    return f"is not a video that can be read{what}. {_CONTAINERS_READ}"
+
+
+def _missing_index(content: bytes) -> str:
+    """MP4 and QuickTime keep what is where in a box that recorders write last."""
+    if content[4:8] != b"ftyp":
+        return ""
+    place, boxes = 0, 0
+    while place + 8 <= len(content) and boxes < 1000:
+        size, name = int.from_bytes(content[place : place + 4], "big"), content[place + 4 : place + 8]
+        if size == 1:  # the size follows in 64 bits
+            size = int.from_bytes(content[place + 8 : place + 16], "big")
+        if name == b"moov":
+            return ", its index (the moov box) with it" if place + size > len(content) else ""
+        if size < 8:
+            break
+        place, boxes = place + size, boxes + 1
+    return " before its index (the moov box), without which no frame is found"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +156,7 @@ class _Film:
     limits: ImageLimits
     budget: MediaBudget
     deadline: Deadline
+    upright: bool = True
 
     @contextmanager
     def _open(self) -> Iterator[tuple[Any, Any]]:
@@ -125,11 +186,12 @@ class _Film:
     def _check_frame(self, width: int, height: int) -> None:
         check_size((width, height), self.limits, f"A frame of {self.name}")
 
-    def measure(self) -> tuple[int, float | None]:
-        """Frames (counted, not believed) and seconds of the first video stream."""
+    def measure(self) -> tuple[int, float | None, bool]:
+        """Frames (counted, not believed) and seconds of the first video stream, as far as they can be read, and
+        whether that is all that the file announces."""
         limit, packets = self.budget.limits.video_frames, 0
         with self._open() as (container, stream):
-            for packet in container.demux(stream):
+            for packet in _packets(container, stream):
                 self.deadline.left()
                 packets += packet.size > 0
                 if packets > limit:
@@ -138,23 +200,42 @@ class _Film:
                         f"{MediaLimits.variable('video_frames')}."
                     )
             rate = stream.average_rate
-            return packets, packets / float(rate) if rate else None
+            return packets, packets / float(rate) if rate else None, packets >= stream.frames
 
     def frames(self, indices: list[int]) -> list[Image.Image]:
-        """Frames at ascending `indices`; fewer if the file ends or breaks before."""
-        wanted, frames = set(indices), []
+        """Frames at ascending `indices`; fewer if the file ends or is damaged before, at least one if there is any."""
+        wanted, frames, last = set(indices), [], None
         with self._open() as (container, stream):
             stream.thread_type = "AUTO"
-            try:
-                for index, frame in enumerate(container.decode(stream)):
-                    self.deadline.left()
-                    if index in wanted:
-                        self._check_frame(frame.width, frame.height)
-                        self.budget.take_decoded(4 * frame.width * frame.height)
-                        frames.append(frame.to_image())
-                    if index >= indices[-1]:
-                        break
-            except av.FFmpegError:
-                if not frames:
-                    raise
+            for index, frame in enumerate(self._decoded(container, stream)):
+                last = frame
+                if index in wanted:
+                    frames.append(self._picture(frame))
+                if index >= indices[-1]:
+                    break
+            if not frames and last is not None:
+                frames.append(self._picture(last))
         return frames
+
+    def _decoded(self, container: Any, stream: Any) -> Iterator[Any]:
+        """All frames that can be decoded: one that is damaged is left out, and the next is tried."""
+        for packet in _packets(container, stream):
+            self.deadline.left()
+            try:
+                decoded = packet.decode()
+            except av.FFmpegError:
+                continue
+            yield from decoded
+
+    def _picture(self, frame: Any) -> Image.Image:
+        self._check_frame(frame.width, frame.height)
+        self.budget.take_decoded(4 * frame.width * frame.height)
+        return upright_frame(frame) if self.upright else frame.to_image()
+
+
+def _packets(container: Any, stream: Any) -> Iterator[Any]:
+    """Up to where the file ends or is damaged."""
+    try:
+        yield from container.demux(stream)
+    except av.FFmpegError:
+        return

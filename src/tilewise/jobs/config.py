@@ -26,20 +26,30 @@ class Job:
 
     input_file: Path
     output_file: Path
-    keep_order: bool = False
-    """Whether results stand in the order of the input."""
+    keep_order: bool = True
+    """Whether results stand in the order of the input, or as they came."""
     max_in_flight: int | None = None
     """Lines that are asked at once; None = as many as the engine runs, and some that are ready when one ends."""
     retries: int = 2
     """How often a line is asked again that failed for a reason of ours."""
     retry_failed: bool = False
     """Whether lines that failed in earlier runs are asked again."""
+    enable_metrics: bool = False
+    """Whether Prometheus may read the run's metrics, at `url` and `port`."""
+    url: str = "0.0.0.0"
+    """Address of the metrics, by vLLM's name and default."""
+    port: int = 8000
 
     def __post_init__(self) -> None:
         if self.max_in_flight is not None and self.max_in_flight < 1:
             raise InvalidConfig(f"max_in_flight must be 1 or above, got {self.max_in_flight}.")
         if self.retries < 0:
             raise InvalidConfig(f"retries must be 0 or above, got {self.retries}.")
+        if not 0 <= self.port <= 65535:
+            raise InvalidConfig(f"port must be from 0 to 65535, got {self.port}.")
+        for name in ("url", "port"):
+            if getattr(self, name) != getattr(Job, name) and not self.enable_metrics:
+                raise InvalidConfig(f"{name}={getattr(self, name)!r} has no effect without enable_metrics: give both.")
         self._check_input()
         self._check_output()
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import logging
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
+from prometheus_client import start_http_server
 from starlette.types import ASGIApp
 
 from tilewise.config import EngineConfig
-from tilewise.errors import EngineDead
+from tilewise.errors import EngineDead, InvalidConfig
 from tilewise.remote.child import EngineProcess
 from tilewise.remote.wire import Build
 from tilewise.server.app import create_app
@@ -17,6 +19,7 @@ from tilewise.server.assemble import Assembly, assemble
 from tilewise.server.config import ServerConfig
 from tilewise.server.fields import TABLES
 
+logger = logging.getLogger("tilewise")
 _LOOK = 0.05  # seconds between looks at whether the engine is back
 _PATIENCE = 1800.0  # seconds in which an engine has to come back
 
@@ -41,15 +44,41 @@ class Desk:
 
 @asynccontextmanager
 async def open_desk(
-    engine: EngineConfig, server: ServerConfig, process: EngineProcess, build: Build | None = None
+    engine: EngineConfig,
+    server: ServerConfig,
+    process: EngineProcess,
+    build: Build | None = None,
+    metrics: tuple[str, int] | None = None,
 ) -> AsyncIterator[Desk]:
-    """Raises what hinders the engine's start."""
+    """`metrics` is where Prometheus may read. Raises what hinders the engine's start."""
     parts = await assemble(engine, server, process, build)
     try:
-        yield Desk(parts, create_app(parts, server))
+        with _shown(parts, metrics):
+            yield Desk(parts, create_app(parts, server))
     finally:
         parts.service.close()
         await parts.supervisor.close()
+
+
+@contextmanager
+def _shown(parts: Assembly, address: tuple[str, int] | None) -> Iterator[None]:
+    if address is None:
+        yield
+        return
+    host, port = address
+    try:
+        listener, thread = start_http_server(port, host, parts.metrics.registry)
+    except OSError as error:
+        raise InvalidConfig(
+            f"{host}:{port} cannot be listened at for metrics ({error.strerror}): choose another port or url."
+        ) from None
+    logger.info("Metrics are at http://%s:%d/metrics", host, listener.server_port)
+    try:
+        yield
+    finally:
+        listener.shutdown()
+        listener.server_close()
+        thread.join()
 
 
 def asked_paths() -> list[str]:

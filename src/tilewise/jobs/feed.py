@@ -67,7 +67,7 @@ class Feed:
         for line in self._source.lines:
             self._check(line)
             read = line.number
-            task = _unique(read_task(line, self._source.paths, self._source.limit), line.number, ids)
+            task = _unique(read_task(line, self._source.paths, self._source.limit), line.place, ids)
             if line.number % _BREATH == 0:
                 await asyncio.sleep(0)
             if not self._source.finished[line.number - 1]:
@@ -76,7 +76,7 @@ class Feed:
                     return
                 self._begin(line, task, asking)
         if read < len(self._source.digests):
-            raise OtherInput(f"The input has lost lines behind line {read} since the run began: leave it as it is.")
+            raise OtherInput(f"The input has lost lines behind request {read} since the run began: leave it as it is.")
 
     def _begin(self, line: Line, task: Task | Fault, asking: asyncio.TaskGroup) -> None:
         if isinstance(task, Fault):
@@ -95,14 +95,14 @@ class Feed:
     def _check(self, line: Line) -> None:
         known = self._source.digests
         if line.number > len(known) or line.digest != known[line.number - 1]:
-            raise OtherInput(f"Line {line.number} of the input has changed since the run began: leave it as it is.")
+            raise OtherInput(f"Line {line.place} of the input has changed since the run began: leave it as it is.")
 
 
-def _unique(task: Task | Fault, number: int, ids: CustomIds) -> Task | Fault:
+def _unique(task: Task | Fault, place: int, ids: CustomIds) -> Task | Fault:
     """A line that repeats a custom_id is at fault, whatever else it says."""
-    if task.custom_id is None or (first := ids.first_use(task.custom_id, number)) is None:
+    if task.custom_id is None or (first := ids.first_use(task.custom_id, place)) is None:
         return task
-    message = f"Line {number} has the custom_id {task.custom_id!r:.80} of line {first}: give each line its own."
+    message = f"Line {place} has the custom_id {task.custom_id!r:.80} of line {first}: give each line its own."
     return Fault(task.custom_id, "duplicate_custom_id", message)
 
 

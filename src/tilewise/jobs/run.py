@@ -32,10 +32,13 @@ def run_batch(
     output_file: str | PathLike[str],
     model: str = "demo",
     *,
-    keep_order: bool = False,
+    keep_order: bool = Job.keep_order,
     max_in_flight: int | None = None,
     retries: int = Job.retries,
     retry_failed: bool = False,
+    enable_metrics: bool = False,
+    url: str = Job.url,
+    port: int = Job.port,
     **options: Any,
 ) -> Summary:
     """Answer a file of requests as `tilewise run-batch` does; options are those of EngineConfig and ServerConfig.
@@ -49,6 +52,9 @@ def run_batch(
         max_in_flight=max_in_flight,
         retries=retries,
         retry_failed=retry_failed,
+        enable_metrics=enable_metrics,
+        url=url,
+        port=port,
     )
     return run(job, *_configs({"model": model, **options}))
 

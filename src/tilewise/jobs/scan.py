@@ -74,11 +74,11 @@ def _result(data: bytes, where: str, digests: array[int], finished: bytearray) -
     number = result.number
     if number > len(digests) or result.digest != digests[number - 1]:
         raise OtherInput(
-            f"{where} answers another line {number} than the input has ({len(digests)} lines): the output belongs to "
+            f"{where} answers another request {number} than the input has (of {len(digests)}): the output belongs to "
             "another input, or the input has changed. Name another output."
         )
     if finished[number - 1]:
-        raise OtherInput(f"{where} answers line {number} of the input once more: a run answers each line once.")
+        raise OtherInput(f"{where} answers request {number} of the input once more: a run answers each line once.")
     return result
 
 

@@ -36,17 +36,15 @@ def read_task(line: Line, paths: Collection[str], limit: int) -> Task | Fault:
     if line.data is None:
         shorter = "send smaller pictures, or URLs instead, or raise --max-body-mb"
         return Fault(
-            None, "line_too_long", f"Line {line.number} has {line.size} bytes, the limit is {limit}: {shorter}."
+            None, "line_too_long", f"Line {line.place} has {line.size} bytes, the limit is {limit}: {shorter}."
         )
-    if not line.data.strip():
-        return Fault(None, "empty_line", f"Line {line.number} is empty: write a request, or leave it out.")
     try:
         found = json.loads(line.data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        return Fault(None, "invalid_json_line", f"Line {line.number} is not valid JSON: {error}.")
+        return Fault(None, "invalid_json_line", f"Line {line.place} is not valid JSON: {error}.")
     if not isinstance(found, dict):
-        return Fault(None, "invalid_json_line", f"Line {line.number} must be a JSON object with {', '.join(_KEYS)}.")
-    return _task(line.number, found, paths)
+        return Fault(None, "invalid_json_line", f"Line {line.place} must be a JSON object with {', '.join(_KEYS)}.")
+    return _task(line.place, found, paths)
 
 
 def _task(number: int, found: dict[str, Any], paths: Collection[str]) -> Task | Fault:

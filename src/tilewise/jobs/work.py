@@ -48,7 +48,8 @@ class Work:
         stop = Stop(self.server.shutdown_timeout)
         try:
             with stop.on(signals):
-                async with open_desk(self.engine, self.server, process, build) as desk:
+                metrics = (self.job.url, self.job.port) if self.job.enable_metrics else None
+                async with open_desk(self.engine, self.server, process, build, metrics) as desk:
                     await self._ask_the_rest(desk, stop)
         except asyncio.CancelledError:
             if stop.signal is None:

@@ -39,6 +39,7 @@ class Architecture:
     def of(cls, folder: CheckpointFolder, flash_router: bool = True) -> Architecture:
         """Without its router a Flash model is an ordinary one: every tile has all its tokens."""
         layout, backbone = format_of(folder), backbone_of(folder)
+        _check_quantization(folder)
         return cls(folder, layout, backbone, _read_config(folder, layout, backbone, flash_router))
 
     @property
@@ -117,6 +118,20 @@ class Kept:
             freed = 0 if shared else sum(part.nbytes for part in parts)
             self.change += weight.nbytes - freed - (0 if bias is None else bias.nbytes)
         return weight
+
+
+_READ_QUANTIZED = ("mxfp4",)
+"""Methods whose files are read: GPT-OSS's experts come in MXFP4, and are kept in bfloat16."""
+
+
+def _check_quantization(folder: CheckpointFolder) -> None:
+    """Raise InvalidCheckpoint for weights in a quantised form, before any of them is fetched or read."""
+    method = folder.quantization
+    if method is not None and method not in _READ_QUANTIZED:
+        raise InvalidCheckpoint(
+            f"{folder.path} is a checkpoint quantised by {method}, and no such form can be read yet (only "
+            f"{', '.join(_READ_QUANTIZED)}): take the same model in bfloat16, with --quantization int8 to halve it."
+        )
 
 
 def _read_config(

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from tilewise.errors import InvalidField
+from tilewise.ignored import Ignored
 from tilewise.server.calls import CompletionCall
 from tilewise.server.convert import reply_of, routing_of
-from tilewise.server.fields import COMPLETION
+from tilewise.server.fields import COMPLETION, UnknownFields
 from tilewise.server.protocol.completion import CompletionBody
 from tilewise.server.respond import checked_reason, usage_body
 from tilewise.server.sampling import sampling_of
@@ -22,16 +23,19 @@ Decode = Callable[[Sequence[int]], str]
 """Token ids to text, special tokens by name."""
 
 
-def completion_call(body: dict[str, Any], served: ServedModel, header_id: str | None = None) -> CompletionCall:
-    """Raises InvalidRequest, UnknownModel or pydantic's ValidationError."""
-    fields = CompletionBody.read(body, COMPLETION)
-    prompt_only = fields.echo and fields.max_tokens == 0
+def completion_call(
+    body: dict[str, Any], served: ServedModel, ignored: Ignored, header_id: str | None = None
+) -> CompletionCall:
+    """Names without effect go into `ignored`. Raises InvalidRequest, UnknownModel or pydantic's ValidationError."""
+    fields = CompletionBody.read(body, COMPLETION, UnknownFields(ignored, served.strict_fields))
+    most = fields.max_tokens if fields.max_completion_tokens is None else fields.max_completion_tokens
+    prompt_only = fields.echo and most == 0
     scored_prompt = fields.echo and fields.logprobs is not None
     if scored_prompt and fields.stream:
         raise InvalidField("echo", "echo with logprobs is not streamed: leave out one of echo, logprobs and stream.")
     if scored_prompt and fields.prompt_logprobs is None:
         fields = fields.model_copy(update={"prompt_logprobs": fields.logprobs})
-    wanted = 1 if prompt_only else fields.max_tokens
+    wanted = 1 if prompt_only else most
     default = served.sampling.get("max_tokens", DEFAULT_MAX_TOKENS)
     prompts = _prompts(fields.prompt)
     sampling = sampling_of(fields, served, max_tokens=default if wanted is None else wanted, logprobs=fields.logprobs)
@@ -43,6 +47,7 @@ def completion_call(body: dict[str, Any], served: ServedModel, header_id: str | 
         routing=routing_of(fields.priority, fields.cache_salt, wanted, served),
         start=fields.add_special_tokens,
         keep_last=fields.truncate_prompt_tokens,
+        cut=fields.truncation_side or "left",
         echo=fields.echo,
         prompt_only=prompt_only,
     )

@@ -12,6 +12,7 @@ from typing import Any, cast
 from starlette.requests import Request as HttpRequest
 
 from tilewise.config import EngineConfig
+from tilewise.ignored import Ignored
 from tilewise.outputs.group import AnswerGroup
 from tilewise.server.config import ServerConfig
 from tilewise.server.metrics import Metrics, request_times
@@ -67,7 +68,7 @@ class Context:
         key = raw.headers.get("authorization", "") if self.config.api_key else ""
         return hashlib.sha256(f"{key}\0{salt or ''}".encode()).hexdigest()
 
-    def load_report(self, raw: HttpRequest) -> dict[str, str]:
+    def load_report(self, raw: HttpRequest, ignored: Ignored) -> dict[str, str]:
         """The header by which load balancers learn how busy a server is (ORCA), if a request asks for it: TEXT or JSON.
 
         Source: xds.data.orca.v3.OrcaLoadReport; the names are those that vLLM reports.
@@ -79,6 +80,8 @@ class Context:
         if form == "TEXT":
             pairs = ", ".join(f"named_metrics.{name}={value}" for name, value in found.items())
             return {"endpoint-load-metrics": f"TEXT {pairs}"}
+        if form:
+            ignored.add("endpoint-load-metrics-format", "the load is reported as TEXT or JSON")
         return {}
 
     def times_of(self, *outputs: RequestOutput) -> dict[str, Any]:

@@ -22,8 +22,8 @@ from tilewise.server.problem import Problem
 ALWAYS_OPEN = ("/health", "/ping")
 """Paths that need no key, whatever the options say: whoever asks learns only that there is a server."""
 OPEN = (*ALWAYS_OPEN, "/version", "/metrics")
-"""Paths that need no key by default: vLLM's middleware guards /v1, /v2, /inference and /cohere alone, and whoever scrapes
-a server or waits for it has no key. Neither tells anything of a request."""
+"""Paths that need no key by default, since whoever scrapes a server or waits for it has none; they tell of no request.
+vLLM's middleware guards /v1, /v2, /inference and /cohere alone."""
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 _HEADER_BYTES = 2**16  # of all headers together
 

@@ -24,7 +24,9 @@ from prometheus_client import (
 from tilewise.engine.counters import Counters, Load
 from tilewise.engine.delta import TokenDelta
 from tilewise.inputs.media_cache import CacheCounts
+from tilewise.inputs.media_reader import LEFT_OUT
 from tilewise.plan import Resolved
+from tilewise.server.fields import KNOWN
 from tilewise.types import Request, RequestOutput
 
 _FIRST_TOKEN = (
@@ -98,6 +100,9 @@ class Metrics:
         self._media_seen = CacheCounts()
         self._finished = self._raw(Counter, "vllm:request_success", "Answers, by how they ended", "finished_reason")
         self._rejected = self._raw(Counter, "vllm:admission_rejections", "Requests that were one too many", "reason")
+        self._ignored = self._raw(
+            Counter, "tilewise:ignored_fields", "Requests with a field that has no effect", "field"
+        )
         self._restarts = self._counter("tilewise:engine_restarts", "Times that the engine's process was replaced")
         self._running = self._gauge("vllm:num_requests_running", "Sequences that are computed")
         self._waiting = self._gauge("vllm:num_requests_waiting", "Sequences that wait")
@@ -230,11 +235,19 @@ class Metrics:
     def rejected(self, reason: str) -> None:
         self._rejected(reason).inc()
 
-    def render(self, media: CacheCounts) -> bytes:
-        """The text that Prometheus reads."""
+    def ignored(self, names: Iterable[str]) -> None:
+        """Fields that a request brought without effect; names that clients invent are counted together."""
+        for name in names:
+            self._ignored(name if name in KNOWN or name in LEFT_OUT else "other").inc()
+
+    def media(self, media: CacheCounts) -> None:
+        """How often pictures had been cut, since the start."""
         self._media_queries.inc(media.queries - self._media_seen.queries)
         self._media_hits.inc(media.hits - self._media_seen.hits)
         self._media_seen = media
+
+    def render(self) -> bytes:
+        """The text that Prometheus reads."""
         return generate_latest(self.registry)
 
     def _counter(self, name: str, text: str) -> Counter:

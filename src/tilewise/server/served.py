@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tilewise.errors import UnknownModel
+from tilewise.inputs.tool_text import ToolFormName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,14 +27,22 @@ class ServedModel:
     """Most answers to one prompt: each is a sequence of its own, which is held whole, pictures too, while it waits."""
     tools: bool = True
     """Whether calls are read out of answers, so that `tool_choice: auto` works."""
+    tool_form: ToolFormName = "hermes"
+    """How the model writes calls; `openai` is harmony, in which all parts of an answer are messages."""
     reasoning: bool = True
     """Whether `<think>...</think>` is told apart from the answer."""
+    thinks: bool = True
+    """Whether the model was trained to think."""
+    detail_levels: frozenset[str] = frozenset()
+    """Values of a picture's `detail` that say how it is cut (`--detail-tiles`)."""
     thinking: bool = False
     """Whether requests that do not say are asked to think first."""
     priorities: bool = False
     """Whether the scheduler minds `priority`."""
     trust_request_chat_template: bool = False
     force_include_usage: bool = False
+    strict_fields: bool = False
+    """Whether unknown fields of a request are refused, instead of being named in its answer."""
 
     @property
     def name(self) -> str:

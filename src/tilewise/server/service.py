@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from tilewise.engine.delta import TokenDelta
 from tilewise.errors import EngineDead, Expired, Overloaded
+from tilewise.ignored import Ignored, IgnoredLog
 from tilewise.inputs.media_io import MediaOptions
 from tilewise.inputs.media_reader import MediaReader
 from tilewise.inputs.prepare import Preparer
@@ -59,6 +60,7 @@ class Service:
         self.tracing = tracing
         self.in_flight = 0
         """Requests whose answers have not ended."""
+        self.ignored_log = IgnoredLog()
         self._draining = False
         self.preparer = preparer
         self.reader = reader
@@ -77,6 +79,11 @@ class Service:
             self.metrics.rejected("queued_requests")
             raise Overloaded(f"{waiting} requests are waiting, the limit is {limit}: send the request again later.")
 
+    def note_ignored(self, ignored: Ignored, where: str) -> None:
+        """Names that a request brought without effect: each is counted, and logged the first time."""
+        self.ignored_log.take(ignored.reasons, where)
+        self.metrics.ignored(ignored.names)
+
     async def prepare(self, work: Callable[[], Result], light: bool = False) -> Result:
         """Do what takes a processor, or waits for others, in a thread; what is light, at once."""
         if light:
@@ -88,12 +95,17 @@ class Service:
             self._preparing -= 1
 
     async def read(
-        self, work: Callable[[MediaReader], Result], options: MediaOptions, scope: str, light: bool = False
+        self,
+        work: Callable[[MediaReader], Result],
+        options: MediaOptions,
+        scope: str,
+        ignored: Ignored,
+        light: bool = False,
     ) -> Result:
         """The same for what reads media: whoever stops waiting ends the reading, too. `scope` is whose media a `uuid`
-        names."""
+        names; `ignored` is told what of the media was left out."""
         cancelled = threading.Event()
-        reader = self.reader.timed(options, cancelled=cancelled, scope=scope)
+        reader = self.reader.timed(options, cancelled=cancelled, scope=scope, ignored=ignored)
         try:
             return await self.prepare(lambda: work(reader), light)
         finally:

@@ -7,22 +7,25 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tilewise.errors import InvalidField
+from tilewise.ignored import Ignored
 from tilewise.inputs.chat import MediaReader
 from tilewise.inputs.prepare import Preparer
 from tilewise.inputs.sampling import check_ids
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.sampling_params import SamplingParams
 from tilewise.server.calls import ChatPrompt
-from tilewise.server.convert import check_template, check_template_options, ending_of, media_of
-from tilewise.server.fields import DETOKENIZE, TOKENIZE
+from tilewise.server.convert import begins_answer, check_template, ending_of, media_of, processor_of, thinking_of
+from tilewise.server.fields import DETOKENIZE, TOKENIZE, UnknownFields
 from tilewise.server.messages import read_conversation
+from tilewise.server.protocol.chat import ChatBody
 from tilewise.server.protocol.tokenize import DetokenizeBody, TokenizeBody
 from tilewise.server.requests import conversation_request
 from tilewise.server.served import ServedModel
 from tilewise.server.toolcalls import read_tools
 
 _OF_MESSAGES = {"tools", "add_generation_prompt", "continue_final_message", "chat_template_kwargs", "media_io_kwargs",
-                "mm_processor_kwargs"}  # fmt: skip
+                "mm_processor_kwargs", "max_dynamic_patch", "min_dynamic_patch", "interleave_mm_strings",
+                "enable_thinking"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -34,10 +37,11 @@ class TokenizeCall:
     """Whether the tokens are wanted as the vocabulary spells them."""
 
 
-def tokenize_call(body: dict[str, Any], served: ServedModel) -> TokenizeCall:
-    """Raises InvalidRequest, UnknownModel or pydantic's ValidationError."""
+def tokenize_call(body: dict[str, Any], served: ServedModel, ignored: Ignored) -> TokenizeCall:
+    """Names without effect go into `ignored`. Raises InvalidRequest, UnknownModel or pydantic's ValidationError."""
     check_template(body, served)
-    fields = TokenizeBody.read(body, TOKENIZE)
+    unknown = UnknownFields(ignored, served.strict_fields)
+    fields = TokenizeBody.read(body, TOKENIZE, unknown)
     served.resolve(fields.model)
     if (fields.prompt is None) == (fields.messages is None):
         raise InvalidField("prompt", "Send either prompt or messages.")
@@ -47,18 +51,21 @@ def tokenize_call(body: dict[str, Any], served: ServedModel) -> TokenizeCall:
         return TokenizeCall(fields.prompt, fields.add_special_tokens is not False, fields.return_token_strs)
     if fields.add_special_tokens:
         raise InvalidField("add_special_tokens", "The model's template writes the special tokens of messages.")
-    return TokenizeCall(_conversation(fields, served), start=True, spelled=fields.return_token_strs)
+    return TokenizeCall(_conversation(fields, served, unknown), start=True, spelled=fields.return_token_strs)
 
 
-def _conversation(fields: TokenizeBody, served: ServedModel) -> ChatPrompt:
-    thinking = check_template_options(fields.chat_template_kwargs)
+def _conversation(fields: TokenizeBody, served: ServedModel, unknown: UnknownFields) -> ChatPrompt:
+    messages = fields.messages or []
+    asked = ChatBody(
+        messages=messages, chat_template_kwargs=fields.chat_template_kwargs, enable_thinking=fields.enable_thinking
+    )
     return ChatPrompt(
-        messages=read_conversation(fields.messages or ()),
-        thinking=served.thinking if thinking is None else thinking,
+        messages=read_conversation(messages, unknown, served.detail_levels),
+        thinking=thinking_of(asked, served, unknown.ignored),
         tools=read_tools(fields.tools, None, True, served).definitions,
-        ending=ending_of(fields.add_generation_prompt, fields.continue_final_message),
-        processor=fields.mm_processor_kwargs or {},
-        media=media_of(fields.media_io_kwargs),
+        ending=ending_of(fields.add_generation_prompt, fields.continue_final_message or begins_answer(messages)),
+        processor=processor_of(fields),
+        media=media_of(fields.media_io_kwargs, unknown.ignored),
     )
 
 
@@ -73,8 +80,10 @@ def tokenize_body(call: TokenizeCall, preparer: Preparer, reader: MediaReader) -
     return {"count": len(ids), "max_model_len": preparer.max_model_len, "tokens": list(ids), "token_strs": tokens}
 
 
-def detokenize_body(body: dict[str, Any], served: ServedModel, tokenizer: Tokenizer) -> dict[str, Any]:
-    fields = DetokenizeBody.read(body, DETOKENIZE)
+def detokenize_body(
+    body: dict[str, Any], served: ServedModel, tokenizer: Tokenizer, ignored: Ignored
+) -> dict[str, Any]:
+    fields = DetokenizeBody.read(body, DETOKENIZE, UnknownFields(ignored, served.strict_fields))
     served.resolve(fields.model)
     check_ids("tokens", fields.tokens, tokenizer)
     return {"prompt": tokenizer.decode(fields.tokens, skip_special_tokens=False)}

@@ -83,6 +83,18 @@ class CheckpointFolder:
     def vision(self) -> Section:
         return self.config.section("vision_config")
 
+    @property
+    def quantization(self) -> str | None:
+        """How the files say that the weights are quantised: a `quant_method` such as awq or gptq, "ascend" for the
+        description that ModelSlim writes, or None for floats."""
+        for section in (self.config.values, self.config.get("llm_config"), self.config.get("text_config")):
+            found = section.get("quantization_config") if isinstance(section, dict) else None
+            if isinstance(found, dict):
+                return str(found.get("quant_method", "ascend"))
+        if any(self.path.glob("quant_model_description*.json")):
+            return "ascend"
+        return "gptq" if (self.path / "quantize_config.json").exists() else None
+
     def optional(self, name: str) -> Section:
         """A JSON file that may be missing: then an empty section."""
         return Section(optional_json(self.path / name), str(self.path / name))

@@ -12,13 +12,13 @@ from tests.data import VERSIONS, names_of_vllm
 from tilewise.cli.flags.flag import BadUsage
 from tilewise.cli.flags.parse import CommandLine
 from tilewise.cli.flags.settings import read_settings
-from tilewise.cli.flags.table import FOREIGN, serve_flags
+from tilewise.cli.flags.table import FOREIGN, names_of, serve_flags
 from tilewise.cli.flags.variables import VARIABLES, unknown_variables
 from tilewise.config import EngineConfig
 from tilewise.errors import InvalidConfig
+from tilewise.server.config import ServerConfig
 
 NEED_OTHERS = {
-    "--max-log-len": "--enable-log-requests",
     "--enable-log-outputs": "--enable-log-requests",
     "--enable-auto-tool-choice": "--tool-call-parser=hermes",
 }
@@ -141,3 +141,9 @@ def test_an_alias_is_no_name_to_be_completed():
     assert CommandLine.read(["--device", "cpu"], serve_flags()).values == {"device": "cpu"}
     with pytest.raises(BadUsage, match=r"There is no flag --device-mem\b"):
         CommandLine.read(["--device-mem", "0.5"], serve_flags())
+
+
+def test_an_option_has_no_other_fate():
+    """But for values that it cannot take: whoever adds an option takes its name out of the lists of vLLM's others."""
+    options = names_of(EngineConfig) | names_of(ServerConfig)
+    assert {entry.name for entry in FOREIGN if entry.name in options} == {"quantization", "tensor_parallel_size"}

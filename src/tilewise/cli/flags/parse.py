@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tilewise.cli.flags.flag import BadUsage, Flag
-from tilewise.cli.flags.read import loose, read_list, value_of
+from tilewise.cli.flags.read import loose, read_list, value_of, with_key
 from tilewise.errors import did_you_mean
 
 _NUMBER = re.compile(r"-\d+(\.\d+)?[kKmMgGtT]?")
@@ -156,18 +156,8 @@ class CommandLine:
 
     def _key(self, flag: Flag, path: str, text: str) -> None:
         """Set one key of an object, or with a + behind it add to the list that it holds."""
-        if not flag.is_object:
-            raise BadUsage(f"{flag.dashed} has no keys, so there is no {flag.dashed}.{path}.")
-        *outer, last = path.rstrip("+").split(".")
-        place = self.values[flag.name] = dict(self.values.get(flag.name) or {})
-        for key in outer:
-            place[key] = dict(place[key]) if isinstance(place.get(key), dict) else {}
-            place = place[key]
-        if not path.endswith("+"):
-            place[last] = loose(text)
-        else:
-            before = place.get(last)
-            place[last] = (list(before) if isinstance(before, list) else []) + [loose(item) for item in text.split(",")]
+        read = [loose(item) for item in text.split(",")] if path.endswith("+") else loose(text)
+        self.values[flag.name] = with_key(flag, self.values.get(flag.name), path, read)
 
 
 def looks_like_flag(word: str) -> bool:

@@ -110,6 +110,21 @@ def loose(text: str) -> Any:
         return text
 
 
+def with_key(flag: Flag, found: Mapping[str, Any] | None, path: str, value: Any) -> dict[str, Any]:
+    """An object with one key set, or with a + behind the path added to the list that it holds."""
+    if not flag.is_object:
+        raise ValueError(f"has no keys, so there is no {flag.dashed}.{path}.")
+    *outer, last = path.rstrip("+").split(".")
+    place = whole = dict(found or {})
+    for key in outer:
+        place[key] = dict(place[key]) if isinstance(place.get(key), Mapping) else {}
+        place = place[key]
+    before = place.get(last)
+    more = path.endswith("+")
+    place[last] = [*(before if isinstance(before, list) else []), *value] if more else value
+    return whole
+
+
 def value_from_file(flag: Flag, value: Any) -> Any:
     """A value that YAML has given a type already."""
     if isinstance(value, str) and not flag.is_list:
@@ -118,6 +133,8 @@ def value_from_file(flag: Flag, value: Any) -> Any:
         return read_list([str(item) for item in value] if isinstance(value, list) else [str(value)])
     if value is None and flag.optional:
         return None
+    if flag.read is not None and flag.is_object and type(value) is int:
+        return flag.read(str(value))
     if flag.is_object and not isinstance(value, Mapping):
         raise ValueError(f"must be a mapping, got {value!r}")
     return value_of(flag, ",".join(map(str, value)) if isinstance(value, list) else json.dumps(value))

@@ -71,6 +71,9 @@ def settle(values: dict[str, Any], environment: Mapping[str, str]) -> Settings:
     of_engine, of_server = names_of(EngineConfig), names_of(ServerConfig)
     found = translate(values, of_engine | of_server | OWN_NAMES, FOREIGN)
     wanted = DEFAULTS | found.options
+    if wanted.get("max_log_len") is not None and not wanted.get("enable_log_requests"):
+        found.ignored.add("max_log_len", "requests are not logged without --enable-log-requests")
+        del wanted["max_log_len"]
     engine = EngineConfig(**{name: value for name, value in wanted.items() if name in of_engine})
     server = ServerConfig(**{name: value for name, value in wanted.items() if name in of_server})
     given = {name: "***" if name in _SECRET else value for name, value in values.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, get_type_hints
 
 from tilewise.cli.flags.flag import Flag, Read
@@ -36,9 +37,14 @@ OWN_NAMES = frozenset((CONFIG.name, STRICT.name))
 
 
 def serve_flags() -> list[Flag]:
+    return list(_serve_flags())
+
+
+@cache
+def _serve_flags() -> tuple[Flag, ...]:
     own = [CONFIG, STRICT, *option_flags(EngineConfig), *option_flags(ServerConfig)]
     names = {flag.name for flag in own}
-    return own + [flag_of(entry) for entry in FOREIGN if entry.name not in names]
+    return (*own, *(flag_of(entry) for entry in FOREIGN if entry.name not in names))
 
 
 def flag_of(entry: Foreign) -> Flag:

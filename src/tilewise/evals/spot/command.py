@@ -84,7 +84,7 @@ def spot_check(
 def read_pictures(images: Sequence[str], config: EngineConfig) -> list[Picture]:
     if len(images) > 2:
         raise InvalidConfig(f"The five cases are about one picture or two, got {len(images)}.")
-    limits = ImageLimits(max_pixels=config.max_image_pixels)
+    limits = ImageLimits.of(config)
     given = [Picture(Path(image).name, open_image(image, limits)) for image in images]
     return given or [Picture(name, ImageAsset(name).pil_image) for name in PICTURES]
 

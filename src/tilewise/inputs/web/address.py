@@ -10,7 +10,6 @@ import ipaddress
 import re
 import socket
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import SplitResult, quote, urlsplit
 
@@ -57,7 +56,7 @@ class WebAddress:
             path = quote(parts.path or "/", safe=_IN_PATH)
             query = quote(parts.query, safe=f"{_IN_PATH}?[]")
             target = f"{path}?{query}" if query else path
-            return cls(parts.scheme, _plain(parts.hostname), default if port is None else port, target)
+            return cls(parts.scheme, plain_host(parts.hostname), default if port is None else port, target)
         except ValueError as error:  # of urllib and idna
             if isinstance(error, InvalidMedia):
                 raise
@@ -78,7 +77,8 @@ def _check_unambiguous(url: str, parts: SplitResult) -> None:
         raise InvalidMedia(f"{short(url)}: only an IPv6 address stands in brackets.")
 
 
-def _plain(host: str) -> str:
+def plain_host(host: str) -> str:
+    """A host as `WebAddress.host` is. Raises ValueError for what is none."""
     if ":" in host:
         return str(ipaddress.IPv6Address(host.partition("%")[0]))  # a zone means something on this machine only
     name = host.encode("idna").decode().lower().removesuffix(".")  # full-width digits and dots become ASCII here
@@ -87,37 +87,12 @@ def _plain(host: str) -> str:
     return name
 
 
-def check_domain(address: WebAddress, domains: Sequence[str] | None) -> None:
-    """Raises InvalidMedia unless the host is one of the allowed, which are exact."""
-    if domains is not None and address.host not in {_lenient(domain) for domain in domains}:
-        raise InvalidMedia(
-            f"The URL must be from one of the allowed domains: {list(domains)}. Input URL domain: {address.host}"
-        )
+def look_up(host: str, deadline: Deadline, patience: float | None = None) -> tuple[str, ...]:
+    """Numeric addresses of a host, in the resolver's order: it puts first what this machine can reach.
 
-
-def _lenient(domain: str) -> str:
-    """An operator's spelling; one that is no host name allows nothing."""
-    try:
-        return _plain(domain.strip("[]"))
-    except ValueError:
-        return ""
-
-
-def resolve(address: WebAddress, deadline: Deadline, private: bool = False) -> tuple[str, ...]:
-    """Numeric addresses of the host, in the resolver's order: it puts first what this machine can reach.
-
-    Unless `private`, raises InvalidMedia if any of them is not public: a name that has both is not to be trusted.
+    In a thread, as a look-up can neither be interrupted nor told how long it may take. Raises InvalidMedia if there is
+    no answer, within `patience` seconds if they are given.
     """
-    found = _look_up(address.host, deadline)
-    if not private:
-        for number in found:
-            if not is_public(number):
-                raise InvalidMedia(f"{address.host} is at {number}, which is not a public address: refused.")
-    return found
-
-
-def _look_up(host: str, deadline: Deadline) -> tuple[str, ...]:
-    """In a thread, as a look-up can neither be interrupted nor told how long it may take."""
     answer: list[tuple[str, ...] | Exception] = []
 
     def ask() -> None:
@@ -129,10 +104,12 @@ def _look_up(host: str, deadline: Deadline) -> tuple[str, ...]:
 
     thread = threading.Thread(target=ask, name="tilewise-look-up", daemon=True)
     thread.start()
-    while thread.is_alive():
+    while thread.is_alive() and (patience is None or patience > 0):
         thread.join(min(_SLICE, deadline.left()))
+        patience = None if patience is None else patience - _SLICE
     if not answer or not answer[0] or isinstance(answer[0], Exception):
-        reason = f" ({answer[0]})" if answer and answer[0] else ""
+        words = getattr(answer[0], "strerror", None) if answer else None
+        reason = f" ({words})" if words else ""
         raise InvalidMedia(f"{host}: this host name cannot be resolved{reason}.")
     return answer[0]
 

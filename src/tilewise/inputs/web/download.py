@@ -12,15 +12,19 @@ from urllib.parse import urljoin
 import httpcore
 
 from tilewise.errors import InvalidMedia
+from tilewise.inputs.file_kind import is_page
 from tilewise.inputs.media_budget import Deadline, MediaBudget
 from tilewise.inputs.media_limits import MediaLimits
-from tilewise.inputs.web.address import WebAddress, check_domain, resolve, short
+from tilewise.inputs.web.address import WebAddress, look_up, short
+from tilewise.inputs.web.hosts import AllowedHosts, is_address
+from tilewise.inputs.web.proxy import Proxies, Proxy
 from tilewise.inputs.web.sockets import CheckedNetwork
 
 _HEADERS = [(b"User-Agent", b"tilewise"), (b"Accept", b"*/*"), (b"Accept-Encoding", b"identity")]
 _REDIRECTS = (301, 302, 303, 307, 308)
 _FIRST_PAUSE = 0.1  # seconds before the first retry, twice as many before each further one
 _HEAD = 512  # bytes in which a page says that it is one
+_PATIENCE = 1.0  # seconds for a name that a proxy may know better: behind one there is often no resolver that answers
 
 
 class _TryAgain(Exception):
@@ -31,9 +35,10 @@ class _TryAgain(Exception):
 class Download:
     """How files come from the web."""
 
-    domains: tuple[str, ...] | None
+    hosts: AllowedHosts
     private: bool
     max_redirects: int
+    proxies: Proxies = Proxies()
 
     def fetch(self, url: str, budget: MediaBudget, deadline: Deadline) -> bytes:
         """Raises InvalidMedia for what is refused, missing, too large or too slow, and Cancelled."""
@@ -58,9 +63,10 @@ class Download:
 
     def _once(self, url: str, budget: MediaBudget, deadline: Deadline) -> tuple[bytes, str | None]:
         address = WebAddress.of(url)
-        check_domain(address, self.domains)
-        addresses = resolve(address, deadline, self.private)
-        with _open(address, addresses, deadline) as response:
+        self.hosts.check(address)
+        proxy = self.proxies.of_address(address)
+        numbers = self._numbers(address, deadline) if proxy is None else self._behind(proxy, address, deadline)
+        with _open(address, numbers, deadline, proxy) as response:
             headers = {name.lower(): value.decode("latin-1") for name, value in response.headers}
             if response.status in _REDIRECTS and b"location" in headers:
                 return b"", headers[b"location"]
@@ -72,23 +78,53 @@ class Download:
                 raise InvalidMedia(f"{short(url)} came compressed, though it was asked for as it is.")
             return _body(response, headers, url, budget), None
 
+    def _numbers(self, address: WebAddress, deadline: Deadline) -> tuple[str, ...]:
+        """Checked addresses of the host, to which the connection goes."""
+        numbers = look_up(address.host, deadline)
+        self.hosts.check_numbers(address, numbers, self.private)
+        return numbers
+
+    def _behind(self, proxy: Proxy, address: WebAddress, deadline: Deadline) -> tuple[str, ...]:
+        """Addresses of the proxy, once the host is checked as far as it can be seen from here: an address is one as
+        ever, but a name that nobody here can resolve is left to the proxy, unless it is one of a private network."""
+        try:
+            numbers = look_up(address.host, deadline, _PATIENCE)
+        except InvalidMedia:
+            deadline.left()  # it may be this that was refused
+            if is_address(address.host):
+                raise
+            if not self.private:
+                self.hosts.check_unresolved(address)
+        else:
+            self.hosts.check_numbers(address, numbers, self.private)
+        return look_up(proxy.host, deadline)
+
 
 @contextmanager
-def _open(address: WebAddress, addresses: tuple[str, ...], deadline: Deadline) -> Iterator[httpcore.Response]:
-    """An answer, its body not read yet."""
-    url = httpcore.URL(
-        scheme=address.scheme.encode(), host=address.host.encode(), port=address.port, target=address.target.encode()
-    )
+def _open(
+    address: WebAddress, numbers: tuple[str, ...], deadline: Deadline, proxy: Proxy | None = None
+) -> Iterator[httpcore.Response]:
+    """An answer, its body not read yet. `numbers` are addresses of the proxy if there is one, else of the host."""
+    host = f"[{address.host}]" if proxy and ":" in address.host else address.host
+    port = address.port if address.host_header.endswith(f":{address.port}") else None
+    url = httpcore.URL(scheme=address.scheme.encode(), host=host.encode(), port=port, target=address.target.encode())
     headers = [(b"Host", address.host_header.encode()), *_HEADERS]
-    network = CheckedNetwork(addresses, deadline)
     try:
         with (
-            httpcore.ConnectionPool(ssl_context=_ssl_context(), network_backend=network) as pool,
+            _pool(CheckedNetwork(numbers, deadline), proxy) as pool,
             pool.stream("GET", url, headers=headers) as response,
         ):
             yield response
-    except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
-        raise _TryAgain(f"cannot be fetched: {type(error).__name__}: {error}") from None
+    except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, httpcore.ProxyError) as error:
+        through = f" through the proxy {proxy.host}:{proxy.port}" if proxy else ""
+        raise _TryAgain(f"cannot be fetched{through}: {type(error).__name__}: {error}") from None
+
+
+def _pool(network: CheckedNetwork, proxy: Proxy | None) -> httpcore.ConnectionPool:
+    if proxy is None:
+        return httpcore.ConnectionPool(ssl_context=_ssl_context(), network_backend=network)
+    url = httpcore.URL(scheme=b"http", host=proxy.host.encode(), port=proxy.port, target=b"/")
+    return httpcore.HTTPProxy(url, proxy.auth, ssl_context=_ssl_context(), network_backend=network)
 
 
 @cache
@@ -136,11 +172,6 @@ def _refuse_page(head: bytes, headers: dict[bytes, str], url: str) -> None:
             f"{short(url)} is no picture or video (Content-Type: {kind[:80]}): it is an HTML page: use the address of "
             f"the file itself{_raw_link(url)}."
         )
-
-
-def is_page(head: bytes) -> bool:
-    start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    return start.startswith((b"<!doctype html", b"<html")) or b"<html" in start
 
 
 def _raw_link(url: str) -> str:

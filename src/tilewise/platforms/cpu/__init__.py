@@ -10,10 +10,10 @@ from functools import cached_property, partial
 
 import torch
 
+from tilewise.host.memory import available_memory
 from tilewise.platforms.base import Capture, Diagnosis, Ops
 from tilewise.platforms.cpu.diagnosis import choices, facts
 from tilewise.platforms.cpu.invariant import InvariantCpuOps
-from tilewise.platforms.cpu.memory import available_memory
 from tilewise.platforms.cpu.native import NoKernels
 from tilewise.platforms.cpu.native.arena import Arena
 from tilewise.platforms.cpu.native.build import build

@@ -7,9 +7,9 @@ import os
 import torch
 
 from tilewise.amounts import GIB
+from tilewise.host.memory import available_memory
 from tilewise.platforms.base import OPS, Choice
 from tilewise.platforms.cpu.machine import Machine
-from tilewise.platforms.cpu.memory import available_memory
 from tilewise.platforms.cpu.native import NoKernels
 from tilewise.platforms.cpu.native.build import cache_folder
 from tilewise.platforms.cpu.native.check import CHECKS

@@ -8,7 +8,21 @@ from tilewise.server.fields.completion import COMPLETION
 from tilewise.server.fields.field import Field, FieldTable
 from tilewise.server.fields.responses import RESPONSES
 from tilewise.server.fields.tokenize import DETOKENIZE, TOKENIZE
+from tilewise.server.fields.unknown import UnknownFields
 
 TABLES = {table.route: table for table in (CHAT, COMPLETION, RESPONSES, TOKENIZE, DETOKENIZE)}
 
-__all__ = ["CHAT", "COMPLETION", "DETOKENIZE", "RESPONSES", "TABLES", "TOKENIZE", "Field", "FieldTable"]
+KNOWN = frozenset(name for table in TABLES.values() for name in table.names)
+
+__all__ = [
+    "CHAT",
+    "COMPLETION",
+    "DETOKENIZE",
+    "KNOWN",
+    "RESPONSES",
+    "TABLES",
+    "TOKENIZE",
+    "Field",
+    "FieldTable",
+    "UnknownFields",
+]

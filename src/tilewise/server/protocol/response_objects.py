@@ -125,6 +125,8 @@ class ResponseObject(Strict):
     tool_choice: str | dict[str, Any]
     tools: list[dict[str, Any]]
     user: Any
+    schema_errors: list[str] | None = None
+    """What does not fulfil the schema of which `strict: true` was asked; absent otherwise."""
 
 
 class ResponseEvent(Strict):

@@ -6,11 +6,11 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict
 
-from tilewise.server.protocol.chat import Effort
-from tilewise.server.protocol.common import Body, Strict
+from tilewise.server.protocol.chat import Effort, FlatTool, Tool, ToolChoice
+from tilewise.server.protocol.common import Body, Given, Seed, StructuredOutputs
 
 
-class TextFormat(Strict):
+class TextFormat(Given):
     type: Literal["text", "json_object", "json_schema"]
     name: str | None = None
     description: str | None = None
@@ -20,29 +20,16 @@ class TextFormat(Strict):
     model_config = ConfigDict(alias_generator=lambda name: name.rstrip("_"))
 
 
-class TextOptions(Strict):
+class TextOptions(Given):
     format: TextFormat | None = None
     verbosity: Literal["medium"] | None = None
     """Anything but its default would have to be said in a message."""
 
 
-class ReasoningOptions(Strict):
+class ReasoningOptions(Given):
     effort: Effort | None = None
     summary: None = None
     """Reasoning is given as it is, not summed up."""
-
-
-class FlatTool(Strict):
-    type: Literal["function"]
-    name: str
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
-
-
-class FlatToolName(Strict):
-    type: Literal["function"]
-    name: str
 
 
 class ResponsesBody(Body):
@@ -55,11 +42,28 @@ class ResponsesBody(Body):
     top_logprobs: int | None = None
     stream: bool = False
     text: TextOptions | None = None
-    tools: list[FlatTool] | None = None
-    tool_choice: Literal["none", "auto", "required"] | FlatToolName | None = None
+    tools: list[FlatTool | Tool] | None = None
+    tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool = True
     reasoning: ReasoningOptions | None = None
     request_id: str | None = None
     priority: int = 0
     cache_salt: str | None = None
     mm_processor_kwargs: dict[str, Any] | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    repetition_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    min_tokens: int | None = None
+    seed: Seed | None = None
+    stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = None
+    include_stop_str_in_output: bool | None = None
+    ignore_eos: bool | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    skip_special_tokens: bool | None = None
+    structured_outputs: StructuredOutputs | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    media_io_kwargs: dict[str, Any] | None = None
+    include_reasoning: bool | None = None

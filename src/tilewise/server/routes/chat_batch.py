@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Iterable
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from tilewise.errors import InvalidField
+from tilewise.ignored import Ignored
 from tilewise.server.completion import MAX_PROMPTS
 from tilewise.server.context import context_of
 from tilewise.server.convert import chat_call
 from tilewise.server.fields import CHAT
 from tilewise.server.fields.field import Field, FieldTable, refused
+from tilewise.server.fulfilment import check_answers
 from tilewise.server.openapi import examples
 from tilewise.server.openapi.conversation import CONVERSATIONS
 from tilewise.server.openapi.operation import GENERATION, Operation, RequestBody
@@ -58,32 +59,35 @@ OPERATIONS = {
 @router.post("/v1/chat/completions/batch")
 async def batched_chat_completions(raw: HttpRequest) -> Response:
     """Answer several conversations at once, pictures and videos included; not streamed, and without tools."""
-    return await exchange(raw, context_of(raw).service, lambda body: answer_batch(raw, body))
+    return await exchange(raw, context_of(raw).service, lambda body, ignored: answer_batch(raw, body, ignored))
 
 
-async def answer_batch(raw: HttpRequest, body: dict[str, Any]) -> Response:
+async def answer_batch(raw: HttpRequest, body: dict[str, Any], ignored: Ignored) -> Response:
     context = context_of(raw)
     service = context.service
     conversations = _conversations(body)
     calls = [
-        chat_call({**body, "messages": messages}, context.served, raw.headers.get("x-request-id"))
+        chat_call({**body, "messages": messages}, context.served, ignored, raw.headers.get("x-request-id"))
         for messages in conversations
     ]
     service.check_admission()
     async with service.deadline():
-        requests = await asyncio.gather(*(prepared(raw, context, call) for call in calls))
+        requests = await asyncio.gather(*(prepared(raw, context, call, ignored) for call in calls))
         name = calls[0].reply.id
         for request in requests:
             context.log.received(name, request)
         outputs = await all_answers(context, name, requests)
         answers = [chat_body(call, output) for call, output in zip(calls, outputs, strict=True)]
-        return JSONResponse(_joined(answers, (output.usage for output in outputs)), headers=context.load_report(raw))
+        for call, output, answer in zip(calls, outputs, answers, strict=True):
+            await check_answers(call, output, answer, service)
+        headers = context.load_report(raw, ignored)
+        return JSONResponse(_joined(answers, [output.usage for output in outputs]), headers=headers)
 
 
 def _conversations(body: dict[str, Any]) -> list[Any]:
     """Raises InvalidField for what a batch cannot have, too."""
     for field in _REFUSED.values():
-        if body.get(field.name) is not None and field.refuses(body[field.name]):
+        if body.get(field.name) is not None and not field.asks_nothing(body[field.name]):
             raise InvalidField(field.name, f"{field.name} is not supported: {field.note}")
     found = body.get("messages")
     if not isinstance(found, list) or not found or not all(isinstance(one, list) and one for one in found):
@@ -93,10 +97,9 @@ def _conversations(body: dict[str, Any]) -> list[Any]:
     return found
 
 
-def _joined(answers: list[dict[str, Any]], usages: Iterable[Usage]) -> dict[str, Any]:
+def _joined(answers: list[dict[str, Any]], usages: list[Usage]) -> dict[str, Any]:
     """The first answer's head, the choices of all, and their usage together."""
-    found = list(usages)
     fields = (field.name for field in dataclasses.fields(Usage))
-    total = Usage(**{name: sum(getattr(usage, name) for usage in found) for name in fields})
+    total = Usage(**{name: sum(getattr(usage, name) for usage in usages) for name in fields})
     choices = [{**answer["choices"][0], "index": number} for number, answer in enumerate(answers)]
     return {**answers[0], "choices": choices, "usage": usage_body(total)}

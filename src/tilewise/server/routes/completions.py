@@ -10,6 +10,8 @@ from typing import Any
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
+from tilewise.ignored import Ignored
+from tilewise.inputs.grammar import name_unenforced
 from tilewise.outputs.group import AnswerGroup
 from tilewise.server.calls import CompletionCall
 from tilewise.server.completion import Decode, completion_body, completion_call
@@ -45,19 +47,20 @@ OPERATIONS = {
 @router.post("/v1/completions")
 async def completions(raw: HttpRequest) -> Response:
     """Continue raw prompts: text, in which special tokens are meant, or token ids."""
-    return await exchange(raw, context_of(raw).service, lambda body: answer_completion(raw, body))
+    return await exchange(raw, context_of(raw).service, lambda body, ignored: answer_completion(raw, body, ignored))
 
 
-async def answer_completion(raw: HttpRequest, body: dict[str, Any]) -> Response:
+async def answer_completion(raw: HttpRequest, body: dict[str, Any], ignored: Ignored) -> Response:
     context = context_of(raw)
     service = context.service
-    call = completion_call(body, context.served, raw.headers.get("x-request-id"))
+    call = completion_call(body, context.served, ignored, raw.headers.get("x-request-id"))
     service.check_admission()
     async with service.deadline():
         requests = await service.prepare(lambda: completion_requests(call, service.preparer), is_light(call))
         for request in requests:
+            name_unenforced(request, ignored)
             context.log.received(call.reply.id, request)
-        headers = context.load_report(raw)
+        headers = context.load_report(raw, ignored)
         if call.reply.stream:
             return EventStream(guarded(completion_events(context, call, requests), service), headers)
         outputs = await all_answers(context, call.reply.id, requests)

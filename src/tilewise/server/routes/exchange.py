@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from tilewise.errors import EngineDead, Overloaded
+from tilewise.ignored import Ignored
 from tilewise.server.body import check_media_type, parse_body
 from tilewise.server.disconnect import ClientLeft, unless_client_leaves
 from tilewise.server.events import DONE, data_event
@@ -20,25 +22,49 @@ logger = logging.getLogger("tilewise")
 _LARGE = 2**18  # bytes of a body that is parsed in a thread
 _CLIENT_LEFT = 499  # nginx's; nobody reads it but the access log
 
-Work = Callable[[dict[str, Any]], Awaitable[Response]]
+IGNORED_HEADER = "x-tilewise-ignored"
+_MOST_NAMED = 1024  # characters of that header
+_UNSAFE = re.compile(r"[^\w.-]", re.ASCII)
+
+Work = Callable[[dict[str, Any], Ignored], Awaitable[Response]]
+"""Answers a body, and adds what of it has no effect to the `Ignored`, at the latest when the answer begins."""
 
 
 async def exchange(raw: Request, service: Service, work: Work) -> Response:
-    """Answer one request by `work(body)`."""
+    """Answer one request by `work(body, ignored)`; names without effect are in a header, the log and a counter."""
+    ignored = Ignored()
 
     async def answer(data: bytes) -> Response:
         check_media_type(raw.headers.get("content-type"))
         body = parse_body(data) if len(data) < _LARGE else await service.prepare(lambda: parse_body(data))
-        return await work(body)
+        return await work(body, ignored)
 
     try:
         with service.counted():
             data = await raw.body()
-            return await unless_client_leaves(raw.receive, answer(data))
+            response = await unless_client_leaves(raw.receive, answer(data))
     except (ClientLeft, ClientDisconnect):  # the latter, before the body had come
         return Response(status_code=_CLIENT_LEFT)
     except Exception as error:  # of whatever kind: a client gets the API's error body, and the log the rest
-        return refusal(error, service)
+        response = refusal(error, service)
+    if ignored:
+        response.headers[IGNORED_HEADER] = ignored_header(ignored.names)
+        service.note_ignored(ignored, raw.url.path)
+    return response
+
+
+def ignored_header(names: Sequence[str]) -> str:
+    """The names as the header lists them: characters that every header carries, and how many are left out at the end.
+
+    >>> ignored_header(["chat_id", "a b"])
+    'chat_id, a_b'
+    """
+    shown: list[str] = []
+    for name in names:
+        if sum(map(len, shown)) + 2 * len(shown) + len(name) > _MOST_NAMED:
+            return ", ".join([*shown, f"and-{len(names) - len(shown)}-more"])
+        shown.append(_UNSAFE.sub("_", name))
+    return ", ".join(shown)
 
 
 def refusal(error: Exception, service: Service) -> Response:

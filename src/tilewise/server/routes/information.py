@@ -101,7 +101,8 @@ async def version(_: Request) -> Response:
 async def metrics(raw: Request) -> Response:
     """For Prometheus, under vLLM's names."""
     context = context_of(raw)
-    return Response(context.metrics.render(context.service.preparer.cache.counts), media_type=_METRICS)
+    context.metrics.media(context.service.preparer.cache.counts)
+    return Response(context.metrics.render(), media_type=_METRICS)
 
 
 @router.get("/load")

@@ -8,6 +8,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from tilewise.errors import InvalidRequest
+from tilewise.ignored import Ignored
 from tilewise.server.context import context_of
 from tilewise.server.openapi.operation import GENERATION, Operation
 from tilewise.server.protocol.answers import ChatChunk, ChatCompletion, TextChunk, TextCompletion
@@ -31,14 +32,14 @@ OPERATIONS = {
 async def invocations(raw: HttpRequest) -> Response:
     """Answer a body as the route does that takes such bodies, as SageMaker asks."""
 
-    async def work(body: dict[str, Any]) -> Response:
+    async def work(body: dict[str, Any], ignored: Ignored) -> Response:
         if "messages" in body:
-            return await chat.answer_chat(raw, body)
+            return await chat.answer_chat(raw, body, ignored)
         if "prompt" in body:
-            return await completions.answer_completion(raw, body)
+            return await completions.answer_completion(raw, body, ignored)
         raise InvalidRequest(
-            "/invocations takes bodies of /v1/chat/completions, which have messages, and of /v1/completions, which have "
-            "a prompt: send one of them."
+            "/invocations takes bodies of /v1/chat/completions, which have messages, and of /v1/completions, which "
+            "have a prompt: send one of them."
         )
 
     return await exchange(raw, context_of(raw).service, work)

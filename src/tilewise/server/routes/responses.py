@@ -9,10 +9,13 @@ from typing import Any
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
+from tilewise.ignored import Ignored
+from tilewise.inputs.grammar import name_unenforced
 from tilewise.server.context import Context, context_of
 from tilewise.server.disconnect import EventStream
 from tilewise.server.events import named_event
 from tilewise.server.fields import RESPONSES
+from tilewise.server.fulfilment import check_strictness
 from tilewise.server.openapi import examples
 from tilewise.server.openapi.conversation import ITEMS
 from tilewise.server.openapi.operation import GENERATION, Operation, RequestBody
@@ -44,15 +47,16 @@ async def responses(raw: HttpRequest) -> Response:
     context = context_of(raw)
     service = context.service
 
-    async def work(body: dict[str, Any]) -> Response:
-        call = response_call(body, context.served, raw.headers.get("x-request-id"))
+    async def work(body: dict[str, Any], ignored: Ignored) -> Response:
+        call = response_call(body, context.served, ignored, raw.headers.get("x-request-id"))
         service.check_admission()
         async with service.deadline():
             scope = context.scope(raw, call.chat.routing.cache_salt)
             prompt, light = call.chat.prompt, is_light(call.chat)
             request = await service.read(
-                lambda reader: chat_request(call.chat, service.preparer, reader), prompt.media, scope, light
+                lambda reader: chat_request(call.chat, service.preparer, reader), prompt.media, scope, ignored, light
             )
+            name_unenforced(request, ignored)
             context.log.received(call.id, request)
             if call.chat.reply.stream:
                 return EventStream(response_events(context, call, request))
@@ -61,6 +65,7 @@ async def responses(raw: HttpRequest) -> Response:
                 async for pieces in steps:
                     for piece in pieces:
                         stream.take(piece, group.usage)
+            await check_strictness(call.chat, group.output().outputs[0], stream.response, service)
             context.log.answered(call.id, group)
             return JSONResponse(stream.response)
 
@@ -76,6 +81,8 @@ async def response_events(context: Context, call: ResponseCall, request: Request
             async with service.deadline(request.arrival), aclosing(service.pieces(group)) as steps:
                 async for pieces in steps:
                     events = [event for piece in pieces for event in stream.take(piece, group.usage)]
+                    for event in (event for event in events if event["type"] == "response.completed"):
+                        await check_strictness(call.chat, group.output().outputs[0], event["response"], service)
                     if events:
                         yield b"".join(map(named_event, events))
             context.log.answered(call.id, group)

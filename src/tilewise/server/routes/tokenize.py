@@ -7,6 +7,7 @@ from typing import Any
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
+from tilewise.ignored import Ignored
 from tilewise.inputs.media_io import MediaOptions
 from tilewise.server.calls import ChatPrompt
 from tilewise.server.context import context_of
@@ -43,12 +44,14 @@ async def tokenize(raw: HttpRequest) -> Response:
     context = context_of(raw)
     service = context.service
 
-    async def work(body: dict[str, Any]) -> Response:
-        call = tokenize_call(body, context.served)
+    async def work(body: dict[str, Any], ignored: Ignored) -> Response:
+        call = tokenize_call(body, context.served, ignored)
         async with service.deadline():
             media = call.prompt.media if isinstance(call.prompt, ChatPrompt) else MediaOptions()
             scope = context.scope(raw, None)
-            found = await service.read(lambda reader: tokenize_body(call, service.preparer, reader), media, scope)
+            found = await service.read(
+                lambda reader: tokenize_body(call, service.preparer, reader), media, scope, ignored
+            )
             return JSONResponse(found)
 
     return await exchange(raw, service, work)
@@ -60,8 +63,9 @@ async def detokenize(raw: HttpRequest) -> Response:
     context = context_of(raw)
     service = context.service
 
-    async def work(body: dict[str, Any]) -> Response:
+    async def work(body: dict[str, Any], ignored: Ignored) -> Response:
         tokenizer = service.preparer.tokenizer
-        return JSONResponse(await service.prepare(lambda: detokenize_body(body, context.served, tokenizer)))
+        found = await service.prepare(lambda: detokenize_body(body, context.served, tokenizer, ignored))
+        return JSONResponse(found)
 
     return await exchange(raw, service, work)

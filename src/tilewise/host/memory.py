@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tilewise.platforms.cpu.groups import groups
+from tilewise.host.groups import groups
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tilewise.host.memory import Memory, available_memory
 from tilewise.platforms.cpu import CpuPlatform
-from tilewise.platforms.cpu.memory import Memory, available_memory
 
 GIB = 2**30
 
