@@ -52,8 +52,8 @@ class AsyncLLM:
         self._thread = threading.Thread(target=self._loop.run_forever, name="tilewise-async-llm", daemon=True)
         self._thread.start()
         try:
-            for name in ("generation_config", "override_generation_config"):
-                options.pop(name, None)  # every request says how its tokens are chosen
+            defaults = [name for name in ("generation_config", "override_generation_config") if options.pop(name, None)]
+            LOG.take(dict.fromkeys(defaults, "every request says how its tokens are chosen"), "AsyncLLM")
             self.config = config = EngineConfig.of(model=model, **options)
             self._model = found = ModelInputs.of(config)
             launch = Launch(config, found.checkpoint, found.draft, found.tokenizer.image_context_id, found.spec.end_ids)
