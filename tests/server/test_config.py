@@ -74,3 +74,12 @@ def test_keys_are_not_shown_and_unknown_options_are_named():
 
 def test_every_option_says_what_it_is():
     assert all(field.metadata["help"] and field.metadata["group"] for field in dataclasses.fields(ServerConfig))
+
+
+def test_what_a_server_shows_of_itself_has_no_key_and_no_token():
+    from tilewise.config import EngineConfig
+    from tilewise.server.routes.developer import _shown
+
+    shown = str([_shown(ServerConfig(api_key=("secret",))), _shown(EngineConfig(hf_token="hf_secret"))])
+    assert "secret" not in shown
+    assert "max_num_seqs" in shown

@@ -177,7 +177,7 @@ WITHOUT_EFFECT: dict[str, str] = {
             VLLM_MAX_NUM_BAD_WORDS VLLM_MAX_STOP_STRINGS
         """,
         "there are no such routes": """
-            VLLM_ENABLE_COHERE_API VLLM_MAX_EMBED_DECODE_BYTES VLLM_SERVER_DEV_MODE
+            VLLM_ENABLE_COHERE_API VLLM_MAX_EMBED_DECODE_BYTES
         """,
         "no code of others is put into the program": """
             VLLM_MEDIA_CONNECTOR VLLM_PLUGINS

@@ -6,13 +6,15 @@ import dataclasses
 import json
 import os
 import platform
-from typing import Literal
+from typing import Any, Literal
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 import tilewise
+from tilewise.config import EngineConfig
 from tilewise.errors import EngineDead
+from tilewise.server.config import ServerConfig
 from tilewise.server.context import context_of
 from tilewise.server.openapi.operation import Operation
 from tilewise.server.problem import Problem
@@ -64,14 +66,9 @@ async def _reset(raw: Request, cache: Literal["prefix", "tiles"]) -> Response:
 async def server_info(raw: Request) -> Response:
     """What the server was started with, without keys."""
     context = context_of(raw)
-    options = {
-        field.name: getattr(context.config, field.name)
-        for field in dataclasses.fields(context.config)
-        if field.repr  # a key is not shown
-    }
     names = sorted(name for name in os.environ if name.startswith(("VLLM_", "TILEWISE_")) and "KEY" not in name)
     machine = {"python": platform.python_version(), "platform": platform.platform(), "cpus": os.cpu_count()}
-    config = {"server": options, "engine": dataclasses.asdict(context.engine)}
+    config = {"server": _shown(context.config), "engine": _shown(context.engine)}
     as_json = raw.query_params.get("config_format") == "json"
     found = {
         "vllm_config": json.loads(json.dumps(config, default=str)) if as_json else str(config),
@@ -79,3 +76,8 @@ async def server_info(raw: Request) -> Response:
         "system_env": {"tilewise": tilewise.__version__, **machine},
     }
     return JSONResponse(found)
+
+
+def _shown(config: EngineConfig | ServerConfig) -> dict[str, Any]:
+    """All options but those that hold a key or a token."""
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(config) if field.repr}
