@@ -34,16 +34,17 @@ PARTS = """\
 
 | message | what becomes of it |
 |---|---|
-| `system`, `developer` | the same; where they stand in ChatML templates (all but Phi-3's and GPT-OSS's), which join them at the start, a blank line between them. Only a first message takes the place of the built-in text |
-| another role | any name of letters and digits in ChatML templates; refused by others |
-| pictures and videos | in messages of every role in ChatML templates, results of tools included; else in the user's |
+| `system`, `developer` | the same; only a first one takes the place of the built-in text |
+| several of them, anywhere | ChatML: where they stand; Phi-3, GPT-OSS: joined at the start by blank lines |
+| another role | ChatML: any name of letters and digits; refused by the two others |
+| pictures and videos | ChatML: in messages of every role, results of tools included; else in the user's alone |
 | `prefix: true` or `partial: true` in a last message of the assistant | the answer goes on with it |
 | `reasoning`, `name`, `refusal` ... of earlier answers | no part of the prompt, as in the training; named |
 
 A text may say `<image>` or `<video>` (or LMDeploy's `<IMAGE_TOKEN>`) where a picture or video of its message stands: as
 often as there are such media. In a message without pictures these are text, and so is `<IMG_CONTEXT>`. Without markers
-the order of parts is what the model was trained with. `-hf` checkpoints loop over parts: texts as they are, a line break
-behind each picture. Other checkpoints have pictures, then videos, then the texts, a line each;
+the order of parts is what the model was trained with. `-hf` checkpoints loop over parts: texts as they are, a line
+break behind each picture. Other checkpoints have pictures, then videos, then the texts, a line each;
 `--interleave-mm-strings`, or the field `interleave_mm_strings`, keeps their order, a line for each part.
 
 Thinking (`reasoning_effort`, `enable_thinking`) has an effect on models whose vocabulary has `<think>`: InternVL3.5 on
