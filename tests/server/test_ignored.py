@@ -16,6 +16,7 @@ from tilewise.server.routes.exchange import ignored_header
 from tilewise.server.served import ServedModel
 
 STRICT = ServedModel(names=("a",), root="a", created=7, max_model_len=4096, strict_fields=True)
+CALLED = {"name": "look", "arguments": "{}"}
 TAKEN = [
     ({"chat_id": "x"}, "chat_id"),
     ({"user": "x"}, "user"),
@@ -28,6 +29,8 @@ TAKEN = [
      "messages.content.cache_control"),
     ({"messages": [{"role": "user", "content": [{**PICTURE, "image_url": {**PICTURE["image_url"], "alt": "tiger"}}]}]},
      "messages.content.image_url.alt"),
+    ({"messages": [QUESTION, {"role": "assistant", "tool_calls": [{"index": 0, "type": None, "function": CALLED}]}]},
+     "messages.tool_calls.index"),
     ({"stream": True, "stream_options": {"padding": True}}, "stream_options.padding"),
     ({"tools": [{**LOOK, "origin": "mcp"}], "tool_choice": "required"}, "tools.origin"),
     ({"tools": [{**LOOK, "function": {**LOOK["function"], "origin": "mcp"}}], "tool_choice": "required"},

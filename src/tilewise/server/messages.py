@@ -113,7 +113,7 @@ def _message(message: dict[str, Any], number: int, conversation: _Conversation) 
         )
     if content is None and not message.get("tool_calls") and role != "assistant":
         raise InvalidField(f"{where}.content", f"{where}: a message of role {role} needs content.")
-    return {"role": "system" if role == "developer" else role, "content": content, **_calls(message, where)}
+    return {"role": "system" if role == "developer" else role, "content": content, **_calls(message, where, unknown)}
 
 
 def _role(message: dict[str, Any], where: str) -> str:
@@ -139,17 +139,18 @@ def _take_key(key: str, role: str, where: str, unknown: UnknownFields) -> None:
         unknown.take(f"messages.{key}", _ALL_KEYS, where, f"{where}.{key}")
 
 
-def _calls(message: dict[str, Any], where: str) -> dict[str, Any]:
+def _calls(message: dict[str, Any], where: str, unknown: UnknownFields) -> dict[str, Any]:
     """What the function of each call has to be, `read_calls` says."""
     calls = message.get("tool_calls")
     if not isinstance(calls, list | None):
         raise InvalidField(f"{where}.tool_calls", f"{where}: tool_calls must be a list, got {type(calls).__name__}.")
     for number, call in enumerate(calls or ()):
         here = f"{where}.tool_calls[{number}]"
-        if not isinstance(call, dict) or call.get("type", "function") != "function":
+        if not isinstance(call, dict) or (call.get("type") or "function") != "function":
             raise InvalidField(here, f"{here} must be an object of type function, got {call!r:.80}.")
         if not isinstance(call.get("id"), str | None):
             raise InvalidField(here, f"{here}: id must be a text, got {call['id']!r:.80}.")
+        unknown.take_all("messages.tool_calls", _said(call), ("id", "type", "function"), here)
     return {"tool_calls": calls} if calls else {}
 
 
