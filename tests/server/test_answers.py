@@ -14,6 +14,7 @@ from tests.server.test_stream import gathered
 from tilewise import LLM, ImageAsset
 from tilewise.errors import InvalidRequest, TooLong
 from tilewise.ignored import Ignored
+from tilewise.inputs.request_builder import ChatOptions
 from tilewise.outputs.group import AnswerGroup
 from tilewise.server.body import parse_body
 from tilewise.server.completion import completion_body, completion_call
@@ -58,7 +59,7 @@ def drive(llm, group):
 def chat(llm, body):
     """The whole answer and the chunks of one and the same run."""
     call = chat_call(parse_body(json.dumps(body).encode()), SERVED, Ignored())
-    request = chat_request(call, llm._prepare, llm._reader)
+    request = chat_request(call, llm._prepare, llm._build.reader)
     group, stream = AnswerGroup(llm._tokenizer, request, llm._prepare.spec), ChatStream(call, request.prompt_ids)
     chunks = [chunk for piece in drive(llm, group) for chunk in stream.take(piece, group.usage)]
     return chat_body(call, group.output()), [*chunks, *stream.finish(group.usage)]
@@ -87,7 +88,11 @@ def words(text: str) -> dict:
 
 def prompted(llm, *messages, **fields):
     call = chat_call({"messages": list(messages), **fields}, SERVED, Ignored())
+<<<<<<< HEAD
     return chat_request(call, llm._prepare, llm._reader)
+=======
+    return chat_request(call, llm._prepare, llm._build.reader)
+>>>>>>> w/requests
 
 
 WHOLE, ONE_TILE = 13, 1  # a picture of 1600 x 1200 pixels in 4 x 3 tiles and a thumbnail, and in one
@@ -173,8 +178,8 @@ def test_a_prompt_that_is_too_long_says_what_was_asked_for(llm):
 def test_a_picture_as_it_was_prepared_offline(llm, sign):
     """The served prompt is that of LLM.chat."""
     call = chat_call({"messages": [sign]}, SERVED, Ignored())
-    offline = llm._chat_request([sign], call.sampling, None, None)
-    assert chat_request(call, llm._prepare, llm._reader).prompt_ids == offline.prompt_ids
+    offline = llm._build.conversation([sign], call.sampling, ChatOptions(), Ignored())
+    assert chat_request(call, llm._prepare, llm._build.reader).prompt_ids == offline.prompt_ids
 
 
 @pytest.mark.parametrize("parallel", [True, False])
@@ -201,11 +206,11 @@ def test_required_calls_are_calls(llm, parallel):
 def test_asked_tokens_have_to_fit(llm):
     body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2048}
     with pytest.raises(TooLong) as caught:
-        chat_request(chat_call(body, SERVED, Ignored()), llm._prepare, llm._reader)
+        chat_request(chat_call(body, SERVED, Ignored()), llm._prepare, llm._build.reader)
     assert (caught.value.limit, caught.value.output_tokens) == (2048, 2048)
     fits = {**body, "max_tokens": 2048 - caught.value.prompt_tokens}
     assert (
-        chat_request(chat_call(fits, SERVED, Ignored()), llm._prepare, llm._reader).sampling.max_tokens
+        chat_request(chat_call(fits, SERVED, Ignored()), llm._prepare, llm._build.reader).sampling.max_tokens
         == fits["max_tokens"]
     )
 
@@ -233,25 +238,27 @@ def test_completions_echo_their_prompts(llm):
 
 
 def test_tokenize_counts_pictures_and_detokenize_comes_back(llm, sign):
-    body = tokenize_body(tokenize_call({"messages": [sign]}, SERVED, Ignored()), llm._prepare, llm._reader)
-    request = chat_request(chat_call({"messages": [sign]}, SERVED, Ignored()), llm._prepare, llm._reader)
+    body = tokenize_body(tokenize_call({"messages": [sign]}, SERVED, Ignored()), llm._prepare, llm._build.reader)
+    request = chat_request(chat_call({"messages": [sign]}, SERVED, Ignored()), llm._prepare, llm._build.reader)
     assert (body["tokens"], body["count"]) == (list(request.prompt_ids), len(request.prompt_ids))
     assert (body["max_model_len"], body["token_strs"]) == (2048, None)
     text = {"prompt": "the red sign", "return_token_strs": True}
-    body = tokenize_body(tokenize_call(text, SERVED, Ignored()), llm._prepare, llm._reader)
+    body = tokenize_body(tokenize_call(text, SERVED, Ignored()), llm._prepare, llm._build.reader)
     assert len(body["token_strs"]) == body["count"]
     assert detokenize_body({"tokens": body["tokens"]}, SERVED, llm._tokenizer, Ignored()) == {"prompt": "the red sign"}
-    assert tokenize_body(tokenize_call({"prompt": ""}, SERVED, Ignored()), llm._prepare, llm._reader)["count"] == 0
+    assert (
+        tokenize_body(tokenize_call({"prompt": ""}, SERVED, Ignored()), llm._prepare, llm._build.reader)["count"] == 0
+    )
 
 
 def test_tokenize_takes_more_than_the_context(llm):
-    body = tokenize_body(tokenize_call({"prompt": "red " * 5000}, SERVED, Ignored()), llm._prepare, llm._reader)
+    body = tokenize_body(tokenize_call({"prompt": "red " * 5000}, SERVED, Ignored()), llm._prepare, llm._build.reader)
     assert body["count"] > 2048
 
 
 def test_tokenize_follows_tools_and_endings(llm):
     asked = {"messages": [{"role": "user", "content": "Hi"}], "tools": [LOOK], "add_generation_prompt": False}
-    body = tokenize_body(tokenize_call(asked, SERVED, Ignored()), llm._prepare, llm._reader)
+    body = tokenize_body(tokenize_call(asked, SERVED, Ignored()), llm._prepare, llm._build.reader)
     prompt = detokenize_body({"tokens": body["tokens"]}, SERVED, llm._tokenizer, Ignored())["prompt"]
     assert '"name": "look"' in prompt
     assert prompt.endswith("Hi<|im_end|>\n")
