@@ -88,11 +88,7 @@ def words(text: str) -> dict:
 
 def prompted(llm, *messages, **fields):
     call = chat_call({"messages": list(messages), **fields}, SERVED, Ignored())
-<<<<<<< HEAD
-    return chat_request(call, llm._prepare, llm._reader)
-=======
     return chat_request(call, llm._prepare, llm._build.reader)
->>>>>>> w/requests
 
 
 WHOLE, ONE_TILE = 13, 1  # a picture of 1600 x 1200 pixels in 4 x 3 tiles and a thumbnail, and in one
