@@ -74,9 +74,9 @@ class EngineConfig:
     load_format: LoadFormat = option("auto", "dummy = random weights, to try sizes and speed", "model")
     enforce_eager: bool = option(False, "launch every step op by op, capture no graphs", "model")
     seed: int | None = option(
-        None,
-        "requests without a seed draw from this one, in the order in which they come: the same again in each run "
-        "(default: another draw every time)",
+        0,
+        "requests without a seed draw from this one, in the order in which they come: the same again in each run; "
+        "None = another draw in every run",
         "model",
     )
     tokenizer: str | None = option(None, "folder or hub id of another tokenizer (default: the model's own)", "model")
