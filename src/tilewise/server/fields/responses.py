@@ -1,10 +1,15 @@
-"""The fields of /v1/responses, of which the stateless part is served."""
+"""The fields of /v1/responses."""
 
 from __future__ import annotations
 
 from tilewise.server.fields.field import FieldTable, inert, refused, works
+from tilewise.server.fields.sampling import SAMPLING
 
-_STATE = "Nothing is kept between requests: send the whole conversation as input."
+_STATE = "Conversations are gone on from by previous_response_id, or sent whole as input."
+_SAMPLING = (
+    *("top_k", "min_p", "seed", "stop", "stop_token_ids", "ignore_eos", "logit_bias", "skip_special_tokens"),
+    *("presence_penalty", "frequency_penalty", "repetition_penalty", "include_stop_str_in_output", "min_tokens"),
+)
 
 RESPONSES = FieldTable(
     "/v1/responses",
@@ -16,7 +21,12 @@ RESPONSES = FieldTable(
         works("temperature", "0 = greedy."),
         works("top_p", "In (0, 1]."),
         works("top_logprobs", "Likeliest tokens at each position of the text."),
+        works("include", "message.output_text.logprobs; nothing else can be added to an answer."),
         works("stream", "Answer as server-sent events."),
+        works("store", "Keep the response for GET /v1/responses/ID, where VLLM_ENABLE_RESPONSES_API_STORE is 1."),
+        works("previous_response_id", "Go on from a response that is kept."),
+        works("background", "Answer at once, and work on; ask GET /v1/responses/ID for the answer."),
+        works("enable_response_messages", "Prompt and answer as the model sees them, as text and token ids."),
         works("text", "format: text, json_object or json_schema."),
         works("tools", "Functions that the model may call."),
         works("tool_choice", "none, auto, required or one function."),
@@ -26,18 +36,18 @@ RESPONSES = FieldTable(
         works("priority", "Lower is served first, under --scheduling-policy priority."),
         works("cache_salt", "Cached prefixes are shared among requests of one salt alone."),
         works("mm_processor_kwargs", "max_dynamic_patch and its like, for this request's pictures."),
+        works("media_io_kwargs", "video.num_frames and video.fps; image.rgba_background_color."),
+        works("chat_template_kwargs", "enable_thinking; the built-in templates know nothing else."),
+        works("include_reasoning", "false = the reasoning is left out of the answer."),
+        works("structured_outputs", "json, regex, choice, grammar or json_object, and its white space."),
+        *(field for field in SAMPLING if field.name in _SAMPLING),
         inert("user", "A name for the provider's own records; nothing is recorded here."),
         inert("metadata", "Labels, which the answer repeats."),
         inert("safety_identifier", "A name for the provider's own records; nothing is recorded here."),
         inert("prompt_cache_key", "A routing hint; cached prefixes are found by content here."),
         inert("prompt_cache_retention", "A hint to a provider's cache, which here keeps what fits."),
-        # OpenAI's clients send nothing unless asked, and its own default is to store: absent means not stored here.
-        refused("store", "Answers are not kept here: send false.", False),
-        refused("previous_response_id", _STATE),
         refused("conversation", _STATE),
-        refused("background", "An answer comes with its request: send false.", False),
         refused("prompt", "Prompt templates are kept by the provider: send input and instructions."),
-        refused("include", "Only message.output_text.logprobs could be had: set top_logprobs.", []),
         refused("max_tool_calls", "Functions are called by you: count them there."),
         refused("truncation", "What does not fit is refused, not cut.", "disabled"),
         refused("service_tier", "There is one tier: send auto or leave it out.", "auto", "default"),

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict
 
 from tilewise.server.protocol.chat import Effort
-from tilewise.server.protocol.common import Body, Given
+from tilewise.server.protocol.common import Body, Given, StructuredOutputs
 
 
 class TextFormat(Given):
@@ -28,8 +28,8 @@ class TextOptions(Given):
 
 class ReasoningOptions(Given):
     effort: Effort | None = None
-    summary: None = None
-    """Reasoning is given as it is, not summed up."""
+    summary: Literal["auto", "concise", "detailed"] | None = None
+    """Without effect: reasoning is given as it is, not summed up."""
 
 
 class FlatTool(Given):
@@ -63,3 +63,25 @@ class ResponsesBody(Body):
     priority: int = 0
     cache_salt: str | None = None
     mm_processor_kwargs: dict[str, Any] | None = None
+    media_io_kwargs: dict[str, Any] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    include_reasoning: bool = True
+    include: list[str] | None = None
+    store: bool | None = None
+    previous_response_id: str | None = None
+    background: bool = False
+    enable_response_messages: bool = False
+    structured_outputs: StructuredOutputs | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = None
+    ignore_eos: bool | None = None
+    logit_bias: dict[str, float] | None = None
+    skip_special_tokens: bool | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    include_stop_str_in_output: bool | None = None
+    min_tokens: int | None = None
