@@ -5,17 +5,20 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from tilewise.cli.flags.flag import Flag
-from tilewise.cli.flags.foreign import FOREIGN, REMARKS, Foreign
-from tilewise.cli.flags.graphs import ADDITIONAL
 from tilewise.cli.flags.page import GROUPS
-from tilewise.cli.flags.table import serve_flags
+from tilewise.cli.flags.table import FOREIGN, flag_of, serve_flags
 from tilewise.cli.flags.variables import VARIABLES
+from tilewise.foreign.entry import Foreign
+from tilewise.foreign.graphs import ADDITIONAL
+from tilewise.foreign.translate import REMARKS
 
 PAGE = Path(__file__).parent / "compatibility.md"
 INTRODUCTION = """\
@@ -23,8 +26,12 @@ INTRODUCTION = """\
 
 Written by `make compatibility`.
 
-`tilewise serve` takes `vllm serve`'s flags. A flag is an option, or built in, or matters to other devices only, or is
-refused by name; none is accepted in silence. What is built in, or for other devices, leaves one line in the log.
+`tilewise serve` takes `vllm serve`'s flags, those of vLLM 0.10 to 0.33 and some older ones. What changes an answer
+works or is refused by name. What does not is taken, and one line in the log says why. `tilewise bench`, `run-batch`,
+`ask` and the other verbs read options of the engine in the same way, and so does Python: `LLM(...)` takes what vLLM's
+does, under the same names.
+
+{counts}
 
 | form | examples |
 |---|---|
@@ -41,8 +48,9 @@ Of a flag that is given several times the last one counts. One that does not exi
 does. `tilewise serve --help=WORD` searches.
 """
 FATES = {
-    "built in": "Built in\nIt is so anyway. A value that asks for something else is refused.",
-    "other device": "For other devices\nRead and checked; nothing on this device depends on it.",
+    "built in": "Built in\nIt is so anyway; one line in the log says so.",
+    "other device": "For other devices\nTaken; nothing on this device depends on it, and one line in the log says so.",
+    "other name": "By another name\nTaken as the option that it is here.",
     "not yet": "Not there yet\nRefused, unless the value asks for what is so anyway.",
     "never": "Not wanted\nRefused, unless the value asks for what is so anyway.",
 }
@@ -55,7 +63,25 @@ VARIABLE_FATES = {
 
 
 def page() -> str:
-    return "\n".join([INTRODUCTION, *_options(), *_foreign(), _additional(), _variables()])
+    return "\n".join(
+        [INTRODUCTION.replace("{counts}", _counts()), *_options(), *_foreign(), _additional(), _variables()]
+    )
+
+
+def _counts() -> str:
+    """How many flags and variables have which fate."""
+    flags = serve_flags()
+    options = sum(flag.group != "compatibility" for flag in flags)
+    fates = Counter(entry.fate for entry in FOREIGN if entry.name in {flag.name for flag in flags[options:]})
+    refused = fates["not yet"] + fates["never"]
+    effect = fates["built in"] + fates["other device"]
+    variables = Counter("read" if entry.fate in ("honoured", "own") else "other" for entry in VARIABLES)
+    text = (
+        f"Of {len(flags)} flags {options} are options, {fates['other name']} are other names of options, {effect} have "
+        f"no effect and are taken, and {refused} are refused unless they ask for what is so anyway. "
+        f"Of {variables.total()} environment variables {variables['read']} are read, {variables['other']} do nothing."
+    )
+    return textwrap.fill(text, 120)
 
 
 def _options() -> Iterator[str]:
@@ -100,7 +126,7 @@ def _foreign() -> Iterator[str]:
     for fate, text in FATES.items():
         title, _, about = text.partition("\n")
         entries = [entry for entry in FOREIGN if entry.fate == fate and entry.name not in options]
-        rows = [(_names(entry.flag), _values(entry.flag), _accepted(entry), entry.says) for entry in entries]
+        rows = [(_names(flag_of(entry)), _values(flag_of(entry)), _accepted(entry), entry.says) for entry in entries]
         yield section(f"## {title}\n{about}", ("flag", "values", "accepted", "why"), rows)
 
 

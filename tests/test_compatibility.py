@@ -14,8 +14,7 @@ from docs.compatibility import PAGE, page
 
 import tilewise
 from tests.cli.flags import commands
-from tilewise.cli.flags.foreign import FOREIGN
-from tilewise.cli.flags.table import serve_flags
+from tilewise.cli.flags.table import FOREIGN, serve_flags
 from tilewise.cli.flags.variables import VARIABLES
 
 
@@ -40,6 +39,7 @@ ENVIRONMENT = ("os.environ", "environment")
 BY_NAME = {
     "cli/flags/settings.py": 2,  # of OPTIONS in variables.py
     "inputs/media_limits.py": 1,  # of the limits
+    "inputs/web/proxy.py": 2,  # of the variables of proxies
     "server/assemble.py": 1,  # of _whole_variable
     "weights/hubs/repository.py": 2,  # of endpoint, and of a tuple
 }

@@ -203,9 +203,9 @@ def test_a_video_as_frames(llm):
         ),
         (lambda llm: llm.chat([{"role": "usr", "content": "a"}]), InvalidRequest, "role must be one of"),
         (
-            lambda llm: llm.chat([{"role": "user", "content": "a"}], chat_template_kwargs={"thinking": True}),
-            InvalidRequest,
-            "knows enable_thinking, got thinking",
+            lambda llm: llm.chat([{"role": "user", "content": "a"}], chat_template_kwargs={"enable_thinkin": True}),
+            UnknownOption,
+            "Did you mean enable_thinking?",
         ),
         (
             lambda llm: llm.generate("a", mm_processor_kwargs={"max_dynamic_patches": 1}),
@@ -244,7 +244,7 @@ def test_a_bad_word_does_not_appear(llm):
             assert word.strip() not in llm.generate("the hen", FREE.with_(bad_words=[word]))[0].outputs[0].text
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
     spelled = llm.generate("the hen", FREE.with_(bad_words=letters))[0].outputs[0].token_ids
-    single = {llm.get_tokenizer().encode_text(letter)[0] for letter in letters}
+    single = {llm.inputs.tokenizer.encode_text(letter)[0] for letter in letters}
     assert not single & set(spelled)
 
 
@@ -410,3 +410,124 @@ def test_overlapped_steps_answer_alike(folder, llm):
             assert [output.outputs[0].token_ids for output in other.generate(prompts, GREEDY)] == expected
         text = "".join(text for text, _ in other.stream_chat([{"role": "user", "content": "the hen"}], GREEDY))
         assert text == llm.chat([{"role": "user", "content": "the hen"}], GREEDY)[0].outputs[0].text
+
+
+def test_calls_of_vllms_programs(llm):
+    """Arguments at vLLM's defaults change nothing; those of its other releases are taken as well."""
+    messages = [{"role": "user", "content": "the hen"}]
+    plain = llm.chat(messages, GREEDY)[0].outputs[0].token_ids
+    dressed = llm.chat(
+        messages,
+        GREEDY,
+        False,
+        None,
+        add_generation_prompt=True,
+        continue_final_message=False,
+        chat_template=None,
+        chat_template_content_format="openai",
+        tools=None,
+        priority=None,
+        tokenization_kwargs=None,
+    )
+    assert dressed[0].outputs[0].token_ids == plain
+    ids = llm.inputs.tokenizer.encode_text("the hen")
+    answers = [
+        llm.generate(prompts="the hen", sampling_params=GREEDY, lora_request=[None], use_tqdm=False),
+        llm.generate(prompt_token_ids=[ids], sampling_params=GREEDY),
+        llm.generate(["anything"], GREEDY, prompt_token_ids=[np.array(ids)]),
+        llm.generate(np.array(ids), GREEDY),
+    ]
+    assert len({tuple(answer.outputs[0].token_ids) for (answer,) in answers}) == 1
+    assert answers[2][0].prompt == "anything"
+
+
+def test_a_message_goes_on_or_ends(llm):
+    begun = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "the hen"}]
+    output = llm.chat(begun, GREEDY, add_generation_prompt=False, continue_final_message=True)[0]
+    assert output.prompt.endswith("<|im_start|>assistant\nthe hen")
+    assert llm.chat(begun, GREEDY, add_generation_prompt=False)[0].prompt.endswith("the hen<|im_end|>\n")
+
+
+def test_a_results_own_ids_with_their_pictures_give_the_same_answer(llm):
+    pictures = [ImageAsset("cherry_blossom").pil_image, ImageAsset("stop_sign").pil_image]
+    prompt = "<image>\nfirst <image>\nsecond"
+    first = llm.generate({"prompt": prompt, "multi_modal_data": {"image": pictures}}, GREEDY)[0]
+    again = llm.generate({"prompt_token_ids": first.prompt_token_ids, "multi_modal_data": {"image": pictures}}, GREEDY)[
+        0
+    ]
+    assert again.prompt_token_ids == first.prompt_token_ids
+    assert again.outputs[0].token_ids == first.outputs[0].token_ids
+
+
+def test_what_is_assigned_later_changes_nothing_that_was_enqueued(llm):
+    params = SamplingParams(temperature=0, max_tokens=2, ignore_eos=True)
+    names = llm.enqueue(["the hen", "other"], params)
+    params.max_tokens = 5
+    outputs = llm.wait_for_completion()
+    assert [output.request_id for output in outputs] == names
+    assert [len(output.outputs[0].token_ids) for output in outputs] == [2, 2]
+    assert llm.wait_for_completion() == []
+
+
+def test_ids_without_text_and_a_prompt_computed_anew(llm):
+    prompt, free = "the hen in the inn " * 10, GREEDY.with_(ignore_eos=True)
+    text = llm.generate(prompt, free)[0].outputs[0]
+    bare = llm.generate(prompt, free.with_(detokenize=False, skip_reading_prefix_cache=True))[0]
+    assert (bare.outputs[0].text, bare.outputs[0].token_ids) == ("", text.token_ids)
+    assert bare.num_cached_tokens == 0 < llm.generate(prompt, free)[0].num_cached_tokens
+    assert llm.reset_prefix_cache()
+    assert llm.generate(prompt, free)[0].num_cached_tokens == 0
+
+
+def test_default_sampling_params_are_the_checkpoints(folder):
+    (folder / "generation_config.json").write_text('{"temperature": 0.3, "top_k": 7, "max_new_tokens": 3}')
+    try:
+        with LLM(str(folder), max_model_len=64, override_generation_config={"top_k": 9}) as llm:
+            expected = SamplingParams(temperature=0.3, top_k=9, max_tokens=3)
+            assert llm.get_default_sampling_params() == expected
+            assert len(llm.generate("the hen")[0].outputs[0].token_ids) <= 3
+        with LLM(str(folder), max_model_len=64, generation_config="vllm") as llm:
+            assert llm.get_default_sampling_params() == SamplingParams()
+    finally:
+        (folder / "generation_config.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda llm: llm.embed("a"), NotImplementedError, "LLM.embed is not possible. Models here answer"),
+        (lambda llm: llm.sleep(), NotImplementedError, "close this engine"),
+        (lambda llm: llm.generate("a", lora_request=object()), InvalidRequest, "merge them into the checkpoint"),
+        (lambda llm: llm.chat([], GREEDY, tokenization_kwargs={"a": 1}), InvalidRequest, "truncate_prompt_tokens"),
+        (lambda llm: llm.chat([], GREEDY, chat_template_content_format="json"), InvalidRequest, "auto, string, openai"),
+        (
+            lambda llm: llm.chat([{"role": "user", "content": "a"}], GREEDY, chat_template="{{"),
+            InvalidRequest,
+            "render",
+        ),
+        (lambda llm: llm.generate("a", 5), InvalidRequest, "must be SamplingParams or a list of them, got 5"),
+        (
+            lambda llm: llm.generate(["a"], GREEDY, prompt_token_ids=[[1], [2]]),
+            InvalidRequest,
+            "2 entries for 1 prompts",
+        ),
+        (lambda llm: LLM("demo", chat_template="x"), InvalidConfig, "chat_template is not possible"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_the_remedy(llm, call, error, message):
+    with pytest.raises(error, match=message):
+        call(llm)
+
+
+@pytest.mark.parametrize(
+    ("statement", "words"),
+    [
+        ("from tilewise import PoolingParams", "tilewise has no PoolingParams: models here answer"),
+        ("from tilewise.inputs import EmbedsPrompt", "send text or ids"),
+        ("from tilewise.lora.request import LoRARequests", "cannot import name"),
+        ("import tilewise.v1.worker", "No module named"),
+    ],
+)
+def test_imports_of_what_cannot_be_had_say_why(statement, words):
+    with pytest.raises(ImportError, match=words):
+        exec(statement)

@@ -15,7 +15,6 @@ WRONG = [
     ("max_num_seqs", 2.5, "a whole number"),
     ("max_num_seqs", True, "a whole number"),
     ("num_frames", 1.5, "a whole number"),
-    ("num_frames", None, "a whole number"),
     ("max_logprobs", 1.0, "a whole number"),
     ("kv_cache_memory_bytes", 1.5, "a whole number or None"),
     ("enable_prefix_caching", "false", "True or False"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 GIB = 2**30
 _FACTORS = {f"{letter}{end}": base**power for power, pair in enumerate(("kK", "mM", "gG", "tT"), 1)
@@ -38,3 +39,12 @@ def in_bytes(count: int) -> str:
         if count >= 1024**power:
             return f"{count / 1024**power:.2f} {unit}"
     return f"{count} bytes"
+
+
+def plain(value: Any) -> Any:
+    """Scalars of numpy and torch as Python's own numbers, and their arrays as lists; anything else as it is.
+
+    Neither library is imported for it.
+    """
+    convert = getattr(value, "tolist", None)
+    return convert() if callable(convert) else value

@@ -6,22 +6,27 @@ Names, meanings and defaults are vLLM's where vLLM has the option; every field c
 from __future__ import annotations
 
 import dataclasses
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from tilewise.amounts import read_amount, read_length
 from tilewise.errors import InvalidConfig, UnknownOption, did_you_mean
+from tilewise.foreign.engine import ENGINE
+from tilewise.foreign.translate import translate_engine
+from tilewise.ignored import LOG
 from tilewise.option import check_range, check_types, option, whole
 from tilewise.speculation import SpeculativeConfig
 
 Dtype = Literal["auto", "bfloat16", "float16", "half", "float32", "float"]
-LoadFormat = Literal["auto", "dummy"]
+LoadFormat = Literal["auto", "safetensors", "dummy"]
 LoadStrategy = Literal["lazy", "eager", "prefetch"]
 TileBudget = Literal["each", "share"]
 Hub = Literal["huggingface", "modelscope"]
 Policy = Literal["fcfs", "priority"]
 
+logger = logging.getLogger("tilewise")
 
 AUTO_LENGTH = -1
 """As `max_model_len`: the longest that fits."""
@@ -68,6 +73,18 @@ class EngineConfig:
     )
     load_format: LoadFormat = option("auto", "dummy = random weights, to try sizes and speed", "model")
     enforce_eager: bool = option(False, "launch every step op by op, capture no graphs", "model")
+    seed: int | None = option(
+        None,
+        "requests without a seed draw from this one, in the order in which they come: the same again in each run "
+        "(default: another draw every time)",
+        "model",
+    )
+    tokenizer: str | None = option(None, "folder or hub id of another tokenizer (default: the model's own)", "model")
+    tokenizer_revision: str | None = option(None, "branch, tag or commit of the tokenizer on the hub", "model")
+    hf_token: str | None = option(
+        None, "token for private and gated models (default: HF_TOKEN, or that of a login)", "model", shown=False
+    )
+    use_tqdm_on_load: bool = option(True, "show a progress bar while the weights of a large model are read", "model")
 
     block_size: int = option(16, "tokens a KV block", "memory")
     gpu_memory_utilization: float | None = option(
@@ -113,6 +130,11 @@ class EngineConfig:
     )
     disable_log_stats: bool = option(True, "no line about throughput, load and caches every ten seconds", "scheduling")
     tensor_parallel_size: int = option(1, "devices that share one model", "scheduling")
+    disable_additional_properties: bool = option(
+        True, "objects of schemas that list their properties have no others, unless a schema or a request says so",
+        "scheduling",
+    )  # fmt: skip
+    disable_any_whitespace: bool = option(False, "structured answers in JSON have no white space", "scheduling")
     max_logprobs: int = option(20, "most log-probabilities a token that a request may ask for; -1 = all", "scheduling")
 
     limit_mm_per_prompt: dict[str, int] | None = option(None, 'most media a prompt, as {"image": 4}', "media")
@@ -135,6 +157,9 @@ class EngineConfig:
     flash_router: bool = option(
         True, "Flash checkpoints: let their router give easy tiles a quarter of the tokens", "media"
     )
+    interleave_mm_strings: bool = option(
+        False, "keep pictures and texts in the order of a message; -hf checkpoints always do, as trained", "media"
+    )
     exif_orientation: bool = option(
         True, "turn pictures as their camera says and videos as their file says (the reference does not)", "media"
     )
@@ -154,18 +179,27 @@ class EngineConfig:
 
     @classmethod
     def of(cls, **options: Any) -> EngineConfig:
-        """Build from keywords; an unknown one raises UnknownOption with the nearest that exists."""
+        """Build from keywords, those of vLLM's engine among them: what has no effect is logged, once in a process.
+
+        An unknown one raises UnknownOption with the nearest that exists, one that cannot be InvalidConfig.
+        """
         for field in dataclasses.fields(cls):
             alias = field.metadata["alias"]
             if alias in options:
                 if field.name in options:
                     raise InvalidConfig(f"{alias} is another name of {field.name}: give one of them.")
                 options[field.name] = options.pop(alias)
-        known = [field.name for field in dataclasses.fields(cls)]
-        for name in options:
-            if name not in known:
-                raise UnknownOption.named(name, known, "The engine")
-        return cls(**options)
+        defaults = {field.name: field.default for field in dataclasses.fields(cls)}
+        found = translate_engine(options, defaults)
+        for name in found.options:
+            if name not in defaults:
+                raise UnknownOption.named(name, [*defaults, *(entry.name for entry in ENGINE)], "The engine")
+        LOG.take(found.ignored.reasons, "engine")
+        for line in (*found.lines, *found.warnings):
+            logger.info("%s", line)
+        # vLLM's None is "choose for me", which here is the default.
+        given = {name: value for name, value in found.options.items() if value is not None}
+        return cls(**given)
 
     def __post_init__(self) -> None:
         check_types(self)

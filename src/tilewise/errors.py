@@ -64,6 +64,10 @@ class UnknownOption(InvalidRequest, TypeError):
         return cls(f"{where} has no option {name!r}.{did_you_mean(name, known)}")
 
 
+class NotSupported(InvalidRequest, NotImplementedError):
+    """A call that vLLM has and that is not there; the message says what to do instead."""
+
+
 class InvalidConfig(TilewiseError, ValueError):
     """The engine cannot start with these options on this machine."""
 

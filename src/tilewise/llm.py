@@ -4,49 +4,58 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 from tilewise.beam import BeamSearch, BeamSearchOutput, BeamSearchParams
 from tilewise.config import EngineConfig
+from tilewise.engine.arg_utils import EngineArgs
 from tilewise.engine.core import EngineCore
 from tilewise.engine.counters import Counters, StatsLog
-from tilewise.errors import InvalidConfig, InvalidRequest
-from tilewise.inputs.chat import read_messages
-from tilewise.inputs.draft import find_draft
+from tilewise.errors import InvalidConfig, InvalidRequest, NotSupported
+from tilewise.ignored import LOG, Ignored
+from tilewise.inputs.chat_tokenizer import ChatTokenizer
 from tilewise.inputs.images import ImageLimits
 from tilewise.inputs.media import MediaAccess
 from tilewise.inputs.media_budget import MediaBudget
-from tilewise.inputs.media_cache import MediaCache
 from tilewise.inputs.media_handles import MediaHandles
 from tilewise.inputs.media_limits import MediaLimits
-from tilewise.inputs.media_reader import LOCAL, MediaReader
-from tilewise.inputs.prepare import InputOptions, Preparer
-from tilewise.inputs.prompts import PromptInput, read_prompts
-from tilewise.inputs.spec import InputSpec
-from tilewise.inputs.tokenizer import Tokenizer
+from tilewise.inputs.media_reader import MediaReader
+from tilewise.inputs.model_inputs import ModelInputs
+from tilewise.inputs.prepare import Preparer
+from tilewise.inputs.prompts import PromptInput
+from tilewise.inputs.request_builder import ChatOptions, Messages, RequestBuilder, check_arguments, spread
+from tilewise.inputs.sampling import default_sampling
 from tilewise.inputs.video import FrameChoice
 from tilewise.inputs.web.hosts import AllowedHosts
 from tilewise.outputs.group import AnswerGroup
-from tilewise.progress import progress_bar
-from tilewise.resize import resizer
+from tilewise.progress import Bar, progress_bar
 from tilewise.sampling_params import SamplingParams
-from tilewise.timing import InputTiming
 from tilewise.types import Request, RequestOutput
 from tilewise.waiting import short_waits
-from tilewise.weights.checkpoint import Checkpoint
 
-Messages = Sequence[dict[str, Any]]
+_NO_POOLING = "Models here answer; for embeddings, scores and classes take an engine and a model made for them."
+_STAYS = "Weights and KV blocks stay where they are: close this engine, and make another when it is needed."
+
+
+def _absent(name: str, instead: str) -> Callable[..., NoReturn]:
+    """A method of vLLM's LLM that is not there; calling it raises NotSupported with the remedy."""
+
+    def method(self: LLM, *args: Any, **kwargs: Any) -> NoReturn:
+        raise NotSupported(f"LLM.{name} is not possible. {instead}")
+
+    return method
 
 
 class LLM:
     """Answers prompts about pictures and videos.
 
-    `model` is 'demo', a folder or a hub id; every field of EngineConfig is a keyword.
+    `model` is 'demo', a folder or a hub id; every field of EngineConfig is a keyword, and so is every option of vLLM's
+    engine, which works, is logged as having no effect, or is refused by name.
 
     >>> from tilewise import LLM, SamplingParams, ImageAsset
     >>> llm = LLM("demo")
@@ -56,75 +65,108 @@ class LLM:
     >>> llm.chat([question], SamplingParams(temperature=0))[0].outputs[0].text  # doctest: +SKIP
     """
 
-    def __init__(self, model: str = "demo", **options: Any) -> None:
+    def __init__(self, model: str = "demo", *, chat_template: None = None, **options: Any) -> None:
+        if chat_template is not None:
+            raise InvalidConfig("chat_template is not possible: prompts follow the template that the model was trained "
+                                "with. Leave it out, or render prompts and call generate.")  # fmt: skip
+        self._generation = (
+            options.pop("generation_config", None) or "auto",
+            options.pop("override_generation_config", None),
+        )
         self.config = config = EngineConfig.of(model=model, **options)
         self._stats = None if config.disable_log_stats else StatsLog(log_interval(), time.monotonic())
-        self._reader = media_reader(config)
-        checkpoint = Checkpoint.find(config.model, config.revision, config.hub, config.download_dir)
-        folder = checkpoint.folder
-        self._tokenizer = Tokenizer.from_folder(folder.path)
-        spec = InputSpec.of(folder, self._tokenizer, config.mm_processor_kwargs)
+        self._model = found = ModelInputs.of(config)
+        self._tokenizer = found.tokenizer
+        reader = media_reader(config)
         os.environ.update(short_waits(os.environ))
         # Imported here, not above: torch takes longer to load than all that a caller can get wrong takes to check.
         from tilewise.runner.build import build_runner
 
-        draft = find_draft(config, self._tokenizer)
-        runner, resolved = build_runner(config, checkpoint, self._tokenizer.image_context_id, draft)
+        runner, resolved = build_runner(config, found.checkpoint, found.tokenizer.image_context_id, found.draft)
         self.resolved = resolved
-        self._cache = MediaCache.of(config.mm_processor_cache_gb)
-        context = resolved.limits.max_model_len
-        resize = resizer(resolved.resize_kernels)
-        self._prepare = Preparer(spec, self._tokenizer, context, InputOptions.of(config), self._cache, resize)
-        self._core = EngineCore(runner, resolved.limits, resolved.overlap)
+        self._prepare = found.preparer(resolved)
+        self._build = RequestBuilder(self._prepare, reader, config.scheduling_policy == "priority")
+        self._core = EngineCore(runner, resolved.limits, resolved.overlap, seed=config.seed)
+        self._queued: list[AnswerGroup] = []
+
+    @classmethod
+    def from_engine_args(cls, engine_args: EngineArgs) -> LLM:
+        return cls(**engine_args.given)
 
     def generate(
         self,
-        prompts: PromptInput | Sequence[PromptInput],
+        prompts: PromptInput | Sequence[PromptInput] | None = None,
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
-        use_tqdm: bool = True,
+        prompt_token_ids: Any = None,
+        use_tqdm: Bar = True,
         mm_processor_kwargs: dict[str, Any] | None = None,
-        priority: Sequence[int] | None = None,
+        priority: int | Sequence[int] | None = None,
+        lora_request: None = None,
+        tokenization_kwargs: None = None,
+        prompt_adapter_request: None = None,
+        guided_options_request: None = None,
     ) -> list[RequestOutput]:
         """Continue raw prompts: text, token ids, or dicts with `prompt` (or `prompt_token_ids`) and
         `multi_modal_data` {"image": picture or list, "video": frames or list of them}.
 
         A dict whose `prompt` is a list of texts asks each of them about the same media. Cached prefixes are shared
         among prompts of one `cache_salt` alone. `priority` has a number for each prompt, the lowest first served, under
-        `scheduling_policy="priority"`.
+        `scheduling_policy="priority"`. Without `sampling_params` those of the checkpoint's generation_config hold.
+        `prompt_token_ids` is the older way to send ids. The last four have to be None.
         """
-        requests = self._prompt_requests(prompts, sampling_params, mm_processor_kwargs)
-        return self._run(self._prioritised(requests, priority), use_tqdm)
-
-    def _prioritised(self, requests: list[Request], priority: Sequence[int] | None) -> list[Request]:
-        if priority is None:
-            return requests
-        if len(priority) != len(requests) or not all(type(number) is int for number in priority):
-            raise InvalidRequest(f"priority must be a list of {len(requests)} whole numbers, got {priority!r:.80}.")
-        if self.config.scheduling_policy != "priority" and any(priority):
-            raise InvalidRequest('priority has no effect under scheduling_policy="fcfs": choose "priority".')
-        return [request.with_(priority=number) for request, number in zip(requests, priority, strict=True)]
+        ignored = Ignored()
+        check_arguments(
+            ignored,
+            lora_request=lora_request,
+            tokenization_kwargs=tokenization_kwargs,
+            prompt_adapter_request=prompt_adapter_request,
+            guided_options_request=guided_options_request,
+        )
+        if prompt_token_ids is not None:
+            prompts = _with_ids(prompts, prompt_token_ids)
+        requests = self._build.prompts(prompts, self._sampling(sampling_params), mm_processor_kwargs, ignored)
+        LOG.take(ignored.reasons, "generate")
+        return self._run(self._build.prioritised(requests, priority), use_tqdm)
 
     def chat(
         self,
         messages: Messages | Sequence[Messages],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        use_tqdm: Bar = True,
+        lora_request: None = None,
         *,
-        use_tqdm: bool = True,
-        chat_template_kwargs: dict[str, Any] | None = None,
+        priority: int | Sequence[int] | None = None,
+        chat_template: None = None,
+        chat_template_content_format: str = "auto",
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        tokenization_kwargs: None = None,
         mm_processor_kwargs: dict[str, Any] | None = None,
     ) -> list[RequestOutput]:
         """Answer one conversation or several, in OpenAI's form, with the model's own template.
 
-        `chat_template_kwargs={"enable_thinking": True}` asks for reasoning before the answer.
+        `chat_template_kwargs={"enable_thinking": True}` asks for reasoning before the answer, `continue_final_message`
+        goes on with the last message in place of answering it, `tools` are definitions of functions. `priority` is that
+        of `generate`. `lora_request`, `chat_template` and `tokenization_kwargs` have to be None.
         """
-        several = [messages] if not messages or isinstance(messages[0], dict) else messages
-        params = _spread(sampling_params, len(several))
-        requests = [
-            self._chat_request(item, sampling, chat_template_kwargs, mm_processor_kwargs)  # type: ignore[arg-type]
-            for item, sampling in zip(several, params, strict=True)
-        ]
-        return self._run(requests, use_tqdm)
+        options = ChatOptions(
+            chat_template,
+            chat_template_kwargs,
+            add_generation_prompt,
+            continue_final_message,
+            tools,
+            mm_processor_kwargs,
+        )
+        foreign = {
+            "lora_request": lora_request,
+            "tokenization_kwargs": tokenization_kwargs,
+            "chat_template_content_format": chat_template_content_format,
+        }
+        requests = self._chat_requests(messages, sampling_params, options, **foreign)
+        return self._run(self._build.prioritised(requests, priority), use_tqdm)
 
     def stream_chat(
         self,
@@ -135,30 +177,61 @@ class LLM:
         mm_processor_kwargs: dict[str, Any] | None = None,
     ) -> Iterator[tuple[str, RequestOutput]]:
         """One conversation's answer as it grows: each new piece of text, and the whole so far."""
-        sampling = sampling_params or SamplingParams()
-        if sampling.n > 1:
+        options = ChatOptions(chat_template_kwargs=chat_template_kwargs, mm_processor_kwargs=mm_processor_kwargs)
+        sampling = self._sampling(sampling_params)
+        if isinstance(sampling, SamplingParams) and sampling.n > 1:
             raise InvalidRequest(f"A stream is of one answer, n={sampling.n}: use chat.")
-        request = self._chat_request(messages, sampling, chat_template_kwargs, mm_processor_kwargs)
-        return self._stream(AnswerGroup(self._tokenizer, request, self._prepare.spec))
+        (request,) = self._chat_requests([messages], sampling, options)
+        return self._stream(self._group(request))
 
     def beam_search(
         self,
         prompts: PromptInput | Sequence[PromptInput],
         params: BeamSearchParams,
-        *,
-        use_tqdm: bool = False,
+        lora_request: None = None,
+        use_tqdm: Bar = False,
+        concurrency_limit: int | None = None,
     ) -> list[BeamSearchOutput]:
-        """The likeliest continuations of each raw prompt (in any form that `generate` takes), best first."""
+        """The likeliest continuations of each raw prompt (in any form that `generate` takes), best first.
+
+        `concurrency_limit` is the most prompts that are searched at a time.
+        """
+        ignored = Ignored()
+        check_arguments(ignored, lora_request=lora_request)
         limits = self.resolved.limits
         longest = min(limits.max_model_len, (limits.num_blocks - 1) * limits.block_size)
         search = BeamSearch(params, self._tokenizer, self._prepare.spec.end_ids, longest)
-        requests = self._prompt_requests(prompts, params.prompt_sampling, None)
-        with progress_bar("Searching", params.max_tokens, use_tqdm) as advance:
-            return search.run(requests, partial(self._run, show_progress=False), advance)
+        requests = self._build.prompts(prompts, params.prompt_sampling, None, ignored)
+        LOG.take(ignored.reasons, "beam_search")
+        size = concurrency_limit or max(1, len(requests))
+        parts = [requests[start : start + size] for start in range(0, len(requests), size)]
+        with progress_bar("Searching", params.max_tokens * len(parts), use_tqdm) as advance:
+            ask = partial(self._run, show_progress=False)
+            return [output for part in parts for output in search.run(part, ask, advance)]
+
+    def enqueue(
+        self,
+        prompts: PromptInput | Sequence[PromptInput],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        priority: int | Sequence[int] | None = None,
+        mm_processor_kwargs: dict[str, Any] | None = None,
+    ) -> list[str]:
+        """Prepare raw prompts for `wait_for_completion`; the ids of their requests."""
+        ignored = Ignored()
+        requests = self._build.prompts(prompts, self._sampling(sampling_params), mm_processor_kwargs, ignored)
+        LOG.take(ignored.reasons, "enqueue")
+        self._queued += [self._group(request) for request in self._build.prioritised(requests, priority)]
+        return [request.id for request in requests]
+
+    def wait_for_completion(self, *, use_tqdm: Bar = True) -> list[RequestOutput]:
+        """Answers to all that was enqueued."""
+        groups, self._queued = self._queued, []
+        return self._finish(groups, use_tqdm)
 
     def answer_each(self, requests: Sequence[Request]) -> Iterator[tuple[int, RequestOutput]]:
         """Answers in the order in which they are whole, each with the place of its request; `inputs` makes requests."""
-        groups = [AnswerGroup(self._tokenizer, request, self._prepare.spec) for request in requests]
+        groups = [self._group(request) for request in requests]
         places = {id(group): place for place, group in enumerate(groups)}
         for group, _ in self._drive(groups):
             if group.finished:
@@ -172,11 +245,47 @@ class LLM:
     @property
     def counters(self) -> Counters:
         """Since the start; a copy."""
-        media = self._cache.counts
+        media = self._prepare.cache.counts
         return replace(self._core.counters, mm_cache_queries=media.queries, mm_cache_hits=media.hits)
 
-    def get_tokenizer(self) -> Tokenizer:
-        return self._tokenizer
+    def get_tokenizer(self) -> ChatTokenizer:
+        """The tokenizer under the names of transformers; `inputs.tokenizer` is the one that requests are made with."""
+        return self._model.chat_tokenizer
+
+    def get_default_sampling_params(self) -> SamplingParams:
+        """What the checkpoint's generation_config.json says, or what `generation_config` and
+        `override_generation_config` of this LLM say instead; a new one each time."""
+        source, override = self._generation
+        return SamplingParams(**default_sampling(source, override, self._model.checkpoint.folder))
+
+    def reset_prefix_cache(self, reset_running_requests: bool = False, reset_connector: bool = False) -> bool:
+        """Forget all prefixes that were computed; whether none is left."""
+        ignored = Ignored()
+        check_arguments(ignored, reset_running_requests=reset_running_requests, reset_connector=reset_connector)
+        LOG.take(ignored.reasons, "reset_prefix_cache")
+        return self._core.reset("prefix")
+
+    def reset_mm_cache(self) -> None:
+        """Forget pictures that have been cut."""
+        self._prepare.cache.clear()
+
+    def get_world_size(self, include_dp: bool = True) -> int:
+        return self.config.tensor_parallel_size
+
+    encode = _absent("encode", _NO_POOLING)
+    embed = _absent("embed", _NO_POOLING)
+    classify = _absent("classify", _NO_POOLING)
+    score = _absent("score", _NO_POOLING)
+    reward = _absent("reward", _NO_POOLING)
+    sleep = _absent("sleep", _STAYS)
+    wake_up = _absent("wake_up", _STAYS)
+    release_kv_cache_memory = _absent("release_kv_cache_memory", _STAYS)
+    start_profile = _absent("start_profile", "`timing` of each result says where its time went; profile the process.")
+    stop_profile = _absent("stop_profile", "`timing` of each result says where its time went; profile the process.")
+    collective_rpc = _absent("collective_rpc", "There are no workers beside this process.")
+    apply_model = _absent("apply_model", "Load the model with tilewise.models to look into it.")
+    set_tokenizer = _absent("set_tokenizer", "The tokenizer is the checkpoint's: make an LLM of another folder.")
+    get_metrics = _absent("get_metrics", "`counters` has the figures, and a server has /metrics.")
 
     def close(self) -> None:
         self._core.close()
@@ -189,44 +298,41 @@ class LLM:
     ) -> None:
         self.close()
 
-    def _prompt_requests(
-        self,
-        prompts: PromptInput | Sequence[PromptInput],
-        sampling: SamplingParams | Sequence[SamplingParams] | None,
-        processor: dict[str, Any] | None,
+    def __repr__(self) -> str:
+        return f"LLM(model={self.config.model!r})"
+
+    @cached_property
+    def _defaults(self) -> SamplingParams:
+        return self.get_default_sampling_params()
+
+    def _sampling(
+        self, given: SamplingParams | Sequence[SamplingParams] | None
+    ) -> SamplingParams | Sequence[SamplingParams]:
+        return self._defaults if given is None else given
+
+    def _chat_requests(
+        self, messages: Messages | Sequence[Messages], sampling: Any, options: ChatOptions, **foreign: Any
     ) -> list[Request]:
-        parsed = read_prompts(prompts, self._reader)
-        return [
-            _came(
-                self._prepare.prompt(
-                    item.prompt, item.media, params, processor={**(processor or {}), **item.processor}
-                ),
-                item.arrival,
-                item.reading,
-            ).with_(cache_salt=item.cache_salt)
-            for item, params in zip(parsed, _spread(sampling, len(parsed)), strict=True)
+        ignored = Ignored()
+        check_arguments(ignored, **foreign)
+        several = [messages] if not messages or isinstance(messages[0], dict) else messages
+        params = spread(self._sampling(sampling), len(several))
+        requests = [
+            self._build.conversation(item, one, options, ignored)  # type: ignore[arg-type]
+            for item, one in zip(several, params, strict=True)
         ]
+        LOG.take(ignored.reasons, "chat")
+        return requests
 
-    def _chat_request(
-        self,
-        messages: Messages,
-        sampling: SamplingParams,
-        template: dict[str, Any] | None,
-        processor: dict[str, Any] | None,
-    ) -> Request:
-        unknown = set(template or {}) - {"enable_thinking"}
-        if unknown:
-            raise InvalidRequest(f"chat_template_kwargs knows enable_thinking, got {', '.join(sorted(unknown))}.")
-        arrival = time.monotonic()  # before media are fetched and decoded: waiting for them is waiting too
-        reader = self._reader.timed(scope=LOCAL)
-        parsed, media = read_messages(messages, reader)
-        thinking = bool((template or {}).get("enable_thinking", False))
-        request = self._prepare.chat(parsed, media, sampling, processor=processor, thinking=thinking)
-        return _came(request, arrival, reader.watch.timing)
+    def _group(self, request: Request) -> AnswerGroup:
+        return AnswerGroup(self._tokenizer, request, self._prepare.spec)
 
-    def _run(self, requests: Sequence[Request], show_progress: bool) -> list[RequestOutput]:
-        groups = [AnswerGroup(self._tokenizer, request, self._prepare.spec) for request in requests]
-        with progress_bar("Answering", len(groups), show_progress and len(groups) > 1) as advance:
+    def _run(self, requests: Sequence[Request], show_progress: Bar) -> list[RequestOutput]:
+        return self._finish([self._group(request) for request in requests], show_progress)
+
+    def _finish(self, groups: Sequence[AnswerGroup], show_progress: Bar) -> list[RequestOutput]:
+        show = show_progress if callable(show_progress) else show_progress and len(groups) > 1
+        with progress_bar("Answering", len(groups), show) as advance:
             for group, _ in self._drive(groups):
                 if group.finished:
                     advance(1)
@@ -261,17 +367,13 @@ class LLM:
                 self._core.abort(request_id)
 
 
-def _came(request: Request, arrival: float, reading: InputTiming) -> Request:
-    """When a request came, and what its media took before they were cut."""
-    return request.with_(arrival=arrival, inputs=replace(reading, preprocess=request.inputs.preprocess))
-
-
-def _spread(params: SamplingParams | Sequence[SamplingParams] | None, count: int) -> list[SamplingParams]:
-    if params is None or isinstance(params, SamplingParams):
-        return [params or SamplingParams()] * count
-    if len(params) != count:
-        raise InvalidRequest(f"There are {len(params)} sampling_params for {count} prompts: give one, or one for each.")
-    return list(params)
+def _with_ids(prompts: Any, ids: Any) -> list[Any]:
+    """Prompts of the older form, in which ids came beside their texts."""
+    several = [ids] if len(ids) and not hasattr(ids[0], "__len__") else list(ids)
+    texts = [None] * len(several) if prompts is None else [prompts] if isinstance(prompts, str) else list(prompts)
+    if len(texts) != len(several):
+        raise InvalidRequest(f"prompt_token_ids has {len(several)} entries for {len(texts)} prompts.")
+    return [{"prompt_token_ids": one, "prompt": text} for one, text in zip(several, texts, strict=True)]
 
 
 def log_interval() -> float:
@@ -292,6 +394,8 @@ def media_reader(config: EngineConfig) -> MediaReader:
         allowed_media_domains=config.allowed_media_domains,
         limits=media,
     )
+    if os.environ.get("VLLM_MEDIA_URL_ALLOW_REDIRECTS", "1").lower() in ("0", "false"):
+        access = replace(access, max_redirects=0)
     limits = ImageLimits.of(config)
     frames = FrameChoice(config.num_frames, config.fps)
     # Without a cache nothing of a request is held on to when it ends, its files included.

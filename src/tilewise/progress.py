@@ -5,11 +5,22 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
+
+Bar = bool | Callable[..., Any]
+"""Whether a bar is shown, or what makes one: tqdm, or a function of `total` and `desc` that gives something like it."""
 
 
 @contextmanager
-def progress_bar(title: str, total: int, show: bool = True, of_bytes: bool = False) -> Iterator[Callable[[int], None]]:
-    """Yields a function that moves the bar by a count; without a terminal there is no bar."""
+def progress_bar(title: str, total: int, show: Bar = True, of_bytes: bool = False) -> Iterator[Callable[[int], None]]:
+    """Yields a function that moves the bar by a count; without a terminal there is no bar, unless the caller's."""
+    if callable(show):
+        bar = show(total=total, desc=title)
+        try:
+            yield bar.update
+        finally:
+            bar.close()
+        return
     if not show or not sys.stderr.isatty():
         yield lambda _: None
         return

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Grid = tuple[int, int]
 """(columns, rows)"""
 TokenIds = tuple[int, ...]
-Detail = Literal["auto", "low", "high", "original"]
+Detail = Literal["auto", "low", "medium", "high", "original"]
 """How closely a picture is to be looked at, as OpenAI's API names it."""
 
 
@@ -63,6 +63,10 @@ class Matcher(Protocol):
 
 class Grammar(Protocol):
     """A form of answers, ready to be followed."""
+
+    @property
+    def unenforced(self) -> tuple[str, ...]:
+        """What was asked of the form and cannot be followed token by token, by name."""
 
     def start(self, ignore_eos: bool) -> Matcher: ...
 

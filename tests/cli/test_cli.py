@@ -96,7 +96,7 @@ def test_amounts_and_other_names(arguments, expected):
 def test_what_is_no_amount_is_refused_with_the_option():
     done = tilewise("ask", "what?", "--max-model-len", "40KB")
     assert done.returncode == 2
-    assert "argument --max-model-len: must be a whole number, or one such as 40K" in done.stderr
+    assert "--max-model-len must be a whole number, or one such as 40K" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -89,10 +89,7 @@ def test_the_status_says_what_ended_it(asked, source, capsys, number, code):
         (["-i", "in.jsonl", "-o", "no/out"], 1, "output_file: there is no folder"),
         (["-i", "in.jsonl", "-o", "out", "--max-in-flight", "0"], 1, "max_in_flight must be 1 or above, got 0"),
         (["-i", "in.jsonl", "-o", "out", "--retries", "-1"], 1, "retries must be 0 or above, got -1"),
-        (["-i", "in.jsonl", "-o", "out", "--host", "h"], 1, "host has no effect on a batch run"),
         (["-i", "in.jsonl", "-o", "out", "--port", "9"], 1, "port=9 has no effect without enable_metrics"),
-        (["-i", "in.jsonl", "-o", "out", "--api-key", "x"], 1, "api_key has no effect on a batch run"),
-        (["-i", "in.jsonl", "-o", "out", "--stream-interval", "2"], 1, "stream_interval has no effect"),
         (["-i", "in.jsonl", "-o", "out", "-tp", "2"], 1, "tensor_parallel_size=2 is not possible"),
     ],
 )
@@ -102,6 +99,18 @@ def test_mistakes_are_one_line_and_load_nothing(asked, source, capsys, words, co
     assert message in err
     assert len(err.splitlines()) == 1
     assert asked[0] == []
+
+
+def test_what_is_about_connections_is_taken_and_named(source):
+    words = (
+        "-i in.jsonl -o out --port 9 --api-key x --stream-interval 2 --enable-metrics --url 0.0.0.0 --max-inflight 3"
+    )
+    job, settings = read_order(words.split())
+    assert job.max_in_flight == 3
+    assert settings.server.api_key == ()
+    for name in ("port", "api-key", "stream-interval", "url"):
+        assert sum(line.startswith(f"--{name}: ") and "listens nowhere" in line for line in settings.lines) == 1
+    assert "x" not in settings.given.values()
 
 
 def test_an_output_of_another_input_costs_no_model(source):

@@ -10,6 +10,14 @@ from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.templates import TEMPLATES
 
 
+@pytest.fixture(autouse=True)
+def no_proxies(monkeypatch):
+    """Whatever the machine that runs the tests is behind."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     return small_tokenizer()

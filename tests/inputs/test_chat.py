@@ -9,8 +9,9 @@ from tilewise.inputs.chat import MediaReader, read_messages
 from tilewise.inputs.images import ImageLimits, LimitedPicture
 from tilewise.inputs.media import MediaAccess
 from tilewise.inputs.media_budget import MediaBudget
+from tilewise.inputs.media_io import MediaOptions
 from tilewise.inputs.media_limits import MediaLimits
-from tilewise.inputs.templates import Message
+from tilewise.inputs.templates import MediaPlace, Message
 from tilewise.inputs.video import FrameChoice
 
 READER = MediaReader(frames=FrameChoice(2))
@@ -39,7 +40,7 @@ def test_forms_of_a_text_part(part):
 
 
 def test_several_texts_are_joined_by_newlines():
-    assert read(user("a", {"type": "text", "text": "b"}))[0] == [Message("user", "a\nb")]
+    assert read(user("a", {"type": "text", "text": "b"}))[0] == [Message("user", "a\nb", parts=("a", "b"))]
 
 
 @pytest.mark.parametrize(
@@ -54,7 +55,7 @@ def test_several_texts_are_joined_by_newlines():
 )
 def test_forms_of_a_picture_part(form):
     parsed, media = read(user("What?", form(picture_url(9))))
-    assert parsed == [Message("user", "What?", images=1)]
+    assert parsed == [Message("user", "What?", images=1, parts=("What?", MediaPlace("image")))]
     assert [image.size for image in media] == [(9, 4)]
 
 
@@ -73,7 +74,7 @@ def test_pictures_in_memory_are_taken_as_they_are(form):
 )
 def test_forms_of_a_video_part(form):
     parsed, media = read(user("Why?", form(video_url())))
-    assert parsed == [Message("user", "Why?", videos=(2,))]
+    assert parsed == [Message("user", "Why?", videos=(2,), parts=("Why?", MediaPlace("video")))]
     assert [frame.size for frame in media[0]] == [(16, 16)] * 2
 
 
@@ -100,13 +101,27 @@ def test_no_messages_at_all():
 
 @pytest.mark.parametrize("role", ["usr", "function", None, "", ["user"], {}, 7])
 def test_a_wrong_role_is_refused_with_the_right_ones(role):
-    with pytest.raises(InvalidRequest, match=r"messages\[1\]: role must be one of system, user, assistant, tool, got"):
+    with pytest.raises(InvalidRequest, match=r"messages\[1\]: role must be one of system, user, .*, got"):
         read(user("a"), {"role": role, "content": "b"})
 
 
-def test_only_the_first_message_may_be_of_the_system():
-    with pytest.raises(InvalidRequest, match=r"messages\[1\]: only the first message may have the role system"):
-        read(user("a"), {"role": "system", "content": "b"})
+def test_systems_and_developers_may_speak_anywhere_and_others_as_the_template_allows():
+    roles = ["developer", "system", "user", "system", "critic 2"]
+    parsed, _ = read(*({"role": role, "content": "a"} for role in roles))
+    assert [message.role for message in parsed] == ["system", "system", "user", "system", "critic 2"]
+
+
+@pytest.mark.parametrize("role", ["a\nb", "<|im_end|>", "<think>", "{}", "a" * 65, "é"])
+def test_a_role_of_ones_own_is_a_plain_name(role):
+    with pytest.raises(InvalidRequest, match="a name of letters and digits"):
+        read({"role": role, "content": "a"})
+
+
+def test_the_order_of_parts_is_kept_where_it_matters():
+    first = read(user({"image_url": picture_url(9)}, "a"))[0][0]
+    mixed = read(user("a", {"image_url": picture_url(9)}, "b", {"video_url": video_url()}))[0][0]
+    assert first == Message("user", "a", images=1)
+    assert mixed.parts == ("a", MediaPlace("image"), "b", MediaPlace("video"))
 
 
 def test_a_wrong_type_offers_the_nearest():
@@ -242,10 +257,16 @@ def test_a_list_of_pictures_is_a_video():
     assert [frame.width for frame in media[0]] == [4, 5]
 
 
-def test_frames_of_a_list_are_chosen_as_those_of_a_video():
-    choice = FrameChoice(2)
-    _, media = read(user({"video_url": frame_list(*range(4, 11))}))
-    assert [frame.width for frame in media[0]] == [4 + index for index in choice.indices(7)]
+def test_frames_of_a_list_are_all_kept():
+    """Whoever listed them has chosen them; the reader's two frames are of films."""
+    _, media = read(user({"video_url": frame_list(*range(4, 11))}), reader=MediaReader(frames=FrameChoice(2)))
+    assert [frame.width for frame in media[0]] == list(range(4, 11))
+
+
+def test_frames_of_a_list_are_chosen_if_the_request_itself_says_how_many():
+    reader = MediaReader().timed(MediaOptions(num_frames=2))
+    _, media = read_messages([user({"video_url": frame_list(*range(4, 11))})], reader)
+    assert [frame.width for frame in media[0]] == [4 + index for index in FrameChoice(2).indices(7)]
 
 
 def test_a_frame_that_is_none_is_named():
@@ -280,7 +301,7 @@ def test_detail_limits_the_tiles_of_its_picture(detail, most):
 
 @pytest.mark.parametrize("detail", ["lowest", 1, [], {}])
 def test_a_wrong_detail_is_refused(detail):
-    with pytest.raises(InvalidRequest, match="detail must be one of auto, low, high, original, got"):
+    with pytest.raises(InvalidRequest, match="detail must be one of auto, low, medium, high, original, got"):
         read(user({"image_url": {"url": picture_url(), "detail": detail}}))
 
 

@@ -16,8 +16,9 @@ from tests.inputs.walks import CHOICES, GBNF, PATTERNS, SCHEMAS, SUMS, walk
 from tilewise.engine.grammar import ids_in
 from tilewise.errors import InvalidRequest
 from tilewise.inputs.grammar import MAX_CHARACTERS, MAX_NESTING, Grammars
+from tilewise.inputs.prepare import InputOptions
 from tilewise.inputs.tokenizer import Tokenizer
-from tilewise.sampling_params import StructuredOutputsParams
+from tilewise.sampling_params import SamplingParams, StructuredOutputsParams
 
 KINDS = {
     "small": lambda folder: small_tokenizer(),
@@ -158,7 +159,8 @@ BAD = [
     ({"json": {"type": object}}, "is not JSON .*not JSON serializable"),
     ({"json": circle()}, "is not JSON .*Circular"),
     ({"json": {"type": "wat"}}, "structured_outputs.json cannot be used: Invalid type: wat"),
-    ({"json": {"not": {}}}, r'Unimplemented keys: \["not"\]'),
+    ({"json": "false"}, "Unsatisfiable schema"),
+    ({"json": {"type": "string", "pattern": "(?=a"}}, "look-around|unclosed group"),
     ({"json": {"type": "string", "pattern": "("}}, "unclosed group"),
     ({"json": {"$ref": "#/nowhere"}}, "Pointer '/nowhere' does not exist"),
     ({"json": {"$ref": "http://example.com/x"}}, "does not fetch resources"),
@@ -173,8 +175,12 @@ BAD = [
     ({"json": {"type": "object", "properties": {f"property_{i}": {} for i in range(5000)}}}, "characters, at most"),
     ({"json": {"type": "integer", "whitespace": 1}, "whitespace_pattern": "("}, "unclosed group"),
     ({"regex": "("}, "structured_outputs.regex cannot be used: invalid regex .*unclosed group"),
-    ({"regex": "(?=a)b"}, "look-around, including look-ahead and look-behind, is not supported"),
-    ({"regex": r"(a)\1"}, "backreferences are not supported"),
+    ({"grammar": r"start: /\bfoo/"}, r"at 1\(8\): invalid regex .*WordUnicode"),
+    ({"grammar": 'x: "a"'}, "no start rule found"),
+    ({"structural_tag": "[]"}, "structured_outputs.structural_tag must be a JSON object"),
+    ({"structural_tag": {"structures": []}}, "structural_tag needs triggers"),
+    ({"structural_tag": {"format": {"type": "sequense", "elements": []}}}, "Did you mean"),
+    ({"structural_tag": {"format": {"type": "tag", "begin": "a", "content": {"type": "any_text"}}}}, "needs end"),
     ({"regex": "(a{1000}){1000}"}, "too many expressions"),
     ({"regex": "a{1000000000}"}, "too many expressions"),
     ({"regex": "(" * 2000 + ")" * 2000}, "structured_outputs.regex cannot be used"),
@@ -243,3 +249,184 @@ def test_compiling_elsewhere_needs_little(tmp_path):
         "sys.exit(bool({'torch', 'numpy', 'tokenizers'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-P", "-c", code], check=False, cwd=tmp_path).returncode == 0
+
+
+def followed(grammars: Grammars, text: str, **form) -> bool:
+    """Whether a whole answer may be this text."""
+    tokenizer = small_tokenizer()
+    matcher = compiled(grammars, **form).start(ignore_eos=False)
+    for token in tokenizer.encode_characters(text):
+        if token not in ids_in(matcher.masks()[0]):
+            return False
+        matcher.accept(token)
+    return matcher.finish_reason == "stop" or tokenizer.special_id("<|im_end|>") in ids_in(matcher.masks()[0])
+
+
+NAMED = {"type": "object", "properties": {"a": {"type": "integer"}}}
+COMBINED = {
+    "allOf": [{"$ref": "#/$defs/base"}, {"properties": {"b": {"const": 2}}}],
+    "properties": {"c": {"const": 3}},
+    "anyOf": [{"required": ["a"]}, {"properties": {"d": {"const": 4}}, "required": ["d"]}],
+    "$defs": {"base": {"type": "object", "properties": {"a": {"$ref": "#/$defs/inner"}}}, "inner": NAMED},
+}
+
+
+@pytest.mark.parametrize(
+    ("schema", "text", "closed", "opened"),
+    [
+        (NAMED, '{"a": 1}', True, True),
+        (NAMED, '{"a": 1, "z": 1}', False, True),
+        ({"properties": {}, "type": "object"}, '{"z": 1}', False, True),
+        ({"type": "object"}, '{"z": 1}', True, True),
+        ({**NAMED, "additionalProperties": True}, '{"a": 1, "z": 1}', True, True),
+        ({**NAMED, "additionalProperties": {"type": "null"}}, '{"z": null}', True, True),
+        ({**NAMED, "additionalProperties": {"type": "null"}}, '{"z": 1}', False, False),
+        ({**NAMED, "additionalProperties": False}, '{"z": 1}', False, False),
+        ({**NAMED, "additionalProperties": None}, '{"z": 1}', False, True),
+        ({**NAMED, "required": ["z"]}, '{"z": 1}', True, True),
+        ({"type": "object", "properties": {"a": {}}, "minProperties": 2}, '{"a": 1, "z": 2}', True, True),
+        ({"type": "array", "items": NAMED}, '[{"z": 1}]', False, True),
+        ({"type": "object", "patternProperties": {"^x_": {}}}, '{"x_y": 1}', True, True),
+        ({"type": "object", "patternProperties": {"^x_": {}}}, '{"z": 1}', False, True),
+        ({"anyOf": [{"$ref": "#/$defs/n"}, {"type": "null"}], "$defs": {"n": NAMED}}, '{"z": 1}', False, True),
+        ({"allOf": [NAMED], "description": "as pydantic writes it"}, '{"z": 1}', False, True),
+        (COMBINED, '{"a": {"a": 1}, "b": 2, "c": 3}', True, True),
+        (COMBINED, '{"a": {"z": 1}, "b": 2}', False, True),
+        (COMBINED, '{"b": 2, "d": 4}', True, True),
+        (COMBINED, '{"b": 2}', False, False),
+        (COMBINED, '{"a": {"a": 1}, "z": 1}', False, True),
+        ({"allOf": [NAMED, {"properties": {"b": {}}}], "unevaluatedProperties": False}, '{"a": 1, "b": 2}', True, True),
+        ({**NAMED, "if": {"required": ["a"]}, "then": {"properties": {"b": {}}}}, '{"a": 1, "b": 2}', True, True),
+    ],
+    ids=range(23),
+)
+def test_objects_that_list_their_properties_are_closed_unless_they_say_that_they_are_not(
+    small, schema, text, closed, opened
+):
+    assert followed(small, text, json=schema) is closed
+    assert followed(small, text, json=schema, disable_additional_properties=True) is closed
+    assert followed(small, text, json=schema, disable_additional_properties=False) is opened
+
+
+def test_a_combination_is_closed_as_the_standard_closes_one(small):
+    """By `unevaluatedProperties: false`, which sees what `allOf`, `anyOf` and `$ref` say."""
+    check = jsonschema.Draft202012Validator({**COMBINED, "unevaluatedProperties": False})
+    grammar = compiled(small, json=COMBINED)
+    texts = {walk(grammar, small_tokenizer(), seed) for seed in range(40)}
+    assert len(texts) > 4
+    for text in texts:
+        check.validate(json.loads(text))
+
+
+@pytest.mark.parametrize(
+    ("schema", "names", "good", "bad"),
+    [
+        ({"type": "array", "items": {"enum": [1, 2]}, "uniqueItems": True}, ["uniqueItems"], "[1,2]", "[3]"),
+        ({"type": "string", "format": "color"}, ["format color"], '"red"', "1"),
+        ({"type": "object", "propertyNames": {"enum": ["a"]}}, ["propertyNames"], '{"a":1}', "[]"),
+        ({"type": "integer", "not": {"const": 1}}, ["not"], "2", '"a"'),
+        ({"type": "string", "if": {}, "then": {}, "else": {}}, ["else", "if", "then"], '"a"', "1"),
+        ({"type": "array", "contains": {"const": 1}, "minContains": 1}, ["contains", "minContains"], "[1]", "{}"),
+        ({"type": "object", "dependentRequired": {"a": ["b"]}}, ["dependentRequired"], "{}", "[]"),
+        ({"type": "string", "pattern": r"^(?!x)[a-z]+\b$"}, ["look-around", "word boundary"], '"abc"', '"A"'),
+        ({"type": "string", "pattern": r"^(a|b)\1$"}, ["back-reference"], '"aa"', '"cc"'),
+        ({"type": "object", "patternProperties": {"^(?!x)": {"type": "null"}}}, ["patternProperties"], '{"a":1}', "1"),
+        ({"oneOf": [{"type": "string"}, {"type": "string", "minLength": 2}]}, ["oneOf"], '"a"', "1"),
+        (
+            {"type": "object", "properties": {"a": {}, "b": {}}, "minProperties": 2},
+            ["minProperties"],
+            '{"a":1,"b":2}',
+            '{"z":1}',
+        ),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_what_cannot_be_followed_is_named_and_the_rest_holds(small, schema, names, good, bad):
+    assert compiled(small, json=schema).unenforced == tuple(names)
+    assert followed(small, good, json=schema)
+    assert not followed(small, bad, json=schema)
+
+
+@pytest.mark.parametrize(
+    ("schema", "good"),
+    [
+        ({"type": "object", "properties": {"a": None}, "required": None, "$defs": None}, '{"a": 1}'),
+        ({"type": "string", "pattern": None, "format": None, "enum": None, "maxLength": None}, '"a"'),
+        ({"type": ["string", "null"]}, "null"),
+        ({"type": "string", "nullable": True}, "null"),
+        ({"const": None}, "null"),
+        ({"enum": [1, "a", None, {"b": 1}, [2]]}, '{"b": 1}'),
+        ({"$schema": "anything", "type": "integer"}, "1"),
+        ({"$schema": "http://json-schema.org/draft-04/schema#", "type": "integer", "minimum": 0,
+          "exclusiveMinimum": True}, "1"),
+        ({"type": "array", "items": {"$ref": "#"}}, "[[], [[]]]"),
+        ("true", '{"a": 1}'),
+    ],
+    ids=range(10),
+)  # fmt: skip
+def test_spellings_of_schemas(small, schema, good):
+    assert followed(small, good, json=schema)
+    assert compiled(small, json=schema).unenforced == ()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names", "text"),
+    [
+        (r"((25[0-5]|(2[0-4]|1\d|[1-9]|)\d)\.?\b){4}", ("word boundary",), "192.168.0.1"),
+        (r"(?=.*[0-9])[a-z0-9]{2,8}(?<!z)", ("look-around",), "a1"),
+        (r"([\])(]b*)\b", ("word boundary",), ")b"),
+        (r"(['\"])x\1", ("back-reference",), "'x'"),
+        (r"\\b[(?=]+", (), "\\b(?="),
+    ],
+)
+def test_a_pattern_is_followed_without_what_looks_around(small, pattern, names, text):
+    assert re.fullmatch(pattern, text)
+    assert compiled(small, regex=pattern).unenforced == names
+    assert followed(small, text, regex=pattern)
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    ['?start: "a" | "b"', '// one\n?start: x\n?x: "a"', '!start: "a"', 'start: "a" | "x::=y"', 'root ::= "a"'],
+)
+def test_grammars_as_lark_and_gbnf_begin(small, grammar):
+    assert followed(small, "a", grammar=grammar)
+    assert not followed(small, "c", grammar=grammar)
+
+
+CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+OLD_TAG = {"structures": [{"begin": "<f=get>", "schema": CITY, "end": "</f>"}], "triggers": ["<f="]}
+GET = {"type": "tag", "begin": "<f=get>", "content": {"type": "json_schema", "json_schema": CITY}, "end": "</f>"}
+THINK = {"type": "tag", "begin": "<t>", "content": {"type": "any_text"}, "end": ["</t>", "</u>"]}
+
+
+@pytest.mark.parametrize(
+    ("tag", "good", "bad"),
+    [
+        (OLD_TAG, ["hello", 'x <f=get>{"city": "A"}</f> y <f=get>{"city": "B"}</f>'], ["<f=put>", '<f=get>{"z"']),
+        (json.dumps(OLD_TAG), ["hello"], ["<f=put>"]),
+        ({"type": "structural_tag", "format": {"type": "sequence", "elements": [THINK, GET]}},
+         ['<t>a < b</t><f=get>{"city": "A"}</f>', '<t></u><f=get>{"city": "A"}</f>'], ["x", "<t>a</t>x"]),
+        ({"format": {"type": "or", "elements": [{"type": "const_string", "value": "no"},
+                                                {"type": "regex", "pattern": "[0-9]+"}]}}, ["no", "12"], ["no1"]),
+        ({"format": {"type": "triggered_tags", "triggers": ["<t"], "tags": [THINK], "at_least_one": True,
+                     "stop_after_first": True}}, ["<t>a</t>"], ["a<t>", "<t>a</t>b"]),
+        ({"format": {"type": "tags_with_separator", "tags": [GET], "separator": ";"}},
+         ["", '<f=get>{"city": "A"}</f>;<f=get>{"city": "B"}</f>'], [";"]),
+    ],
+    ids=range(6),
+)  # fmt: skip
+def test_structural_tags(small, tag, good, bad):
+    for text in good:
+        assert followed(small, text, structural_tag=tag), text
+    for text in bad:
+        assert not followed(small, text, structural_tag=tag), text
+
+
+def test_what_holds_for_all_requests_gives_way_to_what_a_request_says():
+    wanted = SamplingParams(structured_outputs=StructuredOutputsParams(json=NAMED))
+    opened = InputOptions(closed_objects=False, compact_json=True).structured(wanted).structured_outputs
+    assert (opened.disable_additional_properties, opened.disable_any_whitespace) == (False, True)
+    said = SamplingParams(structured_outputs=StructuredOutputsParams(json=NAMED, disable_additional_properties=True))
+    assert InputOptions(closed_objects=False).structured(said) == said
+    assert InputOptions().structured(wanted) == wanted

@@ -119,19 +119,19 @@ def test_decoders_that_nobody_needs(monkeypatch):
         read({"video_url": data_url("video/mp4", video(codec="jpeg2000", container_format="matroska"))})
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (400, 2), (2, 400)])
-def test_tiny_and_thin_pictures(size):
-    """CVE-2026-22773: pictures of one pixel and of 200:1 are refused before they come near a model."""
-    with pytest.raises(InvalidMedia, match=r"each side needs at least 2 pixels|sides differ by more than 100:1"):
-        read({"image_url": data_url("image/png", saved(Image.new("RGB", size)))})
+SIZES = [(1, 1), (1, 40), (40, 1), (400, 2), (2, 400), (1, 3), (3, 1), (20_000, 1), (1, 20_000), (4, 4), (3, 4)]
 
 
-@pytest.mark.parametrize("size", [(2, 2), (2, 200), (200, 2)])
-def test_the_smallest_and_thinnest_pictures_are_cut(make_preparer, size):
-    """CVE-2026-22773, what is left: the extremes that are allowed make whole tiles."""
-    messages, media = read("Hi", {"image_url": data_url("image/png", saved(Image.new("RGB", size)))})
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "I;16"])
+@pytest.mark.parametrize("size", SIZES)
+def test_tiny_and_thin_pictures(make_preparer, size, mode):
+    """CVE-2026-22773: a picture of one pixel, whose sides could be taken for channels, or of 20,000:1 makes whole
+    tiles, as the reference resizes it, and cannot hurt a model."""
+    picture = Image.new(mode, size, 60000 if mode == "I;16" else "white")
+    messages, media = read("Hi", {"image_url": data_url("image/png", saved(picture))})
     (image,) = make_preparer().chat(messages, media, SamplingParams()).images
     assert {tile.pixels.shape for tile in image.tiles} == {(28, 28, 3)}
+    assert all(tile.pixels.min() >= 230 for tile in image.tiles)
 
 
 def test_a_list_of_ten_thousand_frames(monkeypatch):
@@ -142,11 +142,21 @@ def test_a_list_of_ten_thousand_frames(monkeypatch):
         read({"video_url": "data:video/jpeg;base64," + ",".join([frame] * 10_000)})
 
 
-@pytest.mark.parametrize("count", [513, 10**6, -1])
+@pytest.mark.parametrize("count", [513, 10**6, -2])
 def test_a_request_that_raises_the_server_s_limit_on_frames(count):
     """vLLM PR 51969: a request's own `media_io_kwargs` stay within the server's limits."""
     with pytest.raises(InvalidRequest, match=f"num_frames must be a whole number from 1 to 512, got {count}"):
         MediaOptions.of({"video": {"num_frames": count}})
+
+
+def test_all_frames_are_no_more_than_the_server_allows():
+    """vLLM PR 51969, for `num_frames` -1: all frames of a video, within the same limits."""
+    options = MediaOptions.of({"video": {"num_frames": -1}})
+    reader = MediaReader(MediaAccess(limits=MediaLimits(chosen_frames=5)))
+    _, (frames,) = read_messages([user({"video_url": video_url(5)})], reader.timed(options))
+    assert len(frames) == 5
+    with pytest.raises(InvalidMedia, match=r"has 6 frames, 6 of them are asked for and the limit is 5 \(TILEWISE_MAX"):
+        read_messages([user({"video_url": video_url(6)})], reader.timed(options))
 
 
 def test_a_video_that_is_walked_for_ever():

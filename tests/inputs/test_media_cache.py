@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tilewise.amounts import GIB
+from tilewise.host.memory import Memory
 from tilewise.inputs.images import Tiling
 from tilewise.inputs.media_cache import CacheCounts, CutPicture, MediaCache, picture_digest
 from tilewise.inputs.prepare import InputOptions, Preparer
@@ -33,6 +35,18 @@ def in_palette(first: tuple[int, int, int]) -> Image.Image:
     image = Image.frombytes("P", (4, 1), bytes([0, 1, 0, 1]))
     image.putpalette([*first, 0, 0, 0])
     return image
+
+
+@pytest.mark.parametrize(
+    ("asked", "free", "kept"),
+    [(None, 64, 4), (None, 16, 4), (None, 8, 2), (None, 0, 0), (6, 8, 6), (0.5, 64, 0.5), (0, 64, 0)],
+)
+def test_the_default_bound_is_what_memory_there_is(monkeypatch, caplog, asked, free, kept):
+    """In GiB; a bound that is asked for is taken as it is."""
+    monkeypatch.setattr("tilewise.inputs.media_cache.available_memory", lambda: Memory(64 * GIB, free * GIB))
+    with caplog.at_level("INFO", "tilewise"):
+        assert MediaCache.of(asked).max_bytes == kept * GIB
+    assert ("mm_processor_cache_gb sets it" in caplog.text) is (asked is None)
 
 
 def turned(orientation: int) -> Image.Image:

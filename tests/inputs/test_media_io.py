@@ -9,6 +9,7 @@ from PIL import Image
 
 from tests.inputs.pictures import data_url, saved, user, video_url
 from tilewise.errors import InvalidRequest, UnknownOption
+from tilewise.ignored import Ignored
 from tilewise.inputs.chat import read_messages
 from tilewise.inputs.images import to_rgb
 from tilewise.inputs.media_io import MediaOptions
@@ -40,7 +41,7 @@ def test_frames_a_second():
     assert len(media[0]) == 4
 
 
-@pytest.mark.parametrize("count", [0, -1, 9, 10**9, 1.5, "4", True, math.inf])
+@pytest.mark.parametrize("count", [0, -2, 9, 10**9, 1.5, "4", True, math.inf])
 def test_the_server_s_own_limit_on_frames_holds(count):
     with pytest.raises(InvalidRequest, match=r"num_frames must be a whole number from 1 to 8, got .*CHOSEN_FRAMES"):
         MediaOptions.of({"video": {"num_frames": count}}, MediaLimits(chosen_frames=8))
@@ -70,6 +71,29 @@ def test_unknown_options_are_refused_with_the_nearest(kwargs, hint):
     with pytest.raises(UnknownOption) as caught:
         MediaOptions.of(kwargs)
     assert str(caught.value) == hint
+
+
+def test_options_of_vllm_that_change_nothing_are_named():
+    kwargs = {"image": {"image_mode": "RGB"}, "video": {"frame_recovery": True, "video_backend": "opencv", "fps": 2}}
+    ignored = Ignored()
+    assert MediaOptions.of(kwargs, ignored=ignored) == MediaOptions(fps=2.0)
+    assert ignored.names == tuple(
+        f"media_io_kwargs.{name}" for name in ("image.image_mode", "video.frame_recovery", "video.video_backend")
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("image", {"image_mode": "L"}), ("video", {"video_backend": "opencv_dynamic"}), ("video", {"frame_recovery": []})],
+)
+def test_options_of_vllm_that_would_change_something_are_refused(kind, options):
+    with pytest.raises(InvalidRequest, match="is not possible here, only"):
+        MediaOptions.of({kind: options})
+
+
+@pytest.mark.parametrize(("count", "frames"), [(8.0, 8), (-1, -1), (-1.0, -1)])
+def test_whole_numbers_and_all_frames(count, frames):
+    assert MediaOptions.of({"video": {"num_frames": count}}).num_frames == frames
 
 
 @pytest.mark.parametrize("kwargs", ["video", [], {"video": [2]}, {"image": "black"}])

@@ -13,7 +13,7 @@ from PIL import Image
 from tilewise.errors import InvalidMedia, InvalidRequest, TooLong, UnknownOption
 from tilewise.inputs.images import ImageLimits, LimitedPicture
 from tilewise.inputs.prepare import InputOptions, tile_digest
-from tilewise.inputs.templates import Message
+from tilewise.inputs.templates import MediaPlace, Message
 from tilewise.sampling_params import SamplingParams
 
 GREEDY = SamplingParams(temperature=0)
@@ -84,7 +84,7 @@ def test_frames_are_one_tile_whatever_their_size(preparer):
 def test_requests_are_numbered_and_carry_sampling_and_end_tokens(preparer, tokenizer):
     one, two = ask(preparer, "a"), ask(preparer, "b")
     assert one.id != two.id
-    assert one.sampling is GREEDY
+    assert one.sampling == GREEDY
     assert one.stop_ids == {tokenizer.special_id("<|im_end|>")}
 
 
@@ -235,11 +235,18 @@ def test_video_markers_of_raw_prompts(preparer, frames):
     assert [len(image.tiles) for image in marked.images] == [3, *[1] * frames]
 
 
-@pytest.mark.parametrize(("markers", "pictures"), [(1, 2), (2, 1), (1, 0)])
+@pytest.mark.parametrize(("markers", "pictures"), [(1, 2), (2, 1)])
 @pytest.mark.parametrize("marker", ["<image>", "<IMG_CONTEXT>"])
 def test_raw_prompts_with_wrong_numbers_of_markers_are_refused(preparer, markers, pictures, marker):
     with pytest.raises(InvalidRequest, match=f"{markers} <image> markers for {pictures} pictures"):
         preparer.prompt(f"What is {marker * markers}?", [picture()] * pictures, GREEDY)
+
+
+def test_markers_without_media_are_text_and_places_are_refused(preparer, tokenizer):
+    prompt = "How is an <image> or a <video> tag written?"
+    assert tokenizer.decode(preparer.prompt(prompt, [], GREEDY).prompt_ids, skip_special_tokens=False) == prompt
+    with pytest.raises(InvalidRequest, match="has 1 <IMG_CONTEXT> and no pictures came with it"):
+        preparer.prompt("What is <IMG_CONTEXT>?", [], GREEDY)
 
 
 def test_prompts_of_ids(preparer, image_ids):
@@ -309,10 +316,23 @@ def test_tools_and_endings_reach_the_template(preparer):
     assert request.prompt.endswith("<|im_start|>assistant\nIt is")
 
 
+@pytest.mark.parametrize("asked", ["server", "request"])
+def test_the_order_of_parts_can_be_asked_for(preparer, asked):
+    turns = [Message("user", "A\nB", 1, parts=("A", MediaPlace("image"), "B"))]
+    first = preparer.chat(turns, [picture()], GREEDY)
+    assert first.prompt.endswith("user\n<image>\nA\nB<|im_end|>\n<|im_start|>assistant\n")
+    options = replace(preparer.options, interleave=asked == "server")
+    processor = {"interleave_mm_strings": True} if asked == "request" else {}
+    kept = replace(preparer, options=options).chat(turns, [picture()], GREEDY, processor=processor)
+    assert kept.prompt.endswith("user\nA\n<image>\nB<|im_end|>\n<|im_start|>assistant\n")
+    with pytest.raises(InvalidRequest, match="interleave_mm_strings must be true or false"):
+        preparer.chat(turns, [picture()], GREEDY, processor={"interleave_mm_strings": 1})
+
+
 def test_a_prompt_that_is_too_long_has_its_numbers(make_preparer):
     with pytest.raises(TooLong) as caught:
         make_preparer(max_model_len=4).prompt("a b c d e f", (), GREEDY)
-    assert (caught.value.limit, caught.value.output_tokens) == (4, 1)
+    assert (caught.value.limit, caught.value.output_tokens) == (4, GREEDY.max_tokens)
     assert str(caught.value).startswith(f"The prompt has {caught.value.prompt_tokens} tokens")
 
 
@@ -361,3 +381,33 @@ def test_the_limit_holds_beside_a_request_s_own(preparer):
     )
     assert all(len(image.tiles) <= 3 for image in request.images)
     assert len(request.images[0].tiles) == 2
+
+
+def test_ids_of_a_result_stand_for_its_pictures(preparer, image_ids):
+    """Each place has as many image tokens as rows, which a second request with the same pictures fills again."""
+    pictures = [picture(ONE), picture(THREE)]
+    first = preparer.prompt("a <image> b <image> c", pictures, GREEDY)
+    again = preparer.prompt(first.prompt_ids, pictures, GREEDY)
+    assert (again.prompt_ids, again.images) == (first.prompt_ids, first.images)
+    rows = [4 * len(image.tiles) for image in first.images]
+    with pytest.raises(
+        InvalidRequest, match=f"{rows[0]} <IMG_CONTEXT> in a row stand for picture 1, which fills {rows[1]}"
+    ):
+        preparer.prompt(first.prompt_ids, pictures[::-1], GREEDY)
+    with pytest.raises(InvalidRequest, match="places for 2 pictures and 1 came"):
+        preparer.prompt(first.prompt_ids, pictures[:1], GREEDY)
+
+
+def test_ids_of_numpy_and_truncation_by_sampling_params(preparer):
+    request = preparer.prompt(np.arange(65, 75), [], GREEDY.with_(truncate_prompt_tokens=3))
+    assert request.prompt_ids == (72, 73, 74)
+
+
+def test_a_request_has_sampling_params_of_its_own(preparer):
+    params = SamplingParams(max_tokens=4)
+    request = preparer.prompt([65], [], params)
+    params.max_tokens = 9
+    assert request.sampling.max_tokens == 4
+    params.n, params.temperature = 2, 0
+    with pytest.raises(InvalidRequest, match="n must be 1 when using greedy sampling, got 2"):
+        preparer.prompt([65], [], params)

@@ -3,11 +3,14 @@
 import av
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tilewise.errors import InvalidMedia, InvalidRequest, UnknownOption
+from tilewise.ignored import Ignored
 from tilewise.inputs.chat import MediaReader
-from tilewise.inputs.prompts import Prompt, read_prompts
+from tilewise.inputs.media_handles import MediaHandles
+from tilewise.inputs.prompts import Prompt, TextPrompt, TokensPrompt, read_prompts
 from tilewise.inputs.video import FrameChoice
 
 READER = MediaReader(frames=FrameChoice(2))
@@ -36,6 +39,12 @@ def media(**data):
         ([{"prompt": "Hi"}, "Ho", [1, 2]], ["Hi", "Ho", [1, 2]]),
         ({"prompt": ["Hi", "Ho"]}, ["Hi", "Ho"]),
         ("", [""]),
+        ([np.int64(1), np.int32(2)], [[1, 2]]),
+        (np.array([1, 2]), [[1, 2]]),
+        ([np.array([1, 2]), torch.tensor([3])], [[1, 2], [3]]),
+        (TokensPrompt(prompt_token_ids=np.array([1, 2]), prompt="Hi"), [[1, 2]]),
+        (TextPrompt(prompt="Hi", multi_modal_data=None), ["Hi"]),
+        ({"prompt": "Hi", "prompt_token_ids": None, "prompt_embeds": None}, ["Hi"]),
     ],
 )
 def test_forms(prompts, expected):
@@ -73,12 +82,57 @@ def test_pictures_as_paths(tmp_path, as_text):
     assert np.array_equal(np.asarray(media(image=str(path) if as_text else path)[0]), np.asarray(CAT))
 
 
+COLOURS = np.random.default_rng(1).integers(0, 256, (6, 5, 3), dtype=np.uint8)
+"""Of a picture of 5 x 6 pixels."""
+GRAY = COLOURS[:, :, 0]
+
+
 @pytest.mark.parametrize(
-    "array",
-    [np.zeros((4, 4, 3)), np.zeros((4, 4), np.uint8), np.zeros((3, 4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8)],
+    ("array", "mode", "pixels"),
+    [
+        (COLOURS, "RGB", COLOURS),
+        (COLOURS.transpose(2, 0, 1), "RGB", COLOURS),
+        (COLOURS.astype(np.float32), "RGB", COLOURS),
+        (COLOURS / 255, "RGB", COLOURS),
+        ((COLOURS / 255).astype(np.float16), "RGB", COLOURS),
+        (COLOURS.astype(np.int64), "RGB", COLOURS),
+        (GRAY, "L", GRAY),
+        (GRAY[:, :, None], "L", GRAY),
+        (GRAY[None], "L", GRAY),
+        (np.dstack([COLOURS, GRAY]), "RGBA", np.dstack([COLOURS, GRAY])),
+        (GRAY > 99, "L", (GRAY > 99) * 255),
+        (torch.from_numpy(COLOURS), "RGB", COLOURS),
+        (torch.from_numpy(COLOURS).permute(2, 0, 1), "RGB", COLOURS),
+        (torch.from_numpy(COLOURS).permute(2, 0, 1).float().div(255).requires_grad_(), "RGB", COLOURS),
+        (torch.from_numpy(COLOURS).bfloat16(), "RGB", torch.from_numpy(COLOURS).bfloat16().float().numpy()),
+        (COLOURS[:3], "RGB", COLOURS[:3]),
+        (torch.from_numpy(COLOURS[:3, :3].copy()), "RGB", COLOURS[:3, :3].transpose(1, 2, 0)),
+    ],
 )
-def test_other_arrays_are_refused_with_type_and_shape(array):
-    with pytest.raises(InvalidRequest, match=r"must be uint8 \[H, W, 3\], got (uint8|float64) \["):
+def test_pictures_in_every_form_of_arrays(array, mode, pixels):
+    (found,) = media(image=array)
+    assert found.mode == mode
+    assert np.array_equal(np.asarray(found), pixels)
+
+
+def test_four_dimensions_are_several_pictures():
+    assert [picture.size for picture in media(image=np.stack([COLOURS, COLOURS]))] == [(5, 6)] * 2
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (np.zeros((5, 5, 2), np.uint8), r"must be \[H, W\], \[H, W, C\] or \[C, H, W\] .*, got \[5, 5, 2\]"),
+        (np.zeros(4, np.uint8), r"got \[4\]"),
+        (np.zeros((0, 4, 3), np.uint8), r"got \[0, 4, 3\]"),
+        (np.full((4, 4, 3), 256), "values from 0 to 255, .*, got 256 to 256"),
+        (np.full((4, 4, 3), -0.5), "got -0.5 to -0.5: leave normalisation to the engine"),
+        (np.full((4, 4, 3), np.nan), "got nan to nan"),
+        (np.full((4, 4, 3), "a"), "must have numbers, got <U1"),
+    ],
+)
+def test_other_arrays_are_refused_with_what_is_wrong(array, words):
+    with pytest.raises(InvalidRequest, match=words):
         media(image=array)
 
 
@@ -94,8 +148,17 @@ def same_frames(frames) -> bool:
 
 @pytest.mark.parametrize(
     "video",
-    [FRAMES, (FRAMES, {"fps": 2.0}), [FRAMES], [(FRAMES, {"fps": 2.0})]],
-    ids=["array", "pair", "list", "pairs"],
+    [
+        *(FRAMES, (FRAMES, {"fps": 2.0}), [FRAMES], [(FRAMES, {"fps": 2.0})]),
+        *(
+            FRAMES.transpose(0, 3, 1, 2),
+            FRAMES / 255,
+            torch.from_numpy(FRAMES).permute(0, 3, 1, 2),
+            FRAMES[None],
+            list(FRAMES),
+        ),
+    ],
+    ids=["array", "pair", "list", "pairs", "channels first", "fractions", "tensor", "five dimensions", "arrays"],
 )
 def test_a_video_as_an_array_of_frames(video):
     (frames,) = media(video=video)
@@ -130,7 +193,7 @@ def test_no_frames_are_no_video():
 
 
 @pytest.mark.parametrize(
-    "video", [7, CAT, [7], np.zeros((3, 4, 5, 3)), b"bytes"], ids=["7", "picture", "[7]", "f8", "bytes"]
+    "video", [7, CAT, [7], np.zeros((3, 5, 5, 2)), FRAMES[0], b"bytes"], ids=["7", "picture", "[7]", "2", "3D", "bytes"]
 )
 def test_other_videos_are_refused(video):
     with pytest.raises(InvalidRequest):
@@ -157,7 +220,6 @@ def test_limits_hold_before_any_file_is_opened(tmp_path):
     [
         ({"promt": "x"}, r"A prompt dict has no option 'promt'. Did you mean prompt\?"),
         ({"prompt": "x", "multi_modal_data": {"images": CAT}}, r"no option 'images'. Did you mean image\?"),
-        ({"prompt": "x", "multi_modal_data": {"audio": CAT}}, r"multi_modal_data has no option 'audio'"),
         ({"prompt": "x", 7: "x"}, r"no option '7'"),
     ],
 )
@@ -201,3 +263,47 @@ def test_a_cache_salt_comes_along():
 def test_a_cache_salt_that_is_none(salt):
     with pytest.raises(InvalidRequest, match="cache_salt must be a text"):
         read({"prompt": "Hi", "cache_salt": salt})
+
+
+def test_media_are_kept_under_their_uuids():
+    reader = MediaReader(handles=MediaHandles(10_000))
+    sent = {"image": [CAT, DOG], "video": FRAMES}
+    names = {"image": ["cat", None], "video": "film"}
+    read_prompts({"prompt": "x", "multi_modal_data": sent, "multi_modal_uuids": names}, reader)
+    later = {"prompt": "x", "multi_modal_data": {"image": [DOG, None]}, "multi_modal_uuids": {"image": [None, "cat"]}}
+    assert [picture.size for picture in read_prompts(later, reader)[0].media] == [DOG.size, CAT.size]
+    (film,) = read_prompts({"prompt": "x", "multi_modal_uuids": {"video": ["film"]}}, reader)[0].media
+    assert same_frames(film)
+    with pytest.raises(InvalidMedia, match="uuid 'dog' names no image that is kept"):
+        read_prompts({"prompt": "x", "multi_modal_uuids": {"image": "dog"}}, reader)
+
+
+def test_what_has_no_effect_is_named():
+    ignored = Ignored()
+    prompt = {"prompt": "x", "token_type_ids": [0], "multi_modal_data": {"video": (FRAMES, {"fps": 2.0}), "audio": []}}
+    read_prompts(prompt, READER, ignored)
+    assert ignored.names == ("token_type_ids", "video metadata")
+
+
+def test_ids_win_over_the_text_that_results_show():
+    (prompt,) = read({"prompt": "Hi", "prompt_token_ids": [1, 2]})
+    assert (prompt.prompt, prompt.text) == ([1, 2], "Hi")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        ({"prompt": "x", "multi_modal_data": {"audio": CAT}}, "audio=.* is not possible: InternVL models see pictures"),
+        ({"prompt_embeds": [[0.5]]}, "prompt_embeds=.* is not possible: Send the text or the token ids"),
+        ({"prompt": "x", "multi_modal_data": {"image": [None]}}, "image is None: send it, or the uuid"),
+        (
+            {"prompt": "x", "multi_modal_data": {"image": CAT}, "multi_modal_uuids": {"image": ["a", "b"]}},
+            r"multi_modal_uuids: image has 2 entries for 1 image\(s\)",
+        ),
+        ({"prompt": "x", "multi_modal_uuids": {"image": 7}}, "image must be a text or a list, got int"),
+        ({"prompt": "x", "multi_modal_uuids": {"video": [7]}}, "uuid must be a text of 1 to 256 characters, got 7"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(prompt, words):
+    with pytest.raises(InvalidRequest, match=words):
+        read(prompt)

@@ -7,7 +7,7 @@ import json
 import pytest
 from tokenizers import AddedToken
 
-from tests.tiny import SPECIAL_IDS, SPECS, tokenizer, write_original
+from tests.tiny import SPECIAL_IDS, SPECS, tokenizer, write_hf, write_original
 from tilewise.errors import InvalidCheckpoint
 from tilewise.inputs.prepare import Preparer
 from tilewise.inputs.spec import InputSpec
@@ -52,6 +52,22 @@ def test_end_tokens_come_from_template_generation_config_and_qwen(spec_of):
 )
 def test_the_start_token_is_the_tokenizers(spec_of, options, start):
     assert spec_of(**options)[0].start_id == start
+
+
+@pytest.mark.parametrize(("write", "order"), [(write_original, "media first"), (write_hf, "as looped")])
+def test_parts_are_ordered_as_the_format_has_them(tmp_path, write, order):
+    write(tmp_path, SPECS["qwen2-300m"])
+    assert InputSpec.of(CheckpointFolder.open(tmp_path), Tokenizer(tokenizer().to_str())).template.order == order
+
+
+@pytest.mark.parametrize("thinks", [False, True])
+def test_thinking_was_trained_where_the_vocabulary_has_a_token_for_it(tmp_path, thinks):
+    write_original(tmp_path, SPECS["qwen2-300m"])
+    words = tokenizer()
+    if thinks:
+        words.add_tokens([AddedToken("<think>", special=False)])
+    spec = InputSpec.of(CheckpointFolder.open(tmp_path), Tokenizer(words.to_str()))
+    assert (spec.template.thinking is not None) is thinks
 
 
 def test_the_start_token_stands_once(spec_of):

@@ -1,5 +1,8 @@
 """Prompts to the character, markers to the right media, and user text that never becomes a control token."""
 
+import json
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,6 +13,7 @@ from tilewise.inputs.system_texts import SYSTEM_THINKING
 from tilewise.inputs.templates import (
     TEMPLATES,
     ImageSlot,
+    MediaPlace,
     Message,
     Special,
     Text,
@@ -17,6 +21,7 @@ from tilewise.inputs.templates import (
     to_string,
 )
 from tilewise.inputs.tokenizer import Tokenizer
+from tilewise.inputs.tool_text import TOOL_FORMS
 
 S2 = "你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，英文名叫InternVL, 是一个有用无害的人工智能助手。"
 S25 = "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"
@@ -82,7 +87,7 @@ def test_gpt_oss_prompt():
         "<|start|>assistant<|channel|>final<|message|>B.<|end|><|start|>user<|message|>C?<|end|><|start|>assistant"
     )
     assert rendered("internvl3_5_gpt_oss", *turns) == expected
-    assert TEMPLATES["internvl3_5_gpt_oss"].stop_tokens == ("<|return|>",)
+    assert TEMPLATES["internvl3_5_gpt_oss"].stop_tokens == ("<|return|>", "<|call|>")
 
 
 @pytest.mark.parametrize("name", CHATML)
@@ -140,11 +145,98 @@ def test_only_the_template_s_own_marks_are_special():
         (user("", 1), "<image>\n"),
         (user("", 0), ""),
         (user("the tag <video> of HTML"), "the tag <video> of HTML"),
+        (user("the tag <image> of HTML"), "the tag <image> of HTML"),
+        (user("the tag <image> of HTML", 0, (1,)), "Frame1: <image>\nthe tag <image> of HTML"),
+        (user("<IMAGE_TOKEN> and <IMG_CONTEXT>"), "<IMAGE_TOKEN> and <IMG_CONTEXT>"),
+        (user("Look: <IMAGE_TOKEN>!", 1), "Look: <image>!"),
     ],
 )
 def test_markers(message, expected):
     prompt = rendered("internvl2_5", Message("system", ""), message)
     assert prompt == f"<|im_start|>user\n{expected}<|im_end|>\n<|im_start|>assistant\n"
+
+
+IMAGE, VIDEO = MediaPlace("image"), MediaPlace("video")
+SENT = ("AAA", IMAGE, "BBB", IMAGE, "CCC")
+
+
+# "as looped" is what the template of InternVL3-*-hf gives for a list: `<IMG_CONTEXT>` and a line break for a picture, a
+# text as it is. "as sent" joins texts and placeholders by line breaks, as vLLM's --interleave-mm-strings does.
+@pytest.mark.parametrize(
+    ("order", "parts", "expected"),
+    [
+        ("media first", SENT, "<image>\n<image>\nAAA\nBBB\nCCC"),
+        ("as sent", SENT, "AAA\n<image>\nBBB\n<image>\nCCC"),
+        ("as looped", SENT, "AAA<image>\nBBB<image>\nCCC"),
+        ("as looped", ("A", "B"), "AB"),
+        ("as sent", ("A", "B"), "A\nB"),
+        ("as looped", ("A", VIDEO, "B", IMAGE), "AFrame1: <image>\nFrame2: <image>\nB<image>\n"),
+        ("as looped", ("<image>A", "B", IMAGE), "<image>AB"),
+        ("as sent", ("how <image> is written", VIDEO), "how <image> is written\nFrame1: <image>\nFrame2: <image>"),
+    ],
+)
+def test_order_of_parts(order, parts, expected):
+    texts = [part for part in parts if isinstance(part, str)]
+    videos = (2,) * parts.count(VIDEO)
+    message = Message("user", "\n".join(texts), parts.count(IMAGE), videos, parts=parts)
+    prompt = to_string(replace(TEMPLATES["internvl2_5"], order=order).render([Message("system", ""), message]))
+    assert prompt == f"<|im_start|>user\n{expected}<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_media_in_order_have_their_numbers():
+    turns = [user("", 1), Message("user", "", 2, (2, 1), parts=(VIDEO, IMAGE, VIDEO, IMAGE)), user("", 1)]
+    assert slots(replace(TEMPLATES["internvl2_5"], order="as sent").render(turns)) == [0, 3, 4, 1, 5, 2, 6]
+
+
+@pytest.mark.parametrize("name", ["Hermes-2", "internlm2-chat", "internvl2_5"])
+def test_chatml_shows_every_role_where_it_stands(name):
+    end = "<|im_end|>\n" if name == "internvl2_5" else "<|im_end|>"
+    roles = {"system": "A", "user": "B", "critic": "C"}
+    turns = [Message(role, text, 1) for role, text in roles.items()] + [Message("system", "D"), Message("system", "E")]
+    expected = "".join(f"<|im_start|>{role}\n<image>\n{text}{end}" for role, text in roles.items())
+    expected += f"<|im_start|>system\nD{end}<|im_start|>system\nE{end}<|im_start|>assistant\n"
+    assert rendered(name, *turns) == expected
+    assert slots(TEMPLATES[name].render(turns)) == [0, 1, 2]
+
+
+def test_a_system_behind_a_user_leaves_the_built_in_text():
+    prompt = rendered("internvl2_5", user("A"), Message("system", "B"))
+    assert prompt.startswith("<|im_start|>system\n你是书生·万象")
+    assert "<|im_start|>user\nA<|im_end|>\n<|im_start|>system\nB<|im_end|>\n" in prompt
+
+
+@pytest.mark.parametrize("name", ["phi3-chat", "internvl3_5_gpt_oss"])
+def test_other_templates_join_system_texts_at_the_start(name):
+    apart = [Message("system", "A"), user("B"), Message("system", "C")]
+    assert rendered(name, *apart) == rendered(name, Message("system", "A\n\nC"), user("B"))
+    assert rendered(name, user("B"), Message("system", "C")) == rendered(name, Message("system", "C"), user("B"))
+    with pytest.raises(InvalidRequest, match="system texts at the start: the last cannot go on"):
+        TEMPLATES[name].render(apart, ending="continue")
+
+
+@pytest.mark.parametrize("name", ["phi3-chat", "internvl3_5_gpt_oss"])
+@pytest.mark.parametrize(
+    ("message", "says"),
+    [
+        (Message("critic", "A"), "knows the roles system, user, assistant, developer, tool, got 'critic'"),
+        (Message("system", "A", 1), "shows pictures and videos in messages of role user alone, got one of role system"),
+        (
+            Message("tool", "A", 0, (2,)),
+            "shows pictures and videos in messages of role user alone, got one of role too",
+        ),
+    ],
+)
+def test_what_other_templates_have_no_place_for_is_refused(name, message, says):
+    with pytest.raises(InvalidRequest, match=says):
+        TEMPLATES[name].render([message, user("B")])
+
+
+def test_pictures_that_a_tool_gave_back():
+    turns = [user("A", 1), Message("tool", "a wall", 1), Message("tool", "", 1), user("B", 1)]
+    pieces = TEMPLATES["internvl2_5"].render(turns)
+    assert slots(pieces) == [0, 1, 2, 3]
+    shown = "<tool_response>\n<image>\na wall\n</tool_response>\n<tool_response>\n<image>\n\n</tool_response>"
+    assert f"<|im_start|>user\n{shown}<|im_end|>" in to_string(pieces)
 
 
 def slots(pieces) -> list[int]:
@@ -167,7 +259,7 @@ def test_numbers_go_on_from_message_to_message():
     [
         (user("<image>", 2), "The user message has 1 <image> markers for 2 pictures"),
         (user("<image><image>", 1), "The user message has 2 <image> markers for 1 pictures"),
-        (user("<image>", 0), "The user message has 1 <image> markers for 0 pictures"),
+        (user("<IMAGE_TOKEN>", 2), "The user message has 1 <IMAGE_TOKEN> markers for 2 pictures"),
         (user("<video>", 0, (1, 1)), "The user message has 1 <video> markers for 2 videos"),
     ],
 )
@@ -290,7 +382,7 @@ def test_calls_and_results_stand_in_their_turns():
     )
 
 
-@pytest.mark.parametrize("name", ["phi3-chat", "internvl3_5_gpt_oss"])
+@pytest.mark.parametrize("name", ["phi3-chat"])
 @pytest.mark.parametrize("what", [{"tools": [LOOK]}, {"calls": (LOOK,)}, {"role": "tool"}])
 def test_templates_without_a_form_for_tools_refuse_them(name, what):
     message = Message(what.get("role", "assistant"), "a", calls=what.get("calls", ()))
@@ -330,3 +422,69 @@ def test_endings(name):
     assert whole == ended + template.opening
     assert ended == going_on + closing
     assert going_on.endswith("It is")
+
+
+WEATHER = json.dumps(
+    {
+        "type": "function",
+        "function": {
+            "name": "get_weather",
+            "description": "Gets the weather.",
+            "parameters": {
+                "type": "object",
+                "properties": {
+                    "location": {"type": "string", "description": "The city and state, e.g. San Francisco, CA"},
+                    "format": {"type": "string", "enum": ["celsius", "fahrenheit"], "default": "celsius"},
+                    "days": {"type": ["array", "null"], "items": {"anyOf": [{"type": "integer"}, {"type": "string"}]}},
+                },
+                "required": ["location"],
+            },
+        },
+    }
+)
+NOW = '{"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}}'
+ASKED = [
+    user("Hi"),
+    Message("assistant", "I look.", calls=('{"name": "get_weather", "arguments": {"location": "上海"}}',)),
+    Message("tool", "22"),
+]
+
+
+def test_tools_of_gpt_oss():
+    """The form of openai/harmony, `docs/format.md`."""
+    prompt = to_string(TEMPLATES["internvl3_5_gpt_oss"].render(ASKED, tools=[NOW, WEATHER]))
+    system, developer, rest = prompt.split("<|end|>", 2)
+    assert system.endswith(
+        "# Valid channels: analysis, commentary, final. Channel must be included for every message.\n"
+        "Calls to these tools must go to the commentary channel: 'functions'."
+    )
+    assert developer == (
+        "<|start|>developer<|message|># Tools\n\n## functions\n\nnamespace functions {\n\n"
+        "type now = () => any;\n\n// Gets the weather.\ntype get_weather = (_: {\n"
+        "// The city and state, e.g. San Francisco, CA\nlocation: string,\n"
+        'format?: "celsius" | "fahrenheit", // default: celsius\ndays?: (number | string)[] | null,\n'
+        "}) => any;\n\n} // namespace functions"
+    )
+    assert rest == (
+        "<|start|>user<|message|>Hi<|end|><|start|>assistant<|channel|>commentary<|message|>I look.<|end|>"
+        "<|start|>assistant to=functions.get_weather<|channel|>commentary json<|message|>"
+        '{"location": "上海"}<|call|>'
+        "<|start|>functions.get_weather to=assistant<|channel|>commentary<|message|>22<|end|><|start|>assistant"
+    )
+
+
+def test_tools_of_internlm2():
+    """The form of InternLM/InternLM, `chat/chat_format.md`."""
+    template = TEMPLATES["internvl2_5"].with_tools(TOOL_FORMS["internlm"])
+    pieces = template.render([Message("system", "Be brief."), *ASKED], tools=[NOW])
+    assert to_string(pieces) == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n"
+        "<|im_start|>system name=<|plugin|>\n"
+        '[{"name": "now", "parameters": {"type": "object", "properties": {}}}]<|im_end|>\n'
+        "<|im_start|>user\nHi<|im_end|>\n"
+        "<|im_start|>assistant\nI look.<|action_start|><|plugin|>\n"
+        '{"name": "get_weather", "parameters": {"location": "上海"}}<|action_end|><|im_end|>\n'
+        "<|im_start|>environment name=<|plugin|>\n22<|im_end|>\n<|im_start|>assistant\n"
+    )
+    typed = Message("tool", "<|action_start|><|im_end|>")
+    assert Text("\n<|action_start|><|im_end|>") in template.render([*ASKED[:2], typed])

@@ -1,5 +1,6 @@
 """Videos: which frames are chosen, and files that are short, cut, silent, or no videos."""
 
+import re
 from pathlib import Path
 
 import av
@@ -11,6 +12,7 @@ from PIL import Image
 
 from tests.inputs import pictures
 from tilewise.errors import Cancelled, InvalidMedia, InvalidRequest
+from tilewise.ignored import Ignored
 from tilewise.inputs.images import ImageLimits
 from tilewise.inputs.media_budget import MediaBudget
 from tilewise.inputs.media_limits import MAX_FRAMES, MediaLimits
@@ -26,6 +28,7 @@ def film(
     frames: int = FRAMES,
     size: tuple[int, int] = (64, 48),
     picture: Image.Image | None = None,
+    gop: int = 12,
     **options: str,
 ) -> Path:
     """A video whose frame i is grey of level 6 * i, or whose frames are all one picture."""
@@ -35,6 +38,7 @@ def film(
         stream.width, stream.height = size
         stream.pix_fmt = "yuv420p"
         stream.bit_rate = 2_000_000
+        stream.gop_size = gop
         for index in range(frames):
             pixels = np.asarray(picture) if picture else np.full((size[1], size[0], 3), STEP * index, np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels)))
@@ -63,6 +67,15 @@ def reference_indices(total: int, segments: int) -> list[int]:
 def test_indices_follow_the_reference_formula(total, wanted):
     if total > wanted:
         assert FrameChoice(wanted).indices(total) == reference_indices(total, wanted)
+
+
+@pytest.mark.parametrize(
+    ("total", "seconds", "fps", "count"), [(40, 4.0, None, 40), (1, None, None, 1), (90, 3.0, 10, 30)]
+)
+def test_minus_one_is_all_frames_or_no_cap(total, seconds, fps, count):
+    assert FrameChoice(-1, fps).indices(total, seconds) == (
+        list(range(total)) if count == total else reference_indices(total, count)
+    )
 
 
 def test_indices_of_known_cases():
@@ -131,11 +144,60 @@ def test_a_video_cut_short_gives_the_frames_that_are_there(tmp_path):
     assert frames[-1] < FRAMES - 1
 
 
-@pytest.mark.parametrize("keep", [0.1, 0.5, 0.9])
-def test_a_video_cut_before_its_index_is_refused(video, keep):
+def test_frames_that_are_missing_are_named(tmp_path):
+    data = film(tmp_path / "grey.mp4", movflags="faststart").read_bytes()
+    ignored = Ignored()
+    frames = levels(read_video(data[: len(data) * 7 // 10], FrameChoice(-1), ignored=ignored))
+    assert frames[:-1] == list(range(len(frames) - 1))  # the last one is what was there of it
+    assert FRAMES // 2 < len(frames) < FRAMES
+    assert ignored.names == ("damaged_frames",)
+
+
+def test_a_whole_video_leaves_nothing_to_name(video):
+    ignored = Ignored()
+    assert levels(read_video(video, FrameChoice(-1), ignored=ignored)) == list(range(FRAMES))
+    assert not ignored
+
+
+def test_a_hole_in_a_video_costs_its_frames_alone(tmp_path):
+    data = bytearray(film(tmp_path / "grey.mp4", size=(320, 240), gop=1, movflags="faststart").read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 400] = b"\xff" * 400
+    ignored = Ignored()
+    frames = levels(read_video(bytes(data), FrameChoice(-1), ignored=ignored))
+    assert frames[-1] == FRAMES - 1
+    assert len(frames) >= FRAMES - 3
+    assert bool(ignored) is (len(frames) < FRAMES)
+
+
+@pytest.mark.parametrize("keep", [0.1, 0.5])
+def test_a_video_that_was_never_finished(video, keep):
+    """Recorders write the index last."""
     data = video.read_bytes()
-    with pytest.raises(InvalidMedia, match="the video"):
+    with pytest.raises(InvalidMedia) as caught:
         read_video(data[: int(keep * len(data))])
+    assert str(caught.value) == (
+        "the video is an MP4 or QuickTime video that is damaged or cut off before its index (the moov box), without "
+        "which no frame is found: send the whole file."
+    )
+
+
+def test_a_video_cut_in_its_index(video):
+    data = video.read_bytes()
+    with pytest.raises(InvalidMedia, match=r"that is damaged or cut off, its index \(the moov box\) with it: send"):
+        read_video(data[: data.index(b"stsz")])
+
+
+@pytest.mark.parametrize("place", ["stsd", "stts", "stsc", "stsz", "stco", "trak", "mdia", "moov"])
+def test_a_broken_index_gives_frames_or_one_sentence(video, place):
+    data = video.read_bytes()
+    frames, said = [None], ""
+    try:
+        frames = read_video(data.replace(place.encode(), b"\0\0\0\0"), FrameChoice(2))
+    except InvalidMedia as error:
+        said = str(error)
+    assert not re.search(r"Errno|\d{5}|: it\b|<", said)
+    assert 1 <= len(frames) <= 2
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"<html></html>", bytes(range(256)) * 8])
@@ -183,7 +245,7 @@ def test_a_path_is_never_a_protocol(video, monkeypatch):
         read_video(Path(f"concat:{video.name}"))
 
 
-@pytest.mark.parametrize("count", [0, -1, MAX_FRAMES + 1])
+@pytest.mark.parametrize("count", [0, -2, MAX_FRAMES + 1])
 def test_num_frames_out_of_range_names_the_range(count):
     with pytest.raises(InvalidRequest, match=f"num_frames={count} must be from 1 to {MAX_FRAMES}"):
         FrameChoice(count)

@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
 
 def launch(folder, **options) -> Launch:
     config = EngineConfig.of(model=str(folder), **{"max_model_len": 512, "dtype": "float32", **options})
-    model = Checkpoint.find(str(folder), None, None, None)
+    model = Checkpoint.of(EngineConfig(model=str(folder)))
     return Launch(config, model, None, IMAGE_ID, frozenset(END_IDS))
 
 

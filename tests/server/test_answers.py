@@ -7,6 +7,7 @@ import io
 import json
 
 import pytest
+from PIL import Image
 
 from tests.server.asking import LOOK
 from tests.server.test_stream import gathered
@@ -71,6 +72,102 @@ def test_a_picture_and_a_question(llm, sign):
     choice = body["choices"][0]
     assert (choice["message"]["content"] != "", choice["finish_reason"]) == (True, "stop")
     assert gathered(chunks)[0]["content"] == choice["message"]["content"]
+
+
+def picture(width: int = 112, height: int = 112, **options) -> dict:
+    file = io.BytesIO()
+    Image.new("RGB", (width, height), "red").save(file, "PNG")
+    url = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return {"type": "image_url", "image_url": {"url": url, **options}}
+
+
+def words(text: str) -> dict:
+    return {"type": "text", "text": text}
+
+
+def prompted(llm, *messages, **fields):
+    call = chat_call({"messages": list(messages), **fields}, SERVED, Ignored())
+    return chat_request(call, llm._prepare, llm._reader)
+
+
+WHOLE, ONE_TILE = 13, 1  # a picture of 1600 x 1200 pixels in 4 x 3 tiles and a thumbnail, and in one
+
+
+@pytest.mark.parametrize(
+    ("options", "fields", "tiles"),
+    [
+        ({}, {}, WHOLE),
+        ({"max_dynamic_patch": 1}, {}, ONE_TILE),
+        ({"max_dynamic_patch": None}, {}, WHOLE),
+        ({}, {"max_dynamic_patch": 1}, ONE_TILE),
+        ({}, {"mm_processor_kwargs": {"max_dynamic_patch": 1}}, ONE_TILE),
+        ({"max_dynamic_patch": 12}, {"max_dynamic_patch": 1}, WHOLE),
+        ({"detail": "medium"}, {}, WHOLE),
+    ],
+)
+def test_a_picture_is_cut_as_it_or_its_request_says(llm, options, fields, tiles):
+    question = {"role": "user", "content": [picture(1600, 1200, **options), words("What is it?")]}
+    assert prompted(llm, question, **fields).num_tiles == tiles
+    beside = {"role": "user", "content": [picture(1600, 1200, **options), picture(1600, 1200), words("What?")]}
+    alone = ONE_TILE if options.get("max_dynamic_patch") == 1 else WHOLE
+    assert prompted(llm, beside).num_tiles == alone + WHOLE
+
+
+ASKED = {"role": "user", "content": "What is it?"}
+
+
+@pytest.mark.parametrize(
+    ("messages", "fields", "shown"),
+    [
+        (
+            [{"role": "developer", "content": "A"}, {"role": "system", "content": [words("B")]}, ASKED],
+            {},
+            "<|im_start|>system\nA<|im_end|>\n<|im_start|>system\nB<|im_end|>\n<|im_start|>user\nWhat is it?",
+        ),
+        ([ASKED, {"role": "system", "content": "B"}], {}, "What is it?<|im_end|>\n<|im_start|>system\nB<|im_end|>"),
+        ([{"role": "user", "content": "an <image>"}], {}, "<|im_start|>user\nan <image><|im_end|>"),
+        (
+            [{"role": "user", "content": "an <image>"}, {"role": "user", "content": [picture(), words("B")]}],
+            {},
+            "<|im_start|>user\nan <image><|im_end|>\n<|im_start|>user\n<image>\nB<|im_end|>",
+        ),
+        (
+            [ASKED, {"role": "tool", "tool_call_id": "1", "content": [picture()]}],
+            {},
+            "<|im_start|>user\n<tool_response>\n<image>\n\n</tool_response><|im_end|>",
+        ),
+        (
+            [{"role": "user", "content": [words("A"), picture(), words("B")]}],
+            {"interleave_mm_strings": True},
+            "<|im_start|>user\nA\n<image>\nB<|im_end|>",
+        ),
+        ([ASKED, {"role": "assistant", "content": "It is", "prefix": True}], {}, "<|im_start|>assistant\nIt is"),
+        ([ASKED, {"role": "assistant", "content": "It is", "partial": True}], {}, "<|im_start|>assistant\nIt is"),
+        (
+            [ASKED, {"role": "assistant", "content": "It", "prefix": False}],
+            {},
+            "<|im_start|>assistant\nIt<|im_end|>\n<|im_start|>assistant\n",
+        ),
+    ],
+)
+def test_messages_stand_in_the_prompt_as_they_were_meant(llm, messages, fields, shown):
+    prompt = prompted(llm, *messages, **fields).prompt
+    assert shown in prompt
+    assert prompt.endswith(shown) or messages[-1]["role"] != "assistant"
+
+
+@pytest.mark.parametrize(("side", "kept"), [("left", [3, 4]), ("right", [1, 2]), (None, [3, 4])])
+def test_the_side_of_a_prompt_that_is_cut(llm, side, kept):
+    body = {"prompt": [1, 2, 3, 4], "truncate_prompt_tokens": 2, "truncation_side": side, "max_completion_tokens": 1}
+    call = completion_call(body, SERVED, Ignored())
+    assert call.sampling.max_tokens == 1
+    assert list(completion_requests(call, llm._prepare)[0].prompt_ids) == kept
+
+
+def test_a_prompt_that_is_too_long_says_what_was_asked_for(llm):
+    with pytest.raises(TooLong) as caught:
+        prompted(llm, {"role": "user", "content": "word " * 6000}, max_tokens=40)
+    assert caught.value.output_tokens == 40
 
 
 def test_a_picture_as_it_was_prepared_offline(llm, sign):

@@ -30,7 +30,6 @@ from tilewise.server.config import ServerConfig
         ({"metrics_with_key": True}, "no effect without api_key"),
         ({"metrics_with_key": True, "metrics_without_key": True, "api_key": ("k",)}, "contradict each other"),
         ({"allow_credentials": True}, "name the origins"),
-        ({"enable_auto_tool_choice": True}, "needs tool_call_parser"),
         ({"enable_log_outputs": True}, "needs enable_log_requests"),
         ({"max_log_len": 5}, "no effect without enable_log_requests"),
         ({"generation_config": "/no/such"}, "must be auto, vllm or a folder"),

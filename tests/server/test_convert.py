@@ -8,8 +8,8 @@ from pydantic import ValidationError
 from tests.server.asking import LOOK, QUESTION, SERVED, ask
 from tilewise.errors import InvalidConfig, InvalidField, InvalidRequest, UnknownModel
 from tilewise.inputs.media_io import MediaOptions
+from tilewise.inputs.sampling import sampling_defaults
 from tilewise.sampling_params import SamplingParams, StructuredOutputsParams
-from tilewise.server.served import sampling_defaults
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
 
@@ -152,7 +152,12 @@ def test_structured_answers(fields, structure):
         ({"chat_template": "{{ x }}"}, "--trust-request-chat-template is not set"),
         ({"chat_template_kwargs": {"chat_template": "x"}}, "may not set chat_template, which is reserved"),
         ({"chat_template_kwargs": {"tokenize": False}}, "may not set tokenize, which is reserved"),
-        ({"chat_template_kwargs": {"thinking": True}}, "knows enable_thinking, got thinking"),
+        ({"chat_template_kwargs": {"enable_thinkin": True}}, "Did you mean enable_thinking?"),
+        ({"max_dynamic_patch": 1, "mm_processor_kwargs": {"max_dynamic_patch": 2}}, "max_dynamic_patch=1 and"),
+        ({"seed": 2**63}, "should be less than or equal to 9223372036854775807"),
+        ({"seed": -(2**63) - 1}, "should be greater than or equal to -9223372036854775808"),
+        ({"min_pixels": 3136}, "min_pixels is not supported: Pictures are cut into tiles of one size"),
+        ({"extra_body": {"top_k": 1}}, "goes beside the other fields"),
         ({"chat_template_kwargs": {"enable_thinking": "yes"}}, "enable_thinking must be true or false"),
         ({"enable_thinking": True, "reasoning_effort": "none"}, "contradict each other"),
         ({"priority": 1}, "no effect under --scheduling-policy fcfs"),
@@ -187,7 +192,7 @@ def test_what_cannot_be_is_refused(fields, says):
         ("tools", {}),
         ("tool_choice", "look"),
         ("reasoning_effort", "extreme"),
-        ("response_format", {"type": "structural_tag"}),
+        ("response_format", {"type": "yaml"}),
         ("structured_outputs", {"regex": 1}),
         ("stream_options", {"include_usage": 2}),
     ],

@@ -3,6 +3,7 @@
 import pytest
 
 from tests.server.asking import QUESTION, SERVED
+from tests.server.foreign_fields import OTHERS, VLLM
 from tilewise.errors import InvalidField
 from tilewise.ignored import Ignored
 from tilewise.server.completion import completion_call
@@ -35,31 +36,14 @@ def of(effect: str) -> list:
     return [pytest.param(t, f, id=f"{t.route}-{f.name}") for t, f in ROWS if f.effect == effect]
 
 
-# Named by the documentation of the APIs that clients are written for.
-NAMES = """
-messages model frequency_penalty logit_bias logprobs top_logprobs max_tokens max_completion_tokens n presence_penalty
-response_format seed stop stream stream_options temperature top_p tools tool_choice reasoning_effort
-parallel_tool_calls user top_k min_p repetition_penalty length_penalty use_beam_search stop_token_ids
-include_stop_str_in_output ignore_eos min_tokens skip_special_tokens spaces_between_special_tokens
-truncate_prompt_tokens prompt_logprobs allowed_token_ids bad_words thinking_token_budget include_reasoning
-repetition_detection echo add_generation_prompt continue_final_message add_special_tokens documents chat_template
-chat_template_kwargs media_io_kwargs mm_processor_kwargs structured_outputs priority request_id
-return_tokens_as_token_ids return_token_ids cache_salt kv_transfer_params vllm_xargs truncation_side logprob_token_ids
-session_id return_prompt_text return_token_offsets watermarking guided_json guided_regex guided_choice guided_grammar
-store metadata service_tier
-"""
-CHAT_NAMES = NAMES.split()
+@pytest.mark.parametrize(("version", "route"), [(version, route) for version in VLLM for route in VLLM[version]])
+def test_every_field_of_vllm_has_a_row(version, route):
+    assert set(VLLM[version][route].split()) <= set(TABLES[route].names)
 
 
-def test_every_field_that_clients_know_has_a_row():
-    assert set(CHAT_NAMES) <= set(CHAT.names)
-    shared = set(CHAT_NAMES) & set(COMPLETION.names)
-    assert {"suffix", "prompt", "prompt_embeds", "best_of", "echo", "logprobs"} | shared <= set(COMPLETION.names)
-    assert set(CHAT_NAMES) - shared == {
-        *("messages", "top_logprobs", "max_completion_tokens", "tools", "tool_choice", "reasoning_effort"),
-        *("parallel_tool_calls", "include_reasoning", "add_generation_prompt", "continue_final_message", "documents"),
-        *("chat_template", "chat_template_kwargs"),
-    }
+@pytest.mark.parametrize("server", OTHERS)
+def test_every_field_of_other_servers_has_a_row(server):
+    assert set(OTHERS[server].split()) <= set(CHAT.names)
 
 
 @pytest.mark.parametrize(("table", "body"), BODIES, ids=lambda value: getattr(value, "route", ""))
@@ -80,13 +64,19 @@ def test_a_refused_field_says_why(table, field):
 
 
 @pytest.mark.parametrize(("table", "field"), of("no effect"))
-def test_a_field_without_effect_changes_nothing(table, field):
+def test_a_field_without_effect_changes_nothing_and_is_named(table, field):
     call, body = ASK[table.route]
+    ignored = Ignored()
     plain = call({**body, "request_id": "a"}, SERVED, Ignored())
-    with_it = call({**body, "request_id": "a", field.name: "anything"}, SERVED, Ignored())
+    with_it = call({**body, "request_id": "a", field.name: "anything"}, SERVED, ignored)
     get = (lambda found: found.chat) if table is RESPONSES else (lambda found: found)
     assert get(plain).sampling == get(with_it).sampling
     assert getattr(get(plain), "prompt", None) == getattr(get(with_it), "prompt", None)
+    assert ignored.names == (field.name,)
+    for value in (None, *field.harmless):
+        silent = Ignored()
+        call({**body, field.name: value}, SERVED, silent)
+        assert not silent
 
 
 @pytest.mark.parametrize(("name", "near"), [("max_token", "max_tokens"), ("temprature", "temperature")])

@@ -1,7 +1,9 @@
 """Names that have no effect: taken and named, unless they were meant to be others."""
 
 import pytest
+from PIL import Image
 
+from tests.inputs.pictures import data_url, saved
 from tests.served import Served
 from tests.server.asking import LOOK, PICTURE, QUESTION, SERVED
 from tests.server.live import chat, error_of
@@ -14,6 +16,7 @@ from tilewise.server.routes.exchange import ignored_header
 from tilewise.server.served import ServedModel
 
 STRICT = ServedModel(names=("a",), root="a", created=7, max_model_len=4096, strict_fields=True)
+CALLED = {"name": "look", "arguments": "{}"}
 TAKEN = [
     ({"chat_id": "x"}, "chat_id"),
     ({"user": "x"}, "user"),
@@ -26,6 +29,8 @@ TAKEN = [
      "messages.content.cache_control"),
     ({"messages": [{"role": "user", "content": [{**PICTURE, "image_url": {**PICTURE["image_url"], "alt": "tiger"}}]}]},
      "messages.content.image_url.alt"),
+    ({"messages": [QUESTION, {"role": "assistant", "tool_calls": [{"index": 0, "type": None, "function": CALLED}]}]},
+     "messages.tool_calls.index"),
     ({"stream": True, "stream_options": {"padding": True}}, "stream_options.padding"),
     ({"tools": [{**LOOK, "origin": "mcp"}], "tool_choice": "required"}, "tools.origin"),
     ({"tools": [{**LOOK, "function": {**LOOK["function"], "origin": "mcp"}}], "tool_choice": "required"},
@@ -50,7 +55,7 @@ def test_strict_fields_refuse_unknown_names(fields):
     ("fields", "param", "meant"),
     [
         ({"max_tokns": 1}, "max_tokns", "max_tokens"),
-        ({"max_new_tokens": 1}, "max_new_tokens", "max_tokens"),
+        ({"max_tokens_new": 1}, "max_tokens_new", "max_tokens"),
         ({"messages": [{**QUESTION, "contents": "a"}]}, "messages[0].contents", "content"),
         ({"stream": True, "stream_options": {"include_usages": 1}}, "stream_options.include_usages", "include_usage"),
         ({"tools": [{"type": "function", "function": {**LOOK["function"], "parameter": {}}}]},
@@ -101,6 +106,17 @@ def test_answers_say_what_had_no_effect(live: Served, stream: bool):
     assert sum("chat_id has no effect" in line for line in live.lines) == 1
     assert counted in live.client.get("/metrics").text
     assert counted not in before or stream
+
+
+def test_frames_that_are_not_seen_are_named(live: Served):
+    """A picture is the first frame of an animation; the rest of it changes no answer."""
+    frames = [Image.new("RGB", (8, 8), (80 * index, 0, 0)) for index in range(3)]
+    url = data_url("image/gif", saved(frames[0], "GIF", save_all=True, append_images=frames[1:]))
+    parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "Hi"}]
+    answer = chat(live, messages=[{"role": "user", "content": parts}])
+    assert answer.status_code == 200
+    assert answer.headers["x-tilewise-ignored"] == "further_frames"
+    assert 'field="further_frames"' in live.client.get("/metrics").text
 
 
 def test_errors_say_it_as_well(live: Served):

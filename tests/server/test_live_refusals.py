@@ -56,7 +56,7 @@ FIELDS = {
     "a wrong type": ({"seed": 1.5}, "seed: should be a valid integer", "seed"),
     "a value out of range": ({"temperature": -1}, "temperature must be a number >= 0", "temperature"),
     "no messages": ({"messages": []}, "it needs at least one message", "messages"),
-    "an unknown role": ({"messages": [{"role": "king", "content": ""}]}, "role must be one of", "messages[0].role"),
+    "an unknown role": ({"messages": [{"role": "usr", "content": ""}]}, "role must be one of", "messages[0].role"),
 }
 
 
@@ -83,7 +83,7 @@ def test_a_context_that_cannot_hold_the_answer(live: Served):
 
 def test_a_prompt_longer_than_the_context(live: Served):
     error = error_of(chat(live, messages=[{"role": "user", "content": "red " * 3000}]))
-    assert error["message"].startswith("This model's maximum context length is 1024 tokens. However, you requested 1")
+    assert error["message"].startswith("This model's maximum context length is 1024 tokens. However, you requested 2")
 
 
 def test_an_unknown_model(live: Served):

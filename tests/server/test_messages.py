@@ -78,7 +78,7 @@ def test_developers_are_the_system():
 @pytest.mark.parametrize(
     ("message", "param", "says"),
     [
-        ({"content": "a"}, "messages[0].role", "must be one of system, developer, user, assistant, tool, got None"),
+        ({"content": "a"}, "messages[0].role", "must be one of system, user, assistant, developer, tool, or a name"),
         ({"role": "function", "content": "a"}, "messages[0].role", "role must be one of"),
         ({"role": ["user"], "content": "a"}, "messages[0].role", "role must be one of"),
         ({"role": "user"}, "messages[0].content", "needs content"),
@@ -101,7 +101,7 @@ def test_developers_are_the_system():
         ({"role": "user", "content": [{"type": "image_url", "image_url": None}]},
          "messages[0].content[0]", "needs a URL, got NoneType; or a uuid of media that were sent before"),
         ({"role": "user", "content": [{"type": "image_url", "image_url": {"url": URL, "detail": "most"}}]},
-         "messages[0].content[0]", "detail must be auto, low or high, got 'most'"),
+         "messages[0].content[0]", "detail must be one of auto, low, medium, high, original, got 'most'"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_named(message, param, says):

@@ -65,7 +65,7 @@ def test_required_calls_are_a_list_whose_references_find_their_way():
         ({"tool_choice": "required"}, "When using `tool_choice`, `tools` must be set."),
         ({"tool_choice": NAMED, "tools": [TREE]}, "tool_choice names 'look', tools has plant"),
         ({"tools": [LOOK, LOOK]}, "comes twice"),
-        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "must be 1 to 64 letters"),
+        ({"tools": [{"type": "function", "function": {"name": ""}}]}, "must have 1 to 256 characters"),
     ],
 )
 def test_what_does_not_go_together(fields, says):

@@ -59,8 +59,8 @@ def run_encode(bench: EncodeBench, say: Callable[[str], None] = print) -> dict[s
     from tilewise.runner.build import build_runner
 
     config = EngineConfig.of(**bench.engine)
-    checkpoint = Checkpoint.find(config.model, config.revision, config.hub, config.download_dir)
-    tokenizer = Tokenizer.from_folder(checkpoint.folder.path)
+    checkpoint = Checkpoint.of(config)
+    tokenizer = Tokenizer.from_folder(checkpoint.tokenizer)
     spec = InputSpec.of(checkpoint.folder, tokenizer, config.mm_processor_kwargs)
     runner, resolved = build_runner(config, checkpoint, tokenizer.image_context_id)
     try:

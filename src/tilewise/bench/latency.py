@@ -83,7 +83,7 @@ def check_fits(llm: LLM, input_len: int, output_len: int) -> None:
 
 def _step(llm: LLM, bench: LatencyBench) -> Callable[[], object]:
     """One batch."""
-    ordinary = [token for token in LocalWords(llm.get_tokenizer()).ordinary if token < _LARGEST_ID]
+    ordinary = [token for token in LocalWords(llm.inputs.tokenizer).ordinary if token < _LARGEST_ID]
     ids = np.random.default_rng(0).choice(ordinary, (bench.batch_size, bench.input_len)).tolist()
     prompts = [{"prompt_token_ids": prompt} for prompt in ids]
     if bench.beams:

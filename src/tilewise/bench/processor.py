@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tilewise.bench.datasets.sources import Source
 from tilewise.bench.spread import Spread, percent_name
 from tilewise.bench.stages import STAGES, Stages, measure_stages
 from tilewise.bench.words import LocalWords
-from tilewise.config import EngineConfig
 from tilewise.errors import InvalidConfig
-from tilewise.inputs.prepare import InputOptions, Preparer
-from tilewise.inputs.spec import InputSpec
+from tilewise.inputs.media_cache import MediaCache
 from tilewise.llm import LLM, media_reader
 from tilewise.progress import progress_bar
-from tilewise.resize import resizer
 from tilewise.sampling_params import SamplingParams
-from tilewise.weights.folder import CheckpointFolder
-from tilewise.weights.hub import find_model
 
 WIDTH = 80
 _LABELS = {
@@ -49,7 +44,7 @@ class ProcessorBench:
 def run_processor(bench: ProcessorBench, say: Callable[[str], None] = print) -> dict[str, Any]:
     """The result, as --output-json has it; milliseconds."""
     with LLM(**bench.engine) as llm:
-        requests = bench.source.requests(LocalWords(llm.get_tokenizer()))
+        requests = bench.source.requests(LocalWords(llm.inputs.tokenizer))
         conversations = [request.conversation for request in requests]
         sampling = [
             SamplingParams(max_tokens=request.output_tokens, ignore_eos=True, temperature=0) for request in requests
@@ -72,14 +67,8 @@ def run_processor(bench: ProcessorBench, say: Callable[[str], None] = print) -> 
 
 def _stages(bench: ProcessorBench, llm: LLM, conversations: Sequence[list[dict[str, Any]]]) -> list[Stages]:
     """Nothing is kept between requests, so every picture is cut."""
-    config = EngineConfig.of(**bench.engine)
-    folder = CheckpointFolder.open(find_model(config.model, config.revision, config.hub, config.download_dir))
-    tokenizer = llm.get_tokenizer()
-    spec = InputSpec.of(folder, tokenizer, config.mm_processor_kwargs)
-    resolved = llm.resolved
-    resize = resizer(resolved.resize_kernels)
-    preparer = Preparer(spec, tokenizer, resolved.limits.max_model_len, InputOptions.of(config), resize=resize)
-    reader = media_reader(config)
+    preparer = replace(llm.inputs, cache=MediaCache(0))
+    reader = media_reader(llm.config)
     found = []
     with progress_bar("Requests", len(conversations), bench.progress) as advance:
         for _ in range(bench.warmups):

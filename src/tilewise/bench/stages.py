@@ -61,7 +61,7 @@ def _pictures(media: Sequence[Media], preparer: Preparer) -> Iterator[tuple[Imag
         if isinstance(item, list):
             yield from ((frame, of_frame) for frame in item)
         elif isinstance(item, LimitedPicture):
-            yield item.image, of_picture.at_most(item.max_tiles)
+            yield item.image, item.tiling(of_picture)
         else:
             yield item, of_picture
 

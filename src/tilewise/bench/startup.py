@@ -58,7 +58,7 @@ Starts = list[dict[str, float]]
 def run_startup(bench: StartupBench, say: Callable[[str], None] = print) -> dict[str, Any]:
     """The result, as --output-json has it."""
     config = EngineConfig.of(**bench.engine)
-    model = find_model(config.model, config.revision, config.hub, config.download_dir)
+    model = find_model(config.model, config.revision, config.hub, config.download_dir, config.hf_token)
     engine = {**bench.engine, "model": str(model)}
     with progress_bar("Starts", bench.cold + bench.warmups + bench.warm, bench.progress) as advance:
         cold = [_cold(engine, advance) for _ in range(bench.cold)]

@@ -29,7 +29,7 @@ class ThroughputBench:
 def run_throughput(bench: ThroughputBench, say: Callable[[str], None] = print) -> dict[str, Any]:
     """The result, as --output-json has it."""
     with LLM(**bench.engine) as llm:
-        requests = bench.source.requests(LocalWords(llm.get_tokenizer()))
+        requests = bench.source.requests(LocalWords(llm.inputs.tokenizer))
         chat = bench.chat or any(request.media or request.messages for request in requests)
         sampling = [_sampling(request, bench.n) for request in requests]
         started = time.perf_counter()

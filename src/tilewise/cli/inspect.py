@@ -103,7 +103,7 @@ def _inspect(options: argparse.Namespace, config: EngineConfig) -> Inspection:
     from tilewise.weights.hub import find_model
 
     conversation = _conversation(options, config)
-    path = find_model(config.model, config.revision, config.hub, config.download_dir, weights=False)
+    path = find_model(config.model, config.revision, config.hub, config.download_dir, config.hf_token, weights=False)
     folder = CheckpointFolder.open(path)
     return inspect_checkpoint(config.model, folder, conversation, InputOptions.of(config), config.mm_processor_kwargs)
 
@@ -111,8 +111,8 @@ def _inspect(options: argparse.Namespace, config: EngineConfig) -> Inspection:
 def _take_words(options: argparse.Namespace) -> None:
     """Tell model, media and question apart: the model comes first, the question last and looks like no file."""
     words = list(options.words)
-    if "model" not in options and words and not _is_media(words[0]):
-        options.model = words.pop(0)
+    if "model" not in options.engine_values and words and not _is_media(words[0]):
+        options.engine_values["model"] = words.pop(0)
     question = words.pop() if words and not _is_media(words[-1]) else None
     if words and (options.image_size or options.text_only):
         raise InvalidRequest(f"{words[0]} came with --image-size or --text-only: give pictures or one of these.")

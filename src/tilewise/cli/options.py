@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
-import types
-from collections.abc import Callable, Collection
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+import logging
+from collections.abc import Collection, Sequence
+from typing import Any
 
+from tilewise.cli.flags.flag import BadUsage, Flag
+from tilewise.cli.flags.page import sections_of
+from tilewise.cli.flags.parse import CommandLine, Named
+from tilewise.cli.flags.table import flag_of, names_of, option_flags
 from tilewise.config import EngineConfig
 from tilewise.errors import did_you_mean
+from tilewise.foreign.engine import ENGINE, IN_A_PROGRAM
+from tilewise.foreign.translate import translate_engine
+from tilewise.ignored import LOG
 from tilewise.sampling_params import SamplingParams
+
+logger = logging.getLogger("tilewise")
 
 
 class VerbParser(argparse.ArgumentParser):
-    """Takes flags between a verb's pictures and its question too; argparse alone takes one run of arguments."""
+    """Takes flags between a verb's pictures and its question too; argparse alone takes one run of arguments.
+
+    Options of the engine are read before argparse sees the line, as `tilewise serve` reads them.
+    """
 
     takes_all_words = False
     """A verb that reads its words by itself; they are in `words`."""
     _second_pass = False
+    flags: tuple[Flag, ...] = ()
+    """Options of the engine, and vLLM's that are none."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         if self.takes_all_words:
@@ -29,40 +42,52 @@ class VerbParser(argparse.ArgumentParser):
         # The method below calls this one, and takes no verbs of verbs.
         if self._second_pass or self._subparsers is not None:
             return super().parse_known_args(args, namespace)
+        namespace = namespace or argparse.Namespace()
+        rest = self._take_engine_flags(args, namespace) if self.flags else args
         self._second_pass = True
         try:
-            found, unknown = self.parse_known_intermixed_args(args, namespace)
+            found, unknown = self.parse_known_intermixed_args(rest, namespace)
         finally:
             self._second_pass = False
         if unknown:
-            near = did_you_mean(unknown[0].partition("=")[0], self._option_string_actions)
+            names = (*self._option_string_actions, *Named.of(self.flags).names)
+            near = did_you_mean(unknown[0].partition("=")[0], names)
             self.error(f"unrecognized arguments: {' '.join(unknown)}{near and '.'}{near}")
         return found, unknown
 
+    def _take_engine_flags(self, words: Sequence[str], namespace: argparse.Namespace) -> list[str]:
+        """Puts their values into the namespace, and returns the other words."""
+        try:
+            line, rest = CommandLine.read_some(words, self.flags, tuple(self._option_string_actions))
+        except BadUsage as error:
+            self.error(str(error))
+        namespace.engine_values = line.values
+        vars(namespace).update(line.values)
+        return rest
+
+    def format_help(self) -> str:
+        shown = [flag for flag in self.flags if flag.group != "compatibility"]
+        own = set(self._option_string_actions)
+        sections = sections_of([flag for flag in shown if flag.dashed not in own])
+        return super().format_help() + (f"\noptions of the engine:\n{sections}" if sections else "")
+
 
 def add_engine_flags(parser: argparse.ArgumentParser, only: Collection[str] | None = None) -> None:
-    """Every option of the engine, in groups; or only those named."""
-    hints = get_type_hints(EngineConfig)
-    groups: dict[str, Any] = {}
-    for field in dataclasses.fields(EngineConfig):
-        if only is not None and field.name not in only:
-            continue
-        group = field.metadata["group"]
-        groups.setdefault(group, parser.add_argument_group(f"{group} options") if group not in groups else None)
-        default = "" if field.default is None else f" (default: {field.default})"
-        groups[group].add_argument(
-            *(f"--{name.replace('_', '-')}" for name in (field.name, field.metadata["alias"]) if name),
-            dest=field.name,
-            default=argparse.SUPPRESS,
-            help=field.metadata["help"].replace("%", "%%") + default,
-            **_argument(hints[field.name], field.metadata["read"]),
-        )
+    """Every option of the engine, or only those named; and flags of vLLM's engine that change nothing."""
+    assert isinstance(parser, VerbParser)
+    options = [flag for flag in option_flags(EngineConfig) if only is None or flag.name in only]
+    known = names_of(EngineConfig)
+    others = [entry for entry in (*ENGINE, *IN_A_PROGRAM) if entry.name not in known]
+    parser.flags = (*options, *map(flag_of, others))
 
 
 def engine_options(options: argparse.Namespace) -> dict[str, Any]:
-    """The engine's options that were given."""
-    names = {field.name for field in dataclasses.fields(EngineConfig)}
-    return {name: value for name, value in vars(options).items() if name in names}
+    """The engine's options that were given. What has no effect is logged; raises InvalidConfig for what cannot be."""
+    found = translate_engine(options.engine_values, names_of(EngineConfig))
+    LOG.take({f"--{name.replace('_', '-')}": why for name, why in found.ignored.reasons.items()}, "command line")
+    for line in (*found.lines, *found.warnings):
+        logger.warning("command line: %s", line)
+    return found.options
 
 
 def add_sampling_flags(parser: argparse.ArgumentParser, max_tokens: int) -> None:
@@ -119,33 +144,6 @@ def dashed(argument: str) -> str:
     name, equals, value = argument.partition("=")
     flag, dot, key = name.partition(".")
     return flag.replace("_", "-") + dot + key + equals + value
-
-
-def _argument(hint: Any, read: Callable[[str], int] | None) -> dict[str, Any]:
-    """argparse's keywords for a field's type, or for a number that `read` makes of a text."""
-    if read is not None:
-        return {"type": _amount(read), "metavar": "N"}
-    if get_origin(hint) in (Union, types.UnionType):
-        hint = next(part for part in get_args(hint) if part is not type(None))
-    if hint is bool:
-        return {"action": argparse.BooleanOptionalAction}
-    if get_origin(hint) is Literal:
-        return {"choices": get_args(hint)}
-    if get_origin(hint) is dict:
-        return {"type": json_object, "metavar": "JSON"}
-    if get_origin(hint) is tuple:
-        return {"nargs": "+", "type": get_args(hint)[0]}
-    return {"type": hint, "metavar": {int: "N", float: "X"}.get(hint, "TEXT")}
-
-
-def _amount(read: Callable[[str], int]) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        try:
-            return read(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return parse
 
 
 def json_object(text: str) -> dict[str, Any]:

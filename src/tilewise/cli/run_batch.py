@@ -19,7 +19,7 @@ from tilewise.cli.flags.table import serve_flags
 from tilewise.cli.flags.variables import OPTIONS
 from tilewise.cli.serve import log_settings
 from tilewise.errors import Unfinished
-from tilewise.jobs.config import Job, check_server, serves_nobody
+from tilewise.jobs.config import NOBODY, Job, serves_nobody
 from tilewise.server.config import ServerConfig
 
 USAGE = "tilewise run-batch -i IN.jsonl -o OUT.jsonl [MODEL] [FLAG ...]"
@@ -46,6 +46,7 @@ FLAGS = (
         int | None,
         "batch",
         "lines that are asked at once (default: max_num_seqs and a quarter more)",
+        alias="max_inflight",
     ),
     Flag("retries", int, "batch", "how often a line is asked again when the engine died or failed", Job.retries),
     Flag("retry_failed", bool, "batch", "ask lines again whose result is a failure", False),
@@ -53,6 +54,9 @@ FLAGS = (
     Flag("url", str, "batch", "address of the metrics, with --enable-metrics", Job.url),
     Flag("port", int, "batch", "port of the metrics, with --enable-metrics", Job.port),
 )
+TAKEN = {"output_tmp_dir": "results are written to the output as they come"}
+"""Flags of vLLM's run-batch that change nothing."""
+_OTHERS = tuple(Flag(name, str, "compatibility", why) for name, why in TAKEN.items())
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -90,15 +94,21 @@ def batch_flags() -> list[Flag]:
 
 def read_order(words: Sequence[str]) -> tuple[Job, Settings]:
     """Everything is checked here, so that a mistake costs no loading time."""
-    named = {flag.name for flag in FLAGS}
-    line = CommandLine.read(words, [*FLAGS, *(flag for flag in serve_flags() if flag.name not in named)])
+    named = {flag.name for flag in (*FLAGS, *_OTHERS)}
+    others = [flag for flag in serve_flags() if flag.name not in named]
+    line = CommandLine.read(words, [*FLAGS, *_OTHERS, *others])
     own = {flag.name: line.values.pop(flag.name) for flag in FLAGS if flag.name in line.values}
     for flag in FLAGS[:2]:
         if not own.get(flag.name):
             raise BadUsage(f"{flag.short} FILE ({flag.dashed}) is needed: the {flag.help.partition(';')[0]}.")
         own[flag.name] = Path(own[flag.name])
     # Keys and connections of a server are no matter of a run that has neither.
-    environment = {name: value for name, value in os.environ.items() if name not in OPTIONS}
-    settings = settle(values_of_line(line), environment)
-    check_server(settings.server)
+    values, lines = values_of_line(line), []
+    nobody = {field.name for field in dataclasses.fields(ServerConfig) if serves_nobody(field)}
+    environment = {name: value for name, value in os.environ.items() if OPTIONS.get(name) not in nobody}
+    for name in [name for name in values if name in nobody or name in TAKEN]:
+        lines.append(f"--{name.replace('_', '-')}: {TAKEN.get(name, NOBODY)}")
+        del values[name]
+    settings = settle(values, environment)
+    settings.lines.extend(lines)
     return Job(**own), settings

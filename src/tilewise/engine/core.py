@@ -24,10 +24,20 @@ class _InFlight:
 class EngineCore:
     """Drives a runner with a scheduler's plans. Knows no tensors and no text."""
 
-    def __init__(self, runner: Runner, limits: Limits, overlap: bool = False, clock: Clock = time.monotonic) -> None:
-        """With `overlap`, step N + 1 is planned and launched while N runs. No token depends on it."""
+    def __init__(
+        self,
+        runner: Runner,
+        limits: Limits,
+        overlap: bool = False,
+        clock: Clock = time.monotonic,
+        seed: int | None = None,
+    ) -> None:
+        """With `overlap`, step N + 1 is planned and launched while N runs. No token depends on it.
+
+        Requests without a seed of their own draw from `seed`, in the order in which they come.
+        """
         self._runner = runner
-        self._scheduler = Scheduler(limits, clock)
+        self._scheduler = Scheduler(limits, clock, seed)
         self._overlap = overlap
         self._in_flight: _InFlight | None = None
 

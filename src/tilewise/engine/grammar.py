@@ -27,8 +27,11 @@ Mask = NDArray[np.int32]
 class CompiledGrammar:
     """A grammar over a vocabulary; every sequence follows a copy of its parser."""
 
-    def __init__(self, parser: LLMatcher, vocab_size: int, end_ids: frozenset[int]) -> None:
+    def __init__(
+        self, parser: LLMatcher, vocab_size: int, end_ids: frozenset[int], unenforced: tuple[str, ...] = ()
+    ) -> None:
         """`end_ids` are the end tokens that the parser was told of."""
+        self.unenforced = unenforced
         self._parser = parser
         self._vocab_size = vocab_size
         self._end_ids = end_ids

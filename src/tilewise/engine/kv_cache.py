@@ -37,7 +37,8 @@ class KVCache:
 
     def known_prefix(self, sequence: SequenceState) -> list[int]:
         """Blocks that hold the beginning of a sequence already; one token at least is left to compute."""
-        if not self._share_prefixes or sequence.request.sampling.prompt_logprobs is not None:
+        sampling = sequence.request.sampling
+        if not self._share_prefixes or sampling.skip_reading_prefix_cache or sampling.prompt_logprobs is not None:
             return []  # tokens that are not computed have no scores
         return self.pool.match(self._hashes(sequence, (sequence.num_tokens - 1) // self._block_size))
 

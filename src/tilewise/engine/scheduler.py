@@ -13,6 +13,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import operator
+import random
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -53,9 +54,10 @@ _urgency = operator.attrgetter("urgency")
 class Scheduler:
     """Owns every SequenceState, the KV blocks and the tile index."""
 
-    def __init__(self, limits: Limits, clock: Clock = time.monotonic) -> None:
+    def __init__(self, limits: Limits, clock: Clock = time.monotonic, seed: int | None = None) -> None:
         self.limits = limits
         self._clock = clock
+        self._seeds = random.Random(seed)
         # Most urgent first: by priority where there are any, else by arrival.
         self.waiting: list[SequenceState] = []
         self.running: list[SequenceState] = []
@@ -83,7 +85,7 @@ class Scheduler:
                 prompt_tokens=len(request.prompt_ids),
                 limit=longest,
             )
-        sequence = SequenceState.of(request, self.limits.tokens_per_tile, longest)
+        sequence = SequenceState.of(request, self.limits.tokens_per_tile, longest, self._seeds)
         sequence.moments = EngineMoments(queued=self._clock())
         sequence.settled = self.limits.flash is None or not sequence.tiles
         self._settle(sequence)

@@ -81,14 +81,17 @@ class SequenceState:
     stop_reason: int | None = None
 
     @classmethod
-    def of(cls, request: Request, tokens_per_tile: int, max_model_len: int) -> SequenceState:
+    def of(
+        cls, request: Request, tokens_per_tile: int, max_model_len: int, seeds: random.Random = random.Random()
+    ) -> SequenceState:
+        """`seeds` gives one to a request that has none."""
         spans = tuple(
             TileSpan(tile, image.start + number * tokens_per_tile, tokens_per_tile)
             for image in request.images
             for number, tile in enumerate(image.tiles)
         )
         seed = request.sampling.seed
-        seed = random.getrandbits(63) if seed is None else seed
+        seed = seeds.getrandbits(63) if seed is None else seed
         length, asked = len(request.prompt_ids), request.sampling.max_tokens
         limit = max_model_len if asked is None else min(max_model_len, length + asked)
         matcher = request.grammar.start(request.sampling.ignore_eos) if request.grammar else None

@@ -18,6 +18,9 @@ DECIDE = (
     "mm_processor_kwargs",
     "tile_budget",
     "flash_router",
+    "seed",
+    "tokenizer",
+    "tokenizer_revision",
     "exif_orientation",
     "max_image_pixels",
     "max_image_aspect_ratio",
@@ -28,7 +31,7 @@ _SMALL = 1 << 20
 
 def identity(config: EngineConfig, max_model_len: int) -> str:
     """A digest. Files of weights count by size and time of writing, small ones by what they hold."""
-    folder = Checkpoint.find(config.model, config.revision, config.hub, config.download_dir).folder.path
+    folder = Checkpoint.of(config).folder.path
     facts = {
         "tilewise": tilewise.__version__,
         "files": {path.name: _file(path) for path in sorted(folder.iterdir()) if path.is_file()},

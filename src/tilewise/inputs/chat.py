@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tilewise.errors import InvalidRequest
+from tilewise.errors import InvalidRequest, did_you_mean
+from tilewise.ignored import is_near_miss
 from tilewise.inputs.media_reader import Media, MediaPart
 from tilewise.inputs.media_reader import MediaReader as MediaReader
 from tilewise.inputs.parts import Parts
 from tilewise.inputs.templates import ROLES, Message
 from tilewise.inputs.tool_text import read_calls
 
-_ROLES = (*ROLES, "tool")
+_ROLES = (*ROLES, "developer", "tool")
+_CUSTOM_ROLE = re.compile(r"[A-Za-z][A-Za-z0-9_. -]{0,63}")
 
 
 def read_messages(messages: Sequence[dict[str, Any]], reader: MediaReader) -> tuple[list[Message], list[Media]]:
     """Messages of the OpenAI form to `Message`s and their media, message by message, pictures before videos.
 
-    Counts are checked before anything is fetched. Several text parts of one message are joined by newlines.
+    Counts are checked before anything is fetched. Several text parts of one message are joined by newlines, unless the
+    template orders parts in another way. A developer is the system.
     """
     if isinstance(messages, (str, Mapping)) or not isinstance(messages, Sequence):
         raise InvalidRequest(f"messages must be a list of messages, got {type(messages).__name__}.")
@@ -30,12 +34,24 @@ def read_messages(messages: Sequence[dict[str, Any]], reader: MediaReader) -> tu
     parsed: list[Message] = []
     media: list[Media] = []
     for parts in split:
-        images = [reader.picture(item) if isinstance(item, MediaPart) else item for item in parts.images]
+        images = [reader.picture(item) if isinstance(item, MediaPart) else reader.given(item) for item in parts.images]
         videos = [reader.video(item) if isinstance(item, MediaPart) else item for item in parts.videos]
         lengths = tuple(map(len, videos))
-        parsed.append(Message(parts.role, "\n".join(parts.texts), len(images), lengths, parts.calls))
+        text, role = "\n".join(parts.texts), "system" if parts.role == "developer" else parts.role
+        parsed.append(Message(role, text, len(images), lengths, parts.calls, parts.order))
         media += [*images, *videos]
     return parsed, media
+
+
+def check_role(role: Any, where: str) -> None:
+    """Raises InvalidRequest for what no template could write; which of them take a role of its own, they say."""
+    custom = isinstance(role, str) and bool(_CUSTOM_ROLE.fullmatch(role)) and role != "function"
+    if role not in _ROLES and (not custom or is_near_miss(role, _ROLES)):
+        hint = " Its successor is tool." if role == "function" else did_you_mean(str(role), _ROLES)
+        raise InvalidRequest(
+            f"{where}: role must be one of {', '.join(_ROLES)}, or a name of letters and digits where the model's "
+            f"template takes any, got {role!r:.80}.{hint}"
+        )
 
 
 def _split(message: dict[str, Any], number: int) -> Parts:
@@ -43,10 +59,7 @@ def _split(message: dict[str, Any], number: int) -> Parts:
     if not isinstance(message, Mapping):
         raise InvalidRequest(f"{where} must be an object with role and content, got {type(message).__name__}.")
     role = message.get("role")
-    if role not in _ROLES:
-        raise InvalidRequest(f"{where}: role must be one of {', '.join(_ROLES)}, got {role!r:.80}.")
-    if role == "system" and number:
-        raise InvalidRequest(f"{where}: only the first message may have the role system.")
+    check_role(role, where)
     parts = Parts(role)
     if message.get("tool_calls"):
         if role != "assistant":

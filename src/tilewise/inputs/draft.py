@@ -13,8 +13,8 @@ def find_draft(config: EngineConfig, tokenizer: Tokenizer) -> Checkpoint | None:
     wanted = config.speculation
     if wanted is None or wanted.model is None:
         return None
-    found = Checkpoint.find(wanted.model, wanted.revision, config.hub, config.download_dir)
-    if not Tokenizer.from_folder(found.folder.path).spells_as(tokenizer):
+    found = Checkpoint.find(wanted.model, wanted.revision, config)
+    if not Tokenizer.from_folder(found.tokenizer).spells_as(tokenizer):
         raise InvalidConfig(
             f"speculative_config: {wanted.model} has other tokens than {config.model}, it cannot draft: take a smaller "
             "model of the same generation."

@@ -13,7 +13,7 @@ from typing import Literal
 
 from tilewise.inputs.images import check_size, choose_grid, count_tiles
 from tilewise.inputs.prepare import Preparer
-from tilewise.inputs.templates import ImageSlot, Message, Part, Piece, Role, Special, Text, join_text, to_string
+from tilewise.inputs.templates import ImageSlot, Message, Part, Piece, Special, Text, join_text, to_string
 from tilewise.inputs.tokenizer import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, Tokenizer
 from tilewise.resize import Size
 from tilewise.types import Grid
@@ -36,7 +36,7 @@ class PromptPart:
 
     kind: PartKind
     turn: int
-    role: Role
+    role: str
     text: str
     tokens: int
 

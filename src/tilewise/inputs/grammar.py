@@ -9,27 +9,56 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from tilewise.engine.grammar import CompiledGrammar
 from tilewise.errors import InvalidRequest
+from tilewise.ignored import Ignored
 from tilewise.inputs import confined
+from tilewise.inputs.patterns import relaxed
+from tilewise.inputs.schema import prepare_schema
+from tilewise.inputs.structural_tag import tag_grammar
 from tilewise.sampling_params import StructuredOutputsParams
+from tilewise.types import Request
 
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
 
     from tilewise.inputs.tokenizer import Tokenizer
 
-MAX_CHARACTERS = {"json": 65_536, "grammar": 65_536, "regex": 8_192, "choice": 65_536}
+MAX_CHARACTERS = {"json": 65_536, "grammar": 65_536, "regex": 8_192, "choice": 65_536, "structural_tag": 65_536}
 MAX_NESTING = 100
 SECONDS = 2  # to compile; real schemas take milliseconds
+_WHY = "it cannot be followed token by token; the rest is, and a server checks the answers of strict schemas"
 _REMEMBERED = 64
 _TRIED_TOKENS = 4
 _UNFULFILLED = "NoExtension"  # what the library says when the first token can be nothing
 _SOURCE_LINE = re.compile(r"\s+\d+ \| ")
 _PLACE = re.compile(r"^at \d+\(\d+\): ")
+
+
+def name_unenforced(request: Request, ignored: Ignored) -> None:
+    """Keywords of a schema, or parts of a pattern, that nothing holds the request's answers to."""
+    structure = request.sampling.structured_outputs
+    kind = "regex" if structure is not None and structure.regex is not None else "schema"
+    for name in request.grammar.unenforced if request.grammar else ():
+        ignored.add(f"{kind}.{name.replace(' ', '-')}", _WHY)
+
+
+@dataclass(frozen=True)
+class _Form:
+    """What is compiled: a text of some kind, what of the request it leaves out, and options of JSON."""
+
+    kind: str
+    text: str
+    unenforced: tuple[str, ...] = ()
+    options: str = "{}"
+
+    @property
+    def job(self) -> dict[str, str]:
+        return {"form": self.kind if self.kind in ("json", "regex") else "grammar", "text": self.text}
 
 
 class Grammars:
@@ -44,25 +73,20 @@ class Grammars:
 
     def compile(self, wanted: StructuredOutputsParams) -> CompiledGrammar:
         """Raises InvalidRequest naming what is wrong with it, within seconds whatever a caller writes."""
-        form, text = _text_of(wanted)
-        limit = MAX_CHARACTERS[form]
-        if len(text) > limit:
-            raise InvalidRequest(
-                f"structured_outputs.{form} has {len(text)} characters, at most {limit} are allowed: make it smaller."
-            )
-        return self._compiled(form, text, _json_options(wanted) if form == "json" else "{}")
+        return self._compiled(_form_of(wanted))
 
-    def _compile(self, form: str, text: str, options: str) -> CompiledGrammar:
+    def _compile(self, form: _Form) -> CompiledGrammar:
         from llguidance import LLMatcher
 
         from tilewise.inputs.grammar_source import parser_limits
 
-        source = self._source_of(form, text, options)
+        source, unenforced = self._source_of(form)
         parser = LLMatcher(self._vocabulary, source, log_level=0, limits=parser_limits())
-        compiled = CompiledGrammar(parser, self._tokenizer.vocab_size, self._end_ids)
+        names = tuple(dict.fromkeys((*form.unenforced, *unenforced)))
+        compiled = CompiledGrammar(parser, self._tokenizer.vocab_size, self._end_ids, names)
         problem = compiled.try_out(_TRIED_TOKENS)
         if problem:
-            raise _refusal(form, problem)
+            raise _refusal(form.kind, problem)
         return compiled
 
     @cached_property
@@ -100,40 +124,63 @@ class _Spelling:
         return self._tokenizer.encode_characters(text)
 
 
-def _text_of(wanted: StructuredOutputsParams) -> tuple[str, str]:
-    """(form, its text); a choice has the form of a grammar, with limits of its own."""
+def _form_of(wanted: StructuredOutputsParams) -> _Form:
+    """Lengths are those of what the caller wrote; what is made of it has limits of its own."""
+    closed = wanted.disable_additional_properties is not False
     if wanted.json is not None:
-        return "json", _schema_text(wanted.json)
+        schema = _read_json("json", wanted.json)
+        if not isinstance(schema, (dict, bool)):
+            raise InvalidRequest(
+                f"structured_outputs.json must be a schema, that is a JSON object, got {schema!r:.100}."
+            )
+        prepared = prepare_schema(schema, closed)
+        return _Form("json", _to_json(prepared.followed), tuple(prepared.unenforced), _json_options(wanted))
     if wanted.regex is not None:
-        return "regex", wanted.regex
+        pattern, lacks = relaxed(_within_limit("regex", wanted.regex))
+        return _Form("regex", pattern, lacks)
     if wanted.choice is not None:
-        return "choice", "\n".join(("start: CHOICE", "CHOICE: " + " | ".join(map(_quoted, wanted.choice))))
+        lark = "\n".join(("start: CHOICE", "CHOICE: " + " | ".join(map(_to_json, wanted.choice))))
+        return _Form("choice", _within_limit("choice", lark))
     if wanted.grammar is not None:
-        return "grammar", wanted.grammar
-    return "json", '{"type": "object"}'
+        return _Form("grammar", _within_limit("grammar", wanted.grammar))
+    if wanted.structural_tag is not None:
+        tag = _read_json("structural_tag", wanted.structural_tag)
+        if not isinstance(tag, dict):
+            raise InvalidRequest(f"structured_outputs.structural_tag must be a JSON object, got {tag!r:.100}.")
+        lark, left_out = tag_grammar(tag, closed)
+        return _Form("structural_tag", lark, tuple(left_out))
+    return _Form("json", '{"type": "object"}', (), _json_options(wanted))
 
 
-def _quoted(choice: str) -> str:
-    return json.dumps(choice, ensure_ascii=False)
-
-
-def _schema_text(schema: str | dict[str, Any]) -> str:
-    try:
-        parsed = json.loads(schema) if isinstance(schema, str) else schema
-        text = json.dumps(parsed, ensure_ascii=False)
-    except RecursionError:
-        raise _too_deep() from None
-    except (ValueError, TypeError) as error:
-        raise InvalidRequest(f"structured_outputs.json is not JSON ({error}).") from None
-    if not isinstance(parsed, dict):
-        raise InvalidRequest(f"structured_outputs.json must be a schema, that is a JSON object, got {text[:100]}.")
-    if _depth(parsed) > MAX_NESTING:
-        raise _too_deep()
+def _within_limit(form: str, text: str) -> str:
+    limit = MAX_CHARACTERS[form]
+    if len(text) > limit:
+        raise InvalidRequest(
+            f"structured_outputs.{form} has {len(text)} characters, at most {limit} are allowed: make it smaller."
+        )
     return text
 
 
-def _too_deep() -> InvalidRequest:
-    return InvalidRequest(f"structured_outputs.json is nested more than {MAX_NESTING} levels deep: make it flatter.")
+def _to_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _read_json(form: str, given: str | dict[str, Any]) -> Any:
+    try:
+        parsed = json.loads(given) if isinstance(given, str) else given
+        text = _to_json(parsed)
+    except RecursionError:
+        raise _too_deep(form) from None
+    except (ValueError, TypeError) as error:
+        raise InvalidRequest(f"structured_outputs.{form} is not JSON ({error}).") from None
+    _within_limit(form, text)
+    if _depth(parsed) > MAX_NESTING:
+        raise _too_deep(form)
+    return parsed
+
+
+def _too_deep(form: str) -> InvalidRequest:
+    return InvalidRequest(f"structured_outputs.{form} is nested more than {MAX_NESTING} levels deep: make it flatter.")
 
 
 def _depth(value: Any) -> int:
@@ -148,27 +195,27 @@ def _depth(value: Any) -> int:
 def _json_options(wanted: StructuredOutputsParams) -> str:
     from tilewise.inputs.grammar_source import WHITE_SPACE
 
-    if wanted.disable_any_whitespace:
-        return json.dumps({"whitespace_flexible": False})
-    return json.dumps({"whitespace_pattern": wanted.whitespace_pattern or WHITE_SPACE})
+    spacing: dict[str, Any] = {"whitespace_flexible": False}
+    if not wanted.disable_any_whitespace:
+        spacing = {"whitespace_pattern": wanted.whitespace_pattern or WHITE_SPACE}
+    return json.dumps({**spacing, "lenient": True})
 
 
-def _source(form: str, text: str, options: str) -> str:
+def _source(form: _Form) -> tuple[str, list[str]]:
     """What the parser takes."""
     from tilewise.inputs.grammar_source import translate
 
-    return translate("grammar" if form == "choice" else form, text, json.loads(options))
+    return translate(**form.job, options=json.loads(form.options)), []
 
 
-def _checked_source(form: str, text: str, options: str) -> str:
-    """What the parser takes, after a process of its own has compiled it once."""
-    job = {"form": "grammar" if form == "choice" else form, "text": text, "options": options, "seconds": SECONDS}
-    results = confined.run("tilewise.inputs.grammar_process", job)
+def _checked_source(form: _Form) -> tuple[str, list[str]]:
+    """What the parser takes, and what it leaves out, after a process of its own has compiled it once."""
+    results = confined.run("tilewise.inputs.grammar_process", {**form.job, "options": form.options, "seconds": SECONDS})
     missing = {"error": f"it does not compile within {SECONDS} seconds, or its references are nested too deeply"}
-    found: dict[str, str] = results[0] if results else missing
+    found: dict[str, Any] = results[0] if results else missing
     if "error" in found:
-        raise _refusal(form, found["error"])
-    return found["source"]
+        raise _refusal(form.kind, found["error"])
+    return found["source"], found["unenforced"]
 
 
 def _refusal(form: str, problem: str) -> InvalidRequest:

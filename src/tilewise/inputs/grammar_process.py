@@ -3,8 +3,8 @@
 llguidance overflows its stack on long chains of references, and may take minutes to intersect patterns. Here that ends
 a process that nobody misses.
 
-Standard input is JSON `{"form", "text", "options", "seconds"}`; standard output is one line of JSON, `{"source"}` or
-`{"error"}`.
+Standard input is JSON `{"form", "text", "options", "seconds"}`; standard output is one line of JSON,
+`{"source", "unenforced"}` or `{"error"}`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 import threading
 
 from tilewise.inputs.confined import limit
-from tilewise.inputs.grammar_source import problem_of, translate
+from tilewise.inputs.grammar_source import check, translate
 
 _STACK_BYTES = 2 * 2**20  # less than any thread has that compiles the same again
 
@@ -30,10 +30,10 @@ def _work(job: dict[str, str]) -> None:
     limit(int(job["seconds"]))
     try:
         source = translate(job["form"], job["text"], json.loads(job["options"]))
-        problem = problem_of(source)
+        problem, lacks = check(source)
     except Exception as error:  # whatever an untrusted grammar makes the library raise is its result
-        source, problem = "", str(error) or type(error).__name__
-    print(json.dumps({"error": problem} if problem else {"source": source}), flush=True)
+        source, problem, lacks = "", str(error) or type(error).__name__, []
+    print(json.dumps({"error": problem} if problem else {"source": source, "unenforced": lacks}), flush=True)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Any
 
 from llguidance import LLMatcher, LLParserLimits, grammar_from, regex_to_lark
@@ -25,15 +27,31 @@ def parser_limits() -> LLParserLimits:
 def translate(form: str, text: str, options: dict[str, Any]) -> str:
     """`form` is "json" (a schema), "regex" or "grammar" (Lark or GBNF); `options` are of JSON.
 
-    Raises ValueError where the library notices at once; most errors show in `problem_of`.
+    Raises ValueError where the library notices at once; most errors show in `check`.
     """
     if form == "json":
+        if text in ("true", "false"):  # a schema too, to which options cannot be added
+            text = "{}" if text == "true" else '{"enum": []}'
         return LLMatcher.grammar_from_json_schema(text, overrides=options)  # type: ignore[arg-type]
     if form == "regex":
         return LLMatcher.grammar_from_lark(f"start: /{regex_to_lark(text, use_ascii='d')}/")  # \d means 0 to 9
-    return grammar_from("grammar", text)
+    # Told apart by what only GBNF writes: the library's own guess takes Lark that begins with `?start:` for GBNF.
+    is_lark = "::=" not in text or re.search(r"^\s*[?!]?start\s*:(?!:=)", text, re.MULTILINE) is not None
+    return LLMatcher.grammar_from_lark(text) if is_lark else grammar_from("grammar", text)
 
 
-def problem_of(source: str) -> str:
-    """Why a translated grammar cannot be used; empty if it can."""
-    return LLMatcher.validate_grammar(source, limits=parser_limits())
+def check(source: str) -> tuple[str, list[str]]:
+    """Why a translated grammar cannot be used, empty if it can; and which parts of a schema are not followed."""
+    failed, notes = LLMatcher.validate_grammar_with_warnings(source, limits=parser_limits())
+    if failed:
+        return LLMatcher.validate_grammar(source, limits=parser_limits()), []
+    return "", list(dict.fromkeys(name for note in notes for name in _names_in(note)))
+
+
+def _names_in(note: str) -> list[str]:
+    """The keywords that a warning of the library speaks of."""
+    if note.startswith("Unimplemented keys: "):
+        return [str(key) for key in json.loads(note.removeprefix("Unimplemented keys: "))]
+    if note.startswith("Unknown format: "):
+        return [f"format {note.removeprefix('Unknown format: ')}"]
+    return ["oneOf"] if note.startswith("oneOf") else [note]

@@ -98,10 +98,17 @@ _OVERRIDES: dict[str, tuple[str, type]] = {
 
 @dataclass(frozen=True, slots=True)
 class LimitedPicture:
-    """A picture that is cut into no more than so many tiles, whatever others of its request are."""
+    """A picture that is cut in its own way, whatever others of its request are."""
 
     image: Image.Image
-    max_tiles: int
+    max_tiles: int | None = None
+    """No more than so many tiles; None = as many as others."""
+    options: tuple[tuple[str, int], ...] = ()
+    """Of `mm_processor_kwargs`, for this picture alone."""
+
+    def tiling(self, usual: Tiling) -> Tiling:
+        own = usual.override(dict(self.options))
+        return own if self.max_tiles is None else own.at_most(self.max_tiles)
 
 
 @dataclass(frozen=True, slots=True)

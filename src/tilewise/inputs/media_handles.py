@@ -1,13 +1,16 @@
 """Media under names that callers chose: send a picture once with a `uuid`, and later the `uuid` alone.
 
-Files are kept, not pixels: they are small, and how a picture is cut may differ from request to request. A name belongs
-to a scope, so that nobody meets the media of others under it.
+Files are kept, not pixels: they are small, and how a picture is cut may differ from request to request. What came
+decoded, from Python, is kept so. A name belongs to a scope, so that nobody meets the media of others under it.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from dataclasses import dataclass
+
+from PIL import Image
 
 from tilewise.errors import InvalidMedia, InvalidRequest
 from tilewise.inputs.media import Kind, MediaFiles
@@ -18,16 +21,30 @@ MAX_UUID = 256
 _Key = tuple[str, Kind, str]
 
 
+@dataclass(frozen=True, slots=True)
+class DecodedMedia:
+    """A picture, or the frames of a video, as a caller's program had them."""
+
+    images: tuple[Image.Image, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(image.width * image.height * len(image.getbands()) for image in self.images)
+
+
+KeptMedia = MediaFiles | DecodedMedia
+
+
 class MediaHandles:
     """The most recently used media, up to so many bytes of files; 0 = none. Threads may share it."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self._lock = threading.Lock()
-        self._media: OrderedDict[_Key, MediaFiles] = OrderedDict()  # the longest unused first
+        self._media: OrderedDict[_Key, KeptMedia] = OrderedDict()  # the longest unused first
         self._bytes = 0
 
-    def find(self, scope: str | None, kind: Kind, uuid: str) -> MediaFiles:
+    def find(self, scope: str | None, kind: Kind, uuid: str) -> KeptMedia:
         """Raises InvalidMedia if nothing is kept under this name. Scope None has none."""
         with self._lock:
             files = None if scope is None else self._media.get((scope, kind, uuid))
@@ -36,7 +53,7 @@ class MediaHandles:
             self._media.move_to_end((scope, kind, uuid))
             return files
 
-    def keep(self, scope: str | None, kind: Kind, uuid: str, files: MediaFiles) -> None:
+    def keep(self, scope: str | None, kind: Kind, uuid: str, files: KeptMedia) -> None:
         """In place of what was kept under this name; what is larger than all there is room for is not kept."""
         if scope is None:
             return

@@ -8,11 +8,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from tilewise.errors import InvalidRequest, UnknownOption
+from tilewise.ignored import Ignored
 from tilewise.inputs.images import Colour
 from tilewise.inputs.media_limits import ALL_FRAMES, MediaLimits
 from tilewise.inputs.video import FrameChoice
 
 _KNOWN = {"image": ("rgba_background_color",), "video": ("num_frames", "fps")}
+_WITHOUT_EFFECT: dict[tuple[str, str], tuple[tuple[Any, ...], str]] = {
+    ("image", "image_mode"): (("RGB",), "pictures are brought to RGB in any case"),
+    ("video", "frame_recovery"): ((True, False), "a frame that cannot be decoded is left out, and the next one taken"),
+    ("video", "video_backend"): (("opencv", "pyav", "torchcodec"), "videos are decoded by FFmpeg, through PyAV"),
+}
+"""vLLM's options that change nothing here, each with the values of which that is true."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +31,15 @@ class MediaOptions:
     fps: float | None = None
 
     @classmethod
-    def of(cls, kwargs: Mapping[str, Any] | None, limits: MediaLimits = MediaLimits()) -> MediaOptions:
-        """`{"image": {"rgba_background_color"}, "video": {"num_frames", "fps"}}`. Raises InvalidRequest."""
+    def of(
+        cls,
+        kwargs: Mapping[str, Any] | None,
+        limits: MediaLimits = MediaLimits(),
+        ignored: Ignored | None = None,
+    ) -> MediaOptions:
+        """`{"image": {"rgba_background_color"}, "video": {"num_frames", "fps"}}`; `ignored` is told of those of vLLM's
+        options that change nothing here. Raises InvalidRequest."""
+        ignored = Ignored() if ignored is None else ignored
         if not isinstance(kwargs, Mapping | None):
             raise InvalidRequest(f"media_io_kwargs must be an object, got {type(kwargs).__name__}.")
         found: dict[str, Any] = {}
@@ -35,6 +49,9 @@ class MediaOptions:
             if not isinstance(options, Mapping | None):
                 raise InvalidRequest(f"media_io_kwargs: {kind} must be an object, got {type(options).__name__}.")
             for name, value in (options or {}).items():
+                if _has_no_effect(kind, name, value):
+                    ignored.add(f"media_io_kwargs.{kind}.{name}", _WITHOUT_EFFECT[kind, name][1])
+                    continue
                 if name not in _KNOWN[kind]:
                     raise UnknownOption.named(str(name), _KNOWN[kind], f"media_io_kwargs: {kind}")
                 found[name] = value
@@ -44,6 +61,17 @@ class MediaOptions:
         """How frames of this request's videos are chosen."""
         count = default.num_frames if self.num_frames is None else self.num_frames
         return FrameChoice(count, default.fps if self.fps is None else self.fps)
+
+
+def _has_no_effect(kind: str, name: str, value: Any) -> bool:
+    """Raises InvalidRequest for a value that would have one."""
+    if (kind, name) not in _WITHOUT_EFFECT:
+        return False
+    values = _WITHOUT_EFFECT[kind, name][0]
+    if value is not None and not any(type(value) is type(one) and value == one for one in values):
+        possible = " or ".join(map(repr, values))
+        raise InvalidRequest(f"media_io_kwargs: {kind}: {name}={value!r:.80} is not possible here, only {possible}.")
+    return True
 
 
 def _colour(found: Mapping[str, Any]) -> Colour | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from tilewise.ignored import Ignored
 from tilewise.inputs.images import Colour, ImageLimits, LimitedPicture, flatten, further_frames, open_image
 from tilewise.inputs.media import Kind, MediaAccess, MediaFiles
 from tilewise.inputs.media_budget import MediaBudget
-from tilewise.inputs.media_handles import MediaHandles
+from tilewise.inputs.media_handles import DecodedMedia, KeptMedia, MediaHandles
 from tilewise.inputs.media_io import MediaOptions
 from tilewise.inputs.media_limits import ALL_FRAMES
 from tilewise.inputs.orientation import upright
@@ -25,6 +25,8 @@ from tilewise.types import Detail
 
 LOCAL = ""
 """The scope of a program's own requests."""
+LEFT_OUT = frozenset({"further_frames", "damaged_frames"})
+"""What `MediaReader.ignored` may name."""
 Media = Image.Image | LimitedPicture | list[Image.Image]
 """A picture, or the chosen frames of a video."""
 
@@ -37,6 +39,8 @@ class MediaPart:
     kind: Kind
     uuid: str | None = None
     detail: Detail | None = None
+    options: tuple[tuple[str, int], ...] = ()
+    """`max_dynamic_patch` and `min_dynamic_patch` of this picture alone."""
 
 
 @dataclass(frozen=True)
@@ -93,18 +97,20 @@ class MediaReader:
 
     def picture(self, part: MediaPart) -> Image.Image | LimitedPicture:
         files = self._files(part)
-        image = self.open_image(files.files[0], _name(part))
+        image = files.images[0] if isinstance(files, DecodedMedia) else self.open_image(files.files[0], _name(part))
         self._remember(part, files)
         most = (self.detail_tiles or {}).get(part.detail or "auto")
-        return image if most is None else LimitedPicture(image, most)
+        return image if most is None and not part.options else LimitedPicture(image, most, part.options)
 
     def video(self, part: MediaPart) -> list[Image.Image]:
         files = self._files(part)
+        if isinstance(files, DecodedMedia):
+            return list(files.images)
         frames = self._read_list(files) if files.is_list else self.read_video(files.files[0], _name(part))
         self._remember(part, files)
         return frames
 
-    def _files(self, part: MediaPart) -> MediaFiles:
+    def _files(self, part: MediaPart) -> KeptMedia:
         if part.url is None:
             return self.handles.find(self.scope, part.kind, part.uuid or "")
         with self.watch.downloading():
@@ -112,10 +118,21 @@ class MediaReader:
         self.watch.count(downloads=1, download_bytes=files.num_bytes)
         return files
 
-    def _remember(self, part: MediaPart, files: MediaFiles) -> None:
+    def _remember(self, part: MediaPart, files: KeptMedia) -> None:
         """Once it is known to be readable."""
         if part.uuid is not None and part.url is not None:
             self.handles.keep(self.scope, part.kind, part.uuid, files)
+
+    def keep_decoded(self, kind: Kind, uuid: str, images: Sequence[Image.Image]) -> None:
+        """Under a name, for later requests; copies, so that nobody changes them."""
+        self.handles.keep(self.scope, kind, uuid, DecodedMedia(tuple(image.copy() for image in images)))
+
+    def given(self, image: Image.Image) -> Image.Image:
+        """A picture that is open: of several frames it is the one that it stands at, which is the first unless a
+        program has chosen another."""
+        if further_frames(image):
+            self.ignored.add("further_frames", "a picture is its first frame or page; send a video for more of them")
+        return image
 
     def open_image(self, data: bytes | Path, name: str = "") -> Image.Image:
         with self.watch.decoding():
@@ -124,9 +141,7 @@ class MediaReader:
         return image
 
     def _open(self, data: bytes | Path, name: str = "") -> Image.Image:
-        image = open_image(data, self.image_limits, self.budget, name)
-        if further_frames(image):
-            self.ignored.add("further_frames", "a picture is its first frame or page; send a video for more of them")
+        image = self.given(open_image(data, self.image_limits, self.budget, name))
         if self.background and image.has_transparency_data:
             # What is flattened has no note of its camera any more.
             return flatten(upright(image) if self.exif_orientation else image, self.background)

@@ -12,9 +12,11 @@ from tilewise.errors import InvalidRequest, did_you_mean
 from tilewise.inputs.media import Kind
 from tilewise.inputs.media_handles import check_uuid
 from tilewise.inputs.media_reader import MediaPart
+from tilewise.inputs.templates import MediaPlace
 from tilewise.types import Detail
 
 _KINDS: dict[str, Kind] = {"image_url": "image", "video_url": "video"}
+TILING = ("max_dynamic_patch", "min_dynamic_patch")
 _PARTS = ("text", "image_url", "video_url", "image_pil", "video_frames")
 
 
@@ -28,6 +30,15 @@ class Parts:
     videos: list[MediaPart | list[Image.Image]] = field(default_factory=list)
     calls: tuple[str, ...] = ()
     """Of tools, by the assistant."""
+    sent: list[str | MediaPlace] = field(default_factory=list)
+    """Texts and media as they came."""
+
+    @property
+    def order(self) -> tuple[str | MediaPlace, ...]:
+        """What `Message.parts` has to know: nothing, where any order gives the same prompt."""
+        kinds = ["text" if isinstance(part, str) else part.kind for part in self.sent]
+        usual = ["image"] * len(self.images) + ["video"] * len(self.videos) + ["text"] * min(1, len(self.texts))
+        return () if kinds == usual else tuple(self.sent)
 
     def add(self, part: Any, where: str) -> None:
         """Raises InvalidRequest, naming `where`."""
@@ -42,7 +53,9 @@ class Parts:
         value = part.get(kind)
         if kind == "text":
             self.texts.append(_text(value, where))
-        elif kind == "image_pil":
+            self.sent.append(self.texts[-1])
+            return
+        if kind == "image_pil":
             self.images.append(_picture(value, where))
         elif kind == "video_frames":
             self.videos.append(_frames(value, where))
@@ -50,6 +63,7 @@ class Parts:
             self.images.append(_media(part, kind, where))
         else:
             self.videos.append(_media(part, kind, where))
+        self.sent.append(MediaPlace("image" if kind.startswith("image") else "video"))
 
 
 def _text(value: Any, where: str) -> str:
@@ -77,7 +91,20 @@ def _media(part: Mapping[str, Any], kind: str, where: str) -> MediaPart:
     uuid = check_uuid(part.get("uuid", options.get("uuid")), where)
     if not (isinstance(url, str) or (url is None and uuid is not None)):
         raise InvalidRequest(f"{where}: {kind} needs a string, got {type(url).__name__}.")
-    return MediaPart(url, _KINDS[kind], uuid, _detail(options.get("detail", part.get("detail")), where))
+    detail = _detail(options.get("detail", part.get("detail")), where)
+    return MediaPart(url, _KINDS[kind], uuid, detail, _tiling(part, options, kind, where))
+
+
+def _tiling(part: Mapping[str, Any], inner: Mapping[str, Any], kind: str, where: str) -> tuple[tuple[str, int], ...]:
+    """How one picture is cut: beside its URL, as LMDeploy and SGLang have it, or in the part."""
+    given = {name: inner.get(name, part.get(name)) for name in TILING}
+    options = {name: value for name, value in given.items() if value is not None}
+    for name, value in options.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InvalidRequest(f"{where}: {name} must be a whole number from 1 on, got {value!r:.80}.")
+        if kind != "image_url" and value != 1:
+            raise InvalidRequest(f"{where}: {name} must be 1, as frames of videos are one tile each, got {value}.")
+    return tuple(options.items()) if kind == "image_url" else ()
 
 
 def _detail(value: Any, where: str) -> Detail | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import re
@@ -35,6 +36,7 @@ from tilewise.inputs.templates import (
     ImageSlot,
     Message,
     Piece,
+    Template,
     Text,
     join_text,
     place_media,
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from tilewise.config import EngineConfig
     from tilewise.inputs.images import Tiling
 
+Side = Literal["left", "right"]
 Picture = Image.Image | LimitedPicture
 Video = Sequence[Image.Image]
 """Frames, already chosen; each becomes one tile."""
@@ -69,13 +72,38 @@ class InputOptions:
     tile_budget: Literal["each", "share"] = "each"
     """`each`: max_dynamic_patch for every picture, as the reference inference does. `share`: the pictures of a
     request share it, as in training."""
+    interleave: bool = False
+    """Whether the parts of a message stay in their order, whatever the template does."""
     max_logprobs: int = 20
     """Most log-probabilities a token that a request may ask for; -1 = no limit."""
+    closed_objects: bool = True
+    """Whether objects of schemas that list their properties have no others, where neither schema nor request says."""
+    compact_json: bool = False
+    """Whether structured answers in JSON have no white space."""
 
     @classmethod
     def of(cls, config: EngineConfig) -> InputOptions:
-        limits = ImageLimits.of(config)
-        return cls(limits, config.exif_orientation, config.tile_budget, config.max_logprobs)
+        return cls(
+            ImageLimits.of(config),
+            config.exif_orientation,
+            config.tile_budget,
+            config.interleave_mm_strings,
+            config.max_logprobs,
+            config.disable_additional_properties,
+            config.disable_any_whitespace,
+        )
+
+    def structured(self, sampling: SamplingParams) -> SamplingParams:
+        """The sampling whose form of answers follows what holds for all requests, as far as it does not say."""
+        form = sampling.structured_outputs
+        if form is None:
+            return sampling
+        changes: dict[str, Any] = {}
+        if form.disable_additional_properties is None and not self.closed_objects:
+            changes["disable_additional_properties"] = False
+        if self.compact_json and form.whitespace_pattern is None:
+            changes["disable_any_whitespace"] = True
+        return sampling.with_(structured_outputs=dataclasses.replace(form, **changes)) if changes else sampling
 
     def tilings(self, tiling: Tiling, pictures: int) -> tuple[Tiling, Tiling]:
         """How each of a prompt's pictures is cut when there are so many, and how each frame of its videos."""
@@ -110,23 +138,36 @@ class Preparer:
         tools: Sequence[str] = (),
         ending: Ending = "open",
         keep_last: int | None = None,
+        cut: Side = "left",
     ) -> Request:
         """A conversation, with its media in the order in which the messages bring them.
 
         `tools` are definitions of functions, each a JSON text. `keep_last` cuts the prompt to that many tokens, -1 to
-        what fits.
+        what fits, at the left or at the right.
         """
+        sampling = sampling.clone()
         if thinking and sampling.structured_outputs:
             raise InvalidRequest(
                 "structured_outputs holds from the first token of an answer, so that there is no thinking before it: "
                 "leave out enable_thinking."
             )
         started = self.clock()
-        pieces = self.spec.template.render(messages, thinking, tools, ending)
+        template, processor = self._template(processor)
+        pieces = template.render(messages, thinking, tools, ending)
         images = self._tile_all(pictures, processor)
-        ids = self._last(self.chat_ids(pieces), sampling, keep_last)
+        ids = self._cut_to(self.chat_ids(pieces), sampling, keep_last, cut)
         request = self._request(ids, images, sampling, to_string(pieces), _lengths(pictures))
         return self._timed(started, request)
+
+    def _template(self, processor: dict[str, Any] | None) -> tuple[Template, dict[str, Any]]:
+        """The template with the order of parts that is asked for, and the options that are left."""
+        left = dict(processor or {})
+        interleave = left.pop("interleave_mm_strings", None)
+        if not isinstance(interleave, bool | None):
+            raise InvalidField(
+                "interleave_mm_strings", f"interleave_mm_strings must be true or false, got {interleave!r:.80}."
+            )
+        return self.spec.template.ordered(self.options.interleave if interleave is None else interleave), left
 
     def _timed(self, started: float, request: Request) -> Request:
         return request.with_(inputs=InputTiming(preprocess=self.clock() - started))
@@ -144,6 +185,7 @@ class Preparer:
         processor: dict[str, Any] | None = None,
         start: bool = True,
         keep_last: int | None = None,
+        cut: Side = "left",
     ) -> Request:
         """A ready-made prompt (text in which special tokens are meant, or token ids).
 
@@ -151,19 +193,21 @@ class Preparer:
         markers media go first. Without `start` a text gets no start token. `keep_last` is as in `chat`.
         """
         started = self.clock()
+        sampling = sampling.clone()
         images = self._tile_all(pictures, processor)
         if isinstance(prompt, str):
             text_ids = self._raw_ids(prompt, pictures)
             ids, text = self._started(text_ids) if start else text_ids, prompt
         else:
-            ids, text = self._slots_for_ids(prompt, len(images)), None
-        ids = self._last(ids, sampling, keep_last)
+            ids, text = self._slots_for_ids(prompt, images), None
+        ids = self._cut_to(ids, sampling, keep_last, cut)
         return self._timed(started, self._request(ids, images, sampling, text, _lengths(pictures)))
 
-    def _last(
-        self, ids: list[int | ImageSlot], sampling: SamplingParams, keep_last: int | None
+    def _cut_to(
+        self, ids: list[int | ImageSlot], sampling: SamplingParams, keep_last: int | None, cut: Side
     ) -> list[int | ImageSlot]:
-        """The last ids of a prompt; one with pictures cannot be cut."""
+        """The ids of a prompt without those in excess on its `cut` side; one with pictures cannot be cut."""
+        keep_last = sampling.truncate_prompt_tokens if keep_last is None else keep_last
         if keep_last is None:
             return ids
         fits = max(1, self.max_model_len - (sampling.max_tokens or 1))
@@ -177,7 +221,8 @@ class Preparer:
                 "truncate_prompt_tokens",
                 "truncate_prompt_tokens would cut pictures: send fewer of them, or a shorter conversation.",
             )
-        return ids[-(fits if keep_last == -1 else keep_last) :]
+        kept = fits if keep_last == -1 else keep_last
+        return ids[-kept:] if cut == "left" else ids[:kept]
 
     def _started(self, ids: list[int | ImageSlot]) -> list[int | ImageSlot]:
         """Text gets the tokenizer's start token unless it begins with it; ids are taken as they are."""
@@ -186,26 +231,50 @@ class Preparer:
 
     def _raw_ids(self, prompt: str, media: Sequence[Picture | Video]) -> list[int | ImageSlot]:
         videos = _lengths(media)
+        if len(media) == len(videos) and IMAGE_CONTEXT in prompt:
+            raise InvalidRequest(
+                f"The prompt has {prompt.count(IMAGE_CONTEXT)} {IMAGE_CONTEXT} and no pictures came with it: "
+                "send them, or leave it out; in messages it is text."
+            )
         text = CONTEXT_MARKER.sub(IMAGE_MARKER, prompt)
         pieces = join_text(place_media(text, len(media) - len(videos), videos, 0, "The prompt"))
         return self.tokenizer.encode_pieces(pieces, raw=True)
 
-    def _slots_for_ids(self, prompt: Sequence[int], images: int) -> list[int | ImageSlot]:
-        """In a prompt of ids each `<IMG_CONTEXT>`, framed by `<img>` and `</img>` or not, stands for one picture."""
+    def _slots_for_ids(self, prompt: Sequence[int], images: Sequence[CutPicture]) -> list[int | ImageSlot]:
+        """In a prompt of ids each picture stands as one `<IMG_CONTEXT>`, or as many as its rows, which is how results
+        have them; framed by `<img>` and `</img>` or not."""
         context, start, end = map(self.tokenizer.special_id, (IMAGE_CONTEXT, IMAGE_START, IMAGE_END))
         check_ids("prompt_token_ids", prompt, self.tokenizer)
         ids: list[int | ImageSlot] = []
-        number = itertools.count()
-        for token in prompt:
+        number = 0
+        for token, run in itertools.groupby(map(int, prompt)):
             if token == context:
-                if ids and ids[-1] == start:
+                framed = bool(ids) and ids[-1] == start
+                if framed:
                     ids.pop()
-                ids.append(ImageSlot(next(number)))
-            elif not (token == end and ids and isinstance(ids[-1], ImageSlot)):
-                ids.append(int(token))
-        if images and not next(number):
-            return [*map(ImageSlot, range(images)), *ids]
-        return ids
+                places = self._places(len(list(run)), number, images, framed)
+                ids += map(ImageSlot, range(number, number + places))
+                number += places
+            else:
+                ids += list(run)[token == end and bool(ids) and isinstance(ids[-1], ImageSlot) :]
+        return [*map(ImageSlot, range(len(images))), *ids] if images and not number else ids
+
+    def _places(self, length: int, number: int, images: Sequence[CutPicture], framed: bool) -> int:
+        """Pictures that so many image tokens in a row stand for, beginning with this one.
+
+        Raises InvalidRequest if they are neither the rows of a picture nor one for each.
+        """
+        if number >= len(images):
+            return 1 if framed else length
+        rows = len(images[number].tiles) * self.spec.tokens_per_tile
+        if length == rows:
+            return 1
+        if length == 1 or (not framed and length <= len(images) - number):
+            return length
+        raise InvalidRequest(
+            f"prompt_token_ids: {length} {IMAGE_CONTEXT} in a row stand for picture {number + 1}, which fills {rows}: "
+            f"write one {IMAGE_CONTEXT} for each picture, or cut it as when the ids were made (mm_processor_kwargs)."
+        )
 
     def _tile_all(self, media: Sequence[Picture | Video], processor: dict[str, Any] | None) -> list[CutPicture]:
         tiling = self.spec.tiling.override(processor)
@@ -215,7 +284,7 @@ class Preparer:
             if isinstance(item, Image.Image):
                 tiled.append(self._tile(item, tiling))
             elif isinstance(item, LimitedPicture):
-                tiled.append(self._tile(item.image, tiling.at_most(item.max_tiles)))
+                tiled.append(self._tile(item.image, item.tiling(tiling)))
             else:
                 tiled += [self._tile(image, frame) for image in item]
         return tiled
@@ -258,8 +327,9 @@ class Preparer:
                 "write one <image> for each, or none to put them first."
             )
         prompt_ids, spans = self._expand(ids, images)
-        self._check_length(prompt_ids, images, videos)
+        self._check_length(prompt_ids, images, videos, sampling.max_tokens)
         check_sampling(sampling, self.tokenizer, self.options.max_logprobs)
+        sampling = self.options.structured(sampling)
         structure = sampling.structured_outputs
         return Request(
             id=str(next(self._numbers)),
@@ -291,7 +361,10 @@ class Preparer:
             prompt += [start, *[context] * (len(tiled.tiles) * self.spec.tokens_per_tile), end]
         return prompt, spans
 
-    def _check_length(self, prompt: list[int], images: list[CutPicture], videos: Sequence[int]) -> None:
+    def _check_length(
+        self, prompt: list[int], images: list[CutPicture], videos: Sequence[int], wanted: int | None
+    ) -> None:
+        """Raises TooLong for a prompt without room for a token behind it; `wanted` is how many were asked for."""
         if not prompt:
             raise InvalidRequest("The prompt is empty: it needs at least one token.")
         if len(prompt) < self.max_model_len:
@@ -304,6 +377,7 @@ class Preparer:
             f"{self._frames_that_fit(len(prompt), videos) if videos else ''}",
             prompt_tokens=len(prompt),
             limit=self.max_model_len,
+            output_tokens=wanted or 1,
         )
 
     def _frames_that_fit(self, tokens: int, videos: Sequence[int]) -> str:

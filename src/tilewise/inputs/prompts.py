@@ -5,19 +5,68 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-import numpy as np
 from PIL import Image
 
+from tilewise.amounts import plain
 from tilewise.errors import InvalidRequest, UnknownOption
-from tilewise.inputs.media_reader import LOCAL, MediaReader
+from tilewise.ignored import Ignored
+from tilewise.inputs.arrays import dimensions, is_array, to_picture
+from tilewise.inputs.media import Kind
+from tilewise.inputs.media_handles import check_uuid
+from tilewise.inputs.media_io import MediaOptions
+from tilewise.inputs.media_reader import LOCAL, Media, MediaPart, MediaReader
+from tilewise.keywords import ForeignKeyword, no_effect, refused
 from tilewise.timing import InputTiming
 
-PromptInput = str | Sequence[int] | Mapping[str, Any]
-_KEYS = ("prompt", "prompt_token_ids", "multi_modal_data", "mm_processor_kwargs", "cache_salt")
-_MEDIA = ("image", "video")
+
+class _PromptOptions(TypedDict, total=False):
+    multi_modal_data: Mapping[str, Any] | None
+    """{"image": picture or list, "video": frames or list of them}."""
+    mm_processor_kwargs: Mapping[str, Any] | None
+    media_io_kwargs: Mapping[str, Any] | None
+    multi_modal_uuids: Mapping[str, Any] | None
+    """Names to keep media under, in the form of `multi_modal_data`; a later prompt may have None in its place."""
+    cache_salt: str | None
+
+
+class TextPrompt(_PromptOptions, total=False):
+    """A prompt of text, in which special tokens are meant."""
+
+    prompt: str | list[str]
+
+
+class TokensPrompt(_PromptOptions, total=False):
+    """A prompt of token ids; `prompt` is the text that results show for it."""
+
+    prompt_token_ids: Sequence[int]
+    prompt: str
+
+
+PromptInput = str | Sequence[int] | TextPrompt | TokensPrompt | Mapping[str, Any]
+PromptType = PromptInput
+"""vLLM's name for it."""
+_MEDIA: tuple[Kind, ...] = ("image", "video")
+_KEYS = ("prompt", "prompt_token_ids", *_PromptOptions.__annotations__)
+_NO_EMBEDDINGS = "Send the text or the token ids, and pictures as they are."
+FOREIGN_KEYS: dict[str, ForeignKeyword] = {
+    "prompt_embeds": refused(_NO_EMBEDDINGS),
+    "prompt_is_token_ids": refused(_NO_EMBEDDINGS),
+    "encoder_prompt": refused("InternVL models have no encoder of text: send prompt."),
+    "decoder_prompt": refused("InternVL models have no encoder of text: send prompt."),
+    "data": refused("Send prompt or prompt_token_ids."),
+    "data_format": refused("Send prompt or prompt_token_ids."),
+    "token_type_ids": no_effect("InternVL models have one type of tokens"),
+    "prompt_token_offsets": no_effect("nothing here reads it"),
+}
+"""Keys of vLLM's prompts that are not taken."""
+_FOREIGN_MEDIA = {
+    "audio": refused("InternVL models see pictures and videos.", []),
+    "vision_chunk": refused("Send image or video.", []),
+}
 
 
 @dataclass(frozen=True)
@@ -25,49 +74,76 @@ class Prompt:
     """One raw prompt with its media, pictures before videos."""
 
     prompt: str | Sequence[int]
-    media: list[Image.Image | list[Image.Image]] = field(default_factory=list)
+    media: list[Media] = field(default_factory=list)
     processor: dict[str, Any] = field(default_factory=dict)
     cache_salt: str | None = None
+    text: str | None = field(default=None, compare=False)
+    """What results show for ids."""
     arrival: float = field(default_factory=time.monotonic, compare=False)
     """Before its media were read."""
     reading: InputTiming = field(default=InputTiming(), compare=False)
 
 
-def read_prompts(prompts: Any, reader: MediaReader) -> list[Prompt]:
+def read_prompts(prompts: Any, reader: MediaReader, ignored: Ignored | None = None) -> list[Prompt]:
     """One prompt or several, each a text, token ids or a dict. Raises InvalidRequest for anything else."""
-    if isinstance(prompts, (str, Mapping)) or _is_ids(prompts):
+    prompts = plain(prompts)
+    ignored = Ignored() if ignored is None else ignored
+    if isinstance(prompts, (str, Mapping)) or _ids(prompts) is not None:
         prompts = [prompts]
     if not isinstance(prompts, Sequence):
         raise InvalidRequest(
             f"prompts must be a text, token ids, a dict or a list of them, got {type(prompts).__name__}."
         )
-    return [item for prompt in prompts for item in _read(prompt, reader)]
+    return [item for prompt in prompts for item in _read(prompt, reader, ignored)]
 
 
-def _read(prompt: Any, reader: MediaReader) -> list[Prompt]:
-    if isinstance(prompt, str) or _is_ids(prompt):
+def _read(prompt: Any, reader: MediaReader, ignored: Ignored) -> list[Prompt]:
+    if isinstance(prompt, str):
         return [Prompt(prompt)]
+    if (ids := _ids(prompt)) is not None:
+        return [Prompt(ids)]
     if not isinstance(prompt, Mapping):
         raise InvalidRequest(f"A prompt must be a text, token ids or a dict, got {type(prompt).__name__}.")
-    for key in prompt:
-        if key not in _KEYS:
-            raise UnknownOption.named(str(key), _KEYS, "A prompt dict")
-    arrival, reader = time.monotonic(), reader.timed(scope=LOCAL)
-    media = _read_media(_mapping(prompt, "multi_modal_data"), reader)
+    _check_keys(prompt, _KEYS, FOREIGN_KEYS, "A prompt dict", ignored)
+    arrival = time.monotonic()
+    options = MediaOptions.of(prompt.get("media_io_kwargs"), ignored=ignored)
+    reader = reader.timed(options, scope=LOCAL, ignored=ignored)
+    media = _read_media(_mapping(prompt, "multi_modal_data"), _mapping(prompt, "multi_modal_uuids"), reader, ignored)
     processor = _mapping(prompt, "mm_processor_kwargs")
-    body = prompt.get("prompt", prompt.get("prompt_token_ids"))
-    if "prompt" not in prompt and isinstance(body, str):
-        raise InvalidRequest(f"prompt_token_ids must be whole numbers, got {body!r:.80}.")
-    texts = body if isinstance(body, (list, tuple)) and body and isinstance(body[0], str) else [body]
-    for text in texts:
-        if not isinstance(text, str) and not _is_ids(text):
-            raise InvalidRequest(
-                f"prompt must be a text (or texts) and prompt_token_ids whole numbers, got {text!r:.80}."
-            )
     salt = prompt.get("cache_salt")
     if salt is not None and not (isinstance(salt, str) and salt):
         raise InvalidRequest(f"cache_salt must be a text that is not empty, got {salt!r:.80}.")
-    return [Prompt(text, media, processor, salt, arrival, reader.watch.timing) for text in texts]
+    return [Prompt(body, media, processor, salt, text, arrival, reader.watch.timing) for body, text in _bodies(prompt)]
+
+
+def _bodies(prompt: Mapping[str, Any]) -> list[tuple[str | list[int], str | None]]:
+    """(text or ids, text of ids) of a dict, once for each of its texts."""
+    texts, ids = prompt.get("prompt"), prompt.get("prompt_token_ids")
+    if ids is not None:
+        found = _ids(ids)
+        if found is None:
+            raise InvalidRequest(f"prompt_token_ids must be whole numbers, got {ids!r:.80}.")
+        return [(found, texts if isinstance(texts, str) else None)]
+    listed = texts if isinstance(texts, (list, tuple)) and texts and isinstance(texts[0], str) else [texts]
+    bodies = [text if isinstance(text, str) else _ids(text) for text in listed]
+    if None in bodies:
+        wrong = listed[bodies.index(None)]
+        raise InvalidRequest(f"prompt must be a text (or texts) and prompt_token_ids whole numbers, got {wrong!r:.80}.")
+    return [(body, None) for body in bodies if body is not None]
+
+
+def _check_keys(
+    given: Mapping[str, Any],
+    known: Sequence[str],
+    foreign: Mapping[str, ForeignKeyword],
+    where: str,
+    ignored: Ignored,
+) -> None:
+    for key, value in given.items():
+        if key in foreign:
+            foreign[key].take(key, value, ignored)
+        elif key not in known:
+            raise UnknownOption.named(str(key), known, where)
 
 
 def _mapping(prompt: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -77,51 +153,104 @@ def _mapping(prompt: Mapping[str, Any], key: str) -> dict[str, Any]:
     return dict(value or {})
 
 
-def _is_ids(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and bool(value) and all(type(item) is int for item in value)
+def _ids(value: Any) -> list[int] | None:
+    """Token ids as Python's own numbers, of numpy's and torch's as well; None for anything else."""
+    value = plain(value)
+    if not isinstance(value, (list, tuple)) or not value:
+        return None
+    if all(type(item) is int for item in value):
+        return list(value)
+    whole = all(isinstance(item, Integral) and not isinstance(item, bool) for item in value)
+    return list(map(int, value)) if whole else None
 
 
-def _read_media(data: Mapping[str, Any], reader: MediaReader) -> list[Image.Image | list[Image.Image]]:
-    for kind in data:
-        if kind not in _MEDIA:
-            raise UnknownOption.named(str(kind), _MEDIA, "multi_modal_data")
-    images, videos = _as_list(data.get("image")), _videos(data.get("video"))
-    reader.check_count("image", len(images))
-    reader.check_count("video", len(videos))
-    return [*(_picture(item, reader) for item in images), *(_frames(item, reader) for item in videos)]
+def _read_media(
+    data: Mapping[str, Any], uuids: Mapping[str, Any], reader: MediaReader, ignored: Ignored
+) -> list[Media]:
+    _check_keys(data, _MEDIA, _FOREIGN_MEDIA, "multi_modal_data", ignored)
+    _check_keys(uuids, _MEDIA, _FOREIGN_MEDIA, "multi_modal_uuids", ignored)
+    items: dict[Kind, list[Any]] = {
+        "image": _as_list(data.get("image")),
+        "video": _videos(data.get("video"), ignored),
+    }
+    media: list[Media] = []
+    named = {kind: _names(uuids.get(kind), kind, items[kind]) for kind in _MEDIA}
+    for kind in _MEDIA:
+        reader.check_count(kind, len(named[kind]))
+    for kind in _MEDIA:
+        media += [_medium(kind, item, uuid, reader) for item, uuid in named[kind]]
+    return media
 
 
 def _as_list(value: Any) -> list[Any]:
+    if dimensions(value) == 4:
+        return list(value)
     return [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
 
 
-def _videos(value: Any) -> list[Any]:
+def _names(uuids: Any, kind: Kind, items: list[Any]) -> list[tuple[Any, str | None]]:
+    """Each item with its uuid; without data, items are None."""
+    if uuids is None:
+        return [(item, None) for item in items]
+    names = [uuids] if isinstance(uuids, str) else list(uuids) if isinstance(uuids, (list, tuple)) else None
+    if names is None:
+        raise InvalidRequest(f"multi_modal_uuids: {kind} must be a text or a list, got {type(uuids).__name__}.")
+    items = items or [None] * len(names)
+    if len(names) != len(items):
+        raise InvalidRequest(f"multi_modal_uuids: {kind} has {len(names)} entries for {len(items)} {kind}(s).")
+    return [(item, check_uuid(name, f"multi_modal_uuids: {kind}")) for item, name in zip(items, names, strict=True)]
+
+
+def _medium(kind: Kind, item: Any, uuid: str | None, reader: MediaReader) -> Media:
+    if item is None:
+        if uuid is None:
+            raise InvalidRequest(f"multi_modal_data: {kind} is None: send it, or the uuid of one sent before.")
+        part = MediaPart(None, kind, uuid)
+        return reader.picture(part) if kind == "image" else reader.video(part)
+    found = _picture(item, reader) if kind == "image" else _frames(item, reader)
+    if uuid is not None:
+        reader.keep_decoded(kind, uuid, [found] if isinstance(found, Image.Image) else found)
+    return found
+
+
+def _videos(value: Any, ignored: Ignored) -> list[Any]:
     """One video is an array of frames, a list of pictures, a path or (frames, metadata); a list may hold several."""
     if value is None:
         return []
     if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], Mapping):
+        ignored.add("video metadata", "all frames that came are shown, each under its number")
         return [value[0]]
-    if isinstance(value, (np.ndarray, str, Path)):
+    if is_array(value):
+        return list(value) if dimensions(value) == 5 else [value]
+    if isinstance(value, (str, Path)):
         return [value]
     if not isinstance(value, (list, tuple)):
         raise InvalidRequest(f"A video must be an array, a list of pictures or a path, got {type(value).__name__}.")
-    one = bool(value) and all(isinstance(item, Image.Image) for item in value)
-    return [value] if one else [item for entry in value for item in _videos(entry)]
+    one = bool(value) and all(isinstance(item, Image.Image) or dimensions(item) in (2, 3) for item in value)
+    if one:
+        return [value]
+    return [item for entry in value for item in ([None] if entry is None else _videos(entry, ignored))]
 
 
 def _picture(item: Any, reader: MediaReader) -> Image.Image:
     if isinstance(item, Image.Image):
-        return item
-    if isinstance(item, np.ndarray):
-        if item.dtype != np.uint8 or item.ndim != 3 or item.shape[2] != 3:
-            raise InvalidRequest(f"A picture as an array must be uint8 [H, W, 3], got {item.dtype} {list(item.shape)}.")
-        return Image.fromarray(item)
+        return reader.given(item)
+    if is_array(item):
+        return to_picture(item)
     if isinstance(item, (str, Path)):
         return reader.open_image(Path(item))
-    raise InvalidRequest(f"A picture must be a PIL image, an array or a path, got {type(item).__name__}.")
+    embeddings = isinstance(item, Mapping) and "image_embeds" in item
+    raise InvalidRequest(
+        f"A picture must be a PIL image, an array or a path, got {type(item).__name__}"
+        f"{': send the picture, its embeddings cannot be taken' if embeddings else ''}."
+    )
 
 
 def _frames(item: Any, reader: MediaReader) -> list[Image.Image]:
     if isinstance(item, (str, Path)):
         return reader.read_video(Path(item))
+    if is_array(item) and dimensions(item) != 4:
+        raise InvalidRequest(
+            f"A video as an array must be [frames, H, W, C] or [frames, C, H, W], got {list(item.shape)}."
+        )
     return [_picture(frame, reader) for frame in item]

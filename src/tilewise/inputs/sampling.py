@@ -1,14 +1,19 @@
-"""What sampling options need a tokenizer for: ids that have to exist, and words that become ids."""
+"""What sampling options need a checkpoint for: its defaults, ids that have to exist, and words that become ids."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
-from tilewise.errors import InvalidRequest
+from tilewise.errors import InvalidConfig, InvalidRequest
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.sampling_params import MAX_BAD_WORDS, SamplingParams
 from tilewise.types import TokenIds
+from tilewise.weights.folder import CheckpointFolder, read_json
 
+DEFAULTS_OF_MODEL = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_tokens")
+"""Sampling options that a checkpoint's generation_config.json may set for requests that do not."""
 MAX_BAD_WORD_TOKENS = 1024
 """Of all bad words of a request together."""
 
@@ -16,7 +21,8 @@ MAX_BAD_WORD_TOKENS = 1024
 def check_sampling(sampling: SamplingParams, tokenizer: Tokenizer, max_logprobs: int) -> None:
     """Raises InvalidRequest for ids beyond the vocabulary, and for more log-probabilities than the engine gives."""
     for kind, count in (("sample", sampling.logprobs), ("prompt", sampling.prompt_logprobs)):
-        if count is not None and max_logprobs >= 0 and not 0 <= count <= max_logprobs:
+        most = tokenizer.vocab_size if count is not None and count < 0 else count
+        if count is not None and most is not None and 0 <= max_logprobs < most:
             raise InvalidRequest(
                 f"Requested {kind} logprobs of {'all' if count < 0 else count}, which is greater than max allowed: "
                 f"{max_logprobs}. Ask for fewer, or start the engine with a larger max_logprobs (-1 = no limit)."
@@ -59,3 +65,34 @@ def _check_size(sequences: Iterable[TokenIds]) -> None:
             f"bad_words come to {len(lengths)} token sequences of {sum(lengths)} tokens, the most are "
             f"{MAX_BAD_WORDS} of {MAX_BAD_WORD_TOKENS}: send fewer or shorter ones."
         )
+
+
+def default_sampling(source: str, override: Mapping[str, Any] | None, folder: CheckpointFolder) -> dict[str, Any]:
+    """Sampling options of requests that do not say: those of the checkpoint (auto), none (vllm), or those of a folder.
+
+    Raises InvalidConfig for a file that says nonsense.
+    """
+    if source == "vllm":
+        values: dict[str, Any] = {}
+    elif source == "auto":
+        values = dict(folder.optional("generation_config.json").values)
+    else:
+        values = read_json(Path(source) / "generation_config.json")
+    return sampling_defaults(values, override)
+
+
+def sampling_defaults(
+    generation_config: Mapping[str, Any], override: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The sampling options that a `generation_config.json` sets, with `--override-generation-config` on top.
+
+    `do_sample: false` there makes nothing greedy, as in vLLM: files of released models say so by accident.
+    """
+    merged = {**generation_config, **(override or {})}
+    if "max_new_tokens" in merged:
+        merged["max_tokens"] = merged["max_new_tokens"]
+    found = {name: merged[name] for name in DEFAULTS_OF_MODEL if merged.get(name) is not None}
+    for name, value in found.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise InvalidConfig(f"generation_config: {name} must be a number, found {value!r:.80}.")
+    return found

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tilewise.errors import InvalidCheckpoint, did_you_mean
 from tilewise.inputs.images import Tiling
-from tilewise.inputs.templates import MARKS, TEMPLATES, Template
+from tilewise.inputs.templates import MARKS, TEMPLATES, THINK, Template
 from tilewise.inputs.tokenizer import Tokenizer
+from tilewise.inputs.tool_text import TOOL_FORMS
 from tilewise.weights.folder import CheckpointFolder, Section
 
-# The -hf format names no template. Its checkpoints are of the 2.5, 3 and 3.5 generations, which share one.
+# The -hf format names no template. Its checkpoints are of the 2.5, 3 and 3.5 generations, which share one, but for
+# GPT-OSS.
 _NATIVE_TEMPLATE = "internvl2_5"
+_HARMONY_TEMPLATE = "internvl3_5_gpt_oss"
 _STARTS_BY_DEFAULT = (
     "InternLM2Tokenizer", "InternLM2TokenizerFast", "InternLM3Tokenizer", "LlamaTokenizer", "LlamaTokenizerFast"
 )  # fmt: skip
@@ -42,7 +45,9 @@ class InputSpec:
     @classmethod
     def of(cls, folder: CheckpointFolder, tokenizer: Tokenizer, processor: dict[str, Any] | None = None) -> InputSpec:
         """`processor` are `mm_processor_kwargs` for all requests."""
-        template = _template(folder.config).with_marks(m for m in MARKS if tokenizer.find_id(m) is not None)
+        template = _template(folder, tokenizer).with_marks(m for m in MARKS if tokenizer.find_id(m) is not None)
+        if template.tools is not None and tokenizer.find_id("<|action_start|>") is not None:
+            template = template.with_tools(TOOL_FORMS["internlm"])  # its language model was trained with those tokens
         tiling = _tiling(folder).override(processor)
         ends = frozenset[int]().union(*end_ids(folder, template, tokenizer).values())
         start, header = _start_id(folder, tokenizer), _header_ids(template, tokenizer)
@@ -62,8 +67,24 @@ def _tile_size(folder: CheckpointFolder) -> int:
     return folder.vision.whole("image_size", 448)
 
 
-def _template(config: Section) -> Template:
-    name = config.get("template", _NATIVE_TEMPLATE)
+def _template(folder: CheckpointFolder, tokenizer: Tokenizer) -> Template:
+    """The checkpoint's template, as far as it was trained: reasoning needs `<think>` as a token, as Qwen3's vocabulary
+    has it, and the template of the -hf format loops over the parts of a message."""
+    template = _named_template(folder.config)
+    thinking = template.thinking if tokenizer.find_id(THINK) is not None else None
+    order = template.order if _is_original(folder) else "as looped"
+    return replace(template, thinking=thinking, order=order)
+
+
+def _is_original(folder: CheckpointFolder) -> bool:
+    """Of OpenGVLab's own format, not of transformers'."""
+    return "llm_config" in folder.config.values
+
+
+def _named_template(config: Section) -> Template:
+    language = config.get("text_config", {})
+    harmony = isinstance(language, dict) and language.get("model_type") == "gpt_oss"
+    name = config.get("template", _HARMONY_TEMPLATE if harmony else _NATIVE_TEMPLATE)
     if name not in TEMPLATES:
         raise InvalidCheckpoint(
             f"{config.where}: template is {name!r}, known are {', '.join(TEMPLATES)}."
@@ -78,7 +99,7 @@ def _tiling(folder: CheckpointFolder) -> Tiling:
     Absent keys take the defaults of the format's own configuration class.
     """
     config, size = folder.config, _tile_size(folder)
-    if "llm_config" in config.values:
+    if _is_original(folder):
         return Tiling(
             tile_size=size,
             min_tiles=config.whole("min_dynamic_patch", 1),

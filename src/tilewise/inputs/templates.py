@@ -15,18 +15,21 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from tilewise.errors import InvalidRequest
-from tilewise.inputs import tool_text
 from tilewise.inputs.system_texts import SYSTEM_GPT_OSS, SYSTEM_INTERNVL2, SYSTEM_INTERNVL2_5, SYSTEM_THINKING
+from tilewise.inputs.tool_text import MARKS as TOOL_MARKS
+from tilewise.inputs.tool_text import TOOL_FORMS, ToolForm
 
-Role = Literal["system", "user", "assistant"]
-ROLES: tuple[Role, ...] = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant")
 Ending = Literal["open", "continue", "end"]
 """Behind the last message: the model's turn begins; that message goes on; nothing."""
-MARKS = ("<think>", "</think>", *tool_text.MARKS)
+THINK = "<think>"
+MARKS = (THINK, "</think>", *TOOL_MARKS)
 """Words of templates that are tokens in some vocabularies and characters in others."""
 IMAGE_MARKER = "<image>"
+IMAGE_TOKEN = "<IMAGE_TOKEN>"
+"""LMDeploy's marker, which means the same where pictures come."""
 VIDEO_MARKER = "<video>"
-_MARKERS = re.compile(f"({IMAGE_MARKER}|{VIDEO_MARKER})")
+_MARKERS = re.compile(f"({IMAGE_MARKER}|{IMAGE_TOKEN}|{VIDEO_MARKER})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,27 +62,66 @@ class Part:
 
     kind: Literal["header", "body", "closing", "opening"]
     turn: int
-    role: Role
+    role: str
     pieces: list[Piece]
+
+
+@dataclass(frozen=True, slots=True)
+class MediaPlace:
+    """Where, among the parts of a message, its next picture or video came."""
+
+    kind: Literal["image", "video"]
+
+
+PartsOrder = Literal["media first", "as sent", "as looped"]
+"""How the parts of a message become one text: pictures, videos, then the texts, a line each, as in the training of the
+original checkpoints; or every part on a line of its own, in the order of the request (vLLM's --interleave-mm-strings);
+or as the template of `-hf` checkpoints loops over them: texts as they are, and a line break behind each medium."""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
     """One turn. Its text may hold `<image>` and `<video>` markers; `images` and `videos` say how many it brings."""
 
-    role: Role | Literal["tool"]
-    """What a tool gave back stands in a turn of the user."""
+    role: str
+    """One of ROLES, tool (what it gave back stands in a turn of the user), or another where the template takes any."""
     text: str
     images: int = 0
     videos: tuple[int, ...] = ()  # frames of each video
     calls: tuple[str, ...] = ()
     """Tool calls of the assistant, each a JSON text."""
+    parts: tuple[str | MediaPlace, ...] = ()
+    """Texts and media as they came; empty where pictures, then videos, then one text came, or a text alone."""
 
-    def body(self, first: int) -> list[Piece]:
-        """The text with its media in place; only users show pictures, so what others say is text alone."""
-        if self.role != "user":
-            return [Text(self.text)]
-        return place_media(self.text, self.images, self.videos, first, "The user message")
+    @property
+    def media(self) -> int:
+        """Pictures and frames."""
+        return self.images + sum(self.videos)
+
+    def body(self, first: int, order: PartsOrder = "media first") -> list[Piece]:
+        """The text with its media in place, numbered from `first`. Markers that match the media win over any order."""
+        between = "" if order == "as looped" else "\n"
+        texts = [part for part in self.parts if isinstance(part, str)]
+        text = between.join(texts) if self.parts else self.text
+        marked = (self.images and has_image_marker(text)) or (self.videos and VIDEO_MARKER in text)
+        if order == "media first" or not self.parts or marked:
+            return place_media(text, self.images, self.videos, first, f"The {self.role} message")
+        return self._in_order(first, between)
+
+    def _in_order(self, first: int, between: str) -> list[Piece]:
+        pictures, frames = itertools.count(first), itertools.count(first + self.images)
+        lengths = iter(self.videos)
+        lines: list[list[Piece]] = []
+        for part in self.parts:
+            if isinstance(part, str):
+                lines.append([Text(part)])
+            elif part.kind == "image":
+                lines.append([ImageSlot(next(pictures))])
+            else:
+                lines.append(_frame_lines(next(lengths), frames))
+            if not between and not isinstance(part, str):
+                lines[-1].append(Text("\n"))
+        return [piece for line in lines for piece in (*line, Text(between))][:-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,20 +132,35 @@ class Header:
     end: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """One turn of a prompt."""
+
+    role: str
+    body: list[Piece]
+    whole: bool = False
+    """Whether header and closing are in the body."""
+
+
 @dataclass(frozen=True)
 class Template:
     """A conversation template. `{}` in a turn's form stands for its text; special tokens are written out."""
 
     name: str
     system: str
-    turns: dict[Role, str]
+    turns: dict[str, str]
     opening: str  # what makes the model speak
     stop_tokens: tuple[str, ...]
     thinking: str | None = None
     """System text that asks for reasoning; None = no model of this template was trained to reason."""
     header: Header | None = None
-    tools: bool = False
-    """Whether it has a form for tools."""
+    tools: ToolForm | None = None
+    """How its models were shown tools; None = not at all."""
+    any_turn: str = ""
+    """The form of a turn of any role, `{role}` for its name: system texts and pictures stand wherever they came.
+    Empty = there are `turns` alone: system texts are joined at the start, and pictures are the user's."""
+    order: PartsOrder = "media first"
+    """Of messages, unless the request or the server says another."""
     special: re.Pattern[str] = field(default=re.compile(r"<\|[a-z_]+\|>"), repr=False)
 
     def with_marks(self, marks: Iterable[str]) -> Template:
@@ -111,12 +168,21 @@ class Template:
         pattern = "|".join([self.special.pattern, *map(re.escape, marks)])
         return replace(self, special=re.compile(pattern))
 
+    def with_tools(self, tools: ToolForm) -> Template:
+        """The template for models that were shown tools in another form."""
+        return replace(self, tools=tools)
+
+    def ordered(self, interleave: bool) -> Template:
+        """The template, for messages whose parts stay in their order; one that loops over parts keeps it anyway."""
+        return replace(self, order="as sent") if interleave and self.order == "media first" else self
+
     def render(
         self, messages: Sequence[Message], thinking: bool = False, tools: Sequence[str] = (), ending: Ending = "open"
     ) -> list[Piece]:
         """The prompt for `messages`. A first message of role system replaces the built-in text; empty = none.
 
-        `tools` are definitions of functions, each a JSON text.
+        `tools` are definitions of functions, each a JSON text. Raises InvalidRequest for a message that this template
+        has no place for.
         """
         return join_text([piece for part in self.parts(messages, thinking, tools, ending) for piece in part.pieces])
 
@@ -124,49 +190,90 @@ class Template:
         self, messages: Sequence[Message], thinking: bool = False, tools: Sequence[str] = (), ending: Ending = "open"
     ) -> list[Part]:
         """The prompt that `render` joins, part by part; the system message, if there is one, is turn 0."""
-        turns = list(messages)
-        system = self._literal(self._thinking_text() if thinking else self.system)
+        turns = list(messages) if self.any_turn else self._system_first(messages, ending)
+        form = self._tool_form() if tools else None
+        text = self._thinking_text() if thinking else self.system
+        system, seen = self._literal(form.system_text(text) if form else text), 0
         if turns and turns[0].role == "system":
-            system = [Text(turns.pop(0).text)]
-        system = join_text([*system, *self._tool_section(tools, after=system)])
-        bodies: list[tuple[Role, list[Piece]]] = [("system", system)] if system else []
-        bodies += self._bodies(turns)
-        parts = [part for turn, (role, body) in enumerate(bodies) for part in self._turn(turn, role, body)]
+            first = turns.pop(0)
+            system, seen = first.body(0, self.order), first.media
+        section = self._filled(form.section, form.definitions(tools)) if form else []
+        apart = form is not None and form.apart
+        if section and not apart:
+            system = [*system, Text("\n\n" if join_text(system) else ""), *section]
+        system = join_text(system)
+        turned = [_Turn("system", system)] if system else []
+        turned += [_Turn("system", section, whole=True)] if apart else []
+        turned += self._turns(turns, seen)
+        parts = [part for number, turn in enumerate(turned) for part in self._parts_of(number, turn)]
         if ending == "open":
-            return [*parts, Part("opening", len(bodies), "assistant", self._literal(self.opening))]
+            return [*parts, Part("opening", len(turned), "assistant", self._literal(self.opening))]
         return parts[:-1] if ending == "continue" else parts
 
-    def _bodies(self, turns: Sequence[Message]) -> Iterator[tuple[Role, list[Piece]]]:
-        next_image = 0
-        for role, group in itertools.groupby(turns, lambda message: message.role):
-            if role == "tool":  # all results up to the next turn
-                yield "user", self._marked(tool_text.RESULT, [message.text for message in group])
-                continue
-            for message in group:
-                calls = self._marked(tool_text.CALL, message.calls, before="\n" if message.text else "")
-                yield role, [*message.body(next_image), *calls]
-                next_image += message.images + sum(message.videos)
+    def _system_first(self, messages: Sequence[Message], ending: Ending) -> list[Message]:
+        """The messages with all system texts in one, at the start, a blank line between them.
 
-    def _tool_section(self, tools: Sequence[str], after: Sequence[Piece]) -> list[Piece]:
-        if not tools:
-            return []
-        self._check_tools()
-        before, behind = tool_text.SECTION.split("{}")
-        gap = "\n\n" if join_text(after) else ""
-        return [Text(gap), *self._literal(before), Text("\n".join(tools)), *self._literal(behind)]
-
-    def _marked(self, form: str, texts: Sequence[str], before: str = "") -> list[Piece]:
-        """Each text in a form of tools, one a line; the texts are the caller's or the model's."""
+        Raises InvalidRequest for roles and pictures that a template without `any_turn` has no place for.
+        """
+        for message in messages:
+            if message.role not in (*self.turns, "tool"):
+                known = ", ".join((*self.turns, "developer", "tool"))
+                raise InvalidRequest(f"The template {self.name} knows the roles {known}, got {message.role!r:.80}.")
+            if message.media and message.role != "user":
+                raise InvalidRequest(
+                    f"The template {self.name} shows pictures and videos in messages of role user alone, "
+                    f"got one of role {message.role}: move them into a message of the user."
+                )
+        texts = [message.text for message in messages if message.role == "system"]
         if not texts:
-            return []
-        self._check_tools()
-        start, end = map(self._literal, form.split("{}"))
-        lines = [[*start, Text(text), *end, Text("\n")] for text in texts]
-        return [Text(before), *itertools.chain(*lines)][:-1]
+            return list(messages)
+        if ending == "continue" and messages[-1].role == "system" and len(messages) > 1:
+            raise InvalidRequest(f"The template {self.name} has system texts at the start: the last cannot go on.")
+        return [Message("system", "\n\n".join(texts)), *(turn for turn in messages if turn.role != "system")]
 
-    def _check_tools(self) -> None:
-        if not self.tools:
+    def _turns(self, messages: Sequence[Message], next_image: int) -> Iterator[_Turn]:
+        calls: tuple[str, ...] = ()
+        for role, group in itertools.groupby(messages, lambda message: message.role):
+            results: list[list[Piece]] = []
+            for message in group:
+                body = message.body(next_image, self.order)
+                next_image += message.media
+                if role == "tool":
+                    results.append(body)
+                    continue
+                calls = message.calls
+                yield self._called(message.role, body, calls) if calls else _Turn(role, body)
+            if results:  # all up to the next turn
+                yield _Turn("user", self._results(results, calls), self._tool_form().apart)
+
+    def _called(self, role: str, body: list[Piece], calls: Sequence[str]) -> _Turn:
+        """A turn of the assistant with calls of tools, one a line; in harmony each is a message."""
+        form, said = self._tool_form(), body != [Text("")]
+        made = [self._filled(form.call, *form.call_texts(call)) for call in calls]
+        if form.preamble:
+            before = self._filled(form.preamble, body) if said else []
+            return _Turn(role, [*before, *itertools.chain(*made)], whole=True)
+        gap = "" if form.apart else "\n"
+        return _Turn(role, [*body, Text(gap if said else ""), *_joined(made, gap)])
+
+    def _results(self, bodies: Sequence[list[Piece]], calls: Sequence[str]) -> list[Piece]:
+        """What tools gave back, in the order of their calls; the texts are the caller's."""
+        form = self._tool_form()
+        made = itertools.chain(calls, itertools.repeat(calls[-1] if calls else None))
+        results = [self._filled(form.result, *form.named_by(next(made)), body) for body in bodies]
+        return _joined(results, "" if form.apart else "\n")
+
+    def _filled(self, form: str, *bodies: str | list[Piece]) -> list[Piece]:
+        """A form's own words, with texts that stay text, or pieces, in its places."""
+        pieces, *rest = map(self._literal, form.split("{}"))
+        for body, behind in zip(bodies, rest, strict=True):
+            pieces = [*pieces, *([Text(body)] if isinstance(body, str) else body), *behind]
+        return pieces
+
+    def _tool_form(self) -> ToolForm:
+        if self.tools is None:
             raise InvalidRequest(f"The template {self.name} has no form for tools: leave out tools, calls and results.")
+        return self.tools
 
     def _thinking_text(self) -> str:
         if self.thinking is None:
@@ -175,9 +282,16 @@ class Template:
             )
         return self.thinking
 
-    def _turn(self, turn: int, role: Role, body: list[Piece]) -> list[Part]:
-        before, after = map(self._literal, self.turns[role].split("{}"))
-        return [Part("header", turn, role, before), Part("body", turn, role, body), Part("closing", turn, role, after)]
+    def _parts_of(self, number: int, turn: _Turn) -> list[Part]:
+        if turn.whole:
+            return [Part("body", number, turn.role, turn.body)]
+        form = self.turns.get(turn.role, self.any_turn)
+        before, after = map(self._literal, form.replace("{role}", turn.role).split("{}"))
+        return [
+            Part("header", number, turn.role, before),
+            Part("body", number, turn.role, turn.body),
+            Part("closing", number, turn.role, after),
+        ]
 
     def _literal(self, text: str) -> list[Piece]:
         """Template text cut at the special tokens it names."""
@@ -189,18 +303,24 @@ class Template:
         return [*pieces, Text(text[position:])]
 
 
+def _joined(lines: Sequence[list[Piece]], gap: str) -> list[Piece]:
+    return [piece for number, line in enumerate(lines) for piece in (Text(gap if number else ""), *line)]
+
+
 def place_media(text: str, images: int, videos: Sequence[int], first: int, where: str) -> list[Piece]:
     """Replace the markers in a text by image slots; media without markers go first, pictures before videos.
 
     `videos` are the frames of each video. Slots are numbered from `first`: the pictures, then the frames. A video of
-    n frames becomes n lines `Frame1: <image>`. Raises InvalidRequest, naming `where`, when markers and media differ.
+    n frames becomes n lines `Frame1: <image>`. Markers of a kind that does not come are text: whoever asks about HTML
+    writes them, too. Raises InvalidRequest, naming `where`, when markers and media of a kind that comes differ.
     """
+    marker = IMAGE_TOKEN if IMAGE_MARKER not in text and IMAGE_TOKEN in text else IMAGE_MARKER
     text = _with_markers(text, VIDEO_MARKER, len(videos), where)
-    text = _with_markers(text, IMAGE_MARKER, images, where)
+    text = _with_markers(text, marker, images, where)
     pictures, frames, lengths = itertools.count(first), itertools.count(first + images), iter(videos)
     pieces: list[Piece] = []
     for part in _MARKERS.split(text):
-        if part == IMAGE_MARKER:
+        if part == marker and images:
             pieces.append(ImageSlot(next(pictures)))
         elif part == VIDEO_MARKER and videos:
             pieces += _frame_lines(next(lengths), frames)
@@ -209,13 +329,16 @@ def place_media(text: str, images: int, videos: Sequence[int], first: int, where
     return pieces
 
 
+def has_image_marker(text: str) -> bool:
+    return IMAGE_MARKER in text or IMAGE_TOKEN in text
+
+
 def _with_markers(text: str, marker: str, expected: int, where: str) -> str:
     found = text.count(marker)
     if found == 0:
         return (marker + "\n") * expected + text
-    # Only InternVL's own marker is always meant as one; `<video>` without a video may be talk about HTML.
-    if found != expected and not (marker == VIDEO_MARKER and expected == 0):
-        kind = "pictures" if marker == IMAGE_MARKER else "videos"
+    if found != expected and expected:
+        kind = "videos" if marker == VIDEO_MARKER else "pictures"
         raise InvalidRequest(
             f"{where} has {found} {marker} markers for {expected} {kind}: "
             f"write one marker for each, or none to put the {kind} first."
@@ -259,8 +382,11 @@ def _chatml(
     stop: tuple[str, ...] = ("<|im_end|>",),
     thinking: str | None = None,
 ) -> Template:
-    turns: dict[Role, str] = {role: f"<|im_start|>{role}\n{{}}<|im_end|>{after_turn}" for role in ROLES}
-    return Template(name, system, turns, "<|im_start|>assistant\n", stop, thinking, tools=True)
+    form = "<|im_start|>{role}\n{}<|im_end|>" + after_turn
+    turns = {role: form.replace("{role}", role) for role in ROLES}
+    return Template(
+        name, system, turns, "<|im_start|>assistant\n", stop, thinking, tools=TOOL_FORMS["hermes"], any_turn=form
+    )
 
 
 _PHI3 = Template(
@@ -279,8 +405,9 @@ _GPT_OSS = Template(
         "assistant": "<|start|>assistant<|channel|>final<|message|>{}<|end|>",
     },
     opening="<|start|>assistant",
-    stop_tokens=("<|return|>",),
+    stop_tokens=("<|return|>", "<|call|>"),
     header=Header(starts=("<|start|>", "<|channel|>"), end="<|message|>"),
+    tools=TOOL_FORMS["openai"],
 )
 TEMPLATES = {
     template.name: template

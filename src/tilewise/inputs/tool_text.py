@@ -1,18 +1,22 @@
-"""The words in which tools stand in a prompt: the Hermes form, with which Qwen's language models were trained.
+"""The words in which tools stand in a prompt: a form for each family of language models that was trained with one.
 
-The strings are those of the Jinja templates of Qwen2.5 and Qwen3, to the character. `{}` stands for JSON texts or
-for what a tool gave back.
+Hermes: the strings of the Jinja templates of Qwen2.5 and Qwen3, to the character. InternLM2: its chat format, with
+tools and results in turns of their own (InternLM/InternLM, `chat/chat_format.md`). Harmony: GPT-OSS's (openai/harmony,
+`docs/format.md`), in which functions are types of TypeScript. `{}` stands for texts of the caller or of the model.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from tilewise.errors import InvalidRequest
+from tilewise.inputs.typescript import namespace_of
 
 MARKS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
-SECTION = """\
+_SECTION = """\
 # Tools
 
 You may call one or more functions to assist with the user query.
@@ -26,8 +30,73 @@ For each function call, return a json object with function name and arguments wi
 <tool_call>
 {"name": <function-name>, "arguments": <args-json-object>}
 </tool_call>"""
-CALL = "<tool_call>\n{}\n</tool_call>"
-RESULT = "<tool_response>\n{}\n</tool_response>"
+_CALL = "<tool_call>\n{}\n</tool_call>"
+_RESULT = "<tool_response>\n{}\n</tool_response>"
+
+
+_ACTION = "<|action_start|><|plugin|>\n{}<|action_end|>"
+_DEVELOPER = "<|start|>developer<|message|># Tools\n\n## functions\n\n{}<|end|>"
+_HARMONY_PREAMBLE = "<|start|>assistant<|channel|>commentary<|message|>{}<|end|>"
+_HARMONY_CALL = "<|start|>assistant to=functions.{}<|channel|>commentary json<|message|>{}<|call|>"
+_HARMONY_RESULT = "<|start|>functions.{} to=assistant<|channel|>commentary<|message|>{}<|end|>"
+ToolFormName = Literal["hermes", "internlm", "openai"]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolForm:
+    """How one family of models was shown tools. Names are those of vLLM's parsers."""
+
+    name: ToolFormName
+    section: str
+    """All definitions: the end of the system's text; or a turn of their own, if `apart`."""
+    call: str
+    result: str
+    apart: bool = False
+    """Definitions and results are turns, and not parts of turns."""
+    preamble: str = ""
+    """What the assistant says before a call, where that is a message of its own, as the calls are then."""
+
+    def system_text(self, text: str) -> str:
+        """The built-in system text of a conversation with tools."""
+        if self.name != "openai":
+            return text
+        channels = text.replace("# Valid channels: final.", "# Valid channels: analysis, commentary, final.")
+        return f"{channels}\nCalls to these tools must go to the commentary channel: 'functions'."
+
+    def definitions(self, tools: Sequence[str]) -> str:
+        """The definitions of functions, each a JSON text as OpenAI has it, as they stand in the section."""
+        if self.name == "hermes":
+            return "\n".join(tools)
+        functions = [json.loads(tool).get("function", {}) for tool in tools]
+        return to_json(functions) if self.name == "internlm" else namespace_of(functions)
+
+    def call_texts(self, call: str) -> tuple[str, ...]:
+        """What stands in the form of a call: `call` is `{"name": ..., "arguments": {...}}`."""
+        if self.name == "hermes":
+            return (call,)
+        made = json.loads(call)
+        if self.name == "internlm":
+            return (to_json({"name": made["name"], "parameters": made["arguments"]}),)
+        return made["name"], to_json(made["arguments"])
+
+    def named_by(self, call: str | None) -> tuple[str, ...]:
+        """What stands in the form of a result before its text: `call` is the one that it answers, if it is known."""
+        if self.name == "openai":
+            return (json.loads(call)["name"] if call else "unknown",)
+        return ()
+
+
+TOOL_FORMS: dict[ToolFormName, ToolForm] = {
+    "hermes": ToolForm("hermes", _SECTION, _CALL, _RESULT),
+    "internlm": ToolForm(
+        "internlm",
+        "<|im_start|>system name=<|plugin|>\n{}<|im_end|>\n",
+        _ACTION,
+        "<|im_start|>environment name=<|plugin|>\n{}<|im_end|>\n",
+        apart=True,
+    ),
+    "openai": ToolForm("openai", _DEVELOPER, _HARMONY_CALL, _HARMONY_RESULT, apart=True, preamble=_HARMONY_PREAMBLE),
+}
 
 
 def to_json(value: Any) -> str:

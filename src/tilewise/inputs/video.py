@@ -84,7 +84,7 @@ def read_video(
     deadline = Deadline(budget, "decode_seconds", f"Decoding {name}", "send a shorter or a smaller video")
     film = _Film(data, name, limits, budget, deadline, upright)
     try:
-        total, seconds = film.measure()
+        total, seconds, whole = film.measure()
         chosen = _choose(choice, total, seconds, film) if total else []
         frames = film.frames(chosen) if chosen else []
     except FileNotFoundError:
@@ -95,7 +95,7 @@ def read_video(
         raise InvalidMedia(f"{name} {_no_video(_content(data))}") from None
     if not frames:
         raise InvalidMedia(f"{name} has no frame that can be decoded; send the whole file.")
-    if len(frames) < len(chosen) and ignored is not None:
+    if ignored is not None and (len(frames) < len(chosen) or not whole):
         ignored.add("damaged_frames", "a video is damaged or cut short, and the frames that can be decoded were taken")
     return frames
 
@@ -186,8 +186,9 @@ class _Film:
     def _check_frame(self, width: int, height: int) -> None:
         check_size((width, height), self.limits, f"A frame of {self.name}")
 
-    def measure(self) -> tuple[int, float | None]:
-        """Frames (counted, not believed) and seconds of the first video stream, as far as they can be read."""
+    def measure(self) -> tuple[int, float | None, bool]:
+        """Frames (counted, not believed) and seconds of the first video stream, as far as they can be read, and
+        whether that is all that the file announces."""
         limit, packets = self.budget.limits.video_frames, 0
         with self._open() as (container, stream):
             for packet in _packets(container, stream):
@@ -199,7 +200,7 @@ class _Film:
                         f"{MediaLimits.variable('video_frames')}."
                     )
             rate = stream.average_rate
-            return packets, packets / float(rate) if rate else None
+            return packets, packets / float(rate) if rate else None, packets >= stream.frames
 
     def frames(self, indices: list[int]) -> list[Image.Image]:
         """Frames at ascending `indices`; fewer if the file ends or is damaged before, at least one if there is any."""

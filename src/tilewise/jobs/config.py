@@ -17,6 +17,7 @@ _OF_HTTP = (
     *("h11_max_incomplete_event_size", "h11_max_header_count", "stream_interval", "enable_force_include_usage"),
     *("uvicorn_log_level", "disable_uvicorn_access_log", "disable_access_log_for_endpoints"),
 )
+NOBODY = "it listens nowhere and streams nothing"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +91,4 @@ def check_server(server: ServerConfig) -> None:
     """Raises InvalidConfig for an option that would have no effect."""
     for field in dataclasses.fields(ServerConfig):
         if serves_nobody(field) and getattr(server, field.name) != field.default:
-            raise InvalidConfig(
-                f"{field.name} has no effect on a batch run, which listens nowhere and streams nothing: leave it out."
-            )
+            raise InvalidConfig(f"{field.name} has no effect on a batch run: {NOBODY}. Leave it out.")

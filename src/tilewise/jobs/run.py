@@ -14,6 +14,7 @@ from typing import Any
 
 from tilewise.config import EngineConfig
 from tilewise.errors import UnknownOption
+from tilewise.foreign.engine import ENGINE
 from tilewise.jobs import rewrite
 from tilewise.jobs.config import Job, check_server
 from tilewise.jobs.output import alone
@@ -60,10 +61,13 @@ def run_batch(
 
 def _configs(options: dict[str, Any]) -> tuple[EngineConfig, ServerConfig]:
     names = [{field.name for field in dataclasses.fields(kind)} for kind in (EngineConfig, ServerConfig)]
+    foreign = {entry.name for entry in ENGINE}
     for name in options:
-        if not any(name in known for known in names):
+        if not any(name in known for known in (*names, foreign)):
             raise UnknownOption.named(name, names[0] | names[1], "A batch run")
-    of_engine, of_server = ({name: options[name] for name in options if name in known} for known in names)
+    of_engine, of_server = (
+        {name: options[name] for name in options if name in known} for known in (names[0] | foreign, names[1])
+    )
     return EngineConfig.of(**of_engine), ServerConfig.of(**of_server)
 
 

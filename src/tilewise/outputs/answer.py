@@ -41,7 +41,7 @@ class Answer:
         output.token_ids.append(token.token_id)
         self._score(token)
         ends = finish_reason == "stop" and not sampling.include_stop_str_in_output
-        if not ends and not (sampling.skip_special_tokens and self._is_control(token.token_id)):
+        if not ends and sampling.detokenize and not (sampling.skip_special_tokens and self._is_control(token.token_id)):
             self._shown.append(token.token_id)
             self._held += self._stream.add(token.token_id)
         output.finish_reason, output.stop_reason = finish_reason, stop_reason

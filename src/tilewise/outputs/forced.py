@@ -52,7 +52,7 @@ class ListedCalls:
             if header is None:
                 return False
             deltas.append(CallDelta(self._calls, json.loads(header.group(1)), ""))
-            self._held, self._scan = self._held[header.end() :], ObjectScan(tagged=False)
+            self._held, self._scan = self._held[header.end() :], ObjectScan()
         length = self._scan.read(self._held)
         if length:
             deltas.append(CallDelta(self._calls, None, self._held[:length]))

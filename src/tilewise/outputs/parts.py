@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from tilewise.inputs.tool_text import ToolFormName
 from tilewise.outputs.forced import ListedCalls, NamedCall
+from tilewise.outputs.harmony import HarmonyDelta, HarmonySplitter
 from tilewise.outputs.reasoning import ReasoningSplitter
-from tilewise.outputs.tools import CallDelta, ToolSplitter
+from tilewise.outputs.tools import HERMES_TAGS, INTERNLM_TAGS, CallDelta, ToolSplitter
 
 Calls = Literal["none", "auto", "required", "named"]
 
@@ -39,10 +41,12 @@ class PartsRule:
     """Of the function, when calls are named."""
     parallel: bool = True
     """Whether calls after the first are calls."""
+    form: ToolFormName = "hermes"
+    """How the model writes calls that it makes of its own accord; in harmony (`openai`), how it writes all parts."""
 
     def reader(self) -> CallReader:
-        if self.calls == "auto":
-            return ToolSplitter()
+        if self.calls == "auto" and self.form != "openai":
+            return ToolSplitter(INTERNLM_TAGS if self.form == "internlm" else HERMES_TAGS)
         if self.calls == "required":
             return ListedCalls()
         return NamedCall(self.name) if self.calls == "named" else NoCalls()
@@ -65,23 +69,38 @@ class PartsSplitter:
 
     def __init__(self, rule: PartsRule) -> None:
         self._rule = rule
-        self._reasoning = ReasoningSplitter(rule.opened) if rule.reasoning else None
+        harmony = rule.form == "openai"
+        self._harmony = HarmonySplitter(with_calls=rule.calls == "auto") if harmony else None
+        self._reasoning = ReasoningSplitter(rule.opened) if rule.reasoning and not harmony else None
         self._calls = rule.reader()
 
     @property
     def in_reasoning(self) -> bool:
         """Whether the text so far ends within the reasoning."""
-        return self._reasoning is not None and self._reasoning.inside
+        return any(splitter is not None and splitter.inside for splitter in (self._reasoning, self._harmony))
 
     def add(self, text: str) -> PartsDelta:
+        if self._harmony:
+            return self._of_messages(self._harmony.add(text))
         reasoning, rest = self._reasoning.add(text) if self._reasoning else ("", text)
         return self._delta(reasoning, *self._calls.add(rest))
 
     def finish(self) -> PartsDelta:
+        if self._harmony:
+            found = self._of_messages(self._harmony.finish())
+            content, calls = self._calls.finish()
+            return self._delta(found.reasoning, found.content + content, [*found.calls, *calls])
         reasoning, rest = self._reasoning.finish() if self._reasoning else ("", "")
         content, calls = self._calls.add(rest)
         more, last = self._calls.finish()
         return self._delta(reasoning, content + more, [*calls, *last])
+
+    def _of_messages(self, found: HarmonyDelta) -> PartsDelta:
+        """Where nobody asked for reasoning apart, it is content, as what stands between `<think>` tags is."""
+        if not self._rule.reasoning:
+            found = HarmonyDelta("", found.reasoning + found.content, found.calls)
+        content, calls = self._calls.add(found.content)
+        return self._delta(found.reasoning, content, [*found.calls, *calls])
 
     def _delta(self, reasoning: str, content: str, calls: list[CallDelta]) -> PartsDelta:
         return PartsDelta(reasoning, content, tuple(c for c in calls if self._rule.parallel or c.index == 0))

@@ -1,8 +1,9 @@
-"""Tool calls in an answer, told apart from its text as both grow: the Hermes form that Qwen's models write.
+"""Tool calls in an answer, told apart from its text as both grow: JSON between two tags.
 
-`<tool_call>{"name": ..., "arguments": {...}}</tool_call>`, any number of times. As soon as a name and the beginning of
-its arguments are there, arguments are given out as they come, as text. From then on it is a call, even if its JSON
-should break; what breaks before that is content, tags included.
+`<tool_call>{"name": ..., "arguments": {...}}</tool_call>` in the Hermes form that Qwen's models write,
+`<|action_start|><|plugin|>{"name": ..., "parameters": {...}}<|action_end|>` in InternLM2's; any number of times.
+As soon as a name and the beginning of its arguments are there, arguments are given out as they come, as text. From then
+on it is a call, even if its JSON should break; what breaks before that is content, tags included.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Any, Literal
 
 from tilewise.outputs.reasoning import partial_tag
 
-OPEN, CLOSE = "<tool_call>", "</tool_call>"
+HERMES_TAGS = ("<tool_call>", "</tool_call>")
+INTERNLM_TAGS = ("<|action_start|><|plugin|>", "<|action_end|>")
 # A name with "</" could hold the tag: such a call is read when it is whole.
 _HEADER = re.compile(
     r'\s*\{\s*"name"\s*:\s*("(?:[^"\\<]|<(?!/)|\\[^<])+")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
@@ -36,12 +38,13 @@ class ToolSplitter:
     White space before a call belongs to nothing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tags: tuple[str, str] = HERMES_TAGS) -> None:
+        self._open, self._close = tags
         self._place: Literal["content", "block", "arguments", "tail"] = "content"
         self._held = ""
         self._space = ""  # before the call that has begun
         self._calls = 0
-        self._scan = ObjectScan()
+        self._scan = ObjectScan(self._close)
 
     def add(self, text: str) -> tuple[str, list[CallDelta]]:
         """New content, new parts of calls."""
@@ -71,12 +74,12 @@ class ToolSplitter:
         return "", []
 
     def _read_content(self) -> str:
-        text, tag, behind = self._held.partition(OPEN)
+        text, tag, behind = self._held.partition(self._open)
         if tag:
             content = text.rstrip()
             self._space, self._held, self._place = text[len(content) :], behind, "block"
             return content
-        ready = text[: len(text) - partial_tag(text, OPEN)].rstrip()
+        ready = text[: len(text) - partial_tag(text, self._open)].rstrip()
         self._held = text[len(ready) :]
         return ready
 
@@ -85,9 +88,9 @@ class ToolSplitter:
         name = _name(header.group(1)) if header else None
         if header and name is not None:
             deltas.append(CallDelta(self._calls, name, ""))
-            self._held, self._place, self._scan = self._held[header.end() :], "arguments", ObjectScan()
+            self._held, self._place, self._scan = self._held[header.end() :], "arguments", ObjectScan(self._close)
             return ""
-        text, tag, behind = self._held.partition(CLOSE)
+        text, tag, behind = self._held.partition(self._close)
         if not tag:
             return ""
         self._held, self._place = behind, "content"
@@ -97,7 +100,7 @@ class ToolSplitter:
         """A call whose keys come in another order; or content, if it is no call."""
         call = _parse(text)
         if call is None:
-            return self._space + OPEN + text + tag
+            return self._space + self._open + text + tag
         name, arguments = call
         deltas += [CallDelta(self._calls, name, ""), CallDelta(self._calls, None, arguments)]
         self._calls += 1
@@ -108,25 +111,25 @@ class ToolSplitter:
         if length:
             deltas.append(CallDelta(self._calls, None, self._held[:length]))
             self._held = self._held[length:]
-        if self._scan.done or self._held.startswith(CLOSE):
+        if self._scan.done or self._held.startswith(self._close):
             self._calls += 1
             self._place = "tail"
 
     def _skip_tail(self) -> None:
-        _, tag, behind = self._held.partition(CLOSE)
+        _, tag, behind = self._held.partition(self._close)
         if tag:
             self._held, self._place = behind, "content"
         else:
-            self._held = self._held[len(self._held) - partial_tag(self._held, CLOSE) :]
+            self._held = self._held[len(self._held) - partial_tag(self._held, self._close) :]
 
 
 class ObjectScan:
     """Finds the end of a JSON object whose text comes in pieces, or of what was meant as one."""
 
-    def __init__(self, tagged: bool = True) -> None:
-        """`tagged`: whether a `</tool_call>` outside of strings ends it, too."""
+    def __init__(self, tag: str = "") -> None:
+        """`tag` outside of strings ends it, too, if there is one."""
         self.done = False
-        self._tagged = tagged
+        self._tag = tag
         self._depth = 0
         self._in_string = False
         self._escaped = False
@@ -136,7 +139,7 @@ class ObjectScan:
         for place, letter in enumerate(text):
             if self._in_string:
                 self._read_in_string(letter)
-            elif self._tagged and letter == "<" and (CLOSE.startswith(text[place:]) or text.startswith(CLOSE, place)):
+            elif letter == "<" and self._tag and self._meets_tag(text[place : place + len(self._tag)]):
                 return place
             elif letter == '"':
                 self._in_string = True
@@ -146,6 +149,9 @@ class ObjectScan:
                 self.done = True
                 return place + 1
         return len(text)
+
+    def _meets_tag(self, text: str) -> bool:
+        return self._tag.startswith(text)
 
     def _read_in_string(self, letter: str) -> None:
         if self._escaped:

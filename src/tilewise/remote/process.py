@@ -44,7 +44,7 @@ def main(end: socket, log_level: str) -> None:
     except TilewiseError as error:
         pipe.send(CannotStart(error))
         raise SystemExit(1) from None
-    inbox = Inbox(pipe, launch.model.folder.path, launch.end_ids)
+    inbox = Inbox(pipe, launch.model.tokenizer, launch.end_ids)
     try:
         pipe.send(ready)
         run(pipe, core, inbox)
@@ -62,7 +62,7 @@ def build(launch: Launch) -> tuple[EngineCore, Ready]:
     imported = time.perf_counter()
     runner, resolved = build_runner(launch.config, launch.model, launch.image_context_id, launch.draft)
     seconds = {"imports": imported - started, "model": time.perf_counter() - imported}
-    return EngineCore(runner, resolved.limits, resolved.overlap), Ready(resolved, seconds)
+    return EngineCore(runner, resolved.limits, resolved.overlap, seed=launch.config.seed), Ready(resolved, seconds)
 
 
 def run(pipe: Pipe, core: EngineCore, inbox: Inbox) -> None:

@@ -196,5 +196,6 @@ def _load(
         return architecture.build(RandomSource(dtype, platform.device), ops, context, mesh, watch, store)
     read_ahead(shard_files(architecture.folder.path), config.safetensors_load_strategy)
     size = architecture.count_parameters(ops) * dtype.itemsize
-    with progress_bar("Loading weights", size, size >= _WORTH_A_BAR, of_bytes=True) as on_read:
+    shown = config.use_tqdm_on_load and size >= _WORTH_A_BAR
+    with progress_bar("Loading weights", size, shown, of_bytes=True) as on_read:
         return architecture.load(dtype, ops, context, platform.device, on_read, mesh, watch, store)

@@ -14,25 +14,24 @@ from typing import Any
 from tilewise.config import EngineConfig
 from tilewise.engine.counters import Counters, StatsLog
 from tilewise.errors import InvalidConfig
-from tilewise.inputs.draft import find_draft
+from tilewise.ignored import LOG, Ignored
 from tilewise.inputs.media_cache import MediaCache
-from tilewise.inputs.prepare import InputOptions, Preparer
+from tilewise.inputs.model_inputs import ModelInputs
+from tilewise.inputs.sampling import default_sampling
 from tilewise.inputs.spec import InputSpec
-from tilewise.inputs.tokenizer import Tokenizer
+from tilewise.inputs.templates import Template
+from tilewise.inputs.tool_text import TOOL_FORMS
 from tilewise.llm import log_interval, media_reader
 from tilewise.remote.child import EngineProcess
 from tilewise.remote.supervisor import RestartRule, State, Supervisor
 from tilewise.remote.wire import Build, Launch, Outbox
-from tilewise.resize import resizer
 from tilewise.sampling_params import MAX_N
 from tilewise.server.config import ServerConfig
 from tilewise.server.convert import check_template_options
 from tilewise.server.metrics import Metrics
-from tilewise.server.served import ServedModel, sampling_defaults
+from tilewise.server.served import ServedModel
 from tilewise.server.service import Admission, Service
 from tilewise.server.tracing import Tracing
-from tilewise.weights.checkpoint import Checkpoint
-from tilewise.weights.folder import CheckpointFolder, read_json
 
 logger = logging.getLogger("tilewise")
 
@@ -90,29 +89,26 @@ async def assemble(
     # First: what is missing or cannot be read should not cost a model's loading time.
     tracing = tracing_of(engine, config)
     reader = replace(media_reader(engine), detail_tiles=config.detail_tiles)
-    checkpoint = await asyncio.to_thread(
-        Checkpoint.find, engine.model, engine.revision, engine.hub, engine.download_dir
-    )
-    folder = checkpoint.folder
-    tokenizer = Tokenizer.from_folder(folder.path)
-    spec = InputSpec.of(folder, tokenizer, engine.mm_processor_kwargs)
-    sampling = default_sampling(config, folder)
-    launch = Launch(engine, checkpoint, find_draft(engine, tokenizer), tokenizer.image_context_id, spec.end_ids, build)
+    found = await asyncio.to_thread(ModelInputs.of, engine)
+    found = replace(found, spec=with_parsers(found.spec, config))
+    folder = found.checkpoint.folder
+    sampling = default_sampling(config.generation_config, config.override_generation_config, folder)
+    if sampling:
+        logger.info("Default sampling options of the model: %s", sampling)
+    launch = Launch(engine, found.checkpoint, found.draft, found.tokenizer.image_context_id, found.spec.end_ids, build)
     read = time.perf_counter()
 
     supervisor = Supervisor(launch, RestartRule(config.max_engine_restarts, config.engine_restart_window))
     ready = await supervisor.start(process)
-    context = ready.resolved.limits.max_model_len
-    served = served_model(engine, config, context, sampling)
-    cache = MediaCache.of(engine.mm_processor_cache_gb)
-    resize = resizer(ready.resolved.resize_kernels)
-    preparer = Preparer(spec, tokenizer, context, InputOptions.of(engine), cache, resize)
+    preparer = found.preparer(ready.resolved)
+    context = preparer.max_model_len
+    served = served_model(engine, config, context, sampling, found.spec.template)
     metrics = Metrics(served.name, context)
     metrics.describe_caches(ready.resolved)
     admission = Admission(config.max_num_queued_reqs, config.max_num_queued_tokens, config.request_timeout)
     service = Service(supervisor, preparer, reader, admission, metrics, media_threads(), tracing)
     stats = None if engine.disable_log_stats else StatsLog(log_interval(), time.monotonic())
-    parts = Assembly(supervisor, service, served, metrics, stats, cache, engine, folder.path)
+    parts = Assembly(supervisor, service, served, metrics, stats, preparer.cache, engine, folder.path)
     parts.became("ready")
     supervisor.watch(parts)
     waited = time.perf_counter() - read - sum(ready.seconds.values())
@@ -126,9 +122,34 @@ def tracing_of(engine: EngineConfig, config: ServerConfig) -> Tracing | None:
     return None if target is None else Tracing(target, names[0])
 
 
+def with_parsers(spec: InputSpec, config: ServerConfig) -> InputSpec:
+    """The inputs of a model whose tools are written as `--tool-call-parser` says.
+
+    Raises InvalidConfig for a parser of another kind of model.
+    """
+    trained, asked = spec.template.tools, config.tool_call_parser
+    harmony, reader = trained is not None and trained.name == "openai", config.reasoning_parser
+    if reader is not None and (reader == "openai_gptoss") != harmony:
+        fits = "openai_gptoss" if harmony else "qwen3 or deepseek_r1"
+        raise InvalidConfig(f"reasoning_parser={reader} does not fit this model: take {fits}, or leave it out.")
+    if trained is None or asked in (None, trained.name):
+        return spec
+    if trained.name != "internlm" or asked != "hermes":
+        raise InvalidConfig(
+            f"tool_call_parser={asked} does not fit this model, which was trained with {trained.name}: leave it out."
+        )
+    return replace(spec, template=spec.template.with_tools(TOOL_FORMS[asked]))
+
+
 def served_model(
-    engine: EngineConfig, config: ServerConfig, max_model_len: int, sampling: dict[str, Any]
+    engine: EngineConfig, config: ServerConfig, max_model_len: int, sampling: dict[str, Any], template: Template
 ) -> ServedModel:
+    thinks, form = template.thinking is not None, template.tools.name if template.tools else "hermes"
+    ignored = Ignored()
+    thinking = bool(check_template_options(config.default_chat_template_kwargs, ignored))
+    if thinking and not thinks:
+        ignored.add("chat_template_kwargs.enable_thinking", "the model was not trained to think")
+    LOG.take(ignored.reasons, "default_chat_template_kwargs")
     return ServedModel(
         names=config.served_model_name or (engine.model,),
         root=engine.model,
@@ -138,27 +159,15 @@ def served_model(
         max_logprobs=engine.max_logprobs,
         max_answers=max_answers(engine.max_num_seqs),
         tools=config.enable_auto_tool_choice,
-        reasoning=config.reasoning_parser is not None,
-        thinking=bool(check_template_options(config.default_chat_template_kwargs)),
+        tool_form=form,
+        reasoning=config.reasoning_parser is not None or form == "openai",
+        thinking=thinking and thinks,
+        thinks=thinks,
+        detail_levels=frozenset(config.detail_tiles or ()),
         priorities=engine.scheduling_policy == "priority",
         strict_fields=config.strict_fields,
         force_include_usage=config.enable_force_include_usage,
     )
-
-
-def default_sampling(config: ServerConfig, folder: CheckpointFolder) -> dict[str, Any]:
-    """Of requests that do not say. Raises InvalidConfig for a file that says nonsense."""
-    source = config.generation_config
-    if source == "vllm":
-        values: dict[str, Any] = {}
-    elif source == "auto":
-        values = dict(folder.optional("generation_config.json").values)
-    else:
-        values = read_json(Path(source) / "generation_config.json")
-    found = sampling_defaults(values, config.override_generation_config)
-    if found:
-        logger.info("Default sampling options of the model: %s", found)
-    return found
 
 
 def media_threads() -> int:

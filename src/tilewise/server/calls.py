@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tilewise.inputs.media_io import MediaOptions
+from tilewise.inputs.prepare import Side
 from tilewise.inputs.templates import Ending
+from tilewise.inputs.tool_text import ToolFormName
 from tilewise.sampling_params import SamplingParams
 from tilewise.server.toolcalls import ToolUse
 
@@ -50,6 +52,8 @@ class ChatPrompt:
     """`media_io_kwargs`."""
     keep_last: int | None = None
     """`truncate_prompt_tokens`."""
+    cut: Side = "left"
+    """`truncation_side`: where a prompt that is cut loses tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +63,9 @@ class ChatCall:
     sampling: SamplingParams
     routing: Routing
     tools: ToolUse = ToolUse()
+    strict_schema: dict[str, Any] | None = field(default=None, hash=False)
+    """An answer is checked by it when it is whole."""
+    tool_form: ToolFormName = "hermes"
     reasoning: bool = True
     """Whether `<think>...</think>` is told apart from the answer ..."""
     include_reasoning: bool = True
@@ -78,6 +85,7 @@ class CompletionCall:
     start: bool = True
     """Whether a text gets the tokenizer's start token."""
     keep_last: int | None = None
+    cut: Side = "left"
     echo: bool = False
     prompt_only: bool = False
     """`max_tokens: 0`: nothing but the prompt is answered; the engine generates one token all the same."""

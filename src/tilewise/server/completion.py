@@ -28,13 +28,14 @@ def completion_call(
 ) -> CompletionCall:
     """Names without effect go into `ignored`. Raises InvalidRequest, UnknownModel or pydantic's ValidationError."""
     fields = CompletionBody.read(body, COMPLETION, UnknownFields(ignored, served.strict_fields))
-    prompt_only = fields.echo and fields.max_tokens == 0
+    most = fields.max_tokens if fields.max_completion_tokens is None else fields.max_completion_tokens
+    prompt_only = fields.echo and most == 0
     scored_prompt = fields.echo and fields.logprobs is not None
     if scored_prompt and fields.stream:
         raise InvalidField("echo", "echo with logprobs is not streamed: leave out one of echo, logprobs and stream.")
     if scored_prompt and fields.prompt_logprobs is None:
         fields = fields.model_copy(update={"prompt_logprobs": fields.logprobs})
-    wanted = 1 if prompt_only else fields.max_tokens
+    wanted = 1 if prompt_only else most
     default = served.sampling.get("max_tokens", DEFAULT_MAX_TOKENS)
     prompts = _prompts(fields.prompt)
     sampling = sampling_of(fields, served, max_tokens=default if wanted is None else wanted, logprobs=fields.logprobs)
@@ -46,6 +47,7 @@ def completion_call(
         routing=routing_of(fields.priority, fields.cache_salt, wanted, served),
         start=fields.add_special_tokens,
         keep_last=fields.truncate_prompt_tokens,
+        cut=fields.truncation_side or "left",
         echo=fields.echo,
         prompt_only=prompt_only,
     )

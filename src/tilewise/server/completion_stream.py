@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tilewise.outputs.group import Piece
@@ -31,10 +31,16 @@ class CompletionStream:
         self._call = call
         self._requests = requests
         self._decode = decode
+        self._tokens = [0] * len(requests)
         self._choices = [_Choice() for _ in range(len(requests) * call.sampling.n)]
 
     def take(self, prompt: int, piece: Piece, usage: Usage) -> list[dict[str, Any]]:
-        """A piece of an answer to prompt number `prompt`, whose usage so far this is. Raises BrokenAnswer."""
+        """A piece of an answer to prompt number `prompt`, whose tokens `usage` counts. Raises BrokenAnswer.
+
+        Each chunk counts the tokens taken up to it, as `usage` may be ahead, where a step brought several.
+        """
+        self._tokens[prompt] += 1
+        usage = replace(usage, completion_tokens=self._tokens[prompt])
         index = prompt * self._call.sampling.n + piece.index
         choice, only = self._choices[index], self._call.prompt_only
         if not only:

@@ -12,12 +12,13 @@ from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from tilewise.errors import InvalidConfig, UnknownOption
+from tilewise.inputs.tool_text import ToolFormName
 from tilewise.option import MANY, check_range, check_types, option, whole
 from tilewise.server.tls import check_tls
 from tilewise.types import Detail
 
-ToolCallParser = Literal["hermes"]
-ReasoningParser = Literal["qwen3", "deepseek_r1"]
+ToolCallParser = ToolFormName
+ReasoningParser = Literal["qwen3", "deepseek_r1", "openai_gptoss"]
 UvicornLogLevel = Literal["critical", "error", "warning", "info", "debug", "trace"]
 
 
@@ -90,13 +91,13 @@ class ServerConfig:
         None, 'chat_template_kwargs of requests without, as {"enable_thinking": true}', "answers"
     )
     enable_auto_tool_choice: bool = option(
-        False, 'let the model decide about calls of tools (tool_choice "auto"); needs tool_call_parser', "answers"
+        False, 'let the model decide about calls of tools (tool_choice "auto")', "answers"
     )
     tool_call_parser: ToolCallParser | None = option(
-        None, "how calls of tools are written; hermes is what the Qwen models were trained with", "answers"
+        None, "how calls of tools are written: as the model was trained, unless you say otherwise", "answers"
     )
     reasoning_parser: ReasoningParser | None = option(
-        None, "take <think>...</think> out of `content` and into `reasoning`", "answers"
+        None, "take <think>...</think> out of `content` and into `reasoning`; GPT-OSS needs no flag", "answers"
     )
     detail_tiles: dict[Detail, int] | None = option(
         None, 'most tiles of a picture by the `detail` of its image_url, as {"low": 1} (default: no effect)', "answers"
@@ -189,8 +190,6 @@ class ServerConfig:
             )
 
     def _check_answers(self) -> None:
-        if self.enable_auto_tool_choice and self.tool_call_parser is None:
-            raise InvalidConfig("enable_auto_tool_choice needs tool_call_parser: add --tool-call-parser hermes.")
         if any(not name.strip() for name in self.served_model_name):
             raise InvalidConfig("served_model_name: a name is empty.")
         source = self.generation_config

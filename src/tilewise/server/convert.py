@@ -9,17 +9,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from tilewise.errors import InvalidField, InvalidRequest
-from tilewise.ignored import Ignored
+from tilewise.ignored import Ignored, is_near_miss
 from tilewise.inputs.media_io import MediaOptions
 from tilewise.inputs.templates import Ending
 from tilewise.server.calls import ChatCall, ChatPrompt, Reply, Routing
 from tilewise.server.fields import CHAT, UnknownFields
-from tilewise.server.messages import read_conversation
+from tilewise.server.fields.unknown import MAX_UNKNOWN
+from tilewise.server.messages import PREFIX_KEYS, read_conversation
 from tilewise.server.protocol.chat import ChatBody
 from tilewise.server.protocol.common import Sampled
-from tilewise.server.sampling import sampling_of
+from tilewise.server.protocol.tokenize import TokenizeBody
+from tilewise.server.sampling import sampling_of, strict_schema
 from tilewise.server.served import ServedModel
-from tilewise.server.toolcalls import read_tools
+from tilewise.server.toolcalls import ToolUse, check_tool_types, read_tools
 
 _RESERVED = ("chat_template", "tokenize", "tools", "documents", "add_generation_prompt", "continue_final_message",
              "padding", "truncation", "max_length", "return_tensors", "return_dict", "tokenizer_kwargs",
@@ -33,31 +35,42 @@ def chat_call(body: dict[str, Any], served: ServedModel, ignored: Ignored, heade
     Raises InvalidRequest, UnknownModel or pydantic's ValidationError.
     """
     check_template(body, served)
+    check_tool_types(body.get("tools"))
     unknown = UnknownFields(ignored, served.strict_fields)
     fields = ChatBody.read(body, CHAT, unknown)
     tools = read_tools(fields.tools, fields.tool_choice, fields.parallel_tool_calls, served)
-    messages = read_conversation(fields.messages, unknown)
-    ending = ending_of(fields.add_generation_prompt, fields.continue_final_message)
+    messages = read_conversation(fields.messages, unknown, served.detail_levels)
+    goes_on = fields.continue_final_message or begins_answer(fields.messages)
+    ending = ending_of(fields.add_generation_prompt, goes_on)
+    sampling = sampling_of(
+        fields, served, max_tokens=_max_tokens(fields), logprobs=_logprobs(fields), structure=tools.structure
+    )
     return ChatCall(
         reply=reply_of(fields, served, "chatcmpl-", header_id),
         prompt=ChatPrompt(
             messages=messages,
-            thinking=thinking_of(fields, served),
+            thinking=thinking_of(fields, served, ignored),
             tools=tools.definitions,
             ending=ending,
-            processor=fields.mm_processor_kwargs or {},
-            media=media_of(fields.media_io_kwargs),
+            processor=processor_of(fields),
+            media=media_of(fields.media_io_kwargs, ignored),
             keep_last=fields.truncate_prompt_tokens,
+            cut=fields.truncation_side or "left",
         ),
-        sampling=sampling_of(
-            fields, served, max_tokens=_max_tokens(fields), logprobs=_logprobs(fields), structure=tools.structure
-        ),
+        sampling=sampling.with_(skip_special_tokens=False) if _shows_marks(served, tools) else sampling,
         routing=routing_of(fields.priority, fields.cache_salt, _max_tokens(fields), served),
         tools=tools,
+        strict_schema=strict_schema(fields),
+        tool_form=served.tool_form,
         reasoning=served.reasoning,
         include_reasoning=fields.include_reasoning,
         echo=_echo(messages) if fields.echo else "",
     )
+
+
+def _shows_marks(served: ServedModel, tools: ToolUse) -> bool:
+    """Whether parts of the answer are told apart by special tokens, which are hidden otherwise."""
+    return served.tool_form == "openai" or (served.tool_form == "internlm" and tools.choice == "auto")
 
 
 def check_template(body: dict[str, Any], served: ServedModel) -> None:
@@ -73,33 +86,75 @@ def check_template(body: dict[str, Any], served: ServedModel) -> None:
     raise InvalidField("chat_template", why)
 
 
-def check_template_options(options: dict[str, Any] | None) -> bool | None:
-    """`chat_template_kwargs`: enable_thinking, or None."""
+def check_template_options(options: dict[str, Any] | None, ignored: Ignored) -> bool | None:
+    """`chat_template_kwargs`: enable_thinking, or None; others are named, as no built-in template has them.
+
+    Raises InvalidField for what would be another template, or a near miss.
+    """
     for name in options or {}:
         if name in _RESERVED:
             raise InvalidField(
                 "chat_template_kwargs", f"chat_template_kwargs may not set {name}, which is reserved: leave it out."
             )
-        if name != "enable_thinking":
-            raise InvalidField("chat_template_kwargs", f"chat_template_kwargs knows enable_thinking, got {name[:80]}.")
+        if name != "enable_thinking" and is_near_miss(name, ("enable_thinking",)):
+            raise InvalidField(
+                "chat_template_kwargs",
+                f"chat_template_kwargs has no {name[:80]!r}. Did you mean enable_thinking? Leave it out otherwise.",
+            )
+    others = [name for name in options or {} if name != "enable_thinking" and (options or {})[name] is not None]
+    if len(others) > MAX_UNKNOWN:
+        raise InvalidField(
+            "chat_template_kwargs", f"chat_template_kwargs has {len(others)} names, the most are {MAX_UNKNOWN}."
+        )
+    for name in others:
+        ignored.add(f"chat_template_kwargs.{name}", "the built-in templates know enable_thinking and nothing else")
     value = (options or {}).get("enable_thinking")
     if value is not None and not isinstance(value, bool):
         raise InvalidField("chat_template_kwargs", f"enable_thinking must be true or false, got {value!r:.80}.")
     return value
 
 
-def thinking_of(fields: ChatBody, served: ServedModel) -> bool:
-    """The template thinks or does not: an effort is one of the two."""
+def processor_of(fields: ChatBody | TokenizeBody) -> dict[str, Any]:
+    """`mm_processor_kwargs`, whose options may stand beside it as well. Raises InvalidField for two values of one."""
+    found = dict(fields.mm_processor_kwargs or {})
+    for name in ("max_dynamic_patch", "min_dynamic_patch", "interleave_mm_strings"):
+        value = getattr(fields, name)
+        if value is not None and found.setdefault(name, value) != value:
+            raise InvalidField(name, f"{name}={value} and mm_processor_kwargs.{name}={found[name]!r:.80}: send one.")
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def begins_answer(messages: Sequence[dict[str, Any]]) -> bool:
+    """Whether the last message is the beginning of the answer, by the `prefix` or `partial` of other servers."""
+    last = messages[-1] if messages else {}
+    return last.get("role") == "assistant" and any(last.get(name) is True for name in PREFIX_KEYS)
+
+
+def thinking_of(fields: ChatBody, served: ServedModel, ignored: Ignored) -> bool:
+    """The template thinks or does not: an effort is one of the two, and neither where no thinking was trained."""
     effort = None if fields.reasoning_effort is None else fields.reasoning_effort not in ("none", "minimal")
     said = {
-        "chat_template_kwargs": check_template_options(fields.chat_template_kwargs),
+        "chat_template_kwargs": check_template_options(fields.chat_template_kwargs, ignored),
         "enable_thinking": fields.enable_thinking,
         "reasoning_effort": effort,
     }
     asked = {name: value for name, value in said.items() if value is not None}
     if len(set(asked.values())) > 1:
         raise InvalidField(next(iter(asked)), f"{' and '.join(asked)} contradict each other: send one of them.")
-    return next(iter(asked.values()), served.thinking)
+    thinking = next(iter(asked.values()), served.thinking)
+    why = without_thinking(fields.messages, served) if thinking else None
+    for name in asked if why else ():
+        ignored.add(f"{name}.enable_thinking" if name == "chat_template_kwargs" else name, why or "")
+    return thinking and why is None
+
+
+def without_thinking(messages: Sequence[dict[str, Any]], served: ServedModel) -> str | None:
+    """Why a prompt cannot ask for thinking, if so."""
+    if not served.thinks:
+        return "the model was not trained to think"
+    if messages and messages[0].get("role") in ("system", "developer"):
+        return "the first message, of the system, takes the place of the text that asks for thinking"
+    return None
 
 
 def ending_of(add_generation_prompt: bool | None, continue_final_message: bool) -> Ending:
@@ -113,9 +168,9 @@ def ending_of(add_generation_prompt: bool | None, continue_final_message: bool) 
     return "open" if add_generation_prompt is None or add_generation_prompt else "end"
 
 
-def media_of(kwargs: dict[str, Any] | None) -> MediaOptions:
+def media_of(kwargs: dict[str, Any] | None, ignored: Ignored) -> MediaOptions:
     try:
-        return MediaOptions.of(kwargs)
+        return MediaOptions.of(kwargs, ignored=ignored)
     except InvalidRequest as error:
         raise InvalidField("media_io_kwargs", str(error)) from None
 

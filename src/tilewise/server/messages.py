@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, get_args
 
-from tilewise.errors import InvalidField, did_you_mean
+from tilewise.errors import InvalidField, InvalidRequest, did_you_mean
+from tilewise.inputs.chat import check_role
+from tilewise.inputs.parts import TILING
 from tilewise.server.fields import UnknownFields
 from tilewise.types import Detail
 
@@ -49,26 +52,60 @@ _REFUSED_PARTS = {
 _NOTHING: tuple[Any, ...] = (None, [], {}, "")
 """Values that say nothing, as an answer of ours that is sent back has them."""
 _DETAILS = (*get_args(Detail), None)
+PREFIX_KEYS = ("prefix", "partial")
+"""Of a last message of the assistant: true = the answer goes on with it."""
+_OF_MEDIA = ("url", "uuid", "detail", *TILING)
+_PIXELS = "pictures are cut into tiles of one size, set max_dynamic_patch"
+_FRAMES = "it is set for all videos of a request, as media_io_kwargs.video.num_frames or fps"
+_CHANGING = {
+    "image_url": dict.fromkeys(
+        ("min_pixels", "max_pixels", "resized_height", "resized_width", "size", "max_slice_nums", "crop"), _PIXELS
+    ),
+    "video_url": {
+        **dict.fromkeys(("fps", "num_frames", "nframes", "max_frames", "min_frames", "sample_fps"), _FRAMES),
+        **dict.fromkeys(("video_start", "video_end", "start", "end"), "videos are read as a whole"),
+        **dict.fromkeys(
+            ("min_pixels", "max_pixels", "total_pixels", "resized_height", "resized_width"), "frames are one tile each"
+        ),
+    },
+}
+"""Options of a picture or video that change what the model sees, and cannot be had; each with the reason."""
 
 
-def read_conversation(messages: Sequence[dict[str, Any]], unknown: UnknownFields) -> tuple[dict[str, Any], ...]:
-    """Messages for `read_messages`; keys without effect are named. Raises InvalidField, naming message and part."""
+def read_conversation(
+    messages: Sequence[dict[str, Any]], unknown: UnknownFields, detail_levels: Collection[str] = ()
+) -> tuple[dict[str, Any], ...]:
+    """Messages for `read_messages`; keys without effect are named, as is a `detail` of none of the levels.
+
+    Raises InvalidField, naming message and part.
+    """
     if not messages:
         raise InvalidField("messages", "messages is empty: it needs at least one message.")
-    return tuple(_message(message, f"messages[{number}]", unknown) for number, message in enumerate(messages))
+    conversation = _Conversation(unknown, detail_levels, len(messages) - 1)
+    return tuple(_message(message, number, conversation) for number, message in enumerate(messages))
 
 
-def _message(message: dict[str, Any], where: str, unknown: UnknownFields) -> dict[str, Any]:
-    role = message.get("role")
-    if not isinstance(role, str) or role not in _KEYS:
-        known = ", ".join(_KEYS)
-        raise InvalidField(f"{where}.role", f"{where}: role must be one of {known}, got {role!r:.80}.")
+@dataclass(frozen=True)
+class _Conversation:
+    """What all messages of a request are read by."""
+
+    unknown: UnknownFields
+    detail_levels: Collection[str]
+    last: int
+
+
+def _message(message: dict[str, Any], number: int, conversation: _Conversation) -> dict[str, Any]:
+    where, unknown = f"messages[{number}]", conversation.unknown
+    role = _role(message, where)
+    begins = role == "assistant" and number == conversation.last
     for key, value in message.items():
-        if key not in _KEYS[role] | {"role"} and value not in _NOTHING:
+        if begins and key in PREFIX_KEYS and isinstance(value, bool):
+            continue
+        if key not in _KEYS.get(role, {"content"}) | {"role"} and value not in _NOTHING:
             _take_key(key, role, where, unknown)
     content = message.get("content")
     if isinstance(content, list):
-        content = list(_parts(content, where, unknown))
+        content = list(_parts(content, where, conversation))
     elif content is not None and not isinstance(content, str):
         raise InvalidField(
             f"{where}.content",
@@ -76,14 +113,25 @@ def _message(message: dict[str, Any], where: str, unknown: UnknownFields) -> dic
         )
     if content is None and not message.get("tool_calls") and role != "assistant":
         raise InvalidField(f"{where}.content", f"{where}: a message of role {role} needs content.")
-    return {"role": "system" if role == "developer" else role, "content": content, **_calls(message, where)}
+    return {"role": "system" if role == "developer" else role, "content": content, **_calls(message, where, unknown)}
+
+
+def _role(message: dict[str, Any], where: str) -> str:
+    role = message.get("role")
+    try:
+        check_role(role, where)
+    except InvalidRequest as error:
+        raise InvalidField(f"{where}.role", str(error)) from None
+    return str(role)
 
 
 def _take_key(key: str, role: str, where: str, unknown: UnknownFields) -> None:
     """Of a message, one that says something that this role has no place for."""
     if key in _SUCCESSORS:
         raise InvalidField(f"{where}.{key}", f"{where}: {key} is not taken, as {_SUCCESSORS[key]}.")
-    if key in _SPARE:
+    if key in PREFIX_KEYS:
+        unknown.ignored.add(f"messages.{key}", "true goes on with a last message, of the assistant")
+    elif key in _SPARE:
         unknown.ignored.add(f"messages.{key}", _SPARE[key])
     elif key in _ALL_KEYS:
         raise InvalidField(f"{where}.{key}", f"{where}: a message of role {role} has no {key!r}.")
@@ -91,21 +139,22 @@ def _take_key(key: str, role: str, where: str, unknown: UnknownFields) -> None:
         unknown.take(f"messages.{key}", _ALL_KEYS, where, f"{where}.{key}")
 
 
-def _calls(message: dict[str, Any], where: str) -> dict[str, Any]:
+def _calls(message: dict[str, Any], where: str, unknown: UnknownFields) -> dict[str, Any]:
     """What the function of each call has to be, `read_calls` says."""
     calls = message.get("tool_calls")
     if not isinstance(calls, list | None):
         raise InvalidField(f"{where}.tool_calls", f"{where}: tool_calls must be a list, got {type(calls).__name__}.")
     for number, call in enumerate(calls or ()):
         here = f"{where}.tool_calls[{number}]"
-        if not isinstance(call, dict) or call.get("type", "function") != "function":
+        if not isinstance(call, dict) or (call.get("type") or "function") != "function":
             raise InvalidField(here, f"{here} must be an object of type function, got {call!r:.80}.")
         if not isinstance(call.get("id"), str | None):
             raise InvalidField(here, f"{here}: id must be a text, got {call['id']!r:.80}.")
+        unknown.take_all("messages.tool_calls", _said(call), ("id", "type", "function"), here)
     return {"tool_calls": calls} if calls else {}
 
 
-def _parts(parts: list[Any], where: str, unknown: UnknownFields) -> Iterator[dict[str, Any]]:
+def _parts(parts: list[Any], where: str, conversation: _Conversation) -> Iterator[dict[str, Any]]:
     for number, part in enumerate(parts):
         here = f"{where}.content[{number}]"
         if isinstance(part, str):
@@ -118,10 +167,10 @@ def _parts(parts: list[Any], where: str, unknown: UnknownFields) -> Iterator[dic
             kind = next((name for name in _PARTS if name in part), None)
         if kind == "thinking":  # of an earlier answer: no part of the prompt
             continue
-        yield _part(part, kind, here, unknown)
+        yield _part(part, kind, here, conversation)
 
 
-def _part(part: dict[str, Any], kind: Any, here: str, unknown: UnknownFields) -> dict[str, Any]:
+def _part(part: dict[str, Any], kind: Any, here: str, conversation: _Conversation) -> dict[str, Any]:
     if isinstance(kind, str) and kind in _REFUSED_PARTS:
         raise InvalidField(here, f"{here}: parts of type {kind} are not taken, as {_REFUSED_PARTS[kind]}.")
     if not isinstance(kind, str) or kind not in _PARTS:
@@ -130,23 +179,40 @@ def _part(part: dict[str, Any], kind: Any, here: str, unknown: UnknownFields) ->
             here, f"{here}: type must be one of {', '.join(known)}, got {kind!r:.80}.{did_you_mean(str(kind), known)}"
         )
     key = _PARTS[kind]
+    if key.endswith("_url"):
+        return _medium(part, key, here, conversation)
+    conversation.unknown.take_all("messages.content", _said(part), ("type", key), here)
     value = part.get(key)
-    of_part = ("type", key, "uuid", "detail") if key.endswith("_url") else ("type", key)
-    unknown.take_all("messages.content", _said(part), of_part, here)
-    if key in ("text", "refusal"):
-        if not isinstance(value, str):
-            raise InvalidField(here, f"{here}: {key} must be a string, got {type(value).__name__}.")
-        return {"type": "text", "text": value}
+    if not isinstance(value, str):
+        raise InvalidField(here, f"{here}: {key} must be a string, got {type(value).__name__}.")
+    return {"type": "text", "text": value}
+
+
+def _medium(part: dict[str, Any], key: str, here: str, conversation: _Conversation) -> dict[str, Any]:
+    value, unknown = part.get(key), conversation.unknown
     found = dict(value) if isinstance(value, dict) else {"url": value}
-    unknown.take_all(f"messages.content.{key}", _said(found), ("url", "uuid", "detail"), f"{here}.{key}")
-    uuid, detail = part.get("uuid", found.pop("uuid", None)), part.get("detail", found.pop("detail", None))
-    if not isinstance(found.get("url"), str) and (uuid is None or found.get("url") is not None):
+    for name in (*found, *part):
+        if name in _CHANGING[key] and found.get(name, part.get(name)) not in _NOTHING:
+            raise InvalidField(here, f"{here}: {name} is not taken: {_CHANGING[key][name]}.")
+    unknown.take_all("messages.content", _said(part), ("type", key, *_OF_MEDIA), here)
+    unknown.take_all(f"messages.content.{key}", _said(found), _OF_MEDIA, f"{here}.{key}")
+    options = {name: found.get(name, part.get(name)) for name in _OF_MEDIA if name != "url"}
+    if not isinstance(found.get("url"), str) and (options["uuid"] is None or found.get("url") is not None):
         kind = type(found.get("url")).__name__
         raise InvalidField(here, f"{here}: {key} needs a URL, got {kind}; or a uuid of media that were sent before.")
-    if detail not in _DETAILS:
-        raise InvalidField(here, f"{here}: detail must be auto, low or high, got {detail!r:.80}.")
-    shown = {"url": found.get("url"), **({} if detail is None else {"detail": detail})}
+    _check_detail(options["detail"], key, here, conversation)
+    uuid = options.pop("uuid")
+    shown = {"url": found.get("url"), **{name: option for name, option in options.items() if option is not None}}
     return {"type": key, key: shown, **({} if uuid is None else {"uuid": uuid})}
+
+
+def _check_detail(detail: Any, key: str, here: str, conversation: _Conversation) -> None:
+    if detail not in _DETAILS:
+        known = ", ".join(get_args(Detail))
+        raise InvalidField(here, f"{here}: detail must be one of {known}, got {detail!r:.80}.")
+    if detail not in (None, "auto", *conversation.detail_levels):
+        why = "the server was started without --detail-tiles for it; max_dynamic_patch says how a picture is cut"
+        conversation.unknown.ignored.add(f"messages.content.{key}.detail", why)
 
 
 def _said(value: dict[str, Any]) -> list[str]:

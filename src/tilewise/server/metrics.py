@@ -24,6 +24,7 @@ from prometheus_client import (
 from tilewise.engine.counters import Counters, Load
 from tilewise.engine.delta import TokenDelta
 from tilewise.inputs.media_cache import CacheCounts
+from tilewise.inputs.media_reader import LEFT_OUT
 from tilewise.plan import Resolved
 from tilewise.server.fields import KNOWN
 from tilewise.types import Request, RequestOutput
@@ -237,7 +238,7 @@ class Metrics:
     def ignored(self, names: Iterable[str]) -> None:
         """Fields that a request brought without effect; names that clients invent are counted together."""
         for name in names:
-            self._ignored(name if name in KNOWN else "other").inc()
+            self._ignored(name if name in KNOWN or name in LEFT_OUT else "other").inc()
 
     def media(self, media: CacheCounts) -> None:
         """How often pictures had been cut, since the start."""

@@ -28,7 +28,7 @@ class Problem:
     @classmethod
     def of(cls, error: BaseException) -> Problem:
         if isinstance(error, TooLong):
-            return cls(400, _context_text(error), "max_tokens" if error.output_tokens > 1 else None)
+            return cls(400, _context_text(error), "max_tokens" if error.prompt_tokens < error.limit else None)
         if isinstance(error, ValidationError):
             return cls(400, *_first_error(error))
         if isinstance(error, UnknownModel):

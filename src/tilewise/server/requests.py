@@ -45,6 +45,7 @@ def conversation_request(
         tools=prompt.tools,
         ending=prompt.ending,
         keep_last=prompt.keep_last,
+        cut=prompt.cut,
     )
     return request.with_(arrival=arrival, inputs=replace(reader.watch.timing, preprocess=request.inputs.preprocess))
 
@@ -53,7 +54,7 @@ def completion_requests(call: CompletionCall, preparer: Preparer) -> list[Reques
     """One request for each prompt."""
     arrival = time.monotonic()
     requests = [
-        preparer.prompt(prompt, (), call.sampling, start=call.start, keep_last=call.keep_last)
+        preparer.prompt(prompt, (), call.sampling, start=call.start, keep_last=call.keep_last, cut=call.cut)
         for prompt in call.prompts
     ]
     return [_routed(request.with_(arrival=arrival), call.routing, preparer) for request in requests]

@@ -45,7 +45,9 @@ def usage_body(usage: Usage) -> dict[str, Any]:
 
 def parts_rule(call: ChatCall) -> PartsRule:
     tools = call.tools
-    return PartsRule(call.reasoning, calls=tools.choice, name=tools.name or "", parallel=tools.parallel)
+    return PartsRule(
+        call.reasoning, calls=tools.choice, name=tools.name or "", parallel=tools.parallel, form=call.tool_form
+    )
 
 
 def finish_reason(call: ChatCall, reason: str | None, has_calls: bool) -> str | None:

@@ -75,12 +75,27 @@ def _one(
 def response_structure(form: ResponseFormat | None) -> StructuredOutputsParams | None:
     if form is None or form.type == "text":
         return None
-    if form.type == "json_object":
+    if form.type == "regex_schema":
+        return StructuredOutputsParams(regex=_part(form, "regex_schema", form.regex_schema))
+    if form.type == "structural_tag":
+        tag = form.model_dump(include={"structures", "triggers", "format"}, exclude_none=True)
+        return StructuredOutputsParams(structural_tag=tag)
+    schema = form.schema_ if form.json_schema is None else form.json_schema.schema_
+    if form.type == "json_object" and schema is None:
         return StructuredOutputsParams(json_object=True)
-    schema = form.json_schema.schema_ if form.json_schema else None
-    if schema is None:
-        raise InvalidField("response_format", "response_format of type json_schema needs json_schema.schema.")
-    return StructuredOutputsParams(json=schema)
+    return StructuredOutputsParams(json=_part(form, "json_schema.schema", schema))
+
+
+def _part(form: ResponseFormat, name: str, value: Any) -> Any:
+    if value is None:
+        raise InvalidField("response_format", f"response_format of type {form.type} needs {name}.")
+    return value
+
+
+def strict_schema(body: Sampled) -> dict[str, Any] | None:
+    """The schema of an answer that is checked when it is whole, for the sake of `strict: true`."""
+    form = body.response_format.json_schema if body.response_format else None
+    return form.schema_ if form and form.strict else None
 
 
 def _structured_outputs(body: Sampled) -> StructuredOutputsParams | None:
@@ -92,5 +107,8 @@ def _structured_outputs(body: Sampled) -> StructuredOutputsParams | None:
 
 
 def _guided(body: Sampled) -> list[StructuredOutputsParams]:
-    values = {name: getattr(body, f"guided_{name}") for name in _GUIDED}
-    return [StructuredOutputsParams(**{name: value}) for name, value in values.items() if value is not None]
+    values = {name: getattr(body, f"guided_{name}") for name in _GUIDED} | {"structural_tag": body.structural_tag}
+    spacing: dict[str, Any] = (
+        {"whitespace_pattern": body.guided_whitespace_pattern} if body.guided_json is not None else {}
+    )
+    return [StructuredOutputsParams(**{name: value}, **spacing) for name, value in values.items() if value is not None]

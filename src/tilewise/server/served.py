@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tilewise.errors import InvalidConfig, UnknownModel
-
-DEFAULTS_OF_MODEL = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_tokens")
-"""Sampling options that a checkpoint's generation_config.json may set for requests that do not."""
+from tilewise.errors import UnknownModel
+from tilewise.inputs.tool_text import ToolFormName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +27,14 @@ class ServedModel:
     """Most answers to one prompt: each is a sequence of its own, which is held whole, pictures too, while it waits."""
     tools: bool = True
     """Whether calls are read out of answers, so that `tool_choice: auto` works."""
+    tool_form: ToolFormName = "hermes"
+    """How the model writes calls; `openai` is harmony, in which all parts of an answer are messages."""
     reasoning: bool = True
     """Whether `<think>...</think>` is told apart from the answer."""
+    thinks: bool = True
+    """Whether the model was trained to think."""
+    detail_levels: frozenset[str] = frozenset()
+    """Values of a picture's `detail` that say how it is cut (`--detail-tiles`)."""
     thinking: bool = False
     """Whether requests that do not say are asked to think first."""
     priorities: bool = False
@@ -51,20 +55,3 @@ class ServedModel:
         if name not in self.names:
             raise UnknownModel(f"The model `{name[:200]}` does not exist. This server has {', '.join(self.names)}.")
         return name
-
-
-def sampling_defaults(
-    generation_config: Mapping[str, Any], override: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """The sampling options that a `generation_config.json` sets, with `--override-generation-config` on top.
-
-    `do_sample: false` there makes nothing greedy, as in vLLM: files of released models say so by accident.
-    """
-    merged = {**generation_config, **(override or {})}
-    if "max_new_tokens" in merged:
-        merged["max_tokens"] = merged["max_new_tokens"]
-    found = {name: merged[name] for name in DEFAULTS_OF_MODEL if merged.get(name) is not None}
-    for name, value in found.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise InvalidConfig(f"generation_config: {name} must be a number, found {value!r:.80}.")
-    return found

@@ -95,12 +95,17 @@ class Service:
             self._preparing -= 1
 
     async def read(
-        self, work: Callable[[MediaReader], Result], options: MediaOptions, scope: str, light: bool = False
+        self,
+        work: Callable[[MediaReader], Result],
+        options: MediaOptions,
+        scope: str,
+        ignored: Ignored,
+        light: bool = False,
     ) -> Result:
         """The same for what reads media: whoever stops waiting ends the reading, too. `scope` is whose media a `uuid`
-        names."""
+        names; `ignored` is told what of the media was left out."""
         cancelled = threading.Event()
-        reader = self.reader.timed(options, cancelled=cancelled, scope=scope)
+        reader = self.reader.timed(options, cancelled=cancelled, scope=scope, ignored=ignored)
         try:
             return await self.prepare(lambda: work(reader), light)
         finally:

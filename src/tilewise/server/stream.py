@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tilewise.outputs.group import Piece
@@ -36,11 +36,19 @@ class ChatStream:
         self._prompt_token_ids = prompt_token_ids
         self._choices = [_Choice(PartsSplitter(parts_rule(call))) for _ in range(call.sampling.n)]
         self._begun = False
+        self._tokens = 0
 
     def take(self, piece: Piece, usage: Usage) -> list[dict[str, Any]]:
-        """The chunks that a token gives. Raises BrokenAnswer, as `chat_body` does."""
+        """The chunks that a token gives; `usage` counts the prompt. Raises BrokenAnswer, as `chat_body` does.
+
+        A chunk counts the tokens taken up to it: `usage` may be ahead, where a step brought several, and the count of
+        each chunk has to be above that of the one before, or 0.
+        """
+        usage = replace(usage, completion_tokens=self._tokens)
         chunks = [] if self._begun else list(self._opening(usage))
         self._begun = True
+        self._tokens += 1
+        usage = replace(usage, completion_tokens=self._tokens)
         choice = self._choices[piece.index]
         choice.token_ids.append(piece.token_id)
         if piece.scores is not None:

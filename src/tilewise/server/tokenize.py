@@ -14,16 +14,18 @@ from tilewise.inputs.sampling import check_ids
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.sampling_params import SamplingParams
 from tilewise.server.calls import ChatPrompt
-from tilewise.server.convert import check_template, check_template_options, ending_of, media_of
+from tilewise.server.convert import begins_answer, check_template, ending_of, media_of, processor_of, thinking_of
 from tilewise.server.fields import DETOKENIZE, TOKENIZE, UnknownFields
 from tilewise.server.messages import read_conversation
+from tilewise.server.protocol.chat import ChatBody
 from tilewise.server.protocol.tokenize import DetokenizeBody, TokenizeBody
 from tilewise.server.requests import conversation_request
 from tilewise.server.served import ServedModel
 from tilewise.server.toolcalls import read_tools
 
 _OF_MESSAGES = {"tools", "add_generation_prompt", "continue_final_message", "chat_template_kwargs", "media_io_kwargs",
-                "mm_processor_kwargs"}  # fmt: skip
+                "mm_processor_kwargs", "max_dynamic_patch", "min_dynamic_patch", "interleave_mm_strings",
+                "enable_thinking"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,14 +55,17 @@ def tokenize_call(body: dict[str, Any], served: ServedModel, ignored: Ignored) -
 
 
 def _conversation(fields: TokenizeBody, served: ServedModel, unknown: UnknownFields) -> ChatPrompt:
-    thinking = check_template_options(fields.chat_template_kwargs)
+    messages = fields.messages or []
+    asked = ChatBody(
+        messages=messages, chat_template_kwargs=fields.chat_template_kwargs, enable_thinking=fields.enable_thinking
+    )
     return ChatPrompt(
-        messages=read_conversation(fields.messages or (), unknown),
-        thinking=served.thinking if thinking is None else thinking,
+        messages=read_conversation(messages, unknown, served.detail_levels),
+        thinking=thinking_of(asked, served, unknown.ignored),
         tools=read_tools(fields.tools, None, True, served).definitions,
-        ending=ending_of(fields.add_generation_prompt, fields.continue_final_message),
-        processor=fields.mm_processor_kwargs or {},
-        media=media_of(fields.media_io_kwargs),
+        ending=ending_of(fields.add_generation_prompt, fields.continue_final_message or begins_answer(messages)),
+        processor=processor_of(fields),
+        media=media_of(fields.media_io_kwargs, unknown.ignored),
     )
 
 

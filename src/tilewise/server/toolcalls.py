@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from tilewise.errors import InvalidField
 from tilewise.inputs.tool_text import to_json
 from tilewise.sampling_params import StructuredOutputsParams
-from tilewise.server.protocol.chat import NamedTool, Tool
+from tilewise.server.protocol.chat import (
+    AllowedTools,
+    AllowedToolsChoice,
+    FlatTool,
+    FlatToolName,
+    FunctionDefinition,
+    NamedTool,
+    Tool,
+    ToolChoice,
+)
 from tilewise.server.served import ServedModel
 
-_NAME = re.compile(r"[\w.-]{1,64}")
+_LONGEST_NAME = 256
 Choice = Literal["none", "auto", "required", "named"]
 
 
@@ -28,10 +37,23 @@ class ToolUse:
     parallel: bool = True
     """Whether an answer may hold more than one call."""
     structure: StructuredOutputsParams | None = None
+    strict: Mapping[str, dict[str, Any]] = field(default_factory=dict, hash=False)
+    """The schemas of functions that are strict: their arguments are checked when a call is whole."""
+
+
+def check_tool_types(tools: Any) -> None:
+    """Raises InvalidField for a tool that is a service of somebody else's, or none that a template can show."""
+    for number, tool in enumerate(tools if isinstance(tools, list) else ()):
+        kind = tool.get("type", "function") if isinstance(tool, dict) else "function"
+        if kind != "function":
+            raise InvalidField(
+                f"tools[{number}].type",
+                f"tools[{number}]: only tools of type function can be called here, got {kind!r:.80}: leave it out.",
+            )
 
 
 def read_tools(
-    tools: list[Tool] | None, choice: str | NamedTool | None, parallel: bool, served: ServedModel
+    tools: Sequence[Tool | FlatTool] | None, choice: ToolChoice | None, parallel: bool, served: ServedModel
 ) -> ToolUse:
     """Raises InvalidField for tools and choices that do not go together."""
     if tools is not None and not tools:
@@ -44,37 +66,63 @@ def read_tools(
             raise InvalidField("tool_choice", "When using `tool_choice`, `tools` must be set.")
         return ToolUse()
     functions = _by_name(tools)
-    definitions = tuple(to_json(tool.model_dump(exclude_none=True)) for tool in tools)
-    if isinstance(choice, NamedTool):
-        name = choice.function.name
-        if name not in functions:
-            raise InvalidField("tool_choice", f"tool_choice names {name!r:.80}, tools has {', '.join(functions)}.")
-        return ToolUse(definitions, "named", name, parallel, StructuredOutputsParams(json=functions[name]))
+    if isinstance(choice, AllowedToolsChoice):
+        functions, choice = _allowed(functions, choice)
+    schemas = {
+        name: function.parameters or {"type": "object", "properties": {}} for name, function in functions.items()
+    }
+    use = ToolUse(
+        tuple(to_json({"type": "function", "function": f.model_dump(exclude_none=True)}) for f in functions.values()),
+        parallel=parallel,
+        strict={name: schemas[name] for name, function in functions.items() if function.strict},
+    )
+    if isinstance(choice, (NamedTool, FlatToolName)):
+        name = _chosen(choice, functions)
+        return replace(use, choice="named", name=name, structure=StructuredOutputsParams(json=schemas[name]))
     if choice == "required":
-        return ToolUse(definitions, "required", None, parallel, _calls_structure(functions, parallel))
+        return replace(use, choice="required", structure=_calls_structure(schemas, parallel))
     if choice == "none":
-        return ToolUse()  # as in vLLM: a model that is shown tools calls them
+        return ToolUse()  # a model that is shown tools calls them
     if not served.tools:
         raise InvalidField(
             "tool_choice",
             '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set: '
             "set them, or choose none, required or one function.",
         )
-    return ToolUse(definitions, "auto", None, parallel)
+    return replace(use, choice="auto")
 
 
-def _by_name(tools: list[Tool]) -> dict[str, dict[str, Any]]:
-    """The schema of each function's arguments."""
-    functions: dict[str, dict[str, Any]] = {}
+def _by_name(tools: Sequence[Tool | FlatTool]) -> dict[str, FunctionDefinition]:
+    """Names are any text: gateways write `server/tool`, and a model copies what stands in its prompt."""
+    functions: dict[str, FunctionDefinition] = {}
     for number, tool in enumerate(tools):
-        name = tool.function.name
-        if not _NAME.fullmatch(name) or name in functions:
-            what = "comes twice" if name in functions else "must be 1 to 64 letters, digits, '_', '.' or '-'"
+        function = tool.function if isinstance(tool, Tool) else FunctionDefinition(**tool.model_dump(exclude={"type"}))
+        name = function.name
+        if not 0 < len(name) <= _LONGEST_NAME or name in functions:
+            what = "comes twice" if name in functions else f"must have 1 to {_LONGEST_NAME} characters"
             raise InvalidField(
                 f"tools[{number}].function.name", f"tools[{number}]: the function's name {what}, got {name!r:.80}."
             )
-        functions[name] = tool.function.parameters or {"type": "object", "properties": {}}
+        functions[name] = function
     return functions
+
+
+def _allowed(
+    functions: dict[str, FunctionDefinition], choice: AllowedToolsChoice
+) -> tuple[dict[str, FunctionDefinition], Literal["auto", "required"]]:
+    """The model is shown only the tools that it may call: of others it would call some."""
+    allowed = choice.allowed_tools or AllowedTools(mode=choice.mode, tools=choice.tools or [])
+    names = {_chosen(tool, functions) for tool in allowed.tools}
+    if not names:
+        raise InvalidField("tool_choice", "tool_choice of type allowed_tools needs tools, at least one.")
+    return {name: function for name, function in functions.items() if name in names}, allowed.mode
+
+
+def _chosen(choice: NamedTool | FlatToolName, functions: Mapping[str, Any]) -> str:
+    name = choice.function.name if isinstance(choice, NamedTool) else choice.name
+    if name not in functions:
+        raise InvalidField("tool_choice", f"tool_choice names {name!r:.80}, tools has {', '.join(functions)}.")
+    return name
 
 
 def _calls_structure(functions: dict[str, dict[str, Any]], parallel: bool) -> StructuredOutputsParams:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from tilewise.config import EngineConfig
 from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.hub import find_model
 
@@ -18,9 +19,24 @@ class Checkpoint:
     folder: CheckpointFolder
     fetch_weights: Callable[[], Path]
     """Brings the weights into the folder."""
+    tokenizer: Path
+    """The folder of the tokenizer, which is the model's own unless another is asked for."""
 
     @classmethod
-    def find(cls, model: str, revision: str | None, hub: str | None, cache: str | None) -> Checkpoint:
-        """The errors are those of `find_model`."""
-        find = partial(find_model, model, revision, hub, cache)
-        return cls(CheckpointFolder.open(find(weights=False)), find)
+    def of(cls, config: EngineConfig) -> Checkpoint:
+        """The model of a configuration, with its tokenizer. The errors are those of `find_model`."""
+        found = cls.find(config.model, config.revision, config)
+        if config.tokenizer is None and config.tokenizer_revision is None:
+            return found
+        name, revision = config.tokenizer or config.model, config.tokenizer_revision
+        if config.tokenizer in (None, config.model):
+            revision = revision or config.revision
+        folder = find_model(name, revision, config.hub, config.download_dir, config.hf_token, weights=False)
+        return replace(found, tokenizer=folder)
+
+    @classmethod
+    def find(cls, model: str, revision: str | None, config: EngineConfig) -> Checkpoint:
+        """Another model, from where the configuration says that models are. The errors are those of `find_model`."""
+        find = partial(find_model, model, revision, config.hub, config.download_dir, config.hf_token)
+        folder = find(weights=False)
+        return cls(CheckpointFolder.open(folder), find, folder)

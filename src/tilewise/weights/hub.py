@@ -19,10 +19,13 @@ def find_model(
     revision: str | None = None,
     hub: str | None = None,
     cache: str | None = None,
+    token: str | None = None,
     *,
     weights: bool = True,
 ) -> Path:
     """The folder of a model; a local path wins over a hub id. Without `weights`, config and tokenizer suffice.
+
+    `token` is shown to the hub, in place of the one that the environment has.
 
     Raises UnknownModel for what is neither a folder nor known to the hub, DownloadFailed if its files cannot be had,
     InvalidCheckpoint if the repository is no checkpoint.
@@ -40,7 +43,7 @@ def find_model(
     from tilewise.weights.hubs.modelscope import ModelScope
 
     kind = ModelScope if hub == "modelscope" or (hub is None and uses_modelscope()) else HuggingFace
-    return download(kind.of(model, revision, cache), weights)
+    return download(kind.of(model, revision, cache, token), weights)
 
 
 def uses_modelscope() -> bool:

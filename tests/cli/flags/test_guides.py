@@ -29,8 +29,8 @@ def test_the_quantised_models_of_several_devices(words):
 
 
 def test_all_that_cannot_be_is_named_at_once():
-    with pytest.raises(InvalidConfig, match=r"tensor_parallel_size=16 .*enable_expert_parallel=True .*one device"):
-        read_settings(commands.QUANTISED_241B, {})
+    with pytest.raises(InvalidConfig, match=r"tensor_parallel_size=16 .*nnodes=2 .*one device"):
+        read_settings((*commands.QUANTISED_241B, "--nnodes", "2"), {})
 
 
 def test_on_one_device_the_command_runs_and_says_what_became_of_the_rest():

@@ -6,8 +6,8 @@ import pytest
 
 from tilewise.cli.flags.flag import BadUsage
 from tilewise.cli.flags.parse import CommandLine
-from tilewise.cli.flags.read import counts_of
 from tilewise.cli.flags.table import serve_flags
+from tilewise.foreign.translate import counts_of
 
 
 def read(*words: str) -> CommandLine:
@@ -101,7 +101,7 @@ def test_words_that_are_no_flags_may_stand_anywhere():
         ("--prot 1", "There is no flag --prot. Did you mean --port?"),
         ("--no-port", "There is no flag --no-port. Did you mean"),
         ("--no-enable-prefix-cachng", "Did you mean --no-enable-prefix-caching?"),
-        ("--max-num 1", "may be --max-num-batched-tokens or "),
+        ("--max-num 1", "may be --max-num-active-seqs or --max-num-batched-tokens or "),
         ("--port", "--port needs a value."),
         ("--port --host x", "--port needs a value."),
         ("--port x", "--port must be a whole number"),

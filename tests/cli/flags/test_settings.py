@@ -6,11 +6,14 @@ from typing import get_args
 
 import pytest
 
+import tilewise.config
 from tilewise.cli.flags.flag import BadUsage
-from tilewise.cli.flags.foreign import FOREIGN, Foreign
 from tilewise.cli.flags.settings import read_settings
+from tilewise.cli.flags.table import FOREIGN, flag_of
 from tilewise.config import EngineConfig
 from tilewise.errors import InvalidConfig
+from tilewise.foreign.entry import Foreign
+from tilewise.ignored import IgnoredLog
 
 
 @pytest.fixture
@@ -48,12 +51,28 @@ def test_a_file_has_yaml_types_and_both_spellings(file):
     assert "cudagraph_mode FULL became FULL_DECODE_ONLY" in settings.lines[0]
 
 
+def test_a_file_has_the_forms_of_the_command_line(file):
+    path = file(
+        "seed: 0\nno-enable-prefix-caching: true\ntp: 1\ncompilation-config: 3\nno_async_scheduling: false\n"
+        "limit-mm-per-prompt.image: 3\nallowed-media-domains: [a.example, b.example]\nmodel: some/folder\n"
+        "kv-cache-dtype: auto\nhf-overrides: {}\nswap-space: 4\n"
+    )
+    settings = read_settings(["--config", path], {})
+    engine = settings.engine
+    assert (engine.seed, engine.enable_prefix_caching, engine.async_scheduling) == (0, False, True)
+    assert (engine.limit_mm_per_prompt, engine.model) == ({"image": 3}, "some/folder")
+    assert engine.allowed_media_domains == ("a.example", "b.example")
+    assert any(line.startswith("--swap-space: nothing is swapped") for line in settings.lines)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("no-seed: 1", "there is no flag 'no-seed'"),
+        ("port.x: 1", "port.x has no keys"),
         ("prot: 1", "there is no flag 'prot'. Did you mean port?"),
         ("port: x", "port must be a whole number"),
-        ("compilation_config: 3", "compilation_config must be a mapping, got 3"),
+        ("eplb_config: 3", "eplb_config must be a mapping, got 3"),
         ("- a", "must map names of flags to values, got a list"),
         ("a: [", "cannot be read as YAML"),
         ("config: other.yml", "there is no flag 'config'"),
@@ -77,10 +96,8 @@ REFUSED = [
     ("-tp 2", "tensor_parallel_size=2"),
     ("-pp 2", "pipeline_parallel_size=2"),
     ("-dp 2", "data_parallel_size=2"),
-    ("-ep", "enable_expert_parallel=True"),
     ("--quantization ascend", "quantization='ascend'"),
     ("-q awq", "quantization='awq'"),
-    ("--no-enable-chunked-prefill", "enable_chunked_prefill=False is not possible: prompts are always"),
     ("--chat-template x.jinja", "chat_template='x.jinja'"),
     ("--middleware a.b", "middleware=('a.b',)"),
     ("--video-pruning-rate 0.5", "video_pruning_rate=0.5"),
@@ -107,10 +124,11 @@ def test_int8_is_an_option_and_no_checkpoint_that_is_quantised():
 
 
 def test_what_asks_for_what_is_so_anyway_is_accepted():
-    words = "-tp 1 -pp 1 -dp 1 --no-enable-expert-parallel --quantization None --response-role assistant"
+    words = "-tp 1 -pp 1 -dp 1 --quantization None --response-role assistant"
     assert read_settings(words.split(), {}).lines == []
-    [line] = read_settings(["--enable-chunked-prefill"], {}).lines
-    assert line.startswith("--enable-chunked-prefill True: prompts are always computed in chunks")
+    for words in (["--enable-chunked-prefill"], ["--no-enable-chunked-prefill"]):
+        [line] = read_settings(words, {}).lines
+        assert line.startswith("--enable-chunked-prefill: prompts are always computed in chunks")
 
 
 def outcome(words: list[str]) -> list[str] | str:
@@ -126,21 +144,25 @@ def some_value(entry: Foreign) -> str:
     if entry.fate == "built in" and entry.accepts:
         return str(entry.accepts[0]).lower()
     examples = {int: "7", float: "0.5", bool: "true", str: "x"}
-    other = "backend=auto" if entry.flag.is_object else str((*get_args(entry.flag.type), "")[0])
-    return examples.get(entry.flag.type, other)
+    other = "backend=auto" if flag_of(entry).is_object else str((*get_args(flag_of(entry).type), "")[0])
+    return examples.get(flag_of(entry).type, other)
 
 
-@pytest.mark.parametrize("entry", [entry for entry in FOREIGN if not entry.by_key], ids=lambda entry: entry.name)
+@pytest.mark.parametrize(
+    "entry",
+    [entry for entry in FOREIGN if not entry.by_key and entry.fate != "other name"],
+    ids=lambda entry: entry.name,
+)
 def test_every_foreign_flag_is_explained_or_refused(entry):
-    value = "x" if entry.flag.is_list else some_value(entry)
-    found = outcome([f"{entry.flag.dashed}={value}"])
+    value = "x" if flag_of(entry).is_list else some_value(entry)
+    found = outcome([f"{flag_of(entry).dashed}={value}"])
     if entry.fate in ("not yet", "never"):
         assert isinstance(found, str)
         assert f"{entry.name}=" in found
         assert entry.says in found
     else:
         assert len(found) == 1
-        assert found[0].startswith(entry.flag.dashed)
+        assert found[0].startswith(flag_of(entry).dashed)
 
 
 @pytest.mark.parametrize(
@@ -201,3 +223,77 @@ def test_keys_are_not_in_what_is_logged():
     assert "hunter2" not in repr(settings)
     assert settings.server.api_key == ("hunter2",)
     assert "hunter3" not in repr(read_settings([], {"VLLM_API_KEY": "hunter3"}))
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "value"),
+    [
+        ("--seed 0", "seed", 0),
+        ("--tokenizer demo --tokenizer-revision main", "tokenizer", "demo"),
+        ("--hf-token secret", "hf_token", "secret"),
+        ("--hf-token --seed 1", "hf_token", None),
+        ("--load-format safetensors", "load_format", "safetensors"),
+        ("--disable-mm-preprocessor-cache", "mm_processor_cache_gb", 0),
+        ("--no-use-tqdm-on-load", "use_tqdm_on_load", False),
+        ("--num-speculative-tokens 3", "speculative_config", {"num_speculative_tokens": 3}),
+        (
+            "--speculative-model m --num-speculative-tokens 3",
+            "speculative_config",
+            {"model": "m", "num_speculative_tokens": 3},
+        ),
+        ("--spec-method ngram --spec-tokens 2", "speculative_config", {"method": "ngram", "num_speculative_tokens": 2}),
+        ("-O0", "enforce_eager", True),
+        ("-cc 3", "enforce_eager", False),
+        ("--cudagraph-capture-sizes 1 2 4", "enforce_eager", False),
+    ],
+)
+def test_older_and_other_spellings_become_options(words, name, value):
+    settings = read_settings(words.split(), {})
+    assert getattr(settings.engine, name) == value
+    assert "secret" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("--device cuda", "use auto or cpu; GPUs and NPUs are not there yet"),
+        ("--device npu", "use auto or cpu"),
+        ("--kv-cache-dtype fp8", "use auto"),
+        ("--task embed", "there is no pooling"),
+        ("--enable-lora", "merge them into the checkpoint"),
+        ('--hf-overrides {"a":1}', "change it in a folder of your own"),
+        ("--logprobs-mode processed_logprobs", "use raw_logprobs"),
+        ("--cpu-offload-gb 4", "take a smaller model"),
+        ("--cudagraph-capture-sizes x", "must be numbers from 1 on"),
+    ],
+)
+def test_a_refusal_has_a_remedy(words, reason):
+    with pytest.raises(InvalidConfig, match=f"{words.split()[0].strip('-').replace('-', '_')}.*{reason}"):
+        read_settings(words.split(), {})
+
+
+def test_python_takes_what_the_command_line_takes(caplog):
+    config = EngineConfig.of(
+        seed=0, limit_mm_per_prompt={"image": {"count": 1}}, swap_space=4, compilation_config=3, hf_token=True,
+        enable_lora=False, kv_cache_dtype="auto", disable_mm_preprocessor_cache=True, allowed_local_media_path="",
+        served_model_name="m", max_num_seqs=None,
+    )  # fmt: skip
+    assert (config.seed, config.limit_mm_per_prompt, config.mm_processor_cache_gb) == (0, {"image": 1}, 0)
+    assert (config.hf_token, config.allowed_local_media_path) == (None, None)
+    for refused in ({"enable_lora": True}, {"enable_lora": "False"}, {"device": "cuda"}, {"chat_template": "x"}):
+        with pytest.raises(InvalidConfig, match=f"^{next(iter(refused))}="):
+            EngineConfig.of(**refused)
+
+
+def test_what_has_no_effect_in_python_is_logged_once(caplog, monkeypatch):
+    monkeypatch.setattr(tilewise.config, "LOG", IgnoredLog())
+    for _ in range(2):
+        EngineConfig.of(num_lookahead_slots=0)
+    said = [record.message for record in caplog.records if "num_lookahead_slots" in record.message]
+    assert said == [
+        "engine: num_lookahead_slots has no effect: the scheduler is the engine's own; answers do not depend on it"
+    ]
+
+
+def test_the_largest_picture_by_its_variable():
+    assert read_settings([], {"VLLM_MAX_IMAGE_PIXELS": "1000"}).engine.max_image_pixels == 1000

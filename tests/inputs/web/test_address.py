@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tilewise.errors import InvalidMedia
 from tilewise.inputs.media import MediaAccess
-from tilewise.inputs.web.address import WebAddress, check_domain, is_public
+from tilewise.inputs.web.address import WebAddress, is_public
 
 
 @pytest.mark.parametrize(
@@ -88,16 +88,6 @@ NOTATIONS = [
 def test_private_addresses_are_refused_in_every_notation(no_connection, host):
     with pytest.raises(InvalidMedia, match=r"which is not a public address: refused|cannot be resolved"):
         MediaAccess().fetch(f"http://{host}/latest/meta-data")
-
-
-@pytest.mark.parametrize("domain", ["bücher.example", "xn--bcher-kva.example", "BÜCHER.example", "Bücher.Example."])
-def test_allowed_domains_may_be_spelled_in_any_way(domain):
-    check_domain(WebAddress.of("http://bücher.example/"), [domain])
-
-
-def test_an_allowed_domain_that_is_none_allows_nothing():
-    with pytest.raises(InvalidMedia, match="allowed domains"):
-        check_domain(WebAddress.of("http://a.example/"), ["*.example", "", "a b"])
 
 
 @settings(max_examples=300)

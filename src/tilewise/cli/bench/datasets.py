@@ -32,7 +32,7 @@ def add_dataset_flags(parser: argparse.ArgumentParser, prompts: int, name: str |
         )
         group.add_argument("--disable-shuffle", action="store_true", help="a file's requests in its own order")
         group.add_argument(
-            "--skip-chat-template",
+            *("--skip-chat-template", "--custom-skip-chat-template"),
             action="store_true",
             help="it is always so: a prompt is sent as it is written, and --backend openai-chat sends conversations",
         )
@@ -51,7 +51,10 @@ def _add_random_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--random-input-len", default=1024, help="tokens of a prompt's text (default: 1024)", **number)
     group.add_argument("--random-output-len", default=128, help="tokens of an answer (default: 128)", **number)
     group.add_argument(
-        "--random-prefix-len", default=0, help="tokens that all prompts begin with (default: 0)", **number
+        *("--random-prefix-len", "--prefix-len"),
+        default=0,
+        help="tokens that all prompts begin with (default: 0)",
+        **number,
     )
     group.add_argument(
         "--random-range-ratio",

@@ -1,4 +1,4 @@
-"""Flags of vLLM's benchmarks that are refused: each says why, none is taken in silence."""
+"""Flags of vLLM's benchmarks that are refused, or have no effect: each says why, none is taken in silence."""
 
 from __future__ import annotations
 
@@ -6,10 +6,26 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
+from tilewise.ignored import LOG
+
 _NO_ADAPTERS = "there are no LoRA adapters"
 _NO_PROFILER = "the server has no profiler that a request could start"
 _NOT_DOWNLOADED = "data sets are not downloaded: save one as JSON lines, for --dataset-name custom or custom_mm"
 _TRACES = "it belongs to the data set timed_trace, which is not there"
+_SONNET = ("sonnet-input-len", "sonnet-output-len", "sonnet-prefix-len")
+_FETCHED = (
+    *("hf-subset", "hf-split", "hf-name", "hf-output-len", "blazedit-min-distance", "blazedit-max-distance"),
+    *("spec-bench-category", "spec-bench-output-len", "speed-bench-category", "speed-bench-dataset-subset"),
+    *("speed-bench-output-len", "bfcl-categories", *_SONNET),
+)
+_TRACED = ("chunk-hash-size", "label-hash-ids", "label-input-length", "label-output-length", "label-timestamp")
+_OTHER_DATA = {
+    **dict.fromkeys(_FETCHED, _NOT_DOWNLOADED),
+    **dict.fromkeys((f"timed-trace-{name}" for name in (*_TRACED, "sec-multiplier")), _TRACES),
+    **dict.fromkeys(("asr-min-audio-len-sec", "asr-max-audio-len-sec"), "InternVL hears nothing"),
+    "no-reranker": "InternVL does not rank",
+    "random-batch-size": "it is for embeddings, which InternVL has none of",
+}
 OF_SERVE = {
     "use-beam-search": "/v1/completions has no beam search; `tilewise bench latency` has",
     "profile": _NO_PROFILER,
@@ -17,15 +33,13 @@ OF_SERVE = {
     "lora-assignment": _NO_ADAPTERS,
     "lora-path": _NO_ADAPTERS,
     "max-loras": _NO_ADAPTERS,
-    "random-batch-size": "it is for embeddings, which InternVL has none of",
     "probe-request-rate": "run a second benchmark beside the first, with --request-rate",
     "self-timed": _TRACES,
     "plot-timeline": "--plot FILE.png draws latency against load; --save-detailed has every moment",
     "timeline-itl-thresholds": "it is for --plot-timeline, which is not there",
     "plot-dataset-stats": "--save-detailed has the lengths",
-    "trust-remote-code": "code of a checkpoint is never run",
-    "tokenizer-mode": "there is one kind of tokenizer, read from the model's files",
-    **dict.fromkeys(("hf-subset", "hf-split", "hf-name", "hf-output-len"), _NOT_DOWNLOADED),
+    "no-stream": "answers are streamed, which is how the time to the first token is measured",
+    **_OTHER_DATA,
     "chat-template-kwargs": "send them with --extra-body '{\"chat_template_kwargs\": {...}}' to --backend openai-chat",
     "enable-multimodal-chat": "--backend openai-chat is what sends conversations",
 }
@@ -38,8 +52,33 @@ OF_THROUGHPUT = {
     **OF_ENGINE,
     "async-engine": "the engine is driven by this process; `tilewise bench serve` measures a server",
     "lora-path": _NO_ADAPTERS,
+    "lora-assignment": _NO_ADAPTERS,
     "hf-max-batch-size": _OTHER,
+    "hf-enable-torch-compile": _OTHER,
+    "num-warmups": "run it twice, the second time with the caches as the first left them; use 0",
+    "enable-multimodal-chat": "--backend vllm-chat is what makes conversations",
+    "dataset": "write --dataset-name sharegpt --dataset-path FILE",
+    **_OTHER_DATA,
 }
+_CLIENT_SIDE = {"custom-ensure-client-side-data": "a file is read on this side, and its pictures with it"}
+TAKEN_BY_SERVE = {
+    "trust-remote-code": "code of a checkpoint is never run, nor is it needed",
+    "tokenizer-mode": "there is one reader of each model's tokenizer",
+    **_CLIENT_SIDE,
+}
+TAKEN_BY_THROUGHPUT = {
+    "no-stream": "nothing is streamed",
+    "prequeue-requests": "everything is asked at once, before the first step",
+    "disable-frontend-multiprocessing": "the engine is in this process",
+    **_CLIENT_SIDE,
+}
+_ACCEPTED = {
+    "--tokenizer-mode": ("auto", "hf", "slow", "fast"),
+    "--num-warmups": ("0",),
+    "--random-batch-size": ("1",),
+    "--lora-assignment": ("random",),
+}
+"""Values that ask for what is so anyway."""
 _FAR = ("hf", "sonnet", "burstgpt", "spec_bench", "speed_bench", "custom_audio", "timed_trace")
 DATA_SETS = {**dict.fromkeys(_FAR, _NOT_DOWNLOADED), "random-rerank": "InternVL does not rank"}
 _OTHER_TASKS = ("openai-audio", "openai-embeddings", "openai-embeddings-chat", "vllm-pooling", "vllm-rerank")
@@ -65,13 +104,28 @@ def add_refused(parser: argparse.ArgumentParser, flags: Mapping[str, str]) -> No
         parser.add_argument(f"--{name}", nargs="*", action=_Refused, why=why, help=argparse.SUPPRESS)
 
 
+def add_taken(parser: argparse.ArgumentParser, flags: Mapping[str, str]) -> None:
+    for name, why in flags.items():
+        names = (f"--{name}", f"--no-{name}")
+        parser.add_argument(*names, nargs="?", action=_Taken, why=why, help=argparse.SUPPRESS)
+
+
 class _Refused(argparse.Action):
     def __init__(self, option_strings: list[str], dest: str, why: str, **options: Any) -> None:
         super().__init__(option_strings, dest, default=argparse.SUPPRESS, **options)
         self._why = why
 
-    def __call__(self, parser: argparse.ArgumentParser, _space: Any, _values: Any, option: str | None = None) -> None:
-        parser.error(f"{option} is refused: {self._why}.")
+    def __call__(self, parser: argparse.ArgumentParser, _space: Any, values: Any, option: str | None = None) -> None:
+        if len(values) != 1 or values[0] not in _ACCEPTED.get(option or "", ()):
+            parser.error(f"{option} is refused: {self._why}.")
+
+
+class _Taken(_Refused):
+    def __call__(self, parser: argparse.ArgumentParser, space: Any, values: Any, option: str | None = None) -> None:
+        accepted = _ACCEPTED.get(option or "", ())
+        if accepted and values not in accepted:
+            parser.error(f"{option} must be one of {', '.join(accepted)}, got {values!r}: {self._why}.")
+        LOG.take({option or "": self._why}, "command line")
 
 
 class Known:

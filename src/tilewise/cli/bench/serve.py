@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tilewise.cli.bench.datasets import add_dataset_flags, source_of
-from tilewise.cli.bench.refused import BACKENDS, OF_SERVE, Known, add_refused
+from tilewise.cli.bench.refused import BACKENDS, OF_SERVE, TAKEN_BY_SERVE, Known, add_refused, add_taken
 from tilewise.cli.options import json_object
 from tilewise.errors import InvalidConfig
 
@@ -58,6 +58,7 @@ def add_parser(kinds: Any) -> None:
     _add_request_flags(parser)
     _add_result_flags(parser)
     add_refused(parser, OF_SERVE)
+    add_taken(parser, TAKEN_BY_SERVE)
     parser.set_defaults(run=run)
 
 
@@ -65,7 +66,7 @@ def _add_target_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("server options")
     backends = ("openai", "vllm", "openai-chat")
     group.add_argument(
-        "--backend",
+        *("--backend", "--endpoint-type"),
         type=Known(backends, BACKENDS),
         default="openai",
         metavar="NAME",

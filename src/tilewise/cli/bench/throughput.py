@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from tilewise.cli.bench.datasets import add_dataset_flags, source_of
-from tilewise.cli.bench.refused import ENGINES, OF_THROUGHPUT, Known, add_refused
+from tilewise.cli.bench.refused import ENGINES, OF_THROUGHPUT, TAKEN_BY_THROUGHPUT, Known, add_refused, add_taken
 from tilewise.cli.bench.results import add_result_flags, keep
 from tilewise.cli.options import add_engine_flags, engine_options
 
@@ -40,6 +40,7 @@ def add_parser(kinds: Any) -> None:
     add_result_flags(parser)
     add_engine_flags(parser)
     add_refused(parser, OF_THROUGHPUT)
+    add_taken(parser, TAKEN_BY_THROUGHPUT)
     parser.set_defaults(run=run)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from tilewise.cli.flags.flag import Flag
-from tilewise.cli.flags.read import value_from_file
+from tilewise.cli.flags.read import value_from_file, with_key
 from tilewise.errors import InvalidConfig, did_you_mean
 
 
@@ -34,15 +34,33 @@ def flags_of_file(path: str | Path, flags: Iterable[Flag]) -> dict[str, Any]:
 
 
 def values_of(entries: dict[str, Any], flags: Iterable[Flag], where: str) -> dict[str, Any]:
-    named = {name: flag for flag in flags for name in (flag.name, flag.alias) if name and flag.name != "config"}
+    """Names are those of the command line: dashes or underscores, short names, and no-FLAG for a switch.
+
+    `a.b: 1` sets a key of an object.
+    """
+    named = {name: (flag, off) for flag in flags if flag.name != "config" for name, off in _names(flag)}
     values: dict[str, Any] = {}
     for key, value in entries.items():
-        name = key.replace("-", "_")
+        name, _, path = key.partition(".")
+        name = name.lstrip("-").replace("-", "_")
         name = "model" if name == "model_tag" else name
         if name not in named:
             raise InvalidConfig(f"{where}: there is no flag {key!r}.{did_you_mean(name, named)}")
+        flag, off = named[name]
         try:
-            values[named[name].name] = value_from_file(named[name], value)
+            if path:
+                values[flag.name] = with_key(flag, values.get(flag.name), path, value)
+            else:
+                read = value_from_file(flag, value)
+                values[flag.name] = not read if off and read is not None else read
         except ValueError as error:
             raise InvalidConfig(f"{where}: {key} {error}.") from None
     return values
+
+
+def _names(flag: Flag) -> Iterator[tuple[str, bool]]:
+    for name in (flag.name, flag.alias, flag.short):
+        if name:
+            yield name.lstrip("-"), False
+    if flag.is_switch:
+        yield f"no_{flag.name}", True

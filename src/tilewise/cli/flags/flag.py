@@ -28,10 +28,17 @@ class Flag:
     read: Read | None = None
     short: str | None = None
     alias: str | None = None
+    may_be_bare: bool = False
+    """Given without a value it asks for what is so without it."""
 
     @property
     def dashed(self) -> str:
         return "--" + self.name.replace("_", "-")
+
+    @property
+    def other(self) -> str | None:
+        """Its alias, as it is written on a line."""
+        return "--" + self.alias.replace("_", "-") if self.alias else None
 
     @property
     def type(self) -> Any:

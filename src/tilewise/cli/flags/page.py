@@ -26,6 +26,16 @@ GROUPS = {
     "logging": "logs, load and traces",
     "compatibility": "flags of vLLM that are built in, or refused by name",
 }
+_OF_VLLM = {
+    "model": "model",
+    "load": "model",
+    "cache": "memory",
+    "scheduler": "scheduling",
+    "parallel": "compatibility",
+    "lora": "compatibility",
+    "multimodal": "media",
+    "observability": "logging",
+}
 
 
 def asked_for_help(words: Sequence[str]) -> str | None:
@@ -41,18 +51,32 @@ def asked_for_help(words: Sequence[str]) -> str | None:
 def help_page(usage: str, about: str, examples: str, flags: Sequence[Flag], topic: str) -> str:
     if not topic:
         return "\n".join((f"usage: {usage}\n", textwrap.fill(about, _WIDTH), "", _overview(flags), examples))
-    found = _about(flags, topic.lower())
+    if topic == "listgroup":
+        return _overview(flags)
+    found = _about(flags, _ours(topic.lower().lstrip("-")))
     if not found:
         return f"No flag is about {topic!r}.{did_you_mean(topic, GROUPS)} The groups: {', '.join(_groups(flags))}."
-    return "\n".join(_section(group, list(of_it)) for group, of_it in groupby(found, key=lambda flag: flag.group))
+    return sections_of(found)
+
+
+def _ours(topic: str) -> str:
+    """The group that has what one of vLLM's groups has."""
+    if topic == "page":
+        return "all"
+    return _OF_VLLM.get(topic.removesuffix("config"), topic) if topic.endswith("config") else topic
+
+
+def sections_of(flags: Sequence[Flag]) -> str:
+    """A section for each group, in the order of the groups."""
+    ordered = sorted(flags, key=lambda flag: list(GROUPS).index(flag.group))
+    return "\n".join(_section(group, list(of_it)) for group, of_it in groupby(ordered, key=lambda flag: flag.group))
 
 
 def _about(flags: Sequence[Flag], topic: str) -> list[Flag]:
     """All flags, those of a group, or those that the word occurs in; by group."""
     of_group = [flag for flag in flags if topic in ("all", flag.group)]
     word = topic.replace("-", "_")
-    found = of_group or [flag for flag in flags if word in flag.name or topic in flag.help.lower()]
-    return sorted(found, key=lambda flag: list(GROUPS).index(flag.group))
+    return of_group or [flag for flag in flags if word in flag.name or topic in flag.help.lower()]
 
 
 def _groups(flags: Sequence[Flag]) -> list[str]:

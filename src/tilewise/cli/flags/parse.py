@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tilewise.cli.flags.flag import BadUsage, Flag
-from tilewise.cli.flags.read import loose, read_list, value_of
+from tilewise.cli.flags.read import loose, read_list, value_of, with_key
 from tilewise.errors import did_you_mean
 
 _NUMBER = re.compile(r"-\d+(\.\d+)?[kKmMgGtT]?")
@@ -35,7 +35,9 @@ class Named:
         """By the whole name, or a beginning that no other flag has. Raises BadUsage with the names that are near."""
         if name in self.names:
             return self.names[name]
-        begun = [known for known in self.names if len(name) > 3 and known.startswith(name)]
+        # Another name of a flag is no name to be completed: --device is not --device-memory-utilization.
+        whole = (known for known, (flag, _) in self.names.items() if known not in (flag.short, flag.other))
+        begun = [known for known in whole if len(name) > 3 and known.startswith(name)]
         found = {(flag.name, off): (flag, off) for flag, off in map(self.names.__getitem__, begun)}
         if len(found) > 1:
             raise BadUsage(f"{name} may be {' or '.join(sorted(begun))}: write more of it.")
@@ -48,8 +50,8 @@ def _spellings(flag: Flag) -> Iterator[tuple[str, bool]]:
     yield flag.dashed, False
     if flag.is_switch:
         yield "--no-" + flag.dashed.removeprefix("--"), True
-    if flag.alias:
-        yield "--" + flag.alias.replace("_", "-"), False
+    if flag.other:
+        yield flag.other, False
     if flag.short:
         yield flag.short, False
 
@@ -78,6 +80,36 @@ class CommandLine:
                 line.positional.append(word)
         return line
 
+    @classmethod
+    def read_some(
+        cls, words: Sequence[str], flags: Iterable[Flag], others: Sequence[str]
+    ) -> tuple[CommandLine, list[str]]:
+        """The words that are flags or their values, and the words that are not. `others` are flags of somebody else.
+
+        Raises BadUsage for a value that cannot be read.
+        """
+        line, rest = cls(Named.of(flags), _left=deque(words)), list[str]()
+        while line._left:
+            word = line._left.popleft()
+            if word == "--":
+                rest += [word, *line._left]
+                break
+            if looks_like_flag(word) and line._knows(word, others):
+                line._flag(word)
+            else:
+                rest.append(word)
+        return line, rest
+
+    def _knows(self, word: str, others: Sequence[str]) -> bool:
+        name = re.split(r"[=.]", word)[0].replace("_", "-")
+        if name in others or (name not in self.named.names and any(other.startswith(name) for other in others)):
+            return False
+        try:
+            self.named.find(_LEVEL.sub(r"\1", name))
+        except BadUsage:
+            return False
+        return True
+
     def _flag(self, word: str) -> None:
         word = _LEVEL.sub(r"\1=\2", word) if _LEVEL.fullmatch(word) else word
         name, equals, text = word.partition("=")
@@ -87,6 +119,8 @@ class CommandLine:
         try:
             if dot:
                 self._key(flag, path, self._one(flag, given))
+            elif flag.may_be_bare and given is None and self._next_is_flag():
+                self.values[flag.name] = flag.default
             elif flag.is_switch:
                 self.values[flag.name] = self._switched(flag, given) is not negated
             elif flag.is_list:
@@ -106,9 +140,13 @@ class CommandLine:
     def _one(self, flag: Flag, given: list[str] | None) -> str:
         if given is not None:
             return given[0]
-        if not self._left or looks_like_flag(self._left[0]):
+        if self._next_is_flag():
             raise BadUsage(f"{flag.dashed} needs a value.")
         return self._left.popleft()
+
+    def _next_is_flag(self) -> bool:
+        """Or there is no next word."""
+        return not self._left or looks_like_flag(self._left[0])
 
     def _several(self, flag: Flag) -> list[str]:
         words = [self._one(flag, None)]
@@ -118,18 +156,8 @@ class CommandLine:
 
     def _key(self, flag: Flag, path: str, text: str) -> None:
         """Set one key of an object, or with a + behind it add to the list that it holds."""
-        if not flag.is_object:
-            raise BadUsage(f"{flag.dashed} has no keys, so there is no {flag.dashed}.{path}.")
-        *outer, last = path.rstrip("+").split(".")
-        place = self.values[flag.name] = dict(self.values.get(flag.name) or {})
-        for key in outer:
-            place[key] = dict(place[key]) if isinstance(place.get(key), dict) else {}
-            place = place[key]
-        if not path.endswith("+"):
-            place[last] = loose(text)
-        else:
-            before = place.get(last)
-            place[last] = (list(before) if isinstance(before, list) else []) + [loose(item) for item in text.split(",")]
+        read = [loose(item) for item in text.split(",")] if path.endswith("+") else loose(text)
+        self.values[flag.name] = with_key(flag, self.values.get(flag.name), path, read)
 
 
 def looks_like_flag(word: str) -> bool:

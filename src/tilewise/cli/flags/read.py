@@ -10,10 +10,9 @@ from typing import Any, Literal, get_args, get_origin
 from tilewise.amounts import read_amount
 from tilewise.cli.flags.flag import Flag
 from tilewise.errors import did_you_mean
+from tilewise.foreign.translate import check_limits
 
 _WHOLE = re.compile(r"[+-]?\d+")
-MANY = 999  # vLLM's limit where none is set
-_LIMIT_KEYS = ("count", "num_frames", "width", "height")
 
 
 def value_of(flag: Flag, text: str) -> Any:
@@ -90,25 +89,13 @@ def read_paths(text: str) -> tuple[str, ...]:
 def read_limits(text: str) -> dict[str, Any]:
     """`limit_mm_per_prompt` in its forms: image=4, {"image": 4}, {"image": {"count": 4, "width": 448}}, and mixed."""
     found = read_object(text)
-    for kind, limit in found.items():
-        for key in limit if isinstance(limit, Mapping) else ():
-            if key not in _LIMIT_KEYS:
-                raise ValueError(f"{kind} knows {', '.join(_LIMIT_KEYS)}, got {key!r}.{did_you_mean(key, _LIMIT_KEYS)}")
+    check_limits(found)
     return found
 
 
-def counts_of(limits: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The count of each kind, and a line about the sizes beside them."""
-    counts, lines = {}, []
-    for kind, limit in limits.items():
-        counts[kind] = limit.get("count", MANY) if isinstance(limit, Mapping) else limit
-        sizes = [key for key in limit if key != "count"] if isinstance(limit, Mapping) else []
-        if sizes:
-            named = ", ".join(sizes)
-            lines.append(
-                f"limit_mm_per_prompt: {named} of {kind} are for engines that profile; here memory is counted."
-            )
-    return counts, lines
+def read_compilation(text: str) -> dict[str, Any]:
+    """An object, or the number of a mode, as vLLM's older `-O3` is."""
+    return {"mode": int(text)} if text.isdecimal() else read_object(text)
 
 
 def loose(text: str) -> Any:
@@ -123,6 +110,21 @@ def loose(text: str) -> Any:
         return text
 
 
+def with_key(flag: Flag, found: Mapping[str, Any] | None, path: str, value: Any) -> dict[str, Any]:
+    """An object with one key set, or with a + behind the path added to the list that it holds."""
+    if not flag.is_object:
+        raise ValueError(f"has no keys, so there is no {flag.dashed}.{path}.")
+    *outer, last = path.rstrip("+").split(".")
+    place = whole = dict(found or {})
+    for key in outer:
+        place[key] = dict(place[key]) if isinstance(place.get(key), Mapping) else {}
+        place = place[key]
+    before = place.get(last)
+    more = path.endswith("+")
+    place[last] = [*(before if isinstance(before, list) else []), *value] if more else value
+    return whole
+
+
 def value_from_file(flag: Flag, value: Any) -> Any:
     """A value that YAML has given a type already."""
     if isinstance(value, str) and not flag.is_list:
@@ -131,6 +133,8 @@ def value_from_file(flag: Flag, value: Any) -> Any:
         return read_list([str(item) for item in value] if isinstance(value, list) else [str(value)])
     if value is None and flag.optional:
         return None
+    if flag.read is not None and flag.is_object and type(value) is int:
+        return flag.read(str(value))
     if flag.is_object and not isinstance(value, Mapping):
         raise ValueError(f"must be a mapping, got {value!r}")
     return value_of(flag, ",".join(map(str, value)) if isinstance(value, list) else json.dumps(value))

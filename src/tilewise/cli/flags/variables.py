@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tilewise.errors import InvalidConfig, did_you_mean
+from tilewise.foreign.variables import OF_THE_SYSTEM, WITHOUT_EFFECT
 
 Fate = Literal["honoured", "own", "other device", "told"]
 """own: none that vLLM has; other device: not ours, nothing is said; told: one line says what became of it."""
@@ -44,6 +45,8 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("VLLM_IMAGE_FETCH_TIMEOUT", "honoured", "seconds to fetch a picture, redirects and retries included"),
     Variable("VLLM_VIDEO_FETCH_TIMEOUT", "honoured", "seconds to fetch a video, redirects and retries included"),
     Variable("VLLM_MEDIA_FETCH_MAX_RETRIES", "honoured", "times that a fetch is tried again"),
+    Variable("VLLM_MAX_IMAGE_PIXELS", "honoured", "most pixels of a picture, as --max-image-pixels"),
+    Variable("VLLM_MEDIA_URL_ALLOW_REDIRECTS", "honoured", "0 = media are not fetched from where an address redirects"),
     Variable("VLLM_MAX_VIDEO_DECODE_FRAMES", "honoured", "most frames of a video's file"),
     Variable("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "honoured", "max_model_len may exceed the length of the training"),
     Variable("VLLM_BATCH_INVARIANT", "honoured", "answers do not depend on the batch, as --batch-invariant"),
@@ -54,6 +57,14 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("OMP_PROC_BIND", "honoured", "whether threads stay on their cores"),
     Variable("OMP_WAIT_POLICY", "honoured", "how OpenMP's threads wait; unless said, they soon sleep"),
     Variable("GOMP_SPINCOUNT", "honoured", "the same in numbers, for GNU's OpenMP"),
+    Variable("HTTP_PROXY", "honoured", "proxy for http, of media and downloads; http_proxy wins"),
+    Variable("http_proxy", "honoured", "the same"),
+    Variable("HTTPS_PROXY", "honoured", "proxy for https; https_proxy wins"),
+    Variable("https_proxy", "honoured", "the same"),
+    Variable("ALL_PROXY", "honoured", "proxy for both where they have none of their own; all_proxy wins"),
+    Variable("all_proxy", "honoured", "the same"),
+    Variable("NO_PROXY", "honoured", "hosts, domains and networks that are reached directly; no_proxy wins"),
+    Variable("no_proxy", "honoured", "the same"),
     Variable("HF_ENDPOINT", "honoured", "address of the Hugging Face hub, or of a mirror"),
     Variable("HF_HUB_OFFLINE", "honoured", "1 = no hub is asked, only its cache"),
     Variable("TRANSFORMERS_OFFLINE", "honoured", "the same as HF_HUB_OFFLINE"),
@@ -82,9 +93,15 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("TASK_QUEUE_ENABLE", "other device", "launches of NPUs"),
     Variable("HCCL_OP_EXPANSION_MODE", "other device", "sums across NPUs"),
     Variable("HCCL_BUFFSIZE", "other device", "sums across NPUs"),
+    *(Variable(name, "told", why) for name, why in WITHOUT_EFFECT.items()),
+    *(Variable(name, "other device", "other programs'") for name in OF_THE_SYSTEM),
 )
-OPTIONS = {"VLLM_API_KEY": "api_key", "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "timeout_keep_alive"}
-"""Those that are options of the server by another name; flag and file win over them."""
+OPTIONS = {
+    "VLLM_API_KEY": "api_key",
+    "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "timeout_keep_alive",
+    "VLLM_MAX_IMAGE_PIXELS": "max_image_pixels",
+}
+"""Those that are options by another name; flag and file win over them."""
 
 
 def explain_variables(environment: Mapping[str, str]) -> list[str]:

@@ -16,7 +16,7 @@ from tilewise.inputs.file_kind import is_page
 from tilewise.inputs.media_budget import Deadline, MediaBudget
 from tilewise.inputs.media_limits import MediaLimits
 from tilewise.inputs.web.address import WebAddress, look_up, short
-from tilewise.inputs.web.hosts import AllowedHosts, ends_in_number
+from tilewise.inputs.web.hosts import AllowedHosts, is_address
 from tilewise.inputs.web.proxy import Proxies, Proxy
 from tilewise.inputs.web.sockets import CheckedNetwork
 
@@ -91,7 +91,7 @@ class Download:
             numbers = look_up(address.host, deadline, _PATIENCE)
         except InvalidMedia:
             deadline.left()  # it may be this that was refused
-            if ends_in_number(address.host) or ":" in address.host:
+            if is_address(address.host):
                 raise
             if not self.private:
                 self.hosts.check_unresolved(address)
@@ -106,9 +106,8 @@ def _open(
 ) -> Iterator[httpcore.Response]:
     """An answer, its body not read yet. `numbers` are addresses of the proxy if there is one, else of the host."""
     host = f"[{address.host}]" if proxy and ":" in address.host else address.host
-    url = httpcore.URL(
-        scheme=address.scheme.encode(), host=host.encode(), port=address.port, target=address.target.encode()
-    )
+    port = address.port if address.host_header.endswith(f":{address.port}") else None
+    url = httpcore.URL(scheme=address.scheme.encode(), host=host.encode(), port=port, target=address.target.encode())
     headers = [(b"Host", address.host_header.encode()), *_HEADERS]
     try:
         with (

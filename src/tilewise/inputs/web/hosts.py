@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from tilewise.errors import InvalidConfig, InvalidMedia
-from tilewise.inputs.web.address import WebAddress, is_public, plain_host
+from tilewise.inputs.web import address as web
+from tilewise.inputs.web.address import WebAddress, plain_host
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _ANY = "*"
@@ -45,11 +46,12 @@ class AllowedHosts:
 
     @classmethod
     def of(cls, entries: Sequence[str] | None) -> AllowedHosts:
-        """Names, addresses and networks, each with `:port` or without; `*` is any public host.
+        """Names, addresses and networks, each with `:port` or without, some perhaps joined by commas; `*` is any public
+        host.
 
         Raises InvalidConfig for an entry that is none of these.
         """
-        return cls() if entries is None else _read(tuple(entries))
+        return cls() if entries is None else _read(tuple(",".join(entries).split(",")))
 
     def check(self, address: WebAddress) -> None:
         """Raises InvalidMedia for a host that no address can make an allowed one, before it is looked up."""
@@ -64,7 +66,7 @@ class AllowedHosts:
         for number in numbers:
             if self._opens(address, number):
                 continue
-            if not private and not is_public(number):
+            if not private and not web.is_public(number):
                 raise InvalidMedia(
                     f"{address.host} is at {number}, which is not a public address: refused. The server's operator can "
                     "open it by naming it or its network in --allowed-media-domains."
@@ -86,9 +88,14 @@ class AllowedHosts:
         return not self.names.isdisjoint({(address.host, None), (address.host, address.port)})
 
     def _opens(self, address: WebAddress, number: str) -> bool:
-        """Whether a private address is opened."""
-        ip = _unmapped(number)
-        networks = [network for network, port in self.networks if port in (None, address.port) and ip in network]
+        """Whether an entry opens an address, be it private: a network does for every host in it, an address for URLs
+        that are written with it, a local name for what is inside."""
+        ip, exact = _unmapped(number), is_address(address.host) or self._lists(address)
+        networks = [
+            network
+            for network, port in self.networks
+            if port in (None, address.port) and ip in network and (exact or network.num_addresses > 1)
+        ]
         if ip in _METADATA:
             return any(network.num_addresses == 1 for network in networks)
         if networks:
@@ -108,14 +115,14 @@ class AllowedHosts:
 
 def is_local_name(host: str) -> bool:
     """Whether nobody can own a host name in the public DNS. Addresses are no names."""
-    if ":" in host or ends_in_number(host):
+    if is_address(host):
         return False
     return "." not in host or any(host.endswith(f".{suffix}") for suffix in (*_LOCAL, "localhost"))
 
 
-def ends_in_number(host: str) -> bool:
-    """Whether a host is an IPv4 address to those who read 0x7f.1 as one. Source: the URL standard of WHATWG."""
-    return _ENDS_IN_NUMBER.fullmatch(host) is not None
+def is_address(host: str) -> bool:
+    """A host that is IPv6, or that whoever reads 0x7f.1 as IPv4 does. Source: the URL standard of WHATWG."""
+    return ":" in host or _ENDS_IN_NUMBER.fullmatch(host) is not None
 
 
 def _is_this_machine(host: str) -> bool:
@@ -165,7 +172,7 @@ def _network(host: str) -> Network | None:
     try:
         network = ipaddress.ip_network(host, strict=False)
     except ValueError:
-        if "/" in host or ":" in host or ends_in_number(host):
+        if "/" in host or is_address(host):
             raise _no_host(host, "an address or network is written as 192.168.1.7, 10.0.0.0/8 or [fd00::]/8") from None
         return None
     if not network.prefixlen:

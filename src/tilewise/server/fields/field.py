@@ -19,11 +19,12 @@ class Field:
     note: str
     """What it does; or why it cannot, and what to do instead; or why it changes nothing."""
     harmless: tuple[Any, ...] = ()
-    """Values of a refused field that ask for nothing, and are therefore taken. None always is one."""
+    """Values that ask for nothing: a refused field is taken with them, one without effect is not named. None always is
+    one."""
 
-    def refuses(self, value: Any) -> bool:
-        same = (value == harmless and type(value) is type(harmless) for harmless in self.harmless)
-        return self.effect == "refused" and not any(same)
+    def asks_nothing(self, value: Any) -> bool:
+        """A number is the same one however it is written, but true is not one."""
+        return any(value == same and isinstance(value, bool) == isinstance(same, bool) for same in self.harmless)
 
 
 def works(name: str, note: str) -> Field:
@@ -34,8 +35,8 @@ def refused(name: str, note: str, *harmless: Any) -> Field:
     return Field(name, "refused", note, harmless)
 
 
-def inert(name: str, note: str) -> Field:
-    return Field(name, "no effect", note)
+def inert(name: str, note: str, *harmless: Any) -> Field:
+    return Field(name, "no effect", note, harmless)
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,12 @@ class FieldTable:
                     unknown.take(name, known, self.route)
             elif value is None:
                 continue
-            elif known[name].refuses(value):
-                raise InvalidField(name, f"{name} is not supported: {known[name].note}")
             elif known[name].effect == "works":
                 kept[name] = value
-            elif known[name].effect == "no effect":
+            elif known[name].asks_nothing(value):
+                continue
+            elif known[name].effect == "refused":
+                raise InvalidField(name, f"{name} is not supported: {known[name].note}")
+            else:
                 unknown.ignored.add(name, known[name].note)
         return kept

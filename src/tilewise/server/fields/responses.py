@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from tilewise.server.fields.dialects import DIALECTS
 from tilewise.server.fields.field import FieldTable, inert, refused, works
-from tilewise.server.fields.sampling import SAMPLING
+from tilewise.server.fields.sampling import PROVIDER, SAMPLING, without
 
-_STATE = "Conversations are gone on from by previous_response_id, or sent whole as input."
-_SAMPLING = (
-    *("top_k", "min_p", "seed", "stop", "stop_token_ids", "ignore_eos", "logit_bias", "skip_special_tokens"),
-    *("presence_penalty", "frequency_penalty", "repetition_penalty", "include_stop_str_in_output", "min_tokens"),
+_LIKE_CHAT = (
+    *("frequency_penalty", "presence_penalty", "repetition_penalty", "logit_bias", "seed", "stop", "stop_token_ids"),
+    *("include_stop_str_in_output", "ignore_eos", "top_k", "min_p", "min_tokens", "skip_special_tokens"),
+    *("structured_outputs",),
 )
+_STATE = "Conversations are gone on from by previous_response_id, or sent whole as input."
 
 RESPONSES = FieldTable(
     "/v1/responses",
@@ -36,22 +38,24 @@ RESPONSES = FieldTable(
         works("priority", "Lower is served first, under --scheduling-policy priority."),
         works("cache_salt", "Cached prefixes are shared among requests of one salt alone."),
         works("mm_processor_kwargs", "max_dynamic_patch and its like, for this request's pictures."),
-        works("media_io_kwargs", "video.num_frames and video.fps; image.rgba_background_color."),
-        works("chat_template_kwargs", "enable_thinking; the built-in templates know nothing else."),
+        *(field for field in SAMPLING if field.name in _LIKE_CHAT),
         works("include_reasoning", "false = the reasoning is left out of the answer."),
-        works("structured_outputs", "json, regex, choice, grammar or json_object, and its white space."),
-        *(field for field in SAMPLING if field.name in _SAMPLING),
-        inert("user", "A name for the provider's own records; nothing is recorded here."),
-        inert("metadata", "Labels, which the answer repeats."),
-        inert("safety_identifier", "A name for the provider's own records; nothing is recorded here."),
-        inert("prompt_cache_key", "A routing hint; cached prefixes are found by content here."),
-        inert("prompt_cache_retention", "A hint to a provider's cache, which here keeps what fits."),
+        works("chat_template_kwargs", "enable_thinking; whatever else has no effect on the built-in templates."),
+        works("media_io_kwargs", "video.num_frames and video.fps; image.rgba_background_color."),
+        *without(PROVIDER, "metadata", "store", "service_tier"),
+        inert("metadata", "Labels, which the answer repeats.", {}),
         refused("conversation", _STATE),
         refused("prompt", "Prompt templates are kept by the provider: send input and instructions."),
         refused("max_tool_calls", "Functions are called by you: count them there."),
         refused("truncation", "What does not fit is refused, not cut.", "disabled"),
-        refused("service_tier", "There is one tier: send auto or leave it out.", "auto", "default"),
-        refused("stream_options", "Events carry no padding, and the last one has the usage.", {}),
+        inert("service_tier", "There is one tier.", "auto", "default"),
+        inert("stream_options", "Events carry no padding, and the last one has the usage.", {}),
         refused("context_management", _STATE, []),
+        refused("previous_input_messages", _STATE),
+        refused("messages", "They belong to /v1/chat/completions: send input."),
+        refused("max_tokens", "Its name here is max_output_tokens."),
+        refused("max_completion_tokens", "Its name here is max_output_tokens."),
+        refused("n", "One answer comes: use /v1/chat/completions for more.", 1),
+        *(field for field in DIALECTS if field.name not in ("min_length", "max_length")),
     ),
 )

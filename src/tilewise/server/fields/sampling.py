@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+from tilewise.server.fields.dialects import DIALECTS
 from tilewise.server.fields.field import Field, inert, refused, works
+
+PROVIDER: tuple[Field, ...] = (
+    inert("user", "A name for the provider's own records; nothing is recorded here."),
+    inert("metadata", "Labels for stored answers; none is stored here.", {}),
+    inert("safety_identifier", "A name for the provider's own records; nothing is recorded here."),
+    inert("prompt_cache_key", "A routing hint; cached prefixes are found by content here."),
+    inert("prompt_cache_options", "A hint to a provider's cache, which here keeps what fits."),
+    inert("prompt_cache_retention", "A hint to a provider's cache, which here keeps what fits."),
+    inert("store", "Answers of this route are not kept.", False),
+    inert("service_tier", "There is one tier.", "auto", "default", "standard_only"),
+)
+"""Fields for whoever runs a service for others."""
 
 SAMPLING: tuple[Field, ...] = (
     works("model", "One of the served names; absent = the first of them."),
@@ -19,7 +32,7 @@ SAMPLING: tuple[Field, ...] = (
     works("include_stop_str_in_output", "Whether the stop string is part of the answer."),
     works("ignore_eos", "Go on behind the model's own end."),
     works("stream", "Answer as server-sent events."),
-    works("stream_options", "include_usage, continuous_usage_stats; include_obfuscation has to be false."),
+    works("stream_options", "include_usage, continuous_usage_stats."),
     works("temperature", "0 = greedy."),
     works("top_p", "In (0, 1]."),
     works("top_k", "0 or -1 = all tokens."),
@@ -29,50 +42,26 @@ SAMPLING: tuple[Field, ...] = (
     works("skip_special_tokens", "Whether control tokens of the answer stay hidden."),
     works("prompt_logprobs", "Log-probabilities of the prompt's tokens; not with stream."),
     works("truncate_prompt_tokens", "Keep the last tokens of a prompt without pictures; -1 = as many as fit."),
-    works("response_format", "text, json_object or json_schema."),
-    works("structured_outputs", "json, regex, choice, grammar or json_object, and its white space."),
+    works("response_format", "text, json_object, json_schema, structural_tag or regex_schema."),
+    works("structured_outputs", "json, regex, choice, grammar, json_object or structural_tag, and options of JSON."),
     works("guided_json", "Old name of structured_outputs.json."),
     works("guided_regex", "Old name of structured_outputs.regex."),
     works("guided_choice", "Old name of structured_outputs.choice."),
     works("guided_grammar", "Old name of structured_outputs.grammar."),
+    works(
+        "guided_whitespace_pattern", "White space of guided_json: old name of structured_outputs.whitespace_pattern."
+    ),
+    works("structural_tag", "Old name of structured_outputs.structural_tag."),
     works("priority", "Lower is served first, under --scheduling-policy priority."),
     works("cache_salt", "Cached prefixes are shared among requests of one salt alone."),
     works("request_id", "Ends the id of the answer, unless the header X-Request-Id does."),
     works("return_token_ids", "Token ids of prompt and answers."),
     works("return_tokens_as_token_ids", "Tokens of log-probabilities are written token_id:N."),
     works("mm_processor_kwargs", "max_dynamic_patch and its like, for this request's pictures."),
-    refused("use_beam_search", "Beams are searched offline, by LLM.beam_search; use n with a temperature here.", False),
-    refused("length_penalty", "It belongs to beam search, which LLM.beam_search does offline.", 1.0, 1),
-    refused("early_stopping", "It belongs to beam search, which LLM.beam_search does offline.", False),
-    refused("beam_width", "Beams are searched offline, by LLM.beam_search.", 1),
-    refused("best_of", "Ask for n answers and choose among them.", 1),
-    refused("spaces_between_special_tokens", "Text comes as the tokens spell it: leave it out.", True),
-    refused("thinking_token_budget", "Thinking has no budget of its own: set max_tokens."),
-    refused("repetition_detection", "Use repetition_penalty or frequency_penalty."),
-    refused("no_repeat_ngram_size", "Use repetition_penalty or frequency_penalty.", 0),
-    refused("min_length", "Its name here is min_tokens."),
-    refused("top_p_min", "top_p does not decay: set top_p."),
-    refused("top_p_decay", "top_p does not decay: set top_p."),
-    refused("guided_decoding_backend", "There is one backend: leave it out.", "auto"),
-    refused("guided_whitespace_pattern", "Its name here is structured_outputs.whitespace_pattern."),
-    refused("kv_transfer_params", "Keys and values are not sent between servers here."),
-    refused("vllm_xargs", "It is for plugins of another server.", {}),
-    refused("logprob_token_ids", "Ask for logprobs; the likeliest tokens are reported."),
-    refused("return_prompt_text", "/tokenize shows what a conversation becomes."),
-    refused("return_token_offsets", "Offsets are not counted; token texts come with logprobs.", False),
-    refused("truncation_side", "A prompt is cut at its beginning.", "left"),
-    refused("session_id", "Prefixes are found by content: leave it out."),
-    refused("watermarking", "Answers are not marked: leave it out.", False),
+    works("truncation_side", "left = truncate_prompt_tokens keeps the end of a prompt, right = its beginning."),
     refused("media_io_kwargs", "Only video.num_frames and video.fps can be set, in chat."),
-    refused("prompt_embeds", "Prompts are text or token ids here."),
-    refused("lora_request", "Adapters are not served: name the model itself."),
-    inert("user", "A name for the provider's own records; nothing is recorded here."),
-    inert("metadata", "Labels for stored answers; none is stored here."),
-    inert("safety_identifier", "A name for the provider's own records; nothing is recorded here."),
-    inert("prompt_cache_key", "A routing hint; cached prefixes are found by content here."),
-    inert("prompt_cache_retention", "A hint to a provider's cache, which here keeps what fits."),
-    refused("store", "Answers are not kept here: send false or leave it out.", False),
-    refused("service_tier", "There is one tier: send auto or leave it out.", "auto", "default"),
+    *PROVIDER,
+    *DIALECTS,
 )
 
 

@@ -29,7 +29,7 @@ def _kind(*names: str | None) -> Schema:
 
 
 _DETAIL: Schema = {
-    "enum": ["auto", "low", "high", "original", None],
+    "enum": ["auto", "low", "medium", "high", "original", None],
     "description": "Of no effect, but with a server option that says so.",
 }
 _URL: Schema = {"type": "string", "description": "http, https, data with base64, or file where the server allows it."}
@@ -41,7 +41,10 @@ _UUID: Schema = {
 
 def _media(key: str, *kinds: str) -> Schema:
     """A part with a URL, or with the uuid of what was sent before, in it or in its object."""
+    tiles = _any({"type": "integer", "minimum": 1}, _NULL)
     options = {"url": _any(_URL, _NULL), "uuid": _UUID, "detail": _DETAIL}
+    if key == "image_url":
+        options |= {"max_dynamic_patch": tiles, "min_dynamic_patch": tiles}
     inner = _any(_URL, _object([], **options), _NULL)
     known = _object([], type=_kind(*kinds, None), uuid=_UUID, detail=_DETAIL, **{key: inner})
     return {**known, "anyOf": [{"properties": {"type": _kind(*kinds)}, "required": ["type"]}, {"required": [key]}]}
@@ -67,14 +70,15 @@ _IGNORED: dict[str, Schema] = {
 _MESSAGE: Schema = {
     **_object(
         ["role"],
-        role=_kind("system", "developer", "user", "assistant", "tool"),
+        role={"type": "string", "description": "system, developer, user, assistant or tool; or another, in ChatML."},
         content=_CONTENT,
         tool_calls=_any(_list(_CALL), _NULL),
         audio=_NULL,
         function_call=_NULL,
+        prefix={"type": ["boolean", "null"], "description": "Of a last message of the assistant: go on with it."},
         **_IGNORED,
     ),
-    "additionalProperties": False,
+    "description": "Keys that are not known are taken, and named in the header x-tilewise-ignored.",
 }
 _MESSAGES = {**_list(_MESSAGE), "minItems": 1}
 _ITEM = _any(
@@ -105,10 +109,15 @@ _KWARGS: dict[str, Schema] = {
 }
 CONVERSATION: dict[str, Schema] = {
     "messages": _MESSAGES,
-    "chat_template_kwargs": _options(enable_thinking=_any(_SWITCH, _NULL)),
+    "chat_template_kwargs": _any(_object([], enable_thinking=_any(_SWITCH, _NULL)), _NULL),
     "media_io_kwargs": _options(
-        image=_options(rgba_background_color=_any(_COLOUR, _NULL)),
-        video=_options(num_frames=_any(_COUNT, _NULL), fps=_any({"type": "number", "exclusiveMinimum": 0}, _NULL)),
+        image=_options(rgba_background_color=_any(_COLOUR, _NULL), image_mode=_any({"const": "RGB"}, _NULL)),
+        video=_options(
+            num_frames=_any(_COUNT, {"const": -1}, _NULL),
+            fps=_any({"type": "number", "exclusiveMinimum": 0}, _NULL),
+            frame_recovery=_any(_SWITCH, _NULL),
+            video_backend={"enum": ["opencv", "pyav", "torchcodec", None]},
+        ),
     ),
     **_KWARGS,
 }

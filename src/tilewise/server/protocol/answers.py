@@ -98,6 +98,8 @@ class ChatChoice(Strict):
     finish_reason: Finish
     stop_reason: StopReason
     token_ids: list[int] | None
+    schema_errors: list[str] | None = None
+    """What does not fulfil the schema of which `strict: true` was asked; absent otherwise."""
 
 
 class ChatCompletion(Strict):
@@ -144,6 +146,8 @@ class ChatChunkChoice(Strict):
     finish_reason: Finish | None
     stop_reason: StopReason = None
     token_ids: list[int] | None = None
+    schema_errors: list[str] | None = None
+    """What does not fulfil the schema of which `strict: true` was asked; absent otherwise."""
 
 
 class ChatChunk(Strict):

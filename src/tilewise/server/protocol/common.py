@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from tilewise.server.fields.field import FieldTable
 from tilewise.server.fields.unknown import UnknownFields
@@ -23,6 +23,10 @@ class Given(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+"""64 bits, as in vLLM."""
+
+
 class Body(Given):
     """A request body: its table is asked first which fields may come at all."""
 
@@ -36,7 +40,6 @@ class Body(Given):
 class StreamOptions(Given):
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
-    include_obfuscation: Literal[False] | None = None
 
 
 class JsonSchema(Given):
@@ -49,8 +52,17 @@ class JsonSchema(Given):
 
 
 class ResponseFormat(Given):
-    type: Literal["text", "json_object", "json_schema"]
+    """OpenAI's three types; llama.cpp's `schema` beside json_object; vLLM's structural_tag; LMDeploy's regex_schema."""
+
+    type: Literal["text", "json_object", "json_schema", "structural_tag", "regex_schema"]
     json_schema: JsonSchema | None = None
+    schema_: dict[str, Any] | None = None
+    structures: list[dict[str, Any]] | None = None
+    triggers: list[str] | None = None
+    format: dict[str, Any] | None = None
+    regex_schema: str | None = None
+
+    model_config = ConfigDict(alias_generator=lambda name: name.rstrip("_"))
 
 
 class StructuredOutputs(Given):
@@ -59,8 +71,10 @@ class StructuredOutputs(Given):
     choice: list[str] | None = None
     grammar: str | None = None
     json_object: bool | None = None
+    structural_tag: dict[str, Any] | str | None = None
     whitespace_pattern: str | None = None
     disable_any_whitespace: bool | None = None
+    disable_additional_properties: bool | None = None
 
     model_config = ConfigDict(alias_generator=lambda name: name.rstrip("_"))
 
@@ -76,7 +90,7 @@ class Sampled(Body):
     max_tokens: int | None = None
     min_tokens: int | None = None
     n: int | None = None
-    seed: int | None = None
+    seed: Seed | None = None
     stop: str | list[str] | None = None
     stop_token_ids: list[int] | None = None
     include_stop_str_in_output: bool | None = None
@@ -92,12 +106,15 @@ class Sampled(Body):
     skip_special_tokens: bool | None = None
     prompt_logprobs: int | None = None
     truncate_prompt_tokens: int | None = None
+    truncation_side: Literal["left", "right"] | None = None
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
     guided_json: dict[str, Any] | str | None = None
     guided_regex: str | None = None
     guided_choice: list[str] | None = None
     guided_grammar: str | None = None
+    guided_whitespace_pattern: str | None = None
+    structural_tag: str | None = None
     priority: int = 0
     cache_salt: str | None = None
     request_id: str | None = None

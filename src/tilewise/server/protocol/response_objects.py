@@ -141,6 +141,8 @@ class ResponseObject(Strict):
     user: Any
     input_messages: list[RawMessage] | None = None
     output_messages: list[RawMessage] | None = None
+    schema_errors: list[str] | None = None
+    """What does not fulfil the schema of which `strict: true` was asked; absent otherwise."""
 
 
 class ResponseEvent(Strict):

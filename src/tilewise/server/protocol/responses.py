@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict
 
-from tilewise.server.protocol.chat import Effort
-from tilewise.server.protocol.common import Body, Given, StructuredOutputs
+from tilewise.server.protocol.chat import Effort, FlatTool, Tool, ToolChoice
+from tilewise.server.protocol.common import Body, Given, Seed, StructuredOutputs
 
 
 class TextFormat(Given):
@@ -32,19 +32,6 @@ class ReasoningOptions(Given):
     """Without effect: reasoning is given as it is, not summed up."""
 
 
-class FlatTool(Given):
-    type: Literal["function"]
-    name: str
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
-
-
-class FlatToolName(Given):
-    type: Literal["function"]
-    name: str
-
-
 class ResponsesBody(Body):
     input: str | list[dict[str, Any]]
     model: str | None = None
@@ -55,33 +42,33 @@ class ResponsesBody(Body):
     top_logprobs: int | None = None
     stream: bool = False
     text: TextOptions | None = None
-    tools: list[FlatTool] | None = None
-    tool_choice: Literal["none", "auto", "required"] | FlatToolName | None = None
+    tools: list[FlatTool | Tool] | None = None
+    tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool = True
     reasoning: ReasoningOptions | None = None
     request_id: str | None = None
     priority: int = 0
     cache_salt: str | None = None
     mm_processor_kwargs: dict[str, Any] | None = None
-    media_io_kwargs: dict[str, Any] | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    repetition_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    min_tokens: int | None = None
+    seed: Seed | None = None
+    stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = None
+    include_stop_str_in_output: bool | None = None
+    ignore_eos: bool | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    skip_special_tokens: bool | None = None
+    structured_outputs: StructuredOutputs | None = None
     chat_template_kwargs: dict[str, Any] | None = None
-    include_reasoning: bool = True
+    media_io_kwargs: dict[str, Any] | None = None
+    include_reasoning: bool | None = None
     include: list[str] | None = None
     store: bool | None = None
     previous_response_id: str | None = None
     background: bool = False
     enable_response_messages: bool = False
-    structured_outputs: StructuredOutputs | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    seed: int | None = None
-    stop: str | list[str] | None = None
-    stop_token_ids: list[int] | None = None
-    ignore_eos: bool | None = None
-    logit_bias: dict[str, float] | None = None
-    skip_special_tokens: bool | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    repetition_penalty: float | None = None
-    include_stop_str_in_output: bool | None = None
-    min_tokens: int | None = None

@@ -20,6 +20,10 @@ class TokenizeBody(Body):
     chat_template_kwargs: dict[str, Any] | None = None
     media_io_kwargs: dict[str, Any] | None = None
     mm_processor_kwargs: dict[str, Any] | None = None
+    max_dynamic_patch: int | None = None
+    min_dynamic_patch: int | None = None
+    interleave_mm_strings: bool | None = None
+    enable_thinking: bool | None = None
 
 
 class DetokenizeBody(Body):

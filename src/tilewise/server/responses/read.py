@@ -6,21 +6,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import BaseModel
+
 from tilewise.errors import InvalidField
 from tilewise.ignored import Ignored
 from tilewise.server.calls import ChatCall
 from tilewise.server.convert import chat_call, request_id
 from tilewise.server.fields import RESPONSES, UnknownFields
-from tilewise.server.protocol.responses import FlatToolName, ResponsesBody, TextFormat
+from tilewise.server.protocol.responses import ResponsesBody, TextFormat
 from tilewise.server.served import ServedModel
+from tilewise.server.toolcalls import check_tool_types
 
 _SAME = (
-    *("model", "temperature", "top_p", "stream", "parallel_tool_calls", "priority", "cache_salt", "include_reasoning"),
-    *("mm_processor_kwargs", "media_io_kwargs", "chat_template_kwargs", "top_k", "min_p", "seed", "stop"),
-    *("stop_token_ids", "ignore_eos", "logit_bias", "skip_special_tokens", "presence_penalty", "frequency_penalty"),
-    *("repetition_penalty", "include_stop_str_in_output", "min_tokens"),
+    *("model", "temperature", "top_p", "top_k", "min_p", "stream", "parallel_tool_calls", "priority", "cache_salt"),
+    *("frequency_penalty", "presence_penalty", "repetition_penalty", "logit_bias", "min_tokens", "seed", "stop"),
+    *("stop_token_ids", "include_stop_str_in_output", "ignore_eos", "skip_special_tokens", "include_reasoning"),
+    *("mm_processor_kwargs", "media_io_kwargs", "chat_template_kwargs"),
 )
-"""Fields that mean in a chat what they mean here."""
 _SCORES = "message.output_text.logprobs"
 _SPARE = ("id", "status")
 NOTHING_KEPT = "responses are kept by servers that are started with VLLM_ENABLE_RESPONSES_API_STORE=1 alone"
@@ -54,6 +56,7 @@ def response_call(
 
     Names without effect go into `ignored`. Raises InvalidRequest, UnknownModel or pydantic's ValidationError.
     """
+    check_tool_types(body.get("tools"))
     fields = ResponsesBody.read(body, RESPONSES, UnknownFields(ignored, served.strict_fields))
     number = request_id(header_id, fields.request_id)
     same = {name: value for name in _SAME if (value := getattr(fields, name)) is not None}
@@ -63,19 +66,18 @@ def response_call(
         "messages": _messages(fields.instructions, items),
         "max_tokens": fields.max_output_tokens,
     }
+    if fields.structured_outputs:
+        chat["structured_outputs"] = fields.structured_outputs.model_dump(by_alias=True, exclude_none=True)
     if fields.top_logprobs is not None or _SCORES in (fields.include or ()):
         chat |= {"logprobs": True, "top_logprobs": fields.top_logprobs or 0}
-    if fields.structured_outputs is not None:
-        chat["structured_outputs"] = body["structured_outputs"]
     _name_what_has_no_effect(fields, ignored)
     if fields.text and fields.text.format:
         chat["response_format"] = _response_format(fields.text.format)
     if fields.reasoning:
         chat["reasoning_effort"] = fields.reasoning.effort
     if fields.tools:
-        chat |= {"tools": [_tool(tool.model_dump(exclude_none=True)) for tool in fields.tools]}
-    choice = fields.tool_choice
-    chat["tool_choice"] = _tool(choice.model_dump()) if isinstance(choice, FlatToolName) else choice
+        chat["tools"] = [tool.model_dump(exclude_none=True) for tool in fields.tools]
+    chat["tool_choice"] = _choice(fields)
     return ResponseCall(
         f"resp_{number}",
         chat_call(chat, served, ignored, number),
@@ -128,13 +130,13 @@ def _response_format(form: TextFormat) -> dict[str, Any]:
     return {"type": form.type, "json_schema": schema}
 
 
-def _tool(flat: dict[str, Any]) -> dict[str, Any]:
-    return {"type": flat.pop("type"), "function": flat}
+def _choice(fields: ResponsesBody) -> Any:
+    choice = fields.tool_choice
+    return choice.model_dump(exclude_none=True) if isinstance(choice, BaseModel) else choice
 
 
 def _repeated(body: dict[str, Any], fields: ResponsesBody) -> dict[str, Any]:
     tools = [tool.model_dump() for tool in fields.tools or ()]
-    choice = fields.tool_choice
     effort = fields.reasoning.effort if fields.reasoning else None
     form = fields.text.format if fields.text else None
     return {
@@ -144,7 +146,7 @@ def _repeated(body: dict[str, Any], fields: ResponsesBody) -> dict[str, Any]:
         "parallel_tool_calls": fields.parallel_tool_calls,
         "reasoning": {"effort": effort, "summary": None},
         "text": {"format": form.model_dump(by_alias=True, exclude_none=True) if form else {"type": "text"}},
-        "tool_choice": choice.model_dump() if isinstance(choice, FlatToolName) else choice or "auto",
+        "tool_choice": _choice(fields) or "auto",
         "tools": tools,
         "user": body.get("user"),
     }

@@ -10,12 +10,14 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from tilewise.ignored import Ignored
+from tilewise.inputs.grammar import name_unenforced
 from tilewise.server.calls import ChatCall
 from tilewise.server.context import Context, context_of
 from tilewise.server.convert import chat_call
 from tilewise.server.disconnect import EventStream
 from tilewise.server.events import data_event
 from tilewise.server.fields import CHAT
+from tilewise.server.fulfilment import check_answers, check_strictness
 from tilewise.server.interval import Interval
 from tilewise.server.openapi import examples
 from tilewise.server.openapi.conversation import CONVERSATION
@@ -54,7 +56,7 @@ async def answer_chat(raw: HttpRequest, body: dict[str, Any], ignored: Ignored) 
     call = chat_call(body, context.served, ignored, raw.headers.get("x-request-id"))
     service.check_admission()
     async with service.deadline():
-        request = await prepared(raw, context, call)
+        request = await prepared(raw, context, call, ignored)
         context.log.received(call.reply.id, request)
         headers = context.load_report(raw, ignored)
         if call.reply.stream:
@@ -62,16 +64,19 @@ async def answer_chat(raw: HttpRequest, body: dict[str, Any], ignored: Ignored) 
         group = await service.whole(request)
         output = group.output()
         answer = chat_body(call, output) | context.times_of(output)
+        await check_answers(call, output, answer, service)
         context.log.answered(call.reply.id, group)
         return JSONResponse(answer, headers=headers)
 
 
-async def prepared(raw: HttpRequest, context: Context, call: ChatCall) -> Request:
-    """A conversation as the engine takes it, its media read."""
+async def prepared(raw: HttpRequest, context: Context, call: ChatCall, ignored: Ignored) -> Request:
+    """A conversation as the engine takes it, its media read; what of them was left out goes into `ignored`."""
     preparer, scope = context.service.preparer, context.scope(raw, call.routing.cache_salt)
-    return await context.service.read(
-        lambda reader: chat_request(call, preparer, reader), call.prompt.media, scope, is_light(call)
+    request = await context.service.read(
+        lambda reader: chat_request(call, preparer, reader), call.prompt.media, scope, ignored, is_light(call)
     )
+    name_unenforced(request, ignored)
+    return request
 
 
 async def chat_events(context: Context, call: ChatCall, request: Request) -> AsyncGenerator[bytes]:
@@ -81,6 +86,8 @@ async def chat_events(context: Context, call: ChatCall, request: Request) -> Asy
     async with service.deadline(request.arrival), aclosing(service.pieces(group)) as steps:
         async for pieces in steps:
             chunks = [chunk for piece in pieces for chunk in stream.take(interval.hold(piece), group.usage)]
+            for choice in (choice for chunk in chunks for choice in chunk["choices"] if choice["finish_reason"]):
+                await check_strictness(call, group.output().outputs[choice["index"]], choice, service)
             yield b"".join(map(data_event, chunks))
     for chunk in stream.finish(group.usage):
         yield data_event(chunk | context.times_of(group.output()))

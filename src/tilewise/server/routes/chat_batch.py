@@ -16,6 +16,7 @@ from tilewise.server.context import context_of
 from tilewise.server.convert import chat_call
 from tilewise.server.fields import CHAT
 from tilewise.server.fields.field import Field, FieldTable, refused
+from tilewise.server.fulfilment import check_answers
 from tilewise.server.openapi import examples
 from tilewise.server.openapi.conversation import CONVERSATIONS
 from tilewise.server.openapi.operation import GENERATION, Operation, RequestBody
@@ -71,12 +72,14 @@ async def answer_batch(raw: HttpRequest, body: dict[str, Any], ignored: Ignored)
     ]
     service.check_admission()
     async with service.deadline():
-        requests = await asyncio.gather(*(prepared(raw, context, call) for call in calls))
+        requests = await asyncio.gather(*(prepared(raw, context, call, ignored) for call in calls))
         name = calls[0].reply.id
         for request in requests:
             context.log.received(name, request)
         outputs = await all_answers(context, name, requests)
         answers = [chat_body(call, output) for call, output in zip(calls, outputs, strict=True)]
+        for call, output, answer in zip(calls, outputs, answers, strict=True):
+            await check_answers(call, output, answer, service)
         headers = context.load_report(raw, ignored)
         return JSONResponse(_joined(answers, [output.usage for output in outputs]), headers=headers)
 
@@ -84,7 +87,7 @@ async def answer_batch(raw: HttpRequest, body: dict[str, Any], ignored: Ignored)
 def _conversations(body: dict[str, Any]) -> list[Any]:
     """Raises InvalidField for what a batch cannot have, too."""
     for field in _REFUSED.values():
-        if body.get(field.name) is not None and field.refuses(body[field.name]):
+        if body.get(field.name) is not None and not field.asks_nothing(body[field.name]):
             raise InvalidField(field.name, f"{field.name} is not supported: {field.note}")
     found = body.get("messages")
     if not isinstance(found, list) or not found or not all(isinstance(one, list) and one for one in found):

@@ -11,6 +11,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from tilewise.ignored import Ignored
+from tilewise.inputs.grammar import name_unenforced
 from tilewise.outputs.group import AnswerGroup
 from tilewise.server.calls import CompletionCall
 from tilewise.server.completion import Decode, completion_body, completion_call
@@ -57,6 +58,7 @@ async def answer_completion(raw: HttpRequest, body: dict[str, Any], ignored: Ign
     async with service.deadline():
         requests = await service.prepare(lambda: completion_requests(call, service.preparer), is_light(call))
         for request in requests:
+            name_unenforced(request, ignored)
             context.log.received(call.reply.id, request)
         headers = context.load_report(raw, ignored)
         if call.reply.stream:

@@ -14,10 +14,12 @@ from starlette.responses import JSONResponse, Response
 
 from tilewise.errors import TilewiseError
 from tilewise.ignored import Ignored
+from tilewise.inputs.grammar import name_unenforced
 from tilewise.server.context import Context, context_of
 from tilewise.server.disconnect import EventStream
 from tilewise.server.events import named_event
 from tilewise.server.fields import RESPONSES
+from tilewise.server.fulfilment import check_strictness
 from tilewise.server.openapi import examples
 from tilewise.server.openapi.conversation import ITEMS
 from tilewise.server.openapi.operation import GENERATION, Operation, RequestBody
@@ -66,8 +68,10 @@ async def answer_response(raw: HttpRequest, body: dict[str, Any], ignored: Ignor
             lambda reader: chat_request(call.chat, service.preparer, reader),
             call.chat.prompt.media,
             context.scope(raw, call.chat.routing.cache_salt),
+            ignored,
             is_light(call.chat),
         )
+        name_unenforced(request, ignored)
         context.log.received(call.id, request)
         kept = None
         if store is not None and call.store:
@@ -148,7 +152,11 @@ class Making:
         """The events of each step of the engine."""
         async with aclosing(self._context.service.pieces(self._group)) as steps:
             async for pieces in steps:
-                yield [event for piece in pieces for event in self._stream.take(piece, self._group.usage)]
+                events = [event for piece in pieces for event in self._stream.take(piece, self._group.usage)]
+                if self._stream.response["status"] == "completed":
+                    answer = self._group.output().outputs[0]
+                    await check_strictness(self._call.chat, answer, self._stream.response, self._context.service)
+                yield events
         if self._call.raw_messages:
             self._stream.response.update(raw_messages(self._group.output()))
         self._context.log.answered(self._call.id, self._group)

@@ -49,7 +49,9 @@ async def tokenize(raw: HttpRequest) -> Response:
         async with service.deadline():
             media = call.prompt.media if isinstance(call.prompt, ChatPrompt) else MediaOptions()
             scope = context.scope(raw, None)
-            found = await service.read(lambda reader: tokenize_body(call, service.preparer, reader), media, scope)
+            found = await service.read(
+                lambda reader: tokenize_body(call, service.preparer, reader), media, scope, ignored
+            )
             return JSONResponse(found)
 
     return await exchange(raw, service, work)

@@ -7,7 +7,7 @@ away when the process ends, and begin again at the first byte.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -24,14 +24,15 @@ class HuggingFace:
     revision: str
     cache: Path
     endpoint: str
+    token: str | None = field(default=None, repr=False)
 
     @classmethod
-    def of(cls, model: str, revision: str | None, cache: str | None) -> HuggingFace:
+    def of(cls, model: str, revision: str | None, cache: str | None, token: str | None = None) -> HuggingFace:
         from huggingface_hub import constants
 
         folder = Path(cache or constants.HF_HUB_CACHE).expanduser()
         address = endpoint("HF_ENDPOINT", constants.ENDPOINT)
-        return cls(model, checked_revision(model, revision or "main"), folder, address)
+        return cls(model, checked_revision(model, revision or "main"), folder, address, token)
 
     @property
     def storage(self) -> Path:
@@ -44,7 +45,7 @@ class HuggingFace:
     def headers(self) -> Mapping[str, str]:
         from huggingface_hub import constants, get_token
 
-        token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
+        token = self.token or (None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token())
         return {"Authorization": f"Bearer {token}"} if token else {}
 
     def cached(self) -> Path | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -26,12 +26,13 @@ class ModelScope:
     revision: str
     cache: Path
     endpoint: str
+    token: str | None = field(default=None, repr=False)
 
     @classmethod
-    def of(cls, model: str, revision: str | None, cache: str | None) -> ModelScope:
+    def of(cls, model: str, revision: str | None, cache: str | None, token: str | None = None) -> ModelScope:
         folder = Path(cache or os.environ.get("MODELSCOPE_CACHE") or "~/.cache/modelscope").expanduser()
         address = endpoint("MODELSCOPE_ENDPOINT", "https://modelscope.cn")
-        return cls(model, checked_revision(model, revision or "master"), folder, address)
+        return cls(model, checked_revision(model, revision or "master"), folder, address, token)
 
     @property
     def storage(self) -> Path:
@@ -42,7 +43,7 @@ class ModelScope:
         return f"{self.endpoint}/models/{self.model}"
 
     def headers(self) -> Mapping[str, str]:
-        token = os.environ.get("MODELSCOPE_API_TOKEN", "").strip()
+        token = self.token or os.environ.get("MODELSCOPE_API_TOKEN", "").strip()
         # Older parts of the interface know the cookie only.
         return {"Authorization": f"Bearer {token}", "Cookie": f"m_session_id={token}"} if token else {}
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from tilewise.errors import InvalidMedia, did_you_mean
 
-_FOLDER = Path(__file__).parent / "demo" / "pictures"
+_FOLDER = Path(__file__).parent.parent / "demo" / "pictures"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,16 @@ class ImageAsset:
     @property
     def path(self) -> Path:
         return next(path for path in _FOLDER.iterdir() if path.stem == self.name)
+
+    def get_path(self, ext: str = "") -> Path:
+        """`ext` has no effect: there is one file of each picture, which is found by content."""
+        return self.path
+
+    def read_bytes(self, ext: str = "") -> bytes:
+        return self.path.read_bytes()
+
+    def pil_image_ext(self, ext: str = "") -> Image.Image:
+        return self.pil_image
 
     @property
     def pil_image(self) -> Image.Image:

@@ -33,7 +33,7 @@ ADDITIONAL = {
 """Keys of vLLM-Ascend, and what became of them."""
 
 
-def check_compilation(config: Mapping[str, Any], max_num_seqs: int) -> list[str]:
+def check_compilation(config: Mapping[str, Any], max_num_seqs: int | None) -> list[str]:
     """Lines that say what became of the keys. Raises InvalidConfig for one that does not exist or cannot be."""
     known = (*_GRAPH_KEYS, *_COMPILER_KEYS)
     for key in config:
@@ -52,7 +52,7 @@ def check_compilation(config: Mapping[str, Any], max_num_seqs: int) -> list[str]
             "are captured where they can be, answers are the same."
         )
     sizes = _sizes(config)
-    unused = [size for size in sizes if size > max_num_seqs]
+    unused = [size for size in sizes if max_num_seqs is not None and size > max_num_seqs]
     if sizes:
         lines.append(f"compilation_config: none of {len(sizes)} sizes is captured ahead: each is when it comes first.")
     if unused:

@@ -1,0 +1,291 @@
+"""AsyncLLM: an engine in a process of its own, for programs with an event loop. Names and results are vLLM's.
+
+The engine's supervisor lives in a loop of its own, in a thread: the engine is made and ended by ordinary calls, dies
+and comes back while nobody looks, and answers whichever loop asks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+from tilewise.config import EngineConfig
+from tilewise.engine.arg_utils import EngineArgs
+from tilewise.engine.counters import Counters
+from tilewise.errors import Cancelled, EngineDead, InvalidRequest, TilewiseError
+from tilewise.ignored import LOG, Ignored
+from tilewise.inputs.chat_tokenizer import ChatTokenizer
+from tilewise.inputs.model_inputs import ModelInputs
+from tilewise.inputs.prepare import Preparer
+from tilewise.inputs.prompts import PromptInput
+from tilewise.inputs.request_builder import ChatOptions, Messages, RequestBuilder, check_arguments
+from tilewise.llm import media_reader
+from tilewise.outputs.group import AnswerGroup
+from tilewise.outputs.results import ResultStream
+from tilewise.remote.child import EngineProcess
+from tilewise.remote.stream import Stream
+from tilewise.remote.supervisor import RestartRule, Supervisor
+from tilewise.remote.wire import Launch
+from tilewise.sampling_params import SamplingParams
+from tilewise.types import Request, RequestOutput
+
+Result = TypeVar("Result")
+
+
+class AsyncLLM:
+    """Answers prompts about pictures and videos, each as a stream of results.
+
+    Made by options as LLM is, or `from_engine_args`; it returns when the model is loaded. An engine that dies ends its
+    requests with EngineDead and is started again, three times in five minutes at most.
+
+    >>> engine = AsyncLLM("demo")
+    >>> async for result in engine.generate("Hello", SamplingParams(), "request-1"):  # doctest: +SKIP
+    ...     print(result.outputs[0].text)
+    """
+
+    def __init__(self, model: str = "demo", **options: Any) -> None:
+        process = EngineProcess()  # first, as its libraries take longer to load than all that is read here
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="tilewise-async-llm", daemon=True)
+        self._thread.start()
+        try:
+            for name in ("generation_config", "override_generation_config"):
+                options.pop(name, None)  # every request says how its tokens are chosen
+            self.config = config = EngineConfig.of(model=model, **options)
+            self._model = found = ModelInputs.of(config)
+            launch = Launch(config, found.checkpoint, found.draft, found.tokenizer.image_context_id, found.spec.end_ids)
+            self._engine = Supervisor(launch, RestartRule())
+            ready = self._wait(self._engine.start(process))
+        except BaseException:
+            process.kill()
+            self._end_loop()
+            raise
+        self._prepare = found.preparer(ready.resolved)
+        self._build = RequestBuilder(self._prepare, media_reader(config), config.scheduling_policy == "priority")
+        self._running: dict[str, Stream] = {}
+
+    @classmethod
+    def from_engine_args(cls, engine_args: EngineArgs, **of_vllm: Any) -> AsyncLLM:
+        """Further keywords, about vLLM's own parts (loggers, usage, how it starts), are named as having no effect."""
+        LOG.take(dict.fromkeys(of_vllm, "it is about parts that vLLM alone has"), "AsyncLLM")
+        return cls(**engine_args.given)
+
+    def generate(
+        self,
+        prompt: PromptInput,
+        sampling_params: SamplingParams,
+        request_id: str,
+        *,
+        prompt_text: str | None = None,
+        priority: int = 0,
+        mm_processor_kwargs: dict[str, Any] | None = None,
+        **foreign: Any,
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """Continue one raw prompt, in any form that LLM.generate takes.
+
+        Results are whole answers so far, what is new, or the last one, as `sampling_params.output_kind` says. Leaving
+        the iterator takes the request out of the engine. Raises InvalidRequest, and EngineDead if the engine ends.
+        `prompt_text` is what results show for ids. Other keywords of vLLM's are named or refused.
+        """
+
+        def prepare(ignored: Ignored) -> Request:
+            requests = self._build.prompts(prompt, sampling_params, mm_processor_kwargs, ignored)
+            if len(requests) != 1:
+                raise InvalidRequest(f"generate takes one prompt, got {len(requests)}: call it once for each.")
+            (request,) = self._build.prioritised(requests, priority)
+            return request.with_(prompt=request.prompt or prompt_text)
+
+        return self._answer(prepare, sampling_params, request_id, foreign)
+
+    def chat(
+        self,
+        messages: Messages,
+        sampling_params: SamplingParams,
+        request_id: str,
+        *,
+        priority: int = 0,
+        chat_template: None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        mm_processor_kwargs: dict[str, Any] | None = None,
+        **foreign: Any,
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """Answer one conversation; arguments are those of LLM.chat, results those of `generate`."""
+        options = ChatOptions(
+            chat_template,
+            chat_template_kwargs,
+            add_generation_prompt,
+            continue_final_message,
+            tools,
+            mm_processor_kwargs,
+        )
+
+        def prepare(ignored: Ignored) -> Request:
+            request = self._build.conversation(messages, sampling_params, options, ignored)
+            return self._build.prioritised([request], priority)[0]
+
+        return self._answer(prepare, sampling_params, request_id, foreign)
+
+    async def abort(self, request_id: str | Iterable[str]) -> None:
+        """End requests: the last result of each has `finish_reason` "abort". Unknown ones have ended already."""
+        for name in [request_id] if isinstance(request_id, str) else list(request_id):
+            if stream := self._running.get(name):
+                stream.fail(Cancelled(f"Request {name} was aborted."))
+
+    async def check_health(self) -> None:
+        """Raises EngineDead unless requests are taken."""
+        self._engine.check()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether requests are taken, now or when the engine is back."""
+        return self._engine.state in ("ready", "restarting")
+
+    @property
+    def is_stopped(self) -> bool:
+        return not self.is_running
+
+    @property
+    def errored(self) -> bool:
+        """Whether the engine has died so often that it was given up, and nothing will be answered any more."""
+        return self._engine.state == "failed"
+
+    @property
+    def dead_error(self) -> EngineDead:
+        return EngineDead(f"The engine is {self._engine.state}.")
+
+    @property
+    def tokenizer(self) -> ChatTokenizer:
+        return self._model.chat_tokenizer
+
+    def get_tokenizer(self) -> ChatTokenizer:
+        """The tokenizer under the names of transformers."""
+        return self._model.chat_tokenizer
+
+    @property
+    def inputs(self) -> Preparer:
+        """The model's template, tokenizer and tiling."""
+        return self._prepare
+
+    @property
+    def counters(self) -> Counters:
+        """Since the engine started; a copy."""
+        return self._engine.counters.copy()
+
+    def get_num_unfinished_requests(self) -> int:
+        return len(self._running)
+
+    async def reset_prefix_cache(self, reset_running_requests: bool = False, reset_connector: bool = False) -> bool:
+        """Forget all prefixes that were computed; whether none is left."""
+        ignored = Ignored()
+        check_arguments(ignored, reset_running_requests=reset_running_requests, reset_connector=reset_connector)
+        LOG.take(ignored.reasons, "reset_prefix_cache")
+        reset = asyncio.run_coroutine_threadsafe(self._engine.reset("prefix"), self._loop)
+        return await asyncio.wrap_future(reset)
+
+    async def reset_mm_cache(self) -> None:
+        """Forget pictures that have been cut."""
+        self._prepare.cache.clear()
+
+    def shutdown(self, timeout: float | None = None) -> None:
+        """End the engine; requests that are left end with EngineDead. A second call does nothing."""
+        if self._loop.is_closed():
+            return
+        self._wait(self._engine.close())
+        self._end_loop()
+
+    close = shutdown
+
+    def __enter__(self) -> AsyncLLM:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.shutdown()
+
+    def _end_loop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _wait(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Do something in the engine's loop, and wait for it here."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    async def _answer(
+        self,
+        prepare: Callable[[Ignored], Request],
+        sampling: SamplingParams,
+        request_id: str,
+        foreign: Mapping[str, Any],
+    ) -> AsyncGenerator[RequestOutput, None]:
+        ignored = Ignored()
+        check_arguments(ignored, **foreign)
+        if not isinstance(sampling, SamplingParams):
+            raise InvalidRequest(f"sampling_params must be SamplingParams, got {type(sampling).__name__}.")
+        if self._loop.is_closed():
+            raise EngineDead("The engine was shut down: make another AsyncLLM.")
+        self._engine.check()
+        request = await asyncio.to_thread(prepare, ignored)
+        LOG.take(ignored.reasons, "AsyncLLM")
+        group = AnswerGroup(self._model.tokenizer, request, self._prepare.spec)
+        results = ResultStream(group, request_id)
+        async with self._open(group.requests) as stream:
+            if request_id in self._running:
+                raise InvalidRequest(f"request_id {request_id!r:.80} is running already: give another one.")
+            self._running[request_id] = stream
+            try:
+                async for deltas in stream:
+                    for delta in deltas:
+                        piece = group.take(delta)
+                        if piece is not None and piece.engine_goes_on:
+                            stream.abort(delta.request_id)
+                    result = results.next()
+                    if result is not None:
+                        yield result
+                    if group.finished:
+                        return
+            except Cancelled:
+                yield results.aborted()
+            finally:
+                del self._running[request_id]
+
+    def _open(self, requests: Sequence[Request]) -> Stream:
+        """A stream for the loop of the caller; what the engine says is passed on to it from the engine's loop."""
+        here, opened = asyncio.get_running_loop(), list[Stream]()
+        passing = asyncio.run_coroutine_threadsafe(self._passed_on(requests, opened, lambda: stream, here), self._loop)
+
+        def left(request_ids: Sequence[str], unfinished: tuple[str, ...]) -> None:
+            if list(request_ids) == names:
+                passing.cancel()  # leaves the engine's stream, too
+            else:
+                self._loop.call_soon_threadsafe(opened[0].abort, request_ids[0])
+
+        names = [request.id for request in requests]
+        stream = Stream(names, left)
+        return stream
+
+    async def _passed_on(
+        self,
+        requests: Sequence[Request],
+        opened: list[Stream],
+        stream: Callable[[], Stream],
+        there: asyncio.AbstractEventLoop,
+    ) -> None:
+        try:
+            async with self._engine.open(requests) as inner:
+                opened.append(inner)
+                async for deltas in inner:
+                    for delta in deltas:
+                        there.call_soon_threadsafe(stream().put, delta)
+        except TilewiseError as error:
+            there.call_soon_threadsafe(stream().fail, error)
+
+
+AsyncLLMEngine = AsyncLLM

@@ -1,0 +1,271 @@
+"""ChatTokenizer: a model's tokenizer and template under the names of transformers, for programs written for those."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tilewise.amounts import plain
+from tilewise.errors import InvalidRequest, UnknownOption
+from tilewise.ignored import LOG, Ignored, is_near_miss
+from tilewise.inputs.chat import read_messages
+from tilewise.inputs.media_reader import MediaReader
+from tilewise.inputs.sampling import check_ids
+from tilewise.inputs.spec import InputSpec
+from tilewise.inputs.templates import IMAGE_MARKER, VIDEO_MARKER, Ending, ImageSlot, Message, to_string
+from tilewise.inputs.tokenizer import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, Tokenizer
+from tilewise.inputs.tool_text import to_json
+
+_NO_TENSORS = "Lists are given out: make tensors of them, and leave {} out."
+
+
+class Encoding(dict[str, Any]):
+    """`input_ids` and `attention_mask`, as keys and as attributes."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+class ChatTokenizer:
+    """Special tokens in texts are meant, as in `LLM.generate`; in messages they are characters, as in `LLM.chat`."""
+
+    is_fast = True
+    padding_side = "left"
+
+    def __init__(self, tokenizer: Tokenizer, spec: InputSpec) -> None:
+        self._tokenizer = tokenizer
+        self._spec = spec
+
+    def encode(
+        self,
+        text: str,
+        text_pair: None = None,
+        add_special_tokens: bool = True,
+        *,
+        truncation: bool | None = None,
+        max_length: int | None = None,
+        padding: bool = False,
+        return_tensors: None = None,
+    ) -> list[int]:
+        """Ids of a text, behind the start token if the model has one. Raises InvalidRequest."""
+        _refuse(text_pair=text_pair, padding=padding, return_tensors=return_tensors)
+        if not isinstance(text, str):
+            raise InvalidRequest(f"encode takes a text, got {type(text).__name__}: call the tokenizer for several.")
+        ids = self._tokenizer.encode_raw(text)
+        start = self._spec.start_id
+        if add_special_tokens and start is not None and ids[:1] != [start]:
+            ids = [start, *ids]
+        return ids[:max_length] if truncation else ids
+
+    def __call__(self, text: str | Sequence[str], **options: Any) -> Encoding:
+        """As `encode`, for one text or a list of them."""
+        found = self.encode(text, **options) if isinstance(text, str) else [self.encode(one, **options) for one in text]
+        return _encoding(found)
+
+    def tokenize(self, text: str) -> list[str]:
+        return [self.convert_ids_to_tokens(token) for token in self.encode(text, add_special_tokens=False)]
+
+    def decode(self, token_ids: Any, skip_special_tokens: bool = False, **_without_effect: Any) -> str:
+        """Text of an id or of several; as in transformers, special tokens are shown unless they are to be skipped."""
+        ids = plain(token_ids)
+        ids = [ids] if isinstance(ids, int) else [plain(token) for token in ids]
+        check_ids("token_ids", ids, self._tokenizer)
+        return self._tokenizer.decode(ids, skip_special_tokens)
+
+    def batch_decode(self, sequences: Sequence[Any], skip_special_tokens: bool = False, **_options: Any) -> list[str]:
+        return [self.decode(ids, skip_special_tokens) for ids in sequences]
+
+    def apply_chat_template(
+        self,
+        conversation: Sequence[Any],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: None = None,
+        chat_template: None = None,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
+        tokenize: bool = True,
+        padding: bool = False,
+        truncation: bool = False,
+        max_length: int | None = None,
+        return_tensors: None = None,
+        return_dict: bool = False,
+        **template: Any,
+    ) -> Any:
+        """The prompt of a conversation, or of each of several, in the model's own template: ids, or the text.
+
+        Pictures are `<image>` in the text, and one framed `<IMG_CONTEXT>` in ids, as `LLM.generate` takes both. Of
+        further options the templates know `enable_thinking`.
+        """
+        _refuse(documents=documents, padding=padding, return_tensors=return_tensors)
+        check_template(chat_template)
+        ending = ending_of(add_generation_prompt, continue_final_message)
+        ignored = Ignored()
+        thinking = thinking_of(template, ignored)
+        LOG.take(ignored.reasons, "apply_chat_template")
+        several = not conversation or not isinstance(conversation[0], Mapping)
+        rendered = [
+            self._render(messages, tool_texts(tools), ending, bool(thinking), tokenize)
+            for messages in (conversation if several else [conversation])
+        ]
+        found = [prompt[:max_length] if truncation else prompt for prompt in rendered]
+        result = found if several else found[0]
+        return _encoding(result) if return_dict and tokenize else result
+
+    def _render(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[str], ending: Ending, thinking: bool, ids: bool
+    ) -> Any:
+        parsed, _ = read_messages([_marked(message) for message in messages], MediaReader())
+        counted = [_with_pictures(message) for message in parsed]
+        pieces = self._spec.template.render(counted, thinking, tools, ending)
+        if not ids:
+            return to_string(pieces)
+        framed = [self._tokenizer.special_id(token) for token in (IMAGE_START, IMAGE_CONTEXT, IMAGE_END)]
+        start = [] if self._spec.start_id is None else [self._spec.start_id]
+        found = self._tokenizer.encode_pieces(pieces)
+        return [*start, *(token for item in found for token in (framed if isinstance(item, ImageSlot) else [item]))]
+
+    def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> Any:
+        """The id of a token, None if there is none; a list for a list."""
+        find = self._tokenizer.find_id
+        return find(tokens) if isinstance(tokens, str) else [find(token) for token in tokens]
+
+    def convert_ids_to_tokens(self, ids: Any) -> Any:
+        ids = plain(ids)
+        text = self._tokenizer.token_text
+        return text(ids) if isinstance(ids, int) else [text(plain(token)) for token in ids]
+
+    def get_vocab(self) -> dict[str, int]:
+        named = ((self._tokenizer.token_text(token), token) for token in range(len(self)))
+        return {text: token for text, token in named if text is not None}
+
+    @property
+    def vocab_size(self) -> int:
+        return self._tokenizer.vocab_size
+
+    def __len__(self) -> int:
+        return self._tokenizer.vocab_size
+
+    @property
+    def eos_token_id(self) -> int | None:
+        """What ends a turn in the model's template."""
+        return self._tokenizer.find_id(self._spec.template.stop_tokens[0])
+
+    @property
+    def eos_token(self) -> str | None:
+        return self._text(self.eos_token_id)
+
+    @property
+    def bos_token_id(self) -> int | None:
+        """What stands before every prompt; None for most models."""
+        return self._spec.start_id
+
+    @property
+    def bos_token(self) -> str | None:
+        return self._text(self.bos_token_id)
+
+    @property
+    def pad_token_id(self) -> int | None:
+        """Nothing is padded here; for programs that pad, the first of the usual tokens that there is."""
+        found = (self._tokenizer.find_id(token) for token in ("<|endoftext|>", "<pad>", "</s>"))
+        return next((token for token in found if token is not None), self.eos_token_id)
+
+    @property
+    def pad_token(self) -> str | None:
+        return self._text(self.pad_token_id)
+
+    @property
+    def all_special_ids(self) -> list[int]:
+        return sorted(self._tokenizer.special_ids)
+
+    @property
+    def all_special_tokens(self) -> list[str]:
+        return self.convert_ids_to_tokens(self.all_special_ids)  # type: ignore[no-any-return]
+
+    @property
+    def chat_template(self) -> None:
+        """None: the model's template is built in and no Jinja; `apply_chat_template` renders it."""
+
+    def _text(self, token_id: int | None) -> str | None:
+        return None if token_id is None else self._tokenizer.token_text(token_id)
+
+
+def check_template(chat_template: object) -> None:
+    """Raises InvalidRequest for a template of the caller's."""
+    if chat_template is not None:
+        raise InvalidRequest(
+            "chat_template is not possible: prompts follow the template that the model was trained with. Leave it out, "
+            "or render the prompt and call generate."
+        )
+
+
+def ending_of(add_generation_prompt: bool, continue_final_message: bool) -> Ending:
+    """What stands behind the last message. Raises InvalidRequest if both are wanted."""
+    if add_generation_prompt and continue_final_message:
+        raise InvalidRequest("Cannot set both `continue_final_message` and `add_generation_prompt` to True.")
+    return "continue" if continue_final_message else "open" if add_generation_prompt else "end"
+
+
+def thinking_of(template: Mapping[str, Any] | None, ignored: Ignored) -> bool | None:
+    """`enable_thinking` of `chat_template_kwargs`; what no template here reads is named, near misses are refused."""
+    for name in template or {}:
+        if name != "enable_thinking":
+            if is_near_miss(name, ["enable_thinking"]):
+                raise UnknownOption.named(name, ["enable_thinking"], "chat_template_kwargs")
+            ignored.add(f"chat_template_kwargs.{name}", "the built-in templates know enable_thinking alone")
+    value = (template or {}).get("enable_thinking")
+    if value is not None and not isinstance(value, bool):
+        raise InvalidRequest(f"enable_thinking must be True or False, got {value!r:.80}.")
+    return value
+
+
+def tool_texts(tools: Any) -> tuple[str, ...]:
+    """Definitions of functions as they stand in a prompt. Raises InvalidRequest."""
+    if not isinstance(tools, Sequence | None) or isinstance(tools, str):
+        raise InvalidRequest(f"tools must be a list of definitions, got {type(tools).__name__}.")
+    return tuple(to_json(_tool(tool, number)) for number, tool in enumerate(tools or ()))
+
+
+def _tool(tool: Any, number: int) -> Mapping[str, Any]:
+    if isinstance(tool, Mapping) and tool.keys() >= {"name", "parameters"}:
+        tool = {"type": "function", "function": tool}  # without its wrapping
+    function = tool.get("function") if isinstance(tool, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise InvalidRequest(f'tools[{number}] must be {{"type": "function", "function": {{...}}}}, got {tool!r:.80}.')
+    return tool  # type: ignore[no-any-return]
+
+
+def _refuse(**options: Any) -> None:
+    for name, value in options.items():
+        if value:
+            raise InvalidRequest(f"{name}={value!r:.80} is not possible. {_NO_TENSORS.format(name)}")
+
+
+def _encoding(ids: Any) -> Encoding:
+    several = bool(ids) and isinstance(ids[0], list)
+    mask = [[1] * len(one) for one in ids] if several else [1] * len(ids)
+    return Encoding(input_ids=ids, attention_mask=mask)
+
+
+def _marked(message: Any) -> Any:
+    """A message whose media are markers in its text, since nothing is fetched to render a prompt."""
+    content = message.get("content") if isinstance(message, Mapping) else None
+    if not isinstance(content, Sequence) or isinstance(content, str):
+        return message
+    return {**message, "content": [_marker(part) for part in content]}
+
+
+def _marker(part: Any) -> Any:
+    kind = part.get("type", "") if isinstance(part, Mapping) else ""
+    for word, marker in (("image", IMAGE_MARKER), ("video", VIDEO_MARKER)):
+        if isinstance(kind, str) and kind.startswith(word):
+            return {"type": "text", "text": marker}
+    return part
+
+
+def _with_pictures(message: Message) -> Message:
+    """Every `<image>` of a user's text is a place for a picture."""
+    pictures = message.text.count(IMAGE_MARKER) if message.role == "user" else 0
+    return Message(message.role, message.text, pictures, (), message.calls)

@@ -1,0 +1,45 @@
+"""ModelInputs: what is read of a checkpoint before an engine starts, and what prepares its requests afterwards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tilewise.config import EngineConfig
+from tilewise.inputs.chat_tokenizer import ChatTokenizer
+from tilewise.inputs.draft import find_draft
+from tilewise.inputs.media_cache import MediaCache
+from tilewise.inputs.prepare import InputOptions, Preparer
+from tilewise.inputs.spec import InputSpec
+from tilewise.inputs.tokenizer import Tokenizer
+from tilewise.plan import Resolved
+from tilewise.resize import resizer
+from tilewise.weights.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class ModelInputs:
+    """The small files of a model and of its draft, read; weights are where `checkpoint` says."""
+
+    config: EngineConfig
+    checkpoint: Checkpoint
+    tokenizer: Tokenizer
+    spec: InputSpec
+    draft: Checkpoint | None
+
+    @classmethod
+    def of(cls, config: EngineConfig) -> ModelInputs:
+        """May download. Raises InvalidCheckpoint, InvalidConfig, UnknownModel or DownloadFailed."""
+        checkpoint = Checkpoint.of(config)
+        tokenizer = Tokenizer.from_folder(checkpoint.tokenizer)
+        spec = InputSpec.of(checkpoint.folder, tokenizer, config.mm_processor_kwargs)
+        return cls(config, checkpoint, tokenizer, spec, find_draft(config, tokenizer))
+
+    @property
+    def chat_tokenizer(self) -> ChatTokenizer:
+        return ChatTokenizer(self.tokenizer, self.spec)
+
+    def preparer(self, resolved: Resolved) -> Preparer:
+        """Makes requests for an engine that has decided on its limits; pictures that it cut are in its `cache`."""
+        cache, resize = MediaCache.of(self.config.mm_processor_cache_gb), resizer(resolved.resize_kernels)
+        context, options = resolved.limits.max_model_len, InputOptions.of(self.config)
+        return Preparer(self.spec, self.tokenizer, context, options, cache, resize)

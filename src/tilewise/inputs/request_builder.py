@@ -1,0 +1,155 @@
+"""RequestBuilder: the arguments of `generate` and `chat` in Python, as requests."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tilewise.amounts import plain
+from tilewise.errors import InvalidRequest, UnknownOption
+from tilewise.ignored import Ignored
+from tilewise.inputs.chat import read_messages
+from tilewise.inputs.chat_tokenizer import check_template, ending_of, thinking_of, tool_texts
+from tilewise.inputs.grammar import name_unenforced
+from tilewise.inputs.media_reader import LOCAL, MediaReader
+from tilewise.inputs.prepare import Preparer
+from tilewise.inputs.prompts import read_prompts
+from tilewise.keywords import ForeignKeyword, no_effect, refused, take_all
+from tilewise.sampling_params import SamplingParams
+from tilewise.timing import InputTiming
+from tilewise.types import Request
+
+Messages = Sequence[dict[str, Any]]
+_FORMATS = ("auto", "string", "openai")
+_NO_ADAPTERS = "Adapters are not loaded: merge them into the checkpoint."
+FOREIGN_ARGUMENTS: dict[str, ForeignKeyword] = {
+    "lora_request": refused(_NO_ADAPTERS, []),
+    "prompt_adapter_request": refused(_NO_ADAPTERS),
+    "guided_options_request": refused("Set structured_outputs in SamplingParams."),
+    "tokenization_kwargs": refused("Set truncate_prompt_tokens in SamplingParams, or send ids.", {}),
+    "chat_template_content_format": no_effect("content may be a text or a list of parts", "auto"),
+    "trace_headers": no_effect("spans are those of the server", {}),
+    "data_parallel_rank": refused("One engine answers: leave it out.", 0),
+    "session_id": no_effect("prefixes are found by their content"),
+    "kv_hints": no_effect("prefixes are found by their content"),
+    "reasoning_ended": no_effect("a form of answers holds from the first token, thinking is off then"),
+    "reasoning_parser_kwargs": no_effect("texts are given out whole, their thinking among them", {}),
+    "reset_running_requests": refused("A cache in use stays: ask when no request runs.", False),
+    "reset_connector": no_effect("there is no connector to other caches", False),
+}
+"""Arguments of vLLM's `generate` and `chat` that are no options here."""
+
+
+@dataclass
+class LoRARequest:
+    """An adapter, as vLLM's programs name it. There may be one in a program; a call with one is refused."""
+
+    lora_name: str
+    lora_int_id: int
+    lora_path: str = ""
+    base_model_name: str | None = None
+    load_inplace: bool = False
+
+
+@dataclass(frozen=True)
+class ChatOptions:
+    """How conversations become prompts: arguments of `chat`, with vLLM's names."""
+
+    chat_template: None = None
+    chat_template_kwargs: Mapping[str, Any] | None = None
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    tools: Sequence[Mapping[str, Any]] | None = None
+    mm_processor_kwargs: dict[str, Any] | None = None
+
+
+def check_arguments(ignored: Ignored, **given: Any) -> None:
+    """Hold arguments that are no options here against their fates. Raises InvalidField."""
+    content = given.get("chat_template_content_format", "auto")
+    if content not in _FORMATS:
+        raise InvalidRequest(f"chat_template_content_format must be one of {', '.join(_FORMATS)}, got {content!r:.80}.")
+    adapters = given.get("lora_request")
+    if isinstance(adapters, (list, tuple)):
+        given["lora_request"] = [adapter for adapter in adapters if adapter is not None]
+    for name in given:
+        if name not in FOREIGN_ARGUMENTS:
+            raise UnknownOption.named(name, FOREIGN_ARGUMENTS, "The call")
+    take_all(given, FOREIGN_ARGUMENTS, ignored)
+
+
+@dataclass(frozen=True)
+class RequestBuilder:
+    """Reads media, renders, tokenizes and cuts; names without effect go into the `ignored` of each call."""
+
+    preparer: Preparer
+    reader: MediaReader
+    priorities: bool
+    """Whether the scheduler looks at them."""
+
+    def prompts(
+        self,
+        prompts: Any,
+        sampling: SamplingParams | Sequence[SamplingParams],
+        processor: dict[str, Any] | None,
+        ignored: Ignored,
+    ) -> list[Request]:
+        """One request for each raw prompt. Raises InvalidRequest, TooLong among them."""
+        parsed = read_prompts(prompts, self.reader, ignored)
+        requests = []
+        for item, params in zip(parsed, spread(sampling, len(parsed)), strict=True):
+            kwargs = {**(processor or {}), **item.processor}
+            request = self.preparer.prompt(item.prompt, item.media, params, processor=kwargs)
+            request = request.with_(cache_salt=item.cache_salt, prompt=request.prompt or item.text)
+            name_unenforced(request, ignored)
+            requests.append(_came(request, item.arrival, item.reading))
+        return requests
+
+    def conversation(
+        self, messages: Messages, sampling: SamplingParams, options: ChatOptions, ignored: Ignored
+    ) -> Request:
+        """Raises InvalidRequest, TooLong among them."""
+        check_template(options.chat_template)
+        arrival = time.monotonic()  # before media are fetched and decoded: waiting for them is waiting too
+        reader = self.reader.timed(scope=LOCAL, ignored=ignored)
+        parsed, media = read_messages(messages, reader)
+        request = self.preparer.chat(
+            parsed,
+            media,
+            sampling,
+            processor=options.mm_processor_kwargs,
+            thinking=bool(thinking_of(options.chat_template_kwargs, ignored)),
+            tools=tool_texts(options.tools),
+            ending=ending_of(options.add_generation_prompt, options.continue_final_message),
+        )
+        name_unenforced(request, ignored)
+        return _came(request, arrival, reader.watch.timing)
+
+    def prioritised(self, requests: list[Request], priority: int | Sequence[int] | None) -> list[Request]:
+        """Requests with their priorities, one for all or one for each."""
+        if priority is None:
+            return requests
+        numbers = plain(priority)
+        numbers = [numbers] * len(requests) if isinstance(numbers, int) else [plain(number) for number in numbers]
+        if len(numbers) != len(requests) or not all(type(number) is int for number in numbers):
+            raise InvalidRequest(f"priority must be a list of {len(requests)} whole numbers, got {priority!r:.80}.")
+        if not self.priorities and any(numbers):
+            raise InvalidRequest('priority has no effect under scheduling_policy="fcfs": choose "priority".')
+        return [request.with_(priority=number) for request, number in zip(requests, numbers, strict=True)]
+
+
+def spread(params: SamplingParams | Sequence[SamplingParams], count: int) -> list[SamplingParams]:
+    """Sampling options for each of `count` prompts."""
+    if isinstance(params, SamplingParams):
+        return [params] * count
+    if not isinstance(params, Sequence) or not all(isinstance(item, SamplingParams) for item in params):
+        raise InvalidRequest(f"sampling_params must be SamplingParams or a list of them, got {params!r:.80}.")
+    if len(params) != count:
+        raise InvalidRequest(f"There are {len(params)} sampling_params for {count} prompts: give one, or one for each.")
+    return list(params)
+
+
+def _came(request: Request, arrival: float, reading: InputTiming) -> Request:
+    """When a request came, and what its media took before they were cut."""
+    return request.with_(arrival=arrival, inputs=replace(reading, preprocess=request.inputs.preprocess))

@@ -1,0 +1,293 @@
+"""JSON schemas as clients write them -> the schema that an answer is held to.
+
+A null keyword is an absent one. Objects that list their properties are closed, as they are by the backends of vLLM: a
+model that may add keys of its own sometimes adds them until its tokens are spent. What a schema combines (`allOf`,
+`anyOf`, `oneOf`, `$ref` beside properties) is one object, and closed as one: each of its parts admits the names of the
+others. What says that it is open (`additionalProperties`, `unevaluatedProperties`) stays so, and so does an object that
+lists nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+from urllib.parse import unquote
+
+from tilewise.inputs.patterns import relaxed
+
+Schema = dict[str, Any]
+_MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+_LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
+_SINGLE = ("additionalProperties", "items", "additionalItems", "contains", "not", "propertyNames", "if", "then",
+           "else", "unevaluatedProperties", "unevaluatedItems")  # fmt: skip
+_CONDITIONAL = ("if", "then", "else")
+_MAY_BE_NULL = ("const", "default", "example")
+_MOST_NAMES = 10_000
+"""Names that closing may write beside those of the schema."""
+_MOST_INLINED = 200
+_MOST_LINKS = 50
+"""References that lead to one another."""
+
+
+@dataclass
+class PreparedSchema:
+    """A schema as it is followed, as an answer may be checked against it, and what of it is not followed."""
+
+    followed: Any
+    complete: Any
+    unenforced: dict[str, None]
+
+
+def prepare_schema(schema: Any, closed: bool) -> PreparedSchema:
+    """Takes time and memory in proportion to the schema's size. `closed` is whether objects are, if they do not say."""
+    tidy = _tidied(schema)
+    unenforced: dict[str, None] = {}
+    followed = _followable(tidy, unenforced)
+    if closed:
+        try:
+            followed = _Closing(followed).close(followed)
+        except _TooLarge:
+            unenforced["additionalProperties"] = None
+    followed = _without_counts(followed, unenforced)
+    return PreparedSchema(followed, tidy, unenforced)
+
+
+def _tidied(schema: Any) -> Any:
+    """Without nulls, and with OpenAPI's `nullable` as a type."""
+    if not isinstance(schema, dict):
+        return schema
+    found = {key: value for key, value in schema.items() if value is not None or key in _MAY_BE_NULL}
+    found = _mapped(found, _tidied)
+    if found.pop("nullable", False) is True and isinstance(found.get("type"), (str, list)):
+        kinds = [found["type"]] if isinstance(found["type"], str) else found["type"]
+        found["type"] = [*kinds, *(["null"] if "null" not in kinds else [])]
+    return found
+
+
+def _mapped(schema: Schema, change: Any) -> Schema:
+    """With each schema directly below it changed."""
+    found = dict(schema)
+    for key, value in schema.items():
+        if key in _MAPS and isinstance(value, dict):
+            found[key] = {name: True if below is None else change(below) for name, below in value.items()}
+        elif (key in _LISTS or key == "items") and isinstance(value, list):
+            found[key] = [change(below) for below in value]
+        elif key in _SINGLE:
+            found[key] = change(value)
+    return found
+
+
+def _followable(schema: Any, unenforced: dict[str, None]) -> Any:
+    """Without the parts of patterns that cannot be followed."""
+    if not isinstance(schema, dict):
+        return schema
+    found = _mapped(schema, lambda below: _followable(below, unenforced))
+    name = found.get("$schema")
+    if name is not None and not (isinstance(name, str) and "json-schema.org/" in name):
+        del found["$schema"]
+    if isinstance(found.get("pattern"), str):
+        found["pattern"], lacks = relaxed(found["pattern"])
+        unenforced.update(dict.fromkeys(lacks))
+    _drop_patterns_of_keys(found, unenforced)
+    return found
+
+
+def _drop_patterns_of_keys(schema: Schema, unenforced: dict[str, None]) -> None:
+    """A pattern that matched more keys would ask more of them, so it goes, and its keys may come."""
+    patterns = schema.get("patternProperties")
+    if not isinstance(patterns, dict):
+        return
+    kept = {pattern: below for pattern, below in patterns.items() if not relaxed(pattern)[1]}
+    if len(kept) < len(patterns):
+        schema["patternProperties"] = kept
+        schema["additionalProperties"] = True
+        unenforced["patternProperties"] = None
+
+
+def _without_counts(schema: Any, unenforced: dict[str, None]) -> Any:
+    """Keys can be counted only where those that are listed all have to come."""
+    if not isinstance(schema, dict):
+        return schema
+    found = _mapped(schema, lambda below: _without_counts(below, unenforced))
+    listed = found.get("properties")
+    if isinstance(listed, dict) and not set(listed) <= set(_texts(found.get("required"))):
+        for name in ("minProperties", "maxProperties"):
+            if found.pop(name, None) is not None:
+                unenforced[name] = None
+    return found
+
+
+def _texts(value: Any) -> list[str]:
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
+
+
+class _TooLarge(Exception):
+    """A combination that would grow beyond its limits; it stays open."""
+
+
+@dataclass(frozen=True)
+class _Keys:
+    """Which keys the parts of one object speak of; whether one lists its properties, or says that others may come."""
+
+    names: frozenset[str] = frozenset()
+    patterns: frozenset[str] = frozenset()
+    listed: bool = False
+    open: bool = False
+
+    def __add__(self, other: _Keys) -> _Keys:
+        return _Keys(
+            self.names | other.names, self.patterns | other.patterns, self.listed or other.listed,
+            self.open or other.open,
+        )  # fmt: skip
+
+
+@dataclass
+class _Closing:
+    """Closes the objects of one schema."""
+
+    root: Any
+    _written: int = 0
+    _inlined: int = 0
+    _known: dict[str, _Keys] = field(default_factory=dict)
+
+    def close(self, schema: Any, others: _Keys = _Keys(), inside: tuple[str, ...] = ()) -> Any:
+        """`others` are the keys of what else holds at the same place; `inside` the references that led here."""
+        if not isinstance(schema, dict):
+            return schema
+        found = self._close_below(schema)
+        own = self._own(schema)
+        parts = list(self._parts(schema))
+        total = sum((keys for _, _, keys in parts), start=own)
+        self._count(len(parts) * (len(parts) + len(total.names)))
+        for number, (key, place, _) in enumerate(parts):
+            around = sum((keys for other, (_, _, keys) in enumerate(parts) if other != number), start=own + others)
+            self._close_part(found, key, place, around, inside)
+        admitted, silent = total + others, "additionalProperties" not in schema
+        if silent and (own.listed or others.listed) and not admitted.open and _enough(schema, admitted):
+            self._shut(found, admitted)
+        if found.get("unevaluatedProperties") is False and not total.open:
+            del found["unevaluatedProperties"]  # its parts are closed instead
+        return found
+
+    def _close_below(self, schema: Schema) -> Schema:
+        """Objects within this one, which nothing else speaks of."""
+        rest = {key: value for key, value in schema.items() if key not in ("allOf", "anyOf", "oneOf", "$ref")}
+        closed = _mapped(rest, self.close)
+        return {key: closed.get(key, value) for key, value in schema.items()}
+
+    def _parts(self, schema: Schema) -> Iterator[tuple[str, int, _Keys]]:
+        """What else holds of the same value: (keyword, which of `allOf`, its keys)."""
+        for number, branch in enumerate(_schemas(schema, "allOf")):
+            yield "allOf", number, self._keys(branch)
+        for key in ("anyOf", "oneOf"):
+            if key in schema:
+                yield key, 0, sum(map(self._keys, _schemas(schema, key)), start=_Keys())
+        if "$ref" in schema:
+            yield "$ref", 0, self._keys({"$ref": schema["$ref"]})
+
+    def _close_part(self, found: Schema, key: str, place: int, others: _Keys, inside: tuple[str, ...]) -> None:
+        if key == "allOf":
+            found[key] = list(found[key])
+            found[key][place] = self.close(found[key][place], others, inside)
+        elif key != "$ref":
+            found[key] = [self.close(branch, others, inside) for branch in _schemas(found, key)]
+        elif others != _Keys() and found["$ref"] not in inside:
+            self._inline(found, others, inside)
+
+    def _inline(self, found: Schema, others: _Keys, inside: tuple[str, ...]) -> None:
+        """A definition that is one part of an object admits here what it does not elsewhere, so it is written out."""
+        self._inlined += 1
+        if self._inlined > _MOST_INLINED or len(inside) > _MOST_LINKS:
+            raise _TooLarge
+        target = self._target(found["$ref"])
+        if isinstance(target, dict):
+            name = found.pop("$ref")
+            kept = {key: value for key, value in target.items() if key not in ("$defs", "definitions", "$id")}
+            self._count(len(repr(kept)) // 8)
+            found["allOf"] = [*found.get("allOf", ()), self.close(kept, others, (*inside, name))]
+
+    def _shut(self, found: Schema, admitted: _Keys) -> None:
+        listed = found.get("properties") or {}
+        missing = sorted(admitted.names - set(listed))
+        shapes = found.get("patternProperties") or {}
+        self._count(len(missing) + len(admitted.patterns))
+        if missing:
+            found["properties"] = {**listed, **dict.fromkeys(missing, True)}
+        if admitted.patterns - set(shapes):
+            found["patternProperties"] = {**dict.fromkeys(sorted(admitted.patterns), True), **shapes}
+        found["additionalProperties"] = False
+
+    def _count(self, written: int) -> None:
+        self._written += written
+        if self._written > _MOST_NAMES:
+            raise _TooLarge
+
+    def _keys(self, schema: Any, inside: tuple[str, ...] = ()) -> _Keys:
+        """The keys of a schema and of all that it combines."""
+        if not isinstance(schema, dict):
+            return _Keys()
+        found = self._own(schema, inside)
+        for key in ("allOf", "anyOf", "oneOf"):
+            for branch in _schemas(schema, key):
+                found += self._keys(branch, inside)
+        reference = schema.get("$ref")
+        return found + self._keys_of(reference, inside) if isinstance(reference, str) else found
+
+    def _own(self, schema: Schema, inside: tuple[str, ...] = ()) -> _Keys:
+        """What a schema says itself, and which keys it has something to say of under a condition."""
+        found = _own_keys(schema)
+        for branch in (*(schema.get(key) for key in _CONDITIONAL), *_map(schema, "dependentSchemas").values()):
+            if isinstance(branch, dict):
+                found += replace(self._keys(branch, inside), listed=found.listed, open=False)
+        return found
+
+    def _keys_of(self, reference: str, inside: tuple[str, ...]) -> _Keys:
+        if reference in inside:
+            return _Keys()
+        if len(inside) > _MOST_LINKS:
+            raise _TooLarge
+        if reference not in self._known:
+            self._known[reference] = self._keys(self._target(reference), (*inside, reference))
+        return self._known[reference]
+
+    def _target(self, reference: Any) -> Any:
+        """What a reference within the schema points to; None for others, which the parser refuses."""
+        if not isinstance(reference, str) or not reference.startswith("#"):
+            return None
+        target = self.root
+        for step in unquote(reference[1:]).split("/")[1:]:
+            step = step.replace("~1", "/").replace("~0", "~")
+            if isinstance(target, list) and step.isdecimal() and int(step) < len(target):
+                target = target[int(step)]
+            elif isinstance(target, dict):
+                target = target.get(step)
+            else:
+                return None
+        return target
+
+
+def _own_keys(schema: Schema) -> _Keys:
+    """What a schema itself says of keys. Those that it requires may come, listed or not."""
+    names = [*_map(schema, "properties"), *_texts(schema.get("required"))]
+    for name, needed in (*_map(schema, "dependentRequired").items(), *_map(schema, "dependencies").items()):
+        names += [name, *_texts(needed), *(_map(needed, "properties") if isinstance(needed, dict) else ())]
+    says_open = any(schema.get(key, False) is not False for key in ("additionalProperties", "unevaluatedProperties"))
+    listed = any(isinstance(schema.get(key), dict) for key in ("properties", "patternProperties"))
+    return _Keys(frozenset(names), frozenset(_map(schema, "patternProperties")), listed, says_open)
+
+
+def _enough(schema: Schema, admitted: _Keys) -> bool:
+    """Whether the keys that may come are as many as have to."""
+    fewest = schema.get("minProperties", 0)
+    return bool(admitted.patterns) or not isinstance(fewest, (int, float)) or fewest <= len(admitted.names)
+
+
+def _schemas(schema: Schema, key: str) -> list[Any]:
+    value = schema.get(key)
+    return value if isinstance(value, list) else []
+
+
+def _map(schema: Schema, key: str) -> dict[str, Any]:
+    value = schema.get(key)
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,90 @@
+"""LLMEngine: an engine that the caller's program steps by itself. Names and results are vLLM's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from tilewise.engine.arg_utils import EngineArgs
+from tilewise.errors import InvalidRequest
+from tilewise.ignored import LOG, Ignored
+from tilewise.inputs.chat_tokenizer import ChatTokenizer
+from tilewise.inputs.prompts import PromptInput
+from tilewise.inputs.request_builder import check_arguments
+from tilewise.llm import LLM
+from tilewise.outputs.group import AnswerGroup
+from tilewise.outputs.results import ResultStream
+from tilewise.sampling_params import SamplingParams
+from tilewise.types import RequestOutput
+
+
+class LLMEngine:
+    """Add requests, and step until none is unfinished."""
+
+    def __init__(self, llm: LLM) -> None:
+        self.llm = llm
+        """Must not be asked by other ways meanwhile."""
+        self._running: dict[str, tuple[AnswerGroup, ResultStream]] = {}
+
+    @classmethod
+    def from_engine_args(cls, engine_args: EngineArgs, **of_vllm: Any) -> LLMEngine:
+        """Further keywords, about vLLM's own parts, are named as having no effect."""
+        LOG.take(dict.fromkeys(of_vllm, "it is about parts that vLLM alone has"), "LLMEngine")
+        return cls(LLM.from_engine_args(engine_args))
+
+    def add_request(
+        self,
+        request_id: str,
+        prompt: PromptInput,
+        params: SamplingParams,
+        *,
+        priority: int = 0,
+        mm_processor_kwargs: dict[str, Any] | None = None,
+        **foreign: Any,
+    ) -> str:
+        """Prepare one raw prompt and hand it to the engine; its name. Raises InvalidRequest."""
+        ignored = Ignored()
+        check_arguments(ignored, **foreign)
+        if request_id in self._running:
+            raise InvalidRequest(f"request_id {request_id!r:.80} is running already: give another one.")
+        requests = self.llm._build.prompts(prompt, params, mm_processor_kwargs, ignored)
+        LOG.take(ignored.reasons, "LLMEngine")
+        if len(requests) != 1:
+            raise InvalidRequest(f"add_request takes one prompt, got {len(requests)}: call it once for each.")
+        (request,) = self.llm._build.prioritised(requests, priority)
+        group = self.llm._group(request)
+        for single in group.requests:
+            self.llm._core.submit(single)
+        self._running[request_id] = group, ResultStream(group, request_id)
+        return request_id
+
+    def step(self) -> list[RequestOutput]:
+        """Compute one step; a result of each request that has something new, as its `output_kind` says."""
+        groups = {single.id: group for group, _ in self._running.values() for single in group.requests}
+        changed: set[int] = set()
+        for delta in self.llm._core.step() if groups else ():
+            group = groups[delta.request_id]
+            piece = group.take(delta)
+            if piece is not None:
+                changed.add(id(group))
+                if piece.engine_goes_on:
+                    self.llm._core.abort(delta.request_id)
+        results = [results.next() for group, results in self._running.values() if id(group) in changed]
+        self._running = {name: pair for name, pair in self._running.items() if not pair[0].finished}
+        return [result for result in results if result is not None]
+
+    def abort_request(self, request_ids: str | Iterable[str]) -> None:
+        """Take requests out of the engine; unknown ones have ended already."""
+        for name in [request_ids] if isinstance(request_ids, str) else list(request_ids):
+            group, _ = self._running.pop(name, (None, None))
+            for single in group.requests if group is not None else ():
+                self.llm._core.abort(single.id)
+
+    def has_unfinished_requests(self) -> bool:
+        return bool(self._running)
+
+    def get_num_unfinished_requests(self) -> int:
+        return len(self._running)
+
+    def get_tokenizer(self) -> ChatTokenizer:
+        return self.llm.get_tokenizer()

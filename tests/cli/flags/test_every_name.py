@@ -1,0 +1,149 @@
+"""Every name that vLLM 0.33 and 0.10 have, read from their packages, has a fate: it works, is named, or is refused."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+import pytest
+
+from tests.data import VERSIONS, names_of_vllm
+from tilewise.cli.flags.flag import BadUsage
+from tilewise.cli.flags.parse import CommandLine
+from tilewise.cli.flags.settings import read_settings
+from tilewise.cli.flags.table import FOREIGN, names_of, serve_flags
+from tilewise.cli.flags.variables import VARIABLES, unknown_variables
+from tilewise.config import EngineConfig
+from tilewise.errors import InvalidConfig
+from tilewise.server.config import ServerConfig
+
+NEED_OTHERS = {
+    "--enable-log-outputs": "--enable-log-requests",
+    "--enable-auto-tool-choice": "--tool-call-parser=hermes",
+}
+"""Flags that do something together with another alone, in vLLM too."""
+
+
+def names(section: str, *versions: str) -> dict[str, dict[str, Any]]:
+    """Of all versions, the newer first."""
+    found: dict[str, dict[str, Any]] = {}
+    for version in versions or VERSIONS:
+        for name, entry in names_of_vllm(version, section).items():
+            found.setdefault(name, entry)
+    return found
+
+
+SERVE = names("serve")
+
+
+def test_the_lists_are_whole():
+    """Counted by hand in vLLM 0.33's parsers; a list that shrinks would test nothing."""
+    assert len(names("serve", "0.33")) > 300
+    assert len(names("environment", "0.33")) > 300
+    assert {"--seed", "--kv-cache-dtype", "--enable-auto-tool-choice", "--api-server-count"} <= set(SERVE)
+    assert {"--swap-space", "--task", "--guided-decoding-backend", "--disable-log-requests"} <= set(SERVE)
+
+
+@pytest.mark.parametrize("name", SERVE)
+def test_every_flag_of_serve_is_known_with_its_short_names(name):
+    by_name = {written: flag for flag in serve_flags() for written in (flag.dashed, flag.other, flag.short)}
+    assert name in by_name
+    for other in SERVE[name].get("other", ()):
+        assert by_name.get(other) is by_name[name], other
+
+
+def examples(entry: dict[str, Any]) -> list[list[str]]:
+    """Words behind a flag that ask for something."""
+    kind = entry["kind"]
+    if entry.get("choices"):
+        return [[str(choice)] for choice in entry["choices"]]
+    if kind == "bool":
+        return [[], ["false"]]
+    return [{"int": ["2"], "float": ["0.5"], "str": ["x"], "list": ["x"], "object": ["{}"]}[kind]]
+
+
+@pytest.mark.parametrize("name", SERVE)
+def test_every_flag_works_or_is_named_or_refused_by_its_name(name):
+    if name in ("--config", "--speculative-config", "--spec-method", "--spec-model", "--cuda-graph-sizes"):
+        pytest.skip("needs a file, or further keys")
+    for words in examples(SERVE[name]):
+        lines, refusal = outcome([name, *words, *filter(None, [NEED_OTHERS.get(name)])])
+        assert "There is no flag" not in refusal
+        entry = next((item for item in FOREIGN if item.name == name[2:].replace("-", "_")), None)
+        if refusal:
+            assert name.removeprefix("--").replace("-", "_") in refusal.replace("-", "_")
+        elif entry and entry.name not in EngineConfig.__dataclass_fields__ and not entry.silent and words != ["{}"]:
+            assert any(name in line for line in lines)
+
+
+def outcome(words: list[str]) -> tuple[list[str], str]:
+    """Lines about what was taken, and the refusal or an empty text."""
+    try:
+        return read_settings(words, {}).lines, ""
+    except (InvalidConfig, BadUsage) as refusal:
+        return [], str(refusal)
+
+
+def at_default(name: str, entry: dict[str, Any]) -> list[str]:
+    value = entry["default"]
+    return [f"{name}={json.dumps(value) if isinstance(value, bool) else value}"]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_flag_of_serve_is_taken_at_vllms_default(version):
+    entries = names("serve", version)
+    asked = {name: entry for name, entry in entries.items() if entry.get("default") is not None}
+    refusals = {name: outcome(at_default(name, entry))[1] for name, entry in asked.items()}
+    assert {name: refusal for name, refusal in refusals.items() if refusal} == {}
+
+
+@pytest.mark.parametrize("section", ["EngineArgs", "AsyncEngineArgs", "LLM"])
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_keyword_is_taken_at_vllms_default(section, version):
+    defaults = {
+        name: entry.get("default", {} if entry["kind"] == "object" else None)
+        for name, entry in names_of_vllm(version, section).items()
+    }
+    config = EngineConfig.of(**{**defaults, "model": "demo"})
+    assert config.model == "demo"
+    assert config.max_num_seqs == EngineConfig.max_num_seqs
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_variable_has_a_fate(version):
+    known = {entry.name for entry in VARIABLES}
+    assert set(names_of_vllm(version, "environment")) - known == set()
+    assert unknown_variables(dict.fromkeys(names_of_vllm(version, "environment"), "1")) == []
+
+
+@pytest.mark.parametrize("verb", ["bench serve", "bench throughput", "bench latency"])
+def test_every_flag_of_bench_is_known(verb):
+    from tilewise.cli import build_parser
+
+    parser: argparse.ArgumentParser = build_parser()
+    for word in verb.split():
+        [action] = [item for item in parser._actions if isinstance(item, argparse._SubParsersAction)]
+        parser = action.choices[word]
+    known = set(parser._option_string_actions) | {name for flag in parser.flags for name in (flag.dashed, flag.other)}
+    assert set(names(verb)) - known == set()
+
+
+def test_every_flag_of_run_batch_is_known():
+    from tilewise.cli.run_batch import FLAGS, TAKEN
+
+    known = {written for flag in [*FLAGS, *serve_flags()] for written in (flag.dashed, flag.other, flag.short)}
+    taken = {f"--{name.replace('_', '-')}" for name in TAKEN}
+    assert set(names("run-batch")) - known - taken == set()
+
+
+def test_an_alias_is_no_name_to_be_completed():
+    assert CommandLine.read(["--device", "cpu"], serve_flags()).values == {"device": "cpu"}
+    with pytest.raises(BadUsage, match=r"There is no flag --device-mem\b"):
+        CommandLine.read(["--device-mem", "0.5"], serve_flags())
+
+
+def test_an_option_has_no_other_fate():
+    """But for values that it cannot take: whoever adds an option takes its name out of the lists of vLLM's others."""
+    options = names_of(EngineConfig) | names_of(ServerConfig)
+    assert {entry.name for entry in FOREIGN if entry.name in options} == {"quantization", "tensor_parallel_size"}
