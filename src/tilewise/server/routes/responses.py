@@ -140,9 +140,8 @@ class Making:
         with service.counted():
             try:
                 async with service.deadline(self._request.arrival), aclosing(self._steps()) as steps:
-                    async for _ in steps:
-                        if stored.response["status"] == "queued":
-                            stored.response = {**stored.response, "status": "in_progress"}
+                    async for _ in steps:  # it stays queued until it has ended, as vLLM's
+                        pass
             except Exception as error:  # of whatever kind: whoever asks for the response is told
                 self._stream.failed(problem_of(error))
             if self._kept is not None:
