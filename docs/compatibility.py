@@ -47,6 +47,18 @@ does, under the same names.
 Of a flag that is given several times the last one counts. One that does not exist is refused with the nearest that
 does. `tilewise serve --help=WORD` searches.
 """
+DIFFERENCES = """\
+## Differences seen by vLLM's own tests
+Of its `tests/entrypoints`, pointed at a checkpoint with random weights:
+
+| difference | why |
+|---|---|
+| `usage` has `prompt_tokens_details` with `image_tokens` and `tiles` | counted anyway; vLLM has a flag for it |
+| `kv_transfer_params` is refused | keys and values are not sent between servers |
+| `background` with `stream`, and `GET /v1/responses/ID?stream=true`, are refused | ask until it is not `queued` |
+| `/reset_prefix_cache?reset_running_requests=true` is refused | running requests keep their prefixes |
+| every route but four asks for a key, where there are keys | vLLM guards `/v1`, `/v2`, `/inference`, `/cohere` |
+"""
 FATES = {
     "built in": "Built in\nIt is so anyway; one line in the log says so.",
     "other device": "For other devices\nTaken; nothing on this device depends on it, and one line in the log says so.",
@@ -64,7 +76,14 @@ VARIABLE_FATES = {
 
 def page() -> str:
     return "\n".join(
-        [INTRODUCTION.replace("{counts}", _counts()), *_options(), *_foreign(), _additional(), _variables()]
+        [
+            INTRODUCTION.replace("{counts}", _counts()),
+            *_options(),
+            *_foreign(),
+            _additional(),
+            _variables(),
+            DIFFERENCES,
+        ]
     )
 
 

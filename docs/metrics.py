@@ -35,6 +35,7 @@ def families() -> list[Metric]:
     metrics.take(Counters(accepted_at=[1]), Load(0, 0, 0.0))
     metrics.aborted(1)
     metrics.rejected("queued_requests")
+    metrics.ignored(["user"])
     scope = {"method": "POST", "headers": []}
     HttpCounter(_nothing, metrics.registry).count("/v1/chat/completions", scope, 200, 0, 0.1)
     return list(metrics.registry.collect())

@@ -41,6 +41,7 @@ BY_NAME = {
     "inputs/media_limits.py": 1,  # of the limits
     "inputs/web/proxy.py": 2,  # of the variables of proxies
     "server/assemble.py": 1,  # of _whole_variable
+    "server/responses/store.py": 1,  # of its limits
     "server/routes/developer.py": 1,  # of all that are shown
     "weights/hubs/repository.py": 2,  # of endpoint, and of a tuple
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from tests.engine.fake import FakeRunner, assert_nothing_is_held, enrol, limits, request, run
+from tilewise.engine.blocks import BlockPool
 from tilewise.engine.core import EngineCore
 from tilewise.engine.sequence import SequenceState
 from tilewise.step import Limits
@@ -148,3 +149,16 @@ def test_a_preempted_sequence_finds_its_blocks_again():
         _, _, runner = run([request("a", text=12, max_tokens=12), request("b", text=3, max_tokens=20)], sizes)
         found[caching] = runner.tokens_computed
     assert found[True] < found[False]
+
+
+def test_nothing_is_forgotten_while_a_block_has_an_owner():
+    pool = BlockPool(4)
+    [first] = pool.take(1)
+    pool.remember(first, b"a")
+    assert not pool.forget_all()
+    assert pool.match([b"a"]) == [first]
+    pool.give_back([first])
+    assert pool.match([b"a"]) == [first], "it is kept without an owner"
+    assert pool.forget_all()
+    assert pool.match([b"a"]) == []
+    assert pool.num_free == 3

@@ -86,9 +86,11 @@ def test_forms_tools_and_effort():
         ({"item": [{"type": "function_call_output", "call_id": {}, "output": "a"}]}, "call_id must be a text, got {}"),
         ({"item": [{"content": "a"}, {"type": "function_call", "name": "look"}]}, "role must be one of"),
         ({"item": [{"role": "assistant", "tool_calls": 1}, {"type": "function_call", "name": "look"}]}, "be a list"),
-        ({"previous_response_id": "resp_1"}, "send the whole conversation"),
-        ({"store": True}, "not kept"),
-        ({"background": True}, "send false"),
+        ({"previous_response_id": "resp_1"}, "VLLM_ENABLE_RESPONSES_API_STORE=1"),
+        ({"background": True}, "VLLM_ENABLE_RESPONSES_API_STORE=1"),
+        ({"background": True, "store": False}, "only be used when `store` is true"),
+        ({"background": True, "stream": True}, "background with stream"),
+        ({"conversation": "conv_1"}, "previous_response_id"),
     ],
 )
 def test_what_needs_memory_is_refused(fields, says):

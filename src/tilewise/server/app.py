@@ -23,6 +23,7 @@ from tilewise.server.guard import ALWAYS_OPEN, OPEN, Door
 from tilewise.server.http_counter import HttpCounter
 from tilewise.server.openapi.document import document
 from tilewise.server.openapi.pages import pages
+from tilewise.server.responses.store import ResponseStore, StoreLimits
 from tilewise.server.routes import (
     chat,
     chat_batch,
@@ -60,10 +61,16 @@ def create_app(parts: Assembly, config: ServerConfig) -> ASGIApp:
         ticking.cancel()
         with suppress(asyncio.CancelledError):
             await ticking
+        if store is not None:
+            store.close()
         parts.service.close()
 
+    limits = StoreLimits.from_environment()
+    store = None if limits is None else ResponseStore(limits)
     app = FastAPI(lifespan=lifespan, openapi_url=None)
-    app.state.context = Context(parts.service, parts.served, parts.metrics, config, parts.engine, parts.checkpoint)
+    app.state.context = Context(
+        parts.service, parts.served, parts.metrics, config, parts.engine, parts.checkpoint, store
+    )
     modules = modules_of(config)
     for module in modules:
         app.include_router(module.router)

@@ -16,6 +16,7 @@ from tilewise.ignored import Ignored
 from tilewise.outputs.group import AnswerGroup
 from tilewise.server.config import ServerConfig
 from tilewise.server.metrics import Metrics, request_times
+from tilewise.server.responses.store import ResponseStore
 from tilewise.server.served import ServedModel
 from tilewise.server.service import Service
 from tilewise.types import Request, RequestOutput
@@ -62,6 +63,8 @@ class Context:
     engine: EngineConfig
     checkpoint: Path
     """Folder of the model's files."""
+    store: ResponseStore | None = None
+    """Where responses are kept; None = nowhere."""
 
     def scope(self, raw: HttpRequest, salt: str | None) -> str:
         """Whose requests this one belongs to, as far as one can tell: its key's, and among those its salt's."""

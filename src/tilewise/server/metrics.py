@@ -268,17 +268,21 @@ class Metrics:
         return lambda *values: metric.labels(*self._labels.values(), *values)
 
 
-def request_times(output: RequestOutput) -> dict[str, float | None]:
-    """vLLM's per-request metrics: milliseconds, and tokens a second from the first planned work to the last token."""
+def request_times(output: RequestOutput) -> dict[str, float]:
+    """vLLM's per-request metrics: milliseconds, and tokens a second from the first planned work to the last token.
+
+    What an answer was too short for is left out.
+    """
     timing, tokens = output.timing, output.usage.completion_tokens
     prefill, decode, queue, inference = timing.prefill, timing.decode, timing.queue, timing.inference
-    return {
+    found = {
         "time_to_first_token_ms": None if prefill is None else 1000 * prefill,
         "generation_time_ms": None if decode is None else 1000 * decode,
         "queue_time_ms": None if queue is None else 1000 * queue,
         "mean_itl_ms": None if decode is None or tokens < 2 else 1000 * decode / (tokens - 1),
         "tokens_per_second": tokens / inference if inference else None,
     }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def token_buckets(most: int) -> list[int]:

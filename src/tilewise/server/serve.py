@@ -16,6 +16,7 @@ import uvicorn
 
 from tilewise.config import EngineConfig
 from tilewise.errors import EngineDead, InvalidConfig
+from tilewise.ignored import LOG
 from tilewise.logs import http_log_config
 from tilewise.remote.child import EngineProcess
 from tilewise.remote.wire import Build
@@ -35,6 +36,10 @@ def serve(engine: EngineConfig, server: ServerConfig, process: EngineProcess, bu
 
 async def _serve(engine: EngineConfig, config: ServerConfig, process: EngineProcess, build: Build | None) -> int:
     started = time.perf_counter()
+    if config.metrics_without_key:
+        LOG.take(
+            {"--metrics-without-key": "/metrics asks for no key unless --metrics-with-key says so"}, "tilewise serve"
+        )
     listener = listen(config)  # first: a port that is taken should not cost a model's loading time
     try:
         parts = await assemble(engine, config, process, build)

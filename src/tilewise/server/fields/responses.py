@@ -1,4 +1,4 @@
-"""The fields of /v1/responses, of which the stateless part is served."""
+"""The fields of /v1/responses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _LIKE_CHAT = (
     *("include_stop_str_in_output", "ignore_eos", "top_k", "min_p", "min_tokens", "skip_special_tokens"),
     *("structured_outputs",),
 )
-_STATE = "Nothing is kept between requests: send the whole conversation as input."
+_STATE = "Conversations are gone on from by previous_response_id, or sent whole as input."
 
 RESPONSES = FieldTable(
     "/v1/responses",
@@ -23,7 +23,12 @@ RESPONSES = FieldTable(
         works("temperature", "0 = greedy."),
         works("top_p", "In (0, 1]."),
         works("top_logprobs", "Likeliest tokens at each position of the text."),
+        works("include", "message.output_text.logprobs; nothing else can be added to an answer."),
         works("stream", "Answer as server-sent events."),
+        works("store", "Keep the response for GET /v1/responses/ID, where VLLM_ENABLE_RESPONSES_API_STORE is 1."),
+        works("previous_response_id", "Go on from a response that is kept."),
+        works("background", "Answer at once, and work on; ask GET /v1/responses/ID for the answer."),
+        works("enable_response_messages", "Prompt and answer as the model sees them, as text and token ids."),
         works("text", "format: text, json_object or json_schema."),
         works("tools", "Functions that the model may call."),
         works("tool_choice", "none, auto, required or one function."),
@@ -39,20 +44,14 @@ RESPONSES = FieldTable(
         works("media_io_kwargs", "video.num_frames and video.fps; image.rgba_background_color."),
         *without(PROVIDER, "metadata", "store", "service_tier"),
         inert("metadata", "Labels, which the answer repeats.", {}),
-        # OpenAI's clients send nothing unless asked, and its own default is to store: absent means not stored here.
-        refused("store", "Answers are not kept here: send false.", False),
-        refused("previous_response_id", _STATE),
         refused("conversation", _STATE),
-        refused("background", "An answer comes with its request: send false.", False),
         refused("prompt", "Prompt templates are kept by the provider: send input and instructions."),
-        refused("include", "Only message.output_text.logprobs could be had: set top_logprobs.", []),
         refused("max_tool_calls", "Functions are called by you: count them there."),
         refused("truncation", "What does not fit is refused, not cut.", "disabled"),
         inert("service_tier", "There is one tier.", "auto", "default"),
         inert("stream_options", "Events carry no padding, and the last one has the usage.", {}),
         refused("context_management", _STATE, []),
         refused("previous_input_messages", _STATE),
-        refused("enable_response_messages", "Messages in the model's own form are not reported.", False),
         refused("messages", "They belong to /v1/chat/completions: send input."),
         refused("max_tokens", "Its name here is max_output_tokens."),
         refused("max_completion_tokens", "Its name here is max_output_tokens."),

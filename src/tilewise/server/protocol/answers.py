@@ -217,11 +217,11 @@ class TextChunk(Strict):
 class RequestTimes(Strict):
     """Under --enable-per-request-metrics; milliseconds, and tokens a second."""
 
-    time_to_first_token_ms: float | None
-    generation_time_ms: float | None
-    queue_time_ms: float | None
-    mean_itl_ms: float | None
-    tokens_per_second: float | None
+    time_to_first_token_ms: float | None = None
+    generation_time_ms: float | None = None
+    queue_time_ms: float | None = None
+    mean_itl_ms: float | None = None
+    tokens_per_second: float | None = None
 
 
 class Reset(Strict):

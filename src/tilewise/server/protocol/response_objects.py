@@ -96,6 +96,20 @@ class IncompleteDetails(Strict):
     reason: Literal["max_output_tokens"]
 
 
+class RawMessage(Strict):
+    """What the model reads or writes, as text and token ids; vLLM's."""
+
+    type: Literal["raw_message_tokens"]
+    message: str
+    tokens: list[int]
+
+
+class DeletedResponse(Strict):
+    id: str
+    object: Literal["response"]
+    deleted: Literal[True]
+
+
 class ResponseObject(Strict):
     """Beside the answer, it repeats what the request said."""
 
@@ -103,14 +117,14 @@ class ResponseObject(Strict):
     object: Literal["response"]
     created_at: int
     model: str
-    status: Literal["in_progress", "completed", "incomplete", "failed"]
-    background: Literal[False]
+    status: Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
+    background: bool
     error: ResponseError | None
     incomplete_details: IncompleteDetails | None
     output: list[Item]
-    previous_response_id: None
+    previous_response_id: str | None
     service_tier: None
-    store: Literal[False]
+    store: bool
     truncation: Literal["disabled"]
     usage: ResponseUsage | None
     temperature: float
@@ -125,6 +139,8 @@ class ResponseObject(Strict):
     tool_choice: str | dict[str, Any]
     tools: list[dict[str, Any]]
     user: Any
+    input_messages: list[RawMessage] | None = None
+    output_messages: list[RawMessage] | None = None
     schema_errors: list[str] | None = None
     """What does not fulfil the schema of which `strict: true` was asked; absent otherwise."""
 

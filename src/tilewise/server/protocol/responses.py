@@ -28,8 +28,8 @@ class TextOptions(Given):
 
 class ReasoningOptions(Given):
     effort: Effort | None = None
-    summary: None = None
-    """Reasoning is given as it is, not summed up."""
+    summary: Literal["auto", "concise", "detailed"] | None = None
+    """Without effect: reasoning is given as it is, not summed up."""
 
 
 class ResponsesBody(Body):
@@ -67,3 +67,8 @@ class ResponsesBody(Body):
     chat_template_kwargs: dict[str, Any] | None = None
     media_io_kwargs: dict[str, Any] | None = None
     include_reasoning: bool | None = None
+    include: list[str] | None = None
+    store: bool | None = None
+    previous_response_id: str | None = None
+    background: bool = False
+    enable_response_messages: bool = False

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from tilewise.sampling_params import SamplingParams
 from tilewise.server.responses.read import ResponseCall
-from tilewise.types import Usage
+from tilewise.types import RequestOutput, Usage
 
 Item = dict[str, Any]
 
@@ -21,13 +22,13 @@ def response_object(
         "created_at": reply.created,
         "model": reply.model,
         "status": status,
-        "background": False,
+        "background": call.background,
         "error": None,
         "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
         "output": output,
-        "previous_response_id": None,
+        "previous_response_id": call.previous,
         "service_tier": None,
-        "store": False,
+        "store": call.store,
         "truncation": "disabled",
         "usage": usage,
         **_sampling(sampling),
@@ -41,6 +42,19 @@ def _sampling(sampling: SamplingParams) -> dict[str, Any]:
         "top_p": sampling.top_p,
         "top_logprobs": max(sampling.logprobs or 0, 0),
     }
+
+
+def raw_messages(output: RequestOutput) -> dict[str, Any]:
+    """Prompt and answer as the model sees them, in vLLM's form."""
+    answer = output.outputs[0]
+    return {
+        "input_messages": [_raw_message(output.prompt or "", output.prompt_token_ids)],
+        "output_messages": [_raw_message(answer.text, answer.token_ids)],
+    }
+
+
+def _raw_message(text: str, token_ids: Sequence[int]) -> dict[str, Any]:
+    return {"type": "raw_message_tokens", "message": text, "tokens": list(token_ids)}
 
 
 def response_usage(usage: Usage, reasoning_tokens: int) -> dict[str, Any]:

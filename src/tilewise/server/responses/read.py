@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,11 @@ _SAME = (
     *("stop_token_ids", "include_stop_str_in_output", "ignore_eos", "skip_special_tokens", "include_reasoning"),
     *("mm_processor_kwargs", "media_io_kwargs", "chat_template_kwargs"),
 )
+_SCORES = "message.output_text.logprobs"
 _SPARE = ("id", "status")
+NOTHING_KEPT = "responses are kept by servers that are started with VLLM_ENABLE_RESPONSES_API_STORE=1 alone"
+Item = dict[str, Any]
+Recall = Callable[[str], Sequence[Item]]
 
 
 @dataclass(frozen=True)
@@ -32,21 +36,41 @@ class ResponseCall:
     chat: ChatCall
     said: Mapping[str, Any]
     """Fields of the body that the answer repeats."""
+    items: tuple[Item, ...] = ()
+    """The conversation so far, without instructions, which hold for one response alone."""
+    store: bool = False
+    background: bool = False
+    previous: str | None = None
+    raw_messages: bool = False
+    """Whether prompt and answer are told as the model sees them."""
 
 
 def response_call(
-    body: dict[str, Any], served: ServedModel, ignored: Ignored, header_id: str | None = None
+    body: dict[str, Any],
+    served: ServedModel,
+    ignored: Ignored,
+    header_id: str | None = None,
+    recall: Recall | None = None,
 ) -> ResponseCall:
-    """Names without effect go into `ignored`. Raises InvalidRequest, UnknownModel or pydantic's ValidationError."""
+    """`recall` gives the items of a response that is kept; None = none is.
+
+    Names without effect go into `ignored`. Raises InvalidRequest, UnknownModel or pydantic's ValidationError.
+    """
     check_tool_types(body.get("tools"))
     fields = ResponsesBody.read(body, RESPONSES, UnknownFields(ignored, served.strict_fields))
     number = request_id(header_id, fields.request_id)
     same = {name: value for name in _SAME if (value := getattr(fields, name)) is not None}
-    chat: dict[str, Any] = {**same, "messages": _messages(fields), "max_tokens": fields.max_output_tokens}
+    items = (*_earlier(fields, recall), *_items(fields))
+    chat: dict[str, Any] = {
+        **same,
+        "messages": _messages(fields.instructions, items),
+        "max_tokens": fields.max_output_tokens,
+    }
     if fields.structured_outputs:
         chat["structured_outputs"] = fields.structured_outputs.model_dump(by_alias=True, exclude_none=True)
-    if fields.top_logprobs is not None:
-        chat |= {"logprobs": True, "top_logprobs": fields.top_logprobs}
+    if fields.top_logprobs is not None or _SCORES in (fields.include or ()):
+        chat |= {"logprobs": True, "top_logprobs": fields.top_logprobs or 0}
+    _name_what_has_no_effect(fields, ignored)
     if fields.text and fields.text.format:
         chat["response_format"] = _response_format(fields.text.format)
     if fields.reasoning:
@@ -54,7 +78,49 @@ def response_call(
     if fields.tools:
         chat["tools"] = [tool.model_dump(exclude_none=True) for tool in fields.tools]
     chat["tool_choice"] = _choice(fields)
-    return ResponseCall(f"resp_{number}", chat_call(chat, served, ignored, number), _repeated(body, fields))
+    return ResponseCall(
+        f"resp_{number}",
+        chat_call(chat, served, ignored, number),
+        _repeated(body, fields),
+        items=items,
+        store=_is_kept(fields, recall, ignored),
+        background=fields.background,
+        previous=fields.previous_response_id,
+        raw_messages=fields.enable_response_messages,
+    )
+
+
+def _earlier(fields: ResponsesBody, recall: Recall | None) -> Sequence[Item]:
+    if fields.previous_response_id is None:
+        return ()
+    if recall is None:
+        raise InvalidField("previous_response_id", f"previous_response_id: {NOTHING_KEPT}")
+    return recall(fields.previous_response_id)
+
+
+def _is_kept(fields: ResponsesBody, recall: Recall | None, ignored: Ignored) -> bool:
+    """Kept unless the body says no, as OpenAI and vLLM have it, where anything is kept at all."""
+    if fields.background and fields.store is False:
+        raise InvalidField("background", "background can only be used when `store` is true: leave out one of them.")
+    if fields.background and fields.stream:
+        raise InvalidField(
+            "stream", "background with stream is not supported: ask GET /v1/responses/ID for the answer."
+        )
+    if recall is not None:
+        return fields.store is not False
+    if fields.background:
+        raise InvalidField("background", f"background: {NOTHING_KEPT}")
+    if fields.store:
+        ignored.add("store", NOTHING_KEPT)
+    return False
+
+
+def _name_what_has_no_effect(fields: ResponsesBody, ignored: Ignored) -> None:
+    for name in fields.include or ():
+        if name != _SCORES:
+            ignored.add(f"include.{name}", "answers have nothing of this kind")
+    if fields.reasoning and fields.reasoning.summary:
+        ignored.add("reasoning.summary", "reasoning is given as it is, not summed up")
 
 
 def _response_format(form: TextFormat) -> dict[str, Any]:
@@ -86,15 +152,19 @@ def _repeated(body: dict[str, Any], fields: ResponsesBody) -> dict[str, Any]:
     }
 
 
-def _messages(fields: ResponsesBody) -> list[dict[str, Any]]:
-    messages: list[dict[str, Any]] = []
-    if fields.instructions is not None:
-        messages.append({"role": "system", "content": fields.instructions})
+def _items(fields: ResponsesBody) -> Sequence[Item]:
     if isinstance(fields.input, str):
-        return [*messages, {"role": "user", "content": fields.input}]
+        return ({"role": "user", "content": fields.input},)
     if not fields.input:
         raise InvalidField("input", "input is empty: it needs a text or at least one item.")
-    for number, item in enumerate(fields.input):
+    return fields.input
+
+
+def _messages(instructions: str | None, items: Sequence[Item]) -> list[dict[str, Any]]:
+    messages: list[dict[str, Any]] = []
+    if instructions is not None:
+        messages.append({"role": "system", "content": instructions})
+    for number, item in enumerate(items):
         _add_item(messages, item, f"input[{number}]")
     return messages
 

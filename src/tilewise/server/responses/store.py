@@ -1,0 +1,176 @@
+"""ResponseStore: responses that were asked to be kept, in memory that is bounded by number, bytes and age.
+
+Each belongs to the scope of the key that asked for it, so that no client finds another's. Conversations are kept with
+their pictures, and every response counts its whole conversation, so that the bound holds whatever they share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tilewise.errors import InvalidConfig, InvalidField, InvalidRequest, Overloaded, TilewiseError
+from tilewise.server.responses.items import Item, response_object
+from tilewise.server.responses.read import ResponseCall
+
+
+class UnknownResponse(TilewiseError):
+    """No response of this id is kept, or not for whoever asks."""
+
+    http_status = 404
+    param = "response_id"
+
+
+@dataclass(frozen=True)
+class StoreLimits:
+    most: int = 1000
+    """Responses."""
+    most_bytes: int = 256 * 2**20
+    seconds: float = 3600.0
+    """After which a response goes."""
+
+    @classmethod
+    def from_environment(cls) -> StoreLimits | None:
+        """None unless VLLM_ENABLE_RESPONSES_API_STORE says so. Raises InvalidConfig for what is no number."""
+        if os.environ.get("VLLM_ENABLE_RESPONSES_API_STORE", "0") in ("", "0"):
+            return None
+        return cls(
+            _number("TILEWISE_MAX_STORED_RESPONSES", cls.most),
+            _number("TILEWISE_MAX_STORED_RESPONSES_MB", cls.most_bytes >> 20) << 20,
+            _number("TILEWISE_STORED_RESPONSES_SECONDS", int(cls.seconds)),
+        )
+
+
+def _number(name: str, default: int) -> int:
+    asked = os.environ.get(name, f"{default}")
+    if not asked.isdecimal() or not 1 <= int(asked) < 2**31:
+        raise InvalidConfig(f"{name} must be a whole number from 1 on, found {asked!r:.40}.")
+    return int(asked)
+
+
+@dataclass
+class StoredResponse:
+    scope: str
+    call: ResponseCall
+    response: dict[str, Any]
+    size: int
+    """Bytes of its conversation, as JSON."""
+    since: float
+    task: asyncio.Task[None] | None = field(default=None, repr=False)
+    """Works on a response in the background."""
+
+    @property
+    def running(self) -> bool:
+        return self.response["status"] in ("queued", "in_progress")
+
+
+class ResponseStore:
+    """All methods belong to one event loop; `clock` is in seconds."""
+
+    def __init__(self, limits: StoreLimits, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limits, self._clock = limits, clock
+        self._kept: OrderedDict[tuple[str, str], StoredResponse] = OrderedDict()  # the oldest first
+        self.num_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def find(self, scope: str, name: str) -> StoredResponse:
+        """Raises UnknownResponse."""
+        self._expire()
+        stored = self._kept.get((scope, name))
+        if stored is None:
+            raise UnknownResponse(
+                f"Response with id '{name[:140]}' not found. It was not to be kept, is another client's, or had to go: "
+                f"the newest {self._limits.most} are kept, for {self._limits.seconds:g} seconds."
+            )
+        return stored
+
+    def conversation(self, scope: str, name: str) -> Sequence[Item]:
+        """What a response that goes on from this one begins with. Raises UnknownResponse, or InvalidField."""
+        stored = self.find(scope, name)
+        if stored.response["status"] not in ("completed", "incomplete"):
+            status = stored.response["status"]
+            raise InvalidField(
+                "previous_response_id", f"previous_response_id: {name[:140]} is {status}, not completed."
+            )
+        return (*stored.call.items, *stored.response["output"])
+
+    def measure(self, call: ResponseCall) -> int:
+        """Bytes of a conversation. Raises InvalidField if it is larger than all there is room for."""
+        size = len(json.dumps(call.items))
+        if size > self._limits.most_bytes:
+            raise InvalidField(
+                "store",
+                f"The conversation has {size} bytes, {self._limits.most_bytes} can be kept "
+                "(TILEWISE_MAX_STORED_RESPONSES_MB): send store false.",
+            )
+        return size
+
+    def keep(self, scope: str, call: ResponseCall, response: dict[str, Any], measured: int) -> StoredResponse:
+        """Others go for it, the oldest first; `measured` are the bytes of its conversation.
+
+        Raises Overloaded if only responses that are being worked on could go.
+        """
+        size = measured + len(json.dumps(response))
+        self._drop((scope, call.id))
+        self._expire()
+        while len(self._kept) >= self._limits.most or (self._kept and self.num_bytes + size > self._limits.most_bytes):
+            self._drop(self._oldest())
+        stored = self._kept[scope, call.id] = StoredResponse(scope, call, response, size, self._clock())
+        self.num_bytes += size
+        return stored
+
+    def end(self, stored: StoredResponse, response: dict[str, Any]) -> None:
+        """Work in the background has ended; the response is as old as its end, and as large as it is by then."""
+        grown = len(json.dumps(response)) - len(json.dumps(stored.response))
+        stored.response, stored.since, stored.size = response, self._clock(), stored.size + grown
+        if (key := (stored.scope, stored.call.id)) in self._kept:
+            self.num_bytes += grown
+            self._kept.move_to_end(key)
+
+    def cancel(self, scope: str, name: str) -> StoredResponse:
+        """End the work on a response. Raises UnknownResponse, or InvalidRequest where there is none to end."""
+        stored = self.find(scope, name)
+        if not stored.running:
+            raise InvalidRequest(f"Cannot cancel a synchronous response. {name[:140]} is {stored.response['status']}.")
+        self.end(stored, response_object(stored.call, "cancelled", []))
+        if stored.task is not None:
+            stored.task.cancel()
+        return stored
+
+    def delete(self, scope: str, name: str) -> None:
+        """Raises UnknownResponse."""
+        self.find(scope, name)
+        self._drop((scope, name))
+
+    def close(self) -> None:
+        for key in list(self._kept):
+            self._drop(key)
+
+    def _oldest(self) -> tuple[str, str]:
+        for key, stored in self._kept.items():
+            if not stored.running:
+                return key
+        raise Overloaded(
+            f"{len(self._kept)} responses are being worked on in the background, and no more can be kept: "
+            "send the request again later."
+        )
+
+    def _expire(self) -> None:
+        last = self._clock() - self._limits.seconds
+        for key in [key for key, stored in self._kept.items() if stored.since < last and not stored.running]:
+            self._drop(key)
+
+    def _drop(self, key: tuple[str, str]) -> None:
+        stored = self._kept.pop(key, None)
+        if stored is not None:
+            self.num_bytes -= stored.size
+            if stored.task is not None:
+                stored.task.cancel()
