@@ -52,10 +52,10 @@ static inline int32_t read_int(const Row* row) {
 #define DOT_OF_FOUR
 struct Ints {
     static constexpr int width = 16;
-    __m512i v;
+    Lanes v;
 
-    static Ints zero() { return {_mm512_setzero_si512()}; }
-    void store(int32_t* to) const { _mm512_storeu_si512(to, v); }
+    static Ints zero() { return {Lanes{}}; }
+    void store(int32_t* to) const { _mm512_storeu_si512(to, (__m512i)v); }
 };
 #else
 struct Ints {
@@ -105,18 +105,23 @@ struct Int8 {
         count = std::min(count, outputs - output);
         const Vec scale = Vec::all(rows[row].scale);
         FOR_VECTORS(i, count) {
-            Vec y = Vec::load(sums + i);
-            if constexpr (added != 0) {
-                alignas(64) int32_t exact[Vec::width];
-                for (int64_t j = 0; j < Vec::width; ++j) {
-                    exact[j] = i + j < count ? sums[i + j] - added * totals[output + i + j] : 0;
-                }
-                y = Vec::load(exact);
-            }
+            const Vec y = exact(sums + i, output + i, count - i);
             const Vec both = scale * load_at(scales + output, i, count);
-            y = bias ? fma(y, both, load_at(bias + output, i, count)) : y * both;
-            store_at(to, i, count, activated ? gelu_of_stored<T>(y) : y);
+            const Vec z = bias ? fma(y, both, load_at(bias + output, i, count)) : y * both;
+            store_at(to, i, count, activated ? gelu_of_stored<T>(z) : z);
         }
+    }
+
+    // The sums of `count` outputs, or of a vector of them, without what was added to the rows.
+    Vec exact(const int32_t* sums, int64_t output, int64_t count) const {
+#ifdef DOT_OF_FOUR
+        const __mmask16 there = count < 16 ? (1 << count) - 1 : 0xFFFF;
+        const __m512i more = _mm512_slli_epi32(_mm512_maskz_loadu_epi32(there, totals + output), 7);
+        static_assert(added == 1 << 7);
+        return {_mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_loadu_si512(sums), more))};
+#else
+        return Vec::load(sums);
+#endif
     }
 
     template <int ROWS, int PANELS, int VECTORS>
@@ -139,10 +144,10 @@ struct Int8 {
     }
 
 #ifdef DOT_OF_FOUR
-    static inline Ints load(const int8_t* weights) { return {_mm512_loadu_si512(weights)}; }
-    static inline Ints broadcast(const Row* row) { return {_mm512_set1_epi32(read_int(row))}; }
+    static inline Ints load(const int8_t* weights) { return {(Lanes)_mm512_loadu_si512(weights)}; }
+    static inline Ints broadcast(const Row* row) { return {(Lanes)_mm512_set1_epi32(read_int(row))}; }
     static inline void add_products(Ints& sum, Ints row, Ints weights) {
-        sum.v = _mm512_dpbusd_epi32(sum.v, row.v, weights.v);
+        sum.v = (Lanes)_mm512_dpbusd_epi32((__m512i)sum.v, (__m512i)row.v, (__m512i)weights.v);
     }
 #else
     static inline Ints load(const int8_t* weights) {

@@ -85,14 +85,21 @@ template <>
 template <int ROWS, int PANELS, int VECTORS>
 inline void Floats<bfloat16>::step(Vec (&sums)[ROWS][VECTORS], const bfloat16* rows, int64_t stride,
                                    const bfloat16* weights, int64_t panel) {
+    Lanes pairs[PANELS];
 #pragma GCC unroll 8
     for (int p = 0; p < PANELS; ++p) {
-        __m512bh pairs = (__m512bh)_mm512_loadu_si512(weights + p * panel);
+        pairs[p] = (Lanes)_mm512_loadu_si512(weights + p * panel);
+        asm("" : "+v"(pairs[p]));  // as above: in registers, so that a row's pair is read once for all panels
+    }
 #pragma GCC unroll 12
-        for (int r = 0; r < ROWS; ++r) {
-            int32_t pair;
-            std::memcpy(&pair, rows + r * stride, 4);
-            sums[r][p].v = _mm512_dpbf16_ps(sums[r][p].v, (__m512bh)_mm512_set1_epi32(pair), pairs);
+    for (int r = 0; r < ROWS; ++r) {
+        int32_t pair;
+        std::memcpy(&pair, rows + r * stride, 4);
+        __m512i number = _mm512_set1_epi32(pair);
+        asm("" : "+v"(number));
+#pragma GCC unroll 8
+        for (int p = 0; p < PANELS; ++p) {
+            sums[r][p].v = _mm512_dpbf16_ps(sums[r][p].v, (__m512bh)number, (__m512bh)pairs[p]);
         }
     }
 }

@@ -62,6 +62,9 @@ static inline __m256 load8(const bfloat16* from) {
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
 
+// A vector of 16 whole numbers. GCC 12 keeps arrays of these in registers, and those of __m512i on the stack.
+typedef int32_t Lanes __attribute__((vector_size(64)));
+
 struct Vec {
     static constexpr int width = 16;
     __m512 v;
