@@ -8,6 +8,7 @@
 // time as of float32; instructions for pairs of int8 are left alone, as their sums would saturate.
 #include "gelu.h"
 #include "packed.h"
+#include "tiles.h"
 
 #include <cmath>
 
@@ -67,12 +68,13 @@ struct Ints {
 };
 #endif
 
-template <typename T>
+// With `TILED`, rows and sums as AMX has them.
+template <typename T, bool TILED = false>
 struct Int8 {
 #ifdef DOT_OF_FOUR
-    using Row = uint8_t;
+    using Row = std::conditional_t<TILED, int8_t, uint8_t>;
     static constexpr int64_t group = 4;
-    static constexpr int32_t added = 128;
+    static constexpr int32_t added = TILED ? 0 : 128;
 #else
     using Row = int16_t;
     static constexpr int64_t group = 2;
@@ -97,7 +99,7 @@ struct Int8 {
     void fill(Row* to, int64_t row) const {
         rows[row] = Scaled::of(x + row * inputs, inputs);
         round_to(to, x + row * inputs, inputs, rows[row].inverse, added);
-        std::fill(to + inputs, to + padded(inputs), Row(added));
+        std::fill(to + inputs, to + padded<Weight>(inputs), Row(added));
     }
 
     void finish(const int32_t* sums, int64_t row, int64_t output, int64_t count) const {
@@ -114,13 +116,12 @@ struct Int8 {
 
     // The sums of `count` outputs, or of a vector of them, without what was added to the rows.
     Vec exact(const int32_t* sums, int64_t output, int64_t count) const {
+        if constexpr (added == 0) return Vec::load(sums);
 #ifdef DOT_OF_FOUR
         const __mmask16 there = count < 16 ? (1 << count) - 1 : 0xFFFF;
         const __m512i more = _mm512_slli_epi32(_mm512_maskz_loadu_epi32(there, totals + output), 7);
-        static_assert(added == 1 << 7);
+        static_assert(added == 0 || added == 1 << 7);
         return {_mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_loadu_si512(sums), more))};
-#else
-        return Vec::load(sums);
 #endif
     }
 
@@ -187,6 +188,17 @@ KERNEL void pack_int8(int64_t dtype, const void* matrix, int64_t first, int64_t 
 // Rows whose int8 are kept at a time.
 static constexpr int64_t WAVE = 8 * BLOCK_ROWS;
 
+#ifdef TILES
+template <typename T>
+static void int8_by_tiles(const Int8<T, true>& kind, const int8_t* packed, int64_t threads) {
+    const int64_t inputs = padded<int8_t>(kind.inputs);
+    auto rows = scratch<int8_t>(kind.m * inputs);
+    share(kind.m, kind.m * inputs < SMALL ? 1 : threads,
+          [&](int64_t row, int64_t) { kind.fill(rows.get() + row * inputs, row); });
+    product_by_tiles(kind, {rows.get(), inputs}, packed, threads);
+}
+#endif
+
 KERNEL void linear_int8(int64_t dtype, const void* x, int64_t m, int64_t inputs, const void* packed,
                         const void* scales, const void* totals, const void* bias, void* out, int64_t outputs,
                         int64_t activated, int64_t threads) {
@@ -194,10 +206,19 @@ KERNEL void linear_int8(int64_t dtype, const void* x, int64_t m, int64_t inputs,
         using T = decltype(number);
         Scaled rows[WAVE];
         for (int64_t row = 0; row < m; row += WAVE) {
-            const Int8<T> kind{(const T*)x + row * inputs, std::min(WAVE, m - row),        inputs,
-                               rows,                       (const float*)scales,           (const int32_t*)totals,
-                               (const T*)bias,             (T*)out + row * outputs, outputs, bool(activated)};
-            product(kind, (const int8_t*)packed, threads);
+            const auto kind = [&](auto tiled) {
+                return Int8<T, tiled>{(const T*)x + row * inputs, std::min(WAVE, m - row), inputs,
+                                      rows,                       (const float*)scales,    (const int32_t*)totals,
+                                      (const T*)bias,             (T*)out + row * outputs, outputs,
+                                      bool(activated)};
+            };
+#ifdef TILES
+            if (tiles_permitted()) {
+                int8_by_tiles(kind(std::true_type{}), (const int8_t*)packed, threads);
+                continue;
+            }
+#endif
+            product(kind(std::false_type{}), (const int8_t*)packed, threads);
         }
     });
 }
