@@ -1,9 +1,10 @@
 // Attention without a matrix of scores: softmax goes along with the sums over keys (FlashAttention, arXiv 2205.14135).
 //
 // A piece of work is a block of query rows of one sequence (or tile) and one key/value head. All query heads that share
-// that head are rows beside each other, so each key is read once for all of them. Keys come in blocks that begin at
-// multiples of KEYS. For many rows they are transposed and values copied into the thread's scratch, as float32, whatever
-// the cache has (attention_packed.h); for few, as of a decoded token, both are read where they are (attention_direct.h).
+// that head are rows beside each other, so each key is read once for all of them. Keys come in blocks that begin
+// at multiples of their length. For many rows they are transposed and values copied into the thread's scratch: as float32
+// (attention_packed.h), or, where the CPU multiplies pairs of bfloat16 and the cache has them, as those
+// (attention_pairs.h). For few, as of a decoded token, both are read where they are (attention_direct.h).
 // A row's sums therefore run in one order that depends on nothing but its position and how many queries its sequence has
 // in this step: few of them share out a long past among threads, in parts that begin at multiples of PART.
 #include "attention_direct.h"

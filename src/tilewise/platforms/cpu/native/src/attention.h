@@ -84,7 +84,7 @@ struct Scratch : Results {
 };
 
 static constexpr int64_t SIXTEEN = 16;
-static constexpr int64_t PAIR_KEYS = 512;  // keys of a block: few, and mixed values would be read and written often
+static constexpr int64_t PAIR_KEYS = 256;  // keys of a block: with more of them, scores leave the L1 cache
 static constexpr int64_t STRIP = 32;  // rows whose scores are there at a time
 // Numbers from a row of scores, or of weights, to the next: rows a power of two apart would meet in the cache.
 static constexpr int64_t SCORES = PAIR_KEYS + 16, WEIGHTS = PAIR_KEYS + 32;

@@ -3,8 +3,8 @@
 // Numbers are divided by a scale of which 127 make the largest of them, and rounded to the nearest (ties to even), rows
 // as they come and the matrix when it is packed. A result is sum * (scale of the row * scale of the output) + bias.
 //
-// AVX-512's dot product of four takes rows without a sign: 128 is added to them there, and 128 times the sum of an
-// output's weights, kept beside its scale, taken off the sum. With AVX2 pairs of int16 are multiplied, twice as many at a
+// AMX multiplies them as they are (tiles.h). AVX-512's dot product of four takes rows without a sign: 128 is added to
+// them there, and 128 times the sum of an output's weights, kept beside its scale, taken off the sum. With AVX2 pairs of int16 are multiplied, twice as many at a
 // time as of float32; instructions for pairs of int8 are left alone, as their sums would saturate.
 #include "gelu.h"
 #include "packed.h"
@@ -185,8 +185,8 @@ KERNEL void pack_int8(int64_t dtype, const void* matrix, int64_t first, int64_t 
     });
 }
 
-// Rows whose int8 are kept at a time.
-static constexpr int64_t WAVE = 8 * BLOCK_ROWS;
+// Rows that are kept at a time, as int8 or as int16.
+static constexpr int64_t WAVE = 16 * BLOCK_ROWS / sizeof(Int8<float>::Row);
 
 #ifdef TILES
 template <typename T>
