@@ -154,9 +154,13 @@ def test_attention_of_large_and_of_tiny_numbers(dtype: torch.dtype) -> None:
     """Scores of thousands, which leave one key for each query; and of next to nothing, which leave the mean."""
     tiles, tokens, width = 2, 70, 64
     query, key, value = (noise(tiles, tokens, 1, width, seed=seed, dtype=dtype) for seed in range(3))
+    first, second = (query[:, :, 0].double() @ key[:, :, 0].double().mT).topk(2).values.unbind(-1)
     best = (query[:, :, 0].double() @ key[:, :, 0].double().mT).argmax(-1)
+    clear = first - second > 0.1
     found = OPS.dense_attention(query, key, value, 1e3)
-    assert torch.equal(found[:, :, 0], torch.stack([value[t, best[t], 0] for t in range(tiles)]))
+    alone = torch.stack([value[t, best[t], 0] for t in range(tiles)])
+    assert clear.sum() > tokens
+    torch.testing.assert_close(found[:, :, 0][clear], alone[clear], atol=0, rtol=1e-6 if dtype == torch.float32 else 0)
     mean = value.double().mean(1, keepdim=True).expand(value.shape)
     for small in (1e-30, 1e-39):
         near_mixed(OPS.dense_attention(query, key * small, value, 1.0), mean, value.double().abs().mean())

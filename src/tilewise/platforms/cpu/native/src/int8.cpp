@@ -189,6 +189,9 @@ KERNEL void pack_int8(int64_t dtype, const void* matrix, int64_t first, int64_t 
 static constexpr int64_t WAVE = 16 * BLOCK_ROWS / sizeof(Int8<float>::Row);
 
 #ifdef TILES
+// Rows up to which vectors read weights faster. Sums are exact either way.
+static constexpr int64_t FEW = 4;
+
 template <typename T>
 static void int8_by_tiles(const Int8<T, true>& kind, const int8_t* packed, int64_t threads) {
     const int64_t inputs = padded<int8_t>(kind.inputs);
@@ -213,7 +216,7 @@ KERNEL void linear_int8(int64_t dtype, const void* x, int64_t m, int64_t inputs,
                                       bool(activated)};
             };
 #ifdef TILES
-            if (tiles_permitted()) {
+            if (m > FEW && tiles_permitted()) {
                 int8_by_tiles(kind(std::true_type{}), (const int8_t*)packed, threads);
                 continue;
             }

@@ -44,6 +44,7 @@ template <typename Kind, int HEIGHT, int PANELS>
 static void multiply_tiles(const char* rows, int64_t stride, const char* weights, int64_t panel, int64_t steps,
                            Fetch read, Fetch written, Waiting<Kind>& waiting, typename Kind::Sum* sums) {
     static constexpr const typename Kind::Weight* type = nullptr;
+    constexpr _mm_hint NEAR = HEIGHT == 1 ? _MM_HINT_T0 : _MM_HINT_T1;  // few rows are as fast as weights are there
     const int64_t some = parts(waiting.rows, steps);
     tile_zero<0>();
     if constexpr (HEIGHT * PANELS > 1) tile_zero<1>();
@@ -73,7 +74,7 @@ static void multiply_tiles(const char* rows, int64_t stride, const char* weights
         }
         for (int64_t l = 0; l < read.count; ++l) {
 #pragma GCC unroll 4
-            for (int p = 0; p < PANELS; ++p) _mm_prefetch(read.from + p * panel + l * LINE, _MM_HINT_T1);
+            for (int p = 0; p < PANELS; ++p) _mm_prefetch(read.from + p * panel + l * LINE, NEAR);
         }
         read.from += read.next;
         for (int64_t l = 0; l < written.count; ++l, written.from += written.next) __builtin_prefetch(written.from, 1);
