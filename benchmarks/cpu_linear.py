@@ -10,6 +10,7 @@ With --busy it is one thread and the seconds that it computes, for a machine tha
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import statistics
 import sys
@@ -17,6 +18,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+
+from tilewise.waiting import short_waits
+
+# Read when torch is imported: its threads would spin behind each of its products, on the cores of ours that come next.
+os.environ.update(short_waits(os.environ))
 
 import torch
 import torch.nn.functional as F

@@ -6,16 +6,23 @@ python benchmarks/cpu_ops.py [--threads N] [--rounds N] [NAME ...]
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
 from tilewise.errors import InvalidConfig
+from tilewise.waiting import short_waits
+
+# Read when torch is imported: its threads would spin behind each of its ops, on the cores of ours that come next.
+os.environ.update(short_waits(os.environ))
+
+import torch
+
 from tilewise.platforms.base import PagedLayout
 from tilewise.platforms.cpu import CpuPlatform
 from tilewise.platforms.cpu.native import NoKernels

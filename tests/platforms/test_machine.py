@@ -9,6 +9,7 @@ from tilewise.platforms.cpu.machine import Machine
 
 CPUINFO = """\
 processor : 0
+vendor_id : AuthenticAMD
 cpu family : 25
 model : 1
 model name : AMD EPYC

@@ -63,6 +63,65 @@ def test_a_row_is_the_same_bit_by_bit_in_any_batch(inputs: int, outputs: int, dt
             assert torch.equal(weight.apply(x[-rows:], ops), whole[-rows:])
 
 
+@native
+@pytest.mark.parametrize(("inputs", "outputs"), [(31, 33), (588, 40), (96, 100), (200, 16), (64, 7)], ids=str)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_every_number_of_rows(inputs: int, outputs: int, threads: int) -> None:
+    """1 to 70 of them, which fill tiles of rows or do not, of inputs and outputs that mostly do not either."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    matrix, bias = matrix_and_bias(inputs, outputs, torch.bfloat16)
+    x = noise(70, inputs, seed=3, dtype=torch.bfloat16)
+    exact = x.double() @ matrix.double().T + bias.double()
+    for weight in (OURS.store([matrix], bias), OURS.store_int8([matrix], bias)):
+        whole = weight.apply(x, OURS)
+        tolerance = 2.0**-8 * exact.abs() + (1e-5 if isinstance(weight, PackedWeight) else 0.1)
+        assert ((whole.double() - exact).abs() <= tolerance).all()
+        for rows in range(1, 70):
+            assert torch.equal(weight.apply(x[:rows], OURS), whole[:rows])
+            assert torch.equal(weight.apply(x[rows:], OURS), whole[rows:])
+    torch.set_num_threads(before)
+
+
+@native
+@pytest.mark.parametrize("size", [1e30, 1e-30, 1e-38, 1e-40])
+def test_products_of_large_tiny_and_denormal_numbers(size: float) -> None:
+    """What is below the least normal number of float32 may count as nothing."""
+    matrix, _ = matrix_and_bias(70, 33, torch.bfloat16)
+    x = (noise(40, 70, seed=3) * size).bfloat16()
+    exact = x.double() @ matrix.double().T
+    for rows in (1, 3, 40):
+        found = OURS.store([matrix], None).apply(x[:rows], OURS).double()
+        assert ((found - exact[:rows]).abs() <= 2.0**-8 * exact[:rows].abs() + 1e-5 * size + 70 * 2.0**-126).all()
+
+
+@native
+@pytest.mark.parametrize("inputs", [64, 70])
+def test_what_is_no_number_spoils_its_own_row_alone(inputs: int) -> None:
+    """Rows beside it stand where a tile of inputs ends."""
+    matrix, bias = matrix_and_bias(inputs, 33, torch.bfloat16)
+    x = noise(40, inputs, seed=3, dtype=torch.bfloat16)
+    expected, spoilt = OURS.store([matrix], bias).apply(x, OURS), x.clone()
+    spoilt[5, 0], spoilt[20, -1] = float("nan"), float("inf")
+    found = OURS.store([matrix], bias).apply(spoilt, OURS)
+    others = [row for row in range(40) if row not in (5, 20)]
+    assert torch.equal(found[others], expected[others])
+    assert not found[[5, 20]].isfinite().any()
+
+
+@native
+def test_torchs_own_products_between_ours_change_nothing() -> None:
+    """Both may use registers that have to be set up first, each in its own way."""
+    matrix, bias = matrix_and_bias(128, 64, torch.bfloat16)
+    x = noise(64, 128, seed=3, dtype=torch.bfloat16)
+    kept = [OURS.store([matrix], bias), OURS.store_int8([matrix], bias)]
+    expected = [torch.nn.functional.linear(x, matrix, bias), *(weight.apply(x, OURS) for weight in kept)]
+    for _ in range(20):
+        found = [weight.apply(x, OURS) for weight in kept]
+        assert torch.equal(torch.nn.functional.linear(x, matrix, bias), expected[0])
+        assert all(map(torch.equal, found, expected[1:]))
+
+
 @both_dtypes
 @shapes
 def test_leading_axes_and_gaps_make_no_difference(inputs: int, outputs: int, dtype: torch.dtype) -> None:

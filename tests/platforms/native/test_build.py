@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import tilewise
+from tilewise.errors import InvalidConfig
 from tilewise.platforms.cpu import CpuPlatform, find_kernels
 from tilewise.platforms.cpu.machine import Machine
 from tilewise.platforms.cpu.native import NoKernels
@@ -82,6 +83,38 @@ def refusal(environment: dict[str, str]) -> str:
 def test_all_kernels_of_this_machine_are_right(warm: dict[str, str]) -> None:
     assert build(warm).left_out == {}
     assert files(warm) == [".json", ".so"]
+
+
+FEATURES = set(Machine.here().features)
+LEVELS = {
+    "avx2": (("avx2",), "AVX2", ""),
+    "avx512": (("avx512f", "avx512_vnni"), "AVX-512 with dot products", ""),
+    "avx512 and pairs": (("avx512_bf16",), "AVX-512 with dot products", "-USLOW_PAIRS"),
+}
+"""What a CPU has to have, what products say then, and what else the compiler is told."""
+
+
+@pytest.mark.parametrize("name", LEVELS)
+def test_kernels_of_fewer_instructions_are_right(hasty: dict[str, str], tmp_path: Path, name: str) -> None:
+    needed, said, flags = LEVELS[name]
+    if missing := set(needed) - FEATURES:
+        pytest.skip(f"this CPU has no {', '.join(missing)}")
+    wrapper = program(tmp_path / "g++", f'exec {hasty["CXX"]} "$@" {flags}')
+    found = build({**hasty, "CXX": str(wrapper), "XDG_CACHE_HOME": str(tmp_path)}, name.split()[0])
+    assert found.left_out == {}
+    native = Native.load(found.path)
+    assert native.matrices.instructions == said
+    ops, x = NativeCpuOps(native), torch.randn(70, 70).bfloat16()
+    for weight in (ops.store([torch.randn(33, 70).bfloat16()], None), ops.store_int8([torch.randn(33, 70)], None)):
+        rows = x.to(weight.panels.dtype) if weight.panels.dtype != torch.int8 else x
+        whole = weight.apply(rows, ops)
+        assert all(torch.equal(weight.apply(rows[:some], ops), whole[:some]) for some in (1, 7, 16, 33))
+
+
+def test_tiles_are_used_where_they_are(warm: dict[str, str]) -> None:
+    if missing := {"amx_tile", "amx_bf16", "amx_int8"} - FEATURES:
+        pytest.skip(f"this CPU has no {', '.join(sorted(missing))}")
+    assert Native.load(build(warm).path).matrices.instructions in ("AMX", "AVX-512, as the system refuses AMX")
 
 
 def test_what_is_cached_is_not_built_again(copied: dict[str, str], tmp_path: Path) -> None:
@@ -200,6 +233,11 @@ def test_a_build_that_was_killed_does_not_keep_the_next_from_building(
 def test_the_switch(value: str) -> None:
     with pytest.raises(NoKernels, match=f"switched off by TILEWISE_CPU_KERNELS={value}"):
         find_kernels({**os.environ, "TILEWISE_CPU_KERNELS": value})
+
+
+def test_a_switch_that_means_nothing_is_refused() -> None:
+    with pytest.raises(InvalidConfig, match=r"TILEWISE_CPU_KERNELS=avx3 is none of 0 .*, avx2, avx512"):
+        find_kernels({**os.environ, "TILEWISE_CPU_KERNELS": "avx3"})
 
 
 def test_without_kernels_the_platform_has_the_ops_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:

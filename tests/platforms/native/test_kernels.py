@@ -33,6 +33,17 @@ def near(found: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(found.double(), expected.double(), atol=tolerance, rtol=tolerance)
 
 
+def near_mixed(found: Tensor, expected: Tensor, mixed: Tensor) -> None:
+    """An attention's result. In bfloat16 weights may be rounded before they are multiplied, each by a 256th at most;
+    `mixed` is the attention over the values' sizes.
+    """
+    if found.dtype == torch.float32:
+        near(found, expected)
+    else:
+        allowed = 2**-8 * (expected.abs() + mixed) + 1e-3 * mixed + 1e-5
+        assert ((found.double() - expected).abs() <= allowed).all()
+
+
 @both_dtypes
 @some
 @given(
@@ -50,8 +61,9 @@ def test_dense_attention_of_any_shape(
     query, key, value = (part.unflatten(-1, (heads, width)) for part in qkv.chunk(3, dim=-1))
     query = query[:, :queries]
     q, k, v = (x.double().transpose(1, 2) for x in (query, key, value))
-    expected = ((q @ k.mT) * width**-0.5).softmax(-1) @ v
-    near(OPS.dense_attention(query, key, value, width**-0.5), expected.transpose(1, 2))
+    weights = ((q @ k.mT) * width**-0.5).softmax(-1)
+    expected, mixed = ((weights @ x).transpose(1, 2) for x in (v, v.abs()))
+    near_mixed(OPS.dense_attention(query, key, value, width**-0.5), expected, mixed)
 
 
 def paged(
@@ -83,7 +95,9 @@ def test_paged_attention_of_any_shape(
     query, cache, layout, dense = paged(sequences, heads, width, dtype)
     sinks = noise(heads[0], seed=5, dtype=dtype) if with_sinks else None
     found = OPS.paged_attention(query, cache, layout, width**-0.5, window, sinks)
-    near(found, attention_by_tokens(query, dense, sequences, width**-0.5, window, sinks))
+    sizes = [torch.stack((keys, values.abs())) for keys, values in dense]
+    expected, mixed = (attention_by_tokens(query, x, sequences, width**-0.5, window, sinks) for x in (dense, sizes))
+    near_mixed(found, expected, mixed)
 
 
 @both_dtypes
@@ -135,15 +149,47 @@ def test_rows_of_any_width(dtype: torch.dtype, tokens: int, heads: int, width: i
     near(OPS.silu_mul(both), torch.nn.functional.silu(both[..., :width].double()) * both[..., width:].double())
 
 
-@pytest.mark.parametrize("name", ["gelu", "silu_mul", "rms_norm", "attention"])
-def test_what_is_no_number_stays_none(name: str) -> None:
-    x = noise(4, 40)
+@both_dtypes
+def test_attention_of_large_and_of_tiny_numbers(dtype: torch.dtype) -> None:
+    """Scores of thousands, which leave one key for each query; and of next to nothing, which leave the mean."""
+    tiles, tokens, width = 2, 70, 64
+    query, key, value = (noise(tiles, tokens, 1, width, seed=seed, dtype=dtype) for seed in range(3))
+    first, second = (query[:, :, 0].double() @ key[:, :, 0].double().mT).topk(2).values.unbind(-1)
+    best = (query[:, :, 0].double() @ key[:, :, 0].double().mT).argmax(-1)
+    clear = first - second > 0.1
+    found = OPS.dense_attention(query, key, value, 1e3)
+    alone = torch.stack([value[t, best[t], 0] for t in range(tiles)])
+    assert clear.sum() > tokens
+    torch.testing.assert_close(found[:, :, 0][clear], alone[clear], atol=0, rtol=1e-6 if dtype == torch.float32 else 0)
+    mean = value.double().mean(1, keepdim=True).expand(value.shape)
+    for small in (1e-30, 1e-39):
+        near_mixed(OPS.dense_attention(query, key * small, value, 1.0), mean, value.double().abs().mean())
+
+
+@both_dtypes
+def test_rows_of_a_tile_are_their_own_in_any_company(dtype: torch.dtype) -> None:
+    """Of a head's queries, whatever strip they stand in: a tile alone, beside another, and with more threads."""
+    query, key, value = (noise(2, 300, 3, 64, seed=seed, dtype=dtype) for seed in range(3))
+    together, before = OPS.dense_attention(query, key, value, 0.125), torch.get_num_threads()
+    for threads in (1, 2, 5):
+        torch.set_num_threads(threads)
+        assert torch.equal(OPS.dense_attention(query[1:], key[1:], value[1:], 0.125), together[1:])
+        assert torch.equal(OPS.dense_attention(query[:, 37:], key, value, 0.125), together[:, 37:])
+    torch.set_num_threads(before)
+
+
+@both_dtypes
+@pytest.mark.parametrize("name", ["gelu", "silu_mul", "rms_norm", "attention", "attention of many"])
+def test_what_is_no_number_stays_none(name: str, dtype: torch.dtype) -> None:
+    x = noise(4, 40, dtype=dtype)
     x[1, 5] = float("nan")
+    many = x[:, None].expand(4, 33, 40).unsqueeze(2)
     found = {
         "gelu": lambda: OPS.gelu(x)[:, 5],
         "silu_mul": lambda: OPS.silu_mul(x)[:, 5],
-        "rms_norm": lambda: OPS.rms_norm(x, torch.ones(40), 1e-6)[:, 0],
+        "rms_norm": lambda: OPS.rms_norm(x, torch.ones(40, dtype=dtype), 1e-6)[:, 0],
         "attention": lambda: OPS.dense_attention(*[x.view(4, 1, 1, 40)] * 3, 1.0)[:, 0, 0, 0],
+        "attention of many": lambda: OPS.dense_attention(*[many] * 3, 1.0)[:, 20, 0, 0],
     }[name]()
     assert found.isnan().tolist() == [False, True, False, False]
 

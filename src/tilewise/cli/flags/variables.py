@@ -51,7 +51,11 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "honoured", "max_model_len may exceed the length of the training"),
     Variable("VLLM_BATCH_INVARIANT", "honoured", "answers do not depend on the batch, as --batch-invariant"),
     Variable("OMP_NUM_THREADS", "honoured", "threads that compute"),
-    Variable("TILEWISE_CPU_KERNELS", "own", "0 leaves all ops of the CPU to torch"),
+    Variable(
+        "TILEWISE_CPU_KERNELS",
+        "own",
+        "0 leaves all ops of the CPU to torch; avx2 and avx512 keep kernels to those instructions",
+    ),
     Variable("CXX", "own", "C++ compiler that builds the kernels of the CPU (default: g++)"),
     Variable("XDG_CACHE_HOME", "own", "where they are kept, in tilewise/kernels (default: ~/.cache)"),
     Variable("OMP_PROC_BIND", "honoured", "whether threads stay on their cores"),

@@ -10,6 +10,7 @@ from functools import cached_property, partial
 
 import torch
 
+from tilewise.errors import InvalidConfig
 from tilewise.host.memory import available_memory
 from tilewise.platforms.base import Capture, Diagnosis, Ops
 from tilewise.platforms.cpu.diagnosis import choices, facts
@@ -18,6 +19,7 @@ from tilewise.platforms.cpu.native import NoKernels
 from tilewise.platforms.cpu.native.arena import Arena
 from tilewise.platforms.cpu.native.build import build
 from tilewise.platforms.cpu.native.capture import capture
+from tilewise.platforms.cpu.native.compiler import LEVELS
 from tilewise.platforms.cpu.native.kernels import Native
 from tilewise.platforms.cpu.native_ops import NativeCpuOps
 from tilewise.platforms.cpu.ops import CpuOps
@@ -44,12 +46,18 @@ def has_bfloat16() -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
+_OFF, _ALL = ("0", "false", "off", "no"), ("", "1", "true", "on", "yes")
+
+
 def find_kernels(environment: Mapping[str, str]) -> Native:
     """Kernels of our own, built if need be. Raises NoKernels."""
-    switch = environment.get("TILEWISE_CPU_KERNELS", "").strip()
-    if switch.lower() in ("0", "false", "off", "no"):
-        raise NoKernels(f"switched off by TILEWISE_CPU_KERNELS={switch}")
-    built = build(environment)
+    switch = environment.get("TILEWISE_CPU_KERNELS", "").strip().lower()
+    if switch in _OFF:
+        raise NoKernels(f"switched off by TILEWISE_CPU_KERNELS={environment['TILEWISE_CPU_KERNELS'].strip()}")
+    if switch not in (*_ALL, *LEVELS):
+        names = ", ".join(LEVELS)
+        raise InvalidConfig(f"TILEWISE_CPU_KERNELS={switch} is none of 0 (no kernels), 1 (all instructions), {names}.")
+    built = build(environment, switch if switch in LEVELS else None)
     return Native.load(built.path, built.compiler, built.left_out)
 
 

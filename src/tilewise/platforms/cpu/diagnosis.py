@@ -29,6 +29,7 @@ def facts(dtype: torch.dtype, kernels: Native | NoKernels) -> dict[str, str]:
         "dtype": f"{dtype} for a small checkpoint of torch.bfloat16".replace("torch.", ""),
         "torch": torch.__version__,
         "compiler": kernels.compiler if isinstance(kernels, Native) else "none was of use",
+        "products": kernels.matrices.instructions if isinstance(kernels, Native) else "torch",
         "kernels": str(cache_folder(os.environ)) if isinstance(kernels, Native) else f"none: {kernels}",
     }
 

@@ -19,6 +19,8 @@ class Machine:
     name: str
     revision: str
     """Family, model and stepping as numbers."""
+    vendor: str
+    """As the CPU says it itself, such as GenuineIntel; empty where Linux does not say."""
     features: frozenset[str]
     """All that Linux knows of its instructions; empty where it does not say."""
     cores: int
@@ -34,7 +36,7 @@ class Machine:
         quota = min(_quotas(root), default=None)
         name = cpu.get("model name", "") or platform.machine()
         revision = " ".join(cpu.get(part, "") for part in ("cpu family", "model", "stepping"))
-        return cls(name, revision, frozenset(cpu.get("flags", "").split()), cores, quota)
+        return cls(name, revision, cpu.get("vendor_id", ""), frozenset(cpu.get("flags", "").split()), cores, quota)
 
     @property
     def instructions(self) -> tuple[str, ...]:

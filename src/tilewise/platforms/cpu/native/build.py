@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
 import shutil
@@ -14,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from tilewise.platforms.cpu.machine import Machine
 from tilewise.platforms.cpu.native import Built, NoKernels
-from tilewise.platforms.cpu.native.compiler import COMPILE, LINK, Compiler
+from tilewise.platforms.cpu.native.compiler import LINK, Compiler, flags_for
 from tilewise.platforms.cpu.native.verdict import Verdict, try_kernels
 
 logger = logging.getLogger("tilewise")
@@ -25,12 +26,15 @@ _PATIENCE = 900
 """Seconds that one process waits for another that builds the same."""
 
 
-def build(environment: Mapping[str, str]) -> Built:
-    """The kernels of this machine, from the cache or new. Raises NoKernels."""
+def build(environment: Mapping[str, str], level: str | None = None) -> Built:
+    """The kernels of this machine, from the cache or new. Raises NoKernels.
+
+    `level`: the last of its instructions that they may use (`compiler.LEVELS`); None = all.
+    """
     machine = Machine.here()
     if not machine.has_vectors:
         raise NoKernels("this CPU has no AVX2 with FMA, for which the kernels are written")
-    compiler = Compiler.find(environment)
+    compiler = dataclasses.replace(Compiler.find(environment), flags=flags_for(machine, level))
     entry = Entry(cache_folder(environment), key_of(compiler, machine))
     try:
         return entry.built() or entry.make(compiler)
@@ -45,7 +49,7 @@ def cache_folder(environment: Mapping[str, str]) -> Path:
 def key_of(compiler: Compiler, machine: Machine) -> str:
     """Whatever the machine code and the verdict on it depend on."""
     sources = [(path.name, path.read_bytes()) for path in (*sorted(SOURCES.iterdir()), _CHECK)]
-    parts = (sources, COMPILE, LINK, compiler.identity, machine.name, machine.revision, sorted(machine.features))
+    parts = (sources, compiler.flags, LINK, compiler.identity, machine.name, machine.revision, sorted(machine.features))
     return hashlib.blake2b(repr(parts).encode(), digest_size=12).hexdigest()
 
 

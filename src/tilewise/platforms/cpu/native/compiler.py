@@ -10,17 +10,30 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from tilewise.platforms.cpu.machine import Machine
 from tilewise.platforms.cpu.native import NoKernels
 
 COMPILE = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-pthread")
+LEVELS = {
+    "avx2": ("-mno-avx512f", "-mno-amx-tile", "-mno-amx-bf16", "-mno-amx-int8"),
+    "avx512": ("-mno-amx-tile", "-mno-amx-bf16", "-mno-amx-int8"),
+}
+"""What keeps the compiler from using all instructions of the CPU, by the last ones that it may use."""
 # What is missing shows when the library is loaded (now), not at the first call.
 LINK = ("-shared", "-pthread", "-Wl,-z,now")
 _SECONDS = 300
 
 
+def flags_for(machine: Machine, level: str | None) -> tuple[str, ...]:
+    """`level`: one of LEVELS, or None for all that the machine has."""
+    slow_pairs = ("-DSLOW_PAIRS",) if machine.vendor == "GenuineIntel" else ()  # src/simd.h
+    return (*COMPILE, *slow_pairs, *LEVELS.get(level or "", ()))
+
+
 @dataclass(frozen=True, slots=True)
 class Compiler:
     command: tuple[str, ...]
+    flags: tuple[str, ...] = COMPILE
 
     @classmethod
     def find(cls, environment: Mapping[str, str]) -> Compiler:
@@ -46,7 +59,7 @@ class Compiler:
         """One shared object in `folder`; sources are compiled side by side."""
         objects = {source: folder / f"{source.stem}.o" for source in sources}
         with ThreadPoolExecutor() as pool:
-            list(pool.map(lambda one: self._run(*COMPILE, "-c", str(one[0]), "-o", str(one[1])), objects.items()))
+            list(pool.map(lambda one: self._run(*self.flags, "-c", str(one[0]), "-o", str(one[1])), objects.items()))
         library = folder / "kernels.so"
         self._run(*LINK, *map(str, objects.values()), "-o", str(library))
         return library

@@ -11,14 +11,20 @@ from tilewise.platforms.cpu.native.call import DTYPES, threads
 from tilewise.platforms.cpu.native.library import Library
 from tilewise.platforms.weights import stacked
 
-_PANEL, _STEP = 16, 4
-"""Outputs of a panel, and what inputs are filled up to a multiple of: as `src/packed.h` has them."""
+_PANEL, _LINE = 16, 64
+"""Outputs of a panel, and bytes of weights that inputs are filled up to a multiple of: as `src/packed.h` has them."""
+
+
+_INSTRUCTIONS = ("AVX2", "AVX-512", "AVX-512 with dot products", "AMX", "AVX-512, as the system refuses AMX")
+"""As `products_by` in `src/linear.cpp` numbers them."""
 
 
 class MatrixKernels:
     """x [..., inputs] without gaps, in the dtype that the matrix had; bias in the same. `gelu`: of what comes out."""
 
     def __init__(self, library: Library) -> None:
+        self.instructions = _INSTRUCTIONS[library.size("products_by", "")()]
+        """What products are computed by."""
         self._pack = library.kernel("pack_linear", "ipiiiipi")
         self._linear = library.kernel("linear", "ipiipppiii")
         self._pack_int8 = library.kernel("pack_int8", "ipiiiipppi")
@@ -70,7 +76,8 @@ def _outputs(parts: Sequence[Tensor]) -> int:
 
 
 def _panels(parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-    panels, inputs = -(-_outputs(parts) // _PANEL), -(-parts[0].shape[1] // _STEP) * _STEP
+    panels, together = -(-_outputs(parts) // _PANEL), _LINE // dtype.itemsize
+    inputs = -(-parts[0].shape[1] // together) * together
     return torch.empty(panels, inputs, _PANEL, dtype=dtype, device=parts[0].device)
 
 

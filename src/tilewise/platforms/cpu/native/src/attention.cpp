@@ -1,13 +1,15 @@
 // Attention without a matrix of scores: softmax goes along with the sums over keys (FlashAttention, arXiv 2205.14135).
 //
 // A piece of work is a block of query rows of one sequence (or tile) and one key/value head. All query heads that share
-// that head are rows beside each other, so each key is read once for all of them. Keys come in blocks that begin at
-// multiples of KEYS. For many rows they are transposed and values copied into the thread's scratch, as float32, whatever
-// the cache has (attention_packed.h); for few, as of a decoded token, both are read where they are (attention_direct.h).
+// that head are rows beside each other, so each key is read once for all of them. Keys come in blocks that begin
+// at multiples of their length. For many rows they are transposed and values copied into the thread's scratch: as float32
+// (attention_packed.h), or, where the CPU multiplies pairs of bfloat16 and the cache has them, as those
+// (attention_pairs.h). For few, as of a decoded token, both are read where they are (attention_direct.h).
 // A row's sums therefore run in one order that depends on nothing but its position and how many queries its sequence has
 // in this step: few of them share out a long past among threads, in parts that begin at multiples of PART.
 #include "attention_direct.h"
 #include "attention_packed.h"
+#include "attention_pairs.h"
 #include "threads.h"
 
 #include <vector>
@@ -16,10 +18,43 @@ static constexpr int64_t PART = 256;  // keys of a part, where few rows have a l
 static constexpr int64_t FEW = 48;    // rows up to which that is done
 static constexpr int64_t DIRECT = 16;  // rows of a sequence up to which its keys are not packed
 
-// The rows of a piece over all of its keys: mixed, most and sum in the scratch. Which way is taken depends on the
-// sequence, not on how it was cut up.
+// How a sequence is computed, whatever it is cut into: where its keys are, or packed as float32 or as pairs.
+enum class Way { DIRECT, PACKED, PAIRS };
+
 template <typename T>
-static void run(const Shape& shape, const Sequence<T>& sequence, const Piece& piece, const Scratch& scratch) {
+static bool by_pairs() {
+#ifdef BY_PAIRS
+    return std::is_same_v<T, bfloat16> && PairProducts::there();
+#else
+    return false;
+#endif
+}
+
+template <typename T>
+static Way way_of(const Shape& shape, const Sequence<T>& sequence) {
+    if (sequence.queries * shape.group() <= DIRECT) return Way::DIRECT;
+    return by_pairs<T>() ? Way::PAIRS : Way::PACKED;
+}
+
+static int64_t scratch_numbers(int64_t width) {
+    const int64_t pairs = by_pairs<bfloat16>() ? PairScratch::numbers(width) : 0;
+    return up(std::max(Scratch::numbers(width), pairs), Vec::width);
+}
+
+// The rows of a piece over all of its keys.
+template <typename T>
+static Results run(const Shape& shape, const Sequence<T>& sequence, const Piece& piece, float* memory) {
+    const Way way = way_of(shape, sequence);
+#ifdef BY_PAIRS
+    if constexpr (std::is_same_v<T, bfloat16>) {
+        if (way == Way::PAIRS) {
+            const PairScratch scratch(memory, shape);
+            run_pairs(shape, sequence, piece, scratch);
+            return scratch;
+        }
+    }
+#endif
+    const Scratch scratch(memory, shape);
     int64_t width = shape.width, group = shape.group();
     Vec factor = Vec::all(shape.scale * LOG2_E);
     for (int64_t r = 0; r < piece.rows; ++r) {
@@ -29,11 +64,12 @@ static void run(const Shape& shape, const Sequence<T>& sequence, const Piece& pi
         FOR_VECTORS(d, width) store_at(to, d, width, load_at(from, d, width) * factor);
     }
     std::fill(scratch.mixed, scratch.mixed + piece.rows * shape.padded(), 0.0f);
-    if (sequence.queries * group <= DIRECT) {
+    if (way == Way::DIRECT) {
         run_direct(shape, sequence, piece, scratch);
     } else {
         run_packed(shape, sequence, piece, scratch);
     }
+    return scratch;
 }
 
 // A row's sum over what was mixed, and the sink in it.
@@ -55,13 +91,13 @@ static void finish(const Shape& shape, const Sequence<T>& sequence, int64_t kv_h
 // Numbers of one unfinished row: mixed, most, sum.
 static int64_t unfinished(const Shape& shape) { return shape.padded() + Vec::width; }
 
-static void keep(const Shape& shape, const Piece& piece, const Scratch& scratch) {
+static void keep(const Shape& shape, const Piece& piece, const Results& found) {
     int64_t padded = shape.padded();
     for (int64_t r = 0; r < piece.rows; ++r) {
         float* to = piece.partial + r * unfinished(shape);
-        std::copy_n(scratch.mixed + r * padded, padded, to);
-        to[padded] = scratch.most[r];
-        to[padded + 1] = scratch.sum[r];
+        std::copy_n(found.mixed + r * padded, padded, to);
+        to[padded] = found.most[r];
+        to[padded + 1] = found.sum[r];
     }
 }
 
@@ -87,18 +123,20 @@ static void merge(const Shape& shape, const Sequence<T>& sequence, int64_t head,
 // Rows of a piece of work: many, so that packing keys pays, yet enough pieces for all threads.
 template <typename T>
 static int64_t piece_rows(const Shape& shape, const std::vector<Sequence<T>>& sequences, int64_t threads) {
+    const int64_t padded = shape.padded(), most = by_pairs<T>() ? PairScratch::rows(padded) : Scratch::rows(padded);
     int64_t rows = 0;
     for (const Sequence<T>& sequence : sequences) rows += sequence.queries * shape.heads;
-    return std::clamp(up(rows / (4 * threads), ROWS), ROWS, Scratch::rows(shape.padded()));
+    return std::clamp(up(rows / (4 * threads), ROWS), ROWS, most);
 }
 
-// Keys that rows [row, row + rows) of a sequence see: from a multiple of KEYS on.
+// Keys that rows [row, row + rows) of a sequence see: from where a block of them begins.
 template <typename T>
 static std::pair<int64_t, int64_t> seen(const Shape& shape, const Sequence<T>& sequence, int64_t row, int64_t rows) {
     if (!shape.causal) return {0, sequence.keys};
     int64_t before = sequence.keys - sequence.queries;
     int64_t first = before + row / shape.group(), last = before + (row + rows - 1) / shape.group();
-    return {shape.window ? std::max<int64_t>(0, first + 1 - shape.window) / KEYS * KEYS : 0, last + 1};
+    const int64_t block = way_of(shape, sequence) == Way::PAIRS ? PAIR_KEYS : KEYS;
+    return {shape.window ? std::max<int64_t>(0, first + 1 - shape.window) / block * block : 0, last + 1};
 }
 
 struct Split {
@@ -146,10 +184,9 @@ static void attend_some(const Shape& shape, const std::vector<Sequence<T>>& sequ
     if (pieces.empty()) return;
     // The longest come last in a sequence, and are best begun first.
     share(pieces.size(), threads, [&](int64_t task, int64_t thread) {
-        Scratch own(scratch + thread * Scratch::numbers(shape.width), shape);
         const Piece& piece = pieces[pieces.size() - 1 - task];
         const Sequence<T>& sequence = sequences[piece.sequence];
-        run(shape, sequence, piece, own);
+        const Results own = run(shape, sequence, piece, scratch + thread * scratch_numbers(shape.width));
         if (piece.partial) return keep(shape, piece, own);
         for (int64_t r = 0; r < piece.rows; ++r) {
             finish(shape, sequence, piece.head, piece.row + r, own.mixed + r * shape.padded(), own.most[r],
@@ -185,7 +222,7 @@ static void attend(const Shape& shape, const std::vector<Sequence<T>>& sequences
 }
 
 // Numbers of scratch for each thread.
-KERNEL int64_t attention_scratch(int64_t width) { return Scratch::numbers(width); }
+KERNEL int64_t attention_scratch(int64_t width) { return scratch_numbers(width); }
 
 // Most numbers that one sequence keeps until its parts are merged.
 KERNEL int64_t attention_room(int64_t rows, int64_t keys, int64_t kv_heads, int64_t width) {

@@ -56,9 +56,14 @@ struct Piece {
     float* partial;  // where unfinished results go, or null
 };
 
-// A thread's own memory.
-struct Scratch {
-    float *query, *key, *value, *scores, *mixed, *most, *sum;
+// Of the rows of a piece: values mixed by weights, the largest exponent of two, and the sum of the weights.
+struct Results {
+    float *mixed, *most, *sum;
+};
+
+// A thread's own memory, where keys and values are packed as float32.
+struct Scratch : Results {
+    float *query, *key, *value, *scores;
 
     static int64_t rows(int64_t padded) { return std::max(ROWS, PIECE / padded / ROWS * ROWS); }
     static int64_t numbers(int64_t width) {
@@ -73,6 +78,40 @@ struct Scratch {
         key = take(KEYS * padded);
         mixed = take(most_rows * padded);
         query = take(most_rows * padded);
+        most = take(most_rows);
+        sum = take(most_rows);
+    }
+};
+
+static constexpr int64_t SIXTEEN = 16;
+static constexpr int64_t PAIR_KEYS = 256;  // keys of a block: with more of them, scores leave the L1 cache
+static constexpr int64_t STRIP = 32;  // rows whose scores are there at a time
+// Numbers from a row of scores, or of weights, to the next: rows a power of two apart would meet in the cache.
+static constexpr int64_t SCORES = PAIR_KEYS + 16, WEIGHTS = PAIR_KEYS + 32;
+
+// The same where keys and values are packed as pairs of bfloat16. Rows are more, as packing is more of the work.
+struct PairScratch : Results {
+    float* scores;
+    bfloat16 *query, *key, *value, *weights;
+
+    // Numbers of a row of queries or of a key, in whole tiles.
+    static int64_t width(int64_t width) { return up(width, 32); }
+    static int64_t rows(int64_t padded) { return std::max(ROWS, 11 * PIECE / (4 * padded) / ROWS * ROWS); }
+    static int64_t numbers(int64_t width) {
+        const int64_t padded = up(width, PANEL), most = rows(padded), keys = PairScratch::width(width);
+        return most * padded + STRIP * SCORES + (most * keys + PAIR_KEYS * (keys + padded) + STRIP * WEIGHTS) / 2 +
+               2 * most;
+    }
+    PairScratch(float* from, const Shape& shape) {
+        auto take = [&](int64_t count) { return std::exchange(from, from + count); };
+        auto take_halves = [&](int64_t count) { return (bfloat16*)take(count / 2); };
+        const int64_t padded = shape.padded(), most_rows = rows(padded), keys = width(shape.width);
+        scores = take(STRIP * SCORES);
+        weights = take_halves(STRIP * WEIGHTS);
+        key = take_halves(PAIR_KEYS * keys);
+        value = take_halves(PAIR_KEYS * padded);
+        query = take_halves(most_rows * keys);
+        mixed = take(most_rows * padded);
         most = take(most_rows);
         sum = take(most_rows);
     }

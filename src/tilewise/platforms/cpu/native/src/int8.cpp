@@ -3,11 +3,12 @@
 // Numbers are divided by a scale of which 127 make the largest of them, and rounded to the nearest (ties to even), rows
 // as they come and the matrix when it is packed. A result is sum * (scale of the row * scale of the output) + bias.
 //
-// AVX-512's dot product of four takes rows without a sign: 128 is added to them there, and 128 times the sum of an
-// output's weights, kept beside its scale, taken off the sum. With AVX2 pairs of int16 are multiplied, twice as many at a
+// AMX multiplies them as they are (tiles.h). AVX-512's dot product of four takes rows without a sign: 128 is added to
+// them there, and 128 times the sum of an output's weights, kept beside its scale, taken off the sum. With AVX2 pairs of int16 are multiplied, twice as many at a
 // time as of float32; instructions for pairs of int8 are left alone, as their sums would saturate.
 #include "gelu.h"
 #include "packed.h"
+#include "tiles.h"
 
 #include <cmath>
 
@@ -52,10 +53,10 @@ static inline int32_t read_int(const Row* row) {
 #define DOT_OF_FOUR
 struct Ints {
     static constexpr int width = 16;
-    __m512i v;
+    Lanes v;
 
-    static Ints zero() { return {_mm512_setzero_si512()}; }
-    void store(int32_t* to) const { _mm512_storeu_si512(to, v); }
+    static Ints zero() { return {Lanes{}}; }
+    void store(int32_t* to) const { _mm512_storeu_si512(to, (__m512i)v); }
 };
 #else
 struct Ints {
@@ -67,12 +68,13 @@ struct Ints {
 };
 #endif
 
-template <typename T>
+// With `TILED`, rows and sums as AMX has them.
+template <typename T, bool TILED = false>
 struct Int8 {
 #ifdef DOT_OF_FOUR
-    using Row = uint8_t;
+    using Row = std::conditional_t<TILED, int8_t, uint8_t>;
     static constexpr int64_t group = 4;
-    static constexpr int32_t added = 128;
+    static constexpr int32_t added = TILED ? 0 : 128;
 #else
     using Row = int16_t;
     static constexpr int64_t group = 2;
@@ -97,7 +99,7 @@ struct Int8 {
     void fill(Row* to, int64_t row) const {
         rows[row] = Scaled::of(x + row * inputs, inputs);
         round_to(to, x + row * inputs, inputs, rows[row].inverse, added);
-        std::fill(to + inputs, to + padded(inputs), Row(added));
+        std::fill(to + inputs, to + padded<Weight>(inputs), Row(added));
     }
 
     void finish(const int32_t* sums, int64_t row, int64_t output, int64_t count) const {
@@ -105,18 +107,22 @@ struct Int8 {
         count = std::min(count, outputs - output);
         const Vec scale = Vec::all(rows[row].scale);
         FOR_VECTORS(i, count) {
-            Vec y = Vec::load(sums + i);
-            if constexpr (added != 0) {
-                alignas(64) int32_t exact[Vec::width];
-                for (int64_t j = 0; j < Vec::width; ++j) {
-                    exact[j] = i + j < count ? sums[i + j] - added * totals[output + i + j] : 0;
-                }
-                y = Vec::load(exact);
-            }
+            const Vec y = exact(sums + i, output + i, count - i);
             const Vec both = scale * load_at(scales + output, i, count);
-            y = bias ? fma(y, both, load_at(bias + output, i, count)) : y * both;
-            store_at(to, i, count, activated ? gelu_of_stored<T>(y) : y);
+            const Vec z = bias ? fma(y, both, load_at(bias + output, i, count)) : y * both;
+            store_at(to, i, count, activated ? gelu_of_stored<T>(z) : z);
         }
+    }
+
+    // The sums of `count` outputs, or of a vector of them, without what was added to the rows.
+    Vec exact(const int32_t* sums, int64_t output, int64_t count) const {
+        if constexpr (added == 0) return Vec::load(sums);
+#ifdef DOT_OF_FOUR
+        const __mmask16 there = count < 16 ? (1 << count) - 1 : 0xFFFF;
+        const __m512i more = _mm512_slli_epi32(_mm512_maskz_loadu_epi32(there, totals + output), 7);
+        static_assert(added == 0 || added == 1 << 7);
+        return {_mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_loadu_si512(sums), more))};
+#endif
     }
 
     template <int ROWS, int PANELS, int VECTORS>
@@ -139,10 +145,10 @@ struct Int8 {
     }
 
 #ifdef DOT_OF_FOUR
-    static inline Ints load(const int8_t* weights) { return {_mm512_loadu_si512(weights)}; }
-    static inline Ints broadcast(const Row* row) { return {_mm512_set1_epi32(read_int(row))}; }
+    static inline Ints load(const int8_t* weights) { return {(Lanes)_mm512_loadu_si512(weights)}; }
+    static inline Ints broadcast(const Row* row) { return {(Lanes)_mm512_set1_epi32(read_int(row))}; }
     static inline void add_products(Ints& sum, Ints row, Ints weights) {
-        sum.v = _mm512_dpbusd_epi32(sum.v, row.v, weights.v);
+        sum.v = (Lanes)_mm512_dpbusd_epi32((__m512i)sum.v, (__m512i)row.v, (__m512i)weights.v);
     }
 #else
     static inline Ints load(const int8_t* weights) {
@@ -179,8 +185,22 @@ KERNEL void pack_int8(int64_t dtype, const void* matrix, int64_t first, int64_t 
     });
 }
 
-// Rows whose int8 are kept at a time.
-static constexpr int64_t WAVE = 8 * BLOCK_ROWS;
+// Rows that are kept at a time, as int8 or as int16.
+static constexpr int64_t WAVE = 16 * BLOCK_ROWS / sizeof(Int8<float>::Row);
+
+#ifdef TILES
+// Rows up to which vectors read weights faster. Sums are exact either way.
+static constexpr int64_t FEW = 4;
+
+template <typename T>
+static void int8_by_tiles(const Int8<T, true>& kind, const int8_t* packed, int64_t threads) {
+    const int64_t inputs = padded<int8_t>(kind.inputs);
+    auto rows = scratch<int8_t>(kind.m * inputs);
+    share(kind.m, kind.m * inputs < SMALL ? 1 : threads,
+          [&](int64_t row, int64_t) { kind.fill(rows.get() + row * inputs, row); });
+    product_by_tiles(kind, {rows.get(), inputs}, packed, threads);
+}
+#endif
 
 KERNEL void linear_int8(int64_t dtype, const void* x, int64_t m, int64_t inputs, const void* packed,
                         const void* scales, const void* totals, const void* bias, void* out, int64_t outputs,
@@ -189,10 +209,19 @@ KERNEL void linear_int8(int64_t dtype, const void* x, int64_t m, int64_t inputs,
         using T = decltype(number);
         Scaled rows[WAVE];
         for (int64_t row = 0; row < m; row += WAVE) {
-            const Int8<T> kind{(const T*)x + row * inputs, std::min(WAVE, m - row),        inputs,
-                               rows,                       (const float*)scales,           (const int32_t*)totals,
-                               (const T*)bias,             (T*)out + row * outputs, outputs, bool(activated)};
-            product(kind, (const int8_t*)packed, threads);
+            const auto kind = [&](auto tiled) {
+                return Int8<T, tiled>{(const T*)x + row * inputs, std::min(WAVE, m - row), inputs,
+                                      rows,                       (const float*)scales,    (const int32_t*)totals,
+                                      (const T*)bias,             (T*)out + row * outputs, outputs,
+                                      bool(activated)};
+            };
+#ifdef TILES
+            if (m > FEW && tiles_permitted()) {
+                int8_by_tiles(kind(std::true_type{}), (const int8_t*)packed, threads);
+                continue;
+            }
+#endif
+            product(kind(std::false_type{}), (const int8_t*)packed, threads);
         }
     });
 }

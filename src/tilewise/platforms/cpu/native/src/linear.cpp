@@ -1,15 +1,16 @@
 // Products with a packed matrix in float32 and bfloat16, summed up in float32 and rounded once.
 //
-// bfloat16 comes in pairs of inputs, [inputs / 2][PANEL][2], as AVX-512's dot product of pairs reads them. Without it a
-// shift and a mask make two vectors of float32 of a vector of pairs, at hardly a cost.
+// bfloat16 comes in pairs of inputs, [inputs / 2][PANEL][2], as tiles of AMX (tiles.h) and AVX-512's dot product of pairs
+// read them. Without either, a shift and a mask make two vectors of float32 of a vector of pairs, at hardly a cost.
 #include <type_traits>
 
 #include "gelu.h"
 #include "packed.h"
+#include "tiles.h"
 
 template <typename T>
 struct Floats {
-#ifdef __AVX512BF16__
+#ifdef DOT_OF_PAIRS
     using Row = T;
 #else
     using Row = float;
@@ -35,7 +36,7 @@ struct Floats {
         } else {
             FOR_VECTORS(i, inputs) store_at(to, i, inputs, load_at(from, i, inputs));
         }
-        std::fill(to + inputs, to + padded(inputs), Row{});
+        std::fill(to + inputs, to + padded<Weight>(inputs), Row{});
     }
 
     void finish(const float* sums, int64_t row, int64_t output, int64_t count) const {
@@ -80,19 +81,26 @@ struct Floats {
     }
 };
 
-#ifdef __AVX512BF16__
+#ifdef DOT_OF_PAIRS
 template <>
 template <int ROWS, int PANELS, int VECTORS>
 inline void Floats<bfloat16>::step(Vec (&sums)[ROWS][VECTORS], const bfloat16* rows, int64_t stride,
                                    const bfloat16* weights, int64_t panel) {
+    Lanes pairs[PANELS];
 #pragma GCC unroll 8
     for (int p = 0; p < PANELS; ++p) {
-        __m512bh pairs = (__m512bh)_mm512_loadu_si512(weights + p * panel);
+        pairs[p] = (Lanes)_mm512_loadu_si512(weights + p * panel);
+        asm("" : "+v"(pairs[p]));  // as above: in registers, so that a row's pair is read once for all panels
+    }
 #pragma GCC unroll 12
-        for (int r = 0; r < ROWS; ++r) {
-            int32_t pair;
-            std::memcpy(&pair, rows + r * stride, 4);
-            sums[r][p].v = _mm512_dpbf16_ps(sums[r][p].v, (__m512bh)_mm512_set1_epi32(pair), pairs);
+    for (int r = 0; r < ROWS; ++r) {
+        int32_t pair;
+        std::memcpy(&pair, rows + r * stride, 4);
+        __m512i number = _mm512_set1_epi32(pair);
+        asm("" : "+v"(number));
+#pragma GCC unroll 8
+        for (int p = 0; p < PANELS; ++p) {
+            sums[r][p].v = _mm512_dpbf16_ps(sums[r][p].v, (__m512bh)number, (__m512bh)pairs[p]);
         }
     }
 }
@@ -109,11 +117,42 @@ KERNEL void pack_linear(int64_t dtype, const void* matrix, int64_t first, int64_
     });
 }
 
+#ifdef TILES
+// Rows are read where they are, unless they end within a tile.
+static void linear_by_tiles(const Floats<bfloat16>& kind, const bfloat16* packed, int64_t threads) {
+    const int64_t inputs = padded<bfloat16>(kind.inputs), bytes = inputs * sizeof(bfloat16);
+    if (inputs == kind.inputs) return product_by_tiles(kind, {kind.x, bytes}, packed, threads);
+    auto rows = scratch<bfloat16>(kind.m * inputs);
+    share(kind.m, kind.m * inputs < SMALL ? 1 : threads, [&](int64_t row, int64_t) {
+        bfloat16* to = rows.get() + row * inputs;
+        std::fill(std::copy_n(kind.x + row * kind.inputs, kind.inputs, to), to + inputs, bfloat16{});
+    });
+    product_by_tiles(kind, {rows.get(), bytes}, packed, threads);
+}
+#endif
+
 KERNEL void linear(int64_t dtype, const void* x, int64_t m, int64_t inputs, const void* packed, const void* bias,
                    void* out, int64_t outputs, int64_t activated, int64_t threads) {
     with_dtype(dtype, [&](auto number) {
         using T = decltype(number);
         Floats<T> kind{(const T*)x, m, inputs, (const T*)bias, (T*)out, outputs, bool(activated)};
+#ifdef TILES
+        if constexpr (std::is_same_v<T, bfloat16>) {
+            if (tiles_permitted()) return linear_by_tiles(kind, (const T*)packed, threads);
+        }
+#endif
         product(kind, (const T*)packed, threads);
     });
+}
+
+// Which instructions products take here, of the ones that were compiled: 0 those of AVX2, 1 of AVX-512, 2 the dot products
+// of AVX-512, 3 AMX; 4 AMX, which the system does not permit, so that AVX-512 does it.
+KERNEL int64_t products_by() {
+#ifdef TILES
+    return tiles_permitted() ? 3 : 4;
+#elif defined(__AVX512VNNI__)
+    return 2;
+#else
+    return Vec::width == 16 ? 1 : 0;
+#endif
 }

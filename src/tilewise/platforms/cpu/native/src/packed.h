@@ -2,7 +2,8 @@
 //
 // A matrix [outputs, inputs] is packed once, into panels of PANEL outputs. A panel holds one group of inputs after the
 // other, [inputs / group][PANEL][group], so that a product reads it from front to back, whatever the number of rows.
-// Inputs are filled up to a multiple of STEP with zeros, outputs to whole panels.
+// Inputs are filled up with zeros to a multiple of a cache line of weights, which is what a tile of AMX takes of them
+// (tiles.h), outputs to whole panels.
 //
 // A number of the result is one sum over the inputs from the first to the last, however many rows there are and
 // wherever its own stands: bit by bit, a row's results do not depend on what else is multiplied with it.
@@ -31,7 +32,6 @@
 #include "threads.h"
 
 static constexpr int64_t PANEL = 16;
-static constexpr int64_t STEP = 4;
 
 // Rows that are turned into `Row` at a time, for all panels of a task.
 static constexpr int64_t BLOCK_ROWS = 96;
@@ -47,8 +47,17 @@ static constexpr int MOST_ROWS = 6 * WIDE;
 static constexpr int panels_at_once(int rows) { return (rows == 1 ? 4 : rows <= 3 ? 2 : 1) * WIDE; }
 
 static constexpr int64_t parts(int64_t whole, int64_t part) { return (whole + part - 1) / part; }
-static inline int64_t padded(int64_t inputs) { return parts(inputs, STEP) * STEP; }
-static inline int64_t panel_size(int64_t inputs) { return padded(inputs) * PANEL; }
+
+// Inputs that a matrix of such weights has when it is packed, and weights of a panel.
+template <typename Weight>
+static inline int64_t padded(int64_t inputs) {
+    constexpr int64_t together = 64 / sizeof(Weight);
+    return parts(inputs, together) * together;
+}
+template <typename Weight>
+static inline int64_t panel_size(int64_t inputs) {
+    return padded<Weight>(inputs) * PANEL;
+}
 
 struct Freed {
     void operator()(void* memory) const { std::free(memory); }
@@ -85,15 +94,15 @@ template <typename Kind, typename Read>
 static void pack_panels(Part part, typename Kind::Weight* packed, int64_t threads, Read read) {
     using Weight = typename Kind::Weight;
     static constexpr int64_t CHUNK = 512, GAP = 64 / sizeof(Weight), GROUP = Kind::group;
-    const int64_t inputs = part.inputs, size = panel_size(inputs);
+    const int64_t inputs = part.inputs, size = panel_size<Weight>(inputs);
     prefer_large_pages(packed, parts(part.outputs, PANEL) * size * sizeof(Weight));
     share(parts(part.count, PANEL), threads, [&](int64_t panel, int64_t) {
         // Rows of a matrix are a power of two apart mostly, and would meet in the cache.
         Weight rows[PANEL][CHUNK + GAP] = {};
         Weight* to = packed + (part.first / PANEL + panel) * size;
         const int64_t first = panel * PANEL, count = std::min(PANEL, part.count - first);
-        for (int64_t k = 0; k < padded(inputs); k += CHUNK) {
-            const int64_t read_now = std::min(CHUNK, inputs - k), whole = std::min(CHUNK, padded(inputs) - k);
+        for (int64_t k = 0; k < padded<Weight>(inputs); k += CHUNK) {
+            const int64_t read_now = std::min(CHUNK, inputs - k), whole = std::min(CHUNK, padded<Weight>(inputs) - k);
             for (int64_t o = 0; o < count; ++o) {
                 read(first + o, k, read_now, rows[o]);
                 std::fill(rows[o] + read_now, rows[o] + whole, Weight{});
@@ -228,7 +237,9 @@ static void multiply_block(const Kind& kind, const Strip<Kind>& block, const Pan
 template <typename Kind>
 static void product(const Kind& kind, const typename Kind::Weight* packed, int64_t threads) {
     if (kind.m == 0) return;
-    const int64_t inputs = padded(kind.inputs), panels = parts(kind.outputs, PANEL), size = panel_size(kind.inputs);
+    using Weight = typename Kind::Weight;
+    const int64_t inputs = padded<Weight>(kind.inputs), size = panel_size<Weight>(kind.inputs);
+    const int64_t panels = parts(kind.outputs, PANEL);
     // Of equal length, and so far apart that rows beside each other do not meet in the cache.
     const int64_t stride = inputs + 64 / sizeof(typename Kind::Row);
     const int64_t height = std::min(kind.m, BLOCK_ROWS), blocks = parts(kind.m, height);
