@@ -14,13 +14,33 @@ from pathlib import Path
 FOLDER = Path(__file__).parents[2] / ".venv-clients"
 PYTEST = "pytest>=8.0"
 """Each program in `programs` is a file of tests, which the client's own interpreter runs."""
+TORCH = "torch>=2.11,<2.14"
+"""As in pyproject.toml: where that has brought a build for processors, this brings the same."""
 CLIENTS: dict[str, Sequence[str]] = {
-    "openai": ("openai>=3.0",),
+    "openai": ("openai>=3.50",),
     "langchain": ("langchain-openai>=1.7", "langchain>=1.5"),
     "litellm": ("litellm>=1.90",),
     "pydantic_ai": ("pydantic-ai-slim[openai]>=2.60",),
     "instructor": ("instructor>=1.17",),
+    "llama_index": ("llama-index-llms-openai-like>=0.8",),
+    "smolagents": ("smolagents[openai]>=1.26",),
+    "vlmeval": (
+        "numpy",
+        "pandas",
+        "pillow",
+        "requests",
+        "validators",
+        "sty",
+        "huggingface_hub",
+        "filelock",
+        "openpyxl",
+    ),
+    "aiperf": ("aiperf>=0.13",),
+    "guidellm": ("guidellm[vision]>=0.8", TORCH),
+    "evalscope": ("evalscope[perf]>=1.14",),
 }
+ALONE: dict[str, Sequence[str]] = {"vlmeval": ("ms-vlmeval>=0.0.20",)}
+"""Packages without what they require, of which the wrappers need only what stands above."""
 
 
 def python(client: str) -> Path:
@@ -37,7 +57,8 @@ def failure(client: str) -> str | None:
 
 
 def _stamp(client: str) -> str:
-    return hashlib.sha256("\n".join((*CLIENTS[client], PYTEST, sys.version)).encode()).hexdigest()
+    required = (*CLIENTS[client], *ALONE.get(client, ()), PYTEST, sys.version)
+    return hashlib.sha256("\n".join(required).encode()).hexdigest()
 
 
 def install(client: str) -> bool:
@@ -47,8 +68,11 @@ def install(client: str) -> bool:
     FOLDER.mkdir(exist_ok=True)
     made = [sys.executable, "-m", "venv", "--clear", str(FOLDER / client)]
     pip = [str(python(client)), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    commands = [made, [*pip, *CLIENTS[client], PYTEST]]
+    if alone := ALONE.get(client):
+        commands.append([*pip, "--no-deps", *alone])
     with (FOLDER / f"{client}.log").open("w") as log:
-        for command in (made, [*pip, *CLIENTS[client], PYTEST]):
+        for command in commands:
             if subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode:
                 return False
     (FOLDER / client / "installed").write_text(_stamp(client))

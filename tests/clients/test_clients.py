@@ -13,6 +13,16 @@ import pytest
 from tests.clients import environments
 
 PROGRAMS = Path(__file__).parent / "programs"
+ENVIRONMENT = {
+    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "OPENAI_API_KEY": "none",
+    "HF_HUB_OFFLINE": "1",
+    "LANGSMITH_TRACING": "false",
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "DO_NOT_TRACK": "1",
+}
+"""Without plugins that clients bring, and without what clients look up or report elsewhere."""
 pytestmark = pytest.mark.clients
 
 
@@ -25,22 +35,27 @@ def tests_of(client: str) -> list[str]:
     return [node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")]
 
 
-def run(client: str, url: str, folder: Path) -> dict[str, str]:
-    """What each test of the client's program printed when it failed, empty for one that passed."""
+def run(client: str, url: str, folder: Path) -> dict[str, list[str]]:
+    """What each test of the client's program printed when it failed, by name; a parametrised one may fail often."""
     report = folder / f"{client}.xml"
-    command = [environments.python(client), "-m", "pytest", "-q", "-c", os.devnull, "--rootdir", PROGRAMS, "--confcutdir", PROGRAMS]
-    command += ["--import-mode", "importlib", "-p", "no:cacheprovider", "--junitxml", report, program(client)]
+    command = [environments.python(client), "-m", "pytest", "-q", "--tb=short", "-c", os.devnull, program(client)]
+    command += ["--rootdir", PROGRAMS, "--confcutdir", PROGRAMS, "--import-mode=importlib", "--junitxml", report]
+    command += ["-p", "no:cacheprovider", "-p", "no:warnings"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PYTEST"))}
-    environment |= {"TILEWISE_URL": url, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    environment |= ENVIRONMENT | {"TILEWISE_URL": url}
     ended = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, check=False)
     if not report.exists():
         pytest.fail(ended.stdout + ended.stderr, pytrace=False)
-    cases = ElementTree.parse(report).getroot().iter("testcase")
-    return {case.get("name", ""): "\n".join(case.itertext()) if len(case) else "" for case in cases}
+    failed: dict[str, list[str]] = {}
+    for case in ElementTree.parse(report).getroot().iter("testcase"):
+        printed = failed.setdefault(case.get("name", "").partition("[")[0], [])
+        if len(case):
+            printed.append("\n".join((case.get("name", ""), *case.itertext())))
+    return failed
 
 
 @pytest.fixture(scope="session")
-def results() -> dict[str, dict[str, str]]:
+def results() -> dict[str, dict[str, list[str]]]:
     """By client, filled by the first test of each."""
     return {}
 
@@ -56,4 +71,4 @@ def test_client(client, name, results, demo_url, tmp_path_factory):
     if client not in results:
         results[client] = run(client, demo_url, tmp_path_factory.mktemp(client))
     if failed := results[client][name]:
-        pytest.fail(failed, pytrace=False)
+        pytest.fail("\n\n".join(failed), pytrace=False)

@@ -11,14 +11,6 @@ from typing import Any
 import pytest
 
 PICTURES = Path(__file__).parents[3] / "src" / "tilewise" / "demo" / "pictures"
-os.environ |= {
-    "OPENAI_API_KEY": "none",
-    "LANGSMITH_TRACING": "false",
-    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-    "HF_HUB_OFFLINE": "1",
-    "ANONYMIZED_TELEMETRY": "false",
-    "DO_NOT_TRACK": "1",
-}
 
 
 @pytest.fixture(autouse=True)

@@ -55,7 +55,9 @@ def test_json_mode(client, asked):
     """The schema is in the prompt alone, which the demo model cannot follow; the answer is an object all the same."""
     teacher = instructor.from_openai(client, mode=instructor.Mode.JSON)
     with pytest.raises(Exception, match=r"(?i)validation|incomplete|retry"):
-        teacher.create(model="demo", messages=asked, response_model=Reading, temperature=0, max_tokens=50, max_retries=0)
+        teacher.create(
+            model="demo", messages=asked, response_model=Reading, temperature=0, max_tokens=50, max_retries=0
+        )
 
 
 @pytest.mark.parametrize("mode", SCHEMA_MODES[:1] + SCHEMA_MODES[2:], ids=lambda mode: mode.name)

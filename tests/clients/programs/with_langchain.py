@@ -76,7 +76,8 @@ def test_a_system_message_from_a_template_behind_the_history(model, asked):
 @pytest.mark.parametrize("last", [[], [HumanMessage("What is the word?")]], ids=["last", "followed"])
 def test_a_picture_in_a_tool_message(model, picture, last):
     call = AIMessage("", tool_calls=[{"name": "camera", "args": {}, "id": "call_1"}])
-    answer = model.invoke([HumanMessage("What is the word?"), call, ToolMessage([picture], tool_call_id="call_1"), *last])
+    result = ToolMessage([picture], tool_call_id="call_1")
+    answer = model.invoke([HumanMessage("What is the word?"), call, result, *last])
     assert answer.response_metadata["token_usage"]["prompt_tokens_details"]["image_tokens"] == 16
 
 
@@ -126,7 +127,7 @@ def move(direction: Literal["left", "right"], steps: Literal[1, 2, 3]) -> str:
 
 @pytest.mark.parametrize("choice", ["move", "required", "any"])
 def test_a_tool_that_has_to_be_called(model, asked, choice):
-    (call,) = model.bind_tools([move], tool_choice=choice).invoke([asked]).tool_calls
+    (call,) = model.bind_tools([move], tool_choice=choice, parallel_tool_calls=False).invoke([asked]).tool_calls
     assert call["name"] == "move"
     assert move.invoke(call["args"]).startswith("moved ")
 
@@ -146,5 +147,7 @@ def test_an_agent(model, asked):
 
 
 def test_the_responses_api(url, asked):
-    answer = ChatOpenAI(model="demo", base_url=url, api_key="none", temperature=0, use_responses_api=True).invoke([asked])
+    answer = ChatOpenAI(model="demo", base_url=url, api_key="none", temperature=0, use_responses_api=True).invoke(
+        [asked]
+    )
     assert answer.text == "cat"

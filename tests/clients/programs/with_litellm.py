@@ -110,7 +110,8 @@ def test_a_schema_as_its_guide_writes_it(server, asked):
 def test_a_tool(server, asked, stream):
     parameters = {"type": "object", "properties": {"to": {"enum": ["left", "right"]}}, "required": ["to"]}
     move = {"type": "function", "function": {"name": "move", "parameters": parameters}}
-    answer = litellm.completion(messages=asked, tools=[move], tool_choice="required", stream=stream, **server)
+    call_one = {"tools": [move], "tool_choice": "required", "parallel_tool_calls": False}
+    answer = litellm.completion(messages=asked, stream=stream, **call_one, **server)
     if stream:
         answer = litellm.stream_chunk_builder(list(answer))
     (call,) = answer.choices[0].message.tool_calls

@@ -48,7 +48,8 @@ def test_an_answer_goes_back_as_it_came(client, asked):
     """With what answers have and requests lack: `refusal`, `tool_calls` and more that are null."""
     first = client.chat.completions.create(model="demo", messages=asked, temperature=0).choices[0].message
     follow = [*asked, first.model_dump(), {"role": "user", "content": "And what color is the word?"}]
-    assert client.chat.completions.create(model="demo", messages=follow, temperature=0).choices[0].message.content == "red"
+    answer = client.chat.completions.create(model="demo", messages=follow, temperature=0)
+    assert answer.choices[0].message.content == "red"
 
 
 def test_fields_of_openai_without_effect(client, asked):
@@ -91,7 +92,9 @@ def test_streaming_parsed(client, asked):
 def test_a_tool(client, asked, strict):
     tool = openai.pydantic_function_tool(Sign)
     tool["function"]["strict"] = strict
-    answer = client.chat.completions.create(model="demo", messages=asked, temperature=0, tools=[tool], tool_choice="required")
+    answer = client.chat.completions.create(
+        model="demo", messages=asked, temperature=0, tools=[tool], tool_choice="required", parallel_tool_calls=False
+    )
     (call,) = answer.choices[0].message.tool_calls
     assert Sign.model_validate_json(call.function.arguments)
 
@@ -115,7 +118,8 @@ def test_the_responses_api_parsed(client, data_url):
 
 
 def test_completions_and_models(client):
-    answer = client.completions.create(model="demo", prompt="The circle is", max_tokens=3, extra_body={"ignore_eos": True})
+    more = {"ignore_eos": True}
+    answer = client.completions.create(model="demo", prompt="The circle is", max_tokens=3, extra_body=more)
     assert answer.usage.completion_tokens == 3
     assert [model.id for model in client.models.list()] == ["demo"]
     assert client.models.retrieve("demo").id == "demo"

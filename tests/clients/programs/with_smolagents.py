@@ -58,16 +58,21 @@ def test_what_tools_said(model, asked):
 
 
 def test_a_schema(model, asked):
-    schema = {"type": "object", "properties": {"word": {"type": "string", "enum": ["dog", "cat"]}}, "required": ["word"]}
+    schema = {
+        "type": "object",
+        "properties": {"word": {"type": "string", "enum": ["dog", "cat"]}},
+        "required": ["word"],
+    }
     form = {"type": "json_schema", "json_schema": {"name": "reading", "schema": schema}}
     assert model.generate(asked, response_format=form).content.replace(" ", "") == '{"word":"cat"}'
 
 
 def test_a_tool(model, asked):
     """It asks for `tool_choice: required` wherever there are tools."""
-    (call,) = model.generate(asked, tools_to_call_from=[Move()]).tool_calls
+    answer = model.parse_tool_calls(model.generate(asked, tools_to_call_from=[Move()], parallel_tool_calls=False))
+    (call,) = answer.tool_calls
     assert call.function.name == "move"
-    assert Move()(**model.parse_tool_calls(ChatMessage("assistant", tool_calls=[call])).tool_calls[0].function.arguments)
+    assert Move()(**call.function.arguments).startswith("moved ")
 
 
 def test_an_agent_that_calls_tools(model, sign):
