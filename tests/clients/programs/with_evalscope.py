@@ -19,7 +19,20 @@ def evalscope(*arguments):
 
 def test_perf_with_pictures(url, tmp_path):
     server = ["--model", "demo", "--api", "openai", "--url", f"{url}/chat/completions", "--outputs-dir", tmp_path]
-    load = ["--number", 4, "--parallel", 2, "--min-tokens", 4, "--max-tokens", 4, "--temperature", 0, "--stream"]
+    load = [
+        "--no-apply-chat-template",
+        "--number",
+        4,
+        "--parallel",
+        2,
+        "--min-tokens",
+        4,
+        "--max-tokens",
+        4,
+        "--temperature",
+        0,
+        "--stream",
+    ]
     data = ["--dataset", "random_vl", "--image-width", 100, "--image-height", 100, "--tokenizer-path", TOKENIZER]
     evalscope("perf", *server, *load, *data, "--min-prompt-length", 20, "--max-prompt-length", 20, "--no-timestamp")
     (summary,) = tmp_path.rglob("benchmark_summary.json")
