@@ -25,8 +25,8 @@ test: install ## run the default test suite (no GPU, no network, some minutes on
 test-slow: install ## run the tests that take minutes or gigabytes
 	$(BIN)/python -m pytest -m slow
 
-test-clients: install ## drive a server with the clients of other projects, which are installed for it
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[clients]'
+test-clients: install ## drive a server with clients of other projects, each in an environment that is made for it
+	$(BIN)/python -m tests.clients.environments
 	$(BIN)/python -m pytest tests/clients -m clients
 
 test-harness: install ## run the tests that evaluate with lm_eval, which is installed for them
@@ -69,7 +69,7 @@ compatibility: install ## write docs/compatibility.md and docs/api.md from the t
 	$(BIN)/python -m docs.api
 
 clean: ## remove the environment and caches
-	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) .venv-clients build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 .PHONY: help install demo test test-slow test-batch test-clients test-harness test-schema check format eval-demo matrix
 .PHONY: compatibility monitoring equality clean
