@@ -11,10 +11,8 @@ from tilewise.platforms.cpu.native.call import DTYPES, threads
 from tilewise.platforms.cpu.native.library import Library
 from tilewise.platforms.weights import stacked
 
-_PANEL, _LINE = 16, 64
-"""Outputs of a panel, and bytes of weights that inputs are filled up to a multiple of: as `src/packed.h` has them."""
-
-
+_PANEL = 16
+"""Outputs of a panel: as `src/packed.h` has it."""
 _INSTRUCTIONS = ("AVX2", "AVX-512", "AVX-512 with dot products", "AMX", "AVX-512, as the system refuses AMX")
 """As `products_by` in `src/linear.cpp` numbers them."""
 
@@ -25,6 +23,7 @@ class MatrixKernels:
     def __init__(self, library: Library) -> None:
         self.instructions = _INSTRUCTIONS[library.size("products_by", "")()]
         """What products are computed by."""
+        self._padded = library.size("padded_inputs", "ii")
         self._pack = library.kernel("pack_linear", "ipiiiipi")
         self._linear = library.kernel("linear", "ipiipppiii")
         self._pack_int8 = library.kernel("pack_int8", "ipiiiipppi")
@@ -32,7 +31,7 @@ class MatrixKernels:
 
     def pack(self, parts: Sequence[Tensor]) -> Tensor:
         """Panels of a matrix in parts [some of outputs, inputs]; of shapes alone, their shape."""
-        outputs, packed = _outputs(parts), _panels(parts, parts[0].dtype)
+        outputs, packed = _outputs(parts), self._panels(parts, parts[0].dtype)
         for first, part in _placed(parts):
             which = (first, *part.shape, outputs)
             self._pack(DTYPES[part.dtype], part.data_ptr(), *which, packed.data_ptr(), threads())
@@ -49,7 +48,7 @@ class MatrixKernels:
 
     def pack_int8(self, parts: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Panels, and for each output its scale and the sum of its weights."""
-        outputs, packed = _outputs(parts), _panels(parts, torch.int8)
+        outputs, packed = _outputs(parts), self._panels(parts, torch.int8)
         scales = torch.empty(outputs, dtype=torch.float32, device=packed.device)
         totals = torch.empty(outputs, dtype=torch.int32, device=packed.device)
         places = (packed.data_ptr(), scales.data_ptr(), totals.data_ptr())
@@ -70,15 +69,13 @@ class MatrixKernels:
         )
         return out
 
+    def _panels(self, parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+        panels, inputs = -(-_outputs(parts) // _PANEL), self._padded(parts[0].shape[1], dtype.itemsize)
+        return torch.empty(panels, inputs, _PANEL, dtype=dtype, device=parts[0].device)
+
 
 def _outputs(parts: Sequence[Tensor]) -> int:
     return sum(map(len, parts))
-
-
-def _panels(parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-    panels, together = -(-_outputs(parts) // _PANEL), _LINE // dtype.itemsize
-    inputs = -(-parts[0].shape[1] // together) * together
-    return torch.empty(panels, inputs, _PANEL, dtype=dtype, device=parts[0].device)
 
 
 def _placed(parts: Sequence[Tensor]) -> Iterator[tuple[int, Tensor]]:

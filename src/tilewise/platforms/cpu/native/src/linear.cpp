@@ -145,6 +145,11 @@ KERNEL void linear(int64_t dtype, const void* x, int64_t m, int64_t inputs, cons
     });
 }
 
+// Inputs that a packed matrix has, in numbers of so many bytes.
+KERNEL int64_t padded_inputs(int64_t inputs, int64_t bytes) {
+    return bytes == 1 ? padded<int8_t>(inputs) : bytes == 2 ? padded<bfloat16>(inputs) : padded<float>(inputs);
+}
+
 // Which instructions products take here, of the ones that were compiled: 0 those of AVX2, 1 of AVX-512, 2 the dot products
 // of AVX-512, 3 AMX; 4 AMX, which the system does not permit, so that AVX-512 does it.
 KERNEL int64_t products_by() {

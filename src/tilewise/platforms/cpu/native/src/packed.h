@@ -2,8 +2,8 @@
 //
 // A matrix [outputs, inputs] is packed once, into panels of PANEL outputs. A panel holds one group of inputs after the
 // other, [inputs / group][PANEL][group], so that a product reads it from front to back, whatever the number of rows.
-// Inputs are filled up with zeros to a multiple of a cache line of weights, which is what a tile of AMX takes of them
-// (tiles.h), outputs to whole panels.
+// Inputs are filled up with zeros to a multiple of four, or of what a tile of AMX takes of them (tiles.h), outputs to whole
+// panels.
 //
 // A number of the result is one sum over the inputs from the first to the last, however many rows there are and
 // wherever its own stands: bit by bit, a row's results do not depend on what else is multiplied with it.
@@ -28,6 +28,7 @@
 #include <memory>
 #include <new>
 
+#include "amx.h"
 #include "simd.h"
 #include "threads.h"
 
@@ -51,7 +52,11 @@ static constexpr int64_t parts(int64_t whole, int64_t part) { return (whole + pa
 // Inputs that a matrix of such weights has when it is packed, and weights of a panel.
 template <typename Weight>
 static inline int64_t padded(int64_t inputs) {
-    constexpr int64_t together = 64 / sizeof(Weight);
+#ifdef TILES
+    constexpr int64_t together = LINE / sizeof(Weight);
+#else
+    constexpr int64_t together = 4;
+#endif
     return parts(inputs, together) * together;
 }
 template <typename Weight>
