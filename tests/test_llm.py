@@ -191,15 +191,27 @@ def test_a_video_as_frames(llm):
             "The prompt has 1 <image> markers for 2 pictures",
         ),
         (
-            lambda llm: llm.generate({"prompt": "<image>", "multi_modal_data": {"image": Image.new("RGB", (1, 1))}}),
+            lambda llm: llm.generate(
+                {"prompt": "<image>", "multi_modal_data": {"image": Image.new("1", (300_000, 1))}}
+            ),
             InvalidMedia,
-            "1x1: each side needs at least 2 pixels",
+            "300000x1",
         ),
         (lambda llm: llm.generate("a", [GREEDY] * 2), InvalidRequest, "2 sampling_params for 1 prompts"),
         (
-            lambda llm: llm.chat([{"role": "user", "content": "<image> a"}]),
+            lambda llm: llm.chat(
+                [
+                    {
+                        "role": "user",
+                        "content": [
+                            {"type": "image_pil", "image_pil": Image.new("RGB", (9, 9))},
+                            {"type": "text", "text": "<image> <image>"},
+                        ],
+                    }
+                ]
+            ),
             InvalidRequest,
-            "The user message has 1 <image> markers for 0",
+            "The user message has 2 <image> markers for 1",
         ),
         (lambda llm: llm.chat([{"role": "usr", "content": "a"}]), InvalidRequest, "role must be one of"),
         (

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from tests.engine.fake import FakeRunner, limits, request
-from tilewise.engine.core import EngineCore
+from tests.engine.fake import limits, request
+from tilewise.engine.scheduler import Scheduler
 from tilewise.sampling_params import SamplingParams
 
 
 def seeds(seed: int | None, names: str = "abc") -> list[int]:
-    """Of the requests of these names; "s" has one of its own."""
-    sizes = limits()
-    core = EngineCore(runner := FakeRunner(sizes), sizes, seed=seed)
+    """What requests of these names draw from; "s" brings a seed of its own, 5."""
+    scheduler = Scheduler(limits(), seed=seed)
     for name in names:
-        item = request(name)
-        core.submit(item.with_(sampling=SamplingParams(seed=5, max_tokens=4)) if name == "s" else item)
-    while core.has_unfinished:
-        core.step()
-    return [admission.seed for plan in runner.plans for admission in plan.admissions]
+        sampling = SamplingParams(seed=5 if name == "s" else None, max_tokens=4)
+        scheduler.add(request(name).with_(sampling=sampling))
+    return [admission.seed for admission in scheduler.plan().admissions]
 
 
 def test_the_same_seed_gives_each_request_the_same_draw_again():

@@ -74,7 +74,7 @@ def test_a_question_that_cannot_be_asked_costs_itself_alone(demo, questions, tmp
     unreadable = Image.new("RGB", (8, 8))
     unreadable.info[UNREADABLE] = "row 4 is a web page"
     bad = [
-        ask("What?", 3, Image.new("RGB", (500, 2))),
+        ask("What?", 3, Image.new("1", (300_000, 1))),
         ask("What?", 4, unreadable),
         ask("long " * 3000, 5),
     ]

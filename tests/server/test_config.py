@@ -33,7 +33,7 @@ from tilewise.server.config import ServerConfig
         ({"enable_log_outputs": True}, "needs enable_log_requests"),
         ({"max_log_len": 5}, "no effect without enable_log_requests"),
         ({"generation_config": "/no/such"}, "must be auto, vllm or a folder"),
-        ({"detail_tiles": {"lo": 1}}, "detail_tiles knows auto, low, high, original, got 'lo'"),
+        ({"detail_tiles": {"lo": 1}}, "detail_tiles knows auto, low, medium, high, original, got 'lo'"),
         ({"detail_tiles": {"low": 0}}, "must be a whole number from 1 on"),
         ({"disable_access_log_for_endpoints": ("health",)}, "a path begins with /"),
         ({"otlp_traces_endpoint": "localhost:4318"}, "must be an http(s) URL"),

@@ -138,10 +138,10 @@ PICTURES = {
     "bad base64": ("data:image/png;base64,@@@@", "not valid base64"),
     "no picture": (data_url("image/png", b"hello"), "not a picture"),
     "half a picture": (data_url("image/png", ImageAsset("counting").path.read_bytes()[:300]), "damaged or cut short"),
-    "no base64": ("data:image/png,abc", "Only base64 data URLs are supported for now."),
-    "another scheme": ("ftp://example.org/a.png", "The URL must be either a HTTP, data or file URL."),
-    "a file": ("file:///etc/passwd", "Cannot load local files without `--allowed-local-media-path`."),
-    "nothing": ("", "The URL must be either a HTTP, data or file URL."),
+    "a text": ("data:image/png,abc", "not a picture that can be read (it is a text)"),
+    "another scheme": ("ftp://example.org/a.png", "The URL must be either a HTTP, data or file URL"),
+    "a file": ("file:///etc/passwd", "Cannot load local files without `--allowed-local-media-path`"),
+    "nothing": ("", "The URL must be either a HTTP, data or file URL"),
 }
 
 
@@ -152,8 +152,9 @@ def test_a_picture_that_cannot_be_had(live: Served, name: str):
 
 
 def test_a_video_that_cannot_be_read(live: Served):
-    for data in (b"hello", b"\0\0\0\x18ftypmp42" + b"\0" * 40):
-        assert "not a video that can be read" in error_of(about_video(live, data_url("video/mp4", data)))["message"]
+    cases = {b"hello": "not a video that can be read", b"\0\0\0\x18ftypmp42" + b"\0" * 40: "damaged or cut off"}
+    for data, text in cases.items():
+        assert text in error_of(about_video(live, data_url("video/mp4", data)))["message"]
 
 
 @pytest.mark.parametrize("kind", ["audio_url", "input_audio", "file", "image_pil", "nothing"])

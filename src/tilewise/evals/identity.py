@@ -22,6 +22,9 @@ DECIDE = (
     "tokenizer",
     "tokenizer_revision",
     "exif_orientation",
+    "interleave_mm_strings",
+    "disable_additional_properties",
+    "disable_any_whitespace",
     "max_image_pixels",
     "max_image_aspect_ratio",
 )

@@ -20,13 +20,7 @@ _OTHER_MEDIA = ("audio", "vision_chunk")
 LIMIT_KEYS = ("count", "num_frames", "width", "height")
 _BACKENDS = ("auto", "xgrammar", "guidance", "outlines", "lm-format-enforcer")
 _VIDEO_KEYS = ("num_frames", "fps")
-_EMPTY_IS_NONE = (
-    "allowed_local_media_path",
-    "speculative_config",
-    "tokenizer",
-    "encoder_cache_dir",
-    "mm_processor_kwargs",
-)
+_EMPTY_IS_NONE = ("allowed_local_media_path", "tokenizer", "mm_processor_kwargs")
 """Options that vLLM's programs leave out by an empty text or object."""
 
 

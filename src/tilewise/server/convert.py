@@ -92,7 +92,7 @@ def check_template_options(options: dict[str, Any] | None, ignored: Ignored) -> 
     Raises InvalidField for what would be another template, or a near miss.
     """
     for name in options or {}:
-        if name in _RESERVED:
+        if name in _RESERVED or name.startswith("_"):
             raise InvalidField(
                 "chat_template_kwargs", f"chat_template_kwargs may not set {name}, which is reserved: leave it out."
             )

@@ -104,7 +104,7 @@ REFUSED = [
     ("--response-role user", "response_role='user'"),
     ("--media-io-kwargs.image.rgba_background_color [0]", "image has no 'rgba_background_color'"),
     ("--structured-outputs-config.backend xgramar", "Did you mean xgrammar?"),
-    ("--structured-outputs-config.disable_any_whitespace true", "cannot be set for all requests"),
+    ("--structured-outputs-config.disable_fallback true", "cannot be set for all requests"),
     ("--media-io-kwargs.video.frames 3", "video has no 'frames'"),
 ]  # fmt: skip
 
