@@ -13,8 +13,9 @@ from tilewise.sampling_params import SamplingParams
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"logit_bias": {5: 1.0, 9999: 1.0}}, r"logit_bias: token id 9999 is not in the vocabulary, which ends at \d+"),
-        ({"allowed_token_ids": [5, 9999]}, "allowed_token_ids: token id 9999 is not in the vocabulary"),
+        ({"logit_bias": {5: 1.0, 9999: 1.0}}, r"logit_bias: token id 9999 is out of vocabulary, which ends at \d+"),
+        ({"allowed_token_ids": [5, 9999]}, "allowed_token_ids: token id 9999 is out of vocabulary"),
+        ({"logprob_token_ids": [5, 9999]}, "logprob_token_ids: token id 9999 is out of vocabulary"),
         ({"logprobs": 21}, "Requested sample logprobs of 21, which is greater than max allowed: 20"),
         ({"logprobs": -1}, "Requested sample logprobs of all, which is greater than max allowed: 20.*max_logprobs"),
         (
