@@ -413,7 +413,12 @@ _MAY_BE_NONE = {
     "whitespace_pattern",
     "disable_additional_properties",
 }
-_LONGEST_LISTS = {"stop": MAX_STOP_STRINGS, "stop_token_ids": MAX_STOP_TOKEN_IDS, "bad_words": MAX_BAD_WORDS, "logprob_token_ids": MAX_LOGPROB_TOKEN_IDS}
+_LONGEST_LISTS = {
+    "stop": MAX_STOP_STRINGS,
+    "stop_token_ids": MAX_STOP_TOKEN_IDS,
+    "bad_words": MAX_BAD_WORDS,
+    "logprob_token_ids": MAX_LOGPROB_TOKEN_IDS,
+}
 _SAMPLING_RULES: dict[str, Rule] = {
     "n": (f"a whole number from 1 to {MAX_N}", lambda v: _whole(v) and 1 <= v <= MAX_N),
     "temperature": ("a number >= 0", lambda v: 0 <= v < float("inf")),

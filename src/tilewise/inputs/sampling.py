@@ -37,7 +37,7 @@ def check_ids(name: str, ids: Iterable[int], tokenizer: Tokenizer) -> None:
     for token_id in ids:
         if not 0 <= token_id < tokenizer.vocab_size:
             raise InvalidRequest(
-                f"{name}: token id {token_id} is out of vocabulary, which ends at {tokenizer.vocab_size - 1}."
+                f"{name}: token id {token_id} is out of vocabulary, which has {tokenizer.vocab_size} ids from 0 on."
             )
 
 
