@@ -24,6 +24,7 @@ MAX_N = 16384
 """Answers to one prompt; a server has a limit of its own."""
 MAX_STOP_STRINGS = 64
 MAX_STOP_TOKEN_IDS = 128
+MAX_LOGPROB_TOKEN_IDS = 128
 MAX_BAD_WORDS = 128
 """Also the most token sequences that they may come to."""
 
@@ -167,8 +168,10 @@ class SamplingParams:
     min_tokens: int = 0
     logprobs: int | None = None
     """Also report this many likeliest tokens at each position, and the chosen one; -1 = all tokens."""
+    logprob_token_ids: list[int] | tuple[int, ...] | None = None
+    """Report these tokens at each position, and the chosen one, in place of the likeliest."""
     prompt_logprobs: int | None = None
-    """The same for the prompt's tokens, which are then computed even if they are cached."""
+    """The same as `logprobs` for the prompt's tokens, which are then computed even if they are cached."""
     logit_bias: Mapping[int, float] | None = None
     """Added to the logits of these tokens."""
     allowed_token_ids: list[int] | tuple[int, ...] | None = None
@@ -225,6 +228,12 @@ class SamplingParams:
         raise AttributeError(f"SamplingParams has no attribute {name!r}.")
 
     def _check_together(self) -> None:
+        if self.logprob_token_ids and self.logprobs not in (None, len(self.logprob_token_ids)):
+            raise InvalidField(
+                "logprob_token_ids",
+                "When both logprobs and logprob_token_ids are set, logprobs must equal the number of ids, "
+                f"{len(self.logprob_token_ids)}, got {self.logprobs}: leave one of them out."
+            )  # fmt: skip
         if self.n > 1 and self.temperature == 0:
             raise InvalidField("n", f"n must be 1 when using greedy sampling, got {self.n}.")
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
@@ -251,6 +260,11 @@ class SamplingParams:
     @property
     def stop_ids(self) -> tuple[int, ...]:
         return self.stop_token_ids or ()  # type: ignore[return-value]
+
+    @property
+    def scored_tokens(self) -> int | None:
+        """How many of the tokens with known scores are reported at each position, -1 = all; None = no scores."""
+        return -1 if self.logprob_token_ids else self.logprobs
 
     @property
     def greedy(self) -> bool:
@@ -282,7 +296,6 @@ FOREIGN: dict[str, ForeignKeyword] = {
     "logits_processors": refused(_NO_FUNCTIONS),
     "spaces_between_special_tokens": no_effect("text comes as the tokens spell it", True),
     "flat_logprobs": refused("Log-probabilities are lists of dicts: leave it out.", False),
-    "logprob_token_ids": refused(_NO_SCORES),
     "prompt_logprob_token_ids": refused(_NO_SCORES),
     "prompt_logprob_start": refused("Ask for prompt_logprobs, and leave the first out.", None, 0),
     "thinking_token_budget": refused("Thinking has no budget of its own: set max_tokens."),
@@ -387,6 +400,7 @@ _MAY_BE_NONE = {
     "stop_token_ids",
     "max_tokens",
     "logprobs",
+    "logprob_token_ids",
     "prompt_logprobs",
     "logit_bias",
     "allowed_token_ids",
@@ -399,7 +413,12 @@ _MAY_BE_NONE = {
     "whitespace_pattern",
     "disable_additional_properties",
 }
-_LONGEST_LISTS = {"stop": MAX_STOP_STRINGS, "stop_token_ids": MAX_STOP_TOKEN_IDS, "bad_words": MAX_BAD_WORDS}
+_LONGEST_LISTS = {
+    "stop": MAX_STOP_STRINGS,
+    "stop_token_ids": MAX_STOP_TOKEN_IDS,
+    "bad_words": MAX_BAD_WORDS,
+    "logprob_token_ids": MAX_LOGPROB_TOKEN_IDS,
+}
 _SAMPLING_RULES: dict[str, Rule] = {
     "n": (f"a whole number from 1 to {MAX_N}", lambda v: _whole(v) and 1 <= v <= MAX_N),
     "temperature": ("a number >= 0", lambda v: 0 <= v < float("inf")),
@@ -415,6 +434,7 @@ _SAMPLING_RULES: dict[str, Rule] = {
     "max_tokens": ("a whole number >= 1", lambda v: _whole(v) and v >= 1),
     "min_tokens": ("a whole number >= 0", lambda v: _whole(v) and v >= 0),
     "logprobs": ("-1 (all tokens) or a whole number >= 0", lambda v: _whole(v) and v >= -1),
+    "logprob_token_ids": ("token ids", lambda v: isinstance(v, tuple) and all(map(_token_id, v))),
     "prompt_logprobs": ("-1 (all tokens) or a whole number >= 0", lambda v: _whole(v) and v >= -1),
     "logit_bias": (
         "a dict from token ids to numbers in [-100, 100]",
@@ -436,7 +456,7 @@ _SAMPLING_RULES: dict[str, Rule] = {
     "stream_interval": ("a whole number >= 1", lambda v: _whole(v) and v >= 1),
 }
 _PREPARED: dict[str, Callable[[Any], Any]] = {
-    **dict.fromkeys(("stop", "stop_token_ids", "allowed_token_ids", "bad_words"), _as_tuple),
+    **dict.fromkeys(("stop", "stop_token_ids", "allowed_token_ids", "bad_words", "logprob_token_ids"), _as_tuple),
     "logit_bias": _with_whole_keys,
     "seed": _seed,
     "temperature": _warm,

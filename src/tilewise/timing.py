@@ -122,6 +122,8 @@ class Timing:
     inputs: InputTiming = InputTiming()
     engine: EngineMoments | None = None
     """Of its first sequence to answer, from its first token on."""
+    preemptions: int = 0
+    """How often its sequences gave their blocks back, to be computed again later."""
 
     @property
     def time_to_first_token(self) -> float | None:

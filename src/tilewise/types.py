@@ -112,12 +112,14 @@ class Logprob:
 
 @dataclass(frozen=True, slots=True)
 class SampledToken:
-    """One token that the device chose; `top` are the asked-for alternatives, likeliest first."""
+    """One token that the device chose; `top` are the likeliest alternatives in order, or those asked for by id."""
 
     token_id: int
     logprob: float | None = None
     rank: int | None = None
     top: tuple[tuple[int, float], ...] = ()
+    top_ranks: tuple[int, ...] = ()
+    """Of alternatives that were asked for by id; otherwise they are 1, 2, ..."""
 
 
 @dataclass(frozen=True, slots=True)

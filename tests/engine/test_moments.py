@@ -150,6 +150,7 @@ def test_a_preempted_request_queues_once():
     course.submit(request("a", text=12, max_tokens=12), request("b", text=12, max_tokens=12, salt="b"))
     course.finish()
     assert course.core.counters.preemptions > 0
+    assert sum(course.deltas[name][-1].preemptions for name in "ab") == course.core.counters.preemptions
     for name in "ab":
         timing = course.timing(name)
         assert timing.queue == 0 or name == "b"

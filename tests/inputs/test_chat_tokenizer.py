@@ -97,5 +97,5 @@ def test_what_is_refused(chat_tokenizer, options, error, words):
 
 
 def test_ids_that_are_none(chat_tokenizer):
-    with pytest.raises(InvalidRequest, match="token id 999999 is not in the vocabulary"):
+    with pytest.raises(InvalidRequest, match="token id 999999 is out of vocabulary"):
         chat_tokenizer.decode([999999])

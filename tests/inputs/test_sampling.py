@@ -13,8 +13,9 @@ from tilewise.sampling_params import SamplingParams
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"logit_bias": {5: 1.0, 9999: 1.0}}, r"logit_bias: token id 9999 is not in the vocabulary, which ends at \d+"),
-        ({"allowed_token_ids": [5, 9999]}, "allowed_token_ids: token id 9999 is not in the vocabulary"),
+        ({"logit_bias": {5: 1.0, 9999: 1.0}}, r"logit_bias: token id 9999 is out of vocabulary, which has \d+ ids"),
+        ({"allowed_token_ids": [5, 9999]}, "allowed_token_ids: token id 9999 is out of vocabulary"),
+        ({"logprob_token_ids": [5, 9999]}, "logprob_token_ids: token id 9999 is out of vocabulary"),
         ({"logprobs": 21}, "Requested sample logprobs of 21, which is greater than max allowed: 20"),
         ({"logprobs": -1}, "Requested sample logprobs of all, which is greater than max allowed: 20.*max_logprobs"),
         (
@@ -31,7 +32,7 @@ def test_options_that_the_model_cannot_follow_are_refused(make_preparer, options
 
 
 def test_a_prompt_of_ids_is_checked_too(make_preparer, tokenizer):
-    with pytest.raises(InvalidRequest, match=f"token id 9999 .* ends at {tokenizer.vocab_size - 1}"):
+    with pytest.raises(InvalidRequest, match=f"token id 9999 .* has {tokenizer.vocab_size} ids"):
         make_preparer().prompt([5, 9999], [], SamplingParams())
 
 

@@ -207,6 +207,22 @@ def test_all_log_probabilities_and_more_than_there_are():
     assert choose([2.0, 1.9, 0.0], SamplingParams(temperature=0, logprobs=0)).top == ()
 
 
+def test_named_tokens_are_reported_with_their_ranks_in_place_of_the_likeliest():
+    """The definition is vLLM's: log-probabilities of the raw logits, of exactly these tokens and the chosen one."""
+    params = SamplingParams(temperature=0, logprob_token_ids=[2, 0, 1], allowed_token_ids=[3])
+    token = choose([2.0, 1.9, 0.0, -1.0], params)
+    scores = torch.tensor([2.0, 1.9, 0.0, -1.0]).log_softmax(-1).tolist()
+    assert (token.token_id, token.rank, token.logprob) == (3, 4, scores[3])
+    assert token.top == ((2, scores[2]), (0, scores[0]), (1, scores[1]))
+    assert token.top_ranks == (3, 1, 2)
+
+
+def test_a_named_token_that_cannot_be_drawn_is_left_out():
+    params = SamplingParams(temperature=0, logprob_token_ids=[0, 2])
+    token = choose([5.0, 1.0, 2.0, 0.0], params, mask=bits_of([1, 2], words=1))
+    assert (token.top_ranks, [token_id for token_id, _ in token.top]) == ((1,), [2])
+
+
 VOCABULARY = 70
 ids = st.integers(0, VOCABULARY - 1)
 options = st.fixed_dictionaries(

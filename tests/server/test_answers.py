@@ -276,5 +276,5 @@ def test_what_tokenize_refuses(body, says):
 
 
 def test_detokenize_knows_its_vocabulary(llm):
-    with pytest.raises(InvalidRequest, match="tokens: token id 999999 is not in the vocabulary"):
+    with pytest.raises(InvalidRequest, match="tokens: token id 999999 is out of vocabulary"):
         detokenize_body({"tokens": [999999]}, SERVED, llm._tokenizer, Ignored())

@@ -108,6 +108,16 @@ def test_logprobs():
         ask(top_logprobs=3)
 
 
+def test_named_tokens_take_the_place_of_the_likeliest():
+    sampling = ask(logprobs=True, top_logprobs=5, logprob_token_ids=[7, 9]).sampling
+    assert (sampling.logprobs, sampling.logprob_token_ids) == (None, (7, 9))
+    assert ask(logprobs=True, top_logprobs=5, logprob_token_ids=[]).sampling.logprobs == 5
+    with pytest.raises(InvalidField, match="when using `logprob_token_ids`, `logprobs` must be set to true"):
+        ask(logprob_token_ids=[7])
+    with pytest.raises(InvalidField, match="logprob_token_ids may have at most 128 entries, got 129"):
+        ask(logprobs=True, logprob_token_ids=[*range(129)])
+
+
 @pytest.mark.parametrize(
     ("fields", "structure"),
     [

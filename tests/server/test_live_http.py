@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator
 from urllib.parse import urlsplit
@@ -153,7 +154,10 @@ def test_a_page_of_an_allowed_origin_may_ask(live: Served):
     assert answer.status_code == 200
     assert answer.headers["Access-Control-Allow-Origin"] == ORIGIN
     assert "authorization" in answer.headers["Access-Control-Allow-Headers"]
-    assert live.client.get("/v1/models", headers={"Origin": ORIGIN}).headers["Access-Control-Allow-Origin"] == ORIGIN
+    answer = live.client.get("/v1/models", headers={"Origin": ORIGIN})
+    assert answer.headers["Access-Control-Allow-Origin"] == ORIGIN
+    shown = answer.headers["Access-Control-Expose-Headers"].lower().split(", ")
+    assert shown == ["x-tilewise-ignored", "x-request-id", "retry-after"]
 
 
 def test_a_page_of_another_origin_may_not(live: Served):
@@ -225,3 +229,26 @@ def test_a_page_that_shows_the_api_asks_nobody_else(live: Served):
             assert "//" not in url
             assert live.client.get(f"/{url}").status_code == 200
     assert chat(live).status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("kind", ["chat", "text"])
+def test_named_tokens_are_reported_in_place_of_the_likeliest(live: Served, kind: str, stream: bool):
+    """What is reported are the tokens that were named and the one that was chosen, as in vLLM."""
+    named = {"logprob_token_ids": [70, 71], "allowed_token_ids": [65], "return_tokens_as_token_ids": True}
+    path, asked = {
+        "chat": (CHAT, {"messages": [QUESTION], "logprobs": True, "top_logprobs": 5}),
+        "text": ("/v1/completions", {"prompt": "a", "logprobs": 5}),
+    }[kind]
+    answer = live.client.post(path, json={**asked, **named, "max_tokens": 1, "stream": stream})
+    assert answer.status_code == 200, answer.text
+    lines = [line.removeprefix("data: ") for line in answer.text.splitlines() if line.startswith("data: {")]
+    bodies = [json.loads(line) for line in lines] if stream else [answer.json()]
+    scores = [choice["logprobs"] for body in bodies for choice in body["choices"] if choice["logprobs"]]
+    if kind == "chat":
+        (entry,) = [entry for score in scores for entry in score["content"]]
+        reported = [top["token"] for top in entry["top_logprobs"]]
+    else:
+        (top,) = [top for score in scores for top in score["top_logprobs"]]
+        reported = list(top)
+    assert sorted(reported) == ["token_id:65", "token_id:70", "token_id:71"]

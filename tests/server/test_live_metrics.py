@@ -66,6 +66,8 @@ def test_tokens_are_counted_as_vllm_counts_them(live: Served):
         ("vllm:iteration_tokens_total_sum", ""),
         ("vllm:request_prefill_kv_computed_tokens_sum", ""),
         ("vllm:gpu_prefix_cache_hits_total", ""),
+        ("vllm:request_num_preemptions_count", ""),
+        ("vllm:request_num_preemptions_sum", ""),
     )
     cached = 2 * BLOCK
     assert found == [
@@ -77,6 +79,8 @@ def test_tokens_are_counted_as_vllm_counts_them(live: Served):
         len(LONG) - cached + 4,
         len(LONG) - cached,
         cached,
+        1,
+        0,
     ]
 
 

@@ -26,6 +26,8 @@ class TokenDelta(NamedTuple):
     """When the token was known."""
     moments: EngineMoments | None = None
     """With the first token: how the sequence came to it."""
+    preemptions: int = 0
+    """How often the sequence gave its blocks back so far."""
 
     @classmethod
     def of(cls, sequence: SequenceState, token: SampledToken, now: float) -> TokenDelta:
@@ -41,4 +43,5 @@ class TokenDelta(NamedTuple):
             prompt_scores=tuple(sequence.prompt_scores) if first else (),
             time=now,
             moments=sequence.moments if first else None,
+            preemptions=max(0, sequence.num_admissions - 1),
         )

@@ -29,6 +29,7 @@ def check_sampling(sampling: SamplingParams, tokenizer: Tokenizer, max_logprobs:
             )
     check_ids("logit_bias", sampling.logit_bias or (), tokenizer)
     check_ids("allowed_token_ids", sampling.allowed_token_ids or (), tokenizer)
+    check_ids("logprob_token_ids", sampling.logprob_token_ids or (), tokenizer)
 
 
 def check_ids(name: str, ids: Iterable[int], tokenizer: Tokenizer) -> None:
@@ -36,7 +37,7 @@ def check_ids(name: str, ids: Iterable[int], tokenizer: Tokenizer) -> None:
     for token_id in ids:
         if not 0 <= token_id < tokenizer.vocab_size:
             raise InvalidRequest(
-                f"{name}: token id {token_id} is not in the vocabulary, which ends at {tokenizer.vocab_size - 1}."
+                f"{name}: token id {token_id} is out of vocabulary, which has {tokenizer.vocab_size} ids from 0 on."
             )
 
 

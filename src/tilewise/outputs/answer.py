@@ -25,7 +25,7 @@ class Answer:
         self._shown: list[int] = []
         self._stream = tokenizer.stream()
         self._held = ""
-        wants_scores = sampling.logprobs is not None
+        wants_scores = sampling.scored_tokens is not None
         self.output = CompletionOutput(
             index, text="", token_ids=[], logprobs=[] if wants_scores else None,
             cumulative_logprob=0.0 if wants_scores else None,
@@ -101,6 +101,7 @@ def named_scores(token: SampledToken, tokenizer: Tokenizer) -> dict[int, Logprob
     """A token and its alternatives as results show them; the token has to have a log-probability."""
     assert token.logprob is not None
     assert token.rank is not None
-    scores = {token_id: (value, rank) for rank, (token_id, value) in enumerate(token.top, 1)}
+    ranks = token.top_ranks or range(1, len(token.top) + 1)
+    scores = {token_id: (value, rank) for (token_id, value), rank in zip(token.top, ranks, strict=True)}
     scores[token.token_id] = (token.logprob, token.rank)
     return {i: Logprob(value, rank, tokenizer.decode([i], False)) for i, (value, rank) in scores.items()}

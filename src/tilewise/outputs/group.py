@@ -42,6 +42,7 @@ class AnswerGroup:
         self._tokenizer = tokenizer
         self._tokens_per_tile = spec.tokens_per_tile
         self._moments: EngineMoments | None = None
+        self._preemptions: dict[str, int] = {}
         self._last_token: float | None = None
         self._times: dict[str, float] = {}
         self._open = len(self._answers)
@@ -85,6 +86,7 @@ class AnswerGroup:
             self._prompt_logprobs = [None, *scores]
         self._last_token = self._times[delta.request_id] = delta.time
         self._moments = self._moments or delta.moments
+        self._preemptions[delta.request_id] = delta.preemptions
 
     @property
     def usage(self) -> Usage:
@@ -117,6 +119,7 @@ class AnswerGroup:
                 self._last_token if self.finished else None,
                 request.inputs,
                 self._moments,
+                sum(self._preemptions.values()),
             ),
         )
 

@@ -101,11 +101,14 @@ def choose(logits: Tensor, rows: Sequence[Row], tokens: Tensor) -> Tensor:
 
 def report(logits: Tensor, rows: Sequence[Row], chosen: Tensor) -> dict[int, SampledToken]:
     """By row, the tokens of requests that want log-probabilities, together with those."""
+    found: dict[int, SampledToken] = {}
     by_count: dict[int, list[Row]] = defaultdict(list)
     for row in rows:
-        if row.sampling.logprobs is not None:
+        if row.sampling.logprob_token_ids:
+            ids = torch.tensor(row.sampling.logprob_token_ids, device=logits.device)
+            found[row.index] = score_ids(logits[row.index], chosen[row.index], ids)
+        elif row.sampling.logprobs is not None:
             by_count[row.sampling.logprobs].append(row)
-    found: dict[int, SampledToken] = {}
     for count, asked in by_count.items():
         places = [row.index for row in asked]
         scored = score(logits[places], chosen[places], count)
@@ -125,3 +128,19 @@ def score(logits: Tensor, tokens: Tensor, count: int) -> list[SampledToken]:
         SampledToken(token, value, rank, tuple(pair for pair in zip(top_ids, top, strict=True) if pair[1] > -inf))
         for token, value, rank, top_ids, top in zip(*columns, strict=True)
     ]
+
+
+def score_ids(logits: Tensor, token: Tensor, ids: Tensor) -> SampledToken:
+    """A token [] with log-probability and rank under logits [vocabulary], and those of the tokens `ids` [N].
+
+    Tokens that cannot be drawn have no log-probability, and are left out.
+    """
+    scores = logits.float().log_softmax(-1)
+    asked = torch.cat((token[None], ids))
+    values = scores[asked]
+    # A row at a time, as the comparison of all would be N vocabularies large.
+    ranks = torch.stack([(scores > value).sum() + 1 for value in values]).tolist()
+    columns = zip(ids.tolist(), values.tolist()[1:], ranks[1:], strict=True)
+    kept = [(token_id, value, rank) for token_id, value, rank in columns if value > -inf]
+    pairs = tuple((token_id, value) for token_id, value, _ in kept)
+    return SampledToken(int(token), float(values[0]), ranks[0], pairs, tuple(rank for *_, rank in kept))

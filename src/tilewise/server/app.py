@@ -36,6 +36,7 @@ from tilewise.server.routes import (
     tokenizer_info,
 )
 from tilewise.server.routes.absent import routing_error
+from tilewise.server.routes.exchange import IGNORED_HEADER
 from tilewise.server.tracing import TraceContext
 
 logger = logging.getLogger("tilewise")
@@ -86,6 +87,7 @@ def create_app(parts: Assembly, config: ServerConfig) -> ASGIApp:
         allow_methods=config.allowed_methods,
         allow_headers=config.allowed_headers,
         allow_credentials=config.allow_credentials,
+        expose_headers=[IGNORED_HEADER, "X-Request-Id", "Retry-After"],
     )
     door = Door(
         app,

@@ -33,6 +33,8 @@ def completion_call(
     scored_prompt = fields.echo and fields.logprobs is not None
     if scored_prompt and fields.stream:
         raise InvalidField("echo", "echo with logprobs is not streamed: leave out one of echo, logprobs and stream.")
+    if prompt_only and fields.logprob_token_ids:
+        raise InvalidField("logprob_token_ids", "no output tokens are generated: leave it out, or raise max_tokens.")
     if scored_prompt and fields.prompt_logprobs is None:
         fields = fields.model_copy(update={"prompt_logprobs": fields.logprobs})
     wanted = 1 if prompt_only else most
@@ -130,7 +132,7 @@ def echoed(prompt: str | None, prompt_ids: Sequence[int], decode: Decode) -> str
 def _logprobs(
     call: CompletionCall, output: RequestOutput, token_ids: list[int], scores: list[Scores] | None, decode: Decode
 ) -> dict[str, Any] | None:
-    top = call.sampling.logprobs
+    top = call.sampling.scored_tokens
     if top is None or scores is None:
         return None
     if not call.echo:

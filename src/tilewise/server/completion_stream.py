@@ -65,7 +65,7 @@ class CompletionStream:
         return [self._chunk([], *usages)] if self._call.reply.include_usage else []
 
     def _of_tokens(self, choice: _Choice) -> dict[str, Any]:
-        reply, top = self._call.reply, self._call.sampling.logprobs
+        reply, top = self._call.reply, self._call.sampling.scored_tokens
         found: dict[str, Any] = {"logprobs": None}
         if choice.scores and top is not None:
             found["logprobs"] = text_logprobs(

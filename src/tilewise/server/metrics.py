@@ -57,6 +57,7 @@ _COUNTERS: dict[str, tuple[str, str]] = {
     "tile_cache_hits": ("tilewise:tile_cache_hits", "Tiles of prompts that nothing was encoded for"),
 }
 """Field of Counters -> (metric, help)."""
+_PREEMPTIONS = (1, 2, 3, 4, 5, 10, 20)
 _SPANS: dict[str, tuple[str, str, tuple[float, ...]]] = {
     "total": ("vllm:e2e_request_latency_seconds", "From a request's arrival to its last token", _WHOLE),
     "queue": ("vllm:request_queue_time_seconds", "Waiting in the engine", _WHOLE),
@@ -141,6 +142,9 @@ class Metrics:
         )
         self._asked = self._histogram("vllm:request_params_max_tokens", "max_tokens of a request", sizes)
         self._n = self._histogram("vllm:request_params_n", "n of a request", (1, 2, 5, 10, 20))
+        self._preempted = self._histogram(
+            "vllm:request_num_preemptions", "Times that a request gave its blocks back", _PREEMPTIONS
+        )
         self._tiles = self._histogram("tilewise:request_tiles", "Tiles of a request", (1, 2, 5, 10, 13, 20, 50, 100))
 
     def describe_caches(self, resolved: Resolved) -> None:
@@ -224,6 +228,7 @@ class Metrics:
         self._longest.observe(longest)
         self._generated.observe(usage.completion_tokens)
         self._n.observe(len(output.outputs))
+        self._preempted.observe(timing.preemptions)
         if request.sampling.max_tokens is not None:
             self._asked.observe(request.sampling.max_tokens)
         if usage.tiles:

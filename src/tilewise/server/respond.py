@@ -74,8 +74,8 @@ def _choice(call: ChatCall, answer: CompletionOutput) -> dict[str, Any]:
     reply, sampling = call.reply, call.sampling
     parts = split_parts(answer.text, parts_rule(call))
     logprobs = None
-    if answer.logprobs is not None and sampling.logprobs is not None:
-        logprobs = chat_logprobs(answer.logprobs, answer.token_ids, sampling.logprobs, reply.tokens_as_ids)
+    if answer.logprobs is not None and sampling.scored_tokens is not None:
+        logprobs = chat_logprobs(answer.logprobs, answer.token_ids, sampling.scored_tokens, reply.tokens_as_ids)
     return {
         "index": answer.index,
         "message": _message(call, parts),

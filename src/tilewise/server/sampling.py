@@ -12,7 +12,7 @@ from tilewise.server.served import ServedModel
 _SAME_NAME = (
     *("frequency_penalty", "presence_penalty", "repetition_penalty", "logit_bias", "min_tokens", "n", "seed", "stop"),
     *("stop_token_ids", "include_stop_str_in_output", "ignore_eos", "temperature", "top_p", "top_k", "min_p"),
-    *("bad_words", "allowed_token_ids", "skip_special_tokens", "prompt_logprobs"),
+    *("bad_words", "allowed_token_ids", "skip_special_tokens", "prompt_logprobs", "logprob_token_ids"),
 )
 _GUIDED = ("json", "regex", "choice", "grammar")
 
@@ -27,6 +27,9 @@ def sampling_of(
 ) -> SamplingParams:
     """Raises InvalidField for values outside their ranges. `structure` is what a tool choice asks for."""
     _check_streamed(body)
+    if body.logprob_token_ids and logprobs is None:
+        raise InvalidField("logprob_token_ids", "when using `logprob_token_ids`, `logprobs` must be set to true.")
+    likeliest = None if body.logprob_token_ids else logprobs  # named tokens take their place
     options: dict[str, Any] = {"max_tokens": max_tokens, **served.sampling}
     if max_tokens is not None:
         options["max_tokens"] = max_tokens
@@ -34,7 +37,7 @@ def sampling_of(
         value = getattr(body, name)
         if value is not None and value != []:
             options[name] = value
-    params = SamplingParams(**options, logprobs=logprobs, structured_outputs=_one(structure, structure_of(body)))
+    params = SamplingParams(**options, logprobs=likeliest, structured_outputs=_one(structure, structure_of(body)))
     if params.n > served.max_answers:
         raise InvalidField(
             "n",

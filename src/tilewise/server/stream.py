@@ -104,7 +104,7 @@ class ChatStream:
         return chunk
 
     def _of_tokens(self, choice: _Choice) -> dict[str, Any]:
-        reply, top = self._call.reply, self._call.sampling.logprobs
+        reply, top = self._call.reply, self._call.sampling.scored_tokens
         found: dict[str, Any] = {}
         if choice.scores and top is not None:
             found["logprobs"] = chat_logprobs(choice.scores, choice.token_ids, top, reply.tokens_as_ids)

@@ -25,7 +25,6 @@ VLLM: tuple[Field, ...] = (
     refused("kv_transfer_params", f"{_APART} Keys and values are not sent between servers.", {}),
     refused("ec_transfer_params", f"{_APART} Embeddings of tiles are not sent between servers.", {}),
     refused("vllm_xargs", "It is for plugins of another server.", {}),
-    refused("logprob_token_ids", "Ask for logprobs; the likeliest tokens are reported.", []),
     refused("return_prompt_text", "/tokenize shows what a conversation becomes.", False),
     refused("return_token_offsets", "Offsets are not counted; token texts come with logprobs.", False),
     refused("return_weight_versions", "Weights have no versions here.", False),
@@ -35,7 +34,7 @@ VLLM: tuple[Field, ...] = (
     inert("stream_interval", "The server's --stream-interval says how many tokens a chunk waits for."),
     inert("session_id", "Cached prefixes are found by content here."),
     refused("watermarking", "Answers are not marked: leave it out.", False),
-    refused("prompt_embeds", "Prompts are text or token ids here."),
+    refused("prompt_embeds", "Prompts are text or token ids here.", []),
     refused("lora_request", "Adapters are not served: name the model itself."),
 )
 SGLANG: tuple[Field, ...] = (

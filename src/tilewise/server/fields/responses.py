@@ -55,6 +55,7 @@ RESPONSES = FieldTable(
         refused("messages", "They belong to /v1/chat/completions: send input."),
         refused("max_tokens", "Its name here is max_output_tokens."),
         refused("max_completion_tokens", "Its name here is max_output_tokens."),
+        refused("logprob_token_ids", "Ask for top_logprobs; the likeliest tokens are reported.", []),
         refused("n", "One answer comes: use /v1/chat/completions for more.", 1),
         *(field for field in DIALECTS if field.name not in ("min_length", "max_length")),
     ),

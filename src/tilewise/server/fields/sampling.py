@@ -40,6 +40,7 @@ SAMPLING: tuple[Field, ...] = (
     works("bad_words", "Texts that are not generated."),
     works("allowed_token_ids", "Only these tokens are generated."),
     works("skip_special_tokens", "Whether control tokens of the answer stay hidden."),
+    works("logprob_token_ids", "Log-probabilities of these tokens, in place of the likeliest; needs logprobs."),
     works("prompt_logprobs", "Log-probabilities of the prompt's tokens; not with stream."),
     works("truncate_prompt_tokens", "Keep the last tokens of a prompt without pictures; -1 = as many as fit."),
     works("response_format", "text, json_object, json_schema, structural_tag or regex_schema."),

@@ -104,6 +104,7 @@ class Sampled(Body):
     bad_words: list[str] | None = None
     allowed_token_ids: list[int] | None = None
     skip_special_tokens: bool | None = None
+    logprob_token_ids: list[int] | None = None
     prompt_logprobs: int | None = None
     truncate_prompt_tokens: int | None = None
     truncation_side: Literal["left", "right"] | None = None

@@ -58,7 +58,7 @@ class ResponseStream:
         return self._numbered([{"type": "response.failed", "response": self.response}])
 
     def _score(self, piece: Piece) -> None:
-        top = self._call.chat.sampling.logprobs
+        top = self._call.chat.sampling.scored_tokens
         if piece.scores is not None and top is not None:
             self._logprobs += chat_logprobs([piece.scores], [piece.token_id], top, as_ids=False)["content"]
 
