@@ -281,6 +281,12 @@ def test_what_goes_beside_the_prompt():
     assert (call.reply.token_ids, call.reply.tokens_as_ids, call.include_reasoning) == (True, True, False)
 
 
+@pytest.mark.parametrize(("asked", "written"), [(None, True), (True, True), (False, False)])
+def test_a_request_says_how_tokens_are_written_over_the_server(asked: bool | None, written: bool):
+    call = ask(replace(SERVED, tokens_as_ids=True), logprobs=True, return_tokens_as_token_ids=asked)
+    assert call.reply.tokens_as_ids is written
+
+
 def test_echo_is_the_last_message_of_the_assistant():
     begun = {"role": "assistant", "content": [{"type": "text", "text": "It"}, {"type": "text", "text": "says"}]}
     assert ask(messages=[QUESTION, begun], echo=True, continue_final_message=True).echo == "It\nsays"

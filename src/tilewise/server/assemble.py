@@ -165,6 +165,7 @@ def served_model(
         thinks=thinks,
         detail_levels=frozenset(config.detail_tiles or ()),
         priorities=engine.scheduling_policy == "priority",
+        tokens_as_ids=config.return_tokens_as_token_ids,
         strict_fields=config.strict_fields,
         force_include_usage=config.enable_force_include_usage,
     )
