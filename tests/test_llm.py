@@ -536,10 +536,60 @@ def test_what_cannot_be_is_refused_with_the_remedy(llm, call, error, message):
     [
         ("from tilewise import PoolingParams", "tilewise has no PoolingParams: models here answer"),
         ("from tilewise.inputs import EmbedsPrompt", "send text or ids"),
-        ("from tilewise.lora.request import LoRARequests", "cannot import name"),
-        ("import tilewise.v1.worker", "No module named"),
+        ("from tilewise.lora.request import LoRARequests", r"Did you mean LoRARequest\?"),
+        ("import tilewise.v1.worker", "tilewise.v1 has no worker: one machine computes"),
+        ("from tilewise import SamplingParam", r"Did you mean SamplingParams\?"),
+        ("from tilewise.sampling_params import SamplingParam", r"Did you mean SamplingParams\?"),
+        ("from tilewise.multimodal.utils import MediaConnector", "fetch_image and fetch_video"),
+        ("from tilewise.v1.metrics.reader import Counter", "LLM.counters has the figures"),
+        ("import tilewise.usage.usage_lib", "nothing is reported"),
+        ("from tilewise.transformers_utils.tokenizer import get_tokenizer", r"LLM.get_tokenizer\(\)"),
+        ("from tilewise.entrypoints.chat_utils import load_chat_template", "LLM.chat reads conversations"),
+        ("import tilewise.envs as envs", "environment"),
+        ("from tilewise.config import ModelConfig", "keywords of LLM and EngineArgs"),
+        ("from tilewise.config import CompilationConfig", "objects as dicts"),
+        ("from tilewise.entrypoints.openai.api_server import run_server", "run `tilewise serve`"),
+        ("from tilewise.entrypoints.openai.protocol import ChatCompletionRequest", "run `tilewise serve`"),
+        ("from tilewise.utils import get_open_port", "docs/python.md lists what can be imported"),
+        ("import tilewise.nobody_knows_this", "No module named"),
     ],
 )
 def test_imports_of_what_cannot_be_had_say_why(statement, words):
     with pytest.raises(ImportError, match=words):
         exec(statement)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "from tilewise.sampling_params import BeamSearchParams as found",
+        "from tilewise.outputs import BeamSearchOutput as found",
+        "from tilewise.beam_search import BeamSearchSequence as found",
+        "from tilewise.utils import random_uuid as found",
+        "from tilewise.distributed import cleanup_dist_env_and_memory as found; found()",
+        "from tilewise.version import __version__ as found",
+        "from tilewise.logger import init_logger as found; found('a').info_once('said %s', 1)",
+        "from tilewise import vllm_modules as found",
+    ],
+)
+def test_names_of_vllms_modules(statement):
+    found: dict[str, object] = {}
+    exec(statement, found)
+    assert found["found"] is not None
+
+
+def test_a_name_that_is_not_there_is_no_attribute():
+    import tilewise.utils
+
+    assert not hasattr(tilewise, "PoolingParams")
+    assert not hasattr(tilewise.utils, "get_open_port")
+
+
+def test_a_message_is_said_once(caplog):
+    from tilewise.logger import init_logger
+
+    logger = init_logger("tilewise.program")
+    with caplog.at_level("INFO", "tilewise.program"):
+        for name in ("a", "b", "a"):
+            logger.info_once("from %s", name, scope="local")
+    assert [record.getMessage() for record in caplog.records] == ["from a", "from b"]

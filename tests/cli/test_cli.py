@@ -57,6 +57,21 @@ def test_a_mistake_is_one_line_and_exit_code_one(arguments, message):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("module", "usage"),
+    [
+        ("entrypoints.openai.api_server", "tilewise serve [MODEL]"),
+        ("entrypoints.openai.run_batch", "tilewise run-batch"),
+        ("entrypoints.cli.main", "tilewise [-h]"),
+    ],
+)
+def test_vllms_modules_that_are_run(module, usage):
+    command = [sys.executable, "-m", f"tilewise.{module}", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert usage in done.stdout
+
+
 def test_help_names_every_verb_and_an_unknown_verb_is_refused():
     assert all(verb in tilewise("--help").stdout for verb in ("ask", "generate", "demo", "tools"))
     assert tilewise("aks").returncode == 2
