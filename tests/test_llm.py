@@ -14,6 +14,7 @@ from PIL import Image
 from tests.tiny import SPECIAL_IDS, SPECS, reference_model, write_hf, write_original
 from tilewise import LLM, ImageAsset, SamplingParams
 from tilewise.errors import InvalidConfig, InvalidMedia, InvalidRequest, TooLong, UnknownOption
+from tilewise.ignored import IgnoredLog
 
 GREEDY = SamplingParams(temperature=0, max_tokens=6)
 
@@ -386,6 +387,39 @@ def test_the_room_for_requests_is_logged_in_vllms_words(folder, caplog):
     assert "Maximum concurrency for 1,024 tokens per request: 3.00x" in lines
 
 
+def test_names_that_programs_read_of_results_and_engine(llm, folder):
+    (output,) = llm.generate(["the hen"], GREEDY)
+    metrics, answer = output.metrics, output.outputs[0]
+    assert metrics.first_token_time - metrics.arrival_time == pytest.approx(output.timing.time_to_first_token, abs=1e-5)
+    assert metrics.finished_time == metrics.last_token_time >= metrics.first_token_time >= metrics.first_scheduled_time
+    assert metrics.first_token_ts == output.timing.first_token
+    assert metrics.num_generation_tokens == len(answer.token_ids)
+    assert answer.finished()
+    absent = ("encoder_prompt", "encoder_prompt_token_ids", "lora_request", "kv_transfer_params")
+    assert [getattr(output, name) for name in absent] == [None] * 4
+    assert (answer.lora_request, answer.routed_experts, output.multi_modal_placeholders) == (None, None, {})
+    engine = llm.llm_engine
+    assert engine.model_config.max_model_len == llm.model_config.max_model_len == 512
+    config = json.loads((folder / "config.json").read_text())
+    assert llm.model_config.hf_config.vision_config.hidden_size == config["vision_config"]["hidden_size"]
+    assert llm.supported_tasks == list(llm.get_supported_tasks()) == ["generate"]
+    engine.add_request("one", "the hen", GREEDY)
+    results = []
+    while engine.has_unfinished_requests():
+        results += engine.step()
+    assert results[-1].outputs[0].token_ids == answer.token_ids
+
+
+def test_pictures_without_a_place_are_named(llm, caplog, monkeypatch):
+    monkeypatch.setattr("tilewise.llm.LOG", IgnoredLog())
+    picture = {"image": ImageAsset("stop_sign").pil_image}
+    llm.generate({"prompt": user("What?"), "multi_modal_data": picture}, GREEDY)
+    assert "prompt_without_image_marker" not in caplog.text
+    for _ in range(2):
+        llm.generate({"prompt": "What?", "multi_modal_data": picture}, GREEDY)
+    assert caplog.text.count("prompt_without_image_marker") == 1
+
+
 @pytest.mark.parametrize("n", [1, 2])
 def test_an_answer_says_where_its_time_went(llm, n):
     sampling = SamplingParams(temperature=0.5, max_tokens=4, n=n, ignore_eos=True)
@@ -524,6 +558,13 @@ def test_default_sampling_params_are_the_checkpoints(folder):
             "2 entries for 1 prompts",
         ),
         (lambda llm: LLM("demo", chat_template="x"), InvalidConfig, "chat_template is not possible"),
+        (lambda llm: LLM(None), InvalidConfig, "model must be a text, got None"),
+        (lambda llm: LLM("demo", override_generation_config={"temprature": 0}), InvalidConfig, "mean temperature"),
+        (lambda llm: llm.generate("a", use_tqmd=True), UnknownOption, r"'use_tqmd'. Did you mean use_tqdm\?"),
+        (lambda llm: llm.chat([], use_tqmd=True), UnknownOption, r"Did you mean use_tqdm\?"),
+        (lambda llm: llm.get_tokenizer()("a", return_offsets_mapping=True), InvalidRequest, "return_offsets_mapping"),
+        (lambda llm: llm.get_tokenizer()("a", trunkation=True), UnknownOption, r"Did you mean truncation\?"),
+        (lambda llm: llm.get_tokenizer().save_pretrained("x"), NotImplementedError, "Copy tokenizer.json"),
     ],
 )
 def test_what_cannot_be_is_refused_with_the_remedy(llm, call, error, message):

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.tiny import SPECS, TWINS, write_original
+from tilewise import __version__
 from tilewise.cli import build_parser, main
 from tilewise.cli.options import dashed, engine_options
 
@@ -70,6 +71,19 @@ def test_vllms_modules_that_are_run(module, usage):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert usage in done.stdout
+
+
+@pytest.mark.parametrize("word", ["--version", "version"])
+def test_the_version(word, capsys):
+    assert main([word]) == 0
+    assert capsys.readouterr().out == f"{__version__}\n"
+
+
+@pytest.mark.parametrize(("words", "meant"), [(["srve"], "serve"), (["bench", "serv"], "serve")])
+def test_a_misspelt_verb(words, meant, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(words)
+    assert f"Did you mean {meant}?" in capsys.readouterr().err
 
 
 def test_help_names_every_verb_and_an_unknown_verb_is_refused():

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from tests.server.asking import LOOK, QUESTION, SERVED, ask
 from tilewise.errors import InvalidConfig, InvalidField, InvalidRequest, UnknownModel
+from tilewise.ignored import IgnoredLog
 from tilewise.inputs.media_io import MediaOptions
 from tilewise.inputs.sampling import sampling_defaults
 from tilewise.sampling_params import SamplingParams, StructuredOutputsParams
@@ -39,6 +40,20 @@ def test_generation_config_to_defaults():
     }
     with pytest.raises(InvalidConfig, match="top_p must be a number, found"):
         sampling_defaults({"top_p": "0.8"})
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("temprature", "temperature"), ("top_K", "top_k"), ("max_new_token", "max_new_tokens")]
+)
+def test_misspelt_keys_of_the_override(name, meant):
+    with pytest.raises(InvalidConfig, match=f"no key '{name}'. Did you mean {meant}"):
+        sampling_defaults({}, {name: 1})
+
+
+def test_keys_of_the_override_that_set_nothing_are_named(caplog, monkeypatch):
+    monkeypatch.setattr("tilewise.inputs.sampling.LOG", IgnoredLog())
+    assert sampling_defaults({"temprature": 1, "do_sample": True}, {"foo": 1, "top_p": 0.5}) == {"top_p": 0.5}
+    assert [record.getMessage().split(" has")[0] for record in caplog.records] == ["override_generation_config: foo"]
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,7 @@ async def assemble(
     started = time.perf_counter()
     # First: what is missing or cannot be read should not cost a model's loading time.
     tracing = tracing_of(engine, config)
+    check_template_options(config.default_chat_template_kwargs, Ignored())
     reader = replace(media_reader(engine), detail_tiles=config.detail_tiles)
     found = await asyncio.to_thread(ModelInputs.of, engine)
     found = replace(found, spec=with_parsers(found.spec, config))
