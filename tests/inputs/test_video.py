@@ -159,6 +159,41 @@ def test_a_whole_video_leaves_nothing_to_name(video):
     assert not ignored
 
 
+CONTAINERS = [
+    ("libvpx", "webm"), ("libvpx-vp9", "webm"), ("libx264", "matroska"), ("mpeg4", "matroska"), ("mjpeg", "avi"),
+    ("mpeg2video", "mpegts"), ("libx264", "mpegts"), ("mpeg1video", "mpeg"), ("wmv2", "asf"), ("flv", "flv"),
+    ("libx264", "flv"), ("gif", "gif"), ("libx264", "mp4"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("keep", [1, 0.97, 0.8, 0.66, 0.5])
+@pytest.mark.parametrize(("codec", "form"), CONTAINERS)
+def test_a_file_that_ends_before_what_it_announces_is_named(codec, form, keep):
+    data = pictures.video(20, size=64, codec=codec, container_format=form)
+    end = int(keep * len(data))
+    end -= form == "mpegts" and keep < 1 and end % 188 == 0  # between two of its packets nothing tells
+    ignored = Ignored()
+    try:
+        frames = read_video(data[:end], FrameChoice(-1), ignored=ignored)
+    except InvalidMedia as error:
+        assert keep < 1
+        assert "send the whole file" in str(error)
+        return
+    assert ignored.names == (() if keep == 1 else ("damaged_frames",))
+    assert len(frames) == 20 if keep == 1 else len(frames) <= 20
+
+
+def test_a_live_recording_without_sizes_is_whole_where_its_last_block_is():
+    """Browsers record WebM without knowing where it will end, and without its duration."""
+    data = bytearray(pictures.video(20, size=64, codec="libvpx", container_format="webm"))
+    segment = data.index(bytes.fromhex("18538067")) + 4
+    data[segment : segment + 8] = bytes.fromhex("01ffffffffffffff")
+    for cut, names in ((0, ()), (300, ("damaged_frames",))):
+        ignored = Ignored()
+        assert read_video(bytes(data[: len(data) - cut]), FrameChoice(-1), ignored=ignored)
+        assert ignored.names == names
+
+
 def test_a_hole_in_a_video_costs_its_frames_alone(tmp_path):
     data = bytearray(film(tmp_path / "grey.mp4", size=(320, 240), gop=1, movflags="faststart").read_bytes())
     middle = len(data) // 2
