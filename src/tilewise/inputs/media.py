@@ -150,11 +150,11 @@ def _local_path(url: str) -> str:
         raise InvalidMedia(f"A URL of {len(url)} characters is too long, the limit is {MAX_URL}.")
     try:
         parts = urlsplit(url)
-        if parts.netloc.lower() not in ("", "localhost"):  # RFC 8089, section 2
-            raise InvalidMedia(
-                f"{short(url)}: a file URL names a file of the server alone, got the host {short(parts.netloc)!r}: "
-                "write file:///path."
-            )
-        return unquote(parts.path)
     except ValueError as error:
         raise InvalidMedia(f"{short(url)!r} is not a valid URL ({error}).") from None
+    if parts.netloc.lower() not in ("", "localhost"):  # RFC 8089, section 2
+        raise InvalidMedia(
+            f"{short(url)}: a file URL names a file of the server alone, got the host {short(parts.netloc)!r}: "
+            "write file:///path."
+        )
+    return unquote(parts.path)
