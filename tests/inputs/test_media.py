@@ -91,7 +91,10 @@ def test_a_closed_port_is_refused():
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
-        with pytest.raises(InvalidMedia, match="cannot be fetched: there is no connection to 127.0.0.1 port"):
+        with pytest.raises(
+            InvalidMedia,
+            match=r"cannot be fetched: there is no connection to 127\.0\.0\.1 port \d+ \(connection refused\); check",
+        ):
             OPEN.fetch(f"http://127.0.0.1:{port}/x")
 
 

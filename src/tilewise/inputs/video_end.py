@@ -125,7 +125,15 @@ def _asf(file: BinaryIO, head: bytes, size: int) -> bool:
 
 
 def _transport(file: BinaryIO, head: bytes, size: int) -> bool:
-    return size % 188 != 0
+    """Packets have 188 bytes, or 192 with a time before each. One that is full goes on in the next, as the last of a
+    frame is filled up in its adaptation field (ISO 13818-1, section 2.4.3.5), unless the frame fits to the byte."""
+    length = 188 if head[:1] == b"G" else 192
+    if size % length:
+        return True
+    packet = _at(file, size - 188, 188)
+    number, flags = int.from_bytes(packet[1:3], "big"), packet[3] >> 4 & 3
+    tables = number & 0x4000 and packet[4:7] != b"\0\0\1"
+    return flags == 1 and number & 0x1FFF not in (0, 0x1FFF) and not tables
 
 
 def _program(file: BinaryIO, head: bytes, size: int) -> bool:
@@ -163,7 +171,7 @@ def _box_ends(file: BinaryIO) -> Iterator[int]:
     while len(head := _at(file, place, 16)) >= 8:
         length = int.from_bytes(head[:4], "big")
         length = int.from_bytes(head[8:16], "big") if length == 1 else length
-        if length < 8:  # 0 = up to the end
+        if length < 8 or not head[4:8].isascii():  # 0 = up to the end; or something was hung on behind
             return
         place += length
         yield place
@@ -176,6 +184,7 @@ _CHECKS: tuple[tuple[Callable[[bytes], bool], Callable[[BinaryIO, bytes, int], b
     (lambda head: head[:4] == b"RIFF", _avi),
     (lambda head: head[:4] == b"\x30\x26\xb2\x75", _asf),
     (lambda head: head[:1] == head[188:189] == head[376:377] == b"G", _transport),
+    (lambda head: head[4:5] == head[196:197] == head[388:389] == b"G", _transport),
     (lambda head: head[:4] == b"\0\0\1\xba", _program),
     (lambda head: head[:4] == b"OggS", _ogg),
     (lambda head: head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"wide", b"skip"), _boxes),

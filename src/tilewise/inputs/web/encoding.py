@@ -23,8 +23,8 @@ def unpacked(chunks: Iterable[bytes], encoding: str, name: str) -> Iterator[byte
         return iter(chunks)
     if encoding not in _PACKED:
         raise InvalidMedia(
-            f"{name} came in the Content-Encoding {encoding[:40]!a}, though it was asked for as it is; gzip and deflate "
-            "are read: let the host send the file as it is, or send it as a data URL."
+            f"{name} came in the Content-Encoding {encoding[:40]!a}, though it was asked for as it is; gzip and "
+            "deflate are read: let the host send the file as it is, or send it as a data URL."
         )
     return _inflated(chunks, encoding, name)
 
