@@ -212,7 +212,8 @@ class _Film:
                         f"{MediaLimits.variable('video_frames')}."
                     )
             rate = stream.average_rate
-            return packets, packets / float(rate) if rate else None, whole and packets >= stream.frames
+            announced = 0 if container.format.name == "avi" else stream.frames  # AVI counts empty frames as well
+            return packets, packets / float(rate) if rate else None, whole and packets >= announced
 
     def frames(self, indices: list[int]) -> list[Image.Image]:
         """Frames at ascending `indices`; fewer if the file ends or is damaged before, at least one if there is any."""

@@ -116,7 +116,20 @@ def _tags(file: BinaryIO, head: bytes) -> Iterator[int]:
 
 
 def _avi(file: BinaryIO, head: bytes, size: int) -> bool:
-    return 8 + int.from_bytes(head[4:8], "little") > size
+    return _past(_chunks(file), size)
+
+
+def _chunks(file: BinaryIO) -> Iterator[int]:
+    """Ends of RIFF's chunks; into lists of unknown size, as they are written to what cannot go back, it goes."""
+    place = 0
+    while len(head := _at(file, place, 8)) == 8 and head[:4].isascii():
+        length = int.from_bytes(head[4:8], "little")
+        if head[:4] in (b"RIFF", b"LIST") and length in (0, 0xFFFFFFFF):
+            place += 12
+        else:
+            place += 8 + length
+            yield place
+            place += length & 1
 
 
 def _asf(file: BinaryIO, head: bytes, size: int) -> bool:
