@@ -72,12 +72,14 @@ class Handler(BaseHTTPRequestHandler):
             "gzip": gzip.compress(BODY),
             "x": gzip.compress(BODY),
             "two": gzip.compress(BODY[:70]) + gzip.compress(BODY[70:]),
+            "tail": gzip.compress(BODY) + bytes(9),
+            "many": gzip.compress(b"") * 1001,
             "deflate": zlib.compress(BODY),
             "raw": raw.compress(BODY) + raw.flush(),
             "br": b"br",
             "damaged": b"\x1f\x8b\x08" + b"\xff" * 40,
         }
-        names = {"x": "X-GZIP", "two": "gzip", "raw": "deflate", "damaged": "gzip"}
+        names = {"x": "X-GZIP", "two": "gzip", "tail": "gzip", "many": "gzip", "raw": "deflate", "damaged": "gzip"}
         self.reply(200, bodies[name][: int(cut) if cut else None], Content_Encoding=names.get(name, name))
 
     def answer_no_http(self, _):

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from tilewise.errors import InvalidMedia
 
 _PIECE = 1 << 16  # bytes that are unpacked at a time, so that the limits have a say in between
+_MOST_FILES = 1000  # that make one; each costs a copy of what follows
 _GZIP, _RAW = zlib.MAX_WBITS | 32, -zlib.MAX_WBITS
 _PLAIN, _PACKED = ("", "identity"), ("gzip", "x-gzip", "deflate")
 
@@ -30,7 +31,7 @@ def unpacked(chunks: Iterable[bytes], encoding: str, name: str) -> Iterator[byte
 
 
 def _inflated(chunks: Iterable[bytes], encoding: str, name: str) -> Iterator[bytes]:
-    stream, begun = None, b""
+    stream, begun, files = None, b"", 1
     try:
         for chunk in chunks:
             if stream is None:  # two bytes tell whether deflate has its zlib frame, which some hosts leave out
@@ -44,7 +45,11 @@ def _inflated(chunks: Iterable[bytes], encoding: str, name: str) -> Iterator[byt
                 yield stream.decompress(chunk, _PIECE)
                 chunk = stream.unconsumed_tail
                 if stream.eof and stream.unused_data[:2] == b"\x1f\x8b":  # several files of gzip make one
-                    chunk, stream = stream.unused_data, zlib.decompressobj(_GZIP)
+                    chunk, stream, files = stream.unused_data, zlib.decompressobj(_GZIP), files + 1
+                    if files > _MOST_FILES:
+                        raise zlib.error
+                elif len(stream.unused_data) > 1:  # something was hung on behind
+                    return
         while stream is not None and not stream.eof and (piece := stream.decompress(b"", _PIECE)):
             yield piece
     except zlib.error:
