@@ -111,6 +111,8 @@ def _message(message: dict[str, Any], number: int, conversation: _Conversation) 
             f"{where}.content",
             f"{where}: content must be a text or a list of parts, got {type(content).__name__}.",
         )
+    if content is None and "content" in message and role in ("user", "system", "developer"):
+        content = ""  # as vLLM has it
     if content is None and not message.get("tool_calls") and role != "assistant":
         raise InvalidField(f"{where}.content", f"{where}: a message of role {role} needs content.")
     return {"role": "system" if role == "developer" else role, "content": content, **_calls(message, where, unknown)}

@@ -22,6 +22,7 @@ from tilewise.server.protocol.chat import (
 from tilewise.server.served import ServedModel
 
 _LONGEST_NAME = 256
+_FOREIGN_SCHEMAS = ("input_schema", "inputSchema", "parameters_json_schema", "parametersJsonSchema")
 Choice = Literal["none", "auto", "required", "named"]
 
 
@@ -44,12 +45,22 @@ class ToolUse:
 def check_tool_types(tools: Any) -> None:
     """Raises InvalidField for a tool that is a service of somebody else's, or none that a template can show."""
     for number, tool in enumerate(tools if isinstance(tools, list) else ()):
+        _check_schema_name(tool, f"tools[{number}]")
         kind = tool.get("type", "function") if isinstance(tool, dict) else "function"
         if kind != "function":
             raise InvalidField(
                 f"tools[{number}].type",
                 f"tools[{number}]: only tools of type function can be called here, got {kind!r:.80}: leave it out.",
             )
+
+
+def _check_schema_name(tool: Any, where: str) -> None:
+    """Anthropic's API and MCP have another name for the parameters, without which a model would see none."""
+    found = {where: tool, f"{where}.function": tool.get("function") if isinstance(tool, dict) else None}
+    for place, function in found.items():
+        for name in _FOREIGN_SCHEMAS if isinstance(function, dict) else ():
+            if function.get(name) is not None:
+                raise InvalidField(f"{place}.{name}", f"{place}: {name} is not taken, its name here is parameters.")
 
 
 def read_tools(
