@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from tilewise.errors import InvalidField
+from tilewise.errors import InvalidField, InvalidRequest
+from tilewise.inputs.schema_keywords import unknown_keywords
 from tilewise.inputs.tool_text import to_json
 from tilewise.sampling_params import StructuredOutputsParams
 from tilewise.server.protocol.chat import (
@@ -38,6 +39,8 @@ class ToolUse:
     parallel: bool = True
     """Whether an answer may hold more than one call."""
     structure: StructuredOutputsParams | None = None
+    place: str = ""
+    """The field of the body that has the schema of `structure`."""
     strict: Mapping[str, dict[str, Any]] = field(default_factory=dict, hash=False)
     """The schemas of functions that are strict: their arguments are checked when a call is whole."""
 
@@ -87,11 +90,16 @@ def read_tools(
         parallel=parallel,
         strict={name: schemas[name] for name, function in functions.items() if function.strict},
     )
+    places = _places(tools)
     if isinstance(choice, (NamedTool, FlatToolName)):
         name = _chosen(choice, functions)
-        return replace(use, choice="named", name=name, structure=StructuredOutputsParams(json=schemas[name]))
+        structure = StructuredOutputsParams(json=schemas[name])
+        return replace(use, choice="named", name=name, structure=structure, place=places[name])
     if choice == "required":
-        return replace(use, choice="required", structure=_calls_structure(schemas, parallel))
+        for name, schema in schemas.items():
+            _check_keywords(schema, places[name])
+        place = places[next(iter(schemas))] if len(schemas) == 1 else "tools"
+        return replace(use, choice="required", structure=_calls_structure(schemas, parallel), place=place)
     if choice == "none":
         return ToolUse()  # a model that is shown tools calls them
     if not served.tools:
@@ -116,6 +124,24 @@ def _by_name(tools: Sequence[Tool | FlatTool]) -> dict[str, FunctionDefinition]:
             )
         functions[name] = function
     return functions
+
+
+def _places(tools: Sequence[Tool | FlatTool]) -> dict[str, str]:
+    """Names of functions -> the fields of a body that have their schemas."""
+    return {
+        tool.function.name if isinstance(tool, Tool) else tool.name: (
+            f"tools[{number}].function.parameters" if isinstance(tool, Tool) else f"tools[{number}].parameters"
+        )
+        for number, tool in enumerate(tools)
+    }
+
+
+def _check_keywords(schema: dict[str, Any], place: str) -> None:
+    """Which of several schemas is wrong can be told only before they are one."""
+    try:
+        unknown_keywords(schema, place)
+    except InvalidRequest as error:
+        raise InvalidField(place, str(error)) from None
 
 
 def _allowed(
