@@ -41,7 +41,21 @@ def is_near_miss(name: str, known: Iterable[str]) -> bool:
     >>> is_near_miss("max_tokns", ["max_tokens", "seed"]), is_near_miss("chat_id", ["max_tokens", "seed"])
     (True, False)
     """
-    return nearest(name, known, cutoff=0.8) is not None
+    return other_spelling(name, known) is not None or nearest(name, known, cutoff=0.8) is not None
+
+
+def other_spelling(name: str, known: Iterable[str]) -> str | None:
+    """The known name that differs in nothing but capitals, hyphens and underscores, or None.
+
+    >>> other_spelling("topP", ["top_k", "top_p"])
+    'top_p'
+    """
+    letters = _letters(name)
+    return next((one for one in known if one != name and _letters(one) == letters), None)
+
+
+def _letters(name: str) -> str:
+    return name.replace("_", "").replace("-", "").lower()
 
 
 class IgnoredLog:

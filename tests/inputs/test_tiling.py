@@ -249,8 +249,8 @@ def test_unknown_override_offers_the_nearest():
 @pytest.mark.parametrize(
     ("name", "value", "kind"),
     [
-        ("max_dynamic_patch", "6", "int"),
-        ("max_dynamic_patch", 6.0, "int"),
+        ("max_dynamic_patch", "six", "int"),
+        ("max_dynamic_patch", 6.5, "int"),
         ("max_dynamic_patch", True, "int"),
         ("use_thumbnail", 1, "bool"),
         ("dynamic_image_size", None, "bool"),

@@ -119,6 +119,27 @@ def test_frames_that_are_not_seen_are_named(live: Served):
     assert 'field="further_frames"' in live.client.get("/metrics").text
 
 
+def test_ids_that_stop_nothing_are_named(live: Served):
+    answer = chat(live, stop_token_ids=[10**6])
+    assert answer.status_code == 200
+    assert answer.headers["x-tilewise-ignored"] == "stop_token_ids"
+
+
+@pytest.mark.parametrize(
+    ("field", "form"),
+    [
+        ("response_format", lambda schema: {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}),
+        ("structured_outputs", lambda schema: {"json": schema}),
+    ],
+)
+def test_keywords_that_no_schema_has(live: Served, field: str, form):
+    told = chat(live, **{field: form({"type": "object", "propertyOrdering": ["a"]})})
+    assert told.headers["x-tilewise-ignored"] == "schema.propertyOrdering"
+    refused = error_of(chat(live, **{field: form({"type": "object", "requred": ["a"]})}))
+    assert refused["param"] == field
+    assert "Did you mean required?" in refused["message"]
+
+
 def test_errors_say_it_as_well(live: Served):
     answer = chat(live, chat_id="x", n=0)
     assert error_of(answer)["param"] == "n"

@@ -56,6 +56,13 @@ def test_a_path_that_is_not_here_says_what_is(live: Served, path: str):
         assert error["type"] == "NotFoundError"
 
 
+@pytest.mark.parametrize(("path", "says"), [("input_tokens", "POST /tokenize"), ("compact", "not shortened here")])
+def test_a_path_that_only_looks_like_a_response_is_not_here(live: Served, path: str, says: str):
+    error = error_of(live.client.post(f"/v1/responses/{path}", json={"input": "Hi"}), 404)
+    assert error["message"].startswith(f"Not Found: /v1/responses/{path} is not served.")
+    assert says in error["message"]
+
+
 def test_a_long_path_is_not_repeated(live: Served):
     assert len(error_of(live.client.get("/" + "a" * 5000), 404)["message"]) < 250
 

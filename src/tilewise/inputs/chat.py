@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from tilewise.errors import InvalidMedia, InvalidRequest, did_you_mean
-from tilewise.ignored import is_near_miss
+from tilewise.ignored import is_near_miss, other_spelling
 from tilewise.inputs.media_reader import Media, MediaPart
 from tilewise.inputs.media_reader import MediaReader as MediaReader
 from tilewise.inputs.parts import Parts
@@ -57,7 +57,9 @@ def check_role(role: Any, where: str) -> None:
     """Raises InvalidRequest for what no template could write; which of them take a role of its own, they say."""
     custom = isinstance(role, str) and bool(_CUSTOM_ROLE.fullmatch(role)) and role != "function"
     if role not in _ROLES and (not custom or is_near_miss(role, _ROLES)):
-        hint = " Its successor is tool." if role == "function" else did_you_mean(str(role), _ROLES)
+        meant = other_spelling(str(role), _ROLES)
+        hint = f" Did you mean {meant}?" if meant else did_you_mean(str(role), _ROLES)
+        hint = " Its successor is tool." if role == "function" else hint
         raise InvalidRequest(
             f"{where}: role must be one of {', '.join(_ROLES)}, or a name of letters and digits where the model's "
             f"template takes any, got {role!r:.80}.{hint}"

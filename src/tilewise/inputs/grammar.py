@@ -19,6 +19,7 @@ from tilewise.ignored import Ignored
 from tilewise.inputs import confined
 from tilewise.inputs.patterns import relaxed
 from tilewise.inputs.schema import prepare_schema
+from tilewise.inputs.schema_keywords import unknown_keywords
 from tilewise.inputs.structural_tag import tag_grammar
 from tilewise.sampling_params import StructuredOutputsParams
 from tilewise.types import Request
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
 MAX_CHARACTERS = {"json": 65_536, "grammar": 65_536, "regex": 8_192, "choice": 65_536, "structural_tag": 65_536}
 MAX_NESTING = 100
 SECONDS = 2  # to compile; real schemas take milliseconds
-_WHY = "it cannot be followed token by token; the rest is, and a server checks the answers of strict schemas"
+_WHY = (
+    "it is no keyword, or cannot be followed token by token; the rest is, and a server checks answers of strict schemas"
+)
 _REMEMBERED = 64
 _TRIED_TOKENS = 4
 _UNFULFILLED = "NoExtension"  # what the library says when the first token can be nothing
@@ -39,8 +42,10 @@ _SOURCE_LINE = re.compile(r"\s+\d+ \| ")
 _PLACE = re.compile(r"^at \d+\(\d+\): ")
 
 
-def name_unenforced(request: Request, ignored: Ignored) -> None:
-    """Keywords of a schema, or parts of a pattern, that nothing holds the request's answers to."""
+def name_unenforced(request: Request, ignored: Ignored, vocab_size: int) -> None:
+    """Keywords of a schema, or parts of a pattern, that nothing holds the request's answers to; ids that stop none."""
+    if any(token_id >= vocab_size for token_id in request.sampling.stop_token_ids or ()):
+        ignored.add("stop_token_ids", f"those beyond the vocabulary, which has {vocab_size} ids, never come")
     structure = request.sampling.structured_outputs
     kind = "regex" if structure is not None and structure.regex is not None else "schema"
     for name in request.grammar.unenforced if request.grammar else ():
@@ -133,8 +138,10 @@ def _form_of(wanted: StructuredOutputsParams) -> _Form:
             raise InvalidRequest(
                 f"structured_outputs.json must be a schema, that is a JSON object, got {schema!r:.100}."
             )
+        unknown = unknown_keywords(schema, "structured_outputs.json")
         prepared = prepare_schema(schema, closed)
-        return _Form("json", _to_json(prepared.followed), tuple(prepared.unenforced), _json_options(wanted))
+        lacks = tuple({**unknown, **prepared.unenforced})
+        return _Form("json", _to_json(prepared.followed), lacks, _json_options(wanted))
     if wanted.regex is not None:
         pattern, lacks = relaxed(_within_limit("regex", wanted.regex))
         return _Form("regex", pattern, lacks)

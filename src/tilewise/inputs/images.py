@@ -75,6 +75,7 @@ class Tiling:
             if name not in _OVERRIDES:
                 raise UnknownOption.named(name, _OVERRIDES, "mm_processor_kwargs")
             field, kind = _OVERRIDES[name]
+            value = lax_number(value)
             if type(value) is not kind:
                 raise InvalidRequest(f"mm_processor_kwargs: {name}={value!r} must be of type {kind.__name__}.")
             changes[field] = value
@@ -89,6 +90,20 @@ class Tiling:
 
 
 MAX_TILES = 128
+_NUMBER = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,15})?")
+
+
+def lax_number(value: Any) -> Any:
+    """A number as a text, or a whole one with a point, as the number; whatever else as it is.
+
+    >>> lax_number("4"), lax_number(2.0), lax_number("0.5"), lax_number("four")
+    (4, 2, 0.5, 'four')
+    """
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        value = float(value) if "." in value else int(value)
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 _OVERRIDES: dict[str, tuple[str, type]] = {
     "min_dynamic_patch": ("min_tiles", int),
     "max_dynamic_patch": ("max_tiles", int),

@@ -9,7 +9,7 @@ from typing import Any
 
 from tilewise.errors import InvalidRequest, UnknownOption
 from tilewise.ignored import Ignored
-from tilewise.inputs.images import Colour
+from tilewise.inputs.images import Colour, lax_number
 from tilewise.inputs.media_limits import ALL_FRAMES, MediaLimits
 from tilewise.inputs.video import FrameChoice
 
@@ -86,12 +86,10 @@ def _colour(found: Mapping[str, Any]) -> Colour | None:
 
 
 def _count(found: Mapping[str, Any], limits: MediaLimits) -> int | None:
-    value = found.get("num_frames")
+    value = lax_number(found.get("num_frames"))
     if value is None:
         return None
     most = limits.chosen_frames
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
     if type(value) is not int or (value != ALL_FRAMES and not 1 <= value <= most):
         raise InvalidRequest(
             f"num_frames must be a whole number from 1 to {most}, got {value!r:.80}, or -1 for all frames; the limit "
@@ -101,7 +99,7 @@ def _count(found: Mapping[str, Any], limits: MediaLimits) -> int | None:
 
 
 def _rate(found: Mapping[str, Any]) -> float | None:
-    value = found.get("fps")
+    value = lax_number(found.get("fps"))
     if value is None:
         return None
     if type(value) not in (int, float) or not 0 < value < math.inf:

@@ -9,6 +9,7 @@ from typing import Any, get_args
 from PIL import Image
 
 from tilewise.errors import InvalidMedia, InvalidRequest, did_you_mean
+from tilewise.inputs.images import lax_number
 from tilewise.inputs.media import Kind
 from tilewise.inputs.media_handles import check_uuid
 from tilewise.inputs.media_reader import MediaPart
@@ -100,7 +101,7 @@ def _media(part: Mapping[str, Any], kind: str, where: str) -> MediaPart:
 def _tiling(part: Mapping[str, Any], inner: Mapping[str, Any], kind: str, where: str) -> tuple[tuple[str, int], ...]:
     """How one picture is cut: beside its URL, as LMDeploy and SGLang have it, or in the part."""
     given = {name: inner.get(name, part.get(name)) for name in TILING}
-    options = {name: value for name, value in given.items() if value is not None}
+    options = {name: lax_number(value) for name, value in given.items() if value is not None}
     for name, value in options.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise InvalidRequest(f"{where}: {name} must be a whole number from 1 on, got {value!r:.80}.")

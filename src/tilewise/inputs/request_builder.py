@@ -109,7 +109,7 @@ class RequestBuilder:
             kwargs = {**(processor or {}), **item.processor}
             request = self.preparer.prompt(item.prompt, item.media, params, processor=kwargs)
             request = request.with_(cache_salt=item.cache_salt, prompt=request.prompt or item.text)
-            name_unenforced(request, ignored)
+            name_unenforced(request, ignored, self.preparer.tokenizer.vocab_size)
             requests.append(_came(request, item.arrival, item.reading))
         return requests
 
@@ -130,7 +130,7 @@ class RequestBuilder:
             tools=tool_texts(options.tools),
             ending=ending_of(options.add_generation_prompt, options.continue_final_message),
         )
-        name_unenforced(request, ignored)
+        name_unenforced(request, ignored, self.preparer.tokenizer.vocab_size)
         return _came(request, arrival, reader.watch.timing)
 
     def prioritised(self, requests: list[Request], priority: int | Sequence[int] | None) -> list[Request]:

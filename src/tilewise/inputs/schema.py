@@ -17,9 +17,9 @@ from urllib.parse import unquote
 from tilewise.inputs.patterns import relaxed
 
 Schema = dict[str, Any]
-_MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
-_LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
-_SINGLE = ("additionalProperties", "items", "additionalItems", "contains", "not", "propertyNames", "if", "then",
+MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
+SINGLE = ("additionalProperties", "items", "additionalItems", "contains", "not", "propertyNames", "if", "then",
            "else", "unevaluatedProperties", "unevaluatedItems")  # fmt: skip
 _CONDITIONAL = ("if", "then", "else")
 _MAY_BE_NULL = ("const", "default", "example")
@@ -69,11 +69,11 @@ def _mapped(schema: Schema, change: Any) -> Schema:
     """With each schema directly below it changed."""
     found = dict(schema)
     for key, value in schema.items():
-        if key in _MAPS and isinstance(value, dict):
+        if key in MAPS and isinstance(value, dict):
             found[key] = {name: True if below is None else change(below) for name, below in value.items()}
-        elif (key in _LISTS or key == "items") and isinstance(value, list):
+        elif (key in LISTS or key == "items") and isinstance(value, list):
             found[key] = [change(below) for below in value]
-        elif key in _SINGLE:
+        elif key in SINGLE:
             found[key] = change(value)
     return found
 

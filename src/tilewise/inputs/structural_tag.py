@@ -13,6 +13,7 @@ from typing import Any
 from tilewise.errors import InvalidRequest, did_you_mean
 from tilewise.inputs.patterns import relaxed
 from tilewise.inputs.schema import prepare_schema
+from tilewise.inputs.schema_keywords import unknown_keywords
 
 _TEXT = r"/(.|\n)*/"
 
@@ -78,6 +79,7 @@ class _Rules:
 
     def _schema(self, part: dict[str, Any], where: str) -> str:
         _check_keys(part, ("json_schema",), where)
+        self.unenforced.update(unknown_keywords(part["json_schema"], "structured_outputs.structural_tag"))
         found = prepare_schema(part["json_schema"], self._closed)
         self.unenforced.update(found.unenforced)
         followed = found.followed

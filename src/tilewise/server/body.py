@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from typing import Any, NoReturn
 
-from tilewise.errors import InvalidRequest
+from tilewise.errors import InvalidField, InvalidRequest
 
 MAX_DEPTH = 64
 """Objects and lists within each other. Schemas of tools nest, conversations hardly."""
@@ -22,14 +23,26 @@ def check_media_type(content_type: str | None) -> None:
         )
 
 
+def check_coding(content_encoding: str | None) -> None:
+    """Raises InvalidRequest for a body that is compressed: what it grows to would have to be bounded as well."""
+    coding = (content_encoding or "").strip().lower()
+    if coding not in ("", "identity"):
+        raise InvalidRequest(
+            f"Content-Encoding: {coding[:80]!r} is not taken: send the body uncompressed, without this header."
+        )
+
+
 def parse_body(data: bytes) -> dict[str, Any]:
     """The JSON object of a request body. Raises InvalidRequest for everything that is not one."""
     try:
-        body = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_finite)
+        text = data.decode(json.detect_encoding(data))  # of UTF-8, -16 and -32, with or without a byte order mark
+        body = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_object)
     except RecursionError:
         raise _too_deep() from None
     except UnicodeDecodeError as error:
         raise InvalidRequest(f"The body is not UTF-8 (byte {error.start}): encode the JSON as UTF-8.") from None
+    except InvalidField:
+        raise
     except ValueError as error:
         raise InvalidRequest(f"The body is not valid JSON: {error}.") from None
     if not isinstance(body, dict):
@@ -43,6 +56,16 @@ _KINDS: dict[type, str] = {list: "a list", str: "a string", int: "a number", flo
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number of JSON")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of two values of one name, each reader takes another one, so that none is what was meant."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        name = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        shown = name[:80].encode("utf-8", "replace").decode()
+        raise InvalidField(shown, f"The body has the name {shown!r} twice in one object: send one of the values.")
+    return found
 
 
 def _finite(text: str) -> float:

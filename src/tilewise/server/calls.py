@@ -62,6 +62,8 @@ class ChatCall:
     prompt: ChatPrompt
     sampling: SamplingParams
     routing: Routing
+    form_field: str = "structured_outputs"
+    """The field of the body that says what form the answer has; errors name it."""
     tools: ToolUse = ToolUse()
     strict_schema: dict[str, Any] | None = field(default=None, hash=False)
     """An answer is checked by it when it is whole."""
@@ -82,6 +84,8 @@ class CompletionCall:
     prompts: tuple[str | tuple[int, ...], ...]
     sampling: SamplingParams
     routing: Routing
+    form_field: str = "structured_outputs"
+    """The field of the body that says what form the answer has; errors name it."""
     start: bool = True
     """Whether a text gets the tokenizer's start token."""
     keep_last: int | None = None

@@ -8,11 +8,11 @@ from typing import Any
 from tilewise.errors import InvalidField
 from tilewise.ignored import Ignored
 from tilewise.server.calls import CompletionCall
-from tilewise.server.convert import reply_of, routing_of
+from tilewise.server.convert import name_older_max_tokens, reply_of, routing_of
 from tilewise.server.fields import COMPLETION, UnknownFields
 from tilewise.server.protocol.completion import CompletionBody
 from tilewise.server.respond import checked_reason, usage_body
-from tilewise.server.sampling import sampling_of
+from tilewise.server.sampling import form_field, sampling_of
 from tilewise.server.scores import Scores, prompt_scores, text_logprobs
 from tilewise.server.served import ServedModel
 from tilewise.types import CompletionOutput, RequestOutput, Usage
@@ -29,6 +29,7 @@ def completion_call(
     """Names without effect go into `ignored`. Raises InvalidRequest, UnknownModel or pydantic's ValidationError."""
     fields = CompletionBody.read(body, COMPLETION, UnknownFields(ignored, served.strict_fields))
     most = fields.max_tokens if fields.max_completion_tokens is None else fields.max_completion_tokens
+    name_older_max_tokens(fields, ignored)
     prompt_only = fields.echo and most == 0
     scored_prompt = fields.echo and fields.logprobs is not None
     if scored_prompt and fields.stream:
@@ -47,6 +48,7 @@ def completion_call(
         prompts=prompts,
         sampling=sampling,
         routing=routing_of(fields.priority, fields.cache_salt, wanted, served),
+        form_field=form_field(fields),
         start=fields.add_special_tokens,
         keep_last=fields.truncate_prompt_tokens,
         cut=fields.truncation_side or "left",

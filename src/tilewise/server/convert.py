@@ -10,6 +10,7 @@ from typing import Any
 
 from tilewise.errors import InvalidField, InvalidRequest
 from tilewise.ignored import Ignored, is_near_miss
+from tilewise.inputs.images import lax_number
 from tilewise.inputs.media_io import MediaOptions
 from tilewise.inputs.templates import Ending
 from tilewise.server.calls import ChatCall, ChatPrompt, Reply, Routing
@@ -18,8 +19,9 @@ from tilewise.server.fields.unknown import MAX_UNKNOWN
 from tilewise.server.messages import PREFIX_KEYS, read_conversation
 from tilewise.server.protocol.chat import ChatBody
 from tilewise.server.protocol.common import Sampled
+from tilewise.server.protocol.completion import CompletionBody
 from tilewise.server.protocol.tokenize import TokenizeBody
-from tilewise.server.sampling import sampling_of, strict_schema
+from tilewise.server.sampling import form_field, sampling_of, strict_schema
 from tilewise.server.served import ServedModel
 from tilewise.server.toolcalls import ToolUse, check_tool_types, read_tools
 
@@ -41,6 +43,7 @@ def chat_call(body: dict[str, Any], served: ServedModel, ignored: Ignored, heade
     tools = read_tools(fields.tools, fields.tool_choice, fields.parallel_tool_calls, served)
     messages = read_conversation(fields.messages, unknown, served.detail_levels)
     goes_on = fields.continue_final_message or begins_answer(fields.messages)
+    name_older_max_tokens(fields, ignored)
     ending = ending_of(fields.add_generation_prompt, goes_on)
     sampling = sampling_of(
         fields, served, max_tokens=_max_tokens(fields), logprobs=_logprobs(fields), structure=tools.structure
@@ -59,6 +62,7 @@ def chat_call(body: dict[str, Any], served: ServedModel, ignored: Ignored, heade
         ),
         sampling=sampling.with_(skip_special_tokens=False) if _shows_marks(served, tools) else sampling,
         routing=routing_of(fields.priority, fields.cache_salt, _max_tokens(fields), served),
+        form_field=tools.place or form_field(fields),
         tools=tools,
         strict_schema=strict_schema(fields),
         tool_form=served.tool_form,
@@ -116,7 +120,7 @@ def check_template_options(options: dict[str, Any] | None, ignored: Ignored) -> 
 
 def processor_of(fields: ChatBody | TokenizeBody) -> dict[str, Any]:
     """`mm_processor_kwargs`, whose options may stand beside it as well. Raises InvalidField for two values of one."""
-    found = dict(fields.mm_processor_kwargs or {})
+    found = {name: lax_number(value) for name, value in (fields.mm_processor_kwargs or {}).items()}
     for name in ("max_dynamic_patch", "min_dynamic_patch", "interleave_mm_strings"):
         value = getattr(fields, name)
         if value is not None and found.setdefault(name, value) != value:
@@ -216,6 +220,11 @@ def routing_of(priority: int, cache_salt: str | None, max_tokens: int | None, se
 
 def _max_tokens(fields: ChatBody) -> int | None:
     return fields.max_tokens if fields.max_completion_tokens is None else fields.max_completion_tokens
+
+
+def name_older_max_tokens(fields: ChatBody | CompletionBody, ignored: Ignored) -> None:
+    if fields.max_tokens is not None and fields.max_completion_tokens not in (None, fields.max_tokens):
+        ignored.add("max_tokens", "max_completion_tokens is its newer name, and counts")
 
 
 def _logprobs(fields: ChatBody) -> int | None:

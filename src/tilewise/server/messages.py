@@ -111,6 +111,8 @@ def _message(message: dict[str, Any], number: int, conversation: _Conversation) 
             f"{where}.content",
             f"{where}: content must be a text or a list of parts, got {type(content).__name__}.",
         )
+    if content is None and "content" in message and role in ("user", "system", "developer"):
+        content = ""  # as vLLM has it
     if content is None and not message.get("tool_calls") and role != "assistant":
         raise InvalidField(f"{where}.content", f"{where}: a message of role {role} needs content.")
     return {"role": "system" if role == "developer" else role, "content": content, **_calls(message, where, unknown)}
@@ -191,6 +193,10 @@ def _part(part: dict[str, Any], kind: Any, here: str, conversation: _Conversatio
 def _medium(part: dict[str, Any], key: str, here: str, conversation: _Conversation) -> dict[str, Any]:
     value, unknown = part.get(key), conversation.unknown
     found = dict(value) if isinstance(value, dict) else {"url": value}
+    if found.get("file_id", part.get("file_id")) not in _NOTHING:
+        raise InvalidField(
+            f"{here}.file_id", f"{here}: file_id is not taken: files are not kept here, send a URL or a data URL."
+        )
     for name in (*found, *part):
         if name in _CHANGING[key] and found.get(name, part.get(name)) not in _NOTHING:
             raise InvalidField(here, f"{here}: {name} is not taken: {_CHANGING[key][name]}.")

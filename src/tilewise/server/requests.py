@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
-from tilewise.errors import TooLong
+from tilewise.errors import InvalidField, InvalidRequest, TooLong
 from tilewise.inputs.chat import MediaReader, read_messages
 from tilewise.inputs.prepare import Preparer
 from tilewise.sampling_params import SamplingParams
 from tilewise.server.calls import ChatCall, ChatPrompt, CompletionCall, Routing
 from tilewise.types import Request
 
+_FORM = re.compile(r"^structured_outputs\.\w+")
 _LIGHT = 2048  # characters that are tokenized sooner than a thread would begin to
 
 
@@ -28,7 +32,21 @@ def is_light(call: ChatCall | CompletionCall) -> bool:
 
 def chat_request(call: ChatCall, preparer: Preparer, reader: MediaReader) -> Request:
     """May take as long as a download does; `reader` is the request's own. Raises InvalidRequest, TooLong among them."""
-    return _routed(conversation_request(call.prompt, call.sampling, preparer, reader), call.routing, preparer)
+    with naming_form(call.form_field):
+        request = conversation_request(call.prompt, call.sampling, preparer, reader)
+    return _routed(request, call.routing, preparer)
+
+
+@contextmanager
+def naming_form(field: str) -> Iterator[None]:
+    """What is wrong with the form of an answer is said of the field that the body has for it."""
+    try:
+        yield
+    except InvalidRequest as error:
+        if type(error) is not InvalidRequest or not str(error).startswith("structured_outputs."):
+            raise
+        text = str(error) if field == "structured_outputs" else _FORM.sub(lambda _: field, str(error))
+        raise InvalidField(field, text) from None
 
 
 def conversation_request(
@@ -53,10 +71,11 @@ def conversation_request(
 def completion_requests(call: CompletionCall, preparer: Preparer) -> list[Request]:
     """One request for each prompt."""
     arrival = time.monotonic()
-    requests = [
-        preparer.prompt(prompt, (), call.sampling, start=call.start, keep_last=call.keep_last, cut=call.cut)
-        for prompt in call.prompts
-    ]
+    with naming_form(call.form_field):
+        requests = [
+            preparer.prompt(prompt, (), call.sampling, start=call.start, keep_last=call.keep_last, cut=call.cut)
+            for prompt in call.prompts
+        ]
     return [_routed(request.with_(arrival=arrival), call.routing, preparer) for request in requests]
 
 

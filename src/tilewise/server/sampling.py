@@ -35,7 +35,7 @@ def sampling_of(
         options["max_tokens"] = max_tokens
     for name in _SAME_NAME:
         value = getattr(body, name)
-        if value is not None and value != []:
+        if value is not None and (value != [] or name == "allowed_token_ids"):
             options[name] = value
     params = SamplingParams(**options, logprobs=likeliest, structured_outputs=_one(structure, structure_of(body)))
     if params.n > served.max_answers:
@@ -61,6 +61,14 @@ def structure_of(body: Sampled) -> StructuredOutputsParams | None:
     for structure in asked:
         found = _one(found, structure)
     return found
+
+
+def form_field(body: Sampled) -> str:
+    """The field that says what form the answer has."""
+    if response_structure(body.response_format) is not None:
+        return "response_format"
+    names = (*(f"guided_{name}" for name in _GUIDED), "structural_tag")
+    return next((name for name in names if getattr(body, name) is not None), "structured_outputs")
 
 
 def _one(

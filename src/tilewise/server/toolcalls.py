@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from tilewise.errors import InvalidField
+from tilewise.errors import InvalidField, InvalidRequest
+from tilewise.inputs.schema_keywords import unknown_keywords
 from tilewise.inputs.tool_text import to_json
 from tilewise.sampling_params import StructuredOutputsParams
 from tilewise.server.protocol.chat import (
@@ -22,6 +23,7 @@ from tilewise.server.protocol.chat import (
 from tilewise.server.served import ServedModel
 
 _LONGEST_NAME = 256
+_FOREIGN_SCHEMAS = ("input_schema", "inputSchema", "parameters_json_schema", "parametersJsonSchema")
 Choice = Literal["none", "auto", "required", "named"]
 
 
@@ -37,6 +39,8 @@ class ToolUse:
     parallel: bool = True
     """Whether an answer may hold more than one call."""
     structure: StructuredOutputsParams | None = None
+    place: str = ""
+    """The field of the body that has the schema of `structure`."""
     strict: Mapping[str, dict[str, Any]] = field(default_factory=dict, hash=False)
     """The schemas of functions that are strict: their arguments are checked when a call is whole."""
 
@@ -44,12 +48,22 @@ class ToolUse:
 def check_tool_types(tools: Any) -> None:
     """Raises InvalidField for a tool that is a service of somebody else's, or none that a template can show."""
     for number, tool in enumerate(tools if isinstance(tools, list) else ()):
+        _check_schema_name(tool, f"tools[{number}]")
         kind = tool.get("type", "function") if isinstance(tool, dict) else "function"
         if kind != "function":
             raise InvalidField(
                 f"tools[{number}].type",
                 f"tools[{number}]: only tools of type function can be called here, got {kind!r:.80}: leave it out.",
             )
+
+
+def _check_schema_name(tool: Any, where: str) -> None:
+    """Anthropic's API and MCP have another name for the parameters, without which a model would see none."""
+    found = {where: tool, f"{where}.function": tool.get("function") if isinstance(tool, dict) else None}
+    for place, function in found.items():
+        for name in _FOREIGN_SCHEMAS if isinstance(function, dict) else ():
+            if function.get(name) is not None:
+                raise InvalidField(f"{place}.{name}", f"{place}: {name} is not taken, its name here is parameters.")
 
 
 def read_tools(
@@ -76,11 +90,16 @@ def read_tools(
         parallel=parallel,
         strict={name: schemas[name] for name, function in functions.items() if function.strict},
     )
+    places = _places(tools)
     if isinstance(choice, (NamedTool, FlatToolName)):
         name = _chosen(choice, functions)
-        return replace(use, choice="named", name=name, structure=StructuredOutputsParams(json=schemas[name]))
+        structure = StructuredOutputsParams(json=schemas[name])
+        return replace(use, choice="named", name=name, structure=structure, place=places[name])
     if choice == "required":
-        return replace(use, choice="required", structure=_calls_structure(schemas, parallel))
+        for name, schema in schemas.items():
+            _check_keywords(schema, places[name])
+        place = places[next(iter(schemas))] if len(schemas) == 1 else "tools"
+        return replace(use, choice="required", structure=_calls_structure(schemas, parallel), place=place)
     if choice == "none":
         return ToolUse()  # a model that is shown tools calls them
     if not served.tools:
@@ -105,6 +124,24 @@ def _by_name(tools: Sequence[Tool | FlatTool]) -> dict[str, FunctionDefinition]:
             )
         functions[name] = function
     return functions
+
+
+def _places(tools: Sequence[Tool | FlatTool]) -> dict[str, str]:
+    """Names of functions -> the fields of a body that have their schemas."""
+    return {
+        tool.function.name if isinstance(tool, Tool) else tool.name: (
+            f"tools[{number}].function.parameters" if isinstance(tool, Tool) else f"tools[{number}].parameters"
+        )
+        for number, tool in enumerate(tools)
+    }
+
+
+def _check_keywords(schema: dict[str, Any], place: str) -> None:
+    """Which of several schemas is wrong can be told only before they are one."""
+    try:
+        unknown_keywords(schema, place)
+    except InvalidRequest as error:
+        raise InvalidField(place, str(error)) from None
 
 
 def _allowed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tilewise.server.fields.dialects import OF_MEDIA
 from tilewise.server.fields.field import FieldTable, inert, refused, works
 from tilewise.server.fields.sampling import SAMPLING, without
 
@@ -42,6 +43,10 @@ CHAT = FieldTable(
         inert("prediction", "It makes some providers faster; --speculative-config does so here."),
         refused("web_search_options", "The server looks nothing up: leave it out."),
         refused("verbosity", "Say in a message how long the answer should be.", "medium"),
+        refused("text", "Its name here is response_format, for text.format.", {}, {"format": {"type": "text"}}),
+        refused("reasoning", "Its name here is reasoning_effort, for reasoning.effort.", {}),
+        refused("suffix", "The models continue texts, they do not fill gaps.", ""),
+        *OF_MEDIA,
         *without(SAMPLING, "media_io_kwargs"),
     ),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tilewise.server.fields.field import Field, inert, refused
 
+SYSTEM = "Put it into a message of role system."
 _SAMPLER = "Tokens are chosen by temperature, top_p, top_k, min_p and the penalties: leave it out."
 _OF_SAMPLER = "It belongs to a way of sampling that is off."
 _SLOT = "Cached prefixes are found by content here, and nothing is pinned to a slot."
@@ -116,8 +117,53 @@ OTHERS: tuple[Field, ...] = (
     refused("eta_cutoff", _SAMPLER, 0),
     refused("smoothing_factor", _SAMPLER, 0),
     refused("ban_eos_token", "Its name here is ignore_eos.", False),
-    refused("system", "Put it into a message of role system.", "", []),
+    refused("system", SYSTEM, "", []),
     refused("extra_body", "It is a keyword of OpenAI's Python client: what is in it goes beside the other fields.", {}),
     refused("extra_args", "It is for plugins of another server.", {}),
 )
-DIALECTS = (*VLLM, *SGLANG, *LMDEPLOY, *LLAMA_CPP, *OTHERS)
+_BESIDE = "No such object is read: what is in it goes beside the other fields, by the names that it has here."
+_FORM = "Its name here is response_format, of type json_schema."
+_THINKING = "Its name here is chat_template_kwargs.enable_thinking."
+ELSEWHERE: tuple[Field, ...] = (
+    refused("system_prompt", SYSTEM, "", []),
+    refused("systemInstruction", SYSTEM, "", {}),
+    refused("system_instruction", SYSTEM, "", {}),
+    refused("prefill", "Send its text as a last message, of role assistant, with prefix true.", ""),
+    refused("stop_sequences", "Its name here is stop.", []),
+    refused("stop_words", "Its name here is stop.", []),
+    refused("stop_words_list", "Its name here is stop.", []),
+    refused("bad_words_list", "Its name here is bad_words.", []),
+    refused("format", _FORM, "", {}),
+    refused("response_schema", _FORM, {}),
+    refused("json_mode", "Its name here is response_format, of type json_object.", False),
+    refused("guided_json_object", "Its name here is response_format, of type json_object.", False),
+    refused("guided_decoding", "Its name here is structured_outputs.", {}),
+    refused("disable_any_whitespace", "Put it into structured_outputs.", False),
+    refused("whitespace_pattern", "Put it into structured_outputs."),
+    refused("options", _BESIDE, {}),
+    refused("generationConfig", _BESIDE, {}),
+    refused("generation_config", _BESIDE, {}),
+    refused("sampling_params", _BESIDE, {}),
+    refused("parameters", _BESIDE, {}),
+    refused("temp", "Its name here is temperature."),
+    refused("greedy", "Set temperature to 0.", False),
+    refused("num_return_sequences", "Its name here is n.", 1),
+    refused("max_tokens_to_sample", "Its name here is max_tokens."),
+    refused("thinking", _THINKING),
+    refused("thinking_budget", "Thinking has no budget of its own: set max_tokens."),
+    refused("template", "The model's own template is applied: leave it out.", ""),
+    refused("context", "Token ids of earlier turns are not taken: send the whole conversation.", []),
+)
+"""Names that other APIs and engines have for what has another name, or another place, here."""
+_FRAMES = "Put it into media_io_kwargs, as video.{}."
+PICTURES = ("multi_modal_data", "mm_data", "images", "image", "attachments", "file_ids")
+"""Fields for pictures beside the conversation."""
+OF_MEDIA: tuple[Field, ...] = (
+    *(refused(name, "Send pictures as image_url, in messages.", [], {}) for name in PICTURES),
+    refused("num_frames", _FRAMES.format("num_frames")),
+    refused("nframes", _FRAMES.format("num_frames")),
+    refused("fps", _FRAMES.format("fps")),
+    refused("dynamic_image_size", "Put it into mm_processor_kwargs.", True),
+)
+"""Options of pictures and videos, where conversations are sent."""
+DIALECTS = (*VLLM, *SGLANG, *LMDEPLOY, *LLAMA_CPP, *OTHERS, *ELSEWHERE)

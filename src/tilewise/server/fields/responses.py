@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from tilewise.server.fields.dialects import DIALECTS
-from tilewise.server.fields.field import FieldTable, inert, refused, works
+from dataclasses import replace
+
+from tilewise.server.fields.dialects import DIALECTS, OF_MEDIA, PICTURES, SYSTEM
+from tilewise.server.fields.field import Field, FieldTable, inert, refused, works
 from tilewise.server.fields.sampling import PROVIDER, SAMPLING, without
 
 _LIKE_CHAT = (
@@ -11,6 +13,60 @@ _LIKE_CHAT = (
     *("include_stop_str_in_output", "ignore_eos", "top_k", "min_p", "min_tokens", "skip_special_tokens"),
     *("structured_outputs",),
 )
+_FORM = "Its name here is text.format, {}."
+_JSON = _FORM.format("of type json_schema")
+_OBJECT = _FORM.format("of type json_object")
+_MOVED: tuple[Field, ...] = (
+    refused("response_format", _FORM.format("with name and schema beside the type"), {"type": "text"}),
+    refused("text_format", _JSON),
+    refused("format", _JSON, "", {}),
+    refused("response_schema", _JSON, {}),
+    refused("guided_json", _JSON),
+    refused("json_mode", _OBJECT, False),
+    refused("guided_json_object", _OBJECT, False),
+    refused("guided_regex", "Its name here is structured_outputs.regex."),
+    refused("guided_choice", "Its name here is structured_outputs.choice."),
+    refused("guided_grammar", "Its name here is structured_outputs.grammar."),
+    refused("guided_whitespace_pattern", "Its name here is structured_outputs.whitespace_pattern."),
+    refused("structural_tag", "Its name here is structured_outputs.structural_tag."),
+    refused("functions", "Its successor is tools.", []),
+    refused("function_call", "Its successor is tool_choice.", "auto", "none"),
+    refused("reasoning_effort", "Its name here is reasoning.effort."),
+    refused("enable_thinking", "Put it into chat_template_kwargs."),
+    refused("max_dynamic_patch", "Put it into mm_processor_kwargs."),
+    refused("min_dynamic_patch", "Put it into mm_processor_kwargs."),
+    refused("interleave_mm_strings", "Put it into mm_processor_kwargs."),
+    refused("verbosity", "Say in the input how long the answer should be.", "medium"),
+    refused("logprobs", "Its name here is top_logprobs.", False),
+    refused("num_return_sequences", "One answer comes: use /v1/chat/completions for more.", 1),
+    refused("bad_words_list", "bad_words belongs to /v1/chat/completions.", []),
+    refused("prefill", "Answers are begun by nobody but the model here: use /v1/chat/completions.", ""),
+    *(refused(name, "Send pictures as input_image, in input.", [], {}) for name in PICTURES),
+)
+"""What has another name or another place here."""
+_CHATS = "It belongs to /v1/chat/completions."
+_ALONE_IN_CHAT = (
+    *("bad_words", "allowed_token_ids", "prompt_logprobs", "truncate_prompt_tokens", "truncation_side"),
+    *("return_token_ids", "return_tokens_as_token_ids", "echo", "continue_final_message", "documents"),
+    *("chat_template", "suffix", "audio"),
+)
+_WORDS = (
+    ("Its name here is max_tokens.", "Its name here is max_output_tokens."),
+    ("set max_tokens", "set max_output_tokens"),
+    ("Set max_tokens", "Set max_output_tokens"),
+    (SYSTEM, "Its name here is instructions."),
+    ("image_url, in messages", "input_image, in input"),
+)
+
+
+def _worded(field: Field) -> Field:
+    """With the names that this route has."""
+    note = field.note
+    for chat, here in _WORDS:
+        note = note.replace(chat, here)
+    return replace(field, note=note)
+
+
 _STATE = "Conversations are gone on from by previous_response_id, or sent whole as input."
 
 RESPONSES = FieldTable(
@@ -57,6 +113,10 @@ RESPONSES = FieldTable(
         refused("max_completion_tokens", "Its name here is max_output_tokens."),
         refused("logprob_token_ids", "Ask for top_logprobs; the likeliest tokens are reported.", []),
         refused("n", "One answer comes: use /v1/chat/completions for more.", 1),
-        *(field for field in DIALECTS if field.name not in ("min_length", "max_length")),
+        *_MOVED,
+        *(refused(name, _CHATS, False, [], "") for name in _ALONE_IN_CHAT),
+        refused("add_generation_prompt", _CHATS, True),
+        refused("modalities", "Answers are text.", ["text"]),
+        *(_worded(field) for field in without((*OF_MEDIA, *DIALECTS), *(field.name for field in _MOVED))),
     ),
 )

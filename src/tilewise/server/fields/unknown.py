@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from tilewise.errors import InvalidField, did_you_mean
-from tilewise.ignored import Ignored, is_near_miss
+from tilewise.ignored import Ignored, is_near_miss, other_spelling
 
 MAX_UNKNOWN = 64
 """Different unknown names of a request; each is compared with all known ones, which takes time."""
@@ -42,8 +42,10 @@ class UnknownFields:
 
     def refusal(self, path: str, known: Collection[str], where: str, param: str | None = None) -> InvalidField:
         name = path.rpartition(".")[2][:80]
-        hint = did_you_mean(name, known)
-        return InvalidField((param or path)[:80], f"{where} has no field {name!r}.{hint} Leave it out otherwise.")
+        meant = other_spelling(name, known)
+        hint = f" Did you mean {meant}?" if meant else did_you_mean(name, known)
+        rest = "Leave it out otherwise." if hint else "Leave it out."
+        return InvalidField((param or path)[:80], f"{where} has no field {name!r}.{hint} {rest}")
 
     def take_all(self, prefix: str, names: Iterable[str], known: Collection[str], where: str) -> None:
         """Take those of `names` that are not known, each as `prefix.name`."""

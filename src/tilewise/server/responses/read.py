@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import BaseModel
@@ -25,6 +26,7 @@ _SAME = (
 )
 _SCORES = "message.output_text.logprobs"
 _SPARE = ("id", "status")
+_MESSAGE = re.compile(r"\bmessages\[(\d{1,9})\]")
 NOTHING_KEPT = "responses are kept by servers that are started with VLLM_ENABLE_RESPONSES_API_STORE=1 alone"
 Item = dict[str, Any]
 Recall = Callable[[str], Sequence[Item]]
@@ -61,9 +63,10 @@ def response_call(
     number = request_id(header_id, fields.request_id)
     same = {name: value for name in _SAME if (value := getattr(fields, name)) is not None}
     items = (*_earlier(fields, recall), *_items(fields))
+    messages, places = _messages(fields.instructions, items)
     chat: dict[str, Any] = {
         **same,
-        "messages": _messages(fields.instructions, items),
+        "messages": messages,
         "max_tokens": fields.max_output_tokens,
     }
     if fields.structured_outputs:
@@ -80,7 +83,7 @@ def response_call(
     chat["tool_choice"] = _choice(fields)
     return ResponseCall(
         f"resp_{number}",
-        chat_call(chat, served, ignored, number),
+        _called(chat, served, ignored, number, places),
         _repeated(body, fields),
         items=items,
         store=_is_kept(fields, recall, ignored),
@@ -160,13 +163,32 @@ def _items(fields: ResponsesBody) -> Sequence[Item]:
     return fields.input
 
 
-def _messages(instructions: str | None, items: Sequence[Item]) -> list[dict[str, Any]]:
+def _called(
+    chat: dict[str, Any], served: ServedModel, ignored: Ignored, number: str, places: Sequence[str]
+) -> ChatCall:
+    """Errors name what the body of this route has, and not what became of it."""
+    try:
+        call = chat_call(chat, served, ignored, number)
+    except InvalidField as error:
+        raise InvalidField(_placed(error.param, places), _placed(str(error), places)) from None
+    return replace(call, form_field="text.format") if call.form_field == "response_format" else call
+
+
+def _placed(text: str, places: Sequence[str]) -> str:
+    return _MESSAGE.sub(lambda found: places[int(found[1])] if int(found[1]) < len(places) else found[0], text)
+
+
+def _messages(instructions: str | None, items: Sequence[Item]) -> tuple[list[dict[str, Any]], list[str]]:
+    """The messages, and what each of them was in the body."""
     messages: list[dict[str, Any]] = []
+    places: list[str] = []
     if instructions is not None:
         messages.append({"role": "system", "content": instructions})
+        places.append("instructions")
     for number, item in enumerate(items):
         _add_item(messages, item, f"input[{number}]")
-    return messages
+        places += [f"input[{number}]"] * (len(messages) - len(places))
+    return messages, places
 
 
 def _add_item(messages: list[dict[str, Any]], item: dict[str, Any], where: str) -> None:

@@ -42,6 +42,8 @@ _ABSENT: tuple[tuple[str, str], ...] = (
     (r"/models|/v1/model|/get_model_info|/model_info|/info|/props|/slots", "What is served is told by GET /v1/models"),
     (r"/apply-template|/v1/tokenize", "POST /tokenize shows the tokens of a conversation"),
     (r"/v1/detokenize", "POST /detokenize gives the text of tokens"),
+    (r"/v1/responses/input_tokens", "Tokens of a conversation are counted by POST /tokenize"),
+    (r"/v1/responses/compact", "Conversations are not shortened here: send what the model has to know as input"),
     (r"/responses", "Responses are made by POST /v1/responses"),
     (r"/api/.*", f"Ollama's API is not served: {_CHAT}"),
     (r"/(v1/)?chat/interactive", f"LMDeploy's interactive sessions are not kept: {_CHAT}, with its whole history"),
@@ -66,6 +68,8 @@ _ABSENT: tuple[tuple[str, str], ...] = (
 )
 """Whole paths -> what to do; the first that matches is said."""
 _PATTERNS = [(re.compile(path), says) for path, says in _ABSENT]
+_OVERSHADOWED = re.compile(r"/v1/responses/(input_tokens|compact)")
+"""Paths that are not here, though they look like those of a response that is asked for by its id."""
 _MOST_SHOWN = 80  # characters of a path
 
 
@@ -75,12 +79,15 @@ def routing_error(routes: Sequence[APIRoute]) -> Handler:
     async def answer(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
-        if error.status_code == 405:
+        overshadowed = _OVERSHADOWED.fullmatch(path) is not None
+        if error.status_code == 405 and not overshadowed:
             methods = ", ".join(_methods(request, routes))
             message = f"Method Not Allowed: {path[:_MOST_SHOWN]} takes {methods}, got {request.method[:20]}."
             return JSONResponse(Problem(405, message).body, 405, {"Allow": methods})
-        message = str(error.detail) if error.status_code != 404 else absent(path, [route.path for route in routes])
-        return JSONResponse(Problem(error.status_code, message).body, error.status_code, error.headers)
+        if error.status_code not in (404, 405):
+            return JSONResponse(Problem(error.status_code, str(error.detail)).body, error.status_code, error.headers)
+        message = absent(path, [route.path for route in routes])
+        return JSONResponse(Problem(404, message).body, 404)
 
     return answer
 

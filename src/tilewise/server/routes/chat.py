@@ -75,7 +75,7 @@ async def prepared(raw: HttpRequest, context: Context, call: ChatCall, ignored: 
     request = await context.service.read(
         lambda reader: chat_request(call, preparer, reader), call.prompt.media, scope, ignored, is_light(call)
     )
-    name_unenforced(request, ignored)
+    name_unenforced(request, ignored, preparer.tokenizer.vocab_size)
     return request
 
 

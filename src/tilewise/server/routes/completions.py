@@ -58,7 +58,7 @@ async def answer_completion(raw: HttpRequest, body: dict[str, Any], ignored: Ign
     async with service.deadline():
         requests = await service.prepare(lambda: completion_requests(call, service.preparer), is_light(call))
         for request in requests:
-            name_unenforced(request, ignored)
+            name_unenforced(request, ignored, service.preparer.tokenizer.vocab_size)
             context.log.received(call.reply.id, request)
         headers = context.load_report(raw, ignored)
         if call.reply.stream:

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from tilewise.errors import EngineDead, Overloaded
 from tilewise.ignored import Ignored
-from tilewise.server.body import check_media_type, parse_body
+from tilewise.server.body import check_coding, check_media_type, parse_body
 from tilewise.server.disconnect import ClientLeft, unless_client_leaves
 from tilewise.server.events import DONE, data_event
 from tilewise.server.problem import Problem
@@ -36,6 +36,7 @@ async def exchange(raw: Request, service: Service, work: Work) -> Response:
 
     async def answer(data: bytes) -> Response:
         check_media_type(raw.headers.get("content-type"))
+        check_coding(raw.headers.get("content-encoding"))
         body = parse_body(data) if len(data) < _LARGE else await service.prepare(lambda: parse_body(data))
         return await work(body, ignored)
 

@@ -71,7 +71,7 @@ async def answer_response(raw: HttpRequest, body: dict[str, Any], ignored: Ignor
             ignored,
             is_light(call.chat),
         )
-        name_unenforced(request, ignored)
+        name_unenforced(request, ignored, service.preparer.tokenizer.vocab_size)
         context.log.received(call.id, request)
         kept = None
         if store is not None and call.store:
