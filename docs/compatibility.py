@@ -62,7 +62,7 @@ Of its `tests/entrypoints`, pointed at a checkpoint with random weights:
 | `image_url` may be a text, without `url` in an object | nothing else can be meant |
 | sentences of errors are other ones | `error.type`, `code` and `param` are the same; `detail` is never a list |
 | `run-batch` goes on behind a line that is wrong | the error is in the line's `response`, as in OpenAI's batches |
-| refused: marks in answers (`--watermark-config`), embeddings as prompts (`--enable-prompt-embeds`), adapters, embeddings, audio, scores | not there |
+| marks in answers (`--watermark-config`), `--enable-prompt-embeds`, adapters, audio, scores are refused | not there |
 | `/version` is that of this program | so are `system_fingerprint` and the server's own header |
 | the middleware and sessions of SageMaker's container are not there | put them in front |
 | `/reset_prefix_cache?reset_running_requests=true` is refused | running requests keep their prefixes |
