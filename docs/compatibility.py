@@ -56,6 +56,15 @@ Of its `tests/entrypoints`, pointed at a checkpoint with random weights:
 | `usage` has `prompt_tokens_details` with `image_tokens` and `tiles` | counted anyway; vLLM has a flag for it |
 | `kv_transfer_params` is refused | keys and values are not sent between servers |
 | `background` with `stream`, and `GET /v1/responses/ID?stream=true`, are refused | ask until it is not `queued` |
+| `tool_calls` is `[]` where there are none | as older vLLM's answers; those of 0.33 leave it out |
+| `use_beam_search` is refused | beams are searched offline, by `LLM.beam_search` |
+| pictures and videos on private hosts are refused | `--allowed-media-domains` names the hosts or networks that may |
+| `image_url` may be a text, without `url` in an object | nothing else can be meant |
+| sentences of errors are other ones | `error.type`, `code` and `param` are the same; `detail` is never a list |
+| `run-batch` goes on behind a line that is wrong | the error is in the line's `response`, as in OpenAI's batches |
+| `--watermark-config`, `--enable-prompt-embeds`, adapters, embeddings, audio, scores are refused | not there |
+| `/version` is that of this program | so are `system_fingerprint` and the server's own header |
+| the middleware and sessions of SageMaker's container are not there | put them in front |
 | `/reset_prefix_cache?reset_running_requests=true` is refused | running requests keep their prefixes |
 | every route but four asks for a key, where there are keys | vLLM guards `/v1`, `/v2`, `/inference`, `/cohere` |
 """

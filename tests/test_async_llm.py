@@ -123,6 +123,23 @@ def test_bad_input_is_named_and_the_engine_lives(engine, call, error, message):
     assert engine.get_num_unfinished_requests() == 0
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("sleep", "wake_up", "encode", "add_lora", "collective_rpc", "start_profile", "stop_profile"),
+        *("beam_search", "add_request"),
+    ],
+)
+def test_what_is_not_there_says_what_to_do(engine, name):
+    with pytest.raises(NotImplementedError, match=rf"AsyncLLM\.{name} is not possible\. .+"):
+        getattr(engine, name)()
+
+
+def test_a_misspelt_keyword_is_named(engine):
+    with pytest.raises(UnknownOption, match=r"Did you mean priority\?"):
+        engine.generate("a", FREE, "one", priorty=1)
+
+
 def test_a_name_is_free_when_its_request_has_ended(engine):
     async def main():
         async for _ in engine.generate("the hen", LONG, "a"):
@@ -141,6 +158,10 @@ def test_conversations_and_what_else_there_is(engine):
         assert results[-1].prompt.endswith("the hen<|im_end|>\n<|im_start|>assistant\n")
         assert await engine.reset_prefix_cache() is True
         await engine.reset_mm_cache()
+        await engine.do_log_stats()
+        assert (await engine.is_tracing_enabled(), await engine.is_sleeping()) == (False, False)
+        assert await engine.get_model_config() is engine.model_config
+        assert await engine.get_supported_tasks() == ("generate",)
 
     asyncio.run(main())
     assert (engine.is_running, engine.is_stopped, engine.errored) == (True, False, False)

@@ -14,6 +14,7 @@ from PIL import Image
 from tests.tiny import SPECIAL_IDS, SPECS, reference_model, write_hf, write_original
 from tilewise import LLM, ImageAsset, SamplingParams
 from tilewise.errors import InvalidConfig, InvalidMedia, InvalidRequest, TooLong, UnknownOption
+from tilewise.ignored import IgnoredLog
 
 GREEDY = SamplingParams(temperature=0, max_tokens=6)
 
@@ -386,6 +387,39 @@ def test_the_room_for_requests_is_logged_in_vllms_words(folder, caplog):
     assert "Maximum concurrency for 1,024 tokens per request: 3.00x" in lines
 
 
+def test_names_that_programs_read_of_results_and_engine(llm, folder):
+    (output,) = llm.generate(["the hen"], GREEDY)
+    metrics, answer = output.metrics, output.outputs[0]
+    assert metrics.first_token_time - metrics.arrival_time == pytest.approx(output.timing.time_to_first_token, abs=1e-5)
+    assert metrics.finished_time == metrics.last_token_time >= metrics.first_token_time >= metrics.first_scheduled_time
+    assert metrics.first_token_ts == output.timing.first_token
+    assert metrics.num_generation_tokens == len(answer.token_ids)
+    assert answer.finished()
+    absent = ("encoder_prompt", "encoder_prompt_token_ids", "lora_request", "kv_transfer_params")
+    assert [getattr(output, name) for name in absent] == [None] * 4
+    assert (answer.lora_request, answer.routed_experts, output.multi_modal_placeholders) == (None, None, {})
+    engine = llm.llm_engine
+    assert engine.model_config.max_model_len == llm.model_config.max_model_len == 512
+    config = json.loads((folder / "config.json").read_text())
+    assert llm.model_config.hf_config.vision_config.hidden_size == config["vision_config"]["hidden_size"]
+    assert llm.supported_tasks == list(llm.get_supported_tasks()) == ["generate"]
+    engine.add_request("one", "the hen", GREEDY)
+    results = []
+    while engine.has_unfinished_requests():
+        results += engine.step()
+    assert results[-1].outputs[0].token_ids == answer.token_ids
+
+
+def test_pictures_without_a_place_are_named(llm, caplog, monkeypatch):
+    monkeypatch.setattr("tilewise.llm.LOG", IgnoredLog())
+    picture = {"image": ImageAsset("stop_sign").pil_image}
+    llm.generate({"prompt": user("What?"), "multi_modal_data": picture}, GREEDY)
+    assert "prompt_without_image_marker" not in caplog.text
+    for _ in range(2):
+        llm.generate({"prompt": "What?", "multi_modal_data": picture}, GREEDY)
+    assert caplog.text.count("prompt_without_image_marker") == 1
+
+
 @pytest.mark.parametrize("n", [1, 2])
 def test_an_answer_says_where_its_time_went(llm, n):
     sampling = SamplingParams(temperature=0.5, max_tokens=4, n=n, ignore_eos=True)
@@ -524,6 +558,13 @@ def test_default_sampling_params_are_the_checkpoints(folder):
             "2 entries for 1 prompts",
         ),
         (lambda llm: LLM("demo", chat_template="x"), InvalidConfig, "chat_template is not possible"),
+        (lambda llm: LLM(None), InvalidConfig, "model must be a text, got None"),
+        (lambda llm: LLM("demo", override_generation_config={"temprature": 0}), InvalidConfig, "mean temperature"),
+        (lambda llm: llm.generate("a", use_tqmd=True), UnknownOption, r"'use_tqmd'. Did you mean use_tqdm\?"),
+        (lambda llm: llm.chat([], use_tqmd=True), UnknownOption, r"Did you mean use_tqdm\?"),
+        (lambda llm: llm.get_tokenizer()("a", return_offsets_mapping=True), InvalidRequest, "return_offsets_mapping"),
+        (lambda llm: llm.get_tokenizer()("a", trunkation=True), UnknownOption, r"Did you mean truncation\?"),
+        (lambda llm: llm.get_tokenizer().save_pretrained("x"), NotImplementedError, "Copy tokenizer.json"),
     ],
 )
 def test_what_cannot_be_is_refused_with_the_remedy(llm, call, error, message):
@@ -536,10 +577,60 @@ def test_what_cannot_be_is_refused_with_the_remedy(llm, call, error, message):
     [
         ("from tilewise import PoolingParams", "tilewise has no PoolingParams: models here answer"),
         ("from tilewise.inputs import EmbedsPrompt", "send text or ids"),
-        ("from tilewise.lora.request import LoRARequests", "cannot import name"),
-        ("import tilewise.v1.worker", "No module named"),
+        ("from tilewise.lora.request import LoRARequests", r"Did you mean LoRARequest\?"),
+        ("import tilewise.v1.worker", "tilewise.v1 has no worker: one machine computes"),
+        ("from tilewise import SamplingParam", r"Did you mean SamplingParams\?"),
+        ("from tilewise.sampling_params import SamplingParam", r"Did you mean SamplingParams\?"),
+        ("from tilewise.multimodal.utils import MediaConnector", "fetch_image and fetch_video"),
+        ("from tilewise.v1.metrics.reader import Counter", "LLM.counters has the figures"),
+        ("import tilewise.usage.usage_lib", "nothing is reported"),
+        ("from tilewise.transformers_utils.tokenizer import get_tokenizer", r"LLM.get_tokenizer\(\)"),
+        ("from tilewise.entrypoints.chat_utils import load_chat_template", "LLM.chat reads conversations"),
+        ("import tilewise.envs as envs", "environment"),
+        ("from tilewise.config import ModelConfig", "keywords of LLM and EngineArgs"),
+        ("from tilewise.config import CompilationConfig", "objects as dicts"),
+        ("from tilewise.entrypoints.openai.api_server import run_server", "run `tilewise serve`"),
+        ("from tilewise.entrypoints.openai.protocol import ChatCompletionRequest", "run `tilewise serve`"),
+        ("from tilewise.utils import get_open_port", "docs/python.md lists what can be imported"),
+        ("import tilewise.nobody_knows_this", "No module named"),
     ],
 )
 def test_imports_of_what_cannot_be_had_say_why(statement, words):
     with pytest.raises(ImportError, match=words):
         exec(statement)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "from tilewise.sampling_params import BeamSearchParams as found",
+        "from tilewise.outputs import BeamSearchOutput as found",
+        "from tilewise.beam_search import BeamSearchSequence as found",
+        "from tilewise.utils import random_uuid as found",
+        "from tilewise.distributed import cleanup_dist_env_and_memory as found; found()",
+        "from tilewise.version import __version__ as found",
+        "from tilewise.logger import init_logger as found; found('a').info_once('said %s', 1)",
+        "from tilewise import vllm_modules as found",
+    ],
+)
+def test_names_of_vllms_modules(statement):
+    found: dict[str, object] = {}
+    exec(statement, found)
+    assert found["found"] is not None
+
+
+def test_a_name_that_is_not_there_is_no_attribute():
+    import tilewise.utils
+
+    assert not hasattr(tilewise, "PoolingParams")
+    assert not hasattr(tilewise.utils, "get_open_port")
+
+
+def test_a_message_is_said_once(caplog):
+    from tilewise.logger import init_logger
+
+    logger = init_logger("tilewise.program")
+    with caplog.at_level("INFO", "tilewise.program"):
+        for name in ("a", "b", "a"):
+            logger.info_once("from %s", name, scope="local")
+    assert [record.getMessage() for record in caplog.records] == ["from a", "from b"]

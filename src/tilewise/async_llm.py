@@ -7,9 +7,10 @@ and comes back while nobody looks, and answers whichever loop asks.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
-from types import TracebackType
+from types import SimpleNamespace, TracebackType
 from typing import Any, TypeVar
 
 from tilewise.config import EngineConfig
@@ -21,8 +22,15 @@ from tilewise.inputs.chat_tokenizer import ChatTokenizer
 from tilewise.inputs.model_inputs import ModelInputs
 from tilewise.inputs.prepare import Preparer
 from tilewise.inputs.prompts import PromptInput
-from tilewise.inputs.request_builder import ChatOptions, Messages, RequestBuilder, check_arguments
-from tilewise.llm import media_reader
+from tilewise.inputs.request_builder import (
+    FOREIGN_ARGUMENTS,
+    ChatOptions,
+    Messages,
+    RequestBuilder,
+    check_arguments,
+)
+from tilewise.keywords import named_keywords
+from tilewise.llm import NO_POOLING, STAYS, SUPPORTED_TASKS, TIMES, absent, check_model, media_reader
 from tilewise.outputs.group import AnswerGroup
 from tilewise.outputs.results import ResultStream
 from tilewise.remote.child import EngineProcess
@@ -32,7 +40,9 @@ from tilewise.remote.wire import Launch
 from tilewise.sampling_params import SamplingParams
 from tilewise.types import Request, RequestOutput
 
+logger = logging.getLogger("tilewise")
 Result = TypeVar("Result")
+_NO_ADAPTERS = "Adapters are not loaded: merge them into the checkpoint."
 
 
 class AsyncLLM:
@@ -54,7 +64,7 @@ class AsyncLLM:
         try:
             defaults = [name for name in ("generation_config", "override_generation_config") if options.pop(name, None)]
             LOG.take(dict.fromkeys(defaults, "every request says how its tokens are chosen"), "AsyncLLM")
-            self.config = config = EngineConfig.of(model=model, **options)
+            self.config = config = EngineConfig.of(model=check_model(model), **options)
             self._model = found = ModelInputs.of(config)
             launch = Launch(config, found.checkpoint, found.draft, found.tokenizer.image_context_id, found.spec.end_ids)
             self._engine = Supervisor(launch, RestartRule())
@@ -63,6 +73,8 @@ class AsyncLLM:
             process.kill()
             self._end_loop()
             raise
+        self.model_config = found.model_config(ready.resolved.limits.max_model_len)
+        """What programs read of vLLM's ModelConfig."""
         self._prepare = found.preparer(ready.resolved)
         self._build = RequestBuilder(self._prepare, media_reader(config), config.scheduling_policy == "priority")
         self._running: dict[str, Stream] = {}
@@ -73,6 +85,7 @@ class AsyncLLM:
         LOG.take(dict.fromkeys(of_vllm, "it is about parts that vLLM alone has"), "AsyncLLM")
         return cls(**engine_args.given)
 
+    @named_keywords(FOREIGN_ARGUMENTS)
     def generate(
         self,
         prompt: PromptInput,
@@ -100,6 +113,7 @@ class AsyncLLM:
 
         return self._answer(prepare, sampling_params, request_id, foreign)
 
+    @named_keywords(FOREIGN_ARGUMENTS)
     def chat(
         self,
         messages: Messages,
@@ -187,6 +201,51 @@ class AsyncLLM:
         LOG.take(ignored.reasons, "reset_prefix_cache")
         reset = asyncio.run_coroutine_threadsafe(self._engine.reset("prefix"), self._loop)
         return await asyncio.wrap_future(reset)
+
+    async def get_model_config(self) -> SimpleNamespace:
+        return self.model_config
+
+    async def get_supported_tasks(self) -> tuple[str, ...]:
+        return SUPPORTED_TASKS
+
+    async def is_tracing_enabled(self) -> bool:
+        """Never: spans are a server's."""
+        return False
+
+    async def is_sleeping(self) -> bool:
+        return False
+
+    async def is_paused(self) -> bool:
+        return False
+
+    async def list_loras(self) -> set[int]:
+        return set()
+
+    async def do_log_stats(self) -> None:
+        """Logs what was counted since the start."""
+        counters = self.counters
+        logger.info(
+            "Prompt tokens: %d, generation tokens: %d, requests running: %d",
+            counters.prompt_tokens,
+            counters.generation_tokens,
+            len(self._running),
+        )
+
+    encode = absent("encode", NO_POOLING)
+    sleep = absent("sleep", STAYS)
+    wake_up = absent("wake_up", STAYS)
+    release_kv_cache_memory = absent("release_kv_cache_memory", STAYS)
+    pause_generation = absent("pause_generation", "Abort what runs, and send nothing meanwhile.")
+    resume_generation = absent("resume_generation", "Nothing was paused: send requests.")
+    add_lora = absent("add_lora", _NO_ADAPTERS)
+    remove_lora = absent("remove_lora", _NO_ADAPTERS)
+    pin_lora = absent("pin_lora", _NO_ADAPTERS)
+    start_profile = absent("start_profile", TIMES)
+    stop_profile = absent("stop_profile", TIMES)
+    collective_rpc = absent("collective_rpc", "There is one engine's process, and it takes requests alone.")
+    beam_search = absent("beam_search", "Call LLM.beam_search.")
+    add_request = absent("add_request", "Iterate over `generate`, or step an LLMEngine.")
+    update_weights = absent("update_weights", "Make another engine of a folder with the new weights.")
 
     async def reset_mm_cache(self) -> None:
         """Forget pictures that have been cut."""

@@ -9,8 +9,9 @@ import dataclasses
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from tilewise import vllm_modules
 from tilewise.amounts import read_amount, read_length
 from tilewise.errors import InvalidConfig, UnknownOption, did_you_mean
 from tilewise.foreign.engine import ENGINE
@@ -19,6 +20,8 @@ from tilewise.ignored import LOG
 from tilewise.option import check_range, check_types, option, whole
 from tilewise.speculation import SpeculativeConfig
 
+if not TYPE_CHECKING:
+    __getattr__ = vllm_modules.finder_of(__name__, {}, ImportError)
 Dtype = Literal["auto", "bfloat16", "float16", "half", "float32", "float"]
 LoadFormat = Literal["auto", "safetensors", "dummy"]
 LoadStrategy = Literal["lazy", "eager", "prefetch"]

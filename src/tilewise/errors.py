@@ -35,6 +35,15 @@ class InvalidRequest(TilewiseError, ValueError):
 class InvalidMedia(InvalidRequest):
     """A picture or video cannot be read, or lies outside the limits."""
 
+    param: str | None = None
+    """Where the request has it, as `messages[0].content[2]`; None = somewhere."""
+
+    def at(self, where: str) -> InvalidMedia:
+        """The same error, of one medium among several."""
+        error = InvalidMedia(f"{where}: {self}")
+        error.param = where
+        return error
+
 
 class InvalidField(InvalidRequest):
     """One field of a request is wrong; `param` is its name."""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 from tilewise.amounts import plain
-from tilewise.errors import InvalidField
+from tilewise.errors import InvalidField, UnknownOption
 from tilewise.ignored import Ignored
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +47,23 @@ def take_all(keywords: Mapping[str, Any], known: Mapping[str, ForeignKeyword], i
     """Hold keywords against their fates. Raises InvalidField for the first that is refused."""
     for name, value in keywords.items():
         known[name].take(name, value, ignored)
+
+
+def named_keywords(
+    foreign: Iterable[str] = (),
+) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
+    """A function whose unknown keywords raise UnknownOption with the nearest that it has, or of `foreign`."""
+
+    def decorate(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+        known = {*foreign, *inspect.signature(function).parameters} - {"self"}
+
+        @wraps(function)
+        def checked(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+            for name in kwargs:
+                if name not in known:
+                    raise UnknownOption.named(name, known, function.__name__)
+            return function(*args, **kwargs)
+
+        return checked
+
+    return decorate

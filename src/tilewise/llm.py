@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NoReturn
+from types import SimpleNamespace, TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from tilewise.beam import BeamSearch, BeamSearchOutput, BeamSearchParams
 from tilewise.config import EngineConfig
@@ -32,21 +32,29 @@ from tilewise.inputs.request_builder import ChatOptions, Messages, RequestBuilde
 from tilewise.inputs.sampling import default_sampling
 from tilewise.inputs.video import FrameChoice
 from tilewise.inputs.web.hosts import AllowedHosts
+from tilewise.keywords import named_keywords
 from tilewise.outputs.group import AnswerGroup
 from tilewise.progress import Bar, progress_bar
 from tilewise.sampling_params import SamplingParams
 from tilewise.types import Request, RequestOutput
 from tilewise.waiting import short_waits
 
-_NO_POOLING = "Models here answer; for embeddings, scores and classes take an engine and a model made for them."
-_STAYS = "Weights and KV blocks stay where they are: close this engine, and make another when it is needed."
+if TYPE_CHECKING:
+    from tilewise.llm_engine import LLMEngine
+
+SUPPORTED_TASKS = ("generate",)
+NO_POOLING = "Models here answer; for embeddings, scores and classes take an engine and a model made for them."
+STAYS = "Weights and KV blocks stay where they are: close this engine, and make another when it is needed."
 
 
-def _absent(name: str, instead: str) -> Callable[..., NoReturn]:
-    """A method of vLLM's LLM that is not there; calling it raises NotSupported with the remedy."""
+TIMES = "`timing` of each result says where its time went; profile the process."
 
-    def method(self: LLM, *args: Any, **kwargs: Any) -> NoReturn:
-        raise NotSupported(f"LLM.{name} is not possible. {instead}")
+
+def absent(name: str, instead: str) -> Callable[..., NoReturn]:
+    """A method of vLLM's that is not there; calling it raises NotSupported with the remedy."""
+
+    def method(self: object, *args: Any, **kwargs: Any) -> NoReturn:
+        raise NotSupported(f"{type(self).__name__}.{name} is not possible. {instead}")
 
     return method
 
@@ -73,9 +81,10 @@ class LLM:
             options.pop("generation_config", None) or "auto",
             options.pop("override_generation_config", None),
         )
-        self.config = config = EngineConfig.of(model=model, **options)
+        self.config = config = EngineConfig.of(model=check_model(model), **options)
         self._stats = None if config.disable_log_stats else StatsLog(log_interval(), time.monotonic())
         self._model = found = ModelInputs.of(config)
+        self._defaults = self.get_default_sampling_params()
         self._tokenizer = found.tokenizer
         reader = media_reader(config)
         os.environ.update(short_waits(os.environ))
@@ -93,6 +102,7 @@ class LLM:
     def from_engine_args(cls, engine_args: EngineArgs) -> LLM:
         return cls(**engine_args.given)
 
+    @named_keywords()
     def generate(
         self,
         prompts: PromptInput | Sequence[PromptInput] | None = None,
@@ -129,6 +139,7 @@ class LLM:
         LOG.take(ignored.reasons, "generate")
         return self._run(self._build.prioritised(requests, priority), use_tqdm)
 
+    @named_keywords()
     def chat(
         self,
         messages: Messages | Sequence[Messages],
@@ -168,6 +179,7 @@ class LLM:
         requests = self._chat_requests(messages, sampling_params, options, **foreign)
         return self._run(self._build.prioritised(requests, priority), use_tqdm)
 
+    @named_keywords()
     def stream_chat(
         self,
         messages: Messages,
@@ -184,6 +196,7 @@ class LLM:
         (request,) = self._chat_requests([messages], sampling, options)
         return self._stream(self._group(request))
 
+    @named_keywords()
     def beam_search(
         self,
         prompts: PromptInput | Sequence[PromptInput],
@@ -209,6 +222,7 @@ class LLM:
             ask = partial(self._run, show_progress=False)
             return [output for part in parts for output in search.run(part, ask, advance)]
 
+    @named_keywords()
     def enqueue(
         self,
         prompts: PromptInput | Sequence[PromptInput],
@@ -224,6 +238,7 @@ class LLM:
         self._queued += [self._group(request) for request in self._build.prioritised(requests, priority)]
         return [request.id for request in requests]
 
+    @named_keywords()
     def wait_for_completion(self, *, use_tqdm: Bar = True) -> list[RequestOutput]:
         """Answers to all that was enqueued."""
         groups, self._queued = self._queued, []
@@ -258,6 +273,7 @@ class LLM:
         source, override = self._generation
         return SamplingParams(**default_sampling(source, override, self._model.checkpoint.folder))
 
+    @named_keywords()
     def reset_prefix_cache(self, reset_running_requests: bool = False, reset_connector: bool = False) -> bool:
         """Forget all prefixes that were computed; whether none is left."""
         ignored = Ignored()
@@ -269,23 +285,42 @@ class LLM:
         """Forget pictures that have been cut."""
         self._prepare.cache.clear()
 
+    @cached_property
+    def llm_engine(self) -> LLMEngine:
+        """This engine, to be stepped; not while a call of this LLM runs."""
+        from tilewise.llm_engine import LLMEngine
+
+        return LLMEngine(self)
+
+    @cached_property
+    def model_config(self) -> SimpleNamespace:
+        """What programs read of vLLM's ModelConfig."""
+        return self._model.model_config(self.resolved.limits.max_model_len)
+
+    @property
+    def supported_tasks(self) -> list[str]:
+        return list(SUPPORTED_TASKS)
+
+    def get_supported_tasks(self) -> tuple[str, ...]:
+        return SUPPORTED_TASKS
+
     def get_world_size(self, include_dp: bool = True) -> int:
         return self.config.tensor_parallel_size
 
-    encode = _absent("encode", _NO_POOLING)
-    embed = _absent("embed", _NO_POOLING)
-    classify = _absent("classify", _NO_POOLING)
-    score = _absent("score", _NO_POOLING)
-    reward = _absent("reward", _NO_POOLING)
-    sleep = _absent("sleep", _STAYS)
-    wake_up = _absent("wake_up", _STAYS)
-    release_kv_cache_memory = _absent("release_kv_cache_memory", _STAYS)
-    start_profile = _absent("start_profile", "`timing` of each result says where its time went; profile the process.")
-    stop_profile = _absent("stop_profile", "`timing` of each result says where its time went; profile the process.")
-    collective_rpc = _absent("collective_rpc", "There are no workers beside this process.")
-    apply_model = _absent("apply_model", "Load the model with tilewise.models to look into it.")
-    set_tokenizer = _absent("set_tokenizer", "The tokenizer is the checkpoint's: make an LLM of another folder.")
-    get_metrics = _absent("get_metrics", "`counters` has the figures, and a server has /metrics.")
+    encode = absent("encode", NO_POOLING)
+    embed = absent("embed", NO_POOLING)
+    classify = absent("classify", NO_POOLING)
+    score = absent("score", NO_POOLING)
+    reward = absent("reward", NO_POOLING)
+    sleep = absent("sleep", STAYS)
+    wake_up = absent("wake_up", STAYS)
+    release_kv_cache_memory = absent("release_kv_cache_memory", STAYS)
+    start_profile = absent("start_profile", TIMES)
+    stop_profile = absent("stop_profile", TIMES)
+    collective_rpc = absent("collective_rpc", "There are no workers beside this process.")
+    apply_model = absent("apply_model", "Load the model with tilewise.models to look into it.")
+    set_tokenizer = absent("set_tokenizer", "The tokenizer is the checkpoint's: make an LLM of another folder.")
+    get_metrics = absent("get_metrics", "`counters` has the figures, and a server has /metrics.")
 
     def close(self) -> None:
         self._core.close()
@@ -300,10 +335,6 @@ class LLM:
 
     def __repr__(self) -> str:
         return f"LLM(model={self.config.model!r})"
-
-    @cached_property
-    def _defaults(self) -> SamplingParams:
-        return self.get_default_sampling_params()
 
     def _sampling(
         self, given: SamplingParams | Sequence[SamplingParams] | None
@@ -374,6 +405,13 @@ def _with_ids(prompts: Any, ids: Any) -> list[Any]:
     if len(texts) != len(several):
         raise InvalidRequest(f"prompt_token_ids has {len(several)} entries for {len(texts)} prompts.")
     return [{"prompt_token_ids": one, "prompt": text} for one, text in zip(several, texts, strict=True)]
+
+
+def check_model(model: object) -> str:
+    """Raises InvalidConfig for None, which as an option would be the default: a variable was empty."""
+    if model is None:
+        raise InvalidConfig("model must be a text, got None: give 'demo', a folder or a hub id.")
+    return model  # type: ignore[return-value]
 
 
 def log_interval() -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from types import SimpleNamespace
 from typing import Any
 
 from tilewise.engine.arg_utils import EngineArgs
@@ -10,7 +11,8 @@ from tilewise.errors import InvalidRequest
 from tilewise.ignored import LOG, Ignored
 from tilewise.inputs.chat_tokenizer import ChatTokenizer
 from tilewise.inputs.prompts import PromptInput
-from tilewise.inputs.request_builder import check_arguments
+from tilewise.inputs.request_builder import FOREIGN_ARGUMENTS, check_arguments
+from tilewise.keywords import named_keywords
 from tilewise.llm import LLM
 from tilewise.outputs.group import AnswerGroup
 from tilewise.outputs.results import ResultStream
@@ -32,6 +34,7 @@ class LLMEngine:
         LOG.take(dict.fromkeys(of_vllm, "it is about parts that vLLM alone has"), "LLMEngine")
         return cls(LLM.from_engine_args(engine_args))
 
+    @named_keywords(FOREIGN_ARGUMENTS)
     def add_request(
         self,
         request_id: str,
@@ -79,6 +82,21 @@ class LLMEngine:
             group, _ = self._running.pop(name, (None, None))
             for single in group.requests if group is not None else ():
                 self.llm._core.abort(single.id)
+
+    @property
+    def model_config(self) -> SimpleNamespace:
+        return self.llm.model_config
+
+    def get_model_config(self) -> SimpleNamespace:
+        return self.llm.model_config
+
+    @property
+    def vllm_config(self) -> SimpleNamespace:
+        """With `model_config` alone; everything else is in `llm.config` and `llm.resolved`."""
+        return SimpleNamespace(model_config=self.llm.model_config)
+
+    def get_supported_tasks(self) -> tuple[str, ...]:
+        return self.llm.get_supported_tasks()
 
     def has_unfinished_requests(self) -> bool:
         return bool(self._running)

@@ -7,14 +7,17 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from tilewise import vllm_modules
 from tilewise.amounts import plain
 from tilewise.errors import InvalidField, InvalidRequest, UnknownOption
 from tilewise.ignored import LOG, Ignored
 from tilewise.keywords import ForeignKeyword, no_effect, refused, take_all
 
 logger = logging.getLogger("tilewise")
+if not TYPE_CHECKING:
+    __getattr__ = vllm_modules.finder_of(__name__, {"BeamSearchParams": "tilewise.beam"}, ImportError)
 Rule = tuple[str, Callable[[Any], Any]]
 """What a value must be, in words, and whether it is that."""
 

@@ -159,5 +159,57 @@ class Timing:
         return _between(self.arrival, self.finished)
 
 
+_WALL = time.time() - time.monotonic()
+
+
+@dataclass(frozen=True, slots=True)
+class RequestMetrics:
+    """A request's times under vLLM's names, those of RequestMetrics (0.10) and of RequestStateStats (0.33).
+
+    Names in `_time` are moments of the wall clock, those in `_ts` of the monotonic one; None = not reached.
+    """
+
+    arrival_time: float
+    first_scheduled_time: float | None
+    first_token_time: float | None
+    last_token_time: float | None
+    finished_time: float | None
+    time_in_queue: float | None
+    queued_ts: float | None
+    scheduled_ts: float | None
+    first_token_ts: float | None
+    last_token_ts: float | None
+    first_token_latency: float | None
+    num_generation_tokens: int
+    num_preemptions: int
+    scheduler_time: None = None
+    model_forward_time: None = None
+    model_execute_time: None = None
+    is_corrupted: bool = False
+
+    @classmethod
+    def of(cls, timing: Timing, generated: int) -> RequestMetrics:
+        scheduled = timing.engine.scheduled if timing.engine else None
+        return cls(
+            timing.arrival + _WALL,
+            _wall(scheduled),
+            _wall(timing.first_token),
+            _wall(timing.finished),
+            _wall(timing.finished),
+            timing.queue,
+            timing.engine.queued if timing.engine else None,
+            scheduled,
+            timing.first_token,
+            timing.finished,
+            timing.time_to_first_token,
+            generated,
+            timing.preemptions,
+        )
+
+
+def _wall(moment: float | None) -> float | None:
+    return None if moment is None else moment + _WALL
+
+
 def _between(start: float | None, stop: float | None) -> float | None:
     return None if start is None or stop is None else stop - start

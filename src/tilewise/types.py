@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from tilewise.sampling_params import SamplingParams
-from tilewise.timing import InputTiming, Timing
+from tilewise.timing import InputTiming, RequestMetrics, Timing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -149,6 +149,12 @@ class CompletionOutput:
     stop_reason: int | str | None = None
     """The stop string or stop token id that ended it; None for the model's own end token."""
 
+    # Names of vLLM's that have no value here.
+    lora_request = routed_experts = sampling_mask = spec_decode_metrics = weight_versions = None
+
+    def finished(self) -> bool:
+        return self.finish_reason is not None
+
 
 @dataclass(slots=True)
 class RequestOutput:
@@ -165,3 +171,17 @@ class RequestOutput:
     num_cached_tokens: int = 0
     prompt_logprobs: list[dict[int, Logprob] | None] | None = None
     """One for each token that was computed of the prompt; the first has nothing before it, hence None."""
+
+    # Names of vLLM's that have no value here.
+    encoder_prompt = encoder_prompt_token_ids = lora_request = kv_transfer_params = ec_transfer_params = None
+    num_cache_creation_tokens = prompt_token_id_logprobs = None
+
+    @property
+    def metrics(self) -> RequestMetrics:
+        """`timing`, under vLLM's names."""
+        return RequestMetrics.of(self.timing, self.usage.completion_tokens)
+
+    @property
+    def multi_modal_placeholders(self) -> dict[str, Any]:
+        """Empty, as the places of pictures are not given out."""
+        return {}

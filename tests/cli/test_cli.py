@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.tiny import SPECS, TWINS, write_original
+from tilewise import __version__
 from tilewise.cli import build_parser, main
 from tilewise.cli.options import dashed, engine_options
 
@@ -55,6 +56,34 @@ def test_a_mistake_is_one_line_and_exit_code_one(arguments, message):
     assert done.returncode == 1
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "usage"),
+    [
+        ("entrypoints.openai.api_server", "tilewise serve [MODEL]"),
+        ("entrypoints.openai.run_batch", "tilewise run-batch"),
+        ("entrypoints.cli.main", "tilewise [-h]"),
+    ],
+)
+def test_vllms_modules_that_are_run(module, usage):
+    command = [sys.executable, "-m", f"tilewise.{module}", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert usage in done.stdout
+
+
+@pytest.mark.parametrize("word", ["--version", "version"])
+def test_the_version(word, capsys):
+    assert main([word]) == 0
+    assert capsys.readouterr().out == f"{__version__}\n"
+
+
+@pytest.mark.parametrize(("words", "meant"), [(["srve"], "serve"), (["bench", "serv"], "serve")])
+def test_a_misspelt_verb(words, meant, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(words)
+    assert f"Did you mean {meant}?" in capsys.readouterr().err
 
 
 def test_help_names_every_verb_and_an_unknown_verb_is_refused():

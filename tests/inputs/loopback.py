@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import socket
 import threading
+import zlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -62,6 +63,35 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer_packed(self, _):
         self.reply(200, gzip.compress(bytes(1_000_000))[:LIMIT], Content_Encoding="gzip")
+
+    def answer_encoded(self, value):
+        """The picture in `encoding`, or in as many of its parts as a number behind a dash says."""
+        name, _, cut = value.partition("-")
+        raw = zlib.compressobj(wbits=-15)
+        bodies = {
+            "gzip": gzip.compress(BODY),
+            "x": gzip.compress(BODY),
+            "two": gzip.compress(BODY[:70]) + gzip.compress(BODY[70:]),
+            "tail": gzip.compress(BODY) + bytes(9),
+            "many": gzip.compress(b"") * 1001,
+            "deflate": zlib.compress(BODY),
+            "raw": raw.compress(BODY) + raw.flush(),
+            "br": b"br",
+            "damaged": b"\x1f\x8b\x08" + b"\xff" * 40,
+        }
+        names = {"x": "X-GZIP", "two": "gzip", "tail": "gzip", "many": "gzip", "raw": "deflate", "damaged": "gzip"}
+        self.reply(200, bodies[name][: int(cut) if cut else None], Content_Encoding=names.get(name, name))
+
+    def answer_no_http(self, _):
+        self.wfile.write(b"SSH-2.0-secret\r\n\r\n")
+        self.close_connection = True
+
+    def answer_no_chunks(self, _):
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        self.wfile.write(b"secret\r\n")
+        self.close_connection = True
 
     def answer_short(self, _):
         self.reply(200, b"x", Content_Length="50")

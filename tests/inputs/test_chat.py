@@ -345,3 +345,22 @@ def test_an_event_ends_the_request_that_it_belongs_to():
     budget.cancel()
     with pytest.raises(Cancelled):
         read(user({"image_url": picture_url()}), reader=reader)
+
+
+@pytest.mark.parametrize(("kind", "bad"), [("image_url", 2), ("video_url", 1)])
+def test_the_error_of_a_medium_says_which_one_it_is(kind, bad):
+    good = picture_url() if kind == "image_url" else video_url()
+    urls = [data_url("image/png", b"hello") if number == bad else good for number in range(3)]
+    parts = [{"type": kind, kind: {"url": url}} for url in urls]
+    with pytest.raises(
+        InvalidMedia, match=rf"^messages\[1\]\.content\[{bad}\]: the (picture|video) is not a"
+    ) as caught:
+        read_messages([user("Hi"), user(*parts)], MediaReader())
+    assert caught.value.param == f"messages[1].content[{bad}]"
+
+
+def test_a_video_of_no_frames_in_a_message_is_refused():
+    with pytest.raises(
+        InvalidMedia, match=r"messages\[0\]\.content\[0\]: video_frames has no frames: send at least one"
+    ):
+        read_messages([user({"type": "video_frames", "video_frames": []})], MediaReader())

@@ -1,5 +1,7 @@
 """The tokenizer under the names of transformers."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -39,6 +41,27 @@ def test_facts(chat_tokenizer, tokenizer):
     assert chat_tokenizer.eos_token_id in chat_tokenizer.all_special_ids
     assert len(chat_tokenizer) == chat_tokenizer.vocab_size == tokenizer.vocab_size
     assert chat_tokenizer.get_vocab()["<|im_end|>"] == chat_tokenizer.eos_token_id
+
+
+def test_names_of_transformers(tokenizer, tmp_path):
+    spec = InputSpec(TEMPLATES["internvl2_5"], Tiling(), 4, frozenset())
+    settings = {
+        "model_max_length": 12288,
+        "unk_token": {"content": "<unk>"},
+        "additional_special_tokens": ["<img>", {"content": "</img>"}],
+    }
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    found = ChatTokenizer(tokenizer, spec, tmp_path)
+    assert (found.model_max_length, found.unk_token, found.name_or_path) == (12288, "<unk>", str(tmp_path))
+    assert found.additional_special_tokens == ["<img>", "</img>"]
+    assert found.special_tokens_map["eos_token"] == "<|im_end|>"
+    assert found.get_added_vocab() == found.added_tokens_encoder
+    assert found.added_tokens_encoder["<|im_end|>"] == found.eos_token_id
+    assert found.max_token_id == len(found) - 1
+    assert found.convert_tokens_to_string(found.tokenize("Hi there<|im_end|>")) == "Hi there<|im_end|>"
+    assert found.encode_plus("Hi") == found("Hi")
+    assert found.batch_encode_plus(["Hi", "a"]) == found(["Hi", "a"])
+    assert ChatTokenizer(tokenizer, spec).model_max_length == int(1e30)
 
 
 def test_a_conversation_in_the_models_template(chat_tokenizer, make_preparer):

@@ -91,7 +91,10 @@ def test_a_closed_port_is_refused():
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
-        with pytest.raises(InvalidMedia, match="cannot be fetched: ConnectError"):
+        with pytest.raises(
+            InvalidMedia,
+            match=r"cannot be fetched: there is no connection to 127\.0\.0\.1 port \d+ \(connection refused\); check",
+        ):
             OPEN.fetch(f"http://127.0.0.1:{port}/x")
 
 
@@ -347,6 +350,17 @@ def test_data_urls_are_not_remembered_by_the_parser_of_urls():
     before = urlsplit.cache_info().misses  # type: ignore[attr-defined]
     CLOSED.fetch(data_url(BODY + b"!"))
     assert urlsplit.cache_info().misses == before  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("host", ["otherhost", "127.0.0.1", "localhost.example", "user@localhost"])
+def test_a_file_of_another_host_is_refused(root, host):
+    with pytest.raises(InvalidMedia, match=f"names a file of the server alone, got the host '{host}': write file:///"):
+        local(root).fetch(f"file://{host}{root}/sub/c.png")
+
+
+@pytest.mark.parametrize("host", ["", "localhost", "LOCALHOST"])
+def test_a_file_of_this_host_is_read(root, host):
+    assert local(root).fetch(f"file://{host}{root}/sub/c.png") == local(root).fetch(f"file://{root}/sub/c.png")
 
 
 @pytest.mark.parametrize("url", ["file:///" + "a" * 9000, "http://a.example/" + "a" * 9000])

@@ -193,6 +193,46 @@ def test_no_frames_are_no_video():
 
 
 @pytest.mark.parametrize(
+    "video",
+    [np.zeros((0, 64, 64, 3)), [[]], [FRAMES, []], ([], {"fps": 1}), [np.zeros((0, 64, 64, 3))]],
+    ids=["array", "list", "second", "pair", "arrays"],
+)
+def test_a_video_of_no_frames_is_refused(video):
+    with pytest.raises(InvalidMedia, match="multi_modal_data: a video has no frames: send at least one"):
+        media(video=video)
+
+
+@pytest.mark.parametrize("data", [{"video": []}, {"image": []}, {"image": np.zeros((0, 4, 4, 3))}])
+def test_no_media_for_a_marker_are_refused(data):
+    (kind,) = data
+    assert read_prompts({"prompt": "Why?", "multi_modal_data": data}, MediaReader())[0].media == []
+    with pytest.raises(InvalidMedia, match=f"{kind} is empty, and the prompt has <{kind}>: send it"):
+        read_prompts({"prompt": f"<{kind}>\nWhy?", "multi_modal_data": data}, MediaReader())
+
+
+@pytest.mark.parametrize("kind", ["image", "video"])
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1/a", "HTTPS://x.example/a.png", "file:///a", "data:image/png;base64,AA"]
+)
+def test_urls_are_no_paths(kind, url):
+    with pytest.raises(InvalidMedia, match=rf"takes no URLs, got .*: open it with fetch_{kind} of .*LLM\.chat"):
+        media(**{kind: url})
+
+
+@pytest.mark.parametrize(
+    ("image", "says"),
+    [
+        (torch.randn(1, 256, 64), "embeddings of pictures cannot be taken, send the pictures"),
+        ([torch.rand(256, 64)], "embeddings of pictures cannot be taken, send the pictures"),
+        (torch.rand(7, 256, 64), "embeddings of pictures cannot be taken, send the pictures"),
+    ],
+)
+def test_embeddings_are_refused(image, says):
+    with pytest.raises(InvalidRequest, match=says):
+        media(image=image)
+
+
+@pytest.mark.parametrize(
     "video", [7, CAT, [7], np.zeros((3, 5, 5, 2)), FRAMES[0], b"bytes"], ids=["7", "picture", "[7]", "2", "3D", "bytes"]
 )
 def test_other_videos_are_refused(video):

@@ -1,5 +1,7 @@
 """Videos: which frames are chosen, and files that are short, cut, silent, or no videos."""
 
+import contextlib
+import io
 import re
 from pathlib import Path
 
@@ -157,6 +159,64 @@ def test_a_whole_video_leaves_nothing_to_name(video):
     ignored = Ignored()
     assert levels(read_video(video, FrameChoice(-1), ignored=ignored)) == list(range(FRAMES))
     assert not ignored
+
+
+CONTAINERS = [
+    ("libvpx", "webm"), ("libvpx-vp9", "webm"), ("libx264", "matroska"), ("mpeg4", "matroska"), ("mjpeg", "avi"),
+    ("mpeg2video", "mpegts"), ("libx264", "mpegts"), ("mpeg1video", "mpeg"), ("wmv2", "asf"), ("flv", "flv"),
+    ("libx264", "flv"), ("gif", "gif"), ("libx264", "mp4"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("keep", [1, 0.97, 0.8, 0.66, 0.5])
+@pytest.mark.parametrize(("codec", "form"), CONTAINERS)
+def test_a_file_that_ends_before_what_it_announces_is_named(codec, form, keep):
+    data = pictures.video(20, size=64, codec=codec, container_format=form)
+    end = int(keep * len(data))
+    end -= form == "mpegts" and keep < 1 and end % 188 == 0  # a stream says nothing of what comes after a frame
+    ignored = Ignored()
+    with contextlib.nullcontext() if keep == 1 else contextlib.suppress(InvalidMedia):  # nothing of it can be decoded
+        frames = read_video(data[:end], FrameChoice(-1), ignored=ignored)
+        assert len(frames) == 20 if keep == 1 else len(frames) <= 20
+        assert ignored.names == (() if keep == 1 else ("damaged_frames",))
+
+
+@pytest.mark.parametrize(("codec", "form", "sound"), [("mjpeg", "avi", "mp3"), ("libx264", "mpegts", "aac")])
+@pytest.mark.parametrize("seekable", [True, False])
+def test_a_whole_video_with_sound_is_not_named(codec, form, sound, seekable):
+    """Written to a file, and to a pipe in which nobody can go back to put down its length."""
+
+    class File(io.BytesIO):
+        def seekable(self):
+            return seekable
+
+    file = File()
+    with av.open(file, "w", format=form) as container:
+        stream, track = container.add_stream(codec, rate=25), container.add_stream(sound, rate=48000, layout="stereo")
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        for index in range(25):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((64, 64, 3), 9 * index, np.uint8))))
+            heard = av.AudioFrame.from_ndarray(np.zeros((1, 2 * 1920), np.int16), format="s16", layout="stereo")
+            heard.sample_rate, heard.pts = 48000, 1920 * index
+            container.mux(track.encode(heard))
+        container.mux(stream.encode())
+        container.mux(track.encode())
+    data = file.getvalue()
+    for end, names in ((None, ()), (-200, ("damaged_frames",))):
+        ignored = Ignored()
+        assert len(read_video(data[:end], FrameChoice(-1), ignored=ignored)) >= 24
+        assert ignored.names == names
+
+
+def test_a_live_recording_without_sizes_is_whole_where_its_last_block_is():
+    """Browsers record WebM without knowing where it will end, and without its duration."""
+    data = bytearray(pictures.video(20, size=64, codec="libvpx", container_format="webm"))
+    segment = data.index(bytes.fromhex("18538067")) + 4
+    data[segment : segment + 8] = bytes.fromhex("01ffffffffffffff")
+    for cut, names in ((0, ()), (300, ("damaged_frames",))):
+        ignored = Ignored()
+        assert read_video(bytes(data[: len(data) - cut]), FrameChoice(-1), ignored=ignored)
+        assert ignored.names == names
 
 
 def test_a_hole_in_a_video_costs_its_frames_alone(tmp_path):

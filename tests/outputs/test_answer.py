@@ -260,3 +260,13 @@ def test_the_end_of_a_header_without_its_start_is_a_token_like_others():
 def test_incomplete_characters_after_a_header_show_at_the_limit():
     start, end = *HEADER.starts, HEADER.end
     assert with_header([start, *tokens("x"), end, *tokens("a"), LETTERS[0xE5]]) == "a\ufffd"
+
+
+@pytest.mark.parametrize(("top", "ranks"), [(((6, -0.1), (5, -1.0)), ()), (((9, -9.0), (6, -0.1)), (4, 1))])
+def test_the_chosen_token_comes_first_among_its_scores(top: tuple, ranks: tuple[int, ...]):
+    """As in vLLM, whose clients take the first; alternatives that were named keep the ranks they came with."""
+    answer = Answer(TOKENIZER, SamplingParams(logprobs=2))
+    answer.add(SampledToken(5, -1.0, 2, top, ranks), "length", None)
+    (scores,) = answer.output.logprobs or ()
+    assert [next(iter(scores)), scores[5].rank, scores[6].rank] == [5, 2, 1]
+    assert 9 not in scores or scores[9].rank == 4

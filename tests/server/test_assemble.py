@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import pytest
 
 from tests.server.asking import SERVED, ask
+from tilewise.config import EngineConfig
 from tilewise.errors import InvalidConfig, InvalidField
-from tilewise.server.assemble import max_answers, media_threads
+from tilewise.server.assemble import assemble, max_answers, media_threads
+from tilewise.server.config import ServerConfig
 
 
 def test_a_prompt_may_have_as_many_answers_as_run_at_once_unless_it_is_said(monkeypatch):
@@ -33,3 +36,9 @@ def test_variables_that_are_no_numbers(monkeypatch, value):
         monkeypatch.setenv(name, value)
         with pytest.raises(InvalidConfig, match=f"{name} must be a whole number from 1 on"):
             read()
+
+
+def test_a_misspelt_option_of_the_template_costs_no_loading():
+    config = ServerConfig(default_chat_template_kwargs={"enable_thinkin": True})
+    with pytest.raises(InvalidField, match=r"Did you mean enable_thinking\?"):
+        asyncio.run(assemble(EngineConfig(), config, process=None))

@@ -119,8 +119,9 @@ def test_logprobs_of_answers():
         "text_offset": [0, 1],
         "token_logprobs": [-0.5, -3.0],
         "tokens": ["虎", "cd"],
-        "top_logprobs": [{"虎": -0.5}, {"b": -0.1, "cd": -3.0}],
+        "top_logprobs": [{"虎": -0.5}, {"cd": -3.0, "b": -0.1}],
     }
+    assert [next(iter(scores)) for scores in choice["logprobs"]["top_logprobs"]] == ["虎", "cd"]
 
 
 def test_logprobs_of_an_echoed_prompt():

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from tests.server.asking import LOOK, QUESTION, SERVED, ask
 from tilewise.errors import InvalidConfig, InvalidField, InvalidRequest, UnknownModel
+from tilewise.ignored import IgnoredLog
 from tilewise.inputs.media_io import MediaOptions
 from tilewise.inputs.sampling import sampling_defaults
 from tilewise.sampling_params import SamplingParams, StructuredOutputsParams
@@ -39,6 +40,20 @@ def test_generation_config_to_defaults():
     }
     with pytest.raises(InvalidConfig, match="top_p must be a number, found"):
         sampling_defaults({"top_p": "0.8"})
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("temprature", "temperature"), ("top_K", "top_k"), ("max_new_token", "max_new_tokens")]
+)
+def test_misspelt_keys_of_the_override(name, meant):
+    with pytest.raises(InvalidConfig, match=f"no key '{name}'. Did you mean {meant}"):
+        sampling_defaults({}, {name: 1})
+
+
+def test_keys_of_the_override_that_set_nothing_are_named(caplog, monkeypatch):
+    monkeypatch.setattr("tilewise.inputs.sampling.LOG", IgnoredLog())
+    assert sampling_defaults({"temprature": 1, "do_sample": True}, {"foo": 1, "top_p": 0.5}) == {"top_p": 0.5}
+    assert [record.getMessage().split(" has")[0] for record in caplog.records] == ["override_generation_config: foo"]
 
 
 @pytest.mark.parametrize(
@@ -279,6 +294,12 @@ def test_what_goes_beside_the_prompt():
     assert (call.prompt.media, call.prompt.processor) == (MediaOptions(None, 8, 2.0), {"max_dynamic_patch": 6})
     call = ask(return_token_ids=True, return_tokens_as_token_ids=True, include_reasoning=False)
     assert (call.reply.token_ids, call.reply.tokens_as_ids, call.include_reasoning) == (True, True, False)
+
+
+@pytest.mark.parametrize(("asked", "written"), [(None, True), (True, True), (False, False)])
+def test_a_request_says_how_tokens_are_written_over_the_server(asked: bool | None, written: bool):
+    call = ask(replace(SERVED, tokens_as_ids=True), logprobs=True, return_tokens_as_token_ids=asked)
+    assert call.reply.tokens_as_ids is written
 
 
 def test_echo_is_the_last_message_of_the_assistant():

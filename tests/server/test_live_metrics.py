@@ -128,3 +128,11 @@ def test_load_balancers_are_told_of_the_load(live: Served, path: str, stream: bo
     )
     assert told("BIN") is None
     assert live.client.post(path, json=body).headers.get("endpoint-load-metrics") is None
+
+
+def test_the_size_of_the_cache_is_told(live: Served):
+    """`kv_cache_max_concurrency` is how many requests as long as the context there is room for, as in vLLM."""
+    (line,) = [line for line in live.client.get("/metrics").text.splitlines() if line.startswith("vllm:cache_config_i")]
+    told = dict(pair.split("=") for pair in line.partition("{")[2].partition("}")[0].replace('"', "").split(","))
+    tokens = int(told["num_gpu_blocks"]) * int(told["block_size"])
+    assert (int(told["kv_cache_size_tokens"]), float(told["kv_cache_max_concurrency"])) == (tokens, tokens / 1024)

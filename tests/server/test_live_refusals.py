@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 
 import pytest
 
@@ -148,7 +149,10 @@ PICTURES = {
 @pytest.mark.parametrize("name", PICTURES)
 def test_a_picture_that_cannot_be_had(live: Served, name: str):
     url, text = PICTURES[name]
-    assert text in error_of(about_picture(live, url))["message"]
+    error = error_of(about_picture(live, url))
+    assert text in error["message"]
+    assert error["message"].startswith(f"{error['param']}: ")
+    assert re.fullmatch(r"messages\[0\]\.content\[\d\]", error["param"])
 
 
 def test_a_video_that_cannot_be_read(live: Served):

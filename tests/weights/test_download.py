@@ -16,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.weights.broken import refused
@@ -302,6 +303,33 @@ def test_a_hub_that_does_not_answer_and_nothing_here(hub: HubServer, find: Find)
     refused(DownloadFailed, find, "tiny/model", "127.0.0.1 answers 503", "HF_ENDPOINT")
     hub.close()
     refused(DownloadFailed, find, "tiny/model", f"127.0.0.1:{hub.port}", "local folder")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("[Errno -2] Name or service not known", "the name {} cannot be found, as without a network"),
+        ("[Errno -3] Temporary failure in name resolution", "the name {} cannot be found, as without a network"),
+        ("[Errno 111] Connection refused", "{} cannot be reached (connection refused)"),
+        ("[SSL: UNEXPECTED_EOF_WHILE_READING] EOF occurred (_ssl.c:1006)", "{} cannot be reached (eof occurred)"),
+        ("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed (_ssl.c:1006)", "the certificate of {} is not"),
+    ],
+)
+def test_why_a_hub_does_not_answer_is_a_sentence(
+    words: str, says: str, hub: HubServer, find: Find, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tilewise.weights.hubs.web.PAUSES", ())
+
+    def fail(*args: object, **options: object) -> None:
+        raise httpx.ConnectError(words)
+
+    monkeypatch.setattr(httpx.Client, "stream", fail)
+    with pytest.raises(DownloadFailed) as caught:
+        find()
+    message = str(caught.value)
+    assert message.startswith(f"tiny/model cannot be downloaded: {says.format(f'127.0.0.1:{hub.port}')}")
+    assert not re.search(r"Errno|_ssl|\[", message)
+    assert "--download-dir (download_dir in Python)" in message
 
 
 # Refusals

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from tilewise import __version__
 from tilewise.cli import (
     archive,
     ask,
@@ -26,7 +27,7 @@ from tilewise.cli import (
     tools,
 )
 from tilewise.cli.flags.flag import BadUsage
-from tilewise.cli.options import VerbParser, dashed
+from tilewise.cli.options import CommandParser, VerbParser, dashed
 from tilewise.errors import TilewiseError
 
 VERBS = (
@@ -37,8 +38,12 @@ VERBS = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. Errors of Tilewise are one line, not a trace."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words in (["version"], ["--version"], ["-v"]):
+        print(__version__)
+        return 0
     parser = build_parser()
-    options = parser.parse_args([dashed(argument) for argument in (sys.argv[1:] if arguments is None else arguments)])
+    options = parser.parse_args([dashed(argument) for argument in words])
     if not hasattr(options, "run"):
         parser.print_help()
         return 2
@@ -57,11 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="tilewise",
         description="Ask InternVL models about pictures and videos, and serve them.",
         epilog="tilewise VERB --help explains a verb. First try: tilewise ask PICTURE 'What is this?'",
     )
+    parser.add_argument("--version", "-v", action="store_true", help="show the version; so does `tilewise version`")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", parser_class=VerbParser)
     for verb in VERBS:
         verb.add_parser(verbs)

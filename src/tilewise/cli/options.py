@@ -22,7 +22,18 @@ from tilewise.sampling_params import SamplingParams
 logger = logging.getLogger("tilewise")
 
 
-class VerbParser(argparse.ArgumentParser):
+class CommandParser(argparse.ArgumentParser):
+    """Offers the verb that was meant."""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            near = did_you_mean(str(value), map(str, action.choices))
+            if near:
+                raise argparse.ArgumentError(action, f"there is no {value!r}.{near}")
+        super()._check_value(action, value)
+
+
+class VerbParser(CommandParser):
     """Takes flags between a verb's pictures and its question too; argparse alone takes one run of arguments.
 
     Options of the engine are read before argparse sees the line, as `tilewise serve` reads them.

@@ -39,8 +39,6 @@ SERVER: tuple[Foreign, ...] = (
     *taken("built in", "a call that is asked for by name or required follows its schema", str, "tool_strict_level"),
     *refused("not yet", "efforts are what the template knows; set chat_template_kwargs", _OBJECT,
              reasoning_effort_map={}),
-    *refused("not yet", "tokens are texts; return_token_ids of a request has the ids beside them", bool,
-             return_tokens_as_token_ids=False),
     *taken("built in", "a stream says nothing while it waits: raise the timeout of a proxy in front", int,
            "sse_keep_alive_interval"),
     *refused("built in", "usage always has them", bool, enable_prompt_tokens_details=(True, False)),

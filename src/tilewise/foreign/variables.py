@@ -169,9 +169,6 @@ WITHOUT_EFFECT: dict[str, str] = {
             VLLM_SYSTEM_START_DATE VLLM_TOOL_JSON_ERROR_AUTOMATIC_RETRY
             VLLM_USE_EXPERIMENTAL_PARSER_CONTEXT
         """,
-        "answers are not kept": """
-            VLLM_ENABLE_RESPONSES_API_STORE
-        """,
         "limits are options of the server (--help=limits), or named when they are met": """
             VLLM_HTTP_MAX_REQUEST_BODY_SIZE VLLM_MAX_BAD_WORDS_TOTAL_TOKENS VLLM_MAX_COMPLETION_PROMPTS
             VLLM_MAX_NUM_BAD_WORDS VLLM_MAX_STOP_STRINGS

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_NO_EMBEDDINGS = "embeddings of pictures cannot be taken, send the pictures"
 _SHAPES = "[H, W], [H, W, C] or [C, H, W] with 1 (gray), 3 (RGB) or 4 (RGBA) channels"
 
 
@@ -28,6 +29,16 @@ def is_array(value: Any) -> bool:
 def dimensions(value: Any) -> int:
     """0 for what is no array."""
     return len(value.shape) if is_array(value) else 0
+
+
+def check_no_embeddings(values: list[Any]) -> None:
+    """Raises InvalidRequest for a list of tensors of fractions `[tokens, hidden]`, the form of embeddings in vLLM."""
+    for value in values:
+        if dimensions(value) == 2 and hasattr(value, "is_floating_point") and value.is_floating_point():
+            raise InvalidRequest(
+                f"A list has a tensor of fractions of shape {list(value.shape)}: {_NO_EMBEDDINGS}; a gray picture is "
+                "[1, H, W], or has whole numbers."
+            )
 
 
 def to_picture(value: Any) -> Image.Image:
@@ -56,7 +67,8 @@ def _channel_axis(shape: tuple[int, ...], first: bool) -> int | None:
         for axis in (0, 2) if first else (2, 0):
             if shape[axis] in _MODES:
                 return axis
-    raise InvalidRequest(f"A picture as an array must be {_SHAPES}, got {list(shape)}.")
+    hint = f": {_NO_EMBEDDINGS}" if first and len(shape) == 3 else ""
+    raise InvalidRequest(f"A picture as an array must be {_SHAPES}, got {list(shape)}{hint}.")
 
 
 def _to_bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
@@ -70,7 +82,7 @@ def _to_bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
     if not (low >= 0 and high <= 255):  # NaN is neither
         raise InvalidMedia(
             f"A picture as an array must have values from 0 to 255, or from 0 to 1 as fractions, got {low:g} to "
-            f"{high:g}: leave normalisation to the engine."
+            f"{high:g}: leave normalisation to the engine; {_NO_EMBEDDINGS}."
         )
     if array.dtype.kind == "f":
         array = np.rint(array * 255 if high <= 1 else array)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
-from tilewise.errors import InvalidRequest, did_you_mean
+from tilewise.errors import InvalidMedia, InvalidRequest, did_you_mean
 from tilewise.ignored import is_near_miss, other_spelling
 from tilewise.inputs.media_reader import Media, MediaPart
 from tilewise.inputs.media_reader import MediaReader as MediaReader
@@ -15,6 +15,7 @@ from tilewise.inputs.templates import ROLES, Message
 from tilewise.inputs.tool_text import read_calls
 
 _ROLES = (*ROLES, "developer", "tool")
+_Read = TypeVar("_Read")
 _CUSTOM_ROLE = re.compile(r"[A-Za-z][A-Za-z0-9_. -]{0,63}")
 
 
@@ -34,13 +35,22 @@ def read_messages(messages: Sequence[dict[str, Any]], reader: MediaReader) -> tu
     parsed: list[Message] = []
     media: list[Media] = []
     for parts in split:
-        images = [reader.picture(item) if isinstance(item, MediaPart) else reader.given(item) for item in parts.images]
-        videos = [reader.video(item) if isinstance(item, MediaPart) else item for item in parts.videos]
+        images = [
+            _read(item, reader.picture) if isinstance(item, MediaPart) else reader.given(item) for item in parts.images
+        ]
+        videos = [_read(item, reader.video) if isinstance(item, MediaPart) else item for item in parts.videos]
         lengths = tuple(map(len, videos))
         text, role = "\n".join(parts.texts), "system" if parts.role == "developer" else parts.role
         parsed.append(Message(role, text, len(images), lengths, parts.calls, parts.order))
         media += [*images, *videos]
     return parsed, media
+
+
+def _read(part: MediaPart, read: Callable[[MediaPart], _Read]) -> _Read:
+    try:
+        return read(part)
+    except InvalidMedia as error:
+        raise error.at(part.where) from None
 
 
 def check_role(role: Any, where: str) -> None:

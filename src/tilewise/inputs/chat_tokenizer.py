@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from tilewise.amounts import plain
-from tilewise.errors import InvalidRequest, UnknownOption
+from tilewise.errors import InvalidRequest, NotSupported, UnknownOption
 from tilewise.ignored import LOG, Ignored, is_near_miss
 from tilewise.inputs.chat import read_messages
 from tilewise.inputs.media_reader import MediaReader
@@ -15,7 +17,27 @@ from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.templates import IMAGE_MARKER, VIDEO_MARKER, Ending, ImageSlot, Message, to_string
 from tilewise.inputs.tokenizer import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, Tokenizer
 from tilewise.inputs.tool_text import to_json
+from tilewise.keywords import ForeignKeyword, no_effect, refused, take_all
+from tilewise.weights.folder import optional_json
 
+_IDS = "Ids and attention_mask are given out, leave it out."
+_ENCODE = ("add_special_tokens", "truncation", "max_length", "padding", "return_tensors")
+FOREIGN_OPTIONS: dict[str, ForeignKeyword] = {
+    "return_offsets_mapping": refused(_IDS, False),
+    "return_special_tokens_mask": refused(_IDS, False),
+    "return_overflowing_tokens": refused(_IDS, False),
+    "return_token_type_ids": refused(_IDS, False),
+    "return_length": refused("Take len() of input_ids.", False),
+    "return_attention_mask": no_effect("it is always there", True),
+    "is_split_into_words": refused("Join the words.", False),
+    "stride": refused(_IDS, 0),
+    "text_target": refused("Encode it by itself."),
+    "pad_to_multiple_of": refused("Nothing is padded."),
+    "padding_side": no_effect("nothing is padded", "left", "right"),
+    "verbose": no_effect("there is nothing to be said", True),
+    "split_special_tokens": refused("Special tokens in texts are meant.", False),
+}
+"""Options of transformers' tokenizers that are none here."""
 _NO_TENSORS = "Lists are given out: make tensors of them, and leave {} out."
 
 
@@ -35,9 +57,11 @@ class ChatTokenizer:
     is_fast = True
     padding_side = "left"
 
-    def __init__(self, tokenizer: Tokenizer, spec: InputSpec) -> None:
+    def __init__(self, tokenizer: Tokenizer, spec: InputSpec, folder: Path | None = None) -> None:
+        """`folder` is that of the tokenizer, for what only its tokenizer_config.json says."""
         self._tokenizer = tokenizer
         self._spec = spec
+        self._folder = folder
 
     def encode(
         self,
@@ -49,8 +73,10 @@ class ChatTokenizer:
         max_length: int | None = None,
         padding: bool = False,
         return_tensors: None = None,
+        **foreign: Any,
     ) -> list[int]:
         """Ids of a text, behind the start token if the model has one. Raises InvalidRequest."""
+        _check_options(foreign)
         _refuse(text_pair=text_pair, padding=padding, return_tensors=return_tensors)
         if not isinstance(text, str):
             raise InvalidRequest(f"encode takes a text, got {type(text).__name__}: call the tokenizer for several.")
@@ -64,6 +90,13 @@ class ChatTokenizer:
         """As `encode`, for one text or a list of them."""
         found = self.encode(text, **options) if isinstance(text, str) else [self.encode(one, **options) for one in text]
         return _encoding(found)
+
+    encode_plus = batch_encode_plus = __call__
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """Raises NotSupported."""
+        where = f" from {self.name_or_path}" if self.name_or_path else ""
+        raise NotSupported(f"save_pretrained is not possible. Copy tokenizer.json and tokenizer_config.json{where}.")
 
     def tokenize(self, text: str) -> list[str]:
         return [self.convert_ids_to_tokens(token) for token in self.encode(text, add_special_tokens=False)]
@@ -137,6 +170,13 @@ class ChatTokenizer:
         text = self._tokenizer.token_text
         return text(ids) if isinstance(ids, int) else [text(plain(token)) for token in ids]
 
+    def convert_tokens_to_string(self, tokens: Sequence[str]) -> str:
+        """Raises InvalidRequest for a token that there is none."""
+        ids = self.convert_tokens_to_ids(list(tokens))
+        if None in ids:
+            raise InvalidRequest(f"There is no token {tokens[ids.index(None)]!r:.80} in the vocabulary.")
+        return self.decode(ids)
+
     def get_vocab(self) -> dict[str, int]:
         named = ((self._tokenizer.token_text(token), token) for token in range(len(self)))
         return {text: token for text, token in named if text is not None}
@@ -185,11 +225,79 @@ class ChatTokenizer:
         return self.convert_ids_to_tokens(self.all_special_ids)  # type: ignore[no-any-return]
 
     @property
+    def added_tokens_encoder(self) -> dict[str, int]:
+        return dict(self._tokenizer.added_tokens)
+
+    def get_added_vocab(self) -> dict[str, int]:
+        return dict(self._tokenizer.added_tokens)
+
+    @property
+    def added_tokens_decoder(self) -> dict[int, str]:
+        return {token: text for text, token in self._tokenizer.added_tokens.items()}
+
+    @property
+    def unk_token(self) -> str | None:
+        return _token_text(self._config.get("unk_token"))
+
+    @property
+    def unk_token_id(self) -> int | None:
+        return None if self.unk_token is None else self._tokenizer.find_id(self.unk_token)
+
+    @property
+    def additional_special_tokens(self) -> list[str]:
+        """Those that tokenizer_config.json lists; without a list, all special tokens that have no name of their own."""
+        listed = self._config.get("additional_special_tokens")
+        if isinstance(listed, list):
+            return [text for text in map(_token_text, listed) if text is not None]
+        named = (self.bos_token, self.eos_token, self.unk_token, self.pad_token)
+        return [token for token in self.all_special_tokens if token not in named]
+
+    @property
+    def special_tokens_map(self) -> dict[str, Any]:
+        names = ("bos_token", "eos_token", "unk_token", "pad_token", "additional_special_tokens")
+        found = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in found.items() if value}
+
+    @property
+    def model_max_length(self) -> int:
+        """As tokenizer_config.json says; 10^30 without it, as in transformers."""
+        value = self._config.get("model_max_length")
+        return int(value) if isinstance(value, int | float) and not isinstance(value, bool) else int(1e30)
+
+    @property
+    def name_or_path(self) -> str:
+        return "" if self._folder is None else str(self._folder)
+
+    @property
+    def max_token_id(self) -> int:
+        return self._tokenizer.vocab_size - 1
+
+    @cached_property
+    def _config(self) -> Mapping[str, Any]:
+        return {} if self._folder is None else optional_json(self._folder / "tokenizer_config.json")
+
+    @property
     def chat_template(self) -> None:
         """None: the model's template is built in and no Jinja; `apply_chat_template` renders it."""
 
     def _text(self, token_id: int | None) -> str | None:
         return None if token_id is None else self._tokenizer.token_text(token_id)
+
+
+def _check_options(given: Mapping[str, Any]) -> None:
+    """Raises UnknownOption for what transformers do not have either, InvalidField for what is refused."""
+    for name in given:
+        if name not in FOREIGN_OPTIONS:
+            raise UnknownOption.named(name, (*FOREIGN_OPTIONS, *_ENCODE), "The tokenizer")
+    ignored = Ignored()
+    take_all(given, FOREIGN_OPTIONS, ignored)
+    LOG.take(ignored.reasons, "tokenizer")
+
+
+def _token_text(token: Any) -> str | None:
+    """A token as tokenizer_config.json writes it: a text, or an object with `content`."""
+    found = token.get("content") if isinstance(token, Mapping) else token
+    return found if isinstance(found, str) else None
 
 
 def check_template(chat_template: object) -> None:

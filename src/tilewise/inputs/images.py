@@ -42,6 +42,7 @@ _FORMATS_READ = "Formats that are read: JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF, H
 _START_OF_SCAN = b"\xff\xda"
 _MAX_SCANS = 100  # cameras and web sites write about ten
 _OBJECT = re.compile(r"'?<[^<>]*>'?|\b0x[0-9a-fA-F]{5,}\b")
+_PIXELS = re.compile(r"(\d+) pixels")  # the first number in Pillow's refusal
 _ERRNO = re.compile(r"\[Errno -?\d+\] *")
 _OPENING = threading.Lock()  # filters of warnings belong to the process; opening reads a header
 
@@ -165,7 +166,10 @@ def open_image(
     except UnidentifiedImageError:
         raise InvalidMedia(f"{name} {_no_picture(content)}") from None
     except Image.DecompressionBombError as error:
-        raise InvalidMedia(f"{name}: {error} Limit: {limits.max_pixels} pixels; scale it down.") from None
+        found = _PIXELS.search(str(error))
+        limit = min(limits.max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or limits.max_pixels))
+        size = found[1] if found else "more"
+        raise InvalidMedia(f"{name} has {size} pixels, the limit is {limit}: scale it down.") from None
     except DAMAGE as error:
         if isinstance(error, InvalidMedia):
             raise

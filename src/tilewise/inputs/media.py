@@ -149,6 +149,12 @@ def _local_path(url: str) -> str:
     if len(url) > MAX_URL:
         raise InvalidMedia(f"A URL of {len(url)} characters is too long, the limit is {MAX_URL}.")
     try:
-        return unquote(urlsplit(url).path)
+        parts = urlsplit(url)
     except ValueError as error:
         raise InvalidMedia(f"{short(url)!r} is not a valid URL ({error}).") from None
+    if parts.netloc.lower() not in ("", "localhost"):  # RFC 8089, section 2
+        raise InvalidMedia(
+            f"{short(url)}: a file URL names a file of the server alone, got the host {short(parts.netloc)!r}: "
+            "write file:///path."
+        )
+    return unquote(parts.path)

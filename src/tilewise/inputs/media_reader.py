@@ -41,6 +41,8 @@ class MediaPart:
     detail: Detail | None = None
     options: tuple[tuple[str, int], ...] = ()
     """`max_dynamic_patch` and `min_dynamic_patch` of this picture alone."""
+    where: str = ""
+    """Its place in the request, for errors."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
 
 from tilewise.config import EngineConfig
 from tilewise.inputs.chat_tokenizer import ChatTokenizer
@@ -36,10 +38,29 @@ class ModelInputs:
 
     @property
     def chat_tokenizer(self) -> ChatTokenizer:
-        return ChatTokenizer(self.tokenizer, self.spec)
+        return ChatTokenizer(self.tokenizer, self.spec, self.checkpoint.tokenizer)
+
+    def model_config(self, max_model_len: int) -> SimpleNamespace:
+        """What programs read of vLLM's ModelConfig; `hf_config` is the checkpoint's config.json."""
+        config, tokenizer = self.config, self.config.tokenizer or self.config.model
+        hf_config = _namespace(self.checkpoint.folder.config.values)
+        names = {name: getattr(config, name) for name in ("model", "revision", "dtype", "seed", "trust_remote_code")}
+        found = SimpleNamespace(**names, tokenizer=tokenizer, max_model_len=max_model_len, hf_config=hf_config)
+        found.hf_text_config = getattr(hf_config, "llm_config", None) or getattr(hf_config, "text_config", hf_config)
+        found.is_multimodal_model, found.runner_type = True, "generate"
+        return found
 
     def preparer(self, resolved: Resolved) -> Preparer:
         """Makes requests for an engine that has decided on its limits; pictures that it cut are in its `cache`."""
         cache, resize = MediaCache.of(self.config.mm_processor_cache_gb), resizer(resolved.resize_kernels)
         context, options = resolved.limits.max_model_len, InputOptions.of(self.config)
         return Preparer(self.spec, self.tokenizer, context, options, cache, resize)
+
+
+def _namespace(value: Any) -> Any:
+    """JSON, its objects with attributes."""
+    if isinstance(value, list):
+        return [_namespace(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return SimpleNamespace(**{str(key): _namespace(item) for key, item in value.items()})

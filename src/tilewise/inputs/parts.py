@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from PIL import Image
 
-from tilewise.errors import InvalidRequest, did_you_mean
+from tilewise.errors import InvalidMedia, InvalidRequest, did_you_mean
 from tilewise.inputs.images import lax_number
 from tilewise.inputs.media import Kind
 from tilewise.inputs.media_handles import check_uuid
@@ -82,6 +82,8 @@ def _picture(value: Any, where: str) -> Image.Image:
 def _frames(value: Any, where: str) -> list[Image.Image]:
     if not isinstance(value, list) or not all(isinstance(frame, Image.Image) for frame in value):
         raise InvalidRequest(f"{where}: video_frames needs a list of PIL images, got {value!r:.80}.")
+    if not value:
+        raise InvalidMedia(f"{where}: video_frames has no frames: send at least one.")
     return value
 
 
@@ -93,7 +95,7 @@ def _media(part: Mapping[str, Any], kind: str, where: str) -> MediaPart:
     if not (isinstance(url, str) or (url is None and uuid is not None)):
         raise InvalidRequest(f"{where}: {kind} needs a string, got {type(url).__name__}.")
     detail = _detail(options.get("detail", part.get("detail")), where)
-    return MediaPart(url, _KINDS[kind], uuid, detail, _tiling(part, options, kind, where))
+    return MediaPart(url, _KINDS[kind], uuid, detail, _tiling(part, options, kind, where), where)
 
 
 def _tiling(part: Mapping[str, Any], inner: Mapping[str, Any], kind: str, where: str) -> tuple[tuple[str, int], ...]:

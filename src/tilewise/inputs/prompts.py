@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,13 +13,14 @@ from typing import Any, TypedDict
 from PIL import Image
 
 from tilewise.amounts import plain
-from tilewise.errors import InvalidRequest, UnknownOption
+from tilewise.errors import InvalidMedia, InvalidRequest, UnknownOption
 from tilewise.ignored import Ignored
-from tilewise.inputs.arrays import dimensions, is_array, to_picture
+from tilewise.inputs.arrays import check_no_embeddings, dimensions, is_array, to_picture
 from tilewise.inputs.media import Kind
 from tilewise.inputs.media_handles import check_uuid
 from tilewise.inputs.media_io import MediaOptions
 from tilewise.inputs.media_reader import LOCAL, Media, MediaPart, MediaReader
+from tilewise.inputs.web.address import short
 from tilewise.keywords import ForeignKeyword, no_effect, refused
 from tilewise.timing import InputTiming
 
@@ -51,6 +53,7 @@ PromptType = PromptInput
 """vLLM's name for it."""
 _MEDIA: tuple[Kind, ...] = ("image", "video")
 _KEYS = ("prompt", "prompt_token_ids", *_PromptOptions.__annotations__)
+_URL = re.compile(r"(https?|file|s3|gs|ftp)://|data:[^,]*,", re.IGNORECASE)
 _NO_EMBEDDINGS = "Send the text or the token ids, and pictures as they are."
 FOREIGN_KEYS: dict[str, ForeignKeyword] = {
     "prompt_embeds": refused(_NO_EMBEDDINGS),
@@ -108,12 +111,23 @@ def _read(prompt: Any, reader: MediaReader, ignored: Ignored) -> list[Prompt]:
     arrival = time.monotonic()
     options = MediaOptions.of(prompt.get("media_io_kwargs"), ignored=ignored)
     reader = reader.timed(options, scope=LOCAL, ignored=ignored)
-    media = _read_media(_mapping(prompt, "multi_modal_data"), _mapping(prompt, "multi_modal_uuids"), reader, ignored)
+    data = _mapping(prompt, "multi_modal_data")
+    media = _read_media(data, _mapping(prompt, "multi_modal_uuids"), reader, ignored)
     processor = _mapping(prompt, "mm_processor_kwargs")
     salt = prompt.get("cache_salt")
     if salt is not None and not (isinstance(salt, str) and salt):
         raise InvalidRequest(f"cache_salt must be a text that is not empty, got {salt!r:.80}.")
-    return [Prompt(body, media, processor, salt, text, arrival, reader.watch.timing) for body, text in _bodies(prompt)]
+    bodies = _bodies(prompt)
+    if not media:
+        _check_empty(data, bodies)
+    return [Prompt(body, media, processor, salt, text, arrival, reader.watch.timing) for body, text in bodies]
+
+
+def _check_empty(data: Mapping[str, Any], bodies: Sequence[tuple[str | list[int], str | None]]) -> None:
+    """An empty list means that there are none, as in vLLM; a marker says that there should be."""
+    for kind in _MEDIA:
+        if data.get(kind) is not None and any(isinstance(body, str) and f"<{kind}>" in body for body, _ in bodies):
+            raise InvalidMedia(f"multi_modal_data: {kind} is empty, and the prompt has <{kind}>: send it.")
 
 
 def _bodies(prompt: Mapping[str, Any]) -> list[tuple[str | list[int], str | None]]:
@@ -169,6 +183,8 @@ def _read_media(
 ) -> list[Media]:
     _check_keys(data, _MEDIA, _FOREIGN_MEDIA, "multi_modal_data", ignored)
     _check_keys(uuids, _MEDIA, _FOREIGN_MEDIA, "multi_modal_uuids", ignored)
+    if isinstance(data.get("image"), (list, tuple)):
+        check_no_embeddings(list(data["image"]))
     items: dict[Kind, list[Any]] = {
         "image": _as_list(data.get("image")),
         "video": _videos(data.get("video"), ignored),
@@ -229,7 +245,12 @@ def _videos(value: Any, ignored: Ignored) -> list[Any]:
     one = bool(value) and all(isinstance(item, Image.Image) or dimensions(item) in (2, 3) for item in value)
     if one:
         return [value]
-    return [item for entry in value for item in ([None] if entry is None else _videos(entry, ignored))]
+    # An entry without frames is a video that cannot be read, not one that is not there.
+    return [item for entry in value for item in ([entry] if _is_nothing(entry) else _videos(entry, ignored))]
+
+
+def _is_nothing(entry: Any) -> bool:
+    return entry is None or (isinstance(entry, (list, tuple)) and not entry)
 
 
 def _picture(item: Any, reader: MediaReader) -> Image.Image:
@@ -238,7 +259,7 @@ def _picture(item: Any, reader: MediaReader) -> Image.Image:
     if is_array(item):
         return to_picture(item)
     if isinstance(item, (str, Path)):
-        return reader.open_image(Path(item))
+        return reader.open_image(_path(item, "fetch_image"))
     embeddings = isinstance(item, Mapping) and "image_embeds" in item
     raise InvalidRequest(
         f"A picture must be a PIL image, an array or a path, got {type(item).__name__}"
@@ -248,9 +269,21 @@ def _picture(item: Any, reader: MediaReader) -> Image.Image:
 
 def _frames(item: Any, reader: MediaReader) -> list[Image.Image]:
     if isinstance(item, (str, Path)):
-        return reader.read_video(Path(item))
+        return reader.read_video(_path(item, "fetch_video"))
     if is_array(item) and dimensions(item) != 4:
         raise InvalidRequest(
             f"A video as an array must be [frames, H, W, C] or [frames, C, H, W], got {list(item.shape)}."
         )
+    if len(item) == 0:
+        raise InvalidMedia("multi_modal_data: a video has no frames: send at least one, or leave the video out.")
     return [_picture(frame, reader) for frame in item]
+
+
+def _path(item: str | Path, fetch: str) -> Path:
+    """Raises InvalidMedia for URLs, which read as paths would be files that are not there."""
+    if isinstance(item, str) and _URL.match(item):
+        raise InvalidMedia(
+            f"multi_modal_data takes no URLs, got {short(item)!r}: open it with {fetch} of tilewise.multimodal.utils, "
+            "or send it in a message of LLM.chat."
+        )
+    return Path(item)

@@ -16,6 +16,8 @@ from tilewise.inputs.grammar import name_unenforced
 from tilewise.inputs.media_reader import LOCAL, MediaReader
 from tilewise.inputs.prepare import Preparer
 from tilewise.inputs.prompts import read_prompts
+from tilewise.inputs.templates import IMAGE_MARKER, VIDEO_MARKER
+from tilewise.inputs.tokenizer import IMAGE_CONTEXT
 from tilewise.keywords import ForeignKeyword, no_effect, refused, take_all
 from tilewise.sampling_params import SamplingParams
 from tilewise.timing import InputTiming
@@ -99,6 +101,11 @@ class RequestBuilder:
         parsed = read_prompts(prompts, self.reader, ignored)
         requests = []
         for item, params in zip(parsed, spread(sampling, len(parsed)), strict=True):
+            if item.media and not _has_marker(item.prompt, self.preparer.tokenizer.image_context_id):
+                ignored.add(
+                    "prompt_without_image_marker",
+                    "the pictures stand in front of the prompt; write <image> or <video> where each belongs",
+                )
             kwargs = {**(processor or {}), **item.processor}
             request = self.preparer.prompt(item.prompt, item.media, params, processor=kwargs)
             request = request.with_(cache_salt=item.cache_salt, prompt=request.prompt or item.text)
@@ -137,6 +144,13 @@ class RequestBuilder:
         if not self.priorities and any(numbers):
             raise InvalidRequest('priority has no effect under scheduling_policy="fcfs": choose "priority".')
         return [request.with_(priority=number) for request, number in zip(requests, numbers, strict=True)]
+
+
+def _has_marker(prompt: str | Sequence[int], context_id: int) -> bool:
+    """Whether a raw prompt has a place for a picture or a video."""
+    if isinstance(prompt, str):
+        return any(marker in prompt for marker in (IMAGE_MARKER, VIDEO_MARKER, IMAGE_CONTEXT))
+    return context_id in prompt
 
 
 def spread(params: SamplingParams | Sequence[SamplingParams], count: int) -> list[SamplingParams]:

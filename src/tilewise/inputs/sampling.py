@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tilewise.errors import InvalidConfig, InvalidRequest
+from tilewise.errors import InvalidConfig, InvalidRequest, nearest
+from tilewise.ignored import LOG, is_near_miss
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.sampling_params import MAX_BAD_WORDS, SamplingParams
 from tilewise.types import TokenIds
@@ -89,6 +90,7 @@ def sampling_defaults(
 
     `do_sample: false` there makes nothing greedy, as in vLLM: files of released models say so by accident.
     """
+    _check_override(override or {})
     merged = {**generation_config, **(override or {})}
     if "max_new_tokens" in merged:
         merged["max_tokens"] = merged["max_new_tokens"]
@@ -97,3 +99,14 @@ def sampling_defaults(
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise InvalidConfig(f"generation_config: {name} must be a number, found {value!r:.80}.")
     return found
+
+
+def _check_override(override: Mapping[str, Any]) -> None:
+    """Keys that set nothing are logged, once. Raises InvalidConfig for a near miss of one that does."""
+    known = (*DEFAULTS_OF_MODEL, "max_new_tokens")
+    for name in override:
+        if name not in known and is_near_miss(name, known):
+            near = nearest(name.lower(), known)
+            raise InvalidConfig(f"override_generation_config has no key {name!r}. Did you mean {near}?")
+    others = [name for name in override if name not in known]
+    LOG.take(dict.fromkeys(others, f"it sets {', '.join(known)} alone"), "override_generation_config")

@@ -43,6 +43,7 @@ class Tokenizer:
         self._where = where
         added, span = _added_tokens(definition, where)
         self.special_ids = frozenset(token["id"] for token in added if token["special"])
+        self.added_tokens: dict[str, int] = {token["content"]: token["id"] for token in added}
         self._swallow_before = {token["content"] for token in added if token.get("lstrip")}
         self._swallow_behind = {token["content"] for token in added if token.get("rstrip")}
         neutral = [{**token, "special": token["content"] not in _GROUNDING} for token in added]

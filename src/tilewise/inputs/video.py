@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import av
 from PIL import Image
@@ -22,6 +22,7 @@ from tilewise.inputs.images import ImageLimits, check_size
 from tilewise.inputs.media_budget import Deadline, MediaBudget
 from tilewise.inputs.media_limits import ALL_FRAMES, MAX_FRAMES, MediaLimits
 from tilewise.inputs.orientation import DAMAGE, upright_frame
+from tilewise.inputs.video_end import ends_early
 
 # Playlists (concat, hls, dash, sdp) are formats too, which open other files and hosts: none of them here.
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,gif,ogg,asf"
@@ -158,12 +159,19 @@ class _Film:
     deadline: Deadline
     upright: bool = True
 
+    def _file(self) -> BinaryIO:
+        """A path is opened here, so that none is read as a protocol."""
+        return io.BytesIO(self.data) if isinstance(self.data, bytes) else Path(self.data).open("rb")
+
+    def _whole(self) -> bool:
+        with self._file() as file:
+            return not ends_early(file)
+
     @contextmanager
     def _open(self) -> Iterator[tuple[Any, Any]]:
         """A container of a plain video format and its first video stream."""
-        data = self.data  # a path is opened here, so that none is read as a protocol
         with (
-            io.BytesIO(data) if isinstance(data, bytes) else Path(data).open("rb") as file,
+            self._file() as file,
             # Names in a file may be in any encoding; nobody reads them.
             av.open(file, options=_ALLOWED, metadata_errors="ignore") as container,
         ):
@@ -175,6 +183,8 @@ class _Film:
 
     def _check_codec(self, codec: Any) -> None:
         name = "unknown" if codec is None else codec.name
+        if codec is None and not self._whole():  # what it is was in the part that is missing
+            raise InvalidMedia(f"{self.name} {_no_video(_content(self.data))}")
         if name not in _CODECS.split(","):
             raise InvalidMedia(
                 f"{self.name} has the codec {name}, which is not read here: send H.264, H.265, VP8, VP9, AV1 or MPEG-4."
@@ -190,17 +200,20 @@ class _Film:
         """Frames (counted, not believed) and seconds of the first video stream, as far as they can be read, and
         whether that is all that the file announces."""
         limit, packets = self.budget.limits.video_frames, 0
+        whole = self._whole()
         with self._open() as (container, stream):
             for packet in _packets(container, stream):
                 self.deadline.left()
                 packets += packet.size > 0
+                whole = whole and not packet.is_corrupt
                 if packets > limit:
                     raise InvalidMedia(
                         f"{self.name} has more than {limit} frames, the limit: send a part of it, or raise "
                         f"{MediaLimits.variable('video_frames')}."
                     )
             rate = stream.average_rate
-            return packets, packets / float(rate) if rate else None, packets >= stream.frames
+            announced = 0 if container.format.name == "avi" else stream.frames  # AVI counts empty frames as well
+            return packets, packets / float(rate) if rate else None, whole and packets >= announced
 
     def frames(self, indices: list[int]) -> list[Image.Image]:
         """Frames at ascending `indices`; fewer if the file ends or is damaged before, at least one if there is any."""

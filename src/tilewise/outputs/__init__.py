@@ -2,4 +2,6 @@
 
 from tilewise.vllm_modules import finder_of
 
-__getattr__ = finder_of(__name__, dict.fromkeys(("CompletionOutput", "RequestOutput"), "tilewise.types"))
+_TYPES = dict.fromkeys(("CompletionOutput", "RequestOutput"), "tilewise.types")
+_BEAMS = dict.fromkeys(("BeamSearchOutput", "BeamSearchSequence"), "tilewise.beam")
+__getattr__ = finder_of(__name__, _TYPES | _BEAMS)

@@ -98,10 +98,11 @@ class Answer:
 
 
 def named_scores(token: SampledToken, tokenizer: Tokenizer) -> dict[int, Logprob]:
-    """A token and its alternatives as results show them; the token has to have a log-probability."""
+    """A token, first as in vLLM's, and its alternatives as results show them; it has to have a log-probability."""
     assert token.logprob is not None
     assert token.rank is not None
     ranks = token.top_ranks or range(1, len(token.top) + 1)
-    scores = {token_id: (value, rank) for (token_id, value), rank in zip(token.top, ranks, strict=True)}
-    scores[token.token_id] = (token.logprob, token.rank)
+    top = ((token_id, (value, rank)) for (token_id, value), rank in zip(token.top, ranks, strict=True))
+    own = {token.token_id: (token.logprob, token.rank)}
+    scores = {**own, **dict(top), **own}  # first, and its own rank among equals
     return {i: Logprob(value, rank, tokenizer.decode([i], False)) for i, (value, rank) in scores.items()}

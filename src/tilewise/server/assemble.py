@@ -88,6 +88,7 @@ async def assemble(
     started = time.perf_counter()
     # First: what is missing or cannot be read should not cost a model's loading time.
     tracing = tracing_of(engine, config)
+    check_template_options(config.default_chat_template_kwargs, Ignored())
     reader = replace(media_reader(engine), detail_tiles=config.detail_tiles)
     found = await asyncio.to_thread(ModelInputs.of, engine)
     found = replace(found, spec=with_parsers(found.spec, config))
@@ -165,6 +166,7 @@ def served_model(
         thinks=thinks,
         detail_levels=frozenset(config.detail_tiles or ()),
         priorities=engine.scheduling_policy == "priority",
+        tokens_as_ids=config.return_tokens_as_token_ids,
         strict_fields=config.strict_fields,
         force_include_usage=config.enable_force_include_usage,
     )

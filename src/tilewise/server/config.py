@@ -108,6 +108,9 @@ class ServerConfig:
     enable_tokenizer_info_endpoint: bool = option(
         False, "answer GET /tokenizer_info with the tokenizer's configuration", "answers"
     )
+    return_tokens_as_token_ids: bool = option(
+        False, "write tokens of log-probabilities as token_id:N, as the field of a request does", "answers"
+    )
     strict_fields: bool = option(
         False, "refuse request fields that are unknown, instead of naming them in the answer's header", "answers"
     )

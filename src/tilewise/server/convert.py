@@ -182,6 +182,7 @@ def media_of(kwargs: dict[str, Any] | None, ignored: Ignored) -> MediaOptions:
 def reply_of(fields: Sampled, served: ServedModel, prefix: str, header_id: str | None) -> Reply:
     options = fields.stream_options
     usage = served.force_include_usage or bool(options and options.include_usage)
+    as_ids = fields.return_tokens_as_token_ids
     continuous = served.force_include_usage or bool(options and options.continuous_usage_stats)
     return Reply(
         id=prefix + request_id(header_id, fields.request_id),
@@ -191,7 +192,7 @@ def reply_of(fields: Sampled, served: ServedModel, prefix: str, header_id: str |
         include_usage=fields.stream and usage,
         continuous_usage=fields.stream and usage and continuous,
         token_ids=fields.return_token_ids,
-        tokens_as_ids=fields.return_tokens_as_token_ids,
+        tokens_as_ids=served.tokens_as_ids if as_ids is None else as_ids,
     )
 
 

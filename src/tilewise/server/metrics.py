@@ -84,6 +84,7 @@ class Metrics:
         for of_process in (ProcessCollector, PlatformCollector, GCCollector):
             of_process(registry=self.registry)
         self._labels = {"model_name": model, "engine": "0"}
+        self._max_model_len = max_model_len
         self._seen = Counters()
         self._counters = {field: self._counter(*spec) for field, spec in _COUNTERS.items()}
         self._prompt_tokens = self._counter("vllm:prompt_tokens", "Tokens of prompts, computed or found in the cache")
@@ -150,11 +151,14 @@ class Metrics:
     def describe_caches(self, resolved: Resolved) -> None:
         """What the engine was given, as labels of a gauge that is always 1."""
         limits = resolved.limits
+        tokens = (limits.num_blocks - 1) * limits.block_size
         info = {
             "block_size": limits.block_size,
             "num_gpu_blocks": limits.num_blocks - 1,
             "enable_prefix_caching": limits.prefix_caching,
             "tile_pages": limits.tile_pages,
+            "kv_cache_size_tokens": tokens,
+            "kv_cache_max_concurrency": tokens / self._max_model_len,
         }
         gauge = Gauge("vllm:cache_config_info", "Caches", ["engine", *info], registry=self.registry)
         gauge.labels("0", *map(str, info.values())).set(1)

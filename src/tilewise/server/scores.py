@@ -80,6 +80,6 @@ def text_logprobs(
 
 
 def _alternatives(scores: Scores, token_id: int, top: int, as_ids: bool) -> dict[str, float]:
-    """The likeliest tokens, and the chosen one whatever its rank."""
-    shown = dict(likeliest(scores, top)) | {token_id: scores[token_id]}
+    """The chosen token, whatever its rank, first as in vLLM; then the likeliest."""
+    shown = {token_id: scores[token_id], **dict(likeliest(scores, top))}
     return {token_name(i, score, as_ids): clamped(score) for i, score in shown.items()}

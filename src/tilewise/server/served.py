@@ -41,6 +41,8 @@ class ServedModel:
     """Whether the scheduler minds `priority`."""
     trust_request_chat_template: bool = False
     force_include_usage: bool = False
+    tokens_as_ids: bool = False
+    """How tokens are written beside log-probabilities, for requests that do not say."""
     strict_fields: bool = False
     """Whether unknown fields of a request are refused, instead of being named in its answer."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tilewise.cli.flags.flag import BadUsage
-from tilewise.cli.flags.parse import CommandLine
+from tilewise.cli.flags.parse import _OF_OTHER_ENGINES, CommandLine, Named
 from tilewise.cli.flags.table import serve_flags
 from tilewise.foreign.translate import counts_of
 
@@ -62,6 +62,28 @@ def test_forms(words, values):
 def test_objects_as_json_and_key_by_key(words):
     expected = {"cudagraph_mode": "FULL", "pass_config": {"enable_sp": True}}
     assert read(*words).values == {"compilation_config": expected}
+
+
+@pytest.mark.parametrize(
+    ("flag", "meant"),
+    [
+        ("--model-path", "--model"),
+        ("-m", "--model"),
+        ("--session-len", "--max-model-len"),
+        ("--ctx-size", "--max-model-len"),
+        ("-c", "--max-model-len"),
+        ("--mem-fraction-static", "--gpu-memory-utilization"),
+        ("--tp-size", "--tensor-parallel-size"),
+        ("--prot", "--port"),
+    ],
+)
+def test_flags_of_other_engines_and_near_misses(flag, meant):
+    with pytest.raises(BadUsage, match=rf"There is no flag {flag}\. Did you mean {meant}\?"):
+        read(flag, "1")
+
+
+def test_what_other_flags_mean_is_there():
+    assert set(_OF_OTHER_ENGINES.values()) <= Named.of(serve_flags()).names.keys()
 
 
 def test_lists_inside_objects_grow():

@@ -84,6 +84,14 @@ def test_a_file_that_cannot_be_used(file, text, message):
     assert message in str(caught.value)
 
 
+def test_a_config_that_is_no_text(tmp_path):
+    (tmp_path / "latin.yml").write_bytes(b"model: caf\xe9")
+    for path, words in ((tmp_path, "is a folder: name the YAML file"), (tmp_path / "latin.yml", "is not UTF-8 text")):
+        with pytest.raises(InvalidConfig, match=words) as caught:
+            read_settings(["--config", str(path)], {})
+        assert "Errno" not in str(caught.value)
+
+
 def test_one_model():
     assert read_settings([], {}).engine.model == "demo"
     assert read_settings(["m"], {}).engine.model == read_settings(["--model", "m"], {}).engine.model == "m"

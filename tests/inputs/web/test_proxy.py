@@ -189,7 +189,9 @@ def test_https_goes_through_a_tunnel(proxy):
 
 
 def test_a_tunnel_that_the_proxy_refuses(proxy):
-    with pytest.raises(InvalidMedia, match=r"cannot be fetched through the proxy .*: ProxyError: 403"):
+    with pytest.raises(
+        InvalidMedia, match=r"cannot be fetched through the proxy .*: the proxy answered with HTTP status 403; check"
+    ):
         fetch("https://pictures.example/a.png")
 
 

@@ -19,7 +19,13 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InvalidConfig(f"{path}: no such file.") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+    except IsADirectoryError:
+        raise InvalidConfig(f"{path} is a folder: name the YAML file in it.") from None
+    except PermissionError:
+        raise InvalidConfig(f"{path} may not be read by this user: change its permissions.") from None
+    except UnicodeDecodeError:
+        raise InvalidConfig(f"{path} is not UTF-8 text: save it as UTF-8.") from None
+    except (OSError, yaml.YAMLError, RecursionError) as error:
         raise InvalidConfig(f"{path} cannot be read as YAML: {' '.join(str(error).split())}.") from None
     if found is None:
         return {}

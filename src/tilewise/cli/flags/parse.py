@@ -20,6 +20,21 @@ from tilewise.errors import did_you_mean
 _NUMBER = re.compile(r"-\d+(\.\d+)?[kKmMgGtT]?")
 _LEVEL = re.compile(r"(-O)(\d)")
 
+_OF_OTHER_ENGINES = {
+    **dict.fromkeys(("--model-path", "-m"), "--model"),
+    **dict.fromkeys(("--session-len", "--ctx-size", "--context-length", "-c"), "--max-model-len"),
+    **dict.fromkeys(("--max-batch-size", "--max-running-requests", "--parallel", "-np"), "--max-num-seqs"),
+    **dict.fromkeys(("--mem-fraction-static", "--cache-max-entry-count"), "--gpu-memory-utilization"),
+    **dict.fromkeys(("--tp-size", "--tp"), "--tensor-parallel-size"),
+    **dict.fromkeys(("--chunked-prefill-size", "--max-prefill-token-num", "--batch-size"), "--max-num-batched-tokens"),
+    **dict.fromkeys(("--server-name", "--ip"), "--host"),
+    **dict.fromkeys(("--server-port",), "--port"),
+    **dict.fromkeys(("--api-keys",), "--api-key"),
+    **dict.fromkeys(("--model-name", "--alias"), "--served-model-name"),
+    **dict.fromkeys(("--random-seed",), "--seed"),
+}
+"""Flags of SGLang, LMDeploy and llama.cpp, and what says the same here."""
+
 
 @dataclass(frozen=True)
 class Named:
@@ -43,7 +58,9 @@ class Named:
             raise BadUsage(f"{name} may be {' or '.join(sorted(begun))}: write more of it.")
         for only in found.values():
             return only
-        raise BadUsage(f"There is no flag {name}.{did_you_mean(name, self.names)}")
+        meant = _OF_OTHER_ENGINES.get(name)
+        hint = f" Did you mean {meant}?" if meant in self.names else did_you_mean(name, self.names)
+        raise BadUsage(f"There is no flag {name}.{hint}")
 
 
 def _spellings(flag: Flag) -> Iterator[tuple[str, bool]]:

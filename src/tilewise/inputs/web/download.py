@@ -16,11 +16,13 @@ from tilewise.inputs.file_kind import is_page
 from tilewise.inputs.media_budget import Deadline, MediaBudget
 from tilewise.inputs.media_limits import MediaLimits
 from tilewise.inputs.web.address import WebAddress, look_up, short
+from tilewise.inputs.web.encoding import unpacked
 from tilewise.inputs.web.hosts import AllowedHosts, is_address
 from tilewise.inputs.web.proxy import Proxies, Proxy
 from tilewise.inputs.web.sockets import CheckedNetwork
 
 _HEADERS = [(b"User-Agent", b"tilewise"), (b"Accept", b"*/*"), (b"Accept-Encoding", b"identity")]
+_REMEDY = "check the address and the host, or send the file as a data URL"
 _REDIRECTS = (301, 302, 303, 307, 308)
 _FIRST_PAUSE = 0.1  # seconds before the first retry, twice as many before each further one
 _HEAD = 512  # bytes in which a page says that it is one
@@ -74,8 +76,6 @@ class Download:
                 raise _TryAgain(f"answered with HTTP status {response.status}")
             if response.status != 200:
                 raise InvalidMedia(f"{short(url)} answered with HTTP status {response.status}.")
-            if headers.get(b"content-encoding", "identity") != "identity":
-                raise InvalidMedia(f"{short(url)} came compressed, though it was asked for as it is.")
             return _body(response, headers, url, budget), None
 
     def _numbers(self, address: WebAddress, deadline: Deadline) -> tuple[str, ...]:
@@ -117,7 +117,26 @@ def _open(
             yield response
     except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, httpcore.ProxyError) as error:
         through = f" through the proxy {proxy.host}:{proxy.port}" if proxy else ""
-        raise _TryAgain(f"cannot be fetched{through}: {type(error).__name__}: {error}") from None
+        raise _TryAgain(f"cannot be fetched{through}: {_problem(error)}; {_REMEDY}") from None
+
+
+def _problem(error: Exception) -> str:
+    """In our words: those of the library quote what the host has sent."""
+    said = str(error)
+    if isinstance(error, httpcore.ConnectError):
+        return said or "there is no connection to the host"
+    if isinstance(error, httpcore.ProxyError):
+        status = said.split(" ")[0]
+        return f"the proxy answered with HTTP status {status}" if status.isdecimal() else "the proxy refused"
+    if isinstance(error, httpcore.RemoteProtocolError):
+        if said.startswith("Server disconnected"):
+            return "the host closed the connection without an answer"
+        if said.startswith("peer closed connection"):
+            return "the connection was closed before the whole file had come"
+        return "the host answered with something that is no HTTP"
+    if isinstance(error, httpcore.LocalProtocolError):
+        return "its address cannot be sent as HTTP"
+    return "the host did not answer in time" if isinstance(error, httpcore.TimeoutException) else "the connection broke"
 
 
 def _pool(network: CheckedNetwork, proxy: Proxy | None) -> httpcore.ConnectionPool:
@@ -146,7 +165,7 @@ def _body(response: httpcore.Response, headers: dict[bytes, str], url: str, budg
     limit = budget.limits.file_bytes
     check_size(short(url), int(headers.get(b"content-length", 0)), limit)
     body = bytearray()
-    for chunk in response.iter_stream():
+    for chunk in unpacked(_limited(response, url, limit), headers.get(b"content-encoding", ""), short(url)):
         budget.take_bytes(len(chunk))
         fresh = len(body) < _HEAD
         body += chunk
@@ -154,6 +173,15 @@ def _body(response: httpcore.Response, headers: dict[bytes, str], url: str, budg
         if fresh:
             _refuse_page(bytes(body[:_HEAD]), headers, url)
     return bytes(body)
+
+
+def _limited(response: httpcore.Response, url: str, limit: int) -> Iterator[bytes]:
+    """The body as it comes; what is compressed is held to the limit twice, as some of it unpacks to nothing."""
+    size = 0
+    for chunk in response.iter_stream():
+        size += len(chunk)
+        check_size(short(url), size, limit)
+        yield chunk
 
 
 def check_size(name: str, size: int, limit: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import select
 import socket
 import ssl
@@ -15,6 +16,13 @@ from tilewise.inputs.media_budget import Deadline
 
 _SLICE = 0.1  # seconds
 _PENDING = (0, errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EALREADY)
+
+
+_TLS = {
+    "WRONG_VERSION_NUMBER": "the host does not speak TLS on this port, write http:// if it serves plain HTTP",
+    "HTTP_REQUEST": "the host does not speak TLS on this port, write http:// if it serves plain HTTP",
+    "UNEXPECTED_EOF_WHILE_READING": "the host closed the connection",
+}
 
 
 class CheckedNetwork(httpcore.NetworkBackend):
@@ -39,7 +47,7 @@ class CheckedNetwork(httpcore.NetworkBackend):
             try:
                 return PatientStream(self._connect(address, port, share), self._deadline)
             except OSError as error:
-                problem = f"{address} port {port}: {error.strerror or error}"
+                problem = f"there is no connection to {address} port {port} ({_words(error)})"
         raise httpcore.ConnectError(problem)
 
     def _connect(self, address: str, port: int, seconds: float) -> socket.socket:
@@ -49,14 +57,14 @@ class CheckedNetwork(httpcore.NetworkBackend):
             connection.setblocking(False)
             code = connection.connect_ex((address, port))
             if code not in _PENDING:
-                raise OSError(code, errno.errorcode.get(code, "failed"))
+                raise OSError(code, os.strerror(code))
             while not select.select((), (connection,), (), _SLICE)[1]:
                 seconds -= _SLICE
                 if self._deadline.left() and seconds <= 0:
                     raise TimeoutError(errno.ETIMEDOUT, "no answer")
             code = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if code:
-                raise OSError(code, errno.errorcode.get(code, "failed"))
+                raise OSError(code, os.strerror(code))
         except BaseException:
             connection.close()
             raise
@@ -78,14 +86,14 @@ class PatientStream(httpcore.NetworkStream):
             except TimeoutError:
                 continue
             except OSError as error:
-                raise httpcore.ReadError(error.strerror or str(error)) from None
+                raise httpcore.ReadError(_words(error)) from None
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         self._connection.settimeout(self._deadline.left())  # a request is short, so this does not wait
         try:
             self._connection.sendall(buffer)
         except OSError as error:
-            raise httpcore.WriteError(error.strerror or str(error)) from None
+            raise httpcore.WriteError(_words(error)) from None
 
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
@@ -96,7 +104,7 @@ class PatientStream(httpcore.NetworkStream):
             )
         except (OSError, ValueError) as error:
             self.close()
-            raise httpcore.ConnectError(str(error)) from None
+            raise httpcore.ConnectError(f"TLS failed: {_words(error)}") from None
         stream = PatientStream(secure, self._deadline)
         stream._shake_hands(secure)
         return stream
@@ -110,7 +118,7 @@ class PatientStream(httpcore.NetworkStream):
                 continue
             except OSError as error:
                 self.close()
-                raise httpcore.ConnectError(str(error)) from None
+                raise httpcore.ConnectError(f"TLS failed: {_words(error)}") from None
             except BaseException:
                 self.close()
                 raise
@@ -120,3 +128,13 @@ class PatientStream(httpcore.NetworkStream):
 
     def get_extra_info(self, info: str) -> Any:
         return self._connection if info == "socket" else None
+
+
+def _words(error: Exception) -> str:
+    """What is wrong with a connection, without a library's marks around it."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the host's certificate is not accepted, {error.verify_message.rstrip('.')}"
+    if isinstance(error, ssl.SSLError):
+        reason = error.reason or "UNEXPECTED_EOF_WHILE_READING"
+        return _TLS.get(reason, reason.replace("_", " ").lower())
+    return (getattr(error, "strerror", None) or "the host name cannot be used").lower()

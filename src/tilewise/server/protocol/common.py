@@ -120,4 +120,4 @@ class Sampled(Body):
     cache_salt: str | None = None
     request_id: str | None = None
     return_token_ids: bool = False
-    return_tokens_as_token_ids: bool = False
+    return_tokens_as_token_ids: bool | None = None

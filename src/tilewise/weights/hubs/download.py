@@ -105,8 +105,8 @@ def _failed(repository: Repository, error: Refused | Unreachable | OSError) -> T
     if isinstance(error, Unreachable):
         return DownloadFailed(
             f"{repository.model} cannot be downloaded: {error}. What has arrived is kept, and the next run goes on "
-            "from there. Without a network give a local folder; HF_ENDPOINT names a mirror of Hugging Face, --hub "
-            "modelscope is another hub."
+            "from there. Without a network give a local folder with the model, or --download-dir (download_dir in "
+            "Python) a cache that has it; HF_ENDPOINT names a mirror of Hugging Face, --hub modelscope is another hub."
         )
     return DownloadFailed(
         f"{repository.model} cannot be written to {repository.storage}: {error.strerror or error}. Make room or give "

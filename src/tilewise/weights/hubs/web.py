@@ -17,6 +17,8 @@ from tilewise.weights.hubs.snapshot import RemoteFile
 
 PAUSES = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Seconds before each new try; a try that brought bytes starts the count again."""
+_UNKNOWN_NAME = re.compile(r"\[Errno -\d+\]|name or service|name resolution|nodename|getaddrinfo", re.IGNORECASE)
+_MARKS = re.compile(r"\[[^\]]*\] *|\(_\w+\.c:\d+\)")  # [Errno 111], [SSL: ...], (_ssl.c:1006)
 _TIMEOUT = httpx.Timeout(15.0)  # for each read, not for the whole
 
 
@@ -131,7 +133,25 @@ class Web:
                 yield response
         except (httpx.RequestError, httpx.InvalidURL) as error:
             host = url.split("/")[2] if url.count("/") > 2 else url
-            raise Unreachable(f"{host}: {str(error) or type(error).__name__}") from None
+            raise Unreachable(_problem(host, error)) from None
+
+
+def _problem(host: str, error: Exception) -> str:
+    """Why a host does not answer, in a sentence; what the library says has numbers and places of its source in it."""
+    said = str(error)
+    if _UNKNOWN_NAME.search(said):
+        return f"the name {host} cannot be found, as without a network"
+    if isinstance(error, httpx.TimeoutException):
+        return f"{host} does not answer in time"
+    if "certificate" in said.lower():
+        return f"the certificate of {host} is not accepted"
+    if isinstance(error, httpx.ConnectError):
+        return f"{host} cannot be reached ({_MARKS.sub('', said).strip(' .').lower() or 'no connection'})"
+    if isinstance(error, httpx.ProtocolError):
+        return f"{host} closed the connection, or answered with something that is no HTTP"
+    if isinstance(error, (httpx.InvalidURL, httpx.UnsupportedProtocol)):
+        return f"{host}: {_MARKS.sub('', said)}"
+    return f"the connection to {host} broke"
 
 
 def _check_announced(response: httpx.Response, file: RemoteFile, start: int) -> None:
