@@ -40,7 +40,6 @@ _MOVED: tuple[Field, ...] = (
     refused("logprobs", "Its name here is top_logprobs.", False),
     refused("num_return_sequences", "One answer comes: use /v1/chat/completions for more.", 1),
     refused("bad_words_list", "bad_words belongs to /v1/chat/completions.", []),
-    refused("prefill", "Answers are begun by nobody but the model here: use /v1/chat/completions.", ""),
     *(refused(name, "Send pictures as input_image, in input.", [], {}) for name in PICTURES),
 )
 """What has another name or another place here."""
