@@ -36,7 +36,8 @@ answer = client.chat.completions.create(
             ],
         }
     ],
-    response_format={"type": "json_schema", "json_schema": {"name": "reading", "schema": schema, "strict": True}},
     temperature=0,
+    # OpenAI's response_format works as well; vLLM's field can also do without white space, on which small models dwell.
+    extra_body={"structured_outputs": {"json": schema, "disable_any_whitespace": True}},
 )
 print(json.loads(answer.choices[0].message.content))
