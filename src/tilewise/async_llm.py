@@ -74,7 +74,7 @@ class AsyncLLM:
             self._end_loop()
             raise
         self.model_config = found.model_config(ready.resolved.limits.max_model_len)
-        """What programs read of vLLM's ModelConfig."""
+        """The part of vLLM's ModelConfig that programs read."""
         self._prepare = found.preparer(ready.resolved)
         self._build = RequestBuilder(self._prepare, media_reader(config), config.scheduling_policy == "priority")
         self._running: dict[str, Stream] = {}
@@ -157,7 +157,7 @@ class AsyncLLM:
 
     @property
     def is_running(self) -> bool:
-        """Whether requests are taken, now or when the engine is back."""
+        """True while requests are taken, now or when the engine is back."""
         return self._engine.state in ("ready", "restarting")
 
     @property
@@ -166,7 +166,7 @@ class AsyncLLM:
 
     @property
     def errored(self) -> bool:
-        """Whether the engine has died so often that it was given up, and nothing will be answered any more."""
+        """True once the engine has died so often that it was given up: nothing will be answered any more."""
         return self._engine.state == "failed"
 
     @property

@@ -36,7 +36,7 @@ class InvalidMedia(InvalidRequest):
     """A picture or video cannot be read, or lies outside the limits."""
 
     param: str | None = None
-    """Where the request has it, as `messages[0].content[2]`; None = somewhere."""
+    """The place in the request, as `messages[0].content[2]`; None = somewhere."""
 
     def at(self, where: str) -> InvalidMedia:
         """The same error, of one medium among several."""

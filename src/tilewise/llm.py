@@ -294,7 +294,7 @@ class LLM:
 
     @cached_property
     def model_config(self) -> SimpleNamespace:
-        """What programs read of vLLM's ModelConfig."""
+        """The part of vLLM's ModelConfig that programs read."""
         return self._model.model_config(self.resolved.limits.max_model_len)
 
     @property

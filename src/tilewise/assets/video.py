@@ -54,7 +54,7 @@ class VideoAsset:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What processors that choose frames themselves want to know; those of InternVL do not."""
+        """Facts for processors that choose frames themselves; those of InternVL do not."""
         with av.open(self.video_path) as container:
             rate, total = float(container.streams.video[0].average_rate or 0), container.streams.video[0].frames
         indices = self._indices(total)

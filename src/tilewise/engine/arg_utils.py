@@ -59,12 +59,12 @@ class EngineArgs(_Options):  # type: ignore[valid-type, misc]
 
     @classmethod
     def from_cli_args(cls, args: argparse.Namespace) -> EngineArgs:
-        """Of a namespace, the engine's options; what else it holds is the program's own."""
+        """Takes the engine's options out of a namespace; what else it holds is the program's own."""
         return cls(**{name: value for name, value in vars(args).items() if name in _DEFAULTS and value is not None})
 
 
 class AsyncEngineArgs(EngineArgs):
-    """The same for AsyncLLM."""
+    """EngineArgs for AsyncLLM."""
 
 
 class FlexibleArgumentParser(argparse.ArgumentParser):

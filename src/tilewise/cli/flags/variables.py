@@ -105,7 +105,7 @@ OPTIONS = {
     "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "timeout_keep_alive",
     "VLLM_MAX_IMAGE_PIXELS": "max_image_pixels",
 }
-"""Those that are options by another name; flag and file win over them."""
+"""Variables that are options by another name; flag and file win over them."""
 
 
 def explain_variables(environment: Mapping[str, str]) -> list[str]:
