@@ -39,7 +39,7 @@ class InvalidMedia(InvalidRequest):
     """The place in the request, as `messages[0].content[2]`; None = somewhere."""
 
     def at(self, where: str) -> InvalidMedia:
-        """The same error, of one medium among several."""
+        """This error, with the place of the medium that it is about."""
         error = InvalidMedia(f"{where}: {self}")
         error.param = where
         return error

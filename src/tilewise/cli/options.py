@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -13,6 +12,8 @@ from tilewise.cli.flags.page import sections_of
 from tilewise.cli.flags.parse import CommandLine, Named
 from tilewise.cli.flags.table import flag_of, names_of, option_flags
 from tilewise.config import EngineConfig
+from tilewise.engine.arg_utils import dashed as dashed
+from tilewise.engine.arg_utils import json_object as json_object
 from tilewise.errors import did_you_mean
 from tilewise.foreign.engine import ENGINE, IN_A_PROGRAM
 from tilewise.foreign.translate import translate_engine
@@ -142,30 +143,3 @@ def sampling_of(options: argparse.Namespace) -> SamplingParams:
         stop=options.stop,
         skip_special_tokens=not options.special_tokens,
     )
-
-
-def dashed(argument: str) -> str:
-    """`--max_model_len=8` -> `--max-model-len=8`, as vLLM's parser reads it; anything but a flag stays.
-
-    >>> dashed("--max_model_len=a_b")
-    '--max-model-len=a_b'
-    """
-    if not argument.startswith("--"):
-        return argument
-    name, equals, value = argument.partition("=")
-    flag, dot, key = name.partition(".")
-    return flag.replace("_", "-") + dot + key + equals + value
-
-
-def json_object(text: str) -> dict[str, Any]:
-    """JSON, or the short form `image=4,video=0`."""
-    try:
-        value = json.loads(text) if text.lstrip().startswith("{") else dict(_pair(item) for item in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f'{text!r} is neither JSON such as {{"image": 4}} nor image=4') from None
-    return dict(value)
-
-
-def _pair(item: str) -> tuple[str, Any]:
-    name, _, value = item.partition("=")
-    return name.strip(), json.loads(value)

@@ -277,4 +277,4 @@ IN_A_PROGRAM: tuple[Foreign, ...] = (
     *taken("built in", "a call waits for all of its requests", int, "max_num_queued_reqs", "max_num_queued_tokens"),
     *taken("built in", "a call waits for all of its requests", float, "shutdown_timeout"),
 )  # fmt: skip
-"""What only a server has a use for, and EngineArgs take."""
+"""Options that EngineArgs take and only a server has a use for."""

@@ -19,7 +19,7 @@ class Foreign:
     hint: Any
     fate: Fate
     says: str
-    """What became of it, for the log, or why it is refused."""
+    """A phrase for the log that says what became of it, or why it is refused."""
     accepts: tuple[Any, ...] | None = None
     """Values that ask for what is so anyway, beside those of NOTHING; None = all."""
     by_key: bool = False
@@ -32,7 +32,7 @@ class Foreign:
 
     @property
     def silent(self) -> bool:
-        """What asks for what is so anyway needs no word, and neither does what is explained elsewhere."""
+        """True where the value asks for what is so anyway, or is explained elsewhere: then nothing is logged."""
         return self.fate in ("not yet", "never", "other name") or self.by_key
 
 

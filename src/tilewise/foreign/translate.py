@@ -16,7 +16,7 @@ REMARKS = {"trust_remote_code": "code of a checkpoint is never run, nor is it ne
 """Options whose value changes nothing."""
 MANY = 999  # vLLM's limit where none is set
 _OTHER_MEDIA = ("audio", "vision_chunk")
-"""What prompts of other models hold."""
+"""Kinds of media that prompts of other models hold."""
 LIMIT_KEYS = ("count", "num_frames", "width", "height")
 _BACKENDS = ("auto", "xgrammar", "guidance", "outlines", "lm-format-enforcer")
 _VIDEO_KEYS = ("num_frames", "fps")
@@ -26,12 +26,12 @@ _EMPTY_IS_NONE = ("allowed_local_media_path", "tokenizer", "mm_processor_kwargs"
 
 @dataclass
 class Translated:
-    """What was asked for, in options that there are, and what has to be said about the rest."""
+    """A caller's wishes in options that there are, and what has to be said about the rest."""
 
     options: dict[str, Any]
     ignored: Ignored = field(default_factory=Ignored)
     lines: list[str] = field(default_factory=list)
-    """What became of options that have no effect by themselves."""
+    """Lines for the log about options that have no effect by themselves."""
     warnings: list[str] = field(default_factory=list)
 
 
@@ -86,7 +86,7 @@ def _level(values: Mapping[str, Any]) -> str | None:
 
 
 def _plain(name: str, value: Any) -> Any:
-    """As the option has it: nothing for an empty text, and the name of a torch type."""
+    """The value as the option has it: nothing for an empty text, and the name of a torch type."""
     if name in _EMPTY_IS_NONE and not value:
         return None
     if name == "hf_token" and value is True:  # "the one that there is", as without the option
