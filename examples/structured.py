@@ -37,7 +37,6 @@ answer = client.chat.completions.create(
         }
     ],
     temperature=0,
-    # OpenAI's response_format works as well; vLLM's field can also do without white space, on which small models dwell.
-    extra_body={"structured_outputs": {"json": schema, "disable_any_whitespace": True}},
+    response_format={"type": "json_schema", "json_schema": {"name": "sign", "schema": schema, "strict": True}},
 )
 print(json.loads(answer.choices[0].message.content))

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,6 +58,13 @@ class Served:
     @property
     def log(self) -> str:
         return "\n".join(self.lines)
+
+    def logs(self, text: str, seconds: float = 10) -> bool:
+        """Whether the log has the text, or comes to have it: an answer may be there before its line."""
+        deadline = time.monotonic() + seconds
+        while text not in self.log and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return text in self.log
 
     @property
     def engine_pid(self) -> int:

@@ -54,7 +54,7 @@ class StructuredOutputsParams:
     structural_tag: str | dict[str, Any] | None = None
     """Free text with tags whose contents have a form: `structures` and `triggers`, or `format`; as text or a dict."""
     whitespace_pattern: str | None = None
-    """Regex of the white space between the parts of JSON; default: a blank, or a line break with indentation."""
+    """Regex of the white space that may stand between two parts of JSON; one blank by default."""
     disable_any_whitespace: bool = False
     """JSON without any."""
     disable_additional_properties: bool | None = None

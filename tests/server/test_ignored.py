@@ -103,6 +103,7 @@ def test_answers_say_what_had_no_effect(live: Served, stream: bool):
     assert answer.status_code == 200
     assert answer.headers["x-tilewise-ignored"] == "chat_id, user"
     assert "x-tilewise-ignored" not in chat(live).headers
+    assert live.logs("chat_id has no effect")
     assert sum("chat_id has no effect" in line for line in live.lines) == 1
     assert counted in live.client.get("/metrics").text
     assert counted not in before or stream

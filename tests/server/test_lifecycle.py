@@ -198,8 +198,7 @@ def test_a_port_that_is_taken_costs_no_loading_time():
         port = server.url.rpartition(":")[2]
         second = Served("--port", port)
         assert second.process.wait(60) == 1
-        until(lambda: second.lines != [])
-        assert f"127.0.0.1:{port} cannot be listened at (Address already in use)" in second.log
+        assert second.logs(f"127.0.0.1:{port} cannot be listened at (Address already in use)")
         assert "Loading weights" not in second.log
 
 

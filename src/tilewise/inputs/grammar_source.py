@@ -8,8 +8,9 @@ from typing import Any
 
 from llguidance import LLMatcher, LLParserLimits, grammar_from, regex_to_lark
 
-WHITE_SPACE = r"[ ]|\n[ \t]{0,24}"
-"""Between the parts of JSON: a model that may write white space without end sometimes does."""
+WHITE_SPACE = "[ ]"
+"""At most this stands between two parts of JSON: a model that may also break and indent lines sometimes dwells there,
+further from the question with each token."""
 
 
 def parser_limits() -> LLParserLimits:
