@@ -1,0 +1,246 @@
+"""Forms in which checkpoints keep a matrix that only multiplies, as plain tensors.
+
+A reader of a checkpoint format turns what its files hold into one of three forms, and a platform's `Store` keeps a form
+as it is, repacks it, or dequantises it for each product. All forms are matrices [out, in]; a bias is not part of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from math import gcd
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Rows = slice | Tensor
+"""Outputs of a matrix: a range, or int64 indices in the order that is wanted."""
+
+
+class Codes(Enum):
+    """What the codes of a `Grouped` matrix stand for, before their group's scale."""
+
+    UINT4 = "unsigned whole numbers of 4 bits"
+    INT4 = "whole numbers of 4 bits, kept with 8 added"
+    FP4 = "E2M1 of 4 bits, as in OCP Microscaling v1.0"
+    UINT8 = "unsigned bytes"
+    INT8 = "signed bytes, in two's complement"
+    FP8 = "E4M3 without infinities (float8_e4m3fn)"
+
+    @property
+    def bits(self) -> int:
+        return 4 if self in (Codes.UINT4, Codes.INT4, Codes.FP4) else 8
+
+    def table(self) -> Tensor:
+        """float32 [2 ** bits]: the number that each code stands for."""
+        codes = torch.arange(2**self.bits, dtype=torch.uint8)
+        match self:
+            case Codes.UINT4 | Codes.UINT8:
+                return codes.float()
+            case Codes.INT4:
+                return codes.float() - 8
+            case Codes.INT8:
+                return codes.view(torch.int8).float()
+            case Codes.FP8:
+                return codes.view(torch.float8_e4m3fn).float()
+            case Codes.FP4:
+                half = torch.tensor((0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0))
+                return torch.cat((half, -half))
+
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """The matrix as floats."""
+
+    matrix: Tensor
+    """[out, in] in any float dtype."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.matrix.shape[0], self.matrix.shape[1]
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self.matrix,)
+
+    def rows(self, which: Rows) -> Dense:
+        return Dense(self.matrix[which])
+
+    def columns(self, start: int, length: int) -> Dense:
+        return Dense(self.matrix.narrow(1, start, length).contiguous())
+
+    def joins(self, other: Form) -> bool:
+        return isinstance(other, Dense) and other.matrix.dtype == self.matrix.dtype
+
+    def dequantised(self) -> Tensor:
+        """The numbers that are meant, [out, in] in float32; of floats, in their own dtype."""
+        return self.matrix
+
+
+@dataclass(frozen=True, slots=True)
+class StaticRows:
+    """Rows of x are rounded with one scale that calibration found: clamp(round(x / scale) + offset, -128, 127)."""
+
+    scale: float
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Int8:
+    """int8 to be multiplied with rows of int8, in exact sums.
+
+    A result is sum * row scale * `scales`, each row rounded symmetrically by its own largest number; with `static`, it
+    is (sum + `addend`) * `scales`, where `scales` includes the scale of the rows, and `addend` what their offset adds.
+    """
+
+    matrix: Tensor
+    """int8 [out, in]"""
+    scales: Tensor
+    """float32 [out]"""
+    static: StaticRows | None = None
+    addend: Tensor | None = None
+    """int32 [out], exactly where `static` is given."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.matrix.shape[0], self.matrix.shape[1]
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self.matrix, self.scales, *([] if self.addend is None else [self.addend]))
+
+    def rows(self, which: Rows) -> Int8:
+        addend = None if self.addend is None else self.addend[which]
+        return replace(self, matrix=self.matrix[which], scales=self.scales[which], addend=addend)
+
+    def columns(self, start: int, length: int) -> Int8:
+        """Some inputs. An addend stays whole with the first of them, as partial sums are added up afterwards."""
+        addend = self.addend
+        if addend is not None and start:
+            addend = torch.zeros_like(addend)
+        return replace(self, matrix=self.matrix.narrow(1, start, length).contiguous(), addend=addend)
+
+    def joins(self, other: Form) -> bool:
+        return isinstance(other, Int8) and other.static == self.static
+
+    def dequantised(self) -> Tensor:
+        """float32 [out, in]; the rounding of rows is not in it."""
+        scales = self.scales if self.static is None else self.scales / self.static.scale
+        return self.matrix.float() * scales[:, None]
+
+
+@dataclass(frozen=True, slots=True)
+class Grouped:
+    """Codes of 4 or 8 bits, of which `group` inputs of an output share a scale: they multiply with rows of floats.
+
+    The number at [o, i] is table[code] * scales[o, i // group] + shifts[o, i // group]. With `order`, column i of the
+    codes belongs to input order[i] of x.
+    """
+
+    kind: Codes
+    codes: Tensor
+    """uint8 [out, in], or two of 4 bits a byte [out, in / 2], the earlier input in the low half."""
+    scales: Tensor
+    """float32 [out, groups]"""
+    shifts: Tensor | None
+    """float32 [out, groups]; None = zeros."""
+    group: int
+    """Inputs; the last group may have fewer. Even, where codes have 4 bits."""
+    order: Tensor | None = None
+    """int64 [in], a permutation."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.codes.shape[0], self.codes.shape[1] * (8 // self.kind.bits)
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return tuple(x for x in (self.codes, self.scales, self.shifts, self.order) if x is not None)
+
+    def rows(self, which: Rows) -> Grouped:
+        shifts = None if self.shifts is None else self.shifts[which]
+        return replace(self, codes=self.codes[which], scales=self.scales[which], shifts=shifts)
+
+    def columns(self, start: int, length: int) -> Grouped | Dense:
+        """Some inputs of x. Where `order` scatters them over groups, they are dequantised."""
+        stop, per_byte = start + length, 8 // self.kind.bits
+        if self.order is not None or start % per_byte or length % per_byte:
+            return Dense(self.dequantised()[:, start:stop].contiguous())
+        # As many groups as it takes for the range to begin and end with one.
+        width = self.shape[1]
+        group = gcd(self.group, start, *([] if stop == width else [stop]))
+        again, first, last = self.group // group, start // group, -(-stop // group)
+        scales, shifts = (
+            None if x is None else x.repeat_interleave(again, 1)[:, first:last].contiguous()
+            for x in (self.scales, self.shifts)
+        )
+        assert scales is not None
+        codes = self.codes[:, start // per_byte : stop // per_byte].contiguous()
+        return replace(self, codes=codes, scales=scales, shifts=shifts, group=group)
+
+    def joins(self, other: Form) -> bool:
+        if not isinstance(other, Grouped) or (other.kind, other.group) != (self.kind, self.group):
+            return False
+        if self.order is None or other.order is None:
+            same_order = self.order is other.order
+        else:
+            same_order = self.order.is_meta or torch.equal(self.order, other.order)
+        return same_order and (self.shifts is None) == (other.shifts is None)
+
+    def unpacked(self) -> Tensor:
+        """uint8 [out, in]: one code a byte."""
+        if self.kind.bits == 8:
+            return self.codes
+        return torch.stack((self.codes & 15, self.codes >> 4), dim=-1).flatten(1)
+
+    def dequantised(self) -> Tensor:
+        """float32 [out, in], columns in the order of x."""
+        numbers = self.kind.table()[self.unpacked().int()]
+        width = numbers.shape[1]
+        numbers = numbers * self.scales.repeat_interleave(self.group, 1)[:, :width]
+        if self.shifts is not None:
+            numbers = numbers + self.shifts.repeat_interleave(self.group, 1)[:, :width]
+        if self.order is not None:
+            numbers = torch.empty_like(numbers).index_copy_(1, self.order, numbers)
+        return numbers
+
+
+Form = Dense | Int8 | Grouped
+
+
+def packed_nibbles(codes: Tensor) -> Tensor:
+    """uint8 codes [out, in] below 16 -> [out, in / 2], as `Grouped` keeps them."""
+    return codes[:, ::2] | (codes[:, 1::2] << 4)
+
+
+def stacked(parts: Sequence[Tensor]) -> Tensor:
+    """Parts of a matrix, or of a bias, as one tensor."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    if first.is_meta:  # torch.cat would load torch's compiler for it, which takes longer than loading a model
+        return first.new_empty(sum(map(len, parts)), *first.shape[1:])
+    return torch.cat(list(parts))
+
+
+def joined(parts: Sequence[Form]) -> list[Form]:
+    """Neighbours, one below the other, as one form wherever they are kept alike."""
+    runs: list[list[Form]] = []
+    for part in parts:
+        if runs and runs[-1][0].joins(part):
+            runs[-1].append(part)
+        else:
+            runs.append([part])
+    return [_one(run) for run in runs]
+
+
+def _one(run: list[Form]) -> Form:
+    first = run[0]
+    if len(run) == 1:
+        return first
+    names = {Dense: ("matrix",), Int8: ("matrix", "scales", "addend"), Grouped: ("codes", "scales", "shifts")}
+    present = [name for name in names[type(first)] if getattr(first, name) is not None]
+    whole: dict[str, Any] = {name: stacked([getattr(form, name) for form in run]) for name in present}
+    return replace(first, **whole)
