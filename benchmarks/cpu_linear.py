@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from tilewise.platforms.forms import Dense
 from tilewise.waiting import short_waits
 
 # Read when torch is imported: its threads would spin behind each of its products, on the cores of ours that come next.
@@ -94,9 +95,9 @@ def compare(name: str, shape: tuple[int, int], rows: int, ops: Ops, clock: Clock
     inputs, outputs = shape
     for dtype in (torch.float32, torch.bfloat16):
         matrix, x = torch.randn(outputs, inputs).to(dtype), torch.randn(rows, inputs).to(dtype)
-        kept = {str(dtype)[6:]: ops.store([matrix], None)}
+        kept = {str(dtype)[6:]: ops.store([Dense(matrix)], None)}
         if dtype == torch.bfloat16:
-            kept["int8"] = ops.store_int8([matrix], None)
+            kept["int8"] = ops.store_int8([Dense(matrix)], None)
         works = [partial(weight.apply, x, ops) for weight in kept.values()]
         *ours, torchs = clock.medians(*works, partial(F.linear, x, matrix))
         for (form, weight), seconds in zip(kept.items(), ours, strict=True):

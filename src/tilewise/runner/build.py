@@ -33,7 +33,7 @@ from tilewise.weights.checkpoint import Checkpoint
 from tilewise.weights.files import shard_files
 from tilewise.weights.fingerprint import Fingerprint
 from tilewise.weights.folder import CheckpointFolder
-from tilewise.weights.view import RandomSource
+from tilewise.weights.sources import RandomSource
 
 if TYPE_CHECKING:
     from tilewise.models.internvl import InternVL
