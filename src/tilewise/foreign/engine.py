@@ -48,10 +48,8 @@ ENGINE: tuple[Foreign, ...] = (
              rope_scaling={}),
     *refused("not yet", "positions are what the checkpoint says, see rope_theta in its config.json", float,
              rope_theta=None),
-    *refused("not yet", "quantised checkpoints cannot be read yet; take the one in bfloat16, with int8 if it is to be "
-             "rounded", str | None, quantization="int8"),
-    *refused("not yet", "int8 has nothing to be set, other quantised forms cannot be read yet", _OBJECT,
-             quantization_config={}),
+    *refused("not yet", "how a checkpoint is quantised is found from its files, and int8 has nothing to be set",
+             _OBJECT, quantization_config={}),
     *refused("not yet", "safetensors are read in one way, which has nothing to be set", _OBJECT,
              model_loader_extra_config={}, weight_transfer_config={}),
     *refused("not yet", "cpu is the device that there is: use auto or cpu; GPUs and NPUs are not there yet", str,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
@@ -24,6 +25,8 @@ from tilewise.weights.formats import CheckpointFormat, Locate, format_of
 from tilewise.weights.quantization import Layouts, layouts_of
 from tilewise.weights.sources import CheckpointSource, ShapeSource, WatchedSource, in_floats
 from tilewise.weights.view import TensorSource, View
+
+logger = logging.getLogger("tilewise")
 
 Watch = Callable[[str, Tensor], None]
 
@@ -93,6 +96,8 @@ class Architecture:
         source = CheckpointSource(files, self._locate(files.names), dtype, device, on_read, self._layouts)
         model = self.build(source, ops, context, mesh, watch, source.giving_back(store or ops.store))
         source.finish()
+        if self.quantized:
+            logger.info("Matrices as they are kept: %s", source.described())
         return model
 
     def count_parameters(self, ops: Ops, tied: bool = False) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import zlib
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
@@ -40,6 +41,8 @@ class CheckpointSource:
     on_read: Callable[[int], None] = lambda _: None
     """Told the bytes of each tensor as it is read."""
     layouts: Layouts = in_floats
+    kept: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """How many matrices of a part of the model (vision, projector, language) are kept how."""
     _unread: set[str] = field(init=False)
     _in_memory: list[str] = field(default_factory=list)
     _stored: bool = False
@@ -62,6 +65,7 @@ class CheckpointSource:
     def linear(self, module: str, outputs: int, inputs: int, bias: bool) -> StoredLinear:
         source = self._found(f"{module}.weight")
         layout = self._layout(source)
+        self.kept[module.partition(".")[0], "floats" if layout is None else str(layout)] += 1
         if layout is None:
             matrix: Form = Dense(self.read(f"{module}.weight", (outputs, inputs)))
             return StoredLinear(matrix, self.read(f"{module}.bias", (outputs,)) if bias else None)
@@ -105,6 +109,13 @@ class CheckpointSource:
             return weight
 
         return stored
+
+    def described(self) -> str:
+        """One line about the matrices that were read."""
+        parts: dict[str, list[str]] = {}
+        for (part, how), count in self.kept.items():
+            parts.setdefault(part, []).append(f"{count} in {how}")
+        return "; ".join(f"{part}: {', '.join(found)}" for part, found in parts.items())
 
     def _floats(self, source: Source, shape: Sequence[int]) -> Tensor:
         self._check_type(source.name, FLOATS)

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from tilewise.errors import InvalidCheckpoint
+from tilewise.errors import InvalidCheckpoint, InvalidConfig
 from tilewise.platforms.forms import Form
 from tilewise.weights.files import known_names
 from tilewise.weights.folder import CheckpointFolder
@@ -40,7 +40,7 @@ class StoredTensors(Protocol):
 
 
 class Layout(Protocol):
-    """How the matrix of one linear layer lies in the files."""
+    """How the matrix of one linear layer lies in the files; as a text, what a user reads of it in the log."""
 
     @property
     def suffix(self) -> str:
@@ -91,3 +91,20 @@ def layouts_of(folder: CheckpointFolder) -> Layouts | None:
             "take the same model in one of these or in bfloat16, with --quantization int8 to halve it."
         )
     return known[method].layouts(folder)
+
+
+def check_method(folder: CheckpointFolder, wanted: str | None) -> None:
+    """Raise InvalidConfig where a configuration names another quantisation than the files have."""
+    if wanted in (None, "int8"):
+        return
+    found = folder.quantization
+    if found is None:
+        raise InvalidConfig(
+            f"quantization={wanted!r}, but {folder.path} is in floats: take int8, which rounds them as they are "
+            "loaded, or a checkpoint that is quantised."
+        )
+    if wanted.removesuffix("_marlin") != found:
+        raise InvalidConfig(
+            f"quantization={wanted!r}, but {folder.path} is quantised by {found}: leave it out, since that is found "
+            "from the files."
+        )

@@ -22,6 +22,9 @@ class Mxfp4Layout:
 
     suffix = "_blocks"
 
+    def __str__(self) -> str:
+        return "MXFP4"
+
     def read(self, tensors: StoredTensors, module: str, outputs: int | None, inputs: int, item: int | None) -> Form:
         groups = inputs // _BLOCK
         blocks = tensors.tensor(f"{module}_blocks", (outputs, groups, _BLOCK // 2), ("U8",), item)
