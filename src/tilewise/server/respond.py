@@ -60,8 +60,8 @@ def finish_reason(call: ChatCall, reason: str | None, has_calls: bool) -> str | 
 def checked_reason(reason: str | None) -> str | None:
     if reason == "error":
         raise BrokenAnswer(
-            "The answer could not be followed to its end by the form that was asked for: "
-            "simplify the schema, pattern or grammar, or send the request again."
+            "The answer could not be followed to its end by the form that was asked for: simplify the schema, pattern "
+            "or grammar, and leave it the tokens that it needs (allowed_token_ids, bad_words, logit_bias)."
         )
     return reason
 
