@@ -227,7 +227,7 @@ def test_a_server_that_cannot_listen_leaves_the_search_for_garbage_on():
         config = ServerConfig(host="127.0.0.1", port=taken.getsockname()[1])
         try:
             with pytest.raises(InvalidConfig, match="cannot be listened at"):
-                tilewise.server.run(EngineConfig("demo"), config)
+                tilewise.server.run(EngineConfig(model="demo"), config)
             assert gc.isenabled()
             assert gc.get_freeze_count() > 0
         finally:

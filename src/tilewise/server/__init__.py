@@ -24,3 +24,4 @@ def run(engine: EngineConfig, server: ServerConfig) -> int:
         return serve(engine, server, process)
     finally:
         process.kill()
+        process.pipe.close()
