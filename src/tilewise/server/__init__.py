@@ -16,7 +16,7 @@ def run(engine: EngineConfig, server: ServerConfig) -> int:
 
     process = EngineProcess()  # loads its libraries while this one loads those of HTTP
     try:
-        gc.disable()  # libraries are no garbage, and looking for it among them takes a tenth of the time
+        gc.disable()  # libraries are no garbage, and looking for it among them takes long
         from tilewise.server.serve import serve  # not above: no matter for who only reads a configuration
 
         gc.freeze()
