@@ -66,7 +66,7 @@ Of its `tests/entrypoints`, pointed at a checkpoint with random weights:
 | `run-batch` goes on behind a line that is wrong | the error is in the line's `response`, as in OpenAI's batches |
 | marks in answers (`--watermark-config`), `--enable-prompt-embeds`, adapters, audio, scores are refused | not there |
 | `thinking_token_budget` and MCP servers (`--tool-server`) are refused | `max_tokens` limits; tools are called by you |
-| `/v2/embed`, `/v1/embeddings`, `/score`, `/rerank` and the lines of a batch for them answer 404, `invalid_url` | no such models |
+| `/v2/embed`, `/v1/embeddings`, `/score`, `/rerank` answer 404, and lines of a batch `invalid_url` | no such models |
 | `/version` is that of this program | so are `system_fingerprint` and the server's own header |
 | the middleware and sessions of SageMaker's container are not there | put them in front |
 | `/reset_prefix_cache?reset_running_requests=true` is refused | running requests keep their prefixes |

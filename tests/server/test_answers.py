@@ -265,7 +265,6 @@ def test_tokenize_follows_tools_and_endings(llm):
     [
         ({}, "Send either prompt or messages."),
         ({"prompt": "a", "messages": []}, "Send either prompt or messages."),
-        ({"messages": [{"role": "user", "content": "a"}], "add_special_tokens": True}, "writes the special tokens"),
         ({"prompt": "a", "mm_processor_kwargs": {}}, "mm_processor_kwargs belongs to messages: leave it out"),
         ({"prompt": "a", "chat_template": "x"}, "--trust-request-chat-template is not set"),
     ],

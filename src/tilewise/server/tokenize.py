@@ -14,7 +14,15 @@ from tilewise.inputs.sampling import check_ids
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.sampling_params import SamplingParams
 from tilewise.server.calls import ChatPrompt
-from tilewise.server.convert import begins_answer, check_template, ending_of, media_of, processor_of, thinking_of
+from tilewise.server.convert import (
+    begins_answer,
+    check_special_tokens,
+    check_template,
+    ending_of,
+    media_of,
+    processor_of,
+    thinking_of,
+)
 from tilewise.server.fields import DETOKENIZE, TOKENIZE, UnknownFields
 from tilewise.server.messages import read_conversation
 from tilewise.server.protocol.chat import ChatBody
@@ -49,8 +57,7 @@ def tokenize_call(body: dict[str, Any], served: ServedModel, ignored: Ignored) -
         for name in sorted(_OF_MESSAGES & fields.model_fields_set):
             raise InvalidField(name, f"{name} belongs to messages: leave it out with prompt.")
         return TokenizeCall(fields.prompt, fields.add_special_tokens is not False, fields.return_token_strs)
-    if fields.add_special_tokens:
-        raise InvalidField("add_special_tokens", "The model's template writes the special tokens of messages.")
+    check_special_tokens(fields.add_special_tokens, served, ignored)
     return TokenizeCall(_conversation(fields, served, unknown), start=True, spelled=fields.return_token_strs)
 
 
