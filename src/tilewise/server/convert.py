@@ -49,11 +49,13 @@ def chat_call(body: dict[str, Any], served: ServedModel, ignored: Ignored, heade
     sampling = sampling_of(
         fields, served, max_tokens=_max_tokens(fields), logprobs=_logprobs(fields), structure=tools.structure
     )
+    thinking = thinking_of(fields, served, ignored)
+    thinks_before_form = thinking and ending == "open" and sampling.structured_outputs is not None
     return ChatCall(
         reply=reply_of(fields, served, "chatcmpl-", header_id),
         prompt=ChatPrompt(
             messages=messages,
-            thinking=thinking_of(fields, served, ignored),
+            thinking=thinking,
             tools=tools.definitions,
             ending=ending,
             processor=processor_of(fields),
@@ -67,7 +69,7 @@ def chat_call(body: dict[str, Any], served: ServedModel, ignored: Ignored, heade
         tools=tools,
         strict_schema=strict_schema(fields),
         tool_form=served.tool_form,
-        reasoning=served.reasoning,
+        reasoning=served.reasoning or thinks_before_form,
         include_reasoning=fields.include_reasoning,
         echo=_echo(messages) if fields.echo else "",
     )
