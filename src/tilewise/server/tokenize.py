@@ -63,13 +63,14 @@ def tokenize_call(body: dict[str, Any], served: ServedModel, ignored: Ignored) -
 
 def _conversation(fields: TokenizeBody, served: ServedModel, unknown: UnknownFields) -> ChatPrompt:
     messages = fields.messages or []
+    with_tools = replace(served, tools=True)  # they count whether or not calls are read out of answers
     asked = ChatBody(
         messages=messages, chat_template_kwargs=fields.chat_template_kwargs, enable_thinking=fields.enable_thinking
     )
     return ChatPrompt(
         messages=read_conversation(messages, unknown, served.detail_levels),
         thinking=thinking_of(asked, served, unknown.ignored),
-        tools=read_tools(fields.tools, None, True, served).definitions,
+        tools=read_tools(fields.tools, None, True, with_tools).definitions,
         ending=ending_of(fields.add_generation_prompt, fields.continue_final_message or begins_answer(messages)),
         processor=processor_of(fields),
         media=media_of(fields.media_io_kwargs, unknown.ignored),
