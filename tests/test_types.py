@@ -159,6 +159,8 @@ def test_an_unknown_engine_option_offers_the_nearest():
         ({"limit_mm_per_prompt": {"image": -1}}, "must be a whole number from 0 on, got -1"),
         ({"allowed_local_media_path": "/no/such/folder"}, "The path /no/such/folder does not exist"),
         ({"allowed_local_media_path": __file__}, "must be a directory"),
+        ({"kv_cache_dtype": "fp8_e5m2"}, "must be one of .*int8, .*fp8_e4m3, .* got 'fp8_e5m2'"),
+        ({"kv_cache_dtype_skip_layers": ["0"]}, "KV blocks of all layers hold the same"),
     ],
 )
 def test_a_wrong_engine_option_is_refused(options, message):

@@ -37,6 +37,17 @@ Quantization = Literal[
     "mxfp4",
     "smooth_quant",
 ]
+KVCacheDtype = Literal[
+    "auto",
+    "bfloat16",
+    "float16",
+    "float32",
+    "int8",
+    "int8_per_token_head",
+    "fp8",
+    "fp8_e4m3",
+    "fp8_per_token_head",
+]
 LoadFormat = Literal["auto", "safetensors", "dummy"]
 LoadStrategy = Literal["lazy", "eager", "prefetch"]
 TileBudget = Literal["each", "share"]
@@ -113,6 +124,12 @@ class EngineConfig:
     )
     kv_cache_memory_bytes: int | None = option(
         None, "memory for the KV cache (4G); wins over gpu_memory_utilization", "memory", read_amount
+    )
+    kv_cache_dtype: KVCacheDtype = option(
+        "auto",
+        "what the KV cache keeps: auto = the dtype of activations; int8, fp8 (E4M3) = 8 bits with a scale for each "
+        "token and head, about half the memory of bfloat16 (docs/serving.md)",
+        "memory",
     )
     num_gpu_blocks_override: int | None = option(
         None, "KV blocks, whatever memory there is; wins over all sizes", "memory"
@@ -233,6 +250,12 @@ class EngineConfig:
         if self.speculative_config is not None:
             SpeculativeConfig.of(self.speculative_config)
         self._check_media()
+
+    @property
+    def quantised_kv(self) -> str | None:
+        """int8 or fp8; None = the KV cache keeps floats."""
+        name = self.kv_cache_dtype.partition("_")[0]
+        return name if name in ("int8", "fp8") else None
 
     @property
     def speculation(self) -> SpeculativeConfig | None:

@@ -189,5 +189,7 @@ class Limits:
     speculation: Speculation | None = None
     batch_invariant: bool = False
     """Whether a request's logits are bit by bit the same in any batch."""
+    kv_cache_dtype: str | None = None
+    """int8 or fp8, with a scale for each token and head; None = keys and values are kept as they are computed."""
     tile_batches: tuple[int, ...] = (1,)
     """How many tiles are encoded at a time, the largest number first; batch-invariant ones come alone anyway."""

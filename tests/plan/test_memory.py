@@ -114,6 +114,16 @@ def test_a_tile_cache_smaller_than_a_tile_is_refused():
         resolved(encoder_cache_gb=0.0001)
 
 
+@pytest.mark.parametrize("name", ["int8", "int8_per_token_head", "fp8", "fp8_e4m3", "fp8_per_token_head"])
+def test_a_cache_of_8_bits_says_so(name):
+    found, kind = resolved(kv_cache_dtype=name), name.partition("_")[0]
+    assert found.limits.kv_cache_dtype == kind
+    assert found.reasons["kv_cache_dtype"] == f"{kind} with a scale for each token and head, {TOKEN} bytes a token"
+    assert f"tokens of KV cache in {kind}: " in found.reasons["num_blocks"]
+    assert "kv_cache_dtype" not in resolved().reasons
+    assert resolved(kv_cache_dtype="bfloat16").limits.kv_cache_dtype is None
+
+
 def test_every_part_says_what_it_takes():
     reasons = resolved(free=64).reasons
     parts = {name: reasons[name].split(",")[0].split(" for")[0] for name in ("weights", "activations")}

@@ -53,14 +53,16 @@ def architecture_of(spec: TinySpec, folder) -> Architecture:
 class Bench:
     """A runner that is asked for the most that `step` allows."""
 
-    def __init__(self, architecture: Architecture, ops: Ops, dtype: torch.dtype, step: LargestStep) -> None:
+    def __init__(
+        self, architecture: Architecture, ops: Ops, dtype: torch.dtype, step: LargestStep, kv: str | None = None
+    ) -> None:
         self.step = step
         blocks = step.context // BLOCK
         self.size = architecture.config.tile_size
         self.vocabulary = architecture.config.decoder.vocab_size
         sizes = (step.sequences, step.context, step.tokens, BLOCK, step.sequences * blocks + 1)
         tiles = architecture.config.tokens_per_tile, step.tiles, step.tiles
-        limits = Limits(*sizes, *tiles, tile_batches=(step.tiles,))
+        limits = Limits(*sizes, *tiles, tile_batches=(step.tiles,), kv_cache_dtype=kv)
         model = architecture.build(RandomSource(dtype, torch.device("cpu")), ops, step.context)
         self.runner = LocalRunner(model, limits, torch.device("cpu"))
         self._numbers = itertools.count()
@@ -127,6 +129,16 @@ def test_the_largest_chunk_and_batch_of_tiles_take_what_the_formula_says(name, o
     )
     assert chunk <= decoder <= 2 * chunk
     assert tiles <= encoder <= 2 * tiles
+
+
+@pytest.mark.parametrize("ops", [CpuPlatform().ops(), CpuOps(), ReferenceOps()], ids=lambda ops: type(ops).__name__)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_cache_of_8_bits_takes_what_the_formula_says(ops, dtype, tmp_path):
+    architecture = architecture_of(wide("qwen2-300m"), tmp_path)
+    bench = Bench(architecture, ops, dtype, MANY_TOKENS, kv="fp8")
+    formula = DecoderStep(architecture.config.decoder, dtype.itemsize, ops, MANY_TOKENS, quantised_kv=True).bytes
+    chunk = bench.peak(bench.plan(1, SamplingParams(temperature=0)))
+    assert chunk <= formula <= 2 * chunk
 
 
 SAMPLED = {

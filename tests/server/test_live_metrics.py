@@ -135,4 +135,5 @@ def test_the_size_of_the_cache_is_told(live: Served):
     (line,) = [line for line in live.client.get("/metrics").text.splitlines() if line.startswith("vllm:cache_config_i")]
     told = dict(pair.split("=") for pair in line.partition("{")[2].partition("}")[0].replace('"', "").split(","))
     tokens = int(told["num_gpu_blocks"]) * int(told["block_size"])
+    assert told["cache_dtype"] == "auto"
     assert (int(told["kv_cache_size_tokens"]), float(told["kv_cache_max_concurrency"])) == (tokens, tokens / 1024)

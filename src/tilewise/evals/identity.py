@@ -13,6 +13,7 @@ from tilewise.weights.checkpoint import Checkpoint
 DECIDE = (
     "dtype",
     "quantization",
+    "kv_cache_dtype",
     "load_format",
     "batch_invariant",
     "mm_processor_kwargs",

@@ -145,10 +145,9 @@ ENGINE: tuple[Foreign, ...] = (
     *taken("other device", _NOT_INTERNVL, _OBJECT, "diffusion_config", "engram_config", "override_neuron_config"),
 
     # Memory
-    *refused("not yet", "KV blocks hold the type of the weights: use auto", str, kv_cache_dtype="auto"),
-    *refused("not yet", "KV blocks hold the type of the weights, which needs no scales: leave it out", bool,
-             calculate_kv_scales=False),
-    *taken("built in", "KV blocks of all layers hold the type of the weights", _TEXTS, "kv_cache_dtype_skip_layers"),
+    *taken("built in", "scales of an int8 or fp8 KV cache are of each token and head, found as it is written", bool,
+           "calculate_kv_scales"),
+    *refused("not yet", "KV blocks of all layers hold the same: leave it out", _TEXTS, kv_cache_dtype_skip_layers=()),
     *taken("built in", "nothing is swapped: what was put aside is computed again, or found in the prefix cache", float,
            "swap_space"),
     *taken("built in", "what was put aside is computed again, or found in the prefix cache", str, "preemption_mode"),

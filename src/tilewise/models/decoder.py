@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,6 +15,7 @@ from tilewise.models.config import DecoderConfig
 from tilewise.parallel.mesh import Mesh
 from tilewise.platforms.base import Ops, PagedLayout
 from tilewise.platforms.forms import Dense
+from tilewise.platforms.kv_cache import LayerCache
 from tilewise.weights.view import View
 
 
@@ -29,7 +30,7 @@ class Pass:
 
 
 class Block(Protocol):
-    def __call__(self, x: Tensor, cache: Tensor, at: Pass) -> Tensor: ...
+    def __call__(self, x: Tensor, cache: LayerCache, at: Pass) -> Tensor: ...
 
 
 BlockFactory = Callable[[View, DecoderConfig, int, Mesh], Block]
@@ -55,7 +56,9 @@ class Decoder:
         self._norm = RMSNorm(model.at("norm"), config.hidden_size, config.norm_eps)
         self._rope = RopeTable(config.rope, config.head_dim, context, self.embedding.device)
 
-    def __call__(self, x: Tensor, positions: Tensor, caches: list[Tensor], layout: PagedLayout, ops: Ops) -> Tensor:
+    def __call__(
+        self, x: Tensor, positions: Tensor, caches: Sequence[LayerCache], layout: PagedLayout, ops: Ops
+    ) -> Tensor:
         """Embeddings [N, hidden] -> hidden states after the last block; keys and values go into the caches."""
         at = Pass(*self._rope.at(positions), layout, ops)
         for block, cache in zip(self._blocks, caches, strict=True):
@@ -82,7 +85,7 @@ class DecoderBlock:
         self._attention = attention
         self._mlp = mlp
 
-    def __call__(self, x: Tensor, cache: Tensor, at: Pass) -> Tensor:
+    def __call__(self, x: Tensor, cache: LayerCache, at: Pass) -> Tensor:
         mixed = self._attention(self._norm1(x, at.ops), cache, at)
         x, normed = self._norm2.after(x, None, mixed, at.ops)
         return at.ops.add_scaled(x, None, self._mlp(normed, at.ops))
@@ -121,7 +124,7 @@ class Attention:
             else None
         )
 
-    def __call__(self, x: Tensor, cache: Tensor, at: Pass) -> Tensor:
+    def __call__(self, x: Tensor, cache: LayerCache, at: Pass) -> Tensor:
         split = self._qkv(x, at.ops).split(self._qkv.sizes, dim=-1)
         query, key, value = (part.unflatten(-1, (-1, self._head_dim)) for part in split)
         if self._norms:

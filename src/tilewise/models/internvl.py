@@ -5,6 +5,7 @@ Source of the arithmetic: OpenGVLab/InternVL `modeling_internvl_chat.py`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,6 +21,7 @@ from tilewise.models.flash import FlashHead
 from tilewise.models.vit import VisionTower
 from tilewise.parallel.mesh import Mesh
 from tilewise.platforms.base import Ops
+from tilewise.platforms.kv_cache import LayerCache
 from tilewise.weights.view import View
 
 # Of ImageNet, with which every InternViT was trained.
@@ -65,11 +67,11 @@ class InternVL:
         few = self.flash.projector(pixel_shuffle(features, 2 * block, version), self.ops)
         return EncodedTiles(torch.cat((rows, few), dim=1), self.flash.router(features, self.ops))
 
-    def forward(self, batch: ModelBatch, caches: list[Tensor], tile_pool: Tensor) -> Tensor:
+    def forward(self, batch: ModelBatch, caches: Sequence[LayerCache], tile_pool: Tensor) -> Tensor:
         """Logits [R, vocabulary] of the batch's `logits_rows`; reads tile rows from the pool [pages, tokens, H]."""
         return self.logits(self.hidden(batch, caches, tile_pool)[batch.logits_rows])
 
-    def hidden(self, batch: ModelBatch, caches: list[Tensor], tile_pool: Tensor) -> Tensor:
+    def hidden(self, batch: ModelBatch, caches: Sequence[LayerCache], tile_pool: Tensor) -> Tensor:
         """The decoder's last hidden state of every token of the batch [N, H]."""
         x = torch.index_select(self.decoder.embedding, 0, batch.token_ids)
         if len(batch.image_rows):

@@ -152,12 +152,13 @@ class MemoryPlan:
     def reasons(self) -> dict[str, str]:
         """A line for each part."""
         pages, tokens = self.tile_pages, self.num_blocks * self.config.block_size
+        kept = f" in {self.config.quantised_kv}" if self.config.quantised_kv else ""
         cap = "" if self.config.num_gpu_blocks_override else ", at most what max_num_seqs can use"
         return {
             "weights": in_bytes(self.model.weight_bytes),
             "activations": f"{in_bytes(self.activations)} for a step of {self.config.max_num_batched_tokens} tokens, "
             "or a batch of tiles",
             "tile_pages": f"{in_bytes(pages * self.model.bytes_per_tile)}, {pages} encoded tiles: {self.tile_room.why}",
-            "num_blocks": f"{in_bytes(self.num_blocks * self.block_bytes)}, {tokens} tokens of KV cache: "
+            "num_blocks": f"{in_bytes(self.num_blocks * self.block_bytes)}, {tokens} tokens of KV cache{kept}: "
             f"{self.kv_room.why}{cap}",
         }

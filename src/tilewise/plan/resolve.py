@@ -42,6 +42,9 @@ def resolve(config: EngineConfig, model: ModelFacts, device: DeviceFacts) -> Res
         wanted = config.speculation
         where = f"by {wanted.model}" if wanted.model else "looked up in what stands before"
         reasons["speculation"] = f"up to {wanted.num_speculative_tokens} tokens are guessed at a time, {where}"
+    if config.quantised_kv is not None:
+        size = f"{model.kv_bytes_per_token} bytes a token"
+        reasons["kv_cache_dtype"] = f"{config.quantised_kv} with a scale for each token and head, {size}"
     if why := _batch_invariant(config):
         reasons["batch_invariant"] = f"on: {why}; decoding costs several times the work, prompts about twice"
     graphs = device.captures_graphs and not config.enforce_eager and not why
@@ -71,6 +74,7 @@ def _limits(config: EngineConfig, model: ModelFacts, memory: MemoryPlan, device:
         priorities=config.scheduling_policy == "priority",
         speculation=_speculation(config),
         batch_invariant=_batch_invariant(config) is not None,
+        kv_cache_dtype=config.quantised_kv,
         tile_batches=device.tile_batches,
     )
 

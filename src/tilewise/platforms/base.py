@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from tilewise.platforms.forms import Form
+from tilewise.platforms.kv_cache import LayerCache
 
 PANEL = 32
 """Rows of a panel. In batch-invariant mode every product of the decoder has this many rows, and the token at position p
@@ -55,6 +56,8 @@ class AttentionSize:
     plain: bool = True
     """Without window and sinks."""
     tiles: int = 1
+    quantised: bool = False
+    """Keys and values come from a cache of 8 bits."""
 
 
 class Weight(Protocol):
@@ -141,19 +144,20 @@ class Ops(Protocol):
         value: Tensor,
         cos: Tensor,
         sin: Tensor,
-        cache: Tensor,
+        cache: LayerCache,
         layout: PagedLayout,
     ) -> Tensor:
         """Rotate query [N, A, D] and key [N, K, D] by cos, sin [N, D/2] (float32), halves paired (i, i + D/2).
 
-        Keys go into a layer's cache [2, B, P, K, D], values [N, K, D] beside them; queries are returned.
+        Keys go into a layer's cache [2, B, P, K, D], values [N, K, D] beside them, as it keeps them; queries are
+        returned.
         """
         ...
 
     def paged_attention(
         self,
         query: Tensor,
-        cache: Tensor,
+        cache: LayerCache,
         layout: PagedLayout,
         scale: float,
         window: int | None = None,

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tilewise.platforms.base import AttentionSize, PagedLayout, Weight
 from tilewise.platforms.forms import Form
+from tilewise.platforms.kv_cache import LayerCache, read_blocks, write_rows
 from tilewise.platforms.weights import as_it_came, rounded_to_int8
 
 
@@ -65,18 +66,16 @@ class ReferenceOps:
         value: Tensor,
         cos: Tensor,
         sin: Tensor,
-        cache: Tensor,
+        cache: LayerCache,
         layout: PagedLayout,
     ) -> Tensor:
-        keys, values = cache.view(2, -1, *cache.shape[-2:])
-        keys.index_copy_(0, layout.kv_slots, rotated(key, cos, sin))
-        values.index_copy_(0, layout.kv_slots, value)
+        write_rows(cache, layout.kv_slots, rotated(key, cos, sin), value)
         return rotated(query, cos, sin)
 
     def paged_attention(
         self,
         query: Tensor,
-        cache: Tensor,
+        cache: LayerCache,
         layout: PagedLayout,
         scale: float,
         window: int | None = None,
@@ -87,7 +86,7 @@ class ReferenceOps:
         for row, seq_len in enumerate(layout.seq_lens.tolist()):
             chunk = slice(starts[row], starts[row + 1])
             blocks = layout.block_table[row, : -(-seq_len // cache.shape[2])]
-            key, value = cache[:, blocks].flatten(1, 2)[:, :seq_len]
+            key, value = read_blocks(cache, blocks, query.dtype)[:, :seq_len]
             out[chunk] = self.causal_attention(query[chunk], key, value, scale, window, sinks)
         return out
 
@@ -169,6 +168,10 @@ def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def gathered_bytes(size: AttentionSize) -> int:
-    """Keys and values of one sequence out of their blocks, those again for every query head, queries and result."""
+    """Keys and values of one sequence out of their blocks, those again for every query head, queries and result.
+
+    Those of a quantised cache are numbers of 8 bits, the same in float32, and times their scales.
+    """
     heads = 2 * size.keys * (size.kv_heads + size.heads) + 2 * size.queries * size.heads
-    return heads * size.width * size.itemsize
+    dequantising = 9 * 2 * size.keys * size.kv_heads * size.width if size.quantised else 0
+    return heads * size.width * size.itemsize + dequantising

@@ -22,9 +22,11 @@ _EXPERT_INNER = 7
 """Tensors [rows, inner width] of the widest activation, gpt-oss' clamped SwiGLU: gate_up, gate, up, and three more."""
 
 
-def activation_bytes(config: ModelConfig, itemsize: int, ops: Ops, step: LargestStep) -> int:
+def activation_bytes(
+    config: ModelConfig, itemsize: int, ops: Ops, step: LargestStep, quantised_kv: bool = False
+) -> int:
     """`itemsize` is that of the model's dtype."""
-    decoder = DecoderStep(config.decoder, itemsize, ops, step).bytes
+    decoder = DecoderStep(config.decoder, itemsize, ops, step, quantised_kv).bytes
     return max(decoder, EncoderBatch(config, itemsize, ops, step.tiles).bytes) + table_bytes(config.decoder, step)
 
 
@@ -45,6 +47,7 @@ class DecoderStep:
     itemsize: int
     ops: Ops
     step: LargestStep
+    quantised_kv: bool = False
 
     @property
     def bytes(self) -> int:
@@ -64,19 +67,23 @@ class DecoderStep:
 
     @property
     def attention(self) -> int:
-        """Normed input, q, k, v at once, q and k normed and turned; then scratch and result, and the output."""
+        """Normed input, q, k, v at once, q and k normed and turned, k and v rounded where the cache has 8 bits; then
+        scratch and result, and the output.
+        """
         config, tokens = self.config, self.step.tokens
         queries, keys = (heads * config.head_dim * tokens for heads in (config.num_heads, config.num_kv_heads))
         kept = self.hidden + self.itemsize * (queries + 2 * keys + 2 * (queries + keys))
         turning = norm_bytes(queries, self.itemsize) + _FLOAT * queries
+        rounding = 4 * _FLOAT * keys if self.quantised_kv else 0
         mixing = 2 * self.itemsize * queries + self.ops.paged_scratch(self._attention_size()) + self.hidden
-        return kept + max(turning, mixing)
+        return kept + max(turning, rounding, mixing)
 
     def _attention_size(self) -> AttentionSize:
         config, keys = self.config, self.step.context
         queries = min(self.step.tokens, keys)
         heads = (config.num_heads, config.num_kv_heads, config.head_dim)
-        return AttentionSize(queries, keys, *heads, self.itemsize, plain=config.window is None)
+        plain = config.window is None
+        return AttentionSize(queries, keys, *heads, self.itemsize, plain, quantised=self.quantised_kv)
 
     @property
     def mlp(self) -> int:

@@ -23,6 +23,7 @@ from tilewise.progress import progress_bar
 from tilewise.runner.activations import activation_bytes
 from tilewise.runner.background import BackgroundRunner
 from tilewise.runner.capped_folder import CappedFolder
+from tilewise.runner.kv_memory import token_bytes
 from tilewise.runner.runner import LocalRunner
 from tilewise.runner.tile_file import TileFile
 from tilewise.runner.tile_key import ENCODER_PARTS, model_key
@@ -64,10 +65,12 @@ def build_runner(
             f"{architecture.config.decoder.vocab_size} rows: tokenizer and config are of different models."
         )
     dtype = _dtype(config, architecture, platform)
-    facts = model_facts(architecture, dtype, platform.ops(), config.quantization)
+    _check_kv_dtype(config, dtype)
+    facts = model_facts(architecture, dtype, platform.ops(), config.quantization, config.quantised_kv)
     drafting = draft_architecture(draft.folder, architecture, config) if draft else None
     if drafting:
-        facts = with_draft(facts, model_facts(drafting, dtype, platform.ops(), config.quantization))
+        smaller = model_facts(drafting, dtype, platform.ops(), config.quantization, config.quantised_kv)
+        facts = with_draft(facts, smaller)
     resolved = resolve(config, facts, device_facts(platform))
     for name, reason in resolved.reasons.items():
         logger.info("%s: %s", name, reason)
@@ -123,17 +126,26 @@ def _log_room(limits: Limits) -> None:
 
 
 def model_facts(
-    architecture: Architecture, dtype: torch.dtype, ops: Ops, quantization: str | None = None
+    architecture: Architecture,
+    dtype: torch.dtype,
+    ops: Ops,
+    quantization: str | None = None,
+    kv_cache_dtype: str | None = None,
 ) -> ModelFacts:
-    """Sizes by arithmetic and by building the model over shapes; no weight is read."""
+    """Sizes by arithmetic and by building the model over shapes; no weight is read.
+
+    `kv_cache_dtype` is int8 or fp8; None = that of activations.
+    """
     decoder = architecture.config.decoder
     return ModelFacts(
         trained_length=decoder.rope.trained_length,
         tokens_per_tile=architecture.config.tokens_per_tile,
-        kv_bytes_per_token=2 * decoder.num_layers * decoder.num_kv_heads * decoder.head_dim * dtype.itemsize,
+        kv_bytes_per_token=token_bytes(decoder, kv_cache_dtype, dtype),
         bytes_per_tile=architecture.config.rows_per_page * decoder.hidden_size * dtype.itemsize,
         weight_bytes=architecture.count_bytes(ops, dtype, _store(ops, quantization)),
-        activation_bytes=partial(activation_bytes, architecture.config, dtype.itemsize, ops),
+        activation_bytes=partial(
+            activation_bytes, architecture.config, dtype.itemsize, ops, quantised_kv=kv_cache_dtype is not None
+        ),
         flash=architecture.config.flash,
     )
 
@@ -160,6 +172,16 @@ def _dtype(config: EngineConfig, architecture: Architecture, platform: Platform)
     if config.dtype not in _DTYPES:
         raise InvalidConfig(f"dtype must be auto, {', '.join(_DTYPES)}, got {config.dtype!r}.")
     return _DTYPES[config.dtype]
+
+
+def _check_kv_dtype(config: EngineConfig, dtype: torch.dtype) -> None:
+    """Raises InvalidConfig for floats in the KV cache that are not those of activations."""
+    if _DTYPES.get(config.kv_cache_dtype, dtype) != dtype:
+        ours = str(dtype).removeprefix("torch.")
+        raise InvalidConfig(
+            f"kv_cache_dtype={config.kv_cache_dtype!r} is not possible: the KV cache keeps {ours}, the dtype of "
+            f"activations, or 8 bits: use auto, int8 or fp8, or dtype={config.kv_cache_dtype!r}."
+        )
 
 
 def _tile_folder(config: EngineConfig, facts: ModelFacts) -> CappedFolder | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from tilewise.models.batch import ModelBatch
 from tilewise.models.internvl import InternVL
 from tilewise.platforms.base import Capture, Capturer, Graph, NotCapturable
+from tilewise.platforms.kv_cache import LayerCache
 from tilewise.step import Limits
 
 logger = logging.getLogger("tilewise")
@@ -36,7 +38,7 @@ class Forward:
     """Reads the tile pool and writes the caches. Graphs are kept by how many tokens each sequence has in the pass."""
 
     def __init__(
-        self, model: InternVL, limits: Limits, caches: list[Tensor], pool: Tensor, capturer: Capturer | None
+        self, model: InternVL, limits: Limits, caches: Sequence[LayerCache], pool: Tensor, capturer: Capturer | None
     ) -> None:
         """Without a `capturer`, or where the model's passes cannot be captured, each is launched op by op."""
         self._model = model

@@ -154,6 +154,7 @@ class Metrics:
         tokens = (limits.num_blocks - 1) * limits.block_size
         info = {
             "block_size": limits.block_size,
+            "cache_dtype": limits.kv_cache_dtype or "auto",
             "num_gpu_blocks": limits.num_blocks - 1,
             "enable_prefix_caching": limits.prefix_caching,
             "tile_pages": limits.tile_pages,

@@ -70,6 +70,7 @@ def test_objects_as_json_and_key_by_key(words):
         ("--model-path", "--model"),
         ("-m", "--model"),
         ("--session-len", "--max-model-len"),
+        ("--quant-policy", "--kv-cache-dtype"),
         ("--ctx-size", "--max-model-len"),
         ("-c", "--max-model-len"),
         ("--mem-fraction-static", "--gpu-memory-utilization"),

@@ -268,7 +268,7 @@ def test_older_and_other_spellings_become_options(words, name, value):
     [
         ("--device cuda", "use auto or cpu; GPUs and NPUs are not there yet"),
         ("--device npu", "use auto or cpu"),
-        ("--kv-cache-dtype fp8", "use auto"),
+        ("--kv-cache-dtype-skip-layers 0", "KV blocks of all layers hold the same"),
         ("--task embed", "there is no pooling"),
         ("--enable-lora", "merge them into the checkpoint"),
         ('--hf-overrides {"a":1}', "change it in a folder of your own"),

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.platforms.test_kv_cache import quantised_cache
 from tests.platforms.test_ops import attention_by_tokens, filled_cache, layout_of, noise
 from tilewise.platforms.base import AttentionSize, PagedLayout
 from tilewise.platforms.cpu import CpuPlatform
@@ -101,10 +102,46 @@ def test_paged_attention_of_any_shape(
 
 
 @both_dtypes
-def test_a_sequence_has_the_same_bits_alone_and_in_company(dtype: torch.dtype) -> None:
+@some
+@given(
+    kind=st.sampled_from(["int8", "fp8"]),
+    sequences=st.lists(st.tuples(st.integers(0, 600), st.integers(1, 30)), min_size=1, max_size=3),
+    heads=st.sampled_from([(1, 1), (7, 1), (6, 2), (4, 4)]),
+    width=widths,
+    window=st.none() | st.integers(1, 700),
+)
+def test_attention_over_8_bits_of_any_shape(
+    dtype: torch.dtype,
+    kind: str,
+    sequences: list[tuple[int, int]],
+    heads: tuple[int, int],
+    width: int,
+    window: int | None,
+) -> None:
+    """Keys and values may be rounded to the dtype of the rows before they are multiplied."""
+    layout, blocks = layout_of(sequences)
+    cache, exact = quantised_cache(sequences, layout, blocks, heads[1], width, kind)
+    query = noise(len(layout.kv_slots), heads[0], width, seed=99, dtype=dtype)
+    found = OPS.paged_attention(query, cache, layout, width**-0.5, window)
+    if dtype == torch.float32:
+        near(found, attention_by_tokens(query, exact, sequences, width**-0.5, window))
+        return
+    rounded = [x.to(dtype).double() for x in exact]
+    sizes = [torch.stack((keys, values.abs())) for keys, values in rounded]
+    either = (attention_by_tokens(query, x, sequences, width**-0.5, window) for x in (exact, rounded, sizes))
+    expected, other, mixed = either
+    allowed = 2**-8 * (expected.abs() + 2 * mixed) + 1e-3 * mixed + 1e-5 + (other - expected).abs()
+    assert ((found.double() - expected).abs() <= allowed).all()
+
+
+@pytest.mark.parametrize("kind", ["float", "int8", "fp8"])
+@both_dtypes
+def test_a_sequence_has_the_same_bits_alone_and_in_company(dtype: torch.dtype, kind: str) -> None:
     """Whether its past is split or not, with any number of threads."""
     sequences = [(700, 1), (0, 130), (300, 5), (2000, 2), (90, 100)]
     query, cache, layout, _ = paged(sequences, (14, 2), 64, dtype)
+    if kind != "float":
+        cache = quantised_cache(sequences, layout, len(cache[0]), 2, 64, kind)[0]
     before = torch.get_num_threads()
     together = OPS.paged_attention(query, cache, layout, 0.125)
     torch.set_num_threads(3)

@@ -32,6 +32,7 @@ _OF_OTHER_ENGINES = {
     **dict.fromkeys(("--api-keys",), "--api-key"),
     **dict.fromkeys(("--model-name", "--alias"), "--served-model-name"),
     **dict.fromkeys(("--random-seed",), "--seed"),
+    **dict.fromkeys(("--quant-policy", "--cache-type-k", "--cache-type-v", "-ctk", "-ctv"), "--kv-cache-dtype"),
 }
 """Flags of SGLang, LMDeploy and llama.cpp, and what says the same here."""
 

@@ -38,6 +38,7 @@ def choices(kernels: Native | NoKernels) -> tuple[Choice, ...]:
     equal = "equal to the reference when it was tried; other dtypes than float32, bfloat16 by torch"
     return (
         *(_choice(op, kernels, "torch", equal) if op in CHECKS else _without_kernel(op) for op in OPS),
+        *(_choice(op, kernels, "torch", equal) for op in CHECKS if op not in OPS),
         _choice("resize", kernels, "Pillow", "equal to Pillow, which does pictures of a few pixels"),
     )
 

@@ -12,6 +12,7 @@ from tilewise.platforms.cpu.native.kernels import Native
 from tilewise.platforms.cpu.ops import CpuOps
 from tilewise.platforms.cpu.packed import keeper
 from tilewise.platforms.forms import Form
+from tilewise.platforms.kv_cache import LayerCache, read_blocks
 from tilewise.platforms.weights import side_by_side
 
 
@@ -48,7 +49,7 @@ class InvariantCpuOps(CpuOps):
     def paged_attention(
         self,
         query: Tensor,
-        cache: Tensor,
+        cache: LayerCache,
         layout: PagedLayout,
         scale: float,
         window: int | None = None,
@@ -64,7 +65,7 @@ class InvariantCpuOps(CpuOps):
         for number, seq_len in enumerate(layout.seq_lens.tolist()):
             rows = layout.token_rows[starts[number] : starts[number + 1]]
             own = layout.block_table[number, : -(-seq_len // cache.shape[2])]
-            key, value = _padded(cache[:, own].flatten(1, 2)[:, :seq_len], 0)
+            key, value = _padded(read_blocks(cache, own, query.dtype)[:, :seq_len], 0)
             start = seq_len - len(rows)
             panels = _padded(query[rows].unsqueeze(0), start % PANEL)[0].split(PANEL)
             ends = range((start // PANEL + 1) * PANEL, len(key) + 1, PANEL)

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from tilewise.platforms.base import AttentionSize, PagedLayout, Weight
-from tilewise.platforms.cpu.native.call import Rows, gapless, readable
+from tilewise.platforms.cpu.native.call import Rows, gapless, readable, readable_cache
 from tilewise.platforms.cpu.native.kernels import Native
 from tilewise.platforms.cpu.ops import CpuOps
 from tilewise.platforms.cpu.packed import PackedInt8Weight, PackedWeight, keeper
 from tilewise.platforms.forms import Form
+from tilewise.platforms.kv_cache import LayerCache, QuantisedCache
 from tilewise.platforms.weights import side_by_side
 
 
@@ -81,11 +82,11 @@ class NativeCpuOps(CpuOps):
         value: Tensor,
         cos: Tensor,
         sin: Tensor,
-        cache: Tensor,
+        cache: LayerCache,
         layout: PagedLayout,
     ) -> Tensor:
-        fits = readable(query, key, value, cache) and gapless(cos, sin) and cos.dtype == torch.float32
-        if self._has("rope_into_cache") and fits and cache.is_contiguous():
+        fits = readable(query, key, value) and gapless(cos, sin) and cos.dtype == torch.float32
+        if self._has(_kernel("rope_into_cache", cache)) and fits and readable_cache(cache, query.dtype):
             return self.native.rows.rope_into_cache(query, key, value, cos, sin, cache, layout.kv_slots)
         return super().rope_into_cache(query, key, value, cos, sin, cache, layout)
 
@@ -102,23 +103,29 @@ class NativeCpuOps(CpuOps):
     def paged_attention(
         self,
         query: Tensor,
-        cache: Tensor,
+        cache: LayerCache,
         layout: PagedLayout,
         scale: float,
         window: int | None = None,
         sinks: Tensor | None = None,
     ) -> Tensor:
-        if self._has("paged_attention") and readable(query, cache) and layout.block_table.stride(-1) == 1:
+        fits = readable(query) and readable_cache(cache, query.dtype) and layout.block_table.stride(-1) == 1
+        if self._has(_kernel("paged_attention", cache)) and fits:
             return self.native.attention.paged(query, cache, layout, scale, window, sinks)
         return super().paged_attention(query, cache, layout, scale, window, sinks)
 
     def paged_scratch(self, size: AttentionSize) -> int:
-        if self._has("paged_attention"):
+        if self._has("quantised_paged_attention" if size.quantised else "paged_attention"):
             return self.native.attention.scratch(size, paged=True)
         return super().paged_scratch(size)
 
     def _has(self, kernel: str) -> bool:
         return kernel not in self.native.left_out
+
+
+def _kernel(op: str, cache: LayerCache) -> str:
+    """The kernel of an op that reads or writes this cache."""
+    return f"quantised_{op}" if isinstance(cache, QuantisedCache) else op
 
 
 def _given(tensor: Tensor | None) -> tuple[Tensor, ...]:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from tilewise.platforms.base import AttentionSize, PagedLayout
-from tilewise.platforms.cpu.native.call import DTYPES, threads
+from tilewise.platforms.cpu.native.call import DTYPES, KeptRows, threads
 from tilewise.platforms.cpu.native.library import Library
+from tilewise.platforms.kv_cache import LayerCache
 
 _FLOAT = 4
 _ROOM = 2**18
@@ -22,7 +23,7 @@ class AttentionKernels:
 
     def __init__(self, library: Library) -> None:
         self._dense = library.kernel("dense_attention", "ippppp" + "iiiiifpi")
-        self._paged = library.kernel("paged_attention", "ippppp" + "ipppiiiiifippii")
+        self._paged = library.kernel("paged_attention", "ippppp" + "ipppiiiiifip" + "ipp" + "pii")
         self._scratch = library.size("attention_scratch", "i")
         self._room = library.size("attention_room", "iiii")
 
@@ -40,27 +41,29 @@ class AttentionKernels:
     def paged(
         self,
         query: Tensor,
-        cache: Tensor,
+        cache: LayerCache,
         layout: PagedLayout,
         scale: float,
         window: int | None,
         sinks: Tensor | None,
     ) -> Tensor:
         _, heads, width = query.shape
-        to_values, *steps, _ = cache.stride()
+        kept = KeptRows.of(cache)
+        to_values, *steps, _ = kept.numbers.stride()
         block_tokens, kv_heads = cache.shape[2:4]
         out = torch.empty(query.shape, dtype=query.dtype)
-        table, keys = layout.block_table, cache.data_ptr()
+        table, keys = layout.block_table, kept.numbers.data_ptr()
         room = self._room_for(len(query) * heads // kv_heads, table.shape[1] * block_tokens, kv_heads, width)
         scratch = torch.empty(room + self._scratch(width) * threads())
         sinks = None if sinks is None else sinks.float()
-        values = keys + to_values * cache.element_size()
+        values = keys + to_values * kept.numbers.element_size()
         self._paged(
             *(DTYPES[query.dtype], query.data_ptr(), keys, values, out.data_ptr()),
             _integers((0, *query.stride()[:2], *steps, *steps)),
             *(len(layout.seq_lens), layout.query_starts.data_ptr(), layout.seq_lens.data_ptr()),
             *(table.data_ptr(), table.stride(0), heads, kv_heads, width, block_tokens, scale, window or 0),
-            *(None if sinks is None else sinks.data_ptr(), scratch.data_ptr(), room, threads()),
+            *(None if sinks is None else sinks.data_ptr(), kept.kind, kept.key_scales, kept.value_scales),
+            *(scratch.data_ptr(), room, threads()),
         )
         return out
 

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tilewise.platforms.kv_cache import LayerCache, QuantisedCache
+
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 """As `src/simd.h` numbers them."""
+_KEPT = {torch.int8: 1, torch.float8_e4m3fn: 2}
 
 
 # Both are asked before each of some hundred kernels a token: loops take half as long as `all` of a generator.
@@ -30,6 +33,32 @@ def gapless(*tensors: Tensor) -> bool:
         if x.dtype != dtype or not x.is_cpu or not x.is_contiguous():
             return False
     return dtype in DTYPES
+
+
+def readable_cache(cache: LayerCache, dtype: torch.dtype) -> bool:
+    """Whether kernels can read and write a cache for rows of a dtype."""
+    if isinstance(cache, QuantisedCache):
+        return cache.numbers.is_cpu and cache.numbers.is_contiguous() and cache.scales.is_contiguous()
+    return cache.dtype == dtype and cache.is_cpu and cache.is_contiguous()
+
+
+@dataclass(frozen=True, slots=True)
+class KeptRows:
+    """Where a cache of keys and values has its numbers, and its scales if there are any."""
+
+    kind: int
+    """As `src/simd.h` numbers what a cache keeps; 0 = the dtype of the rows."""
+    numbers: Tensor
+    key_scales: int | None = None
+    value_scales: int | None = None
+    """Addresses."""
+
+    @classmethod
+    def of(cls, cache: LayerCache) -> KeptRows:
+        if not isinstance(cache, QuantisedCache):
+            return cls(0, cache)
+        keys, scales = cache.scales.data_ptr(), cache.scales
+        return cls(_KEPT[cache.numbers.dtype], cache.numbers, keys, keys + scales.stride(0) * scales.element_size())
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from tilewise.platforms.base import PagedLayout
 from tilewise.platforms.cpu.native.kernels import Native
 from tilewise.platforms.cpu.native_ops import NativeCpuOps
 from tilewise.platforms.forms import Dense
+from tilewise.platforms.kv_cache import KV_DTYPES, QuantisedCache, empty_cache, quantise
 from tilewise.platforms.reference import ReferenceOps
 from tilewise.resize import ResizeKernels, by_pillow
 
@@ -135,6 +136,36 @@ def paged_attention(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
         yield ops.paged_attention(query, cache, layout, width**-0.5, window=190, sinks=sinks)
 
 
+def quantised_rope_into_cache(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
+    """Quarter turns, which are exact in any order of sums, so that numbers of 8 bits have to be the same ones."""
+    for kept, (lengths, counts, kv_heads, width) in itertools.product(
+        KV_DTYPES.values(),
+        (([5, 23], [5, 4], 1, 64), ([70], [70], 2, 128), ([9, 1], [1, 1], 2, 6), ([40], [40], 1, 40)),
+    ):
+        layout, blocks = paged_layout(lengths, counts)
+        turns = noise(sum(counts), width // 2, seed=1, dtype=torch.float32).sign()
+        wide = noise(sum(counts), 3 + 2 * kv_heads, width, seed=2, dtype=dtype)[:, 1:]
+        wide[::3, :, ::2] *= 1e-4
+        cache = empty_cache((2, blocks, BLOCK, kv_heads, width), kept, turns.device)
+        assert isinstance(cache, QuantisedCache)
+        cache.numbers.view(torch.int8).zero_()
+        query, key, value = wide.split((2, kv_heads, kv_heads), dim=1)
+        yield ops.rope_into_cache(query, key, value, turns.clamp(min=0), turns.clamp(max=0), cache, layout)
+        yield cache.numbers.float()
+        yield cache.scales.view(2, -1, kv_heads)[:, layout.kv_slots]
+
+
+def quantised_paged_attention(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
+    for kept, (heads, kv_heads, width) in itertools.product(KV_DTYPES.values(), ((7, 1, 64), (4, 2, 128), (3, 3, 20))):
+        layout, blocks = paged_layout([1, 150, 700, 300, 600], [1, 150, 1, 40, 3])
+        floats = noise(2, blocks, BLOCK, kv_heads, width, seed=1, dtype=dtype)
+        cache = QuantisedCache(*quantise(floats, kept))
+        query = noise(len(layout.kv_slots), heads + 1, width, seed=2, dtype=dtype)[:, 1:]
+        yield ops.paged_attention(query, cache, layout, width**-0.5)
+        sinks = noise(heads, seed=3, dtype=dtype)
+        yield ops.paged_attention(query, cache, layout, width**-0.5, window=190, sinks=sinks)
+
+
 def products(dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
     """Rows, a matrix and a bias; inputs and outputs that fill no panel, and rows that make every strip."""
     for rows, inputs, outputs in ((3, 33, 17), (110, 70, 31), (21, 514, 48)):
@@ -165,7 +196,8 @@ CHECKS: dict[str, Callable[[ReferenceOps, torch.dtype], Iterator[Tensor]]] = {
     check.__name__: check
     for check in (
         *(rms_norm, layer_norm, gelu, silu_mul, add_scaled, add_rms_norm, add_layer_norm),
-        *(rope_into_cache, dense_attention, paged_attention, store, store_int8, linear_gelu),
+        *(rope_into_cache, quantised_rope_into_cache, dense_attention, paged_attention, quantised_paged_attention),
+        *(store, store_int8, linear_gelu),
     )
 }
 """By kernel, as `NativeCpuOps` asks for it: what it does with some inputs, for any ops."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tilewise.platforms.cpu.native.call import DTYPES, Rows, threads
+from tilewise.platforms.cpu.native.call import DTYPES, KeptRows, Rows, threads
 from tilewise.platforms.cpu.native.library import Library
+from tilewise.platforms.kv_cache import LayerCache
 
 
 class RowKernels:
@@ -17,7 +18,7 @@ class RowKernels:
         self._layer_norm = library.kernel("layer_norm", "ipiiiipppifi")
         self._silu_mul = library.kernel("silu_mul", "ippiii")
         self._gelu = library.kernel("gelu", "ippii")
-        self._rope_into_cache = library.kernel("rope_into_cache", "iii" + "piii" * 2 + "pii" + "pppppiii")
+        self._rope_into_cache = library.kernel("rope_into_cache", "iii" + "piii" * 2 + "pii" + "pppppii" + "ippi")
         self._add_scaled = library.kernel("add_scaled", "ippppiii")
         self._add_rms_norm = library.kernel("add_rms_norm", "ipppp" + "ppiifi")
         self._add_layer_norm = library.kernel("add_layer_norm", "ipppp" + "pppiifi")
@@ -46,16 +47,24 @@ class RowKernels:
         return out
 
     def rope_into_cache(
-        self, query: Tensor, key: Tensor, value: Tensor, cos: Tensor, sin: Tensor, cache: Tensor, slots: Tensor
+        self, query: Tensor, key: Tensor, value: Tensor, cos: Tensor, sin: Tensor, cache: LayerCache, slots: Tensor
     ) -> Tensor:
+        kept = KeptRows.of(cache)
         out, (tokens, heads, width) = torch.empty(query.shape, dtype=query.dtype), query.shape
         self._rope_into_cache(
             *(DTYPES[query.dtype], tokens, width // 2),
             *(query.data_ptr(), heads, query.stride(0), query.stride(1)),
             *(key.data_ptr(), key.shape[1], key.stride(0), key.stride(1)),
             *(value.data_ptr(), value.stride(0), value.stride(1)),
-            *(cos.data_ptr(), sin.data_ptr(), slots.data_ptr(), cache.data_ptr(), out.data_ptr()),
-            *(cache.stride(0), cache.shape[-2] * width, threads()),
+            *(cos.data_ptr(), sin.data_ptr(), slots.data_ptr(), kept.numbers.data_ptr(), out.data_ptr()),
+            *(
+                kept.numbers.stride(0),
+                cache.shape[-2] * width,
+                kept.kind,
+                kept.key_scales,
+                kept.value_scales,
+                threads(),
+            ),
         )
         return out
 

@@ -30,8 +30,8 @@ static bool by_pairs() {
 #endif
 }
 
-template <typename T>
-static Way way_of(const Shape& shape, const Sequence<T>& sequence) {
+template <typename T, typename Cache>
+static Way way_of(const Shape& shape, const Sequence<T, Cache>& sequence) {
     if (sequence.queries * shape.group() <= DIRECT) return Way::DIRECT;
     return by_pairs<T>() ? Way::PAIRS : Way::PACKED;
 }
@@ -42,8 +42,8 @@ static int64_t scratch_numbers(int64_t width) {
 }
 
 // The rows of a piece over all of its keys.
-template <typename T>
-static Results run(const Shape& shape, const Sequence<T>& sequence, const Piece& piece, float* memory) {
+template <typename T, typename Cache>
+static Results run(const Shape& shape, const Sequence<T, Cache>& sequence, const Piece& piece, float* memory) {
     const Way way = way_of(shape, sequence);
 #ifdef BY_PAIRS
     if constexpr (std::is_same_v<T, bfloat16>) {
@@ -73,9 +73,9 @@ static Results run(const Shape& shape, const Sequence<T>& sequence, const Piece&
 }
 
 // A row's sum over what was mixed, and the sink in it.
-template <typename T>
-static void finish(const Shape& shape, const Sequence<T>& sequence, int64_t kv_head, int64_t row, const float* mixed,
-                   float most, float sum) {
+template <typename T, typename Cache>
+static void finish(const Shape& shape, const Sequence<T, Cache>& sequence, int64_t kv_head, int64_t row,
+                   const float* mixed, float most, float sum) {
     int64_t query = row / shape.group(), head = kv_head * shape.group() + row % shape.group();
     float scale = 1.0f;
     if (shape.sinks) {
@@ -102,8 +102,8 @@ static void keep(const Shape& shape, const Piece& piece, const Results& found) {
 }
 
 // Parts of a row's keys, in their order, into the first of them.
-template <typename T>
-static void merge(const Shape& shape, const Sequence<T>& sequence, int64_t head, int64_t row, float* first,
+template <typename T, typename Cache>
+static void merge(const Shape& shape, const Sequence<T, Cache>& sequence, int64_t head, int64_t row, float* first,
                   int64_t parts, int64_t step) {
     int64_t padded = shape.padded();
     for (int64_t part = 1; part < parts; ++part) {
@@ -121,17 +121,18 @@ static void merge(const Shape& shape, const Sequence<T>& sequence, int64_t head,
 }
 
 // Rows of a piece of work: many, so that packing keys pays, yet enough pieces for all threads.
-template <typename T>
-static int64_t piece_rows(const Shape& shape, const std::vector<Sequence<T>>& sequences, int64_t threads) {
+template <typename T, typename Cache>
+static int64_t piece_rows(const Shape& shape, const std::vector<Sequence<T, Cache>>& sequences, int64_t threads) {
     const int64_t padded = shape.padded(), most = by_pairs<T>() ? PairScratch::rows(padded) : Scratch::rows(padded);
     int64_t rows = 0;
-    for (const Sequence<T>& sequence : sequences) rows += sequence.queries * shape.heads;
+    for (const Sequence<T, Cache>& sequence : sequences) rows += sequence.queries * shape.heads;
     return std::clamp(up(rows / (4 * threads), ROWS), ROWS, most);
 }
 
 // Keys that rows [row, row + rows) of a sequence see: from where a block of them begins.
-template <typename T>
-static std::pair<int64_t, int64_t> seen(const Shape& shape, const Sequence<T>& sequence, int64_t row, int64_t rows) {
+template <typename T, typename Cache>
+static std::pair<int64_t, int64_t> seen(const Shape& shape, const Sequence<T, Cache>& sequence, int64_t row,
+                                        int64_t rows) {
     if (!shape.causal) return {0, sequence.keys};
     int64_t before = sequence.keys - sequence.queries;
     int64_t first = before + row / shape.group(), last = before + (row + rows - 1) / shape.group();
@@ -145,8 +146,8 @@ struct Split {
 };
 
 // Numbers that a sequence keeps until its parts are merged; 0 = it is not split.
-template <typename T>
-static int64_t split_numbers(const Shape& shape, const Sequence<T>& sequence) {
+template <typename T, typename Cache>
+static int64_t split_numbers(const Shape& shape, const Sequence<T, Cache>& sequence) {
     int64_t rows = sequence.queries * shape.group();
     if (!shape.causal || rows > FEW || rows == 0) return 0;
     auto [first, last] = seen(shape, sequence, 0, rows);
@@ -155,9 +156,9 @@ static int64_t split_numbers(const Shape& shape, const Sequence<T>& sequence) {
 }
 
 // Sequences [begin, end) at once; `room` has space for what they keep.
-template <typename T>
-static void attend_some(const Shape& shape, const std::vector<Sequence<T>>& sequences, int64_t begin, int64_t end,
-                        float* room, float* scratch, int64_t threads) {
+template <typename T, typename Cache>
+static void attend_some(const Shape& shape, const std::vector<Sequence<T, Cache>>& sequences, int64_t begin,
+                        int64_t end, float* room, float* scratch, int64_t threads) {
     std::vector<Piece> pieces;
     std::vector<Split> splits;
     int64_t most = piece_rows(shape, sequences, threads);
@@ -185,7 +186,7 @@ static void attend_some(const Shape& shape, const std::vector<Sequence<T>>& sequ
     // The longest come last in a sequence, and are best begun first.
     share(pieces.size(), threads, [&](int64_t task, int64_t thread) {
         const Piece& piece = pieces[pieces.size() - 1 - task];
-        const Sequence<T>& sequence = sequences[piece.sequence];
+        const Sequence<T, Cache>& sequence = sequences[piece.sequence];
         const Results own = run(shape, sequence, piece, scratch + thread * scratch_numbers(shape.width));
         if (piece.partial) return keep(shape, piece, own);
         for (int64_t r = 0; r < piece.rows; ++r) {
@@ -204,8 +205,8 @@ static void attend_some(const Shape& shape, const std::vector<Sequence<T>>& sequ
 }
 
 // Sequences in their order, as many at once as `room` numbers are enough for.
-template <typename T>
-static void attend(const Shape& shape, const std::vector<Sequence<T>>& sequences, int64_t room, float* scratch,
+template <typename T, typename Cache>
+static void attend(const Shape& shape, const std::vector<Sequence<T, Cache>>& sequences, int64_t room, float* scratch,
                    int64_t threads) {
     float* own = scratch + room;
     int64_t begin = 0, taken = 0, count = sequences.size();
@@ -239,31 +240,34 @@ KERNEL void dense_attention(int64_t dtype, const void* query, const void* key, c
     Shape shape{heads, heads, width, steps[0], steps[1], steps[2], keys, scale, false, 0, nullptr};
     with_dtype(dtype, [&](auto number) {
         using T = decltype(number);
-        std::vector<Sequence<T>> sequences;
+        std::vector<Sequence<T, T>> sequences;
         for (int64_t tile = 0; tile < tiles; ++tile) {
-            sequences.push_back({(const T*)query + tile * steps[0].block, (T*)out + tile * queries * heads * width,
-                                 (const T*)key + tile * steps[1].block, (const T*)value + tile * steps[2].block, &whole,
-                                 queries, keys});
+            const Past<T> past{(const T*)key + tile * steps[1].block, (const T*)value + tile * steps[2].block, &whole,
+                               queries, keys, nullptr, nullptr};
+            sequences.push_back({past, (const T*)query + tile * steps[0].block,
+                                 (T*)out + tile * queries * heads * width});
         }
         attend(shape, sequences, 0, scratch, threads);
     });
 }
 
 // query [N, heads, width] over the keys and values of a cache; sequence s has queries [starts[s], starts[s + 1]), which
-// are the last of lengths[s] tokens, in the blocks of row s of the table.
+// are the last of lengths[s] tokens, in the blocks of row s of the table. A cache of 8 bits has scales.
 KERNEL void paged_attention(int64_t dtype, const void* query, const void* key, const void* value, void* out,
                             const Steps* steps, int64_t sequences, const int64_t* starts, const int64_t* lengths,
                             const int64_t* table, int64_t table_step, int64_t heads, int64_t kv_heads, int64_t width,
-                            int64_t block_tokens, float scale, int64_t window, const float* sinks, float* scratch,
-                            int64_t room, int64_t threads) {
+                            int64_t block_tokens, float scale, int64_t window, const float* sinks, int64_t kept,
+                            const float* key_scales, const float* value_scales, float* scratch, int64_t room,
+                            int64_t threads) {
     Shape shape{heads, kv_heads, width, steps[0], steps[1], steps[2], block_tokens, scale, true, window, sinks};
-    with_dtype(dtype, [&](auto number) {
+    with_cache(dtype, kept, [&](auto number, auto kept_number) {
         using T = decltype(number);
-        std::vector<Sequence<T>> all;
+        using Cache = decltype(kept_number);
+        std::vector<Sequence<T, Cache>> all;
         for (int64_t s = 0; s < sequences; ++s) {
-            all.push_back({(const T*)query + starts[s] * steps[0].token, (T*)out + starts[s] * heads * width,
-                           (const T*)key, (const T*)value, table + s * table_step, starts[s + 1] - starts[s],
-                           lengths[s]});
+            const Past<Cache> past{(const Cache*)key, (const Cache*)value, table + s * table_step,
+                                   starts[s + 1] - starts[s], lengths[s], key_scales, value_scales};
+            all.push_back({past, (const T*)query + starts[s] * steps[0].token, (T*)out + starts[s] * heads * width});
         }
         attend(shape, all, room, scratch, threads);
     });

@@ -26,15 +26,26 @@ struct Steps {
     int64_t block, token, head;
 };
 
-template <typename T>
-struct Sequence {
-    const T* query;
-    T* out;
-    const T* key;
-    const T* value;
+// Keys and values of a sequence, or of a tile.
+template <typename Cache>
+struct Past {
+    const Cache* key;
+    const Cache* value;
     const int64_t* blocks;
     int64_t queries, keys;
+    const float *key_scales, *value_scales;  // [blocks, tokens of a block, heads], where numbers have 8 bits
 };
+
+// Rows of T over keys and values of Cache, which is T or has 8 bits.
+template <typename T, typename Cache>
+struct Sequence : Past<Cache> {
+    const T* query;
+    T* out;
+};
+
+// Whether numbers of a cache have scales.
+template <typename Cache>
+static constexpr bool HAS_SCALES = sizeof(Cache) == 1;
 
 // What all sequences of a call have in common.
 struct Shape {
@@ -92,15 +103,15 @@ static constexpr int64_t SCORES = PAIR_KEYS + 16, WEIGHTS = PAIR_KEYS + 32;
 // The same where keys and values are packed as pairs of bfloat16. Rows are more, as packing is more of the work.
 struct PairScratch : Results {
     float* scores;
-    bfloat16 *query, *key, *value, *weights;
+    bfloat16 *query, *key, *value, *weights, *unpacked;
 
     // Numbers of a row of queries or of a key, in whole tiles.
     static int64_t width(int64_t width) { return up(width, 32); }
     static int64_t rows(int64_t padded) { return std::max(ROWS, 11 * PIECE / (4 * padded) / ROWS * ROWS); }
     static int64_t numbers(int64_t width) {
         const int64_t padded = up(width, PANEL), most = rows(padded), keys = PairScratch::width(width);
-        return most * padded + STRIP * SCORES + (most * keys + PAIR_KEYS * (keys + padded) + STRIP * WEIGHTS) / 2 +
-               2 * most;
+        const int64_t halves = (most + SIXTEEN) * keys + PAIR_KEYS * (keys + padded) + STRIP * WEIGHTS;
+        return most * padded + STRIP * SCORES + halves / 2 + 2 * most;
     }
     PairScratch(float* from, const Shape& shape) {
         auto take = [&](int64_t count) { return std::exchange(from, from + count); };
@@ -111,6 +122,7 @@ struct PairScratch : Results {
         key = take_halves(PAIR_KEYS * keys);
         value = take_halves(PAIR_KEYS * padded);
         query = take_halves(most_rows * keys);
+        unpacked = take_halves(SIXTEEN * keys);
         mixed = take(most_rows * padded);
         most = take(most_rows);
         sum = take(most_rows);
@@ -124,26 +136,37 @@ static void prefetch(const T* row, int64_t width) {
 
 // Where `wanted` keys of a head from `first` on and their values are, and AHEAD more; instead of keys from `end` on the
 // last one before. Rows are far apart, often each on a page of its own.
-template <typename T>
+template <typename Cache>
 struct Places {
-    const T *keys[KEYS + AHEAD], *values[KEYS + AHEAD];
+    const Cache *keys[KEYS + AHEAD], *values[KEYS + AHEAD];
+    float key_scales[KEYS + AHEAD], value_scales[KEYS + AHEAD];  // of numbers as they are loaded, where there are any
 
-    Places(const Shape& shape, const Sequence<T>& sequence, int64_t head, int64_t first, int64_t wanted, int64_t end) {
+    Places(const Shape& shape, const Past<Cache>& sequence, int64_t head, int64_t first, int64_t wanted, int64_t end) {
         const int64_t* block = sequence.blocks + first / shape.block_tokens;
         int64_t place = first % shape.block_tokens, count = std::min(wanted + AHEAD, end - first);
         for (int64_t j = 0; j < count; place = 0, ++block) {
-            const T* key = sequence.key + *block * shape.key.block + place * shape.key.token + head * shape.key.head;
-            const T* value =
+            const Cache* key = sequence.key + *block * shape.key.block + place * shape.key.token + head * shape.key.head;
+            const Cache* value =
                 sequence.value + *block * shape.value.block + place * shape.value.token + head * shape.value.head;
+            int64_t scale = (*block * shape.block_tokens + place) * shape.kv_heads + head;
             for (int64_t last = std::min(count, j + shape.block_tokens - place); j < last; ++j) {
                 keys[j] = key;
                 values[j] = value;
+                if constexpr (HAS_SCALES<Cache>) {
+                    key_scales[j] = UNIT<Cache> * sequence.key_scales[scale];
+                    value_scales[j] = UNIT<Cache> * sequence.value_scales[scale];
+                    scale += shape.kv_heads;
+                }
                 key += shape.key.token;
                 value += shape.value.token;
             }
         }
         std::fill(keys + count, keys + wanted + AHEAD, keys[count - 1]);
         std::fill(values + count, values + wanted + AHEAD, values[count - 1]);
+        if constexpr (HAS_SCALES<Cache>) {
+            std::fill(key_scales + count, key_scales + wanted + AHEAD, key_scales[count - 1]);
+            std::fill(value_scales + count, value_scales + wanted + AHEAD, value_scales[count - 1]);
+        }
     }
 
     void fetch_next(int64_t j, int64_t width) const {

@@ -21,6 +21,14 @@ static inline void score_key(const float* query, const T* key, int64_t width, fl
     _mm256_storeu_ps(scores, sums_of(sums));
 }
 
+// What stands in the lanes of each key times its scale, or that of its value.
+static inline void scale_lanes(float* lanes, const float* scales, int64_t count) {
+    for (int64_t j = 0; j < count; ++j) {
+        float* own = lanes + j * LANES;
+        _mm256_storeu_ps(own, _mm256_mul_ps(_mm256_loadu_ps(own), _mm256_set1_ps(scales[j])));
+    }
+}
+
 // Scores become weights, by each row's maximum so far; what its sums are to be multiplied by.
 static inline Vec weigh_lanes(float* scores, int64_t count, Vec& most, Vec& sum) {
     int64_t numbers = count * LANES;
@@ -88,19 +96,20 @@ static void add_direct(const float* weights, const float* before, const T* const
 }
 
 // Rows [row, row + M) of a piece over all of its keys.
-template <int M, typename T>
-static void run_strip(const Shape& shape, const Sequence<T>& sequence, const Piece& piece, int64_t row,
+template <int M, typename Cache>
+static void run_strip(const Shape& shape, const Past<Cache>& sequence, const Piece& piece, int64_t row,
                       const Scratch& scratch) {
     int64_t width = shape.width, padded = shape.padded();
     int64_t past = sequence.keys - sequence.queries;  // tokens before the first query, if causal
     Vec most = Vec::all(NOTHING), sum = Vec::zero();
     for (int64_t first = piece.first; first < piece.last; first += DIRECT_KEYS) {
         int64_t count = std::min(DIRECT_KEYS, piece.last - first), whole = up(count, Vec::width / LANES);
-        Places<T> places(shape, sequence, piece.head, first, whole, piece.last);
+        Places<Cache> places(shape, sequence, piece.head, first, whole, piece.last);
         for (int64_t j = 0; j < whole; ++j) {
             places.fetch_next(j, width);
             score_key<M>(scratch.query + row * width, places.keys[j], width, scratch.scores + j * LANES);
         }
+        if constexpr (HAS_SCALES<Cache>) scale_lanes(scratch.scores, places.key_scales, whole);
         for (int m = 0; m < M; ++m) {
             auto [from, to] = visible(shape, piece, row + m, past, first, count);
             for (int64_t j = 0; j < from; ++j) scratch.scores[j * LANES + m] = NOTHING;
@@ -108,14 +117,15 @@ static void run_strip(const Shape& shape, const Sequence<T>& sequence, const Pie
         }
         alignas(64) float before[Vec::width];
         weigh_lanes(scratch.scores, count, most, sum).store(before);
+        if constexpr (HAS_SCALES<Cache>) scale_lanes(scratch.scores, places.value_scales, count);
         add_direct(scratch.scores, before, places.values, count, M, width, padded, scratch.mixed + row * padded);
     }
     store_some(scratch.most + row, most, M);
     store_some(scratch.sum + row, sum, M);
 }
 
-template <typename T>
-static void run_direct(const Shape& shape, const Sequence<T>& sequence, const Piece& piece, const Scratch& scratch) {
+template <typename Cache>
+static void run_direct(const Shape& shape, const Past<Cache>& sequence, const Piece& piece, const Scratch& scratch) {
     by_strips<LANES>(piece.rows, [&](auto height, int64_t row) {
         run_strip<height>(shape, sequence, piece, row, scratch);
     });

@@ -70,41 +70,50 @@ static inline void transpose8(__m256 rows[8]) {
     }
 }
 
-// Eight keys into eight columns of a panel [width][PANEL].
+// Eight keys, times their scales if there are any, into eight columns of a panel [width][PANEL].
 template <typename T>
-static void transpose_keys(const T* const keys[8], int64_t width, float* panel) {
+static void transpose_keys(const T* const keys[8], const float* scales, int64_t width, float* panel) {
     int64_t d = 0;
     for (; d + 8 <= width; d += 8) {
         __m256 rows[8];
-        for (int i = 0; i < 8; ++i) rows[i] = load8(keys[i] + d);
+        for (int i = 0; i < 8; ++i) {
+            rows[i] = load8(keys[i] + d);
+            if constexpr (HAS_SCALES<T>) rows[i] = _mm256_mul_ps(rows[i], _mm256_set1_ps(scales[i]));
+        }
         transpose8(rows);
         for (int i = 0; i < 8; ++i) _mm256_storeu_ps(panel + (d + i) * PANEL, rows[i]);
     }
     for (; d < width; ++d) {
-        for (int i = 0; i < 8; ++i) panel[d * PANEL + i] = to_float(keys[i][d]);
+        for (int i = 0; i < 8; ++i) {
+            panel[d * PANEL + i] = to_float(keys[i][d]);
+            if constexpr (HAS_SCALES<T>) panel[d * PANEL + i] *= scales[i];
+        }
     }
 }
 
-// A row of values into its place of each panel.
+// A row of values, times its scale if there is one, into its place of each panel.
 template <typename T>
-static void spread_value(const T* value, int64_t width, int64_t padded, float* to) {
+static void spread_value(const T* value, float scale, int64_t width, int64_t padded, float* to) {
     FOR_VECTORS(d, padded) {
         Vec some = d < width ? load_at(value, d, width) : Vec::zero();
+        if constexpr (HAS_SCALES<T>) some = some * Vec::all(scale);
         some.store(to + d / PANEL * KEYS * PANEL + d % PANEL);
     }
 }
 
 // Keys [first, first + count) of a head as panels of PANEL keys, and their values as panels of PANEL columns.
-template <typename T>
-static void pack(const Shape& shape, const Sequence<T>& sequence, int64_t head, int64_t first, int64_t count,
+template <typename Cache>
+static void pack(const Shape& shape, const Past<Cache>& sequence, int64_t head, int64_t first, int64_t count,
                  int64_t end, const Scratch& scratch) {
     int64_t whole = up(count, PANEL);  // a panel is filled up with any keys; their scores will be hidden
-    Places<T> places(shape, sequence, head, first, whole, end);
+    Places<Cache> places(shape, sequence, head, first, whole, end);
     for (int64_t j = 0; j < whole; j += 8) {
         for (int64_t i = j; i < j + 8; ++i) places.fetch_next(i, shape.width);
-        transpose_keys(places.keys + j, shape.width, scratch.key + j / PANEL * PANEL * shape.width + j % PANEL);
+        transpose_keys(places.keys + j, places.key_scales + j, shape.width,
+                       scratch.key + j / PANEL * PANEL * shape.width + j % PANEL);
         for (int64_t i = j; i < std::min(j + 8, count); ++i) {
-            spread_value(places.values[i], shape.width, shape.padded(), scratch.value + i * PANEL);
+            spread_value(places.values[i], places.value_scales[i], shape.width, shape.padded(),
+                         scratch.value + i * PANEL);
         }
     }
 }
@@ -163,8 +172,8 @@ static void over_block(const Shape& shape, const Piece& piece, int64_t begin, in
 }
 
 // The rows of a piece over all of its keys, block by block.
-template <typename T>
-static void run_packed(const Shape& shape, const Sequence<T>& sequence, const Piece& piece, const Scratch& scratch) {
+template <typename Cache>
+static void run_packed(const Shape& shape, const Past<Cache>& sequence, const Piece& piece, const Scratch& scratch) {
     std::fill(scratch.most, scratch.most + piece.rows, NOTHING);
     std::fill(scratch.sum, scratch.sum + piece.rows, 0.0f);
     int64_t before = sequence.keys - sequence.queries;  // tokens before the first query, if causal

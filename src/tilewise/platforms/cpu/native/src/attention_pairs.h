@@ -163,29 +163,49 @@ static inline void transpose16(Lanes rows[16]) {
     }
 }
 
+// Where sixteen keys or values are as bfloat16: those of 8 bits are multiplied by their scales into `memory`.
+template <typename Cache>
+static void unpack(const Cache* const* from, const float* scales, int64_t width, bfloat16* memory,
+                   const bfloat16* rows[SIXTEEN]) {
+    for (int64_t i = 0; i < SIXTEEN; ++i) {
+        if constexpr (HAS_SCALES<Cache>) {
+            bfloat16* row = memory + i * PairScratch::width(width);
+            const Vec scale = Vec::all(scales[i]);
+            over(0, width, [&](int64_t d, auto lanes) { lanes.store(row + d, lanes.load(from[i] + d) * scale); });
+            rows[i] = row;
+        } else {
+            rows[i] = from[i];
+        }
+    }
+}
+
 // Keys [first, first + count) of a head and their values in panels.
-static void pack_pairs(const Shape& shape, const Sequence<bfloat16>& sequence, int64_t head, int64_t first,
+template <typename Cache>
+static void pack_pairs(const Shape& shape, const Past<Cache>& sequence, int64_t head, int64_t first,
                        int64_t count, int64_t end, const PairScratch& scratch) {
     const int64_t width = shape.width, whole = up(count, 2 * SIXTEEN), keys = PairScratch::width(width);
     for (int64_t some = 0; some < whole; some += KEYS) {
         // Panels are filled up with any keys, whose scores will be hidden.
         const int64_t here = std::min(KEYS, whole - some);
-        const Places<bfloat16> places(shape, sequence, head, first + some, here, end);
+        const Places<Cache> places(shape, sequence, head, first + some, here, end);
         for (int64_t j = 0; j < here; j += SIXTEEN) {
             for (int64_t i = j; i < j + SIXTEEN; ++i) places.fetch_next(i, width);
+            const bfloat16* own[SIXTEEN];
+            unpack(places.keys + j, places.key_scales + j, width, scratch.unpacked, own);
             bfloat16* key = scratch.key + (some + j) * keys;
             for (int64_t d = 0; d < keys; d += 32, key += 32 * SIXTEEN) {
                 Lanes rows[16];
 #pragma GCC unroll 16
-                for (int i = 0; i < 16; ++i) rows[i] = (Lanes)load_pairs(places.keys[j + i], d, width);
+                for (int i = 0; i < 16; ++i) rows[i] = (Lanes)load_pairs(own[i], d, width);
                 transpose16(rows);
 #pragma GCC unroll 16
                 for (int i = 0; i < 16; ++i) _mm512_storeu_si512(key + i * 32, (__m512i)rows[i]);
             }
+            unpack(places.values + j, places.value_scales + j, width, scratch.unpacked, own);
             for (int64_t d = 0; d < shape.padded(); d += SIXTEEN) {
                 bfloat16* value = scratch.value + d * PAIR_KEYS + (some + j) * SIXTEEN;
                 for (int64_t i = 0; i < SIXTEEN; i += 2, value += 32) {
-                    _mm512_storeu_si512(value, interleave(places.values[j + i], places.values[j + i + 1], d, width));
+                    _mm512_storeu_si512(value, interleave(own[i], own[i + 1], d, width));
                 }
             }
         }
@@ -259,7 +279,8 @@ static void over_pairs(PairProducts& products, const Shape& shape, const Piece& 
 }
 
 // The rows of a piece over all of its keys, block by block.
-static void run_pairs(const Shape& shape, const Sequence<bfloat16>& sequence, const Piece& piece,
+template <typename Cache>
+static void run_pairs(const Shape& shape, const Sequence<bfloat16, Cache>& sequence, const Piece& piece,
                       const PairScratch& scratch) {
     const int64_t width = shape.width, keys = PairScratch::width(width), group = shape.group();
     for (int64_t r = 0; r < piece.rows; ++r) {

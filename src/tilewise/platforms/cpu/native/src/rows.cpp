@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
+#include <vector>
 
 // Rows [outer, inner] of a tensor, each some numbers behind the first (call.py).
 template <typename T>
@@ -186,15 +188,41 @@ static void turn(const T* row, const float* cosines, const float* sines, T* to, 
     });
 }
 
+// What the largest number of a row becomes, and the least that it is taken for.
+template <typename Rounded>
+static constexpr float LARGEST = std::is_same_v<Rounded, int8_t> ? 127.0f : 448.0f;
+static constexpr float LEAST = 1e-30f;
+
+// A row as numbers of 8 bits; returns their scale, which is NaN where a number of the row is none, or infinite.
+template <typename T, typename Rounded>
+static float quantise_row(const T* row, Rounded* to, int64_t width) {
+    Vec most = Vec::all(LEAST), nothing = Vec::zero();
+    over(0, width, [&](int64_t i, auto lanes) {
+        const Vec x = lanes.load(row + i);
+        most = max(most, abs(x));
+        nothing = fma(x, Vec::zero(), nothing);
+    });
+    const float largest = most.max() + nothing.sum();
+    const Vec factor = Vec::all(LARGEST<Rounded> / largest);
+    over(0, width, [&](int64_t i, auto lanes) {
+        const Vec x = min(max(lanes.load(row + i) * factor, Vec::all(-LARGEST<Rounded>)), Vec::all(LARGEST<Rounded>));
+        lanes.store(to + i, std::is_same_v<Rounded, int8_t> ? round(x) : x);
+    });
+    return largest / LARGEST<Rounded>;
+}
+
 // Queries [tokens, heads, 2 * half] are turned into `out`, keys [tokens, kv_heads, 2 * half] into their slots of a cache
-// of keys, behind which, `to_values` numbers on, is that of values; a slot has `slot_size` numbers, all its heads'.
+// of keys, behind which, `to_values` numbers on, is that of values; a slot has `slot_size` numbers, all its heads'. A
+// cache of 8 bits has scales of keys and of values, a slot's heads one beside the other.
 KERNEL void rope_into_cache(int64_t dtype, int64_t tokens, int64_t half, const void* query, int64_t heads,
                             int64_t query_step, int64_t query_head, const void* key, int64_t kv_heads,
                             int64_t key_step, int64_t key_head, const void* value, int64_t value_step,
                             int64_t value_head, const float* cosines, const float* sines, const int64_t* slots,
-                            void* cache, void* out, int64_t to_values, int64_t slot_size, int64_t threads) {
-    with_dtype(dtype, [&](auto number) {
+                            void* cache, void* out, int64_t to_values, int64_t slot_size, int64_t kept,
+                            float* key_scales, float* value_scales, int64_t threads) {
+    with_cache(dtype, kept, [&](auto number, auto kept_number) {
         using T = decltype(number);
+        using Cache = decltype(kept_number);
         const int64_t width = 2 * half;
         for_rows(tokens, (heads + 2 * kv_heads) * width, threads, [&](int64_t token) {
             const float *cosine = cosines + token * half, *sine = sines + token * half;
@@ -202,12 +230,22 @@ KERNEL void rope_into_cache(int64_t dtype, int64_t tokens, int64_t half, const v
                 const T* row = (const T*)query + token * query_step + head * query_head;
                 turn(row, cosine, sine, (T*)out + (token * heads + head) * width, half);
             }
-            T* slot = (T*)cache + slots[token] * slot_size;
+            Cache* slot = (Cache*)cache + slots[token] * slot_size;
             for (int64_t head = 0; head < kv_heads; ++head) {
-                T* to = slot + head * width;
-                turn((const T*)key + token * key_step + head * key_head, cosine, sine, to, half);
+                Cache* to = slot + head * width;
                 const T* own = (const T*)value + token * value_step + head * value_head;
-                std::memcpy(to + to_values, own, width * sizeof(T));
+                const T* before = (const T*)key + token * key_step + head * key_head;
+                if constexpr (std::is_same_v<T, Cache>) {
+                    turn(before, cosine, sine, to, half);
+                    std::memcpy(to + to_values, own, width * sizeof(T));
+                } else {
+                    thread_local std::vector<T> turned;
+                    turned.resize(width);
+                    turn(before, cosine, sine, turned.data(), half);
+                    const int64_t scale = slots[token] * kv_heads + head;
+                    key_scales[scale] = quantise_row(turned.data(), to, width);
+                    value_scales[scale] = quantise_row(own, to + to_values, width);
+                }
             }
         });
     });

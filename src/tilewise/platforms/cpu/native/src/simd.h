@@ -21,6 +21,18 @@ struct bfloat16 {
     uint16_t bits;
 };
 
+// E4M3 without infinities, torch's float8_e4m3fn: a sign, four bits of an exponent above -7, three of a fraction. Bits
+// where float16 has them are a number 2^8 times smaller, and such are those that are loaded: whoever multiplies them by
+// a scale multiplies that by UNIT once.
+struct float8 {
+    uint8_t bits;
+};
+
+template <typename T>
+static constexpr float UNIT = 1.0f;
+template <>
+constexpr float UNIT<float8> = 256.0f;
+
 // The dtypes as Python names them.
 enum Dtype : int64_t { FLOAT32 = 0, BFLOAT16 = 1 };
 
@@ -34,7 +46,34 @@ static inline void with_dtype(int64_t dtype, Work work) {
     }
 }
 
+// What a cache of keys and values keeps: numbers of the rows' dtype, or of 8 bits with scales, as Python names them.
+enum Kept : int64_t { AS_ROWS = 0, INT8 = 1, FLOAT8 = 2 };
+
+// The same with a number of the dtype and one of what the cache keeps.
+template <typename Work>
+static inline void with_cache(int64_t dtype, int64_t kept, Work work) {
+    with_dtype(dtype, [&](auto number) {
+        if (kept == INT8) {
+            work(number, int8_t{});
+        } else if (kept == FLOAT8) {
+            work(number, float8{});
+        } else {
+            work(number, number);
+        }
+    });
+}
+
 static inline float to_float(float x) { return x; }
+
+static inline float to_float(int8_t x) { return x; }
+
+// Where float32 has them, bits of E4M3 are a number 2^120 times smaller.
+static inline float to_float(float8 x) {
+    const uint32_t bits = uint32_t(x.bits & 0x80) << 24 | uint32_t(x.bits & 0x7F) << 20;
+    float value;
+    std::memcpy(&value, &bits, 4);
+    return value * (0x1p120f / UNIT<float8>);
+}
 
 static inline float to_float(bfloat16 x) {
     uint32_t bits = uint32_t(x.bits) << 16;
@@ -52,6 +91,20 @@ static inline void put(bfloat16* to, float x) {
     to->bits = x != x ? uint16_t(bits >> 16 | 0x40) : uint16_t((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
 }
 
+// Rounded to the nearest, ties to even; x is no larger than 448.
+static inline void put(float8* to, float x) {
+    uint32_t bits, steps;
+    std::memcpy(&bits, &x, 4);
+    const uint32_t sign = bits >> 24 & 0x80, size = bits & 0x7FFFFFFF;
+    const uint32_t normal = (size + 0x7FFFF + (size >> 20 & 1) - (120u << 23)) >> 20;
+    // Below 2^-6 numbers are 2^-9 apart; adding 1.5 * 2^23 leaves how many of these there are in the lowest bits.
+    float small;
+    std::memcpy(&small, &size, 4);
+    small = small * 512.0f + 12582912.0f;
+    std::memcpy(&steps, &small, 4);
+    to->bits = uint8_t(sign | (size < (121u << 23) ? steps & 15 : normal));
+}
+
 // Of whole numbers within the type's range.
 template <typename Integer>
 static inline void put(Integer* to, float x) {
@@ -64,6 +117,22 @@ static inline __m256 load8(const float* from) { return _mm256_loadu_ps(from); }
 static inline __m256 load8(const bfloat16* from) {
     __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
+}
+
+static inline __m256 load8(const int8_t* from) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
+}
+
+static inline __m256 load8(const float8* from) {
+    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from));
+#ifdef __F16C__
+    const __m128i halves = _mm_slli_epi16(_mm_cvtepi8_epi16(bytes), 7);
+    return _mm256_cvtph_ps(_mm_and_si128(halves, _mm_set1_epi16(int16_t(0xBFFF))));
+#else
+    const __m256i wide = _mm256_cvtepi8_epi32(bytes);
+    const __m256i some = _mm256_and_si256(_mm256_slli_epi32(wide, 20), _mm256_set1_epi32(int(0x87F00000)));
+    return _mm256_mul_ps(_mm256_castsi256_ps(some), _mm256_set1_ps(0x1p120f / UNIT<float8>));
+#endif
 }
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
@@ -83,6 +152,14 @@ struct Vec {
         return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16))};
     }
     static Vec load(const int32_t* from) { return {_mm512_cvtepi32_ps(_mm512_loadu_si512(from))}; }
+    static Vec load(const int8_t* from) {
+        return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))))};
+    }
+    static Vec load(const float8* from) {
+        const __m256i wide = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+        const __m256i halves = _mm256_and_si256(_mm256_slli_epi16(wide, 7), _mm256_set1_epi16(int16_t(0xBFFF)));
+        return {_mm512_cvtph_ps(halves)};
+    }
     void store(float* to) const { _mm512_storeu_ps(to, v); }
     void store(int16_t* to) const {
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(v)));
@@ -103,6 +180,11 @@ struct Vec {
         __m256i halves = _mm512_cvtepi32_epi16(_mm512_srli_epi32(bits, 16));
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), halves);
 #endif
+    }
+    void store(float8* to) const {
+        alignas(64) float lanes[width];
+        store(lanes);
+        for (int i = 0; i < width; ++i) put(to + i, lanes[i]);
     }
     float sum() const { return _mm512_reduce_add_ps(v); }
     float max() const { return _mm512_reduce_max_ps(v); }
@@ -149,6 +231,8 @@ struct Vec {
     static Vec all(float x) { return {_mm256_set1_ps(x)}; }
     static Vec load(const float* from) { return {load8(from)}; }
     static Vec load(const bfloat16* from) { return {load8(from)}; }
+    static Vec load(const int8_t* from) { return {load8(from)}; }
+    static Vec load(const float8* from) { return {load8(from)}; }
     static Vec load(const int32_t* from) {
         return {_mm256_cvtepi32_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)))};
     }
@@ -166,6 +250,11 @@ struct Vec {
         bits = _mm256_srli_epi32(_mm256_castps_si256(chosen), 16);
         __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(bits, bits), 0x08);
         _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_castsi256_si128(packed));
+    }
+    void store(float8* to) const {
+        alignas(64) float lanes[width];
+        store(lanes);
+        for (int i = 0; i < width; ++i) put(to + i, lanes[i]);
     }
     float sum() const {
         __m128 x = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));

@@ -1,0 +1,83 @@
+"""A layer's cache of keys and values: floats, or numbers of 8 bits with a scale for each token and head.
+
+Keys are rounded as they stand after their rotation, values as they come, each token's part of each head by its own
+largest number, so that what is written depends on nothing but itself. Shape letters are those of `base`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+KV_DTYPES = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
+"""By the names that `Limits.kv_cache_dtype` has for them."""
+LARGEST = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
+"""What the largest number of a row becomes."""
+_LEAST = 1e-30
+"""Rows of smaller numbers become zeros."""
+_SCALE = torch.float32
+
+
+@dataclass(frozen=True, slots=True)
+class QuantisedCache:
+    """A key or value is its numbers times their scale."""
+
+    numbers: Tensor
+    """int8 or float8_e4m3fn [2, B, P, K, D]"""
+    scales: Tensor
+    """float32 [2, B, P, K]"""
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.numbers.shape
+
+
+LayerCache = Tensor | QuantisedCache
+"""[2 (key, value), B, P, K, D]"""
+
+
+def empty_cache(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> LayerCache:
+    """A cache [2, B, P, K, D] that keeps floats of `dtype`, or is quantised if that is one of `KV_DTYPES`."""
+    numbers = torch.empty(shape, dtype=dtype, device=device)
+    if dtype not in LARGEST:
+        return numbers
+    return QuantisedCache(numbers, torch.empty(shape[:-1], dtype=_SCALE, device=device))
+
+
+def bytes_per_head(width: int, dtype: torch.dtype) -> int:
+    """What a token's key or value of one head takes, its scale included."""
+    return width * dtype.itemsize + (_SCALE.itemsize if dtype in LARGEST else 0)
+
+
+def quantise(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """[..., D] -> numbers of `dtype` [..., D], rounded half to even, and float32 scales [...]."""
+    x = x.float()
+    largest = x.abs().amax(-1, keepdim=True).clamp(min=_LEAST)
+    # Tensor by tensor, which is a division; with a number torch multiplies by its reciprocal.
+    most = torch.full_like(largest, LARGEST[dtype])
+    numbers = (x * (most / largest)).clamp(-LARGEST[dtype], LARGEST[dtype])
+    numbers = numbers.to(dtype) if dtype.is_floating_point else numbers.round().to(dtype)
+    return numbers, (largest / most).squeeze(-1)
+
+
+def write_rows(cache: LayerCache, slots: Tensor, key: Tensor, value: Tensor) -> None:
+    """Keys and values [N, K, D] into the flat positions `slots` [N] of a cache."""
+    for number, rows in enumerate((key, value)):
+        if isinstance(cache, Tensor):
+            cache[number].view(-1, *rows.shape[1:]).index_copy_(0, slots, rows)
+            continue
+        rounded, scales = quantise(rows, cache.numbers.dtype)
+        # As bytes, since torch moves no rows of float8 on the CPU.
+        numbers = cache.numbers[number].view(torch.int8).view(-1, *rows.shape[1:])
+        numbers.index_copy_(0, slots, rounded.view(torch.int8))
+        cache.scales[number].view(-1, rows.shape[1]).index_copy_(0, slots, scales)
+
+
+def read_blocks(cache: LayerCache, blocks: Tensor, dtype: torch.dtype) -> Tensor:
+    """Blocks [n] of a cache, one behind the other -> [2, n * P, K, D] in `dtype`."""
+    if isinstance(cache, Tensor):
+        return cache[:, blocks].flatten(1, 2)
+    numbers = cache.numbers.view(torch.int8)[:, blocks].view(cache.numbers.dtype)
+    return (numbers.float() * cache.scales[:, blocks].unsqueeze(-1)).to(dtype).flatten(1, 2)
