@@ -23,7 +23,8 @@ class AttentionKernels:
 
     def __init__(self, library: Library) -> None:
         self._dense = library.kernel("dense_attention", "ippppp" + "iiiiifpi")
-        self._paged = library.kernel("paged_attention", "ippppp" + "ipppiiiiifip" + "ipp" + "pii")
+        self._paged = library.kernel("paged_attention", "ippppp" + "ipppiiiiifippii")
+        self._quantised = library.kernel("quantised_paged_attention", "iippppppp" + "ipppiiiiifippii")
         self._scratch = library.size("attention_scratch", "i")
         self._room = library.size("attention_room", "iiii")
 
@@ -57,14 +58,17 @@ class AttentionKernels:
         scratch = torch.empty(room + self._scratch(width) * threads())
         sinks = None if sinks is None else sinks.float()
         values = keys + to_values * kept.numbers.element_size()
-        self._paged(
-            *(DTYPES[query.dtype], query.data_ptr(), keys, values, out.data_ptr()),
-            _integers((0, *query.stride()[:2], *steps, *steps)),
+        shared = (
+            *(out.data_ptr(), _integers((0, *query.stride()[:2], *steps, *steps))),
             *(len(layout.seq_lens), layout.query_starts.data_ptr(), layout.seq_lens.data_ptr()),
             *(table.data_ptr(), table.stride(0), heads, kv_heads, width, block_tokens, scale, window or 0),
-            *(None if sinks is None else sinks.data_ptr(), kept.kind, kept.key_scales, kept.value_scales),
-            *(scratch.data_ptr(), room, threads()),
+            *(None if sinks is None else sinks.data_ptr(), scratch.data_ptr(), room, threads()),
         )
+        dtype, rows = DTYPES[query.dtype], query.data_ptr()
+        if kept.kind:
+            self._quantised(dtype, kept.kind, rows, keys, values, kept.key_scales, kept.value_scales, *shared)
+        else:
+            self._paged(dtype, rows, keys, values, *shared)
         return out
 
     def scratch(self, size: AttentionSize, paged: bool) -> int:

@@ -220,7 +220,7 @@ KERNEL void rope_into_cache(int64_t dtype, int64_t tokens, int64_t half, const v
                             int64_t value_head, const float* cosines, const float* sines, const int64_t* slots,
                             void* cache, void* out, int64_t to_values, int64_t slot_size, int64_t kept,
                             float* key_scales, float* value_scales, int64_t threads) {
-    with_cache(dtype, kept, [&](auto number, auto kept_number) {
+    const auto work = [&](auto number, auto kept_number) {
         using T = decltype(number);
         using Cache = decltype(kept_number);
         const int64_t width = 2 * half;
@@ -248,5 +248,10 @@ KERNEL void rope_into_cache(int64_t dtype, int64_t tokens, int64_t half, const v
                 }
             }
         });
-    });
+    };
+    if (kept) {
+        with_quantised(dtype, kept, work);
+    } else {
+        with_dtype(dtype, [&](auto number) { work(number, number); });
+    }
 }

@@ -46,19 +46,17 @@ static inline void with_dtype(int64_t dtype, Work work) {
     }
 }
 
-// What a cache of keys and values keeps: numbers of the rows' dtype, or of 8 bits with scales, as Python names them.
-enum Kept : int64_t { AS_ROWS = 0, INT8 = 1, FLOAT8 = 2 };
+// What a cache of keys and values of 8 bits keeps, as Python names it.
+enum Kept : int64_t { INT8 = 1, FLOAT8 = 2 };
 
-// The same with a number of the dtype and one of what the cache keeps.
+// Calls `work` with a number of the dtype and one of what the cache keeps.
 template <typename Work>
-static inline void with_cache(int64_t dtype, int64_t kept, Work work) {
+static inline void with_quantised(int64_t dtype, int64_t kept, Work work) {
     with_dtype(dtype, [&](auto number) {
         if (kept == INT8) {
             work(number, int8_t{});
-        } else if (kept == FLOAT8) {
-            work(number, float8{});
         } else {
-            work(number, number);
+            work(number, float8{});
         }
     });
 }
