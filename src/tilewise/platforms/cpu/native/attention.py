@@ -1,4 +1,4 @@
-"""Calls of `src/attention.cpp`."""
+"""Calls of `src/attention.cpp` and `src/attention_quantised.cpp`."""
 
 from __future__ import annotations
 
