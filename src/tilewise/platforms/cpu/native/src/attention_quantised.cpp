@@ -1,7 +1,8 @@
 // Attention over caches of 8 bits.
 #include "attention_pieces.h"
 
-// `attend_pages` over keys and values with scales [blocks, tokens of a block, kv_heads]; `kept` says what their numbers are.
+// `attend_pages` over keys and values with scales [blocks, tokens of a block, kv_heads]; `kept` says what their numbers
+// are.
 KERNEL void quantised_paged_attention(int64_t dtype, int64_t kept, const void* query, const void* key,
                                       const void* value, const float* key_scales, const float* value_scales, void* out,
                                       const Steps* steps, int64_t sequences, const int64_t* starts,
