@@ -297,11 +297,12 @@ class ShapeSource:
         return torch.empty(*shape, dtype=self.dtype, device="meta")
 
     def linear(self, module: str, outputs: int, inputs: int, bias: bool) -> StoredLinear:
-        layout = self.layouts(self.locate(f"{module}.weight").module)
+        theirs = self.locate(f"{module}.weight").module
+        layout = self.layouts(theirs)
         if layout is None:
             return dense(self, module, outputs, inputs, bias)
         self.parameters += outputs * inputs
-        matrix = layout.read(self, module, outputs, inputs, None)
+        matrix = layout.read(self, theirs, outputs, inputs, None)
         return StoredLinear(matrix, self.read(f"{module}.bias", (outputs,)) if bias else None)
 
     def tensor(
