@@ -55,7 +55,7 @@ class Scheme:
 
 
 Numbers = tuple[np.ndarray, np.ndarray, np.ndarray, Tensor]
-"""Codes [out, in] from -2^(bits - 1) on, float32 scales and zero points [lines of blocks, blocks], the numbers meant."""
+"""Codes [out, in] from -2^(bits - 1) on, float32 scales and zero points [lines of blocks, blocks], numbers meant."""
 E4M3 = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float().numpy()
 
 
@@ -93,7 +93,7 @@ def compressed(scheme: Scheme) -> Callable[[str, Tensor], Written]:
 
     def quantise(module: str, matrix: Tensor) -> Written:
         codes, scales, zeros, meant = numbers_of(matrix, scheme)
-        middle, outputs = 2 ** (scheme.bits - 1), len(codes)
+        middle = 2 ** (scheme.bits - 1)
         shape = (1,) if scheme.block == (0, 0) else scales.shape
         tensors = {".weight_scale": torch.from_numpy(scales).to(scheme.scales).reshape(shape)}
         if scheme.packed:

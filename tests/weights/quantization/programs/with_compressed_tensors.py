@@ -1,7 +1,7 @@
 """Compresses a checkpoint with compressed-tensors itself: `FOLDER FLOATS SCHEME IGNORED...`.
 
-The layers of FOLDER become modules of torch of the same names, which the library quantises, packs and describes. FLOATS,
-a copy of FOLDER, gets what the library makes of the codes again, in float32.
+The layers of FOLDER become modules of torch of the same names, which the library quantises, packs and describes.
+FLOATS, a copy of FOLDER, gets what the library makes of the codes again, in float32.
 """
 
 from __future__ import annotations
