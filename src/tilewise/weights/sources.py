@@ -20,9 +20,12 @@ from tilewise.weights.names import Source
 from tilewise.weights.quantization import FLOATS, Layout, Layouts
 from tilewise.weights.view import StoredLinear, TensorSource
 
-# Tensors that may be left unread: what old training code saved though it follows from the config, and the router of a
+# Tensors that may be left unread: what old training code saved though it follows from the config, scales for a KV cache
+# that is kept in less than a checkpoint allows, and the router of a
 # Flash model, which can be switched off and of whose four pooling stages two are never used.
-_DISPENSABLE = re.compile(r"\.rotary_emb\.inv_freq$|\.position_ids$|^(mlp2|gating|pooling_before_gating)\.")
+_DISPENSABLE = re.compile(
+    r"\.rotary_emb\.inv_freq$|\.position_ids$|\.kv_cache_(scale|offset)$|^(mlp2|gating|pooling_before_gating)\."
+)
 
 
 def in_floats(module: str) -> Layout | None:
