@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tilewise.errors import InvalidCheckpoint
 from tilewise.platforms.forms import Codes, Form, Grouped, Int8, StaticRows, packed_nibbles
+from tilewise.weights.files import known_names
 from tilewise.weights.folder import CheckpointFolder, Section, read_json
 from tilewise.weights.quantization import Layout, Layouts, Method, StoredTensors
 from tilewise.weights.quantization.checks import checked_scales
@@ -233,14 +234,21 @@ def _read_idle(tensors: StoredTensors, names: list[str], item: int | None) -> No
 
 def layouts(folder: CheckpointFolder) -> Layouts:
     section = _described(folder)
-    by_type, found = _layouts_by_type(section), dict[str, Layout]()
-    for name, kind in section.values.items():
-        if not name.endswith(".weight") or kind in _FLOATS:
+    by_type, kinds = _layouts_by_type(section), {k: v for k, v in section.values.items() if k.endswith(".weight")}
+    if not kinds:
+        raise InvalidCheckpoint(f"{section.where} describes no weights: fetch the file again.")
+    there, found = known_names(folder.path), dict[str, Layout]()
+    for name, kind in kinds.items():
+        if isinstance(kind, str) and kind in _FLOATS:
             continue
         if not isinstance(kind, str) or kind not in by_type:
             raise InvalidCheckpoint(
                 f"{section.where}: {name} is {kind!r:.80}, and what can be read is {_READABLE}: take another "
                 "quantisation of the model, or the model in bfloat16."
+            )
+        if there and name not in there:
+            raise InvalidCheckpoint(
+                f"{folder.path} has no tensor {name}, which {section.where} describes as {kind}: fetch its files again."
             )
         found[name.removesuffix(".weight")] = by_type[kind]
     return found.get
