@@ -284,7 +284,8 @@ class ShapeSource:
             return dense(self, module, outputs, inputs, bias)
         self.parameters += outputs * inputs
         matrix = layout.read(self, module, outputs, inputs, None)
-        return StoredLinear(matrix, self.read(f"{module}.bias", (outputs,)) if bias else None)
+        apart = bias and not layout.folds_bias(matrix)
+        return StoredLinear(matrix, self.read(f"{module}.bias", (outputs,)) if apart else None)
 
     def tensor(
         self, name: str, shape: Sequence[int | None], dtypes: Collection[str], item: int | None = None

@@ -59,7 +59,7 @@ class StaticLayout:
     suffix: str = ".weight"
 
     def __str__(self) -> str:
-        return "int8, rows by calibration"
+        return "int8 (rows by calibration)"
 
     def read(self, tensors: StoredTensors, module: str, outputs: int | None, inputs: int, item: int | None) -> Form:
         weight = tensors.tensor(f"{module}.weight", (outputs, inputs), ("I8",), item)
@@ -91,7 +91,7 @@ class DynamicLayout:
     suffix: str = ".weight"
 
     def __str__(self) -> str:
-        return "int8, rows as they come"
+        return "int8 (rows as they come)"
 
     def read(self, tensors: StoredTensors, module: str, outputs: int | None, inputs: int, item: int | None) -> Form:
         weight = tensors.tensor(f"{module}.weight", (outputs, inputs), ("I8",), item)

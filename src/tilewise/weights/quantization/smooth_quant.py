@@ -29,7 +29,7 @@ class SmoothQuantLayout:
     suffix: str = ".weight"
 
     def __str__(self) -> str:
-        return "int8, rows as they come" if self.stored == "I8" else "FP8, scales of outputs"
+        return "int8 (rows as they come)" if self.stored == "I8" else "FP8 (scales of outputs)"
 
     def read(self, tensors: StoredTensors, module: str, outputs: int | None, inputs: int, item: int | None) -> Form:
         weight = tensors.tensor(f"{module}.weight", (outputs, inputs), (self.stored,), item)
