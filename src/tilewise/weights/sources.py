@@ -24,7 +24,7 @@ from tilewise.weights.view import StoredLinear, TensorSource
 # model, which can be switched off and of whose four pooling stages two are never used, and scales of a KV cache, which
 # is kept as the engine's own option says.
 _DISPENSABLE = re.compile(
-    r"\.rotary_emb\.inv_freq$|\.position_ids$|^(mlp2|gating|pooling_before_gating)\."
+    r"\.rotary_emb\.inv_freq$|\.position_ids$|^(mlp2|gating|pooling_before_gating)\.|\.kv_cache_(scale|offset)$"
     r"|\.(q|k|v|kv)_(scale|zero_point)$|\.[kv]_proj\.output_(scale|zero_point)$"
 )
 
@@ -303,7 +303,8 @@ class ShapeSource:
             return dense(self, module, outputs, inputs, bias)
         self.parameters += outputs * inputs
         matrix = layout.read(self, theirs, outputs, inputs, None)
-        return StoredLinear(matrix, self.read(f"{module}.bias", (outputs,)) if bias else None)
+        apart = bias and not layout.folds_bias(matrix)
+        return StoredLinear(matrix, self.read(f"{module}.bias", (outputs,)) if apart else None)
 
     def tensor(
         self,

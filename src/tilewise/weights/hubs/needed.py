@@ -10,7 +10,7 @@ from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
 from tilewise.errors import InvalidCheckpoint
-from tilewise.weights.shards import INDEX, listed_shards
+from tilewise.weights.shards import index_among, listed_shards, shards_among
 
 CONFIG = "config.json"
 _SINGLE = "model.safetensors"
@@ -27,23 +27,25 @@ def weight_files(model: str, names: Collection[str], folder: Path) -> list[str]:
 
     Raises InvalidCheckpoint if the repository does not hold all that the index lists.
     """
-    if INDEX in names:
-        listed = listed_shards(folder / INDEX)
+    index = index_among(names)
+    if index is not None:
+        listed = listed_shards(folder / index)
         absent = [name for name in listed if name not in names]
         if absent:
             raise InvalidCheckpoint(
-                f"{model}: {INDEX} lists the shard {absent[0]}, which the repository does not hold "
+                f"{model}: {index} lists the shard {absent[0]}, which the repository does not hold "
                 f"({len(absent)} of {len(listed)} are missing). Try another --revision, or tell its owner."
             )
         return listed
-    return [_SINGLE] if _SINGLE in names else _safetensors(names)
+    shards = shards_among(names)
+    return [_SINGLE] if _SINGLE in shards else shards
 
 
 def check_repository(model: str, names: Collection[str], weights: bool) -> None:
     """Refuse, before anything is fetched, a repository that cannot be a checkpoint."""
     if CONFIG not in names:
         raise InvalidCheckpoint(f"{model} has no {CONFIG}: it is not a checkpoint. It holds {_kinds(names)}.")
-    if weights and not _safetensors(names):
+    if weights and not shards_among(names):
         raise InvalidCheckpoint(
             f"{model} has no *.safetensors weights, only {_kinds(names)}. Tilewise reads no other form: look for a "
             "repository that has them, or convert it with transformers' save_pretrained."
@@ -62,20 +64,16 @@ def lacking(folder: Path, weights: bool) -> str | None:
         return _TOKENIZERS[0]
     if not weights:
         return None
-    if INDEX in names:
-        return next((name for name in listed_shards(folder / INDEX) if name not in names), None)
-    return None if any(name.endswith(".safetensors") for name in names) else _SINGLE
+    index = index_among(names)
+    if index is not None:
+        return next((name for name in listed_shards(folder / index) if name not in names), None)
+    return None if shards_among(names) else _SINGLE
 
 
 def _is_small(name: str) -> bool:
     if name.endswith(".index.json"):  # that of pytorch_model.bin, or of other formats
         return name.endswith(".safetensors.index.json")
     return name.endswith((".json", ".model", ".jinja")) or name == "merges.txt"
-
-
-def _safetensors(names: Collection[str]) -> list[str]:
-    """`consolidated*` is the same weights once more, in another program's names."""
-    return [name for name in names if name.endswith(".safetensors") and not name.startswith("consolidated")]
 
 
 def _kinds(names: Collection[str]) -> str:
