@@ -125,11 +125,9 @@ class RoundedLayout:
 
     def __str__(self) -> str:
         groups = self.description.group
-        return f"{self.bits} bits, scales of " + ("outputs" if groups is None else f"outputs or of {groups} inputs")
+        return f"{self.bits} bits (scales of " + ("outputs)" if groups is None else f"outputs or of {groups} inputs)")
 
     def read(self, tensors: StoredTensors, module: str, outputs: int | None, inputs: int, item: int | None) -> Form:
-        if self.bits == 4 and inputs % 2:
-            raise InvalidCheckpoint(f"The layer {module} has {inputs} inputs, and codes of 4 bits need an even number.")
         scales = self._scales(tensors, f"{module}.weight_scale", outputs, inputs, item)
         outputs = len(scales)
         shifts = self._shifts(tensors, module, scales, item)
@@ -139,6 +137,10 @@ class RoundedLayout:
             _check_symmetric(tensors, self.description.named(module, "weight_offset_second"), item)
         _read_idle(tensors, self.description.named(module, "scale_bias"), item)
         group = _group(f"{module}.weight_scale", scales, inputs, self.description.group)
+        if self.bits == 4 and group % 2:
+            raise InvalidCheckpoint(
+                f"The layer {module} has {group} inputs a scale, and codes of 4 bits need an even number."
+            )
         across = self.across or group < inputs
         codes = self._codes(tensors, f"{module}.weight", (outputs, inputs), across, item)
         return Grouped(Codes.INT8 if self.bits == 8 else Codes.INT4, codes, scales, shifts, group)
