@@ -105,9 +105,10 @@ struct ByteOrder {
 
 #ifdef __AVX512F__
 
-// By a table, of which the low four bits of each lane choose.
+// By a table, of which the low four bits of each lane choose; of each half of a lane, where pairs are wanted.
 struct Nibbles : NibbleOrder {
     Vec table;
+    Lanes pairs;  // the same in bfloat16, twice, as a fifth bit chooses too
     float factor = 1, offset = 0;
 
     using Line = Lanes;
@@ -118,6 +119,9 @@ struct Nibbles : NibbleOrder {
         alignas(64) float numbers[16];
         for (int i = 0; i < 16; ++i) numbers[i] = code == FP4 ? halves[i] : float(code == INT4 ? i - 8 : i);
         table = Vec::load(numbers);
+        alignas(64) bfloat16 short_numbers[32];
+        for (int i = 0; i < 32; ++i) put(&short_numbers[i], numbers[i % 16]);
+        pairs = (Lanes)_mm512_load_si512(short_numbers);
     }
 
     static Line load(const uint8_t* step, int) {
@@ -129,6 +133,14 @@ struct Nibbles : NibbleOrder {
         return {_mm512_permutexvar_ps(_mm512_srli_epi32((__m512i)line, 4 * slot), table.v)};
     }
 };
+
+static inline void put_pairs(const Nibbles& decoder, const uint8_t* step, bfloat16* to) {
+    const __m512i line = (__m512i)Nibbles::load(step, 0);
+#pragma GCC unroll 4
+    for (int r = 0; r < 4; ++r) {
+        _mm512_store_si512(to + 32 * r, _mm512_permutexvar_epi16(_mm512_srli_epi32(line, 4 * r), (__m512i)decoder.pairs));
+    }
+}
 
 using WholeNibbles = Nibbles;
 using FloatNibbles = Nibbles;
@@ -220,6 +232,20 @@ struct FloatBytes : ByteOrder {
 #endif
     }
 };
+
+#ifdef __AVX512F__
+// A step's numbers over `factor` as pairs of inputs, [STEP / 2][PANEL][2]: all of them are exact in bfloat16.
+template <typename Decoder>
+static inline void put_pairs(const Decoder& decoder, const uint8_t* step, bfloat16* to) {
+    const auto line = Decoder::load(step, 0);
+#pragma GCC unroll 4
+    for (int r = 0; r < 4; ++r) {
+        const __m512i first = _mm512_castps_si512(decoder.number(line, 2 * r).v);
+        const __m512i second = _mm512_castps_si512(decoder.number(line, 2 * r + 1).v);
+        _mm512_store_si512(to + 32 * r, _mm512_mask_mov_epi16(_mm512_srli_epi32(first, 16), 0xAAAAAAAA, second));
+    }
+}
+#endif
 
 template <typename Work>
 static inline void with_decoder(int64_t code, Work work) {

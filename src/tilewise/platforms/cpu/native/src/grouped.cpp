@@ -12,7 +12,7 @@
 static constexpr int MOST_AT_ONCE = Vec::width == 16 ? 8 : 4;
 static constexpr int panels_for(int rows) { return Vec::width == 16 ? rows <= 2 ? 4 : 2 : rows == 1 ? 2 : 1; }
 // Rows up to which that is faster than making a dense matrix, in vectors and in tiles.
-static constexpr int64_t FEW = 24, FEW_FOR_TILES = 8;
+static constexpr int64_t FEW = 24, FEW_FOR_TILES = 32;
 // Rows that are made ready at a time.
 static constexpr int64_t WAVE = 8 * BLOCK_ROWS;
 
@@ -227,6 +227,227 @@ static void multiply_rows(const Decoder& decoder, const Codes& codes, const uint
     for (; p < count; ++p) multiply_codes<Decoder, ROWS, 1>(decoder, codes, panels + p * size, first + p, rows, results);
 }
 
+#ifdef TILES
+static constexpr int64_t TILE_INPUTS = LINE / sizeof(bfloat16);
+
+// Rows as tiles of codes meet them: bfloat16, of which the upper, the middle and the lower bits of a float32 are three.
+// Groups are filled up with zeros to whole tiles.
+template <typename T>
+struct TurnedForTiles {
+    static constexpr int64_t PARTS = std::is_same_v<T, float> ? 3 : 1;
+    static constexpr int64_t MOST = MOST_TILED / PARTS;
+
+    static int64_t stride(const Codes& codes) {
+        const int64_t whole = parts(codes.group, TILE_INPUTS), last = parts(codes.inputs % codes.group, TILE_INPUTS);
+        return (codes.inputs / codes.group * whole + last) * TILE_INPUTS + TILE_INPUTS;
+    }
+
+    const bfloat16* numbers;
+    int64_t stride_;
+    const float* sums;
+    int64_t groups, first, count;
+};
+
+// The upper bits of each number, which are taken off it.
+static inline void take_upper(Vec& x, bfloat16* to) {
+    const __m512i bits = _mm512_and_si512(_mm512_castps_si512(x.v), _mm512_set1_epi32(int(0xFFFF0000)));
+    _mm256_storeu_si256((__m256i*)to, _mm512_cvtepi32_epi16(_mm512_srli_epi32(bits, 16)));
+    x = x - Vec{_mm512_castsi512_ps(bits)};
+}
+
+static inline float turn_group(const float* x, int64_t length, bfloat16* to, int64_t stride) {
+    Vec sum = Vec::zero();
+    over(0, length, [&](int64_t i, auto lanes) {
+        Vec some = lanes.load(x + i);
+        sum = sum + some;
+        for (int part = 0; part < 3; ++part) take_upper(some, to + part * stride + i);
+    });
+    return sum.sum();
+}
+
+static inline float turn_group(const bfloat16* x, int64_t length, bfloat16* to, int64_t) {
+    Vec sum = Vec::zero();
+    over(0, length, [&](int64_t i, auto lanes) {
+        const Vec some = lanes.load(x + i);
+        sum = sum + some;
+        some.store(to + i);
+    });
+    return sum.sum();
+}
+
+template <typename T>
+static void turn_for_tiles(const Codes& codes, const T* x, const int64_t* order, bfloat16* to, int64_t stride,
+                           float* sums) {
+    T ordered[TILE_INPUTS];
+    for (int64_t part = 0; part < TurnedForTiles<T>::PARTS; ++part) {
+        std::fill(to + part * stride, to + (part + 1) * stride, bfloat16{});
+    }
+    for (int64_t g = 0; g < codes.groups(); ++g) {
+        const int64_t from = g * codes.group, length = codes.length(g);
+        if (order) {
+            sums[g] = 0;
+            for (int64_t k = 0; k < length; k += TILE_INPUTS) {
+                const int64_t count = std::min(TILE_INPUTS, length - k);
+                for (int64_t i = 0; i < count; ++i) ordered[i] = x[order[from + k + i]];
+                sums[g] += turn_group(ordered, count, to + k, stride);
+            }
+        } else {
+            sums[g] = turn_group(x + from, length, to, stride);
+        }
+        to += parts(length, TILE_INPUTS) * TILE_INPUTS;
+    }
+}
+
+// Tiles are made of codes some time before they are loaded: one that was just stored is waited for, three times as long
+// as making it takes. They wait in a ring of places for a tile of each panel.
+static constexpr int64_t RING = 8, TILE_SIZE = TILE_INPUTS * PANEL;
+
+// Where in a panel the next tile's codes are.
+struct TileCursor {
+    const Codes& codes;
+    const uint8_t* step;
+    int64_t group = 0, input = 0;  // of the group
+
+    // Makes the tile of each panel, each of which is followed by work(panel).
+    template <int PANELS, typename Decoder, typename Work>
+    inline void make(const Decoder& decoder, int64_t size, bfloat16* to, const Work& work) {
+        const int64_t count = codes.length(group) - input, steps = count >= TILE_INPUTS ? 4 : parts(count, STEP);
+#pragma GCC unroll 4
+        for (int p = 0; p < PANELS; ++p) {
+            const uint8_t* from = step + p * size;
+            bfloat16* tile = to + p * TILE_SIZE;
+            if (steps == 4) {
+#pragma GCC unroll 4
+                for (int i = 0; i < 4; ++i) make_step(decoder, from + i * Decoder::bytes, tile + i * STEP * PANEL);
+            } else {
+                for (int i = 0; i < steps; ++i) make_step(decoder, from + i * Decoder::bytes, tile + i * STEP * PANEL);
+            }
+            work(p);
+        }
+        step += steps * Decoder::bytes;
+        input += TILE_INPUTS;
+        if (count <= TILE_INPUTS) {
+            ++group;
+            input = 0;
+        }
+    }
+
+    template <typename Decoder>
+    static inline void make_step(const Decoder& decoder, const uint8_t* from, bfloat16* to) {
+        _mm_prefetch(from + NEAR, _MM_HINT_T0);
+        if constexpr (Decoder::bytes > 64) _mm_prefetch(from + NEAR + 64, _MM_HINT_T0);
+        put_pairs(decoder, from, to);
+    }
+};
+
+// sums of a panel += rows * weights
+template <int HEIGHT, int PANELS, int P = 0>
+static inline void multiply_tile(int panel, const bfloat16* tile) {
+    static constexpr const bfloat16* type = nullptr;
+    if constexpr (P < PANELS) {
+        if (P != panel) return multiply_tile<HEIGHT, PANELS, P + 1>(panel, tile);
+        tile_load<WEIGHT_TILE + P % 2>(tile, LINE);
+        tile_multiply<P, ROW_TILE, WEIGHT_TILE + P % 2>(type);
+        if constexpr (HEIGHT > 1) tile_multiply<PANELS + P, ROW_TILE + 1, WEIGHT_TILE + P % 2>(type);
+    }
+}
+
+template <int TILES_, int T_ = 0>
+static inline void zero_tiles() {
+    if constexpr (T_ < TILES_) {
+        tile_zero<T_>();
+        zero_tiles<TILES_, T_ + 1>();
+    }
+}
+
+template <int TILES_, int T_ = 0>
+static inline void store_tiles(float* to) {
+    if constexpr (T_ < TILES_) {
+        tile_store<T_>(to + T_ * TILE_ROWS * PANEL, LINE);
+        store_tiles<TILES_, T_ + 1>(to);
+    }
+}
+
+// Some panels with some rows, as many tiles of them as HEIGHT.
+template <int HEIGHT, int PANELS, typename T, typename Decoder>
+static void multiply_tiled_codes(const Decoder& decoder, const Codes& codes, const uint8_t* panels, int64_t number,
+                                 const TurnedForTiles<T>& rows, bfloat16* ring, const Results& results) {
+    constexpr int64_t PARTS = TurnedForTiles<T>::PARTS, LAG = 4 / PANELS;
+    const int64_t stride = rows.stride_ * sizeof(bfloat16), size = codes.panel_bytes();
+    alignas(64) float sums[2][HEIGHT * PANELS * TILE_ROWS * PANEL], totals[TurnedForTiles<T>::MOST][PANELS * PANEL];
+    std::fill(totals[0], totals[rows.count], 0.0f);
+    // Adds a group's sums to the results, when the next group's are being made.
+    const auto add = [&](int64_t g) {
+        for (int p = 0; p < PANELS; ++p) {
+            const PanelScales own{codes, panels + p * size};
+            const Vec scale = own.scale(g, 0), whole = scale * Vec::all(decoder.factor);
+            const Vec shift = codes.shifts == SHIFTS_NONE ? Vec::zero() : own.shift(g, 0, scale);
+            for (int64_t r = 0; r < rows.count; ++r) {
+                // A row's parts may be in both tiles.
+                const auto part = [&](int64_t n) {
+                    const int64_t row = r * PARTS + n;
+                    return Vec::load(sums[g % 2] + ((row / TILE_ROWS * PANELS + p) * TILE_ROWS + row % TILE_ROWS) * PANEL);
+                };
+                float* to = totals[r] + p * PANEL;
+                Vec sum = part(0), total = Vec::load(to);
+                if constexpr (PARTS > 1) sum = sum + (part(1) + part(2));
+                total = fma(whole, sum, total);
+                if (codes.shifts != SHIFTS_NONE) total = fma(shift, Vec::all(rows.sums[r * rows.groups + g]), total);
+                total.store(to);
+            }
+        }
+    };
+    const char* x = (const char*)rows.numbers;
+    TileCursor cursor{codes, panels + codes.codes_at()};
+    int64_t tile = 0;
+    const auto at = [&](int64_t some) { return ring + some % RING * PANELS * TILE_SIZE; };
+    for (; tile < LAG && cursor.group < codes.groups(); ++tile) {
+        cursor.make<PANELS>(decoder, size, at(tile), [](int) {});
+    }
+    int64_t made = tile;
+    tile = 0;
+    for (int64_t g = 0; g < codes.groups(); ++g) {
+        zero_tiles<HEIGHT * PANELS>();
+        for (int64_t k = 0, length = codes.length(g); k < length; k += TILE_INPUTS, x += LINE, ++tile) {
+            tile_load<ROW_TILE>(x, stride);
+            if constexpr (HEIGHT > 1) tile_load<ROW_TILE + 1>(x + TILE_ROWS * stride, stride);
+            const bfloat16* weights = at(tile);
+            const auto multiply = [&](int p) { multiply_tile<HEIGHT, PANELS>(p, weights + p * TILE_SIZE); };
+            if (cursor.group < codes.groups()) {
+                cursor.make<PANELS>(decoder, size, at(made++), multiply);
+            } else {
+#pragma GCC unroll 4
+                for (int p = 0; p < PANELS; ++p) multiply(p);
+            }
+        }
+        if (g > 0) add(g - 1);
+        store_tiles<HEIGHT * PANELS>(sums[g % 2]);
+    }
+    add(codes.groups() - 1);
+    for (int64_t r = 0; r < rows.count; ++r) {
+        results.finish(results.kind, totals[r], rows.first + r, number * PANEL, PANELS * PANEL);
+    }
+}
+
+// Panels [first, first + count) with rows of one or two tiles, four tiles of sums at a time.
+template <int HEIGHT, typename T, typename Decoder>
+static void multiply_tiled_rows(const Decoder& decoder, const Codes& codes, const uint8_t* panels, int64_t first,
+                                int64_t count, const TurnedForTiles<T>& rows, bfloat16* tiles, const Results& results) {
+    constexpr int AT_ONCE = 4 / HEIGHT;
+    const int64_t size = codes.panel_bytes(), last = rows.count * rows.PARTS - (HEIGHT - 1) * TILE_ROWS;
+    Tiles registers;
+    int64_t p = 0;
+    for (; p + AT_ONCE <= count; p += AT_ONCE) {
+        registers.configure(HEIGHT, AT_ONCE, last);
+        multiply_tiled_codes<HEIGHT, AT_ONCE>(decoder, codes, panels + p * size, first + p, rows, tiles, results);
+    }
+    for (; p < count; ++p) {
+        registers.configure(HEIGHT, 1, last);
+        multiply_tiled_codes<HEIGHT, 1>(decoder, codes, panels + p * size, first + p, rows, tiles, results);
+    }
+}
+#endif
+
 template <typename T>
 static void finish_floats(const void* kind, const float* sums, int64_t row, int64_t output, int64_t count) {
     static_cast<const Floats<T>*>(kind)->finish(sums, row, output, count);
@@ -258,6 +479,41 @@ static void by_codes(const Decoder& decoder, const Codes& codes, const uint8_t* 
         }
     });
 }
+
+#ifdef TILES
+template <typename T, typename Decoder>
+static void by_tiled_codes(const Decoder& decoder, const Codes& codes, const uint8_t* packed, const int64_t* order,
+                           const Floats<T>& kind, int64_t threads) {
+    using Turned = TurnedForTiles<T>;
+    const int64_t stride = Turned::stride(codes), own = Turned::PARTS * stride, groups = codes.groups();
+    auto numbers = scratch<bfloat16>(kind.m * own);
+    auto sums = scratch<float>(kind.m * groups);
+    share(kind.m, kind.m * kind.inputs < SMALL ? 1 : threads, [&](int64_t row, int64_t) {
+        turn_for_tiles(codes, kind.x + row * kind.inputs, order, numbers.get() + row * own, stride,
+                       sums.get() + row * groups);
+    });
+    const int64_t strips = parts(kind.m, Turned::MOST), panels = parts(kind.outputs, PANEL);
+    const int64_t some = parts(parts(panels, TASKS * threads), 4) * 4;
+    if (kind.m * kind.inputs * kind.outputs < SMALL) threads = 1;
+    const Results results{finish_floats<T>, &kind};
+    share(parts(panels, some), threads, [&](int64_t task, int64_t) {
+        alignas(64) bfloat16 tiles[RING * 4 * TILE_SIZE] = {};
+        const int64_t last = std::min(panels, (task + 1) * some);
+        for (int64_t p = task * some; p < last; p += 4) {
+            const uint8_t* panel = packed + p * codes.panel_bytes();
+            for (int64_t s = 0; s < strips; ++s) {
+                const int64_t from = s * kind.m / strips, to = (s + 1) * kind.m / strips, four = std::min<int64_t>(4, last - p);
+                const Turned rows{numbers.get() + from * own, stride, sums.get() + from * groups, groups, from, to - from};
+                if ((to - from) * Turned::PARTS > TILE_ROWS) {
+                    multiply_tiled_rows<2>(decoder, codes, panel, p, four, rows, tiles, results);
+                } else {
+                    multiply_tiled_rows<1>(decoder, codes, panel, p, four, rows, tiles, results);
+                }
+            }
+        }
+    });
+}
+#endif
 
 // The numbers of a panel, from its first to its last input, as dense panels have them; up to STEP - 1 more are written.
 static inline void put_numbers(float* to, int64_t input, const Vec (&numbers)[PANEL / Vec::width]) {
@@ -458,6 +714,12 @@ KERNEL void linear_grouped(int64_t dtype, const void* x, int64_t m, int64_t code
                 const Floats<T> kind{(const T*)x + row * inputs, std::min(WAVE, m - row), inputs, (const T*)bias,
                                      (T*)out + row * outputs,    outputs,                 bool(activated)};
                 if (direct) {
+#ifdef TILES
+                    if (tiles_permitted()) {
+                        by_tiled_codes(decoder, codes, (const uint8_t*)packed, (const int64_t*)order, kind, threads);
+                        continue;
+                    }
+#endif
                     by_codes(decoder, codes, (const uint8_t*)packed, (const int64_t*)order, kind, threads);
                 } else {
                     by_dense(decoder, codes, (const uint8_t*)packed, (const int64_t*)order, kind, threads);
