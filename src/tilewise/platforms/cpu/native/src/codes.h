@@ -218,7 +218,26 @@ struct FloatBytes : ByteOrder {
     using Line = ByteLine;
     static constexpr float times(int) { return 1; }
 
+#ifdef __AVX512VBMI__
+    // The upper and the lower bytes of the numbers as bfloat16, chosen by seven bits.
+    Lanes upper[2], lower[2];
+
+    explicit FloatBytes(int64_t) {
+        alignas(64) uint8_t bytes[2][128];
+        for (int i = 0; i < 128; ++i) {
+            bfloat16 number;
+            put(&number, _cvtsh_ss(uint16_t(i << 7)));
+            bytes[0][i] = number.bits >> 8;
+            bytes[1][i] = number.bits & 0xFF;
+        }
+        for (int i = 0; i < 2; ++i) {
+            upper[i] = (Lanes)_mm512_load_si512(bytes[0] + 64 * i);
+            lower[i] = (Lanes)_mm512_load_si512(bytes[1] + 64 * i);
+        }
+    }
+#else
     explicit FloatBytes(int64_t) {}
+#endif
 
     static Line load(const uint8_t* step, int half) { return {step + Vec::width * half}; }
     Vec number(Line line, int slot) const {
@@ -245,6 +264,26 @@ static inline void put_pairs(const Decoder& decoder, const uint8_t* step, bfloat
         _mm512_store_si512(to + 32 * r, _mm512_mask_mov_epi16(_mm512_srli_epi32(first, 16), 0xAAAAAAAA, second));
     }
 }
+
+#ifdef __AVX512VBMI__
+static inline void put_pairs(const FloatBytes& decoder, const uint8_t* step, bfloat16* to) {
+    // Each 16 bytes get the pairs of four outputs: first those of inputs 0 and 1, then those of 2 and 3.
+    alignas(64) static constexpr uint8_t ORDER[64] = {
+        0,  16, 1,  17, 2,  18, 3,  19, 32, 48, 33, 49, 34, 50, 35, 51, 4,  20, 5,  21, 6,  22, 7,  23, 36, 52, 37, 53, 38, 54, 39, 55,
+        8,  24, 9,  25, 10, 26, 11, 27, 40, 56, 41, 57, 42, 58, 43, 59, 12, 28, 13, 29, 14, 30, 15, 31, 44, 60, 45, 61, 46, 62, 47, 63};
+    const __m512i order = _mm512_load_si512(ORDER);
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half, to += 64) {
+        const __m512i codes = _mm512_permutexvar_epi8(order, _mm512_loadu_si512(step + 64 * half));
+        const __m512i low = _mm512_permutex2var_epi8((__m512i)decoder.lower[0], codes, (__m512i)decoder.lower[1]);
+        const __m512i high = _mm512_permutex2var_epi8((__m512i)decoder.upper[0], codes, (__m512i)decoder.upper[1]);
+        // with the sign of the code
+        const __m512i with_sign = _mm512_ternarylogic_epi64(high, codes, _mm512_set1_epi8(int8_t(0x80)), 0xF8);
+        _mm512_store_si512(to, _mm512_unpacklo_epi8(low, with_sign));
+        _mm512_store_si512(to + 32, _mm512_unpackhi_epi8(low, with_sign));
+    }
+}
+#endif
 #endif
 
 template <typename Work>

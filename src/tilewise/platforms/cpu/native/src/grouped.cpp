@@ -340,31 +340,27 @@ struct TileCursor {
     }
 };
 
-// sums of a panel += rows * weights
-template <int HEIGHT, int PANELS, int P = 0>
-static inline void multiply_tile(int panel, const bfloat16* tile) {
-    static constexpr const bfloat16* type = nullptr;
+// The sums of a panel begin anew, and those of the group before go to `sums`, if there was one: by then they are there.
+template <int TILE>
+static inline void begin_sums(float* sums) {
+    if (sums) tile_store<TILE>(sums + TILE * TILE_ROWS * PANEL, LINE);
+    tile_zero<TILE>();
+}
+
+// Work of a panel whose number is known in a loop that is unrolled alone.
+template <int PANELS, int P = 0, typename Work>
+static inline void for_panel(int panel, const Work& work) {
     if constexpr (P < PANELS) {
-        if (P != panel) return multiply_tile<HEIGHT, PANELS, P + 1>(panel, tile);
-        tile_load<WEIGHT_TILE + P % 2>(tile, LINE);
-        tile_multiply<P, ROW_TILE, WEIGHT_TILE + P % 2>(type);
-        if constexpr (HEIGHT > 1) tile_multiply<PANELS + P, ROW_TILE + 1, WEIGHT_TILE + P % 2>(type);
+        if (P == panel) return work(std::integral_constant<int, P>{});
+        for_panel<PANELS, P + 1>(panel, work);
     }
 }
 
-template <int TILES_, int T_ = 0>
-static inline void zero_tiles() {
-    if constexpr (T_ < TILES_) {
-        tile_zero<T_>();
-        zero_tiles<TILES_, T_ + 1>();
-    }
-}
-
-template <int TILES_, int T_ = 0>
-static inline void store_tiles(float* to) {
-    if constexpr (T_ < TILES_) {
-        tile_store<T_>(to + T_ * TILE_ROWS * PANEL, LINE);
-        store_tiles<TILES_, T_ + 1>(to);
+template <int COUNT, int TILE = 0>
+static inline void store_tiles(float* sums) {
+    if constexpr (TILE < COUNT) {
+        tile_store<TILE>(sums + TILE * TILE_ROWS * PANEL, LINE);
+        store_tiles<COUNT, TILE + 1>(sums);
     }
 }
 
@@ -376,7 +372,7 @@ static void multiply_tiled_codes(const Decoder& decoder, const Codes& codes, con
     const int64_t stride = rows.stride_ * sizeof(bfloat16), size = codes.panel_bytes();
     alignas(64) float sums[2][HEIGHT * PANELS * TILE_ROWS * PANEL], totals[TurnedForTiles<T>::MOST][PANELS * PANEL];
     std::fill(totals[0], totals[rows.count], 0.0f);
-    // Adds a group's sums to the results, when the next group's are being made.
+    // Adds a group's sums to the results, a group after they were stored.
     const auto add = [&](int64_t g) {
         for (int p = 0; p < PANELS; ++p) {
             const PanelScales own{codes, panels + p * size};
@@ -404,26 +400,37 @@ static void multiply_tiled_codes(const Decoder& decoder, const Codes& codes, con
     for (; tile < LAG && cursor.group < codes.groups(); ++tile) {
         cursor.make<PANELS>(decoder, size, at(tile), [](int) {});
     }
+    static constexpr const bfloat16* type = nullptr;
     int64_t made = tile;
     tile = 0;
-    for (int64_t g = 0; g < codes.groups(); ++g) {
-        zero_tiles<HEIGHT * PANELS>();
+    const int64_t groups = codes.groups();
+    for (int64_t g = 0; g < groups; ++g) {
         for (int64_t k = 0, length = codes.length(g); k < length; k += TILE_INPUTS, x += LINE, ++tile) {
             tile_load<ROW_TILE>(x, stride);
             if constexpr (HEIGHT > 1) tile_load<ROW_TILE + 1>(x + TILE_ROWS * stride, stride);
             const bfloat16* weights = at(tile);
-            const auto multiply = [&](int p) { multiply_tile<HEIGHT, PANELS>(p, weights + p * TILE_SIZE); };
-            if (cursor.group < codes.groups()) {
-                cursor.make<PANELS>(decoder, size, at(made++), multiply);
+            const auto multiply = [&](auto panel) {
+                constexpr int P = panel, WEIGHTS = WEIGHT_TILE + P % 2;
+                if (k == 0) {
+                    begin_sums<P>(g ? sums[(g - 1) % 2] : nullptr);
+                    if constexpr (HEIGHT > 1) begin_sums<PANELS + P>(g ? sums[(g - 1) % 2] : nullptr);
+                }
+                tile_load<WEIGHTS>(weights + P * TILE_SIZE, LINE);
+                tile_multiply<P, ROW_TILE, WEIGHTS>(type);
+                if constexpr (HEIGHT > 1) tile_multiply<PANELS + P, ROW_TILE + 1, WEIGHTS>(type);
+            };
+            if (cursor.group < groups) {
+                cursor.make<PANELS>(decoder, size, at(made++), [&](int p) { for_panel<PANELS>(p, multiply); });
             } else {
 #pragma GCC unroll 4
-                for (int p = 0; p < PANELS; ++p) multiply(p);
+                for (int p = 0; p < PANELS; ++p) for_panel<PANELS>(p, multiply);
             }
         }
-        if (g > 0) add(g - 1);
-        store_tiles<HEIGHT * PANELS>(sums[g % 2]);
+        if (g > 1) add(g - 2);
     }
-    add(codes.groups() - 1);
+    store_tiles<HEIGHT * PANELS>(sums[(groups - 1) % 2]);
+    if (groups > 1) add(groups - 2);
+    add(groups - 1);
     for (int64_t r = 0; r < rows.count; ++r) {
         results.finish(results.kind, totals[r], rows.first + r, number * PANEL, PANELS * PANEL);
     }
