@@ -108,24 +108,20 @@ def packed_int8(native: Native, parts: Sequence[Tensor], bias: Tensor | None) ->
 
 def packed_levels(native: Native, form: Int8, bias: Tensor | None) -> PackedInt8Weight | None:
     """int8 as it was stored. None if there is no kernel for it."""
-    if "packed_levels" in native.left_out or (bias is not None and bias.dtype not in DTYPES):
+    if "store_levels" in native.left_out or (bias is not None and bias.dtype not in DTYPES):
         return None
     scales, addend = form.scales.contiguous(), None if form.addend is None else form.addend.contiguous()
     panels, totals = native.matrices.pack_levels(form.matrix)
     return PackedInt8Weight(native.matrices, panels, scales, totals, bias, form.static, addend)
 
 
-def packed_grouped(
-    native: Native, form: Grouped, bias: Tensor | None, one_way: bool = False
-) -> PackedGrouped | None:
+def packed_grouped(native: Native, form: Grouped, bias: Tensor | None, one_way: bool = False) -> PackedGrouped | None:
     """None if there is no kernel for it. `one_way`: as `PackedGrouped` has it, for batch-invariant ops."""
-    if "packed_grouped" in native.left_out or (bias is not None and bias.dtype not in DTYPES):
+    if "store_grouped" in native.left_out or (bias is not None and bias.dtype not in DTYPES):
         return None
     layout = GroupedLayout.of(form)
     order = None if form.order is None else form.order.contiguous()
-    return PackedGrouped(
-        native.matrices, native.matrices.pack_grouped(form, layout), layout, order, bias, one_way
-    )
+    return PackedGrouped(native.matrices, native.matrices.pack_grouped(form, layout), layout, order, bias, one_way)
 
 
 def _nbytes(tensor: Tensor | None) -> int:

@@ -40,7 +40,9 @@ class GroupedLayout:
         """Scales and shifts as short as they are exact; of shapes alone, as long as they may be."""
         scales, shifts = 0, _NO_SHIFTS if form.shifts is None else _FLOAT_SHIFTS
         if not form.scales.is_meta:
-            exact = (number for dtype, number in _SCALES.items() if torch.equal(form.scales.to(dtype).float(), form.scales))
+            exact = (
+                number for dtype, number in _SCALES.items() if torch.equal(form.scales.to(dtype).float(), form.scales)
+            )
             scales = max(exact, default=0)
             if form.shifts is not None and zeros_of(form) is not None:
                 shifts = _ZEROS
@@ -53,7 +55,7 @@ class GroupedLayout:
 
 
 def zeros_of(form: Grouped) -> Tensor | None:
-    """float32 [out, groups]: whole numbers of 0 to 255 whose product with the scales is exactly what shifts take off."""
+    """float32 [out, groups]: whole numbers of 0 to 255 whose product with -scale is exactly the shift, or None."""
     assert form.shifts is not None
     zeros = (form.shifts / -form.scales).round().nan_to_num()
     fits = bool(((zeros >= 0) & (zeros <= 255)).all()) and torch.equal(-zeros * form.scales, form.shifts)

@@ -16,23 +16,32 @@ enum Shifts : int64_t { SHIFTS_NONE = 0, SHIFTS_FLOAT32 = 1, SHIFTS_ZEROS = 2 };
 
 static constexpr int64_t STEP = 8;
 
-// As Python hands it over, int64 each.
-struct Codes {
-    int64_t code, inputs, outputs, group, scales, shifts;
+// What Python says of a matrix, and what follows for its panels. Inner loops ask often: nothing is divided there.
+class Codes {
+  public:
+    const int64_t code, inputs, outputs, group, scales, shifts;
 
-    int64_t groups() const { return parts(inputs, group); }
+    Codes(int64_t code, int64_t inputs, int64_t outputs, int64_t group, int64_t scales, int64_t shifts)
+        : code(code), inputs(inputs), outputs(outputs), group(group), scales(scales), shifts(shifts),
+          groups_(parts(inputs, group)),
+          shifts_at_(whole_lines(groups_ * PANEL * (scales == SCALES_FLOAT32 ? 4 : 2))),
+          codes_at_(shifts_at_ + whole_lines(groups_ * PANEL * (shifts == SHIFTS_NONE ? 0 : shifts == SHIFTS_FLOAT32 ? 4 : 1))),
+          panel_bytes_(codes_at_ + filled(STEP) * PANEL * bits() / 8) {}
+
+    int64_t groups() const { return groups_; }
     int64_t length(int64_t g) const { return std::min(group, inputs - g * group); }
-    // Inputs with those that fill groups up.
-    int64_t filled() const {
-        return (inputs / group * parts(group, STEP) + parts(inputs % group, STEP)) * STEP;
-    }
     int64_t bits() const { return code < UINT8 ? 4 : 8; }
-    int64_t scale_bytes() const { return scales == SCALES_FLOAT32 ? 4 : 2; }
-    int64_t shift_bytes() const { return shifts == SHIFTS_NONE ? 0 : shifts == SHIFTS_FLOAT32 ? 4 : 1; }
+    // Inputs with those that fill each group up to so many.
+    int64_t filled(int64_t step) const {
+        return (inputs / group * parts(group, step) + parts(inputs % group, step)) * step;
+    }
     // Where they begin in a panel.
-    int64_t shifts_at() const { return whole_lines(groups() * PANEL * scale_bytes()); }
-    int64_t codes_at() const { return shifts_at() + whole_lines(groups() * PANEL * shift_bytes()); }
-    int64_t panel_bytes() const { return codes_at() + filled() * PANEL * bits() / 8; }
+    int64_t shifts_at() const { return shifts_at_; }
+    int64_t codes_at() const { return codes_at_; }
+    int64_t panel_bytes() const { return panel_bytes_; }
+
+  private:
+    const int64_t groups_, shifts_at_, codes_at_, panel_bytes_;
 
     static int64_t whole_lines(int64_t bytes) { return parts(bytes, 64) * 64; }
 };

@@ -9,7 +9,11 @@
 #include "tiles.h"
 
 // Rows that meet the codes at a time.
+#ifdef TILES
+static constexpr int MOST_AT_ONCE = 2;  // where the system refuses tiles
+#else
 static constexpr int MOST_AT_ONCE = Vec::width == 16 ? 8 : 4;
+#endif
 static constexpr int panels_for(int rows) { return Vec::width == 16 ? rows <= 2 ? 4 : 2 : rows == 1 ? 2 : 1; }
 // Rows up to which that is faster than making a dense matrix, in vectors and in tiles.
 static constexpr int64_t FEW = 24, FEW_FOR_TILES = 32;
@@ -76,13 +80,13 @@ static void pack_scales(const Codes& as, const Source& from, int64_t output, int
 
 KERNEL int64_t grouped_bytes(int64_t code, int64_t inputs, int64_t outputs, int64_t group, int64_t scales,
                              int64_t shifts) {
-    const Codes as{code, inputs, outputs, group, scales, shifts};
+    const Codes as(code, inputs, outputs, group, scales, shifts);
     return parts(outputs, PANEL) * as.panel_bytes();
 }
 
 KERNEL void pack_grouped(int64_t code, int64_t inputs, int64_t outputs, int64_t group, int64_t scale, int64_t shift,
                          const void* codes, const void* scales, const void* shifts, void* packed, int64_t threads) {
-    const Codes as{code, inputs, outputs, group, scale, shift};
+    const Codes as(code, inputs, outputs, group, scale, shift);
     const Source from{(const uint8_t*)codes, (const float*)scales, (const float*)shifts};
     const int64_t bytes = as.panel_bytes(), panels = parts(outputs, PANEL);
     prefer_large_pages(packed, panels * bytes);
@@ -147,11 +151,24 @@ struct Results {
 
 static constexpr int64_t NEAR = 1024;  // bytes ahead that are fetched
 
+// Where panels beside each other begin. Behind the last one that is there it comes again: nobody takes its sums.
+template <int PANELS>
+struct Offsets {
+    int64_t at[PANELS];
+    int64_t operator[](int64_t p) const { return at[p]; }
+};
+template <int PANELS>
+static inline Offsets<PANELS> offsets(const Codes& codes, int64_t there) {
+    Offsets<PANELS> found;
+    for (int64_t p = 0; p < PANELS; ++p) found.at[p] = std::min(p, there - 1) * codes.panel_bytes();
+    return found;
+}
+
 template <typename Decoder, int ROWS, int PANELS>
 static void multiply_codes(const Decoder& decoder, const Codes& codes, const uint8_t* panels, int64_t first,
-                           const TurnedRows& rows, const Results& results) {
+                           int64_t there, const TurnedRows& rows, const Results& results) {
     constexpr int HALVES = PANEL / Vec::width, VECTORS = PANELS * HALVES;
-    const int64_t size = codes.panel_bytes();
+    const auto offset = offsets<PANELS>(codes, there);
     alignas(64) float totals[ROWS][PANELS * PANEL] = {};
     const uint8_t* step = panels + codes.codes_at();
     const float* x = rows.numbers;
@@ -164,11 +181,11 @@ static void multiply_codes(const Decoder& decoder, const Codes& codes, const uin
         for (int64_t k = 0, length = codes.length(g); k < length; k += STEP, step += Decoder::bytes, x += STEP) {
             typename Decoder::Line lines[VECTORS];
 #pragma GCC unroll 8
-            for (int v = 0; v < VECTORS; ++v) lines[v] = Decoder::load(step + v / HALVES * size, v % HALVES);
+            for (int v = 0; v < VECTORS; ++v) lines[v] = Decoder::load(step + offset[v / HALVES], v % HALVES);
 #pragma GCC unroll 8
             for (int p = 0; p < PANELS; ++p)
 #pragma GCC unroll 2
-                for (int b = 0; b < Decoder::bytes; b += 64) _mm_prefetch(step + p * size + NEAR + b, _MM_HINT_T0);
+                for (int b = 0; b < Decoder::bytes; b += 64) _mm_prefetch(step + offset[p] + NEAR + b, _MM_HINT_T0);
 #pragma GCC unroll 8
             for (int j = 0; j < STEP; ++j) {
                 Vec numbers[VECTORS];
@@ -188,7 +205,7 @@ static void multiply_codes(const Decoder& decoder, const Codes& codes, const uin
         }
 #pragma GCC unroll 8
         for (int v = 0; v < VECTORS; ++v) {
-            const PanelScales own{codes, panels + v / HALVES * size};
+            const PanelScales own{codes, panels + offset[v / HALVES]};
             const int64_t output = v % HALVES * Vec::width;
             const Vec scale = own.scale(g, output), whole = scale * Vec::all(decoder.factor);
             const Vec shift = codes.shifts == SHIFTS_NONE ? Vec::zero() : own.shift(g, output, scale);
@@ -220,11 +237,9 @@ static void multiply_rows(const Decoder& decoder, const Codes& codes, const uint
     }
     constexpr int AT_ONCE = panels_for(ROWS);
     const int64_t size = codes.panel_bytes();
-    int64_t p = 0;
-    for (; p + AT_ONCE <= count; p += AT_ONCE) {
-        multiply_codes<Decoder, ROWS, AT_ONCE>(decoder, codes, panels + p * size, first + p, rows, results);
+    for (int64_t p = 0; p < count; p += AT_ONCE) {
+        multiply_codes<Decoder, ROWS, AT_ONCE>(decoder, codes, panels + p * size, first + p, count - p, rows, results);
     }
-    for (; p < count; ++p) multiply_codes<Decoder, ROWS, 1>(decoder, codes, panels + p * size, first + p, rows, results);
 }
 
 #ifdef TILES
@@ -232,21 +247,16 @@ static constexpr int64_t TILE_INPUTS = LINE / sizeof(bfloat16);
 
 // Rows as tiles of codes meet them: bfloat16, of which the upper, the middle and the lower bits of a float32 are three.
 // Groups are filled up with zeros to whole tiles.
-template <typename T>
 struct TurnedForTiles {
-    static constexpr int64_t PARTS = std::is_same_v<T, float> ? 3 : 1;
-    static constexpr int64_t MOST = MOST_TILED / PARTS;
-
-    static int64_t stride(const Codes& codes) {
-        const int64_t whole = parts(codes.group, TILE_INPUTS), last = parts(codes.inputs % codes.group, TILE_INPUTS);
-        return (codes.inputs / codes.group * whole + last) * TILE_INPUTS + TILE_INPUTS;
-    }
-
     const bfloat16* numbers;
-    int64_t stride_;
+    int64_t stride;
+    int64_t parts;  // of a row
     const float* sums;
     int64_t groups, first, count;
 };
+
+template <typename T>
+static constexpr int64_t PARTS = std::is_same_v<T, float> ? 3 : 1;
 
 // The upper bits of each number, which are taken off it.
 static inline void take_upper(Vec& x, bfloat16* to) {
@@ -279,7 +289,7 @@ template <typename T>
 static void turn_for_tiles(const Codes& codes, const T* x, const int64_t* order, bfloat16* to, int64_t stride,
                            float* sums) {
     T ordered[TILE_INPUTS];
-    for (int64_t part = 0; part < TurnedForTiles<T>::PARTS; ++part) {
+    for (int64_t part = 0; part < PARTS<T>; ++part) {
         std::fill(to + part * stride, to + (part + 1) * stride, bfloat16{});
     }
     for (int64_t g = 0; g < codes.groups(); ++g) {
@@ -310,17 +320,18 @@ struct TileCursor {
 
     // Makes the tile of each panel, each of which is followed by work(panel).
     template <int PANELS, typename Decoder, typename Work>
-    inline void make(const Decoder& decoder, int64_t size, bfloat16* to, const Work& work) {
-        const int64_t count = codes.length(group) - input, steps = count >= TILE_INPUTS ? 4 : parts(count, STEP);
+    inline void make(const Decoder& decoder, const Offsets<PANELS>& offset, bfloat16* to, const Work& work) {
+        const int64_t count = codes.length(group) - input, steps = std::min<int64_t>(4, parts(count, STEP));
 #pragma GCC unroll 4
         for (int p = 0; p < PANELS; ++p) {
-            const uint8_t* from = step + p * size;
+            const uint8_t* from = step + offset[p];
             bfloat16* tile = to + p * TILE_SIZE;
-            if (steps == 4) {
 #pragma GCC unroll 4
-                for (int i = 0; i < 4; ++i) make_step(decoder, from + i * Decoder::bytes, tile + i * STEP * PANEL);
-            } else {
-                for (int i = 0; i < steps; ++i) make_step(decoder, from + i * Decoder::bytes, tile + i * STEP * PANEL);
+            for (int i = 0; i < 4; ++i, from += Decoder::bytes, tile += STEP * PANEL) {
+                if (i >= steps) break;
+                _mm_prefetch(from + NEAR, _MM_HINT_T0);
+                if constexpr (Decoder::bytes > 64) _mm_prefetch(from + NEAR + 64, _MM_HINT_T0);
+                put_pairs(decoder, from, tile);
             }
             work(p);
         }
@@ -330,13 +341,6 @@ struct TileCursor {
             ++group;
             input = 0;
         }
-    }
-
-    template <typename Decoder>
-    static inline void make_step(const Decoder& decoder, const uint8_t* from, bfloat16* to) {
-        _mm_prefetch(from + NEAR, _MM_HINT_T0);
-        if constexpr (Decoder::bytes > 64) _mm_prefetch(from + NEAR + 64, _MM_HINT_T0);
-        put_pairs(decoder, from, to);
     }
 };
 
@@ -364,71 +368,71 @@ static inline void store_tiles(float* sums) {
     }
 }
 
-// Some panels with some rows, as many tiles of them as HEIGHT.
-template <int HEIGHT, int PANELS, typename T, typename Decoder>
+// Four tiles of sums: one or two tiles of rows (HEIGHT) with four or two panels, of which some are there.
+template <int HEIGHT, typename Decoder>
 static void multiply_tiled_codes(const Decoder& decoder, const Codes& codes, const uint8_t* panels, int64_t number,
-                                 const TurnedForTiles<T>& rows, bfloat16* ring, const Results& results) {
-    constexpr int64_t PARTS = TurnedForTiles<T>::PARTS, LAG = 4 / PANELS;
-    const int64_t stride = rows.stride_ * sizeof(bfloat16), size = codes.panel_bytes();
-    alignas(64) float sums[2][HEIGHT * PANELS * TILE_ROWS * PANEL], totals[TurnedForTiles<T>::MOST][PANELS * PANEL];
+                                 int64_t there, const TurnedForTiles& rows, bfloat16* ring, const Results& results) {
+    static constexpr const bfloat16* type = nullptr;
+    static constexpr int PANELS = 4 / HEIGHT, LAG = HEIGHT;
+    const int64_t stride = rows.stride * sizeof(bfloat16), groups = codes.groups();
+    const auto offset = offsets<PANELS>(codes, there);
+    alignas(64) float sums[2][4 * TILE_ROWS * PANEL], totals[HEIGHT * TILE_ROWS][PANELS * PANEL];
     std::fill(totals[0], totals[rows.count], 0.0f);
     // Adds a group's sums to the results, a group after they were stored.
     const auto add = [&](int64_t g) {
         for (int p = 0; p < PANELS; ++p) {
-            const PanelScales own{codes, panels + p * size};
+            const PanelScales own{codes, panels + offset[p]};
             const Vec scale = own.scale(g, 0), whole = scale * Vec::all(decoder.factor);
             const Vec shift = codes.shifts == SHIFTS_NONE ? Vec::zero() : own.shift(g, 0, scale);
+            const float* from = sums[g % 2] + p * TILE_ROWS * PANEL;
+            // Parts of a row may be in both tiles of rows.
+            const auto part = [&](int64_t row) {
+                return Vec::load(from + (row / TILE_ROWS * PANELS * TILE_ROWS + row % TILE_ROWS) * PANEL);
+            };
             for (int64_t r = 0; r < rows.count; ++r) {
-                // A row's parts may be in both tiles.
-                const auto part = [&](int64_t n) {
-                    const int64_t row = r * PARTS + n;
-                    return Vec::load(sums[g % 2] + ((row / TILE_ROWS * PANELS + p) * TILE_ROWS + row % TILE_ROWS) * PANEL);
-                };
                 float* to = totals[r] + p * PANEL;
-                Vec sum = part(0), total = Vec::load(to);
-                if constexpr (PARTS > 1) sum = sum + (part(1) + part(2));
-                total = fma(whole, sum, total);
+                Vec sum = part(r * rows.parts);
+                if (rows.parts == 3) sum = sum + (part(3 * r + 1) + part(3 * r + 2));
+                Vec total = fma(whole, sum, Vec::load(to));
                 if (codes.shifts != SHIFTS_NONE) total = fma(shift, Vec::all(rows.sums[r * rows.groups + g]), total);
                 total.store(to);
             }
         }
     };
-    const char* x = (const char*)rows.numbers;
+    const auto place = [&](int64_t tile) { return ring + tile % RING * PANELS * TILE_SIZE; };
     TileCursor cursor{codes, panels + codes.codes_at()};
-    int64_t tile = 0;
-    const auto at = [&](int64_t some) { return ring + some % RING * PANELS * TILE_SIZE; };
-    for (; tile < LAG && cursor.group < codes.groups(); ++tile) {
-        cursor.make<PANELS>(decoder, size, at(tile), [](int) {});
-    }
-    static constexpr const bfloat16* type = nullptr;
-    int64_t made = tile;
-    tile = 0;
-    const int64_t groups = codes.groups();
-    for (int64_t g = 0; g < groups; ++g) {
-        for (int64_t k = 0, length = codes.length(g); k < length; k += TILE_INPUTS, x += LINE, ++tile) {
+    const char* x = (const char*)rows.numbers;
+    for (int64_t tile = -LAG, g = 0, k = 0; g < groups; ++tile) {
+        if (tile >= 0) {
             tile_load<ROW_TILE>(x, stride);
             if constexpr (HEIGHT > 1) tile_load<ROW_TILE + 1>(x + TILE_ROWS * stride, stride);
-            const bfloat16* weights = at(tile);
-            const auto multiply = [&](auto panel) {
-                constexpr int P = panel, WEIGHTS = WEIGHT_TILE + P % 2;
-                if (k == 0) {
-                    begin_sums<P>(g ? sums[(g - 1) % 2] : nullptr);
-                    if constexpr (HEIGHT > 1) begin_sums<PANELS + P>(g ? sums[(g - 1) % 2] : nullptr);
-                }
-                tile_load<WEIGHTS>(weights + P * TILE_SIZE, LINE);
-                tile_multiply<P, ROW_TILE, WEIGHTS>(type);
-                if constexpr (HEIGHT > 1) tile_multiply<PANELS + P, ROW_TILE + 1, WEIGHTS>(type);
-            };
-            if (cursor.group < groups) {
-                cursor.make<PANELS>(decoder, size, at(made++), [&](int p) { for_panel<PANELS>(p, multiply); });
-            } else {
-#pragma GCC unroll 4
-                for (int p = 0; p < PANELS; ++p) for_panel<PANELS>(p, multiply);
-            }
         }
-        if (g > 1) add(g - 2);
+        const auto multiply = [&](auto panel) {
+            constexpr int P = panel, WEIGHTS = WEIGHT_TILE + P % 2;
+            if (tile < 0) return;
+            if (k == 0) {
+                begin_sums<P>(g ? sums[(g - 1) % 2] : nullptr);
+                if constexpr (HEIGHT > 1) begin_sums<PANELS + P>(g ? sums[(g - 1) % 2] : nullptr);
+            }
+            tile_load<WEIGHTS>(place(tile) + P * TILE_SIZE, LINE);
+            tile_multiply<P, ROW_TILE, WEIGHTS>(type);
+            if constexpr (HEIGHT > 1) tile_multiply<PANELS + P, ROW_TILE + 1, WEIGHTS>(type);
+        };
+        if (cursor.group < groups) {
+            cursor.make<PANELS>(decoder, offset, place(tile + LAG), [&](int p) { for_panel<PANELS>(p, multiply); });
+        } else {
+            for (int p = 0; p < PANELS; ++p) for_panel<PANELS>(p, multiply);
+        }
+        if (tile < 0) continue;
+        x += LINE;
+        k += TILE_INPUTS;
+        if (k >= codes.length(g)) {
+            if (g > 1) add(g - 2);
+            ++g;
+            k = 0;
+        }
     }
-    store_tiles<HEIGHT * PANELS>(sums[(groups - 1) % 2]);
+    store_tiles<4>(sums[(groups - 1) % 2]);
     if (groups > 1) add(groups - 2);
     add(groups - 1);
     for (int64_t r = 0; r < rows.count; ++r) {
@@ -436,21 +440,16 @@ static void multiply_tiled_codes(const Decoder& decoder, const Codes& codes, con
     }
 }
 
-// Panels [first, first + count) with rows of one or two tiles, four tiles of sums at a time.
-template <int HEIGHT, typename T, typename Decoder>
+// Panels [first, first + count) with rows of one or two tiles.
+template <int HEIGHT, typename Decoder>
 static void multiply_tiled_rows(const Decoder& decoder, const Codes& codes, const uint8_t* panels, int64_t first,
-                                int64_t count, const TurnedForTiles<T>& rows, bfloat16* tiles, const Results& results) {
-    constexpr int AT_ONCE = 4 / HEIGHT;
-    const int64_t size = codes.panel_bytes(), last = rows.count * rows.PARTS - (HEIGHT - 1) * TILE_ROWS;
+                                int64_t count, const TurnedForTiles& rows, bfloat16* ring, const Results& results) {
+    constexpr int PANELS = 4 / HEIGHT;
     Tiles registers;
-    int64_t p = 0;
-    for (; p + AT_ONCE <= count; p += AT_ONCE) {
-        registers.configure(HEIGHT, AT_ONCE, last);
-        multiply_tiled_codes<HEIGHT, AT_ONCE>(decoder, codes, panels + p * size, first + p, rows, tiles, results);
-    }
-    for (; p < count; ++p) {
-        registers.configure(HEIGHT, 1, last);
-        multiply_tiled_codes<HEIGHT, 1>(decoder, codes, panels + p * size, first + p, rows, tiles, results);
+    registers.configure(HEIGHT, PANELS, rows.count * rows.parts - (HEIGHT - 1) * TILE_ROWS);
+    for (int64_t p = 0; p < count; p += PANELS) {
+        multiply_tiled_codes<HEIGHT>(decoder, codes, panels + p * codes.panel_bytes(), first + p, count - p, rows, ring,
+                                     results);
     }
 }
 #endif
@@ -464,7 +463,7 @@ static void finish_floats(const void* kind, const float* sums, int64_t row, int6
 template <typename T, typename Decoder>
 static void by_codes(const Decoder& decoder, const Codes& codes, const uint8_t* packed, const int64_t* order,
                      const Floats<T>& kind, int64_t threads) {
-    const int64_t stride = codes.filled() + 16, groups = codes.groups(), size = codes.panel_bytes();
+    const int64_t stride = codes.filled(STEP) + 16, groups = codes.groups(), size = codes.panel_bytes();
     auto numbers = scratch<float>(kind.m * stride);
     auto sums = scratch<float>(kind.m * groups);
     share(kind.m, kind.m * kind.inputs < SMALL ? 1 : threads, [&](int64_t row, int64_t) {
@@ -491,15 +490,15 @@ static void by_codes(const Decoder& decoder, const Codes& codes, const uint8_t* 
 template <typename T, typename Decoder>
 static void by_tiled_codes(const Decoder& decoder, const Codes& codes, const uint8_t* packed, const int64_t* order,
                            const Floats<T>& kind, int64_t threads) {
-    using Turned = TurnedForTiles<T>;
-    const int64_t stride = Turned::stride(codes), own = Turned::PARTS * stride, groups = codes.groups();
+    // A line more, so that rows beside each other do not meet in the cache.
+    const int64_t stride = codes.filled(TILE_INPUTS) + TILE_INPUTS, own = PARTS<T> * stride, groups = codes.groups();
     auto numbers = scratch<bfloat16>(kind.m * own);
     auto sums = scratch<float>(kind.m * groups);
     share(kind.m, kind.m * kind.inputs < SMALL ? 1 : threads, [&](int64_t row, int64_t) {
         turn_for_tiles(codes, kind.x + row * kind.inputs, order, numbers.get() + row * own, stride,
                        sums.get() + row * groups);
     });
-    const int64_t strips = parts(kind.m, Turned::MOST), panels = parts(kind.outputs, PANEL);
+    const int64_t strips = parts(kind.m, MOST_TILED / PARTS<T>), panels = parts(kind.outputs, PANEL);
     const int64_t some = parts(parts(panels, TASKS * threads), 4) * 4;
     if (kind.m * kind.inputs * kind.outputs < SMALL) threads = 1;
     const Results results{finish_floats<T>, &kind};
@@ -510,8 +509,8 @@ static void by_tiled_codes(const Decoder& decoder, const Codes& codes, const uin
             const uint8_t* panel = packed + p * codes.panel_bytes();
             for (int64_t s = 0; s < strips; ++s) {
                 const int64_t from = s * kind.m / strips, to = (s + 1) * kind.m / strips, four = std::min<int64_t>(4, last - p);
-                const Turned rows{numbers.get() + from * own, stride, sums.get() + from * groups, groups, from, to - from};
-                if ((to - from) * Turned::PARTS > TILE_ROWS) {
+                const TurnedForTiles rows{numbers.get() + from * own, stride, PARTS<T>, sums.get() + from * groups, groups, from, to - from};
+                if ((to - from) * PARTS<T> > TILE_ROWS) {
                     multiply_tiled_rows<2>(decoder, codes, panel, p, four, rows, tiles, results);
                 } else {
                     multiply_tiled_rows<1>(decoder, codes, panel, p, four, rows, tiles, results);
@@ -712,7 +711,7 @@ static int64_t few(bool bfloat) {
 KERNEL void linear_grouped(int64_t dtype, const void* x, int64_t m, int64_t code, int64_t inputs, int64_t outputs,
                            int64_t group, int64_t scales, int64_t shifts, const void* packed, const void* order,
                            const void* bias, void* out, int64_t activated, int64_t one_way, int64_t threads) {
-    const Codes codes{code, inputs, outputs, group, scales, shifts};
+    const Codes codes(code, inputs, outputs, group, scales, shifts);
     with_dtype(dtype, [&](auto number) {
         using T = decltype(number);
         const bool direct = one_way || m <= few(std::is_same_v<T, bfloat16>);
