@@ -1,8 +1,9 @@
-// Products of rows of floats with a matrix of codes in groups (codes.h).
+// Products of rows of floats with a matrix of codes in groups (codes.h), in one of three ways.
 //
-// Few rows meet the codes as they are: of each group x * table[code] is summed up in float32, and scale * sum + shift *
-// (sum of x) is added to the result. Each row's numbers are summed up in one order, whatever other rows there are. Many
-// rows are multiplied as with a dense matrix (floats.h), of which each task makes the panels that it needs: in float32,
+// By codes: of each group x * table[code] is summed up in float32, and scale * sum + shift * (sum of x) added to the
+// result. One row is hardly slower than its codes are read. By tiled codes: the same with AMX, as what codes stand for is
+// exact in bfloat16, and a float32 is the sum of three of them. Both sum up the numbers of a row in one order, whatever
+// other rows there are. By a dense matrix, for many rows: each task makes the panels that it needs (floats.h), in float32,
 // or rounded to bfloat16 where products of that are instructions.
 #include "codes.h"
 #include "floats.h"
@@ -15,8 +16,9 @@ static constexpr int MOST_AT_ONCE = 2;  // where the system refuses tiles
 static constexpr int MOST_AT_ONCE = Vec::width == 16 ? 8 : 4;
 #endif
 static constexpr int panels_for(int rows) { return Vec::width == 16 ? rows <= 2 ? 4 : 2 : rows == 1 ? 2 : 1; }
-// Rows up to which that is faster than making a dense matrix, in vectors and in tiles.
-static constexpr int64_t FEW = 24, FEW_FOR_TILES = 32;
+// Rows up to which that is faster than making a dense matrix in vectors, and in tiles, where it takes the longer the
+// smaller groups are. Tiles multiply the parts of float32 faster than vectors multiply float32.
+static constexpr int64_t FEW = Vec::width == 16 ? 64 : 32, FEW_FOR_TILES = 32, FEW_OF_WIDE_GROUPS = 96, WIDE_GROUP = 128;
 // Rows that are made ready at a time.
 static constexpr int64_t WAVE = 8 * BLOCK_ROWS;
 
@@ -309,8 +311,8 @@ static void turn_for_tiles(const Codes& codes, const T* x, const int64_t* order,
 }
 
 // Tiles are made of codes some time before they are loaded: one that was just stored is waited for, three times as long
-// as making it takes. They wait in a ring of places for a tile of each panel.
-static constexpr int64_t RING = 8, TILE_SIZE = TILE_INPUTS * PANEL;
+// as making it takes. They wait in a ring of places for a tile of each panel, which is small beside the cache.
+static constexpr int64_t TILE_SIZE = TILE_INPUTS * PANEL;
 
 // Where in a panel the next tile's codes are.
 struct TileCursor {
@@ -373,7 +375,7 @@ template <int HEIGHT, typename Decoder>
 static void multiply_tiled_codes(const Decoder& decoder, const Codes& codes, const uint8_t* panels, int64_t number,
                                  int64_t there, const TurnedForTiles& rows, bfloat16* ring, const Results& results) {
     static constexpr const bfloat16* type = nullptr;
-    static constexpr int PANELS = 4 / HEIGHT, LAG = HEIGHT;
+    static constexpr int PANELS = 4 / HEIGHT, LAG = HEIGHT, RING = 2 * HEIGHT;
     const int64_t stride = rows.stride * sizeof(bfloat16), groups = codes.groups();
     const auto offset = offsets<PANELS>(codes, there);
     alignas(64) float sums[2][4 * TILE_ROWS * PANEL], totals[HEIGHT * TILE_ROWS][PANELS * PANEL];
@@ -385,17 +387,26 @@ static void multiply_tiled_codes(const Decoder& decoder, const Codes& codes, con
             const Vec scale = own.scale(g, 0), whole = scale * Vec::all(decoder.factor);
             const Vec shift = codes.shifts == SHIFTS_NONE ? Vec::zero() : own.shift(g, 0, scale);
             const float* from = sums[g % 2] + p * TILE_ROWS * PANEL;
-            // Parts of a row may be in both tiles of rows.
-            const auto part = [&](int64_t row) {
-                return Vec::load(from + (row / TILE_ROWS * PANELS * TILE_ROWS + row % TILE_ROWS) * PANEL);
+            const float* sums_of_x = rows.sums + g;
+            const auto add_to = [&](float* to, Vec sum) {
+                Vec total = fma(whole, sum, Vec::load(to + p * PANEL));
+                if (codes.shifts != SHIFTS_NONE) total = fma(shift, Vec::all(*sums_of_x), total);
+                sums_of_x += groups;
+                total.store(to + p * PANEL);
             };
-            for (int64_t r = 0; r < rows.count; ++r) {
-                float* to = totals[r] + p * PANEL;
-                Vec sum = part(r * rows.parts);
-                if (rows.parts == 3) sum = sum + (part(3 * r + 1) + part(3 * r + 2));
-                Vec total = fma(whole, sum, Vec::load(to));
-                if (codes.shifts != SHIFTS_NONE) total = fma(shift, Vec::all(rows.sums[r * rows.groups + g]), total);
-                total.store(to);
+            if (rows.parts == 1) {
+                const int64_t first = std::min(rows.count, TILE_ROWS);
+                for (int64_t r = 0; r < first; ++r) add_to(totals[r], Vec::load(from + r * PANEL));
+                from += (PANELS - 1) * TILE_ROWS * PANEL;
+                for (int64_t r = first; r < rows.count; ++r) add_to(totals[r], Vec::load(from + r * PANEL));
+            } else {
+                // Parts of a row may be in both tiles of rows.
+                const auto part = [&](int64_t row) {
+                    return Vec::load(from + (row + (row < TILE_ROWS ? 0 : (PANELS - 1) * TILE_ROWS)) * PANEL);
+                };
+                for (int64_t r = 0; r < rows.count; ++r) {
+                    add_to(totals[r], part(3 * r) + (part(3 * r + 1) + part(3 * r + 2)));
+                }
             }
         }
     };
@@ -503,7 +514,7 @@ static void by_tiled_codes(const Decoder& decoder, const Codes& codes, const uin
     if (kind.m * kind.inputs * kind.outputs < SMALL) threads = 1;
     const Results results{finish_floats<T>, &kind};
     share(parts(panels, some), threads, [&](int64_t task, int64_t) {
-        alignas(64) bfloat16 tiles[RING * 4 * TILE_SIZE] = {};
+        alignas(64) bfloat16 tiles[8 * TILE_SIZE] = {};
         const int64_t last = std::min(panels, (task + 1) * some);
         for (int64_t p = task * some; p < last; p += 4) {
             const uint8_t* panel = packed + p * codes.panel_bytes();
@@ -699,12 +710,19 @@ static void by_dense(const Decoder& decoder, const Codes& codes, const uint8_t* 
     by_dense_panels(decoder, codes, packed, wide, threads);
 }
 
-// Rows that meet the codes as they are, of this dtype.
-static int64_t few(bool bfloat) {
+enum class Way { CODES, TILED_CODES, DENSE };
+
+template <typename T>
+static Way way(const Codes& codes, int64_t m, bool one_way) {
 #ifdef TILES
-    if (bfloat && tiles_permitted()) return FEW_FOR_TILES;
+    if (tiles_permitted()) {
+        if (one_way) return Way::TILED_CODES;
+        if (m == 1) return Way::CODES;
+        if (std::is_same_v<T, float>) return Way::TILED_CODES;
+        return m <= (codes.group < WIDE_GROUP ? FEW_FOR_TILES : FEW_OF_WIDE_GROUPS) ? Way::TILED_CODES : Way::DENSE;
+    }
 #endif
-    return FEW;
+    return one_way || m <= FEW ? Way::CODES : Way::DENSE;
 }
 
 // `order`: int64 [inputs] or null; `one_way`: any number of rows meets the codes as they are.
@@ -714,22 +732,18 @@ KERNEL void linear_grouped(int64_t dtype, const void* x, int64_t m, int64_t code
     const Codes codes(code, inputs, outputs, group, scales, shifts);
     with_dtype(dtype, [&](auto number) {
         using T = decltype(number);
-        const bool direct = one_way || m <= few(std::is_same_v<T, bfloat16>);
+        const Way chosen = way<T>(codes, m, one_way);
         with_decoder(code, [&](const auto& decoder) {
             for (int64_t row = 0; row < m; row += WAVE) {
                 const Floats<T> kind{(const T*)x + row * inputs, std::min(WAVE, m - row), inputs, (const T*)bias,
                                      (T*)out + row * outputs,    outputs,                 bool(activated)};
-                if (direct) {
+                const auto* panels = (const uint8_t*)packed;
+                const auto* columns = (const int64_t*)order;
+                if (chosen == Way::CODES) by_codes(decoder, codes, panels, columns, kind, threads);
+                if (chosen == Way::DENSE) by_dense(decoder, codes, panels, columns, kind, threads);
 #ifdef TILES
-                    if (tiles_permitted()) {
-                        by_tiled_codes(decoder, codes, (const uint8_t*)packed, (const int64_t*)order, kind, threads);
-                        continue;
-                    }
+                if (chosen == Way::TILED_CODES) by_tiled_codes(decoder, codes, panels, columns, kind, threads);
 #endif
-                    by_codes(decoder, codes, (const uint8_t*)packed, (const int64_t*)order, kind, threads);
-                } else {
-                    by_dense(decoder, codes, (const uint8_t*)packed, (const int64_t*)order, kind, threads);
-                }
             }
         });
     });
