@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from tilewise.platforms.forms import Dense
 from tilewise.waiting import short_waits
 
 # Read when torch is imported: its threads would spin behind each of its products, on the cores of ours that come next.
@@ -107,9 +108,9 @@ def compare(name: str, shape: tuple[int, int], rows: int, ops: Ops, clock: Clock
     inputs, outputs = shape
     for dtype in (torch.float32, torch.bfloat16):
         matrix, x = torch.randn(outputs, inputs).to(dtype), torch.randn(rows, inputs).to(dtype)
-        kept = {str(dtype)[6:]: ops.store([matrix], None)}
+        kept = {str(dtype)[6:]: ops.store([Dense(matrix)], None)}
         if dtype == torch.bfloat16:
-            kept["int8"] = ops.store_int8([matrix], None)
+            kept["int8"] = ops.store_int8([Dense(matrix)], None)
         works = [partial(weight.apply, x, ops) for weight in kept.values()]
         *ours, torchs = clock.medians(*works, partial(F.linear, x, matrix))
         for (form, weight), seconds in zip(kept.items(), ours, strict=True):
@@ -131,7 +132,10 @@ def compare_forms(numbers_of_rows: list[int], ops: NativeCpuOps, clock: Clock) -
     print(f"{'':14}{'rows':>6} {'weights':16}{'ms':>8}{'GB/s':>7}   time and GB/s to int8's")
     for name, (inputs, outputs) in GROUPED_SHAPES.items():
         matrix = torch.randn(outputs, inputs).bfloat16()
-        kept: dict[str, Weight] = {"int8": ops.store_int8([matrix], None), "bfloat16": ops.store([matrix], None)}
+        kept: dict[str, Weight] = {
+            "int8": ops.store_int8([Dense(matrix)], None),
+            "bfloat16": ops.store([Dense(matrix)], None),
+        }
         for title, kind, group, shifts in (
             ("4 bits", Codes.INT4, 128, ""),
             ("4 bits, zeros", Codes.UINT4, 128, "zeros"),

@@ -48,7 +48,9 @@ break behind each picture. Other checkpoints have pictures, then videos, then th
 `--interleave-mm-strings`, or the field `interleave_mm_strings`, keeps their order, a line for each part.
 
 Thinking (`reasoning_effort`, `enable_thinking`) has an effect on models whose vocabulary has `<think>`: InternVL3.5 on
-Qwen3. The text that asks for it is a system text, so a system message of the request takes its place.
+Qwen3. The text that asks for it is a system text, so a system message of the request takes its place. A form of answers
+(`response_format`, `structured_outputs`, a call that is forced) holds from the first token on; where thinking is asked
+for, the answer begins with `<think>`, and the form holds behind `</think>`.
 
 ## Parts of a message
 

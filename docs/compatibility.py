@@ -57,12 +57,16 @@ Of its `tests/entrypoints`, pointed at a checkpoint with random weights:
 | `kv_transfer_params` is refused | keys and values are not sent between servers |
 | `background` with `stream`, and `GET /v1/responses/ID?stream=true`, are refused | ask until it is not `queued` |
 | `tool_calls` is `[]` where there are none | as older vLLM's answers; those of 0.33 leave it out |
+| nothing is thought before a forced call or a form of answers | unless `enable_thinking` asks for it |
+| `usage` has `completion_tokens_details` where something was thought | vLLM has it with a reasoning parser, of 0 too |
 | `use_beam_search` is refused | beams are searched offline, by `LLM.beam_search` |
 | pictures and videos on private hosts are refused | `--allowed-media-domains` names the hosts or networks that may |
 | `image_url` may be a text, without `url` in an object | nothing else can be meant |
 | sentences of errors are other ones | `error.type`, `code` and `param` are the same; `detail` is never a list |
 | `run-batch` goes on behind a line that is wrong | the error is in the line's `response`, as in OpenAI's batches |
 | marks in answers (`--watermark-config`), `--enable-prompt-embeds`, adapters, audio, scores are refused | not there |
+| `thinking_token_budget` and MCP servers (`--tool-server`) are refused | `max_tokens` limits; tools are called by you |
+| `/v2/embed`, `/v1/embeddings`, `/score`, `/rerank` answer 404, and lines of a batch `invalid_url` | no such models |
 | `/version` is that of this program | so are `system_fingerprint` and the server's own header |
 | the middleware and sessions of SageMaker's container are not there | put them in front |
 | `/reset_prefix_cache?reset_running_requests=true` is refused | running requests keep their prefixes |

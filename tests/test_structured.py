@@ -110,6 +110,29 @@ def test_a_bad_schema_costs_its_own_request_alone(llm):
     assert llm.chat([QUESTION], params(0, choice=["yes"]))[0].outputs[0].text == "yes"
 
 
-def test_thinking_and_structure_do_not_go_together(llm):
-    with pytest.raises(InvalidRequest, match="leave out enable_thinking"):
-        llm.chat([QUESTION], params(0, json=SIGN), chat_template_kwargs={"enable_thinking": True})
+def test_a_form_holds_behind_the_thinking(tmp_path):
+    """As in vLLM with a reasoning parser: free text up to `</think>`, which these scores make come soon, then JSON."""
+    spec = SPECS["qwen3-300m-head"]
+    sign = {"type": "object", "properties": {"shape": {"enum": ["circle", "octagon"]}}, "required": ["shape"]}
+    with LLM(str(write_hf(tmp_path, spec)), dtype="float32", max_model_len=1024) as llm:
+        closing = llm.get_tokenizer().encode("</think>")
+        hurry = {closing[-1]: 4.0}
+        sampling = [params(seed, json=sign).with_(logit_bias=hurry, temperature=1.0) for seed in range(6)]
+        asked = [[{"role": "user", "content": "Hi"}]] * len(sampling)
+        outputs = llm.chat(asked, sampling, chat_template_kwargs={"enable_thinking": True}, use_tqdm=False)
+    texts = [output.outputs[0].text for output in outputs]
+    for text in texts:
+        thinking, _, form = text.partition("</think>")
+        assert thinking.startswith("<think>")
+        jsonschema.validate(json.loads(form), sign)
+    assert any(not text.startswith("<think></think>") for text in texts)
+
+
+def test_a_begun_answer_of_a_form_does_not_think(tmp_path):
+    with LLM(str(write_hf(tmp_path, SPECS["qwen3-300m-head"])), dtype="float32", max_model_len=1024) as llm:
+        begun = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Say "}]
+        (output,) = llm.chat(
+            begun, params(0, choice=["yes"]), add_generation_prompt=False, continue_final_message=True,
+            chat_template_kwargs={"enable_thinking": True}, use_tqdm=False,
+        )  # fmt: skip
+    assert output.outputs[0].text == "yes"

@@ -23,6 +23,20 @@ from tilewise.speculation import SpeculativeConfig
 if not TYPE_CHECKING:
     __getattr__ = vllm_modules.finder_of(__name__, {}, ImportError)
 Dtype = Literal["auto", "bfloat16", "float16", "half", "float32", "float"]
+Quantization = Literal[
+    "int8",
+    "ascend",
+    "auto-round",
+    "awq",
+    "awq_marlin",
+    "compressed-tensors",
+    "fp8",
+    "gguf",
+    "gptq",
+    "gptq_marlin",
+    "mxfp4",
+    "smooth_quant",
+]
 LoadFormat = Literal["auto", "safetensors", "dummy"]
 LoadStrategy = Literal["lazy", "eager", "prefetch"]
 TileBudget = Literal["each", "share"]
@@ -65,10 +79,11 @@ class EngineConfig:
         "model",
     )
     dtype: Dtype = option("auto", "type of weights and activations", "model")
-    quantization: str | None = option(
+    quantization: Quantization | None = option(
         None,
-        "int8 = matrices are rounded to int8 as they are loaded, a scale for each output, and multiplied with rows "
-        "rounded as they come: half the memory of bfloat16 and more speed, at some accuracy (docs/cpu.md)",
+        "int8 = matrices in floats are rounded to int8 as they are loaded, a scale for each output, and multiplied "
+        "with rows rounded as they come: half the memory of bfloat16 and more speed, at some accuracy (docs/cpu.md). "
+        "How a quantised checkpoint is kept is found from its files; any other name is only compared with it",
         "model",
     )
     max_model_len: int | None = option(
@@ -215,11 +230,6 @@ class EngineConfig:
         folder = self.encoder_cache_dir
         if folder is not None and (not folder or Path(folder).expanduser().is_file()):
             raise InvalidConfig(f"encoder_cache_dir must name a folder, which need not exist yet, got {folder!r}.")
-        if self.quantization not in (None, "int8"):
-            raise InvalidConfig(
-                f"quantization={self.quantization!r} is not possible: int8 is, which rounds a checkpoint as it is "
-                "loaded; quantised ones cannot be read yet, take the one in bfloat16."
-            )
         if self.speculative_config is not None:
             SpeculativeConfig.of(self.speculative_config)
         self._check_media()

@@ -86,7 +86,9 @@ class InvalidCheckpoint(TilewiseError):
 
 
 class BrokenAnswer(TilewiseError):
-    """A structured answer could not be followed to its end."""
+    """A structured answer could not be followed to its end: the form was tried before, so that it is the request's."""
+
+    http_status = 400
 
 
 class EngineStuck(TilewiseError):

@@ -40,6 +40,10 @@ class ImageInput:
     """Position of the first image token in the prompt; each tile fills `tokens_per_tile` from there on."""
 
 
+Thinking = tuple[int, int]
+"""The tokens between which an answer thinks: `<think>` and `</think>`."""
+
+
 class Matcher(Protocol):
     """Follows one structured answer, token by token."""
 
@@ -68,7 +72,8 @@ class Grammar(Protocol):
     def unenforced(self) -> tuple[str, ...]:
         """What was asked of the form and cannot be followed token by token, by name."""
 
-    def start(self, ignore_eos: bool) -> Matcher: ...
+    def start(self, ignore_eos: bool, thinking: Thinking | None = None) -> Matcher:
+        """With `thinking` an answer thinks first, and the form holds behind that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +95,8 @@ class Request:
     """Cached prefixes are shared among requests of one salt alone."""
     grammar: Grammar | None = field(default=None, repr=False, compare=False)
     """Of `sampling.structured_outputs`."""
+    thinking: Thinking | None = None
+    """Of an answer that thinks before its form holds."""
     arrival: float = field(default_factory=time.monotonic)
     inputs: InputTiming = field(default=InputTiming(), repr=False, compare=False)
 

@@ -30,7 +30,7 @@ def program(client: str) -> Path:
     return PROGRAMS / f"with_{client}.py"
 
 
-def tests_of(client: str) -> list[str]:
+def cases_of(client: str) -> list[str]:
     tree = ast.parse(program(client).read_text())
     return [node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")]
 
@@ -64,7 +64,7 @@ def test_every_client_has_a_program():
     assert {path.stem.removeprefix("with_") for path in PROGRAMS.glob("with_*.py")} == set(environments.CLIENTS)
 
 
-@pytest.mark.parametrize(("client", "name"), [(each, name) for each in environments.CLIENTS for name in tests_of(each)])
+@pytest.mark.parametrize(("client", "name"), [(each, name) for each in environments.CLIENTS for name in cases_of(each)])
 def test_client(client, name, results, demo_url, tmp_path_factory):
     if (why := environments.failure(client)) is not None:
         pytest.fail(f"{client} is not installed: {why}", pytrace=False)

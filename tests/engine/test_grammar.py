@@ -19,6 +19,7 @@ TOKENIZER = small_tokenizer()
 END = TOKENIZER.special_id("<|im_end|>")
 OTHER_END = TOKENIZER.special_id("<|endoftext|>")
 A, B = TOKENIZER.encode_text("ab")
+THINKING = OPENING, CLOSING = TOKENIZER.special_id("<think>"), TOKENIZER.special_id("</think>")
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +90,23 @@ def test_a_token_that_is_not_allowed_ends_with_an_error(many_a, caplog):
     assert matcher.finish_reason == "error"
     assert matcher.problem
     assert "ends after 1 tokens" in caplog.text
+
+
+def test_a_form_holds_behind_the_thinking(many_a):
+    matcher = many_a.start(False, THINKING)
+    assert allowed(matcher) == {OPENING}
+    assert [matcher.count_allowed(drafts) for drafts in ([OPENING, B, CLOSING, A, END], [OPENING, END], [A])] == [
+        4,
+        1,
+        0,
+    ]
+    rows = [set(ids_in(row)) for row in matcher.masks([OPENING, B, CLOSING])]
+    anything = set(range(TOKENIZER.vocab_size)) - {END, OTHER_END}
+    assert rows == [{OPENING}, anything, anything, {A}]
+    for token in (OPENING, B, CLOSING, A, END):
+        assert (allowed(matcher) >= {token}, matcher.finish_reason) == (True, None)
+        matcher.accept(token)
+    assert matcher.finish_reason == "stop"
 
 
 def test_a_sequence_waits_for_the_token_that_decides_what_may_follow(many_a):

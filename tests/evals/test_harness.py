@@ -146,7 +146,7 @@ def test_pictures_beyond_max_images_are_left_out(tmp_path):
         (["--tasks", "/no/such.yaml"], "tasks=/no/such.yaml: no such file"),
         (["--tasks", "pictures", "--output-path", "/proc/here"], "Nothing can be written to /proc/here"),
         (["--tasks", "pictures", "--mmmu-json", "m.json"], "mmmu_json needs a task of MMMU"),
-        (["--tasks", "pictures", "--quantization", "int3"], "quantization='int3' is not possible"),
+        (["--tasks", "pictures", "--quantization", "int3"], "quantization must be one of int8, "),
         (["--tasks", "pictures", "--limit", "0"], "limit must be above 0"),
         (["--tasks", "pictures", "--gen-kwargs", "top_kk=3"], "top_kk"),
         (["--tasks", "pictures", "--include-path", "/no/such"], "include_path=/no/such is not a folder"),

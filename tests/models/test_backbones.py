@@ -23,7 +23,9 @@ from tilewise.platforms.cpu.ops import CpuOps
 from tilewise.platforms.reference import ReferenceOps
 from tilewise.weights.files import SafetensorFiles
 from tilewise.weights.folder import CheckpointFolder
-from tilewise.weights.view import CheckpointSource, View
+from tilewise.weights.names import Source
+from tilewise.weights.sources import CheckpointSource, dense
+from tilewise.weights.view import StoredLinear, View
 
 CPU = torch.device("cpu")
 LLAMA, INTERNLM2, INTERNLM3 = SPECS["llama-6b"], SPECS["internlm2-300m"], SPECS["internlm3-300m-head"]
@@ -50,7 +52,7 @@ class Numbered:
     def get_shape(self) -> list[int]:
         return list(self.data.shape)
 
-    def __getitem__(self, index: slice) -> Tensor:
+    def __getitem__(self, index: int | slice) -> Tensor:
         return self.data[index]
 
 
@@ -67,7 +69,7 @@ def test_each_head_of_wqkv_is_found_in_its_group(heads: int, kv_heads: int, tmp_
         "v": [number * (group + 2) + group + 1 for number in range(kv_heads)],
     }
     for letter, places in expected.items():
-        found = packed(config, letter)(stored)
+        found = Source("wqkv", rows=packed(config, letter)).read(stored)
         assert found.shape == (len(places) * width, 3)
         assert found[:, 0].tolist() == [place * width + row for place in places for row in range(width)]
 
@@ -162,10 +164,12 @@ def test_experts_apart_and_fused_are_the_same_bits(name: str, spelling: Any, tmp
     apart = write_hf(tmp_path / "apart", spec, spelling=spelling, shards=2)
     fused = write_hf(tmp_path / "fused", spec, spelling=spelling, fused_experts=True)
     for layer in range(spec.layers):
-        for module in ("gate_up_proj", "down_proj"):
-            ours = f"language.model.layers.{layer}.mlp.experts.{module}"
-            shape = hf_tensors(spec)[f"model.language_model.layers.{layer}.mlp.experts.{module}"].shape
-            assert torch.equal(*(source_of(folder).read(ours, shape) for folder in (apart, fused)))
+        together = hf_tensors(spec)[f"model.language_model.layers.{layer}.mlp.experts.gate_up_proj"]
+        for expert, both in enumerate(together):
+            for module, expected in zip(("gate_proj", "up_proj"), both.chunk(2), strict=True):
+                ours = f"language.model.layers.{layer}.mlp.experts.{expert}.{module}.weight"
+                for folder in (apart, fused):
+                    assert torch.equal(source_of(folder).read(ours, expected.shape), expected)
     logits = [all_logits(load(folder, CpuOps()), ids, pixels) for folder in (apart, fused)]
     torch.testing.assert_close(*logits, atol=1e-5, rtol=1e-5)
 
@@ -190,6 +194,9 @@ class Fixed:
     def read(self, name: str, shape: object) -> Tensor:
         return self.tensors[name]
 
+    def linear(self, module: str, outputs: int, inputs: int, bias: bool) -> StoredLinear:
+        return dense(self, module, outputs, inputs, bias)
+
 
 def test_router_tells_apart_what_bfloat16_cannot() -> None:
     """Both experts' logits round to 256 in bfloat16; in float32 the second is larger by a half."""
@@ -198,8 +205,9 @@ def test_router_tells_apart_what_bfloat16_cannot() -> None:
     assert len((x @ router.T).unique()) == 1
     experts = {
         "gate.weight": router,
-        "experts.gate_up_proj": torch.ones(2, 2, 2, dtype=torch.bfloat16),
-        "experts.down_proj": torch.tensor([[[1.0], [0.0]], [[0.0], [1.0]]], dtype=torch.bfloat16),
+        **{f"experts.{n}.{name}_proj.weight": torch.ones(1, 2).bfloat16() for n in (0, 1) for name in ("gate", "up")},
+        "experts.0.down_proj.weight": torch.tensor([[1.0], [0.0]], dtype=torch.bfloat16),
+        "experts.1.down_proj.weight": torch.tensor([[0.0], [1.0]], dtype=torch.bfloat16),
     }
     mlp = ExpertMLP(View(Fixed(experts)), hidden=2, inner=1, count=2, per_token=1, renormalise=True)
     out = mlp(x, ReferenceOps())
@@ -213,8 +221,7 @@ def test_weights_of_the_chosen_experts(renormalise: bool) -> None:
     """Three experts that all answer one: their weights add up to one, or to the share that softmax gave them."""
     tensors = {
         "gate.weight": torch.tensor([[2.0], [1.0], [0.0], [3.0]]),
-        "experts.gate_up_proj": torch.full((4, 2, 1), 1.0),
-        "experts.down_proj": torch.ones(4, 1, 1),
+        **{f"experts.{n}.{name}_proj.weight": torch.ones(1, 1) for n in range(4) for name in ("gate", "up", "down")},
     }
     x = torch.ones(1, 1)
     mlp = ExpertMLP(View(Fixed(tensors)), hidden=1, inner=1, count=4, per_token=3, renormalise=renormalise)

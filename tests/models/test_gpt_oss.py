@@ -17,11 +17,11 @@ from tests.models.driving import TEXT_IDS, all_logits, load
 from tests.tiny import TWINS, hf_tensors, original_config, original_tensors, write_hf
 from tests.weights.broken import change_tensors, refused
 from tilewise.errors import InvalidCheckpoint
-from tilewise.models.backbones.gpt_oss import dequantise_mxfp4
 from tilewise.models.load import Architecture
 from tilewise.platforms.cpu.ops import CpuOps
 from tilewise.tools.twin.mxfp4 import quantise
 from tilewise.weights.folder import CheckpointFolder
+from tilewise.weights.quantization.mxfp4 import Mxfp4Layout
 
 FLOATS = TWINS["InternVL3_5-GPT-OSS-20B-A4B-Preview"]
 BLOCKS = TWINS["InternVL3_5-GPT-OSS-20B-A4B-Preview-MXFP4"]
@@ -29,21 +29,28 @@ EXPERTS = "language_model.model.layers.1.mlp.experts"
 NO_PICTURES = torch.empty(0, 56, 56, 3, dtype=torch.uint8)
 
 
-class Whole:
-    """A stored tensor that is all in memory."""
+class Stored:
+    """The tensors of one module, by the ends of their names."""
 
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor
+    def __init__(self, **tensors: Tensor) -> None:
+        self.tensors = tensors
 
-    def get_shape(self) -> list[int]:
-        return list(self.tensor.shape)
+    def has(self, name: str) -> bool:
+        return True
 
-    def __getitem__(self, index: slice) -> Tensor:
-        return self.tensor[index]
+    def tensor(
+        self, name: str, shape: object, dtypes: object, item: int | None = None, other_shapes: object = ()
+    ) -> Tensor:
+        found = self.tensors[name.rpartition("_")[2]]
+        return found if item is None else found[item]
 
 
 def dequantised(blocks: Tensor, scales: Tensor) -> Tensor:
-    return dequantise_mxfp4(Whole(blocks), Whole(scales)).float()
+    """The numbers of blocks [..., out, groups, 16]."""
+    if blocks.dim() > 3:
+        return torch.stack([dequantised(*pair) for pair in zip(blocks, scales, strict=True)])
+    inputs = 32 * blocks.shape[1]
+    return Mxfp4Layout().read(Stored(blocks=blocks, scales=scales), "m", len(blocks), inputs, None).dequantised()
 
 
 def test_every_code_stands_for_its_number_low_nibble_first() -> None:

@@ -15,6 +15,7 @@ from tilewise.models.load import Architecture
 from tilewise.platforms.base import Store, Weight
 from tilewise.platforms.cpu import CpuPlatform
 from tilewise.platforms.cpu.ops import CpuOps
+from tilewise.platforms.forms import Form
 from tilewise.platforms.weights import DenseWeight
 from tilewise.weights.folder import CheckpointFolder
 
@@ -61,10 +62,14 @@ def bytes_kept(architecture: Architecture, ops: CpuOps, store: Store) -> int:
         nonlocal total
         total += tensor.nbytes
 
-    def keep(parts: Sequence[Tensor], bias: Tensor | None, shared: bool = False) -> Weight:
+    def keep(parts: Sequence[Form], bias: Tensor | None, shared: bool = False) -> Weight:
         nonlocal total
         weight = store(parts, bias, shared)
-        freed = 0 if shared and not isinstance(weight, DenseWeight) else sum(part.nbytes for part in parts)
+        freed = (
+            0
+            if shared and not isinstance(weight, DenseWeight)
+            else sum(x.nbytes for part in parts for x in part.tensors)
+        )
         total += weight.nbytes - freed - (0 if bias is None else bias.nbytes)
         return weight
 

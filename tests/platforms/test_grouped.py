@@ -93,6 +93,14 @@ def test_products_are_those_of_the_dequantised_matrix(
                 assert_product(weight.apply(x, ops), x, matrix, bias)
 
 
+@pytest.mark.parametrize("form", [grouped(Codes.INT4, 70, 33, 32), grouped(Codes.FP8, 70, 33, 70, "floats", True)])
+def test_rows_of_half_precision_are_multiplied_in_float32(form: Grouped) -> None:
+    ops, x = ops_of("1"), noise(3, 70, seed=1).half()
+    weight = packed_grouped(ops.native, form, None)
+    assert weight is not None
+    assert torch.equal(weight.apply(x, ops), weight.apply(x.float(), ops).half())
+
+
 @levels
 @kinds
 def test_every_code_is_its_number(level: str, kind: Codes) -> None:

@@ -15,6 +15,7 @@ from tilewise.platforms.base import PagedLayout
 from tilewise.platforms.cpu import CpuPlatform
 from tilewise.platforms.cpu.invariant import InvariantCpuOps
 from tilewise.platforms.cpu.ops import CpuOps
+from tilewise.platforms.forms import Dense
 from tilewise.platforms.reference import ReferenceOps
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
@@ -353,7 +354,7 @@ def experts(ops: ReferenceOps, x: Tensor, chosen: Tensor, weights: Tensor, *stac
     kept = []
     for matrices, biases in stacked:
         own = [None] * len(matrices) if biases is None else list(biases)
-        kept.append([ops.store([matrix], bias) for matrix, bias in zip(matrices, own, strict=True)])
+        kept.append([ops.store([Dense(matrix)], bias) for matrix, bias in zip(matrices, own, strict=True)])
     return ops.moe_experts(x, chosen, weights, *kept, **how)
 
 

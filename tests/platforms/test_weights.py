@@ -10,8 +10,9 @@ from tilewise.platforms.base import Ops, Weight
 from tilewise.platforms.cpu import CpuPlatform
 from tilewise.platforms.cpu.ops import CpuOps
 from tilewise.platforms.cpu.packed import PackedInt8Weight, PackedWeight
+from tilewise.platforms.forms import Dense
 from tilewise.platforms.reference import ReferenceOps
-from tilewise.platforms.weights import Int8Weight, int8_sums, quantise_rows
+from tilewise.platforms.weights import as_it_came, int8_sums, quantise_rows, rounded_to_int8
 
 OURS = CpuPlatform().ops()
 native = pytest.mark.skipif(type(OURS) is CpuOps, reason="there are no kernels here")
@@ -35,7 +36,7 @@ def matrix_and_bias(inputs: int, outputs: int, dtype: torch.dtype) -> tuple[Tens
 def test_packed_products_are_rounded_once(inputs: int, outputs: int, dtype: torch.dtype, bias: bool) -> None:
     """Against float64: float32 sums are within 1e-5, and a bfloat16 is the nearest to such a sum or next to it."""
     matrix, offset = matrix_and_bias(inputs, outputs, dtype)
-    weight = OURS.store([matrix], offset if bias else None)
+    weight = OURS.store([Dense(matrix)], offset if bias else None)
     assert isinstance(weight, PackedWeight)
     for rows in ROWS:
         x = noise(rows, inputs, seed=10 + rows, dtype=dtype)
@@ -49,8 +50,8 @@ def test_packed_products_are_rounded_once(inputs: int, outputs: int, dtype: torc
 def forms(inputs: int, outputs: int, dtype: torch.dtype) -> list[tuple[Ops, Weight]]:
     matrix, bias = matrix_and_bias(inputs, outputs, dtype)
     invariant = CpuPlatform().ops(batch_invariant=True)
-    found: list[tuple[Ops, Weight]] = [(ops, ops.store_int8([matrix], bias)) for ops in (OURS, ReferenceOps())]
-    return found + [(ops, ops.store([matrix], bias)) for ops in (OURS, invariant) if type(OURS) is not CpuOps]
+    found: list[tuple[Ops, Weight]] = [(ops, ops.store_int8([Dense(matrix)], bias)) for ops in (OURS, ReferenceOps())]
+    return found + [(ops, ops.store([Dense(matrix)], bias)) for ops in (OURS, invariant) if type(OURS) is not CpuOps]
 
 
 @both_dtypes
@@ -73,7 +74,7 @@ def test_every_number_of_rows(inputs: int, outputs: int, threads: int) -> None:
     matrix, bias = matrix_and_bias(inputs, outputs, torch.bfloat16)
     x = noise(70, inputs, seed=3, dtype=torch.bfloat16)
     exact = x.double() @ matrix.double().T + bias.double()
-    for weight in (OURS.store([matrix], bias), OURS.store_int8([matrix], bias)):
+    for weight in (OURS.store([Dense(matrix)], bias), OURS.store_int8([Dense(matrix)], bias)):
         whole = weight.apply(x, OURS)
         tolerance = 2.0**-8 * exact.abs() + (1e-5 if isinstance(weight, PackedWeight) else 0.1)
         assert ((whole.double() - exact).abs() <= tolerance).all()
@@ -91,7 +92,7 @@ def test_products_of_large_tiny_and_denormal_numbers(size: float) -> None:
     x = (noise(40, 70, seed=3) * size).bfloat16()
     exact = x.double() @ matrix.double().T
     for rows in (1, 3, 40):
-        found = OURS.store([matrix], None).apply(x[:rows], OURS).double()
+        found = OURS.store([Dense(matrix)], None).apply(x[:rows], OURS).double()
         assert ((found - exact[:rows]).abs() <= 2.0**-8 * exact[:rows].abs() + 1e-5 * size + 70 * 2.0**-126).all()
 
 
@@ -101,9 +102,9 @@ def test_what_is_no_number_spoils_its_own_row_alone(inputs: int) -> None:
     """Rows beside it stand where a tile of inputs ends."""
     matrix, bias = matrix_and_bias(inputs, 33, torch.bfloat16)
     x = noise(40, inputs, seed=3, dtype=torch.bfloat16)
-    expected, spoilt = OURS.store([matrix], bias).apply(x, OURS), x.clone()
+    expected, spoilt = OURS.store([Dense(matrix)], bias).apply(x, OURS), x.clone()
     spoilt[5, 0], spoilt[20, -1] = float("nan"), float("inf")
-    found = OURS.store([matrix], bias).apply(spoilt, OURS)
+    found = OURS.store([Dense(matrix)], bias).apply(spoilt, OURS)
     others = [row for row in range(40) if row not in (5, 20)]
     assert torch.equal(found[others], expected[others])
     assert not found[[5, 20]].isfinite().any()
@@ -114,7 +115,7 @@ def test_torchs_own_products_between_ours_change_nothing() -> None:
     """Both may use registers that have to be set up first, each in its own way."""
     matrix, bias = matrix_and_bias(128, 64, torch.bfloat16)
     x = noise(64, 128, seed=3, dtype=torch.bfloat16)
-    kept = [OURS.store([matrix], bias), OURS.store_int8([matrix], bias)]
+    kept = [OURS.store([Dense(matrix)], bias), OURS.store_int8([Dense(matrix)], bias)]
     expected = [torch.nn.functional.linear(x, matrix, bias), *(weight.apply(x, OURS) for weight in kept)]
     for _ in range(20):
         found = [weight.apply(x, OURS) for weight in kept]
@@ -148,7 +149,7 @@ def test_int8_kernel_sums_exactly(inputs: int, outputs: int, dtype: torch.dtype)
     """With scales of 1 the results are the sums themselves, as long as float32 holds them."""
     matrix = torch.randint(-127, 128, (outputs, inputs), generator=torch.Generator().manual_seed(5))
     matrix[:, 0] = 127
-    weight = OURS.store_int8([matrix.to(dtype)], None)
+    weight = OURS.store_int8([Dense(matrix.to(dtype))], None)
     assert isinstance(weight, PackedInt8Weight)
     for rows in ROWS:
         x = torch.randint(-127, 128, (rows, inputs), generator=torch.Generator().manual_seed(rows))
@@ -162,9 +163,9 @@ def test_int8_kernel_sums_exactly(inputs: int, outputs: int, dtype: torch.dtype)
 @shapes
 def test_int8_kernel_is_the_plain_one(inputs: int, outputs: int, dtype: torch.dtype) -> None:
     matrix, bias = matrix_and_bias(inputs, outputs, dtype)
-    ours, plain = OURS.store_int8([matrix], bias), Int8Weight.of(matrix, bias)
+    ours, plain = OURS.store_int8([Dense(matrix)], bias), as_it_came([rounded_to_int8(Dense(matrix))], bias)
     assert isinstance(ours, PackedInt8Weight)
-    assert torch.equal(ours.scales, plain.scales)
+    assert torch.equal(ours.scales, plain.form.scales)
     for rows in ROWS:
         x = noise(rows, inputs, seed=10 + rows, dtype=dtype) * rows
         found, expected = ours.apply(x, OURS).float(), plain.apply(x, ReferenceOps()).float()
@@ -191,7 +192,7 @@ def test_int8_of_what_is_no_number_is_no_number(dtype: torch.dtype) -> None:
     x = noise(3, 33, seed=6, dtype=dtype)
     x[1, 5], x[2, 5] = float("nan"), float("inf")
     for ops in (OURS, ReferenceOps()):
-        found = ops.store_int8([matrix], bias).apply(x, ops)
+        found = ops.store_int8([Dense(matrix)], bias).apply(x, ops)
         assert found[0].isfinite().all()
         assert not found[1:].isfinite().any()
 
@@ -202,7 +203,7 @@ def test_shapes_alone_count_the_same_bytes(dtype: torch.dtype, form: str) -> Non
     matrix, bias = matrix_and_bias(33, 17, dtype)
     for ops in (OURS, ReferenceOps()):
         store = getattr(ops, form)
-        assert store([matrix.to("meta")], bias.to("meta")).nbytes == store([matrix], bias).nbytes
+        assert store([Dense(matrix.to("meta"))], bias.to("meta")).nbytes == store([Dense(matrix)], bias).nbytes
 
 
 @both_dtypes
@@ -214,7 +215,7 @@ def test_a_matrix_in_parts_is_the_whole_one(dtype: torch.dtype, form: str, sizes
     x = noise(3, 514, seed=7, dtype=dtype)
     for ops in (OURS, ReferenceOps()):
         store = getattr(ops, form)
-        whole, parts = store([matrix], bias), store([part.clone() for part in matrix.split(sizes)], bias)
+        whole, parts = store([Dense(matrix)], bias), store([Dense(part.clone()) for part in matrix.split(sizes)], bias)
         assert parts.nbytes == whole.nbytes
         assert torch.equal(parts.apply(x, ops), whole.apply(x, ops))
 
@@ -222,4 +223,4 @@ def test_a_matrix_in_parts_is_the_whole_one(dtype: torch.dtype, form: str, sizes
 def test_int8_keeps_about_half_of_bfloat16() -> None:
     matrix, _ = matrix_and_bias(896, 640, torch.bfloat16)
     for ops in (OURS, ReferenceOps()):
-        assert ops.store_int8([matrix], None).nbytes <= matrix.nbytes // 2 + 8 * 640
+        assert ops.store_int8([Dense(matrix)], None).nbytes <= matrix.nbytes // 2 + 8 * 640

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 
 from tilewise.remote.child import EngineProcess
 
@@ -10,7 +11,10 @@ from tilewise.remote.child import EngineProcess
 def test_one_that_is_never_told_of_a_model_ends_with_the_pipe():
     process = EngineProcess()
     process.pipe.close()
-    process.wait()
+    for _ in range(600):  # it loads libraries first, which `wait` would lose patience with on a busy machine
+        if process.exit_status is not None:
+            break
+        time.sleep(0.1)
     assert process.exit_status == 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import re
 import signal
@@ -17,6 +18,7 @@ from tests.tiny import END_IDS, IMAGE_ID, SPECS, write_original
 from tilewise import LLM, SamplingParams
 from tilewise.config import EngineConfig
 from tilewise.errors import EngineDead, InvalidConfig, TooLong
+from tilewise.remote import process
 from tilewise.remote import supervisor as supervisor_module
 from tilewise.remote.supervisor import RestartRule, Supervisor
 from tilewise.remote.wire import Launch
@@ -197,6 +199,30 @@ def test_an_engine_that_dies_too_often_is_given_up(folder, monkeypatch):
 
     run(folder, work, seen, RestartRule(most=1, window=60))
     assert seen.states == ["ready", "restarting", "ready", "failed", "closed"]
+
+
+class SearchForGarbage:
+    """Arrives as (is it done, are objects left out of it), when it was sent."""
+
+    def __reduce__(self):
+        return tuple, ([gc.isenabled(), gc.get_freeze_count() > 0],)
+
+
+def build_and_tell(launch: Launch):
+    while_loading = gc.isenabled()
+    core, ready = process.build(launch)
+    return core, replace(ready, seconds={"loading": while_loading, "ready": SearchForGarbage()})
+
+
+def test_garbage_is_looked_for_again_when_the_model_is_loaded_and_not_in_it(folder):
+    async def work():
+        engine = Supervisor(replace(launch(folder), build=build_and_tell))
+        try:
+            return await asyncio.wait_for(engine.start(), 60)
+        finally:
+            await engine.close()
+
+    assert asyncio.run(work()).seconds == {"loading": False, "ready": (True, True)}
 
 
 def test_an_engine_that_cannot_start_says_why(folder):

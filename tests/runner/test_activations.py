@@ -23,7 +23,7 @@ from tilewise.runner.runner import LocalRunner
 from tilewise.sampling_params import SamplingParams
 from tilewise.step import Admission, BlockGrant, EncodeJob, Limits, StepPlan, Work
 from tilewise.weights.folder import CheckpointFolder
-from tilewise.weights.view import RandomSource
+from tilewise.weights.sources import RandomSource
 
 BLOCK = 16
 MANY_TOKENS = LargestStep(tokens=512, sequences=8, rows=8, context=1024, logprobs=20, tiles=16)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -255,6 +256,8 @@ def test_tokenize_takes_more_than_the_context(llm):
 def test_tokenize_follows_tools_and_endings(llm):
     asked = {"messages": [{"role": "user", "content": "Hi"}], "tools": [LOOK], "add_generation_prompt": False}
     body = tokenize_body(tokenize_call(asked, SERVED, Ignored()), llm._prepare, llm._build.reader)
+    without_parser = tokenize_call(asked, replace(SERVED, tools=False), Ignored())
+    assert tokenize_body(without_parser, llm._prepare, llm._build.reader) == body
     prompt = detokenize_body({"tokens": body["tokens"]}, SERVED, llm._tokenizer, Ignored())["prompt"]
     assert '"name": "look"' in prompt
     assert prompt.endswith("Hi<|im_end|>\n")
@@ -265,7 +268,6 @@ def test_tokenize_follows_tools_and_endings(llm):
     [
         ({}, "Send either prompt or messages."),
         ({"prompt": "a", "messages": []}, "Send either prompt or messages."),
-        ({"messages": [{"role": "user", "content": "a"}], "add_special_tokens": True}, "writes the special tokens"),
         ({"prompt": "a", "mm_processor_kwargs": {}}, "mm_processor_kwargs belongs to messages: leave it out"),
         ({"prompt": "a", "chat_template": "x"}, "--trust-request-chat-template is not set"),
     ],

@@ -252,6 +252,15 @@ def test_thinking(fields, thinking):
     )
 
 
+def test_thinking_before_a_form_is_told_apart_on_every_server():
+    """The content is of the form that was asked for, though no reasoning parser is set."""
+    quiet, form = replace(SERVED, reasoning=False), {"response_format": {"type": "json_object"}}
+    assert ask(quiet, **form, enable_thinking=True).reasoning
+    assert ask(quiet, tools=[LOOK], tool_choice="required", enable_thinking=True).reasoning
+    assert not ask(quiet, enable_thinking=True).reasoning
+    assert not ask(quiet, **form).reasoning
+
+
 @pytest.mark.parametrize(
     ("fields", "ending"),
     [

@@ -1,5 +1,7 @@
 """Names that have no effect: taken and named, unless they were meant to be others."""
 
+from dataclasses import replace
+
 import pytest
 from PIL import Image
 
@@ -14,6 +16,7 @@ from tilewise.server.fields.unknown import MAX_UNKNOWN
 from tilewise.server.responses.read import response_call
 from tilewise.server.routes.exchange import ignored_header
 from tilewise.server.served import ServedModel
+from tilewise.server.tokenize import tokenize_call
 
 STRICT = ServedModel(names=("a",), root="a", created=7, max_model_len=4096, strict_fields=True)
 CALLED = {"name": "look", "arguments": "{}"}
@@ -145,3 +148,15 @@ def test_errors_say_it_as_well(live: Served):
     answer = chat(live, chat_id="x", n=0)
     assert error_of(answer)["param"] == "n"
     assert answer.headers["x-tilewise-ignored"] == "chat_id"
+
+
+def test_special_tokens_of_messages_are_as_they_are():
+    """vLLM's tokenizer adds nothing to a ChatML prompt either; with a start token it would stand there twice."""
+    asked = {"messages": [QUESTION], "add_special_tokens": True}
+    for take in (chat_call, tokenize_call):
+        ignored = Ignored()
+        take(asked, SERVED, ignored)
+        assert ignored.names == ("add_special_tokens",)
+        with pytest.raises(InvalidField, match="leave add_special_tokens out"):
+            take(asked, replace(SERVED, starts=True), Ignored())
+        take({**asked, "add_special_tokens": False}, replace(SERVED, starts=True), Ignored())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +17,11 @@ from dataclasses import dataclass, field
 import httpx
 import pytest
 
+import tilewise.server
 from tests.served import Served, served
+from tilewise.config import EngineConfig
+from tilewise.errors import InvalidConfig
+from tilewise.server.config import ServerConfig
 
 LONG = {
     "messages": [{"role": "user", "content": "What is this?"}],
@@ -213,3 +219,16 @@ def test_a_unix_socket(tmp_path):
     finally:
         assert server.stop() == 0
     assert not path.exists()
+
+
+def test_a_server_that_cannot_listen_leaves_the_search_for_garbage_on():
+    """It is off while libraries are loaded, and then leaves them out."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        config = ServerConfig(host="127.0.0.1", port=taken.getsockname()[1])
+        try:
+            with pytest.raises(InvalidConfig, match="cannot be listened at"):
+                tilewise.server.run(EngineConfig(model="demo"), config)
+            assert gc.isenabled()
+            assert gc.get_freeze_count() > 0
+        finally:
+            gc.unfreeze()

@@ -89,6 +89,12 @@ def test_forms_of_other_servers(live: Served, form: dict, text: str):
     assert answer.json()["choices"][0]["message"]["content"] == text
 
 
+def test_a_form_that_is_left_none_of_its_tokens_is_the_requests_fault(live: Served):
+    answer = chat(live, response_format=schema_of({"const": 5}), allowed_token_ids=[0], max_tokens=5)
+    assert answer.status_code == 400
+    assert "leave it the tokens that it needs (allowed_token_ids" in error_of(answer)["message"]
+
+
 def test_only_functions_can_be_called(live: Served):
     error = error_of(chat(live, tools=[{"type": "web_search"}]))
     assert error["param"] == "tools[0].type"

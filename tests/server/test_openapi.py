@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from jsonschema import Draft202012Validator
+from starlette.testclient import TestClient
 
 from tests.served import Served
 from tests.server.live import QUESTION
@@ -17,6 +19,7 @@ from tilewise.inputs.parts import Parts
 from tilewise.server.app import api_routes, described
 from tilewise.server.fields import TABLES, UnknownFields
 from tilewise.server.messages import read_conversation
+from tilewise.server.openapi.pages import pages
 
 DOCUMENT = described()
 
@@ -178,6 +181,16 @@ def test_what_an_answer_has_beside_is_described_too(live: Served):
 
 def test_the_served_document_is_this_one(live: Served):
     assert live.client.get("/openapi.json").json() == json.loads(json.dumps(DOCUMENT))
+
+
+def test_the_document_is_made_once_when_it_is_asked_for():
+    made = []
+    app = FastAPI(openapi_url=None)
+    app.include_router(pages(lambda: made.append(1) or {"openapi": "3.2.0"}))
+    assert not made
+    client = TestClient(app)
+    assert [client.get("/openapi.json").json() for _ in range(2)] == [{"openapi": "3.2.0"}] * 2
+    assert made == [1]
 
 
 @pytest.mark.parametrize(

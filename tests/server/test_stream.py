@@ -11,7 +11,7 @@ from tests.outputs.cutting import ANY_CUT, cut
 from tests.server.asking import LOOK, USAGE, ask, output, pieces, score
 from tilewise.errors import BrokenAnswer
 from tilewise.server.events import data_event, named_event
-from tilewise.server.respond import chat_body
+from tilewise.server.respond import ReasoningCount, chat_body
 from tilewise.server.stream import ChatStream
 
 CALL = '<tool_call>\n{"name": "look", "arguments": {"where": "left"}}\n</tool_call>'
@@ -94,6 +94,20 @@ def test_hidden_reasoning_makes_no_chunks():
     call = ask(stream=True, include_reasoning=False)
     found = deltas(stream(call, pieces(["<think>", "Hm", "m.", "</think>", "A", "."])))
     assert found[1:] == [{"content": "A"}, {"content": "."}]
+
+
+def test_tokens_of_the_reasoning_are_counted_where_there_is_some():
+    """As OpenAI's API and vLLM report them: those from `<think>` up to `</think>`, shown or not."""
+    thought, plain = ["<think>", "Hm", "m.", "</think>", "A", "."], ["A", "."]
+    for include in (True, False):
+        call = ask(stream=True, include_reasoning=include, n=2, stream_options={"include_usage": True})
+        usage = stream(call, pieces(thought), pieces(plain, index=1))[-1]["usage"]
+        count = ReasoningCount(call)
+        for piece in [*pieces(thought), *pieces(plain, index=1)]:
+            count.take(piece)
+        assert usage["completion_tokens_details"] == {"reasoning_tokens": count.tokens} == {"reasoning_tokens": 3}
+    call = ask(stream=True, stream_options={"include_usage": True})
+    assert "completion_tokens_details" not in stream(call, pieces(plain))[-1]["usage"]
 
 
 def test_a_structure_that_broke_is_an_error():

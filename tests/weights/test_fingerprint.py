@@ -16,7 +16,7 @@ from tilewise.platforms.cpu.ops import CpuOps
 from tilewise.runner.tile_key import ENCODER_PARTS, model_key
 from tilewise.weights.fingerprint import Fingerprint
 from tilewise.weights.folder import CheckpointFolder
-from tilewise.weights.view import RandomSource
+from tilewise.weights.sources import RandomSource
 
 
 @dataclass

@@ -10,11 +10,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tilewise.platforms.forms import Dense
 from tilewise.platforms.reference import ReferenceOps
 from tilewise.weights.files import SafetensorFiles
 from tilewise.weights.names import Source
 from tilewise.weights.pages import MappedPages
-from tilewise.weights.view import CheckpointSource, View
+from tilewise.weights.sources import CheckpointSource
+from tilewise.weights.view import View
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is mapped where")
 MIB = 2**20
@@ -44,13 +46,13 @@ def test_what_was_stored_takes_no_memory_and_can_be_read_again(
 ) -> None:
     source = CheckpointSource(SafetensorFiles(tmp_path), Source, torch.float32)
     view = View(source, store=source.giving_back(ReferenceOps().store))
-    kept = [view.store([view.tensor(name, 1024, 2048)], None) for name in NAMES[:2]]
+    kept = [view.store([Dense(view.tensor(name, 1024, 2048))], None) for name in NAMES[:2]]
     x = torch.randn(3, 2048)
     products = [weight.apply(x, ReferenceOps()) for weight in kept]
     for name, product in zip(NAMES, products, strict=False):
         assert torch.equal(product, x @ tensors[name].T)
     assert resident(tmp_path / "model.safetensors") > 15 * MIB
-    view.store([view.tensor(name, 1024, 2048) for name in NAMES], None)
+    view.store([Dense(view.tensor(name, 1024, 2048)) for name in NAMES], None)
     assert resident(tmp_path / "model.safetensors") < MIB
     assert torch.equal(kept[0].apply(x, ReferenceOps()), products[0])
 

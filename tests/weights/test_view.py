@@ -13,8 +13,9 @@ from tests.tiny import SPECS, TinySpec, hf_tensors, write_hf, write_original
 from tilewise.models.load import Architecture
 from tilewise.platforms.reference import ReferenceOps
 from tilewise.weights.folder import CheckpointFolder
-from tilewise.weights.names import NameTable, Source, part, rows, section, stack
-from tilewise.weights.view import RandomSource, ShapeSource, View
+from tilewise.weights.names import NameTable, RowsOf, Source, part, rows, section
+from tilewise.weights.sources import RandomSource, ShapeSource
+from tilewise.weights.view import View
 
 
 class Recorder:
@@ -114,44 +115,52 @@ def test_row_puts_layer_numbers_back_in_their_places() -> None:
     assert table.source("blocks.11.experts.7.up.bias").name == "lm.h.11.e.7.w3.bias"
 
 
-def test_row_of_several_tensors_and_its_other_form_are_renamed_throughout() -> None:
-    fused = Source("h.{}.experts")
-    table = NameTable(
-        {"blocks.{}.up": Source("h.{}.0.up", stack, ("h.{}.1.up", "h.{}.2.up"), otherwise=fused)}, prefix="lm."
-    )
-    source = table.source("blocks.4.up").renamed(lambda name: f"x.{name}")
-    assert source.names == ("x.lm.h.4.0.up", "x.lm.h.4.1.up", "x.lm.h.4.2.up")
-    assert source.otherwise == Source("x.lm.h.4.experts")
+def test_row_made_of_the_numbers_and_its_other_place_are_renamed_throughout() -> None:
+    def row(layer: int, expert: int) -> Source:
+        return Source("h.{}.{}.up", otherwise=Source("h.{}.experts", item=expert))
+
+    source = NameTable({"blocks.{}.{}.up": row}, prefix="lm.").source("blocks.4.7.up").renamed(lambda name: f"x.{name}")
+    assert source == Source("x.lm.h.4.7.up", otherwise=Source("x.lm.h.4.experts", item=7))
 
 
-class Rows:
-    """A stored tensor of nine rows."""
+class Stored:
+    """A tensor in a file."""
 
-    data = torch.arange(18).view(9, 2)
+    def __init__(self, data: Tensor) -> None:
+        self.data = data
 
     def get_shape(self) -> list[int]:
-        return [9, 2]
+        return list(self.data.shape)
 
-    def __getitem__(self, index: slice) -> Tensor:
+    def __getitem__(self, index: int | slice) -> Tensor:
         return self.data[index]
 
 
+NINE = torch.arange(18).view(9, 2)
+
+
+def read(which: RowsOf) -> Tensor:
+    return Source("nine", rows=which).read(Stored(NINE))
+
+
 def test_parts_of_a_fused_tensor_are_its_rows_in_order() -> None:
-    parts = [part(index, of=3)(Rows()) for index in range(3)]
-    assert torch.equal(torch.cat(parts), Rows.data)
+    parts = [read(part(index, of=3)) for index in range(3)]
+    assert torch.equal(torch.cat(parts), NINE)
     assert [len(rows_of_part) for rows_of_part in parts] == [3, 3, 3]
 
 
 def test_sections_of_a_packed_tensor_have_their_own_sizes() -> None:
-    sections = [section((4, 2, 3), index)(Rows()) for index in range(3)]
+    sections = [read(section((4, 2, 3), index)) for index in range(3)]
     assert [len(rows_of_section) for rows_of_section in sections] == [4, 2, 3]
-    assert torch.equal(torch.cat(sections), Rows.data)
+    assert torch.equal(torch.cat(sections), NINE)
 
 
 def test_what_does_not_divide_is_given_whole_to_be_reported() -> None:
-    assert torch.equal(part(0, of=2)(Rows()), Rows.data)
-    assert torch.equal(section((4, 4), 1)(Rows()), Rows.data)
+    assert torch.equal(read(part(0, of=2)), NINE)
+    assert torch.equal(read(section((4, 4), 1)), NINE)
 
 
-def test_stack_adds_an_axis_in_front() -> None:
-    assert torch.equal(stack(Rows(), Rows()), Rows.data.expand(2, 9, 2))
+def test_rows_of_one_of_several_that_are_stored_the_other_way_round() -> None:
+    stacked = torch.arange(24).view(2, 3, 4)
+    chosen = Source("both", item=1, transposed=True, rows=lambda count: torch.tensor([count - 1, 0]))
+    assert torch.equal(chosen.read(Stored(stacked)), stacked[1].T[[3, 0]])

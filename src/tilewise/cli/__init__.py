@@ -1,4 +1,4 @@
-"""The command line: `tilewise VERB`. One file a verb; nothing heavy is imported before its verb runs."""
+"""The command line: `tilewise VERB`. One file a verb, loaded when that is wanted; what is heavy, when it runs."""
 
 from __future__ import annotations
 
@@ -6,33 +6,16 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 from tilewise import __version__
-from tilewise.cli import (
-    archive,
-    ask,
-    bench,
-    chat,
-    demo,
-    doctor,
-    eval,
-    generate,
-    inspect,
-    logs,
-    ps,
-    run_batch,
-    serve,
-    start,
-    stop,
-    tools,
-)
 from tilewise.cli.flags.flag import BadUsage
 from tilewise.cli.options import CommandParser, VerbParser, dashed
 from tilewise.errors import TilewiseError
 
 VERBS = (
-    *(ask, chat, generate, run_batch, serve, start, ps, logs, stop),
-    *(inspect, doctor, bench, eval, demo, tools, archive),
+    *("ask", "chat", "generate", "run-batch", "serve", "start", "ps", "logs", "stop"),
+    *("inspect", "doctor", "bench", "eval", "demo", "tools", "archive"),
 )
 
 
@@ -42,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words in (["version"], ["--version"], ["-v"]):
         print(__version__)
         return 0
-    parser = build_parser()
+    parser = build_parser(words[:1])
     options = parser.parse_args([dashed(argument) for argument in words])
     if not hasattr(options, "run"):
         parser.print_help()
@@ -61,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 141
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(wanted: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """The parser of all verbs, or of the one that is wanted: the files of the others are not loaded then."""
     parser = CommandParser(
         prog="tilewise",
         description="Ask InternVL models about pictures and videos, and serve them.",
@@ -69,6 +53,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", "-v", action="store_true", help="show the version; so does `tilewise version`")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", parser_class=VerbParser)
-    for verb in VERBS:
-        verb.add_parser(verbs)
+    for verb in set(VERBS).intersection(wanted) or VERBS:
+        import_module(f"tilewise.cli.{verb.replace('-', '_')}").add_parser(verbs)
     return parser

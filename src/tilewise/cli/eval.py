@@ -1,4 +1,4 @@
-"""`tilewise eval run | spot | compare`: how often a model is right, on lm_eval's tasks and on a few questions."""
+"""`tilewise eval run | spot | compare | divergence`: how often a model is right, and how alike two of them are."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ examples:
   tilewise eval spot --model ./InternVL2-2B --image sign.jpg --image street.jpg
   tilewise eval compare ./results/a ./results/b
   tilewise eval compare demo demo,quantization=int8 --tasks tilewise_demo --apply-chat-template --plot int8.png
+  tilewise eval divergence OpenGVLab/InternVL3-8B OpenGVLab/InternVL3-8B-AWQ --plot awq.png
 """
 
 
@@ -32,6 +33,7 @@ def add_parser(verbs: Any) -> None:
     add_run(kinds)
     add_spot(kinds)
     add_compare(kinds)
+    add_divergence(kinds)
 
 
 def add_run(kinds: Any) -> None:
@@ -114,6 +116,30 @@ def add_compare(kinds: Any) -> None:
     parser.set_defaults(run=run_compare)
 
 
+def add_divergence(kinds: Any) -> None:
+    parser = kinds.add_parser(
+        "divergence",
+        help="how far two checkpoints of one model lie apart, token by token",
+        description="What a quantised file costs: engine A answers, and both say at each token what they find likely. "
+        "Prints the mean KL divergence, how often the likeliest token is the same, and the prompts that are furthest "
+        "apart. An engine is a model with options (demo,quantization=int8).",
+    )
+    parser.add_argument("first", metavar="A", help="the engine that answers, such as the model in bfloat16")
+    parser.add_argument("second", metavar="B", help="the other one, such as a quantised file of it")
+    parser.add_argument("--prompts", type=Path, metavar="FILE", help='lines of {"prompt": TEXT, "images": [FILE, ...]}')
+    parser.add_argument("--max-tokens", type=_positive, default=32, metavar="N", help="longest answer (default: 32)")
+    parser.add_argument("--top", type=_positive, default=128, metavar="N", help="likeliest tokens compared (128)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures of every prompt")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw them (needs tilewise[plot])")
+    parser.set_defaults(run=run_divergence)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
+
+
 def run_tasks(options: argparse.Namespace) -> int:
     from rich.console import Console
 
@@ -140,6 +166,15 @@ def run_compare(options: argparse.Namespace) -> int:
     if options.tasks:
         return compare_engines(options.first, options.second, eval_options(options, {}), options.json, options.plot)
     return compare_results(options.first, options.second, options.json, options.plot)
+
+
+def run_divergence(options: argparse.Namespace) -> int:
+    from tilewise.evals.compare.divergence import measure_divergence, read_prompts
+
+    prompts = read_prompts(options.prompts)
+    return measure_divergence(
+        options.first, options.second, prompts, options.max_tokens, options.top, options.json, options.plot
+    )
 
 
 def eval_options(options: argparse.Namespace, engine: dict[str, Any]) -> Any:

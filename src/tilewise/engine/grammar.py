@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tilewise.types import TokenIds
+from tilewise.types import Thinking, TokenIds
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
@@ -36,8 +36,8 @@ class CompiledGrammar:
         self._vocab_size = vocab_size
         self._end_ids = end_ids
 
-    def start(self, ignore_eos: bool) -> TokenMatcher:
-        return TokenMatcher(self._parser.deep_copy(), self._vocab_size, self._end_ids, ignore_eos)
+    def start(self, ignore_eos: bool, thinking: Thinking | None = None) -> TokenMatcher:
+        return TokenMatcher(self._parser.deep_copy(), self._vocab_size, self._end_ids, ignore_eos, thinking)
 
     def try_out(self, tokens: int) -> str:
         """Follow some answer for a few tokens; returns what went wrong, or an empty string."""
@@ -53,17 +53,29 @@ class TokenMatcher:
 
     An end token is allowed where the grammar may end; under `ignore_eos` only where nothing else may come. That
     `min_tokens` rules out ends is up to sampling, which does not rule out all that is allowed.
+
+    An answer that thinks first begins with `<think>`, and does not end before `</think>`: without these two a model
+    could leave out the thinking, or the form.
     """
 
-    def __init__(self, parser: LLMatcher, vocab_size: int, end_ids: frozenset[int], ignore_eos: bool) -> None:
+    def __init__(
+        self,
+        parser: LLMatcher,
+        vocab_size: int,
+        end_ids: frozenset[int],
+        ignore_eos: bool,
+        thinking: Thinking | None = None,
+    ) -> None:
         self._parser = parser
+        self._vocab_size = vocab_size
         self._words = -(-vocab_size // 32)
+        self._thinking = thinking
         self._end_ids = end_ids
         self._last_resort = bits_of(end_ids if ignore_eos else (), self._words)
         self._num_accepted = 0
         self.problem = ""
         self.finish_reason: str | None = None
-        self._mask = self._next_mask()
+        self._mask = bits_of(thinking[:1], self._words) if thinking else self._next_mask()
 
     def masks(self, drafts: TokenIds = ()) -> Mask:
         if not drafts:
@@ -100,12 +112,20 @@ class TokenMatcher:
     def follow(self, token_id: int) -> None:
         """`accept`, without a word in the log."""
         self._num_accepted += 1
-        if token_id in self._end_ids:
+        if self._thinking is not None:
+            self._think(token_id, *self._thinking)
+        elif token_id in self._end_ids:
             self.finish_reason = "stop"
         elif not self._parser.consume_token(token_id):
             self._fail(self._parser.get_error())
         else:
             self._mask = self._next_mask()
+
+    def _think(self, token_id: int, opening: int, closing: int) -> None:
+        if token_id == opening:
+            self._mask = _packed(np.arange(self._words * 32) < self._vocab_size) & ~bits_of(self._end_ids, self._words)
+        elif token_id == closing:
+            self._thinking, self._mask = None, self._next_mask()
 
     def _next_mask(self) -> Mask:
         mask = np.zeros(self._words, np.int32)
@@ -126,6 +146,10 @@ def bits_of(token_ids: Iterable[int], words: int) -> Mask:
     """A mask of these tokens alone; ids beyond it are left out."""
     flags = np.zeros(words * 32, bool)
     flags[[token_id for token_id in token_ids if 0 <= token_id < len(flags)]] = True
+    return _packed(flags)
+
+
+def _packed(flags: NDArray[np.bool_]) -> Mask:
     return np.packbits(flags, bitorder="little").view("<i4")
 
 

@@ -94,7 +94,8 @@ class SequenceState:
         seed = seeds.getrandbits(63) if seed is None else seed
         length, asked = len(request.prompt_ids), request.sampling.max_tokens
         limit = max_model_len if asked is None else min(max_model_len, length + asked)
-        matcher = request.grammar.start(request.sampling.ignore_eos) if request.grammar else None
+        grammar, ignore_eos = request.grammar, request.sampling.ignore_eos
+        matcher = grammar.start(ignore_eos, request.thinking) if grammar else None
         return cls(request, request.prompt_ids, spans, limit, length, seed, matcher=matcher)
 
     def shorten(self, easy: Sequence[bool], tokens: int) -> None:

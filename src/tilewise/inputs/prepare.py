@@ -32,6 +32,8 @@ from tilewise.inputs.sampling import bad_word_ids, check_ids, check_sampling
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.templates import (
     IMAGE_MARKER,
+    THINK,
+    THOUGHT,
     Ending,
     ImageSlot,
     Message,
@@ -142,21 +144,19 @@ class Preparer:
     ) -> Request:
         """A conversation, with its media in the order in which the messages bring them.
 
-        `tools` are definitions of functions, each a JSON text. `keep_last` cuts the prompt to that many tokens, -1 to
+        `tools` are definitions of functions, each a JSON text. An answer of a given form thinks before it, where
+        `thinking` asks for that. `keep_last` cuts the prompt to that many tokens, -1 to
         what fits, at the left or at the right.
         """
         sampling = sampling.clone()
-        if thinking and sampling.structured_outputs:
-            raise InvalidRequest(
-                "structured_outputs holds from the first token of an answer, so that there is no thinking before it: "
-                "leave out enable_thinking."
-            )
         started = self.clock()
         template, processor = self._template(processor)
         pieces = template.render(messages, thinking, tools, ending)
         images = self._tile_all(pictures, processor)
         ids = self._cut_to(self.chat_ids(pieces), sampling, keep_last, cut)
         request = self._request(ids, images, sampling, to_string(pieces), _lengths(pictures))
+        if thinking and request.grammar and ending == "open":
+            request = request.with_(thinking=(self.tokenizer.special_id(THINK), self.tokenizer.special_id(THOUGHT)))
         return self._timed(started, request)
 
     def _template(self, processor: dict[str, Any] | None) -> tuple[Template, dict[str, Any]]:

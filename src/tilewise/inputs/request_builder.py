@@ -36,7 +36,7 @@ FOREIGN_ARGUMENTS: dict[str, ForeignKeyword] = {
     "data_parallel_rank": refused("One engine answers: leave it out.", 0),
     "session_id": no_effect("prefixes are found by their content"),
     "kv_hints": no_effect("prefixes are found by their content"),
-    "reasoning_ended": no_effect("a form of answers holds from the first token, thinking is off then"),
+    "reasoning_ended": no_effect("thinking ends with </think>"),
     "reasoning_parser_kwargs": no_effect("texts are given out whole, their thinking among them", {}),
     "reset_running_requests": refused("A cache in use stays: ask when no request runs.", False),
     "reset_connector": no_effect("there is no connector to other caches", False),

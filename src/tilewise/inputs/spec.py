@@ -7,7 +7,7 @@ from typing import Any
 
 from tilewise.errors import InvalidCheckpoint, did_you_mean
 from tilewise.inputs.images import Tiling
-from tilewise.inputs.templates import MARKS, TEMPLATES, THINK, Template
+from tilewise.inputs.templates import MARKS, TEMPLATES, THINK, THOUGHT, Template
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.inputs.tool_text import TOOL_FORMS
 from tilewise.weights.folder import CheckpointFolder, Section
@@ -71,7 +71,7 @@ def _template(folder: CheckpointFolder, tokenizer: Tokenizer) -> Template:
     """The checkpoint's template, as far as it was trained: reasoning needs `<think>` as a token, as Qwen3's vocabulary
     has it, and the template of the -hf format loops over the parts of a message."""
     template = _named_template(folder.config)
-    thinking = template.thinking if tokenizer.find_id(THINK) is not None else None
+    thinking = template.thinking if None not in map(tokenizer.find_id, (THINK, THOUGHT)) else None
     order = template.order if _is_original(folder) else "as looped"
     return replace(template, thinking=thinking, order=order)
 

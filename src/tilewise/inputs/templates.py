@@ -22,8 +22,8 @@ from tilewise.inputs.tool_text import TOOL_FORMS, ToolForm
 ROLES = ("system", "user", "assistant")
 Ending = Literal["open", "continue", "end"]
 """Behind the last message: the model's turn begins; that message goes on; nothing."""
-THINK = "<think>"
-MARKS = (THINK, "</think>", *TOOL_MARKS)
+THINK, THOUGHT = "<think>", "</think>"
+MARKS = (THINK, THOUGHT, *TOOL_MARKS)
 """Words of templates that are tokens in some vocabularies and characters in others."""
 IMAGE_MARKER = "<image>"
 IMAGE_TOKEN = "<IMAGE_TOKEN>"

@@ -6,8 +6,7 @@ from torch import Tensor
 
 from tilewise.parallel.mesh import Mesh
 from tilewise.platforms.base import Ops
-from tilewise.platforms.weights import stacked
-from tilewise.weights.view import View
+from tilewise.weights.view import View, combined
 
 
 class ColumnLinear:
@@ -17,14 +16,12 @@ class ColumnLinear:
     """
 
     def __init__(self, view: View, parts: dict[str, int], inputs: int, bias: bool, mesh: Mesh) -> None:
-        matrices, biases = [], []
-        for name, outputs in parts.items():
-            share = mesh.share(outputs, f"outputs of {name}")
-            matrices.append(view.at(name).tensor("weight", outputs, inputs, share=share))
-            if bias:
-                biases.append(view.at(name).tensor("bias", outputs, share=share))
-        self.sizes = [len(matrix) for matrix in matrices]
-        self._weight = view.store(matrices, stacked(biases) if biases else None)
+        found = [
+            view.linear(name, outputs, inputs, bias, output_share=mesh.share(outputs, f"outputs of {name}"))
+            for name, outputs in parts.items()
+        ]
+        self.sizes = [part.matrix.shape[0] for part in found]
+        self._weight = view.store(*combined(found))
 
     def __call__(self, x: Tensor, ops: Ops) -> Tensor:
         return self._weight.apply(x, ops)
@@ -38,11 +35,8 @@ class RowLinear:
     """A matrix whose inputs are split over ranks; the partial sums are added up."""
 
     def __init__(self, view: View, name: str, inputs: int, outputs: int, bias: bool, mesh: Mesh) -> None:
-        share = mesh.share(inputs, f"inputs of {name}")
-        matrix = view.at(name).tensor("weight", outputs, inputs, dim=1, share=share)
-        # Added once, not once a rank.
-        offset = view.at(name).tensor("bias", outputs) if bias and mesh.rank == 0 else None
-        self._weight = view.store([matrix], offset)
+        found = view.linear(name, outputs, inputs, bias, input_share=mesh.share(inputs, f"inputs of {name}"))
+        self._weight = view.store([found.matrix], found.bias)
         self._mesh = mesh
 
     def __call__(self, x: Tensor, ops: Ops) -> Tensor:

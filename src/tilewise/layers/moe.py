@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor
 
 from tilewise.platforms.base import Ops, Weight
-from tilewise.weights.view import View
+from tilewise.weights.view import View, combined
 
 
 class ExpertMLP:
@@ -13,8 +15,9 @@ class ExpertMLP:
 
     def __init__(self, view: View, hidden: int, inner: int, count: int, per_token: int, renormalise: bool) -> None:
         self._router = view.tensor("gate.weight", count, hidden).float()
-        self._gate_up = store_experts(view, view.tensor("experts.gate_up_proj", count, 2 * inner, hidden))
-        self._down = store_experts(view, view.tensor("experts.down_proj", count, hidden, inner))
+        experts = view.at("experts")
+        self._gate_up = store_experts(experts, count, {"gate_proj": inner, "up_proj": inner}, hidden)
+        self._down = store_experts(experts, count, {"down_proj": hidden}, inner)
         self._per_token = per_token
         self._renormalise = renormalise
 
@@ -27,7 +30,13 @@ class ExpertMLP:
         return ops.moe_experts(x, chosen, weights, self._gate_up, self._down, ops.silu_mul)
 
 
-def store_experts(view: View, matrices: Tensor, biases: Tensor | None = None) -> tuple[Weight, ...]:
-    """matrices [experts, out, in] and biases [experts, out], each expert's in the form in which the view keeps them."""
-    own = [None] * len(matrices) if biases is None else list(biases)
-    return tuple(view.store([matrix], bias) for matrix, bias in zip(matrices, own, strict=True))
+def store_experts(
+    view: View, count: int, parts: Mapping[str, int], inputs: int, bias: bool = False
+) -> tuple[Weight, ...]:
+    """Each expert's matrices that read the same input, by module and number of outputs, as one weight."""
+
+    def stored(expert: View) -> Weight:
+        found = [expert.linear(name, outputs, inputs, bias) for name, outputs in parts.items()]
+        return expert.store(*combined(found))
+
+    return tuple(stored(view.at(number)) for number in range(count))

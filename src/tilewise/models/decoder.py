@@ -14,6 +14,7 @@ from tilewise.layers.rope import RopeTable
 from tilewise.models.config import DecoderConfig
 from tilewise.parallel.mesh import Mesh
 from tilewise.platforms.base import Ops, PagedLayout
+from tilewise.platforms.forms import Dense
 from tilewise.weights.view import View
 
 
@@ -45,8 +46,11 @@ class Decoder:
         self.embedding = model.tensor("embed_tokens.weight", config.vocab_size, config.hidden_size)
         # Configs are wrong about tying often enough: the head is the embedding exactly when no head is stored.
         tied = not view.has("lm_head.weight")
-        head = self.embedding if tied else view.tensor("lm_head.weight", config.vocab_size, config.hidden_size)
-        self._head = view.store([head], None, shared=tied)
+        if tied:
+            self._head = view.store([Dense(self.embedding)], None, shared=True)
+        else:
+            head = view.linear("lm_head", config.vocab_size, config.hidden_size)
+            self._head = view.store([head.matrix], head.bias)
         self._blocks = [block(model.at("layers").at(n), config, n, mesh) for n in range(config.num_layers)]
         self._norm = RMSNorm(model.at("norm"), config.hidden_size, config.norm_eps)
         self._rope = RopeTable(config.rope, config.head_dim, context, self.embedding.device)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+import math
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,11 +17,16 @@ from tilewise.models.flash import flash_rule
 from tilewise.models.internvl import InternVL
 from tilewise.parallel.mesh import Mesh
 from tilewise.platforms.base import Ops, Store, Weight
+from tilewise.platforms.forms import Form
 from tilewise.platforms.weights import DenseWeight, as_it_came
-from tilewise.weights.files import SafetensorFiles
+from tilewise.weights.files import SafetensorFiles, known_names
 from tilewise.weights.folder import CheckpointFolder
-from tilewise.weights.formats import CheckpointFormat, format_of
-from tilewise.weights.view import CheckpointSource, ShapeSource, TensorSource, View, WatchedSource
+from tilewise.weights.formats import CheckpointFormat, Locate, format_of
+from tilewise.weights.quantization import Layouts, layouts_of
+from tilewise.weights.sources import CheckpointSource, ShapeSource, WatchedSource, in_floats
+from tilewise.weights.view import TensorSource, View
+
+logger = logging.getLogger("tilewise")
 
 Watch = Callable[[str, Tensor], None]
 
@@ -34,13 +41,15 @@ class Architecture:
     format: CheckpointFormat
     backbone: Backbone
     config: ModelConfig
+    quantized: Layouts | None = None
+    """How the files keep matrices, if not all of them in floats."""
 
     @classmethod
     def of(cls, folder: CheckpointFolder, flash_router: bool = True) -> Architecture:
         """Without its router a Flash model is an ordinary one: every tile has all its tokens."""
         layout, backbone = format_of(folder), backbone_of(folder)
-        _check_quantization(folder)
-        return cls(folder, layout, backbone, _read_config(folder, layout, backbone, flash_router))
+        layouts = layouts_of(folder)
+        return cls(folder, layout, backbone, _read_config(folder, layout, backbone, flash_router), layouts)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -84,10 +93,11 @@ class Architecture:
     ) -> InternVL:
         """The model with the weights of the checkpoint. Raises InvalidCheckpoint for a tensor too many or too few."""
         files = SafetensorFiles(self.folder.path)
-        locate = self.format.locate(files.names, self.backbone.names(self.config.decoder))
-        source = CheckpointSource(files, locate, dtype, device, on_read)
+        source = CheckpointSource(files, self._locate(files.names), dtype, device, on_read, self._layouts)
         model = self.build(source, ops, context, mesh, watch, source.giving_back(store or ops.store))
         source.finish()
+        if self.quantized:
+            logger.info("Matrices as they are kept: %s", source.described())
         return model
 
     def count_parameters(self, ops: Ops, tied: bool = False) -> int:
@@ -99,39 +109,34 @@ class Architecture:
 
     def count_bytes(self, ops: Ops, dtype: torch.dtype, store: Store | None = None) -> int:
         """Bytes of the weights as they are kept."""
-        shapes = ShapeSource(dtype)
-        kept = Kept(store or ops.store)
+        shapes = ShapeSource(dtype, locate=self._locate(known_names(self.folder.path)), layouts=self._layouts)
+        kept = Kept(store or ops.store, dtype)
         self.build(shapes, ops, context=1, store=kept)
         return shapes.parameters * dtype.itemsize + kept.change
+
+    @property
+    def _layouts(self) -> Layouts:
+        return self.quantized or in_floats
+
+    def _locate(self, names: Set[str]) -> Locate:
+        return self.format.locate(names, self.backbone.names(self.config.decoder))
 
 
 @dataclass
 class Kept:
-    """A store that counts how many bytes more, or fewer, are kept than were read."""
+    """A store that counts how many bytes more, or fewer, are kept than all parameters have in one dtype."""
 
     store: Store
+    dtype: torch.dtype
+    """In which all parameters were counted."""
     change: int = 0
 
-    def __call__(self, parts: Sequence[Tensor], bias: Tensor | None, shared: bool = False) -> Weight:
+    def __call__(self, parts: Sequence[Form], bias: Tensor | None, shared: bool = False) -> Weight:
         weight = self.store(parts, bias, shared)
         if not isinstance(weight, DenseWeight):
-            freed = 0 if shared else sum(part.nbytes for part in parts)
+            freed = 0 if shared else sum(math.prod(part.shape) for part in parts) * self.dtype.itemsize
             self.change += weight.nbytes - freed - (0 if bias is None else bias.nbytes)
         return weight
-
-
-_READ_QUANTIZED = ("mxfp4",)
-"""Methods whose files are read: GPT-OSS's experts come in MXFP4, and are kept in bfloat16."""
-
-
-def _check_quantization(folder: CheckpointFolder) -> None:
-    """Raise InvalidCheckpoint for weights in a quantised form, before any of them is fetched or read."""
-    method = folder.quantization
-    if method is not None and method not in _READ_QUANTIZED:
-        raise InvalidCheckpoint(
-            f"{folder.path} is a checkpoint quantised by {method}, and no such form can be read yet (only "
-            f"{', '.join(_READ_QUANTIZED)}): take the same model in bfloat16, with --quantization int8 to halve it."
-        )
 
 
 def _read_config(

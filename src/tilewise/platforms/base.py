@@ -15,6 +15,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from tilewise.platforms.forms import Form
+
 PANEL = 32
 """Rows of a panel. In batch-invariant mode every product of the decoder has this many rows, and the token at position p
 of its sequence stands in row p % PANEL. A multiple of 32 rows of any width and dtype starts on a cache line."""
@@ -71,8 +73,8 @@ class Weight(Protocol):
 class Store(Protocol):
     """Turns a matrix that only multiplies into the form in which it is kept."""
 
-    def __call__(self, parts: Sequence[Tensor], bias: Tensor | None, shared: bool = False) -> Weight:
-        """The matrix in parts [some of out, in], one below the other, and its bias [out].
+    def __call__(self, parts: Sequence[Form], bias: Tensor | None, shared: bool = False) -> Weight:
+        """The matrix in parts [some of out, in], one below the other and each in its form, and its bias [out].
 
         `shared`: the matrix itself is kept for something else as well.
 
@@ -84,12 +86,14 @@ class Store(Protocol):
 class Ops(Protocol):
     """About a dozen functions: everything that a device may do in its own way."""
 
-    def store(self, parts: Sequence[Tensor], bias: Tensor | None, shared: bool = False) -> Weight:
-        """A `Store`: in the dtype it has, in whatever order the device reads best."""
+    def store(self, parts: Sequence[Form], bias: Tensor | None, shared: bool = False) -> Weight:
+        """A `Store`: in the form it has, in whatever order the device reads best."""
         ...
 
-    def store_int8(self, parts: Sequence[Tensor], bias: Tensor | None, shared: bool = False) -> Weight:
-        """A `Store`: rounded to int8, a scale for each output, to be multiplied with rows rounded as they come."""
+    def store_int8(self, parts: Sequence[Form], bias: Tensor | None, shared: bool = False) -> Weight:
+        """A `Store`: floats rounded to int8, a scale for each output, to be multiplied with rows rounded as they come;
+        other forms as they are.
+        """
         ...
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

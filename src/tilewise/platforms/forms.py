@@ -225,18 +225,19 @@ def stacked(parts: Sequence[Tensor]) -> Tensor:
     return torch.cat(list(parts))
 
 
-def joined(parts: Sequence[Form]) -> list[Form]:
-    """Neighbours, one below the other, as one form wherever they are kept alike."""
-    runs: list[list[Form]] = []
+def runs(parts: Sequence[Form]) -> list[list[Form]]:
+    """Neighbours, one below the other, that are kept alike."""
+    found: list[list[Form]] = []
     for part in parts:
-        if runs and runs[-1][0].joins(part):
-            runs[-1].append(part)
+        if found and found[-1][0].joins(part):
+            found[-1].append(part)
         else:
-            runs.append([part])
-    return [_one(run) for run in runs]
+            found.append([part])
+    return found
 
 
-def _one(run: list[Form]) -> Form:
+def joined(run: Sequence[Form]) -> Form:
+    """Forms that are kept alike, one below the other, as one."""
     first = run[0]
     if len(run) == 1:
         return first

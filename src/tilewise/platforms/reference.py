@@ -9,17 +9,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tilewise.platforms.base import AttentionSize, PagedLayout, Weight
-from tilewise.platforms.weights import Int8Weight, as_it_came, stacked
+from tilewise.platforms.forms import Form
+from tilewise.platforms.weights import as_it_came, rounded_to_int8
 
 
 class ReferenceOps:
     """The oracle. Softmax is spelled out; nothing here depends on a device."""
 
-    def store(self, parts: Sequence[Tensor], bias: Tensor | None, shared: bool = False) -> Weight:
+    def store(self, parts: Sequence[Form], bias: Tensor | None, shared: bool = False) -> Weight:
         return as_it_came(parts, bias)
 
-    def store_int8(self, parts: Sequence[Tensor], bias: Tensor | None, shared: bool = False) -> Weight:
-        return Int8Weight.of(stacked(parts), bias)
+    def store_int8(self, parts: Sequence[Form], bias: Tensor | None, shared: bool = False) -> Weight:
+        return as_it_came([rounded_to_int8(part) for part in parts], bias)
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(x, weight, bias)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from tilewise.platforms.base import Ops
+from tilewise.platforms.base import Ops, Weight
+from tilewise.platforms.forms import Dense, Form, Grouped, Int8, StaticRows, joined, runs
 
 LEVELS = 127
 """Of int8 on either side of zero."""
 _LEAST = 1e-30  # so that zeros have a scale
-_EXACT = 1024
-"""Products of int8 whose sum float32 holds exactly, in whatever order they are added: 1024 * 127 * 127 < 2^24."""
+_EXACT = 1023
+"""Products of int8 whose sum float32 holds exactly, in whatever order they are added: 1023 * 128 * 128 < 2^24."""
 _OUTPUTS = 4096
 """That are float32 at a time."""
 
@@ -34,51 +35,102 @@ class DenseWeight:
         return ops.linear(x, self.matrix, self.bias)
 
 
-def as_it_came(parts: Sequence[Tensor], bias: Tensor | None, shared: bool = False) -> DenseWeight:
-    """A `Store`."""
-    return DenseWeight(stacked(parts), bias)
-
-
-def stacked(parts: Sequence[Tensor]) -> Tensor:
-    """Parts of a matrix, or of a bias, as one tensor."""
-    first = parts[0]
-    if len(parts) == 1:
-        return first
-    if first.is_meta:  # torch.cat would load torch's compiler for it, which takes longer than loading a model
-        return first.new_empty(sum(map(len, parts)), *first.shape[1:])
-    return torch.cat(list(parts))
-
-
 @dataclass(frozen=True, slots=True)
 class Int8Weight:
-    """int8 [out, in] with a scale for each output; rows of x become int8 as they come, each with its own scale.
+    """An `Int8` matrix. Sums are exact, so what a row gives does not depend on how they are made."""
 
-    Sums are exact, so what a row gives does not depend on how they are made.
-    """
-
-    matrix: Tensor
-    scales: Tensor
-    """float32 [out]"""
+    form: Int8
     bias: Tensor | None
-
-    @classmethod
-    def of(cls, matrix: Tensor, bias: Tensor | None) -> Int8Weight:
-        if matrix.is_meta:
-            scales = torch.empty(len(matrix), dtype=torch.float32, device="meta")
-            return cls(torch.empty(matrix.shape, dtype=torch.int8, device="meta"), scales, bias)
-        rounded, scales = quantise_rows(matrix)
-        return cls(rounded, scales[:, 0], bias)
 
     @property
     def nbytes(self) -> int:
-        return self.matrix.nbytes + self.scales.nbytes + (0 if self.bias is None else self.bias.nbytes)
+        return sum(tensor.nbytes for tensor in self.form.tensors) + (0 if self.bias is None else self.bias.nbytes)
 
     def apply(self, x: Tensor, ops: Ops) -> Tensor:
-        rows, scales = quantise_rows(x.flatten(0, -2))
-        y = int8_sums(rows, self.matrix).float() * (scales * self.scales)
+        rows, form = x.flatten(0, -2), self.form
+        if form.static is None:
+            levels, scales = quantise_rows(rows)
+            y = int8_sums(levels, form.matrix).float() * (scales * form.scales)
+        else:
+            sums = int8_sums(rounded_rows(rows, form.static), form.matrix)
+            y = (sums if form.addend is None else sums + form.addend).float() * form.scales
         if self.bias is not None:
             y = y + self.bias.float()
-        return y.to(x.dtype).view(*x.shape[:-1], len(self.matrix))
+        return y.to(x.dtype).view(*x.shape[:-1], len(form.matrix))
+
+
+@dataclass(frozen=True, slots=True)
+class GroupedWeight:
+    """A `Grouped` matrix, which is dequantised for each product, some outputs at a time."""
+
+    form: Grouped
+    bias: Tensor | None
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.form.tensors) + (0 if self.bias is None else self.bias.nbytes)
+
+    def apply(self, x: Tensor, ops: Ops) -> Tensor:
+        outputs, some = self.form.shape[0], []
+        for first in range(0, outputs, _OUTPUTS):
+            which = slice(first, first + _OUTPUTS)
+            bias = None if self.bias is None else self.bias[which]
+            some.append(ops.linear(x, self.form.rows(which).dequantised().to(x.dtype), bias))
+        return some[0] if len(some) == 1 else torch.cat(some, dim=-1)
+
+
+@dataclass(frozen=True, slots=True)
+class SideBySide:
+    """Weights that read the same input and are kept in different forms."""
+
+    weights: tuple[Weight, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(weight.nbytes for weight in self.weights)
+
+    def apply(self, x: Tensor, ops: Ops) -> Tensor:
+        return torch.cat([weight.apply(x, ops) for weight in self.weights], dim=-1)
+
+
+def as_it_came(parts: Sequence[Form], bias: Tensor | None, shared: bool = False) -> Weight:
+    """A `Store` in plain torch."""
+    return side_by_side(parts, bias, plain_weight)
+
+
+def plain_weight(run: Sequence[Form], bias: Tensor | None) -> Weight:
+    """One weight of forms that are kept alike."""
+    form = joined(run)
+    match form:
+        case Dense(matrix):
+            return DenseWeight(matrix, bias)
+        case Int8():
+            return Int8Weight(form, bias)
+        case Grouped():
+            return GroupedWeight(form, bias)
+
+
+def side_by_side(
+    parts: Sequence[Form], bias: Tensor | None, keep: Callable[[Sequence[Form], Tensor | None], Weight]
+) -> Weight:
+    """The weights that `keep` makes of each run of parts that are kept alike and of its piece of the bias."""
+    alike = runs(parts)
+    if len(alike) == 1:
+        return keep(parts, bias)
+    sizes = [sum(part.shape[0] for part in run) for run in alike]
+    pieces: Sequence[Tensor | None] = [None] * len(sizes) if bias is None else bias.split(sizes)
+    return SideBySide(tuple(keep(run, piece) for run, piece in zip(alike, pieces, strict=True)))
+
+
+def rounded_to_int8(form: Form) -> Form:
+    """Floats as int8, a scale for each output; other forms as they are."""
+    if not isinstance(form, Dense):
+        return form
+    if form.matrix.is_meta:
+        scales = torch.empty(len(form.matrix), dtype=torch.float32, device="meta")
+        return Int8(torch.empty(form.matrix.shape, dtype=torch.int8, device="meta"), scales)
+    rounded, scales = quantise_rows(form.matrix)
+    return Int8(rounded, scales[:, 0])
 
 
 def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,6 +141,11 @@ def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     # Tensor by tensor, which is a division; with a number torch multiplies by its reciprocal.
     rounded = (x * (levels / largest)).round().clamp(-LEVELS, LEVELS)
     return rounded.to(torch.int8), largest / levels
+
+
+def rounded_rows(x: Tensor, static: StaticRows) -> Tensor:
+    """[n, width] -> int8 of the same shape."""
+    return ((x.float() / static.scale).round() + static.offset).clamp(-LEVELS - 1, LEVELS).to(torch.int8)
 
 
 def int8_sums(rows: Tensor, matrix: Tensor) -> Tensor:

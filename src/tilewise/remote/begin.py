@@ -5,6 +5,7 @@ Only the standard library is imported above, so that this starts at once.
 
 from __future__ import annotations
 
+import gc
 import signal
 import socket
 import sys
@@ -13,6 +14,7 @@ import threading
 
 def main(descriptor: int, log_level: str) -> None:
     """Run an engine over the socket of this number, as the first message says. The exit status is that of `process`."""
+    gc.disable()  # until the model is loaded: hardly anything is garbage before, and looking for it takes long
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes of a terminal: the other one decides
     threading.Thread(target=_load_libraries, name="tilewise-libraries", daemon=True).start()
     from tilewise.remote.process import main as run

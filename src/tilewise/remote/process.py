@@ -5,6 +5,7 @@ It ends with the process that feeds it, however that ended: the pipe is closed t
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 from socket import socket
@@ -44,6 +45,8 @@ def main(end: socket, log_level: str) -> None:
     except TilewiseError as error:
         pipe.send(CannotStart(error))
         raise SystemExit(1) from None
+    gc.freeze()  # libraries and model stay: no step has to wait while garbage is looked for among them
+    gc.enable()
     inbox = Inbox(pipe, launch.model.tokenizer, launch.end_ids)
     try:
         pipe.send(ready)

@@ -33,7 +33,8 @@ from tilewise.weights.checkpoint import Checkpoint
 from tilewise.weights.files import shard_files
 from tilewise.weights.fingerprint import Fingerprint
 from tilewise.weights.folder import CheckpointFolder
-from tilewise.weights.view import RandomSource
+from tilewise.weights.quantization import check_method
+from tilewise.weights.sources import RandomSource
 
 if TYPE_CHECKING:
     from tilewise.models.internvl import InternVL
@@ -55,6 +56,7 @@ def build_runner(
 ) -> tuple[Runner, Resolved]:
     """Load the model, and its draft model, and allocate what they run with; weights are fetched once they fit."""
     platform = current_platform()
+    check_method(model.folder, config.quantization)
     architecture = Architecture.of(model.folder, config.flash_router)
     if image_context_id >= architecture.config.decoder.vocab_size:
         raise InvalidCheckpoint(

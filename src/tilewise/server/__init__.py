@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,8 +16,12 @@ def run(engine: EngineConfig, server: ServerConfig) -> int:
 
     process = EngineProcess()  # loads its libraries while this one loads those of HTTP
     try:
+        gc.disable()  # libraries are no garbage, and looking for it among them takes long
         from tilewise.server.serve import serve  # not above: no matter for who only reads a configuration
 
+        gc.freeze()
+        gc.enable()
         return serve(engine, server, process)
     finally:
         process.kill()
+        process.pipe.close()

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -77,7 +78,7 @@ def create_app(parts: Assembly, config: ServerConfig) -> ASGIApp:
         app.include_router(module.router)
     open_paths = ALWAYS_OPEN if config.metrics_with_key else OPEN
     if not config.disable_fastapi_docs:
-        app.include_router(pages(described(modules, open_paths, bool(config.api_key), config.root_path)))
+        app.include_router(pages(partial(described, modules, open_paths, bool(config.api_key), config.root_path)))
     app.add_exception_handler(HTTPException, routing_error(api_routes(modules)))
     if parts.service.tracing is not None:
         app.add_middleware(TraceContext)

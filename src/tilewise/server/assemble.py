@@ -19,7 +19,6 @@ from tilewise.inputs.media_cache import MediaCache
 from tilewise.inputs.model_inputs import ModelInputs
 from tilewise.inputs.sampling import default_sampling
 from tilewise.inputs.spec import InputSpec
-from tilewise.inputs.templates import Template
 from tilewise.inputs.tool_text import TOOL_FORMS
 from tilewise.llm import log_interval, media_reader
 from tilewise.remote.child import EngineProcess
@@ -103,7 +102,7 @@ async def assemble(
     ready = await supervisor.start(process)
     preparer = found.preparer(ready.resolved)
     context = preparer.max_model_len
-    served = served_model(engine, config, context, sampling, found.spec.template)
+    served = served_model(engine, config, context, sampling, found.spec)
     metrics = Metrics(served.name, context)
     metrics.describe_caches(ready.resolved)
     admission = Admission(config.max_num_queued_reqs, config.max_num_queued_tokens, config.request_timeout)
@@ -143,8 +142,9 @@ def with_parsers(spec: InputSpec, config: ServerConfig) -> InputSpec:
 
 
 def served_model(
-    engine: EngineConfig, config: ServerConfig, max_model_len: int, sampling: dict[str, Any], template: Template
+    engine: EngineConfig, config: ServerConfig, max_model_len: int, sampling: dict[str, Any], spec: InputSpec
 ) -> ServedModel:
+    template = spec.template
     thinks, form = template.thinking is not None, template.tools.name if template.tools else "hermes"
     ignored = Ignored()
     thinking = bool(check_template_options(config.default_chat_template_kwargs, ignored))
@@ -164,6 +164,7 @@ def served_model(
         reasoning=config.reasoning_parser is not None or form == "openai",
         thinking=thinking and thinks,
         thinks=thinks,
+        starts=spec.start_id is not None,
         detail_levels=frozenset(config.detail_tiles or ()),
         priorities=engine.scheduling_policy == "priority",
         tokens_as_ids=config.return_tokens_as_token_ids,

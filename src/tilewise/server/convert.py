@@ -44,15 +44,18 @@ def chat_call(body: dict[str, Any], served: ServedModel, ignored: Ignored, heade
     messages = read_conversation(fields.messages, unknown, served.detail_levels)
     goes_on = fields.continue_final_message or begins_answer(fields.messages)
     name_older_max_tokens(fields, ignored)
+    check_special_tokens(fields.add_special_tokens, served, ignored)
     ending = ending_of(fields.add_generation_prompt, goes_on)
     sampling = sampling_of(
         fields, served, max_tokens=_max_tokens(fields), logprobs=_logprobs(fields), structure=tools.structure
     )
+    thinking = thinking_of(fields, served, ignored)
+    thinks_before_form = thinking and ending == "open" and sampling.structured_outputs is not None
     return ChatCall(
         reply=reply_of(fields, served, "chatcmpl-", header_id),
         prompt=ChatPrompt(
             messages=messages,
-            thinking=thinking_of(fields, served, ignored),
+            thinking=thinking,
             tools=tools.definitions,
             ending=ending,
             processor=processor_of(fields),
@@ -66,7 +69,7 @@ def chat_call(body: dict[str, Any], served: ServedModel, ignored: Ignored, heade
         tools=tools,
         strict_schema=strict_schema(fields),
         tool_form=served.tool_form,
-        reasoning=served.reasoning,
+        reasoning=served.reasoning or thinks_before_form,
         include_reasoning=fields.include_reasoning,
         echo=_echo(messages) if fields.echo else "",
     )
@@ -132,6 +135,16 @@ def begins_answer(messages: Sequence[dict[str, Any]]) -> bool:
     """Whether the last message is the beginning of the answer, by the `prefix` or `partial` of other servers."""
     last = messages[-1] if messages else {}
     return last.get("role") == "assistant" and any(last.get(name) is True for name in PREFIX_KEYS)
+
+
+def check_special_tokens(asked: bool | None, served: ServedModel, ignored: Ignored) -> None:
+    """Of messages: the tokenizer would add its start token to what the template writes. Raises InvalidField."""
+    if asked and served.starts:
+        raise InvalidField(
+            "add_special_tokens", "The start token stands before the messages already: leave add_special_tokens out."
+        )
+    if asked:
+        ignored.add("add_special_tokens", "the tokenizer has no start token to add to messages")
 
 
 def thinking_of(fields: ChatBody, served: ServedModel, ignored: Ignored) -> bool:

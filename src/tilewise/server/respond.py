@@ -6,13 +6,14 @@ import uuid
 from typing import Any
 
 from tilewise.errors import BrokenAnswer
-from tilewise.outputs.parts import Call, Parts, PartsRule, split_parts
+from tilewise.outputs.group import Piece
+from tilewise.outputs.parts import Call, Parts, PartsRule, PartsSplitter, split_parts
 from tilewise.server.calls import ChatCall
 from tilewise.server.scores import chat_logprobs, prompt_scores
 from tilewise.types import CompletionOutput, RequestOutput, Usage
 
 
-def chat_body(call: ChatCall, output: RequestOutput) -> dict[str, Any]:
+def chat_body(call: ChatCall, output: RequestOutput, reasoning_tokens: int = 0) -> dict[str, Any]:
     """Raises BrokenAnswer for a structured answer that could not be followed to its end."""
     reply = call.reply
     return {
@@ -23,14 +24,15 @@ def chat_body(call: ChatCall, output: RequestOutput) -> dict[str, Any]:
         "choices": [_choice(call, answer) for answer in output.outputs],
         "service_tier": None,
         "system_fingerprint": None,
-        "usage": usage_body(output.usage),
+        "usage": usage_body(output.usage, reasoning_tokens),
         "prompt_logprobs": prompt_scores(output.prompt_logprobs),
         "prompt_token_ids": output.prompt_token_ids if reply.token_ids else None,
         "kv_transfer_params": None,
     }
 
 
-def usage_body(usage: Usage) -> dict[str, Any]:
+def usage_body(usage: Usage, reasoning_tokens: int = 0) -> dict[str, Any]:
+    details = {"completion_tokens_details": {"reasoning_tokens": reasoning_tokens}} if reasoning_tokens else {}
     return {
         "prompt_tokens": usage.prompt_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
@@ -40,7 +42,21 @@ def usage_body(usage: Usage) -> dict[str, Any]:
             "image_tokens": usage.image_tokens,
             "tiles": usage.tiles,
         },
+        **details,
     }
+
+
+class ReasoningCount:
+    """The tokens of all answers to a call that belong to their reasoning, shown or not."""
+
+    def __init__(self, call: ChatCall) -> None:
+        self._splitters = [PartsSplitter(parts_rule(call)) for _ in range(call.sampling.n)]
+        self.tokens = 0
+
+    def take(self, piece: Piece) -> None:
+        splitter = self._splitters[piece.index]
+        splitter.add(piece.text)
+        self.tokens += splitter.in_reasoning
 
 
 def parts_rule(call: ChatCall) -> PartsRule:
@@ -60,8 +76,8 @@ def finish_reason(call: ChatCall, reason: str | None, has_calls: bool) -> str | 
 def checked_reason(reason: str | None) -> str | None:
     if reason == "error":
         raise BrokenAnswer(
-            "The answer could not be followed to its end by the form that was asked for: "
-            "simplify the schema, pattern or grammar, or send the request again."
+            "The answer could not be followed to its end by the form that was asked for: simplify the schema, pattern "
+            "or grammar, and leave it the tokens that it needs (allowed_token_ids, bad_words, logit_bias)."
         )
     return reason
 

@@ -33,6 +33,8 @@ class ServedModel:
     """Whether `<think>...</think>` is told apart from the answer."""
     thinks: bool = True
     """Whether the model was trained to think."""
+    starts: bool = False
+    """Whether a start token stands before every prompt."""
     detail_levels: frozenset[str] = frozenset()
     """Values of a picture's `detail` that say how it is cut (`--detail-tiles`)."""
     thinking: bool = False

@@ -111,12 +111,13 @@ class Service:
         finally:
             cancelled.set()
 
-    async def whole(self, request: Request) -> AnswerGroup:
-        """The answers when all of them have ended."""
+    async def whole(self, request: Request, see: Callable[[Piece], None] = lambda piece: None) -> AnswerGroup:
+        """The answers when all of them have ended; `see` is shown each token on the way."""
         group = self.group(request)
         async with aclosing(self.pieces(group)) as pieces:
-            async for _ in pieces:
-                pass
+            async for found in pieces:
+                for piece in found:
+                    see(piece)
         return group
 
     def group(self, request: Request) -> AnswerGroup:

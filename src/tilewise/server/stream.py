@@ -37,6 +37,7 @@ class ChatStream:
         self._choices = [_Choice(PartsSplitter(parts_rule(call))) for _ in range(call.sampling.n)]
         self._begun = False
         self._tokens = 0
+        self._reasoning_tokens = 0
 
     def take(self, piece: Piece, usage: Usage) -> list[dict[str, Any]]:
         """The chunks that a token gives; `usage` counts the prompt. Raises BrokenAnswer, as `chat_body` does.
@@ -54,6 +55,7 @@ class ChatStream:
         if piece.scores is not None:
             choice.scores.append(piece.scores)
         delta = choice.splitter.add(piece.text)
+        self._reasoning_tokens += choice.splitter.in_reasoning
         if piece.finish_reason is None:
             shown = self._delta(choice, delta)
             return [*chunks, self._chunk(piece.index, shown, usage)] if shown else chunks
@@ -65,7 +67,7 @@ class ChatStream:
         """What comes behind all answers: the usage, if it is wanted."""
         if not self._call.reply.include_usage:
             return []
-        return [{**self._head(), "choices": [], "usage": usage_body(usage)}]
+        return [{**self._head(), "choices": [], "usage": usage_body(usage, self._reasoning_tokens)}]
 
     def _opening(self, usage: Usage) -> Iterator[dict[str, Any]]:
         for index in range(len(self._choices)):
@@ -100,7 +102,7 @@ class ChatStream:
             choice |= self._of_tokens(self._choices[index])
         chunk = {**self._head(), "choices": [choice]}
         if reply.continuous_usage:
-            chunk["usage"] = usage_body(usage)
+            chunk["usage"] = usage_body(usage, self._reasoning_tokens)
         return chunk
 
     def _of_tokens(self, choice: _Choice) -> dict[str, Any]:

@@ -14,7 +14,15 @@ from tilewise.inputs.sampling import check_ids
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.sampling_params import SamplingParams
 from tilewise.server.calls import ChatPrompt
-from tilewise.server.convert import begins_answer, check_template, ending_of, media_of, processor_of, thinking_of
+from tilewise.server.convert import (
+    begins_answer,
+    check_special_tokens,
+    check_template,
+    ending_of,
+    media_of,
+    processor_of,
+    thinking_of,
+)
 from tilewise.server.fields import DETOKENIZE, TOKENIZE, UnknownFields
 from tilewise.server.messages import read_conversation
 from tilewise.server.protocol.chat import ChatBody
@@ -49,20 +57,20 @@ def tokenize_call(body: dict[str, Any], served: ServedModel, ignored: Ignored) -
         for name in sorted(_OF_MESSAGES & fields.model_fields_set):
             raise InvalidField(name, f"{name} belongs to messages: leave it out with prompt.")
         return TokenizeCall(fields.prompt, fields.add_special_tokens is not False, fields.return_token_strs)
-    if fields.add_special_tokens:
-        raise InvalidField("add_special_tokens", "The model's template writes the special tokens of messages.")
+    check_special_tokens(fields.add_special_tokens, served, ignored)
     return TokenizeCall(_conversation(fields, served, unknown), start=True, spelled=fields.return_token_strs)
 
 
 def _conversation(fields: TokenizeBody, served: ServedModel, unknown: UnknownFields) -> ChatPrompt:
     messages = fields.messages or []
+    with_tools = replace(served, tools=True)  # they count whether or not calls are read out of answers
     asked = ChatBody(
         messages=messages, chat_template_kwargs=fields.chat_template_kwargs, enable_thinking=fields.enable_thinking
     )
     return ChatPrompt(
         messages=read_conversation(messages, unknown, served.detail_levels),
         thinking=thinking_of(asked, served, unknown.ignored),
-        tools=read_tools(fields.tools, None, True, served).definitions,
+        tools=read_tools(fields.tools, None, True, with_tools).definitions,
         ending=ending_of(fields.add_generation_prompt, fields.continue_final_message or begins_answer(messages)),
         processor=processor_of(fields),
         media=media_of(fields.media_io_kwargs, unknown.ignored),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -12,7 +12,30 @@ from torch import Tensor
 from tilewise.errors import InvalidCheckpoint
 from tilewise.weights.names import Stored
 from tilewise.weights.pages import MappedPages
-from tilewise.weights.shards import INDEX, listed_shards
+from tilewise.weights.shards import INDEX, listed_shards, tensor_places
+
+
+class WeightFiles(Protocol):
+    """Tensors of a checkpoint by the names that its files have."""
+
+    folder: Path
+    names: frozenset[str]
+
+    def tensor(self, name: str) -> Tensor:
+        """The whole tensor."""
+        ...
+
+    def stored(self, name: str) -> Stored:
+        """A tensor to read in part."""
+        ...
+
+    def dtype(self, name: str) -> str:
+        """As safetensors files spell it: BF16, F32, I8 ..."""
+        ...
+
+    def give_back(self, name: str) -> None:
+        """The memory that a tensor takes since it was read; it can be read again."""
+        ...
 
 
 class SafetensorFiles:
@@ -72,3 +95,11 @@ def _existing(path: Path) -> Path:
     if not path.exists():
         raise InvalidCheckpoint(f"{path.parent}: the shard {path.name} is missing, {INDEX} lists it; fetch it again.")
     return path
+
+
+def known_names(folder: Path) -> frozenset[str]:
+    """Names of the tensors, as far as files that are there tell: an index, or shards. None before a download."""
+    index = folder / INDEX
+    if index.exists():
+        return frozenset(tensor_places(index))
+    return SafetensorFiles(folder).names if any(folder.glob("*.safetensors")) else frozenset()

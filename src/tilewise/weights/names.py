@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-import torch
 from torch import Tensor
+
+from tilewise.platforms.forms import Rows
 
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 """Types as safetensors files spell them."""
@@ -25,67 +26,72 @@ class Stored(Protocol):
 
     def get_shape(self) -> list[int]: ...
 
-    def __getitem__(self, index: slice) -> Tensor: ...
+    def __getitem__(self, index: int | slice) -> Tensor: ...
 
 
-Select = Callable[..., Tensor]
-"""The stored tensors that a Source names -> the tensor meant."""
+RowsOf = Callable[[int], Rows]
+"""The number of rows that a file keeps together -> which of them are meant. Of another number than expected: all, whose
+shape is then reported."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A tensor of a file, or what `select` makes of it and, where it needs several, of `others`."""
+    """A tensor of a file, or the part of it that is meant."""
 
     name: str
-    select: Select | None = None
-    others: tuple[str, ...] = ()
-    dtypes: frozenset[str] = FLOATS
+    item: int | None = None
+    """Which one of several that are stacked along a first axis."""
+    transposed: bool = False
+    """Stored as [in, out]."""
+    rows: RowsOf | None = None
     otherwise: Source | None = None
-    """The other form that some files keep this tensor in."""
+    """Where other files keep the same tensor."""
 
     @property
-    def names(self) -> tuple[str, ...]:
-        return (self.name, *self.others)
+    def module(self) -> str:
+        """What the names of the tensors of one layer begin with."""
+        return self.name.removesuffix(".weight")
 
     def renamed(self, rename: Callable[[str], str]) -> Source:
         otherwise = self.otherwise and self.otherwise.renamed(rename)
-        return replace(self, name=rename(self.name), others=tuple(map(rename, self.others)), otherwise=otherwise)
+        return replace(self, name=rename(self.name), otherwise=otherwise)
+
+    def read(self, stored: Stored) -> Tensor:
+        """The part of the stored tensor that is meant, with no more read than it takes."""
+        if self.item is None and not self.transposed and self.rows is not None:
+            which = self.rows(stored.get_shape()[0])
+            return stored[which] if isinstance(which, slice) else stored[:][which]
+        found = stored[:] if self.item is None else stored[self.item]
+        if self.transposed:
+            found = found.transpose(-2, -1)
+        return (found if self.rows is None else found[self.rows(len(found))]).contiguous()
 
 
-def stack(*stored: Stored) -> Tensor:
-    """One tensor on top of the other, along a new first axis."""
-    return torch.stack([item[:] for item in stored])
+def part(index: int, of: int) -> RowsOf:
+    """The `index`-th of `of` equal parts stacked along the first axis."""
+
+    def rows(count: int) -> Rows:
+        size, rest = divmod(count, of)
+        return slice(None) if rest else slice(index * size, (index + 1) * size)
+
+    return rows
 
 
-def part(index: int, of: int) -> Select:
-    """Rows of the `index`-th of `of` equal parts stacked along the first axis."""
-
-    def read(stored: Stored) -> Tensor:
-        size, rest = divmod(stored.get_shape()[0], of)
-        if rest:
-            return stored[:]  # whole, whose shape is then reported
-        return stored[index * size : (index + 1) * size]
-
-    return read
-
-
-def section(sizes: Sequence[int], index: int) -> Select:
-    """Rows of the `index`-th of parts of unequal sizes, stacked along the first axis."""
+def section(sizes: Sequence[int], index: int) -> RowsOf:
+    """The `index`-th of parts of unequal sizes, stacked along the first axis."""
     first = sum(sizes[:index])
+    return lambda count: slice(first, first + sizes[index]) if count == sum(sizes) else slice(None)
 
-    def read(stored: Stored) -> Tensor:
-        if stored.get_shape()[0] != sum(sizes):
-            return stored[:]  # whole, whose shape is then reported
-        return stored[first : first + sizes[index]]
 
-    return read
+Row = Source | Callable[..., Source]
+"""A Source pattern, or what makes one of the numbers in our name."""
 
 
 @dataclass(frozen=True)
 class NameTable:
     """Rows `our pattern -> Source pattern`. A name without a row keeps its own, behind `prefix`."""
 
-    rows: Mapping[str, Source] = field(default_factory=dict)
+    rows: Mapping[str, Row] = field(default_factory=dict)
     prefix: str = ""
 
     def source(self, name: str) -> Source:
@@ -93,6 +99,8 @@ class NameTable:
         row = self.rows.get(_NUMBER.sub("{}", name))
         if row is None:
             return Source(self.prefix + name)
+        if not isinstance(row, Source):
+            row = row(*map(int, numbers))
         return row.renamed(lambda pattern: self.prefix + pattern.format(*numbers))
 
 

@@ -104,8 +104,6 @@ REFUSED = [
     ("-tp 2", "tensor_parallel_size=2"),
     ("-pp 2", "pipeline_parallel_size=2"),
     ("-dp 2", "data_parallel_size=2"),
-    ("--quantization ascend", "quantization='ascend'"),
-    ("-q awq", "quantization='awq'"),
     ("--chat-template x.jinja", "chat_template='x.jinja'"),
     ("--middleware a.b", "middleware=('a.b',)"),
     ("--video-pruning-rate 0.5", "video_pruning_rate=0.5"),
@@ -124,11 +122,15 @@ def test_what_is_not_there_is_refused_by_name(words, message):
     assert message in str(caught.value)
 
 
-def test_int8_is_an_option_and_no_checkpoint_that_is_quantised():
-    assert read_settings(["-q", "int8"], {}).engine.quantization == "int8"
+@pytest.mark.parametrize("name", ["int8", "ascend", "awq", "gptq_marlin", "compressed-tensors", "fp8", "gguf"])
+def test_quantisations_are_known_by_the_names_of_their_methods(name):
+    assert read_settings(["-q", name], {}).engine.quantization == name
+
+
+def test_no_quantisation_and_unknown_ones():
     assert read_settings(["--quantization", "None"], {}).engine.quantization is None
-    with pytest.raises(InvalidConfig, match=r"quantization='fp8' is not possible: .*int8"):
-        EngineConfig.of(quantization="fp8")
+    with pytest.raises(BadUsage, match=r"--quantization must be one of int8, .*Did you mean awq\?"):
+        read_settings(["-q", "aqw"], {})
 
 
 def test_what_asks_for_what_is_so_anyway_is_accepted():

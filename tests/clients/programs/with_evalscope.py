@@ -57,5 +57,6 @@ def test_eval_of_questions(url, sign, shapes, tmp_path):
     asked = ["--generation-config", json.dumps({"temperature": 0, "max_tokens": 20}), "--work-dir", tmp_path / "out"]
     evalscope("eval", *model, "--datasets", "general_vqa", "--dataset-args", json.dumps(of), *asked)
     (predictions,) = (tmp_path / "out").rglob("predictions/*/*.jsonl")
-    said = [json.loads(line)["model_output"]["choices"][0]["message"]["content"] for line in predictions.open()]
+    lines = sorted(map(json.loads, predictions.open()), key=lambda line: line["index"])  # written as they end
+    said = [line["model_output"]["choices"][0]["message"]["content"] for line in lines]
     assert said == list(questions.values())

@@ -23,6 +23,7 @@ from tilewise.platforms.cpu.native.build import build
 from tilewise.platforms.cpu.native.kernels import Native
 from tilewise.platforms.cpu.native_ops import NativeCpuOps
 from tilewise.platforms.cpu.ops import CpuOps
+from tilewise.platforms.forms import Dense
 
 pytestmark = pytest.mark.skipif(
     not Machine.here().has_vectors or shutil.which("g++") is None, reason="kernels need GCC, AVX2 and FMA"
@@ -105,7 +106,10 @@ def test_kernels_of_fewer_instructions_are_right(hasty: dict[str, str], tmp_path
     native = Native.load(found.path)
     assert native.matrices.instructions == said
     ops, x = NativeCpuOps(native), torch.randn(70, 70).bfloat16()
-    for weight in (ops.store([torch.randn(33, 70).bfloat16()], None), ops.store_int8([torch.randn(33, 70)], None)):
+    for weight in (
+        ops.store([Dense(torch.randn(33, 70).bfloat16())], None),
+        ops.store_int8([Dense(torch.randn(33, 70))], None),
+    ):
         rows = x.to(weight.panels.dtype) if weight.panels.dtype != torch.int8 else x
         whole = weight.apply(rows, ops)
         assert all(torch.equal(weight.apply(rows[:some], ops), whole[:some]) for some in (1, 7, 16, 33))

@@ -14,6 +14,7 @@ from tilewise.platforms.base import Capture, NotCapturable
 from tilewise.platforms.cpu import CpuPlatform
 from tilewise.platforms.cpu.native import NoKernels
 from tilewise.platforms.cpu.native.arena import Arena
+from tilewise.platforms.forms import Dense
 from tilewise.platforms.reference import ReferenceOps
 
 PLATFORM = CpuPlatform()
@@ -34,7 +35,10 @@ def capture() -> Capture:
 @torch.inference_mode()
 def test_a_replay_reads_what_its_inputs_hold_by_then(capture: Capture, store: Callable[..., object]) -> None:
     """Of parts of products, as heads are, and through more layers than there are blocks of memory between them."""
-    wide, back = OPS.store([noise(256, 64, seed=2)], noise(256, seed=3)), OPS.store([noise(64, 128, seed=4)], None)
+    wide, back = (
+        OPS.store([Dense(noise(256, 64, seed=2))], noise(256, seed=3)),
+        OPS.store([Dense(noise(64, 128, seed=4))], None),
+    )
     ids = torch.tensor([3, 14, 15])
 
     def step() -> Tensor:

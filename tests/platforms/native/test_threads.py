@@ -14,6 +14,7 @@ import torch
 from tests.platforms.test_ops import noise
 from tilewise.platforms.cpu import CpuPlatform
 from tilewise.platforms.cpu.native import NoKernels
+from tilewise.platforms.forms import Dense
 
 OPS = CpuPlatform().ops()
 pytestmark = pytest.mark.skipif(isinstance(CpuPlatform().kernels, NoKernels), reason="kernels cannot be built here")
@@ -30,7 +31,7 @@ def four_threads() -> Iterator[None]:
 
 @pytest.mark.usefixtures("four_threads")
 def test_callers_at_the_same_time_get_what_they_get_alone() -> None:
-    weights = [OPS.store([noise(512, 256, seed=seed)], None) for seed in range(4)]
+    weights = [OPS.store([Dense(noise(512, 256, seed=seed))], None) for seed in range(4)]
     rows = [noise(count, 256, seed=count) for count in (1, 7, 100, 300)]
     torch.set_num_threads(1)
     alone = [[weight.apply(x, OPS) for x in rows] for weight in weights]
@@ -47,7 +48,7 @@ def test_callers_at_the_same_time_get_what_they_get_alone() -> None:
 @pytest.mark.usefixtures("four_threads")
 def test_fewer_threads_after_more() -> None:
     """Threads that a smaller call does not want leave its tasks alone: the scratch of each has its own number."""
-    weight, x = OPS.store([noise(2048, 256)], None), noise(90, 256)
+    weight, x = OPS.store([Dense(noise(2048, 256))], None), noise(90, 256)
     expected = weight.apply(x, OPS)
     for count in (4, 2, 3, 1, 2) * 20:
         torch.set_num_threads(count)
@@ -60,8 +61,9 @@ def test_threads_are_bound_where_those_of_openmp_are() -> None:
     code = """
 import os, time, torch
 from tilewise.platforms.cpu import CpuPlatform
+from tilewise.platforms.forms import Dense
 ops = CpuPlatform().ops()
-ops.store([torch.randn(2048, 512)], None).apply(torch.randn(64, 512), ops)
+ops.store([Dense(torch.randn(2048, 512))], None).apply(torch.randn(64, 512), ops)
 for attempt in range(100):  # a thread that has only just begun is where its creator is
     cores = {str(os.sched_getaffinity(int(task))) for task in os.listdir('/proc/self/task')}
     if len(cores) > 1:

@@ -1,9 +1,11 @@
 """GPT-OSS: every other layer sees a window, heads have sink logits, experts a clamped SwiGLU and biases.
 
-Source: openai/gpt-oss `gpt_oss/torch/model.py` and `weights.py`; the MXFP4 layout is that of OCP Microscaling v1.0.
+Source: openai/gpt-oss `gpt_oss/torch/model.py` and `weights.py`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -15,12 +17,12 @@ from tilewise.models.config import DecoderConfig, ExpertConfig, text_config
 from tilewise.models.decoder import Attention, Block, DecoderBlock
 from tilewise.parallel.mesh import Mesh
 from tilewise.platforms.base import Ops
+from tilewise.platforms.forms import Rows
 from tilewise.weights.folder import Section
-from tilewise.weights.names import NameTable, Select, Source, Stored
+from tilewise.weights.names import NameTable, RowsOf, Source
 from tilewise.weights.view import View
 
 LIMIT, ALPHA = 7.0, 1.702  # of the clamped SwiGLU
-_FP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
 
 
 def decoder_config(text: Section) -> DecoderConfig:
@@ -54,13 +56,9 @@ class GptOssMLP:
         self._per_token = experts.per_token
         self._router = view.tensor("router.weight", count, hidden).float()
         self._router_bias = view.tensor("router.bias", count).float()
-        inside = view.at("experts")
-        gate_up_bias, down_bias = (
-            inside.tensor("gate_up_proj_bias", count, 2 * inner),
-            inside.tensor("down_proj_bias", count, hidden),
-        )
-        self._gate_up = store_experts(inside, inside.tensor("gate_up_proj", count, 2 * inner, hidden), gate_up_bias)
-        self._down = store_experts(inside, inside.tensor("down_proj", count, hidden, inner), down_bias)
+        parts = {"gate_up_proj": 2 * inner}
+        self._gate_up = store_experts(view.at("experts"), count, parts, hidden, bias=True)
+        self._down = store_experts(view.at("experts"), count, {"down_proj": hidden}, inner, bias=True)
 
     def __call__(self, x: Tensor, ops: Ops) -> Tensor:
         logits = ops.linear(x.float(), self._router, self._router_bias)
@@ -76,51 +74,25 @@ def clamped_swiglu(gate_up: Tensor) -> Tensor:
 
 
 def names(config: DecoderConfig) -> NameTable:
-    """Experts are stored as MXFP4 blocks with scales, or in bfloat16 the other way round (in, out)."""
+    """Experts are stored in one tensor a layer: as MXFP4 blocks with scales [out, in], or in floats [in, out]."""
     experts = "model.layers.{}.mlp.experts"
-    packed = frozenset({"U8"})
 
-    def source(name: str, of_blocks: Select, of_floats: Select) -> Source:
-        floats = Source(f"{experts}.{name}", of_floats)
-        return Source(f"{experts}.{name}_blocks", of_blocks, (f"{experts}.{name}_scales",), packed, floats)
+    def of_one(ours: str, kind: str, rows: RowsOf | None) -> Callable[[int, int], Source]:
+        matrix, name = kind == "weight", ours if kind == "weight" else f"{ours}_{kind}"
+        return lambda layer, expert: Source(f"{experts}.{name}", item=expert, transposed=matrix, rows=rows)
 
     return NameTable(
         {
-            f"{experts}.gate_up_proj": source("gate_up_proj", _gate_up_of_blocks, _gate_up_of_floats),
-            f"{experts}.gate_up_proj_bias": Source(f"{experts}.gate_up_proj_bias", _gate_up_bias),
-            f"{experts}.down_proj": source("down_proj", dequantise_mxfp4, _down_of_floats),
+            f"{experts}.{{}}.{name}.{kind}": of_one(name, kind, rows)
+            for name, rows in (("gate_up_proj", _apart), ("down_proj", None))
+            for kind in ("weight", "bias")
         }
     )
 
 
-def dequantise_mxfp4(blocks: Stored, scales: Stored) -> Tensor:
-    """uint8 blocks [..., n, 16] of two FP4 (E2M1) codes a byte, low nibble first, and scale exponents [..., n],
-    biased by 127 -> bfloat16 [..., n * 32]."""
-    codes, exponents = blocks[:], scales[:].int() - 127
-    table = torch.tensor(_FP4, dtype=torch.bfloat16)
-    values = torch.stack((table[(codes & 15).int()], table[(codes >> 4).int()]), dim=-1).flatten(-2)
-    return torch.ldexp(values, exponents[..., None]).flatten(-2).to(torch.bfloat16)
-
-
-def _apart(rows: Tensor) -> Tensor:
-    """Gate and up rows alternate in the files; here all gates come first. Axis 1."""
-    return torch.cat((rows[:, ::2], rows[:, 1::2]), dim=1)
-
-
-def _gate_up_of_blocks(blocks: Stored, scales: Stored) -> Tensor:
-    return _apart(dequantise_mxfp4(blocks, scales))
-
-
-def _gate_up_of_floats(stored: Stored) -> Tensor:
-    return _apart(stored[:].transpose(1, 2))
-
-
-def _gate_up_bias(stored: Stored) -> Tensor:
-    return _apart(stored[:])
-
-
-def _down_of_floats(stored: Stored) -> Tensor:
-    return stored[:].transpose(1, 2).contiguous()
+def _apart(count: int) -> Rows:
+    """Gate and up rows alternate in the files; here all gates come first."""
+    return torch.cat((torch.arange(0, count, 2), torch.arange(1, count, 2)))
 
 
 BACKBONE = Backbone("GptOssForCausalLM", "gpt_oss", decoder_config, names, block)

@@ -4,12 +4,15 @@ Source: InternLM/lmdeploy `lmdeploy/pytorch/models/internlm2.py`, huggingface/tr
 `convert_internvl_weights_to_hf.py`.
 """
 
-from torch import Tensor
+import math
+
+import torch
 
 from tilewise.models.backbones import Backbone
 from tilewise.models.config import DecoderConfig, text_config
+from tilewise.platforms.forms import Rows
 from tilewise.weights.folder import Section
-from tilewise.weights.names import NameTable, Select, Source, Stored, rows
+from tilewise.weights.names import NameTable, RowsOf, Source, rows
 
 _MODULES = {
     "self_attn.o_proj": "attention.wo",
@@ -26,20 +29,18 @@ def decoder_config(text: Section) -> DecoderConfig:
     return text_config(text, qkv_bias=bias, output_bias=bias)
 
 
-def packed(config: DecoderConfig, letter: str) -> Select:
+def packed(config: DecoderConfig, letter: str) -> RowsOf:
     """Each key/value head's group stands together in `wqkv`: its query heads, then its key, then its value."""
     queries = config.num_heads // config.num_kv_heads
     heads = {"q": slice(0, queries), "k": slice(queries, queries + 1), "v": slice(queries + 1, queries + 2)}[letter]
 
-    def read(stored: Stored) -> Tensor:
-        whole = stored[:]
+    def rows(count: int) -> Rows:
         groups = (config.num_kv_heads, queries + 2, config.head_dim)
-        if len(whole) != groups[0] * groups[1] * groups[2]:
-            return whole  # whose shape is then reported
-        chosen: Tensor = whole.unflatten(0, groups)[:, heads]
-        return chosen.flatten(0, 2)
+        if count != math.prod(groups):
+            return slice(None)
+        return torch.arange(count).view(groups)[:, heads].flatten()
 
-    return read
+    return rows
 
 
 def names(config: DecoderConfig) -> NameTable:
@@ -51,7 +52,7 @@ def names(config: DecoderConfig) -> NameTable:
             **rows({f"{layer}.{ours}": f"{layer}.{theirs}" for ours, theirs in _MODULES.items()}),
             **{
                 f"{layer}.self_attn.{letter}_proj.{kind}": Source(
-                    f"{layer}.attention.wqkv.{kind}", packed(config, letter)
+                    f"{layer}.attention.wqkv.{kind}", rows=packed(config, letter)
                 )
                 for letter in "qkv"
                 for kind in ("weight", "bias")

@@ -19,12 +19,12 @@ def names(config: DecoderConfig) -> NameTable:
         {
             **{
                 f"{layer}.self_attn.{letter}_proj.weight": Source(
-                    f"{layer}.self_attn.qkv_proj.weight", section(sizes, index)
+                    f"{layer}.self_attn.qkv_proj.weight", rows=section(sizes, index)
                 )
                 for index, letter in enumerate("qkv")
             },
             **{
-                f"{layer}.mlp.{name}_proj.weight": Source(f"{layer}.mlp.gate_up_proj.weight", part(index, of=2))
+                f"{layer}.mlp.{name}_proj.weight": Source(f"{layer}.mlp.gate_up_proj.weight", rows=part(index, of=2))
                 for index, name in enumerate(("gate", "up"))
             },
         }

@@ -1,5 +1,7 @@
 """Qwen3-MoE: Qwen3's attention with experts in every layer, and no shared expert."""
 
+from collections.abc import Callable
+
 from tilewise.errors import InvalidCheckpoint
 from tilewise.layers.moe import ExpertMLP
 from tilewise.models.backbones import Backbone
@@ -7,7 +9,7 @@ from tilewise.models.config import DecoderConfig, ExpertConfig, text_config
 from tilewise.models.decoder import Attention, Block, DecoderBlock
 from tilewise.parallel.mesh import Mesh
 from tilewise.weights.folder import Section
-from tilewise.weights.names import NameTable, Source, stack
+from tilewise.weights.names import NameTable, RowsOf, Source, part
 from tilewise.weights.view import View
 
 
@@ -45,18 +47,21 @@ def block(view: View, config: DecoderConfig, layer: int, mesh: Mesh) -> Block:
 
 def names(config: DecoderConfig) -> NameTable:
     """Published files keep each expert's matrices apart; files saved again by transformers 5 keep them in one."""
-    assert config.experts is not None
-    mlp, numbers = "model.layers.{}.mlp.experts", range(config.experts.count)
-    gate_up = [f"{mlp}.{number}.{name}_proj.weight" for number in numbers for name in ("gate", "up")]
-    down = [f"{mlp}.{number}.down_proj.weight" for number in numbers]
-    return NameTable(
-        {
-            f"{mlp}.gate_up_proj": Source(
-                gate_up[0], stack, tuple(gate_up[1:]), otherwise=Source(f"{mlp}.gate_up_proj")
-            ),
-            f"{mlp}.down_proj": Source(down[0], stack, tuple(down[1:]), otherwise=Source(f"{mlp}.down_proj")),
-        }
-    )
+    experts = "model.layers.{}.mlp.experts"
+
+    def of_one(ours: str, together: str, rows: RowsOf | None = None) -> Callable[[int, int], Source]:
+        def row(layer: int, expert: int) -> Source:
+            all_of_them = Source(f"{experts}.{together}", item=expert, rows=rows)
+            return Source(f"{experts}.{{}}.{ours}.weight", otherwise=all_of_them)
+
+        return row
+
+    parts = {
+        "gate_proj": of_one("gate_proj", "gate_up_proj", part(0, of=2)),
+        "up_proj": of_one("up_proj", "gate_up_proj", part(1, of=2)),
+        "down_proj": of_one("down_proj", "down_proj"),
+    }
+    return NameTable({f"{experts}.{{}}.{name}.weight": row for name, row in parts.items()})
 
 
 BACKBONE = Backbone("Qwen3MoeForCausalLM", "qwen3_moe", decoder_config, names, block)

@@ -10,7 +10,9 @@ from torch import Tensor
 from tilewise.platforms.base import PANEL, PagedLayout, Weight
 from tilewise.platforms.cpu.native.kernels import Native
 from tilewise.platforms.cpu.ops import CpuOps
-from tilewise.platforms.cpu.packed import packed, packed_int8
+from tilewise.platforms.cpu.packed import keeper
+from tilewise.platforms.forms import Form
+from tilewise.platforms.weights import side_by_side
 
 
 class InvariantCpuOps(CpuOps):
@@ -26,13 +28,11 @@ class InvariantCpuOps(CpuOps):
     def __init__(self, native: Native | None = None) -> None:
         self._native = native
 
-    def store(self, parts: Sequence[Tensor], bias: Tensor | None, shared: bool = False) -> Weight:
-        ours = packed(self._native, parts, bias) if self._native else None
-        return ours or super().store(parts, bias, shared)
+    def store(self, parts: Sequence[Form], bias: Tensor | None, shared: bool = False) -> Weight:
+        return side_by_side(parts, bias, keeper(self._native, one_way=True))
 
-    def store_int8(self, parts: Sequence[Tensor], bias: Tensor | None, shared: bool = False) -> Weight:
-        ours = packed_int8(self._native, parts, bias) if self._native else None
-        return ours or super().store_int8(parts, bias, shared)
+    def store_int8(self, parts: Sequence[Form], bias: Tensor | None, shared: bool = False) -> Weight:
+        return side_by_side(parts, bias, keeper(self._native, int8=True, one_way=True))
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ordinary = super().linear

@@ -11,7 +11,9 @@ from tilewise.platforms.base import AttentionSize, PagedLayout, Weight
 from tilewise.platforms.cpu.native.call import Rows, gapless, readable
 from tilewise.platforms.cpu.native.kernels import Native
 from tilewise.platforms.cpu.ops import CpuOps
-from tilewise.platforms.cpu.packed import PackedGrouped, PackedInt8Weight, PackedWeight, packed, packed_int8
+from tilewise.platforms.cpu.packed import PackedGrouped, PackedInt8Weight, PackedWeight, keeper
+from tilewise.platforms.forms import Form
+from tilewise.platforms.weights import side_by_side
 
 
 class NativeCpuOps(CpuOps):
@@ -20,12 +22,12 @@ class NativeCpuOps(CpuOps):
     def __init__(self, native: Native) -> None:
         self.native = native
 
-    def store(self, parts: Sequence[Tensor], bias: Tensor | None, shared: bool = False) -> Weight:
+    def store(self, parts: Sequence[Form], bias: Tensor | None, shared: bool = False) -> Weight:
         """Packed, also beside a matrix that is shared: it is read once a token, and torch reads it half as fast."""
-        return packed(self.native, parts, bias) or super().store(parts, bias, shared)
+        return side_by_side(parts, bias, keeper(self.native))
 
-    def store_int8(self, parts: Sequence[Tensor], bias: Tensor | None, shared: bool = False) -> Weight:
-        return packed_int8(self.native, parts, bias) or super().store_int8(parts, bias, shared)
+    def store_int8(self, parts: Sequence[Form], bias: Tensor | None, shared: bool = False) -> Weight:
+        return side_by_side(parts, bias, keeper(self.native, int8=True))
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         if self._has("rms_norm") and readable(x, weight) and (rows := Rows.of(x)):

@@ -6,16 +6,17 @@ groups there are two orders, of few rows and of many, unless one way for all is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from tilewise.platforms.base import Ops
+from tilewise.platforms.base import Ops, Weight
 from tilewise.platforms.cpu.native.call import DTYPES
 from tilewise.platforms.cpu.native.kernels import Native
 from tilewise.platforms.cpu.native.matrices import GroupedLayout, MatrixKernels
-from tilewise.platforms.forms import Grouped, Int8, StaticRows
+from tilewise.platforms.forms import Dense, Form, Grouped, Int8, StaticRows, joined
+from tilewise.platforms.weights import plain_weight, rounded_to_int8
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,8 @@ class PackedInt8Weight:
         return self.panels.nbytes + self.scales.nbytes + self.totals.nbytes + _nbytes(self.bias) + _nbytes(self.addend)
 
     def apply(self, x: Tensor, ops: Ops, gelu: bool = False) -> Tensor:
+        if x.dtype not in DTYPES:
+            return self.apply(x.float(), ops, gelu).to(x.dtype)
         own = (self.panels, self.scales, self.totals, self.bias)
         return self.kernels.linear_int8(x.contiguous(), *own, gelu, self.static, self.addend)
 
@@ -89,21 +92,26 @@ class PackedGrouped:
         return self.panels.nbytes + _nbytes(self.order) + _nbytes(self.bias)
 
     def apply(self, x: Tensor, ops: Ops, gelu: bool = False) -> Tensor:
+        if x.dtype not in DTYPES:
+            return self.apply(x.float(), ops, gelu).to(x.dtype)
         own = (self.panels, self.layout, self.order, self.bias)
         return self.kernels.linear_grouped(x.contiguous(), *own, gelu, self.one_way)
 
 
-def packed(native: Native, parts: Sequence[Tensor], bias: Tensor | None) -> PackedWeight | None:
-    """None if there is no kernel for it."""
-    if "store" in native.left_out or parts[0].dtype not in DTYPES:
+def packed(native: Native, run: Sequence[Form], bias: Tensor | None) -> Weight | None:
+    """Forms that are kept alike as one weight. None if there is no kernel for it."""
+    matrices = [form.matrix for form in run if isinstance(form, Dense)]
+    if not matrices or "store" in native.left_out or matrices[0].dtype not in DTYPES:
         return None
-    return PackedWeight.of(native.matrices, parts, bias)
+    return PackedWeight.of(native.matrices, matrices, bias)
 
 
-def packed_int8(native: Native, parts: Sequence[Tensor], bias: Tensor | None) -> PackedInt8Weight | None:
-    if "store_int8" in native.left_out or parts[0].dtype not in DTYPES:
+def packed_int8(native: Native, run: Sequence[Form], bias: Tensor | None) -> Weight | None:
+    """The same of floats that are rounded to int8."""
+    matrices = [form.matrix for form in run if isinstance(form, Dense)]
+    if not matrices or "store_int8" in native.left_out or matrices[0].dtype not in DTYPES:
         return None
-    return PackedInt8Weight.of(native.matrices, parts, bias)
+    return PackedInt8Weight.of(native.matrices, matrices, bias)
 
 
 def packed_levels(native: Native, form: Int8, bias: Tensor | None) -> PackedInt8Weight | None:
@@ -122,6 +130,37 @@ def packed_grouped(native: Native, form: Grouped, bias: Tensor | None, one_way: 
     layout = GroupedLayout.of(form)
     order = None if form.order is None else form.order.contiguous()
     return PackedGrouped(native.matrices, native.matrices.pack_grouped(form, layout), layout, order, bias, one_way)
+
+
+def keeper(
+    native: Native | None, int8: bool = False, one_way: bool = False
+) -> Callable[[Sequence[Form], Tensor | None], Weight]:
+    """What keeps a run of forms: packed where there is a kernel for it, else in plain torch.
+
+    `one_way`: as `PackedGrouped` has it.
+    """
+
+    def keep(run: Sequence[Form], bias: Tensor | None) -> Weight:
+        ours = None
+        if native is not None:
+            ours = (packed_int8(native, run, bias) if int8 else None) or packed(native, run, bias)
+            ours = ours or packed_codes(native, run, bias, one_way)
+        return ours or plain_weight([rounded_to_int8(form) for form in run] if int8 else run, bias)
+
+    return keep
+
+
+def packed_codes(native: Native, run: Sequence[Form], bias: Tensor | None, one_way: bool) -> Weight | None:
+    """Whole numbers and codes as a checkpoint has them. None of floats, or if there is no kernel for it."""
+    match run[0]:
+        case Dense():
+            return None
+        case Int8():
+            form = joined(run)
+            return packed_levels(native, form, bias) if isinstance(form, Int8) else None
+        case Grouped():
+            form = joined(run)
+            return packed_grouped(native, form, bias, one_way) if isinstance(form, Grouped) else None
 
 
 def _nbytes(tensor: Tensor | None) -> int:

@@ -29,7 +29,7 @@ CHAT = FieldTable(
         works("min_dynamic_patch", "The same as mm_processor_kwargs.min_dynamic_patch."),
         works("interleave_mm_strings", "true = pictures and texts keep their order; -hf models always keep it."),
         works("media_io_kwargs", "video.num_frames and video.fps; image.rgba_background_color."),
-        refused("add_special_tokens", "The model's template writes them.", False),
+        works("add_special_tokens", "true has no effect; refused where the model has a start token: it stands there."),
         refused("documents", "The models have no place for documents: put them into a message.", []),
         refused("chat_template", "Prompts follow the built-in template that the model was trained with."),
         refused("prompt", "It belongs to /v1/completions: send messages."),

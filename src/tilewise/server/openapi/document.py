@@ -26,7 +26,7 @@ _ERRORS: dict[int, tuple[str, Schema]] = {
     413: ("The body is larger than --max-body-mb.", {}),
     429: ("As many requests wait as --max-num-queued-reqs and --max-num-queued-tokens allow.", _RETRY),
     431: ("Too many headers, or too large ones.", {}),
-    500: ("The server met an error of its own, or a structured answer could not be followed to its end.", {}),
+    500: ("The server met an error of its own.", {}),
     503: ("The engine is away, or the server is shutting down.", _RETRY),
     504: ("The request took longer than --request-timeout.", {}),
 }

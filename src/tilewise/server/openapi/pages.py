@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,13 @@ _POLICY = (
 _HEADERS = {"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff"}
 
 
-def pages(document: Mapping[str, Any]) -> APIRouter:
-    """The links among them are relative, so that they hold behind a proxy, too."""
-    router, folder = APIRouter(include_in_schema=False), assets()
+def pages(describe: Callable[[], Mapping[str, Any]]) -> APIRouter:
+    """Links among them are relative, so that they hold behind a proxy, too. The document is made for who first asks."""
+    router, folder, document = APIRouter(include_in_schema=False), assets(), cache(describe)
 
-    @router.get("/openapi.json")
-    async def openapi(_: Request) -> Response:
-        return JSONResponse(document)
+    @router.get("/openapi.json")  # in a thread, as making it takes a while
+    def openapi(_: Request) -> Response:
+        return JSONResponse(document())
 
     @router.get("/docs")
     async def docs(_: Request) -> Response:

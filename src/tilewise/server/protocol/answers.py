@@ -38,11 +38,17 @@ class PromptDetails(Strict):
     tiles: int
 
 
+class CompletionDetails(Strict):
+    reasoning_tokens: int
+
+
 class UsageCounts(Strict):
     prompt_tokens: int
     total_tokens: int
     completion_tokens: int
     prompt_tokens_details: PromptDetails
+    completion_tokens_details: CompletionDetails | None = None
+    """Absent where an answer has no reasoning."""
 
 
 class TokenScore(Strict):

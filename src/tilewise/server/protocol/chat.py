@@ -73,6 +73,7 @@ class ChatBody(Sampled):
     reasoning_effort: Effort | None = None
     include_reasoning: bool = True
     enable_thinking: bool | None = None
+    add_special_tokens: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     media_io_kwargs: dict[str, Any] | None = None
     mm_processor_kwargs: dict[str, Any] | None = None

@@ -25,7 +25,7 @@ from tilewise.server.openapi.operation import GENERATION, Operation, RequestBody
 from tilewise.server.protocol.answers import ChatChunk, ChatCompletion
 from tilewise.server.protocol.chat import ChatBody
 from tilewise.server.requests import chat_request, is_light
-from tilewise.server.respond import chat_body
+from tilewise.server.respond import ReasoningCount, chat_body
 from tilewise.server.routes.exchange import exchange, guarded
 from tilewise.server.routes.route import plain_router
 from tilewise.server.stream import ChatStream
@@ -61,9 +61,10 @@ async def answer_chat(raw: HttpRequest, body: dict[str, Any], ignored: Ignored) 
         headers = context.load_report(raw, ignored)
         if call.reply.stream:
             return EventStream(guarded(chat_events(context, call, request), service), headers)
-        group = await service.whole(request)
+        reasoning = ReasoningCount(call)
+        group = await service.whole(request, reasoning.take)
         output = group.output()
-        answer = chat_body(call, output) | context.times_of(output)
+        answer = chat_body(call, output, reasoning.tokens) | context.times_of(output)
         await check_answers(call, output, answer, service)
         context.log.answered(call.reply.id, group)
         return JSONResponse(answer, headers=headers)

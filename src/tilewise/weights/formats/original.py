@@ -27,7 +27,9 @@ _FLASH = {
     ),
     "flash.pooling.query_token": Source(f"{_POOLING}.query_token"),
     **{
-        f"flash.pooling.attn{n}.{letter}_proj.{kind}": Source(f"{_POOLING}.attn{n}.in_proj_{kind}", part(index, of=3))
+        f"flash.pooling.attn{n}.{letter}_proj.{kind}": Source(
+            f"{_POOLING}.attn{n}.in_proj_{kind}", rows=part(index, of=3)
+        )
         for n in (1, 2)
         for index, letter in enumerate("qkv")
         for kind in ("weight", "bias")
@@ -42,7 +44,7 @@ _NAMES = NameTable(
         "vision.embeddings.position_embedding": Source("vision_model.embeddings.position_embedding"),
         **rows({"vision.embeddings.patch_embedding": "vision_model.embeddings.patch_embedding"}),
         **{
-            f"{_LAYER}.attn.{letter}_proj.{kind}": Source(f"{_THEIRS}.attn.qkv.{kind}", part(index, of=3))
+            f"{_LAYER}.attn.{letter}_proj.{kind}": Source(f"{_THEIRS}.attn.qkv.{kind}", rows=part(index, of=3))
             for index, letter in enumerate("qkv")
             for kind in ("weight", "bias")
         },

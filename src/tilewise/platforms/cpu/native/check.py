@@ -21,7 +21,7 @@ from tilewise.platforms.base import PagedLayout
 from tilewise.platforms.cpu.native.kernels import Native
 from tilewise.platforms.cpu.native_ops import NativeCpuOps
 from tilewise.platforms.cpu.packed import packed_grouped, packed_levels
-from tilewise.platforms.forms import Codes, Grouped, Int8, StaticRows, packed_nibbles
+from tilewise.platforms.forms import Codes, Dense, Grouped, Int8, StaticRows, packed_nibbles
 from tilewise.platforms.reference import ReferenceOps
 from tilewise.resize import ResizeKernels, by_pillow
 
@@ -146,13 +146,13 @@ def products(dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor, Tensor | None
 
 def store(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
     for x, matrix, bias in products(dtype):
-        weight = ops.store([matrix], bias)
+        weight = ops.store([Dense(matrix)], bias)
         yield from (weight.apply(x[:some], ops) for some in (0, 1, 2, *range(3, len(x) + 1, 9)))
 
 
 def store_int8(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
     for x, matrix, bias in products(dtype):
-        weight = ops.store_int8([matrix], bias)
+        weight = ops.store_int8([Dense(matrix)], bias)
         yield from (weight.apply(x[:some], ops) for some in (0, 1, 2, *range(3, len(x) + 1, 9)))
 
 
@@ -202,7 +202,7 @@ def store_grouped(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
 
 def linear_gelu(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
     for x, matrix, bias in products(dtype):
-        for weight in (ops.store([matrix], bias), ops.store_int8([matrix], bias)):
+        for weight in (ops.store([Dense(matrix)], bias), ops.store_int8([Dense(matrix)], bias)):
             yield ops.linear_gelu(3 * x, weight)
 
 

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from tilewise.platforms.cpu.native.call import DTYPES, threads
 from tilewise.platforms.cpu.native.library import Library
-from tilewise.platforms.forms import Codes, Grouped, StaticRows
-from tilewise.platforms.weights import stacked
+from tilewise.platforms.forms import Codes, Grouped, StaticRows, stacked
 
 _PANEL = 16
 """Outputs of a panel: as `src/packed.h` has it."""

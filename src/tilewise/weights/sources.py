@@ -1,0 +1,338 @@
+"""Sources of weights: files of a checkpoint, noise, and shapes alone."""
+
+from __future__ import annotations
+
+import math
+import re
+import zlib
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from tilewise.errors import InvalidCheckpoint
+from tilewise.platforms.base import Store, Weight
+from tilewise.platforms.forms import Dense, Form, Grouped, Int8
+from tilewise.weights.files import WeightFiles
+from tilewise.weights.names import Source
+from tilewise.weights.quantization import FLOATS, Layout, Layouts
+from tilewise.weights.view import StoredLinear, TensorSource
+
+# Tensors that may be left unread: what old training code saved though it follows from the config, the router of a Flash
+# model, which can be switched off and of whose four pooling stages two are never used, and scales of a KV cache, which
+# is kept as the engine's own option says.
+_DISPENSABLE = re.compile(
+    r"\.rotary_emb\.inv_freq$|\.position_ids$|^(mlp2|gating|pooling_before_gating)\."
+    r"|\.(q|k|v|kv)_(scale|zero_point)$|\.[kv]_proj\.output_(scale|zero_point)$"
+)
+
+
+def in_floats(module: str) -> Layout | None:
+    """The `Layouts` of a checkpoint that is not quantised."""
+    return None
+
+
+@dataclass
+class CheckpointSource:
+    """Tensors of files, under the names that `locate` finds them by, in the layouts that `layouts` says."""
+
+    files: WeightFiles
+    locate: Callable[[str], Source]
+    dtype: torch.dtype
+    device: torch.device = torch.device("cpu")
+    on_read: Callable[[int], None] = lambda _: None
+    """Told the bytes of each tensor as it is read."""
+    layouts: Layouts = in_floats
+    kept: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """How many matrices of a part of the model (vision, projector, language) are kept how."""
+    _unread: set[str] = field(init=False)
+    _in_memory: list[str] = field(default_factory=list)
+    _stored: bool = False
+    """Whether something was stored since those were read."""
+
+    def __post_init__(self) -> None:
+        self._unread = set(self.files.names)
+
+    def has(self, name: str) -> bool:
+        """Whether there is a tensor, by our name or by the files' own, which differ in their first part."""
+        return name in self.files.names or self._find(name) is not None
+
+    def read(self, name: str, shape: Sequence[int]) -> Tensor:
+        source = self._found(name)
+        # Norms and the like have no layout, whatever is said of all modules that their names are among.
+        if len(shape) == 2 and (layout := self._layout(source)) is not None:
+            tensor = self._matrix(source, layout, shape[0], shape[1]).dequantised()
+        else:
+            tensor = self._floats(source, shape)
+        return tensor.reshape(*shape).to(self.device, self.dtype)
+
+    def linear(self, module: str, outputs: int, inputs: int, bias: bool) -> StoredLinear:
+        source = self._found(f"{module}.weight")
+        layout = self._layout(source)
+        if layout is None:
+            matrix: Form = Dense(self.read(f"{module}.weight", (outputs, inputs)))
+        else:
+            matrix = on_device(self._matrix(source, layout, outputs, inputs), self.device, self.dtype)
+        how = "floats" if layout is None or isinstance(matrix, Dense) else str(layout)
+        self.kept[module.partition(".")[0], how] += 1
+        if layout is None:
+            return StoredLinear(matrix, self.read(f"{module}.bias", (outputs,)) if bias else None)
+        own = self._find(f"{module}.bias")
+        if layout.folds_bias(matrix):
+            if own is not None:
+                self._mark_read(own.name)
+            return StoredLinear(matrix, None)
+        return StoredLinear(matrix, self.read(f"{module}.bias", (outputs,)) if bias or own is not None else None)
+
+    def tensor(
+        self,
+        name: str,
+        shape: Sequence[int | None],
+        dtypes: Collection[str],
+        item: int | None = None,
+        other_shapes: Sequence[Sequence[int | None]] = (),
+    ) -> Tensor:
+        """What a layout asks for by the files' own name. Raises InvalidCheckpoint."""
+        if name not in self.files.names:
+            raise InvalidCheckpoint(f"{self.files.folder} has no tensor {name}, which its quantisation asks for.")
+        self._check_type(name, dtypes)
+        self._check_item(name, item)
+        stored = self.files.stored(name)
+        found = stored.get_shape() if item is None else stored.get_shape()[1:]
+        if not any(_has_shape(found, one) for one in (shape, *other_shapes)):
+            wanted = " or ".join(
+                "[" + ", ".join("any" if size is None else str(size) for size in one) + "]"
+                for one in (shape, *other_shapes)
+            )
+            raise InvalidCheckpoint(f"The tensor {name} has shape {found}, expected {wanted}.")
+        self._mark_read(name)
+        tensor = self.files.tensor(name) if item is None else stored[item]
+        self.on_read(tensor.nbytes)
+        return tensor
+
+    def giving_back(self, store: Store) -> Store:
+        """The same store, after which what was read for it no longer takes memory.
+
+        Where the mapped tensor itself is kept, its pages come back as they are touched.
+        """
+
+        def stored(parts: Sequence[Form], bias: Tensor | None, shared: bool = False) -> Weight:
+            weight = store(parts, bias, shared)
+            for name in self._in_memory:  # again behind the next one: experts are read together, and stored one by one
+                self.files.give_back(name)
+            self._stored = True
+            return weight
+
+        return stored
+
+    def described(self) -> str:
+        """One line about the matrices that were read."""
+        parts: dict[str, list[str]] = {}
+        for (part, how), count in self.kept.items():
+            parts.setdefault(part, []).append(f"{count} in {how}")
+        return "; ".join(f"{part}: {', '.join(found)}" for part, found in parts.items())
+
+    def _floats(self, source: Source, shape: Sequence[int]) -> Tensor:
+        self._check_type(source.name, FLOATS)
+        self._check_item(source.name, source.item)
+        whole = source.item is None and not source.transposed and source.rows is None
+        tensor = self.files.tensor(source.name) if whole else source.read(self.files.stored(source.name))
+        self._mark_read(source.name)
+        if math.prod(tensor.shape) != math.prod(shape) or list(tensor.shape)[-1:] != list(shape)[-1:]:
+            raise InvalidCheckpoint(
+                f"The tensor {source.name} has shape {list(tensor.shape)}, the config asks for {list(shape)}."
+            )
+        self.on_read(tensor.nbytes)
+        return tensor
+
+    def _matrix(self, source: Source, layout: Layout, outputs: int, inputs: int) -> Form:
+        matrix = layout.read(self, source.module, None if source.rows else outputs, inputs, source.item)
+        if source.rows is not None:
+            matrix = matrix.rows(source.rows(matrix.shape[0]))
+        if matrix.shape != (outputs, inputs):
+            raise InvalidCheckpoint(
+                f"The quantised layer {source.module} has {list(matrix.shape)} outputs and inputs, the config asks for "
+                f"{[outputs, inputs]}."
+            )
+        return matrix
+
+    def _layout(self, source: Source) -> Layout | None:
+        layout = self.layouts(source.module)
+        if layout is None or f"{source.module}{layout.suffix}" in self.files.names:
+            return layout
+        return None  # where floats are instead, they are read; where nothing is, the error names the usual tensor
+
+    def _find(self, name: str) -> Source | None:
+        """The first place of a tensor that the files have."""
+        source: Source | None = self.locate(name)
+        while source is not None and source.name not in self.files.names:
+            if name.endswith(".weight") and self._layout(source) is not None:
+                return source
+            source = source.otherwise
+        return source
+
+    def _found(self, name: str) -> Source:
+        source = self._find(name)
+        if source is not None:
+            return source
+        usual = self.locate(name)
+        layout = self.layouts(usual.module)
+        asked = usual.name if layout is None else usual.module + layout.suffix
+        raise InvalidCheckpoint(f"{self.files.folder} has no tensor {asked}, which the model needs as {name}.")
+
+    def _mark_read(self, name: str) -> None:
+        self._unread.discard(name)
+        if self._stored:
+            self._in_memory.clear()
+        self._in_memory.append(name)
+        self._stored = False
+
+    def _check_item(self, name: str, item: int | None) -> None:
+        if item is not None and item >= (count := self.files.stored(name).get_shape()[0]):
+            raise InvalidCheckpoint(f"The tensor {name} has {count} items, the config asks for number {item}.")
+
+    def _check_type(self, name: str, dtypes: Collection[str]) -> None:
+        found = self.files.dtype(name)
+        if found not in dtypes:
+            raise InvalidCheckpoint(
+                f"The tensor {name} is of type {found}, expected {' or '.join(sorted(dtypes))}: the checkpoint is "
+                "quantised otherwise than its config says."
+            )
+
+    def finish(self) -> None:
+        """Raise InvalidCheckpoint when the files hold tensors that no module asked for."""
+        left = sorted(name for name in self._unread if not _DISPENSABLE.search(name))
+        if left:
+            shown = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
+            raise InvalidCheckpoint(f"The model has no place for these tensors of the checkpoint: {shown}.")
+
+
+def _has_shape(found: Sequence[int], wanted: Sequence[int | None]) -> bool:
+    return len(found) == len(wanted) and all(w in (None, f) for w, f in zip(wanted, found, strict=True))
+
+
+def on_device(form: Form, device: torch.device, dtype: torch.dtype) -> Form:
+    """A form on a device; floats also in the dtype of the model."""
+    match form:
+        case Dense(matrix):
+            return Dense(matrix.to(device, dtype))
+        case Int8(matrix, scales, static, addend):
+            return Int8(matrix.to(device), scales.to(device), static, None if addend is None else addend.to(device))
+        case Grouped(kind, codes, scales, shifts, group, order):
+            moved = [None if x is None else x.to(device) for x in (shifts, order)]
+            return Grouped(kind, codes.to(device), scales.to(device), moved[0], group, moved[1])
+
+
+@dataclass(frozen=True)
+class WatchedSource:
+    """Another source, each of whose tensors is shown to `watch` under its internal name as it is read."""
+
+    source: TensorSource
+    watch: Callable[[str, Tensor], None]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.source.dtype
+
+    def has(self, name: str) -> bool:
+        return self.source.has(name)
+
+    def read(self, name: str, shape: Sequence[int]) -> Tensor:
+        tensor = self.source.read(name, shape)
+        self.watch(name, tensor)
+        return tensor
+
+    def linear(self, module: str, outputs: int, inputs: int, bias: bool) -> StoredLinear:
+        """Parts of a quantised matrix are told apart by number."""
+        found = self.source.linear(module, outputs, inputs, bias)
+        for number, tensor in enumerate(found.matrix.tensors):
+            self.watch(f"{module}.weight" + (f".{number}" if number else ""), tensor)
+        if found.bias is not None:
+            self.watch(f"{module}.bias", found.bias)
+        return found
+
+
+@dataclass
+class RandomSource:
+    """Reproducible noise: each tensor depends on seed and name alone, so two builds agree."""
+
+    dtype: torch.dtype
+    device: torch.device = torch.device("cpu")
+    seed: int = 0
+    scale: float = 0.02
+    absent: frozenset[str] = frozenset()
+
+    def has(self, name: str) -> bool:
+        return name not in self.absent
+
+    def read(self, name: str, shape: Sequence[int]) -> Tensor:
+        generator = torch.Generator().manual_seed(self.seed + zlib.crc32(name.encode()))
+        noise = torch.randn(*shape, generator=generator) * self.scale
+        return (noise + 1 if "norm" in name and name.endswith("weight") else noise).to(self.device, self.dtype)
+
+    def linear(self, module: str, outputs: int, inputs: int, bias: bool) -> StoredLinear:
+        return dense(self, module, outputs, inputs, bias)
+
+
+@dataclass
+class ShapeSource:
+    """Shapes without data: `parameters` counts what a model of this config has.
+
+    Matrices have the forms of the layouts that the files will have, found by the names that `locate` gives.
+    """
+
+    dtype: torch.dtype
+    parameters: int = 0
+    absent: frozenset[str] = frozenset()
+    locate: Callable[[str], Source] = Source
+    layouts: Layouts = in_floats
+
+    def has(self, name: str) -> bool:
+        return name not in self.absent
+
+    def read(self, name: str, shape: Sequence[int]) -> Tensor:
+        self.parameters += math.prod(shape)
+        return torch.empty(*shape, dtype=self.dtype, device="meta")
+
+    def linear(self, module: str, outputs: int, inputs: int, bias: bool) -> StoredLinear:
+        theirs = self.locate(f"{module}.weight").module
+        layout = self.layouts(theirs)
+        if layout is None:
+            return dense(self, module, outputs, inputs, bias)
+        self.parameters += outputs * inputs
+        matrix = layout.read(self, theirs, outputs, inputs, None)
+        return StoredLinear(matrix, self.read(f"{module}.bias", (outputs,)) if bias else None)
+
+    def tensor(
+        self,
+        name: str,
+        shape: Sequence[int | None],
+        dtypes: Collection[str],
+        item: int | None = None,
+        other_shapes: Sequence[Sequence[int | None]] = (),
+    ) -> Tensor:
+        """Of several dtypes and shapes that a file may have, the first."""
+        sizes = [1 if size is None else size for size in shape]
+        return torch.empty(*sizes, dtype=TORCH_TYPES[next(iter(dtypes))], device="meta")
+
+
+TORCH_TYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+}
+"""Types as safetensors files spell them."""
+
+
+def dense(source: TensorSource, module: str, outputs: int, inputs: int, bias: bool) -> StoredLinear:
+    """A layer of floats, tensor by tensor."""
+    matrix = Dense(source.read(f"{module}.weight", (outputs, inputs)))
+    return StoredLinear(matrix, source.read(f"{module}.bias", (outputs,)) if bias else None)
