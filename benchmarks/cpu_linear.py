@@ -20,7 +20,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from tilewise.platforms.forms import Dense
 from tilewise.waiting import short_waits
 
 # Read when torch is imported: its threads would spin behind each of its products, on the cores of ours that come next.
@@ -33,7 +32,7 @@ from tilewise.platforms.base import Ops, Weight
 from tilewise.platforms.cpu import CpuPlatform
 from tilewise.platforms.cpu.native_ops import NativeCpuOps
 from tilewise.platforms.cpu.packed import PackedGrouped, packed_grouped
-from tilewise.platforms.forms import Codes, Grouped
+from tilewise.platforms.forms import Codes, Dense, Grouped
 
 SHAPES = {
     "tower qkv": (1024, 3072),
