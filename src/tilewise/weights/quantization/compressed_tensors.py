@@ -160,7 +160,7 @@ def _rounding(rows: Section, weights: Numbers) -> Rounding:
             return Rounding.STATIC
     if not dynamic and strategy != "tensor":
         raise InvalidCheckpoint(f"{rows.where}: strategy is {strategy!r}, supported without dynamic is 'tensor'.")
-    LOG.take({f"{rows.where}: {kind}{bits}": "rows are not rounded, and weights are exact"}, "checkpoint")
+    LOG.take({rows.where: f"rows stay floats instead of {kind}{bits}, which is never less exact"}, "checkpoint")
     return Rounding.NONE
 
 
