@@ -18,7 +18,7 @@ def doctor(*arguments: str, **environment: str) -> str:
 
 def test_every_op_has_a_row_and_a_reason():
     facts, _, choices = doctor().partition("\n\n")
-    assert [line.split()[0] for line in choices.splitlines()] == ["OP", *OPS, "resize"]
+    assert [line.split()[0] for line in choices.splitlines()] == ["OP", *OPS, "store_levels", "store_grouped", "resize"]
     assert all(len(line.split(maxsplit=2)) == 3 for line in choices.splitlines())
     assert facts.startswith("CPU ")
 
@@ -27,6 +27,6 @@ def test_without_a_compiler_it_says_what_would_help(tmp_path: Path):
     found = json.loads(doctor("--json", PATH=str(tmp_path), XDG_CACHE_HOME=str(tmp_path)))
     reasons = {choice["op"]: choice["why"] for choice in found["choices"]}
     paths = {choice["op"]: choice["path"] for choice in found["choices"]}
-    assert paths == dict.fromkeys(OPS, "torch") | {"resize": "Pillow"}
+    assert paths == dict.fromkeys((*OPS, "store_levels", "store_grouped"), "torch") | {"resize": "Pillow"}
     assert "install g++" in reasons["rms_norm"] or "AVX2" in reasons["rms_norm"]
     assert reasons["rms_norm"] in found["facts"]["kernels"]
