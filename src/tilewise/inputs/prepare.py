@@ -152,7 +152,7 @@ class Preparer:
         formed = bool(sampling.structured_outputs)
         thinks = template.thinks_if(thinking, formed)
         if formed:  # its first token is `<think>`, where it thinks
-            template = replace(template, think_opening="")
+            template = dataclasses.replace(template, think_opening="")
         pieces = template.render(messages, thinks, tools, ending)
         images = self._tile_all(pictures, processor)
         ids = self._cut_to(self.chat_ids(pieces), sampling, keep_last, cut)
