@@ -52,8 +52,8 @@ about pictures with the formulas of the released code, router and all.
 KIN = """\
 ## Relatives
 
-Checkpoints of other names that compute what a member does: their twins have its numbers, in their own spelling, and give
-the same bits (`tests/models/test_relatives.py`, where Qianfan-OCR is compared with transformers' own class as well).
+Checkpoints of other names that compute what a member does: their twins have its numbers, in their own spelling, and
+give the same bits (`tests/models/test_relatives.py`, where Qianfan-OCR is compared with transformers' own class too).
 
 """
 

@@ -13,7 +13,7 @@ from tilewise.inputs.prepare import InputOptions, Preparer
 from tilewise.inputs.spec import InputSpec, end_ids
 from tilewise.inputs.tokenizer import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, Tokenizer
 from tilewise.weights.architectures import Format, format_name
-from tilewise.weights.folder import CheckpointFolder
+from tilewise.weights.folder import NATIVE, ORIGINAL, CheckpointFolder
 
 _TOWERS = {(1024, 24): "InternViT-300M", (3200, 45): "InternViT-6B"}
 
@@ -146,8 +146,15 @@ def _vision(folder: CheckpointFolder) -> VisionSize:
 
 
 def _template(folder: CheckpointFolder, spec: InputSpec, format_: Format) -> TemplateChoice:
-    named = folder.config.get("template") is not None
-    source = "config.json: template" if named else f"default of the {format_} format, config.json names none"
+    named = folder.config.get("template")
+    if named == spec.template.name:
+        source = "config.json: template"
+    elif folder.architecture not in (ORIGINAL, NATIVE):
+        source = f"that of {folder.architecture}"
+    elif named is not None:
+        source = f"config.json: template is {named}, of InternVL 1.5 by the checkpoint's name"
+    else:
+        source = f"default of the {format_} format, config.json names none"
     return TemplateChoice(spec.template.name, source, spec.template.system)
 
 
