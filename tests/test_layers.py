@@ -29,7 +29,7 @@ ROWS: list[set[str]] = [
     {"platforms"},
     {"plan"},
     {"step"},
-    {"config", "speculation", "types", "sampling_params", "keywords", "progress", "family"},
+    {"config", "speculation", "types", "sampling_params", "keywords", "progress", "family", "relatives"},
     {"amounts", "timing", "logs", "sse", "waiting", "extras", "resize", "ignored", "option", "foreign", "host"},
     {"errors", "vllm_modules"},
 ]
@@ -70,6 +70,7 @@ TORCH_FREE = {
     "config",
     "speculation",
     "family",
+    "relatives",
     "types",
     "sampling_params",
     "timing",
@@ -77,7 +78,8 @@ TORCH_FREE = {
     "extras",
 }
 TORCH_FREE_FILES = {
-    f"weights/{name}" for name in ("__init__.py", "checkpoint.py", "folder.py", "hub.py", "shards.py")
+    f"weights/{name}"
+    for name in ("__init__.py", "architectures.py", "checkpoint.py", "folder.py", "hub.py", "shards.py")
 } | {str(path.relative_to(SRC)) for path in (SRC / "weights" / "hubs").glob("*.py")}
 
 

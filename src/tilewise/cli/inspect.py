@@ -140,7 +140,7 @@ def _conversation(options: argparse.Namespace, config: EngineConfig) -> Conversa
         numbered = argparse.Namespace(question=options.question, media=[""] * len(options.sizes))
         message = Message("user", question_part(numbered)["text"], images=len(options.sizes))
         media = options.sizes
-    return Conversation([*system, message], media, options.thinking)
+    return Conversation([*system, message], media, options.thinking or None)
 
 
 def _with_files(options: argparse.Namespace, config: EngineConfig) -> tuple[Any, list[Size | list[Size]]]:

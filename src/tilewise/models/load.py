@@ -49,7 +49,7 @@ class Architecture:
         """Without its router a Flash model is an ordinary one: every tile has all its tokens."""
         layout, backbone = format_of(folder), backbone_of(folder)
         layouts = layouts_of(folder)
-        return cls(folder, layout, backbone, _read_config(folder, layout, backbone, flash_router), layouts)
+        return cls(folder, layout, backbone, _read_config(folder, backbone, flash_router), layouts)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -139,16 +139,14 @@ class Kept:
         return weight
 
 
-def _read_config(
-    folder: CheckpointFolder, layout: CheckpointFormat, backbone: Backbone, flash_router: bool
-) -> ModelConfig:
+def _read_config(folder: CheckpointFolder, backbone: Backbone, flash_router: bool) -> ModelConfig:
     config = folder.config
     layer = config.get("select_layer", config.get("vision_feature_layer", -1))
     if layer != -1:
         raise InvalidCheckpoint(f"{config.where}: select_layer is {layer}, expected -1, the last layer.")
-    vision = vision_config(folder.vision, *layout.vision_keys)
+    vision = vision_config(folder.vision)
     original = "llm_config" in config.values
-    tile_size = config.whole("force_image_size", vision.image_size) if original else vision.image_size
+    tile_size = config.whole("force_image_size", vision.image_size)
     version = str(config.get("ps_version", "v1")) if original else "v2"
     found = model_config(folder, vision, backbone.decoder_config(folder.text), tile_size, version)
     flash = flash_rule(config, found) if flash_router and config.get("flash_mode") else None
