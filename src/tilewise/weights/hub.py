@@ -6,7 +6,9 @@ import os
 import re
 from pathlib import Path
 
-from tilewise.errors import UnknownModel
+from tilewise.errors import InvalidConfig, UnknownModel
+from tilewise.weights.gguf.choice import find_choice
+from tilewise.weights.gguf.folder import gguf_folder, is_gguf_folder
 
 DEMO = "demo"
 # Neither part begins or ends with a dot or dash, and no two of them are together: what both hubs allow.
@@ -22,10 +24,12 @@ def find_model(
     token: str | None = None,
     *,
     weights: bool = True,
+    mmproj: str | None = None,
 ) -> Path:
     """The folder of a model; a local path wins over a hub id. Without `weights`, config and tokenizer suffice.
 
-    `token` is shown to the hub, in place of the one that the environment has.
+    `token` is shown to the hub, in place of the one that the environment has; `mmproj` names the vision tower of a
+    model in GGUF files.
 
     Raises UnknownModel for what is neither a folder nor known to the hub, DownloadFailed if its files cannot be had,
     InvalidCheckpoint if the repository is no checkpoint.
@@ -33,6 +37,11 @@ def find_model(
     if model == DEMO:
         return Path(__file__).parent.parent / "demo" / "checkpoint"
     folder = Path(model).expanduser()
+    choice = find_choice(model, mmproj) if model and not is_gguf_folder(folder) else None
+    if choice is not None:
+        return gguf_folder(choice)
+    if mmproj is not None:
+        raise InvalidConfig(f"mmproj={mmproj!r} belongs to a model in GGUF files, {model} is none: leave it out.")
     if model and folder.is_dir():
         return folder
     if not _ID.fullmatch(model):
