@@ -34,9 +34,7 @@ def find_model(
     Raises UnknownModel for what is neither a folder nor known to the hub, DownloadFailed if its files cannot be had,
     InvalidCheckpoint if the repository is no checkpoint.
     """
-    if model == DEMO:
-        return Path(__file__).parent.parent / "demo" / "checkpoint"
-    folder = Path(model).expanduser()
+    folder = Path(__file__).parent.parent / "demo" / "checkpoint" if model == DEMO else Path(model).expanduser()
     choice = find_choice(model, mmproj) if model and not is_gguf_folder(folder) else None
     if choice is not None:
         return gguf_folder(choice)

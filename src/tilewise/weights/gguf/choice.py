@@ -43,13 +43,16 @@ def find_choice(model: str, mmproj: str | None = None) -> GgufChoice | None:
     return GgufChoice(texts, _tower(texts[0], mmproj))
 
 
-def choose(names: Sequence[str], tag: str | None, where: str) -> tuple[str, ...]:
-    """Of the names of a folder's files, those of one language model: the only one, or the one that `tag` is part of."""
+def choose(names: Sequence[str], tag: str | None, where: str) -> str:
+    """Of the names of a folder's files, that of the only language model, or of the one whose name has `tag` in it.
+
+    Of one in parts, that of the first. Raises InvalidCheckpoint where several could be meant, or none.
+    """
     models = [name for name in names if _is_text(name)]
     first = sorted(name for name in models if (part := _PART.search(name)) is None or int(part[1]) == 1)
     wanted = first if tag is None else [name for name in first if _has_tag(name, tag)]
     if len(wanted) == 1:
-        return tuple(sorted(name for name in models if _stem(name) == _stem(wanted[0])))
+        return wanted[0]
     if not first:
         raise InvalidCheckpoint(f"{where} has no .gguf file of a language model, only {', '.join(names)}.")
     problem = "has several language models" if len(wanted) > 1 else f"has no language model {tag}"
@@ -87,7 +90,7 @@ def _holds_only_gguf(path: Path) -> bool:
 
 def _the_one(folder: Path, tag: str | None) -> tuple[Path, ...]:
     names = sorted(path.name for path in folder.glob("*.gguf"))
-    return tuple(folder / name for name in choose(names, tag, str(folder)))
+    return _parts(folder / choose(names, tag, str(folder)))
 
 
 def _parts(path: Path) -> tuple[Path, ...]:
@@ -126,11 +129,6 @@ def _tower(text: Path, mmproj: str | None) -> Path:
     if len(towers) > 1:
         logger.info("Of the vision towers %s, %s is taken; --mmproj names another.", ", ".join(towers), found)
     return text.parent / found
-
-
-def _stem(name: str) -> str:
-    """What the names of a model's parts have in common."""
-    return _PART.sub("", name)
 
 
 def _has_tag(name: str, tag: str) -> bool:

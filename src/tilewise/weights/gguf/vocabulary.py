@@ -18,6 +18,7 @@ from tilewise.weights.gguf.container import Container
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)
 """Types of tokens, the same numbers as sentencepiece's."""
+_ADDED = (_CONTROL, _USER_DEFINED)
 _KEY = "tokenizer.ggml."
 _REMEDY = "put the model's tokenizer.json beside the file, or name its tokenizer with --tokenizer"
 _BEGIN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
@@ -93,15 +94,14 @@ class _Vocabulary:
     def _added(self) -> Iterator[dict[str, Any]]:
         flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
         for number, (token, kind) in enumerate(zip(self.tokens, self.types, strict=True)):
-            if kind in (_CONTROL, _USER_DEFINED):
+            if kind in _ADDED:
                 yield {"id": number, "content": token, **flags, "special": kind == _CONTROL}
 
     def byte_level(self) -> dict[str, Any]:
-        """tokenizer.json. Rows of the embedding that no text reaches (UNUSED) have no token."""
+        """tokenizer.json. Added tokens at the end stay out of the model's own vocabulary, as they did before."""
         cutting = self._cutting()
         merges = self.text.need(f"{_KEY}merges", list)
-        known = zip(self.tokens, self.types, strict=True)
-        vocab = {token: number for number, (token, kind) in enumerate(known) if kind == _NORMAL}
+        vocab = {token: number for number, token in enumerate(self.tokens[: self._own()])}
         bytes_ = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
         model = {
             "type": "BPE",
@@ -120,6 +120,12 @@ class _Vocabulary:
             "decoder": bytes_,
             "model": model,
         }
+
+    def _own(self) -> int:
+        """Tokens of the model's own. Those added behind are numbered by `tokenizers` itself, one after the other."""
+        last_added = max((number for number, kind in enumerate(self.types) if kind in _ADDED), default=-1)
+        others = (number for number, kind in enumerate(self.types) if kind not in _ADDED)
+        return max((n for n in others if n < last_added or self.types[n] != _UNUSED), default=-1) + 1
 
     def _cutting(self) -> _Cutting:
         name = self.text.get(f"{_KEY}pre", str, "default")

@@ -65,8 +65,8 @@ class BlockLayout:
 
 def _half(blocks: Tensor, at: int) -> Tensor:
     """The float16 at a byte of each block, as float32."""
-    found: Tensor = blocks[..., at : at + 2].contiguous().view(torch.float16).float()
-    return found.squeeze(-1)
+    halves: Tensor = blocks[..., at : at + 2].contiguous().view(torch.float16)
+    return halves[..., 0].float()
 
 
 def _halves(packed: Tensor) -> Tensor:
@@ -74,10 +74,10 @@ def _halves(packed: Tensor) -> Tensor:
     return torch.stack((packed & 15, packed >> 4), dim=-2)
 
 
-def _bits(packed: Tensor, count: int, first: int = 0, last: int = 8) -> Tensor:
-    """[..., n] bytes -> [..., k, n]: `count` bits at a time, from bit `first` on."""
-    steps = torch.arange(first, last, count, dtype=torch.uint8, device=packed.device)
-    return (packed.unsqueeze(-2) >> steps[:, None]) & (2**count - 1)
+def _bits(packed: Tensor, count: int) -> Tensor:
+    """[..., n] bytes -> [..., 8 / count, n]: `count` bits at a time, the lowest first."""
+    steps = torch.arange(0, 8, count, dtype=torch.uint8, device=packed.device)
+    return torch.bitwise_and(packed.unsqueeze(-2) >> steps[:, None], 2**count - 1)
 
 
 def _q4_0(blocks: Tensor) -> _Unpacked:
