@@ -28,6 +28,7 @@ ARCHITECTURES = {
     "qwen3_moe": gguf.MODEL_ARCH.QWEN3MOE,
     "llama": gguf.MODEL_ARCH.LLAMA,
     "internlm2": gguf.MODEL_ARCH.INTERNLM2,
+    "internlm3": gguf.MODEL_ARCH.LLAMA,
 }
 BLOCK = 32  # numbers
 Change = Callable[[dict[str, Any]], Any]
@@ -124,10 +125,10 @@ def _text_values(spec: TinySpec) -> dict[str, Any]:
         f"{name}.expert_used_count": spec.experts_per_token if moe else None,
         f"{name}.expert_feed_forward_length": spec.expert_intermediate if moe else None,
     }
-    return values | _vocabulary(spec)
+    return values | vocabulary_values(spec)
 
 
-def _vocabulary(spec: TinySpec) -> dict[str, Any]:
+def vocabulary_values(spec: TinySpec) -> dict[str, Any]:
     definition = json.loads(tokenizer_of(spec.vocabulary).to_str())
     added = {token["id"]: token for token in definition["added_tokens"]}
     names = {number: token for token, number in definition["model"]["vocab"].items()}
@@ -187,7 +188,7 @@ def _text_tensors(spec: TinySpec, tensors: dict[str, Tensor]) -> Iterator[tuple[
 
 def _attention(spec: TinySpec, name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
     """Queries, keys and values apart, and in the order of llama.cpp."""
-    permuted = spec.decoder in ("llama", "internlm2")
+    permuted = spec.decoder in ("llama", "internlm2", "internlm3")
     if ".attention.wqkv." in name:
         group = spec.heads // spec.kv_heads
         heads = tensor.unflatten(0, (spec.kv_heads, group + 2, -1))

@@ -13,14 +13,18 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+import sentencepiece
 import torch
 from gguf import GGMLQuantizationType as Type
+from PIL import Image
 from torch import Tensor
 
+from tests.inputs.kinds import NO_DUMMY_PREFIX, train
 from tests.models.driving import TEXT_IDS, all_logits, load, prompt_of, random_tiles
 from tests.tiny import SPECS, TinySpec, write_original
 from tests.weights.broken import refused
-from tests.weights.gguf_twin import in_blocks, write_gguf, write_rounded
+from tests.weights.gguf_twin import in_blocks, vocabulary_values, write_gguf, write_rounded
+from tilewise import LLM, SamplingParams
 from tilewise.errors import InvalidCheckpoint, InvalidConfig, UnknownModel
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.tokenizer import Tokenizer
@@ -93,7 +97,7 @@ def logits_of(folder: Path, spec: TinySpec, dtype: torch.dtype = torch.float32) 
 
 @pytest.mark.parametrize(
     "name", ["qwen2-300m", "qwen2-6b-head", "qwen3-300m-head", "qwen3-6b-tied", "llama-6b", "internlm2-300m",
-             "qwen3moe-300m-head", "qwen2-tied-28px"],
+             "internlm3-300m-head", "qwen3moe-300m-head", "qwen2-tied-28px"],
 )  # fmt: skip
 @pytest.mark.parametrize("kind", [Type.F32, Type.Q8_0], ids=lambda kind: kind.name)
 def test_logits_are_those_of_the_same_numbers_in_safetensors(name: str, kind: Type, tmp_path: Path) -> None:
@@ -314,3 +318,66 @@ def test_text_alone_needs_no_tile(tmp_path: Path) -> None:
     folder = find_model(str(write_gguf(tmp_path, QWEN2, Type.Q8_0)))
     nothing = torch.empty(0, QWEN2.tile_size, QWEN2.tile_size, 3, dtype=torch.uint8)
     assert all_logits(load(folder, OPS), TEXT_IDS, nothing, QWEN2.image_id).isfinite().all()
+
+
+def test_a_folder_of_files_answers_as_its_safetensors_do(tmp_path: Path) -> None:
+    ours = write_gguf(tmp_path / "gguf", QWEN2, Type.Q8_0)
+    theirs = write_rounded(tmp_path / "st", QWEN2, Type.Q8_0)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8))
+    parts = [{"type": "image_pil", "image_pil": picture}, {"type": "text", "text": "the rain in"}]
+    greedy = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
+    answers = []
+    for model in (ours / "model.gguf", theirs):
+        with LLM(str(model), max_model_len=512, dtype="float32") as llm:
+            answers.append(llm.chat([{"role": "user", "content": parts}], greedy)[0].outputs[0].token_ids)
+    assert len(answers[0]) == 8
+    assert answers[0] == answers[1]
+
+
+ADDED = ("<|im_end|>", "<|im_start|>", "<img>", "</img>", "<IMG_CONTEXT>")
+
+
+@pytest.mark.parametrize("prefix", [True, False])
+def test_sentencepiece_reads_text_as_its_library_does(prefix: bool, tmp_path: Path) -> None:
+    model = train()
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model if prefix else model + NO_DUMMY_PREFIX)
+    count = processor.get_piece_size()
+    kinds = ((processor.is_unknown, 2), (processor.is_control, 3), (processor.is_byte, 6))
+    spec = replace(in_blocks(SPECS["internlm2-300m"]), vocab=count + len(ADDED))
+    values = {
+        "model": "llama",
+        "pre": "default",
+        "tokens": [*map(processor.id_to_piece, range(count)), *ADDED],
+        "scores": [*map(processor.get_score, range(count)), *[-1000.0] * len(ADDED)],
+        "token_type": [next((kind for is_one, kind in kinds if is_one(n)), 1) for n in range(count)] + [3] * len(ADDED),
+        "merges": None,
+        "add_space_prefix": prefix,
+        "add_bos_token": True,
+        "bos_token_id": processor.bos_id(),
+        "eos_token_id": count,
+    }
+    changed = {f"tokenizer.ggml.{key}": value for key, value in values.items()}
+    folder = CheckpointFolder.open(find_model(str(write_gguf(tmp_path, spec, Type.F32, **changed))))
+    tokenizer = Tokenizer.from_folder(folder.path)
+    for text in ("the picture shows a red panda", " a  b\n\nc", "你好 façade 😀"):
+        assert tokenizer.encode_text(text) == processor.encode(text)
+    assert tokenizer.encode_raw("<|im_start|>") == [count + 1]
+    assert count + 1 not in tokenizer.encode_text("<|im_start|>")
+    assert InputSpec.of(folder, tokenizer).start_id == processor.bos_id()
+
+
+def test_rows_that_no_text_reaches_do_not_move_the_tokens_behind_them(tmp_path: Path) -> None:
+    """As in Qwen3, whose table has unused rows behind its tokens, and others between."""
+    values = {key: value for key, value in vocabulary_values(QWEN2).items() if isinstance(value, list)}
+    tokens, types = values["tokenizer.ggml.tokens"], values["tokenizer.ggml.token_type"]
+    at = types.index(3) + 2
+    longer = [*tokens[:at], "[PAD]", *tokens[at:], "[PAD1]", "[PAD2]"]
+    changed = {
+        "tokenizer.ggml.tokens": longer,
+        "tokenizer.ggml.token_type": [*types[:at], 5, *types[at:], 5, 5],
+    }
+    folder = write_gguf(tmp_path, replace(QWEN2, vocab=len(longer)), Type.F32, **changed)
+    tokenizer = Tokenizer.from_folder(find_model(str(folder)))
+    for token, kind in zip(longer, changed["tokenizer.ggml.token_type"], strict=True):
+        if kind == 3:
+            assert tokenizer.special_id(token) == longer.index(token)
