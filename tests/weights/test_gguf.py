@@ -24,6 +24,7 @@ from tests.models.driving import TEXT_IDS, all_logits, load, prompt_of, random_t
 from tests.tiny import SPECS, TinySpec, write_original
 from tests.weights.broken import refused
 from tests.weights.gguf_twin import in_blocks, vocabulary_values, write_gguf, write_rounded
+from tests.weights.hub_server import HubServer
 from tilewise import LLM, SamplingParams
 from tilewise.errors import InvalidCheckpoint, InvalidConfig, UnknownModel
 from tilewise.inputs.spec import InputSpec
@@ -332,6 +333,24 @@ def test_a_folder_of_files_answers_as_its_safetensors_do(tmp_path: Path) -> None
             answers.append(llm.chat([{"role": "user", "content": parts}], greedy)[0].outputs[0].token_ids)
     assert len(answers[0]) == 8
     assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize("where", ["huggingface", "modelscope"])
+def test_of_a_repository_one_model_is_fetched_with_its_tower(where: str, hub: HubServer, tmp_path: Path) -> None:
+    folder = write_gguf(tmp_path / "m", QWEN2, Type.Q8_0, "Tiny-Q8_0.gguf", "mmproj-Tiny-f16.gguf")
+    write_gguf(folder, QWEN2, Type.F32, "Tiny-Q4_K_M.gguf", "mmproj-Tiny-f32.gguf")
+    hub.add("tiny/gguf", {path.name: path.read_bytes() for path in folder.iterdir()})
+    refused(InvalidCheckpoint, lambda: find_model("tiny/gguf", hub=where), "Tiny-Q8_0.gguf", "tiny/gguf:Q4_K_M")
+    refused(InvalidCheckpoint, lambda: find_model("tiny/gguf:Q5", hub=where), "no language model Q5", "Tiny-Q8_0.gguf")
+    assert not hub.fetched()
+    found = find_model("tiny/gguf:Q8_0", hub=where)
+    assert hub.fetched() == ["Tiny-Q8_0.gguf", "mmproj-Tiny-f16.gguf"]
+    assert torch.equal(logits_of(found, QWEN2), logits_of(find_model(f"{folder}:Q8_0"), QWEN2))
+    for again in ("tiny/gguf:q8_0", "tiny/gguf/Tiny-Q8_0.gguf"):
+        assert find_model(again, hub=where) == found
+    assert len(hub.fetched()) == 2
+    del hub.repos["tiny/gguf"].files["mmproj-Tiny-f16.gguf"], hub.repos["tiny/gguf"].files["mmproj-Tiny-f32.gguf"]
+    refused(InvalidCheckpoint, lambda: find_model("tiny/gguf:Q4_K_M", hub=where), "does not hold one mmproj*.gguf")
 
 
 ADDED = ("<|im_end|>", "<|im_start|>", "<img>", "</img>", "<IMG_CONTEXT>")

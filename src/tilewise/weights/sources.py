@@ -64,14 +64,9 @@ class CheckpointSource:
 
     def read(self, name: str, shape: Sequence[int]) -> Tensor:
         source = self._found(name)
-<<<<<<< HEAD
         # Norms and the like have no layout, whatever is said of all modules that their names are among.
         if len(shape) == 2 and (layout := self._layout(source)) is not None:
-            tensor = self._matrix(source, layout, shape[0], shape[1]).dequantised()
-=======
-        if (layout := self._layout(source)) is not None:
             tensor = _in_dtype(self._matrix(source, layout, shape[0], shape[1]), self.dtype)
->>>>>>> d1e08e7 (GGUF: text and mmproj files load as the checkpoint that they were made of, quantised blocks as they are stored)
         else:
             tensor = self._floats(source, shape)
         return tensor.reshape(*shape).to(self.device, self.dtype)
@@ -217,17 +212,16 @@ class CheckpointSource:
             raise InvalidCheckpoint(f"The model has no place for these tensors of the checkpoint: {shown}.")
 
 
-<<<<<<< HEAD
 def _has_shape(found: Sequence[int], wanted: Sequence[int | None]) -> bool:
     return len(found) == len(wanted) and all(w in (None, f) for w, f in zip(wanted, found, strict=True))
-=======
+
+
 def _in_dtype(matrix: Form, dtype: torch.dtype) -> Tensor:
     """The numbers of a matrix; some rows at a time, as embeddings of a large vocabulary are long in float32."""
     whole = torch.empty(matrix.shape, dtype=dtype)
     for start in range(0, len(whole), _ROWS):
         whole[start : start + _ROWS] = matrix.rows(slice(start, start + _ROWS)).dequantised()
     return whole
->>>>>>> d1e08e7 (GGUF: text and mmproj files load as the checkpoint that they were made of, quantised blocks as they are stored)
 
 
 def on_device(form: Form, device: torch.device, dtype: torch.dtype) -> Form:

@@ -74,6 +74,15 @@ def tower_of(names: Sequence[str]) -> str | None:
     return towers[0] if len(towers) == 1 else None
 
 
+def parts_of(name: str) -> tuple[str, ...]:
+    """Names of all parts of a model, by that of any of them."""
+    part = _PART.search(name)
+    if part is None:
+        return (name,)
+    count = int(part[2])
+    return tuple(f"{name[: part.start()]}-{number:05d}-of-{count:05d}.gguf" for number in range(1, count + 1))
+
+
 def is_tower(name: str) -> bool:
     return name.lower().endswith(".gguf") and "mmproj" in name.lower()
 
@@ -98,15 +107,11 @@ def _parts(path: Path) -> tuple[Path, ...]:
     if not path.is_file():
         near = sorted(found.name for found in path.parent.glob("*.gguf")) if path.parent.is_dir() else []
         raise UnknownModel(f"{path}: no such file." + (f" There are {', '.join(near)}." if near else ""))
-    part = _PART.search(path.name)
-    if part is None:
-        return (path,)
-    stem, count = path.name[: part.start()], int(part[2])
-    paths = [path.with_name(f"{stem}-{number:05d}-of-{count:05d}.gguf") for number in range(1, count + 1)]
-    for found in paths:
-        if not found.is_file():
-            raise InvalidCheckpoint(f"{found.parent} lacks {found.name}, one of {count} parts; fetch it.")
-    return tuple(paths)
+    names = parts_of(path.name)
+    for name in names:
+        if not path.with_name(name).is_file():
+            raise InvalidCheckpoint(f"{path.parent} lacks {name}, one of {len(names)} parts; fetch it.")
+    return tuple(map(path.with_name, names))
 
 
 def _tower(text: Path, mmproj: str | None) -> Path:
