@@ -80,7 +80,12 @@ TORCH_FREE = {
 TORCH_FREE_FILES = {
     f"weights/{name}"
     for name in ("__init__.py", "architectures.py", "checkpoint.py", "folder.py", "hub.py", "shards.py")
-} | {str(path.relative_to(SRC)) for path in (SRC / "weights" / "hubs").glob("*.py")}
+} | {
+    str(path.relative_to(SRC))
+    for folder in ("hubs", "gguf")
+    for path in (SRC / "weights" / folder).glob("*.py")
+    if path.name != "tensors.py"
+}
 
 
 def modules() -> list[Path]:

@@ -19,9 +19,11 @@ from tilewise.parallel.mesh import Mesh
 from tilewise.platforms.base import Ops, Store, Weight
 from tilewise.platforms.forms import Form
 from tilewise.platforms.weights import DenseWeight, as_it_came
-from tilewise.weights.files import SafetensorFiles, known_names
+from tilewise.weights.files import known_names, open_files
 from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.formats import CheckpointFormat, Locate, format_of
+from tilewise.weights.gguf.folder import is_gguf_folder
+from tilewise.weights.gguf.tensors import with_gguf_names
 from tilewise.weights.quantization import Layouts, layouts_of
 from tilewise.weights.sources import CheckpointSource, ShapeSource, WatchedSource, in_floats
 from tilewise.weights.view import TensorSource, View
@@ -48,6 +50,8 @@ class Architecture:
     def of(cls, folder: CheckpointFolder, flash_router: bool = True) -> Architecture:
         """Without its router a Flash model is an ordinary one: every tile has all its tokens."""
         layout, backbone = format_of(folder), backbone_of(folder)
+        if is_gguf_folder(folder.path):
+            layout = with_gguf_names(layout, folder.path)
         layouts = layouts_of(folder)
         return cls(folder, layout, backbone, _read_config(folder, backbone, flash_router), layouts)
 
@@ -92,7 +96,7 @@ class Architecture:
         store: Store | None = None,
     ) -> InternVL:
         """The model with the weights of the checkpoint. Raises InvalidCheckpoint for a tensor too many or too few."""
-        files = SafetensorFiles(self.folder.path)
+        files = open_files(self.folder.path)
         source = CheckpointSource(files, self._locate(files.names), dtype, device, on_read, self._layouts)
         model = self.build(source, ops, context, mesh, watch, source.giving_back(store or ops.store))
         source.finish()

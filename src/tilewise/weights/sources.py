@@ -29,6 +29,9 @@ _DISPENSABLE = re.compile(
 )
 
 
+_ROWS = 4096  # dequantised at once
+
+
 def in_floats(module: str) -> Layout | None:
     """The `Layouts` of a checkpoint that is not quantised."""
     return None
@@ -63,7 +66,7 @@ class CheckpointSource:
         source = self._found(name)
         # Norms and the like have no layout, whatever is said of all modules that their names are among.
         if len(shape) == 2 and (layout := self._layout(source)) is not None:
-            tensor = self._matrix(source, layout, shape[0], shape[1]).dequantised()
+            tensor = _in_dtype(self._matrix(source, layout, shape[0], shape[1]), self.dtype)
         else:
             tensor = self._floats(source, shape)
         return tensor.reshape(*shape).to(self.device, self.dtype)
@@ -211,6 +214,14 @@ class CheckpointSource:
 
 def _has_shape(found: Sequence[int], wanted: Sequence[int | None]) -> bool:
     return len(found) == len(wanted) and all(w in (None, f) for w, f in zip(wanted, found, strict=True))
+
+
+def _in_dtype(matrix: Form, dtype: torch.dtype) -> Tensor:
+    """The numbers of a matrix; some rows at a time, as embeddings of a large vocabulary are long in float32."""
+    whole = torch.empty(matrix.shape, dtype=dtype)
+    for start in range(0, len(whole), _ROWS):
+        whole[start : start + _ROWS] = matrix.rows(slice(start, start + _ROWS)).dequantised()
+    return whole
 
 
 def on_device(form: Form, device: torch.device, dtype: torch.dtype) -> Form:

@@ -1,4 +1,5 @@
-"""Which files of a repository a model needs: its JSON, its tokenizer and its safetensors; never code or other formats.
+"""Which files of a repository a model needs: its JSON, its tokenizer and its safetensors, or one model of its GGUF
+files; never code or other formats.
 
 Only files at the root count: subfolders hold copies for other programs (`original/`, `onnx/`).
 """
@@ -10,6 +11,7 @@ from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
 from tilewise.errors import InvalidCheckpoint
+from tilewise.weights.gguf.choice import choose, is_tower, parts_of, tower_of
 from tilewise.weights.shards import index_among, listed_shards, shards_among
 
 CONFIG = "config.json"
@@ -43,6 +45,11 @@ def weight_files(model: str, names: Collection[str], folder: Path) -> list[str]:
 
 def check_repository(model: str, names: Collection[str], weights: bool) -> None:
     """Refuse, before anything is fetched, a repository that cannot be a checkpoint."""
+    if not _safetensors(names) and any(map(is_tower, names)):
+        listed = ", ".join(sorted(name for name in names if name.endswith(".gguf")))
+        raise InvalidCheckpoint(
+            f"{model} holds GGUF files, {listed}: name one by a part of its name, as in {model}:Q4_K_M."
+        )
     if CONFIG not in names:
         raise InvalidCheckpoint(f"{model} has no {CONFIG}: it is not a checkpoint. It holds {_kinds(names)}.")
     if weights and not shards_among(names):
@@ -50,6 +57,29 @@ def check_repository(model: str, names: Collection[str], weights: bool) -> None:
             f"{model} has no *.safetensors weights, only {_kinds(names)}. Tilewise reads no other form: look for a "
             "repository that has them, or convert it with transformers' save_pretrained."
         )
+
+
+def gguf_files(model: str, names: Collection[str], tag: str) -> list[str]:
+    """The parts of the language model that `tag` is part of the name of, and the vision tower.
+
+    Raises InvalidCheckpoint if the repository does not hold them, or several that could be meant.
+    """
+    parts, tower = parts_of(choose(list(names), tag, model)), tower_of(list(names))
+    absent = [name for name in parts if name not in names]
+    if absent or tower is None:
+        what = f"the part {absent[0]}" if absent else "one mmproj*.gguf, which has the vision tower"
+        raise InvalidCheckpoint(f"{model} does not hold {what}: try another repository of the same model.")
+    return [*parts, tower]
+
+
+def lacking_gguf(folder: Path, tag: str) -> str | None:
+    """As `lacking`, for one model of a repository of GGUF files."""
+    names = [path.name for path in folder.glob("*.gguf")] if folder.is_dir() else []
+    try:
+        gguf_files(str(folder), names, tag)
+    except InvalidCheckpoint:
+        return f"*{tag}*.gguf"
+    return None
 
 
 def lacking(folder: Path, weights: bool) -> str | None:
