@@ -9,7 +9,7 @@ from tilewise import __version__
 from tilewise.amounts import in_bytes
 from tilewise.quantize.formats import Plan
 from tilewise.quantize.journal import LayerError
-from tilewise.quantize.options import COMPRESSED_TENSORS, SCHEMES
+from tilewise.quantize.options import COMPRESSED_TENSORS, SCHEMES, W4A16
 
 _SHOWN = 10
 """Layers that the card names, the worst first."""
@@ -80,8 +80,9 @@ def model_card(report: Report) -> str:
 def _facts(report: Report) -> list[tuple[str, str]]:
     plan, options = report.plan, report.plan.options
     facts = [("scheme", f"{options.scheme}: {SCHEMES[options.scheme]}")]
-    if plan.rounding.group is not None:
-        facts.append(("groups", f"{plan.rounding.group} inputs, {'a' if options.asymmetric else ''}symmetric"))
+    if options.scheme == W4A16:
+        group = "all inputs of an output" if plan.rounding.group is None else f"{plan.rounding.group} inputs"
+        facts.append(("groups", f"{group}, {'a' if options.asymmetric else ''}symmetric"))
         facts.append(
             ("error feedback", "GPTQ" if options.error_feedback else "none: numbers are rounded to the nearest")
         )

@@ -27,6 +27,8 @@ def round_with_feedback(matrix: Tensor, moments: Sequence[Tensor], rounding: Rou
     they hold nothing, or cannot be inverted, numbers are rounded to the nearest. Raises InvalidCheckpoint where the
     matrix is not finite.
     """
+    if len(moments) > 1 and rounding.group is None:  # one scale for runs that know nothing of each other
+        return round_matrix(matrix, rounding, name)
     parts, first = [], 0
     for some in moments:
         parts.append(_round_inputs(matrix[:, first : first + len(some)], some, rounding, name))
@@ -77,11 +79,10 @@ def _round_inputs(matrix: Tensor, moments: Tensor, rounding: Rounding, name: str
 
 def _choose(work: Tensor, grid: RoundedMatrix, order: Tensor, upper: Tensor, rounding: Rounding) -> Tensor:
     """Codes int8 of a matrix float32 [out, in] whose inputs stand in this order; the matrix is used up."""
-    assert rounding.group is not None
     levels = torch.empty(work.shape, dtype=torch.int8)
     scales = grid.scales.float()
     zeros = torch.zeros_like(scales) if grid.zeros is None else grid.zeros.float()
-    groups = (order // rounding.group).tolist()
+    groups = (order // (rounding.group or len(order))).tolist()
     for first in range(0, len(groups), _BLOCK):
         stop = min(first + _BLOCK, len(groups))
         missed = torch.empty(len(work), stop - first)

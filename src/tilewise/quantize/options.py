@@ -22,7 +22,8 @@ SCHEMES = {
 }
 """What each scheme is."""
 _IN_MODELSLIM = (W8A8, W8A8_STATIC, W8A16)
-_GROUPS = (16, 32, 64, 128, 256)
+GROUPS = (16, 32, 64, 128, 256)
+"""Inputs that may share a scale."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ class QuantizeOptions:
         check_range("calibration_samples", self.calibration_samples, 1)
         check_range("max_shard_size", self.max_shard_bytes, 1)
         self._check_scheme()
-        if self.group_size is not None and self.group_size not in _GROUPS:
-            known = ", ".join(map(str, _GROUPS))
+        if self.group_size is not None and self.group_size not in GROUPS:
+            known = ", ".join(map(str, GROUPS))
             raise InvalidConfig(f"group_size must be one of {known}, got {self.group_size}.")
         if self.calibration is not None and not Path(self.calibration).expanduser().is_dir():
             raise InvalidConfig(f"calibration must be a folder, and {self.calibration} is none.")

@@ -118,11 +118,11 @@ def round_matrix(matrix: Tensor, rounding: Rounding, name: str, weights: Tensor 
 
 def find_scales(matrix: Tensor, rounding: Rounding, weights: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
     """Scales [out, groups] in the dtype of the files, none of them zero, and zero points int8 of the same shape."""
-    if rounding.group is None:
+    if rounding.bits == 8:
         largest = matrix.abs().amax(1, keepdim=True)
         return _kept(largest / (E4M3 if rounding.floats else INT8), rounding), None
-    groups = matrix.unflatten(1, (-1, rounding.group))
-    per_input = None if weights is None else weights.view(-1, rounding.group)
+    groups = matrix.unflatten(1, (-1, rounding.group or matrix.shape[1]))
+    per_input = None if weights is None else weights.view(groups.shape[1:])
     best: tuple[Tensor, Tensor | None] | None = None
     least = torch.full(groups.shape[:2], torch.inf)
     for part in _TRIED:
@@ -151,8 +151,7 @@ def to_levels(matrix: Tensor, scales: Tensor, zeros: Tensor | None, rounding: Ro
     levels = scaled.round_()
     if zeros is not None:
         levels += zeros[..., None]
-    lowest = rounding.lowest if rounding.group is not None else -INT8
-    levels.clamp_(lowest, rounding.highest)
+    levels.clamp_(-INT8 if rounding.bits == 8 else rounding.lowest, rounding.highest)
     return levels.to(torch.int8).flatten(1)
 
 

@@ -30,7 +30,7 @@ from tilewise.quantize.feedback import relative_output_error, round_with_feedbac
 from tilewise.quantize.formats import Plan, format_of
 from tilewise.quantize.journal import JOURNAL, Journal, LayerError, source_digest
 from tilewise.quantize.modules import Matrix, Places, find_matrices
-from tilewise.quantize.options import W4A16, QuantizeOptions
+from tilewise.quantize.options import GROUPS, W4A16, QuantizeOptions
 from tilewise.quantize.rounding import RoundedMatrix, Rounding, relative_error, round_matrix
 from tilewise.quantize.shards import (
     Shard,
@@ -52,6 +52,7 @@ logger = logging.getLogger("tilewise")
 
 _SMALL = 64 * 2**20
 """Bytes of the largest file that is copied beside the weights."""
+_USUAL_GROUP = 128
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx", ".h5", ".msgpack", ".index.json", ".partial")
 
 
@@ -264,17 +265,26 @@ def _check_source(options: QuantizeOptions, folder: CheckpointFolder) -> None:
 
 
 def _group_size(options: QuantizeOptions, matrices: Sequence[Matrix]) -> int | None:
-    """Inputs that share a scale. Raises InvalidConfig where some layer's inputs are no multiple of them."""
+    """Inputs that share a scale; None = all of an output.
+
+    Raises InvalidConfig where some layer's inputs are no multiple of what was asked for.
+    """
     if options.scheme != W4A16:
         return None
-    tried = [options.group_size] if options.group_size else [128, 64, 32, 16]
-    for group in tried:
-        if all(matrix.inputs % group == 0 for matrix in matrices):
-            if group != tried[0]:
-                logger.info("group_size: %d, the largest that divides the inputs of every layer", group)
-            return group
-    odd = next(matrix for matrix in matrices if matrix.inputs % tried[-1])
-    raise InvalidConfig(f"group_size={tried[-1]} does not divide the {odd.inputs} inputs of {odd.module}.")
+    fits = [group for group in GROUPS if all(matrix.inputs % group == 0 for matrix in matrices)]
+    if options.group_size is None:
+        chosen = max((group for group in fits if group <= _USUAL_GROUP), default=None)
+        if chosen != _USUAL_GROUP:
+            which = "all of an output" if chosen is None else str(chosen)
+            logger.warning("group_size: %s, as no more of them divide the inputs of every layer", which)
+        return chosen
+    if options.group_size not in fits:
+        odd = next(matrix for matrix in matrices if matrix.inputs % options.group_size)
+        remedy = f"take {max(fits)}" if fits else "leave it out, for one scale an output"
+        raise InvalidConfig(
+            f"group_size={options.group_size} does not divide the {odd.inputs} inputs of {odd.module}: {remedy}."
+        )
+    return options.group_size
 
 
 def _static_rows(inputs: MeasuredInputs) -> StaticRows:
