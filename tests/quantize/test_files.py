@@ -114,7 +114,9 @@ def test_layers_that_files_keep_as_one_stay_one(tmp_path, name, modules):
     assert set(compressed_tensors(out)) == {f"language_model.model.layers.{n}.{m}" for n in range(2) for m in modules}
     static = {name.removesuffix(".input_scale") for name in tensors_of(out) if name.endswith(".input_scale")}
     closing = ("w2", "down_proj")
-    assert static == {f"language_model.model.layers.{n}.{m}" for n in range(2) for m in modules if not m.endswith(closing)}
+    assert static == {
+        f"language_model.model.layers.{n}.{m}" for n in range(2) for m in modules if not m.endswith(closing)
+    }
 
 
 @pytest.mark.parametrize("together", [False, True])
@@ -159,7 +161,13 @@ def test_the_card_says_what_was_measured(tmp_path):
     source = write_original(tmp_path / "twin", SPECS["qwen2-300m"])
     out = quantised(tmp_path, source, scheme="w4a16")
     card = (out / "README.md").read_text()
-    for text in ("# twin, w4a16", "error feedback | GPTQ", "samples shipped with Tilewise", "mean of 14", "tilewise serve"):
+    for text in (
+        "# twin, w4a16",
+        "error feedback | GPTQ",
+        "samples shipped with Tilewise",
+        "mean of 14",
+        "tilewise serve",
+    ):
         assert text in card
     layers = json.loads((out / "quantize.json").read_text())["layers"]
     found, floats = compressed_tensors(out), tensors_of(source)

@@ -72,28 +72,28 @@ def _round_inputs(matrix: Tensor, moments: Tensor, rounding: Rounding, name: str
     levels = torch.empty(matrix.shape, dtype=torch.int8)
     for first in range(0, len(matrix), step):  # outputs have nothing to do with each other
         which = slice(first, first + step)
-        chosen = _choose(matrix[which][:, order].float(), plain.rows(which), order, upper, rounding)
-        levels[which] = torch.empty_like(chosen).index_copy_(1, order, chosen)
+        chosen = _choose(matrix[which].T[order].float(), plain.rows(which), order, upper, rounding)
+        levels[which] = torch.empty_like(chosen).index_copy_(0, order, chosen).T
     return replace(plain, levels=levels)
 
 
 def _choose(work: Tensor, grid: RoundedMatrix, order: Tensor, upper: Tensor, rounding: Rounding) -> Tensor:
-    """Codes int8 of a matrix float32 [out, in] whose inputs stand in this order; the matrix is used up."""
+    """Codes int8 [in, out] of a matrix float32 [in, out] whose inputs stand in this order; the matrix is used up."""
     levels = torch.empty(work.shape, dtype=torch.int8)
-    scales = grid.scales.float()
-    zeros = torch.zeros_like(scales) if grid.zeros is None else grid.zeros.float()
+    scales = grid.scales.float().T.contiguous()
+    zeros = torch.zeros_like(scales) if grid.zeros is None else grid.zeros.float().T.contiguous()
     groups = (order // (rounding.group or len(order))).tolist()
     for first in range(0, len(groups), _BLOCK):
         stop = min(first + _BLOCK, len(groups))
-        missed = torch.empty(len(work), stop - first)
+        missed = torch.empty(stop - first, work.shape[1])
         for at in range(first, stop):
-            scale, zero = scales[:, groups[at]], zeros[:, groups[at]]
-            code = ((work[:, at] / scale).round_() + zero).clamp_(rounding.lowest, rounding.highest)
-            levels[:, at] = code.to(torch.int8)
-            error = (work[:, at] - (code - zero) * scale) / upper[at, at]
-            work[:, at + 1 : stop].addr_(error, upper[at, at + 1 : stop], alpha=-1)
-            missed[:, at - first] = error
-        work[:, stop:] -= missed @ upper[first:stop, stop:]
+            done = at - first
+            numbers = torch.addmv(work[at], missed[:done].T, upper[first:at, at], alpha=-1)
+            scale, zero = scales[groups[at]], zeros[groups[at]]
+            code = (numbers / scale).round_().add_(zero).clamp_(rounding.lowest, rounding.highest)
+            levels[at] = code
+            missed[done] = numbers.sub_(code.sub_(zero).mul_(scale)).div_(upper[at, at])
+        work[stop:].addmm_(upper[first:stop, stop:].T, missed, alpha=-1)
     return levels
 
 

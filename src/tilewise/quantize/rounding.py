@@ -15,7 +15,7 @@ INT8 = 127
 """The largest level of int8 on either side of zero."""
 E4M3 = 448.0
 """The largest number of float8_e4m3fn."""
-_TRIED = tuple(1.08 - 0.03 * step for step in range(14))
+_TRIED = tuple(1.08 - 0.05 * step for step in range(8))
 """Parts of a group's largest number that its largest code may stand for; the one with the least error is taken."""
 AT_A_TIME = 2**24
 """Numbers of a matrix that are float32 at a time."""
