@@ -64,8 +64,8 @@ def _add_scheme(parser: argparse.ArgumentParser) -> None:
         "--group-size",
         type=int,
         metavar="N",
-        help="w4a16: inputs that share a scale (default: 128, or as many of 64, 32, 16 as divide the inputs of every layer, "
-        "else all)",
+        help="w4a16: inputs that share a scale (default: 128, or as many of 64, 32, 16 as divide the inputs of every "
+        "layer, else all)",
     )
     add("--asymmetric", action="store_true", help="w4a16: a zero point for each group")
     add(
