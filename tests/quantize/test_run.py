@@ -19,8 +19,9 @@ import torch
 from tests.quantize.reading import tensors_of
 from tests.tiny import SPECS, TWINS, write_hf, write_original
 from tests.weights.broken import change_config, change_tensors, refused
+from tilewise.cli import main
 from tilewise.errors import InvalidCheckpoint, InvalidConfig, InvalidRequest, Unfinished
-from tilewise.quantize.options import QuantizeOptions
+from tilewise.quantize.options import SCHEMES, QuantizeOptions
 from tilewise.quantize.run import quantize
 
 SMALL = 8000
@@ -172,3 +173,24 @@ def test_files_of_at_most_so_many_bytes(source, tmp_path):
     assert len(sizes) > 5
     assert all(sum(found) <= SMALL or len(found) == 1 for found in sizes.values())
     assert index["metadata"]["total_size"] == sum(map(sum, sizes.values()))
+
+
+def test_the_command_line(source, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["quantize", str(source), str(out), "--scheme", "w4a16", "--no-error-feedback"]) == 0
+    said = capsys.readouterr().out
+    assert f"{out}: 14 layers in w4a16" in said
+    assert "Worst layer: language_model.model.layers." in said
+    assert main(["quantize", str(source), str(out), "--scheme", "fp8", "--group-size", "64"]) == 1
+    assert "group_size would change nothing with scheme fp8" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["quantize", str(source), str(out), "--shceme", "fp8"])
+    assert "Did you mean --scheme?" in capsys.readouterr().err
+
+
+def test_the_help_explains_each_scheme(capsys):
+    with pytest.raises(SystemExit):
+        main(["quantize", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    for text in (*SCHEMES.values(), "--calibration FOLDER", "goes on when the same command"):
+        assert text in said

@@ -63,7 +63,7 @@ def model_card(report: Report) -> str:
         "## What was measured",
         "",
         "Relative errors: the norm of what rounding changed, over the norm of what was there. They say how well",
-        "numbers were kept, not how well questions are answered: `tilewise eval compare` and `tilewise eval divergence` do.",
+        "numbers were kept. How well questions are answered, `tilewise eval compare` and `eval divergence` say.",
         "",
         *_measured(report),
         "",
