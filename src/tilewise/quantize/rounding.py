@@ -145,7 +145,7 @@ def find_scales(matrix: Tensor, rounding: Rounding, weights: Tensor | None = Non
 def to_levels(matrix: Tensor, scales: Tensor, zeros: Tensor | None, rounding: Rounding) -> Tensor:
     """float32 [out, in] -> the nearest codes, by scales and zero points [out, groups]."""
     groups = matrix.unflatten(1, (scales.shape[1], -1))
-    scaled = groups / scales.float()[..., None]
+    scaled: Tensor = groups / scales.float()[..., None]
     if rounding.floats:
         return scaled.clamp(-E4M3, E4M3).to(torch.float8_e4m3fn).flatten(1)
     levels = scaled.round_()
