@@ -37,12 +37,11 @@ class Journal:
 
     @classmethod
     def open(cls, folder: Path, asked: dict[str, Any]) -> Journal:
-        """The journal of a folder that is new, empty, or has one already. Raises InvalidRequest for any other."""
+        """That of a folder. Raises InvalidRequest where it was begun otherwise, or where something else is."""
+        check_folder(folder)
         path = folder / JOURNAL
-        if not folder.exists() or (folder.is_dir() and not any(_visible(folder))):
-            return cls(folder, asked)
         if not path.exists():
-            raise InvalidRequest(f"{folder} is there already and not an empty folder: name a new one.")
+            return cls(folder, asked)
         found = read_json(path)
         _check_same(folder, found.get("asked", {}), asked)
         layers = {name: LayerError(*values) for name, values in found.get("layers", {}).items()}
@@ -51,6 +50,14 @@ class Journal:
     def save(self) -> None:
         layers = {name: [error.weights, error.outputs] for name, error in self.layers.items()}
         write_json(self.folder / JOURNAL, {"asked": self.asked, "finished": self.finished, "layers": layers})
+
+
+def check_folder(folder: Path) -> None:
+    """Raises InvalidRequest for what is no folder, or one with files of somebody else."""
+    if not folder.exists():
+        return
+    if not folder.is_dir() or (any(_visible(folder)) and not (folder / JOURNAL).exists()):
+        raise InvalidRequest(f"{folder} is there already and not an empty folder: name a new one.")
 
 
 def source_digest(folder: Path) -> str:

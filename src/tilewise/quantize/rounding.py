@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from tilewise.errors import InvalidCheckpoint
+from tilewise.errors import InvalidCheckpoint, InvalidConfig
 from tilewise.platforms.forms import StaticRows
-from tilewise.quantize.options import FP8, MODELSLIM, W4A16, W8A16, QuantizeOptions
+from tilewise.quantize.options import FP8, GROUPS, MODELSLIM, W4A16, W8A16, QuantizeOptions
+
+logger = logging.getLogger("tilewise")
 
 INT8 = 127
 """The largest level of int8 on either side of zero."""
@@ -17,6 +21,7 @@ E4M3 = 448.0
 """The largest number of float8_e4m3fn."""
 _TRIED = tuple(1.08 - 0.05 * step for step in range(8))
 """Parts of a group's largest number that its largest code may stand for; the one with the least error is taken."""
+_USUAL_GROUP = 128
 AT_A_TIME = 2**24
 """Numbers of a matrix that are float32 at a time."""
 
@@ -92,6 +97,29 @@ class RoundedMatrix:
         if self.zeros is not None:
             numbers -= self.zeros.float().repeat_interleave(group, 1)
         return numbers * self.scales.float().repeat_interleave(group, 1)
+
+
+def group_size(options: QuantizeOptions, inputs: Mapping[str, int]) -> int | None:
+    """Inputs that share a scale, of layers that have so many `inputs`; None = all of an output.
+
+    Raises InvalidConfig where the inputs of some layer are no multiple of what was asked for.
+    """
+    if options.scheme != W4A16:
+        return None
+    fits = [group for group in GROUPS if all(count % group == 0 for count in inputs.values())]
+    if options.group_size is None:
+        chosen = max((group for group in fits if group <= _USUAL_GROUP), default=None)
+        if chosen != _USUAL_GROUP:
+            which = "all of an output" if chosen is None else str(chosen)
+            logger.warning("group_size: %s, as no more of them divide the inputs of every layer", which)
+        return chosen
+    if options.group_size not in fits:
+        module, count = next((name, count) for name, count in inputs.items() if count % options.group_size)
+        remedy = f"take {max(fits)}" if fits else "leave it out, for one scale an output"
+        raise InvalidConfig(
+            f"group_size={options.group_size} does not divide the {count} inputs of {module}: {remedy}."
+        )
+    return options.group_size
 
 
 def round_matrix(matrix: Tensor, rounding: Rounding, name: str, weights: Tensor | None = None) -> RoundedMatrix:

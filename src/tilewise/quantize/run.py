@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -28,10 +27,10 @@ from tilewise.quantize.calibration import MOST_SAMPLES, prepared, samples_of, sh
 from tilewise.quantize.card import Report, model_card
 from tilewise.quantize.feedback import relative_output_error, round_with_feedback
 from tilewise.quantize.formats import Plan, format_of
-from tilewise.quantize.journal import JOURNAL, Journal, LayerError, source_digest
+from tilewise.quantize.journal import JOURNAL, Journal, LayerError, check_folder, source_digest
 from tilewise.quantize.modules import Matrix, Places, find_matrices
-from tilewise.quantize.options import GROUPS, W4A16, QuantizeOptions
-from tilewise.quantize.rounding import RoundedMatrix, Rounding, relative_error, round_matrix
+from tilewise.quantize.options import W4A16, QuantizeOptions
+from tilewise.quantize.rounding import RoundedMatrix, Rounding, group_size, relative_error, round_matrix
 from tilewise.quantize.shards import (
     Shard,
     ShardWriter,
@@ -48,11 +47,8 @@ from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.quantization import layouts_of
 from tilewise.weights.sources import TORCH_TYPES
 
-logger = logging.getLogger("tilewise")
-
 _SMALL = 64 * 2**20
 """Bytes of the largest file that is copied beside the weights."""
-_USUAL_GROUP = 128
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx", ".h5", ".msgpack", ".index.json", ".partial")
 
 
@@ -113,7 +109,11 @@ class _Run:
             for name in floats
             if name.endswith(".weight") and name != embedding and len(self._files.stored(name).get_shape()) == 2
         }
-        rounding = Rounding.of(self._options, _group_size(self._options, matrices), self._architecture.dtype)
+        rounding = Rounding.of(
+            self._options,
+            group_size(self._options, {matrix.module: matrix.inputs for matrix in matrices}),
+            self._architecture.dtype,
+        )
         return Plan(self._options, rounding, matrices, floats, sorted({head, *linear}, key=_by_number))
 
     def _shapes(self, entry: Matrix | str) -> dict[str, TensorShape]:
@@ -253,38 +253,16 @@ class _Run:
 
 
 def _check_source(options: QuantizeOptions, folder: CheckpointFolder) -> None:
-    """Raises InvalidRequest where output and source are the same, InvalidCheckpoint of a quantised source."""
+    """Raises InvalidRequest for an output that is the source or in use, InvalidCheckpoint for a quantised source."""
     out, source = options.folder.resolve(), folder.path.resolve()
     if not options.out or out == source or out in source.parents or source in out.parents:
         raise InvalidRequest(f"{options.out or 'OUT'} is the source {folder.path}, or in it: name a new folder.")
+    check_folder(options.folder)
     method = folder.quantization or ("mxfp4" if layouts_of(folder) else None)
     if method is not None:
         raise InvalidCheckpoint(
             f"{folder.path} is quantised already, by {method}: take the checkpoint in floats that it was made of."
         )
-
-
-def _group_size(options: QuantizeOptions, matrices: Sequence[Matrix]) -> int | None:
-    """Inputs that share a scale; None = all of an output.
-
-    Raises InvalidConfig where some layer's inputs are no multiple of what was asked for.
-    """
-    if options.scheme != W4A16:
-        return None
-    fits = [group for group in GROUPS if all(matrix.inputs % group == 0 for matrix in matrices)]
-    if options.group_size is None:
-        chosen = max((group for group in fits if group <= _USUAL_GROUP), default=None)
-        if chosen != _USUAL_GROUP:
-            which = "all of an output" if chosen is None else str(chosen)
-            logger.warning("group_size: %s, as no more of them divide the inputs of every layer", which)
-        return chosen
-    if options.group_size not in fits:
-        odd = next(matrix for matrix in matrices if matrix.inputs % options.group_size)
-        remedy = f"take {max(fits)}" if fits else "leave it out, for one scale an output"
-        raise InvalidConfig(
-            f"group_size={options.group_size} does not divide the {odd.inputs} inputs of {odd.module}: {remedy}."
-        )
-    return options.group_size
 
 
 def _static_rows(inputs: MeasuredInputs) -> StaticRows:
