@@ -45,7 +45,7 @@ def weight_files(model: str, names: Collection[str], folder: Path) -> list[str]:
 
 def check_repository(model: str, names: Collection[str], weights: bool) -> None:
     """Refuse, before anything is fetched, a repository that cannot be a checkpoint."""
-    if not _safetensors(names) and any(map(is_tower, names)):
+    if not shards_among(names) and any(map(is_tower, names)):
         listed = ", ".join(sorted(name for name in names if name.endswith(".gguf")))
         raise InvalidCheckpoint(
             f"{model} holds GGUF files, {listed}: name one by a part of its name, as in {model}:Q4_K_M."
