@@ -25,9 +25,9 @@ test: install ## run the default test suite (no GPU, no network, some minutes on
 test-slow: install ## run the tests that take minutes or gigabytes
 	$(BIN)/python -m pytest -m slow
 
-test-clients: install ## drive a server with clients of other projects, each in an environment that is made for it
+test-clients: install ## drive a server with other projects' clients, and read what their libraries write
 	$(BIN)/python -m tests.clients.environments
-	$(BIN)/python -m pytest tests/clients -m clients
+	$(BIN)/python -m pytest tests/clients tests/weights -m clients
 
 test-harness: install ## run the tests that evaluate with lm_eval, which is installed for them
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[eval,plot]'

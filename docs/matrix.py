@@ -13,6 +13,7 @@ from itertools import groupby
 from pathlib import Path
 
 from tilewise.family import GENERATIONS, MEMBERS, TOWERS, Member
+from tilewise.relatives import RELATIVES
 from tilewise.tools.twin.specs import TWINS, stand_ins
 
 ROOT = Path(__file__).parent.parent
@@ -47,6 +48,13 @@ are measured once, on the one that is named.
 
 Flash models are not in transformers: their logits are compared with every tile in full, router scores and the 32 tokens
 about pictures with the formulas of the released code, router and all.
+"""
+KIN = """\
+## Relatives
+
+Checkpoints of other names that compute what a member does: their twins have its numbers, in their own spelling, and
+give the same bits (`tests/models/test_relatives.py`, where Qianfan-OCR is compared with transformers' own class too).
+
 """
 
 
@@ -99,7 +107,9 @@ def support_page(results: Results) -> str:
         members = [member for member in MEMBERS.values() if member.generation == generation]
         lines += [_row(*cells) for member in members for cells in _support_rows(member, results)]
         sections.append("\n".join(lines) + "\n")
-    return "\n".join(sections)
+    lines = [_row("checkpoint", "computes as", "format"), "|---" * 3 + "|"]
+    lines += [_row(relative.id, relative.like.name, relative.format) for relative in RELATIVES.values()]
+    return "\n".join([*sections, KIN + "\n".join(lines) + "\n"])
 
 
 def _support_rows(member: Member, results: Results) -> Iterator[list[str]]:
@@ -135,6 +145,11 @@ def readme_matrix(results: Results) -> str:
         formats = "original, -hf" if members[0].hf_name else "original"
         worst = results.worst_logits([measured_on[member.name] for member in members])
         lines.append(_row(f"InternVL{generation}{flash}", series, sizes, towers, formats, worst))
+    for relative in RELATIVES.values():
+        like = relative.like
+        worst = results.worst_logits([measured_on[like.name]])
+        tower = TOWERS[like.vision].name.partition("-")[2]
+        lines.append(_row(relative.name, like.language.series.name, f"as {like.name}", tower, relative.format, worst))
     return "\n".join([*lines, END])
 
 

@@ -16,7 +16,7 @@ ROWS: list[set[str]] = [
     {"cli", "__main__"},
     {"services", "jobs", "evals", "bench"},
     {"server"},
-    {"llm", "llm_engine", "async_llm", "assets", "media_tools", "tools", "remote"},
+    {"llm", "llm_engine", "async_llm", "assets", "media_tools", "tools", "remote", "quantize"},
     {"beam"},
     {"outputs"},
     {"inputs"},
@@ -29,7 +29,7 @@ ROWS: list[set[str]] = [
     {"platforms"},
     {"plan"},
     {"step"},
-    {"config", "speculation", "types", "sampling_params", "keywords", "progress", "family"},
+    {"config", "speculation", "types", "sampling_params", "keywords", "progress", "family", "relatives"},
     {"amounts", "timing", "logs", "sse", "waiting", "extras", "resize", "ignored", "option", "foreign", "host"},
     {"errors", "vllm_modules"},
 ]
@@ -70,6 +70,7 @@ TORCH_FREE = {
     "config",
     "speculation",
     "family",
+    "relatives",
     "types",
     "sampling_params",
     "timing",
@@ -77,8 +78,14 @@ TORCH_FREE = {
     "extras",
 }
 TORCH_FREE_FILES = {
-    f"weights/{name}" for name in ("__init__.py", "checkpoint.py", "folder.py", "hub.py", "shards.py")
-} | {str(path.relative_to(SRC)) for path in (SRC / "weights" / "hubs").glob("*.py")}
+    f"weights/{name}"
+    for name in ("__init__.py", "architectures.py", "checkpoint.py", "folder.py", "hub.py", "shards.py")
+} | {
+    str(path.relative_to(SRC))
+    for folder in ("hubs", "gguf")
+    for path in (SRC / "weights" / folder).glob("*.py")
+    if path.name != "tensors.py"
+}
 
 
 def modules() -> list[Path]:

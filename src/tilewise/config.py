@@ -65,7 +65,9 @@ class EngineConfig:
     """Every option of the engine. Each works, or is refused with the reason."""
 
     model: str = option(
-        "demo", "'demo', a folder, or a hub id such as OpenGVLab/InternVL3-8B; a folder of that name wins", "model"
+        "demo",
+        "'demo', a folder, a .gguf file, or a hub id such as OpenGVLab/InternVL3-8B; a folder of that name wins",
+        "model",
     )
     revision: str | None = option(
         None,
@@ -112,6 +114,9 @@ class EngineConfig:
     tokenizer_revision: str | None = option(None, "branch, tag or commit of the tokenizer on the hub", "model")
     hf_token: str | None = option(
         None, "token for private and gated models (default: HF_TOKEN, or that of a login)", "model", shown=False
+    )
+    mmproj: str | None = option(
+        None, "vision tower and projector of a model in GGUF files (default: the mmproj*.gguf beside it)", "model"
     )
     use_tqdm_on_load: bool = option(True, "show a progress bar while the weights of a large model are read", "model")
 

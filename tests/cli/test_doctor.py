@@ -10,8 +10,8 @@ from pathlib import Path
 
 from tilewise.platforms.base import OPS
 
-BESIDE = ("quantised_rope_into_cache", "quantised_paged_attention")
-"""Ops that have another kernel for a KV cache of 8 bits."""
+BESIDE = ("quantised_rope_into_cache", "quantised_paged_attention", "store_levels", "store_grouped")
+"""Kernels for a KV cache of 8 bits and for quantised checkpoints."""
 
 
 def doctor(*arguments: str, **environment: str) -> str:

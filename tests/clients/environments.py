@@ -1,4 +1,5 @@
-"""Virtual environments of other projects' clients: one for each, since their requirements exclude each other's.
+"""Virtual environments of other projects' clients, and of libraries that write checkpoints: one for each, since their
+requirements exclude each other's.
 
 `python -m tests.clients.environments` makes those that are missing or have other requirements than are listed here.
 """
@@ -39,6 +40,8 @@ CLIENTS: dict[str, Sequence[str]] = {
     "guidellm": ("guidellm[vision]>=0.8", TORCH),
     "evalscope": ("evalscope[perf]>=1.14",),
 }
+WRITERS: dict[str, Sequence[str]] = {"compressed_tensors": ("compressed-tensors>=0.20", TORCH)}
+"""Of quantised checkpoints; `tests/weights/quantization` has a program for each."""
 ALONE: dict[str, Sequence[str]] = {"vlmeval": ("ms-vlmeval>=0.0.20",)}
 """Packages without what they require, of which the wrappers need only what stands above."""
 
@@ -57,7 +60,7 @@ def failure(client: str) -> str | None:
 
 
 def _stamp(client: str) -> str:
-    required = (*CLIENTS[client], *ALONE.get(client, ()), PYTEST, sys.version)
+    required = (*(CLIENTS | WRITERS)[client], *ALONE.get(client, ()), PYTEST, sys.version)
     return hashlib.sha256("\n".join(required).encode()).hexdigest()
 
 
@@ -68,7 +71,7 @@ def install(client: str) -> bool:
     FOLDER.mkdir(exist_ok=True)
     made = [sys.executable, "-m", "venv", "--clear", str(FOLDER / client)]
     pip = [str(python(client)), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    commands = [made, [*pip, *CLIENTS[client], PYTEST]]
+    commands = [made, [*pip, *(CLIENTS | WRITERS)[client], PYTEST]]
     if alone := ALONE.get(client):
         commands.append([*pip, "--no-deps", *alone])
     with (FOLDER / f"{client}.log").open("w") as log:
@@ -81,7 +84,7 @@ def install(client: str) -> bool:
 
 def main() -> int:
     """A client that could not be installed is printed with the end of pip's output; its tests fail afterwards."""
-    for client in CLIENTS:
+    for client in CLIENTS | WRITERS:
         if not install(client):
             last = (FOLDER / f"{client}.log").read_text().strip().splitlines()[-1:]
             print(f"{client} could not be installed: {' '.join(last)}", file=sys.stderr)

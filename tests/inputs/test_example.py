@@ -25,6 +25,8 @@ TOKENIZER = Tokenizer(small_definition(*ROLE_TOKENS, *HARMONY_TOKENS))
 words = st.sampled_from(["the ", "panda", "\n", " ", "图片", "<|im_end|>", "<s>", "<IMG_CONTEXT>"])
 texts = st.lists(words, max_size=8).map("".join)
 sizes = st.tuples(st.integers(2, 120), st.integers(2, 120))
+SPOKEN = {name: template for name, template in TEMPLATES.items() if name != "deepseek-r1"}
+"""Templates whose special tokens the vocabularies here have."""
 
 
 @st.composite
@@ -46,7 +48,7 @@ def preparers(draw) -> Preparer:
     smallest = draw(st.integers(1, 3))
     tiling = Tiling(28, smallest, draw(st.integers(smallest, 6)), draw(st.booleans()), draw(st.booleans()))
     start = TOKENIZER.special_id("<s>") if draw(st.booleans()) else None
-    spec = InputSpec(TEMPLATES[draw(st.sampled_from(sorted(TEMPLATES)))], tiling, 4, frozenset(), start)
+    spec = InputSpec(SPOKEN[draw(st.sampled_from(sorted(SPOKEN)))], tiling, 4, frozenset(), start)
     return Preparer(spec, TOKENIZER, 10_000, InputOptions(tile_budget=draw(st.sampled_from(["each", "share"]))))
 
 
@@ -60,7 +62,7 @@ def test_parts_add_up_with_every_kind_of_tokenizer(kind_of, name):
     """Among them those that put a space before the first word, or swallow what stands beside a special token."""
     tokenizer = kind_of(name).tokenizer
     asked = [Message("user", " the <image>  panda\n", 1), Message("assistant", "图片"), Message("user", "Why? ")]
-    for template in TEMPLATES.values():
+    for template in SPOKEN.values():
         spec = InputSpec(template, Tiling(28), 4, frozenset(), tokenizer.find_id("<s>"))
         prepare = Preparer(spec, tokenizer, 10_000)
         example = build_example(prepare, Conversation(asked, [(56, 28)]))

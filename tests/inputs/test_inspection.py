@@ -97,7 +97,8 @@ def test_every_template(original, name):
     (original / "tokenizer.json").write_text(small_definition(*more))
     found = inspect(original)
     assert found.template.name == name
-    assert found.example.prompt.endswith(TEMPLATES[name].opening)
+    begun = TEMPLATES[name].think_opening if TEMPLATES[name].thinks else ""
+    assert found.example.prompt.endswith(TEMPLATES[name].opening + begun)
     assert TEMPLATES[name].system in found.example.prompt
     assert sum(part.tokens for part in found.example.parts) == found.example.total_tokens
     stops = {stop.text for stop in found.tokens.stops if f"template {name}" in stop.sources}

@@ -38,7 +38,9 @@ class Stored:
     def has(self, name: str) -> bool:
         return True
 
-    def tensor(self, name: str, shape: object, dtypes: object, item: int | None = None) -> Tensor:
+    def tensor(
+        self, name: str, shape: object, dtypes: object, item: int | None = None, other_shapes: object = ()
+    ) -> Tensor:
         found = self.tensors[name.rpartition("_")[2]]
         return found if item is None else found[item]
 

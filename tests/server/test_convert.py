@@ -21,7 +21,7 @@ def test_defaults_are_vllms():
     assert (call.reply.model, call.reply.stream, call.reply.include_usage) == ("internvl3_5", False, False)
     assert call.reply.id.startswith("chatcmpl-")
     assert len(call.reply.id) == len("chatcmpl-") + 32
-    assert (call.prompt.thinking, call.prompt.ending, call.prompt.processor) == (False, "open", {})
+    assert (call.prompt.thinking, call.prompt.ending, call.prompt.processor) == (None, "open", {})
     assert (call.tools.choice, call.include_reasoning, call.echo) == ("none", True, "")
 
 
@@ -237,7 +237,7 @@ def test_a_trusted_template_is_still_not_followed():
     ("fields", "thinking"),
     [
         ({"chat_template_kwargs": {"enable_thinking": True}}, True),
-        ({"chat_template_kwargs": {}}, False),
+        ({"chat_template_kwargs": {}}, None),
         ({"enable_thinking": True}, True),
         ({"reasoning_effort": "low"}, True),
         ({"reasoning_effort": "none"}, False),
@@ -259,6 +259,25 @@ def test_thinking_before_a_form_is_told_apart_on_every_server():
     assert ask(quiet, tools=[LOOK], tool_choice="required", enable_thinking=True).reasoning
     assert not ask(quiet, enable_thinking=True).reasoning
     assert not ask(quiet, **form).reasoning
+
+
+@pytest.mark.parametrize(
+    ("fields", "opened"),
+    [
+        ({}, True),
+        ({"enable_thinking": False}, False),
+        ({"response_format": {"type": "json_object"}}, False),
+        ({"add_generation_prompt": False}, False),
+        ({"messages": [{"role": "system", "content": "Briefly."}, {"role": "user", "content": "Hi"}]}, True),
+    ],
+)
+def test_answers_begin_within_their_thoughts_where_the_prompt_opens_them(fields, opened):
+    served = replace(SERVED, thinks_unasked=True, opens_thinking=True)
+    assert ask(served, **fields).opened is opened
+    assert ask(replace(served, thinks_unasked=False), **fields | {"enable_thinking": True}).opened is (
+        "add_generation_prompt" not in fields
+    )
+    assert not ask(**fields).opened
 
 
 @pytest.mark.parametrize(

@@ -188,26 +188,11 @@ def test_what_transformers_saves_is_read_back(name: str, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("change", "method"),
     [
-        ({"quantization_config": {"quant_method": "awq", "bits": 4}}, "awq"),
-        ({"llm_config": {"quantization_config": {"quant_method": "gptq", "bits": 4}}}, "gptq"),
-        ({"quantization_config": {"quant_method": "compressed-tensors"}}, "compressed-tensors"),
-        ({"quantization_config": {"model_type": "W8A8"}}, "ascend"),
+        ({"quantization_config": {"quant_method": "hqq", "bits": 4}}, "hqq"),
+        ({"llm_config": {"quantization_config": {"quant_method": "exl2", "bits": 4}}}, "exl2"),
     ],
-    ids=["awq", "gptq in the language model", "compressed-tensors", "without a method"],
+    ids=["top", "in the language model"],
 )
 def test_a_quantised_checkpoint_is_named_by_its_config(folder: Path, change: dict[str, Any], method: str) -> None:
     change_config(folder, **change)
     refused(InvalidCheckpoint, lambda: architecture(folder), str(folder), f"quantised by {method},", "bfloat16")
-
-
-@pytest.mark.parametrize(
-    ("name", "method"),
-    [
-        ("quant_model_description.json", "ascend"),
-        ("quant_model_description_w8a8.json", "ascend"),
-        ("quantize_config.json", "gptq"),
-    ],
-)
-def test_a_quantised_checkpoint_is_named_by_a_file_beside_it(folder: Path, name: str, method: str) -> None:
-    (folder / name).write_text("{}")
-    refused(InvalidCheckpoint, lambda: architecture(folder), f"quantised by {method},")

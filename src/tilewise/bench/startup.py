@@ -58,8 +58,10 @@ Starts = list[dict[str, float]]
 def run_startup(bench: StartupBench, say: Callable[[str], None] = print) -> dict[str, Any]:
     """The result, as --output-json has it."""
     config = EngineConfig.of(**bench.engine)
-    model = find_model(config.model, config.revision, config.hub, config.download_dir, config.hf_token)
-    engine = {**bench.engine, "model": str(model)}
+    model = find_model(
+        config.model, config.revision, config.hub, config.download_dir, config.hf_token, mmproj=config.mmproj
+    )
+    engine = {**bench.engine, "model": str(model), "mmproj": None}
     with progress_bar("Starts", bench.cold + bench.warmups + bench.warm, bench.progress) as advance:
         cold = [_cold(engine, advance) for _ in range(bench.cold)]
         for _ in range(bench.warmups):

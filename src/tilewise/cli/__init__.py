@@ -15,7 +15,7 @@ from tilewise.errors import TilewiseError
 
 VERBS = (
     *("ask", "chat", "generate", "run-batch", "serve", "start", "ps", "logs", "stop"),
-    *("inspect", "doctor", "bench", "eval", "demo", "tools", "archive"),
+    *("inspect", "doctor", "quantize", "bench", "eval", "demo", "tools", "archive"),
 )
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".jp2")
 _EXAMPLE_SIZE = (1024, 768)
 _FLAGS = (
-    *("model", "revision", "hub", "download_dir"),
+    *("model", "revision", "hub", "download_dir", "mmproj"),
     *("mm_processor_kwargs", "tile_budget", "exif_orientation", "max_image_pixels", "num_frames", "fps"),
     *("allowed_local_media_path", "allowed_media_domains"),
 )
@@ -99,12 +99,10 @@ def run(options: argparse.Namespace) -> int:
 def _inspect(options: argparse.Namespace, config: EngineConfig) -> Inspection:
     from tilewise.inputs.inspection import inspect_checkpoint
     from tilewise.inputs.prepare import InputOptions
-    from tilewise.weights.folder import CheckpointFolder
-    from tilewise.weights.hub import find_model
+    from tilewise.weights.checkpoint import Checkpoint
 
     conversation = _conversation(options, config)
-    path = find_model(config.model, config.revision, config.hub, config.download_dir, config.hf_token, weights=False)
-    folder = CheckpointFolder.open(path)
+    folder = Checkpoint.find(config.model, config.revision, config, config.mmproj).folder
     return inspect_checkpoint(config.model, folder, conversation, InputOptions.of(config), config.mm_processor_kwargs)
 
 
@@ -126,7 +124,10 @@ def _take_words(options: argparse.Namespace) -> None:
 
 
 def _is_media(word: str) -> bool:
-    return "://" in word or word.lower().endswith((*_PICTURES, *VIDEOS)) or Path(word).is_file()
+    name = word.lower()
+    return (
+        "://" in word or name.endswith((*_PICTURES, *VIDEOS)) or (Path(word).is_file() and not name.endswith(".gguf"))
+    )
 
 
 def _conversation(options: argparse.Namespace, config: EngineConfig) -> Conversation:
@@ -140,7 +141,7 @@ def _conversation(options: argparse.Namespace, config: EngineConfig) -> Conversa
         numbered = argparse.Namespace(question=options.question, media=[""] * len(options.sizes))
         message = Message("user", question_part(numbered)["text"], images=len(options.sizes))
         media = options.sizes
-    return Conversation([*system, message], media, options.thinking)
+    return Conversation([*system, message], media, options.thinking or None)
 
 
 def _with_files(options: argparse.Namespace, config: EngineConfig) -> tuple[Any, list[Size | list[Size]]]:

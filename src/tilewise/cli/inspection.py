@@ -178,7 +178,7 @@ def _id_words(inspection: Inspection) -> Iterator[str]:
 
 
 def _print_jinja(page: _Page, inspection: Inspection) -> None:
-    page.heading("The checkpoint's own Jinja template (never used by Tilewise)")
+    page.heading("The checkpoint's own Jinja template (prompts are not rendered by it)")
     if not inspection.jinja:
         page.line("  none")
     for report in inspection.jinja:

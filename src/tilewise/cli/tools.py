@@ -69,6 +69,7 @@ def print_family() -> int:
     from rich.table import Table
 
     from tilewise.family import MEMBERS, TOWERS
+    from tilewise.relatives import RELATIVES
 
     table = Table("name", "vision", "language model", "decoder", "rope", "template", "formats")
     for name, member in MEMBERS.items():
@@ -78,5 +79,8 @@ def print_family() -> int:
         table.add_row(name, tower, member.language.name, decoder, series.rope.kind, member.template, formats)
         if series.backbone == "gpt_oss":
             table.add_row(f"{name}-MXFP4", "", "", "experts in blocks", "", "", "original")
+    for relative in RELATIVES.values():
+        like = f"as {relative.like.name}"
+        table.add_row(relative.name, like, "", "", "", relative.template or "", relative.format)
     Console(width=200).print(table)  # names are there to be copied: no terminal is too narrow for them
     return 0

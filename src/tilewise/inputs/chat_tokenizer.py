@@ -140,7 +140,7 @@ class ChatTokenizer:
         LOG.take(ignored.reasons, "apply_chat_template")
         several = not conversation or not isinstance(conversation[0], Mapping)
         rendered = [
-            self._render(messages, tool_texts(tools), ending, bool(thinking), tokenize)
+            self._render(messages, tool_texts(tools), ending, thinking, tokenize)
             for messages in (conversation if several else [conversation])
         ]
         found = [prompt[:max_length] if truncation else prompt for prompt in rendered]
@@ -148,11 +148,17 @@ class ChatTokenizer:
         return _encoding(result) if return_dict and tokenize else result
 
     def _render(
-        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[str], ending: Ending, thinking: bool, ids: bool
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[str],
+        ending: Ending,
+        thinking: bool | None,
+        ids: bool,
     ) -> Any:
         parsed, _ = read_messages([_marked(message) for message in messages], MediaReader())
         counted = [_with_pictures(message) for message in parsed]
-        pieces = self._spec.template.render(counted, thinking, tools, ending)
+        template = self._spec.template
+        pieces = template.render(counted, template.thinks_if(thinking), tools, ending)
         if not ids:
             return to_string(pieces)
         framed = [self._tokenizer.special_id(token) for token in (IMAGE_START, IMAGE_CONTEXT, IMAGE_END)]

@@ -18,6 +18,7 @@ from typing import Any
 
 from tilewise.errors import InvalidCheckpoint
 from tilewise.inputs.added_tokens import AddedToken, added_tokens
+from tilewise.inputs.intern_s1 import definition_of_intern_s1, is_intern_s1
 from tilewise.inputs.sentencepiece import SPACE, Piece, PieceType, SentencePieceModel
 from tilewise.weights.folder import optional_json
 
@@ -32,6 +33,8 @@ def definition_of(folder: Path) -> str:
     """The content of the tokenizer.json that the folder lacks. Raises InvalidCheckpoint."""
     if (folder / "tokenizer.model").exists():
         return _Conversion.of(folder).definition()
+    if is_intern_s1(folder):
+        return definition_of_intern_s1(folder)
     if (folder / "vocab.json").exists():
         return _by_transformers(folder)
     for path in folder.glob("*.tiktoken"):

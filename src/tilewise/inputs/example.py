@@ -27,7 +27,8 @@ class Conversation:
 
     messages: Sequence[Message]
     media: Sequence[Size | list[Size]] = ()
-    thinking: bool = False
+    thinking: bool | None = None
+    """None = as the template does."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ class Example:
 
 def build_example(prepare: Preparer, conversation: Conversation) -> Example:
     """Raises what `Preparer.chat` would, but for the length: a prompt that is too long can still be looked at."""
-    parts = prepare.spec.template.parts(conversation.messages, conversation.thinking)
+    template = prepare.spec.template
+    parts = template.parts(conversation.messages, template.thinks_if(conversation.thinking))
     pieces = [piece for part in parts for piece in part.pieces]
     joined = join_text(pieces)
     pictures = tuple(_cut(prepare, conversation.media))

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from tilewise.errors import InvalidCheckpoint, did_you_mean
 from tilewise.inputs.example import Conversation, Example, build_example
 from tilewise.inputs.images import Tiling
 from tilewise.inputs.jinja import JinjaReport, compare_templates
 from tilewise.inputs.prepare import InputOptions, Preparer
 from tilewise.inputs.spec import InputSpec, end_ids
 from tilewise.inputs.tokenizer import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, Tokenizer
+from tilewise.weights.architectures import Format, format_name
 from tilewise.weights.folder import NATIVE, ORIGINAL, CheckpointFolder
 
-Format = Literal["original", "hf"]
-_FORMATS: dict[str, Format] = {ORIGINAL: "original", NATIVE: "hf"}
 _TOWERS = {(1024, 24): "InternViT-300M", (3200, 45): "InternViT-6B"}
 
 
@@ -115,7 +113,7 @@ def inspect_checkpoint(
 
     Raises InvalidCheckpoint for what the engine would refuse as well, InvalidRequest for a wrong conversation.
     """
-    format_ = _format(folder)
+    format_ = format_name(folder)
     tokenizer = Tokenizer.from_folder(folder.path)
     spec = InputSpec.of(folder, tokenizer, processor)
     tokens = _special_tokens(folder, spec, tokenizer)
@@ -142,23 +140,21 @@ def inspect_checkpoint(
     )
 
 
-def _format(folder: CheckpointFolder) -> Format:
-    if folder.architecture not in _FORMATS:
-        raise InvalidCheckpoint(
-            f"{folder.config.where}: the architecture is {folder.architecture!r}, supported are "
-            f"{', '.join(_FORMATS)}.{did_you_mean(folder.architecture, _FORMATS)}"
-        )
-    return _FORMATS[folder.architecture]
-
-
 def _vision(folder: CheckpointFolder) -> VisionSize:
     hidden, layers = folder.vision.whole("hidden_size"), folder.vision.whole("num_hidden_layers")
     return VisionSize(_TOWERS.get((hidden, layers), "InternViT"), hidden, layers)
 
 
 def _template(folder: CheckpointFolder, spec: InputSpec, format_: Format) -> TemplateChoice:
-    named = folder.config.get("template") is not None
-    source = "config.json: template" if named else f"default of the {format_} format, config.json names none"
+    named = folder.config.get("template")
+    if named == spec.template.name:
+        source = "config.json: template"
+    elif folder.architecture not in (ORIGINAL, NATIVE):
+        source = f"that of {folder.architecture}"
+    elif named is not None:
+        source = f"config.json: template is {named}, of InternVL 1.5 by the checkpoint's name"
+    else:
+        source = f"default of the {format_} format, config.json names none"
     return TemplateChoice(spec.template.name, source, spec.template.system)
 
 

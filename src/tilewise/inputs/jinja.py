@@ -2,19 +2,19 @@
 
 Engines that follow the Jinja file ask what it says. Three forms are known in released files: without the system text,
 right, and with another model's system text. The comparison is a finding for people; Tilewise builds its prompts from
-`templates.py` whatever comes out.
+`templates.py` whatever comes out. Relatives of other projects that were published with Jinja alone have their system
+text and the beginning of an answer from there (`as_published`).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from tilewise.inputs import confined
-from tilewise.inputs.prepare import CONTEXT_MARKER
-from tilewise.inputs.templates import IMAGE_MARKER, Message, Template, to_string
+from tilewise.inputs.templates import CONTEXT_MARKER, IMAGE_MARKER, Message, Template, to_string
 from tilewise.weights.folder import CheckpointFolder
 
 CONVERSATIONS: dict[str, tuple[Message, ...]] = {
@@ -29,6 +29,7 @@ CONVERSATIONS: dict[str, tuple[Message, ...]] = {
 }
 _TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 _SECONDS = 3  # to render; real templates take milliseconds
+_BEGUN = re.compile(r"<think>\s*$")
 _BEFORE, _AFTER = 24, 60  # characters shown around the first difference
 
 
@@ -66,6 +67,40 @@ def compare_templates(folder: CheckpointFolder, template: Template, start: str =
     return tuple(_compare(source, files, template, start, tokens) for source, files in own_templates(folder).items())
 
 
+def as_published(template: Template, folder: CheckpointFolder) -> Template:
+    """The template with the system text and the openings, with and without thinking, that the checkpoint's own renders.
+
+    Turns stay as they are. Where the checkpoint has no template, or one that fails or has other turns, all stays.
+    """
+    source = next(iter(own_templates(folder)), None)
+    if source is None:
+        return template
+    tokens, asked = _token_texts(folder), "Who are you?"
+    options: list[dict[str, Any]] = [{}, {"enable_thinking": False}, {"enable_thinking": True}]
+    results = _render_all(source, [_wire([Message("user", asked)])] * len(options), tokens, options)
+    read = [_read(template, result.get("text", ""), asked, tokens.get("bos_token", "")) for result in results]
+    if None in read:
+        return template
+    (_, unasked), (system, opening), (thinking, think_opening) = (found for found in read if found is not None)
+    if opening == think_opening:  # of models that always think
+        opening = _BEGUN.sub("", opening)
+    if not think_opening.startswith(opening):  # thoughts are begun by leaving something out
+        return replace(template, system=system, opening=unasked, thinking=None, think_opening="", thinks=False)
+    begun = think_opening.removeprefix(opening)
+    thinks = bool(begun) and unasked == think_opening
+    return replace(template, system=system, opening=opening, thinking=thinking, think_opening=begun, thinks=thinks)
+
+
+def _read(template: Template, prompt: str, asked: str, start: str) -> tuple[str, str] | None:
+    """System text and opening of a prompt with one question, or None for one with other turns."""
+    user = template.turns["user"].replace("{}", asked)
+    before, found, opening = prompt.removeprefix(start).partition(user)
+    head, tail = template.turns["system"].split("{}")
+    if not found or not opening or (before and not (before.startswith(head) and before.endswith(tail))):
+        return None
+    return before.removeprefix(head).removesuffix(tail), opening
+
+
 def own_templates(folder: CheckpointFolder) -> dict[str, tuple[str, ...]]:
     """Template -> the files that hold it. Of named ones the one called default counts: others are for tools."""
     found: dict[str, tuple[str, ...]] = {}
@@ -98,7 +133,9 @@ def _compare(
     source: str, files: tuple[str, ...], template: Template, start: str, tokens: dict[str, str]
 ) -> JinjaReport:
     results = _render_all(source, [_wire(messages) for messages in CONVERSATIONS.values()], tokens)
-    ours = {name: to_string(template.render(messages)) for name, messages in CONVERSATIONS.items()}
+    ours = {
+        name: to_string(template.render(messages, template.thinks_if(None))) for name, messages in CONVERSATIONS.items()
+    }
     theirs = {
         name: _unified(result["text"], start) for name, result in zip(ours, results, strict=True) if "text" in result
     }
@@ -112,14 +149,20 @@ def _compare(
 
 
 def _render_all(
-    template: str, conversations: Sequence[list[dict[str, Any]]], tokens: dict[str, str]
+    template: str,
+    conversations: Sequence[list[dict[str, Any]]],
+    tokens: dict[str, str],
+    options: Sequence[dict[str, Any]] | None = None,
 ) -> list[dict[str, str]]:
     """For each conversation `{"text": prompt}`, or `{"error": why there is none}`: a bad template never raises.
 
     In a process of its own: Jinja's sandbox keeps a template away from Python's insides, but not from looping or
-    growing without end. `tokens` are the special tokens that templates may name (`bos_token` ...).
+    growing without end. `tokens` are the special tokens that templates may name (`bos_token` ...), `options` what each
+    conversation asks of the template (`enable_thinking`).
     """
-    job = {"template": template, "conversations": list(conversations), "tokens": tokens, "seconds": _SECONDS}
+    asked = list(options or [{}] * len(conversations))
+    job: dict[str, Any] = {"template": template, "conversations": list(conversations), "options": asked}
+    job |= {"tokens": tokens, "seconds": _SECONDS}
     results = confined.run("tilewise.inputs.jinja_process", job)
     missing = {"error": f"it did not end within {_SECONDS} seconds of computing, or broke the process that renders it"}
     return [*results, *[missing] * (len(conversations) - len(results))]

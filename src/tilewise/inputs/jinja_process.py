@@ -1,7 +1,7 @@
 """The process that renders one untrusted template for `jinja.py`; nothing else imports this file.
 
-Standard input is JSON `{"template", "conversations", "tokens", "seconds"}`; standard output has one line of JSON a
-conversation, written as soon as it is known.
+Standard input is JSON `{"template", "conversations", "options", "tokens", "seconds"}`, with options of the template for
+each conversation; standard output has one line of JSON a conversation, written as soon as it is known.
 
 The environment is that of transformers' `apply_chat_template` (its `utils/chat_template_utils.py` is the source), for
 which templates are written: blocks trimmed, loop controls, `{% generation %}`, `raise_exception`, `strftime_now`.
@@ -44,8 +44,8 @@ def main() -> None:
         importlib.import_module(name)
     codecs.lookup("unicode-escape")  # of strings in templates
     limit(job["seconds"])
-    for messages in job["conversations"]:
-        print(json.dumps(_render(job["template"], job["tokens"], messages)), flush=True)
+    for messages, options in zip(job["conversations"], job["options"], strict=True):
+        print(json.dumps(_render(job["template"], job["tokens"], messages, options)), flush=True)
 
 
 def _compile(source: str, tokens: dict[str, str]) -> Template:
@@ -69,11 +69,14 @@ def _strftime_now(form: str) -> str:
     return datetime.now().strftime(form)
 
 
-def _render(source: str, tokens: dict[str, str], messages: list[dict[str, Any]]) -> dict[str, str]:
+def _render(
+    source: str, tokens: dict[str, str], messages: list[dict[str, Any]], options: dict[str, Any]
+) -> dict[str, str]:
     text = ""
     try:
         template = _compile(source, tokens)
-        for chunk in template.generate(messages=messages, tools=None, documents=None, add_generation_prompt=True):
+        known = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": True}
+        for chunk in template.generate(known | options):
             text += chunk
             if len(text) > _CHARACTERS:
                 return {"error": f"its prompt is longer than {_CHARACTERS} characters"}

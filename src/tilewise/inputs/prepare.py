@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -31,6 +30,7 @@ from tilewise.inputs.orientation import DAMAGE
 from tilewise.inputs.sampling import bad_word_ids, check_ids, check_sampling
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.templates import (
+    CONTEXT_MARKER,
     IMAGE_MARKER,
     THINK,
     THOUGHT,
@@ -61,8 +61,6 @@ Side = Literal["left", "right"]
 Picture = Image.Image | LimitedPicture
 Video = Sequence[Image.Image]
 """Frames, already chosen; each becomes one tile."""
-
-CONTEXT_MARKER = re.compile(r"(?:<img>)?<IMG_CONTEXT>(?:</img>)?")
 
 
 @dataclass(frozen=True)
@@ -136,7 +134,7 @@ class Preparer:
         sampling: SamplingParams,
         *,
         processor: dict[str, Any] | None = None,
-        thinking: bool = False,
+        thinking: bool | None = None,
         tools: Sequence[str] = (),
         ending: Ending = "open",
         keep_last: int | None = None,
@@ -144,18 +142,22 @@ class Preparer:
     ) -> Request:
         """A conversation, with its media in the order in which the messages bring them.
 
-        `tools` are definitions of functions, each a JSON text. An answer of a given form thinks before it, where
-        `thinking` asks for that. `keep_last` cuts the prompt to that many tokens, -1 to
-        what fits, at the left or at the right.
+        `thinking`: None = as the template does. An answer of a given form thinks before it, where `thinking` asks for
+        that. `tools` are definitions of functions, each a JSON text. `keep_last` cuts the prompt to that many tokens,
+        -1 to what fits, at the left or at the right.
         """
         sampling = sampling.clone()
         started = self.clock()
         template, processor = self._template(processor)
-        pieces = template.render(messages, thinking, tools, ending)
+        formed = bool(sampling.structured_outputs)
+        thinks = template.thinks_if(thinking, formed)
+        if formed:  # its first token is `<think>`, where it thinks
+            template = dataclasses.replace(template, think_opening="")
+        pieces = template.render(messages, thinks, tools, ending)
         images = self._tile_all(pictures, processor)
         ids = self._cut_to(self.chat_ids(pieces), sampling, keep_last, cut)
         request = self._request(ids, images, sampling, to_string(pieces), _lengths(pictures))
-        if thinking and request.grammar and ending == "open":
+        if thinks and request.grammar and ending == "open":
             request = request.with_(thinking=(self.tokenizer.special_id(THINK), self.tokenizer.special_id(THOUGHT)))
         return self._timed(started, request)
 

@@ -126,7 +126,7 @@ class RequestBuilder:
             media,
             sampling,
             processor=options.mm_processor_kwargs,
-            thinking=bool(thinking_of(options.chat_template_kwargs, ignored)),
+            thinking=thinking_of(options.chat_template_kwargs, ignored),
             tools=tool_texts(options.tools),
             ending=ending_of(options.add_generation_prompt, options.continue_final_message),
         )

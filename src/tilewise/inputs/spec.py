@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import Any
 
 from tilewise.errors import InvalidCheckpoint, did_you_mean
 from tilewise.inputs.images import Tiling
+from tilewise.inputs.jinja import as_published
 from tilewise.inputs.templates import MARKS, TEMPLATES, THINK, THOUGHT, Template
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.inputs.tool_text import TOOL_FORMS
-from tilewise.weights.folder import CheckpointFolder, Section
+from tilewise.weights.architectures import format_name
+from tilewise.weights.folder import INTERN_S1, QIANFAN_OCR, SKYWORK_R1V, CheckpointFolder, Section
 
 # The -hf format names no template. Its checkpoints are of the 2.5, 3 and 3.5 generations, which share one, but for
 # GPT-OSS.
 _NATIVE_TEMPLATE = "internvl2_5"
 _HARMONY_TEMPLATE = "internvl3_5_gpt_oss"
+_OF_RELATIVES = {QIANFAN_OCR: "qianfan-ocr", INTERN_S1: "intern-s1"}
+_OF_1_5 = {"internlm2-chat": "internlm2-chat-v1-5", "phi3-chat": "phi3-chat-v1-5"}
+"""InternVL2's templates once had another system text, under the same name."""
+_1_5 = re.compile(r"internvl[-_]chat.*v1[-_.]5", re.IGNORECASE)
+_DEEPSEEK_USER = "<｜User｜>"
 _STARTS_BY_DEFAULT = (
     "InternLM2Tokenizer", "InternLM2TokenizerFast", "InternLM3Tokenizer", "LlamaTokenizer", "LlamaTokenizerFast"
 )  # fmt: skip
@@ -44,7 +52,11 @@ class InputSpec:
 
     @classmethod
     def of(cls, folder: CheckpointFolder, tokenizer: Tokenizer, processor: dict[str, Any] | None = None) -> InputSpec:
-        """`processor` are `mm_processor_kwargs` for all requests."""
+        """`processor` are `mm_processor_kwargs` for all requests.
+
+        Raises InvalidCheckpoint, also for a model that is not of the family.
+        """
+        format_name(folder)
         template = _template(folder, tokenizer).with_marks(m for m in MARKS if tokenizer.find_id(m) is not None)
         if template.tools is not None and tokenizer.find_id("<|action_start|>") is not None:
             template = template.with_tools(TOOL_FORMS["internlm"])  # its language model was trained with those tokens
@@ -70,10 +82,12 @@ def _tile_size(folder: CheckpointFolder) -> int:
 def _template(folder: CheckpointFolder, tokenizer: Tokenizer) -> Template:
     """The checkpoint's template, as far as it was trained: reasoning needs `<think>` as a token, as Qwen3's vocabulary
     has it, and the template of the -hf format loops over the parts of a message."""
-    template = _named_template(folder.config)
-    thinking = template.thinking if None not in map(tokenizer.find_id, (THINK, THOUGHT)) else None
-    order = template.order if _is_original(folder) else "as looped"
-    return replace(template, thinking=thinking, order=order)
+    template = _named_template(folder, tokenizer)
+    if folder.architecture in (QIANFAN_OCR, SKYWORK_R1V):  # which publish it as Jinja alone
+        template = as_published(template, folder)
+    if None in map(tokenizer.find_id, (THINK, THOUGHT)):
+        template = replace(template, thinking=None, thinks=False, think_opening="")
+    return template if _is_original(folder) else replace(template, order="as looped")
 
 
 def _is_original(folder: CheckpointFolder) -> bool:
@@ -81,10 +95,15 @@ def _is_original(folder: CheckpointFolder) -> bool:
     return "llm_config" in folder.config.values
 
 
-def _named_template(config: Section) -> Template:
-    language = config.get("text_config", {})
+def _named_template(folder: CheckpointFolder, tokenizer: Tokenizer) -> Template:
+    config, language = folder.config, folder.config.get("text_config", {})
     harmony = isinstance(language, dict) and language.get("model_type") == "gpt_oss"
-    name = config.get("template", _HARMONY_TEMPLATE if harmony else _NATIVE_TEMPLATE)
+    default = _OF_RELATIVES.get(folder.architecture, _HARMONY_TEMPLATE if harmony else _NATIVE_TEMPLATE)
+    name = config.get("template", default)
+    if folder.architecture == SKYWORK_R1V and name not in TEMPLATES:  # one language model in R1V, others since
+        name = "deepseek-r1" if tokenizer.find_id(_DEEPSEEK_USER) is not None else _NATIVE_TEMPLATE
+    if name in _OF_1_5 and _is_1_5(folder):
+        name = _OF_1_5[name]
     if name not in TEMPLATES:
         raise InvalidCheckpoint(
             f"{config.where}: template is {name!r}, known are {', '.join(TEMPLATES)}."
@@ -93,8 +112,13 @@ def _named_template(config: Section) -> Template:
     return TEMPLATES[name]
 
 
+def _is_1_5(folder: CheckpointFolder) -> bool:
+    """Whether this is InternVL-Chat-V1-5 or a Mini-InternVL of its time: nothing but their names tells."""
+    return any(_1_5.search(name) for name in (str(folder.config.get("_name_or_path", "")), *folder.path.parts))
+
+
 def _tiling(folder: CheckpointFolder) -> Tiling:
-    """Original checkpoints say it in config.json, `-hf` ones in preprocessor_config.json.
+    """Original checkpoints say it in config.json, `-hf` ones in preprocessor_config.json, Qianfan-OCR in both.
 
     Absent keys take the defaults of the format's own configuration class.
     """
@@ -108,12 +132,13 @@ def _tiling(folder: CheckpointFolder) -> Tiling:
             dynamic=bool(config.get("dynamic_image_size", False)),
         )
     processor = folder.optional("preprocessor_config.json")
+    said = config if folder.architecture == QIANFAN_OCR else Section({}, config.where)
     return Tiling(
         tile_size=size,
-        min_tiles=processor.whole("min_patches", 1),
-        max_tiles=processor.whole("max_patches", 12),
-        thumbnail=bool(processor.get("use_thumbnail", True)),
-        dynamic=bool(processor.get("crop_to_patches", True)),
+        min_tiles=said.whole("min_dynamic_patch", processor.whole("min_patches", 1)),
+        max_tiles=said.whole("max_dynamic_patch", processor.whole("max_patches", 12)),
+        thumbnail=bool(said.get("use_thumbnail", processor.get("use_thumbnail", True))),
+        dynamic=bool(said.get("dynamic_image_size", processor.get("crop_to_patches", True))),
     )
 
 

@@ -15,7 +15,15 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from tilewise.errors import InvalidRequest
-from tilewise.inputs.system_texts import SYSTEM_GPT_OSS, SYSTEM_INTERNVL2, SYSTEM_INTERNVL2_5, SYSTEM_THINKING
+from tilewise.inputs.system_texts import (
+    SYSTEM_GPT_OSS,
+    SYSTEM_INTERN_S1,
+    SYSTEM_INTERNVL1_5,
+    SYSTEM_INTERNVL1_5_PHI3,
+    SYSTEM_INTERNVL2,
+    SYSTEM_INTERNVL2_5,
+    SYSTEM_THINKING,
+)
 from tilewise.inputs.tool_text import MARKS as TOOL_MARKS
 from tilewise.inputs.tool_text import TOOL_FORMS, ToolForm
 
@@ -29,6 +37,8 @@ IMAGE_MARKER = "<image>"
 IMAGE_TOKEN = "<IMAGE_TOKEN>"
 """LMDeploy's marker, which means the same where pictures come."""
 VIDEO_MARKER = "<video>"
+CONTEXT_MARKER = re.compile(r"(?:<img>)?<IMG_CONTEXT>(?:</img>)?")
+"""A picture's place in prompts that are written for other engines."""
 _MARKERS = re.compile(f"({IMAGE_MARKER}|{IMAGE_TOKEN}|{VIDEO_MARKER})")
 
 
@@ -153,6 +163,10 @@ class Template:
     stop_tokens: tuple[str, ...]
     thinking: str | None = None
     """System text that asks for reasoning; None = no model of this template was trained to reason."""
+    thinks: bool = False
+    """Whether prompts ask for reasoning unless they are told not to."""
+    think_opening: str = ""
+    """Behind `opening` where reasoning is asked for: answers then begin within it."""
     header: Header | None = None
     tools: ToolForm | None = None
     """How its models were shown tools; None = not at all."""
@@ -171,6 +185,11 @@ class Template:
     def with_tools(self, tools: ToolForm) -> Template:
         """The template for models that were shown tools in another form."""
         return replace(self, tools=tools)
+
+    def thinks_if(self, asked: bool | None, formed: bool = False) -> bool:
+        """Whether a prompt asks for reasoning. `asked` is what a request says of it; `formed` = its answer has a form,
+        which holds from the first token, so that nothing can stand before it unless that was asked for."""
+        return self.thinks and not formed if asked is None else asked
 
     def ordered(self, interleave: bool) -> Template:
         """The template, for messages whose parts stay in their order; one that loops over parts keeps it anyway."""
@@ -207,7 +226,8 @@ class Template:
         turned += self._turns(turns, seen)
         parts = [part for number, turn in enumerate(turned) for part in self._parts_of(number, turn)]
         if ending == "open":
-            return [*parts, Part("opening", len(turned), "assistant", self._literal(self.opening))]
+            opening = self.opening + (self.think_opening if thinking else "")
+            return [*parts, Part("opening", len(turned), "assistant", self._literal(opening))]
         return parts[:-1] if ending == "continue" else parts
 
     def _system_first(self, messages: Sequence[Message], ending: Ending) -> list[Message]:
@@ -381,11 +401,15 @@ def _chatml(
     after_turn: str = "",
     stop: tuple[str, ...] = ("<|im_end|>",),
     thinking: str | None = None,
+    think_opening: str = "",
+    thinks: bool = False,
 ) -> Template:
     form = "<|im_start|>{role}\n{}<|im_end|>" + after_turn
     turns = {role: form.replace("{role}", role) for role in ROLES}
     return Template(
-        name, system, turns, "<|im_start|>assistant\n", stop, thinking, tools=TOOL_FORMS["hermes"], any_turn=form
+        *(name, system, turns, "<|im_start|>assistant\n", stop, thinking, thinks, think_opening),
+        tools=TOOL_FORMS["hermes"],
+        any_turn=form,
     )
 
 
@@ -395,6 +419,19 @@ _PHI3 = Template(
     turns={role: f"<|{role}|>\n{{}}<|end|>" for role in ROLES},
     opening="<|assistant|>\n",
     stop_tokens=("<|end|>",),
+)
+_DEEPSEEK_R1 = (
+    Template(  # of DeepSeek-R1-Distill-Qwen-32B, the language model of Skywork-R1V; the start token goes before
+        "deepseek-r1",
+        "",
+        turns={"system": "{}", "user": "<｜User｜>{}", "assistant": "<｜Assistant｜>{}<｜end▁of▁sentence｜>"},
+        opening="<｜Assistant｜>",
+        stop_tokens=("<｜end▁of▁sentence｜>", "<|endoftext|>"),
+        thinking="",
+        thinks=True,
+        think_opening="<think>\n",
+        special=re.compile(r"<｜[^｜<>]+｜>"),
+    )
 )
 _GPT_OSS = Template(
     "internvl3_5_gpt_oss",
@@ -417,5 +454,10 @@ TEMPLATES = {
         _PHI3,
         _chatml("internvl2_5", SYSTEM_INTERNVL2_5, after_turn="\n", thinking=SYSTEM_THINKING),
         _GPT_OSS,
+        _chatml("internlm2-chat-v1-5", SYSTEM_INTERNVL1_5),
+        replace(_PHI3, name="phi3-chat-v1-5", system=SYSTEM_INTERNVL1_5_PHI3),
+        _chatml("qianfan-ocr", "", after_turn="\n", thinking="", think_opening="<think>"),
+        _chatml("intern-s1", "", after_turn="\n", thinking=SYSTEM_INTERN_S1, think_opening="<think>", thinks=True),
+        _DEEPSEEK_R1,
     )
 }

@@ -160,7 +160,8 @@ def _divisors(scaling: Section, key: str, width: int) -> tuple[float, ...]:
     return tuple(_positive(Section({key: value}, scaling.where), key, 0.0) for value in values)
 
 
-def vision_config(vision: Section, bias_key: str, qk_norm_key: str, eps_default: float = 1e-6) -> VisionConfig:
+def vision_config(vision: Section, eps_default: float = 1e-6) -> VisionConfig:
+    """The tower, in OpenGVLab's spelling or in transformers' (`attention_bias`, `use_qk_norm`)."""
     norm = vision.get("norm_type", "layer_norm")
     if norm not in ("layer_norm", "rms_norm"):
         raise InvalidCheckpoint(f"{vision.where}: norm_type is {norm!r}, expected 'layer_norm' or 'rms_norm'.")
@@ -180,8 +181,8 @@ def vision_config(vision: Section, bias_key: str, qk_norm_key: str, eps_default:
         patch_size=vision.whole("patch_size"),
         norm=cast(NormKind, norm),
         norm_eps=vision.number("layer_norm_eps", eps_default),
-        qkv_bias=bool(vision.get(bias_key, False)),
-        qk_norm=bool(vision.get(qk_norm_key, False)),
+        qkv_bias=bool(vision.get("qkv_bias", vision.get("attention_bias", False))),
+        qk_norm=bool(vision.get("qk_normalization", vision.get("use_qk_norm", False))),
     )
 
 

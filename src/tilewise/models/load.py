@@ -19,9 +19,11 @@ from tilewise.parallel.mesh import Mesh
 from tilewise.platforms.base import Ops, Store, Weight
 from tilewise.platforms.forms import Form
 from tilewise.platforms.weights import DenseWeight, as_it_came
-from tilewise.weights.files import SafetensorFiles, known_names
+from tilewise.weights.files import known_names, open_files
 from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.formats import CheckpointFormat, Locate, format_of
+from tilewise.weights.gguf.folder import is_gguf_folder
+from tilewise.weights.gguf.tensors import with_gguf_names
 from tilewise.weights.quantization import Layouts, layouts_of
 from tilewise.weights.sources import CheckpointSource, ShapeSource, WatchedSource, in_floats
 from tilewise.weights.view import TensorSource, View
@@ -48,8 +50,10 @@ class Architecture:
     def of(cls, folder: CheckpointFolder, flash_router: bool = True) -> Architecture:
         """Without its router a Flash model is an ordinary one: every tile has all its tokens."""
         layout, backbone = format_of(folder), backbone_of(folder)
+        if is_gguf_folder(folder.path):
+            layout = with_gguf_names(layout, folder.path)
         layouts = layouts_of(folder)
-        return cls(folder, layout, backbone, _read_config(folder, layout, backbone, flash_router), layouts)
+        return cls(folder, layout, backbone, _read_config(folder, backbone, flash_router), layouts)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -92,7 +96,7 @@ class Architecture:
         store: Store | None = None,
     ) -> InternVL:
         """The model with the weights of the checkpoint. Raises InvalidCheckpoint for a tensor too many or too few."""
-        files = SafetensorFiles(self.folder.path)
+        files = open_files(self.folder.path)
         source = CheckpointSource(files, self._locate(files.names), dtype, device, on_read, self._layouts)
         model = self.build(source, ops, context, mesh, watch, source.giving_back(store or ops.store))
         source.finish()
@@ -139,16 +143,14 @@ class Kept:
         return weight
 
 
-def _read_config(
-    folder: CheckpointFolder, layout: CheckpointFormat, backbone: Backbone, flash_router: bool
-) -> ModelConfig:
+def _read_config(folder: CheckpointFolder, backbone: Backbone, flash_router: bool) -> ModelConfig:
     config = folder.config
     layer = config.get("select_layer", config.get("vision_feature_layer", -1))
     if layer != -1:
         raise InvalidCheckpoint(f"{config.where}: select_layer is {layer}, expected -1, the last layer.")
-    vision = vision_config(folder.vision, *layout.vision_keys)
+    vision = vision_config(folder.vision)
     original = "llm_config" in config.values
-    tile_size = config.whole("force_image_size", vision.image_size) if original else vision.image_size
+    tile_size = config.whole("force_image_size", vision.image_size)
     version = str(config.get("ps_version", "v1")) if original else "v2"
     found = model_config(folder, vision, backbone.decoder_config(folder.text), tile_size, version)
     flash = flash_rule(config, found) if flash_router and config.get("flash_mode") else None

@@ -35,12 +35,16 @@ class VisionTower:
 
     def __call__(self, pixels: Tensor, mean: Tensor, std: Tensor, ops: Ops) -> Tensor:
         """uint8 pixels [tiles, size, size, 3] -> features of the patches [tiles, patches, hidden], row by row."""
-        x = ops.patchify(pixels, self._patch, mean, std).to(self._class_token.dtype)
-        x = self._embed.apply(x, ops)
-        x = torch.cat((self._class_token.expand(len(x), -1, -1), x), dim=1) + self._positions
+        x = self.embed(pixels, mean, std, ops)
         for block in self._blocks:
             x = block(x, ops)
         return x[:, 1:]
+
+    def embed(self, pixels: Tensor, mean: Tensor, std: Tensor, ops: Ops) -> Tensor:
+        """What the first block reads [tiles, 1 + patches, hidden]."""
+        x = ops.patchify(pixels, self._patch, mean, std).to(self._class_token.dtype)
+        x = self._embed.apply(x, ops)
+        return torch.cat((self._class_token.expand(len(x), -1, -1), x), dim=1) + self._positions
 
 
 class VisionBlock:

@@ -147,7 +147,7 @@ def served_model(
     template = spec.template
     thinks, form = template.thinking is not None, template.tools.name if template.tools else "hermes"
     ignored = Ignored()
-    thinking = bool(check_template_options(config.default_chat_template_kwargs, ignored))
+    thinking = check_template_options(config.default_chat_template_kwargs, ignored)
     if thinking and not thinks:
         ignored.add("chat_template_kwargs.enable_thinking", "the model was not trained to think")
     LOG.take(ignored.reasons, "default_chat_template_kwargs")
@@ -162,9 +162,11 @@ def served_model(
         tools=config.enable_auto_tool_choice,
         tool_form=form,
         reasoning=config.reasoning_parser is not None or form == "openai",
-        thinking=thinking and thinks,
+        thinking=thinking if thinks else None,
         thinks=thinks,
         starts=spec.start_id is not None,
+        thinks_unasked=template.thinks,
+        opens_thinking=bool(template.think_opening),
         detail_levels=frozenset(config.detail_tiles or ()),
         priorities=engine.scheduling_policy == "priority",
         tokens_as_ids=config.return_tokens_as_token_ids,

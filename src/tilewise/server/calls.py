@@ -43,7 +43,8 @@ class ChatPrompt:
     """A conversation, as `read_messages` and `Preparer.chat` take it."""
 
     messages: tuple[dict[str, Any], ...]
-    thinking: bool = False
+    thinking: bool | None = None
+    """None = as the template does."""
     tools: tuple[str, ...] = ()
     ending: Ending = "open"
     processor: dict[str, Any] = field(default_factory=dict)
@@ -70,6 +71,8 @@ class ChatCall:
     tool_form: ToolFormName = "hermes"
     reasoning: bool = True
     """Whether `<think>...</think>` is told apart from the answer ..."""
+    opened: bool = False
+    """Whether the prompt ends with `<think>`."""
     include_reasoning: bool = True
     """... and then shown."""
     echo: str = ""

@@ -13,6 +13,7 @@ from tilewise.ignored import Ignored, is_near_miss
 from tilewise.inputs.images import lax_number
 from tilewise.inputs.media_io import MediaOptions
 from tilewise.inputs.templates import Ending
+from tilewise.sampling_params import SamplingParams
 from tilewise.server.calls import ChatCall, ChatPrompt, Reply, Routing
 from tilewise.server.fields import CHAT, UnknownFields
 from tilewise.server.fields.unknown import MAX_UNKNOWN
@@ -69,10 +70,17 @@ def chat_call(body: dict[str, Any], served: ServedModel, ignored: Ignored, heade
         tools=tools,
         strict_schema=strict_schema(fields),
         tool_form=served.tool_form,
-        reasoning=served.reasoning or thinks_before_form,
+        reasoning=served.reasoning or bool(thinks_before_form),
+        opened=ending == "open" and _is_opened(thinking, sampling, served),
         include_reasoning=fields.include_reasoning,
         echo=_echo(messages) if fields.echo else "",
     )
+
+
+def _is_opened(thinking: bool | None, sampling: SamplingParams, served: ServedModel) -> bool:
+    """Whether the template ends the prompt with `<think>`: before a form, that is the first token of the answer."""
+    asked = served.thinks_unasked if thinking is None else thinking
+    return served.opens_thinking and asked and not sampling.structured_outputs
 
 
 def _shows_marks(served: ServedModel, tools: ToolUse) -> bool:
@@ -147,8 +155,11 @@ def check_special_tokens(asked: bool | None, served: ServedModel, ignored: Ignor
         ignored.add("add_special_tokens", "the tokenizer has no start token to add to messages")
 
 
-def thinking_of(fields: ChatBody, served: ServedModel, ignored: Ignored) -> bool:
-    """The template thinks or does not: an effort is one of the two, and neither where no thinking was trained."""
+def thinking_of(fields: ChatBody, served: ServedModel, ignored: Ignored) -> bool | None:
+    """The template thinks or does not: an effort is one of the two, and neither where no thinking was trained.
+
+    None where neither the request nor the server says.
+    """
     effort = None if fields.reasoning_effort is None else fields.reasoning_effort not in ("none", "minimal")
     said = {
         "chat_template_kwargs": check_template_options(fields.chat_template_kwargs, ignored),
@@ -162,14 +173,14 @@ def thinking_of(fields: ChatBody, served: ServedModel, ignored: Ignored) -> bool
     why = without_thinking(fields.messages, served) if thinking else None
     for name in asked if why else ():
         ignored.add(f"{name}.enable_thinking" if name == "chat_template_kwargs" else name, why or "")
-    return thinking and why is None
+    return thinking if why is None else False
 
 
 def without_thinking(messages: Sequence[dict[str, Any]], served: ServedModel) -> str | None:
     """Why a prompt cannot ask for thinking, if so."""
     if not served.thinks:
         return "the model was not trained to think"
-    if messages and messages[0].get("role") in ("system", "developer"):
+    if messages and messages[0].get("role") in ("system", "developer") and not served.opens_thinking:
         return "the first message, of the system, takes the place of the text that asks for thinking"
     return None
 

@@ -62,7 +62,12 @@ class ReasoningCount:
 def parts_rule(call: ChatCall) -> PartsRule:
     tools = call.tools
     return PartsRule(
-        call.reasoning, calls=tools.choice, name=tools.name or "", parallel=tools.parallel, form=call.tool_form
+        call.reasoning,
+        call.opened,
+        calls=tools.choice,
+        name=tools.name or "",
+        parallel=tools.parallel,
+        form=call.tool_form,
     )
 
 

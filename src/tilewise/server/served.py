@@ -37,8 +37,12 @@ class ServedModel:
     """Whether a start token stands before every prompt."""
     detail_levels: frozenset[str] = frozenset()
     """Values of a picture's `detail` that say how it is cut (`--detail-tiles`)."""
-    thinking: bool = False
-    """Whether requests that do not say are asked to think first."""
+    thinking: bool | None = None
+    """Whether requests that do not say are asked to think first; None = as the template does."""
+    thinks_unasked: bool = False
+    """Whether the template asks for thinking unless it is told not to."""
+    opens_thinking: bool = False
+    """Whether prompts that ask for thinking end with `<think>`, with which answers do not begin then."""
     priorities: bool = False
     """Whether the scheduler minds `priority`."""
     trust_request_chat_template: bool = False

@@ -25,7 +25,7 @@ class Checkpoint:
     @classmethod
     def of(cls, config: EngineConfig) -> Checkpoint:
         """The model of a configuration, with its tokenizer. The errors are those of `find_model`."""
-        found = cls.find(config.model, config.revision, config)
+        found = cls.find(config.model, config.revision, config, config.mmproj)
         if config.tokenizer is None and config.tokenizer_revision is None:
             return found
         name, revision = config.tokenizer or config.model, config.tokenizer_revision
@@ -35,8 +35,8 @@ class Checkpoint:
         return replace(found, tokenizer=folder)
 
     @classmethod
-    def find(cls, model: str, revision: str | None, config: EngineConfig) -> Checkpoint:
+    def find(cls, model: str, revision: str | None, config: EngineConfig, mmproj: str | None = None) -> Checkpoint:
         """Another model, from where the configuration says that models are. The errors are those of `find_model`."""
-        find = partial(find_model, model, revision, config.hub, config.download_dir, config.hf_token)
+        find = partial(find_model, model, revision, config.hub, config.download_dir, config.hf_token, mmproj=mmproj)
         folder = find(weights=False)
         return cls(CheckpointFolder.open(folder), find, folder)

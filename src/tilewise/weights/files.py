@@ -1,4 +1,4 @@
-"""Safetensors shards of a checkpoint: which tensor is in which file, read by slices through the page cache."""
+"""Files of a checkpoint's weights: which tensor is in which, read by slices through the page cache."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tilewise.errors import InvalidCheckpoint
+from tilewise.weights.gguf.folder import is_gguf_folder
+from tilewise.weights.gguf.tensors import GgufFiles, indexed_tensors
 from tilewise.weights.names import Stored
 from tilewise.weights.pages import MappedPages
-from tilewise.weights.shards import INDEX, listed_shards, tensor_places
+from tilewise.weights.shards import index_among, listed_shards, shards_among, tensor_places
 
 
 class WeightFiles(Protocol):
@@ -80,26 +82,39 @@ class SafetensorFiles:
         self._close.close()
 
 
+def open_files(folder: Path) -> WeightFiles:
+    """The tensors of a checkpoint's folder. Raises InvalidCheckpoint where a file is missing or damaged."""
+    return GgufFiles(folder) if is_gguf_folder(folder) else SafetensorFiles(folder)
+
+
 def shard_files(folder: Path) -> list[Path]:
     """The files of weights. Raises InvalidCheckpoint where one is missing."""
-    index = folder / INDEX
-    if not index.exists():
-        found = sorted(folder.glob("*.safetensors"))
+    if is_gguf_folder(folder):
+        return sorted(folder.glob("*.gguf"))
+    names = _names(folder)
+    index = index_among(names)
+    if index is None:
+        found = shards_among(names)
         if not found:
-            raise InvalidCheckpoint(f"{folder} has no *.safetensors file; Tilewise reads weights in no other form.")
-        return found
-    return [_existing(folder / name) for name in listed_shards(index)]
-
-
-def _existing(path: Path) -> Path:
-    if not path.exists():
-        raise InvalidCheckpoint(f"{path.parent}: the shard {path.name} is missing, {INDEX} lists it; fetch it again.")
-    return path
+            raise InvalidCheckpoint(f"{folder} has no weights, neither *.safetensors nor *.gguf.")
+        return [folder / name for name in found]
+    listed = listed_shards(folder / index)
+    missing = next((name for name in listed if not (folder / name).exists()), None)
+    if missing is not None:
+        raise InvalidCheckpoint(f"{folder}: the shard {missing} is missing, {index} lists it; fetch it again.")
+    return [folder / name for name in listed]
 
 
 def known_names(folder: Path) -> frozenset[str]:
     """Names of the tensors, as far as files that are there tell: an index, or shards. None before a download."""
-    index = folder / INDEX
-    if index.exists():
-        return frozenset(tensor_places(index))
-    return SafetensorFiles(folder).names if any(folder.glob("*.safetensors")) else frozenset()
+    if is_gguf_folder(folder):
+        return frozenset(indexed_tensors(folder))
+    names = _names(folder)
+    index = index_among(names)
+    if index is not None:
+        return frozenset(tensor_places(folder / index))
+    return SafetensorFiles(folder).names if shards_among(names) else frozenset()
+
+
+def _names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]

@@ -12,6 +12,9 @@ from tilewise.errors import InvalidCheckpoint, UnknownModel
 
 ORIGINAL = "InternVLChatModel"
 NATIVE = "InternVLForConditionalGeneration"
+QIANFAN_OCR = "QianfanOCRForConditionalGeneration"
+INTERN_S1 = "InternS1ForConditionalGeneration"
+SKYWORK_R1V = "SkyworkR1VChatModel"
 
 
 @dataclass(frozen=True)

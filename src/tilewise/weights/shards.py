@@ -3,11 +3,40 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 from tilewise.errors import InvalidCheckpoint
 
 INDEX = "model.safetensors.index.json"
+_SHARD, _INDEX = ".safetensors", ".safetensors.index.json"
+_DESCRIPTION, _DESCRIBED = "quant_model_description", "quant_model_weight"
+"""How the names of ModelSlim's files begin: those of its description, and of the weights that are described."""
+
+
+def weight_names(names: Collection[str]) -> list[str]:
+    """The shards and indexes among the files of a checkpoint, sorted.
+
+    `consolidated*` is the same weights once more, in another program's names. ModelSlim's files may lie in a copy of
+    the model that was quantised: where a description is, only the weights that it describes count.
+    """
+    found = [n for n in sorted(names) if n.endswith((_SHARD, _INDEX)) and not n.startswith("consolidated")]
+    if any(name.startswith(_DESCRIPTION) and name.endswith(".json") for name in names):
+        return [name for name in found if name.startswith(_DESCRIBED)] or found
+    return found
+
+
+def index_among(names: Collection[str]) -> str | None:
+    """The index of a checkpoint's shards among its files, if it has one."""
+    found = weight_names(names)
+    if INDEX in found:
+        return INDEX
+    return next((name for name in found if name.startswith(_DESCRIBED) and name.endswith(_INDEX)), None)
+
+
+def shards_among(names: Collection[str]) -> list[str]:
+    """The shards among the files of a checkpoint that has no index."""
+    return [name for name in weight_names(names) if name.endswith(_SHARD)]
 
 
 def listed_shards(index: Path) -> list[str]:

@@ -20,9 +20,16 @@ from tilewise.weights.names import Source
 from tilewise.weights.quantization import FLOATS, Layout, Layouts
 from tilewise.weights.view import StoredLinear, TensorSource
 
-# Tensors that may be left unread: what old training code saved though it follows from the config, and the router of a
-# Flash model, which can be switched off and of whose four pooling stages two are never used.
-_DISPENSABLE = re.compile(r"\.rotary_emb\.inv_freq$|\.position_ids$|^(mlp2|gating|pooling_before_gating)\.")
+# Tensors that may be left unread: what old training code saved though it follows from the config, the router of a Flash
+# model, which can be switched off and of whose four pooling stages two are never used, and scales of a KV cache, which
+# is kept as the engine's own option says.
+_DISPENSABLE = re.compile(
+    r"\.rotary_emb\.inv_freq$|\.position_ids$|^(mlp2|gating|pooling_before_gating)\.|\.kv_cache_(scale|offset)$"
+    r"|\.(q|k|v|kv)_(scale|zero_point)$|\.[kv]_proj\.output_(scale|zero_point)$"
+)
+
+
+_ROWS = 4096  # dequantised at once
 
 
 def in_floats(module: str) -> Layout | None:
@@ -52,12 +59,14 @@ class CheckpointSource:
         self._unread = set(self.files.names)
 
     def has(self, name: str) -> bool:
-        return self._find(name) is not None
+        """Whether there is a tensor, by our name or by the files' own, which differ in their first part."""
+        return name in self.files.names or self._find(name) is not None
 
     def read(self, name: str, shape: Sequence[int]) -> Tensor:
         source = self._found(name)
-        if (layout := self._layout(source)) is not None:
-            tensor = self._matrix(source, layout, shape[0], shape[1]).dequantised()
+        # Norms and the like have no layout, whatever is said of all modules that their names are among.
+        if len(shape) == 2 and (layout := self._layout(source)) is not None:
+            tensor = _in_dtype(self._matrix(source, layout, shape[0], shape[1]), self.dtype)
         else:
             tensor = self._floats(source, shape)
         return tensor.reshape(*shape).to(self.device, self.dtype)
@@ -65,11 +74,14 @@ class CheckpointSource:
     def linear(self, module: str, outputs: int, inputs: int, bias: bool) -> StoredLinear:
         source = self._found(f"{module}.weight")
         layout = self._layout(source)
-        self.kept[module.partition(".")[0], "floats" if layout is None else str(layout)] += 1
         if layout is None:
             matrix: Form = Dense(self.read(f"{module}.weight", (outputs, inputs)))
+        else:
+            matrix = on_device(self._matrix(source, layout, outputs, inputs), self.device, self.dtype)
+        how = "floats" if layout is None or isinstance(matrix, Dense) else str(layout)
+        self.kept[module.partition(".")[0], how] += 1
+        if layout is None:
             return StoredLinear(matrix, self.read(f"{module}.bias", (outputs,)) if bias else None)
-        matrix = on_device(self._matrix(source, layout, outputs, inputs), self.device, self.dtype)
         own = self._find(f"{module}.bias")
         if layout.folds_bias(matrix):
             if own is not None:
@@ -78,7 +90,12 @@ class CheckpointSource:
         return StoredLinear(matrix, self.read(f"{module}.bias", (outputs,)) if bias or own is not None else None)
 
     def tensor(
-        self, name: str, shape: Sequence[int | None], dtypes: Collection[str], item: int | None = None
+        self,
+        name: str,
+        shape: Sequence[int | None],
+        dtypes: Collection[str],
+        item: int | None = None,
+        other_shapes: Sequence[Sequence[int | None]] = (),
     ) -> Tensor:
         """What a layout asks for by the files' own name. Raises InvalidCheckpoint."""
         if name not in self.files.names:
@@ -87,9 +104,12 @@ class CheckpointSource:
         self._check_item(name, item)
         stored = self.files.stored(name)
         found = stored.get_shape() if item is None else stored.get_shape()[1:]
-        if len(found) != len(shape) or any(w is not None and w != f for w, f in zip(shape, found, strict=True)):
-            wanted = ", ".join("any" if size is None else str(size) for size in shape)
-            raise InvalidCheckpoint(f"The tensor {name} has shape {found}, expected [{wanted}].")
+        if not any(_has_shape(found, one) for one in (shape, *other_shapes)):
+            wanted = " or ".join(
+                "[" + ", ".join("any" if size is None else str(size) for size in one) + "]"
+                for one in (shape, *other_shapes)
+            )
+            raise InvalidCheckpoint(f"The tensor {name} has shape {found}, expected {wanted}.")
         self._mark_read(name)
         tensor = self.files.tensor(name) if item is None else stored[item]
         self.on_read(tensor.nbytes)
@@ -192,6 +212,18 @@ class CheckpointSource:
             raise InvalidCheckpoint(f"The model has no place for these tensors of the checkpoint: {shown}.")
 
 
+def _has_shape(found: Sequence[int], wanted: Sequence[int | None]) -> bool:
+    return len(found) == len(wanted) and all(w in (None, f) for w, f in zip(wanted, found, strict=True))
+
+
+def _in_dtype(matrix: Form, dtype: torch.dtype) -> Tensor:
+    """The numbers of a matrix; some rows at a time, as embeddings of a large vocabulary are long in float32."""
+    whole = torch.empty(matrix.shape, dtype=dtype)
+    for start in range(0, len(whole), _ROWS):
+        whole[start : start + _ROWS] = matrix.rows(slice(start, start + _ROWS)).dequantised()
+    return whole
+
+
 def on_device(form: Form, device: torch.device, dtype: torch.dtype) -> Form:
     """A form on a device; floats also in the dtype of the model."""
     match form:
@@ -276,17 +308,24 @@ class ShapeSource:
         return torch.empty(*shape, dtype=self.dtype, device="meta")
 
     def linear(self, module: str, outputs: int, inputs: int, bias: bool) -> StoredLinear:
-        layout = self.layouts(self.locate(f"{module}.weight").module)
+        theirs = self.locate(f"{module}.weight").module
+        layout = self.layouts(theirs)
         if layout is None:
             return dense(self, module, outputs, inputs, bias)
         self.parameters += outputs * inputs
-        matrix = layout.read(self, module, outputs, inputs, None)
-        return StoredLinear(matrix, self.read(f"{module}.bias", (outputs,)) if bias else None)
+        matrix = layout.read(self, theirs, outputs, inputs, None)
+        apart = bias and not layout.folds_bias(matrix)
+        return StoredLinear(matrix, self.read(f"{module}.bias", (outputs,)) if apart else None)
 
     def tensor(
-        self, name: str, shape: Sequence[int | None], dtypes: Collection[str], item: int | None = None
+        self,
+        name: str,
+        shape: Sequence[int | None],
+        dtypes: Collection[str],
+        item: int | None = None,
+        other_shapes: Sequence[Sequence[int | None]] = (),
     ) -> Tensor:
-        """Of several dtypes that a file may have, the first."""
+        """Of several dtypes and shapes that a file may have, the first."""
         sizes = [1 if size is None else size for size in shape]
         return torch.empty(*sizes, dtype=TORCH_TYPES[next(iter(dtypes))], device="meta")
 

@@ -26,20 +26,29 @@ Written = tuple[dict[str, Tensor], Tensor]
 """Tensors by the ends of their names, and the matrix [out, in] in float32 that they stand for."""
 
 
-def write_pair(
-    folder: Path, quantise: Callable[[str, Tensor], Written], config: dict[str, Any], spec: TinySpec = SPEC
-) -> tuple[Path, Path]:
-    """Folders of the quantised twin, and of the one in floats."""
-    stored, floats = write_original(folder / "stored", spec), write_original(folder / "floats", spec)
+def of_the_decoder(module: str) -> bool:
+    return "language_model" in module and module.endswith(LINEAR)
 
-    def replace_by(which: int) -> Callable[[dict[str, Tensor]], None]:
+
+def write_pair(
+    folder: Path,
+    quantise: Callable[[str, Tensor], Written],
+    config: dict[str, Any],
+    spec: TinySpec = SPEC,
+    write: Callable[[Path, TinySpec], Path] = write_original,
+    which: Callable[[str], bool] = of_the_decoder,
+) -> tuple[Path, Path]:
+    """Folders of the quantised twin, and of the one in floats; `which` modules are quantised."""
+    stored, floats = write(folder / "stored", spec), write(folder / "floats", spec)
+
+    def replace_by(kept: int) -> Callable[[dict[str, Tensor]], None]:
         def change(tensors: dict[str, Tensor]) -> None:
-            for name in [name for name in tensors if "language_model" in name and name.endswith(".weight")]:
+            for name in [name for name in tensors if name.endswith(".weight")]:
                 module = name.removesuffix(".weight")
-                if module.endswith(LINEAR):
+                if which(module):
                     written, meant = quantise(module, tensors.pop(name))
                     ours = {f"{module}{end}": tensor.contiguous() for end, tensor in written.items()}
-                    tensors.update((ours, {name: meant})[which])
+                    tensors.update((ours, {name: meant})[kept])
 
         return change
 

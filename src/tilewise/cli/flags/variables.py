@@ -57,7 +57,11 @@ VARIABLES: tuple[Variable, ...] = (
         "0 leaves all ops of the CPU to torch; avx2 and avx512 keep kernels to those instructions",
     ),
     Variable("CXX", "own", "C++ compiler that builds the kernels of the CPU (default: g++)"),
-    Variable("XDG_CACHE_HOME", "own", "where they are kept, in tilewise/kernels (default: ~/.cache)"),
+    Variable(
+        "XDG_CACHE_HOME",
+        "own",
+        "where they are kept (tilewise/kernels), and what GGUF files become (tilewise/gguf; default: ~/.cache)",
+    ),
     Variable("OMP_PROC_BIND", "honoured", "whether threads stay on their cores"),
     Variable("OMP_WAIT_POLICY", "honoured", "how OpenMP's threads wait; unless said, they soon sleep"),
     Variable("GOMP_SPINCOUNT", "honoured", "the same in numbers, for GNU's OpenMP"),

@@ -16,6 +16,11 @@ from tilewise.weights.view import View
 def decoder_config(text: Section) -> DecoderConfig:
     if text.get("mlp_only_layers") or text.get("decoder_sparse_step", 1) != 1:
         raise InvalidCheckpoint(f"{text.where}: mlp_only_layers and decoder_sparse_step leave layers without experts.")
+    if text.get("router_n_groups", -1) not in (-1, 0, 1):
+        raise InvalidCheckpoint(
+            f"{text.where}: router_n_groups={text.get('router_n_groups')} chooses experts group by group, as "
+            "Intern-S1-Pro does; that is not supported."
+        )
     # transformers 5 saves its number of experts under another name.
     count = text.whole("num_local_experts" if "num_local_experts" in text.values else "num_experts")
     per_token = text.whole("num_experts_per_tok")

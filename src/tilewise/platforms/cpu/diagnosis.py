@@ -38,7 +38,14 @@ def choices(kernels: Native | NoKernels) -> tuple[Choice, ...]:
     equal = "equal to the reference when it was tried; other dtypes than float32, bfloat16 by torch"
     return (
         *(_choice(op, kernels, "torch", equal) if op in CHECKS else _without_kernel(op) for op in OPS),
-        *(_choice(op, kernels, "torch", equal) for op in CHECKS if op not in OPS),
+        *(_choice(op, kernels, "torch", equal) for op in CHECKS if op.startswith("quantised_")),
+        _choice("store_levels", kernels, "torch", "int8 of checkpoints: exact sums when it was tried"),
+        _choice(
+            "store_grouped",
+            kernels,
+            "torch",
+            "codes of 4 and 8 bits in groups: equal to the dequantised matrix when it was tried",
+        ),
         _choice("resize", kernels, "Pillow", "equal to Pillow, which does pictures of a few pixels"),
     )
 

@@ -30,10 +30,10 @@ class InvariantCpuOps(CpuOps):
         self._native = native
 
     def store(self, parts: Sequence[Form], bias: Tensor | None, shared: bool = False) -> Weight:
-        return side_by_side(parts, bias, keeper(self._native))
+        return side_by_side(parts, bias, keeper(self._native, one_way=True))
 
     def store_int8(self, parts: Sequence[Form], bias: Tensor | None, shared: bool = False) -> Weight:
-        return side_by_side(parts, bias, keeper(self._native, int8=True))
+        return side_by_side(parts, bias, keeper(self._native, int8=True, one_way=True))
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ordinary = super().linear

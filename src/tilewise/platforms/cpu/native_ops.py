@@ -11,7 +11,7 @@ from tilewise.platforms.base import AttentionSize, PagedLayout, Weight
 from tilewise.platforms.cpu.native.call import Rows, gapless, readable, readable_cache
 from tilewise.platforms.cpu.native.kernels import Native
 from tilewise.platforms.cpu.ops import CpuOps
-from tilewise.platforms.cpu.packed import PackedInt8Weight, PackedWeight, keeper
+from tilewise.platforms.cpu.packed import PackedGrouped, PackedInt8Weight, PackedWeight, keeper
 from tilewise.platforms.forms import Form
 from tilewise.platforms.kv_cache import LayerCache, QuantisedCache
 from tilewise.platforms.weights import side_by_side
@@ -47,7 +47,7 @@ class NativeCpuOps(CpuOps):
 
     def linear_gelu(self, x: Tensor, weight: Weight) -> Tensor:
         """The same bits as one after the other: what the product would have stored is rounded before its GELU."""
-        if self._has("linear_gelu") and isinstance(weight, PackedWeight | PackedInt8Weight):
+        if self._has("linear_gelu") and isinstance(weight, PackedWeight | PackedInt8Weight | PackedGrouped):
             return weight.apply(x, self, gelu=True)
         return super().linear_gelu(x, weight)
 

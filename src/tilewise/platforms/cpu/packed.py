@@ -1,6 +1,7 @@
 """Packed weights: matrices in the order in which the CPU's own kernels read them, once at load.
 
-A row's product is the same, bit by bit, whatever other rows there are: the kernels sum up in one order.
+A row's product is the same, bit by bit, whatever other rows there are: the kernels sum up in one order. Of codes in
+groups there are two orders, of few rows and of many, unless one way for all is asked for.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from torch import Tensor
 from tilewise.platforms.base import Ops, Weight
 from tilewise.platforms.cpu.native.call import DTYPES
 from tilewise.platforms.cpu.native.kernels import Native
-from tilewise.platforms.cpu.native.matrices import MatrixKernels
-from tilewise.platforms.forms import Dense, Form
+from tilewise.platforms.cpu.native.matrices import GroupedLayout, MatrixKernels
+from tilewise.platforms.forms import Dense, Form, Grouped, Int8, StaticRows, joined
 from tilewise.platforms.weights import plain_weight, rounded_to_int8
 
 
@@ -42,13 +43,18 @@ class PackedWeight:
 
 @dataclass(frozen=True, slots=True)
 class PackedInt8Weight:
-    """What `Int8Weight` is, in panels; `totals` are sums of the weights of each output."""
+    """What `Int8Weight` is, in panels; `totals` are sums of the weights of each output.
+
+    `static` and `addend` are those of `forms.Int8`.
+    """
 
     kernels: MatrixKernels
     panels: Tensor
     scales: Tensor
     totals: Tensor
     bias: Tensor | None
+    static: StaticRows | None = None
+    addend: Tensor | None = None
 
     @classmethod
     def of(cls, kernels: MatrixKernels, parts: Sequence[Tensor], bias: Tensor | None) -> PackedInt8Weight:
@@ -56,10 +62,40 @@ class PackedInt8Weight:
 
     @property
     def nbytes(self) -> int:
-        return self.panels.nbytes + self.scales.nbytes + self.totals.nbytes + _nbytes(self.bias)
+        return self.panels.nbytes + self.scales.nbytes + self.totals.nbytes + _nbytes(self.bias) + _nbytes(self.addend)
 
     def apply(self, x: Tensor, ops: Ops, gelu: bool = False) -> Tensor:
-        return self.kernels.linear_int8(x.contiguous(), self.panels, self.scales, self.totals, self.bias, gelu)
+        if x.dtype not in DTYPES:
+            return self.apply(x.float(), ops, gelu).to(x.dtype)
+        own = (self.panels, self.scales, self.totals, self.bias)
+        return self.kernels.linear_int8(x.contiguous(), *own, gelu, self.static, self.addend)
+
+
+@dataclass(frozen=True, slots=True)
+class PackedGrouped:
+    """Codes in groups, with rows of float32 or bfloat16; a bias has the dtype of the rows.
+
+    The kernels read columns of x in the `order` of the codes: that is a copy of the rows that they make anyway, and a
+    step can be captured with it.
+    """
+
+    kernels: MatrixKernels
+    panels: Tensor
+    layout: GroupedLayout
+    order: Tensor | None
+    bias: Tensor | None
+    one_way: bool = False
+    """A row's product does not depend on how many there are; many take longer."""
+
+    @property
+    def nbytes(self) -> int:
+        return self.panels.nbytes + _nbytes(self.order) + _nbytes(self.bias)
+
+    def apply(self, x: Tensor, ops: Ops, gelu: bool = False) -> Tensor:
+        if x.dtype not in DTYPES:
+            return self.apply(x.float(), ops, gelu).to(x.dtype)
+        own = (self.panels, self.layout, self.order, self.bias)
+        return self.kernels.linear_grouped(x.contiguous(), *own, gelu, self.one_way)
 
 
 def packed(native: Native, run: Sequence[Form], bias: Tensor | None) -> Weight | None:
@@ -78,17 +114,54 @@ def packed_int8(native: Native, run: Sequence[Form], bias: Tensor | None) -> Wei
     return PackedInt8Weight.of(native.matrices, matrices, bias)
 
 
-def keeper(native: Native | None, int8: bool = False) -> Callable[[Sequence[Form], Tensor | None], Weight]:
-    """What keeps a run of forms: packed where there is a kernel for it, else in plain torch."""
+def packed_levels(native: Native, form: Int8, bias: Tensor | None) -> PackedInt8Weight | None:
+    """int8 as it was stored. None if there is no kernel for it."""
+    if "store_levels" in native.left_out or (bias is not None and bias.dtype not in DTYPES):
+        return None
+    scales, addend = form.scales.contiguous(), None if form.addend is None else form.addend.contiguous()
+    panels, totals = native.matrices.pack_levels(form.matrix)
+    return PackedInt8Weight(native.matrices, panels, scales, totals, bias, form.static, addend)
+
+
+def packed_grouped(native: Native, form: Grouped, bias: Tensor | None, one_way: bool = False) -> PackedGrouped | None:
+    """None if there is no kernel for it. `one_way`: as `PackedGrouped` has it, for batch-invariant ops."""
+    if "store_grouped" in native.left_out or (bias is not None and bias.dtype not in DTYPES):
+        return None
+    layout = GroupedLayout.of(form)
+    order = None if form.order is None else form.order.contiguous()
+    return PackedGrouped(native.matrices, native.matrices.pack_grouped(form, layout), layout, order, bias, one_way)
+
+
+def keeper(
+    native: Native | None, int8: bool = False, one_way: bool = False
+) -> Callable[[Sequence[Form], Tensor | None], Weight]:
+    """What keeps a run of forms: packed where there is a kernel for it, else in plain torch.
+
+    `one_way`: as `PackedGrouped` has it.
+    """
 
     def keep(run: Sequence[Form], bias: Tensor | None) -> Weight:
         ours = None
         if native is not None:
             ours = (packed_int8(native, run, bias) if int8 else None) or packed(native, run, bias)
+            ours = ours or packed_codes(native, run, bias, one_way)
         return ours or plain_weight([rounded_to_int8(form) for form in run] if int8 else run, bias)
 
     return keep
 
 
-def _nbytes(bias: Tensor | None) -> int:
-    return 0 if bias is None else bias.nbytes
+def packed_codes(native: Native, run: Sequence[Form], bias: Tensor | None, one_way: bool) -> Weight | None:
+    """Whole numbers and codes as a checkpoint has them. None of floats, or if there is no kernel for it."""
+    match run[0]:
+        case Dense():
+            return None
+        case Int8():
+            form = joined(run)
+            return packed_levels(native, form, bias) if isinstance(form, Int8) else None
+        case Grouped():
+            form = joined(run)
+            return packed_grouped(native, form, bias, one_way) if isinstance(form, Grouped) else None
+
+
+def _nbytes(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.nbytes

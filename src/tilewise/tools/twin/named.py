@@ -7,6 +7,7 @@ from typing import Literal
 
 from tilewise.errors import InvalidRequest, UnknownModel, did_you_mean
 from tilewise.family import MEMBERS
+from tilewise.relatives import RELATIVES, Relative
 from tilewise.tools.twin.configs import Dtype, Spelling
 from tilewise.tools.twin.specs import TWINS
 
@@ -18,24 +19,36 @@ def write_twin(
 ) -> Path:
     """Write it to a folder that is new or empty; the name may have the organisation in front.
 
+    A relative is written as it was published, whatever `form` says.
+
     Raises UnknownModel for a name that nothing was published under, InvalidRequest for a format that it was not
     published in, for a folder with something in it and for more shards than tensors.
     """
-    short = _known(name)
-    spelling = _spelling(short) if form == "hf" else None
+    relative = _relative(name)
+    short = relative.name if relative else _known(name)
+    spelling = _spelling(short) if form == "hf" and not relative else None
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InvalidRequest(f"{folder} is there already and not an empty folder: name a new one.")
-    from tilewise.tools.twin.write import write_hf, write_original
+    from tilewise.tools.twin.write import write_hf, write_original, write_relative
 
+    if relative is not None:
+        return write_relative(folder, relative, seed, shards, dtype)
     if spelling is None:
         return write_original(folder, TWINS[short], seed, shards, dtype)
     return write_hf(folder, TWINS[short], seed, spelling, shards, dtype=dtype)
 
 
+def _relative(name: str) -> Relative | None:
+    return next((relative for relative in RELATIVES.values() if name in (relative.id, relative.name)), None)
+
+
 def _known(name: str) -> str:
     short = name.removeprefix("OpenGVLab/")
     if short not in TWINS:
-        near = did_you_mean(short, TWINS) or " `tilewise tools twin --list` shows its members."
+        near = (
+            did_you_mean(short, (*TWINS, *(relative.name for relative in RELATIVES.values())))
+            or " `tilewise tools twin --list` shows its members."
+        )
         raise UnknownModel(f"The InternVL family has no {name!r}.{near}")
     return short
 

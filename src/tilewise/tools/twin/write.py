@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from tilewise.errors import InvalidRequest
+from tilewise.relatives import Relative
 from tilewise.tools.twin.configs import (
     Dtype,
     Spelling,
@@ -19,7 +21,7 @@ from tilewise.tools.twin.configs import (
     processor_config,
 )
 from tilewise.tools.twin.names import Tensors, experts_apart, old_name
-from tilewise.tools.twin.specs import TinySpec
+from tilewise.tools.twin.specs import TinySpec, tiny
 from tilewise.tools.twin.tensors import hf_tensors, original_tensors
 from tilewise.tools.twin.tokenizer import tokenizer, tokenizer_config
 
@@ -52,6 +54,24 @@ def write_hf(
     _write_common(folder, spec, tensors, shards, dtype)
     _write_json(folder / "config.json", hf_config(spec, spelling, dtype))
     _write_json(folder / "preprocessor_config.json", processor_config(spec))
+    return folder
+
+
+def write_relative(folder: Path, relative: Relative, seed: int = 0, shards: int = 1, dtype: Dtype = "float32") -> Path:
+    """The twin of a relative, which has the numbers of the twin of the member that it is like."""
+    spec = tiny(relative.like)
+    spec = spec if relative.template is None else replace(spec, template=relative.template)
+    if relative.renamed:
+        write_hf(folder, spec, seed, shards=shards, dtype=dtype)
+    else:
+        write_original(folder, spec, seed, shards, dtype)
+    config = hf_config(spec, "new", dtype) if relative.transformers else original_config(spec, dtype)
+    config |= {"architectures": [relative.architecture], "model_type": relative.model_type}
+    if relative.transformers:
+        config["vision_config"]["model_type"] = f"{relative.model_type}_vision"
+    elif relative.template is None:
+        del config["template"]
+    _write_json(folder / "config.json", config | {"_name_or_path": relative.id})
     return folder
 
 

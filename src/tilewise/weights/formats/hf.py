@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Set
 
-from tilewise.weights.folder import NATIVE
 from tilewise.weights.formats import CheckpointFormat, Locate
 from tilewise.weights.names import NameTable, Source, rows
 
@@ -59,4 +58,4 @@ def _inside_model(name: str) -> str:
     return name if inner == name else f"model.language_model.{inner}"
 
 
-FORMAT = CheckpointFormat(NATIVE, ("attention_bias", "use_qk_norm"), locate)
+FORMAT = CheckpointFormat(locate)

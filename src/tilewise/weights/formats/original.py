@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Set
 
-from tilewise.weights.folder import ORIGINAL
 from tilewise.weights.formats import CheckpointFormat, Locate
 from tilewise.weights.names import NameTable, Source, part, rows
 
@@ -80,4 +79,4 @@ def locate(names: Set[str], language: NameTable) -> Locate:
     return find
 
 
-FORMAT = CheckpointFormat(ORIGINAL, ("qkv_bias", "qk_normalization"), locate)
+FORMAT = CheckpointFormat(locate)

@@ -12,7 +12,15 @@ from filelock import FileLock
 
 from tilewise.errors import DownloadFailed, TilewiseError
 from tilewise.progress import progress_bar
-from tilewise.weights.hubs.needed import CONFIG, check_repository, lacking, small_files, weight_files
+from tilewise.weights.hubs.needed import (
+    CONFIG,
+    check_repository,
+    gguf_files,
+    lacking,
+    lacking_gguf,
+    small_files,
+    weight_files,
+)
 from tilewise.weights.hubs.repository import COMMIT, Repository, offline
 from tilewise.weights.hubs.snapshot import RemoteFile, Snapshot
 from tilewise.weights.hubs.web import Refused, Unreachable, Web
@@ -21,18 +29,20 @@ _AT_ONCE = 4
 logger = logging.getLogger("tilewise")
 
 
-def download(repository: Repository, weights: bool) -> Path:
+def download(repository: Repository, weights: bool, tag: str | None = None) -> Path:
     """The folder with all needed files; without `weights`, all but the safetensors.
+
+    With a `tag`, those of one model in GGUF files, which say all that small files would.
 
     Nothing is asked of the network if it is offline, or if a commit is all here. If the hub does not answer, an earlier
     download is used, with a warning.
     """
     folder = repository.cached()
-    whole = folder is not None and lacking(folder, weights) is None
+    whole = folder is not None and _lacking(folder, weights, tag) is None
     if folder is not None and whole and (offline() or COMMIT.fullmatch(repository.revision)):
         return folder
     if offline():
-        raise _not_here(repository, folder, weights)
+        raise _not_here(repository, None if folder is None else _lacking(folder, weights, tag))
     with Web(repository.headers()) as web:
         try:
             snapshot = repository.snapshot(web, patient=not whole)
@@ -42,15 +52,23 @@ def download(repository: Repository, weights: bool) -> Path:
             logger.warning("%s is used as last downloaded, in %s: %s.", repository.model, folder, error)
             return folder
         try:
-            _complete(web, snapshot, weights)
+            _complete(web, snapshot, weights, tag)
             repository.remember(snapshot)
         except (Refused, Unreachable, OSError) as error:
             raise _failed(repository, error) from None
     return snapshot.folder
 
 
-def _complete(web: Web, snapshot: Snapshot, weights: bool) -> None:
+def _lacking(folder: Path, weights: bool, tag: str | None) -> str | None:
+    return lacking(folder, weights) if tag is None else lacking_gguf(folder, tag)
+
+
+def _complete(web: Web, snapshot: Snapshot, weights: bool, tag: str | None) -> None:
     """Small files, of them the config last, so that a folder with a config lacks none; then the weights."""
+    if tag is not None:
+        found = gguf_files(snapshot.model, snapshot.files, tag)
+        _fetch(web, snapshot, [*small_files(snapshot.files), *found])
+        return
     check_repository(snapshot.model, snapshot.files, weights)
     _fetch(web, snapshot, [name for name in small_files(snapshot.files) if name != CONFIG])
     _fetch(web, snapshot, [CONFIG])
@@ -114,8 +132,8 @@ def _failed(repository: Repository, error: Refused | Unreachable | OSError) -> T
     )
 
 
-def _not_here(repository: Repository, folder: Path | None, weights: bool) -> DownloadFailed:
-    what = "nothing of it is" if folder is None else f"{lacking(folder, weights)} is not"
+def _not_here(repository: Repository, lacks: str | None) -> DownloadFailed:
+    what = "nothing of it is" if lacks is None else f"{lacks} is not"
     return DownloadFailed(
         f"{repository.model} (revision {repository.revision}) cannot be downloaded: HF_HUB_OFFLINE is set, and {what} "
         f"in {repository.storage}. Unset it once to download, or give a local folder."

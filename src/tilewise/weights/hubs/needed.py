@@ -1,4 +1,5 @@
-"""Which files of a repository a model needs: its JSON, its tokenizer and its safetensors; never code or other formats.
+"""Which files of a repository a model needs: its JSON, its tokenizer and its safetensors, or one model of its GGUF
+files; never code or other formats.
 
 Only files at the root count: subfolders hold copies for other programs (`original/`, `onnx/`).
 """
@@ -10,7 +11,8 @@ from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
 from tilewise.errors import InvalidCheckpoint
-from tilewise.weights.shards import INDEX, listed_shards
+from tilewise.weights.gguf.choice import choose, is_tower, parts_of, tower_of
+from tilewise.weights.shards import index_among, listed_shards, shards_among
 
 CONFIG = "config.json"
 _SINGLE = "model.safetensors"
@@ -27,27 +29,57 @@ def weight_files(model: str, names: Collection[str], folder: Path) -> list[str]:
 
     Raises InvalidCheckpoint if the repository does not hold all that the index lists.
     """
-    if INDEX in names:
-        listed = listed_shards(folder / INDEX)
+    index = index_among(names)
+    if index is not None:
+        listed = listed_shards(folder / index)
         absent = [name for name in listed if name not in names]
         if absent:
             raise InvalidCheckpoint(
-                f"{model}: {INDEX} lists the shard {absent[0]}, which the repository does not hold "
+                f"{model}: {index} lists the shard {absent[0]}, which the repository does not hold "
                 f"({len(absent)} of {len(listed)} are missing). Try another --revision, or tell its owner."
             )
         return listed
-    return [_SINGLE] if _SINGLE in names else _safetensors(names)
+    shards = shards_among(names)
+    return [_SINGLE] if _SINGLE in shards else shards
 
 
 def check_repository(model: str, names: Collection[str], weights: bool) -> None:
     """Refuse, before anything is fetched, a repository that cannot be a checkpoint."""
+    if not shards_among(names) and any(map(is_tower, names)):
+        listed = ", ".join(sorted(name for name in names if name.endswith(".gguf")))
+        raise InvalidCheckpoint(
+            f"{model} holds GGUF files, {listed}: name one by a part of its name, as in {model}:Q4_K_M."
+        )
     if CONFIG not in names:
         raise InvalidCheckpoint(f"{model} has no {CONFIG}: it is not a checkpoint. It holds {_kinds(names)}.")
-    if weights and not _safetensors(names):
+    if weights and not shards_among(names):
         raise InvalidCheckpoint(
             f"{model} has no *.safetensors weights, only {_kinds(names)}. Tilewise reads no other form: look for a "
             "repository that has them, or convert it with transformers' save_pretrained."
         )
+
+
+def gguf_files(model: str, names: Collection[str], tag: str) -> list[str]:
+    """The parts of the language model that `tag` is part of the name of, and the vision tower.
+
+    Raises InvalidCheckpoint if the repository does not hold them, or several that could be meant.
+    """
+    parts, tower = parts_of(choose(list(names), tag, model)), tower_of(list(names))
+    absent = [name for name in parts if name not in names]
+    if absent or tower is None:
+        what = f"the part {absent[0]}" if absent else "one mmproj*.gguf, which has the vision tower"
+        raise InvalidCheckpoint(f"{model} does not hold {what}: try another repository of the same model.")
+    return [*parts, tower]
+
+
+def lacking_gguf(folder: Path, tag: str) -> str | None:
+    """As `lacking`, for one model of a repository of GGUF files."""
+    names = [path.name for path in folder.glob("*.gguf")] if folder.is_dir() else []
+    try:
+        gguf_files(str(folder), names, tag)
+    except InvalidCheckpoint:
+        return f"*{tag}*.gguf"
+    return None
 
 
 def lacking(folder: Path, weights: bool) -> str | None:
@@ -62,20 +94,16 @@ def lacking(folder: Path, weights: bool) -> str | None:
         return _TOKENIZERS[0]
     if not weights:
         return None
-    if INDEX in names:
-        return next((name for name in listed_shards(folder / INDEX) if name not in names), None)
-    return None if any(name.endswith(".safetensors") for name in names) else _SINGLE
+    index = index_among(names)
+    if index is not None:
+        return next((name for name in listed_shards(folder / index) if name not in names), None)
+    return None if shards_among(names) else _SINGLE
 
 
 def _is_small(name: str) -> bool:
     if name.endswith(".index.json"):  # that of pytorch_model.bin, or of other formats
         return name.endswith(".safetensors.index.json")
     return name.endswith((".json", ".model", ".jinja")) or name == "merges.txt"
-
-
-def _safetensors(names: Collection[str]) -> list[str]:
-    """`consolidated*` is the same weights once more, in another program's names."""
-    return [name for name in names if name.endswith(".safetensors") and not name.startswith("consolidated")]
 
 
 def _kinds(names: Collection[str]) -> str:

@@ -29,12 +29,18 @@ class StoredTensors(Protocol):
     def has(self, name: str) -> bool: ...
 
     def tensor(
-        self, name: str, shape: Sequence[int | None], dtypes: Collection[str], item: int | None = None
+        self,
+        name: str,
+        shape: Sequence[int | None],
+        dtypes: Collection[str],
+        item: int | None = None,
+        other_shapes: Sequence[Sequence[int | None]] = (),
     ) -> Tensor:
         """The tensor as it is stored, or one item of its first axis.
 
-        `shape` is that of the item, None for a size that is not known; `dtypes` are what it may be, as safetensors
-        files spell them, the usual one first. Raises InvalidCheckpoint. Without weights at hand, the tensor is meta.
+        `shape` is that of the item, None for a size that is not known, and `other_shapes` are what it may be as well;
+        `dtypes` are what it may be, as safetensors files spell them, the usual one first. Raises InvalidCheckpoint.
+        Without weights at hand, the tensor is meta.
         """
         ...
 

@@ -20,7 +20,8 @@ from torch import Tensor
 from tilewise.platforms.base import PagedLayout
 from tilewise.platforms.cpu.native.kernels import Native
 from tilewise.platforms.cpu.native_ops import NativeCpuOps
-from tilewise.platforms.forms import Dense
+from tilewise.platforms.cpu.packed import packed_grouped, packed_levels
+from tilewise.platforms.forms import Codes, Dense, Grouped, Int8, StaticRows, packed_nibbles
 from tilewise.platforms.kv_cache import KV_DTYPES, QuantisedCache, empty_cache, quantise
 from tilewise.platforms.reference import ReferenceOps
 from tilewise.resize import ResizeKernels, by_pillow
@@ -187,6 +188,50 @@ def store_int8(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
         yield from (weight.apply(x[:some], ops) for some in (0, 1, 2, *range(3, len(x) + 1, 9)))
 
 
+def store_levels(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
+    """Static rows, whose sums a reference of int64 has exactly."""
+    static = StaticRows(0.02, -9)
+    for x, matrix, bias in products(dtype):
+        levels = (matrix.float() * 300).round().clamp(-128, 127).to(torch.int8)
+        scales, addend = (torch.arange(len(levels)) + 1.0) / 1e6, torch.arange(len(levels), dtype=torch.int32)
+        if isinstance(ops, NativeCpuOps):
+            weight = packed_levels(ops.native, Int8(levels, scales, static, addend), bias)
+            assert weight is not None
+            yield from (weight.apply(x[:some], ops) for some in (1, len(x)))
+        else:
+            rounded = ((x.float() / torch.tensor(static.scale)).round() + static.offset).clamp(-128, 127).long()
+            y = (rounded @ levels.long().T + addend).float() * scales
+            y = (y if bias is None else y + bias.float()).to(dtype)
+            yield from (y[:some] for some in (1, len(x)))
+
+
+def groups_of_codes() -> Iterator[Grouped]:
+    """All kinds of codes and of shifts; groups that end within a tile and within a matrix."""
+    for number, kind in enumerate(Codes):
+        for inputs, outputs, group in ((70, 33, 32), (514, 48, 128)):
+            seed = torch.Generator().manual_seed(number)
+            codes = torch.randint(0, min(2**kind.bits, 120), (outputs, inputs), dtype=torch.uint8, generator=seed)
+            size = kind.table()[:120].abs().max() * inputs**0.5
+            scales = ((torch.rand(outputs, -(-inputs // group), generator=seed) + 0.1) / size).to(torch.float16).float()
+            shifts = (None, -3 * scales, scales / 3)[number % 3]
+            order = torch.randperm(inputs, generator=seed) if group == 32 else None
+            yield Grouped(kind, packed_nibbles(codes) if kind.bits == 4 else codes, scales, shifts, group, order)
+
+
+def store_grouped(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
+    for form in groups_of_codes():
+        outputs, inputs = form.shape
+        x, bias = noise(70, inputs, seed=1, dtype=dtype), noise(outputs, seed=2, dtype=dtype)
+        for one_way in (False, True):
+            if isinstance(ops, NativeCpuOps):
+                weight = packed_grouped(ops.native, form, bias, one_way)
+                assert weight is not None
+                yield from (weight.apply(x[:some], ops) for some in (1, 2, 3, 7, 33, 70))
+            else:
+                y = (x.float() @ form.dequantised().T + bias.float()).to(dtype)
+                yield from (y[:some] for some in (1, 2, 3, 7, 33, 70))
+
+
 def linear_gelu(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
     for x, matrix, bias in products(dtype):
         for weight in (ops.store([Dense(matrix)], bias), ops.store_int8([Dense(matrix)], bias)):
@@ -198,7 +243,7 @@ CHECKS: dict[str, Callable[[ReferenceOps, torch.dtype], Iterator[Tensor]]] = {
     for check in (
         *(rms_norm, layer_norm, gelu, silu_mul, add_scaled, add_rms_norm, add_layer_norm),
         *(rope_into_cache, quantised_rope_into_cache, dense_attention, paged_attention, quantised_paged_attention),
-        *(store, store_int8, linear_gelu),
+        *(store, store_int8, linear_gelu, store_levels, store_grouped),
     )
 }
 """By kernel, as `NativeCpuOps` asks for it: what it does with some inputs, for any ops."""

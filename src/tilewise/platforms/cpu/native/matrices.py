@@ -1,20 +1,64 @@
-"""Calls of `src/linear.cpp` and `src/int8.cpp`, which multiply with a matrix that they have packed."""
+"""Calls of `src/linear.cpp`, `int8.cpp` and `grouped.cpp`, which multiply with a matrix that they have packed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from tilewise.platforms.cpu.native.call import DTYPES, threads
 from tilewise.platforms.cpu.native.library import Library
-from tilewise.platforms.forms import stacked
+from tilewise.platforms.forms import Codes, Grouped, StaticRows, stacked
 
 _PANEL = 16
 """Outputs of a panel: as `src/packed.h` has it."""
 _INSTRUCTIONS = ("AVX2", "AVX-512", "AVX-512 with dot products", "AMX", "AVX-512, as the system refuses AMX")
 """As `products_by` in `src/linear.cpp` numbers them."""
+
+_CODES = {kind: number for number, kind in enumerate(Codes)}
+_SCALES: dict[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+_NO_SHIFTS, _FLOAT_SHIFTS, _ZEROS = range(3)
+"""As `src/codes.h` numbers them; zeros are bytes, for shifts of -zero * scale."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupedLayout:
+    """How a `Grouped` matrix is packed: numbers of it stand in place of what it says by names."""
+
+    code: int
+    inputs: int
+    outputs: int
+    group: int
+    scales: int
+    shifts: int
+
+    @classmethod
+    def of(cls, form: Grouped) -> GroupedLayout:
+        """Scales and shifts as short as they are exact; of shapes alone, as long as they may be."""
+        scales, shifts = 0, _NO_SHIFTS if form.shifts is None else _FLOAT_SHIFTS
+        if not form.scales.is_meta:
+            exact = (
+                number for dtype, number in _SCALES.items() if torch.equal(form.scales.to(dtype).float(), form.scales)
+            )
+            scales = max(exact, default=0)
+            if form.shifts is not None and zeros_of(form) is not None:
+                shifts = _ZEROS
+        outputs, inputs = form.shape
+        return cls(_CODES[form.kind], inputs, outputs, min(form.group, inputs), scales, shifts)
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        return self.code, self.inputs, self.outputs, self.group, self.scales, self.shifts
+
+
+def zeros_of(form: Grouped) -> Tensor | None:
+    """float32 [out, groups]: whole numbers of 0 to 255 whose product with -scale is exactly the shift, or None."""
+    assert form.shifts is not None
+    zeros = (form.shifts / -form.scales).round().nan_to_num()
+    fits = bool(((zeros >= 0) & (zeros <= 255)).all()) and torch.equal(-zeros * form.scales, form.shifts)
+    return zeros if fits else None
 
 
 class MatrixKernels:
@@ -27,7 +71,11 @@ class MatrixKernels:
         self._pack = library.kernel("pack_linear", "ipiiiipi")
         self._linear = library.kernel("linear", "ipiipppiii")
         self._pack_int8 = library.kernel("pack_int8", "ipiiiipppi")
-        self._linear_int8 = library.kernel("linear_int8", "ipiipppppiii")
+        self._linear_int8 = library.kernel("linear_int8", "ipiipppppiifipi")
+        self._pack_levels = library.kernel("pack_levels", "piiiippi")
+        self._grouped_bytes = library.size("grouped_bytes", "iiiiii")
+        self._pack_grouped = library.kernel("pack_grouped", "iiiiiippppi")
+        self._linear_grouped = library.kernel("linear_grouped", "ipiiiiiiippppiii")
 
     def pack(self, parts: Sequence[Tensor]) -> Tensor:
         """Panels of a matrix in parts [some of outputs, inputs]; of shapes alone, their shape."""
@@ -42,7 +90,7 @@ class MatrixKernels:
         inputs = x.shape[-1]
         self._linear(
             *(DTYPES[x.dtype], x.data_ptr(), x.numel() // inputs, inputs, packed.data_ptr()),
-            *(None if bias is None else bias.data_ptr(), out.data_ptr(), outputs, gelu, threads()),
+            *(_place(bias), out.data_ptr(), outputs, gelu, threads()),
         )
         return out
 
@@ -57,21 +105,75 @@ class MatrixKernels:
             self._pack_int8(DTYPES[part.dtype], part.data_ptr(), *which, *places, threads())
         return packed, scales, totals
 
+    def pack_levels(self, levels: Tensor) -> tuple[Tensor, Tensor]:
+        """Panels of int8 [outputs, inputs] as they are, and for each output the sum of its weights."""
+        packed = self._panels([levels], torch.int8)
+        totals = torch.empty(len(levels), dtype=torch.int32, device=packed.device)
+        for first, part in _placed([levels]):
+            which = (first, *part.shape, len(levels))
+            self._pack_levels(part.data_ptr(), *which, packed.data_ptr(), totals.data_ptr(), threads())
+        return packed, totals
+
     def linear_int8(
-        self, x: Tensor, packed: Tensor, scales: Tensor, totals: Tensor, bias: Tensor | None, gelu: bool
+        self,
+        x: Tensor,
+        packed: Tensor,
+        scales: Tensor,
+        totals: Tensor,
+        bias: Tensor | None,
+        gelu: bool,
+        static: StaticRows | None = None,
+        addend: Tensor | None = None,
     ) -> Tensor:
+        """`static` and `addend`: as `forms.Int8` has them."""
         inputs, outputs = x.shape[-1], scales.numel()
         out = torch.empty(*x.shape[:-1], outputs, dtype=x.dtype)
         self._linear_int8(
             *(DTYPES[x.dtype], x.data_ptr(), x.numel() // inputs, inputs),
             *(packed.data_ptr(), scales.data_ptr(), totals.data_ptr()),
-            *(None if bias is None else bias.data_ptr(), out.data_ptr(), outputs, gelu, threads()),
+            *(_place(bias), out.data_ptr(), outputs, gelu),
+            *((static.scale, static.offset) if static else (0.0, 0)),
+            *(_place(addend), threads()),
+        )
+        return out
+
+    def pack_grouped(self, form: Grouped, layout: GroupedLayout) -> Tensor:
+        """uint8, in the order of `src/codes.h`; of shapes alone, as many of them."""
+        nbytes = self._grouped_bytes(*layout.numbers)
+        packed = torch.empty(nbytes, dtype=torch.uint8, device=form.codes.device)
+        if not packed.is_meta and nbytes:
+            shifts = zeros_of(form) if layout.shifts == _ZEROS else form.shifts
+            # Kept here by name, as addresses keep nothing alive.
+            codes, scales, shifts = (None if x is None else x.contiguous() for x in (form.codes, form.scales, shifts))
+            places = (_place(codes), _place(scales), _place(shifts), packed.data_ptr())
+            self._pack_grouped(*layout.numbers, *places, threads())
+        return packed
+
+    def linear_grouped(
+        self,
+        x: Tensor,
+        packed: Tensor,
+        layout: GroupedLayout,
+        order: Tensor | None,
+        bias: Tensor | None,
+        gelu: bool,
+        one_way: bool,
+    ) -> Tensor:
+        """`one_way`: any number of rows goes the way of a few, so that none depends on how many there are."""
+        out = torch.empty(*x.shape[:-1], layout.outputs, dtype=x.dtype)
+        self._linear_grouped(
+            *(DTYPES[x.dtype], x.data_ptr(), x.numel() // layout.inputs, *layout.numbers),
+            *(packed.data_ptr(), _place(order), _place(bias), out.data_ptr(), gelu, one_way, threads()),
         )
         return out
 
     def _panels(self, parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
         panels, inputs = -(-_outputs(parts) // _PANEL), self._padded(parts[0].shape[1], dtype.itemsize)
         return torch.empty(panels, inputs, _PANEL, dtype=dtype, device=parts[0].device)
+
+
+def _place(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
 
 
 def _outputs(parts: Sequence[Tensor]) -> int:

@@ -4,8 +4,12 @@
 // as they come and the matrix when it is packed. A result is sum * (scale of the row * scale of the output) + bias.
 //
 // AMX multiplies them as they are (tiles.h). AVX-512's dot product of four takes rows without a sign: 128 is added to
-// them there, and 128 times the sum of an output's weights, kept beside its scale, taken off the sum. With AVX2 pairs of int16 are multiplied, twice as many at a
-// time as of float32; instructions for pairs of int8 are left alone, as their sums would saturate.
+// them there, and 128 times the sum of an output's weights, kept beside its scale, taken off the sum. With AVX2 pairs of
+// int16 are multiplied, twice as many at a time as of float32; instructions for pairs of int8 are left alone, as their
+// sums would saturate.
+//
+// Where calibration found one scale and an offset for all rows, a level is x / scale, rounded, plus the offset, and the
+// result (sum + addend of the output) * scale of the output + bias.
 #include "gelu.h"
 #include "packed.h"
 #include "tiles.h"
@@ -68,6 +72,21 @@ struct Ints {
 };
 #endif
 
+// How all rows are rounded where their own numbers do not decide it; a scale of 0 says that they do.
+struct StaticRows {
+    float scale;
+    int32_t offset;
+};
+
+// Levels of a row by a given scale, to which `added` is added. True division: levels are the file's own.
+template <typename T, typename Row>
+static inline void round_static(Row* to, const T* from, int64_t count, StaticRows rows, float added) {
+    over(0, count, [&](int64_t i, auto lanes) {
+        const Vec level = round(lanes.load(from + i) / Vec::all(rows.scale)) + Vec::all(float(rows.offset));
+        lanes.store(to + i, max(Vec::all(-128.0f), min(Vec::all(127.0f), level)) + Vec::all(added));
+    });
+}
+
 // With `TILED`, rows and sums as AMX has them.
 template <typename T, bool TILED = false>
 struct Int8 {
@@ -95,10 +114,27 @@ struct Int8 {
     T* out;
     int64_t outputs;
     bool activated;  // by GELU
+    StaticRows all;
+    const int32_t* addend;
 
     void fill(Row* to, int64_t row) const {
+        if (all.scale != 0) return fill_static(to, row);
         rows[row] = Scaled::of(x + row * inputs, inputs);
         round_to(to, x + row * inputs, inputs, rows[row].inverse, added);
+        std::fill(to + inputs, to + padded<Weight>(inputs), Row(added));
+    }
+
+    // A row with a NaN has it for its scale.
+    void fill_static(Row* to, int64_t row) const {
+        const T* from = x + row * inputs;
+        Vec numbers = Vec::zero();
+        over(0, inputs, [&](int64_t i, auto lanes) {
+            const Vec some = lanes.load(from + i);
+            numbers = numbers + min(Vec::all(1.0f), abs(some));  // of a number and a NaN, the second
+        });
+        const float sum = numbers.sum();
+        rows[row].scale = sum != sum ? sum : 1.0f;
+        round_static(to, from, inputs, all, added);
         std::fill(to + inputs, to + padded<Weight>(inputs), Row(added));
     }
 
@@ -116,12 +152,19 @@ struct Int8 {
 
     // The sums of `count` outputs, or of a vector of them, without what was added to the rows.
     Vec exact(const int32_t* sums, int64_t output, int64_t count) const {
+        alignas(64) int32_t more[Ints::width];
+        if (addend) {
+            const int64_t there = std::min<int64_t>(count, Ints::width);
+            for (int64_t i = 0; i < there; ++i) more[i] = sums[i] + addend[output + i];
+            std::fill(more + there, more + Ints::width, 0);
+            sums = more;
+        }
         if constexpr (added == 0) return Vec::load(sums);
 #ifdef DOT_OF_FOUR
         const __mmask16 there = count < 16 ? (1 << count) - 1 : 0xFFFF;
-        const __m512i more = _mm512_slli_epi32(_mm512_maskz_loadu_epi32(there, totals + output), 7);
+        const __m512i excess = _mm512_slli_epi32(_mm512_maskz_loadu_epi32(there, totals + output), 7);
         static_assert(added == 0 || added == 1 << 7);
-        return {_mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_loadu_si512(sums), more))};
+        return {_mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_loadu_si512(sums), excess))};
 #endif
     }
 
@@ -185,6 +228,18 @@ KERNEL void pack_int8(int64_t dtype, const void* matrix, int64_t first, int64_t 
     });
 }
 
+// A matrix of int8 as it is, of which `totals` are the sums of each output's weights.
+KERNEL void pack_levels(const void* levels, int64_t first, int64_t count, int64_t inputs, int64_t outputs, void* packed,
+                        void* totals, int64_t threads) {
+    const Part part{first, count, inputs, outputs};
+    int32_t* sums = (int32_t*)totals + first;
+    pack_panels<Int8<float>>(part, (int8_t*)packed, threads, [&](int64_t o, int64_t k, int64_t some, int8_t* to) {
+        std::memcpy(to, (const int8_t*)levels + o * inputs + k, some);
+        if (k == 0) sums[o] = 0;
+        for (int64_t i = 0; i < some; ++i) sums[o] += to[i];
+    });
+}
+
 // Rows that are kept at a time, as int8 or as int16.
 static constexpr int64_t WAVE = 16 * BLOCK_ROWS / sizeof(Int8<float>::Row);
 
@@ -204,7 +259,7 @@ static void int8_by_tiles(const Int8<T, true>& kind, const int8_t* packed, int64
 
 KERNEL void linear_int8(int64_t dtype, const void* x, int64_t m, int64_t inputs, const void* packed,
                         const void* scales, const void* totals, const void* bias, void* out, int64_t outputs,
-                        int64_t activated, int64_t threads) {
+                        int64_t activated, float row_scale, int64_t row_offset, const void* addend, int64_t threads) {
     with_dtype(dtype, [&](auto number) {
         using T = decltype(number);
         Scaled rows[WAVE];
@@ -213,7 +268,8 @@ KERNEL void linear_int8(int64_t dtype, const void* x, int64_t m, int64_t inputs,
                 return Int8<T, tiled>{(const T*)x + row * inputs, std::min(WAVE, m - row), inputs,
                                       rows,                       (const float*)scales,    (const int32_t*)totals,
                                       (const T*)bias,             (T*)out + row * outputs, outputs,
-                                      bool(activated)};
+                                      bool(activated),            {row_scale, int32_t(row_offset)},
+                                      (const int32_t*)addend};
             };
 #ifdef TILES
             if (m > FEW && tiles_permitted()) {

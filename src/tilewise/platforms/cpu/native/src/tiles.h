@@ -93,10 +93,10 @@ static void multiply_tiles(const char* rows, int64_t stride, const char* weights
     }
 }
 
-// Rows [first, first + count) with panels [begin, end).
+// Rows [first, first + count) with panels [begin, end), the first of which is where `panels` points.
 template <typename Kind>
 static void multiply_tiled(const Kind& kind, TileRows<typename Kind::Weight> rows, int64_t first, int64_t count,
-                           const typename Kind::Weight* packed, int64_t begin, int64_t end) {
+                           const typename Kind::Weight* panels, int64_t begin, int64_t end) {
     using Weight = typename Kind::Weight;
     const int64_t panel = panel_size<Weight>(kind.inputs) * sizeof(Weight), steps = panel / TILE_BYTES;
     const int64_t strips = parts(count, MOST_TILED), group = count <= TILE_ROWS ? 4 : 2;
@@ -105,7 +105,7 @@ static void multiply_tiled(const Kind& kind, TileRows<typename Kind::Weight> row
     Tiles tiles;
     int turn = 0;
     for (int64_t p = begin; p < end; p += group) {
-        const char* weights = (const char*)packed + p * panel;
+        const char* weights = (const char*)panels + (p - begin) * panel;
         const int64_t width = std::min(group, end - p);
         for (int64_t s = 0; s < strips; ++s, turn ^= 1) {
             const int64_t row = first + s * MOST_TILED, height = std::min(MOST_TILED, count - s * MOST_TILED);
@@ -146,6 +146,7 @@ template <typename Kind>
 static void product_by_tiles(const Kind& kind, TileRows<typename Kind::Weight> rows, const typename Kind::Weight* packed,
                              int64_t threads) {
     if (kind.m == 0) return;
+    using Weight = typename Kind::Weight;
     const int64_t panels = parts(kind.outputs, PANEL);
     const int64_t fitting = std::max<int64_t>(1, ROWS_BYTES / (rows.stride * MOST_TILED));
     const int64_t strips = parts(kind.m, MOST_TILED), blocks = parts(strips, fitting);
@@ -154,7 +155,8 @@ static void product_by_tiles(const Kind& kind, TileRows<typename Kind::Weight> r
     share(blocks * groups, threads, [&](int64_t task, int64_t) {
         const int64_t block = task / groups, panel = task % groups * some;
         const int64_t from = block * strips / blocks * MOST_TILED, to = (block + 1) * strips / blocks * MOST_TILED;
-        multiply_tiled(kind, rows, from, std::min(to, kind.m) - from, packed, panel, std::min(panels, panel + some));
+        multiply_tiled(kind, rows, from, std::min(to, kind.m) - from, packed + panel * panel_size<Weight>(kind.inputs),
+                       panel, std::min(panels, panel + some));
     });
 }
 

@@ -1,0 +1,252 @@
+"""What linear layers read, measured on samples that go through the model part by part.
+
+No more of the model is in memory than one block of it, and of the samples only what the next block reads.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from tilewise.layers.rope import RopeTable
+from tilewise.models.decoder import Block, Pass
+from tilewise.models.internvl import PIXEL_MEAN, PIXEL_STD, Projector, pixel_shuffle
+from tilewise.models.load import Architecture
+from tilewise.models.vit import VisionBlock, VisionTower
+from tilewise.parallel.mesh import Mesh
+from tilewise.platforms import current_platform
+from tilewise.platforms.base import Ops, PagedLayout, Weight
+from tilewise.platforms.forms import Form
+from tilewise.platforms.weights import as_it_came
+from tilewise.quantize.modules import Places
+from tilewise.types import Request, Tile
+from tilewise.weights.files import SafetensorFiles
+from tilewise.weights.sources import CheckpointSource
+from tilewise.weights.view import StoredLinear, View
+
+MOST_INPUTS = 8192
+"""Inputs whose products with each other are kept; of wider matrices, one such run after the other."""
+_EXPERT = re.compile(r"\.experts\.\d+\.(gate_proj|up_proj)$")
+_Part = TypeVar("_Part")
+_BLOCK = 16
+"""Tokens of a block of keys and values."""
+
+
+@dataclass
+class MeasuredInputs:
+    """What all rows of activations that a linear layer read have in common."""
+
+    moments: list[Tensor] | None
+    """Sums of x^T x, float32 [width, width] for one run of inputs after the other; None = not asked for."""
+    low: float = 0.0
+    high: float = 0.0
+    rows: int = 0
+
+    def add(self, x: Tensor) -> None:
+        """x [..., in]"""
+        rows = x.flatten(0, -2)
+        self.low, self.high = min(self.low, float(rows.min())), max(self.high, float(rows.max()))
+        self.rows += len(rows)
+        if self.moments is None:
+            return
+        if not self.moments:
+            widths = [len(some) for some in torch.empty(rows.shape[1], 0).split(MOST_INPUTS)]
+            self.moments += [torch.zeros(width, width) for width in widths]
+        for total, some in zip(self.moments, rows.split(MOST_INPUTS, 1), strict=True):
+            numbers = some.float()
+            total.addmm_(numbers.T, numbers)
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredWeight:
+    """A weight that measures what it is multiplied with."""
+
+    weight: Weight
+    inputs: MeasuredInputs
+
+    @property
+    def nbytes(self) -> int:
+        return self.weight.nbytes
+
+    def apply(self, x: Tensor, ops: Ops) -> Tensor:
+        if x.numel():
+            self.inputs.add(x)
+        return self.weight.apply(x, ops)
+
+
+@dataclass
+class MeasuringSource:
+    """A source that knows which modules a weight is made of, and which of its files have been read."""
+
+    source: CheckpointSource
+    measure: Callable[[], MeasuredInputs] | None = None
+    """Makes what measures a layer's inputs; None = nothing is measured."""
+    inputs: dict[str, MeasuredInputs] = field(default_factory=dict)
+    """By internal module."""
+    names: list[str] = field(default_factory=list)
+    """Internal names of the tensors that were read."""
+    _pending: list[str] = field(default_factory=list)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.source.dtype
+
+    def has(self, name: str) -> bool:
+        return self.source.has(name)
+
+    def read(self, name: str, shape: Sequence[int]) -> Tensor:
+        self.names.append(name)
+        return self.source.read(name, shape)
+
+    def linear(self, module: str, outputs: int, inputs: int, bias: bool) -> StoredLinear:
+        self.names.append(f"{module}.weight")
+        self._pending.append(module)
+        return self.source.linear(module, outputs, inputs, bias)
+
+    def store(self, parts: Sequence[Form], bias: Tensor | None, shared: bool = False) -> Weight:
+        """A `Store` of the modules that were read since the last one."""
+        modules, self._pending = self._pending, []
+        weight = as_it_came(parts, bias)
+        if self.measure is None or not modules:
+            return weight
+        return MeasuredWeight(weight, self._measured(modules, self.measure))
+
+    def _measured(self, modules: Sequence[str], measure: Callable[[], MeasuredInputs]) -> MeasuredInputs:
+        """One measurement for modules that read the same; for all experts of a layer, too, where they read tokens."""
+        key = _EXPERT.sub(r".experts.all", modules[0])
+        found = self.inputs.get(key)
+        if found is None:
+            found = self.inputs[key] = measure()
+        self.inputs |= dict.fromkeys(modules, found)
+        return found
+
+
+class SampleActivations:
+    """Samples on their way through the model, stopped at one stage after the other.
+
+    Stages have the internal names of their modules, and have to be asked for in the order of the computation.
+    """
+
+    def __init__(
+        self, architecture: Architecture, files: SafetensorFiles, requests: Sequence[Request], moments: bool
+    ) -> None:
+        self._architecture, self._files, self._requests = architecture, files, requests
+        self._places = Places.of(architecture, files.names)
+        self._source = CheckpointSource(files, self._places.locate, architecture.dtype)
+        self._moments = moments
+        self._ops = current_platform().ops()
+        self._stages = self._walk()
+        self._wanted, self._inputs = "", dict[str, MeasuredInputs]()
+
+    def inputs_of(self, stage: str, reader: str) -> MeasuredInputs:
+        """What an internal module read; a module that nothing reached has read nothing."""
+        if self._wanted != stage:
+            self._wanted, self._inputs = stage, {}  # what it was before takes room that the next one needs
+            self._inputs = next(inputs for name, inputs in self._stages if name == stage)
+        return self._inputs.get(reader) or self._measure()
+
+    def _measure(self) -> MeasuredInputs:
+        return MeasuredInputs([] if self._moments else None)
+
+    def _walk(self) -> Iterator[tuple[str, dict[str, MeasuredInputs]]]:
+        """Each stage with what its modules read, measured only where it is the one that is wanted."""
+        tiles: list[Tensor] = []
+        yield from self._walk_tower(tiles)
+        yield from self._walk_decoder(tiles)
+
+    def _walk_tower(self, rows: list[Tensor]) -> Iterator[tuple[str, dict[str, MeasuredInputs]]]:
+        """Through tower and projector; `rows` gets the projector's rows of each tile [tokens, hidden]."""
+        config = self._architecture.config
+        pixels = [torch.from_numpy(tile.pixels.copy()) for tile in _tiles(self._requests)]
+        if not pixels:
+            return
+        mean, std = torch.tensor(PIXEL_MEAN), torch.tensor(PIXEL_STD)
+        with_none = replace(config.vision, num_layers=0)
+        tower, source = self._part("", lambda view: VisionTower(view.at("vision"), with_none, config.tile_size))
+        features = [tower.embed(tile[None], mean, std, self._ops) for tile in pixels]
+        self._give_back(source)
+        for number in range(config.vision.num_layers):
+            name = f"vision.layers.{number}"
+            block, source = self._part(name, lambda view: VisionBlock(view, config.vision))
+            for place, x in enumerate(features):
+                features[place] = block(x, self._ops)
+            self._give_back(source)
+            yield name, source.inputs
+        projector, source = self._part("projector", lambda view: Projector(view, config))
+        for x in features:
+            shuffled = pixel_shuffle(x[:, 1:], config.shuffle_block, config.shuffle_version)
+            rows.append(projector(shuffled, self._ops)[0])
+        del features
+        self._give_back(source)
+        yield "projector", source.inputs
+
+    def _walk_decoder(self, tiles: list[Tensor]) -> Iterator[tuple[str, dict[str, MeasuredInputs]]]:
+        config = self._architecture.config.decoder
+        longest = max(len(request.prompt_ids) for request in self._requests)
+        rope = RopeTable(config.rope, config.head_dim, longest, torch.device("cpu"))
+        samples = self._embedded(tiles)
+        cache_shape = (2, -(-longest // _BLOCK), _BLOCK, config.num_kv_heads, config.head_dim)
+        cache = torch.zeros(cache_shape, dtype=self._architecture.dtype)
+        for number in range(config.num_layers):
+            name = f"language.model.layers.{number}"
+            block, source = self._part(name, partial(_block, self._architecture, number))
+            for place, x in enumerate(samples):
+                cos, sin = rope.at(torch.arange(len(x)))
+                samples[place] = block(x, cache, Pass(cos, sin, _layout(len(x)), self._ops))
+            self._give_back(source)
+            yield name, source.inputs
+
+    def _embedded(self, tiles: list[Tensor]) -> list[Tensor]:
+        """What the first block of the decoder reads of each sample [tokens, hidden]."""
+        config = self._architecture.config.decoder
+        sizes = (config.vocab_size, config.hidden_size)
+        table, source = self._part("language.model", lambda view: view.tensor("embed_tokens.weight", *sizes))
+        samples, first = [], 0
+        for request in self._requests:
+            x = table[torch.tensor(request.prompt_ids)]
+            for image in request.images:
+                rows = torch.cat(tiles[first : first + len(image.tiles)])
+                x[image.start : image.start + len(rows)] = rows
+                first += len(image.tiles)
+            samples.append(x)
+        self._give_back(source)
+        return samples
+
+    def _part(self, name: str, build: Callable[[View], _Part]) -> tuple[_Part, MeasuringSource]:
+        """A part of the model by internal name, measured if it is the one that is wanted."""
+        source = MeasuringSource(self._source, self._measure if name == self._wanted else None)
+        return build(View(source, f"{name}." if name else "", source.store)), source
+
+    def _give_back(self, source: MeasuringSource) -> None:
+        """The memory of what was read of files; it is read again should somebody look at it."""
+        for name in source.names:
+            place = self._places.find(name)
+            if place is not None:
+                self._files.give_back(place.name)
+
+
+def _tiles(requests: Iterable[Request]) -> Iterator[Tile]:
+    for request in requests:
+        for image in request.images:
+            yield from image.tiles
+
+
+def _layout(tokens: int) -> PagedLayout:
+    """One sequence, computed at once."""
+    return PagedLayout(
+        query_starts=torch.tensor([0, tokens]),
+        seq_lens=torch.tensor([tokens]),
+        block_table=torch.arange(-(-tokens // _BLOCK))[None],
+        kv_slots=torch.arange(tokens),
+    )
+
+
+def _block(architecture: Architecture, number: int, view: View) -> Block:
+    """One layer of the decoder."""
+    return architecture.backbone.block(view, architecture.config.decoder, number, Mesh())

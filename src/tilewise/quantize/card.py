@@ -1,0 +1,114 @@
+"""The model card of a quantised checkpoint: what was done, what was measured, how it is served."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tilewise import __version__
+from tilewise.amounts import in_bytes
+from tilewise.quantize.formats import Plan
+from tilewise.quantize.journal import LayerError
+from tilewise.quantize.options import COMPRESSED_TENSORS, SCHEMES, W4A16
+
+_SHOWN = 10
+"""Layers that the card names, the worst first."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a quantisation has done."""
+
+    plan: Plan
+    layers: Mapping[str, LayerError]
+    bytes_before: int
+    bytes_after: int
+    samples: str
+    """What calibration measured, in words."""
+
+    @property
+    def worst(self) -> list[tuple[str, LayerError]]:
+        """All layers, by the error of their outputs where that was measured, the largest first."""
+        return sorted(self.layers.items(), key=lambda item: -(item[1].outputs or item[1].weights))
+
+    @property
+    def mean_error(self) -> float:
+        """Of weights, over layers."""
+        return sum(error.weights for error in self.layers.values()) / max(1, len(self.layers))
+
+    @property
+    def mean_output_error(self) -> float | None:
+        """Over layers where it was measured."""
+        known = [error.outputs for error in self.layers.values() if error.outputs is not None]
+        return sum(known) / len(known) if known else None
+
+
+def model_card(report: Report) -> str:
+    """README.md of the quantised checkpoint."""
+    options = report.plan.options
+    name = options.model.rstrip("/").rpartition("/")[2]
+    method = "compressed-tensors" if options.format == COMPRESSED_TENSORS else "ascend"
+    lines = [
+        f"# {name}, {options.scheme}",
+        "",
+        f"{options.model}, quantised by Tilewise {__version__} (`tilewise quantize`) in the format {options.format}.",
+        f"The licence and the terms of use are those of {name}.",
+        "",
+        "## What was done",
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| {title} | {text} |" for title, text in _facts(report)),
+        "",
+        "## What was measured",
+        "",
+        "Relative errors: the norm of what rounding changed, over the norm of what was there. They say how well",
+        "numbers were kept. How well questions are answered, `tilewise eval compare` and `eval divergence` say.",
+        "",
+        *_measured(report),
+        "",
+        "## Serving it",
+        "",
+        "```",
+        "tilewise serve .                 # the format is found from the files",
+        f"vllm serve . --trust-remote-code --quantization {method}",
+        "```",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _facts(report: Report) -> list[tuple[str, str]]:
+    plan, options = report.plan, report.plan.options
+    facts = [("scheme", f"{options.scheme}: {SCHEMES[options.scheme]}")]
+    if options.scheme == W4A16:
+        group = "all inputs of an output" if plan.rounding.group is None else f"{plan.rounding.group} inputs"
+        facts.append(("groups", f"{group}, {'a' if options.asymmetric else ''}symmetric"))
+        facts.append(
+            ("error feedback", "GPTQ" if options.error_feedback else "none: numbers are rounded to the nearest")
+        )
+    untouched = "norms, embeddings, head" + ("" if options.vision else ", vision tower, projector")
+    if any(matrix.of_expert for matrix in plan.matrices):
+        untouched += ", routers"
+    return [
+        *facts,
+        ("calibration", report.samples),
+        ("layers quantised", f"{len(plan.matrices):,}"),
+        ("in floats", untouched),
+        ("weights before", in_bytes(report.bytes_before)),
+        ("weights after", in_bytes(report.bytes_after)),
+    ]
+
+
+def _measured(report: Report) -> list[str]:
+    def shown(error: float | None) -> str:
+        return "" if error is None else f"{100 * error:.3f} %"
+
+    worst = report.worst
+    return [
+        "| layer | weights | outputs on the samples |",
+        "|---|---|---|",
+        f"| mean of {len(worst):,} | {shown(report.mean_error)} | {shown(report.mean_output_error)} |",
+        *(f"| {name} | {shown(error.weights)} | {shown(error.outputs)} |" for name, error in worst[:_SHOWN]),
+        "",
+        f"These are the {min(_SHOWN, len(worst))} layers with the largest errors; `quantize.json` has all of them.",
+    ]

@@ -1,0 +1,238 @@
+"""Formats of quantised checkpoints: the tensors of one layer, and what the small files say of all.
+
+Sources: the `compressed-tensors` package 0.17 (names, packing and keys of its config), msmodelslim 26.1 (names, types
+and order of what is folded into `quant_bias`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from tilewise.platforms.forms import StaticRows
+from tilewise.quantize.modules import Matrix
+from tilewise.quantize.options import COMPRESSED_TENSORS, FP8, W4A16, W8A8, W8A8_STATIC, W8A16, QuantizeOptions
+from tilewise.quantize.rounding import RoundedMatrix, Rounding
+from tilewise.weights.folder import Section
+
+Tensors = dict[str, Tensor]
+_WORD = 32
+"""Bits of a word that codes are packed into."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is written of which layers, as the small files have to say it."""
+
+    options: QuantizeOptions
+    rounding: Rounding
+    matrices: Sequence[Matrix]
+    floats: Sequence[str]
+    """Names of the tensors that stay as they are, in the files."""
+    linear_floats: Sequence[str]
+    """Modules of linear layers among them."""
+
+    def is_static(self, matrix: Matrix) -> bool:
+        """Its activations are rounded with a scale that calibration finds. Those inside an MLP have outliers, and
+        experts see too few tokens."""
+        return self.options.scheme == W8A8_STATIC and not (matrix.of_expert or matrix.closes_mlp)
+
+
+class Format(Protocol):
+    """How one project's files keep what was rounded. Works on tensors without numbers as well."""
+
+    weights: str
+    """What files of weights are called, without number and ending."""
+    index: str
+
+    def encode(self, matrix: Matrix, rounded: RoundedMatrix, bias: Tensor | None) -> Tensors:
+        """The tensors of a layer by their names in the files; `bias` is kept in floats as well."""
+        ...
+
+    def config(self, source: Section, plan: Plan) -> dict[str, Any]:
+        """config.json of the quantised checkpoint."""
+        ...
+
+    def description(self, plan: Plan) -> dict[str, dict[str, Any]]:
+        """Further small files by name."""
+        ...
+
+
+class CompressedTensors:
+    """Read by vLLM, SGLang and transformers."""
+
+    weights, index = "model", "model.safetensors.index.json"
+
+    def encode(self, matrix: Matrix, rounded: RoundedMatrix, bias: Tensor | None) -> Tensors:
+        name = matrix.module
+        if rounded.bits_packed is None:
+            found = {f"{name}.weight": rounded.levels, f"{name}.weight_scale": rounded.scales}
+            return found | self._static(name, rounded)
+        found = {
+            f"{name}.weight_packed": packed(rounded.levels, rounded.bits_packed),
+            f"{name}.weight_scale": rounded.scales,
+            f"{name}.weight_shape": _numbers(rounded, rounded.levels.shape, torch.int64),
+        }
+        if rounded.zeros is not None:
+            found[f"{name}.weight_zero_point"] = packed(rounded.zeros.T, rounded.bits_packed).T.contiguous()
+        return found
+
+    def config(self, source: Section, plan: Plan) -> dict[str, Any]:
+        kind = _KINDS[plan.options.scheme]
+        groups = self._groups(plan, kind)
+        found = {
+            "quant_method": "compressed-tensors",
+            "format": kind,
+            "quantization_status": "compressed",
+            "global_compression_ratio": None,
+            "kv_cache_scheme": None,
+            "config_groups": {f"group_{number}": group for number, group in enumerate(groups)},
+            "ignore": list(plan.linear_floats),
+        }
+        return {**source.values, "quantization_config": found}
+
+    def description(self, plan: Plan) -> dict[str, dict[str, Any]]:
+        return {}
+
+    def _static(self, name: str, rounded: RoundedMatrix) -> Tensors:
+        if rounded.static is None:
+            return {}
+        return {
+            f"{name}.input_scale": _numbers(rounded, [rounded.static.scale], torch.float32),
+            f"{name}.input_zero_point": _numbers(rounded, [rounded.static.offset], torch.int8),
+        }
+
+    def _groups(self, plan: Plan, kind: str) -> list[dict[str, Any]]:
+        weights = _arguments(
+            num_bits=plan.rounding.bits,
+            type="float" if plan.rounding.floats else "int",
+            symmetric=not plan.rounding.asymmetric,
+            group_size=plan.rounding.group,
+            strategy="channel" if plan.rounding.group is None else "group",
+            observer="memoryless_minmax",
+        )
+
+        def group(targets: list[str], rows: dict[str, Any] | None) -> dict[str, Any]:
+            return {
+                "targets": targets,
+                "weights": weights,
+                "input_activations": rows,
+                "output_activations": None,
+                "format": kind,
+            }
+
+        if plan.options.scheme in (W4A16, W8A16):
+            return [group(["Linear"], None)]
+        floats = plan.rounding.floats
+        rows = _arguments(num_bits=8, type="float" if floats else "int", strategy="token", dynamic=True)
+        if plan.options.scheme != W8A8_STATIC:
+            return [group(["Linear"], rows)]
+        static = _arguments(num_bits=8, type="int", symmetric=False, strategy="tensor", observer="minmax")
+        others = _patterns(matrix for matrix in plan.matrices if not plan.is_static(matrix))
+        return [group(["Linear"], static), *([group(others, rows)] if others else [])]
+
+
+class ModelSlim:
+    """Read by vLLM on Ascend and by MindIE."""
+
+    weights, index = "quant_model_weights", "quant_model_weights.safetensors.index.json"
+
+    def __init__(self, model_dtype: torch.dtype) -> None:
+        self._scales_as_bits = model_dtype == torch.float16
+
+    def encode(self, matrix: Matrix, rounded: RoundedMatrix, bias: Tensor | None) -> Tensors:
+        name = matrix.module
+        if rounded.static is not None:
+            return self._encode_static(name, rounded, rounded.static, bias)
+        return {
+            f"{name}.weight": rounded.levels,
+            f"{name}.weight_scale": rounded.scales,
+            f"{name}.weight_offset": torch.zeros_like(rounded.scales),
+        }
+
+    def config(self, source: Section, plan: Plan) -> dict[str, Any]:
+        return dict(source.values)
+
+    def description(self, plan: Plan) -> dict[str, dict[str, Any]]:
+        """A type for each tensor by name, and a few words about all."""
+        usual = _TYPES[plan.options.scheme]
+        types: dict[str, Any] = {}
+        for matrix in plan.matrices:
+            kind = "W8A8_DYNAMIC" if plan.options.scheme == W8A8_STATIC and not plan.is_static(matrix) else usual
+            static = StaticRows(1.0, 0) if plan.is_static(matrix) else None
+            blank = plan.rounding.blank(matrix.outputs, matrix.inputs, static)
+            types |= dict.fromkeys(self.encode(matrix, blank, None), kind)
+        types |= dict.fromkeys(plan.floats, "FLOAT")
+        about = {"version": "1.0.0", "model_quant_type": usual, "metadata": {}, "group_size": 0, "optional": {}}
+        return {"quant_model_description.json": {**types, **about}}
+
+    def _encode_static(self, name: str, rounded: RoundedMatrix, static: StaticRows, bias: Tensor | None) -> Tensors:
+        """Bias and offset are whole numbers of steps of the result, which are what sums are made of."""
+        step = (rounded.scales.float() * static.scale)[:, 0]
+        shift = rounded.levels.sum(1, dtype=torch.int64).double() * static.offset
+        folded = -shift if bias is None else bias.double() / step.double() - shift
+        return {
+            f"{name}.weight": rounded.levels,
+            f"{name}.quant_bias": folded.round().clamp(-(2**31), 2**31 - 1).to(torch.int32),
+            f"{name}.input_scale": _numbers(rounded, [static.scale], torch.float32),
+            f"{name}.input_offset": _numbers(rounded, [static.offset], torch.float32),
+            f"{name}.deq_scale": step.view(torch.int32).to(torch.int64) if self._scales_as_bits else step,
+        }
+
+
+def format_of(options: QuantizeOptions, model_dtype: torch.dtype) -> Format:
+    return CompressedTensors() if options.format == COMPRESSED_TENSORS else ModelSlim(model_dtype)
+
+
+def packed(levels: Tensor, bits: int) -> Tensor:
+    """int8 [rows, width] -> int32 [rows, words]: each level with half the range added, the first in the lowest bits."""
+    per_word = _WORD // bits
+    rows, width = levels.shape
+    words = torch.zeros(rows, -(-width // per_word), dtype=torch.int32, device=levels.device)
+    for place in range(min(per_word, width)):
+        codes = levels[:, place::per_word].to(torch.int32) + 2 ** (bits - 1)
+        words[:, : codes.shape[1]] |= codes << (bits * place)
+    return words
+
+
+_KINDS = {W8A8: "int-quantized", W8A8_STATIC: "int-quantized", FP8: "float-quantized"}
+_KINDS |= {W4A16: "pack-quantized", W8A16: "pack-quantized"}
+_TYPES = {W8A8: "W8A8_DYNAMIC", W8A8_STATIC: "W8A8", W8A16: "W8A16"}
+
+
+def _arguments(**given: Any) -> dict[str, Any]:
+    """Keys of one side of a group, those that are not given at their defaults."""
+    usual = {
+        "num_bits": 8,
+        "type": "int",
+        "symmetric": True,
+        "group_size": None,
+        "strategy": "tensor",
+        "block_structure": None,
+        "dynamic": False,
+        "actorder": None,
+        "observer": None,
+        "observer_kwargs": {},
+    }
+    return {**usual, **given}
+
+
+def _patterns(matrices: Any) -> list[str]:
+    """Patterns that match the names of these layers and of no other."""
+    found = {
+        r"re:.*\.experts\..*" if matrix.of_expert else rf"re:.*\.{re.escape(matrix.module.rpartition('.')[2])}$"
+        for matrix in matrices
+    }
+    return sorted(found)
+
+
+def _numbers(rounded: RoundedMatrix, values: Sequence[float], dtype: torch.dtype) -> Tensor:
+    """A small tensor beside a matrix; without numbers where the matrix has none."""
+    if rounded.levels.is_meta:
+        return torch.empty(len(values), dtype=dtype, device="meta")
+    return torch.tensor(list(values), dtype=dtype)

@@ -1,0 +1,84 @@
+"""The journal of a quantisation: what it was asked for, and what it has measured so far, beside the files it writes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tilewise.errors import InvalidRequest
+from tilewise.quantize.shards import write_json
+from tilewise.weights.files import shard_files
+from tilewise.weights.folder import read_json
+
+JOURNAL = "quantize.json"
+
+
+@dataclass(frozen=True, slots=True)
+class LayerError:
+    """How far a layer is from its floats."""
+
+    weights: float
+    """Norm of the change over the norm of the matrix."""
+    outputs: float | None = None
+    """The same of its products with the activations of calibration."""
+
+
+@dataclass
+class Journal:
+    """`asked` has to be the same for a run to go on."""
+
+    folder: Path
+    asked: dict[str, Any]
+    layers: dict[str, LayerError] = field(default_factory=dict)
+    finished: bool = False
+
+    @classmethod
+    def open(cls, folder: Path, asked: dict[str, Any]) -> Journal:
+        """That of a folder. Raises InvalidRequest where it was begun otherwise, or where something else is."""
+        check_folder(folder)
+        path = folder / JOURNAL
+        if not path.exists():
+            return cls(folder, asked)
+        found = read_json(path)
+        _check_same(folder, found.get("asked", {}), asked)
+        layers = {name: LayerError(*values) for name, values in found.get("layers", {}).items()}
+        return cls(folder, asked, layers, found.get("finished") is True)
+
+    def save(self) -> None:
+        layers = {name: [error.weights, error.outputs] for name, error in self.layers.items()}
+        write_json(self.folder / JOURNAL, {"asked": self.asked, "finished": self.finished, "layers": layers})
+
+
+def check_folder(folder: Path) -> None:
+    """Raises InvalidRequest for what is no folder, or one with files of somebody else."""
+    if not folder.exists():
+        return
+    if not folder.is_dir() or (any(_visible(folder)) and not (folder / JOURNAL).exists()):
+        raise InvalidRequest(f"{folder} is there already and not an empty folder: name a new one.")
+
+
+def source_digest(folder: Path) -> str:
+    """What tells a checkpoint's files from others: names, sizes, times, and the config."""
+    found = hashlib.sha256((folder / "config.json").read_bytes())
+    for path in shard_files(folder):
+        status = path.stat()
+        found.update(f"{path.name} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return found.hexdigest()
+
+
+def _visible(folder: Path) -> list[Path]:
+    """What is in a folder; the half of a first journal is nothing."""
+    return [path for path in folder.iterdir() if path.name != f"{JOURNAL}.partial"]
+
+
+def _check_same(folder: Path, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    other = [name for name in asked if found.get(name) != asked[name]]
+    if other:
+        differences = ", ".join(f"{name} ({found.get(name)!r:.40}, now {asked[name]!r:.40})" for name in other)
+        raise InvalidRequest(
+            f"{folder} holds a quantisation that was begun with another {differences}: give the same again to go on "
+            "with it, or another folder."
+        )

@@ -1,0 +1,158 @@
+"""Which tensors of a checkpoint are matrices to be quantised, found by building the model over shapes alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tilewise.errors import InvalidCheckpoint, InvalidConfig
+from tilewise.models.load import Architecture
+from tilewise.platforms.reference import ReferenceOps
+from tilewise.platforms.weights import as_it_came
+from tilewise.weights.files import SafetensorFiles
+from tilewise.weights.formats import Locate
+from tilewise.weights.names import Source
+from tilewise.weights.quantization import FLOATS
+from tilewise.weights.sources import dense
+from tilewise.weights.view import StoredLinear, TensorSource
+
+_STAGE = re.compile(r"^(vision\.layers\.\d+|projector|language\.model\.layers\.\d+)\.")
+_OF_EXPERT = re.compile(r"\.experts\.\d+\.")
+_CLOSES_MLP = re.compile(r"\.(down_proj|fc2)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """A linear layer of the quantised checkpoint, and where the floats of its matrix are."""
+
+    module: str
+    """What the names of its tensors begin with in the files."""
+    source: Source
+    outputs: int
+    inputs: int
+    stage: str
+    """The part of the model that it belongs to, by its internal name: `language.model.layers.3`, `projector`."""
+    reader: str
+    """One of the internal modules that are made of it; all of them read the same activations."""
+
+    @property
+    def of_expert(self) -> bool:
+        """One of those that only some tokens reach."""
+        return _OF_EXPERT.search(self.reader) is not None
+
+    @property
+    def closes_mlp(self) -> bool:
+        """It reads the products inside an MLP."""
+        return _CLOSES_MLP.search(self.reader) is not None
+
+    def read(self, files: SafetensorFiles) -> Tensor:
+        """[outputs, inputs] in the dtype of the files."""
+        whole = self.source.item is None and not self.source.transposed and self.source.rows is None
+        return files.tensor(self.source.name) if whole else self.source.read(files.stored(self.source.name))
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the files have the tensors of a model, by internal names."""
+
+    folder: Path
+    names: Set[str]
+    locate: Locate
+
+    @classmethod
+    def of(cls, architecture: Architecture, names: Set[str]) -> Places:
+        language = architecture.backbone.names(architecture.config.decoder)
+        return cls(architecture.folder.path, names, architecture.format.locate(names, language))
+
+    def all(self, name: str) -> list[Source]:
+        """Every place that a tensor may have, the usual one first."""
+        source: Source | None = self.locate(name)
+        places = []
+        while source is not None:
+            places.append(source)
+            source = source.otherwise
+        return places
+
+    def find(self, name: str) -> Source | None:
+        """The place that the files have."""
+        return next((source for source in self.all(name) if source.name in self.names), None)
+
+    def found(self, name: str) -> Source:
+        """The place that the files have. Raises InvalidCheckpoint where there is none."""
+        source = self.find(name)
+        if source is None:
+            usual = self.all(name)[0].name
+            raise InvalidCheckpoint(f"{self.folder} has no tensor {usual}, which the model needs as {name}.")
+        return source
+
+
+@dataclass
+class NamedShapes:
+    """A source of shapes for a model under construction, which notes the modules that are linear layers."""
+
+    dtype: torch.dtype
+    places: Places
+    linears: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Internal module -> its outputs and inputs."""
+
+    def has(self, name: str) -> bool:
+        return self.places.find(name) is not None
+
+    def read(self, name: str, shape: Sequence[int]) -> Tensor:
+        self.places.found(name)
+        return torch.empty(*shape, dtype=self.dtype, device="meta")
+
+    def linear(self, module: str, outputs: int, inputs: int, bias: bool) -> StoredLinear:
+        self.linears[module] = (outputs, inputs)
+        return dense(self, module, outputs, inputs, bias)
+
+
+def find_matrices(architecture: Architecture, files: SafetensorFiles, vision: bool) -> list[Matrix]:
+    """The matrices to be quantised, in the order in which a picture and its prompt meet them.
+
+    Norms, embeddings, the head and routers are none of them, and without `vision` neither are those of tower and
+    projector. Raises InvalidCheckpoint for a checkpoint that is not whole or quantised already, InvalidConfig where
+    matrices are kept in a way that no quantised format has.
+    """
+    places = Places.of(architecture, files.names)
+    shapes = NamedShapes(torch.bfloat16, places)
+    source: TensorSource = shapes
+    architecture.build(source, ReferenceOps(), context=1, store=as_it_came)
+    found: dict[str, Matrix] = {}
+    for reader, (outputs, inputs) in shapes.linears.items():
+        stage = _STAGE.match(reader)
+        if stage is None or not (vision or stage[1].startswith("language")):
+            continue
+        matrix = _matrix(places, files, reader, outputs, inputs, stage[1])
+        found.setdefault(matrix.module, matrix)
+    return list(found.values())
+
+
+def _matrix(places: Places, files: SafetensorFiles, reader: str, outputs: int, inputs: int, stage: str) -> Matrix:
+    """The matrix of the files that an internal module is made of, or is a part of."""
+    usual, source = places.all(f"{reader}.weight")[0], places.found(f"{reader}.weight")
+    stored = files.stored(source.name).get_shape()
+    if files.dtype(source.name) not in FLOATS:
+        raise InvalidCheckpoint(
+            f"The tensor {source.name} is of type {files.dtype(source.name)}, expected {' or '.join(FLOATS)}: the "
+            "checkpoint is quantised already; take the one in floats."
+        )
+    if source.item is None and not source.transposed:
+        shape, kept, module = stored, Source(source.name), source.module
+    elif usual.item is None:  # experts that were stacked later, which come apart again
+        shape, kept, module = [outputs, inputs] if len(stored) == 3 else stored, source, usual.module
+    else:
+        raise InvalidConfig(
+            f"{source.name} keeps all experts of a layer in one tensor, for which no quantised format has names: take "
+            "the checkpoint in MXFP4 that was published of this model."
+        )
+    if len(shape) != 2 or shape[1] != inputs or (source.rows is None and shape[0] != outputs):
+        raise InvalidCheckpoint(
+            f"The tensor {source.name} has shape {stored}, the config asks for {[outputs, inputs]} as {reader}."
+        )
+    return Matrix(module, kept, shape[0], shape[1], stage, reader)

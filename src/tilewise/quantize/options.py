@@ -1,0 +1,97 @@
+"""What is asked of a quantisation, checked before torch is loaded or a weight is fetched."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tilewise.errors import InvalidConfig
+from tilewise.option import check_range, check_types, option
+
+COMPRESSED_TENSORS, MODELSLIM = "compressed-tensors", "modelslim"
+FORMATS = (COMPRESSED_TENSORS, MODELSLIM)
+W8A8, W8A8_STATIC, W8A16, W4A16, FP8 = "w8a8", "w8a8-static", "w8a16", "w4a16", "fp8"
+SCHEMES = {
+    W8A8: "int8 by int8: a scale for each output, rows of activations rounded as they come",
+    W8A8_STATIC: "the same with scales of activations that calibration found; experts and the layers that close an "
+    "MLP, whose activations have outliers, stay as in w8a8",
+    W8A16: "int8 weights with a scale for each output; activations stay floats",
+    W4A16: "4-bit weights with a scale for each group of inputs; activations stay floats",
+    FP8: "8-bit floats (E4M3): a scale for each output, rows of activations rounded as they come",
+}
+"""What each scheme is."""
+_IN_MODELSLIM = (W8A8, W8A8_STATIC, W8A16)
+GROUPS = (16, 32, 64, 128, 256)
+"""Inputs that may share a scale."""
+
+
+@dataclass(frozen=True)
+class QuantizeOptions:
+    """A source checkpoint, where its quantised copy goes, and how it is rounded."""
+
+    model: str = option("demo", "'demo', a folder or a hub id", "model")
+    out: str = option("", "the folder that is written", "model")
+    scheme: str = option(W8A8, "how matrices are rounded", "scheme")
+    format: str = option(COMPRESSED_TENSORS, "whose files are written", "scheme")
+    group_size: int | None = option(None, "inputs that share a scale", "scheme")
+    asymmetric: bool = option(False, "zero points for groups of 4 bits", "scheme")
+    error_feedback: bool = option(True, "GPTQ for 4 bits", "scheme")
+    vision: bool = option(False, "vision tower and projector as well", "scheme")
+    calibration: str | None = option(None, "folder of pictures and prompts", "calibration")
+    calibration_samples: int | None = option(None, "most samples", "calibration")
+    max_shard_bytes: int = option(4 * 2**30, "largest file of weights", "files")
+
+    def __post_init__(self) -> None:
+        """Raises InvalidConfig for what cannot be, and for what would change nothing."""
+        check_types(self)
+        check_range("calibration_samples", self.calibration_samples, 1)
+        check_range("max_shard_size", self.max_shard_bytes, 1)
+        self._check_scheme()
+        if self.group_size is not None and self.group_size not in GROUPS:
+            known = ", ".join(map(str, GROUPS))
+            raise InvalidConfig(f"group_size must be one of {known}, got {self.group_size}.")
+        if self.calibration is not None and not Path(self.calibration).expanduser().is_dir():
+            raise InvalidConfig(f"calibration must be a folder, and {self.calibration} is none.")
+
+    def _check_scheme(self) -> None:
+        if self.scheme not in SCHEMES:
+            raise InvalidConfig(f"scheme must be one of {', '.join(SCHEMES)}, got {self.scheme!r}.")
+        if self.format not in FORMATS:
+            raise InvalidConfig(f"format must be one of {', '.join(FORMATS)}, got {self.format!r}.")
+        if self.format == MODELSLIM and self.scheme not in _IN_MODELSLIM:
+            raise InvalidConfig(
+                f"ModelSlim's files keep {', '.join(_IN_MODELSLIM)}, and scheme is {self.scheme}: take one of these, "
+                f"or format {COMPRESSED_TENSORS}."
+            )
+        of_groups = {
+            "group_size": self.group_size is not None,
+            "asymmetric": self.asymmetric,
+            "no_error_feedback": not self.error_feedback,
+        }
+        self._refuse(of_groups, self.scheme == W4A16, f"it belongs to scheme {W4A16}")
+        of_samples = {
+            "calibration": self.calibration is not None,
+            "calibration_samples": self.calibration_samples is not None,
+        }
+        self._refuse(of_samples, self.calibrates, f"only {W8A8_STATIC}, and {W4A16} with error feedback, calibrate")
+
+    def _refuse(self, given: dict[str, bool], apply: bool, why: str) -> None:
+        for name, is_given in given.items():
+            if is_given and not apply:
+                raise InvalidConfig(f"{name} would change nothing with scheme {self.scheme}: {why}. Leave it out.")
+
+    @property
+    def calibrates(self) -> bool:
+        """Activations are measured: for static scales, or for error feedback."""
+        return self.scheme == W8A8_STATIC or (self.scheme == W4A16 and self.error_feedback)
+
+    @property
+    def folder(self) -> Path:
+        """Where the quantised checkpoint goes."""
+        return Path(self.out).expanduser()
+
+    def journal(self) -> dict[str, Any]:
+        """What has to be the same for a run to go on where another one was ended."""
+        left_out = ("model", "out")
+        return {name: value for name, value in asdict(self).items() if name not in left_out}

@@ -1,0 +1,219 @@
+"""Rounding of matrices: to the nearest, a scale for each output or for each group of inputs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from tilewise.errors import InvalidCheckpoint, InvalidConfig
+from tilewise.platforms.forms import StaticRows
+from tilewise.quantize.options import FP8, GROUPS, MODELSLIM, W4A16, W8A16, QuantizeOptions
+
+logger = logging.getLogger("tilewise")
+
+INT8 = 127
+"""The largest level of int8 on either side of zero."""
+E4M3 = 448.0
+"""The largest number of float8_e4m3fn."""
+_TRIED = tuple(1.08 - 0.05 * step for step in range(8))
+"""Parts of a group's largest number that its largest code may stand for; the one with the least error is taken."""
+_USUAL_GROUP = 128
+AT_A_TIME = 2**24
+"""Numbers of a matrix that are float32 at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rounding:
+    """How the matrices of a scheme are rounded."""
+
+    bits: int
+    group: int | None = None
+    """Inputs that share a scale; None = all of an output."""
+    asymmetric: bool = False
+    floats: bool = False
+    """Codes are numbers of float8_e4m3fn."""
+    packs: bool = False
+    """Files keep several codes in a word."""
+    scale_dtype: torch.dtype = torch.float32
+    """In which the files keep scales."""
+
+    @classmethod
+    def of(cls, options: QuantizeOptions, group: int | None, model_dtype: torch.dtype) -> Rounding:
+        """Scales of groups are kept in the model's dtype, as readers of packed files expect."""
+        if options.scheme == W4A16:
+            return cls(4, group, options.asymmetric, packs=True, scale_dtype=model_dtype)
+        return cls(8, floats=options.scheme == FP8, packs=options.scheme == W8A16 and options.format != MODELSLIM)
+
+    @property
+    def bits_packed(self) -> int | None:
+        return self.bits if self.packs else None
+
+    @property
+    def lowest(self) -> int:
+        return -(1 << self.bits - 1)
+
+    @property
+    def highest(self) -> int:
+        return (1 << self.bits - 1) - 1
+
+    def blank(self, outputs: int, inputs: int, static: StaticRows | None = None) -> RoundedMatrix:
+        """A matrix without numbers, to see what the files will hold."""
+        groups = 1 if self.group is None else inputs // self.group
+        kind = torch.float8_e4m3fn if self.floats else torch.int8
+        levels = torch.empty(outputs, inputs, dtype=kind, device="meta")
+        scales = torch.empty(outputs, groups, dtype=self.scale_dtype, device="meta")
+        zeros = torch.empty(outputs, groups, dtype=torch.int8, device="meta") if self.asymmetric else None
+        return RoundedMatrix(levels, scales, zeros, static, self.bits_packed)
+
+
+@dataclass(frozen=True, slots=True)
+class RoundedMatrix:
+    """Codes [out, in] of a matrix: each stands for (level - zero) * scale."""
+
+    levels: Tensor
+    """int8, or float8_e4m3fn"""
+    scales: Tensor
+    """[out, groups]"""
+    zeros: Tensor | None
+    """int8 [out, groups]"""
+    static: StaticRows | None = None
+    """How the activations that it multiplies are rounded, where that is known beforehand."""
+    bits_packed: int | None = None
+    """Bits of a code, where files pack several into a word."""
+
+    def rows(self, which: slice) -> RoundedMatrix:
+        """Some outputs."""
+        zeros = None if self.zeros is None else self.zeros[which]
+        return replace(self, levels=self.levels[which], scales=self.scales[which], zeros=zeros)
+
+    def dequantised(self) -> Tensor:
+        """float32 [out, in]"""
+        group = self.levels.shape[1] // self.scales.shape[1]
+        numbers = self.levels.float()
+        if self.zeros is not None:
+            numbers -= self.zeros.float().repeat_interleave(group, 1)
+        return numbers * self.scales.float().repeat_interleave(group, 1)
+
+
+def group_size(options: QuantizeOptions, inputs: Mapping[str, int]) -> int | None:
+    """Inputs that share a scale, of layers that have so many `inputs`; None = all of an output.
+
+    Raises InvalidConfig where the inputs of some layer are no multiple of what was asked for.
+    """
+    if options.scheme != W4A16:
+        return None
+    fits = [group for group in GROUPS if all(count % group == 0 for count in inputs.values())]
+    if options.group_size is None:
+        chosen = max((group for group in fits if group <= _USUAL_GROUP), default=None)
+        if chosen != _USUAL_GROUP:
+            which = "all of an output" if chosen is None else str(chosen)
+            logger.warning("group_size: %s, as no more of them divide the inputs of every layer", which)
+        return chosen
+    if options.group_size not in fits:
+        module, count = next((name, count) for name, count in inputs.items() if count % options.group_size)
+        remedy = f"take {max(fits)}" if fits else "leave it out, for one scale an output"
+        raise InvalidConfig(
+            f"group_size={options.group_size} does not divide the {count} inputs of {module}: {remedy}."
+        )
+    return options.group_size
+
+
+def round_matrix(matrix: Tensor, rounding: Rounding, name: str, weights: Tensor | None = None) -> RoundedMatrix:
+    """A matrix of any float dtype, some outputs at a time. Raises InvalidCheckpoint where it is not finite.
+
+    `weights` [in] float32 says how much an error matters at each input, where scales of groups are chosen.
+    """
+    outputs, inputs = matrix.shape
+    step = max(1, AT_A_TIME // inputs)
+    parts = []
+    for first in range(0, outputs, step):
+        some = matrix[first : first + step].float()
+        if not torch.isfinite(some).all():
+            raise InvalidCheckpoint(f"The tensor {name} has numbers that are not finite; fetch the checkpoint again.")
+        scales, zeros = find_scales(some, rounding, weights)
+        parts.append(RoundedMatrix(to_levels(some, scales, zeros, rounding), scales, zeros))
+    return RoundedMatrix(
+        torch.cat([part.levels for part in parts]),
+        torch.cat([part.scales for part in parts]),
+        torch.cat([part.zeros for part in parts if part.zeros is not None]) if rounding.asymmetric else None,
+        bits_packed=rounding.bits_packed,
+    )
+
+
+def find_scales(matrix: Tensor, rounding: Rounding, weights: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """Scales [out, groups] in the dtype of the files, none of them zero, and zero points int8 of the same shape."""
+    if rounding.bits == 8:
+        largest = matrix.abs().amax(1, keepdim=True)
+        return _kept(largest / (E4M3 if rounding.floats else INT8), rounding), None
+    groups = matrix.unflatten(1, (-1, rounding.group or matrix.shape[1]))
+    per_input = None if weights is None else weights.view(groups.shape[1:])
+    best: tuple[Tensor, Tensor | None] | None = None
+    least = torch.full(groups.shape[:2], torch.inf)
+    for part in _TRIED:
+        scales, zeros = _of_groups(groups, rounding, part)
+        missed = (_grid(groups, scales, zeros, rounding) - groups).square_()
+        error = (missed if per_input is None else missed * per_input).sum(-1)
+        if best is None:
+            best, least = (scales, zeros), error
+            continue
+        better = error < least
+        least = torch.where(better, error, least)
+        best = (
+            torch.where(better, scales, best[0]),
+            None if zeros is None or best[1] is None else torch.where(better, zeros, best[1]),
+        )
+    assert best is not None
+    return best
+
+
+def to_levels(matrix: Tensor, scales: Tensor, zeros: Tensor | None, rounding: Rounding) -> Tensor:
+    """float32 [out, in] -> the nearest codes, by scales and zero points [out, groups]."""
+    groups = matrix.unflatten(1, (scales.shape[1], -1))
+    scaled: Tensor = groups / scales.float()[..., None]
+    if rounding.floats:
+        return scaled.clamp(-E4M3, E4M3).to(torch.float8_e4m3fn).flatten(1)
+    levels = scaled.round_()
+    if zeros is not None:
+        levels += zeros[..., None]
+    levels.clamp_(-INT8 if rounding.bits == 8 else rounding.lowest, rounding.highest)
+    return levels.to(torch.int8).flatten(1)
+
+
+def relative_error(matrix: Tensor, rounded: RoundedMatrix) -> float:
+    """The norm of what rounding changed over the norm of the matrix, some outputs at a time."""
+    missed = whole = 0.0
+    step = max(1, AT_A_TIME // matrix.shape[1])
+    for first in range(0, len(matrix), step):
+        which = slice(first, first + step)
+        floats = matrix[which].float()
+        missed += float((rounded.rows(which).dequantised() - floats).square().sum(dtype=torch.float64))
+        whole += float(floats.square().sum(dtype=torch.float64))
+    return float((missed / whole) ** 0.5) if whole else 0.0
+
+
+def _of_groups(groups: Tensor, rounding: Rounding, part: float) -> tuple[Tensor, Tensor | None]:
+    """Scales and zero points of groups [out, groups, size] whose outermost codes reach `part` of their range."""
+    if not rounding.asymmetric:
+        largest = groups.abs().amax(-1)
+        return _kept(largest * (part / (rounding.highest + 0.5)), rounding), None
+    low, high = groups.amin(-1).clamp(max=0) * part, groups.amax(-1).clamp(min=0) * part
+    scales = _kept((high - low) / (rounding.highest - rounding.lowest), rounding)
+    zeros = (rounding.lowest - low / scales.float()).round().clamp(rounding.lowest, rounding.highest)
+    return scales, zeros.to(torch.int8)
+
+
+def _grid(groups: Tensor, scales: Tensor, zeros: Tensor | None, rounding: Rounding) -> Tensor:
+    """What groups [out, groups, size] become."""
+    levels = (groups / scales.float()[..., None]).round_()
+    shift = torch.zeros(()) if zeros is None else zeros.float()[..., None]
+    return ((levels + shift).clamp_(rounding.lowest, rounding.highest) - shift) * scales.float()[..., None]
+
+
+def _kept(scales: Tensor, rounding: Rounding) -> Tensor:
+    """In the dtype of the files, and above zero: groups of zeros have a scale as well."""
+    least = max(torch.finfo(rounding.scale_dtype).tiny, 1e-30)
+    return scales.clamp(min=least).to(rounding.scale_dtype)

@@ -1,0 +1,291 @@
+"""A quantisation from beginning to end: small files, plan, samples, weights, card."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tilewise import __version__
+from tilewise.amounts import in_bytes
+from tilewise.config import EngineConfig
+from tilewise.errors import InvalidCheckpoint, InvalidConfig, InvalidRequest, Unfinished
+from tilewise.inputs.model_inputs import ModelInputs
+from tilewise.inputs.prepare import InputOptions, Preparer
+from tilewise.models.load import Architecture
+from tilewise.platforms.forms import StaticRows
+from tilewise.progress import Bar, progress_bar
+from tilewise.quantize.activations import MeasuredInputs, SampleActivations
+from tilewise.quantize.calibration import MOST_SAMPLES, prepared, samples_of, shipped_samples
+from tilewise.quantize.card import Report, model_card
+from tilewise.quantize.feedback import relative_output_error, round_with_feedback
+from tilewise.quantize.formats import Plan, format_of
+from tilewise.quantize.journal import JOURNAL, Journal, LayerError, check_folder, source_digest
+from tilewise.quantize.modules import Matrix, Places, find_matrices
+from tilewise.quantize.options import W4A16, QuantizeOptions
+from tilewise.quantize.rounding import RoundedMatrix, Rounding, group_size, relative_error, round_matrix
+from tilewise.quantize.shards import (
+    Shard,
+    ShardWriter,
+    TensorShape,
+    disk_errors,
+    split_into_shards,
+    write_json,
+    write_text,
+)
+from tilewise.types import Request
+from tilewise.weights.checkpoint import Checkpoint
+from tilewise.weights.files import SafetensorFiles
+from tilewise.weights.folder import CheckpointFolder
+from tilewise.weights.quantization import layouts_of
+from tilewise.weights.sources import TORCH_TYPES
+
+_SMALL = 64 * 2**20
+"""Bytes of the largest file that is copied beside the weights."""
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx", ".h5", ".msgpack", ".index.json", ".partial")
+
+
+def quantize(options: QuantizeOptions, show: Bar = True, **hub: Any) -> Report:
+    """Write the quantised copy of a checkpoint; the same call goes on where an earlier one was ended.
+
+    `hub` are options of EngineConfig that say where a hub's models are. Raises InvalidConfig, InvalidRequest,
+    InvalidCheckpoint or InvalidMedia for what cannot be, Unfinished when the disk is full.
+    """
+    config = EngineConfig.of(model=options.model, **hub)
+    checkpoint = Checkpoint.of(config)
+    _check_source(options, checkpoint.folder)
+    inputs = ModelInputs.of(config)
+    checkpoint.fetch_weights()
+    with torch.inference_mode():
+        return _Run(options, inputs).run(show)
+
+
+class _Run:
+    """One quantisation: everything is decided, and checked, before the first byte is written."""
+
+    def __init__(self, options: QuantizeOptions, inputs: ModelInputs) -> None:
+        self._options, self._inputs = options, inputs
+        self._source = inputs.checkpoint.folder
+        self._architecture = Architecture.of(self._source, flash_router=False)
+        self._files = SafetensorFiles(self._source.path)
+        self._format = format_of(options, self._architecture.dtype)
+        self._plan = self._decide()
+        self._entries: list[Matrix | str] = [*self._plan.matrices, *self._plan.floats]
+        layers = [self._shapes(entry) for entry in self._entries]
+        self._shards, self._groups = split_into_shards(
+            options.folder, self._format.weights, layers, options.max_shard_bytes
+        )
+        self._requests = self._samples() if options.calibrates else []
+        self._journal = Journal.open(options.folder, self._asked())
+        self._activations: SampleActivations | None = None
+
+    def run(self, show: Bar) -> Report:
+        if not self._journal.finished:
+            with disk_errors(self._options.folder, self._progress):
+                self._begin()
+                with progress_bar(f"quantising to {self._options.scheme}", self._bytes_before, show, True) as advance:
+                    for shard, numbers in zip(self._shards, self._groups, strict=True):
+                        self._write_shard(shard, [self._entries[number] for number in numbers], advance)
+                report = self._report()
+                self._finish(report)
+        return self._report()
+
+    def _decide(self) -> Plan:
+        matrices = find_matrices(self._architecture, self._files, self._options.vision)
+        taken = {matrix.source.name for matrix in matrices}
+        floats = sorted(self._files.names - taken, key=_by_number)
+        places = Places.of(self._architecture, self._files.names)
+        head = places.all("language.lm_head.weight")[0].module  # some files have none, and models one all the same
+        embedding = places.all("language.model.embed_tokens.weight")[0].name
+        linear = {
+            name.removesuffix(".weight")
+            for name in floats
+            if name.endswith(".weight") and name != embedding and len(self._files.stored(name).get_shape()) == 2
+        }
+        rounding = Rounding.of(
+            self._options,
+            group_size(self._options, {matrix.module: matrix.inputs for matrix in matrices}),
+            self._architecture.dtype,
+        )
+        return Plan(self._options, rounding, matrices, floats, sorted({head, *linear}, key=_by_number))
+
+    def _shapes(self, entry: Matrix | str) -> dict[str, TensorShape]:
+        """What the files will hold of a layer, or of a tensor that stays as it is."""
+        if isinstance(entry, str):
+            kind = self._files.dtype(entry)
+            if kind not in TORCH_TYPES:
+                raise InvalidCheckpoint(f"The tensor {entry} is of type {kind}, known are {', '.join(TORCH_TYPES)}.")
+            return {entry: TensorShape(TORCH_TYPES[kind], tuple(self._files.stored(entry).get_shape()))}
+        static = StaticRows(1.0, 0) if self._plan.is_static(entry) else None
+        blank = self._plan.rounding.blank(entry.outputs, entry.inputs, static)
+        return {name: TensorShape.of(tensor) for name, tensor in self._format.encode(entry, blank, None).items()}
+
+    def _samples(self) -> list[Request]:
+        options = self._options
+        given = options.calibration
+        samples = shipped_samples() if given is None else samples_of(Path(given).expanduser())
+        inputs = self._inputs
+        preparer = Preparer(
+            inputs.spec,
+            inputs.tokenizer,
+            self._architecture.config.decoder.rope.trained_length,
+            InputOptions.of(inputs.config),
+        )
+        found = prepared(samples, preparer, options.calibration_samples or MOST_SAMPLES)
+        if options.vision and not any(request.images for request in found):
+            raise InvalidConfig("calibration: --vision needs pictures, and there are only texts; add some.")
+        return found
+
+    def _asked(self) -> dict[str, Any]:
+        source = {"source": source_digest(self._source.path), "version": __version__}
+        digest = hashlib.sha256()
+        for request in self._requests:
+            digest.update(repr(request.prompt_ids).encode())
+            for image in request.images:
+                digest.update(b"".join(tile.digest for tile in image.tiles))
+        return self._options.journal() | source | {"samples": digest.hexdigest() if self._requests else None}
+
+    def _begin(self) -> None:
+        """The folder and its journal, once there is room for what is to come."""
+        folder = self._options.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        missing = sum(shard.nbytes for shard in self._shards if not shard.is_whole())
+        free = shutil.disk_usage(folder).free
+        if missing > free:
+            raise Unfinished(
+                f"{folder}: {in_bytes(missing)} are still to be written, and {in_bytes(free)} are free. "
+                f"{self._progress()}; make room, and the same command goes on."
+            )
+        self._journal.save()
+
+    def _progress(self) -> str:
+        done = sum(shard.is_whole() for shard in self._shards)
+        return f"{done} of {len(self._shards)} files of weights are done"
+
+    def _write_shard(self, shard: Shard, entries: Sequence[Matrix | str], advance: Callable[[int], None]) -> None:
+        """A file that is whole already is left alone."""
+        known = all(entry.module in self._journal.layers for entry in entries if isinstance(entry, Matrix))
+        if known and shard.is_whole():
+            advance(sum(map(self._bytes_of, entries)))
+            return
+        with shard.writing() as writer:
+            for entry in entries:
+                if isinstance(entry, str):
+                    writer.write(entry, self._files.tensor(entry))
+                    self._files.give_back(entry)
+                else:
+                    self._write_matrix(entry, writer)
+                advance(self._bytes_of(entry))
+            self._journal.save()  # before the file has its name: of a file that is whole, everything is known
+
+    def _write_matrix(self, matrix: Matrix, writer: ShardWriter) -> None:
+        floats = matrix.read(self._files)
+        rounded, self._journal.layers[matrix.module] = self._round(matrix, floats)
+        bias = f"{matrix.module}.bias"
+        added = self._files.tensor(bias) if bias in self._files.names else None
+        for name, tensor in self._format.encode(matrix, rounded, added).items():
+            writer.write(name, tensor)
+        self._files.give_back(matrix.source.name)
+
+    def _round(self, matrix: Matrix, floats: Tensor) -> tuple[RoundedMatrix, LayerError]:
+        """By the scheme; static layers get their scale, layers with error feedback make use of their inputs."""
+        rounding, name = self._plan.rounding, matrix.source.name
+        if self._options.scheme == W4A16 and self._options.error_feedback:
+            moments = self._inputs_of(matrix).moments
+            if moments:
+                rounded = round_with_feedback(floats, moments, rounding, name)
+                outputs = relative_output_error(floats, rounded, moments)
+                return rounded, LayerError(relative_error(floats, rounded), outputs)
+        rounded = round_matrix(floats, rounding, name)
+        if self._plan.is_static(matrix):
+            rounded = replace(rounded, static=_static_rows(self._inputs_of(matrix)))
+        return rounded, LayerError(relative_error(floats, rounded))
+
+    def _inputs_of(self, matrix: Matrix) -> MeasuredInputs:
+        if self._activations is None:
+            moments = self._options.scheme == W4A16
+            self._activations = SampleActivations(self._architecture, self._files, self._requests, moments)
+        return self._activations.inputs_of(matrix.stage, matrix.reader)
+
+    def _finish(self, report: Report) -> None:
+        """Small files last, and config.json behind all others: without it, nothing takes the folder for a model."""
+        folder = self._options.folder
+        if len(self._shards) > 1:
+            places = {name: shard.path.name for shard in self._shards for name in shard.tensors}
+            total = {"total_size": report.bytes_after}
+            write_json(folder / self._format.index, {"metadata": total, "weight_map": places})
+        for path in _small_files(self._source.path):
+            shutil.copyfile(path, folder / path.name)
+        for name, values in self._format.description(self._plan).items():
+            write_json(folder / name, values)
+        write_text(folder / "README.md", model_card(report))
+        self._journal.finished = True
+        self._journal.save()
+        write_json(folder / "config.json", self._format.config(self._source.config, self._plan))
+
+    def _report(self) -> Report:
+        after = sum(tensor.nbytes for shard in self._shards for tensor in shard.tensors.values())
+        return Report(self._plan, self._journal.layers, self._bytes_before, after, self._about_samples())
+
+    def _about_samples(self) -> str:
+        if not self._requests:
+            return "none: the scheme needs none"
+        tokens = sum(len(request.prompt_ids) for request in self._requests)
+        tiles = sum(request.num_tiles for request in self._requests)
+        where = "shipped with Tilewise" if self._options.calibration is None else "of the user's own"
+        return f"{len(self._requests)} samples {where}: {tokens:,} tokens, of which {tiles:,} tiles of pictures"
+
+    def _bytes_of(self, entry: Matrix | str) -> int:
+        if isinstance(entry, Matrix):
+            return entry.outputs * entry.inputs * TORCH_TYPES[self._files.dtype(entry.source.name)].itemsize
+        return sum(tensor.nbytes for tensor in self._shapes(entry).values())
+
+    @property
+    def _bytes_before(self) -> int:
+        return sum(map(self._bytes_of, self._entries))
+
+
+def _check_source(options: QuantizeOptions, folder: CheckpointFolder) -> None:
+    """Raises InvalidRequest for an output that is the source or in use, InvalidCheckpoint for a quantised source."""
+    out, source = options.folder.resolve(), folder.path.resolve()
+    if not options.out or out == source or out in source.parents or source in out.parents:
+        raise InvalidRequest(f"{options.out or 'OUT'} is the source {folder.path}, or in it: name a new folder.")
+    check_folder(options.folder)
+    method = folder.quantization or ("mxfp4" if layouts_of(folder) else None)
+    if method is not None:
+        raise InvalidCheckpoint(
+            f"{folder.path} is quantised already, by {method}: take the checkpoint in floats that it was made of."
+        )
+
+
+def _static_rows(inputs: MeasuredInputs) -> StaticRows:
+    """A scale and an offset by which what was measured, and zero, fit into int8."""
+    scale = max((inputs.high - inputs.low) / 255, 1e-12)
+    # As the files keep it, so that the offset belongs to it.
+    scale = float(torch.tensor(scale, dtype=torch.float32))
+    return StaticRows(scale, max(-128, min(127, round(-128 - inputs.low / scale))))
+
+
+def _small_files(folder: Path) -> list[Path]:
+    """Tokenizer, templates and the like; the config and the card are written anew."""
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if path.is_file()
+        and not path.name.endswith(_WEIGHTS)
+        and path.name not in ("config.json", "README.md", JOURNAL)
+        and not path.name.startswith(".")
+        and path.stat().st_size <= _SMALL
+    ]
+
+
+def _by_number(name: str) -> list[Any]:
+    """Layer 2 before layer 10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]

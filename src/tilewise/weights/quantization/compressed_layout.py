@@ -1,0 +1,252 @@
+"""Layers of compressed-tensors: codes as bytes or packed into words of 32 bits, with scales, zero points and an order.
+
+Source: vllm-project/compressed-tensors 0.20.1, `compressors/pack_quantized` (order of bits, zero points along the
+outputs), `compressors/naive_quantized`, `quantization/lifecycle/initialize.py` (shapes); 0.12 for `weight_g_idx`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from torch import Tensor
+
+from tilewise.errors import InvalidCheckpoint
+from tilewise.platforms.forms import Codes, Dense, Form, Grouped, Int8, StaticRows, packed_nibbles
+from tilewise.weights.quantization import FLOATS, StoredTensors
+from tilewise.weights.quantization.blocks import Block
+from tilewise.weights.quantization.checks import checked_scales
+
+
+class Rounding(Enum):
+    """What is done to the rows that a matrix is multiplied with."""
+
+    NONE = "rows in floats"
+    BY_ROW = "rows rounded one by one"
+    STATIC = "rows rounded by a fixed scale"
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """What a scheme says of the weights."""
+
+    bits: int
+    floating: bool
+    block: Block
+    symmetric: bool = True
+    reordered: bool = False
+    """Inputs are assigned to groups by `weight_g_idx`."""
+
+    def __str__(self) -> str:
+        return f"{'fp' if self.floating else 'int'}{self.bits} {self.block}" + (
+            "" if self.symmetric else " with zero points"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Module:
+    """The tensors of one layer, by what their names have behind the module's."""
+
+    tensors: StoredTensors
+    name: str
+    item: int | None
+    names: Set[str]
+    """All tensors of the files; none before their names are known."""
+
+    def has(self, end: str, expected: bool) -> bool:
+        return f"{self.name}.{end}" in self.names if self.names else expected
+
+    def tensor(
+        self, end: str, shape: Sequence[int | None], dtypes: Sequence[str], others: Sequence[Sequence[int]] = ()
+    ) -> Tensor:
+        return self.tensors.tensor(f"{self.name}.{end}", shape, dtypes, self.item, others)
+
+
+@dataclass(frozen=True)
+class ByteLayout:
+    """One layer of int8 or FP8. The scales of rows of FP8 are read and checked, but rows stay floats: the weights are
+    multiplied as exactly as they are stored."""
+
+    weights: Numbers
+    rounding: Rounding
+    names: Set[str]
+    """All tensors of the files; none before their names are known."""
+    static_rows: bool = False
+    """The files have a scale of rows, whether it is used or not."""
+    suffix = ".weight"
+
+    def __str__(self) -> str:
+        return f"{self.weights}, {self.rounding.value}"
+
+    def folds_bias(self, matrix: Form) -> bool:
+        return False
+
+    def read(self, tensors: StoredTensors, module: str, outputs: int | None, inputs: int, item: int | None) -> Form:
+        stored = _Module(tensors, module, item, self.names)
+        codes = stored.tensor("weight", (outputs, inputs), ("F8_E4M3" if self.weights.floating else "I8", *FLOATS))
+        if codes.dtype not in (torch.int8, torch.float8_e4m3fn):  # left in floats without being named
+            return Dense(codes)
+        if not self.weights.floating:
+            _check_range(f"{module}.weight", codes, self.weights.bits)
+        return self._form(stored, codes, None)
+
+    def _form(self, stored: _Module, codes: Tensor, order: Tensor | None) -> Form:
+        """int8 or FP8 [outputs, inputs], and what stands beside it."""
+        outputs, inputs = codes.shape
+        scales, zeros = self._scales(stored, outputs, inputs)
+        static = self._static(stored)
+        group = self.weights.block.inputs or inputs
+        if self.weights.floating:
+            return Grouped(Codes.FP8, codes.view(torch.uint8), scales, None, group)
+        if self.rounding is not Rounding.NONE and zeros is None:
+            return _int8(codes, scales[:, 0].contiguous(), static)
+        return _grouped(codes, scales, zeros, group, self.weights.bits, order)
+
+    def _scales(self, stored: _Module, outputs: int, inputs: int) -> tuple[Tensor, Tensor | None]:
+        """Scales, float32, and zero points with 2 ** (bits - 1) added, uint8, both [outputs, blocks side by side]; None
+        where all codes are symmetric."""
+        block = self.weights.block
+        scales = block.scales(stored.tensors, f"{stored.name}.weight_scale", outputs, inputs, stored.item)
+        if not stored.has("weight_zero_point", expected=not self.weights.symmetric):
+            return scales, None
+        zeros = self._zeros(stored, *block.shapes(outputs, inputs))
+        if self.weights.symmetric and not zeros.is_meta:
+            if (zeros != 2 ** (self.weights.bits - 1)).any():
+                name = f"{stored.name}.weight_zero_point"
+                raise InvalidCheckpoint(f"The tensor {name} is not zero everywhere, and its scheme is symmetric.")
+            return scales, None
+        return scales, block.of_each_output(zeros, outputs, inputs)
+
+    def _zeros(self, stored: _Module, usual: Sequence[int], *others: Sequence[int]) -> Tensor:
+        return _with_middle(stored.tensor("weight_zero_point", usual, ("I8",), others), self.weights.bits)
+
+    def _static(self, stored: _Module) -> StaticRows | None:
+        if not self.static_rows:
+            return None
+        scale = stored.tensor("input_scale", (1,), FLOATS, [()])
+        checked_scales(f"{stored.name}.input_scale", scale)
+        offset = None
+        if stored.has("input_zero_point", expected=False):
+            offset = stored.tensor("input_zero_point", (1,), ("I8", "I32"), [()])
+        if scale.is_meta:
+            return StaticRows(1.0, 0)
+        return StaticRows(scale.item(), 0 if offset is None else int(offset.item()))
+
+
+@dataclass(frozen=True)
+class PackedLayout(ByteLayout):
+    """One layer of whole numbers of 1 to 8 bits, packed along the inputs into words of 32 bits."""
+
+    suffix = ".weight_packed"
+
+    def read(self, tensors: StoredTensors, module: str, outputs: int | None, inputs: int, item: int | None) -> Form:
+        stored, bits = _Module(tensors, module, item, self.names), self.weights.bits
+        words = stored.tensor("weight_packed", (outputs, -(-inputs * bits // 32)), ("I32",))
+        if stored.has("weight_shape", expected=True):
+            _check_shape(stored, len(words), inputs)
+        order, group = self._order(stored, inputs), self.weights.block.inputs or inputs
+        if bits != 4 or group % 2 or inputs % 2 or order is not None:
+            codes = unpacked(words, bits, inputs) - 2 ** (bits - 1)
+            return self._form(stored, codes.view(torch.int8), order)
+        # The bytes of the file are those of the form: the earlier input is in the low half, and 8 is added.
+        scales, zeros = self._scales(stored, len(words), inputs)
+        self._static(stored)
+        kind = Codes.INT4 if zeros is None else Codes.UINT4
+        return Grouped(kind, words.view(torch.uint8)[:, : inputs // 2], scales, _shifts(zeros, scales), group)
+
+    def _zeros(self, stored: _Module, usual: Sequence[int], *others: Sequence[int]) -> Tensor:
+        """Packed along the outputs, or, of one scale for the whole matrix and in old files, int8."""
+        bits = self.weights.bits
+        if len(usual) == 1:
+            return super()._zeros(stored, usual, *others)
+        words = (-(-usual[0] * bits // 32), usual[1])
+        zeros = stored.tensor("weight_zero_point", words, ("I32", "I8"), (usual, *others))
+        return unpacked(zeros.T, bits, usual[0]).T if zeros.dtype == torch.int32 else _with_middle(zeros, bits)
+
+    def _order(self, stored: _Module, inputs: int) -> Tensor | None:
+        """The inputs that columns belong to once each group's are side by side; None where they already are."""
+        if not stored.has("weight_g_idx", expected=self.weights.reordered):
+            return None
+        groups, group = stored.tensor("weight_g_idx", (inputs,), ("I32", "I64")), self.weights.block.inputs or inputs
+        if groups.is_meta:
+            return torch.empty(inputs, dtype=torch.int64, device="meta")
+        side_by_side = torch.arange(inputs) // group
+        if torch.equal(groups.long(), side_by_side) or bool((groups == -1).all()):
+            return None
+        order = torch.argsort(groups, stable=True)
+        if not torch.equal(groups.long()[order], side_by_side):
+            raise InvalidCheckpoint(
+                f"The tensor {stored.name}.weight_g_idx does not assign {group} inputs to each of "
+                f"{int(side_by_side[-1]) + 1} groups, as its scheme says."
+            )
+        return order
+
+
+def _check_shape(stored: _Module, outputs: int, inputs: int) -> None:
+    shape = stored.tensor("weight_shape", (2,), ("I64", "I32"))
+    if not shape.is_meta and shape.tolist() != [outputs, inputs]:
+        raise InvalidCheckpoint(
+            f"The tensor {stored.name}.weight_shape holds {shape.tolist()}, expected {[outputs, inputs]}."
+        )
+
+
+def _check_range(name: str, codes: Tensor, bits: int) -> None:
+    most = 2 ** (bits - 1)
+    if bits < 8 and not codes.is_meta and ((codes < -most) | (codes >= most)).any():
+        raise InvalidCheckpoint(f"The tensor {name} has values outside [{-most}, {most - 1}], and num_bits is {bits}.")
+
+
+def _with_middle(numbers: Tensor, bits: int) -> Tensor:
+    """int8 -> uint8, with 2 ** (bits - 1) added, as packed numbers have it."""
+    raised: Tensor = numbers.view(torch.uint8) + 2 ** (bits - 1)
+    return raised
+
+
+def _int8(matrix: Tensor, scales: Tensor, static: StaticRows | None) -> Int8:
+    if static is None:
+        return Int8(matrix, scales)
+    addend = matrix.sum(1, dtype=torch.int32) * -static.offset
+    return Int8(matrix, scales * static.scale, static, addend)
+
+
+def _grouped(
+    codes: Tensor, scales: Tensor, zeros: Tensor | None, group: int, bits: int, order: Tensor | None
+) -> Grouped:
+    """int8 codes as they are kept: two in a byte where they are small and an even number of them shares a scale."""
+    if order is not None and not codes.is_meta:
+        codes = codes[:, order]
+    halves, shifts = bits <= 4 and not (group % 2 or codes.shape[1] % 2), _shifts(zeros, scales)
+    if zeros is None:
+        kind = Codes.INT4 if halves else Codes.INT8
+        kept = (codes + 8 if halves else codes).view(torch.uint8)
+    else:
+        kind = Codes.UINT4 if halves else Codes.UINT8
+        kept = _with_middle(codes, bits)
+    return Grouped(kind, packed_nibbles(kept) if halves else kept, scales, shifts, group, order)
+
+
+def _shifts(zeros: Tensor | None, scales: Tensor) -> Tensor | None:
+    """(code - zero) * scale = code * scale + shift."""
+    return None if zeros is None else zeros.float().neg() * scales
+
+
+def unpacked(words: Tensor, bits: int, count: int) -> Tensor:
+    """int32 [n, words] -> the first `count` codes of each row, uint8 [n, count].
+
+    Codes follow each other from the lowest bit up, without gaps, also over the ends of words; each has
+    2 ** (bits - 1) added.
+    """
+    if words.is_meta:
+        return torch.empty(len(words), count, dtype=torch.uint8, device="meta")
+    stored = words.contiguous().view(torch.uint8)
+    if bits == 8:
+        return stored[:, :count]
+    if bits == 4:
+        return torch.stack((stored & 15, stored >> 4), dim=-1).flatten(1)[:, :count]
+    first = torch.arange(count) * bits
+    pairs = torch.cat((stored, stored.new_zeros(len(stored), 1)), 1).int()
+    pairs = pairs[:, first // 8] | pairs[:, first // 8 + 1] << 8
+    codes: Tensor = (pairs >> first % 8) & (2**bits - 1)
+    return codes.to(torch.uint8)

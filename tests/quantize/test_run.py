@@ -1,0 +1,196 @@
+"""A run that is ended, a disk that is full, sources and folders that cannot be."""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.quantize.reading import tensors_of
+from tests.tiny import SPECS, TWINS, write_hf, write_original
+from tests.weights.broken import change_config, change_tensors, refused
+from tilewise.cli import main
+from tilewise.errors import InvalidCheckpoint, InvalidConfig, InvalidRequest, Unfinished
+from tilewise.quantize.options import SCHEMES, QuantizeOptions
+from tilewise.quantize.run import quantize
+
+SMALL = 8000
+"""Bytes of a shard, of which a twin then has a dozen."""
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    return write_original(tmp_path_factory.mktemp("source"), SPECS["qwen2-300m"])
+
+
+def run(source: Path, out: Path, **options: Any) -> None:
+    quantize(QuantizeOptions(model=str(source), out=str(out), **options), show=False)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("scheme", ["w8a8", "w4a16"])
+def test_a_run_that_was_killed_goes_on(source, tmp_path, scheme):
+    """Files that were whole are not written again, and the end is the same as without the kill."""
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "tilewise", "quantize", source, out, "--scheme", scheme, "--max-shard-size", SMALL]
+    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    while not any(out.glob("model-0*2-of-*.safetensors")):
+        assert process.poll() is None, process.stderr and process.stderr.read().decode()
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    whole = {path: path.stat().st_ino for path in out.glob("*.safetensors")}
+    assert not (out / "config.json").exists()
+    assert not list(out.glob("*.index.json"))
+    run(source, out, scheme=scheme, max_shard_bytes=SMALL)
+    assert {path: path.stat().st_ino for path in whole} == whole
+    run(source, tmp_path / "undisturbed", scheme=scheme, max_shard_bytes=SMALL)
+    assert files_of(out) == files_of(tmp_path / "undisturbed")
+
+
+@contextmanager
+def small_files_only(most: int) -> Iterator[None]:
+    """No file may grow beyond `most` bytes: what a full disk looks like to whoever writes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk(source, tmp_path):
+    """The embedding's shard is the largest by far, and the others are done."""
+    out = tmp_path / "out"
+    with small_files_only(30_000):
+        refused(Unfinished, lambda: run(source, out, max_shard_bytes=SMALL), str(out), "of weights are done", "goes on")
+    left = {path.name for path in out.iterdir()}
+    assert "quantize.json" in left
+    assert len(left) > 2
+    assert not any(name.endswith(".partial") or name in ("config.json", "README.md") for name in left)
+    run(source, out, max_shard_bytes=SMALL)
+    assert set(tensors_of(out)) >= set(tensors_of(source))
+
+
+def test_a_run_that_is_finished_is_left_alone(source, tmp_path):
+    run(source, tmp_path / "out")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    run(source, tmp_path / "out")
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_another_scheme_in_the_same_folder(source, tmp_path):
+    run(source, tmp_path / "out")
+    refused(InvalidRequest, lambda: run(source, tmp_path / "out", scheme="fp8"), "scheme ('w8a8', now 'fp8')")
+
+
+def test_another_source_in_the_same_folder(source, tmp_path):
+    other = write_original(tmp_path / "other", SPECS["qwen2-300m"], seed=1)
+    run(source, tmp_path / "out")
+    refused(InvalidRequest, lambda: run(other, tmp_path / "out"), "another source")
+
+
+def test_folders_that_cannot_be(source, tmp_path):
+    refused(InvalidRequest, lambda: run(source, source), "is the source")
+    refused(InvalidRequest, lambda: run(source, source / "out"), "is the source")
+    (tmp_path / "link").symlink_to(source)
+    refused(InvalidRequest, lambda: run(source, tmp_path / "link"), "is the source")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter.txt").write_text("mine")
+    refused(InvalidRequest, lambda: run(source, tmp_path / "full"), "not an empty folder")
+    (tmp_path / "file").write_text("mine")
+    refused(InvalidRequest, lambda: run(source, tmp_path / "file"), "not an empty folder")
+
+
+def test_sources_that_are_quantised_already(tmp_path):
+    awq = write_original(tmp_path / "awq", SPECS["qwen2-300m"])
+    change_config(awq, quantization_config={"quant_method": "awq"})
+    refused(InvalidCheckpoint, lambda: run(awq, tmp_path / "out"), "quantised already, by awq")
+    blocks = write_original(tmp_path / "blocks", TWINS["InternVL3_5-GPT-OSS-20B-A4B-Preview-MXFP4"])
+    refused(InvalidCheckpoint, lambda: run(blocks, tmp_path / "out"), "quantised already, by mxfp4")
+
+
+def test_experts_without_names(tmp_path):
+    stacked = write_hf(tmp_path / "stacked", SPECS["gptoss-300m-head"])
+    refused(InvalidConfig, lambda: run(stacked, tmp_path / "out"), "experts", "MXFP4")
+
+
+def test_sources_that_are_damaged(tmp_path):
+    name = "language_model.model.layers.1.mlp.up_proj.weight"
+    broken = write_original(tmp_path / "lacks", SPECS["qwen2-300m"])
+    change_tensors(broken, lambda tensors: tensors.pop(name))
+    refused(InvalidCheckpoint, lambda: run(broken, tmp_path / "out"), name)
+    broken = write_original(tmp_path / "shape", SPECS["qwen2-300m"])
+    change_tensors(broken, lambda tensors: tensors.update({name: torch.zeros(3, 4)}))
+    refused(InvalidCheckpoint, lambda: run(broken, tmp_path / "out"), name, "[3, 4]")
+    broken = write_original(tmp_path / "nan", SPECS["qwen2-300m"])
+    change_tensors(broken, lambda tensors: tensors[name].__setitem__((0, 0), float("nan")))
+    refused(InvalidCheckpoint, lambda: run(broken, tmp_path / "out"), name, "not finite")
+    broken = write_original(tmp_path / "half", SPECS["qwen2-300m"], shards=2)
+    (broken / "model-00002-of-00002.safetensors").unlink()
+    refused(InvalidCheckpoint, lambda: run(broken, tmp_path / "out"), "model-00002-of-00002.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"scheme": "w4a4"}, ("scheme", "w4a4", "w8a8-static")),
+        ({"scheme": "w4a16", "format": "modelslim"}, ("ModelSlim", "w4a16", "compressed-tensors")),
+        ({"group_size": 128}, ("group_size", "change nothing", "w4a16")),
+        ({"asymmetric": True}, ("asymmetric", "change nothing")),
+        ({"error_feedback": False, "scheme": "fp8"}, ("no_error_feedback", "change nothing")),
+        ({"calibration_samples": 3}, ("calibration_samples", "change nothing")),
+        ({"scheme": "w4a16", "group_size": 100}, ("group_size", "100", "128")),
+        ({"scheme": "w4a16", "group_size": 128}, ("group_size=128", "36 inputs", "q_proj")),
+        ({"scheme": "w4a16", "calibration": "/no/such/folder"}, ("calibration", "/no/such/folder")),
+        ({"max_shard_bytes": 0}, ("max_shard_size", "0")),
+    ],
+)
+def test_options_that_cannot_be(source, tmp_path, options, words):
+    refused(InvalidConfig, lambda: run(source, tmp_path / "out", **options), *words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_of_at_most_so_many_bytes(source, tmp_path):
+    run(source, tmp_path / "out", max_shard_bytes=SMALL)
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+    sizes: dict[str, list[int]] = {}
+    for name, tensor in tensors_of(tmp_path / "out").items():
+        sizes.setdefault(index["weight_map"][name], []).append(tensor.nbytes)
+    assert len(sizes) > 5
+    assert all(sum(found) <= SMALL or len(found) == 1 for found in sizes.values())
+    assert index["metadata"]["total_size"] == sum(map(sum, sizes.values()))
+
+
+def test_the_command_line(source, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["quantize", str(source), str(out), "--scheme", "w4a16", "--no-error-feedback"]) == 0
+    said = capsys.readouterr().out
+    assert f"{out}: 14 layers in w4a16" in said
+    assert "Worst layer: language_model.model.layers." in said
+    assert main(["quantize", str(source), str(out), "--scheme", "fp8", "--group-size", "64"]) == 1
+    assert "group_size would change nothing with scheme fp8" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["quantize", str(source), str(out), "--shceme", "fp8"])
+    assert "Did you mean --scheme?" in capsys.readouterr().err
+
+
+def test_the_help_explains_each_scheme(capsys):
+    with pytest.raises(SystemExit):
+        main(["quantize", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    for text in (*SCHEMES.values(), "--calibration FOLDER", "goes on when the same command"):
+        assert text in said
