@@ -11,9 +11,11 @@ import pytest
 
 from tests.inputs.jinjas import plain, with_system
 from tilewise.inputs.jinja import compare_templates
+from tilewise.inputs.prepare import Preparer
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.templates import Message, to_string
 from tilewise.inputs.tokenizer import Tokenizer
+from tilewise.sampling_params import SamplingParams, StructuredOutputsParams
 from tilewise.tools.twin.named import write_twin
 from tilewise.weights.folder import CheckpointFolder
 
@@ -98,6 +100,20 @@ def test_intern_s1_has_no_thoughts_before_an_answer_of_a_form(spec_of: SpecOf) -
     assert template.thinks_if(None)
     assert not template.thinks_if(None, formed=True)
     assert template.thinks_if(True, formed=True)
+
+
+def test_thoughts_before_a_form_are_begun_by_the_answer(spec_of: SpecOf, tmp_path: Path) -> None:
+    """By its first token, which the form says: the prompt must not have it as well."""
+    spec, form = spec_of("internlm/Intern-S1-mini"), StructuredOutputsParams(choice=["yes", "no"])
+    tokenizer = Tokenizer.from_folder(tmp_path / "Intern-S1-mini")
+    preparer = Preparer(spec, tokenizer, 2048)
+    request = preparer.chat(QUESTION, [], SamplingParams(structured_outputs=form), thinking=True)
+    assert request.thinking == (tokenizer.special_id("<think>"), tokenizer.special_id("</think>"))
+    assert REASONER in (request.prompt or "")
+    assert (request.prompt or "").endswith("<|im_start|>assistant\n")
+    plain = preparer.chat(QUESTION, [], SamplingParams(structured_outputs=form))
+    assert plain.thinking is None
+    assert REASONER not in (plain.prompt or "")
 
 
 def test_qianfan_ocr_asks_what_its_own_template_asks(spec_of: SpecOf) -> None:

@@ -275,7 +275,7 @@ def test_answers_begin_within_their_thoughts_where_the_prompt_opens_them(fields,
     served = replace(SERVED, thinks_unasked=True, opens_thinking=True)
     assert ask(served, **fields).opened is opened
     assert ask(replace(served, thinks_unasked=False), **fields | {"enable_thinking": True}).opened is (
-        "add_generation_prompt" not in fields
+        "add_generation_prompt" not in fields and "response_format" not in fields
     )
     assert not ask(**fields).opened
 

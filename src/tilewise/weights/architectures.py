@@ -36,7 +36,7 @@ class OtherModel:
     nearest: str
 
 
-_S1 = "internlm/Intern-S1 and Intern-S1-mini"
+_S1 = "internlm/Intern-S1, or Intern-S1-mini"
 _MONO = OtherModel("Mono-InternVL", "has visual experts in its language model and no vision tower", "InternVL2_5-2B")
 _INTERNVL_U = OtherModel(
     "InternVL-U",
@@ -63,7 +63,7 @@ _BY_ARCHITECTURE: dict[str, OtherModel] = {
 _BY_LANGUAGE_MODEL = {"InternLM2VEForCausalLM": _MONO}
 _BY_CODE = {
     "hico": OtherModel(
-        "InternVideo2.5, or InternVL2.5-HiCo,",
+        "InternVideo2.5 or InternVL2.5-HiCo",
         "merges the tokens of every four frames into 64 (HiCo)",
         "OpenGVLab/InternVL2_5-8B, from which it grew and which takes videos",
     )
