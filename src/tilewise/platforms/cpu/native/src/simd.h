@@ -47,13 +47,13 @@ static inline void with_dtype(int64_t dtype, Work work) {
 }
 
 // What a cache of keys and values of 8 bits keeps, as Python names it.
-enum Kept : int64_t { INT8 = 1, FLOAT8 = 2 };
+enum Kept : int64_t { KEPT_INT8 = 1, KEPT_FLOAT8 = 2 };
 
 // Calls `work` with a number of the dtype and one of what the cache keeps.
 template <typename Work>
 static inline void with_quantised(int64_t dtype, int64_t kept, Work work) {
     with_dtype(dtype, [&](auto number) {
-        if (kept == INT8) {
+        if (kept == KEPT_INT8) {
             work(number, int8_t{});
         } else {
             work(number, float8{});
