@@ -65,7 +65,9 @@ def preparer_for(kind: Kind, template: str) -> Preparer:
     return Preparer(spec, kind.tokenizer, max_model_len=10**6)
 
 
-@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize(
+    "template", [name for name in TEMPLATES if name != "deepseek-r1"]
+)  # of a vocabulary of its own
 @SOME
 @given(st.data())
 def test_a_conversation_has_the_ids_of_the_whole_prompt(kind, template, data):

@@ -65,7 +65,7 @@ def test_thinking_was_trained_where_the_vocabulary_has_a_token_for_it(tmp_path, 
     write_original(tmp_path, SPECS["qwen2-300m"])
     words = tokenizer()
     if thinks:
-        words.add_tokens([AddedToken("<think>", special=False)])
+        words.add_tokens([AddedToken(mark, special=False) for mark in ("<think>", "</think>")])
     spec = InputSpec.of(CheckpointFolder.open(tmp_path), Tokenizer(words.to_str()))
     assert (spec.template.thinking is not None) is thinks
 

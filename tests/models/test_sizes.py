@@ -25,6 +25,8 @@ from tilewise.tools.twin.flash import flash_shapes
 from tilewise.tools.twin.tokenizer import tokenizer
 from tilewise.tools.twin.vocabularies import VOCABULARIES
 from tilewise.weights.folder import CheckpointFolder
+from tilewise.weights.sources import dense
+from tilewise.weights.view import StoredLinear
 
 every_member = pytest.mark.parametrize("member", MEMBERS.values(), ids=lambda member: member.name)
 
@@ -122,6 +124,9 @@ class PartSource:
     def read(self, name: str, shape: Sequence[int]) -> Tensor:
         self.parameters[name.partition(".")[0]] += math.prod(shape)
         return torch.empty(*shape, dtype=self.dtype, device="meta")
+
+    def linear(self, module: str, outputs: int, inputs: int, bias: bool) -> StoredLinear:
+        return dense(self, module, outputs, inputs, bias)
 
 
 def architecture_of(name: str, folder: Path) -> Architecture:

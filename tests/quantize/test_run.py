@@ -92,6 +92,18 @@ def test_a_run_that_is_finished_is_left_alone(source, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
 
 
+@pytest.mark.parametrize("lost", ["model.safetensors", "config.json"])
+def test_what_was_lost_of_a_finished_run_is_written_again(source, tmp_path, lost):
+    run(source, tmp_path / "out", scheme="w8a8")
+    before = files_of(tmp_path / "out")
+    (tmp_path / "out" / lost).unlink()
+    run(source, tmp_path / "out", scheme="w8a8")
+    assert files_of(tmp_path / "out") == before
+    (tmp_path / "out" / "model.safetensors").write_bytes(before["model.safetensors"][:1000])
+    run(source, tmp_path / "out", scheme="w8a8")
+    assert files_of(tmp_path / "out") == before
+
+
 def test_another_scheme_in_the_same_folder(source, tmp_path):
     run(source, tmp_path / "out")
     refused(InvalidRequest, lambda: run(source, tmp_path / "out", scheme="fp8"), "scheme ('w8a8', now 'fp8')")

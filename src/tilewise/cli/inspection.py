@@ -45,6 +45,8 @@ def print_inspection(inspection: Inspection, ids: bool = False) -> None:
 def _print_model(page: _Page, inspection: Inspection) -> None:
     vision, template, tiling = inspection.vision, inspection.template, inspection.tiling
     page.row("Checkpoint", f"{inspection.format} format, {inspection.language}")
+    if inspection.quantization is not None:
+        page.row("Weights", f"quantised by {inspection.quantization}; the log of a start says which are kept how")
     page.row("Vision", f"{vision.name}, {vision.layers} layers of {vision.hidden_size}")
     page.row("Template", Text.assemble((template.name, "bold"), (f"  ({template.source})", "dim")))
     page.row("System text", Text(_clean(template.system_text), _TEXT["system"]))

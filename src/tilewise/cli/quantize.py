@@ -108,12 +108,16 @@ def run(options: argparse.Namespace) -> int:
 
     report = quantize(wanted, **hub)
     name, error = report.worst[0]
+    measured = "weights" if error.outputs is None else "results on the samples"
+    mean, worst = (
+        (report.mean_error, error.weights) if error.outputs is None else (report.mean_output_error, error.outputs)
+    )
     print(
         f"{wanted.out}: {len(report.layers):,} layers in {wanted.scheme}, {in_bytes(report.bytes_before)} became "
         f"{in_bytes(report.bytes_after)}."
     )
     print(
-        f"Relative error of weights: mean {100 * report.mean_error:.2f} %. Worst layer: {name}, "
-        f"{100 * error.weights:.2f} %. README.md there has more."
+        f"Relative error of {measured}: mean {100 * (mean or 0):.2f} %. Worst layer: {name}, {100 * worst:.2f} %. "
+        "README.md there has more."
     )
     return 0

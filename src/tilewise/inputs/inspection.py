@@ -83,6 +83,8 @@ class Inspection:
     path: str
     format: Format
     language: str
+    quantization: str | None
+    """The method by which the weights are quantised; None = floats."""
     vision: VisionSize
     template: TemplateChoice
     tokens: SpecialTokens
@@ -125,6 +127,7 @@ def inspect_checkpoint(
         model=model,
         path=str(folder.path),
         format=format_,
+        quantization=folder.quantization,
         language=folder.text.first("architectures") or str(folder.text.get("model_type", "unknown")),
         vision=_vision(folder),
         template=_template(folder, spec, format_),

@@ -87,7 +87,7 @@ class _Run:
         self._activations: SampleActivations | None = None
 
     def run(self, show: Bar) -> Report:
-        if not self._journal.finished:
+        if not self._is_finished():
             with disk_errors(self._options.folder, self._progress):
                 self._begin()
                 with progress_bar(f"quantising to {self._options.scheme}", self._bytes_before, show, True) as advance:
@@ -96,6 +96,11 @@ class _Run:
                 report = self._report()
                 self._finish(report)
         return self._report()
+
+    def _is_finished(self) -> bool:
+        """Whether an earlier run was, and all that it wrote is still there."""
+        whole = all(shard.is_whole() for shard in self._shards)
+        return self._journal.finished and whole and (self._options.folder / "config.json").is_file()
 
     def _decide(self) -> Plan:
         matrices = find_matrices(self._architecture, self._files, self._options.vision)

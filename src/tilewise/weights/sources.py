@@ -199,9 +199,12 @@ class CheckpointSource:
     def _check_type(self, name: str, dtypes: Collection[str]) -> None:
         found = self.files.dtype(name)
         if found not in dtypes:
+            says = "otherwise than its description says"
+            if self.layouts is in_floats:
+                says = "and neither quantization_config nor a quant_model_description.json says how"
             raise InvalidCheckpoint(
-                f"The tensor {name} is of type {found}, expected {' or '.join(sorted(dtypes))}: the checkpoint is "
-                "quantised otherwise than its config says."
+                f"{self.files.folder}: the tensor {name} is of type {found}, expected {' or '.join(sorted(dtypes))}; "
+                f"it is quantised {says}."
             )
 
     def finish(self) -> None:

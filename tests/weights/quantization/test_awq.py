@@ -86,6 +86,12 @@ def test_what_is_kept_is_known_before_there_are_weights(tmp_path: Path) -> None:
     assert Architecture.of(CheckpointFolder.open(stored)).count_bytes(ops, torch.float32) == counted
 
 
+def test_a_checkpoint_whose_description_is_lost_is_named(tmp_path: Path) -> None:
+    stored, _ = write_pair(tmp_path, quantise, {})
+    message = refused(InvalidCheckpoint, lambda: load(stored), str(stored))
+    assert "has no tensor" in message
+
+
 def test_a_method_that_is_named_is_compared_with_the_files(tmp_path: Path) -> None:
     stored, floats = (
         CheckpointFolder.open(folder) for folder in write_pair(tmp_path, quantise, {"quantization_config": KEPT})

@@ -74,12 +74,23 @@ class Entry:
     def make(self, compiler: Compiler) -> Built:
         """Whoever comes second waits for the first, and finds what it made."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / f"{self.key}.lock", timeout=_PATIENCE):
+        lock = FileLock(self.folder / f"{self.key}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            logger.warning("Another process builds kernels for this CPU: waiting for it, some minutes at most")
+            lock.acquire(timeout=_PATIENCE)
+        try:
             return self.built() or self._make(compiler)
+        finally:
+            lock.release()
 
     def _make(self, compiler: Compiler) -> Built:
         started = time.perf_counter()
-        logger.info("Building kernels for this CPU, which is done once (TILEWISE_CPU_KERNELS=0 does without)")
+        logger.warning(
+            "Building kernels for this CPU: once, about half a minute on two free cores (TILEWISE_CPU_KERNELS=0 does "
+            "without)"
+        )
         workshop = self.folder / f"{self.key}.build"
         shutil.rmtree(workshop, ignore_errors=True)  # of a build that was killed
         workshop.mkdir()
