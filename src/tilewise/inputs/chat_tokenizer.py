@@ -251,7 +251,7 @@ class ChatTokenizer:
 
     @property
     def additional_special_tokens(self) -> list[str]:
-        """Those that tokenizer_config.json lists; without a list, all special tokens that have no name of their own."""
+        """The tokens that tokenizer_config.json lists; without a list, all special ones that have no name of their own."""
         listed = self._config.get("additional_special_tokens")
         if isinstance(listed, list):
             return [text for text in map(_token_text, listed) if text is not None]
@@ -266,7 +266,7 @@ class ChatTokenizer:
 
     @property
     def model_max_length(self) -> int:
-        """As tokenizer_config.json says; 10^30 without it, as in transformers."""
+        """The length that tokenizer_config.json says; 10^30 without it, as in transformers."""
         value = self._config.get("model_max_length")
         return int(value) if isinstance(value, int | float) and not isinstance(value, bool) else int(1e30)
 

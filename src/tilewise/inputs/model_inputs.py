@@ -41,7 +41,7 @@ class ModelInputs:
         return ChatTokenizer(self.tokenizer, self.spec, self.checkpoint.tokenizer)
 
     def model_config(self, max_model_len: int) -> SimpleNamespace:
-        """What programs read of vLLM's ModelConfig; `hf_config` is the checkpoint's config.json."""
+        """Values that programs read of vLLM's ModelConfig; `hf_config` is the checkpoint's config.json."""
         config, tokenizer = self.config, self.config.tokenizer or self.config.model
         hf_config = _namespace(self.checkpoint.folder.config.values)
         names = {name: getattr(config, name) for name in ("model", "revision", "dtype", "seed", "trust_remote_code")}

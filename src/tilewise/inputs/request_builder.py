@@ -147,7 +147,7 @@ class RequestBuilder:
 
 
 def _has_marker(prompt: str | Sequence[int], context_id: int) -> bool:
-    """Whether a raw prompt has a place for a picture or a video."""
+    """Tell whether a raw prompt has a place for a picture or a video."""
     if isinstance(prompt, str):
         return any(marker in prompt for marker in (IMAGE_MARKER, VIDEO_MARKER, IMAGE_CONTEXT))
     return context_id in prompt

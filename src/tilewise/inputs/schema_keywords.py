@@ -21,13 +21,13 @@ _ASSERTING = (
     *("minContains", "maxContains", "minProperties", "maxProperties", "dependentRequired", "dependencies", "nullable"),
     *("$ref", "$dynamicRef", "$recursiveRef"),
 )
-"""Of JSON Schema's drafts 4 to 2020-12, and OpenAPI's `nullable`."""
+"""The table has the keywords of JSON Schema's drafts 4 to 2020-12, and OpenAPI's `nullable`."""
 _SILENT = frozenset((
     *("title", "description", "default", "example", "examples", "deprecated", "readOnly", "writeOnly", "$comment"),
     *("$schema", "$id", "id", "$anchor", "$dynamicAnchor", "$recursiveAnchor", "$vocabulary"),
     *("externalDocs", "xml", "discriminator"),
 ))  # fmt: skip
-"""What asks nothing of an answer: annotations and names, of JSON Schema and OpenAPI."""
+"""These keywords ask nothing of an answer: they are annotations and names, of JSON Schema and OpenAPI."""
 _KNOWN = frozenset(_ASSERTING) | _SILENT
 _NEAR = tuple(name for name in _ASSERTING if len(name) >= _SHORTEST)
 

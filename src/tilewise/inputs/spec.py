@@ -113,7 +113,7 @@ def _named_template(folder: CheckpointFolder, tokenizer: Tokenizer) -> Template:
 
 
 def _is_1_5(folder: CheckpointFolder) -> bool:
-    """Whether this is InternVL-Chat-V1-5 or a Mini-InternVL of its time: nothing but their names tells."""
+    """Tell InternVL-Chat-V1-5 and the Mini-InternVLs of its time from later ones, by nothing but their names."""
     return any(_1_5.search(name) for name in (str(folder.config.get("_name_or_path", "")), *folder.path.parts))
 
 

@@ -148,7 +148,7 @@ def _opened(prompt: Prompt) -> list[Image]:
 
 
 def _followed(llm: LLM, prompt: Prompt, answer: RequestOutput, top: int) -> list[Mapping[int, Logprob]]:
-    """What the second model finds likely at each token of the first one's answer."""
+    """The second model's likeliest tokens at each token of the first one's answer."""
     from tilewise.sampling_params import SamplingParams
 
     own = llm.chat(_messages(prompt), SamplingParams(max_tokens=1), use_tqdm=False)[0].prompt_token_ids
