@@ -251,7 +251,7 @@ class ChatTokenizer:
 
     @property
     def additional_special_tokens(self) -> list[str]:
-        """The tokens that tokenizer_config.json lists; without a list, all special ones that have no name of their own."""
+        """The tokens that tokenizer_config.json lists; without a list, all special ones without a name of their own."""
         listed = self._config.get("additional_special_tokens")
         if isinstance(listed, list):
             return [text for text in map(_token_text, listed) if text is not None]
