@@ -40,7 +40,10 @@ CLIENTS: dict[str, Sequence[str]] = {
     "guidellm": ("guidellm[vision]>=0.8", TORCH),
     "evalscope": ("evalscope[perf]>=1.14",),
 }
-WRITERS: dict[str, Sequence[str]] = {"compressed_tensors": ("compressed-tensors>=0.20", TORCH)}
+WRITERS: dict[str, Sequence[str]] = {
+    "compressed_tensors": ("compressed-tensors>=0.20", TORCH),
+    "auto_round": ("auto-round>=0.16", TORCH),
+}
 """Of quantised checkpoints; `tests/weights/quantization` has a program for each."""
 ALONE: dict[str, Sequence[str]] = {"vlmeval": ("ms-vlmeval>=0.0.20",)}
 """Packages without what they require, of which the wrappers need only what stands above."""

@@ -146,7 +146,6 @@ def test_pictures_beyond_max_images_are_left_out(tmp_path):
         (["--tasks", "/no/such.yaml"], "tasks=/no/such.yaml: no such file"),
         (["--tasks", "pictures", "--output-path", "/proc/here"], "Nothing can be written to /proc/here"),
         (["--tasks", "pictures", "--mmmu-json", "m.json"], "mmmu_json needs a task of MMMU"),
-        (["--tasks", "pictures", "--quantization", "int3"], "quantization must be one of int8, "),
         (["--tasks", "pictures", "--limit", "0"], "limit must be above 0"),
         (["--tasks", "pictures", "--gen-kwargs", "top_kk=3"], "top_kk"),
         (["--tasks", "pictures", "--include-path", "/no/such"], "include_path=/no/such is not a folder"),
@@ -158,6 +157,12 @@ def test_mistakes_are_one_line(tmp_path, arguments, message, capsys, monkeypatch
     write_pictures(tmp_path / "tasks", rows=1)
     assert main(["eval", "run", "--include-path", "tasks", *arguments]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_value_that_a_flag_does_not_take_is_refused_before_anything_is_read(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["eval", "run", "--tasks", "pictures", "--quantization", "int3"])
+    assert "--quantization must be one of int8, " in capsys.readouterr().err
 
 
 def test_lm_evals_own_command_knows_our_models_and_keeps_its_own(tmp_path):

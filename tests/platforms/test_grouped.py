@@ -50,7 +50,8 @@ def grouped(kind: Codes, inputs: int, outputs: int, group: int, shifts: str = ""
     codes = torch.randint(0, 2**kind.bits, (outputs, inputs), dtype=torch.uint8, generator=numbers(1))
     if kind is Codes.FP8:
         codes[(codes & 127) == 127] = 5  # no NaN
-    scales = torch.rand(outputs, groups, generator=numbers(2)) / 100 + 1e-3
+    signs = torch.randint(2, (outputs, groups), generator=numbers(4)) * 2 - 1  # AutoRound writes some below zero
+    scales = (torch.rand(outputs, groups, generator=numbers(2)) / 100 + 1e-3) * signs
     offsets = None
     if shifts == "zeros":
         scales = scales.half().float()

@@ -365,7 +365,7 @@ def with_value(value: float) -> Any:
         (lambda t: t.pop(f"{LAYER}.weight_scale"), ("has no tensor", f"{LAYER}.weight_scale")),
         (changed("weight_scale", with_value(0.0)), (f"{LAYER}.weight_scale", "0.0 at [5, 1]")),
         (changed("weight_scale", with_value(float("nan"))), (f"{LAYER}.weight_scale", "nan at [5, 1]")),
-        (changed("weight_scale", with_value(-1.0)), (f"{LAYER}.weight_scale", "-1.0 at [5, 1]")),
+        (changed("weight_scale", with_value(float("-inf"))), (f"{LAYER}.weight_scale", "-inf at [5, 1]")),
         (changed("weight_scale", lambda x: x[:, :2]), (f"{LAYER}.weight_scale", "[64, 2]", "[64, 3]")),
         (changed("weight_packed", lambda x: x[:, :4]), (f"{LAYER}.weight_packed", "[64, 4]", "[64, 12]")),
         (changed("weight_packed", lambda x: x.float()), (f"{LAYER}.weight_packed", "F32", "I32")),

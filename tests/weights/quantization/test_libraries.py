@@ -15,27 +15,28 @@ from tests.tiny import write_original
 from tests.weights.broken import load
 from tests.weights.quantization.test_compressed_tensors import logits
 from tests.weights.quantization.written import SPEC
-from tilewise.platforms.forms import Int8
+from tilewise.platforms.forms import Grouped, Int8
 from tilewise.weights.files import SafetensorFiles
 from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.names import Source
-from tilewise.weights.quantization.compressed_tensors import layouts
+from tilewise.weights.quantization import layouts_of
 from tilewise.weights.sources import CheckpointSource
 
 pytestmark = pytest.mark.clients
-PROGRAM = Path(__file__).parent / "programs" / "with_compressed_tensors.py"
+PROGRAMS = Path(__file__).parent / "programs"
+LAYER = "language_model.model.layers.0.self_attn.q_proj"
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PYTEST"))}
 
 
-def compress(folder: Path, *arguments: str) -> tuple[Path, Path, list[str]]:
-    """A twin that the library has compressed, the same in floats, and the names of its quantised layers."""
-    if (why := environments.failure("compressed_tensors")) is not None:
-        pytest.fail(f"compressed_tensors is not installed: {why}", pytrace=False)
+def write_with(library: str, folder: Path, *arguments: object) -> tuple[Path, Path, str]:
+    """A twin that the library has quantised, the same in floats, and what its program printed."""
+    if (why := environments.failure(library)) is not None:
+        pytest.fail(f"{library} is not installed: {why}", pytrace=False)
     stored, floats = write_original(folder / "stored", SPEC), write_original(folder / "floats", SPEC)
-    command = [environments.python("compressed_tensors"), PROGRAM, stored, floats, *arguments]
-    ended = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=False)
+    command = [environments.python(library), PROGRAMS / f"with_{library}.py", stored, floats, *map(str, arguments)]
+    ended = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=False, cwd=folder)
     assert ended.returncode == 0, ended.stderr
-    return stored, floats, json.loads(ended.stdout.splitlines()[-1])
+    return stored, floats, ended.stdout
 
 
 DECODER_ALONE = ("re:vision_model.*", "re:mlp1.*", "language_model.lm_head")
@@ -54,11 +55,12 @@ SCHEMES = (
     ],
 )
 def test_compressed_tensors(tmp_path: Path, scheme: str, ignored: tuple[str, ...]) -> None:
-    stored, floats, names = compress(tmp_path, scheme, *ignored)
+    stored, floats, told = write_with("compressed_tensors", tmp_path, scheme, *ignored)
+    names = json.loads(told.splitlines()[-1])
     assert len(names) == (14 if ignored else 25)
     meant = SafetensorFiles(floats)
     source = CheckpointSource(
-        SafetensorFiles(stored), Source, torch.float32, layouts=layouts(CheckpointFolder.open(stored))
+        SafetensorFiles(stored), Source, torch.float32, layouts=layouts_of(CheckpointFolder.open(stored))
     )
     forms = {name: source.linear(name, *meant.stored(f"{name}.weight").get_shape(), False).matrix for name in names}
     assert all(isinstance(form, Int8) == (scheme in ("W8A8", "W8A8_STATIC_ASYM")) for form in forms.values())
@@ -71,3 +73,30 @@ def test_compressed_tensors(tmp_path: Path, scheme: str, ignored: tuple[str, ...
     load(stored)
     if not scheme.startswith("W8A8"):
         torch.testing.assert_close(logits(stored), logits(floats), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("packing", "bits", "symmetric"),
+    [
+        ("auto_awq", 4, False),
+        ("auto_awq", 4, True),
+        ("auto_gptq", 2, False),
+        ("auto_gptq", 3, True),
+        ("auto_gptq", 8, True),
+        ("auto_round", 4, True),
+    ],
+)
+def test_auto_round(tmp_path: Path, packing: str, bits: int, symmetric: bool) -> None:
+    """Scales of its symmetric codes are negative where the largest number is positive."""
+    stored, floats, _ = write_with("auto_round", tmp_path, packing, bits, symmetric)
+    meant, packed = SafetensorFiles(floats), SafetensorFiles(stored)
+    assert bool((packed.tensor(f"{LAYER}.scales") < 0).any()) == symmetric
+    find = layouts_of(CheckpointFolder.open(stored))
+    source = CheckpointSource(packed, Source, torch.float32, layouts=find)
+    for name in (LAYER, "language_model.model.layers.1.mlp.down_proj"):
+        expected = meant.tensor(f"{name}.weight")
+        form = source.linear(name, *expected.shape, False).matrix
+        assert isinstance(form, Grouped)
+        assert (form.shifts is None) == symmetric
+        assert torch.equal(form.dequantised(), expected)
+    torch.testing.assert_close(logits(stored), logits(floats), atol=1e-4, rtol=1e-4)

@@ -25,6 +25,7 @@ from tilewise.weights.quantization.description import (
 
 _TOGETHER = 8
 """Outputs in an int32, of which the lowest four bits are of the first in this order."""
+_MIDDLE = 8
 _ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
 
@@ -32,7 +33,7 @@ _ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 class AwqLayout:
     """`qweight` int32 [in, out / 8], `qzeros` int32 [in / group, out / 8], `scales` [in / group, out].
 
-    A number is (code - zero) * scale. Files with no zero points have none to read: codes are then from -8 on.
+    A number is (code - zero) * scale. Symmetric files have no zero points, or have 8 everywhere: codes are from -8 on.
     """
 
     group: int | None
@@ -50,10 +51,12 @@ class AwqLayout:
         checked_scales(f"{module}.scales", scales)
         words = tensors.tensor(f"{module}.qweight", (inputs, packed), ("I32",))
         kept = scales.T.float().contiguous()
-        if not self.zero_point:
+        if not self.zero_point and not tensors.has(f"{module}.qzeros"):
             return Grouped(Codes.INT4, _codes(words), kept, None, group)
-        zeros = tensors.tensor(f"{module}.qzeros", (groups, packed), ("I32",))
-        return Grouped(Codes.UINT4, _codes(words), kept, -_unpacked(zeros).T.float() * kept, group)
+        zeros = _unpacked(tensors.tensor(f"{module}.qzeros", (groups, packed), ("I32",)))
+        if not zeros.is_meta and bool((zeros == _MIDDLE).all()):
+            return Grouped(Codes.INT4, _codes(words), kept, None, group)
+        return Grouped(Codes.UINT4, _codes(words), kept, -zeros.T.float() * kept, group)
 
     def folds_bias(self, matrix: Form) -> bool:
         return False

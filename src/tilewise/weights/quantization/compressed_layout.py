@@ -126,7 +126,7 @@ class ByteLayout:
         if not self.static_rows:
             return None
         scale = stored.tensor("input_scale", (1,), FLOATS, [()])
-        checked_scales(f"{stored.name}.input_scale", scale)
+        checked_scales(f"{stored.name}.input_scale", scale, of_rows=True)
         offset = None
         if stored.has("input_zero_point", expected=False):
             offset = stored.tensor("input_zero_point", (1,), ("I8", "I32"), [()])

@@ -21,7 +21,7 @@ from tilewise.weights.quantization import FLOATS, Layout, Layouts, Method, Store
 from tilewise.weights.quantization.checks import checked_scales
 from tilewise.weights.quantization.description import group_size, layouts_where, quantization_section, refused
 
-_BITS = (2, 3, 4, 8)
+BITS = (2, 3, 4, 8)
 _WORD = 32
 
 
@@ -125,13 +125,12 @@ def layouts(folder: CheckpointFolder) -> Layouts:
 
 def _layout(config: Section, values: Mapping[str, Any]) -> GptqLayout:
     asked = replace(config, values=dict(values))
-    bits, kept = asked.whole("bits"), str(asked.get("checkpoint_format", asked.get("packing_format", "gptq")))
-    if bits not in _BITS:
-        raise refused(config, "bits", bits, ", ".join(map(str, _BITS)))
-    kept = kept.removeprefix("auto_round:").removeprefix("auto_")
+    bits, kept = asked.whole("bits"), str(asked.get("checkpoint_format", "gptq"))
+    if bits not in BITS:
+        raise refused(config, "bits", bits, ", ".join(map(str, BITS)))
     if kept not in ("gptq", "gptq_v2"):
         raise refused(config, "checkpoint_format", kept, "gptq, gptq_v2")
     return GptqLayout(bits, group_size(asked, "group_size"), less_one=kept == "gptq")
 
 
-METHOD = Method(("gptq", "auto-round"), layouts)
+METHOD = Method(("gptq",), layouts)

@@ -70,7 +70,7 @@ class StaticLayout:
         checked_scales(f"{module}.deq_scale", scales)
         row_scale = tensors.tensor(f"{module}.input_scale", (1,), _NUMBERS, item)
         row_offset = tensors.tensor(f"{module}.input_offset", (1,), _OFFSETS, item)
-        checked_scales(f"{module}.input_scale", row_scale)
+        checked_scales(f"{module}.input_scale", row_scale, of_rows=True)
         _read_idle(tensors, self.description.named(module, "weight_scale"), item)
         _check_symmetric(tensors, self.description.named(module, "weight_offset"), item)
         return Int8(weight, scales, _static_rows(f"{module}.input_offset", row_scale, row_offset), addend)

@@ -1,0 +1,66 @@
+"""AutoRound's own description of layers that are packed as those of GPTQ or AWQ.
+
+Source: intel/auto-round 0.16, `auto_round/inference/backend.py` (packing formats; only "auto_gptq" stores zero points
+less one) and `inference/convert_model.py` (`extra_config`, settings of single layers, 16 bits for floats).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+from tilewise.weights.folder import CheckpointFolder, Section
+from tilewise.weights.quantization import Layout, Layouts, Method
+from tilewise.weights.quantization.awq import AwqLayout
+from tilewise.weights.quantization.description import group_size, layouts_where, quantization_section, refused
+from tilewise.weights.quantization.gptq import BITS, GptqLayout
+
+_FLOATS = 16
+"""Bits of a layer that is not quantised."""
+_PACKING = {
+    "auto_round:auto_gptq": "gptq",
+    "auto_round:gptq": "gptq",
+    "auto_round": "gptq_v2",
+    "auto_round:gptqmodel": "gptq_v2",
+    "auto_round:auto_awq": "awq",
+    "auto_round:awq": "awq",
+}
+
+
+def layouts(folder: CheckpointFolder) -> Layouts:
+    config = quantization_section(folder)
+    for key, rows in (("act_bits", config.get("act_bits")), ("rotation_config", config.get("rotation_config"))):
+        if rows not in (None, _FLOATS):
+            raise refused(config, key, rows, "a checkpoint without it")
+    usual = _layout(config, {})
+    find_usual = layouts_where(folder, usual) if usual else None
+    own = {pattern: _layout(config, given) for pattern, given in (config.get("extra_config") or {}).items()}
+    find_own = {pattern: layouts_where(folder, layout, head=True) for pattern, layout in own.items() if layout}
+
+    def find(module: str) -> Layout | None:
+        """Names of layers stand before patterns of names."""
+        for pattern in own:
+            if pattern == module or re.fullmatch(pattern, module):
+                return find_own[pattern](module) if pattern in find_own else None
+        return find_usual(module) if find_usual else None
+
+    return find
+
+
+def _layout(config: Section, own: dict[str, Any]) -> Layout | None:
+    """That of the layers with these settings of their own; None = floats."""
+    asked = replace(config, values={**config.values, **own})
+    packing = asked.get("packing_format", "auto_round:auto_gptq")
+    kept, bits = _PACKING.get(str(packing)), asked.whole("bits")
+    if kept is None:
+        raise refused(config, "packing_format", packing, ", ".join(_PACKING))
+    if bits == _FLOATS:
+        return None
+    if bits not in (BITS if kept != "awq" else (4,)):
+        raise refused(config, "bits", bits, ", ".join(map(str, BITS)) if kept != "awq" else "4")
+    group = group_size(asked, "group_size")
+    return AwqLayout(group, True) if kept == "awq" else GptqLayout(bits, group, less_one=kept == "gptq")
+
+
+METHOD = Method(("auto-round", "intel/auto-round"), layouts)
