@@ -9,6 +9,9 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
+GET_AGAIN = "fetch the file again, or write it again if it is your own"
+"""The remedy for a damaged file, wherever it came from."""
+
 
 class TilewiseError(Exception):
     """Base of every error that Tilewise raises on purpose."""

@@ -12,11 +12,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tilewise.errors import TilewiseError
+from tilewise.errors import InvalidCheckpoint, TilewiseError
 from tilewise.models.internvl import InternVL
 from tilewise.models.load import Architecture
 from tilewise.platforms.reference import ReferenceOps
 from tilewise.weights.folder import CheckpointFolder
+
+REMEDIES = (
+    "fetch the file again, or write it again if it is your own",
+    "take config and weights of one checkpoint",
+    "fetch what belongs to it",
+)
 
 
 def load(folder: Path) -> InternVL:
@@ -31,6 +37,15 @@ def refused(kind: type[TilewiseError], action: Callable[[], Any], *names: str) -
     message = str(caught.value)
     for name in names:
         assert name in message
+    return message
+
+
+def damaged(folder: Path, *names: str) -> str:
+    """The message for a checkpoint with a damaged layer: file, what was expected, and what to do are always in it."""
+    message = refused(InvalidCheckpoint, lambda: load(folder), *names)
+    assert any(str(path) in message for path in folder.iterdir() if path.suffix in (".safetensors", ".json"))
+    assert any(word in message for word in ("expected", "Expected", "the model needs as", "its quantisation asks for"))
+    assert any(remedy in message for remedy in REMEDIES)
     return message
 
 

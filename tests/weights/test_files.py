@@ -83,6 +83,12 @@ def test_truncated_file(folder: Path, keep: int) -> None:
     refused(InvalidCheckpoint, lambda: load(folder), str(path), "damaged")
 
 
+def test_a_missing_shard_of_those_that_no_index_lists(shards: Path) -> None:
+    (shards / INDEX).unlink()
+    (shards / SHARD).unlink()
+    refused(InvalidCheckpoint, lambda: load(shards), f"{shards}: the shard {SHARD} is missing beside model-0000")
+
+
 def test_truncated_shard_is_named(shards: Path) -> None:
     (shards / SHARD).write_bytes((shards / SHARD).read_bytes()[:-1])
     refused(InvalidCheckpoint, lambda: load(shards), SHARD)

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tilewise.errors import InvalidCheckpoint
+from tilewise.errors import GET_AGAIN, InvalidCheckpoint
 from tilewise.inputs.added_tokens import AddedToken, added_tokens
 from tilewise.inputs.sentencepiece import SPACE, SentencePieceModel
 
@@ -34,9 +34,7 @@ def definition_of_intern_s1(folder: Path) -> str:
         vocabulary: dict[str, int] = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
         merges = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
-        raise InvalidCheckpoint(
-            f"{folder}: vocab.json or merges.txt cannot be read ({error}); fetch it again."
-        ) from None
+        raise InvalidCheckpoint(f"{folder}: vocab.json or merges.txt cannot be read ({error}); {GET_AGAIN}.") from None
     parts: dict[str, Any] = json.loads(Qwen2Tokenizer().backend_tokenizer.to_str())
     added = added_tokens(folder, list(vocabulary), {})
     for model, start in _starts(folder, len(vocabulary)).items():

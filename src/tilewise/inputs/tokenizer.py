@@ -21,7 +21,7 @@ from typing import Any
 from tokenizers import Regex, pre_tokenizers
 from tokenizers import Tokenizer as FastTokenizer
 
-from tilewise.errors import InvalidCheckpoint
+from tilewise.errors import GET_AGAIN, InvalidCheckpoint
 from tilewise.inputs.templates import ImageSlot, Piece, Special, Text
 from tilewise.inputs.text_stream import BytePieces, TextStream, WholeStream
 
@@ -65,7 +65,7 @@ class Tokenizer:
         try:
             return cls(path.read_text(encoding="utf-8"), str(path))
         except (OSError, UnicodeDecodeError) as error:
-            raise InvalidCheckpoint(f"{path} cannot be read ({error}); fetch the file again.") from None
+            raise InvalidCheckpoint(f"{path} cannot be read ({error}); {GET_AGAIN}.") from None
 
     @cached_property
     def _meant(self) -> _Encoder:
@@ -216,7 +216,7 @@ def _added_tokens(definition: str, where: str) -> tuple[list[dict[str, Any]], sl
         if not all({"id", "content", "special"} <= token.keys() for token in tokens):
             raise ValueError("an added token lacks id, content or special")
     except (ValueError, AttributeError) as error:
-        raise InvalidCheckpoint(f"{where} is not a tokenizer definition: {error}; fetch the file again.") from None
+        raise InvalidCheckpoint(f"{where} is not a tokenizer definition: {error}; {GET_AGAIN}.") from None
     return tokens, slice(start, stop)
 
 
@@ -224,4 +224,4 @@ def _parse(definition: str, where: str) -> FastTokenizer:
     try:
         return FastTokenizer.from_str(definition)
     except Exception as error:  # the library raises nothing narrower
-        raise InvalidCheckpoint(f"{where} cannot be read ({error}); fetch the file again.") from None
+        raise InvalidCheckpoint(f"{where} cannot be read ({error}); {GET_AGAIN}.") from None

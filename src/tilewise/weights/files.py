@@ -9,12 +9,12 @@ from typing import Any, Protocol
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from tilewise.errors import InvalidCheckpoint
+from tilewise.errors import GET_AGAIN, InvalidCheckpoint
 from tilewise.weights.gguf.folder import is_gguf_folder
 from tilewise.weights.gguf.tensors import GgufFiles, indexed_tensors
 from tilewise.weights.names import Stored
 from tilewise.weights.pages import MappedPages
-from tilewise.weights.shards import index_among, listed_shards, shards_among, tensor_places
+from tilewise.weights.shards import index_among, listed_shards, missing_parts, shards_among, tensor_places
 
 
 class WeightFiles(Protocol):
@@ -35,6 +35,10 @@ class WeightFiles(Protocol):
         """As safetensors files spell it: BF16, F32, I8 ..."""
         ...
 
+    def path(self, name: str) -> Path:
+        """The file that a tensor is in; of one that no file has, the only file or the folder."""
+        ...
+
     def give_back(self, name: str) -> None:
         """The memory that a tensor takes since it was read; it can be read again."""
         ...
@@ -47,18 +51,21 @@ class SafetensorFiles:
         self.folder = folder
         self._close = ExitStack()
         self._readers: dict[str, Any] = {}
+        self._paths: dict[str, Path] = {}
         paths = shard_files(folder)
         for path in paths:
             reader = self._open(path)
             self._readers |= dict.fromkeys(reader.keys(), reader)
+            self._paths |= dict.fromkeys(reader.keys(), path)
         self._pages = MappedPages(paths)
+        self._whole = paths[0] if len(paths) == 1 else folder
         self.names = frozenset(self._readers)
 
     def _open(self, path: Path) -> Any:
         try:
             return self._close.enter_context(safe_open(path, framework="pt"))
         except (SafetensorError, OSError) as error:
-            raise InvalidCheckpoint(f"{path} is damaged ({error}); fetch the file again.") from None
+            raise InvalidCheckpoint(f"{path} is damaged ({error}); {GET_AGAIN}.") from None
 
     def tensor(self, name: str) -> Tensor:
         """The whole tensor, as a view of the mapped file: nothing is copied."""
@@ -73,6 +80,10 @@ class SafetensorFiles:
     def dtype(self, name: str) -> str:
         """As the file spells it: BF16, F32, I8 ..."""
         return str(self._readers[name].get_slice(name).get_dtype())
+
+    def path(self, name: str) -> Path:
+        """The file that a tensor is in; of one that no file has, the only file or the folder."""
+        return self._paths.get(name, self._whole)
 
     def give_back(self, name: str) -> None:
         """The memory that a tensor takes since it was read; it can be read again."""
@@ -97,11 +108,13 @@ def shard_files(folder: Path) -> list[Path]:
         found = shards_among(names)
         if not found:
             raise InvalidCheckpoint(f"{folder} has no weights, neither *.safetensors nor *.gguf.")
+        if lacking := missing_parts(found):
+            raise InvalidCheckpoint(f"{folder}: the shard {lacking[0]} is missing beside {found[0]}; {GET_AGAIN}.")
         return [folder / name for name in found]
     listed = listed_shards(folder / index)
     missing = next((name for name in listed if not (folder / name).exists()), None)
     if missing is not None:
-        raise InvalidCheckpoint(f"{folder}: the shard {missing} is missing, {index} lists it; fetch it again.")
+        raise InvalidCheckpoint(f"{folder}: the shard {missing} is missing, {index} lists it; {GET_AGAIN}.")
     return [folder / name for name in listed]
 
 

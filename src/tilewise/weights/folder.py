@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tilewise.errors import InvalidCheckpoint, UnknownModel
+from tilewise.errors import GET_AGAIN, InvalidCheckpoint, UnknownModel
 
 ORIGINAL = "InternVLChatModel"
 NATIVE = "InternVLForConditionalGeneration"
@@ -113,7 +113,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise InvalidCheckpoint(f"{path.parent} has no {path.name}: it is not a checkpoint folder.") from None
     except (ValueError, OSError, RecursionError) as error:
-        raise InvalidCheckpoint(f"{path} cannot be read ({error}); fetch the file again.") from None
+        raise InvalidCheckpoint(f"{path} cannot be read ({error}); {GET_AGAIN}.") from None
     if not isinstance(values, dict):
         raise InvalidCheckpoint(f"{path} must hold a JSON object, found {type(values).__name__}.")
     return values

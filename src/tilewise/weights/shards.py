@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from tilewise.errors import InvalidCheckpoint
+from tilewise.errors import GET_AGAIN, InvalidCheckpoint
 
 INDEX = "model.safetensors.index.json"
 _SHARD, _INDEX = ".safetensors", ".safetensors.index.json"
+_PART = re.compile(r"(?P<name>.+)-\d{5}-of-(?P<count>\d{5})\.safetensors")
+_MOST_PARTS = 10_000
 _DESCRIPTION, _DESCRIBED = "quant_model_description", "quant_model_weight"
 """How the names of ModelSlim's files begin: those of its description, and of the weights that are described."""
 
@@ -39,6 +42,16 @@ def shards_among(names: Collection[str]) -> list[str]:
     return [name for name in weight_names(names) if name.endswith(_SHARD)]
 
 
+def missing_parts(names: Sequence[str]) -> list[str]:
+    """Shards that are not among these, though the numbers in a name (`-00001-of-00002`) say that they should be."""
+    wanted: set[str] = set()
+    for found in filter(None, map(_PART.fullmatch, names)):
+        count = int(found["count"])
+        numbers = range(1, count + 1) if count < _MOST_PARTS else ()
+        wanted |= {f"{found['name']}-{number:05d}-of-{found['count']}{_SHARD}" for number in numbers}
+    return sorted(wanted - set(names))
+
+
 def listed_shards(index: Path) -> list[str]:
     """Names of the shards, sorted, each a plain file name. Raises InvalidCheckpoint for any other index."""
     listed = set(tensor_places(index).values())
@@ -54,5 +67,5 @@ def tensor_places(index: Path) -> dict[str, str]:
         places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         hash(frozenset(places.values()))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InvalidCheckpoint(f"{index} is not a weight index ({error!r}); fetch the file again.") from None
+        raise InvalidCheckpoint(f"{index} is not a weight index ({error!r}); {GET_AGAIN}.") from None
     return dict(places)

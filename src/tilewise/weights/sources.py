@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from tilewise.errors import InvalidCheckpoint
+from tilewise.errors import GET_AGAIN, InvalidCheckpoint
 from tilewise.platforms.base import Store, Weight
 from tilewise.platforms.forms import Dense, Form, Grouped, Int8
 from tilewise.weights.files import WeightFiles
 from tilewise.weights.names import Source
 from tilewise.weights.quantization import FLOATS, Layout, Layouts
+from tilewise.weights.quantization.checks import wrong_tensor
 from tilewise.weights.view import StoredLinear, TensorSource
 
 # Tensors that may be left unread: what old training code saved though it follows from the config, the router of a Flash
@@ -50,6 +51,8 @@ class CheckpointSource:
     layouts: Layouts = in_floats
     kept: Counter[tuple[str, str]] = field(default_factory=Counter)
     """How many matrices of a part of the model (vision, projector, language) are kept how."""
+    floats_instead: list[str] = field(default_factory=list)
+    """Modules in floats that a description counts among the quantised ones."""
     _unread: set[str] = field(init=False)
     _in_memory: list[str] = field(default_factory=list)
     _stored: bool = False
@@ -79,6 +82,8 @@ class CheckpointSource:
         else:
             matrix = on_device(self._matrix(source, layout, outputs, inputs), self.device, self.dtype)
         how = "floats" if layout is None or isinstance(matrix, Dense) else str(layout)
+        if how == "floats" and self.layouts(source.module) is not None:
+            self.floats_instead.append(source.module)
         self.kept[module.partition(".")[0], how] += 1
         if layout is None:
             return StoredLinear(matrix, self.read(f"{module}.bias", (outputs,)) if bias else None)
@@ -99,17 +104,13 @@ class CheckpointSource:
     ) -> Tensor:
         """What a layout asks for by the files' own name. Raises InvalidCheckpoint."""
         if name not in self.files.names:
-            raise InvalidCheckpoint(f"{self.files.folder} has no tensor {name}, which its quantisation asks for.")
+            raise self._lacks(name, f"its quantisation asks for with the shape {_any_of(shape, *other_shapes)}")
         self._check_type(name, dtypes)
         self._check_item(name, item)
         stored = self.files.stored(name)
         found = stored.get_shape() if item is None else stored.get_shape()[1:]
         if not any(_has_shape(found, one) for one in (shape, *other_shapes)):
-            wanted = " or ".join(
-                "[" + ", ".join("any" if size is None else str(size) for size in one) + "]"
-                for one in (shape, *other_shapes)
-            )
-            raise InvalidCheckpoint(f"The tensor {name} has shape {found}, expected {wanted}.")
+            raise wrong_tensor(self, name, f"has shape {found}", _any_of(shape, *other_shapes))
         self._mark_read(name)
         tensor = self.files.tensor(name) if item is None else stored[item]
         self.on_read(tensor.nbytes)
@@ -144,9 +145,7 @@ class CheckpointSource:
         tensor = self.files.tensor(source.name) if whole else source.read(self.files.stored(source.name))
         self._mark_read(source.name)
         if math.prod(tensor.shape) != math.prod(shape) or list(tensor.shape)[-1:] != list(shape)[-1:]:
-            raise InvalidCheckpoint(
-                f"The tensor {source.name} has shape {list(tensor.shape)}, the config asks for {list(shape)}."
-            )
+            raise wrong_tensor(self, source.name, f"has shape {list(tensor.shape)}", f"{list(shape)} by the config")
         self.on_read(tensor.nbytes)
         return tensor
 
@@ -155,10 +154,8 @@ class CheckpointSource:
         if source.rows is not None:
             matrix = matrix.rows(source.rows(matrix.shape[0]))
         if matrix.shape != (outputs, inputs):
-            raise InvalidCheckpoint(
-                f"The quantised layer {source.module} has {list(matrix.shape)} outputs and inputs, the config asks for "
-                f"{[outputs, inputs]}."
-            )
+            name, found = source.module + layout.suffix, f"has {list(matrix.shape)} outputs and inputs"
+            raise wrong_tensor(self, name, found, f"{[outputs, inputs]} by the config")
         return matrix
 
     def _layout(self, source: Source) -> Layout | None:
@@ -183,7 +180,17 @@ class CheckpointSource:
         usual = self.locate(name)
         layout = self.layouts(usual.module)
         asked = usual.name if layout is None else usual.module + layout.suffix
-        raise InvalidCheckpoint(f"{self.files.folder} has no tensor {asked}, which the model needs as {name}.")
+        raise self._lacks(asked, f"the model needs as {name}")
+
+    def place(self, name: str) -> str:
+        """The file of a tensor, for messages; the folder where no file has it."""
+        return str(self.files.path(name))
+
+    def _lacks(self, name: str, why: str) -> InvalidCheckpoint:
+        module = name.rpartition(".")[0]
+        beside = [other for other in sorted(self.files.names) if other.startswith(f"{module}.")]
+        there = f" Of this layer there are {', '.join(beside[:6])}." if beside else ""
+        return InvalidCheckpoint(f"{self.place(name)} has no tensor {name}, which {why}; {GET_AGAIN}.{there}")
 
     def _mark_read(self, name: str) -> None:
         self._unread.discard(name)
@@ -194,16 +201,16 @@ class CheckpointSource:
 
     def _check_item(self, name: str, item: int | None) -> None:
         if item is not None and item >= (count := self.files.stored(name).get_shape()[0]):
-            raise InvalidCheckpoint(f"The tensor {name} has {count} items, the config asks for number {item}.")
+            raise wrong_tensor(self, name, f"has {count} items", f"at least {item + 1} by the config")
 
     def _check_type(self, name: str, dtypes: Collection[str]) -> None:
         found = self.files.dtype(name)
         if found not in dtypes:
-            says = "otherwise than its description says"
+            says = "otherwise than its description says: take config and weights of one checkpoint"
             if self.layouts is in_floats:
-                says = "and neither quantization_config nor a quant_model_description.json says how"
+                says = "and no quantization_config or quant_model_description.json says how: fetch what belongs to it"
             raise InvalidCheckpoint(
-                f"{self.files.folder}: the tensor {name} is of type {found}, expected {' or '.join(sorted(dtypes))}; "
+                f"{self.place(name)}: the tensor {name} is of type {found}, expected {' or '.join(sorted(dtypes))}; "
                 f"it is quantised {says}."
             )
 
@@ -212,11 +219,19 @@ class CheckpointSource:
         left = sorted(name for name in self._unread if not _DISPENSABLE.search(name))
         if left:
             shown = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
-            raise InvalidCheckpoint(f"The model has no place for these tensors of the checkpoint: {shown}.")
+            raise InvalidCheckpoint(
+                f"{self.place(left[0])}: the model has no place for these tensors of the checkpoint: {shown}. Expected "
+                "are those that config.json describes; take config and weights of one checkpoint."
+            )
 
 
 def _has_shape(found: Sequence[int], wanted: Sequence[int | None]) -> bool:
     return len(found) == len(wanted) and all(w in (None, f) for w, f in zip(wanted, found, strict=True))
+
+
+def _any_of(*shapes: Sequence[int | None]) -> str:
+    """Shapes as messages say them; None = any size."""
+    return " or ".join("[" + ", ".join("any" if size is None else str(size) for size in one) + "]" for one in shapes)
 
 
 def _in_dtype(matrix: Form, dtype: torch.dtype) -> Tensor:
@@ -305,6 +320,9 @@ class ShapeSource:
 
     def has(self, name: str) -> bool:
         return name not in self.absent
+
+    def place(self, name: str) -> str:
+        return "The checkpoint"
 
     def read(self, name: str, shape: Sequence[int]) -> Tensor:
         self.parameters += math.prod(shape)

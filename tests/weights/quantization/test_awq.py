@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tests.models.driving import all_logits, prompt_of, random_tiles
-from tests.weights.broken import change_config, load, refused
+from tests.weights.broken import change_config, damaged, load, refused
 from tests.weights.quantization.written import SPEC, Written, codes_of, numbers_of, write_pair
 from tilewise.errors import InvalidCheckpoint, InvalidConfig
 from tilewise.models.load import Architecture
@@ -88,8 +88,13 @@ def test_what_is_kept_is_known_before_there_are_weights(tmp_path: Path) -> None:
 
 def test_a_checkpoint_whose_description_is_lost_is_named(tmp_path: Path) -> None:
     stored, _ = write_pair(tmp_path, quantise, {})
-    message = refused(InvalidCheckpoint, lambda: load(stored), str(stored))
-    assert "has no tensor" in message
+    damaged(stored, "has no tensor", "Of this layer there are", "q_proj.qweight")
+
+
+def test_a_description_of_files_in_floats(tmp_path: Path) -> None:
+    _, floats = write_pair(tmp_path, quantise, {})
+    change_config(floats, quantization_config=KEPT)
+    damaged(floats, "quantised by awq", "no tensor whose name ends with .qweight")
 
 
 def test_a_method_that_is_named_is_compared_with_the_files(tmp_path: Path) -> None:
@@ -99,8 +104,16 @@ def test_a_method_that_is_named_is_compared_with_the_files(tmp_path: Path) -> No
     for wanted in (None, "int8", "awq", "awq_marlin"):
         check_method(stored, wanted)
     refused(InvalidConfig, lambda: check_method(stored, "gptq"), "quantization='gptq'", "quantised by awq")
-    check_method(floats, "int8")
-    refused(InvalidConfig, lambda: check_method(floats, "awq"), "quantization='awq'", "in floats", "int8")
+    for wanted in ("int8", "fp8"):
+        check_method(floats, wanted)
+    refused(
+        InvalidConfig,
+        lambda: check_method(floats, "awq"),
+        "quantization='awq'",
+        "in floats",
+        "int8 or fp8",
+        "tilewise quantize",
+    )
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from torch import Tensor
 from tests.models.driving import all_logits, prompt_of, random_tiles
 from tests.models.test_int8 import bytes_kept
 from tests.tiny import SPECS, TinySpec, write_hf
-from tests.weights.broken import change_config, change_tensors, load, refused
+from tests.weights.broken import change_config, change_tensors, damaged, load, refused
 from tests.weights.quantization.scaled import Scheme, compressed
 from tests.weights.quantization.written import SPEC, Written, write_pair
 from tilewise.errors import InvalidCheckpoint
@@ -380,7 +380,7 @@ def test_damaged_layers_are_named(tmp_path: Path, change: Any, said: tuple[str, 
     scheme = WEIGHT_ONLY["w4a16-scattered-asymmetric"]
     stored, _ = write_pair(tmp_path, compressed(scheme), config(scheme))
     change_tensors(stored, lambda tensors: (change(tensors), contiguous(tensors)))
-    refused(InvalidCheckpoint, lambda: load(stored), *said)
+    damaged(stored, *said)
 
 
 def contiguous(tensors: dict[str, Tensor]) -> None:
@@ -403,14 +403,14 @@ def test_damaged_layers_of_int8_are_named(tmp_path: Path, change: Any, said: tup
     scheme = Scheme((1, 0), static=0)
     stored, _ = write_pair(tmp_path, compressed(scheme), config(scheme, TENSOR))
     change_tensors(stored, change)
-    refused(InvalidCheckpoint, lambda: load(stored), *said)
+    damaged(stored, *said)
 
 
 def test_codes_out_of_their_bits_are_named(tmp_path: Path) -> None:
     scheme = WEIGHT_ONLY["naive-int4-groups"]
     stored, _ = write_pair(tmp_path, compressed(scheme), config(scheme))
     change_tensors(stored, changed("weight", lambda x: x.fill_(8)))
-    refused(InvalidCheckpoint, lambda: load(stored), "weight has values outside [-8, 7]", "num_bits is 4")
+    damaged(stored, f"{LAYER}.weight has numbers from 8 to 8", "none outside [-8, 7]", "num_bits is 4")
 
 
 def test_a_layer_in_floats_that_the_description_does_not_name_is_read(tmp_path: Path) -> None:
@@ -422,6 +422,44 @@ def test_a_layer_in_floats_that_the_description_does_not_name_is_read(tmp_path: 
     )
     assert isinstance(form_of(stored, LAYER, 64, 96), Dense)
     torch.testing.assert_close(logits(stored), logits(floats), atol=1e-4, rtol=1e-4)
+
+
+def test_a_matrix_in_floats_that_is_said_to_be_quantised_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without anything in `ignore`, tower, projector and head are among the layers that the description means."""
+    scheme = WEIGHT_ONLY["w4a16"]
+    stored, floats = write_pair(tmp_path, compressed(scheme), config(scheme, ignore=[]))
+    with caplog.at_level(logging.WARNING):
+        torch.testing.assert_close(logits(stored), logits(floats), atol=1e-4, rtol=1e-4)
+    assert f"{stored}/config.json (compressed-tensors) has 11 matrices as quantised that stay floats" in caplog.text
+    assert "vision_model.encoder.layers.0.attn.qkv, " in caplog.text
+
+
+@pytest.mark.parametrize("name", ["w4a16", "fp8-channel"])
+def test_a_description_of_files_in_floats(tmp_path: Path, name: str) -> None:
+    scheme = WEIGHT_ONLY[name]
+    stored, floats = write_pair(tmp_path, compressed(scheme), config(scheme))
+    (floats / "config.json").write_bytes((stored / "config.json").read_bytes())
+    damaged(floats, "layers.0.self_attn.q_proj is in floats, and so are all matrices", str(floats / "config.json"))
+
+
+def test_the_format_of_a_group_is_before_that_of_all(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As in the library, which looks at the format of the whole file for nothing where a group has one."""
+    scheme = WEIGHT_ONLY["w4a16"]
+    described = config(scheme, format="int-quantized")
+    described["quantization_config"]["config_groups"]["group_0"]["format"] = "pack-quantized"
+    stored, floats = write_pair(tmp_path, compressed(scheme), described)
+    with caplog.at_level(logging.WARNING):
+        torch.testing.assert_close(logits(stored), logits(floats), atol=1e-4, rtol=1e-4)
+    assert "format has no effect: it is 'int-quantized', and group_0 is 'pack-quantized', which counts" in caplog.text
+
+
+@pytest.mark.parametrize(("name", "kind"), [("w4a16", "int-quantized"), ("w8a8", "pack-quantized")])
+def test_a_format_that_the_files_do_not_have(tmp_path: Path, name: str, kind: str) -> None:
+    scheme = WEIGHT_ONLY.get(name, Scheme((1, 0)))
+    stored, _ = write_pair(tmp_path, compressed(scheme), config(scheme, format=kind))
+    damaged(stored, "language_model.model.layers.0.self_attn.q_proj.weight")
 
 
 def test_a_scheme_of_the_cache_is_named_and_its_scales_are_left(

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tilewise.errors import InvalidCheckpoint
+from tilewise.errors import GET_AGAIN, InvalidCheckpoint
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -104,7 +104,7 @@ class Container:
             with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return cls(path, *_Head(path, data).parts())
         except (OSError, ValueError) as error:  # mmap of an empty file is a ValueError
-            raise InvalidCheckpoint(f"{path} cannot be read as GGUF ({error}); fetch the file again.") from None
+            raise InvalidCheckpoint(f"{path} cannot be read as GGUF ({error}); {GET_AGAIN}.") from None
 
     @cached_property
     def by_name(self) -> dict[str, ContainerTensor]:
@@ -152,7 +152,7 @@ class _Head:
 
     def _take(self, count: int) -> bytes:
         if count > len(self._data) - self._at:
-            raise InvalidCheckpoint(f"{self._path} ends in the middle of its head; fetch the file again.")
+            raise InvalidCheckpoint(f"{self._path} ends in the middle of its head; {GET_AGAIN}.")
         self._at += count
         return self._data[self._at - count : self._at]
 
@@ -162,7 +162,7 @@ class _Head:
     def _many(self, count: int, least: int) -> range:
         """So many items of at least so many bytes, which have to fit into the file."""
         if count * least > len(self._data) - self._at:
-            raise InvalidCheckpoint(f"{self._path} ends in the middle of its head; fetch the file again.")
+            raise InvalidCheckpoint(f"{self._path} ends in the middle of its head; {GET_AGAIN}.")
         return range(count)
 
     def _string(self) -> str:
@@ -206,7 +206,7 @@ class _Head:
         if offset % 8 or tensor.offset + tensor.nbytes > len(self._data):
             raise InvalidCheckpoint(
                 f"{self._path} has {len(self._data)} bytes, the tensor {name} ends at byte "
-                f"{tensor.offset + tensor.nbytes}: it was cut off; fetch the file again."
+                f"{tensor.offset + tensor.nbytes}: it was cut off; {GET_AGAIN}."
             )
         return tensor
 

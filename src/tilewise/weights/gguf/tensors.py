@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tilewise.errors import InvalidCheckpoint
+from tilewise.errors import GET_AGAIN, InvalidCheckpoint
 from tilewise.platforms.forms import Rows
 from tilewise.weights.formats import CheckpointFormat
 from tilewise.weights.gguf.container import TYPES
@@ -101,9 +101,7 @@ class GgufFiles:
         stored = self._maps[found.file]
         stop = found.offset + math.prod(shape)
         if stop > len(stored):
-            raise InvalidCheckpoint(
-                f"{self.folder / found.file} became shorter since it was first read; fetch it again."
-            )
+            raise InvalidCheckpoint(f"{self.path(name)} became shorter since it was first read; {GET_AGAIN}.")
         piece = stored[found.offset : stop]
         return piece.view(shape) if found.quantised else piece.view(_FLOATS[found.type]).view(found.shape)
 
@@ -113,6 +111,10 @@ class GgufFiles:
     def dtype(self, name: str) -> str:
         found = self._tensors[name]
         return "U8" if found.quantised else found.type
+
+    def path(self, name: str) -> Path:
+        """The file that a tensor is in; of one that no file has, the folder."""
+        return (self.folder / self._tensors[name].file).resolve() if name in self._tensors else self.folder
 
     def give_back(self, name: str) -> None:
         """The memory that a tensor takes since it was read; it can be read again."""

@@ -28,6 +28,10 @@ class StoredTensors(Protocol):
 
     def has(self, name: str) -> bool: ...
 
+    def place(self, name: str) -> str:
+        """The file of a tensor, for messages; the folder where no file has it."""
+        ...
+
     def tensor(
         self,
         name: str,
@@ -80,11 +84,16 @@ class Method:
     """Raises InvalidCheckpoint where the files ask for what cannot be read."""
 
 
+def method_of(folder: CheckpointFolder) -> str | None:
+    """How a checkpoint is quantised, by what its small files say or by the names of its tensors; None = in floats."""
+    if folder.quantization is None and any(name.endswith("_blocks") for name in known_names(folder.path)):
+        return "mxfp4"
+    return folder.quantization
+
+
 def layouts_of(folder: CheckpointFolder) -> Layouts | None:
     """The layouts of a quantised checkpoint, None of one in floats. Raises InvalidCheckpoint for an unknown method."""
-    method = folder.quantization
-    if method is None and any(name.endswith("_blocks") for name in known_names(folder.path)):
-        method = "mxfp4"
+    method = method_of(folder)
     if method is None:
         return None
     known: dict[str, Method] = {}
@@ -101,13 +110,13 @@ def layouts_of(folder: CheckpointFolder) -> Layouts | None:
 
 def check_method(folder: CheckpointFolder, wanted: str | None) -> None:
     """Raise InvalidConfig where a configuration names another quantisation than the files have."""
-    if wanted in (None, "int8"):
+    found = method_of(folder)
+    if wanted in (None, "int8") or (wanted == "fp8" and found is None):
         return
-    found = folder.quantization
     if found is None:
         raise InvalidConfig(
-            f"quantization={wanted!r}, but {folder.path} is in floats: take int8, which rounds them as they are "
-            "loaded, or a checkpoint that is quantised."
+            f"quantization={wanted!r}, but {folder.path} is in floats: take int8 or fp8, which round them as they are "
+            "loaded, `tilewise quantize`, which writes a quantised copy, or a checkpoint that is quantised."
         )
     if wanted.removesuffix("_marlin") != found:
         raise InvalidConfig(

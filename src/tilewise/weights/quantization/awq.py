@@ -48,7 +48,7 @@ class AwqLayout:
         group = self.group or inputs
         groups, packed = -(-inputs // group), None if outputs is None else outputs // _TOGETHER
         scales = tensors.tensor(f"{module}.scales", (groups, outputs), FLOATS)
-        checked_scales(f"{module}.scales", scales)
+        checked_scales(tensors, f"{module}.scales", scales)
         words = tensors.tensor(f"{module}.qweight", (inputs, packed), ("I32",))
         kept = scales.T.float().contiguous()
         if not self.zero_point and not tensors.has(f"{module}.qzeros"):

@@ -52,5 +52,5 @@ class Block:
         """The stored scales of a matrix, float32 [outputs, blocks side by side]. Raises InvalidCheckpoint."""
         usual, *others = self.shapes(outputs, inputs)
         stored = tensors.tensor(name, usual, FLOATS, item, others)
-        checked_scales(name, stored)
+        checked_scales(tensors, name, stored)
         return self.of_each_output(stored.float(), outputs, inputs)

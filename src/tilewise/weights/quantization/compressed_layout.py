@@ -17,7 +17,7 @@ from tilewise.errors import InvalidCheckpoint
 from tilewise.platforms.forms import Codes, Dense, Form, Grouped, Int8, StaticRows, packed_nibbles
 from tilewise.weights.quantization import FLOATS, StoredTensors
 from tilewise.weights.quantization.blocks import Block
-from tilewise.weights.quantization.checks import checked_scales
+from tilewise.weights.quantization.checks import checked_scales, wrong_tensor
 
 
 class Rounding(Enum):
@@ -63,6 +63,9 @@ class _Module:
     ) -> Tensor:
         return self.tensors.tensor(f"{self.name}.{end}", shape, dtypes, self.item, others)
 
+    def wrong(self, end: str, found: str, expected: str) -> InvalidCheckpoint:
+        return wrong_tensor(self.tensors, f"{self.name}.{end}", found, expected)
+
 
 @dataclass(frozen=True)
 class ByteLayout:
@@ -89,7 +92,7 @@ class ByteLayout:
         if codes.dtype not in (torch.int8, torch.float8_e4m3fn):  # left in floats without being named
             return Dense(codes)
         if not self.weights.floating:
-            _check_range(f"{module}.weight", codes, self.weights.bits)
+            _check_range(stored, codes, self.weights.bits)
         return self._form(stored, codes, None)
 
     def _form(self, stored: _Module, codes: Tensor, order: Tensor | None) -> Form:
@@ -114,8 +117,7 @@ class ByteLayout:
         zeros = self._zeros(stored, *block.shapes(outputs, inputs))
         if self.weights.symmetric and not zeros.is_meta:
             if (zeros != 2 ** (self.weights.bits - 1)).any():
-                name = f"{stored.name}.weight_zero_point"
-                raise InvalidCheckpoint(f"The tensor {name} is not zero everywhere, and its scheme is symmetric.")
+                raise stored.wrong("weight_zero_point", "has numbers other than 0", "zeros, as its scheme is symmetric")
             return scales, None
         return scales, block.of_each_output(zeros, outputs, inputs)
 
@@ -126,7 +128,7 @@ class ByteLayout:
         if not self.static_rows:
             return None
         scale = stored.tensor("input_scale", (1,), FLOATS, [()])
-        checked_scales(f"{stored.name}.input_scale", scale, of_rows=True)
+        checked_scales(stored.tensors, f"{stored.name}.input_scale", scale, of_rows=True)
         offset = None
         if stored.has("input_zero_point", expected=False):
             offset = stored.tensor("input_zero_point", (1,), ("I8", "I32"), [()])
@@ -177,25 +179,23 @@ class PackedLayout(ByteLayout):
             return None
         order = torch.argsort(groups, stable=True)
         if not torch.equal(groups.long()[order], side_by_side):
-            raise InvalidCheckpoint(
-                f"The tensor {stored.name}.weight_g_idx does not assign {group} inputs to each of "
-                f"{int(side_by_side[-1]) + 1} groups, as its scheme says."
-            )
+            counts = torch.bincount(groups.clamp(min=0)).tolist()
+            expected = f"{group} inputs to each of {int(side_by_side[-1]) + 1} groups, as its scheme says"
+            raise stored.wrong("weight_g_idx", f"assigns {str(counts)[:40]} inputs to its groups", expected)
         return order
 
 
 def _check_shape(stored: _Module, outputs: int, inputs: int) -> None:
     shape = stored.tensor("weight_shape", (2,), ("I64", "I32"))
     if not shape.is_meta and shape.tolist() != [outputs, inputs]:
-        raise InvalidCheckpoint(
-            f"The tensor {stored.name}.weight_shape holds {shape.tolist()}, expected {[outputs, inputs]}."
-        )
+        raise stored.wrong("weight_shape", f"holds {shape.tolist()}", f"{[outputs, inputs]}")
 
 
-def _check_range(name: str, codes: Tensor, bits: int) -> None:
+def _check_range(stored: _Module, codes: Tensor, bits: int) -> None:
     most = 2 ** (bits - 1)
     if bits < 8 and not codes.is_meta and ((codes < -most) | (codes >= most)).any():
-        raise InvalidCheckpoint(f"The tensor {name} has values outside [{-most}, {most - 1}], and num_bits is {bits}.")
+        found = f"has numbers from {int(codes.min())} to {int(codes.max())}"
+        raise stored.wrong("weight", found, f"none outside [{-most}, {most - 1}], as num_bits is {bits}")
 
 
 def _with_middle(numbers: Tensor, bits: int) -> Tensor:

@@ -18,7 +18,7 @@ from tilewise.weights.folder import CheckpointFolder, Section
 from tilewise.weights.quantization import Layout, Layouts, Method
 from tilewise.weights.quantization.blocks import Block
 from tilewise.weights.quantization.compressed_layout import ByteLayout, Numbers, PackedLayout, Rounding
-from tilewise.weights.quantization.description import listed_modules, quantization_section
+from tilewise.weights.quantization.description import listed_modules, quantization_section, refused
 from tilewise.weights.quantization.modules import Pattern, module_class
 
 _FORMATS = ("int-quantized", "pack-quantized", "float-quantized", "naive-quantized")
@@ -103,6 +103,9 @@ def _group(config: Section, key: str, names: Set[str]) -> _Group:
             raise InvalidCheckpoint(f"{section.where}: input_activations are given without weights, expected both.")
         return _Group(tuple(targets), None)
     form = _one_of(section if section.get("format") else config, "format", _FORMATS)
+    if section.get("format") and str(config.get("format", form)).lower() not in (form, "mixed-precision"):
+        why = f"it is {config.get('format')!r:.40}, and {key} is {form!r}, which counts"
+        LOG.take({f"{config.where}: format": why}, "checkpoint")
     numbers = _numbers(section.section("weights"), form)
     rounding = Rounding.NONE if rows is None else _rounding(rows, numbers)
     static = rows is not None and not rows.get("dynamic", False)
@@ -169,8 +172,7 @@ def _one_of(section: Section, key: str, supported: Collection[Any], usual: Any =
     found = found.lower() if isinstance(found, str) else found
     # 1 == True in Python and is another value in JSON.
     if not any(found == one and isinstance(found, bool) == isinstance(one, bool) for one in supported):
-        listed = ", ".join(repr(one) for one in supported if one is not None)
-        raise InvalidCheckpoint(f"{section.where}: {key} is {found!r:.80}, supported: {listed}.")
+        raise refused(section, key, found, ", ".join(repr(one) for one in supported if one is not None))
     return found
 
 

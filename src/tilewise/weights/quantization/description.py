@@ -60,6 +60,7 @@ def layouts_where(folder: CheckpointFolder, layout: Layout, but: tuple[str, ...]
     `but`: parts of names of modules that stay in floats; `head`: whether the output head is quantised, too.
     """
     names = known_names(folder.path)
+    expect_some(folder, layout, layout.suffix)
 
     def find(module: str) -> Layout | None:
         if names:
@@ -70,3 +71,16 @@ def layouts_where(folder: CheckpointFolder, layout: Layout, but: tuple[str, ...]
         return layout if inside and not any(part in module for part in but) else None
 
     return find
+
+
+def expect_some(folder: CheckpointFolder, layout: Layout, ending: str) -> None:
+    """Raise InvalidCheckpoint for files that have no tensor with this ending, though their description asks for some.
+
+    Before there are files, nothing is known."""
+    names = known_names(folder.path)
+    if names and not any(name.endswith(ending) for name in names):
+        raise InvalidCheckpoint(
+            f"{folder.config.where} says that the weights are quantised by {folder.quantization} ({layout}), and "
+            f"{folder.path} has no tensor whose name ends with {ending}, as expected: take config and weights of one "
+            "checkpoint, or leave out what describes them as quantised."
+        )

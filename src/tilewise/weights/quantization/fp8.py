@@ -57,11 +57,11 @@ class Fp8Layout:
             return Dense(matrix)
         for end in _SCALES_OF_ROWS:
             if (name := f"{module}.{end}") in self.names:
-                checked_scales(name, tensors.tensor(name, (1,), _SCALE_TYPES, item, [()]).float(), of_rows=True)
+                checked_scales(tensors, name, tensors.tensor(name, (1,), _SCALE_TYPES, item, [()]).float(), of_rows=True)
         usual, *others = self._shapes(len(matrix), inputs)
         name = self._scale_name(module)
         scales = tensors.tensor(name, usual, _SCALE_TYPES, item, others).float()
-        checked_scales(name, scales)
+        checked_scales(tensors, name, scales)
         # Without blocks, a scale for the matrix, or one for each output.
         block = Block(1, None) if self.block.outputs is None and scales.numel() == len(matrix) else self.block
         scales = block.of_each_output(scales, len(matrix), inputs)

@@ -17,6 +17,7 @@ from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.gguf.container import TYPES
 from tilewise.weights.gguf.tensors import indexed_tensors
 from tilewise.weights.quantization import Layouts, Method, StoredTensors
+from tilewise.weights.quantization.checks import wrong_tensor
 
 _SIZES = {kind.name: kind for kind in TYPES.values()}
 _NONLINEAR = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
@@ -54,7 +55,14 @@ class BlockLayout:
         kind = _SIZES[self.type]
         blocks = inputs // kind.numbers
         stored = tensors.tensor(f"{module}.weight", (outputs, blocks * kind.bytes), ("U8",), item)
-        return _UNPACK[self.type](stored.view(len(stored), blocks, kind.bytes)).form()
+        form = _UNPACK[self.type](stored.view(len(stored), blocks, kind.bytes)).form()
+        for numbers in (form.scales, form.shifts):
+            if numbers is not None and not numbers.is_meta and not numbers.isfinite().all():
+                row = int((~numbers.isfinite()).nonzero()[0, 0])
+                raise wrong_tensor(
+                    tensors, f"{module}.weight", f"has a scale in row {row} that is not finite", "numbers"
+                )
+        return form
 
     def folds_bias(self, matrix: Form) -> bool:
         return False

@@ -14,11 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tilewise.errors import InvalidCheckpoint
 from tilewise.platforms.forms import Codes, Form, Grouped, packed_nibbles
 from tilewise.weights.folder import CheckpointFolder, Section
 from tilewise.weights.quantization import FLOATS, Layout, Layouts, Method, StoredTensors
-from tilewise.weights.quantization.checks import checked_scales
+from tilewise.weights.quantization.checks import checked_scales, wrong_tensor
 from tilewise.weights.quantization.description import group_size, layouts_where, quantization_section, refused
 
 BITS = (2, 3, 4, 8)
@@ -51,7 +50,7 @@ class GptqLayout:
         words = tensors.tensor(f"{module}.qweight", (inputs * self.bits // _WORD, outputs), ("I32",))
         zeros = tensors.tensor(f"{module}.qzeros", (groups, zero_words), ("I32",))
         scales = tensors.tensor(f"{module}.scales", (groups, outputs), FLOATS)
-        checked_scales(f"{module}.scales", scales)
+        checked_scales(tensors, f"{module}.scales", scales)
         order = self._order(tensors, module, inputs, group)
         zeros = (unpacked_bits(zeros, self.bits).T + self.less_one) & (2**self.bits - 1)
         return self._form(words.T.contiguous(), zeros, scales.T.float().contiguous(), group, order)
@@ -78,9 +77,12 @@ class GptqLayout:
             return None
         found, order = groups.long().sort(stable=True)
         if not torch.equal(found, usual):
-            raise InvalidCheckpoint(
-                f"The tensor {module}.g_idx does not give each of {usual[-1] + 1} groups its {group} inputs: the file "
-                "is damaged, or of another group_size than its config says."
+            counts = torch.bincount(groups.clamp(min=0)).tolist() if len(groups) else []
+            raise wrong_tensor(
+                tensors,
+                f"{module}.g_idx",
+                f"gives its groups {str(counts)[:40]} inputs",
+                f"{usual[-1] + 1} groups of {group} inputs, the group_size of its config",
             )
         return order
 

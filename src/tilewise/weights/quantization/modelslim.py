@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tilewise.errors import InvalidCheckpoint
+from tilewise.errors import GET_AGAIN, InvalidCheckpoint
 from tilewise.platforms.forms import Codes, Form, Grouped, Int8, StaticRows, packed_nibbles
 from tilewise.weights.files import known_names
 from tilewise.weights.folder import CheckpointFolder, Section, read_json
 from tilewise.weights.quantization import Layout, Layouts, Method, StoredTensors
-from tilewise.weights.quantization.checks import checked_scales
+from tilewise.weights.quantization.checks import checked_scales, wrong_tensor
 
 logger = logging.getLogger("tilewise")
 
@@ -66,14 +66,14 @@ class StaticLayout:
         per_output = (len(weight),)
         addend = tensors.tensor(f"{module}.quant_bias", per_output, ("I32",), item)
         scales = tensors.tensor(f"{module}.deq_scale", per_output, ("F32", "I64"), item)
-        scales = _as_float(f"{module}.deq_scale", scales)
-        checked_scales(f"{module}.deq_scale", scales)
+        scales = _as_float(tensors, f"{module}.deq_scale", scales)
+        checked_scales(tensors, f"{module}.deq_scale", scales)
         row_scale = tensors.tensor(f"{module}.input_scale", (1,), _NUMBERS, item)
         row_offset = tensors.tensor(f"{module}.input_offset", (1,), _OFFSETS, item)
-        checked_scales(f"{module}.input_scale", row_scale, of_rows=True)
+        checked_scales(tensors, f"{module}.input_scale", row_scale, of_rows=True)
         _read_idle(tensors, self.description.named(module, "weight_scale"), item)
         _check_symmetric(tensors, self.description.named(module, "weight_offset"), item)
-        return Int8(weight, scales, _static_rows(f"{module}.input_offset", row_scale, row_offset), addend)
+        return Int8(weight, scales, _static_rows(tensors, f"{module}.input_offset", row_scale, row_offset), addend)
 
     def folds_bias(self, matrix: Form) -> bool:
         return True
@@ -96,12 +96,12 @@ class DynamicLayout:
     def read(self, tensors: StoredTensors, module: str, outputs: int | None, inputs: int, item: int | None) -> Form:
         weight = tensors.tensor(f"{module}.weight", (outputs, inputs), ("I8",), item)
         scales = tensors.tensor(f"{module}.weight_scale", (len(weight), None), _NUMBERS, item).float()
-        checked_scales(f"{module}.weight_scale", scales)
+        checked_scales(tensors, f"{module}.weight_scale", scales)
         _check_symmetric(tensors, self.description.named(module, "weight_offset"), item)
         _read_idle(tensors, self.description.named(module, *_STATIC), item)
         if scales.shape[1] == 1:
             return Int8(weight, scales[:, 0].contiguous())
-        group = _group(f"{module}.weight_scale", scales, inputs, self.description.group)
+        group = _group(tensors, f"{module}.weight_scale", scales, inputs, self.description.group)
         return Grouped(Codes.INT8, weight.view(torch.uint8), scales, None, group)
 
     def folds_bias(self, matrix: Form) -> bool:
@@ -136,10 +136,11 @@ class RoundedLayout:
             scales = scales * self._scales(tensors, name, outputs, inputs, item)
             _check_symmetric(tensors, self.description.named(module, "weight_offset_second"), item)
         _read_idle(tensors, self.description.named(module, "scale_bias"), item)
-        group = _group(f"{module}.weight_scale", scales, inputs, self.description.group)
+        group = _group(tensors, f"{module}.weight_scale", scales, inputs, self.description.group)
         if self.bits == 4 and group % 2:
-            raise InvalidCheckpoint(
-                f"The layer {module} has {group} inputs a scale, and codes of 4 bits need an even number."
+            found = f"has {scales.shape[1]} scales an output, {group} inputs each"
+            raise wrong_tensor(
+                tensors, f"{module}.weight_scale", found, "an even number of inputs, as codes have 4 bits"
             )
         across = self.across or group < inputs
         codes = self._codes(tensors, f"{module}.weight", (outputs, inputs), across, item)
@@ -148,7 +149,7 @@ class RoundedLayout:
     def _scales(self, tensors: StoredTensors, name: str, outputs: int | None, inputs: int, item: int | None) -> Tensor:
         """float32 [out, groups]; without files, as many groups as the description says that there are."""
         found = tensors.tensor(name, (outputs, None), _NUMBERS, item).float()
-        checked_scales(name, found)
+        checked_scales(tensors, name, found)
         twice = name.removesuffix("_second") + "_second" in self.description.names
         if found.is_meta and self.description.group and (not twice or name.endswith("_second")):
             return found.new_empty(len(found), -(-inputs // self.description.group))
@@ -162,7 +163,8 @@ class RoundedLayout:
             if offsets.is_meta or not offsets.any():
                 return None
             if not offsets.isfinite().all():
-                raise InvalidCheckpoint(f"The tensor {name} has values that are no numbers: fetch its file again.")
+                found = f"has {offsets[~offsets.isfinite()][0].item()}"
+                raise wrong_tensor(tensors, name, found, "numbers that are finite")
             return -offsets * scales
         return None
 
@@ -176,7 +178,8 @@ class RoundedLayout:
         if not self.description.packed:
             whole = tensors.tensor(name, shape, ("I8",), item)
             if not whole.is_meta and ((whole < -8) | (whole > 7)).any():
-                raise InvalidCheckpoint(f"The tensor {name} has numbers beyond -8 to 7, those that 4 bits can say.")
+                found = f"has numbers from {int(whole.min())} to {int(whole.max())}"
+                raise wrong_tensor(tensors, name, found, "those from -8 to 7, which 4 bits can say")
             return packed_nibbles((whole.view(torch.uint8) & 15) ^ 8)
         if not across:
             return tensors.tensor(name, (outputs, inputs // 2), ("I8",), item).view(torch.uint8) ^ 0x88
@@ -189,31 +192,32 @@ class RoundedLayout:
         return False
 
 
-def _as_float(name: str, scales: Tensor) -> Tensor:
+def _as_float(tensors: StoredTensors, name: str, scales: Tensor) -> Tensor:
     """Scales that are stored as int64 are the bits of a float32 each."""
     if scales.dtype != torch.int64:
         return scales
     if not scales.is_meta and (scales >> 32).any():
-        raise InvalidCheckpoint(f"The tensor {name} has whole numbers that are not the 32 bits of a float each.")
+        found = f"has the whole number {int(scales[(scales >> 32) != 0][0])}"
+        raise wrong_tensor(tensors, name, found, "the 32 bits of a float in each")
     return scales.to(torch.int32).view(torch.float32)
 
 
-def _static_rows(name: str, scale: Tensor, offset: Tensor) -> StaticRows:
+def _static_rows(tensors: StoredTensors, name: str, scale: Tensor, offset: Tensor) -> StaticRows:
     if scale.is_meta:
         return StaticRows(1.0, 0)
     found = float(offset)
     if not -128 <= found <= 127 or found != int(found):
-        raise InvalidCheckpoint(f"The tensor {name} has {found}, expected a whole number from -128 to 127.")
+        raise wrong_tensor(tensors, name, f"has {found}", "a whole number from -128 to 127")
     return StaticRows(float(scale), int(found))
 
 
-def _group(name: str, scales: Tensor, inputs: int, described: int | None) -> int:
+def _group(tensors: StoredTensors, name: str, scales: Tensor, inputs: int, described: int | None) -> int:
     """Inputs that share a scale [out, groups]."""
     groups = scales.shape[1]
     group, rest = divmod(inputs, groups)
     if groups > 1 and (rest or (described is not None and group != described)):
         wanted = f"groups of {described} inputs, as the description says" if described else "groups of equal size"
-        raise InvalidCheckpoint(f"The tensor {name} has {groups} scales for {inputs} inputs, expected {wanted}.")
+        raise wrong_tensor(tensors, name, f"has {groups} scales for {inputs} inputs", wanted)
     return group
 
 
@@ -221,10 +225,8 @@ def _check_symmetric(tensors: StoredTensors, names: list[str], item: int | None)
     for name in names:
         offsets = tensors.tensor(name, (None, None), _OFFSETS, item)
         if not offsets.is_meta and offsets.any():
-            raise InvalidCheckpoint(
-                f"The tensor {name} has offsets other than 0, such as {float(offsets[offsets != 0][0])}, and weights "
-                "that multiply with int8 have none."
-            )
+            found = f"has offsets other than 0, such as {float(offsets[offsets != 0][0])}"
+            raise wrong_tensor(tensors, name, found, "zeros, as weights that multiply with int8 have no offsets")
 
 
 def _read_idle(tensors: StoredTensors, names: list[str], item: int | None) -> None:
@@ -238,7 +240,7 @@ def layouts(folder: CheckpointFolder) -> Layouts:
     section = _described(folder)
     by_type, kinds = _layouts_by_type(section), {k: v for k, v in section.values.items() if k.endswith(".weight")}
     if not kinds:
-        raise InvalidCheckpoint(f"{section.where} describes no weights: fetch the file again.")
+        raise InvalidCheckpoint(f"{section.where} describes no weights: {GET_AGAIN}.")
     there, found = known_names(folder.path), dict[str, Layout]()
     for name, kind in kinds.items():
         if isinstance(kind, str) and kind in _FLOATS:
@@ -250,7 +252,7 @@ def layouts(folder: CheckpointFolder) -> Layouts:
             )
         if there and name not in there:
             raise InvalidCheckpoint(
-                f"{folder.path} has no tensor {name}, which {section.where} describes as {kind}: fetch its files again."
+                f"{folder.path} has no tensor {name}, which {section.where} describes as {kind}: {GET_AGAIN}."
             )
         found[name.removesuffix(".weight")] = by_type[kind]
     return found.get

@@ -15,7 +15,13 @@ from tilewise.weights.files import known_names
 from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.quantization import Layout, Layouts, Method, StoredTensors
 from tilewise.weights.quantization.checks import checked_scales
-from tilewise.weights.quantization.description import layouts_where, listed_modules, quantization_section, refused
+from tilewise.weights.quantization.description import (
+    expect_some,
+    layouts_where,
+    listed_modules,
+    quantization_section,
+    refused,
+)
 
 _TYPES = {"int8": "I8", "float8_e4m3fn": "F8_E4M3"}
 
@@ -34,7 +40,7 @@ class SmoothQuantLayout:
     def read(self, tensors: StoredTensors, module: str, outputs: int | None, inputs: int, item: int | None) -> Form:
         weight = tensors.tensor(f"{module}.weight", (outputs, inputs), (self.stored,), item)
         scales = tensors.tensor(f"{module}.scale", (len(weight), 1), ("F32", "BF16", "F16"), item).float()
-        checked_scales(f"{module}.scale", scales)
+        checked_scales(tensors, f"{module}.scale", scales)
         if self.stored == "I8":
             return Int8(weight, scales[:, 0].contiguous())
         return Grouped(Codes.FP8, weight.view(torch.uint8), scales, None, inputs)
@@ -50,6 +56,7 @@ def layouts(folder: CheckpointFolder) -> Layouts:
         raise refused(config, "quant_dtype", kind, ", ".join(_TYPES))
     layout: Layout = SmoothQuantLayout(_TYPES[kind])
     names = known_names(folder.path)
+    expect_some(folder, layout, ".scale")
     if names:
         return lambda module: layout if f"{module}.scale" in names else None
     return layouts_where(folder, layout, listed_modules(config, "modules_to_not_convert"))
