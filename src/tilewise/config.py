@@ -66,7 +66,8 @@ class EngineConfig:
 
     model: str = option(
         "demo",
-        "'demo', a folder, a .gguf file, or a hub id such as OpenGVLab/InternVL3-8B; a folder of that name wins",
+        "'demo', a folder, a .gguf file, or a hub id such as OpenGVLab/InternVL3-8B; a folder of that name wins "
+        "(one called demo is ./demo)",
         "model",
     )
     revision: str | None = option(
@@ -95,7 +96,8 @@ class EngineConfig:
     quantization: Quantization | None = option(
         None,
         "int8 = matrices in floats are rounded to int8 as they are loaded, a scale for each output, and multiplied "
-        "with rows rounded as they come: half the memory of bfloat16 and more speed, at some accuracy (docs/cpu.md). "
+        "with rows rounded as they come: half the memory of bfloat16 and more speed, at some accuracy; fp8 = to E4M3 "
+        "instead, but for the head, and multiplied with rows of floats (docs/cpu.md). "
         "How a quantised checkpoint is kept is found from its files; any other name is only compared with it",
         "model",
     )

@@ -14,9 +14,11 @@ from safetensors.torch import save_file
 from tests.models.driving import all_logits, load, prompt_of, random_tiles
 from tests.quantize.reading import compressed_tensors, tensors_of
 from tests.tiny import SPECS, write_hf, write_original
+from tilewise.models.load import Architecture
 from tilewise.platforms.reference import ReferenceOps
 from tilewise.quantize.options import QuantizeOptions
 from tilewise.quantize.run import quantize
+from tilewise.weights.folder import CheckpointFolder
 
 
 def dequantised(quantised: Path, source: Path, folder: Path) -> Path:
@@ -50,6 +52,23 @@ def test_logits_are_those_of_the_dequantised_checkpoint(tmp_path, name, options,
     ids, pixels = prompt_of(spec, [2]), random_tiles(spec, 2)
     found, wanted = (all_logits(load(folder, ReferenceOps()), ids, pixels, spec.image_id) for folder in (out, floats))
     assert float((found - wanted).norm() / wanted.norm()) < bound
+
+
+@pytest.mark.parametrize("name", ["internlm2-300m", "qwen3moe-300m-head"])
+def test_fp8_as_loaded_is_what_quantize_writes(tmp_path, name):
+    """To the last bit, and the memory that is planned for is that of the file."""
+    spec = SPECS[name]
+    source, out = write_original(tmp_path / "source", spec), tmp_path / "out"
+    quantize(QuantizeOptions(model=str(source), out=str(out), scheme="fp8", vision=True), show=False)
+    ids, pixels = prompt_of(spec, [2]), random_tiles(spec, 2)
+    found = [Architecture.of(CheckpointFolder.open(folder), quantization="fp8") for folder in (source, out)]
+    ops = ReferenceOps()
+    logits = [all_logits(one.load(torch.float32, ops, context=256), ids, pixels, spec.image_id) for one in found]
+    assert torch.equal(*logits)
+    floats, as_loaded, of_file = (
+        one.count_bytes(ops, torch.float32) for one in (Architecture.of(CheckpointFolder.open(source)), *found)
+    )
+    assert as_loaded == of_file < 0.7 * floats
 
 
 def test_transformers_names_load_as_well(tmp_path):

@@ -48,7 +48,7 @@ ENGINE: tuple[Foreign, ...] = (
              rope_scaling={}),
     *refused("not yet", "positions are what the checkpoint says, see rope_theta in its config.json", float,
              rope_theta=None),
-    *refused("not yet", "how a checkpoint is quantised is found from its files, and int8 has nothing to be set",
+    *refused("not yet", "how a checkpoint is quantised is found from its files; int8 and fp8 have nothing to be set",
              _OBJECT, quantization_config={}),
     *refused("not yet", "safetensors are read in one way, which has nothing to be set", _OBJECT,
              model_loader_extra_config={}, weight_transfer_config={}),

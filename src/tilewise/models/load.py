@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
 
@@ -18,7 +19,7 @@ from tilewise.models.internvl import InternVL
 from tilewise.parallel.mesh import Mesh
 from tilewise.platforms.base import Ops, Store, Weight
 from tilewise.platforms.forms import Form
-from tilewise.platforms.weights import DenseWeight, as_it_came
+from tilewise.platforms.weights import DenseWeight, as_it_came, rounded_to_fp8
 from tilewise.weights.files import known_names, open_files
 from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.formats import CheckpointFormat, Locate, format_of
@@ -26,9 +27,12 @@ from tilewise.weights.gguf.folder import is_gguf_folder
 from tilewise.weights.gguf.tensors import with_gguf_names
 from tilewise.weights.quantization import Layouts, layouts_of
 from tilewise.weights.sources import CheckpointSource, ShapeSource, WatchedSource, in_floats
-from tilewise.weights.view import TensorSource, View
+from tilewise.weights.view import StoredLinear, TensorSource, View
 
 logger = logging.getLogger("tilewise")
+
+IN_A_STAGE = re.compile(r"^(vision\.layers\.\d+|projector|language\.model\.layers\.\d+)\.")
+"""Internal names of modules that are quantised at all: not the head, nor what only some models have beside these."""
 
 Watch = Callable[[str, Tensor], None]
 
@@ -45,15 +49,21 @@ class Architecture:
     config: ModelConfig
     quantized: Layouts | None = None
     """How the files keep matrices, if not all of them in floats."""
+    fp8: bool = False
+    """Matrices in floats are rounded to FP8 as they are read."""
 
     @classmethod
-    def of(cls, folder: CheckpointFolder, flash_router: bool = True) -> Architecture:
-        """Without its router a Flash model is an ordinary one: every tile has all its tokens."""
+    def of(cls, folder: CheckpointFolder, flash_router: bool = True, quantization: str | None = None) -> Architecture:
+        """Without its router a Flash model is an ordinary one: every tile has all its tokens.
+
+        `quantization="fp8"` rounds a checkpoint in floats; of one that is quantised, nothing more is rounded.
+        """
         layout, backbone = format_of(folder), backbone_of(folder)
         if is_gguf_folder(folder.path):
             layout = with_gguf_names(layout, folder.path)
         layouts = layouts_of(folder)
-        return cls(folder, layout, backbone, _read_config(folder, backbone, flash_router), layouts)
+        config = _read_config(folder, backbone, flash_router)
+        return cls(folder, layout, backbone, config, layouts, fp8=quantization == "fp8" and layouts is None)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -79,6 +89,8 @@ class Architecture:
         `watch` is shown each tensor as it is read, under its internal name; `store` keeps matrices (default: as the
         ops do).
         """
+        if self.fp8:
+            source = Fp8Source(source)
         if watch is not None:
             source = WatchedSource(source, watch)
         view = View(source, store=store or ops.store)
@@ -100,9 +112,31 @@ class Architecture:
         source = CheckpointSource(files, self._locate(files.names), dtype, device, on_read, self._layouts)
         model = self.build(source, ops, context, mesh, watch, source.giving_back(store or ops.store))
         source.finish()
+        if self.fp8:
+            logger.info("Matrices of tower, projector and decoder were rounded to FP8; the head stays as it is.")
         if self.quantized:
+            self._check_described(source)
             logger.info("Matrices as they are kept: %s", source.described())
         return model
+
+    def _check_described(self, source: CheckpointSource) -> None:
+        """Names matrices that are said to be quantised and are not; files in which none is have another's config."""
+        found, said = (
+            list(dict.fromkeys(source.floats_instead)),
+            f"{self.folder.config.where} ({self.folder.quantization})",
+        )
+        if not found:
+            return
+        if all(how == "floats" for _, how in source.kept):
+            raise InvalidCheckpoint(
+                f"{source.place(found[0] + '.weight')}: {found[0]} is in floats, and so are all matrices, expected "
+                f"{self._layouts(found[0])} by {said}: take config and weights of one checkpoint, or leave out "
+                "quantization_config."
+            )
+        some = ", ".join(found[:3]) + (" ..." if len(found) > 3 else "")
+        logger.warning(
+            "%s has %d matrices as quantised that stay floats, as the files have them: %s", said, len(found), some
+        )
 
     def count_parameters(self, ops: Ops, tied: bool = False) -> int:
         """Parameters of a model of this config; no weights needed."""
@@ -124,6 +158,28 @@ class Architecture:
 
     def _locate(self, names: Set[str]) -> Locate:
         return self.format.locate(names, self.backbone.names(self.config.decoder))
+
+
+@dataclass(frozen=True)
+class Fp8Source:
+    """Another source, whose matrices are rounded to FP8 as they are read: those that `tilewise quantize --scheme fp8
+    --vision` rounds, in the blocks of tower and decoder and in the projector."""
+
+    source: TensorSource
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.source.dtype
+
+    def has(self, name: str) -> bool:
+        return self.source.has(name)
+
+    def read(self, name: str, shape: Sequence[int]) -> Tensor:
+        return self.source.read(name, shape)
+
+    def linear(self, module: str, outputs: int, inputs: int, bias: bool) -> StoredLinear:
+        found = self.source.linear(module, outputs, inputs, bias)
+        return replace(found, matrix=rounded_to_fp8(found.matrix)) if IN_A_STAGE.match(module) else found
 
 
 @dataclass

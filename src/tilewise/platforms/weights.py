@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from tilewise.platforms.base import Ops, Weight
-from tilewise.platforms.forms import Dense, Form, Grouped, Int8, StaticRows, joined, runs
+from tilewise.platforms.forms import Codes, Dense, Form, Grouped, Int8, StaticRows, joined, runs
 
 LEVELS = 127
 """Of int8 on either side of zero."""
+_E4M3 = 448.0  # the largest number of float8_e4m3fn
 _LEAST = 1e-30  # so that zeros have a scale
 _EXACT = 1023
 """Products of int8 whose sum float32 holds exactly, in whatever order they are added: 1023 * 128 * 128 < 2^24."""
@@ -131,6 +132,22 @@ def rounded_to_int8(form: Form) -> Form:
         return Int8(torch.empty(form.matrix.shape, dtype=torch.int8, device="meta"), scales)
     rounded, scales = quantise_rows(form.matrix)
     return Int8(rounded, scales[:, 0])
+
+
+def rounded_to_fp8(form: Form) -> Form:
+    """Floats as E4M3, a scale for each output, by which its largest number becomes the largest of E4M3; other forms as
+    they are. The numbers are those that `tilewise quantize --scheme fp8` writes.
+    """
+    if not isinstance(form, Dense):
+        return form
+    outputs, inputs = form.shape
+    if form.matrix.is_meta:
+        scales = torch.empty(outputs, 1, device="meta")
+        return Grouped(Codes.FP8, torch.empty(form.shape, dtype=torch.uint8, device="meta"), scales, None, inputs)
+    x = form.matrix.float()
+    scales = (x.abs().amax(1, keepdim=True) / _E4M3).clamp(min=_LEAST)
+    codes = (x / scales).clamp(-_E4M3, _E4M3).to(torch.float8_e4m3fn)
+    return Grouped(Codes.FP8, codes.view(torch.uint8), scales, None, inputs)
 
 
 def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:

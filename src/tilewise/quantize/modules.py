@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tilewise.errors import InvalidCheckpoint, InvalidConfig
-from tilewise.models.load import Architecture
+from tilewise.models.load import IN_A_STAGE, Architecture
 from tilewise.platforms.reference import ReferenceOps
 from tilewise.platforms.weights import as_it_came
 from tilewise.weights.files import SafetensorFiles
@@ -21,7 +21,6 @@ from tilewise.weights.quantization import FLOATS
 from tilewise.weights.sources import dense
 from tilewise.weights.view import StoredLinear, TensorSource
 
-_STAGE = re.compile(r"^(vision\.layers\.\d+|projector|language\.model\.layers\.\d+)\.")
 _OF_EXPERT = re.compile(r"\.experts\.\d+\.")
 _CLOSES_MLP = re.compile(r"\.(down_proj|fc2)$")
 
@@ -125,7 +124,7 @@ def find_matrices(architecture: Architecture, files: SafetensorFiles, vision: bo
     architecture.build(source, ReferenceOps(), context=1, store=as_it_came)
     found: dict[str, Matrix] = {}
     for reader, (outputs, inputs) in shapes.linears.items():
-        stage = _STAGE.match(reader)
+        stage = IN_A_STAGE.match(reader)
         if stage is None or not (vision or stage[1].startswith("language")):
             continue
         matrix = _matrix(places, files, reader, outputs, inputs, stage[1])

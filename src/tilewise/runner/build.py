@@ -58,7 +58,7 @@ def build_runner(
     """Load the model, and its draft model, and allocate what they run with; weights are fetched once they fit."""
     platform = current_platform()
     check_method(model.folder, config.quantization)
-    architecture = Architecture.of(model.folder, config.flash_router)
+    architecture = Architecture.of(model.folder, config.flash_router, config.quantization)
     if image_context_id >= architecture.config.decoder.vocab_size:
         raise InvalidCheckpoint(
             f"{model.folder.path}: <IMG_CONTEXT> has id {image_context_id}, the vocabulary only "
@@ -98,7 +98,7 @@ def build_runner(
 
 def draft_architecture(folder: CheckpointFolder, target: Architecture, config: EngineConfig) -> Architecture:
     """The draft model of a target. Raises InvalidConfig where they do not read the same tokens and tiles."""
-    draft = Architecture.of(folder, config.flash_router)
+    draft = Architecture.of(folder, config.flash_router, config.quantization)
     ours, theirs = (
         {
             "rows of the vocabulary": found.config.decoder.vocab_size,
