@@ -4,31 +4,58 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 Bar = bool | Callable[..., Any]
 """Whether a bar is shown, or what makes one: tqdm, or a function of `total` and `desc` that gives something like it."""
+Advance = Callable[[int], None]
+"""Moves a bar by a count."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What one bar is about."""
+
+    title: str
+    total: int
+    of_bytes: bool = False
 
 
 @contextmanager
-def progress_bar(title: str, total: int, show: Bar = True, of_bytes: bool = False) -> Iterator[Callable[[int], None]]:
+def progress_bar(title: str, total: int, show: Bar = True, of_bytes: bool = False) -> Iterator[Advance]:
     """Yields a function that moves the bar by a count; without a terminal there is no bar, unless the caller's."""
+    with progress_bars(Work(title, total, of_bytes), show=show) as (advance,):
+        yield advance
+
+
+@contextmanager
+def progress_bars(*works: Work, show: Bar = True) -> Iterator[list[Advance]]:
+    """Yields what moves each of several bars, which are shown one below the other."""
     if callable(show):
-        bar = show(total=total, desc=title)
-        try:
-            yield bar.update
-        finally:
-            bar.close()
+        with ExitStack() as close:
+            bars = [show(total=work.total, desc=work.title) for work in works]
+            for bar in bars:
+                close.callback(bar.close)
+            yield [bar.update for bar in bars]
         return
     if not show or not sys.stderr.isatty():
-        yield lambda _: None
+        yield [lambda _: None for _ in works]
         return
-    from rich.console import Console
+    from rich.console import Console, Group
+    from rich.live import Live
+
+    console = Console(stderr=True)
+    rows = [_row(work, console) for work in works]
+    with Live(Group(*(row for row, _ in rows)), console=console, transient=True):
+        yield [advance for _, advance in rows]
+
+
+def _row(work: Work, console: Any) -> tuple[Any, Advance]:
     from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TransferSpeedColumn
 
-    counts = (DownloadColumn(), TransferSpeedColumn()) if of_bytes else (MofNCompleteColumn(),)
-    columns = (TextColumn("{task.description}"), BarColumn(), *counts)
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(title, total=total)
-        yield lambda count: progress.advance(task, count)
+    counts = (DownloadColumn(), TransferSpeedColumn()) if work.of_bytes else (MofNCompleteColumn(),)
+    row = Progress(TextColumn("{task.description}"), BarColumn(), *counts, console=console)
+    task = row.add_task(work.title, total=work.total)
+    return row, lambda count: row.advance(task, count)

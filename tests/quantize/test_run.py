@@ -124,7 +124,62 @@ def test_folders_that_cannot_be(source, tmp_path):
     (tmp_path / "full" / "letter.txt").write_text("mine")
     refused(InvalidRequest, lambda: run(source, tmp_path / "full"), "not an empty folder")
     (tmp_path / "file").write_text("mine")
-    refused(InvalidRequest, lambda: run(source, tmp_path / "file"), "not an empty folder")
+    refused(InvalidRequest, lambda: run(source, tmp_path / "file"), f"{tmp_path / 'file'} is a file")
+    below = tmp_path / "file" / "out"
+    refused(InvalidRequest, lambda: run(source, below), f"{below} cannot be made (Not a directory)", "name a folder")
+    refused(InvalidRequest, lambda: run(source, Path("/proc/nope")), "/proc/nope cannot be made", "name a folder")
+
+
+def test_an_output_called_as_the_shipped_model_is(source, tmp_path, monkeypatch, capsys):
+    """`tilewise serve demo` would not start the folder; ./demo can only be that, and messages have its whole path."""
+    monkeypatch.chdir(tmp_path)
+    refused(InvalidRequest, lambda: run(source, Path("demo")), "the model that ships", "such as demo-w8a8")
+    assert not list(tmp_path.iterdir())
+    assert main(["quantize", str(source), "./demo", "--scheme", "w8a8"]) == 0
+    assert capsys.readouterr().out.startswith(f"{tmp_path}/demo: 14 layers in w8a8")
+
+
+@pytest.mark.parametrize("left", [None, "{", '{"layers": {"a": 3}}', '{"layers": [1]}'])
+def test_a_journal_that_is_lost_or_damaged(source, tmp_path, left):
+    out = tmp_path / "out"
+    run(source, out, max_shard_bytes=SMALL)
+    (out / "config.json").unlink()
+    (out / "quantize.json").unlink()
+    if left is not None:
+        (out / "quantize.json").write_text(left)
+    said = ("has no quantize.json", "an ended run goes on") if left is None else ("quantize.json is damaged",)
+    refused(InvalidRequest, lambda: run(source, out, max_shard_bytes=SMALL), str(out), *said, "empty")
+
+
+def test_samples_have_a_bar_of_their_own(source, tmp_path):
+    """Samples are counted in blocks that they go through; the other bar counts bytes of weights."""
+    bars = {}
+
+    class Counting:
+        def __init__(self, total, desc):
+            self.total, self.done, self.closed = total, 0, False
+            bars[desc] = self
+
+        def update(self, count):
+            self.done += count
+
+        def close(self):
+            self.closed = True
+
+    options = QuantizeOptions(model=str(source), out=str(tmp_path / "out"), scheme="w4a16", calibration_samples=2)
+    quantize(options, show=Counting)
+    assert list(bars) == ["quantising to w4a16", "calibrating"]
+    assert all(bar.done == bar.total > 0 and bar.closed for bar in bars.values())
+    bars.clear()
+    quantize(QuantizeOptions(model=str(source), out=str(tmp_path / "fp8"), scheme="fp8"), show=Counting)
+    assert list(bars) == ["quantising to fp8"]
+
+
+def test_a_group_that_is_smaller_than_usual_says_why(source, tmp_path, caplog):
+    run(source, tmp_path / "out", scheme="w4a16", error_feedback=False)
+    assert (
+        "group_size: one scale for each output instead of 128, as no group of 16 or more divides the 36" in caplog.text
+    )
 
 
 def test_sources_that_are_quantised_already(tmp_path):

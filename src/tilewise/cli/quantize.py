@@ -42,7 +42,11 @@ def add_parser(verbs: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model", metavar="MODEL", help="'demo', a folder or a hub id, in floats")
-    parser.add_argument("out", metavar="OUT", help="a folder that is new, empty, or of a run that was ended")
+    parser.add_argument(
+        "out",
+        metavar="OUT",
+        help="a folder that is new, empty, or of a run that was ended; not just demo, which is the shipped model",
+    )
     _add_scheme(parser)
     _add_calibration(parser)
     parser.add_argument(
@@ -113,7 +117,7 @@ def run(options: argparse.Namespace) -> int:
         (report.mean_error, error.weights) if error.outputs is None else (report.mean_output_error, error.outputs)
     )
     print(
-        f"{wanted.out}: {len(report.layers):,} layers in {wanted.scheme}, {in_bytes(report.bytes_before)} became "
+        f"{wanted.folder}: {len(report.layers):,} layers in {wanted.scheme}, {in_bytes(report.bytes_before)} became "
         f"{in_bytes(report.bytes_after)}."
     )
     print(

@@ -127,6 +127,12 @@ class MeasuringSource:
         return found
 
 
+def sample_steps(architecture: Architecture, requests: Sequence[Request]) -> int:
+    """How often a block of the model is computed for a tile of a sample, or for a sample."""
+    config, tiles = architecture.config, sum(request.num_tiles for request in requests)
+    return tiles * config.vision.num_layers + len(requests) * config.decoder.num_layers
+
+
 class SampleActivations:
     """Samples on their way through the model, stopped at one stage after the other.
 
@@ -134,9 +140,16 @@ class SampleActivations:
     """
 
     def __init__(
-        self, architecture: Architecture, files: SafetensorFiles, requests: Sequence[Request], moments: bool
+        self,
+        architecture: Architecture,
+        files: SafetensorFiles,
+        requests: Sequence[Request],
+        moments: bool,
+        advance: Callable[[int], None] = lambda _: None,
     ) -> None:
+        """`advance` is told of each of the `sample_steps`."""
         self._architecture, self._files, self._requests = architecture, files, requests
+        self._advance = advance
         self._places = Places.of(architecture, files.names)
         self._source = CheckpointSource(files, self._places.locate, architecture.dtype)
         self._moments = moments
@@ -176,6 +189,7 @@ class SampleActivations:
             block, source = self._part(name, lambda view: VisionBlock(view, config.vision))
             for place, x in enumerate(features):
                 features[place] = block(x, self._ops)
+                self._advance(1)
             self._give_back(source)
             yield name, source.inputs
         projector, source = self._part("projector", lambda view: Projector(view, config))
@@ -199,6 +213,7 @@ class SampleActivations:
             for place, x in enumerate(samples):
                 cos, sin = rope.at(torch.arange(len(x)))
                 samples[place] = block(x, cache, Pass(cos, sin, _layout(len(x)), self._ops))
+                self._advance(1)
             self._give_back(source)
             yield name, source.inputs
 

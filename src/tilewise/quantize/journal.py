@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tilewise.errors import InvalidRequest
-from tilewise.quantize.shards import write_json
+from tilewise.errors import InvalidCheckpoint, InvalidRequest
+from tilewise.quantize.shards import FULL, write_json
 from tilewise.weights.files import shard_files
 from tilewise.weights.folder import read_json
 
@@ -42,9 +42,15 @@ class Journal:
         path = folder / JOURNAL
         if not path.exists():
             return cls(folder, asked)
-        found = read_json(path)
-        _check_same(folder, found.get("asked", {}), asked)
-        layers = {name: LayerError(*values) for name, values in found.get("layers", {}).items()}
+        try:
+            found = read_json(path)
+            layers = {name: LayerError(*values) for name, values in found.get("layers", {}).items()}
+            before = dict(found.get("asked", {}))
+        except (InvalidCheckpoint, TypeError, ValueError, AttributeError) as error:
+            raise InvalidRequest(
+                f"{path} is damaged ({error}), and no run goes on without it: empty {folder}, or name another folder."
+            ) from None
+        _check_same(folder, before, asked)
         return cls(folder, asked, layers, found.get("finished") is True)
 
     def save(self) -> None:
@@ -56,8 +62,23 @@ def check_folder(folder: Path) -> None:
     """Raises InvalidRequest for what is no folder, or one with files of somebody else."""
     if not folder.exists():
         return
-    if not folder.is_dir() or (any(_visible(folder)) and not (folder / JOURNAL).exists()):
-        raise InvalidRequest(f"{folder} is there already and not an empty folder: name a new one.")
+    if not folder.is_dir():
+        raise InvalidRequest(f"{folder} is a file: name a folder that is new or empty.")
+    if any(_visible(folder)) and not (folder / JOURNAL).exists():
+        raise InvalidRequest(
+            f"{folder} is not an empty folder, and has no {JOURNAL}, by which an ended run goes on: empty it, or name "
+            "another folder."
+        )
+
+
+def make_folder(folder: Path) -> None:
+    """Raises InvalidRequest where it cannot be made; a full disk is left to the caller."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in FULL:
+            raise
+        raise InvalidRequest(f"{folder} cannot be made ({error.strerror}): name a folder that can.") from None
 
 
 def source_digest(folder: Path) -> str:

@@ -88,8 +88,8 @@ class QuantizeOptions:
 
     @property
     def folder(self) -> Path:
-        """Where the quantised checkpoint goes."""
-        return Path(self.out).expanduser()
+        """Where the quantised checkpoint goes, as a whole path, so that no message takes it for a model's name."""
+        return Path(self.out).expanduser().absolute()
 
     def journal(self) -> dict[str, Any]:
         """What has to be the same for a run to go on where another one was ended."""

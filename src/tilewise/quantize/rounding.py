@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from tilewise.errors import InvalidCheckpoint, InvalidConfig
+from tilewise.errors import GET_AGAIN, InvalidCheckpoint, InvalidConfig
 from tilewise.platforms.forms import StaticRows
 from tilewise.quantize.options import FP8, GROUPS, MODELSLIM, W4A16, W8A16, QuantizeOptions
 
@@ -110,8 +110,13 @@ def group_size(options: QuantizeOptions, inputs: Mapping[str, int]) -> int | Non
     if options.group_size is None:
         chosen = max((group for group in fits if group <= _USUAL_GROUP), default=None)
         if chosen != _USUAL_GROUP:
-            which = "all of an output" if chosen is None else str(chosen)
-            logger.warning("group_size: %s, as no more of them divide the inputs of every layer", which)
+            least = _USUAL_GROUP if chosen is None else min(group for group in GROUPS if group > chosen)
+            module, count = next((name, count) for name, count in inputs.items() if count % least)
+            which = "one scale for each output" if chosen is None else f"a scale for {chosen} inputs"
+            why = f"no group of {GROUPS[0]} or more divides" if chosen is None else f"{least} does not divide"
+            logger.warning(
+                "group_size: %s instead of %d, as %s the %d inputs of %s", which, _USUAL_GROUP, why, count, module
+            )
         return chosen
     if options.group_size not in fits:
         module, count = next((name, count) for name, count in inputs.items() if count % options.group_size)
@@ -133,7 +138,7 @@ def round_matrix(matrix: Tensor, rounding: Rounding, name: str, weights: Tensor 
     for first in range(0, outputs, step):
         some = matrix[first : first + step].float()
         if not torch.isfinite(some).all():
-            raise InvalidCheckpoint(f"The tensor {name} has numbers that are not finite; fetch the checkpoint again.")
+            raise InvalidCheckpoint(f"The tensor {name} has numbers that are not finite; {GET_AGAIN}.")
         scales, zeros = find_scales(some, rounding, weights)
         parts.append(RoundedMatrix(to_levels(some, scales, zeros, rounding), scales, zeros))
     return RoundedMatrix(

@@ -21,13 +21,13 @@ from tilewise.inputs.model_inputs import ModelInputs
 from tilewise.inputs.prepare import InputOptions, Preparer
 from tilewise.models.load import Architecture
 from tilewise.platforms.forms import StaticRows
-from tilewise.progress import Bar, progress_bar
-from tilewise.quantize.activations import MeasuredInputs, SampleActivations
+from tilewise.progress import Advance, Bar, Work, progress_bars
+from tilewise.quantize.activations import MeasuredInputs, SampleActivations, sample_steps
 from tilewise.quantize.calibration import MOST_SAMPLES, prepared, samples_of, shipped_samples
 from tilewise.quantize.card import Report, model_card
 from tilewise.quantize.feedback import relative_output_error, round_with_feedback
 from tilewise.quantize.formats import Plan, format_of
-from tilewise.quantize.journal import JOURNAL, Journal, LayerError, check_folder, source_digest
+from tilewise.quantize.journal import JOURNAL, Journal, LayerError, check_folder, make_folder, source_digest
 from tilewise.quantize.modules import Matrix, Places, find_matrices
 from tilewise.quantize.options import W4A16, QuantizeOptions
 from tilewise.quantize.rounding import RoundedMatrix, Rounding, group_size, relative_error, round_matrix
@@ -44,7 +44,8 @@ from tilewise.types import Request
 from tilewise.weights.checkpoint import Checkpoint
 from tilewise.weights.files import SafetensorFiles
 from tilewise.weights.folder import CheckpointFolder
-from tilewise.weights.quantization import layouts_of
+from tilewise.weights.hub import DEMO
+from tilewise.weights.quantization import method_of
 from tilewise.weights.sources import TORCH_TYPES
 
 _SMALL = 64 * 2**20
@@ -85,12 +86,17 @@ class _Run:
         self._requests = self._samples() if options.calibrates else []
         self._journal = Journal.open(options.folder, self._asked())
         self._activations: SampleActivations | None = None
+        self._of_samples: Advance = lambda _: None
 
     def run(self, show: Bar) -> Report:
         if not self._is_finished():
             with disk_errors(self._options.folder, self._progress):
                 self._begin()
-                with progress_bar(f"quantising to {self._options.scheme}", self._bytes_before, show, True) as advance:
+                works = [Work(f"quantising to {self._options.scheme}", self._bytes_before, of_bytes=True)]
+                if self._requests:
+                    works.append(Work("calibrating", sample_steps(self._architecture, self._requests)))
+                with progress_bars(*works, show=show) as (advance, *of_samples):
+                    self._of_samples = of_samples[0] if of_samples else self._of_samples
                     for shard, numbers in zip(self._shards, self._groups, strict=True):
                         self._write_shard(shard, [self._entries[number] for number in numbers], advance)
                 report = self._report()
@@ -160,7 +166,7 @@ class _Run:
     def _begin(self) -> None:
         """The folder and its journal, once there is room for what is to come."""
         folder = self._options.folder
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         missing = sum(shard.nbytes for shard in self._shards if not shard.is_whole())
         free = shutil.disk_usage(folder).free
         if missing > free:
@@ -216,7 +222,9 @@ class _Run:
     def _inputs_of(self, matrix: Matrix) -> MeasuredInputs:
         if self._activations is None:
             moments = self._options.scheme == W4A16
-            self._activations = SampleActivations(self._architecture, self._files, self._requests, moments)
+            self._activations = SampleActivations(
+                self._architecture, self._files, self._requests, moments, self._of_samples
+            )
         return self._activations.inputs_of(matrix.stage, matrix.reader)
 
     def _finish(self, report: Report) -> None:
@@ -259,11 +267,16 @@ class _Run:
 
 def _check_source(options: QuantizeOptions, folder: CheckpointFolder) -> None:
     """Raises InvalidRequest for an output that is the source or in use, InvalidCheckpoint for a quantised source."""
+    if options.out == DEMO:
+        raise InvalidRequest(
+            f"{DEMO} is the name of the model that ships, and `tilewise serve {DEMO}` would start that one: "
+            f"name another one, such as {DEMO}-{options.scheme}."
+        )
     out, source = options.folder.resolve(), folder.path.resolve()
     if not options.out or out == source or out in source.parents or source in out.parents:
         raise InvalidRequest(f"{options.out or 'OUT'} is the source {folder.path}, or in it: name a new folder.")
     check_folder(options.folder)
-    method = folder.quantization or ("mxfp4" if layouts_of(folder) else None)
+    method = method_of(folder)
     if method is not None:
         raise InvalidCheckpoint(
             f"{folder.path} is quantised already, by {method}: take the checkpoint in floats that it was made of."

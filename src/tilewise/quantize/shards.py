@@ -22,7 +22,7 @@ from tilewise.errors import Unfinished
 from tilewise.weights.sources import TORCH_TYPES
 
 _SPELLING = {dtype: name for name, dtype in TORCH_TYPES.items()}
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _AT_A_TIME = 2**28
 """Bytes of a call that writes."""
 
@@ -75,7 +75,7 @@ class Shard:
         try:
             with self.path.open("rb") as file:
                 return os.fstat(file.fileno()).st_size == self.nbytes and file.read(len(header)) == header
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
 
     @contextmanager
@@ -178,7 +178,9 @@ def disk_errors(folder: Path, done: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in FULL:
             why = f"{folder}: no more can be written ({error.strerror})."
             raise Unfinished(f"{why} {done()}; make room, and the same command goes on.") from None
-        raise Unfinished(f"{folder} cannot be written ({error}). {done()}; the same command goes on.") from None
+        raise Unfinished(
+            f"{folder} cannot be written ({error}). {done()}; once it can, the same command goes on."
+        ) from None
