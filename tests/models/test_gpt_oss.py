@@ -97,6 +97,20 @@ def test_blocks_without_their_scales_are_named(tmp_path: Path) -> None:
     refused(InvalidCheckpoint, lambda: load(folder, CpuOps()), f"{name}_scales")
 
 
+def test_an_exponent_that_stands_for_no_number_is_named(tmp_path: Path) -> None:
+    """255 is NaN among the scales of OCP Microscaling v1.0, section 5.4.1."""
+    folder = write_hf(tmp_path, FLOATS)
+    name = "model.language_model.layers.1.mlp.experts.down_proj"
+
+    def in_blocks(tensors: dict[str, Tensor]) -> None:
+        blocks, scales, _ = quantise(tensors.pop(name).transpose(1, 2))
+        scales[1, 2] = 255
+        tensors.update({f"{name}_blocks": blocks, f"{name}_scales": scales})
+
+    change_tensors(folder, in_blocks)
+    refused(InvalidCheckpoint, lambda: load(folder, CpuOps()), f"model.safetensors: the tensor {name}_scales", "[2, 0]")
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [

@@ -304,6 +304,19 @@ def test_damaged_files_are_named(change: object, message: str, tmp_path: Path) -
     refused(InvalidCheckpoint, lambda: find_model(str(path)), str(path), message)
 
 
+def test_a_scale_that_is_no_number_is_named(tmp_path: Path) -> None:
+    """The second row of a matrix in Q8_0, whose blocks of 32 numbers begin with a float16."""
+    path = write_gguf(tmp_path, QWEN2, Type.Q8_0) / "model.gguf"
+    tensor = Container.read(path).by_name["blk.1.ffn_down.weight"]
+    data, row = bytearray(path.read_bytes()), tensor.shape[-1] // 32 * 34
+    data[tensor.offset + row : tensor.offset + row + 2] = np.float16(np.nan).tobytes()
+    path.write_bytes(data)
+    folder = find_model(str(path))
+    refused(
+        InvalidCheckpoint, lambda: load(folder, OPS), f"{path}: the tensor blk.1.ffn_down.weight", "in row 1", "finite"
+    )
+
+
 def test_any_byte_that_is_wrong_in_the_head_ends_in_an_error_or_in_a_head(tmp_path: Path) -> None:
     path = write_gguf(tmp_path, QWEN2, Type.Q8_0) / "mmproj-model.gguf"
     data = path.read_bytes()

@@ -180,7 +180,8 @@ class CheckpointSource:
         usual = self.locate(name)
         layout = self.layouts(usual.module)
         asked = usual.name if layout is None else usual.module + layout.suffix
-        raise self._lacks(asked, f"the model needs as {name}")
+        kept = "" if layout is None else f", kept as its description says ({layout})"
+        raise self._lacks(asked, f"the model needs as {name}{kept}")
 
     def place(self, name: str) -> str:
         """The file of a tensor, for messages; the folder where no file has it."""
@@ -189,8 +190,10 @@ class CheckpointSource:
     def _lacks(self, name: str, why: str) -> InvalidCheckpoint:
         module = name.rpartition(".")[0]
         beside = [other for other in sorted(self.files.names) if other.startswith(f"{module}.")]
-        there = f" Of this layer there are {', '.join(beside[:6])}." if beside else ""
-        return InvalidCheckpoint(f"{self.place(name)} has no tensor {name}, which {why}; {GET_AGAIN}.{there}")
+        remedy = f"{GET_AGAIN}, with the config that belongs to it."
+        if beside:
+            remedy += f" Of this layer there are {', '.join(beside[:6])}."
+        return InvalidCheckpoint(f"{self.place(name)} has no tensor {name}, which {why}; {remedy}")
 
     def _mark_read(self, name: str) -> None:
         self._unread.discard(name)
