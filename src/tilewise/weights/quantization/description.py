@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 from tilewise.errors import InvalidCheckpoint
@@ -60,7 +61,7 @@ def layouts_where(folder: CheckpointFolder, layout: Layout, but: tuple[str, ...]
     `but`: parts of names of modules that stay in floats; `head`: whether the output head is quantised, too.
     """
     names = known_names(folder.path)
-    expect_some(folder, layout, layout.suffix)
+    expect_some(folder, layout, names, layout.suffix)
 
     def find(module: str) -> Layout | None:
         if names:
@@ -73,11 +74,10 @@ def layouts_where(folder: CheckpointFolder, layout: Layout, but: tuple[str, ...]
     return find
 
 
-def expect_some(folder: CheckpointFolder, layout: Layout, ending: str) -> None:
+def expect_some(folder: CheckpointFolder, layout: Layout, names: Collection[str], ending: str) -> None:
     """Raise InvalidCheckpoint for files that have no tensor with this ending, though their description asks for some.
 
     Before there are files, nothing is known."""
-    names = known_names(folder.path)
     if names and not any(name.endswith(ending) for name in names):
         raise InvalidCheckpoint(
             f"{folder.config.where} says that the weights are quantised by {folder.quantization} ({layout}), and "

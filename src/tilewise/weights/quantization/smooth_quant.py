@@ -56,7 +56,7 @@ def layouts(folder: CheckpointFolder) -> Layouts:
         raise refused(config, "quant_dtype", kind, ", ".join(_TYPES))
     layout: Layout = SmoothQuantLayout(_TYPES[kind])
     names = known_names(folder.path)
-    expect_some(folder, layout, ".scale")
+    expect_some(folder, layout, names, ".scale")
     if names:
         return lambda module: layout if f"{module}.scale" in names else None
     return layouts_where(folder, layout, listed_modules(config, "modules_to_not_convert"))
