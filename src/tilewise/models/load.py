@@ -110,8 +110,8 @@ class Architecture:
         """The model with the weights of the checkpoint. Raises InvalidCheckpoint for a tensor too many or too few."""
         files = open_files(self.folder.path)
         source = CheckpointSource(files, self._locate(files.names), dtype, device, on_read, self._layouts)
-        model = self.build(source, ops, context, mesh, watch, source.giving_back(store or ops.store))
-        source.finish()
+        model = self.build(source, ops, context, mesh, watch, source.tensors.giving_back(store or ops.store))
+        source.tensors.check_all_read()
         if self.fp8:
             logger.info("Matrices of tower, projector and decoder were rounded to FP8; the head stays as it is.")
         if self.quantized:
@@ -121,17 +121,15 @@ class Architecture:
 
     def _check_described(self, source: CheckpointSource) -> None:
         """Names matrices that are said to be quantised and are not; files in which none is have another's config."""
-        found, said = (
-            list(dict.fromkeys(source.floats_instead)),
-            f"{self.folder.config.where} ({self.folder.quantization})",
-        )
+        found = list(dict.fromkeys(source.floats_instead))
+        said = f"{self.folder.config.where} ({self.folder.quantization})"
         if not found:
             return
         if all(how == "floats" for _, how in source.kept):
+            file = source.tensors.place(f"{found[0]}.weight")
             raise InvalidCheckpoint(
-                f"{source.place(found[0] + '.weight')}: {found[0]} is in floats, and so are all matrices, expected "
-                f"{self._layouts(found[0])} by {said}: take config and weights of one checkpoint, or leave out "
-                "quantization_config."
+                f"{file}: {found[0]} is in floats, and so are all matrices, expected {self._layouts(found[0])} by "
+                f"{said}: take config and weights of one checkpoint, or leave out quantization_config."
             )
         some = ", ".join(found[:3]) + (" ..." if len(found) > 3 else "")
         logger.warning(

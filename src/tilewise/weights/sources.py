@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
@@ -12,23 +11,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from tilewise.errors import GET_AGAIN, InvalidCheckpoint
-from tilewise.platforms.base import Store, Weight
 from tilewise.platforms.forms import Dense, Form, Grouped, Int8
+from tilewise.weights.file_tensors import FileTensors
 from tilewise.weights.files import WeightFiles
 from tilewise.weights.names import Source
-from tilewise.weights.quantization import FLOATS, Layout, Layouts
+from tilewise.weights.quantization import Layout, Layouts
 from tilewise.weights.quantization.checks import wrong_tensor
 from tilewise.weights.view import StoredLinear, TensorSource
-
-# Tensors that may be left unread: what old training code saved though it follows from the config, the router of a Flash
-# model, which can be switched off and of whose four pooling stages two are never used, and scales of a KV cache, which
-# is kept as the engine's own option says.
-_DISPENSABLE = re.compile(
-    r"\.rotary_emb\.inv_freq$|\.position_ids$|^(mlp2|gating|pooling_before_gating)\.|\.kv_cache_(scale|offset)$"
-    r"|\.(q|k|v|kv)_(scale|zero_point)$|\.[kv]_proj\.output_(scale|zero_point)$"
-)
-
 
 _ROWS = 4096  # dequantised at once
 
@@ -53,17 +42,13 @@ class CheckpointSource:
     """How many matrices of a part of the model (vision, projector, language) are kept how."""
     floats_instead: list[str] = field(default_factory=list)
     """Modules in floats that a description counts among the quantised ones."""
-    _unread: set[str] = field(init=False)
-    _in_memory: list[str] = field(default_factory=list)
-    _stored: bool = False
-    """Whether something was stored since those were read."""
+    tensors: FileTensors = field(init=False)
 
     def __post_init__(self) -> None:
-        self._unread = set(self.files.names)
+        self.tensors = FileTensors(self.files, self.on_read, self.layouts is not in_floats)
 
     def has(self, name: str) -> bool:
-        """Whether there is a tensor, by our name or by the files' own, which differ in their first part."""
-        return name in self.files.names or self._find(name) is not None
+        return self._find(name) is not None
 
     def read(self, name: str, shape: Sequence[int]) -> Tensor:
         source = self._found(name)
@@ -71,7 +56,7 @@ class CheckpointSource:
         if len(shape) == 2 and (layout := self._layout(source)) is not None:
             tensor = _in_dtype(self._matrix(source, layout, shape[0], shape[1]), self.dtype)
         else:
-            tensor = self._floats(source, shape)
+            tensor = self.tensors.floats(source, shape)
         return tensor.reshape(*shape).to(self.device, self.dtype)
 
     def linear(self, module: str, outputs: int, inputs: int, bias: bool) -> StoredLinear:
@@ -90,46 +75,9 @@ class CheckpointSource:
         own = self._find(f"{module}.bias")
         if layout.folds_bias(matrix):
             if own is not None:
-                self._mark_read(own.name)
+                self.tensors.mark_read(own.name)
             return StoredLinear(matrix, None)
         return StoredLinear(matrix, self.read(f"{module}.bias", (outputs,)) if bias or own is not None else None)
-
-    def tensor(
-        self,
-        name: str,
-        shape: Sequence[int | None],
-        dtypes: Collection[str],
-        item: int | None = None,
-        other_shapes: Sequence[Sequence[int | None]] = (),
-    ) -> Tensor:
-        """What a layout asks for by the files' own name. Raises InvalidCheckpoint."""
-        if name not in self.files.names:
-            raise self._lacks(name, f"its quantisation asks for with the shape {_any_of(shape, *other_shapes)}")
-        self._check_type(name, dtypes)
-        self._check_item(name, item)
-        stored = self.files.stored(name)
-        found = stored.get_shape() if item is None else stored.get_shape()[1:]
-        if not any(_has_shape(found, one) for one in (shape, *other_shapes)):
-            raise wrong_tensor(self, name, f"has shape {found}", _any_of(shape, *other_shapes))
-        self._mark_read(name)
-        tensor = self.files.tensor(name) if item is None else stored[item]
-        self.on_read(tensor.nbytes)
-        return tensor
-
-    def giving_back(self, store: Store) -> Store:
-        """The same store, after which what was read for it no longer takes memory.
-
-        Where the mapped tensor itself is kept, its pages come back as they are touched.
-        """
-
-        def stored(parts: Sequence[Form], bias: Tensor | None, shared: bool = False) -> Weight:
-            weight = store(parts, bias, shared)
-            for name in self._in_memory:  # again behind the next one: experts are read together, and stored one by one
-                self.files.give_back(name)
-            self._stored = True
-            return weight
-
-        return stored
 
     def described(self) -> str:
         """One line about the matrices that were read."""
@@ -138,24 +86,13 @@ class CheckpointSource:
             parts.setdefault(part, []).append(f"{count} in {how}")
         return "; ".join(f"{part}: {', '.join(found)}" for part, found in parts.items())
 
-    def _floats(self, source: Source, shape: Sequence[int]) -> Tensor:
-        self._check_type(source.name, FLOATS)
-        self._check_item(source.name, source.item)
-        whole = source.item is None and not source.transposed and source.rows is None
-        tensor = self.files.tensor(source.name) if whole else source.read(self.files.stored(source.name))
-        self._mark_read(source.name)
-        if math.prod(tensor.shape) != math.prod(shape) or list(tensor.shape)[-1:] != list(shape)[-1:]:
-            raise wrong_tensor(self, source.name, f"has shape {list(tensor.shape)}", f"{list(shape)} by the config")
-        self.on_read(tensor.nbytes)
-        return tensor
-
     def _matrix(self, source: Source, layout: Layout, outputs: int, inputs: int) -> Form:
-        matrix = layout.read(self, source.module, None if source.rows else outputs, inputs, source.item)
+        matrix = layout.read(self.tensors, source.module, None if source.rows else outputs, inputs, source.item)
         if source.rows is not None:
             matrix = matrix.rows(source.rows(matrix.shape[0]))
         if matrix.shape != (outputs, inputs):
             name, found = source.module + layout.suffix, f"has {list(matrix.shape)} outputs and inputs"
-            raise wrong_tensor(self, name, found, f"{[outputs, inputs]} by the config")
+            raise wrong_tensor(self.tensors, name, found, f"{[outputs, inputs]} by the config")
         return matrix
 
     def _layout(self, source: Source) -> Layout | None:
@@ -181,60 +118,7 @@ class CheckpointSource:
         layout = self.layouts(usual.module)
         asked = usual.name if layout is None else usual.module + layout.suffix
         kept = "" if layout is None else f", kept as its description says ({layout})"
-        raise self._lacks(asked, f"the model needs as {name}{kept}")
-
-    def place(self, name: str) -> str:
-        """The file of a tensor, for messages; the folder where no file has it."""
-        return str(self.files.path(name))
-
-    def _lacks(self, name: str, why: str) -> InvalidCheckpoint:
-        module = name.rpartition(".")[0]
-        beside = [other for other in sorted(self.files.names) if other.startswith(f"{module}.")]
-        remedy = f"{GET_AGAIN}, with the config that belongs to it."
-        if beside:
-            remedy += f" Of this layer there are {', '.join(beside[:6])}."
-        return InvalidCheckpoint(f"{self.place(name)} has no tensor {name}, which {why}; {remedy}")
-
-    def _mark_read(self, name: str) -> None:
-        self._unread.discard(name)
-        if self._stored:
-            self._in_memory.clear()
-        self._in_memory.append(name)
-        self._stored = False
-
-    def _check_item(self, name: str, item: int | None) -> None:
-        if item is not None and item >= (count := self.files.stored(name).get_shape()[0]):
-            raise wrong_tensor(self, name, f"has {count} items", f"at least {item + 1} by the config")
-
-    def _check_type(self, name: str, dtypes: Collection[str]) -> None:
-        found = self.files.dtype(name)
-        if found not in dtypes:
-            says = "otherwise than its description says: take config and weights of one checkpoint"
-            if self.layouts is in_floats:
-                says = "and no quantization_config or quant_model_description.json says how: fetch what belongs to it"
-            raise InvalidCheckpoint(
-                f"{self.place(name)}: the tensor {name} is of type {found}, expected {' or '.join(sorted(dtypes))}; "
-                f"it is quantised {says}."
-            )
-
-    def finish(self) -> None:
-        """Raise InvalidCheckpoint when the files hold tensors that no module asked for."""
-        left = sorted(name for name in self._unread if not _DISPENSABLE.search(name))
-        if left:
-            shown = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
-            raise InvalidCheckpoint(
-                f"{self.place(left[0])}: the model has no place for these tensors of the checkpoint: {shown}. Expected "
-                "are those that config.json describes; take config and weights of one checkpoint."
-            )
-
-
-def _has_shape(found: Sequence[int], wanted: Sequence[int | None]) -> bool:
-    return len(found) == len(wanted) and all(w in (None, f) for w, f in zip(wanted, found, strict=True))
-
-
-def _any_of(*shapes: Sequence[int | None]) -> str:
-    """Shapes as messages say them; None = any size."""
-    return " or ".join("[" + ", ".join("any" if size is None else str(size) for size in one) + "]" for one in shapes)
+        raise self.tensors.lacks(asked, f"the model needs as {name}{kept}")
 
 
 def _in_dtype(matrix: Form, dtype: torch.dtype) -> Tensor:
@@ -324,9 +208,6 @@ class ShapeSource:
     def has(self, name: str) -> bool:
         return name not in self.absent
 
-    def place(self, name: str) -> str:
-        return "The checkpoint"
-
     def read(self, name: str, shape: Sequence[int]) -> Tensor:
         self.parameters += math.prod(shape)
         return torch.empty(*shape, dtype=self.dtype, device="meta")
@@ -337,9 +218,20 @@ class ShapeSource:
         if layout is None:
             return dense(self, module, outputs, inputs, bias)
         self.parameters += outputs * inputs
-        matrix = layout.read(self, theirs, outputs, inputs, None)
+        matrix = layout.read(TensorShapes(), theirs, outputs, inputs, None)
         apart = bias and not layout.folds_bias(matrix)
         return StoredLinear(matrix, self.read(f"{module}.bias", (outputs,)) if apart else None)
+
+
+@dataclass(frozen=True)
+class TensorShapes:
+    """What layouts read (`StoredTensors`) where there are no files: shapes without data, all that is asked for."""
+
+    def has(self, name: str) -> bool:
+        return True
+
+    def place(self, name: str) -> str:
+        return "The checkpoint"
 
     def tensor(
         self,

@@ -1,0 +1,147 @@
+"""Tensors of a checkpoint's files by the names that the files have for them, and what became of each."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Collection, Sequence
+
+from torch import Tensor
+
+from tilewise.errors import GET_AGAIN, InvalidCheckpoint
+from tilewise.platforms.base import Store, Weight
+from tilewise.platforms.forms import Form
+from tilewise.weights.files import WeightFiles
+from tilewise.weights.names import Source
+from tilewise.weights.quantization import FLOATS
+from tilewise.weights.quantization.checks import wrong_tensor
+
+# Tensors that may be left unread: what old training code saved though it follows from the config, the router of a Flash
+# model, which can be switched off and of whose four pooling stages two are never used, and scales of a KV cache, which
+# is kept as the engine's own option says.
+_DISPENSABLE = re.compile(
+    r"\.rotary_emb\.inv_freq$|\.position_ids$|^(mlp2|gating|pooling_before_gating)\.|\.kv_cache_(scale|offset)$"
+    r"|\.(q|k|v|kv)_(scale|zero_point)$|\.[kv]_proj\.output_(scale|zero_point)$"
+)
+
+
+class FileTensors:
+    """What layouts read (`StoredTensors`), checked against what they expect.
+
+    Every tensor that was read is noted, so that none is left over in the end, and none stays in memory for nothing.
+    """
+
+    def __init__(self, files: WeightFiles, on_read: Callable[[int], None], described: bool) -> None:
+        """`on_read` is told the bytes of each tensor; `described`: the checkpoint says how it is quantised."""
+        self.files = files
+        self._on_read = on_read
+        self._described = described
+        self._unread = set(files.names)
+        self._in_memory: list[str] = []
+        self._stored = False  # whether something was stored since those were read
+
+    def has(self, name: str) -> bool:
+        return name in self.files.names
+
+    def tensor(
+        self,
+        name: str,
+        shape: Sequence[int | None],
+        dtypes: Collection[str],
+        item: int | None = None,
+        other_shapes: Sequence[Sequence[int | None]] = (),
+    ) -> Tensor:
+        """What a layout asks for by the files' own name. Raises InvalidCheckpoint."""
+        if name not in self.files.names:
+            raise self.lacks(name, f"its quantisation asks for with the shape {_any_of(shape, *other_shapes)}")
+        self._check_type(name, dtypes)
+        self._check_item(name, item)
+        stored = self.files.stored(name)
+        found = stored.get_shape() if item is None else stored.get_shape()[1:]
+        if not any(_has_shape(found, one) for one in (shape, *other_shapes)):
+            raise wrong_tensor(self, name, f"has shape {found}", _any_of(shape, *other_shapes))
+        self.mark_read(name)
+        tensor = self.files.tensor(name) if item is None else stored[item]
+        self._on_read(tensor.nbytes)
+        return tensor
+
+    def floats(self, source: Source, shape: Sequence[int]) -> Tensor:
+        """A tensor of floats, which may be a part of what the files have. Raises InvalidCheckpoint."""
+        self._check_type(source.name, FLOATS)
+        self._check_item(source.name, source.item)
+        whole = source.item is None and not source.transposed and source.rows is None
+        tensor = self.files.tensor(source.name) if whole else source.read(self.files.stored(source.name))
+        self.mark_read(source.name)
+        if math.prod(tensor.shape) != math.prod(shape) or list(tensor.shape)[-1:] != list(shape)[-1:]:
+            raise wrong_tensor(self, source.name, f"has shape {list(tensor.shape)}", f"{list(shape)} by the config")
+        self._on_read(tensor.nbytes)
+        return tensor
+
+    def place(self, name: str) -> str:
+        """The file of a tensor, for messages; the folder where no file has it."""
+        return str(self.files.path(name))
+
+    def lacks(self, name: str, why: str) -> InvalidCheckpoint:
+        """The error for a tensor that is not there, by whom it is asked for."""
+        module = name.rpartition(".")[0]
+        beside = [other for other in sorted(self.files.names) if other.startswith(f"{module}.")]
+        remedy = f"{GET_AGAIN}, with the config that belongs to it."
+        if beside:
+            remedy += f" Of this layer there are {', '.join(beside[:6])}."
+        return InvalidCheckpoint(f"{self.place(name)} has no tensor {name}, which {why}; {remedy}")
+
+    def mark_read(self, name: str) -> None:
+        self._unread.discard(name)
+        if self._stored:
+            self._in_memory.clear()
+        self._in_memory.append(name)
+        self._stored = False
+
+    def _check_item(self, name: str, item: int | None) -> None:
+        if item is not None and item >= (count := self.files.stored(name).get_shape()[0]):
+            raise wrong_tensor(self, name, f"has {count} items", f"at least {item + 1} by the config")
+
+    def _check_type(self, name: str, dtypes: Collection[str]) -> None:
+        found = self.files.dtype(name)
+        if found not in dtypes:
+            says = "otherwise than its description says: take config and weights of one checkpoint"
+            if not self._described:
+                says = "and no quantization_config or quant_model_description.json says how: fetch what belongs to it"
+            raise InvalidCheckpoint(
+                f"{self.place(name)}: the tensor {name} is of type {found}, expected {' or '.join(sorted(dtypes))}; "
+                f"it is quantised {says}."
+            )
+
+    def check_all_read(self) -> None:
+        """Raise InvalidCheckpoint when the files hold tensors that no module asked for."""
+        left = sorted(name for name in self._unread if not _DISPENSABLE.search(name))
+        if left:
+            shown = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
+            raise InvalidCheckpoint(
+                f"{self.place(left[0])}: the model has no place for these tensors of the checkpoint: {shown}. Expected "
+                "are those that config.json describes; take config and weights of one checkpoint."
+            )
+
+    def giving_back(self, store: Store) -> Store:
+        """The same store, after which what was read for it no longer takes memory.
+
+        Where the mapped tensor itself is kept, its pages come back as they are touched.
+        """
+
+        def stored(parts: Sequence[Form], bias: Tensor | None, shared: bool = False) -> Weight:
+            weight = store(parts, bias, shared)
+            for name in self._in_memory:  # again behind the next one: experts are read together, and stored one by one
+                self.files.give_back(name)
+            self._stored = True
+            return weight
+
+        return stored
+
+
+def _has_shape(found: Sequence[int], wanted: Sequence[int | None]) -> bool:
+    return len(found) == len(wanted) and all(w in (None, f) for w, f in zip(wanted, found, strict=True))
+
+
+def _any_of(*shapes: Sequence[int | None]) -> str:
+    """Shapes as messages say them; None = any size."""
+    return " or ".join("[" + ", ".join("any" if size is None else str(size) for size in one) + "]" for one in shapes)
