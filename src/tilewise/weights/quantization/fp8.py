@@ -57,7 +57,9 @@ class Fp8Layout:
             return Dense(matrix)
         for end in _SCALES_OF_ROWS:
             if (name := f"{module}.{end}") in self.names:
-                checked_scales(tensors, name, tensors.tensor(name, (1,), _SCALE_TYPES, item, [()]).float(), of_rows=True)
+                checked_scales(
+                    tensors, name, tensors.tensor(name, (1,), _SCALE_TYPES, item, [()]).float(), of_rows=True
+                )
         usual, *others = self._shapes(len(matrix), inputs)
         name = self._scale_name(module)
         scales = tensors.tensor(name, usual, _SCALE_TYPES, item, others).float()
