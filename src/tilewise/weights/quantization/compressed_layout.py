@@ -179,7 +179,7 @@ class PackedLayout(ByteLayout):
             return None
         order = torch.argsort(groups, stable=True)
         if not torch.equal(groups.long()[order], side_by_side):
-            counts = torch.bincount(groups.clamp(min=0)).tolist()
+            counts = torch.bincount(groups.clamp(0, int(side_by_side[-1]) + 1)).tolist()
             expected = f"{group} inputs to each of {int(side_by_side[-1]) + 1} groups, as its scheme says"
             raise stored.wrong("weight_g_idx", f"assigns {str(counts)[:40]} inputs to its groups", expected)
         return order

@@ -77,7 +77,7 @@ class GptqLayout:
             return None
         found, order = groups.long().sort(stable=True)
         if not torch.equal(found, usual):
-            counts = torch.bincount(groups.clamp(min=0)).tolist() if len(groups) else []
+            counts = torch.bincount(groups.clamp(0, int(usual[-1]) + 1)).tolist()
             raise wrong_tensor(
                 tensors,
                 f"{module}.g_idx",
