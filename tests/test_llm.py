@@ -287,6 +287,9 @@ def test_an_end_token_is_passed_over_if_it_is_ignored(llm):
     assert llm.generate("the hen", eager)[0].outputs[0].finish_reason == "stop"
     ignoring = llm.generate("the hen", eager.with_(ignore_eos=True))[0].outputs[0]
     assert (ignoring.token_ids, ignoring.finish_reason) == ([end] * 5, "length")
+    late = llm.generate("the hen", eager.with_(ignore_eos=True, min_tokens=3))[0].outputs[0].token_ids
+    assert end not in late[:3]  # as vLLM's benchmarks ask, whose answers have no end in them
+    assert late[3:] == [end] * 2
     patient = llm.generate("the hen", eager.with_(min_tokens=3))[0].outputs[0].token_ids
     assert (len(patient), patient[3], end in patient[:3]) == (4, end, False)
 

@@ -357,7 +357,7 @@ class Scheduler:
         """Why a sequence ends with this token; None if it goes on."""
         sampling = sequence.request.sampling
         if len(sequence.output_ids) > sampling.min_tokens:
-            if token_id in sequence.request.stop_ids:
+            if token_id in sequence.request.stop_ids and not sampling.ignore_eos:
                 return "stop"
             if token_id in sampling.stop_ids:
                 sequence.stop_reason = token_id

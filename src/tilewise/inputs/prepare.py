@@ -339,7 +339,7 @@ class Preparer:
             sampling=sampling,
             images=tuple(spans),
             prompt=prompt,
-            stop_ids=frozenset() if sampling.ignore_eos else self.spec.end_ids,
+            stop_ids=self.spec.end_ids,
             bad_words=bad_word_ids(sampling.bad_words or (), self.tokenizer),
             grammar=self._grammars.compile(structure) if structure else None,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -47,6 +48,8 @@ from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.hub import DEMO
 from tilewise.weights.quantization import method_of
 from tilewise.weights.sources import TORCH_TYPES
+
+logger = logging.getLogger("tilewise")
 
 _SMALL = 64 * 2**20
 """Bytes of the largest file that is copied beside the weights."""
@@ -238,10 +241,25 @@ class _Run:
             shutil.copyfile(path, folder / path.name)
         for name, values in self._format.description(self._plan).items():
             write_json(folder / name, values)
+        self._warn_of_code()
         write_text(folder / "README.md", model_card(report))
         self._journal.finished = True
         self._journal.save()
         write_json(folder / "config.json", self._format.config(self._source.config, self._plan))
+
+    def _warn_of_code(self) -> None:
+        """Tilewise reads no Python files of checkpoints and fetches none; others want those that the config names."""
+        named = self._source.config.get("auto_map")
+        places = [place for place in (named if isinstance(named, dict) else {}).values() if isinstance(place, str)]
+        files = sorted({f"{place.rpartition('--')[2].partition('.')[0]}.py" for place in places})
+        missing = [name for name in files if not (self._options.folder / name).exists()]
+        if missing:
+            logger.warning(
+                "%s: vLLM and transformers will look for %s there, which the source does not have here: copy them from "
+                "where it was published. Tilewise needs none of them.",
+                self._options.folder,
+                ", ".join(missing),
+            )
 
     def _report(self) -> Report:
         after = sum(tensor.nbytes for shard in self._shards for tensor in shard.tensors.values())

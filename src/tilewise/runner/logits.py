@@ -84,7 +84,7 @@ def ban_bad_words(logits: Tensor, rows: Sequence[Row], tokens: Tensor) -> None:
 
 
 def ban_early_ends(logits: Tensor, rows: Sequence[Row], tokens: Tensor) -> None:
-    """No end token before `min_tokens`."""
+    """No end token before `min_tokens`, not even where `ignore_eos` has an answer go on behind it, as in vLLM."""
     picked = [row for row in rows if row.generated < row.sampling.min_tokens]
     ends = [(row.index, {*row.admission.stop_ids, *row.sampling.stop_ids}) for row in picked]
     if any(ids for _, ids in ends):

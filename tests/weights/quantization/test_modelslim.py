@@ -29,11 +29,11 @@ from tilewise.platforms.base import Store, Weight
 from tilewise.platforms.forms import Form, Grouped, Int8
 from tilewise.platforms.reference import ReferenceOps
 from tilewise.platforms.weights import plain_weight
+from tilewise.weights.file_tensors import FileTensors
 from tilewise.weights.files import SafetensorFiles
 from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.hub import find_model
 from tilewise.weights.quantization import layouts_of
-from tilewise.weights.sources import CheckpointSource
 
 MOE = replace(SPECS["qwen3moe-300m-head"])
 DESCRIPTION, WEIGHTS = "quant_model_description.json", "quant_model_weights.safetensors"
@@ -170,8 +170,8 @@ def form_of(folder: Path, module: str, inputs: int) -> Form:
     assert layouts is not None
     layout = layouts(module)
     assert layout is not None
-    source = CheckpointSource(SafetensorFiles(folder), lambda name: None, torch.float32, layouts=layouts)  # type: ignore[arg-type, return-value]
-    return layout.read(source, module, None, inputs, None)
+    tensors = FileTensors(SafetensorFiles(folder), lambda _: None, described=True)
+    return layout.read(tensors, module, None, inputs, None)
 
 
 def change(folder: Path, action: Callable[[dict[str, Tensor], dict[str, Any]], Any]) -> None:
