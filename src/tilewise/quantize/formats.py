@@ -9,18 +9,23 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from tilewise.platforms.forms import StaticRows
+from tilewise.quantize.journal import JOURNAL
 from tilewise.quantize.modules import Matrix
 from tilewise.quantize.options import COMPRESSED_TENSORS, FP8, W4A16, W8A8, W8A8_STATIC, W8A16, QuantizeOptions
 from tilewise.quantize.rounding import RoundedMatrix, Rounding
 from tilewise.weights.folder import Section
 
 Tensors = dict[str, Tensor]
+_SMALL = 64 * 2**20
+"""Bytes of the largest file that is copied beside the weights."""
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx", ".h5", ".msgpack", ".index.json", ".partial")
 _WORD = 32
 """Bits of a word that codes are packed into."""
 
@@ -187,6 +192,19 @@ class ModelSlim:
 
 def format_of(options: QuantizeOptions, model_dtype: torch.dtype) -> Format:
     return CompressedTensors() if options.format == COMPRESSED_TENSORS else ModelSlim(model_dtype)
+
+
+def small_files(folder: Path) -> list[Path]:
+    """Those that are copied: tokenizer, templates and the like; the config and the card are written anew."""
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if path.is_file()
+        and not path.name.endswith(_WEIGHTS)
+        and path.name not in ("config.json", "README.md", JOURNAL)
+        and not path.name.startswith(".")
+        and path.stat().st_size <= _SMALL
+    ]
 
 
 def packed(levels: Tensor, bits: int) -> Tensor:

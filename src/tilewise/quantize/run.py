@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -23,11 +22,18 @@ from tilewise.models.load import Architecture
 from tilewise.platforms.forms import StaticRows
 from tilewise.progress import Advance, Bar, Work, progress_bars
 from tilewise.quantize.activations import MeasuredInputs, SampleActivations, sample_steps
-from tilewise.quantize.calibration import MOST_SAMPLES, prepared, samples_of, shipped_samples
+from tilewise.quantize.calibration import (
+    MOST_SAMPLES,
+    about_samples,
+    prepared,
+    samples_digest,
+    samples_of,
+    shipped_samples,
+)
 from tilewise.quantize.card import Report, model_card
 from tilewise.quantize.feedback import relative_output_error, round_with_feedback
-from tilewise.quantize.formats import Plan, format_of
-from tilewise.quantize.journal import JOURNAL, Journal, LayerError, check_folder, make_folder, source_digest
+from tilewise.quantize.formats import Plan, format_of, small_files
+from tilewise.quantize.journal import Journal, LayerError, check_folder, make_folder, source_digest
 from tilewise.quantize.modules import Matrix, Places, find_matrices
 from tilewise.quantize.options import W4A16, QuantizeOptions
 from tilewise.quantize.rounding import RoundedMatrix, Rounding, group_size, relative_error, round_matrix
@@ -40,6 +46,7 @@ from tilewise.quantize.shards import (
     write_json,
     write_text,
 )
+from tilewise.quantize.smoothing import Smoothing, find_smoothed
 from tilewise.types import Request
 from tilewise.weights.checkpoint import Checkpoint
 from tilewise.weights.files import SafetensorFiles
@@ -47,10 +54,6 @@ from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.hub import DEMO
 from tilewise.weights.quantization import method_of
 from tilewise.weights.sources import TORCH_TYPES
-
-_SMALL = 64 * 2**20
-"""Bytes of the largest file that is copied beside the weights."""
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx", ".h5", ".msgpack", ".index.json", ".partial")
 
 
 def quantize(options: QuantizeOptions, show: Bar = True, **hub: Any) -> Report:
@@ -87,6 +90,7 @@ class _Run:
         self._journal = Journal.open(options.folder, self._asked())
         self._activations: SampleActivations | None = None
         self._of_samples: Advance = lambda _: None
+        self._smoothing = None if options.smooth is None else self._smooth(options.smooth)
 
     def run(self, show: Bar) -> Report:
         if not self._is_finished():
@@ -127,6 +131,13 @@ class _Run:
         )
         return Plan(self._options, rounding, matrices, floats, sorted({head, *linear}, key=_by_number))
 
+    def _smooth(self, strength: float) -> Smoothing:
+        matrices = self._plan.matrices
+        norms = find_smoothed(self._architecture, self._files, matrices)
+        stages = list(dict.fromkeys(matrix.stage for matrix in matrices))
+        note = self._journal.norms.__setitem__
+        return Smoothing(norms, stages, self._files, strength, self._measured, note)
+
     def _shapes(self, entry: Matrix | str) -> dict[str, TensorShape]:
         """What the files will hold of a layer, or of a tensor that stays as it is."""
         if isinstance(entry, str):
@@ -156,12 +167,7 @@ class _Run:
 
     def _asked(self) -> dict[str, Any]:
         source = {"source": source_digest(self._source.path), "version": __version__}
-        digest = hashlib.sha256()
-        for request in self._requests:
-            digest.update(repr(request.prompt_ids).encode())
-            for image in request.images:
-                digest.update(b"".join(tile.digest for tile in image.tiles))
-        return self._options.journal() | source | {"samples": digest.hexdigest() if self._requests else None}
+        return self._options.journal() | source | {"samples": samples_digest(self._requests)}
 
     def _begin(self) -> None:
         """The folder and its journal, once there is room for what is to come."""
@@ -182,22 +188,30 @@ class _Run:
 
     def _write_shard(self, shard: Shard, entries: Sequence[Matrix | str], advance: Callable[[int], None]) -> None:
         """A file that is whole already is left alone."""
-        known = all(entry.module in self._journal.layers for entry in entries if isinstance(entry, Matrix))
-        if known and shard.is_whole():
+        if all(map(self._is_known, entries)) and shard.is_whole():
             advance(sum(map(self._bytes_of, entries)))
             return
         with shard.writing() as writer:
             for entry in entries:
                 if isinstance(entry, str):
-                    writer.write(entry, self._files.tensor(entry))
+                    floats = self._files.tensor(entry)
+                    writer.write(entry, floats if self._smoothing is None else self._smoothing.folded(entry, floats))
                     self._files.give_back(entry)
                 else:
                     self._write_matrix(entry, writer)
                 advance(self._bytes_of(entry))
             self._journal.save()  # before the file has its name: of a file that is whole, everything is known
 
+    def _is_known(self, entry: Matrix | str) -> bool:
+        """The journal has all that was measured of it."""
+        norm = None if self._smoothing is None else self._smoothing.norm_of(entry)
+        measured = isinstance(entry, str) or entry.module in self._journal.layers
+        return measured and (norm is None or norm in self._journal.norms)
+
     def _write_matrix(self, matrix: Matrix, writer: ShardWriter) -> None:
         floats = matrix.read(self._files)
+        if self._smoothing is not None:
+            floats = self._smoothing.folded_matrix(matrix, floats)
         rounded, self._journal.layers[matrix.module] = self._round(matrix, floats)
         bias = f"{matrix.module}.bias"
         added = self._files.tensor(bias) if bias in self._files.names else None
@@ -216,16 +230,22 @@ class _Run:
                 return rounded, LayerError(relative_error(floats, rounded), outputs)
         rounded = round_matrix(floats, rounding, name)
         if self._plan.is_static(matrix):
-            rounded = replace(rounded, static=_static_rows(self._inputs_of(matrix)))
+            divisors = None if self._smoothing is None else self._smoothing.factors_of(matrix)
+            rounded = replace(rounded, static=self._inputs_of(matrix).static_rows(divisors))
         return rounded, LayerError(relative_error(floats, rounded))
 
     def _inputs_of(self, matrix: Matrix) -> MeasuredInputs:
+        if self._smoothing is not None:  # samples do not come back to the stages in front
+            self._smoothing.reach(matrix.stage)
+        return self._measured(matrix.stage, matrix.reader)
+
+    def _measured(self, stage: str, reader: str) -> MeasuredInputs:
         if self._activations is None:
-            moments = self._options.scheme == W4A16
+            moments, by_input = self._options.scheme == W4A16, self._options.smooth is not None
             self._activations = SampleActivations(
-                self._architecture, self._files, self._requests, moments, self._of_samples
+                self._architecture, self._files, self._requests, moments, self._of_samples, by_input
             )
-        return self._activations.inputs_of(matrix.stage, matrix.reader)
+        return self._activations.inputs_of(stage, reader)
 
     def _finish(self, report: Report) -> None:
         """Small files last, and config.json behind all others: without it, nothing takes the folder for a model."""
@@ -234,7 +254,7 @@ class _Run:
             places = {name: shard.path.name for shard in self._shards for name in shard.tensors}
             total = {"total_size": report.bytes_after}
             write_json(folder / self._format.index, {"metadata": total, "weight_map": places})
-        for path in _small_files(self._source.path):
+        for path in small_files(self._source.path):
             shutil.copyfile(path, folder / path.name)
         for name, values in self._format.description(self._plan).items():
             write_json(folder / name, values)
@@ -245,15 +265,8 @@ class _Run:
 
     def _report(self) -> Report:
         after = sum(tensor.nbytes for shard in self._shards for tensor in shard.tensors.values())
-        return Report(self._plan, self._journal.layers, self._bytes_before, after, self._about_samples())
-
-    def _about_samples(self) -> str:
-        if not self._requests:
-            return "none: the scheme needs none"
-        tokens = sum(len(request.prompt_ids) for request in self._requests)
-        tiles = sum(request.num_tiles for request in self._requests)
-        where = "shipped with Tilewise" if self._options.calibration is None else "of the user's own"
-        return f"{len(self._requests)} samples {where}: {tokens:,} tokens, of which {tiles:,} tiles of pictures"
+        samples = about_samples(self._requests, shipped=self._options.calibration is None)
+        return Report(self._plan, self._journal.layers, self._journal.norms, self._bytes_before, after, samples)
 
     def _bytes_of(self, entry: Matrix | str) -> int:
         if isinstance(entry, Matrix):
@@ -281,27 +294,6 @@ def _check_source(options: QuantizeOptions, folder: CheckpointFolder) -> None:
         raise InvalidCheckpoint(
             f"{folder.path} is quantised already, by {method}: take the checkpoint in floats that it was made of."
         )
-
-
-def _static_rows(inputs: MeasuredInputs) -> StaticRows:
-    """A scale and an offset by which what was measured, and zero, fit into int8."""
-    scale = max((inputs.high - inputs.low) / 255, 1e-12)
-    # As the files keep it, so that the offset belongs to it.
-    scale = float(torch.tensor(scale, dtype=torch.float32))
-    return StaticRows(scale, max(-128, min(127, round(-128 - inputs.low / scale))))
-
-
-def _small_files(folder: Path) -> list[Path]:
-    """Tokenizer, templates and the like; the config and the card are written anew."""
-    return [
-        path
-        for path in sorted(folder.iterdir())
-        if path.is_file()
-        and not path.name.endswith(_WEIGHTS)
-        and path.name not in ("config.json", "README.md", JOURNAL)
-        and not path.name.startswith(".")
-        and path.stat().st_size <= _SMALL
-    ]
 
 
 def _by_number(name: str) -> list[Any]:
