@@ -85,7 +85,6 @@ def _smoothed(
 
     At least one reader has to be quantised: nothing is gained where all stay in floats.
     """
-
     mine, others = (
         {linear: module_of(places, linear.removesuffix(".weight")) for linear in linears}
         for linears in (norm.linears, stage.read_besides(norm))
