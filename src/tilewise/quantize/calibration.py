@@ -80,12 +80,15 @@ def samples_of(folder: Path) -> Iterator[Sample]:
             yield Sample((_QUESTIONS[number % len(_QUESTIONS)],), (open_image(path),))
 
 
-def prepared(samples: Iterator[Sample], preparer: Preparer, most: int) -> list[Request]:
-    """Token ids and tiles of the first samples; those that are too long for the model are left out, and logged."""
+def prepared(samples: Iterator[Sample], preparer: Preparer, most: int | None = None) -> list[Request]:
+    """Token ids and tiles of the first samples, as many as `most`, or the usual number.
+
+    Those that are too long for the model are left out, and logged.
+    """
     found: list[Request] = []
     left_out = 0
     for sample in samples:
-        if len(found) == most:
+        if len(found) == (most or MOST_SAMPLES):
             break
         roles = ("user", "assistant")
         messages = [

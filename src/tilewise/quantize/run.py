@@ -22,14 +22,7 @@ from tilewise.models.load import Architecture
 from tilewise.platforms.forms import StaticRows
 from tilewise.progress import Advance, Bar, Work, progress_bars
 from tilewise.quantize.activations import MeasuredInputs, SampleActivations, sample_steps
-from tilewise.quantize.calibration import (
-    MOST_SAMPLES,
-    about_samples,
-    prepared,
-    samples_digest,
-    samples_of,
-    shipped_samples,
-)
+from tilewise.quantize.calibration import about_samples, prepared, samples_digest, samples_of, shipped_samples
 from tilewise.quantize.card import Report, model_card
 from tilewise.quantize.feedback import relative_output_error, round_with_feedback
 from tilewise.quantize.formats import Plan, format_of, small_files
@@ -160,7 +153,7 @@ class _Run:
             self._architecture.config.decoder.rope.trained_length,
             InputOptions.of(inputs.config),
         )
-        found = prepared(samples, preparer, options.calibration_samples or MOST_SAMPLES)
+        found = prepared(samples, preparer, options.calibration_samples)
         if options.vision and not any(request.images for request in found):
             raise InvalidConfig("calibration: --vision needs pictures, and there are only texts; add some.")
         return found
