@@ -41,11 +41,12 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("scheme", ["w8a8", "w4a16"])
-def test_a_run_that_was_killed_goes_on(source, tmp_path, scheme):
+@pytest.mark.parametrize(("scheme", "smooth"), [("w8a8", None), ("w4a16", None), ("w8a8", 0.5), ("w8a8-static", 0.75)])
+def test_a_run_that_was_killed_goes_on(source, tmp_path, scheme, smooth):
     """Files that were whole are not written again, and the end is the same as without the kill."""
     out = tmp_path / "out"
     command = [sys.executable, "-m", "tilewise", "quantize", source, out, "--scheme", scheme, "--max-shard-size", SMALL]
+    command += [] if smooth is None else ["--smooth", smooth]
     process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     while not any(out.glob("model-0*2-of-*.safetensors")):
         assert process.poll() is None, process.stderr and process.stderr.read().decode()
@@ -55,9 +56,10 @@ def test_a_run_that_was_killed_goes_on(source, tmp_path, scheme):
     whole = {path: path.stat().st_ino for path in out.glob("*.safetensors")}
     assert not (out / "config.json").exists()
     assert not list(out.glob("*.index.json"))
-    run(source, out, scheme=scheme, max_shard_bytes=SMALL)
+    options = {"scheme": scheme, "smooth": smooth, "max_shard_bytes": SMALL}
+    run(source, out, **options)
     assert {path: path.stat().st_ino for path in whole} == whole
-    run(source, tmp_path / "undisturbed", scheme=scheme, max_shard_bytes=SMALL)
+    run(source, tmp_path / "undisturbed", **options)
     assert files_of(out) == files_of(tmp_path / "undisturbed")
 
 
@@ -102,6 +104,26 @@ def test_what_was_lost_of_a_finished_run_is_written_again(source, tmp_path, lost
     (tmp_path / "out" / "model.safetensors").write_bytes(before["model.safetensors"][:1000])
     run(source, tmp_path / "out", scheme="w8a8")
     assert files_of(tmp_path / "out") == before
+
+
+def test_whichever_files_of_a_smoothed_run_were_lost(source, tmp_path):
+    """Norms are written behind all matrices, and their factors are found again from the first stage on."""
+    options: dict[str, Any] = {"scheme": "w8a8-static", "smooth": 0.5, "max_shard_bytes": SMALL}
+    out = tmp_path / "out"
+    run(source, out, calibration_samples=2, **options)
+    before = files_of(out)
+    shards = sorted(out.glob("*.safetensors"))
+    for lost in ([shards[0]], [shards[4]], shards[-3:], [shards[2], shards[-1]], shards):
+        for path in lost:
+            path.unlink()
+        run(source, out, calibration_samples=2, **options)
+        assert files_of(out) == before
+
+
+def test_another_strength_in_the_same_folder(source, tmp_path):
+    run(source, tmp_path / "out", smooth=0.5, calibration_samples=1)
+    again = lambda: run(source, tmp_path / "out", smooth=0.6, calibration_samples=1)  # noqa: E731
+    refused(InvalidRequest, again, "smooth (0.5, now 0.6)")
 
 
 def test_another_scheme_in_the_same_folder(source, tmp_path):
@@ -220,6 +242,15 @@ def test_sources_that_are_damaged(tmp_path):
         ({"asymmetric": True}, ("asymmetric", "change nothing")),
         ({"error_feedback": False, "scheme": "fp8"}, ("no_error_feedback", "change nothing")),
         ({"calibration_samples": 3}, ("calibration_samples", "change nothing")),
+        ({"smooth": 2.0}, ("smooth", "from 0 to 1", "2.0")),
+        ({"smooth": -0.1}, ("smooth", "from 0 to 1", "-0.1")),
+        ({"smooth": float("nan")}, ("smooth", "from 0 to 1", "nan")),
+        ({"smooth": float("inf")}, ("smooth", "finite")),
+        ({"smooth": True}, ("smooth", "must be a number", "True")),
+        ({"smooth": "0.5"}, ("smooth", "must be a number", "'0.5'")),
+        ({"smooth": 0.5, "scheme": "fp8"}, ("smooth=0.5", "fp8", "w8a8 and w8a8-static", "leave smooth out")),
+        ({"smooth": 0.5, "scheme": "w4a16"}, ("smooth=0.5", "w4a16", "w8a8 and w8a8-static")),
+        ({"smooth": 0.5, "scheme": "w8a16"}, ("smooth=0.5", "w8a16", "w8a8 and w8a8-static")),
         ({"scheme": "w4a16", "group_size": 100}, ("group_size", "100", "128")),
         ({"scheme": "w4a16", "group_size": 128}, ("group_size=128", "36 inputs", "q_proj")),
         ({"scheme": "w4a16", "calibration": "/no/such/folder"}, ("calibration", "/no/such/folder")),
@@ -251,6 +282,11 @@ def test_the_command_line(source, tmp_path, capsys):
     assert main(["quantize", str(source), str(out), "--scheme", "fp8", "--group-size", "64"]) == 1
     assert "group_size would change nothing with scheme fp8" in capsys.readouterr().err
     with pytest.raises(SystemExit):
+        main(["quantize", "--smooth", str(source), str(out)])
+    assert "name MODEL and OUT in front, or give one, --smooth=0.5" in capsys.readouterr().err
+    assert main(["quantize", str(source), str(tmp_path / "smooth"), "--calibration-samples", "1", "--smooth"]) == 0
+    assert json.loads((tmp_path / "smooth" / "quantize.json").read_text())["asked"]["smooth"] == 0.5
+    with pytest.raises(SystemExit):
         main(["quantize", str(source), str(out), "--shceme", "fp8"])
     assert "Did you mean --scheme?" in capsys.readouterr().err
 
@@ -259,5 +295,5 @@ def test_the_help_explains_each_scheme(capsys):
     with pytest.raises(SystemExit):
         main(["quantize", "--help"])
     said = " ".join(capsys.readouterr().out.split())
-    for text in (*SCHEMES.values(), "--calibration FOLDER", "goes on when the same command"):
+    for text in (*SCHEMES.values(), "--calibration FOLDER", "--smooth [STRENGTH]", "goes on when the same command"):
         assert text in said

@@ -7,7 +7,7 @@ from typing import Any
 
 from tilewise.amounts import in_bytes, read_amount
 from tilewise.cli.options import add_engine_flags, engine_options
-from tilewise.quantize.options import COMPRESSED_TENSORS, FORMATS, SCHEMES, QuantizeOptions
+from tilewise.quantize.options import COMPRESSED_TENSORS, FORMATS, SCHEMES, USUAL_STRENGTH, QuantizeOptions
 
 EXAMPLES = """\
 schemes:
@@ -17,11 +17,14 @@ examples:
   tilewise quantize OpenGVLab/InternVL3_5-8B ./InternVL3_5-8B-w8a8
   tilewise quantize ./InternVL3-8B ./InternVL3-8B-w4a16 --scheme w4a16 --calibration ./pictures
   tilewise quantize ./InternVL3_5-38B ./InternVL3_5-38B-w8a8 --scheme w8a8-static --format modelslim
+  tilewise quantize ./InternVL3_5-38B ./InternVL3_5-38B-w8a8 --smooth
   tilewise serve ./InternVL3_5-8B-w8a8
 
 Which to take: w8a8 halves memory, keeps answers, and is the fastest where int8 multiplies fast; fp8 is its counterpart
 on devices that multiply FP8. w4a16 is a quarter of the memory and the fastest where one user waits for one answer.
-w8a8-static is for engines that want it, on Ascend above all.
+w8a8-static is for engines that want it, on Ascend above all. --smooth helps both where a few inputs are far larger than
+all others, which one scale a row would have to span: calibration finds them, norms are divided by a factor for each
+input, and the matrices that read them are multiplied by it. Files stay those of the scheme, for any reader.
 
 Weights are read and written tensor by tensor, and samples go through one layer of the model after the other: memory is
 needed for one layer, not for the model. A run that was killed goes on when the same command is given again.
@@ -78,11 +81,22 @@ def _add_scheme(parser: argparse.ArgumentParser) -> None:
         default=True,
         help="w4a16: make up for what rounding misses (GPTQ; default: yes), or round to the nearest in seconds",
     )
+    add(
+        "--smooth",
+        nargs="?",
+        const=USUAL_STRENGTH,
+        type=_strength,
+        metavar="STRENGTH",
+        help="w8a8, w8a8-static: move the range of outlying activations into weights (SmoothQuant), the more of it "
+        f"the nearer to 1 (default: no; without a number: {USUAL_STRENGTH})",
+    )
     add("--vision", action="store_true", help="vision tower and projector as well")
 
 
 def _add_calibration(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("calibration, of w8a8-static and of w4a16 with error feedback").add_argument
+    add = parser.add_argument_group(
+        "calibration, of w8a8-static, of w4a16 with error feedback, and of --smooth"
+    ).add_argument
     add(
         "--calibration",
         metavar="FOLDER",
@@ -90,6 +104,14 @@ def _add_calibration(parser: argparse.ArgumentParser) -> None:
         'with a prompt or {"prompt": ..., "images": [...]} a line (default: a small set that ships)',
     )
     add("--calibration-samples", type=int, metavar="N", help="most samples that are used (default: 48)")
+
+
+def _strength(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        why = f"{text!r} is no strength from 0 to 1: name MODEL and OUT in front, or give one, --smooth=0.5"
+        raise argparse.ArgumentTypeError(why) from None
 
 
 def run(options: argparse.Namespace) -> int:
@@ -101,6 +123,7 @@ def run(options: argparse.Namespace) -> int:
         group_size=options.group_size,
         asymmetric=options.asymmetric,
         error_feedback=options.error_feedback,
+        smooth=options.smooth,
         vision=options.vision,
         calibration=options.calibration,
         calibration_samples=options.calibration_samples,

@@ -22,7 +22,7 @@ from tilewise.models.vit import VisionBlock, VisionTower
 from tilewise.parallel.mesh import Mesh
 from tilewise.platforms import current_platform
 from tilewise.platforms.base import Ops, PagedLayout, Weight
-from tilewise.platforms.forms import Form
+from tilewise.platforms.forms import Form, StaticRows
 from tilewise.platforms.weights import as_it_came
 from tilewise.quantize.modules import Places
 from tilewise.types import Request, Tile
@@ -44,15 +44,22 @@ class MeasuredInputs:
 
     moments: list[Tensor] | None
     """Sums of x^T x, float32 [width, width] for one run of inputs after the other; None = not asked for."""
+    by_input: bool = False
+    """The lowest and the highest number of each input are measured as well."""
     low: float = 0.0
     high: float = 0.0
     rows: int = 0
+    lows: Tensor | None = None
+    highs: Tensor | None = None
+    """float32 [width], zero and what is beyond it; None = not asked for, or nothing was read."""
 
     def add(self, x: Tensor) -> None:
         """x [..., in]"""
         rows = x.flatten(0, -2)
         self.low, self.high = min(self.low, float(rows.min())), max(self.high, float(rows.max()))
         self.rows += len(rows)
+        if self.by_input:
+            self._add_by_input(rows)
         if self.moments is None:
             return
         if not self.moments:
@@ -61,6 +68,25 @@ class MeasuredInputs:
         for total, some in zip(self.moments, rows.split(MOST_INPUTS, 1), strict=True):
             numbers = some.float()
             total.addmm_(numbers.T, numbers)
+
+    def largest_by_input(self) -> Tensor | None:
+        """The largest magnitude of each input, float32 [width]; None = not asked for, or nothing was read."""
+        return None if self.lows is None or self.highs is None else torch.maximum(-self.lows, self.highs)
+
+    def static_rows(self, divisors: Tensor | None = None) -> StaticRows:
+        """A scale and an offset by which what was measured, divided by [width], fits into int8 with zero."""
+        low, high = self.low, self.high
+        if divisors is not None and self.lows is not None and self.highs is not None:
+            low, high = float((self.lows / divisors).min()), float((self.highs / divisors).max())
+        scale = max((high - low) / 255, 1e-12)
+        # As the files keep it, so that the offset belongs to it.
+        scale = float(torch.tensor(scale, dtype=torch.float32))
+        return StaticRows(scale, max(-128, min(127, round(-128 - low / scale))))
+
+    def _add_by_input(self, rows: Tensor) -> None:
+        lows, highs = rows.amin(0).float().clamp(max=0), rows.amax(0).float().clamp(min=0)
+        self.lows = lows if self.lows is None else torch.minimum(self.lows, lows)
+        self.highs = highs if self.highs is None else torch.maximum(self.highs, highs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,13 +172,14 @@ class SampleActivations:
         requests: Sequence[Request],
         moments: bool,
         advance: Callable[[int], None] = lambda _: None,
+        by_input: bool = False,
     ) -> None:
         """`advance` is told of each of the `sample_steps`."""
         self._architecture, self._files, self._requests = architecture, files, requests
         self._advance = advance
         self._places = Places.of(architecture, files.names)
         self._source = CheckpointSource(files, self._places.locate, architecture.dtype)
-        self._moments = moments
+        self._moments, self._by_input = moments, by_input
         self._ops = current_platform().ops()
         self._stages = self._walk()
         self._wanted, self._inputs = "", dict[str, MeasuredInputs]()
@@ -165,7 +192,7 @@ class SampleActivations:
         return self._inputs.get(reader) or self._measure()
 
     def _measure(self) -> MeasuredInputs:
-        return MeasuredInputs([] if self._moments else None)
+        return MeasuredInputs([] if self._moments else None, self._by_input)
 
     def _walk(self) -> Iterator[tuple[str, dict[str, MeasuredInputs]]]:
         """Each stage with what its modules read, measured only where it is the one that is wanted."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,12 +80,15 @@ def samples_of(folder: Path) -> Iterator[Sample]:
             yield Sample((_QUESTIONS[number % len(_QUESTIONS)],), (open_image(path),))
 
 
-def prepared(samples: Iterator[Sample], preparer: Preparer, most: int) -> list[Request]:
-    """Token ids and tiles of the first samples; those that are too long for the model are left out, and logged."""
+def prepared(samples: Iterator[Sample], preparer: Preparer, most: int | None = None) -> list[Request]:
+    """Token ids and tiles of the first samples, as many as `most`, or the usual number.
+
+    Those that are too long for the model are left out, and logged.
+    """
     found: list[Request] = []
     left_out = 0
     for sample in samples:
-        if len(found) == most:
+        if len(found) == (most or MOST_SAMPLES):
             break
         roles = ("user", "assistant")
         messages = [
@@ -107,6 +111,26 @@ def prepared(samples: Iterator[Sample], preparer: Preparer, most: int) -> list[R
     if not found:
         raise InvalidConfig("calibration: no sample fits in the model's context; give shorter prompts.")
     return found
+
+
+def samples_digest(requests: Sequence[Request]) -> str | None:
+    """What tells samples from others: their tokens and pixels. None where there are none."""
+    digest = hashlib.sha256()
+    for request in requests:
+        digest.update(repr(request.prompt_ids).encode())
+        for image in request.images:
+            digest.update(b"".join(tile.digest for tile in image.tiles))
+    return digest.hexdigest() if requests else None
+
+
+def about_samples(requests: Sequence[Request], shipped: bool) -> str:
+    """Samples in words, for the model card."""
+    if not requests:
+        return "none: the scheme needs none"
+    tokens = sum(len(request.prompt_ids) for request in requests)
+    tiles = sum(request.num_tiles for request in requests)
+    where = "shipped with Tilewise" if shipped else "of the user's own"
+    return f"{len(requests)} samples {where}: {tokens:,} tokens, of which {tiles:,} tiles of pictures"
 
 
 def _read_lines(path: Path, folder: Path) -> list[tuple[str, list[Path]]]:

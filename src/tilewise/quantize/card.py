@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tilewise import __version__
 from tilewise.amounts import in_bytes
 from tilewise.quantize.formats import Plan
-from tilewise.quantize.journal import LayerError
+from tilewise.quantize.journal import LayerError, NormFactors
 from tilewise.quantize.options import COMPRESSED_TENSORS, SCHEMES, W4A16
 
 _SHOWN = 10
@@ -21,6 +21,8 @@ class Report:
 
     plan: Plan
     layers: Mapping[str, LayerError]
+    norms: Mapping[str, NormFactors]
+    """Those that were smoothed."""
     bytes_before: int
     bytes_after: int
     samples: str
@@ -86,6 +88,8 @@ def _facts(report: Report) -> list[tuple[str, str]]:
         facts.append(
             ("error feedback", "GPTQ" if options.error_feedback else "none: numbers are rounded to the nearest")
         )
+    if options.smooth is not None:
+        facts.append(("smoothing", _about_factors(options.smooth, list(report.norms.values()))))
     untouched = "norms, embeddings, head" + ("" if options.vision else ", vision tower, projector")
     if any(matrix.of_expert for matrix in plan.matrices):
         untouched += ", routers"
@@ -97,6 +101,15 @@ def _facts(report: Report) -> list[tuple[str, str]]:
         ("weights before", in_bytes(report.bytes_before)),
         ("weights after", in_bytes(report.bytes_after)),
     ]
+
+
+def _about_factors(strength: float, norms: Sequence[NormFactors]) -> str:
+    mean = sum(factors.mean for factors in norms) / max(1, len(norms))
+    largest = max((factors.largest for factors in norms), default=1.0)
+    return (
+        f"SmoothQuant, strength {strength:g}, folded into {len(norms):,} norms and their readers: factors are powers "
+        f"of two, {mean:.3g} in the mean, the largest {largest:g}"
+    )
 
 
 def _measured(report: Report) -> list[str]:

@@ -6,21 +6,29 @@ and order of what is folded into `quant_bias`).
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from tilewise.platforms.forms import StaticRows
+from tilewise.quantize.journal import JOURNAL
 from tilewise.quantize.modules import Matrix
 from tilewise.quantize.options import COMPRESSED_TENSORS, FP8, W4A16, W8A8, W8A8_STATIC, W8A16, QuantizeOptions
 from tilewise.quantize.rounding import RoundedMatrix, Rounding
 from tilewise.weights.folder import Section
 
+logger = logging.getLogger("tilewise")
+
 Tensors = dict[str, Tensor]
+_SMALL = 64 * 2**20
+"""Bytes of the largest file that is copied beside the weights."""
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx", ".h5", ".msgpack", ".index.json", ".partial")
 _WORD = 32
 """Bits of a word that codes are packed into."""
 
@@ -187,6 +195,33 @@ class ModelSlim:
 
 def format_of(options: QuantizeOptions, model_dtype: torch.dtype) -> Format:
     return CompressedTensors() if options.format == COMPRESSED_TENSORS else ModelSlim(model_dtype)
+
+
+def small_files(folder: Path) -> list[Path]:
+    """Those that are copied: tokenizer, templates and the like; the config and the card are written anew."""
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if path.is_file()
+        and not path.name.endswith(_WEIGHTS)
+        and path.name not in ("config.json", "README.md", JOURNAL)
+        and not path.name.startswith(".")
+        and path.stat().st_size <= _SMALL
+    ]
+
+
+def warn_of_missing_code(source: Section, folder: Path) -> None:
+    """Tilewise reads no Python files of checkpoints, and fetches none; others want those that a config names."""
+    named = source.get("auto_map")
+    places = [place for place in (named if isinstance(named, dict) else {}).values() if isinstance(place, str)]
+    files = sorted({f"{place.rpartition('--')[2].partition('.')[0]}.py" for place in places})
+    missing = [name for name in files if not (folder / name).exists()]
+    if missing:
+        logger.warning(
+            "%s: vLLM and transformers will look for %s there, which the source does not have here: copy them from "
+            "where it was published. Tilewise needs none of them.",
+            *(folder, ", ".join(missing)),
+        )
 
 
 def packed(levels: Tensor, bits: int) -> Tensor:

@@ -26,6 +26,14 @@ class LayerError:
     """The same of its products with the activations of calibration."""
 
 
+@dataclass(frozen=True, slots=True)
+class NormFactors:
+    """Factors of smoothing by which a norm was divided."""
+
+    mean: float
+    largest: float
+
+
 @dataclass
 class Journal:
     """`asked` has to be the same for a run to go on."""
@@ -33,6 +41,7 @@ class Journal:
     folder: Path
     asked: dict[str, Any]
     layers: dict[str, LayerError] = field(default_factory=dict)
+    norms: dict[str, NormFactors] = field(default_factory=dict)
     finished: bool = False
 
     @classmethod
@@ -45,17 +54,20 @@ class Journal:
         try:
             found = read_json(path)
             layers = {name: LayerError(*values) for name, values in found.get("layers", {}).items()}
+            norms = {name: NormFactors(*values) for name, values in found.get("norms", {}).items()}
             before = dict(found.get("asked", {}))
         except (InvalidCheckpoint, TypeError, ValueError, AttributeError) as error:
             raise InvalidRequest(
                 f"{path} is damaged ({error}), and no run goes on without it: empty {folder}, or name another folder."
             ) from None
         _check_same(folder, before, asked)
-        return cls(folder, asked, layers, found.get("finished") is True)
+        return cls(folder, asked, layers, norms, found.get("finished") is True)
 
     def save(self) -> None:
         layers = {name: [error.weights, error.outputs] for name, error in self.layers.items()}
-        write_json(self.folder / JOURNAL, {"asked": self.asked, "finished": self.finished, "layers": layers})
+        norms = {name: [factors.mean, factors.largest] for name, factors in self.norms.items()}
+        found = {"asked": self.asked, "finished": self.finished, "layers": layers, "norms": norms}
+        write_json(self.folder / JOURNAL, found)
 
 
 def check_folder(folder: Path) -> None:

@@ -51,8 +51,9 @@ class Matrix:
 
     def read(self, files: SafetensorFiles) -> Tensor:
         """[outputs, inputs] in the dtype of the files."""
-        whole = self.source.item is None and not self.source.transposed and self.source.rows is None
-        return files.tensor(self.source.name) if whole else self.source.read(files.stored(self.source.name))
+        if self.source.is_whole:
+            return files.tensor(self.source.name)
+        return self.source.read(files.stored(self.source.name))
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,13 @@ def find_matrices(architecture: Architecture, files: SafetensorFiles, vision: bo
     return list(found.values())
 
 
+def module_of(places: Places, reader: str) -> str:
+    """What a linear layer is called in the quantised files, of an internal module that is made of it."""
+    source = places.found(f"{reader}.weight")
+    apart = source.item is None and not source.transposed
+    return source.module if apart else places.all(f"{reader}.weight")[0].module
+
+
 def _matrix(places: Places, files: SafetensorFiles, reader: str, outputs: int, inputs: int, stage: str) -> Matrix:
     """The matrix of the files that an internal module is made of, or is a part of."""
     usual, source = places.all(f"{reader}.weight")[0], places.found(f"{reader}.weight")
@@ -142,9 +150,9 @@ def _matrix(places: Places, files: SafetensorFiles, reader: str, outputs: int, i
             "checkpoint is quantised already; take the one in floats."
         )
     if source.item is None and not source.transposed:
-        shape, kept, module = stored, Source(source.name), source.module
+        shape, kept = stored, Source(source.name)
     elif usual.item is None:  # experts that were stacked later, which come apart again
-        shape, kept, module = [outputs, inputs] if len(stored) == 3 else stored, source, usual.module
+        shape, kept = [outputs, inputs] if len(stored) == 3 else stored, source
     else:
         raise InvalidConfig(
             f"{source.name} keeps all experts of a layer in one tensor, for which no quantised format has names: take "
@@ -154,4 +162,4 @@ def _matrix(places: Places, files: SafetensorFiles, reader: str, outputs: int, i
         raise InvalidCheckpoint(
             f"The tensor {source.name} has shape {stored}, the config asks for {[outputs, inputs]} as {reader}."
         )
-    return Matrix(module, kept, shape[0], shape[1], stage, reader)
+    return Matrix(module_of(places, reader), kept, shape[0], shape[1], stage, reader)

@@ -22,6 +22,10 @@ SCHEMES = {
 }
 """What each scheme is."""
 _IN_MODELSLIM = (W8A8, W8A8_STATIC, W8A16)
+SMOOTHED = (W8A8, W8A8_STATIC)
+"""Schemes that may be smoothed."""
+USUAL_STRENGTH = 0.5
+"""Of smoothing: activations and weights come to have the same range."""
 GROUPS = (16, 32, 64, 128, 256)
 """Inputs that may share a scale."""
 
@@ -37,6 +41,7 @@ class QuantizeOptions:
     group_size: int | None = option(None, "inputs that share a scale", "scheme")
     asymmetric: bool = option(False, "zero points for groups of 4 bits", "scheme")
     error_feedback: bool = option(True, "GPTQ for 4 bits", "scheme")
+    smooth: float | None = option(None, "strength of smoothing, from 0 to 1", "scheme")
     vision: bool = option(False, "vision tower and projector as well", "scheme")
     calibration: str | None = option(None, "folder of pictures and prompts", "calibration")
     calibration_samples: int | None = option(None, "most samples", "calibration")
@@ -47,6 +52,7 @@ class QuantizeOptions:
         check_types(self)
         check_range("calibration_samples", self.calibration_samples, 1)
         check_range("max_shard_size", self.max_shard_bytes, 1)
+        check_range("smooth", self.smooth, 0, 1)
         self._check_scheme()
         if self.group_size is not None and self.group_size not in GROUPS:
             known = ", ".join(map(str, GROUPS))
@@ -70,11 +76,17 @@ class QuantizeOptions:
             "no_error_feedback": not self.error_feedback,
         }
         self._refuse(of_groups, self.scheme == W4A16, f"it belongs to scheme {W4A16}")
+        if self.smooth is not None and self.scheme not in SMOOTHED:
+            raise InvalidConfig(
+                f"smooth={self.smooth:g} belongs to schemes {' and '.join(SMOOTHED)}, and scheme is {self.scheme}: "
+                "take one of these, or leave smooth out."
+            )
         of_samples = {
             "calibration": self.calibration is not None,
             "calibration_samples": self.calibration_samples is not None,
         }
-        self._refuse(of_samples, self.calibrates, f"only {W8A8_STATIC}, and {W4A16} with error feedback, calibrate")
+        calibrated = f"only {W8A8_STATIC}, {W4A16} with error feedback, and what is smoothed calibrate"
+        self._refuse(of_samples, self.calibrates, calibrated)
 
     def _refuse(self, given: dict[str, bool], apply: bool, why: str) -> None:
         for name, is_given in given.items():
@@ -83,8 +95,10 @@ class QuantizeOptions:
 
     @property
     def calibrates(self) -> bool:
-        """Activations are measured: for static scales, or for error feedback."""
-        return self.scheme == W8A8_STATIC or (self.scheme == W4A16 and self.error_feedback)
+        """Activations are measured: for static scales, for error feedback, or for smoothing."""
+        if self.scheme == W4A16:
+            return self.error_feedback
+        return self.scheme == W8A8_STATIC or self.smooth is not None
 
     @property
     def folder(self) -> Path:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import logging
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -24,11 +22,11 @@ from tilewise.models.load import Architecture
 from tilewise.platforms.forms import StaticRows
 from tilewise.progress import Advance, Bar, Work, progress_bars
 from tilewise.quantize.activations import MeasuredInputs, SampleActivations, sample_steps
-from tilewise.quantize.calibration import MOST_SAMPLES, prepared, samples_of, shipped_samples
+from tilewise.quantize.calibration import about_samples, prepared, samples_digest, samples_of, shipped_samples
 from tilewise.quantize.card import Report, model_card
 from tilewise.quantize.feedback import relative_output_error, round_with_feedback
-from tilewise.quantize.formats import Plan, format_of
-from tilewise.quantize.journal import JOURNAL, Journal, LayerError, check_folder, make_folder, source_digest
+from tilewise.quantize.formats import Plan, format_of, small_files, warn_of_missing_code
+from tilewise.quantize.journal import Journal, LayerError, check_folder, make_folder, source_digest
 from tilewise.quantize.modules import Matrix, Places, find_matrices
 from tilewise.quantize.options import W4A16, QuantizeOptions
 from tilewise.quantize.rounding import RoundedMatrix, Rounding, group_size, relative_error, round_matrix
@@ -41,6 +39,7 @@ from tilewise.quantize.shards import (
     write_json,
     write_text,
 )
+from tilewise.quantize.smoothing import Smoothing, find_smoothed
 from tilewise.types import Request
 from tilewise.weights.checkpoint import Checkpoint
 from tilewise.weights.files import SafetensorFiles
@@ -48,12 +47,6 @@ from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.hub import DEMO
 from tilewise.weights.quantization import method_of
 from tilewise.weights.sources import TORCH_TYPES
-
-logger = logging.getLogger("tilewise")
-
-_SMALL = 64 * 2**20
-"""Bytes of the largest file that is copied beside the weights."""
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx", ".h5", ".msgpack", ".index.json", ".partial")
 
 
 def quantize(options: QuantizeOptions, show: Bar = True, **hub: Any) -> Report:
@@ -90,6 +83,7 @@ class _Run:
         self._journal = Journal.open(options.folder, self._asked())
         self._activations: SampleActivations | None = None
         self._of_samples: Advance = lambda _: None
+        self._smoothing = None if options.smooth is None else self._smooth(options.smooth)
 
     def run(self, show: Bar) -> Report:
         if not self._is_finished():
@@ -130,6 +124,13 @@ class _Run:
         )
         return Plan(self._options, rounding, matrices, floats, sorted({head, *linear}, key=_by_number))
 
+    def _smooth(self, strength: float) -> Smoothing:
+        matrices = self._plan.matrices
+        norms = find_smoothed(self._architecture, self._files, matrices)
+        stages = list(dict.fromkeys(matrix.stage for matrix in matrices))
+        note = self._journal.norms.__setitem__
+        return Smoothing(norms, stages, self._files, strength, self._measured, note)
+
     def _shapes(self, entry: Matrix | str) -> dict[str, TensorShape]:
         """What the files will hold of a layer, or of a tensor that stays as it is."""
         if isinstance(entry, str):
@@ -152,19 +153,14 @@ class _Run:
             self._architecture.config.decoder.rope.trained_length,
             InputOptions.of(inputs.config),
         )
-        found = prepared(samples, preparer, options.calibration_samples or MOST_SAMPLES)
+        found = prepared(samples, preparer, options.calibration_samples)
         if options.vision and not any(request.images for request in found):
             raise InvalidConfig("calibration: --vision needs pictures, and there are only texts; add some.")
         return found
 
     def _asked(self) -> dict[str, Any]:
         source = {"source": source_digest(self._source.path), "version": __version__}
-        digest = hashlib.sha256()
-        for request in self._requests:
-            digest.update(repr(request.prompt_ids).encode())
-            for image in request.images:
-                digest.update(b"".join(tile.digest for tile in image.tiles))
-        return self._options.journal() | source | {"samples": digest.hexdigest() if self._requests else None}
+        return self._options.journal() | source | {"samples": samples_digest(self._requests)}
 
     def _begin(self) -> None:
         """The folder and its journal, once there is room for what is to come."""
@@ -185,22 +181,30 @@ class _Run:
 
     def _write_shard(self, shard: Shard, entries: Sequence[Matrix | str], advance: Callable[[int], None]) -> None:
         """A file that is whole already is left alone."""
-        known = all(entry.module in self._journal.layers for entry in entries if isinstance(entry, Matrix))
-        if known and shard.is_whole():
+        if all(map(self._is_known, entries)) and shard.is_whole():
             advance(sum(map(self._bytes_of, entries)))
             return
         with shard.writing() as writer:
             for entry in entries:
                 if isinstance(entry, str):
-                    writer.write(entry, self._files.tensor(entry))
+                    floats = self._files.tensor(entry)
+                    writer.write(entry, floats if self._smoothing is None else self._smoothing.folded(entry, floats))
                     self._files.give_back(entry)
                 else:
                     self._write_matrix(entry, writer)
                 advance(self._bytes_of(entry))
             self._journal.save()  # before the file has its name: of a file that is whole, everything is known
 
+    def _is_known(self, entry: Matrix | str) -> bool:
+        """The journal has all that was measured of it."""
+        norm = None if self._smoothing is None else self._smoothing.norm_of(entry)
+        measured = isinstance(entry, str) or entry.module in self._journal.layers
+        return measured and (norm is None or norm in self._journal.norms)
+
     def _write_matrix(self, matrix: Matrix, writer: ShardWriter) -> None:
         floats = matrix.read(self._files)
+        if self._smoothing is not None:
+            floats = self._smoothing.folded_matrix(matrix, floats)
         rounded, self._journal.layers[matrix.module] = self._round(matrix, floats)
         bias = f"{matrix.module}.bias"
         added = self._files.tensor(bias) if bias in self._files.names else None
@@ -219,16 +223,22 @@ class _Run:
                 return rounded, LayerError(relative_error(floats, rounded), outputs)
         rounded = round_matrix(floats, rounding, name)
         if self._plan.is_static(matrix):
-            rounded = replace(rounded, static=_static_rows(self._inputs_of(matrix)))
+            divisors = None if self._smoothing is None else self._smoothing.factors_of(matrix)
+            rounded = replace(rounded, static=self._inputs_of(matrix).static_rows(divisors))
         return rounded, LayerError(relative_error(floats, rounded))
 
     def _inputs_of(self, matrix: Matrix) -> MeasuredInputs:
+        if self._smoothing is not None:  # samples do not come back to the stages in front
+            self._smoothing.reach(matrix.stage)
+        return self._measured(matrix.stage, matrix.reader)
+
+    def _measured(self, stage: str, reader: str) -> MeasuredInputs:
         if self._activations is None:
-            moments = self._options.scheme == W4A16
+            moments, by_input = self._options.scheme == W4A16, self._options.smooth is not None
             self._activations = SampleActivations(
-                self._architecture, self._files, self._requests, moments, self._of_samples
+                self._architecture, self._files, self._requests, moments, self._of_samples, by_input
             )
-        return self._activations.inputs_of(matrix.stage, matrix.reader)
+        return self._activations.inputs_of(stage, reader)
 
     def _finish(self, report: Report) -> None:
         """Small files last, and config.json behind all others: without it, nothing takes the folder for a model."""
@@ -237,41 +247,20 @@ class _Run:
             places = {name: shard.path.name for shard in self._shards for name in shard.tensors}
             total = {"total_size": report.bytes_after}
             write_json(folder / self._format.index, {"metadata": total, "weight_map": places})
-        for path in _small_files(self._source.path):
+        for path in small_files(self._source.path):
             shutil.copyfile(path, folder / path.name)
         for name, values in self._format.description(self._plan).items():
             write_json(folder / name, values)
-        self._warn_of_code()
+        warn_of_missing_code(self._source.config, folder)
         write_text(folder / "README.md", model_card(report))
         self._journal.finished = True
         self._journal.save()
         write_json(folder / "config.json", self._format.config(self._source.config, self._plan))
 
-    def _warn_of_code(self) -> None:
-        """Tilewise reads no Python files of checkpoints and fetches none; others want those that the config names."""
-        named = self._source.config.get("auto_map")
-        places = [place for place in (named if isinstance(named, dict) else {}).values() if isinstance(place, str)]
-        files = sorted({f"{place.rpartition('--')[2].partition('.')[0]}.py" for place in places})
-        missing = [name for name in files if not (self._options.folder / name).exists()]
-        if missing:
-            logger.warning(
-                "%s: vLLM and transformers will look for %s there, which the source does not have here: copy them from "
-                "where it was published. Tilewise needs none of them.",
-                self._options.folder,
-                ", ".join(missing),
-            )
-
     def _report(self) -> Report:
         after = sum(tensor.nbytes for shard in self._shards for tensor in shard.tensors.values())
-        return Report(self._plan, self._journal.layers, self._bytes_before, after, self._about_samples())
-
-    def _about_samples(self) -> str:
-        if not self._requests:
-            return "none: the scheme needs none"
-        tokens = sum(len(request.prompt_ids) for request in self._requests)
-        tiles = sum(request.num_tiles for request in self._requests)
-        where = "shipped with Tilewise" if self._options.calibration is None else "of the user's own"
-        return f"{len(self._requests)} samples {where}: {tokens:,} tokens, of which {tiles:,} tiles of pictures"
+        samples = about_samples(self._requests, shipped=self._options.calibration is None)
+        return Report(self._plan, self._journal.layers, self._journal.norms, self._bytes_before, after, samples)
 
     def _bytes_of(self, entry: Matrix | str) -> int:
         if isinstance(entry, Matrix):
@@ -299,27 +288,6 @@ def _check_source(options: QuantizeOptions, folder: CheckpointFolder) -> None:
         raise InvalidCheckpoint(
             f"{folder.path} is quantised already, by {method}: take the checkpoint in floats that it was made of."
         )
-
-
-def _static_rows(inputs: MeasuredInputs) -> StaticRows:
-    """A scale and an offset by which what was measured, and zero, fit into int8."""
-    scale = max((inputs.high - inputs.low) / 255, 1e-12)
-    # As the files keep it, so that the offset belongs to it.
-    scale = float(torch.tensor(scale, dtype=torch.float32))
-    return StaticRows(scale, max(-128, min(127, round(-128 - inputs.low / scale))))
-
-
-def _small_files(folder: Path) -> list[Path]:
-    """Tokenizer, templates and the like; the config and the card are written anew."""
-    return [
-        path
-        for path in sorted(folder.iterdir())
-        if path.is_file()
-        and not path.name.endswith(_WEIGHTS)
-        and path.name not in ("config.json", "README.md", JOURNAL)
-        and not path.name.startswith(".")
-        and path.stat().st_size <= _SMALL
-    ]
 
 
 def _by_number(name: str) -> list[Any]:

@@ -69,8 +69,7 @@ class FileTensors:
         """A tensor of floats, which may be a part of what the files have. Raises InvalidCheckpoint."""
         self._check_type(source.name, FLOATS)
         self._check_item(source.name, source.item)
-        whole = source.item is None and not source.transposed and source.rows is None
-        tensor = self.files.tensor(source.name) if whole else source.read(self.files.stored(source.name))
+        tensor = self.files.tensor(source.name) if source.is_whole else source.read(self.files.stored(source.name))
         self.mark_read(source.name)
         if math.prod(tensor.shape) != math.prod(shape) or list(tensor.shape)[-1:] != list(shape)[-1:]:
             raise wrong_tensor(self, source.name, f"has shape {list(tensor.shape)}", f"{list(shape)} by the config")

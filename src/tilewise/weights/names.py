@@ -52,6 +52,11 @@ class Source:
         """What the names of the tensors of one layer begin with."""
         return self.name.removesuffix(".weight")
 
+    @property
+    def is_whole(self) -> bool:
+        """All of a tensor of the file, as it lies there."""
+        return self.item is None and not self.transposed and self.rows is None
+
     def renamed(self, rename: Callable[[str], str]) -> Source:
         otherwise = self.otherwise and self.otherwise.renamed(rename)
         return replace(self, name=rename(self.name), otherwise=otherwise)
