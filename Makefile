@@ -27,7 +27,7 @@ test-slow: install ## run the tests that take minutes or gigabytes
 
 test-clients: install ## drive a server with other projects' clients, and read what their libraries write
 	$(BIN)/python -m tests.clients.environments
-	$(BIN)/python -m pytest tests/clients tests/weights -m clients
+	$(BIN)/python -m pytest tests/clients tests/weights tests/quantize -m clients
 
 test-harness: install ## run the tests that evaluate with lm_eval, which is installed for them
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[eval,plot]'
