@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.models.driving import all_logits, load, prompt_of, random_tiles
-from tests.quantize.reading import compressed_tensors, tensors_of
+from tests.quantize.reading import compressed_tensors, modelslim, tensors_of
 from tests.tiny import SPECS, write_hf, write_original
 from tilewise.models.load import Architecture
 from tilewise.platforms.reference import ReferenceOps
@@ -25,7 +25,8 @@ def dequantised(quantised: Path, source: Path, folder: Path) -> Path:
     """The source with the matrices that the quantised files stand for, in floats."""
     shutil.copytree(source, folder)
     tensors = tensors_of(source)
-    for module, matrix in compressed_tensors(quantised).items():
+    written = modelslim if (quantised / "quant_model_description.json").exists() else compressed_tensors
+    for module, matrix in written(quantised).items():
         tensors[f"{module}.weight"] = torch.from_numpy(matrix).float()
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
@@ -40,6 +41,9 @@ def dequantised(quantised: Path, source: Path, folder: Path) -> Path:
         ("internlm2-300m", {"scheme": "fp8"}, 1e-4),
         ("qwen2-300m", {"scheme": "w8a8", "vision": True}, 0.1),
         ("internlm2-300m", {"scheme": "w8a8-static"}, 0.1),
+        ("qwen3moe-300m-head", {"scheme": "w8a16", "format": "modelslim"}, 1e-4),
+        ("qwen2-300m", {"scheme": "w8a8", "format": "modelslim", "vision": True}, 0.1),
+        ("internlm2-300m", {"scheme": "w8a8-static", "format": "modelslim", "vision": True}, 0.1),
     ],
 )
 def test_logits_are_those_of_the_dequantised_checkpoint(tmp_path, name, options, bound):
