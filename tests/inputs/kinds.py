@@ -48,6 +48,13 @@ class Kind:
     """What a user's text must never become."""
     folder: Path
     lossless: bool = True
+    unigram: bool = False
+    """Pieces are chosen by a sum of scores, in which "a" + "aa" and "aa" + "a" are as likely as one another: which one
+    it is follows from how the sum was rounded on its way, and so from what stands in front."""
+
+    def decides(self, text: str) -> bool:
+        """The ids of a text do not depend on such a tie."""
+        return not self.unigram or re.search(r"(\w)\1{2}", text) is None
 
 
 def train(model_type: str = "bpe", **options: Any) -> bytes:
@@ -107,11 +114,11 @@ def between_special_tokens(model: bytes, config: dict[str, Any]) -> Ids:
     return ids_of
 
 
-def _sentencepiece(folder: Path, model: bytes, config: dict[str, Any], lossless: bool = True) -> Kind:
+def _sentencepiece(folder: Path, model: bytes, config: dict[str, Any], **kind: bool) -> Kind:
     tokenizer = Tokenizer.from_folder(write(folder, model=model, tokenizer_config=config))
     special = {token["content"]: int(number) for number, token in config["added_tokens_decoder"].items()}
     control = {number for name, number in special.items() if name not in GROUNDING} | {0, 1, 2}
-    return Kind(tokenizer, between_special_tokens(model, config), frozenset(control), folder, lossless)
+    return Kind(tokenizer, between_special_tokens(model, config), frozenset(control), folder, **kind)
 
 
 def _beyond(model: bytes, names: tuple[str, ...] = (*MARKS, *GROUNDING), **flags: bool) -> dict[str, Any]:
@@ -162,12 +169,12 @@ def greedy_tokens(folder: Path) -> Kind:
 
 def unigram(folder: Path) -> Kind:
     model = train("unigram", vocab_size=400)
-    return _sentencepiece(folder, model, {"added_tokens_decoder": _beyond(model)})
+    return _sentencepiece(folder, model, {"added_tokens_decoder": _beyond(model)}, unigram=True)
 
 
 def unigram_without_bytes(folder: Path) -> Kind:
     model = train("unigram", vocab_size=200, byte_fallback=False)
-    return _sentencepiece(folder, model, {"added_tokens_decoder": _beyond(model)}, lossless=False)
+    return _sentencepiece(folder, model, {"added_tokens_decoder": _beyond(model)}, lossless=False, unigram=True)
 
 
 def _byte_level(folder: Path, fast: FastTokenizer, config: dict[str, Any]) -> Kind:

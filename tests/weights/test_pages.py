@@ -45,7 +45,7 @@ def test_what_was_stored_takes_no_memory_and_can_be_read_again(
     tmp_path: Path, tensors: dict[str, torch.Tensor]
 ) -> None:
     source = CheckpointSource(SafetensorFiles(tmp_path), Source, torch.float32)
-    view = View(source, store=source.giving_back(ReferenceOps().store))
+    view = View(source, store=source.tensors.giving_back(ReferenceOps().store))
     kept = [view.store([Dense(view.tensor(name, 1024, 2048))], None) for name in NAMES[:2]]
     x = torch.randn(3, 2048)
     products = [weight.apply(x, ReferenceOps()) for weight in kept]
