@@ -94,6 +94,25 @@ def test_products_are_those_of_the_dequantised_matrix(
                 assert_product(weight.apply(x, ops), x, matrix, bias)
 
 
+@levels
+@pytest.mark.parametrize("kind", [Codes.UINT4, Codes.INT4])
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_few_rows_lose_no_more_than_bfloat16_does(level: str, kind: Codes, rows: int) -> None:
+    """Numbers of many sizes in one group; what parts of int8 leave away is far below what rounding a result does."""
+    ops = ops_of(level)
+    for inputs, group, shifts in ((640, 128, "zeros"), (96, 32, ""), (1100, 1100, "floats"), (70, 32, "floats")):
+        form = grouped(kind, inputs, 48, group, shifts, ordered=inputs == 96)
+        weight = packed_grouped(ops.native, form, None)
+        assert weight is not None
+        x = (
+            noise(rows, inputs, seed=rows) * 2.0 ** torch.randint(-9, 4, (rows, inputs), generator=numbers(7))
+        ).bfloat16()
+        matrix = form.dequantised().double()
+        exact = x.double() @ matrix.T
+        rounding = 2.0**-8 * exact.abs() + 2.0**-15 * x.double().abs().amax(1, keepdim=True) * matrix.abs().sum(1)
+        assert ((weight.apply(x, ops).double() - exact).abs() <= rounding).all()
+
+
 @pytest.mark.parametrize("form", [grouped(Codes.INT4, 70, 33, 32), grouped(Codes.FP8, 70, 33, 70, "floats", True)])
 def test_rows_of_half_precision_are_multiplied_in_float32(form: Grouped) -> None:
     ops, x = ops_of("1"), noise(3, 70, seed=1).half()

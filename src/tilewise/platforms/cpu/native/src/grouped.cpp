@@ -1,10 +1,11 @@
-// Products of rows of floats with a matrix of codes in groups (codes.h), in one of three ways.
+// Products of rows of floats with a matrix of codes in groups (codes.h), in one of four ways.
 //
 // By codes: of each group x * table[code] is summed up in float32, and scale * sum + shift * (sum of x) added to the
-// result. One row is hardly slower than its codes are read. By tiled codes: the same with AMX, as what codes stand for is
-// exact in bfloat16, and a float32 is the sum of three of them. Both sum up the numbers of a row in one order, whatever
-// other rows there are. By a dense matrix, for many rows: each task makes the panels that it needs (floats.h), in float32,
-// or rounded to bfloat16 where products of that are instructions.
+// result. By tiled codes: the same with AMX, as what codes stand for is exact in bfloat16, and a float32 is the sum of
+// three of them. Both sum up the numbers of a row in one order, whatever other rows there are. By parts, a few rows of
+// bfloat16 with whole numbers of 4 bits: in sums of integers (grouped_parts.h), as fast as codes are read. By a dense
+// matrix, for many rows: each task makes the panels that it needs (floats.h), in float32, or rounded to bfloat16 where
+// products of that are instructions.
 #include "codes.h"
 #include "floats.h"
 #include "tiles.h"
@@ -470,6 +471,8 @@ static void finish_floats(const void* kind, const float* sums, int64_t row, int6
     static_cast<const Floats<T>*>(kind)->finish(sums, row, output, count);
 }
 
+#include "grouped_parts.h"
+
 // All rows with all codes, as they are.
 template <typename T, typename Decoder>
 static void by_codes(const Decoder& decoder, const Codes& codes, const uint8_t* packed, const int64_t* order,
@@ -710,18 +713,33 @@ static void by_dense(const Decoder& decoder, const Codes& codes, const uint8_t* 
     by_dense_panels(decoder, codes, packed, wide, threads);
 }
 
-enum class Way { CODES, TILED_CODES, DENSE };
+enum class Way { CODES, PARTS, TILED_CODES, DENSE };
+
+// Rows up to which sums of parts are the fastest, without tiles and with them.
+static constexpr int64_t FEW_PARTED = Vec::width == 16 ? 8 : 4, FEW_PARTED_FOR_TILES = 2;
+
+template <typename T>
+static bool parted(const Codes& codes, int64_t m, bool tiles) {
+#ifdef SUMS_OF_PARTS
+    const bool whole = codes.code == UINT4 || codes.code == INT4;
+    return std::is_same_v<T, bfloat16> && whole && m <= (tiles ? FEW_PARTED_FOR_TILES : FEW_PARTED);
+#else
+    return false;
+#endif
+}
 
 template <typename T>
 static Way way(const Codes& codes, int64_t m, bool one_way) {
 #ifdef TILES
     if (tiles_permitted()) {
         if (one_way) return Way::TILED_CODES;
+        if (parted<T>(codes, m, true)) return Way::PARTS;
         if (m == 1) return Way::CODES;
         if (std::is_same_v<T, float>) return Way::TILED_CODES;
         return m <= (codes.group < WIDE_GROUP ? FEW_FOR_TILES : FEW_OF_WIDE_GROUPS) ? Way::TILED_CODES : Way::DENSE;
     }
 #endif
+    if (!one_way && parted<T>(codes, m, false)) return Way::PARTS;
     return one_way || m <= FEW ? Way::CODES : Way::DENSE;
 }
 
@@ -740,6 +758,11 @@ KERNEL void linear_grouped(int64_t dtype, const void* x, int64_t m, int64_t code
                 const auto* panels = (const uint8_t*)packed;
                 const auto* columns = (const int64_t*)order;
                 if (chosen == Way::CODES) by_codes(decoder, codes, panels, columns, kind, threads);
+#ifdef SUMS_OF_PARTS
+                if constexpr (std::is_same_v<T, bfloat16>) {
+                    if (chosen == Way::PARTS) by_parts(codes, panels, columns, kind, threads);
+                }
+#endif
                 if (chosen == Way::DENSE) by_dense(decoder, codes, panels, columns, kind, threads);
 #ifdef TILES
                 if (chosen == Way::TILED_CODES) by_tiled_codes(decoder, codes, panels, columns, kind, threads);

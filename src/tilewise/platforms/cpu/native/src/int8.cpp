@@ -11,39 +11,11 @@
 // Where calibration found one scale and an offset for all rows, a level is x / scale, rounded, plus the offset, and the
 // result (sum + addend of the output) * scale of the output + bias.
 #include "gelu.h"
+#include "levels.h"
 #include "packed.h"
 #include "tiles.h"
 
 #include <cmath>
-
-struct Scaled {
-    static constexpr float LEAST = 1e-30f;  // so that a row of zeros has a scale
-
-    float scale, inverse;
-
-    template <typename T>
-    static Scaled of(const T* row, int64_t length) {
-        Vec most = Vec::zero(), sum = Vec::zero();
-        FOR_VECTORS(i, length) {
-            Vec x = abs(load_at(row, i, length));
-            most = max(most, x);
-            sum = sum + x;
-        }
-        float largest = most.max(), all = sum.sum();
-        if (largest < LEAST) largest = LEAST;
-        if (all != all) largest = all;  // a NaN, which no maximum shows
-        return {largest / 127.0f, 127.0f / largest};
-    }
-};
-
-// Numbers rounded to levels of int8, with something added to each.
-template <typename T, typename Row>
-static inline void round_to(Row* to, const T* from, int64_t count, float inverse, float added) {
-    over(0, count, [&](int64_t i, auto lanes) {
-        const Vec level = round(lanes.load(from + i) * Vec::all(inverse));
-        lanes.store(to + i, max(Vec::all(-127.0f), min(Vec::all(127.0f), level)) + Vec::all(added));
-    });
-}
 
 // The inputs of a group.
 template <typename Row>
