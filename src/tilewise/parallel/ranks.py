@@ -1,0 +1,43 @@
+"""Ranks: the processes of a mesh, and their collectives through torch.distributed."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from tilewise.parallel.mesh import Mesh
+
+_PATIENCE = timedelta(minutes=10)
+"""How long a rank waits for the others, which may still be loading."""
+
+
+class TorchCollectives:
+    """Collectives of the process group that torch.distributed has as its default."""
+
+    def sum(self, x: Tensor) -> Tensor:
+        x = x.contiguous()
+        dist.all_reduce(x)
+        return x
+
+    def gather(self, x: Tensor) -> list[Tensor]:
+        parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, x)
+        return parts
+
+    def from_first(self, x: Tensor) -> Tensor:
+        x = x.contiguous()
+        dist.broadcast(x, src=0)
+        return x
+
+
+def join(rank: int, size: int, address: str, backend: str = "gloo") -> Mesh:
+    """Become one of `size` ranks that meet at an address (`tcp://host:port`, or `file:///...` on one machine)."""
+    dist.init_process_group(backend, init_method=address, rank=rank, world_size=size, timeout=_PATIENCE)
+    return Mesh(rank, size, TorchCollectives())
+
+
+def leave() -> None:
+    dist.destroy_process_group()
