@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from tilewise.errors import InvalidConfig
 from tilewise.parallel.mesh import Mesh
 
 _PATIENCE = timedelta(minutes=10)
@@ -42,10 +43,20 @@ def told(message: object) -> Any:
 
 
 def join(rank: int, size: int, address: str, backend: str = "gloo") -> Mesh:
-    """Become one of `size` ranks that meet at an address (`tcp://host:port`, or `file:///...` on one machine)."""
+    """Become one of `size` ranks that meet at an address (`tcp://host:port`, or `file:///...` on one machine).
+
+    Raises InvalidConfig in a process that is a rank already.
+    """
+    if dist.is_initialized():
+        raise InvalidConfig(
+            f"tensor_parallel_size={size}: this process has ranks already, or another library's process group; close "
+            "the other engine, or give this one a process of its own."
+        )
     dist.init_process_group(backend, init_method=address, rank=rank, world_size=size, timeout=_PATIENCE)
     return Mesh(rank, size, TorchCollectives())
 
 
 def leave() -> None:
-    dist.destroy_process_group()
+    """Nothing happens where nobody joined."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
