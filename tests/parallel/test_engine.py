@@ -67,6 +67,13 @@ def test_answers_are_those_of_one_rank(
         assert ours == pytest.approx(theirs, abs=1e-4)
 
 
+def test_tiles_that_are_kept_on_disk_reach_all_ranks(alone: list[tuple[Any, list[float]]], tmp_path: Path) -> None:
+    for _ in range(2):
+        found = answers("demo", 2, encoder_cache_dir=str(tmp_path))
+        assert [tokens for tokens, _ in found] == [tokens for tokens, _ in alone]
+    assert list(tmp_path.rglob("*"))
+
+
 @pytest.mark.parametrize("scheme", ["w4a16", "w8a8"])
 def test_quantised_checkpoints_are_shared_out_too(tmp_path: Path, scheme: str) -> None:
     quantize(QuantizeOptions(model="demo", out=str(tmp_path / "out"), scheme=scheme), show=False)

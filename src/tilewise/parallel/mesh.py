@@ -93,9 +93,13 @@ class Mesh:
         filled = x.new_zeros(*x.shape[:-1], length)
         filled[..., : x.shape[-1]] = x
         whole: Tensor = x.new_empty(*x.shape[:-1], self.size * length)
-        for rank, part in enumerate(self.collectives.gather(filled)):
+        for rank, part in enumerate(self.gather(filled)):
             whole[..., rank * length : (rank + 1) * length] = part
         return whole[..., :total].contiguous()
+
+    def gather(self, x: Tensor) -> list[Tensor]:
+        """Every rank's tensor, of one shape, in the order of the ranks."""
+        return [x] if self.collectives is None else self.collectives.gather(x)
 
     def from_first(self, x: Tensor) -> Tensor:
         """The first rank's tensor, on all ranks."""

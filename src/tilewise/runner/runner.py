@@ -60,10 +60,10 @@ class LocalRunner:
         self._place = in_panels if fixed else in_order
         self._sampled_logits, self._prompt_logits = (one_by_one, by_panels) if fixed else (together, together)
         sizes = (1,) if fixed else limits.tile_batches
-        self._encoder = EncoderLane(model, limits.tile_pages, sizes, store)
+        self._encoder = EncoderLane(model, limits.tile_pages, sizes, store, mesh)
         caches = allocate_caches(model, limits, device)
         self._forward = Forward(model, limits, caches, self._encoder.pool, capturer)
-        self._drafter = Drafter(draft_model, limits, self._tables, capturer) if draft_model else None
+        self._drafter = Drafter(draft_model, limits, self._tables, capturer, mesh) if draft_model else None
 
     @torch.inference_mode()
     def launch(self, plan: StepPlan) -> FinishedStep:
