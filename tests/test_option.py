@@ -65,6 +65,6 @@ def test_no_number_outside_its_range(value):
         EngineConfig(fps=value)
 
 
-def test_several_devices_are_refused_before_anything_is_fetched():
-    with pytest.raises(InvalidConfig, match="tensor_parallel_size=2 is not possible: one device computes"):
-        EngineConfig(model="nobody/such-model", tensor_parallel_size=2)
+def test_no_rank_is_refused_before_anything_is_fetched():
+    with pytest.raises(InvalidConfig, match="tensor_parallel_size must be above 0, got 0"):
+        EngineConfig(model="nobody/such-model", tensor_parallel_size=0)

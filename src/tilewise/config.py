@@ -171,7 +171,12 @@ class EngineConfig:
         "scheduling",
     )
     disable_log_stats: bool = option(True, "no line about throughput, load and caches every ten seconds", "scheduling")
-    tensor_parallel_size: int = option(1, "devices that share one model", "scheduling")
+    tensor_parallel_size: int = option(
+        1,
+        "ranks that share one model, each with some heads of every layer and its part of all other matrices; on a CPU "
+        "they are processes that share its cores",
+        "scheduling",
+    )
     disable_additional_properties: bool = option(
         True, "objects of schemas that list their properties have no others, unless a schema or a request says so",
         "scheduling",
@@ -276,11 +281,7 @@ class EngineConfig:
         check_range("gpu_memory_utilization", self.gpu_memory_utilization, 0, 1, above=True)
         check_range("mm_processor_cache_gb", self.mm_processor_cache_gb, 0, least_is="nothing is kept")
         check_range("max_logprobs", self.max_logprobs, -1, least_is="no limit")
-        if self.tensor_parallel_size != 1:
-            raise InvalidConfig(
-                f"tensor_parallel_size={self.tensor_parallel_size} is not possible: one device computes; several are "
-                "not there yet, use 1."
-            )
+        check_range("tensor_parallel_size", self.tensor_parallel_size, 0, above=True)
 
     def _check_media(self) -> None:
         aspect = self.max_image_aspect_ratio

@@ -98,6 +98,10 @@ class EngineStuck(TilewiseError):
     """The engine's own invariant broke."""
 
 
+class RankDied(TilewiseError):
+    """A process that has a part of the model is not there any more, so that nothing more can be computed."""
+
+
 class EngineDead(TilewiseError):
     """The engine's process has ended; a new one is on its way, and a request sent again later will be answered."""
 

@@ -61,7 +61,7 @@ def paged(length: int, seed: int = 0) -> tuple[PagedLayout, int]:
 def new_caches(model: InternVL, blocks: int) -> list[Tensor]:
     """Full of NaN, so that reading what was never written shows."""
     config = model.config.decoder
-    shape = (2, blocks, BLOCK, config.num_kv_heads, config.head_dim)
+    shape = (2, blocks, BLOCK, model.decoder.num_kv_heads, config.head_dim)
     dtype = model.decoder.embedding.dtype
     return [torch.full(shape, float("nan"), dtype=dtype) for _ in range(config.num_layers)]
 

@@ -79,7 +79,7 @@ ENGINE: tuple[Foreign, ...] = (
     *taken("built in", "the windows of a model are what the checkpoint says", bool, "disable_sliding_window"),
 
     # Several devices and machines
-    *refused("not yet", _ONE_DEVICE, int, tensor_parallel_size=1, pipeline_parallel_size=1, data_parallel_size=1,
+    *refused("not yet", _ONE_DEVICE, int, pipeline_parallel_size=1, data_parallel_size=1,
              data_parallel_size_local=(0, 1), decode_context_parallel_size=1, prefill_context_parallel_size=1,
              nnodes=1),
     *refused("not yet", _RANKS, int, node_rank=0, data_parallel_rank=0, data_parallel_start_rank=0),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor
 
-from tilewise.parallel.mesh import Mesh
+from tilewise.parallel.mesh import Mesh, Share
 from tilewise.platforms.base import Ops
 from tilewise.weights.view import View, combined
 
@@ -12,12 +14,24 @@ from tilewise.weights.view import View, combined
 class ColumnLinear:
     """One or several matrices that read the same input, as one product; ranks split the outputs of each.
 
-    `parts` maps each module's name to its number of outputs.
+    `parts` maps each module's name to its number of outputs. Those named in `shares` are not cut into equal parts.
     """
 
-    def __init__(self, view: View, parts: dict[str, int], inputs: int, bias: bool, mesh: Mesh) -> None:
+    def __init__(
+        self,
+        view: View,
+        parts: Mapping[str, int],
+        inputs: int,
+        bias: bool,
+        mesh: Mesh,
+        shares: Mapping[str, Share] | None = None,
+    ) -> None:
+        given = shares or {}
         found = [
-            view.linear(name, outputs, inputs, bias, output_share=mesh.share(outputs, f"outputs of {name}"))
+            view.linear(
+                *(name, outputs, inputs, bias),
+                output_share=given[name] if name in given else mesh.share(outputs, f"outputs of {name}"),
+            )
             for name, outputs in parts.items()
         ]
         self.sizes = [part.matrix.shape[0] for part in found]
@@ -40,4 +54,4 @@ class RowLinear:
         self._mesh = mesh
 
     def __call__(self, x: Tensor, ops: Ops) -> Tensor:
-        return self._mesh.all_reduce(self._weight.apply(x, ops))
+        return self._mesh.sum(self._weight.apply(x, ops))

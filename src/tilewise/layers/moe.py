@@ -6,18 +6,24 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from tilewise.parallel.mesh import Mesh, Share
 from tilewise.platforms.base import Ops, Weight
+from tilewise.platforms.forms import Rows
 from tilewise.weights.view import View, combined
 
 
 class ExpertMLP:
     """Router without bias, softmax over all experts, the likeliest `per_token` of them, SwiGLU inside (Qwen3-MoE)."""
 
-    def __init__(self, view: View, hidden: int, inner: int, count: int, per_token: int, renormalise: bool) -> None:
+    def __init__(
+        self, view: View, hidden: int, inner: int, count: int, per_token: int, renormalise: bool, mesh: Mesh
+    ) -> None:
         self._router = view.tensor("gate.weight", count, hidden).float()
-        experts = view.at("experts")
-        self._gate_up = store_experts(experts, count, {"gate_proj": inner, "up_proj": inner}, hidden)
-        self._down = store_experts(experts, count, {"down_proj": hidden}, inner)
+        experts, own = view.at("experts"), mesh.share(inner, "inputs of an expert's down_proj")
+        parts = {"gate_proj": inner, "up_proj": inner}
+        self._gate_up = store_experts(experts, count, parts, hidden, output_share=own)
+        self._down = store_experts(experts, count, {"down_proj": hidden}, inner, input_share=own)
+        self._mesh = mesh
         self._per_token = per_token
         self._renormalise = renormalise
 
@@ -27,16 +33,30 @@ class ExpertMLP:
         weights, chosen = scores.topk(self._per_token, dim=-1)
         if self._renormalise:
             weights = weights / weights.sum(-1, keepdim=True)
-        return ops.moe_experts(x, chosen, weights, self._gate_up, self._down, ops.silu_mul)
+        return self._mesh.sum(ops.moe_experts(x, chosen, weights, self._gate_up, self._down, ops.silu_mul))
 
 
 def store_experts(
-    view: View, count: int, parts: Mapping[str, int], inputs: int, bias: bool = False
+    view: View,
+    count: int,
+    parts: Mapping[str, int],
+    inputs: int,
+    bias: bool = False,
+    output_share: Share | None = None,
+    input_share: Share | None = None,
+    rows: Rows | None = None,
 ) -> tuple[Weight, ...]:
-    """Each expert's matrices that read the same input, by module and number of outputs, as one weight."""
+    """Each expert's matrices that read the same input, by module and number of outputs, as one weight.
+
+    A rank keeps a share of their outputs or inputs, or certain `rows` of them. None = all.
+    """
 
     def stored(expert: View) -> Weight:
-        found = [expert.linear(name, outputs, inputs, bias) for name, outputs in parts.items()]
+        found = [
+            expert.linear(name, outputs, inputs, bias, output_share, input_share) for name, outputs in parts.items()
+        ]
+        if rows is not None:
+            found = [part.rows(rows) for part in found]
         return expert.store(*combined(found))
 
     return tuple(stored(view.at(number)) for number in range(count))

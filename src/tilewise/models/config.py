@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast, get_args
 
 from tilewise.errors import InvalidCheckpoint
 from tilewise.layers.norm import NormKind
 from tilewise.layers.rope import RopeConfig, RopeKind
+from tilewise.parallel.mesh import Mesh
 from tilewise.step import FlashRule
 from tilewise.weights.folder import CheckpointFolder, Section
 
@@ -60,6 +61,18 @@ class DecoderConfig:
     experts: ExpertConfig | None = None
     window: int | None = None
     """Tokens that a query of a sliding layer sees; which layers slide is the backbone's to say."""
+
+
+def shared_out(config: DecoderConfig, mesh: Mesh) -> DecoderConfig:
+    """The decoder that a rank computes. Raises InvalidConfig where it cannot be shared out like that."""
+    queries, keys = mesh.heads(config.num_heads, config.num_kv_heads)
+    inner, experts = config.intermediate_size, config.experts
+    if experts is None:
+        inner = mesh.share(inner, "inputs of down_proj").length
+    else:
+        own = mesh.share(experts.intermediate_size, "inputs of an expert's down_proj").length
+        experts = replace(experts, intermediate_size=own)
+    return replace(config, num_heads=queries.length, num_kv_heads=keys.length, intermediate_size=inner, experts=experts)
 
 
 @dataclass(frozen=True, slots=True)

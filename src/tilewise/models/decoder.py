@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from tilewise.layers.linear import ColumnLinear, RowLinear
@@ -43,18 +44,32 @@ class Decoder:
     """Embedding, blocks, final norm and output head."""
 
     def __init__(self, view: View, config: DecoderConfig, block: BlockFactory, mesh: Mesh, context: int) -> None:
-        model = view.at("model")
-        self.embedding = model.tensor("embed_tokens.weight", config.vocab_size, config.hidden_size)
+        model, vocabulary = view.at("model"), mesh.rows(config.vocab_size)
+        self._mesh, self._vocabulary, self._vocab_size = mesh, vocabulary, config.vocab_size
+        self.embedding = model.tensor("embed_tokens.weight", config.vocab_size, config.hidden_size, share=vocabulary)
+        """This rank's rows."""
+        self.num_kv_heads = mesh.heads(config.num_heads, config.num_kv_heads)[1].length
+        """Those that this rank keeps keys and values of."""
         # Configs are wrong about tying often enough: the head is the embedding exactly when no head is stored.
         tied = not view.has("lm_head.weight")
         if tied:
             self._head = view.store([Dense(self.embedding)], None, shared=True)
         else:
-            head = view.linear("lm_head", config.vocab_size, config.hidden_size)
+            head = view.linear("lm_head", config.vocab_size, config.hidden_size, output_share=vocabulary)
             self._head = view.store([head.matrix], head.bias)
         self._blocks = [block(model.at("layers").at(n), config, n, mesh) for n in range(config.num_layers)]
         self._norm = RMSNorm(model.at("norm"), config.hidden_size, config.norm_eps)
         self._rope = RopeTable(config.rope, config.head_dim, context, self.embedding.device)
+
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """[N] -> [N, hidden]"""
+        if self._mesh.size == 1:
+            rows: Tensor = torch.index_select(self.embedding, 0, token_ids)
+            return rows
+        own = token_ids - self._vocabulary.start
+        here = (own >= 0) & (own < self._vocabulary.length)
+        rows = torch.index_select(self.embedding, 0, own.where(here, 0))
+        return self._mesh.sum(rows.masked_fill(~here[:, None], 0))
 
     def __call__(
         self, x: Tensor, positions: Tensor, caches: Sequence[LayerCache], layout: PagedLayout, ops: Ops
@@ -66,8 +81,8 @@ class Decoder:
         return x
 
     def logits(self, x: Tensor, ops: Ops) -> Tensor:
-        """Hidden states [R, hidden] -> logits [R, vocabulary]."""
-        return self._head.apply(self._norm(x, ops), ops)
+        """Hidden states [R, hidden] -> logits [R, vocabulary], the same on all ranks."""
+        return self._mesh.gathered(self._head.apply(self._norm(x, ops), ops), self._vocab_size)
 
 
 def plain_block(view: View, config: DecoderConfig, layer: int, mesh: Mesh) -> Block:
@@ -102,10 +117,9 @@ class Attention:
         self, view: View, config: DecoderConfig, mesh: Mesh, window: int | None = None, sinks: bool = False
     ) -> None:
         queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-        heads = mesh.share(config.num_heads, "attention heads")
+        heads, kept = mesh.heads(config.num_heads, config.num_kv_heads)
         self._window = window
         self._sinks = view.tensor("sinks", config.num_heads, share=heads) if sinks else None
-        mesh.share(config.num_kv_heads, "key/value heads")
         self._head_dim = config.head_dim
         self._qkv = ColumnLinear(
             view,
@@ -113,6 +127,7 @@ class Attention:
             config.hidden_size,
             config.qkv_bias,
             mesh,
+            {"k_proj": kept.of(config.head_dim), "v_proj": kept.of(config.head_dim)},
         )
         self._out = RowLinear(view, "o_proj", queries, config.hidden_size, config.output_bias, mesh)
         self._norms = (

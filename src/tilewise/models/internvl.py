@@ -73,7 +73,7 @@ class InternVL:
 
     def hidden(self, batch: ModelBatch, caches: Sequence[LayerCache], tile_pool: Tensor) -> Tensor:
         """The decoder's last hidden state of every token of the batch [N, H]."""
-        x = torch.index_select(self.decoder.embedding, 0, batch.token_ids)
+        x = self.decoder.embed(batch.token_ids)
         if len(batch.image_rows):
             self.ops.scatter_rows(x, batch.image_rows, tile_pool.flatten(0, 1), batch.tile_rows)
         return self.decoder(x, batch.positions, caches, batch.layout, self.ops)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import math
 import re
 from collections.abc import Callable, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ from tilewise.models.backbones import Backbone, backbone_of
 from tilewise.models.config import ModelConfig, model_config, vision_config
 from tilewise.models.flash import flash_rule
 from tilewise.models.internvl import InternVL
-from tilewise.parallel.mesh import Mesh
+from tilewise.parallel.mesh import Mesh, Share
 from tilewise.platforms.base import Ops, Store, Weight
 from tilewise.platforms.forms import Form
 from tilewise.platforms.weights import DenseWeight, as_it_came, rounded_to_fp8
@@ -143,12 +142,13 @@ class Architecture:
         self.build(shapes, ops, context=1, store=as_it_came)
         return shapes.parameters
 
-    def count_bytes(self, ops: Ops, dtype: torch.dtype, store: Store | None = None) -> int:
-        """Bytes of the weights as they are kept."""
+    def count_bytes(self, ops: Ops, dtype: torch.dtype, store: Store | None = None, mesh: Mesh = Mesh()) -> int:
+        """Bytes of the weights as a rank keeps them."""
         shapes = ShapeSource(dtype, locate=self._locate(known_names(self.folder.path)), layouts=self._layouts)
-        kept = Kept(store or ops.store, dtype)
-        self.build(shapes, ops, context=1, store=kept)
-        return shapes.parameters * dtype.itemsize + kept.change
+        source: TensorSource = Fp8Source(shapes) if self.fp8 else shapes
+        kept = Kept(store or ops.store)
+        InternVL(WeighedView(source, store=kept, kept=kept), self.config, self.backbone.block, mesh, ops, context=1)
+        return kept.bytes
 
     @property
     def _layouts(self) -> Layouts:
@@ -182,19 +182,28 @@ class Fp8Source:
 
 @dataclass
 class Kept:
-    """A store that counts how many bytes more, or fewer, are kept than all parameters have in one dtype."""
+    """A store that counts the bytes of what it keeps."""
 
     store: Store
-    dtype: torch.dtype
-    """In which all parameters were counted."""
-    change: int = 0
+    bytes: int = 0
 
     def __call__(self, parts: Sequence[Form], bias: Tensor | None, shared: bool = False) -> Weight:
         weight = self.store(parts, bias, shared)
-        if not isinstance(weight, DenseWeight):
-            freed = 0 if shared else sum(math.prod(part.shape) for part in parts) * self.dtype.itemsize
-            self.change += weight.nbytes - freed - (0 if bias is None else bias.nbytes)
+        if not (shared and isinstance(weight, DenseWeight)):  # which is the tensor that is kept for something else
+            self.bytes += weight.nbytes
         return weight
+
+
+@dataclass(frozen=True)
+class WeighedView(View):
+    """A view that also counts the bytes of tensors, in what its store has counted."""
+
+    kept: Kept = field(default_factory=lambda: Kept(as_it_came))
+
+    def tensor(self, name: str, *shape: int, share: Share | None = None) -> Tensor:
+        found = super().tensor(name, *shape, share=share)
+        self.kept.bytes += found.nbytes
+        return found
 
 
 def _read_config(folder: CheckpointFolder, backbone: Backbone, flash_router: bool) -> ModelConfig:

@@ -11,7 +11,6 @@ from tilewise.layers.norm import RMSNorm, norm_of
 from tilewise.models.config import VisionConfig
 from tilewise.parallel.mesh import Mesh
 from tilewise.platforms.base import Ops
-from tilewise.platforms.forms import Dense
 from tilewise.weights.view import View
 
 # Tiles, not heads, are shared out over ranks (InternViT-6B has 25 heads), so every rank holds the whole tower.
@@ -25,8 +24,8 @@ class VisionTower:
         width, patch = config.hidden_size, config.patch_size
         embeddings = view.at("embeddings")
         self._patch = patch
-        matrix = embeddings.tensor("patch_embedding.weight", width, 3, patch, patch).reshape(width, -1)
-        self._embed = embeddings.store([Dense(matrix)], embeddings.tensor("patch_embedding.bias", width))
+        patches = embeddings.convolution("patch_embedding", width, 3, patch, patch)
+        self._embed = embeddings.store([patches.matrix], patches.bias)
         self._class_token = embeddings.tensor("class_embedding", 1, 1, width)
         trained, side = config.image_size // patch, tile_size // patch
         positions = embeddings.tensor("position_embedding", 1, trained**2 + 1, width)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,9 +14,10 @@ import torch
 from tilewise.amounts import GIB
 from tilewise.config import EngineConfig
 from tilewise.errors import InvalidCheckpoint, InvalidConfig
-from tilewise.models.config import ModelConfig
+from tilewise.models.config import ModelConfig, shared_out
 from tilewise.models.load import Architecture, Watch
 from tilewise.parallel.mesh import Mesh
+from tilewise.parallel.ranks import TorchCollectives, told
 from tilewise.plan import DeviceFacts, ModelFacts, Resolved, resolve, with_draft
 from tilewise.platforms import current_platform
 from tilewise.platforms.base import Ops, Platform, Store
@@ -24,6 +26,7 @@ from tilewise.runner.activations import activation_bytes
 from tilewise.runner.background import BackgroundRunner
 from tilewise.runner.capped_folder import CappedFolder
 from tilewise.runner.kv_memory import token_bytes
+from tilewise.runner.ranks import Orders, RankedRunner, Ranks, RankTask
 from tilewise.runner.runner import LocalRunner
 from tilewise.runner.tile_file import TileFile
 from tilewise.runner.tile_key import ENCODER_PARTS, model_key
@@ -66,34 +69,79 @@ def build_runner(
         )
     dtype = _dtype(config, architecture, platform)
     _check_kv_dtype(config, dtype)
-    facts = model_facts(architecture, dtype, platform.ops(), config.quantization, config.quantised_kv)
+    first = Mesh(0, config.tensor_parallel_size, TorchCollectives() if config.tensor_parallel_size > 1 else None)
+    facts = model_facts(architecture, dtype, platform.ops(), config.quantization, config.quantised_kv, first)
     drafting = draft_architecture(draft.folder, architecture, config) if draft else None
     if drafting:
-        smaller = model_facts(drafting, dtype, platform.ops(), config.quantization, config.quantised_kv)
+        smaller = model_facts(drafting, dtype, platform.ops(), config.quantization, config.quantised_kv, first)
         facts = with_draft(facts, smaller)
-    resolved = resolve(config, facts, device_facts(platform))
+    resolved = resolve(config, facts, device_facts(platform, config.tensor_parallel_size))
     for name, reason in resolved.reasons.items():
         logger.info("%s: %s", name, reason)
     kept = _tile_folder(config, facts)
     if config.load_format != "dummy":
         for checkpoint in filter(None, (model, draft)):
             checkpoint.fetch_weights()
-    started = time.perf_counter()
-    weights = Fingerprint(ENCODER_PARTS)
-    ops = platform.ops(resolved.limits.batch_invariant)
-    loaded = _load(config, architecture, dtype, platform, resolved, ops, weights if kept else None)
-    # Guesses decide nothing, so that their rounding is no matter.
-    guessing = _load(config, drafting, dtype, platform, resolved, platform.ops()) if drafting else None
-    arithmetic = " ".join(filter(None, (platform.name, type(ops).__name__, config.quantization)))
-    store = _tile_store(kept, weights, architecture.config, dtype, arithmetic) if kept else None
-    logger.info("Loading weights took %.2f seconds", time.perf_counter() - started)
+    orders = Orders(resolved, dtype)
+    if config.tensor_parallel_size == 1:
+        runner: Runner = RankBuilder(config, platform, orders, Mesh()).build(architecture, drafting, kept)
+    else:
+        ranks = Ranks(config, model.folder, draft.folder if draft else None)
+        with ranks.building():
+            told(orders)
+            runner = RankedRunner(
+                RankBuilder(config, platform, orders, ranks.mesh).build(architecture, drafting, kept), ranks
+            )
     _log_room(resolved.limits)
-    capturer = platform.capturer if resolved.graphs else None
-    runner: Runner = LocalRunner(loaded, resolved.limits, platform.device, store, guessing, capturer)
     if resolved.overlap:
         runner = BackgroundRunner(runner)
         logger.info("Asynchronous scheduling is enabled.")
     return runner, resolved
+
+
+def build_rank(task: RankTask, orders: Orders, mesh: Mesh) -> LocalRunner:
+    """Another rank's runner, as the first one has decided."""
+    config = task.config
+    architecture = Architecture.of(task.model, config.flash_router, config.quantization)
+    drafting = draft_architecture(task.draft, architecture, config) if task.draft else None
+    return RankBuilder(config, current_platform(), orders, mesh).build(architecture, drafting, None)
+
+
+@dataclass(frozen=True)
+class RankBuilder:
+    """Loads what a rank has of the model, and of its draft model, and allocates what it runs with."""
+
+    config: EngineConfig
+    platform: Platform
+    orders: Orders
+    mesh: Mesh
+
+    def build(
+        self, architecture: Architecture, drafting: Architecture | None, kept: CappedFolder | None
+    ) -> LocalRunner:
+        """`kept`: a folder for encoded tiles."""
+        started = time.perf_counter()
+        weights, resolved, dtype = Fingerprint(ENCODER_PARTS), self.orders.resolved, self.orders.dtype
+        ops = self.platform.ops(resolved.limits.batch_invariant)
+        loaded = self._load(architecture, ops, weights if kept else None)
+        # Guesses decide nothing, so that their rounding is no matter.
+        guessing = self._load(drafting, self.platform.ops()) if drafting else None
+        arithmetic = " ".join(filter(None, (self.platform.name, type(ops).__name__, self.config.quantization)))
+        store = _tile_store(kept, weights, architecture.config, dtype, arithmetic) if kept else None
+        logger.info("Loading weights took %.2f seconds", time.perf_counter() - started)
+        capturer = self.platform.capturer if resolved.graphs else None
+        return LocalRunner(loaded, resolved.limits, self.platform.device, store, guessing, capturer, self.mesh)
+
+    def _load(self, architecture: Architecture, ops: Ops, watch: Watch | None = None) -> InternVL:
+        config, dtype, device = self.config, self.orders.dtype, self.platform.device
+        context, store = self.orders.resolved.limits.max_model_len, _store(ops, config.quantization)
+        if config.load_format == "dummy":
+            return architecture.build(RandomSource(dtype, device), ops, context, self.mesh, watch, store)
+        read_ahead(shard_files(architecture.folder.path), config.safetensors_load_strategy)
+        size = architecture.count_parameters(ops) * dtype.itemsize
+        shown = config.use_tqdm_on_load and size >= _WORTH_A_BAR and not self.mesh.rank
+        with progress_bar("Loading weights", size, shown, of_bytes=True) as on_read:
+            return architecture.load(dtype, ops, context, device, on_read, self.mesh, watch, store)
 
 
 def draft_architecture(folder: CheckpointFolder, target: Architecture, config: EngineConfig) -> Architecture:
@@ -131,20 +179,25 @@ def model_facts(
     ops: Ops,
     quantization: str | None = None,
     kv_cache_dtype: str | None = None,
+    mesh: Mesh = Mesh(),
 ) -> ModelFacts:
-    """Sizes by arithmetic and by building the model over shapes; no weight is read.
+    """Sizes of a rank, by arithmetic and by building the model over shapes; no weight is read.
 
     `kv_cache_dtype` is int8 or fp8; None = that of activations.
     """
-    decoder = architecture.config.decoder
+    decoder = shared_out(architecture.config.decoder, mesh)
     return ModelFacts(
         trained_length=decoder.rope.trained_length,
         tokens_per_tile=architecture.config.tokens_per_tile,
         kv_bytes_per_token=token_bytes(decoder, kv_cache_dtype, dtype),
         bytes_per_tile=architecture.config.rows_per_page * decoder.hidden_size * dtype.itemsize,
-        weight_bytes=architecture.count_bytes(ops, dtype, _store(ops, quantization)),
+        weight_bytes=architecture.count_bytes(ops, dtype, _store(ops, quantization), mesh),
         activation_bytes=partial(
-            activation_bytes, architecture.config, dtype.itemsize, ops, quantised_kv=kv_cache_dtype is not None
+            activation_bytes,
+            replace(architecture.config, decoder=decoder),
+            dtype.itemsize,
+            ops,
+            quantised_kv=kv_cache_dtype is not None,
         ),
         flash=architecture.config.flash,
     )
@@ -154,10 +207,11 @@ def _store(ops: Ops, quantization: str | None) -> Store:
     return ops.store_int8 if quantization == "int8" else ops.store
 
 
-def device_facts(platform: Platform) -> DeviceFacts:
+def device_facts(platform: Platform, ranks: int = 1) -> DeviceFacts:
+    """What each of several ranks has, where they share one memory."""
     return DeviceFacts(
-        free_bytes=platform.free_memory(),
-        total_bytes=platform.total_memory(),
+        free_bytes=platform.free_memory() // ranks,
+        total_bytes=platform.total_memory() // ranks,
         utilization=platform.utilization,
         beside_host=platform.beside_host,
         captures_graphs=platform.capturer(platform.ops()) is not None,
@@ -203,23 +257,3 @@ def _tile_store(
     key = model_key(weights.digest(), model, dtype, arithmetic)
     logger.info("Encoded tiles are kept in %s", folder.path / key)
     return TileStore(folder, TileFile(key, (model.rows_per_page, model.decoder.hidden_size), dtype))
-
-
-def _load(
-    config: EngineConfig,
-    architecture: Architecture,
-    dtype: torch.dtype,
-    platform: Platform,
-    resolved: Resolved,
-    ops: Ops,
-    watch: Watch | None = None,
-) -> InternVL:
-    mesh, context = Mesh(size=config.tensor_parallel_size), resolved.limits.max_model_len
-    store = _store(ops, config.quantization)
-    if config.load_format == "dummy":
-        return architecture.build(RandomSource(dtype, platform.device), ops, context, mesh, watch, store)
-    read_ahead(shard_files(architecture.folder.path), config.safetensors_load_strategy)
-    size = architecture.count_parameters(ops) * dtype.itemsize
-    shown = config.use_tqdm_on_load and size >= _WORTH_A_BAR
-    with progress_bar("Loading weights", size, shown, of_bytes=True) as on_read:
-        return architecture.load(dtype, ops, context, platform.device, on_read, mesh, watch, store)

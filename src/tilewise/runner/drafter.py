@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 
 from tilewise.models.internvl import InternVL
+from tilewise.parallel.mesh import Mesh
 from tilewise.platforms.base import Capturer
 from tilewise.runner.batch import build_batch
 from tilewise.runner.encoder import EncoderLane
@@ -27,11 +28,13 @@ from tilewise.step import Limits, StepPlan, Work
 class Drafter:
     """Owns the draft model's caches and tile pool; reads the runner's tables and writes its guesses there."""
 
-    def __init__(self, model: InternVL, limits: Limits, tables: Tables, capturer: Capturer | None = None) -> None:
+    def __init__(
+        self, model: InternVL, limits: Limits, tables: Tables, capturer: Capturer | None = None, mesh: Mesh = Mesh()
+    ) -> None:
         self._model = model
         self._tables = tables
         self._block_size = limits.block_size
-        self._encoder = EncoderLane(model, limits.tile_pages, limits.tile_batches)
+        self._encoder = EncoderLane(model, limits.tile_pages, limits.tile_batches, mesh=mesh)
         caches = allocate_caches(model, limits, tables.device)
         self._forward = Forward(model, limits, caches, self._encoder.pool, capturer)
 

@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from tilewise.models.internvl import InternVL
+from tilewise.parallel.mesh import Mesh
 from tilewise.runner.tile_file import StoredTile
 from tilewise.runner.tile_store import TileStore
 from tilewise.step import EncodedTile, EncodeJob
@@ -20,8 +22,17 @@ class EncoderLane:
     With a `store`, tiles that it has are read, and those that it lacks are given to it.
     """
 
-    def __init__(self, model: InternVL, num_pages: int, sizes: Sequence[int], store: TileStore | None = None) -> None:
+    def __init__(
+        self,
+        model: InternVL,
+        num_pages: int,
+        sizes: Sequence[int],
+        store: TileStore | None = None,
+        mesh: Mesh = Mesh(),
+    ) -> None:
         self._model = model
+        self._mesh, self._ranks = mesh, range(mesh.size)
+        self._scored = model.flash is not None
         self._store = store
         self._sizes = sizes
         embedding = model.decoder.embedding
@@ -39,33 +50,73 @@ class EncoderLane:
         return self.pool.shape[1]
 
     def encode(self, jobs: Sequence[EncodeJob]) -> tuple[EncodedTile, ...]:
-        """Run the jobs; returns the tiles whose pages are filled, with their scores if the model has a router."""
-        recalled = self._recall(self._store, jobs) if self._store else []
+        """Run the jobs; returns the tiles whose pages are filled, with their scores if the model has a router.
+
+        Of several ranks, each encodes some batches, and all get the rows of all.
+        """
+        recalled = self._recall(jobs)
         known = {tile.digest for tile in recalled}
         unknown = [job for job in jobs if job.digest not in known]
-        return (*recalled, *itertools.chain.from_iterable(map(self._run, batches(unknown, self._sizes))))
+        parts = [
+            [*itertools.islice(batches(unknown, self._sizes), rank, None, self._mesh.size)] for rank in self._ranks
+        ]
+        own = [self._run(batch) for batch in parts[self._mesh.rank]]
+        if self._mesh.size > 1 and unknown:
+            return (*recalled, *self._exchange([[*itertools.chain(*part)] for part in parts], own))
+        kept = (self._keep(batch, *found) for batch, found in zip(parts[0], own, strict=True))
+        return (*recalled, *itertools.chain.from_iterable(kept))
 
     def close(self) -> None:
         """The store has all tiles afterwards."""
         if self._store:
             self._store.close()
 
-    def _recall(self, store: TileStore, jobs: Sequence[EncodeJob]) -> list[EncodedTile]:
-        found = []
-        for job in jobs:
-            if tile := store.read(job.digest):
+    def _recall(self, jobs: Sequence[EncodeJob]) -> list[EncodedTile]:
+        """Tiles that the store has are read; only the first of several ranks has one, and gives them to the others."""
+        found = [self._store.read(job.digest) if self._store else None for job in jobs]
+        for job, tile in zip(jobs, found, strict=True):
+            if tile is not None:
                 self.pool[job.page] = tile.rows
-                found.append(EncodedTile(job.digest, tile.score))
-        return found
+        if self._mesh.size == 1 or not jobs:
+            pairs = zip(jobs, found, strict=True)
+            return [EncodedTile(job.digest, tile.score) for job, tile in pairs if tile is not None]
+        read = [(tile is not None, (tile and tile.score) or 0.0) for tile in found]
+        told = self._mesh.from_first(torch.tensor(read, dtype=torch.float64)).tolist()
+        there = [(job, score) for job, (known, score) in zip(jobs, told, strict=True) if known]
+        if pages := [job.page for job, _ in there]:
+            self.pool[pages] = self._mesh.from_first(self.pool[pages])
+        return [EncodedTile(job.digest, score if self._scored else None) for job, score in there]
 
-    def _run(self, jobs: Sequence[EncodeJob]) -> list[EncodedTile]:
+    def _run(self, jobs: Sequence[EncodeJob]) -> tuple[Tensor, list[float | None]]:
+        """Rows and scores of a batch."""
         pixels = torch.from_numpy(np.stack([job.pixels for job in jobs])).to(self.pool.device)
         encoded = self._model.encode(pixels)
-        self.pool[torch.tensor([job.page for job in jobs], device=self.pool.device)] = encoded.rows
-        scores = [None] * len(jobs) if encoded.scores is None else encoded.scores.tolist()
+        return encoded.rows, [None] * len(jobs) if encoded.scores is None else encoded.scores.tolist()
+
+    def _exchange(
+        self, parts: list[list[EncodeJob]], own: Sequence[tuple[Tensor, list[float | None]]]
+    ) -> Iterator[EncodedTile]:
+        """Every rank's jobs with what they came to, of which this rank's `own` are known."""
+        most = max(map(len, parts))
+        rows = self.pool.new_zeros(most, *self.pool.shape[1:])
+        scores = torch.zeros(most, dtype=torch.float64, device=self.pool.device)
+        at = 0
+        for found, scored in own:
+            rows[at : at + len(found)] = found
+            if self._scored:
+                scores[at : at + len(found)] = torch.tensor(scored, dtype=torch.float64)
+            at += len(found)
+        everybody = zip(parts, self._mesh.gather(rows), self._mesh.gather(scores), strict=True)
+        for jobs, some, those in everybody:
+            known = those[: len(jobs)].tolist() if self._scored else [None] * len(jobs)
+            yield from self._keep(jobs, some[: len(jobs)], known)
+
+    def _keep(self, jobs: Sequence[EncodeJob], rows: Tensor, scores: Sequence[float | None]) -> list[EncodedTile]:
+        """Into their pages, and into the store."""
+        self.pool[[job.page for job in jobs]] = rows
         if self._store:
-            for job, rows, score in zip(jobs, encoded.rows, scores, strict=True):
-                self._store.write_later(job.digest, StoredTile(rows, score))
+            for job, own, score in zip(jobs, rows, scores, strict=True):
+                self._store.write_later(job.digest, StoredTile(own, score))
         return [EncodedTile(job.digest, score) for job, score in zip(jobs, scores, strict=True)]
 
 

@@ -13,7 +13,7 @@ from tilewise.step import Limits
 def allocate_caches(model: InternVL, limits: Limits, device: torch.device) -> list[LayerCache]:
     """One cache a layer: [2 (key, value), blocks, tokens a block, key/value heads, head width]."""
     config = model.config.decoder
-    shape = (2, limits.num_blocks, limits.block_size, config.num_kv_heads, config.head_dim)
+    shape = (2, limits.num_blocks, limits.block_size, model.decoder.num_kv_heads, config.head_dim)
     dtype = kept_dtype(limits.kv_cache_dtype, model.decoder.embedding.dtype)
     return [empty_cache(shape, dtype, device) for _ in range(config.num_layers)]
 

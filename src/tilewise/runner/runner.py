@@ -8,6 +8,7 @@ from functools import partial
 import torch
 
 from tilewise.models.internvl import InternVL
+from tilewise.parallel.mesh import Mesh
 from tilewise.platforms.base import Capturer
 from tilewise.runner.batch import build_batch
 from tilewise.runner.drafter import Drafter
@@ -45,19 +46,24 @@ class LocalRunner:
         store: TileStore | None = None,
         draft_model: InternVL | None = None,
         capturer: Capturer | None = None,
+        mesh: Mesh = Mesh(),
     ) -> None:
-        """With a `draft_model` the guesses that plans leave open are its own. No `capturer`, no graphs."""
+        """With a `draft_model` the guesses that plans leave open are its own. No `capturer`, no graphs.
+
+        Of several ranks in a mesh, the first one chooses tokens.
+        """
         self._model = model
+        self._mesh = mesh
         self._limits = limits
         self._tables = Tables(limits, device)
         fixed = limits.batch_invariant
         self._place = in_panels if fixed else in_order
         self._sampled_logits, self._prompt_logits = (one_by_one, by_panels) if fixed else (together, together)
         sizes = (1,) if fixed else limits.tile_batches
-        self._encoder = EncoderLane(model, limits.tile_pages, sizes, store)
+        self._encoder = EncoderLane(model, limits.tile_pages, sizes, store, mesh)
         caches = allocate_caches(model, limits, device)
         self._forward = Forward(model, limits, caches, self._encoder.pool, capturer)
-        self._drafter = Drafter(draft_model, limits, self._tables, capturer) if draft_model else None
+        self._drafter = Drafter(draft_model, limits, self._tables, capturer, mesh) if draft_model else None
 
     @torch.inference_mode()
     def launch(self, plan: StepPlan) -> FinishedStep:
@@ -80,7 +86,8 @@ class LocalRunner:
         prompt_logits = partial(self._prompt_logits, self._model.logits, hidden)
         prompt_scores = score_prompts(plan.work, placement.rows, tables, prompt_logits)
         logits = self._sampled_logits(self._model.logits, hidden, batch.logits_rows)
-        return sample(logits, [work for work in plan.work if work.samples], tables), prompt_scores
+        sampling = [work for work in plan.work if work.samples]
+        return sample(logits, sampling, tables, self._mesh.from_first), prompt_scores
 
     def close(self) -> None:
         """Encoded tiles that wait are written to disk; memory goes with the object."""

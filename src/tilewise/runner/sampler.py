@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import inf
 
 import numpy as np
@@ -23,8 +23,12 @@ from tilewise.step import Work
 from tilewise.types import SampledToken
 
 
-def sample(logits: Tensor, work: Sequence[Work], tables: Tables) -> dict[int, tuple[SampledToken, ...]]:
+def sample(
+    logits: Tensor, work: Sequence[Work], tables: Tables, agreed: Callable[[Tensor], Tensor] = lambda chosen: chosen
+) -> dict[int, tuple[SampledToken, ...]]:
     """By slot, the tokens of each piece of work up to the first that its draft did not guess.
+
+    `agreed` gives all ranks what one of them has chosen [R].
 
     Logits [R, vocabulary] come in the order of the work, `rows` of each. Reported log-probabilities are of the raw
     logits, as vLLM's are: before bias, penalties, temperature and truncation, and among the tokens that a structured
@@ -34,7 +38,7 @@ def sample(logits: Tensor, work: Sequence[Work], tables: Tables) -> dict[int, tu
         return {}
     logits = apply_masks(logits, work)
     rows = rows_of(work, tables)
-    chosen = choose(logits, rows, tables.tokens)
+    chosen = agreed(choose(logits, rows, tables.tokens))
     slots, lengths = [row.slot for row in rows], [row.length for row in rows]
     guessed = tables.tokens[slots, lengths].tolist()
     tables.tokens[slots, lengths] = chosen

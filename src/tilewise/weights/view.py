@@ -7,7 +7,7 @@ models and `--load-format dummy`, over `ShapeSource` only counts, which tells wh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tilewise.parallel.mesh import Share
 from tilewise.platforms.base import Store
-from tilewise.platforms.forms import Form, Rows, stacked
+from tilewise.platforms.forms import Dense, Form, Rows, stacked
 from tilewise.platforms.weights import as_it_came
 
 
@@ -63,7 +63,7 @@ class View:
     store: Store = as_it_came
 
     def at(self, module: str | int) -> View:
-        return View(self.source, f"{self.prefix}{module}.", self.store)
+        return replace(self, prefix=f"{self.prefix}{module}.")
 
     def has(self, name: str) -> bool:
         return self.source.has(self.prefix + name)
@@ -74,6 +74,11 @@ class View:
         if share is None or share.length == shape[0]:
             return whole
         return whole.narrow(0, share.start, share.length).contiguous()
+
+    def convolution(self, name: str, *shape: int) -> StoredLinear:
+        """A convolution [out, ...] whose patches do not overlap, as the linear layer that it is."""
+        matrix = self.source.read(f"{self.prefix}{name}.weight", shape).reshape(shape[0], -1)
+        return StoredLinear(Dense(matrix), self.source.read(f"{self.prefix}{name}.bias", shape[:1]))
 
     def linear(
         self,

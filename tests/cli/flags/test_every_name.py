@@ -145,6 +145,6 @@ def test_an_alias_is_no_name_to_be_completed():
 
 
 def test_an_option_has_no_other_fate():
-    """But for values that it cannot take: whoever adds an option takes its name out of the lists of vLLM's others."""
+    """Whoever adds an option takes its name out of the lists of vLLM's others."""
     options = names_of(EngineConfig) | names_of(ServerConfig)
-    assert {entry.name for entry in FOREIGN if entry.name in options} == {"tensor_parallel_size"}
+    assert not [entry.name for entry in FOREIGN if entry.name in options]

@@ -101,7 +101,6 @@ def test_one_model():
 
 
 REFUSED = [
-    ("-tp 2", "tensor_parallel_size=2"),
     ("-pp 2", "pipeline_parallel_size=2"),
     ("-dp 2", "data_parallel_size=2"),
     ("--chat-template x.jinja", "chat_template='x.jinja'"),

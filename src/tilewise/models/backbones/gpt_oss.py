@@ -43,27 +43,32 @@ def decoder_config(text: Section) -> DecoderConfig:
 def block(view: View, config: DecoderConfig, layer: int, mesh: Mesh) -> Block:
     window = None if layer % 2 else config.window
     attention = Attention(view.at("self_attn"), config, mesh, window, sinks=True)
-    return DecoderBlock(view, config, attention, GptOssMLP(view.at("mlp"), config))
+    return DecoderBlock(view, config, attention, GptOssMLP(view.at("mlp"), config, mesh))
 
 
 class GptOssMLP:
     """The logits of the chosen experts alone go through the softmax."""
 
-    def __init__(self, view: View, config: DecoderConfig) -> None:
+    def __init__(self, view: View, config: DecoderConfig, mesh: Mesh) -> None:
         experts = config.experts
         assert experts is not None
         count, inner, hidden = experts.count, experts.intermediate_size, config.hidden_size
         self._per_token = experts.per_token
         self._router = view.tensor("router.weight", count, hidden).float()
         self._router_bias = view.tensor("router.bias", count).float()
-        parts = {"gate_up_proj": 2 * inner}
-        self._gate_up = store_experts(view.at("experts"), count, parts, hidden, bias=True)
-        self._down = store_experts(view.at("experts"), count, {"down_proj": hidden}, inner, bias=True)
+        own = mesh.share(inner, "inputs of an expert's down_proj")
+        gates = torch.arange(own.start, own.start + own.length)
+        rows = None if mesh.size == 1 else torch.cat((gates, inner + gates))
+        parts, of_experts = {"gate_up_proj": 2 * inner}, view.at("experts")
+        self._gate_up = store_experts(of_experts, count, parts, hidden, True, rows=rows)
+        self._down = store_experts(of_experts, count, {"down_proj": hidden}, inner, True, input_share=own)
+        self._mesh = mesh
 
     def __call__(self, x: Tensor, ops: Ops) -> Tensor:
         logits = ops.linear(x.float(), self._router, self._router_bias)
         scores, chosen = logits.topk(self._per_token, dim=-1)
-        return ops.moe_experts(x, chosen, scores.softmax(-1), self._gate_up, self._down, clamped_swiglu)
+        mixed = ops.moe_experts(x, chosen, scores.softmax(-1), self._gate_up, self._down, clamped_swiglu)
+        return self._mesh.sum(mixed)
 
 
 def clamped_swiglu(gate_up: Tensor) -> Tensor:

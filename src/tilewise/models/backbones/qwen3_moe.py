@@ -46,6 +46,7 @@ def block(view: View, config: DecoderConfig, layer: int, mesh: Mesh) -> Block:
         experts.count,
         experts.per_token,
         experts.renormalise,
+        mesh,
     )
     return DecoderBlock(view, config, Attention(view.at("self_attn"), config, mesh), mlp)
 

@@ -1,0 +1,40 @@
+"""Ranks that are processes: each loads its part of twins, and computes a prompt and some tiles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tests.models.driving import all_logits, prompt_of, random_tiles
+from tests.tiny import TinySpec
+from tilewise.models.load import Architecture
+from tilewise.parallel.mesh import Mesh
+from tilewise.parallel.ranks import join, leave
+from tilewise.platforms.reference import ReferenceOps
+from tilewise.runner.encoder import EncoderLane
+from tilewise.step import EncodeJob
+from tilewise.weights.folder import CheckpointFolder
+
+
+def computed(folder: Path, spec: TinySpec, mesh: Mesh) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits of a prompt, the pages of five tiles that ranks share out, and the router's scores of those."""
+    model = Architecture.of(CheckpointFolder.open(folder)).load(torch.float32, ReferenceOps(), 256, mesh=mesh)
+    lane = EncoderLane(model, 8, (2, 1), mesh=mesh)
+    tiles = random_tiles(spec, 5).numpy()
+    with torch.inference_mode():
+        jobs = [EncodeJob(bytes([number]), pixels, 7 - number) for number, pixels in enumerate(tiles)]
+        found = lane.encode(jobs)
+    assert {tile.digest for tile in found} == {job.digest for job in jobs}
+    scores = torch.tensor([tile.score or 0.0 for tile in sorted(found, key=lambda tile: tile.digest)])
+    return all_logits(model, prompt_of(spec, [2]), random_tiles(spec, 2), spec.image_id), lane.pool[3:], scores
+
+
+def rank(number: int, size: int, address: str, folders: dict[str, tuple[Path, TinySpec]], out: Path) -> None:
+    """What a process runs: what comes of all twins goes into a file of its own."""
+    torch.set_num_threads(1)
+    mesh = join(number, size, address)
+    found = {name: computed(folder, spec, mesh) for name, (folder, spec) in folders.items()}
+    torch.save(found, out / f"{number}.pt")
+    leave()

@@ -1,0 +1,145 @@
+"""Engines of several ranks: answers of one, and what becomes of it when a rank does not come back."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.served import PICTURES, question, served
+from tilewise import LLM, SamplingParams, StructuredOutputsParams
+from tilewise.errors import InvalidConfig, RankDied
+from tilewise.quantize.options import QuantizeOptions
+from tilewise.quantize.run import quantize
+
+QUESTIONS = json.loads((PICTURES.parent / "questions.json").read_text())
+GREEDY = SamplingParams(temperature=0, max_tokens=12, logprobs=1)
+
+
+def conversations() -> list[list[dict[str, Any]]]:
+    """The first question about each of the demo's pictures."""
+    return [
+        question(one["turns"][0]["question"], *one["pictures"]) for one in QUESTIONS[:8] if len(one["pictures"]) == 1
+    ]
+
+
+def answers(model: str, ranks: int, **options: Any) -> list[tuple[Any, list[float]]]:
+    engine = {"dtype": "float32", "max_model_len": 512, "allowed_local_media_path": str(PICTURES), **options}
+    digits = SamplingParams(temperature=0, max_tokens=8, structured_outputs=StructuredOutputsParams(regex="[0-9]{3}"))
+    drawn = SamplingParams(temperature=1, seed=5, max_tokens=8, logprobs=0)
+    with LLM(model, tensor_parallel_size=ranks, **engine) as llm:
+        outputs = llm.chat(conversations(), GREEDY, use_tqdm=False)
+        outputs += llm.generate(["1 2 3 1 2 3 1 2", "What?"], GREEDY, use_tqdm=False)
+        outputs += llm.generate(["Say", "Count"], [digits, drawn], use_tqdm=False)
+    return [
+        (one.outputs[0].token_ids, [next(iter(some.values())).logprob for some in one.outputs[0].logprobs or ()])
+        for one in outputs
+    ]
+
+
+@pytest.fixture(scope="module")
+def alone() -> list[tuple[Any, list[float]]]:
+    return answers("demo", 1)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "options"),
+    [
+        (2, {}),
+        (4, {"speculative_config": {"method": "ngram", "num_speculative_tokens": 3}}),
+        (2, {"async_scheduling": True, "max_num_batched_tokens": 64, "max_num_seqs": 4, "kv_cache_dtype": "auto"}),
+        (2, {"speculative_config": {"model": "demo", "num_speculative_tokens": 2}}),
+    ],
+)
+def test_answers_are_those_of_one_rank(
+    alone: list[tuple[Any, list[float]]], ranks: int, options: dict[str, Any]
+) -> None:
+    found = answers("demo", ranks, **options)
+    assert [tokens for tokens, _ in found] == [tokens for tokens, _ in alone]
+    for (_, ours), (_, theirs) in zip(found, alone, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-4)
+
+
+def test_tiles_that_are_kept_on_disk_reach_all_ranks(alone: list[tuple[Any, list[float]]], tmp_path: Path) -> None:
+    for _ in range(2):
+        found = answers("demo", 2, encoder_cache_dir=str(tmp_path))
+        assert [tokens for tokens, _ in found] == [tokens for tokens, _ in alone]
+    assert list(tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize("scheme", ["w4a16", "w8a8"])
+def test_quantised_checkpoints_are_shared_out_too(tmp_path: Path, scheme: str) -> None:
+    quantize(QuantizeOptions(model="demo", out=str(tmp_path / "out"), scheme=scheme), show=False)
+    one, two = (answers(str(tmp_path / "out"), ranks) for ranks in (1, 2))
+    sure = len(conversations())  # what stands behind has near ties, and each rank rounds its part of a row
+    assert [tokens for tokens, _ in two[:sure]] == [tokens for tokens, _ in one[:sure]]
+
+
+def ranks_of(parent: int) -> list[int]:
+    """Processes below this one that are ranks."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                command = (folder / "cmdline").read_bytes()
+                above = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            except (OSError, ValueError):
+                continue
+            if b"tilewise.runner.ranks" in command and (above == parent or parent in parents(above)):
+                found.append(int(folder.name))
+    return found
+
+
+def parents(pid: int) -> Iterator[int]:
+    while pid > 1:
+        yield pid
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            return
+
+
+def test_a_rank_that_is_killed_is_named_and_the_others_end() -> None:
+    with LLM("demo", tensor_parallel_size=2, dtype="float32", max_model_len=256) as llm:
+        (rank,) = ranks_of(os.getpid())
+        os.kill(rank, signal.SIGKILL)
+        with pytest.raises(RankDied, match="Rank 1 of 2 ended with status -9"):
+            llm.generate("a", GREEDY, use_tqdm=False)
+    assert ranks_of(os.getpid()) == []
+
+
+@pytest.mark.parametrize(("ranks", "said"), [(3, r"attention heads \(4\) must be divisible"), (8, "attention heads")])
+def test_heads_that_cannot_be_shared_are_refused_before_a_process_is_started(ranks: int, said: str) -> None:
+    with pytest.raises(InvalidConfig, match=said):
+        LLM("demo", tensor_parallel_size=ranks)
+    assert ranks_of(os.getpid()) == []
+
+
+def test_a_server_goes_on_after_a_rank_was_killed_and_leaves_nobody_behind() -> None:
+    asked = QUESTIONS[0]
+    messages = question(asked["turns"][0]["question"], asked["pictures"][0])
+    body = {"messages": messages, "max_tokens": 12, "temperature": 0}
+    with served("-tp", "2", "--dtype", "float32", "--max-model-len", "512") as server:
+        first = server.client.post("/v1/chat/completions", json=body).json()
+        (rank,) = ranks_of(server.process.pid)
+        os.kill(rank, signal.SIGKILL)
+        again: httpx.Response | None = None
+        for _ in range(100):
+            again = server.client.post("/v1/chat/completions", json=body)
+            if again.status_code == 200 and ranks_of(server.process.pid) not in ([], [rank]):
+                break
+            time.sleep(0.3)
+        assert again is not None
+        assert again.json()["choices"] == first["choices"]
+        (new,) = ranks_of(server.process.pid)
+        assert new != rank
+        pid = server.process.pid
+    assert ranks_of(pid) == []
+    assert not Path(f"/proc/{new}").exists()
