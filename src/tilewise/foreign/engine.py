@@ -11,10 +11,11 @@ from typing import Any, Literal
 from tilewise.foreign.entry import Foreign, refused, taken
 
 _OBJECT, _TEXTS = dict[str, Any], tuple[str, ...]
-_ONE_DEVICE = "one device computes; several are not there yet, use 1"
+_ONE_DEVICE = "ranks of one machine share a model by its heads (-tp), and in no other way yet: use 1"
 _ONE_MACHINE = "one machine computes, so there is nobody to find or to wait for"
 _RANKS = "ranks are for several machines, which are not there yet: leave it out"
-_EXPERTS = "experts are all on one device"
+_EXPERTS = "each rank has a part of every expert"
+_TILES = "ranks share out tiles, each with the whole tower (data); answers are the same"
 _NUMA = "threads are bound by OMP_PROC_BIND and OMP_PLACES, or by numactl"
 _NO_LORA = "adapters are not loaded: merge them into the checkpoint"
 _LORA_SIZES = "there are no LoRA adapters, so their sizes are no matter"
@@ -85,9 +86,9 @@ ENGINE: tuple[Foreign, ...] = (
     *refused("not yet", _RANKS, int, node_rank=0, data_parallel_rank=0, data_parallel_start_rank=0),
     *refused("not yet", _RANKS, bool, data_parallel_hybrid_lb=False, data_parallel_external_lb=False,
              data_parallel_multi_port_external_lb=False),
-    *refused("not yet", "the engine is one process on this machine: use mp or uni", str,
+    *refused("not yet", "ranks are processes of this machine: use mp or uni", str,
              distributed_executor_backend=("mp", "uni")),
-    *refused("not yet", "the engine is one process on this machine: use mp", str, data_parallel_backend="mp"),
+    *refused("not yet", "ranks are processes of this machine: use mp", str, data_parallel_backend="mp"),
     *taken("other device", f"{_EXPERTS}, so they need not be spread or balanced", bool, "enable_expert_parallel",
            "enable_elastic_ep", "enable_eplb"),
     *taken("other device", _ONE_MACHINE, str, "master_addr", "data_parallel_address"),
@@ -96,13 +97,13 @@ ENGINE: tuple[Foreign, ...] = (
     *taken("other device", _ONE_MACHINE, bool, "ray_workers_use_nsight", "disable_nccl_for_dp_synchronization",
            "enable_nccl_comm_suspend", "enable_fault_tolerance"),
     *taken("other device", _ONE_MACHINE, _OBJECT, "fault_tolerance_config", "watchdog_config"),
-    *taken("other device", "one device computes, so nothing is summed or shared across devices", bool,
+    *taken("other device", "torch.distributed sums over ranks, in one way", bool,
            "disable_custom_all_reduce", "dcp_q_replicate", "enable_hc_sp", "enable_batch_sharded_sampling",
            "enable_shm_tensor_arena", "enable_dbo"),
-    *taken("other device", "one device computes, so nothing is split between devices", int,
+    *taken("other device", "sequences are not split between ranks", int,
            "dcp_kv_cache_interleave_size", "cp_kv_cache_interleave_size", "ubatch_size", "dbo_decode_token_threshold",
            "dbo_prefill_token_threshold"),
-    *taken("other device", "one device computes, so nothing is sent between devices", str, "dcp_comm_backend"),
+    *taken("other device", "sequences are not split between ranks", str, "dcp_comm_backend"),
     *taken("other device", _EXPERTS, _OBJECT, "eplb_config"),
     *taken("other device", _EXPERTS, str, "all2all_backend", "moe_backend"),
     *taken("other device", _EXPERTS, Literal["linear", "round_robin"], "expert_placement_strategy"),
@@ -111,10 +112,9 @@ ENGINE: tuple[Foreign, ...] = (
            "elastic_ep_max_dp_size"),
     *taken("other device", _NUMA, bool, "numa_bind"),
     *taken("other device", _NUMA, _TEXTS, "numa_bind_nodes", "numa_bind_cpus"),
-    *taken("other device", "one device encodes all tiles, so both are the same", Literal["weights", "data"],
-           "mm_encoder_tp_mode"),
-    *taken("other device", "one device encodes all tiles", str, "mm_encoder_tp_dtype"),
-    *taken("other device", "one device encodes all tiles", bool, "enable_multimodal_encoder_data_parallel"),
+    *taken("other device", _TILES, Literal["weights", "data"], "mm_encoder_tp_mode"),
+    *taken("other device", _TILES, str, "mm_encoder_tp_dtype"),
+    *taken("other device", _TILES, bool, "enable_multimodal_encoder_data_parallel"),
 
     # Kernels, graphs
     Foreign("compilation_config", _OBJECT, "other device", "cudagraph_mode NONE is --enforce-eager; of the rest every "

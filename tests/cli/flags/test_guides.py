@@ -28,7 +28,7 @@ def test_the_quantised_models_of_several_devices(words):
 
 
 def test_all_that_cannot_be_is_named_at_once():
-    with pytest.raises(InvalidConfig, match=r"pipeline_parallel_size=2 .*nnodes=2 .*one device"):
+    with pytest.raises(InvalidConfig, match=r"pipeline_parallel_size=2 .*nnodes=2 .*ranks of one machine"):
         read_settings((*commands.QUANTISED_241B, "--nnodes", "2", "-pp", "2"), {})
 
 
