@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,27 @@ def parents(pid: int) -> Iterator[int]:
             pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
         except OSError:
             return
+
+
+def listening(pid: int) -> set[str]:
+    """Local addresses at which a process waits for connections, in the kernel's spelling."""
+    own, found = set(), set()
+    for end in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # the one by which this is read
+            own.add(str(end.readlink()))
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            columns = line.split()
+            if columns[3] == "0A" and f"socket:[{columns[9]}]" in own:
+                found.add(columns[1].partition(":")[0])
+    return found
+
+
+def test_ranks_of_one_machine_cannot_be_reached_from_another() -> None:
+    with LLM("demo", tensor_parallel_size=2, dtype="float32", max_model_len=256):
+        (rank,) = ranks_of(os.getpid())
+        assert listening(rank) == {"0100007F"}
+        assert listening(os.getpid()) <= {"0100007F"}
 
 
 def test_a_rank_that_is_killed_is_named_and_the_others_end() -> None:

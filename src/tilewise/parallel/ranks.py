@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from datetime import timedelta
 from typing import Any
 
@@ -52,8 +54,15 @@ def join(rank: int, size: int, address: str, backend: str = "gloo") -> Mesh:
             f"tensor_parallel_size={size}: this process has ranks already, or another library's process group; close "
             "the other engine, or give this one a process of its own."
         )
+    if address.startswith("file:"):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", _loopback())
     dist.init_process_group(backend, init_method=address, rank=rank, world_size=size, timeout=_PATIENCE)
     return Mesh(rank, size, TorchCollectives())
+
+
+def _loopback() -> str:
+    """The interface that only this machine can reach: what ranks of one machine tell each other is nobody else's."""
+    return next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
 
 
 def leave() -> None:

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ logger = logging.getLogger("tilewise")
 
 _HERE = b"here\n"
 """What another rank says once it is able to join."""
+_BROKEN = 3.0
+"""Seconds between a broken connection and the end of the process at its other end, at most."""
 _PATIENCE = 10.0
 """Seconds that another rank is given to end by itself."""
 
@@ -95,11 +98,22 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:
-            ended = [(n, process.poll()) for n, process in enumerate(self._processes, 1)]
-            dead = next(((n, status) for n, status in ended if status is not None), None)
+            dead = self._first_dead()
             if dead is None:
                 raise
-            raise RankDied(f"Rank {dead[0]} of {len(ended) + 1} ended with status {dead[1]}.") from error
+            total = len(self._processes) + 1
+            raise RankDied(f"Rank {dead[0]} of {total} ended with status {dead[1]}.") from error
+
+    def _first_dead(self) -> tuple[int, int] | None:
+        """Number and status; a connection is broken some time before the process that had it is gone."""
+        until = time.monotonic() + _BROKEN
+        while True:
+            for number, process in enumerate(self._processes, 1):
+                if (status := process.poll()) is not None:
+                    return number, status
+            if time.monotonic() > until:
+                return None
+            time.sleep(0.01)
 
     @contextmanager
     def building(self) -> Iterator[None]:
