@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from tilewise.cli import main
-from tilewise.errors import InvalidConfig, InvalidMedia
+from tilewise.errors import InvalidCheckpoint, InvalidConfig, InvalidMedia
 from tilewise.evals.compare.divergence import Prompt, divergence, kl, read_prompts
 
-PICTURES = Path(__file__).parents[2] / "src" / "tilewise" / "demo" / "pictures"
+DEMO = Path(__file__).parents[2] / "src" / "tilewise" / "demo" / "checkpoint"
+PICTURES = DEMO.parent / "pictures"
 PROMPTS = [Prompt("What is the word?", (PICTURES / "reading_text.png",)), Prompt("Hello!")]
 
 
@@ -55,6 +58,24 @@ def test_the_command_writes_figures_and_a_picture(tmp_path, capsys):
     written = json.loads((tmp_path / "a.json").read_text())
     assert (written["same_top"], written["prompts"][0]["prompt"], written["top"]) == (1.0, "Hi", 5)
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def broken_demo(folder: Path) -> Path:
+    """The demo with a norm that is no number."""
+    shutil.copytree(DEMO, folder)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["language_model.model.layers.0.input_layernorm.weight"][3] = float("nan")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize("order", [0, 1])
+def test_a_model_without_probabilities_is_named(tmp_path: Path, order: int) -> None:
+    engines = ["demo", str(broken_demo(tmp_path / "broken"))]
+    if order:
+        engines.reverse()
+    with pytest.raises(InvalidCheckpoint, match=r"broken has no probabilities at token 1 of the answer to"):
+        divergence(engines[0], engines[1], PROMPTS, 4, 5)
 
 
 @pytest.mark.parametrize(

@@ -147,3 +147,16 @@ def test_texts_alone_do_not_calibrate_a_tower(tmp_path):
         model=str(source), out=str(tmp_path / "out"), scheme="w4a16", vision=True, calibration=str(tmp_path / "texts")
     )
     refused(InvalidConfig, lambda: quantize(options, show=False), "needs pictures")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "kind", "said"),
+    [
+        ("a.txt", " \n", InvalidRequest, "a.txt is empty"),
+        ("a.jsonl", "\n\n", InvalidRequest, "a.jsonl has no prompts"),
+        ("a.jsonl", '"Hi"\n{"prompt": "What?", "images": ["nope.png"]}', InvalidMedia, "a.jsonl:2: "),
+    ],
+)
+def test_files_without_prompts_and_lines_without_their_pictures_are_named(tmp_path, name, text, kind, said):
+    (tmp_path / name).write_text(text)
+    refused(kind, lambda: list(samples_of(tmp_path)), said)

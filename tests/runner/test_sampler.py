@@ -17,6 +17,7 @@ from tests.runner.plain_sampler import plain_sample, plain_truncate
 from tests.runner.test_noise import chi_square
 from tilewise.engine.grammar import bits_of
 from tilewise.runner import draw as draw_module
+from tilewise.runner import sampler
 from tilewise.runner.draw import survivors
 from tilewise.runner.sampler import apply_mask, sample
 from tilewise.runner.tables import Tables
@@ -346,3 +347,15 @@ def test_rows_without_a_mask_stay_as_they_are():
     ]
     found = sample(torch.tensor([[0.0, 5.0, 1.0, 2.0]] * 3), work, tables)
     assert {slot: token.token_id for slot, (token,) in found.items()} == {1: 1, 2: 3, 3: 1}
+
+
+@pytest.mark.parametrize("options", [{"logprobs": 2}, {"logprob_token_ids": [1, 2]}])
+def test_logits_that_are_no_numbers_are_said_so_once_and_have_no_probabilities(options, monkeypatch, caplog):
+    monkeypatch.setattr(sampler, "_warned", [])
+    tables = Tables(limits(), CPU)
+    tables.admit(Admission(1, (0, 1), 2, SamplingParams(temperature=0, **options), 0, frozenset()))
+    for _ in range(2):
+        (token,) = sample(torch.full((1, 4), math.nan), [Work(1, 1, 1, samples=True)], tables)[1]
+        assert token.logprob == -math.inf
+        assert token.top == ()
+    assert caplog.text.count("logits are no numbers") == 1

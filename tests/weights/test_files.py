@@ -35,6 +35,20 @@ def point_index_at(folder: Path, shard: object) -> None:
     (folder / INDEX).write_text(json.dumps(index))
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "a pointer of Git LFS and no weights"),
+        ("<!DOCTYPE html>\n<html><body>Not found</body></html>", "a web page and no weights"),
+        ("   <html>", "a web page and no weights"),
+        ("weights", "is damaged"),
+    ],
+)
+def test_what_downloads_leave_in_place_of_weights_is_named(folder: Path, text: str, said: str) -> None:
+    (folder / "model.safetensors").write_text(text)
+    refused(InvalidCheckpoint, lambda: load(folder), str(folder / "model.safetensors"), said)
+
+
 def test_no_safetensors(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     refused(InvalidCheckpoint, lambda: load(folder), str(folder), "*.safetensors")
@@ -92,11 +106,6 @@ def test_a_missing_shard_of_those_that_no_index_lists(shards: Path) -> None:
 def test_truncated_shard_is_named(shards: Path) -> None:
     (shards / SHARD).write_bytes((shards / SHARD).read_bytes()[:-1])
     refused(InvalidCheckpoint, lambda: load(shards), SHARD)
-
-
-def test_git_lfs_pointer_instead_of_weights(folder: Path) -> None:
-    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
-    refused(InvalidCheckpoint, lambda: load(folder), "model.safetensors", "damaged")
 
 
 def test_missing_tensor(folder: Path) -> None:

@@ -7,11 +7,12 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from rich.console import Console
 from rich.text import Text
 
+from tilewise.config import Quantization
 from tilewise.inputs.templates import TEMPLATES
 
 if TYPE_CHECKING:
@@ -46,7 +47,9 @@ def _print_model(page: _Page, inspection: Inspection) -> None:
     vision, template, tiling = inspection.vision, inspection.template, inspection.tiling
     page.row("Checkpoint", f"{inspection.format} format, {inspection.language}")
     if inspection.quantization is not None:
-        page.row("Weights", f"quantised by {inspection.quantization}; the log of a start says which are kept how")
+        known = inspection.quantization in (*get_args(Quantization), "intel/auto-round")
+        rest = "the log of a start says which are kept how" if known else "which cannot be read"
+        page.row("Weights", f"quantised by {inspection.quantization}; {rest}")
     page.row("Vision", f"{vision.name}, {vision.layers} layers of {vision.hidden_size}")
     page.row("Template", Text.assemble((template.name, "bold"), (f"  ({template.source})", "dim")))
     page.row("System text", Text(_clean(template.system_text), _TEXT["system"]))

@@ -54,13 +54,20 @@ def add_parser(verbs: Any) -> None:
     _add_calibration(parser)
     parser.add_argument(
         "--max-shard-size",
-        type=read_amount,
+        type=_amount,
         default=QuantizeOptions.max_shard_bytes,
         metavar="BYTES",
         help="largest file of weights, such as 500M or 4G, powers of 1024 (default: 4G)",
     )
     add_engine_flags(parser, only=_HUB)
     parser.set_defaults(run=run)
+
+
+def _amount(text: str) -> int:
+    try:
+        return read_amount(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _add_scheme(parser: argparse.ArgumentParser) -> None:

@@ -75,7 +75,9 @@ def samples_of(folder: Path) -> Iterator[Sample]:
             for prompt, pictures in lines[path]:
                 yield Sample((prompt,), tuple(map(open_image, pictures)))
         elif path.suffix == ".txt":
-            yield Sample((_read_text(path),))
+            if not (text := _read_text(path)).strip():
+                raise InvalidRequest(f"{path} is empty: write a prompt into it, or take it out of the folder.")
+            yield Sample((text,))
         elif path.resolve() not in shown:
             yield Sample((_QUESTIONS[number % len(_QUESTIONS)],), (open_image(path),))
 
@@ -145,6 +147,8 @@ def _read_lines(path: Path, folder: Path) -> list[tuple[str, list[Path]]]:
         except (ValueError, RecursionError) as error:
             raise InvalidRequest(f"{where} is not JSON ({error}).") from None
         found.append(_read_prompt({"prompt": value} if isinstance(value, str) else value, where, folder))
+    if not found:
+        raise InvalidRequest(f"{path} has no prompts: write some into it, or take it out of the folder.")
     return found
 
 
@@ -161,6 +165,8 @@ def _read_prompt(value: Any, where: str, folder: Path) -> tuple[str, list[Path]]
     for picture in pictures:
         if not picture.resolve().is_relative_to(folder.resolve()):
             raise InvalidMedia(f"{where}: {picture} lies outside {folder}.")
+        if not picture.is_file():
+            raise InvalidMedia(f"{where}: {picture}: no such file.")
     return value["prompt"], pictures
 
 

@@ -130,7 +130,8 @@ def group_size(options: QuantizeOptions, inputs: Mapping[str, int]) -> int | Non
 def round_matrix(matrix: Tensor, rounding: Rounding, name: str, weights: Tensor | None = None) -> RoundedMatrix:
     """A matrix of any float dtype, some outputs at a time. Raises InvalidCheckpoint where it is not finite.
 
-    `weights` [in] float32 says how much an error matters at each input, where scales of groups are chosen.
+    `name` says in an error which it is; `weights` [in] float32, how much an error matters at each input, where scales
+    of groups are chosen.
     """
     outputs, inputs = matrix.shape
     step = max(1, AT_A_TIME // inputs)
@@ -138,7 +139,7 @@ def round_matrix(matrix: Tensor, rounding: Rounding, name: str, weights: Tensor 
     for first in range(0, outputs, step):
         some = matrix[first : first + step].float()
         if not torch.isfinite(some).all():
-            raise InvalidCheckpoint(f"The tensor {name} has numbers that are not finite; {GET_AGAIN}.")
+            raise InvalidCheckpoint(f"{name} has numbers that are not finite; {GET_AGAIN}.")
         scales, zeros = find_scales(some, rounding, weights)
         parts.append(RoundedMatrix(to_levels(some, scales, zeros, rounding), scales, zeros))
     return RoundedMatrix(

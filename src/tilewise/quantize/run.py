@@ -214,7 +214,8 @@ class _Run:
 
     def _round(self, matrix: Matrix, floats: Tensor) -> tuple[RoundedMatrix, LayerError]:
         """By the scheme; static layers get their scale, layers with error feedback make use of their inputs."""
-        rounding, name = self._plan.rounding, matrix.source.name
+        stored = matrix.source.name
+        rounding, name = self._plan.rounding, f"{self._files.path(stored)}: the tensor {stored}"
         if self._options.scheme == W4A16 and self._options.error_feedback:
             moments = self._inputs_of(matrix).moments
             if moments:

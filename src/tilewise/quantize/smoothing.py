@@ -187,7 +187,9 @@ class Smoothing:
                 largest = torch.maximum(largest, magnitudes.amax(0))
                 least = torch.minimum(least, magnitudes.masked_fill_(magnitudes == 0, torch.inf).amin(0))
             if not torch.isfinite(largest).all():
-                raise InvalidCheckpoint(f"The tensor {name} has numbers that are not finite; {GET_AGAIN}.")
+                raise InvalidCheckpoint(
+                    f"{self._files.path(name)}: the tensor {name} has numbers that are not finite; {GET_AGAIN}."
+                )
         return largest, least
 
     def _read(self, norm: SmoothedNorm) -> Iterator[tuple[str, Tensor]]:

@@ -7,6 +7,7 @@ chunking, or on what is cached.
 from __future__ import annotations
 
 import itertools
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from math import inf
@@ -21,6 +22,10 @@ from tilewise.runner.logits import Row, process
 from tilewise.runner.tables import Tables
 from tilewise.step import Work
 from tilewise.types import SampledToken
+
+logger = logging.getLogger("tilewise")
+
+_warned: list[bool] = []
 
 
 def sample(
@@ -39,6 +44,7 @@ def sample(
     logits = apply_masks(logits, work)
     rows = rows_of(work, tables)
     chosen = agreed(choose(logits, rows, tables.tokens))
+    warn_of_none(logits, chosen)
     slots, lengths = [row.slot for row in rows], [row.length for row in rows]
     guessed = tables.tokens[slots, lengths].tolist()
     tables.tokens[slots, lengths] = chosen
@@ -46,6 +52,16 @@ def sample(
     for index, token in report(logits, rows, chosen).items():
         tokens[index] = token
     return accept(work, tokens, guessed)
+
+
+def warn_of_none(logits: Tensor, chosen: Tensor) -> None:
+    """Say, once, that logits [R, vocabulary] are no numbers, where those of the tokens chosen [R] are none."""
+    if not _warned and bool(logits.gather(1, chosen[:, None]).isnan().any()):
+        _warned.append(True)
+        logger.error(
+            "The model's logits are no numbers, and its answers mean nothing: some of its weights are not finite "
+            "(fetch the files again), or its activations became too large for its dtype (try --dtype float32)."
+        )
 
 
 def rows_of(work: Sequence[Work], tables: Tables) -> list[Row]:
@@ -122,7 +138,7 @@ def report(logits: Tensor, rows: Sequence[Row], chosen: Tensor) -> dict[int, Sam
 
 def score(logits: Tensor, tokens: Tensor, count: int) -> list[SampledToken]:
     """Tokens [R] with log-probability and rank under logits [R, vocabulary], and the `count` likeliest (-1 = all)."""
-    scores = logits.float().log_softmax(-1)
+    scores = logits.float().log_softmax(-1).nan_to_num(nan=-inf, neginf=-inf)
     own = scores.gather(1, tokens[:, None])
     ranks = (scores > own).sum(-1) + 1
     size = scores.shape[1]
@@ -139,7 +155,7 @@ def score_ids(logits: Tensor, token: Tensor, ids: Tensor) -> SampledToken:
 
     Tokens that cannot be drawn have no log-probability, and are left out.
     """
-    scores = logits.float().log_softmax(-1)
+    scores = logits.float().log_softmax(-1).nan_to_num(nan=-inf, neginf=-inf)
     asked = torch.cat((token[None], ids))
     values = scores[asked]
     # A row at a time, as the comparison of all would be N vocabularies large.

@@ -65,7 +65,7 @@ class SafetensorFiles:
         try:
             return self._close.enter_context(safe_open(path, framework="pt"))
         except (SafetensorError, OSError) as error:
-            raise InvalidCheckpoint(f"{path} is damaged ({error}); {GET_AGAIN}.") from None
+            raise InvalidCheckpoint(_why_damaged(path, str(error))) from None
 
     def tensor(self, name: str) -> Tensor:
         """The whole tensor, as a view of the mapped file: nothing is copied."""
@@ -131,3 +131,19 @@ def known_names(folder: Path) -> frozenset[str]:
 
 def _names(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()]
+
+
+def _why_damaged(path: Path, error: str) -> str:
+    """What is wrong with a file of weights: downloads often leave something else in its place."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(64).lstrip().lower()
+    except OSError:
+        start = b""
+    if start.startswith(b"version https://git-lfs"):
+        return (
+            f"{path} is a pointer of Git LFS and no weights: run `git lfs pull` in its repository, or fetch the model."
+        )
+    if start.startswith((b"<!doctype", b"<html")):
+        return f"{path} is a web page and no weights: fetch the file itself, from its download link."
+    return f"{path} is damaged ({error}); {GET_AGAIN}."

@@ -370,6 +370,7 @@ def with_value(value: float) -> Any:
         (changed("weight_packed", lambda x: x[:, :4]), (f"{LAYER}.weight_packed", "[64, 4]", "[64, 12]")),
         (changed("weight_packed", lambda x: x.float()), (f"{LAYER}.weight_packed", "F32", "I32")),
         (changed("weight_shape", lambda x: x + 1), (f"{LAYER}.weight_shape", "[65, 97]", "[64, 96]")),
+        (lambda t: t.pop(f"{LAYER}.weight_zero_point"), ("has no tensor", f"{LAYER}.weight_zero_point")),
         (changed("weight_zero_point", lambda x: x[1:]), (f"{LAYER}.weight_zero_point", "[7, 3]", "[8, 3] or [64, 3]")),
         (changed("weight_g_idx", lambda x: x * 0), (f"{LAYER}.weight_g_idx", "32 inputs to each of 3 groups")),
         (lambda t: t.update({f"{LAYER}.what": torch.ones(1)}), ("no place", f"{LAYER}.what")),
@@ -393,6 +394,10 @@ def contiguous(tensors: dict[str, Tensor]) -> None:
         (lambda t: t.pop(f"{LAYER}.weight_scale"), ("has no tensor", f"{LAYER}.weight_scale")),
         (lambda t: t.pop(f"{LAYER}.input_scale"), ("has no tensor", f"{LAYER}.input_scale")),
         (changed("input_scale", lambda x: x * 0), (f"{LAYER}.input_scale", "0.0 at [0]")),
+        (
+            lambda t: t.update({f"{LAYER}.input_zero_point": torch.tensor([1013], dtype=torch.int32)}),
+            (f"{LAYER}.input_zero_point", "1013", "from -128 to 127"),
+        ),
         (changed("input_scale", lambda x: x.repeat(2)), (f"{LAYER}.input_scale", "[2]", "[1] or []")),
         (changed("weight", lambda x: x.float()), ("no place", f"{LAYER}.weight_scale")),
         (changed("weight", lambda x: x.int()), (f"{LAYER}.weight", "I32", "I8")),

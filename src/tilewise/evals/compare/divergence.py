@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from tilewise.errors import InvalidConfig, InvalidMedia
+from tilewise.errors import InvalidCheckpoint, InvalidConfig, InvalidMedia
 from tilewise.evals.compare.command import check_outputs, read_engine
 from tilewise.evals.output import as_json, write_text
 
@@ -121,7 +121,7 @@ def divergence(first: str, second: str, prompts: Sequence[Prompt], max_tokens: i
         answers = [llm.chat(_messages(prompt), said, use_tqdm=False)[0] for prompt in prompts]
     with _engine(second, top) as llm:
         pairs = zip(prompts, answers, strict=True)
-        found = [_one(prompt, answer, _followed(llm, prompt, answer, top)) for prompt, answer in pairs]
+        found = [_one(prompt, answer, _followed(llm, prompt, answer, top), (first, second)) for prompt, answer in pairs]
     return Divergence(first, second, top, tuple(sorted(found, key=lambda one: -one.kl)))
 
 
@@ -165,8 +165,17 @@ def _followed(llm: LLM, prompt: Prompt, answer: RequestOutput, top: int) -> list
     return [score or {} for score in scores]
 
 
-def _one(prompt: Prompt, answer: RequestOutput, second: Sequence[Mapping[int, Logprob]]) -> PromptDivergence:
+def _one(
+    prompt: Prompt, answer: RequestOutput, second: Sequence[Mapping[int, Logprob]], engines: tuple[str, str]
+) -> PromptDivergence:
     first = answer.outputs[0].logprobs or []
+    for engine, said in zip(engines, (first, second), strict=True):
+        for place, scores in enumerate(said, 1):
+            if not scores or not all(math.isfinite(score.logprob) for score in scores.values()):
+                raise InvalidCheckpoint(
+                    f"{engine} has no probabilities at token {place} of the answer to {prompt.name!r:.80}: some of its "
+                    "weights are no finite numbers, or its activations became too large; take another file."
+                )
     pairs = list(zip(first, second, strict=True))
     return PromptDivergence(
         prompt.name,

@@ -112,7 +112,7 @@ class ByteLayout:
         where all codes are symmetric."""
         block = self.weights.block
         scales = block.scales(stored.tensors, f"{stored.name}.weight_scale", outputs, inputs, stored.item)
-        if not stored.has("weight_zero_point", expected=not self.weights.symmetric):
+        if self.weights.symmetric and not stored.has("weight_zero_point", expected=False):
             return scales, None
         zeros = self._zeros(stored, *block.shapes(outputs, inputs))
         if self.weights.symmetric and not zeros.is_meta:
@@ -132,6 +132,8 @@ class ByteLayout:
         offset = None
         if stored.has("input_zero_point", expected=False):
             offset = stored.tensor("input_zero_point", (1,), ("I8", "I32"), [()])
+            if not offset.is_meta and not -128 <= int(offset.item()) <= 127:
+                raise stored.wrong("input_zero_point", f"holds {int(offset.item())}", "a number from -128 to 127")
         if scale.is_meta:
             return StaticRows(1.0, 0)
         return StaticRows(scale.item(), 0 if offset is None else int(offset.item()))
