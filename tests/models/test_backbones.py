@@ -19,6 +19,7 @@ from tilewise.layers.moe import ExpertMLP
 from tilewise.models.backbones import all_backbones
 from tilewise.models.backbones.internlm2 import packed
 from tilewise.models.load import Architecture
+from tilewise.parallel.mesh import Mesh
 from tilewise.platforms.cpu.ops import CpuOps
 from tilewise.platforms.reference import ReferenceOps
 from tilewise.weights.files import SafetensorFiles
@@ -209,7 +210,7 @@ def test_router_tells_apart_what_bfloat16_cannot() -> None:
         "experts.0.down_proj.weight": torch.tensor([[1.0], [0.0]], dtype=torch.bfloat16),
         "experts.1.down_proj.weight": torch.tensor([[0.0], [1.0]], dtype=torch.bfloat16),
     }
-    mlp = ExpertMLP(View(Fixed(experts)), hidden=2, inner=1, count=2, per_token=1, renormalise=True)
+    mlp = ExpertMLP(View(Fixed(experts)), hidden=2, inner=1, count=2, per_token=1, renormalise=True, mesh=Mesh())
     out = mlp(x, ReferenceOps())
     assert out.dtype == torch.bfloat16
     assert out[0, 0] == 0
@@ -224,7 +225,7 @@ def test_weights_of_the_chosen_experts(renormalise: bool) -> None:
         **{f"experts.{n}.{name}_proj.weight": torch.ones(1, 1) for n in range(4) for name in ("gate", "up", "down")},
     }
     x = torch.ones(1, 1)
-    mlp = ExpertMLP(View(Fixed(tensors)), hidden=1, inner=1, count=4, per_token=3, renormalise=renormalise)
+    mlp = ExpertMLP(View(Fixed(tensors)), hidden=1, inner=1, count=4, per_token=3, renormalise=renormalise, mesh=Mesh())
     share = 1 - float(torch.tensor([2.0, 1.0, 0.0, 3.0]).softmax(0)[2])
     expected = torch.ones(1).sigmoid() * (1.0 if renormalise else share)
     torch.testing.assert_close(mlp(x, ReferenceOps())[0], expected)
