@@ -15,9 +15,7 @@ Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """What one bar is about."""
-
+class TrackedWork:
     title: str
     total: int
     of_bytes: bool = False
@@ -26,12 +24,12 @@ class Work:
 @contextmanager
 def progress_bar(title: str, total: int, show: Bar = True, of_bytes: bool = False) -> Iterator[Advance]:
     """Yields a function that moves the bar by a count; without a terminal there is no bar, unless the caller's."""
-    with progress_bars(Work(title, total, of_bytes), show=show) as (advance,):
+    with progress_bars(TrackedWork(title, total, of_bytes), show=show) as (advance,):
         yield advance
 
 
 @contextmanager
-def progress_bars(*works: Work, show: Bar = True) -> Iterator[list[Advance]]:
+def progress_bars(*works: TrackedWork, show: Bar = True) -> Iterator[list[Advance]]:
     """Yields what moves each of several bars, which are shown one below the other."""
     if callable(show):
         with ExitStack() as close:
@@ -52,7 +50,7 @@ def progress_bars(*works: Work, show: Bar = True) -> Iterator[list[Advance]]:
         yield [advance for _, advance in rows]
 
 
-def _row(work: Work, console: Any) -> tuple[Any, Advance]:
+def _row(work: TrackedWork, console: Any) -> tuple[Any, Advance]:
     from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TransferSpeedColumn
 
     counts = (DownloadColumn(), TransferSpeedColumn()) if work.of_bytes else (MofNCompleteColumn(),)

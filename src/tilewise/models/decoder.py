@@ -49,7 +49,7 @@ class Decoder:
         self.embedding = model.tensor("embed_tokens.weight", config.vocab_size, config.hidden_size, share=vocabulary)
         """This rank's rows."""
         self.num_kv_heads = mesh.heads(config.num_heads, config.num_kv_heads)[1].length
-        """Those that this rank keeps keys and values of."""
+        """This rank keeps keys and values of so many heads."""
         # Configs are wrong about tying often enough: the head is the embedding exactly when no head is stored.
         tied = not view.has("lm_head.weight")
         if tied:

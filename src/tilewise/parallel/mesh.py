@@ -17,7 +17,7 @@ class Share(NamedTuple):
     length: int
 
     def of(self, width: int) -> Share:
-        """The same part of an axis on which each entry is `width` wide."""
+        """This part, counted on an axis on which each entry is `width` wide."""
         return Share(self.start * width, self.length * width)
 
 

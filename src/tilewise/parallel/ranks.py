@@ -38,7 +38,7 @@ class TorchCollectives:
 
 
 def told(message: object) -> Any:
-    """What the first rank gives, on all ranks; what others give is not looked at. Ranks trust one another."""
+    """All ranks get the message of the first one; those of the others are not looked at. Ranks trust one another."""
     messages = [message]
     dist.broadcast_object_list(messages, src=0)
     return messages[0]

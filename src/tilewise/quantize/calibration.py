@@ -116,7 +116,7 @@ def prepared(samples: Iterator[Sample], preparer: Preparer, most: int | None = N
 
 
 def samples_digest(requests: Sequence[Request]) -> str | None:
-    """What tells samples from others: their tokens and pixels. None where there are none."""
+    """A digest of the tokens and pixels of all samples; None where there are none."""
     digest = hashlib.sha256()
     for request in requests:
         digest.update(repr(request.prompt_ids).encode())

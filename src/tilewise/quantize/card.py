@@ -22,7 +22,7 @@ class Report:
     plan: Plan
     layers: Mapping[str, LayerError]
     norms: Mapping[str, NormFactors]
-    """Those that were smoothed."""
+    """Factors of the norms that were smoothed, by name."""
     bytes_before: int
     bytes_after: int
     samples: str

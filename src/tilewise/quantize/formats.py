@@ -198,7 +198,7 @@ def format_of(options: QuantizeOptions, model_dtype: torch.dtype) -> Format:
 
 
 def small_files(folder: Path) -> list[Path]:
-    """Those that are copied: tokenizer, templates and the like; the config and the card are written anew."""
+    """Tokenizer, templates and the like are copied; the config and the card are written anew."""
     return [
         path
         for path in sorted(folder.iterdir())

@@ -134,7 +134,7 @@ def find_matrices(architecture: Architecture, files: SafetensorFiles, vision: bo
 
 
 def module_of(places: Places, reader: str) -> str:
-    """What a linear layer is called in the quantised files, of an internal module that is made of it."""
+    """Return the name that the quantised files have for the layer of an internal module."""
     source = places.found(f"{reader}.weight")
     apart = source.item is None and not source.transposed
     return source.module if apart else places.all(f"{reader}.weight")[0].module

@@ -20,7 +20,7 @@ from tilewise.inputs.model_inputs import ModelInputs
 from tilewise.inputs.prepare import InputOptions, Preparer
 from tilewise.models.load import Architecture
 from tilewise.platforms.forms import StaticRows
-from tilewise.progress import Advance, Bar, Work, progress_bars
+from tilewise.progress import Advance, Bar, TrackedWork, progress_bars
 from tilewise.quantize.activations import MeasuredInputs, SampleActivations, sample_steps
 from tilewise.quantize.calibration import about_samples, prepared, samples_digest, samples_of, shipped_samples
 from tilewise.quantize.card import Report, model_card
@@ -89,9 +89,9 @@ class _Run:
         if not self._is_finished():
             with disk_errors(self._options.folder, self._progress):
                 self._begin()
-                works = [Work(f"quantising to {self._options.scheme}", self._bytes_before, of_bytes=True)]
+                works = [TrackedWork(f"quantising to {self._options.scheme}", self._bytes_before, of_bytes=True)]
                 if self._requests:
-                    works.append(Work("calibrating", sample_steps(self._architecture, self._requests)))
+                    works.append(TrackedWork("calibrating", sample_steps(self._architecture, self._requests)))
                 with progress_bars(*works, show=show) as (advance, *of_samples):
                     self._of_samples = of_samples[0] if of_samples else self._of_samples
                     for shard, numbers in zip(self._shards, self._groups, strict=True):

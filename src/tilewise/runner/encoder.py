@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -60,7 +60,7 @@ class EncoderLane:
         parts = [
             [*itertools.islice(batches(unknown, self._sizes), rank, None, self._mesh.size)] for rank in self._ranks
         ]
-        own = [self._run(batch) for batch in parts[self._mesh.rank]]
+        own = map(self._run, parts[self._mesh.rank])  # one behind the other, as each is kept
         if self._mesh.size > 1 and unknown:
             return (*recalled, *self._exchange([[*itertools.chain(*part)] for part in parts], own))
         kept = (self._keep(batch, *found) for batch, found in zip(parts[0], own, strict=True))
@@ -94,7 +94,7 @@ class EncoderLane:
         return encoded.rows, [None] * len(jobs) if encoded.scores is None else encoded.scores.tolist()
 
     def _exchange(
-        self, parts: list[list[EncodeJob]], own: Sequence[tuple[Tensor, list[float | None]]]
+        self, parts: list[list[EncodeJob]], own: Iterable[tuple[Tensor, list[float | None]]]
     ) -> Iterator[EncodedTile]:
         """Every rank's jobs with what they came to, of which this rank's `own` are known."""
         most = max(map(len, parts))
