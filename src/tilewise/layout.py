@@ -1,0 +1,55 @@
+"""Layout: how the work of a model is shared out over devices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tilewise.errors import InvalidConfig
+
+ExpertPlacement = Literal["linear", "round_robin"]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """`data` replicas of the model; each is a pipeline of `pipeline` stages, and each stage has `tensor` ranks.
+
+    The ranks of a stage share its layers by heads and by columns. With `experts`, each of them has some of its
+    experts whole; without, it has a part of every one.
+    """
+
+    tensor: int = 1
+    pipeline: int = 1
+    data: int = 1
+    experts: ExpertPlacement | None = None
+
+    @property
+    def ranks(self) -> int:
+        """Ranks of one replica, numbered stage by stage."""
+        return self.tensor * self.pipeline
+
+    @property
+    def devices(self) -> int:
+        return self.ranks * self.data
+
+    def layers(self, stage: int, total: int) -> range:
+        """The decoder layers of a stage: as many in each, and one more in the stages in front where some are left."""
+        if self.pipeline > total:
+            raise InvalidConfig(
+                f"pipeline_parallel_size={self.pipeline} is more than the {total} layers of the model: lower it."
+            )
+        each, more = divmod(total, self.pipeline)
+        start = stage * each + min(stage, more)
+        return range(start, start + each + (stage < more))
+
+    def experts_of(self, rank: int, total: int) -> tuple[int, ...]:
+        """The experts that a rank of a stage has whole.
+
+        linear: neighbouring ones; round_robin: every `tensor`th (vLLM's --expert-placement-strategy). Where they do
+        not divide, ranks in front have one more.
+        """
+        if self.experts == "round_robin":
+            return tuple(range(rank, total, self.tensor))
+        each, more = divmod(total, self.tensor)
+        start = rank * each + min(rank, more)
+        return tuple(range(start, start + each + (rank < more)))
