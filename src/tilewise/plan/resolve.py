@@ -47,7 +47,8 @@ def resolve(config: EngineConfig, model: ModelFacts, device: DeviceFacts) -> Res
         reasons["kv_cache_dtype"] = f"{config.quantised_kv} with a scale for each token and head, {size}"
     if why := _batch_invariant(config):
         reasons["batch_invariant"] = f"on: {why}; decoding costs several times the work, prompts about twice"
-    graphs = device.captures_graphs and not config.enforce_eager and not why
+    # Ranks wait for one another inside a pass, which no graph of this host's launches can hold.
+    graphs = device.captures_graphs and not config.enforce_eager and not why and config.layout.ranks == 1
     if graphs:
         reasons["graphs"] = "passes of a token or a few a sequence are captured once and replayed"
     return Resolved(

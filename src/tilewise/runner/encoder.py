@@ -30,19 +30,18 @@ class EncoderLane:
         store: TileStore | None = None,
         mesh: Mesh = Mesh(),
     ) -> None:
-        self._model = model
+        self._encoder = model.encoder
         self._mesh, self._ranks = mesh, range(mesh.size)
-        self._scored = model.flash is not None
+        self._scored = model.config.flash is not None
         self._store = store
         self._sizes = sizes
-        embedding = model.decoder.embedding
         # Not filled with anything: the system gives a page when a tile is written, and no other row is ever read.
         self.pool = torch.empty(
-            num_pages,
+            num_pages if self._encoder else 0,
             model.config.rows_per_page,
-            embedding.shape[1],
-            dtype=embedding.dtype,
-            device=embedding.device,
+            model.config.decoder.hidden_size,
+            dtype=model.decoder.dtype,
+            device=model.decoder.device,
         )
 
     @property
@@ -52,8 +51,11 @@ class EncoderLane:
     def encode(self, jobs: Sequence[EncodeJob]) -> tuple[EncodedTile, ...]:
         """Run the jobs; returns the tiles whose pages are filled, with their scores if the model has a router.
 
-        Of several ranks, each encodes some batches, and all get the rows of all.
+        Of several ranks, each encodes some batches, and all get the rows of all. Only the first stage of a pipeline
+        has what encodes tiles.
         """
+        if self._encoder is None:
+            return ()
         recalled = self._recall(jobs)
         known = {tile.digest for tile in recalled}
         unknown = [job for job in jobs if job.digest not in known]
@@ -90,7 +92,8 @@ class EncoderLane:
     def _run(self, jobs: Sequence[EncodeJob]) -> tuple[Tensor, list[float | None]]:
         """Rows and scores of a batch."""
         pixels = torch.from_numpy(np.stack([job.pixels for job in jobs])).to(self.pool.device)
-        encoded = self._model.encode(pixels)
+        assert self._encoder is not None
+        encoded = self._encoder(pixels)
         return encoded.rows, [None] * len(jobs) if encoded.scores is None else encoded.scores.tolist()
 
     def _exchange(

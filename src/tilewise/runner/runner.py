@@ -83,11 +83,16 @@ class LocalRunner:
                 tables.write(work.slot, work.known_stop, work.draft_ids)
         batch = build_batch(plan.work, placement, tables, self._limits.block_size, self._encoder.rows_per_page)
         hidden = self._forward.hidden(batch)
-        prompt_logits = partial(self._prompt_logits, self._model.logits, hidden)
-        prompt_scores = score_prompts(plan.work, placement.rows, tables, prompt_logits)
-        logits = self._sampled_logits(self._model.logits, hidden, batch.logits_rows)
         sampling = [work for work in plan.work if work.samples]
-        return sample(logits, sampling, tables, self._mesh.from_first), prompt_scores
+        if not self._mesh.is_last_stage:
+            logits, prompt_scores = None, {}
+        else:
+            prompt_logits = partial(self._prompt_logits, self._model.logits, hidden)
+            prompt_scores = score_prompts(plan.work, placement.rows, tables, prompt_logits)
+            logits = self._sampled_logits(self._model.logits, hidden, batch.logits_rows)
+        if any(tables.admission(work.slot).sampling.prompt_logprobs is not None for work in plan.work):
+            prompt_scores = self._mesh.reported(prompt_scores)
+        return sample(logits, sampling, tables, self._mesh), prompt_scores
 
     def close(self) -> None:
         """Encoded tiles that wait are written to disk; memory goes with the object."""
