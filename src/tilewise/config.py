@@ -153,7 +153,11 @@ class EngineConfig:
 
     max_num_seqs: int = option(64, "sequences that run at once", "scheduling")
     max_num_batched_tokens: int = option(4096, "tokens computed in one step", "scheduling", read_amount)
-    encode_budget: int = option(4, "tiles encoded in one step while something decodes", "scheduling")
+    encode_budget: float = option(
+        0.25,
+        "tiles encoded behind a step while something decodes; 0.25 = a quarter of a tile's layers",
+        "scheduling",
+    )
     scheduling_policy: Policy = option(
         "fcfs", "fcfs = first come, first served; priority = requests of lower priority number first", "scheduling"
     )

@@ -25,14 +25,16 @@ def computed(folder: Path, spec: TinySpec, mesh: Mesh) -> tuple[Tensor, Tensor, 
     In a pipeline, the last stage has the logits, and the first one the tiles.
     """
     model = Architecture.of(CheckpointFolder.open(folder)).load(torch.float32, ReferenceOps(), 256, mesh=mesh)
-    lane = EncoderLane(model, 8, (2, 1), mesh=mesh)
+    lane = EncoderLane([model], 8, (2, 1), mesh=mesh)
     tiles = random_tiles(spec, 5).numpy()
     with torch.inference_mode():
         jobs = [EncodeJob(bytes([number]), pixels, 7 - number) for number, pixels in enumerate(tiles)]
-        found = lane.encode(jobs)
+        found = lane.take(jobs)
+        for _ in range(100):
+            found += lane.advance(0.3)
     assert {tile.digest for tile in found} == ({job.digest for job in jobs} if mesh.is_first_stage else set())
     scores = torch.tensor([tile.score or 0.0 for tile in sorted(found, key=lambda tile: tile.digest)])
-    return all_logits(model, prompt_of(spec, [2]), random_tiles(spec, 2), spec.image_id), lane.pool[3:], scores
+    return all_logits(model, prompt_of(spec, [2]), random_tiles(spec, 2), spec.image_id), lane.pools[0][3:], scores
 
 
 def rank(number: int, layout: Layout, address: str, folders: dict[str, tuple[Path, TinySpec]], out: Path) -> None:

@@ -69,7 +69,8 @@ def _limits(config: EngineConfig, model: ModelFacts, memory: MemoryPlan, device:
         num_blocks=memory.num_blocks + 1,  # block 0 is the dummy
         tokens_per_tile=model.tokens_per_tile,
         tile_pages=memory.tile_pages,
-        tile_budget=config.encode_budget,
+        encode_budget=config.encode_budget,
+        tiles_in_flight=2 * max(device.tile_batches) * config.layout.tensor,  # while one round runs, the next is known
         flash=model.flash,
         prefix_caching=config.enable_prefix_caching,
         priorities=config.scheduling_policy == "priority",
