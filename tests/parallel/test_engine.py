@@ -141,6 +141,17 @@ def test_a_rank_that_is_killed_is_named_and_the_others_end() -> None:
     assert ranks_of(os.getpid()) == []
 
 
+def test_an_error_of_the_first_rank_alone_leaves_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise ZeroDivisionError("in the first rank")
+
+    with LLM("demo", tensor_parallel_size=2, dtype="float32", max_model_len=256) as llm:
+        monkeypatch.setattr("tilewise.runner.runner.sample", fail)
+        with pytest.raises(ZeroDivisionError, match="in the first rank"):
+            llm.generate("a", GREEDY, use_tqdm=False)
+    assert ranks_of(os.getpid()) == []
+
+
 @pytest.mark.parametrize(("ranks", "said"), [(3, r"attention heads \(4\) must be divisible"), (8, "attention heads")])
 def test_heads_that_cannot_be_shared_are_refused_before_a_process_is_started(ranks: int, said: str) -> None:
     with pytest.raises(InvalidConfig, match=said):

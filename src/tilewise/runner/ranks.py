@@ -145,16 +145,22 @@ class RankedRunner:
 
     def __init__(self, runner: LocalRunner, ranks: Ranks) -> None:
         self._runner, self._ranks = runner, ranks
+        self._listening = True
 
     def launch(self, plan: StepPlan) -> FinishedStep:
         """Raises RankDied when another rank is not there any more."""
-        with self._ranks.watched():
-            told(plan)
-            return self._runner.launch(plan)
+        try:
+            with self._ranks.watched():
+                told(plan)
+                return self._runner.launch(plan)
+        except BaseException:
+            self._listening = False  # others may be in the middle of a pass, and wait there for what will not come
+            raise
 
     def close(self) -> None:
-        with suppress(RankDied), self._ranks.watched():
-            told(None)
+        if self._listening:
+            with suppress(RankDied), self._ranks.watched():
+                told(None)
         self._runner.close()
         self._ranks.close()
 
