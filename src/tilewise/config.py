@@ -18,7 +18,7 @@ from tilewise.errors import InvalidConfig, UnknownOption, did_you_mean
 from tilewise.foreign.engine import ENGINE
 from tilewise.foreign.translate import translate_engine
 from tilewise.ignored import LOG
-from tilewise.layout import ExpertPlacement, Layout
+from tilewise.layout import ExpertPlacement, Layout, TowerMode
 from tilewise.option import check_range, check_types, option, whole
 from tilewise.speculation import SpeculativeConfig
 
@@ -190,6 +190,12 @@ class EngineConfig:
         "stages of a pipeline, each with its part of the layers; with tensor_parallel_size, so many ranks a stage",
         "scheduling",
     )
+    mm_encoder_tp_mode: TowerMode = option(
+        "data",
+        "how tensor_parallel_size ranks encode tiles: data = each has the whole tower and takes some of the tiles, "
+        "weights = each has some heads of the tower, and all take every tile",
+        "scheduling",
+    )
     sequence_parallel_tokens: int | None = option(
         None,
         "in steps of so many tokens or more, each of tensor_parallel_size ranks norms a share of them, not all; 0 = "
@@ -303,7 +309,7 @@ class EngineConfig:
         if rows is None and os.environ.get("VLLM_ASCEND_ENABLE_FLASHCOMM1") == "1":
             rows = FLASHCOMM_TOKENS
         sizes = self.tensor_parallel_size, self.pipeline_parallel_size
-        return Layout(*sizes, experts=experts, spread_rows=rows or None)
+        return Layout(*sizes, experts=experts, spread_rows=rows or None, tower=self.mm_encoder_tp_mode)
 
     @property
     def quantised_kv(self) -> str | None:

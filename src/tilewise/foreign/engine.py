@@ -110,7 +110,6 @@ ENGINE: tuple[Foreign, ...] = (
            "elastic_ep_max_dp_size"),
     *taken("other device", _NUMA, bool, "numa_bind"),
     *taken("other device", _NUMA, _TEXTS, "numa_bind_nodes", "numa_bind_cpus"),
-    *taken("other device", _TILES, Literal["weights", "data"], "mm_encoder_tp_mode"),
     *taken("other device", _TILES, str, "mm_encoder_tp_dtype"),
     *taken("other device", _TILES, bool, "enable_multimodal_encoder_data_parallel"),
 
