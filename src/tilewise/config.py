@@ -177,6 +177,12 @@ class EngineConfig:
         "they are processes that share its cores",
         "scheduling",
     )
+    data_parallel_size: int = option(
+        1,
+        "replicas of the model, each an engine of its own; a request goes to the one that has the least work for it; "
+        "on a CPU they share its cores and memory (docs/parallel.md)",
+        "scheduling",
+    )
     disable_additional_properties: bool = option(
         True, "objects of schemas that list their properties have no others, unless a schema or a request says so",
         "scheduling",
@@ -282,6 +288,7 @@ class EngineConfig:
         check_range("mm_processor_cache_gb", self.mm_processor_cache_gb, 0, least_is="nothing is kept")
         check_range("max_logprobs", self.max_logprobs, -1, least_is="no limit")
         check_range("tensor_parallel_size", self.tensor_parallel_size, 0, above=True)
+        check_range("data_parallel_size", self.data_parallel_size, 0, above=True)
 
     def _check_media(self) -> None:
         aspect = self.max_image_aspect_ratio

@@ -44,10 +44,10 @@ class Seen:
     outboxes: list = field(default_factory=list)
     states: list = field(default_factory=list)
 
-    def took(self, outbox) -> None:
+    def took(self, engine, outbox) -> None:
         self.outboxes.append(outbox)
 
-    def became(self, state) -> None:
+    def became(self, engine, state) -> None:
         self.states.append(state)
 
 

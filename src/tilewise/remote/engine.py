@@ -55,6 +55,11 @@ class RemoteEngine:
     def reset(self, cache: Literal["prefix", "tiles"]) -> None:
         self._send(Reset(cache))
 
+    def kill(self) -> None:
+        """End it at once, whatever it does."""
+        self._hang_up()
+        self._process.kill()
+
     async def close(self) -> None:
         """Tell it to end, and end it if it does not listen. Returns when it is gone."""
         self._send(Close())
