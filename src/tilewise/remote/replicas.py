@@ -23,9 +23,6 @@ from tilewise.remote.supervisor import RestartRule, State, Supervisor, Watcher
 from tilewise.remote.wire import Launch, Outbox, Ready
 from tilewise.types import Request
 
-_NOW = 1
-"""Seconds after which a request that one replica has lost may be sent to the others."""
-
 
 class Replicas:
     """Owns the supervisors of `data_parallel_size` engines, and says which one gets a request."""
@@ -96,8 +93,6 @@ class Replicas:
     @property
     def retry_after(self) -> int:
         """Seconds after which asking again makes sense."""
-        if self._only is None and self._able:
-            return _NOW
         return min(engine.retry_after for engine in self.engines)
 
     @property
