@@ -24,7 +24,8 @@ _SIZES = Limits(
     num_blocks=2,
     tokens_per_tile=256,
     tile_pages=1,
-    tile_budget=1,
+    encode_budget=1,
+    tiles_in_flight=1,
 )
 
 

@@ -17,6 +17,7 @@ from tilewise.errors import InvalidConfig, UnknownOption, did_you_mean
 from tilewise.foreign.engine import ENGINE
 from tilewise.foreign.translate import translate_engine
 from tilewise.ignored import LOG
+from tilewise.layout import ExpertPlacement, Layout
 from tilewise.option import check_range, check_types, option, whole
 from tilewise.speculation import SpeculativeConfig
 
@@ -152,7 +153,11 @@ class EngineConfig:
 
     max_num_seqs: int = option(64, "sequences that run at once", "scheduling")
     max_num_batched_tokens: int = option(4096, "tokens computed in one step", "scheduling", read_amount)
-    encode_budget: int = option(4, "tiles encoded in one step while something decodes", "scheduling")
+    encode_budget: float = option(
+        0.25,
+        "tiles encoded behind a step while something decodes; 0.25 = a quarter of a tile's layers",
+        "scheduling",
+    )
     scheduling_policy: Policy = option(
         "fcfs", "fcfs = first come, first served; priority = requests of lower priority number first", "scheduling"
     )
@@ -181,6 +186,19 @@ class EngineConfig:
         1,
         "replicas of the model, each an engine of its own; a request goes to the one that has the least work for it; "
         "on a CPU they share its cores and memory (docs/parallel.md)",
+        "scheduling",
+    )
+    pipeline_parallel_size: int = option(
+        1,
+        "stages of a pipeline, each with its part of the layers; with tensor_parallel_size, so many ranks a stage",
+        "scheduling",
+    )
+    enable_expert_parallel: bool = option(
+        False, "each rank of a stage has some experts whole, not a part of every expert", "scheduling"
+    )
+    expert_placement_strategy: ExpertPlacement = option(
+        "linear",
+        "with enable_expert_parallel, which experts a rank has: linear = neighbouring ones, round_robin = in turn",
         "scheduling",
     )
     disable_additional_properties: bool = option(
@@ -266,8 +284,19 @@ class EngineConfig:
         if folder is not None and (not folder or Path(folder).expanduser().is_file()):
             raise InvalidConfig(f"encoder_cache_dir must name a folder, which need not exist yet, got {folder!r}.")
         if self.speculative_config is not None:
-            SpeculativeConfig.of(self.speculative_config)
+            wanted = SpeculativeConfig.of(self.speculative_config)
+            if wanted.model is not None and self.pipeline_parallel_size > 1:
+                raise InvalidConfig(
+                    f"speculative_config: a draft model is not run in a pipeline of {self.pipeline_parallel_size} "
+                    "stages: take the method ngram, or tensor_parallel_size in place of pipeline_parallel_size."
+                )
         self._check_media()
+
+    @property
+    def layout(self) -> Layout:
+        """How the model is shared out over ranks."""
+        experts = self.expert_placement_strategy if self.enable_expert_parallel else None
+        return Layout(self.tensor_parallel_size, self.pipeline_parallel_size, self.data_parallel_size, experts)
 
     @property
     def quantised_kv(self) -> str | None:
@@ -287,8 +316,6 @@ class EngineConfig:
         check_range("gpu_memory_utilization", self.gpu_memory_utilization, 0, 1, above=True)
         check_range("mm_processor_cache_gb", self.mm_processor_cache_gb, 0, least_is="nothing is kept")
         check_range("max_logprobs", self.max_logprobs, -1, least_is="no limit")
-        check_range("tensor_parallel_size", self.tensor_parallel_size, 0, above=True)
-        check_range("data_parallel_size", self.data_parallel_size, 0, above=True)
 
     def _check_media(self) -> None:
         aspect = self.max_image_aspect_ratio
@@ -324,4 +351,7 @@ _POSITIVE = (
     "max_image_pixels",
     "num_frames",
     "fps",
+    "tensor_parallel_size",
+    "pipeline_parallel_size",
+    "data_parallel_size",
 )

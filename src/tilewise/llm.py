@@ -306,7 +306,7 @@ class LLM:
         return SUPPORTED_TASKS
 
     def get_world_size(self, include_dp: bool = True) -> int:
-        return self.config.tensor_parallel_size * (self.config.data_parallel_size if include_dp else 1)
+        return self.config.layout.devices if include_dp else self.config.layout.ranks
 
     encode = absent("encode", NO_POOLING)
     embed = absent("embed", NO_POOLING)

@@ -274,6 +274,11 @@ class SamplingParams:
         return self.temperature == 0
 
     @property
+    def reports(self) -> bool:
+        """Tokens are given with log-probabilities."""
+        return self.logprobs is not None or bool(self.logprob_token_ids)
+
+    @property
     def penalised(self) -> bool:
         return (self.presence_penalty, self.frequency_penalty, self.repetition_penalty) != (0.0, 0.0, 1.0)
 

@@ -100,11 +100,14 @@ class StepPlan:
     admissions: tuple[Admission, ...]
     grants: tuple[BlockGrant, ...]
     encode: tuple[EncodeJob, ...]
+    """Tiles that are to be encoded, behind those of earlier plans."""
     work: tuple[Work, ...]
+    tiles: float | None = None
+    """How many tiles to encode in this step, parts of one counted by layers; None = until some are in their pages."""
 
     @property
     def empty(self) -> bool:
-        """Nothing to compute, and nothing to write into the tables either."""
+        """Nothing new to compute, and nothing to write into the tables either."""
         return not (self.work or self.encode or self.admissions)
 
 
@@ -123,8 +126,8 @@ PromptScores = dict[int, tuple[SampledToken, ...]]
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What came of a step: new tokens of each sampling slot, one more than guesses were right, and the tiles now in
-    their pages."""
+    """What came of a step: new tokens of each sampling slot, one more than guesses were right, and the tiles that are
+    in their pages since, of this plan or of earlier ones."""
 
     sampled: dict[int, tuple[SampledToken, ...]]
     encoded: tuple[EncodedTile, ...]
@@ -180,8 +183,10 @@ class Limits:
     """Including block 0, the dummy that padding writes to."""
     tokens_per_tile: int
     tile_pages: int
-    tile_budget: int
+    encode_budget: float
     """Tiles encoded in one step while something decodes."""
+    tiles_in_flight: int
+    """Most tiles that are given to the runner before they are in their pages."""
     flash: FlashRule | None = None
     prefix_caching: bool = True
     priorities: bool = False

@@ -7,6 +7,7 @@ and all tokens before it. A block shared with the wrong sequence, or not compute
 from __future__ import annotations
 
 import itertools
+import random
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +39,8 @@ def limits(**changes: Any) -> Limits:
         "num_blocks": 33,
         "tokens_per_tile": TILE_TOKENS,
         "tile_pages": 6,
-        "tile_budget": 2,
+        "encode_budget": 2,
+        "tiles_in_flight": 8,
     }
     return Limits(**{**sizes, **changes})
 
@@ -98,8 +100,11 @@ class Done:
 class FakeRunner:
     """Fails on any plan that reads what is not there or writes where it may not."""
 
-    def __init__(self, sizes: Limits, stuttering: bool = False) -> None:
+    def __init__(self, sizes: Limits, stuttering: bool = False, chance: random.Random | None = None) -> None:
+        """With a `chance`, tiles are ready later, some steps after their plan, and in any order."""
         self.limits = sizes
+        self.chance = chance
+        self.queue: list[EncodeJob] = []
         self.stuttering = stuttering
         self.admissions: dict[int, Admission] = {}
         self.blocks: dict[int, list[int]] = {}
@@ -123,13 +128,25 @@ class FakeRunner:
         self._check_totals(plan)
         for work in plan.work:
             self._check_work(work)
-        for job in plan.encode:
-            self.pages[job.page] = job.digest
-            self.tiles_encoded += 1
+        self.queue += plan.encode
+        assert len(self.queue) <= self.limits.tiles_in_flight
+        encoded = [self._encode(job) for job in self._ready(plan.tiles)]
         sampled = {work.slot: self.next_tokens(work) for work in plan.work if work.samples}
-        return Done(StepResult(sampled, tuple(map(self._encoded, plan.encode))))
+        return Done(StepResult(sampled, tuple(encoded)))
 
-    def _encoded(self, job: EncodeJob) -> EncodedTile:
+    def _ready(self, tiles: float | None) -> list[EncodeJob]:
+        """Some of the queue: at least one, if the plan waits for tiles."""
+        if self.chance is None:
+            ready = self.queue
+        else:
+            least = min(len(self.queue), int(tiles is None))
+            ready = self.chance.sample(self.queue, self.chance.randint(least, len(self.queue)))
+        self.queue = [job for job in self.queue if job not in ready]
+        return ready
+
+    def _encode(self, job: EncodeJob) -> EncodedTile:
+        self.pages[job.page] = job.digest
+        self.tiles_encoded += 1
         return EncodedTile(job.digest, score(job.digest) if self.limits.flash else None)
 
     def next_tokens(self, work: Work) -> tuple[SampledToken, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,29 +32,33 @@ SIZES = st.builds(
     num_blocks=st.integers(16, 24),
     block_size=st.sampled_from([3, 4, 16]),
     tile_pages=st.integers(1, 6),
-    tile_budget=st.integers(1, 3),
+    encode_budget=st.integers(1, 3),
+    tiles_in_flight=st.integers(1, 5),
     flash=st.sampled_from([None, FLASH]),
     prefix_caching=st.booleans(),
     priorities=st.booleans(),
     speculation=st.sampled_from([None, Speculation(3, (1, 3)), Speculation(5, (2, 2)), Speculation(2)]),
 )
 
+LATENESS = st.none() | st.integers(0, 999).map(random.Random)
+"""When tiles are ready: with the step of their plan, or later and in any order."""
+
 
 @settings(max_examples=400)
-@given(ARRIVALS, SIZES, st.booleans(), st.booleans())
-def test_random_schedules_lose_nothing_and_answer_as_if_alone(arrivals, sizes, overlap, stuttering):
-    check_schedule(arrivals, sizes, overlap, stuttering)
+@given(ARRIVALS, SIZES, st.booleans(), st.booleans(), LATENESS)
+def test_random_schedules_lose_nothing_and_answer_as_if_alone(arrivals, sizes, overlap, stuttering, chance):
+    check_schedule(arrivals, sizes, overlap, stuttering, chance)
 
 
 @pytest.mark.slow
 @settings(max_examples=10_000)
-@given(ARRIVALS, SIZES, st.booleans(), st.booleans())
-def test_ten_thousand_random_schedules(arrivals, sizes, overlap, stuttering):
-    check_schedule(arrivals, sizes, overlap, stuttering)
+@given(ARRIVALS, SIZES, st.booleans(), st.booleans(), LATENESS)
+def test_ten_thousand_random_schedules(arrivals, sizes, overlap, stuttering, chance):
+    check_schedule(arrivals, sizes, overlap, stuttering, chance)
 
 
-def check_schedule(arrivals, sizes, overlap, stuttering):
-    runner = FakeRunner(sizes, stuttering)
+def check_schedule(arrivals, sizes, overlap, stuttering, chance):
+    runner = FakeRunner(sizes, stuttering, chance)
     core = EngineCore(runner, sizes, overlap)
     expected, got, aborted = {}, {}, set()
     for step in range(2000):

@@ -49,15 +49,16 @@ def test_tiles_beyond_the_pages_are_encoded_one_after_the_other():
     assert reasons == {"a": "length"}
 
 
-def test_the_tile_budget_holds_while_something_decodes():
-    sizes = limits(tile_pages=20, max_num_batched_tokens=64)
+def test_few_tiles_are_in_flight_and_little_is_encoded_while_something_decodes():
+    sizes = limits(tile_pages=20, max_num_batched_tokens=64, tiles_in_flight=3)
     runner = FakeRunner(sizes)
     core = EngineCore(runner, sizes)
     core.submit(request("talking", max_tokens=20))
     core.step()
     core.submit(request("picture", tiles=tuple(range(10, 18))))
     core.step()
-    assert len(runner.plans[-1].encode) == sizes.tile_budget
+    assert len(runner.plans[-1].encode) == 3
+    assert [plan.tiles for plan in runner.plans] == [None, sizes.encode_budget]
 
 
 def test_tiles_of_waiting_requests_are_encoded_ahead():

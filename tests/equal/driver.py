@@ -29,7 +29,8 @@ LIMITS = Limits(
     num_blocks=129,
     tokens_per_tile=4,
     tile_pages=32,
-    tile_budget=8,
+    encode_budget=8,
+    tiles_in_flight=16,
     tile_batches=(8, 4, 2, 1),
 )
 

@@ -62,20 +62,23 @@ def new_caches(model: InternVL, blocks: int) -> list[Tensor]:
     """Full of NaN, so that reading what was never written shows."""
     config = model.config.decoder
     shape = (2, blocks, BLOCK, model.decoder.num_kv_heads, config.head_dim)
-    dtype = model.decoder.embedding.dtype
-    return [torch.full(shape, float("nan"), dtype=dtype) for _ in range(config.num_layers)]
+    dtype = model.decoder.dtype
+    return [torch.full(shape, float("nan"), dtype=dtype) for _ in range(model.decoder.num_layers)]
 
 
 @torch.inference_mode()
 def all_logits(model: InternVL, ids: Sequence[int], pixels: Tensor, image_id: int = IMAGE_ID) -> Tensor:
-    """Logits [positions, vocabulary] of one prompt, whose tiles lie in the pool from last page to first."""
+    """Logits [positions, vocabulary] of one prompt, whose tiles lie in the pool from last page to first.
+
+    Of a stage in a pipeline that has no head, its hidden states.
+    """
     layout, blocks = paged(len(ids))
     token_ids = torch.tensor(ids)
     image_rows = (token_ids == image_id).nonzero().flatten()
     tokens, pages = model.config.tokens_per_tile, list(reversed(range(len(pixels))))
     shape = (max(len(pixels), 1), tokens, model.config.decoder.hidden_size)
-    pool = torch.full(shape, float("nan"), dtype=model.decoder.embedding.dtype)
-    if len(pixels):
+    pool = torch.full(shape, float("nan"), dtype=model.decoder.dtype)
+    if len(pixels) and model.encoder is not None:
         pool[pages] = model.encode(pixels).rows[:, :tokens]
     tile_rows = [page * tokens + row for page, row in itertools.product(pages, range(tokens))]
     batch = ModelBatch(
@@ -86,4 +89,5 @@ def all_logits(model: InternVL, ids: Sequence[int], pixels: Tensor, image_id: in
         tile_rows=torch.tensor(tile_rows, dtype=torch.int64),
         logits_rows=torch.arange(len(ids)),
     )
-    return model.forward(batch, new_caches(model, blocks), pool)
+    hidden = model.hidden(batch, new_caches(model, blocks), pool)
+    return model.logits(hidden) if model.decoder.has_head else hidden

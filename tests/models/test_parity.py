@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from PIL import Image
 
 from tests.models.conftest import FolderOf, OursOf, ParityTable, TheirsOf
@@ -55,7 +54,7 @@ def test_vision_tower_alone(name: str, form: str, ours_of: OursOf, theirs_of: Th
     ops, pixels = OPS[form], random_tiles(MODELS[name], 3)
     mean, std = torch.tensor((0.485, 0.456, 0.406)), torch.tensor((0.229, 0.224, 0.225))
     with torch.inference_mode():
-        ours = ours_of(name, form, ops).vision(pixels, mean, std, ops)
+        *_, ours = ours_of(name, form, ops).encoder.tower.steps(pixels, mean, std, ops)
         theirs = theirs_of(name).model.vision_tower(normalised(pixels)).last_hidden_state[:, 1:]
     parity.check(name, type(ops).__name__, "vision tower", ours, theirs, form=form)
 
@@ -98,7 +97,7 @@ def test_decoder_alone(name: str, form: str, ours_of: OursOf, their_decoder_of: 
     model, theirs = ours_of(name, form, ops), their_decoder_of(name)
     layout, blocks = paged(len(ids))
     with torch.inference_mode():
-        x = F.embedding(ids, model.decoder.embedding)
+        x = model.decoder.embed(ids)
         x = model.decoder(x, torch.arange(len(ids)), new_caches(model, blocks), layout, ops)
         ours = model.decoder.logits(x, ops)
         parity.check(name, type(ops).__name__, "decoder", ours, theirs(ids[None]).logits[0], form=form)

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tests.models.conftest import ParityTable
@@ -184,7 +183,7 @@ def decoder_logits(folder: Path, ids: Tensor, context: int) -> Tensor:
     ops = ReferenceOps()
     model = load(folder, ops, context)
     layout, blocks = paged(len(ids))
-    x = F.embedding(ids, model.decoder.embedding)
+    x = model.decoder.embed(ids)
     x = model.decoder(x, torch.arange(len(ids)), new_caches(model, blocks), layout, ops)
     return model.decoder.logits(x, ops)
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tilewise.models.internvl import pixel_shuffle
+from tilewise.models.tile_encoder import pixel_shuffle
 from tilewise.models.vit import resize_positions
 
 

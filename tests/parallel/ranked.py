@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tests.models.driving import all_logits, prompt_of, random_tiles
 from tests.tiny import TinySpec
+from tilewise.layout import Layout
 from tilewise.models.load import Architecture
 from tilewise.parallel.mesh import Mesh
 from tilewise.parallel.ranks import join, leave
@@ -19,22 +20,27 @@ from tilewise.weights.folder import CheckpointFolder
 
 
 def computed(folder: Path, spec: TinySpec, mesh: Mesh) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits of a prompt, the pages of five tiles that ranks share out, and the router's scores of those."""
+    """Logits of a prompt, the pages of five tiles that ranks share out, and the router's scores of those.
+
+    In a pipeline, the last stage has the logits, and the first one the tiles.
+    """
     model = Architecture.of(CheckpointFolder.open(folder)).load(torch.float32, ReferenceOps(), 256, mesh=mesh)
-    lane = EncoderLane(model, 8, (2, 1), mesh=mesh)
+    lane = EncoderLane([model], 8, (2, 1), mesh=mesh)
     tiles = random_tiles(spec, 5).numpy()
     with torch.inference_mode():
         jobs = [EncodeJob(bytes([number]), pixels, 7 - number) for number, pixels in enumerate(tiles)]
-        found = lane.encode(jobs)
-    assert {tile.digest for tile in found} == {job.digest for job in jobs}
+        found = lane.take(jobs)
+        for _ in range(100):
+            found += lane.advance(0.3)
+    assert {tile.digest for tile in found} == ({job.digest for job in jobs} if mesh.is_first_stage else set())
     scores = torch.tensor([tile.score or 0.0 for tile in sorted(found, key=lambda tile: tile.digest)])
-    return all_logits(model, prompt_of(spec, [2]), random_tiles(spec, 2), spec.image_id), lane.pool[3:], scores
+    return all_logits(model, prompt_of(spec, [2]), random_tiles(spec, 2), spec.image_id), lane.pools[0][3:], scores
 
 
-def rank(number: int, size: int, address: str, folders: dict[str, tuple[Path, TinySpec]], out: Path) -> None:
+def rank(number: int, layout: Layout, address: str, folders: dict[str, tuple[Path, TinySpec]], out: Path) -> None:
     """What a process runs: what comes of all twins goes into a file of its own."""
     torch.set_num_threads(1)
-    mesh = join(number, size, address)
+    mesh = join(number, layout, address)
     found = {name: computed(folder, spec, mesh) for name, (folder, spec) in folders.items()}
     torch.save(found, out / f"{number}.pt")
     leave()

@@ -57,6 +57,9 @@ def alone() -> list[tuple[Any, list[float]]]:
         (4, {"speculative_config": {"method": "ngram", "num_speculative_tokens": 3}}),
         (2, {"async_scheduling": True, "max_num_batched_tokens": 64, "max_num_seqs": 4, "kv_cache_dtype": "auto"}),
         (2, {"speculative_config": {"model": "demo", "num_speculative_tokens": 2}}),
+        (1, {"pipeline_parallel_size": 2}),
+        (2, {"pipeline_parallel_size": 2, "speculative_config": {"method": "ngram", "num_speculative_tokens": 3}}),
+        (1, {"pipeline_parallel_size": 3, "async_scheduling": True, "max_num_batched_tokens": 64, "max_num_seqs": 4}),
     ],
 )
 def test_answers_are_those_of_one_rank(

@@ -12,8 +12,8 @@ import torch.multiprocessing as mp
 from tests.parallel.ranked import computed, rank
 from tests.tiny import SPECS, TinySpec, write_hf, write_original
 from tilewise.errors import InvalidConfig
+from tilewise.layout import Layout
 from tilewise.parallel.mesh import Mesh, Share
-from tilewise.parallel.ranks import TorchCollectives
 from tilewise.quantize.options import QuantizeOptions
 from tilewise.quantize.run import quantize
 
@@ -39,14 +39,29 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, T
     return found
 
 
-@pytest.mark.parametrize("size", [2, 4])
-def test_ranks_have_the_logits_of_one(tmp_path: Path, folders: dict[str, tuple[Path, TinySpec]], size: int) -> None:
-    mp.spawn(rank, (size, f"file://{tmp_path}/meeting", folders, tmp_path), nprocs=size)
-    parts = [torch.load(tmp_path / f"{number}.pt") for number in range(size)]
+@pytest.mark.parametrize(
+    "layout",
+    [
+        Layout(2),
+        Layout(4),
+        Layout(2, experts="linear"),
+        Layout(4, experts="round_robin"),
+        Layout(1, pipeline=2),
+        Layout(2, pipeline=2, experts="linear"),
+    ],
+    ids=str,
+)
+def test_ranks_have_the_logits_of_one(
+    tmp_path: Path, folders: dict[str, tuple[Path, TinySpec]], layout: Layout
+) -> None:
+    mp.spawn(rank, (layout, f"file://{tmp_path}/meeting", folders, tmp_path), nprocs=layout.ranks)
+    parts = [torch.load(tmp_path / f"{number}.pt") for number in range(layout.ranks)]
+    first, last = parts[: layout.tensor], parts[-layout.tensor :]
     for name, (folder, spec) in folders.items():
-        for part in parts[1:]:
-            assert all(map(torch.equal, part[name], parts[0][name])), name
-        (whole, *tiles), (found, *encoded) = computed(folder, spec, Mesh()), parts[0][name]
+        assert all(torch.equal(part[name][0], last[0][name][0]) for part in last), name
+        assert all(all(map(torch.equal, part[name][1:], first[0][name][1:])) for part in first), name
+        whole, *tiles = computed(folder, spec, Mesh())
+        found, encoded = last[0][name][0], list(first[0][name][1:])
         torch.testing.assert_close(encoded, tiles, atol=1e-5, rtol=1e-5)
         if name.startswith("w8a8"):  # each rank rounds its part of a row by the largest number in it
             assert float((found - whole).norm() / whole.norm()) < 0.02
@@ -57,22 +72,24 @@ def test_ranks_have_the_logits_of_one(tmp_path: Path, folders: dict[str, tuple[P
 
 
 def test_heads_that_do_not_divide_are_shared() -> None:
-    nobody = TorchCollectives()
-    assert [Mesh(rank, 4, nobody).heads(8, 2) for rank in range(4)] == [
+    def heads(ranks: int, queries: int, keys: int) -> list[tuple[Share, Share]]:
+        return [Mesh.at(Layout(ranks), rank).heads(queries, keys) for rank in range(ranks)]
+
+    assert heads(4, 8, 2) == [
         (Share(0, 2), Share(0, 1)),
         (Share(2, 2), Share(0, 1)),
         (Share(4, 2), Share(1, 1)),
         (Share(6, 2), Share(1, 1)),
     ]
-    assert [Mesh(rank, 2, nobody).heads(8, 4)[1] for rank in range(2)] == [Share(0, 2), Share(2, 2)]
+    assert [keys for _, keys in heads(2, 8, 4)] == [Share(0, 2), Share(2, 2)]
     with pytest.raises(InvalidConfig, match=r"Key/value heads \(4\) and tensor parallel size \(6\)"):
-        Mesh(0, 6, nobody).heads(12, 4)
+        heads(6, 12, 4)
     with pytest.raises(InvalidConfig, match=r"attention heads \(6\) must be divisible by tensor parallel size \(4\)"):
-        Mesh(0, 4, nobody).heads(6, 2)
+        heads(4, 6, 2)
 
 
 def test_rows_of_a_vocabulary_need_not_divide() -> None:
-    assert [Mesh(rank, 4, TorchCollectives()).rows(10) for rank in range(4)] == [
+    assert [Mesh.at(Layout(4), rank).rows(10) for rank in range(4)] == [
         Share(0, 3),
         Share(3, 3),
         Share(6, 3),

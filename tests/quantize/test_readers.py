@@ -62,7 +62,7 @@ class OnePlus(DecoderBlock):
         super().__init__(view, config, attention, mlp)
         for norm in (self._norm1, self._norm2):
             assert isinstance(norm, RMSNorm)
-            norm._weight = norm._weight + 1
+            norm.weight = norm.weight + 1
 
 
 class HalfNormed(DecoderBlock):

@@ -61,7 +61,7 @@ class Bench:
         self.size = architecture.config.tile_size
         self.vocabulary = architecture.config.decoder.vocab_size
         sizes = (step.sequences, step.context, step.tokens, BLOCK, step.sequences * blocks + 1)
-        tiles = architecture.config.tokens_per_tile, step.tiles, step.tiles
+        tiles = architecture.config.tokens_per_tile, step.tiles, step.tiles, step.tiles
         limits = Limits(*sizes, *tiles, tile_batches=(step.tiles,), kv_cache_dtype=kv)
         model = architecture.build(RandomSource(dtype, torch.device("cpu")), ops, step.context)
         self.runner = LocalRunner(model, limits, torch.device("cpu"))

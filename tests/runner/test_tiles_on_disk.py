@@ -13,7 +13,7 @@ from tests.models.flash import write_flash
 from tests.tiny import SPECS, write_hf, write_original
 from tilewise import LLM, SamplingParams
 from tilewise.errors import InvalidConfig
-from tilewise.models.internvl import InternVL
+from tilewise.models.tile_encoder import TileEncoder
 
 PARAMS = SamplingParams(temperature=0, max_tokens=5, logprobs=3, ignore_eos=True)
 SIZES = {"max_model_len": 512, "encoder_cache_gb": 0.001, "kv_cache_memory_bytes": 2**20}
@@ -33,8 +33,10 @@ def flash(tmp_path_factory):
 def encoded(monkeypatch):
     """Counts tiles that the model encodes."""
     counted: list[int] = []
-    encode = InternVL.encode
-    monkeypatch.setattr(InternVL, "encode", lambda self, pixels: (counted.append(len(pixels)), encode(self, pixels))[1])
+    steps = TileEncoder.steps
+    monkeypatch.setattr(
+        TileEncoder, "steps", lambda self, pixels: (counted.append(len(pixels)), steps(self, pixels))[1]
+    )
     return counted
 
 

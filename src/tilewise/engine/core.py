@@ -65,7 +65,7 @@ class EngineCore:
         if cache == "prefix":
             return self._scheduler.kv.pool.forget_all()
         self._scheduler.tiles.forget(used=self.has_unfinished)
-        return not self.has_unfinished
+        return self._scheduler.tiles.empty
 
     def step(self) -> list[TokenDelta]:
         """Compute one step and return new tokens; none when a step only encoded or prefilled.
@@ -73,7 +73,9 @@ class EngineCore:
         Overlapped, the tokens are those of the step before, so that the first call returns none.
         """
         plan = self._scheduler.plan()
-        launched = None if plan.empty else _InFlight(plan, self._runner.launch(plan))
+        # While tiles are on their way, a step without work goes on with those.
+        idle = plan.empty and not self._scheduler.tiles.in_flight
+        launched = None if idle else _InFlight(plan, self._runner.launch(plan))
         finished, self._in_flight = (self._in_flight, launched) if self._overlap else (launched, None)
         if finished is None:
             self._check_progress(launched)

@@ -19,6 +19,8 @@ class OpenPlan:
     granted_from: dict[SequenceState, int] = field(default_factory=dict)
     """The first of its blocks that a sequence got in this step."""
     encode: list[EncodeJob] = field(default_factory=list)
+    tiles: float | None = None
+    """How many tiles to encode in this step."""
 
     def set(self, sequence: SequenceState, work: Work) -> None:
         """What a sequence computes, in place of what it was to compute."""
@@ -39,6 +41,7 @@ class OpenPlan:
             grants=tuple(self._grants()),
             encode=tuple(self.encode),
             work=tuple(self.work.values()),
+            tiles=self.tiles,
         )
 
     def _grants(self) -> Iterator[BlockGrant]:

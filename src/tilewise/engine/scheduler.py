@@ -243,14 +243,17 @@ class Scheduler:
             plan.set(sequence, longer)
 
     def _propose_tiles(self, plan: OpenPlan) -> None:
-        """Encode what running sequences and the next waiting ones lack, most urgent first."""
-        budget = self.limits.tile_budget if any(sequence.decoding for sequence in self.running) else None
+        """Encode what running sequences and the next waiting ones lack, most urgent first.
+
+        Few are in flight at a time, so that a more urgent sequence's tiles never stand behind many others.
+        """
+        plan.tiles = self.limits.encode_budget if any(sequence.decoding for sequence in self.running) else None
         ahead = [*self.running, *self.waiting[:ENCODE_AHEAD]]
         for sequence in [sequence for sequence in ahead if sequence.tiles_after(sequence.num_computed)]:
             if sequence.moments.wanted is None and not self._has_tiles(sequence):
                 sequence.moments = replace(sequence.moments, wanted=self._clock())
             for tile in self._missing_tiles(sequence):
-                if budget is not None and len(plan.encode) >= budget:
+                if self.tiles.in_flight >= self.limits.tiles_in_flight:
                     return
                 page = self.tiles.place(tile.digest)
                 if page is None:
@@ -292,7 +295,7 @@ class Scheduler:
             sequence.num_computed += work.count - work.drafts
             sequence.num_tokens += work.samples
         sealed = plan.seal(self._index)
-        if not sealed.empty:
+        if plan.work:
             self._in_flight[sealed.index] = [
                 _Flight(sequence, work, sequence.num_admissions) for sequence, work in plan.work.items()
             ]
@@ -306,7 +309,7 @@ class Scheduler:
         now = self._clock()
         self._take_in_tiles(result.encoded, now)
         deltas = []
-        for flight in self._in_flight.pop(plan.index):
+        for flight in self._in_flight.pop(plan.index, ()):
             if flight.sequence.finish_reason is None:  # else it ended while this step ran, and its tokens are nobody's
                 deltas += self._take_in(flight, result, now)
         return deltas

@@ -24,6 +24,7 @@ class TileIndex:
         self._free = list(range(num_pages - 1, -1, -1))
         self._pages: OrderedDict[bytes, _Page] = OrderedDict()  # least recently used first
         self._step = 0
+        self._in_flight = 0
 
     def begin_step(self, index: int) -> None:
         self._step = index
@@ -47,15 +48,27 @@ class TileIndex:
         number = self._free.pop() if self._free else self._evict()
         if number is not None:
             self._pages[digest] = _Page(number, held_by=self._step)
+            self._in_flight += 1
         return number
+
+    @property
+    def in_flight(self) -> int:
+        """Tiles with a page that they are not in yet."""
+        return self._in_flight
+
+    @property
+    def empty(self) -> bool:
+        return not self._pages
 
     def encoded(self, digests: Iterable[bytes]) -> None:
         for digest in digests:
             self._pages[digest].ready = True
+            self._in_flight -= 1
 
     def forget(self, used: bool) -> None:
         """Empty all pages; while they are `used`, those alone that no step still wants."""
-        unwanted = [digest for digest, page in self._pages.items() if not used or self._is_spare(page)]
+        ready = [(digest, page) for digest, page in self._pages.items() if page.ready]
+        unwanted = [digest for digest, page in ready if not used or self._is_spare(page)]
         self._free += [self._pages.pop(digest).number for digest in unwanted]
 
     def _hold(self, digest: bytes) -> _Page | None:

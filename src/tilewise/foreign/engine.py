@@ -15,7 +15,7 @@ _ONE_DEVICE = "ranks of one machine share a model by its heads (-tp), and in no 
 _ONE_MACHINE = "one machine computes, so there is nobody to find or to wait for"
 _REPLICAS = "one server stands before all replicas of its machine (-dp): leave it out"
 _RANKS = "ranks are for several machines, which are not there yet: leave it out"
-_EXPERTS = "each rank has a part of every expert"
+_EXPERTS = "experts stay where they are loaded, and each is there once"
 _TILES = "ranks share out tiles, each with the whole tower (data); answers are the same"
 _NUMA = "threads are bound by OMP_PROC_BIND and OMP_PLACES, or by numactl"
 _NO_LORA = "adapters are not loaded: merge them into the checkpoint"
@@ -81,8 +81,7 @@ ENGINE: tuple[Foreign, ...] = (
     *taken("built in", "the windows of a model are what the checkpoint says", bool, "disable_sliding_window"),
 
     # Several devices and machines
-    *refused("not yet", _ONE_DEVICE, int, pipeline_parallel_size=1,
-             decode_context_parallel_size=1, prefill_context_parallel_size=1,
+    *refused("not yet", _ONE_DEVICE, int, decode_context_parallel_size=1, prefill_context_parallel_size=1,
              nnodes=1),
     *refused("not yet", _RANKS, int, node_rank=0),
     *refused("not yet", _REPLICAS, int, data_parallel_start_rank=0),
@@ -97,8 +96,7 @@ ENGINE: tuple[Foreign, ...] = (
     *refused("not yet", "ranks are processes of this machine: use mp or uni", str,
              distributed_executor_backend=("mp", "uni")),
     *refused("not yet", "replicas are processes of this machine: use mp", str, data_parallel_backend="mp"),
-    *taken("other device", f"{_EXPERTS}, so they need not be spread or balanced", bool, "enable_expert_parallel",
-           "enable_elastic_ep", "enable_eplb"),
+    *taken("other device", f"{_EXPERTS}, so they are not balanced", bool, "enable_elastic_ep", "enable_eplb"),
     *taken("other device", _ONE_MACHINE, str, "master_addr", "data_parallel_address"),
     *taken("other device", _ONE_MACHINE, int, "master_port", "data_parallel_rpc_port", "distributed_timeout_seconds",
            "cpu_distributed_timeout_seconds", "dp_sync_interval"),
@@ -114,7 +112,6 @@ ENGINE: tuple[Foreign, ...] = (
     *taken("other device", "sequences are not split between ranks", str, "dcp_comm_backend"),
     *taken("other device", _EXPERTS, _OBJECT, "eplb_config"),
     *taken("other device", _EXPERTS, str, "all2all_backend", "moe_backend"),
-    *taken("other device", _EXPERTS, Literal["linear", "round_robin"], "expert_placement_strategy"),
     *taken("other device", _EXPERTS, bool, "enable_ep_weight_filter", "eplb_log_balancedness"),
     *taken("other device", _EXPERTS, int, "num_redundant_experts", "eplb_step_interval", "eplb_window_size",
            "elastic_ep_max_dp_size"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -19,10 +20,10 @@ class ExpertMLP:
         self, view: View, hidden: int, inner: int, count: int, per_token: int, renormalise: bool, mesh: Mesh
     ) -> None:
         self._router = view.tensor("gate.weight", count, hidden).float()
-        experts, own = view.at("experts"), mesh.share(inner, "inputs of an expert's down_proj")
+        own = ExpertShare.of(mesh, count, inner)
         parts = {"gate_proj": inner, "up_proj": inner}
-        self._gate_up = store_experts(experts, count, parts, hidden, output_share=own)
-        self._down = store_experts(experts, count, {"down_proj": hidden}, inner, input_share=own)
+        self._gate_up = own.store(view.at("experts"), parts, hidden, output_share=own.inner)
+        self._down = own.store(view.at("experts"), {"down_proj": hidden}, inner, input_share=own.inner)
         self._mesh = mesh
         self._per_token = per_token
         self._renormalise = renormalise
@@ -36,27 +37,44 @@ class ExpertMLP:
         return self._mesh.sum(ops.moe_experts(x, chosen, weights, self._gate_up, self._down, ops.silu_mul))
 
 
-def store_experts(
-    view: View,
-    count: int,
-    parts: Mapping[str, int],
-    inputs: int,
-    bias: bool = False,
-    output_share: Share | None = None,
-    input_share: Share | None = None,
-    rows: Rows | None = None,
-) -> tuple[Weight, ...]:
-    """Each expert's matrices that read the same input, by module and number of outputs, as one weight.
+@dataclass(frozen=True, slots=True)
+class ExpertShare:
+    """What a rank has of a layer's `count` experts: those `here` whole, or of each the `inner` part of its MLP."""
 
-    A rank keeps a share of their outputs or inputs, or certain `rows` of them. None = all.
-    """
+    count: int
+    here: frozenset[int]
+    inner: Share | None
+    """None = the whole."""
 
-    def stored(expert: View) -> Weight:
-        found = [
-            expert.linear(name, outputs, inputs, bias, output_share, input_share) for name, outputs in parts.items()
-        ]
-        if rows is not None:
-            found = [part.rows(rows) for part in found]
-        return expert.store(*combined(found))
+    @classmethod
+    def of(cls, mesh: Mesh, count: int, inner: int) -> ExpertShare:
+        own = mesh.experts(count)
+        if own is None:
+            return cls(count, frozenset(range(count)), mesh.share(inner, "inputs of an expert's down_proj"))
+        return cls(count, frozenset(own), None)
 
-    return tuple(stored(view.at(number)) for number in range(count))
+    def store(
+        self,
+        view: View,
+        parts: Mapping[str, int],
+        inputs: int,
+        bias: bool = False,
+        output_share: Share | None = None,
+        input_share: Share | None = None,
+        rows: Rows | None = None,
+    ) -> tuple[Weight | None, ...]:
+        """Each expert's matrices that read the same input, by module and number of outputs, as one weight.
+
+        A rank keeps a share of their outputs or inputs, or certain `rows` of them. None = all. Experts of other ranks
+        are None.
+        """
+
+        def stored(expert: View) -> Weight:
+            found = [
+                expert.linear(name, outputs, inputs, bias, output_share, input_share) for name, outputs in parts.items()
+            ]
+            if rows is not None:
+                found = [part.rows(rows) for part in found]
+            return expert.store(*combined(found))
+
+        return tuple(stored(view.at(number)) if number in self.here else None for number in range(self.count))

@@ -22,14 +22,14 @@ class Norm(Protocol):
 
 class RMSNorm:
     def __init__(self, view: View, width: int, eps: float) -> None:
-        self._weight = view.tensor("weight", width)
+        self.weight = view.tensor("weight", width)
         self._eps = eps
 
     def __call__(self, x: Tensor, ops: Ops) -> Tensor:
-        return ops.rms_norm(x, self._weight, self._eps)
+        return ops.rms_norm(x, self.weight, self._eps)
 
     def after(self, x: Tensor, scale: Tensor | None, y: Tensor, ops: Ops) -> tuple[Tensor, Tensor]:
-        return ops.add_rms_norm(x, scale, y, self._weight, self._eps)
+        return ops.add_rms_norm(x, scale, y, self.weight, self._eps)
 
 
 class LayerNorm:

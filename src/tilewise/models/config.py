@@ -69,10 +69,17 @@ def shared_out(config: DecoderConfig, mesh: Mesh) -> DecoderConfig:
     inner, experts = config.intermediate_size, config.experts
     if experts is None:
         inner = mesh.share(inner, "inputs of down_proj").length
-    else:
+    elif mesh.experts(experts.count) is None:
         own = mesh.share(experts.intermediate_size, "inputs of an expert's down_proj").length
         experts = replace(experts, intermediate_size=own)
-    return replace(config, num_heads=queries.length, num_kv_heads=keys.length, intermediate_size=inner, experts=experts)
+    return replace(
+        config,
+        num_layers=len(mesh.layers(config.num_layers)),
+        num_heads=queries.length,
+        num_kv_heads=keys.length,
+        intermediate_size=inner,
+        experts=experts,
+    )
 
 
 @dataclass(frozen=True, slots=True)

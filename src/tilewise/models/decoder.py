@@ -14,7 +14,7 @@ from tilewise.layers.norm import RMSNorm
 from tilewise.layers.rope import RopeTable
 from tilewise.models.config import DecoderConfig
 from tilewise.parallel.mesh import Mesh
-from tilewise.platforms.base import Ops, PagedLayout
+from tilewise.platforms.base import Ops, PagedLayout, Weight
 from tilewise.platforms.forms import Dense
 from tilewise.platforms.kv_cache import LayerCache
 from tilewise.weights.view import View
@@ -46,42 +46,70 @@ class Decoder:
     def __init__(self, view: View, config: DecoderConfig, block: BlockFactory, mesh: Mesh, context: int) -> None:
         model, vocabulary = view.at("model"), mesh.rows(config.vocab_size)
         self._mesh, self._vocabulary, self._vocab_size = mesh, vocabulary, config.vocab_size
-        self.embedding = model.tensor("embed_tokens.weight", config.vocab_size, config.hidden_size, share=vocabulary)
-        """This rank's rows."""
-        self.num_kv_heads = mesh.heads(config.num_heads, config.num_kv_heads)[1].length
-        """This rank keeps keys and values of so many heads."""
         # Configs are wrong about tying often enough: the head is the embedding exactly when no head is stored.
         tied = not view.has("lm_head.weight")
-        if tied:
-            self._head = view.store([Dense(self.embedding)], None, shared=True)
-        else:
-            head = view.linear("lm_head", config.vocab_size, config.hidden_size, output_share=vocabulary)
-            self._head = view.store([head.matrix], head.bias)
-        self._blocks = [block(model.at("layers").at(n), config, n, mesh) for n in range(config.num_layers)]
+        embeds = mesh.is_first_stage or (tied and mesh.is_last_stage)
+        self._embedding = (
+            model.tensor("embed_tokens.weight", config.vocab_size, config.hidden_size, share=vocabulary)
+            if embeds
+            else None
+        )
+        self._head = self._stored_head(view, config, tied) if mesh.is_last_stage else None
+        layers = mesh.layers(config.num_layers)
+        self._blocks = [block(model.at("layers").at(n), config, n, mesh) for n in layers]
         self._norm = RMSNorm(model.at("norm"), config.hidden_size, config.norm_eps)
-        self._rope = RopeTable(config.rope, config.head_dim, context, self.embedding.device)
+        self._rope = RopeTable(config.rope, config.head_dim, context, self.device)
+        self.num_kv_heads = mesh.heads(config.num_heads, config.num_kv_heads)[1].length
+        """This rank keeps keys and values of so many heads."""
+        self.num_layers = len(layers)
+        """This rank has so many."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of hidden states, and of keys and values that are kept as they are computed."""
+        return self._norm.weight.dtype
+
+    @property
+    def has_head(self) -> bool:
+        return self._head is not None
+
+    @property
+    def device(self) -> torch.device:
+        return self._norm.weight.device
+
+    def _stored_head(self, view: View, config: DecoderConfig, tied: bool) -> Weight:
+        if tied:
+            assert self._embedding is not None
+            return view.store([Dense(self._embedding)], None, shared=self._mesh.is_first_stage)
+        head = view.linear("lm_head", config.vocab_size, config.hidden_size, output_share=self._vocabulary)
+        return view.store([head.matrix], head.bias)
 
     def embed(self, token_ids: Tensor) -> Tensor:
-        """[N] -> [N, hidden]"""
+        """[N] -> [N, hidden], in the first stage."""
+        assert self._embedding is not None
         if self._mesh.size == 1:
-            rows: Tensor = torch.index_select(self.embedding, 0, token_ids)
+            rows: Tensor = torch.index_select(self._embedding, 0, token_ids)
             return rows
         own = token_ids - self._vocabulary.start
         here = (own >= 0) & (own < self._vocabulary.length)
-        rows = torch.index_select(self.embedding, 0, own.where(here, 0))
+        rows = torch.index_select(self._embedding, 0, own.where(here, 0))
         return self._mesh.sum(rows.masked_fill(~here[:, None], 0))
 
     def __call__(
         self, x: Tensor, positions: Tensor, caches: Sequence[LayerCache], layout: PagedLayout, ops: Ops
     ) -> Tensor:
-        """Embeddings [N, hidden] -> hidden states after the last block; keys and values go into the caches."""
+        """Embeddings [N, hidden], or what the stage before made of them -> hidden states after this stage's blocks.
+
+        Keys and values go into the caches.
+        """
         at = Pass(*self._rope.at(positions), layout, ops)
         for block, cache in zip(self._blocks, caches, strict=True):
             x = block(x, cache, at)
         return x
 
     def logits(self, x: Tensor, ops: Ops) -> Tensor:
-        """Hidden states [R, hidden] -> logits [R, vocabulary], the same on all ranks."""
+        """Hidden states [R, hidden] -> logits [R, vocabulary], the same on all ranks of the last stage."""
+        assert self._head is not None
         return self._mesh.gathered(self._head.apply(self._norm(x, ops), ops), self._vocab_size)
 
 

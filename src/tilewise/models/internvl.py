@@ -1,109 +1,65 @@
-"""InternVL whole: tower, pixel shuffle, projector, decoder.
-
-Source of the arithmetic: OpenGVLab/InternVL `modeling_internvl_chat.py`.
-"""
+"""InternVL whole: what encodes tiles, and the decoder."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
-import torch
 from torch import Tensor
 
-from tilewise.layers.linear import ColumnLinear, RowLinear
-from tilewise.layers.norm import LayerNorm
 from tilewise.models.batch import ModelBatch
 from tilewise.models.config import ModelConfig
 from tilewise.models.decoder import BlockFactory, Decoder
-from tilewise.models.flash import FlashHead
-from tilewise.models.vit import VisionTower
+from tilewise.models.tile_encoder import EncodedTiles, TileEncoder
 from tilewise.parallel.mesh import Mesh
 from tilewise.platforms.base import Ops
 from tilewise.platforms.kv_cache import LayerCache
 from tilewise.weights.view import View
 
-# Of ImageNet, with which every InternViT was trained.
-PIXEL_MEAN = (0.485, 0.456, 0.406)
-PIXEL_STD = (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedTiles:
-    """What the decoder reads of tiles.
-
-    `rows` [T, rows a page, hidden of the decoder]: all tokens of a tile and, in a Flash model, the few behind them;
-    `scores` [T] float32: its router's probability that the few are enough.
-    """
-
-    rows: Tensor
-    scores: Tensor | None = None
-
 
 class InternVL:
-    """Built by pulling weights from `view`; `context` is the longest sequence it will see, in tokens."""
+    """Built by pulling weights from `view`; `context` is the longest sequence it will see, in tokens.
+
+    A rank in a pipeline has the layers of its stage; the first stage has what encodes tiles and embeds tokens, the
+    last one the head.
+    """
 
     def __init__(
         self, view: View, config: ModelConfig, block: BlockFactory, mesh: Mesh, ops: Ops, context: int
     ) -> None:
         self.config = config
         self.ops = ops
-        self.vision = VisionTower(view.at("vision"), config.vision, config.tile_size)
-        self.projector = Projector(view.at("projector"), config)
-        self.flash = FlashHead(view.at("flash"), config) if config.flash else None
+        self._mesh = mesh
+        self.encoder = TileEncoder(view, config, ops) if mesh.is_first_stage else None
         self.decoder = Decoder(view.at("language"), config.decoder, block, mesh, context)
-        # float32 in any model, as the reference normalises: rounded to bfloat16 they would shift every pixel.
-        device = self.decoder.embedding.device
-        self._mean, self._std = torch.tensor(PIXEL_MEAN, device=device), torch.tensor(PIXEL_STD, device=device)
 
     def encode(self, pixels: Tensor) -> EncodedTiles:
-        """uint8 tiles [T, size, size, 3] -> rows for the prompt."""
-        features = self.vision(pixels, self._mean, self._std, self.ops)
-        block, version = self.config.shuffle_block, self.config.shuffle_version
-        rows = self.projector(pixel_shuffle(features, block, version), self.ops)
-        if self.flash is None:
-            return EncodedTiles(rows)
-        few = self.flash.projector(pixel_shuffle(features, 2 * block, version), self.ops)
-        return EncodedTiles(torch.cat((rows, few), dim=1), self.flash.router(features, self.ops))
+        """uint8 tiles [T, size, size, 3] -> rows for the prompt; in the first stage."""
+        assert self.encoder is not None
+        return self.encoder(pixels)
 
     def forward(self, batch: ModelBatch, caches: Sequence[LayerCache], tile_pool: Tensor) -> Tensor:
         """Logits [R, vocabulary] of the batch's `logits_rows`; reads tile rows from the pool [pages, tokens, H]."""
         return self.logits(self.hidden(batch, caches, tile_pool)[batch.logits_rows])
 
     def hidden(self, batch: ModelBatch, caches: Sequence[LayerCache], tile_pool: Tensor) -> Tensor:
-        """The decoder's last hidden state of every token of the batch [N, H]."""
-        x = self.decoder.embed(batch.token_ids)
-        if len(batch.image_rows):
-            self.ops.scatter_rows(x, batch.image_rows, tile_pool.flatten(0, 1), batch.tile_rows)
-        return self.decoder(x, batch.positions, caches, batch.layout, self.ops)
+        """The decoder's last hidden state of every token of the batch [N, H].
+
+        In a pipeline, what this stage's last layer has made of it, which goes to the next one, too.
+        """
+        decoder, pipeline = self.decoder, self._mesh.pipeline
+        if self._mesh.is_first_stage:
+            x = decoder.embed(batch.token_ids)
+            if len(batch.image_rows):
+                self.ops.scatter_rows(x, batch.image_rows, tile_pool.flatten(0, 1), batch.tile_rows)
+        else:
+            assert pipeline is not None
+            shape = (len(batch.token_ids), self.config.decoder.hidden_size)
+            x = pipeline.receive(batch.token_ids.new_empty(shape, dtype=decoder.dtype))
+        x = decoder(x, batch.positions, caches, batch.layout, self.ops)
+        if pipeline is not None and not self._mesh.is_last_stage:
+            pipeline.send(x)
+        return x
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[R, H] -> [R, vocabulary]"""
         return self.decoder.logits(hidden, self.ops)
-
-
-class Projector:
-    """Layer norm, linear, GELU, linear: from shuffled patch features to the decoder's width (`mlp1`)."""
-
-    def __init__(self, view: View, config: ModelConfig) -> None:
-        inputs = config.vision.hidden_size * config.shuffle_block**2
-        hidden = config.decoder.hidden_size
-        self._norm = LayerNorm(view.at("norm"), inputs, eps=1e-5)
-        self._linear_1 = ColumnLinear(view, {"linear_1": hidden}, inputs, True, Mesh())
-        self._linear_2 = RowLinear(view, "linear_2", hidden, hidden, True, Mesh())
-
-    def __call__(self, x: Tensor, ops: Ops) -> Tensor:
-        return self._linear_2(self._linear_1.gelu(self._norm(x, ops), ops), ops)
-
-
-def pixel_shuffle(features: Tensor, block: int, version: Literal["v1", "v2"]) -> Tensor:
-    """Space to depth: [T, side^2, C] -> [T, (side/block)^2, block^2 * C].
-
-    The patches of a block are concatenated row by row. v2 numbers the blocks row by row; v1, of InternVL 1.x, column
-    by column.
-    """
-    side = int(features.shape[1] ** 0.5)
-    cells: Tensor = features.unflatten(1, (side // block, block, side // block, block))
-    order = (0, 1, 3, 2, 4, 5) if version == "v2" else (0, 3, 1, 2, 4, 5)
-    return cells.permute(*order).reshape(len(features), (side // block) ** 2, -1)

@@ -25,7 +25,7 @@ from tilewise.weights.formats import CheckpointFormat, Locate, format_of
 from tilewise.weights.gguf.folder import is_gguf_folder
 from tilewise.weights.gguf.tensors import with_gguf_names
 from tilewise.weights.quantization import Layouts, layouts_of
-from tilewise.weights.sources import CheckpointSource, ShapeSource, WatchedSource, in_floats
+from tilewise.weights.sources import CheckpointSource, PassedOver, ShapeSource, WatchedSource, in_floats
 from tilewise.weights.view import StoredLinear, TensorSource, View
 
 logger = logging.getLogger("tilewise")
@@ -110,6 +110,8 @@ class Architecture:
         files = open_files(self.folder.path)
         source = CheckpointSource(files, self._locate(files.names), dtype, device, on_read, self._layouts)
         model = self.build(source, ops, context, mesh, watch, source.tensors.giving_back(store or ops.store))
+        if mesh.layout.pipeline > 1 or mesh.layout.experts:
+            self.build(PassedOver(source), ops, context=1, store=as_it_came)
         source.tensors.check_all_read()
         if self.fp8:
             logger.info("Matrices of tower, projector and decoder were rounded to FP8; the head stays as it is.")

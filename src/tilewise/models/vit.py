@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -32,12 +34,20 @@ class VisionTower:
         self._positions = resize_positions(positions, trained, side)
         self._blocks = [VisionBlock(view.at("layers").at(n), config) for n in range(config.num_layers)]
 
-    def __call__(self, pixels: Tensor, mean: Tensor, std: Tensor, ops: Ops) -> Tensor:
-        """uint8 pixels [tiles, size, size, 3] -> features of the patches [tiles, patches, hidden], row by row."""
+    @property
+    def device(self) -> torch.device:
+        return self._class_token.device
+
+    def steps(self, pixels: Tensor, mean: Tensor, std: Tensor, ops: Ops) -> Iterator[Tensor | None]:
+        """uint8 pixels [tiles, size, size, 3] -> features of the patches [tiles, patches, hidden], row by row.
+
+        None behind each layer but the last.
+        """
         x = self.embed(pixels, mean, std, ops)
-        for block in self._blocks:
+        for block in self._blocks[:-1]:
             x = block(x, ops)
-        return x[:, 1:]
+            yield None
+        yield self._blocks[-1](x, ops)[:, 1:]
 
     def embed(self, pixels: Tensor, mean: Tensor, std: Tensor, ops: Ops) -> Tensor:
         """What the first block reads [tiles, 1 + patches, hidden]."""

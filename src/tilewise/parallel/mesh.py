@@ -1,13 +1,16 @@
-"""Mesh: which ranks share the tensors of a model, and which of them this is."""
+"""Mesh: which ranks share a model, which of them this is, and what it has of the model."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 from torch import Tensor
 
 from tilewise.errors import InvalidConfig
+from tilewise.layout import Layout
+
+T = TypeVar("T")
 
 
 class Share(NamedTuple):
@@ -22,7 +25,8 @@ class Share(NamedTuple):
 
 
 class Collectives(Protocol):
-    """Moves tensors between ranks, which all call the same, in the same order, with tensors of one shape and dtype."""
+    """Moves tensors between the ranks of a stage, which all call the same, in the same order, with tensors of one shape
+    and dtype."""
 
     def sum(self, x: Tensor) -> Tensor:
         """The sum over all ranks, the same bits on each; `x` may be overwritten."""
@@ -37,20 +41,73 @@ class Collectives(Protocol):
         ...
 
 
+class Pipeline(Protocol):
+    """Moves tensors between stages; each rank of a stage has a partner in the next one."""
+
+    def send(self, x: Tensor) -> None:
+        """Give the partner in the next stage a tensor."""
+        ...
+
+    def receive(self, into: Tensor) -> Tensor:
+        """The tensor that the partner in the stage before sends, of the shape and dtype of `into`."""
+        ...
+
+    def from_last(self, x: Tensor) -> Tensor:
+        """On all ranks of all stages, the tensor of the last stage's first rank; `x` may be overwritten."""
+        ...
+
+    def reported(self, message: object) -> Any:
+        """On all ranks of all stages, the plain data that the last stage's first rank gives."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Mesh:
-    """Tensor parallelism: each of `size` ranks has some heads, inputs or outputs of every layer.
+    """The place of a rank in a layout: it is number `rank` of the ranks of its stage.
 
-    One rank is the whole model, and needs no `collectives`.
+    Without `collectives` and `pipeline`, a mesh of several ranks can only tell what each of them has, over shapes.
     """
 
     rank: int = 0
-    size: int = 1
+    layout: Layout = Layout()
     collectives: Collectives | None = None
+    stage: int = 0
+    pipeline: Pipeline | None = None
 
-    def __post_init__(self) -> None:
-        if self.size > 1 and self.collectives is None:
-            raise InvalidConfig(f"tensor_parallel_size={self.size}: this platform has one device; use 1.")
+    @classmethod
+    def at(
+        cls,
+        layout: Layout,
+        number: int,
+        collectives: Collectives | None = None,
+        pipeline: Pipeline | None = None,
+    ) -> Mesh:
+        """The place of a replica's rank of this number; they are numbered stage by stage."""
+        stage, rank = divmod(number, layout.tensor)
+        return cls(rank, layout, collectives, stage, pipeline)
+
+    @property
+    def size(self) -> int:
+        """Ranks of a stage, each of which has some heads, inputs or outputs of every layer."""
+        return self.layout.tensor
+
+    @property
+    def is_first_stage(self) -> bool:
+        """It has the tower and the embedding."""
+        return self.stage == 0
+
+    @property
+    def is_last_stage(self) -> bool:
+        """It has the head, and its first rank chooses tokens."""
+        return self.stage == self.layout.pipeline - 1
+
+    def layers(self, total: int) -> range:
+        """The decoder layers of this rank's stage."""
+        return self.layout.layers(self.stage, total)
+
+    def experts(self, total: int) -> tuple[int, ...] | None:
+        """The experts that this rank has whole; None = it has a part of every one."""
+        return self.layout.experts_of(self.rank, total) if self.layout.experts else None
 
     def share(self, total: int, what: str) -> Share:
         """This rank's part of `total` things that must divide evenly."""
@@ -104,3 +161,11 @@ class Mesh:
     def from_first(self, x: Tensor) -> Tensor:
         """The first rank's tensor, on all ranks."""
         return x if self.collectives is None else self.collectives.from_first(x)
+
+    def chosen(self, x: Tensor) -> Tensor:
+        """What the last stage's first rank has chosen, on all ranks; `x` of the others is not looked at."""
+        return self.from_first(x) if self.pipeline is None else self.pipeline.from_last(x)
+
+    def reported(self, message: T) -> T:
+        """The plain data that the last stage's first rank gives, on all ranks of a pipeline."""
+        return message if self.pipeline is None else cast(T, self.pipeline.reported(message))

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tilewise.errors import InvalidConfig
+from tilewise.layout import Layout
 from tilewise.parallel.mesh import Mesh
 
 _PATIENCE = timedelta(minutes=10)
@@ -19,22 +20,51 @@ _PATIENCE = timedelta(minutes=10)
 
 
 class TorchCollectives:
-    """Collectives of the process group that torch.distributed has as its default."""
+    """Collectives of a process group of torch.distributed."""
+
+    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
+        """None: the group of all ranks."""
+        self._group = group
 
     def sum(self, x: Tensor) -> Tensor:
         x = x.contiguous()
-        dist.all_reduce(x)
+        dist.all_reduce(x, group=self._group)
         return x
 
     def gather(self, x: Tensor) -> list[Tensor]:
-        parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, x)
+        parts = [torch.empty_like(x) for _ in range(dist.get_world_size(self._group))]
+        dist.all_gather(parts, x, group=self._group)
         return parts
 
     def from_first(self, x: Tensor) -> Tensor:
         x = x.contiguous()
-        dist.broadcast(x, src=0)
+        dist.broadcast(x, group=self._group, group_src=0)
         return x
+
+
+class TorchPipeline:
+    """Neighbours in torch.distributed, whose numbers are a stage's ranks apart."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._distance = layout.tensor
+        self._chooses = layout.ranks - layout.tensor
+
+    def send(self, x: Tensor) -> None:
+        dist.send(x.contiguous(), dst=dist.get_rank() + self._distance)
+
+    def receive(self, into: Tensor) -> Tensor:
+        dist.recv(into, src=dist.get_rank() - self._distance)
+        return into
+
+    def from_last(self, x: Tensor) -> Tensor:
+        x = x.contiguous()
+        dist.broadcast(x, src=self._chooses)
+        return x
+
+    def reported(self, message: object) -> Any:
+        messages = [message]
+        dist.broadcast_object_list(messages, src=self._chooses)
+        return messages[0]
 
 
 def told(message: object) -> Any:
@@ -44,20 +74,31 @@ def told(message: object) -> Any:
     return messages[0]
 
 
-def join(rank: int, size: int, address: str, backend: str = "gloo") -> Mesh:
-    """Become one of `size` ranks that meet at an address (`tcp://host:port`, or `file:///...` on one machine).
+def join(number: int, layout: Layout, address: str, backend: str = "gloo") -> Mesh:
+    """Become a rank of a replica; they meet at an address (`tcp://host:port`, or `file:///...` on one machine).
 
     Raises InvalidConfig in a process that is a rank already.
     """
     if dist.is_initialized():
         raise InvalidConfig(
-            f"tensor_parallel_size={size}: this process has ranks already, or another library's process group; close "
-            "the other engine, or give this one a process of its own."
+            f"{layout.ranks} ranks: this process is a rank already, or in another library's process group; close the "
+            "other engine, or give this one a process of its own."
         )
     if address.startswith("file:"):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", _loopback())
-    dist.init_process_group(backend, init_method=address, rank=rank, world_size=size, timeout=_PATIENCE)
-    return Mesh(rank, size, TorchCollectives())
+    dist.init_process_group(backend, init_method=address, rank=number, world_size=layout.ranks, timeout=_PATIENCE)
+    if layout.pipeline == 1:
+        return Mesh.at(layout, number, TorchCollectives())
+    return Mesh.at(layout, number, _stage_collectives(layout, number), TorchPipeline(layout))
+
+
+def _stage_collectives(layout: Layout, number: int) -> TorchCollectives | None:
+    """Every rank makes the groups of all stages, as torch.distributed wants it."""
+    size = layout.tensor
+    if size == 1:
+        return None
+    groups = [dist.new_group(range(first, first + size)) for first in range(0, layout.ranks, size)]
+    return TorchCollectives(groups[number // size])
 
 
 def _loopback() -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from tilewise.step import FlashRule
@@ -46,6 +46,18 @@ def with_draft(model: ModelFacts, draft: ModelFacts) -> ModelFacts:
         bytes_per_tile=model.bytes_per_tile + draft.bytes_per_tile,
         weight_bytes=model.weight_bytes + draft.weight_bytes,
         activation_bytes=lambda step: max(model.activation_bytes(step), draft.activation_bytes(step)),
+    )
+
+
+def largest(ranks: Sequence[ModelFacts]) -> ModelFacts:
+    """What is enough for each of several ranks, which have as many blocks and pages."""
+    if len(ranks) == 1:
+        return ranks[0]
+    return replace(
+        ranks[0],
+        kv_bytes_per_token=max(rank.kv_bytes_per_token for rank in ranks),
+        weight_bytes=max(rank.weight_bytes for rank in ranks),
+        activation_bytes=lambda step: max(rank.activation_bytes(step) for rank in ranks),
     )
 
 

@@ -47,7 +47,8 @@ def resolve(config: EngineConfig, model: ModelFacts, device: DeviceFacts) -> Res
         reasons["kv_cache_dtype"] = f"{config.quantised_kv} with a scale for each token and head, {size}"
     if why := _batch_invariant(config):
         reasons["batch_invariant"] = f"on: {why}; decoding costs several times the work, prompts about twice"
-    graphs = device.captures_graphs and not config.enforce_eager and not why
+    # Ranks wait for one another inside a pass, which no graph of this host's launches can hold.
+    graphs = device.captures_graphs and not config.enforce_eager and not why and config.layout.ranks == 1
     if graphs:
         reasons["graphs"] = "passes of a token or a few a sequence are captured once and replayed"
     return Resolved(
@@ -68,7 +69,8 @@ def _limits(config: EngineConfig, model: ModelFacts, memory: MemoryPlan, device:
         num_blocks=memory.num_blocks + 1,  # block 0 is the dummy
         tokens_per_tile=model.tokens_per_tile,
         tile_pages=memory.tile_pages,
-        tile_budget=config.encode_budget,
+        encode_budget=config.encode_budget,
+        tiles_in_flight=2 * max(device.tile_batches) * config.layout.tensor,  # while one round runs, the next is known
         flash=model.flash,
         prefix_caching=config.enable_prefix_caching,
         priorities=config.scheduling_policy == "priority",

@@ -186,13 +186,14 @@ class Ops(Protocol):
         x: Tensor,
         chosen: Tensor,
         weights: Tensor,
-        gate_up: Sequence[Weight],
-        down: Sequence[Weight],
+        gate_up: Sequence[Weight | None],
+        down: Sequence[Weight | None],
         activation: Callable[[Tensor], Tensor],
     ) -> Tensor:
         """x [N, H] through its chosen experts (int64 [N, k]), summed with weights [N, k].
 
-        Of each expert, gate_up is [2F, H] and down [H, F]; activation [n, 2F] -> [n, F].
+        Of each expert, gate_up is [2F, H] and down [H, F]; activation [n, 2F] -> [n, F]. Experts that are None add
+        nothing: another rank has them.
         """
         ...
 

@@ -133,14 +133,17 @@ class ReferenceOps:
         x: Tensor,
         chosen: Tensor,
         weights: Tensor,
-        gate_up: Sequence[Weight],
-        down: Sequence[Weight],
+        gate_up: Sequence[Weight | None],
+        down: Sequence[Weight | None],
         activation: Callable[[Tensor], Tensor],
     ) -> Tensor:
         out = torch.zeros_like(x)
         for expert in chosen.unique().tolist():
+            first, second = gate_up[expert], down[expert]
+            if first is None or second is None:
+                continue
             rows, places = (chosen == expert).nonzero(as_tuple=True)
-            outer = self._expert(x, rows, gate_up[expert], down[expert], activation)
+            outer = self._expert(x, rows, first, second, activation)
             out.index_add_(0, rows, outer * weights[rows, places, None].to(x.dtype))
         return out
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from tilewise.layers.rope import RopeTable
 from tilewise.models.decoder import Block, Pass
-from tilewise.models.internvl import PIXEL_MEAN, PIXEL_STD, Projector, pixel_shuffle
 from tilewise.models.load import Architecture
+from tilewise.models.tile_encoder import PIXEL_MEAN, PIXEL_STD, Projector, pixel_shuffle
 from tilewise.models.vit import VisionBlock, VisionTower
 from tilewise.parallel.mesh import Mesh
 from tilewise.platforms import current_platform

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from tilewise.models.decoder import Pass
-from tilewise.models.internvl import Projector
 from tilewise.models.load import Architecture
+from tilewise.models.tile_encoder import Projector
 from tilewise.models.vit import VisionBlock
 from tilewise.parallel.mesh import Mesh
 from tilewise.platforms.base import Ops, PagedLayout, Weight
@@ -206,13 +206,14 @@ class _ShapeOps(ReferenceOps):
         x: Tensor,
         chosen: Tensor,
         weights: Tensor,
-        gate_up: Sequence[Weight],
-        down: Sequence[Weight],
+        gate_up: Sequence[Weight | None],
+        down: Sequence[Weight | None],
         activation: Callable[[Tensor], Tensor],
     ) -> Tensor:
         self.note_others(chosen, weights)
-        for one, other in zip(gate_up, down, strict=True):
-            other.apply(activation(one.apply(x, self)), self)
+        for first, second in zip(gate_up, down, strict=True):
+            if first is not None and second is not None:
+                second.apply(activation(first.apply(x, self)), self)
         return _empty(*x.shape)
 
     def note_others(self, *tensors: Tensor) -> None:

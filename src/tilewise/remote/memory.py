@@ -21,9 +21,9 @@ def memory_part(config: EngineConfig) -> Memory | None:
     if replicas == 1:
         return None
     memory = available_memory()
-    processes = replicas * config.tensor_parallel_size
+    processes = config.layout.devices
     if processes * _PROCESS > memory.free:
-        most = max(1, memory.free // (_PROCESS * config.tensor_parallel_size))
+        most = max(1, memory.free // (_PROCESS * config.layout.ranks))
         raise InvalidConfig(
             f"data_parallel_size={replicas} is not possible: {processes} processes take {in_bytes(_PROCESS)} each "
             f"before they have a model, and {in_bytes(memory.free)} are free: use {most} at most."

@@ -18,8 +18,8 @@ from tilewise.host.memory import Memory
 from tilewise.models.config import ModelConfig, shared_out
 from tilewise.models.load import Architecture, Watch
 from tilewise.parallel.mesh import Mesh
-from tilewise.parallel.ranks import TorchCollectives, told
-from tilewise.plan import DeviceFacts, ModelFacts, Resolved, resolve, with_draft
+from tilewise.parallel.ranks import told
+from tilewise.plan import DeviceFacts, ModelFacts, Resolved, largest, resolve, with_draft
 from tilewise.platforms import current_platform
 from tilewise.platforms.base import Ops, Platform, Store
 from tilewise.progress import progress_bar
@@ -79,13 +79,11 @@ def build_runner(
         )
     dtype = _dtype(config, architecture, platform)
     _check_kv_dtype(config, dtype)
-    first = Mesh(0, config.tensor_parallel_size, TorchCollectives() if config.tensor_parallel_size > 1 else None)
-    facts = model_facts(architecture, dtype, platform.ops(), config.quantization, config.quantised_kv, first)
+    facts = largest_facts(config, architecture, dtype, platform.ops())
     drafting = draft_architecture(draft.folder, architecture, config) if draft else None
     if drafting:
-        smaller = model_facts(drafting, dtype, platform.ops(), config.quantization, config.quantised_kv, first)
-        facts = with_draft(facts, smaller)
-    resolved = resolve(config, facts, device_facts(platform, config.tensor_parallel_size))
+        facts = with_draft(facts, largest_facts(config, drafting, dtype, platform.ops()))
+    resolved = resolve(config, facts, device_facts(platform, config.layout.ranks))
     for name, reason in resolved.reasons.items():
         logger.info("%s: %s", name, reason)
     kept = _tile_folder(config, facts)
@@ -93,7 +91,7 @@ def build_runner(
         for checkpoint in filter(None, (model, draft)):
             checkpoint.fetch_weights()
     orders = Orders(resolved, dtype)
-    if config.tensor_parallel_size == 1:
+    if config.layout.ranks == 1:
         runner: Runner = RankBuilder(config, platform, orders, Mesh()).build(architecture, drafting, kept)
     else:
         ranks = Ranks(config, model.folder, draft.folder if draft else None)
@@ -181,6 +179,14 @@ def _log_room(limits: Limits) -> None:
     logger.info("GPU KV cache size: %s tokens", f"{tokens:,}")
     length = limits.max_model_len
     logger.info("Maximum concurrency for %s tokens per request: %.2fx", f"{length:,}", tokens / length)
+
+
+def largest_facts(config: EngineConfig, architecture: Architecture, dtype: torch.dtype, ops: Ops) -> ModelFacts:
+    """Sizes that are enough for every rank of a layout: those of the largest, part by part."""
+    meshes = [Mesh.at(config.layout, number) for number in range(config.layout.ranks)]
+    if config.layout.experts is None:  # ranks of a stage are alike, but for a few rows of the vocabulary
+        meshes = meshes[:: config.layout.tensor]
+    return largest([model_facts(architecture, dtype, ops, config.quantization, config.quantised_kv, m) for m in meshes])
 
 
 def model_facts(

@@ -11,12 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from tilewise.models.internvl import InternVL
-from tilewise.parallel.mesh import Mesh
 from tilewise.platforms.base import Capturer
 from tilewise.runner.batch import build_batch
-from tilewise.runner.encoder import EncoderLane
 from tilewise.runner.forward import Forward
 from tilewise.runner.kv_memory import allocate_caches
 from tilewise.runner.placement import in_order
@@ -26,21 +25,21 @@ from tilewise.step import Limits, StepPlan, Work
 
 
 class Drafter:
-    """Owns the draft model's caches and tile pool; reads the runner's tables and writes its guesses there."""
+    """Owns the draft model's caches; reads the runner's tables and writes its guesses there."""
 
     def __init__(
-        self, model: InternVL, limits: Limits, tables: Tables, capturer: Capturer | None = None, mesh: Mesh = Mesh()
+        self, model: InternVL, limits: Limits, tables: Tables, tile_pool: Tensor, capturer: Capturer | None = None
     ) -> None:
+        """`tile_pool`: the draft model's own rows of tiles, under the page numbers of the large one's."""
         self._model = model
         self._tables = tables
         self._block_size = limits.block_size
-        self._encoder = EncoderLane(model, limits.tile_pages, limits.tile_batches, mesh=mesh)
         caches = allocate_caches(model, limits, tables.device)
-        self._forward = Forward(model, limits, caches, self._encoder.pool, capturer)
+        self._forward = Forward(model, limits, caches, tile_pool, capturer)
 
     @torch.inference_mode()
     def advance(self, plan: StepPlan) -> None:
-        """Read the known tokens of a step, guess those that its plan leaves open, and encode its tiles."""
+        """Read the known tokens of a step, and guess those that its plan leaves open."""
         open_guesses = {item.slot: 0 if item.draft_ids else item.drafts for item in plan.work}
         work = [self._known(item, guesses=open_guesses[item.slot] > 0) for item in plan.work]
         made = 0
@@ -48,7 +47,6 @@ class Drafter:
             self._read_and_guess(work)
             made += 1
             work = [Work(item.slot, item.stop, 1, samples=True) for item in work if open_guesses[item.slot] > made]
-        self._encoder.encode(plan.encode)
 
     def _known(self, item: Work, guesses: bool) -> Work:
         """What is to be read of a piece of work: no guess, but the token before if it belongs to the answer.
@@ -60,7 +58,7 @@ class Drafter:
 
     def _read_and_guess(self, work: Sequence[Work]) -> None:
         placement = in_order(work, self._tables.device)
-        batch = build_batch(tuple(work), placement, self._tables, self._block_size, self._encoder.rows_per_page)
+        batch = build_batch(tuple(work), placement, self._tables, self._block_size, self._model.config.rows_per_page)
         hidden = self._forward.hidden(batch)
         rows = rows_of([item for item in work if item.samples], self._tables)
         if rows:

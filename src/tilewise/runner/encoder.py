@@ -1,15 +1,17 @@
-"""EncoderLane: tiles into pages, in batches of fixed sizes."""
+"""EncoderLane: tiles into pages, beside decoding: a few layers of the tower behind every step."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from tilewise.models.internvl import InternVL
+from tilewise.models.tile_encoder import EncodedTiles, TileEncoder
 from tilewise.parallel.mesh import Mesh
 from tilewise.runner.tile_file import StoredTile
 from tilewise.runner.tile_store import TileStore
@@ -17,66 +19,95 @@ from tilewise.step import EncodedTile, EncodeJob
 
 
 class EncoderLane:
-    """Owns the tile pool [pages, rows a page, hidden]. Tiles of any request share a batch, of one of the `sizes`.
+    """Owns the tile pools [pages, rows a page, hidden], one of each model that reads tiles.
 
-    With a `store`, tiles that it has are read, and those that it lacks are given to it.
+    Tiles of any request share a batch, of one of the `sizes`. Batches are encoded one behind the other, in slices, so
+    that steps of sequences that decode come between. Of several ranks, each encodes a batch in a round, and all get
+    the rows of all; all do as much of it behind the same step. With a `store`, tiles that it has are read, and those
+    that it lacks are given to it. In a pipeline, only the first stage has anything to encode with.
     """
 
     def __init__(
         self,
-        model: InternVL,
+        models: Sequence[InternVL],
         num_pages: int,
         sizes: Sequence[int],
         store: TileStore | None = None,
         mesh: Mesh = Mesh(),
     ) -> None:
-        self._model = model
-        self._mesh, self._ranks = mesh, range(mesh.size)
-        self._scored = model.flash is not None
-        self._store = store
-        self._sizes = sizes
-        embedding = model.decoder.embedding
-        # Not filled with anything: the system gives a page when a tile is written, and no other row is ever read.
-        self.pool = torch.empty(
-            num_pages,
-            model.config.rows_per_page,
-            embedding.shape[1],
-            dtype=embedding.dtype,
-            device=embedding.device,
-        )
+        """The model, and its draft model if it has one, which goes through the same tiles."""
+        self._encoders = [model.encoder for model in models if model.encoder is not None]
+        self._scored = models[0].config.flash is not None
+        self._sizes, self._store, self._mesh = sizes, store, mesh
+        self._queue: deque[EncodeJob] = deque()
+        self._recalled: dict[bytes, tuple[EncodeJob, EncodedTile]] = {}
+        """Tiles that the store had, and that a draft model has yet to encode."""
+        self._round: _Round | None = None
+        self.pools = [_empty_pool(model, num_pages if self._encoders else 0) for model in models]
 
     @property
-    def rows_per_page(self) -> int:
-        return self.pool.shape[1]
+    def _steps_a_tile(self) -> int:
+        return sum(encoder.num_steps for encoder in self._encoders)
 
-    def encode(self, jobs: Sequence[EncodeJob]) -> tuple[EncodedTile, ...]:
-        """Run the jobs; returns the tiles whose pages are filled, with their scores if the model has a router.
+    def take(self, jobs: Sequence[EncodeJob]) -> tuple[EncodedTile, ...]:
+        """Queue the jobs; returns those tiles that the store has, which are in their pages now."""
+        if not self._encoders:
+            return ()
+        recalled = {tile.digest: tile for tile in self._recall(jobs)}
+        self._queue += [job for job in jobs if job.digest not in recalled]
+        if len(self._encoders) == 1:
+            return tuple(recalled.values())
+        self._recalled |= {job.digest: (job, recalled[job.digest]) for job in jobs if job.digest in recalled}
+        return ()
 
-        Of several ranks, each encodes some batches, and all get the rows of all.
+    def advance(self, tiles: float | None) -> tuple[EncodedTile, ...]:
+        """Encode as much as so many tiles take, at least a layer; None = until a batch is in its pages.
+
+        Returns the tiles whose pages have been filled, with their scores if the model has a router.
         """
-        recalled = self._recall(jobs)
-        known = {tile.digest for tile in recalled}
-        unknown = [job for job in jobs if job.digest not in known]
-        parts = [
-            [*itertools.islice(batches(unknown, self._sizes), rank, None, self._mesh.size)] for rank in self._ranks
-        ]
-        own = map(self._run, parts[self._mesh.rank])  # one behind the other, as each is kept
-        if self._mesh.size > 1 and unknown:
-            return (*recalled, *self._exchange([[*itertools.chain(*part)] for part in parts], own))
-        kept = (self._keep(batch, *found) for batch, found in zip(parts[0], own, strict=True))
-        return (*recalled, *itertools.chain.from_iterable(kept))
+        left = None if tiles is None else tiles * self._steps_a_tile
+        filled: list[EncodedTile] = []
+        while round := self._round or self._next_round():
+            self._round = round
+            steps = round.steps_left if left is None else min(round.steps_left, max(1, int(left // round.size)))
+            round.run(steps)
+            if not round.steps_left:
+                filled += self._finish(round)
+                self._round = None
+            if left is None:
+                break
+            left -= steps * round.size
+            if left < round.size:
+                break
+        return tuple(filled)
 
     def close(self) -> None:
-        """The store has all tiles afterwards."""
+        """The store has all tiles afterwards that were encoded."""
         if self._store:
             self._store.close()
+
+    def _next_round(self) -> _Round | None:
+        """A batch for each rank, as far as there are tiles."""
+        if self._recalled:
+            waiting = deque(job for job, _ in self._recalled.values())
+            return _Round(self._batches(waiting), self._mesh.rank, self._encoders[1:], self.pools[1:])
+        return _Round(self._batches(self._queue), self._mesh.rank, self._encoders, self.pools) if self._queue else None
+
+    def _batches(self, waiting: deque[EncodeJob]) -> list[list[EncodeJob]]:
+        """For each rank, a batch of the largest size for which there are still tiles; none for the last ranks."""
+        parts = []
+        for _ in range(self._mesh.size):
+            size = next((size for size in self._sizes if size <= len(waiting)), 0)
+            parts.append([waiting.popleft() for _ in range(size)])
+        return parts
 
     def _recall(self, jobs: Sequence[EncodeJob]) -> list[EncodedTile]:
         """Tiles that the store has are read; only the first of several ranks has one, and gives them to the others."""
         found = [self._store.read(job.digest) if self._store else None for job in jobs]
+        pool = self.pools[0]
         for job, tile in zip(jobs, found, strict=True):
             if tile is not None:
-                self.pool[job.page] = tile.rows
+                pool[job.page] = tile.rows
         if self._mesh.size == 1 or not jobs:
             pairs = zip(jobs, found, strict=True)
             return [EncodedTile(job.digest, tile.score) for job, tile in pairs if tile is not None]
@@ -84,46 +115,89 @@ class EncoderLane:
         told = self._mesh.from_first(torch.tensor(read, dtype=torch.float64)).tolist()
         there = [(job, score) for job, (known, score) in zip(jobs, told, strict=True) if known]
         if pages := [job.page for job, _ in there]:
-            self.pool[pages] = self._mesh.from_first(self.pool[pages])
+            pool[pages] = self._mesh.from_first(pool[pages])
         return [EncodedTile(job.digest, score if self._scored else None) for job, score in there]
 
-    def _run(self, jobs: Sequence[EncodeJob]) -> tuple[Tensor, list[float | None]]:
-        """Rows and scores of a batch."""
-        pixels = torch.from_numpy(np.stack([job.pixels for job in jobs])).to(self.pool.device)
-        encoded = self._model.encode(pixels)
-        return encoded.rows, [None] * len(jobs) if encoded.scores is None else encoded.scores.tolist()
+    def _finish(self, round: _Round) -> list[EncodedTile]:
+        """Every rank's rows into the pages of all; returns the tiles, in the order of their jobs."""
+        pages = [job.page for job in round.jobs]
+        for pool, found in zip(round.pools, round.found, strict=True):
+            pool[pages] = self._of_all(round, found.rows)
+        if round.jobs[0].digest in self._recalled:
+            return [self._recalled.pop(job.digest)[1] for job in round.jobs]
+        if not self._scored:
+            return self._keep(round.jobs, [None] * len(pages))
+        scores = round.found[0].scores
+        assert scores is not None
+        return self._keep(round.jobs, self._of_all(round, scores).tolist())
 
-    def _exchange(
-        self, parts: list[list[EncodeJob]], own: Iterable[tuple[Tensor, list[float | None]]]
-    ) -> Iterator[EncodedTile]:
-        """Every rank's jobs with what they came to, of which this rank's `own` are known."""
-        most = max(map(len, parts))
-        rows = self.pool.new_zeros(most, *self.pool.shape[1:])
-        scores = torch.zeros(most, dtype=torch.float64, device=self.pool.device)
-        at = 0
-        for found, scored in own:
-            rows[at : at + len(found)] = found
-            if self._scored:
-                scores[at : at + len(found)] = torch.tensor(scored, dtype=torch.float64)
-            at += len(found)
-        everybody = zip(parts, self._mesh.gather(rows), self._mesh.gather(scores), strict=True)
-        for jobs, some, those in everybody:
-            known = those[: len(jobs)].tolist() if self._scored else [None] * len(jobs)
-            yield from self._keep(jobs, some[: len(jobs)], known)
+    def _of_all(self, round: _Round, own: Tensor) -> Tensor:
+        """What each rank has found of its part [its tiles, ...], on all ranks, in the order of `round.jobs`."""
+        if self._mesh.size == 1:
+            return own
+        filled = own.new_zeros(round.size, *own.shape[1:])
+        filled[: len(own)] = own
+        parts = zip(round.parts, self._mesh.gather(filled), strict=True)
+        return torch.cat([some[: len(part)] for part, some in parts])
 
-    def _keep(self, jobs: Sequence[EncodeJob], rows: Tensor, scores: Sequence[float | None]) -> list[EncodedTile]:
-        """Into their pages, and into the store."""
-        self.pool[[job.page for job in jobs]] = rows
+    def _keep(self, jobs: Sequence[EncodeJob], scores: Sequence[float | None]) -> list[EncodedTile]:
+        """Into the store."""
         if self._store:
-            for job, own, score in zip(jobs, rows, scores, strict=True):
-                self._store.write_later(job.digest, StoredTile(own, score))
+            for job, score in zip(jobs, scores, strict=True):
+                self._store.write_later(job.digest, StoredTile(self.pools[0][job.page].clone(), score))
         return [EncodedTile(job.digest, score) for job, score in zip(jobs, scores, strict=True)]
 
 
-def batches(jobs: Sequence[EncodeJob], sizes: Sequence[int]) -> Iterator[Sequence[EncodeJob]]:
-    """Cut jobs into the fewest batches of these sizes, largest first: 13 into 8, 4 and 1 of (8, 4, 2, 1)."""
-    start = 0
-    for size in sizes:
-        while len(jobs) - start >= size:
-            yield jobs[start : start + size]
-            start += size
+class _Round:
+    """A batch on each rank, on its way through the encoders of the model and its draft model."""
+
+    def __init__(
+        self,
+        parts: list[list[EncodeJob]],
+        rank: int,
+        encoders: Sequence[TileEncoder],
+        pools: Sequence[Tensor],
+    ) -> None:
+        self.parts, self.pools = parts, pools
+        self.jobs = [job for part in parts for job in part]
+        self.size = max(map(len, parts))
+        self.steps_left = sum(encoder.num_steps for encoder in encoders)
+        self.found: list[EncodedTiles] = []
+        """By encoder, what became of this rank's part."""
+        self._slices = self._encode(parts[rank], encoders)
+
+    def run(self, steps: int) -> None:
+        """Go on by so many layers; a rank without tiles has none to compute."""
+        self.steps_left -= steps
+        for _ in itertools.islice(self._slices, steps):
+            pass
+        if not self.steps_left:
+            for _ in self._slices:  # an empty part has its results only at its end
+                pass
+
+    def _encode(self, jobs: Sequence[EncodeJob], encoders: Sequence[TileEncoder]) -> Iterator[None]:
+        if not jobs:
+            self.found = [_nothing(pool, encoder) for pool, encoder in zip(self.pools, encoders, strict=True)]
+            return
+        pixels = torch.from_numpy(np.stack([job.pixels for job in jobs])).to(self.pools[0].device)
+        for encoder in encoders:
+            for found in encoder.steps(pixels):
+                if found is not None:
+                    self.found.append(found)
+                yield
+
+
+def _nothing(pool: Tensor, encoder: TileEncoder) -> EncodedTiles:
+    scores = torch.empty(0, device=pool.device) if encoder.config.flash else None
+    return EncodedTiles(pool.new_empty(0, *pool.shape[1:]), scores)
+
+
+def _empty_pool(model: InternVL, pages: int) -> Tensor:
+    """Not filled with anything: the system gives a page when a tile is written, and no other row is ever read."""
+    return torch.empty(
+        pages,
+        model.config.rows_per_page,
+        model.config.decoder.hidden_size,
+        dtype=model.decoder.dtype,
+        device=model.decoder.device,
+    )

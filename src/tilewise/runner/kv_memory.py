@@ -14,8 +14,8 @@ def allocate_caches(model: InternVL, limits: Limits, device: torch.device) -> li
     """One cache a layer: [2 (key, value), blocks, tokens a block, key/value heads, head width]."""
     config = model.config.decoder
     shape = (2, limits.num_blocks, limits.block_size, model.decoder.num_kv_heads, config.head_dim)
-    dtype = kept_dtype(limits.kv_cache_dtype, model.decoder.embedding.dtype)
-    return [empty_cache(shape, dtype, device) for _ in range(config.num_layers)]
+    dtype = kept_dtype(limits.kv_cache_dtype, model.decoder.dtype)
+    return [empty_cache(shape, dtype, device) for _ in range(model.decoder.num_layers)]
 
 
 def token_bytes(config: DecoderConfig, kv_cache_dtype: str | None, dtype: torch.dtype) -> int:

@@ -69,7 +69,7 @@ class Ranks:
 
     def __init__(self, config: EngineConfig, model: CheckpointFolder, draft: CheckpointFolder | None) -> None:
         """Start them, and join them as the first. They load nothing before they are told what."""
-        size = config.tensor_parallel_size
+        size = config.layout.ranks
         self._meeting = tempfile.mkdtemp(prefix="tilewise-ranks-")
         address = f"file://{self._meeting}/address"
         threads = max(1, torch.get_num_threads() // size)
@@ -80,7 +80,7 @@ class Ranks:
         try:
             self._wait_until_there()
             torch.set_num_threads(threads)
-            self.mesh = join(0, size, address)
+            self.mesh = join(0, config.layout, address)
         except BaseException:
             self.close()
             raise
@@ -193,7 +193,7 @@ def main() -> None:
     sys.stdout.buffer.write(_HERE)
     sys.stdout.buffer.flush()
     os.dup2(2, 1)  # whatever else prints goes where the log goes
-    mesh = join(task.rank, task.config.tensor_parallel_size, task.address)
+    mesh = join(task.rank, task.config.layout, task.address)
     try:
         follow(build_rank(task, told(None), mesh))
     except TilewiseError as error:

@@ -60,10 +60,13 @@ class LocalRunner:
         self._place = in_panels if fixed else in_order
         self._sampled_logits, self._prompt_logits = (one_by_one, by_panels) if fixed else (together, together)
         sizes = (1,) if fixed else limits.tile_batches
-        self._encoder = EncoderLane(model, limits.tile_pages, sizes, store, mesh)
+        models = [model, draft_model] if draft_model else [model]
+        self._lane = EncoderLane(models, limits.tile_pages, sizes, store, mesh)
         caches = allocate_caches(model, limits, device)
-        self._forward = Forward(model, limits, caches, self._encoder.pool, capturer)
-        self._drafter = Drafter(draft_model, limits, self._tables, capturer, mesh) if draft_model else None
+        self._forward = Forward(model, limits, caches, self._lane.pools[0], capturer)
+        self._drafter = (
+            Drafter(draft_model, limits, self._tables, self._lane.pools[1], capturer) if draft_model else None
+        )
 
     @torch.inference_mode()
     def launch(self, plan: StepPlan) -> FinishedStep:
@@ -74,21 +77,27 @@ class LocalRunner:
         if self._drafter:
             self._drafter.advance(plan)
         sampled, prompt_scores = self._decode(plan) if plan.work else ({}, {})
-        return FinishedStep(StepResult(sampled, self._encoder.encode(plan.encode), prompt_scores))
+        encoded = (*self._lane.take(plan.encode), *self._lane.advance(plan.tiles))
+        return FinishedStep(StepResult(sampled, encoded, prompt_scores))
 
     def _decode(self, plan: StepPlan) -> tuple[dict[int, tuple[SampledToken, ...]], PromptScores]:
         tables, placement = self._tables, self._place(plan.work, self._tables.device)
         for work in plan.work:
             if work.draft_ids:
                 tables.write(work.slot, work.known_stop, work.draft_ids)
-        batch = build_batch(plan.work, placement, tables, self._limits.block_size, self._encoder.rows_per_page)
+        batch = build_batch(plan.work, placement, tables, self._limits.block_size, self._model.config.rows_per_page)
         hidden = self._forward.hidden(batch)
-        prompt_logits = partial(self._prompt_logits, self._model.logits, hidden)
-        prompt_scores = score_prompts(plan.work, placement.rows, tables, prompt_logits)
-        logits = self._sampled_logits(self._model.logits, hidden, batch.logits_rows)
         sampling = [work for work in plan.work if work.samples]
-        return sample(logits, sampling, tables, self._mesh.from_first), prompt_scores
+        if not self._mesh.is_last_stage:
+            logits, prompt_scores = None, {}
+        else:
+            prompt_logits = partial(self._prompt_logits, self._model.logits, hidden)
+            prompt_scores = score_prompts(plan.work, placement.rows, tables, prompt_logits)
+            logits = self._sampled_logits(self._model.logits, hidden, batch.logits_rows)
+        if any(tables.admission(work.slot).sampling.prompt_logprobs is not None for work in plan.work):
+            prompt_scores = self._mesh.reported(prompt_scores)
+        return sample(logits, sampling, tables, self._mesh), prompt_scores
 
     def close(self) -> None:
         """Encoded tiles that wait are written to disk; memory goes with the object."""
-        self._encoder.close()
+        self._lane.close()

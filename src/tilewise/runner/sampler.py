@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import inf
 
 import numpy as np
@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tilewise.parallel.mesh import Mesh
 from tilewise.runner.draw import draw
 from tilewise.runner.logits import Row, process
 from tilewise.runner.tables import Tables
@@ -29,29 +30,39 @@ _warned: list[bool] = []
 
 
 def sample(
-    logits: Tensor, work: Sequence[Work], tables: Tables, agreed: Callable[[Tensor], Tensor] = lambda chosen: chosen
+    logits: Tensor | None, work: Sequence[Work], tables: Tables, mesh: Mesh = Mesh()
 ) -> dict[int, tuple[SampledToken, ...]]:
     """By slot, the tokens of each piece of work up to the first that its draft did not guess.
 
-    `agreed` gives all ranks what one of them has chosen [R].
+    Logits [R, vocabulary] come in the order of the work, `rows` of each; None in a stage of a pipeline that has no
+    head. Of several ranks one chooses, and all write what it has chosen into their tables.
 
-    Logits [R, vocabulary] come in the order of the work, `rows` of each. Reported log-probabilities are of the raw
-    logits, as vLLM's are: before bias, penalties, temperature and truncation, and among the tokens that a structured
-    answer allows.
+    Reported log-probabilities are of the raw logits, as vLLM's are: before bias, penalties, temperature and
+    truncation, and among the tokens that a structured answer allows.
     """
     if not work:
         return {}
-    logits = apply_masks(logits, work)
     rows = rows_of(work, tables)
-    chosen = agreed(choose(logits, rows, tables.tokens))
-    warn_of_none(logits, chosen)
-    slots, lengths = [row.slot for row in rows], [row.length for row in rows]
-    guessed = tables.tokens[slots, lengths].tolist()
-    tables.tokens[slots, lengths] = chosen
+    if logits is None:
+        chosen = mesh.chosen(torch.empty(len(rows), dtype=torch.int64, device=tables.device))
+    else:
+        logits = apply_masks(logits, work)
+        chosen = mesh.chosen(choose(logits, rows, tables.tokens))
+        warn_of_none(logits, chosen)
+    guessed = _write(rows, chosen, tables)
     tokens: list[SampledToken] = [SampledToken(token) for token in chosen.tolist()]
-    for index, token in report(logits, rows, chosen).items():
-        tokens[index] = token
+    if any(row.sampling.reports for row in rows):
+        for index, token in mesh.reported({} if logits is None else report(logits, rows, chosen)).items():
+            tokens[index] = token
     return accept(work, tokens, guessed)
+
+
+def _write(rows: Sequence[Row], chosen: Tensor, tables: Tables) -> list[int]:
+    """Chosen tokens [R] into the tables; returns what was guessed at their places."""
+    slots, lengths = [row.slot for row in rows], [row.length for row in rows]
+    guessed: list[int] = tables.tokens[slots, lengths].tolist()
+    tables.tokens[slots, lengths] = chosen
+    return guessed
 
 
 def warn_of_none(logits: Tensor, chosen: Tensor) -> None:

@@ -7,7 +7,7 @@ import hashlib
 import torch
 
 from tilewise.models.config import ModelConfig
-from tilewise.models.internvl import PIXEL_MEAN, PIXEL_STD
+from tilewise.models.tile_encoder import PIXEL_MEAN, PIXEL_STD
 
 ENCODER_PARTS = ("vision.", "projector.", "flash.")
 """Prefixes of the tensors that rows and scores are computed from."""

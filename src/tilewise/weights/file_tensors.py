@@ -96,6 +96,10 @@ class FileTensors:
         self._in_memory.append(name)
         self._stored = False
 
+    def pass_over(self, name: str) -> None:
+        """The tensor is another rank's to read."""
+        self._unread.discard(name)
+
     def _check_item(self, name: str, item: int | None) -> None:
         if item is not None and item >= (count := self.files.stored(name).get_shape()[0]):
             raise wrong_tensor(self, name, f"has {count} items", f"at least {item + 1} by the config")

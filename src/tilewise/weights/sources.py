@@ -79,6 +79,18 @@ class CheckpointSource:
             return StoredLinear(matrix, None)
         return StoredLinear(matrix, self.read(f"{module}.bias", (outputs,)) if bias or own is not None else None)
 
+    def pass_over(self, name: str, outputs: int | None = None, inputs: int = 0) -> None:
+        """What the files have for a tensor, or for a matrix of this size, counts as read: other ranks have it."""
+        source = self._find(name)
+        if source is None:
+            return
+        layout = None if outputs is None else self._layout(source)
+        if layout is None:
+            self.tensors.pass_over(source.name)
+        else:
+            shapes = TensorShapes(self.tensors.pass_over)
+            layout.read(shapes, source.module, None if source.rows else outputs, inputs, source.item)
+
     def described(self) -> str:
         """One line about the matrices that were read."""
         parts: dict[str, list[str]] = {}
@@ -139,6 +151,28 @@ def on_device(form: Form, device: torch.device, dtype: torch.dtype) -> Form:
         case Grouped(kind, codes, scales, shifts, group, order):
             moved = [None if x is None else x.to(device) for x in (shifts, order)]
             return Grouped(kind, codes.to(device), scales.to(device), moved[0], group, moved[1])
+
+
+@dataclass(frozen=True)
+class PassedOver:
+    """Another source's shapes: what is asked of it counts as read there, and is not read."""
+
+    source: CheckpointSource
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.source.dtype
+
+    def has(self, name: str) -> bool:
+        return self.source.has(name)
+
+    def read(self, name: str, shape: Sequence[int]) -> Tensor:
+        self.source.pass_over(name, *(shape if len(shape) == 2 else ()))
+        return torch.empty(*shape, dtype=self.dtype, device="meta")
+
+    def linear(self, module: str, outputs: int, inputs: int, bias: bool) -> StoredLinear:
+        self.source.pass_over(f"{module}.bias")
+        return StoredLinear(Dense(self.read(f"{module}.weight", (outputs, inputs))), None)
 
 
 @dataclass(frozen=True)
@@ -227,6 +261,9 @@ class ShapeSource:
 class TensorShapes:
     """What layouts read (`StoredTensors`) where there are no files: shapes without data, all that is asked for."""
 
+    on_read: Callable[[str], None] = lambda _: None
+    """Told the name of each tensor."""
+
     def has(self, name: str) -> bool:
         return True
 
@@ -242,6 +279,7 @@ class TensorShapes:
         other_shapes: Sequence[Sequence[int | None]] = (),
     ) -> Tensor:
         """Of several dtypes and shapes that a file may have, the first."""
+        self.on_read(name)
         sizes = [1 if size is None else size for size in shape]
         return torch.empty(*sizes, dtype=TORCH_TYPES[next(iter(dtypes))], device="meta")
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from tilewise.errors import InvalidCheckpoint
-from tilewise.layers.moe import store_experts
+from tilewise.layers.moe import ExpertShare
 from tilewise.models.backbones import Backbone
 from tilewise.models.config import DecoderConfig, ExpertConfig, text_config
 from tilewise.models.decoder import Attention, Block, DecoderBlock
-from tilewise.parallel.mesh import Mesh
+from tilewise.parallel.mesh import Mesh, Share
 from tilewise.platforms.base import Ops
 from tilewise.platforms.forms import Rows
 from tilewise.weights.folder import Section
@@ -56,12 +56,9 @@ class GptOssMLP:
         self._per_token = experts.per_token
         self._router = view.tensor("router.weight", count, hidden).float()
         self._router_bias = view.tensor("router.bias", count).float()
-        own = mesh.share(inner, "inputs of an expert's down_proj")
-        gates = torch.arange(own.start, own.start + own.length)
-        rows = None if mesh.size == 1 else torch.cat((gates, inner + gates))
-        parts, of_experts = {"gate_up_proj": 2 * inner}, view.at("experts")
-        self._gate_up = store_experts(of_experts, count, parts, hidden, True, rows=rows)
-        self._down = store_experts(of_experts, count, {"down_proj": hidden}, inner, True, input_share=own)
+        own, experts_view = ExpertShare.of(mesh, count, inner), view.at("experts")
+        self._gate_up = own.store(experts_view, {"gate_up_proj": 2 * inner}, hidden, True, rows=_both(own.inner, inner))
+        self._down = own.store(experts_view, {"down_proj": hidden}, inner, True, input_share=own.inner)
         self._mesh = mesh
 
     def __call__(self, x: Tensor, ops: Ops) -> Tensor:
@@ -69,6 +66,14 @@ class GptOssMLP:
         scores, chosen = logits.topk(self._per_token, dim=-1)
         mixed = ops.moe_experts(x, chosen, scores.softmax(-1), self._gate_up, self._down, clamped_swiglu)
         return self._mesh.sum(mixed)
+
+
+def _both(share: Share | None, inner: int) -> Tensor | None:
+    """The rows of a share of gates, and of the same share of what they gate, in a matrix that has both."""
+    if share is None or share.length == inner:
+        return None
+    gates = torch.arange(share.start, share.start + share.length)
+    return torch.cat((gates, inner + gates))
 
 
 def clamped_swiglu(gate_up: Tensor) -> Tensor:

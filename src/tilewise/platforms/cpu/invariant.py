@@ -83,8 +83,8 @@ class InvariantCpuOps(CpuOps):
         x: Tensor,
         chosen: Tensor,
         weights: Tensor,
-        gate_up: Sequence[Weight],
-        down: Sequence[Weight],
+        gate_up: Sequence[Weight | None],
+        down: Sequence[Weight | None],
         activation: Callable[[Tensor], Tensor],
     ) -> Tensor:
         """A panel at a time, since how many rows share an expert depends on the batch."""
