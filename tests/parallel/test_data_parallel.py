@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from tests.parallel.test_engine import QUESTIONS, conversations, parents, ranks_of
+from tests.remote.test_supervisor import is_alive
 from tests.served import PICTURES, Served, question, served
 from tilewise import LLM, LLMEngine, SamplingParams, StructuredOutputsParams
 from tilewise.beam import BeamSearchParams
@@ -149,7 +150,7 @@ def server() -> Iterator[Served]:
         pids = [*server.engine_pids.values()]
         assert len(pids) == 2
         assert server.stop() == 0
-        assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+        assert not any(map(is_alive, pids))
 
 
 def ask(server: Served, number: int) -> dict[str, Any]:
@@ -239,4 +240,4 @@ def test_replicas_and_their_ranks_end_with_the_server(number: int) -> None:
         lines: list[str] = []
         with streamed(server, "one", lines):
             assert server.stop(number) == (0 if number != signal.SIGKILL else -number)
-        assert eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in below))
+        assert eventually(lambda: not any(map(is_alive, below)))
