@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -57,6 +58,8 @@ Policy = Literal["fcfs", "priority"]
 
 logger = logging.getLogger("tilewise")
 
+FLASHCOMM_TOKENS = 1000
+"""From which on FlashComm shares out tokens (vllm-ascend)."""
 AUTO_LENGTH = -1
 """As `max_model_len`: the longest that fits."""
 
@@ -193,6 +196,12 @@ class EngineConfig:
         "stages of a pipeline, each with its part of the layers; with tensor_parallel_size, so many ranks a stage",
         "scheduling",
     )
+    sequence_parallel_tokens: int | None = option(
+        None,
+        "in steps of so many tokens or more, each of tensor_parallel_size ranks norms a share of them, not all; 0 = "
+        f"never (default: never, or {FLASHCOMM_TOKENS} if VLLM_ASCEND_ENABLE_FLASHCOMM1=1)",
+        "scheduling",
+    )
     enable_expert_parallel: bool = option(
         False, "each rank of a stage has some experts whole, not a part of every expert", "scheduling"
     )
@@ -296,7 +305,11 @@ class EngineConfig:
     def layout(self) -> Layout:
         """How the model is shared out over ranks."""
         experts = self.expert_placement_strategy if self.enable_expert_parallel else None
-        return Layout(self.tensor_parallel_size, self.pipeline_parallel_size, self.data_parallel_size, experts)
+        rows = self.sequence_parallel_tokens
+        if rows is None and os.environ.get("VLLM_ASCEND_ENABLE_FLASHCOMM1") == "1":
+            rows = FLASHCOMM_TOKENS
+        sizes = self.tensor_parallel_size, self.pipeline_parallel_size, self.data_parallel_size
+        return Layout(*sizes, experts=experts, spread_rows=rows or None)
 
     @property
     def quantised_kv(self) -> str | None:
@@ -315,6 +328,7 @@ class EngineConfig:
                 check_range(name, value, 0, above=True)
         check_range("gpu_memory_utilization", self.gpu_memory_utilization, 0, 1, above=True)
         check_range("mm_processor_cache_gb", self.mm_processor_cache_gb, 0, least_is="nothing is kept")
+        check_range("sequence_parallel_tokens", self.sequence_parallel_tokens, 0, least_is="never")
         check_range("max_logprobs", self.max_logprobs, -1, least_is="no limit")
 
     def _check_media(self) -> None:

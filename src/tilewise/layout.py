@@ -22,6 +22,8 @@ class Layout:
     pipeline: int = 1
     data: int = 1
     experts: ExpertPlacement | None = None
+    spread_rows: int | None = None
+    """Of passes over so many tokens or more, each rank of a stage has a share of the rows between products."""
 
     @property
     def ranks(self) -> int:

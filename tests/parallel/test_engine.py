@@ -55,6 +55,7 @@ def alone() -> list[tuple[Any, list[float]]]:
     [
         (2, {}),
         (4, {"speculative_config": {"method": "ngram", "num_speculative_tokens": 3}}),
+        (2, {"sequence_parallel_tokens": 8}),
         (2, {"async_scheduling": True, "max_num_batched_tokens": 64, "max_num_seqs": 4, "kv_cache_dtype": "auto"}),
         (2, {"speculative_config": {"model": "demo", "num_speculative_tokens": 2}}),
         (1, {"pipeline_parallel_size": 2}),

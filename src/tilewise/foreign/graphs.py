@@ -25,10 +25,10 @@ ADDITIONAL = {
     "enable_weight_nz_layout": "weights keep their layout, the NZ layout is for NPUs",
     "weight_nz_mode": "weights keep their layout, the NZ layout is for NPUs",
     "enable_cpu_binding": "threads are bound by OMP_PROC_BIND and OMP_PLACES, or by numactl",
-    "enable_flashcomm1": "one device computes, so nothing has to be summed across devices",
-    "enable_fused_mc2": "experts are all on one device, so nothing is sent between them",
-    "mega_moe_max_tokens": "experts are all on one device; no token is ever dropped",
-    "layer_sharding": "one device holds all layers",
+    "enable_flashcomm1": "sequence_parallel_tokens says from how many tokens on ranks share them out",
+    "enable_fused_mc2": "sums over ranks are torch.distributed's, not fused with products",
+    "mega_moe_max_tokens": "no token is ever dropped",
+    "layer_sharding": "ranks share a layer out by its heads and columns",
 }
 """Keys of vLLM-Ascend, and what became of them."""
 

@@ -46,12 +46,11 @@ class ColumnLinear:
 
 
 class RowLinear:
-    """A matrix whose inputs are split over ranks; the partial sums are added up."""
+    """A matrix whose inputs are split over ranks; what it gives is a part of the sum over them."""
 
     def __init__(self, view: View, name: str, inputs: int, outputs: int, bias: bool, mesh: Mesh) -> None:
         found = view.linear(name, outputs, inputs, bias, input_share=mesh.share(inputs, f"inputs of {name}"))
         self._weight = view.store([found.matrix], found.bias)
-        self._mesh = mesh
 
     def __call__(self, x: Tensor, ops: Ops) -> Tensor:
-        return self._mesh.sum(self._weight.apply(x, ops))
+        return self._weight.apply(x, ops)

@@ -24,17 +24,19 @@ class ExpertMLP:
         parts = {"gate_proj": inner, "up_proj": inner}
         self._gate_up = own.store(view.at("experts"), parts, hidden, output_share=own.inner)
         self._down = own.store(view.at("experts"), {"down_proj": hidden}, inner, input_share=own.inner)
-        self._mesh = mesh
         self._per_token = per_token
         self._renormalise = renormalise
 
     def __call__(self, x: Tensor, ops: Ops) -> Tensor:
-        """x [N, hidden] -> the same shape. The router runs in float32: near ties must not depend on rounding."""
+        """x [N, hidden] -> this rank's part of the sum, of the same shape.
+
+        The router runs in float32: near ties must not depend on rounding.
+        """
         scores = ops.linear(x.float(), self._router, None).softmax(-1)
         weights, chosen = scores.topk(self._per_token, dim=-1)
         if self._renormalise:
             weights = weights / weights.sum(-1, keepdim=True)
-        return self._mesh.sum(ops.moe_experts(x, chosen, weights, self._gate_up, self._down, ops.silu_mul))
+        return ops.moe_experts(x, chosen, weights, self._gate_up, self._down, ops.silu_mul)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,12 +22,30 @@ from tilewise.weights.view import View
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """What every block of one forward pass shares."""
+    """What every block of one forward pass shares.
+
+    Ordinarily all ranks of a stage have all rows between products. Where rows are spread, each has a share of them, so
+    that norms and sums are computed once and not by every rank (sequence parallelism: Korthikanti et al. 2022).
+    """
 
     cos: Tensor
     sin: Tensor
     layout: PagedLayout
     ops: Ops
+    mesh: Mesh = Mesh()
+    spread: bool = False
+
+    def own(self, x: Tensor) -> Tensor:
+        """All rows [N, hidden] -> those that this rank has between products; zeros fill the last rank's share."""
+        return self.mesh.own_rows(x) if self.spread else x
+
+    def all(self, x: Tensor) -> Tensor:
+        """The inverse of `own`: what a product reads."""
+        return self.mesh.all_rows(x, len(self.cos)) if self.spread else x
+
+    def sum(self, x: Tensor) -> Tensor:
+        """The sum over ranks of what each has of a product [N, hidden], as far as this rank has its rows."""
+        return self.mesh.sum_own_rows(x) if self.spread else self.mesh.sum(x)
 
 
 class Block(Protocol):
@@ -38,6 +56,7 @@ BlockFactory = Callable[[View, DecoderConfig, int, Mesh], Block]
 """(view of the layer, config, layer number, mesh) -> block. A backbone brings its own where the algorithm differs."""
 
 MLP = Callable[[Tensor, Ops], Tensor]
+"""[N, hidden] -> this rank's part of the sum, of the same shape."""
 
 
 class Decoder:
@@ -102,10 +121,11 @@ class Decoder:
 
         Keys and values go into the caches.
         """
-        at = Pass(*self._rope.at(positions), layout, ops)
+        at = Pass(*self._rope.at(positions), layout, ops, self._mesh, self._mesh.spreads(len(x)))
+        x = at.own(x)
         for block, cache in zip(self._blocks, caches, strict=True):
             x = block(x, cache, at)
-        return x
+        return at.all(x)
 
     def logits(self, x: Tensor, ops: Ops) -> Tensor:
         """Hidden states [R, hidden] -> logits [R, vocabulary], the same on all ranks of the last stage."""
@@ -129,13 +149,13 @@ class DecoderBlock:
         self._mlp = mlp
 
     def __call__(self, x: Tensor, cache: LayerCache, at: Pass) -> Tensor:
-        mixed = self._attention(self._norm1(x, at.ops), cache, at)
-        x, normed = self._norm2.after(x, None, mixed, at.ops)
-        return at.ops.add_scaled(x, None, self._mlp(normed, at.ops))
+        mixed = self._attention(at.all(self._norm1(x, at.ops)), cache, at)
+        x, normed = self._norm2.after(x, None, at.sum(mixed), at.ops)
+        return at.ops.add_scaled(x, None, at.sum(self._mlp(at.all(normed), at.ops)))
 
 
 class Attention:
-    """Grouped-query attention over the paged cache; ranks split the heads.
+    """Grouped-query attention over the paged cache; ranks split the heads, and each gives its part of the sum.
 
     `window` is how many tokens back a query sees, itself included; None = all. With `sinks`, each head has a learned
     logit that takes part in the softmax and brings no value (gpt-oss).

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
+import torch
 from torch import Tensor
 
 from tilewise.errors import InvalidConfig
@@ -30,6 +31,10 @@ class Collectives(Protocol):
 
     def sum(self, x: Tensor) -> Tensor:
         """The sum over all ranks, the same bits on each; `x` may be overwritten."""
+        ...
+
+    def sum_own(self, x: Tensor) -> Tensor:
+        """Of the sum over all ranks, the rows that are this rank's: as many for each. `x` may be overwritten."""
         ...
 
     def gather(self, x: Tensor) -> list[Tensor]:
@@ -141,6 +146,29 @@ class Mesh:
     def sum(self, x: Tensor) -> Tensor:
         """The sum over ranks; of one rank, itself."""
         return x if self.collectives is None else self.collectives.sum(x)
+
+    def spreads(self, rows: int) -> bool:
+        """Whether a pass over so many rows spreads them over the ranks of a stage between products."""
+        least = self.layout.spread_rows
+        return least is not None and rows >= least and self.collectives is not None
+
+    def own_rows(self, x: Tensor) -> Tensor:
+        """[N, ...] -> this rank's share of the rows, as many on each rank: zeros follow the last ones."""
+        each = -(-len(x) // self.size)
+        return self._filled(x, each).narrow(0, self.rank * each, each)
+
+    def all_rows(self, x: Tensor, total: int) -> Tensor:
+        """The share of each rank -> all rows, of which there are `total`."""
+        return torch.cat(self.gather(x.contiguous()))[:total]
+
+    def sum_own_rows(self, x: Tensor) -> Tensor:
+        """[N, ...] of each rank -> this rank's rows of the sum."""
+        assert self.collectives is not None
+        return self.collectives.sum_own(self._filled(x, -(-len(x) // self.size)))
+
+    def _filled(self, x: Tensor, each: int) -> Tensor:
+        missing = each * self.size - len(x)
+        return torch.cat((x, x.new_zeros(missing, *x.shape[1:]))) if missing else x
 
     def gathered(self, x: Tensor, total: int) -> Tensor:
         """[..., this rank's of `rows(total)`] -> [..., total]"""

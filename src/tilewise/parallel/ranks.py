@@ -31,6 +31,11 @@ class TorchCollectives:
         dist.all_reduce(x, group=self._group)
         return x
 
+    def sum_own(self, x: Tensor) -> Tensor:
+        own = torch.empty_like(x[: len(x) // dist.get_world_size(self._group)])
+        dist.reduce_scatter_tensor(own, x.contiguous(), group=self._group)
+        return own
+
     def gather(self, x: Tensor) -> list[Tensor]:
         parts = [torch.empty_like(x) for _ in range(dist.get_world_size(self._group))]
         dist.all_gather(parts, x, group=self._group)

@@ -23,8 +23,6 @@ class Variable:
     says: str
 
 
-_FLASHCOMM = "one device computes, so nothing has to be summed across devices"
-
 VARIABLES: tuple[Variable, ...] = (
     Variable("VLLM_API_KEY", "honoured", "key of requests, as --api-key"),
     Variable("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "honoured", "seconds that an idle connection is kept"),
@@ -91,8 +89,12 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("NO_COLOR", "own", "no colours in `tilewise inspect`"),
     Variable("TERM", "own", "dumb = no styles in `tilewise chat`"),
     Variable("VLLM_USE_V1", "told", "there is one engine, and nothing to choose"),
-    Variable("VLLM_ASCEND_ENABLE_FLASHCOMM1", "told", _FLASHCOMM),
-    Variable("VLLM_ASCEND_ENABLE_FUSED_MC2", "told", "experts are all on one device, so nothing is sent between them"),
+    Variable(
+        "VLLM_ASCEND_ENABLE_FLASHCOMM1", "honoured", "1 = ranks share out the rows of long steps between products"
+    ),
+    Variable(
+        "VLLM_ASCEND_ENABLE_FUSED_MC2", "told", "sums over ranks are torch.distributed's, not fused with products"
+    ),
     Variable("VLLM_ASCEND_ENABLE_NZ", "told", "weights keep their layout, the NZ layout is for NPUs"),
     Variable("VLLM_TORCH_PROFILER_WITH_STACK", "told", "there is no profiler to be started by a request"),
     Variable("VLLM_TORCH_PROFILER_DIR", "told", "there is no profiler to be started by a request"),

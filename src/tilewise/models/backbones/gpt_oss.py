@@ -59,13 +59,11 @@ class GptOssMLP:
         own, experts_view = ExpertShare.of(mesh, count, inner), view.at("experts")
         self._gate_up = own.store(experts_view, {"gate_up_proj": 2 * inner}, hidden, True, rows=_both(own.inner, inner))
         self._down = own.store(experts_view, {"down_proj": hidden}, inner, True, input_share=own.inner)
-        self._mesh = mesh
 
     def __call__(self, x: Tensor, ops: Ops) -> Tensor:
         logits = ops.linear(x.float(), self._router, self._router_bias)
         scores, chosen = logits.topk(self._per_token, dim=-1)
-        mixed = ops.moe_experts(x, chosen, scores.softmax(-1), self._gate_up, self._down, clamped_swiglu)
-        return self._mesh.sum(mixed)
+        return ops.moe_experts(x, chosen, scores.softmax(-1), self._gate_up, self._down, clamped_swiglu)
 
 
 def _both(share: Share | None, inner: int) -> Tensor | None:
