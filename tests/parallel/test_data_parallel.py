@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ import pytest
 from tests.parallel.test_engine import QUESTIONS, conversations, parents, ranks_of
 from tests.remote.test_supervisor import is_alive
 from tests.served import PICTURES, Served, question, served
-from tilewise import LLM, LLMEngine, SamplingParams, StructuredOutputsParams
+from tilewise import LLM, AsyncLLM, LLMEngine, SamplingParams, StructuredOutputsParams
 from tilewise.beam import BeamSearchParams
 from tilewise.engine.arg_utils import EngineArgs
 from tilewise.errors import EngineDead, TooLong
+from tilewise.types import RequestOutput
 
 OPTIONS: dict[str, Any] = {"dtype": "float32", "max_model_len": 512, "allowed_local_media_path": str(PICTURES)}
 GREEDY = SamplingParams(temperature=0, max_tokens=12, prompt_logprobs=0)
@@ -94,6 +96,38 @@ def test_a_replica_that_dies_ends_the_call_and_the_next_one_is_answered() -> Non
         with pytest.raises(TooLong):
             llm.generate([{"prompt_token_ids": [5] * 600}], GREEDY, use_tqdm=False)
     assert engines_of(os.getpid()) == []
+
+
+def test_an_event_loop_gets_the_same_from_replicas() -> None:
+    """Six answers to one prompt, which both engines give, and a death that one of two calls does not notice."""
+    several = SamplingParams(temperature=1, max_tokens=8, n=6)
+    long = SamplingParams(temperature=0, max_tokens=200, ignore_eos=True)
+    with LLM("demo", **OPTIONS) as llm:
+        (expected,) = llm.generate(["Say"], several, use_tqdm=False)
+
+    async def last(answers: AsyncGenerator[RequestOutput, None]) -> RequestOutput:
+        return [one async for one in answers][-1]
+
+    with AsyncLLM("demo", data_parallel_size=2, **OPTIONS) as engine:
+
+        async def dying() -> None:
+            async for _ in engine.generate("two", long, "c"):
+                (number,) = {engine._engine._places[name] for name in engine._running["c"]._request_ids}
+                os.kill(engine._engine.engines[number].pid, signal.SIGKILL)
+
+        async def main() -> list[RequestOutput | BaseException | None]:
+            first = await last(engine.generate("Say", several, "a"))
+            calls = last(engine.generate("one", long, "b")), dying()
+            return [first, *await asyncio.gather(*calls, return_exceptions=True)]
+
+        first, stayed, died = asyncio.run(main())
+        counted = [one.counters.generation_tokens for one in engine._engine.engines]
+    assert isinstance(first, RequestOutput)
+    assert [one.token_ids for one in first.outputs] == [one.token_ids for one in expected.outputs]
+    assert isinstance(stayed, RequestOutput)
+    assert len(stayed.outputs[0].token_ids) == 200
+    assert isinstance(died, EngineDead)
+    assert max(counted) >= 200
 
 
 def engines_of(parent: int) -> list[int]:

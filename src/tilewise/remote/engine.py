@@ -41,6 +41,11 @@ class RemoteEngine:
         return self._process.pid
 
     @property
+    def hung_up(self) -> bool:
+        """Nothing comes any more, and nothing is read; it has a status some moments later."""
+        return self._pipe.closed
+
+    @property
     def exit_status(self) -> int | None:
         """None while it lives; negative: the signal that ended it."""
         return self._process.exit_status

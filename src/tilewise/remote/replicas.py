@@ -97,7 +97,7 @@ class Replicas:
 
     @property
     def _able(self) -> list[int]:
-        return [engine.number for engine in self.engines if engine.state == "ready"]
+        return [engine.number for engine in self.engines if engine.is_able]
 
     def open(self, requests: Sequence[Request]) -> Stream:
         """Submit requests; their tokens come through the stream. Raises EngineDead while there is no engine."""
@@ -135,10 +135,11 @@ class Replicas:
 
     def check(self) -> None:
         """Raises EngineDead unless requests are taken."""
-        if self.state != "ready":
-            if self._only is not None:
-                self._only.check()
-            raise EngineDead(f"All engines are {self.state}: send the request again in {self.retry_after} seconds.")
+        if self._only is not None:
+            self._only.check()
+        elif not self._able:
+            state = "restarting" if self.state == "ready" else self.state
+            raise EngineDead(f"All engines are {state}: send the request again in {self.retry_after} seconds.")
 
     async def reset(self, cache: Literal["prefix", "tiles"]) -> bool:
         """Empty a cache of all engines; whether all of it is empty now. Raises EngineDead."""

@@ -87,6 +87,11 @@ class Supervisor:
     def state(self) -> State:
         return self._state
 
+    @property
+    def is_able(self) -> bool:
+        """Requests are taken, as far as one can tell at this moment."""
+        return self._state == "ready" and not self._engine.hung_up
+
     def _become(self, state: State) -> None:
         self._state = state
         for watcher in self._watchers:
