@@ -32,9 +32,10 @@ _SIZES = Limits(
 def families() -> list[Metric]:
     """All metrics, each with at least one sample: those that are kept by reason or place have none before the first."""
     metrics = Metrics("m", _SIZES.max_model_len)
-    metrics.describe_caches(Resolved(_SIZES, overlap=False, graphs=False, reasons={}))
-    metrics.take(Counters(accepted_at=[1]), Load(0, 0, 0.0))
-    metrics.aborted(1)
+    (engine,) = metrics.engines
+    engine.describe_caches(Resolved(_SIZES, overlap=False, graphs=False, reasons={}))
+    engine.take(Counters(accepted_at=[1]), Load(0, 0, 0.0))
+    engine.aborted(1)
     metrics.rejected("queued_requests")
     metrics.ignored(["user"])
     scope = {"method": "POST", "headers": []}

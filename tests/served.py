@@ -68,17 +68,22 @@ class Served:
 
     @property
     def engine_pid(self) -> int:
-        """The newest engine process that is a child of the server's."""
-        found = []
+        """The newest engine process."""
+        return max(self.engine_pids.values())
+
+    @property
+    def engine_pids(self) -> dict[int, int]:
+        """Of the engine processes that are children of the server's, by their numbers."""
+        found = {}
         for stat in Path("/proc").glob("[0-9]*/stat"):
             try:
                 fields = stat.read_text().rpartition(")")[2].split()
-                command = (stat.parent / "cmdline").read_bytes()
+                command = (stat.parent / "cmdline").read_bytes().split(b"\0")
             except OSError:
                 continue
             if int(fields[1]) == self.process.pid and b"tilewise.remote.begin" in command:
-                found.append(int(stat.parent.name))
-        return max(found)
+                found[int(command[-2])] = int(stat.parent.name)
+        return found
 
     def metric(self, name: str, label: str = "") -> float:
         """The sum over all labels, or over those with `label` among them."""

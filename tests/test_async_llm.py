@@ -174,7 +174,7 @@ def test_a_death_ends_the_iterators_and_the_engine_comes_back(folder, expected):
 
         async def dying():
             async for _ in engine.generate("the hen", LONG, "a"):
-                os.kill(engine._engine.pid, signal.SIGKILL)
+                os.kill(engine._engine.engines[0].pid, signal.SIGKILL)
 
         async def again():
             while True:

@@ -1,7 +1,7 @@
 """AsyncLLM: an engine in a process of its own, for programs with an event loop. Names and results are vLLM's.
 
-The engine's supervisor lives in a loop of its own, in a thread: the engine is made and ended by ordinary calls, dies
-and comes back while nobody looks, and answers whichever loop asks.
+What looks after the engine, or its replicas, lives in a loop of its own, in a thread: an engine is made and ended by
+ordinary calls, dies and comes back while nobody looks, and answers whichever loop asks.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ from tilewise.llm import NO_POOLING, STAYS, SUPPORTED_TASKS, TIMES, absent, chec
 from tilewise.outputs.group import AnswerGroup
 from tilewise.outputs.results import ResultStream
 from tilewise.remote.child import EngineProcess
+from tilewise.remote.memory import memory_part
+from tilewise.remote.replicas import Replicas
 from tilewise.remote.stream import Stream
-from tilewise.remote.supervisor import RestartRule, Supervisor
 from tilewise.remote.wire import Launch
 from tilewise.sampling_params import SamplingParams
 from tilewise.types import Request, RequestOutput
@@ -61,16 +62,21 @@ class AsyncLLM:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="tilewise-async-llm", daemon=True)
         self._thread.start()
+        engine: Replicas | None = None
         try:
             defaults = [name for name in ("generation_config", "override_generation_config") if options.pop(name, None)]
             LOG.take(dict.fromkeys(defaults, "every request says how its tokens are chosen"), "AsyncLLM")
             self.config = config = EngineConfig.of(model=check_model(model), **options)
+            part = memory_part(config)
             self._model = found = ModelInputs.of(config)
-            launch = Launch(config, found.checkpoint, found.draft, found.tokenizer.image_context_id, found.spec.end_ids)
-            self._engine = Supervisor(launch, RestartRule())
-            ready = self._wait(self._engine.start(process))
+            context_id = found.tokenizer.image_context_id
+            launch = Launch(config, found.checkpoint, found.draft, context_id, found.spec.end_ids, part=part)
+            self._engine = engine = Replicas(launch)
+            ready = self._wait(engine.start(process))
         except BaseException:
             process.kill()
+            if engine is not None:
+                self._loop.call_soon_threadsafe(engine.discard)
             self._end_loop()
             raise
         self.model_config = found.model_config(ready.resolved.limits.max_model_len)

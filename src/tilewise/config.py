@@ -185,6 +185,12 @@ class EngineConfig:
         "they are processes that share its cores",
         "scheduling",
     )
+    data_parallel_size: int = option(
+        1,
+        "replicas of the model, each an engine of its own; a request goes to the one that has the least work for it; "
+        "on a CPU they share its cores and memory (docs/parallel.md)",
+        "scheduling",
+    )
     pipeline_parallel_size: int = option(
         1,
         "stages of a pipeline, each with its part of the layers; with tensor_parallel_size, so many ranks a stage",
@@ -308,7 +314,7 @@ class EngineConfig:
         rows = self.sequence_parallel_tokens
         if rows is None and os.environ.get("VLLM_ASCEND_ENABLE_FLASHCOMM1") == "1":
             rows = FLASHCOMM_TOKENS
-        sizes = self.tensor_parallel_size, self.pipeline_parallel_size
+        sizes = self.tensor_parallel_size, self.pipeline_parallel_size, self.data_parallel_size
         return Layout(*sizes, experts=experts, spread_rows=rows or None, tower=self.mm_encoder_tp_mode)
 
     @property
@@ -367,4 +373,5 @@ _POSITIVE = (
     "fps",
     "tensor_parallel_size",
     "pipeline_parallel_size",
+    "data_parallel_size",
 )

@@ -17,6 +17,7 @@ from tilewise.engine.arg_utils import EngineArgs
 from tilewise.engine.core import EngineCore
 from tilewise.engine.counters import Counters, StatsLog
 from tilewise.errors import InvalidConfig, InvalidRequest, NotSupported
+from tilewise.host.memory import Memory
 from tilewise.ignored import LOG, Ignored
 from tilewise.inputs.chat_tokenizer import ChatTokenizer
 from tilewise.inputs.images import ImageLimits
@@ -34,13 +35,17 @@ from tilewise.inputs.video import FrameChoice
 from tilewise.inputs.web.hosts import AllowedHosts
 from tilewise.keywords import named_keywords
 from tilewise.outputs.group import AnswerGroup
+from tilewise.plan import Resolved
 from tilewise.progress import Bar, progress_bar
+from tilewise.remote.memory import memory_part
 from tilewise.sampling_params import SamplingParams
 from tilewise.types import Request, RequestOutput
 from tilewise.waiting import short_waits
 
 if TYPE_CHECKING:
     from tilewise.llm_engine import LLMEngine
+    from tilewise.remote.core import RemoteCore
+    from tilewise.remote.supervisor import Supervisor
 
 SUPPORTED_TASKS = ("generate",)
 NO_POOLING = "Models here answer; for embeddings, scores and classes take an engine and a model made for them."
@@ -82,20 +87,16 @@ class LLM:
             options.pop("override_generation_config", None),
         )
         self.config = config = EngineConfig.of(model=check_model(model), **options)
-        self._stats = None if config.disable_log_stats else StatsLog(log_interval(), time.monotonic())
+        engines = 0 if config.disable_log_stats else config.data_parallel_size
+        self._stats = [StatsLog(log_interval(), time.monotonic(), number) for number in range(engines)]
+        part = memory_part(config)
         self._model = found = ModelInputs.of(config)
         self._defaults = self.get_default_sampling_params()
         self._tokenizer = found.tokenizer
         reader = media_reader(config)
-        os.environ.update(short_waits(os.environ))
-        # Imported here, not above: torch takes longer to load than all that a caller can get wrong takes to check.
-        from tilewise.runner.build import build_runner
-
-        runner, resolved = build_runner(config, found.checkpoint, found.tokenizer.image_context_id, found.draft)
-        self.resolved = resolved
-        self._prepare = found.preparer(resolved)
+        self._core, self._engines, self.resolved = core_of(found, part)
+        self._prepare = found.preparer(self.resolved)
         self._build = RequestBuilder(self._prepare, reader, config.scheduling_policy == "priority")
-        self._core = EngineCore(runner, resolved.limits, resolved.overlap, seed=config.seed)
         self._queued: list[AnswerGroup] = []
 
     @classmethod
@@ -305,7 +306,7 @@ class LLM:
         return SUPPORTED_TASKS
 
     def get_world_size(self, include_dp: bool = True) -> int:
-        return self.config.tensor_parallel_size
+        return self.config.layout.devices if include_dp else self.config.layout.ranks
 
     encode = absent("encode", NO_POOLING)
     embed = absent("embed", NO_POOLING)
@@ -355,6 +356,15 @@ class LLM:
         LOG.take(ignored.reasons, "chat")
         return requests
 
+    def _tick(self) -> None:
+        """The periodic line of each engine may be due; pictures are cut before all of them, and stand in the first."""
+        media = self._prepare.cache.counts
+        for number, stats in enumerate(self._stats):
+            counters, load = self._engines[number].counters, self._engines[number].load
+            if number == 0:
+                counters = replace(counters, mm_cache_queries=media.queries, mm_cache_hits=media.hits)
+            stats.tick(counters, load, time.monotonic())
+
     def _group(self, request: Request) -> AnswerGroup:
         return AnswerGroup(self._tokenizer, request, self._prepare.spec)
 
@@ -383,8 +393,7 @@ class LLM:
                     self._core.submit(request)
             while not all(group.finished for group in groups):
                 deltas = self._core.step()
-                if self._stats is not None:
-                    self._stats.tick(self.counters, self._core.load, time.monotonic())
+                self._tick()
                 for delta in deltas:
                     group = owners[delta.request_id]
                     piece = group.take(delta)
@@ -396,6 +405,28 @@ class LLM:
         finally:
             for request_id in owners:
                 self._core.abort(request_id)
+
+
+def core_of(
+    model: ModelInputs, part: Memory | None
+) -> tuple[EngineCore | RemoteCore, Sequence[EngineCore | Supervisor], Resolved]:
+    """An engine in this process, or what steps several in processes of their own, and these; each has its `part` of the
+    memory."""
+    config, image_context_id = model.config, model.tokenizer.image_context_id
+    if config.data_parallel_size > 1:
+        from tilewise.remote.core import RemoteCore
+        from tilewise.remote.wire import Launch
+
+        end_ids = model.spec.end_ids
+        remote = RemoteCore(Launch(config, model.checkpoint, model.draft, image_context_id, end_ids, part=part))
+        return remote, remote.replicas.engines, remote.resolved
+    os.environ.update(short_waits(os.environ))
+    # Imported here, not above: torch takes longer to load than all that a caller can get wrong takes to check.
+    from tilewise.runner.build import build_runner
+
+    runner, resolved = build_runner(config, model.checkpoint, image_context_id, model.draft)
+    core = EngineCore(runner, resolved.limits, resolved.overlap, seed=config.seed)
+    return core, [core], resolved
 
 
 def _with_ids(prompts: Any, ids: Any) -> list[Any]:

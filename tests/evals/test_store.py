@@ -21,7 +21,8 @@ NO_MATTER = {
     "max_model_len", "enforce_eager", "block_size", "gpu_memory_utilization", "kv_cache_memory_bytes",
     "num_gpu_blocks_override", "enable_prefix_caching", "encoder_cache_gb", "encoder_cache_dir",
     "encoder_cache_dir_gb", "max_num_seqs", "max_num_batched_tokens", "encode_budget", "scheduling_policy",
-    "async_scheduling", "speculative_config", "disable_log_stats", "tensor_parallel_size", "max_logprobs",
+    "async_scheduling", "speculative_config", "disable_log_stats", "tensor_parallel_size", "data_parallel_size",
+    "max_logprobs",
     "limit_mm_per_prompt", "mm_processor_cache_gb", "num_frames", "fps", "allowed_local_media_path",
     "allowed_media_domains", "hf_token", "use_tqdm_on_load", "mmproj",
 }  # fmt: skip

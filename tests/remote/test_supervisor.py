@@ -44,10 +44,10 @@ class Seen:
     outboxes: list = field(default_factory=list)
     states: list = field(default_factory=list)
 
-    def took(self, outbox) -> None:
+    def took(self, engine, outbox) -> None:
         self.outboxes.append(outbox)
 
-    def became(self, state) -> None:
+    def became(self, engine, state) -> None:
         self.states.append(state)
 
 
@@ -258,7 +258,7 @@ def test_the_engine_ends_with_the_process_that_feeds_it(folder, tmp_path):
             sys.executable,
             str(script),
             stdout=asyncio.subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join((str(Path.cwd()), *sys.path))},
         )
         assert process.stdout is not None
         pid = int(await asyncio.wait_for(process.stdout.readline(), 60))

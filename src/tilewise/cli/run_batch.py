@@ -45,7 +45,7 @@ FLAGS = (
         "max_in_flight",
         int | None,
         "batch",
-        "lines that are asked at once (default: max_num_seqs and a quarter more)",
+        "lines that are asked at once (default: max_num_seqs of each replica and a quarter more)",
         alias="max_inflight",
     ),
     Flag("retries", int, "batch", "how often a line is asked again when the engine died or failed", Job.retries),

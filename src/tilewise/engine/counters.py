@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 logger = logging.getLogger("tilewise")
@@ -38,6 +39,15 @@ class Counters:
     def copy(self) -> Counters:
         return dataclasses.replace(self, accepted_at=list(self.accepted_at))
 
+    @classmethod
+    def total(cls, several: Iterable[Counters]) -> Counters:
+        """What several engines have counted together."""
+        found = list(several)
+        numbers = [field.name for field in dataclasses.fields(cls) if field.name != "accepted_at"]
+        places = itertools.zip_longest(*(one.accepted_at for one in found), fillvalue=0)
+        sums = {name: sum(getattr(one, name) for one in found) for name in numbers}
+        return cls(**sums, accepted_at=[sum(counts) for counts in places])
+
     def verified(self, drafted: int, right: int) -> None:
         """The first `right` of `drafted` guesses were right."""
         self.drafts += 1
@@ -56,6 +66,13 @@ class Load:
     waiting: int
     kv_cache_usage: float
     """Share of the blocks that are in use, 0 to 1."""
+
+    @classmethod
+    def total(cls, several: Iterable[Load]) -> Load:
+        """The load of several engines, which have as many blocks each; of none, nothing."""
+        found = list(several)
+        usage = sum(one.kv_cache_usage for one in found) / max(1, len(found))
+        return cls(sum(one.running for one in found), sum(one.waiting for one in found), usage)
 
 
 def stats_line(before: Counters, now: Counters, seconds: float, load: Load, engine: int = 0) -> str:
@@ -97,9 +114,9 @@ def guesses_line(before: Counters, now: Counters, seconds: float) -> str:
 class StatsLog:
     """Logs a line after every interval in which the engine was at work; quiet intervals are for debugging."""
 
-    def __init__(self, interval: float, now: float) -> None:
-        """`interval` in seconds; `now` on the monotonic clock, as all times here."""
-        self._interval = interval
+    def __init__(self, interval: float, now: float, engine: int = 0) -> None:
+        """`interval` in seconds; `now` on the monotonic clock, as all times here; `engine` is its number."""
+        self._interval, self._engine = interval, engine
         self._since = now
         self._before = Counters()
         self._was_busy = False
@@ -108,9 +125,11 @@ class StatsLog:
         seconds, before = now - self._since, self._before
         if seconds < self._interval:
             return
+        if counters.prompt_tokens < before.prompt_tokens or counters.generation_tokens < before.generation_tokens:
+            before = Counters()  # another process counts now
         busy = (counters.prompt_tokens, counters.generation_tokens) != (before.prompt_tokens, before.generation_tokens)
         level = logging.INFO if busy or self._was_busy else logging.DEBUG
-        logger.log(level, "%s", stats_line(before, counters, seconds, load))
+        logger.log(level, "%s", stats_line(before, counters, seconds, load, self._engine))
         if counters.drafts > before.drafts:
             logger.info("%s", guesses_line(before, counters, seconds))
         self._since, self._before, self._was_busy = now, counters.copy(), busy

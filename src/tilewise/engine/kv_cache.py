@@ -12,6 +12,7 @@ import struct
 
 from tilewise.engine.blocks import BlockPool
 from tilewise.engine.sequence import SequenceState
+from tilewise.sampling_params import SamplingParams
 
 _HASH_BYTES = 16
 
@@ -37,9 +38,8 @@ class KVCache:
 
     def known_prefix(self, sequence: SequenceState) -> list[int]:
         """Blocks that hold the beginning of a sequence already; one token at least is left to compute."""
-        sampling = sequence.request.sampling
-        if not self._share_prefixes or sampling.skip_reading_prefix_cache or sampling.prompt_logprobs is not None:
-            return []  # tokens that are not computed have no scores
+        if not self._share_prefixes or not reads_prefixes(sequence.request.sampling):
+            return []
         return self.pool.match(self._hashes(sequence, (sequence.num_tokens - 1) // self._block_size))
 
     def fits(self, sequence: SequenceState, prefix: list[int]) -> bool:
@@ -67,13 +67,23 @@ class KVCache:
 
     def _hashes(self, sequence: SequenceState, count: int) -> list[bytes]:
         """Chain hashes of the first `count` blocks, whose tokens are all known."""
-        hashes = sequence.block_hashes
-        while len(hashes) < count:
-            start = len(hashes) * self._block_size
-            before = hashes[-1] if hashes else _root(sequence.request.cache_salt)
-            content = block_content(sequence, start, start + self._block_size)
-            hashes.append(hashlib.blake2b(before + content, digest_size=_HASH_BYTES).digest())
-        return hashes[:count]
+        return chain_hashes(sequence, count, self._block_size)
+
+
+def reads_prefixes(sampling: SamplingParams) -> bool:
+    """Whether a request may begin behind what is there; tokens that are not computed have no scores."""
+    return not sampling.skip_reading_prefix_cache and sampling.prompt_logprobs is None
+
+
+def chain_hashes(sequence: SequenceState, count: int, block_size: int) -> list[bytes]:
+    """Of the first `count` blocks of a sequence, whose tokens are all known."""
+    hashes = sequence.block_hashes
+    while len(hashes) < count:
+        start = len(hashes) * block_size
+        before = hashes[-1] if hashes else _root(sequence.request.cache_salt)
+        content = block_content(sequence, start, start + block_size)
+        hashes.append(hashlib.blake2b(before + content, digest_size=_HASH_BYTES).digest())
+    return hashes[:count]
 
 
 def block_content(sequence: SequenceState, start: int, stop: int) -> bytes:

@@ -13,6 +13,7 @@ from tilewise.foreign.entry import Foreign, refused, taken
 _OBJECT, _TEXTS = dict[str, Any], tuple[str, ...]
 _ONE_DEVICE = "ranks of one machine share a model by its heads (-tp), and in no other way yet: use 1"
 _ONE_MACHINE = "one machine computes, so there is nobody to find or to wait for"
+_REPLICAS = "one server stands before all replicas of its machine (-dp): leave it out"
 _RANKS = "ranks are for several machines, which are not there yet: leave it out"
 _EXPERTS = "experts stay where they are loaded, and each is there once"
 _TILES = "ranks share out tiles, each with the whole tower (data); answers are the same"
@@ -80,15 +81,21 @@ ENGINE: tuple[Foreign, ...] = (
     *taken("built in", "the windows of a model are what the checkpoint says", bool, "disable_sliding_window"),
 
     # Several devices and machines
-    *refused("not yet", _ONE_DEVICE, int, data_parallel_size=1,
-             data_parallel_size_local=(0, 1), decode_context_parallel_size=1, prefill_context_parallel_size=1,
+    *refused("not yet", _ONE_DEVICE, int, decode_context_parallel_size=1, prefill_context_parallel_size=1,
              nnodes=1),
-    *refused("not yet", _RANKS, int, node_rank=0, data_parallel_rank=0, data_parallel_start_rank=0),
-    *refused("not yet", _RANKS, bool, data_parallel_hybrid_lb=False, data_parallel_external_lb=False,
-             data_parallel_multi_port_external_lb=False),
+    *refused("not yet", _RANKS, int, node_rank=0),
+    *refused("not yet", _REPLICAS, int, data_parallel_start_rank=0),
+    *refused("not yet", f"{_REPLICAS}; for a balancer of your own, start a server without it for each replica", int,
+             data_parallel_rank=0),
+    *refused("not yet", f"{_REPLICAS}; for a balancer of your own, start a server without it for each replica", bool,
+             data_parallel_external_lb=False, data_parallel_multi_port_external_lb=False),
+    *taken("built in", "one server shares requests out among all replicas of its machine", bool,
+           "data_parallel_hybrid_lb"),
+    *refused("not yet", "all replicas are on this machine: leave it out", int,
+             data_parallel_size_local="data_parallel_size"),
     *refused("not yet", "ranks are processes of this machine: use mp or uni", str,
              distributed_executor_backend=("mp", "uni")),
-    *refused("not yet", "ranks are processes of this machine: use mp", str, data_parallel_backend="mp"),
+    *refused("not yet", "replicas are processes of this machine: use mp", str, data_parallel_backend="mp"),
     *taken("other device", f"{_EXPERTS}, so they are not balanced", bool, "enable_elastic_ep", "enable_eplb"),
     *taken("other device", _ONE_MACHINE, str, "master_addr", "data_parallel_address"),
     *taken("other device", _ONE_MACHINE, int, "master_port", "data_parallel_rpc_port", "distributed_timeout_seconds",

@@ -46,6 +46,7 @@ def translate_engine(options: Mapping[str, Any], known: Collection[str]) -> Tran
 def translate(options: Mapping[str, Any], known: Collection[str], foreign: Iterable[Foreign]) -> Translated:
     """Errors are those of `translate_engine`. `foreign` that is `known` as well is listed for the values it lacks."""
     values = _renamed(options)
+    _check_replicas(values)
     found = Translated(values)
     entries = {entry.name: entry for entry in foreign}
     # One that became an option here is listed for the values that it cannot take.
@@ -78,6 +79,18 @@ def _check(values: Mapping[str, Any], entries: Iterable[Foreign], ignored: Ignor
     for name, says in REMARKS.items():
         if values.get(name):
             ignored.add(name, says)
+
+
+def _check_replicas(values: dict[str, Any]) -> None:
+    """Takes out what asks for replicas on this machine alone. Raises InvalidConfig for one of several by its rank."""
+    size, rank = values.get("data_parallel_size") or 1, values.get("data_parallel_rank")
+    if values.get("data_parallel_size_local") == size:
+        del values["data_parallel_size_local"]
+    if size != 1 and rank is not None:
+        raise InvalidConfig(
+            f"data_parallel_rank={rank!r} is not possible with data_parallel_size={size!r}: one server stands before "
+            "all replicas; leave it out."
+        )
 
 
 def _level(values: Mapping[str, Any]) -> str | None:

@@ -33,7 +33,7 @@ FOREIGN_ARGUMENTS: dict[str, ForeignKeyword] = {
     "tokenization_kwargs": refused("Set truncate_prompt_tokens in SamplingParams, or send ids.", {}),
     "chat_template_content_format": no_effect("content may be a text or a list of parts", "auto"),
     "trace_headers": no_effect("spans are those of the server", {}),
-    "data_parallel_rank": refused("One engine answers: leave it out.", 0),
+    "data_parallel_rank": no_effect("a replica is chosen by its load, and by what it has of the prompt", 0),
     "session_id": no_effect("prefixes are found by their content"),
     "kv_hints": no_effect("prefixes are found by their content"),
     "reasoning_ended": no_effect("thinking ends with </think>"),

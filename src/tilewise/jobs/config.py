@@ -78,7 +78,7 @@ class Job:
             raise InvalidConfig(f"output_file: {path} cannot be written: its permissions forbid it.")
 
     def lines_in_flight(self, engine: EngineConfig) -> int:
-        running = engine.max_num_seqs
+        running = engine.max_num_seqs * engine.data_parallel_size
         return self.max_in_flight or running + max(1, running // 4)
 
 

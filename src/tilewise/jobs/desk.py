@@ -34,7 +34,7 @@ class Desk:
         """Raises EngineDead if the engine is given up, or takes forever to come back."""
         try:
             async with asyncio.timeout(_PATIENCE):
-                while self._parts.supervisor.state != "ready":
+                while self._parts.replicas.state != "ready":
                     if self._parts.gave_up:
                         raise EngineDead("The engine died too often and is given up; the log says how it ended.")
                     await asyncio.sleep(_LOOK)
@@ -57,7 +57,7 @@ async def open_desk(
             yield Desk(parts, create_app(parts, server))
     finally:
         parts.service.close()
-        await parts.supervisor.close()
+        await parts.replicas.close()
 
 
 @contextmanager

@@ -16,11 +16,12 @@ _PATIENCE = 10.0  # seconds from being told to end until being ended
 class EngineProcess:
     """Starts at once and loads its libraries; it ends when this process does, however that ended."""
 
-    def __init__(self) -> None:
+    def __init__(self, number: int = 0) -> None:
+        """`number` is that of the engine among several, for the log."""
         self.pipe, theirs = pipe()
         level = logging.getLevelName(logging.getLogger("tilewise").getEffectiveLevel())
         # A new interpreter, as a fork would inherit threads and what they hold; it finds modules where this one does.
-        command = [sys.executable, "-P", "-m", "tilewise.remote.begin", f"{theirs.fileno()}", level]
+        command = [sys.executable, "-P", "-m", "tilewise.remote.begin", f"{theirs.fileno()}", level, f"{number}"]
         path = os.pathsep.join(sys.path)
         with theirs:  # the engine's end is its own, so that its death is the end of the pipe
             self._process = subprocess.Popen(

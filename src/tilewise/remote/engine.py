@@ -41,6 +41,11 @@ class RemoteEngine:
         return self._process.pid
 
     @property
+    def hung_up(self) -> bool:
+        """Nothing comes any more, and nothing is read; it has a status some moments later."""
+        return self._pipe.closed
+
+    @property
     def exit_status(self) -> int | None:
         """None while it lives; negative: the signal that ended it."""
         return self._process.exit_status
@@ -54,6 +59,11 @@ class RemoteEngine:
 
     def reset(self, cache: Literal["prefix", "tiles"]) -> None:
         self._send(Reset(cache))
+
+    def kill(self) -> None:
+        """End it at once, whatever it does."""
+        self._hang_up()
+        self._process.kill()
 
     async def close(self) -> None:
         """Tell it to end, and end it if it does not listen. Returns when it is gone."""

@@ -7,7 +7,12 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
+import select
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from socket import socket
 
 from tilewise.engine.core import EngineCore
@@ -31,17 +36,24 @@ from tilewise.remote.wire import (
 
 logger = logging.getLogger("tilewise")
 
+_LOOK = 250
+"""Milliseconds between looks at whether there is still somebody to load a model for."""
 
-def main(end: socket, log_level: str) -> None:
-    """Run an engine until it is told to end. The exit status is 0 then, and 1 if it could not start."""
-    set_up_logs("EngineCore_DP0", log_level)
+
+def main(end: socket, log_level: str, number: str) -> None:
+    """Run an engine until it is told to end. The exit status is 0 then, and 1 if it could not start.
+
+    `number` is the engine's among several.
+    """
+    set_up_logs(f"EngineCore_DP{number}", log_level)
     pipe = Pipe(end)
     try:
         launch: Launch = pipe.receive()
     except EOFError:
         return  # whoever was about to say found a reason not to
     try:
-        core, ready = (launch.build or build)(launch)
+        with _ended_with(end):
+            core, ready = (launch.build or build)(launch)
     except TilewiseError as error:
         pipe.send(CannotStart(error))
         raise SystemExit(1) from None
@@ -57,13 +69,31 @@ def main(end: socket, log_level: str) -> None:
         core.close()
 
 
+@contextmanager
+def _ended_with(end: socket) -> Iterator[None]:
+    """Loading may take minutes, in which nobody reads what comes: that nobody is at the other end is noticed here."""
+    done, closed = threading.Event(), select.poll()
+    closed.register(end, 0)  # of its end one is told in any case
+
+    def watch() -> None:
+        while not done.is_set():
+            if closed.poll(_LOOK):
+                os._exit(1)
+
+    threading.Thread(target=watch, name="tilewise-feeder", daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+
+
 def build(launch: Launch) -> tuple[EngineCore, Ready]:
     """Raises the errors of `build_runner`."""
     started = time.perf_counter()
     from tilewise.runner.build import build_runner  # torch takes a second to load, and only this process needs it
 
     imported = time.perf_counter()
-    runner, resolved = build_runner(launch.config, launch.model, launch.image_context_id, launch.draft)
+    runner, resolved = build_runner(launch.config, launch.model, launch.image_context_id, launch.draft, launch.part)
     seconds = {"imports": imported - started, "model": time.perf_counter() - imported}
     return EngineCore(runner, resolved.limits, resolved.overlap, seed=launch.config.seed), Ready(resolved, seconds)
 

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from types import TracebackType
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType, TracebackType
+from typing import Protocol
 
 from tilewise.engine.delta import TokenDelta
 from tilewise.errors import TilewiseError
+
+
+class Sink(Protocol):
+    """Who is given what becomes of requests."""
+
+    def put(self, delta: TokenDelta) -> None:
+        """A token of one of them."""
+
+    def fail(self, error: TilewiseError) -> None:
+        """Nothing more comes of some of them, or of all."""
+
 
 OnClose = Callable[[Sequence[str], tuple[str, ...]], None]
 """(all request ids, those that have not ended)"""
@@ -16,13 +28,21 @@ OnClose = Callable[[Sequence[str], tuple[str, ...]], None]
 class Stream:
     """Iterate over it for lists of tokens; leaving the context aborts whatever has not ended."""
 
-    def __init__(self, request_ids: Sequence[str], on_close: OnClose) -> None:
+    def __init__(
+        self, request_ids: Sequence[str], on_close: OnClose, engines: Mapping[str, int] = MappingProxyType({})
+    ) -> None:
+        """`engines`: which one has each request, where that is not the only one."""
+        self._engines = engines
         self._request_ids = request_ids
         self._on_close = on_close
         self._unfinished = set(request_ids)
         self._waiting: list[TokenDelta] = []
         self._error: TilewiseError | None = None
         self._something = asyncio.Event()
+
+    def engine_of(self, request_id: str) -> int:
+        """The number of the engine that has one of the requests."""
+        return self._engines.get(request_id, 0)
 
     def put(self, delta: TokenDelta) -> None:
         if delta.finish_reason is not None:

@@ -17,7 +17,7 @@ from tilewise.errors import EngineDead, TilewiseError
 from tilewise.plan import Resolved
 from tilewise.remote.child import EngineProcess
 from tilewise.remote.engine import RemoteEngine
-from tilewise.remote.stream import Stream
+from tilewise.remote.stream import Sink, Stream
 from tilewise.remote.wire import CannotStart, FromEngine, Launch, Outbox, Ready, WasReset
 from tilewise.types import Request
 
@@ -29,13 +29,13 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 
 
 class Watcher(Protocol):
-    """Who wants to know how the engine fares."""
+    """Who wants to know how an engine fares, or several, each by its number."""
 
-    def took(self, outbox: Outbox) -> None:
+    def took(self, engine: int, outbox: Outbox) -> None:
         """What came of a step; counters begin at zero again with each new process."""
 
-    def became(self, state: State) -> None:
-        """Whether there is an engine now."""
+    def became(self, engine: int, state: State) -> None:
+        """Whether there is that engine now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +50,20 @@ class RestartRule:
 class Supervisor:
     """Owns the engine's process and the streams of requests in it."""
 
-    def __init__(self, launch: Launch, rule: RestartRule = RestartRule()) -> None:
+    def __init__(
+        self, launch: Launch, rule: RestartRule = RestartRule(), number: int = 0, name: str = "The engine"
+    ) -> None:
+        """`number` and `name` are the engine's among several, in the log and in errors."""
         self._launch = launch
+        self.number, self._name = number, name
         self._watchers: list[Watcher] = []
         self._rule = rule
         self._deaths: deque[float] = deque()
-        self._streams: dict[str, Stream] = {}
+        self._sinks: dict[str, Sink] = {}
         self._resets: deque[asyncio.Future[bool]] = deque()
         self._pause = _FIRST_PAUSE
         self._state: State = "starting"
+        self._begun = False
         self.restarts = 0
         self.load = Load(0, 0, 0.0)
         self.counters = Counters()
@@ -68,20 +73,29 @@ class Supervisor:
 
         Raises the engine's own error if it cannot start.
         """
+        return await self.begin(process or EngineProcess(self.number))
+
+    def begin(self, process: EngineProcess) -> asyncio.Future[Ready]:
+        """The same, to be waited for."""
         self._loop = asyncio.get_running_loop()
         self._first: asyncio.Future[Ready] = self._loop.create_future()
-        self._run_in(process or EngineProcess())
-        self.ready = await self._first
-        return self.ready
+        self._begun = True
+        self._run_in(process)
+        return self._first
 
     @property
     def state(self) -> State:
         return self._state
 
+    @property
+    def is_able(self) -> bool:
+        """Requests are taken, as far as one can tell at this moment."""
+        return self._state == "ready" and not self._engine.hung_up
+
     def _become(self, state: State) -> None:
         self._state = state
         for watcher in self._watchers:
-            watcher.became(state)
+            watcher.became(self.number, state)
 
     def watch(self, watcher: Watcher) -> None:
         """Tell somebody of all that happens from now on."""
@@ -102,17 +116,21 @@ class Supervisor:
 
     def open(self, requests: Sequence[Request]) -> Stream:
         """Submit requests; their tokens come through the stream. Raises EngineDead while there is no engine."""
-        self.check()
-        stream = Stream([request.id for request in requests], self._forget)
-        for request in requests:
-            self._streams[request.id] = stream
-            self._engine.submit(request)
+        stream = Stream([request.id for request in requests], self.forget)
+        self.submit(requests, stream)
         return stream
+
+    def submit(self, requests: Sequence[Request], sink: Sink) -> None:
+        """Their tokens go to the sink until they are forgotten. Raises EngineDead while there is no engine."""
+        self.check()
+        for request in requests:
+            self._sinks[request.id] = sink
+            self._engine.submit(request)
 
     def check(self) -> None:
         """Raises EngineDead unless requests are taken."""
         if self.state != "ready":
-            raise EngineDead(f"The engine is {self.state}: send the request again in {self.retry_after} seconds.")
+            raise EngineDead(f"{self._name} is {self.state}: send the request again in {self.retry_after} seconds.")
 
     async def reset(self, cache: Literal["prefix", "tiles"]) -> bool:
         """Empty a cache of the engine; whether all of it is empty now. Raises EngineDead."""
@@ -128,6 +146,12 @@ class Supervisor:
         self.end_streams(EngineDead("The server is shutting down: send the request to another one."))
         await self._engine.close()
 
+    def discard(self) -> None:
+        """End an engine at once, as nobody will ask it; nobody is told."""
+        self._state = "closed"
+        if self._begun:
+            self._engine.kill()
+
     def _run_in(self, process: EngineProcess) -> None:
         self._engine = RemoteEngine(process, self._launch, self._loop, self._take, self._take_end)
 
@@ -136,6 +160,7 @@ class Supervisor:
             self._pause = _FIRST_PAUSE
             self._become("ready")
             if not self._first.done():
+                self.ready = message
                 self._first.set_result(message)
         elif isinstance(message, CannotStart):
             self._fail(message.error)
@@ -148,37 +173,38 @@ class Supervisor:
     def _deliver(self, outbox: Outbox) -> None:
         self.load, self.counters = outbox.load, outbox.counters
         for refused in outbox.refused:
-            if stream := self._streams.get(refused.request_id):
-                stream.fail(refused.error)
+            if sink := self._sinks.get(refused.request_id):
+                sink.fail(refused.error)
         for delta in outbox.deltas:
-            if stream := self._streams.get(delta.request_id):
-                stream.put(delta)
+            if sink := self._sinks.get(delta.request_id):
+                sink.put(delta)
         # Streams that got something are woken before this, as nobody waits for figures.
         self._loop.call_soon(self._tell, outbox)
 
     def _tell(self, outbox: Outbox) -> None:
         for watcher in self._watchers:
-            watcher.took(outbox)
+            watcher.took(self.number, outbox)
 
     def _take_end(self) -> None:
         if self.state in ("closed", "failed"):
             return
         status = self._engine.exit_status
         how = f"was ended by signal {-status}" if status is not None and status < 0 else f"ended with status {status}"
-        logger.error("The engine's process %s; %d requests are lost.", how, len(self._streams))
+        logger.error("%s's process %s; %d requests are lost.", self._name, how, len(self._sinks))
         if not self._first.done():
-            self._fail(EngineDead(f"The engine's process {how} while it was starting."))
+            self._fail(EngineDead(f"{self._name}'s process {how} while it was starting."))
             return
         self.load = Load(0, 0, 0.0)
         self.end_streams(
-            EngineDead(f"The engine's process {how}: send the request again in {self.retry_after} seconds.")
+            EngineDead(f"{self._name}'s process {how}: send the request again in {self.retry_after} seconds.")
         )
         if self._dies_too_often():
-            logger.error("It has died %d times in %g seconds and is given up.", len(self._deaths), self._rule.window)
+            window = self._rule.window
+            logger.error("%s has died %d times in %g seconds and is given up.", self._name, len(self._deaths), window)
             self._become("failed")
             return
         self._become("restarting")
-        logger.warning("The engine is started again in %.0f seconds.", self._pause)
+        logger.warning("%s is started again in %.0f seconds.", self._name, self._pause)
         self._loop.call_later(self._pause, self._restart)
 
     def _dies_too_often(self) -> bool:
@@ -192,7 +218,7 @@ class Supervisor:
         if self.state == "restarting":
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
             self.restarts += 1
-            self._run_in(EngineProcess())
+            self._run_in(EngineProcess(self.number))
 
     def _fail(self, error: TilewiseError) -> None:
         """The first start decides whether there is a server at all; later failures are tried again."""
@@ -200,21 +226,21 @@ class Supervisor:
             self._become("failed")
             self._first.set_exception(error)
         else:
-            logger.error("The engine cannot be started again: %s", error)
+            logger.error("%s cannot be started again: %s", self._name, error)
 
     def end_streams(self, error: TilewiseError) -> None:
         """Whoever waits is told why nothing more will come."""
-        for stream in set(self._streams.values()):
-            stream.fail(error)
-        self._streams.clear()
+        for sink in set(self._sinks.values()):
+            sink.fail(error)
+        self._sinks.clear()
         for waiting in self._resets:
             if not waiting.done():
                 waiting.set_exception(error)
         self._resets.clear()
 
-    def _forget(self, request_ids: Sequence[str], unfinished: tuple[str, ...]) -> None:
-        """A stream is closed: whatever of it is still in the engine is of no use."""
+    def forget(self, request_ids: Sequence[str], unfinished: tuple[str, ...]) -> None:
+        """Nobody waits for these requests: what of them is still in the engine is of no use."""
         for request_id in request_ids:
-            self._streams.pop(request_id, None)
+            self._sinks.pop(request_id, None)
         if unfinished and self.state == "ready":
             self._engine.abort(unfinished)

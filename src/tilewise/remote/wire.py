@@ -10,6 +10,7 @@ from tilewise.config import EngineConfig
 from tilewise.engine.counters import Counters, Load
 from tilewise.engine.delta import TokenDelta
 from tilewise.errors import TilewiseError
+from tilewise.host.memory import Memory
 from tilewise.plan import Resolved
 from tilewise.types import Request
 
@@ -34,6 +35,8 @@ class Launch:
     """End tokens of the model, where structured answers may end."""
     build: Build | None = None
     """Makes the engine; None = the model's. A benchmark has one without a model."""
+    part: Memory | None = None
+    """What the engine may take of the machine's memory; None = what it finds."""
 
 
 @dataclass(frozen=True, slots=True)

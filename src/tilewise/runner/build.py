@@ -14,6 +14,7 @@ import torch
 from tilewise.amounts import GIB
 from tilewise.config import EngineConfig
 from tilewise.errors import InvalidCheckpoint, InvalidConfig
+from tilewise.host.memory import Memory
 from tilewise.models.config import ModelConfig, shared_out
 from tilewise.models.load import Architecture, Watch
 from tilewise.parallel.mesh import Mesh
@@ -56,10 +57,19 @@ _WORTH_A_BAR = 200 * 2**20  # bytes
 
 
 def build_runner(
-    config: EngineConfig, model: Checkpoint, image_context_id: int, draft: Checkpoint | None = None
+    config: EngineConfig,
+    model: Checkpoint,
+    image_context_id: int,
+    draft: Checkpoint | None = None,
+    part: Memory | None = None,
 ) -> tuple[Runner, Resolved]:
-    """Load the model, and its draft model, and allocate what they run with; weights are fetched once they fit."""
-    platform = current_platform()
+    """Load the model, and its draft model, and allocate what they run with; weights are fetched once they fit.
+
+    One of several replicas gets a part of the machine's memory, and of its threads.
+    """
+    platform = current_platform(part)
+    if config.data_parallel_size > 1:
+        torch.set_num_threads(max(1, torch.get_num_threads() // config.data_parallel_size))
     check_method(model.folder, config.quantization)
     architecture = Architecture.of(model.folder, config.flash_router, config.quantization)
     if image_context_id >= architecture.config.decoder.vocab_size:
@@ -73,7 +83,7 @@ def build_runner(
     drafting = draft_architecture(draft.folder, architecture, config) if draft else None
     if drafting:
         facts = with_draft(facts, largest_facts(config, drafting, dtype, platform.ops()))
-    resolved = resolve(config, facts, device_facts(platform, config.layout.devices))
+    resolved = resolve(config, facts, device_facts(platform, config.layout.ranks))
     for name, reason in resolved.reasons.items():
         logger.info("%s: %s", name, reason)
     kept = _tile_folder(config, facts)

@@ -22,7 +22,9 @@ from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.tool_text import TOOL_FORMS
 from tilewise.llm import log_interval, media_reader
 from tilewise.remote.child import EngineProcess
-from tilewise.remote.supervisor import RestartRule, State, Supervisor
+from tilewise.remote.memory import memory_part
+from tilewise.remote.replicas import Replicas
+from tilewise.remote.supervisor import RestartRule, State
 from tilewise.remote.wire import Build, Launch, Outbox
 from tilewise.sampling_params import MAX_N
 from tilewise.server.config import ServerConfig
@@ -37,13 +39,14 @@ logger = logging.getLogger("tilewise")
 
 @dataclass
 class Assembly:
-    """All of one server; what watches the engine lives here."""
+    """All of one server; what watches the engines lives here."""
 
-    supervisor: Supervisor
+    replicas: Replicas
     service: Service
     served: ServedModel
     metrics: Metrics
-    stats: StatsLog | None
+    stats: list[StatsLog]
+    """One for each engine, if any."""
     cache: MediaCache
     engine: EngineConfig
     checkpoint: Path
@@ -54,38 +57,44 @@ class Assembly:
     _ends: list[Callable[[], None]] = field(default_factory=list)
 
     def on_give_up(self, end: Callable[[], None]) -> None:
-        """To be called when the engine died too often to be started again."""
+        """To be called when the engines, or the only one, died too often to be started again."""
         self._ends.append(end)
 
-    def became(self, state: State) -> None:
+    def became(self, engine: int, state: State) -> None:
         """Fulfils `Watcher`, as `took` does."""
-        self.metrics.engine_is(state == "ready", state == "restarting")
-        if state == "failed":
+        self.metrics.engines[engine].engine_is(state == "ready", state == "restarting")
+        if self.replicas.state == "failed":
             self.gave_up = True
             for end in self._ends:
                 end()
 
-    def took(self, outbox: Outbox) -> None:
-        self.metrics.take(outbox.counters, outbox.load)
+    def took(self, engine: int, outbox: Outbox) -> None:
+        self.metrics.engines[engine].take(outbox.counters, outbox.load)
         self.metrics.media(self.cache.counts)
-        self.tick(outbox.counters)
+        self._tick(engine, outbox.counters)
 
-    def tick(self, counters: Counters | None = None) -> None:
-        """Time has passed: the periodic line may be due."""
-        if self.stats is not None:
+    def tick(self) -> None:
+        """Time has passed: the periodic line of each engine may be due."""
+        for engine in self.replicas.engines:
+            self._tick(engine.number, engine.counters)
+
+    def _tick(self, engine: int, counters: Counters) -> None:
+        """Pictures are cut before all engines, and stand in the first one's line."""
+        if not self.stats:
+            return
+        if engine == 0:
             media = self.cache.counts
-            now = replace(
-                counters or self.supervisor.counters, mm_cache_queries=media.queries, mm_cache_hits=media.hits
-            )
-            self.stats.tick(now, self.supervisor.load, time.monotonic())
+            counters = replace(counters, mm_cache_queries=media.queries, mm_cache_hits=media.hits)
+        self.stats[engine].tick(counters, self.replicas.engines[engine].load, time.monotonic())
 
 
 async def assemble(
     engine: EngineConfig, config: ServerConfig, process: EngineProcess, build: Build | None = None
 ) -> Assembly:
-    """Everything up to an engine that is ready. Raises what hinders it."""
+    """Everything up to engines that are ready. Raises what hinders it."""
     started = time.perf_counter()
     # First: what is missing or cannot be read should not cost a model's loading time.
+    part = memory_part(engine)
     tracing = tracing_of(engine, config)
     check_template_options(config.default_chat_template_kwargs, Ignored())
     reader = replace(media_reader(engine), detail_tiles=config.detail_tiles)
@@ -95,22 +104,25 @@ async def assemble(
     sampling = default_sampling(config.generation_config, config.override_generation_config, folder)
     if sampling:
         logger.info("Default sampling options of the model: %s", sampling)
-    launch = Launch(engine, found.checkpoint, found.draft, found.tokenizer.image_context_id, found.spec.end_ids, build)
+    context_id, end_ids = found.tokenizer.image_context_id, found.spec.end_ids
+    launch = Launch(engine, found.checkpoint, found.draft, context_id, end_ids, build, part)
     read = time.perf_counter()
 
-    supervisor = Supervisor(launch, RestartRule(config.max_engine_restarts, config.engine_restart_window))
-    ready = await supervisor.start(process)
+    replicas = Replicas(launch, RestartRule(config.max_engine_restarts, config.engine_restart_window))
+    ready = await replicas.start(process)
     preparer = found.preparer(ready.resolved)
     context = preparer.max_model_len
     served = served_model(engine, config, context, sampling, found.spec)
-    metrics = Metrics(served.name, context)
-    metrics.describe_caches(ready.resolved)
+    metrics = Metrics(served.name, context, len(replicas.engines))
     admission = Admission(config.max_num_queued_reqs, config.max_num_queued_tokens, config.request_timeout)
-    service = Service(supervisor, preparer, reader, admission, metrics, media_threads(), tracing)
-    stats = None if engine.disable_log_stats else StatsLog(log_interval(), time.monotonic())
-    parts = Assembly(supervisor, service, served, metrics, stats, preparer.cache, engine, folder.path)
-    parts.became("ready")
-    supervisor.watch(parts)
+    service = Service(replicas, preparer, reader, admission, metrics, media_threads(), tracing)
+    lines = 0 if engine.disable_log_stats else len(replicas.engines)
+    stats = [StatsLog(log_interval(), time.monotonic(), number) for number in range(lines)]
+    parts = Assembly(replicas, service, served, metrics, stats, preparer.cache, engine, folder.path)
+    for one in replicas.engines:
+        metrics.engines[one.number].describe_caches(one.resolved)
+        parts.became(one.number, "ready")
+    replicas.watch(parts)
     waited = time.perf_counter() - read - sum(ready.seconds.values())
     phases = {"files and tokenizer": read - started, "engine process": waited, **ready.seconds}
     parts.phases = ", ".join(f"{name} {seconds:.2f}" for name, seconds in phases.items())
@@ -158,7 +170,7 @@ def served_model(
         max_model_len=max_model_len,
         sampling=sampling,
         max_logprobs=engine.max_logprobs,
-        max_answers=max_answers(engine.max_num_seqs),
+        max_answers=max_answers(engine.max_num_seqs * engine.data_parallel_size),
         tools=config.enable_auto_tool_choice,
         tool_form=form,
         reasoning=config.reasoning_parser is not None or form == "openai",

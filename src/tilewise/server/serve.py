@@ -46,7 +46,7 @@ async def _serve(engine: EngineConfig, config: ServerConfig, process: EngineProc
         logger.info("Start-up took %.2f seconds: %s", time.perf_counter() - started, parts.phases)
         server = Server(uvicorn_config(config, parts), parts, config.shutdown_timeout)
         await server.serve(sockets=[listener])
-        await parts.supervisor.close()
+        await parts.replicas.close()
         logger.info("Shutdown complete")
         return 0 if server.started and not parts.gave_up else 1
     finally:
@@ -137,7 +137,7 @@ class Server(uvicorn.Server):
             await self._until_idle(self._patience)
         if service.in_flight:
             logger.info("Aborting %d requests", service.in_flight)
-            self._parts.supervisor.end_streams(
+            self._parts.replicas.end_streams(
                 EngineDead("The server is shutting down: send the request to another one.")
             )
             await self._until_idle(_ABORTED)

@@ -22,8 +22,8 @@ from tilewise.inputs.media_io import MediaOptions
 from tilewise.inputs.media_reader import MediaReader
 from tilewise.inputs.prepare import Preparer
 from tilewise.outputs.group import AnswerGroup, Piece
+from tilewise.remote.replicas import Replicas
 from tilewise.remote.stream import Stream
-from tilewise.remote.supervisor import Supervisor
 from tilewise.server.metrics import Metrics
 from tilewise.server.tracing import Tracing
 from tilewise.types import Request
@@ -47,7 +47,7 @@ class Service:
 
     def __init__(
         self,
-        engine: Supervisor,
+        engine: Replicas,
         preparer: Preparer,
         reader: MediaReader,
         admission: Admission,
@@ -126,14 +126,15 @@ class Service:
     async def pieces(self, group: AnswerGroup) -> AsyncGenerator[list[Piece]]:
         """What each step adds to the answers: nothing as soon as the engine has the request, then its tokens.
 
-        Close it to take the request out of the engine.
+        Close it to take the request out of the engine. A request is counted with the engine of its first answer.
         """
         tokens = len(group.request.prompt_ids)
         self._check_tokens(tokens)
-        waiting = True
+        waiting, engine = True, 0
         self._waiting_tokens += tokens
         try:
             async with self.engine.open(group.requests) as stream:
+                engine = stream.engine_of(group.requests[0].id)
                 yield []
                 async for deltas in stream:
                     self._waiting_tokens -= tokens if waiting else 0
@@ -144,9 +145,9 @@ class Service:
         finally:
             self._waiting_tokens -= tokens if waiting else 0
             if group.finished:
-                self.metrics.finished(group.request, group.output())
+                self.metrics.engines[engine].finished(group.request, group.output())
             else:
-                self.metrics.aborted(len(group.requests))
+                self.metrics.engines[engine].aborted(len(group.requests))
             if self.tracing is not None:
                 self.tracing.ended(group)
 
@@ -157,7 +158,8 @@ class Service:
             piece = group.take(delta)
             if piece is None:
                 continue
-            self.metrics.token(delta, group.request.arrival, before)
+            engine = stream.engine_of(delta.request_id)
+            self.metrics.engines[engine].token(delta, group.request.arrival, before)
             pieces.append(piece)
             if piece.engine_goes_on:
                 stream.abort(delta.request_id)

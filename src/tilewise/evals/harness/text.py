@@ -58,7 +58,8 @@ class TextModel(LM):  # type: ignore[misc]
         if device is not None:  # lm_eval's command line always names one
             logger.info("device=%s has no effect: the engine computes where its platform is", device)
         config = EngineConfig.of(model=pretrained, **engine)
-        batch = config.max_num_seqs if str(batch_size).startswith("auto") else int(batch_size)
+        running = config.max_num_seqs * config.data_parallel_size
+        batch = running if str(batch_size).startswith("auto") else int(batch_size)
         self.llm = LLM(pretrained, **engine)
         self.name, self.seed, self.thinking, self._longest = pretrained, seed, enable_thinking, max_gen_toks
         self.max_length = self.llm.resolved.limits.max_model_len

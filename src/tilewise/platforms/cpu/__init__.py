@@ -11,7 +11,7 @@ from functools import cached_property, partial
 import torch
 
 from tilewise.errors import InvalidConfig
-from tilewise.host.memory import available_memory
+from tilewise.host.memory import Memory, available_memory
 from tilewise.platforms.base import Capture, Diagnosis, Ops
 from tilewise.platforms.cpu.diagnosis import choices, facts
 from tilewise.platforms.cpu.invariant import InvariantCpuOps
@@ -69,6 +69,10 @@ class CpuPlatform:
     tile_batches: tuple[int, ...] = (2, 1)
     utilization: float | None = None
 
+    def __init__(self, part: Memory | None = None) -> None:
+        """`part` of the machine's memory is what there is; None = all of it."""
+        self._part = part
+
     @cached_property
     def kernels(self) -> Native | NoKernels:
         """Kernels of our own, or why there are none."""
@@ -103,7 +107,7 @@ class CpuPlatform:
         return Diagnosis(facts(self.default_dtype(torch.bfloat16, 1), self.kernels), choices(self.kernels))
 
     def total_memory(self) -> int:
-        return available_memory().total
+        return (self._part or available_memory()).total
 
     def free_memory(self) -> int:
-        return available_memory().free
+        return (self._part or available_memory()).free

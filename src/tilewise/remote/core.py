@@ -1,0 +1,147 @@
+"""RemoteCore: engines in processes of their own, for a program that steps them as if they were one in its own process.
+
+Their supervisors live in a loop of its own, in a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Coroutine
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import Any, Literal, NamedTuple, TypeVar
+
+from tilewise.engine.counters import Counters, Load
+from tilewise.engine.delta import TokenDelta
+from tilewise.errors import TilewiseError
+from tilewise.plan import Resolved
+from tilewise.remote.replicas import Replicas
+from tilewise.remote.wire import Launch
+from tilewise.types import Request
+
+Result = TypeVar("Result")
+
+
+class _Failure(NamedTuple):
+    """Why nothing more comes of a request."""
+
+    request_id: str
+    error: TilewiseError
+
+
+class RemoteCore:
+    """Has the methods of `EngineCore`; where a step of that computes, one of this waits. Belongs to one thread."""
+
+    def __init__(self, launch: Launch) -> None:
+        """Returns when the model is loaded. Raises what hinders the start."""
+        self._arrived: SimpleQueue[TokenDelta | _Failure] = SimpleQueue()
+        self._next: deque[TokenDelta | _Failure] = deque()
+        """What has arrived and is not told yet."""
+        self._unfinished: set[str] = set()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="tilewise-replicas", daemon=True)
+        self._thread.start()
+        self.replicas = Replicas(launch)
+        try:
+            self._wait(self.replicas.start())
+        except BaseException:
+            self._loop.call_soon_threadsafe(self.replicas.discard)
+            self._end_loop()
+            raise
+
+    @property
+    def resolved(self) -> Resolved:
+        return self.replicas.resolved
+
+    @property
+    def has_unfinished(self) -> bool:
+        return bool(self._unfinished)
+
+    @property
+    def counters(self) -> Counters:
+        """Since the start; a copy."""
+        return self.replicas.counters.copy()
+
+    @property
+    def load(self) -> Load:
+        return self.replicas.load
+
+    def submit(self, request: Request) -> None:
+        """That it is refused, or that no engine is there, is said by the next step."""
+        self._unfinished.add(request.id)
+        self._loop.call_soon_threadsafe(self._submit, request)
+
+    def abort(self, request_id: str) -> None:
+        """End a request wherever it is; an unknown id is one that has just finished."""
+        if request_id in self._unfinished:
+            self._unfinished.discard(request_id)
+            self._loop.call_soon_threadsafe(self.replicas.forget, [request_id], (request_id,))
+
+    def step(self) -> list[TokenDelta]:
+        """The tokens that have come, one at least unless nothing is unfinished. Raises what ended a request."""
+        deltas: list[TokenDelta] = []
+        while self._unfinished and self._has_arrived(wait=not deltas):
+            if self._next[0].request_id not in self._unfinished:
+                self._next.popleft()  # of an aborted one
+                continue
+            if isinstance(self._next[0], _Failure) and deltas:
+                break  # said by the next step, behind what came before
+            found = self._next.popleft()
+            if isinstance(found, _Failure):
+                self.abort(found.request_id)
+                raise found.error
+            if found.finish_reason is not None:
+                self._unfinished.discard(found.request_id)
+            deltas.append(found)
+        return deltas
+
+    def _has_arrived(self, wait: bool) -> bool:
+        """Whether something is next; with `wait`, when there is."""
+        if wait and not self._next:
+            self._next.append(self._arrived.get())
+        with suppress(Empty):
+            while True:
+                self._next.append(self._arrived.get_nowait())
+        return bool(self._next)
+
+    def reset(self, cache: Literal["prefix", "tiles"]) -> bool:
+        """Empty a cache, as far as nothing that runs uses it; whether all of it is empty now. Raises EngineDead."""
+        return self._wait(self.replicas.reset(cache))
+
+    def close(self) -> None:
+        """A second call does nothing."""
+        if not self._loop.is_closed():
+            self._wait(self.replicas.close())
+            self._end_loop()
+
+    def _submit(self, request: Request) -> None:
+        sink = _Sink(self.replicas, request.id, self._arrived)
+        try:
+            self.replicas.submit([request], sink)
+        except TilewiseError as error:
+            sink.fail(error)
+
+    def _wait(self, work: Coroutine[Any, Any, Result]) -> Result:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def _end_loop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+class _Sink:
+    """Takes what becomes of one request to the thread that steps."""
+
+    def __init__(self, replicas: Replicas, request_id: str, arrived: SimpleQueue[TokenDelta | _Failure]) -> None:
+        self._replicas, self._request_id, self._arrived = replicas, request_id, arrived
+
+    def put(self, delta: TokenDelta) -> None:
+        if delta.finish_reason is not None:
+            self._replicas.forget([self._request_id], ())
+        self._arrived.put(delta)
+
+    def fail(self, error: TilewiseError) -> None:
+        self._arrived.put(_Failure(self._request_id, error))

@@ -1,0 +1,196 @@
+"""Replicas: engines of one model side by side, each in a process of its own, behind one interface.
+
+One replica is its supervisor, and nothing stands between. Of several, each is looked after by a supervisor of its own:
+one that dies ends its own requests alone, and new ones go to the others until it is back. All methods belong to one
+event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Literal
+
+from tilewise.engine.counters import Counters, Load
+from tilewise.errors import EngineDead, TilewiseError
+from tilewise.plan import Resolved
+from tilewise.remote.child import EngineProcess
+from tilewise.remote.routing import Router
+from tilewise.remote.stream import Sink, Stream
+from tilewise.remote.supervisor import RestartRule, State, Supervisor, Watcher
+from tilewise.remote.wire import Launch, Outbox, Ready
+from tilewise.types import Request
+
+
+class Replicas:
+    """Owns the supervisors of `data_parallel_size` engines, and says which one gets a request."""
+
+    def __init__(self, launch: Launch, rule: RestartRule = RestartRule()) -> None:
+        size = launch.config.data_parallel_size
+        names = ["The engine"] if size == 1 else [f"Engine {number}" for number in range(size)]
+        self.engines = tuple(Supervisor(launch, rule, number, name) for number, name in enumerate(names))
+        self._only = self.engines[0] if size == 1 else None
+        # Requests without a seed draw from the same one as in one engine, in the order in which they come.
+        self._seeds = random.Random(launch.config.seed)
+        self._places: dict[str, int] = {}
+        """Of requests that somebody waits for."""
+
+    async def start(self, process: EngineProcess | None = None) -> Ready:
+        """Returns when all have loaded the model, the first in a process that may have begun already.
+
+        Raises the error of the first that cannot start; none is left then.
+        """
+        if self._only is not None:
+            return await self._only.start(process)
+        processes = [process or EngineProcess(0), *(EngineProcess(number) for number in range(1, len(self.engines)))]
+        starts = [engine.begin(its) for engine, its in zip(self.engines, processes, strict=True)]
+        try:
+            ready, *_ = await asyncio.gather(*starts)
+        except BaseException:
+            self.discard()
+            raise
+        self._router = Router(ready.resolved.limits, len(self.engines))
+        self.watch(self)
+        return ready
+
+    @property
+    def state(self) -> State:
+        """ready while any of them takes requests."""
+        states = [engine.state for engine in self.engines]
+        order: tuple[State, ...] = ("ready", "restarting", "starting", "closed", "failed")
+        return next(state for state in order if state in states)
+
+    def watch(self, watcher: Watcher) -> None:
+        """Tell somebody of all that happens from now on."""
+        for engine in self.engines:
+            engine.watch(watcher)
+
+    @property
+    def resolved(self) -> Resolved:
+        """What all of them run with."""
+        return self.engines[0].resolved
+
+    @property
+    def load(self) -> Load:
+        """Of those that take requests, together."""
+        if self._only is not None:
+            return self._only.load
+        return Load.total(engine.load for engine in self.engines if engine.state == "ready")
+
+    @property
+    def counters(self) -> Counters:
+        """Of all together."""
+        if self._only is not None:
+            return self._only.counters
+        return Counters.total(engine.counters for engine in self.engines)
+
+    @property
+    def restarts(self) -> int:
+        return sum(engine.restarts for engine in self.engines)
+
+    @property
+    def retry_after(self) -> int:
+        """Seconds after which asking again makes sense."""
+        return min(engine.retry_after for engine in self.engines)
+
+    @property
+    def _able(self) -> list[int]:
+        return [engine.number for engine in self.engines if engine.is_able]
+
+    def open(self, requests: Sequence[Request]) -> Stream:
+        """Submit requests; their tokens come through the stream. Raises EngineDead while there is no engine."""
+        if self._only is not None:
+            return self._only.open(requests)
+        self.check()
+        chosen = self._route(requests)
+        places = {request.id: engine.number for request, engine in chosen}
+        stream = Stream(list(places), self.forget, places)
+        self._hand_out(chosen, stream)
+        return stream
+
+    def submit(self, requests: Sequence[Request], sink: Sink) -> None:
+        """Their tokens go to the sink until they are forgotten. Raises EngineDead while there is no engine."""
+        self.check()
+        if self._only is not None:
+            self._only.submit(requests, sink)
+        else:
+            self._hand_out(self._route(requests), sink)
+
+    def _route(self, requests: Sequence[Request]) -> list[tuple[Request, Supervisor]]:
+        able = self._able
+        seeded = [self._seeded(request) for request in requests]
+        return [(request, self.engines[self._router.choose(request, able)]) for request in seeded]
+
+    def _hand_out(self, chosen: Sequence[tuple[Request, Supervisor]], sink: Sink) -> None:
+        for request, engine in chosen:
+            self._places[request.id] = engine.number
+            engine.submit([request], sink)
+
+    def _seeded(self, request: Request) -> Request:
+        if request.sampling.seed is not None:
+            return request
+        return request.with_(sampling=request.sampling.with_(seed=self._seeds.getrandbits(63)))
+
+    def check(self) -> None:
+        """Raises EngineDead unless requests are taken."""
+        if self._only is not None:
+            self._only.check()
+        elif not self._able:
+            state = "restarting" if self.state == "ready" else self.state
+            raise EngineDead(f"All engines are {state}: send the request again in {self.retry_after} seconds.")
+
+    async def reset(self, cache: Literal["prefix", "tiles"]) -> bool:
+        """Empty a cache of all engines; whether all of it is empty now. Raises EngineDead."""
+        if self._only is not None:
+            return await self._only.reset(cache)
+        self.check()
+        if cache == "prefix":
+            self._router.forget_prefixes()
+        else:
+            self._router.forget_tiles()
+        resets = [self.engines[number].reset(cache) for number in self._able]
+        # One that dies meanwhile has nothing left.
+        done = await asyncio.gather(*resets, return_exceptions=True)
+        return all(isinstance(one, EngineDead) or one is True for one in done)
+
+    def discard(self) -> None:
+        """End the engines at once, as nobody will ask them."""
+        for engine in self.engines:
+            engine.discard()
+
+    async def close(self) -> None:
+        """End the engines, and every stream that is left."""
+        await asyncio.gather(*(engine.close() for engine in self.engines))
+
+    def end_streams(self, error: TilewiseError) -> None:
+        """Whoever waits is told why nothing more will come."""
+        for engine in self.engines:
+            engine.end_streams(error)
+
+    def forget(self, request_ids: Sequence[str], unfinished: tuple[str, ...]) -> None:
+        """Nobody waits for these requests: what of them is still in an engine is of no use."""
+        if self._only is not None:
+            self._only.forget(request_ids, unfinished)
+            return
+        groups: dict[int, list[str]] = defaultdict(list)
+        for request_id in request_ids:
+            if (place := self._places.pop(request_id, None)) is not None:
+                self._router.ended(request_id)
+                groups[place].append(request_id)
+        for place, group in groups.items():
+            self.engines[place].forget(group, tuple(name for name in group if name in unfinished))
+
+    def took(self, engine: int, outbox: Outbox) -> None:
+        """What a step of one of several has done is no work any more."""
+        for delta in outbox.deltas:
+            if delta.finish_reason is not None:
+                self._router.ended(delta.request_id)
+            elif delta.moments is not None:
+                self._router.began(delta.request_id)
+
+    def became(self, engine: int, state: State) -> None:
+        """One of several has died, or is back."""
+        if state != "ready":
+            self._router.lost(engine)

@@ -1,0 +1,330 @@
+"""Several engines in real processes behind one interface."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections import Counter
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.equal.driver import prompt
+from tests.remote.test_supervisor import Seen, ask, drain, is_alive, launch
+from tests.tiny import SPECS, write_original
+from tilewise import LLM
+from tilewise.config import EngineConfig
+from tilewise.errors import EngineDead, InvalidConfig, TooLong
+from tilewise.host.memory import Memory, available_memory
+from tilewise.remote import process
+from tilewise.remote import supervisor as supervisor_module
+from tilewise.remote.child import EngineProcess
+from tilewise.remote.memory import memory_part
+from tilewise.remote.replicas import Replicas
+from tilewise.remote.supervisor import RestartRule
+from tilewise.remote.wire import Launch
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_original(tmp_path_factory.mktemp("model"), SPECS["qwen2-300m"])
+
+
+def run(folder, work, rule=RestartRule(), **options):
+    """Do `work(replicas)` beside two engines."""
+
+    async def main():
+        engines = Replicas(launch(folder, data_parallel_size=2, **options), rule)
+        await engines.start()
+        try:
+            return await asyncio.wait_for(work(engines), 60)
+        finally:
+            await engines.close()
+
+    return asyncio.run(main())
+
+
+def generated(engines: Replicas) -> list[int]:
+    return [engine.counters.generation_tokens for engine in engines.engines]
+
+
+def long(name: str, content: int, tokens: int = 480):
+    return prompt(name, content, 20, max_tokens=tokens, ignore_eos=True)
+
+
+def test_tokens_are_those_of_one_engine_with_and_without_seeds(folder):
+    """Also of answers to one prompt that are on both replicas."""
+    drawn = {"temperature": 0.9, "max_tokens": 12, "ignore_eos": True}
+    requests = [prompt(str(number), number % 5, 20 + number, tiles=number % 3, **drawn) for number in range(8)]
+    requests += [prompt("seeded", 3, 30, seed=5, **drawn), prompt("greedy", 4, 30, max_tokens=12)]
+    with LLM(str(folder), max_model_len=512, dtype="float32") as llm:
+        for request in requests:
+            llm._core.submit(request)
+        expected = {request.id: [] for request in requests}
+        while llm._core.has_unfinished:
+            for delta in llm._core.step():
+                expected[delta.request_id].append(delta.token.token_id)
+
+    async def work(engines):
+        return await ask(engines, *requests), generated(engines), engines.counters, engines.load
+
+    found, each, together, load = run(folder, work)
+    assert found == list(expected.values())
+    assert together.generation_tokens == sum(each) == 120
+    assert min(each) > 0
+    assert (load.running, load.waiting, load.kv_cache_usage) == (0, 0, 0.0)
+
+
+def test_a_picture_that_comes_again_finds_its_tiles(folder):
+    picture = prompt("first", 7, 20, tiles=3, max_tokens=2)
+
+    async def work(engines):
+        async with engines.open([long("busy", 1)]) as stream:
+            await anext(stream)
+            for number in range(5):
+                await ask(engines, replace(picture, id=f"{number}", prompt_ids=(*picture.prompt_ids, 5 + number)))
+        return [engine.counters for engine in engines.engines]
+
+    counters = run(folder, work)
+    assert [one.tiles_encoded for one in counters] == [0, 3]
+    assert [one.tile_cache_hits for one in counters] == [0, 12]
+
+
+def test_many_at_once_use_both(folder):
+    async def work(engines):
+        places = Counter()
+        requests = [long(f"{number}", 1, 10) for number in range(16)]
+
+        async def one(request):
+            async with engines.open([request]) as stream:
+                places[stream.engine_of(request.id)] += 1
+                await drain(stream)
+
+        await asyncio.gather(*map(one, requests))
+        return places, generated(engines), [engines._router.in_flight(number) for number in (0, 1)]
+
+    places, each, left = run(folder, work)
+    assert min(places.values()) >= 6
+    assert each == [10 * places[0], 10 * places[1]]
+    assert left == [0, 0]
+
+
+def test_leaving_a_stream_over_both_frees_what_its_requests_hold(folder):
+    async def work(engines):
+        async with engines.open([long("a", 1), long("b", 2), long("c", 3)]) as stream:
+            await anext(stream)
+            assert {stream.engine_of(name) for name in "abc"} == {0, 1}
+            stream.abort("b")
+        while engines.load.running:
+            await asyncio.sleep(0.01)
+        return await ask(engines, prompt("after", 3, 5, max_tokens=2)), generated(engines), engines._places
+
+    (after,), each, places = run(folder, work)
+    assert len(after) == 2
+    assert sum(each) < 3 * 480
+    assert places == {}
+
+
+def test_one_that_cannot_fit_is_refused_and_the_others_go_on(folder):
+    async def work(engines):
+        async def too_long(name):
+            with pytest.raises(TooLong, match="hold 512"):
+                await ask(engines, prompt(name, 1, 600))
+
+        answers = ask(engines, *(prompt(f"{number}", number, 9, max_tokens=3) for number in range(4)))
+        _, _, found = await asyncio.gather(too_long("x"), too_long("y"), answers)
+        return found, [engines._router.in_flight(number) for number in (0, 1)]
+
+    found, left = run(folder, work)
+    assert [len(tokens) for tokens in found] == [3, 3, 3, 3]
+    assert left == [0, 0]
+
+
+def test_one_that_is_killed_ends_its_own_streams_alone_and_comes_back(folder, monkeypatch, caplog):
+    monkeypatch.setattr(supervisor_module, "_FIRST_PAUSE", 0.3)
+    seen = Seen()
+
+    async def work(engines):
+        engines.watch(seen)
+        first = [engine.pid for engine in engines.engines]
+        async with (
+            engines.open([long("stays", 1)]) as stays,
+            engines.open([long("dies", 2)]) as dies,
+            engines.open([long("half", 3), long("other half", 4)]) as both,
+        ):
+            assert (stays.engine_of("stays"), dies.engine_of("dies")) == (0, 1)
+            await anext(dies)
+            os.kill(first[1], signal.SIGKILL)
+            for stream in (dies, both):
+                with pytest.raises(EngineDead, match="Engine 1's process was ended by signal 9: send the request"):
+                    await drain(stream)
+            assert (engines.engines[1].state, engines.state) == ("restarting", "ready")
+            engines.check()
+            assert [len(tokens) for tokens in await ask(engines, prompt("new", 5, 9, max_tokens=3))] == [3]
+            left = await ask_rest(stays)
+        while engines.engines[1].state != "ready":
+            await asyncio.sleep(0.05)
+        again = await ask(engines, *(long(f"again {number}", number, 9) for number in range(4)))
+        return first, [engine.pid for engine in engines.engines], left, again, generated(engines), engines.restarts
+
+    first, second, left, again, each, restarts = run(folder, work)
+    assert left == 480
+    assert first[0] == second[0]
+    assert first[1] != second[1]
+    assert [len(tokens) for tokens in again] == 4 * [9]
+    assert each[1] == 18, "the new process has counted its half of the last requests"
+    assert restarts == 1
+    assert seen.states == ["restarting", "ready", "closed", "closed"]
+    assert "Engine 1's process was ended by signal 9; 2 requests are lost" in caplog.text
+
+
+async def ask_rest(stream) -> int:
+    return sum([len(deltas) async for deltas in stream])
+
+
+def test_with_none_left_requests_are_refused_until_one_is_back(folder, monkeypatch):
+    monkeypatch.setattr(supervisor_module, "_FIRST_PAUSE", 0.2)
+
+    async def work(engines):
+        for engine in engines.engines:
+            os.kill(engine.pid, signal.SIGKILL)
+        while engines.state == "ready":
+            await asyncio.sleep(0.02)
+        with pytest.raises(EngineDead, match="All engines are restarting: send the request again in 1 seconds"):
+            engines.open([prompt("a", 1, 5)])
+        with pytest.raises(EngineDead, match="All engines are restarting"):
+            await engines.reset("prefix")
+        while engines.state != "ready":
+            await asyncio.sleep(0.05)
+        return await ask(engines, prompt("b", 1, 5, max_tokens=2))
+
+    assert [len(tokens) for tokens in run(folder, work)] == [2]
+
+
+def test_one_that_dies_too_often_is_given_up_and_the_other_goes_on(folder, monkeypatch):
+    monkeypatch.setattr(supervisor_module, "_FIRST_PAUSE", 0.1)
+
+    async def work(engines):
+        os.kill(engines.engines[0].pid, signal.SIGKILL)
+        while engines.engines[0].state != "failed":
+            await asyncio.sleep(0.02)
+        alone = engines.state, await ask(engines, prompt("b", 1, 5, max_tokens=2))
+        os.kill(engines.engines[1].pid, signal.SIGKILL)
+        while engines.engines[1].state != "failed":
+            await asyncio.sleep(0.02)
+        return *alone, engines.state
+
+    state, answers, at_last = run(folder, work, RestartRule(most=0, window=60))
+    assert (state, len(answers[0]), at_last) == ("ready", 2, "failed")
+
+
+def test_caches_of_all_are_emptied(folder):
+    request = prompt("a", 1, 40, tiles=2, max_tokens=2)
+
+    async def work(engines):
+        for engine in engines.engines:
+            await ask(engine, request)
+        assert await engines.reset("prefix")
+        assert await engines.reset("tiles")
+        for engine in engines.engines:
+            await ask(engine, request)
+        async with engines.open([long("busy", 1)]) as stream:
+            await anext(stream)
+            busy = await engines.reset("prefix")
+        return [engine.counters for engine in engines.engines], busy
+
+    counters, busy = run(folder, work)
+    assert [one.prefix_cache_hits for one in counters] == [0, 0]
+    assert [one.tiles_encoded for one in counters] == [4, 4]
+    assert not busy
+
+
+def build_and_tell(launch: Launch):
+    torch.set_num_threads(4)
+    core, ready = process.build(launch)
+    return core, replace(ready, seconds={"threads": torch.get_num_threads()})
+
+
+def test_each_has_its_part_of_threads_and_memory(folder):
+    asked = launch(folder, data_parallel_size=2, max_model_len="auto")
+    memory = Memory(total=10**9, free=50 * 2**20)
+
+    async def work():
+        engines = Replicas(replace(asked, build=build_and_tell, part=memory))
+        await engines.start()
+        await engines.close()
+        return [engine.ready for engine in engines.engines]
+
+    ready = asyncio.run(work())
+    assert [one.seconds["threads"] for one in ready] == [2, 2]
+    assert ready[0].resolved == ready[1].resolved
+    assert ready[0].resolved.limits.max_model_len < 512, "so few bytes of its part are left behind a step's"
+
+
+def test_the_memory_of_one_machine_is_promised_once():
+    here = available_memory()
+    part = memory_part(EngineConfig(data_parallel_size=4))
+    assert part is not None
+    assert part.total == here.total // 4
+    assert 4 * part.free == pytest.approx(here.free, rel=0.2)
+    assert memory_part(EngineConfig()) is None
+
+
+def test_more_than_this_machine_can_hold_are_refused_before_one_is_started():
+    with pytest.raises(InvalidConfig, match=r"data_parallel_size=9999 is not possible: 19998 processes .* use \d+ at"):
+        LLM("nobody/such-model", data_parallel_size=9999, tensor_parallel_size=2)
+
+
+def test_engines_that_cannot_start_say_why_and_none_is_left(folder):
+    first = EngineProcess()
+
+    async def work():
+        engines = Replicas(launch(folder, data_parallel_size=3, max_model_len=400, kv_cache_memory_bytes=20_000))
+        with pytest.raises(InvalidConfig, match="lower max_model_len to"):
+            await asyncio.wait_for(engines.start(first), 60)
+        return [engine.pid for engine in engines.engines]
+
+    pids = asyncio.run(work())
+    assert first.pid == pids[0]
+    assert not any(map(is_alive, pids))
+
+
+def never_ready(launch: Launch):
+    Path(os.environ["MARK"], str(os.getpid())).touch()
+    while True:
+        signal.pause()
+
+
+def test_one_that_is_left_alone_while_it_loads_ends(folder, tmp_path):
+    """The feeding process is killed, so that it can tell nobody."""
+    script = tmp_path / "feeder.py"
+    script.write_text(
+        "import asyncio\n"
+        "from dataclasses import replace\n"
+        "from tests.remote.test_replicas import launch, never_ready\n"
+        "from tilewise.remote.replicas import Replicas\n"
+        "if __name__ == '__main__':\n"
+        f"    engines = Replicas(replace(launch({str(folder)!r}, data_parallel_size=2), build=never_ready))\n"
+        "    asyncio.run(engines.start())\n"
+    )
+    marks = tmp_path / "marks"
+    marks.mkdir()
+
+    async def work():
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(Path.cwd()), *sys.path)), "MARK": str(marks)}
+        feeder = await asyncio.create_subprocess_exec(sys.executable, str(script), env=environment)
+        while len(found := [int(mark.name) for mark in marks.iterdir()]) < 2:
+            await asyncio.sleep(0.05)
+        feeder.kill()
+        await feeder.wait()
+        while any(map(is_alive, found)):
+            await asyncio.sleep(0.05)
+        with suppress(ProcessLookupError):
+            os.kill(feeder.pid, 0)
+
+    asyncio.run(asyncio.wait_for(work(), 60))
