@@ -1,0 +1,125 @@
+"""What each rank of a layout keeps: its weights by part, and how its memory is shared out."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from tilewise.config import EngineConfig
+from tilewise.deployment.model import PlannedModel
+from tilewise.deployment.weights import Weigher
+from tilewise.errors import InvalidConfig
+from tilewise.layout import Layout
+from tilewise.models.config import DecoderConfig, ModelConfig, shared_out
+from tilewise.parallel.mesh import Mesh
+from tilewise.plan import DeviceFacts, MemoryPlan, ModelFacts, planned_memory, with_draft
+from tilewise.plan.floors import Matrices, RankWork
+from tilewise.runner.build import model_facts
+
+
+class _Nobody:
+    """`Collectives` of a rank that only counts."""
+
+    def sum(self, x: Tensor) -> Tensor:
+        raise NotImplementedError("no rank computes in a plan")
+
+    def gather(self, x: Tensor) -> list[Tensor]:
+        raise NotImplementedError("no rank computes in a plan")
+
+    def from_first(self, x: Tensor) -> Tensor:
+        raise NotImplementedError("no rank computes in a plan")
+
+
+def rank_mesh(layout: Layout, rank: int) -> Mesh:
+    """The mesh of a rank that is counted. Raises InvalidConfig for a layout that there are no ranks for."""
+    if layout.pipeline > 1:
+        raise InvalidConfig(
+            f"--pipeline-parallel-size {layout.pipeline}: stages are not there yet; use 1, and -tp or -dp."
+        )
+    if layout.experts is not None:
+        raise InvalidConfig(
+            "--enable-expert-parallel: experts are not spread over ranks yet, each has a part of every one; leave it "
+            "out, which takes the same memory."
+        )
+    return Mesh(rank, layout.tensor, _Nobody() if layout.tensor > 1 else None)
+
+
+def can_be_shared(decoder: DecoderConfig, layout: Layout) -> bool:
+    """Whether a decoder's heads, inputs and layers can be shared out so."""
+    try:
+        for rank in (0, layout.ranks - 1):
+            shared_out(decoder, rank_mesh(layout, rank))
+    except InvalidConfig:
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class RankPlan:
+    """One rank: the numbers of a model's part and of the memory around it."""
+
+    rank: int
+    parts: dict[str, Matrices]
+    memory: MemoryPlan
+    work: RankWork
+
+    @property
+    def weight_bytes(self) -> int:
+        return self.memory.model.weight_bytes
+
+    @property
+    def draft_bytes(self) -> int:
+        """Weights of a draft model."""
+        return self.weight_bytes - sum(part.bytes for part in self.parts.values())
+
+    @property
+    def tile_bytes(self) -> int:
+        return self.memory.tile_pages * self.memory.model.bytes_per_tile
+
+    @property
+    def kv_bytes(self) -> int:
+        return self.memory.num_blocks * self.memory.block_bytes
+
+    @property
+    def left(self) -> int:
+        """What nothing takes; below 0 where it does not fit."""
+        return self.memory.left - self.tile_bytes - self.kv_bytes
+
+
+def plan_rank(config: EngineConfig, model: PlannedModel, device: DeviceFacts, layout: Layout, rank: int) -> RankPlan:
+    """Raises InvalidConfig where the model cannot be shared out so, or for a length beyond the trained one."""
+    mesh, key = rank_mesh(layout, rank), (layout.tensor, rank % layout.tensor, layout.experts)
+    parts, facts = _counted(model.weigher, config, mesh, key)
+    if model.draft is not None:
+        facts = with_draft(facts, _counted(model.draft, config, mesh, key)[1])
+    return RankPlan(rank, parts, planned_memory(config, facts, device), _work(model.sizes, mesh, parts, facts))
+
+
+def _counted(
+    weigher: Weigher, config: EngineConfig, mesh: Mesh, key: Hashable
+) -> tuple[dict[str, Matrices], ModelFacts]:
+    parts = weigher.weigh(mesh, key)
+    total = sum(part.bytes for part in parts.values())
+    asked = (weigher.dtype, weigher.ops, weigher.quantization, config.quantised_kv)
+    return parts, model_facts(weigher.architecture, *asked, mesh, total)
+
+
+def _work(sizes: ModelConfig, mesh: Mesh, parts: dict[str, Matrices], facts: ModelFacts) -> RankWork:
+    decoder, vision = shared_out(sizes.decoder, mesh), sizes.vision
+    layers = decoder.num_layers
+    sliding = (layers + 1) // 2 if decoder.window is not None else 0
+    experts = sizes.decoder.experts
+    return RankWork(
+        parts=parts,
+        tile_tokens=(sizes.tile_size // vision.patch_size) ** 2 + 1,
+        tile_rows=sizes.tokens_per_tile,
+        tower_width=vision.hidden_size * vision.num_layers,
+        query_width=decoder.num_heads * decoder.head_dim,
+        full_layers=layers - sliding,
+        window_layers=sliding,
+        window=decoder.window or 0,
+        kv_bytes_per_token=facts.kv_bytes_per_token,
+        experts=None if experts is None else (experts.count, experts.per_token),
+    )
