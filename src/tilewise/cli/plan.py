@@ -119,9 +119,9 @@ class PlanLine:
         shape = RequestShape(**{name: own[name] for name in _SHAPE if name in own})
         return Wishes(self.settings.engine, own.get("quantization"), devices, self.layout(), shape, "tiles" in own)
 
-    def commands(self, layout: Layout, scheme: str | None) -> list[str]:
+    def commands(self, layout: Layout, model: str, scheme: str | None) -> list[str]:
         """What starts the deployment, behind what quantises the model by a scheme that has to be written."""
-        model, before = self.settings.engine.model, list[str]()
+        before = list[str]()
         if scheme in SCHEMES:
             out = f"./{model.rstrip('/').rpartition('/')[2]}-{scheme}"
             before, model = [shlex.join(["tilewise", "quantize", model, out, "--scheme", scheme])], out

@@ -42,8 +42,8 @@ def _about(deployment: Deployment) -> Iterator[str]:
     weigher, scheme = model.weigher, model.files.scheme or model.config.quantization or model.files.stored
     kept = str(model.dtype).removeprefix("torch.") + (f", quantised: {scheme}" if scheme else "")
     yield _row("Parameters", f"{weigher.parameters / 1e9:.2f} billion in {kept}")
-    yield _row("Devices", f"{deployment.wishes.devices}, {in_bytes(plan.ranks[0].memory.device.total_bytes)} a rank")
-    asked = "as asked for" if deployment.wishes.layout is not None else "recommended"
+    yield _row("Devices", _devices(deployment))
+    asked = "as asked for" if deployment.wishes.layout is not None else "recommended" if plan.fits else "the nearest"
     yield _row("Layout", f"{_named(plan)} ({asked})")
     config, shape = plan.config, plan.shape
     yield _row(
@@ -59,6 +59,14 @@ def _about(deployment: Deployment) -> Iterator[str]:
     )
 
 
+def _devices(deployment: Deployment) -> str:
+    devices, facts = deployment.wishes.devices, deployment.planner.facts
+    if devices.device.here:
+        return f"this machine, {in_bytes(facts.free_bytes)} free of {in_bytes(facts.total_bytes)}"
+    each = " each" if devices.count > 1 else ""
+    return f"{devices}, {in_bytes(devices.device.memory)}{each}"
+
+
 def _memory(deployment: Deployment) -> Iterator[str]:
     """A column for each rank that differs from the first."""
     ranks, plan = _unlike(deployment.chosen), deployment.chosen
@@ -68,8 +76,8 @@ def _memory(deployment: Deployment) -> Iterator[str]:
         yield "Memory" if plan.layout.devices == 1 else "Memory of each rank"
     for name, values, note in _memory_rows(plan, ranks):
         yield _columns(f"  {name}", map(in_bytes, values), note)
-    allowances = [rank.memory.allowance for rank in ranks]
-    yield _columns("  = of", [in_bytes(room.bytes) for room in allowances], f"what is {allowances[0].why}")
+    room = plan.memory.allowance
+    yield _columns("  = of", [in_bytes(room.bytes)] * len(ranks), f"what is {room.why}")
 
 
 def _memory_rows(plan: LayoutPlan, ranks: Sequence[RankPlan]) -> Iterator[tuple[str, list[int], str]]:
@@ -81,24 +89,30 @@ def _memory_rows(plan: LayoutPlan, ranks: Sequence[RankPlan]) -> Iterator[tuple[
         yield name, [sum(rank.parts[part].bytes for part in parts) for rank in ranks], about if name == inside else ""
     if any(rank.draft_bytes for rank in ranks):
         yield "draft model", [rank.draft_bytes for rank in ranks], ""
-    memory = ranks[0].memory
-    steps = f"a step of {plan.config.max_num_batched_tokens:,} tokens, or a batch of tiles"
-    yield "activations", [rank.memory.activations for rank in ranks], steps
+    memory, steps = plan.memory, f"a step of {plan.config.max_num_batched_tokens:,} tokens, or a batch of tiles"
+    taken = [plan.taken_by(rank) for rank in ranks]
+    yield "activations", [found.activations for found in taken], steps
     yield "graphs", [0 for _ in ranks], "none are counted"
-    yield "tile pages", [rank.tile_bytes for rank in ranks], f"{memory.tile_pages:,} encoded tiles"
+    yield "tile pages", [found.tiles for found in taken], f"{memory.tile_pages:,} encoded tiles"
     tokens = memory.num_blocks * plan.config.block_size
-    each = f"{tokens:,} tokens of {memory.model.kv_bytes_per_token:,} bytes"
-    yield "KV cache", [rank.kv_bytes for rank in ranks], each
-    yield "left", [max(0, rank.left) for rank in ranks], ""
+    yield "KV cache", [found.kv for found in taken], f"{tokens:,} tokens of {memory.model.kv_bytes_per_token:,} bytes"
+    if min(found.left for found in taken) >= 0:
+        yield "left", [found.left for found in taken], ""
+    else:
+        yield "lacking", [-found.left for found in taken], ""
 
 
 def _unlike(plan: LayoutPlan) -> list[RankPlan]:
     """Ranks whose weights differ from those of the ones before; within a hundredth they are alike."""
     found: list[RankPlan] = []
     for rank in plan.ranks:
-        if not any(abs(rank.weight_bytes - other.weight_bytes) <= other.weight_bytes / 100 for other in found):
+        if not any(_alike(rank.facts.weight_bytes, other.facts.weight_bytes) for other in found):
             found.append(rank)
     return found
+
+
+def _alike(one: int, other: int) -> bool:
+    return abs(one - other) <= other / 100
 
 
 def _verdict(deployment: Deployment) -> Iterator[str]:
@@ -111,7 +125,7 @@ def _verdict(deployment: Deployment) -> Iterator[str]:
         yield from (f"  {remedy}" for remedy in found)
         return
     yield "It fits."
-    trained = plan.ranks[0].memory.model.trained_length
+    trained = plan.memory.model.trained_length
     limit = "as long as the model was trained for" if plan.longest == trained else f"of {trained:,} it was trained for"
     yield _row("Longest context", f"{plan.longest:,} tokens, {limit}", _LABEL)
     yield _row("Requests at once", _at_once(plan), _LABEL)
@@ -131,6 +145,8 @@ def _at_once(plan: LayoutPlan) -> str:
 def _floors(deployment: Deployment) -> Iterator[str]:
     plan = deployment.chosen
     device = plan.device
+    if not plan.fits:
+        return
     if plan.first_token is None:
         yield "Floors: the speed of this device is not known; state --bandwidth and --tflops."
         return
@@ -158,7 +174,7 @@ def _layouts(deployment: Deployment) -> Iterator[str]:
 
 
 def _of_layout(plan: LayoutPlan) -> list[str]:
-    weights = in_bytes(max(rank.weight_bytes for rank in plan.ranks))
+    weights = in_bytes(plan.weight_bytes)
     if not plan.fits:
         return [weights, "does not fit"]
     tokens = (plan.num_blocks - 1) * plan.config.block_size * plan.layout.data
@@ -174,16 +190,16 @@ def _of_layout(plan: LayoutPlan) -> list[str]:
 
 def _commands(deployment: Deployment, line: PlanLine) -> Iterator[str]:
     best, plan = deployment.recommended, deployment.chosen
-    scheme = deployment.planner.model.files.scheme
+    files = deployment.planner.model.files
     if best is not None and deployment.wishes.layout is not None and best.layout != plan.layout:
         yield f"Recommended: {_named(best)}, as {why(best)}."
-        yield from (f"  $ {command}" for command in line.commands(best.layout, scheme))
+        yield from (f"  $ {command}" for command in line.commands(best.layout, files.model, files.scheme))
     elif best is not None:
         yield f"Recommended: {_named(best)}, as {why(best)}."
     if plan.fits:
         if best is not None and best.layout != plan.layout:
             yield "As asked for:"
-        yield from (f"  $ {command}" for command in line.commands(plan.layout, scheme))
+        yield from (f"  $ {command}" for command in line.commands(plan.layout, files.model, files.scheme))
 
 
 def _named(plan: LayoutPlan) -> str:
@@ -195,7 +211,7 @@ def _row(label: str, value: str, width: int = 13) -> str:
 
 
 def _columns(label: str, values: Iterable[str], note: str = "") -> str:
-    return f"{label:<{_LABEL}}{''.join(f'{value:>{_NUMBER}}' for value in values)}  {note}".rstrip()
+    return f"{label:<{_LABEL}}{' '.join(f'{value:>{_NUMBER}}' for value in values)}  {note}".rstrip()
 
 
 def _milliseconds(seconds: float | None) -> str:
@@ -231,11 +247,11 @@ def record(deployment: Deployment, line: PlanLine) -> dict[str, Any]:
             {"change": remedy.flags, "longest_context": remedy.longest, "fits_as_asked": remedy.whole}
             for remedy in deployment.remedies
         ],
-        "plan": _layout_record(plan) | {"ranks": [_rank_record(rank) for rank in plan.ranks]},
+        "plan": _layout_record(plan) | {"ranks": [_rank_record(plan, rank) for rank in plan.ranks]},
         "layouts": [_layout_record(other) for other in deployment.compared],
         "recommended": None if best is None else flags_of(best.layout),
         "why": None if best is None else why(best),
-        "serve": line.commands(plan.layout, scheme) if plan.fits else [],
+        "serve": line.commands(plan.layout, model.files.model, scheme) if plan.fits else [],
     }
 
 
@@ -247,8 +263,8 @@ def _layout_record(plan: LayoutPlan) -> dict[str, Any]:
         "max_model_len": plan.context,
         "longest_context": plan.longest,
         "num_blocks": plan.num_blocks,
-        "tile_pages": plan.tile_pages,
-        "weight_bytes": max(rank.weight_bytes for rank in plan.ranks),
+        "tile_pages": plan.memory.tile_pages,
+        "weight_bytes": plan.weight_bytes,
         "request": {
             "prompt_tokens": shape.prompt_tokens,
             "pictures": shape.pictures,
@@ -266,19 +282,18 @@ def _layout_record(plan: LayoutPlan) -> dict[str, Any]:
     }
 
 
-def _rank_record(rank: RankPlan) -> dict[str, Any]:
-    memory = rank.memory
+def _rank_record(plan: LayoutPlan, rank: RankPlan) -> dict[str, Any]:
+    taken = plan.taken_by(rank)
     return {
         "rank": rank.rank,
         "weights": {part: rank.parts[part].bytes for part in PARTS},
         "draft_weights": rank.draft_bytes,
-        "weight_bytes": rank.weight_bytes,
-        "activation_bytes": memory.activations,
+        "weight_bytes": rank.facts.weight_bytes,
+        "activation_bytes": taken.activations,
         "graph_bytes": 0,
-        "tile_pages": memory.tile_pages,
-        "tile_bytes": rank.tile_bytes,
-        "kv_bytes_per_token": memory.model.kv_bytes_per_token,
-        "kv_bytes": rank.kv_bytes,
-        "left_bytes": rank.left,
-        "allowance_bytes": memory.allowance.bytes,
+        "tile_bytes": taken.tiles,
+        "kv_bytes_per_token": rank.facts.kv_bytes_per_token,
+        "kv_bytes": taken.kv,
+        "left_bytes": taken.left,
+        "allowance_bytes": plan.memory.allowance.bytes,
     }

@@ -1,4 +1,4 @@
-"""A deployment: the layout that was asked for or is recommended, what others would give, and what to do if none fits."""
+"""A deployment: the layout that is asked for or recommended, what others would give, and what to do if none fits."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Deployment:
             return self.planner.plan(self.wishes.layout)
         if not self.compared:
             return self.planner.plan(Layout())
-        return self.recommended or min(self.compared, key=lambda plan: plan.ranks[0].weight_bytes)
+        return self.recommended or min(self.compared, key=lambda plan: plan.weight_bytes)
 
     @property
     def remedies(self) -> list[Remedy]:

@@ -8,13 +8,24 @@ from functools import cached_property
 
 from tilewise.config import EngineConfig
 from tilewise.deployment.model import PlannedModel
-from tilewise.deployment.ranks import RankPlan, can_be_shared, plan_rank
+from tilewise.deployment.ranks import RankPlan, can_be_shared, largest, plan_rank
 from tilewise.errors import InvalidConfig
 from tilewise.layout import Layout
-from tilewise.plan import DeviceFacts
+from tilewise.plan import DeviceFacts, MemoryPlan, planned_memory
 from tilewise.plan.devices import Device, Devices
 from tilewise.plan.floors import Work
 from tilewise.plan.request import RequestShape
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Bytes that a rank has beside its weights."""
+
+    activations: int
+    tiles: int
+    kv: int
+    left: int
+    """What nothing takes; below 0 where it does not fit."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +38,8 @@ class LayoutPlan:
     device: Device
     shape: RequestShape
     ranks: tuple[RankPlan, ...]
+    memory: MemoryPlan
+    """Of a rank that has the largest part of everything: all ranks have as many blocks and pages as that one."""
 
     @property
     def fits(self) -> bool:
@@ -35,31 +48,38 @@ class LayoutPlan:
     @cached_property
     def problem(self) -> str:
         """Why it does not fit; empty where it does."""
-        for rank in self.ranks:
-            try:
-                rank.memory.check()
-            except InvalidConfig as error:
-                return str(error)
+        try:
+            self.memory.check()
+        except InvalidConfig as error:
+            return str(error)
         return ""
 
     @property
     def context(self) -> int:
         """Tokens that a sequence may have."""
-        return self.ranks[0].memory.context
+        return self.memory.context
 
     @cached_property
     def longest(self) -> int:
         """Tokens that a sequence may have at most, up to the length that the model was trained for."""
-        return min(rank.memory.longest(rank.memory.model.trained_length) for rank in self.ranks)
+        return self.memory.longest(self.memory.model.trained_length)
 
     @property
     def num_blocks(self) -> int:
         """KV blocks of every rank, as the engine has them, the dummy included."""
-        return min(rank.memory.num_blocks for rank in self.ranks) + 1
+        return self.memory.num_blocks + 1
 
     @property
-    def tile_pages(self) -> int:
-        return min(rank.memory.tile_pages for rank in self.ranks)
+    def weight_bytes(self) -> int:
+        """Of the rank that has the most."""
+        return self.memory.model.weight_bytes
+
+    def taken_by(self, rank: RankPlan) -> Taken:
+        """Every rank has as many blocks and pages as all of them have room for."""
+        memory = replace(self.memory, model=rank.facts)
+        tiles = self.memory.tile_pages * rank.facts.bytes_per_tile
+        kv = self.memory.num_blocks * memory.block_bytes
+        return Taken(memory.activations, tiles, kv, memory.left - tiles - kv)
 
     @property
     def request_tokens(self) -> int:
@@ -71,7 +91,7 @@ class LayoutPlan:
         if not self.fits or self.request_tokens > self.context:
             return 0
         blocks = -(-self.request_tokens // self.config.block_size)
-        return min(rank.memory.kv_room.bytes // rank.memory.block_bytes for rank in self.ranks) // blocks
+        return self.memory.kv_room.bytes // self.memory.block_bytes // blocks
 
     @property
     def at_once(self) -> int:
@@ -126,12 +146,12 @@ class Planner:
 
     def plan(self, layout: Layout) -> LayoutPlan:
         """Raises InvalidConfig where the model cannot be shared out so, or for a length beyond the trained one."""
-        config, facts = self.model.config, self._rank_facts(layout)
         counted = sorted(
             {stage * layout.tensor + rank for stage in range(layout.pipeline) for rank in (0, layout.tensor - 1)}
         )
-        ranks = tuple(plan_rank(config, self.model, facts, layout, rank) for rank in counted)
-        return LayoutPlan(layout, config, self.model, self.devices.device, self.shape, ranks)
+        config, ranks = self.model.config, tuple(plan_rank(self.model, layout, rank) for rank in counted)
+        memory = planned_memory(config, largest([rank.facts for rank in ranks]), self._rank_facts(layout))
+        return LayoutPlan(layout, config, self.model, self.devices.device, self.shape, ranks, memory)
 
     def _rank_facts(self, layout: Layout) -> DeviceFacts:
         """Ranks of this machine share its memory."""

@@ -30,6 +30,8 @@ class Files:
     """Small files of a model."""
 
     folder: CheckpointFolder
+    model: str
+    """A folder, or an id that a server takes."""
     said: str
     """Where they come from."""
     scheme: str | None = None
@@ -67,13 +69,13 @@ def find_model(config: EngineConfig, quantization: str | None, work: Path) -> Fi
     local = name == "demo" or Path(name).expanduser().exists() or ".gguf" in name.lower()
     known = None if local else published(name)
     if known is not None:
-        files = Files(known.write(_new(work)), known.said, to_be=True, stored=known.stored)
+        files = Files(known.write(_new(work)), known.id, known.said, to_be=True, stored=known.stored)
     else:
-        files = Files(_found(config, name), "the checkpoint's own files")
+        files = Files(_found(config, name), name, "the checkpoint's own files")
     if quantization is None or files.folder.quantization is not None or quantization in AT_LOAD:
         return files
     scheme = scheme_named(quantization)
-    return Files(as_quantised(files.folder, scheme, _new(work)), files.said, scheme, to_be=True)
+    return Files(as_quantised(files.folder, scheme, _new(work)), files.model, files.said, scheme, to_be=True)
 
 
 def _found(config: EngineConfig, name: str) -> CheckpointFolder:

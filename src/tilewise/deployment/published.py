@@ -62,8 +62,8 @@ class Published:
     @property
     def said(self) -> str:
         how = "" if self.stored is None else f", quantised as its name says ({self.stored})"
-        same = "" if self._name == self.member.name else f" of {self.member.name}"
-        return f"sizes{same} as published{how}; nothing is fetched"
+        same = "" if self._name == self.member.name else f" for {self.member.name}"
+        return f"as published{same}{how}; nothing is fetched"
 
     @property
     def stored(self) -> str | None:
@@ -91,7 +91,7 @@ class Published:
 
 def published(model: str) -> Published | None:
     """The checkpoint of a hub id, or of a path that ends in one's name; None for a name that is not known."""
-    owner, _, name = model.rstrip("/").rpartition("/")
+    owner, slash, name = model.rstrip("/").rpartition("/")
     scheme = None
     if (ending := _ENDING.fullmatch(name)) is not None and name not in MEMBERS:
         name, how = ending["base"], ending["how"].lower()
@@ -101,7 +101,7 @@ def published(model: str) -> Published | None:
     if relative is not None:
         return Published(model, relative.like, relative.transformers, scheme)
     found = names.get(name.lower())
-    return None if found is None else Published(model, *found, scheme)
+    return None if found is None else Published(model if slash else f"OpenGVLab/{model}", *found, scheme)
 
 
 def _names() -> dict[str, tuple[Member, bool]]:

@@ -1,9 +1,9 @@
-"""What each rank of a layout keeps: its weights by part, and how its memory is shared out."""
+"""What each rank of a layout keeps of a model, and what it computes with it."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -14,7 +14,7 @@ from tilewise.errors import InvalidConfig
 from tilewise.layout import Layout
 from tilewise.models.config import DecoderConfig, ModelConfig, shared_out
 from tilewise.parallel.mesh import Mesh
-from tilewise.plan import DeviceFacts, MemoryPlan, ModelFacts, planned_memory, with_draft
+from tilewise.plan import ModelFacts, with_draft
 from tilewise.plan.floors import Matrices, RankWork
 from tilewise.runner.build import model_facts
 
@@ -58,43 +58,36 @@ def can_be_shared(decoder: DecoderConfig, layout: Layout) -> bool:
 
 @dataclass(frozen=True)
 class RankPlan:
-    """One rank: the numbers of a model's part and of the memory around it."""
+    """What one rank keeps of a model, in bytes."""
 
     rank: int
     parts: dict[str, Matrices]
-    memory: MemoryPlan
+    facts: ModelFacts
     work: RankWork
-
-    @property
-    def weight_bytes(self) -> int:
-        return self.memory.model.weight_bytes
 
     @property
     def draft_bytes(self) -> int:
         """Weights of a draft model."""
-        return self.weight_bytes - sum(part.bytes for part in self.parts.values())
-
-    @property
-    def tile_bytes(self) -> int:
-        return self.memory.tile_pages * self.memory.model.bytes_per_tile
-
-    @property
-    def kv_bytes(self) -> int:
-        return self.memory.num_blocks * self.memory.block_bytes
-
-    @property
-    def left(self) -> int:
-        """What nothing takes; below 0 where it does not fit."""
-        return self.memory.left - self.tile_bytes - self.kv_bytes
+        return self.facts.weight_bytes - sum(part.bytes for part in self.parts.values())
 
 
-def plan_rank(config: EngineConfig, model: PlannedModel, device: DeviceFacts, layout: Layout, rank: int) -> RankPlan:
-    """Raises InvalidConfig where the model cannot be shared out so, or for a length beyond the trained one."""
+def plan_rank(model: PlannedModel, layout: Layout, rank: int) -> RankPlan:
+    """Raises InvalidConfig where the model cannot be shared out so."""
     mesh, key = rank_mesh(layout, rank), (layout.tensor, rank % layout.tensor, layout.experts)
-    parts, facts = _counted(model.weigher, config, mesh, key)
+    parts, facts = _counted(model.weigher, model.config, mesh, key)
     if model.draft is not None:
-        facts = with_draft(facts, _counted(model.draft, config, mesh, key)[1])
-    return RankPlan(rank, parts, planned_memory(config, facts, device), _work(model.sizes, mesh, parts, facts))
+        facts = with_draft(facts, _counted(model.draft, model.config, mesh, key)[1])
+    return RankPlan(rank, parts, facts, _work(model.sizes, mesh, parts, facts))
+
+
+def largest(ranks: Sequence[ModelFacts]) -> ModelFacts:
+    """What is enough for each of several ranks, which have as many blocks and pages."""
+    return replace(
+        ranks[0],
+        kv_bytes_per_token=max(rank.kv_bytes_per_token for rank in ranks),
+        weight_bytes=max(rank.weight_bytes for rank in ranks),
+        activation_bytes=lambda step: max(rank.activation_bytes(step) for rank in ranks),
+    )
 
 
 def _counted(

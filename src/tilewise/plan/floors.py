@@ -51,7 +51,7 @@ class Work:
 
 
 def reading(matrices: Matrices, rows: float, share: float = 1.0, touched: float = 1.0, times: int = 1) -> Work:
-    """Matrices that `rows` rows multiply with, `share` of them on average; `touched` of them are read, `times` times."""
+    """Matrices that `rows` rows multiply with, `share` of them on average; `touched` are read, `times` times."""
     operations = 2 * rows * share
     return Work(matrices.bytes * touched * times, matrices.floats * operations, matrices.int8 * operations)
 
