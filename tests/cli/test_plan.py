@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -88,7 +89,7 @@ def test_a_folder_of_another_model_on_two_ranks_of_this_machine(plan, tmp_path):
         (["/root/.cache/modelscope/hub/models/vllm-ascend/InternVL3_5-38B-w8a8/", "--devices", "4x64GiB", "-tp", "4",
           "--max-num-seqs", "32", *GUIDE], 10.3 + 32.8e9 / 4 / GIB, 10.3 + 10),
         (["vllm-ascend/InternVL3_5-241B-A28B-w8a8", "--devices", "16x64GiB", "-tp", "16", "--max-num-seqs", "16",
-          *GUIDE], 10.3 + 235e9 / 16 / GIB, 10.3 + 16),
+          "--enable-expert-parallel", *GUIDE], 10.3 + 235e9 / 16 / GIB, 10.3 + 16),
         (["OpenGVLab/InternVL3-8B", "--devices", "24GiB"], 14.7, 14.9),
         (["OpenGVLab/InternVL3-78B-AWQ", "--devices", "2x80GiB"], 10.3 + 72e9 / 4 / GIB, 32),
         (["OpenGVLab/InternVL3-1B", "--devices", "cpu:16GiB"], 1.7, 1.8),
@@ -119,7 +120,7 @@ def test_the_command_is_the_line_that_was_given_with_its_layout(plan):
     assert rounded == ["tilewise serve OpenGVLab/InternVL3-8B --quantization int8"]
 
 
-@pytest.mark.parametrize("name", MEMBERS)
+@pytest.mark.parametrize("name", [name for name, member in MEMBERS.items() if not member.flash])
 def test_every_member_is_planned_for(plan, name):
     found = plan(f"OpenGVLab/{name}", "--devices", "8xH200", "-tp", "1")
     assert found["fits"] is (found["plan"]["weight_bytes"] < 125 * GIB)
@@ -174,6 +175,23 @@ def test_requests_are_what_blocks_hold(plan):
     assert found["most_pictures"] == (32768 - 256 - 512) // (13 * 256 + 2)
 
 
+def test_stages_and_experts(plan):
+    words = ("OpenGVLab/InternVL3_5-30B-A3B", "--devices", "4x24GiB")
+    found = plan(*words)
+    assert [layout["layout"] for layout in found["layouts"] if layout["fits"]] == [
+        *("-tp 4 --enable-expert-parallel", "-tp 2 -pp 2 --enable-expert-parallel", "-pp 4"),
+    ]
+    assert found["recommended"] == "-tp 4 --enable-expert-parallel"
+    stages = plan(*words, "-pp", "4")["plan"]["ranks"]
+    assert [rank["weights"]["tower"] > 0 for rank in stages] == [True, False, False, False]
+    assert [rank["weights"]["head"] > 2**20 for rank in stages] == [False, False, False, True]
+    parts, whole = plan(*words, "-tp", "4"), plan(*words, "-tp", "4", "-ep")
+    assert parts["plan"]["weight_bytes"] == whole["plan"]["weight_bytes"]
+    assert whole["serve"] == ["tilewise serve OpenGVLab/InternVL3_5-30B-A3B -tp 4 --enable-expert-parallel"]
+    uneven = plan("OpenGVLab/InternVL3_5-241B-A28B-w8a8", "--devices", "64x64GiB", "-tp", "64", "-ep")
+    assert uneven["plan"]["ranks"][0]["weights"]["mlp"] == uneven["plan"]["ranks"][-1]["weights"]["mlp"]
+
+
 def test_replicas_are_preferred_where_one_rank_holds_enough(plan):
     found = plan("OpenGVLab/InternVL3-2B", "--devices", "4xA100-80G", "--max-num-seqs", "16")
     assert found["recommended"] == "-dp 4"
@@ -205,6 +223,8 @@ def test_the_page_names_every_part(page):
         (["demo", "-q", "awq", "--devices", "2xcpu"], 1, "this machine is one device"),
         (["demo", "--pictures", "-1"], 1, "pictures must be 0 or above"),
         (["demo", "--pictures", "2", "--limit-mm-per-prompt", "image=1"], 1, "more than the 1 that limit_mm"),
+        (["InternVL3-8B", "--devices", "2xH100", "-tp", "2", "-ep"], 1, "this model has none: leave it out"),
+        (["demo", "-pp", "9"], 1, "pipeline_parallel_size=9 is more than the 4 layers.*lower it"),
         (["demo", "-tp", "0"], 1, "tensor_parallel_size must be above 0"),
         (["demo", "--device", "24GiB"], 1, "device='24GiB' is not possible"),
         (["demo", "--bandwith", "3"], 2, "Did you mean --bandwidth"),
@@ -217,8 +237,6 @@ def test_a_mistake_is_one_line(capsys, words, status, said):
     out, err = capsys.readouterr()
     assert out == ""
     assert len(err.splitlines()) == 1
-    import re
-
     assert re.search(said, err)
 
 

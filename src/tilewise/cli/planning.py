@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tilewise.amounts import in_bytes
 from tilewise.deployment.layouts import LayoutPlan, why
 from tilewise.deployment.weights import PARTS
+from tilewise.layout import Layout
 from tilewise.plan.layouts import flags_of
 
 if TYPE_CHECKING:
@@ -83,8 +84,7 @@ def _memory(deployment: Deployment) -> Iterator[str]:
 def _memory_rows(plan: LayoutPlan, ranks: Sequence[RankPlan]) -> Iterator[tuple[str, list[int], str]]:
     experts = plan.sizes.sizes.decoder.experts
     inside = "MLP" if experts is None else "experts"
-    whole = plan.layout.experts is not None
-    about = "" if experts is None else f"{experts.count} a layer, " + ("whole" if whole else "a part of each")
+    about = "" if experts is None else _experts(plan.layout, experts.count)
     for name, parts in (_WEIGHTS | {inside: ("mlp",)}).items():
         yield name, [sum(rank.parts[part].bytes for part in parts) for rank in ranks], about if name == inside else ""
     if any(rank.draft_bytes for rank in ranks):
@@ -100,6 +100,15 @@ def _memory_rows(plan: LayoutPlan, ranks: Sequence[RankPlan]) -> Iterator[tuple[
         yield "left", [found.left for found in taken], ""
     else:
         yield "lacking", [-found.left for found in taken], ""
+
+
+def _experts(layout: Layout, count: int) -> str:
+    """Which of a layer's experts a rank has."""
+    if layout.tensor == 1:
+        return f"all {count} of a layer"
+    if layout.experts is None:
+        return f"a part of each of the {count} of a layer"
+    return f"{len(layout.experts_of(0, count))} of the {count} of a layer"
 
 
 def _unlike(plan: LayoutPlan) -> list[RankPlan]:
@@ -165,7 +174,10 @@ def _layouts(deployment: Deployment) -> Iterator[str]:
     yield _columns(
         f"Layouts of {deployment.wishes.devices}", ["weights", "KV tokens", "requests", "first token", "decode step"]
     )
-    for plan in deployment.compared[:_SHOWN]:
+    shown = deployment.compared[:_SHOWN]
+    if all(plan.layout != deployment.chosen.layout for plan in shown):
+        shown = [*shown, deployment.chosen]
+    for plan in shown:
         mark = "*" if plan.layout == deployment.chosen.layout else " "
         yield _columns(f"{mark} {_named(plan)}", _of_layout(plan))
     left_out = len(deployment.compared) - _SHOWN

@@ -8,10 +8,10 @@ from functools import cached_property
 
 from tilewise.config import EngineConfig
 from tilewise.deployment.model import PlannedModel
-from tilewise.deployment.ranks import RankPlan, can_be_shared, largest, plan_rank
+from tilewise.deployment.ranks import RankPlan, can_be_shared, plan_rank
 from tilewise.errors import InvalidConfig
-from tilewise.layout import Layout
-from tilewise.plan import DeviceFacts, MemoryPlan, planned_memory
+from tilewise.layout import ExpertPlacement, Layout
+from tilewise.plan import DeviceFacts, MemoryPlan, largest, planned_memory
 from tilewise.plan.devices import Device, Devices
 from tilewise.plan.floors import Work
 from tilewise.plan.request import RequestShape
@@ -163,23 +163,23 @@ class Planner:
         )
 
     def layouts(self) -> list[Layout]:
-        """All layouts that use every device; of this machine, one rank, as several share its cores."""
+        """All layouts that use every device; of this machine, one rank, as several share its cores.
+
+        Experts, if the model has any, are on one rank each.
+        """
         return [Layout()] if self.devices.device.here else list(self._shared_out(self.devices.count))
 
     def _shared_out(self, count: int) -> Iterator[Layout]:
         for tensor in _divisors(count):
             for pipeline in _divisors(count // tensor):
                 data = count // tensor // pipeline
-                layout = Layout(tensor, pipeline, data)
-                for found in (layout, self._spread(layout)):
-                    if found is not None and can_be_shared(self.model.sizes.decoder, found):
-                        yield found
+                layout = Layout(tensor, pipeline, data, self._placement(tensor))
+                if can_be_shared(self.model.sizes.decoder, layout):
+                    yield layout
 
-    def _spread(self, layout: Layout) -> Layout | None:
-        """The same with experts whole, where there are any to spread."""
-        if self.model.sizes.decoder.experts is None or layout.tensor == 1:
-            return None
-        return Layout(layout.tensor, layout.pipeline, layout.data, "linear")
+    def _placement(self, tensor: int) -> ExpertPlacement | None:
+        """Experts stay whole, where there are any to spread over ranks."""
+        return "linear" if self.model.sizes.decoder.experts is not None and tensor > 1 else None
 
     def compared(self) -> list[LayoutPlan]:
         """All layouts, the recommended one first."""

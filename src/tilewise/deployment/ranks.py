@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
-
-from torch import Tensor
 
 from tilewise.config import EngineConfig
 from tilewise.deployment.model import PlannedModel
@@ -19,31 +17,9 @@ from tilewise.plan.floors import Matrices, RankWork
 from tilewise.runner.build import model_facts
 
 
-class _Nobody:
-    """`Collectives` of a rank that only counts."""
-
-    def sum(self, x: Tensor) -> Tensor:
-        raise NotImplementedError("no rank computes in a plan")
-
-    def gather(self, x: Tensor) -> list[Tensor]:
-        raise NotImplementedError("no rank computes in a plan")
-
-    def from_first(self, x: Tensor) -> Tensor:
-        raise NotImplementedError("no rank computes in a plan")
-
-
 def rank_mesh(layout: Layout, rank: int) -> Mesh:
-    """The mesh of a rank that is counted. Raises InvalidConfig for a layout that there are no ranks for."""
-    if layout.pipeline > 1:
-        raise InvalidConfig(
-            f"--pipeline-parallel-size {layout.pipeline}: stages are not there yet; use 1, and -tp or -dp."
-        )
-    if layout.experts is not None:
-        raise InvalidConfig(
-            "--enable-expert-parallel: experts are not spread over ranks yet, each has a part of every one; leave it "
-            "out, which takes the same memory."
-        )
-    return Mesh(rank, layout.tensor, _Nobody() if layout.tensor > 1 else None)
+    """The mesh of a rank that is only counted; of replicas, all are alike."""
+    return Mesh.at(replace(layout, data=1), rank)
 
 
 def can_be_shared(decoder: DecoderConfig, layout: Layout) -> bool:
@@ -80,16 +56,6 @@ def plan_rank(model: PlannedModel, layout: Layout, rank: int) -> RankPlan:
     return RankPlan(rank, parts, facts, _work(model.sizes, mesh, parts, facts))
 
 
-def largest(ranks: Sequence[ModelFacts]) -> ModelFacts:
-    """What is enough for each of several ranks, which have as many blocks and pages."""
-    return replace(
-        ranks[0],
-        kv_bytes_per_token=max(rank.kv_bytes_per_token for rank in ranks),
-        weight_bytes=max(rank.weight_bytes for rank in ranks),
-        activation_bytes=lambda step: max(rank.activation_bytes(step) for rank in ranks),
-    )
-
-
 def _counted(
     weigher: Weigher, config: EngineConfig, mesh: Mesh, key: Hashable
 ) -> tuple[dict[str, Matrices], ModelFacts]:
@@ -101,8 +67,9 @@ def _counted(
 
 def _work(sizes: ModelConfig, mesh: Mesh, parts: dict[str, Matrices], facts: ModelFacts) -> RankWork:
     decoder, vision = shared_out(sizes.decoder, mesh), sizes.vision
-    layers = decoder.num_layers
-    sliding = (layers + 1) // 2 if decoder.window is not None else 0
+    # Of a model with windows, every other layer has one, the first among them.
+    here = mesh.layers(sizes.decoder.num_layers)
+    sliding = sum(layer % 2 == 0 for layer in here) if decoder.window is not None else 0
     experts = sizes.decoder.experts
     return RankWork(
         parts=parts,
@@ -110,7 +77,7 @@ def _work(sizes: ModelConfig, mesh: Mesh, parts: dict[str, Matrices], facts: Mod
         tile_rows=sizes.tokens_per_tile,
         tower_width=vision.hidden_size * vision.num_layers,
         query_width=decoder.num_heads * decoder.head_dim,
-        full_layers=layers - sliding,
+        full_layers=len(here) - sliding,
         window_layers=sliding,
         window=decoder.window or 0,
         kv_bytes_per_token=facts.kv_bytes_per_token,
