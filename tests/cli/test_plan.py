@@ -122,8 +122,7 @@ def test_the_command_is_the_line_that_was_given_with_its_layout(plan):
 
 @pytest.mark.parametrize("name", [name for name, member in MEMBERS.items() if not member.flash])
 def test_every_member_is_planned_for(plan, name):
-    found = plan(f"OpenGVLab/{name}", "--devices", "8xH200", "-tp", "1")
-    assert found["fits"] is (found["plan"]["weight_bytes"] < 125 * GIB)
+    found = plan(f"OpenGVLab/{name}", "--devices", "600GiB", "--bandwidth", "2TB/s", "--tflops", "300")
     assert found["plan"]["first_token_seconds"] > found["plan"]["decode_step_seconds"] > 0
 
 
@@ -143,7 +142,7 @@ def test_what_would_fit_does(plan):
     assert not failed["fits"]
     assert failed["recommended"] is None
     changes = {found["change"]: found for found in failed["remedies"]}
-    short = changes["--quantization w4a16"]
+    short = changes["--quantization w4a16 -tp 2"]
     assert not short["fits_as_asked"]
     smaller = ("--quantization", "w4a16", "--max-model-len", str(short["longest_context"]), "-tp", "2")
     assert plan(*words, *smaller)["fits"]
@@ -151,10 +150,9 @@ def test_what_would_fit_does(plan):
     assert not plan(*words, *longer, status=1)["fits"]
     more = next(change for change in changes if change.startswith("--devices 8x24GiB")).split()
     assert plan(words[0], *more)["fits"]
-    memory = next(change for change in changes if change.endswith(" GiB of memory on each device"))
-    enough = int(memory.split()[0])
-    assert plan(words[0], "--devices", f"2x{enough}GiB", "-tp", "2")["fits"]
-    assert not plan(words[0], "--devices", f"2x{enough - 1}GiB", "-tp", "2", status=1)["fits"]
+    memory = next(re.search(r"devices of (\d+) GiB, as (.*)", change) for change in changes if " GiB" in change)
+    assert plan(words[0], "--devices", f"2x{memory[1]}GiB", *memory[2].split())["fits"]
+    assert not plan(words[0], "--devices", f"2x{int(memory[1]) - 1}GiB", status=1)["fits"]
 
 
 def test_a_shorter_context_and_smaller_keys_are_offered_where_they_help(plan):
@@ -164,7 +162,8 @@ def test_a_shorter_context_and_smaller_keys_are_offered_where_they_help(plan):
     longest = failed["plan"]["longest_context"]
     assert changes[:2] == [f"--max-model-len {longest}", "--kv-cache-dtype int8"]
     assert plan(*words, "--max-model-len", str(longest))["fits"]
-    assert plan(*words, "--kv-cache-dtype", "int8")["plan"]["longest_context"] > longest
+    smaller = plan(*words, "--kv-cache-dtype", "int8", "--max-model-len", str(longest + 1024))
+    assert smaller["plan"]["longest_context"] == failed["remedies"][1]["longest_context"] > longest
 
 
 def test_requests_are_what_blocks_hold(plan):
@@ -195,7 +194,9 @@ def test_stages_and_experts(plan):
 def test_replicas_are_preferred_where_one_rank_holds_enough(plan):
     found = plan("OpenGVLab/InternVL3-2B", "--devices", "4xA100-80G", "--max-num-seqs", "16")
     assert found["recommended"] == "-dp 4"
-    assert {layout["layout"] for layout in found["layouts"]} == {"-dp 4", "-tp 2 -dp 2", "-tp 4"}
+    assert {layout["layout"] for layout in found["layouts"]} == {
+        *("-dp 4", "-tp 2 -dp 2", "-tp 4", "-pp 2 -dp 2", "-pp 4", "-tp 2 -pp 2"),
+    }
     assert found["layouts"][0]["requests_at_once"] == 4 * 16
 
 
@@ -224,7 +225,7 @@ def test_the_page_names_every_part(page):
         (["demo", "--pictures", "-1"], 1, "pictures must be 0 or above"),
         (["demo", "--pictures", "2", "--limit-mm-per-prompt", "image=1"], 1, "more than the 1 that limit_mm"),
         (["InternVL3-8B", "--devices", "2xH100", "-tp", "2", "-ep"], 1, "this model has none: leave it out"),
-        (["demo", "-pp", "9"], 1, "pipeline_parallel_size=9 is more than the 4 layers.*lower it"),
+        (["demo", "-pp", "9"], 1, "pipeline_parallel_size=9 is more than the 3 layers.*lower it"),
         (["demo", "-tp", "0"], 1, "tensor_parallel_size must be above 0"),
         (["demo", "--device", "24GiB"], 1, "device='24GiB' is not possible"),
         (["demo", "--bandwith", "3"], 2, "Did you mean --bandwidth"),

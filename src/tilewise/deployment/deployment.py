@@ -10,7 +10,7 @@ from tilewise.deployment.layouts import LayoutPlan, Planner
 from tilewise.deployment.model import PlannedModel, planned_model
 from tilewise.deployment.platform import platform_of
 from tilewise.deployment.ranks import can_be_shared
-from tilewise.deployment.remedies import Remedy, remedies
+from tilewise.deployment.remedies import Remedies, Remedy
 from tilewise.errors import InvalidConfig
 from tilewise.inputs.images import Tiling
 from tilewise.layout import Layout
@@ -55,13 +55,13 @@ class Deployment:
             return self.planner.plan(self.wishes.layout)
         if not self.compared:
             return self.planner.plan(Layout())
-        return self.recommended or min(self.compared, key=lambda plan: plan.weight_bytes)
+        return self.recommended or max(self.compared, key=lambda plan: plan.memory.left)
 
     @property
     def remedies(self) -> list[Remedy]:
         if self.chosen.fits:
             return []
-        return remedies(self.planner, self.chosen, self._requantised)
+        return list(Remedies(self.planner, self.wishes.layout, self._requantised).found())
 
     def _requantised(self, scheme: str) -> PlannedModel:
         return planned_model(self.wishes.config, scheme, platform_of(self.wishes.devices.device), self.work)

@@ -33,82 +33,82 @@ class Remedy:
         return self.flags + ("" if self.whole else f" --max-model-len {self.longest}")
 
 
-def remedies(planner: Planner, failed: LayoutPlan, requantised: Requantised) -> list[Remedy]:
+@dataclass(frozen=True)
+class Remedies:
     """Of each kind the mildest that is enough, those first that change the least."""
-    return list(_all(planner, failed, requantised))
 
+    planner: Planner
+    layout: Layout | None
+    """That was asked for; None = any."""
+    requantised: Requantised
 
-def _all(planner: Planner, failed: LayoutPlan, requantised: Requantised) -> Iterator[Remedy]:
-    layout, config = failed.layout, failed.config
-    if failed.longest:
-        yield Remedy(f"--max-model-len {failed.longest}", failed.longest, True)
-    if config.quantised_kv is None:
-        yield from _tried(planner, layout, replace(config, kv_cache_dtype="int8"), "--kv-cache-dtype int8", failed)
-    yield from _smaller_steps(planner, failed)
-    if failed.sizes.files.folder.quantization is None and config.quantization is None:
-        for scheme in ("int8", "w4a16"):
-            other = replace(planner, model=requantised(scheme))
-            yield from _fitting(other.plan(layout), f"--quantization {scheme}")
-    if not planner.devices.device.here:
-        yield from _more_devices(planner)
-    memory = least_memory(planner, layout)
-    if memory is not None:
-        yield Remedy(f"{memory} GiB of memory on each device", failed.context, True)
+    def found(self) -> Iterator[Remedy]:
+        config, model = self.planner.model.config, self.planner.model
+        failed = self._best(self.planner)
+        if failed.longest:
+            yield self._remedy(f"--max-model-len {failed.longest}", failed, whole=True)
+        if config.quantised_kv is None:
+            smaller = self._best(self._with(replace(config, kv_cache_dtype="int8")))
+            if smaller.longest > failed.longest:
+                yield self._remedy("--kv-cache-dtype int8", smaller)
+        yield from self._smaller_steps(config)
+        if model.files.folder.quantization is None and config.quantization is None:
+            for scheme in ("int8", "w4a16"):
+                rounded = self._best(replace(self.planner, model=self.requantised(scheme)))
+                if rounded.longest:
+                    yield self._remedy(f"--quantization {scheme}", rounded)
+        if not self.planner.devices.device.here:
+            yield from self._more_devices()
+        yield from self._more_memory()
 
+    def _best(self, planner: Planner) -> LayoutPlan:
+        """The layout with the longest context among those that may be taken."""
+        plans = [planner.plan(self.layout)] if self.layout is not None else planner.compared()
+        return max(plans, key=lambda plan: (plan.fits, plan.longest))
 
-def _tried(planner: Planner, layout: Layout, config: EngineConfig, flags: str, failed: LayoutPlan) -> Iterator[Remedy]:
-    """A change of options, if it helps more than a shorter context alone."""
-    plan = _with(planner, config).plan(layout)
-    if plan.longest > failed.longest:
-        yield from _fitting(plan, flags)
+    def _remedy(self, flags: str, plan: LayoutPlan, whole: bool | None = None) -> Remedy:
+        layout = "" if self.layout is not None else flags_of(plan.layout)
+        return Remedy(f"{flags} {layout}".rstrip(), plan.longest, plan.fits if whole is None else whole)
 
+    def _with(self, config: EngineConfig) -> Planner:
+        return replace(self.planner, model=replace(self.planner.model, config=config))
 
-def _fitting(plan: LayoutPlan, flags: str) -> Iterator[Remedy]:
-    if plan.longest:
-        yield Remedy(flags, plan.longest, plan.fits)
+    def _smaller_steps(self, config: EngineConfig) -> Iterator[Remedy]:
+        """Steps of fewer tokens, whose activations are smaller."""
+        for tokens in _TOKENS:
+            if config.max_num_seqs <= tokens < config.max_num_batched_tokens:
+                plan = self._best(self._with(replace(config, max_num_batched_tokens=tokens)))
+                if plan.fits:
+                    yield self._remedy(f"--max-num-batched-tokens {tokens}", plan)
+                    return
 
-
-def _with(planner: Planner, config: EngineConfig) -> Planner:
-    return replace(planner, model=replace(planner.model, config=config))
-
-
-def _smaller_steps(planner: Planner, failed: LayoutPlan) -> Iterator[Remedy]:
-    """Steps of fewer tokens, whose activations are smaller."""
-    config = failed.config
-    for tokens in _TOKENS:
-        if config.max_num_seqs <= tokens < config.max_num_batched_tokens:
-            plan = _with(planner, replace(config, max_num_batched_tokens=tokens)).plan(failed.layout)
-            if plan.fits:
-                yield Remedy(f"--max-num-batched-tokens {tokens}", plan.longest, True)
+    def _more_devices(self) -> Iterator[Remedy]:
+        """The next power of two of devices on which some layout fits."""
+        count, device = self.planner.devices.count, self.planner.devices.device
+        while (count := 2 ** count.bit_length()) <= _MOST_DEVICES:
+            best = replace(self.planner, devices=Devices(count, device)).compared()[0]
+            if best.fits:
+                flags = f"--devices {count}x{device.name} {flags_of(best.layout)}"
+                yield Remedy(flags.rstrip(), best.longest, True)
                 return
 
-
-def _more_devices(planner: Planner) -> Iterator[Remedy]:
-    """The next power of two of devices on which some layout fits."""
-    count = planner.devices.count
-    while (count := 2 ** count.bit_length()) <= _MOST_DEVICES:
-        more = replace(planner, devices=Devices(count, planner.devices.device))
-        best = more.compared()[0]
-        if best.fits:
-            yield Remedy(
-                f"--devices {count}x{planner.devices.device.name} {flags_of(best.layout)}".rstrip(), best.longest, True
-            )
+    def _more_memory(self) -> Iterator[Remedy]:
+        """The least GiB of a device with which it fits, if there is such a device."""
+        low, high = 0, 1
+        while high <= _MOST_GIB and not self._fits_in(high):
+            low, high = high, 2 * high
+        if high > _MOST_GIB:
             return
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self._fits_in(middle) else (middle, high)
+        plan = self._best(self._of_memory(high))
+        where = f"{high} GiB of memory" if self.planner.devices.device.here else f"devices of {high} GiB"
+        yield self._remedy(f"{where}{', as' if self.layout is None and plan.layout.devices > 1 else ''}", plan)
 
+    def _fits_in(self, gib: int) -> bool:
+        return self._best(self._of_memory(gib)).fits
 
-def least_memory(planner: Planner, layout: Layout) -> int | None:
-    """The least GiB of a device with which a layout fits, if there is such a device."""
-
-    def fits(gib: int) -> bool:
-        facts = replace(planner.facts, free_bytes=gib * GIB, total_bytes=gib * GIB)
-        return replace(planner, facts=facts).plan(layout).fits
-
-    low, high = 0, 1
-    while high <= _MOST_GIB and not fits(high):
-        low, high = high, 2 * high
-    if high > _MOST_GIB:
-        return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if fits(middle) else (middle, high)
-    return high
+    def _of_memory(self, gib: int) -> Planner:
+        facts = replace(self.planner.facts, free_bytes=gib * GIB, total_bytes=gib * GIB)
+        return replace(self.planner, facts=facts)

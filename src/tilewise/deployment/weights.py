@@ -99,6 +99,7 @@ class Weigher:
     """All layers are of one kind, as in files that are yet to be written."""
     layers: dict[Hashable, dict[str, Matrices]] = field(default_factory=dict)
     """What ranks keep of a layer, by rank and kind of layer."""
+    ranks: dict[Hashable, dict[str, Matrices]] = field(default_factory=dict)
     _kinds: dict[int, Hashable] = field(default_factory=dict)
 
     def weigh(self, mesh: Mesh, key: Hashable) -> dict[str, Matrices]:
@@ -106,6 +107,12 @@ class Weigher:
 
         Ranks of the same `key` have the same part of a layer, if they have it at all.
         """
+        place = (mesh.stage, mesh.rank, mesh.layout)
+        if place not in self.ranks:
+            self.ranks[place] = self._weighed(mesh, key)
+        return self.ranks[place]
+
+    def _weighed(self, mesh: Mesh, key: Hashable) -> dict[str, Matrices]:
         tallies = Tallies(kept_by(self.ops, self.quantization), self.quantization == "int8")
         source = self.architecture.read_as(self._shapes)
         view = PartsView(source, store=tallies.store, tallies=tallies)
