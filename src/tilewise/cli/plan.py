@@ -15,7 +15,8 @@ from tilewise.cli.flags.flag import Flag
 from tilewise.cli.flags.page import asked_for_help, help_page
 from tilewise.cli.flags.parse import CommandLine
 from tilewise.cli.flags.settings import Settings, settle, values_of_line
-from tilewise.cli.flags.table import serve_flags
+from tilewise.cli.flags.table import names_of, serve_flags
+from tilewise.config import EngineConfig
 from tilewise.foreign.entry import SHORT
 from tilewise.host.memory import available_memory
 from tilewise.layout import ExpertPlacement, Layout
@@ -24,6 +25,7 @@ from tilewise.plan.devices import read_devices
 from tilewise.plan.layouts import flags_of
 from tilewise.plan.request import RequestShape, Wishes
 from tilewise.quantize.options import SCHEMES
+from tilewise.server.config import ServerConfig
 
 USAGE = "tilewise plan [MODEL] [FLAG ...]"
 ABOUT = (
@@ -99,7 +101,10 @@ class PlanLine:
         served = {name: value for name, value in values.items() if name not in names}
         for name in _SIZES:
             check_range(name, own.get(name), 0, above=True)
-        return cls(own, served, settle(dict(served), os.environ))
+        # A server is asked for the same layout, so that what it refuses is refused here.
+        known = names_of(EngineConfig) | names_of(ServerConfig)
+        layout = {flag.name: own[flag.name] for flag in _LAYOUT if flag.name in own and flag.name in known}
+        return cls(own, served, settle(served | layout, os.environ))
 
     def layout(self) -> Layout | None:
         """None where no flag says it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from tilewise.deployment.deployment import Deployment
     from tilewise.deployment.ranks import RankPlan
 
-_LABEL, _NUMBER = 30, 12
+_LABEL, _NUMBER, _WIDTH = 30, 12, 118
 _SHOWN = 12
 """Layouts in the table."""
 _WEIGHTS = {
@@ -127,7 +128,7 @@ def _alike(one: int, other: int) -> bool:
 def _verdict(deployment: Deployment) -> Iterator[str]:
     plan = deployment.chosen
     if not plan.fits:
-        yield f"It does not fit: {plan.problem}"
+        yield _sentence(f"It does not fit: {plan.problem}")
         found = deployment.remedies
         if found:
             yield "What would, each by itself:"
@@ -201,17 +202,18 @@ def _of_layout(plan: LayoutPlan) -> list[str]:
 
 
 def _commands(deployment: Deployment, line: PlanLine) -> Iterator[str]:
-    best, plan = deployment.recommended, deployment.chosen
-    files = deployment.planner.model.files
-    if best is not None and deployment.wishes.layout is not None and best.layout != plan.layout:
-        yield f"Recommended: {_named(best)}, as {why(best)}."
+    best, plan, files = deployment.recommended, deployment.chosen, deployment.planner.model.files
+    others = len(deployment.compared) > 1 or (best is not None and best.layout != plan.layout)
+    if best is not None and others:
+        yield _sentence(f"Recommended: {_named(best)}, as {why(best)}.")
         yield from (f"  $ {command}" for command in line.commands(best.layout, files.model, files.scheme))
-    elif best is not None:
-        yield f"Recommended: {_named(best)}, as {why(best)}."
-    if plan.fits:
-        if best is not None and best.layout != plan.layout:
-            yield "As asked for:"
+    if plan.fits and not (others and best is not None and best.layout == plan.layout):
+        yield "As asked for:" if others else "Start it with:"
         yield from (f"  $ {command}" for command in line.commands(plan.layout, files.model, files.scheme))
+
+
+def _sentence(text: str) -> str:
+    return textwrap.fill(text, _WIDTH, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _named(plan: LayoutPlan) -> str:

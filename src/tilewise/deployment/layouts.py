@@ -206,17 +206,20 @@ def _rank_of(plan: LayoutPlan) -> tuple[object, ...]:
 
 
 def why(best: LayoutPlan) -> str:
-    """Why a layout is the recommended one."""
-    layout, seqs = best.layout, best.config.max_num_seqs
+    """Why a layout is the recommended one, as the end of a sentence."""
+    layout, wanted = best.layout, best.config.max_num_seqs
     if layout.devices == 1:
         return "there is one device"
-    replicas = f"{layout.data} replicas" if layout.data > 1 else "one replica"
     ranks = f"{layout.ranks} ranks" if layout.ranks > 1 else "one rank"
-    if best.held >= seqs:
-        first = f"{ranks} are the fewest with which a replica holds max_num_seqs={seqs} such requests at once"
-        first = first.replace("one rank are the fewest with", "one rank is enough, with")
+    if best.held < wanted:
+        replicas = f"{layout.data} replicas" if layout.data > 1 else "one replica"
+        reason = f"{replicas} of {ranks} hold the most such requests at once, {layout.data * best.at_once}"
     else:
-        first = f"{replicas} of {ranks} hold the most such requests at once, {layout.data * best.at_once}"
-    rest = "; ranks wait for one another in every layer, replicas never" if layout.data > 1 else ""
-    whole = "; whole experts make larger products than parts of all of them" if layout.experts is not None else ""
-    return first + rest + whole
+        reason = f"{ranks} a replica are the fewest that hold max_num_seqs={wanted} such requests at once"
+    if layout.data > 1:
+        reason += "; ranks wait for one another in every layer, replicas never"
+    if layout.pipeline > 1:
+        reason += "; stages are for what heads cannot be shared out over"
+    if layout.experts is not None:
+        reason += "; whole experts make larger products than a part of each"
+    return reason
