@@ -151,16 +151,15 @@ class Planner:
         )
         config, ranks = self.model.config, tuple(plan_rank(self.model, layout, rank) for rank in counted)
         memory = planned_memory(config, largest([rank.facts for rank in ranks]), self._rank_facts(layout))
-        return LayoutPlan(layout, config, self.model, self.devices.device, self.shape, ranks, memory)
+        device = self.devices.device
+        if device.here:
+            device = device.shared_by(layout.devices)
+        return LayoutPlan(layout, config, self.model, device, self.shape, ranks, memory)
 
     def _rank_facts(self, layout: Layout) -> DeviceFacts:
         """Ranks of this machine share its memory."""
-        if not self.devices.device.here:
-            return self.facts
-        ranks = layout.devices
-        return replace(
-            self.facts, free_bytes=self.facts.free_bytes // ranks, total_bytes=self.facts.total_bytes // ranks
-        )
+        ranks, facts = layout.devices if self.devices.device.here else 1, self.facts
+        return replace(facts, free_bytes=facts.free_bytes // ranks, total_bytes=facts.total_bytes // ranks)
 
     def layouts(self) -> list[Layout]:
         """All layouts that use every device; of this machine, one rank, as several share its cores.

@@ -93,6 +93,9 @@ def planned_model(config: EngineConfig, quantization: str | None, platform: Plat
     """Raises InvalidConfig, InvalidCheckpoint and UnknownModel, as a start would."""
     files = find_model(config, quantization, work)
     config = replace(config, quantization=_at_load(files, quantization))
+    if isinstance(platform, StatedPlatform) and config.gpu_memory_utilization is None:
+        # Said outright, so that no variable for the processor of this machine counts.
+        config = replace(config, gpu_memory_utilization=platform.utilization)
     architecture = Architecture.of(files.folder, config.flash_router, config.quantization)
     if config.dtype == "auto" and isinstance(platform, StatedPlatform):
         dtype = architecture.dtype

@@ -34,6 +34,12 @@ class Device:
     """The processor of this machine: ranks share its memory, however many there are."""
     memory_stated: bool = True
 
+    def shared_by(self, ranks: int) -> Device:
+        """What each of several ranks has of this device."""
+        rates = (None if rate is None else rate / ranks for rate in (self.bandwidth, self.floats, self.int8))
+        bandwidth, floats, int8 = rates
+        return replace(self, memory=self.memory // ranks, bandwidth=bandwidth, floats=floats, int8=int8)
+
 
 @dataclass(frozen=True, slots=True)
 class Devices:
