@@ -16,7 +16,7 @@ ROWS: list[set[str]] = [
     {"cli", "__main__"},
     {"services", "jobs", "evals", "bench"},
     {"server"},
-    {"llm", "llm_engine", "async_llm", "assets", "media_tools", "tools", "remote", "quantize"},
+    {"llm", "llm_engine", "async_llm", "assets", "media_tools", "tools", "remote", "quantize", "deployment"},
     {"beam"},
     {"outputs"},
     {"inputs"},

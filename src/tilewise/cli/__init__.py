@@ -15,7 +15,7 @@ from tilewise.errors import TilewiseError
 
 VERBS = (
     *("ask", "chat", "generate", "run-batch", "serve", "start", "ps", "logs", "stop"),
-    *("inspect", "doctor", "quantize", "bench", "eval", "demo", "tools", "archive"),
+    *("inspect", "plan", "doctor", "quantize", "bench", "eval", "demo", "tools", "archive"),
 )
 
 

@@ -88,8 +88,7 @@ class Architecture:
         `watch` is shown each tensor as it is read, under its internal name; `store` keeps matrices (default: as the
         ops do).
         """
-        if self.fp8:
-            source = Fp8Source(source)
+        source = self.read_as(source)
         if watch is not None:
             source = WatchedSource(source, watch)
         view = View(source, store=store or ops.store)
@@ -146,11 +145,18 @@ class Architecture:
 
     def count_bytes(self, ops: Ops, dtype: torch.dtype, store: Store | None = None, mesh: Mesh = Mesh()) -> int:
         """Bytes of the weights as a rank keeps them."""
-        shapes = ShapeSource(dtype, locate=self._locate(known_names(self.folder.path)), layouts=self._layouts)
-        source: TensorSource = Fp8Source(shapes) if self.fp8 else shapes
         kept = Kept(store or ops.store)
-        InternVL(WeighedView(source, store=kept, kept=kept), self.config, self.backbone.block, mesh, ops, context=1)
+        view = WeighedView(self.read_as(self.shapes(dtype)), store=kept, kept=kept)
+        InternVL(view, self.config, self.backbone.block, mesh, ops, context=1)
         return kept.bytes
+
+    def shapes(self, dtype: torch.dtype) -> ShapeSource:
+        """The tensors that the files have, or will have, without their numbers."""
+        return ShapeSource(dtype, locate=self._locate(known_names(self.folder.path)), layouts=self._layouts)
+
+    def read_as(self, source: TensorSource) -> TensorSource:
+        """A source whose matrices are rounded as they are read, where they are."""
+        return Fp8Source(source) if self.fp8 else source
 
     @property
     def _layouts(self) -> Layouts:

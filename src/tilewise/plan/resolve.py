@@ -31,7 +31,7 @@ class Resolved:
 def resolve(config: EngineConfig, model: ModelFacts, device: DeviceFacts) -> Resolved:
     """Raises InvalidConfig when the model or one sequence of full length cannot fit, naming what would."""
     reasons: dict[str, str] = {}
-    memory = MemoryPlan(config, model, device, _context(config, model, device, reasons))
+    memory = planned_memory(config, model, device, reasons)
     memory.check()
     reasons |= memory.reasons()
     if config.enforce_eager:
@@ -58,6 +58,16 @@ def resolve(config: EngineConfig, model: ModelFacts, device: DeviceFacts) -> Res
         reasons=reasons,
         resize_kernels=device.resize_kernels,
     )
+
+
+def planned_memory(
+    config: EngineConfig, model: ModelFacts, device: DeviceFacts, reasons: dict[str, str] | None = None
+) -> MemoryPlan:
+    """How memory would be shared out, whether it fits or not. Raises InvalidConfig for a length beyond the trained one.
+
+    `reasons` gets why sequences are as long as they are.
+    """
+    return MemoryPlan(config, model, device, _context(config, model, device, {} if reasons is None else reasons))
 
 
 def _limits(config: EngineConfig, model: ModelFacts, memory: MemoryPlan, device: DeviceFacts) -> Limits:

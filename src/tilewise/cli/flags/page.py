@@ -13,6 +13,7 @@ from tilewise.errors import did_you_mean
 _WIDTH = 110
 GROUPS = {
     "batch": "input, output, order, what is asked again",
+    "planning": "devices, layout, and the request that is planned for",
     "this command": "the file of flags",
     "model": "which model, and in which numbers",
     "memory": "what is kept where, and how much of it",
