@@ -38,6 +38,7 @@ ROWS: list[set[str]] = [
         "sse",
         "waiting",
         "extras",
+        "cluster",
         "resize",
         "ignored",
         "option",
@@ -90,6 +91,7 @@ TORCH_FREE = {
     "timing",
     "errors",
     "extras",
+    "cluster",
 }
 TORCH_FREE_FILES = {
     f"weights/{name}"
