@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,10 +17,15 @@ logger = logging.getLogger("tilewise")
 NAMESPACE = "tilewise"
 WAIT = "TILEWISE_RAY_WAIT"
 """Variable of the environment: seconds that ranks wait for room in the cluster, 600 unless it is set."""
+_REACHED = 10.0
+"""Seconds in which a cluster's head has to take a connection."""
 _SAID_AGAIN = 30.0
 """Seconds between two lines about waiting."""
-_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-"""Nobody is told that Ray is used, and Ray does not advise on variables."""
+_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nobody is told that Ray is used
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else Ray advises to set it
+    "RAY_raylet_start_wait_time_s": "300",  # seconds; a minute is too short for a machine that is busy
+}
 _SMALL_STORE = 100_000_000
 """Bytes of shared memory for objects in a cluster of our own, in which hardly any are."""
 
@@ -30,7 +36,7 @@ def attach(work: str, cpus: int = 1) -> bool:
     False where this process had joined before; then it is not ours to leave. Raises InvalidConfig.
     """
     need("ray", "ray", work)
-    for name, value in _QUIET.items():
+    for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     import ray
 
@@ -41,6 +47,7 @@ def attach(work: str, cpus: int = 1) -> bool:
         raise InvalidConfig(
             f"RAY_ADDRESS={address} is for Ray's client: run on a node, and name its head as HOST:PORT."
         )
+    _check_reachable(address)
     options: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "configure_logging": False}
     try:
         if address != "local":
@@ -51,10 +58,33 @@ def attach(work: str, cpus: int = 1) -> bool:
         if address not in ("", "auto"):
             first = str(error).strip().splitlines()[0]
             raise InvalidConfig(f"RAY_ADDRESS={address}: no cluster can be joined there ({first}).") from None
-    cpus = max(cpus, os.cpu_count() or 1)
-    ray.init(address="local", num_cpus=cpus, object_store_memory=_SMALL_STORE, include_dashboard=False, **options)
-    logger.info("Ray: no cluster found, so one was started on this machine; it ends with this process")
+    _start_own(max(cpus, os.cpu_count() or 1), options)
     return True
+
+
+def _start_own(cpus: int, options: dict[str, Any]) -> None:
+    import ray
+
+    try:
+        ray.init(address="local", num_cpus=cpus, object_store_memory=_SMALL_STORE, include_dashboard=False, **options)
+    except Exception as error:  # Ray has no name for it
+        ray.shutdown()
+        raise InvalidConfig(f"Ray cannot be started on this machine ({error}).") from None
+    logger.info("Ray: a cluster of this machine alone was started, as there is none; it ends with this process")
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself would try for minutes. Raises InvalidConfig."""
+    host, _, port = address.rpartition(":")
+    if not host:  # nothing, auto, local
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _REACHED).close()
+    except (OSError, ValueError) as error:
+        raise InvalidConfig(
+            f"RAY_ADDRESS={address}: nobody answers there ({error}): give HOST:PORT of the cluster's head, as "
+            "`ray start --head` prints it."
+        ) from None
 
 
 def place(bundles: Sequence[Mapping[str, float]], name: str, nodes: int) -> Any:
