@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from tilewise.errors import InvalidConfig
 from tilewise.extras import need
@@ -24,16 +24,21 @@ _SAID_AGAIN = 30.0
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nobody is told that Ray is used
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else Ray advises to set it
+    "RAY_SERVE_LOG_TO_STDERR": "0",  # what matters of it is said in our own log
     "RAY_raylet_start_wait_time_s": "300",  # seconds; a minute is too short for a machine that is busy
 }
 _SMALL_STORE = 100_000_000
 """Bytes of shared memory for objects in a cluster of our own, in which hardly any are."""
 
 
-def attach(work: str, cpus: int = 1) -> bool:
+Attached = Literal["before", "joined", "started"]
+"""Whether this process was in a cluster before, which then is not ours to leave, has joined one, or has started it."""
+
+
+def attach(work: str, cpus: int = 1) -> Attached:
     """Join the cluster of RAY_ADDRESS or of this machine, else start one on this machine with at least so many CPUs.
 
-    False where this process had joined before; then it is not ours to leave. Raises InvalidConfig.
+    Raises InvalidConfig.
     """
     need("ray", "ray", work)
     for name, value in _SETTINGS.items():
@@ -41,7 +46,7 @@ def attach(work: str, cpus: int = 1) -> bool:
     import ray
 
     if ray.is_initialized():
-        return False
+        return "before"
     address = os.environ.get("RAY_ADDRESS", "")
     if address.startswith("ray://"):
         raise InvalidConfig(
@@ -53,13 +58,16 @@ def attach(work: str, cpus: int = 1) -> bool:
         if address != "local":
             ray.init(address="auto", **options)
             logger.info("Ray: joined the cluster at %s", ray.get_runtime_context().gcs_address)
-            return True
+            return "joined"
     except (ConnectionError, RuntimeError, ValueError) as error:
         if address not in ("", "auto"):
             first = str(error).strip().splitlines()[0]
-            raise InvalidConfig(f"RAY_ADDRESS={address}: no cluster can be joined there ({first}).") from None
+            raise InvalidConfig(
+                f"RAY_ADDRESS={address}: no cluster can be joined there ({first}). One that asks for a token wants "
+                "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN in the environment."
+            ) from None
     _start_own(max(cpus, os.cpu_count() or 1), options)
-    return True
+    return "started"
 
 
 def _start_own(cpus: int, options: dict[str, Any]) -> None:

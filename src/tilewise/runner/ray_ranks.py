@@ -229,7 +229,7 @@ class RayActors:
             os.environ.pop("GLOO_SOCKET_IFNAME", None)
         else:
             os.environ["GLOO_SOCKET_IFNAME"] = self._interface
-        if self._attached:
+        if self._attached != "before":
             ray.shutdown()
 
     def _give_back(self) -> None:
