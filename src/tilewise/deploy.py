@@ -155,7 +155,10 @@ def _replicas(own: Mapping[str, Any]) -> int | tuple[int, int]:
         raise InvalidConfig(f"replicas={count} and autoscale={asked}: give one of them.")
     least, _, most = str(asked).partition(":")
     if not (least.isdecimal() and most.isdecimal() and 1 <= int(least) <= int(most)):
-        raise InvalidConfig(f"autoscale must be MIN:MAX, two whole numbers from 1 on, as 1:4; got {asked!r}.")
+        raise InvalidConfig(
+            f"autoscale must be MIN:MAX, two whole numbers from 1 on, as 1:4, which YAML takes for a "
+            f"time unless it is in quotes; got {asked!r}."
+        )
     return int(least), int(most)
 
 

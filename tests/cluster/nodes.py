@@ -31,9 +31,25 @@ class Node:
         self.start()
 
     def start(self) -> None:
+        """Returns when it is there. Ray gives up where its own processes are slow to start, and is asked again."""
         command = [_RAY, "start", *self._flags, *_SMALL]
-        out = subprocess.DEVNULL
-        self._process = subprocess.Popen(command, env=dict(self._environment), stdout=out, stderr=out)
+        for _ in range(4):
+            with tempfile.TemporaryFile("w+") as log:
+                self._process = subprocess.Popen(command, env=dict(self._environment), stdout=log, stderr=log)
+                until = time.monotonic() + 90
+                while time.monotonic() < until and self._process.poll() is None and not self._lacks_its_raylet():
+                    log.seek(0)
+                    if "Ray runtime started" in log.read():
+                        return
+                    time.sleep(0.2)
+            self.kill()
+        raise TimeoutError("Ray cannot be started here.")
+
+    def _lacks_its_raylet(self) -> bool:
+        return any(
+            Path(f"/proc/{pid}/stat").read_text().partition(")")[0].endswith("(raylet") and not lives(pid)
+            for pid in below(self._process.pid)
+        )
 
     @property
     def processes(self) -> list[int]:
@@ -67,13 +83,13 @@ class Cluster:
             "RAY_AUTH_MODE": "token",  # nobody else of this machine's network has business here
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_raylet_start_wait_time_s": "300",  # of a machine that has other things to do
             "OMP_NUM_THREADS": "1",
         }
         started = {**os.environ, "PYTHONPATH": str(ROOT / "src"), **self.environment}
         started.pop("RAY_ADDRESS")
         head = ("--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={self._folder}")
         self.head = Node(started, *head)
-        wait_for(lambda: answers(port))
         self.other = Node(started, f"--address={self.address}")
         wait_for(lambda: self.state()["nodes"] == 2, 120)
 
@@ -108,11 +124,6 @@ def cluster() -> Iterator[Cluster]:
     finally:
         made.close()
     assert set(Path("/dev/shm").iterdir()) <= shared
-
-
-def answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def lives(pid: int) -> bool:

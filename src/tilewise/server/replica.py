@@ -11,8 +11,9 @@ from typing import Any
 
 from starlette.types import ASGIApp
 
+import tilewise
 from tilewise.config import EngineConfig
-from tilewise.errors import EngineDead
+from tilewise.errors import EngineDead, InvalidConfig
 from tilewise.logs import set_up_logs
 from tilewise.remote.child import EngineProcess
 from tilewise.server.app import create_app
@@ -32,7 +33,11 @@ class Replica:
     which Serve notices at once, and replaces it.
     """
 
-    async def __init__(self, engine: EngineConfig, server: ServerConfig) -> None:  # type: ignore[misc]  # Serve awaits
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, engine: EngineConfig, server: ServerConfig, version: str
+    ) -> None:
+        if version != tilewise.__version__:
+            raise InvalidConfig(f"A node has tilewise {tilewise.__version__}, and not {version}: install the same.")
         set_up_logs("Replica", os.environ.get("VLLM_LOGGING_LEVEL", "INFO"))
         started = time.perf_counter()
         self._server, self._process = server, EngineProcess()
@@ -94,4 +99,4 @@ def deployment(
             "max_replicas": replicas[1],
             "target_ongoing_requests": max(1, engine.max_num_seqs // 2),
         }
-    return serve.deployment(serve.ingress()(Replica)).options(**options).bind(engine, server)
+    return serve.deployment(serve.ingress()(Replica)).options(**options).bind(engine, server, tilewise.__version__)
