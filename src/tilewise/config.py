@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tilewise import vllm_modules
 from tilewise.amounts import read_amount, read_length
 from tilewise.errors import InvalidConfig, UnknownOption, did_you_mean
+from tilewise.extras import need
 from tilewise.foreign.engine import ENGINE
 from tilewise.foreign.translate import translate_engine
 from tilewise.ignored import LOG
@@ -55,6 +56,7 @@ LoadStrategy = Literal["lazy", "eager", "prefetch"]
 TileBudget = Literal["each", "share"]
 Hub = Literal["huggingface", "modelscope"]
 Policy = Literal["fcfs", "priority"]
+Backend = Literal["mp", "ray", "uni"]
 
 logger = logging.getLogger("tilewise")
 
@@ -216,6 +218,17 @@ class EngineConfig:
         "with enable_expert_parallel, which experts a rank has: linear = neighbouring ones, round_robin = in turn",
         "scheduling",
     )
+    distributed_executor_backend: Backend | None = option(
+        None,
+        "where ranks are: mp = processes of this machine, ray = actors on the nodes of a Ray cluster (docs/ray.md), "
+        "uni = one rank in the engine's process (default: mp where there are several)",
+        "scheduling",
+    )
+    nnodes: int = option(
+        1,
+        "with distributed_executor_backend=ray, nodes that the cluster must have before ranks are placed",
+        "scheduling",
+    )
     disable_additional_properties: bool = option(
         True, "objects of schemas that list their properties have no others, unless a schema or a request says so",
         "scheduling",
@@ -305,6 +318,7 @@ class EngineConfig:
                     f"speculative_config: a draft model is not run in a pipeline of {self.pipeline_parallel_size} "
                     "stages: take the method ngram, or tensor_parallel_size in place of pipeline_parallel_size."
                 )
+        self._check_backend()
         self._check_media()
 
     @property
@@ -336,6 +350,23 @@ class EngineConfig:
         check_range("mm_processor_cache_gb", self.mm_processor_cache_gb, 0, least_is="nothing is kept")
         check_range("sequence_parallel_tokens", self.sequence_parallel_tokens, 0, least_is="never")
         check_range("max_logprobs", self.max_logprobs, -1, least_is="no limit")
+
+    def _check_backend(self) -> None:
+        backend, size = self.distributed_executor_backend, self.layout.ranks
+        check_range("nnodes", self.nnodes, 0, above=True)
+        if backend == "uni" and size > 1:
+            raise InvalidConfig(
+                f"distributed_executor_backend=uni is one rank, and {size} are asked for: use mp or ray."
+            )
+        if backend == "ray":
+            need("ray", "ray", "distributed_executor_backend=ray")
+        elif self.nnodes > 1:
+            raise InvalidConfig(
+                f"nnodes={self.nnodes}: ranks on several machines are started by Ray; add "
+                "distributed_executor_backend=ray (docs/ray.md)."
+            )
+        if self.nnodes > size:
+            raise InvalidConfig(f"nnodes={self.nnodes} is more than the {size} ranks there are: lower it.")
 
     def _check_media(self) -> None:
         aspect = self.max_image_aspect_ratio

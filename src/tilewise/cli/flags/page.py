@@ -20,6 +20,7 @@ GROUPS = {
     "scheduling": "how much is computed at once, and for whom",
     "media": "pictures and videos: how many, how large, from where",
     "service": "the process in the background",
+    "deployment": "servers on the nodes of a Ray cluster",
     "address": "where the server listens, and TLS",
     "access": "keys, web pages, routes",
     "limits": "sizes, queues, time, restarts",
