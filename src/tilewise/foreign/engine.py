@@ -11,10 +11,9 @@ from typing import Any, Literal
 from tilewise.foreign.entry import Foreign, refused, taken
 
 _OBJECT, _TEXTS = dict[str, Any], tuple[str, ...]
-_ONE_DEVICE = "ranks of one machine share a model by its heads (-tp), and in no other way yet: use 1"
+_ONE_SEQUENCE = "a sequence is not shared out over ranks, whose layouts are -tp, -pp, -dp and -ep: use 1"
 _ONE_MACHINE = "one machine computes, so there is nobody to find or to wait for"
 _REPLICAS = "one server stands before all replicas of its machine (-dp): leave it out"
-_RANKS = "ranks are for several machines, which are not there yet: leave it out"
 _ONE_COMMAND = (
     "one command starts all ranks: on the other machines run only `ray start --address=...`, see docs/ray.md, "
     "and leave it out"
@@ -86,7 +85,7 @@ ENGINE: tuple[Foreign, ...] = (
     *taken("built in", "the windows of a model are what the checkpoint says", bool, "disable_sliding_window"),
 
     # Several devices and machines
-    *refused("not yet", _ONE_DEVICE, int, decode_context_parallel_size=1, prefill_context_parallel_size=1),
+    *refused("not yet", _ONE_SEQUENCE, int, decode_context_parallel_size=1, prefill_context_parallel_size=1),
     *refused("never", _ONE_COMMAND, int, node_rank=0),
     *refused("not yet", _REPLICAS, int, data_parallel_start_rank=0),
     *refused("not yet", f"{_REPLICAS}; for a balancer of your own, start a server without it for each replica", int,
