@@ -10,6 +10,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import replace
 from types import SimpleNamespace, TracebackType
 from typing import Any, TypeVar
 
@@ -76,7 +77,8 @@ class AsyncLLM:
         self.model_config = found.model_config(ready.resolved.limits.max_model_len)
         """The part of vLLM's ModelConfig that programs read."""
         self._prepare = found.preparer(ready.resolved)
-        self._build = RequestBuilder(self._prepare, media_reader(config), config.scheduling_policy == "priority")
+        reader = replace(media_reader(config), embeddings=found.embeddings)
+        self._build = RequestBuilder(self._prepare, reader, config.scheduling_policy == "priority")
         self._running: dict[str, Stream] = {}
 
     @classmethod

@@ -86,7 +86,7 @@ class LLM:
         self._model = found = ModelInputs.of(config)
         self._defaults = self.get_default_sampling_params()
         self._tokenizer = found.tokenizer
-        reader = media_reader(config)
+        reader = replace(media_reader(config), embeddings=found.embeddings)
         os.environ.update(short_waits(os.environ))
         # Imported here, not above: torch takes longer to load than all that a caller can get wrong takes to check.
         from tilewise.runner.build import build_runner

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from PIL import Image
 
 from tilewise.errors import InvalidField, InvalidMedia, InvalidRequest, TooLong
+from tilewise.inputs.embeddings import EncodedPicture
 from tilewise.inputs.grammar import Grammars
 from tilewise.inputs.images import (
     ImageLimits,
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
     from tilewise.inputs.images import Tiling
 
 Side = Literal["left", "right"]
-Picture = Image.Image | LimitedPicture
+Picture = Image.Image | LimitedPicture | EncodedPicture
 Video = Sequence[Image.Image]
 """Frames, already chosen; each becomes one tile."""
 
@@ -287,6 +288,8 @@ class Preparer:
                 tiled.append(self._tile(item, tiling))
             elif isinstance(item, LimitedPicture):
                 tiled.append(self._tile(item.image, item.tiling(tiling)))
+            elif isinstance(item, EncodedPicture):
+                tiled.append(CutPicture(item.tiles, (len(item.tiles), 1), (0, 0)))
             else:
                 tiled += [self._tile(image, frame) for image in item]
         return tiled
@@ -400,7 +403,7 @@ class Preparer:
 
 def _lengths(media: Sequence[Picture | Video]) -> list[int]:
     """Frames of each video."""
-    return [len(item) for item in media if not isinstance(item, (Image.Image, LimitedPicture))]
+    return [len(item) for item in media if not isinstance(item, Picture)]
 
 
 def tile_digest(pixels: NDArray[np.uint8]) -> bytes:

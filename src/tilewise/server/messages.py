@@ -38,11 +38,11 @@ _PARTS = {
     "image_url": "image_url",
     "input_image": "image_url",
     "video_url": "video_url",
+    "image_embeds": "image_embeds",
 }
 _REFUSED_PARTS = {
     "audio_url": "the models hear nothing",
     "input_audio": "the models hear nothing",
-    "image_embeds": "pictures come as pixels: send image_url",
     "video_embeds": "videos come as pixels: send video_url",
     "file": "files are not read: send pages as image_url",
     "input_file": "files are not read: send pages as image_url",
@@ -176,13 +176,15 @@ def _part(part: dict[str, Any], kind: Any, here: str, conversation: _Conversatio
     if isinstance(kind, str) and kind in _REFUSED_PARTS:
         raise InvalidField(here, f"{here}: parts of type {kind} are not taken, as {_REFUSED_PARTS[kind]}.")
     if not isinstance(kind, str) or kind not in _PARTS:
-        known = ("text", "image_url", "video_url")
+        known = ("text", "image_url", "video_url", "image_embeds")
         raise InvalidField(
             here, f"{here}: type must be one of {', '.join(known)}, got {kind!r:.80}.{did_you_mean(str(kind), known)}"
         )
     key = _PARTS[kind]
     if key.endswith("_url"):
         return _medium(part, key, here, conversation)
+    if key == "image_embeds":
+        return _encoded(part, here, conversation)
     conversation.unknown.take_all("messages.content", _said(part), ("type", key), here)
     value = part.get(key)
     if not isinstance(value, str):
@@ -210,6 +212,23 @@ def _medium(part: dict[str, Any], key: str, here: str, conversation: _Conversati
     uuid = options.pop("uuid")
     shown = {"url": found.get("url"), **{name: option for name, option in options.items() if option is not None}}
     return {"type": key, key: shown, **({} if uuid is None else {"uuid": uuid})}
+
+
+def _encoded(part: dict[str, Any], here: str, conversation: _Conversation) -> dict[str, Any]:
+    """A picture that comes encoded: a file in base64, or that in an object, as vLLM's clients send either."""
+    value, uuid = part.get("image_embeds"), part.get("uuid")
+    conversation.unknown.take_all("messages.content", _said(part), ("type", "image_embeds", "uuid"), here)
+    if isinstance(value, dict):
+        inner = f"{here}.image_embeds"
+        conversation.unknown.take_all("messages.content.image_embeds", _said(value), ("image_embeds",), inner)
+        value = value.get("image_embeds")
+    if not isinstance(value, str) and (uuid is None or value is not None):
+        raise InvalidField(
+            here,
+            f"{here}: image_embeds needs a file of a tensor in base64, got {type(value).__name__}; or a uuid of a "
+            "picture that was sent before.",
+        )
+    return {"type": "image_embeds", "image_embeds": value, **({} if uuid is None else {"uuid": uuid})}
 
 
 def _check_detail(detail: Any, key: str, here: str, conversation: _Conversation) -> None:
