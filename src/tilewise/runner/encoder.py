@@ -83,7 +83,7 @@ class EncoderLane:
 
     def write(self, jobs: Sequence[RowsJob]) -> Iterator[EncodedTile]:
         """Tiles that came encoded go into their pages, and not into the store, which has what was computed here."""
-        for job in jobs if self._encoder else ():
+        for job in jobs if self._encoders else ():
             rows = torch.from_numpy(np.array(job.rows))  # a copy: the array may be read-only
             self.pools[0][job.page] = rows.view(torch.bfloat16) if rows.dtype == torch.uint16 else rows
             yield EncodedTile(job.digest)
