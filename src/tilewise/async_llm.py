@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from tilewise.config import EngineConfig
 from tilewise.engine.arg_utils import EngineArgs
 from tilewise.engine.counters import Counters
+from tilewise.engine.delta import TokenDelta
 from tilewise.errors import Cancelled, EngineDead, InvalidRequest, TilewiseError
 from tilewise.ignored import LOG, Ignored
 from tilewise.inputs.chat_tokenizer import ChatTokenizer
@@ -79,7 +80,7 @@ class AsyncLLM:
         self._prepare = found.preparer(ready.resolved)
         reader = replace(media_reader(config), embeddings=found.embeddings)
         self._build = RequestBuilder(self._prepare, reader, config.scheduling_policy == "priority")
-        self._running: dict[str, Stream] = {}
+        self._running: dict[str, Stream[TokenDelta]] = {}
 
     @classmethod
     def from_engine_args(cls, engine_args: EngineArgs, **of_vllm: Any) -> AsyncLLM:
@@ -317,9 +318,9 @@ class AsyncLLM:
             finally:
                 del self._running[request_id]
 
-    def _open(self, requests: Sequence[Request]) -> Stream:
+    def _open(self, requests: Sequence[Request]) -> Stream[TokenDelta]:
         """A stream for the loop of the caller; what the engine says is passed on to it from the engine's loop."""
-        here, opened = asyncio.get_running_loop(), list[Stream]()
+        here, opened = asyncio.get_running_loop(), list[Stream[TokenDelta]]()
         passing = asyncio.run_coroutine_threadsafe(self._passed_on(requests, opened, lambda: stream, here), self._loop)
 
         def left(request_ids: Sequence[str], unfinished: tuple[str, ...]) -> None:
@@ -335,8 +336,8 @@ class AsyncLLM:
     async def _passed_on(
         self,
         requests: Sequence[Request],
-        opened: list[Stream],
-        stream: Callable[[], Stream],
+        opened: list[Stream[TokenDelta]],
+        stream: Callable[[], Stream[TokenDelta]],
         there: asyncio.AbstractEventLoop,
     ) -> None:
         try:

@@ -14,7 +14,7 @@ from tilewise.cli.options import CommandParser, VerbParser, dashed
 from tilewise.errors import TilewiseError
 
 VERBS = (
-    *("ask", "chat", "generate", "run-batch", "serve", "start", "ps", "logs", "stop"),
+    *("ask", "chat", "generate", "run-batch", "serve", "encode-server", "start", "ps", "logs", "stop"),
     *("inspect", "doctor", "quantize", "bench", "eval", "demo", "tools", "archive"),
 )
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from tilewise.errors import InvalidMedia, InvalidRequest, did_you_mean
 from tilewise.ignored import is_near_miss, other_spelling
-from tilewise.inputs.media_reader import EncodedPart, Media, MediaPart
+from tilewise.inputs.media_reader import EncodedPart, Media, MediaPart, Picture
 from tilewise.inputs.media_reader import MediaReader as MediaReader
 from tilewise.inputs.parts import Parts
 from tilewise.inputs.templates import ROLES, Message
@@ -40,7 +40,7 @@ def read_messages(messages: Sequence[dict[str, Any]], reader: MediaReader) -> tu
     parsed: list[Message] = []
     media: list[Media] = []
     for parts in split:
-        images = [_picture(item, reader) for item in parts.images]
+        images = [read_picture(item, reader) for item in parts.images]
         videos = [_read(item, reader.video) if isinstance(item, MediaPart) else item for item in parts.videos]
         lengths = tuple(map(len, videos))
         text, role = "\n".join(parts.texts), "system" if parts.role == "developer" else parts.role
@@ -49,7 +49,8 @@ def read_messages(messages: Sequence[dict[str, Any]], reader: MediaReader) -> tu
     return parsed, media
 
 
-def _picture(item: MediaPart | EncodedPart | Image.Image, reader: MediaReader) -> Media:
+def read_picture(item: MediaPart | EncodedPart | Image.Image, reader: MediaReader) -> Picture:
+    """A picture of a message, opened. Raises InvalidRequest with its place."""
     if isinstance(item, EncodedPart):
         return _read(item, reader.encoded_picture)
     return _read(item, reader.picture) if isinstance(item, MediaPart) else reader.given(item)

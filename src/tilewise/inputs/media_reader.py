@@ -30,7 +30,8 @@ LOCAL = ""
 """The scope of a program's own requests."""
 LEFT_OUT = frozenset({"further_frames", "damaged_frames"})
 """What `MediaReader.ignored` may name."""
-Media = Image.Image | LimitedPicture | EncodedPicture | list[Image.Image]
+Picture = Image.Image | LimitedPicture | EncodedPicture
+Media = Picture | list[Image.Image]
 """A picture, or the chosen frames of a video."""
 
 
@@ -123,7 +124,7 @@ class MediaReader:
             )
         return self.embeddings
 
-    def encoded_picture(self, part: EncodedPart) -> Image.Image | LimitedPicture | EncodedPicture:
+    def encoded_picture(self, part: EncodedPart) -> Picture:
         form = self.takes_embeddings(part.where)
         if part.data is None:
             return self.picture(MediaPart(None, "image", part.uuid, where=part.where))
@@ -137,7 +138,7 @@ class MediaReader:
             self.handles.keep(self.scope, "image", part.uuid, found)
         return found
 
-    def picture(self, part: MediaPart) -> Image.Image | LimitedPicture | EncodedPicture:
+    def picture(self, part: MediaPart) -> Picture:
         files = self._files(part)
         if isinstance(files, EncodedPicture):
             return files

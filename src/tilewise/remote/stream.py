@@ -5,26 +5,31 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from types import TracebackType
+from typing import Generic, TypeVar
 
 from tilewise.engine.delta import TokenDelta
+from tilewise.engine.encode_core import EncodedDelta
 from tilewise.errors import TilewiseError
 
 OnClose = Callable[[Sequence[str], tuple[str, ...]], None]
 """(all request ids, those that have not ended)"""
 
 
-class Stream:
+Item = TypeVar("Item", TokenDelta, EncodedDelta)
+
+
+class Stream(Generic[Item]):
     """Iterate over it for lists of tokens; leaving the context aborts whatever has not ended."""
 
     def __init__(self, request_ids: Sequence[str], on_close: OnClose) -> None:
         self._request_ids = request_ids
         self._on_close = on_close
         self._unfinished = set(request_ids)
-        self._waiting: list[TokenDelta] = []
+        self._waiting: list[Item] = []
         self._error: TilewiseError | None = None
         self._something = asyncio.Event()
 
-    def put(self, delta: TokenDelta) -> None:
+    def put(self, delta: Item) -> None:
         if delta.finish_reason is not None:
             self._unfinished.discard(delta.request_id)
         self._waiting.append(delta)
@@ -40,10 +45,10 @@ class Stream:
             self._unfinished.discard(request_id)
             self._on_close([request_id], (request_id,))
 
-    def __aiter__(self) -> Stream:
+    def __aiter__(self) -> Stream[Item]:
         return self
 
-    async def __anext__(self) -> list[TokenDelta]:
+    async def __anext__(self) -> list[Item]:
         """All that has come since the last time; raises what ended the requests."""
         while not self._waiting:
             if self._error is not None:
@@ -55,7 +60,7 @@ class Stream:
         found, self._waiting = self._waiting, []
         return found
 
-    async def __aenter__(self) -> Stream:
+    async def __aenter__(self) -> Stream[Item]:
         return self
 
     async def __aexit__(

@@ -10,7 +10,7 @@ import logging
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from tilewise.engine.counters import Counters, Load
 from tilewise.errors import EngineDead, TilewiseError
@@ -55,7 +55,7 @@ class Supervisor:
         self._watchers: list[Watcher] = []
         self._rule = rule
         self._deaths: deque[float] = deque()
-        self._streams: dict[str, Stream] = {}
+        self._streams: dict[str, Stream[Any]] = {}
         self._resets: deque[asyncio.Future[bool]] = deque()
         self._pause = _FIRST_PAUSE
         self._state: State = "starting"
@@ -100,10 +100,13 @@ class Supervisor:
         """Seconds after which asking again makes sense while the engine is away."""
         return round(self._pause) + 1
 
-    def open(self, requests: Sequence[Request]) -> Stream:
-        """Submit requests; their tokens come through the stream. Raises EngineDead while there is no engine."""
+    def open(self, requests: Sequence[Request]) -> Stream[Any]:
+        """Submit requests; what their engine makes of them, tokens or rows, comes through the stream.
+
+        Raises EngineDead while there is no engine.
+        """
         self.check()
-        stream = Stream([request.id for request in requests], self._forget)
+        stream: Stream[Any] = Stream([request.id for request in requests], self._forget)
         for request in requests:
             self._streams[request.id] = stream
             self._engine.submit(request)

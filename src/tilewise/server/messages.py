@@ -85,6 +85,22 @@ def read_conversation(
     return tuple(_message(message, number, conversation) for number, message in enumerate(messages))
 
 
+def read_input(
+    parts: Sequence[str | dict[str, Any]], unknown: UnknownFields, detail_levels: Collection[str] = ()
+) -> tuple[dict[str, Any], ...]:
+    """Pictures of /v1/encode, parts as messages have them, or URLs. Raises InvalidField with the place of a part."""
+    found, reading = [], _Conversation(unknown, detail_levels, 0, "input")
+    for number, part in enumerate(parts):
+        here, value = f"input[{number}]", {"image_url": part} if isinstance(part, str) else part
+        kind = value.get("type") or next((name for name in _PARTS if name in value), None)
+        if not isinstance(kind, str) or _PARTS.get(kind) != "image_url":
+            raise InvalidField(
+                here, f"{here}: type must be image_url, as pictures alone are encoded, got {kind!r:.80}."
+            )
+        found.append(_medium(value, "image_url", here, reading))
+    return tuple(found)
+
+
 @dataclass(frozen=True)
 class _Conversation:
     """What all messages of a request are read by."""
@@ -92,6 +108,8 @@ class _Conversation:
     unknown: UnknownFields
     detail_levels: Collection[str]
     last: int
+    place: str = "messages.content"
+    """Of parts, as the names of unknown keys in them begin."""
 
 
 def _message(message: dict[str, Any], number: int, conversation: _Conversation) -> dict[str, Any]:
@@ -202,8 +220,8 @@ def _medium(part: dict[str, Any], key: str, here: str, conversation: _Conversati
     for name in (*found, *part):
         if name in _CHANGING[key] and found.get(name, part.get(name)) not in _NOTHING:
             raise InvalidField(here, f"{here}: {name} is not taken: {_CHANGING[key][name]}.")
-    unknown.take_all("messages.content", _said(part), ("type", key, *_OF_MEDIA), here)
-    unknown.take_all(f"messages.content.{key}", _said(found), _OF_MEDIA, f"{here}.{key}")
+    unknown.take_all(conversation.place, _said(part), ("type", key, *_OF_MEDIA), here)
+    unknown.take_all(f"{conversation.place}.{key}", _said(found), _OF_MEDIA, f"{here}.{key}")
     options = {name: found.get(name, part.get(name)) for name in _OF_MEDIA if name != "url"}
     if not isinstance(found.get("url"), str) and (options["uuid"] is None or found.get("url") is not None):
         kind = type(found.get("url")).__name__
@@ -237,7 +255,7 @@ def _check_detail(detail: Any, key: str, here: str, conversation: _Conversation)
         raise InvalidField(here, f"{here}: detail must be one of {known}, got {detail!r:.80}.")
     if detail not in (None, "auto", *conversation.detail_levels):
         why = "the server was started without --detail-tiles for it; max_dynamic_patch says how a picture is cut"
-        conversation.unknown.ignored.add(f"messages.content.{key}.detail", why)
+        conversation.unknown.ignored.add(f"{conversation.place}.{key}.detail", why)
 
 
 def _said(value: dict[str, Any]) -> list[str]:

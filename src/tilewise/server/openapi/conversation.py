@@ -135,5 +135,10 @@ CONVERSATION: dict[str, Schema] = {
 """Of the fields of a chat body."""
 CONVERSATIONS: dict[str, Schema] = {**CONVERSATION, "messages": {"type": "array", "minItems": 1, "items": _MESSAGES}}
 """Of those of a batch."""
+ENCODED: dict[str, Schema] = {
+    "input": _any(_URL, _IMAGE_PART, {**_list(_any(_URL, _IMAGE_PART)), "minItems": 1}),
+    **_KWARGS,
+}
+"""Of those of /v1/encode."""
 ITEMS: dict[str, Schema] = {"input": _INPUT, **_KWARGS}
 """Of those of a Responses body."""
