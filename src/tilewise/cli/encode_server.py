@@ -62,6 +62,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     values = values_of_line(CommandLine.read(options.words, FLAGS), FLAGS)
     settings = settle({**values, "enable_mm_embeds": True}, os.environ)
+    del settings.given["enable_mm_embeds"]
     # Not above, as in `serve`.
     from tilewise.logs import set_up_logs
 

@@ -63,8 +63,8 @@ class EmbeddingForm:
             return None
         if config.flash_router and folder.config.get("flash_mode"):
             raise InvalidConfig(
-                "enable_mm_embeds is not possible with a Flash checkpoint's router, which reads the features of tiles "
-                "and not their rows: add --no-flash-router (flash_router=False), or send pictures."
+                "Rows in place of pictures (enable_mm_embeds) are not possible with a Flash checkpoint's router, which "
+                "reads the features of tiles: add --no-flash-router (flash_router=False), or send pictures."
             )
         return cls(tokens, folder.text.whole("hidden_size"))
 
