@@ -248,6 +248,12 @@ class EngineConfig:
         "or a quarter of what is free once the model is loaded, if that is less)",
         "media",
     )
+    enable_mm_embeds: bool = option(
+        False,
+        "take embeddings in place of pictures (image_embeds), as `tilewise encode-server` makes them (default: off; "
+        "docs/encode-server.md)",
+        "media",
+    )
     tile_budget: TileBudget = option(
         "each",
         "max_dynamic_patch for each picture (as the reference infers) or shared (as it trained)",
@@ -369,6 +375,11 @@ class EngineConfig:
             raise InvalidConfig(f"nnodes={self.nnodes} is more than the {size} ranks there are: lower it.")
 
     def _check_media(self) -> None:
+        if self.enable_mm_embeds and self.speculation is not None and self.speculation.model is not None:
+            raise InvalidConfig(
+                "enable_mm_embeds is not possible with a draft model, which encodes pictures by itself "
+                f'({self.speculation.model}): guess by {{"method": "ngram", ...}}, or send pictures.'
+            )
         aspect = self.max_image_aspect_ratio
         if aspect is not None and not (isinstance(aspect, (int, float)) and aspect >= 1):
             raise InvalidConfig(f"max_image_aspect_ratio must be at least 1 (only squares), got {aspect!r}.")

@@ -14,7 +14,7 @@ from tilewise.cli.options import CommandParser, VerbParser, dashed
 from tilewise.errors import TilewiseError
 
 VERBS = (
-    *("ask", "chat", "generate", "run-batch", "serve", "deploy", "start", "ps", "logs", "stop"),
+    *("ask", "chat", "generate", "run-batch", "serve", "encode-server", "deploy", "start", "ps", "logs", "stop"),
     *("inspect", "plan", "doctor", "quantize", "bench", "eval", "demo", "tools", "archive"),
 )
 

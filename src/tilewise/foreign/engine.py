@@ -31,7 +31,6 @@ _WHOLE_ON_DEVICE = "weights and KV blocks stay where they are computed; take a s
 _NO_TRANSFER = "KV blocks do not travel between engines"
 _NO_SPECIAL = "another class or code of others is not put into the engine"
 _GUESSED = "guesses are compared in one way; answers are the same"
-_EMBEDDED = "embeddings are not taken"
 _VIDEO = "no token of a video is left out, use 0"
 _COUNTED = "it is counted another way, see docs/monitoring.md"
 _GRAPHS = "passes are captured as they come, each size when it comes first"
@@ -69,8 +68,7 @@ ENGINE: tuple[Foreign, ...] = (
     *refused("never", f"{_NO_SPECIAL}; logit_bias, allowed_token_ids and bad_words are options of requests", _TEXTS,
              logits_processors=()),
     *refused("never", _NO_SPECIAL, _OBJECT, model_class_overrides={}, ec_manager_config={}),
-    *refused("not yet", _EMBEDDED + " in place of pictures", bool, enable_mm_embeds=False),
-    *refused("not yet", _EMBEDDED + " in place of prompts", bool, enable_prompt_embeds=False),
+    *refused("not yet", "embeddings are not taken in place of prompts", bool, enable_prompt_embeds=False),
     *refused("not yet", "a model is loaded whole", bool, language_model_only=False, mm_encoder_only=False),
     *refused("not yet", "adapters of prompts are not loaded", bool, enable_prompt_adapter=False),
     *taken("built in", "code of a checkpoint is never run, nor is it needed", str, "code_revision", "model_weights"),

@@ -15,6 +15,7 @@ from tilewise.models.backbones import Backbone, backbone_of
 from tilewise.models.config import ModelConfig, model_config, vision_config
 from tilewise.models.flash import flash_rule
 from tilewise.models.internvl import InternVL
+from tilewise.models.tile_encoder import TileEncoder
 from tilewise.parallel.mesh import Mesh, Share
 from tilewise.platforms.base import Ops, Store, Weight
 from tilewise.platforms.forms import Form
@@ -25,7 +26,7 @@ from tilewise.weights.formats import CheckpointFormat, Locate, format_of
 from tilewise.weights.gguf.folder import is_gguf_folder
 from tilewise.weights.gguf.tensors import with_gguf_names
 from tilewise.weights.quantization import Layouts, layouts_of
-from tilewise.weights.sources import CheckpointSource, PassedOver, ShapeSource, WatchedSource, in_floats
+from tilewise.weights.sources import CheckpointSource, PassedOver, RandomSource, ShapeSource, WatchedSource, in_floats
 from tilewise.weights.view import StoredLinear, TensorSource, View
 
 logger = logging.getLogger("tilewise")
@@ -88,10 +89,7 @@ class Architecture:
         `watch` is shown each tensor as it is read, under its internal name; `store` keeps matrices (default: as the
         ops do).
         """
-        source = self.read_as(source)
-        if watch is not None:
-            source = WatchedSource(source, watch)
-        view = View(source, store=store or ops.store)
+        view = View(self._watched(source, watch), store=store or ops.store)
         return InternVL(view, self.config, self.backbone.block, mesh, ops, context)
 
     def load(
@@ -118,6 +116,21 @@ class Architecture:
             self._check_described(source)
             logger.info("Matrices as they are kept: %s", source.described())
         return model
+
+    def load_encoder(
+        self, dtype: torch.dtype, ops: Ops, device: torch.device, watch: Watch | None, store: Store, dummy: bool = False
+    ) -> TileEncoder:
+        """What encodes tiles, alone: nothing of the decoder is read. `dummy` = random weights."""
+        if dummy:
+            return TileEncoder(View(self._watched(RandomSource(dtype, device), watch), store=store), self.config, ops)
+        files = open_files(self.folder.path)
+        source = CheckpointSource(files, self._locate(files.names), dtype, device, layouts=self._layouts)
+        view = View(self._watched(source, watch), store=source.tensors.giving_back(store))
+        return TileEncoder(view, self.config, ops)
+
+    def _watched(self, source: TensorSource, watch: Watch | None) -> TensorSource:
+        source = self.read_as(source)
+        return source if watch is None else WatchedSource(source, watch)
 
     def _check_described(self, source: CheckpointSource) -> None:
         """Names matrices that are said to be quantised and are not; files in which none is have another's config."""

@@ -86,7 +86,7 @@ def build_runner(
     resolved = resolve(config, facts, device_facts(platform, config.layout.ranks))
     for name, reason in resolved.reasons.items():
         logger.info("%s: %s", name, reason)
-    kept = _tile_folder(config, facts)
+    kept = tile_folder(config, facts.bytes_per_tile)
     if config.load_format != "dummy":
         for checkpoint in filter(None, (model, draft)):
             checkpoint.fetch_weights()
@@ -134,8 +134,8 @@ class RankBuilder:
         loaded = self._load(architecture, ops, weights if kept else None)
         # Guesses decide nothing, so that their rounding is no matter.
         guessing = self._load(drafting, self.platform.ops()) if drafting else None
-        arithmetic = " ".join(filter(None, (self.platform.name, type(ops).__name__, self.config.quantization)))
-        store = _tile_store(kept, weights, architecture.config, dtype, arithmetic) if kept else None
+        arithmetic = arithmetic_of(self.platform, ops, self.config)
+        store = tile_store(kept, weights, architecture.config, dtype, arithmetic) if kept else None
         logger.info("Loading weights took %.2f seconds", time.perf_counter() - started)
         capturer = self.platform.capturer if resolved.graphs else None
         return LocalRunner(loaded, resolved.limits, self.platform.device, store, guessing, capturer, self.mesh)
@@ -221,6 +221,11 @@ def model_facts(
     )
 
 
+def arithmetic_of(platform: Platform, ops: Ops, config: EngineConfig) -> str:
+    """What rounds in a way of its own, for the names of encoded tiles on disk."""
+    return " ".join(filter(None, (platform.name, type(ops).__name__, config.quantization)))
+
+
 def kept_by(ops: Ops, quantization: str | None) -> Store:
     """What keeps matrices."""
     return ops.store_int8 if quantization == "int8" else ops.store
@@ -258,20 +263,20 @@ def check_kv_dtype(config: EngineConfig, dtype: torch.dtype) -> None:
         )
 
 
-def _tile_folder(config: EngineConfig, facts: ModelFacts) -> CappedFolder | None:
+def tile_folder(config: EngineConfig, bytes_per_tile: int) -> CappedFolder | None:
     """The folder that keeps encoded tiles, if one is asked for. Raises InvalidConfig if it is of no use."""
     if config.encoder_cache_dir is None:
         return None
     room = int(config.encoder_cache_dir_gb * GIB)
-    if room < 2 * facts.bytes_per_tile:
+    if room < 2 * bytes_per_tile:
         raise InvalidConfig(
             f"encoder_cache_dir_gb={config.encoder_cache_dir_gb} is {room} bytes, too few for tiles of "
-            f"{facts.bytes_per_tile} bytes: raise it."
+            f"{bytes_per_tile} bytes: raise it."
         )
     return CappedFolder(Path(config.encoder_cache_dir).expanduser(), room)
 
 
-def _tile_store(
+def tile_store(
     folder: CappedFolder, weights: Fingerprint, model: ModelConfig, dtype: torch.dtype, arithmetic: str
 ) -> TileStore:
     key = model_key(weights.digest(), model, dtype, arithmetic)

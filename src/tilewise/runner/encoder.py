@@ -15,7 +15,7 @@ from tilewise.models.tile_encoder import EncodedTiles, TileEncoder
 from tilewise.parallel.mesh import Mesh
 from tilewise.runner.tile_file import StoredTile
 from tilewise.runner.tile_store import TileStore
-from tilewise.step import EncodedTile, EncodeJob
+from tilewise.step import EncodedTile, EncodeJob, RowsJob
 
 
 class EncoderLane:
@@ -84,6 +84,13 @@ class EncoderLane:
             if left < round.size:
                 break
         return tuple(filled)
+
+    def write(self, jobs: Sequence[RowsJob]) -> Iterator[EncodedTile]:
+        """Tiles that came encoded go into their pages, and not into the store, which has what was computed here."""
+        for job in jobs if self._encoders else ():
+            rows = torch.from_numpy(np.array(job.rows))  # a copy: the array may be read-only
+            self.pools[0][job.page] = rows.view(torch.bfloat16) if rows.dtype == torch.uint16 else rows
+            yield EncodedTile(job.digest)
 
     def close(self) -> None:
         """The store has all tiles afterwards that were encoded."""
