@@ -84,6 +84,7 @@ class Cluster:
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_raylet_start_wait_time_s": "300",  # of a machine that has other things to do
+            "RAY_worker_niceness": "0",  # Ray's own workers get what others leave, which may be little
             "OMP_NUM_THREADS": "1",
         }
         started = {**os.environ, "PYTHONPATH": str(ROOT / "src"), **self.environment}
