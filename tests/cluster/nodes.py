@@ -169,7 +169,7 @@ def mentioning(text: str) -> list[int]:
     return found
 
 
-def wait_for(true: Any, seconds: float = 60) -> None:
+def wait_for(true: Any, seconds: float = 180) -> None:
     """Raises TimeoutError if it does not come true."""
     until = time.monotonic() + seconds
     while not true():

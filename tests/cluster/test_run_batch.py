@@ -25,7 +25,7 @@ def engines_on(node: Node) -> list[int]:
 def test_a_node_is_lost_and_the_run_itself_is_killed(two: Cluster, tmp_path: Path) -> None:
     source, output = write_lines(tmp_path / "in.jsonl", requests(800)), tmp_path / "out.jsonl"
     batch = Batch(source, output, *FLAGS)
-    wait_for(lambda: lines_of(output) >= 20 and engines_on(two.head) and engines_on(two.other), 180)
+    wait_for(lambda: lines_of(output) >= 20 and engines_on(two.head) and engines_on(two.other), 300)
     two.other.kill()
     at = lines_of(output)
     assert at < 800

@@ -101,7 +101,9 @@ def test_one_model():
 
 
 REFUSED = [
-    ("-pp 2", "pipeline_parallel_size=2"),
+    ("-tp 2 --nnodes 2", "nnodes=2"),
+    ("-tp 2 --distributed-executor-backend uni", "distributed_executor_backend=uni"),
+    ("--node-rank 1", "node_rank=1"),
     ("-dp 2", "data_parallel_size=2"),
     ("--chat-template x.jinja", "chat_template='x.jinja'"),
     ("--middleware a.b", "middleware=('a.b',)"),
