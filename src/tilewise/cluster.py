@@ -119,6 +119,14 @@ def place(bundles: Sequence[Mapping[str, float]], name: str, nodes: int) -> Any:
     return group
 
 
+def check_cpus(cpus: float) -> None:
+    """Raises InvalidConfig for a number of CPUs that Ray does not count."""
+    if not 0 <= cpus < float("inf"):
+        raise InvalidConfig(f"replica_cpus must be 0 or above, got {cpus}.")
+    if cpus > 1 and cpus != int(cpus):
+        raise InvalidConfig(f"replica_cpus={cpus}: Ray counts whole CPUs from 1 on; round it.")
+
+
 def seconds_to_wait() -> float:
     asked = os.environ.get(WAIT, "600")
     try:

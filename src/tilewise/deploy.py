@@ -20,7 +20,7 @@ from tilewise.cli.flags.flag import BadUsage, Flag
 from tilewise.cli.flags.parse import CommandLine
 from tilewise.cli.flags.settings import Settings, settle, values_of_line
 from tilewise.cli.flags.table import serve_flags
-from tilewise.cluster import attach
+from tilewise.cluster import attach, check_cpus
 from tilewise.errors import InvalidConfig
 from tilewise.extras import need
 from tilewise.server.config import ServerConfig
@@ -66,10 +66,7 @@ class Deployment:
         ranks = settings.engine.distributed_executor_backend == "ray" and settings.engine.layout.ranks > 1
         cpus = own.get("replica_cpus")
         cpus = (0.0 if ranks else 1.0) if cpus is None else cpus
-        if not 0 <= cpus < float("inf"):
-            raise InvalidConfig(f"replica_cpus must be 0 or above, got {cpus}.")
-        if cpus > 1 and cpus != int(cpus):
-            raise InvalidConfig(f"replica_cpus={cpus}: Ray counts whole CPUs from 1 on; round it.")
+        check_cpus(cpus)
         return cls(settings, _replicas(own), cpus, own.get("name"), bool(own.get("detach")))
 
     @property

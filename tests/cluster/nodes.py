@@ -84,6 +84,7 @@ class Cluster:
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_raylet_start_wait_time_s": "300",  # of a machine that has other things to do
+            "RAY_worker_niceness": "0",  # Ray's own workers get what others leave, which may be little
             "OMP_NUM_THREADS": "1",
         }
         started = {**os.environ, "PYTHONPATH": str(ROOT / "src"), **self.environment}
@@ -168,7 +169,7 @@ def mentioning(text: str) -> list[int]:
     return found
 
 
-def wait_for(true: Any, seconds: float = 60) -> None:
+def wait_for(true: Any, seconds: float = 180) -> None:
     """Raises TimeoutError if it does not come true."""
     until = time.monotonic() + seconds
     while not true():

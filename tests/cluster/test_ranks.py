@@ -94,7 +94,7 @@ def test_a_server_is_back_when_a_lost_node_is(two: Cluster) -> None:
         assert server.logs("Waiting, for ", 60)
         two.other.start()
         started = time.monotonic()
-        wait_for(lambda: asked(server).status_code == 200, 180)
+        wait_for(lambda: asked(server).status_code == 200, 300)
         back = time.monotonic()
         print(
             f"\nthe client was told after {told - lost:.1f} s; the node was started again after {started - lost:.1f} s "

@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -31,7 +28,6 @@ from tilewise.parallel.ranks import join, leave, told
 from tilewise.plan import Resolved
 from tilewise.runner.runner import FinishedStep, LocalRunner
 from tilewise.step import StepPlan
-from tilewise.waiting import short_waits
 from tilewise.weights.folder import CheckpointFolder
 
 logger = logging.getLogger("tilewise")
@@ -185,7 +181,9 @@ class RankProcesses:
 
     def start(self, tasks: Sequence[RankTask]) -> None:
         """Raises RankDied where one ends before it could join: the others would wait for it."""
-        self._processes += [_start(replace(task, address=self.address, threads=self.threads)) for task in tasks]
+        for task in tasks:
+            started = replace(task, address=self.address, threads=self.threads)
+            self._processes.append(start_module("tilewise.runner.ranks", started))
         for number, process in enumerate(self._processes, 1):
             assert process.stdout is not None
             if process.stdout.readline() != _HERE:
@@ -205,38 +203,15 @@ class RankProcesses:
             time.sleep(0.01)
 
     def end(self) -> None:
-        for process in self._processes:
-            for end in filter(None, (process.stdin, process.stdout)):
-                end.close()
-            try:
-                process.wait(_PATIENCE)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        end_all(self._processes)
         shutil.rmtree(self._meeting, ignore_errors=True)
-
-
-def _start(task: RankTask) -> subprocess.Popen[bytes]:
-    """A new interpreter, which finds modules where this one does."""
-    path = os.pathsep.join(sys.path)
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "tilewise.runner.ranks"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, **short_waits(os.environ), "PYTHONPATH": path},
-    )
-    assert process.stdin is not None
-    pickle.dump(task, process.stdin)
-    process.stdin.flush()
-    return process
 
 
 def main() -> None:
     """Run another rank, whose task is the first thing on standard input, until that is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes of a terminal: the first rank decides
-    task: RankTask = pickle.load(sys.stdin.buffer)
+    task: RankTask = task_of_this()
     set_up_logs(f"Rank{task.rank}", task.log_level)
-    threading.Thread(target=_end_with_the_first, name="tilewise-first-rank", daemon=True).start()
+    end_with_the_first()
     torch.set_num_threads(task.threads)
     from tilewise.runner.build import build_rank
 
@@ -254,11 +229,6 @@ def main() -> None:
         raise SystemExit(1) from None
     finally:
         leave()
-
-
-def _end_with_the_first() -> None:
-    sys.stdin.buffer.read()
-    os._exit(1)
 
 
 if __name__ == "__main__":
