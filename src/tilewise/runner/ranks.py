@@ -26,6 +26,7 @@ from tilewise.errors import RankDied, TilewiseError
 from tilewise.logs import set_up_logs
 from tilewise.parallel.ranks import join, leave, told
 from tilewise.plan import Resolved
+from tilewise.runner.processes import end_all, end_with_the_first, start_module, task_of_this
 from tilewise.runner.runner import FinishedStep, LocalRunner
 from tilewise.step import StepPlan
 from tilewise.weights.folder import CheckpointFolder
@@ -36,8 +37,6 @@ _HERE = b"here\n"
 """What another rank says once it is able to join."""
 _BROKEN = 3.0
 """Seconds between a broken connection and the end of the process at its other end, at most."""
-_PATIENCE = 10.0
-"""Seconds that another rank is given to end by itself."""
 
 
 @dataclass(frozen=True, slots=True)
