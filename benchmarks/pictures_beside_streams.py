@@ -1,6 +1,7 @@
 """Seconds between the tokens of streams, alone and while pictures come in beside them.
 
     python benchmarks/pictures_beside_streams.py MODEL [--streams 8] [--tokens 100] [--encode-budget 0.25]
+        [--vision-workers 1]
 
 Streams of text begin together and answer with so many tokens each. The second time, a picture of so many tiles and a
 thumbnail, never seen before, is asked about when each has ten tokens, and the next one as soon as that is answered.
@@ -76,8 +77,10 @@ def main() -> None:
     parser.add_argument("--columns", type=int, default=4, help="of tiles of a picture")
     parser.add_argument("--rows", type=int, default=3)
     parser.add_argument("--encode-budget", type=float, default=None)
+    parser.add_argument("--vision-workers", type=int, default=None)
     args = parser.parse_args()
-    options = {} if args.encode_budget is None else {"encode_budget": args.encode_budget}
+    given = {"encode_budget": args.encode_budget, "vision_workers": args.vision_workers}
+    options = {name: value for name, value in given.items() if value is not None}
     llm = LLM(args.model, max_model_len=4096, max_num_seqs=16, **options)
     load = Load(LLMEngine(llm), args)
     load.run(pictures=False)  # once, so that nothing is done for the first time

@@ -204,6 +204,12 @@ class EngineConfig:
         "weights = each has some heads of the tower, and all take every tile",
         "scheduling",
     )
+    vision_workers: int = option(
+        0,
+        "processes that encode tiles beside the engine's, which then only decodes; each has a tower of its own and a "
+        "part of the cores",
+        "scheduling",
+    )
     sequence_parallel_tokens: int | None = option(
         None,
         "in steps of so many tokens or more, each of tensor_parallel_size ranks norms a share of them, not all; 0 = "
@@ -317,6 +323,7 @@ class EngineConfig:
         folder = self.encoder_cache_dir
         if folder is not None and (not folder or Path(folder).expanduser().is_file()):
             raise InvalidConfig(f"encoder_cache_dir must name a folder, which need not exist yet, got {folder!r}.")
+        self._check_vision_workers()
         if self.speculative_config is not None:
             wanted = SpeculativeConfig.of(self.speculative_config)
             if wanted.model is not None and self.pipeline_parallel_size > 1:
@@ -326,6 +333,19 @@ class EngineConfig:
                 )
         self._check_backend()
         self._check_media()
+
+    def _check_vision_workers(self) -> None:
+        """Raises InvalidConfig for what they do not work with."""
+        if self.vision_workers and self.layout.ranks > 1:
+            raise InvalidConfig(
+                f"vision_workers={self.vision_workers} is not possible with {self.layout.ranks} ranks, which share "
+                "tiles out among themselves: leave it out, or use one rank."
+            )
+        if self.vision_workers and self.speculation is not None and self.speculation.model is not None:
+            raise InvalidConfig(
+                f"vision_workers={self.vision_workers} is not possible with a draft model, which encodes tiles of its "
+                "own beside the model's: leave it out, or use the method ngram."
+            )
 
     @property
     def layout(self) -> Layout:
@@ -354,6 +374,7 @@ class EngineConfig:
                 check_range(name, value, 0, above=True)
         check_range("gpu_memory_utilization", self.gpu_memory_utilization, 0, 1, above=True)
         check_range("mm_processor_cache_gb", self.mm_processor_cache_gb, 0, least_is="nothing is kept")
+        check_range("vision_workers", self.vision_workers, 0, least_is="none")
         check_range("sequence_parallel_tokens", self.sequence_parallel_tokens, 0, least_is="never")
         check_range("max_logprobs", self.max_logprobs, -1, least_is="no limit")
 

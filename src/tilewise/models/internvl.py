@@ -24,12 +24,20 @@ class InternVL:
     """
 
     def __init__(
-        self, view: View, config: ModelConfig, block: BlockFactory, mesh: Mesh, ops: Ops, context: int
+        self,
+        view: View,
+        config: ModelConfig,
+        block: BlockFactory,
+        mesh: Mesh,
+        ops: Ops,
+        context: int,
+        encodes: bool = True,
     ) -> None:
+        """Where it does not encode, other processes do."""
         self.config = config
         self.ops = ops
         self._mesh = mesh
-        self.encoder = TileEncoder(view, config, ops, mesh.tower) if mesh.is_first_stage else None
+        self.encoder = TileEncoder(view, config, ops, mesh.tower) if encodes and mesh.is_first_stage else None
         self.decoder = Decoder(view.at("language"), config.decoder, block, mesh, context)
 
     def encode(self, pixels: Tensor) -> EncodedTiles:

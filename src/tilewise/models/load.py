@@ -83,14 +83,15 @@ class Architecture:
         mesh: Mesh = Mesh(),
         watch: Watch | None = None,
         store: Store | None = None,
+        encodes: bool = True,
     ) -> InternVL:
-        """The model over any source of tensors.
+        """The model over any source of tensors, with its tower or without.
 
         `watch` is shown each tensor as it is read, under its internal name; `store` keeps matrices (default: as the
         ops do).
         """
         view = View(self._watched(source, watch), store=store or ops.store)
-        return InternVL(view, self.config, self.backbone.block, mesh, ops, context)
+        return InternVL(view, self.config, self.backbone.block, mesh, ops, context, encodes)
 
     def load(
         self,
@@ -102,12 +103,13 @@ class Architecture:
         mesh: Mesh = Mesh(),
         watch: Watch | None = None,
         store: Store | None = None,
+        encodes: bool = True,
     ) -> InternVL:
         """The model with the weights of the checkpoint. Raises InvalidCheckpoint for a tensor too many or too few."""
         files = open_files(self.folder.path)
         source = CheckpointSource(files, self._locate(files.names), dtype, device, on_read, self._layouts)
-        model = self.build(source, ops, context, mesh, watch, source.tensors.giving_back(store or ops.store))
-        if mesh.layout.pipeline > 1 or mesh.layout.experts:
+        model = self.build(source, ops, context, mesh, watch, source.tensors.giving_back(store or ops.store), encodes)
+        if mesh.layout.pipeline > 1 or mesh.layout.experts or not encodes:
             self.build(PassedOver(source), ops, context=1, store=as_it_came)
         source.tensors.check_all_read()
         if self.fp8:
@@ -156,11 +158,13 @@ class Architecture:
         self.build(shapes, ops, context=1, store=as_it_came)
         return shapes.parameters
 
-    def count_bytes(self, ops: Ops, dtype: torch.dtype, store: Store | None = None, mesh: Mesh = Mesh()) -> int:
+    def count_bytes(
+        self, ops: Ops, dtype: torch.dtype, store: Store | None = None, mesh: Mesh = Mesh(), encodes: bool = True
+    ) -> int:
         """Bytes of the weights as a rank keeps them."""
         kept = Kept(store or ops.store)
         view = WeighedView(self.read_as(self.shapes(dtype)), store=kept, kept=kept)
-        InternVL(view, self.config, self.backbone.block, mesh, ops, context=1)
+        InternVL(view, self.config, self.backbone.block, mesh, ops, 1, encodes)
         return kept.bytes
 
     def shapes(self, dtype: torch.dtype) -> ShapeSource:

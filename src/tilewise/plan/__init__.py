@@ -1,6 +1,6 @@
 """From wishes and facts to sizes: every choice is made here once, before a weight is read, and each has its reason."""
 
-from tilewise.plan.facts import DeviceFacts, LargestStep, ModelFacts, largest, with_draft
+from tilewise.plan.facts import DeviceFacts, LargestStep, ModelFacts, largest, with_draft, with_vision_workers
 from tilewise.plan.memory import MemoryPlan
 from tilewise.plan.resolve import Resolved, planned_memory, resolve
 
@@ -14,4 +14,5 @@ __all__ = [
     "planned_memory",
     "resolve",
     "with_draft",
+    "with_vision_workers",
 ]

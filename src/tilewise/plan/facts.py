@@ -49,6 +49,17 @@ def with_draft(model: ModelFacts, draft: ModelFacts) -> ModelFacts:
     )
 
 
+def with_vision_workers(model: ModelFacts, workers: int, tower_bytes: int) -> ModelFacts:
+    """What a model and its workers take together: each has the tower, and encodes while the model decodes."""
+
+    def activation_bytes(step: LargestStep) -> int:
+        encoding = LargestStep(tokens=1, sequences=1, rows=1, context=1, logprobs=0, tiles=step.tiles)
+        return model.activation_bytes(step) + workers * model.activation_bytes(encoding)
+
+    weights = model.weight_bytes + (workers - 1) * tower_bytes
+    return replace(model, weight_bytes=weights, activation_bytes=activation_bytes)
+
+
 def largest(ranks: Sequence[ModelFacts]) -> ModelFacts:
     """What is enough for each of several ranks, which have as many blocks and pages."""
     if len(ranks) == 1:

@@ -80,7 +80,8 @@ def _limits(config: EngineConfig, model: ModelFacts, memory: MemoryPlan, device:
         tokens_per_tile=model.tokens_per_tile,
         tile_pages=memory.tile_pages,
         encode_budget=config.encode_budget,
-        tiles_in_flight=2 * max(device.tile_batches) * config.layout.tensor,  # while one round runs, the next is known
+        # While those that encode have a batch each, the next one is known.
+        tiles_in_flight=2 * max(device.tile_batches) * max(config.layout.tensor, config.vision_workers),
         flash=model.flash,
         prefix_caching=config.enable_prefix_caching,
         priorities=config.scheduling_policy == "priority",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +21,7 @@ from tilewise.models.config import ModelConfig, shared_out
 from tilewise.models.load import Architecture, Watch
 from tilewise.parallel.mesh import Mesh
 from tilewise.parallel.ranks import told
-from tilewise.plan import DeviceFacts, ModelFacts, Resolved, largest, resolve, with_draft
+from tilewise.plan import DeviceFacts, ModelFacts, Resolved, largest, resolve, with_draft, with_vision_workers
 from tilewise.platforms import current_platform
 from tilewise.platforms.base import Ops, Platform, Store
 from tilewise.progress import progress_bar
@@ -32,6 +34,7 @@ from tilewise.runner.runner import LocalRunner
 from tilewise.runner.tile_file import TileFile
 from tilewise.runner.tile_key import ENCODER_PARTS, model_key
 from tilewise.runner.tile_store import TileStore
+from tilewise.runner.vision_workers import VisionTask, VisionWorkers
 from tilewise.step import Limits, Runner
 from tilewise.weights.ahead import read_ahead
 from tilewise.weights.checkpoint import Checkpoint
@@ -131,25 +134,44 @@ class RankBuilder:
         started = time.perf_counter()
         weights, resolved, dtype = Fingerprint(ENCODER_PARTS), self.orders.resolved, self.orders.dtype
         ops = self.platform.ops(resolved.limits.batch_invariant)
-        loaded = self._load(architecture, ops, weights if kept else None)
-        # Guesses decide nothing, so that their rounding is no matter.
-        guessing = self._load(drafting, self.platform.ops()) if drafting else None
-        arithmetic = arithmetic_of(self.platform, ops, self.config)
-        store = tile_store(kept, weights, architecture.config, dtype, arithmetic) if kept else None
-        logger.info("Loading weights took %.2f seconds", time.perf_counter() - started)
-        capturer = self.platform.capturer if resolved.graphs else None
-        return LocalRunner(loaded, resolved.limits, self.platform.device, store, guessing, capturer, self.mesh)
+        with self._vision_workers(architecture) as workers:
+            loaded = self._load(architecture, ops, weights if kept else None, encodes=workers is None)
+            # Guesses decide nothing, so that their rounding is no matter.
+            guessing = self._load(drafting, self.platform.ops()) if drafting else None
+            digest = weights.digest() if workers is None else workers.wait_until_loaded()
+            arithmetic = arithmetic_of(self.platform, ops, self.config)
+            store = tile_store(kept, digest, architecture.config, dtype, arithmetic) if kept else None
+            logger.info("Loading weights took %.2f seconds", time.perf_counter() - started)
+            capturer = self.platform.capturer if resolved.graphs else None
+            return LocalRunner(
+                *(loaded, resolved.limits, self.platform.device, store, guessing, capturer, self.mesh), workers
+            )
 
-    def _load(self, architecture: Architecture, ops: Ops, watch: Watch | None = None) -> InternVL:
+    @contextmanager
+    def _vision_workers(self, architecture: Architecture) -> Iterator[VisionWorkers | None]:
+        """They load while this process does, and end if it cannot."""
+        count = self.config.vision_workers
+        if not count:
+            yield None
+            return
+        invariant = self.orders.resolved.limits.batch_invariant
+        workers = VisionWorkers(VisionTask(self.config, architecture.folder, self.orders.dtype, invariant), count)
+        try:
+            yield workers
+        except BaseException:
+            workers.close()
+            raise
+
+    def _load(self, architecture: Architecture, ops: Ops, watch: Watch | None = None, encodes: bool = True) -> InternVL:
         config, dtype, device = self.config, self.orders.dtype, self.platform.device
         context, store = self.orders.resolved.limits.max_model_len, kept_by(ops, config.quantization)
         if config.load_format == "dummy":
-            return architecture.build(RandomSource(dtype, device), ops, context, self.mesh, watch, store)
+            return architecture.build(RandomSource(dtype, device), ops, context, self.mesh, watch, store, encodes)
         read_ahead(shard_files(architecture.folder.path), config.safetensors_load_strategy)
         size = architecture.count_parameters(ops) * dtype.itemsize
         shown = config.use_tqdm_on_load and size >= _WORTH_A_BAR and not self.mesh.rank
         with progress_bar("Loading weights", size, shown, of_bytes=True) as on_read:
-            return architecture.load(dtype, ops, context, device, on_read, self.mesh, watch, store)
+            return architecture.load(dtype, ops, context, device, on_read, self.mesh, watch, store, encodes)
 
 
 def draft_architecture(folder: CheckpointFolder, target: Architecture, config: EngineConfig) -> Architecture:
@@ -186,7 +208,12 @@ def largest_facts(config: EngineConfig, architecture: Architecture, dtype: torch
     meshes = [Mesh.at(config.layout, number) for number in range(config.layout.ranks)]
     if config.layout.experts is None:  # ranks of a stage are alike, but for a few rows of the vocabulary
         meshes = meshes[:: config.layout.tensor]
-    return largest([model_facts(architecture, dtype, ops, config.quantization, config.quantised_kv, m) for m in meshes])
+    found = [model_facts(architecture, dtype, ops, config.quantization, config.quantised_kv, mesh) for mesh in meshes]
+    if not config.vision_workers:
+        return largest(found)
+    store, whole = kept_by(ops, config.quantization), found[0].weight_bytes
+    tower = whole - architecture.count_bytes(ops, dtype, store, encodes=False)
+    return with_vision_workers(found[0], config.vision_workers, tower)
 
 
 def model_facts(
@@ -277,8 +304,8 @@ def tile_folder(config: EngineConfig, bytes_per_tile: int) -> CappedFolder | Non
 
 
 def tile_store(
-    folder: CappedFolder, weights: Fingerprint, model: ModelConfig, dtype: torch.dtype, arithmetic: str
+    folder: CappedFolder, weights: bytes, model: ModelConfig, dtype: torch.dtype, arithmetic: str
 ) -> TileStore:
-    key = model_key(weights.digest(), model, dtype, arithmetic)
+    key = model_key(weights, model, dtype, arithmetic)
     logger.info("Encoded tiles are kept in %s", folder.path / key)
     return TileStore(folder, TileFile(key, (model.rows_per_page, model.decoder.hidden_size), dtype))

@@ -15,6 +15,7 @@ from tilewise.models.tile_encoder import EncodedTiles, TileEncoder
 from tilewise.parallel.mesh import Mesh
 from tilewise.runner.tile_file import StoredTile
 from tilewise.runner.tile_store import TileStore
+from tilewise.runner.vision_workers import VisionWorkers
 from tilewise.step import EncodedTile, EncodeJob, RowsJob
 
 
@@ -25,6 +26,8 @@ class EncoderLane:
     that steps of sequences that decode come between. Of several ranks, each encodes a batch in a round, and all get
     the rows of all; all do as much of it behind the same step. With a `store`, tiles that it has are read, and those
     that it lacks are given to it. In a pipeline, only the first stage has anything to encode with.
+
+    With vision `workers`, these encode, and nothing is left to do between steps but to carry pixels and rows.
     """
 
     def __init__(
@@ -34,16 +37,19 @@ class EncoderLane:
         sizes: Sequence[int],
         store: TileStore | None = None,
         mesh: Mesh = Mesh(),
+        workers: VisionWorkers | None = None,
     ) -> None:
         """The model, and its draft model if it has one, which goes through the same tiles."""
         self._encoders = [model.encoder for model in models if model.encoder is not None]
+        self._workers = workers
+        self._has_pages = bool(self._encoders) or workers is not None
         self._scored = models[0].config.flash is not None
         self._sizes, self._store, self._mesh = sizes, store, mesh
         self._queue: deque[EncodeJob] = deque()
         self._recalled: dict[bytes, tuple[EncodeJob, EncodedTile]] = {}
         """Tiles that the store had, and that a draft model has yet to encode."""
         self._round: _Round | None = None
-        self.pools = [_empty_pool(model, num_pages if self._encoders else 0) for model in models]
+        self.pools = [_empty_pool(model, num_pages if self._has_pages else 0) for model in models]
 
     @property
     def _steps_a_tile(self) -> int:
@@ -55,20 +61,23 @@ class EncoderLane:
 
     def take(self, jobs: Sequence[EncodeJob]) -> tuple[EncodedTile, ...]:
         """Queue the jobs; returns those tiles that the store has, which are in their pages now."""
-        if not self._encoders:
+        if not self._has_pages:
             return ()
         recalled = {tile.digest: tile for tile in self._recall(jobs)}
         self._queue += [job for job in jobs if job.digest not in recalled]
-        if len(self._encoders) == 1:
+        if len(self._encoders) < 2:
             return tuple(recalled.values())
         self._recalled |= {job.digest: (job, recalled[job.digest]) for job in jobs if job.digest in recalled}
         return ()
 
-    def advance(self, tiles: float | None) -> tuple[EncodedTile, ...]:
+    def advance(self, tiles: float | None, wait: bool = True) -> tuple[EncodedTile, ...]:
         """Encode as much as so many tiles take, at least a layer; None = until a batch is in its pages.
 
-        Returns the tiles whose pages have been filled, with their scores if the model has a router.
+        Returns the tiles whose pages have been filled, with their scores if the model has a router. Workers encode
+        anyway, and are waited for if there is nothing else to compute (`wait`).
         """
+        if self._workers is not None:
+            return self._from_workers(self._workers, wait)
         left = None if tiles is None else tiles * self._steps_a_tile
         filled: list[EncodedTile] = []
         while round := self._round or self._next_round():
@@ -87,13 +96,32 @@ class EncoderLane:
 
     def write(self, jobs: Sequence[RowsJob]) -> Iterator[EncodedTile]:
         """Tiles that came encoded go into their pages, and not into the store, which has what was computed here."""
-        for job in jobs if self._encoders else ():
+        for job in jobs if self._has_pages else ():
             rows = torch.from_numpy(np.array(job.rows))  # a copy: the array may be read-only
             self.pools[0][job.page] = rows.view(torch.bfloat16) if rows.dtype == torch.uint16 else rows
             yield EncodedTile(job.digest)
 
+    def _from_workers(self, workers: VisionWorkers, wait: bool) -> tuple[EncodedTile, ...]:
+        filled: list[EncodedTile] = []
+        self._hand_out(workers)
+        for jobs, found in workers.finished(wait):
+            self.pools[0][[job.page for job in jobs]] = found.rows
+            scores = [None] * len(jobs) if found.scores is None else found.scores.tolist()
+            filled += self._keep(jobs, scores)
+        self._hand_out(workers)
+        return tuple(filled)
+
+    def _hand_out(self, workers: VisionWorkers) -> None:
+        """A batch for each worker that waits, of the largest size that leaves as much for each of the others."""
+        while self._queue and workers.is_free:
+            fair = max(1, len(self._queue) // workers.count)
+            size = next(size for size in self._sizes if size <= fair)
+            workers.give([self._queue.popleft() for _ in range(size)])
+
     def close(self) -> None:
-        """The store has all tiles afterwards that were encoded."""
+        """The store has all tiles afterwards that were encoded, and workers have ended."""
+        if self._workers:
+            self._workers.close()
         if self._store:
             self._store.close()
 

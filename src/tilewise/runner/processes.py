@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from tilewise.waiting import short_waits
@@ -52,7 +53,8 @@ def end_all(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     """Close their standard input, and end those that do not end by themselves."""
     for process in processes:
         for end in filter(None, (process.stdin, process.stdout)):
-            end.close()
+            with suppress(BrokenPipeError):  # of what was never sent to one that has died
+                end.close()
         try:
             process.wait(_PATIENCE)
         except subprocess.TimeoutExpired:

@@ -21,6 +21,7 @@ from tilewise.runner.prompt_scores import score_prompts
 from tilewise.runner.sampler import sample
 from tilewise.runner.tables import Tables
 from tilewise.runner.tile_store import TileStore
+from tilewise.runner.vision_workers import VisionWorkers
 from tilewise.step import Limits, PromptScores, StepPlan, StepResult
 from tilewise.types import SampledToken
 
@@ -47,10 +48,11 @@ class LocalRunner:
         draft_model: InternVL | None = None,
         capturer: Capturer | None = None,
         mesh: Mesh = Mesh(),
+        workers: VisionWorkers | None = None,
     ) -> None:
         """With a `draft_model` the guesses that plans leave open are its own. No `capturer`, no graphs.
 
-        Of several ranks in a mesh, the first one chooses tokens.
+        Of several ranks in a mesh, the first one chooses tokens. With vision `workers`, the model encodes no tiles.
         """
         self._model = model
         self._mesh = mesh
@@ -61,7 +63,7 @@ class LocalRunner:
         self._sampled_logits, self._prompt_logits = (one_by_one, by_panels) if fixed else (together, together)
         sizes = (1,) if fixed else limits.tile_batches
         models = [model, draft_model] if draft_model else [model]
-        self._lane = EncoderLane(models, limits.tile_pages, sizes, store, mesh)
+        self._lane = EncoderLane(models, limits.tile_pages, sizes, store, mesh, workers)
         caches = allocate_caches(model, limits, device)
         self._forward = Forward(model, limits, caches, self._lane.pools[0], capturer)
         self._drafter = (
@@ -78,7 +80,7 @@ class LocalRunner:
             self._drafter.advance(plan)
         sampled, prompt_scores = self._decode(plan) if plan.work else ({}, {})
         written = self._lane.write(plan.rows)
-        encoded = (*written, *self._lane.take(plan.encode), *self._lane.advance(plan.tiles))
+        encoded = (*written, *self._lane.take(plan.encode), *self._lane.advance(plan.tiles, wait=not plan.work))
         return FinishedStep(StepResult(sampled, encoded, prompt_scores))
 
     def _decode(self, plan: StepPlan) -> tuple[dict[int, tuple[SampledToken, ...]], PromptScores]:

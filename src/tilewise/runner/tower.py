@@ -86,7 +86,7 @@ def build_tower(config: EngineConfig, model: Checkpoint) -> tuple[TileTower, Res
         dummy=config.load_format == "dummy",
     )
     arithmetic = arithmetic_of(platform, ops, config)
-    store = tile_store(kept, weights, architecture.config, dtype, arithmetic) if kept else None
+    store = tile_store(kept, weights.digest(), architecture.config, dtype, arithmetic) if kept else None
     logger.info("Loading weights took %.2f seconds: tower and projector", time.perf_counter() - started)
     return TileTower(encoder, resolved.limits.tile_batches, platform.device, store), resolved
 
