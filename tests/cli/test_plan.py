@@ -7,14 +7,22 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
+import torch
 
 from tests.tiny import SPECS, write_original
 from tilewise import LLM
 from tilewise.amounts import in_bytes
 from tilewise.cli import main
+from tilewise.config import EngineConfig
 from tilewise.family import MEMBERS
+from tilewise.models.load import Architecture
+from tilewise.plan import resolve
+from tilewise.platforms import current_platform
+from tilewise.runner.build import device_facts, largest_facts
+from tilewise.weights.folder import CheckpointFolder
 
 GIB = 2**30
 GUIDE = ["--trust-remote-code", "--async-scheduling", "--max-model-len", "40960", "--max-num-batched-tokens", "16384",
@@ -80,6 +88,30 @@ def test_a_folder_of_another_model_on_two_ranks_of_this_machine(plan, tmp_path):
     llm.close()
     assert (found["num_blocks"], found["tile_pages"]) == (limits.num_blocks, limits.tile_pages)
     assert reasons["weights"] == in_bytes(found["weight_bytes"])
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {"pipeline_parallel_size": 2},
+        {"tensor_parallel_size": 2, "enable_expert_parallel": True},
+        {"tensor_parallel_size": 4, "pipeline_parallel_size": 2, "enable_expert_parallel": True},
+        {"tensor_parallel_size": 2, "quantization": "int8", "kv_cache_dtype": "int8"},
+    ],
+    ids=str,
+)
+def test_ranks_resolve_what_is_planned(plan, tmp_path, layout):
+    """The numbers that a first rank would tell the others, for layouts of more processes than a test should start."""
+    spec = replace(SPECS["qwen3moe-300m-head"], heads=8, kv_heads=2, head_dim=8, hidden=64, expert_intermediate=24)
+    folder = write_original(tmp_path, replace(spec, experts=5))
+    config = EngineConfig(model=str(folder), max_model_len=256, dtype="float32", **layout)
+    platform, architecture = current_platform(), Architecture.of(CheckpointFolder.open(folder))
+    facts = largest_facts(config, architecture, torch.float32, platform.ops())
+    limits = resolve(config, facts, device_facts(platform, config.layout.devices)).limits
+    flags = [f"--{name.replace('_', '-')}={_written(value).lower()}" for name, value in layout.items()]
+    found = plan(str(folder), "--max-model-len=256", "--dtype=float32", *flags)["plan"]
+    assert (found["num_blocks"], found["tile_pages"]) == (limits.num_blocks, limits.tile_pages)
+    assert found["weight_bytes"] == facts.weight_bytes
 
 
 @pytest.mark.parametrize(
@@ -239,6 +271,14 @@ def test_a_mistake_is_one_line(capsys, words, status, said):
     assert out == ""
     assert len(err.splitlines()) == 1
     assert re.search(said, err)
+
+
+def test_a_mistake_costs_no_loading_of_torch():
+    plan = "main(['plan', '--devices', '16x'])"
+    code = f"import sys; from tilewise.cli import main; {plan}; sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "of what?" in done.stderr
 
 
 def test_help_has_the_flags_of_planning(capsys):

@@ -163,7 +163,8 @@ def run(options: argparse.Namespace) -> int:
     line = PlanLine.read(options.words)
     wishes = line.wishes()
     # Not above: torch is loaded only once the line is known to be right.
-    from tilewise.cli.planning import plan_page, record
+    from tilewise.cli.plan_record import record
+    from tilewise.cli.planning import plan_page
     from tilewise.deployment.deployment import Deployment
 
     with TemporaryDirectory(prefix="tilewise-plan-") as work:

@@ -1,14 +1,13 @@
-"""A plan as people read it, and as JSON."""
+"""A plan as people read it."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tilewise.amounts import in_bytes
 from tilewise.deployment.layouts import LayoutPlan, why
-from tilewise.deployment.weights import PARTS
 from tilewise.layout import Layout
 from tilewise.plan.layouts import flags_of
 
@@ -232,82 +231,3 @@ def _milliseconds(seconds: float | None) -> str:
     if seconds is None:
         return "-"
     return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.1f} ms"
-
-
-# JSON
-
-
-def record(deployment: Deployment, line: PlanLine) -> dict[str, Any]:
-    """All numbers: bytes, tokens and seconds."""
-    plan, model, devices = deployment.chosen, deployment.planner.model, deployment.wishes.devices
-    best, scheme = deployment.recommended, deployment.planner.model.files.scheme
-    return {
-        "model": deployment.wishes.config.model,
-        "sizes": model.files.said,
-        "parameters": model.weigher.parameters,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "quantization": scheme or model.config.quantization or model.files.folder.quantization,
-        "devices": {
-            "count": devices.count,
-            "name": devices.device.name,
-            "memory": devices.device.memory,
-            "bandwidth": devices.device.bandwidth,
-            "flops": devices.device.floats,
-            "int8_ops": devices.device.int8,
-        },
-        "fits": plan.fits,
-        "problem": plan.problem or None,
-        "remedies": [
-            {"change": remedy.flags, "longest_context": remedy.longest, "fits_as_asked": remedy.whole}
-            for remedy in deployment.remedies
-        ],
-        "plan": _layout_record(plan) | {"ranks": [_rank_record(plan, rank) for rank in plan.ranks]},
-        "layouts": [_layout_record(other) for other in deployment.compared],
-        "recommended": None if best is None else flags_of(best.layout),
-        "why": None if best is None else why(best),
-        "serve": line.commands(plan.layout, model.files.model, scheme) if plan.fits else [],
-    }
-
-
-def _layout_record(plan: LayoutPlan) -> dict[str, Any]:
-    shape = plan.shape
-    return {
-        "layout": flags_of(plan.layout),
-        "fits": plan.fits,
-        "max_model_len": plan.context,
-        "longest_context": plan.longest,
-        "num_blocks": plan.num_blocks,
-        "tile_pages": plan.memory.tile_pages,
-        "weight_bytes": plan.weight_bytes,
-        "request": {
-            "prompt_tokens": shape.prompt_tokens,
-            "pictures": shape.pictures,
-            "tiles": shape.tiles,
-            "answer_tokens": shape.answer_tokens,
-            "tokens": plan.request_tokens,
-        },
-        "requests_held": plan.held * plan.layout.data,
-        "requests_at_once": plan.at_once * plan.layout.data,
-        "most_pictures": plan.pictures,
-        "first_token_seconds": plan.first_token,
-        "decode_step_seconds": plan.decode(1),
-        "full_decode_step_seconds": plan.decode(plan.at_once) if plan.at_once else None,
-        "tokens_a_second": plan.tokens_a_second,
-    }
-
-
-def _rank_record(plan: LayoutPlan, rank: RankPlan) -> dict[str, Any]:
-    taken = plan.taken_by(rank)
-    return {
-        "rank": rank.rank,
-        "weights": {part: rank.parts[part].bytes for part in PARTS},
-        "draft_weights": rank.draft_bytes,
-        "weight_bytes": rank.facts.weight_bytes,
-        "activation_bytes": taken.activations,
-        "graph_bytes": 0,
-        "tile_bytes": taken.tiles,
-        "kv_bytes_per_token": rank.facts.kv_bytes_per_token,
-        "kv_bytes": taken.kv,
-        "left_bytes": taken.left,
-        "allowance_bytes": plan.memory.allowance.bytes,
-    }
