@@ -97,12 +97,15 @@ def test_a_folder_of_another_model_on_two_ranks_of_this_machine(plan, tmp_path):
         {"tensor_parallel_size": 2, "enable_expert_parallel": True},
         {"tensor_parallel_size": 4, "pipeline_parallel_size": 2, "enable_expert_parallel": True},
         {"tensor_parallel_size": 2, "quantization": "int8", "kv_cache_dtype": "int8"},
+        {"tensor_parallel_size": 2, "mm_encoder_tp_mode": "weights", "data_parallel_size": 2},
     ],
     ids=str,
 )
 def test_ranks_resolve_what_is_planned(plan, tmp_path, layout):
     """The numbers that a first rank would tell the others, for layouts of more processes than a test should start."""
-    spec = replace(SPECS["qwen3moe-300m-head"], heads=8, kv_heads=2, head_dim=8, hidden=64, expert_intermediate=24)
+    spec = replace(
+        SPECS["qwen3moe-300m-head"], heads=8, kv_heads=2, head_dim=8, hidden=64, expert_intermediate=24, vision_heads=4
+    )
     folder = write_original(tmp_path, replace(spec, experts=5))
     config = EngineConfig(model=str(folder), max_model_len=256, dtype="float32", **layout)
     platform, architecture = current_platform(), Architecture.of(CheckpointFolder.open(folder))

@@ -110,11 +110,7 @@ class PlanLine:
         """None where no flag says it."""
         if not {*_SIZES, "enable_expert_parallel"} & self.own.keys():
             return None
-        placement: ExpertPlacement | None = None
-        if self.own.get("enable_expert_parallel"):
-            placement = self.own.get("expert_placement_strategy", "linear")
-        tensor, pipeline, data = (self.own.get(name, 1) for name in _SIZES)
-        return Layout(tensor, pipeline, data, placement)
+        return self.settings.engine.layout
 
     def wishes(self) -> Wishes:
         own = self.own

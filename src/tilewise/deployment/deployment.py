@@ -54,7 +54,7 @@ class Deployment:
         if self.wishes.layout is not None:
             return self.planner.plan(self.wishes.layout)
         if not self.compared:
-            return self.planner.plan(Layout())
+            return self.planner.plan(self.planner.layouts()[0])
         return self.recommended or max(self.compared, key=lambda plan: plan.memory.left)
 
     @property

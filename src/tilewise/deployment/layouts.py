@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -10,7 +11,7 @@ from tilewise.config import EngineConfig
 from tilewise.deployment.model import PlannedModel
 from tilewise.deployment.ranks import RankPlan, can_be_shared, plan_rank
 from tilewise.errors import InvalidConfig
-from tilewise.layout import ExpertPlacement, Layout
+from tilewise.layout import Layout
 from tilewise.plan import DeviceFacts, MemoryPlan, largest, planned_memory
 from tilewise.plan.devices import Device, Devices
 from tilewise.plan.floors import Work
@@ -114,7 +115,9 @@ class LayoutPlan:
         """Seconds to the first token of one request, at least; stages wait for one another."""
         tokens = self.shape.prompt(self.sizes.sizes.tokens_per_tile)
         steps = -(-tokens // self.config.max_num_batched_tokens)
-        tiles = -(-self.shape.pictures * self.shape.tiles // self.layout.tensor)  # which ranks share out
+        tiles = self.shape.pictures * self.shape.tiles
+        if self.layout.tower == "data":
+            tiles = -(-tiles // self.layout.tensor)
         parts = [self.stages[0].work.tiles(tiles), *(stage.work.prompt(tokens, steps) for stage in self.stages)]
         return self._seconds(parts)
 
@@ -166,23 +169,31 @@ class Planner:
 
         Experts, if the model has any, are on one rank each.
         """
-        return [Layout()] if self.devices.device.here else list(self._shared_out(self.devices.count))
+        return [self._layout(1, 1, 1)] if self.devices.device.here else list(self._shared_out(self.devices.count))
 
     def _shared_out(self, count: int) -> Iterator[Layout]:
         for tensor in _divisors(count):
             for pipeline in _divisors(count // tensor):
                 data = count // tensor // pipeline
-                layout = Layout(tensor, pipeline, data, self._placement(tensor))
+                layout = self._layout(tensor, pipeline, data)
                 if can_be_shared(self.model.sizes.decoder, layout):
                     yield layout
 
-    def _placement(self, tensor: int) -> ExpertPlacement | None:
-        """Experts stay whole, where there are any to spread over ranks."""
-        return "linear" if self.model.sizes.decoder.experts is not None and tensor > 1 else None
+    def _layout(self, tensor: int, pipeline: int, data: int) -> Layout:
+        """A layout as the options say, of these sizes. Experts stay whole, where there are any to spread over ranks."""
+        config = self.model.config
+        spread = self.model.sizes.decoder.experts is not None and tensor > 1
+        placement = config.expert_placement_strategy if spread else None
+        return replace(config.layout, tensor=tensor, pipeline=pipeline, data=data, experts=placement)
 
     def compared(self) -> list[LayoutPlan]:
-        """All layouts, the recommended one first."""
-        return sorted((self.plan(layout) for layout in self.layouts()), key=_rank_of)
+        """All layouts that the model can have, the recommended one first."""
+        return sorted(self._planned(), key=_rank_of)
+
+    def _planned(self) -> Iterator[LayoutPlan]:
+        for layout in self.layouts():
+            with suppress(InvalidConfig):  # which is raised, and said, where it is the layout that was asked for
+                yield self.plan(layout)
 
 
 def _divisors(count: int) -> list[int]:
@@ -211,8 +222,8 @@ def why(best: LayoutPlan) -> str:
         return "there is one device"
     ranks = f"{layout.ranks} ranks" if layout.ranks > 1 else "one rank"
     if best.held < wanted:
-        replicas = f"{layout.data} replicas" if layout.data > 1 else "one replica"
-        reason = f"{replicas} of {ranks} hold the most such requests at once, {layout.data * best.at_once}"
+        replicas = f"{layout.data} replicas of {ranks} hold" if layout.data > 1 else f"a replica of {ranks} holds"
+        reason = f"{replicas} the most such requests at once, {layout.data * best.at_once}"
     else:
         reason = f"{ranks} a replica are the fewest that hold max_num_seqs={wanted} such requests at once"
     if layout.data > 1:

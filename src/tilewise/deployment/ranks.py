@@ -75,7 +75,7 @@ def _work(sizes: ModelConfig, mesh: Mesh, parts: dict[str, Matrices], facts: Mod
         parts=parts,
         tile_tokens=(sizes.tile_size // vision.patch_size) ** 2 + 1,
         tile_rows=sizes.tokens_per_tile,
-        tower_width=vision.hidden_size * vision.num_layers,
+        tower_width=vision.hidden_size // mesh.tower.size * vision.num_layers,
         query_width=decoder.num_heads * decoder.head_dim,
         full_layers=len(here) - sliding,
         window_layers=sliding,
