@@ -33,6 +33,10 @@ test-harness: install ## run the tests that evaluate with lm_eval, which is inst
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[eval,plot]'
 	$(BIN)/python -m pytest -m harness tests/evals
 
+test-ray: install ## ranks and servers on a Ray cluster of two nodes, which are killed (some minutes)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[ray]'
+	$(BIN)/python -m pytest -m ray -s tests/cluster
+
 test-schema: install ## thousands of generated requests, right and wrong, to a real server (some minutes)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test-server]'
 	$(BIN)/python -m pytest -m schema tests/server/test_schema.py
@@ -71,5 +75,5 @@ compatibility: install ## write docs/compatibility.md and docs/api.md from the t
 clean: ## remove the environment and caches
 	rm -rf $(VENV) .venv-clients build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
-.PHONY: help install demo test test-slow test-batch test-clients test-harness test-schema check format eval-demo matrix
+.PHONY: help install demo test test-slow test-batch test-clients test-harness test-ray test-schema check format eval-demo matrix
 .PHONY: compatibility monitoring equality clean

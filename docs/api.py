@@ -10,7 +10,7 @@ from pathlib import Path
 from docs.compatibility import section
 
 from tilewise.server.app import api_routes
-from tilewise.server.fields import TABLES, Field, FieldTable
+from tilewise.server.fields import ENCODE, TABLES, Field, FieldTable
 
 PAGE = Path(__file__).parent / "api.md"
 INTRODUCTION = """\
@@ -63,13 +63,14 @@ for, the answer begins with `<think>`, and the form holds behind `</think>`.
 | `{"type": "image_url", "image_url": {"url": "...", "detail": "low"}}` | named, unless `--detail-tiles` says more |
 | `{"image_url": "..."}` | the short form |
 | `{"type": "image_url", "image_url": {"url": "..."}, "uuid": "..."}` | a name for it: later the `uuid` comes alone |
-| audio, files, embeddings | refused by name |
+| `{"type": "image_embeds", "image_embeds": "<base64>"}` | encoded already; see [encode-server.md](encode-server.md) |
+| audio, files, embeddings of videos | refused by name |
 """
 
 
 def page() -> str:
     routes = section("## Routes", ("route", "methods", "about"), [*_routes()])
-    return "\n".join([INTRODUCTION, routes, *map(_table, TABLES.values()), PARTS])
+    return "\n".join([INTRODUCTION, routes, *map(_table, (*TABLES.values(), ENCODE)), PARTS])
 
 
 def _routes() -> list[tuple[str, str, str]]:

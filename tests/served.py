@@ -25,10 +25,10 @@ _RUNNING = re.compile(r"Uvicorn running on (https?://\S+)")
 class Served:
     """On a free port; what it logs is in `lines`."""
 
-    def __init__(self, *flags: str, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, *flags: str, verb: str = "serve", environment: Mapping[str, str] | None = None) -> None:
         where = () if {"--port", "--uds"} & set(flags) else ("--port", "0")
         host = () if "--uds" in flags else ("--host", "127.0.0.1")
-        command = [sys.executable, "-m", "tilewise", "serve", *host, *where, *flags]
+        command = [sys.executable, "-m", "tilewise", verb, *host, *where, *flags]
         variables = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", **(environment or {})}
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=variables, cwd=ROOT
@@ -104,8 +104,8 @@ class Served:
 
 
 @contextmanager
-def served(*flags: str, environment: Mapping[str, str] | None = None) -> Iterator[Served]:
-    server = Served(*flags, environment=environment)
+def served(*flags: str, verb: str = "serve", environment: Mapping[str, str] | None = None) -> Iterator[Served]:
+    server = Served(*flags, verb=verb, environment=environment)
     try:
         server.wait_until_up()
         yield server

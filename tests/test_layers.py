@@ -13,10 +13,10 @@ SRC = Path(__file__).parent.parent / "src" / "tilewise"
 
 # Each row may import from its own and from rows below it.
 ROWS: list[set[str]] = [
-    {"cli", "__main__"},
+    {"cli", "deploy", "__main__"},
     {"services", "jobs", "evals", "bench"},
     {"server"},
-    {"llm", "llm_engine", "async_llm", "assets", "media_tools", "tools", "remote", "quantize"},
+    {"llm", "llm_engine", "async_llm", "assets", "media_tools", "tools", "remote", "quantize", "deployment"},
     {"beam"},
     {"outputs"},
     {"inputs"},
@@ -38,6 +38,7 @@ ROWS: list[set[str]] = [
         "sse",
         "waiting",
         "extras",
+        "cluster",
         "resize",
         "ignored",
         "option",
@@ -51,6 +52,7 @@ LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}
 TORCH_FREE = {
     "__main__",
     "cli",
+    "deploy",
     "bench",
     "services",
     "jobs",
@@ -90,6 +92,7 @@ TORCH_FREE = {
     "timing",
     "errors",
     "extras",
+    "cluster",
 }
 TORCH_FREE_FILES = {
     f"weights/{name}"

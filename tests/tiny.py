@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tilewise.family import TOWERS, Experts, Member
 from tilewise.tools.twin.configs import ARCHITECTURES, hf_config, original_config
-from tilewise.tools.twin.specs import TWINS, TinySpec, tiny
+from tilewise.tools.twin.specs import TWINS, TinySpec, full_size
 from tilewise.tools.twin.tensors import hf_tensors, original_tensors
 from tilewise.tools.twin.tokenizer import tokenizer as tokenizer_of
 from tilewise.tools.twin.vocabularies import VOCABULARIES
@@ -63,33 +61,6 @@ _VOCABULARY = VOCABULARIES["qwen2.5"]
 SPECIAL_IDS, IMAGE_ID = _VOCABULARY.ids, _VOCABULARY.image_id
 """Of the vocabulary that a spec has unless it says otherwise."""
 END_IDS = tuple(_VOCABULARY.ids[token] for token in _VOCABULARY.ends)
-
-
-def full_size(member: Member) -> TinySpec:
-    """Not tiny at all: the published numbers, for configs and shapes."""
-    tower, language = TOWERS[member.vision], member.language
-    series, experts = language.series, language.experts or Experts(6, 2)
-    return replace(
-        tiny(member),
-        hidden=language.hidden,
-        layers=language.layers,
-        heads=language.heads,
-        kv_heads=language.kv_heads,
-        head_dim=None if series.backbone in ("qwen2", "llama", "phi3") else language.head_dim,
-        intermediate=3 * language.hidden if language.experts else language.inner,
-        expert_intermediate=language.inner,
-        experts=experts.count,
-        experts_per_token=experts.per_token,
-        vocab=series.vocab,
-        rope=series.rope,
-        max_position=series.max_length,
-        window=series.window or 8,
-        tile_size=448,
-        vision_layers=tower.layers,
-        vision_hidden=tower.hidden,
-        vision_heads=tower.heads,
-        vision_intermediate=tower.inner,
-    )
 
 
 def tokenizer() -> Any:

@@ -10,12 +10,14 @@ import asyncio
 import logging
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import replace
 from types import SimpleNamespace, TracebackType
 from typing import Any, TypeVar
 
 from tilewise.config import EngineConfig
 from tilewise.engine.arg_utils import EngineArgs
 from tilewise.engine.counters import Counters
+from tilewise.engine.delta import TokenDelta
 from tilewise.errors import Cancelled, EngineDead, InvalidRequest, TilewiseError
 from tilewise.ignored import LOG, Ignored
 from tilewise.inputs.chat_tokenizer import ChatTokenizer
@@ -82,8 +84,9 @@ class AsyncLLM:
         self.model_config = found.model_config(ready.resolved.limits.max_model_len)
         """The part of vLLM's ModelConfig that programs read."""
         self._prepare = found.preparer(ready.resolved)
-        self._build = RequestBuilder(self._prepare, media_reader(config), config.scheduling_policy == "priority")
-        self._running: dict[str, Stream] = {}
+        reader = replace(media_reader(config), embeddings=found.embeddings)
+        self._build = RequestBuilder(self._prepare, reader, config.scheduling_policy == "priority")
+        self._running: dict[str, Stream[TokenDelta]] = {}
 
     @classmethod
     def from_engine_args(cls, engine_args: EngineArgs, **of_vllm: Any) -> AsyncLLM:
@@ -321,9 +324,9 @@ class AsyncLLM:
             finally:
                 del self._running[request_id]
 
-    def _open(self, requests: Sequence[Request]) -> Stream:
+    def _open(self, requests: Sequence[Request]) -> Stream[TokenDelta]:
         """A stream for the loop of the caller; what the engine says is passed on to it from the engine's loop."""
-        here, opened = asyncio.get_running_loop(), list[Stream]()
+        here, opened = asyncio.get_running_loop(), list[Stream[TokenDelta]]()
         passing = asyncio.run_coroutine_threadsafe(self._passed_on(requests, opened, lambda: stream, here), self._loop)
 
         def left(request_ids: Sequence[str], unfinished: tuple[str, ...]) -> None:
@@ -339,8 +342,8 @@ class AsyncLLM:
     async def _passed_on(
         self,
         requests: Sequence[Request],
-        opened: list[Stream],
-        stream: Callable[[], Stream],
+        opened: list[Stream[TokenDelta]],
+        stream: Callable[[], Stream[TokenDelta]],
         there: asyncio.AbstractEventLoop,
     ) -> None:
         try:

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from tilewise import vllm_modules
 from tilewise.amounts import read_amount, read_length
 from tilewise.errors import InvalidConfig, UnknownOption, did_you_mean
+from tilewise.extras import need
 from tilewise.foreign.engine import ENGINE
 from tilewise.foreign.translate import translate_engine
 from tilewise.ignored import LOG
-from tilewise.layout import ExpertPlacement, Layout
+from tilewise.layout import ExpertPlacement, Layout, TowerMode
 from tilewise.option import check_range, check_types, option, whole
 from tilewise.speculation import SpeculativeConfig
 
@@ -55,6 +56,7 @@ LoadStrategy = Literal["lazy", "eager", "prefetch"]
 TileBudget = Literal["each", "share"]
 Hub = Literal["huggingface", "modelscope"]
 Policy = Literal["fcfs", "priority"]
+Backend = Literal["mp", "ray", "uni"]
 
 logger = logging.getLogger("tilewise")
 
@@ -196,6 +198,12 @@ class EngineConfig:
         "stages of a pipeline, each with its part of the layers; with tensor_parallel_size, so many ranks a stage",
         "scheduling",
     )
+    mm_encoder_tp_mode: TowerMode = option(
+        "data",
+        "how tensor_parallel_size ranks encode tiles: data = each has the whole tower and takes some of the tiles, "
+        "weights = each has some heads of the tower, and all take every tile",
+        "scheduling",
+    )
     sequence_parallel_tokens: int | None = option(
         None,
         "in steps of so many tokens or more, each of tensor_parallel_size ranks norms a share of them, not all; 0 = "
@@ -208,6 +216,17 @@ class EngineConfig:
     expert_placement_strategy: ExpertPlacement = option(
         "linear",
         "with enable_expert_parallel, which experts a rank has: linear = neighbouring ones, round_robin = in turn",
+        "scheduling",
+    )
+    distributed_executor_backend: Backend | None = option(
+        None,
+        "where ranks are: mp = processes of this machine, ray = actors on the nodes of a Ray cluster (docs/ray.md), "
+        "uni = one rank in the engine's process (default: mp where there are several)",
+        "scheduling",
+    )
+    nnodes: int = option(
+        1,
+        "with distributed_executor_backend=ray, nodes that the cluster must have before ranks are placed",
         "scheduling",
     )
     disable_additional_properties: bool = option(
@@ -227,6 +246,12 @@ class EngineConfig:
         None,
         "host memory for pictures already cut, in GiB, so that one sent again is not cut again; 0 = none (default: 4, "
         "or a quarter of what is free once the model is loaded, if that is less)",
+        "media",
+    )
+    enable_mm_embeds: bool = option(
+        False,
+        "take embeddings in place of pictures (image_embeds), as `tilewise encode-server` makes them (default: off; "
+        "docs/encode-server.md)",
         "media",
     )
     tile_budget: TileBudget = option(
@@ -299,6 +324,7 @@ class EngineConfig:
                     f"speculative_config: a draft model is not run in a pipeline of {self.pipeline_parallel_size} "
                     "stages: take the method ngram, or tensor_parallel_size in place of pipeline_parallel_size."
                 )
+        self._check_backend()
         self._check_media()
 
     @property
@@ -309,7 +335,7 @@ class EngineConfig:
         if rows is None and os.environ.get("VLLM_ASCEND_ENABLE_FLASHCOMM1") == "1":
             rows = FLASHCOMM_TOKENS
         sizes = self.tensor_parallel_size, self.pipeline_parallel_size, self.data_parallel_size
-        return Layout(*sizes, experts=experts, spread_rows=rows or None)
+        return Layout(*sizes, experts=experts, spread_rows=rows or None, tower=self.mm_encoder_tp_mode)
 
     @property
     def quantised_kv(self) -> str | None:
@@ -331,7 +357,29 @@ class EngineConfig:
         check_range("sequence_parallel_tokens", self.sequence_parallel_tokens, 0, least_is="never")
         check_range("max_logprobs", self.max_logprobs, -1, least_is="no limit")
 
+    def _check_backend(self) -> None:
+        backend, size = self.distributed_executor_backend, self.layout.ranks
+        check_range("nnodes", self.nnodes, 0, above=True)
+        if backend == "uni" and size > 1:
+            raise InvalidConfig(
+                f"distributed_executor_backend=uni is one rank, and {size} are asked for: use mp or ray."
+            )
+        if backend == "ray":
+            need("ray", "ray", "distributed_executor_backend=ray")
+        elif self.nnodes > 1:
+            raise InvalidConfig(
+                f"nnodes={self.nnodes}: ranks on several machines are started by Ray; add "
+                "distributed_executor_backend=ray (docs/ray.md)."
+            )
+        if self.nnodes > size:
+            raise InvalidConfig(f"nnodes={self.nnodes} is more than the {size} ranks there are: lower it.")
+
     def _check_media(self) -> None:
+        if self.enable_mm_embeds and self.speculation is not None and self.speculation.model is not None:
+            raise InvalidConfig(
+                "enable_mm_embeds is not possible with a draft model, which encodes pictures by itself "
+                f'({self.speculation.model}): guess by {{"method": "ngram", ...}}, or send pictures.'
+            )
         aspect = self.max_image_aspect_ratio
         if aspect is not None and not (isinstance(aspect, (int, float)) and aspect >= 1):
             raise InvalidConfig(f"max_image_aspect_ratio must be at least 1 (only squares), got {aspect!r}.")

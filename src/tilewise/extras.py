@@ -9,5 +9,6 @@ from tilewise.errors import InvalidConfig
 
 def need(package: str, extra: str, work: str) -> None:
     """Raises InvalidConfig, naming the extra that brings the package, if it is not there."""
-    if find_spec(package) is None:
+    found = find_spec(package)
+    if found is None or found.origin is None:  # a folder of that name, which Python takes for a package of no modules
         raise InvalidConfig(f"{work} needs {package}, which is an extra: pip install 'tilewise[{extra}]'.")

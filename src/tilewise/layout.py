@@ -8,6 +8,7 @@ from typing import Literal
 from tilewise.errors import InvalidConfig
 
 ExpertPlacement = Literal["linear", "round_robin"]
+TowerMode = Literal["data", "weights"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,10 @@ class Layout:
     experts: ExpertPlacement | None = None
     spread_rows: int | None = None
     """Of passes over so many tokens or more, each rank of a stage has a share of the rows between products."""
+
+    tower: TowerMode = "data"
+    """data: each rank of the first stage has the whole tower, and encodes some of the tiles; weights: each has some of
+    the tower's heads, and all encode every tile together."""
 
     @property
     def ranks(self) -> int:

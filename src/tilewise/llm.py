@@ -93,7 +93,7 @@ class LLM:
         self._model = found = ModelInputs.of(config)
         self._defaults = self.get_default_sampling_params()
         self._tokenizer = found.tokenizer
-        reader = media_reader(config)
+        reader = replace(media_reader(config), embeddings=found.embeddings)
         self._core, self._engines, self.resolved = core_of(found, part)
         self._prepare = found.preparer(self.resolved)
         self._build = RequestBuilder(self._prepare, reader, config.scheduling_policy == "priority")

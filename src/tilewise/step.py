@@ -6,7 +6,7 @@ All plain data: a plan can be pickled to another process, and a test can write o
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from tilewise.sampling_params import SamplingParams
 from tilewise.types import SampledToken, TokenIds
@@ -45,6 +45,15 @@ class EncodeJob:
 
     digest: bytes
     pixels: NDArray[np.uint8]
+    page: int
+
+
+@dataclass(frozen=True, slots=True)
+class RowsJob:
+    """Write the rows of a tile that came encoded (`types.TileRows`) into a page of the tile pool."""
+
+    digest: bytes
+    rows: NDArray[Any]
     page: int
 
 
@@ -104,11 +113,12 @@ class StepPlan:
     work: tuple[Work, ...]
     tiles: float | None = None
     """How many tiles to encode in this step, parts of one counted by layers; None = until some are in their pages."""
+    rows: tuple[RowsJob, ...] = ()
 
     @property
     def empty(self) -> bool:
         """Nothing new to compute, and nothing to write into the tables either."""
-        return not (self.work or self.encode or self.admissions)
+        return not (self.work or self.encode or self.rows or self.admissions)
 
 
 @dataclass(frozen=True, slots=True)

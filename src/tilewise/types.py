@@ -28,14 +28,38 @@ class Tile:
     digest: bytes
     pixels: NDArray[np.uint8] = field(repr=False, compare=False)
 
+    @property
+    def num_bytes(self) -> int:
+        return self.pixels.nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class TileRows:
+    """A tile that was encoded elsewhere: its rows `[tokens, hidden]` and their digest (16 bytes over rows and dtype).
+
+    The rows are float32, float16, or uint16 with the bits of bfloat16, which numpy does not have.
+    """
+
+    digest: bytes
+    rows: NDArray[Any] = field(repr=False, compare=False)
+
+    @property
+    def num_bytes(self) -> int:
+        return self.rows.nbytes
+
+
+AnyTile = Tile | TileRows
+
 
 @dataclass(frozen=True, slots=True)
 class ImageInput:
     """A picture as the engine sees it: tiles in order, thumbnail last, and the prompt span their rows fill."""
 
-    tiles: tuple[Tile, ...]
+    tiles: tuple[AnyTile, ...]
     grid: Grid
+    """Of a picture that came encoded, its tiles in one row."""
     original_size: tuple[int, int]
+    """In pixels; of a picture that came encoded, zeros."""
     start: int
     """Position of the first image token in the prompt; each tile fills `tokens_per_tile` from there on."""
 

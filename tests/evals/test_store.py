@@ -24,7 +24,7 @@ NO_MATTER = {
     "async_scheduling", "speculative_config", "disable_log_stats", "tensor_parallel_size", "data_parallel_size",
     "max_logprobs",
     "limit_mm_per_prompt", "mm_processor_cache_gb", "num_frames", "fps", "allowed_local_media_path",
-    "allowed_media_domains", "hf_token", "use_tqdm_on_load", "mmproj",
+    "allowed_media_domains", "enable_mm_embeds", "hf_token", "use_tqdm_on_load", "mmproj",
 }  # fmt: skip
 """Options that change no answer, count in another way (the files, the context as it came out), or are not used here."""
 

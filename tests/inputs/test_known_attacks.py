@@ -196,8 +196,11 @@ def test_hashes_that_forget_shape_and_mode():
 
 @pytest.mark.parametrize("kind", ["image_embeds", "video_embeds", "prompt_embeds"])
 def test_embeddings_from_outside(kind):
-    """CVE-2025-62164, CVE-2025-62372: there is no way in for a caller's tensors."""
-    with pytest.raises(InvalidRequest, match="type must be one of text, image_url"):
+    """CVE-2025-62164, CVE-2025-62372: there is no way in for a caller's tensors, unless the engine is told to take
+    those of pictures, which are checked then (test_embeddings.py, test_tensor_file.py)."""
+    with pytest.raises(
+        InvalidRequest, match=r"type must be one of text, image_url|not taken without --enable-mm-embeds"
+    ):
         read({"type": kind, kind: "gASVAAAA"})
 
 

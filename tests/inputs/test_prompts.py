@@ -222,9 +222,9 @@ def test_urls_are_no_paths(kind, url):
 @pytest.mark.parametrize(
     ("image", "says"),
     [
-        (torch.randn(1, 256, 64), "embeddings of pictures cannot be taken, send the pictures"),
-        ([torch.rand(256, 64)], "embeddings of pictures cannot be taken, send the pictures"),
-        (torch.rand(7, 256, 64), "embeddings of pictures cannot be taken, send the pictures"),
+        (torch.randn(1, 256, 64), "embeddings of pictures need enable_mm_embeds=True"),
+        ([torch.rand(256, 64)], "embeddings of pictures need enable_mm_embeds=True"),
+        (torch.rand(7, 256, 64), "embeddings of pictures need enable_mm_embeds=True"),
     ],
 )
 def test_embeddings_are_refused(image, says):

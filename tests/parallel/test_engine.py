@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.encoded import demo_rows, part_of
 from tests.served import PICTURES, question, served
 from tilewise import LLM, SamplingParams, StructuredOutputsParams
 from tilewise.errors import InvalidConfig, RankDied
@@ -79,6 +80,19 @@ def test_tiles_that_are_kept_on_disk_reach_all_ranks(alone: list[tuple[Any, list
     assert list(tmp_path.rglob("*"))
 
 
+def test_rows_that_come_encoded_reach_all_ranks() -> None:
+    asked = [*question("What colour is the sign?", "stop_sign.jpg")]
+    rows = [{"role": "user", "content": [part_of(demo_rows("stop_sign.jpg")), asked[0]["content"][1]]}]
+    found = []
+    for ranks, messages in ((1, asked), (2, rows), (2, asked)):
+        with LLM("demo", tensor_parallel_size=ranks, enable_mm_embeds=True, dtype="float32", max_model_len=512) as llm:
+            found.append(llm.chat(messages, GREEDY, use_tqdm=False)[0].outputs[0])
+            assert llm.counters.tiles_encoded == (0 if messages is rows else 13)
+    assert found[0].token_ids == found[1].token_ids == found[2].token_ids
+    likely = [[next(iter(some.values())).logprob for some in one.logprobs or ()] for one in found]
+    assert likely[1] == pytest.approx(likely[0], abs=1e-4)
+
+
 @pytest.mark.parametrize("scheme", ["w4a16", "w8a8"])
 def test_quantised_checkpoints_are_shared_out_too(tmp_path: Path, scheme: str) -> None:
     quantize(QuantizeOptions(model="demo", out=str(tmp_path / "out"), scheme=scheme), show=False)
@@ -137,6 +151,17 @@ def test_a_rank_that_is_killed_is_named_and_the_others_end() -> None:
         (rank,) = ranks_of(os.getpid())
         os.kill(rank, signal.SIGKILL)
         with pytest.raises(RankDied, match="Rank 1 of 2 ended with status -9"):
+            llm.generate("a", GREEDY, use_tqdm=False)
+    assert ranks_of(os.getpid()) == []
+
+
+def test_an_error_of_the_first_rank_alone_leaves_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise ZeroDivisionError("in the first rank")
+
+    with LLM("demo", tensor_parallel_size=2, dtype="float32", max_model_len=256) as llm:
+        monkeypatch.setattr("tilewise.runner.runner.sample", fail)
+        with pytest.raises(ZeroDivisionError, match="in the first rank"):
             llm.generate("a", GREEDY, use_tqdm=False)
     assert ranks_of(os.getpid()) == []
 

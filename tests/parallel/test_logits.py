@@ -13,14 +13,20 @@ from tests.parallel.ranked import computed, rank
 from tests.tiny import SPECS, TinySpec, write_hf, write_original
 from tilewise.errors import InvalidConfig
 from tilewise.layout import Layout
+from tilewise.models.load import Architecture
+from tilewise.models.vit import VisionTower
 from tilewise.parallel.mesh import Mesh, Share
 from tilewise.quantize.options import QuantizeOptions
 from tilewise.quantize.run import quantize
+from tilewise.weights.folder import CheckpointFolder
+from tilewise.weights.sources import ShapeSource
+from tilewise.weights.view import View
 
 SHAPES = {"heads": 8, "kv_heads": 2, "head_dim": 16, "hidden": 128, "intermediate": 128, "expert_intermediate": 64}
 """With four ranks, two of them have the same key/value head."""
 EXPERTS = ("qwen3moe-300m-head", "gptoss-300m-head", "qwen3moe-6b-head", "w8a16")
 FEW = ("qwen2-300m", "phi3-300m", "qwen2-tied-28px", "qwen3-6b-tied", "gptoss-300m-head", "hf", "w4a16", "w8a8")
+TOWERS = ("qwen2-300m", "gptoss-300m-head", "hf", "w8a8")
 QUANTISED = ("w8a8", "w8a8-static", "w4a16", "w8a16", "fp8")
 
 
@@ -30,6 +36,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, T
     found = {}
     for name in SPECS:
         spec = replace(SPECS[name], **SHAPES)
+        if spec.vision == "300m":
+            spec = replace(spec, vision_heads=4)
         found[name] = write_original(made / name, spec), spec
     qwen = found["qwen2-300m"]
     found["hf"] = write_hf(made / "hf", qwen[1]), qwen[1]
@@ -51,6 +59,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, T
         Layout(1, pipeline=2),
         Layout(2, pipeline=2, experts="linear", spread_rows=2),
         Layout(4, spread_rows=2),
+        Layout(4, tower="weights"),
     ],
     ids=str,
 )
@@ -58,7 +67,8 @@ def test_ranks_have_the_logits_of_one(
     tmp_path: Path, folders: dict[str, tuple[Path, TinySpec]], layout: Layout
 ) -> None:
     if layout != Layout(layout.tensor):  # what is not about how heads and columns are shared out takes fewer twins
-        folders = {name: twin for name, twin in folders.items() if name in (EXPERTS if layout.experts else FEW)}
+        some = TOWERS if layout.tower == "weights" else EXPERTS if layout.experts else FEW
+        folders = {name: folders[name] for name in some}
     mp.spawn(rank, (layout, f"file://{tmp_path}/meeting", folders, tmp_path), nprocs=layout.ranks)
     parts = [torch.load(tmp_path / f"{number}.pt") for number in range(layout.ranks)]
     first, last = parts[: layout.tensor], parts[-layout.tensor :]
@@ -74,6 +84,18 @@ def test_ranks_have_the_logits_of_one(
             torch.testing.assert_close(
                 found, whole, atol=1e-5, rtol=1e-5, msg=lambda said, name=name: f"{name}: {said}"
             )
+
+
+def test_a_tower_that_norms_over_its_heads_is_not_cut(folders: dict[str, tuple[Path, TinySpec]]) -> None:
+    folder, _ = folders["qwen2-6b-head"]
+    mesh = Mesh.at(Layout(5, tower="weights"), 0)
+    with pytest.raises(InvalidConfig, match="mm_encoder_tp_mode=weights: this tower norms its queries"):
+        VisionTower(
+            View(ShapeSource(torch.float32)),
+            Architecture.of(CheckpointFolder.open(folder)).config.vision,
+            56,
+            mesh.tower,
+        )
 
 
 def test_heads_that_do_not_divide_are_shared() -> None:

@@ -8,9 +8,10 @@ from tilewise.errors import InvalidField
 from tilewise.ignored import Ignored
 from tilewise.server.completion import completion_call
 from tilewise.server.convert import chat_call
-from tilewise.server.fields import CHAT, COMPLETION, DETOKENIZE, RESPONSES, TABLES, TOKENIZE
+from tilewise.server.fields import CHAT, COMPLETION, DETOKENIZE, ENCODE, RESPONSES, TABLES, TOKENIZE
 from tilewise.server.protocol.chat import ChatBody
 from tilewise.server.protocol.completion import CompletionBody
+from tilewise.server.protocol.encode import EncodeBody
 from tilewise.server.protocol.responses import ResponsesBody
 from tilewise.server.protocol.tokenize import DetokenizeBody, TokenizeBody
 from tilewise.server.responses.read import response_call
@@ -22,6 +23,7 @@ BODIES = [
     (RESPONSES, ResponsesBody),
     (TOKENIZE, TokenizeBody),
     (DETOKENIZE, DetokenizeBody),
+    (ENCODE, EncodeBody),
 ]
 ASK = {
     CHAT.route: (chat_call, {"messages": [QUESTION]}),

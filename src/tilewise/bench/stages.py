@@ -62,7 +62,7 @@ def _pictures(media: Sequence[Media], preparer: Preparer) -> Iterator[tuple[Imag
             yield from ((frame, of_frame) for frame in item)
         elif isinstance(item, LimitedPicture):
             yield item.image, item.tiling(of_picture)
-        else:
+        elif isinstance(item, Image.Image):
             yield item, of_picture
 
 

@@ -14,8 +14,8 @@ from tilewise.cli.options import CommandParser, VerbParser, dashed
 from tilewise.errors import TilewiseError
 
 VERBS = (
-    *("ask", "chat", "generate", "run-batch", "serve", "start", "ps", "logs", "stop"),
-    *("inspect", "doctor", "quantize", "bench", "eval", "demo", "tools", "archive"),
+    *("ask", "chat", "generate", "run-batch", "serve", "encode-server", "deploy", "start", "ps", "logs", "stop"),
+    *("inspect", "plan", "doctor", "quantize", "bench", "eval", "demo", "tools", "archive"),
 )
 
 

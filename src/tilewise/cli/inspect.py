@@ -149,13 +149,15 @@ def _with_files(options: argparse.Namespace, config: EngineConfig) -> tuple[Any,
     from PIL import Image
 
     from tilewise.inputs.chat import read_messages
+    from tilewise.inputs.embeddings import EncodedPicture
     from tilewise.inputs.images import LimitedPicture, to_rgb
     from tilewise.llm import media_reader
 
     parts = [*[media_part(source, config) for source in options.media], question_part(options)]
     messages, media = read_messages([{"role": "user", "content": parts}], media_reader(config))
 
-    def size_of(picture: Image.Image | LimitedPicture) -> Size:
+    def size_of(picture: Image.Image | LimitedPicture | EncodedPicture) -> Size:
+        assert not isinstance(picture, EncodedPicture), "files are opened"
         image = picture.image if isinstance(picture, LimitedPicture) else picture
         return to_rgb(image, config.exif_orientation).size
 

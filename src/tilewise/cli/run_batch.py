@@ -34,6 +34,7 @@ examples:
       lets lines name files below that folder, as file:///data/pictures/sign.jpg
   tilewise run-batch -i questions.jsonl -o answers.jsonl ./InternVL3-1B --retry-failed
       asks the lines that failed once more
+  tilewise run-batch -i questions.jsonl -o answers.jsonl ./InternVL3-1B --ray 10.0.0.1:6379 --replica-cpus 8
 a line of the input:
   {"custom_id": "a-1", "method": "POST", "url": "/v1/chat/completions", "body": {"model": "demo", "messages": [...]}}
 """
@@ -53,6 +54,15 @@ FLAGS = (
     Flag("enable_metrics", bool, "batch", "let Prometheus read metrics of the run, at --url and --port", False),
     Flag("url", str, "batch", "address of the metrics, with --enable-metrics", Job.url),
     Flag("port", int, "batch", "port of the metrics, with --enable-metrics", Job.port),
+    Flag(
+        "ray",
+        str | None,
+        "batch",
+        "HOST:PORT of a Ray cluster's head, whose nodes answer; auto = RAY_ADDRESS, or "
+        "the cluster of this machine (docs/ray.md)",
+    ),
+    Flag("replicas", int | None, "batch", "engines of the cluster, with --ray (default: one a node)"),
+    Flag("replica_cpus", float, "batch", "CPUs of each, with --ray, which are its threads", Job.replica_cpus),
 )
 TAKEN = {"output_tmp_dir": "results are written to the output as they come"}
 """Flags of vLLM's run-batch that change nothing."""

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from tilewise.engine.sequence import SequenceState
-from tilewise.step import Admission, BlockGrant, EncodeJob, StepPlan, Work
+from tilewise.step import Admission, BlockGrant, EncodeJob, RowsJob, StepPlan, Work
+from tilewise.types import AnyTile, Tile
 
 
 @dataclass(slots=True)
@@ -21,6 +22,7 @@ class OpenPlan:
     encode: list[EncodeJob] = field(default_factory=list)
     tiles: float | None = None
     """How many tiles to encode in this step."""
+    rows: list[RowsJob] = field(default_factory=list)
 
     def set(self, sequence: SequenceState, work: Work) -> None:
         """What a sequence computes, in place of what it was to compute."""
@@ -34,6 +36,13 @@ class OpenPlan:
         self.admissions.pop(sequence, None)
         self.granted_from.pop(sequence, None)
 
+    def fill(self, page: int, tile: AnyTile) -> None:
+        """A page gets a tile's rows: from the encoder, or those that came."""
+        if isinstance(tile, Tile):
+            self.encode.append(EncodeJob(tile.digest, tile.pixels, page))
+        else:
+            self.rows.append(RowsJob(tile.digest, tile.rows, page))
+
     def seal(self, index: int) -> StepPlan:
         return StepPlan(
             index=index,
@@ -42,6 +51,7 @@ class OpenPlan:
             encode=tuple(self.encode),
             work=tuple(self.work.values()),
             tiles=self.tiles,
+            rows=tuple(self.rows),
         )
 
     def _grants(self) -> Iterator[BlockGrant]:

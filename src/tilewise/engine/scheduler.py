@@ -28,9 +28,9 @@ from tilewise.engine.open_plan import OpenPlan
 from tilewise.engine.sequence import SequenceState
 from tilewise.engine.tiles import TileIndex
 from tilewise.errors import TooLong
-from tilewise.step import Admission, EncodedTile, EncodeJob, Limits, StepPlan, StepResult, TileUse, Work
+from tilewise.step import Admission, EncodedTile, Limits, StepPlan, StepResult, TileUse, Work
 from tilewise.timing import Clock, EngineMoments
-from tilewise.types import Request, Tile, TokenIds
+from tilewise.types import AnyTile, Request, Tile, TokenIds
 
 ENCODE_AHEAD = 4
 """Waiting sequences whose tiles are encoded before their turn."""
@@ -253,15 +253,15 @@ class Scheduler:
             if sequence.moments.wanted is None and not self._has_tiles(sequence):
                 sequence.moments = replace(sequence.moments, wanted=self._clock())
             for tile in self._missing_tiles(sequence):
-                if self.tiles.in_flight >= self.limits.tiles_in_flight:
+                if self.tiles.in_flight >= self.limits.tiles_in_flight and isinstance(tile, Tile):
                     return
                 page = self.tiles.place(tile.digest)
                 if page is None:
                     return
-                plan.encode.append(EncodeJob(tile.digest, tile.pixels, page))
-                sequence.num_encoded += 1
+                plan.fill(page, tile)
+                sequence.num_encoded += isinstance(tile, Tile)
 
-    def _missing_tiles(self, sequence: SequenceState) -> Iterator[Tile]:
+    def _missing_tiles(self, sequence: SequenceState) -> Iterator[AnyTile]:
         """Tiles that a sequence still needs and that are in no page; those that are stay for this step.
 
         What an unsettled sequence needs is scores, so that its scored tiles may go if pages are short.

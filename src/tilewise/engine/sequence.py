@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tilewise.engine.drafts import PromptLookup
 from tilewise.timing import EngineMoments
-from tilewise.types import Matcher, Request, SampledToken, Tile, TokenIds
+from tilewise.types import AnyTile, Matcher, Request, SampledToken, TokenIds
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class TileSpan:
     """A tile's place in the prompt, and which rows of its page stand there."""
 
-    tile: Tile
+    tile: AnyTile
     position: int
     rows: int
     first: int = 0

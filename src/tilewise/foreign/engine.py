@@ -11,10 +11,14 @@ from typing import Any, Literal
 from tilewise.foreign.entry import Foreign, refused, taken
 
 _OBJECT, _TEXTS = dict[str, Any], tuple[str, ...]
-_ONE_DEVICE = "ranks of one machine share a model by its heads (-tp), and in no other way yet: use 1"
+_ONE_SEQUENCE = "a sequence is not shared out over ranks, whose layouts are -tp, -pp, -dp and -ep: use 1"
 _ONE_MACHINE = "one machine computes, so there is nobody to find or to wait for"
 _REPLICAS = "one server stands before all replicas of its machine (-dp): leave it out"
-_RANKS = "ranks are for several machines, which are not there yet: leave it out"
+_ONE_COMMAND = (
+    "one command starts all ranks: on the other machines run only `ray start --address=...`, see docs/ray.md, "
+    "and leave it out"
+)
+_MEETING = "ranks meet at the first one's address, by which Ray knows its node, and at a free port"
 _EXPERTS = "experts stay where they are loaded, and each is there once"
 _TILES = "ranks share out tiles, each with the whole tower (data); answers are the same"
 _NUMA = "threads are bound by OMP_PROC_BIND and OMP_PLACES, or by numactl"
@@ -27,7 +31,6 @@ _WHOLE_ON_DEVICE = "weights and KV blocks stay where they are computed; take a s
 _NO_TRANSFER = "KV blocks do not travel between engines"
 _NO_SPECIAL = "another class or code of others is not put into the engine"
 _GUESSED = "guesses are compared in one way; answers are the same"
-_EMBEDDED = "embeddings are not taken"
 _VIDEO = "no token of a video is left out, use 0"
 _COUNTED = "it is counted another way, see docs/monitoring.md"
 _GRAPHS = "passes are captured as they come, each size when it comes first"
@@ -65,8 +68,7 @@ ENGINE: tuple[Foreign, ...] = (
     *refused("never", f"{_NO_SPECIAL}; logit_bias, allowed_token_ids and bad_words are options of requests", _TEXTS,
              logits_processors=()),
     *refused("never", _NO_SPECIAL, _OBJECT, model_class_overrides={}, ec_manager_config={}),
-    *refused("not yet", _EMBEDDED + " in place of pictures", bool, enable_mm_embeds=False),
-    *refused("not yet", _EMBEDDED + " in place of prompts", bool, enable_prompt_embeds=False),
+    *refused("not yet", "embeddings are not taken in place of prompts", bool, enable_prompt_embeds=False),
     *refused("not yet", "a model is loaded whole", bool, language_model_only=False, mm_encoder_only=False),
     *refused("not yet", "adapters of prompts are not loaded", bool, enable_prompt_adapter=False),
     *taken("built in", "code of a checkpoint is never run, nor is it needed", str, "code_revision", "model_weights"),
@@ -81,9 +83,8 @@ ENGINE: tuple[Foreign, ...] = (
     *taken("built in", "the windows of a model are what the checkpoint says", bool, "disable_sliding_window"),
 
     # Several devices and machines
-    *refused("not yet", _ONE_DEVICE, int, decode_context_parallel_size=1, prefill_context_parallel_size=1,
-             nnodes=1),
-    *refused("not yet", _RANKS, int, node_rank=0),
+    *refused("not yet", _ONE_SEQUENCE, int, decode_context_parallel_size=1, prefill_context_parallel_size=1),
+    *refused("never", _ONE_COMMAND, int, node_rank=0),
     *refused("not yet", _REPLICAS, int, data_parallel_start_rank=0),
     *refused("not yet", f"{_REPLICAS}; for a balancer of your own, start a server without it for each replica", int,
              data_parallel_rank=0),
@@ -93,12 +94,12 @@ ENGINE: tuple[Foreign, ...] = (
            "data_parallel_hybrid_lb"),
     *refused("not yet", "all replicas are on this machine: leave it out", int,
              data_parallel_size_local="data_parallel_size"),
-    *refused("not yet", "ranks are processes of this machine: use mp or uni", str,
-             distributed_executor_backend=("mp", "uni")),
     *refused("not yet", "replicas are processes of this machine: use mp", str, data_parallel_backend="mp"),
     *taken("other device", f"{_EXPERTS}, so they are not balanced", bool, "enable_elastic_ep", "enable_eplb"),
-    *taken("other device", _ONE_MACHINE, str, "master_addr", "data_parallel_address"),
-    *taken("other device", _ONE_MACHINE, int, "master_port", "data_parallel_rpc_port", "distributed_timeout_seconds",
+    *taken("built in", _MEETING, str, "master_addr"),
+    *taken("built in", _MEETING, int, "master_port"),
+    *taken("other device", _ONE_MACHINE, str, "data_parallel_address"),
+    *taken("other device", _ONE_MACHINE, int, "data_parallel_rpc_port", "distributed_timeout_seconds",
            "cpu_distributed_timeout_seconds", "dp_sync_interval"),
     *taken("other device", _ONE_MACHINE, bool, "ray_workers_use_nsight", "disable_nccl_for_dp_synchronization",
            "enable_nccl_comm_suspend", "enable_fault_tolerance"),
@@ -117,7 +118,6 @@ ENGINE: tuple[Foreign, ...] = (
            "elastic_ep_max_dp_size"),
     *taken("other device", _NUMA, bool, "numa_bind"),
     *taken("other device", _NUMA, _TEXTS, "numa_bind_nodes", "numa_bind_cpus"),
-    *taken("other device", _TILES, Literal["weights", "data"], "mm_encoder_tp_mode"),
     *taken("other device", _TILES, str, "mm_encoder_tp_dtype"),
     *taken("other device", _TILES, bool, "enable_multimodal_encoder_data_parallel"),
 

@@ -171,10 +171,10 @@ WITHOUT_EFFECT: dict[str, str] = {
         """,
         "limits are options of the server (--help=limits), or named when they are met": """
             VLLM_HTTP_MAX_REQUEST_BODY_SIZE VLLM_MAX_BAD_WORDS_TOTAL_TOKENS VLLM_MAX_COMPLETION_PROMPTS
-            VLLM_MAX_NUM_BAD_WORDS VLLM_MAX_STOP_STRINGS
+            VLLM_MAX_EMBED_DECODE_BYTES VLLM_MAX_NUM_BAD_WORDS VLLM_MAX_STOP_STRINGS
         """,
         "there are no such routes": """
-            VLLM_ENABLE_COHERE_API VLLM_MAX_EMBED_DECODE_BYTES
+            VLLM_ENABLE_COHERE_API
         """,
         "no code of others is put into the program": """
             VLLM_MEDIA_CONNECTOR VLLM_PLUGINS

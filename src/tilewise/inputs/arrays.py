@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-_NO_EMBEDDINGS = "embeddings of pictures cannot be taken, send the pictures"
+_NO_EMBEDDINGS = "embeddings of pictures need enable_mm_embeds=True (--enable-mm-embeds)"
 _SHAPES = "[H, W], [H, W, C] or [C, H, W] with 1 (gray), 3 (RGB) or 4 (RGBA) channels"
 
 

@@ -6,9 +6,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from PIL import Image
+
 from tilewise.errors import InvalidMedia, InvalidRequest, did_you_mean
 from tilewise.ignored import is_near_miss, other_spelling
-from tilewise.inputs.media_reader import Media, MediaPart
+from tilewise.inputs.media_reader import EncodedPart, Media, MediaPart, Picture
 from tilewise.inputs.media_reader import MediaReader as MediaReader
 from tilewise.inputs.parts import Parts
 from tilewise.inputs.templates import ROLES, Message
@@ -16,6 +18,7 @@ from tilewise.inputs.tool_text import read_calls
 
 _ROLES = (*ROLES, "developer", "tool")
 _Read = TypeVar("_Read")
+_Part = TypeVar("_Part", MediaPart, EncodedPart)
 _CUSTOM_ROLE = re.compile(r"[A-Za-z][A-Za-z0-9_. -]{0,63}")
 
 
@@ -32,12 +35,12 @@ def read_messages(messages: Sequence[dict[str, Any]], reader: MediaReader) -> tu
     split = [_split(message, number) for number, message in enumerate(messages)]
     reader.check_count("image", sum(len(parts.images) for parts in split))
     reader.check_count("video", sum(len(parts.videos) for parts in split))
+    for part in (item for parts in split for item in parts.images if isinstance(item, EncodedPart)):
+        reader.takes_embeddings(part.where)
     parsed: list[Message] = []
     media: list[Media] = []
     for parts in split:
-        images = [
-            _read(item, reader.picture) if isinstance(item, MediaPart) else reader.given(item) for item in parts.images
-        ]
+        images = [read_picture(item, reader) for item in parts.images]
         videos = [_read(item, reader.video) if isinstance(item, MediaPart) else item for item in parts.videos]
         lengths = tuple(map(len, videos))
         text, role = "\n".join(parts.texts), "system" if parts.role == "developer" else parts.role
@@ -46,7 +49,14 @@ def read_messages(messages: Sequence[dict[str, Any]], reader: MediaReader) -> tu
     return parsed, media
 
 
-def _read(part: MediaPart, read: Callable[[MediaPart], _Read]) -> _Read:
+def read_picture(item: MediaPart | EncodedPart | Image.Image, reader: MediaReader) -> Picture:
+    """A picture of a message, opened. Raises InvalidRequest with its place."""
+    if isinstance(item, EncodedPart):
+        return _read(item, reader.encoded_picture)
+    return _read(item, reader.picture) if isinstance(item, MediaPart) else reader.given(item)
+
+
+def _read(part: _Part, read: Callable[[_Part], _Read]) -> _Read:
     try:
         return read(part)
     except InvalidMedia as error:

@@ -59,56 +59,60 @@ class DataUrl:
         return data
 
 
-def decode_base64(body: str, budget: MediaBudget) -> bytes:
-    """As `DataUrl.decode`, for base64 alone."""
-    _check_text(body, budget)
-    text = _ascii(body)
+def decode_base64(body: str, budget: MediaBudget, name: str = "the data URL") -> bytes:
+    """As `DataUrl.decode`, for base64 alone; `name` is what errors call it."""
+    _check_text(body, budget, name)
     try:
-        data = base64.b64decode(text, validate=True)
-    except ValueError:
-        data = _decode_leniently(text, budget)
-    _take(len(data), budget)
+        text = _ascii(body)
+        try:
+            data = base64.b64decode(text, validate=True)
+        except ValueError:
+            data = _decode_leniently(text, budget)
+    except _NoBase64 as error:
+        what = "A data URL" if name == "the data URL" else name
+        raise InvalidMedia(f"{what} is not valid base64: {error}. Send the file's bytes encoded anew.") from None
+    _take(len(data), budget, name)
     return data
 
 
-def _take(size: int, budget: MediaBudget) -> None:
-    check_size("the data URL", size, budget.limits.file_bytes)
+class _NoBase64(Exception):
+    """What is wrong with it."""
+
+
+def _take(size: int, budget: MediaBudget, name: str = "the data URL") -> None:
+    check_size(name, size, budget.limits.file_bytes)
     budget.take_bytes(size)
 
 
-def _check_text(body: str, budget: MediaBudget) -> None:
+def _check_text(body: str, budget: MediaBudget, name: str = "the data URL") -> None:
     """Before anything is copied: text that is too long however it is encoded."""
-    check_size("the data URL", len(body) // _MOST_TEXT, budget.limits.file_bytes)
+    check_size(name, len(body) // _MOST_TEXT, budget.limits.file_bytes)
 
 
 def _ascii(body: str) -> bytes:
     try:
         return body.encode("ascii")
     except UnicodeEncodeError as error:
-        raise _no_base64(f"character {error.start + 1} of its data is {body[error.start]!a}") from None
+        raise _NoBase64(f"character {error.start + 1} of its data is {body[error.start]!a}") from None
 
 
 def _decode_leniently(text: bytes, budget: MediaBudget) -> bytes:
     fault = _FAULT.search(text)
     if fault is not None:
-        raise _no_base64(f"character {fault.start() + 1} of its data is {chr(text[fault.start()])!r}")
+        raise _NoBase64(f"character {fault.start() + 1} of its data is {chr(text[fault.start()])!r}")
     clean = _percent_decoded(text, budget).translate(_SAFE, delete=_WHITE)
     letters = clean.rstrip(b"=")
     if len(clean) - len(letters) > 2:
-        raise _no_base64(f"its data end with {len(clean) - len(letters)} padding characters (=), at most 2 can be")
+        raise _NoBase64(f"its data end with {len(clean) - len(letters)} padding characters (=), at most 2 can be")
     others = letters.translate(None, delete=_ALPHABET)
     if others:
         where = letters.index(others[:1]) + 1
         what = "padding (=) stands in the middle, at" if others[:1] == b"=" else f"{chr(others[0])!r} is"
-        raise _no_base64(f"{what} character {where} of its data, white space not counted")
+        raise _NoBase64(f"{what} character {where} of its data, white space not counted")
     if len(letters) % 4 == 1:
         spaces = "; a + may have become a space" if b" " in text else ""
-        raise _no_base64(f"its data have {len(letters)} characters, one too many or some too few{spaces}")
+        raise _NoBase64(f"its data have {len(letters)} characters, one too many or some too few{spaces}")
     return base64.b64decode(letters + b"=" * (-len(letters) % 4))
-
-
-def _no_base64(fault: str) -> InvalidMedia:
-    return InvalidMedia(f"A data URL is not valid base64: {fault}. Send the file's bytes encoded anew.")
 
 
 def _percent_decoded(text: bytes, budget: MediaBudget) -> bytes:

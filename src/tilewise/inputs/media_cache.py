@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from tilewise.amounts import GIB, in_bytes
 from tilewise.host.memory import available_memory
 from tilewise.inputs.orientation import orientation
-from tilewise.types import Grid, Tile
+from tilewise.types import AnyTile, Grid
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -30,14 +30,14 @@ _DEFAULT = 4 * GIB
 class CutPicture:
     """Tiles of a picture or of a frame, thumbnail last."""
 
-    tiles: tuple[Tile, ...]
+    tiles: tuple[AnyTile, ...]
     grid: Grid
     size: tuple[int, int]
-    """Of the picture, in pixels."""
+    """Of the picture, in pixels; zeros, where it came encoded."""
 
     @property
     def num_bytes(self) -> int:
-        return sum(tile.pixels.nbytes for tile in self.tiles)
+        return sum(tile.num_bytes for tile in self.tiles)
 
 
 @dataclass(frozen=True, slots=True)

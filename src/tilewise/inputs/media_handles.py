@@ -1,7 +1,8 @@
 """Media under names that callers chose: send a picture once with a `uuid`, and later the `uuid` alone.
 
 Files are kept, not pixels: they are small, and how a picture is cut may differ from request to request. What came
-decoded, from Python, is kept so. A name belongs to a scope, so that nobody meets the media of others under it.
+decoded, from Python, is kept so, and so are rows of pictures that came encoded. A name belongs to a scope, so that
+nobody meets the media of others under it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from tilewise.errors import InvalidMedia, InvalidRequest
+from tilewise.inputs.embeddings import EncodedPicture
 from tilewise.inputs.media import Kind, MediaFiles
 from tilewise.inputs.media_limits import MediaLimits
 
@@ -32,7 +34,7 @@ class DecodedMedia:
         return sum(image.width * image.height * len(image.getbands()) for image in self.images)
 
 
-KeptMedia = MediaFiles | DecodedMedia
+KeptMedia = MediaFiles | DecodedMedia | EncodedPicture
 
 
 class MediaHandles:

@@ -6,11 +6,14 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
-from tilewise.errors import InvalidRequest
+from tilewise.errors import InvalidField, InvalidRequest
 from tilewise.ignored import Ignored
+from tilewise.inputs.data_url import decode_base64
+from tilewise.inputs.embeddings import KEY, EmbeddingForm, EncodedPicture
 from tilewise.inputs.images import Colour, ImageLimits, LimitedPicture, flatten, further_frames, open_image
 from tilewise.inputs.media import Kind, MediaAccess, MediaFiles
 from tilewise.inputs.media_budget import MediaBudget
@@ -27,7 +30,8 @@ LOCAL = ""
 """The scope of a program's own requests."""
 LEFT_OUT = frozenset({"further_frames", "damaged_frames"})
 """What `MediaReader.ignored` may name."""
-Media = Image.Image | LimitedPicture | list[Image.Image]
+Picture = Image.Image | LimitedPicture | EncodedPicture
+Media = Picture | list[Image.Image]
 """A picture, or the chosen frames of a video."""
 
 
@@ -41,6 +45,17 @@ class MediaPart:
     detail: Detail | None = None
     options: tuple[tuple[str, int], ...] = ()
     """`max_dynamic_patch` and `min_dynamic_patch` of this picture alone."""
+    where: str = ""
+    """Its place in the request, for errors."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPart:
+    """A picture that comes encoded: a file of its rows in base64, or a program's tensor."""
+
+    data: Any
+    """None = one sent before, of this `uuid`."""
+    uuid: str | None = None
     where: str = ""
     """Its place in the request, for errors."""
 
@@ -60,6 +75,8 @@ class MediaReader:
     """Most tiles of a picture whose part asks for this `detail`; None = it has no effect, as in vLLM."""
     exif_orientation: bool = True
     """Pictures are turned as their camera says, videos as their display matrix says."""
+    embeddings: EmbeddingForm | None = None
+    """Of pictures that come encoded; None = they are not taken."""
     watch: Stopwatch = field(default_factory=Stopwatch)
     """Told what reading takes, and what it comes to."""
     budget: MediaBudget = field(default_factory=MediaBudget)
@@ -97,8 +114,34 @@ class MediaReader:
         if limit is not None and count > limit:
             raise InvalidRequest(f"At most {limit} {kind}(s) may be provided in one prompt. {count} were given.")
 
-    def picture(self, part: MediaPart) -> Image.Image | LimitedPicture:
+    def takes_embeddings(self, where: str) -> EmbeddingForm:
+        """What pictures that come encoded look like. Raises InvalidRequest where they are not taken."""
+        if self.embeddings is None:
+            raise InvalidField(
+                where or KEY,
+                f"{where}: image_embeds are not taken without --enable-mm-embeds (enable_mm_embeds=True): start the "
+                "engine with it, or send image_url.",
+            )
+        return self.embeddings
+
+    def encoded_picture(self, part: EncodedPart) -> Picture:
+        form = self.takes_embeddings(part.where)
+        if part.data is None:
+            return self.picture(MediaPart(None, "image", part.uuid, where=part.where))
+        with self.watch.decoding():
+            if isinstance(part.data, str):
+                found = form.read(decode_base64(part.data, self.budget, KEY), self.budget)
+            else:
+                found = form.picture(part.data, self.budget)
+        self.watch.count(pictures=1)
+        if part.uuid is not None:
+            self.handles.keep(self.scope, "image", part.uuid, found)
+        return found
+
+    def picture(self, part: MediaPart) -> Picture:
         files = self._files(part)
+        if isinstance(files, EncodedPicture):
+            return files
         image = files.images[0] if isinstance(files, DecodedMedia) else self.open_image(files.files[0], _name(part))
         self._remember(part, files)
         most = (self.detail_tiles or {}).get(part.detail or "auto")
@@ -106,6 +149,7 @@ class MediaReader:
 
     def video(self, part: MediaPart) -> list[Image.Image]:
         files = self._files(part)
+        assert not isinstance(files, EncodedPicture), "kept as a picture"
         if isinstance(files, DecodedMedia):
             return list(files.images)
         frames = self._read_list(files) if files.is_list else self.read_video(files.files[0], _name(part))

@@ -9,6 +9,7 @@ from typing import Any
 from tilewise.config import EngineConfig
 from tilewise.inputs.chat_tokenizer import ChatTokenizer
 from tilewise.inputs.draft import find_draft
+from tilewise.inputs.embeddings import EmbeddingForm
 from tilewise.inputs.media_cache import MediaCache
 from tilewise.inputs.prepare import InputOptions, Preparer
 from tilewise.inputs.spec import InputSpec
@@ -27,6 +28,8 @@ class ModelInputs:
     tokenizer: Tokenizer
     spec: InputSpec
     draft: Checkpoint | None
+    embeddings: EmbeddingForm | None = None
+    """Of pictures that come encoded; None = they are not taken."""
 
     @classmethod
     def of(cls, config: EngineConfig) -> ModelInputs:
@@ -34,7 +37,8 @@ class ModelInputs:
         checkpoint = Checkpoint.of(config)
         tokenizer = Tokenizer.from_folder(checkpoint.tokenizer)
         spec = InputSpec.of(checkpoint.folder, tokenizer, config.mm_processor_kwargs)
-        return cls(config, checkpoint, tokenizer, spec, find_draft(config, tokenizer))
+        embeddings = EmbeddingForm.of(config, checkpoint.folder, spec.tokens_per_tile)
+        return cls(config, checkpoint, tokenizer, spec, find_draft(config, tokenizer), embeddings)
 
     @property
     def chat_tokenizer(self) -> ChatTokenizer:

@@ -9,16 +9,18 @@ from typing import Any, get_args
 from PIL import Image
 
 from tilewise.errors import InvalidMedia, InvalidRequest, did_you_mean
+from tilewise.inputs.arrays import is_array
+from tilewise.inputs.embeddings import KEY
 from tilewise.inputs.images import lax_number
 from tilewise.inputs.media import Kind
 from tilewise.inputs.media_handles import check_uuid
-from tilewise.inputs.media_reader import MediaPart
+from tilewise.inputs.media_reader import EncodedPart, MediaPart
 from tilewise.inputs.templates import MediaPlace
 from tilewise.types import Detail
 
 _KINDS: dict[str, Kind] = {"image_url": "image", "video_url": "video"}
 TILING = ("max_dynamic_patch", "min_dynamic_patch")
-_PARTS = ("text", "image_url", "video_url", "image_pil", "video_frames")
+_PARTS = ("text", "image_url", "video_url", "image_pil", "video_frames", "image_embeds")
 
 
 @dataclass
@@ -27,7 +29,7 @@ class Parts:
 
     role: Any
     texts: list[str] = field(default_factory=list)
-    images: list[MediaPart | Image.Image] = field(default_factory=list)
+    images: list[MediaPart | EncodedPart | Image.Image] = field(default_factory=list)
     videos: list[MediaPart | list[Image.Image]] = field(default_factory=list)
     calls: tuple[str, ...] = ()
     """Of tools, by the assistant."""
@@ -62,6 +64,8 @@ class Parts:
             self.videos.append(_frames(value, where))
         elif kind == "image_url":
             self.images.append(_media(part, kind, where))
+        elif kind == "image_embeds":
+            self.images.append(_encoded(part, where))
         else:
             self.videos.append(_media(part, kind, where))
         self.sent.append(MediaPlace("image" if kind.startswith("image") else "video"))
@@ -85,6 +89,18 @@ def _frames(value: Any, where: str) -> list[Image.Image]:
     if not value:
         raise InvalidMedia(f"{where}: video_frames has no frames: send at least one.")
     return value
+
+
+def _encoded(part: Mapping[str, Any], where: str) -> EncodedPart:
+    value = part.get(KEY)
+    value = value.get(KEY) if isinstance(value, Mapping) else value
+    uuid = check_uuid(part.get("uuid"), where)
+    if not (isinstance(value, str) or is_array(value) or (value is None and uuid is not None)):
+        raise InvalidRequest(
+            f"{where}: image_embeds needs a file of a tensor in base64, got {type(value).__name__}; or a uuid of a "
+            "picture that was sent before."
+        )
+    return EncodedPart(value, uuid, where)
 
 
 def _media(part: Mapping[str, Any], kind: str, where: str) -> MediaPart:

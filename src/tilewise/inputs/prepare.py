@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from PIL import Image
 
 from tilewise.errors import InvalidField, InvalidMedia, InvalidRequest, TooLong
+from tilewise.inputs.embeddings import EncodedPicture
 from tilewise.inputs.grammar import Grammars
 from tilewise.inputs.images import (
     ImageLimits,
@@ -26,6 +27,7 @@ from tilewise.inputs.images import (
     to_rgb,
 )
 from tilewise.inputs.media_cache import CutPicture, MediaCache, picture_digest
+from tilewise.inputs.media_reader import Picture
 from tilewise.inputs.orientation import DAMAGE
 from tilewise.inputs.sampling import bad_word_ids, check_ids, check_sampling
 from tilewise.inputs.spec import InputSpec
@@ -58,7 +60,6 @@ if TYPE_CHECKING:
     from tilewise.inputs.images import Tiling
 
 Side = Literal["left", "right"]
-Picture = Image.Image | LimitedPicture
 Video = Sequence[Image.Image]
 """Frames, already chosen; each becomes one tile."""
 
@@ -205,6 +206,16 @@ class Preparer:
         ids = self._cut_to(ids, sampling, keep_last, cut)
         return self._timed(started, self._request(ids, images, sampling, text, _lengths(pictures)))
 
+    def encoding(self, pictures: Sequence[Picture], processor: dict[str, Any] | None = None) -> Request:
+        """Pictures without a prompt, for an engine that encodes alone; rows of each begin where those before it end."""
+        started = self.clock()
+        images, place = [], 0
+        for cut in self._tile_all(pictures, processor):
+            images.append(ImageInput(cut.tiles, cut.grid, cut.size, place))
+            place += len(cut.tiles) * self.spec.tokens_per_tile
+        request = Request(str(next(self._numbers)), (), SamplingParams(), tuple(images))
+        return self._timed(started, request)
+
     def _cut_to(
         self, ids: list[int | ImageSlot], sampling: SamplingParams, keep_last: int | None, cut: Side
     ) -> list[int | ImageSlot]:
@@ -287,6 +298,8 @@ class Preparer:
                 tiled.append(self._tile(item, tiling))
             elif isinstance(item, LimitedPicture):
                 tiled.append(self._tile(item.image, item.tiling(tiling)))
+            elif isinstance(item, EncodedPicture):
+                tiled.append(CutPicture(item.tiles, (len(item.tiles), 1), (0, 0)))
             else:
                 tiled += [self._tile(image, frame) for image in item]
         return tiled
@@ -400,7 +413,7 @@ class Preparer:
 
 def _lengths(media: Sequence[Picture | Video]) -> list[int]:
     """Frames of each video."""
-    return [len(item) for item in media if not isinstance(item, (Image.Image, LimitedPicture))]
+    return [len(item) for item in media if not isinstance(item, Picture)]
 
 
 def tile_digest(pixels: NDArray[np.uint8]) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Integral
 from pathlib import Path
 from typing import Any, TypedDict
@@ -16,10 +16,11 @@ from tilewise.amounts import plain
 from tilewise.errors import InvalidMedia, InvalidRequest, UnknownOption
 from tilewise.ignored import Ignored
 from tilewise.inputs.arrays import check_no_embeddings, dimensions, is_array, to_picture
+from tilewise.inputs.embeddings import KEY, listed
 from tilewise.inputs.media import Kind
 from tilewise.inputs.media_handles import check_uuid
 from tilewise.inputs.media_io import MediaOptions
-from tilewise.inputs.media_reader import LOCAL, Media, MediaPart, MediaReader
+from tilewise.inputs.media_reader import LOCAL, EncodedPart, Media, MediaPart, MediaReader
 from tilewise.inputs.web.address import short
 from tilewise.keywords import ForeignKeyword, no_effect, refused
 from tilewise.timing import InputTiming
@@ -183,10 +184,8 @@ def _read_media(
 ) -> list[Media]:
     _check_keys(data, _MEDIA, _FOREIGN_MEDIA, "multi_modal_data", ignored)
     _check_keys(uuids, _MEDIA, _FOREIGN_MEDIA, "multi_modal_uuids", ignored)
-    if isinstance(data.get("image"), (list, tuple)):
-        check_no_embeddings(list(data["image"]))
     items: dict[Kind, list[Any]] = {
-        "image": _as_list(data.get("image")),
+        "image": _pictures(data.get("image"), reader, ignored),
         "video": _videos(data.get("video"), ignored),
     }
     media: list[Media] = []
@@ -196,6 +195,29 @@ def _read_media(
     for kind in _MEDIA:
         media += [_medium(kind, item, uuid, reader) for item, uuid in named[kind]]
     return media
+
+
+def _pictures(value: Any, reader: MediaReader, ignored: Ignored) -> list[Any]:
+    """Pictures as they came; those that came encoded are an `EncodedPart` each."""
+    if isinstance(value, Mapping) and KEY in value:
+        reader.takes_embeddings("multi_modal_data: image")
+        _check_keys(value, (KEY,), {}, "multi_modal_data: image", ignored)
+        return [EncodedPart(array, where=KEY) for array in listed(value)]
+    form = reader.embeddings
+    if form is not None and form.is_meant(value):
+        return [EncodedPart(array, where=KEY) for array in listed(value)]
+    if isinstance(value, (list, tuple)):
+        if form is None:
+            check_no_embeddings(list(value))
+        return [part for item in value for part in _of_list(item, reader, ignored)]
+    return _as_list(value)
+
+
+def _of_list(item: Any, reader: MediaReader, ignored: Ignored) -> list[Any]:
+    if isinstance(item, Mapping):
+        return _pictures(item, reader, ignored) if KEY in item else [item]
+    form = reader.embeddings
+    return [EncodedPart(item, where=KEY) if form is not None and form.is_meant(item) else item]
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -223,6 +245,8 @@ def _medium(kind: Kind, item: Any, uuid: str | None, reader: MediaReader) -> Med
             raise InvalidRequest(f"multi_modal_data: {kind} is None: send it, or the uuid of one sent before.")
         part = MediaPart(None, kind, uuid)
         return reader.picture(part) if kind == "image" else reader.video(part)
+    if isinstance(item, EncodedPart):
+        return reader.encoded_picture(replace(item, uuid=uuid))
     found = _picture(item, reader) if kind == "image" else _frames(item, reader)
     if uuid is not None:
         reader.keep_decoded(kind, uuid, [found] if isinstance(found, Image.Image) else found)
@@ -260,11 +284,7 @@ def _picture(item: Any, reader: MediaReader) -> Image.Image:
         return to_picture(item)
     if isinstance(item, (str, Path)):
         return reader.open_image(_path(item, "fetch_image"))
-    embeddings = isinstance(item, Mapping) and "image_embeds" in item
-    raise InvalidRequest(
-        f"A picture must be a PIL image, an array or a path, got {type(item).__name__}"
-        f"{': send the picture, its embeddings cannot be taken' if embeddings else ''}."
-    )
+    raise InvalidRequest(f"A picture must be a PIL image, an array or a path, got {type(item).__name__}.")
 
 
 def _frames(item: Any, reader: MediaReader) -> list[Image.Image]:

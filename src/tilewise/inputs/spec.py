@@ -60,7 +60,7 @@ class InputSpec:
         template = _template(folder, tokenizer).with_marks(m for m in MARKS if tokenizer.find_id(m) is not None)
         if template.tools is not None and tokenizer.find_id("<|action_start|>") is not None:
             template = template.with_tools(TOOL_FORMS["internlm"])  # its language model was trained with those tokens
-        tiling = _tiling(folder).override(processor)
+        tiling = tiling_of(folder).override(processor)
         ends = frozenset[int]().union(*end_ids(folder, template, tokenizer).values())
         start, header = _start_id(folder, tokenizer), _header_ids(template, tokenizer)
         return cls(template, tiling, tokens_per_tile(folder), ends, start, header)
@@ -117,7 +117,7 @@ def _is_1_5(folder: CheckpointFolder) -> bool:
     return any(_1_5.search(name) for name in (str(folder.config.get("_name_or_path", "")), *folder.path.parts))
 
 
-def _tiling(folder: CheckpointFolder) -> Tiling:
+def tiling_of(folder: CheckpointFolder) -> Tiling:
     """Original checkpoints say it in config.json, `-hf` ones in preprocessor_config.json, Qianfan-OCR in both.
 
     Absent keys take the defaults of the format's own configuration class.

@@ -7,8 +7,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from tilewise.cluster import check_cpus
 from tilewise.config import EngineConfig
 from tilewise.errors import InvalidConfig
+from tilewise.extras import need
 from tilewise.server.config import ServerConfig
 
 _ELSEWHERE = ("address", "access")
@@ -39,6 +41,12 @@ class Job:
     url: str = "0.0.0.0"
     """Address of the metrics, by vLLM's name and default."""
     port: int = 8000
+    ray: str | None = None
+    """HOST:PORT of a Ray cluster's head whose nodes answer, or auto; None = one engine, on this machine."""
+    replicas: int | None = None
+    """Engines of the cluster; None = one a node."""
+    replica_cpus: float = 1.0
+    """CPUs of each, which are its threads."""
 
     def __post_init__(self) -> None:
         if self.max_in_flight is not None and self.max_in_flight < 1:
@@ -50,8 +58,21 @@ class Job:
         for name in ("url", "port"):
             if getattr(self, name) != getattr(Job, name) and not self.enable_metrics:
                 raise InvalidConfig(f"{name}={getattr(self, name)!r} has no effect without enable_metrics: give both.")
+        self._check_cluster()
         self._check_input()
         self._check_output()
+
+    def _check_cluster(self) -> None:
+        if self.ray is not None:
+            need("ray", "ray", f"ray={self.ray}")
+            if self.enable_metrics:
+                raise InvalidConfig("enable_metrics: engines of a cluster have metrics of their own. Leave it out.")
+        for name in ("replicas", "replica_cpus"):
+            if getattr(self, name) != getattr(Job, name) and self.ray is None:
+                raise InvalidConfig(f"{name}={getattr(self, name)!r} has no effect without ray: give both.")
+        if self.replicas is not None and self.replicas < 1:
+            raise InvalidConfig(f"replicas must be 1 or above, got {self.replicas}.")
+        check_cpus(self.replica_cpus)
 
     def _check_input(self) -> None:
         path = self.input_file
@@ -77,8 +98,9 @@ class Job:
         if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
             raise InvalidConfig(f"output_file: {path} cannot be written: its permissions forbid it.")
 
-    def lines_in_flight(self, engine: EngineConfig) -> int:
-        running = engine.max_num_seqs * engine.data_parallel_size
+    def lines_in_flight(self, engine: EngineConfig, engines: int = 1) -> int:
+        """`engines` of a cluster, each with its replicas."""
+        running = engine.max_num_seqs * engine.data_parallel_size * engines
         return self.max_in_flight or running + max(1, running // 4)
 
 

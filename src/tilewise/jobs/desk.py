@@ -25,7 +25,9 @@ _PATIENCE = 1800.0  # seconds in which an engine has to come back
 
 
 class Desk:
-    """Where lines are asked."""
+    """Where lines are asked of an engine of this process' own."""
+
+    engines = 1
 
     def __init__(self, parts: Assembly, app: ASGIApp) -> None:
         self._parts, self.app = parts, app

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import os
 from array import array
 from collections.abc import Collection, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -39,6 +40,9 @@ def run_batch(
     enable_metrics: bool = False,
     url: str = Job.url,
     port: int = Job.port,
+    ray: str | None = None,
+    replicas: int | None = None,
+    replica_cpus: float = Job.replica_cpus,
     **options: Any,
 ) -> Summary:
     """Answer a file of requests as `tilewise run-batch` does; options are those of EngineConfig and ServerConfig.
@@ -55,6 +59,9 @@ def run_batch(
         enable_metrics=enable_metrics,
         url=url,
         port=port,
+        ray=ray,
+        replicas=replicas,
+        replica_cpus=replica_cpus,
     )
     return run(job, *_configs({"model": model, **options}))
 
@@ -106,13 +113,16 @@ def found_of(job: Job, digests: array[int]) -> Found:
 def _ask_the_rest(
     job: Job, engine: EngineConfig, server: ServerConfig, digests: array[int], found: Found, signals: Collection[int]
 ) -> Summary:
-    process = EngineProcess()  # loads its libraries while this one loads those of HTTP
+    if job.ray not in (None, "auto"):
+        os.environ["RAY_ADDRESS"] = job.ray
+    process = None if job.ray else EngineProcess()  # loads its libraries while this one loads those of HTTP
     try:
         from tilewise.jobs.work import Work  # not above: no matter for who has a mistake in a path
 
         return _in_a_loop(Work(job, engine, server, digests, found).run(process, signals))
     finally:
-        process.kill()
+        if process is not None:
+            process.kill()
 
 
 def _in_a_loop(work: Coroutine[Any, Any, Summary]) -> Summary:

@@ -29,7 +29,7 @@ class InternVL:
         self.config = config
         self.ops = ops
         self._mesh = mesh
-        self.encoder = TileEncoder(view, config, ops) if mesh.is_first_stage else None
+        self.encoder = TileEncoder(view, config, ops, mesh.tower) if mesh.is_first_stage else None
         self.decoder = Decoder(view.at("language"), config.decoder, block, mesh, context)
 
     def encode(self, pixels: Tensor) -> EncodedTiles:

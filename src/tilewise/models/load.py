@@ -15,6 +15,7 @@ from tilewise.models.backbones import Backbone, backbone_of
 from tilewise.models.config import ModelConfig, model_config, vision_config
 from tilewise.models.flash import flash_rule
 from tilewise.models.internvl import InternVL
+from tilewise.models.tile_encoder import TileEncoder
 from tilewise.parallel.mesh import Mesh, Share
 from tilewise.platforms.base import Ops, Store, Weight
 from tilewise.platforms.forms import Form
@@ -25,7 +26,7 @@ from tilewise.weights.formats import CheckpointFormat, Locate, format_of
 from tilewise.weights.gguf.folder import is_gguf_folder
 from tilewise.weights.gguf.tensors import with_gguf_names
 from tilewise.weights.quantization import Layouts, layouts_of
-from tilewise.weights.sources import CheckpointSource, PassedOver, ShapeSource, WatchedSource, in_floats
+from tilewise.weights.sources import CheckpointSource, PassedOver, RandomSource, ShapeSource, WatchedSource, in_floats
 from tilewise.weights.view import StoredLinear, TensorSource, View
 
 logger = logging.getLogger("tilewise")
@@ -88,11 +89,7 @@ class Architecture:
         `watch` is shown each tensor as it is read, under its internal name; `store` keeps matrices (default: as the
         ops do).
         """
-        if self.fp8:
-            source = Fp8Source(source)
-        if watch is not None:
-            source = WatchedSource(source, watch)
-        view = View(source, store=store or ops.store)
+        view = View(self._watched(source, watch), store=store or ops.store)
         return InternVL(view, self.config, self.backbone.block, mesh, ops, context)
 
     def load(
@@ -120,6 +117,21 @@ class Architecture:
             logger.info("Matrices as they are kept: %s", source.described())
         return model
 
+    def load_encoder(
+        self, dtype: torch.dtype, ops: Ops, device: torch.device, watch: Watch | None, store: Store, dummy: bool = False
+    ) -> TileEncoder:
+        """What encodes tiles, alone: nothing of the decoder is read. `dummy` = random weights."""
+        if dummy:
+            return TileEncoder(View(self._watched(RandomSource(dtype, device), watch), store=store), self.config, ops)
+        files = open_files(self.folder.path)
+        source = CheckpointSource(files, self._locate(files.names), dtype, device, layouts=self._layouts)
+        view = View(self._watched(source, watch), store=source.tensors.giving_back(store))
+        return TileEncoder(view, self.config, ops)
+
+    def _watched(self, source: TensorSource, watch: Watch | None) -> TensorSource:
+        source = self.read_as(source)
+        return source if watch is None else WatchedSource(source, watch)
+
     def _check_described(self, source: CheckpointSource) -> None:
         """Names matrices that are said to be quantised and are not; files in which none is have another's config."""
         found = list(dict.fromkeys(source.floats_instead))
@@ -146,11 +158,18 @@ class Architecture:
 
     def count_bytes(self, ops: Ops, dtype: torch.dtype, store: Store | None = None, mesh: Mesh = Mesh()) -> int:
         """Bytes of the weights as a rank keeps them."""
-        shapes = ShapeSource(dtype, locate=self._locate(known_names(self.folder.path)), layouts=self._layouts)
-        source: TensorSource = Fp8Source(shapes) if self.fp8 else shapes
         kept = Kept(store or ops.store)
-        InternVL(WeighedView(source, store=kept, kept=kept), self.config, self.backbone.block, mesh, ops, context=1)
+        view = WeighedView(self.read_as(self.shapes(dtype)), store=kept, kept=kept)
+        InternVL(view, self.config, self.backbone.block, mesh, ops, context=1)
         return kept.bytes
+
+    def shapes(self, dtype: torch.dtype) -> ShapeSource:
+        """The tensors that the files have, or will have, without their numbers."""
+        return ShapeSource(dtype, locate=self._locate(known_names(self.folder.path)), layouts=self._layouts)
+
+    def read_as(self, source: TensorSource) -> TensorSource:
+        """A source whose matrices are rounded as they are read, where they are."""
+        return Fp8Source(source) if self.fp8 else source
 
     @property
     def _layouts(self) -> Layouts:

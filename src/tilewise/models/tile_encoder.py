@@ -39,12 +39,12 @@ class EncodedTiles:
 
 
 class TileEncoder:
-    """Built by pulling weights from the view of the whole model."""
+    """Built by pulling weights from the view of the whole model; ranks of a mesh share the tower's."""
 
-    def __init__(self, view: View, config: ModelConfig, ops: Ops) -> None:
+    def __init__(self, view: View, config: ModelConfig, ops: Ops, mesh: Mesh = Mesh()) -> None:
         self.config = config
         self.ops = ops
-        self.tower = VisionTower(view.at("vision"), config.vision, config.tile_size)
+        self.tower = VisionTower(view.at("vision"), config.vision, config.tile_size, mesh)
         self._projector = Projector(view.at("projector"), config)
         self._flash = FlashHead(view.at("flash"), config) if config.flash else None
         # float32 in any model, as the reference normalises: rounded to bfloat16 they would shift every pixel.

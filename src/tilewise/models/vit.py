@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tilewise.errors import InvalidConfig
 from tilewise.layers.linear import ColumnLinear, RowLinear
 from tilewise.layers.norm import RMSNorm, norm_of
 from tilewise.models.config import VisionConfig
@@ -15,14 +16,11 @@ from tilewise.parallel.mesh import Mesh
 from tilewise.platforms.base import Ops
 from tilewise.weights.view import View
 
-# Tiles, not heads, are shared out over ranks (InternViT-6B has 25 heads), so every rank holds the whole tower.
-_WHOLE = Mesh()
-
 
 class VisionTower:
     """Every tile alone: nothing here looks across tiles, which is why tiles can be cached one by one."""
 
-    def __init__(self, view: View, config: VisionConfig, tile_size: int) -> None:
+    def __init__(self, view: View, config: VisionConfig, tile_size: int, mesh: Mesh = Mesh()) -> None:
         width, patch = config.hidden_size, config.patch_size
         embeddings = view.at("embeddings")
         self._patch = patch
@@ -32,7 +30,7 @@ class VisionTower:
         trained, side = config.image_size // patch, tile_size // patch
         positions = embeddings.tensor("position_embedding", 1, trained**2 + 1, width)
         self._positions = resize_positions(positions, trained, side)
-        self._blocks = [VisionBlock(view.at("layers").at(n), config) for n in range(config.num_layers)]
+        self._blocks = [VisionBlock(view.at("layers").at(n), config, mesh) for n in range(config.num_layers)]
 
     @property
     def device(self) -> torch.device:
@@ -57,34 +55,41 @@ class VisionTower:
 
 
 class VisionBlock:
-    """Pre-norm attention and MLP, each scaled by a learned vector before it is added."""
+    """Pre-norm attention and MLP, each scaled by a learned vector before it is added. Ranks split heads and columns."""
 
-    def __init__(self, view: View, config: VisionConfig) -> None:
+    def __init__(self, view: View, config: VisionConfig, mesh: Mesh = Mesh()) -> None:
         width = config.hidden_size
         self._norm1 = norm_of(config.norm, view.at("norm1"), width, config.norm_eps)
         self._norm2 = norm_of(config.norm, view.at("norm2"), width, config.norm_eps)
-        self._attention = VisionAttention(view.at("attn"), config)
-        self._fc1 = ColumnLinear(view.at("mlp"), {"fc1": config.intermediate_size}, width, True, _WHOLE)
-        self._fc2 = RowLinear(view.at("mlp"), "fc2", config.intermediate_size, width, True, _WHOLE)
+        self._attention = VisionAttention(view.at("attn"), config, mesh)
+        self._fc1 = ColumnLinear(view.at("mlp"), {"fc1": config.intermediate_size}, width, True, mesh)
+        self._fc2 = RowLinear(view.at("mlp"), "fc2", config.intermediate_size, width, True, mesh)
         self._scale1 = view.tensor("ls1", width)
         self._scale2 = view.tensor("ls2", width)
+        self._mesh = mesh
 
     def __call__(self, x: Tensor, ops: Ops) -> Tensor:
-        x, normed = self._norm2.after(x, self._scale1, self._attention(self._norm1(x, ops), ops), ops)
-        mlp = self._fc2(self._fc1.gelu(normed, ops), ops)
+        mixed = self._mesh.sum(self._attention(self._norm1(x, ops), ops))
+        x, normed = self._norm2.after(x, self._scale1, mixed, ops)
+        mlp = self._mesh.sum(self._fc2(self._fc1.gelu(normed, ops), ops))
         return ops.add_scaled(x, self._scale2, mlp)
 
 
 class VisionAttention:
     """All patches to all patches. The 6B normalises whole queries and keys, before they are cut into heads."""
 
-    def __init__(self, view: View, config: VisionConfig) -> None:
+    def __init__(self, view: View, config: VisionConfig, mesh: Mesh = Mesh()) -> None:
         width = config.hidden_size
-        self._heads = config.num_heads
+        heads = mesh.share(config.num_heads, "heads of the tower (mm_encoder_tp_mode=data has no such limit)").length
+        if mesh.size > 1 and config.qk_norm:
+            raise InvalidConfig(
+                "mm_encoder_tp_mode=weights: this tower norms its queries and keys over all heads: use data."
+            )
+        self._heads = heads
         self._qkv = ColumnLinear(
-            view, {"q_proj": width, "k_proj": width, "v_proj": width}, width, config.qkv_bias, _WHOLE
+            view, {"q_proj": width, "k_proj": width, "v_proj": width}, width, config.qkv_bias, mesh
         )
-        self._out = RowLinear(view, "proj", width, width, True, _WHOLE)
+        self._out = RowLinear(view, "proj", width, width, True, mesh)
         self._norms = (
             (
                 RMSNorm(view.at("q_norm"), width, config.norm_eps),

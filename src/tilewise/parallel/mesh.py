@@ -106,6 +106,16 @@ class Mesh:
         """It has the head, and its first rank chooses tokens."""
         return self.stage == self.layout.pipeline - 1
 
+    @property
+    def tower(self) -> Mesh:
+        """Who shares the weights of the tower: nobody, unless the layout says so."""
+        return Mesh(self.rank, Layout(self.size), self.collectives) if self.layout.tower == "weights" else Mesh()
+
+    @property
+    def encoders(self) -> int:
+        """Ranks of the first stage that encode different tiles."""
+        return 1 if self.layout.tower == "weights" else self.size
+
     def layers(self, total: int) -> range:
         """The decoder layers of this rank's stage."""
         return self.layout.layers(self.stage, total)

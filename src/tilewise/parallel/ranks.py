@@ -32,8 +32,9 @@ class TorchCollectives:
         return x
 
     def sum_own(self, x: Tensor) -> Tensor:
-        own = torch.empty_like(x[: len(x) // dist.get_world_size(self._group)])
-        dist.reduce_scatter_tensor(own, x.contiguous(), group=self._group)
+        parts = list(x.contiguous().chunk(dist.get_world_size(self._group)))
+        own = torch.empty_like(parts[0])
+        dist.reduce_scatter(own, parts, group=self._group)
         return own
 
     def gather(self, x: Tensor) -> list[Tensor]:

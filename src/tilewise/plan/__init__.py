@@ -1,6 +1,17 @@
 """From wishes and facts to sizes: every choice is made here once, before a weight is read, and each has its reason."""
 
 from tilewise.plan.facts import DeviceFacts, LargestStep, ModelFacts, largest, with_draft
-from tilewise.plan.resolve import Resolved, resolve
+from tilewise.plan.memory import MemoryPlan
+from tilewise.plan.resolve import Resolved, planned_memory, resolve
 
-__all__ = ["DeviceFacts", "LargestStep", "ModelFacts", "Resolved", "largest", "resolve", "with_draft"]
+__all__ = [
+    "DeviceFacts",
+    "LargestStep",
+    "MemoryPlan",
+    "ModelFacts",
+    "Resolved",
+    "largest",
+    "planned_memory",
+    "resolve",
+    "with_draft",
+]

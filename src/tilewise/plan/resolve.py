@@ -31,7 +31,7 @@ class Resolved:
 def resolve(config: EngineConfig, model: ModelFacts, device: DeviceFacts) -> Resolved:
     """Raises InvalidConfig when the model or one sequence of full length cannot fit, naming what would."""
     reasons: dict[str, str] = {}
-    memory = MemoryPlan(config, model, device, _context(config, model, device, reasons))
+    memory = planned_memory(config, model, device, reasons)
     memory.check()
     reasons |= memory.reasons()
     if config.enforce_eager:
@@ -45,7 +45,7 @@ def resolve(config: EngineConfig, model: ModelFacts, device: DeviceFacts) -> Res
     if config.quantised_kv is not None:
         size = f"{model.kv_bytes_per_token} bytes a token"
         reasons["kv_cache_dtype"] = f"{config.quantised_kv} with a scale for each token and head, {size}"
-    if why := _batch_invariant(config):
+    if why := why_batch_invariant(config):
         reasons["batch_invariant"] = f"on: {why}; decoding costs several times the work, prompts about twice"
     # Ranks wait for one another inside a pass, which no graph of this host's launches can hold.
     graphs = device.captures_graphs and not config.enforce_eager and not why and config.layout.ranks == 1
@@ -58,6 +58,16 @@ def resolve(config: EngineConfig, model: ModelFacts, device: DeviceFacts) -> Res
         reasons=reasons,
         resize_kernels=device.resize_kernels,
     )
+
+
+def planned_memory(
+    config: EngineConfig, model: ModelFacts, device: DeviceFacts, reasons: dict[str, str] | None = None
+) -> MemoryPlan:
+    """How memory would be shared out, whether it fits or not. Raises InvalidConfig for a length beyond the trained one.
+
+    `reasons` gets why sequences are as long as they are.
+    """
+    return MemoryPlan(config, model, device, _context(config, model, device, {} if reasons is None else reasons))
 
 
 def _limits(config: EngineConfig, model: ModelFacts, memory: MemoryPlan, device: DeviceFacts) -> Limits:
@@ -75,13 +85,13 @@ def _limits(config: EngineConfig, model: ModelFacts, memory: MemoryPlan, device:
         prefix_caching=config.enable_prefix_caching,
         priorities=config.scheduling_policy == "priority",
         speculation=_speculation(config),
-        batch_invariant=_batch_invariant(config) is not None,
+        batch_invariant=why_batch_invariant(config) is not None,
         kv_cache_dtype=config.quantised_kv,
         tile_batches=device.tile_batches,
     )
 
 
-def _batch_invariant(config: EngineConfig) -> str | None:
+def why_batch_invariant(config: EngineConfig) -> str | None:
     """Why the mode is on; None if it is not."""
     if config.batch_invariant is not None:
         return "asked for" if config.batch_invariant else None

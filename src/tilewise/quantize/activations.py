@@ -276,7 +276,7 @@ class SampleActivations:
 def _tiles(requests: Iterable[Request]) -> Iterator[Tile]:
     for request in requests:
         for image in request.images:
-            yield from image.tiles
+            yield from (tile for tile in image.tiles if isinstance(tile, Tile))
 
 
 def _layout(tokens: int) -> PagedLayout:

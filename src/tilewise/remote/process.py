@@ -24,6 +24,7 @@ from tilewise.remote.wire import (
     Abort,
     CannotStart,
     Close,
+    Core,
     Launch,
     Outbox,
     Ready,
@@ -87,7 +88,7 @@ def _ended_with(end: socket) -> Iterator[None]:
         done.set()
 
 
-def build(launch: Launch) -> tuple[EngineCore, Ready]:
+def build(launch: Launch) -> tuple[Core, Ready]:
     """Raises the errors of `build_runner`."""
     started = time.perf_counter()
     from tilewise.runner.build import build_runner  # torch takes a second to load, and only this process needs it
@@ -98,7 +99,7 @@ def build(launch: Launch) -> tuple[EngineCore, Ready]:
     return EngineCore(runner, resolved.limits, resolved.overlap, seed=launch.config.seed), Ready(resolved, seconds)
 
 
-def run(pipe: Pipe, core: EngineCore, inbox: Inbox) -> None:
+def run(pipe: Pipe, core: Core, inbox: Inbox) -> None:
     """Step while there is work, wait while there is none."""
     while True:
         refused: list[Refused] = []
@@ -113,7 +114,7 @@ def run(pipe: Pipe, core: EngineCore, inbox: Inbox) -> None:
             pipe.send(Outbox(tuple(deltas), core.counters, core.load, tuple(refused)))
 
 
-def _apply(message: ToEngine | Refused, core: EngineCore) -> list[Refused]:
+def _apply(message: ToEngine | Refused, core: Core) -> list[Refused]:
     if isinstance(message, Refused):
         return [message]
     if isinstance(message, Submit):

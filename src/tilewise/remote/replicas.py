@@ -11,7 +11,7 @@ import asyncio
 import random
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from tilewise.engine.counters import Counters, Load
 from tilewise.errors import EngineDead, TilewiseError
@@ -99,7 +99,7 @@ class Replicas:
     def _able(self) -> list[int]:
         return [engine.number for engine in self.engines if engine.is_able]
 
-    def open(self, requests: Sequence[Request]) -> Stream:
+    def open(self, requests: Sequence[Request]) -> Stream[Any]:
         """Submit requests; their tokens come through the stream. Raises EngineDead while there is no engine."""
         if self._only is not None:
             return self._only.open(requests)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType, TracebackType
-from typing import Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from tilewise.engine.delta import TokenDelta
+from tilewise.engine.encode_core import EncodedDelta
 from tilewise.errors import TilewiseError
 
 
 class Sink(Protocol):
     """Who is given what becomes of requests."""
 
-    def put(self, delta: TokenDelta) -> None:
-        """A token of one of them."""
+    def put(self, delta: Any) -> None:
+        """A token of one of them, or whatever else their engine makes of them."""
 
     def fail(self, error: TilewiseError) -> None:
         """Nothing more comes of some of them, or of all."""
@@ -25,7 +26,10 @@ OnClose = Callable[[Sequence[str], tuple[str, ...]], None]
 """(all request ids, those that have not ended)"""
 
 
-class Stream:
+Item = TypeVar("Item", TokenDelta, EncodedDelta)
+
+
+class Stream(Generic[Item]):
     """Iterate over it for lists of tokens; leaving the context aborts whatever has not ended."""
 
     def __init__(
@@ -36,7 +40,7 @@ class Stream:
         self._request_ids = request_ids
         self._on_close = on_close
         self._unfinished = set(request_ids)
-        self._waiting: list[TokenDelta] = []
+        self._waiting: list[Item] = []
         self._error: TilewiseError | None = None
         self._something = asyncio.Event()
 
@@ -44,7 +48,7 @@ class Stream:
         """The number of the engine that has one of the requests."""
         return self._engines.get(request_id, 0)
 
-    def put(self, delta: TokenDelta) -> None:
+    def put(self, delta: Item) -> None:
         if delta.finish_reason is not None:
             self._unfinished.discard(delta.request_id)
         self._waiting.append(delta)
@@ -60,10 +64,10 @@ class Stream:
             self._unfinished.discard(request_id)
             self._on_close([request_id], (request_id,))
 
-    def __aiter__(self) -> Stream:
+    def __aiter__(self) -> Stream[Item]:
         return self
 
-    async def __anext__(self) -> list[TokenDelta]:
+    async def __anext__(self) -> list[Item]:
         """All that has come since the last time; raises what ended the requests."""
         while not self._waiting:
             if self._error is not None:
@@ -75,7 +79,7 @@ class Stream:
         found, self._waiting = self._waiting, []
         return found
 
-    async def __aenter__(self) -> Stream:
+    async def __aenter__(self) -> Stream[Item]:
         return self
 
     async def __aexit__(

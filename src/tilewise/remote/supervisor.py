@@ -10,7 +10,7 @@ import logging
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from tilewise.engine.counters import Counters, Load
 from tilewise.errors import EngineDead, TilewiseError
@@ -114,9 +114,12 @@ class Supervisor:
         """Seconds after which asking again makes sense while the engine is away."""
         return round(self._pause) + 1
 
-    def open(self, requests: Sequence[Request]) -> Stream:
-        """Submit requests; their tokens come through the stream. Raises EngineDead while there is no engine."""
-        stream = Stream([request.id for request in requests], self.forget)
+    def open(self, requests: Sequence[Request]) -> Stream[Any]:
+        """Submit requests; what their engine makes of them, tokens or rows, comes through the stream.
+
+        Raises EngineDead while there is no engine.
+        """
+        stream: Stream[Any] = Stream([request.id for request in requests], self.forget)
         self.submit(requests, stream)
         return stream
 

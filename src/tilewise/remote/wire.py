@@ -2,24 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from tilewise.config import EngineConfig
 from tilewise.engine.counters import Counters, Load
 from tilewise.engine.delta import TokenDelta
+from tilewise.engine.encode_core import EncodedDelta
 from tilewise.errors import TilewiseError
 from tilewise.host.memory import Memory
 from tilewise.plan import Resolved
 from tilewise.types import Request
 
 if TYPE_CHECKING:
-    from tilewise.engine.core import EngineCore
     from tilewise.weights.checkpoint import Checkpoint
 
 
-Build = Callable[["Launch"], "tuple[EngineCore, Ready]"]
+Delta = TokenDelta | EncodedDelta
+
+
+class Core(Protocol):
+    """What runs in the engine's process: `EngineCore`, or what encodes pictures alone."""
+
+    @property
+    def has_unfinished(self) -> bool: ...
+
+    @property
+    def counters(self) -> Counters: ...
+
+    @property
+    def load(self) -> Load: ...
+
+    def submit(self, request: Request) -> None: ...
+
+    def abort(self, request_id: str) -> None: ...
+
+    def reset(self, cache: Literal["prefix", "tiles"]) -> bool: ...
+
+    def step(self) -> Sequence[Delta]: ...
+
+    def close(self) -> None: ...
+
+
+Build = Callable[["Launch"], "tuple[Core, Ready]"]
 """Makes an engine, in its process."""
 
 
@@ -96,7 +122,7 @@ class Refused:
 class Outbox:
     """What came of one step, and how busy the engine is."""
 
-    deltas: tuple[TokenDelta, ...]
+    deltas: tuple[Delta, ...]
     counters: Counters
     load: Load
     refused: tuple[Refused, ...] = field(default=())

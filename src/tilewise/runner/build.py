@@ -77,8 +77,8 @@ def build_runner(
             f"{model.folder.path}: <IMG_CONTEXT> has id {image_context_id}, the vocabulary only "
             f"{architecture.config.decoder.vocab_size} rows: tokenizer and config are of different models."
         )
-    dtype = _dtype(config, architecture, platform)
-    _check_kv_dtype(config, dtype)
+    dtype = chosen_dtype(config, architecture, platform)
+    check_kv_dtype(config, dtype)
     facts = largest_facts(config, architecture, dtype, platform.ops())
     drafting = draft_architecture(draft.folder, architecture, config) if draft else None
     if drafting:
@@ -86,7 +86,7 @@ def build_runner(
     resolved = resolve(config, facts, device_facts(platform, config.layout.ranks))
     for name, reason in resolved.reasons.items():
         logger.info("%s: %s", name, reason)
-    kept = _tile_folder(config, facts)
+    kept = tile_folder(config, facts.bytes_per_tile)
     if config.load_format != "dummy":
         for checkpoint in filter(None, (model, draft)):
             checkpoint.fetch_weights()
@@ -134,15 +134,15 @@ class RankBuilder:
         loaded = self._load(architecture, ops, weights if kept else None)
         # Guesses decide nothing, so that their rounding is no matter.
         guessing = self._load(drafting, self.platform.ops()) if drafting else None
-        arithmetic = " ".join(filter(None, (self.platform.name, type(ops).__name__, self.config.quantization)))
-        store = _tile_store(kept, weights, architecture.config, dtype, arithmetic) if kept else None
+        arithmetic = arithmetic_of(self.platform, ops, self.config)
+        store = tile_store(kept, weights, architecture.config, dtype, arithmetic) if kept else None
         logger.info("Loading weights took %.2f seconds", time.perf_counter() - started)
         capturer = self.platform.capturer if resolved.graphs else None
         return LocalRunner(loaded, resolved.limits, self.platform.device, store, guessing, capturer, self.mesh)
 
     def _load(self, architecture: Architecture, ops: Ops, watch: Watch | None = None) -> InternVL:
         config, dtype, device = self.config, self.orders.dtype, self.platform.device
-        context, store = self.orders.resolved.limits.max_model_len, _store(ops, config.quantization)
+        context, store = self.orders.resolved.limits.max_model_len, kept_by(ops, config.quantization)
         if config.load_format == "dummy":
             return architecture.build(RandomSource(dtype, device), ops, context, self.mesh, watch, store)
         read_ahead(shard_files(architecture.folder.path), config.safetensors_load_strategy)
@@ -196,18 +196,20 @@ def model_facts(
     quantization: str | None = None,
     kv_cache_dtype: str | None = None,
     mesh: Mesh = Mesh(),
+    weight_bytes: int | None = None,
 ) -> ModelFacts:
     """Sizes of a rank, by arithmetic and by building the model over shapes; no weight is read.
 
-    `kv_cache_dtype` is int8 or fp8; None = that of activations.
+    `kv_cache_dtype` is int8 or fp8; None = that of activations. `weight_bytes`: where they were counted already.
     """
+    store = kept_by(ops, quantization)
     decoder = shared_out(architecture.config.decoder, mesh)
     return ModelFacts(
         trained_length=decoder.rope.trained_length,
         tokens_per_tile=architecture.config.tokens_per_tile,
         kv_bytes_per_token=token_bytes(decoder, kv_cache_dtype, dtype),
         bytes_per_tile=architecture.config.rows_per_page * decoder.hidden_size * dtype.itemsize,
-        weight_bytes=architecture.count_bytes(ops, dtype, _store(ops, quantization), mesh),
+        weight_bytes=architecture.count_bytes(ops, dtype, store, mesh) if weight_bytes is None else weight_bytes,
         activation_bytes=partial(
             activation_bytes,
             replace(architecture.config, decoder=decoder),
@@ -219,7 +221,13 @@ def model_facts(
     )
 
 
-def _store(ops: Ops, quantization: str | None) -> Store:
+def arithmetic_of(platform: Platform, ops: Ops, config: EngineConfig) -> str:
+    """What rounds in a way of its own, for the names of encoded tiles on disk."""
+    return " ".join(filter(None, (platform.name, type(ops).__name__, config.quantization)))
+
+
+def kept_by(ops: Ops, quantization: str | None) -> Store:
+    """What keeps matrices."""
     return ops.store_int8 if quantization == "int8" else ops.store
 
 
@@ -236,7 +244,8 @@ def device_facts(platform: Platform, ranks: int = 1) -> DeviceFacts:
     )
 
 
-def _dtype(config: EngineConfig, architecture: Architecture, platform: Platform) -> torch.dtype:
+def chosen_dtype(config: EngineConfig, architecture: Architecture, platform: Platform) -> torch.dtype:
+    """The dtype of weights and activations. Raises InvalidConfig for an unknown one."""
     if config.dtype == "auto":
         return platform.default_dtype(architecture.dtype, architecture.count_parameters(platform.ops()))
     if config.dtype not in _DTYPES:
@@ -244,7 +253,7 @@ def _dtype(config: EngineConfig, architecture: Architecture, platform: Platform)
     return _DTYPES[config.dtype]
 
 
-def _check_kv_dtype(config: EngineConfig, dtype: torch.dtype) -> None:
+def check_kv_dtype(config: EngineConfig, dtype: torch.dtype) -> None:
     """Raises InvalidConfig for floats in the KV cache that are not those of activations."""
     if _DTYPES.get(config.kv_cache_dtype, dtype) != dtype:
         ours = str(dtype).removeprefix("torch.")
@@ -254,20 +263,20 @@ def _check_kv_dtype(config: EngineConfig, dtype: torch.dtype) -> None:
         )
 
 
-def _tile_folder(config: EngineConfig, facts: ModelFacts) -> CappedFolder | None:
+def tile_folder(config: EngineConfig, bytes_per_tile: int) -> CappedFolder | None:
     """The folder that keeps encoded tiles, if one is asked for. Raises InvalidConfig if it is of no use."""
     if config.encoder_cache_dir is None:
         return None
     room = int(config.encoder_cache_dir_gb * GIB)
-    if room < 2 * facts.bytes_per_tile:
+    if room < 2 * bytes_per_tile:
         raise InvalidConfig(
             f"encoder_cache_dir_gb={config.encoder_cache_dir_gb} is {room} bytes, too few for tiles of "
-            f"{facts.bytes_per_tile} bytes: raise it."
+            f"{bytes_per_tile} bytes: raise it."
         )
     return CappedFolder(Path(config.encoder_cache_dir).expanduser(), room)
 
 
-def _tile_store(
+def tile_store(
     folder: CappedFolder, weights: Fingerprint, model: ModelConfig, dtype: torch.dtype, arithmetic: str
 ) -> TileStore:
     key = model_key(weights.digest(), model, dtype, arithmetic)

@@ -15,7 +15,7 @@ from tilewise.models.tile_encoder import EncodedTiles, TileEncoder
 from tilewise.parallel.mesh import Mesh
 from tilewise.runner.tile_file import StoredTile
 from tilewise.runner.tile_store import TileStore
-from tilewise.step import EncodedTile, EncodeJob
+from tilewise.step import EncodedTile, EncodeJob, RowsJob
 
 
 class EncoderLane:
@@ -49,6 +49,10 @@ class EncoderLane:
     def _steps_a_tile(self) -> int:
         return sum(encoder.num_steps for encoder in self._encoders)
 
+    @property
+    def _own_part(self) -> int:
+        return self._mesh.rank if self._mesh.encoders > 1 else 0
+
     def take(self, jobs: Sequence[EncodeJob]) -> tuple[EncodedTile, ...]:
         """Queue the jobs; returns those tiles that the store has, which are in their pages now."""
         if not self._encoders:
@@ -81,6 +85,13 @@ class EncoderLane:
                 break
         return tuple(filled)
 
+    def write(self, jobs: Sequence[RowsJob]) -> Iterator[EncodedTile]:
+        """Tiles that came encoded go into their pages, and not into the store, which has what was computed here."""
+        for job in jobs if self._encoders else ():
+            rows = torch.from_numpy(np.array(job.rows))  # a copy: the array may be read-only
+            self.pools[0][job.page] = rows.view(torch.bfloat16) if rows.dtype == torch.uint16 else rows
+            yield EncodedTile(job.digest)
+
     def close(self) -> None:
         """The store has all tiles afterwards that were encoded."""
         if self._store:
@@ -90,13 +101,15 @@ class EncoderLane:
         """A batch for each rank, as far as there are tiles."""
         if self._recalled:
             waiting = deque(job for job, _ in self._recalled.values())
-            return _Round(self._batches(waiting), self._mesh.rank, self._encoders[1:], self.pools[1:])
-        return _Round(self._batches(self._queue), self._mesh.rank, self._encoders, self.pools) if self._queue else None
+            return _Round(self._batches(waiting), self._own_part, self._encoders[1:], self.pools[1:])
+        if not self._queue:
+            return None
+        return _Round(self._batches(self._queue), self._own_part, self._encoders, self.pools)
 
     def _batches(self, waiting: deque[EncodeJob]) -> list[list[EncodeJob]]:
         """For each rank, a batch of the largest size for which there are still tiles; none for the last ranks."""
         parts = []
-        for _ in range(self._mesh.size):
+        for _ in range(self._mesh.encoders):
             size = next((size for size in self._sizes if size <= len(waiting)), 0)
             parts.append([waiting.popleft() for _ in range(size)])
         return parts
@@ -133,7 +146,7 @@ class EncoderLane:
 
     def _of_all(self, round: _Round, own: Tensor) -> Tensor:
         """What each rank has found of its part [its tiles, ...], on all ranks, in the order of `round.jobs`."""
-        if self._mesh.size == 1:
+        if self._mesh.encoders == 1:
             return own
         filled = own.new_zeros(round.size, *own.shape[1:])
         filled[: len(own)] = own

@@ -1,25 +1,23 @@
 """Several ranks as one runner: what the first one is told to launch, all of them launch.
 
 Every rank has its own tables, caches and tile pool, and applies the same plans in the same order, so that blocks and
-pages mean the same on all of them. Tokens are chosen by the first rank. The others are processes that it starts, and
-that end with it, however that ended: their standard input is closed then.
+pages mean the same on all of them. Tokens are chosen by the first rank. The others are processes that it starts, or
+actors of a Ray cluster (`ray_ranks.py`), and end with it, however that ended.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import pickle
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 
@@ -28,9 +26,9 @@ from tilewise.errors import RankDied, TilewiseError
 from tilewise.logs import set_up_logs
 from tilewise.parallel.ranks import join, leave, told
 from tilewise.plan import Resolved
+from tilewise.runner.processes import end_all, end_with_the_first, start_module, task_of_this
 from tilewise.runner.runner import FinishedStep, LocalRunner
 from tilewise.step import StepPlan
-from tilewise.waiting import short_waits
 from tilewise.weights.folder import CheckpointFolder
 
 logger = logging.getLogger("tilewise")
@@ -39,8 +37,6 @@ _HERE = b"here\n"
 """What another rank says once it is able to join."""
 _BROKEN = 3.0
 """Seconds between a broken connection and the end of the process at its other end, at most."""
-_PATIENCE = 10.0
-"""Seconds that another rank is given to end by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +55,31 @@ class RankTask:
     model: CheckpointFolder
     draft: CheckpointFolder | None
     rank: int
-    address: str
-    threads: int
     log_level: str
+    address: str = ""
+    """Where ranks meet, as `join` takes it; whoever starts the rank knows."""
+    threads: int = 1
+
+
+class RankHost(Protocol):
+    """Whoever starts the other ranks, and knows how they fare."""
+
+    address: str
+    """Where all ranks meet, once they have been started."""
+    threads: int
+    """Threads of the first rank, once the others have been started."""
+
+    def start(self, tasks: Sequence[RankTask]) -> None:
+        """Returns when all of them are able to join. Raises RankDied, or InvalidConfig where one cannot be started."""
+
+    def joined(self) -> None:
+        """All ranks have met."""
+
+    def first_dead(self) -> str | None:
+        """Which one has ended, and how; asked when a connection is broken, which may be some time before its end."""
+
+    def end(self) -> None:
+        """Wait until they have ended, and end those that do not."""
 
 
 class Ranks:
@@ -70,27 +88,17 @@ class Ranks:
     def __init__(self, config: EngineConfig, model: CheckpointFolder, draft: CheckpointFolder | None) -> None:
         """Start them, and join them as the first. They load nothing before they are told what."""
         size = config.layout.ranks
-        self._meeting = tempfile.mkdtemp(prefix="tilewise-ranks-")
-        address = f"file://{self._meeting}/address"
-        threads = max(1, torch.get_num_threads() // size)
         level = logging.getLevelName(logging.getLogger("tilewise").getEffectiveLevel())
-        tasks = [RankTask(config, model, draft, rank, address, threads, level) for rank in range(1, size)]
         self._threads_before = torch.get_num_threads()
-        self._processes = [_start(task) for task in tasks]
+        self._host = _host_of(config)
         try:
-            self._wait_until_there()
-            torch.set_num_threads(threads)
-            self.mesh = join(0, config.layout, address)
+            self._host.start([RankTask(config, model, draft, rank, level) for rank in range(1, size)])
+            torch.set_num_threads(self._host.threads)
+            self.mesh = join(0, config.layout, self._host.address)
+            self._host.joined()
         except BaseException:
             self.close()
             raise
-
-    def _wait_until_there(self) -> None:
-        """Raises RankDied where one ends before it could join: the others would wait for it."""
-        for number, process in enumerate(self._processes, 1):
-            assert process.stdout is not None
-            if process.stdout.readline() != _HERE:
-                raise RankDied(f"Rank {number} ended with status {process.wait()} as it was started; see the log.")
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -98,22 +106,9 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:
-            dead = self._first_dead()
-            if dead is None:
+            if (dead := self._host.first_dead()) is None:
                 raise
-            total = len(self._processes) + 1
-            raise RankDied(f"Rank {dead[0]} of {total} ended with status {dead[1]}.") from error
-
-    def _first_dead(self) -> tuple[int, int] | None:
-        """Number and status; a connection is broken some time before the process that had it is gone."""
-        until = time.monotonic() + _BROKEN
-        while True:
-            for number, process in enumerate(self._processes, 1):
-                if (status := process.poll()) is not None:
-                    return number, status
-            if time.monotonic() > until:
-                return None
-            time.sleep(0.01)
+            raise RankDied(f"{dead}.") from error
 
     @contextmanager
     def building(self) -> Iterator[None]:
@@ -129,15 +124,7 @@ class Ranks:
         """Wait until they have ended, and end those that do not."""
         leave()
         torch.set_num_threads(self._threads_before)
-        for process in self._processes:
-            for end in filter(None, (process.stdin, process.stdout)):
-                end.close()
-            try:
-                process.wait(_PATIENCE)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        shutil.rmtree(self._meeting, ignore_errors=True)
+        self._host.end()
 
 
 class RankedRunner:
@@ -145,16 +132,22 @@ class RankedRunner:
 
     def __init__(self, runner: LocalRunner, ranks: Ranks) -> None:
         self._runner, self._ranks = runner, ranks
+        self._listening = True
 
     def launch(self, plan: StepPlan) -> FinishedStep:
         """Raises RankDied when another rank is not there any more."""
-        with self._ranks.watched():
-            told(plan)
-            return self._runner.launch(plan)
+        try:
+            with self._ranks.watched():
+                told(plan)
+                return self._runner.launch(plan)
+        except BaseException:
+            self._listening = False  # others may be in the middle of a pass, and wait there for what will not come
+            raise
 
     def close(self) -> None:
-        with suppress(RankDied), self._ranks.watched():
-            told(None)
+        if self._listening:
+            with suppress(RankDied), self._ranks.watched():
+                told(None)
         self._runner.close()
         self._ranks.close()
 
@@ -166,27 +159,58 @@ def follow(runner: LocalRunner) -> None:
     runner.close()
 
 
-def _start(task: RankTask) -> subprocess.Popen[bytes]:
-    """A new interpreter, which finds modules where this one does."""
-    path = os.pathsep.join(sys.path)
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "tilewise.runner.ranks"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, **short_waits(os.environ), "PYTHONPATH": path},
-    )
-    assert process.stdin is not None
-    pickle.dump(task, process.stdin)
-    process.stdin.flush()
-    return process
+def _host_of(config: EngineConfig) -> RankHost:
+    if config.distributed_executor_backend == "ray":
+        from tilewise.runner.ray_ranks import RayActors  # not above: Ray is an extra
+
+        return RayActors(config)
+    return RankProcesses(config.layout.ranks)
+
+
+class RankProcesses:
+    """Ranks that are processes of this machine and share its cores. When the first one has ended, however that was,
+    the standard input of the others is closed, and they end.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._meeting = tempfile.mkdtemp(prefix="tilewise-ranks-")
+        self._size, self._processes = size, list[subprocess.Popen[bytes]]()
+        self.address = f"file://{self._meeting}/address"
+        self.threads = max(1, torch.get_num_threads() // size)
+
+    def start(self, tasks: Sequence[RankTask]) -> None:
+        """Raises RankDied where one ends before it could join: the others would wait for it."""
+        for task in tasks:
+            started = replace(task, address=self.address, threads=self.threads)
+            self._processes.append(start_module("tilewise.runner.ranks", started))
+        for number, process in enumerate(self._processes, 1):
+            assert process.stdout is not None
+            if process.stdout.readline() != _HERE:
+                raise RankDied(f"Rank {number} ended with status {process.wait()} as it was started; see the log.")
+
+    def joined(self) -> None:
+        """Nothing has to be done."""
+
+    def first_dead(self) -> str | None:
+        until = time.monotonic() + _BROKEN
+        while True:
+            for number, process in enumerate(self._processes, 1):
+                if (status := process.poll()) is not None:
+                    return f"Rank {number} of {self._size} ended with status {status}"
+            if time.monotonic() > until:
+                return None
+            time.sleep(0.01)
+
+    def end(self) -> None:
+        end_all(self._processes)
+        shutil.rmtree(self._meeting, ignore_errors=True)
 
 
 def main() -> None:
     """Run another rank, whose task is the first thing on standard input, until that is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes of a terminal: the first rank decides
-    task: RankTask = pickle.load(sys.stdin.buffer)
+    task: RankTask = task_of_this()
     set_up_logs(f"Rank{task.rank}", task.log_level)
-    threading.Thread(target=_end_with_the_first, name="tilewise-first-rank", daemon=True).start()
+    end_with_the_first()
     torch.set_num_threads(task.threads)
     from tilewise.runner.build import build_rank
 
@@ -204,11 +228,6 @@ def main() -> None:
         raise SystemExit(1) from None
     finally:
         leave()
-
-
-def _end_with_the_first() -> None:
-    sys.stdin.buffer.read()
-    os._exit(1)
 
 
 if __name__ == "__main__":

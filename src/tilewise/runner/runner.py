@@ -77,7 +77,8 @@ class LocalRunner:
         if self._drafter:
             self._drafter.advance(plan)
         sampled, prompt_scores = self._decode(plan) if plan.work else ({}, {})
-        encoded = (*self._lane.take(plan.encode), *self._lane.advance(plan.tiles))
+        written = self._lane.write(plan.rows)
+        encoded = (*written, *self._lane.take(plan.encode), *self._lane.advance(plan.tiles))
         return FinishedStep(StepResult(sampled, encoded, prompt_scores))
 
     def _decode(self, plan: StepPlan) -> tuple[dict[int, tuple[SampledToken, ...]], PromptScores]:

@@ -10,8 +10,11 @@ if TYPE_CHECKING:
     from tilewise.server.config import ServerConfig
 
 
-def run(engine: EngineConfig, server: ServerConfig) -> int:
-    """Serve until told to stop; the exit status. Raises a TilewiseError if the server cannot start."""
+def run(engine: EngineConfig, server: ServerConfig, encoding: bool = False) -> int:
+    """Serve until told to stop; the exit status. Raises a TilewiseError if the server cannot start.
+
+    With `encoding`, pictures are encoded, and nothing else.
+    """
     from tilewise.remote.child import EngineProcess
 
     process = EngineProcess()  # loads its libraries while this one loads those of HTTP
@@ -21,6 +24,11 @@ def run(engine: EngineConfig, server: ServerConfig) -> int:
 
         gc.freeze()
         gc.enable()
+        if encoding:
+            from tilewise.remote.encoding import build_encoding
+            from tilewise.server.routes import encode, information
+
+            return serve(engine, server, process, build_encoding, (encode, information))
         return serve(engine, server, process)
     finally:
         process.kill()

@@ -52,8 +52,9 @@ def modules_of(config: ServerConfig) -> tuple[ModuleType, ...]:
     return (*_MODULES, *tokenizer, *developers)
 
 
-def create_app(parts: Assembly, config: ServerConfig) -> ASGIApp:
-    """One server's application."""
+def create_app(parts: Assembly, config: ServerConfig, modules: tuple[ModuleType, ...] | None = None) -> ASGIApp:
+    """One server's application, with the routes of these files; None = those of its options."""
+    modules = modules or modules_of(config)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -73,7 +74,6 @@ def create_app(parts: Assembly, config: ServerConfig) -> ASGIApp:
     app.state.context = Context(
         parts.service, parts.served, parts.metrics, config, parts.engine, parts.checkpoint, store
     )
-    modules = modules_of(config)
     for module in modules:
         app.include_router(module.router)
     open_paths = ALWAYS_OPEN if config.metrics_with_key else OPEN

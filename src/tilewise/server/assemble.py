@@ -99,6 +99,7 @@ async def assemble(
     check_template_options(config.default_chat_template_kwargs, Ignored())
     reader = replace(media_reader(engine), detail_tiles=config.detail_tiles)
     found = await asyncio.to_thread(ModelInputs.of, engine)
+    reader = replace(reader, embeddings=found.embeddings)
     found = replace(found, spec=with_parsers(found.spec, config))
     folder = found.checkpoint.folder
     sampling = default_sampling(config.generation_config, config.override_generation_config, folder)

@@ -21,6 +21,7 @@ from tilewise.server.messages import PREFIX_KEYS, read_conversation
 from tilewise.server.protocol.chat import ChatBody
 from tilewise.server.protocol.common import Sampled
 from tilewise.server.protocol.completion import CompletionBody
+from tilewise.server.protocol.encode import EncodeBody
 from tilewise.server.protocol.tokenize import TokenizeBody
 from tilewise.server.sampling import form_field, sampling_of, strict_schema
 from tilewise.server.served import ServedModel
@@ -129,11 +130,11 @@ def check_template_options(options: dict[str, Any] | None, ignored: Ignored) -> 
     return value
 
 
-def processor_of(fields: ChatBody | TokenizeBody) -> dict[str, Any]:
+def processor_of(fields: ChatBody | TokenizeBody | EncodeBody) -> dict[str, Any]:
     """`mm_processor_kwargs`, whose options may stand beside it as well. Raises InvalidField for two values of one."""
     found = {name: lax_number(value) for name, value in (fields.mm_processor_kwargs or {}).items()}
     for name in ("max_dynamic_patch", "min_dynamic_patch", "interleave_mm_strings"):
-        value = getattr(fields, name)
+        value = getattr(fields, name, None)
         if value is not None and found.setdefault(name, value) != value:
             raise InvalidField(name, f"{name}={value} and mm_processor_kwargs.{name}={found[name]!r:.80}: send one.")
     return {name: value for name, value in found.items() if value is not None}

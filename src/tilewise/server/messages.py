@@ -38,11 +38,11 @@ _PARTS = {
     "image_url": "image_url",
     "input_image": "image_url",
     "video_url": "video_url",
+    "image_embeds": "image_embeds",
 }
 _REFUSED_PARTS = {
     "audio_url": "the models hear nothing",
     "input_audio": "the models hear nothing",
-    "image_embeds": "pictures come as pixels: send image_url",
     "video_embeds": "videos come as pixels: send video_url",
     "file": "files are not read: send pages as image_url",
     "input_file": "files are not read: send pages as image_url",
@@ -85,6 +85,22 @@ def read_conversation(
     return tuple(_message(message, number, conversation) for number, message in enumerate(messages))
 
 
+def read_input(
+    parts: Sequence[str | dict[str, Any]], unknown: UnknownFields, detail_levels: Collection[str] = ()
+) -> tuple[dict[str, Any], ...]:
+    """Pictures of /v1/encode, parts as messages have them, or URLs. Raises InvalidField with the place of a part."""
+    found, reading = [], _Conversation(unknown, detail_levels, 0, "input")
+    for number, part in enumerate(parts):
+        here, value = f"input[{number}]", {"image_url": part} if isinstance(part, str) else part
+        kind = value.get("type") or next((name for name in _PARTS if name in value), None)
+        if not isinstance(kind, str) or _PARTS.get(kind) != "image_url":
+            raise InvalidField(
+                here, f"{here}: type must be image_url, as pictures alone are encoded, got {kind!r:.80}."
+            )
+        found.append(_medium(value, "image_url", here, reading))
+    return tuple(found)
+
+
 @dataclass(frozen=True)
 class _Conversation:
     """What all messages of a request are read by."""
@@ -92,6 +108,8 @@ class _Conversation:
     unknown: UnknownFields
     detail_levels: Collection[str]
     last: int
+    place: str = "messages.content"
+    """Of parts, as the names of unknown keys in them begin."""
 
 
 def _message(message: dict[str, Any], number: int, conversation: _Conversation) -> dict[str, Any]:
@@ -176,13 +194,15 @@ def _part(part: dict[str, Any], kind: Any, here: str, conversation: _Conversatio
     if isinstance(kind, str) and kind in _REFUSED_PARTS:
         raise InvalidField(here, f"{here}: parts of type {kind} are not taken, as {_REFUSED_PARTS[kind]}.")
     if not isinstance(kind, str) or kind not in _PARTS:
-        known = ("text", "image_url", "video_url")
+        known = ("text", "image_url", "video_url", "image_embeds")
         raise InvalidField(
             here, f"{here}: type must be one of {', '.join(known)}, got {kind!r:.80}.{did_you_mean(str(kind), known)}"
         )
     key = _PARTS[kind]
     if key.endswith("_url"):
         return _medium(part, key, here, conversation)
+    if key == "image_embeds":
+        return _encoded(part, here, conversation)
     conversation.unknown.take_all("messages.content", _said(part), ("type", key), here)
     value = part.get(key)
     if not isinstance(value, str):
@@ -200,8 +220,8 @@ def _medium(part: dict[str, Any], key: str, here: str, conversation: _Conversati
     for name in (*found, *part):
         if name in _CHANGING[key] and found.get(name, part.get(name)) not in _NOTHING:
             raise InvalidField(here, f"{here}: {name} is not taken: {_CHANGING[key][name]}.")
-    unknown.take_all("messages.content", _said(part), ("type", key, *_OF_MEDIA), here)
-    unknown.take_all(f"messages.content.{key}", _said(found), _OF_MEDIA, f"{here}.{key}")
+    unknown.take_all(conversation.place, _said(part), ("type", key, *_OF_MEDIA), here)
+    unknown.take_all(f"{conversation.place}.{key}", _said(found), _OF_MEDIA, f"{here}.{key}")
     options = {name: found.get(name, part.get(name)) for name in _OF_MEDIA if name != "url"}
     if not isinstance(found.get("url"), str) and (options["uuid"] is None or found.get("url") is not None):
         kind = type(found.get("url")).__name__
@@ -212,13 +232,30 @@ def _medium(part: dict[str, Any], key: str, here: str, conversation: _Conversati
     return {"type": key, key: shown, **({} if uuid is None else {"uuid": uuid})}
 
 
+def _encoded(part: dict[str, Any], here: str, conversation: _Conversation) -> dict[str, Any]:
+    """A picture that comes encoded: a file in base64, or that in an object, as vLLM's clients send either."""
+    value, uuid = part.get("image_embeds"), part.get("uuid")
+    conversation.unknown.take_all("messages.content", _said(part), ("type", "image_embeds", "uuid"), here)
+    if isinstance(value, dict):
+        inner = f"{here}.image_embeds"
+        conversation.unknown.take_all("messages.content.image_embeds", _said(value), ("image_embeds",), inner)
+        value = value.get("image_embeds")
+    if not isinstance(value, str) and (uuid is None or value is not None):
+        raise InvalidField(
+            here,
+            f"{here}: image_embeds needs a file of a tensor in base64, got {type(value).__name__}; or a uuid of a "
+            "picture that was sent before.",
+        )
+    return {"type": "image_embeds", "image_embeds": value, **({} if uuid is None else {"uuid": uuid})}
+
+
 def _check_detail(detail: Any, key: str, here: str, conversation: _Conversation) -> None:
     if detail not in _DETAILS:
         known = ", ".join(get_args(Detail))
         raise InvalidField(here, f"{here}: detail must be one of {known}, got {detail!r:.80}.")
     if detail not in (None, "auto", *conversation.detail_levels):
         why = "the server was started without --detail-tiles for it; max_dynamic_patch says how a picture is cut"
-        conversation.unknown.ignored.add(f"messages.content.{key}.detail", why)
+        conversation.unknown.ignored.add(f"{conversation.place}.{key}.detail", why)
 
 
 def _said(value: dict[str, Any]) -> list[str]:

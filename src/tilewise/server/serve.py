@@ -11,6 +11,7 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import ModuleType
 
 import uvicorn
 
@@ -29,12 +30,26 @@ logger = logging.getLogger("tilewise")
 _ABORTED = 2.0  # seconds that streams have to say that they were aborted
 
 
-def serve(engine: EngineConfig, server: ServerConfig, process: EngineProcess, build: Build | None = None) -> int:
-    """Serve until told to stop, with an engine in a process that has begun. Raises a TilewiseError if that fails."""
-    return asyncio.run(_serve(engine, server, process, build))
+Modules = tuple[ModuleType, ...]
 
 
-async def _serve(engine: EngineConfig, config: ServerConfig, process: EngineProcess, build: Build | None) -> int:
+def serve(
+    engine: EngineConfig,
+    server: ServerConfig,
+    process: EngineProcess,
+    build: Build | None = None,
+    modules: Modules | None = None,
+) -> int:
+    """Serve until told to stop, with an engine in a process that has begun. Raises a TilewiseError if that fails.
+
+    `build` makes another engine than the model's, `modules` are the files of other routes than the options' (`app`).
+    """
+    return asyncio.run(_serve(engine, server, process, build, modules))
+
+
+async def _serve(
+    engine: EngineConfig, config: ServerConfig, process: EngineProcess, build: Build | None, modules: Modules | None
+) -> int:
     started = time.perf_counter()
     if config.metrics_without_key:
         LOG.take(
@@ -44,7 +59,7 @@ async def _serve(engine: EngineConfig, config: ServerConfig, process: EngineProc
     try:
         parts = await assemble(engine, config, process, build)
         logger.info("Start-up took %.2f seconds: %s", time.perf_counter() - started, parts.phases)
-        server = Server(uvicorn_config(config, parts), parts, config.shutdown_timeout)
+        server = Server(uvicorn_config(config, parts, modules), parts, config.shutdown_timeout)
         await server.serve(sockets=[listener])
         await parts.replicas.close()
         logger.info("Shutdown complete")
@@ -86,10 +101,10 @@ def _remove_stale(path: Path) -> None:
     path.unlink()
 
 
-def uvicorn_config(config: ServerConfig, parts: Assembly) -> uvicorn.Config:
+def uvicorn_config(config: ServerConfig, parts: Assembly, modules: Modules | None = None) -> uvicorn.Config:
     level = config.uvicorn_log_level
     return uvicorn.Config(
-        create_app(parts, config),
+        create_app(parts, config, modules),
         host=config.host or "0.0.0.0",
         port=config.port,
         uds=config.uds,

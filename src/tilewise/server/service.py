@@ -151,7 +151,7 @@ class Service:
             if self.tracing is not None:
                 self.tracing.ended(group)
 
-    def _take(self, group: AnswerGroup, deltas: list[TokenDelta], stream: Stream) -> list[Piece]:
+    def _take(self, group: AnswerGroup, deltas: list[TokenDelta], stream: Stream[TokenDelta]) -> list[Piece]:
         pieces = []
         for delta in deltas:
             before = group.last_time(delta.request_id)

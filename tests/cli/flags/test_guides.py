@@ -28,8 +28,8 @@ def test_the_quantised_models_of_several_devices(words):
 
 
 def test_all_that_cannot_be_is_named_at_once():
-    with pytest.raises(InvalidConfig, match=r"pipeline_parallel_size=2 .*nnodes=2 .*ranks of one machine"):
-        read_settings((*commands.QUANTISED_241B, "--nnodes", "2", "-pp", "2"), {})
+    with pytest.raises(InvalidConfig, match=r"node_rank=1 .*ray start.*enable_sleep_mode=True "):
+        read_settings((*commands.QUANTISED_241B, "--node-rank", "1", "--enable-sleep-mode"), {})
 
 
 def test_on_one_device_the_command_runs_and_says_what_became_of_the_rest():

@@ -101,11 +101,13 @@ def test_one_model():
 
 
 REFUSED = [
-    ("-pp 2", "pipeline_parallel_size=2"),
     ("-dp 2 -dpl 1", "data_parallel_size_local=1 is not possible: all replicas are on this machine"),
     ("-dp 2 -dpn 0", "data_parallel_rank=0 is not possible with data_parallel_size=2"),
     ("-dp 2 -dpe", "data_parallel_external_lb=True is not possible: one server stands before all replicas"),
     ("-dp 0", "data_parallel_size must be above 0, got 0"),
+    ("-tp 2 --nnodes 2", "nnodes=2"),
+    ("-tp 2 --distributed-executor-backend uni", "distributed_executor_backend=uni"),
+    ("--node-rank 1", "node_rank=1"),
     ("--chat-template x.jinja", "chat_template='x.jinja'"),
     ("--middleware a.b", "middleware=('a.b',)"),
     ("--video-pruning-rate 0.5", "video_pruning_rate=0.5"),

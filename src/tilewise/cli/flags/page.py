@@ -13,12 +13,14 @@ from tilewise.errors import did_you_mean
 _WIDTH = 110
 GROUPS = {
     "batch": "input, output, order, what is asked again",
+    "planning": "devices, layout, and the request that is planned for",
     "this command": "the file of flags",
     "model": "which model, and in which numbers",
     "memory": "what is kept where, and how much of it",
     "scheduling": "how much is computed at once, and for whom",
     "media": "pictures and videos: how many, how large, from where",
     "service": "the process in the background",
+    "deployment": "servers on the nodes of a Ray cluster",
     "address": "where the server listens, and TLS",
     "access": "keys, web pages, routes",
     "limits": "sizes, queues, time, restarts",

@@ -54,8 +54,19 @@ _TEXT_PART = _object(["text"], type=_kind("text", "input_text", "output_text", N
 _REFUSAL_PART = _object(["refusal"], type=_kind("refusal", None), refusal=_TEXT)
 _IMAGE_PART = _media("image_url", "image_url", "input_image")
 _VIDEO_PART = _media("video_url", "video_url")
+_FILE: Schema = {
+    "type": "string",
+    "contentEncoding": "base64",
+    "description": "A file of one tensor, safetensors, .npy or torch.save's; see docs/encode-server.md.",
+}
+_ENCODED_PART = {
+    **_object([], type=_kind("image_embeds", None), uuid=_UUID,
+              image_embeds=_any(_FILE, _object([], image_embeds=_any(_FILE, _NULL)), _NULL)),
+    "anyOf": [{"properties": {"type": _kind("image_embeds")}, "required": ["type"]}, {"required": ["image_embeds"]}],
+    "description": "A picture that comes encoded, where the server takes these.",
+}  # fmt: skip
 _THINKING_PART = _object(["type"], type=_kind("thinking"))
-_PART = _any(_TEXT, _TEXT_PART, _IMAGE_PART, _VIDEO_PART, _REFUSAL_PART, _THINKING_PART)
+_PART = _any(_TEXT, _TEXT_PART, _IMAGE_PART, _VIDEO_PART, _ENCODED_PART, _REFUSAL_PART, _THINKING_PART)
 _CONTENT = _any(_TEXT, _list(_PART), _NULL)
 _NAME: Schema = {"type": "string", "minLength": 1}
 _ARGUMENTS = {"description": "A JSON object, or the text of one.", **_any(_TEXT, {"type": "object"}, _NULL)}
@@ -124,5 +135,10 @@ CONVERSATION: dict[str, Schema] = {
 """Of the fields of a chat body."""
 CONVERSATIONS: dict[str, Schema] = {**CONVERSATION, "messages": {"type": "array", "minItems": 1, "items": _MESSAGES}}
 """Of those of a batch."""
+ENCODED: dict[str, Schema] = {
+    "input": _any(_URL, _IMAGE_PART, {**_list(_any(_URL, _IMAGE_PART)), "minItems": 1}),
+    **_KWARGS,
+}
+"""Of those of /v1/encode."""
 ITEMS: dict[str, Schema] = {"input": _INPUT, **_KWARGS}
 """Of those of a Responses body."""

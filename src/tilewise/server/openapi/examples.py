@@ -81,3 +81,5 @@ TOKENIZE: dict[str, dict[str, Any]] = {
     "a conversation": {"messages": [_PICTURE]},
 }
 DETOKENIZE: dict[str, dict[str, Any]] = {"tokens": {"tokens": [65, 66, 67]}}
+
+ENCODE: dict[str, dict[str, Any]] = {"a picture": {"input": [{"type": "image_url", "image_url": {"url": RED_CIRCLE}}]}}

@@ -20,6 +20,11 @@ _TEXT = "InternVL models answer with text and make no {}: ask a server that does
 _ABSENT: tuple[tuple[str, str], ...] = (
     (r"/(v1/|v2/)?(embeddings?|embed)|/api/embed(dings)?", _TEXT.format("embeddings")),
     (r"/(v1/|v2/)?(rerank(ing)?|score|classify|pooling)|/generative_scoring", _TEXT.format("scores of documents")),
+    (
+        r"/v1/encode",
+        "Pictures are encoded by `tilewise encode-server`, a server of its own; here they come in messages of "
+        "/v1/chat/completions",
+    ),
     (r"/v1/messages(/.*)?", f"Anthropic's API is not served: {_CHAT}, or put a gateway such as LiteLLM before it"),
     (r"/v1/(un)?load_lora_adapter|/lora-adapters", "Adapters are not served: merge the adapter into the checkpoint"),
     (r"/v1/(audio|realtime)(/.*)?", "Sound is not understood here: send text, pictures and videos"),
@@ -71,6 +76,7 @@ _PATTERNS = [(re.compile(path), says) for path, says in _ABSENT]
 _OVERSHADOWED = re.compile(r"/v1/responses/(input_tokens|compact)")
 """Paths that are not here, though they look like those of a response that is asked for by its id."""
 _MOST_SHOWN = 80  # characters of a path
+_ENCODE = "/v1/encode"
 
 
 def routing_error(routes: Sequence[APIRoute]) -> Handler:
@@ -86,10 +92,18 @@ def routing_error(routes: Sequence[APIRoute]) -> Handler:
             return JSONResponse(Problem(405, message).body, 405, {"Allow": methods})
         if error.status_code not in (404, 405):
             return JSONResponse(Problem(error.status_code, str(error.detail)).body, error.status_code, error.headers)
-        message = absent(path, [route.path for route in routes])
+        paths = [route.path for route in routes]
+        message = _encodes_alone(path) if _ENCODE in paths else absent(path, paths)
         return JSONResponse(Problem(404, message).body, 404)
 
     return answer
+
+
+def _encodes_alone(path: str) -> str:
+    return (
+        f"Not Found: {path[:_MOST_SHOWN] or '/'} is not served. This server encodes pictures (POST {_ENCODE}); one of "
+        "`tilewise serve --enable-mm-embeds` answers questions about them."
+    )
 
 
 def _methods(request: Request, routes: Sequence[APIRoute]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from tilewise.family import MEMBERS, Backbone, Member, Rope, Template, TokenizerKind, Vision
+from tilewise.family import MEMBERS, TOWERS, Backbone, Experts, Member, Rope, Template, TokenizerKind, Vision
 from tilewise.tools.twin.vocabularies import VOCABULARIES, Vocabulary
 
 
@@ -98,6 +98,33 @@ def tiny(member: Member) -> TinySpec:
         spec = replace(spec, heads=4, head_dim=24, hidden=64, experts=4, expert_intermediate=32, max_position=4096)
     # The router's attention has 16 heads.
     return replace(spec, vision_hidden=48, vision_heads=3) if member.flash else spec
+
+
+def full_size(member: Member) -> TinySpec:
+    """Not tiny at all: the published numbers, for configs and shapes."""
+    tower, language = TOWERS[member.vision], member.language
+    series, experts = language.series, language.experts or Experts(6, 2)
+    return replace(
+        tiny(member),
+        hidden=language.hidden,
+        layers=language.layers,
+        heads=language.heads,
+        kv_heads=language.kv_heads,
+        head_dim=None if series.backbone in ("qwen2", "llama", "phi3") else language.head_dim,
+        intermediate=3 * language.hidden if language.experts else language.inner,
+        expert_intermediate=language.inner,
+        experts=experts.count,
+        experts_per_token=experts.per_token,
+        vocab=series.vocab,
+        rope=series.rope,
+        max_position=series.max_length,
+        window=series.window or 8,
+        tile_size=448,
+        vision_layers=tower.layers,
+        vision_hidden=tower.hidden,
+        vision_heads=tower.heads,
+        vision_intermediate=tower.inner,
+    )
 
 
 def _tiny_rope(rope: Rope) -> Rope:

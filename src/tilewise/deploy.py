@@ -1,0 +1,191 @@
+"""`tilewise deploy`: servers on the nodes of a Ray cluster behind one address, by Ray Serve.
+
+`tilewise.deploy:application` is what a config file of Serve names as its `import_path`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import re
+import signal
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tilewise.cli.flags.file import values_of
+from tilewise.cli.flags.flag import BadUsage, Flag
+from tilewise.cli.flags.parse import CommandLine
+from tilewise.cli.flags.settings import Settings, settle, values_of_line
+from tilewise.cli.flags.table import serve_flags
+from tilewise.cluster import attach, check_cpus
+from tilewise.errors import InvalidConfig
+from tilewise.extras import need
+from tilewise.server.config import ServerConfig
+
+logger = logging.getLogger("tilewise")
+
+REPLICA_FLAGS = (
+    Flag("replicas", int, "deployment", "servers, each with an engine of its own", 1),
+    Flag("autoscale", str | None, "deployment", "MIN:MAX = as many replicas as there are requests for, in place of "
+         "--replicas"),
+    Flag("replica_cpus", float | None, "deployment", "CPUs of each replica, as Ray counts them; its engine has as many "
+         "threads (default: 1, or none where ranks are Ray's and counted themselves)"),
+)  # fmt: skip
+FLAGS = (
+    *REPLICA_FLAGS,
+    Flag("name", str | None, "deployment", "name of the deployment (default: that of the model)"),
+    Flag("address", str | None, "deployment", "HOST:PORT of the cluster's head (default: RAY_ADDRESS, or the cluster "
+         "of this machine)"),
+    Flag("detach", bool, "deployment", "return when it answers; else it is stopped by Ctrl-C", False),
+    Flag("stop", str | None, "deployment", "NAME of a deployment to stop, in place of all else"),
+)  # fmt: skip
+_ELSEWHERE = ("uds", "ssl_keyfile", "ssl_certfile", "ssl_ca_certs", "ssl_ciphers")
+"""Options of a socket, which is Serve's."""
+_OURS = re.compile(r"tilewise\.errors\.\w+: (.+)")
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What is deployed, checked as far as it can be without a cluster."""
+
+    settings: Settings
+    replicas: int | tuple[int, int]
+    cpus: float
+    name: str | None = None
+    detach: bool = False
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], environment: Mapping[str, str]) -> Deployment:
+        """From values of flags by their names. Raises InvalidConfig."""
+        own = {flag.name: values[flag.name] for flag in FLAGS if flag.name in values}
+        settings = settle({name: value for name, value in values.items() if name not in own}, environment)
+        _check_socket(settings.server)
+        ranks = settings.engine.distributed_executor_backend == "ray" and settings.engine.layout.ranks > 1
+        cpus = own.get("replica_cpus")
+        cpus = (0.0 if ranks else 1.0) if cpus is None else cpus
+        check_cpus(cpus)
+        return cls(settings, _replicas(own), cpus, own.get("name"), bool(own.get("detach")))
+
+    @property
+    def prefix(self) -> str:
+        """The path below which it answers."""
+        return self.settings.server.root_path or "/"
+
+    def application(self) -> Any:
+        """It, as Serve has it."""
+        from tilewise.server.replica import deployment
+
+        engine = self.settings.engine
+        # A replica whose engine died is replaced as a whole, unless engines are to be started again in their place.
+        restarts = 0 if "max_engine_restarts" not in self.settings.given else self.settings.server.max_engine_restarts
+        server = dataclasses.replace(self.settings.server, max_engine_restarts=restarts)
+        return deployment(engine, server, self.replicas, self.cpus)
+
+
+def application(args: dict[str, Any]) -> Any:
+    """Serve's application, made of flags by their names, as a config file of Serve has them under `args`.
+
+    Raises InvalidConfig.
+    """
+    flags = [*REPLICA_FLAGS, *serve_flags()]
+    return Deployment.of(values_of(args, flags, "args"), os.environ).application()
+
+
+def read_order(words: Sequence[str]) -> tuple[str | None, str | None, Deployment | None]:
+    """The cluster's address, and what is stopped or deployed there. Raises BadUsage and InvalidConfig."""
+    line = CommandLine.read(words, [*FLAGS, *serve_flags()])
+    address, name = line.values.pop("address", None), line.values.pop("stop", None)
+    if name is not None:
+        if others := [*line.positional, *line.values]:
+            raise BadUsage(f"--stop takes the name of a deployment alone, got {', '.join(others)} besides.")
+        return address, name, None
+    own = {flag.name: line.values.pop(flag.name) for flag in FLAGS if flag.name in line.values}
+    return address, None, Deployment.of(own | values_of_line(line), os.environ)
+
+
+def deploy(wanted: Deployment, name: str) -> int:
+    """Deploy it, and wait until it answers; unless detached, stay until told to stop. Raises InvalidConfig."""
+    need("ray.serve", "ray", "tilewise deploy")
+    if attach("tilewise deploy") == "started" and wanted.detach:
+        raise InvalidConfig("detach: there is no cluster that would stay. Start one first: ray start --head.")
+    from ray import serve
+
+    server = wanted.settings.server
+    serve.start(http_options={"host": server.host or "0.0.0.0", "port": server.port})
+    try:
+        serve.run(wanted.application(), name=name, route_prefix=wanted.prefix)
+    except RuntimeError as error:
+        said = _OURS.findall(_status(name))
+        _delete(name)
+        raise InvalidConfig(said[-1] if said else f"{name} cannot be deployed: {error}") from None
+    logger.info("%s is deployed at %s; `tilewise deploy --stop %s`", name, server.url, name)
+    if not wanted.detach:
+        _wait_for_signal()
+        _delete(name)
+    return 0
+
+
+def stop(name: str) -> int:
+    """Stop a deployment. Raises InvalidConfig where there is none of this name."""
+    need("ray.serve", "ray", "tilewise deploy")
+    attached = attach("tilewise deploy --stop")
+    from ray import serve
+
+    known = () if attached == "started" else tuple(serve.status().applications)
+    if name not in known:
+        others = f"there are {', '.join(known)}" if known else "there is none"
+        raise InvalidConfig(f"No deployment is called {name!r}: {others}.")
+    _delete(name)
+    return 0
+
+
+def _replicas(own: Mapping[str, Any]) -> int | tuple[int, int]:
+    asked, count = own.get("autoscale"), own.get("replicas", 1)
+    if asked is None:
+        if count < 1:
+            raise InvalidConfig(f"replicas must be 1 or above, got {count}.")
+        return int(count)
+    if "replicas" in own:
+        raise InvalidConfig(f"replicas={count} and autoscale={asked}: give one of them.")
+    least, _, most = str(asked).partition(":")
+    if not (least.isdecimal() and most.isdecimal() and 1 <= int(least) <= int(most)):
+        raise InvalidConfig(
+            f"autoscale must be MIN:MAX, two whole numbers from 1 on, as 1:4, which YAML takes for a "
+            f"time unless it is in quotes; got {asked!r}."
+        )
+    return int(least), int(most)
+
+
+def _check_socket(server: ServerConfig) -> None:
+    for name in _ELSEWHERE:
+        if getattr(server, name) is not None:
+            raise InvalidConfig(f"{name} is not possible: Ray Serve listens, at host and port. Leave it out.")
+
+
+def _status(name: str) -> str:
+    from ray import serve
+
+    found = serve.status().applications.get(name)
+    if found is None:
+        return ""
+    return "\n".join([found.message, *(one.message for one in found.deployments.values())])
+
+
+def _delete(name: str) -> None:
+    """With the last deployment, Serve itself goes."""
+    from ray import serve
+
+    serve.delete(name)
+    if not serve.status().applications:
+        serve.shutdown()
+    logger.info("%s is stopped", name)
+
+
+def _wait_for_signal() -> None:
+    told = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: told.set())
+    told.wait()

@@ -1,0 +1,224 @@
+"""A layout's plan: whether it fits, how much it holds at once, and how fast it can be at most."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from tilewise.config import EngineConfig
+from tilewise.deployment.model import PlannedModel
+from tilewise.deployment.ranks import RankPlan, can_be_shared, plan_rank
+from tilewise.errors import InvalidConfig
+from tilewise.layout import ExpertPlacement, Layout
+from tilewise.plan import DeviceFacts, MemoryPlan, largest, planned_memory
+from tilewise.plan.devices import Device, Devices
+from tilewise.plan.floors import Work
+from tilewise.plan.request import RequestShape
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Bytes that a rank has beside its weights."""
+
+    activations: int
+    tiles: int
+    kv: int
+    left: int
+    """What nothing takes; below 0 where it does not fit."""
+
+
+@dataclass(frozen=True)
+class LayoutPlan:
+    """What a layout takes and gives. Ranks that are counted are the first and the last one of each stage."""
+
+    layout: Layout
+    config: EngineConfig
+    sizes: PlannedModel
+    device: Device
+    shape: RequestShape
+    ranks: tuple[RankPlan, ...]
+    memory: MemoryPlan
+    """Of a rank that has the largest part of everything: all ranks have as many blocks and pages as that one."""
+
+    @property
+    def fits(self) -> bool:
+        return not self.problem
+
+    @cached_property
+    def problem(self) -> str:
+        """Why it does not fit; empty where it does."""
+        try:
+            self.memory.check()
+        except InvalidConfig as error:
+            return str(error)
+        return ""
+
+    @property
+    def context(self) -> int:
+        """Tokens that a sequence may have."""
+        return self.memory.context
+
+    @cached_property
+    def longest(self) -> int:
+        """Tokens that a sequence may have at most, up to the length that the model was trained for."""
+        return self.memory.longest(self.memory.model.trained_length)
+
+    @property
+    def num_blocks(self) -> int:
+        """KV blocks of every rank, as the engine has them, the dummy included."""
+        return self.memory.num_blocks + 1
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of the rank that has the most."""
+        return self.memory.model.weight_bytes
+
+    def taken_by(self, rank: RankPlan) -> Taken:
+        """Every rank has as many blocks and pages as all of them have room for."""
+        memory = replace(self.memory, model=rank.facts)
+        tiles = self.memory.tile_pages * rank.facts.bytes_per_tile
+        kv = self.memory.num_blocks * memory.block_bytes
+        return Taken(memory.activations, tiles, kv, memory.left - tiles - kv)
+
+    @property
+    def request_tokens(self) -> int:
+        return self.shape.tokens(self.sizes.sizes.tokens_per_tile)
+
+    @property
+    def held(self) -> int:
+        """Requests whose keys and values one replica has memory for at once."""
+        if not self.fits or self.request_tokens > self.context:
+            return 0
+        blocks = -(-self.request_tokens // self.config.block_size)
+        return self.memory.kv_room.bytes // self.memory.block_bytes // blocks
+
+    @property
+    def at_once(self) -> int:
+        """Requests that one replica computes at once."""
+        return min(self.held, self.config.max_num_seqs)
+
+    @property
+    def pictures(self) -> int:
+        """Most pictures of a request that has the other numbers of the stated one."""
+        limit = (self.config.limit_mm_per_prompt or {}).get("image")
+        return self.shape.most_pictures(self.context, self.sizes.sizes.tokens_per_tile, limit) if self.fits else 0
+
+    @property
+    def stages(self) -> Sequence[RankPlan]:
+        """The first rank of each stage of a pipeline."""
+        return [rank for rank in self.ranks if rank.rank % self.layout.tensor == 0]
+
+    @property
+    def first_token(self) -> float | None:
+        """Seconds to the first token of one request, at least; stages wait for one another."""
+        tokens = self.shape.prompt(self.sizes.sizes.tokens_per_tile)
+        steps = -(-tokens // self.config.max_num_batched_tokens)
+        tiles = -(-self.shape.pictures * self.shape.tiles // self.layout.tensor)  # which ranks share out
+        parts = [self.stages[0].work.tiles(tiles), *(stage.work.prompt(tokens, steps) for stage in self.stages)]
+        return self._seconds(parts)
+
+    def decode(self, sequences: int) -> float | None:
+        """Seconds of a step that decodes a token of each of so many requests, at least."""
+        return self._seconds([stage.work.decode(sequences, self.request_tokens) for stage in self.stages])
+
+    def _seconds(self, parts: Sequence[Work]) -> float | None:
+        times = [part.seconds(self.device) for part in parts]
+        known = [time for time in times if time is not None]
+        return sum(known) if len(known) == len(times) else None
+
+    @property
+    def tokens_a_second(self) -> float | None:
+        """Of all replicas together with as many requests as they compute at once, at most."""
+        step = self.decode(self.at_once) if self.at_once else None
+        return None if not step else self.layout.data * self.at_once / step
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Plans a model on devices, for requests of one shape."""
+
+    model: PlannedModel
+    devices: Devices
+    facts: DeviceFacts
+    """Of one device."""
+    shape: RequestShape
+
+    def plan(self, layout: Layout) -> LayoutPlan:
+        """Raises InvalidConfig where the model cannot be shared out so, or for a length beyond the trained one."""
+        counted = sorted(
+            {stage * layout.tensor + rank for stage in range(layout.pipeline) for rank in (0, layout.tensor - 1)}
+        )
+        config, ranks = self.model.config, tuple(plan_rank(self.model, layout, rank) for rank in counted)
+        memory = planned_memory(config, largest([rank.facts for rank in ranks]), self._rank_facts(layout))
+        device = self.devices.device
+        if device.here:
+            device = device.shared_by(layout.devices)
+        return LayoutPlan(layout, config, self.model, device, self.shape, ranks, memory)
+
+    def _rank_facts(self, layout: Layout) -> DeviceFacts:
+        """Ranks of this machine share its memory."""
+        ranks, facts = layout.devices if self.devices.device.here else 1, self.facts
+        return replace(facts, free_bytes=facts.free_bytes // ranks, total_bytes=facts.total_bytes // ranks)
+
+    def layouts(self) -> list[Layout]:
+        """All layouts that use every device; of this machine, one rank, as several share its cores.
+
+        Experts, if the model has any, are on one rank each.
+        """
+        return [Layout()] if self.devices.device.here else list(self._shared_out(self.devices.count))
+
+    def _shared_out(self, count: int) -> Iterator[Layout]:
+        for tensor in _divisors(count):
+            for pipeline in _divisors(count // tensor):
+                data = count // tensor // pipeline
+                layout = Layout(tensor, pipeline, data, self._placement(tensor))
+                if can_be_shared(self.model.sizes.decoder, layout):
+                    yield layout
+
+    def _placement(self, tensor: int) -> ExpertPlacement | None:
+        """Experts stay whole, where there are any to spread over ranks."""
+        return "linear" if self.model.sizes.decoder.experts is not None and tensor > 1 else None
+
+    def compared(self) -> list[LayoutPlan]:
+        """All layouts, the recommended one first."""
+        return sorted((self.plan(layout) for layout in self.layouts()), key=_rank_of)
+
+
+def _divisors(count: int) -> list[int]:
+    return [size for size in range(1, count + 1) if count % size == 0]
+
+
+def _rank_of(plan: LayoutPlan) -> tuple[object, ...]:
+    """The order of recommendation: as `why` says it."""
+    enough = plan.held >= plan.config.max_num_seqs
+    layout = plan.layout
+    together = plan.layout.data * plan.at_once
+    return (
+        not plan.fits,
+        not enough,
+        0 if enough else -together,
+        layout.ranks,
+        layout.pipeline,
+        layout.experts is None,
+    )
+
+
+def why(best: LayoutPlan) -> str:
+    """Why a layout is the recommended one, as the end of a sentence."""
+    layout, wanted = best.layout, best.config.max_num_seqs
+    if layout.devices == 1:
+        return "there is one device"
+    ranks = f"{layout.ranks} ranks" if layout.ranks > 1 else "one rank"
+    if best.held < wanted:
+        replicas = f"{layout.data} replicas" if layout.data > 1 else "one replica"
+        reason = f"{replicas} of {ranks} hold the most such requests at once, {layout.data * best.at_once}"
+    else:
+        reason = f"{ranks} a replica are the fewest that hold max_num_seqs={wanted} such requests at once"
+    if layout.data > 1:
+        reason += "; ranks wait for one another in every layer, replicas never"
+    if layout.pipeline > 1:
+        reason += "; stages are for what heads cannot be shared out over"
+    if layout.experts is not None:
+        reason += "; whole experts make larger products than a part of each"
+    return reason

@@ -1,0 +1,156 @@
+"""EncodeCore: an engine whose requests are pictures alone, and whose answers are the rows of their tiles.
+
+Tiles of all requests share batches; one that was met before is neither encoded nor asked for again: rows are kept by
+digest, the longest unused going first, and what is gone from here the tower may still have on disk.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+from tilewise.engine.counters import Counters, Load
+from tilewise.types import Request, Tile
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class EncodedDelta(NamedTuple):
+    """A request has ended, with the rows of its tiles, picture behind picture."""
+
+    request_id: str
+    rows: tuple[NDArray[Any], ...]
+    """[tokens, hidden] each: float32, float16, or uint16 with the bits of bfloat16."""
+    cached: tuple[bool, ...]
+    """Tiles that had been encoded before the request came."""
+    finish_reason: str = "stop"
+
+
+class Tower(Protocol):
+    """Encodes tiles, and may have kept some from earlier."""
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """How many tiles are encoded at a time, the largest number first; 1 is the last."""
+
+    def recall(self, digest: bytes) -> NDArray[Any] | None:
+        """The rows of a tile that was kept."""
+
+    def encode(self, tiles: Sequence[Tile]) -> Sequence[NDArray[Any]]:
+        """The rows of so many tiles."""
+
+    def close(self) -> None: ...
+
+
+@dataclass(slots=True)
+class _Open:
+    """A request that waits for some of its tiles."""
+
+    tiles: tuple[Tile, ...]
+    rows: dict[bytes, NDArray[Any]] = field(default_factory=dict)
+    cached: set[bytes] = field(default_factory=set)
+
+    @property
+    def missing(self) -> Iterator[Tile]:
+        return (tile for tile in self.tiles if tile.digest not in self.rows)
+
+
+class EncodeCore:
+    """Driven as `EngineCore` is: a step encodes one batch, so that what comes meanwhile waits no longer than that."""
+
+    def __init__(self, tower: Tower, max_bytes: int) -> None:
+        """`max_bytes` of rows are kept, beside those of requests that wait."""
+        self._tower, self._max_bytes = tower, max_bytes
+        self._open: dict[str, _Open] = {}
+        self._kept: OrderedDict[bytes, NDArray[Any]] = OrderedDict()  # the longest unused first
+        self._bytes = 0
+        self._counters = Counters()
+
+    @property
+    def has_unfinished(self) -> bool:
+        return bool(self._open)
+
+    @property
+    def counters(self) -> Counters:
+        """Since the start; a copy."""
+        return self._counters.copy()
+
+    @property
+    def load(self) -> Load:
+        return Load(min(1, len(self._open)), max(0, len(self._open) - 1), 0.0)
+
+    def submit(self, request: Request) -> None:
+        tiles = [tile for image in request.images for tile in image.tiles]
+        waiting = self._open[request.id] = _Open(tuple(tile for tile in tiles if isinstance(tile, Tile)))
+        for tile in waiting.tiles:
+            rows = self._kept.get(tile.digest)
+            if rows is not None:
+                self._kept.move_to_end(tile.digest)
+                waiting.rows[tile.digest] = rows
+                waiting.cached.add(tile.digest)
+
+    def abort(self, request_id: str) -> None:
+        self._open.pop(request_id, None)
+
+    def reset(self, cache: Literal["prefix", "tiles"]) -> bool:
+        """Forget all rows that are kept here; those on disk stay."""
+        if cache == "tiles":
+            self._kept.clear()
+            self._bytes = 0
+        return True
+
+    def step(self) -> list[EncodedDelta]:
+        """Encode one batch, of the requests that came first; returns those that have all their rows now."""
+        batch = self._next_batch()
+        if batch:
+            self._counters.tiles_encoded += len(batch)
+            for tile, rows in zip(batch, self._tower.encode(batch), strict=True):
+                self._give(tile.digest, rows)
+        done = [name for name, waiting in self._open.items() if next(waiting.missing, None) is None]
+        return [self._finish(name) for name in done]
+
+    def close(self) -> None:
+        self._tower.close()
+
+    def _next_batch(self) -> list[Tile]:
+        """Tiles that nobody has, as many as one of the sizes; those that the tower had kept are given out."""
+        found: dict[bytes, Tile] = {}
+        for waiting in self._open.values():
+            for tile in list(waiting.missing):
+                if len(found) == self._tower.sizes[0]:
+                    break
+                if tile.digest in found or tile.digest in waiting.rows:
+                    continue
+                rows = self._tower.recall(tile.digest)
+                if rows is None:
+                    found[tile.digest] = tile
+                else:
+                    self._give(tile.digest, rows, cached=True)
+        size = next((size for size in self._tower.sizes if size <= len(found)), 0)
+        return list(found.values())[:size]
+
+    def _give(self, digest: bytes, rows: NDArray[Any], cached: bool = False) -> None:
+        """To all that wait for this tile, and to those that will ask for it."""
+        for waiting in self._open.values():
+            if digest not in waiting.rows and any(tile.digest == digest for tile in waiting.tiles):
+                waiting.rows[digest] = rows
+                if cached:
+                    waiting.cached.add(digest)
+        if rows.nbytes > self._max_bytes:
+            return
+        while self._bytes + rows.nbytes > self._max_bytes:
+            _, gone = self._kept.popitem(last=False)
+            self._bytes -= gone.nbytes
+        self._kept[digest] = rows
+        self._bytes += rows.nbytes
+
+    def _finish(self, name: str) -> EncodedDelta:
+        waiting = self._open.pop(name)
+        digests = [tile.digest for tile in waiting.tiles]
+        cached = tuple(digest in waiting.cached for digest in digests)
+        self._counters.tile_cache_queries += len(digests)
+        self._counters.tile_cache_hits += sum(cached)
+        return EncodedDelta(name, tuple(map(waiting.rows.__getitem__, digests)), cached)

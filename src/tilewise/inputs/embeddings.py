@@ -1,0 +1,178 @@
+"""Pictures that come encoded: rows of their tiles, as another engine's or `tilewise encode-server`'s tower made them.
+
+A tensor stands for a picture: `[tiles * tokens, hidden]`, `[tiles, tokens, hidden]` or `[1, tiles * tokens, hidden]`,
+as vLLM takes them. Everything about it is checked here, so that whatever comes reaches nobody else's answer: rows of
+another width would be written beside their page, and one that is no number would spread through the caches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tilewise.errors import InvalidConfig, InvalidMedia, InvalidRequest
+from tilewise.inputs.arrays import dimensions, is_array
+from tilewise.inputs.images import MAX_TILES
+from tilewise.inputs.media_budget import MediaBudget
+from tilewise.inputs.tensor_file import Shape, no_fractions, read_tensor
+from tilewise.types import TileRows
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from tilewise.config import EngineConfig
+    from tilewise.weights.folder import CheckpointFolder
+
+KEY = "image_embeds"
+_LARGEST = 65504.0
+"""Of float16, in which an engine may compute."""
+_MOST_TILES = MAX_TILES + 1  # and a thumbnail
+_CHANNELS = (1, 3, 4)
+_SAME_MODEL = "encode pictures with the tower and projector of the model that is served"
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPicture:
+    """Rows of a picture's tiles, thumbnail last."""
+
+    tiles: tuple[TileRows, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(tile.num_bytes for tile in self.tiles)
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingForm:
+    """What rows of a model's tiles look like."""
+
+    tokens: int
+    """Rows of a tile."""
+    hidden: int
+    """Numbers of a row."""
+
+    @classmethod
+    def of(cls, config: EngineConfig, folder: CheckpointFolder, tokens: int) -> EmbeddingForm | None:
+        """None unless the engine takes embeddings. Raises InvalidConfig for a Flash model with its router."""
+        if not config.enable_mm_embeds:
+            return None
+        if config.flash_router and folder.config.get("flash_mode"):
+            raise InvalidConfig(
+                "Rows in place of pictures (enable_mm_embeds) are not possible with a Flash checkpoint's router, which "
+                "reads the features of tiles: add --no-flash-router (flash_router=False), or send pictures."
+            )
+        return cls(tokens, folder.text.whole("hidden_size"))
+
+    def read(self, data: bytes, budget: MediaBudget) -> EncodedPicture:
+        """The picture in a file of one tensor (`read_tensor`). Raises InvalidMedia."""
+        return self._picture(read_tensor(data, lambda shape: self._check(shape, budget)))
+
+    def picture(self, value: Any, budget: MediaBudget) -> EncodedPicture:
+        """The picture that an array or a tensor is. Raises InvalidMedia."""
+        array = _fractions(value)
+        self._check(array.shape, budget)
+        return self._picture(array)
+
+    def is_meant(self, value: Any) -> bool:
+        """Tell embeddings from pictures: a tensor of fractions whose rows are as wide as the model's, or that has
+        nothing that could be channels. Arrays of numpy are pictures."""
+        if isinstance(value, np.ndarray) or dimensions(value) not in (2, 3) or not _floats(value):
+            return False
+        first, last = value.shape[0], value.shape[-1]
+        return last == self.hidden or dimensions(value) == 2 or not {first, last}.intersection(_CHANNELS)
+
+    def _check(self, shape: Shape, budget: MediaBudget) -> None:
+        """Before an array of this shape is made."""
+        forms = f"[tiles * {self.tokens}, {self.hidden}] or [tiles, {self.tokens}, {self.hidden}]"
+        if len(shape) not in (2, 3):
+            raise InvalidMedia(f"image_embeds has the shape {list(shape)}, it must be {forms}.")
+        if shape[-1] != self.hidden:
+            raise InvalidMedia(
+                f"image_embeds has rows of {shape[-1]} numbers, this model's have {self.hidden}: {_SAME_MODEL}."
+            )
+        rows = math.prod(shape[:-1])
+        if rows == 0 or rows % self.tokens:
+            raise InvalidMedia(
+                f"image_embeds has {rows} rows {list(shape)}, each tile of this model has {self.tokens}: it must be "
+                f"{forms}; {_SAME_MODEL}, and send all rows of each tile."
+            )
+        if rows // self.tokens > _MOST_TILES:
+            raise InvalidMedia(
+                f"image_embeds has {rows // self.tokens} tiles, the limit of a picture is {_MOST_TILES}: send several."
+            )
+        budget.take_decoded(rows * self.hidden * 4)
+
+    def _picture(self, array: NDArray[Any]) -> EncodedPicture:
+        rows = np.ascontiguousarray(array).reshape(-1, self.hidden)
+        self._check_numbers(rows)
+        if rows.dtype.itemsize == 8:
+            rows = rows.astype(np.float32)
+        rows = rows.astype(rows.dtype.newbyteorder("="), copy=False)
+        tiles = rows.reshape(-1, self.tokens, self.hidden)
+        return EncodedPicture(tuple(TileRows(rows_digest(tile), tile) for tile in tiles))
+
+    def _check_numbers(self, rows: NDArray[Any]) -> None:
+        for start in range(0, len(rows), self.tokens):
+            part = _as_float32(rows[start : start + self.tokens])
+            fits = np.abs(part) <= _LARGEST  # which NaN is not
+            if not fits.all():
+                row, column = np.argwhere(~fits)[0]
+                value = part[row, column]
+                what = "is no number" if np.isnan(value) else "is infinite" if np.isinf(value) else "is too large"
+                raise InvalidMedia(
+                    f"image_embeds: {value:g} in row {start + row}, column {column} {what}; the limit is {_LARGEST:g} "
+                    f"either way: {_SAME_MODEL}."
+                )
+
+
+def rows_digest(rows: NDArray[Any]) -> bytes:
+    """16 bytes of BLAKE2b over dtype, shape and rows; none is that of a tile's pixels."""
+    digest = hashlib.blake2b(f"{rows.dtype.name} {rows.shape}".encode(), digest_size=16, person=b"rows of a tile")
+    digest.update(rows.tobytes())
+    return digest.digest()
+
+
+def listed(value: Any) -> list[Any]:
+    """The pictures of `multi_modal_data` that are embeddings, each as an array: of `[pictures, rows, hidden]` each, as
+    vLLM reads a tensor; of a list, each of its entries."""
+    if isinstance(value, Mapping):
+        return listed(value[KEY])
+    if is_array(value):
+        return list(value) if dimensions(value) == 3 else [value]
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)) and value:
+        return list(value)
+    raise InvalidRequest(f"{KEY} must be a tensor or a list of tensors, got {type(value).__name__}.")
+
+
+def _as_float32(rows: NDArray[Any]) -> NDArray[Any]:
+    if rows.dtype.itemsize == 2 and rows.dtype.kind == "u":
+        return (rows.astype(np.uint32) << 16).view(np.float32)
+    with np.errstate(over="ignore"):
+        return rows.astype(np.float32)
+
+
+def _floats(value: Any) -> bool:
+    if hasattr(value, "is_floating_point"):
+        return bool(value.is_floating_point())
+    return np.asarray(value).dtype.kind == "f"
+
+
+def _fractions(value: Any) -> NDArray[Any]:
+    if not is_array(value):
+        raise InvalidMedia(
+            f"{KEY} must be a tensor of fractions, or a file of one in base64, got {type(value).__name__}."
+        )
+    if not _floats(value):
+        raise no_fractions(str(value.dtype))
+    if hasattr(value, "detach"):  # a tensor; numpy has no bfloat16, all numbers of which float32 has
+        value = value.detach().cpu()
+        value = value.float() if "bfloat16" in str(value.dtype) else value
+    array = np.asarray(value)
+    if array.dtype.itemsize > 8:
+        raise no_fractions(str(array.dtype))
+    return array

@@ -1,0 +1,303 @@
+"""Ranks that are actors of a Ray cluster, where a placement group has room for them; the first one stays where it is.
+
+What ranks tell each other goes over torch.distributed alone. Ray starts them, brings their log to the first one's, and
+says which of them has ended.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import re
+import socket
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray.exceptions import (
+    ActorUnavailableError,
+    GetTimeoutError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+)
+from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+import tilewise
+from tilewise.cluster import alive, attach, called, place, seconds_to_wait
+from tilewise.config import EngineConfig
+from tilewise.errors import InvalidConfig, RankDied, TilewiseError
+from tilewise.logs import EngineFormatter, set_up_logs
+from tilewise.parallel.ranks import join, leave, told
+from tilewise.runner.connections import Connections, interface_of
+from tilewise.runner.ranks import RankTask, follow
+from tilewise.waiting import short_waits
+
+logger = logging.getLogger("tilewise")
+
+_BUNDLE = {"CPU": 1.0}
+"""What Ray counts a rank by."""
+_WEIGHTS = (".safetensors", ".gguf")
+_DETAIL = re.compile(r"Worker exit detail: (.*?)\.?(?: Some common causes|$)")
+"""What Ray knows of a process' end."""
+_BROKEN = 30.0
+"""Seconds between a broken connection and Ray's noticing the end of the process or node at its other end, at most."""
+_PATIENCE = 10.0
+"""Seconds that a rank is given to end by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a rank finds where it is: versions, and the files of folders (None = no such folder)."""
+
+    versions: dict[str, str]
+    folders: dict[Path, dict[str, int] | None]
+    pid: int
+
+    @classmethod
+    def here(cls, folders: Sequence[Path]) -> Setting:
+        versions = {"tilewise": tilewise.__version__, "torch": torch.__version__}
+        return cls(versions, {folder: _files(folder) for folder in folders}, os.getpid())
+
+
+class RankActor:
+    """A rank's process. Its two long calls, the log and the work, run beside each other."""
+
+    def __init__(self) -> None:
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+
+    def setting(self, folders: Sequence[Path]) -> Setting:
+        return Setting.here(folders)
+
+    def log(self) -> Iterator[str]:
+        """Lines of the log as they are written, until the rank's work has ended."""
+        while (line := self._lines.get()) is not None:
+            yield line
+
+    def run(self, task: RankTask) -> None:
+        """Join, build what the first rank says, and follow it until it ends."""
+        set_up_logs(f"Rank{task.rank}", task.log_level)
+        logging.getLogger().addHandler(_Forwarded(f"Rank{task.rank}", self._lines.put))
+        torch.set_num_threads(task.threads)
+        from tilewise.runner.build import build_rank
+
+        try:
+            choose_interface()
+            mesh = join(task.rank, task.config.layout, task.address)
+            follow(build_rank(task, told(None), mesh))
+        finally:
+            leave()
+            self._lines.put(None)
+
+
+class _Forwarded(logging.Handler):
+    """A handler that passes lines on."""
+
+    def __init__(self, process: str, put: Callable[[str], None]) -> None:
+        super().__init__()
+        self.setFormatter(EngineFormatter(process))
+        self._put = put
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._put(self.format(record))
+
+
+class RayActors:
+    """The actors that are ranks, and their placement group. Fulfils `RankHost`."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._size, self._nodes = config.layout.ranks, config.nnodes
+        self._attached = attach("distributed_executor_backend=ray", self._size)
+        self._group: PlacementGroup | None = None
+        self._actors: list[Any] = []
+        self._runs: list[Any] = []
+        self._where: list[str] = []
+        """Names of the nodes of all ranks."""
+        self._connections = Connections()
+        self._ending = False
+        self._interface = os.environ.get("GLOO_SOCKET_IFNAME")
+        self.address, self.threads = "", 1
+
+    def start(self, tasks: Sequence[RankTask]) -> None:
+        folders = [folder.path for folder in (tasks[0].model, tasks[0].draft) if folder is not None]
+        until = time.monotonic() + seconds_to_wait()
+        while not (found := self._placed(folders)):
+            if time.monotonic() > until:
+                raise RankDied("Nodes of the Ray cluster were lost again and again as ranks were started; see the log.")
+        check_settings(Setting.here(folders), dict(zip(self._where[1:], found, strict=True)))
+        host = ray.util.get_node_ip_address()
+        self.address = f"tcp://[{host}]:{free_port(host)}" if ":" in host else f"tcp://{host}:{free_port(host)}"
+        choose_interface()
+        self._connections.begin()
+        counts, nodes = Counter(self._where), alive()
+        threads = {called(key): max(1, int(nodes[key]["Resources"].get("CPU", 1))) for key in nodes}
+        each = [max(1, threads.get(where, 1) // counts[where]) for where in self._where]
+        self.threads = min(torch.get_num_threads(), each[0])
+        for actor, task, number in zip(self._actors, tasks, each[1:], strict=True):
+            self._runs.append(actor.run.remote(replace(task, address=self.address, threads=number)))
+            log = actor.log.options(num_returns="streaming").remote()
+            threading.Thread(target=self._pass_on, args=(log,), name=f"tilewise-rank{task.rank}", daemon=True).start()
+
+    def _placed(self, folders: Sequence[Path]) -> list[Setting]:
+        """Actors for all ranks but the first, and their settings; none where a node was lost meanwhile."""
+        self._group = place([_BUNDLE] * self._size, "tilewise-ranks", self._nodes)
+        places = placement_group_table(self._group)["bundles_to_node_id"]
+        # Ranks of one node stand beside each other, behind those of the first one's.
+        bundles = sorted(range(self._size), key=lambda bundle: (places[bundle] != places[0], places[bundle], bundle))
+        self._where = [called(places[bundle]) for bundle in bundles]
+        self._actors = [self._actor(bundle) for bundle in bundles[1:]]
+        asked = [actor.setting.remote(folders) for actor in self._actors]
+        found: list[Setting] = []
+        for where, one in zip(self._where[1:], asked, strict=True):
+            try:
+                found.append(ray.get(one, timeout=seconds_to_wait()))
+            except ActorUnavailableError:
+                pass
+            except (RayActorError, GetTimeoutError) as error:
+                if {places[bundle] for bundle in bundles} <= alive().keys():
+                    raise InvalidConfig(f"A rank cannot be started on {where}: {_reason(error)}") from None
+        if len(found) == len(asked):
+            for rank, (where, setting) in enumerate(zip(self._where[1:], found, strict=True), 1):
+                logger.info("Rank %d of %d is process %d of %s", rank, self._size, setting.pid, where)
+            return found
+        logger.warning("Ray: a node was lost as ranks were started; they are placed again.")
+        self._give_back()
+        time.sleep(1)
+        return []
+
+    def _actor(self, bundle: int) -> Any:
+        own = {name: value for name, value in os.environ.items() if name.startswith("TILEWISE_")}
+        return (
+            ray.remote(RankActor)
+            .options(
+                num_cpus=_BUNDLE["CPU"],
+                max_concurrency=2,
+                max_restarts=0,
+                scheduling_strategy=PlacementGroupSchedulingStrategy(self._group, bundle),
+                runtime_env={"env_vars": {**own, **short_waits(os.environ)}},
+            )
+            .remote()
+        )
+
+    def joined(self) -> None:
+        self._connections.end()
+
+    def _pass_on(self, lines: Any) -> None:
+        """A rank's log, until it ends. What it has to do with others is cut off then: a node without power closes no
+        connection, and nobody would wait for it in vain for minutes.
+        """
+        try:
+            for line in lines:
+                print(ray.get(line), file=sys.stderr, flush=True)
+        except (RayError, ValueError):  # it has died, or this process is leaving the cluster
+            pass
+        if not self._ending and self._dead() is not None:
+            self._connections.cut()
+
+    def _dead(self) -> str | None:
+        ended, _ = ray.wait(self._runs, num_returns=len(self._runs), timeout=0)
+        for rank, run in enumerate(self._runs, 1):
+            if run in ended:
+                try:
+                    ray.get(run)
+                except RayError as error:
+                    return f"Rank {rank} of {self._size}, on {self._where[rank]}, {_reason(error)}"
+        return None
+
+    def first_dead(self) -> str | None:
+        until = time.monotonic() + _BROKEN
+        while (found := self._dead()) is None and time.monotonic() < until:
+            ray.wait(self._runs, timeout=0.1)
+        return found
+
+    def end(self) -> None:
+        self._ending = True
+        with suppress(RayError):
+            ray.wait(self._runs, num_returns=len(self._runs), timeout=_PATIENCE) if self._runs else None
+        self._give_back()
+        if self._interface is None:
+            os.environ.pop("GLOO_SOCKET_IFNAME", None)
+        else:
+            os.environ["GLOO_SOCKET_IFNAME"] = self._interface
+        if self._attached != "before":
+            ray.shutdown()
+
+    def _give_back(self) -> None:
+        with suppress(RayError):
+            for actor in self._actors:
+                ray.kill(actor)
+            if self._group is not None:
+                remove_placement_group(self._group)
+        self._actors, self._runs, self._group = [], [], None
+
+
+def check_settings(ours: Setting, theirs: Mapping[str, Setting]) -> None:
+    """Raises InvalidConfig for a node that has something else than this one has: a version, or files of the model."""
+    for where, found in theirs.items():
+        for package, version in ours.versions.items():
+            if found.versions[package] != version:
+                raise InvalidConfig(
+                    f"{where} has {package} {found.versions[package]}, and this node {version}: install the same."
+                )
+        for folder, files in ours.folders.items():
+            there = found.folders[folder]
+            if there is None:
+                raise InvalidConfig(
+                    f"{where} has no folder {folder}: copy the model there, or put it where all nodes read it."
+                )
+            wrong = [name for name, size in (files or {}).items() if there.get(name) != size]
+            if wrong:
+                size = there.get(wrong[0], "no")
+                raise InvalidConfig(
+                    f"{folder} is another one on {where}: {wrong[0]} has {size} bytes there, and "
+                    f"{(files or {})[wrong[0]]} here. Copy the model there again."
+                )
+
+
+def _files(folder: Path) -> dict[str, int] | None:
+    """Sizes of what a rank reads of a model."""
+    if not folder.is_dir():
+        return None
+    names = [path for path in folder.iterdir() if path.suffix in _WEIGHTS or path.name == "config.json"]
+    return {path.name: path.stat().st_size for path in names if path.exists()}
+
+
+def choose_interface() -> None:
+    """Ranks hear each other on the interface by which Ray's nodes do, unless the user named one that others reach."""
+    address = ray.util.get_node_ip_address()
+    named = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
+    if (named.startswith("lo") and not address.startswith("127.")) and (found := interface_of(address)):
+        os.environ["GLOO_SOCKET_IFNAME"] = found
+
+
+def free_port(host: str) -> int:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as found:
+        found.bind((host, 0))
+        return int(found.getsockname()[1])
+
+
+def _reason(error: Exception) -> str:
+    """How a rank ended, in a few words."""
+    if isinstance(error, RayTaskError):
+        cause = error.cause
+        if isinstance(cause, TilewiseError):
+            return f"ended with an error: {str(cause).rstrip('.')}"
+        return f"ended with an error: {str(cause).strip().splitlines()[0]}"
+    if isinstance(error, ActorUnavailableError):
+        return "cannot be reached any more: its process or its node is gone"
+    text = " ".join(str(error).split())
+    if "node" in text and "died" in text.partition("node")[2][:200]:
+        return "is gone with its node"
+    said = _DETAIL.search(text)
+    return f"ended ({said[1] if said else text[:300]})"

@@ -1,0 +1,126 @@
+"""TileTower: what encodes tiles of a checkpoint, without its decoder."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tilewise.amounts import GIB, in_bytes
+from tilewise.config import EngineConfig
+from tilewise.host.memory import available_memory
+from tilewise.models.load import Architecture
+from tilewise.models.tile_encoder import TileEncoder
+from tilewise.plan import Resolved
+from tilewise.plan.resolve import why_batch_invariant
+from tilewise.platforms import current_platform
+from tilewise.platforms.base import Platform
+from tilewise.runner.build import arithmetic_of, chosen_dtype, kept_by, tile_folder, tile_store
+from tilewise.runner.tile_file import StoredTile
+from tilewise.runner.tile_key import ENCODER_PARTS
+from tilewise.runner.tile_store import TileStore
+from tilewise.step import Limits
+from tilewise.types import Tile
+from tilewise.weights.checkpoint import Checkpoint
+from tilewise.weights.fingerprint import Fingerprint
+from tilewise.weights.quantization import check_method
+
+logger = logging.getLogger("tilewise")
+_DEFAULT = 4 * GIB
+
+
+class TileTower:
+    """Encodes tiles, in batches of some `sizes`. A `store` gives those that it has, and gets the others."""
+
+    def __init__(
+        self, encoder: TileEncoder, sizes: Sequence[int], device: torch.device, store: TileStore | None = None
+    ) -> None:
+        self._encoder, self._device, self._store = encoder, device, store
+        self.sizes = sizes
+
+    def recall(self, digest: bytes) -> NDArray[Any] | None:
+        """The rows of a tile that the store has, [tokens, hidden], the bits of bfloat16 as uint16."""
+        tile = self._store.read(digest) if self._store else None
+        return None if tile is None else _array(tile.rows)
+
+    @torch.inference_mode()
+    def encode(self, tiles: Sequence[Tile]) -> list[NDArray[Any]]:
+        """The same of tiles that are encoded now, together."""
+        pixels = torch.from_numpy(np.stack([tile.pixels for tile in tiles])).to(self._device)
+        found = [rows.clone() for rows in self._encoder(pixels).rows.cpu()]
+        if self._store:
+            for tile, rows in zip(tiles, found, strict=True):
+                self._store.write_later(tile.digest, StoredTile(rows))
+        return [_array(rows) for rows in found]
+
+    def close(self) -> None:
+        """The store has all tiles afterwards."""
+        if self._store:
+            self._store.close()
+
+
+def build_tower(config: EngineConfig, model: Checkpoint) -> tuple[TileTower, Resolved]:
+    """Load tower and projector; of the other weights nothing is read. Raises the errors of `build_runner`."""
+    started, platform = time.perf_counter(), current_platform()
+    check_method(model.folder, config.quantization)
+    architecture = Architecture.of(model.folder, config.flash_router, config.quantization)
+    dtype = chosen_dtype(config, architecture, platform)
+    resolved = _resolved(config, architecture, platform)
+    rows_bytes = architecture.config.rows_per_page * architecture.config.decoder.hidden_size * dtype.itemsize
+    kept = tile_folder(config, rows_bytes)
+    if config.load_format != "dummy":
+        model.fetch_weights()
+    ops, weights = platform.ops(resolved.limits.batch_invariant), Fingerprint(ENCODER_PARTS)
+    encoder = architecture.load_encoder(
+        dtype,
+        ops,
+        platform.device,
+        watch=weights if kept else None,
+        store=kept_by(ops, config.quantization),
+        dummy=config.load_format == "dummy",
+    )
+    arithmetic = arithmetic_of(platform, ops, config)
+    store = tile_store(kept, weights, architecture.config, dtype, arithmetic) if kept else None
+    logger.info("Loading weights took %.2f seconds: tower and projector", time.perf_counter() - started)
+    return TileTower(encoder, resolved.limits.tile_batches, platform.device, store), resolved
+
+
+def cache_bytes(config: EngineConfig) -> int:
+    """Of rows that are kept in memory: as many as asked for; else 4 GiB, or a quarter of what is free, if less."""
+    if config.encoder_cache_gb is not None:
+        return int(config.encoder_cache_gb * GIB)
+    free = available_memory().free
+    bound = min(_DEFAULT, free // 4)
+    logger.info("encoded tiles: kept in up to %s (encoder_cache_gb sets it)", in_bytes(bound))
+    return bound
+
+
+def _resolved(config: EngineConfig, architecture: Architecture, platform: Platform) -> Resolved:
+    """There is nothing to share out: no sequences, no blocks, no pages."""
+    model, invariant = architecture.config, why_batch_invariant(config) is not None
+    limits = Limits(
+        max_num_seqs=config.max_num_seqs,
+        max_model_len=model.decoder.rope.trained_length,
+        max_num_batched_tokens=config.max_num_batched_tokens,
+        block_size=config.block_size,
+        num_blocks=1,
+        tokens_per_tile=model.tokens_per_tile,
+        tile_pages=0,
+        encode_budget=0,
+        tiles_in_flight=0,
+        batch_invariant=invariant,
+        tile_batches=(1,) if invariant else platform.tile_batches,
+    )
+    return Resolved(limits, False, False, {}, platform.resize_kernels)
+
+
+def _array(rows: Tensor) -> NDArray[Any]:
+    rows = rows.contiguous()
+    found: NDArray[Any] = (rows.view(torch.uint16) if rows.dtype == torch.bfloat16 else rows).numpy()
+    return found

@@ -1,0 +1,102 @@
+"""A server that is a replica of a deployment on Ray Serve: its application, without a socket of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import time
+from typing import Any
+
+from starlette.types import ASGIApp
+
+import tilewise
+from tilewise.config import EngineConfig
+from tilewise.errors import EngineDead, InvalidConfig
+from tilewise.logs import set_up_logs
+from tilewise.remote.child import EngineProcess
+from tilewise.server.app import create_app
+from tilewise.server.assemble import assemble
+from tilewise.server.config import ServerConfig
+
+logger = logging.getLogger("tilewise")
+
+_LAST_WORDS = 1.0
+"""Seconds in which clients are told that the engine is gone, before the replica goes too."""
+
+
+class Replica:
+    """One engine with the application before it.
+
+    A replica without an engine would be the least busy of all, and get every request. So it ends with its engine,
+    which Serve notices at once, and replaces it.
+    """
+
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, engine: EngineConfig, server: ServerConfig, version: str
+    ) -> None:
+        if version != tilewise.__version__:
+            raise InvalidConfig(f"A node has tilewise {tilewise.__version__}, and not {version}: install the same.")
+        set_up_logs("Replica", os.environ.get("VLLM_LOGGING_LEVEL", "INFO"))
+        started = time.perf_counter()
+        self._server, self._process = server, EngineProcess()
+        try:
+            self._parts = await assemble(engine, server, self._process)
+        except BaseException:
+            self._process.kill()
+            self._process.pipe.close()
+            raise
+        self._parts.on_give_up(self._end)
+        gc.freeze()  # libraries are no garbage, and looking for it among them takes long
+        logger.info("Start-up took %.2f seconds: %s", time.perf_counter() - started, self._parts.phases)
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        """Serve's name for what makes the application, once the constructor is done."""
+        return create_app(self._parts, self._server)
+
+    async def check_health(self) -> None:
+        """Serve asks every few seconds. Raises EngineDead where there is no engine, and none is on its way."""
+        if self._parts.gave_up:
+            raise EngineDead("The engine was given up.")
+
+    def _end(self) -> None:
+        logger.error("This replica ends with its engine; Serve starts another one.")
+        asyncio.get_running_loop().call_later(_LAST_WORDS, os._exit, 1)
+
+    async def __del__(self) -> None:
+        """Serve awaits it when a replica is no longer wanted, its requests having ended."""
+        if (parts := getattr(self, "_parts", None)) is not None:
+            await parts.supervisor.close()
+
+
+def deployment(
+    engine: EngineConfig,
+    server: ServerConfig,
+    replicas: int | tuple[int, int],
+    cpus: float,
+) -> Any:
+    """An application of Serve: as many replicas, or as many as its load needs between two numbers.
+
+    `cpus`: those of each replica, which are the threads of its engine as well.
+    """
+    from ray import serve  # an extra
+
+    # What a server would let wait, waits before all replicas, unless the server is to count it.
+    counts = server.max_num_queued_reqs is not None or server.max_num_queued_tokens is not None
+    options: dict[str, Any] = {
+        "name": "tilewise",
+        "ray_actor_options": {"num_cpus": cpus},
+        "max_ongoing_requests": 1_000_000 if counts else 2 * engine.max_num_seqs,
+        "health_check_period_s": 2,
+        "graceful_shutdown_timeout_s": server.shutdown_timeout + 10,
+    }
+    if isinstance(replicas, int):
+        options["num_replicas"] = replicas
+    else:
+        options["autoscaling_config"] = {
+            "min_replicas": replicas[0],
+            "max_replicas": replicas[1],
+            "target_ongoing_requests": max(1, engine.max_num_seqs // 2),
+        }
+    return serve.deployment(serve.ingress()(Replica)).options(**options).bind(engine, server, tilewise.__version__)
