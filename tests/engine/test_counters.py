@@ -71,3 +71,22 @@ def test_a_line_an_interval_and_silence_when_nothing_happens(caplog):
             log.tick(counters, idle, now)
     rates = [record.getMessage().split("generation throughput: ")[1].split()[0] for record in caplog.records]
     assert rates == ["2.0", "0.0", "1.0"]  # one line of zeros after the last token
+
+
+def test_a_new_process_counts_from_zero_and_never_backwards(caplog):
+    log = StatsLog(10.0, now=0.0, engine=3)
+    with caplog.at_level(logging.INFO, "tilewise"):
+        for now, tokens in ((10.0, 200), (20.0, 50)):
+            log.tick(Counters(generation_tokens=tokens), Load(0, 0, 0.0), now)
+    lines = [record.getMessage() for record in caplog.records]
+    assert all(line.startswith("Engine 003: ") for line in lines)
+    assert [line.split("generation throughput: ")[1].split()[0] for line in lines] == ["20.0", "5.0"]
+
+
+def test_several_engines_together():
+    one = Counters(prompt_tokens=5, generation_tokens=2, drafts=1, accepted_at=[3, 1])
+    two = Counters(prompt_tokens=7, tiles_encoded=4, accepted_at=[1, 1, 1])
+    assert Counters.total([one, two]) == Counters(12, 2, tiles_encoded=4, drafts=1, accepted_at=[4, 2, 1])
+    assert Counters.total([]) == Counters()
+    assert Load.total([Load(2, 1, 0.5), Load(1, 0, 0.25)]) == Load(3, 1, 0.375)
+    assert Load.total([]) == Load(0, 0, 0.0)

@@ -21,9 +21,10 @@ def memory_part(config: EngineConfig) -> Memory | None:
     if replicas == 1:
         return None
     memory = available_memory()
-    processes = config.layout.devices
+    each = 1 if config.distributed_executor_backend == "ray" else config.layout.ranks  # Ray's are on nodes of their own
+    processes = replicas * each
     if processes * _PROCESS > memory.free:
-        most = max(1, memory.free // (_PROCESS * config.layout.ranks))
+        most = max(1, memory.free // (_PROCESS * each))
         raise InvalidConfig(
             f"data_parallel_size={replicas} is not possible: {processes} processes take {in_bytes(_PROCESS)} each "
             f"before they have a model, and {in_bytes(memory.free)} are free: use {most} at most."
