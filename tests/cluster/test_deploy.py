@@ -118,6 +118,7 @@ def asked(client: httpx.Client) -> httpx.Response:
 
 
 @pytest.mark.ray
+@pytest.mark.filterwarnings("ignore")  # Serve's own, as it is imported here
 def test_two_replicas_on_two_nodes_answer_and_are_replaced(two: Cluster) -> None:
     port = free_port()
     words = ("deploy", "demo", "--name", "pictures", "--replicas", "2", "--port", f"{port}", *FLAGS)
