@@ -11,6 +11,7 @@ import torch
 from tests.tiny import SPECS, write_hf, write_original
 from tilewise import LLM, ImageAsset, SamplingParams
 from tilewise.config import EngineConfig
+from tilewise.errors import InvalidRequest
 from tilewise.inputs.model_inputs import ModelInputs
 from tilewise.inputs.prepare import Preparer
 from tilewise.models.load import Architecture
@@ -29,7 +30,7 @@ def tower_of(**options: object) -> tuple[TileTower, EngineConfig]:
 def tiles_of(config: EngineConfig) -> list[Tile]:
     found = ModelInputs.of(config)
     preparer = Preparer(found.spec, found.tokenizer, max_model_len=1024)
-    (image,) = preparer.encoding([ImageAsset("stop_sign").pil_image]).images
+    (image,) = preparer.encoding([ImageAsset("stop_sign").pil_image], None, 13).images
     return list(image.tiles)
 
 
@@ -89,3 +90,12 @@ def test_a_dummy_tower_needs_no_weights(tmp_path: Path):
 def test_how_much_is_kept_in_memory():
     assert cache_bytes(EngineConfig(encoder_cache_gb=0.5)) == 2**29
     assert 0 < cache_bytes(EngineConfig()) <= 2**32
+
+
+def test_more_tiles_than_a_request_may_have_are_not_cut():
+    found = ModelInputs.of(EngineConfig())
+    preparer = Preparer(found.spec, found.tokenizer, max_model_len=1024)
+    pictures = [ImageAsset("stop_sign").pil_image] * 2
+    assert preparer.encoding(pictures, None, 26).num_tiles == 26
+    with pytest.raises(InvalidRequest, match="have 26 tiles, the limit of a request is 25: send several requests"):
+        preparer.encoding(pictures, None, 25)

@@ -115,6 +115,7 @@ def test_forms_of_input(encoder: Served) -> None:
         ({"input": [{"type": "video_url", "video_url": {"url": "a"}}]}, "input[0]", "got 'video_url'"),
         ({"input": [{"type": "image_embeds", "image_embeds": "a"}]}, "input[0]", "got 'image_embeds'"),
         ({"input": [{"uuid": "unknown", "type": "image_url"}]}, "input[0]", "names no image that is kept"),
+        ({"input": [PART] * 3, "max_dynamic_patch": 100}, None, "tiles, the limit of a request is 129: send several"),
         ({"input": [PART], "max_dynamic_patch": 0}, None, "need 1 <= min_dynamic_patch"),
         ({"input": [PART], "encoding_format": "float"}, "encoding_format", "base64"),
         ({"input": [PART], "dimensions": 5}, "dimensions", "Rows have the width of the model's"),

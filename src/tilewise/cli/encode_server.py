@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tilewise.cli.flags.flag import BadUsage
 from tilewise.cli.flags.page import asked_for_help, help_page
 from tilewise.cli.flags.parse import CommandLine
-from tilewise.cli.flags.settings import settle, values_of_line
-from tilewise.cli.flags.table import CONFIG, option_flags
+from tilewise.cli.flags.settings import Settings, settle, values_of_line
+from tilewise.cli.flags.table import CONFIG, option_flags, serve_flags
 from tilewise.cli.serve import log_settings
 from tilewise.config import EngineConfig
 from tilewise.server.config import ServerConfig
@@ -50,6 +52,20 @@ FLAGS = (
 )
 
 
+def read_encode_settings(words: Sequence[str], environment: Mapping[str, str]) -> Settings:
+    """As `read_settings`. Raises BadUsage for flags of `serve` that have no meaning here, too."""
+    values = values_of_line(CommandLine.read(words, serve_flags()))
+    known = {flag.name for flag in FLAGS}
+    if others := [f"--{name.replace('_', '-')}" for name in values if name not in known]:
+        raise BadUsage(
+            f"{', '.join(others)}: for `tilewise serve` alone, as nothing but tower and projector runs here. Leave "
+            "that out; `tilewise encode-server --help` lists the flags."
+        )
+    settings = settle({**values, "enable_mm_embeds": True}, environment)
+    del settings.given["enable_mm_embeds"]
+    return settings
+
+
 def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser("encode-server", help="encode pictures for servers elsewhere", add_help=False)
     parser.takes_all_words = True
@@ -60,9 +76,7 @@ def run(options: argparse.Namespace) -> int:
     if (topic := asked_for_help(options.words)) is not None:
         print(help_page(USAGE, ABOUT, EXAMPLES, FLAGS, topic))
         return 0
-    values = values_of_line(CommandLine.read(options.words, FLAGS), FLAGS)
-    settings = settle({**values, "enable_mm_embeds": True}, os.environ)
-    del settings.given["enable_mm_embeds"]
+    settings = read_encode_settings(options.words, os.environ)
     # Not above, as in `serve`.
     from tilewise.logs import set_up_logs
 

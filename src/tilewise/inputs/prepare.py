@@ -206,9 +206,19 @@ class Preparer:
         ids = self._cut_to(ids, sampling, keep_last, cut)
         return self._timed(started, self._request(ids, images, sampling, text, _lengths(pictures)))
 
-    def encoding(self, pictures: Sequence[Picture], processor: dict[str, Any] | None = None) -> Request:
-        """Pictures without a prompt, for an engine that encodes alone; rows of each begin where those before it end."""
+    def encoding(self, pictures: Sequence[Picture], processor: dict[str, Any] | None, most_tiles: int) -> Request:
+        """Pictures without a prompt, for an engine that encodes alone; rows of each begin where those before it end.
+
+        Raises InvalidRequest for more tiles than that, before any is cut: no context limits them here.
+        """
         started = self.clock()
+        usual, _ = self.options.tilings(self.spec.tiling.override(processor), len(pictures))
+        tiles = sum(_count_tiles(picture, usual) for picture in pictures)
+        if tiles > most_tiles:
+            raise InvalidRequest(
+                f"The pictures have {tiles} tiles, the limit of a request is {most_tiles}: send several requests, or a "
+                "smaller max_dynamic_patch."
+            )
         images, place = [], 0
         for cut in self._tile_all(pictures, processor):
             images.append(ImageInput(cut.tiles, cut.grid, cut.size, place))
@@ -409,6 +419,13 @@ class Preparer:
         """Of a frame behind another one, the line that names it included."""
         line = self.tokenizer.encode_pieces([ImageSlot(0), Text(f"\nFrame{number}: "), ImageSlot(1)])
         return len(line) - 2 + 2 + self.spec.tokens_per_tile
+
+
+def _count_tiles(picture: Picture, usual: Tiling) -> int:
+    if isinstance(picture, EncodedPicture):
+        return len(picture.tiles)
+    image, tiling = (picture.image, picture.tiling(usual)) if isinstance(picture, LimitedPicture) else (picture, usual)
+    return count_tiles(choose_grid(image.width, image.height, tiling), tiling.thumbnail)
 
 
 def _lengths(media: Sequence[Picture | Video]) -> list[int]:

@@ -125,8 +125,9 @@ class Architecture:
         """What encodes tiles, alone: nothing of the decoder is read. `dummy` = random weights."""
         if dummy:
             return TileEncoder(View(self._watched(RandomSource(dtype, device), watch), store=store), self.config, ops)
-        files = open_files(self.folder.path)
-        source = CheckpointSource(files, self._locate(files.names), dtype, device, layouts=self._layouts)
+        files = open_files(self.folder.path, language=False)
+        known = known_names(self.folder.path)  # how tensors are spelled, those of other shards tell
+        source = CheckpointSource(files, self._locate(known), dtype, device, layouts=self._layouts)
         view = View(self._watched(source, watch), store=source.tensors.giving_back(store))
         return TileEncoder(view, self.config, ops)
 

@@ -75,7 +75,7 @@ def build_tower(config: EngineConfig, model: Checkpoint) -> tuple[TileTower, Res
     rows_bytes = architecture.config.rows_per_page * architecture.config.decoder.hidden_size * dtype.itemsize
     kept = tile_folder(config, rows_bytes)
     if config.load_format != "dummy":
-        model.fetch_weights()
+        model.fetch_weights(language=False)
     ops, weights = platform.ops(resolved.limits.batch_invariant), Fingerprint(ENCODER_PARTS)
     encoder = architecture.load_encoder(
         dtype,

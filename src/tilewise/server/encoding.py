@@ -15,6 +15,7 @@ from tilewise.errors import InvalidField
 from tilewise.ignored import Ignored
 from tilewise.inputs.chat import read_picture
 from tilewise.inputs.embeddings import KEY
+from tilewise.inputs.images import MAX_TILES
 from tilewise.inputs.media_reader import MediaReader
 from tilewise.inputs.parts import Parts
 from tilewise.inputs.prepare import Preparer
@@ -27,7 +28,8 @@ from tilewise.server.served import ServedModel
 from tilewise.types import ImageInput, Request
 
 MOST_PICTURES = 64
-"""Of one request: all their rows come in one answer."""
+MOST_TILES = MAX_TILES + 1
+"""Of all pictures of a request, whose rows come in one answer: as many as one picture may have."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def encode_request(call: EncodeCall, preparer: Preparer, reader: MediaReader) ->
     for number, part in enumerate(call.parts):
         parts.add(part, f"input[{number}]")
     reader.check_count("image", len(parts.images))
-    return preparer.encoding([read_picture(part, reader) for part in parts.images], call.processor)
+    return preparer.encoding([read_picture(part, reader) for part in parts.images], call.processor, MOST_TILES)
 
 
 def encode_body(call: EncodeCall, request: Request, found: EncodedDelta) -> bytes:

@@ -17,8 +17,8 @@ class Checkpoint:
     """What is wrong with a model, or does not fit, shows in its small files, before gigabytes are fetched."""
 
     folder: CheckpointFolder
-    fetch_weights: Callable[[], Path]
-    """Brings the weights into the folder."""
+    fetch_weights: Callable[..., Path]
+    """Brings the weights into the folder; `language=False` = of vision alone, as far as files keep them apart."""
     tokenizer: Path
     """The folder of the tokenizer, which is the model's own unless another is asked for."""
 

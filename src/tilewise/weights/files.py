@@ -47,12 +47,13 @@ class WeightFiles(Protocol):
 class SafetensorFiles:
     """Every tensor of a folder by name. Opening checks each header; data is mapped, not read."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, language: bool = True) -> None:
+        """Without `language`, shards that have nothing but the language model are not opened, and need not be there."""
         self.folder = folder
         self._close = ExitStack()
         self._readers: dict[str, Any] = {}
         self._paths: dict[str, Path] = {}
-        paths = shard_files(folder)
+        paths = shard_files(folder, language)
         for path in paths:
             reader = self._open(path)
             self._readers |= dict.fromkeys(reader.keys(), reader)
@@ -93,13 +94,14 @@ class SafetensorFiles:
         self._close.close()
 
 
-def open_files(folder: Path) -> WeightFiles:
+def open_files(folder: Path, language: bool = True) -> WeightFiles:
     """The tensors of a checkpoint's folder. Raises InvalidCheckpoint where a file is missing or damaged."""
-    return GgufFiles(folder) if is_gguf_folder(folder) else SafetensorFiles(folder)
+    return GgufFiles(folder) if is_gguf_folder(folder) else SafetensorFiles(folder, language)
 
 
-def shard_files(folder: Path) -> list[Path]:
-    """The files of weights. Raises InvalidCheckpoint where one is missing."""
+def shard_files(folder: Path, language: bool = True) -> list[Path]:
+    """The files of weights, or those that have anything beside the language model. Raises InvalidCheckpoint where one
+    is missing."""
     if is_gguf_folder(folder):
         return sorted(folder.glob("*.gguf"))
     names = _names(folder)
@@ -111,7 +113,7 @@ def shard_files(folder: Path) -> list[Path]:
         if lacking := missing_parts(found):
             raise InvalidCheckpoint(f"{folder}: the shard {lacking[0]} is missing beside {found[0]}; {GET_AGAIN}.")
         return [folder / name for name in found]
-    listed = listed_shards(folder / index)
+    listed = listed_shards(folder / index, language)
     missing = next((name for name in listed if not (folder / name).exists()), None)
     if missing is not None:
         raise InvalidCheckpoint(f"{folder}: the shard {missing} is missing, {index} lists it; {GET_AGAIN}.")

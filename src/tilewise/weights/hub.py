@@ -32,8 +32,10 @@ def find_model(
     *,
     weights: bool = True,
     mmproj: str | None = None,
+    language: bool = True,
 ) -> Path:
-    """The folder of a model; a local path wins over a hub id. Without `weights`, config and tokenizer suffice.
+    """The folder of a model; a local path wins over a hub id. Without `weights`, config and tokenizer suffice; without
+    `language`, of the weights those of vision.
 
     `token` is shown to the hub, in place of the one that the environment has; `mmproj` names the vision tower of a
     model in GGUF files.
@@ -60,7 +62,7 @@ def find_model(
     # Imported here: folders need no network code.
     from tilewise.weights.hubs.download import download
 
-    return download(_repository(model, revision, hub, cache, token), weights)
+    return download(_repository(model, revision, hub, cache, token), weights, language=language)
 
 
 def _repository(

@@ -13,6 +13,8 @@ INDEX = "model.safetensors.index.json"
 _SHARD, _INDEX = ".safetensors", ".safetensors.index.json"
 _PART = re.compile(r"(?P<name>.+)-\d{5}-of-(?P<count>\d{5})\.safetensors")
 _MOST_PARTS = 10_000
+_LANGUAGE = re.compile(r"(model\.)?language_model\.|lm_head\.")
+"""How names of the language model's tensors begin, in both formats."""
 _DESCRIPTION, _DESCRIBED = "quant_model_description", "quant_model_weight"
 """How the names of ModelSlim's files begin: those of its description, and of the weights that are described."""
 
@@ -52,13 +54,14 @@ def missing_parts(names: Sequence[str]) -> list[str]:
     return sorted(wanted - set(names))
 
 
-def listed_shards(index: Path) -> list[str]:
-    """Names of the shards, sorted, each a plain file name. Raises InvalidCheckpoint for any other index."""
-    listed = set(tensor_places(index).values())
-    for name in listed:
+def listed_shards(index: Path, language: bool = True) -> list[str]:
+    """Names of the shards, sorted, each a plain file name; without `language`, of those that have anything beside the
+    language model. Raises InvalidCheckpoint for any other index."""
+    places = tensor_places(index)
+    for name in set(places.values()):
         if not isinstance(name, str) or Path(name).name != name:
             raise InvalidCheckpoint(f"{index}: the shard {name!r} lies outside {index.parent}.")
-    return sorted(listed)
+    return sorted({shard for tensor, shard in places.items() if language or not _LANGUAGE.match(tensor)})
 
 
 def tensor_places(index: Path) -> dict[str, str]:

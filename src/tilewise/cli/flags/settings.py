@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tilewise.cli.flags.file import flags_of_file
-from tilewise.cli.flags.flag import BadUsage, Flag
+from tilewise.cli.flags.flag import BadUsage
 from tilewise.cli.flags.parse import CommandLine
 from tilewise.cli.flags.table import DEFAULTS, FOREIGN, OWN_NAMES, names_of, serve_flags
 from tilewise.cli.flags.variables import OPTIONS, explain_variables, refuse_unknown, unknown_variables
@@ -37,10 +37,10 @@ def read_settings(words: Sequence[str], environment: Mapping[str, str]) -> Setti
     return settle(values_of_line(CommandLine.read(words, serve_flags())), environment)
 
 
-def values_of_line(line: CommandLine, flags: Sequence[Flag] | None = None) -> dict[str, Any]:
-    """With those of the file that it names, in which these flags may be (default: those of `serve`)."""
+def values_of_line(line: CommandLine) -> dict[str, Any]:
+    """With those of the file that it names."""
     file = line.values.get("config")
-    return (flags_of_file(file, flags or serve_flags()) if file else {}) | _with_model(line)
+    return (flags_of_file(file, serve_flags()) if file else {}) | _with_model(line)
 
 
 def _variables(environment: Mapping[str, str]) -> dict[str, Any]:

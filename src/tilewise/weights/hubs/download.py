@@ -29,8 +29,9 @@ _AT_ONCE = 4
 logger = logging.getLogger("tilewise")
 
 
-def download(repository: Repository, weights: bool, tag: str | None = None) -> Path:
-    """The folder with all needed files; without `weights`, all but the safetensors.
+def download(repository: Repository, weights: bool, tag: str | None = None, language: bool = True) -> Path:
+    """The folder with all needed files; without `weights`, all but the safetensors; without `language`, all but those
+    of the language model alone.
 
     With a `tag`, those of one model in GGUF files, which say all that small files would.
 
@@ -38,11 +39,11 @@ def download(repository: Repository, weights: bool, tag: str | None = None) -> P
     download is used, with a warning.
     """
     folder = repository.cached()
-    whole = folder is not None and _lacking(folder, weights, tag) is None
+    whole = folder is not None and _lacking(folder, weights, tag, language) is None
     if folder is not None and whole and (offline() or COMMIT.fullmatch(repository.revision)):
         return folder
     if offline():
-        raise _not_here(repository, None if folder is None else _lacking(folder, weights, tag))
+        raise _not_here(repository, None if folder is None else _lacking(folder, weights, tag, language))
     with Web(repository.headers()) as web:
         try:
             snapshot = repository.snapshot(web, patient=not whole)
@@ -52,18 +53,18 @@ def download(repository: Repository, weights: bool, tag: str | None = None) -> P
             logger.warning("%s is used as last downloaded, in %s: %s.", repository.model, folder, error)
             return folder
         try:
-            _complete(web, snapshot, weights, tag)
+            _complete(web, snapshot, weights, tag, language)
             repository.remember(snapshot)
         except (Refused, Unreachable, OSError) as error:
             raise _failed(repository, error) from None
     return snapshot.folder
 
 
-def _lacking(folder: Path, weights: bool, tag: str | None) -> str | None:
-    return lacking(folder, weights) if tag is None else lacking_gguf(folder, tag)
+def _lacking(folder: Path, weights: bool, tag: str | None, language: bool) -> str | None:
+    return lacking(folder, weights, language) if tag is None else lacking_gguf(folder, tag)
 
 
-def _complete(web: Web, snapshot: Snapshot, weights: bool, tag: str | None) -> None:
+def _complete(web: Web, snapshot: Snapshot, weights: bool, tag: str | None, language: bool) -> None:
     """Small files, of them the config last, so that a folder with a config lacks none; then the weights."""
     if tag is not None:
         found = gguf_files(snapshot.model, snapshot.files, tag)
@@ -73,7 +74,7 @@ def _complete(web: Web, snapshot: Snapshot, weights: bool, tag: str | None) -> N
     _fetch(web, snapshot, [name for name in small_files(snapshot.files) if name != CONFIG])
     _fetch(web, snapshot, [CONFIG])
     if weights:
-        _fetch(web, snapshot, weight_files(snapshot.model, snapshot.files, snapshot.folder))
+        _fetch(web, snapshot, weight_files(snapshot.model, snapshot.files, snapshot.folder, language))
 
 
 def _fetch(web: Web, snapshot: Snapshot, names: Iterable[str]) -> None:

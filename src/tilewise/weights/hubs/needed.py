@@ -24,14 +24,16 @@ def small_files(names: Collection[str]) -> list[str]:
     return [name for name in names if _is_small(name) and not name.startswith("consolidated")]
 
 
-def weight_files(model: str, names: Collection[str], folder: Path) -> list[str]:
+def weight_files(model: str, names: Collection[str], folder: Path, language: bool = True) -> list[str]:
     """The shards that the index in `folder` lists, or the single file, or whatever safetensors there are.
+
+    Without `language`, shards that have nothing but the language model are left out.
 
     Raises InvalidCheckpoint if the repository does not hold all that the index lists.
     """
     index = index_among(names)
     if index is not None:
-        listed = listed_shards(folder / index)
+        listed = listed_shards(folder / index, language)
         absent = [name for name in listed if name not in names]
         if absent:
             raise InvalidCheckpoint(
@@ -82,7 +84,7 @@ def lacking_gguf(folder: Path, tag: str) -> str | None:
     return None
 
 
-def lacking(folder: Path, weights: bool) -> str | None:
+def lacking(folder: Path, weights: bool, language: bool = True) -> str | None:
     """The name of a needed file that a folder lacks, if there is one, judged by the folder alone.
 
     The config is fetched after the other small files, so where it is, they are; but another tool may have put it there.
@@ -96,7 +98,7 @@ def lacking(folder: Path, weights: bool) -> str | None:
         return None
     index = index_among(names)
     if index is not None:
-        return next((name for name in listed_shards(folder / index) if name not in names), None)
+        return next((name for name in listed_shards(folder / index, language) if name not in names), None)
     return None if shards_among(names) else _SINGLE
 
 
