@@ -43,7 +43,7 @@ def test_on_one_device_the_command_runs_and_says_what_became_of_the_rest():
         *("none of 7 sizes is captured ahead", "sizes 64, 128, 192, 256, 512 would nowhere be used"),
         *("enable_weight_nz_layout: weights keep", "enable_cpu_binding: threads"),
         *("--enable-chunked-prefill", "--trust-remote-code: code of a checkpoint is never run"),
-        *("VLLM_USE_V1: ", "VLLM_ASCEND_ENABLE_FLASHCOMM1: ", "VLLM_ASCEND_ENABLE_FUSED_MC2: "),
+        *("VLLM_USE_V1: ", "VLLM_ASCEND_ENABLE_FUSED_MC2: "),
     ):
         assert sum(about in line for line in settings.lines) == 1, about
     assert not any("HCCL" in line or "TASK_QUEUE" in line for line in settings.lines)

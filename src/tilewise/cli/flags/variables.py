@@ -49,6 +49,9 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "honoured", "max_model_len may exceed the length of the training"),
     Variable("VLLM_BATCH_INVARIANT", "honoured", "answers do not depend on the batch, as --batch-invariant"),
     Variable("OMP_NUM_THREADS", "honoured", "threads that compute"),
+    Variable("RAY_ADDRESS", "honoured", "the Ray cluster that is joined (default: this machine's, or a new one)"),
+    Variable("TILEWISE_RAY_WAIT", "own", "seconds that ranks wait for room in a Ray cluster"),
+    Variable("GLOO_SOCKET_IFNAME", "honoured", "network interface by which ranks of several machines meet"),
     Variable(
         "TILEWISE_CPU_KERNELS",
         "own",
