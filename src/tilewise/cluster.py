@@ -128,7 +128,7 @@ def check_cpus(cpus: float) -> None:
 
 
 def seconds_to_wait() -> float:
-    asked = os.environ.get(WAIT, "600")
+    asked = os.environ.get("TILEWISE_RAY_WAIT", "600")
     try:
         seconds = float(asked)
     except ValueError:
