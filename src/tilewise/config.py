@@ -210,6 +210,9 @@ class EngineConfig:
         "part of the cores",
         "scheduling",
     )
+    cpu_binding: bool = option(
+        False, "each rank of this machine keeps to processor cores of its own, where there are as many", "scheduling"
+    )
     sequence_parallel_tokens: int | None = option(
         None,
         "in steps of so many tokens or more, each of tensor_parallel_size ranks norms a share of them, not all; 0 = "

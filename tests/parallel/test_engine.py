@@ -139,6 +139,19 @@ def listening(pid: int) -> set[str]:
     return found
 
 
+def test_ranks_keep_to_cores_of_their_own(caplog: pytest.LogCaptureFixture) -> None:
+    cores = os.sched_getaffinity(0)
+    with LLM("demo", tensor_parallel_size=2, dtype="float32", max_model_len=256, cpu_binding=True):
+        (rank,) = ranks_of(os.getpid())
+        if len(cores) > 1:
+            ours, theirs = os.sched_getaffinity(0), os.sched_getaffinity(rank)
+            assert not ours & theirs
+            assert ours | theirs <= cores
+    assert os.sched_getaffinity(0) == cores
+    with LLM("demo", tensor_parallel_size=4, dtype="float32", max_model_len=256, cpu_binding=True):
+        assert len(cores) >= 4 or "4 ranks have fewer cores than that" in caplog.text
+
+
 def test_ranks_of_one_machine_cannot_be_reached_from_another() -> None:
     with LLM("demo", tensor_parallel_size=2, dtype="float32", max_model_len=256):
         (rank,) = ranks_of(os.getpid())

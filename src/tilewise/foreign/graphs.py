@@ -24,7 +24,7 @@ _COMPILER_KEYS = (
 ADDITIONAL = {
     "enable_weight_nz_layout": "weights keep their layout, the NZ layout is for NPUs",
     "weight_nz_mode": "weights keep their layout, the NZ layout is for NPUs",
-    "enable_cpu_binding": "threads are bound by OMP_PROC_BIND and OMP_PLACES, or by numactl",
+    "enable_cpu_binding": "it is cpu_binding, by which ranks keep to cores of their own",
     "enable_flashcomm1": "sequence_parallel_tokens says from how many tokens on ranks share them out",
     "enable_fused_mc2": "sums over ranks are torch.distributed's, not fused with products",
     "mega_moe_max_tokens": "no token is ever dropped",

@@ -61,8 +61,10 @@ def translate(options: Mapping[str, Any], known: Collection[str], foreign: Itera
     found.lines += check_compilation(graphs, values.get("max_num_seqs"))
     lines, found.warnings = explain_additional(values.get("additional_config") or {})
     found.lines += lines
+    additional = values.get("additional_config") or {}
+    binding = {"cpu_binding": True} if additional.get("enable_cpu_binding") is True and "cpu_binding" in known else {}
     plain = {name: _plain(name, value) for name, value in values.items() if name in known or name not in entries}
-    found.options = frames | eager | structured | plain
+    found.options = frames | eager | structured | binding | plain
     return found
 
 

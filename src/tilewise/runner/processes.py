@@ -8,8 +8,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from tilewise.waiting import short_waits
@@ -47,6 +48,20 @@ def end_with_the_first() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="tilewise-first-process", daemon=True).start()
+
+
+def cores_of_each(processes: int) -> list[list[int]]:
+    """The cores that this process may use, in so many parts of neighbours; empty where they are fewer."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    each = len(cores) // processes
+    return [cores[part * each : (part + 1) * each] for part in range(processes)] if each else []
+
+
+def keep_to(cores: Iterable[int]) -> None:
+    """Run all threads of this process, and those that they start, on these cores alone."""
+    for thread in Path("/proc/self/task").iterdir():
+        with suppress(ProcessLookupError):  # it has ended
+            os.sched_setaffinity(int(thread.name), cores)
 
 
 def end_all(processes: Sequence[subprocess.Popen[bytes]]) -> None:

@@ -26,7 +26,14 @@ from tilewise.errors import RankDied, TilewiseError
 from tilewise.logs import set_up_logs
 from tilewise.parallel.ranks import join, leave, told
 from tilewise.plan import Resolved
-from tilewise.runner.processes import end_all, end_with_the_first, start_module, task_of_this
+from tilewise.runner.processes import (
+    cores_of_each,
+    end_all,
+    end_with_the_first,
+    keep_to,
+    start_module,
+    task_of_this,
+)
 from tilewise.runner.runner import FinishedStep, LocalRunner
 from tilewise.step import StepPlan
 from tilewise.weights.folder import CheckpointFolder
@@ -59,6 +66,8 @@ class RankTask:
     address: str = ""
     """Where ranks meet, as `join` takes it; whoever starts the rank knows."""
     threads: int = 1
+    cores: Sequence[int] = ()
+    """Those that the rank keeps to; empty = the system moves its threads."""
 
 
 class RankHost(Protocol):
@@ -160,11 +169,14 @@ def follow(runner: LocalRunner) -> None:
 
 
 def _host_of(config: EngineConfig) -> RankHost:
+    bound = config.cpu_binding and config.data_parallel_size == 1
+    if config.cpu_binding and (not bound or config.distributed_executor_backend == "ray"):
+        logger.warning("cpu_binding: ranks of one engine on one machine can keep to cores; these share them")
     if config.distributed_executor_backend == "ray":
         from tilewise.runner.ray_ranks import RayActors  # not above: Ray is an extra
 
         return RayActors(config)
-    return RankProcesses(config.layout.ranks)
+    return RankProcesses(config.layout.ranks, bound)
 
 
 class RankProcesses:
@@ -172,7 +184,12 @@ class RankProcesses:
     the standard input of the others is closed, and they end.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, bound: bool = False) -> None:
+        """`bound`: each keeps to cores of its own, where there are as many."""
+        self._cores = cores_of_each(size) if bound else []
+        self._cores_before = os.sched_getaffinity(0) if self._cores else set()
+        if bound and not self._cores:
+            logger.warning("cpu_binding: %d ranks have fewer cores than that, and share them", size)
         self._meeting = tempfile.mkdtemp(prefix="tilewise-ranks-")
         self._size, self._processes = size, list[subprocess.Popen[bytes]]()
         self.address = f"file://{self._meeting}/address"
@@ -181,7 +198,8 @@ class RankProcesses:
     def start(self, tasks: Sequence[RankTask]) -> None:
         """Raises RankDied where one ends before it could join: the others would wait for it."""
         for task in tasks:
-            started = replace(task, address=self.address, threads=self.threads)
+            cores = self._cores[task.rank] if self._cores else []
+            started = replace(task, address=self.address, threads=self.threads, cores=cores)
             self._processes.append(start_module("tilewise.runner.ranks", started))
         for number, process in enumerate(self._processes, 1):
             assert process.stdout is not None
@@ -189,7 +207,9 @@ class RankProcesses:
                 raise RankDied(f"Rank {number} ended with status {process.wait()} as it was started; see the log.")
 
     def joined(self) -> None:
-        """Nothing has to be done."""
+        if self._cores:
+            keep_to(self._cores[0])
+            logger.info("cpu_binding: each of %d ranks keeps to %d cores", self._size, len(self._cores[0]))
 
     def first_dead(self) -> str | None:
         until = time.monotonic() + _BROKEN
@@ -203,6 +223,8 @@ class RankProcesses:
 
     def end(self) -> None:
         end_all(self._processes)
+        if self._cores:
+            keep_to(self._cores_before)
         shutil.rmtree(self._meeting, ignore_errors=True)
 
 
@@ -211,6 +233,8 @@ def main() -> None:
     task: RankTask = task_of_this()
     set_up_logs(f"Rank{task.rank}", task.log_level)
     end_with_the_first()
+    if task.cores:
+        keep_to(task.cores)
     torch.set_num_threads(task.threads)
     from tilewise.runner.build import build_rank
 
