@@ -151,8 +151,8 @@ def test_the_command_is_the_line_that_was_given_with_its_layout(plan):
         "tilewise quantize OpenGVLab/InternVL3-8B ./InternVL3-8B-w4a16 --scheme w4a16",
         "tilewise serve ./InternVL3-8B-w4a16",
     ]
-    rounded = plan("OpenGVLab/InternVL3-8B", "--devices", "24GiB", "--quantization", "int8")["serve"]
-    assert rounded == ["tilewise serve OpenGVLab/InternVL3-8B --quantization int8"]
+    rounded = plan("InternVL3-8B", "--devices=24GiB", "--quantization=int8", "--max-model-len=auto")["serve"]
+    assert rounded == ["tilewise serve OpenGVLab/InternVL3-8B --max-model-len auto --quantization int8"]
 
 
 @pytest.mark.parametrize("name", [name for name, member in MEMBERS.items() if not member.flash])
@@ -256,6 +256,7 @@ def test_the_page_names_every_part(page):
         (["InternVL3-8B", "--devices", "H100", "--max-model-len", "100000"], 1, "longer than the 32768 tokens.*lower"),
         (["InternVL3-8B", "--devices", "H100", "-q", "w4a8"], 1, "Did you mean w8a8"),
         (["InternVL3-78B-AWQ", "--devices", "H100", "-q", "gptq"], 1, "awq is what the model's name says"),
+        (["InternVL3_5-GPT-OSS-20B-A4B-Preview", "-q", "w4a16"], 1, "experts of a layer in one tensor.*use int8"),
         (["demo", "-q", "awq", "--devices", "2xcpu"], 1, "this machine is one device"),
         (["demo", "--pictures", "-1"], 1, "pictures must be 0 or above"),
         (["demo", "--pictures", "2", "--limit-mm-per-prompt", "image=1"], 1, "more than the 1 that limit_mm"),

@@ -16,7 +16,7 @@ from tilewise.cli.flags.page import asked_for_help, help_page
 from tilewise.cli.flags.parse import CommandLine
 from tilewise.cli.flags.settings import Settings, settle, values_of_line
 from tilewise.cli.flags.table import names_of, serve_flags
-from tilewise.config import EngineConfig
+from tilewise.config import AUTO_LENGTH, EngineConfig
 from tilewise.foreign.entry import SHORT
 from tilewise.host.memory import available_memory
 from tilewise.layout import ExpertPlacement, Layout
@@ -143,6 +143,8 @@ def _written(values: dict[str, Any]) -> list[str]:
         flag = "--" + name.replace("_", "-")
         if name == "model" or value is None:
             continue
+        if name == "max_model_len" and value == AUTO_LENGTH:
+            value = "auto"
         if isinstance(value, bool):
             words.append(flag if value else f"--no-{flag[2:]}")
         elif isinstance(value, (tuple, list)):

@@ -205,10 +205,14 @@ def _commands(deployment: Deployment, line: PlanLine) -> Iterator[str]:
     others = len(deployment.compared) > 1 or (best is not None and best.layout != plan.layout)
     if best is not None and others:
         yield _sentence(f"Recommended: {_named(best)}, as {why(best)}.")
-        yield from (f"  $ {command}" for command in line.commands(best.layout, files.model, files.scheme))
+        yield from (f"  {_prompt(command)}" for command in line.commands(best.layout, files.model, files.scheme))
     if plan.fits and not (others and best is not None and best.layout == plan.layout):
         yield "As asked for:" if others else "Start it with:"
-        yield from (f"  $ {command}" for command in line.commands(plan.layout, files.model, files.scheme))
+        yield from (f"  {_prompt(command)}" for command in line.commands(plan.layout, files.model, files.scheme))
+
+
+def _prompt(command: str) -> str:
+    return command if command.startswith("#") else f"$ {command}"
 
 
 def _sentence(text: str) -> str:

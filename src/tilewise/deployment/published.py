@@ -174,10 +174,15 @@ def _group(config: dict[str, Any], usual: int) -> int | None:
 
 
 def as_quantised(source: CheckpointFolder, scheme: str, folder: Path) -> CheckpointFolder:
-    """What a checkpoint in floats will be once it is quantised by a scheme. Raises InvalidConfig if it is already."""
+    """What a checkpoint in floats will be once it is quantised by a scheme. Raises InvalidConfig if it cannot be."""
     if source.quantization is not None:
         raise InvalidConfig(
             f"--quantization {scheme}: {source.path} is quantised by {source.quantization} already: leave it out."
+        )
+    if source.text.get("model_type") == "gpt_oss":
+        raise InvalidConfig(
+            f"--quantization {scheme}: GPT-OSS keeps all experts of a layer in one tensor, for which {scheme} has no "
+            "names: use int8 or fp8, which round them as they are loaded, or name a folder in MXFP4."
         )
     (folder / "config.json").write_text(json.dumps(described(source.config.values, scheme)), encoding="utf-8")
     processor = source.path / "preprocessor_config.json"

@@ -9,6 +9,7 @@ from tilewise.amounts import GIB
 from tilewise.config import EngineConfig
 from tilewise.deployment.layouts import LayoutPlan, Planner
 from tilewise.deployment.model import PlannedModel
+from tilewise.errors import InvalidConfig
 from tilewise.layout import Layout
 from tilewise.plan.devices import Devices
 from tilewise.plan.layouts import flags_of
@@ -54,9 +55,7 @@ class Remedies:
         yield from self._smaller_steps(config)
         if model.files.folder.quantization is None and config.quantization is None:
             for scheme in ("int8", "w4a16"):
-                rounded = self._best(replace(self.planner, model=self.requantised(scheme)))
-                if rounded.longest:
-                    yield self._remedy(f"--quantization {scheme}", rounded)
+                yield from self._rounded(scheme)
         if not self.planner.devices.device.here:
             yield from self._more_devices()
         yield from self._more_memory()
@@ -81,6 +80,14 @@ class Remedies:
                 if plan.fits:
                     yield self._remedy(f"--max-num-batched-tokens {tokens}", plan)
                     return
+
+    def _rounded(self, scheme: str) -> Iterator[Remedy]:
+        try:
+            plan = self._best(replace(self.planner, model=self.requantised(scheme)))
+        except InvalidConfig:  # there is no such checkpoint of this model
+            return
+        if plan.longest:
+            yield self._remedy(f"--quantization {scheme}", plan)
 
     def _more_devices(self) -> Iterator[Remedy]:
         """The next power of two of devices on which some layout fits."""
