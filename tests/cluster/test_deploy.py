@@ -95,7 +95,7 @@ def in_service(name: str) -> int:
     if not ray.is_initialized():
         ray.init(address="auto", log_to_driver=False, configure_logging=False)
     states = serve.status().applications[name].deployments["tilewise"].replica_states
-    return next((count for state, count in states.items() if state.value == "RUNNING"), 0)
+    return int(states.get("RUNNING", 0))
 
 
 def streamed(client: httpx.Client, tokens: int) -> str:
