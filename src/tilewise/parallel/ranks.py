@@ -15,8 +15,9 @@ from tilewise.errors import InvalidConfig
 from tilewise.layout import Layout
 from tilewise.parallel.mesh import Mesh
 
-_PATIENCE = timedelta(minutes=10)
-"""How long a rank waits for the others, which may still be loading."""
+_PATIENCE = timedelta(days=365)
+"""How long a rank waits for the others: they may be loading, or nobody may have asked anything for days. One that has
+ended is noticed by its broken connection."""
 
 
 class TorchCollectives:
@@ -103,7 +104,7 @@ def _stage_collectives(layout: Layout, number: int) -> TorchCollectives | None:
     size = layout.tensor
     if size == 1:
         return None
-    groups = [dist.new_group(range(first, first + size)) for first in range(0, layout.ranks, size)]
+    groups = [dist.new_group(range(first, first + size), timeout=_PATIENCE) for first in range(0, layout.ranks, size)]
     return TorchCollectives(groups[number // size])
 
 
