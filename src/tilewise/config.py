@@ -377,7 +377,7 @@ class EngineConfig:
                 check_range(name, value, 0, above=True)
         check_range("gpu_memory_utilization", self.gpu_memory_utilization, 0, 1, above=True)
         check_range("mm_processor_cache_gb", self.mm_processor_cache_gb, 0, least_is="nothing is kept")
-        check_range("vision_workers", self.vision_workers, 0, least_is="none")
+        check_range("vision_workers", self.vision_workers, 0, 64, least_is="none")
         check_range("sequence_parallel_tokens", self.sequence_parallel_tokens, 0, least_is="never")
         check_range("max_logprobs", self.max_logprobs, -1, least_is="no limit")
 

@@ -11,12 +11,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from tilewise.cli.flags.flag import Flag
+from tilewise.cli.flags.flag import BadUsage, Flag
 from tilewise.cli.flags.page import asked_for_help, help_page
 from tilewise.cli.flags.parse import CommandLine
 from tilewise.cli.flags.settings import Settings, settle, values_of_line
 from tilewise.cli.flags.table import names_of, serve_flags
 from tilewise.config import AUTO_LENGTH, EngineConfig
+from tilewise.errors import TilewiseError
 from tilewise.foreign.entry import SHORT
 from tilewise.host.memory import available_memory
 from tilewise.layout import ExpertPlacement, Layout
@@ -31,7 +32,8 @@ USAGE = "tilewise plan [MODEL] [FLAG ...]"
 ABOUT = (
     "Say whether a model fits on devices, what each rank's memory goes to, how many requests it holds, and the least "
     "time that a first token and a decode step take. Nothing but the model's small files is read, and of published "
-    "InternVL models not even these. Takes the flags of `tilewise serve`. Status 0 = it fits, 1 = it does not."
+    "InternVL models not even these. Takes the flags of `tilewise serve`. Status 0 = it fits, 1 = it does not, "
+    "2 = it cannot be said."
 )
 EXAMPLES = """\
 examples:
@@ -158,7 +160,14 @@ def run(options: argparse.Namespace) -> int:
     if (topic := asked_for_help(options.words)) is not None:
         print(help_page(USAGE, ABOUT, EXAMPLES, plan_flags(), topic))
         return 0
-    line = PlanLine.read(options.words)
+    try:
+        return _print_plan(PlanLine.read(options.words))
+    except TilewiseError as error:  # whose usual status says here that a deployment does not fit
+        raise BadUsage(str(error)) from None
+
+
+def _print_plan(line: PlanLine) -> int:
+    """Returns the exit status. Raises what hinders an answer."""
     wishes = line.wishes()
     # Not above: torch is loaded only once the line is known to be right.
     from tilewise.cli.plan_record import record

@@ -80,11 +80,12 @@ class VisionAttention:
 
     def __init__(self, view: View, config: VisionConfig, mesh: Mesh = Mesh()) -> None:
         width = config.hidden_size
-        heads = mesh.share(config.num_heads, "heads of the tower (mm_encoder_tp_mode=data has no such limit)").length
-        if mesh.size > 1 and config.qk_norm:
+        if mesh.size > 1 and (config.qk_norm or config.num_heads % mesh.size):
+            fault = "norms its queries and keys over all heads" if config.qk_norm else f"has {config.num_heads} heads"
             raise InvalidConfig(
-                "mm_encoder_tp_mode=weights: this tower norms its queries and keys over all heads: use data."
+                f"mm_encoder_tp_mode=weights: this tower {fault}, which {mesh.size} ranks cannot share out: use data."
             )
+        heads = config.num_heads // mesh.size
         self._heads = heads
         self._qkv = ColumnLinear(
             view, {"q_proj": width, "k_proj": width, "v_proj": width}, width, config.qkv_bias, mesh

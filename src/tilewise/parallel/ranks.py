@@ -85,11 +85,7 @@ def join(number: int, layout: Layout, address: str, backend: str = "gloo") -> Me
 
     Raises InvalidConfig in a process that is a rank already.
     """
-    if dist.is_initialized():
-        raise InvalidConfig(
-            f"{layout.ranks} ranks: this process is a rank already, or in another library's process group; close the "
-            "other engine, or give this one a process of its own."
-        )
+    refuse_second(layout)
     if address.startswith("file:"):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", _loopback())
     dist.init_process_group(backend, init_method=address, rank=number, world_size=layout.ranks, timeout=_PATIENCE)
@@ -105,6 +101,15 @@ def _stage_collectives(layout: Layout, number: int) -> TorchCollectives | None:
         return None
     groups = [dist.new_group(range(first, first + size), timeout=_PATIENCE) for first in range(0, layout.ranks, size)]
     return TorchCollectives(groups[number // size])
+
+
+def refuse_second(layout: Layout) -> None:
+    """Raises InvalidConfig in a process that is a rank already."""
+    if dist.is_initialized():
+        raise InvalidConfig(
+            f"{layout.ranks} ranks: this process is a rank already, or in another library's process group; close the "
+            "other engine, or give this one a process of its own."
+        )
 
 
 def _loopback() -> str:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from socket import socket
 
 from tilewise.engine.core import EngineCore
-from tilewise.errors import TilewiseError
+from tilewise.errors import RankDied, TilewiseError
 from tilewise.logs import set_up_logs
 from tilewise.remote.inbox import Inbox
 from tilewise.remote.pipe import Pipe
@@ -66,6 +66,9 @@ def main(end: socket, log_level: str, number: str) -> None:
         run(pipe, core, inbox)
     except (BrokenPipeError, ConnectionResetError):
         pass  # nobody is left to answer
+    except RankDied as error:
+        logger.error("%s", error)
+        raise SystemExit(1) from None
     finally:
         core.close()
 

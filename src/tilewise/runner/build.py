@@ -80,6 +80,8 @@ def build_runner(
             f"{model.folder.path}: <IMG_CONTEXT> has id {image_context_id}, the vocabulary only "
             f"{architecture.config.decoder.vocab_size} rows: tokenizer and config are of different models."
         )
+    if config.enable_expert_parallel and architecture.config.decoder.experts is None:
+        logger.info("enable_expert_parallel: this model has no experts, so that nothing changes")
     dtype = chosen_dtype(config, architecture, platform)
     check_kv_dtype(config, dtype)
     facts = largest_facts(config, architecture, dtype, platform.ops())

@@ -24,7 +24,7 @@ import torch
 from tilewise.config import EngineConfig
 from tilewise.errors import RankDied, TilewiseError
 from tilewise.logs import set_up_logs
-from tilewise.parallel.ranks import join, leave, told
+from tilewise.parallel.ranks import join, leave, refuse_second, told
 from tilewise.plan import Resolved
 from tilewise.runner.processes import (
     cores_of_each,
@@ -99,7 +99,9 @@ class Ranks:
         size = config.layout.ranks
         level = logging.getLevelName(logging.getLogger("tilewise").getEffectiveLevel())
         self._threads_before = torch.get_num_threads()
+        refuse_second(config.layout)
         self._host = _host_of(config)
+        logger.info("Starting %d more ranks", size - 1)
         try:
             self._host.start([RankTask(config, model, draft, rank, level) for rank in range(1, size)])
             torch.set_num_threads(self._host.threads)
