@@ -90,7 +90,7 @@ def test_the_status_says_what_ended_it(asked, source, capsys, number, code):
         (["-i", "in.jsonl", "-o", "out", "--max-in-flight", "0"], 1, "max_in_flight must be 1 or above, got 0"),
         (["-i", "in.jsonl", "-o", "out", "--retries", "-1"], 1, "retries must be 0 or above, got -1"),
         (["-i", "in.jsonl", "-o", "out", "--port", "9"], 1, "port=9 has no effect without enable_metrics"),
-        (["-i", "in.jsonl", "-o", "out", "-pp", "2"], 1, "pipeline_parallel_size=2 is not possible"),
+        (["-i", "in.jsonl", "-o", "out", "-tp", "2", "--nnodes", "2"], 1, "nnodes=2"),
     ],
 )
 def test_mistakes_are_one_line_and_load_nothing(asked, source, capsys, words, code, message):

@@ -44,7 +44,7 @@ def test_no_model_is_the_demo(asked):
     [
         (["--prot", "1"], 2, "There is no flag --prot. Did you mean --port?"),
         (["--port", "x"], 2, "--port must be a whole number"),
-        (["-pp", "2"], 1, "pipeline_parallel_size=2 is not possible"),
+        (["-tp", "2", "--nnodes", "2"], 1, "nnodes=2"),
         (["--enable-log-outputs"], 1, "enable_log_outputs needs enable_log_requests"),
         (["--max-num-seqs", "0"], 1, "max_num_seqs must be above 0, got 0"),
     ],

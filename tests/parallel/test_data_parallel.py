@@ -62,8 +62,10 @@ def alone() -> list[Any]:
     ids=["dp2", "dp3 with a draft", "dp2 tp2"],
 )
 def test_answers_are_those_of_one_engine(alone: list[Any], options: dict[str, Any]) -> None:
+    before = set(engines_of(os.getpid()))  # of servers that other tests share
     assert answers(**{"data_parallel_size": 2, **options}) == alone
-    assert engines_of(os.getpid()) == ranks_of(os.getpid()) == []
+    assert set(engines_of(os.getpid())) <= before
+    assert ranks_of(os.getpid()) == []
 
 
 def test_replicas_are_stepped_as_one_engine() -> None:
@@ -83,6 +85,7 @@ def test_replicas_are_stepped_as_one_engine() -> None:
 
 def test_a_replica_that_dies_ends_the_call_and_the_next_one_is_answered() -> None:
     endless = SamplingParams(temperature=0, max_tokens=400, ignore_eos=True)
+    before = set(engines_of(os.getpid()))
     with LLM("demo", data_parallel_size=2, **OPTIONS) as llm:
 
         def dying() -> None:
@@ -95,7 +98,7 @@ def test_a_replica_that_dies_ends_the_call_and_the_next_one_is_answered() -> Non
         assert [output.finished for output in outputs] == [True, True]
         with pytest.raises(TooLong):
             llm.generate([{"prompt_token_ids": [5] * 600}], GREEDY, use_tqdm=False)
-    assert engines_of(os.getpid()) == []
+    assert set(engines_of(os.getpid())) <= before
 
 
 def test_an_event_loop_gets_the_same_from_replicas() -> None:

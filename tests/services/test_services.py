@@ -165,7 +165,7 @@ def test_following_a_log_ends_with_the_service(start_small, folder, capsys):
         (["start", "m", "--port", "0"], 1, "a service needs a port that is known"),
         (["start", "m", "--timeout", "0"], 2, "--timeout must be above 0"),
         (["start", "m", "--prot", "1"], 2, "Did you mean --port?"),
-        (["start", "m", "-pp", "2"], 1, "pipeline_parallel_size=2 is not possible"),
+        (["start", "m", "-tp", "2", "--nnodes", "2"], 1, "nnodes=2"),
         (["start", "m", "--no_logging"], 2, "never without its log"),
     ],
 )

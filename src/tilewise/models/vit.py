@@ -69,10 +69,9 @@ class VisionBlock:
         self._mesh = mesh
 
     def __call__(self, x: Tensor, ops: Ops) -> Tensor:
-        mixed = self._mesh.sum(self._attention(self._norm1(x, ops), ops))
-        x, normed = self._norm2.after(x, self._scale1, mixed, ops)
-        mlp = self._mesh.sum(self._fc2(self._fc1.gelu(normed, ops), ops))
-        return ops.add_scaled(x, self._scale2, mlp)
+        # No name for what the attention gives: it would be kept, as large as x, until the MLP is through.
+        x, normed = self._norm2.after(x, self._scale1, self._mesh.sum(self._attention(self._norm1(x, ops), ops)), ops)
+        return ops.add_scaled(x, self._scale2, self._mesh.sum(self._fc2(self._fc1.gelu(normed, ops), ops)))
 
 
 class VisionAttention:
