@@ -10,7 +10,7 @@ from tilewise.remote.wire import Launch, Ready
 from tilewise.step import Limits, StepPlan, StepResult
 from tilewise.types import SampledToken
 
-LIMITS = Limits(256, 2048, 8192, 16, 256 * 129, 16, 64, 4)
+LIMITS = Limits(256, 2048, 8192, 16, 256 * 129, 16, 64, 4, 4)
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,7 @@ def measure(kind: str, rows: int, vocabulary: int, runs: int) -> tuple[float, fl
         falling = -1.5 * torch.arange(1, vocabulary + 1).log()
         logits = torch.stack([falling[torch.randperm(vocabulary, generator=generator)] for _ in range(rows)])
     params = (KINDS[kind] * rows)[:rows]
-    tables = Tables(Limits(rows, 1024, 4096, 16, 2, 256, 1, 1), torch.device("cpu"))
+    tables = Tables(Limits(rows, 1024, 4096, 16, 2, 256, 1, 1, 1), torch.device("cpu"))
     tokens = torch.randint(vocabulary, (rows, LENGTH), generator=generator)
     for slot in range(1, rows + 1):
         own = tuple(tokens[slot - 1].tolist())

@@ -26,7 +26,7 @@ TILE_TOKENS = 256
 def decoding(count: int) -> Scheduler:
     """A scheduler in which `count` sequences, each about a picture of 13 tiles, have come to their answers."""
     blocks = count * (TILES * TILE_TOKENS + 1024) // 16 + 1
-    scheduler = Scheduler(Limits(count, 8192, 2**24, 16, blocks, TILE_TOKENS, TILES, 4))
+    scheduler = Scheduler(Limits(count, 8192, 2**24, 16, blocks, TILE_TOKENS, TILES, 4, 4))
     tiles = tuple(Tile(bytes([number] * 16), np.zeros((1, 1, 3), np.uint8)) for number in range(TILES))
     for number in range(count):
         ids = (number + 9, *[2] * (TILES * TILE_TOKENS), *range(30))
