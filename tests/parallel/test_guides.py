@@ -5,12 +5,12 @@ Source: vllm-ascend's guide of InternVL3.5 (38B in W8A8 on four devices, 241B-A2
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.cli.flags import commands
 from tests.served import PICTURES, Served
 from tests.tiny import TinySpec, write_original
 from tilewise.quantize.options import MODELSLIM, QuantizeOptions
@@ -21,44 +21,16 @@ SIZES = {"heads": 16, "kv_heads": 4, "head_dim": 8, "hidden": 128, "max_position
 DENSE = replace(TWINS["InternVL3_5-38B"], intermediate=128, **SIZES)
 EXPERTS = replace(TWINS["InternVL3_5-241B-A28B"], experts=20, expert_intermediate=30, **SIZES)
 
-VARIABLES = {
-    "VLLM_ASCEND_ENABLE_FUSED_MC2": "1",
-    "PYTORCH_NPU_ALLOC_CONF": "expandable_segments:True",
-    "TASK_QUEUE_ENABLE": "1",
-    "HCCL_OP_EXPANSION_MODE": "AIV",
-    "OMP_PROC_BIND": "false",
-    "OMP_NUM_THREADS": "1",
-    "VLLM_USE_V1": "1",
-    "VLLM_TORCH_PROFILER_WITH_STACK": "0",
-    "HCCL_BUFFSIZE": "1536",
-}
-COMMON = """
---served-model-name internvl3_5 --trust-remote-code --async-scheduling --max-model-len 40960
---max-num-batched-tokens 16384 --gpu-memory-utilization 0.9 --async-scheduling
---compilation-config '{"cudagraph_mode":"FULL_DECODE_ONLY", "cudagraph_capture_sizes":[4,32,64,128,192,256,512]}'
---additional-config '{"enable_weight_nz_layout": true, "enable_cpu_binding": true}'
---mm-processor-cache-gb 0 --enable-chunked-prefill --enable-prefix-caching
---safetensors-load-strategy 'prefetch' --allowed-local-media-path "/"
-"""
 COMMANDS = {
-    "38B": (DENSE, "--tensor-parallel-size 4 --max-num-seqs 32", {"VLLM_ASCEND_ENABLE_FLASHCOMM1": "0"}),
-    "241B": (
-        EXPERTS,
-        "--tensor-parallel-size 16 --max-num-seqs 16 --enable-expert-parallel",
-        {"VLLM_ASCEND_ENABLE_FLASHCOMM1": "1"},
-    ),
+    "38B": (DENSE, commands.QUANTISED_38B, {**commands.ASCEND, "VLLM_ASCEND_ENABLE_FLASHCOMM1": "0"}),
+    "241B": (EXPERTS, commands.QUANTISED_241B, commands.ASCEND),
 }
 
 
 @pytest.mark.parametrize("name", ["38B", pytest.param("241B", marks=pytest.mark.slow)])
 def test_the_command_starts_answers_and_stops(tmp_path: Path, name: str) -> None:
-    spec, own, variables = COMMANDS[name]
-    server = Served(
-        str(w8a8_twin(tmp_path, spec)),
-        *shlex.split(COMMON),
-        *shlex.split(own),
-        environment={**VARIABLES, **variables},
-    )
+    spec, (_, _, _, *flags), variables = COMMANDS[name]
+    server = Served(str(w8a8_twin(tmp_path, spec)), *flags, environment=variables)
     try:
         server.wait_until_up()
         body = server.client.post("/v1/chat/completions", json=the_guides_question(), timeout=120).json()

@@ -20,10 +20,9 @@ from tilewise.config import AUTO_LENGTH, EngineConfig
 from tilewise.errors import TilewiseError
 from tilewise.foreign.entry import SHORT
 from tilewise.host.memory import available_memory
-from tilewise.layout import ExpertPlacement, Layout
+from tilewise.layout import ExpertPlacement, Layout, flags_of
 from tilewise.option import check_range
 from tilewise.plan.devices import read_devices
-from tilewise.plan.layouts import flags_of
 from tilewise.plan.request import RequestShape, Wishes
 from tilewise.quantize.options import SCHEMES
 from tilewise.server.config import ServerConfig

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from tilewise.deployment.layouts import LayoutPlan, why
 from tilewise.deployment.weights import PARTS
+from tilewise.layout import flags_of
 from tilewise.plan.devices import Devices
-from tilewise.plan.layouts import flags_of
 
 if TYPE_CHECKING:
     from tilewise.cli.plan import PlanLine

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from tilewise.amounts import in_bytes
 from tilewise.deployment.layouts import LayoutPlan, why
-from tilewise.layout import Layout
-from tilewise.plan.layouts import flags_of
+from tilewise.layout import Layout, flags_of
 
 if TYPE_CHECKING:
     from tilewise.cli.plan import PlanLine

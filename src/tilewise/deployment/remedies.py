@@ -10,9 +10,8 @@ from tilewise.config import EngineConfig
 from tilewise.deployment.layouts import LayoutPlan, Planner
 from tilewise.deployment.model import PlannedModel
 from tilewise.errors import InvalidConfig
-from tilewise.layout import Layout
+from tilewise.layout import Layout, flags_of
 from tilewise.plan.devices import Devices
-from tilewise.plan.layouts import flags_of
 
 Requantised = Callable[[str], PlannedModel]
 """The model, quantised by a scheme."""
