@@ -133,5 +133,5 @@ def test_what_does_not_go_together_is_refused(options: dict[str, Any], said: str
 
 
 def test_fewer_than_none_are_refused() -> None:
-    with pytest.raises(InvalidConfig, match=r"vision_workers must be 0 \(none\) or above, got -1"):
+    with pytest.raises(InvalidConfig, match=r"vision_workers must be from 0 \(none\) to 64, got -1"):
         LLM("demo", vision_workers=-1)
