@@ -4,7 +4,8 @@
 
 Launching functions are called with tensors that have shapes and no numbers; each launch is written down instead of
 made, with the types, constants and alignments by which Triton would specialise it, and compiled for its card by the
-ptxas that is part of Triton. Neither a GPU nor a driver takes part. Prints a JSON line for each kernel.
+ptxas that is part of Triton. Neither a GPU nor a driver takes part. Prints a JSON line for each kernel, or for a case
+that failed, and then ends with status 1.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,7 +32,7 @@ from triton.runtime.jit import JITFunction, create_function_from_signature
 from tilewise.platforms.cuda.card import Card
 
 _RESOURCES = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
-_TENSOR_CORES = {"wgmma": "wgmma.mma_async", "mma": "mma.sync", "tcgen05": "tcgen05.mma"}
+TENSOR_CORES = {"wgmma": "wgmma.mma_async", "mma": "mma.sync", "tcgen05": "tcgen05.mma"}
 """Instructions of tensor cores by family: Hopper's, those of all since Volta, Blackwell's."""
 
 
@@ -88,7 +90,7 @@ def _written_down(target: GPUTarget) -> Iterator[dict[str, _Launch]]:
 def _built(case: str, target: GPUTarget, launch: _Launch) -> Built:
     kernel = triton.compile(launch.source, target=target, options=launch.options)
     registers, stack, _, _ = _resources(kernel.asm["cubin"])
-    found = tuple(name for name, instruction in _TENSOR_CORES.items() if instruction in kernel.asm["ptx"])
+    found = tuple(name for name, instruction in TENSOR_CORES.items() if instruction in kernel.asm["ptx"])
     return Built(
         case, launch.source.name, f"sm_{target.arch}", registers, stack, kernel.metadata.shared, tensor_cores=found
     )
@@ -106,14 +108,22 @@ def _resources(cubin: bytes) -> tuple[int, ...]:
     return tuple(map(int, match.groups()))
 
 
-def main(names: list[str]) -> None:
+def main(names: list[str]) -> int:
     from tests.platforms.cuda.launches import LAUNCHES
 
+    failed = False
     for case, (card, launch) in LAUNCHES.items():
-        if not names or any(name in case for name in names):
+        if names and not any(name in case for name in names):
+            continue
+        try:
             for one in built(case, card, launch):
                 print(json.dumps(dataclasses.asdict(one)), flush=True)
+        except Exception as error:
+            failed = True
+            traceback.print_exc()
+            print(json.dumps({"case": case, "failed": f"{type(error).__name__}: {error}"}), flush=True)
+    return int(failed)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

@@ -5,7 +5,8 @@ Cases of one kernel stand in the function that has its name; tensors have the sh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -14,6 +15,32 @@ from tilewise.platforms.cuda.card import A100, B200, H100, Card
 from tilewise.platforms.cuda.kernels import rows
 
 CARDS = {"sm_80": A100, "sm_90": H100, "sm_100": B200}
+
+MMA = dict.fromkeys(CARDS, "mma")
+"""Tensor cores by the instructions that all cards have: for tiles of fewer than 64 rows."""
+NEWEST = {"sm_80": "mma", "sm_90": "wgmma", "sm_100": "tcgen05"}
+"""Tensor cores by the instructions of each generation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a compiled kernel has to keep to."""
+
+    tensor_cores: Mapping[str, str] = field(default_factory=dict)
+    """By card, the family (`ahead.TENSOR_CORES`) whose instructions it uses at least; none where it has no entry."""
+    spilled: int = 0
+    """Bytes of a thread that go to local memory at most."""
+
+
+CLAIMS: dict[str, Claim] = {}
+"""By the first words of kernel, case and card, as in "_attention", "_attention decode 8B" and "_attention decode 8B
+sm_80"; the longest that fits counts. Kernels without an entry claim no tensor cores, and spill nothing."""
+
+
+def claim_of(kernel: str, case: str) -> Claim:
+    words = [kernel, *case.split()]
+    found = (CLAIMS.get(" ".join(words[:length])) for length in range(len(words), 0, -1))
+    return next((claim for claim in found if claim), Claim())
 
 
 def shape(*sizes: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
