@@ -1,6 +1,8 @@
 """Repairs of Triton's interpreter: what it computes wrongly, or cannot, and a GPU can (as of 3.6).
 
 - It keeps bfloat16 as its bits in 16-bit integers, and multiplies those in `tl.dot` without a word.
+- It cuts floats off where they become bfloat16, instead of rounding them, and where they become float8 it loses the
+  carry of a mantissa that is rounded up to the next power of two: torch converts them here, half to even.
 - numpy 2.4 turns no array of one number into an index any more, which loops over runtime bounds need.
 - Sums of products of int8 are made in the accumulator's type only if numpy is told so, which it is; they are right.
 """
@@ -10,8 +12,18 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 import triton.language as tl
 import triton.runtime.interpreter as interpreter
+
+_FLOATS = {
+    tl.float32: torch.float32,
+    tl.float16: torch.float16,
+    tl.bfloat16: torch.bfloat16,
+    tl.float8e4nv: torch.float8_e4m3fn,
+    tl.float8e5: torch.float8_e5m2,
+}
+_BITS = {8: torch.uint8, 16: torch.uint16, 32: torch.uint32}
 
 
 def repair() -> None:
@@ -19,6 +31,7 @@ def repair() -> None:
         return
     interpreter._repaired = True
     interpreter.InterpreterBuilder.create_dot = _with_bfloat16(interpreter.InterpreterBuilder.create_dot)
+    interpreter._convert_float = _with_rounding(interpreter._convert_float)
     interpreter._patch_lang_tensor = _with_index(interpreter._patch_lang_tensor)
 
 
@@ -34,6 +47,21 @@ def _with_bfloat16(create_dot: Any) -> Any:
 
 def _float32(bits: np.ndarray) -> np.ndarray:
     return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def _with_rounding(convert: Any) -> Any:
+    def converted(numbers: Any, given: Any, wanted: Any, rounding: Any) -> Any:
+        """Numbers, kept as what numpy has for `given`, as the bits of `wanted`."""
+        nearest = rounding in (None, interpreter._ir.ROUNDING_MODE.RTNE)
+        if not nearest or given not in _FLOATS or wanted not in _FLOATS:
+            return convert(numbers, given, wanted, rounding)
+        floats = torch.from_numpy(np.ascontiguousarray(numbers)).view(_FLOATS[given])
+        if wanted == tl.float8e4nv:  # cvt.rn.satfinite
+            floats = floats.float().clamp(-448, 448)
+        bits = floats.to(_FLOATS[wanted]).view(_BITS[wanted.primitive_bitwidth])
+        return bits.numpy().reshape(np.shape(numbers))
+
+    return converted
 
 
 def _with_index(patch: Any) -> Any:
