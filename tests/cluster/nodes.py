@@ -20,6 +20,8 @@ from typing import Any
 from tests.served import ROOT
 
 _RAY = str(Path(sys.executable).parent / "ray")
+_TOKEN = secrets.token_hex(32)
+"""Nobody else of this machine's network has business here. Ray reads it once in a process, for all clusters after."""
 _SMALL = ("--num-cpus=1", "--object-store-memory=100000000", "--block", "--disable-usage-stats")
 
 
@@ -80,8 +82,8 @@ class Cluster:
         self.address = f"127.0.0.1:{port}"
         self.environment = {
             "RAY_ADDRESS": self.address,
-            "RAY_AUTH_MODE": "token",  # nobody else of this machine's network has business here
-            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": _TOKEN,
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_raylet_start_wait_time_s": "300",  # of a machine that has other things to do
             "RAY_worker_niceness": "0",  # Ray's own workers get what others leave, which may be little

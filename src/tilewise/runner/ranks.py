@@ -84,8 +84,11 @@ class RankHost(Protocol):
     def joined(self) -> None:
         """All ranks have met."""
 
-    def first_dead(self) -> str | None:
-        """Which one has ended, and how; asked when a connection is broken, which may be some time before its end."""
+    def dead(self) -> str | None:
+        """Which one has ended, and how; the first of several."""
+
+    def soon_dead(self) -> str | None:
+        """The same, asked when a connection is broken, which may be some time before an end is known."""
 
     def end(self) -> None:
         """Wait until they have ended, and end those that do not."""
@@ -117,9 +120,14 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:
-            if (dead := self._host.first_dead()) is None:
+            if (dead := self._host.soon_dead()) is None:
                 raise
             raise RankDied(f"{dead}.") from error
+
+    def check(self) -> None:
+        """Raises RankDied if one of them has ended."""
+        if (dead := self._host.dead()) is not None:
+            raise RankDied(f"{dead}.")
 
     @contextmanager
     def building(self) -> Iterator[None]:
@@ -153,6 +161,14 @@ class RankedRunner:
                 return self._runner.launch(plan)
         except BaseException:
             self._listening = False  # others may be in the middle of a pass, and wait there for what will not come
+            raise
+
+    def check(self) -> None:
+        self._runner.check()
+        try:
+            self._ranks.check()
+        except RankDied:
+            self._listening = False
             raise
 
     def close(self) -> None:
@@ -213,15 +229,17 @@ class RankProcesses:
             keep_to(self._cores[0])
             logger.info("cpu_binding: each of %d ranks keeps to %d cores", self._size, len(self._cores[0]))
 
-    def first_dead(self) -> str | None:
+    def dead(self) -> str | None:
+        for number, process in enumerate(self._processes, 1):
+            if (status := process.poll()) is not None:
+                return f"Rank {number} of {self._size} ended with status {status}"
+        return None
+
+    def soon_dead(self) -> str | None:
         until = time.monotonic() + _BROKEN
-        while True:
-            for number, process in enumerate(self._processes, 1):
-                if (status := process.poll()) is not None:
-                    return f"Rank {number} of {self._size} ended with status {status}"
-            if time.monotonic() > until:
-                return None
+        while (found := self.dead()) is None and time.monotonic() < until:
             time.sleep(0.01)
+        return found
 
     def end(self) -> None:
         end_all(self._processes)

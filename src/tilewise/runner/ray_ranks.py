@@ -201,10 +201,10 @@ class RayActors:
                 print(ray.get(line), file=sys.stderr, flush=True)
         except (RayError, ValueError):  # it has died, or this process is leaving the cluster
             pass
-        if not self._ending and self._dead() is not None:
+        if not self._ending and self.dead() is not None:
             self._connections.cut()
 
-    def _dead(self) -> str | None:
+    def dead(self) -> str | None:
         ended, _ = ray.wait(self._runs, num_returns=len(self._runs), timeout=0)
         for rank, run in enumerate(self._runs, 1):
             if run in ended:
@@ -214,9 +214,9 @@ class RayActors:
                     return f"Rank {rank} of {self._size}, on {self._where[rank]}, {_reason(error)}"
         return None
 
-    def first_dead(self) -> str | None:
+    def soon_dead(self) -> str | None:
         until = time.monotonic() + _BROKEN
-        while (found := self._dead()) is None and time.monotonic() < until:
+        while (found := self.dead()) is None and time.monotonic() < until:
             ray.wait(self._runs, timeout=0.1)
         return found
 
