@@ -155,6 +155,9 @@ class Runner(Protocol):
 
     def launch(self, plan: StepPlan) -> Handle: ...
 
+    def check(self) -> None:
+        """Raises RankDied if a process that computes for this one is gone; asked while there is nothing to launch."""
+
     def close(self) -> None: ...
 
 

@@ -109,6 +109,9 @@ class Recorder:
             self._owners.append({sequence.slot: sequence.request.id for sequence in running})
         return self._runner.launch(plan)
 
+    def check(self) -> None:
+        self._runner.check()
+
     def sample(self, logits: Tensor, work: list[Work], *rest):
         """In the order of the launches, perhaps in another thread."""
         owners = self._owners.popleft()

@@ -42,6 +42,9 @@ class Core(Protocol):
 
     def step(self) -> Sequence[Delta]: ...
 
+    def check(self) -> None:
+        """Raises RankDied if a process that computes for this one is gone; asked while there is no work."""
+
     def close(self) -> None: ...
 
 
@@ -111,6 +114,13 @@ class CannotStart:
 
 
 @dataclass(frozen=True, slots=True)
+class Ends:
+    """The engine's process ends, for this reason; trying again may help."""
+
+    error: TilewiseError
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """A request that the engine does not take."""
 
@@ -135,4 +145,4 @@ class WasReset:
     done: bool
 
 
-FromEngine = Ready | CannotStart | Outbox | WasReset
+FromEngine = Ready | CannotStart | Ends | Outbox | WasReset

@@ -118,6 +118,11 @@ class EncoderLane:
             size = next(size for size in self._sizes if size <= fair)
             workers.give([self._queue.popleft() for _ in range(size)])
 
+    def check(self) -> None:
+        """Raises RankDied if a vision worker has ended."""
+        if self._workers:
+            self._workers.check()
+
     def close(self) -> None:
         """The store has all tiles afterwards that were encoded, and workers have ended."""
         if self._workers:

@@ -101,6 +101,10 @@ class LocalRunner:
             prompt_scores = self._mesh.reported(prompt_scores)
         return sample(logits, sampling, tables, self._mesh), prompt_scores
 
+    def check(self) -> None:
+        """Vision workers are all there. Raises RankDied."""
+        self._lane.check()
+
     def close(self) -> None:
         """Encoded tiles that wait are written to disk; memory goes with the object."""
         self._lane.close()

@@ -117,6 +117,12 @@ class VisionWorkers:
             found = torch.from_numpy(rows).view(self._dtype)
             yield jobs, EncodedTiles(found, None if scores is None else torch.tensor(scores))
 
+    def check(self) -> None:
+        """Raises RankDied if one of them has ended."""
+        for worker in self._workers:
+            if worker.process.poll() is not None:
+                self._died(worker)
+
     def close(self) -> None:
         torch.set_num_threads(self._threads_before)
         end_all([worker.process for worker in self._workers])
