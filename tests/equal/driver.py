@@ -117,7 +117,7 @@ class Recorder:
         owners = self._owners.popleft()
         found = self.real_sample(logits, work, *rest)
         for item, rows in zip(work, logits.split([item.rows for item in work]), strict=True):
-            self.logits[owners[item.slot]] += rows[: len(found[item.slot])]
+            self.logits[owners[item.slot]] += rows[: len(found.wait()[item.slot])]
         return found
 
     def close(self) -> None:

@@ -458,8 +458,8 @@ ARGUMENTS: dict[str, Callable[[torch.dtype], tuple[Any, ...]]] = {
     "dense_attention": lambda d: (*(noise(2, 17, 3, 8, seed=seed, dtype=d) for seed in range(3)), 0.35),
     "patchify": pixel_arguments,
 }
-ABOVE = {"moe_experts", "rope_into_cache", "scatter_rows"}
-"""Tested above with all implementations: with weights of their own, or bit by bit."""
+ABOVE = {"draw", "moe_experts", "rope_into_cache", "scatter_rows"}
+"""Tested with all implementations above, with weights of their own or bit by bit, or in tests/runner/test_sampler.py."""
 
 
 @both_dtypes

@@ -15,6 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from tilewise.platforms.draw import Draw
 from tilewise.platforms.forms import Form
 from tilewise.platforms.kv_cache import LayerCache
 
@@ -25,10 +26,7 @@ of its sequence stands in row p % PANEL. A multiple of 32 rows of any width and 
 
 @dataclass(frozen=True, slots=True)
 class PagedLayout:
-    """Where the tokens of a batch stand in their sequences and in the paged cache.
-
-    `query_starts` and `seq_lens` cut the batch, so they live on the host.
-    """
+    """Where the tokens of a batch stand in their sequences and in the paged cache."""
 
     query_starts: Tensor
     """int64 [S + 1] first token of each sequence among the tokens of the step."""
@@ -40,6 +38,24 @@ class PagedLayout:
     """int64 [N] flat cache position of each row: block id * P + offset."""
     token_rows: Tensor | None = None
     """int64 [T] row of each token of the step; None = they stand in order, without padding."""
+    counts: Sequence[int] | None = None
+    """Tokens of each sequence in this step, as the host knows them; None = the device is asked."""
+    lengths: Sequence[int] | None = None
+    """`seq_lens`, as the host knows them; of a graph, the longest that any replay may have."""
+
+    @property
+    def host_counts(self) -> Sequence[int]:
+        if self.counts is not None:
+            return self.counts
+        found: list[int] = self.query_starts.diff().tolist()
+        return found
+
+    @property
+    def host_lengths(self) -> Sequence[int]:
+        if self.lengths is not None:
+            return self.lengths
+        found: list[int] = self.seq_lens.tolist()
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +211,10 @@ class Ops(Protocol):
         Of each expert, gate_up is [2F, H] and down [H, F]; activation [n, 2F] -> [n, F]. Experts that are None add
         nothing: another rank has them.
         """
+        ...
+
+    def draw(self, logits: Tensor, draws: Sequence[Draw]) -> Tensor:
+        """Token ids int64 [draws], drawn as each asks; logits [all rows, vocabulary] in float32."""
         ...
 
     def patchify(self, pixels: Tensor, patch: int, mean: Tensor, std: Tensor) -> Tensor:

@@ -50,24 +50,23 @@ class Forward:
 
     def hidden(self, batch: ModelBatch) -> Tensor:
         """`InternVL.hidden`, to be read before the next call. The batch's tensors are the caller's no longer."""
-        starts = tuple(batch.layout.query_starts.tolist())
-        if self._capture is None or not self._repeats(batch, starts):
+        counts = tuple(batch.layout.host_counts)
+        if self._capture is None or not self._repeats(batch, counts):
             return self._hidden(batch)
-        known = self._captured.pop(starts, None)
+        known = self._captured.pop(counts, None)
         if known is None:
-            return self._first(self._capture, batch, starts)
-        self._captured[starts] = known
+            return self._first(self._capture, batch, counts)
+        self._captured[counts] = known
         return known.replay(batch)
 
     def _hidden(self, batch: ModelBatch) -> Tensor:
         return self._model.hidden(batch, self._caches, self._pool)
 
-    def _repeats(self, batch: ModelBatch, starts: tuple[int, ...]) -> bool:
+    def _repeats(self, batch: ModelBatch, counts: tuple[int, ...]) -> bool:
         """Whether a pass of this shape is likely to come again, and short."""
-        longest = max(map(int.__sub__, starts[1:], starts))
-        return longest <= self._most_tokens and len(batch.token_ids) <= _ROWS and not len(batch.image_rows)
+        return max(counts) <= self._most_tokens and len(batch.token_ids) <= _ROWS and not len(batch.image_rows)
 
-    def _first(self, capture: Capture, batch: ModelBatch, starts: tuple[int, ...]) -> Tensor:
+    def _first(self, capture: Capture, batch: ModelBatch, counts: tuple[int, ...]) -> Tensor:
         try:
             graph = capture(lambda: self._hidden(batch))
         except NotCapturable as reason:
@@ -76,7 +75,7 @@ class Forward:
             return self._hidden(batch)
         if len(self._captured) == _GRAPHS:
             del self._captured[next(iter(self._captured))]  # the one that was replayed last the longest ago
-        self._captured[starts] = _Captured(graph, batch)
+        self._captured[counts] = _Captured(graph, batch)
         return graph.result
 
 

@@ -36,7 +36,7 @@ from tilewise.runner.processes import (
     start_module,
     task_of_this,
 )
-from tilewise.runner.runner import FinishedStep, LocalRunner
+from tilewise.runner.runner import LaunchedStep, LocalRunner
 from tilewise.step import StepPlan
 from tilewise.weights.folder import CheckpointFolder
 
@@ -163,7 +163,7 @@ class RankedRunner:
         self._runner, self._ranks = runner, ranks
         self._listening = True
 
-    def launch(self, plan: StepPlan) -> FinishedStep:
+    def launch(self, plan: StepPlan) -> LaunchedStep:
         """Raises RankDied when another rank is not there any more."""
         try:
             with self._ranks.watched():

@@ -10,6 +10,7 @@ import torch
 from tilewise.models.internvl import InternVL
 from tilewise.parallel.mesh import Mesh
 from tilewise.platforms.base import Capturer
+from tilewise.platforms.transfers import fetched
 from tilewise.runner.batch import build_batch
 from tilewise.runner.drafter import Drafter
 from tilewise.runner.encoder import EncoderLane
@@ -18,22 +19,23 @@ from tilewise.runner.head import by_panels, one_by_one, together
 from tilewise.runner.kv_memory import allocate_caches
 from tilewise.runner.placement import in_order, in_panels
 from tilewise.runner.prompt_scores import score_prompts
-from tilewise.runner.sampler import sample
+from tilewise.runner.sampler import Sampled, sample
 from tilewise.runner.tables import Tables
 from tilewise.runner.tile_store import TileStore
 from tilewise.runner.vision_workers import VisionWorkers
-from tilewise.step import Limits, PromptScores, StepPlan, StepResult
-from tilewise.types import SampledToken
+from tilewise.step import EncodedTile, Limits, PromptScores, StepPlan, StepResult
 
 
 @dataclass(frozen=True, slots=True)
-class FinishedStep:
-    """A handle on a step that ran to its end inside `launch`, as steps on the CPU do."""
+class LaunchedStep:
+    """A handle on a step that has been given to the device. On a CPU it has run to its end then."""
 
-    result: StepResult
+    sampled: Sampled
+    encoded: tuple[EncodedTile, ...]
+    prompt_scores: PromptScores
 
     def wait(self) -> StepResult:
-        return self.result
+        return StepResult(self.sampled.wait(), self.encoded, self.prompt_scores)
 
 
 class LocalRunner:
@@ -71,20 +73,20 @@ class LocalRunner:
         )
 
     @torch.inference_mode()
-    def launch(self, plan: StepPlan) -> FinishedStep:
+    def launch(self, plan: StepPlan) -> LaunchedStep:
         for admission in plan.admissions:
             self._tables.admit(admission)
         for grant in plan.grants:
             self._tables.grant(grant)
         if self._drafter:
             self._drafter.advance(plan)
-        sampled, prompt_scores = self._decode(plan) if plan.work else ({}, {})
+        sampled, prompt_scores = self._decode(plan) if plan.work else (Sampled((), fetched(), {}), {})
         written = self._lane.write(plan.rows)
         encoded = (*written, *self._lane.take(plan.encode), *self._lane.advance(plan.tiles, wait=not plan.work))
-        return FinishedStep(StepResult(sampled, encoded, prompt_scores))
+        return LaunchedStep(sampled, encoded, prompt_scores)
 
-    def _decode(self, plan: StepPlan) -> tuple[dict[int, tuple[SampledToken, ...]], PromptScores]:
-        tables, placement = self._tables, self._place(plan.work, self._tables.device)
+    def _decode(self, plan: StepPlan) -> tuple[Sampled, PromptScores]:
+        tables, placement = self._tables, self._place(plan.work)
         for work in plan.work:
             if work.draft_ids:
                 tables.write(work.slot, work.known_stop, work.draft_ids)
@@ -95,11 +97,12 @@ class LocalRunner:
             logits, prompt_scores = None, {}
         else:
             prompt_logits = partial(self._prompt_logits, self._model.logits, hidden)
-            prompt_scores = score_prompts(plan.work, placement.rows, tables, prompt_logits)
+            assert batch.layout.token_rows is not None
+            prompt_scores = score_prompts(plan.work, batch.layout.token_rows, tables, prompt_logits)
             logits = self._sampled_logits(self._model.logits, hidden, batch.logits_rows)
         if any(tables.admission(work.slot).sampling.prompt_logprobs is not None for work in plan.work):
             prompt_scores = self._mesh.reported(prompt_scores)
-        return sample(logits, sampling, tables, self._mesh), prompt_scores
+        return sample(logits, sampling, tables, self._model.ops, self._mesh), prompt_scores
 
     def check(self) -> None:
         """Vision workers are all there. Raises RankDied."""
