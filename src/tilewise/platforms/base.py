@@ -18,6 +18,7 @@ from torch import Tensor
 from tilewise.platforms.draw import Draw
 from tilewise.platforms.forms import Form
 from tilewise.platforms.kv_cache import LayerCache
+from tilewise.platforms.transfers import Streams
 
 PANEL = 32
 """Rows of a panel. In batch-invariant mode every product of the decoder has this many rows, and the token at position p
@@ -276,10 +277,16 @@ class Platform(Protocol):
 
     name: str
     device: torch.device
+    shared_memory: bool
+    """Ranks of one machine take their parts of one memory; else each has a device of its own."""
+    backend: str
+    """What torch.distributed sums over ranks with."""
     beside_host: bool
     """Whether it computes while the host does something else."""
     tile_batches: tuple[int, ...]
     """How many tiles are encoded at a time, the largest number first."""
+    graph_sizes: tuple[int, ...]
+    """Sequences of captured steps, to which others are filled up; empty = steps are captured as they come."""
     utilization: float | None
     """Share of its memory that an engine takes unless told otherwise; None = half of what is free, within 4 GiB."""
 
@@ -292,6 +299,10 @@ class Platform(Protocol):
         """Batch-invariant ones compute a row's numbers bit by bit the same, whatever stands in other rows: of panels
         of the decoder, and of tiles that come one at a time.
         """
+        ...
+
+    def streams(self) -> Streams | None:
+        """For steps, and for tiles beside them; None where the device does one thing after the other."""
         ...
 
     def capturer(self, ops: Ops) -> Capture | None:

@@ -7,6 +7,7 @@ while the host goes on. torch keeps pinned memory for a copy until that is throu
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,3 +50,28 @@ def fetched(*tensors: Tensor) -> Arriving:
     copied = torch.cuda.Event()
     copied.record()
     return Arriving(copies, copied)
+
+
+class Streams:
+    """Two queues of a GPU: steps run in one, which goes first, and tiles are encoded in the other, beside them."""
+
+    def __init__(self, device: torch.device) -> None:
+        torch.cuda.synchronize(device)  # what was loaded and filled so far
+        self._steps = torch.cuda.Stream(device, priority=-1)
+        self._tiles = torch.cuda.Stream(device, priority=0)
+
+    def steps(self) -> AbstractContextManager[Any]:
+        return torch.cuda.stream(self._steps)
+
+    def tiles(self) -> AbstractContextManager[Any]:
+        return torch.cuda.stream(self._tiles)
+
+    def follow_steps(self) -> None:
+        """What is launched for tiles from now on comes behind all steps so far: they may read what it writes."""
+        self._tiles.wait_stream(self._steps)
+
+    def tiles_done(self) -> torch.cuda.Event:
+        """It happens when everything is done that was launched for tiles so far."""
+        event = torch.cuda.Event()
+        event.record(self._tiles)
+        return event

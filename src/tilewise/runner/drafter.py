@@ -59,7 +59,8 @@ class Drafter:
 
     def _read_and_guess(self, work: Sequence[Work]) -> None:
         placement = in_order(work)
-        batch = build_batch(work, placement, self._tables, self._block_size, self._model.config.rows_per_page)
+        rows_per_page, sequences = self._model.config.rows_per_page, self._forward.filled_up(work)
+        batch = build_batch(work, placement, self._tables, self._block_size, rows_per_page, sequences)
         hidden = self._forward.hidden(batch)
         rows = rows_of([item for item in work if item.samples], self._tables)
         if rows:
