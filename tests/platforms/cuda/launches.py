@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -48,7 +49,23 @@ def shape(*sizes: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
 
 
 def row_kernels(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
-    yield "silu_mul 8B", lambda: rows.silu_mul(shape(64, 2 * 12288))
+    for name, width in (("1B", 896), ("8B", 3584), ("38B", 5120), ("78B", 8192)):
+        x, weight, y = shape(64, width), shape(width), shape(64, width)
+        yield f"add_rms_norm {name}", partial(rows.add_rms_norm, x, None, y, weight, 1e-6)
+    x, weight, y = shape(64, 3584), shape(3584), shape(64, 3584)
+    yield "rms_norm 8B", lambda: rows.rms_norm(x, weight, 1e-6)
+    qkv = shape(64, (32 + 2 * 4) * 128)
+    yield "rms_norm 30B-A3B heads", lambda: rows.rms_norm(qkv[:, :4096].unflatten(-1, (32, 128)), shape(128), 1e-6)
+    for name, width in (("300M", 1024), ("6B", 3200)):
+        tiles, vector = shape(13, 1025, width), shape(width)
+        yield f"add_layer_norm {name}", partial(rows.add_layer_norm, tiles, vector, tiles, vector, vector, 1e-6)
+        yield f"add_scaled {name}", partial(rows.add_scaled, tiles, vector, tiles)
+    yield "layer_norm 300M", lambda: rows.layer_norm(shape(13, 1025, 1024), shape(1024), shape(1024), 1e-6)
+    yield "add_scaled 8B", lambda: rows.add_scaled(x, None, y)
+    yield "gelu 300M", lambda: rows.gelu(shape(13, 1025, 4096))
+    yield "silu_mul 8B", lambda: rows.silu_mul(shape(64, 2 * 18944))
+    chosen = shape(256, dtype=torch.int64)
+    yield "scatter_rows 8B", lambda: rows.scatter_rows(x, chosen, shape(4096, 3584), chosen)
 
 
 KERNELS = (row_kernels,)
