@@ -12,8 +12,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from tilewise.platforms.base import PagedLayout
 from tilewise.platforms.cuda.card import A100, B200, H100, Card
-from tilewise.platforms.cuda.kernels import rows
+from tilewise.platforms.cuda.kernels import cache, patches, rounding, rows
+from tilewise.platforms.forms import StaticRows
+from tilewise.platforms.kv_cache import empty_cache
 
 CARDS = {"sm_80": A100, "sm_90": H100, "sm_100": B200}
 
@@ -66,9 +69,33 @@ def row_kernels(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "silu_mul 8B", lambda: rows.silu_mul(shape(64, 2 * 18944))
     chosen = shape(256, dtype=torch.int64)
     yield "scatter_rows 8B", lambda: rows.scatter_rows(x, chosen, shape(4096, 3584), chosen)
+    pixels, vector = shape(13, 448, 448, 3, dtype=torch.uint8), shape(3, dtype=torch.float32)
+    yield "patchify", lambda: patches.patchify(pixels, 14, vector, vector, torch.bfloat16)
 
 
-KERNELS = (row_kernels,)
+def rope_kernels(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
+    models = {"1B": (14, 2, 64), "8B": (28, 4, 128)}
+    for kept in (torch.bfloat16, torch.int8, torch.float8_e4m3fn):
+        for name, (heads, kv_heads, width) in models.items():
+            qkv = shape(64, heads + 2 * kv_heads, width)
+            query, key, value = qkv.split((heads, kv_heads, kv_heads), dim=1)
+            angles, slots = shape(64, width // 2, dtype=torch.float32), shape(64, dtype=torch.int64)
+            kept_cache = empty_cache((2, 100, 16, kv_heads, width), kept, torch.device("meta"))
+            layout = PagedLayout(slots, slots, slots, slots)
+            arguments = (query, key, value, angles, angles, kept_cache, layout)
+            yield f"rope {name} {str(kept)[6:]}", partial(cache.rope_into_cache, *arguments)
+
+
+def rounding_kernels(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
+    for name, width in (("1B", 896), ("8B", 3584), ("8B down", 18944)):
+        x = shape(64, width)
+        yield f"int8_rows {name}", partial(rounding.int8_rows, x)
+        yield f"fp8_rows {name}", partial(rounding.fp8_rows, x)
+    yield "fp8_groups 8B", lambda: rounding.fp8_groups(shape(64, 3584))
+    yield "int8_rows_static 8B", lambda: rounding.int8_rows_static(shape(64, 3584), StaticRows(0.02, -3))
+
+
+KERNELS = (row_kernels, rope_kernels, rounding_kernels)
 
 LAUNCHES = {
     f"{name} {on}": (card, launch)
