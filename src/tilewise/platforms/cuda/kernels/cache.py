@@ -29,10 +29,14 @@ def _halves(x, head, heads, head_stride, half, HALF: tl.constexpr):
 
 @triton.jit
 def _rotated(first, second, cos, sin, token, half, HALF: tl.constexpr, dtype: tl.constexpr):
-    """Pairs turned, and rounded as they would be stored."""
-    place = tl.arange(0, HALF)
-    cosine = tl.load(cos + token * half + place, mask=place < half, other=0)[None, :]
-    sine = tl.load(sin + token * half + place, mask=place < half, other=0)[None, :]
+    """Pairs turned, and rounded as they would be stored.
+
+    Cosines and sines are read for each head, from the first cache for all but one: read once, they would have to be
+    handed on through shared memory.
+    """
+    place = tl.broadcast_to(tl.arange(0, HALF)[None, :], first.shape)
+    cosine = tl.load(cos + token * half + place, mask=place < half, other=0)
+    sine = tl.load(sin + token * half + place, mask=place < half, other=0)
     turned = (first * cosine - second * sine).to(dtype).to(tl.float32)
     return turned, (second * cosine + first * sine).to(dtype).to(tl.float32)
 

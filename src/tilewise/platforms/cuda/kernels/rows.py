@@ -82,26 +82,28 @@ def _norm(
     before squares are summed, without a second pass over memory.
     """
     dtype = normed.dtype.element_ty
-    row, place = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, BLOCK)
-    within = place < width
-    mask = (row < rows)[:, None] & within[None, :]
-    flat = row.to(tl.int64)[:, None] * width + place[None, :]
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    # Vectors are read for each row of the tile, from the first cache for all but one: read once, they would have to
+    # be handed on through shared memory.
+    place = tl.broadcast_to(tl.arange(0, BLOCK)[None, :], (ROWS, BLOCK))
+    mask = (row < rows)[:, None] & (place < width)
+    flat = row.to(tl.int64)[:, None] * width + place
     begin = (row // inner).to(tl.int64) * outer_stride + (row % inner).to(tl.int64) * inner_stride
-    numbers = tl.load(x + begin[:, None] + place[None, :], mask=mask, other=0).to(tl.float32)
+    numbers = tl.load(x + begin[:, None] + place, mask=mask, other=0).to(tl.float32)
     if y is not None:
         added = tl.load(y + flat, mask=mask, other=0).to(tl.float32)
         if scale is not None:
-            factor = tl.load(scale + place, mask=within, other=0).to(tl.float32)
-            added = (factor[None, :] * added).to(dtype).to(tl.float32)
+            factor = tl.load(scale + place, mask=place < width, other=0).to(tl.float32)
+            added = (factor * added).to(dtype).to(tl.float32)
         numbers = (numbers + added).to(dtype).to(tl.float32)
         tl.store(total + flat, numbers.to(dtype), mask=mask)
-    factor = tl.load(weight + place, mask=within, other=0).to(tl.float32)[None, :]
+    factor = tl.load(weight + place, mask=place < width, other=0).to(tl.float32)
     if bias is not None:
         mean = tl.sum(numbers, axis=1) / width
         numbers = tl.where(mask, numbers - mean[:, None], 0)
     spread = tl.rsqrt(tl.sum(numbers * numbers, axis=1) / width + eps)[:, None]
     if bias is not None:
-        addend = tl.load(bias + place, mask=within, other=0).to(tl.float32)[None, :]
+        addend = tl.load(bias + place, mask=place < width, other=0).to(tl.float32)
         result = numbers * spread * factor + addend
     else:
         result = (numbers * spread).to(dtype).to(tl.float32) * factor
