@@ -22,10 +22,13 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def close(found: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
+def close(found: Tensor, expected: Tensor, dtype: torch.dtype, unequal: float = 0.02) -> None:
+    """What is rounded at the same points in between is unequal only where float32 fell to either side of a half."""
     assert found.dtype == dtype
     assert found.is_contiguous()
     torch.testing.assert_close(found, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype] / 10)
+    if dtype.itemsize == 2:
+        assert (found != expected).sum() <= unequal * found.numel()
 
 
 @dtypes
@@ -84,7 +87,8 @@ def test_norms_of_what_has_too_many_strides_or_none(device: torch.device) -> Non
 @shapes
 def test_gelu(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
     x = (2 * noise(*shape)).to(device, dtype)
-    close(rows.gelu(x), REFERENCE.gelu(x), dtype)
+    # Far below zero, where 1 + erf(x) has lost most places, float16 still keeps what is left.
+    close(rows.gelu(x), REFERENCE.gelu(x), dtype, unequal=0.1)
 
 
 @dtypes
