@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from tilewise.platforms.cuda.card import A100, B200, H100, Card
-from tilewise.platforms.cuda.kernels import rows
+from tilewise.platforms.cuda.kernels import logits as logits_kernels
+from tilewise.platforms.cuda.kernels import rows, sampling
 
 CARDS = {"sm_80": A100, "sm_90": H100, "sm_100": B200}
 
@@ -51,7 +53,18 @@ def row_kernels(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "silu_mul 8B", lambda: rows.silu_mul(shape(64, 2 * 12288))
 
 
-KERNELS = (row_kernels,)
+def sampling_kernels(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
+    for count in (1, 64):
+        settings = [shape(count, dtype=kind) for kind in (torch.float32, torch.int32, torch.float32, torch.float32)]
+        logits, keys = shape(count, 151674, dtype=torch.float32), shape(count, 2, dtype=torch.int32)
+        yield f"draw_rows {count}", partial(sampling.draw_rows, logits, None, *settings, keys)
+        places, floats = shape(count, dtype=torch.int64), shape(count, dtype=torch.float32)
+        yield f"logprob_rows {count}", partial(logits_kernels.logprob_rows, logits, None, places)
+        own = places, shape(257, 32769, dtype=torch.int64), places, places, places, floats, floats, floats
+        yield f"penalise {count}", partial(logits_kernels.penalise, logits, *own)
+
+
+KERNELS = (row_kernels, sampling_kernels)
 
 LAUNCHES = {
     f"{name} {on}": (card, launch)
