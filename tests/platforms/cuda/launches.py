@@ -14,7 +14,8 @@ from torch import Tensor
 
 from tilewise.platforms.base import PagedLayout
 from tilewise.platforms.cuda.card import A100, B200, H100, Card
-from tilewise.platforms.cuda.kernels import cache, patches, rounding, rows
+from tilewise.platforms.cuda.kernels import cache, patches, rounding, rows, sampling
+from tilewise.platforms.cuda.kernels import logits as logits_kernels
 from tilewise.platforms.forms import StaticRows
 from tilewise.platforms.kv_cache import empty_cache
 
@@ -99,7 +100,18 @@ def rounding_kernels(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "int8_rows_static 8B", lambda: rounding.int8_rows_static(shape(64, 3584), StaticRows(0.02, -3))
 
 
-KERNELS = (row_kernels, rope_kernels, rounding_kernels)
+def sampling_kernels(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
+    for count in (1, 64):
+        settings = [shape(count, dtype=kind) for kind in (torch.float32, torch.int32, torch.float32, torch.float32)]
+        logits, keys = shape(count, 151674, dtype=torch.float32), shape(count, 2, dtype=torch.int32)
+        yield f"draw_rows {count}", partial(sampling.draw_rows, logits, None, *settings, keys)
+        places, floats = shape(count, dtype=torch.int64), shape(count, dtype=torch.float32)
+        yield f"logprob_rows {count}", partial(logits_kernels.logprob_rows, logits, None, places)
+        own = places, shape(257, 32769, dtype=torch.int64), places, places, places, floats, floats, floats
+        yield f"penalise {count}", partial(logits_kernels.penalise, logits, *own)
+
+
+KERNELS = (row_kernels, rope_kernels, rounding_kernels, sampling_kernels)
 
 LAUNCHES = {
     f"{name} {on}": (card, launch)
