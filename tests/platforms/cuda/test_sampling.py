@@ -11,14 +11,14 @@ from math import inf, nan
 
 import pytest
 import torch
+from tilewise.runner.draw import draw
+from tilewise.runner.noise import exponential_noise, noise_key
 from torch import Tensor
 
 from tilewise.platforms.cuda.kernels import logits as logits_kernels
 from tilewise.platforms.cuda.kernels import sampling
-from tilewise.runner.draw import draw
 from tilewise.runner.logits import BANNED, Row
 from tilewise.runner.logits import penalise as reference_penalise
-from tilewise.runner.noise import exponential_noise, noise_key
 from tilewise.runner.sampler import score
 from tilewise.sampling_params import SamplingParams
 from tilewise.step import Admission
