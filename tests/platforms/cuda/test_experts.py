@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
@@ -150,6 +150,15 @@ def test_all_tokens_of_one_expert(dtype: torch.dtype, device: torch.device) -> N
     check(dense, dtype, device, torch.full((75, 1), 2), torch.rand(75, 1), count=4, size=(24, 16))
 
 
+@pytest.fixture
+def filled_memory() -> Iterator[None]:
+    """What is allocated holds NaN."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("filled_memory")
 def test_nothing_is_added_by_absent_experts(device: torch.device) -> None:
     chosen, weights = choices(4, 4, 2)
     chosen[1] = torch.tensor([1, 2])
