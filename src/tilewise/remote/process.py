@@ -103,7 +103,8 @@ def build(launch: Launch) -> tuple[Core, Ready]:
     from tilewise.runner.build import build_runner  # torch takes a second to load, and only this process needs it
 
     imported = time.perf_counter()
-    runner, resolved = build_runner(launch.config, launch.model, launch.image_context_id, launch.draft, launch.part)
+    own = (launch.part, launch.first_device)
+    runner, resolved = build_runner(launch.config, launch.model, launch.image_context_id, launch.draft, *own)
     seconds = {"imports": imported - started, "model": time.perf_counter() - imported}
     return EngineCore(runner, resolved.limits, resolved.overlap, seed=launch.config.seed), Ready(resolved, seconds)
 

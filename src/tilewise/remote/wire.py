@@ -66,6 +66,8 @@ class Launch:
     """Makes the engine; None = the model's. A benchmark has one without a model."""
     part: Memory | None = None
     """What the engine may take of the machine's memory; None = what it finds."""
+    first_device: int = 0
+    """The number of the first GPU that its ranks take, where they take GPUs."""
 
 
 @dataclass(frozen=True, slots=True)

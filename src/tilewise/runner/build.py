@@ -65,12 +65,14 @@ def build_runner(
     image_context_id: int,
     draft: Checkpoint | None = None,
     part: Memory | None = None,
+    first_device: int = 0,
 ) -> tuple[Runner, Resolved]:
     """Load the model, and its draft model, and allocate what they run with; weights are fetched once they fit.
 
-    One of several replicas gets a part of the machine's memory, and of its threads.
+    One of several replicas gets a part of the machine's memory, and of its threads; its ranks take the GPUs from
+    `first_device` on.
     """
-    platform = current_platform(part)
+    platform = current_platform(config.device, part, first_device)
     if config.data_parallel_size > 1:
         torch.set_num_threads(max(1, torch.get_num_threads() // config.data_parallel_size))
     architecture = checked_architecture(model.folder, config, image_context_id)
@@ -81,10 +83,12 @@ def build_runner(
     if drafting:
         facts = with_draft(facts, largest_facts(config, drafting, dtype, platform.ops()))
     kept = tile_folder(config, facts.bytes_per_tile)
-    ranks = Ranks(config) if config.layout.ranks > 1 else None
+    ranks = Ranks(config, platform.backend, first_device) if config.layout.ranks > 1 else None
     with ranks.building() if ranks else nullcontext():
         memory = Memory(platform.total_memory(), platform.free_memory())
-        resolved = resolve(config, facts, device_facts(platform, ranks.share(memory) if ranks else memory))
+        if ranks and platform.shared_memory:
+            memory = ranks.share(memory)
+        resolved = resolve(config, facts, device_facts(platform, memory))
         for name, reason in resolved.reasons.items():
             logger.info("%s: %s", name, reason)
         if config.load_format != "dummy":
@@ -98,7 +102,8 @@ def build_runner(
         runner: Runner = RankedRunner(own, ranks) if ranks else own
     _log_room(resolved.limits)
     if resolved.overlap:
-        runner = BackgroundRunner(runner)
+        if not platform.beside_host:  # else a launch returns while the device computes
+            runner = BackgroundRunner(runner)
         logger.info("Asynchronous scheduling is enabled.")
     return runner, resolved
 
@@ -117,12 +122,12 @@ def checked_architecture(folder: CheckpointFolder, config: EngineConfig, image_c
     return architecture
 
 
-def build_rank(task: RankTask, orders: Orders, mesh: Mesh) -> LocalRunner:
+def build_rank(task: RankTask, platform: Platform, orders: Orders, mesh: Mesh) -> LocalRunner:
     """Another rank's runner, as the first one has decided."""
     config = task.config
     architecture = Architecture.of(task.model, config.flash_router, config.quantization)
     drafting = draft_architecture(task.draft, architecture, config) if task.draft else None
-    return RankBuilder(config, current_platform(), orders, mesh).build(architecture, drafting, None)
+    return RankBuilder(config, platform, orders, mesh).build(architecture, drafting, None)
 
 
 @dataclass(frozen=True)
@@ -150,9 +155,13 @@ class RankBuilder:
             store = tile_store(kept, digest, architecture.config, dtype, arithmetic) if kept else None
             logger.info("Loading weights took %.2f seconds", time.perf_counter() - started)
             capturer = self.platform.capturer if resolved.graphs else None
-            return LocalRunner(
-                *(loaded, resolved.limits, self.platform.device, store, guessing, capturer, self.mesh), workers
+            runner = LocalRunner(
+                *(loaded, resolved.limits, self.platform.device, store, guessing, capturer, self.mesh, workers),
+                self.platform.streams(),
             )
+            if not self.config.lazy_graphs:
+                runner.capture_graphs()
+            return runner
 
     @contextmanager
     def _vision_workers(self, architecture: Architecture) -> Iterator[VisionWorkers | None]:
@@ -274,6 +283,7 @@ def device_facts(platform: Platform, memory: Memory | None = None) -> DeviceFact
         utilization=platform.utilization,
         beside_host=platform.beside_host,
         captures_graphs=platform.capturer(platform.ops()) is not None,
+        graph_sizes=platform.graph_sizes,
         tile_batches=platform.tile_batches,
         resize_kernels=platform.resize_kernels,
     )

@@ -22,7 +22,7 @@ from typing import Protocol
 import torch
 
 from tilewise.config import EngineConfig
-from tilewise.errors import RankDied, TilewiseError
+from tilewise.errors import InvalidConfig, RankDied, TilewiseError
 from tilewise.host.memory import Memory
 from tilewise.logs import set_up_logs
 from tilewise.parallel.mesh import Mesh
@@ -36,7 +36,7 @@ from tilewise.runner.processes import (
     start_module,
     task_of_this,
 )
-from tilewise.runner.runner import FinishedStep, LocalRunner
+from tilewise.runner.runner import LaunchedStep, LocalRunner
 from tilewise.step import StepPlan
 from tilewise.weights.folder import CheckpointFolder
 
@@ -65,6 +65,8 @@ class RankTask:
     draft: CheckpointFolder | None
     rank: int
     log_level: str
+    device: int
+    """The number of its GPU, where ranks have GPUs."""
     address: str = ""
     """Where ranks meet, as `join` takes it; whoever starts the rank knows."""
     threads: int = 1
@@ -102,12 +104,12 @@ class RankHost(Protocol):
 class Ranks:
     """The other ranks of this process' mesh."""
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, backend: str = "gloo", first_device: int = 0) -> None:
         """Find room for them. Raises InvalidConfig where there is none."""
-        self._config = config
+        self._config, self._backend, self._first_device = config, backend, first_device
         self._threads_before = torch.get_num_threads()
         refuse_second(config.layout)
-        self._host = _host_of(config)
+        self._host = _host_of(config, backend)
 
     def share(self, here: Memory) -> Memory:
         """What each rank has, where this machine has the memory `here`; of several machines, the least."""
@@ -118,9 +120,10 @@ class Ranks:
         size = self._config.layout.ranks
         level = logging.getLevelName(logging.getLogger("tilewise").getEffectiveLevel())
         logger.info("Starting %d more ranks", size - 1)
-        self._host.start([RankTask(self._config, model, draft, rank, level) for rank in range(1, size)])
+        shared = (self._config, model, draft)
+        self._host.start([RankTask(*shared, rank, level, self._first_device + rank) for rank in range(1, size)])
         torch.set_num_threads(self._host.threads)
-        mesh = join(0, self._config.layout, self._host.address)
+        mesh = join(0, self._config.layout, self._host.address, self._backend)
         self._host.joined()
         return mesh
 
@@ -163,7 +166,7 @@ class RankedRunner:
         self._runner, self._ranks = runner, ranks
         self._listening = True
 
-    def launch(self, plan: StepPlan) -> FinishedStep:
+    def launch(self, plan: StepPlan) -> LaunchedStep:
         """Raises RankDied when another rank is not there any more."""
         try:
             with self._ranks.watched():
@@ -196,11 +199,16 @@ def follow(runner: LocalRunner) -> None:
     runner.close()
 
 
-def _host_of(config: EngineConfig) -> RankHost:
+def _host_of(config: EngineConfig, backend: str) -> RankHost:
     bound = config.cpu_binding and config.data_parallel_size == 1
     if config.cpu_binding and (not bound or config.distributed_executor_backend == "ray"):
         logger.warning("cpu_binding: ranks of one engine on one machine can keep to cores; these share them")
     if config.distributed_executor_backend == "ray":
+        if backend != "gloo":
+            raise InvalidConfig(
+                "distributed_executor_backend=ray: ranks on a Ray cluster compute on CPUs so far: use mp with the "
+                "GPUs of this machine, or device=cpu."
+            )
         from tilewise.runner.ray_ranks import RayActors  # not above: Ray is an extra
 
         return RayActors(config)
@@ -269,14 +277,16 @@ def main() -> None:
     if task.cores:
         keep_to(task.cores)
     torch.set_num_threads(task.threads)
+    from tilewise.platforms import current_platform
     from tilewise.runner.build import build_rank
 
+    platform = current_platform(task.config.device, number=task.device)
     sys.stdout.buffer.write(_HERE)
     sys.stdout.buffer.flush()
     os.dup2(2, 1)  # whatever else prints goes where the log goes
-    mesh = join(task.rank, task.config.layout, task.address)
+    mesh = join(task.rank, task.config.layout, task.address, platform.backend)
     try:
-        follow(build_rank(task, told(None), mesh))
+        follow(build_rank(task, platform, told(None), mesh))
     except TilewiseError as error:
         logger.error("%s", error)
         raise SystemExit(1) from None

@@ -101,12 +101,14 @@ class RankActor:
         set_up_logs(f"Rank{task.rank}", task.log_level)
         logging.getLogger().addHandler(_Forwarded(f"Rank{task.rank}", self._lines.put))
         torch.set_num_threads(task.threads)
+        from tilewise.platforms import current_platform
         from tilewise.runner.build import build_rank
 
         try:
             choose_interface()
-            mesh = join(task.rank, task.config.layout, task.address)
-            follow(build_rank(task, told(None), mesh))
+            platform = current_platform(task.config.device)
+            mesh = join(task.rank, task.config.layout, task.address, platform.backend)
+            follow(build_rank(task, platform, told(None), mesh))
         finally:
             leave()
             self._lines.put(None)

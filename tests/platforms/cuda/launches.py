@@ -12,10 +12,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from tilewise.platforms.base import PagedLayout
 from tilewise.platforms.cuda.card import A100, B200, H100, Card
-from tilewise.platforms.cuda.kernels import experts, rows, sampling
+from tilewise.platforms.cuda.kernels import cache, experts, patches, rounding, rows, sampling
 from tilewise.platforms.cuda.kernels import logits as logits_kernels
-from tilewise.platforms.forms import Codes, Dense, Form, Grouped
+from tilewise.platforms.forms import Codes, Dense, Form, Grouped, StaticRows
+from tilewise.platforms.kv_cache import empty_cache
 from tilewise.platforms.weights import plain_weight, rounded_to_int8
 
 CARDS = {"sm_80": A100, "sm_90": H100, "sm_100": B200}
@@ -59,7 +61,51 @@ def shape(*sizes: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
 
 
 def row_kernels(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
-    yield "silu_mul 8B", lambda: rows.silu_mul(shape(64, 2 * 12288))
+    for name, width in (("1B", 896), ("8B", 3584), ("78B", 8192)):
+        x, weight, y = shape(64, width), shape(width), shape(64, width)
+        yield f"add_rms_norm {name}", partial(rows.add_rms_norm, x, None, y, weight, 1e-6)
+    x, weight, y = shape(64, 3584), shape(3584), shape(64, 3584)
+    yield "rms_norm 8B", lambda: rows.rms_norm(x, weight, 1e-6)
+    qkv = shape(64, (32 + 2 * 4) * 128)
+    yield "rms_norm 30B-A3B heads", lambda: rows.rms_norm(qkv[:, :4096].unflatten(-1, (32, 128)), shape(128), 1e-6)
+    for name, width in (("300M", 1024), ("6B", 3200)):
+        tiles, vector = shape(13, 1025, width), shape(width)
+        yield f"add_layer_norm {name}", partial(rows.add_layer_norm, tiles, vector, tiles, vector, vector, 1e-6)
+    yield "add_scaled 6B", lambda: rows.add_scaled(tiles, vector, tiles)
+    yield "add_scaled 8B", lambda: rows.add_scaled(x, None, y)
+    yield "gelu 300M", lambda: rows.gelu(shape(13, 1025, 4096))
+    yield "silu_mul 8B", lambda: rows.silu_mul(shape(64, 2 * 18944))
+    chosen = shape(256, dtype=torch.int64)
+    yield "scatter_rows 8B", lambda: rows.scatter_rows(x, chosen, shape(4096, 3584), chosen)
+    pixels, mean = shape(13, 448, 448, 3, dtype=torch.uint8), shape(3, dtype=torch.float32)
+    yield "patchify", lambda: patches.patchify(pixels, 14, mean, mean, torch.bfloat16)
+
+
+def rope_kernels(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
+    floats, e4m3 = torch.bfloat16, torch.float8_e4m3fn
+    eight = (28, 4, 128)
+    models = {
+        "1B": (14, 2, 64, floats),
+        "8B": (*eight, floats),
+        "8B int8": (*eight, torch.int8),
+        "8B fp8": (*eight, e4m3),
+    }
+    for name, (heads, kv_heads, width, kept) in models.items():
+        query, key, value = shape(64, heads + 2 * kv_heads, width).split((heads, kv_heads, kv_heads), dim=1)
+        angles, slots = shape(64, width // 2, dtype=torch.float32), shape(64, dtype=torch.int64)
+        arguments = (query, key, value, angles, angles)
+        kept_cache = empty_cache((2, 100, 16, kv_heads, width), kept, torch.device("meta"))
+        layout = PagedLayout(slots, slots, slots, slots)
+        yield f"rope {name}", partial(cache.rope_into_cache, *arguments, kept_cache, layout)
+
+
+def rounding_kernels(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
+    for name, width in (("8B", 3584), ("8B down", 18944)):
+        x = shape(64, width)
+        yield f"int8_rows {name}", partial(rounding.int8_rows, x)
+        yield f"fp8_rows {name}", partial(rounding.fp8_rows, x)
+    yield "fp8_groups 8B", lambda: rounding.fp8_groups(shape(64, 3584))
+    yield "int8_rows_static 8B", lambda: rounding.int8_rows_static(shape(64, 3584), StaticRows(0.02, -3))
 
 
 def sampling_kernels(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
@@ -113,7 +159,7 @@ def expert_kernels(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
         yield f"experts fp4 {what} gpt-oss-20b", partial(launch, fp4, gpt_oss, tokens, True)
 
 
-KERNELS = (row_kernels, sampling_kernels, expert_kernels)
+KERNELS = (row_kernels, rope_kernels, rounding_kernels, sampling_kernels, expert_kernels)
 
 LAUNCHES = {
     f"{name} {on}": (card, launch)

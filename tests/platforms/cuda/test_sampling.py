@@ -1,4 +1,4 @@
-"""Sampling without a sort against `runner.draw` and `runner.logits`: the same tokens, whatever the row holds.
+"""Sampling without a sort against `platforms.draw` and `runner.logits`: the same tokens, whatever the row holds.
 
 Top-p decides between tokens by sums of floats; that these differ by more than rounding in every row that is drawn here,
 `decided` checks in float64.
@@ -16,10 +16,10 @@ from torch import Tensor
 
 from tilewise.platforms.cuda.kernels import logits as logits_kernels
 from tilewise.platforms.cuda.kernels import sampling
-from tilewise.runner.draw import draw, survivors
+from tilewise.platforms.draw import Draw, draw, survivors
+from tilewise.platforms.noise import exponential_noise, noise_key
 from tilewise.runner.logits import BANNED, Row
 from tilewise.runner.logits import penalise as reference_penalise
-from tilewise.runner.noise import exponential_noise, noise_key
 from tilewise.runner.sampler import score
 from tilewise.sampling_params import SamplingParams
 from tilewise.step import Admission
@@ -57,6 +57,12 @@ def rows_of(settings: Sequence[dict[str, float]]) -> list[Row]:
     return [Row(i, i, 5 + i, Admission(i, (0,), 1, one, 11 * i, frozenset())) for i, one in enumerate(every)]
 
 
+def draw_of(row: Row) -> Draw:
+    own = row.sampling
+    key = noise_key(row.admission.seed, row.length)
+    return Draw(row.index, own.temperature, own.top_k, own.top_p, own.min_p, key)
+
+
 def drawn(logits: Tensor, rows: Sequence[Row], device: torch.device, **known: bool) -> list[int]:
     def column(name: str, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.tensor([getattr(row.sampling, name) for row in rows], dtype=dtype).to(device)
@@ -76,7 +82,10 @@ def drawn(logits: Tensor, rows: Sequence[Row], device: torch.device, **known: bo
 
 
 def expected(logits: Tensor, rows: Sequence[Row]) -> list[int]:
-    return [int(logits[row.index].argmax() if row.sampling.greedy else draw(logits.clone(), [row])[0]) for row in rows]
+    return [
+        int(logits[row.index].argmax() if row.sampling.greedy else draw(logits.clone(), [draw_of(row)])[0])
+        for row in rows
+    ]
 
 
 def decided(logits: Tensor, rows: Sequence[Row]) -> bool:
@@ -121,7 +130,7 @@ def kept_from(threshold: int, logits: Tensor, row: Row) -> list[int]:
 def kept_of(logits: Tensor, row: Row) -> list[int]:
     scaled = logits[row.index][None] / row.sampling.temperature
     values, ids = scaled.sort(descending=True)
-    left, _ = survivors(values, scaled, [row.sampling])
+    left, _ = survivors(values, scaled, [draw_of(row)])
     return ids[left].sort().values.tolist()
 
 

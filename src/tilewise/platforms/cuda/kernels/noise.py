@@ -1,4 +1,4 @@
-"""The noise of `tilewise.runner.noise`, for kernels."""
+"""The noise of `tilewise.platforms.noise`, for kernels."""
 
 from __future__ import annotations
 

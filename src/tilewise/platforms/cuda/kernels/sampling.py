@@ -1,4 +1,4 @@
-"""Sampling: the tokens of `tilewise.runner.draw` and of argmax, without a sort and without a wait for the device.
+"""Sampling: the tokens of `tilewise.platforms.draw` and of argmax, without a sort and without a wait for the device.
 
 What truncation leaves of a row is everything from some logit on, ties included, so all that has to be found is that
 threshold; the exponential race then takes one more pass. A row is spread over programs of _CHUNK tokens (75 for a
@@ -327,7 +327,7 @@ def draw_rows(
     """Token ids int64 [n] of some rows of logits [R, V]: argmax where temperature [n] is 0, else what `draw` draws.
 
     `rows` int64 [n], None = all. top_k int32 [n] (0 and less: all), top_p and min_p float32 [n] (1 and 0: all), keys
-    int32 [n, 2] as of `runner.noise.noise_key`. The host may know that no row is `random` (all are greedy), or that
+    int32 [n, 2] as of `platforms.noise.noise_key`. The host may know that no row is `random` (all are greedy), or that
     none is `truncated` by top-k or top-p, and spares the kernels for it. Rows may come more than once.
     """
     count, width = len(temperature), logits.shape[1]
