@@ -14,10 +14,11 @@ from torch import Tensor
 
 from tilewise.platforms.base import PagedLayout
 from tilewise.platforms.cuda.card import A100, B200, H100, Card
-from tilewise.platforms.cuda.kernels import cache, patches, rounding, rows, sampling
+from tilewise.platforms.cuda.kernels import cache, experts, patches, rounding, rows, sampling
 from tilewise.platforms.cuda.kernels import logits as logits_kernels
-from tilewise.platforms.forms import StaticRows
+from tilewise.platforms.forms import Codes, Dense, Form, Grouped, StaticRows
 from tilewise.platforms.kv_cache import empty_cache
+from tilewise.platforms.weights import plain_weight, rounded_to_int8
 
 CARDS = {"sm_80": A100, "sm_90": H100, "sm_100": B200}
 
@@ -37,7 +38,14 @@ class Claim:
     """Bytes of a thread that go to local memory at most."""
 
 
-CLAIMS: dict[str, Claim] = {}
+CLAIMS: dict[str, Claim] = {
+    "expert_product": Claim(MMA),
+    "expert_product experts dense prefill": Claim(NEWEST),
+    "expert_product experts int4 prefill": Claim(NEWEST),
+    "expert_product experts fp8 prefill": Claim(NEWEST),
+    "expert_product experts fp4 prefill": Claim(NEWEST),
+    "expert_product experts int8 prefill": Claim(NEWEST | {"sm_100": "mma"}),  # tcgen05 has no int8 in Triton 3.6
+}
 """By the first words of kernel, case and card, as in "_attention", "_attention decode 8B" and "_attention decode 8B
 sm_80"; the longest that fits counts. Kernels without an entry claim no tensor cores, and spill nothing."""
 
@@ -111,7 +119,47 @@ def sampling_kernels(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
         yield f"penalise {count}", partial(logits_kernels.penalise, logits, *own)
 
 
-KERNELS = (row_kernels, rope_kernels, rounding_kernels, sampling_kernels)
+def expert_table(form: Form, count: int, bias: Tensor | None = None) -> experts.ExpertTable:
+    table = experts.ExpertTable.of([plain_weight([form], bias)] * count)
+    assert table is not None
+    return table
+
+
+def expert_kernels(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
+    def dense(outputs: int, inputs: int) -> Form:
+        return Dense(shape(outputs, inputs))
+
+    def int4(outputs: int, inputs: int) -> Form:
+        scales = shape(outputs, inputs // 128, dtype=torch.float32)
+        return Grouped(Codes.INT4, shape(outputs, inputs // 2, dtype=torch.uint8), scales, None, 128)
+
+    def fp8(outputs: int, inputs: int) -> Form:
+        scales = shape(outputs, inputs // 128, dtype=torch.float32)
+        return Grouped(Codes.FP8, shape(outputs, inputs, dtype=torch.uint8), scales, None, 128)
+
+    def fp4(outputs: int, inputs: int) -> Form:
+        scales = shape(outputs, inputs // 32, dtype=torch.float32)
+        return Grouped(Codes.FP4, shape(outputs, inputs // 2, dtype=torch.uint8), scales, None, 32)
+
+    def launch(table: Callable[[int, int], Form], size: tuple[int, int, int, int], tokens: int, biases: bool) -> object:
+        count, hidden, inner, per_token = size
+        gate_up = expert_table(table(2 * inner, hidden), count, shape(2 * inner) if biases else None)
+        down = expert_table(table(hidden, inner), count, shape(hidden) if biases else None)
+        chosen, weights = shape(tokens, per_token, dtype=torch.int64), shape(tokens, per_token, dtype=torch.float32)
+        x = shape(tokens, hidden)
+        return experts.moe_experts(x, chosen, weights, gate_up, down, lambda y: y.new_empty(len(y), inner), card)
+
+    a3b, gpt_oss = (128, 2048, 768, 8), (32, 2880, 2880, 4)
+    yield "experts dense 256 30B-A3B", partial(launch, dense, a3b, 256, False)
+    for what, tokens in (("decode", 1), ("prefill", 4096)):
+        yield f"experts dense {what} 30B-A3B", partial(launch, dense, a3b, tokens, False)
+        yield f"experts int8 {what} 30B-A3B", partial(launch, lambda *s: rounded_to_int8(dense(*s)), a3b, tokens, False)
+        yield f"experts int4 {what} 30B-A3B", partial(launch, int4, a3b, tokens, False)
+        yield f"experts fp8 {what} 30B-A3B", partial(launch, fp8, a3b, tokens, False)
+        yield f"experts fp4 {what} gpt-oss-20b", partial(launch, fp4, gpt_oss, tokens, True)
+
+
+KERNELS = (row_kernels, rope_kernels, rounding_kernels, sampling_kernels, expert_kernels)
 
 LAUNCHES = {
     f"{name} {on}": (card, launch)
