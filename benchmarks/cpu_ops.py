@@ -26,7 +26,7 @@ import torch
 from tilewise.platforms.base import PagedLayout
 from tilewise.platforms.cpu import CpuPlatform
 from tilewise.platforms.cpu.native import NoKernels
-from tilewise.platforms.cpu.ops import CpuOps
+from tilewise.platforms.torch_ops import TorchOps
 
 TOKENS, HEADS, WIDTH = 1025, 16, 64
 """Of a tile in the tower."""
@@ -36,7 +36,7 @@ BLOCK = 16
 @dataclass(frozen=True, slots=True)
 class Case:
     name: str
-    call: Callable[[CpuOps], object]
+    call: Callable[[TorchOps], object]
     work: float
     """Floating-point operations of an attention, bytes of all else."""
     unit: str
@@ -110,7 +110,7 @@ def main() -> None:
     platform = CpuPlatform()
     if isinstance(platform.kernels, NoKernels):
         raise InvalidConfig(f"There is nothing to compare: {platform.kernels}.")
-    both = [platform.ops(), CpuOps()]
+    both = [platform.ops(), TorchOps()]
     title = f"medians of {options.rounds}, {options.threads} threads"
     table = Table("op", "dtype", "kernel, ms", "torch, ms", "torch / kernel", "kernel reaches", title=title)
     for dtype in (torch.float32, torch.bfloat16):

@@ -30,6 +30,9 @@ class EmptyRunner:
         sampled = {work.slot: (SampledToken(71),) for work in plan.work if work.samples}
         return Nothing(StepResult(sampled, ()))
 
+    def check(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
 

@@ -19,12 +19,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from tilewise.platforms.cpu import CpuPlatform
 from tilewise.runner.sampler import sample
 from tilewise.runner.tables import Tables
 from tilewise.sampling_params import SamplingParams
 from tilewise.step import Admission, Limits, Work
 
 LENGTH, PROMPT = 600, 400
+OPS = CpuPlatform().ops()
 KINDS: dict[str, list[SamplingParams]] = {
     "greedy": [SamplingParams(temperature=0)],
     "temperature": [SamplingParams()],
@@ -124,7 +126,7 @@ def measure(kind: str, rows: int, vocabulary: int, runs: int) -> tuple[float, fl
         tables.admit(Admission(slot, own, PROMPT, params[slot - 1], slot, frozenset()))
     work = [Work(slot, LENGTH - 1, 1, samples=True) for slot in range(1, rows + 1)]
     old = median_ms(lambda: row_by_row(logits, params, tokens), runs)
-    return old, median_ms(lambda: sample(logits, work, tables), runs)
+    return old, median_ms(lambda: sample(logits, work, tables, OPS).wait(), runs)
 
 
 def processor() -> str:

@@ -6,12 +6,14 @@ import asyncio
 import itertools
 import os
 import signal
+import time
 
 import pytest
 
 from tests.tiny import SPECS, write_original
 from tilewise import LLM, AsyncEngineArgs, AsyncLLM, EngineArgs, LLMEngine, SamplingParams
 from tilewise.errors import EngineDead, InvalidConfig, InvalidField, InvalidRequest, UnknownOption
+from tilewise.remote.stream import Item, Stream
 from tilewise.sampling_params import RequestOutputKind
 
 OPTIONS = {"max_model_len": 512, "dtype": "float32"}
@@ -149,6 +151,21 @@ def test_a_name_is_free_when_its_request_has_ended(engine):
 
     asyncio.run(main())
     assert collect(engine, FREE)[-1].finished
+
+
+def test_a_caller_that_is_slow_to_listen_misses_nothing(engine, expected, monkeypatch):
+    class LateStream(Stream[Item]):
+        def __init__(self, *arguments):
+            time.sleep(0.5)  # the engine's first tokens come in less
+            super().__init__(*arguments)
+
+    monkeypatch.setattr("tilewise.async_llm.Stream", LateStream)
+
+    async def main():
+        async with asyncio.timeout(60):
+            return [output async for output in engine.generate("the hen", FREE, "a")]
+
+    assert asyncio.run(main())[-1].outputs[0].token_ids == expected.token_ids
 
 
 def test_conversations_and_what_else_there_is(engine):

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from types import SimpleNamespace, TracebackType
 from typing import Any, TypeVar
@@ -326,24 +327,25 @@ class AsyncLLM:
 
     def _open(self, requests: Sequence[Request]) -> Stream[TokenDelta]:
         """A stream for the loop of the caller; what the engine says is passed on to it from the engine's loop."""
-        here, opened = asyncio.get_running_loop(), list[Stream[TokenDelta]]()
-        passing = asyncio.run_coroutine_threadsafe(self._passed_on(requests, opened, lambda: stream, here), self._loop)
+        opened, passing = list[Stream[TokenDelta]](), list[Future[None]]()
 
         def left(request_ids: Sequence[str], unfinished: tuple[str, ...]) -> None:
             if list(request_ids) == names:
-                passing.cancel()  # leaves the engine's stream, too
+                passing[0].cancel()  # leaves the engine's stream, too
             else:
                 self._loop.call_soon_threadsafe(opened[0].abort, request_ids[0])
 
         names = [request.id for request in requests]
-        stream = Stream(names, left)
+        stream: Stream[TokenDelta] = Stream(names, left)
+        work = self._passed_on(requests, opened, stream, asyncio.get_running_loop())
+        passing.append(asyncio.run_coroutine_threadsafe(work, self._loop))
         return stream
 
     async def _passed_on(
         self,
         requests: Sequence[Request],
         opened: list[Stream[TokenDelta]],
-        stream: Callable[[], Stream[TokenDelta]],
+        stream: Stream[TokenDelta],
         there: asyncio.AbstractEventLoop,
     ) -> None:
         try:
@@ -351,9 +353,9 @@ class AsyncLLM:
                 opened.append(inner)
                 async for deltas in inner:
                     for delta in deltas:
-                        there.call_soon_threadsafe(stream().put, delta)
+                        there.call_soon_threadsafe(stream.put, delta)
         except TilewiseError as error:
-            there.call_soon_threadsafe(stream().fail, error)
+            there.call_soon_threadsafe(stream.fail, error)
 
 
 AsyncLLMEngine = AsyncLLM

@@ -51,6 +51,7 @@ KVCacheDtype = Literal[
     "fp8_e4m3",
     "fp8_per_token_head",
 ]
+DeviceKind = Literal["auto", "cpu", "cuda"]
 LoadFormat = Literal["auto", "safetensors", "dummy"]
 LoadStrategy = Literal["lazy", "eager", "prefetch"]
 TileBudget = Literal["each", "share"]
@@ -98,6 +99,7 @@ class EngineConfig:
         "eager = all is read first (default: lazy)",
         "model",
     )
+    device: DeviceKind = option("auto", "what computes: cuda, cpu, or auto = a GPU where there is one", "model")
     dtype: Dtype = option("auto", "type of weights and activations", "model")
     quantization: Quantization | None = option(
         None,
@@ -112,6 +114,15 @@ class EngineConfig:
     )
     load_format: LoadFormat = option("auto", "dummy = random weights, to try sizes and speed", "model")
     enforce_eager: bool = option(False, "launch every step op by op, capture no graphs", "model")
+    max_graph_size: int = option(
+        512,
+        "on a GPU, the most sequences of a captured step; sizes are 1, 2, 4, 8, 16 and so on, and a step is filled up "
+        "to the next one",
+        "model",
+    )
+    lazy_graphs: bool = option(
+        False, "on a GPU, capture a step when one of its size comes first, and not at the start", "model"
+    )
     seed: int | None = option(
         0,
         "requests without a seed draw from this one, in the order in which they come: the same again in each run; "

@@ -155,6 +155,9 @@ class Runner(Protocol):
 
     def launch(self, plan: StepPlan) -> Handle: ...
 
+    def check(self) -> None:
+        """Raises RankDied if a process that computes for this one is gone; asked while there is nothing to launch."""
+
     def close(self) -> None: ...
 
 
@@ -208,3 +211,5 @@ class Limits:
     """int8 or fp8, with a scale for each token and head; None = keys and values are kept as they are computed."""
     tile_batches: tuple[int, ...] = (1,)
     """How many tiles are encoded at a time, the largest number first; batch-invariant ones come alone anyway."""
+    graph_sizes: tuple[int, ...] = ()
+    """Sequences of captured steps, to which others are filled up; empty = steps are captured as they come."""

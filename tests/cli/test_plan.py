@@ -18,6 +18,7 @@ from tilewise.amounts import in_bytes
 from tilewise.cli import main
 from tilewise.config import EngineConfig
 from tilewise.family import MEMBERS
+from tilewise.host.memory import Memory
 from tilewise.models.load import Architecture
 from tilewise.plan import resolve
 from tilewise.platforms import current_platform
@@ -110,7 +111,9 @@ def test_ranks_resolve_what_is_planned(plan, tmp_path, layout):
     config = EngineConfig(model=str(folder), max_model_len=256, dtype="float32", **layout)
     platform, architecture = current_platform(), Architecture.of(CheckpointFolder.open(folder))
     facts = largest_facts(config, architecture, torch.float32, platform.ops())
-    limits = resolve(config, facts, device_facts(platform, config.layout.devices)).limits
+    devices = config.layout.devices
+    share = Memory(platform.total_memory() // devices, platform.free_memory() // devices)
+    limits = resolve(config, facts, device_facts(platform, share)).limits
     flags = [f"--{name.replace('_', '-')}={_written(value).lower()}" for name, value in layout.items()]
     found = plan(str(folder), "--max-model-len=256", "--dtype=float32", *flags)["plan"]
     assert (found["num_blocks"], found["tile_pages"]) == (limits.num_blocks, limits.tile_pages)

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,19 +20,22 @@ from typing import Any
 from tests.served import ROOT
 
 _RAY = str(Path(sys.executable).parent / "ray")
+_TOKEN = secrets.token_hex(32)
+"""Nobody else of this machine's network has business here. Ray reads it once in a process, for all clusters after."""
 _SMALL = ("--num-cpus=1", "--object-store-memory=100000000", "--block", "--disable-usage-stats")
 
 
 class Node:
     """A node, with all processes that Ray starts for it."""
 
-    def __init__(self, environment: Mapping[str, str], *flags: str) -> None:
-        self._flags, self._environment = flags, environment
+    def __init__(self, environment: Mapping[str, str], *flags: str, before: Sequence[str] = ()) -> None:
+        """`before`: words that stand before the command, which they run."""
+        self._flags, self._environment, self._before = flags, environment, before
         self.start()
 
     def start(self) -> None:
         """Returns when it is there. Ray gives up where its own processes are slow to start, and is asked again."""
-        command = [_RAY, "start", *self._flags, *_SMALL]
+        command = [*self._before, _RAY, "start", *self._flags, *_SMALL]
         for _ in range(4):
             with tempfile.TemporaryFile("w+") as log:
                 self._process = subprocess.Popen(command, env=dict(self._environment), stdout=log, stderr=log)
@@ -72,7 +75,8 @@ class Node:
 class Cluster:
     """A head and another node."""
 
-    def __init__(self) -> None:
+    def __init__(self, hidden: Path | None = None) -> None:
+        """A folder that is `hidden` from the other node is there an empty one."""
         self._folder = Path(tempfile.mkdtemp(prefix="ray-"))  # sockets lie below it, whose paths have to be short
         with socket.socket() as found:
             found.bind(("127.0.0.1", 0))
@@ -80,8 +84,8 @@ class Cluster:
         self.address = f"127.0.0.1:{port}"
         self.environment = {
             "RAY_ADDRESS": self.address,
-            "RAY_AUTH_MODE": "token",  # nobody else of this machine's network has business here
-            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": _TOKEN,
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_raylet_start_wait_time_s": "300",  # of a machine that has other things to do
             "RAY_worker_niceness": "0",  # Ray's own workers get what others leave, which may be little
@@ -91,7 +95,7 @@ class Cluster:
         started.pop("RAY_ADDRESS")
         head = ("--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={self._folder}")
         self.head = Node(started, *head)
-        self.other = Node(started, f"--address={self.address}")
+        self.other = Node(started, f"--address={self.address}", before=_without(hidden) if hidden else ())
         wait_for(lambda: self.state()["nodes"] == 2, 120)
 
     def state(self) -> dict[str, Any]:
@@ -115,11 +119,16 @@ class Cluster:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
+def _without(folder: Path) -> list[str]:
+    """A command's words that run another one where a folder is empty: with mounts of its own."""
+    return ["unshare", "--mount", "sh", "-c", f'mount -t tmpfs none {folder} && exec "$@"', "sh"]
+
+
 @contextmanager
-def cluster() -> Iterator[Cluster]:
+def cluster(hidden: Path | None = None) -> Iterator[Cluster]:
     """Nothing of it is left behind: no process, no shared memory."""
     shared = set(Path("/dev/shm").iterdir())
-    made = Cluster()
+    made = Cluster(hidden)
     try:
         yield made
     finally:

@@ -71,6 +71,7 @@ def running(*words: str) -> Iterator[Command]:
         yield command
     finally:
         command.process.kill()
+        command.process.wait()
 
 
 def tilewise(*words: str) -> tuple[str, ...]:

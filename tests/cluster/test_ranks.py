@@ -11,16 +11,19 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.cluster.nodes import Cluster, Node, mentioning, titled, wait_for
+from tests.cluster.nodes import Cluster, Node, cluster, mentioning, titled, wait_for
 from tests.parallel.test_engine import answers
 from tests.served import Served, served
+from tests.tiny import SPECS, write_original
 from tilewise import LLM, SamplingParams
 from tilewise.errors import InvalidConfig, RankDied
+from tilewise.host.memory import Memory
 
 pytestmark = pytest.mark.ray
 RAY = {"tensor_parallel_size": 2, "distributed_executor_backend": "ray", "dtype": "float32", "max_model_len": 512}
@@ -105,6 +108,17 @@ def test_a_server_is_back_when_a_lost_node_is(two: Cluster) -> None:
         wait_for(lambda: two.state()["nodes"] == 2)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts are root's")
+def test_a_node_without_the_model_is_named_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = write_original(tmp_path / "models" / "one", SPECS["qwen2-300m"])
+    with cluster(hidden=tmp_path / "models") as made:
+        for name, value in made.environment.items():
+            monkeypatch.setenv(name, value)
+        said = rf"^node [0-9a-f]{{8}} \(\S+\) has no folder {model}: copy the model there"
+        with nothing_left(made), pytest.raises(InvalidConfig, match=said):
+            LLM(str(model), **RAY)
+
+
 def test_a_machine_without_a_cluster_gets_one_that_ends_with_the_engine() -> None:
     folder = Path(tempfile.mkdtemp(prefix="ray-"))  # its sockets' paths have to be short
     code = (
@@ -126,6 +140,22 @@ def test_a_machine_without_a_cluster_gets_one_that_ends_with_the_engine() -> Non
     assert "(Rank1 pid=" in told.stderr
     wait_for(lambda: not mentioning(str(folder)))
     shutil.rmtree(folder)
+
+
+def test_nodes_that_differ_are_named_with_what_differs(tmp_path: Path) -> None:
+    from tilewise.runner.ray_ranks import Setting, check_folders, check_versions
+
+    ours = Setting({"tilewise": "1.0", "torch": "2.13.0"}, Memory(8, 4), 1)
+    check_versions(ours, {"a": replace(ours, pid=2)})
+    with pytest.raises(InvalidConfig, match=r"^b has torch 2\.11\.0, and this node 2\.13\.0: install the same"):
+        check_versions(ours, {"a": ours, "b": replace(ours, versions={"tilewise": "1.0", "torch": "2.11.0"})})
+    files = {"config.json": 10, "model.safetensors": 1000}
+    check_folders({tmp_path: files}, {"a": {tmp_path: {**files, "more.safetensors": 1}}})
+    for found, size in (({"config.json": 10, "model.safetensors": 999}, "999"), ({"config.json": 10}, "no")):
+        with pytest.raises(
+            InvalidConfig, match=rf"another one on b: model\.safetensors has {size} bytes there, and 1000"
+        ):
+            check_folders({tmp_path: files}, {"a": {tmp_path: files}, "b": {tmp_path: found}})
 
 
 def test_an_address_where_nobody_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,6 +118,9 @@ class FakeRunner:
         self.kv: dict[int, int] = {}  # block * block size + offset -> what they are
         self.closed = False
 
+    def check(self) -> None:
+        pass
+
     def launch(self, plan: StepPlan) -> Done:
         self.plans.append(plan)
         for admission in plan.admissions:

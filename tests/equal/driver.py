@@ -109,12 +109,15 @@ class Recorder:
             self._owners.append({sequence.slot: sequence.request.id for sequence in running})
         return self._runner.launch(plan)
 
+    def check(self) -> None:
+        self._runner.check()
+
     def sample(self, logits: Tensor, work: list[Work], *rest):
         """In the order of the launches, perhaps in another thread."""
         owners = self._owners.popleft()
         found = self.real_sample(logits, work, *rest)
         for item, rows in zip(work, logits.split([item.rows for item in work]), strict=True):
-            self.logits[owners[item.slot]] += rows[: len(found[item.slot])]
+            self.logits[owners[item.slot]] += rows[: len(found.wait()[item.slot])]
         return found
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ from tests.tiny import SPECS, TWINS, TinySpec, write_original
 from tilewise import LLM, SamplingParams
 from tilewise.platforms.base import PANEL
 from tilewise.platforms.cpu.invariant import InvariantCpuOps
-from tilewise.platforms.cpu.ops import CpuOps
+from tilewise.platforms.torch_ops import TorchOps
 from tilewise.step import Speculation
 
 WIDE = replace(
@@ -59,7 +59,7 @@ class Model:
 
     def engine(self, batch_invariant: bool = True, **changes) -> Engine:
         if not self.kernels:
-            changes = {"ops": InvariantCpuOps() if batch_invariant else CpuOps(), **changes}
+            changes = {"ops": InvariantCpuOps() if batch_invariant else TorchOps(), **changes}
         return Engine(self.folder, dtype=self.dtype, batch_invariant=batch_invariant, **changes)
 
     def alone(self, monkeypatch, **changes):
@@ -138,7 +138,7 @@ def test_no_op_sees_more_or_fewer_rows_in_another_batch(model, monkeypatch):
     """By construction, not because one library happens to round alike: a panel, one tile, or one row of logits."""
     seen: dict[str, set[int]] = {}
     for name in SHAPED:
-        monkeypatch.setattr(CpuOps, name, watched(getattr(CpuOps, name), seen.setdefault(name, set())))
+        monkeypatch.setattr(TorchOps, name, watched(getattr(TorchOps, name), seen.setdefault(name, set())))
     # Without kernels, whose sums have one order whatever the shape (tests/platforms/test_weights.py).
     model.engine(ops=InvariantCpuOps(), max_num_batched_tokens=70).run(requests(), monkeypatch)
     assert seen.pop("linear") == {1, PANEL}

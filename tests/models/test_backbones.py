@@ -20,8 +20,8 @@ from tilewise.models.backbones import all_backbones
 from tilewise.models.backbones.internlm2 import packed
 from tilewise.models.load import Architecture
 from tilewise.parallel.mesh import Mesh
-from tilewise.platforms.cpu.ops import CpuOps
 from tilewise.platforms.reference import ReferenceOps
+from tilewise.platforms.torch_ops import TorchOps
 from tilewise.weights.files import SafetensorFiles
 from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.names import Source
@@ -171,7 +171,7 @@ def test_experts_apart_and_fused_are_the_same_bits(name: str, spelling: Any, tmp
                 ours = f"language.model.layers.{layer}.mlp.experts.{expert}.{module}.weight"
                 for folder in (apart, fused):
                     assert torch.equal(source_of(folder).read(ours, expected.shape), expected)
-    logits = [all_logits(load(folder, CpuOps()), ids, pixels) for folder in (apart, fused)]
+    logits = [all_logits(load(folder, TorchOps()), ids, pixels) for folder in (apart, fused)]
     torch.testing.assert_close(*logits, atol=1e-5, rtol=1e-5)
 
 

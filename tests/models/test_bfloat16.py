@@ -11,8 +11,8 @@ from torch import Tensor
 from tests.models.conftest import FolderOf, TheirsOf
 from tests.models.driving import all_logits, load, normalised, prompt_of, random_tiles
 from tests.tiny import SPECS, reference_model
-from tilewise.platforms.cpu.ops import CpuOps
 from tilewise.platforms.reference import ReferenceOps
+from tilewise.platforms.torch_ops import TorchOps
 
 NO_WORSE = 1.25
 """Ours may be this much further off than theirs, since roundings fall as they will."""
@@ -25,7 +25,7 @@ def test_logits_are_as_near_to_float32_as_the_reference(
 ) -> None:
     spec = SPECS[name]
     ids, pixels = prompt_of(spec, images), random_tiles(spec, sum(images))
-    ours = all_logits(load(folder_of(name), CpuOps(), dtype=torch.bfloat16), ids, pixels, spec.image_id)
+    ours = all_logits(load(folder_of(name), TorchOps(), dtype=torch.bfloat16), ids, pixels, spec.image_id)
     truth = their_logits(theirs_of(name), ids, pixels)
     theirs = their_logits(reference_model(hf_folder_of(name), torch.bfloat16), ids, pixels)
     assert ours.dtype == theirs.dtype == torch.bfloat16

@@ -18,13 +18,13 @@ from tilewise import LLM, SamplingParams
 from tilewise.engine.flash import easy_tiles
 from tilewise.errors import InvalidCheckpoint
 from tilewise.models.load import Architecture
-from tilewise.platforms.cpu.ops import CpuOps
 from tilewise.platforms.reference import ReferenceOps
+from tilewise.platforms.torch_ops import TorchOps
 from tilewise.step import FlashRule
 from tilewise.weights.folder import CheckpointFolder
 
 GREEDY = SamplingParams(temperature=0, max_tokens=32, ignore_eos=True, logprobs=5)
-both_ops = pytest.mark.parametrize("ops", [CpuOps(), ReferenceOps()], ids=lambda ops: type(ops).__name__)
+both_ops = pytest.mark.parametrize("ops", [TorchOps(), ReferenceOps()], ids=lambda ops: type(ops).__name__)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_answers_are_those_of_the_reference(name, tiles, folder_of, reference_of
         output = llm.generate(prompt, GREEDY, use_tqdm=False)[0]
     answer, usage = output.outputs[0], output.usage
     tokens, logits, length = reference_of(name).generate(output.prompt_token_ids, pixels, 32)
-    parity.same_tokens(name, "CpuOps", "32 tokens, pictures", answer.token_ids, tokens)
+    parity.same_tokens(name, "TorchOps", "32 tokens, pictures", answer.token_ids, tokens)
     assert usage.prompt_tokens == length
     assert usage.prompt_tokens + usage.image_tokens_saved == len(output.prompt_token_ids)
     assert usage.image_tokens + usage.image_tokens_saved == len(pixels) * spec.tokens_per_tile
@@ -82,7 +82,7 @@ def test_answers_are_those_of_the_reference(name, tiles, folder_of, reference_of
     for position, row in enumerate(answer.logprobs):
         ids = torch.tensor(list(row))
         ours = torch.tensor([score.logprob for score in row.values()])
-        parity.check(name, "CpuOps", "log-probabilities, pictures", ours, expected[position, ids])
+        parity.check(name, "TorchOps", "log-probabilities, pictures", ours, expected[position, ids])
 
 
 def test_the_questions_above_save_rows(folder):

@@ -18,7 +18,7 @@ from tests.tiny import TWINS, hf_tensors, original_config, original_tensors, wri
 from tests.weights.broken import change_tensors, refused
 from tilewise.errors import InvalidCheckpoint
 from tilewise.models.load import Architecture
-from tilewise.platforms.cpu.ops import CpuOps
+from tilewise.platforms.torch_ops import TorchOps
 from tilewise.tools.twin.mxfp4 import quantise
 from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.quantization.mxfp4 import Mxfp4Layout
@@ -81,10 +81,10 @@ def test_the_twin_in_blocks_holds_the_numbers_of_its_hf_form() -> None:
 
 
 def test_experts_in_blocks_equal_the_same_values_in_floats(ours_of: OursOf, tmp_path: Path) -> None:
-    floats = load(write_hf(tmp_path, BLOCKS), CpuOps())
+    floats = load(write_hf(tmp_path, BLOCKS), TorchOps())
     logits = [
         all_logits(model, TEXT_IDS, NO_PICTURES, BLOCKS.image_id)
-        for model in (ours_of("InternVL3_5-GPT-OSS-20B-A4B-Preview-MXFP4", "original", CpuOps()), floats)
+        for model in (ours_of("InternVL3_5-GPT-OSS-20B-A4B-Preview-MXFP4", "original", TorchOps()), floats)
     ]
     assert torch.equal(*logits)
 
@@ -94,7 +94,7 @@ def test_blocks_without_their_scales_are_named(tmp_path: Path) -> None:
     name = "model.language_model.layers.1.mlp.experts.down_proj"
     blocks = torch.zeros(4, 64, 1, 16, dtype=torch.uint8)
     change_tensors(folder, lambda tensors: (tensors.pop(name), tensors.update({f"{name}_blocks": blocks})))
-    refused(InvalidCheckpoint, lambda: load(folder, CpuOps()), f"{name}_scales")
+    refused(InvalidCheckpoint, lambda: load(folder, TorchOps()), f"{name}_scales")
 
 
 def test_an_exponent_that_stands_for_no_number_is_named(tmp_path: Path) -> None:
@@ -108,7 +108,9 @@ def test_an_exponent_that_stands_for_no_number_is_named(tmp_path: Path) -> None:
         tensors.update({f"{name}_blocks": blocks, f"{name}_scales": scales})
 
     change_tensors(folder, in_blocks)
-    refused(InvalidCheckpoint, lambda: load(folder, CpuOps()), f"model.safetensors: the tensor {name}_scales", "[2, 0]")
+    refused(
+        InvalidCheckpoint, lambda: load(folder, TorchOps()), f"model.safetensors: the tensor {name}_scales", "[2, 0]"
+    )
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from tests.tiny import SPECS
 from tilewise.models.load import Architecture
 from tilewise.platforms.base import Store, Weight
 from tilewise.platforms.cpu import CpuPlatform
-from tilewise.platforms.cpu.ops import CpuOps
 from tilewise.platforms.forms import Form
+from tilewise.platforms.torch_ops import TorchOps
 from tilewise.platforms.weights import DenseWeight
 from tilewise.weights.folder import CheckpointFolder
 
@@ -25,7 +25,7 @@ NEAR = 0.06
 
 @pytest.mark.parametrize("name", SPECS)
 def test_logits_are_near_those_in_float32(name: str, folder_of: FolderOf) -> None:
-    plain, ours = CpuOps(), CpuPlatform().ops()
+    plain, ours = TorchOps(), CpuPlatform().ops()
     exact = logits(name, folder_of, plain, "store")
     int8 = logits(name, folder_of, plain, "store_int8")
     assert 0 < (int8 - exact).abs().mean() < NEAR * exact.abs().mean()
@@ -34,7 +34,7 @@ def test_logits_are_near_those_in_float32(name: str, folder_of: FolderOf) -> Non
     assert (kernel - int8).abs().mean() < NEAR / 2 * exact.abs().mean()
 
 
-def logits(name: str, folder_of: FolderOf, ops: CpuOps, form: str) -> Tensor:
+def logits(name: str, folder_of: FolderOf, ops: TorchOps, form: str) -> Tensor:
     spec = SPECS[name]
     architecture = Architecture.of(CheckpointFolder.open(folder_of(name)))
     model = architecture.load(torch.float32, ops, context=256, store=getattr(ops, form))
@@ -48,13 +48,13 @@ def test_bytes_counted_over_shapes_are_those_kept(name: str, form: str, folder_o
     architecture = Architecture.of(CheckpointFolder.open(folder_of(name)))
     decoder = architecture.config.decoder
     head = 2 * decoder.vocab_size * decoder.hidden_size if name == "qwen2-tied-28px" else 0
-    for ops in (CpuOps(), CpuPlatform().ops()):
+    for ops in (TorchOps(), CpuPlatform().ops()):
         store = getattr(ops, form)
         counted, kept = architecture.count_bytes(ops, torch.bfloat16, store), bytes_kept(architecture, ops, store)
         assert kept <= counted <= kept + head
 
 
-def bytes_kept(architecture: Architecture, ops: CpuOps, store: Store) -> int:
+def bytes_kept(architecture: Architecture, ops: TorchOps, store: Store) -> int:
     """Of a model that is really loaded."""
     total = 0
 

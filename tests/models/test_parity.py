@@ -29,8 +29,8 @@ from tests.tiny import (
     write_original,
 )
 from tilewise import LLM, SamplingParams
-from tilewise.platforms.cpu.ops import CpuOps
 from tilewise.platforms.reference import ReferenceOps
+from tilewise.platforms.torch_ops import TorchOps
 from tilewise.tools.twin.specs import stand_ins
 
 # Twins that differ in nothing that is computed are measured once.
@@ -40,7 +40,7 @@ MODELS = {name: TWINS[name] for name in dict.fromkeys(stand_ins().values())} | V
 ORDINARY = {name: spec for name, spec in MODELS.items() if not spec.flash}
 
 # Each set of ops reads another format: which of the two is read changes no bit, as a test below sees to.
-OPS: dict[str, ReferenceOps] = {"original": CpuOps(), "hf": ReferenceOps()}
+OPS: dict[str, ReferenceOps] = {"original": TorchOps(), "hf": ReferenceOps()}
 
 every_model = pytest.mark.parametrize("name", ORDINARY)
 every_model_and_form = pytest.mark.parametrize(
@@ -158,15 +158,15 @@ def test_every_format_spelling_and_sharding_gives_the_same_bits(
         "original, 3 shards": write_original(tmp_path / "original-3", spec, shards=3),
     }
     for form, folder in others.items():
-        found = all_logits(load(folder, CpuOps()), ids, pixels, spec.image_id)
-        parity.check(name, "CpuOps", "logits, as original", found, expected, tolerance=0, form=form)
+        found = all_logits(load(folder, TorchOps()), ids, pixels, spec.image_id)
+        parity.check(name, "TorchOps", "logits, as original", found, expected, tolerance=0, form=form)
 
 
 def test_another_seed_gives_other_logits(ours_of: OursOf, tmp_path: Path) -> None:
     spec = SPECS["qwen2-300m"]
     ids, pixels = prompt_of(spec, (1,)), random_tiles(spec, 1)
-    ours = all_logits(ours_of("qwen2-300m", "original", CpuOps()), ids, pixels)
-    other = all_logits(load(write_hf(tmp_path, spec, seed=1), CpuOps()), ids, pixels)
+    ours = all_logits(ours_of("qwen2-300m", "original", TorchOps()), ids, pixels)
+    other = all_logits(load(write_hf(tmp_path, spec, seed=1), TorchOps()), ids, pixels)
     assert (ours - other).abs().max() > 0.1
 
 
@@ -185,9 +185,9 @@ def test_greedy_continuations_of_text_and_of_pictures(
         text, seen = llm.generate([list(TEXT_IDS), prompt], GREEDY, use_tqdm=False)
     assert (text.usage.tiles, seen.usage.tiles) == (0, 2)
     expected = their_continuation(theirs_of(name), text.prompt_token_ids)
-    parity.same_tokens(name, "CpuOps", f"{COUNT} tokens, text", text.outputs[0].token_ids, expected)
+    parity.same_tokens(name, "TorchOps", f"{COUNT} tokens, text", text.outputs[0].token_ids, expected)
     expected = their_continuation(theirs_of(name), seen.prompt_token_ids, pixel_values=normalised(pixels))
-    parity.same_tokens(name, "CpuOps", f"{COUNT} tokens, pictures", seen.outputs[0].token_ids, expected)
+    parity.same_tokens(name, "TorchOps", f"{COUNT} tokens, pictures", seen.outputs[0].token_ids, expected)
 
 
 COUNT = 32

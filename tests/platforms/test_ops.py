@@ -14,15 +14,15 @@ from torch import Tensor
 from tilewise.platforms.base import PagedLayout
 from tilewise.platforms.cpu import CpuPlatform
 from tilewise.platforms.cpu.invariant import InvariantCpuOps
-from tilewise.platforms.cpu.ops import CpuOps
 from tilewise.platforms.forms import Dense
 from tilewise.platforms.reference import ReferenceOps
+from tilewise.platforms.torch_ops import TorchOps
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 """Largest absolute difference between two ways of computing values of about one."""
 
 BLOCK = 4
-ANY_OPS = [CpuPlatform().ops(), CpuOps(), InvariantCpuOps(), ReferenceOps()]
+ANY_OPS = [CpuPlatform().ops(), TorchOps(), InvariantCpuOps(), ReferenceOps()]
 all_ops = pytest.mark.parametrize("ops", ANY_OPS, ids=lambda ops: type(ops).__name__)
 both_dtypes = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 
@@ -144,7 +144,7 @@ def test_window_and_sinks_of_attention(
 
 @pytest.mark.parametrize("window", [None, 7, 100])
 def test_slices_of_long_queries_make_the_whole(window: int | None) -> None:
-    ops = CpuOps()
+    ops = TorchOps()
     ops.score_bytes = 1  # slices are as short as can be
     layout, blocks = layout_of([(5, 40), (0, 33)])
     cache, _ = filled_cache([(5, 40), (0, 33)], layout, blocks, 2, 6, torch.float32)
@@ -458,8 +458,8 @@ ARGUMENTS: dict[str, Callable[[torch.dtype], tuple[Any, ...]]] = {
     "dense_attention": lambda d: (*(noise(2, 17, 3, 8, seed=seed, dtype=d) for seed in range(3)), 0.35),
     "patchify": pixel_arguments,
 }
-ABOVE = {"moe_experts", "rope_into_cache", "scatter_rows"}
-"""Tested above with all implementations: with weights of their own, or bit by bit."""
+ABOVE = {"draw", "moe_experts", "rope_into_cache", "scatter_rows"}
+"""Tested above with all implementations, with weights of their own or bit by bit, or with the sampler."""
 
 
 @both_dtypes

@@ -8,14 +8,14 @@ from torch import Tensor
 
 from tilewise.platforms.base import Ops, Weight
 from tilewise.platforms.cpu import CpuPlatform
-from tilewise.platforms.cpu.ops import CpuOps
 from tilewise.platforms.cpu.packed import PackedInt8Weight, PackedWeight
 from tilewise.platforms.forms import Dense
 from tilewise.platforms.reference import ReferenceOps
+from tilewise.platforms.torch_ops import TorchOps
 from tilewise.platforms.weights import as_it_came, int8_sums, quantise_rows, rounded_to_int8
 
 OURS = CpuPlatform().ops()
-native = pytest.mark.skipif(type(OURS) is CpuOps, reason="there are no kernels here")
+native = pytest.mark.skipif(type(OURS) is TorchOps, reason="there are no kernels here")
 both_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 shapes = pytest.mark.parametrize(("inputs", "outputs"), [(1, 1), (33, 17), (70, 130), (516, 48), (1030, 31)])
 ROWS = (1, 2, 3, 4, 5, 6, 7, 11, 12, 13, 25, 96, 97, 200, 800)
@@ -51,7 +51,7 @@ def forms(inputs: int, outputs: int, dtype: torch.dtype) -> list[tuple[Ops, Weig
     matrix, bias = matrix_and_bias(inputs, outputs, dtype)
     invariant = CpuPlatform().ops(batch_invariant=True)
     found: list[tuple[Ops, Weight]] = [(ops, ops.store_int8([Dense(matrix)], bias)) for ops in (OURS, ReferenceOps())]
-    return found + [(ops, ops.store([Dense(matrix)], bias)) for ops in (OURS, invariant) if type(OURS) is not CpuOps]
+    return found + [(ops, ops.store([Dense(matrix)], bias)) for ops in (OURS, invariant) if type(OURS) is not TorchOps]
 
 
 @both_dtypes

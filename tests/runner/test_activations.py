@@ -16,8 +16,8 @@ from tilewise.models.load import Architecture
 from tilewise.plan import LargestStep
 from tilewise.platforms.base import Ops
 from tilewise.platforms.cpu import CpuPlatform
-from tilewise.platforms.cpu.ops import CpuOps
 from tilewise.platforms.reference import ReferenceOps
+from tilewise.platforms.torch_ops import TorchOps
 from tilewise.runner.activations import DecoderStep, EncoderBatch, activation_bytes
 from tilewise.runner.runner import LocalRunner
 from tilewise.sampling_params import SamplingParams
@@ -106,13 +106,13 @@ CASES = [
     ("qwen2-300m", CpuPlatform().ops(), torch.float32),
     ("qwen3-6b-tied", CpuPlatform().ops(), torch.bfloat16),
     ("gptoss-300m-head", CpuPlatform().ops(), torch.bfloat16),
-    ("qwen2-300m", CpuOps(), torch.float32),
-    ("qwen2-300m", CpuOps(), torch.bfloat16),
+    ("qwen2-300m", TorchOps(), torch.float32),
+    ("qwen2-300m", TorchOps(), torch.bfloat16),
     ("qwen2-300m", ReferenceOps(), torch.float32),
     ("qwen2-300m", ReferenceOps(), torch.bfloat16),
-    ("qwen3-6b-tied", CpuOps(), torch.bfloat16),
-    ("gptoss-300m-head", CpuOps(), torch.float32),
-    ("qwen3moe-300m-head", CpuOps(), torch.bfloat16),
+    ("qwen3-6b-tied", TorchOps(), torch.bfloat16),
+    ("gptoss-300m-head", TorchOps(), torch.float32),
+    ("qwen3moe-300m-head", TorchOps(), torch.bfloat16),
 ]
 every_case = pytest.mark.parametrize(("name", "ops", "dtype"), CASES)
 
@@ -131,7 +131,7 @@ def test_the_largest_chunk_and_batch_of_tiles_take_what_the_formula_says(name, o
     assert tiles <= encoder <= 2 * tiles
 
 
-@pytest.mark.parametrize("ops", [CpuPlatform().ops(), CpuOps(), ReferenceOps()], ids=lambda ops: type(ops).__name__)
+@pytest.mark.parametrize("ops", [CpuPlatform().ops(), TorchOps(), ReferenceOps()], ids=lambda ops: type(ops).__name__)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_a_cache_of_8_bits_takes_what_the_formula_says(ops, dtype, tmp_path):
     architecture = architecture_of(wide("qwen2-300m"), tmp_path)
@@ -151,8 +151,8 @@ SAMPLED = {
 @pytest.mark.parametrize("name", ["qwen3moe-300m-head", "gptoss-300m-head"])
 def test_experts_that_all_tokens_choose_take_what_the_formula_says(name, tmp_path):
     architecture = architecture_of(wide(name, experts=1, experts_per_token=1, expert_intermediate=4096), tmp_path)
-    bench = Bench(architecture, CpuOps(), torch.float32, MANY_TOKENS)
-    decoder = DecoderStep(architecture.config.decoder, 4, CpuOps(), MANY_TOKENS)
+    bench = Bench(architecture, TorchOps(), torch.float32, MANY_TOKENS)
+    decoder = DecoderStep(architecture.config.decoder, 4, TorchOps(), MANY_TOKENS)
     assert decoder.mlp > decoder.attention
     peak = bench.peak(bench.plan(1, SamplingParams(temperature=0)))
     assert peak <= decoder.bytes <= 2 * peak
@@ -161,8 +161,8 @@ def test_experts_that_all_tokens_choose_take_what_the_formula_says(name, tmp_pat
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_logits_take_what_the_formula_says(dtype, tmp_path):
     architecture = architecture_of(wide("qwen2-300m", vocab=6000), tmp_path)
-    bench = Bench(architecture, CpuOps(), dtype, MANY_ROWS)
-    formula = DecoderStep(architecture.config.decoder, dtype.itemsize, CpuOps(), MANY_ROWS)
+    bench = Bench(architecture, TorchOps(), dtype, MANY_ROWS)
+    formula = DecoderStep(architecture.config.decoder, dtype.itemsize, TorchOps(), MANY_ROWS)
     peaks = {
         kind: bench.peak(bench.plan(1 if kind == "scored" else MANY_ROWS.sequences, **options))
         for kind, options in SAMPLED.items()
@@ -172,10 +172,11 @@ def test_logits_take_what_the_formula_says(dtype, tmp_path):
 
 def test_the_larger_of_decoder_and_encoder_counts_and_tables_come_on_top(tmp_path):
     config = architecture_of(wide("qwen2-300m"), tmp_path).config
-    tiles = EncoderBatch(config, 4, CpuOps(), 16).bytes
+    tiles = EncoderBatch(config, 4, TorchOps(), 16).bytes
     few = LargestStep(tokens=8, sequences=8, rows=8, context=16, logprobs=0, tiles=16)
     tables = 9 * 16 * 16 + 16 * config.decoder.head_dim * 4
-    assert activation_bytes(config, 4, CpuOps(), few) == tiles + tables
+    assert activation_bytes(config, 4, TorchOps(), few) == tiles + tables
     assert (
-        activation_bytes(config, 4, CpuOps(), MANY_TOKENS) > DecoderStep(config.decoder, 4, CpuOps(), MANY_TOKENS).bytes
+        activation_bytes(config, 4, TorchOps(), MANY_TOKENS)
+        > DecoderStep(config.decoder, 4, TorchOps(), MANY_TOKENS).bytes
     )

@@ -16,14 +16,17 @@ from tests.engine.fake import limits
 from tests.runner.plain_sampler import plain_sample, plain_truncate
 from tests.runner.test_noise import chi_square
 from tilewise.engine.grammar import bits_of
-from tilewise.runner import draw as draw_module
+from tilewise.platforms import draw as draw_module
+from tilewise.platforms.draw import Draw, survivors
+from tilewise.platforms.reference import ReferenceOps
 from tilewise.runner import sampler
-from tilewise.runner.draw import survivors
 from tilewise.runner.sampler import apply_mask, sample
 from tilewise.runner.tables import Tables
 from tilewise.sampling_params import SamplingParams
 from tilewise.step import Admission, Work
 from tilewise.types import SampledToken
+
+OPS = ReferenceOps()
 
 CPU = torch.device("cpu")
 
@@ -48,7 +51,7 @@ def sample_all(cases: list[Case]) -> list[SampledToken]:
         stop = frozenset(case.stop)
         tables.admit(Admission(slot, case.tokens, case.num_prompt, case.sampling, case.seed, stop, case.bad_words))
         work.append(Work(slot, len(case.tokens) - 1, 1, samples=True))
-    found = sample(torch.stack([case.logits for case in cases]), work, tables)
+    found = sample(torch.stack([case.logits for case in cases]), work, tables, OPS).wait()
     return [found[slot][0] for slot in range(1, len(cases) + 1)]
 
 
@@ -58,7 +61,7 @@ def choose(
     tables = Tables(limits(), CPU)
     tables.admit(Admission(1, tuple(tokens), num_prompt, sampling, seed, frozenset(stop), bad_words))
     work = Work(1, len(tokens) - 1, 1, samples=True, masks=None if mask is None else mask[None])
-    (token,) = sample(torch.tensor([logits]), [work], tables)[1]
+    (token,) = sample(torch.tensor([logits]), [work], tables, OPS).wait()[1]
     assert int(tables.tokens[1, len(tokens)]) == token.token_id, "the next step reads the token from the tables"
     return token
 
@@ -75,7 +78,7 @@ def test_the_same_seed_and_position_give_the_same_token_whatever_the_neighbours(
     for slot, seed in ((1, 11), (2, 12), (3, 11)):
         tables.admit(Admission(slot, (0, 1), 2, params, seed, frozenset()))
     work = [Work(slot, 1, 1, samples=True) for slot in (2, 3, 1)]
-    together = sample(logits.expand(3, -1), work, tables)
+    together = sample(logits.expand(3, -1), work, tables, OPS).wait()
     assert together[1][0].token_id == together[3][0].token_id == alone
 
 
@@ -104,7 +107,9 @@ def test_drawn_tokens_follow_the_truncated_distribution_along_a_sequence(options
 def kept(logits: list[float], **options) -> list[int]:
     row = torch.tensor([logits])
     values, ids = row.topk(len(logits))
-    left, complete = survivors(values, row, [SamplingParams(**options)])
+    left, complete = survivors(
+        values, row, [Draw(0, **{"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, **options}, key=(0, 0))]
+    )
     assert complete.all()
     return sorted(ids[left].tolist())
 
@@ -345,7 +350,7 @@ def test_rows_without_a_mask_stay_as_they_are():
     work = [
         Work(slot, 1, 1, samples=True, masks=bits_of([3], words=1)[None] if slot == 2 else None) for slot in (1, 2, 3)
     ]
-    found = sample(torch.tensor([[0.0, 5.0, 1.0, 2.0]] * 3), work, tables)
+    found = sample(torch.tensor([[0.0, 5.0, 1.0, 2.0]] * 3), work, tables, OPS).wait()
     assert {slot: token.token_id for slot, (token,) in found.items()} == {1: 1, 2: 3, 3: 1}
 
 
@@ -355,7 +360,7 @@ def test_logits_that_are_no_numbers_are_said_so_once_and_have_no_probabilities(o
     tables = Tables(limits(), CPU)
     tables.admit(Admission(1, (0, 1), 2, SamplingParams(temperature=0, **options), 0, frozenset()))
     for _ in range(2):
-        (token,) = sample(torch.full((1, 4), math.nan), [Work(1, 1, 1, samples=True)], tables)[1]
+        (token,) = sample(torch.full((1, 4), math.nan), [Work(1, 1, 1, samples=True)], tables, OPS).wait()[1]
         assert token.logprob == -math.inf
         assert token.top == ()
     assert caplog.text.count("logits are no numbers") == 1

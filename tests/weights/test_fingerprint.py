@@ -12,7 +12,7 @@ from torch import Tensor
 from tests.models.flash import write_flash
 from tests.tiny import SPECS, write_original
 from tilewise.models.load import Architecture
-from tilewise.platforms.cpu.ops import CpuOps
+from tilewise.platforms.torch_ops import TorchOps
 from tilewise.runner.tile_key import ENCODER_PARTS, model_key
 from tilewise.weights.fingerprint import Fingerprint
 from tilewise.weights.folder import CheckpointFolder
@@ -37,7 +37,7 @@ class Altered(RandomSource):
 
 def fingerprint(architecture: Architecture, source: RandomSource) -> bytes:
     found = Fingerprint(ENCODER_PARTS)
-    architecture.build(source, CpuOps(), 16, watch=found)
+    architecture.build(source, TorchOps(), 16, watch=found)
     return found.digest()
 
 

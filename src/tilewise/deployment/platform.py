@@ -47,9 +47,12 @@ class StatedPlatform:
 
     name = "stated"
     device = torch.device("meta")
+    shared_memory = False
+    backend = "gloo"
     beside_host = True
     tile_batches: tuple[int, ...] = (8, 4, 2, 1)
     utilization: float | None = USUAL_SHARE
+    graph_sizes: tuple[int, ...] = ()
     resize_kernels: str | None = None
 
     def __init__(self, memory: int) -> None:
@@ -57,6 +60,9 @@ class StatedPlatform:
 
     def ops(self, batch_invariant: bool = False) -> Ops:
         return StatedOps()
+
+    def streams(self) -> None:
+        return None
 
     def capturer(self, ops: Ops) -> Capture | None:
         return None

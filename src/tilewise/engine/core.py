@@ -86,6 +86,10 @@ class EngineCore:
         if launched is None and self.has_unfinished:
             raise EngineStuck("No sequence can go on: this is a defect in the scheduler, please report it.")
 
+    def check(self) -> None:
+        """Raises RankDied if a process that computes for this engine is gone."""
+        self._runner.check()
+
     def close(self) -> None:
         if self._in_flight is not None:
             self._in_flight.handle.wait()

@@ -112,6 +112,9 @@ class EncodeCore:
         done = [name for name, waiting in self._open.items() if next(waiting.missing, None) is None]
         return [self._finish(name) for name in done]
 
+    def check(self) -> None:
+        """Nobody else computes for it."""
+
     def close(self) -> None:
         self._tower.close()
 

@@ -54,13 +54,16 @@ def check_compilation(config: Mapping[str, Any], max_num_seqs: int | None) -> li
     sizes = _sizes(config)
     unused = [size for size in sizes if max_num_seqs is not None and size > max_num_seqs]
     if sizes:
-        lines.append(f"compilation_config: none of {len(sizes)} sizes is captured ahead: each is when it comes first.")
+        lines.append(
+            f"compilation_config: cudagraph_capture_sizes became max_graph_size={max(sizes)}: a GPU captures 1, 2, 4, "
+            "8, 16 and so on up to that, a CPU each size when it comes first."
+        )
     if unused:
         shown = ", ".join(map(str, unused))
         lines.append(f"compilation_config: sizes {shown} would nowhere be used: max_num_seqs is {max_num_seqs}.")
     others = [key for key in config if key not in ("cudagraph_mode", "cudagraph_capture_sizes")]
     if others:
-        lines.append(f"compilation_config: {', '.join(others)} without effect: nothing is compiled on the CPU.")
+        lines.append(f"compilation_config: {', '.join(others)} without effect: models are not compiled.")
     return lines
 
 
@@ -68,6 +71,12 @@ def asks_for_eager(config: Mapping[str, Any], level: str | None) -> bool:
     """`cudagraph_mode` NONE, or optimisation level 0 and no mode: what `--enforce-eager` says as well."""
     mode = config.get("cudagraph_mode")
     return level == "0" if mode is None else str(mode).upper() == "NONE"
+
+
+def largest_graph(config: Mapping[str, Any]) -> dict[str, int]:
+    """What sizes of graphs say as an option of ours; nothing where there are none."""
+    largest = max(_sizes(config), default=config.get("max_cudagraph_capture_size"))
+    return {} if largest is None else {"max_graph_size": largest}
 
 
 def _sizes(config: Mapping[str, Any]) -> list[int]:

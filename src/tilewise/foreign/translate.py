@@ -9,7 +9,7 @@ from typing import Any
 from tilewise.errors import InvalidConfig, did_you_mean
 from tilewise.foreign.engine import ENGINE, IN_A_PROGRAM
 from tilewise.foreign.entry import Foreign
-from tilewise.foreign.graphs import asks_for_eager, check_compilation, explain_additional
+from tilewise.foreign.graphs import asks_for_eager, check_compilation, explain_additional, largest_graph
 from tilewise.ignored import Ignored
 
 REMARKS = {"trust_remote_code": "code of a checkpoint is never run, nor is it needed"}
@@ -57,14 +57,15 @@ def translate(options: Mapping[str, Any], known: Collection[str], foreign: Itera
         values["limit_mm_per_prompt"], about = counts_of(values["limit_mm_per_prompt"])
         found.lines += about
     graphs = _compilation(values.get("compilation_config"))
-    eager = {"enforce_eager": True} if asks_for_eager(graphs, _level(values)) else {}
+    captured: dict[str, Any] = {"enforce_eager": True} if asks_for_eager(graphs, _level(values)) else {}
     found.lines += check_compilation(graphs, values.get("max_num_seqs"))
+    captured |= largest_graph(graphs) if "max_graph_size" in known else {}
     lines, found.warnings = explain_additional(values.get("additional_config") or {})
     found.lines += lines
     additional = values.get("additional_config") or {}
     binding = {"cpu_binding": True} if additional.get("enable_cpu_binding") is True and "cpu_binding" in known else {}
     plain = {name: _plain(name, value) for name, value in values.items() if name in known or name not in entries}
-    found.options = frames | eager | structured | binding | plain
+    found.options = frames | captured | structured | binding | plain
     return found
 
 

@@ -81,6 +81,8 @@ class DeviceFacts:
     beside_host: bool = False
     """It computes while the host does something else."""
     captures_graphs: bool = False
+    graph_sizes: tuple[int, ...] = ()
+    """Sequences of captured steps, to which others are filled up; empty = steps are captured as they come."""
     tile_batches: tuple[int, ...] = (1,)
     """How many tiles it encodes at a time, the largest number first."""
     resize_kernels: str | None = None

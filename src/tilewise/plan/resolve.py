@@ -89,7 +89,15 @@ def _limits(config: EngineConfig, model: ModelFacts, memory: MemoryPlan, device:
         batch_invariant=why_batch_invariant(config) is not None,
         kv_cache_dtype=config.quantised_kv,
         tile_batches=device.tile_batches,
+        graph_sizes=_graph_sizes(config, device),
     )
+
+
+def _graph_sizes(config: EngineConfig, device: DeviceFacts) -> tuple[int, ...]:
+    """Up to the first that holds all sequences."""
+    most = min(config.max_graph_size, config.max_num_seqs)
+    sizes = [size for size in device.graph_sizes if size <= config.max_graph_size]
+    return tuple(size for place, size in enumerate(sizes) if not place or sizes[place - 1] < most)
 
 
 def why_batch_invariant(config: EngineConfig) -> str | None:

@@ -15,8 +15,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from tilewise.platforms.draw import Draw
 from tilewise.platforms.forms import Form
 from tilewise.platforms.kv_cache import LayerCache
+from tilewise.platforms.transfers import Streams
 
 PANEL = 32
 """Rows of a panel. In batch-invariant mode every product of the decoder has this many rows, and the token at position p
@@ -25,10 +27,7 @@ of its sequence stands in row p % PANEL. A multiple of 32 rows of any width and 
 
 @dataclass(frozen=True, slots=True)
 class PagedLayout:
-    """Where the tokens of a batch stand in their sequences and in the paged cache.
-
-    `query_starts` and `seq_lens` cut the batch, so they live on the host.
-    """
+    """Where the tokens of a batch stand in their sequences and in the paged cache."""
 
     query_starts: Tensor
     """int64 [S + 1] first token of each sequence among the tokens of the step."""
@@ -40,6 +39,24 @@ class PagedLayout:
     """int64 [N] flat cache position of each row: block id * P + offset."""
     token_rows: Tensor | None = None
     """int64 [T] row of each token of the step; None = they stand in order, without padding."""
+    counts: Sequence[int] | None = None
+    """Tokens of each sequence in this step, as the host knows them; None = the device is asked."""
+    lengths: Sequence[int] | None = None
+    """`seq_lens`, as the host knows them; of a graph, the longest that any replay may have."""
+
+    @property
+    def host_counts(self) -> Sequence[int]:
+        if self.counts is not None:
+            return self.counts
+        found: list[int] = self.query_starts.diff().tolist()
+        return found
+
+    @property
+    def host_lengths(self) -> Sequence[int]:
+        if self.lengths is not None:
+            return self.lengths
+        found: list[int] = self.seq_lens.tolist()
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +214,10 @@ class Ops(Protocol):
         """
         ...
 
+    def draw(self, logits: Tensor, draws: Sequence[Draw]) -> Tensor:
+        """Token ids int64 [draws], drawn as each asks; logits [all rows, vocabulary] in float32."""
+        ...
+
     def patchify(self, pixels: Tensor, patch: int, mean: Tensor, std: Tensor) -> Tensor:
         """uint8 [tiles, H, W, 3] -> normalised patches, float32 [tiles, H/p * W/p, 3*p*p], channel-major."""
         ...
@@ -256,10 +277,16 @@ class Platform(Protocol):
 
     name: str
     device: torch.device
+    shared_memory: bool
+    """Ranks of one machine take their parts of one memory; else each has a device of its own."""
+    backend: str
+    """What torch.distributed sums over ranks with."""
     beside_host: bool
     """Whether it computes while the host does something else."""
     tile_batches: tuple[int, ...]
     """How many tiles are encoded at a time, the largest number first."""
+    graph_sizes: tuple[int, ...]
+    """Sequences of captured steps, to which others are filled up; empty = steps are captured as they come."""
     utilization: float | None
     """Share of its memory that an engine takes unless told otherwise; None = half of what is free, within 4 GiB."""
 
@@ -272,6 +299,10 @@ class Platform(Protocol):
         """Batch-invariant ones compute a row's numbers bit by bit the same, whatever stands in other rows: of panels
         of the decoder, and of tiles that come one at a time.
         """
+        ...
+
+    def streams(self) -> Streams | None:
+        """For steps, and for tiles beside them; None where the device does one thing after the other."""
         ...
 
     def capturer(self, ops: Ops) -> Capture | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tilewise.platforms.base import AttentionSize, PagedLayout, Weight
+from tilewise.platforms.draw import Draw, draw
 from tilewise.platforms.forms import Form
 from tilewise.platforms.kv_cache import LayerCache, read_blocks, write_rows
 from tilewise.platforms.weights import as_it_came, rounded_to_int8
@@ -82,9 +84,9 @@ class ReferenceOps:
         sinks: Tensor | None = None,
     ) -> Tensor:
         out = torch.empty_like(query)
-        starts = layout.query_starts.tolist()
-        for row, seq_len in enumerate(layout.seq_lens.tolist()):
-            chunk = slice(starts[row], starts[row + 1])
+        stops = itertools.accumulate(layout.host_counts)
+        for row, (stop, count, seq_len) in enumerate(zip(stops, layout.host_counts, layout.host_lengths, strict=True)):
+            chunk = slice(stop - count, stop)
             blocks = layout.block_table[row, : -(-seq_len // cache.shape[2])]
             key, value = read_blocks(cache, blocks, query.dtype)[:, :seq_len]
             out[chunk] = self.causal_attention(query[chunk], key, value, scale, window, sinks)
@@ -152,6 +154,9 @@ class ReferenceOps:
     ) -> Tensor:
         """Some rows of x [N, H] through one expert -> [rows, H]."""
         return down.apply(activation(gate_up.apply(x[rows], self)), self)
+
+    def draw(self, logits: Tensor, draws: Sequence[Draw]) -> Tensor:
+        return draw(logits, draws)
 
     def patchify(self, pixels: Tensor, patch: int, mean: Tensor, std: Tensor) -> Tensor:
         normalised = (pixels.float() / 255 - mean) / std

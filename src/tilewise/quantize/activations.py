@@ -180,7 +180,7 @@ class SampleActivations:
         self._places = Places.of(architecture, files.names)
         self._source = CheckpointSource(files, self._places.locate, architecture.dtype)
         self._moments, self._by_input = moments, by_input
-        self._ops = current_platform().ops()
+        self._ops = current_platform("cpu").ops()
         self._stages = self._walk()
         self._wanted, self._inputs = "", dict[str, MeasuredInputs]()
 

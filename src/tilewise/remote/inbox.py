@@ -34,12 +34,12 @@ class Inbox:
         self._compiler = ThreadPoolExecutor(1, "tilewise-grammars")
         Thread(target=self._read, name="tilewise-inbox", daemon=True).start()
 
-    def take(self, wait: bool) -> list[ToEngine | Refused]:
-        """All there is; with `wait`, one at least."""
-        found = [self._messages.get()] if wait else []
+    def take(self, seconds: float) -> list[ToEngine | Refused]:
+        """All there is; where there is nothing, one is waited for so long."""
+        found: list[ToEngine | Refused] = []
         while True:
             try:
-                found.append(self._messages.get_nowait())
+                found.append(self._messages.get(timeout=0.0 if found else seconds))
             except Empty:
                 return found
 

@@ -12,7 +12,7 @@ import select
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from socket import socket
 
 from tilewise.engine.core import EngineCore
@@ -25,6 +25,7 @@ from tilewise.remote.wire import (
     CannotStart,
     Close,
     Core,
+    Ends,
     Launch,
     Outbox,
     Ready,
@@ -39,6 +40,9 @@ logger = logging.getLogger("tilewise")
 
 _LOOK = 250
 """Milliseconds between looks at whether there is still somebody to load a model for."""
+
+_CHECKED = 1.0
+"""Seconds between looks at whether all processes are there that compute for an engine without work."""
 
 
 def main(end: socket, log_level: str, number: str) -> None:
@@ -68,6 +72,8 @@ def main(end: socket, log_level: str, number: str) -> None:
         pass  # nobody is left to answer
     except RankDied as error:
         logger.error("%s", error)
+        with suppress(OSError):
+            pipe.send(Ends(error))
         raise SystemExit(1) from None
     finally:
         core.close()
@@ -97,16 +103,21 @@ def build(launch: Launch) -> tuple[Core, Ready]:
     from tilewise.runner.build import build_runner  # torch takes a second to load, and only this process needs it
 
     imported = time.perf_counter()
-    runner, resolved = build_runner(launch.config, launch.model, launch.image_context_id, launch.draft, launch.part)
+    own = (launch.part, launch.first_device)
+    runner, resolved = build_runner(launch.config, launch.model, launch.image_context_id, launch.draft, *own)
     seconds = {"imports": imported - started, "model": time.perf_counter() - imported}
     return EngineCore(runner, resolved.limits, resolved.overlap, seed=launch.config.seed), Ready(resolved, seconds)
 
 
 def run(pipe: Pipe, core: Core, inbox: Inbox) -> None:
-    """Step while there is work, wait while there is none."""
+    """Step while there is work, wait while there is none. Raises RankDied."""
     while True:
         refused: list[Refused] = []
-        for message in inbox.take(wait=not core.has_unfinished):
+        messages = inbox.take(0.0 if core.has_unfinished else _CHECKED)
+        if not messages and not core.has_unfinished:
+            core.check()
+            continue
+        for message in messages:
             if isinstance(message, Close):
                 return
             if isinstance(message, Reset):

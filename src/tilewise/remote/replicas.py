@@ -11,6 +11,7 @@ import asyncio
 import random
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from tilewise.engine.counters import Counters, Load
@@ -30,7 +31,10 @@ class Replicas:
     def __init__(self, launch: Launch, rule: RestartRule = RestartRule()) -> None:
         size = launch.config.data_parallel_size
         names = ["The engine"] if size == 1 else [f"Engine {number}" for number in range(size)]
-        self.engines = tuple(Supervisor(launch, rule, number, name) for number, name in enumerate(names))
+        launches = (replace(launch, first_device=number * launch.config.layout.ranks) for number in range(size))
+        self.engines = tuple(
+            Supervisor(own, rule, number, name) for number, (name, own) in enumerate(zip(names, launches, strict=True))
+        )
         self._only = self.engines[0] if size == 1 else None
         # Requests without a seed draw from the same one as in one engine, in the order in which they come.
         self._seeds = random.Random(launch.config.seed)

@@ -18,7 +18,7 @@ from tilewise.plan import Resolved
 from tilewise.remote.child import EngineProcess
 from tilewise.remote.engine import RemoteEngine
 from tilewise.remote.stream import Sink, Stream
-from tilewise.remote.wire import CannotStart, FromEngine, Launch, Outbox, Ready, WasReset
+from tilewise.remote.wire import CannotStart, Ends, FromEngine, Launch, Outbox, Ready, WasReset
 from tilewise.types import Request
 
 logger = logging.getLogger("tilewise")
@@ -64,6 +64,7 @@ class Supervisor:
         self._pause = _FIRST_PAUSE
         self._state: State = "starting"
         self._begun = False
+        self._reason: TilewiseError | None = None
         self.restarts = 0
         self.load = Load(0, 0, 0.0)
         self.counters = Counters()
@@ -167,6 +168,8 @@ class Supervisor:
                 self._first.set_result(message)
         elif isinstance(message, CannotStart):
             self._fail(message.error)
+        elif isinstance(message, Ends):
+            self._reason = message.error
         elif isinstance(message, WasReset):
             if not (waiting := self._resets.popleft()).done():
                 waiting.set_result(message.done)
@@ -191,8 +194,7 @@ class Supervisor:
     def _take_end(self) -> None:
         if self.state in ("closed", "failed"):
             return
-        status = self._engine.exit_status
-        how = f"was ended by signal {-status}" if status is not None and status < 0 else f"ended with status {status}"
+        how = self._how_it_ended()
         logger.error("%s's process %s; %d requests are lost.", self._name, how, len(self._sinks))
         if not self._first.done():
             self._fail(EngineDead(f"{self._name}'s process {how} while it was starting."))
@@ -209,6 +211,13 @@ class Supervisor:
         self._become("restarting")
         logger.warning("%s is started again in %.0f seconds.", self._name, self._pause)
         self._loop.call_later(self._pause, self._restart)
+
+    def _how_it_ended(self) -> str:
+        reason, self._reason = self._reason, None
+        if reason is not None:
+            return f"ended ({str(reason).rstrip('.')})"
+        status = self._engine.exit_status
+        return f"was ended by signal {-status}" if status is not None and status < 0 else f"ended with status {status}"
 
     def _dies_too_often(self) -> bool:
         now = self._loop.time()

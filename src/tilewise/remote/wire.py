@@ -42,6 +42,9 @@ class Core(Protocol):
 
     def step(self) -> Sequence[Delta]: ...
 
+    def check(self) -> None:
+        """Raises RankDied if a process that computes for this one is gone; asked while there is no work."""
+
     def close(self) -> None: ...
 
 
@@ -63,6 +66,8 @@ class Launch:
     """Makes the engine; None = the model's. A benchmark has one without a model."""
     part: Memory | None = None
     """What the engine may take of the machine's memory; None = what it finds."""
+    first_device: int = 0
+    """The number of the first GPU that its ranks take, where they take GPUs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +116,13 @@ class CannotStart:
 
 
 @dataclass(frozen=True, slots=True)
+class Ends:
+    """The engine's process ends, for this reason; trying again may help."""
+
+    error: TilewiseError
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """A request that the engine does not take."""
 
@@ -135,4 +147,4 @@ class WasReset:
     done: bool
 
 
-FromEngine = Ready | CannotStart | Outbox | WasReset
+FromEngine = Ready | CannotStart | Ends | Outbox | WasReset

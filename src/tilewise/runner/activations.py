@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from tilewise.models.config import DecoderConfig, ModelConfig, VisionConfig
 from tilewise.plan import LargestStep
 from tilewise.platforms.base import AttentionSize, Ops
-from tilewise.runner.draw import CPU_ROWS
+from tilewise.platforms.draw import CPU_ROWS
 from tilewise.runner.prompt_scores import ROWS as SCORED_ROWS
 
 _FLOAT, _INT = 4, 8

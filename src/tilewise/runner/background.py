@@ -35,6 +35,9 @@ class BackgroundRunner:
     def _run(self, plan: StepPlan) -> StepResult:
         return self._runner.launch(plan).wait()
 
+    def check(self) -> None:
+        self._runner.check()
+
     def close(self) -> None:
         self._thread.shutdown()
         self._runner.close()

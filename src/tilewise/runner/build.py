@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -65,59 +65,69 @@ def build_runner(
     image_context_id: int,
     draft: Checkpoint | None = None,
     part: Memory | None = None,
+    first_device: int = 0,
 ) -> tuple[Runner, Resolved]:
     """Load the model, and its draft model, and allocate what they run with; weights are fetched once they fit.
 
-    One of several replicas gets a part of the machine's memory, and of its threads.
+    One of several replicas gets a part of the machine's memory, and of its threads; its ranks take the GPUs from
+    `first_device` on.
     """
-    platform = current_platform(part)
+    platform = current_platform(config.device, part, first_device)
     if config.data_parallel_size > 1:
         torch.set_num_threads(max(1, torch.get_num_threads() // config.data_parallel_size))
-    check_method(model.folder, config.quantization)
-    architecture = Architecture.of(model.folder, config.flash_router, config.quantization)
-    if image_context_id >= architecture.config.decoder.vocab_size:
-        raise InvalidCheckpoint(
-            f"{model.folder.path}: <IMG_CONTEXT> has id {image_context_id}, the vocabulary only "
-            f"{architecture.config.decoder.vocab_size} rows: tokenizer and config are of different models."
-        )
-    if config.enable_expert_parallel and architecture.config.decoder.experts is None:
-        logger.info("enable_expert_parallel: this model has no experts, so that nothing changes")
+    architecture = checked_architecture(model.folder, config, image_context_id)
+    drafting = draft_architecture(draft.folder, architecture, config) if draft else None
     dtype = chosen_dtype(config, architecture, platform)
     check_kv_dtype(config, dtype)
     facts = largest_facts(config, architecture, dtype, platform.ops())
-    drafting = draft_architecture(draft.folder, architecture, config) if draft else None
     if drafting:
         facts = with_draft(facts, largest_facts(config, drafting, dtype, platform.ops()))
-    resolved = resolve(config, facts, device_facts(platform, config.layout.ranks))
-    for name, reason in resolved.reasons.items():
-        logger.info("%s: %s", name, reason)
     kept = tile_folder(config, facts.bytes_per_tile)
-    if config.load_format != "dummy":
-        for checkpoint in filter(None, (model, draft)):
-            checkpoint.fetch_weights()
-    orders = Orders(resolved, dtype)
-    if config.layout.ranks == 1:
-        runner: Runner = RankBuilder(config, platform, orders, Mesh()).build(architecture, drafting, kept)
-    else:
-        ranks = Ranks(config, model.folder, draft.folder if draft else None)
-        with ranks.building():
+    ranks = Ranks(config, platform.backend, first_device) if config.layout.ranks > 1 else None
+    with ranks.building() if ranks else nullcontext():
+        memory = Memory(platform.total_memory(), platform.free_memory())
+        if ranks and platform.shared_memory:
+            memory = ranks.share(memory)
+        resolved = resolve(config, facts, device_facts(platform, memory))
+        for name, reason in resolved.reasons.items():
+            logger.info("%s: %s", name, reason)
+        if config.load_format != "dummy":
+            for checkpoint in filter(None, (model, draft)):
+                checkpoint.fetch_weights()
+        orders, mesh = Orders(resolved, dtype), Mesh()
+        if ranks:
+            mesh = ranks.start(model.folder, draft.folder if draft else None)
             told(orders)
-            runner = RankedRunner(
-                RankBuilder(config, platform, orders, ranks.mesh).build(architecture, drafting, kept), ranks
-            )
+        own = RankBuilder(config, platform, orders, mesh).build(architecture, drafting, kept)
+        runner: Runner = RankedRunner(own, ranks) if ranks else own
     _log_room(resolved.limits)
     if resolved.overlap:
-        runner = BackgroundRunner(runner)
+        if not platform.beside_host:  # else a launch returns while the device computes
+            runner = BackgroundRunner(runner)
         logger.info("Asynchronous scheduling is enabled.")
     return runner, resolved
 
 
-def build_rank(task: RankTask, orders: Orders, mesh: Mesh) -> LocalRunner:
+def checked_architecture(folder: CheckpointFolder, config: EngineConfig, image_context_id: int) -> Architecture:
+    """The model of a folder, as it is to be loaded. Raises InvalidCheckpoint, or InvalidConfig for its quantisation."""
+    check_method(folder, config.quantization)
+    architecture = Architecture.of(folder, config.flash_router, config.quantization)
+    if image_context_id >= architecture.config.decoder.vocab_size:
+        raise InvalidCheckpoint(
+            f"{folder.path}: <IMG_CONTEXT> has id {image_context_id}, the vocabulary only "
+            f"{architecture.config.decoder.vocab_size} rows: tokenizer and config are of different models."
+        )
+    if config.enable_expert_parallel and architecture.config.decoder.experts is None:
+        logger.info("enable_expert_parallel: this model has no experts, so that nothing changes")
+    return architecture
+
+
+def build_rank(task: RankTask, platform: Platform, orders: Orders, mesh: Mesh) -> LocalRunner:
     """Another rank's runner, as the first one has decided."""
     config = task.config
     architecture = Architecture.of(task.model, config.flash_router, config.quantization)
     drafting = draft_architecture(task.draft, architecture, config) if task.draft else None
-    return RankBuilder(config, current_platform(), orders, mesh).build(architecture, drafting, None)
+    return RankBuilder(config, platform, orders, mesh).build(architecture, drafting, None)
 
 
 @dataclass(frozen=True)
@@ -145,9 +155,13 @@ class RankBuilder:
             store = tile_store(kept, digest, architecture.config, dtype, arithmetic) if kept else None
             logger.info("Loading weights took %.2f seconds", time.perf_counter() - started)
             capturer = self.platform.capturer if resolved.graphs else None
-            return LocalRunner(
-                *(loaded, resolved.limits, self.platform.device, store, guessing, capturer, self.mesh), workers
+            runner = LocalRunner(
+                *(loaded, resolved.limits, self.platform.device, store, guessing, capturer, self.mesh, workers),
+                self.platform.streams(),
             )
+            if not self.config.lazy_graphs:
+                runner.capture_graphs()
+            return runner
 
     @contextmanager
     def _vision_workers(self, architecture: Architecture) -> Iterator[VisionWorkers | None]:
@@ -260,14 +274,16 @@ def kept_by(ops: Ops, quantization: str | None) -> Store:
     return ops.store_int8 if quantization == "int8" else ops.store
 
 
-def device_facts(platform: Platform, ranks: int = 1) -> DeviceFacts:
-    """What each of several ranks has, where they share one memory."""
+def device_facts(platform: Platform, memory: Memory | None = None) -> DeviceFacts:
+    """`memory`: what a rank has, where that is not all of the platform's."""
+    memory = memory or Memory(platform.total_memory(), platform.free_memory())
     return DeviceFacts(
-        free_bytes=platform.free_memory() // ranks,
-        total_bytes=platform.total_memory() // ranks,
+        free_bytes=memory.free,
+        total_bytes=memory.total,
         utilization=platform.utilization,
         beside_host=platform.beside_host,
         captures_graphs=platform.capturer(platform.ops()) is not None,
+        graph_sizes=platform.graph_sizes,
         tile_batches=platform.tile_batches,
         resize_kernels=platform.resize_kernels,
     )

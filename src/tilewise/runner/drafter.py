@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tilewise.models.internvl import InternVL
 from tilewise.platforms.base import Capturer
+from tilewise.platforms.transfers import sent
 from tilewise.runner.batch import build_batch
 from tilewise.runner.forward import Forward
 from tilewise.runner.kv_memory import allocate_caches
@@ -57,10 +58,14 @@ class Drafter:
         return Work(item.slot, start, item.known_stop - start, guesses, item.tiles)
 
     def _read_and_guess(self, work: Sequence[Work]) -> None:
-        placement = in_order(work, self._tables.device)
-        batch = build_batch(tuple(work), placement, self._tables, self._block_size, self._model.config.rows_per_page)
+        placement = in_order(work)
+        rows_per_page, sequences = self._model.config.rows_per_page, self._forward.filled_up(work)
+        batch = build_batch(work, placement, self._tables, self._block_size, rows_per_page, sequences)
         hidden = self._forward.hidden(batch)
         rows = rows_of([item for item in work if item.samples], self._tables)
         if rows:
-            chosen = choose(self._model.logits(hidden[batch.logits_rows]), rows, self._tables.tokens)
-            self._tables.tokens[[row.slot for row in rows], [row.length for row in rows]] = chosen
+            logits = self._model.logits(hidden[batch.logits_rows])
+            chosen = choose(logits, rows, self._tables.tokens, self._model.ops)
+            device = self._tables.device
+            at = (sent([row.slot for row in rows], device), sent([row.length for row in rows], device))
+            self._tables.tokens[at] = chosen

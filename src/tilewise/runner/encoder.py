@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from tilewise.models.internvl import InternVL
 from tilewise.models.tile_encoder import EncodedTiles, TileEncoder
 from tilewise.parallel.mesh import Mesh
+from tilewise.platforms.transfers import Arriving, Streams, fetched, sent
 from tilewise.runner.tile_file import StoredTile
 from tilewise.runner.tile_store import TileStore
 from tilewise.runner.vision_workers import VisionWorkers
@@ -27,7 +29,8 @@ class EncoderLane:
     the rows of all; all do as much of it behind the same step. With a `store`, tiles that it has are read, and those
     that it lacks are given to it. In a pipeline, only the first stage has anything to encode with.
 
-    With vision `workers`, these encode, and nothing is left to do between steps but to carry pixels and rows.
+    With vision `workers`, these encode, and nothing is left to do between steps but to carry pixels and rows. With
+    `streams`, the device encodes whole batches beside the steps, and a tile is there when it says so.
     """
 
     def __init__(
@@ -38,10 +41,12 @@ class EncoderLane:
         store: TileStore | None = None,
         mesh: Mesh = Mesh(),
         workers: VisionWorkers | None = None,
+        streams: Streams | None = None,
     ) -> None:
         """The model, and its draft model if it has one, which goes through the same tiles."""
         self._encoders = [model.encoder for model in models if model.encoder is not None]
-        self._workers = workers
+        self._workers, self._streams = workers, streams
+        self._beside: deque[_Beside] = deque()
         self._has_pages = bool(self._encoders) or workers is not None
         self._scored = models[0].config.flash is not None
         self._sizes, self._store, self._mesh = sizes, store, mesh
@@ -78,6 +83,8 @@ class EncoderLane:
         """
         if self._workers is not None:
             return self._from_workers(self._workers, wait)
+        if self._streams is not None:
+            return self._from_beside(self._streams, wait)
         left = None if tiles is None else tiles * self._steps_a_tile
         filled: list[EncodedTile] = []
         while round := self._round or self._next_round():
@@ -101,6 +108,22 @@ class EncoderLane:
             self.pools[0][job.page] = rows.view(torch.bfloat16) if rows.dtype == torch.uint16 else rows
             yield EncodedTile(job.digest)
 
+    def _from_beside(self, streams: Streams, wait: bool) -> tuple[EncodedTile, ...]:
+        """While one batch is encoded, the next one is in line."""
+        filled: list[EncodedTile] = []
+        while len(self._beside) < (1 if self._recalled else _IN_LINE) and (round := self._next_round()):
+            with streams.tiles():
+                round.run(round.steps_left)
+                streams.follow_steps()
+                self._fill(round)
+                scores = fetched(*(x for x in (round.found[0].scores,) if x is not None))
+                self._beside.append(_Beside(round, scores, streams.tiles_done()))
+        while self._beside and (self._beside[0].done.query() or (wait and not filled)):
+            first = self._beside.popleft()
+            first.done.synchronize()
+            filled += self._known(first.round, first.scores.wait())
+        return tuple(filled)
+
     def _from_workers(self, workers: VisionWorkers, wait: bool) -> tuple[EncodedTile, ...]:
         filled: list[EncodedTile] = []
         self._hand_out(workers)
@@ -117,6 +140,11 @@ class EncoderLane:
             fair = max(1, len(self._queue) // workers.count)
             size = next(size for size in self._sizes if size <= fair)
             workers.give([self._queue.popleft() for _ in range(size)])
+
+    def check(self) -> None:
+        """Raises RankDied if a vision worker has ended."""
+        if self._workers:
+            self._workers.check()
 
     def close(self) -> None:
         """The store has all tiles afterwards that were encoded, and workers have ended."""
@@ -160,17 +188,22 @@ class EncoderLane:
         return [EncodedTile(job.digest, score if self._scored else None) for job, score in there]
 
     def _finish(self, round: _Round) -> list[EncodedTile]:
-        """Every rank's rows into the pages of all; returns the tiles, in the order of their jobs."""
-        pages = [job.page for job in round.jobs]
+        """The round's rows into their pages; returns the tiles, in the order of their jobs."""
+        self._fill(round)
+        scores = round.found[0].scores
+        return self._known(round, () if scores is None else (self._of_all(round, scores),))
+
+    def _fill(self, round: _Round) -> None:
+        """Every rank's rows into the pages of all."""
+        pages = sent([job.page for job in round.jobs], self.pools[0].device)
         for pool, found in zip(round.pools, round.found, strict=True):
             pool[pages] = self._of_all(round, found.rows)
+
+    def _known(self, round: _Round, scores: tuple[Tensor, ...]) -> list[EncodedTile]:
+        """The tiles of a round that is in its pages."""
         if round.jobs[0].digest in self._recalled:
             return [self._recalled.pop(job.digest)[1] for job in round.jobs]
-        if not self._scored:
-            return self._keep(round.jobs, [None] * len(pages))
-        scores = round.found[0].scores
-        assert scores is not None
-        return self._keep(round.jobs, self._of_all(round, scores).tolist())
+        return self._keep(round.jobs, scores[0].tolist() if scores else [None] * len(round.jobs))
 
     def _of_all(self, round: _Round, own: Tensor) -> Tensor:
         """What each rank has found of its part [its tiles, ...], on all ranks, in the order of `round.jobs`."""
@@ -185,8 +218,29 @@ class EncoderLane:
         """Into the store."""
         if self._store:
             for job, score in zip(jobs, scores, strict=True):
-                self._store.write_later(job.digest, StoredTile(self.pools[0][job.page].clone(), score))
+                (rows,) = fetched(self.pools[0][job.page].clone()).wait()
+                self._store.write_later(job.digest, StoredTile(rows, score))
         return [EncodedTile(job.digest, score) for job, score in zip(jobs, scores, strict=True)]
+
+
+_IN_LINE = 2
+"""Batches that are given to a device at a time."""
+
+
+class _Done(Protocol):
+    """An event of a device."""
+
+    def query(self) -> bool: ...
+
+    def synchronize(self) -> None: ...
+
+
+class _Beside(NamedTuple):
+    """A batch that is encoded beside steps."""
+
+    round: _Round
+    scores: Arriving
+    done: _Done
 
 
 class _Round:
@@ -220,7 +274,7 @@ class _Round:
         if not jobs:
             self.found = [_nothing(pool, encoder) for pool, encoder in zip(self.pools, encoders, strict=True)]
             return
-        pixels = torch.from_numpy(np.stack([job.pixels for job in jobs])).to(self.pools[0].device)
+        pixels = sent(np.stack([job.pixels for job in jobs]), self.pools[0].device, torch.uint8)
         for encoder in encoders:
             for found in encoder.steps(pixels):
                 if found is not None:

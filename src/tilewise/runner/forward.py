@@ -1,9 +1,13 @@
-"""Forward: a model's decoder over batches. Passes of a few tokens a sequence are captured once, and replayed."""
+"""Forward: a model's decoder over batches. Passes of a few tokens a sequence are captured once, and replayed.
+
+A CPU captures them as they come. A GPU captures a few sizes of passes of one token a sequence, at the start, and fills
+others up to the next one.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -12,7 +16,7 @@ from tilewise.models.batch import ModelBatch
 from tilewise.models.internvl import InternVL
 from tilewise.platforms.base import Capture, Capturer, Graph, NotCapturable
 from tilewise.platforms.kv_cache import LayerCache
-from tilewise.step import Limits
+from tilewise.step import Limits, Work
 
 logger = logging.getLogger("tilewise")
 
@@ -47,36 +51,51 @@ class Forward:
         self._capture = capturer(model.ops) if capturer else None
         self._most_tokens = 1 + (limits.speculation.tokens if limits.speculation else 0)
         self._captured: dict[tuple[int, ...], _Captured] = {}
+        self._sizes = limits.graph_sizes
+
+    def filled_up(self, work: Sequence[Work]) -> int | None:
+        """To how many sequences a pass of this work is to be filled up; None = it is computed as it is."""
+        if self._capture is None or not self._sizes or len(work) > self._sizes[-1]:
+            return None
+        if any(item.count > 1 or item.tiles for item in work):
+            return None
+        return next(size for size in self._sizes if size >= len(work))
+
+    def prepare(self, batch_of: Callable[[int], ModelBatch]) -> None:
+        """Capture the passes of all sizes, the largest first, whose memory the others then have room in."""
+        for size in reversed(self._sizes):
+            self.hidden(batch_of(size))
 
     def hidden(self, batch: ModelBatch) -> Tensor:
         """`InternVL.hidden`, to be read before the next call. The batch's tensors are the caller's no longer."""
-        starts = tuple(batch.layout.query_starts.tolist())
-        if self._capture is None or not self._repeats(batch, starts):
+        counts = tuple(batch.layout.host_counts)
+        if self._capture is None or not self._repeats(batch, counts):
             return self._hidden(batch)
-        known = self._captured.pop(starts, None)
+        known = self._captured.pop(counts, None)
         if known is None:
-            return self._first(self._capture, batch, starts)
-        self._captured[starts] = known
+            return self._first(self._capture, batch, counts)
+        self._captured[counts] = known
         return known.replay(batch)
 
     def _hidden(self, batch: ModelBatch) -> Tensor:
         return self._model.hidden(batch, self._caches, self._pool)
 
-    def _repeats(self, batch: ModelBatch, starts: tuple[int, ...]) -> bool:
+    def _repeats(self, batch: ModelBatch, counts: tuple[int, ...]) -> bool:
         """Whether a pass of this shape is likely to come again, and short."""
-        longest = max(map(int.__sub__, starts[1:], starts))
-        return longest <= self._most_tokens and len(batch.token_ids) <= _ROWS and not len(batch.image_rows)
+        if self._sizes:
+            return len(counts) in self._sizes and max(counts) == 1 and not len(batch.image_rows)
+        return max(counts) <= self._most_tokens and len(batch.token_ids) <= _ROWS and not len(batch.image_rows)
 
-    def _first(self, capture: Capture, batch: ModelBatch, starts: tuple[int, ...]) -> Tensor:
+    def _first(self, capture: Capture, batch: ModelBatch, counts: tuple[int, ...]) -> Tensor:
         try:
             graph = capture(lambda: self._hidden(batch))
         except NotCapturable as reason:
             logger.info("graphs: none, steps of this model are launched op by op: %s", reason)
             self._capture = None
             return self._hidden(batch)
-        if len(self._captured) == _GRAPHS:
+        if len(self._captured) == _GRAPHS and not self._sizes:
             del self._captured[next(iter(self._captured))]  # the one that was replayed last the longest ago
-        self._captured[starts] = _Captured(graph, batch)
+        self._captured[counts] = _Captured(graph, batch)
         return graph.result
 
 

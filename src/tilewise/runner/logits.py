@@ -13,6 +13,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
+from tilewise.platforms.transfers import Numbers, sent
 from tilewise.sampling_params import SamplingParams
 from tilewise.step import Admission
 
@@ -63,7 +64,7 @@ def keep_allowed(logits: Tensor, rows: Sequence[Row], tokens: Tensor) -> None:
         return
     where, ids = _pairs(logits, [(row.index, row.sampling.allowed_token_ids or ()) for row in picked])
     kept = logits[where, ids]
-    logits[[row.index for row in picked]] = float("-inf")
+    logits[_on(logits, [row.index for row in picked])] = float("-inf")
     logits[where, ids] = kept
 
 
@@ -132,9 +133,9 @@ def _pairs(logits: Tensor, ids: Sequence[tuple[int, Sequence[int]]]) -> tuple[Te
     return _on(logits, where), _on(logits, list(chain.from_iterable(own for _, own in ids)))
 
 
-def _on(logits: Tensor, values: list[int] | list[float] | list[list[int]], dtype: torch.dtype = torch.int64) -> Tensor:
-    return torch.tensor(values, dtype=dtype, device=logits.device)
+def _on(logits: Tensor, values: Numbers, dtype: torch.dtype = torch.int64) -> Tensor:
+    return sent(values, logits.device, dtype)
 
 
-def _column(logits: Tensor, values: list[int] | list[float], dtype: torch.dtype = torch.int64) -> Tensor:
+def _column(logits: Tensor, values: Numbers, dtype: torch.dtype = torch.int64) -> Tensor:
     return _on(logits, values, dtype)[:, None]

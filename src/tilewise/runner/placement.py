@@ -5,33 +5,37 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from tilewise.platforms.base import PANEL
 from tilewise.step import Work
+
+Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
     """Rows in which no token stands are padding."""
 
-    rows: Tensor
-    """int64 [T] row of each token, in the order of the work."""
+    rows: Integers
+    """[T] row of each token, in the order of the work."""
     total: int
 
-    def spread(self, values: Tensor) -> Tensor:
+    def spread(self, values: Integers) -> Integers:
         """One value a token [T] -> one a row [total]. Padding has 0: token 0, its key and value in the dummy block."""
-        return values.new_zeros(self.total).index_copy_(0, self.rows, values)
+        spread = np.zeros(self.total, np.int64)
+        spread[self.rows] = values
+        return spread
 
 
-def in_order(work: Sequence[Work], device: torch.device) -> Placement:
+def in_order(work: Sequence[Work]) -> Placement:
     """One token after the other, without padding."""
     total = sum(item.count for item in work)
-    return Placement(torch.arange(total, device=device), total)
+    return Placement(np.arange(total), total)
 
 
-def in_panels(work: Sequence[Work], device: torch.device) -> Placement:
+def in_panels(work: Sequence[Work]) -> Placement:
     """A token at position p stands in row p % PANEL of a panel, whoever else is there.
 
     Sequences share panels where their places differ, so that eight that decode take two or three and not eight.
@@ -46,8 +50,8 @@ def in_panels(work: Sequence[Work], device: torch.device) -> Placement:
                 taken.append(0)
             taken[panel] |= places
             row = panel * PANEL + first % PANEL
-            spans.append(torch.arange(row, row + stop - first, device=device))
-    return Placement(torch.cat(spans), len(taken) * PANEL)
+            spans.append(np.arange(row, row + stop - first))
+    return Placement(np.concatenate(spans), len(taken) * PANEL)
 
 
 def _cuts(item: Work) -> Iterator[tuple[int, int]]:

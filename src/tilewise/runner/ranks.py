@@ -22,8 +22,10 @@ from typing import Protocol
 import torch
 
 from tilewise.config import EngineConfig
-from tilewise.errors import RankDied, TilewiseError
+from tilewise.errors import InvalidConfig, RankDied, TilewiseError
+from tilewise.host.memory import Memory
 from tilewise.logs import set_up_logs
+from tilewise.parallel.mesh import Mesh
 from tilewise.parallel.ranks import join, leave, refuse_second, told
 from tilewise.plan import Resolved
 from tilewise.runner.processes import (
@@ -34,7 +36,7 @@ from tilewise.runner.processes import (
     start_module,
     task_of_this,
 )
-from tilewise.runner.runner import FinishedStep, LocalRunner
+from tilewise.runner.runner import LaunchedStep, LocalRunner
 from tilewise.step import StepPlan
 from tilewise.weights.folder import CheckpointFolder
 
@@ -63,6 +65,8 @@ class RankTask:
     draft: CheckpointFolder | None
     rank: int
     log_level: str
+    device: int
+    """The number of its GPU, where ranks have GPUs."""
     address: str = ""
     """Where ranks meet, as `join` takes it; whoever starts the rank knows."""
     threads: int = 1
@@ -71,12 +75,15 @@ class RankTask:
 
 
 class RankHost(Protocol):
-    """Whoever starts the other ranks, and knows how they fare."""
+    """Whoever has room for the other ranks, starts them, and knows how they fare."""
 
     address: str
     """Where all ranks meet, once they have been started."""
     threads: int
     """Threads of the first rank, once the others have been started."""
+
+    def share(self, here: Memory) -> Memory:
+        """What each rank has, where this machine has the memory `here`; of several machines, the least."""
 
     def start(self, tasks: Sequence[RankTask]) -> None:
         """Returns when all of them are able to join. Raises RankDied, or InvalidConfig where one cannot be started."""
@@ -84,8 +91,11 @@ class RankHost(Protocol):
     def joined(self) -> None:
         """All ranks have met."""
 
-    def first_dead(self) -> str | None:
-        """Which one has ended, and how; asked when a connection is broken, which may be some time before its end."""
+    def dead(self) -> str | None:
+        """Which one has ended, and how; the first of several."""
+
+    def soon_dead(self) -> str | None:
+        """The same, asked when a connection is broken, which may be some time before an end is known."""
 
     def end(self) -> None:
         """Wait until they have ended, and end those that do not."""
@@ -94,22 +104,28 @@ class RankHost(Protocol):
 class Ranks:
     """The other ranks of this process' mesh."""
 
-    def __init__(self, config: EngineConfig, model: CheckpointFolder, draft: CheckpointFolder | None) -> None:
-        """Start them, and join them as the first. They load nothing before they are told what."""
-        size = config.layout.ranks
-        level = logging.getLevelName(logging.getLogger("tilewise").getEffectiveLevel())
+    def __init__(self, config: EngineConfig, backend: str = "gloo", first_device: int = 0) -> None:
+        """Find room for them. Raises InvalidConfig where there is none."""
+        self._config, self._backend, self._first_device = config, backend, first_device
         self._threads_before = torch.get_num_threads()
         refuse_second(config.layout)
-        self._host = _host_of(config)
+        self._host = _host_of(config, backend)
+
+    def share(self, here: Memory) -> Memory:
+        """What each rank has, where this machine has the memory `here`; of several machines, the least."""
+        return self._host.share(here)
+
+    def start(self, model: CheckpointFolder, draft: CheckpointFolder | None) -> Mesh:
+        """Start them, and join them as the first. They load nothing before they are told what."""
+        size = self._config.layout.ranks
+        level = logging.getLevelName(logging.getLogger("tilewise").getEffectiveLevel())
         logger.info("Starting %d more ranks", size - 1)
-        try:
-            self._host.start([RankTask(config, model, draft, rank, level) for rank in range(1, size)])
-            torch.set_num_threads(self._host.threads)
-            self.mesh = join(0, config.layout, self._host.address)
-            self._host.joined()
-        except BaseException:
-            self.close()
-            raise
+        shared = (self._config, model, draft)
+        self._host.start([RankTask(*shared, rank, level, self._first_device + rank) for rank in range(1, size)])
+        torch.set_num_threads(self._host.threads)
+        mesh = join(0, self._config.layout, self._host.address, self._backend)
+        self._host.joined()
+        return mesh
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -117,9 +133,14 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:
-            if (dead := self._host.first_dead()) is None:
+            if (dead := self._host.soon_dead()) is None:
                 raise
             raise RankDied(f"{dead}.") from error
+
+    def check(self) -> None:
+        """Raises RankDied if one of them has ended."""
+        if (dead := self._host.dead()) is not None:
+            raise RankDied(f"{dead}.")
 
     @contextmanager
     def building(self) -> Iterator[None]:
@@ -145,7 +166,7 @@ class RankedRunner:
         self._runner, self._ranks = runner, ranks
         self._listening = True
 
-    def launch(self, plan: StepPlan) -> FinishedStep:
+    def launch(self, plan: StepPlan) -> LaunchedStep:
         """Raises RankDied when another rank is not there any more."""
         try:
             with self._ranks.watched():
@@ -153,6 +174,14 @@ class RankedRunner:
                 return self._runner.launch(plan)
         except BaseException:
             self._listening = False  # others may be in the middle of a pass, and wait there for what will not come
+            raise
+
+    def check(self) -> None:
+        self._runner.check()
+        try:
+            self._ranks.check()
+        except RankDied:
+            self._listening = False
             raise
 
     def close(self) -> None:
@@ -170,11 +199,16 @@ def follow(runner: LocalRunner) -> None:
     runner.close()
 
 
-def _host_of(config: EngineConfig) -> RankHost:
+def _host_of(config: EngineConfig, backend: str) -> RankHost:
     bound = config.cpu_binding and config.data_parallel_size == 1
     if config.cpu_binding and (not bound or config.distributed_executor_backend == "ray"):
         logger.warning("cpu_binding: ranks of one engine on one machine can keep to cores; these share them")
     if config.distributed_executor_backend == "ray":
+        if backend != "gloo":
+            raise InvalidConfig(
+                "distributed_executor_backend=ray: ranks on a Ray cluster compute on CPUs so far: use mp with the "
+                "GPUs of this machine, or device=cpu."
+            )
         from tilewise.runner.ray_ranks import RayActors  # not above: Ray is an extra
 
         return RayActors(config)
@@ -197,6 +231,9 @@ class RankProcesses:
         self.address = f"file://{self._meeting}/address"
         self.threads = max(1, torch.get_num_threads() // size)
 
+    def share(self, here: Memory) -> Memory:
+        return Memory(here.total // self._size, here.free // self._size)
+
     def start(self, tasks: Sequence[RankTask]) -> None:
         """Raises RankDied where one ends before it could join: the others would wait for it."""
         for task in tasks:
@@ -213,15 +250,17 @@ class RankProcesses:
             keep_to(self._cores[0])
             logger.info("cpu_binding: each of %d ranks keeps to %d cores", self._size, len(self._cores[0]))
 
-    def first_dead(self) -> str | None:
+    def dead(self) -> str | None:
+        for number, process in enumerate(self._processes, 1):
+            if (status := process.poll()) is not None:
+                return f"Rank {number} of {self._size} ended with status {status}"
+        return None
+
+    def soon_dead(self) -> str | None:
         until = time.monotonic() + _BROKEN
-        while True:
-            for number, process in enumerate(self._processes, 1):
-                if (status := process.poll()) is not None:
-                    return f"Rank {number} of {self._size} ended with status {status}"
-            if time.monotonic() > until:
-                return None
+        while (found := self.dead()) is None and time.monotonic() < until:
             time.sleep(0.01)
+        return found
 
     def end(self) -> None:
         end_all(self._processes)
@@ -238,14 +277,16 @@ def main() -> None:
     if task.cores:
         keep_to(task.cores)
     torch.set_num_threads(task.threads)
+    from tilewise.platforms import current_platform
     from tilewise.runner.build import build_rank
 
+    platform = current_platform(task.config.device, number=task.device)
     sys.stdout.buffer.write(_HERE)
     sys.stdout.buffer.flush()
     os.dup2(2, 1)  # whatever else prints goes where the log goes
-    mesh = join(task.rank, task.config.layout, task.address)
+    mesh = join(task.rank, task.config.layout, task.address, platform.backend)
     try:
-        follow(build_rank(task, told(None), mesh))
+        follow(build_rank(task, platform, told(None), mesh))
     except TilewiseError as error:
         logger.error("%s", error)
         raise SystemExit(1) from None

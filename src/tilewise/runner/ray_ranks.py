@@ -37,6 +37,7 @@ import tilewise
 from tilewise.cluster import alive, attach, called, place, seconds_to_wait
 from tilewise.config import EngineConfig
 from tilewise.errors import InvalidConfig, RankDied, TilewiseError
+from tilewise.host.memory import Memory, available_memory
 from tilewise.logs import EngineFormatter, set_up_logs
 from tilewise.parallel.ranks import join, leave, told
 from tilewise.runner.connections import Connections, interface_of
@@ -58,16 +59,24 @@ _PATIENCE = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a rank finds where it is: versions, and the files of folders (None = no such folder)."""
+    """What a rank finds where it is."""
 
     versions: dict[str, str]
-    folders: dict[Path, dict[str, int] | None]
+    memory: Memory
     pid: int
 
     @classmethod
-    def here(cls, folders: Sequence[Path]) -> Setting:
+    def here(cls) -> Setting:
         versions = {"tilewise": tilewise.__version__, "torch": torch.__version__}
-        return cls(versions, {folder: _files(folder) for folder in folders}, os.getpid())
+        return cls(versions, available_memory(), os.getpid())
+
+
+Folders = dict[Path, dict[str, int] | None]
+"""Sizes of a model's files by their names, for each folder; None = there is no such folder."""
+
+
+def folders_here(folders: Sequence[Path]) -> Folders:
+    return {folder: _files(folder) for folder in folders}
 
 
 class RankActor:
@@ -76,8 +85,11 @@ class RankActor:
     def __init__(self) -> None:
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
-    def setting(self, folders: Sequence[Path]) -> Setting:
-        return Setting.here(folders)
+    def setting(self) -> Setting:
+        return Setting.here()
+
+    def folders(self, folders: Sequence[Path]) -> Folders:
+        return folders_here(folders)
 
     def log(self) -> Iterator[str]:
         """Lines of the log as they are written, until the rank's work has ended."""
@@ -89,12 +101,14 @@ class RankActor:
         set_up_logs(f"Rank{task.rank}", task.log_level)
         logging.getLogger().addHandler(_Forwarded(f"Rank{task.rank}", self._lines.put))
         torch.set_num_threads(task.threads)
+        from tilewise.platforms import current_platform
         from tilewise.runner.build import build_rank
 
         try:
             choose_interface()
-            mesh = join(task.rank, task.config.layout, task.address)
-            follow(build_rank(task, told(None), mesh))
+            platform = current_platform(task.config.device)
+            mesh = join(task.rank, task.config.layout, task.address, platform.backend)
+            follow(build_rank(task, platform, told(None), mesh))
         finally:
             leave()
             self._lines.put(None)
@@ -127,14 +141,32 @@ class RayActors:
         self._ending = False
         self._interface = os.environ.get("GLOO_SOCKET_IFNAME")
         self.address, self.threads = "", 1
+        self._settings: list[Setting] = []
+        """Those of all ranks but the first."""
+        try:
+            self._find_room()
+        except BaseException:
+            self.end()
+            raise
+
+    def _find_room(self) -> None:
+        until = time.monotonic() + seconds_to_wait()
+        while not (found := self._placed()):
+            if time.monotonic() > until:
+                raise RankDied("Nodes of the Ray cluster were lost again and again as ranks were placed; see the log.")
+        self._settings = found
+        check_versions(Setting.here(), dict(zip(self._where[1:], found, strict=True)))
+
+    def share(self, here: Memory) -> Memory:
+        ranks = Counter(self._where)
+        found = dict(zip(self._where, [here, *(one.memory for one in self._settings)], strict=True))
+        return Memory(
+            min(memory.total // ranks[where] for where, memory in found.items()),
+            min(memory.free // ranks[where] for where, memory in found.items()),
+        )
 
     def start(self, tasks: Sequence[RankTask]) -> None:
-        folders = [folder.path for folder in (tasks[0].model, tasks[0].draft) if folder is not None]
-        until = time.monotonic() + seconds_to_wait()
-        while not (found := self._placed(folders)):
-            if time.monotonic() > until:
-                raise RankDied("Nodes of the Ray cluster were lost again and again as ranks were started; see the log.")
-        check_settings(Setting.here(folders), dict(zip(self._where[1:], found, strict=True)))
+        self._check_folders([folder.path for folder in (tasks[0].model, tasks[0].draft) if folder is not None])
         host = ray.util.get_node_ip_address()
         self.address = f"tcp://[{host}]:{free_port(host)}" if ":" in host else f"tcp://{host}:{free_port(host)}"
         choose_interface()
@@ -148,7 +180,14 @@ class RayActors:
             log = actor.log.options(num_returns="streaming").remote()
             threading.Thread(target=self._pass_on, args=(log,), name=f"tilewise-rank{task.rank}", daemon=True).start()
 
-    def _placed(self, folders: Sequence[Path]) -> list[Setting]:
+    def _check_folders(self, folders: Sequence[Path]) -> None:
+        try:
+            found = ray.get([actor.folders.remote(folders) for actor in self._actors], timeout=seconds_to_wait())
+        except (RayActorError, GetTimeoutError) as error:
+            raise RankDied(f"A rank was lost before the model was there: {_reason(error)}.") from None
+        check_folders(folders_here(folders), dict(zip(self._where[1:], found, strict=True)))
+
+    def _placed(self) -> list[Setting]:
         """Actors for all ranks but the first, and their settings; none where a node was lost meanwhile."""
         self._group = place([_BUNDLE] * self._size, "tilewise-ranks", self._nodes)
         places = placement_group_table(self._group)["bundles_to_node_id"]
@@ -156,7 +195,7 @@ class RayActors:
         bundles = sorted(range(self._size), key=lambda bundle: (places[bundle] != places[0], places[bundle], bundle))
         self._where = [called(places[bundle]) for bundle in bundles]
         self._actors = [self._actor(bundle) for bundle in bundles[1:]]
-        asked = [actor.setting.remote(folders) for actor in self._actors]
+        asked = [actor.setting.remote() for actor in self._actors]
         found: list[Setting] = []
         for where, one in zip(self._where[1:], asked, strict=True):
             try:
@@ -201,10 +240,10 @@ class RayActors:
                 print(ray.get(line), file=sys.stderr, flush=True)
         except (RayError, ValueError):  # it has died, or this process is leaving the cluster
             pass
-        if not self._ending and self._dead() is not None:
+        if not self._ending and self.dead() is not None:
             self._connections.cut()
 
-    def _dead(self) -> str | None:
+    def dead(self) -> str | None:
         ended, _ = ray.wait(self._runs, num_returns=len(self._runs), timeout=0)
         for rank, run in enumerate(self._runs, 1):
             if run in ended:
@@ -214,9 +253,9 @@ class RayActors:
                     return f"Rank {rank} of {self._size}, on {self._where[rank]}, {_reason(error)}"
         return None
 
-    def first_dead(self) -> str | None:
+    def soon_dead(self) -> str | None:
         until = time.monotonic() + _BROKEN
-        while (found := self._dead()) is None and time.monotonic() < until:
+        while (found := self.dead()) is None and time.monotonic() < until:
             ray.wait(self._runs, timeout=0.1)
         return found
 
@@ -241,16 +280,21 @@ class RayActors:
         self._actors, self._runs, self._group = [], [], None
 
 
-def check_settings(ours: Setting, theirs: Mapping[str, Setting]) -> None:
-    """Raises InvalidConfig for a node that has something else than this one has: a version, or files of the model."""
+def check_versions(ours: Setting, theirs: Mapping[str, Setting]) -> None:
+    """Raises InvalidConfig for a node that has another version than this one."""
     for where, found in theirs.items():
         for package, version in ours.versions.items():
             if found.versions[package] != version:
                 raise InvalidConfig(
                     f"{where} has {package} {found.versions[package]}, and this node {version}: install the same."
                 )
-        for folder, files in ours.folders.items():
-            there = found.folders[folder]
+
+
+def check_folders(ours: Folders, theirs: Mapping[str, Folders]) -> None:
+    """Raises InvalidConfig for a node that has other files of the model than this one."""
+    for where, found in theirs.items():
+        for folder, files in ours.items():
+            there = found[folder]
             if there is None:
                 raise InvalidConfig(
                     f"{where} has no folder {folder}: copy the model there, or put it where all nodes read it."

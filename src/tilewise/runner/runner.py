@@ -2,38 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 
+from tilewise.models.batch import ModelBatch
 from tilewise.models.internvl import InternVL
 from tilewise.parallel.mesh import Mesh
 from tilewise.platforms.base import Capturer
+from tilewise.platforms.transfers import Streams, fetched
 from tilewise.runner.batch import build_batch
 from tilewise.runner.drafter import Drafter
 from tilewise.runner.encoder import EncoderLane
 from tilewise.runner.forward import Forward
 from tilewise.runner.head import by_panels, one_by_one, together
 from tilewise.runner.kv_memory import allocate_caches
-from tilewise.runner.placement import in_order, in_panels
+from tilewise.runner.placement import Placement, in_order, in_panels
 from tilewise.runner.prompt_scores import score_prompts
-from tilewise.runner.sampler import sample
+from tilewise.runner.sampler import Sampled, sample
 from tilewise.runner.tables import Tables
 from tilewise.runner.tile_store import TileStore
 from tilewise.runner.vision_workers import VisionWorkers
-from tilewise.step import Limits, PromptScores, StepPlan, StepResult
-from tilewise.types import SampledToken
+from tilewise.step import EncodedTile, Limits, PromptScores, StepPlan, StepResult, Work
 
 
 @dataclass(frozen=True, slots=True)
-class FinishedStep:
-    """A handle on a step that ran to its end inside `launch`, as steps on the CPU do."""
+class LaunchedStep:
+    """A handle on a step that has been given to the device. On a CPU it has run to its end then."""
 
-    result: StepResult
+    sampled: Sampled
+    encoded: tuple[EncodedTile, ...]
+    prompt_scores: PromptScores
 
     def wait(self) -> StepResult:
-        return self.result
+        return StepResult(self.sampled.wait(), self.encoded, self.prompt_scores)
 
 
 class LocalRunner:
@@ -49,12 +55,15 @@ class LocalRunner:
         capturer: Capturer | None = None,
         mesh: Mesh = Mesh(),
         workers: VisionWorkers | None = None,
+        streams: Streams | None = None,
     ) -> None:
         """With a `draft_model` the guesses that plans leave open are its own. No `capturer`, no graphs.
 
         Of several ranks in a mesh, the first one chooses tokens. With vision `workers`, the model encodes no tiles.
+        With `streams`, it encodes them beside its steps.
         """
         self._model = model
+        self._stream: Callable[[], AbstractContextManager[Any]] = streams.steps if streams else nullcontext
         self._mesh = mesh
         self._limits = limits
         self._tables = Tables(limits, device)
@@ -63,7 +72,9 @@ class LocalRunner:
         self._sampled_logits, self._prompt_logits = (one_by_one, by_panels) if fixed else (together, together)
         sizes = (1,) if fixed else limits.tile_batches
         models = [model, draft_model] if draft_model else [model]
-        self._lane = EncoderLane(models, limits.tile_pages, sizes, store, mesh, workers)
+        # Several ranks have to launch their sums in one order, which two streams would not keep.
+        beside = streams if mesh.size == 1 else None
+        self._lane = EncoderLane(models, limits.tile_pages, sizes, store, mesh, workers, beside)
         caches = allocate_caches(model, limits, device)
         self._forward = Forward(model, limits, caches, self._lane.pools[0], capturer)
         self._drafter = (
@@ -71,35 +82,54 @@ class LocalRunner:
         )
 
     @torch.inference_mode()
-    def launch(self, plan: StepPlan) -> FinishedStep:
+    def capture_graphs(self) -> None:
+        """Capture the steps of all sizes, where the device has such; otherwise each is when it comes first."""
+        with self._stream():
+            self._forward.prepare(lambda size: self._batch((), self._place(()), size))
+
+    @torch.inference_mode()
+    def launch(self, plan: StepPlan) -> LaunchedStep:
+        with self._stream():
+            return self._launch(plan)
+
+    def _launch(self, plan: StepPlan) -> LaunchedStep:
         for admission in plan.admissions:
             self._tables.admit(admission)
         for grant in plan.grants:
             self._tables.grant(grant)
         if self._drafter:
             self._drafter.advance(plan)
-        sampled, prompt_scores = self._decode(plan) if plan.work else ({}, {})
+        sampled, prompt_scores = self._decode(plan) if plan.work else (Sampled((), fetched(), {}), {})
         written = self._lane.write(plan.rows)
         encoded = (*written, *self._lane.take(plan.encode), *self._lane.advance(plan.tiles, wait=not plan.work))
-        return FinishedStep(StepResult(sampled, encoded, prompt_scores))
+        return LaunchedStep(sampled, encoded, prompt_scores)
 
-    def _decode(self, plan: StepPlan) -> tuple[dict[int, tuple[SampledToken, ...]], PromptScores]:
-        tables, placement = self._tables, self._place(plan.work, self._tables.device)
+    def _decode(self, plan: StepPlan) -> tuple[Sampled, PromptScores]:
+        tables, placement = self._tables, self._place(plan.work)
         for work in plan.work:
             if work.draft_ids:
                 tables.write(work.slot, work.known_stop, work.draft_ids)
-        batch = build_batch(plan.work, placement, tables, self._limits.block_size, self._model.config.rows_per_page)
+        batch = self._batch(plan.work, placement, self._forward.filled_up(plan.work))
         hidden = self._forward.hidden(batch)
         sampling = [work for work in plan.work if work.samples]
         if not self._mesh.is_last_stage:
             logits, prompt_scores = None, {}
         else:
             prompt_logits = partial(self._prompt_logits, self._model.logits, hidden)
-            prompt_scores = score_prompts(plan.work, placement.rows, tables, prompt_logits)
+            assert batch.layout.token_rows is not None
+            prompt_scores = score_prompts(plan.work, batch.layout.token_rows, tables, prompt_logits)
             logits = self._sampled_logits(self._model.logits, hidden, batch.logits_rows)
         if any(tables.admission(work.slot).sampling.prompt_logprobs is not None for work in plan.work):
             prompt_scores = self._mesh.reported(prompt_scores)
-        return sample(logits, sampling, tables, self._mesh), prompt_scores
+        return sample(logits, sampling, tables, self._model.ops, self._mesh), prompt_scores
+
+    def _batch(self, work: Sequence[Work], placement: Placement, sequences: int | None) -> ModelBatch:
+        rows_per_page = self._model.config.rows_per_page
+        return build_batch(work, placement, self._tables, self._limits.block_size, rows_per_page, sequences)
+
+    def check(self) -> None:
+        """Vision workers are all there. Raises RankDied."""
+        self._lane.check()
 
     def close(self) -> None:
         """Encoded tiles that wait are written to disk; memory goes with the object."""

@@ -10,6 +10,7 @@ import itertools
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import inf
 
 import numpy as np
@@ -18,7 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tilewise.parallel.mesh import Mesh
-from tilewise.runner.draw import draw
+from tilewise.platforms.base import Ops
+from tilewise.platforms.draw import Draw
+from tilewise.platforms.noise import noise_key
+from tilewise.platforms.transfers import Arriving, fetched, sent
 from tilewise.runner.logits import Row, process
 from tilewise.runner.tables import Tables
 from tilewise.step import Work
@@ -29,10 +33,29 @@ logger = logging.getLogger("tilewise")
 _warned: list[bool] = []
 
 
-def sample(
-    logits: Tensor | None, work: Sequence[Work], tables: Tables, mesh: Mesh = Mesh()
-) -> dict[int, tuple[SampledToken, ...]]:
-    """By slot, the tokens of each piece of work up to the first that its draft did not guess.
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """Tokens that a step has chosen, on their way to the host; the tables have them already."""
+
+    work: Sequence[Work]
+    arriving: Arriving
+    """Chosen tokens [R], what was guessed at their places [R], and whether logits are no numbers []."""
+    reported: dict[int, SampledToken]
+    """By row, tokens with log-probabilities, of requests that want those."""
+
+    def wait(self) -> dict[int, tuple[SampledToken, ...]]:
+        """By slot, the tokens of each piece of work up to the first that its draft did not guess."""
+        if not self.work:
+            return {}
+        chosen, guessed, no_numbers = self.arriving.wait()
+        warn_of_none(bool(no_numbers))
+        plain = (SampledToken(token) for token in chosen.tolist())
+        tokens = [self.reported.get(row, token) for row, token in enumerate(plain)]
+        return accept(self.work, tokens, guessed.tolist())
+
+
+def sample(logits: Tensor | None, work: Sequence[Work], tables: Tables, ops: Ops, mesh: Mesh = Mesh()) -> Sampled:
+    """Choose the tokens of each piece of work, and write them into the tables.
 
     Logits [R, vocabulary] come in the order of the work, `rows` of each; None in a stage of a pipeline that has no
     head. Of several ranks one chooses, and all write what it has chosen into their tables.
@@ -41,33 +64,27 @@ def sample(
     truncation, and among the tokens that a structured answer allows.
     """
     if not work:
-        return {}
+        return Sampled(work, fetched(), {})
     rows = rows_of(work, tables)
+    no_numbers = torch.zeros((), dtype=torch.bool, device=tables.device)
     if logits is None:
         chosen = mesh.chosen(torch.empty(len(rows), dtype=torch.int64, device=tables.device))
     else:
         logits = apply_masks(logits, work)
-        chosen = mesh.chosen(choose(logits, rows, tables.tokens))
-        warn_of_none(logits, chosen)
-    guessed = _write(rows, chosen, tables)
-    tokens: list[SampledToken] = [SampledToken(token) for token in chosen.tolist()]
+        chosen = mesh.chosen(choose(logits, rows, tables.tokens, ops))
+        no_numbers = logits.gather(1, chosen[:, None]).isnan().any()
+    at = (sent([row.slot for row in rows], tables.device), sent([row.length for row in rows], tables.device))
+    guessed = tables.tokens[at]
+    tables.tokens[at] = chosen
+    arriving, reported = fetched(chosen, guessed, no_numbers), dict[int, SampledToken]()
     if any(row.sampling.reports for row in rows):
-        for index, token in mesh.reported({} if logits is None else report(logits, rows, chosen)).items():
-            tokens[index] = token
-    return accept(work, tokens, guessed)
+        reported = mesh.reported({} if logits is None else report(logits, rows, chosen))
+    return Sampled(work, arriving, reported)
 
 
-def _write(rows: Sequence[Row], chosen: Tensor, tables: Tables) -> list[int]:
-    """Chosen tokens [R] into the tables; returns what was guessed at their places."""
-    slots, lengths = [row.slot for row in rows], [row.length for row in rows]
-    guessed: list[int] = tables.tokens[slots, lengths].tolist()
-    tables.tokens[slots, lengths] = chosen
-    return guessed
-
-
-def warn_of_none(logits: Tensor, chosen: Tensor) -> None:
-    """Say, once, that logits [R, vocabulary] are no numbers, where those of the tokens chosen [R] are none."""
-    if not _warned and bool(logits.gather(1, chosen[:, None]).isnan().any()):
+def warn_of_none(no_numbers: bool) -> None:
+    """Say, once, that logits of tokens that were chosen are no numbers."""
+    if no_numbers and not _warned:
         _warned.append(True)
         logger.error(
             "The model's logits are no numbers, and its answers mean nothing: some of its weights are not finite "
@@ -102,8 +119,8 @@ def apply_masks(logits: Tensor, work: Sequence[Work]) -> Tensor:
     masks = [(first, item.masks) for first, item in zip(firsts, work, strict=False) if item.masks is not None]
     if not masks:
         return logits
-    rows = torch.tensor([first + place for first, own in masks for place in range(len(own))], device=logits.device)
-    bits = torch.from_numpy(np.concatenate([own for _, own in masks])).to(logits.device)
+    rows = sent([first + place for first, own in masks for place in range(len(own))], logits.device)
+    bits = sent(np.concatenate([own for _, own in masks]), logits.device, torch.int32)
     return logits.index_put((rows,), apply_mask(logits[rows], bits))
 
 
@@ -116,18 +133,24 @@ def apply_mask(logits: Tensor, mask: Tensor) -> Tensor:
     return logits.masked_fill(~allowed, -inf)
 
 
-def choose(logits: Tensor, rows: Sequence[Row], tokens: Tensor) -> Tensor:
+def choose(logits: Tensor, rows: Sequence[Row], tokens: Tensor, ops: Ops) -> Tensor:
     """Token ids [R]."""
     # Copied where a row is changed: log-probabilities are of the logits as they came.
     processed = logits.to(torch.float32, copy=any(row.processed for row in rows))
     process(processed, rows, tokens)
-    random = [row for row in rows if not row.sampling.greedy]
-    if len(random) == len(rows):
-        return draw(processed, random)
+    draws = [_draw_of(row) for row in rows if not row.sampling.greedy]
+    if len(draws) == len(rows):
+        return ops.draw(processed, draws)
     chosen = processed.argmax(-1)
-    if random:
-        chosen[[row.index for row in random]] = draw(processed, random)
+    if draws:
+        chosen[sent([one.row for one in draws], logits.device)] = ops.draw(processed, draws)
     return chosen
+
+
+def _draw_of(row: Row) -> Draw:
+    wanted = row.sampling
+    key = noise_key(row.admission.seed, row.length)
+    return Draw(row.index, wanted.temperature, wanted.top_k, wanted.top_p, wanted.min_p, key)
 
 
 def report(logits: Tensor, rows: Sequence[Row], chosen: Tensor) -> dict[int, SampledToken]:

@@ -67,7 +67,7 @@ class TileTower:
 
 def build_tower(config: EngineConfig, model: Checkpoint) -> tuple[TileTower, Resolved]:
     """Load tower and projector; of the other weights nothing is read. Raises the errors of `build_runner`."""
-    started, platform = time.perf_counter(), current_platform()
+    started, platform = time.perf_counter(), current_platform(config.device)
     check_method(model.folder, config.quantization)
     architecture = Architecture.of(model.folder, config.flash_router, config.quantization)
     dtype = chosen_dtype(config, architecture, platform)

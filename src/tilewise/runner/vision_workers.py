@@ -117,6 +117,12 @@ class VisionWorkers:
             found = torch.from_numpy(rows).view(self._dtype)
             yield jobs, EncodedTiles(found, None if scores is None else torch.tensor(scores))
 
+    def check(self) -> None:
+        """Raises RankDied if one of them has ended."""
+        for worker in self._workers:
+            if worker.process.poll() is not None:
+                self._died(worker)
+
     def close(self) -> None:
         torch.set_num_threads(self._threads_before)
         end_all([worker.process for worker in self._workers])
@@ -145,7 +151,7 @@ def main() -> None:
         _send(out, error)
         raise SystemExit(1) from None
     _send(out, digest)
-    device = current_platform().device
+    device = current_platform(task.config.device).device
     for pixels in _messages():
         with torch.inference_mode():
             found = encoder(torch.from_numpy(pixels).to(device))
@@ -157,7 +163,7 @@ def _load(task: VisionTask) -> tuple[TileEncoder, bytes]:
     """The tower, and a digest of its weights."""
     from tilewise.runner.build import kept_by
 
-    config, platform, weights = task.config, current_platform(), Fingerprint(ENCODER_PARTS)
+    config, platform, weights = task.config, current_platform(task.config.device), Fingerprint(ENCODER_PARTS)
     ops = platform.ops(task.batch_invariant)
     encoder = Architecture.of(task.model, config.flash_router, config.quantization).load_encoder(
         task.dtype,

@@ -12,12 +12,16 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from tilewise.platforms.base import PagedLayout
 from tilewise.platforms.cuda.card import A100, B200, H100, Card
-from tilewise.platforms.cuda.kernels import byte_product, grouped_product, rows
+from tilewise.platforms.cuda.kernels import byte_product, cache, grouped_product, patches, rounding, rows
 from tilewise.platforms.cuda.kernels.product_tiles import Epilogue
-from tilewise.platforms.forms import Codes
+from tilewise.platforms.forms import Codes, StaticRows
+from tilewise.platforms.kv_cache import empty_cache
 
 CARDS = {"sm_80": A100, "sm_90": H100, "sm_100": B200}
+
+HALF = torch.float16
 
 MMA = dict.fromkeys(CARDS, "mma")
 """Tensor cores by the instructions that all cards have: for tiles of fewer than 64 rows."""
@@ -51,49 +55,87 @@ def shape(*sizes: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
 
 
 def row_kernels(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
-    yield "silu_mul 8B", lambda: rows.silu_mul(shape(64, 2 * 12288))
+    for name, width in (("1B", 896), ("8B", 3584), ("78B", 8192)):
+        x, weight, y = shape(64, width), shape(width), shape(64, width)
+        yield f"add_rms_norm {name}", partial(rows.add_rms_norm, x, None, y, weight, 1e-6)
+    x, weight, y = shape(64, 3584), shape(3584), shape(64, 3584)
+    yield "rms_norm 8B", lambda: rows.rms_norm(x, weight, 1e-6)
+    qkv = shape(64, (32 + 2 * 4) * 128)
+    yield "rms_norm 30B-A3B heads", lambda: rows.rms_norm(qkv[:, :4096].unflatten(-1, (32, 128)), shape(128), 1e-6)
+    for name, width in (("300M", 1024), ("6B", 3200)):
+        tiles, vector = shape(13, 1025, width), shape(width)
+        yield f"add_layer_norm {name}", partial(rows.add_layer_norm, tiles, vector, tiles, vector, vector, 1e-6)
+    yield "add_scaled 6B", lambda: rows.add_scaled(tiles, vector, tiles)
+    yield "add_scaled 8B", lambda: rows.add_scaled(x, None, y)
+    yield "gelu 300M", lambda: rows.gelu(shape(13, 1025, 4096))
+    yield "silu_mul 8B", lambda: rows.silu_mul(shape(64, 2 * 18944))
+    chosen = shape(256, dtype=torch.int64)
+    yield "scatter_rows 8B", lambda: rows.scatter_rows(x, chosen, shape(4096, 3584), chosen)
+    pixels, mean = shape(13, 448, 448, 3, dtype=torch.uint8), shape(3, dtype=torch.float32)
+    yield "patchify", lambda: patches.patchify(pixels, 14, mean, mean, torch.bfloat16)
 
 
 def byte_products(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
-    """The gate and up projections of an 8B (4096 inputs, 2 x 12288 outputs), its output projection, and the tower."""
-    for rows_, outputs, inputs in ((1, 24576, 4096), (16, 4096, 4096), (64, 4096, 12288), (3400, 24576, 4096)):
-        scales = Epilogue(shape(rows_, dtype=torch.float32), shape(outputs, dtype=torch.float32))
-        for name, dtype in (("int8", torch.int8), ("fp8", torch.float8_e4m3fn)):
-            if name == "fp8" and not card.has_fp8:
-                continue
-            x, matrix = shape(rows_, inputs, dtype=dtype), shape(outputs, inputs, dtype=dtype)
-            product = getattr(byte_product, f"{name}_product")
+    """Gate and up projections of an 8B (4096 inputs, 2 x 12288 outputs), its output projection, and the tower's."""
+    kinds = [("int8", byte_product.int8_product, torch.int8)]
+    if card.has_fp8:
+        kinds.append(("fp8", byte_product.fp8_product, torch.float8_e4m3fn))
+    for name, product, dtype in kinds:
+        for rows_, outputs in ((1, 4096), (64, 24576), (3400, 24576)):
+            x, matrix = shape(rows_, 4096, dtype=dtype), shape(outputs, 4096, dtype=dtype)
+            scales = Epilogue(shape(rows_, dtype=torch.float32), shape(outputs, dtype=torch.float32))
             yield f"{name}_product 8B {rows_}", partial(product, x, matrix, torch.bfloat16, scales, card)
-    x, matrix = shape(1025, 1024, dtype=torch.int8), shape(4096, 1024, dtype=torch.int8)
+            blocks = shape(32, outputs, dtype=torch.float32), shape(rows_, 32, dtype=torch.float32)
+            if name == "fp8" and rows_ != 64:
+                found = partial(byte_product.fp8_product, x, matrix, torch.bfloat16, Epilogue(), card, *blocks)
+                yield f"fp8_product blocks 8B {rows_}", found
+    x, matrix = shape(13 * 1025, 1024, dtype=torch.int8), shape(4096, 1024, dtype=torch.int8)
     static = Epilogue(None, shape(4096, dtype=torch.float32), shape(4096, dtype=torch.int32), shape(4096), gelu=True)
     yield "int8_product 300M gelu", lambda: byte_product.int8_product(x, matrix, torch.bfloat16, static, card)
-    if card.has_fp8:
-        for rows_ in (16, 3400):
-            rounded, weights = (shape(n, 4096, dtype=torch.float8_e4m3fn) for n in (rows_, 24576))
-            blocks, row_blocks = shape(32, 24576, dtype=torch.float32), shape(rows_, 32, dtype=torch.float32)
-            yield (
-                f"fp8_product blocks 8B {rows_}",
-                partial(
-                    byte_product.fp8_product, rounded, weights, torch.bfloat16, Epilogue(), card, blocks, row_blocks
-                ),
-            )
 
 
 def grouped_products(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
-    """The gate and up projections of an 8B, at groups as AWQ, GPTQ, MXFP4 and FP8 have them."""
-    kinds = ((Codes.UINT4, 128, True), (Codes.INT4, 32, False), (Codes.FP4, 32, False), (Codes.INT8, 128, False))
-    for kind, group, shifts in (*kinds, (Codes.FP8, 4096, False), (Codes.FP8, 128, False)):
+    """Gate and up projections of an 8B, in groups as AWQ, GPTQ, MXFP4 and FP8 have them."""
+    kinds = ((Codes.UINT4, 128, (1, 32, 3400)), (Codes.INT4, 32, (1, 64)), (Codes.FP4, 32, (1,)))
+    for kind, group, counts in (*kinds, (Codes.FP8, 4096, (1, 3400)), (Codes.FP8, 128, (3400,))):
         codes = shape(24576, 4096 * kind.bits // 32, dtype=torch.int32)
         scales = shape(4096 // group, 24576, dtype=torch.float16)
-        for rows_ in (1, 32, 64, 3400):
-            own = (kind, codes, scales, scales if shifts else None, group, None, False, card)
-            yield (
-                f"grouped_product {kind.name} {group} 8B {rows_}",
-                partial(grouped_product.grouped_product, shape(rows_, 4096), *own),
-            )
+        for rows_ in counts:
+            own = (kind, codes, scales, scales if kind is Codes.UINT4 else None, group, None, False, card)
+            found = partial(grouped_product.grouped_product, shape(rows_, 4096), *own)
+            yield f"grouped_product {kind.name} {group} 8B {rows_}", found
+    own = (Codes.INT4, shape(4096, 448, dtype=torch.int32), shape(28, 4096), None, 128, None, False, card)
+    yield "grouped_product 1B float16", lambda: grouped_product.grouped_product(shape(1, 3584, dtype=HALF), *own)
 
 
-KERNELS = (row_kernels, byte_products, grouped_products)
+def rope_kernels(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
+    floats, e4m3 = torch.bfloat16, torch.float8_e4m3fn
+    eight = (28, 4, 128)
+    models = {
+        "1B": (14, 2, 64, floats),
+        "8B": (*eight, floats),
+        "8B int8": (*eight, torch.int8),
+        "8B fp8": (*eight, e4m3),
+    }
+    for name, (heads, kv_heads, width, kept) in models.items():
+        query, key, value = shape(64, heads + 2 * kv_heads, width).split((heads, kv_heads, kv_heads), dim=1)
+        angles, slots = shape(64, width // 2, dtype=torch.float32), shape(64, dtype=torch.int64)
+        arguments = (query, key, value, angles, angles)
+        kept_cache = empty_cache((2, 100, 16, kv_heads, width), kept, torch.device("meta"))
+        layout = PagedLayout(slots, slots, slots, slots)
+        yield f"rope {name}", partial(cache.rope_into_cache, *arguments, kept_cache, layout)
+
+
+def rounding_kernels(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
+    for name, width in (("8B", 3584), ("8B down", 18944)):
+        x = shape(64, width)
+        yield f"int8_rows {name}", partial(rounding.int8_rows, x)
+        yield f"fp8_rows {name}", partial(rounding.fp8_rows, x)
+    yield "fp8_groups 8B", lambda: rounding.fp8_groups(shape(64, 3584))
+    yield "int8_rows_static 8B", lambda: rounding.int8_rows_static(shape(64, 3584), StaticRows(0.02, -3))
+
+
+KERNELS = (row_kernels, rope_kernels, rounding_kernels, byte_products, grouped_products)
 
 LAUNCHES = {
     f"{name} {on}": (card, launch)

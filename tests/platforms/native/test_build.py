@@ -22,8 +22,8 @@ from tilewise.platforms.cpu.native import build as build_module
 from tilewise.platforms.cpu.native.build import build
 from tilewise.platforms.cpu.native.kernels import Native
 from tilewise.platforms.cpu.native_ops import NativeCpuOps
-from tilewise.platforms.cpu.ops import CpuOps
 from tilewise.platforms.forms import Dense
+from tilewise.platforms.torch_ops import TorchOps
 
 pytestmark = pytest.mark.skipif(
     not Machine.here().has_vectors or shutil.which("g++") is None, reason="kernels need GCC, AVX2 and FMA"
@@ -190,8 +190,8 @@ def test_kernels_that_are_wrong_or_crash_are_left_out_alone(
     assert found.left_out["gelu"] == "crashed (SIGSEGV)"
     assert "differs from Pillow" in found.left_out["resize"]
     ops, x, weight = NativeCpuOps(Native.load(found.path, left_out=found.left_out)), torch.randn(3, 33), torch.randn(33)
-    assert torch.equal(ops.gelu(x), CpuOps().gelu(x))
-    assert torch.equal(ops.rms_norm(x, weight, 1e-6), CpuOps().rms_norm(x, weight, 1e-6))
+    assert torch.equal(ops.gelu(x), TorchOps().gelu(x))
+    assert torch.equal(ops.rms_norm(x, weight, 1e-6), TorchOps().rms_norm(x, weight, 1e-6))
 
 
 def start_building(environment: dict[str, str]) -> subprocess.Popen[str]:
@@ -247,7 +247,7 @@ def test_a_switch_that_means_nothing_is_refused() -> None:
 def test_without_kernels_the_platform_has_the_ops_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TILEWISE_CPU_KERNELS", "0")
     platform = CpuPlatform()
-    assert type(platform.ops()) is CpuOps
+    assert type(platform.ops()) is TorchOps
     diagnosis = platform.diagnose()
     assert {choice.path for choice in diagnosis.choices} == {"torch", "Pillow"}
     assert "TILEWISE_CPU_KERNELS=0" in diagnosis.facts["kernels"]

@@ -17,11 +17,11 @@ from tilewise.platforms.base import AttentionSize, PagedLayout
 from tilewise.platforms.cpu import CpuPlatform
 from tilewise.platforms.cpu.native import NoKernels
 from tilewise.platforms.cpu.native_ops import NativeCpuOps
-from tilewise.platforms.cpu.ops import CpuOps
 from tilewise.platforms.reference import ReferenceOps
+from tilewise.platforms.torch_ops import TorchOps
 
 OPS = CpuPlatform().ops()
-assert isinstance(OPS, CpuOps)
+assert isinstance(OPS, TorchOps)
 pytestmark = pytest.mark.skipif(isinstance(CpuPlatform().kernels, NoKernels), reason="kernels cannot be built here")
 both_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 some = settings(max_examples=25)
@@ -242,10 +242,10 @@ def test_what_kernels_cannot_read_is_left_to_torch(kind: str) -> None:
     x = noise(40, 40).T if kind == "transposed" else noise(40, 40).to(getattr(torch, kind))
     weight = noise(40).to(x.dtype)
     for name, *rest in (("rms_norm", weight, 1e-5), ("gelu",), ("silu_mul",), ("layer_norm", weight, weight, 1e-5)):
-        assert torch.equal(getattr(OPS, name)(x, *rest), getattr(CpuOps(), name)(x, *rest))
+        assert torch.equal(getattr(OPS, name)(x, *rest), getattr(TorchOps(), name)(x, *rest))
     query = x.reshape(40, 1, 4, 10) if kind != "transposed" else noise(40, 1, 10, 4).transpose(2, 3)
     found = OPS.dense_attention(query, query, query, 0.3)
-    torch.testing.assert_close(found, CpuOps().dense_attention(query, query, query, 0.3))
+    torch.testing.assert_close(found, TorchOps().dense_attention(query, query, query, 0.3))
 
 
 def test_scratch_is_what_attention_takes() -> None:

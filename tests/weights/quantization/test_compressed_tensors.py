@@ -21,8 +21,8 @@ from tests.weights.quantization.scaled import Scheme, compressed
 from tests.weights.quantization.written import SPEC, Written, write_pair
 from tilewise.errors import InvalidCheckpoint
 from tilewise.models.load import Architecture
-from tilewise.platforms.cpu.ops import CpuOps
 from tilewise.platforms.forms import Codes, Dense, Form, Grouped, Int8
+from tilewise.platforms.torch_ops import TorchOps
 from tilewise.platforms.weights import as_it_came
 from tilewise.weights.files import SafetensorFiles
 from tilewise.weights.folder import CheckpointFolder
@@ -174,8 +174,8 @@ def test_int8_by_int8_has_the_exact_sums(tmp_path: Path, block: tuple[int, int],
         rounded = np.clip(np.round(x.numpy() / step) + offset, -128, 127).astype(np.int64)
         assert np.array_equal(rounded @ weights.T + form.addend.numpy(), (rounded - offset) @ weights.T)
         expected = ((rounded - offset) @ weights.T).astype(np.float32) * (step * scales)
-    assert torch.equal(as_it_came([form], None).apply(x, CpuOps()), torch.from_numpy(expected))
-    halves = [as_it_came([form.rows(slice(a, a + 32))], None).apply(x, CpuOps()) for a in (0, 32)]
+    assert torch.equal(as_it_came([form], None).apply(x, TorchOps()), torch.from_numpy(expected))
+    halves = [as_it_came([form.rows(slice(a, a + 32))], None).apply(x, TorchOps()) for a in (0, 32)]
     assert torch.equal(torch.cat(halves, 1), torch.from_numpy(expected))
     assert torch.isfinite(logits(stored)).all()
 
@@ -228,10 +228,10 @@ COUNTED = ("w4a16-asymmetric", "w4a16-tensor-asymmetric", "w4a16-scattered", "w8
 def test_bytes_counted_are_those_kept(tmp_path: Path, name: str, written: bool) -> None:
     scheme = WEIGHT_ONLY[name]
     stored, _ = write_pair(tmp_path, compressed(scheme), config(scheme))
-    kept = bytes_kept(Architecture.of(CheckpointFolder.open(stored)), CpuOps(), CpuOps().store)
+    kept = bytes_kept(Architecture.of(CheckpointFolder.open(stored)), TorchOps(), TorchOps().store)
     if not written:
         (stored / "model.safetensors").unlink()
-    assert Architecture.of(CheckpointFolder.open(stored)).count_bytes(CpuOps(), torch.bfloat16) == kept
+    assert Architecture.of(CheckpointFolder.open(stored)).count_bytes(TorchOps(), torch.bfloat16) == kept
 
 
 def told(folder: Path, scheme: Scheme, module: str, **changed: Any) -> str | None:

@@ -19,8 +19,8 @@ from tests.weights.quantization.scaled import Scheme, in_fp8
 from tests.weights.quantization.written import SPEC, Written, of_the_decoder, write_pair
 from tilewise.errors import InvalidCheckpoint
 from tilewise.models.load import Architecture
-from tilewise.platforms.cpu.ops import CpuOps
 from tilewise.platforms.forms import Codes, Dense, Form, Grouped
+from tilewise.platforms.torch_ops import TorchOps
 from tilewise.weights.files import SafetensorFiles
 from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.names import Source
@@ -136,10 +136,10 @@ def test_a_layer_in_floats_that_is_not_named_is_read(tmp_path: Path) -> None:
 def test_bytes_counted_are_those_kept(tmp_path: Path, kind: str, written: bool) -> None:
     scheme, name, shape = KINDS[kind]
     stored, _ = write_pair(tmp_path, in_fp8(scheme, name, shape), config(scheme))
-    kept = bytes_kept(Architecture.of(CheckpointFolder.open(stored)), CpuOps(), CpuOps().store)
+    kept = bytes_kept(Architecture.of(CheckpointFolder.open(stored)), TorchOps(), TorchOps().store)
     if not written:
         (stored / "model.safetensors").unlink()
-    assert Architecture.of(CheckpointFolder.open(stored)).count_bytes(CpuOps(), torch.bfloat16) == kept
+    assert Architecture.of(CheckpointFolder.open(stored)).count_bytes(TorchOps(), torch.bfloat16) == kept
 
 
 def told(folder: Path, module: str, floats: tuple[str, ...], **more: Any) -> str | None:

@@ -22,7 +22,8 @@ from tilewise.platforms.cpu.native.capture import capture
 from tilewise.platforms.cpu.native.compiler import LEVELS
 from tilewise.platforms.cpu.native.kernels import Native
 from tilewise.platforms.cpu.native_ops import NativeCpuOps
-from tilewise.platforms.cpu.ops import CpuOps
+from tilewise.platforms.torch_ops import TorchOps
+from tilewise.platforms.transfers import Streams
 
 logger = logging.getLogger("tilewise")
 
@@ -64,10 +65,13 @@ def find_kernels(environment: Mapping[str, str]) -> Native:
 class CpuPlatform:
     name = "cpu"
     device = torch.device("cpu")
+    shared_memory = True
+    backend = "gloo"
     beside_host = False
     # One tile keeps all cores busy, two share a read of the weights; more take memory and are no faster (docs/cpu.md).
     tile_batches: tuple[int, ...] = (2, 1)
     utilization: float | None = None
+    graph_sizes: tuple[int, ...] = ()
 
     def __init__(self, part: Memory | None = None) -> None:
         """`part` of the machine's memory is what there is; None = all of it."""
@@ -87,11 +91,14 @@ class CpuPlatform:
         found = self.kernels
         return str(found.path) if isinstance(found, Native) and "resize" not in found.left_out else None
 
-    def ops(self, batch_invariant: bool = False) -> CpuOps:
+    def ops(self, batch_invariant: bool = False) -> TorchOps:
         native = self.kernels if isinstance(self.kernels, Native) else None
         if batch_invariant:
             return InvariantCpuOps(native)
-        return NativeCpuOps(native) if native else CpuOps()
+        return NativeCpuOps(native) if native else TorchOps()
+
+    def streams(self) -> Streams | None:
+        return None
 
     def capturer(self, ops: Ops) -> Capture | None:
         return partial(capture, ops.native.library, Arena()) if isinstance(ops, NativeCpuOps) else None

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from tilewise.platforms.base import PANEL, PagedLayout, Weight
 from tilewise.platforms.cpu.native.kernels import Native
-from tilewise.platforms.cpu.ops import CpuOps
 from tilewise.platforms.cpu.packed import keeper
 from tilewise.platforms.forms import Form
 from tilewise.platforms.kv_cache import LayerCache, read_blocks
+from tilewise.platforms.torch_ops import TorchOps
 from tilewise.platforms.weights import side_by_side
 
 
-class InvariantCpuOps(CpuOps):
+class InvariantCpuOps(TorchOps):
     """No product, norm or attention ever sees a shape that depends on what else is in the batch.
 
     How a library sums up, and where its vectors end, depends on shapes and on a row's place, never on what other rows

@@ -10,14 +10,14 @@ from torch import Tensor
 from tilewise.platforms.base import AttentionSize, PagedLayout, Weight
 from tilewise.platforms.cpu.native.call import Rows, gapless, readable, readable_cache
 from tilewise.platforms.cpu.native.kernels import Native
-from tilewise.platforms.cpu.ops import CpuOps
 from tilewise.platforms.cpu.packed import PackedGrouped, PackedInt8Weight, PackedWeight, keeper
 from tilewise.platforms.forms import Form
 from tilewise.platforms.kv_cache import LayerCache, QuantisedCache
+from tilewise.platforms.torch_ops import TorchOps
 from tilewise.platforms.weights import side_by_side
 
 
-class NativeCpuOps(CpuOps):
+class NativeCpuOps(TorchOps):
     """Each op asks whether its kernel was right when it was tried, and whether it can read these tensors."""
 
     def __init__(self, native: Native) -> None:

@@ -8,13 +8,13 @@ whether the losers take part changes nothing: a truncated row is drawn from its 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from tilewise.runner.logits import Row
-from tilewise.runner.noise import exponential_noise, noise_key
-from tilewise.sampling_params import SamplingParams
+from tilewise.platforms.noise import exponential_noise
+from tilewise.platforms.transfers import sent
 
 CANDIDATES = 256
 """Likeliest tokens looked at first in a truncated row; only where more are left is the whole row sorted.
@@ -25,24 +25,43 @@ CPU_ROWS = 4
 """Rows drawn at once on a CPU, whose caches hold no more; other devices take them all."""
 
 
-def draw(logits: Tensor, rows: Sequence[Row]) -> Tensor:
-    """Token ids of rows that are not greedy, in their order; logits [all rows, vocabulary] in float32."""
-    tokens = torch.empty(len(rows), dtype=torch.int64, device=logits.device)
+class Draw(NamedTuple):
+    """A row of the logits that is drawn from, and what its request wants."""
+
+    row: int
+    temperature: float
+    """Above 0."""
+    top_k: int
+    """0 or less: all."""
+    top_p: float
+    min_p: float
+    key: tuple[int, int]
+    """Of its noise (`noise_key`)."""
+
+    @property
+    def truncated(self) -> bool:
+        """Some tokens may be out of the question."""
+        return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
+
+
+def draw(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
+    """Token ids int64 [draws], in their order; logits [all rows, vocabulary] in float32."""
+    tokens = torch.empty(len(draws), dtype=torch.int64, device=logits.device)
     for truncated in (False, True):
-        places = [place for place, row in enumerate(rows) if row.sampling.truncated == truncated]
+        places = [place for place, one in enumerate(draws) if one.truncated == truncated]
         size = CPU_ROWS if logits.device.type == "cpu" else max(len(places), 1)
         for part in (places[start : start + size] for start in range(0, len(places), size)):
-            tokens[part] = _draw(logits, [rows[place] for place in part], truncated)
+            tokens[sent(part, logits.device)] = _draw(logits, [draws[place] for place in part], truncated)
     return tokens
 
 
-def _draw(logits: Tensor, rows: Sequence[Row], truncated: bool) -> Tensor:
+def _draw(logits: Tensor, draws: Sequence[Draw], truncated: bool) -> Tensor:
     device = logits.device
-    temperatures = torch.tensor([[row.sampling.temperature] for row in rows], device=device)
-    scaled = logits[[row.index for row in rows]].div_(temperatures)
-    keys = torch.tensor([noise_key(row.admission.seed, row.length) for row in rows], dtype=torch.int32, device=device)
+    temperatures = sent([one.temperature for one in draws], device, torch.float32)
+    scaled = logits[sent([one.row for one in draws], device)].div_(temperatures[:, None])
+    keys = sent([one.key for one in draws], device, torch.int32)
     if truncated:
-        return _draw_truncated(scaled, [row.sampling for row in rows], keys)
+        return _draw_truncated(scaled, draws, keys)
     ids = torch.arange(logits.shape[1], dtype=torch.int32, device=device)
     return _race(_weights(scaled), exponential_noise(keys, ids))
 
@@ -56,7 +75,7 @@ def _weights(logits: Tensor) -> Tensor:
     return (logits - logits.amax(-1, keepdim=True)).exp_()
 
 
-def _draw_truncated(logits: Tensor, settings: Sequence[SamplingParams], keys: Tensor) -> Tensor:
+def _draw_truncated(logits: Tensor, settings: Sequence[Draw], keys: Tensor) -> Tensor:
     tokens, settled = _draw_among(logits.topk(min(CANDIDATES, logits.shape[1])), logits, settings, keys)
     left = (~settled).nonzero().flatten().tolist()
     if left:
@@ -67,7 +86,7 @@ def _draw_truncated(logits: Tensor, settings: Sequence[SamplingParams], keys: Te
 
 
 def _draw_among(
-    likeliest: tuple[Tensor, Tensor], logits: Tensor, settings: Sequence[SamplingParams], keys: Tensor
+    likeliest: tuple[Tensor, Tensor], logits: Tensor, settings: Sequence[Draw], keys: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Draw from the likeliest tokens (values and ids); also whether those are all that truncation leaves of a row."""
     values, ids = likeliest
@@ -76,17 +95,17 @@ def _draw_among(
     return ids.gather(1, winners[:, None])[:, 0], settled
 
 
-def survivors(values: Tensor, logits: Tensor, settings: Sequence[SamplingParams]) -> tuple[Tensor, Tensor]:
+def survivors(values: Tensor, logits: Tensor, settings: Sequence[Draw]) -> tuple[Tensor, Tensor]:
     """Which of the likeliest tokens (logits [R, W], falling) are left, and whether no others are: bool [R, W], [R].
 
     Top-k keeps the k likeliest, min-p what has at least this share of the likeliest one's probability, and top-p the
     fewest of those that hold this share of their mass. What ties with the last of them stays: order means nothing.
     """
     width, size = values.shape[1], logits.shape[1]
-    top_k, min_p, top_p = (
-        torch.tensor([[setting] for setting in column], device=values.device)
-        for column in zip(*((one.top_k, one.min_p, one.top_p) for one in settings), strict=True)
-    )
+    device = values.device
+    top_k = sent([one.top_k for one in settings], device)[:, None]
+    min_p = sent([one.min_p for one in settings], device, torch.float32)[:, None]
+    top_p = sent([one.top_p for one in settings], device, torch.float32)[:, None]
     top_k = torch.where(top_k > 0, top_k.clamp(max=size), size)
     weights = _weights(values)
     inner = (weights >= min_p) & (values >= values.gather(1, top_k.clamp(max=width) - 1))

@@ -1,4 +1,4 @@
-"""CpuOps: what torch has fused for the CPU."""
+"""TorchOps: what torch itself has fused, for a device without kernels of ours."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tilewise.platforms.base import AttentionSize
 from tilewise.platforms.reference import ReferenceOps, gathered_bytes
 
 
-class CpuOps(ReferenceOps):
+class TorchOps(ReferenceOps):
     """Attention by torch's flash kernels, which keep no score matrix; equal to the reference within rounding.
 
     They know neither windows nor sinks: there the reference computes a slice of the queries at a time, as the scores of
@@ -38,7 +38,7 @@ class CpuOps(ReferenceOps):
         k = key.repeat_interleave(groups, dim=1).transpose(0, 1).unsqueeze(0)
         v = value.repeat_interleave(groups, dim=1).transpose(0, 1).unsqueeze(0)
         # A chunk after a prefix needs a mask that starts in the middle; whole prompts and single tokens need none.
-        past = torch.ones(n, m, dtype=torch.bool).tril(m - n) if 1 < n < m else None
+        past = torch.ones(n, m, dtype=torch.bool, device=query.device).tril(m - n) if 1 < n < m else None
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=past, is_causal=n == m, scale=scale)
         return out.squeeze(0).transpose(0, 1)
 

@@ -1,0 +1,411 @@
+"""Causal attention over a paged cache: decode splits the past among programs, prefill the queries.
+
+One kernel does both. A program has a tile of rows of one sequence and one key/value head. A row is one query of one of
+the A/K query heads that share the head, so that a tile is filled by heads where a sequence has few queries, and what is
+read of the cache serves all heads of the group at once. It walks the tokens that any of its rows sees, a block at a
+time, with an online softmax (Dao, "FlashAttention-2", 2023); only the sums stay, in registers, and the pipeline of
+asynchronous copies keeps the next blocks on their way into shared memory.
+
+Prefill: a program for each (tile of rows, sequence, head). Every key that is loaded is multiplied with all rows of a
+tile, 128 of them on tensor cores: the bound is arithmetic.
+
+Decode: a tile has few rows, 1 to 8 a query, and each byte of the cache is read once for a handful of products: the
+bound is the reading. One sequence has K programs only, fewer than a card has processors, so its past is cut into splits
+(Dao et al., "Flash-Decoding", 2023), each of which leaves its peak, total and sum in float32 for a second kernel to
+put together, in the order of the splits.
+
+Where a launch has both, sequences of few queries go the way of decode and the others that of prefill; each of the two
+launches leaves the other's sequences alone.
+
+Nothing of a grid depends on the device. Splits come from how many sequences and heads there are, and what a split has
+to do from the sequence's own length, so that a graph captured for a long context spreads a short one over all of them.
+
+Codes of a quantised cache are multiplied as they are, exact in any of the models' types; scales multiply the scores of
+keys and the weights of values, a number for a token instead of one for each of its D. Against the reference, which
+rounds scores, normalised weights and dequantised numbers to the model's dtype, only unnormalised weights (times their
+values' scales) are rounded here; all sums are in float32.
+
+Shape letters: N tokens, S sequences, A query heads, K key/value heads, D head width, B pages, P tokens a page.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from tilewise.platforms.cuda.card import Card
+from tilewise.platforms.cuda.kernels.softmax import LOG2_E, LOWEST, weighed
+from tilewise.platforms.kv_cache import LayerCache, QuantisedCache
+
+_FEW_ROWS = 32
+"""Beside a prefill, sequences that have no more go the way of decode: one token and three drafts of 8 heads."""
+_PROGRAMS_A_PROCESSOR = 4
+"""Splits aim at this many: two or three run on a processor at a time, and sequences differ in length."""
+_MOST_SPLITS = 128
+_MERGED = 16
+"""Splits that are put together at a time."""
+_ANY = 2**31 - 1
+
+
+@triton.jit
+def _numbers(codes, LIKE: tl.constexpr):
+    """Numbers of the cache as the model's type, exact; those of uint8 are 1 / _unit of float8_e4m3fn."""
+    if codes.dtype == tl.uint8:
+        # For cards without that type. Moved to where float16 has its sign, exponent and mantissa, the bits are those of
+        # the number divided by 2^(15 - 7), the distance of the exponents' biases, subnormal numbers included.
+        bits = ((codes & 0x80).to(tl.uint16) << 8) | ((codes & 0x7F).to(tl.uint16) << 7)
+        numbers = bits.to(tl.float16, bitcast=True)
+    else:
+        numbers = codes
+    if numbers.dtype != LIKE:
+        numbers = numbers.to(tl.float32).to(LIKE)
+    return numbers
+
+
+@triton.jit
+def _step(
+    query, position, peak, total, mixed, start, begin, end,
+    keys, values, key_scales, value_scales, pages, page_stride, token_stride, scale_page_stride, scale_token_stride,
+    scale, window, MASKED: tl.constexpr, P: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, BLOCK_N: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """A block of tokens from `start` on; if MASKED, those from `begin` to `end` are there, and not all rows see them."""
+    token = start + tl.arange(0, BLOCK_N)
+    lane = tl.arange(0, WIDTH)
+    # What is not there may hold anything, and even a weight of 0 makes NaN of a NaN: it is not read.
+    there = (token >= begin) & (token < end) if MASKED else None
+    inside = (lane < D)[None, :] if WIDTH != D else None
+    if MASKED:
+        inside = there[:, None] & (lane < D)[None, :]
+    page = tl.load(pages + token // P, mask=there).to(tl.int64)
+    place = (page * page_stride + (token % P) * token_stride)[:, None] + lane[None, :]
+    key = tl.load(keys + place, mask=inside, other=None if inside is None else 0.0)
+    value = tl.load(values + place, mask=inside, other=None if inside is None else 0.0)
+
+    scores = tl.dot(query, tl.trans(_numbers(key, query.dtype)), input_precision=PRECISION)
+    if key_scales is not None:
+        UNIT: tl.constexpr = 256 if keys.dtype.element_ty == tl.uint8 else 1
+        place = page * scale_page_stride + (token % P) * scale_token_stride
+        key_scale = tl.load(key_scales + place, mask=there, other=None if there is None else 0) * UNIT
+        value_scale = tl.load(value_scales + place, mask=there, other=None if there is None else 0) * UNIT
+        scores *= (key_scale * scale)[None, :]
+    else:
+        scores *= scale
+    if MASKED:
+        seen = token[None, :] <= position[:, None]
+        if window is not None:
+            seen &= token[None, :] > position[:, None] - window
+        scores = tl.where(seen, scores, float("-inf"))
+    weights, peak, total, mixed = weighed(scores, peak, total, mixed)
+    if value_scales is None:
+        value = _numbers(value, query.dtype)
+    elif query.dtype == tl.float16:
+        # The product of a small weight and a small scale would be lost among its subnormal numbers.
+        value = (_numbers(value, tl.float32) * value_scale[:, None]).to(query.dtype)
+    else:
+        value = _numbers(value, query.dtype)
+        weights *= value_scale[None, :]
+    return peak, total, tl.dot(weights.to(query.dtype), value, mixed, input_precision=PRECISION)
+
+
+@triton.jit
+def _visible(first, last, window, splits, BLOCK_N: tl.constexpr):
+    """The tokens [begin, end) that queries at the positions first to last see, and how many of them a split takes.
+
+    Splits begin at multiples of BLOCK_N and have the same number of blocks, the last ones fewer or none.
+    """
+    begin = first * 0
+    if window is not None:
+        begin = tl.maximum(first - window + 1, 0)
+    end = last + 1
+    return begin, end, tl.cdiv(tl.cdiv(end, BLOCK_N) - begin // BLOCK_N, splits) * BLOCK_N
+
+
+@triton.jit
+def _clear(out, row, stop, HEADS: tl.constexpr, heads, first_head, D: tl.constexpr, WIDTH: tl.constexpr):
+    """Zeros for HEADS heads, from the first one on, of the rows [row, stop) of out [N, heads, D]."""
+    lane = tl.arange(0, WIDTH)
+    for at in range(row, stop):
+        for head in range(HEADS):
+            place = (at.to(tl.int64) * heads + first_head + head) * D
+            tl.store(out + place + lane, tl.zeros((WIDTH,), out.dtype.element_ty), mask=lane < D)
+
+
+@triton.jit
+def _attend(
+    out, sums, peaks, query, keys, values, key_scales, value_scales, sinks, query_starts, seq_lens, block_table,
+    tokens, splits, scale, window, query_stride, query_head_stride, page_stride, token_stride, head_stride,
+    scale_page_stride, scale_token_stride, scale_head_stride, table_stride,
+    G: tl.constexpr, P: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, LEAST: tl.constexpr, MOST: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Sequences of LEAST to MOST queries. With sums [S, K, splits, BLOCK_M, D], each split of the past for itself."""
+    tile, sequence, kv_head = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    kv_heads = tl.num_programs(2)
+    start = tl.load(query_starts + sequence)
+    stop = tl.load(query_starts + sequence + 1)
+    queries = stop - start
+    if (tile == 0) & (sequence == tl.num_programs(1) - 1):
+        _clear(out, stop, tokens, G, kv_heads * G, kv_head * G, D, WIDTH)
+    if (queries < LEAST) | (queries > MOST):
+        return
+    split = 0
+    if sums is not None:
+        split = tile
+        tile = 0
+    else:
+        # The last tile sees most and is begun first, so that the launch ends with short ones.
+        tile = tl.cdiv(queries * G, BLOCK_M) - 1 - tile
+        if tile < 0:
+            return
+    past = tl.load(seq_lens + sequence) - queries
+    line = tl.arange(0, BLOCK_M)
+    lane = tl.arange(0, WIDTH)
+    number = (tile * BLOCK_M + line) // G
+    head = kv_head * G + (tile * BLOCK_M + line) % G
+    position = past + number
+    first = past + tile * BLOCK_M // G
+    last = past + tl.minimum((tile * BLOCK_M + BLOCK_M - 1) // G, queries - 1)
+    begin, end, share = _visible(first, last, window, splits, BLOCK_N)
+    lower = begin // BLOCK_N * BLOCK_N
+    if sums is not None:
+        lower += split * share
+        end = tl.minimum(end, lower + share)
+        if lower >= end:
+            return
+
+    inside = (number < queries)[:, None] & (lane < D)[None, :]
+    place = (start + number).to(tl.int64) * query_stride + head * query_head_stride
+    rows = tl.load(query + place[:, None] + lane[None, :], mask=inside, other=0)
+    peak = tl.full((BLOCK_M,), LOWEST, tl.float32)
+    total = tl.zeros((BLOCK_M,), tl.float32)
+    if sinks is not None:
+        # A logit without a value, as if it had come first. Of splits, the first has it.
+        if split == 0:
+            peak = tl.load(sinks + head).to(tl.float32) * LOG2_E
+            total += 1
+    mixed = tl.zeros((BLOCK_M, WIDTH), tl.float32)
+    pages = block_table + sequence.to(tl.int64) * table_stride
+    keys += kv_head.to(tl.int64) * head_stride
+    values += kv_head.to(tl.int64) * head_stride
+    if key_scales is not None:
+        key_scales += kv_head.to(tl.int64) * scale_head_stride
+        value_scales += kv_head.to(tl.int64) * scale_head_stride
+    full = lower
+    if window is None:
+        # Whole blocks before all queries are seen by every row: those need no masks.
+        full = tl.maximum(tl.minimum(first + 1, end) // BLOCK_N * BLOCK_N, lower)
+        for block in range(lower, full, BLOCK_N):
+            peak, total, mixed = _step(
+                rows, position, peak, total, mixed, block, begin, end, keys, values, key_scales, value_scales, pages,
+                page_stride, token_stride, scale_page_stride, scale_token_stride, scale, window,
+                False, P, D, WIDTH, BLOCK_N, PRECISION,
+            )  # fmt: skip
+    for block in range(full, end, BLOCK_N):
+        peak, total, mixed = _step(
+            rows, position, peak, total, mixed, block, begin, end, keys, values, key_scales, value_scales, pages,
+            page_stride, token_stride, scale_page_stride, scale_token_stride, scale, window,
+            True, P, D, WIDTH, BLOCK_N, PRECISION,
+        )  # fmt: skip
+    if sums is not None:
+        spot = ((sequence.to(tl.int64) * kv_heads + kv_head) * splits + split) * BLOCK_M + line
+        tl.store(sums + spot[:, None] * D + lane[None, :], mixed, mask=inside)
+        tl.store(peaks + spot * 2, peak, mask=number < queries)
+        tl.store(peaks + spot * 2 + 1, total, mask=number < queries)
+    else:
+        place = ((start + number).to(tl.int64) * kv_heads * G + head) * D
+        mixed = (mixed / total[:, None]).to(out.dtype.element_ty)
+        tl.store(out + place[:, None] + lane[None, :], mixed, mask=inside)
+
+
+@triton.jit
+def _merge(
+    out, sums, peaks, query_starts, seq_lens, splits, window,
+    G: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, MOST: tl.constexpr, ROWS: tl.constexpr,
+    BLOCK_N: tl.constexpr, SPLITS: tl.constexpr, MERGED: tl.constexpr,
+):  # fmt: skip
+    """One query of one head: its splits' sums, each brought to the highest peak, over their totals."""
+    number, sequence, head = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    heads = tl.num_programs(2)
+    start = tl.load(query_starts + sequence)
+    queries = tl.load(query_starts + sequence + 1) - start
+    if (number >= queries) | (queries > MOST):
+        return
+    length = tl.load(seq_lens + sequence)
+    begin, end, share = _visible(length - queries, length - 1, window, splits, BLOCK_N)
+    used = tl.cdiv(end - begin // BLOCK_N * BLOCK_N, share)
+
+    group = (sequence.to(tl.int64) * heads + head) // G
+    spot = group * splits * ROWS + number * G + head % G
+    split = tl.arange(0, SPLITS)
+    peak = tl.load(peaks + (spot + split * ROWS) * 2, mask=split < used, other=LOWEST)
+    total = tl.load(peaks + (spot + split * ROWS) * 2 + 1, mask=split < used, other=0)
+    highest = tl.max(peak, 0)
+    whole = tl.sum(total * tl.exp2(peak - highest), 0)
+    lane = tl.arange(0, WIDTH)
+    mixed = tl.zeros((WIDTH,), tl.float32)
+    for some in range(0, used, MERGED):
+        at = some + tl.arange(0, MERGED)
+        lower = tl.load(peaks + (spot + at * ROWS) * 2, mask=at < used, other=LOWEST) - highest
+        inside = (at < used)[:, None] & (lane < D)[None, :]
+        part = tl.load(sums + (spot + at * ROWS)[:, None] * D + lane[None, :], mask=inside, other=0)
+        mixed += tl.sum(part * tl.exp2(lower)[:, None], 0)
+    place = ((start + number).to(tl.int64) * heads + head) * D
+    tl.store(out + place + lane, (mixed / whole).to(out.dtype.element_ty), mask=lane < D)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tile:
+    rows: int
+    tokens: int
+    warps: int
+    stages: int
+
+
+def _tile(rows: int, width: int, itemsize: int, stored: int, card: Card) -> _Tile:
+    """For launches of this many rows a sequence and head at most; bytes of a number of the model and of the cache.
+
+    Up to 32 rows the cache's bytes are the bound: a tile of 64 tokens has 16 bytes of every row for a copy of each
+    thread, and 5 stages are two tiles on their way, since the read of their pages is a step of the pipeline too. Of
+    width 128 in bfloat16 that is 72 KiB of shared memory, two programs on a processor of an A100, three of an H100.
+
+    Beyond, products are the bound, and registers are what limits them: two warp groups hold 128 rows of sums (64
+    registers a thread at width 128), 64 tokens of scores (32) and those as weights (16). Ampere keeps its queries in
+    registers as well (32), and codes of 8 bits pass through registers on their way to the tensor cores; both would
+    spill with 64 tokens. At width 64 all of this is half as much, and two programs fit on a processor.
+
+    float32 is multiplied in three products of tf32 (as exact as float32's own), whose parts are in registers thrice.
+    """
+    if itemsize == 4:
+        return _Tile(16, 32, 4, 3)
+    ampere = card.capability < (9, 0)
+    most = 64 if ampere and stored == 1 else 128
+    block_m = min(max(int(triton.next_power_of_2(rows)), 16), most)
+    if block_m <= 32:
+        return _Tile(block_m, 64, 4, 5)
+    if stored == 1 or (ampere and width > 64):
+        return _Tile(block_m, 32, 8, 4)
+    return _Tile(block_m, 64, 8, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class _Launch:
+    """What the launches of one call have in common."""
+
+    out: Tensor
+    query: Tensor
+    numbers: Tensor
+    scales: Tensor | None
+    query_starts: Tensor
+    seq_lens: Tensor
+    block_table: Tensor
+    scale: float
+    window: int | None
+    sinks: Tensor | None
+    card: Card
+
+    def prefill(self, least: int, longest_query: int) -> None:
+        rows = longest_query * self._group
+        tile = self.tile(rows)
+        self._attend(triton.cdiv(rows, tile.rows), tile, least, _ANY, 1, None, None)
+
+    def decode(self, most: int, longest: int, splits: int | None) -> None:
+        """Sequences of `most` queries at most."""
+        sequences, kv_heads = len(self.seq_lens), self.numbers.shape[3]
+        tile = self.tile(most * self._group)
+        if splits is None:
+            longest = longest if self.window is None else min(longest, self.window + most)
+            splits = _splits(sequences * kv_heads, triton.cdiv(longest, tile.tokens), self.card)
+        if splits == 1:
+            self._attend(1, tile, 1, most, 1, None, None)
+            return
+        heads, width = self.query.shape[1:]
+        sums = self.out.new_empty((sequences, kv_heads, splits, tile.rows, width), dtype=torch.float32)
+        peaks = self.out.new_empty((sequences, kv_heads, splits, tile.rows, 2), dtype=torch.float32)
+        self._attend(splits, tile, 1, most, splits, sums, peaks)
+        _merge[most, sequences, heads](
+            self.out, sums, peaks, self.query_starts, self.seq_lens, splits, self.window,
+            G=self._group, D=width, WIDTH=triton.next_power_of_2(width), MOST=most, ROWS=tile.rows,
+            BLOCK_N=tile.tokens, SPLITS=triton.next_power_of_2(splits), MERGED=_MERGED, num_warps=2,
+        )  # fmt: skip
+
+    @property
+    def _group(self) -> int:
+        return self.query.shape[1] // self.numbers.shape[3]
+
+    def tile(self, rows: int) -> _Tile:
+        return _tile(rows, self.query.shape[2], self.query.itemsize, self.numbers.itemsize, self.card)
+
+    def _attend(
+        self, tiles: int, tile: _Tile, least: int, most: int, splits: int, sums: Tensor | None, peaks: Tensor | None
+    ) -> None:
+        numbers, scales = self.numbers, self.scales
+        if numbers.dtype == torch.float8_e4m3fn and not self.card.has_fp8:
+            numbers = numbers.view(torch.uint8)
+        width = self.query.shape[2]
+        _attend[tiles, len(self.seq_lens), numbers.shape[3]](
+            self.out, sums, peaks, self.query, numbers[0], numbers[1],
+            None if scales is None else scales[0], None if scales is None else scales[1],
+            self.sinks, self.query_starts, self.seq_lens, self.block_table,
+            len(self.query), splits, self.scale * LOG2_E.value, self.window,
+            self.query.stride(0), self.query.stride(1), *numbers.stride()[1:4],
+            *((0, 0, 0) if scales is None else scales.stride()[1:4]), self.block_table.stride(0),
+            G=self._group, P=numbers.shape[2], D=width, WIDTH=triton.next_power_of_2(width), LEAST=least, MOST=most,
+            BLOCK_M=tile.rows, BLOCK_N=tile.tokens, PRECISION="tf32x3", num_warps=tile.warps, num_stages=tile.stages,
+        )  # fmt: skip
+
+
+def _splits(programs: int, blocks: int, card: Card) -> int:
+    """How many parts to cut the past of every sequence into, of `programs` (sequence, head) and `blocks` of tokens.
+
+    A power of two, so that a row's numbers stay the same over a range of batches.
+    """
+    wanted = triton.next_power_of_2(triton.cdiv(_PROGRAMS_A_PROCESSOR * card.processors, programs))
+    return int(min(wanted, triton.next_power_of_2(blocks), _MOST_SPLITS))
+
+
+def paged_attention(
+    query: Tensor,
+    cache: LayerCache,
+    query_starts: Tensor,
+    seq_lens: Tensor,
+    block_table: Tensor,
+    longest_query: int,
+    longest: int,
+    scale: float,
+    window: int | None,
+    sinks: Tensor | None,
+    card: Card,
+    splits: int | None = None,
+) -> Tensor:
+    """`Ops.paged_attention` of query [N, A, D] (heads' numbers in order) over a layer's cache -> [N, A, D] in order.
+
+    On the device: int32 query_starts [S + 1], seq_lens [S] and block_table [S, pages]; P a power of two, at least 8.
+    On the host: upper bounds of a sequence's queries and of its tokens. Rows from query_starts[S] on, padding of a
+    graph, become zeros; sequences without queries are left out, whatever their length says.
+
+    A row's numbers depend on no other sequence's numbers. They do depend on how many splits its past is cut into, thus
+    on S and `longest` (see `_splits`), unless `splits` says how many; and on the size of its tile, thus on
+    `longest_query` as far as it reaches the next power of two, and on whether it goes the way of decode.
+    """
+    numbers, scales = (cache.numbers, cache.scales) if isinstance(cache, QuantisedCache) else (cache, None)
+    sequences, kv_heads = len(seq_lens), numbers.shape[3]
+    out = query.new_empty(query.shape)
+    if not len(query):
+        return out
+    if not sequences:
+        return out.zero_()
+    launch = _Launch(out, query, numbers, scales, query_starts, seq_lens, block_table, scale, window, sinks, card)
+    group = query.shape[1] // kv_heads
+    if longest_query * group <= launch.tile(longest_query * group).rows:
+        launch.decode(longest_query, longest, splits)
+        return out
+    few = launch.tile(_FEW_ROWS).rows // group if sequences > 1 else 0
+    launch.prefill(few + 1, longest_query)
+    if few:
+        launch.decode(few, longest, splits)
+    return out

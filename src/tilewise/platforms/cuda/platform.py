@@ -1,0 +1,118 @@
+"""CudaPlatform: one NVIDIA GPU of this machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+from functools import cached_property
+
+import torch
+
+from tilewise.amounts import GIB
+from tilewise.errors import InvalidConfig
+from tilewise.platforms.base import OPS, Capture, Choice, Diagnosis, Ops
+from tilewise.platforms.cuda.card import Card
+from tilewise.platforms.cuda.graphs import capturer_of
+from tilewise.platforms.torch_ops import TorchOps
+from tilewise.platforms.transfers import Streams
+
+logger = logging.getLogger("tilewise")
+
+GRAPH_SIZES = (1, 2, 4, *range(8, 513, 8))
+"""Sequences of a captured step (vLLM's sizes): others are filled up to the next one."""
+_SWITCH = "TILEWISE_CUDA_KERNELS"
+_OFF = ("0", "false", "off", "no")
+
+
+def cuda_missing() -> str | None:
+    """Why there is no GPU to compute on; None if there is one."""
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is built without CUDA: install torch for CUDA from pytorch.org"
+    if not torch.cuda.is_available():
+        return "torch finds no NVIDIA GPU: look at nvidia-smi, at the driver, and at CUDA_VISIBLE_DEVICES"
+    return None
+
+
+class CudaPlatform:
+    name = "cuda"
+    shared_memory = False
+    backend = "cpu:gloo,cuda:nccl"  # what ranks tell each other besides numbers stays on the host
+    beside_host = True
+    # Each size is launched whole beside decoding; 13 tiles, the most of a picture, take two rounds.
+    tile_batches: tuple[int, ...] = (8, 4, 2, 1)
+    utilization: float | None = 0.92
+    graph_sizes: tuple[int, ...] = GRAPH_SIZES
+    resize_kernels: str | None = None
+
+    def __init__(self, number: int = 0) -> None:
+        """The GPU with this number among those that are visible. Raises InvalidConfig where there is none."""
+        if (missing := cuda_missing()) is not None:
+            raise InvalidConfig(f"device=cuda is not possible: {missing}, or use device=cpu.")
+        if number >= torch.cuda.device_count():
+            raise InvalidConfig(
+                f"{number + 1} GPUs are needed, one for each rank, and {torch.cuda.device_count()} are visible: lower "
+                "tensor_parallel_size, or look at CUDA_VISIBLE_DEVICES."
+            )
+        self.device = torch.device("cuda", number)
+        torch.cuda.set_device(self.device)
+
+    @cached_property
+    def card(self) -> Card:
+        return Card.of(self.device)
+
+    @cached_property
+    def no_kernels(self) -> str | None:
+        """Why there are no kernels of ours; None if there are."""
+        if os.environ.get(_SWITCH, "").strip().lower() in _OFF:
+            return f"switched off by {_SWITCH}"
+        if self.card.capability < (8, 0):
+            return f"compute capability {self.card.capability} is below 8.0"
+        try:
+            import triton  # noqa: F401
+        except ImportError as error:
+            return f"Triton is missing ({error})"
+        return None
+
+    def ops(self, batch_invariant: bool = False) -> Ops:
+        if batch_invariant:
+            raise InvalidConfig("batch_invariant is not possible with device=cuda: use device=cpu, or leave it out.")
+        if self.no_kernels is not None:
+            return TorchOps()
+        from tilewise.platforms.cuda.triton_ops import TritonOps
+
+        return TritonOps(self.card)
+
+    def streams(self) -> Streams:
+        return Streams(self.device)
+
+    def capturer(self, ops: Ops) -> Capture | None:
+        """Passes by torch's own ops ask the device for lengths, and cannot be captured."""
+        return None if isinstance(ops, TorchOps) and self.no_kernels is not None else capturer_of(self.device)
+
+    def default_dtype(self, checkpoint: torch.dtype, parameters: int) -> torch.dtype:
+        """Cards before Ampere have no products of bfloat16."""
+        if checkpoint == torch.bfloat16 and self.card.capability < (8, 0):
+            logger.info("dtype: float16, as this GPU has no products of bfloat16")
+            return torch.float16
+        return checkpoint
+
+    def diagnose(self) -> Diagnosis:
+        found, gib = torch.cuda.get_device_properties(self.device), self.free_memory() / GIB
+        facts = {
+            "GPU": found.name,
+            "compute capability": ".".join(map(str, self.card.capability)),
+            "processors": str(found.multi_processor_count),
+            "memory": f"{found.total_memory / GIB:.1f} GiB, {gib:.1f} free",
+            "torch": torch.__version__,
+            "CUDA": str(torch.version.cuda),
+            "kernels": "Triton" if self.no_kernels is None else f"torch's: {self.no_kernels}",
+        }
+        why = self.no_kernels or "a kernel of ours"
+        path = "torch" if self.no_kernels else "Triton"
+        return Diagnosis(facts, tuple(Choice(op, path, why) for op in OPS))
+
+    def total_memory(self) -> int:
+        return torch.cuda.mem_get_info(self.device)[1]
+
+    def free_memory(self) -> int:
+        return torch.cuda.mem_get_info(self.device)[0]
