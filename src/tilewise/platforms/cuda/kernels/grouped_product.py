@@ -43,6 +43,16 @@ from tilewise.platforms.cuda.kernels.product_tiles import (
 from tilewise.platforms.forms import Codes
 
 @triton.jit
+def _shift(stored, scale):
+    """The shift of a group, which may be kept as its zero point."""
+    if stored.dtype == tl.uint8:
+        shift = -stored.to(tl.float32) * scale
+    else:
+        shift = stored.to(tl.float32)
+    return shift
+
+
+@triton.jit
 def _weights(
     block,
     group_scales,
@@ -71,9 +81,10 @@ def _weights(
             exact = numbers_of(block, FIRST, KIND)
             if SCALED:
                 which = (tl.minimum(place, inputs - 1) // group) * outputs + near_output
-                exact *= tl.load(group_scales + which).to(tl.float32)[:, None]
+                scale = tl.load(group_scales + which).to(tl.float32)
+                exact *= scale[:, None]
                 if group_shifts is not None:
-                    exact += tl.load(group_shifts + which).to(tl.float32)[:, None]
+                    exact += _shift(tl.load(group_shifts + which), scale)[:, None]
             w = exact.to(DTYPE)
     else:
         HALF: tl.constexpr = PARTS // 2
@@ -135,7 +146,7 @@ def _grouped_product(
     codes = words + near_output[:, None].to(tl.int64) * words_stride + tl.arange(0, RUN // 2)[None, :]
     numbers = x + near_row[:, None].to(tl.int64) * row_stride + place[None, :]
     # Made as weights are, so that the compiler keeps both in the same order in registers and reads x once.
-    half = tl.full((OUTPUTS, WIDTH // 2), 1.0, dtype=DTYPE)
+    half = tl.full((OUTPUTS, WIDTH // 2), 1.0, dtype=tl.float32).to(DTYPE)
     ones = tl.join(half, half).reshape(OUTPUTS, WIDTH)
     total = tl.zeros((OUTPUTS, ROWS), dtype=tl.float32)
     start = tl.program_id(1) * steps
@@ -156,13 +167,13 @@ def _grouped_product(
                 total = tl.dot(w, a, total, input_precision="ieee")
             else:
                 which = (tl.minimum(first, inputs - 1) // group) * outputs + near_output
-                scale = tl.load(group_scales + which).to(tl.float32)[:, None]
-                total += tl.dot(w, a, input_precision="ieee") * scale
+                scale = tl.load(group_scales + which).to(tl.float32)
+                total += tl.dot(w, a, input_precision="ieee") * scale[:, None]
                 if RAISED or group_shifts is not None:
                     added = -OFFSET * scale if RAISED else tl.zeros_like(scale)
                     if group_shifts is not None:
-                        added += tl.load(group_shifts + which).to(tl.float32)[:, None]
-                    total += tl.dot(ones, a, input_precision="ieee") * added
+                        added += _shift(tl.load(group_shifts + which), scale)
+                    total += tl.dot(ones, a, input_precision="ieee") * added[:, None]
     store_sums(total, output, row, rows, outputs, out, row_scales, scales, addend, bias, SPLIT, GELU)
 
 
@@ -179,7 +190,7 @@ def grouped_product(
 ) -> Tensor:
     """x [rows, inputs] times the matrix of `weight_codes.words_of` [outputs, words] -> [rows, outputs] in the dtype of x.
 
-    scales and shifts [groups, outputs] in any float dtype, a group being one that `weight_codes.run_of` knows. How the inputs
+    scales and shifts [groups, outputs] in any float dtype, or for shifts uint8 zero points, a group being one that `weight_codes.run_of` knows. How the inputs
     are split, whether sums or numbers are scaled, and so a result's last places depend on how many rows there are.
     """
     (rows, inputs), outputs = x.shape, len(words)
