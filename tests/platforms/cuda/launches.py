@@ -14,13 +14,25 @@ from torch import Tensor
 
 from tilewise.platforms.base import PagedLayout
 from tilewise.platforms.cuda.card import A100, B200, H100, Card
-from tilewise.platforms.cuda.kernels import cache, experts, patches, rounding, rows, sampling
+from tilewise.platforms.cuda.kernels import (
+    byte_product,
+    cache,
+    experts,
+    grouped_product,
+    patches,
+    rounding,
+    rows,
+    sampling,
+)
 from tilewise.platforms.cuda.kernels import logits as logits_kernels
+from tilewise.platforms.cuda.kernels.product_tiles import Epilogue
 from tilewise.platforms.forms import Codes, Dense, Form, Grouped, StaticRows
 from tilewise.platforms.kv_cache import empty_cache
 from tilewise.platforms.weights import plain_weight, rounded_to_int8
 
 CARDS = {"sm_80": A100, "sm_90": H100, "sm_100": B200}
+
+HALF = torch.float16
 
 MMA = dict.fromkeys(CARDS, "mma")
 """Tensor cores by the instructions that all cards have: for tiles of fewer than 64 rows."""
@@ -79,6 +91,39 @@ def row_kernels(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "scatter_rows 8B", lambda: rows.scatter_rows(x, chosen, shape(4096, 3584), chosen)
     pixels, mean = shape(13, 448, 448, 3, dtype=torch.uint8), shape(3, dtype=torch.float32)
     yield "patchify", lambda: patches.patchify(pixels, 14, mean, mean, torch.bfloat16)
+
+
+def byte_products(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Gate and up projections of an 8B (4096 inputs, 2 x 12288 outputs), its output projection, and the tower's."""
+    kinds = [("int8", byte_product.int8_product, torch.int8)]
+    if card.has_fp8:
+        kinds.append(("fp8", byte_product.fp8_product, torch.float8_e4m3fn))
+    for name, product, dtype in kinds:
+        for rows_, outputs in ((1, 4096), (64, 24576), (3400, 24576)):
+            x, matrix = shape(rows_, 4096, dtype=dtype), shape(outputs, 4096, dtype=dtype)
+            scales = Epilogue(shape(rows_, dtype=torch.float32), shape(outputs, dtype=torch.float32))
+            yield f"{name}_product 8B {rows_}", partial(product, x, matrix, torch.bfloat16, scales, card)
+            blocks = shape(32, outputs, dtype=torch.float32), shape(rows_, 32, dtype=torch.float32)
+            if name == "fp8" and rows_ != 64:
+                found = partial(byte_product.fp8_product, x, matrix, torch.bfloat16, Epilogue(), card, *blocks)
+                yield f"fp8_product blocks 8B {rows_}", found
+    x, matrix = shape(13 * 1025, 1024, dtype=torch.int8), shape(4096, 1024, dtype=torch.int8)
+    static = Epilogue(None, shape(4096, dtype=torch.float32), shape(4096, dtype=torch.int32), shape(4096), gelu=True)
+    yield "int8_product 300M gelu", lambda: byte_product.int8_product(x, matrix, torch.bfloat16, static, card)
+
+
+def grouped_products(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Gate and up projections of an 8B, in groups as AWQ, GPTQ, MXFP4 and FP8 have them."""
+    kinds = ((Codes.UINT4, 128, (1, 32, 3400)), (Codes.INT4, 32, (1, 64)), (Codes.FP4, 32, (1,)))
+    for kind, group, counts in (*kinds, (Codes.FP8, 4096, (1, 3400)), (Codes.FP8, 128, (3400,))):
+        codes = shape(24576, 4096 * kind.bits // 32, dtype=torch.int32)
+        scales = shape(4096 // group, 24576, dtype=torch.float16)
+        for rows_ in counts:
+            own = (kind, codes, scales, scales if kind is Codes.UINT4 else None, group, None, False, card)
+            found = partial(grouped_product.grouped_product, shape(rows_, 4096), *own)
+            yield f"grouped_product {kind.name} {group} 8B {rows_}", found
+    own = (Codes.INT4, shape(4096, 448, dtype=torch.int32), shape(28, 4096), None, 128, None, False, card)
+    yield "grouped_product 1B float16", lambda: grouped_product.grouped_product(shape(1, 3584, dtype=HALF), *own)
 
 
 def rope_kernels(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
@@ -159,7 +204,15 @@ def expert_kernels(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
         yield f"experts fp4 {what} gpt-oss-20b", partial(launch, fp4, gpt_oss, tokens, True)
 
 
-KERNELS = (row_kernels, rope_kernels, rounding_kernels, sampling_kernels, expert_kernels)
+KERNELS = (
+    row_kernels,
+    rope_kernels,
+    rounding_kernels,
+    sampling_kernels,
+    expert_kernels,
+    byte_products,
+    grouped_products,
+)
 
 LAUNCHES = {
     f"{name} {on}": (card, launch)
