@@ -129,10 +129,11 @@ def _visible(first, last, window, splits, BLOCK_N: tl.constexpr):
 def _clear(out, row, stop, HEADS: tl.constexpr, heads, first_head, D: tl.constexpr, WIDTH: tl.constexpr):
     """Zeros for HEADS heads, from the first one on, of the rows [row, stop) of out [N, heads, D]."""
     lane = tl.arange(0, WIDTH)
-    for at in range(row, stop):
+    out += (row.to(tl.int64) * heads + first_head) * D
+    for _ in range(row, stop):
         for head in range(HEADS):
-            place = (at.to(tl.int64) * heads + first_head + head) * D
-            tl.store(out + place + lane, tl.zeros((WIDTH,), out.dtype.element_ty), mask=lane < D)
+            tl.store(out + head * D + lane, tl.zeros((WIDTH,), out.dtype.element_ty), mask=lane < D)
+        out += heads * D
 
 
 @triton.jit
