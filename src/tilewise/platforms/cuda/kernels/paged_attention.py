@@ -74,7 +74,7 @@ def _step(
     scale, window, MASKED: tl.constexpr, P: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, BLOCK_N: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """A block of tokens from `start` on; if MASKED, those from `begin` to `end` are there, and not all rows see them."""
+    """A block of tokens from `start` on. If MASKED, some are not there (before `begin`, from `end` on) or not seen."""
     token = start + tl.arange(0, BLOCK_N)
     lane = tl.arange(0, WIDTH)
     # What is not there may hold anything, and even a weight of 0 makes NaN of a NaN: it is not read.
@@ -145,9 +145,10 @@ def _attend(
     G: tl.constexpr, P: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, LEAST: tl.constexpr, MOST: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Sequences of LEAST to MOST queries, in tiles of BLOCK_M rows and BLOCK_N tokens, all masked in MASKED rows or less.
+    """Sequences of LEAST to MOST queries, a tile of rows and, of splits, a part of the past for each program.
 
-    With sums [S, K, splits, MOST * G, D], each split of the past for itself.
+    There are splits if there are sums [S, K, splits, MOST * G, D] and peaks (and totals) [S, K, splits, MOST * G, 2].
+    Tiles of up to MASKED rows mask all blocks.
     """
     tile, sequence, kv_head = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     kv_heads = tl.num_programs(2)
@@ -190,9 +191,8 @@ def _attend(
     total = tl.zeros((BLOCK_M,), tl.float32)
     if sinks is not None:
         # A logit without a value, as if it had come first. Of splits, the first has it.
-        if split == 0:
-            peak = tl.load(sinks + head).to(tl.float32) * LOG2_E
-            total += 1
+        peak = tl.where(split == 0, tl.load(sinks + head).to(tl.float32) * LOG2_E, peak)
+        total = tl.where(split == 0, 1.0, total)
     mixed = tl.zeros((BLOCK_M, WIDTH), tl.float32)
     pages = block_table + sequence.to(tl.int64) * table_stride
     keys += kv_head.to(tl.int64) * head_stride
