@@ -58,12 +58,12 @@ def in_float64(cache: LayerCache) -> Tensor:
     return cache.numbers.float().double() * cache.scales.unsqueeze(-1)
 
 
-def spoil(cache: LayerCache, table: list[list[int]], lengths: list[int]) -> None:
-    """NaN wherever no token of a sequence stands; in caches of int8, in the scales."""
+def spoil(cache: LayerCache, table: list[list[int]], seen: list[range]) -> None:
+    """NaN wherever no query sees a token; in caches of int8, in the scales."""
     page = cache.shape[2]
     used = torch.zeros(cache.shape[1:3], dtype=torch.bool)
-    for pages, length in zip(table, lengths, strict=True):
-        for token in range(length):
+    for pages, tokens in zip(table, seen, strict=True):
+        for token in tokens:
             used[pages[token // page], token % page] = True
     for numbers in (cache,) if isinstance(cache, Tensor) else (cache.scales, cache.numbers):
         free = ~used.to(numbers.device)
@@ -89,7 +89,8 @@ def compared(case: Case, device: torch.device) -> tuple[Tensor, Tensor]:
     table = [[ids.pop() for _ in range(count)] for count in counts]
     cache = random_cache(case, sum(counts) + 3, device)
     oracle = in_float64(cache)
-    spoil(cache, table, lengths)
+    far = case.window or max(lengths)
+    spoil(cache, table, [range(max(n - some + 1 - far, 0), n) for some, n in case.sequences])
     wide = torch.full((len(table), max(counts) + 1), 2**30, dtype=torch.int32)
     for row, pages in enumerate(table):
         wide[row, : len(pages)] = torch.tensor(pages, dtype=torch.int32)

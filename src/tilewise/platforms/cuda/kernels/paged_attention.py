@@ -78,9 +78,10 @@ def _step(
     token = start + tl.arange(0, BLOCK_N)
     lane = tl.arange(0, WIDTH)
     # What is not there may hold anything, and even a weight of 0 makes NaN of a NaN: it is not read.
-    there = (token >= begin) & (token < end) if MASKED else None
+    there = None
     inside = (lane < D)[None, :] if WIDTH != D else None
     if MASKED:
+        there = (token >= begin) & (token < end)
         inside = there[:, None] & (lane < D)[None, :]
     page = tl.load(pages + token // P, mask=there).to(tl.int64)
     place = (page * page_stride + (token % P) * token_stride)[:, None] + lane[None, :]
