@@ -25,7 +25,9 @@ from tilewise.platforms.cuda.kernels import (
     sampling,
 )
 from tilewise.platforms.cuda.kernels import logits as logits_kernels
+from tilewise.platforms.cuda.kernels.paged_attention import paged_attention
 from tilewise.platforms.cuda.kernels.product_tiles import Epilogue
+from tilewise.platforms.cuda.kernels.tile_attention import tile_attention
 from tilewise.platforms.forms import Codes, Dense, Form, Grouped, StaticRows
 from tilewise.platforms.kv_cache import empty_cache
 from tilewise.platforms.weights import plain_weight, rounded_to_int8
@@ -57,6 +59,12 @@ CLAIMS: dict[str, Claim] = {
     "expert_product experts fp8 prefill": Claim(NEWEST),
     "expert_product experts fp4 prefill": Claim(NEWEST),
     "expert_product experts int8 prefill": Claim(NEWEST | {"sm_100": "mma"}),  # tcgen05 has no int8 in Triton 3.6
+    "_attend attention": Claim(NEWEST),
+    "_attend attention decode": Claim(MMA),
+    "_attend attention prefill 1B sm_100": Claim(NEWEST, spilled=16),
+    "_attend attention mixed": Claim(MMA),
+    "_attend attention mixed 20B oss sm_100": Claim(MMA, spilled=8),
+    "_attend_tile attention": Claim(NEWEST),
 }
 """By the first words of kernel, case and card, as in "_attention", "_attention decode 8B" and "_attention decode 8B
 sm_80"; the longest that fits counts. Kernels without an entry claim no tensor cores, and spill nothing."""
@@ -204,6 +212,31 @@ def expert_kernels(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
         yield f"experts fp4 {what} gpt-oss-20b", partial(launch, fp4, gpt_oss, tokens, True)
 
 
+def attention_kernels(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
+    eight, oss = (32, 8, 128, None), (64, 8, 64, 128)
+    cases = {
+        "decode 1B": ((14, 2, 64, None), 64, 1, torch.bfloat16),
+        "decode 8B": (eight, 64, 1, torch.bfloat16),
+        "decode 8B fp8": (eight, 64, 1, torch.float8_e4m3fn),
+        "decode 8B drafts int8": (eight, 64, 4, torch.int8),
+        "prefill 1B": ((14, 2, 64, None), 1, 3400, torch.bfloat16),
+        "prefill 8B": (eight, 1, 3400, torch.bfloat16),
+        "prefill 8B int8": (eight, 1, 3400, torch.int8),
+        "mixed 20B oss": (oss, 8, 400, torch.bfloat16),
+    }
+    for name, ((heads, kv_heads, width, window), sequences, queries, kept) in cases.items():
+        query = shape(sequences * queries, heads, width)
+        cache = empty_cache((2, 4096, 16, kv_heads, width), kept, torch.device("meta"))
+        batch = (shape(some, dtype=torch.int32) for some in (sequences + 1, sequences))
+        table = shape(sequences, 512, dtype=torch.int32)
+        sinks = shape(heads) if window else None
+        own = (table, queries, 8192, width**-0.5, window, sinks, card)
+        yield f"attention {name}", partial(paged_attention, query, cache, *batch, *own)
+    for name, heads, width in (("300M", 16, 64), ("6B", 25, 128)):
+        parts = shape(13, 1025, 3 * heads * width).unflatten(-1, (3, heads, width)).unbind(2)
+        yield f"attention tiles {name}", partial(tile_attention, *parts, width**-0.5)
+
+
 KERNELS = (
     row_kernels,
     rope_kernels,
@@ -212,6 +245,7 @@ KERNELS = (
     expert_kernels,
     byte_products,
     grouped_products,
+    attention_kernels,
 )
 
 LAUNCHES = {

@@ -13,9 +13,9 @@ from torch import Tensor
 from tests.models.driving import all_logits, prompt_of, random_tiles
 from tests.weights.broken import change_config, damaged, load, refused
 from tests.weights.quantization.written import SPEC, Written, codes_of, numbers_of, write_pair
-from tilewise.platforms.base import Use
 from tilewise.errors import InvalidCheckpoint, InvalidConfig
 from tilewise.models.load import Architecture
+from tilewise.platforms.base import Use
 from tilewise.platforms.forms import Grouped
 from tilewise.platforms.reference import ReferenceOps
 from tilewise.weights.folder import CheckpointFolder

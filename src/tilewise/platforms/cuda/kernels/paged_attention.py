@@ -41,13 +41,14 @@ from tilewise.platforms.cuda.card import Card
 from tilewise.platforms.cuda.kernels.softmax import LOG2_E, LOWEST, weighed
 from tilewise.platforms.kv_cache import LayerCache, QuantisedCache
 
-_FEW_ROWS = 32
-"""Beside a prefill, sequences that have no more go the way of decode: one token and three drafts of 8 heads."""
 _PROGRAMS_A_PROCESSOR = 4
 """Splits aim at this many: two or three run on a processor at a time, and sequences differ in length."""
 _MOST_SPLITS = 128
 _MERGED = 16
 """Splits that are put together at a time."""
+_READ_BOUND = 32
+"""Rows of a tile up to which the reading of the cache is the bound: one token and three drafts of 8 heads. Beside a
+prefill, sequences that have no more go the way of decode."""
 _ANY = 2**31 - 1
 
 
@@ -73,13 +74,14 @@ def _step(
     scale, window, MASKED: tl.constexpr, P: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, BLOCK_N: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """A block of tokens from `start` on; if MASKED, those from `begin` to `end` are there, and not all rows see them."""
+    """A block of tokens from `start` on. If MASKED, some are not there (before `begin`, from `end` on) or not seen."""
     token = start + tl.arange(0, BLOCK_N)
     lane = tl.arange(0, WIDTH)
     # What is not there may hold anything, and even a weight of 0 makes NaN of a NaN: it is not read.
-    there = (token >= begin) & (token < end) if MASKED else None
+    there = None
     inside = (lane < D)[None, :] if WIDTH != D else None
     if MASKED:
+        there = (token >= begin) & (token < end)
         inside = there[:, None] & (lane < D)[None, :]
     page = tl.load(pages + token // P, mask=there).to(tl.int64)
     place = (page * page_stride + (token % P) * token_stride)[:, None] + lane[None, :]
@@ -129,10 +131,11 @@ def _visible(first, last, window, splits, BLOCK_N: tl.constexpr):
 def _clear(out, row, stop, HEADS: tl.constexpr, heads, first_head, D: tl.constexpr, WIDTH: tl.constexpr):
     """Zeros for HEADS heads, from the first one on, of the rows [row, stop) of out [N, heads, D]."""
     lane = tl.arange(0, WIDTH)
-    for at in range(row, stop):
+    out += (row.to(tl.int64) * heads + first_head) * D
+    for _ in range(row, stop):
         for head in range(HEADS):
-            place = (at.to(tl.int64) * heads + first_head + head) * D
-            tl.store(out + place + lane, tl.zeros((WIDTH,), out.dtype.element_ty), mask=lane < D)
+            tl.store(out + head * D + lane, tl.zeros((WIDTH,), out.dtype.element_ty), mask=lane < D)
+        out += heads * D
 
 
 @triton.jit
@@ -141,9 +144,13 @@ def _attend(
     tokens, splits, scale, window, query_stride, query_head_stride, page_stride, token_stride, head_stride,
     scale_page_stride, scale_token_stride, scale_head_stride, table_stride,
     G: tl.constexpr, P: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, LEAST: tl.constexpr, MOST: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Sequences of LEAST to MOST queries. With sums [S, K, splits, BLOCK_M, D], each split of the past for itself."""
+    """Sequences of LEAST to MOST queries, a tile of rows and, of splits, a part of the past for each program.
+
+    There are splits if there are sums [S, K, splits, MOST * G, D] and peaks (and totals) [S, K, splits, MOST * G, 2].
+    Tiles of up to MASKED rows mask all blocks.
+    """
     tile, sequence, kv_head = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     kv_heads = tl.num_programs(2)
     start = tl.load(query_starts + sequence)
@@ -185,9 +192,8 @@ def _attend(
     total = tl.zeros((BLOCK_M,), tl.float32)
     if sinks is not None:
         # A logit without a value, as if it had come first. Of splits, the first has it.
-        if split == 0:
-            peak = tl.load(sinks + head).to(tl.float32) * LOG2_E
-            total += 1
+        peak = tl.where(split == 0, tl.load(sinks + head).to(tl.float32) * LOG2_E, peak)
+        total = tl.where(split == 0, 1.0, total)
     mixed = tl.zeros((BLOCK_M, WIDTH), tl.float32)
     pages = block_table + sequence.to(tl.int64) * table_stride
     keys += kv_head.to(tl.int64) * head_stride
@@ -196,8 +202,9 @@ def _attend(
         key_scales += kv_head.to(tl.int64) * scale_head_stride
         value_scales += kv_head.to(tl.int64) * scale_head_stride
     full = lower
-    if window is None:
-        # Whole blocks before all queries are seen by every row: those need no masks.
+    if window is None and BLOCK_M > MASKED:
+        # Whole blocks before all queries are seen by every row: those need no masks. Where reading is the bound, masks
+        # cost nothing, but a second loop does, whose pipeline has to fill again.
         full = tl.maximum(tl.minimum(first + 1, end) // BLOCK_N * BLOCK_N, lower)
         for block in range(lower, full, BLOCK_N):
             peak, total, mixed = _step(
@@ -212,7 +219,7 @@ def _attend(
             True, P, D, WIDTH, BLOCK_N, PRECISION,
         )  # fmt: skip
     if sums is not None:
-        spot = ((sequence.to(tl.int64) * kv_heads + kv_head) * splits + split) * BLOCK_M + line
+        spot = ((sequence.to(tl.int64) * kv_heads + kv_head) * splits + split) * (MOST * G) + line
         tl.store(sums + spot[:, None] * D + lane[None, :], mixed, mask=inside)
         tl.store(peaks + spot * 2, peak, mask=number < queries)
         tl.store(peaks + spot * 2 + 1, total, mask=number < queries)
@@ -225,8 +232,8 @@ def _attend(
 @triton.jit
 def _merge(
     out, sums, peaks, query_starts, seq_lens, splits, window,
-    G: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, MOST: tl.constexpr, ROWS: tl.constexpr,
-    BLOCK_N: tl.constexpr, SPLITS: tl.constexpr, MERGED: tl.constexpr,
+    G: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, MOST: tl.constexpr, BLOCK_N: tl.constexpr,
+    SPLITS: tl.constexpr, MERGED: tl.constexpr,
 ):  # fmt: skip
     """One query of one head: its splits' sums, each brought to the highest peak, over their totals."""
     number, sequence, head = tl.program_id(0), tl.program_id(1), tl.program_id(2)
@@ -239,6 +246,7 @@ def _merge(
     begin, end, share = _visible(length - queries, length - 1, window, splits, BLOCK_N)
     used = tl.cdiv(end - begin // BLOCK_N * BLOCK_N, share)
 
+    ROWS: tl.constexpr = MOST * G
     group = (sequence.to(tl.int64) * heads + head) // G
     spot = group * splits * ROWS + number * G + head % G
     split = tl.arange(0, SPLITS)
@@ -269,7 +277,7 @@ class _Tile:
 def _tile(rows: int, width: int, itemsize: int, stored: int, card: Card) -> _Tile:
     """For launches of this many rows a sequence and head at most; bytes of a number of the model and of the cache.
 
-    Up to 32 rows the cache's bytes are the bound: a tile of 64 tokens has 16 bytes of every row for a copy of each
+    Up to 32 rows, the cache's bytes are the bound: a tile of 64 tokens has 16 bytes of every row for a copy of each
     thread, and 5 stages are two tiles on their way, since the read of their pages is a step of the pipeline too. Of
     width 128 in bfloat16 that is 72 KiB of shared memory, two programs on a processor of an A100, three of an H100.
 
@@ -285,7 +293,7 @@ def _tile(rows: int, width: int, itemsize: int, stored: int, card: Card) -> _Til
     ampere = card.capability < (9, 0)
     most = 64 if ampere and stored == 1 else 128
     block_m = min(max(int(triton.next_power_of_2(rows)), 16), most)
-    if block_m <= 32:
+    if block_m <= _READ_BOUND:
         return _Tile(block_m, 64, 4, 5)
     if stored == 1 or (ampere and width > 64):
         return _Tile(block_m, 32, 8, 4)
@@ -324,12 +332,13 @@ class _Launch:
             self._attend(1, tile, 1, most, 1, None, None)
             return
         heads, width = self.query.shape[1:]
-        sums = self.out.new_empty((sequences, kv_heads, splits, tile.rows, width), dtype=torch.float32)
-        peaks = self.out.new_empty((sequences, kv_heads, splits, tile.rows, 2), dtype=torch.float32)
+        rows = most * self._group
+        sums = self.out.new_empty((sequences, kv_heads, splits, rows, width), dtype=torch.float32)
+        peaks = self.out.new_empty((sequences, kv_heads, splits, rows, 2), dtype=torch.float32)
         self._attend(splits, tile, 1, most, splits, sums, peaks)
         _merge[most, sequences, heads](
             self.out, sums, peaks, self.query_starts, self.seq_lens, splits, self.window,
-            G=self._group, D=width, WIDTH=triton.next_power_of_2(width), MOST=most, ROWS=tile.rows,
+            G=self._group, D=width, WIDTH=triton.next_power_of_2(width), MOST=most,
             BLOCK_N=tile.tokens, SPLITS=triton.next_power_of_2(splits), MERGED=_MERGED, num_warps=2,
         )  # fmt: skip
 
@@ -355,7 +364,8 @@ class _Launch:
             self.query.stride(0), self.query.stride(1), *numbers.stride()[1:4],
             *((0, 0, 0) if scales is None else scales.stride()[1:4]), self.block_table.stride(0),
             G=self._group, P=numbers.shape[2], D=width, WIDTH=triton.next_power_of_2(width), LEAST=least, MOST=most,
-            BLOCK_M=tile.rows, BLOCK_N=tile.tokens, PRECISION="tf32x3", num_warps=tile.warps, num_stages=tile.stages,
+            BLOCK_M=tile.rows, BLOCK_N=tile.tokens, MASKED=_READ_BOUND, PRECISION="tf32x3",
+            num_warps=tile.warps, num_stages=tile.stages,
         )  # fmt: skip
 
 
@@ -366,6 +376,15 @@ def _splits(programs: int, blocks: int, card: Card) -> int:
     """
     wanted = triton.next_power_of_2(triton.cdiv(_PROGRAMS_A_PROCESSOR * card.processors, programs))
     return int(min(wanted, triton.next_power_of_2(blocks), _MOST_SPLITS))
+
+
+def scratch_bytes(rows: int, width: int, card: Card) -> int:
+    """Bytes that splits leave at most, whatever the batch, of `rows` (query, head) a sequence and key/value head.
+
+    `_splits` gives each of n programs fewer than 2 (4 processors / n + 1) of them, and more than one only if n is less
+    than 4 processors.
+    """
+    return 4 * _PROGRAMS_A_PROCESSOR * card.processors * rows * (width + 2) * torch.float32.itemsize
 
 
 def paged_attention(
@@ -404,7 +423,7 @@ def paged_attention(
     if longest_query * group <= launch.tile(longest_query * group).rows:
         launch.decode(longest_query, longest, splits)
         return out
-    few = launch.tile(_FEW_ROWS).rows // group if sequences > 1 else 0
+    few = launch.tile(_READ_BOUND).rows // group if sequences > 1 else 0
     launch.prefill(few + 1, longest_query)
     if few:
         launch.decode(few, longest, splits)
