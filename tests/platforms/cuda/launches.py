@@ -194,22 +194,29 @@ def expert_kernels(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
         scales = shape(outputs, inputs // 32, dtype=torch.float32)
         return Grouped(Codes.FP4, shape(outputs, inputs // 2, dtype=torch.uint8), scales, None, 32)
 
-    def launch(table: Callable[[int, int], Form], size: tuple[int, int, int, int], tokens: int, biases: bool) -> object:
+    def launch(
+        table: Callable[[int, int], Form],
+        size: tuple[int, int, int, int],
+        tokens: int,
+        biases: bool,
+        gate: experts.Gate | None = experts.Gate.SILU,
+    ) -> object:
         count, hidden, inner, per_token = size
         gate_up = expert_table(table(2 * inner, hidden), count, shape(2 * inner) if biases else None)
         down = expert_table(table(hidden, inner), count, shape(hidden) if biases else None)
         chosen, weights = shape(tokens, per_token, dtype=torch.int64), shape(tokens, per_token, dtype=torch.float32)
         x = shape(tokens, hidden)
-        return experts.moe_experts(x, chosen, weights, gate_up, down, lambda y: y.new_empty(len(y), inner), card)
+        return experts.moe_experts(x, chosen, weights, gate_up, down, gate or rows.silu_mul, card)
 
     a3b, gpt_oss = (128, 2048, 768, 8), (32, 2880, 2880, 4)
     yield "experts dense 256 30B-A3B", partial(launch, dense, a3b, 256, False)
+    yield "experts dense prefill apart 30B-A3B", partial(launch, dense, a3b, 4096, False, None)
     for what, tokens in (("decode", 1), ("prefill", 4096)):
         yield f"experts dense {what} 30B-A3B", partial(launch, dense, a3b, tokens, False)
         yield f"experts int8 {what} 30B-A3B", partial(launch, lambda *s: rounded_to_int8(dense(*s)), a3b, tokens, False)
         yield f"experts int4 {what} 30B-A3B", partial(launch, int4, a3b, tokens, False)
         yield f"experts fp8 {what} 30B-A3B", partial(launch, fp8, a3b, tokens, False)
-        yield f"experts fp4 {what} gpt-oss-20b", partial(launch, fp4, gpt_oss, tokens, True)
+        yield f"experts fp4 {what} gpt-oss-20b", partial(launch, fp4, gpt_oss, tokens, True, experts.Gate.CLAMPED)
 
 
 def attention_kernels(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:

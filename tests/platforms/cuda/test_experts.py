@@ -12,11 +12,13 @@ from tilewise.models.backbones.gpt_oss import clamped_swiglu
 from tilewise.platforms.base import Weight
 from tilewise.platforms.cuda.card import A100, H100
 from tilewise.platforms.cuda.kernels import experts
-from tilewise.platforms.cuda.kernels.experts import ExpertTable, moe_experts
+from tilewise.platforms.cuda.kernels.experts import ExpertTable, Gate, moe_experts
 from tilewise.platforms.forms import Codes, Dense, Form, Grouped, Int8, StaticRows
 from tilewise.platforms.reference import ReferenceOps
 from tilewise.platforms.weights import GroupedWeight, Int8Weight, SideBySide, plain_weight, rounded_to_int8
 
+pytestmark = pytest.mark.filterwarnings("ignore:invalid value", "ignore:overflow", "ignore:divide by zero")
+"""Rows of absent experts hold whatever was in memory, of which numpy warns."""
 REFERENCE = ReferenceOps()
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 """Of the largest number: of the 16-bit ones two or three last places, as the reference rounds more often."""
@@ -26,6 +28,11 @@ Forms = Callable[[int, int, torch.dtype, torch.Generator], Form]
 
 def dense(outputs: int, inputs: int, dtype: torch.dtype, generator: torch.Generator) -> Form:
     return Dense((torch.randn(outputs, inputs, generator=generator) / inputs**0.5).to(dtype))
+
+
+def large(outputs: int, inputs: int, dtype: torch.dtype, generator: torch.Generator) -> Form:
+    """Activations are clamped."""
+    return Dense(9 * dense(outputs, inputs, dtype, generator).tensors[0])
 
 
 def int8(outputs: int, inputs: int, dtype: torch.dtype, generator: torch.Generator) -> Form:
@@ -87,6 +94,7 @@ def check(
     biases: bool = False,
     absent: Sequence[int] = (),
     activation: Callable[[Tensor], Tensor] = REFERENCE.silu_mul,
+    gate: Gate | None = None,
 ) -> None:
     gate_up, down = layer(form, dtype, device, count, size, biases, absent)
     x = torch.randn(len(chosen), size[0] + 8, generator=torch.Generator().manual_seed(3)).to(device, dtype)[
@@ -96,7 +104,7 @@ def check(
     tables = ExpertTable.of(gate_up), ExpertTable.of(down)
     assert tables[0] is not None
     assert tables[1] is not None
-    found = moe_experts(x, chosen, weights, tables[0], tables[1], activation, H100)
+    found = moe_experts(x, chosen, weights, tables[0], tables[1], gate or activation, H100)
     right = REFERENCE.moe_experts(x, chosen, weights, gate_up, down, activation)
     assert found.dtype == dtype
     atol = TOLERANCE[dtype] * float(right.abs().max()) if right.numel() else 0.0
@@ -142,6 +150,17 @@ def test_odd_widths(form: Forms, size: tuple[int, int], device: torch.device) ->
 def test_the_activation_that_is_given(device: torch.device) -> None:
     form, (chosen, weights) = grouped(Codes.FP4, 32), choices(5, 4, 2)
     check(form, torch.bfloat16, device, chosen, weights, 4, (64, 32), True, activation=clamped_swiglu)
+
+
+@pytest.mark.parametrize(("gate", "activation"), [(Gate.SILU, REFERENCE.silu_mul), (Gate.CLAMPED, clamped_swiglu)])
+@pytest.mark.parametrize("form", [large, int8, grouped(Codes.FP4, 32)], ids=["dense", "int8", "fp4"])
+def test_gates_within_the_first_product(
+    gate: Gate, activation: Callable[[Tensor], Tensor], form: Forms, device: torch.device
+) -> None:
+    """Of more than one tile."""
+    chosen, weights = choices(5, 4, 2)
+    for dtype in (torch.float32, torch.bfloat16):
+        check(form, dtype, device, chosen, weights, 4, (64, 70), True, [1], activation, gate)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -13,6 +13,8 @@ DENSE, INT8, GROUPED = (tl.constexpr(form) for form in range(3))
 """Forms of matrices."""
 UINT, INT4, FP4, SIGNED8, FP8 = (tl.constexpr(kind) for kind in range(5))
 """What codes of `GROUPED` matrices stand for."""
+PLAIN, SILU, CLAMPED = (tl.constexpr(gate) for gate in range(3))
+"""What becomes of the halves of a first product: nothing; silu of the first times the second; that of GPT-OSS."""
 MATRIX, SCALES, SHIFTS, BIAS = (tl.constexpr(column) for column in range(4))
 COLUMNS: tl.constexpr = tl.constexpr(4)
 """Columns of a table of pointers: where an expert's tensors begin; 0 = it has none."""
@@ -45,7 +47,7 @@ def _pointer(table, expert, column, TYPE: tl.constexpr, ALIGNED: tl.constexpr):
 
 @triton.jit
 def _float_sums(
-    rows, inside, matrix, output, outputs, width, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr
+    rows, inside, matrix, output, there, width, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr
 ):
     """Rows [BLOCK_M] (pointers) times outputs [BLOCK_N] of a matrix of floats; float32 is not rounded to TF32."""
     sums = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
@@ -53,14 +55,14 @@ def _float_sums(
         column = start + tl.arange(0, BLOCK_K)
         x = tl.load(rows[:, None] + column[None, :], mask=inside[:, None] & (column < width)[None, :], other=0.0)
         own = matrix + output[None, :] * width + column[:, None]
-        w = tl.load(own, mask=(output < outputs)[None, :] & (column < width)[:, None], other=0.0)
+        w = tl.load(own, mask=there[None, :] & (column < width)[:, None], other=0.0)
         sums = tl.dot(x, w, sums, input_precision="ieee")
     return sums
 
 
 @triton.jit
 def _whole_sums(
-    rows, inside, matrix, output, outputs, width, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr
+    rows, inside, matrix, output, there, width, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr
 ):
     """As `_float_sums`, of int8 in int32."""
     sums = tl.zeros((BLOCK_M, BLOCK_N), tl.int32)
@@ -68,7 +70,7 @@ def _whole_sums(
         column = start + tl.arange(0, BLOCK_K)
         x = tl.load(rows[:, None] + column[None, :], mask=inside[:, None] & (column < width)[None, :], other=0)
         own = matrix + output[None, :] * width + column[:, None]
-        w = tl.load(own, mask=(output < outputs)[None, :] & (column < width)[:, None], other=0)
+        w = tl.load(own, mask=there[None, :] & (column < width)[:, None], other=0)
         sums = tl.dot(x, w, sums, out_dtype=tl.int32)
     return sums
 
@@ -95,7 +97,7 @@ def _numbers(codes, KIND: tl.constexpr):
 
 @triton.jit
 def _code_sums(
-    rows, inside, matrix, scales, shifts, output, outputs, width, row_bytes, group,
+    rows, inside, matrix, scales, shifts, output, there, width, row_bytes, group,
     KIND: tl.constexpr, BITS: tl.constexpr, RUN: tl.constexpr, SHIFTED: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -107,7 +109,7 @@ def _code_sums(
     """
     sums = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
     per_byte: tl.constexpr = 8 // BITS
-    there = (output < outputs)[:, None]
+    there = there[:, None]
     groups = tl.cdiv(width, group)
     for first in range(0, row_bytes, BLOCK_K // per_byte):
         start = first * per_byte
@@ -131,11 +133,25 @@ def _code_sums(
 
 
 @triton.jit
+def _gated(sums, TYPE: tl.constexpr, GATE: tl.constexpr, BLOCK_M: tl.constexpr, HALF: tl.constexpr):
+    """[BLOCK_M, 2 * HALF], each gate beside what it gates -> [BLOCK_M, HALF]; both are rounded as they would be stored.
+
+    Of GPT-OSS: (up + 1) * gate * sigmoid(1.702 * gate), gate at most 7, up between -7 and 7
+    (`models.backbones.gpt_oss.clamped_swiglu`).
+    """
+    gate, up = tl.split(sums.to(TYPE).to(tl.float32).reshape(BLOCK_M, HALF, 2))
+    if GATE == SILU:
+        return (gate / (1 + tl.exp(-gate))).to(TYPE).to(tl.float32) * up
+    gate, up = tl.minimum(gate, 7.0), tl.minimum(tl.maximum(up, -7.0), 7.0)
+    return (up + 1) * gate / (1 + tl.exp(-1.702 * gate))
+
+
+@triton.jit
 def expert_product(
     x, x_stride, x_scales, order, starts, counts, table, weights, out, experts, outputs, width, row_bytes, group,
     per_token,
     EXPERTS: tl.constexpr, FORM: tl.constexpr, ALIGNED: tl.constexpr, FIRST: tl.constexpr,
-    KIND: tl.constexpr, BITS: tl.constexpr, RUN: tl.constexpr, SHIFTED: tl.constexpr,
+    KIND: tl.constexpr, BITS: tl.constexpr, RUN: tl.constexpr, SHIFTED: tl.constexpr, GATE: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """`FIRST`: rows of x [N, width] by their choices, into out [choices, outputs] in the order of experts. Otherwise:
@@ -144,6 +160,9 @@ def expert_product(
     Blocks vary fastest, so that those of an expert that run at the same time read the same part of its matrix, which
     comes from memory once. There are as many as there could be; those that are none, or belong to an expert that is
     absent, end at once, and what they would have written stays as it was.
+
+    With a `GATE`, outputs of a tile are pairs of one of the first half and one of the second, so that both stand in the
+    same registers, and half as many are written.
     """
     expert, first, stop = _rows_of_block(starts, counts, tl.program_id(0), experts, EXPERTS, BLOCK_M)
     if expert >= experts:
@@ -156,29 +175,34 @@ def expert_product(
     row = choice // per_token if FIRST else place
     rows = x + row.to(tl.int64) * x_stride
     output = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
-    far = output.to(tl.int64)
     there = output < outputs
+    if GATE != PLAIN:
+        output = output // 2 + output % 2 * (outputs // 2)
+    far = output.to(tl.int64)
     if FORM == DENSE:
         matrix = _pointer(table, expert, MATRIX, x.dtype.element_ty, ALIGNED)
-        sums = _float_sums(rows, inside, matrix, far, outputs, width, BLOCK_M, BLOCK_N, BLOCK_K)
+        sums = _float_sums(rows, inside, matrix, far, there, width, BLOCK_M, BLOCK_N, BLOCK_K)
     if FORM == INT8:
         matrix = _pointer(table, expert, MATRIX, tl.int8, ALIGNED)
-        whole = _whole_sums(rows, inside, matrix, far, outputs, width, BLOCK_M, BLOCK_N, BLOCK_K)
+        whole = _whole_sums(rows, inside, matrix, far, there, width, BLOCK_M, BLOCK_N, BLOCK_K)
         scales = tl.load(_pointer(table, expert, SCALES, tl.float32, ALIGNED) + output, mask=there, other=0.0)
         sums = whole.to(tl.float32) * (tl.load(x_scales + row, mask=inside, other=0.0)[:, None] * scales[None, :])
     if FORM == GROUPED:
         sums = _code_sums(
             rows, inside, _pointer(table, expert, MATRIX, tl.uint8, ALIGNED),
             _pointer(table, expert, SCALES, tl.float32, ALIGNED), _pointer(table, expert, SHIFTS, tl.float32, ALIGNED),
-            far, outputs, width, row_bytes, group, KIND, BITS, RUN, SHIFTED, BLOCK_M, BLOCK_N, BLOCK_K,
+            far, there, width, row_bytes, group, KIND, BITS, RUN, SHIFTED, BLOCK_M, BLOCK_N, BLOCK_K,
         )  # fmt: skip
     bias = _pointer(table, expert, BIAS, out.dtype.element_ty, ALIGNED)
     biased = tl.load(table + expert * COLUMNS + BIAS) != 0
     sums += tl.load(bias + output, mask=there & biased, other=0.0).to(tl.float32)[None, :]
-    if FIRST:
-        target = place
-    else:
+    target = place
+    if FIRST == 0:
         sums = sums * tl.load(weights + choice, mask=inside, other=0.0).to(tl.float32)[:, None]
         target = choice
+    if GATE != PLAIN:
+        sums = _gated(sums, out.dtype.element_ty, GATE, BLOCK_M, BLOCK_N // 2)
+        output = tl.program_id(1) * (BLOCK_N // 2) + tl.arange(0, BLOCK_N // 2)
+        outputs = outputs // 2
     own = out + target.to(tl.int64)[:, None] * outputs + output[None, :]
-    tl.store(own, sums.to(out.dtype.element_ty), mask=inside[:, None] & there[None, :])
+    tl.store(own, sums.to(out.dtype.element_ty), mask=inside[:, None] & (output < outputs)[None, :])

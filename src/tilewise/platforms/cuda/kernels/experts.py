@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from math import gcd
+from typing import Any
 
 import torch
 import triton
@@ -19,8 +21,9 @@ from torch import Tensor
 from tilewise.platforms.base import Weight
 from tilewise.platforms.cuda.card import Card
 from tilewise.platforms.cuda.kernels import expert_products as products
+from tilewise.platforms.cuda.kernels.rounding import int8_rows
 from tilewise.platforms.forms import Codes, Dense, Form, Grouped, Int8
-from tilewise.platforms.weights import DenseWeight, GroupedWeight, Int8Weight, quantise_rows
+from tilewise.platforms.weights import DenseWeight, GroupedWeight, Int8Weight
 
 _BLOCK = 1024
 _KINDS = {
@@ -31,6 +34,15 @@ _KINDS = {
     Codes.INT8: products.SIGNED8,
     Codes.FP8: products.FP8,
 }
+
+
+class Gate(Enum):
+    """Activations that the first product applies itself, which spares a launch, and memory for twice the numbers."""
+
+    SILU = products.SILU
+    """`Ops.silu_mul`"""
+    CLAMPED = products.CLAMPED
+    """`models.backbones.gpt_oss.clamped_swiglu`, rounded once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +148,7 @@ def _tile_of(form: Form, rows: float, itemsize: int, card: Card) -> _Tile:
     return _Tile(128, 128, 64 * deep, 8, 3)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["choices"])
 def _route(chosen, order, starts, counts, choices, BLOCK: tl.constexpr):
     """A program an expert: where its choices begin when they are sorted, how many it has, and which.
 
@@ -195,29 +207,35 @@ def _blocks(choices: int, experts: int, rows: int) -> int:
     return (choices - busy) // rows + busy
 
 
-def _product(x: Tensor, weights: Tensor, routing: _Routing, table: ExpertTable, first: bool, card: Card) -> Tensor:
-    """[N, in] or [choices, in] -> [choices, out] in x's dtype: `expert_product`."""
+def _constants(form: Form) -> dict[str, Any]:
+    """What a product is compiled for."""
+    match form:
+        case Dense():
+            return {"FORM": products.DENSE, "KIND": products.UINT, "BITS": 8, "SHIFTED": False}
+        case Int8():
+            return {"FORM": products.INT8, "KIND": products.UINT, "BITS": 8, "SHIFTED": False}
+        case Grouped():
+            how = {"KIND": _KINDS[form.kind], "BITS": form.kind.bits, "SHIFTED": form.shifts is not None}
+            return {"FORM": products.GROUPED, **how}
+
+
+def _product(
+    x: Tensor, weights: Tensor, routing: _Routing, table: ExpertTable, card: Card, first: bool, gate: Gate | None
+) -> Tensor:
+    """[N, in] or [choices, in] -> [choices, out], or half of out, in x's dtype: `expert_product`."""
     form, (outputs, width) = table.form, table.form.shape
     choices, experts = weights.numel(), len(table.pointers)
-    dtype, scales = x.dtype, x
-    if isinstance(form, Dense):
-        assert form.matrix.dtype == dtype
-    if isinstance(form, Int8):
-        x, scales = quantise_rows(x)
-        number = products.INT8
-    else:
-        number = products.GROUPED if isinstance(form, Grouped) else products.DENSE
+    out = x.new_empty(choices, outputs if gate is None else outputs // 2)
+    assert not isinstance(form, Dense) or form.matrix.dtype == x.dtype
+    x, scales = int8_rows(x) if isinstance(form, Int8) else (x, x)
     tile = _tile_of(form, choices / min(experts, choices), x.element_size(), card)
-    group, kind, bits, shifted = width, products.UINT, 8, False
-    if isinstance(form, Grouped):
-        group, kind, bits, shifted = form.group, _KINDS[form.kind], form.kind.bits, form.shifts is not None
-    out = torch.empty(choices, outputs, dtype=dtype, device=x.device)
-    expert_product = products.expert_product
-    expert_product[_blocks(choices, experts, tile.rows), triton.cdiv(outputs, tile.outputs)](
+    group, per_byte = (form.group, 8 // form.kind.bits) if isinstance(form, Grouped) else (width, 1)
+    blocks = _blocks(choices, experts, tile.rows), triton.cdiv(outputs, tile.outputs)
+    products.expert_product[blocks](
         x, x.stride(0), scales, routing.order, routing.starts, routing.counts, table.pointers, weights, out,
-        experts, outputs, width, width * bits // 8, group, weights.shape[1],
-        EXPERTS=triton.next_power_of_2(experts), FORM=number, ALIGNED=table.aligned, FIRST=first,
-        KIND=kind, BITS=bits, RUN=gcd(group, tile.inputs), SHIFTED=shifted,
+        experts, outputs, width, width // per_byte, group, weights.shape[1],
+        EXPERTS=triton.next_power_of_2(experts), ALIGNED=table.aligned, FIRST=first, RUN=gcd(group, tile.inputs),
+        GATE=products.PLAIN if gate is None else gate.value, **_constants(form),
         BLOCK_M=tile.rows, BLOCK_N=tile.outputs, BLOCK_K=tile.inputs,
         num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
@@ -230,14 +248,14 @@ def moe_experts(
     weights: Tensor,
     gate_up: ExpertTable,
     down: ExpertTable,
-    activation: Callable[[Tensor], Tensor],
+    activation: Callable[[Tensor], Tensor] | Gate,
     card: Card,
 ) -> Tensor:
     """`Ops.moe_experts` of x [N, H], chosen int64 [N, k] and weights [N, k], of experts in tables; N may be 0.
 
     Rounds once where the reference rounds thrice: an expert's result is multiplied by its weight, in float32, before it
-    becomes a number of x's dtype, and a token's are added in float32. The activation also sees rows of absent experts,
-    which hold whatever was there. Which tiles multiply depends on N * k, so the last bits of a row do.
+    becomes a number of x's dtype, and a token's are added in float32. An activation that is called also sees rows of
+    absent experts, which hold whatever was there. Which tiles multiply depends on N * k, so the last bits of a row do.
     """
     tokens, per_token = chosen.shape
     width = down.form.shape[0]
@@ -246,8 +264,11 @@ def moe_experts(
         return out.zero_()
     routing = _routing(chosen.contiguous(), len(gate_up.pointers))
     weights = weights.contiguous()
-    inner = _product(x, weights, routing, gate_up, True, card)
-    outer = _product(activation(inner), weights, routing, down, False, card)
+    if isinstance(activation, Gate):
+        inner = _product(x, weights, routing, gate_up, card, True, activation)
+    else:
+        inner = activation(_product(x, weights, routing, gate_up, card, True, None))
+    outer = _product(inner, weights, routing, down, card, False, None)
     _sum_choices[tokens, triton.cdiv(width, _BLOCK)](
         outer, chosen, down.pointers, out, width, per_token, COLUMNS=4, BLOCK=_BLOCK
     )
