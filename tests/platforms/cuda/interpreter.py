@@ -4,7 +4,13 @@
 - It cuts floats off where they become bfloat16, instead of rounding them, and where they become float8 it loses the
   carry of a mantissa that is rounded up to the next power of two: torch converts them here, half to even.
 - numpy 2.4 turns no array of one number into an index any more, which loops over runtime bounds need.
+<<<<<<< HEAD
 - Sums of products of int8 are right, but made in a loop that takes minutes: float64 holds them as well.
+=======
+- It patches Triton's language again at every call of a device function, which takes half of the time of kernels that
+  have some. A launch has patched `tl` already; `tl.core`, which Triton's own functions use, stays patched once it is.
+- Sums of products of int8 are made in the accumulator's type only if numpy is told so, which it is; they are right.
+>>>>>>> w/cuda
 """
 
 from __future__ import annotations
@@ -33,6 +39,7 @@ def repair() -> None:
     interpreter.InterpreterBuilder.create_dot = _by_floats(interpreter.InterpreterBuilder.create_dot)
     interpreter._convert_float = _with_rounding(interpreter._convert_float)
     interpreter._patch_lang_tensor = _with_index(interpreter._patch_lang_tensor)
+    interpreter.InterpretedFunction.__call__ = _call
 
 
 def _by_floats(create_dot: Any) -> Any:
@@ -73,3 +80,10 @@ def _with_index(patch: Any) -> Any:
         scope.set_attr(tensor, "__index__", lambda self: int(np.asarray(self.handle.data).reshape(-1)[0]))
 
     return patched
+
+
+def _call(function: Any, *args: Any, **kwargs: Any) -> Any:
+    if not getattr(tl.core, "_patched", False) and tl not in function.fn.__globals__.values():
+        interpreter._patch_lang(function.fn)
+        tl.core._patched = True
+    return function.rewrite()(*args, **kwargs)

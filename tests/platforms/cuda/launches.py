@@ -14,7 +14,16 @@ from torch import Tensor
 
 from tilewise.platforms.base import PagedLayout
 from tilewise.platforms.cuda.card import A100, B200, H100, Card
-from tilewise.platforms.cuda.kernels import byte_product, cache, grouped_product, patches, rounding, rows
+from tilewise.platforms.cuda.kernels import (
+    byte_product,
+    cache,
+    grouped_product,
+    patches,
+    rounding,
+    rows,
+    sampling,
+)
+from tilewise.platforms.cuda.kernels import logits as logits_kernels
 from tilewise.platforms.cuda.kernels.product_tiles import Epilogue
 from tilewise.platforms.forms import Codes, StaticRows
 from tilewise.platforms.kv_cache import empty_cache
@@ -39,7 +48,12 @@ class Claim:
     """Bytes of a thread that go to local memory at most."""
 
 
-CLAIMS: dict[str, Claim] = {}
+CLAIMS: dict[str, Claim] = {
+    "_byte_product int8_product": Claim(NEWEST | {"sm_100": "mma"}),  # Triton has no tcgen05 of int8
+    "_byte_product fp8_product": Claim({"sm_90": "wgmma", "sm_100": "tcgen05"}),
+    "_grouped_product grouped_product few": Claim(MMA, spilled=8),
+    "_grouped_product grouped_product many": Claim(NEWEST),
+}
 """By the first words of kernel, case and card, as in "_attention", "_attention decode 8B" and "_attention decode 8B
 sm_80"; the longest that fits counts. Kernels without an entry claim no tensor cores, and spill nothing."""
 
@@ -103,9 +117,10 @@ def grouped_products(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
         for rows_ in counts:
             own = (kind, codes, scales, scales if kind is Codes.UINT4 else None, group, None, False, card)
             found = partial(grouped_product.grouped_product, shape(rows_, 4096), *own)
-            yield f"grouped_product {kind.name} {group} 8B {rows_}", found
+            few = "few" if rows_ <= 32 else "many"
+            yield f"grouped_product {few} {kind.name} {group} 8B {rows_}", found
     own = (Codes.INT4, shape(4096, 448, dtype=torch.int32), shape(28, 4096), None, 128, None, False, card)
-    yield "grouped_product 1B float16", lambda: grouped_product.grouped_product(shape(1, 3584, dtype=HALF), *own)
+    yield "grouped_product few 1B float16", lambda: grouped_product.grouped_product(shape(1, 3584, dtype=HALF), *own)
 
 
 def rope_kernels(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
@@ -135,7 +150,18 @@ def rounding_kernels(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "int8_rows_static 8B", lambda: rounding.int8_rows_static(shape(64, 3584), StaticRows(0.02, -3))
 
 
-KERNELS = (row_kernels, rope_kernels, rounding_kernels, byte_products, grouped_products)
+def sampling_kernels(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
+    for count in (1, 64):
+        settings = [shape(count, dtype=kind) for kind in (torch.float32, torch.int32, torch.float32, torch.float32)]
+        logits, keys = shape(count, 151674, dtype=torch.float32), shape(count, 2, dtype=torch.int32)
+        yield f"draw_rows {count}", partial(sampling.draw_rows, logits, None, *settings, keys)
+        places, floats = shape(count, dtype=torch.int64), shape(count, dtype=torch.float32)
+        yield f"logprob_rows {count}", partial(logits_kernels.logprob_rows, logits, None, places)
+        own = places, shape(257, 32769, dtype=torch.int64), places, places, places, floats, floats, floats
+        yield f"penalise {count}", partial(logits_kernels.penalise, logits, *own)
+
+
+KERNELS = (row_kernels, rope_kernels, rounding_kernels, sampling_kernels, byte_products, grouped_products)
 
 LAUNCHES = {
     f"{name} {on}": (card, launch)

@@ -27,7 +27,7 @@ STEP = 128
 """Inputs of a step, and of a block of FP8 that has its own scale."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "steps"])
 def _byte_product(
     x,
     matrix,

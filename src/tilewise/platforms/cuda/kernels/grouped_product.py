@@ -101,7 +101,7 @@ def _weights(
     return w
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "steps"])
 def _grouped_product(
     x,
     words,
