@@ -25,7 +25,9 @@ PRECISION = {torch.float32: 1e-6, torch.float16: 2.0**-10, torch.bfloat16: 2.0**
 """One of a number's last places."""
 
 
-def kept(form: Form, bias: Tensor | None, device: torch.device, card: Card = H100, fp8_rows: bool = False) -> CudaWeight:
+def kept(
+    form: Form, bias: Tensor | None, device: torch.device, card: Card = H100, fp8_rows: bool = False
+) -> CudaWeight:
     moved = {name: getattr(form, name) for name in form.__dataclass_fields__}
     moved = {name: x.to(device) for name, x in moved.items() if isinstance(x, Tensor)}
     weight = keeper(card, fp8_rows=fp8_rows)([replace(form, **moved)], None if bias is None else bias.to(device))
@@ -40,7 +42,13 @@ def kept(form: Form, bias: Tensor | None, device: torch.device, card: Card = H10
     [(1, 1, 1, H100), (260, 130, 3, A100), (70, 33, 65, H100), (70, 33, 17, SMALL), (1030, 31, 17, H100)],
 )
 def test_int8_is_the_plain_one_bit_by_bit(
-    dtype: torch.dtype, static: StaticRows | None, inputs: int, outputs: int, rows: int, card: Card, device: torch.device
+    dtype: torch.dtype,
+    static: StaticRows | None,
+    inputs: int,
+    outputs: int,
+    rows: int,
+    card: Card,
+    device: torch.device,
 ) -> None:
     """The last case is split."""
     form, x = levels_form(inputs, outputs, static), (3 * noise(rows, inputs, seed=rows)).to(dtype)
@@ -148,9 +156,7 @@ def test_what_is_no_number_spoils_its_own_row_alone(rows: int, device: torch.dev
 @pytest.mark.parametrize(
     ("inputs", "group", "rows"), [(300, 300, 1), (300, 300, 65), (300, 128, 17), (300, 128, 65), (1100, 128, 3)]
 )
-def test_fp8_meets_rows_of_fp8(
-    dtype: torch.dtype, inputs: int, group: int, rows: int, device: torch.device
-) -> None:
+def test_fp8_meets_rows_of_fp8(dtype: torch.dtype, inputs: int, group: int, rows: int, device: torch.device) -> None:
     """Against float64 of the rows that the reference's rounding gives."""
     form = grouped(Codes.FP8, inputs, 33, group, ordered=rows == 17)
     bias = None if rows == 17 else noise(33, seed=8).to(dtype)

@@ -149,9 +149,7 @@ CudaWeight = CudaInt8Weight | CudaGroupedWeight | CudaFp8Weight
 """Weights whose `apply` takes `gelu`: the same as `Ops.gelu` of the result, which is rounded before."""
 
 
-def keeper(
-    card: Card, int8: bool = False, fp8_rows: bool = False
-) -> Callable[[Sequence[Form], Tensor | None], Weight]:
+def keeper(card: Card, int8: bool = False, fp8_rows: bool = False) -> Callable[[Sequence[Form], Tensor | None], Weight]:
     """What keeps a run of forms: for a kernel where there is one, else in plain torch.
 
     `int8`: floats are rounded to int8, a scale for each output. `fp8_rows`: rows are rounded to FP8 for matrices of
