@@ -65,6 +65,10 @@ CLAIMS: dict[str, Claim] = {
     "_attend attention mixed": Claim(MMA),
     "_attend attention mixed 20B oss sm_100": Claim(MMA, spilled=8),
     "_attend_tile attention": Claim(NEWEST),
+    "_byte_product int8_product": Claim(NEWEST | {"sm_100": "mma"}),  # Triton has no tcgen05 of int8
+    "_byte_product fp8_product": Claim({"sm_90": "wgmma", "sm_100": "tcgen05"}),
+    "_grouped_product grouped_product few": Claim(MMA, spilled=8),
+    "_grouped_product grouped_product many": Claim(NEWEST),
 }
 """By the first words of kernel, case and card, as in "_attention", "_attention decode 8B" and "_attention decode 8B
 sm_80"; the longest that fits counts. Kernels without an entry claim no tensor cores, and spill nothing."""
@@ -129,9 +133,10 @@ def grouped_products(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
         for rows_ in counts:
             own = (kind, codes, scales, scales if kind is Codes.UINT4 else None, group, None, False, card)
             found = partial(grouped_product.grouped_product, shape(rows_, 4096), *own)
-            yield f"grouped_product {kind.name} {group} 8B {rows_}", found
+            few = "few" if rows_ <= 32 else "many"
+            yield f"grouped_product {few} {kind.name} {group} 8B {rows_}", found
     own = (Codes.INT4, shape(4096, 448, dtype=torch.int32), shape(28, 4096), None, 128, None, False, card)
-    yield "grouped_product 1B float16", lambda: grouped_product.grouped_product(shape(1, 3584, dtype=HALF), *own)
+    yield "grouped_product few 1B float16", lambda: grouped_product.grouped_product(shape(1, 3584, dtype=HALF), *own)
 
 
 def rope_kernels(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:

@@ -27,7 +27,7 @@ STEP = 128
 """Inputs of a step, and of a block of FP8 that has its own scale."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "steps"])
 def _byte_product(
     x,
     matrix,
@@ -86,7 +86,7 @@ def _byte_product(
 
 
 def int8_product(x: Tensor, matrix: Tensor, dtype: torch.dtype, epilogue: Epilogue, card: Card) -> Tensor:
-    """int8 x [rows, inputs] times int8 matrix [outputs, inputs], as `epilogue` finishes it: `dtype` [rows, outputs].
+    """int8 x [rows, inputs] times int8 matrix [outputs, inputs], finished by `epilogue`: `dtype` [rows, outputs].
 
     The columns of the matrix may be followed by others, which are not read. Sums are exact, and what is made of them
     is rounded where `weights.Int8Weight` rounds it: results are the same, except of GELU, whose error function is the
@@ -104,7 +104,7 @@ def fp8_product(
     block_scales: Tensor | None = None,
     row_block_scales: Tensor | None = None,
 ) -> Tensor:
-    """float8_e4m3fn x [rows, inputs] times matrix [outputs, inputs]: `dtype` [rows, outputs], as `epilogue` finishes it.
+    """float8_e4m3fn x [rows, inputs] times matrix [outputs, inputs], finished by `epilogue`: `dtype` [rows, outputs].
 
     With scales of blocks of 128 inputs, float32 `block_scales` [blocks, outputs] and `row_block_scales` [rows, blocks],
     the sums of each block are scaled before they are added up, in float32; without, in the epilogue alone. How the

@@ -2,9 +2,9 @@
 
 Two shapes of work, one kernel. Few rows (decode) wait for memory to bring the codes: every instruction a code counts.
 The tensor cores are given the codes' own numbers, which 16 bits hold exactly, and the sums of a group are scaled
-instead of its numbers: of 16 rows that is a multiplication for 8 codes, not one for each. Numbers of 4 bits stay 16
-too large on the way (`weight_codes.integers_above_16`), and what that and shifts add to a sum, a multiple of the sum of the
-group's x, is taken from a second product, with ones: tensor cores have nothing else to do.
+instead of its numbers: of 16 rows that is a multiplication for 8 codes, not one for each. Whole numbers of 4 bits stay
+16 too large on the way (`weight_codes.integers_above_16`); what that and shifts add to a sum is a multiple of the sum
+of the group's x, which is taken from a second product, with ones: tensor cores have nothing else to do.
 
 Many rows (prefill) wait for the tensor cores. There each number is scaled, shifted and rounded to the dtype of x, once
 for all rows of a tile, and sums run on through all groups without a second set of accumulators. These are the numbers
@@ -21,16 +21,6 @@ import triton.language as tl
 from torch import Tensor
 
 from tilewise.platforms.cuda.card import Card
-from tilewise.platforms.cuda.kernels.weight_codes import (
-    INT4,
-    NUMBER,
-    UINT4,
-    beside,
-    integers_above_16,
-    numbers_of,
-    parts_of,
-    run_of,
-)
 from tilewise.platforms.cuda.kernels.product_tiles import (
     Epilogue,
     Split,
@@ -40,17 +30,22 @@ from tilewise.platforms.cuda.kernels.product_tiles import (
     sums_like,
     tile_of,
 )
+from tilewise.platforms.cuda.kernels.weight_codes import (
+    INT4,
+    NUMBER,
+    beside,
+    integers_above_16,
+    numbers_of,
+    parts_of,
+    run_of,
+)
 from tilewise.platforms.forms import Codes
 
 
 @triton.jit
 def _shift(stored, scale):
     """The shift of a group, which may be kept as its zero point."""
-    if stored.dtype == tl.uint8:
-        shift = -stored.to(tl.float32) * scale
-    else:
-        shift = stored.to(tl.float32)
-    return shift
+    return -stored.to(tl.float32) * scale if stored.dtype == tl.uint8 else stored.to(tl.float32)
 
 
 @triton.jit
@@ -102,7 +97,7 @@ def _weights(
     return w
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "steps"])
 def _grouped_product(
     x,
     words,
@@ -136,7 +131,7 @@ def _grouped_product(
     # With few rows, sums are scaled, and whole numbers of 4 bits are OFFSET too large where they are multiplied.
     SCALED_SUMS: tl.constexpr = FEW and group_scales is not None
     SCALED_WEIGHTS: tl.constexpr = not FEW and group_scales is not None
-    RAISED: tl.constexpr = FEW and (KIND == UINT4 or KIND == INT4) and DTYPE != tl.float32
+    RAISED: tl.constexpr = FEW and KIND <= INT4 and tl.float32 != DTYPE
     OFFSET: tl.constexpr = 24.0 if KIND == INT4 else 16.0
     first_output, first_row = tile_of(rows, outputs, OUTPUTS, ROWS)
     output = first_output + tl.arange(0, OUTPUTS)
@@ -189,10 +184,11 @@ def grouped_product(
     gelu: bool,
     card: Card,
 ) -> Tensor:
-    """x [rows, inputs] times the matrix of `weight_codes.words_of` [outputs, words] -> [rows, outputs] in the dtype of x.
+    """x [rows, inputs] times the matrix of `weight_codes.words_of` [outputs, words] -> [rows, outputs], as x is.
 
-    scales and shifts [groups, outputs] in any float dtype, or for shifts uint8 zero points, a group being one that `weight_codes.run_of` knows. How the inputs
-    are split, whether sums or numbers are scaled, and so a result's last places depend on how many rows there are.
+    scales [groups, outputs] in any float dtype; shifts alike, or uint8 zero points, which stand for -zero * scale;
+    groups are such as `weight_codes.run_of` knows. How inputs are split, whether sums or numbers are scaled, and so a
+    result's last places depend on how many rows there are.
     """
     (rows, inputs), outputs = x.shape, len(words)
     out = x.new_empty(rows, outputs)

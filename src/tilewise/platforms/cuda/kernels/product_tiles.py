@@ -90,7 +90,7 @@ def add_parts(parts: Tensor, out: Tensor, epilogue: Epilogue) -> None:
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "rows"])
 def _add_parts(
     parts, out, row_scales, scales, addend, bias, count, rows, outputs, GELU: tl.constexpr, BLOCK: tl.constexpr
 ):

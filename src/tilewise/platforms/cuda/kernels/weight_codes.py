@@ -29,7 +29,7 @@ _LEAST_RUN = 16
 
 NUMBER = {kind: number for number, kind in enumerate(Codes)}
 UINT4, INT4, FP4, UINT8, INT8, FP8 = map(tl.constexpr, range(len(NUMBER)))
-"""Kernels know kinds by their places in `forms.Codes`."""
+"""Kernels know kinds by their places in `forms.Codes`: whole numbers of 4 bits first, those of 4 bits before 8."""
 
 
 def parts_of(kind: Codes) -> int:
@@ -68,7 +68,7 @@ _OUTPUTS = 4096
 @triton.jit
 def integers_above_16(words, PART: tl.constexpr, DTYPE: tl.constexpr):
     """16 + the codes of 4 bits of a part, exactly, in DTYPE, float16 or bfloat16: [.., n] words -> [.., 2 * n]."""
-    if DTYPE == tl.bfloat16:
+    if tl.bfloat16 == DTYPE:
         moved = words << 3 if PART == 0 else words >> (4 * PART - 3)
         bits = moved & 0x00780078 | 0x41804180
     else:
@@ -96,16 +96,14 @@ def beside(left, right):
 @triton.jit
 def _number(words, PLACE: tl.constexpr, KIND: tl.constexpr):
     """The number of the code that begins at a bit of the word."""
-    if KIND == FP4 or KIND == FP8:
-        BITS: tl.constexpr = 8 if KIND == FP8 else 4
-        # Its sign goes to the top, and down again to where its exponent and mantissa belong, leaving a copy at the top.
-        top = (words << (32 - BITS - PLACE)).to(tl.int32, bitcast=True)
-        if KIND == FP4:  # s ee m, the exponent 1 too large for its value; float32 has 127
-            bits, scale = (top >> 6) & -0x7E400000, 8.507059173023462e37  # 2 ** 126
-        else:  # s eeee mmm, 7 too large
-            bits, scale = (top >> 4) & -0x78100000, 1.329227995784916e36  # 2 ** 120
-        number = bits.to(tl.float32, bitcast=True) * scale
-    elif KIND == UINT4 or KIND == INT4:
+    # Of a float, the sign goes to the top and comes down again to where exponent and mantissa belong, leaving a copy.
+    if KIND == FP4:  # s ee m, the exponent with 1 added; float32 has 127
+        bits = ((words << (28 - PLACE)).to(tl.int32, bitcast=True) >> 6) & -0x7E400000
+        number = bits.to(tl.float32, bitcast=True) * 8.507059173023462e37  # 2 ** 126
+    elif KIND == FP8:  # s eeee mmm, with 7 added
+        bits = ((words << (24 - PLACE)).to(tl.int32, bitcast=True) >> 4) & -0x78100000
+        number = bits.to(tl.float32, bitcast=True) * 1.329227995784916e36  # 2 ** 120
+    elif KIND <= INT4:
         moved = words << (19 - PLACE) if PLACE <= 19 else words >> (PLACE - 19)
         raised = (moved & 0x00780000 | 0x41800000).to(tl.float32, bitcast=True)
         number = raised - (24.0 if KIND == INT4 else 16.0)
