@@ -73,7 +73,7 @@ def head_width(spec: TinySpec) -> int:
 def paged_layout(sequences: Sequences, device: torch.device) -> PagedLayout:
     """Blocks out of order; block 0 is nobody's."""
     needed = [-(-(before + count) // BLOCK) for before, count in sequences]
-    order = (torch.randperm(sum(needed)) + 1).split(needed)
+    order = (torch.randperm(sum(needed), generator=torch.Generator().manual_seed(7)) + 1).split(needed)
     table = torch.zeros(len(sequences), max(needed), dtype=torch.int64)
     slots = []
     for row, (before, count) in enumerate(sequences):

@@ -6,6 +6,7 @@ import logging
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from benchmarks.gpu.setup import Setup
 
 _TRIES = 4
 """Processes of one part, where each but the last lost its device."""
+GIVEN_UP = -1000
+"""In the place of a status."""
 _LAST_LINES = 12
 """Of the log of a process that failed, which are kept."""
 
@@ -57,7 +60,7 @@ def start_part(name: str, setup: Setup) -> Ended:
             return Ended("stopped", f"its time was up, in {where or 'its start'}")
         ended = Ended("failed", f"status {status} in {where or 'its start'}: {_tail(log)}")
         if where and status < 0:
-            book.write(Note(where, f"its process was ended by signal {-status}: {_tail(log)}", failed=True))
+            book.write(Note(where, f"{_why(status)}: {_tail(log)}", failed=True))
         if (status != DEVICE_LOST and status > 0) or setup.left < 5:
             break  # else what is left may go well in another process
     return ended
@@ -70,13 +73,27 @@ def _process(name: str, setup: Setup, log: Path) -> int | None:
     with log.open("ab") as errors:
         child = subprocess.Popen([sys.executable, "-m", "benchmarks.gpu", *words], stderr=errors)
         try:
-            return child.wait(timeout=max(1.0, setup.ends + GRACE - time.time()))
-        except subprocess.TimeoutExpired:
-            return None
+            return _watched(child, setup, PARTS[name].patience, setup.folder / f"{name}.jsonl")
         finally:
             if child.poll() is None:
                 child.kill()
                 child.wait()
+
+
+def _watched(child: subprocess.Popen[bytes], setup: Setup, patience: int | None, book: Path) -> int | None:
+    """The status of a process as soon as it ends; as if by a signal, if it writes nothing for longer than `patience`."""
+    begun, deadline = time.time(), max(time.time() + 1, setup.ends + GRACE)
+    while time.time() < deadline:
+        with suppress(subprocess.TimeoutExpired):
+            return child.wait(timeout=0.2)
+        last = max(begun, book.stat().st_mtime if book.exists() else 0)
+        if patience is not None and time.time() > last + patience:
+            return GIVEN_UP
+    return None
+
+
+def _why(status: int) -> str:
+    return "it took too long" if status == GIVEN_UP else f"its process was ended by signal {-status}"
 
 
 def _open_item(book: Notebook) -> str | None:

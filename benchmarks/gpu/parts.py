@@ -20,6 +20,8 @@ class Part:
     """It may take. What has begun then is finished if that takes no longer than `GRACE`."""
     least: int = 15
     """Seconds without which it does not begin."""
+    patience: int | None = None
+    """Seconds after which a single item is given up; None = those of the part."""
 
 
 def _rates(setup: Setup) -> Iterator[Item]:
@@ -60,7 +62,7 @@ PARTS: dict[str, Part] = {
     "card": Part("what the device copies and multiplies a second", _rates, 20),
     "1B": Part("InternVL3-1B, its kernels compiled as they are needed", partial(_model, "1B", whole=True), 90, 25),
     "1B-again": Part("its start once more, with kernels that are compiled", partial(_start, "1B"), 20, 10),
-    "ops": Part("every op beside the reference", _ops, 110, 20),
+    "ops": Part("every op beside the reference", _ops, 110, 20, patience=40),
     "8B": Part("InternVL3-8B in bfloat16", partial(_model, "8B", whole=True), 75, 30),
     "transformers-8B": Part("transformers with the shapes of InternVL3-8B", partial(_transformers, "8B"), 30),
     "30B-A3B": Part("InternVL3.5-30B-A3B in bfloat16", partial(_model, "30B-A3B"), 60, 35),
