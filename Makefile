@@ -57,6 +57,9 @@ format: install ## format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+bench-gpu: install ## ops, engines and transformers on an NVIDIA GPU, under nine minutes (docs/cuda.md)
+	$(BIN)/python -m benchmarks.gpu
+
 eval-demo: install ## accuracy of the demo model a task, on held-out pictures
 	$(BIN)/python training/score.py
 
@@ -80,4 +83,4 @@ clean: ## remove the environment and caches
 	rm -rf $(VENV) .venv-clients build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 .PHONY: help install demo test test-slow test-batch test-clients test-harness test-cuda test-ray test-schema check format eval-demo matrix
-.PHONY: compatibility monitoring equality clean
+.PHONY: compatibility monitoring equality bench-gpu clean

@@ -124,7 +124,7 @@ class Architecture:
     ) -> TileEncoder:
         """What encodes tiles, alone: nothing of the decoder is read. `dummy` = random weights."""
         if dummy:
-            return TileEncoder(View(self._watched(RandomSource(dtype, device), watch), store=store), self.config, ops)
+            return TileEncoder(View(self._watched(self.noise(dtype, device), watch), store=store), self.config, ops)
         files = open_files(self.folder.path, language=False)
         known = known_names(self.folder.path)  # how tensors are spelled, those of other shards tell
         source = CheckpointSource(files, self._locate(known), dtype, device, layouts=self._layouts)
@@ -171,6 +171,10 @@ class Architecture:
     def shapes(self, dtype: torch.dtype) -> ShapeSource:
         """The tensors that the files have, or will have, without their numbers."""
         return ShapeSource(dtype, locate=self._locate(known_names(self.folder.path)), layouts=self._layouts)
+
+    def noise(self, dtype: torch.dtype, device: torch.device) -> RandomSource:
+        """Random numbers in the place of those of the files, kept as the files keep them."""
+        return RandomSource(dtype, device, locate=self._locate(known_names(self.folder.path)), layouts=self._layouts)
 
     def read_as(self, source: TensorSource) -> TensorSource:
         """A source whose matrices are rounded as they are read, where they are."""
