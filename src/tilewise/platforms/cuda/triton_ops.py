@@ -70,8 +70,10 @@ class TritonOps(TorchOps):
         if first is None or second is None:
             return super().moe_experts(x, chosen, weights, gate_up, down, activation)
 
+        applied = experts.Gate.SILU if activation == self.silu_mul else activation
+
         def multiplied_together(*_: object) -> Tensor:
-            return experts.moe_experts(x, chosen, weights, first, second, activation, self.card)
+            return experts.moe_experts(x, chosen, weights, first, second, applied, self.card)
 
         instead = super().moe_experts
         return self._by_kernel(multiplied_together, instead, x, chosen, weights, gate_up, down, activation)
