@@ -20,8 +20,8 @@ from tilewise.platforms.weights import GroupedWeight, Int8Weight, SideBySide, pl
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value", "ignore:overflow", "ignore:divide by zero")
 """Rows of absent experts hold whatever was in memory, of which numpy warns."""
 REFERENCE = ReferenceOps()
-TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
-"""Of the largest number: of the 16-bit ones two or three last places, as the reference rounds more often."""
+TOLERANCE = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+"""Of the largest number: of the 16-bit ones one or two last places, as the reference rounds more often."""
 dtypes = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 Forms = Callable[[int, int, torch.dtype, torch.Generator], Form]
 
