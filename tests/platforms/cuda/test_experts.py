@@ -12,7 +12,7 @@ from tilewise.models.backbones.gpt_oss import clamped_swiglu
 from tilewise.platforms.base import Weight
 from tilewise.platforms.cuda.card import A100, H100
 from tilewise.platforms.cuda.kernels import experts
-from tilewise.platforms.cuda.kernels.experts import ExpertTable, Gate, moe_experts
+from tilewise.platforms.cuda.kernels.experts import ExpertTable, ExpertTables, Gate, moe_experts
 from tilewise.platforms.forms import Codes, Dense, Form, Grouped, Int8, StaticRows
 from tilewise.platforms.reference import ReferenceOps
 from tilewise.platforms.weights import GroupedWeight, Int8Weight, SideBySide, plain_weight, rounded_to_int8
@@ -20,8 +20,8 @@ from tilewise.platforms.weights import GroupedWeight, Int8Weight, SideBySide, pl
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value", "ignore:overflow", "ignore:divide by zero")
 """Rows of absent experts hold whatever was in memory, of which numpy warns."""
 REFERENCE = ReferenceOps()
-TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
-"""Of the largest number: of the 16-bit ones two or three last places, as the reference rounds more often."""
+TOLERANCE = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+"""Of the largest number: of the 16-bit ones one or two last places, as the reference rounds more often."""
 dtypes = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 Forms = Callable[[int, int, torch.dtype, torch.Generator], Form]
 
@@ -246,3 +246,20 @@ def test_what_a_table_does_not_take(device: torch.device) -> None:
     assert [ExpertTable.of([one, other]) for other in others] == [None] * len(others)
     assert [ExpertTable.of([other]) for other in others[-3:]] == [None] * 3
     assert ExpertTable.of([None, None]) is None
+
+
+def test_tables_are_built_once_and_again_where_a_weight_is_another(device: torch.device) -> None:
+    def weight() -> Weight:
+        return plain_weight([Dense(torch.zeros(4, 8, device=device))], None)
+
+    tables, weights = ExpertTables(), [weight(), None]
+    first = tables.of(weights)
+    assert first is not None
+    assert tables.of(weights) is first
+    assert tables.of(list(weights)) is not first
+    weights[1] = weight()
+    second = tables.of(weights)
+    assert second is not None
+    assert second.pointers[0].tolist() == first.pointers[0].tolist()
+    assert (second.pointers[:, 0] != 0).tolist() == [True, True]
+    assert tables.of([None]) is None

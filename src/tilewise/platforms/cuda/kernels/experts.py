@@ -7,6 +7,7 @@ first product gathers rows of x in that order, the second scatters its own back 
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -78,6 +79,23 @@ class ExpertTable:
             pointers = torch.tensor(rows, dtype=torch.int64).to(device)
         aligned = all(pointer % 16 == 0 for row in rows for pointer in row)
         return cls(tuple(weights), pointers, first[0], aligned)
+
+
+class ExpertTables:
+    """Tables of the sequences of weights that were seen, each built when it first comes.
+
+    Building one copies pointers to the device and waits, so steps that are captured have to have run before. Sequences
+    are kept, so that none takes another's place; their weights may be exchanged, which costs a comparison each time.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[int, tuple[Sequence[Weight | None], tuple[Weight | None, ...], ExpertTable | None]] = {}
+
+    def of(self, weights: Sequence[Weight | None]) -> ExpertTable | None:
+        found = self._found.get(id(weights))
+        if found is None or len(found[1]) != len(weights) or any(map(operator.is_not, found[1], weights)):
+            found = self._found[id(weights)] = weights, tuple(weights), ExpertTable.of(weights)
+        return found[2]
 
 
 def _parts(weight: Weight) -> tuple[Form, Tensor | None] | None:

@@ -2,20 +2,20 @@
 
 What truncation leaves of a row is everything from some logit on, ties included, so all that has to be found is that
 threshold; the exponential race then takes one more pass. A row is spread over programs of _CHUNK tokens (75 for a
-vocabulary of 151,674), as one processor alone reads only some 100 GB/s, and what they find meets in short kernels of
-one program a row:
+vocabulary of 151,674), as one processor alone reads only some 64 bytes a clock, and what they find meets in short
+kernels of one program a row:
 
-    _extremes    every chunk: likeliest token, smallest logit         _winner for greedy rows
+    _extremes    every chunk: likeliest token, smallest logit
     _pivots      every chunk: count and mass above _PIVOTS logits, evenly spaced
     _bracket     every row: the two pivots between which the thresholds of top-k and top-p lie
     _candidates  every chunk: what lies between them, gathered; exact count and mass above
     _threshold   every row: bisection among what was gathered, usually some hundred of the 151,674
     _race        every chunk: the winner of the race
-    _winner      every row
+    _winner      every row: that of its chunks' winners, or if it is greedy, of their likeliest tokens
 
-Seven launches cost one row about as long as reading it a few times with one program; a radix select by the digits of
-the pattern would need eight (four for each of top-k and top-p) and a histogram of masses, which is a sum of floats by
-atomics. Where logits are so even that the bracket holds much of a row, `_threshold` reads that part some twenty times.
+A radix select by the digits of the pattern would need eight launches instead of the middle four (four for each of top-k
+and top-p), and histograms of masses, which are sums by atomics. Where logits are so even that the bracket holds much of
+a row, `_threshold` reads that part some twenty times for each of top-k and top-p.
 
 Masses that decide are sums of whole numbers (weights in units of 2^-40), which are the same in any order: a row's token
 depends on nothing else in the batch. They differ from sums of float32 by about 1e-7 of the whole.
