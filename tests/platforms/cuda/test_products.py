@@ -262,13 +262,12 @@ def test_parts_of_several_forms_stand_side_by_side(device: torch.device) -> None
         torch.testing.assert_close(weight.apply(x, REFERENCE), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_the_largest_tiles(device: torch.device) -> None:
-    """Tiles of 256 rows, which Hopper takes from 513 on, and outputs that do not fill theirs."""
-    x = noise(513, 130, seed=1).bfloat16().to(device)
-    levels = levels_form(130, 33, None)
-    assert torch.equal(
-        kept(levels, None, device).apply(x, REFERENCE).cpu(), Int8Weight(levels, None).apply(x.cpu(), REFERENCE)
-    )
-    form = grouped(Codes.UINT4, 130, 33, 64, "zeros")
-    found = kept(form, None, device).apply(x, REFERENCE).cpu()
-    assert_near(found, x.cpu(), form.dequantised(), None, rounded_weights=True)
+def test_many_tiles(device: torch.device) -> None:
+    """Tiles of 256 rows, which Hopper takes from 513 on, and more tiles of rows than run together."""
+    form, levels = grouped(Codes.UINT4, 70, 33, 64, "zeros"), levels_form(70, 130, None)
+    for card, rows in ((H100, 513), (A100, 1100)):
+        x = noise(rows, 70, seed=1).bfloat16()
+        found = kept(levels, None, device, card).apply(x.to(device), REFERENCE).cpu()
+        assert torch.equal(found, Int8Weight(levels, None).apply(x, REFERENCE))
+        found = kept(form, None, device, card).apply(x.to(device), REFERENCE).cpu()
+        assert_near(found, x, form.dequantised(), None, rounded_weights=True)

@@ -26,6 +26,8 @@ from tilewise.platforms.forms import Codes, Grouped
 
 _LEAST_RUN = 16
 """Inputs that one instruction of the tensor cores takes."""
+_OUTPUTS = 512
+"""That are packed at a time."""
 
 NUMBER = {kind: number for number, kind in enumerate(Codes)}
 UINT4, INT4, FP4, UINT8, INT8, FP8 = map(tl.constexpr, range(len(NUMBER)))
@@ -46,23 +48,19 @@ def run_of(kind: Codes, group: int, inputs: int) -> int | None:
 
 def words_of(form: Grouped, run: int) -> Tensor:
     """int32 [outputs, words]; codes of inputs beyond the last, up to a whole block, are zeros."""
-    parts = parts_of(form.kind)
-    outputs, inputs = form.shape
-    if form.codes.is_meta:
-        blocks = -(-inputs // (parts * run))
-        return form.codes.new_empty((outputs, blocks * run // 2), dtype=torch.int32)
-    codes = F.pad(form.unpacked(), (0, -inputs % (parts * run)))
-    places = torch.arange(parts, dtype=torch.int32, device=codes.device) * form.kind.bits
-    words = []
-    for some in codes.split(_OUTPUTS):
-        pairs = some.view(len(some), -1, parts, run // 2, 2).int() << places[:, None, None]
+    parts, (outputs, inputs) = parts_of(form.kind), form.shape
+    missing = -inputs % (parts * run)
+    words = form.codes.new_empty((outputs, (inputs + missing) // (2 * parts)), dtype=torch.int32)
+    if words.is_meta:
+        return words
+    places = torch.arange(parts, dtype=torch.int32, device=words.device) * form.kind.bits
+    for first in range(0, outputs, _OUTPUTS):
+        which = slice(first, first + _OUTPUTS)
+        codes = F.pad(form.rows(which).unpacked(), (0, missing))
+        pairs = codes.view(len(codes), -1, parts, run // 2, 2).int() << places[:, None, None]
         lower, upper = pairs.sum(2, dtype=torch.int32).unbind(-1)
-        words.append((lower | (upper << 16)).flatten(1))
-    return torch.cat(words)
-
-
-_OUTPUTS = 4096
-"""That are int32 at a time."""
+        words[which] = (lower | (upper << 16)).flatten(1)
+    return words
 
 
 @triton.jit
