@@ -11,7 +11,8 @@ from torch import Tensor
 
 from tilewise.platforms.base import PagedLayout
 from tilewise.platforms.cuda.card import A100, H100, Card
-from tilewise.platforms.cuda.kernels.paged_attention import _splits, paged_attention, scratch_bytes
+from tilewise.platforms.cuda.kernels.attention_sizes import scratch_bytes, splits_of
+from tilewise.platforms.cuda.kernels.paged_attention import paged_attention
 from tilewise.platforms.kv_cache import LayerCache, QuantisedCache, quantise
 from tilewise.platforms.reference import ReferenceOps
 
@@ -245,5 +246,5 @@ def test_without_rows_or_sequences(device: torch.device) -> None:
 
 @pytest.mark.parametrize("programs", [1, 2, 8, 100, 527, 528, 5000])
 def test_scratch_of_splits_is_bounded(programs: int) -> None:
-    splits = _splits(programs, 10**6, H100)
+    splits = splits_of(programs, 10**6, H100)
     assert splits == 1 or programs * splits * 16 * (64 + 2) * 4 <= scratch_bytes(16, 64, H100)
