@@ -73,15 +73,15 @@ def _process(name: str, setup: Setup, log: Path) -> int | None:
     with log.open("ab") as errors:
         child = subprocess.Popen([sys.executable, "-m", "benchmarks.gpu", *words], stderr=errors)
         try:
-            return _watched(child, setup, PARTS[name].patience, setup.folder / f"{name}.jsonl")
+            return watched(child, setup, PARTS[name].patience, setup.folder / f"{name}.jsonl")
         finally:
             if child.poll() is None:
                 child.kill()
                 child.wait()
 
 
-def _watched(child: subprocess.Popen[bytes], setup: Setup, patience: int | None, book: Path) -> int | None:
-    """The status of a process as soon as it ends; as if by a signal, if it writes nothing for longer than `patience`."""
+def watched(child: subprocess.Popen[bytes], setup: Setup, patience: int | None, book: Path) -> int | None:
+    """The status of a process as soon as it ends; GIVEN_UP if it writes nothing for longer than `patience`."""
     begun, deadline = time.time(), max(time.time() + 1, setup.ends + GRACE)
     while time.time() < deadline:
         with suppress(subprocess.TimeoutExpired):

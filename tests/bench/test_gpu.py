@@ -16,7 +16,7 @@ import pytest
 import torch
 from benchmarks.gpu import cases_attention, cases_products, cases_rows
 from benchmarks.gpu.case import Case, Noise, compared
-from benchmarks.gpu.child import start_part
+from benchmarks.gpu.child import GIVEN_UP, start_part, watched
 from benchmarks.gpu.goals import GOALS
 from benchmarks.gpu.items import Item, run_items
 from benchmarks.gpu.models import spec_of
@@ -131,6 +131,15 @@ def test_a_process_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     assert ended.state == "stopped"
     assert ended.error is not None
     assert "time was up" in ended.error
+
+
+def test_a_process_that_writes_nothing_is_given_up(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", "import time; time.sleep(60)"]
+    with subprocess.Popen(words) as silent:
+        assert watched(silent, setup_in(tmp_path), 0, tmp_path / "rows.jsonl") == GIVEN_UP
+        silent.kill()
+    with subprocess.Popen([sys.executable, "-c", "raise SystemExit(7)"]) as ended:
+        assert watched(ended, setup_in(tmp_path), None, tmp_path / "rows.jsonl") == 7
 
 
 def test_floors_are_those_of_the_measured_rates() -> None:
