@@ -40,7 +40,7 @@ class TritonOps(TorchOps):
         self.card = card
         self.left_out: dict[str, str] = {}
         """By op, why its kernel is not used."""
-        self._tables: dict[int, tuple[Sequence[Weight | None], experts.ExpertTable | None]] = {}
+        self._tables = experts.ExpertTables()
 
     def store(self, parts: Sequence[Form], bias: Tensor | None, use: Use = Use.ALONE) -> Weight:
         """Experts stay as they came, as the kernel that multiplies them together reads them."""
@@ -66,7 +66,7 @@ class TritonOps(TorchOps):
         down: Sequence[Weight | None],
         activation: Callable[[Tensor], Tensor],
     ) -> Tensor:
-        first, second = self._table(gate_up), self._table(down)
+        first, second = self._tables.of(gate_up), self._tables.of(down)
         if first is None or second is None:
             return super().moe_experts(x, chosen, weights, gate_up, down, activation)
 
@@ -77,13 +77,6 @@ class TritonOps(TorchOps):
 
         instead = super().moe_experts
         return self._by_kernel(multiplied_together, instead, x, chosen, weights, gate_up, down, activation)
-
-    def _table(self, weights: Sequence[Weight | None]) -> experts.ExpertTable | None:
-        """A layer's experts in a table, made when they are first multiplied; None where the kernel cannot read them."""
-        known = self._tables.get(id(weights))
-        if known is None:  # the weights are kept beside it, so that their number is nobody else's
-            known = self._tables[id(weights)] = (weights, experts.ExpertTable.of(weights))
-        return known[1]
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return self._by_kernel(rows.rms_norm, super().rms_norm, x, weight, eps)
