@@ -74,7 +74,7 @@ class LocalRunner:
         models = [model, draft_model] if draft_model else [model]
         # Several ranks have to launch their sums in one order, which two streams would not keep.
         beside = streams if mesh.size == 1 else None
-        self._lane = EncoderLane(models, limits.tile_pages, sizes, store, mesh, workers, beside)
+        self._lane = EncoderLane(models, limits.tile_pages, sizes, store, mesh, workers, beside, capturer)
         caches = allocate_caches(model, limits, device)
         self._forward = Forward(model, limits, caches, self._lane.pools[0], capturer)
         self._drafter = (
@@ -83,7 +83,10 @@ class LocalRunner:
 
     @torch.inference_mode()
     def capture_graphs(self) -> None:
-        """Capture the steps of all sizes, where the device has such; otherwise each is when it comes first."""
+        """Capture steps and batches of tiles of all sizes, where the device has such; otherwise each is when it comes
+        first.
+        """
+        self._lane.prepare()
         with self._stream():
             self._forward.prepare(lambda size: self._batch((), self._place(()), size))
 
