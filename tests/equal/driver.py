@@ -48,6 +48,7 @@ class Engine:
         graphs: bool = True,
         capturer=None,
         streams=None,
+        store=None,
         **changes,
     ) -> None:
         platform = CpuPlatform()
@@ -56,7 +57,7 @@ class Engine:
         architecture = Architecture.of(CheckpointFolder.open(folder))
         self.limits = replace(LIMITS, flash=architecture.config.flash, **changes)
         self.model = architecture.load(
-            dtype, ops or platform.ops(self.limits.batch_invariant), self.limits.max_model_len
+            dtype, ops or platform.ops(self.limits.batch_invariant), self.limits.max_model_len, store=store
         )
         self.config = architecture.config
         self.overlap = overlap

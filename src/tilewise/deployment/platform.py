@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tilewise.plan.devices import Device
 from tilewise.platforms import current_platform
-from tilewise.platforms.base import AttentionSize, Capture, Diagnosis, Ops, Platform, Weight
+from tilewise.platforms.base import AttentionSize, Capture, Diagnosis, Ops, Platform, Use, Weight
 from tilewise.platforms.cpu import CpuPlatform
 from tilewise.platforms.cuda.platform import GRAPH_SIZES
 from tilewise.platforms.forms import Form, Grouped
@@ -88,10 +88,10 @@ class StatedPlatform:
 class StatedOps(ReferenceOps):
     """Ops of which sizes are asked, and nothing is computed."""
 
-    def store(self, parts: Sequence[Form], bias: Tensor | None, shared: bool = False) -> Weight:
+    def store(self, parts: Sequence[Form], bias: Tensor | None, use: Use = Use.ALONE) -> Weight:
         return side_by_side(parts, bias, _kept)
 
-    def store_int8(self, parts: Sequence[Form], bias: Tensor | None, shared: bool = False) -> Weight:
+    def store_int8(self, parts: Sequence[Form], bias: Tensor | None, use: Use = Use.ALONE) -> Weight:
         return side_by_side([rounded_to_int8(part) for part in parts], bias, _kept)
 
     def paged_scratch(self, size: AttentionSize) -> int:

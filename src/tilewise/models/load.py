@@ -17,7 +17,7 @@ from tilewise.models.flash import flash_rule
 from tilewise.models.internvl import InternVL
 from tilewise.models.tile_encoder import TileEncoder
 from tilewise.parallel.mesh import Mesh, Share
-from tilewise.platforms.base import Ops, Store, Weight
+from tilewise.platforms.base import Ops, Store, Use, Weight
 from tilewise.platforms.forms import Form
 from tilewise.platforms.weights import DenseWeight, as_it_came, rounded_to_fp8
 from tilewise.weights.files import known_names, open_files
@@ -124,7 +124,7 @@ class Architecture:
     ) -> TileEncoder:
         """What encodes tiles, alone: nothing of the decoder is read. `dummy` = random weights."""
         if dummy:
-            return TileEncoder(View(self._watched(RandomSource(dtype, device), watch), store=store), self.config, ops)
+            return TileEncoder(View(self._watched(self.noise(dtype, device), watch), store=store), self.config, ops)
         files = open_files(self.folder.path, language=False)
         known = known_names(self.folder.path)  # how tensors are spelled, those of other shards tell
         source = CheckpointSource(files, self._locate(known), dtype, device, layouts=self._layouts)
@@ -172,6 +172,10 @@ class Architecture:
         """The tensors that the files have, or will have, without their numbers."""
         return ShapeSource(dtype, locate=self._locate(known_names(self.folder.path)), layouts=self._layouts)
 
+    def noise(self, dtype: torch.dtype, device: torch.device) -> RandomSource:
+        """Random numbers in the place of those of the files, kept as the files keep them."""
+        return RandomSource(dtype, device, locate=self._locate(known_names(self.folder.path)), layouts=self._layouts)
+
     def read_as(self, source: TensorSource) -> TensorSource:
         """A source whose matrices are rounded as they are read, where they are."""
         return Fp8Source(source) if self.fp8 else source
@@ -213,9 +217,10 @@ class Kept:
     store: Store
     bytes: int = 0
 
-    def __call__(self, parts: Sequence[Form], bias: Tensor | None, shared: bool = False) -> Weight:
-        weight = self.store(parts, bias, shared)
-        if not (shared and isinstance(weight, DenseWeight)):  # which is the tensor that is kept for something else
+    def __call__(self, parts: Sequence[Form], bias: Tensor | None, use: Use = Use.ALONE) -> Weight:
+        weight = self.store(parts, bias, use)
+        # One that is shared as it is, is the tensor that is kept for something else.
+        if not (use is Use.SHARED and isinstance(weight, DenseWeight)):
             self.bytes += weight.nbytes
         return weight
 

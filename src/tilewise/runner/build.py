@@ -42,7 +42,6 @@ from tilewise.weights.files import shard_files
 from tilewise.weights.fingerprint import Fingerprint
 from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.quantization import check_method
-from tilewise.weights.sources import RandomSource
 
 if TYPE_CHECKING:
     from tilewise.models.internvl import InternVL
@@ -182,7 +181,7 @@ class RankBuilder:
         config, dtype, device = self.config, self.orders.dtype, self.platform.device
         context, store = self.orders.resolved.limits.max_model_len, kept_by(ops, config.quantization)
         if config.load_format == "dummy":
-            return architecture.build(RandomSource(dtype, device), ops, context, self.mesh, watch, store, encodes)
+            return architecture.build(architecture.noise(dtype, device), ops, context, self.mesh, watch, store, encodes)
         read_ahead(shard_files(architecture.folder.path), config.safetensors_load_strategy)
         size = architecture.count_parameters(ops) * dtype.itemsize
         shown = config.use_tqdm_on_load and size >= _WORTH_A_BAR and not self.mesh.rank

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tilewise.platforms.forms import Dense, Form, Grouped, Int8
+from tilewise.weights.drawn_forms import drawn
 from tilewise.weights.file_tensors import FileTensors
 from tilewise.weights.files import WeightFiles
 from tilewise.weights.names import Source
@@ -206,24 +207,39 @@ class WatchedSource:
 
 @dataclass
 class RandomSource:
-    """Reproducible noise: each tensor depends on seed and name alone, so two builds agree."""
+    """Reproducible noise: each tensor depends on seed and name alone, so two builds agree.
+
+    It is drawn on the device; numbers of one kind of device are not those of another. Matrices have the forms of the
+    layouts that the files would have, found by the names that `locate` gives.
+    """
 
     dtype: torch.dtype
     device: torch.device = torch.device("cpu")
     seed: int = 0
     scale: float = 0.02
     absent: frozenset[str] = frozenset()
+    locate: Callable[[str], Source] = Source
+    layouts: Layouts = in_floats
 
     def has(self, name: str) -> bool:
         return name not in self.absent
 
     def read(self, name: str, shape: Sequence[int]) -> Tensor:
-        generator = torch.Generator().manual_seed(self.seed + zlib.crc32(name.encode()))
-        noise = torch.randn(*shape, generator=generator) * self.scale
-        return (noise + 1 if "norm" in name and name.endswith("weight") else noise).to(self.device, self.dtype)
+        noise = torch.randn(*shape, generator=self._generator(name), device=self.device).mul_(self.scale)
+        return (noise.add_(1) if "norm" in name and name.endswith("weight") else noise).to(self.dtype)
 
     def linear(self, module: str, outputs: int, inputs: int, bias: bool) -> StoredLinear:
-        return dense(self, module, outputs, inputs, bias)
+        theirs = self.locate(f"{module}.weight").module
+        layout = self.layouts(theirs)
+        if layout is None:
+            return dense(self, module, outputs, inputs, bias)
+        form = layout.read(TensorShapes(), theirs, outputs, inputs, None)
+        matrix = drawn(form, self._generator(f"{module}.weight"), self.dtype, self.scale)
+        apart = bias and not layout.folds_bias(form)
+        return StoredLinear(matrix, self.read(f"{module}.bias", (outputs,)) if apart else None)
+
+    def _generator(self, name: str) -> torch.Generator:
+        return torch.Generator(self.device).manual_seed(self.seed + zlib.crc32(name.encode()))
 
 
 @dataclass

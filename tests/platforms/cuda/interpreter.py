@@ -4,13 +4,9 @@
 - It cuts floats off where they become bfloat16, instead of rounding them, and where they become float8 it loses the
   carry of a mantissa that is rounded up to the next power of two: torch converts them here, half to even.
 - numpy 2.4 turns no array of one number into an index any more, which loops over runtime bounds need.
-<<<<<<< HEAD
-- Sums of products of int8 are right, but made in a loop that takes minutes: float64 holds them as well.
-=======
 - It patches Triton's language again at every call of a device function, which takes half of the time of kernels that
   have some. A launch has patched `tl` already; `tl.core`, which Triton's own functions use, stays patched once it is.
-- Sums of products of int8 are made in the accumulator's type only if numpy is told so, which it is; they are right.
->>>>>>> w/cuda
+- Sums of products of int8 are right, but made in a loop that takes minutes: float64 holds them as well.
 """
 
 from __future__ import annotations

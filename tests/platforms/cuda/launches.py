@@ -17,6 +17,7 @@ from tilewise.platforms.cuda.card import A100, B200, H100, Card
 from tilewise.platforms.cuda.kernels import (
     byte_product,
     cache,
+    experts,
     grouped_product,
     patches,
     rounding,
@@ -24,9 +25,12 @@ from tilewise.platforms.cuda.kernels import (
     sampling,
 )
 from tilewise.platforms.cuda.kernels import logits as logits_kernels
+from tilewise.platforms.cuda.kernels.paged_attention import paged_attention
 from tilewise.platforms.cuda.kernels.product_tiles import Epilogue
-from tilewise.platforms.forms import Codes, StaticRows
+from tilewise.platforms.cuda.kernels.tile_attention import tile_attention
+from tilewise.platforms.forms import Codes, Dense, Form, Grouped, StaticRows
 from tilewise.platforms.kv_cache import empty_cache
+from tilewise.platforms.weights import plain_weight, rounded_to_int8
 
 CARDS = {"sm_80": A100, "sm_90": H100, "sm_100": B200}
 
@@ -49,6 +53,18 @@ class Claim:
 
 
 CLAIMS: dict[str, Claim] = {
+    "expert_product": Claim(MMA),
+    "expert_product experts dense prefill": Claim(NEWEST),
+    "expert_product experts int4 prefill": Claim(NEWEST),
+    "expert_product experts fp8 prefill": Claim(NEWEST),
+    "expert_product experts fp4 prefill": Claim(NEWEST),
+    "expert_product experts int8 prefill": Claim(NEWEST | {"sm_100": "mma"}),  # tcgen05 has no int8 in Triton 3.6
+    "_attend attention": Claim(NEWEST),
+    "_attend attention decode": Claim(MMA),
+    "_attend attention prefill 1B sm_100": Claim(NEWEST, spilled=16),
+    "_attend attention mixed": Claim(MMA),
+    "_attend attention mixed 20B oss sm_100": Claim(MMA, spilled=8),
+    "_attend_tile attention": Claim(NEWEST),
     "_byte_product int8_product": Claim(NEWEST | {"sm_100": "mma"}),  # Triton has no tcgen05 of int8
     "_byte_product fp8_product": Claim({"sm_90": "wgmma", "sm_100": "tcgen05"}),
     "_grouped_product grouped_product few": Claim(MMA),
@@ -162,7 +178,88 @@ def sampling_kernels(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
         yield f"penalise {count}", partial(logits_kernels.penalise, logits, *own)
 
 
-KERNELS = (row_kernels, rope_kernels, rounding_kernels, sampling_kernels, byte_products, grouped_products)
+def expert_table(form: Form, count: int, bias: Tensor | None = None) -> experts.ExpertTable:
+    table = experts.ExpertTable.of([plain_weight([form], bias)] * count)
+    assert table is not None
+    return table
+
+
+def expert_kernels(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
+    def dense(outputs: int, inputs: int) -> Form:
+        return Dense(shape(outputs, inputs))
+
+    def int4(outputs: int, inputs: int) -> Form:
+        scales = shape(outputs, inputs // 128, dtype=torch.float32)
+        return Grouped(Codes.INT4, shape(outputs, inputs // 2, dtype=torch.uint8), scales, None, 128)
+
+    def fp8(outputs: int, inputs: int) -> Form:
+        scales = shape(outputs, inputs // 128, dtype=torch.float32)
+        return Grouped(Codes.FP8, shape(outputs, inputs, dtype=torch.uint8), scales, None, 128)
+
+    def fp4(outputs: int, inputs: int) -> Form:
+        scales = shape(outputs, inputs // 32, dtype=torch.float32)
+        return Grouped(Codes.FP4, shape(outputs, inputs // 2, dtype=torch.uint8), scales, None, 32)
+
+    def launch(
+        table: Callable[[int, int], Form],
+        size: tuple[int, int, int, int],
+        tokens: int,
+        biases: bool,
+        gate: experts.Gate | None = experts.Gate.SILU,
+    ) -> object:
+        count, hidden, inner, per_token = size
+        gate_up = expert_table(table(2 * inner, hidden), count, shape(2 * inner) if biases else None)
+        down = expert_table(table(hidden, inner), count, shape(hidden) if biases else None)
+        chosen, weights = shape(tokens, per_token, dtype=torch.int64), shape(tokens, per_token, dtype=torch.float32)
+        x = shape(tokens, hidden)
+        return experts.moe_experts(x, chosen, weights, gate_up, down, gate or rows.silu_mul, card)
+
+    a3b, gpt_oss = (128, 2048, 768, 8), (32, 2880, 2880, 4)
+    yield "experts dense 256 30B-A3B", partial(launch, dense, a3b, 256, False)
+    yield "experts dense prefill apart 30B-A3B", partial(launch, dense, a3b, 4096, False, None)
+    for what, tokens in (("decode", 1), ("prefill", 4096)):
+        yield f"experts dense {what} 30B-A3B", partial(launch, dense, a3b, tokens, False)
+        yield f"experts int8 {what} 30B-A3B", partial(launch, lambda *s: rounded_to_int8(dense(*s)), a3b, tokens, False)
+        yield f"experts int4 {what} 30B-A3B", partial(launch, int4, a3b, tokens, False)
+        yield f"experts fp8 {what} 30B-A3B", partial(launch, fp8, a3b, tokens, False)
+        yield f"experts fp4 {what} gpt-oss-20b", partial(launch, fp4, gpt_oss, tokens, True, experts.Gate.CLAMPED)
+
+
+def attention_kernels(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
+    eight, oss = (32, 8, 128, None), (64, 8, 64, 128)
+    cases = {
+        "decode 1B": ((14, 2, 64, None), 64, 1, torch.bfloat16),
+        "decode 8B": (eight, 64, 1, torch.bfloat16),
+        "decode 8B fp8": (eight, 64, 1, torch.float8_e4m3fn),
+        "decode 8B drafts int8": (eight, 64, 4, torch.int8),
+        "prefill 1B": ((14, 2, 64, None), 1, 3400, torch.bfloat16),
+        "prefill 8B": (eight, 1, 3400, torch.bfloat16),
+        "prefill 8B int8": (eight, 1, 3400, torch.int8),
+        "mixed 20B oss": (oss, 8, 400, torch.bfloat16),
+    }
+    for name, ((heads, kv_heads, width, window), sequences, queries, kept) in cases.items():
+        query = shape(sequences * queries, heads, width)
+        cache = empty_cache((2, 4096, 16, kv_heads, width), kept, torch.device("meta"))
+        batch = (shape(some, dtype=torch.int32) for some in (sequences + 1, sequences))
+        table = shape(sequences, 512, dtype=torch.int32)
+        sinks = shape(heads) if window else None
+        own = (table, queries, 8192, width**-0.5, window, sinks, card)
+        yield f"attention {name}", partial(paged_attention, query, cache, *batch, *own)
+    for name, heads, width in (("300M", 16, 64), ("6B", 25, 128)):
+        parts = shape(13, 1025, 3 * heads * width).unflatten(-1, (3, heads, width)).unbind(2)
+        yield f"attention tiles {name}", partial(tile_attention, *parts, width**-0.5)
+
+
+KERNELS = (
+    row_kernels,
+    rope_kernels,
+    rounding_kernels,
+    sampling_kernels,
+    expert_kernels,
+    byte_products,
+    grouped_products,
+    attention_kernels,
+)
 
 LAUNCHES = {
     f"{name} {on}": (card, launch)

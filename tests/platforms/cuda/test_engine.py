@@ -17,10 +17,11 @@ from torch import Tensor
 from tests.equal.contract import assert_same
 from tests.equal.driver import Engine, prompt
 from tests.tiny import SPECS, write_original
-from tilewise.platforms.base import Capture, Ops
+from tilewise.platforms.base import Capture, Ops, Use
 from tilewise.platforms.cuda.card import H100
 from tilewise.platforms.cuda.triton_ops import TritonOps
 from tilewise.platforms.reference import ReferenceOps
+from tilewise.platforms.weights import rounded_to_fp8
 
 SIZES = (1, 2, 4)
 
@@ -95,7 +96,6 @@ def expected(folder):
 
 
 WAYS = {
-    "kernels": {"ops": TritonOps(H100), "graphs": False},
     "sizes of captured steps": {"capturer": capturer, "graph_sizes": SIZES},
     "kernels in captured steps": {"ops": TritonOps(H100), "capturer": capturer, "graph_sizes": SIZES},
     "tiles beside steps": {"streams": LateStreams(1)},
@@ -110,6 +110,43 @@ def test_answers_are_those_of_the_reference(folder, expected, monkeypatch, chang
     engine.core.close()
     if isinstance(changes.get("ops"), TritonOps):
         assert not changes["ops"].left_out
+
+
+OTHER_MODELS = {
+    "experts": ("qwen3moe-300m-head", {}),
+    "experts with biases, windows and sinks": ("gptoss-300m-head", {}),
+    "cache of int8": ("qwen3-6b-tied", {"kv_cache_dtype": "int8"}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("spec", "changes"), OTHER_MODELS.values(), ids=OTHER_MODELS)
+def test_other_models_in_kernels(tmp_path, monkeypatch, spec, changes):
+    folder = write_original(tmp_path / spec, SPECS[spec])
+    expected = Engine(folder, ReferenceOps(), graphs=False, **changes).run(requests(), monkeypatch)
+    ops = TritonOps(H100)
+    engine = Engine(folder, ops, capturer=capturer, graph_sizes=SIZES, **changes)
+    assert_same(engine.run(requests(), monkeypatch), expected, 1e-3 if changes else 5e-5)
+    assert not ops.left_out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
+def test_rounded_weights_in_kernels(tmp_path, monkeypatch, kind):
+    """Products of plain torch give the same sums, rounded in another order."""
+    folder = write_original(tmp_path / "model", SPECS["qwen2-300m"])
+    found = {}
+    for ops in (ReferenceOps(), TritonOps(H100)):
+        store = ops.store_int8 if kind == "int8" else fp8_store(ops)
+        found[type(ops)] = Engine(folder, ops, store=store, graphs=False).run(requests(), monkeypatch)
+    assert_same(found[TritonOps], found[ReferenceOps], 1e-3)
+
+
+def fp8_store(ops: Ops):
+    def store(parts, bias, use=Use.ALONE):
+        return ops.store([rounded_to_fp8(part) for part in parts], bias, use)
+
+    return store
 
 
 def test_all_sizes_are_captured_before_anything_is_asked(folder, expected, monkeypatch):

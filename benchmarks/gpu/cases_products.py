@@ -1,0 +1,173 @@
+"""Cases of products: matrices in every form, stored as the platform stores them, and experts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
+
+import torch
+import torch.nn.functional as F
+from benchmarks.gpu.case import DTYPE, Call, Case, Noise
+from torch import Tensor
+
+from tilewise.plan.floors import Work
+from tilewise.platforms.base import Ops, Weight
+from tilewise.platforms.forms import Codes, Dense, Form, Grouped, Int8, StaticRows
+from tilewise.tools.twin.specs import TinySpec
+from tilewise.weights.drawn_forms import drawn
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A form of a matrix."""
+
+    name: str
+    form: Callable[[int, int], Form]
+    """Of shapes alone."""
+    rounds: bool = False
+    """Floats are rounded as they are stored (`store_int8`)."""
+
+    def weight(self, ops: Ops, form: Form, bias: Tensor | None = None) -> Weight:
+        return (ops.store_int8 if self.rounds else ops.store)([form], bias)
+
+
+def _meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.empty(*shape, dtype=dtype, device="meta")
+
+
+def _dense(outputs: int, inputs: int) -> Form:
+    return Dense(_meta(outputs, inputs))
+
+
+def _static(outputs: int, inputs: int) -> Form:
+    addend = _meta(outputs, dtype=torch.int32)
+    return Int8(_meta(outputs, inputs, dtype=torch.int8), _meta(outputs), StaticRows(0.03, 3), addend)
+
+
+def _grouped(kind: Codes, group: int | None, shifts: bool, outputs: int, inputs: int) -> Form:
+    """`group` None = all inputs. Of a narrow matrix, the group has all inputs as well."""
+    length = inputs if group is None or group > inputs else group
+    groups = -(-inputs // length)
+    codes = _meta(outputs, inputs * kind.bits // 8, dtype=torch.uint8)
+    return Grouped(kind, codes, _meta(outputs, groups), _meta(outputs, groups) if shifts else None, length)
+
+
+KEPT = (
+    Kept("floats", _dense),
+    Kept("W8A8", _dense, rounds=True),
+    Kept("W8A8 static", _static),
+    Kept("UINT4 of 128", partial(_grouped, Codes.UINT4, 128, True)),
+    Kept("INT4 of 128", partial(_grouped, Codes.INT4, 128, False)),
+    Kept("FP8", partial(_grouped, Codes.FP8, None, False)),
+    Kept("FP4 of 32", partial(_grouped, Codes.FP4, 32, False)),
+    Kept("INT8 rows of floats", partial(_grouped, Codes.INT8, None, False)),
+)
+_OF_EXPERTS = ("floats", "W8A8", "INT4 of 128", "FP8", "FP4 of 32")
+
+
+def cases(model: str, spec: TinySpec, tiny: bool) -> Iterator[Case]:
+    counts = (1, 5, 17) if tiny else (1, 64, 4096)
+    for kept in KEPT:
+        for rows in counts:
+            shape = (2 * spec.intermediate, spec.hidden)
+            yield _product(f"product {kept.name} {model} gate_up, {rows} rows", kept, *shape, rows, bias=False)
+    for kept in KEPT[:2]:
+        for rows in counts:
+            shape = (spec.hidden, spec.intermediate)
+            yield _product(f"product {kept.name} {model} down, {rows} rows", kept, *shape, rows, bias=True)
+    for rows in counts[:2]:
+        yield _product(f"product floats {model} head, {rows} rows", KEPT[0], spec.vocab_size, spec.hidden, rows, False)
+    yield _linear_gelu(f"linear_gelu {model}", spec, 2 if tiny else 13)
+
+
+def expert_cases(model: str, spec: TinySpec, tiny: bool) -> Iterator[Case]:
+    for kept in KEPT:
+        if kept.name in _OF_EXPERTS:
+            for rows in (1, 5, 17) if tiny else (1, 64, 2048):
+                yield _experts(f"moe_experts {kept.name} {model}, {rows} rows", kept, spec, rows)
+
+
+def _work(kept: Kept, weight_bytes: float, rows: float, numbers: float, moved: float) -> Work:
+    operations = 2.0 * rows * numbers
+    int8 = kept.name.startswith("W8A8")
+    return Work(weight_bytes + moved, 0.0 if int8 else operations, operations if int8 else 0.0)
+
+
+def _nbytes(kept: Kept, form: Form) -> int:
+    """As it is stored."""
+    if kept.rounds:
+        return form.shape[0] * (form.shape[1] + torch.float32.itemsize)
+    return sum(tensor.nbytes for tensor in form.tensors)
+
+
+def _product(name: str, kept: Kept, outputs: int, inputs: int, rows: int, bias: bool) -> Case:
+    def made(noise: Noise) -> SimpleNamespace:
+        form = drawn(kept.form(outputs, inputs), noise.generator, DTYPE)
+        return SimpleNamespace(x=noise(rows, inputs), form=form, bias=noise(outputs) if bias else None)
+
+    def prepare(ops: Ops, a: SimpleNamespace) -> Call:
+        weight = kept.weight(ops, a.form, a.bias)
+        return lambda: weight.apply(a.x, ops)
+
+    def plain(a: SimpleNamespace) -> Call:
+        """Without quantisation."""
+        matrix = a.form.dequantised().to(DTYPE)
+        return lambda: F.linear(a.x, matrix, a.bias)
+
+    def work(a: SimpleNamespace) -> Work:
+        moved = a.x.itemsize * rows * (inputs + outputs)
+        return _work(kept, _nbytes(kept, a.form), rows, outputs * inputs, moved)
+
+    return Case(name, made, prepare, work, plain)
+
+
+def _linear_gelu(name: str, spec: TinySpec, tiles: int) -> Case:
+    """The first product of the tower's MLP."""
+    rows, outputs, inputs = (
+        tiles * ((spec.tile_size // spec.patch) ** 2 + 1),
+        spec.vision_intermediate,
+        spec.vision_hidden,
+    )
+
+    def made(noise: Noise) -> SimpleNamespace:
+        form = drawn(_dense(outputs, inputs), noise.generator, DTYPE)
+        return SimpleNamespace(x=noise(rows, inputs), form=form, bias=noise(outputs))
+
+    def prepare(ops: Ops, a: SimpleNamespace) -> Call:
+        weight = ops.store([a.form], a.bias)
+        return lambda: ops.linear_gelu(a.x, weight)
+
+    def work(a: SimpleNamespace) -> Work:
+        return _work(
+            KEPT[0], _nbytes(KEPT[0], a.form), rows, outputs * inputs, a.x.itemsize * rows * (inputs + outputs)
+        )
+
+    return Case(name, made, prepare, work)
+
+
+def _experts(name: str, kept: Kept, spec: TinySpec, rows: int) -> Case:
+    count, taken, hidden, inner = spec.experts, spec.experts_per_token, spec.hidden, spec.expert_intermediate
+
+    def made(noise: Noise) -> SimpleNamespace:
+        def forms(outputs: int, inputs: int) -> list[Form]:
+            return [drawn(kept.form(outputs, inputs), noise.generator, DTYPE, scale=0.1) for _ in range(count)]
+
+        weights, chosen = noise(rows, count, dtype=torch.float32).softmax(-1).topk(taken, dim=-1)
+        return SimpleNamespace(
+            x=noise(rows, hidden), chosen=chosen, weights=weights,
+            gate_up=forms(2 * inner, hidden), down=forms(hidden, inner),
+        )  # fmt: skip
+
+    def prepare(ops: Ops, a: SimpleNamespace) -> Call:
+        gate_up, down = ([kept.weight(ops, form) for form in forms] for forms in (a.gate_up, a.down))
+        return lambda: ops.moe_experts(a.x, a.chosen, a.weights, gate_up, down, ops.silu_mul)
+
+    def work(a: SimpleNamespace) -> Work:
+        touched = len(a.chosen.unique())
+        expert = _nbytes(kept, a.gate_up[0]) + _nbytes(kept, a.down[0])
+        moved = 2.0 * a.x.nbytes
+        return _work(kept, touched * expert, rows * taken, 3 * inner * hidden, moved)
+
+    return Case(name, made, prepare, work)
