@@ -62,8 +62,8 @@ CLAIMS: dict[str, Claim] = {
     "_attend attention": Claim(NEWEST),
     "_attend attention decode": Claim(MMA),
     "_attend attention prefill 1B sm_100": Claim(NEWEST, spilled=16),
-    "_attend attention mixed": Claim(MMA),
-    "_attend attention mixed 20B oss sm_100": Claim(MMA, spilled=8),
+    "_attend attention mixed": Claim(),  # two ways in one launch, of which each has its own family
+    "_attend attention mixed 20B oss sm_100": Claim(spilled=8),
     "_attend_tile attention": Claim(NEWEST),
     "_byte_product int8_product": Claim(NEWEST | {"sm_100": "mma"}),  # Triton has no tcgen05 of int8
     "_byte_product fp8_product": Claim({"sm_90": "wgmma", "sm_100": "tcgen05"}),
