@@ -33,6 +33,10 @@ test-harness: install ## run the tests that evaluate with lm_eval, which is inst
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[eval,plot]'
 	$(BIN)/python -m pytest -m harness tests/evals
 
+test-cuda: install ## kernels and engine on an NVIDIA GPU
+	$(BIN)/python -m pytest tests/platforms/cuda
+	$(BIN)/python -m pytest -m cuda tests/platforms/cuda
+
 test-ray: install ## ranks and servers on a Ray cluster of two nodes, which are killed (some minutes)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[ray]'
 	$(BIN)/python -m pytest -m ray -s tests/cluster
@@ -78,5 +82,5 @@ compatibility: install ## write docs/compatibility.md and docs/api.md from the t
 clean: ## remove the environment and caches
 	rm -rf $(VENV) .venv-clients build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
-.PHONY: help install demo test test-slow test-batch test-clients test-harness test-ray test-schema check format eval-demo matrix
+.PHONY: help install demo test test-slow test-batch test-clients test-harness test-cuda test-ray test-schema check format eval-demo matrix
 .PHONY: compatibility monitoring equality bench-gpu clean

@@ -443,6 +443,7 @@ _POSITIVE = (
     "encoder_cache_gb",
     "encoder_cache_dir_gb",
     "max_num_seqs",
+    "max_graph_size",
     "max_num_batched_tokens",
     "encode_budget",
     "max_image_pixels",

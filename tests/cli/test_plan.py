@@ -139,7 +139,7 @@ def test_known_deployments_fit(plan, words, least, most):
     assert least < found["plan"]["weight_bytes"] / GIB < most
     assert found["plan"]["requests_at_once"] > 0
     for rank in found["plan"]["ranks"]:
-        taken = ("weight_bytes", "activation_bytes", "tile_bytes", "kv_bytes", "left_bytes")
+        taken = ("weight_bytes", "activation_bytes", "graph_bytes", "tile_bytes", "kv_bytes", "left_bytes")
         assert sum(rank[name] for name in taken) == rank["allowance_bytes"]
         assert sum(rank["weights"].values()) == rank["weight_bytes"]
 
@@ -240,7 +240,7 @@ def test_replicas_are_preferred_where_one_rank_holds_enough(plan):
 
 def test_the_page_names_every_part(page):
     text = page("OpenGVLab/InternVL3-78B-AWQ", "--devices", "2xA100-80G")
-    for line in ("vision tower", "embedding and head", "KV cache", "graphs", "none are counted", "It fits.",
+    for line in ("vision tower", "embedding and head", "KV cache", "graphs", "no memory is kept for them", "It fits.",
                  "Longest context", "Requests at once", "First token", "* -tp 2", "Recommended: -tp 2, as",
                  "  $ tilewise serve OpenGVLab/InternVL3-78B-AWQ -tp 2"):  # fmt: skip
         assert line in text
@@ -266,7 +266,7 @@ def test_the_page_names_every_part(page):
         (["InternVL3-8B", "--devices", "2xH100", "-tp", "2", "-ep"], "this model has none: leave it out"),
         (["demo", "-pp", "9"], "pipeline_parallel_size=9 is more than the 3 layers.*lower it"),
         (["demo", "-tp", "0"], "tensor_parallel_size must be above 0"),
-        (["demo", "--device", "24GiB"], "device='24GiB' is not possible"),
+        (["demo", "--device", "24GiB"], "device must be one of auto, cpu, cuda, got '24GiB'"),
         (["demo", "--bandwith", "3"], "Did you mean --bandwidth"),
         (["one", "two"], "One model is served"),
         (["./no/such/folder"], "no such folder"),

@@ -46,14 +46,18 @@ class Engine:
         overlap: bool = False,
         draft: Path | None = None,
         graphs: bool = True,
+        capturer=None,
+        streams=None,
+        store=None,
         **changes,
     ) -> None:
         platform = CpuPlatform()
-        self.capturer = platform.capturer if graphs else None
+        self.capturer = (capturer or platform.capturer) if graphs else None
+        self.streams = streams
         architecture = Architecture.of(CheckpointFolder.open(folder))
         self.limits = replace(LIMITS, flash=architecture.config.flash, **changes)
         self.model = architecture.load(
-            dtype, ops or platform.ops(self.limits.batch_invariant), self.limits.max_model_len
+            dtype, ops or platform.ops(self.limits.batch_invariant), self.limits.max_model_len, store=store
         )
         self.config = architecture.config
         self.overlap = overlap
@@ -66,7 +70,10 @@ class Engine:
     def run(self, requests: list[Request], monkeypatch) -> dict[str, tuple[list[int], Tensor]]:
         """Tokens and logits [tokens, vocabulary] of each request."""
         local = LocalRunner(
-            self.model, self.limits, torch.device("cpu"), draft_model=self.draft, capturer=self.capturer
+            *(self.model, self.limits, torch.device("cpu")),
+            draft_model=self.draft,
+            capturer=self.capturer,
+            streams=self.streams,
         )
         self.runner = Recorder(BackgroundRunner(local) if self.overlap else local)
         self.core = EngineCore(self.runner, self.limits, self.overlap)

@@ -24,6 +24,7 @@ NO_MATTER = {
     "async_scheduling", "speculative_config", "disable_log_stats", "tensor_parallel_size", "data_parallel_size",
     "pipeline_parallel_size", "enable_expert_parallel", "expert_placement_strategy", "distributed_executor_backend",
     "mm_encoder_tp_mode", "vision_workers", "sequence_parallel_tokens", "cpu_binding", "nnodes",
+    "max_graph_size", "lazy_graphs",
     "max_logprobs",
     "limit_mm_per_prompt", "mm_processor_cache_gb", "num_frames", "fps", "allowed_local_media_path",
     "allowed_media_domains", "enable_mm_embeds", "hf_token", "use_tqdm_on_load", "mmproj",

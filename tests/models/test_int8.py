@@ -12,7 +12,7 @@ from tests.models.conftest import FolderOf
 from tests.models.driving import all_logits, prompt_of, random_tiles
 from tests.tiny import SPECS
 from tilewise.models.load import Architecture
-from tilewise.platforms.base import Store, Weight
+from tilewise.platforms.base import Store, Use, Weight
 from tilewise.platforms.cpu import CpuPlatform
 from tilewise.platforms.forms import Form
 from tilewise.platforms.torch_ops import TorchOps
@@ -62,12 +62,12 @@ def bytes_kept(architecture: Architecture, ops: TorchOps, store: Store) -> int:
         nonlocal total
         total += tensor.nbytes
 
-    def keep(parts: Sequence[Form], bias: Tensor | None, shared: bool = False) -> Weight:
+    def keep(parts: Sequence[Form], bias: Tensor | None, use: Use = Use.ALONE) -> Weight:
         nonlocal total
-        weight = store(parts, bias, shared)
+        weight = store(parts, bias, use)
         freed = (
             0
-            if shared and not isinstance(weight, DenseWeight)
+            if use is Use.SHARED and not isinstance(weight, DenseWeight)
             else sum(x.nbytes for part in parts for x in part.tensors)
         )
         total += weight.nbytes - freed - (0 if bias is None else bias.nbytes)

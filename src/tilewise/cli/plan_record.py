@@ -77,7 +77,7 @@ def _rank_record(plan: LayoutPlan, rank: RankPlan) -> dict[str, Any]:
         "draft_weights": rank.draft_bytes,
         "weight_bytes": rank.facts.weight_bytes,
         "activation_bytes": taken.activations,
-        "graph_bytes": 0,
+        "graph_bytes": taken.graphs,
         "tile_bytes": taken.tiles,
         "kv_bytes_per_token": rank.facts.kv_bytes_per_token,
         "kv_bytes": taken.kv,

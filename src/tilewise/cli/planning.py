@@ -91,7 +91,9 @@ def _memory_rows(plan: LayoutPlan, ranks: Sequence[RankPlan]) -> Iterator[tuple[
     memory, steps = plan.memory, f"a step of {plan.config.max_num_batched_tokens:,} tokens, or a batch of tiles"
     taken = [plan.taken_by(rank) for rank in ranks]
     yield "activations", [found.activations for found in taken], steps
-    yield "graphs", [0 for _ in ranks], "none are counted"
+    sizes = plan.memory.graph_sizes
+    about = f"captured steps of up to {sizes[-1]} sequences" if sizes else "no memory is kept for them"
+    yield "graphs", [found.graphs for found in taken], about
     yield "tile pages", [found.tiles for found in taken], f"{memory.tile_pages:,} encoded tiles"
     tokens = memory.num_blocks * plan.config.block_size
     yield "KV cache", [found.kv for found in taken], f"{tokens:,} tokens of {memory.model.kv_bytes_per_token:,} bytes"

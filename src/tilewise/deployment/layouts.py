@@ -23,6 +23,7 @@ class Taken:
     """Bytes that a rank has beside its weights."""
 
     activations: int
+    graphs: int
     tiles: int
     kv: int
     left: int
@@ -80,7 +81,7 @@ class LayoutPlan:
         memory = replace(self.memory, model=rank.facts)
         tiles = self.memory.tile_pages * rank.facts.bytes_per_tile
         kv = self.memory.num_blocks * memory.block_bytes
-        return Taken(memory.activations, tiles, kv, memory.left - tiles - kv)
+        return Taken(memory.activations, memory.graphs, tiles, kv, memory.left - tiles - kv)
 
     @property
     def request_tokens(self) -> int:
@@ -160,9 +161,11 @@ class Planner:
         return LayoutPlan(layout, config, self.model, device, self.shape, ranks, memory)
 
     def _rank_facts(self, layout: Layout) -> DeviceFacts:
-        """Ranks of this machine share its memory."""
+        """Ranks of this machine share its memory; several capture no graphs."""
         ranks, facts = layout.devices if self.devices.device.here else 1, self.facts
-        return replace(facts, free_bytes=facts.free_bytes // ranks, total_bytes=facts.total_bytes // ranks)
+        captures = facts.captures_graphs and layout.ranks == 1
+        free, total = facts.free_bytes // ranks, facts.total_bytes // ranks
+        return replace(facts, free_bytes=free, total_bytes=total, captures_graphs=captures)
 
     def layouts(self) -> list[Layout]:
         """All layouts that use every device; of this machine, one rank, as several share its cores.

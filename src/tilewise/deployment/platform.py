@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 from torch import Tensor
 
 from tilewise.plan.devices import Device
 from tilewise.platforms import current_platform
-from tilewise.platforms.base import AttentionSize, Capture, Diagnosis, Ops, Platform, Weight
+from tilewise.platforms.base import AttentionSize, Capture, Diagnosis, Ops, Platform, Use, Weight
 from tilewise.platforms.cpu import CpuPlatform
+from tilewise.platforms.cuda.platform import GRAPH_SIZES
 from tilewise.platforms.forms import Form, Grouped
 from tilewise.platforms.reference import ReferenceOps
 from tilewise.platforms.weights import plain_weight, rounded_to_int8, side_by_side
@@ -52,7 +54,7 @@ class StatedPlatform:
     beside_host = True
     tile_batches: tuple[int, ...] = (8, 4, 2, 1)
     utilization: float | None = USUAL_SHARE
-    graph_sizes: tuple[int, ...] = ()
+    graph_sizes = GRAPH_SIZES
     resize_kernels: str | None = None
 
     def __init__(self, memory: int) -> None:
@@ -64,8 +66,11 @@ class StatedPlatform:
     def streams(self) -> None:
         return None
 
-    def capturer(self, ops: Ops) -> Capture | None:
-        return None
+    def capturer(self, ops: Ops) -> Capture:
+        def capture(step: Callable[[], Tensor]) -> NoReturn:
+            raise NotImplementedError("nothing is computed on a stated device")
+
+        return capture
 
     def default_dtype(self, checkpoint: torch.dtype, parameters: int) -> torch.dtype:
         return checkpoint
@@ -83,10 +88,10 @@ class StatedPlatform:
 class StatedOps(ReferenceOps):
     """Ops of which sizes are asked, and nothing is computed."""
 
-    def store(self, parts: Sequence[Form], bias: Tensor | None, shared: bool = False) -> Weight:
+    def store(self, parts: Sequence[Form], bias: Tensor | None, use: Use = Use.ALONE) -> Weight:
         return side_by_side(parts, bias, _kept)
 
-    def store_int8(self, parts: Sequence[Form], bias: Tensor | None, shared: bool = False) -> Weight:
+    def store_int8(self, parts: Sequence[Form], bias: Tensor | None, use: Use = Use.ALONE) -> Weight:
         return side_by_side([rounded_to_int8(part) for part in parts], bias, _kept)
 
     def paged_scratch(self, size: AttentionSize) -> int:

@@ -16,7 +16,7 @@ from tilewise.models.internvl import InternVL
 from tilewise.models.load import Architecture
 from tilewise.parallel.mesh import Mesh, Share
 from tilewise.plan.floors import Matrices
-from tilewise.platforms.base import Ops, Store, Weight
+from tilewise.platforms.base import Ops, Store, Use, Weight
 from tilewise.platforms.forms import Dense, Form, Int8
 from tilewise.platforms.weights import DenseWeight, as_it_came
 from tilewise.runner.build import kept_by
@@ -53,10 +53,10 @@ class Tallies:
     def add(self, part: str, found: Matrices) -> None:
         self.parts[part] += found
 
-    def keep(self, prefix: str, parts: Sequence[Form], bias: Tensor | None, shared: bool) -> Weight:
-        weight = self.store(parts, bias, shared)
+    def keep(self, prefix: str, parts: Sequence[Form], bias: Tensor | None, use: Use) -> Weight:
+        weight = self.store(parts, bias, use)
         # One that is shared as it is, is the tensor that was counted already.
-        taken = 0 if shared and isinstance(weight, DenseWeight) else weight.nbytes
+        taken = 0 if use is Use.SHARED and isinstance(weight, DenseWeight) else weight.nbytes
         numbers = [(form.shape[0] * form.shape[1], self._is_int8(form)) for form in parts]
         floats, int8 = (sum(count for count, found in numbers if found is wanted) for wanted in (False, True))
         self.add(part_of(prefix), Matrices(taken, floats, int8))
@@ -75,8 +75,8 @@ class PartsView(View):
     def at(self, module: str | int) -> PartsView:
         prefix = f"{self.prefix}{module}."
 
-        def keep(parts: Sequence[Form], bias: Tensor | None, shared: bool = False) -> Weight:
-            return self.tallies.keep(prefix, parts, bias, shared)
+        def keep(parts: Sequence[Form], bias: Tensor | None, use: Use = Use.ALONE) -> Weight:
+            return self.tallies.keep(prefix, parts, bias, use)
 
         return replace(self, prefix=prefix, store=keep)
 

@@ -11,6 +11,7 @@ from tilewise.config import EngineConfig
 from tilewise.weights.checkpoint import Checkpoint
 
 DECIDE = (
+    "device",
     "dtype",
     "quantization",
     "kv_cache_dtype",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from tilewise.parallel.mesh import Mesh, Share
-from tilewise.platforms.base import Ops, Weight
+from tilewise.platforms.base import Ops, Use, Weight
 from tilewise.platforms.forms import Rows
 from tilewise.weights.view import View, combined
 
@@ -77,6 +77,6 @@ class ExpertShare:
             ]
             if rows is not None:
                 found = [part.rows(rows) for part in found]
-            return expert.store(*combined(found))
+            return expert.store(*combined(found), Use.EXPERT)
 
         return tuple(stored(view.at(number)) if number in self.here else None for number in range(self.count))

@@ -14,7 +14,7 @@ from tilewise.layers.norm import RMSNorm
 from tilewise.layers.rope import RopeTable
 from tilewise.models.config import DecoderConfig
 from tilewise.parallel.mesh import Mesh
-from tilewise.platforms.base import Ops, PagedLayout, Weight
+from tilewise.platforms.base import Ops, PagedLayout, Use, Weight
 from tilewise.platforms.forms import Dense
 from tilewise.platforms.kv_cache import LayerCache
 from tilewise.weights.view import View
@@ -99,7 +99,8 @@ class Decoder:
     def _stored_head(self, view: View, config: DecoderConfig, tied: bool) -> Weight:
         if tied:
             assert self._embedding is not None
-            return view.store([Dense(self._embedding)], None, shared=self._mesh.is_first_stage)
+            use = Use.SHARED if self._mesh.is_first_stage else Use.ALONE
+            return view.store([Dense(self._embedding)], None, use)
         head = view.linear("lm_head", config.vocab_size, config.hidden_size, output_share=self._vocabulary)
         return view.store([head.matrix], head.bias)
 

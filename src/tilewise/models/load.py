@@ -17,7 +17,7 @@ from tilewise.models.flash import flash_rule
 from tilewise.models.internvl import InternVL
 from tilewise.models.tile_encoder import TileEncoder
 from tilewise.parallel.mesh import Mesh, Share
-from tilewise.platforms.base import Ops, Store, Weight
+from tilewise.platforms.base import Ops, Store, Use, Weight
 from tilewise.platforms.forms import Form
 from tilewise.platforms.weights import DenseWeight, as_it_came, rounded_to_fp8
 from tilewise.weights.files import known_names, open_files
@@ -217,9 +217,10 @@ class Kept:
     store: Store
     bytes: int = 0
 
-    def __call__(self, parts: Sequence[Form], bias: Tensor | None, shared: bool = False) -> Weight:
-        weight = self.store(parts, bias, shared)
-        if not (shared and isinstance(weight, DenseWeight)):  # which is the tensor that is kept for something else
+    def __call__(self, parts: Sequence[Form], bias: Tensor | None, use: Use = Use.ALONE) -> Weight:
+        weight = self.store(parts, bias, use)
+        # One that is shared as it is, is the tensor that is kept for something else.
+        if not (use is Use.SHARED and isinstance(weight, DenseWeight)):
             self.bytes += weight.nbytes
         return weight
 

@@ -56,10 +56,32 @@ class MemoryPlan:
         sizes = config.max_num_batched_tokens, config.max_num_seqs, rows, self.context, config.max_logprobs
         return self.model.activation_bytes(LargestStep(*sizes, max(self.device.tile_batches)))
 
+    @cached_property
+    def graph_sizes(self) -> tuple[int, ...]:
+        """Sequences of the steps that are captured ahead, up to the first size that holds all sequences."""
+        if not self.captures:
+            return ()
+        most = min(self.config.max_graph_size, self.config.max_num_seqs)
+        sizes = [size for size in self.device.graph_sizes if size <= self.config.max_graph_size]
+        return tuple(size for place, size in enumerate(sizes) if not place or sizes[place - 1] < most)
+
+    @property
+    def captures(self) -> bool:
+        """Ranks wait for one another inside a pass, which no graph of one host's launches can hold."""
+        return self.device.captures_graphs and not self.config.enforce_eager and self.config.layout.ranks == 1
+
+    @cached_property
+    def graphs(self) -> int:
+        """Memory between the kernels of captured steps is kept for them: that of the largest, which all share."""
+        if not self.graph_sizes:
+            return 0
+        size = self.graph_sizes[-1]
+        return self.model.activation_bytes(LargestStep(size, size, rows=0, context=1, logprobs=0, tiles=0))
+
     @property
     def left(self) -> int:
         """For the caches; below 0 if not even the rest fits."""
-        return self.allowance.bytes - self.model.weight_bytes - self.activations
+        return self.allowance.bytes - self.model.weight_bytes - self.activations - self.graphs
 
     @property
     def tile_room(self) -> Room:

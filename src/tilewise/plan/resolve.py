@@ -47,8 +47,7 @@ def resolve(config: EngineConfig, model: ModelFacts, device: DeviceFacts) -> Res
         reasons["kv_cache_dtype"] = f"{config.quantised_kv} with a scale for each token and head, {size}"
     if why := why_batch_invariant(config):
         reasons["batch_invariant"] = f"on: {why}; decoding costs several times the work, prompts about twice"
-    # Ranks wait for one another inside a pass, which no graph of this host's launches can hold.
-    graphs = device.captures_graphs and not config.enforce_eager and not why and config.layout.ranks == 1
+    graphs = memory.captures and not why
     if graphs:
         reasons["graphs"] = "passes of a token or a few a sequence are captured once and replayed"
     return Resolved(
@@ -89,15 +88,8 @@ def _limits(config: EngineConfig, model: ModelFacts, memory: MemoryPlan, device:
         batch_invariant=why_batch_invariant(config) is not None,
         kv_cache_dtype=config.quantised_kv,
         tile_batches=device.tile_batches,
-        graph_sizes=_graph_sizes(config, device),
+        graph_sizes=memory.graph_sizes,
     )
-
-
-def _graph_sizes(config: EngineConfig, device: DeviceFacts) -> tuple[int, ...]:
-    """Up to the first that holds all sequences."""
-    most = min(config.max_graph_size, config.max_num_seqs)
-    sizes = [size for size in device.graph_sizes if size <= config.max_graph_size]
-    return tuple(size for place, size in enumerate(sizes) if not place or sizes[place - 1] < most)
 
 
 def why_batch_invariant(config: EngineConfig) -> str | None:

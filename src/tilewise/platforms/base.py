@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 import torch
@@ -90,13 +91,19 @@ class Weight(Protocol):
         ...
 
 
+class Use(Enum):
+    """What a matrix that multiplies is, beside that."""
+
+    ALONE = "nothing else"
+    SHARED = "kept for something else as well"
+    EXPERT = "one of many experts, which a device may multiply together"
+
+
 class Store(Protocol):
     """Turns a matrix that only multiplies into the form in which it is kept."""
 
-    def __call__(self, parts: Sequence[Form], bias: Tensor | None, shared: bool = False) -> Weight:
+    def __call__(self, parts: Sequence[Form], bias: Tensor | None, use: Use = Use.ALONE) -> Weight:
         """The matrix in parts [some of out, in], one below the other and each in its form, and its bias [out].
-
-        `shared`: the matrix itself is kept for something else as well.
 
         Of shapes alone (meta tensors), the same with no numbers in it.
         """
@@ -106,11 +113,11 @@ class Store(Protocol):
 class Ops(Protocol):
     """About a dozen functions: everything that a device may do in its own way."""
 
-    def store(self, parts: Sequence[Form], bias: Tensor | None, shared: bool = False) -> Weight:
+    def store(self, parts: Sequence[Form], bias: Tensor | None, use: Use = Use.ALONE) -> Weight:
         """A `Store`: in the form it has, in whatever order the device reads best."""
         ...
 
-    def store_int8(self, parts: Sequence[Form], bias: Tensor | None, shared: bool = False) -> Weight:
+    def store_int8(self, parts: Sequence[Form], bias: Tensor | None, use: Use = Use.ALONE) -> Weight:
         """A `Store`: floats rounded to int8, a scale for each output, to be multiplied with rows rounded as they come;
         other forms as they are.
         """

@@ -197,7 +197,7 @@ class Grouped:
 
     def dequantised(self) -> Tensor:
         """float32 [out, in], columns in the order of x."""
-        numbers = self.kind.table()[self.unpacked().int()]
+        numbers = self.kind.table().to(self.codes.device)[self.unpacked().int()]
         width = numbers.shape[1]
         numbers = numbers * self.scales.repeat_interleave(self.group, 1)[:, :width]
         if self.shifts is not None:
@@ -213,6 +213,14 @@ Form = Dense | Int8 | Grouped
 def packed_nibbles(codes: Tensor) -> Tensor:
     """uint8 codes [out, in] below 16 -> [out, in / 2], as `Grouped` keeps them."""
     return codes[:, ::2] | (codes[:, 1::2] << 4)
+
+
+def zeros_of(form: Grouped) -> Tensor | None:
+    """float32 [out, groups]: whole numbers of 0 to 255 whose product with -scale is exactly the shift, or None."""
+    assert form.shifts is not None
+    zeros = (form.shifts / -form.scales).round().nan_to_num()
+    fits = bool(((zeros >= 0) & (zeros <= 255)).all()) and torch.equal(-zeros * form.scales, form.shifts)
+    return zeros if fits else None
 
 
 def stacked(parts: Sequence[Tensor]) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tilewise.platforms.base import AttentionSize, PagedLayout, Weight
+from tilewise.platforms.base import AttentionSize, PagedLayout, Use, Weight
 from tilewise.platforms.draw import Draw, draw
 from tilewise.platforms.forms import Form
 from tilewise.platforms.kv_cache import LayerCache, read_blocks, write_rows
@@ -19,10 +19,10 @@ from tilewise.platforms.weights import as_it_came, rounded_to_int8
 class ReferenceOps:
     """The oracle. Softmax is spelled out; nothing here depends on a device."""
 
-    def store(self, parts: Sequence[Form], bias: Tensor | None, shared: bool = False) -> Weight:
+    def store(self, parts: Sequence[Form], bias: Tensor | None, use: Use = Use.ALONE) -> Weight:
         return as_it_came(parts, bias)
 
-    def store_int8(self, parts: Sequence[Form], bias: Tensor | None, shared: bool = False) -> Weight:
+    def store_int8(self, parts: Sequence[Form], bias: Tensor | None, use: Use = Use.ALONE) -> Weight:
         return as_it_came([rounded_to_int8(part) for part in parts], bias)
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

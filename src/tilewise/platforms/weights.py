@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tilewise.platforms.base import Ops, Weight
+from tilewise.platforms.base import Ops, Use, Weight
 from tilewise.platforms.forms import Codes, Dense, Form, Grouped, Int8, StaticRows, joined, runs
 
 LEVELS = 127
@@ -94,7 +94,7 @@ class SideBySide:
         return torch.cat([weight.apply(x, ops) for weight in self.weights], dim=-1)
 
 
-def as_it_came(parts: Sequence[Form], bias: Tensor | None, shared: bool = False) -> Weight:
+def as_it_came(parts: Sequence[Form], bias: Tensor | None, use: Use = Use.ALONE) -> Weight:
     """A `Store` in plain torch."""
     return side_by_side(parts, bias, plain_weight)
 

@@ -21,7 +21,7 @@ from tilewise.models.tile_encoder import PIXEL_MEAN, PIXEL_STD, Projector, pixel
 from tilewise.models.vit import VisionBlock, VisionTower
 from tilewise.parallel.mesh import Mesh
 from tilewise.platforms import current_platform
-from tilewise.platforms.base import Ops, PagedLayout, Weight
+from tilewise.platforms.base import Ops, PagedLayout, Use, Weight
 from tilewise.platforms.forms import Form, StaticRows
 from tilewise.platforms.weights import as_it_came
 from tilewise.quantize.modules import Places
@@ -135,7 +135,7 @@ class MeasuringSource:
         self._pending.append(module)
         return self.source.linear(module, outputs, inputs, bias)
 
-    def store(self, parts: Sequence[Form], bias: Tensor | None, shared: bool = False) -> Weight:
+    def store(self, parts: Sequence[Form], bias: Tensor | None, use: Use = Use.ALONE) -> Weight:
         """A `Store` of the modules that were read since the last one."""
         modules, self._pending = self._pending, []
         weight = as_it_came(parts, bias)

@@ -14,7 +14,7 @@ from tilewise.models.load import Architecture
 from tilewise.models.tile_encoder import Projector
 from tilewise.models.vit import VisionBlock
 from tilewise.parallel.mesh import Mesh
-from tilewise.platforms.base import Ops, PagedLayout, Weight
+from tilewise.platforms.base import Ops, PagedLayout, Use, Weight
 from tilewise.platforms.forms import Dense, Form
 from tilewise.platforms.kv_cache import LayerCache
 from tilewise.platforms.reference import ReferenceOps
@@ -162,7 +162,7 @@ class _ShapeOps(ReferenceOps):
         self.norms: dict[str, NormReaders] = {}
         self.elsewhere: set[str] = set()
 
-    def store(self, parts: Sequence[Form], bias: Tensor | None, shared: bool = False) -> Weight:
+    def store(self, parts: Sequence[Form], bias: Tensor | None, use: Use = Use.ALONE) -> Weight:
         names = [self._source.name_of(part.matrix) if isinstance(part, Dense) else None for part in parts]
         return _NamedWeight(names, sum(part.shape[0] for part in parts), self._note)
 

@@ -114,7 +114,7 @@ class DecoderStep:
     @property
     def prompt_scores(self) -> int:
         """A slice of the prompt at a time, whose logits are made and then scored."""
-        rows = min(SCORED_ROWS, self.step.tokens)
+        rows = min(SCORED_ROWS, self.step.tokens) if self.step.rows else 0
         states = rows * self.config.hidden_size
         return norm_bytes(states, self.itemsize) + rows * self.config.vocab_size * self.itemsize + self._scored(rows)
 

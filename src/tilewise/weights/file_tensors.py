@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from torch import Tensor
 
 from tilewise.errors import GET_AGAIN, InvalidCheckpoint
-from tilewise.platforms.base import Store, Weight
+from tilewise.platforms.base import Store, Use, Weight
 from tilewise.platforms.forms import Form
 from tilewise.weights.files import WeightFiles
 from tilewise.weights.names import Source
@@ -131,8 +131,8 @@ class FileTensors:
         Where the mapped tensor itself is kept, its pages come back as they are touched.
         """
 
-        def stored(parts: Sequence[Form], bias: Tensor | None, shared: bool = False) -> Weight:
-            weight = store(parts, bias, shared)
+        def stored(parts: Sequence[Form], bias: Tensor | None, use: Use = Use.ALONE) -> Weight:
+            weight = store(parts, bias, use)
             for name in self._in_memory:  # again behind the next one: experts are read together, and stored one by one
                 self.files.give_back(name)
             self._stored = True

@@ -270,8 +270,6 @@ def test_older_and_other_spellings_become_options(words, name, value):
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        ("--device cuda", "use auto or cpu; GPUs and NPUs are not there yet"),
-        ("--device npu", "use auto or cpu"),
         ("--kv-cache-dtype-skip-layers 0", "KV blocks of all layers hold the same"),
         ("--task embed", "there is no pooling"),
         ("--enable-lora", "merge them into the checkpoint"),
@@ -294,7 +292,7 @@ def test_python_takes_what_the_command_line_takes(caplog):
     )  # fmt: skip
     assert (config.seed, config.limit_mm_per_prompt, config.mm_processor_cache_gb) == (0, {"image": 1}, 0)
     assert (config.hf_token, config.allowed_local_media_path) == (None, None)
-    for refused in ({"enable_lora": True}, {"enable_lora": "False"}, {"device": "cuda"}, {"chat_template": "x"}):
+    for refused in ({"enable_lora": True}, {"enable_lora": "False"}, {"device_ids": "1"}, {"chat_template": "x"}):
         with pytest.raises(InvalidConfig, match=f"^{next(iter(refused))}="):
             EngineConfig.of(**refused)
 

@@ -14,12 +14,27 @@ from torch import Tensor
 
 from tilewise.platforms.base import PagedLayout
 from tilewise.platforms.cuda.card import A100, B200, H100, Card
-from tilewise.platforms.cuda.kernels import cache, patches, rounding, rows, sampling
+from tilewise.platforms.cuda.kernels import (
+    byte_product,
+    cache,
+    experts,
+    grouped_product,
+    patches,
+    rounding,
+    rows,
+    sampling,
+)
 from tilewise.platforms.cuda.kernels import logits as logits_kernels
-from tilewise.platforms.forms import StaticRows
+from tilewise.platforms.cuda.kernels.paged_attention import paged_attention
+from tilewise.platforms.cuda.kernels.product_tiles import Epilogue
+from tilewise.platforms.cuda.kernels.tile_attention import tile_attention
+from tilewise.platforms.forms import Codes, Dense, Form, Grouped, StaticRows
 from tilewise.platforms.kv_cache import empty_cache
+from tilewise.platforms.weights import plain_weight, rounded_to_int8
 
 CARDS = {"sm_80": A100, "sm_90": H100, "sm_100": B200}
+
+HALF = torch.float16
 
 MMA = dict.fromkeys(CARDS, "mma")
 """Tensor cores by the instructions that all cards have: for tiles of fewer than 64 rows."""
@@ -37,7 +52,24 @@ class Claim:
     """Bytes of a thread that go to local memory at most."""
 
 
-CLAIMS: dict[str, Claim] = {}
+CLAIMS: dict[str, Claim] = {
+    "expert_product": Claim(MMA),
+    "expert_product experts dense prefill": Claim(NEWEST),
+    "expert_product experts int4 prefill": Claim(NEWEST),
+    "expert_product experts fp8 prefill": Claim(NEWEST),
+    "expert_product experts fp4 prefill": Claim(NEWEST),
+    "expert_product experts int8 prefill": Claim(NEWEST | {"sm_100": "mma"}),  # tcgen05 has no int8 in Triton 3.6
+    "_attend attention": Claim(NEWEST),
+    "_attend attention decode": Claim(MMA),
+    "_attend attention prefill 1B sm_100": Claim(NEWEST, spilled=16),
+    "_attend attention mixed": Claim(MMA),
+    "_attend attention mixed 20B oss sm_100": Claim(MMA, spilled=8),
+    "_attend_tile attention": Claim(NEWEST),
+    "_byte_product int8_product": Claim(NEWEST | {"sm_100": "mma"}),  # Triton has no tcgen05 of int8
+    "_byte_product fp8_product": Claim({"sm_90": "wgmma", "sm_100": "tcgen05"}),
+    "_grouped_product grouped_product few": Claim(MMA, spilled=8),
+    "_grouped_product grouped_product many": Claim(NEWEST),
+}
 """By the first words of kernel, case and card, as in "_attention", "_attention decode 8B" and "_attention decode 8B
 sm_80"; the longest that fits counts. Kernels without an entry claim no tensor cores, and spill nothing."""
 
@@ -71,6 +103,40 @@ def row_kernels(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "scatter_rows 8B", lambda: rows.scatter_rows(x, chosen, shape(4096, 3584), chosen)
     pixels, mean = shape(13, 448, 448, 3, dtype=torch.uint8), shape(3, dtype=torch.float32)
     yield "patchify", lambda: patches.patchify(pixels, 14, mean, mean, torch.bfloat16)
+
+
+def byte_products(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Gate and up projections of an 8B (4096 inputs, 2 x 12288 outputs), its output projection, and the tower's."""
+    kinds = [("int8", byte_product.int8_product, torch.int8)]
+    if card.has_fp8:
+        kinds.append(("fp8", byte_product.fp8_product, torch.float8_e4m3fn))
+    for name, product, dtype in kinds:
+        for rows_, outputs in ((1, 4096), (64, 24576), (3400, 24576)):
+            x, matrix = shape(rows_, 4096, dtype=dtype), shape(outputs, 4096, dtype=dtype)
+            scales = Epilogue(shape(rows_, dtype=torch.float32), shape(outputs, dtype=torch.float32))
+            yield f"{name}_product 8B {rows_}", partial(product, x, matrix, torch.bfloat16, scales, card)
+            blocks = shape(32, outputs, dtype=torch.float32), shape(rows_, 32, dtype=torch.float32)
+            if name == "fp8" and rows_ != 64:
+                found = partial(byte_product.fp8_product, x, matrix, torch.bfloat16, Epilogue(), card, *blocks)
+                yield f"fp8_product blocks 8B {rows_}", found
+    x, matrix = shape(13 * 1025, 1024, dtype=torch.int8), shape(4096, 1024, dtype=torch.int8)
+    static = Epilogue(None, shape(4096, dtype=torch.float32), shape(4096, dtype=torch.int32), shape(4096), gelu=True)
+    yield "int8_product 300M gelu", lambda: byte_product.int8_product(x, matrix, torch.bfloat16, static, card)
+
+
+def grouped_products(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Gate and up projections of an 8B, in groups as AWQ, GPTQ, MXFP4 and FP8 have them."""
+    kinds = ((Codes.UINT4, 128, (1, 32, 3400)), (Codes.INT4, 32, (1, 64)), (Codes.FP4, 32, (1,)))
+    for kind, group, counts in (*kinds, (Codes.FP8, 4096, (1, 3400)), (Codes.FP8, 128, (3400,))):
+        codes = shape(24576, 4096 * kind.bits // 32, dtype=torch.int32)
+        scales = shape(4096 // group, 24576, dtype=torch.float16)
+        for rows_ in counts:
+            own = (kind, codes, scales, scales if kind is Codes.UINT4 else None, group, None, False, card)
+            found = partial(grouped_product.grouped_product, shape(rows_, 4096), *own)
+            few = "few" if rows_ <= 32 else "many"
+            yield f"grouped_product {few} {kind.name} {group} 8B {rows_}", found
+    own = (Codes.INT4, shape(4096, 448, dtype=torch.int32), shape(28, 4096), None, 128, None, False, card)
+    yield "grouped_product few 1B float16", lambda: grouped_product.grouped_product(shape(1, 3584, dtype=HALF), *own)
 
 
 def rope_kernels(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
@@ -111,7 +177,88 @@ def sampling_kernels(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
         yield f"penalise {count}", partial(logits_kernels.penalise, logits, *own)
 
 
-KERNELS = (row_kernels, rope_kernels, rounding_kernels, sampling_kernels)
+def expert_table(form: Form, count: int, bias: Tensor | None = None) -> experts.ExpertTable:
+    table = experts.ExpertTable.of([plain_weight([form], bias)] * count)
+    assert table is not None
+    return table
+
+
+def expert_kernels(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
+    def dense(outputs: int, inputs: int) -> Form:
+        return Dense(shape(outputs, inputs))
+
+    def int4(outputs: int, inputs: int) -> Form:
+        scales = shape(outputs, inputs // 128, dtype=torch.float32)
+        return Grouped(Codes.INT4, shape(outputs, inputs // 2, dtype=torch.uint8), scales, None, 128)
+
+    def fp8(outputs: int, inputs: int) -> Form:
+        scales = shape(outputs, inputs // 128, dtype=torch.float32)
+        return Grouped(Codes.FP8, shape(outputs, inputs, dtype=torch.uint8), scales, None, 128)
+
+    def fp4(outputs: int, inputs: int) -> Form:
+        scales = shape(outputs, inputs // 32, dtype=torch.float32)
+        return Grouped(Codes.FP4, shape(outputs, inputs // 2, dtype=torch.uint8), scales, None, 32)
+
+    def launch(
+        table: Callable[[int, int], Form],
+        size: tuple[int, int, int, int],
+        tokens: int,
+        biases: bool,
+        gate: experts.Gate | None = experts.Gate.SILU,
+    ) -> object:
+        count, hidden, inner, per_token = size
+        gate_up = expert_table(table(2 * inner, hidden), count, shape(2 * inner) if biases else None)
+        down = expert_table(table(hidden, inner), count, shape(hidden) if biases else None)
+        chosen, weights = shape(tokens, per_token, dtype=torch.int64), shape(tokens, per_token, dtype=torch.float32)
+        x = shape(tokens, hidden)
+        return experts.moe_experts(x, chosen, weights, gate_up, down, gate or rows.silu_mul, card)
+
+    a3b, gpt_oss = (128, 2048, 768, 8), (32, 2880, 2880, 4)
+    yield "experts dense 256 30B-A3B", partial(launch, dense, a3b, 256, False)
+    yield "experts dense prefill apart 30B-A3B", partial(launch, dense, a3b, 4096, False, None)
+    for what, tokens in (("decode", 1), ("prefill", 4096)):
+        yield f"experts dense {what} 30B-A3B", partial(launch, dense, a3b, tokens, False)
+        yield f"experts int8 {what} 30B-A3B", partial(launch, lambda *s: rounded_to_int8(dense(*s)), a3b, tokens, False)
+        yield f"experts int4 {what} 30B-A3B", partial(launch, int4, a3b, tokens, False)
+        yield f"experts fp8 {what} 30B-A3B", partial(launch, fp8, a3b, tokens, False)
+        yield f"experts fp4 {what} gpt-oss-20b", partial(launch, fp4, gpt_oss, tokens, True, experts.Gate.CLAMPED)
+
+
+def attention_kernels(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
+    eight, oss = (32, 8, 128, None), (64, 8, 64, 128)
+    cases = {
+        "decode 1B": ((14, 2, 64, None), 64, 1, torch.bfloat16),
+        "decode 8B": (eight, 64, 1, torch.bfloat16),
+        "decode 8B fp8": (eight, 64, 1, torch.float8_e4m3fn),
+        "decode 8B drafts int8": (eight, 64, 4, torch.int8),
+        "prefill 1B": ((14, 2, 64, None), 1, 3400, torch.bfloat16),
+        "prefill 8B": (eight, 1, 3400, torch.bfloat16),
+        "prefill 8B int8": (eight, 1, 3400, torch.int8),
+        "mixed 20B oss": (oss, 8, 400, torch.bfloat16),
+    }
+    for name, ((heads, kv_heads, width, window), sequences, queries, kept) in cases.items():
+        query = shape(sequences * queries, heads, width)
+        cache = empty_cache((2, 4096, 16, kv_heads, width), kept, torch.device("meta"))
+        batch = (shape(some, dtype=torch.int32) for some in (sequences + 1, sequences))
+        table = shape(sequences, 512, dtype=torch.int32)
+        sinks = shape(heads) if window else None
+        own = (table, queries, 8192, width**-0.5, window, sinks, card)
+        yield f"attention {name}", partial(paged_attention, query, cache, *batch, *own)
+    for name, heads, width in (("300M", 16, 64), ("6B", 25, 128)):
+        parts = shape(13, 1025, 3 * heads * width).unflatten(-1, (3, heads, width)).unbind(2)
+        yield f"attention tiles {name}", partial(tile_attention, *parts, width**-0.5)
+
+
+KERNELS = (
+    row_kernels,
+    rope_kernels,
+    rounding_kernels,
+    sampling_kernels,
+    expert_kernels,
+    byte_products,
+    grouped_products,
+    attention_kernels,
+)
 
 LAUNCHES = {
     f"{name} {on}": (card, launch)

@@ -1,4 +1,4 @@
-"""Sampling without a sort against `runner.draw` and `runner.logits`: the same tokens, whatever the row holds.
+"""Sampling without a sort against `platforms.draw` and `runner.logits`: the same tokens, whatever the row holds.
 
 Top-p decides between tokens by sums of floats; that these differ by more than rounding in every row that is drawn here,
 `decided` checks in float64.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import inf, nan
+from typing import Any
 
 import pytest
 import torch
@@ -15,10 +16,10 @@ from torch import Tensor
 
 from tilewise.platforms.cuda.kernels import logits as logits_kernels
 from tilewise.platforms.cuda.kernels import sampling
-from tilewise.runner.draw import draw
+from tilewise.platforms.draw import Draw, draw, survivors
+from tilewise.platforms.noise import exponential_noise, noise_key
 from tilewise.runner.logits import BANNED, Row
 from tilewise.runner.logits import penalise as reference_penalise
-from tilewise.runner.noise import exponential_noise, noise_key
 from tilewise.runner.sampler import score
 from tilewise.sampling_params import SamplingParams
 from tilewise.step import Admission
@@ -28,7 +29,7 @@ MIXED: list[dict[str, float]] = [
     {},
     {"temperature": 0.7, "top_k": 20, "top_p": 0.8},
     {"temperature": 1.9, "top_p": 0.9},
-    {"top_k": 1},
+    {"top_k": 30},
     {"top_k": 150, "min_p": 0.01, "top_p": 0.99},
     {"min_p": 0.2},
     {"top_p": 0.5, "min_p": 0.02},
@@ -56,6 +57,12 @@ def rows_of(settings: Sequence[dict[str, float]]) -> list[Row]:
     return [Row(i, i, 5 + i, Admission(i, (0,), 1, one, 11 * i, frozenset())) for i, one in enumerate(every)]
 
 
+def draw_of(row: Row) -> Draw:
+    own = row.sampling
+    key = noise_key(row.admission.seed, row.length)
+    return Draw(row.index, own.temperature, own.top_k, own.top_p, own.min_p, key)
+
+
 def drawn(logits: Tensor, rows: Sequence[Row], device: torch.device, **known: bool) -> list[int]:
     def column(name: str, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.tensor([getattr(row.sampling, name) for row in rows], dtype=dtype).to(device)
@@ -75,7 +82,10 @@ def drawn(logits: Tensor, rows: Sequence[Row], device: torch.device, **known: bo
 
 
 def expected(logits: Tensor, rows: Sequence[Row]) -> list[int]:
-    return [int(logits[row.index].argmax() if row.sampling.greedy else draw(logits.clone(), [row])[0]) for row in rows]
+    return [
+        int(logits[row.index].argmax() if row.sampling.greedy else draw(logits.clone(), [draw_of(row)])[0])
+        for row in rows
+    ]
 
 
 def decided(logits: Tensor, rows: Sequence[Row]) -> bool:
@@ -93,14 +103,56 @@ def decided(logits: Tensor, rows: Sequence[Row]) -> bool:
     return True
 
 
+@pytest.fixture
+def thresholds(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """Those of each group of rows that is drawn."""
+    found: list[list[int]] = []
+    of_rows = sampling._thresholds
+
+    def written_down(*arguments: Any) -> Tensor:
+        own = of_rows(*arguments)
+        found.append(own.tolist())
+        return own
+
+    monkeypatch.setattr(sampling, "_thresholds", written_down)
+    return found
+
+
+def kept_from(threshold: int, logits: Tensor, row: Row) -> list[int]:
+    """Tokens that a threshold and min-p leave."""
+    scaled = logits[row.index] / row.sampling.temperature + 0.0
+    bits = scaled.view(torch.int32)
+    pattern = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+    left = (pattern >= threshold) & ((scaled - scaled.max()).exp() >= row.sampling.min_p)
+    return left.nonzero().flatten().tolist()
+
+
+def kept_of(logits: Tensor, row: Row) -> list[int]:
+    scaled = logits[row.index][None] / row.sampling.temperature
+    values, ids = scaled.sort(descending=True)
+    left, _ = survivors(values, scaled, [draw_of(row)])
+    return ids[left].sort().values.tolist()
+
+
+def same_tokens_are_left(logits: Tensor, rows: Sequence[Row], thresholds: list[list[int]]) -> None:
+    """Tokens without weight are left by one and not by the other."""
+    (own,) = thresholds
+    for row, threshold in zip(rows, own, strict=True):
+        if not row.sampling.greedy:
+            heavy = {token for token in range(logits.shape[1]) if logits[row.index, token] > BANNED / 2}
+            found, right = kept_from(threshold, logits, row), kept_of(logits, row)
+            assert heavy.intersection(found) == heavy.intersection(right), row.sampling
+
+
 @pytest.mark.parametrize("kind", ["spread", "even", "peaked", "ties"])
-def test_settings_mixed_in_a_batch(kind: str, device: torch.device) -> None:
+def test_settings_mixed_in_a_batch(kind: str, device: torch.device, thresholds: list[list[int]]) -> None:
     logits = random(len(MIXED), 201, seed=3) * {"even": 0.05, "peaked": 9.0}.get(kind, 2.0)
     if kind == "ties":
         logits = logits.round()
     rows = rows_of(MIXED) if kind == "spread" else rows_of(MIXED)[1:8]
     assert decided(logits, rows)
     assert drawn(logits, rows, device) == expected(logits, rows)
+    same_tokens_are_left(logits, rows, thresholds)
 
 
 def test_tokens_follow_each_key(device: torch.device) -> None:
@@ -112,16 +164,17 @@ def test_tokens_follow_each_key(device: torch.device) -> None:
     assert set(found) == set(logits[0].topk(3).indices.tolist())
 
 
-def test_what_is_ruled_out_is_not_drawn(device: torch.device) -> None:
+def test_what_is_ruled_out_is_not_drawn(device: torch.device, thresholds: list[list[int]]) -> None:
     logits = random(6, 200, seed=5)
     logits[:, 3:190] = -inf
     logits[:, ::2] = BANNED
     logits[1] = torch.where(torch.arange(200) == 77, BANNED, -inf)
     logits[2] = BANNED
-    logits[4, :10], logits[4, 10:] = -0.0, 0.0
-    rows = rows_of([{"top_k": 150, "top_p": 0.9}, {"top_p": 0.9}, {"top_k": 7}, {}, {"top_k": 2}, {"min_p": 0.5}])
+    logits[4, :10], logits[4, 10:], logits[4, 5] = -0.0, -1.0, 0.0
+    rows = rows_of([{"top_k": 150, "top_p": 0.9}, {"top_p": 0.9}, {"top_k": 7}, {}, {"top_k": 1}, {"min_p": 0.5}])
     assert decided(logits, rows)
     assert drawn(logits, rows, device) == expected(logits, rows)
+    same_tokens_are_left(logits, rows, thresholds)
 
 
 @no_numbers

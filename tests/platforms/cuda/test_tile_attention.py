@@ -54,11 +54,11 @@ def test_one_query_for_all_tiles(device: torch.device) -> None:
 def test_scores_of_any_size(device: torch.device) -> None:
     """Far from 0 on either side, where powers of two alone would overflow or vanish.
 
-    Scores of some hundreds have four decimals behind the point in float32, and so have the exponents of their weights.
+    Scores of some hundreds have four decimals behind the point in float32, and weights no more places than those.
     """
     query, key, value = (torch.randn(1, 80, 2, 64, device=device) for _ in range(3))
-    assert_agrees(query, key * 50, value, 1e-4)
-    assert_agrees(query.abs() + 10, -key.abs() * 20, value, 1e-4)
+    assert_agrees(query, key * 50, value, 1e-3)
+    assert_agrees(query.abs() + 10, -key.abs() * 20, value, 1e-3)
 
 
 def test_no_tile_sees_another(device: torch.device) -> None:

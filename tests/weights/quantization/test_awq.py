@@ -15,6 +15,7 @@ from tests.weights.broken import change_config, damaged, load, refused
 from tests.weights.quantization.written import SPEC, Written, codes_of, numbers_of, write_pair
 from tilewise.errors import InvalidCheckpoint, InvalidConfig
 from tilewise.models.load import Architecture
+from tilewise.platforms.base import Use
 from tilewise.platforms.forms import Grouped
 from tilewise.platforms.reference import ReferenceOps
 from tilewise.weights.folder import CheckpointFolder
@@ -71,8 +72,8 @@ def test_what_is_kept_is_known_before_there_are_weights(tmp_path: Path) -> None:
     counted = there.count_bytes(ops, torch.float32)
     kept: list[int] = []
 
-    def store(parts: Any, bias: Tensor | None, shared: bool = False) -> Any:
-        weight = ops.store(parts, bias, shared)
+    def store(parts: Any, bias: Tensor | None, use: Use = Use.ALONE) -> Any:
+        weight = ops.store(parts, bias, use)
         if isinstance(parts[0], Grouped):
             kept.append(weight.nbytes)
         return weight

@@ -25,7 +25,7 @@ from tests.weights.hub_server import HubServer
 from tests.weights.quantization.written import SPEC
 from tilewise.errors import InvalidCheckpoint
 from tilewise.models.load import Architecture
-from tilewise.platforms.base import Store, Weight
+from tilewise.platforms.base import Store, Use, Weight
 from tilewise.platforms.forms import Form, Grouped, Int8
 from tilewise.platforms.reference import ReferenceOps
 from tilewise.platforms.weights import plain_weight
@@ -279,8 +279,8 @@ def test_what_is_kept_is_known_before_there_are_weights(tmp_path: Path, case: st
     ops, architecture = ReferenceOps(), Architecture.of(CheckpointFolder.open(stored))
 
     def noting(sizes: list[int]) -> Store:
-        def store(parts: Sequence[Form], bias: Tensor | None, shared: bool = False) -> Weight:
-            weight = ops.store(parts, bias, shared)
+        def store(parts: Sequence[Form], bias: Tensor | None, use: Use = Use.ALONE) -> Weight:
+            weight = ops.store(parts, bias, use)
             sizes.append(weight.nbytes)
             return weight
 

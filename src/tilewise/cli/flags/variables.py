@@ -57,6 +57,7 @@ VARIABLES: tuple[Variable, ...] = (
         "own",
         "0 leaves all ops of the CPU to torch; avx2 and avx512 keep kernels to those instructions",
     ),
+    Variable("TILEWISE_CUDA_KERNELS", "own", "0 leaves all ops of a GPU to torch"),
     Variable("CXX", "own", "C++ compiler that builds the kernels of the CPU (default: g++)"),
     Variable(
         "XDG_CACHE_HOME",

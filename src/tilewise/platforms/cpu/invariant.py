@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from tilewise.platforms.base import PANEL, PagedLayout, Weight
+from tilewise.platforms.base import PANEL, PagedLayout, Use, Weight
 from tilewise.platforms.cpu.native.kernels import Native
 from tilewise.platforms.cpu.packed import keeper
 from tilewise.platforms.forms import Form
@@ -29,10 +29,10 @@ class InvariantCpuOps(TorchOps):
     def __init__(self, native: Native | None = None) -> None:
         self._native = native
 
-    def store(self, parts: Sequence[Form], bias: Tensor | None, shared: bool = False) -> Weight:
+    def store(self, parts: Sequence[Form], bias: Tensor | None, use: Use = Use.ALONE) -> Weight:
         return side_by_side(parts, bias, keeper(self._native, one_way=True))
 
-    def store_int8(self, parts: Sequence[Form], bias: Tensor | None, shared: bool = False) -> Weight:
+    def store_int8(self, parts: Sequence[Form], bias: Tensor | None, use: Use = Use.ALONE) -> Weight:
         return side_by_side(parts, bias, keeper(self._native, int8=True, one_way=True))
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

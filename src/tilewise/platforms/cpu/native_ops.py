@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tilewise.platforms.base import AttentionSize, PagedLayout, Weight
+from tilewise.platforms.base import AttentionSize, PagedLayout, Use, Weight
 from tilewise.platforms.cpu.native.call import Rows, gapless, readable, readable_cache
 from tilewise.platforms.cpu.native.kernels import Native
 from tilewise.platforms.cpu.packed import PackedGrouped, PackedInt8Weight, PackedWeight, keeper
@@ -23,11 +23,11 @@ class NativeCpuOps(TorchOps):
     def __init__(self, native: Native) -> None:
         self.native = native
 
-    def store(self, parts: Sequence[Form], bias: Tensor | None, shared: bool = False) -> Weight:
+    def store(self, parts: Sequence[Form], bias: Tensor | None, use: Use = Use.ALONE) -> Weight:
         """Packed, also beside a matrix that is shared: it is read once a token, and torch reads it half as fast."""
         return side_by_side(parts, bias, keeper(self.native))
 
-    def store_int8(self, parts: Sequence[Form], bias: Tensor | None, shared: bool = False) -> Weight:
+    def store_int8(self, parts: Sequence[Form], bias: Tensor | None, use: Use = Use.ALONE) -> Weight:
         return side_by_side(parts, bias, keeper(self.native, int8=True))
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:

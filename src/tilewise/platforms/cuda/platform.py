@@ -20,7 +20,6 @@ logger = logging.getLogger("tilewise")
 
 GRAPH_SIZES = (1, 2, 4, *range(8, 513, 8))
 """Sequences of a captured step (vLLM's sizes): others are filled up to the next one."""
-_SWITCH = "TILEWISE_CUDA_KERNELS"
 _OFF = ("0", "false", "off", "no")
 
 
@@ -63,8 +62,8 @@ class CudaPlatform:
     @cached_property
     def no_kernels(self) -> str | None:
         """Why there are no kernels of ours; None if there are."""
-        if os.environ.get(_SWITCH, "").strip().lower() in _OFF:
-            return f"switched off by {_SWITCH}"
+        if os.environ.get("TILEWISE_CUDA_KERNELS", "").strip().lower() in _OFF:
+            return "switched off by TILEWISE_CUDA_KERNELS"
         if self.card.capability < (8, 0):
             return f"compute capability {self.card.capability} is below 8.0"
         try:

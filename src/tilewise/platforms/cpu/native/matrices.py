@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tilewise.platforms.cpu.native.call import DTYPES, threads
 from tilewise.platforms.cpu.native.library import Library
-from tilewise.platforms.forms import Codes, Grouped, StaticRows, stacked
+from tilewise.platforms.forms import Codes, Grouped, StaticRows, stacked, zeros_of
 
 _PANEL = 16
 """Outputs of a panel: as `src/packed.h` has it."""
@@ -51,14 +51,6 @@ class GroupedLayout:
     @property
     def numbers(self) -> tuple[int, ...]:
         return self.code, self.inputs, self.outputs, self.group, self.scales, self.shifts
-
-
-def zeros_of(form: Grouped) -> Tensor | None:
-    """float32 [out, groups]: whole numbers of 0 to 255 whose product with -scale is exactly the shift, or None."""
-    assert form.shifts is not None
-    zeros = (form.shifts / -form.scales).round().nan_to_num()
-    fits = bool(((zeros >= 0) & (zeros <= 255)).all()) and torch.equal(-zeros * form.scales, form.shifts)
-    return zeros if fits else None
 
 
 class MatrixKernels:

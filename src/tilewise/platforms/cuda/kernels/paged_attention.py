@@ -38,14 +38,10 @@ import triton.language as tl
 from torch import Tensor
 
 from tilewise.platforms.cuda.card import Card
+from tilewise.platforms.cuda.kernels.attention_sizes import MOST_SPLITS, READ_BOUND, Tile, splits_of, tile_of
 from tilewise.platforms.cuda.kernels.softmax import LOG2_E, LOWEST, weighed
 from tilewise.platforms.kv_cache import LayerCache, QuantisedCache
 
-_FEW_ROWS = 32
-"""Beside a prefill, sequences that have no more go the way of decode: one token and three drafts of 8 heads."""
-_PROGRAMS_A_PROCESSOR = 4
-"""Splits aim at this many: two or three run on a processor at a time, and sequences differ in length."""
-_MOST_SPLITS = 128
 _MERGED = 16
 """Splits that are put together at a time."""
 _ANY = 2**31 - 1
@@ -53,7 +49,7 @@ _ANY = 2**31 - 1
 
 @triton.jit
 def _numbers(codes, LIKE: tl.constexpr):
-    """Numbers of the cache as the model's type, exact; those of uint8 are 1 / _unit of float8_e4m3fn."""
+    """Numbers of the cache as the model's type, exact; those of uint8 are 256ths of float8_e4m3fn."""
     if codes.dtype == tl.uint8:
         # For cards without that type. Moved to where float16 has its sign, exponent and mantissa, the bits are those of
         # the number divided by 2^(15 - 7), the distance of the exponents' biases, subnormal numbers included.
@@ -73,13 +69,14 @@ def _step(
     scale, window, MASKED: tl.constexpr, P: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, BLOCK_N: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """A block of tokens from `start` on; if MASKED, those from `begin` to `end` are there, and not all rows see them."""
+    """A block of tokens from `start` on. If MASKED, some are not there (before `begin`, from `end` on) or not seen."""
     token = start + tl.arange(0, BLOCK_N)
     lane = tl.arange(0, WIDTH)
     # What is not there may hold anything, and even a weight of 0 makes NaN of a NaN: it is not read.
-    there = (token >= begin) & (token < end) if MASKED else None
+    there = None
     inside = (lane < D)[None, :] if WIDTH != D else None
     if MASKED:
+        there = (token >= begin) & (token < end)
         inside = there[:, None] & (lane < D)[None, :]
     page = tl.load(pages + token // P, mask=there).to(tl.int64)
     place = (page * page_stride + (token % P) * token_stride)[:, None] + lane[None, :]
@@ -129,21 +126,27 @@ def _visible(first, last, window, splits, BLOCK_N: tl.constexpr):
 def _clear(out, row, stop, HEADS: tl.constexpr, heads, first_head, D: tl.constexpr, WIDTH: tl.constexpr):
     """Zeros for HEADS heads, from the first one on, of the rows [row, stop) of out [N, heads, D]."""
     lane = tl.arange(0, WIDTH)
-    for at in range(row, stop):
+    out += (row.to(tl.int64) * heads + first_head) * D
+    for _ in range(row, stop):
         for head in range(HEADS):
-            place = (at.to(tl.int64) * heads + first_head + head) * D
-            tl.store(out + place + lane, tl.zeros((WIDTH,), out.dtype.element_ty), mask=lane < D)
+            tl.store(out + head * D + lane, tl.zeros((WIDTH,), out.dtype.element_ty), mask=lane < D)
+        out += heads * D
 
 
-@triton.jit
+# Numbers that change from step to step make no kernels of their own.
+@triton.jit(do_not_specialize=["tokens", "least", "most", "splits", "window", "table_stride"])
 def _attend(
     out, sums, peaks, query, keys, values, key_scales, value_scales, sinks, query_starts, seq_lens, block_table,
-    tokens, splits, scale, window, query_stride, query_head_stride, page_stride, token_stride, head_stride,
+    tokens, least, most, splits, scale, window, query_stride, query_head_stride, page_stride, token_stride, head_stride,
     scale_page_stride, scale_token_stride, scale_head_stride, table_stride,
-    G: tl.constexpr, P: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, LEAST: tl.constexpr, MOST: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr,
+    G: tl.constexpr, P: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Sequences of LEAST to MOST queries. With sums [S, K, splits, BLOCK_M, D], each split of the past for itself."""
+    """Sequences of `least` to `most` queries, a tile of rows and, of splits, a part of the past for each program.
+
+    There are splits if there are sums [S, K, splits, most * G, D] and peaks (and totals) [S, K, splits, most * G, 2].
+    Tiles of up to MASKED rows mask all blocks.
+    """
     tile, sequence, kv_head = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     kv_heads = tl.num_programs(2)
     start = tl.load(query_starts + sequence)
@@ -151,7 +154,7 @@ def _attend(
     queries = stop - start
     if (tile == 0) & (sequence == tl.num_programs(1) - 1):
         _clear(out, stop, tokens, G, kv_heads * G, kv_head * G, D, WIDTH)
-    if (queries < LEAST) | (queries > MOST):
+    if (queries < least) | (queries > most):
         return
     split = 0
     if sums is not None:
@@ -185,9 +188,8 @@ def _attend(
     total = tl.zeros((BLOCK_M,), tl.float32)
     if sinks is not None:
         # A logit without a value, as if it had come first. Of splits, the first has it.
-        if split == 0:
-            peak = tl.load(sinks + head).to(tl.float32) * LOG2_E
-            total += 1
+        peak = tl.where(split == 0, tl.load(sinks + head).to(tl.float32) * LOG2_E, peak)
+        total = tl.where(split == 0, 1.0, total)
     mixed = tl.zeros((BLOCK_M, WIDTH), tl.float32)
     pages = block_table + sequence.to(tl.int64) * table_stride
     keys += kv_head.to(tl.int64) * head_stride
@@ -196,8 +198,9 @@ def _attend(
         key_scales += kv_head.to(tl.int64) * scale_head_stride
         value_scales += kv_head.to(tl.int64) * scale_head_stride
     full = lower
-    if window is None:
-        # Whole blocks before all queries are seen by every row: those need no masks.
+    if window is None and BLOCK_M > MASKED:
+        # Whole blocks before all queries are seen by every row: those need no masks. Where reading is the bound, masks
+        # cost nothing, but a second loop does, whose pipeline has to fill again.
         full = tl.maximum(tl.minimum(first + 1, end) // BLOCK_N * BLOCK_N, lower)
         for block in range(lower, full, BLOCK_N):
             peak, total, mixed = _step(
@@ -212,7 +215,7 @@ def _attend(
             True, P, D, WIDTH, BLOCK_N, PRECISION,
         )  # fmt: skip
     if sums is not None:
-        spot = ((sequence.to(tl.int64) * kv_heads + kv_head) * splits + split) * BLOCK_M + line
+        spot = ((sequence.to(tl.int64) * kv_heads + kv_head) * splits + split) * (most * G) + line
         tl.store(sums + spot[:, None] * D + lane[None, :], mixed, mask=inside)
         tl.store(peaks + spot * 2, peak, mask=number < queries)
         tl.store(peaks + spot * 2 + 1, total, mask=number < queries)
@@ -222,74 +225,40 @@ def _attend(
         tl.store(out + place[:, None] + lane[None, :], mixed, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["most", "splits", "window"])
 def _merge(
-    out, sums, peaks, query_starts, seq_lens, splits, window,
-    G: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, MOST: tl.constexpr, ROWS: tl.constexpr,
-    BLOCK_N: tl.constexpr, SPLITS: tl.constexpr, MERGED: tl.constexpr,
+    out, sums, peaks, query_starts, seq_lens, most, splits, window, G: tl.constexpr, D: tl.constexpr,
+    WIDTH: tl.constexpr, BLOCK_N: tl.constexpr, SPLITS: tl.constexpr, MERGED: tl.constexpr,
 ):  # fmt: skip
     """One query of one head: its splits' sums, each brought to the highest peak, over their totals."""
     number, sequence, head = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     heads = tl.num_programs(2)
     start = tl.load(query_starts + sequence)
     queries = tl.load(query_starts + sequence + 1) - start
-    if (number >= queries) | (queries > MOST):
+    if (number >= queries) | (queries > most):
         return
     length = tl.load(seq_lens + sequence)
     begin, end, share = _visible(length - queries, length - 1, window, splits, BLOCK_N)
     used = tl.cdiv(end - begin // BLOCK_N * BLOCK_N, share)
 
+    rows = most * G
     group = (sequence.to(tl.int64) * heads + head) // G
-    spot = group * splits * ROWS + number * G + head % G
+    spot = group * splits * rows + number * G + head % G
     split = tl.arange(0, SPLITS)
-    peak = tl.load(peaks + (spot + split * ROWS) * 2, mask=split < used, other=LOWEST)
-    total = tl.load(peaks + (spot + split * ROWS) * 2 + 1, mask=split < used, other=0)
+    peak = tl.load(peaks + (spot + split * rows) * 2, mask=split < used, other=LOWEST)
+    total = tl.load(peaks + (spot + split * rows) * 2 + 1, mask=split < used, other=0)
     highest = tl.max(peak, 0)
     whole = tl.sum(total * tl.exp2(peak - highest), 0)
     lane = tl.arange(0, WIDTH)
     mixed = tl.zeros((WIDTH,), tl.float32)
     for some in range(0, used, MERGED):
         at = some + tl.arange(0, MERGED)
-        lower = tl.load(peaks + (spot + at * ROWS) * 2, mask=at < used, other=LOWEST) - highest
+        lower = tl.load(peaks + (spot + at * rows) * 2, mask=at < used, other=LOWEST) - highest
         inside = (at < used)[:, None] & (lane < D)[None, :]
-        part = tl.load(sums + (spot + at * ROWS)[:, None] * D + lane[None, :], mask=inside, other=0)
+        part = tl.load(sums + (spot + at * rows)[:, None] * D + lane[None, :], mask=inside, other=0)
         mixed += tl.sum(part * tl.exp2(lower)[:, None], 0)
     place = ((start + number).to(tl.int64) * heads + head) * D
     tl.store(out + place + lane, (mixed / whole).to(out.dtype.element_ty), mask=lane < D)
-
-
-@dataclass(frozen=True, slots=True)
-class _Tile:
-    rows: int
-    tokens: int
-    warps: int
-    stages: int
-
-
-def _tile(rows: int, width: int, itemsize: int, stored: int, card: Card) -> _Tile:
-    """For launches of this many rows a sequence and head at most; bytes of a number of the model and of the cache.
-
-    Up to 32 rows the cache's bytes are the bound: a tile of 64 tokens has 16 bytes of every row for a copy of each
-    thread, and 5 stages are two tiles on their way, since the read of their pages is a step of the pipeline too. Of
-    width 128 in bfloat16 that is 72 KiB of shared memory, two programs on a processor of an A100, three of an H100.
-
-    Beyond, products are the bound, and registers are what limits them: two warp groups hold 128 rows of sums (64
-    registers a thread at width 128), 64 tokens of scores (32) and those as weights (16). Ampere keeps its queries in
-    registers as well (32), and codes of 8 bits pass through registers on their way to the tensor cores; both would
-    spill with 64 tokens. At width 64 all of this is half as much, and two programs fit on a processor.
-
-    float32 is multiplied in three products of tf32 (as exact as float32's own), whose parts are in registers thrice.
-    """
-    if itemsize == 4:
-        return _Tile(16, 32, 4, 3)
-    ampere = card.capability < (9, 0)
-    most = 64 if ampere and stored == 1 else 128
-    block_m = min(max(int(triton.next_power_of_2(rows)), 16), most)
-    if block_m <= 32:
-        return _Tile(block_m, 64, 4, 5)
-    if stored == 1 or (ampere and width > 64):
-        return _Tile(block_m, 32, 8, 4)
-    return _Tile(block_m, 64, 8, 3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,29 +288,30 @@ class _Launch:
         tile = self.tile(most * self._group)
         if splits is None:
             longest = longest if self.window is None else min(longest, self.window + most)
-            splits = _splits(sequences * kv_heads, triton.cdiv(longest, tile.tokens), self.card)
+            splits = splits_of(sequences * kv_heads, triton.cdiv(longest, tile.tokens), self.card)
         if splits == 1:
             self._attend(1, tile, 1, most, 1, None, None)
             return
         heads, width = self.query.shape[1:]
-        sums = self.out.new_empty((sequences, kv_heads, splits, tile.rows, width), dtype=torch.float32)
-        peaks = self.out.new_empty((sequences, kv_heads, splits, tile.rows, 2), dtype=torch.float32)
+        rows = most * self._group
+        sums = self.out.new_empty((sequences, kv_heads, splits, rows, width), dtype=torch.float32)
+        peaks = self.out.new_empty((sequences, kv_heads, splits, rows, 2), dtype=torch.float32)
         self._attend(splits, tile, 1, most, splits, sums, peaks)
         _merge[most, sequences, heads](
-            self.out, sums, peaks, self.query_starts, self.seq_lens, splits, self.window,
-            G=self._group, D=width, WIDTH=triton.next_power_of_2(width), MOST=most, ROWS=tile.rows,
-            BLOCK_N=tile.tokens, SPLITS=triton.next_power_of_2(splits), MERGED=_MERGED, num_warps=2,
+            self.out, sums, peaks, self.query_starts, self.seq_lens, most, splits, self.window,
+            G=self._group, D=width, WIDTH=triton.next_power_of_2(width), BLOCK_N=tile.tokens,
+            SPLITS=max(MOST_SPLITS, triton.next_power_of_2(splits)), MERGED=_MERGED, num_warps=2,
         )  # fmt: skip
 
     @property
     def _group(self) -> int:
         return self.query.shape[1] // self.numbers.shape[3]
 
-    def tile(self, rows: int) -> _Tile:
-        return _tile(rows, self.query.shape[2], self.query.itemsize, self.numbers.itemsize, self.card)
+    def tile(self, rows: int) -> Tile:
+        return tile_of(rows, self.query.shape[2], self.query.itemsize, self.numbers.itemsize, self.card)
 
     def _attend(
-        self, tiles: int, tile: _Tile, least: int, most: int, splits: int, sums: Tensor | None, peaks: Tensor | None
+        self, tiles: int, tile: Tile, least: int, most: int, splits: int, sums: Tensor | None, peaks: Tensor | None
     ) -> None:
         numbers, scales = self.numbers, self.scales
         if numbers.dtype == torch.float8_e4m3fn and not self.card.has_fp8:
@@ -351,21 +321,13 @@ class _Launch:
             self.out, sums, peaks, self.query, numbers[0], numbers[1],
             None if scales is None else scales[0], None if scales is None else scales[1],
             self.sinks, self.query_starts, self.seq_lens, self.block_table,
-            len(self.query), splits, self.scale * LOG2_E.value, self.window,
+            len(self.query), least, most, splits, self.scale * LOG2_E.value, self.window,
             self.query.stride(0), self.query.stride(1), *numbers.stride()[1:4],
             *((0, 0, 0) if scales is None else scales.stride()[1:4]), self.block_table.stride(0),
-            G=self._group, P=numbers.shape[2], D=width, WIDTH=triton.next_power_of_2(width), LEAST=least, MOST=most,
-            BLOCK_M=tile.rows, BLOCK_N=tile.tokens, PRECISION="tf32x3", num_warps=tile.warps, num_stages=tile.stages,
+            G=self._group, P=numbers.shape[2], D=width, WIDTH=triton.next_power_of_2(width),
+            BLOCK_M=tile.rows, BLOCK_N=tile.tokens, MASKED=READ_BOUND, PRECISION="tf32x3",
+            num_warps=tile.warps, num_stages=tile.stages,
         )  # fmt: skip
-
-
-def _splits(programs: int, blocks: int, card: Card) -> int:
-    """How many parts to cut the past of every sequence into, of `programs` (sequence, head) and `blocks` of tokens.
-
-    A power of two, so that a row's numbers stay the same over a range of batches.
-    """
-    wanted = triton.next_power_of_2(triton.cdiv(_PROGRAMS_A_PROCESSOR * card.processors, programs))
-    return int(min(wanted, triton.next_power_of_2(blocks), _MOST_SPLITS))
 
 
 def paged_attention(
@@ -389,7 +351,7 @@ def paged_attention(
     graph, become zeros; sequences without queries are left out, whatever their length says.
 
     A row's numbers depend on no other sequence's numbers. They do depend on how many splits its past is cut into, thus
-    on S and `longest` (see `_splits`), unless `splits` says how many; and on the size of its tile, thus on
+    on S and `longest` (see `splits_of`), unless `splits` says how many; and on the size of its tile, thus on
     `longest_query` as far as it reaches the next power of two, and on whether it goes the way of decode.
     """
     numbers, scales = (cache.numbers, cache.scales) if isinstance(cache, QuantisedCache) else (cache, None)
@@ -404,7 +366,7 @@ def paged_attention(
     if longest_query * group <= launch.tile(longest_query * group).rows:
         launch.decode(longest_query, longest, splits)
         return out
-    few = launch.tile(_FEW_ROWS).rows // group if sequences > 1 else 0
+    few = launch.tile(READ_BOUND).rows // group if sequences > 1 else 0
     launch.prefill(few + 1, longest_query)
     if few:
         launch.decode(few, longest, splits)

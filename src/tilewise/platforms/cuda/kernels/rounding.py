@@ -36,6 +36,9 @@ def _round_groups(
     begin = (row // inner).to(tl.int64) * outer_stride + (row % inner).to(tl.int64) * inner_stride
     numbers = tl.load(x + begin[:, None] + column, mask=mask, other=0).to(tl.float32)
     largest = tl.maximum(tl.max(tl.abs(numbers), axis=1), 1e-30)
+    # No maximum takes notice of what is no number. A group with one has no scale, so that its products are none either.
+    spoilt = tl.max((numbers != numbers).to(tl.int32), axis=1) > 0
+    largest = tl.where(spoilt, float("nan"), largest)
     levels = tl.full(largest.shape, LARGEST, tl.float32)
     tl.store(scales + unit, tl.div_rn(largest, levels), mask=row < rows)
     numbers = tl.clamp(numbers * tl.div_rn(levels, largest)[:, None], -LARGEST, LARGEST)

@@ -1,21 +1,21 @@
-"""Sampling: the tokens of `tilewise.runner.draw` and of argmax, without a sort and without a wait for the device.
+"""Sampling: the tokens of `tilewise.platforms.draw` and of argmax, without a sort and without a wait for the device.
 
 What truncation leaves of a row is everything from some logit on, ties included, so all that has to be found is that
 threshold; the exponential race then takes one more pass. A row is spread over programs of _CHUNK tokens (75 for a
-vocabulary of 151,674), as one processor alone reads only some 100 GB/s, and what they find meets in short kernels of
-one program a row:
+vocabulary of 151,674), as one processor alone reads only some 64 bytes a clock, and what they find meets in short
+kernels of one program a row:
 
-    _extremes    every chunk: likeliest token, smallest logit         _winner for greedy rows
+    _extremes    every chunk: likeliest token, smallest logit
     _pivots      every chunk: count and mass above _PIVOTS logits, evenly spaced
     _bracket     every row: the two pivots between which the thresholds of top-k and top-p lie
     _candidates  every chunk: what lies between them, gathered; exact count and mass above
     _threshold   every row: bisection among what was gathered, usually some hundred of the 151,674
     _race        every chunk: the winner of the race
-    _winner      every row
+    _winner      every row: that of its chunks' winners, or if it is greedy, of their likeliest tokens
 
-Seven launches cost one row about as long as reading it a few times with one program; a radix select by the digits of
-the pattern would need eight (four for each of top-k and top-p) and a histogram of masses, which is a sum of floats by
-atomics. Where logits are so even that the bracket holds much of a row, `_threshold` reads that part some twenty times.
+A radix select by the digits of the pattern would need eight launches instead of the middle four (four for each of top-k
+and top-p), and histograms of masses, which are sums by atomics. Where logits are so even that the bracket holds much of
+a row, `_threshold` reads that part some twenty times for each of top-k and top-p.
 
 Masses that decide are sums of whole numbers (weights in units of 2^-40), which are the same in any order: a row's token
 depends on nothing else in the batch. They differ from sums of float32 by about 1e-7 of the whole.
@@ -27,6 +27,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from tilewise.platforms.cuda.kernels.noise import exponential_noise
 
 _CHUNK = 2048
 """Tokens of a program: 16 a thread, which stay in registers."""
@@ -175,7 +177,7 @@ def _bracket(
     least = tl.where(has_k, _at(mass, number, kth - 1), _at(mass, number, kth)) * top_p * 0.9999
     first = tl.sum((mass < least).to(tl.int32))
     last = tl.minimum(tl.sum((mass < most).to(tl.int32)), PIVOTS - 1)
-    first = tl.where(top_p == 1, kth, tl.where(has_k, tl.minimum(first, kth), first))
+    first = tl.where(top_p == 1, kth, first)  # of top-p not above `kth`, as `least` is not above the mass before it
     last = tl.where(top_p == 1, kth, tl.where(has_k, tl.maximum(last, kth), last))
     pivot = pivots + index * PIVOTS
     tl.store(bounds + index * 2, tl.load(pivot + last))
@@ -279,29 +281,6 @@ def _threshold(
 
 
 @triton.jit
-def _murmur32(bits):
-    bits = (bits ^ (bits >> 16)) * 0x85EBCA6B
-    bits = (bits ^ (bits >> 13)) * 0xC2B2AE35
-    return bits ^ (bits >> 16)
-
-
-@triton.jit
-def _noise(first_key, second_key, place):
-    """`tilewise.runner.noise.exponential_noise`.
-
-    There is no log1p without libdevice: with y = 1 - u as it is rounded, log(y) * u / (1 - y) is log(1 - u) to a few
-    last places (Kahan; Goldberg 1991, "What every computer scientist should know", theorem 4).
-    """
-    bits = _murmur32(place.to(tl.uint32) ^ first_key.to(tl.uint32, bitcast=True))
-    bits = _murmur32(bits ^ second_key.to(tl.uint32, bitcast=True))
-    uniform = ((bits & 0x7FFFFFFF).to(tl.int32).to(tl.float32) + 0.5) * 4.656612873077393e-10  # 2^-31
-    uniform = tl.minimum(uniform, 0.9999999403953552)  # 1 - 2^-24
-    rest = 1 - uniform
-    lost = tl.where(rest == 1, 1.0, 1 - rest)
-    return tl.where(rest == 1, uniform, -tl.log(rest) * (uniform / lost))
-
-
-@triton.jit
 def _race(
     logits, stride, rows, temperatures, min_ps, keys, firsts, thresholds, winners, width,
     CHUNK: tl.constexpr, CHUNKS: tl.constexpr, TRUNCATED: tl.constexpr,
@@ -317,7 +296,7 @@ def _race(
     kept = weight >= tl.load(min_ps + index)
     if TRUNCATED:
         kept = kept & (_pattern(value) >= tl.load(thresholds + index))
-    score = weight / _noise(tl.load(keys + 2 * index), tl.load(keys + 2 * index + 1), place)
+    score = weight / exponential_noise(tl.load(keys + 2 * index), tl.load(keys + 2 * index + 1), place)
     # Where logits are no numbers, or infinite, the first weight that is none wins, as in torch.argmax.
     score = tl.where(kept | (weight != weight), score, -1.0)
     best = tl.max(_with_place(tl.where(place < width, _pattern(score), -(2**31)), place))
@@ -348,7 +327,7 @@ def draw_rows(
     """Token ids int64 [n] of some rows of logits [R, V]: argmax where temperature [n] is 0, else what `draw` draws.
 
     `rows` int64 [n], None = all. top_k int32 [n] (0 and less: all), top_p and min_p float32 [n] (1 and 0: all), keys
-    int32 [n, 2] as of `runner.noise.noise_key`. The host may know that no row is `random` (all are greedy), or that
+    int32 [n, 2] as of `platforms.noise.noise_key`. The host may know that no row is `random` (all are greedy), or that
     none is `truncated` by top-k or top-p, and spares the kernels for it. Rows may come more than once.
     """
     count, width = len(temperature), logits.shape[1]
@@ -378,38 +357,45 @@ def _draw_group(
 ) -> None:
     n, width = len(rows), logits.shape[1]
     chunks = triton.cdiv(width, _CHUNK)
-    CHUNKS = triton.next_power_of_2(chunks)
-    grid, of_rows = (n, chunks), (logits, logits.stride(0), rows, temperature)
+    sizes = {"CHUNK": _CHUNK, "CHUNKS": triton.next_power_of_2(chunks)}
+    of_rows = logits, logits.stride(0), rows, temperature
     firsts, winners = logits.new_empty(2, n, chunks, dtype=torch.int64)
     lows = logits.new_empty(n, chunks, dtype=torch.float32)
-    thresholds = logits.new_empty(n, dtype=torch.int32)
-    _extremes[grid](*of_rows, firsts, lows, width, CHUNK=_CHUNK)
-    if random and truncated:
-        pivots = logits.new_empty(n, _PIVOTS, dtype=torch.float32)
-        counts = logits.new_empty(n, chunks, _PIVOTS, dtype=torch.int32)
-        masses = logits.new_empty(n, chunks, _PIVOTS, dtype=torch.float32)
-        bounds = logits.new_empty(n, 2, dtype=torch.float32)
-        held = logits.new_empty(n, chunks, _CHUNK, dtype=torch.float32)
-        found, above_counts = logits.new_empty(2, n, chunks, dtype=torch.int32)
-        above_masses, all_masses = logits.new_empty(2, n, chunks, dtype=torch.int64)
-        of_chunks = found, above_counts, above_masses, all_masses
-        _pivots[grid](
-            *of_rows, top_k, top_p, min_p, firsts, lows, pivots, counts, masses, width,
-            CHUNK=_CHUNK, CHUNKS=CHUNKS, PIVOTS=_PIVOTS, SOME=128,
-        )  # fmt: skip
-        _bracket[n,](
-            temperature, top_k, top_p, firsts, pivots, counts, masses, bounds, width, chunks,
-            CHUNKS=CHUNKS, PIVOTS=_PIVOTS,
-        )  # fmt: skip
-        _candidates[grid](
-            *of_rows, top_k, top_p, min_p, firsts, bounds, held, *of_chunks, width, CHUNK=_CHUNK, CHUNKS=CHUNKS
-        )
-        _threshold[n,](
-            temperature, top_k, top_p, min_p, firsts, bounds, held, *of_chunks, thresholds, width, chunks,
-            CHUNK=_CHUNK, CHUNKS=CHUNKS, COLUMNS=_COLUMNS, num_warps=8,
-        )  # fmt: skip
+    _extremes[n, chunks](*of_rows, firsts, lows, width, CHUNK=_CHUNK)
     if random:
-        _race[grid](
-            *of_rows, min_p, keys, firsts, thresholds, winners, width, CHUNK=_CHUNK, CHUNKS=CHUNKS, TRUNCATED=truncated
-        )
-    _winner[n,](temperature, firsts, winners, tokens, chunks, CHUNKS=CHUNKS, RANDOM=random)
+        thresholds = _thresholds(of_rows, (top_k, top_p, min_p), firsts, lows) if truncated else lows
+        _race[n, chunks](*of_rows, min_p, keys, firsts, thresholds, winners, width, TRUNCATED=truncated, **sizes)
+    _winner[n,](temperature, firsts, winners, tokens, chunks, CHUNKS=sizes["CHUNKS"], RANDOM=random)
+
+
+def _thresholds(
+    of_rows: tuple[Tensor, int, Tensor, Tensor], cuts: tuple[Tensor, Tensor, Tensor], firsts: Tensor, lows: Tensor
+) -> Tensor:
+    """int32 [n] `_pattern` of the lowest logit, divided by temperature, that top-k and top-p keep, or one below.
+
+    `of_rows` are logits, their stride, rows and temperatures; `cuts` top_k, top_p and min_p.
+    """
+    logits, _, _, temperature = of_rows
+    (n, chunks), width = firsts.shape, logits.shape[1]
+    sizes = {"CHUNK": _CHUNK, "CHUNKS": triton.next_power_of_2(chunks)}
+    pivots = logits.new_empty(n, _PIVOTS, dtype=torch.float32)
+    counts = logits.new_empty(n, chunks, _PIVOTS, dtype=torch.int32)
+    masses = logits.new_empty(n, chunks, _PIVOTS, dtype=torch.float32)
+    _pivots[n, chunks](
+        *of_rows, *cuts, firsts, lows, pivots, counts, masses, width, PIVOTS=_PIVOTS, SOME=min(128, _CHUNK), **sizes
+    )
+    bounds = logits.new_empty(n, 2, dtype=torch.float32)
+    _bracket[n,](
+        temperature, *cuts[:2], firsts, pivots, counts, masses, bounds, width, chunks,
+        CHUNKS=sizes["CHUNKS"], PIVOTS=_PIVOTS,
+    )  # fmt: skip
+    held = logits.new_empty(n, chunks, _CHUNK, dtype=torch.float32)
+    found, above_counts = logits.new_empty(2, n, chunks, dtype=torch.int32)
+    above_masses, all_masses = logits.new_empty(2, n, chunks, dtype=torch.int64)
+    candidates = bounds, held, found, above_counts, above_masses, all_masses
+    _candidates[n, chunks](*of_rows, *cuts, firsts, *candidates, width, **sizes)
+    thresholds = logits.new_empty(n, dtype=torch.int32)
+    _threshold[n,](
+        temperature, *cuts, firsts, *candidates, thresholds, width, chunks, COLUMNS=_COLUMNS, num_warps=8, **sizes
+    )
+    return thresholds

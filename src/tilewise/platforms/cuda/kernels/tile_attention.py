@@ -1,10 +1,10 @@
 """Attention of all to all within each tile of a picture, as the vision tower does it.
 
 A program has a tile of query rows of one head and walks all keys, a block at a time, with an online softmax (Dao,
-"FlashAttention-2", 2023): scores never leave registers, and the pipeline of asynchronous copies keeps the next blocks of
-keys and values on their way. InternViT has 1025 tokens (577 and 257 of smaller tiles), one more than a power of two: the
-keys behind the last whole block come in a block of their own that is as narrow as tensor cores allow, and are the only
-ones that are masked.
+"FlashAttention-2", 2023): scores never leave registers, and the pipeline of asynchronous copies keeps the next blocks
+of keys and values on their way. InternViT has 1025 tokens (577 or 257 of smaller tiles), one more than a multiple of
+64: the keys behind the last whole block come in a block of their own that is as narrow as tensor cores allow, and are
+the only ones that are masked.
 
 Against the reference, which rounds scores and normalised weights to the model's dtype, only unnormalised weights are
 rounded here; all sums are in float32. A row's numbers depend on its own tile alone.

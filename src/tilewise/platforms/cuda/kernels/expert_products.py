@@ -1,0 +1,208 @@
+"""The grouped product: rows sorted by expert times the matrices of their experts, which lie anywhere in memory.
+
+One kernel for all forms of a matrix: which rows a program has and what becomes of its sums is the same for all, and the
+sums are made by one of three functions. A program computes BLOCK_M rows of one expert by BLOCK_N outputs.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+DENSE, INT8, GROUPED = (tl.constexpr(form) for form in range(3))
+"""Forms of matrices."""
+UINT, INT4, FP4, SIGNED8, FP8 = (tl.constexpr(kind) for kind in range(5))
+"""What codes of `GROUPED` matrices stand for."""
+PLAIN, SILU, CLAMPED = (tl.constexpr(gate) for gate in range(3))
+"""What becomes of the halves of a first product: nothing; silu of the first times the second; that of GPT-OSS."""
+MATRIX, SCALES, SHIFTS, BIAS = (tl.constexpr(column) for column in range(4))
+COLUMNS: tl.constexpr = tl.constexpr(4)
+"""Columns of a table of pointers: where an expert's tensors begin; 0 = it has none."""
+
+
+@triton.jit
+def _rows_of_block(starts, counts, block, experts, EXPERTS: tl.constexpr, BLOCK_M: tl.constexpr):
+    """Expert of a block, its first row, and the end of the expert's rows.
+
+    Each expert's rows are cut into blocks of its own. Where those begin, every program adds up again from the counts: a
+    scan of some hundred numbers takes less than another launch.
+    """
+    number = tl.arange(0, EXPERTS)
+    blocks = tl.cdiv(tl.load(counts + number, mask=number < experts, other=0), BLOCK_M)
+    expert = tl.sum((tl.cumsum(blocks, 0) <= block).to(tl.int32))
+    before = tl.sum(tl.where(number < expert, blocks, 0))
+    start = tl.load(starts + expert, mask=expert < experts, other=0)
+    stop = start + tl.load(counts + expert, mask=expert < experts, other=0)
+    return expert, start + (block - before) * BLOCK_M, stop
+
+
+@triton.jit
+def _pointer(table, expert, column, TYPE: tl.constexpr, ALIGNED: tl.constexpr):
+    pointer = tl.load(table + expert * COLUMNS + column).to(tl.pointer_type(TYPE))
+    if ALIGNED:
+        # What comes out of memory has no known alignment, and without one each number is loaded for itself.
+        pointer = tl.multiple_of(pointer, 16)
+    return pointer
+
+
+@triton.jit
+def _float_sums(
+    rows, inside, matrix, output, there, width, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr
+):
+    """Rows [BLOCK_M] (pointers) times outputs [BLOCK_N] of a matrix of floats; float32 is not rounded to TF32."""
+    sums = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for start in range(0, width, BLOCK_K):
+        column = start + tl.arange(0, BLOCK_K)
+        x = tl.load(rows[:, None] + column[None, :], mask=inside[:, None] & (column < width)[None, :], other=0.0)
+        own = matrix + output[None, :] * width + column[:, None]
+        w = tl.load(own, mask=there[None, :] & (column < width)[:, None], other=0.0)
+        sums = tl.dot(x, w, sums, input_precision="ieee")
+    return sums
+
+
+@triton.jit
+def _whole_sums(
+    rows, inside, matrix, output, there, width, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr
+):
+    """As `_float_sums`, of int8 in int32."""
+    sums = tl.zeros((BLOCK_M, BLOCK_N), tl.int32)
+    for start in range(0, width, BLOCK_K):
+        column = start + tl.arange(0, BLOCK_K)
+        x = tl.load(rows[:, None] + column[None, :], mask=inside[:, None] & (column < width)[None, :], other=0)
+        own = matrix + output[None, :] * width + column[:, None]
+        w = tl.load(own, mask=there[None, :] & (column < width)[:, None], other=0)
+        sums = tl.dot(x, w, sums, out_dtype=tl.int32)
+    return sums
+
+
+@triton.jit
+def _numbers(codes, KIND: tl.constexpr):
+    """float32 of uint8 codes, one in each.
+
+    E2M1 and E4M3 are put into the fields of float16, whose exponents are larger by 14 and 8; its subnormal numbers take
+    theirs. That needs no table, and no card that knows the format. E4M3's two codes of NaN become 480.
+    """
+    if KIND == FP4:
+        half = ((codes & 8).to(tl.uint16) << 12) | ((codes & 7).to(tl.uint16) << 9)
+        return half.to(tl.float16, bitcast=True).to(tl.float32) * 16384.0
+    if KIND == FP8:
+        half = ((codes & 128).to(tl.uint16) << 8) | ((codes & 127).to(tl.uint16) << 7)
+        return half.to(tl.float16, bitcast=True).to(tl.float32) * 256.0
+    if KIND == INT4:
+        return codes.to(tl.float32) - 8
+    if KIND == SIGNED8:
+        return codes.to(tl.int8, bitcast=True).to(tl.float32)
+    return codes.to(tl.float32)
+
+
+@triton.jit
+def _code_sums(
+    rows, inside, matrix, scales, shifts, output, there, width, row_bytes, group,
+    KIND: tl.constexpr, BITS: tl.constexpr, RUN: tl.constexpr, SHIFTED: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """As `_float_sums`, of a matrix of codes, of which RUN inputs have a scale in common, whatever block they are in.
+
+    Outputs are the rows of the product of tiles here, and tokens its columns: tensor cores take the dequantised tile
+    from registers if it is the left one, and a few tokens fill a narrow right one. That rows begin at multiples of 16
+    bytes is known of `row_bytes` as an argument, and would not be of `width` halved.
+    """
+    sums = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
+    per_byte: tl.constexpr = 8 // BITS
+    there = there[:, None]
+    groups = tl.cdiv(width, group)
+    for first in range(0, row_bytes, BLOCK_K // per_byte):
+        start = first * per_byte
+        place = first + tl.arange(0, BLOCK_K // per_byte)
+        mask = there & (place < row_bytes)[None, :]
+        codes = tl.load(matrix + output[:, None] * row_bytes + place[None, :], mask=mask, other=0)
+        if BITS == 4:
+            codes = tl.join(codes & 15, codes >> 4).reshape(BLOCK_N, BLOCK_K)
+        numbers = _numbers(codes, KIND).reshape(BLOCK_N, BLOCK_K // RUN, RUN)
+        run = (start + tl.arange(0, BLOCK_K // RUN) * RUN) // group
+        own = output[:, None] * groups + run[None, :]
+        mask = there & (run < groups)[None, :]
+        numbers = numbers * tl.load(scales + own, mask=mask, other=0.0)[:, :, None]
+        if SHIFTED:
+            numbers = numbers + tl.load(shifts + own, mask=mask, other=0.0)[:, :, None]
+        column = start + tl.arange(0, BLOCK_K)
+        x = tl.load(rows[None, :] + column[:, None], mask=inside[None, :] & (column < width)[:, None], other=0.0)
+        w = numbers.reshape(BLOCK_N, BLOCK_K).to(x.dtype)
+        sums = tl.dot(w, x, sums, input_precision="ieee")
+    return tl.trans(sums)
+
+
+@triton.jit
+def _gated(sums, TYPE: tl.constexpr, GATE: tl.constexpr, BLOCK_M: tl.constexpr, HALF: tl.constexpr):
+    """[BLOCK_M, 2 * HALF], each gate beside what it gates -> [BLOCK_M, HALF]; both are rounded as they would be stored.
+
+    Of GPT-OSS: (up + 1) * gate * sigmoid(1.702 * gate), gate at most 7, up between -7 and 7
+    (`models.backbones.gpt_oss.clamped_swiglu`).
+    """
+    gate, up = tl.split(sums.to(TYPE).to(tl.float32).reshape(BLOCK_M, HALF, 2))
+    if GATE == SILU:
+        return (gate / (1 + tl.exp(-gate))).to(TYPE).to(tl.float32) * up
+    gate, up = tl.minimum(gate, 7.0), tl.minimum(tl.maximum(up, -7.0), 7.0)
+    return (up + 1) * gate / (1 + tl.exp(-1.702 * gate))
+
+
+@triton.jit
+def expert_product(
+    x, x_stride, x_scales, order, starts, counts, table, weights, out, experts, outputs, width, row_bytes, group,
+    per_token,
+    EXPERTS: tl.constexpr, FORM: tl.constexpr, ALIGNED: tl.constexpr, FIRST: tl.constexpr,
+    KIND: tl.constexpr, BITS: tl.constexpr, RUN: tl.constexpr, SHIFTED: tl.constexpr, GATE: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """`FIRST`: rows of x [N, width] by their choices, into out [choices, outputs] in the order of experts. Otherwise:
+    rows of x [choices, width] in that order, times the weights of the choices, into out in the order of choices.
+
+    Blocks vary fastest, so that those of an expert that run at the same time read the same part of its matrix, which
+    comes from memory once. There are as many as there could be; those that are none, or belong to an expert that is
+    absent, end at once, and what they would have written stays as it was.
+
+    With a `GATE`, outputs of a tile are pairs of one of the first half and one of the second, so that both stand in the
+    same registers, and half as many are written.
+    """
+    expert, first, stop = _rows_of_block(starts, counts, tl.program_id(0), experts, EXPERTS, BLOCK_M)
+    if expert >= experts:
+        return
+    if tl.load(table + expert * COLUMNS + MATRIX) == 0:
+        return
+    place = first + tl.arange(0, BLOCK_M)
+    inside = place < stop
+    choice = tl.load(order + place, mask=inside, other=0)
+    row = choice // per_token if FIRST else place
+    rows = x + row.to(tl.int64) * x_stride
+    output = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    there = output < outputs
+    if GATE != PLAIN:
+        output = output // 2 + output % 2 * (outputs // 2)
+    far = output.to(tl.int64)
+    if FORM == DENSE:
+        matrix = _pointer(table, expert, MATRIX, x.dtype.element_ty, ALIGNED)
+        sums = _float_sums(rows, inside, matrix, far, there, width, BLOCK_M, BLOCK_N, BLOCK_K)
+    if FORM == INT8:
+        matrix = _pointer(table, expert, MATRIX, tl.int8, ALIGNED)
+        whole = _whole_sums(rows, inside, matrix, far, there, width, BLOCK_M, BLOCK_N, BLOCK_K)
+        scales = tl.load(_pointer(table, expert, SCALES, tl.float32, ALIGNED) + output, mask=there, other=0.0)
+        sums = whole.to(tl.float32) * (tl.load(x_scales + row, mask=inside, other=0.0)[:, None] * scales[None, :])
+    if FORM == GROUPED:
+        sums = _code_sums(
+            rows, inside, _pointer(table, expert, MATRIX, tl.uint8, ALIGNED),
+            _pointer(table, expert, SCALES, tl.float32, ALIGNED), _pointer(table, expert, SHIFTS, tl.float32, ALIGNED),
+            far, there, width, row_bytes, group, KIND, BITS, RUN, SHIFTED, BLOCK_M, BLOCK_N, BLOCK_K,
+        )  # fmt: skip
+    bias = _pointer(table, expert, BIAS, out.dtype.element_ty, ALIGNED)
+    biased = tl.load(table + expert * COLUMNS + BIAS) != 0
+    sums += tl.load(bias + output, mask=there & biased, other=0.0).to(tl.float32)[None, :]
+    target = place
+    if FIRST == 0:
+        sums = sums * tl.load(weights + choice, mask=inside, other=0.0).to(tl.float32)[:, None]
+        target = choice
+    if GATE != PLAIN:
+        sums = _gated(sums, out.dtype.element_ty, GATE, BLOCK_M, BLOCK_N // 2)
+        output = tl.program_id(1) * (BLOCK_N // 2) + tl.arange(0, BLOCK_N // 2)
+        outputs = outputs // 2
+    own = out + target.to(tl.int64)[:, None] * outputs + output[None, :]
+    tl.store(own, sums.to(out.dtype.element_ty), mask=inside[:, None] & (output < outputs)[None, :])

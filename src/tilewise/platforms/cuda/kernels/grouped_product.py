@@ -1,0 +1,240 @@
+"""Products of rows of floats with codes of 4 and 8 bits in groups (W4A16, MXFP4, W8A16), decoded in registers.
+
+Two shapes of work, one kernel. Few rows (decode) wait for memory to bring the codes: every instruction a code counts.
+The tensor cores are given the codes' own numbers, which 16 bits hold exactly, and the sums of a group are scaled
+instead of its numbers: of 16 rows that is a multiplication for 8 codes, not one for each. Whole numbers of 4 bits stay
+16 too large on the way (`weight_codes.integers_above_16`); what that and shifts add to a sum is a multiple of the sum
+of the group's x, which is taken from a second product, with ones: tensor cores have nothing else to do.
+
+Many rows (prefill) wait for the tensor cores. There each number is scaled, shifted and rounded to the dtype of x, once
+for all rows of a tile, and sums run on through all groups without a second set of accumulators. These are the numbers
+of `weights.GroupedWeight`; few rows' are not rounded, which is nearer to what codes and scales say.
+"""
+
+from __future__ import annotations
+
+from math import gcd
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from tilewise.platforms.cuda.card import Card
+from tilewise.platforms.cuda.kernels.product_tiles import (
+    Epilogue,
+    Split,
+    Tile,
+    add_parts,
+    store_sums,
+    sums_like,
+    tile_of,
+)
+from tilewise.platforms.cuda.kernels.weight_codes import (
+    INT4,
+    NUMBER,
+    beside,
+    integers_above_16,
+    numbers_of,
+    parts_of,
+    run_of,
+)
+from tilewise.platforms.forms import Codes
+
+
+@triton.jit
+def _shift(stored, scale):
+    """The shift of a group, which may be kept as its zero point."""
+    return -stored.to(tl.float32) * scale if stored.dtype == tl.uint8 else stored.to(tl.float32)
+
+
+@triton.jit
+def _weights(
+    block,
+    group_scales,
+    group_shifts,
+    place,
+    group,
+    inputs,
+    outputs,
+    near_output,
+    FIRST: tl.constexpr,
+    PARTS: tl.constexpr,
+    RUN: tl.constexpr,
+    KIND: tl.constexpr,
+    DTYPE: tl.constexpr,
+    RAISED: tl.constexpr,
+    SCALED: tl.constexpr,
+):
+    """Some parts of a block as they are multiplied, [outputs, PARTS * RUN], in DTYPE; the first input is `place`.
+
+    With RAISED, 16 more than the code; with SCALED, scaled and shifted.
+    """
+    if PARTS == 1:
+        if RAISED:
+            w = integers_above_16(block, FIRST, DTYPE)
+        else:
+            exact = numbers_of(block, FIRST, KIND)
+            if SCALED:
+                which = (tl.minimum(place, inputs - 1) // group) * outputs + near_output
+                scale = tl.load(group_scales + which).to(tl.float32)
+                exact *= scale[:, None]
+                if group_shifts is not None:
+                    exact += _shift(tl.load(group_shifts + which), scale)[:, None]
+            w = exact.to(DTYPE)
+    else:
+        HALF: tl.constexpr = PARTS // 2
+        w = beside(
+            _weights(
+                *(block, group_scales, group_shifts, place, group, inputs, outputs, near_output),
+                *(FIRST, HALF, RUN, KIND, DTYPE, RAISED, SCALED),
+            ),
+            _weights(
+                *(block, group_scales, group_shifts, place + HALF * RUN, group, inputs, outputs, near_output),
+                *(FIRST + HALF, HALF, RUN, KIND, DTYPE, RAISED, SCALED),
+            ),
+        )
+    return w
+
+
+@triton.jit(do_not_specialize=["rows", "steps"])
+def _grouped_product(
+    x,
+    words,
+    group_scales,
+    group_shifts,
+    out,
+    row_scales,
+    scales,
+    addend,
+    bias,
+    rows,
+    outputs,
+    inputs,
+    row_stride,
+    words_stride,
+    group,
+    steps,
+    KIND: tl.constexpr,
+    FEW: tl.constexpr,
+    EVEN: tl.constexpr,
+    SPLIT: tl.constexpr,
+    GELU: tl.constexpr,
+    OUTPUTS: tl.constexpr,
+    ROWS: tl.constexpr,
+    RUN: tl.constexpr,
+    PARTS: tl.constexpr,
+    AT_ONCE: tl.constexpr,
+):
+    DTYPE: tl.constexpr = x.dtype.element_ty
+    WIDTH: tl.constexpr = AT_ONCE * RUN
+    # With few rows, sums are scaled, and whole numbers of 4 bits are OFFSET too large where they are multiplied.
+    SCALED_SUMS: tl.constexpr = FEW and group_scales is not None
+    SCALED_WEIGHTS: tl.constexpr = not FEW and group_scales is not None
+    RAISED: tl.constexpr = FEW and KIND <= INT4 and tl.float32 != DTYPE
+    OFFSET: tl.constexpr = 24.0 if KIND == INT4 else 16.0
+    first_output, first_row = tile_of(rows, outputs, OUTPUTS, ROWS)
+    output = first_output + tl.arange(0, OUTPUTS)
+    row = first_row + tl.arange(0, ROWS)
+    place = tl.arange(0, WIDTH)
+    # Beyond an edge stands the last output or row once more, which costs nothing; only stores know of edges.
+    near_output, near_row = tl.minimum(output, outputs - 1), tl.minimum(row, rows - 1)
+    codes = words + near_output[:, None].to(tl.int64) * words_stride + tl.arange(0, RUN // 2)[None, :]
+    numbers = x + near_row[:, None].to(tl.int64) * row_stride + place[None, :]
+    # Made as weights are, so that the compiler keeps both in the same order in registers and reads x once.
+    half = tl.full((OUTPUTS, WIDTH // 2), 1.0, dtype=tl.float32).to(DTYPE)
+    ones = tl.join(half, half).reshape(OUTPUTS, WIDTH)
+    total = tl.zeros((OUTPUTS, ROWS), dtype=tl.float32)
+    start = tl.program_id(1) * steps
+    for step in range(start, min(start + steps, tl.cdiv(inputs, RUN * PARTS))):
+        block = tl.load(codes + step * (RUN // 2)).to(tl.uint32, bitcast=True)
+        for part in tl.static_range(0, PARTS, AT_ONCE):
+            first = (step * PARTS + part) * RUN
+            if EVEN:
+                a = tl.load(numbers + first)
+            else:
+                a = tl.load(numbers + first, mask=(first + place < inputs)[None, :], other=0.0)
+            a = tl.trans(a)
+            w = _weights(
+                *(block, group_scales, group_shifts, first, group, inputs, outputs, near_output),
+                *(part, AT_ONCE, RUN, KIND, DTYPE, RAISED, SCALED_WEIGHTS),
+            )
+            if not SCALED_SUMS:
+                total = tl.dot(w, a, total, input_precision="ieee")
+            else:
+                which = (tl.minimum(first, inputs - 1) // group) * outputs + near_output
+                scale = tl.load(group_scales + which).to(tl.float32)
+                total += tl.dot(w, a, input_precision="ieee") * scale[:, None]
+                if RAISED or group_shifts is not None:
+                    added = -OFFSET * scale if RAISED else tl.zeros_like(scale)
+                    if group_shifts is not None:
+                        added += _shift(tl.load(group_shifts + which), scale)
+                    total += tl.dot(ones, a, input_precision="ieee") * added[:, None]
+    store_sums(total, output, row, rows, outputs, out, row_scales, scales, addend, bias, SPLIT, GELU)
+
+
+def grouped_product(
+    x: Tensor,
+    kind: Codes,
+    words: Tensor,
+    scales: Tensor,
+    shifts: Tensor | None,
+    group: int,
+    bias: Tensor | None,
+    gelu: bool,
+    card: Card,
+) -> Tensor:
+    """x [rows, inputs] times the matrix of `weight_codes.words_of` [outputs, words] -> [rows, outputs], as x is.
+
+    scales [groups, outputs] in any float dtype; shifts alike, or uint8 zero points, which stand for -zero * scale;
+    groups are such as `weight_codes.run_of` knows. How inputs are split, whether sums or numbers are scaled, and so a
+    result's last places depend on how many rows there are.
+    """
+    (rows, inputs), outputs = x.shape, len(words)
+    out = x.new_empty(rows, outputs)
+    if not out.numel():
+        return out
+    run, parts = run_of(kind, group, inputs), parts_of(kind)
+    assert run is not None
+    tile = _tile(rows, x.dtype, card)
+    few = tile.rows <= 32
+    one_scale = len(scales) == 1 and shifts is None and not (few and kind in (Codes.UINT4, Codes.INT4))
+    epilogue = Epilogue(scales=scales if one_scale else None, bias=bias, gelu=gelu)
+    tiles = triton.cdiv(outputs, tile.outputs) * triton.cdiv(rows, tile.rows)
+    split = Split.of(triton.cdiv(inputs, run * parts), tiles, tile, card)
+    sums = sums_like(out, split.parts, torch.float32)
+    _grouped_product[tiles, split.parts](
+        *(x, words, None if one_scale else scales, shifts, sums, *epilogue.tensors),
+        *(rows, outputs, inputs, x.stride(0), words.stride(0), group, split.steps),
+        KIND=NUMBER[kind],
+        FEW=few,
+        EVEN=inputs % (run * parts) == 0,
+        SPLIT=split.parts > 1,
+        GELU=gelu,
+        OUTPUTS=tile.outputs,
+        ROWS=tile.rows,
+        RUN=run,
+        PARTS=parts,
+        AT_ONCE=parts if group >= inputs or not few else gcd(group, run * parts) // run,
+        num_warps=tile.warps,
+        num_stages=tile.stages,
+    )
+    if split.parts > 1:
+        add_parts(sums, out, epilogue)
+    return out
+
+
+def _tile(rows: int, dtype: torch.dtype, card: Card) -> Tile:
+    """Few rows: 64 outputs of two warps, with some 4 KB of codes a step, and several such programs a processor. Two
+    warps are too few for the instructions of Hopper and Blackwell, which would wait for each other at every group; the
+    older ones, which all cards have, take fewer registers and no waiting. Many rows: 128 outputs, whose numbers are
+    decoded once for as many rows as accumulators leave registers for. float32 is multiplied without tensor cores,
+    whose TF32 would round it.
+    """
+    if dtype == torch.float32:
+        return Tile(32, 16, warps=4, stages=2)
+    if rows <= 32:
+        return Tile(64, 16 if rows <= 16 else 32, warps=2, stages=4, programs=4)
+    if rows <= 64:
+        return Tile(128, 64, warps=8, stages=4, programs=1)
+    return Tile(128, 256 if rows > 512 and card.capability[0] == 9 else 128, warps=8, stages=3, programs=1)

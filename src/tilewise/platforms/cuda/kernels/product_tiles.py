@@ -1,0 +1,173 @@
+"""What products with quantised weights have in common: tiles, splits of the inputs, and what becomes of sums.
+
+A program makes a tile of the result, [outputs, rows] with the weights as the left operand of `tl.dot`. That way round,
+few rows fill the narrow side of a tensor core's instruction (8 to 256 columns) and weights its broad one (64 rows on
+Hopper), and weights that are decoded in registers may stay there: only the left operand of Hopper's instructions can.
+
+Where outputs alone give too few programs to keep a card's memory busy, each makes sums over a part of the inputs
+(split K). Parts are added up in their order by a second kernel, so that results do not depend on which came first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from tilewise.platforms.cuda.card import Card
+
+_STRIP = 8
+_BLOCK = 1024
+_LEAST_STEPS = 4
+"""Steps of a part at least: a pipeline has to fill and to run empty in each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """How much a program computes at once, and with what."""
+
+    outputs: int
+    rows: int
+    warps: int
+    stages: int
+    """Steps over the inputs whose numbers are in shared memory or on their way there."""
+    programs: int = 2
+    """For how many programs a processor the inputs are split."""
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """How many parts the inputs are cut into, and how many steps over them each has; the last may have fewer."""
+
+    parts: int
+    steps: int
+
+    @classmethod
+    def of(cls, steps: int, tiles: int, tile: Tile, card: Card) -> Split:
+        parts = max(1, min(tile.programs * card.processors // tiles, steps // _LEAST_STEPS))
+        each = triton.cdiv(steps, parts)
+        return cls(triton.cdiv(steps, each), each)
+
+
+@dataclass(frozen=True, slots=True)
+class Epilogue:
+    """What becomes of sums: (sum + addend) * row scale * scale + bias, in this order and in float32, then rounded to
+    the result's dtype and, with `gelu`, taken through the exact GELU of that; whatever is None is left out.
+    """
+
+    row_scales: Tensor | None = None
+    """float32 [rows]"""
+    scales: Tensor | None = None
+    """float32 [outputs]"""
+    addend: Tensor | None = None
+    """int32 [outputs]"""
+    bias: Tensor | None = None
+    """[outputs] in any float dtype."""
+    gelu: bool = False
+
+    @property
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        return self.row_scales, self.scales, self.addend, self.bias
+
+
+def sums_like(out: Tensor, parts: int, dtype: torch.dtype) -> Tensor:
+    """Where a product of [rows, outputs] puts its sums: the result itself, or parts in the dtype of the sums."""
+    return out if parts == 1 else out.new_empty((parts, *out.shape), dtype=dtype)
+
+
+def add_parts(parts: Tensor, out: Tensor, epilogue: Epilogue) -> None:
+    """Adds up parts [number, rows, outputs] into out [rows, outputs], and makes of sums what `epilogue` says."""
+    count, rows, outputs = parts.shape
+    grid = (rows, triton.cdiv(outputs, _BLOCK))
+    _add_parts[grid](
+        *(parts, out, *epilogue.tensors, count, rows, outputs),
+        GELU=epilogue.gelu,
+        BLOCK=_BLOCK,
+        enable_fp_fusion=False,
+    )
+
+
+@triton.jit(do_not_specialize=["count", "rows"])
+def _add_parts(
+    parts, out, row_scales, scales, addend, bias, count, rows, outputs, GELU: tl.constexpr, BLOCK: tl.constexpr
+):
+    row = tl.program_id(0)
+    output = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = output < outputs
+    place = row.to(tl.int64) * outputs + output
+    total = tl.load(parts + place, mask=inside, other=0)
+    for part in range(1, count):
+        total += tl.load(parts + part * rows.to(tl.int64) * outputs + place, mask=inside, other=0)
+    y = finished(total, row, output, rows, outputs, row_scales, scales, addend, bias, out.dtype.element_ty, GELU)
+    tl.store(out + place, y, mask=inside)
+
+
+@triton.jit
+def tile_of(rows, outputs, OUTPUTS: tl.constexpr, ROWS: tl.constexpr, STRIP: tl.constexpr = _STRIP):
+    """The first output and the first row of a program's tile.
+
+    Programs that run at the same time share weights and rows in the second-level cache: tiles are counted in strips of
+    some tiles of rows, in which the rows change first.
+    """
+    program = tl.program_id(0)
+    across = tl.cdiv(outputs, OUTPUTS)
+    down = tl.cdiv(rows, ROWS)
+    strip = program // (STRIP * across)
+    height = min(down - strip * STRIP, STRIP)
+    within = program - strip * STRIP * across
+    return within // height * OUTPUTS, (strip * STRIP + within % height) * ROWS
+
+
+@triton.jit
+def finished(
+    sums, row, output, rows, outputs, row_scales, scales, addend, bias, DTYPE: tl.constexpr, GELU: tl.constexpr
+):
+    """What `Epilogue` makes of sums; row and output are indices that broadcast to the shape of the sums."""
+    inside = output < outputs
+    if addend is not None:
+        sums += tl.load(addend + output, mask=inside, other=0)
+    y = sums.to(tl.float32)
+    if scales is not None:
+        scale = tl.load(scales + output, mask=inside, other=0).to(tl.float32)
+        if row_scales is not None:
+            scale = tl.load(row_scales + row, mask=row < rows, other=0) * scale
+        y = y * scale
+    if bias is not None:
+        y = y + tl.load(bias + output, mask=inside, other=0).to(tl.float32)
+    y = y.to(DTYPE)
+    if GELU:
+        stored = y.to(tl.float32)
+        y = (stored * 0.5 * (1 + tl.math.erf(stored * 0.7071067811865476))).to(DTYPE)
+    return y
+
+
+@triton.jit
+def store_sums(
+    sums,
+    output,
+    row,
+    rows,
+    outputs,
+    out,
+    row_scales,
+    scales,
+    addend,
+    bias,
+    SPLIT: tl.constexpr,
+    GELU: tl.constexpr,
+):
+    """Sums [outputs, rows] of a tile into the result [rows, outputs], or with `SPLIT` into this part's sums."""
+    inside = (output < outputs)[:, None] & (row < rows)[None, :]
+    place = row[None, :].to(tl.int64) * outputs + output[:, None]
+    if SPLIT:
+        out += tl.program_id(1).to(tl.int64) * rows * outputs
+        tl.store(out + place, sums, mask=inside)
+    else:
+        y = finished(
+            *(sums, row[None, :], output[:, None], rows, outputs),
+            *(row_scales, scales, addend, bias, out.dtype.element_ty, GELU),
+        )
+        tl.store(out + place, y, mask=inside)

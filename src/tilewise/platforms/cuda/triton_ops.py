@@ -1,0 +1,182 @@
+"""TritonOps: our kernels in the places of torch's ops."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from tilewise.platforms.base import AttentionSize, PagedLayout, Use, Weight
+from tilewise.platforms.cuda.card import Card
+from tilewise.platforms.cuda.kernels import cache as cache_kernels
+from tilewise.platforms.cuda.kernels import experts, patches, rows, sampling
+from tilewise.platforms.cuda.kernels.paged_attention import paged_attention
+from tilewise.platforms.cuda.kernels.tile_attention import tile_attention
+from tilewise.platforms.cuda.weights import CudaWeight, keeper
+from tilewise.platforms.draw import Draw
+from tilewise.platforms.forms import Form
+from tilewise.platforms.kv_cache import LayerCache
+from tilewise.platforms.torch_ops import TorchOps
+from tilewise.platforms.transfers import sent
+from tilewise.platforms.weights import plain_weight, rounded_to_int8, side_by_side
+
+logger = logging.getLogger("tilewise")
+
+Result = TypeVar("Result")
+_SPLITS_BYTES = 32 * 2**20
+"""More than partial results of attention over splits of the past ever take: there are a few for each processor."""
+
+
+class TritonOps(TorchOps):
+    """A kernel that cannot be compiled or launched here is left out from then on, and said once; torch computes then.
+
+    Nothing here asks the device for a number, so that steps can be captured.
+    """
+
+    def __init__(self, card: Card) -> None:
+        self.card = card
+        self.left_out: dict[str, str] = {}
+        """By op, why its kernel is not used."""
+        self._tables = experts.ExpertTables()
+
+    def store(self, parts: Sequence[Form], bias: Tensor | None, use: Use = Use.ALONE) -> Weight:
+        """Experts stay as they came, as the kernel that multiplies them together reads them."""
+        keep = plain_weight if use is Use.EXPERT else keeper(self.card)
+        return side_by_side(parts, bias, keep)
+
+    def store_int8(self, parts: Sequence[Form], bias: Tensor | None, use: Use = Use.ALONE) -> Weight:
+        if use is Use.EXPERT:
+            return side_by_side([rounded_to_int8(part) for part in parts], bias, plain_weight)
+        return side_by_side(parts, bias, keeper(self.card, int8=True))
+
+    def linear_gelu(self, x: Tensor, weight: Weight) -> Tensor:
+        if isinstance(weight, CudaWeight):
+            return weight.apply(x, self, gelu=True)
+        return super().linear_gelu(x, weight)
+
+    def moe_experts(
+        self,
+        x: Tensor,
+        chosen: Tensor,
+        weights: Tensor,
+        gate_up: Sequence[Weight | None],
+        down: Sequence[Weight | None],
+        activation: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        first, second = self._tables.of(gate_up), self._tables.of(down)
+        if first is None or second is None:
+            return super().moe_experts(x, chosen, weights, gate_up, down, activation)
+
+        applied = experts.Gate.SILU if activation == self.silu_mul else activation
+
+        def multiplied_together(*_: object) -> Tensor:
+            return experts.moe_experts(x, chosen, weights, first, second, applied, self.card)
+
+        instead = super().moe_experts
+        return self._by_kernel(multiplied_together, instead, x, chosen, weights, gate_up, down, activation)
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        return self._by_kernel(rows.rms_norm, super().rms_norm, x, weight, eps)
+
+    def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        return self._by_kernel(rows.layer_norm, super().layer_norm, x, weight, bias, eps)
+
+    def gelu(self, x: Tensor) -> Tensor:
+        return self._by_kernel(rows.gelu, super().gelu, x)
+
+    def silu_mul(self, gate_up: Tensor) -> Tensor:
+        return self._by_kernel(rows.silu_mul, super().silu_mul, gate_up)
+
+    def add_scaled(self, x: Tensor, scale: Tensor | None, y: Tensor) -> Tensor:
+        return self._by_kernel(rows.add_scaled, super().add_scaled, x, scale, y)
+
+    def add_rms_norm(
+        self, x: Tensor, scale: Tensor | None, y: Tensor, weight: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        return self._by_kernel(rows.add_rms_norm, super().add_rms_norm, x, scale, y, weight, eps)
+
+    def add_layer_norm(
+        self, x: Tensor, scale: Tensor | None, y: Tensor, weight: Tensor, bias: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        return self._by_kernel(rows.add_layer_norm, super().add_layer_norm, x, scale, y, weight, bias, eps)
+
+    def rope_into_cache(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        cache: LayerCache,
+        layout: PagedLayout,
+    ) -> Tensor:
+        kernel, instead = cache_kernels.rope_into_cache, super().rope_into_cache
+        return self._by_kernel(kernel, instead, query, key, value, cos, sin, cache, layout)
+
+    def paged_attention(
+        self,
+        query: Tensor,
+        cache: LayerCache,
+        layout: PagedLayout,
+        scale: float,
+        window: int | None = None,
+        sinks: Tensor | None = None,
+    ) -> Tensor:
+        return self._by_kernel(self._paged, super().paged_attention, query, cache, layout, scale, window, sinks)
+
+    def _paged(
+        self,
+        query: Tensor,
+        cache: LayerCache,
+        layout: PagedLayout,
+        scale: float,
+        window: int | None,
+        sinks: Tensor | None,
+    ) -> Tensor:
+        on_device = (layout.query_starts, layout.seq_lens, layout.block_table)
+        most = (max(layout.host_counts), max(layout.host_lengths))
+        return paged_attention(query, cache, *on_device, *most, scale, window, sinks, self.card)
+
+    def paged_scratch(self, size: AttentionSize) -> int:
+        return super().paged_scratch(size) if "paged_attention" in self.left_out else _SPLITS_BYTES
+
+    def dense_attention(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        return self._by_kernel(tile_attention, super().dense_attention, query, key, value, scale)
+
+    def draw(self, logits: Tensor, draws: Sequence[Draw]) -> Tensor:
+        return self._by_kernel(_drawn, super().draw, logits, draws)
+
+    def patchify(self, pixels: Tensor, patch: int, mean: Tensor, std: Tensor) -> Tensor:
+        return self._by_kernel(patches.patchify, super().patchify, pixels, patch, mean.float(), std.float())
+
+    def scatter_rows(self, target: Tensor, rows_of: Tensor, source: Tensor, source_rows: Tensor) -> None:
+        self._by_kernel(rows.scatter_rows, super().scatter_rows, target, rows_of, source, source_rows)
+
+    def _by_kernel(self, kernel: Callable[..., Result], instead: Callable[..., Result], *args: Any) -> Result:
+        """What the kernel makes of the arguments, or torch's op of the same name."""
+        op = instead.__name__
+        if op in self.left_out:
+            return instead(*args)
+        try:
+            return kernel(*args)
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except Exception as error:  # Triton and ptxas have a dozen, without a common name
+            self.left_out[op] = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            logger.warning("CUDA kernels: %s is left to torch, as ours fails: %s", op, self.left_out[op])
+            return instead(*args)
+
+
+def _drawn(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
+    """What the rows want goes to the device in two copies."""
+    device = logits.device
+    whole = sent([(one.row, one.top_k, *one.key) for one in draws], device)
+    parts = sent([(one.temperature, one.top_p, one.min_p) for one in draws], device, torch.float32)
+    return sampling.draw_rows(
+        *(logits, whole[:, 0].contiguous(), parts[:, 0].contiguous(), whole[:, 1].int().contiguous()),
+        *(parts[:, 1].contiguous(), parts[:, 2].contiguous(), whole[:, 2:].int().contiguous()),
+        truncated=any(one.truncated for one in draws),
+    )

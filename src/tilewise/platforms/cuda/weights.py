@@ -1,0 +1,196 @@
+"""Quantised weights on NVIDIA cards: each form in the order in which its kernel reads it, put so once at load.
+
+Floats stay with torch, whose products are cuBLAS's; forms that have no kernel are kept in plain torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tilewise.platforms.base import Ops, Weight
+from tilewise.platforms.cuda.card import Card
+from tilewise.platforms.cuda.kernels import rounding
+from tilewise.platforms.cuda.kernels.byte_product import STEP, fp8_product, int8_product
+from tilewise.platforms.cuda.kernels.grouped_product import grouped_product
+from tilewise.platforms.cuda.kernels.product_tiles import Epilogue
+from tilewise.platforms.cuda.kernels.weight_codes import run_of, words_of
+from tilewise.platforms.forms import Codes, Form, Grouped, Int8, StaticRows, joined, zeros_of
+from tilewise.platforms.weights import plain_weight, rounded_to_int8
+
+_BYTES = 16
+"""Rows of a matrix of bytes begin at multiples of so many, as the widest copies need it."""
+
+
+@dataclass(frozen=True, slots=True)
+class CudaInt8Weight:
+    """An `Int8` matrix (W8A8). Sums are exact: results are those of `weights.Int8Weight`, GELU apart."""
+
+    card: Card
+    matrix: Tensor
+    """int8 [outputs, inputs and zeros up to a multiple of 16]"""
+    scales: Tensor
+    bias: Tensor | None
+    static: StaticRows | None
+    addend: Tensor | None
+
+    @classmethod
+    def of(cls, card: Card, form: Int8, bias: Tensor | None) -> CudaInt8Weight:
+        return cls(card, _with_aligned_rows(form.matrix), form.scales, bias, form.static, form.addend)
+
+    @property
+    def nbytes(self) -> int:
+        return _nbytes(self.matrix, self.scales, self.bias, self.addend)
+
+    def apply(self, x: Tensor, ops: Ops, gelu: bool = False) -> Tensor:
+        row_scales: Tensor | None = None
+        if self.static is None:
+            levels, row_scales = rounding.int8_rows(x)
+        else:
+            levels = rounding.int8_rows_static(x, self.static)
+        epilogue = Epilogue(row_scales, self.scales, self.addend, self.bias, gelu)
+        y = int8_product(levels, self.matrix, x.dtype, epilogue, self.card)
+        return y.view(*x.shape[:-1], len(self.matrix))
+
+
+@dataclass(frozen=True, slots=True)
+class CudaGroupedWeight:
+    """A `Grouped` matrix with rows of floats (W4A16, MXFP4, W8A16).
+
+    Many rows meet the numbers of `weights.GroupedWeight`, rounded to the dtype of the rows; few rows meet numbers that
+    are not rounded.
+    """
+
+    card: Card
+    kind: Codes
+    words: Tensor
+    """As `weight_codes.words_of` packs them."""
+    scales: Tensor
+    """[groups, outputs] in a float dtype that holds them exactly; of shapes alone, float32."""
+    shifts: Tensor | None
+    """The same; or uint8 zero points, which stand for -zero * scale."""
+    group: int
+    order: Tensor | None
+    bias: Tensor | None
+
+    @classmethod
+    def of(cls, card: Card, form: Grouped, bias: Tensor | None) -> CudaGroupedWeight | None:
+        """None if its groups are too small for the tensor cores, or too odd."""
+        run = run_of(form.kind, form.group, form.shape[1])
+        if run is None:
+            return None
+        scales, shifts = form.scales, form.shifts
+        if not scales.is_meta:
+            if form.kind is Codes.FP8:  # a number that is none makes its output none
+                none = (form.codes & 127).eq(127).any(1, keepdim=True)
+                scales = scales.masked_fill(none, float("nan"))
+            zeros = None if shifts is None else zeros_of(form)
+            shifts = shifts if zeros is None else zeros.to(torch.uint8)
+        return cls(
+            *(card, form.kind, words_of(form, run), _short(scales.T), None if shifts is None else _short(shifts.T)),
+            *(form.group, form.order, bias),
+        )
+
+    @property
+    def nbytes(self) -> int:
+        return _nbytes(self.words, self.scales, self.shifts, self.order, self.bias)
+
+    def apply(self, x: Tensor, ops: Ops, gelu: bool = False) -> Tensor:
+        rows = _rows(x, self.order)
+        own = (self.kind, self.words, self.scales, self.shifts, self.group, self.bias)
+        return grouped_product(rows, *own, gelu, self.card).view(*x.shape[:-1], len(self.words))
+
+
+@dataclass(frozen=True, slots=True)
+class CudaFp8Weight:
+    """A `Grouped` matrix of FP8 with rows rounded to FP8: a scale per row and output, or per 128 inputs of each."""
+
+    card: Card
+    matrix: Tensor
+    """float8_e4m3fn [outputs, inputs and zeros up to a multiple of 16]"""
+    scales: Tensor
+    """float32 [groups, outputs]"""
+    order: Tensor | None
+    bias: Tensor | None
+
+    @classmethod
+    def of(cls, card: Card, form: Grouped, bias: Tensor | None) -> CudaFp8Weight | None:
+        """None of other codes and groups, and on cards that do not multiply FP8."""
+        per_output = form.scales.shape[1] == 1
+        if form.kind is not Codes.FP8 or form.shifts is not None or not card.has_fp8:
+            return None
+        if not per_output and form.group != STEP:
+            return None
+        matrix = _with_aligned_rows(form.codes).view(torch.float8_e4m3fn)
+        return cls(card, matrix, form.scales.T.contiguous(), form.order, bias)
+
+    @property
+    def nbytes(self) -> int:
+        return _nbytes(self.matrix, self.scales, self.order, self.bias)
+
+    def apply(self, x: Tensor, ops: Ops, gelu: bool = False) -> Tensor:
+        rows = _rows(x, self.order)
+        if len(self.scales) == 1:
+            rounded, row_scales = rounding.fp8_rows(rows)
+            epilogue = Epilogue(row_scales, self.scales, None, self.bias, gelu)
+            y = fp8_product(rounded, self.matrix, x.dtype, epilogue, self.card)
+        else:
+            rounded, row_scales = rounding.fp8_groups(rows)
+            epilogue = Epilogue(bias=self.bias, gelu=gelu)
+            y = fp8_product(rounded, self.matrix, x.dtype, epilogue, self.card, self.scales, row_scales)
+        return y.view(*x.shape[:-1], len(self.matrix))
+
+
+CudaWeight = CudaInt8Weight | CudaGroupedWeight | CudaFp8Weight
+"""Weights whose `apply` takes `gelu`: the same as `Ops.gelu` of the result, which is rounded before."""
+
+
+def keeper(card: Card, int8: bool = False, fp8_rows: bool = False) -> Callable[[Sequence[Form], Tensor | None], Weight]:
+    """What keeps a run of forms: for a kernel where there is one, else in plain torch.
+
+    `int8`: floats are rounded to int8, a scale for each output. `fp8_rows`: rows are rounded to FP8 for matrices of
+    FP8, where the card multiplies such numbers. That is up to twice as fast of many rows, and no longer the product
+    that the checkpoint's numbers say: the rounding of a row is off by up to a 16th of each number.
+    """
+
+    def keep(run: Sequence[Form], bias: Tensor | None) -> Weight:
+        form = joined([rounded_to_int8(form) for form in run] if int8 else run)
+        ours: Weight | None = None
+        match form:
+            case Int8():
+                ours = CudaInt8Weight.of(card, form, bias)
+            case Grouped():
+                ours = CudaFp8Weight.of(card, form, bias) if fp8_rows else None
+                ours = ours or CudaGroupedWeight.of(card, form, bias)
+        return ours or plain_weight([form], bias)
+
+    return keep
+
+
+def _rows(x: Tensor, order: Tensor | None) -> Tensor:
+    """[..., inputs] -> [n, inputs] without gaps within a row, columns in the order of the codes."""
+    rows = x.reshape(-1, x.shape[-1])
+    if order is not None:
+        return rows.index_select(1, order)
+    return rows if rows.stride(1) == 1 else rows.contiguous()
+
+
+def _with_aligned_rows(matrix: Tensor) -> Tensor:
+    return F.pad(matrix, (0, -matrix.shape[1] % _BYTES)).contiguous()
+
+
+def _short(numbers: Tensor) -> Tensor:
+    """In the shortest of the models' dtypes that holds them exactly, without gaps."""
+    if not numbers.is_meta and numbers.is_floating_point():
+        for dtype in (torch.bfloat16, torch.float16):
+            if torch.equal(numbers.to(dtype).float(), numbers):
+                return numbers.to(dtype).contiguous()
+    return numbers.contiguous()
+
+
+def _nbytes(*tensors: Tensor | None) -> int:
+    return sum(tensor.nbytes for tensor in tensors if tensor is not None)

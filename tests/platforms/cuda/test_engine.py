@@ -1,0 +1,172 @@
+"""The engine over Triton's kernels, captured steps of a few sizes, and tiles that are encoded beside steps.
+
+On a CPU, kernels run in Triton's interpreter, a captured step is computed anew from what its inputs hold, and the
+stream for tiles says later than it could that a batch is done.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import pytest
+from torch import Tensor
+
+from tests.equal.contract import assert_same
+from tests.equal.driver import Engine, prompt
+from tests.tiny import SPECS, write_original
+from tilewise.platforms.base import Capture, Ops, Use
+from tilewise.platforms.cuda.card import H100
+from tilewise.platforms.cuda.triton_ops import TritonOps
+from tilewise.platforms.reference import ReferenceOps
+from tilewise.platforms.weights import rounded_to_fp8
+
+SIZES = (1, 2, 4)
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """What a graph is to its caller: the same step, over the inputs that it was captured with."""
+
+    step: Callable[[], Tensor]
+    result: Tensor
+
+    def replay(self) -> Tensor:
+        self.result.copy_(self.step())
+        return self.result
+
+
+def capturer(_: Ops) -> Capture:
+    return lambda step: Repeated(step, step())
+
+
+class LateEvent:
+    """It happens when it has been asked for a few times."""
+
+    def __init__(self, times: int) -> None:
+        self._times = times
+
+    def query(self) -> bool:
+        self._times -= 1
+        return self._times < 0
+
+    def synchronize(self) -> None:
+        self._times = 0
+
+
+class LateStreams:
+    """What `Streams` is, of a device that does everything at once and says so late."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+        self.batches = 0
+
+    def steps(self) -> nullcontext[None]:
+        return nullcontext()
+
+    tiles = steps
+
+    def follow_steps(self) -> None:
+        self.batches += 1
+
+    def tiles_done(self) -> LateEvent:
+        return LateEvent(self._random.randint(0, 4))
+
+
+def requests():
+    return [
+        prompt("text", 3, 9, max_tokens=6),
+        prompt("picture", 2, 5, tiles=2, max_tokens=5),
+        prompt("drawn", 5, 12, temperature=0.8, top_p=0.9, seed=7, max_tokens=6),
+        prompt("long", 6, 40, max_tokens=4),
+    ]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_original(tmp_path_factory.mktemp("model"), SPECS["qwen2-300m"])
+
+
+@pytest.fixture(scope="module")
+def expected(folder):
+    with pytest.MonkeyPatch.context() as patch:
+        return Engine(folder, ReferenceOps(), graphs=False).run(requests(), patch)
+
+
+WAYS = {
+    "sizes of captured steps": {"capturer": capturer, "graph_sizes": SIZES},
+    "kernels in captured steps": {"ops": TritonOps(H100), "capturer": capturer, "graph_sizes": SIZES},
+    "tiles beside steps": {"streams": LateStreams(1)},
+    "tiles beside overlapped steps": {"streams": LateStreams(2), "overlap": True, "max_num_batched_tokens": 13},
+}
+
+
+@pytest.mark.parametrize("changes", WAYS.values(), ids=WAYS)
+def test_answers_are_those_of_the_reference(folder, expected, monkeypatch, changes):
+    engine = Engine(folder, **changes)
+    assert_same(engine.run(requests(), monkeypatch), expected, 2e-5)
+    engine.core.close()
+    if isinstance(changes.get("ops"), TritonOps):
+        assert not changes["ops"].left_out
+
+
+OTHER_MODELS = {
+    "experts": ("qwen3moe-300m-head", {}),
+    "experts with biases, windows and sinks": ("gptoss-300m-head", {}),
+    "cache of int8": ("qwen3-6b-tied", {"kv_cache_dtype": "int8"}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("spec", "changes"), OTHER_MODELS.values(), ids=OTHER_MODELS)
+def test_other_models_in_kernels(tmp_path, monkeypatch, spec, changes):
+    folder = write_original(tmp_path / spec, SPECS[spec])
+    expected = Engine(folder, ReferenceOps(), graphs=False, **changes).run(requests(), monkeypatch)
+    ops = TritonOps(H100)
+    engine = Engine(folder, ops, capturer=capturer, graph_sizes=SIZES, **changes)
+    assert_same(engine.run(requests(), monkeypatch), expected, 1e-3 if changes else 5e-5)
+    assert not ops.left_out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
+def test_rounded_weights_in_kernels(tmp_path, monkeypatch, kind):
+    """Products of plain torch give the same sums, rounded in another order."""
+    folder = write_original(tmp_path / "model", SPECS["qwen2-300m"])
+    found = {}
+    for ops in (ReferenceOps(), TritonOps(H100)):
+        store = ops.store_int8 if kind == "int8" else fp8_store(ops)
+        found[type(ops)] = Engine(folder, ops, store=store, graphs=False).run(requests(), monkeypatch)
+    assert_same(found[TritonOps], found[ReferenceOps], 1e-3)
+
+
+def fp8_store(ops: Ops):
+    def store(parts, bias, use=Use.ALONE):
+        return ops.store([rounded_to_fp8(part) for part in parts], bias, use)
+
+    return store
+
+
+def test_all_sizes_are_captured_before_anything_is_asked(folder, expected, monkeypatch):
+    engine = Engine(folder, capturer=capturer, graph_sizes=SIZES)
+    found = engine.run([], monkeypatch)
+    local = engine.runner._runner
+    local.capture_graphs()
+    assert [len(counts) for counts in local._forward._captured] == [4, 2, 1]
+    found = engine.run_more(requests(), monkeypatch)
+    assert_same(found, expected, 2e-5)
+    assert len(local._forward._captured) == 3, "steps were filled up to these"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_tiles_come_late_and_each_in_its_page(folder, monkeypatch, seed):
+    asked = [prompt(f"{tiles}", tiles, 6, tiles=tiles, max_tokens=3) for tiles in (1, 5, 3, 9, 2)]
+    changes = {"tile_pages": 9, "tile_batches": (2, 1)}
+    alone = {}
+    for request in asked:
+        alone |= Engine(folder, **changes).run([request], monkeypatch)
+    streams = LateStreams(seed)
+    assert_same(Engine(folder, streams=streams, **changes).run(asked, monkeypatch), alone)
+    assert streams.batches >= 10
