@@ -50,7 +50,7 @@ def start_part(name: str, setup: Setup) -> Ended:
     book, log = Notebook(setup.folder / f"{name}.jsonl"), setup.folder / f"{name}.log"
     for path in (book.path, log):
         path.unlink(missing_ok=True)
-    ended = Ended("stopped", "its time was up")
+    ended, lost = Ended("stopped", "its time was up"), set[str | None]()
     for _ in range(_TRIES):
         status = _process(name, setup, log)
         if status == 0:
@@ -61,8 +61,9 @@ def start_part(name: str, setup: Setup) -> Ended:
         ended = Ended("failed", f"status {status} in {where or 'its start'}: {_tail(log)}")
         if where and status < 0:
             book.write(Note(where, f"{_why(status)}: {_tail(log)}", failed=True))
-        if (status != DEVICE_LOST and status > 0) or setup.left < 5:
+        if (status != DEVICE_LOST and status > 0) or (where and where in lost) or setup.left < 5:
             break  # else what is left may go well in another process
+        lost.add(where)
     return ended
 
 

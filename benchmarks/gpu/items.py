@@ -42,13 +42,12 @@ def run_items(items: Iterable[Item], setup: Setup, notebook: Notebook, say: Call
             say(f"{item.name}: failed: {type(error).__name__}: {str(error).splitlines()[:1]}")
             if item.needed:
                 return 1
+        gc.collect()
+        answers = device_answers(setup)
         notebook.mark("ended", item.name)
-        if not device_answers(setup):
+        if not answers:
             notebook.write(Note(item.name, "the device is lost, and a new process goes on behind this", failed=True))
             return DEVICE_LOST
-        gc.collect()
-        if setup.on_gpu:
-            torch.cuda.empty_cache()
     return 0
 
 
@@ -57,7 +56,7 @@ def device_answers(setup: Setup) -> bool:
     if not setup.on_gpu:
         return True
     try:
-        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
         torch.ones(1, device="cuda").add_(1)
         torch.cuda.synchronize()
     except RuntimeError:
