@@ -451,6 +451,7 @@ ARGUMENTS: dict[str, Callable[[torch.dtype], tuple[Any, ...]]] = {
     "layer_norm": lambda d: (noise(4, 40, dtype=d), noise(40, seed=1, dtype=d), noise(40, seed=2, dtype=d), 1e-6),
     "gelu": lambda d: (noise(4, 40, dtype=d),),
     "silu_mul": lambda d: (noise(4, 40, dtype=d),),
+    "clamped_swiglu": lambda d: (noise(4, 40, dtype=d) * 5,),
     "add_scaled": lambda d: (noise(4, 40, dtype=d), noise(40, seed=1, dtype=d), noise(4, 40, seed=2, dtype=d)),
     "add_rms_norm": lambda d: (noise(4, 40, dtype=d), None, *added_arguments(d), 1e-6),
     "add_layer_norm": lambda d: (noise(4, 40, dtype=d), None, *added_arguments(d), noise(40, seed=3, dtype=d), 1e-6),

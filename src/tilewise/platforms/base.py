@@ -26,6 +26,10 @@ PANEL = 32
 of its sequence stands in row p % PANEL. A multiple of 32 rows of any width and dtype starts on a cache line."""
 
 
+SWIGLU_LIMIT, SWIGLU_ALPHA = 7.0, 1.702
+"""Of `Ops.clamped_swiglu`."""
+
+
 @dataclass(frozen=True, slots=True)
 class PagedLayout:
     """Where the tokens of a batch stand in their sequences and in the paged cache."""
@@ -143,6 +147,13 @@ class Ops(Protocol):
 
     def silu_mul(self, gate_up: Tensor) -> Tensor:
         """[..., 2F] -> [..., F]: silu of the first half times the second."""
+        ...
+
+    def clamped_swiglu(self, gate_up: Tensor) -> Tensor:
+        """[..., 2F] -> [..., F]: (up + 1) * gate * sigmoid(1.702 * gate), gate at most 7, up between -7 and 7.
+
+        Source: `swiglu` of openai/gpt-oss.
+        """
         ...
 
     def add_scaled(self, x: Tensor, scale: Tensor | None, y: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tilewise.platforms.base import AttentionSize, PagedLayout, Use, Weight
+from tilewise.platforms.base import SWIGLU_ALPHA, SWIGLU_LIMIT, AttentionSize, PagedLayout, Use, Weight
 from tilewise.platforms.draw import Draw, draw
 from tilewise.platforms.forms import Form
 from tilewise.platforms.kv_cache import LayerCache, read_blocks, write_rows
@@ -45,6 +45,11 @@ class ReferenceOps:
     def silu_mul(self, gate_up: Tensor) -> Tensor:
         gate, up = gate_up.chunk(2, dim=-1)
         return F.silu(gate) * up
+
+    def clamped_swiglu(self, gate_up: Tensor) -> Tensor:
+        gate, up = gate_up.chunk(2, dim=-1)
+        gate, up = gate.clamp(max=SWIGLU_LIMIT), up.clamp(-SWIGLU_LIMIT, SWIGLU_LIMIT)
+        return (up + 1) * gate * torch.sigmoid(SWIGLU_ALPHA * gate)
 
     def add_scaled(self, x: Tensor, scale: Tensor | None, y: Tensor) -> Tensor:
         return x + y if scale is None else x + scale * y

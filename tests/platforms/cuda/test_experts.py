@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from tilewise.models.backbones.gpt_oss import clamped_swiglu
 from tilewise.platforms.base import Weight
 from tilewise.platforms.cuda.card import A100, H100
 from tilewise.platforms.cuda.kernels import experts
@@ -149,10 +148,12 @@ def test_odd_widths(form: Forms, size: tuple[int, int], device: torch.device) ->
 
 def test_the_activation_that_is_given(device: torch.device) -> None:
     form, (chosen, weights) = grouped(Codes.FP4, 32), choices(5, 4, 2)
-    check(form, torch.bfloat16, device, chosen, weights, 4, (64, 32), True, activation=clamped_swiglu)
+    check(form, torch.bfloat16, device, chosen, weights, 4, (64, 32), True, activation=REFERENCE.clamped_swiglu)
 
 
-@pytest.mark.parametrize(("gate", "activation"), [(Gate.SILU, REFERENCE.silu_mul), (Gate.CLAMPED, clamped_swiglu)])
+@pytest.mark.parametrize(
+    ("gate", "activation"), [(Gate.SILU, REFERENCE.silu_mul), (Gate.CLAMPED, REFERENCE.clamped_swiglu)]
+)
 @pytest.mark.parametrize("form", [large, int8, grouped(Codes.FP4, 32)], ids=["dense", "int8", "fp4"])
 def test_gates_within_the_first_product(
     gate: Gate, activation: Callable[[Tensor], Tensor], form: Forms, device: torch.device

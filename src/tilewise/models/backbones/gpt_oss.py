@@ -16,13 +16,11 @@ from tilewise.models.backbones import Backbone
 from tilewise.models.config import DecoderConfig, ExpertConfig, text_config
 from tilewise.models.decoder import Attention, Block, DecoderBlock
 from tilewise.parallel.mesh import Mesh, Share
-from tilewise.platforms.base import Ops
+from tilewise.platforms.base import SWIGLU_LIMIT, Ops
 from tilewise.platforms.forms import Rows
 from tilewise.weights.folder import Section
 from tilewise.weights.names import NameTable, RowsOf, Source
 from tilewise.weights.view import View
-
-LIMIT, ALPHA = 7.0, 1.702  # of the clamped SwiGLU
 
 
 def decoder_config(text: Section) -> DecoderConfig:
@@ -30,9 +28,9 @@ def decoder_config(text: Section) -> DecoderConfig:
     kinds = ["full_attention" if layer % 2 else "sliding_attention" for layer in range(layers)]
     if text.get("layer_types", kinds) != kinds:
         raise InvalidCheckpoint(f"{text.where}: layer_types must alternate, a sliding layer first.")
-    limit = text.number("swiglu_limit", LIMIT)
-    if limit != LIMIT:
-        raise InvalidCheckpoint(f"{text.where}: swiglu_limit is {limit}, expected {LIMIT}.")
+    limit = text.number("swiglu_limit", SWIGLU_LIMIT)
+    if limit != SWIGLU_LIMIT:
+        raise InvalidCheckpoint(f"{text.where}: swiglu_limit is {limit}, expected {SWIGLU_LIMIT}.")
     inner = text.whole("intermediate_size")
     experts = ExpertConfig(text.whole("num_local_experts"), text.whole("num_experts_per_tok"), inner)
     bias = bool(text.get("attention_bias", True))
@@ -63,7 +61,7 @@ class GptOssMLP:
     def __call__(self, x: Tensor, ops: Ops) -> Tensor:
         logits = ops.linear(x.float(), self._router, self._router_bias)
         scores, chosen = logits.topk(self._per_token, dim=-1)
-        return ops.moe_experts(x, chosen, scores.softmax(-1), self._gate_up, self._down, clamped_swiglu)
+        return ops.moe_experts(x, chosen, scores.softmax(-1), self._gate_up, self._down, ops.clamped_swiglu)
 
 
 def _both(share: Share | None, inner: int) -> Tensor | None:
@@ -72,13 +70,6 @@ def _both(share: Share | None, inner: int) -> Tensor | None:
         return None
     gates = torch.arange(share.start, share.start + share.length)
     return torch.cat((gates, inner + gates))
-
-
-def clamped_swiglu(gate_up: Tensor) -> Tensor:
-    """[..., 2F] -> [..., F]: (up + 1) * gate * sigmoid(1.702 * gate), gate at most 7, up between -7 and 7."""
-    gate, up = gate_up.chunk(2, dim=-1)
-    gate, up = gate.clamp(max=LIMIT), up.clamp(-LIMIT, LIMIT)
-    return (up + 1) * gate * torch.sigmoid(ALPHA * gate)
 
 
 def names(config: DecoderConfig) -> NameTable:

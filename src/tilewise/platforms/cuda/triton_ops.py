@@ -71,7 +71,11 @@ class TritonOps(TorchOps):
         if first is None or second is None:
             return super().moe_experts(x, chosen, weights, gate_up, down, activation)
 
-        applied = experts.Gate.SILU if activation == self.silu_mul else activation
+        gates: dict[Callable[[Tensor], Tensor], experts.Gate] = {
+            self.silu_mul: experts.Gate.SILU,
+            self.clamped_swiglu: experts.Gate.CLAMPED,
+        }
+        applied = gates.get(activation, activation)
 
         def multiplied_together(*_: object) -> Tensor:
             return experts.moe_experts(x, chosen, weights, first, second, applied, self.card)

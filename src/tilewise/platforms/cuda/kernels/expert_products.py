@@ -137,7 +137,7 @@ def _gated(sums, TYPE: tl.constexpr, GATE: tl.constexpr, BLOCK_M: tl.constexpr, 
     """[BLOCK_M, 2 * HALF], each gate beside what it gates -> [BLOCK_M, HALF]; both are rounded as they would be stored.
 
     Of GPT-OSS: (up + 1) * gate * sigmoid(1.702 * gate), gate at most 7, up between -7 and 7
-    (`models.backbones.gpt_oss.clamped_swiglu`).
+    (`Ops.clamped_swiglu`).
     """
     gate, up = tl.split(sums.to(TYPE).to(tl.float32).reshape(BLOCK_M, HALF, 2))
     if GATE == SILU:

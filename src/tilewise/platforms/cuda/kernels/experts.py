@@ -43,7 +43,7 @@ class Gate(Enum):
     SILU = products.SILU
     """`Ops.silu_mul`"""
     CLAMPED = products.CLAMPED
-    """`models.backbones.gpt_oss.clamped_swiglu`, rounded once."""
+    """`Ops.clamped_swiglu`, rounded once."""
 
 
 @dataclass(frozen=True, slots=True)
