@@ -10,7 +10,7 @@ from tests.plan.sizes import INTERNVL3_1B, resolved
 from tilewise.amounts import GIB
 from tilewise.config import EngineConfig
 from tilewise.errors import InvalidConfig
-from tilewise.plan import DeviceFacts, resolve
+from tilewise.plan import DeviceFacts, MemoryPlan, resolve
 
 
 def test_the_context_is_the_trained_one_unless_asked():
@@ -98,3 +98,28 @@ def test_activations_are_those_of_the_largest_batch_of_tiles():
         for sizes in ((2, 1), (8, 4, 1))
     )
     assert [reason.split(" for ")[0] for reason in reasons] == ["2.00 GiB", "8.00 GiB"]
+
+
+@pytest.mark.parametrize(
+    ("options", "sizes"),
+    [
+        ({"max_num_seqs": 64}, (1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64)),
+        ({"max_num_seqs": 5}, (1, 2, 4, 8)),
+        ({"max_num_seqs": 1}, (1,)),
+        ({"max_graph_size": 4}, (1, 2, 4)),
+        ({"compilation_config": {"cudagraph_capture_sizes": [1, 2, 16]}}, (1, 2, 4, 8, 16)),
+        ({"enforce_eager": True}, ()),
+        ({"compilation_config": {"cudagraph_mode": "NONE"}}, ()),
+        ({"tensor_parallel_size": 2}, ()),
+    ],
+    ids=str,
+)
+def test_steps_are_captured_in_sizes_up_to_the_first_that_holds_all_sequences(options, sizes):
+    device = DeviceFacts(64 * GIB, 64 * GIB, captures_graphs=True, graph_sizes=(1, 2, 4, *range(8, 513, 8)))
+    config = EngineConfig.of(**options)
+    found = resolve(config, INTERNVL3_1B, device)
+    assert found.limits.graph_sizes == sizes
+    memory = MemoryPlan(config, INTERNVL3_1B, device, 32768)
+    assert (memory.graphs > 0) == bool(sizes)
+    without = MemoryPlan(config, INTERNVL3_1B, replace(device, graph_sizes=()), 32768)
+    assert memory.left == without.left - memory.graphs

@@ -92,7 +92,9 @@ def _memory_rows(plan: LayoutPlan, ranks: Sequence[RankPlan]) -> Iterator[tuple[
     taken = [plan.taken_by(rank) for rank in ranks]
     yield "activations", [found.activations for found in taken], steps
     sizes = plan.memory.graph_sizes
-    about = f"captured steps of up to {sizes[-1]} sequences" if sizes else "no memory is kept for them"
+    about = (
+        f"captured steps of up to {sizes[-1]} sequences, batches of tiles" if sizes else "no memory is kept for them"
+    )
     yield "graphs", [found.graphs for found in taken], about
     yield "tile pages", [found.tiles for found in taken], f"{memory.tile_pages:,} encoded tiles"
     tokens = memory.num_blocks * plan.config.block_size

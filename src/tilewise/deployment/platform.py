@@ -63,6 +63,9 @@ class StatedPlatform:
     def ops(self, batch_invariant: bool = False) -> Ops:
         return StatedOps()
 
+    def check_ranks(self, ranks: int) -> None:
+        """Devices are counted by whoever plans."""
+
     def streams(self) -> None:
         return None
 

@@ -72,11 +72,15 @@ class MemoryPlan:
 
     @cached_property
     def graphs(self) -> int:
-        """Memory between the kernels of captured steps is kept for them: that of the largest, which all share."""
+        """Memory between the kernels of what is captured is kept for it: that of the largest step, which all share, and
+        that of the largest batch of tiles.
+        """
         if not self.graph_sizes:
             return 0
-        size = self.graph_sizes[-1]
-        return self.model.activation_bytes(LargestStep(size, size, rows=0, context=1, logprobs=0, tiles=0))
+        size, tiles = self.graph_sizes[-1], max(self.device.tile_batches)
+        step = LargestStep(size, size, rows=0, context=1, logprobs=0, tiles=0)
+        batch = LargestStep(tokens=1, sequences=1, rows=0, context=1, logprobs=0, tiles=tiles)
+        return self.model.activation_bytes(step) + self.model.activation_bytes(batch)
 
     @property
     def left(self) -> int:

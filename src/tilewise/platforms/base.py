@@ -308,6 +308,10 @@ class Platform(Protocol):
         """
         ...
 
+    def check_ranks(self, ranks: int) -> None:
+        """Raises InvalidConfig unless so many ranks of this machine, the first of them here, find a device each."""
+        ...
+
     def streams(self) -> Streams | None:
         """For steps, and for tiles beside them; None where the device does one thing after the other."""
         ...

@@ -14,7 +14,9 @@ from torch import Tensor
 from tilewise.models.internvl import InternVL
 from tilewise.models.tile_encoder import EncodedTiles, TileEncoder
 from tilewise.parallel.mesh import Mesh
+from tilewise.platforms.base import Capturer
 from tilewise.platforms.transfers import Arriving, Streams, fetched, sent
+from tilewise.runner.captured_encoder import CapturedEncoder
 from tilewise.runner.tile_file import StoredTile
 from tilewise.runner.tile_store import TileStore
 from tilewise.runner.vision_workers import VisionWorkers
@@ -30,7 +32,8 @@ class EncoderLane:
     that it lacks are given to it. In a pipeline, only the first stage has anything to encode with.
 
     With vision `workers`, these encode, and nothing is left to do between steps but to carry pixels and rows. With
-    `streams`, the device encodes whole batches beside the steps, and a tile is there when it says so.
+    `streams`, the device encodes whole batches beside the steps, and a tile is there when it says so; batches are
+    captured if there is a `capturer`.
     """
 
     def __init__(
@@ -42,9 +45,12 @@ class EncoderLane:
         mesh: Mesh = Mesh(),
         workers: VisionWorkers | None = None,
         streams: Streams | None = None,
+        capturer: Capturer | None = None,
     ) -> None:
         """The model, and its draft model if it has one, which goes through the same tiles."""
-        self._encoders = [model.encoder for model in models if model.encoder is not None]
+        self._encoders: list[TileEncoder | CapturedEncoder] = [
+            _captured(model.encoder, capturer) if streams else model.encoder for model in models if model.encoder
+        ]
         self._workers, self._streams = workers, streams
         self._beside: deque[_Beside] = deque()
         self._has_pages = bool(self._encoders) or workers is not None
@@ -55,6 +61,13 @@ class EncoderLane:
         """Tiles that the store had, and that a draft model has yet to encode."""
         self._round: _Round | None = None
         self.pools = [_empty_pool(model, num_pages if self._has_pages else 0) for model in models]
+
+    def prepare(self) -> None:
+        """Capture batches of all sizes, if any are captured."""
+        for encoder in self._encoders:
+            if isinstance(encoder, CapturedEncoder) and self._streams:
+                with self._streams.tiles():
+                    encoder.prepare(self._sizes)
 
     @property
     def _steps_a_tile(self) -> int:
@@ -250,7 +263,7 @@ class _Round:
         self,
         parts: list[list[EncodeJob]],
         rank: int,
-        encoders: Sequence[TileEncoder],
+        encoders: Sequence[TileEncoder | CapturedEncoder],
         pools: Sequence[Tensor],
     ) -> None:
         self.parts, self.pools = parts, pools
@@ -270,7 +283,7 @@ class _Round:
             for _ in self._slices:  # an empty part has its results only at its end
                 pass
 
-    def _encode(self, jobs: Sequence[EncodeJob], encoders: Sequence[TileEncoder]) -> Iterator[None]:
+    def _encode(self, jobs: Sequence[EncodeJob], encoders: Sequence[TileEncoder | CapturedEncoder]) -> Iterator[None]:
         if not jobs:
             self.found = [_nothing(pool, encoder) for pool, encoder in zip(self.pools, encoders, strict=True)]
             return
@@ -282,7 +295,12 @@ class _Round:
                 yield
 
 
-def _nothing(pool: Tensor, encoder: TileEncoder) -> EncodedTiles:
+def _captured(encoder: TileEncoder, capturer: Capturer | None) -> TileEncoder | CapturedEncoder:
+    capture = capturer(encoder.ops) if capturer else None
+    return encoder if capture is None else CapturedEncoder(encoder, capture)
+
+
+def _nothing(pool: Tensor, encoder: TileEncoder | CapturedEncoder) -> EncodedTiles:
     scores = torch.empty(0, device=pool.device) if encoder.config.flash else None
     return EncodedTiles(pool.new_empty(0, *pool.shape[1:]), scores)
 

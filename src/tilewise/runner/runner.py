@@ -63,10 +63,8 @@ class LocalRunner:
         With `streams`, it encodes them beside its steps.
         """
         self._model = model
-        self._stream: Callable[[], AbstractContextManager[Any]] = streams.steps if streams else nullcontext
         self._mesh = mesh
         self._limits = limits
-        self._tables = Tables(limits, device)
         fixed = limits.batch_invariant
         self._place = in_panels if fixed else in_order
         self._sampled_logits, self._prompt_logits = (one_by_one, by_panels) if fixed else (together, together)
@@ -74,16 +72,22 @@ class LocalRunner:
         models = [model, draft_model] if draft_model else [model]
         # Several ranks have to launch their sums in one order, which two streams would not keep.
         beside = streams if mesh.size == 1 else None
-        self._lane = EncoderLane(models, limits.tile_pages, sizes, store, mesh, workers, beside)
-        caches = allocate_caches(model, limits, device)
-        self._forward = Forward(model, limits, caches, self._lane.pools[0], capturer)
-        self._drafter = (
-            Drafter(draft_model, limits, self._tables, self._lane.pools[1], capturer) if draft_model else None
-        )
+        self._stream: Callable[[], AbstractContextManager[Any]] = streams.steps if streams else nullcontext
+        with self._stream():  # where it is filled is where it is read
+            self._tables = Tables(limits, device)
+            self._lane = EncoderLane(models, limits.tile_pages, sizes, store, mesh, workers, beside, capturer)
+            caches = allocate_caches(model, limits, device)
+            self._forward = Forward(model, limits, caches, self._lane.pools[0], capturer)
+            self._drafter = (
+                Drafter(draft_model, limits, self._tables, self._lane.pools[1], capturer) if draft_model else None
+            )
 
     @torch.inference_mode()
     def capture_graphs(self) -> None:
-        """Capture the steps of all sizes, where the device has such; otherwise each is when it comes first."""
+        """Capture steps and batches of tiles of all sizes, where the device has such; otherwise each is when it comes
+        first.
+        """
+        self._lane.prepare()
         with self._stream():
             self._forward.prepare(lambda size: self._batch((), self._place(()), size))
 

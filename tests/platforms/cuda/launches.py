@@ -62,12 +62,13 @@ CLAIMS: dict[str, Claim] = {
     "_attend attention": Claim(NEWEST),
     "_attend attention decode": Claim(MMA),
     "_attend attention prefill 1B sm_100": Claim(NEWEST, spilled=16),
-    "_attend attention mixed": Claim(MMA),
-    "_attend attention mixed 20B oss sm_100": Claim(MMA, spilled=8),
+    "_attend attention mixed": Claim(),  # two ways in one launch, of which each has its own family
+    "_attend attention mixed 20B oss sm_100": Claim(spilled=8),
     "_attend_tile attention": Claim(NEWEST),
     "_byte_product int8_product": Claim(NEWEST | {"sm_100": "mma"}),  # Triton has no tcgen05 of int8
     "_byte_product fp8_product": Claim({"sm_90": "wgmma", "sm_100": "tcgen05"}),
-    "_grouped_product grouped_product few": Claim(MMA, spilled=8),
+    "_grouped_product grouped_product few": Claim(MMA),
+    "_grouped_product grouped_product few INT4 32 8B 1 sm_90": Claim(MMA, spilled=8),
     "_grouped_product grouped_product many": Claim(NEWEST),
 }
 """By the first words of kernel, case and card, as in "_attention", "_attention decode 8B" and "_attention decode 8B
@@ -111,12 +112,12 @@ def byte_products(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
     if card.has_fp8:
         kinds.append(("fp8", byte_product.fp8_product, torch.float8_e4m3fn))
     for name, product, dtype in kinds:
-        for rows_, outputs in ((1, 4096), (64, 24576), (3400, 24576)):
+        for rows_, outputs in ((1, 4096), (3400, 24576)):
             x, matrix = shape(rows_, 4096, dtype=dtype), shape(outputs, 4096, dtype=dtype)
             scales = Epilogue(shape(rows_, dtype=torch.float32), shape(outputs, dtype=torch.float32))
             yield f"{name}_product 8B {rows_}", partial(product, x, matrix, torch.bfloat16, scales, card)
             blocks = shape(32, outputs, dtype=torch.float32), shape(rows_, 32, dtype=torch.float32)
-            if name == "fp8" and rows_ != 64:
+            if name == "fp8":
                 found = partial(byte_product.fp8_product, x, matrix, torch.bfloat16, Epilogue(), card, *blocks)
                 yield f"fp8_product blocks 8B {rows_}", found
     x, matrix = shape(13 * 1025, 1024, dtype=torch.int8), shape(4096, 1024, dtype=torch.int8)
@@ -126,8 +127,8 @@ def byte_products(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
 
 def grouped_products(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
     """Gate and up projections of an 8B, in groups as AWQ, GPTQ, MXFP4 and FP8 have them."""
-    kinds = ((Codes.UINT4, 128, (1, 32, 3400)), (Codes.INT4, 32, (1, 64)), (Codes.FP4, 32, (1,)))
-    for kind, group, counts in (*kinds, (Codes.FP8, 4096, (1, 3400)), (Codes.FP8, 128, (3400,))):
+    kinds = ((Codes.UINT4, 128, (1, 3400)), (Codes.INT4, 32, (1, 64)), (Codes.FP4, 32, (1,)))
+    for kind, group, counts in (*kinds, (Codes.FP8, 4096, (1,)), (Codes.FP8, 128, (3400,))):
         codes = shape(24576, 4096 * kind.bits // 32, dtype=torch.int32)
         scales = shape(4096 // group, 24576, dtype=torch.float16)
         for rows_ in counts:

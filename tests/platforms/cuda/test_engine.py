@@ -98,7 +98,8 @@ def expected(folder):
 WAYS = {
     "sizes of captured steps": {"capturer": capturer, "graph_sizes": SIZES},
     "kernels in captured steps": {"ops": TritonOps(H100), "capturer": capturer, "graph_sizes": SIZES},
-    "tiles beside steps": {"streams": LateStreams(1)},
+    "tiles beside steps": {"streams": LateStreams(1), "graphs": False},
+    "captured tiles beside steps": {"streams": LateStreams(1), "capturer": capturer, "graph_sizes": SIZES},
     "tiles beside overlapped steps": {"streams": LateStreams(2), "overlap": True, "max_num_batched_tokens": 13},
 }
 
@@ -150,10 +151,11 @@ def fp8_store(ops: Ops):
 
 
 def test_all_sizes_are_captured_before_anything_is_asked(folder, expected, monkeypatch):
-    engine = Engine(folder, capturer=capturer, graph_sizes=SIZES)
+    engine = Engine(folder, capturer=capturer, graph_sizes=SIZES, streams=LateStreams(0))
     found = engine.run([], monkeypatch)
     local = engine.runner._runner
     local.capture_graphs()
+    assert list(local._lane._encoders[0]._batches) == [8, 4, 2, 1]
     assert [len(counts) for counts in local._forward._captured] == [4, 2, 1]
     found = engine.run_more(requests(), monkeypatch)
     assert_same(found, expected, 2e-5)

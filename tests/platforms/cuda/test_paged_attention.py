@@ -17,16 +17,16 @@ from tilewise.platforms.kv_cache import LayerCache, QuantisedCache, quantise
 from tilewise.platforms.reference import ReferenceOps
 
 REFERENCE = ReferenceOps()
-TOLERANCE = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+TOLERANCE = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 5e-3}
 """Of numbers around 1: weights are rounded to the dtype, and so is the result."""
 FP8 = torch.float8_e4m3fn
 
 DECODE = [(1, 40), (1, 1), (1, 129)]
 """Sequences of (queries, tokens)."""
-CHUNK = [(20, 100)]
-PROMPTS = [(35, 35), (1, 1), (50, 50)]
+CHUNK = [(9, 100)]
+PROMPTS = [(35, 35), (1, 1), (9, 9)]
 MIXED = [(1, 70), (0, 1), (3, 131), (33, 60)]
-DRAFTS = [(4, 90), (4, 4), (2, 33)]
+DRAFTS = [(4, 90), (4, 4), (1, 33)]
 
 
 @dataclass(frozen=True)
@@ -114,9 +114,10 @@ def name(case: Case) -> str:
 
 BF16, F16 = torch.bfloat16, torch.float16
 CASES = [
-    *(Case(sequences) for sequences in (DECODE, CHUNK)),
+    Case(DECODE),
+    Case(CHUNK, 4),
     *(Case(sequences, dtype=BF16) for sequences in (CHUNK, PROMPTS, MIXED, DRAFTS)),
-    *(Case(dtype=F16, card=card) for card in (A100, H100)),
+    Case([(33, 60), (1, 70)], dtype=F16, card=A100),
     *(Case([(30, 40), (2, 9)], heads, kv_heads, dtype=F16) for heads, kv_heads in ((3, 3), (4, 2), (14, 2), (8, 1))),
     *(Case(DRAFTS, heads, kv_heads, dtype=BF16) for heads, kv_heads in ((2, 2), (7, 1))),
     *(Case([(4, 30), (2, 50)], heads, kv_heads, dtype=BF16) for heads, kv_heads in ((16, 2), (32, 1))),
@@ -152,7 +153,7 @@ def test_agrees_with_the_reference(case: Case, device: torch.device) -> None:
 
 def test_numbers_of_other_sequences_change_nothing(device: torch.device) -> None:
     torch.manual_seed(0)
-    cache, query = torch.randn(2, 8, 16, 2, 64, device=device), torch.randn(5, 8, 64, device=device)
+    cache, query = torch.randn(2, 8, 16, 2, 64, device=device), torch.randn(5, 4, 64, device=device)
     batch = (ints([0, 2, 3, 5], device), ints([40, 20, 30], device))
     rest = (ints([[3, 0, 1], [2, 4, 0], [5, 6, 0]], device), 2, 40, 0.125, None, None, H100)
     before = paged_attention(query, cache, *batch, *rest)[2]

@@ -97,6 +97,9 @@ class CpuPlatform:
             return InvariantCpuOps(native)
         return NativeCpuOps(native) if native else TorchOps()
 
+    def check_ranks(self, ranks: int) -> None:
+        """As many as one likes share the processor."""
+
     def streams(self) -> Streams | None:
         return None
 

@@ -11,6 +11,7 @@ import torch
 from tilewise.amounts import GIB
 from tilewise.errors import InvalidConfig
 from tilewise.platforms.base import OPS, Capture, Choice, Diagnosis, Ops
+from tilewise.platforms.cpu import CpuPlatform
 from tilewise.platforms.cuda.card import Card
 from tilewise.platforms.cuda.graphs import capturer_of
 from tilewise.platforms.torch_ops import TorchOps
@@ -37,23 +38,32 @@ class CudaPlatform:
     shared_memory = False
     backend = "cpu:gloo,cuda:nccl"  # what ranks tell each other besides numbers stays on the host
     beside_host = True
-    # Each size is launched whole beside decoding; 13 tiles, the most of a picture, take two rounds.
+    # Each size is launched whole beside decoding; 13 tiles, the most of a picture, take three batches.
     tile_batches: tuple[int, ...] = (8, 4, 2, 1)
     utilization: float | None = 0.92
     graph_sizes: tuple[int, ...] = GRAPH_SIZES
-    resize_kernels: str | None = None
 
     def __init__(self, number: int = 0) -> None:
         """The GPU with this number among those that are visible. Raises InvalidConfig where there is none."""
         if (missing := cuda_missing()) is not None:
             raise InvalidConfig(f"device=cuda is not possible: {missing}, or use device=cpu.")
-        if number >= torch.cuda.device_count():
-            raise InvalidConfig(
-                f"{number + 1} GPUs are needed, one for each rank, and {torch.cuda.device_count()} are visible: lower "
-                "tensor_parallel_size, or look at CUDA_VISIBLE_DEVICES."
-            )
+        self._number = number
+        self.check_ranks(1)
         self.device = torch.device("cuda", number)
         torch.cuda.set_device(self.device)
+
+    def check_ranks(self, ranks: int) -> None:
+        needed, found = self._number + ranks, torch.cuda.device_count()
+        if needed > found:
+            raise InvalidConfig(
+                f"{needed} GPUs are needed, one for each rank, and {found} are visible: lower tensor_parallel_size, "
+                "pipeline_parallel_size or data_parallel_size, or look at CUDA_VISIBLE_DEVICES."
+            )
+
+    @property
+    def resize_kernels(self) -> str | None:
+        """Pictures are cut on the host, by the kernels of its processor."""
+        return CpuPlatform().resize_kernels
 
     @cached_property
     def card(self) -> Card:

@@ -13,6 +13,7 @@ from tilewise.platforms.base import AttentionSize, PagedLayout, Use, Weight
 from tilewise.platforms.cuda.card import Card
 from tilewise.platforms.cuda.kernels import cache as cache_kernels
 from tilewise.platforms.cuda.kernels import experts, patches, rows, sampling
+from tilewise.platforms.cuda.kernels.attention_sizes import scratch_bytes
 from tilewise.platforms.cuda.kernels.paged_attention import paged_attention
 from tilewise.platforms.cuda.kernels.tile_attention import tile_attention
 from tilewise.platforms.cuda.weights import CudaWeight, keeper
@@ -26,8 +27,8 @@ from tilewise.platforms.weights import plain_weight, rounded_to_int8, side_by_si
 logger = logging.getLogger("tilewise")
 
 Result = TypeVar("Result")
-_SPLITS_BYTES = 32 * 2**20
-"""More than partial results of attention over splits of the past ever take: there are a few for each processor."""
+_ROWS_OF_A_TILE = 128
+"""Of more, queries of one sequence, the past is not split."""
 
 
 class TritonOps(TorchOps):
@@ -141,7 +142,15 @@ class TritonOps(TorchOps):
         return paged_attention(query, cache, *on_device, *most, scale, window, sinks, self.card)
 
     def paged_scratch(self, size: AttentionSize) -> int:
-        return super().paged_scratch(size) if "paged_attention" in self.left_out else _SPLITS_BYTES
+        """Partial results of a past that is split, of all sequences together."""
+        if "paged_attention" in self.left_out:
+            return super().paged_scratch(size)
+        rows = min(_ROWS_OF_A_TILE, size.queries * size.heads // size.kv_heads)
+        return scratch_bytes(rows, size.width, self.card)
+
+    def dense_scratch(self, size: AttentionSize) -> int:
+        """Scores stay in registers."""
+        return super().dense_scratch(size) if "dense_attention" in self.left_out else 0
 
     def dense_attention(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         return self._by_kernel(tile_attention, super().dense_attention, query, key, value, scale)
