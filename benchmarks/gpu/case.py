@@ -46,13 +46,15 @@ class Case:
     work: Callable[[SimpleNamespace], Work]
     torch_way: Callable[[SimpleNamespace], Call] | None = None
     """How torch alone does it; None = as an engine without kernels of ours (`TorchOps`)."""
+    also: Callable[[SimpleNamespace, Any], Any] = lambda given, result: ()
+    """What else is compared, by inputs and result: a part in which a difference weighs more."""
 
     def check(self, ops: Ops, noise: Noise, timer: Timer) -> Check:
         given = self.inputs(noise)
         call = self.prepare(ops, given)
-        found = numbers(call())
-        expected = numbers(self.prepare(ReferenceOps(), given)())
-        truth = numbers(self.prepare(ReferenceOps(), widened(given))())
+        found = self._numbers(given, call)
+        expected = self._numbers(given, self.prepare(ReferenceOps(), given))
+        truth = self._numbers(given, self.prepare(ReferenceOps(), widened(given)))
         verdict = compared(found, expected, truth)
         del expected, truth, found
         us = 1e6 * timer.seconds(call)
@@ -63,10 +65,15 @@ class Case:
             torch_us = None
         return replace(verdict, what=self.name, us=us, torch_us=torch_us, work=self.work(given))
 
+    def _numbers(self, given: SimpleNamespace, call: Call) -> list[Tensor]:
+        result = call()
+        return numbers((result, self.also(given, result)))
+
 
 def compared(found: Sequence[Tensor], expected: Sequence[Tensor], truth: Sequence[Tensor]) -> Check:
-    """An op is right if it is not much farther from the numbers in float32 than the reference is: at most twice as far,
-    and one rounding of the largest number. Its own rounding may differ from the reference's at every place.
+    """An op is right if it is not much farther from the numbers in float32 than the reference is: at most twice as far
+    and one rounding of the largest number, and on average a quarter farther and one rounding of the average number. Its
+    own rounding may differ from the reference's at every place.
     """
     if not found[0].is_floating_point():
         different = sum(int((ours != theirs).sum()) for ours, theirs in zip(found, expected, strict=True))
@@ -82,6 +89,8 @@ def compared(found: Sequence[Tensor], expected: Sequence[Tensor], truth: Sequenc
         apart = (ours - theirs).abs()
         one, other = float((ours - exact).abs().max()), float((theirs - exact).abs().max())
         passes &= bool(ours.isfinite().all()) and one <= 2 * other + rounding * largest
+        average, usual = (float((x - exact).abs().mean()) for x in (ours, theirs))
+        passes &= average <= 1.25 * usual + rounding * float(exact.abs().mean())
         worst = max(worst, float(apart.max()))
         relative = max(relative, float((apart / theirs.abs().clamp(min=max(largest / 100, 1e-30))).max()))
         error, reference_error = max(error, one), max(reference_error, other)

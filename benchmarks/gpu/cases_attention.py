@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from benchmarks.gpu.case import DTYPE, Call, Case, Noise, bytes_of, copied
+from benchmarks.gpu.case import DTYPE, Call, Case, Noise, bytes_of, copied, numbers
 from torch import Tensor
 
 from tilewise.plan.floors import Work
@@ -154,7 +154,7 @@ def _rope(name: str, spec: TinySpec, sequences: Sequences, kv: str) -> Case:
             layout=paged_layout(sequences, noise.device),
         )
 
-    return Case(name, inputs, _rotated, partial(_rotating, kv))
+    return Case(name, inputs, _rotated, partial(_rotating, kv), also=_written)
 
 
 def _rotated(ops: Ops, a: SimpleNamespace) -> Call:
@@ -164,6 +164,12 @@ def _rotated(ops: Ops, a: SimpleNamespace) -> Call:
         return ops.rope_into_cache(a.query, a.key, a.value, a.cos, a.sin, cache, a.layout), cache
 
     return call
+
+
+def _written(a: SimpleNamespace, result: Any) -> Tensor:
+    """The rows that were written, which are few among all of the cache."""
+    (whole,) = numbers(result[1])
+    return whole.flatten(1, 2)[:, a.layout.kv_slots]
 
 
 def _rotating(kv: str, a: SimpleNamespace) -> Work:

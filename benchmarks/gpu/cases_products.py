@@ -13,7 +13,7 @@ from benchmarks.gpu.case import DTYPE, Call, Case, Noise
 from torch import Tensor
 
 from tilewise.plan.floors import Work
-from tilewise.platforms.base import Ops, Weight
+from tilewise.platforms.base import Ops, Use, Weight
 from tilewise.platforms.forms import Codes, Dense, Form, Grouped, Int8, StaticRows
 from tilewise.tools.twin.specs import TinySpec
 from tilewise.weights.drawn_forms import drawn
@@ -29,8 +29,8 @@ class Kept:
     rounds: bool = False
     """Floats are rounded as they are stored (`store_int8`)."""
 
-    def weight(self, ops: Ops, form: Form, bias: Tensor | None = None) -> Weight:
-        return (ops.store_int8 if self.rounds else ops.store)([form], bias)
+    def weight(self, ops: Ops, form: Form, bias: Tensor | None = None, use: Use = Use.ALONE) -> Weight:
+        return (ops.store_int8 if self.rounds else ops.store)([form], bias, use)
 
 
 def _meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -161,7 +161,7 @@ def _experts(name: str, kept: Kept, spec: TinySpec, rows: int) -> Case:
         )  # fmt: skip
 
     def prepare(ops: Ops, a: SimpleNamespace) -> Call:
-        gate_up, down = ([kept.weight(ops, form) for form in forms] for forms in (a.gate_up, a.down))
+        gate_up, down = ([kept.weight(ops, form, use=Use.EXPERT) for form in forms] for forms in (a.gate_up, a.down))
         return lambda: ops.moe_experts(a.x, a.chosen, a.weights, gate_up, down, ops.silu_mul)
 
     def work(a: SimpleNamespace) -> Work:

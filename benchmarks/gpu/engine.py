@@ -12,6 +12,7 @@ import torch
 from benchmarks.gpu import idle
 from benchmarks.gpu.items import Item
 from benchmarks.gpu.models import Model
+from benchmarks.gpu.ops import left_out
 from benchmarks.gpu.rows import Figure, Note, Row, median, milliseconds
 from benchmarks.gpu.setup import Setup
 from benchmarks.gpu.streams import Streams
@@ -37,6 +38,7 @@ def items(model: Model, whole: bool, setup: Setup) -> Iterator[Item]:
         yield Item("streams and pictures", bench.streams_and_pictures)
         yield Item("idle", bench.idle)
         yield Item("kernels", bench.kernels)
+    yield Item("left to torch", bench.left_to_torch)
 
 
 def start_items(model: Model, setup: Setup) -> Iterator[Item]:
@@ -174,6 +176,10 @@ class EngineBench:
         # Those before all streams decode, and those in which they end one after the other, are no steady ones.
         share = times.idle(last=self.setup.sized(32, 4), but=self.setup.sized(6, 2))
         yield Figure(f"idle between steps, {max(STREAMS)} streams", 100 * share, "%")
+
+    def left_to_torch(self) -> Iterator[Row]:
+        runner = idle.local(self.llm._core._runner)  # type: ignore[union-attr]
+        yield from left_out("engine", runner._model.ops)
 
     def kernels(self) -> Iterator[Row]:
         """What the device does in steady decode, and in the first token of a picture."""

@@ -80,6 +80,22 @@ def test_what_is_off_is_found(case: Case) -> None:
     assert not replace(case, prepare=changed(case.prepare)).check(Wrong(), noise, timer).passes
 
 
+class WrongKeys(ReferenceOps):
+    """Whose keys are a little too large."""
+
+    def rope_into_cache(self, query: Tensor, key: Tensor, *others: Any) -> Tensor:
+        return super().rope_into_cache(query, 1.05 * key, *others)
+
+
+@pytest.mark.parametrize("kv", ["auto", "int8", "fp8"])
+def test_what_is_off_within_a_coarse_cache_is_found(kv: str) -> None:
+    name = "rope_into_cache 1B, 17 rows" + ("" if kv == "auto" else f", {kv} cache")
+    (case,) = (case for case in cases_attention.cases("1B", spec_of("1B", True), True) if case.name == name)
+    timer, noise = Timer(torch.device("cpu")), Noise(torch.Generator().manual_seed(1))
+    assert case.check(ReferenceOps(), noise, timer).passes
+    assert not case.check(WrongKeys(), noise, timer).passes
+
+
 def test_numbers_that_are_none_are_wrong() -> None:
     truth = torch.ones(3)
     assert compared([truth.clone()], [truth], [truth]).passes
