@@ -61,6 +61,8 @@ Backend = Literal["mp", "ray", "uni"]
 
 logger = logging.getLogger("tilewise")
 
+TILES_BESIDE_STREAMS, _TILES_OF_BATCHES = 0.25, 16.0
+"""`encode_budget`, unless it is stated: where tokens are read as they come, and where answers are read whole."""
 FLASHCOMM_TOKENS = 1000
 """From which on FlashComm shares out tokens (vllm-ascend)."""
 AUTO_LENGTH = -1
@@ -169,9 +171,10 @@ class EngineConfig:
 
     max_num_seqs: int = option(64, "sequences that run at once", "scheduling")
     max_num_batched_tokens: int = option(4096, "tokens computed in one step", "scheduling", read_amount)
-    encode_budget: float = option(
-        0.25,
-        "tiles encoded behind a step while something decodes; 0.25 = a quarter of a tile's layers",
+    encode_budget: float | None = option(
+        None,
+        "tiles encoded behind a step while something decodes (default: 0.25, a quarter of a tile's layers, so that "
+        "streams hardly wait; 16 in LLM and run-batch, where only the whole counts)",
         "scheduling",
     )
     scheduling_policy: Policy = option(
@@ -360,6 +363,10 @@ class EngineConfig:
                 f"vision_workers={self.vision_workers} is not possible with a draft model, which encodes tiles of its "
                 "own beside the model's: leave it out, or use the method ngram."
             )
+
+    def for_whole_answers(self) -> EngineConfig:
+        """The options where nobody reads along while answers grow: what was left open is chosen for the whole time."""
+        return self if self.encode_budget is not None else dataclasses.replace(self, encode_budget=_TILES_OF_BATCHES)
 
     @property
     def layout(self) -> Layout:

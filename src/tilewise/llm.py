@@ -86,7 +86,7 @@ class LLM:
             options.pop("generation_config", None) or "auto",
             options.pop("override_generation_config", None),
         )
-        self.config = config = EngineConfig.of(model=check_model(model), **options)
+        self.config = config = EngineConfig.of(model=check_model(model), **options).for_whole_answers()
         engines = 0 if config.disable_log_stats else config.data_parallel_size
         self._stats = [StatsLog(log_interval(), time.monotonic(), number) for number in range(engines)]
         part = memory_part(config)

@@ -49,8 +49,10 @@ def test_tiles_beyond_the_pages_are_encoded_one_after_the_other():
     assert reasons == {"a": "length"}
 
 
-def test_few_tiles_are_in_flight_and_little_is_encoded_while_something_decodes():
-    sizes = limits(tile_pages=20, max_num_batched_tokens=64, tiles_in_flight=3)
+@pytest.mark.parametrize(("budget", "alone"), [(0.5, None), (1, 1), (4, 4)])
+def test_few_tiles_are_in_flight_and_little_is_encoded_while_something_decodes(budget, alone):
+    """Less than a tile would bring nothing where nothing decodes."""
+    sizes = limits(tile_pages=20, max_num_batched_tokens=64, tiles_in_flight=3, encode_budget=budget)
     runner = FakeRunner(sizes)
     core = EngineCore(runner, sizes)
     core.submit(request("talking", max_tokens=20))
@@ -58,7 +60,7 @@ def test_few_tiles_are_in_flight_and_little_is_encoded_while_something_decodes()
     core.submit(request("picture", tiles=tuple(range(10, 18))))
     core.step()
     assert len(runner.plans[-1].encode) == 3
-    assert [plan.tiles for plan in runner.plans] == [None, sizes.encode_budget]
+    assert [plan.tiles for plan in runner.plans] == [alone, budget]
 
 
 def test_tiles_of_waiting_requests_are_encoded_ahead():

@@ -123,3 +123,11 @@ def test_steps_are_captured_in_sizes_up_to_the_first_that_holds_all_sequences(op
     assert (memory.graphs > 0) == bool(sizes)
     without = MemoryPlan(config, INTERNVL3_1B, replace(device, graph_sizes=()), 32768)
     assert memory.left == without.left - memory.graphs
+
+
+def test_tiles_come_a_few_layers_at_a_time_beside_streams_and_whole_where_answers_are_read_whole():
+    device = DeviceFacts(64 * GIB, 64 * GIB)
+    for asked, streams, batches in ((None, 0.25, 16), (1.5, 1.5, 1.5)):
+        config = EngineConfig(encode_budget=asked)
+        assert resolve(config, INTERNVL3_1B, device).limits.encode_budget == streams
+        assert resolve(config.for_whole_answers(), INTERNVL3_1B, device).limits.encode_budget == batches

@@ -247,7 +247,9 @@ class Scheduler:
 
         Few are in flight at a time, so that a more urgent sequence's tiles never stand behind many others.
         """
-        plan.tiles = self.limits.encode_budget if any(sequence.decoding for sequence in self.running) else None
+        budget = self.limits.encode_budget
+        # A part of a tile would bring nothing where nothing else is computed.
+        plan.tiles = budget if budget >= 1 or any(sequence.decoding for sequence in self.running) else None
         ahead = [*self.running, *self.waiting[:ENCODE_AHEAD]]
         for sequence in [sequence for sequence in ahead if sequence.tiles_after(sequence.num_computed)]:
             if sequence.moments.wanted is None and not self._has_tiles(sequence):

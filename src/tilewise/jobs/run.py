@@ -75,7 +75,7 @@ def _configs(options: dict[str, Any]) -> tuple[EngineConfig, ServerConfig]:
     of_engine, of_server = (
         {name: options[name] for name in options if name in known} for known in (names[0] | foreign, names[1])
     )
-    return EngineConfig.of(**of_engine), ServerConfig.of(**of_server)
+    return EngineConfig.of(**of_engine).for_whole_answers(), ServerConfig.of(**of_server)
 
 
 def run(job: Job, engine: EngineConfig, server: ServerConfig, signals: Collection[int] = ()) -> Summary:

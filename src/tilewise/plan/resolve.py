@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 
-from tilewise.config import AUTO_LENGTH, EngineConfig
+from tilewise.config import AUTO_LENGTH, TILES_BESIDE_STREAMS, EngineConfig
 from tilewise.errors import InvalidConfig
 from tilewise.plan.facts import DeviceFacts, ModelFacts
 from tilewise.plan.memory import MemoryPlan
@@ -70,6 +71,7 @@ def planned_memory(
 
 
 def _limits(config: EngineConfig, model: ModelFacts, memory: MemoryPlan, device: DeviceFacts) -> Limits:
+    budget = TILES_BESIDE_STREAMS if config.encode_budget is None else config.encode_budget
     return Limits(
         max_num_seqs=config.max_num_seqs,
         max_model_len=memory.context,
@@ -78,9 +80,12 @@ def _limits(config: EngineConfig, model: ModelFacts, memory: MemoryPlan, device:
         num_blocks=memory.num_blocks + 1,  # block 0 is the dummy
         tokens_per_tile=model.tokens_per_tile,
         tile_pages=memory.tile_pages,
-        encode_budget=config.encode_budget,
-        # While those that encode have a batch each, the next one is known.
-        tiles_in_flight=2 * max(device.tile_batches) * max(config.layout.tensor, config.vision_workers),
+        encode_budget=budget,
+        # While those that encode have a batch each, the next one is known; and a step can be launched before another
+        # has said which tiles are there.
+        tiles_in_flight=max(
+            2 * max(device.tile_batches) * max(config.layout.tensor, config.vision_workers), 3 * math.ceil(budget)
+        ),
         flash=model.flash,
         prefix_caching=config.enable_prefix_caching,
         priorities=config.scheduling_policy == "priority",
