@@ -47,7 +47,9 @@ class PagedLayout:
     counts: Sequence[int] | None = None
     """Tokens of each sequence in this step, as the host knows them; None = the device is asked."""
     lengths: Sequence[int] | None = None
-    """`seq_lens`, as the host knows them; of a graph, the longest that any replay may have."""
+    """`seq_lens`, as the host knows them; None = the device is asked, as in a graph, where each replay has others."""
+    longest: int | None = None
+    """No sequence is longer: what a kernel that reads `seq_lens` prepares for. None = as `lengths` say."""
 
     @property
     def host_counts(self) -> Sequence[int]:
@@ -55,6 +57,11 @@ class PagedLayout:
             return self.counts
         found: list[int] = self.query_starts.diff().tolist()
         return found
+
+    @property
+    def most_tokens(self) -> int:
+        """No sequence is longer."""
+        return max(self.host_lengths) if self.longest is None else self.longest
 
     @property
     def host_lengths(self) -> Sequence[int]:

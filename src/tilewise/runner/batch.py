@@ -58,7 +58,8 @@ def build_batch(
         kv_slots=kv_slots,
         token_rows=token_rows,
         counts=counts.tolist(),
-        lengths=seq_lens.tolist() if sequences is None else [tables.blocks.shape[1] * block_size] * sequences,
+        lengths=seq_lens.tolist() if sequences is None else None,
+        longest=None if sequences is None else tables.blocks.shape[1] * block_size,
     )
     token_ids = tables.tokens[row_owners, row_positions]
     return ModelBatch(token_ids, row_positions, layout, *rows)

@@ -21,6 +21,7 @@ from tilewise.platforms.base import Capture, Ops, Use
 from tilewise.platforms.cuda.card import H100
 from tilewise.platforms.cuda.triton_ops import TritonOps
 from tilewise.platforms.reference import ReferenceOps
+from tilewise.platforms.torch_ops import TorchOps
 from tilewise.platforms.weights import rounded_to_fp8
 
 SIZES = (1, 2, 4)
@@ -97,6 +98,7 @@ def expected(folder):
 
 WAYS = {
     "sizes of captured steps": {"capturer": capturer, "graph_sizes": SIZES},
+    "torch's ops in captured steps": {"ops": TorchOps(), "capturer": capturer, "graph_sizes": SIZES},
     "kernels in captured steps": {"ops": TritonOps(H100), "capturer": capturer, "graph_sizes": SIZES},
     "tiles beside steps": {"streams": LateStreams(1), "graphs": False},
     "captured tiles beside steps": {"streams": LateStreams(1), "capturer": capturer, "graph_sizes": SIZES},

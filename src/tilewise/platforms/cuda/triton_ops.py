@@ -142,7 +142,7 @@ class TritonOps(TorchOps):
         sinks: Tensor | None,
     ) -> Tensor:
         on_device = (layout.query_starts, layout.seq_lens, layout.block_table)
-        most = (max(layout.host_counts), max(layout.host_lengths))
+        most = (max(layout.host_counts), layout.most_tokens)
         return paged_attention(query, cache, *on_device, *most, scale, window, sinks, self.card)
 
     def paged_scratch(self, size: AttentionSize) -> int:
