@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tilewise.models.batch import ModelBatch
 from tilewise.models.internvl import InternVL
@@ -29,6 +30,9 @@ from tilewise.runner.tile_store import TileStore
 from tilewise.runner.vision_workers import VisionWorkers
 from tilewise.step import EncodedTile, Limits, PromptScores, StepPlan, StepResult, Work
 
+_PIECE = 128
+"""Tokens of a part of a step, at least: of fewer, to read a stage's weights once more would cost more than it gains."""
+
 
 @dataclass(frozen=True, slots=True)
 class LaunchedStep:
@@ -40,6 +44,34 @@ class LaunchedStep:
 
     def wait(self) -> StepResult:
         return StepResult(self.sampled.wait(), self.encoded, self.prompt_scores)
+
+
+def pieces_of(work: Sequence[Work], most: int) -> list[list[Work]]:
+    """The work in up to `most` parts of about as many tokens, one behind the other.
+
+    While a stage of a pipeline has one of them, the stage before has the next one (Huang et al. 2019, "GPipe"), so that
+    of s stages and n parts a step takes (n + s - 1) / (n * s) of the time of all stages. No part samples: that is the
+    whole step's.
+    """
+    total = sum(item.count for item in work)
+    count = max(1, min(most, total // _PIECE))
+    ends = iter([total * number // count for number in range(1, count + 1)])
+    pieces, done, end = [list[Work]()], 0, next(ends)
+    for item in work:
+        while item.count > end - done:
+            first, item = _cut(item, end - done)
+            pieces[-1] += [first] if first.count else []
+            pieces.append([])
+            done, end = end, next(ends)
+        pieces[-1].append(item._replace(samples=False))
+        done += item.count
+    return pieces
+
+
+def _cut(item: Work, count: int) -> tuple[Work, Work]:
+    """The first tokens of a piece of work, and the others."""
+    first = Work(item.slot, item.start, count, samples=False, tiles=item.tiles)
+    return first, item._replace(start=item.start + count, count=item.count - count)
 
 
 class LocalRunner:
@@ -114,7 +146,7 @@ class LocalRunner:
             if work.draft_ids:
                 tables.write(work.slot, work.known_stop, work.draft_ids)
         batch = self._batch(plan.work, placement, self._forward.filled_up(plan.work))
-        hidden = self._forward.hidden(batch)
+        hidden = self._hidden(plan.work, batch)
         sampling = [work for work in plan.work if work.samples]
         if not self._mesh.is_last_stage:
             logits, prompt_scores = None, {}
@@ -126,6 +158,15 @@ class LocalRunner:
         if any(tables.admission(work.slot).sampling.prompt_logprobs is not None for work in plan.work):
             prompt_scores = self._mesh.reported(prompt_scores)
         return sample(logits, sampling, tables, self._model.ops, self._mesh), prompt_scores
+
+    def _hidden(self, work: Sequence[Work], batch: ModelBatch) -> Tensor:
+        """Last hidden states [N, H]; a pipeline's are computed in pieces, which stages hand on one by one."""
+        stages = self._mesh.layout.pipeline
+        pieces = [] if stages == 1 or self._limits.batch_invariant else pieces_of(work, 4 * stages)
+        if len(pieces) < 2:
+            return self._forward.hidden(batch)
+        batches = (self._batch(piece, self._place(piece), None) for piece in pieces)
+        return torch.cat([self._forward.hidden(piece) for piece in batches])
 
     def _batch(self, work: Sequence[Work], placement: Placement, sequences: int | None) -> ModelBatch:
         rows_per_page = self._model.config.rows_per_page
