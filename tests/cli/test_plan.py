@@ -293,3 +293,9 @@ def test_help_has_the_flags_of_planning(capsys):
     assert "tilewise plan OpenGVLab/InternVL3-8B --devices 24GiB" in capsys.readouterr().out
     assert main(["plan", "--help=planning"]) == 0
     assert "--devices TEXT" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_this_machine_is_planned_for_the_device_that_was_asked_for(capsys):
+    assert main(["plan", "demo", "--device", "cuda"]) == 2
+    assert "device=cuda is not possible" in capsys.readouterr().err

@@ -29,7 +29,7 @@ class Deployment:
     @classmethod
     def of(cls, wishes: Wishes, work: Path) -> Deployment:
         """`work` is a folder for files that are made. Raises what a start would raise before it reads a weight."""
-        platform = platform_of(wishes.devices.device)
+        platform = platform_of(wishes.devices.device, wishes.config.device)
         model = planned_model(wishes.config, wishes.quantization, platform, work)
         shape = wishes.shape if wishes.tiles_stated else replace(wishes.shape, tiles=_most_tiles(model.tiling))
         shape.check_limit(wishes.config.limit_mm_per_prompt)
@@ -64,7 +64,9 @@ class Deployment:
         return list(Remedies(self.planner, self.wishes.layout, self._requantised).found())
 
     def _requantised(self, scheme: str) -> PlannedModel:
-        return planned_model(self.wishes.config, scheme, platform_of(self.wishes.devices.device), self.work)
+        return planned_model(
+            self.wishes.config, scheme, platform_of(self.wishes.devices.device, self.wishes.config.device), self.work
+        )
 
 
 def _most_tiles(tiling: Tiling) -> int:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tilewise.plan.devices import Device
-from tilewise.platforms import current_platform
+from tilewise.platforms import DeviceKind, current_platform
 from tilewise.platforms.base import AttentionSize, Capture, Diagnosis, Ops, Platform, Use, Weight
 from tilewise.platforms.cpu import CpuPlatform
 from tilewise.platforms.cuda.platform import GRAPH_SIZES
@@ -24,11 +24,11 @@ _SCALE, _ZERO = 2, 1
 """Bytes of a group's scale and zero point."""
 
 
-def platform_of(device: Device) -> Platform:
-    """What computes on a device."""
+def platform_of(device: Device, kind: DeviceKind = "auto") -> Platform:
+    """What computes on a device; on this machine, on one of that kind. Raises InvalidConfig where it has none."""
     if not device.here:
         return StatedPlatform(device.memory)
-    return StatedCpu(device.memory) if device.memory_stated else current_platform()
+    return StatedCpu(device.memory) if device.memory_stated else current_platform(kind)
 
 
 class StatedCpu(CpuPlatform):

@@ -15,6 +15,7 @@ _GRAPH_KEYS = (
     *("encoder_cudagraph_token_budgets", "encoder_cudagraph_max_vision_items_per_batch"),
     "encoder_cudagraph_max_frames_per_batch",
 )
+_UNDERSTOOD = ("cudagraph_mode", "cudagraph_capture_sizes", "max_cudagraph_capture_size")
 _COMPILER_KEYS = (
     *("mode", "level", "backend", "custom_ops", "splitting_ops", "use_inductor", "use_inductor_graph_partition"),
     *("compile_sizes", "compile_ranges_split_points", "inductor_compile_config", "inductor_passes", "pass_config"),
@@ -61,7 +62,7 @@ def check_compilation(config: Mapping[str, Any], max_num_seqs: int | None) -> li
     if unused:
         shown = ", ".join(map(str, unused))
         lines.append(f"compilation_config: sizes {shown} would nowhere be used: max_num_seqs is {max_num_seqs}.")
-    others = [key for key in config if key not in ("cudagraph_mode", "cudagraph_capture_sizes")]
+    others = [key for key in config if key not in _UNDERSTOOD]
     if others:
         lines.append(f"compilation_config: {', '.join(others)} without effect: models are not compiled.")
     return lines

@@ -73,6 +73,7 @@ def build_runner(
     """
     platform = current_platform(config.device, part, first_device)
     platform.check_ranks(config.layout.ranks)
+    logger.info("device: %s", platform.device)
     if config.data_parallel_size > 1:
         torch.set_num_threads(max(1, torch.get_num_threads() // config.data_parallel_size))
     architecture = checked_architecture(model.folder, config, image_context_id)

@@ -21,7 +21,7 @@ logger = logging.getLogger("tilewise")
 
 GRAPH_SIZES = (1, 2, 4, *range(8, 513, 8))
 """Sequences of a captured step (vLLM's sizes): others are filled up to the next one."""
-_OFF = ("0", "false", "off", "no")
+_OFF, _ON = ("0", "false", "off", "no"), ("", "1", "true", "on", "yes")
 
 
 def cuda_missing() -> str | None:
@@ -72,8 +72,11 @@ class CudaPlatform:
     @cached_property
     def no_kernels(self) -> str | None:
         """Why there are no kernels of ours; None if there are."""
-        if os.environ.get("TILEWISE_CUDA_KERNELS", "").strip().lower() in _OFF:
+        switch = os.environ.get("TILEWISE_CUDA_KERNELS", "").strip().lower()
+        if switch in _OFF:
             return "switched off by TILEWISE_CUDA_KERNELS"
+        if switch not in _ON:
+            raise InvalidConfig(f"TILEWISE_CUDA_KERNELS={switch} is neither 0 (no kernels) nor 1: leave it out.")
         if self.card.capability < (8, 0):
             return f"compute capability {self.card.capability} is below 8.0"
         try:
