@@ -63,6 +63,12 @@ def _decoder(size: str, spec: TinySpec, rows: int) -> Iterator[Case]:
         lambda ops, a: lambda: ops.silu_mul(a.x),
         lambda a: Work(1.5 * a.x.nbytes),
     )
+    yield Case(
+        f"clamped_swiglu {size}",
+        lambda noise: SimpleNamespace(x=noise(rows, 2 * inner)),
+        lambda ops, a: lambda: ops.clamped_swiglu(a.x),
+        lambda a: Work(1.5 * a.x.nbytes),
+    )
     yield Case(f"scatter_rows {size}", lambda noise: _scattered(noise, rows, width), _scatter, _scattering)
 
 
