@@ -21,7 +21,7 @@ from tilewise.platforms.torch_ops import TorchOps
 
 Call = Callable[[], Any]
 DTYPE = torch.bfloat16
-"""Of activations and of weights in floats."""
+"""Activations, and weights in floats, have this dtype."""
 _FEW = 0.02
 """Share of token ids that may differ: rounding decides between near ties."""
 
@@ -42,12 +42,12 @@ class Case:
     """The op, the model whose shape it has, and its size."""
     inputs: Callable[[Noise], SimpleNamespace]
     prepare: Callable[[Ops, SimpleNamespace], Call]
-    """What is done once, such as storing a weight; the call itself may be repeated, and returns tensors."""
+    """It does once what is done once, such as storing a weight; the call may be repeated, and returns tensors."""
     work: Callable[[SimpleNamespace], Work]
     torch_way: Callable[[SimpleNamespace], Call] | None = None
     """How torch alone does it; None = as an engine without kernels of ours (`TorchOps`)."""
     also: Callable[[SimpleNamespace, Any], Any] = lambda given, result: ()
-    """What else is compared, by inputs and result: a part in which a difference weighs more."""
+    """It picks, from inputs and result, a part that is compared for itself, as a difference weighs more in it."""
 
     def check(self, ops: Ops, noise: Noise, timer: Timer) -> Check:
         given = self.inputs(noise)
@@ -98,7 +98,7 @@ def compared(found: Sequence[Tensor], expected: Sequence[Tensor], truth: Sequenc
 
 
 def numbers(result: Any) -> list[Tensor]:
-    """What a call returned, as it is at this moment."""
+    """Copies the tensors that a call returned, as they are at this moment."""
     match result:
         case Tensor():
             return [result.clone()]
@@ -109,7 +109,7 @@ def numbers(result: Any) -> list[Tensor]:
 
 
 def widened(value: Any) -> Any:
-    """The same numbers in float32, as far as they are floats of the model."""
+    """Gives inputs as float32 where they are floats of the model, and others as they are."""
     match value:
         case Tensor():
             return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
@@ -129,7 +129,7 @@ def copied(cache: LayerCache) -> LayerCache:
 
 
 def bytes_of(*values: Any) -> int:
-    """Of all tensors in them."""
+    """Adds up the bytes of all tensors in the inputs."""
     total = 0
     for value in values:
         if isinstance(value, Tensor):

@@ -20,12 +20,12 @@ from tilewise.tools.twin.specs import TinySpec
 
 BLOCK = 16
 Sequences = Sequence[tuple[int, int]]
-"""Of each sequence, the tokens before this step and those of this step."""
+"""Each pair is a sequence: its tokens before this step, and those of this step."""
 
 
 @dataclass(frozen=True)
 class Paged:
-    """What is asked of `paged_attention`."""
+    """These are a case's options of `paged_attention`."""
 
     name: str
     sequences: Sequences
