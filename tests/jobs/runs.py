@@ -126,7 +126,7 @@ def killed(source: Path, output: Path, count: int, kills: int, *flags: str) -> B
     chance = random.Random()
     for number in range(kills):
         batch, before = Batch(source, output, *flags), lines_of(output)
-        batch.until(chance.randrange(before, before + max(1, 2 * (count - before) // (kills - number + 1))))
+        batch.until(before + chance.randrange(max(1, (count - before) // (kills - number + 1))))
         time.sleep(chance.random() / 20)
         assert batch.end(signal.SIGKILL) == -signal.SIGKILL, f"it was too quick to be killed: {batch.said}"
         print(f"kill {number + 1}: {before} lines before, {lines_of(output)} after")
