@@ -38,4 +38,4 @@ def score_prompts(
 
 def _score(rows: Tensor, tokens: Tensor, count: int, logits_of: Callable[[Tensor], Tensor]) -> tuple[SampledToken, ...]:
     pairs = zip(rows.split(ROWS), tokens.split(ROWS), strict=True)
-    return tuple(itertools.chain.from_iterable(score(logits_of(part), chosen, count) for part, chosen in pairs))
+    return tuple(itertools.chain.from_iterable(score(logits_of(part), chosen, count)() for part, chosen in pairs))

@@ -9,8 +9,9 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 
 import numpy as np
@@ -40,8 +41,8 @@ class Sampled:
     work: Sequence[Work]
     arriving: Arriving
     """Chosen tokens [R], what was guessed at their places [R], and whether logits are no numbers []."""
-    reported: dict[int, SampledToken]
-    """By row, tokens with log-probabilities, of requests that want those."""
+    reports: tuple[Report, ...]
+    """Log-probabilities, of requests that want those."""
 
     def wait(self) -> dict[int, tuple[SampledToken, ...]]:
         """By slot, the tokens of each piece of work up to the first that its draft did not guess."""
@@ -49,9 +50,20 @@ class Sampled:
             return {}
         chosen, guessed, no_numbers = self.arriving.wait()
         warn_of_none(bool(no_numbers))
-        plain = (SampledToken(token) for token in chosen.tolist())
-        tokens = [self.reported.get(row, token) for row, token in enumerate(plain)]
+        tokens = [SampledToken(token) for token in chosen.tolist()]
+        for report in self.reports:
+            for row, token in zip(report.rows, report.wait(), strict=True):
+                tokens[row] = token
         return accept(self.work, tokens, guessed.tolist())
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Rows of a step whose tokens have log-probabilities."""
+
+    rows: Sequence[int]
+    wait: Callable[[], Sequence[SampledToken]]
+    """Their tokens, once the device has come so far."""
 
 
 def sample(logits: Tensor | None, work: Sequence[Work], tables: Tables, ops: Ops, mesh: Mesh = Mesh()) -> Sampled:
@@ -64,7 +76,7 @@ def sample(logits: Tensor | None, work: Sequence[Work], tables: Tables, ops: Ops
     truncation, and among the tokens that a structured answer allows.
     """
     if not work:
-        return Sampled(work, fetched(), {})
+        return Sampled(work, fetched(), ())
     rows = rows_of(work, tables)
     no_numbers = torch.zeros((), dtype=torch.bool, device=tables.device)
     if logits is None:
@@ -76,10 +88,7 @@ def sample(logits: Tensor | None, work: Sequence[Work], tables: Tables, ops: Ops
     at = (sent([row.slot for row in rows], tables.device), sent([row.length for row in rows], tables.device))
     guessed = tables.tokens[at]
     tables.tokens[at] = chosen
-    arriving, reported = fetched(chosen, guessed, no_numbers), dict[int, SampledToken]()
-    if any(row.sampling.reports for row in rows):
-        reported = mesh.reported({} if logits is None else report(logits, rows, chosen))
-    return Sampled(work, arriving, reported)
+    return Sampled(work, fetched(chosen, guessed, no_numbers), reports_of(logits, rows, chosen, mesh))
 
 
 def warn_of_none(no_numbers: bool) -> None:
@@ -153,48 +162,70 @@ def _draw_of(row: Row) -> Draw:
     return Draw(row.index, wanted.temperature, wanted.top_k, wanted.top_p, wanted.min_p, key)
 
 
-def report(logits: Tensor, rows: Sequence[Row], chosen: Tensor) -> dict[int, SampledToken]:
-    """By row, the tokens of requests that want log-probabilities, together with those."""
-    found: dict[int, SampledToken] = {}
-    by_count: dict[int, list[Row]] = defaultdict(list)
+def reports_of(logits: Tensor | None, rows: Sequence[Row], chosen: Tensor, mesh: Mesh) -> tuple[Report, ...]:
+    """Of requests that want log-probabilities. Stages of a pipeline wait for what the last one, with logits, tells."""
+    if not any(row.sampling.reports for row in rows):
+        return ()
+    reports = () if logits is None else tuple(_reports(logits, rows, chosen))
+    if mesh.pipeline is None:
+        return reports
+    told = mesh.reported([(report.rows, report.wait()) for report in reports])
+    return tuple(Report(places, partial(list, tokens)) for places, tokens in told)
+
+
+def _reports(logits: Tensor, rows: Sequence[Row], chosen: Tensor) -> Iterator[Report]:
+    by_count: dict[int, list[int]] = defaultdict(list)
     for row in rows:
         if row.sampling.logprob_token_ids:
-            ids = torch.tensor(row.sampling.logprob_token_ids, device=logits.device)
-            found[row.index] = score_ids(logits[row.index], chosen[row.index], ids)
+            ids = sent(row.sampling.logprob_token_ids, logits.device)
+            yield Report((row.index,), score_ids(logits[row.index], chosen[row.index], ids))
         elif row.sampling.logprobs is not None:
-            by_count[row.sampling.logprobs].append(row)
-    for count, asked in by_count.items():
-        places = [row.index for row in asked]
-        scored = score(logits[places], chosen[places], count)
-        found |= dict(zip(places, scored, strict=True))
-    return found
+            by_count[row.sampling.logprobs].append(row.index)
+    for count, places in by_count.items():
+        at = sent(places, logits.device)
+        yield Report(places, score(logits[at], chosen[at], count))
 
 
-def score(logits: Tensor, tokens: Tensor, count: int) -> list[SampledToken]:
-    """Tokens [R] with log-probability and rank under logits [R, vocabulary], and the `count` likeliest (-1 = all)."""
-    scores = logits.float().log_softmax(-1).nan_to_num(nan=-inf, neginf=-inf)
+def score(logits: Tensor, tokens: Tensor, count: int) -> Callable[[], list[SampledToken]]:
+    """Tokens [R] with log-probability and rank under logits [R, vocabulary], and the `count` likeliest (-1 = all).
+
+    Computed at once; the call that is returned waits for it.
+    """
+    scores = log_probabilities(logits)
     own = scores.gather(1, tokens[:, None])
     ranks = (scores > own).sum(-1) + 1
     size = scores.shape[1]
     values, ids = scores.topk(size if count < 0 else min(count, size))
-    columns = (tokens.tolist(), own[:, 0].tolist(), ranks.tolist(), ids.tolist(), values.tolist())
+    return partial(_with_likeliest, fetched(tokens, own[:, 0], ranks, ids, values))
+
+
+def _with_likeliest(arriving: Arriving) -> list[SampledToken]:
+    columns = (tensor.tolist() for tensor in arriving.wait())
     return [
         SampledToken(token, value, rank, tuple(pair for pair in zip(top_ids, top, strict=True) if pair[1] > -inf))
         for token, value, rank, top_ids, top in zip(*columns, strict=True)
     ]
 
 
-def score_ids(logits: Tensor, token: Tensor, ids: Tensor) -> SampledToken:
-    """A token [] with log-probability and rank under logits [vocabulary], and those of the tokens `ids` [N].
+def score_ids(logits: Tensor, token: Tensor, ids: Tensor) -> Callable[[], list[SampledToken]]:
+    """The same of one token [] under logits [vocabulary], with the log-probabilities and ranks of the tokens `ids` [N].
 
     Tokens that cannot be drawn have no log-probability, and are left out.
     """
-    scores = logits.float().log_softmax(-1).nan_to_num(nan=-inf, neginf=-inf)
+    scores = log_probabilities(logits)
     asked = torch.cat((token[None], ids))
     values = scores[asked]
     # A row at a time, as the comparison of all would be N vocabularies large.
-    ranks = torch.stack([(scores > value).sum() + 1 for value in values]).tolist()
-    columns = zip(ids.tolist(), values.tolist()[1:], ranks[1:], strict=True)
-    kept = [(token_id, value, rank) for token_id, value, rank in columns if value > -inf]
-    pairs = tuple((token_id, value) for token_id, value, _ in kept)
-    return SampledToken(int(token), float(values[0]), ranks[0], pairs, tuple(rank for *_, rank in kept))
+    ranks = torch.stack([(scores > value).sum() + 1 for value in values])
+    return partial(_with_asked, fetched(asked, values, ranks))
+
+
+def _with_asked(arriving: Arriving) -> list[SampledToken]:
+    (token, *ids), (value, *values), (rank, *ranks) = (tensor.tolist() for tensor in arriving.wait())
+    kept = [one for one in zip(ids, values, ranks, strict=True) if one[1] > -inf]
+    return [SampledToken(token, value, rank, tuple(one[:2] for one in kept), tuple(one[2] for one in kept))]
+
+
+def log_probabilities(logits: Tensor) -> Tensor:
+    """Of tokens under logits [..., vocabulary], in float32; -inf where there is none."""
+    return logits.float().log_softmax(-1).nan_to_num(nan=-inf, neginf=-inf)

@@ -24,7 +24,6 @@ from tilewise.platforms.cuda.kernels import (
     rows,
     sampling,
 )
-from tilewise.platforms.cuda.kernels import logits as logits_kernels
 from tilewise.platforms.cuda.kernels.paged_attention import paged_attention
 from tilewise.platforms.cuda.kernels.product_tiles import Epilogue
 from tilewise.platforms.cuda.kernels.tile_attention import tile_attention
@@ -172,10 +171,6 @@ def sampling_kernels(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
         settings = [shape(count, dtype=kind) for kind in (torch.float32, torch.int32, torch.float32, torch.float32)]
         logits, keys = shape(count, 151674, dtype=torch.float32), shape(count, 2, dtype=torch.int32)
         yield f"draw_rows {count}", partial(sampling.draw_rows, logits, None, *settings, keys)
-        places, floats = shape(count, dtype=torch.int64), shape(count, dtype=torch.float32)
-        yield f"logprob_rows {count}", partial(logits_kernels.logprob_rows, logits, None, places)
-        own = places, shape(257, 32769, dtype=torch.int64), places, places, places, floats, floats, floats
-        yield f"penalise {count}", partial(logits_kernels.penalise, logits, *own)
 
 
 def expert_table(form: Form, count: int, bias: Tensor | None = None) -> experts.ExpertTable:

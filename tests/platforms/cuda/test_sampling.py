@@ -14,13 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from tilewise.platforms.cuda.kernels import logits as logits_kernels
 from tilewise.platforms.cuda.kernels import sampling
 from tilewise.platforms.draw import Draw, draw, survivors
 from tilewise.platforms.noise import exponential_noise, noise_key
 from tilewise.runner.logits import BANNED, Row
-from tilewise.runner.logits import penalise as reference_penalise
-from tilewise.runner.sampler import score
 from tilewise.sampling_params import SamplingParams
 from tilewise.step import Admission
 
@@ -45,7 +42,6 @@ no_numbers = pytest.mark.filterwarnings("ignore:invalid value", "ignore:divide b
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows of a few hundred tokens are spread over several programs."""
     monkeypatch.setattr(sampling, "_CHUNK", 128)
-    monkeypatch.setattr(logits_kernels, "_CHUNK", 128)
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -212,60 +208,3 @@ def test_the_noise_is_that_of_the_engine(device: torch.device) -> None:
     least = exponential_noise(keys, torch.arange(4000, dtype=torch.int32)).argmin(-1)
     sampling._CHUNK = 4096
     assert drawn(torch.zeros(6, 4000), rows, device, truncated=False) == least.tolist()
-
-
-@no_numbers
-def test_log_probabilities_and_ranks(device: torch.device) -> None:
-    logits = 3 * random(7, 301, seed=2)
-    logits[1] = logits[1].round()
-    logits[2, 5:] = -inf
-    logits[3, 300] = nan
-    logits[4] = -inf
-    logits[5, 7] = inf
-    tokens = torch.tensor([17, 300, 200, 4, 0, 7, 299])
-    for given in (logits, logits.bfloat16()):
-        scores, ranks = logits_kernels.logprob_rows(given.to(device), None, tokens.to(device))
-        right = score(given, tokens, 0)
-        torch.testing.assert_close(scores.cpu(), torch.tensor([one.logprob for one in right]), rtol=1e-6, atol=2e-6)
-        assert ranks.tolist() == [one.rank for one in right]
-    some = torch.tensor([6, 0], device=device)
-    again, _ = logits_kernels.logprob_rows(logits.to(device), some, tokens.to(device)[some])
-    first, _ = logits_kernels.logprob_rows(logits.to(device), None, tokens.to(device))
-    assert torch.equal(again, first[some])
-    assert len(logits_kernels.logprob_rows(logits[:0].to(device), None, tokens[:0].to(device))[0]) == 0
-
-
-def test_penalties(device: torch.device) -> None:
-    options = [
-        {"repetition_penalty": 1.3},
-        {"frequency_penalty": 0.7, "presence_penalty": -0.4},
-        {"repetition_penalty": 0.6, "frequency_penalty": -0.1, "presence_penalty": 2.0},
-        {"presence_penalty": 1.1},
-    ]
-    logits = random(6, 301, seed=4)
-    tokens = torch.randint(0, 301, (5, 170), generator=torch.Generator().manual_seed(1))
-    tokens[1, 20:60], tokens[3, :2] = 300, 7
-    rows = [
-        Row(index, slot, length, Admission(slot, (0,) * prompt, prompt, SamplingParams(**one), 0, frozenset()))  # type: ignore[arg-type]
-        for one, (index, slot, length, prompt) in zip(
-            options, [(5, 1, 170, 30), (0, 4, 129, 128), (2, 3, 2, 1), (3, 2, 60, 60)], strict=True
-        )
-    ]
-    right, found = logits.clone(), logits.to(device, copy=True)
-    reference_penalise(right, rows, tokens)
-
-    def column(values: Sequence[float], dtype: torch.dtype) -> Tensor:
-        return torch.tensor(values, dtype=dtype).to(device)
-
-    names = "repetition_penalty", "frequency_penalty", "presence_penalty"
-    logits_kernels.penalise(
-        found,
-        column([row.index for row in rows], torch.int64),
-        tokens.to(device),
-        column([row.slot for row in rows], torch.int64),
-        column([row.length for row in rows], torch.int64),
-        column([row.admission.num_prompt for row in rows], torch.int64),
-        *(column([getattr(row.sampling, name) for row in rows], torch.float32) for name in names),
-    )
-    assert not torch.equal(right, logits)
-    assert torch.equal(found.cpu(), right)
