@@ -76,12 +76,11 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=100)
     parser.add_argument("--columns", type=int, default=4, help="of tiles of a picture")
     parser.add_argument("--rows", type=int, default=3)
-    parser.add_argument("--encode-budget", type=float, default=None)
-    parser.add_argument("--vision-workers", type=int, default=None)
+    parser.add_argument("--encode-budget", type=float, default=0.25, help="tiles behind a step, as in a server")
+    parser.add_argument("--vision-workers", type=int, default=0)
     args = parser.parse_args()
-    given = {"encode_budget": args.encode_budget, "vision_workers": args.vision_workers}
-    options = {name: value for name, value in given.items() if value is not None}
-    llm = LLM(args.model, max_model_len=4096, max_num_seqs=16, **options)
+    lanes = {"encode_budget": args.encode_budget, "vision_workers": args.vision_workers}
+    llm = LLM(args.model, max_model_len=4096, max_num_seqs=16, **lanes)
     load = Load(LLMEngine(llm), args)
     load.run(pictures=False)  # once, so that nothing is done for the first time
     found = {"alone": load.run(pictures=False), "with pictures": load.run(pictures=True)}
