@@ -135,7 +135,7 @@ class LocalRunner:
             self._tables.grant(grant)
         if self._drafter:
             self._drafter.advance(plan)
-        sampled, prompt_scores = self._decode(plan) if plan.work else (Sampled((), fetched(), {}), {})
+        sampled, prompt_scores = self._decode(plan) if plan.work else (Sampled((), fetched(), ()), {})
         written = self._lane.write(plan.rows)
         encoded = (*written, *self._lane.take(plan.encode), *self._lane.advance(plan.tiles, wait=not plan.work))
         return LaunchedStep(sampled, encoded, prompt_scores)
