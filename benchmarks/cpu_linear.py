@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from tilewise.waiting import short_waits
+from tilewise.host import short_waits
 
 # Read when torch is imported: its threads would spin behind each of its products, on the cores of ours that come next.
 os.environ.update(short_waits(os.environ))

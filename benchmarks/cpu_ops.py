@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tilewise.errors import InvalidConfig
-from tilewise.waiting import short_waits
+from tilewise.host import short_waits
 
 # Read when torch is imported: its threads would spin behind each of its ops, on the cores of ours that come next.
 os.environ.update(short_waits(os.environ))

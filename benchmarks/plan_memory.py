@@ -36,7 +36,7 @@ def load(model: str, quantization: str | None, dtype: str) -> dict[str, int]:
     from tilewise.config import EngineConfig
     from tilewise.models.load import Architecture
     from tilewise.platforms import current_platform
-    from tilewise.runner.build import kept_by
+    from tilewise.runner.build import weight_store
     from tilewise.weights.checkpoint import Checkpoint
 
     config = EngineConfig(model=model, quantization=quantization, use_tqdm_on_load=False)
@@ -46,7 +46,7 @@ def load(model: str, quantization: str | None, dtype: str) -> dict[str, int]:
     gc.collect()
     before = resident()
     # Of one token: tables of positions are as long as sequences are, and no weights.
-    loaded = architecture.load(getattr(torch, dtype), ops, 1, store=kept_by(ops, quantization))
+    loaded = architecture.load(getattr(torch, dtype), ops, 1, store=weight_store(ops, quantization))
     gc.collect()
     tensors = [
         found for found in gc.get_objects() if isinstance(found, torch.Tensor) and id(found) not in before_tensors

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from tilewise.platforms.cpu import CpuPlatform
+from tilewise.runner.batch import Tables
 from tilewise.runner.sampler import sample
-from tilewise.runner.tables import Tables
 from tilewise.sampling_params import SamplingParams
 from tilewise.step import Admission, Limits, Work
 

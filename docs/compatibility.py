@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from tilewise.cli.flags.flag import Flag
-from tilewise.cli.flags.page import GROUPS
+from tilewise.cli.flags.help import GROUPS
 from tilewise.cli.flags.table import FOREIGN, flag_of, serve_flags
 from tilewise.cli.flags.variables import VARIABLES
-from tilewise.foreign.entry import Foreign
+from tilewise.foreign.entry import ForeignOption
 from tilewise.foreign.graphs import ADDITIONAL
 from tilewise.foreign.translate import REMARKS
 
@@ -162,7 +162,7 @@ def _foreign() -> Iterator[str]:
         yield section(f"## {title}\n{about}", ("flag", "values", "accepted", "why"), rows)
 
 
-def _accepted(entry: Foreign) -> str:
+def _accepted(entry: ForeignOption) -> str:
     if entry.accepts is None:
         return "all"
     return ", ".join(map(_shown, entry.accepts)) or "none"

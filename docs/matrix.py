@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 
-from tilewise.family import GENERATIONS, MEMBERS, TOWERS, Member
-from tilewise.relatives import RELATIVES
+from tilewise.family import GENERATIONS, MEMBERS, RELATIVES, TOWERS, FamilyMember
 from tilewise.tools.twin.specs import TWINS, stand_ins
 
 ROOT = Path(__file__).parent.parent
@@ -112,7 +111,7 @@ def support_page(results: Results) -> str:
     return "\n".join([*sections, KIN + "\n".join(lines) + "\n"])
 
 
-def _support_rows(member: Member, results: Results) -> Iterator[list[str]]:
+def _support_rows(member: FamilyMember, results: Results) -> Iterator[list[str]]:
     measured_on = stand_ins()
     blocks = f"{member.name}-MXFP4"
     yield _cells(member.name, "original", measured_on[member.name], "original", results)
@@ -153,7 +152,7 @@ def readme_matrix(results: Results) -> str:
     return "\n".join([*lines, END])
 
 
-def _group(member: Member) -> tuple[str, str, str]:
+def _group(member: FamilyMember) -> tuple[str, str, str]:
     return member.generation, "-Flash" if member.flash else "", member.language.series.backbone
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from prometheus_client.metrics_core import Metric
 
-from tilewise.engine.counters import Counters, Load
+from tilewise.engine.counters import Counters, EngineLoad
 from tilewise.plan import Resolved
-from tilewise.server.http_counter import HttpCounter
 from tilewise.server.metrics import Metrics
+from tilewise.server.middleware import HttpCounter
 from tilewise.step import Limits
 
 PAGE = Path(__file__).parent / "monitoring.md"
@@ -34,7 +34,7 @@ def families() -> list[Metric]:
     metrics = Metrics("m", _SIZES.max_model_len)
     (engine,) = metrics.engines
     engine.describe_caches(Resolved(_SIZES, overlap=False, graphs=False, reasons={}))
-    engine.take(Counters(accepted_at=[1]), Load(0, 0, 0.0))
+    engine.take(Counters(accepted_at=[1]), EngineLoad(0, 0, 0.0))
     engine.aborted(1)
     metrics.rejected("queued_requests")
     metrics.ignored(["user"])

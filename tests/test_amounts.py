@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tilewise.amounts import in_bytes, read_amount, read_length
+from tilewise.units import in_bytes, read_amount, read_length
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 from tests.tiny import SPECS, write_original
 from tilewise import LLM, AsyncEngineArgs, AsyncLLM, EngineArgs, LLMEngine, SamplingParams
 from tilewise.errors import EngineDead, InvalidConfig, InvalidField, InvalidRequest, UnknownOption
-from tilewise.remote.stream import Item, Stream
+from tilewise.remote.engine import Item, Stream
 from tilewise.sampling_params import RequestOutputKind
 
 OPTIONS = {"max_model_len": 512, "dtype": "float32"}

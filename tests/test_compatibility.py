@@ -37,9 +37,9 @@ EVERYWHERE = {"PATH", "PYTHONPATH"}
 """What these do is no matter of ours."""
 ENVIRONMENT = ("os.environ", "environment")
 BY_NAME = {
-    "cli/flags/settings.py": 2,  # of OPTIONS in variables.py
+    "cli/flags/table.py": 2,  # of OPTIONS in variables.py
     "inputs/media_limits.py": 1,  # of the limits
-    "inputs/web/proxy.py": 2,  # of the variables of proxies
+    "inputs/web/address.py": 2,  # of the variables of proxies
     "server/assemble.py": 1,  # of _whole_variable
     "server/responses/store.py": 1,  # of its limits
     "server/routes/developer.py": 1,  # of all that are shown

@@ -16,7 +16,7 @@ ROWS: list[set[str]] = [
     {"cli", "deploy", "__main__"},
     {"services", "jobs", "evals", "bench"},
     {"server"},
-    {"llm", "llm_engine", "async_llm", "assets", "media_tools", "tools", "remote", "quantize", "deployment"},
+    {"llm", "llm_engine", "async_llm", "assets", "media_tools", "tools", "remote", "quantize", "capacity"},
     {"beam"},
     {"outputs"},
     {"inputs"},
@@ -29,74 +29,16 @@ ROWS: list[set[str]] = [
     {"platforms"},
     {"plan"},
     {"step"},
-    {"config", "speculation", "types", "sampling_params", "keywords", "progress", "family", "relatives"},
-    {
-        "amounts",
-        "layout",
-        "timing",
-        "logs",
-        "sse",
-        "waiting",
-        "extras",
-        "cluster",
-        "resize",
-        "ignored",
-        "option",
-        "foreign",
-        "host",
-    },
+    {"config", "speculation", "types", "sampling_params", "progress", "family"},
+    {"units", "layout", "timing", "logs", "sse", "extras", "cluster", "resize", "ignored", "option", "foreign", "host"},
     {"errors", "vllm_modules"},
 ]
 LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}
+WITH_TORCH = {"quantize", "capacity", "tools", "runner", "models", "layers", "weights", "parallel", "platforms"}
+TORCH_FREE = LEVEL.keys() - WITH_TORCH
 # The JSON of a checkpoint folder and the hub are plain Python, which the inputs may read.
-TORCH_FREE = {
-    "__main__",
-    "cli",
-    "deploy",
-    "bench",
-    "services",
-    "jobs",
-    "evals",
-    "server",
-    "amounts",
-    "ignored",
-    "keywords",
-    "option",
-    "foreign",
-    "host",
-    "logs",
-    "sse",
-    "waiting",
-    "resize",
-    "llm",
-    "llm_engine",
-    "async_llm",
-    "media_tools",
-    "vllm_modules",
-    "remote",
-    "assets",
-    "beam",
-    "outputs",
-    "inputs",
-    "progress",
-    "engine",
-    "plan",
-    "layout",
-    "step",
-    "config",
-    "speculation",
-    "family",
-    "relatives",
-    "types",
-    "sampling_params",
-    "timing",
-    "errors",
-    "extras",
-    "cluster",
-}
 TORCH_FREE_FILES = {
-    f"weights/{name}"
-    for name in ("__init__.py", "architectures.py", "checkpoint.py", "folder.py", "hub.py", "shards.py")
+    f"weights/{name}" for name in ("__init__.py", "architectures.py", "checkpoint.py", "folder.py", "hub.py")
 } | {
     str(path.relative_to(SRC))
     for folder in ("hubs", "gguf")
@@ -227,7 +169,7 @@ def test_circles_through_a_package_are_found(tmp_path):
         "import tilewise.llm, tilewise.async_llm, tilewise.llm_engine, tilewise.media_tools, tilewise.assets",
         "import tilewise.cli",
         "from tilewise import SamplingParams",
-        "import tilewise.evals.spot.command, tilewise.evals.compare.command",
+        "import tilewise.evals.spot, tilewise.evals.compare.command",
         "import tilewise.weights.hubs.download, tilewise.weights.hubs.huggingface, tilewise.weights.hubs.modelscope",
     ],
 )

@@ -10,8 +10,8 @@ import torch
 from tilewise.tools.twin.configs import ARCHITECTURES, hf_config, original_config
 from tilewise.tools.twin.specs import TWINS, TinySpec, full_size
 from tilewise.tools.twin.tensors import hf_tensors, original_tensors
-from tilewise.tools.twin.tokenizer import tokenizer as tokenizer_of
 from tilewise.tools.twin.vocabularies import VOCABULARIES
+from tilewise.tools.twin.vocabularies import tokenizer as tokenizer_of
 from tilewise.tools.twin.write import write_hf, write_original
 
 __all__ = [

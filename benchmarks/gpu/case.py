@@ -12,7 +12,7 @@ from benchmarks.gpu.rows import Check
 from benchmarks.gpu.timer import Timer
 from torch import Tensor
 
-from tilewise.plan.floors import Work
+from tilewise.plan.floors import StageWork
 from tilewise.platforms.base import Ops
 from tilewise.platforms.forms import Dense
 from tilewise.platforms.kv_cache import LayerCache, QuantisedCache
@@ -43,7 +43,7 @@ class Case:
     inputs: Callable[[Noise], SimpleNamespace]
     prepare: Callable[[Ops, SimpleNamespace], Call]
     """It does once what is done once, such as storing a weight; the call may be repeated, and returns tensors."""
-    work: Callable[[SimpleNamespace], Work]
+    work: Callable[[SimpleNamespace], StageWork]
     torch_way: Callable[[SimpleNamespace], Call] | None = None
     """How torch alone does it; None = as an engine without kernels of ours (`TorchOps`)."""
     also: Callable[[SimpleNamespace, Any], Any] = lambda given, result: ()
@@ -78,7 +78,7 @@ def compared(found: Sequence[Tensor], expected: Sequence[Tensor], truth: Sequenc
     if not found[0].is_floating_point():
         different = sum(int((ours != theirs).sum()) for ours, theirs in zip(found, expected, strict=True))
         few = different <= _FEW * sum(map(torch.numel, expected))
-        return Check("", few, float(different), 0.0, 0.0, 0.0, 0.0, None, Work())
+        return Check("", few, float(different), 0.0, 0.0, 0.0, 0.0, None, StageWork())
     worst = relative = error = reference_error = 0.0
     passes = True
     for ours, theirs, exact in zip(found, expected, truth, strict=True):
@@ -94,7 +94,7 @@ def compared(found: Sequence[Tensor], expected: Sequence[Tensor], truth: Sequenc
         worst = max(worst, float(apart.max()))
         relative = max(relative, float((apart / theirs.abs().clamp(min=max(largest / 100, 1e-30))).max()))
         error, reference_error = max(error, one), max(reference_error, other)
-    return Check("", passes, worst, relative, error, reference_error, 0.0, None, Work())
+    return Check("", passes, worst, relative, error, reference_error, 0.0, None, StageWork())
 
 
 def numbers(result: Any) -> list[Tensor]:

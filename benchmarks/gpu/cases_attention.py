@@ -13,7 +13,7 @@ import torch
 from benchmarks.gpu.case import DTYPE, Call, Case, Noise, bytes_of, copied, numbers
 from torch import Tensor
 
-from tilewise.plan.floors import Work
+from tilewise.plan.floors import StageWork
 from tilewise.platforms.base import Ops, PagedLayout
 from tilewise.platforms.kv_cache import KV_DTYPES, LayerCache, QuantisedCache, bytes_per_head, quantise
 from tilewise.tools.twin.specs import TinySpec
@@ -113,12 +113,12 @@ def _paged(name: str, spec: TinySpec, asked: Paged) -> Case:
     def prepare(ops: Ops, a: SimpleNamespace) -> Call:
         return lambda: ops.paged_attention(a.query, a.cache, a.layout, width**-0.5, asked.window, a.sinks)
 
-    def work(a: SimpleNamespace) -> Work:
+    def work(a: SimpleNamespace) -> StageWork:
         seen = asked.window or 10**9
         keys = sum(min(before + count, seen + count - 1) for before, count in asked.sequences)
         pairs = sum(min(before + at + 1, seen) for before, count in asked.sequences for at in range(count))
         kept = 2 * keys * spec.kv_heads * bytes_per_head(width, KV_DTYPES.get(asked.kv, DTYPE))
-        return Work(kept + 2 * a.query.nbytes, 4.0 * pairs * spec.heads * width)
+        return StageWork(kept + 2 * a.query.nbytes, 4.0 * pairs * spec.heads * width)
 
     return Case(name, inputs, prepare, work)
 
@@ -133,8 +133,8 @@ def _dense(name: str, spec: TinySpec, tiles: int) -> Case:
         query, key, value = (part.unflatten(-1, (heads, width)) for part in parts)
         return SimpleNamespace(query=query, key=key, value=value)
 
-    def work(a: SimpleNamespace) -> Work:
-        return Work(4 * a.query.nbytes, 4.0 * tiles * tokens**2 * heads * width)
+    def work(a: SimpleNamespace) -> StageWork:
+        return StageWork(4 * a.query.nbytes, 4.0 * tiles * tokens**2 * heads * width)
 
     return Case(name, inputs, lambda ops, a: lambda: ops.dense_attention(a.query, a.key, a.value, width**-0.5), work)
 
@@ -172,7 +172,7 @@ def _written(a: SimpleNamespace, result: Any) -> Tensor:
     return whole.flatten(1, 2)[:, a.layout.kv_slots]
 
 
-def _rotating(kv: str, a: SimpleNamespace) -> Work:
+def _rotating(kv: str, a: SimpleNamespace) -> StageWork:
     rows, heads, width = a.key.shape
     written = 2 * rows * heads * bytes_per_head(width, KV_DTYPES.get(kv, DTYPE))
-    return Work(written + bytes_of([a.query, a.key, a.value, a.cos, a.sin]) + a.query.nbytes)
+    return StageWork(written + bytes_of([a.query, a.key, a.value, a.cos, a.sin]) + a.query.nbytes)

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from benchmarks.gpu.case import DTYPE, Call, Case, Noise
 from torch import Tensor
 
-from tilewise.plan.floors import Work
+from tilewise.plan.floors import StageWork
 from tilewise.platforms.base import Ops, Use, Weight
 from tilewise.platforms.forms import Codes, Dense, Form, Grouped, Int8, StaticRows
 from tilewise.tools.twin.specs import TinySpec
-from tilewise.weights.drawn_forms import drawn
+from tilewise.weights.random_forms import drawn
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,10 @@ def expert_cases(model: str, spec: TinySpec, tiny: bool) -> Iterator[Case]:
                 yield _experts(f"moe_experts {kept.name} {model}, {rows} rows", kept, spec, rows)
 
 
-def _work(kept: Kept, weight_bytes: float, rows: float, numbers: float, moved: float) -> Work:
+def _work(kept: Kept, weight_bytes: float, rows: float, numbers: float, moved: float) -> StageWork:
     operations = 2.0 * rows * numbers
     int8 = kept.name.startswith("W8A8")
-    return Work(weight_bytes + moved, 0.0 if int8 else operations, operations if int8 else 0.0)
+    return StageWork(weight_bytes + moved, 0.0 if int8 else operations, operations if int8 else 0.0)
 
 
 def _nbytes(kept: Kept, form: Form) -> int:
@@ -116,7 +116,7 @@ def _product(name: str, kept: Kept, outputs: int, inputs: int, rows: int, bias: 
         matrix = a.form.dequantised().to(DTYPE)
         return lambda: F.linear(a.x, matrix, a.bias)
 
-    def work(a: SimpleNamespace) -> Work:
+    def work(a: SimpleNamespace) -> StageWork:
         moved = a.x.itemsize * rows * (inputs + outputs)
         return _work(kept, _nbytes(kept, a.form), rows, outputs * inputs, moved)
 
@@ -139,7 +139,7 @@ def _linear_gelu(name: str, spec: TinySpec, tiles: int) -> Case:
         weight = ops.store([a.form], a.bias)
         return lambda: ops.linear_gelu(a.x, weight)
 
-    def work(a: SimpleNamespace) -> Work:
+    def work(a: SimpleNamespace) -> StageWork:
         return _work(
             KEPT[0], _nbytes(KEPT[0], a.form), rows, outputs * inputs, a.x.itemsize * rows * (inputs + outputs)
         )
@@ -164,7 +164,7 @@ def _experts(name: str, kept: Kept, spec: TinySpec, rows: int) -> Case:
         gate_up, down = ([kept.weight(ops, form, use=Use.EXPERT) for form in forms] for forms in (a.gate_up, a.down))
         return lambda: ops.moe_experts(a.x, a.chosen, a.weights, gate_up, down, ops.silu_mul)
 
-    def work(a: SimpleNamespace) -> Work:
+    def work(a: SimpleNamespace) -> StageWork:
         touched = len(a.chosen.unique())
         expert = _nbytes(kept, a.gate_up[0]) + _nbytes(kept, a.down[0])
         moved = 2.0 * a.x.nbytes

@@ -11,10 +11,9 @@ import torch.nn.functional as F
 from benchmarks.gpu.case import Call, Case, Noise, bytes_of
 from torch import Tensor
 
-from tilewise.plan.floors import Work
+from tilewise.plan.floors import StageWork
 from tilewise.platforms.base import Ops
-from tilewise.platforms.draw import Draw
-from tilewise.platforms.noise import noise_key
+from tilewise.platforms.draw import Draw, noise_key
 from tilewise.tools.twin.specs import TinySpec
 
 EPS = 1e-6
@@ -29,11 +28,13 @@ def cases(model: str, spec: TinySpec, tiny: bool) -> Iterator[Case]:
         yield _draw(f"{model}, {count} rows", spec.vocab_size, count)
 
 
-def moved(*names: str, written: int = 1) -> Callable[[SimpleNamespace], Work]:
+def moved(*names: str, written: int = 1) -> Callable[[SimpleNamespace], StageWork]:
     """The named inputs are read once, and `written` results as large as the first one are written."""
 
-    def work(given: SimpleNamespace) -> Work:
-        return Work(bytes_of(*(getattr(given, name) for name in names)) + written * bytes_of(getattr(given, names[0])))
+    def work(given: SimpleNamespace) -> StageWork:
+        return StageWork(
+            bytes_of(*(getattr(given, name) for name in names)) + written * bytes_of(getattr(given, names[0]))
+        )
 
     return work
 
@@ -61,13 +62,13 @@ def _decoder(size: str, spec: TinySpec, rows: int) -> Iterator[Case]:
         f"silu_mul {size}",
         lambda noise: SimpleNamespace(x=noise(rows, 2 * inner)),
         lambda ops, a: lambda: ops.silu_mul(a.x),
-        lambda a: Work(1.5 * a.x.nbytes),
+        lambda a: StageWork(1.5 * a.x.nbytes),
     )
     yield Case(
         f"clamped_swiglu {size}",
         lambda noise: SimpleNamespace(x=noise(rows, 2 * inner)),
         lambda ops, a: lambda: ops.clamped_swiglu(a.x),
-        lambda a: Work(1.5 * a.x.nbytes),
+        lambda a: StageWork(1.5 * a.x.nbytes),
     )
     yield Case(f"scatter_rows {size}", lambda noise: _scattered(noise, rows, width), _scatter, _scattering)
 
@@ -90,8 +91,8 @@ def _scatter(ops: Ops, a: SimpleNamespace) -> Call:
     return call
 
 
-def _scattering(a: SimpleNamespace) -> Work:
-    return Work(2 * len(a.rows) * a.target.shape[1] * a.target.itemsize)
+def _scattering(a: SimpleNamespace) -> StageWork:
+    return StageWork(2 * len(a.rows) * a.target.shape[1] * a.target.itemsize)
 
 
 def _tower(size: str, spec: TinySpec, tiles: int) -> Iterator[Case]:
@@ -143,8 +144,8 @@ def _patchify(patch: int) -> Callable[[Ops, SimpleNamespace], Call]:
     return lambda ops, a: lambda: ops.patchify(a.pixels, patch, a.mean, a.std)
 
 
-def _patching(a: SimpleNamespace) -> Work:
-    return Work(a.pixels.nbytes * (1 + torch.float32.itemsize))
+def _patching(a: SimpleNamespace) -> StageWork:
+    return StageWork(a.pixels.nbytes * (1 + torch.float32.itemsize))
 
 
 def _draw(size: str, vocabulary: int, count: int) -> Case:
@@ -156,5 +157,5 @@ def _draw(size: str, vocabulary: int, count: int) -> Case:
         f"draw {size}",
         lambda noise: SimpleNamespace(logits=4 * noise(count, vocabulary, dtype=torch.float32)),
         lambda ops, a: lambda: ops.draw(a.logits, draws),
-        lambda a: Work(a.logits.nbytes),
+        lambda a: StageWork(a.logits.nbytes),
     )

@@ -13,7 +13,7 @@ from benchmarks.gpu.setup import Setup
 from benchmarks.gpu.timer import Timer
 from torch import Tensor
 
-from tilewise.plan.devices import Device
+from tilewise.plan.request import Device
 
 COPY, READ = "copy", "read"
 BFLOAT16, INT8, FP8 = "bfloat16 product", "int8 product", "fp8 product"

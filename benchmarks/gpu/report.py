@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tilewise.plan.devices import Device
-from tilewise.plan.floors import Work
+from tilewise.plan.floors import StageWork
+from tilewise.plan.request import Device
 
 Record = dict[str, Any]
 
@@ -74,7 +74,7 @@ def _floor(row: Record, device: Device | None) -> float | None:
     works = row.get("work")
     if not works or device is None:
         return None
-    stages = [Work(**work).seconds(device) for work in (works if isinstance(works, list) else [works])]
+    stages = [StageWork(**work).seconds(device) for work in (works if isinstance(works, list) else [works])]
     return sum(seconds for seconds in stages if seconds is not None)
 
 

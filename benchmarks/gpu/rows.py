@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tilewise.plan.floors import Work
+from tilewise.plan.floors import StageWork
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Figure:
     low: float | None = None
     high: float | None = None
     runs: int = 1
-    work: tuple[Work, ...] = ()
+    work: tuple[StageWork, ...] = ()
     """Of stages, one behind the other; their floor is compared with `value`."""
     tokens: int = 0
     """That come out of the work, where the unit is tokens/s."""
@@ -45,7 +45,7 @@ class Check:
     """The same of the reference."""
     us: float
     torch_us: float | None
-    work: Work
+    work: StageWork
     kind: str = "check"
 
 
@@ -62,14 +62,14 @@ class Note:
 Row = Figure | Check | Note
 
 
-def median(what: str, values: Sequence[float], unit: str, work: Sequence[Work] = (), tokens: int = 0) -> Figure:
+def median(what: str, values: Sequence[float], unit: str, work: Sequence[StageWork] = (), tokens: int = 0) -> Figure:
     """The figure of several runs."""
     return Figure(
         what, statistics.median(values), unit, min(values), max(values), len(values), tuple(work), tokens=tokens
     )
 
 
-def milliseconds(what: str, seconds: Sequence[float], work: Sequence[Work] = ()) -> Figure:
+def milliseconds(what: str, seconds: Sequence[float], work: Sequence[StageWork] = ()) -> Figure:
     return median(what, [1000 * value for value in seconds], "ms", work)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tilewise import vllm_modules
-from tilewise.types import CompletionOutput, RequestOutput
 
 if TYPE_CHECKING:
     from tilewise.assets.image import ImageAsset
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from tilewise.llm import LLM
     from tilewise.llm_engine import LLMEngine
     from tilewise.sampling_params import SamplingParams, StructuredOutputsParams
+    from tilewise.types import CompletionOutput, RequestOutput
 
 __version__ = "0.1.0"
 __all__ = [
@@ -52,11 +52,13 @@ _HOMES = {
     "AsyncLLMEngine": "tilewise.async_llm",
     "BeamSearchOutput": "tilewise.beam",
     "BeamSearchParams": "tilewise.beam",
+    "CompletionOutput": "tilewise.types",
     "EngineArgs": "tilewise.engine.arg_utils",
     "EngineConfig": "tilewise.config",
     "ImageAsset": "tilewise.assets.image",
     "LLMEngine": "tilewise.llm_engine",
     "PromptType": "tilewise.inputs.prompts",
+    "RequestOutput": "tilewise.types",
     "SamplingParams": "tilewise.sampling_params",
     "StructuredOutputsParams": "tilewise.sampling_params",
     "TextPrompt": "tilewise.inputs.prompts",

@@ -1,7 +1,7 @@
 """AsyncLLM: an engine in a process of its own, for programs with an event loop. Names and results are vLLM's.
 
-What looks after the engine, or its replicas, lives in a loop of its own, in a thread: an engine is made and ended by
-ordinary calls, dies and comes back while nobody looks, and answers whichever loop asks.
+The engine's supervisor, or that of its replicas, runs in an event loop of its own, in a thread. So an engine is made
+and ended by ordinary calls, is restarted while no loop of the caller runs, and answers any loop.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from tilewise.engine.arg_utils import EngineArgs
 from tilewise.engine.counters import Counters
 from tilewise.engine.delta import TokenDelta
 from tilewise.errors import Cancelled, EngineDead, InvalidRequest, TilewiseError
+from tilewise.foreign.keywords import named_keywords
 from tilewise.ignored import LOG, Ignored
 from tilewise.inputs.chat_tokenizer import ChatTokenizer
 from tilewise.inputs.model_inputs import ModelInputs
@@ -32,14 +33,12 @@ from tilewise.inputs.request_builder import (
     RequestBuilder,
     check_arguments,
 )
-from tilewise.keywords import named_keywords
 from tilewise.llm import NO_POOLING, STAYS, SUPPORTED_TASKS, TIMES, absent, check_model, media_reader
 from tilewise.outputs.group import AnswerGroup
 from tilewise.outputs.results import ResultStream
-from tilewise.remote.child import EngineProcess
-from tilewise.remote.memory import memory_part
+from tilewise.remote.engine import Stream
+from tilewise.remote.engine_process import EngineProcess, memory_part
 from tilewise.remote.replicas import Replicas
-from tilewise.remote.stream import Stream
 from tilewise.remote.wire import Launch
 from tilewise.sampling_params import SamplingParams
 from tilewise.types import Request, RequestOutput
@@ -50,10 +49,10 @@ _NO_ADAPTERS = "Adapters are not loaded: merge them into the checkpoint."
 
 
 class AsyncLLM:
-    """Answers prompts about pictures and videos, each as a stream of results.
+    """An engine that answers prompts about pictures and videos, each as a stream of results.
 
-    Made by options as LLM is, or `from_engine_args`; it returns when the model is loaded. An engine that dies ends its
-    requests with EngineDead and is started again, three times in five minutes at most.
+    It is made by options as LLM is, or by `from_engine_args`; both return when the model is loaded. An engine that dies
+    ends its requests with EngineDead and is started again, three times in five minutes at most.
 
     >>> engine = AsyncLLM("demo")
     >>> async for result in engine.generate("Hello", SamplingParams(), "request-1"):  # doctest: +SKIP
@@ -91,7 +90,7 @@ class AsyncLLM:
 
     @classmethod
     def from_engine_args(cls, engine_args: EngineArgs, **of_vllm: Any) -> AsyncLLM:
-        """Further keywords, about vLLM's own parts (loggers, usage, how it starts), are named as having no effect."""
+        """Make an engine. Further keywords, about vLLM's parts (loggers, usage, start), are named as without effect."""
         LOG.take(dict.fromkeys(of_vllm, "it is about parts that vLLM alone has"), "AsyncLLM")
         return cls(**engine_args.given)
 
@@ -162,7 +161,7 @@ class AsyncLLM:
                 stream.fail(Cancelled(f"Request {name} was aborted."))
 
     async def check_health(self) -> None:
-        """Raises EngineDead unless requests are taken."""
+        """Raise EngineDead unless requests are taken."""
         self._engine.check()
 
     @property
@@ -188,7 +187,7 @@ class AsyncLLM:
         return self._model.chat_tokenizer
 
     def get_tokenizer(self) -> ChatTokenizer:
-        """The tokenizer under the names of transformers."""
+        """Return the tokenizer under the names of transformers."""
         return self._model.chat_tokenizer
 
     @property
@@ -198,14 +197,14 @@ class AsyncLLM:
 
     @property
     def counters(self) -> Counters:
-        """Since the engine started; a copy."""
+        """A copy of what was counted since the engine started."""
         return self._engine.counters.copy()
 
     def get_num_unfinished_requests(self) -> int:
         return len(self._running)
 
     async def reset_prefix_cache(self, reset_running_requests: bool = False, reset_connector: bool = False) -> bool:
-        """Forget all prefixes that were computed; whether none is left."""
+        """Forget all prefixes that were computed; return True if none is left."""
         ignored = Ignored()
         check_arguments(ignored, reset_running_requests=reset_running_requests, reset_connector=reset_connector)
         LOG.take(ignored.reasons, "reset_prefix_cache")
@@ -219,7 +218,7 @@ class AsyncLLM:
         return SUPPORTED_TASKS
 
     async def is_tracing_enabled(self) -> bool:
-        """Never: spans are a server's."""
+        """Return False: only a server traces."""
         return False
 
     async def is_sleeping(self) -> bool:
@@ -232,7 +231,7 @@ class AsyncLLM:
         return set()
 
     async def do_log_stats(self) -> None:
-        """Logs what was counted since the start."""
+        """Log what was counted since the start."""
         counters = self.counters
         logger.info(
             "Prompt tokens: %d, generation tokens: %d, requests running: %d",
@@ -326,7 +325,7 @@ class AsyncLLM:
                 del self._running[request_id]
 
     def _open(self, requests: Sequence[Request]) -> Stream[TokenDelta]:
-        """A stream for the loop of the caller; what the engine says is passed on to it from the engine's loop."""
+        """Return a stream for the caller's loop; what the engine says is passed on to it from the engine's loop."""
         opened, passing = list[Stream[TokenDelta]](), list[Future[None]]()
 
         def left(request_ids: Sequence[str], unfinished: tuple[str, ...]) -> None:

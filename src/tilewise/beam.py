@@ -34,7 +34,7 @@ class BeamSearchParams:
     length_penalty: float = 1.0
     """Scores are cumulative log-probabilities divided by length to this power."""
     include_stop_str_in_output: bool = False
-    """Whether `text` shows the end token."""
+    """True: `text` shows the end token."""
 
     def __new__(cls, **options: Any) -> BeamSearchParams:
         known = [spec.name for spec in dataclasses.fields(cls)]
@@ -55,7 +55,7 @@ class BeamSearchParams:
 
     @property
     def prompt_sampling(self) -> SamplingParams:
-        """What a prompt is prepared with."""
+        """Options with which a prompt is prepared."""
         return SamplingParams(temperature=self.temperature, max_tokens=1, ignore_eos=self.ignore_eos)
 
 
@@ -65,11 +65,11 @@ class BeamSearchSequence:
 
     orig_prompt: Request = field(repr=False)
     tokens: list[int]
-    """Prompt and answer."""
+    """Token ids of prompt and answer."""
     logprobs: list[dict[int, Logprob]]
     cum_logprob: float = 0.0
     text: str | None = None
-    """Of all tokens, special ones too."""
+    """Text of all tokens, special ones too."""
     finish_reason: str | None = None
     """"stop" = an end token, "length" = max_tokens or the context is full."""
     stop_reason: int | str | None = None
@@ -102,7 +102,7 @@ class BeamSearch:
     tokenizer: Tokenizer
     end_ids: frozenset[int]
     max_length: int
-    """Prompt and answer together, in tokens."""
+    """Most tokens of prompt and answer together."""
 
     def run(self, prompts: Sequence[Request], ask: Ask, on_step: Callable[[int], None]) -> list[BeamSearchOutput]:
         """Advance all prompts together, a token a step."""
@@ -119,7 +119,7 @@ class BeamSearch:
         return [self._result(search) for search in searches]
 
     def score(self, beam: BeamSearchSequence) -> float:
-        """Higher is better. As in vLLM, the length is that of prompt and answer without an end token.
+        """Return a beam's score, higher is better. As in vLLM, its length is prompt and answer without an end token.
 
         transformers divides by the length of the answer alone.
         """

@@ -1,4 +1,4 @@
-"""A Ray cluster: this process' way in, and room on its nodes."""
+"""A Ray cluster: joining or starting it, and finding room on its nodes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from tilewise.errors import InvalidConfig
-from tilewise.extras import need
+from tilewise.extras import require_extra
 
 logger = logging.getLogger("tilewise")
 
@@ -20,7 +20,7 @@ WAIT = "TILEWISE_RAY_WAIT"
 _REACHED = 10.0
 """Seconds in which a cluster's head has to take a connection."""
 _SAID_AGAIN = 30.0
-"""Seconds between two lines about waiting."""
+"""Seconds between two lines of the log about waiting."""
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nobody is told that Ray is used
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else Ray advises to set it
@@ -32,7 +32,7 @@ _SMALL_STORE = 100_000_000
 
 
 Attached = Literal["before", "joined", "started"]
-"""Whether this process was in a cluster before, which then is not ours to leave, has joined one, or has started it."""
+"""This process' way into its cluster: it was in it before, and then must not leave it; has joined it; or started it."""
 
 
 def attach(work: str, cpus: int = 1) -> Attached:
@@ -40,7 +40,7 @@ def attach(work: str, cpus: int = 1) -> Attached:
 
     Raises InvalidConfig.
     """
-    need("ray", "ray", work)
+    require_extra("ray", "ray", work)
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     import ray
@@ -82,7 +82,7 @@ def _start_own(cpus: int, options: dict[str, Any]) -> None:
 
 
 def _check_reachable(address: str) -> None:
-    """Ray itself would try for minutes. Raises InvalidConfig."""
+    """Raise InvalidConfig if nobody answers at an address; Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
     if not host:  # nothing, auto, local
         return
@@ -95,8 +95,8 @@ def _check_reachable(address: str) -> None:
         ) from None
 
 
-def place(bundles: Sequence[Mapping[str, float]], name: str, nodes: int) -> Any:
-    """A placement group with room for all bundles, the first of them on this node, packed on as few as they fit on.
+def reserve_nodes(bundles: Sequence[Mapping[str, float]], name: str, nodes: int) -> Any:
+    """Return a placement group with room for all bundles, the first on this node, on as few nodes as they fit on.
 
     Room that is not there is waited for. Raises InvalidConfig, naming what is wanted and what there is, when none
     came in time, or where the cluster has fewer nodes than asked for.
@@ -109,7 +109,7 @@ def place(bundles: Sequence[Mapping[str, float]], name: str, nodes: int) -> Any:
     group = placement_group([dict(one) for one in bundles], "PACK", name, bundle_label_selector=selectors)
     patience, started = seconds_to_wait(), time.monotonic()
     step = 1.0
-    while not (group.wait(step) and len(alive()) >= nodes):
+    while not (group.wait(step) and len(alive_nodes()) >= nodes):
         waited = time.monotonic() - started
         if waited > patience:
             remove_placement_group(group)
@@ -120,7 +120,7 @@ def place(bundles: Sequence[Mapping[str, float]], name: str, nodes: int) -> Any:
 
 
 def check_cpus(cpus: float) -> None:
-    """Raises InvalidConfig for a number of CPUs that Ray does not count."""
+    """Raise InvalidConfig for a number of CPUs that Ray does not count."""
     if not 0 <= cpus < float("inf"):
         raise InvalidConfig(f"replica_cpus must be 0 or above, got {cpus}.")
     if cpus > 1 and cpus != int(cpus):
@@ -138,15 +138,15 @@ def seconds_to_wait() -> float:
     return seconds
 
 
-def alive() -> dict[str, dict[str, Any]]:
-    """The nodes that Ray has not missed, by their ids."""
+def alive_nodes() -> dict[str, dict[str, Any]]:
+    """Return the nodes that Ray knows to be alive, by their ids."""
     import ray
 
     return {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
 
 
-def called(node_id: str) -> str:
-    """A node as people know it."""
+def node_name(node_id: str) -> str:
+    """Return the name of a node as people know it: the start of its id, and its host."""
     import ray
 
     found = next((node for node in ray.nodes() if node["NodeID"] == node_id), None)
@@ -164,5 +164,5 @@ def _wanted(bundles: Sequence[Mapping[str, float]], nodes: int) -> str:
     many = f" on at least {nodes} nodes" if nodes > 1 else ""
     return (
         f"Ray: {len(bundles)} ranks need {len(bundles)} {kind}{many}, one of them on this node; the cluster has "
-        f"{free:g} of {total:g} {kind} free, on {len(alive())} nodes."
+        f"{free:g} of {total:g} {kind} free, on {len(alive_nodes())} nodes."
     )

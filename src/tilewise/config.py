@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tilewise import vllm_modules
-from tilewise.amounts import read_amount, read_length
 from tilewise.errors import InvalidConfig, UnknownOption, did_you_mean
-from tilewise.extras import need
+from tilewise.extras import require_extra
 from tilewise.foreign.engine import ENGINE
 from tilewise.foreign.translate import translate_engine
 from tilewise.ignored import LOG
 from tilewise.layout import ExpertPlacement, Layout, TowerMode
 from tilewise.option import check_range, check_types, option, whole
 from tilewise.speculation import SpeculativeConfig
+from tilewise.units import read_amount, read_length
 
 if not TYPE_CHECKING:
     __getattr__ = vllm_modules.finder_of(__name__, {}, ImportError)
@@ -61,12 +61,12 @@ Backend = Literal["mp", "ray", "uni"]
 
 logger = logging.getLogger("tilewise")
 
-TILES_BESIDE_STREAMS, _TILES_OF_BATCHES = 0.25, 16.0
-"""`encode_budget`, unless it is stated: where tokens are read as they come, and where answers are read whole."""
+STREAMING_ENCODE_BUDGET, _TILES_OF_BATCHES = 0.25, 16.0
+"""Default `encode_budget` where tokens are read as they come, and where answers are read whole."""
 FLASHCOMM_TOKENS = 1000
-"""From which on FlashComm shares out tokens (vllm-ascend)."""
+"""Tokens of a step from which on FlashComm shares them out (vllm-ascend)."""
 AUTO_LENGTH = -1
-"""As `max_model_len`: the longest that fits."""
+"""Value of `max_model_len` for the longest that fits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -352,11 +352,11 @@ class EngineConfig:
         self._check_media()
 
     def _check_vision_workers(self) -> None:
-        """Raises InvalidConfig for what they do not work with."""
+        """Raise InvalidConfig for options that vision workers do not work with."""
         if self.vision_workers and self.layout.ranks > 1:
             raise InvalidConfig(
-                f"vision_workers={self.vision_workers} is not possible with {self.layout.ranks} ranks, which share "
-                "tiles out among themselves: leave it out, or use one rank."
+                f"vision_workers={self.vision_workers} is not possible with {self.layout.ranks} ranks, which encode "
+                "tiles themselves: leave it out, or use one rank."
             )
         if self.vision_workers and self.speculation is not None and self.speculation.model is not None:
             raise InvalidConfig(
@@ -365,12 +365,12 @@ class EngineConfig:
             )
 
     def for_whole_answers(self) -> EngineConfig:
-        """The options where nobody reads along while answers grow: what was left open is chosen for the whole time."""
+        """Return the options where nobody reads answers as they grow: `encode_budget`, if open, serves speed alone."""
         return self if self.encode_budget is not None else dataclasses.replace(self, encode_budget=_TILES_OF_BATCHES)
 
     @property
     def layout(self) -> Layout:
-        """How the model is shared out over ranks."""
+        """Layout of the model over ranks."""
         experts = self.expert_placement_strategy if self.enable_expert_parallel else None
         rows = self.sequence_parallel_tokens
         if rows is None and os.environ.get("VLLM_ASCEND_ENABLE_FLASHCOMM1") == "1":
@@ -407,7 +407,7 @@ class EngineConfig:
                 f"distributed_executor_backend=uni is one rank, and {size} are asked for: use mp or ray."
             )
         if backend == "ray":
-            need("ray", "ray", "distributed_executor_backend=ray")
+            require_extra("ray", "ray", "distributed_executor_backend=ray")
         elif self.nnodes > 1:
             raise InvalidConfig(
                 f"nnodes={self.nnodes}: ranks on several machines are started by Ray; add "

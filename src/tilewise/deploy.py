@@ -15,14 +15,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tilewise.cli.flags.file import values_of
 from tilewise.cli.flags.flag import BadUsage, Flag
-from tilewise.cli.flags.parse import CommandLine
-from tilewise.cli.flags.settings import Settings, settle, values_of_line
-from tilewise.cli.flags.table import serve_flags
+from tilewise.cli.flags.parse import CommandLine, values_of
+from tilewise.cli.flags.table import Settings, make_settings, serve_flags, values_of_line
 from tilewise.cluster import attach, check_cpus
 from tilewise.errors import InvalidConfig
-from tilewise.extras import need
+from tilewise.extras import require_extra
 from tilewise.server.config import ServerConfig
 
 logger = logging.getLogger("tilewise")
@@ -43,13 +41,13 @@ FLAGS = (
     Flag("stop", str | None, "deployment", "NAME of a deployment to stop, in place of all else"),
 )  # fmt: skip
 _ELSEWHERE = ("uds", "ssl_keyfile", "ssl_certfile", "ssl_ca_certs", "ssl_ciphers")
-"""Options of a socket, which is Serve's."""
+"""Options of the server's socket, which belongs to Ray Serve here."""
 _OURS = re.compile(r"tilewise\.errors\.\w+: (.+)")
 
 
 @dataclass(frozen=True)
-class Deployment:
-    """What is deployed, checked as far as it can be without a cluster."""
+class RayDeployment:
+    """A deployment, checked as far as it can be without a cluster."""
 
     settings: Settings
     replicas: int | tuple[int, int]
@@ -58,10 +56,10 @@ class Deployment:
     detach: bool = False
 
     @classmethod
-    def of(cls, values: Mapping[str, Any], environment: Mapping[str, str]) -> Deployment:
-        """From values of flags by their names. Raises InvalidConfig."""
+    def of(cls, values: Mapping[str, Any], environment: Mapping[str, str]) -> RayDeployment:
+        """Make a deployment from values of flags by their names. Raises InvalidConfig."""
         own = {flag.name: values[flag.name] for flag in FLAGS if flag.name in values}
-        settings = settle({name: value for name, value in values.items() if name not in own}, environment)
+        settings = make_settings({name: value for name, value in values.items() if name not in own}, environment)
         _check_socket(settings.server)
         ranks = settings.engine.distributed_executor_backend == "ray" and settings.engine.layout.ranks > 1
         cpus = own.get("replica_cpus")
@@ -71,11 +69,11 @@ class Deployment:
 
     @property
     def prefix(self) -> str:
-        """The path below which it answers."""
+        """Path below which it answers."""
         return self.settings.server.root_path or "/"
 
     def application(self) -> Any:
-        """It, as Serve has it."""
+        """Return it as an application of Ray Serve."""
         from tilewise.server.replica import deployment
 
         engine = self.settings.engine
@@ -86,16 +84,16 @@ class Deployment:
 
 
 def application(args: dict[str, Any]) -> Any:
-    """Serve's application, made of flags by their names, as a config file of Serve has them under `args`.
+    """Return Serve's application, made of flags by their names, as a config file of Serve has them under `args`.
 
     Raises InvalidConfig.
     """
     flags = [*REPLICA_FLAGS, *serve_flags()]
-    return Deployment.of(values_of(args, flags, "args"), os.environ).application()
+    return RayDeployment.of(values_of(args, flags, "args"), os.environ).application()
 
 
-def read_order(words: Sequence[str]) -> tuple[str | None, str | None, Deployment | None]:
-    """The cluster's address, and what is stopped or deployed there. Raises BadUsage and InvalidConfig."""
+def read_order(words: Sequence[str]) -> tuple[str | None, str | None, RayDeployment | None]:
+    """Return the cluster's address, the name to stop, and what to deploy. Raises BadUsage and InvalidConfig."""
     line = CommandLine.read(words, [*FLAGS, *serve_flags()])
     address, name = line.values.pop("address", None), line.values.pop("stop", None)
     if name is not None:
@@ -103,12 +101,12 @@ def read_order(words: Sequence[str]) -> tuple[str | None, str | None, Deployment
             raise BadUsage(f"--stop takes the name of a deployment alone, got {', '.join(others)} besides.")
         return address, name, None
     own = {flag.name: line.values.pop(flag.name) for flag in FLAGS if flag.name in line.values}
-    return address, None, Deployment.of(own | values_of_line(line), os.environ)
+    return address, None, RayDeployment.of(own | values_of_line(line), os.environ)
 
 
-def deploy(wanted: Deployment, name: str) -> int:
-    """Deploy it, and wait until it answers; unless detached, stay until told to stop. Raises InvalidConfig."""
-    need("ray.serve", "ray", "tilewise deploy")
+def deploy(wanted: RayDeployment, name: str) -> int:
+    """Deploy servers, and wait until they answer; unless detached, stay until a signal. Raises InvalidConfig."""
+    require_extra("ray.serve", "ray", "tilewise deploy")
     if attach("tilewise deploy") == "started" and wanted.detach:
         raise InvalidConfig("detach: there is no cluster that would stay. Start one first: ray start --head.")
     from ray import serve
@@ -130,7 +128,7 @@ def deploy(wanted: Deployment, name: str) -> int:
 
 def stop(name: str) -> int:
     """Stop a deployment. Raises InvalidConfig where there is none of this name."""
-    need("ray.serve", "ray", "tilewise deploy")
+    require_extra("ray.serve", "ray", "tilewise deploy")
     attached = attach("tilewise deploy --stop")
     from ray import serve
 
@@ -175,7 +173,7 @@ def _status(name: str) -> str:
 
 
 def _delete(name: str) -> None:
-    """With the last deployment, Serve itself goes."""
+    """Delete a deployment, and shut Serve down with the last one."""
     from ray import serve
 
     serve.delete(name)

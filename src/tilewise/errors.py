@@ -19,7 +19,7 @@ class TilewiseError(Exception):
     http_status = 500
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """To another process with all it knows; an exception is made again from its message alone otherwise."""
+        """Pickle all attributes, for another process; by default an exception is made again from its message alone."""
         return _restored, (type(self), self.args, self.__dict__)
 
 
@@ -42,7 +42,7 @@ class InvalidMedia(InvalidRequest):
     """The place in the request, as `messages[0].content[2]`; None = somewhere."""
 
     def at(self, where: str) -> InvalidMedia:
-        """This error, with the place of the medium that it is about."""
+        """Return this error with the place of the medium that it is about."""
         error = InvalidMedia(f"{where}: {self}")
         error.param = where
         return error
@@ -65,7 +65,7 @@ class TooLong(InvalidRequest):
         self.limit = limit
         """Tokens that prompt and answer may have together."""
         self.output_tokens = output_tokens
-        """Asked for; at least one has to fit."""
+        """Tokens of the answer that were asked for; at least one has to fit."""
 
 
 class UnknownOption(InvalidRequest, TypeError):
@@ -89,13 +89,13 @@ class InvalidCheckpoint(TilewiseError):
 
 
 class BrokenAnswer(TilewiseError):
-    """A structured answer could not be followed to its end: the form was tried before, so that it is the request's."""
+    """A structured answer could not be followed to its end. Its form was tried before, so the request is at fault."""
 
     http_status = 400
 
 
 class EngineStuck(TilewiseError):
-    """The engine's own invariant broke."""
+    """An invariant of the engine itself is broken: a defect of Tilewise."""
 
 
 class RankDied(TilewiseError):
@@ -127,7 +127,7 @@ class Expired(TilewiseError):
 
 
 class UnknownModel(TilewiseError):
-    """Neither a folder nor an id, or a revision, that the hub knows."""
+    """A model is neither a folder nor an id, or a revision, that the hub knows."""
 
     http_status = 404
 
@@ -142,7 +142,7 @@ class Unfinished(TilewiseError):
     """A batch run ended before its last line. What is done stays done, and the same run again goes on."""
 
     signal: int | None = None
-    """That ended it, if one did."""
+    """Number of the signal that ended it, if one did."""
 
     @classmethod
     def of(cls, why: str, done: int, lines: int, signal: int | None = None) -> Unfinished:
@@ -152,13 +152,13 @@ class Unfinished(TilewiseError):
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The known name that is most like this one, or None; `cutoff` is difflib's ratio, from 0 to 1."""
+    """Return the known name that is most like this one, or None; `cutoff` is difflib's ratio, from 0 to 1."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return near[0] if near else None
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A sentence offering the nearest known name, or an empty string when nothing is near.
+    """Return a sentence offering the nearest known name, or an empty string when nothing is near.
 
     >>> did_you_mean("max_token", ["max_tokens", "seed"])
     ' Did you mean max_tokens?'

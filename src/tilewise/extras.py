@@ -1,4 +1,4 @@
-"""Packages that few verbs need. They are asked for before the work whose end would miss them."""
+"""Packages that few commands need. They are asked for before work begins that could not end without them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from importlib.util import find_spec
 from tilewise.errors import InvalidConfig
 
 
-def need(package: str, extra: str, work: str) -> None:
-    """Raises InvalidConfig, naming the extra that brings the package, if it is not there."""
+def require_extra(package: str, extra: str, work: str) -> None:
+    """Raise InvalidConfig, naming the extra that brings the package, if it is not there."""
     found = find_spec(package)
     if found is None or found.origin is None:  # a folder of that name, which Python takes for a package of no modules
         raise InvalidConfig(f"{work} needs {package}, which is an extra: pip install 'tilewise[{extra}]'.")

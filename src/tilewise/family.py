@@ -1,7 +1,7 @@
-"""Every published InternVL chat checkpoint from InternVL2 on, as data: what it is made of, and how large it is.
+"""Every published InternVL chat checkpoint from InternVL2 on, and checkpoints of other names that compute the same.
 
 Sources: the introductions of each generation at https://internvl.readthedocs.io, and the config.json of each language
-model. Quantised repositories (-AWQ) are left out; suffixes that change the weights alone are `Member.suffixes`.
+model. Quantised repositories (-AWQ) are left out; suffixes that change the weights alone are `FamilyMember.suffixes`.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ Generation = Literal["2", "2.5", "3", "3.5"]
 GENERATIONS: tuple[Generation, ...] = ("2", "2.5", "3", "3.5")
 Vision = Literal["300m", "6b"]
 Backbone = Literal["qwen2", "qwen3", "qwen3_moe", "llama", "internlm2", "internlm3", "phi3", "gpt_oss"]
-"""As `model_type` of the language model's config spells it."""
+"""A language model, as `model_type` of its config spells it."""
 RopeKind = Literal["default", "dynamic", "longrope", "yarn"]
 TokenizerKind = Literal["qwen2", "qwen2.5", "qwen3", "internlm2", "internlm3", "phi3", "llama3", "yi", "gpt_oss"]
 Template = Literal["Hermes-2", "internlm2-chat", "phi3-chat", "internvl2_5", "internvl3_5_gpt_oss"]
 
 
 @dataclass(frozen=True, slots=True)
-class Tower:
+class PublishedTower:
     """An InternViT: tiles of 448 pixels, patches of 14."""
 
     name: str
@@ -31,9 +31,9 @@ class Tower:
     inner: int
 
 
-TOWERS: dict[Vision, Tower] = {
-    "300m": Tower("InternViT-300M", 1024, 24, 16, 4096),  # layer norm; biases on queries, keys and values
-    "6b": Tower("InternViT-6B", 3200, 45, 25, 12800),  # RMS norm; norms of whole queries and keys
+TOWERS: dict[Vision, PublishedTower] = {
+    "300m": PublishedTower("InternViT-300M", 1024, 24, 16, 4096),  # layer norm; biases on queries, keys and values
+    "6b": PublishedTower("InternViT-6B", 3200, 45, 25, 12800),  # RMS norm; norms of whole queries and keys
 }
 
 
@@ -45,12 +45,12 @@ class Rope:
     kind: RopeKind = "default"
     factor: float = 1.0
     original_length: int | None = None
-    """longrope, yarn: the length before stretching."""
+    """Length before stretching, in tokens; of longrope and yarn."""
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """What language models of all sizes in a series share."""
+    """Facts that language models of all sizes in a series share."""
 
     name: str
     backbone: Backbone
@@ -61,7 +61,7 @@ class Series:
     max_length: int = 32768
     eps: float = 1e-6
     window: int | None = None
-    """Tokens that a query of every other layer sees."""
+    """Tokens that a query of every other layer sees; None = all before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,19 +139,19 @@ LANGUAGE_MODELS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
+class PublishedSizes:
     """Sizes as published, rounded as they are there. None = not found."""
 
     billions: float | None = None
-    """Parameters of all."""
+    """Billions of parameters of the whole model."""
     parts: tuple[float, float] | None = None
     """Billions of parameters of the vision tower and of the language model."""
     gigabytes: float | None = None
-    """Of the folder; the pages mix GB and GiB."""
+    """Size of the folder; the pages mix GB and GiB."""
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class FamilyMember:
     """One checkpoint, by its name below OpenGVLab/."""
 
     name: str
@@ -159,20 +159,20 @@ class Member:
     vision: Vision
     language: LanguageModel
     template: Template
-    published: Published = Published()
+    published: PublishedSizes = PublishedSizes()
     flash: bool = False
-    """Has the router and the second projector of InternVL3.5-Flash."""
+    """True if it has the router and the second projector of InternVL3.5-Flash."""
 
     @property
     def hf_name(self) -> str | None:
-        """The same weights in transformers' own format; None = not published in it."""
+        """Name of the same weights in transformers' own format; None = not published in it."""
         if self.flash or self.generation == "2":
             return None
         return self.name + {"2.5": "-MPO-hf", "3": "-hf", "3.5": "-HF"}[self.generation]
 
     @property
     def suffixes(self) -> tuple[str, ...]:
-        """Appended to the name, other weights of the same architecture."""
+        """Endings of the name that stand for other weights of the same architecture."""
         if self.flash:
             return ()
         every: dict[Generation, tuple[str, ...]] = {
@@ -193,13 +193,13 @@ def _member(
     billions: float | None = None,
     parts: tuple[float, float] | None = None,
     gigabytes: float | None = None,
-) -> Member:
+) -> FamilyMember:
     name = f"InternVL{generation.replace('.', '_')}-{size}"
-    published = Published(billions, parts, gigabytes)
-    return Member(name, generation, vision, LANGUAGE_MODELS[language], template, published)
+    published = PublishedSizes(billions, parts, gigabytes)
+    return FamilyMember(name, generation, vision, LANGUAGE_MODELS[language], template, published)
 
 
-def _internvl2() -> Iterator[Member]:
+def _internvl2() -> Iterator[FamilyMember]:
     yield _member("2", "1B", "300m", "Qwen2-0.5B", "Hermes-2", gigabytes=1.8)
     yield _member("2", "2B", "300m", "InternLM2-1.8B", "internlm2-chat", gigabytes=4.2)
     yield _member("2", "4B", "300m", "Phi-3-mini-128k", "phi3-chat", gigabytes=7.8)
@@ -209,7 +209,7 @@ def _internvl2() -> Iterator[Member]:
     yield _member("2", "Llama3-76B", "6b", "Llama-3-70B", "Hermes-2", gigabytes=143)
 
 
-def _internvl2_5() -> Iterator[Member]:
+def _internvl2_5() -> Iterator[FamilyMember]:
     yield _member("2.5", "1B", "300m", "Qwen2.5-0.5B", billions=0.93819, gigabytes=1.8)
     yield _member("2.5", "2B", "300m", "InternLM2.5-1.8B", billions=2.21, gigabytes=4.2)
     yield _member("2.5", "4B", "300m", "Qwen2.5-3B", billions=3.71, gigabytes=7.8)
@@ -219,8 +219,8 @@ def _internvl2_5() -> Iterator[Member]:
     yield _member("2.5", "78B", "6b", "Qwen2.5-72B", billions=78.41)
 
 
-def _internvl3() -> Iterator[Member]:
-    """Its Qwen2.5 configs (seen: 1B, 8B, 78B) ask for dynamic rope, which does nothing up to the trained length."""
+def _internvl3() -> Iterator[FamilyMember]:
+    """Yield InternVL3. Qwen2.5 configs (seen: 1B, 8B, 78B) ask for dynamic rope, idle up to the trained length."""
     for member in (
         _member("3", "1B", "300m", "Qwen2.5-0.5B", gigabytes=1.8),
         _member("3", "2B", "300m", "Qwen2.5-1.5B", gigabytes=4.2),
@@ -234,7 +234,7 @@ def _internvl3() -> Iterator[Member]:
         yield replace(member, language=member.language.with_rope(_DYNAMIC)) if qwen else member
 
 
-def _internvl3_5() -> Iterator[Member]:
+def _internvl3_5() -> Iterator[FamilyMember]:
     qwen3 = (
         _member("3.5", "1B", "300m", "Qwen3-0.6B", billions=1.1, parts=(0.3, 0.8)),
         _member("3.5", "2B", "300m", "Qwen3-1.7B", billions=2.3, parts=(0.3, 2.0)),
@@ -252,9 +252,73 @@ def _internvl3_5() -> Iterator[Member]:
         parts=(0.3, 20.9),
     )
     for member in qwen3:
-        yield replace(member, name=f"{member.name}-Flash", published=Published(), flash=True)
+        yield replace(member, name=f"{member.name}-Flash", published=PublishedSizes(), flash=True)
 
 
-MEMBERS: dict[str, Member] = {
+MEMBERS: dict[str, FamilyMember] = {
     member.name: member for member in (*_internvl2(), *_internvl2_5(), *_internvl3(), *_internvl3_5())
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RelatedCheckpoint:
+    """A checkpoint of another name that computes what a family member does, by its id on the hub.
+
+    Sources: the repositories of each (OpenGVLab/InternVL, OpenSenseNova/SenseNova-SI, SkyworkAI/Skywork-R1V,
+    InternLM/Intern-S1), transformers' `qianfan_ocr`, vLLM's registry.
+    """
+
+    id: str
+    like: FamilyMember
+    """The family member of the same tower and language model."""
+    architecture: str
+    model_type: str
+    transformers: bool = False
+    """True if its config is spelled as transformers does."""
+    renamed: bool = False
+    """True if its tensors are named as transformers does."""
+    template: Template | None = None
+    """The conversation template that its config names; None = it names none."""
+
+    @property
+    def name(self) -> str:
+        return self.id.partition("/")[2]
+
+    @property
+    def format(self) -> str:
+        config, tensors = ("hf" if told else "original" for told in (self.transformers, self.renamed))
+        return tensors if config == tensors else f"{tensors}, config as {config}"
+
+
+_CHAT = ("InternVLChatModel", "internvl_chat")
+_INTERN_S1 = ("InternS1ForConditionalGeneration", "interns1", True, True)
+_SKYWORK = ("SkyworkR1VChatModel", "skywork_chat")
+
+RELATIVES: dict[str, RelatedCheckpoint] = {
+    relative.id: relative
+    for relative in (
+        RelatedCheckpoint("OpenGVLab/InternVL-Chat-V1-5", MEMBERS["InternVL2-26B"], *_CHAT, template="internlm2-chat"),
+        RelatedCheckpoint(
+            "OpenGVLab/Mini-InternVL-Chat-2B-V1-5", MEMBERS["InternVL2-2B"], *_CHAT, template="internlm2-chat"
+        ),
+        RelatedCheckpoint(
+            "OpenGVLab/Mini-InternVL-Chat-4B-V1-5", MEMBERS["InternVL2-4B"], *_CHAT, template="phi3-chat"
+        ),
+        RelatedCheckpoint(
+            "sensenova/SenseNova-SI-1.1-InternVL3-2B", MEMBERS["InternVL3-2B"], *_CHAT, template="internvl2_5"
+        ),
+        RelatedCheckpoint(
+            "sensenova/SenseNova-SI-1.2-InternVL3-8B", MEMBERS["InternVL3-8B"], *_CHAT, template="internvl2_5"
+        ),
+        RelatedCheckpoint("Skywork/Skywork-R1V-38B", MEMBERS["InternVL2_5-38B"], *_SKYWORK),
+        RelatedCheckpoint("Skywork/Skywork-R1V3-38B", MEMBERS["InternVL3-38B"], *_SKYWORK),
+        RelatedCheckpoint("internlm/Intern-S1", MEMBERS["InternVL3_5-241B-A28B"], *_INTERN_S1),
+        RelatedCheckpoint("internlm/Intern-S1-mini", MEMBERS["InternVL3_5-8B"], *_INTERN_S1),
+        RelatedCheckpoint(
+            "baidu/Qianfan-OCR",
+            MEMBERS["InternVL3_5-4B"],
+            *("QianfanOCRForConditionalGeneration", "qianfan_ocr"),
+            transformers=True,
+        ),
+    )
 }

@@ -36,7 +36,7 @@ class Ignored:
 
 
 def is_near_miss(name: str, known: Iterable[str]) -> bool:
-    """Whether an unknown name is so close to a known one that it was meant.
+    """Return whether an unknown name is so close to a known one that it was meant.
 
     >>> is_near_miss("max_tokns", ["max_tokens", "seed"]), is_near_miss("chat_id", ["max_tokens", "seed"])
     (True, False)
@@ -45,7 +45,7 @@ def is_near_miss(name: str, known: Iterable[str]) -> bool:
 
 
 def other_spelling(name: str, known: Iterable[str]) -> str | None:
-    """The known name that differs in nothing but capitals, hyphens and underscores, or None.
+    """Return the known name that differs in nothing but capitals, hyphens and underscores, or None.
 
     >>> other_spelling("topP", ["top_k", "top_p"])
     'top_p'
@@ -59,7 +59,7 @@ def _letters(name: str) -> str:
 
 
 class IgnoredLog:
-    """Logs each name the first time that it comes."""
+    """A log of ignored names: each is logged the first time that it comes."""
 
     def __init__(self) -> None:
         self._logged: set[str] = set()
@@ -73,4 +73,4 @@ class IgnoredLog:
 
 
 LOG = IgnoredLog()
-"""The process's own, for calls from Python; a server has one of its own."""
+"""The process's log, for calls from Python; a server has one of its own."""

@@ -13,7 +13,8 @@ TowerMode = Literal["data", "weights"]
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """`data` replicas of the model; each is a pipeline of `pipeline` stages, and each stage has `tensor` ranks.
+    """A layout of `data` replicas of the model; each is a pipeline of `pipeline` stages, and each stage has `tensor`
+    ranks.
 
     The ranks of a stage share its layers by heads and by columns. With `experts`, each of them has some of its
     experts whole; without, it has a part of every one.
@@ -24,8 +25,7 @@ class Layout:
     data: int = 1
     experts: ExpertPlacement | None = None
     spread_rows: int | None = None
-    """Of passes over so many tokens or more, each rank of a stage has a share of the rows between products."""
-
+    """Least tokens of passes in which each rank of a stage has a share of the rows between products; None = never."""
     tower: TowerMode = "data"
     """data: each rank of the first stage has the whole tower, and encodes some of the tiles; weights: each has some of
     the tower's heads, and all encode every tile together."""
@@ -40,7 +40,7 @@ class Layout:
         return self.ranks * self.data
 
     def layers(self, stage: int, total: int) -> range:
-        """The decoder layers of a stage: as many in each, and one more in the stages in front where some are left."""
+        """Return the decoder layers of a stage: as many in each, and one more in the first ones where some are left."""
         if self.pipeline > total:
             raise InvalidConfig(
                 f"pipeline_parallel_size={self.pipeline} is more than the {total} layers of the model: lower it."
@@ -50,7 +50,7 @@ class Layout:
         return range(start, start + each + (stage < more))
 
     def experts_of(self, rank: int, total: int) -> tuple[int, ...]:
-        """The experts that a rank of a stage has whole.
+        """Return the experts that a rank of a stage has whole.
 
         linear: neighbouring ones; round_robin: every `tensor`th (vLLM's --expert-placement-strategy). Where they do
         not divide, ranks in front have one more.
@@ -63,7 +63,7 @@ class Layout:
 
 
 def flags_of(layout: Layout) -> str:
-    """The flags of `tilewise serve` that ask for a layout; of one device, none.
+    """Return the flags of `tilewise serve` that ask for a layout; none for a single device.
 
     >>> flags_of(Layout(tensor=4, data=2))
     '-tp 4 -dp 2'

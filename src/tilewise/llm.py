@@ -16,15 +16,16 @@ from tilewise.config import EngineConfig
 from tilewise.engine.arg_utils import EngineArgs
 from tilewise.engine.core import EngineCore
 from tilewise.engine.counters import Counters, StatsLog
-from tilewise.errors import InvalidConfig, InvalidRequest, NotSupported
-from tilewise.host.memory import Memory
+from tilewise.engine.delta import TokenDelta
+from tilewise.errors import InvalidConfig, InvalidRequest, NotSupported, RankDied
+from tilewise.foreign.keywords import named_keywords
+from tilewise.host import Memory, short_waits
 from tilewise.ignored import LOG, Ignored
 from tilewise.inputs.chat_tokenizer import ChatTokenizer
 from tilewise.inputs.images import ImageLimits
 from tilewise.inputs.media import MediaAccess
-from tilewise.inputs.media_budget import MediaBudget
-from tilewise.inputs.media_handles import MediaHandles
-from tilewise.inputs.media_limits import MediaLimits
+from tilewise.inputs.media_cache import MediaByUuid
+from tilewise.inputs.media_limits import MediaBudget, MediaLimits
 from tilewise.inputs.media_reader import MediaReader
 from tilewise.inputs.model_inputs import ModelInputs
 from tilewise.inputs.prepare import Preparer
@@ -33,14 +34,12 @@ from tilewise.inputs.request_builder import ChatOptions, Messages, RequestBuilde
 from tilewise.inputs.sampling import default_sampling
 from tilewise.inputs.video import FrameChoice
 from tilewise.inputs.web.hosts import AllowedHosts
-from tilewise.keywords import named_keywords
 from tilewise.outputs.group import AnswerGroup
 from tilewise.plan import Resolved
 from tilewise.progress import Bar, progress_bar
-from tilewise.remote.memory import memory_part
+from tilewise.remote.engine_process import memory_part
 from tilewise.sampling_params import SamplingParams
 from tilewise.types import Request, RequestOutput
-from tilewise.waiting import short_waits
 
 if TYPE_CHECKING:
     from tilewise.llm_engine import LLMEngine
@@ -56,7 +55,7 @@ TIMES = "`timing` of each result says where its time went; profile the process."
 
 
 def absent(name: str, instead: str) -> Callable[..., NoReturn]:
-    """A method of vLLM's that is not there; calling it raises NotSupported with the remedy."""
+    """Return a stand-in for a method of vLLM's that is not there; calling it raises NotSupported with the remedy."""
 
     def method(self: object, *args: Any, **kwargs: Any) -> NoReturn:
         raise NotSupported(f"{type(self).__name__}.{name} is not possible. {instead}")
@@ -65,7 +64,7 @@ def absent(name: str, instead: str) -> Callable[..., NoReturn]:
 
 
 class LLM:
-    """Answers prompts about pictures and videos.
+    """An engine that answers prompts about pictures and videos.
 
     `model` is 'demo', a folder or a hub id; every field of EngineConfig is a keyword, and so is every option of vLLM's
     engine, which works, is logged as having no effect, or is refused by name.
@@ -189,7 +188,7 @@ class LLM:
         chat_template_kwargs: dict[str, Any] | None = None,
         mm_processor_kwargs: dict[str, Any] | None = None,
     ) -> Iterator[tuple[str, RequestOutput]]:
-        """One conversation's answer as it grows: each new piece of text, and the whole so far."""
+        """Yield one conversation's answer as it grows: each new piece of text, and the whole so far."""
         options = ChatOptions(chat_template_kwargs=chat_template_kwargs, mm_processor_kwargs=mm_processor_kwargs)
         sampling = self._sampling(sampling_params)
         if isinstance(sampling, SamplingParams) and sampling.n > 1:
@@ -206,7 +205,7 @@ class LLM:
         use_tqdm: Bar = False,
         concurrency_limit: int | None = None,
     ) -> list[BeamSearchOutput]:
-        """The likeliest continuations of each raw prompt (in any form that `generate` takes), best first.
+        """Return the likeliest continuations of each raw prompt (in any form that `generate` takes), best first.
 
         `concurrency_limit` is the most prompts that are searched at a time.
         """
@@ -232,7 +231,7 @@ class LLM:
         priority: int | Sequence[int] | None = None,
         mm_processor_kwargs: dict[str, Any] | None = None,
     ) -> list[str]:
-        """Prepare raw prompts for `wait_for_completion`; the ids of their requests."""
+        """Prepare raw prompts for `wait_for_completion`; return the ids of their requests."""
         ignored = Ignored()
         requests = self._build.prompts(prompts, self._sampling(sampling_params), mm_processor_kwargs, ignored)
         LOG.take(ignored.reasons, "enqueue")
@@ -241,12 +240,12 @@ class LLM:
 
     @named_keywords()
     def wait_for_completion(self, *, use_tqdm: Bar = True) -> list[RequestOutput]:
-        """Answers to all that was enqueued."""
+        """Return the answers to all prompts that were enqueued."""
         groups, self._queued = self._queued, []
         return self._finish(groups, use_tqdm)
 
     def answer_each(self, requests: Sequence[Request]) -> Iterator[tuple[int, RequestOutput]]:
-        """Answers in the order in which they are whole, each with the place of its request; `inputs` makes requests."""
+        """Yield answers as they become whole, each with the place of its request; `inputs` makes requests."""
         groups = [self._group(request) for request in requests]
         places = {id(group): place for place, group in enumerate(groups)}
         for group, _ in self._drive(groups):
@@ -260,23 +259,23 @@ class LLM:
 
     @property
     def counters(self) -> Counters:
-        """Since the start; a copy."""
+        """A copy of what was counted since the start."""
         media = self._prepare.cache.counts
         return replace(self._core.counters, mm_cache_queries=media.queries, mm_cache_hits=media.hits)
 
     def get_tokenizer(self) -> ChatTokenizer:
-        """The tokenizer under the names of transformers; `inputs.tokenizer` is the one that requests are made with."""
+        """Return the tokenizer under transformers' names; `inputs.tokenizer` is the one that requests are made with."""
         return self._model.chat_tokenizer
 
     def get_default_sampling_params(self) -> SamplingParams:
-        """What the checkpoint's generation_config.json says, or what `generation_config` and
+        """Return what the checkpoint's generation_config.json says, or what `generation_config` and
         `override_generation_config` of this LLM say instead; a new one each time."""
         source, override = self._generation
         return SamplingParams(**default_sampling(source, override, self._model.checkpoint.folder))
 
     @named_keywords()
     def reset_prefix_cache(self, reset_running_requests: bool = False, reset_connector: bool = False) -> bool:
-        """Forget all prefixes that were computed; whether none is left."""
+        """Forget all prefixes that were computed; return True if none is left."""
         ignored = Ignored()
         check_arguments(ignored, reset_running_requests=reset_running_requests, reset_connector=reset_connector)
         LOG.take(ignored.reasons, "reset_prefix_cache")
@@ -288,7 +287,7 @@ class LLM:
 
     @cached_property
     def llm_engine(self) -> LLMEngine:
-        """This engine, to be stepped; not while a call of this LLM runs."""
+        """This engine in a form that the caller steps; not to be used while a call of this LLM runs."""
         from tilewise.llm_engine import LLMEngine
 
         return LLMEngine(self)
@@ -322,6 +321,13 @@ class LLM:
     apply_model = absent("apply_model", "Load the model with tilewise.models to look into it.")
     set_tokenizer = absent("set_tokenizer", "The tokenizer is the checkpoint's: make an LLM of another folder.")
     get_metrics = absent("get_metrics", "`counters` has the figures, and a server has /metrics.")
+
+    def _step(self) -> list[TokenDelta]:
+        """Compute one step. Raises RankDied, after which nothing more can be computed."""
+        try:
+            return self._core.step()
+        except RankDied as error:
+            raise RankDied(f"{str(error).removesuffix('.')}: close this LLM and make another one.") from error
 
     def close(self) -> None:
         self._core.close()
@@ -357,7 +363,7 @@ class LLM:
         return requests
 
     def _tick(self) -> None:
-        """The periodic line of each engine may be due; pictures are cut before all of them, and stand in the first."""
+        """Log each engine's line if it is due; pictures are cut before all engines, and counted in the first one's."""
         media = self._prepare.cache.counts
         for number, stats in enumerate(self._stats):
             counters, load = self._engines[number].counters, self._engines[number].load
@@ -385,14 +391,14 @@ class LLM:
                 yield text, group.output()
 
     def _drive(self, groups: Sequence[AnswerGroup]) -> Iterator[tuple[AnswerGroup, str]]:
-        """Submit, and step until all have finished; whatever goes wrong, nothing stays behind in the engine."""
+        """Submit requests, and step until all have finished; whatever goes wrong, nothing is left in the engine."""
         owners = {request.id: group for group in groups for request in group.requests}
         try:
             for group in groups:
                 for request in group.requests:
                     self._core.submit(request)
             while not all(group.finished for group in groups):
-                deltas = self._core.step()
+                deltas = self._step()
                 self._tick()
                 for delta in deltas:
                     group = owners[delta.request_id]
@@ -410,8 +416,10 @@ class LLM:
 def core_of(
     model: ModelInputs, part: Memory | None
 ) -> tuple[EngineCore | RemoteCore, Sequence[EngineCore | Supervisor], Resolved]:
-    """An engine in this process, or what steps several in processes of their own, and these; each has its `part` of the
-    memory."""
+    """Make an engine in this process, or several in processes of their own, each with its `part` of the memory.
+
+    Return what is stepped, the engines, and the resolved options.
+    """
     config, image_context_id = model.config, model.tokenizer.image_context_id
     if config.data_parallel_size > 1:
         from tilewise.remote.core import RemoteCore
@@ -430,7 +438,7 @@ def core_of(
 
 
 def _with_ids(prompts: Any, ids: Any) -> list[Any]:
-    """Prompts of the older form, in which ids came beside their texts."""
+    """Return the prompts for the older form, in which ids came beside their texts."""
     several = [ids] if len(ids) and not hasattr(ids[0], "__len__") else list(ids)
     texts = [None] * len(several) if prompts is None else [prompts] if isinstance(prompts, str) else list(prompts)
     if len(texts) != len(several):
@@ -439,7 +447,7 @@ def _with_ids(prompts: Any, ids: Any) -> list[Any]:
 
 
 def check_model(model: object) -> str:
-    """Raises InvalidConfig for None, which as an option would be the default: a variable was empty."""
+    """Return the model's name. Raises InvalidConfig for None, which would be the default: a variable was empty."""
     if model is None:
         raise InvalidConfig("model must be a text, got None: give 'demo', a folder or a hub id.")
     return model  # type: ignore[return-value]
@@ -454,7 +462,8 @@ def log_interval() -> float:
 
 
 def media_reader(config: EngineConfig) -> MediaReader:
-    """Raises InvalidConfig for hosts that are none, and for a limit in the environment that is no number."""
+    """Make the reader of media. Raises InvalidConfig for a host that is none, and a limit of the environment that is no
+    number."""
     root = config.allowed_local_media_path
     AllowedHosts.of(config.allowed_media_domains)
     media = MediaLimits.of(os.environ)
@@ -468,7 +477,7 @@ def media_reader(config: EngineConfig) -> MediaReader:
     limits = ImageLimits.of(config)
     frames = FrameChoice(config.num_frames, config.fps)
     # Without a cache nothing of a request is held on to when it ends, its files included.
-    handles = MediaHandles(media.handle_bytes if config.mm_processor_cache_gb != 0 else 0)
+    handles = MediaByUuid(media.handle_bytes if config.mm_processor_cache_gb != 0 else 0)
     counts = config.limit_mm_per_prompt or {}
     turned = config.exif_orientation
     return MediaReader(access, limits, counts, frames, handles, exif_orientation=turned, budget=MediaBudget(media))

@@ -8,11 +8,11 @@ from typing import Any
 
 from tilewise.engine.arg_utils import EngineArgs
 from tilewise.errors import InvalidRequest
+from tilewise.foreign.keywords import named_keywords
 from tilewise.ignored import LOG, Ignored
 from tilewise.inputs.chat_tokenizer import ChatTokenizer
 from tilewise.inputs.prompts import PromptInput
 from tilewise.inputs.request_builder import FOREIGN_ARGUMENTS, check_arguments
-from tilewise.keywords import named_keywords
 from tilewise.llm import LLM
 from tilewise.outputs.group import AnswerGroup
 from tilewise.outputs.results import ResultStream
@@ -21,16 +21,16 @@ from tilewise.types import RequestOutput
 
 
 class LLMEngine:
-    """Add requests, and step until none is unfinished."""
+    """An engine that its caller steps: add requests, and step until none is unfinished."""
 
     def __init__(self, llm: LLM) -> None:
         self.llm = llm
-        """Must not be asked by other ways meanwhile."""
+        """The LLM whose engine this steps; it must not be called otherwise meanwhile."""
         self._running: dict[str, tuple[AnswerGroup, ResultStream]] = {}
 
     @classmethod
     def from_engine_args(cls, engine_args: EngineArgs, **of_vllm: Any) -> LLMEngine:
-        """Further keywords, about vLLM's own parts, are named as having no effect."""
+        """Make an engine. Further keywords, about vLLM's own parts, are named as having no effect."""
         LOG.take(dict.fromkeys(of_vllm, "it is about parts that vLLM alone has"), "LLMEngine")
         return cls(LLM.from_engine_args(engine_args))
 
@@ -45,7 +45,7 @@ class LLMEngine:
         mm_processor_kwargs: dict[str, Any] | None = None,
         **foreign: Any,
     ) -> str:
-        """Prepare one raw prompt and hand it to the engine; its name. Raises InvalidRequest."""
+        """Prepare one raw prompt and hand it to the engine; return its name. Raises InvalidRequest."""
         ignored = Ignored()
         check_arguments(ignored, **foreign)
         if request_id in self._running:
@@ -62,10 +62,10 @@ class LLMEngine:
         return request_id
 
     def step(self) -> list[RequestOutput]:
-        """Compute one step; a result of each request that has something new, as its `output_kind` says."""
+        """Compute one step; return a result of each request that has something new, as its `output_kind` says."""
         groups = {single.id: group for group, _ in self._running.values() for single in group.requests}
         changed: set[int] = set()
-        for delta in self.llm._core.step() if groups else ():
+        for delta in self.llm._step() if groups else ():
             group = groups[delta.request_id]
             piece = group.take(delta)
             if piece is not None:
@@ -92,7 +92,7 @@ class LLMEngine:
 
     @property
     def vllm_config(self) -> SimpleNamespace:
-        """With `model_config` alone; everything else is in `llm.config` and `llm.resolved`."""
+        """vLLM's config with `model_config` alone; everything else is in `llm.config` and `llm.resolved`."""
         return SimpleNamespace(model_config=self.llm.model_config)
 
     def get_supported_tasks(self) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ _LEVELS = ("CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG")
 
 
 class EngineFormatter(logging.Formatter):
-    """`process` is the part that a process plays: APIServer, EngineCore_DP0 ..."""
+    """A formatter of lines as vLLM's. `process` is the part that a process plays: APIServer, EngineCore_DP0 ..."""
 
     def __init__(self, process: str) -> None:
         super().__init__(datefmt="%m-%d %H:%M:%S")
@@ -37,7 +37,7 @@ class EngineFormatter(logging.Formatter):
 
 
 class HttpFormatter(EngineFormatter):
-    """The HTTP library's own lines: `INFO:     Started server process [2736]`."""
+    """A formatter of the HTTP library's own lines: `INFO:     Started server process [2736]`."""
 
     def format(self, record: logging.LogRecord) -> str:
         name = f"{record.levelname}:"
@@ -45,7 +45,7 @@ class HttpFormatter(EngineFormatter):
 
 
 class QuietPaths(logging.Filter):
-    """Drops the access lines of some paths. Of an access record, the third argument is the path with its query."""
+    """A filter that drops access lines of some paths. An access record's third argument is the path with its query."""
 
     def __init__(self, paths: Collection[str]) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class QuietPaths(logging.Filter):
 
 
 def set_up_logs(process: str, level: str = "INFO") -> None:
-    """Ours and warnings of libraries, to standard error. The level is that of VLLM_LOGGING_LEVEL."""
+    """Send our lines, and warnings of libraries, to standard error. `level` is that of VLLM_LOGGING_LEVEL."""
     level = level.upper()
     if level not in _LEVELS:
         raise InvalidConfig(
@@ -70,7 +70,7 @@ def set_up_logs(process: str, level: str = "INFO") -> None:
 
 
 def http_log_config(process: str, level: str, access: bool, quiet_paths: Collection[str] = ()) -> dict[str, Any]:
-    """uvicorn's `log_config`: its lines to standard error, access lines to standard output, as it has them."""
+    """Return uvicorn's `log_config`: its lines to standard error, access lines to standard output, as it has them."""
     own = {"()": HttpFormatter, "process": process}
     quiet = {"()": QuietPaths, "paths": quiet_paths}
     stream = {"class": "logging.StreamHandler", "formatter": "http"}
@@ -92,7 +92,7 @@ def http_log_config(process: str, level: str, access: bool, quiet_paths: Collect
 
 
 def _phrase(record: logging.LogRecord) -> str:
-    """Behind the status of an access line, its name: `200 OK`."""
+    """Return the name of an access line's status, to follow it as in `200 OK`; nothing for other lines."""
     arguments = record.args
     status = arguments[-1] if record.name == "uvicorn.access" and isinstance(arguments, tuple) and arguments else None
     if not isinstance(status, int) or status not in HTTPStatus._value2member_map_:
@@ -101,7 +101,7 @@ def _phrase(record: logging.LogRecord) -> str:
 
 
 def _uvicorn_level(level: str) -> str | int:
-    """uvicorn's own `trace` is below DEBUG and has no name until it is imported."""
+    """Return a level for uvicorn, whose own `trace` is below DEBUG and has no name until it is imported."""
     return 5 if level.lower() == "trace" else level.upper()
 
 

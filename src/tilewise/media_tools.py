@@ -20,7 +20,7 @@ _TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 
 
 def convert_image_mode(image: Image.Image, to_mode: str) -> Image.Image:
-    """A picture in another mode; what is transparent becomes white where the mode has no transparency."""
+    """Return a picture in another mode; what is transparent becomes white where the mode has no transparency."""
     if image.mode == to_mode:
         return image
     if to_mode == "RGB" and image.has_transparency_data:
@@ -29,15 +29,15 @@ def convert_image_mode(image: Image.Image, to_mode: str) -> Image.Image:
 
 
 def rescale_image_size(image: Image.Image, size_factor: float, transpose: int = -1) -> Image.Image:
-    """A picture `size_factor` as wide and as high, then turned by one of PIL's transpositions if there is one."""
+    """Return a picture `size_factor` as wide and as high, then turned by one of PIL's transpositions, if any."""
     rescaled = image.resize((int(image.width * size_factor), int(image.height * size_factor)))
     return rescaled if transpose < 0 else rescaled.transpose(Image.Transpose(transpose))
 
 
 def fetch_image(image_url: str, image_io_kwargs: dict[str, Any] | None = None) -> Image.Image:
-    """The picture behind an http(s), data or file URL, in RGB; the program's user may read any local file.
+    """Return the picture behind an http(s), data or file URL, in RGB; any local file that the user may read is taken.
 
-    Raises InvalidMedia within the limits of `LLM` without options: only public hosts are reached.
+    Limits are those of `LLM` without options: only public hosts are reached. Raises InvalidMedia.
     """
     reader = _reader("image", image_io_kwargs)
     found = reader.picture(MediaPart(image_url, "image"))
@@ -46,7 +46,7 @@ def fetch_image(image_url: str, image_io_kwargs: dict[str, Any] | None = None) -
 
 
 def fetch_video(video_url: str, video_io_kwargs: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-    """Frames of the video behind a URL, as an array `[frames, height, width, 3]`, and how many there are."""
+    """Return frames of the video behind a URL, as an array `[frames, height, width, 3]`, and how many there are."""
     import numpy as np
 
     frames = _reader("video", video_io_kwargs).video(MediaPart(video_url, "video"))
@@ -54,7 +54,7 @@ def fetch_video(video_url: str, video_io_kwargs: dict[str, Any] | None = None) -
 
 
 def encode_image_base64(image: Any, image_mode: str = "RGB", format: str = "PNG") -> str:
-    """A picture (PIL or array) as a file in base64."""
+    """Return a picture (PIL or array) as a file in base64."""
     file = io.BytesIO()
     picture = to_picture(image) if is_array(image) else image
     convert_image_mode(picture, image_mode).save(file, format)
@@ -62,18 +62,18 @@ def encode_image_base64(image: Any, image_mode: str = "RGB", format: str = "PNG"
 
 
 def encode_image_url(image: Any, image_mode: str = "RGB", format: str = "PNG") -> str:
-    """The same as a data URL."""
+    """Return a picture (PIL or array) as a data URL."""
     kind = _TYPES.get(format.upper(), f"image/{format.lower()}")
     return f"data:{kind};base64,{encode_image_base64(image, image_mode, format)}"
 
 
 def encode_video_base64(frames: Sequence[Any], format: str = "JPEG") -> str:
-    """Frames as files in base64, divided by commas, as `data:video/jpeg;base64,` takes them."""
+    """Return frames as files in base64, divided by commas, as `data:video/jpeg;base64,` takes them."""
     return ",".join(encode_image_base64(frame, format=format) for frame in frames)
 
 
 def encode_video_url(frames: Sequence[Any], format: str = "JPEG") -> str:
-    """The same as a data URL."""
+    """Return frames as a data URL."""
     return f"data:video/jpeg;base64,{encode_video_base64(frames, format)}"
 
 

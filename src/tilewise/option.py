@@ -6,7 +6,9 @@ are the numbers that they hold, and a list is taken for a tuple.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import json
 import math
 import types
 from collections.abc import Callable
@@ -16,7 +18,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from tilewise.errors import InvalidConfig, did_you_mean
 
 MANY = 2**31 - 1
-"""The most of a number that has no limit of its own, where a library counts in 32 bits."""
+"""Upper limit of a number that has none of its own, where a library counts in 32 bits."""
 
 
 def option(
@@ -28,24 +30,25 @@ def option(
     *,
     shown: bool = True,
 ) -> Any:
-    """`read` makes a value of a text, from the command line or from Python; `alias` is another name for the option.
+    """Declare an option, as a field of a dataclass.
 
-    One that is not `shown` holds a secret: it is in no repr.
+    `read` makes a value of a text, from the command line or from Python; `alias` is another name for the option. An
+    option that is not `shown` holds a secret: it is in no repr.
     """
     metadata = {"help": text, "group": group, "read": read, "alias": alias}
     return dataclasses.field(default=default, repr=shown, metadata=metadata)
 
 
 def check_types(config: Any) -> None:
-    """Gives each field of a dataclass the value that its type asks for. Raises InvalidConfig that names the field."""
+    """Give each field of a dataclass the value that its type asks for. Raises InvalidConfig that names the field."""
     for name, hint in _hints(type(config)).items():
         field = config.__dataclass_fields__[name]
         value = _read(name, getattr(config, name), field.metadata.get("read"))
-        object.__setattr__(config, name, of_type(name, value, hint))
+        object.__setattr__(config, name, checked_value(name, value, hint))
 
 
-def of_type(name: str, value: Any, hint: Any) -> Any:
-    """The value, as its type has it. Raises InvalidConfig that says what it must be."""
+def checked_value(name: str, value: Any, hint: Any) -> Any:
+    """Return the value in the form that its type asks for. Raises InvalidConfig that says what it must be."""
     kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     value = _plain(value, kinds)
     choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
@@ -60,7 +63,7 @@ def of_type(name: str, value: Any, hint: Any) -> Any:
 def check_range(
     name: str, value: float | None, least: float, most: float = math.inf, *, above: bool = False, least_is: str = ""
 ) -> None:
-    """Raises InvalidConfig for a number outside. `above`: `least` is too little; `least_is` says what it means."""
+    """Raise InvalidConfig for a number outside. `above`: `least` is too little; `least_is` says what it means."""
     fits = value is None or (value > least if above else value >= least)
     if value is None or (fits and value <= most and value != math.inf):
         return
@@ -74,12 +77,12 @@ def check_range(
 
 
 def whole(value: Any) -> int | None:
-    """The whole number that a value is, numpy's among them; None for anything else, True and False too."""
+    """Return the whole number that a value is, numpy's among them; None for anything else, True and False too."""
     return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
 
 
 def _read(name: str, value: Any, read: Callable[[str], int] | None) -> Any:
-    """A text in place of a number."""
+    """Return the number for a text in place of one, if the option can `read` it; any other value as it is."""
     if read is None or not isinstance(value, str):
         return value
     try:
@@ -89,7 +92,7 @@ def _read(name: str, value: Any, read: Callable[[str], int] | None) -> Any:
 
 
 def _plain(value: Any, kinds: tuple[Any, ...]) -> Any:
-    """Python's own number for a scalar of numpy, a tuple for a list where a tuple is asked for."""
+    """Return Python's own number for a scalar of numpy, and a tuple for a list where a tuple is asked for."""
     if isinstance(value, list) and any(get_origin(kind) is tuple for kind in kinds):
         return tuple(value)
     if type(value) in (bool, int, float, str) or value is None:
@@ -138,3 +141,57 @@ _WORDS: dict[Any, str] = {
     dict: "a dict",
     type(None): "None",
 }
+
+
+def dashed(argument: str) -> str:
+    """Spell a flag with dashes, as vLLM's parser reads it; return anything but a flag as it is.
+
+    >>> dashed("--max_model_len=a_b")
+    '--max-model-len=a_b'
+    """
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument.partition("=")
+    flag, dot, key = name.partition(".")
+    return flag.replace("_", "-") + dot + key + equals + value
+
+
+def argument_of(hint: Any, read: Callable[[str], int] | None) -> dict[str, Any]:
+    """Return argparse's keywords for a field's type, or for a number that `read` makes of a text."""
+    if read is not None:
+        return {"type": _amount(read), "metavar": "N"}
+    if get_origin(hint) in (Union, types.UnionType):
+        hint = next(part for part in get_args(hint) if part is not type(None))
+    if hint is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if get_origin(hint) is Literal:
+        return {"choices": get_args(hint)}
+    if get_origin(hint) is dict:
+        return {"type": json_object, "metavar": "JSON"}
+    if get_origin(hint) is tuple:
+        return {"nargs": "+", "type": get_args(hint)[0]}
+    return {"type": hint, "metavar": {int: "N", float: "X"}.get(hint, "TEXT")}
+
+
+def _amount(read: Callable[[str], int]) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parse
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """Read a JSON object, or its short form `image=4,video=0`."""
+    try:
+        value = json.loads(text) if text.lstrip().startswith("{") else dict(_pair(item) for item in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'{text!r} is neither JSON such as {{"name": 4}} nor name=4') from None
+    return dict(value)
+
+
+def _pair(item: str) -> tuple[str, Any]:
+    name, _, value = item.partition("=")
+    return name.strip(), json.loads(value)

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 Bar = bool | Callable[..., Any]
-"""Whether a bar is shown, or what makes one: tqdm, or a function of `total` and `desc` that gives something like it."""
+"""True or False for a bar or none, or what makes one: tqdm, or a function of `total` and `desc` that is like it."""
 Advance = Callable[[int], None]
-"""Moves a bar by a count."""
+"""A function that moves a bar by a count."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrackedWork:
+    """Work that a bar shows, in pieces or `of_bytes`."""
+
     title: str
     total: int
     of_bytes: bool = False
@@ -23,14 +25,14 @@ class TrackedWork:
 
 @contextmanager
 def progress_bar(title: str, total: int, show: Bar = True, of_bytes: bool = False) -> Iterator[Advance]:
-    """Yields a function that moves the bar by a count; without a terminal there is no bar, unless the caller's."""
+    """Yield a function that moves the bar by a count; without a terminal there is no bar, unless the caller's."""
     with progress_bars(TrackedWork(title, total, of_bytes), show=show) as (advance,):
         yield advance
 
 
 @contextmanager
 def progress_bars(*works: TrackedWork, show: Bar = True) -> Iterator[list[Advance]]:
-    """Yields what moves each of several bars, which are shown one below the other."""
+    """Yield a function for each of several bars, which are shown one below the other."""
     if callable(show):
         with ExitStack() as close:
             bars = [show(total=work.total, desc=work.title) for work in works]

@@ -22,16 +22,18 @@ Size = tuple[int, int]
 
 _CHOOSES_ORDER = int(__version__.split(".")[0]) >= 13
 _FRACTION, _LOW = 22, 11
-"""Bits of a weight behind the point, and those of its lower part: as `platforms/cpu/native/src/resize.cpp` has them."""
+"""Bits of a weight behind the point, and those of its lower part, as in `platforms/cpu/native/src/resize.cpp`."""
 _GROUP, _PAIR = 4, 2
 """Inputs that kernels weigh at a time, beside and below each other."""
 _LEAST = 6
-"""Pixels of the narrowest row that kernels take."""
+"""Width of the narrowest row that kernels take, in pixels."""
 
 
 class Resize(Protocol):
+    """A function that resizes a picture to several sizes."""
+
     def __call__(self, image: Image.Image, *sizes: Size) -> list[NDArray[np.uint8]]:
-        """An RGB picture in each of the sizes: [height, width, 3]."""
+        """Return an RGB picture in each of the sizes: uint8 [height, width, 3]."""
         ...
 
 
@@ -40,7 +42,7 @@ def by_pillow(image: Image.Image, *sizes: Size) -> list[NDArray[np.uint8]]:
 
 
 def resizer(library: str | None) -> Resize:
-    """By the kernels of a shared object, if there is one; its cache may have been emptied since it was named."""
+    """Return the kernels of a shared object, or Pillow without one, or if it is gone: it lies in a cache."""
     try:
         return by_pillow if library is None else ResizeKernels(library)
     except OSError:
@@ -48,24 +50,24 @@ def resizer(library: str | None) -> Resize:
 
 
 def down_first(size: Size, to: Size) -> bool:
-    """Whether Pillow changes the height before the width: from 13 on, where it shrinks much more."""
+    """Return whether Pillow changes the height before the width: from 13 on, where the height shrinks much more."""
     less_wide, less_high = size[0] - to[0], size[1] - to[1]
     return _CHOOSES_ORDER and less_high > max(0, 2 * less_wide)
 
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """For each output the first of the inputs that it is made of, and their weights in two parts."""
+    """The inputs that each output is made of: the first of them, and the weights of all, in two parts."""
 
     first: NDArray[np.int32]
     weights: NDArray[np.int16]
-    """[outputs, taps / unit, upper and lower part, unit]"""
+    """int16 [outputs, taps / unit, upper and lower part, unit]."""
     taps: int
 
 
 @lru_cache(maxsize=32)
 def windows(size: int, outputs: int, unit: int) -> Windows | None:
-    """None where so many inputs as a kernel takes for each output are not there."""
+    """Return the windows of `outputs` made of `size` inputs, in multiples of `unit`; None if inputs are too few."""
     scale = size / outputs
     widened = max(scale, 1.0)
     centre = (np.arange(outputs) + 0.5) * scale
@@ -81,13 +83,14 @@ def windows(size: int, outputs: int, unit: int) -> Windows | None:
     exact = np.where((tap >= 0) & (tap < counts[:, None]), _cubic(places), 0.0)
     exact /= np.cumsum(exact, axis=1)[:, -1:]  # one after the other, as Pillow adds them up
     whole = np.trunc(exact * (1 << _FRACTION) + np.copysign(0.5, exact)).astype(np.int64)
+    # Kernels multiply 16-bit numbers, which a weight does not fit in: it goes to them as an upper and a lower part.
     parts = np.stack([whole >> _LOW, whole & ((1 << _LOW) - 1)], axis=1).astype(np.int16)
     weights = parts.reshape(outputs, 2, taps // unit, unit).swapaxes(1, 2)
     return Windows(begins.astype(np.int32), np.ascontiguousarray(weights), taps)
 
 
 def _cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of Catmull and Rom: Keys, "Cubic convolution interpolation" (1981), with a = -1/2."""
+    """Return the kernel of Catmull and Rom: Keys, "Cubic convolution interpolation" (1981), with a = -1/2."""
     x = np.abs(x)
     near = (1.5 * x - 2.5) * x * x + 1
     far = (((x - 5) * x + 8) * x - 4) * -0.5
@@ -95,10 +98,10 @@ def _cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 class ResizeKernels:
-    """Fulfils `Resize` by functions of a shared object; pictures that are too narrow for them are left to Pillow.
+    """A `Resize` by functions of a shared object; pictures that are too narrow for them are left to Pillow.
 
-    They take one thread, that of the caller, and let others run. Bound here, since the platform's own `Library` comes
-    with torch, which a server's process does without.
+    The functions take one thread, that of the caller, and let others run. They are bound here, since the platform's own
+    `Library` comes with torch, which a server's process does without.
     """
 
     def __init__(self, library: str) -> None:

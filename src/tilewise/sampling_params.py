@@ -1,4 +1,4 @@
-"""How to choose tokens, when to stop, and the form of an answer: options of a request, checked when they are set."""
+"""Options of a request: how to choose tokens, when to stop, and the form of an answer; checked when they are set."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from tilewise import vllm_modules
-from tilewise.amounts import plain
 from tilewise.errors import InvalidField, InvalidRequest, UnknownOption
+from tilewise.foreign.keywords import ForeignKeyword, no_effect, refused, take_all
 from tilewise.ignored import LOG, Ignored
-from tilewise.keywords import ForeignKeyword, no_effect, refused, take_all
+from tilewise.units import to_python
 
 logger = logging.getLogger("tilewise")
 if not TYPE_CHECKING:
     __getattr__ = vllm_modules.finder_of(__name__, {"BeamSearchParams": "tilewise.beam"}, ImportError)
 Rule = tuple[str, Callable[[Any], Any]]
-"""What a value must be, in words, and whether it is that."""
+"""A rule for a value: what it must be, in words, and a function that says whether it is."""
 
 COLDEST = 0.01
 """A temperature between 0 and this is raised to it: logits divided by less leave the range of numbers."""
 MAX_N = 16384
-"""Answers to one prompt; a server has a limit of its own."""
+"""Most answers to one prompt; a server has a limit of its own."""
 MAX_STOP_STRINGS = 64
 MAX_STOP_TOKEN_IDS = 128
 MAX_LOGPROB_TOKEN_IDS = 128
 MAX_BAD_WORDS = 128
-"""Also the most token sequences that they may come to."""
+"""Most texts of `bad_words`, and most token sequences that they may come to."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StructuredOutputsParams:
-    """What form an answer has to have: exactly one of the first six. Names and meanings are vLLM's.
+    """The form that an answer has to have: exactly one of the first six fields. Names and meanings are vLLM's.
 
     An unknown keyword, none or several forms, or a value of the wrong type raises InvalidRequest. Whether a schema,
     pattern or grammar can be followed shows when a request with it is prepared.
@@ -56,7 +56,7 @@ class StructuredOutputsParams:
     whitespace_pattern: str | None = None
     """Regex of the white space that may stand between two parts of JSON; one blank by default."""
     disable_any_whitespace: bool = False
-    """JSON without any."""
+    """True: JSON has no white space."""
     disable_additional_properties: bool | None = None
     """False: objects that list their properties may have others, too, unless the schema says `additionalProperties:
     false`. None and True: they may not, unless it says that they may. What a schema combines counts as one object."""
@@ -116,7 +116,7 @@ class GuidedDecodingParams(StructuredOutputsParams):
 
     @classmethod
     def from_optional(cls, **options: Any) -> GuidedDecodingParams | None:
-        """None if no form is named."""
+        """Make one of the options that are not None; return None if these name no form."""
         given = {name: value for name, value in options.items() if value is not None}
         return cls(**given) if given.keys() & set(_FORMS) else None
 
@@ -130,19 +130,19 @@ _BACKEND = {
 
 
 class RequestOutputKind(Enum):
-    """What each result of AsyncLLM's stream holds. LLM gives whole answers whatever it says."""
+    """The content of each result of AsyncLLM's stream. LLM gives whole answers whatever it says."""
 
     CUMULATIVE = 0
     """The whole answer so far."""
     DELTA = 1
-    """What is new in it."""
+    """The new part of the answer."""
     FINAL_ONLY = 2
-    """One result, when all is said."""
+    """A single result, when the answer is whole."""
 
 
 @dataclass(init=False)
 class SamplingParams:
-    """How to choose tokens, and when to stop. Names, defaults and meanings are vLLM's.
+    """Options of a request: how to choose tokens, and when to stop. Names, defaults and meanings are vLLM's.
 
     Every keyword of vLLM is taken: what has no effect is logged once, what would change answers and is not there raises
     InvalidField. An unknown keyword, or a value outside its range, raises InvalidRequest, at an assignment as well. A
@@ -170,13 +170,13 @@ class SamplingParams:
     """None = as many as the context holds."""
     min_tokens: int = 0
     logprobs: int | None = None
-    """Also report this many likeliest tokens at each position, and the chosen one; -1 = all tokens."""
+    """Number of likeliest tokens to report at each position, beside the chosen one; -1 = all tokens."""
     logprob_token_ids: list[int] | tuple[int, ...] | None = None
-    """Report these tokens at each position, and the chosen one, in place of the likeliest."""
+    """Tokens to report at each position in place of the likeliest, beside the chosen one."""
     prompt_logprobs: int | None = None
-    """The same as `logprobs` for the prompt's tokens, which are then computed even if they are cached."""
+    """Number as in `logprobs` for the prompt's tokens, which are then computed even if they are cached."""
     logit_bias: Mapping[int, float] | None = None
-    """Added to the logits of these tokens."""
+    """Numbers that are added to the logits of tokens, by id."""
     allowed_token_ids: list[int] | tuple[int, ...] | None = None
     """Only these tokens may be chosen."""
     bad_words: list[str] | tuple[str, ...] | None = None
@@ -185,7 +185,7 @@ class SamplingParams:
     detokenize: bool = True
     """False = results have token ids alone, and their texts are empty."""
     truncate_prompt_tokens: int | None = None
-    """Only so many of a prompt's last tokens, -1 = as many as fit; a prompt with pictures cannot be cut."""
+    """Number of a prompt's last tokens to keep, -1 = as many as fit; a prompt with pictures cannot be cut."""
     skip_reading_prefix_cache: bool | None = None
     """True = the whole prompt is computed, even if a beginning of it is cached."""
     output_kind: RequestOutputKind = RequestOutputKind.CUMULATIVE
@@ -199,7 +199,7 @@ class SamplingParams:
         ignored = Ignored()
         fields = dataclasses.fields(self)
         options = _renamed({"n": n, **options})
-        if plain(options.get("best_of")) == options["n"]:
+        if to_python(options.get("best_of")) == options["n"]:
             del options["best_of"]
         for name in [name for name in options if name in FOREIGN]:
             FOREIGN[name].take(name, options.pop(name), ignored)
@@ -249,11 +249,11 @@ class SamplingParams:
 
     @classmethod
     def from_optional(cls, **options: Any) -> SamplingParams:
-        """As the class, with None for every default but that of max_tokens."""
+        """Make one, with None for every default but that of max_tokens."""
         return cls(**{name: value for name, value in options.items() if value is not None or name == "max_tokens"})
 
     def clone(self) -> SamplingParams:
-        """A copy that is checked as a whole."""
+        """Return a copy, checked as a whole."""
         return self.with_()
 
     @property
@@ -266,7 +266,7 @@ class SamplingParams:
 
     @property
     def scored_tokens(self) -> int | None:
-        """How many of the tokens with known scores are reported at each position, -1 = all; None = no scores."""
+        """Number of tokens with known scores that are reported at each position, -1 = all; None = no scores."""
         return -1 if self.logprob_token_ids else self.logprobs
 
     @property
@@ -275,7 +275,7 @@ class SamplingParams:
 
     @property
     def reports(self) -> bool:
-        """Tokens are given with log-probabilities."""
+        """True if tokens are given with log-probabilities."""
         return self.logprobs is not None or bool(self.logprob_token_ids)
 
     @property
@@ -284,7 +284,7 @@ class SamplingParams:
 
     @property
     def truncated(self) -> bool:
-        """Whether some tokens may be too unlikely to be drawn."""
+        """True if some tokens may be too unlikely to be drawn."""
         return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
 
     def with_(self, **changes: Any) -> SamplingParams:
@@ -336,8 +336,8 @@ def _refuse_unknown(cls: type[StructuredOutputsParams], options: dict[str, Any])
 
 
 def _checked(name: str, value: Any) -> Any:
-    """The value of a field as it is kept. Raises InvalidField."""
-    value = _PREPARED.get(name, plain)(value)
+    """Return the value of a field as it is kept. Raises InvalidField."""
+    value = _PREPARED.get(name, to_python)(value)
     _check(name, value, _SAMPLING_RULES)
     count = len(value or ()) if name in _LONGEST_LISTS else 0
     if count > _LONGEST_LISTS.get(name, count):
@@ -346,7 +346,7 @@ def _checked(name: str, value: Any) -> Any:
 
 
 def _check(name: str, value: Any, rules: Mapping[str, Rule]) -> None:
-    """A rule is (what the value must be, whether it is that)."""
+    """Raise InvalidField for a value that breaks the rule of its name."""
     wanted, holds = rules[name]
     try:
         fine = holds(value) if value is not None else name in _MAY_BE_NONE
@@ -357,28 +357,29 @@ def _check(name: str, value: Any, rules: Mapping[str, Rule]) -> None:
 
 
 def _as_tuple(value: Any) -> Any:
-    value = plain(value)
+    value = to_python(value)
     if isinstance(value, str):
         return (value,)
-    return tuple(dict.fromkeys(map(plain, value))) if isinstance(value, (list, tuple, set, frozenset)) else value
+    return tuple(dict.fromkeys(map(to_python, value))) if isinstance(value, (list, tuple, set, frozenset)) else value
 
 
 def _with_whole_keys(value: Any) -> Any:
-    """JSON has no numbers for keys: "42" is the token 42. A copy, so that nobody changes it later."""
+    """Return a copy, which nobody changes later. JSON has no numbers for keys, so that "42" is the token 42."""
     if not isinstance(value, Mapping):
         return value
     return {
-        int(key) if isinstance(key, str) and key.isdecimal() else plain(key): plain(bias) for key, bias in value.items()
+        int(key) if isinstance(key, str) and key.isdecimal() else to_python(key): to_python(bias)
+        for key, bias in value.items()
     }
 
 
 def _seed(value: Any) -> Any:
-    value = plain(value)
+    value = to_python(value)
     return None if value == -1 and value is not True else value
 
 
 def _warm(value: Any) -> Any:
-    value = plain(value)
+    value = to_python(value)
     if isinstance(value, (int, float)) and 0 < value < COLDEST:
         logger.warning("temperature %s is raised to %s", value, COLDEST)
         return COLDEST
@@ -386,8 +387,8 @@ def _warm(value: Any) -> Any:
 
 
 def _kind(value: Any) -> Any:
-    """As a member, or by its number."""
-    return next((kind for kind in RequestOutputKind if plain(value) in (kind, kind.value)), value)
+    """Return the output kind that is given as a member or by its number."""
+    return next((kind for kind in RequestOutputKind if to_python(value) in (kind, kind.value)), value)
 
 
 def _whole(value: Any) -> bool:

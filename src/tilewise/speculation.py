@@ -14,7 +14,7 @@ MAX_GUESSES = 64
 
 @dataclass(frozen=True, kw_only=True)
 class SpeculativeConfig:
-    """Raises InvalidConfig for a value that cannot be, or for one that its method has no use for."""
+    """Options of speculative decoding. Raises InvalidConfig for an impossible value, or one of no use to its method."""
 
     method: Method | None = None
     """ngram: what followed the same few tokens before; draft_model: a smaller model. Default: what `model` asks for."""
@@ -23,10 +23,11 @@ class SpeculativeConfig:
     model: str | None = None
     """The draft model: a folder or a hub id, of the same tokenizer and tiling."""
     revision: str | None = None
-    """Its branch, tag or commit on the hub."""
+    """Branch, tag or commit of the draft model on the hub."""
     prompt_lookup_max: int | None = None
-    """Longest and shortest sequence of tokens that is looked up, default 5 and 2."""
+    """Longest sequence of tokens that is looked up, 5 by default."""
     prompt_lookup_min: int | None = None
+    """Shortest sequence of tokens that is looked up, 2 by default."""
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> SpeculativeConfig:
@@ -79,6 +80,6 @@ class SpeculativeConfig:
 
     @property
     def lookup(self) -> tuple[int, int]:
-        """Shortest and longest n-gram; of a single value given, the other is the nearest that fits."""
+        """Shortest and longest n-gram; if one alone is given, the other is its default or the nearest that fits."""
         longest = self.prompt_lookup_max or max(5, self.prompt_lookup_min or 0)
         return self.prompt_lookup_min or min(2, longest), longest

@@ -1,4 +1,4 @@
-"""Server-sent events: bytes of a response to the data of its events."""
+"""Server-sent events: from the bytes of a response to the data of its events."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _LINE_END = re.compile(rb"\r\n|\n|\r(?=[^\n])")
 
 
 class EventReader:
-    """Takes the bytes of one response as they come; keeps what is not yet a whole event."""
+    """A reader of one response, which takes its bytes as they come and keeps what is not yet a whole event."""
 
     def __init__(self) -> None:
         self._rest = b""
         self._data: list[bytes] = []
 
     def feed(self, chunk: bytes) -> Iterator[str]:
-        """The data of each event that is whole now; comments, names and ids of events are passed over."""
+        """Yield the data of each event that is whole now; comments, names and ids of events are passed over."""
         *lines, self._rest = _LINE_END.split(self._rest + chunk)
         for line in lines:
             if line.startswith(b"data:"):
@@ -30,7 +30,7 @@ class EventReader:
 
 
 def read_events(chunks: Iterable[bytes]) -> Iterator[str]:
-    """The data of each event of a response.
+    """Yield the data of each event of a response.
 
     >>> list(read_events([b": ping\\n\\ndata: a", b"b\\ndata: c\\n\\nda"]))
     ['ab\\nc']

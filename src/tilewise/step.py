@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """A sequence takes a slot. `token_ids` holds prompt and, after a preemption, the tokens generated so far."""
+    """The admission of a sequence to a slot. `token_ids` are the prompt and, after a preemption, the answer so far."""
 
     slot: int
     token_ids: tuple[int, ...]
@@ -41,7 +41,7 @@ class BlockGrant:
 
 @dataclass(frozen=True, slots=True)
 class EncodeJob:
-    """Encode one tile (uint8 `[size, size, 3]`) into a page of the tile pool."""
+    """An order to encode one tile (uint8 `[size, size, 3]`) into a page of the tile pool."""
 
     digest: bytes
     pixels: NDArray[np.uint8]
@@ -50,7 +50,7 @@ class EncodeJob:
 
 @dataclass(frozen=True, slots=True)
 class RowsJob:
-    """Write the rows of a tile that came encoded (`types.TileRows`) into a page of the tile pool."""
+    """An order to write the rows of a tile that came encoded (`types.TileRows`) into a page of the tile pool."""
 
     digest: bytes
     rows: NDArray[Any]
@@ -68,10 +68,10 @@ class TileUse:
 
 
 class Work(NamedTuple):
-    """Compute tokens [start, start + count) of a slot; if `samples`, choose the token after them.
+    """An order to compute tokens [start, start + count) of a slot and, if `samples`, to choose the token after them.
 
     The last `drafts` of them are guesses. A token is then chosen behind the last known token and behind every guess,
-    and those count that stand behind guesses that were right: what is chosen is what would be without guessing.
+    and only those count that stand behind right guesses: so the answer is what it would be without guessing.
 
     A tuple, because hundreds are made in a step, and a frozen dataclass takes three times as long.
     """
@@ -85,7 +85,7 @@ class Work(NamedTuple):
     draft_ids: TokenIds = ()
     """The guesses; empty where a draft model of the runner makes them."""
     masks: NDArray[np.int32] | None = None
-    """Of a structured answer, [drafts + 1, words]: the tokens that may be chosen at each place, one bit each
+    """Masks of a structured answer, [drafts + 1, words]: the tokens that may be chosen at each place, one bit each
     (`types.Matcher.masks`)."""
 
     @property
@@ -94,30 +94,32 @@ class Work(NamedTuple):
 
     @property
     def known_stop(self) -> int:
-        """Behind the last token that is no guess."""
+        """Position behind the last token that is no guess."""
         return self.stop - self.drafts
 
     @property
     def rows(self) -> int:
-        """Places at which a token is chosen."""
+        """Number of places at which a token is chosen."""
         return self.drafts + 1 if self.samples else 0
 
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
+    """The plan of one step, as the engine gives it to the runner."""
+
     index: int
     admissions: tuple[Admission, ...]
     grants: tuple[BlockGrant, ...]
     encode: tuple[EncodeJob, ...]
-    """Tiles that are to be encoded, behind those of earlier plans."""
+    """Tiles to encode, behind those of earlier plans."""
     work: tuple[Work, ...]
     tiles: float | None = None
-    """How many tiles to encode in this step, parts of one counted by layers; None = until some are in their pages."""
+    """Number of tiles to encode in this step, parts of one counted by layers; None = until some are in their pages."""
     rows: tuple[RowsJob, ...] = ()
 
     @property
     def empty(self) -> bool:
-        """Nothing new to compute, and nothing to write into the tables either."""
+        """True if there is nothing new to compute, and nothing to write into the tables either."""
         return not (self.work or self.encode or self.rows or self.admissions)
 
 
@@ -127,17 +129,17 @@ class EncodedTile:
 
     digest: bytes
     score: float | None = None
-    """Of a Flash model's router: the probability that a quarter of the rows says enough."""
+    """Score of a Flash model's router: the probability that a quarter of the rows says enough."""
 
 
 PromptScores = dict[int, tuple[SampledToken, ...]]
-"""By slot, the prompt's own tokens behind those that were computed, with their log-probabilities."""
+"""The prompt's own tokens behind those that were computed, with their log-probabilities, by slot."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What came of a step: new tokens of each sampling slot, one more than guesses were right, and the tiles that are
-    in their pages since, of this plan or of earlier ones."""
+    """The result of a step: new tokens of each sampling slot, one more than guesses were right, and the tiles that are
+    in their pages now, of this plan or of earlier ones."""
 
     sampled: dict[int, tuple[SampledToken, ...]]
     encoded: tuple[EncodedTile, ...]
@@ -151,19 +153,20 @@ class Handle(Protocol):
 
 
 class Runner(Protocol):
-    """Whoever runs steps: this process, other processes, or a test's fake."""
+    """A runner of steps: this process, other processes, or a test's fake."""
 
     def launch(self, plan: StepPlan) -> Handle: ...
 
     def check(self) -> None:
-        """Raises RankDied if a process that computes for this one is gone; asked while there is nothing to launch."""
+        """Raise RankDied if a process that computes for this one is gone; asked while there is nothing to launch."""
 
     def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class FlashRule:
-    """How a Flash model shortens prompts: tiles that its router finds easy take `tokens` rows instead of all.
+    """The rule by which a Flash model shortens prompts: tiles that its router finds easy take `tokens` rows instead of
+    all.
 
     A tile is easy if its score is above the `relative_threshold` quantile of the scores of its request, and at least
     `absolute_threshold`. Source: `generate_flash` of the checkpoints' modeling_internvl_chat.py.
@@ -176,7 +179,7 @@ class FlashRule:
 
 @dataclass(frozen=True, slots=True)
 class Speculation:
-    """Guess several tokens of an answer and verify them in one step (Leviathan et al. 2023, Saxena 2023)."""
+    """The rule by which several tokens are guessed and verified in one step (Leviathan et al. 2023, Saxena 2023)."""
 
     tokens: int
     """Most guesses at a time."""
@@ -193,7 +196,7 @@ class Limits:
     max_num_batched_tokens: int
     block_size: int
     num_blocks: int
-    """Including block 0, the dummy that padding writes to."""
+    """KV blocks, including block 0, the dummy that padding writes to."""
     tokens_per_tile: int
     tile_pages: int
     encode_budget: float
@@ -203,13 +206,13 @@ class Limits:
     flash: FlashRule | None = None
     prefix_caching: bool = True
     priorities: bool = False
-    """Whether requests' priorities count; else the first to come is the first served."""
+    """True if requests' priorities count; else the first to come is the first served."""
     speculation: Speculation | None = None
     batch_invariant: bool = False
-    """Whether a request's logits are bit by bit the same in any batch."""
+    """True if a request's logits are bit by bit the same in any batch."""
     kv_cache_dtype: str | None = None
     """int8 or fp8, with a scale for each token and head; None = keys and values are kept as they are computed."""
     tile_batches: tuple[int, ...] = (1,)
-    """How many tiles are encoded at a time, the largest number first; batch-invariant ones come alone anyway."""
+    """Tiles of a batch, the largest number first; batch-invariant ones are encoded alone anyway."""
     graph_sizes: tuple[int, ...] = ()
-    """Sequences of captured steps, to which others are filled up; empty = steps are captured as they come."""
+    """Sizes of captured steps in sequences, to which others are filled up; empty = steps are captured as they come."""

@@ -1,4 +1,4 @@
-"""Where a request's time goes. All in seconds; moments are on the monotonic clock.
+"""The times of a request: where they go. All are in seconds; moments are on the monotonic clock.
 
 arrival -> media are fetched, decoded and cut -> queued -> scheduled -> first token -> finished
 """
@@ -15,7 +15,7 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True, slots=True)
 class MediaCounts:
-    """What the media of a request came to."""
+    """Counts of a request's media."""
 
     downloads: int = 0
     """Media fetched, wherever their URLs pointed."""
@@ -25,19 +25,19 @@ class MediaCounts:
     pictures: int = 0
     videos: int = 0
     frames: int = 0
-    """Chosen from videos."""
+    """Frames chosen from videos."""
 
 
 @dataclass(frozen=True, slots=True)
 class InputTiming:
-    """What a request's inputs took before the engine saw it."""
+    """Seconds that a request's inputs took before the engine saw it."""
 
     download: float = 0.0
-    """Fetching media, from wherever their URLs point."""
+    """Seconds of fetching media, wherever their URLs point."""
     decode: float = 0.0
-    """Files to pixels."""
+    """Seconds of turning files into pixels."""
     preprocess: float = 0.0
-    """Cutting pictures, template and tokenizer."""
+    """Seconds of cutting pictures, and of template and tokenizer."""
     media: MediaCounts = MediaCounts()
 
     @property
@@ -46,7 +46,7 @@ class InputTiming:
 
 
 class Stopwatch:
-    """Adds up what the media of one request take, and counts them; what fails takes time as well."""
+    """A stopwatch that adds up what the media of one request take, and counts them; what fails takes time as well."""
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
@@ -94,16 +94,16 @@ class EngineMoments:
 
     queued: float
     wanted: float | None = None
-    """It was looked at for the first time and a tile that it needs was not encoded."""
+    """Moment at which the scheduler first found that a tile it needs was not encoded."""
     encoded: float | None = None
-    """The last of its tiles was."""
+    """Moment at which the last of its tiles was encoded."""
     scheduled: float | None = None
-    """Its first tokens were planned; once, whatever preemptions follow."""
+    """Moment at which its first tokens were planned; set once, whatever preemptions follow."""
     first_token: float | None = None
 
     @property
     def encode(self) -> float:
-        """Its wait for tiles, which lies within its time in the queue and its prefill."""
+        """Seconds of waiting for tiles, which lie within its time in the queue and its prefill."""
         if self.wanted is None:
             return 0.0
         # Another request may have computed the same prompt meanwhile: then it went on without them.
@@ -113,17 +113,17 @@ class EngineMoments:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """A request's life so far; None = not reached. vLLM's histograms are its properties."""
+    """The moments of a request so far; None = not reached. Its properties are the durations in vLLM's histograms."""
 
     arrival: float
-    """When it came, before its media were fetched."""
+    """Moment at which it came, before its media were fetched."""
     first_token: float | None = None
     finished: float | None = None
     inputs: InputTiming = InputTiming()
     engine: EngineMoments | None = None
-    """Of its first sequence to answer, from its first token on."""
+    """Moments of its first sequence to answer; None before the first token."""
     preemptions: int = 0
-    """How often its sequences gave their blocks back, to be computed again later."""
+    """Times that its sequences gave their blocks back, to be computed again later."""
 
     @property
     def time_to_first_token(self) -> float | None:
@@ -131,22 +131,22 @@ class Timing:
 
     @property
     def queue(self) -> float | None:
-        """From its arrival in the engine to its first planned work."""
+        """Seconds from its arrival in the engine to its first planned work."""
         return _between(self.engine.queued, self.engine.scheduled) if self.engine else None
 
     @property
     def encode(self) -> float | None:
-        """Waiting for tiles, within `queue` and `prefill`."""
+        """Seconds of waiting for tiles, within `queue` and `prefill`."""
         return self.engine.encode if self.engine else None
 
     @property
     def prefill(self) -> float | None:
-        """From its first planned work to the first token."""
+        """Seconds from its first planned work to the first token."""
         return _between(self.engine.scheduled, self.first_token) if self.engine else None
 
     @property
     def decode(self) -> float | None:
-        """From the first token to the last."""
+        """Seconds from the first token to the last."""
         return _between(self.first_token, self.finished)
 
     @property
@@ -155,7 +155,7 @@ class Timing:
 
     @property
     def total(self) -> float | None:
-        """From end to end."""
+        """Seconds from its arrival to its end."""
         return _between(self.arrival, self.finished)
 
 

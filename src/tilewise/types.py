@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Grid = tuple[int, int]
-"""(columns, rows)"""
+"""Tiles of a picture: (columns, rows)."""
 TokenIds = tuple[int, ...]
 Detail = Literal["auto", "low", "medium", "high", "original"]
-"""How closely a picture is to be looked at, as OpenAI's API names it."""
+"""Closeness at which a picture is to be looked at, as OpenAI's API names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +57,9 @@ class ImageInput:
 
     tiles: tuple[AnyTile, ...]
     grid: Grid
-    """Of a picture that came encoded, its tiles in one row."""
+    """Tiles in columns and rows; a picture that came encoded has its tiles in one row."""
     original_size: tuple[int, int]
-    """In pixels; of a picture that came encoded, zeros."""
+    """(width, height) in pixels; zeros for a picture that came encoded."""
     start: int
     """Position of the first image token in the prompt; each tile fills `tokens_per_tile` from there on."""
 
@@ -69,24 +69,25 @@ Thinking = tuple[int, int]
 
 
 class Matcher(Protocol):
-    """Follows one structured answer, token by token."""
+    """The state of one structured answer, which is followed token by token."""
 
     @property
     def finish_reason(self) -> str | None:
         """ "stop" once an end token was accepted, "error" if the answer cannot be followed any further."""
 
     def masks(self, drafts: TokenIds = ()) -> NDArray[np.int32]:
-        """The tokens that may come next, and behind each of `drafts`, which have to be allowed: `[drafts + 1, words]`.
+        """Return the tokens that may come next, and behind each of `drafts`, which must be allowed: `[drafts + 1,
+        words]`.
 
         One bit a token (bit `id % 32` of word `id // 32` of `ceil(vocabulary / 32)`). At least one is set in the first
         row while there is no `finish_reason`.
         """
 
     def count_allowed(self, drafts: TokenIds) -> int:
-        """How many of these tokens may come next, one after the other, before the answer ends."""
+        """Return how many of these tokens may come next, one after the other, before the answer ends."""
 
     def accept(self, token_id: int) -> None:
-        """Go on behind a token."""
+        """Take in the next token of the answer."""
 
 
 class Grammar(Protocol):
@@ -94,15 +95,15 @@ class Grammar(Protocol):
 
     @property
     def unenforced(self) -> tuple[str, ...]:
-        """What was asked of the form and cannot be followed token by token, by name."""
+        """Names of parts of the form that were asked for and cannot be followed token by token."""
 
     def start(self, ignore_eos: bool, thinking: Thinking | None = None) -> Matcher:
-        """With `thinking` an answer thinks first, and the form holds behind that."""
+        """Begin an answer; with `thinking` it thinks first, and the form holds behind that."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the engine is asked: token ids with pictures in place, and how to go on from there."""
+    """A request to the engine: token ids with pictures in place, and how to go on from there."""
 
     id: str
     prompt_ids: tuple[int, ...]
@@ -118,9 +119,9 @@ class Request:
     cache_salt: str | None = None
     """Cached prefixes are shared among requests of one salt alone."""
     grammar: Grammar | None = field(default=None, repr=False, compare=False)
-    """Of `sampling.structured_outputs`."""
+    """The form of `sampling.structured_outputs`, compiled."""
     thinking: Thinking | None = None
-    """Of an answer that thinks before its form holds."""
+    """The two tokens of an answer that thinks before its form holds."""
     arrival: float = field(default_factory=time.monotonic)
     inputs: InputTiming = field(default=InputTiming(), repr=False, compare=False)
 
@@ -150,13 +151,13 @@ class SampledToken:
     rank: int | None = None
     top: tuple[tuple[int, float], ...] = ()
     top_ranks: tuple[int, ...] = ()
-    """Of alternatives that were asked for by id; otherwise they are 1, 2, ..."""
+    """Ranks of alternatives that were asked for by id; empty where they are 1, 2, ..."""
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
     prompt_tokens: int
-    """As computed: without the rows that a Flash model's router saved."""
+    """Prompt tokens as computed: without the rows that a Flash model's router saved."""
     completion_tokens: int
     image_tokens: int
     tiles: int
@@ -194,14 +195,14 @@ class RequestOutput:
     request_id: str
     prompt: str | None
     prompt_token_ids: list[int]
-    """As prepared: a Flash model's router may leave some of the image tokens out."""
+    """The prompt as prepared: a Flash model's router may leave some of the image tokens out."""
     outputs: list[CompletionOutput]
     finished: bool
     usage: Usage
     timing: Timing
     num_cached_tokens: int = 0
     prompt_logprobs: list[dict[int, Logprob] | None] | None = None
-    """One for each token that was computed of the prompt; the first has nothing before it, hence None."""
+    """One entry for each prompt token that was computed; the first has nothing before it, hence None."""
 
     # Names of vLLM's that have no value here.
     encoder_prompt = encoder_prompt_token_ids = lora_request = kv_transfer_params = ec_transfer_params = None

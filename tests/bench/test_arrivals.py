@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from tilewise.bench.arrivals import Arrivals, Ramp
+from tilewise.bench.load import Arrivals, Ramp
 from tilewise.errors import InvalidConfig
 
 

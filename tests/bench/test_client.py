@@ -8,12 +8,9 @@ import socket
 import pytest
 
 from tests.bench.scripted import ABORT, END, PAUSE, ScriptedServer, chunk, scripted
-from tilewise.bench.answers import Answer, Tokens
-from tilewise.bench.arrivals import Arrivals
 from tilewise.bench.client import LoadClient, Target
-from tilewise.bench.dialects import CHAT, COMPLETIONS, Asking
-from tilewise.bench.load import Load, NotReady, Ran, run_load, wait_until_ready
-from tilewise.bench.samples import Media, SampleRequest
+from tilewise.bench.load import Arrivals, LoadLevel, LoadResult, NotReady, run_load, wait_until_ready
+from tilewise.bench.requests import CHAT, COMPLETIONS, CommonFields, Media, RequestOutcome, SampleRequest, TokenCounts
 from tilewise.errors import InvalidConfig
 
 ASKED = SampleRequest("Hello", 1, 8)
@@ -25,16 +22,18 @@ USAGE = {
 }
 
 
-def ask(server: ScriptedServer, count: int = 1, load: Load = Load(), dialect=CHAT, request=ASKED, **asking) -> Ran:
-    async def run() -> Ran:
+def ask(
+    server: ScriptedServer, count: int = 1, load: LoadLevel = LoadLevel(), dialect=CHAT, request=ASKED, **asking
+) -> LoadResult:
+    async def run() -> LoadResult:
         target = Target(server.url, dialect.endpoint, dialect, {"x-more": "yes"})
-        async with LoadClient(target, Asking("m", **asking)) as client:
+        async with LoadClient(target, CommonFields("m", **asking)) as client:
             return await run_load(client, [client.body(request)] * count, load, lambda _: None)
 
     return asyncio.run(run())
 
 
-def one(server: ScriptedServer, **more) -> Answer:
+def one(server: ScriptedServer, **more) -> RequestOutcome:
     return ask(server, **more).answers[0]
 
 
@@ -44,7 +43,7 @@ def test_the_first_token_is_the_first_that_shows():
     ) as server:
         found = one(server)
     assert (found.failure, found.text) == (None, "ab")
-    assert found.tokens == Tokens(prompt=9, completion=2, image=16, tiles=1, cached=4)
+    assert found.tokens == TokenCounts(prompt=9, completion=2, image=16, tiles=1, cached=4)
     assert found.first_chunk >= PAUSE
     assert found.first_content - found.first_chunk > PAUSE / 2
     assert found.latency == found.contents[1], "the chunk of the usage is no part of the answer"
@@ -132,14 +131,14 @@ def test_pictures_and_conversations_need_the_chat():
 
 def test_no_more_are_under_way_than_are_allowed():
     with scripted(ROLE, END) as server:
-        ran = ask(server, count=9, load=Load(concurrency=3))
+        ran = ask(server, count=9, load=LoadLevel(concurrency=3))
         assert server.most == 3
     assert all(answer.failure is None for answer in ran.answers)
     assert ran.answers[0].queued < ran.answers[3].queued < ran.answers[8].queued
 
 
 def test_requests_wait_for_their_moment():
-    load = Load(Arrivals(rate=20.0))
+    load = LoadLevel(Arrivals(rate=20.0))
     with scripted(ROLE, END) as server:
         ran = ask(server, count=8, load=load)
     for answer, moment in zip(ran.answers, load.arrivals.moments(8, 0), strict=True):
@@ -154,10 +153,10 @@ def free_port() -> int:
 def test_a_run_ends_when_nobody_listens():
     """A hundred requests, ten seconds apart: all but the first are not sent."""
 
-    async def run() -> Ran:
+    async def run() -> LoadResult:
         target = Target(f"http://127.0.0.1:{free_port()}", CHAT.endpoint, CHAT)
-        async with LoadClient(target, Asking("m")) as client:
-            load = Load(Arrivals(rate=0.1, burstiness=float("inf")))
+        async with LoadClient(target, CommonFields("m")) as client:
+            load = LoadLevel(Arrivals(rate=0.1, burstiness=float("inf")))
             return await asyncio.wait_for(run_load(client, [b"{}"] * 100, load, lambda _: None), 60)
 
     kinds = [answer.failure.kind for answer in asyncio.run(run()).answers if answer.failure]
@@ -167,7 +166,7 @@ def test_a_run_ends_when_nobody_listens():
 def test_a_server_that_is_not_ready_is_named():
     async def run() -> None:
         target = Target(f"http://127.0.0.1:{free_port()}", CHAT.endpoint, CHAT)
-        async with LoadClient(target, Asking("m")) as client:
+        async with LoadClient(target, CommonFields("m")) as client:
             await wait_until_ready(client, b"{}", "x", 0.1)
 
     with pytest.raises(NotReady, match=r"did not answer a first request within 0\.1 s .*: no connection"):

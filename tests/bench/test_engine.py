@@ -8,12 +8,11 @@ import pytest
 
 from tilewise.bench.datasets.random_media import Bucket, MediaShape
 from tilewise.bench.datasets.random_text import Lengths
-from tilewise.bench.datasets.sources import Source
+from tilewise.bench.datasets.sources import DatasetSource
 from tilewise.bench.encode import EncodeBench, run_encode
-from tilewise.bench.latency import LatencyBench, run_latency
+from tilewise.bench.offline import LatencyBench, ThroughputBench, run_latency, run_throughput
 from tilewise.bench.processor import ProcessorBench, run_processor
 from tilewise.bench.startup import FailedStart, StartupBench, empty_folders, run_startup
-from tilewise.bench.throughput import ThroughputBench, run_throughput
 from tilewise.errors import InvalidConfig
 
 ENGINE = {"model": "demo", "max_model_len": 1024}
@@ -37,7 +36,7 @@ def test_latency(beams):
 
 
 def test_throughput_counts_the_tokens_of_pictures():
-    source = Source("random-mm", count=3, lengths=Lengths(10, 4), media=SMALL)
+    source = DatasetSource("random-mm", count=3, lengths=Lengths(10, 4), media=SMALL)
     found, text = said(run_throughput, ThroughputBench(source, ENGINE))
     assert found["num_requests"] == 3
     assert found["total_num_tiles"] >= 3
@@ -48,7 +47,7 @@ def test_throughput_counts_the_tokens_of_pictures():
 
 
 def test_throughput_of_text_counts_what_was_asked_for():
-    found, text = said(run_throughput, ThroughputBench(Source(count=4, lengths=Lengths(20, 5)), ENGINE, n=2))
+    found, text = said(run_throughput, ThroughputBench(DatasetSource(count=4, lengths=Lengths(20, 5)), ENGINE, n=2))
     assert "Total num prompt tokens:  80\nTotal num output tokens:  40" in text
     assert found["total_num_tokens"] == 120
     assert "image" not in text
@@ -58,7 +57,7 @@ def test_answers_that_the_context_cuts_short_are_no_measure():
     with pytest.raises(InvalidConfig, match="--input-len 1000 and --output-len 100 are 1100 tokens"):
         run_latency(LatencyBench(ENGINE, 1000, 100))
     with pytest.raises(InvalidConfig, match=r"1000 tokens leaves 24 of the 100 asked for: the context holds 1024"):
-        run_throughput(ThroughputBench(Source(count=1, lengths=Lengths(1000, 100)), ENGINE))
+        run_throughput(ThroughputBench(DatasetSource(count=1, lengths=Lengths(1000, 100)), ENGINE))
 
 
 def test_encode():
@@ -72,7 +71,7 @@ def test_encode():
 
 
 def test_the_stages_of_a_processor_add_up():
-    source = Source("random-mm", count=2, lengths=Lengths(10, 2), media=SMALL)
+    source = DatasetSource("random-mm", count=2, lengths=Lengths(10, 2), media=SMALL)
     found, text = said(run_processor, ProcessorBench(source, ENGINE, percents=(50.0,)))
     assert found["num_requests"] == 2
     assert found["total_prompt_tokens"] > 16 * found["total_tiles"]

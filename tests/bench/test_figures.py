@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from tilewise.bench.answers import Answer, Failure, Tokens
-from tilewise.bench.figures import Figures, measure, peak_requests, peak_tokens
-from tilewise.bench.goals import Goals
+from tilewise.bench.figures import Figures, Goals, measure, peak_requests, peak_tokens
+from tilewise.bench.requests import Failure, RequestOutcome, TokenCounts
 from tilewise.bench.server_report import ServerReport
 from tilewise.errors import InvalidConfig
 
 # Sent at 0: a role at 0.1 s, content at 0.2, 0.3 and 0.6 s. Sent at 0.5: one token at 0.4 s.
-LONG = Answer(0.0, 0.0, 0.1, (0.2, 0.3, 0.6), 0.6, "abc", Tokens(prompt=10, completion=5, image=16, tiles=1))
-SHORT = Answer(0.5, 0.2, 0.4, (0.4,), 0.4, "d", Tokens(prompt=20, completion=1, image=32, tiles=2))
-LOST = Answer(0.6, failure=Failure("connection lost", "reset"))
+LONG = RequestOutcome(
+    0.0, 0.0, 0.1, (0.2, 0.3, 0.6), 0.6, "abc", TokenCounts(prompt=10, completion=5, image=16, tiles=1)
+)
+SHORT = RequestOutcome(0.5, 0.2, 0.4, (0.4,), 0.4, "d", TokenCounts(prompt=20, completion=1, image=32, tiles=2))
+LOST = RequestOutcome(0.6, failure=Failure("connection lost", "reset"))
 ALL = [LONG, SHORT, LOST]
 
 
@@ -53,11 +54,11 @@ def test_times_behind_the_first_token():
 
 
 def test_an_answer_with_nothing_to_see_counts_from_its_end():
-    assert Answer(0.0, 0.0, 0.1, (), 0.7).first_content == 0.7
+    assert RequestOutcome(0.0, 0.0, 0.1, (), 0.7).first_content == 0.7
 
 
 def test_tokens_are_the_servers_else_counted_here():
-    silent = Answer(0.0, 0.0, 0.1, (0.1, 0.2), 0.2, "one two three")
+    silent = RequestOutcome(0.0, 0.0, 0.1, (0.1, 0.2), 0.2, "one two three")
     (counted,) = measure([silent], [7], lambda text: len(text.split()))
     assert (counted.input_tokens, counted.output_tokens) == (7, 3)
     (chunks,) = measure([silent], [None], None)
@@ -68,7 +69,7 @@ def test_peaks():
     measured = measure([LONG, SHORT], [0, 0], None)
     assert peak_tokens(measured) == 6, "all within the first second"
     assert peak_requests([LONG, SHORT]) == 2
-    behind = Answer(0.6, 0.0, 0.1, (0.1,), 0.1)
+    behind = RequestOutcome(0.6, 0.0, 0.1, (0.1,), 0.1)
     assert peak_requests([LONG, behind]) == 1, "one ends as the other begins"
     assert peak_requests([]) == 0
 

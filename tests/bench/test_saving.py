@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.bench.test_figures import ALL, figures
-from tilewise.bench.arrivals import Arrivals, Ramp
 from tilewise.bench.figures import measure
-from tilewise.bench.load import Load
-from tilewise.bench.saving import About, NotSaved, Saving, details, result_json, write_json
+from tilewise.bench.load import Arrivals, LoadLevel, Ramp
+from tilewise.bench.results import NotSaved, RunFacts, Saving, details, result_json, write_json
 from tilewise.errors import InvalidConfig
 
 NOW = datetime(2026, 1, 2, 3, 4, 5)
@@ -22,14 +21,14 @@ NOW = datetime(2026, 1, 2, 3, 4, 5)
 @pytest.mark.parametrize(
     ("saving", "load", "name"),
     [
-        (Saving(), Load(), "openai-infqps-m-20260102-030405.json"),
-        (Saving(label="x"), Load(Arrivals(1.0), 8), "x-1.0qps-concurrency8-m-20260102-030405.json"),
+        (Saving(), LoadLevel(), "openai-infqps-m-20260102-030405.json"),
+        (Saving(label="x"), LoadLevel(Arrivals(1.0), 8), "x-1.0qps-concurrency8-m-20260102-030405.json"),
         (
             Saving(),
-            Load(Arrivals(ramp=Ramp("linear", 1, 4))),
+            LoadLevel(Arrivals(ramp=Ramp("linear", 1, 4))),
             "openai-ramp-up-linear-1qps-4qps-m-20260102-030405.json",
         ),
-        (Saving(name="mine.json"), Load(), "mine.json"),
+        (Saving(name="mine.json"), LoadLevel(), "mine.json"),
     ],
 )
 def test_names_are_vllms(saving, load, name):
@@ -37,7 +36,7 @@ def test_names_are_vllms(saving, load, name):
 
 
 def test_fields_are_vllms():
-    about = About("openai", "org/m", "folder", 3, Load(Arrivals(2.0), 4))
+    about = RunFacts("openai", "org/m", "folder", 3, LoadLevel(Arrivals(2.0), 4))
     found = result_json(about, Saving(metadata={"tp": "1"}), figures(), NOW)
     head = {
         "date": "20260102-030405",
@@ -55,7 +54,7 @@ def test_fields_are_vllms():
     assert {name: found[name] for name in head} == head
     for metric in ("ttft", "tpot", "itl", "e2el", "first_chunk"):
         assert {f"{what}_{metric}_ms" for what in ("mean", "median", "std", "p50", "p99")} <= found.keys()
-    everything = result_json(About("openai", "m", None, 3, Load(Arrivals(math.inf))), Saving(), figures(), NOW)
+    everything = result_json(RunFacts("openai", "m", None, 3, LoadLevel(Arrivals(math.inf))), Saving(), figures(), NOW)
     assert json.loads(json.dumps(everything))["request_rate"] == "inf"
 
 

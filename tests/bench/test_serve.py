@@ -14,9 +14,8 @@ from tests.bench.test_client import free_port
 from tests.bench.test_figures import figures
 from tests.served import PICTURES, Served, served
 from tilewise import extras
-from tilewise.bench import plot
-from tilewise.bench.arrivals import Arrivals
-from tilewise.bench.load import Load
+from tilewise.bench.load import Arrivals, LoadLevel
+from tilewise.bench.results import x_axis
 from tilewise.cli import main
 
 SHORT = ("--random-input-len", "20", "--random-output-len", "4")
@@ -166,9 +165,9 @@ def test_without_matplotlib_there_is_no_run(monkeypatch, capsys):
 
 
 def test_the_load_is_what_the_runs_differ_in():
-    def axis(*loads: Load) -> tuple[str, list[float]]:
-        return plot.x_axis([(load, figures()) for load in loads])
+    def axis(*loads: LoadLevel) -> tuple[str, list[float]]:
+        return x_axis([(load, figures()) for load in loads])
 
-    assert axis(Load(Arrivals(1.0)), Load(Arrivals(2.0))) == ("requests a second", [1.0, 2.0])
-    assert axis(Load(concurrency=2), Load(concurrency=4)) == ("requests at once, at most", [2.0, 4.0])
-    assert axis(Load(), Load(Arrivals(2.0))) == ("requests a second, answered", [1.0, 1.0])
+    assert axis(LoadLevel(Arrivals(1.0)), LoadLevel(Arrivals(2.0))) == ("requests a second", [1.0, 2.0])
+    assert axis(LoadLevel(concurrency=2), LoadLevel(concurrency=4)) == ("requests at once, at most", [2.0, 4.0])
+    assert axis(LoadLevel(), LoadLevel(Arrivals(2.0))) == ("requests a second, answered", [1.0, 1.0])

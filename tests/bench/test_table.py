@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.bench.test_figures import AFTER, BEFORE, figures
-from tilewise.bench.goals import Goals
+from tilewise.bench.figures import Goals
+from tilewise.bench.results import TableOptions, failure_lines, table
 from tilewise.bench.server_report import ServerReport
-from tilewise.bench.table import Shown, failure_lines, table
 from tilewise.errors import InvalidConfig
 
 EXPECTED = """\
@@ -54,13 +54,13 @@ connection lost:                         1
 
 def test_every_section_in_its_place():
     found = figures(goals=Goals.read(["ttft:250"]), server=ServerReport.between(BEFORE, AFTER))
-    lines = table(found, Shown(("ttft", "e2el"), rate=2.0, concurrency=4)).splitlines()
+    lines = table(found, TableOptions(("ttft", "e2el"), rate=2.0, concurrency=4)).splitlines()
     assert [line.rstrip() for line in lines] == EXPECTED.splitlines()
     assert {len(line) for line in lines} <= {50, 51}, "values are padded to ten columns"
 
 
 def test_what_was_not_asked_for_is_not_shown():
-    text = table(figures(), Shown())
+    text = table(figures(), TableOptions())
     for absent in ("RPS", "Maximum request", "goodput", "E2EL", "Speculative", "Queue"):
         assert absent not in text
 
@@ -74,4 +74,4 @@ def test_failures_are_counted_by_what_they_were():
 
 def test_an_unknown_metric_is_refused():
     with pytest.raises(InvalidConfig, match=r"got 'ttf'\. Did you mean ttft\?"):
-        Shown.read_metrics("ttf,itl")
+        TableOptions.read_metrics("ttf,itl")

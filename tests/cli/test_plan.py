@@ -14,15 +14,15 @@ import torch
 
 from tests.tiny import SPECS, write_original
 from tilewise import LLM
-from tilewise.amounts import in_bytes
 from tilewise.cli import main
 from tilewise.config import EngineConfig
 from tilewise.family import MEMBERS
-from tilewise.host.memory import Memory
+from tilewise.host import Memory
 from tilewise.models.load import Architecture
 from tilewise.plan import resolve
 from tilewise.platforms import current_platform
 from tilewise.runner.build import device_facts, largest_facts
+from tilewise.units import in_bytes
 from tilewise.weights.folder import CheckpointFolder
 
 GIB = 2**30
@@ -99,6 +99,7 @@ def test_a_folder_of_another_model_on_two_ranks_of_this_machine(plan, tmp_path):
         {"tensor_parallel_size": 4, "pipeline_parallel_size": 2, "enable_expert_parallel": True},
         {"tensor_parallel_size": 2, "quantization": "int8", "kv_cache_dtype": "int8"},
         {"tensor_parallel_size": 2, "mm_encoder_tp_mode": "weights", "data_parallel_size": 2},
+        {"vision_workers": 2},
     ],
     ids=str,
 )
@@ -270,6 +271,7 @@ def test_the_page_names_every_part(page):
         (["demo", "--bandwith", "3"], "Did you mean --bandwidth"),
         (["one", "two"], "One model is served"),
         (["./no/such/folder"], "no such folder"),
+        (["InternVL3-1B", "--devices", "24GiB", "--batch-invariant"], "batch_invariant is for CPUs"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line(capsys, words, said):

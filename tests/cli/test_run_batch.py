@@ -13,9 +13,9 @@ from tests.jobs.lines import request, write_lines
 from tilewise.cli import main
 from tilewise.cli.run_batch import FLAGS, batch_flags, read_order
 from tilewise.errors import Unfinished
+from tilewise.jobs.progress import Summary
 from tilewise.jobs.run import run_batch
 from tilewise.jobs.source import read_lines
-from tilewise.jobs.tally import Summary
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 import tilewise.server
 from tilewise.cli import main
-from tilewise.cli.flags.page import GROUPS
+from tilewise.cli.flags.help import GROUPS
 from tilewise.cli.flags.table import serve_flags
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from tilewise.cli import main
 from tilewise.cli.flags.flag import BadUsage
-from tilewise.cli.flags.settings import read_settings, settle
+from tilewise.cli.flags.table import make_settings, read_settings
 from tilewise.cli.start import as_yaml, default_name, read_order
 from tilewise.errors import InvalidConfig
 
@@ -53,7 +53,7 @@ def test_the_commands_of_the_guide(files, capsys):
     assert main(["archive", "."]) == 0
     assert "Nothing was packed" in capsys.readouterr().out
     order = read_order(["./server.mar", "--inference-conf=conf/inference_internvl3.yml"])
-    settings = settle(order.values, {})
+    settings = make_settings(order.values, {})
     assert order.name == "my_grps"
     assert settings.server.port == 9997
     assert settings.engine.model == "/tmp/InternVL3-8B"
@@ -68,7 +68,7 @@ def test_the_commands_of_the_guide(files, capsys):
 
 def test_a_server_yml_of_grps_and_of_flags(files):
     order = read_order(["server.yml", "--max-num-seqs", "8"])
-    settings = settle(order.values, {})
+    settings = make_settings(order.values, {})
     assert (settings.server.host, settings.server.port) == ("0.0.0.0", 9998)
     assert settings.engine.max_num_seqs == 8, "the command line wins"
     assert settings.engine.enable_prefix_caching is False
@@ -117,7 +117,7 @@ def test_flags_survive_the_file_that_they_are_handed_on_in(tmp_path):
     order = read_order(words)
     path = tmp_path / "flags.yml"
     path.write_text(as_yaml(order.values), encoding="utf-8")
-    direct, handed = settle(order.values, {}), read_settings(["--config", str(path)], {})
+    direct, handed = make_settings(order.values, {}), read_settings(["--config", str(path)], {})
     assert (handed.engine, handed.server) == (direct.engine, direct.server)
     assert handed.server.served_model_name == ("123", "b")
 

@@ -20,7 +20,7 @@ import pytest
 
 from tests.cluster.nodes import Cluster, below, titled, wait_for
 from tests.served import ROOT
-from tilewise.deploy import Deployment, application
+from tilewise.deploy import RayDeployment, application
 from tilewise.errors import InvalidConfig
 
 BODY = {"prompt": "1 2 3 1 2 3", "temperature": 0, "ignore_eos": True}
@@ -220,7 +220,7 @@ def test_a_model_that_is_not_there_is_said_in_one_line(two: Cluster) -> None:
 )
 def test_what_cannot_be_deployed_is_refused_before_a_cluster_is_asked(values: dict[str, object], said: str) -> None:
     with pytest.raises(InvalidConfig, match=said):
-        Deployment.of({"model": "demo", **values}, {})
+        RayDeployment.of({"model": "demo", **values}, {})
 
 
 def test_names_in_a_file_of_serve_are_those_of_flags() -> None:

@@ -23,7 +23,7 @@ from tests.served import Served, served
 from tests.tiny import SPECS, write_original
 from tilewise import LLM, SamplingParams
 from tilewise.errors import InvalidConfig, RankDied
-from tilewise.host.memory import Memory
+from tilewise.host import Memory
 
 pytestmark = pytest.mark.ray
 RAY = {"tensor_parallel_size": 2, "distributed_executor_backend": "ray", "dtype": "float32", "max_model_len": 512}
@@ -143,9 +143,9 @@ def test_a_machine_without_a_cluster_gets_one_that_ends_with_the_engine() -> Non
 
 
 def test_nodes_that_differ_are_named_with_what_differs(tmp_path: Path) -> None:
-    from tilewise.runner.ray_ranks import Setting, check_folders, check_versions
+    from tilewise.runner.ray_ranks import NodeFacts, check_folders, check_versions
 
-    ours = Setting({"tilewise": "1.0", "torch": "2.13.0"}, Memory(8, 4), 1)
+    ours = NodeFacts({"tilewise": "1.0", "torch": "2.13.0"}, Memory(8, 4), 1)
     check_versions(ours, {"a": replace(ours, pid=2)})
     with pytest.raises(InvalidConfig, match=r"^b has torch 2\.11\.0, and this node 2\.13\.0: install the same"):
         check_versions(ours, {"a": ours, "b": replace(ours, versions={"tilewise": "1.0", "torch": "2.11.0"})})

@@ -6,7 +6,7 @@ import logging
 
 from tests.engine.fake import FakeRunner, limits, request
 from tilewise.engine.core import EngineCore
-from tilewise.engine.counters import Counters, Load, StatsLog, stats_line
+from tilewise.engine.counters import Counters, EngineLoad, StatsLog, stats_line
 
 
 def counted(*requests, **sizes) -> Counters:
@@ -22,7 +22,7 @@ def counted(*requests, **sizes) -> Counters:
 
 def test_the_line_is_the_one_that_scripts_read():
     now = Counters(prompt_tokens=107, generation_tokens=16, prefix_cache_queries=214, prefix_cache_hits=96)
-    assert stats_line(Counters(), now, 10.0, Load(3, 1, 0.125)) == (
+    assert stats_line(Counters(), now, 10.0, EngineLoad(3, 1, 0.125)) == (
         "Engine 000: Avg prompt throughput: 10.7 tokens/s, Avg generation throughput: 1.6 tokens/s, Running: 3 reqs, "
         "Waiting: 1 reqs, GPU KV cache usage: 12.5%, Prefix cache hit rate: 44.9%"
     )
@@ -31,7 +31,7 @@ def test_the_line_is_the_one_that_scripts_read():
 def test_optional_parts_stand_where_scripts_expect_them():
     before = Counters(preemptions=2, mm_cache_queries=1)
     now = Counters(preemptions=5, mm_cache_queries=8, mm_cache_hits=2)
-    line = stats_line(before, now, 10.0, Load(3, 1, 0.125))
+    line = stats_line(before, now, 10.0, EngineLoad(3, 1, 0.125))
     assert "Waiting: 1 reqs, Preemptions: 3, GPU KV cache usage: 12.5%" in line
     assert line.endswith("Prefix cache hit rate: 0.0%, MM cache hit rate: 25.0%")
 
@@ -59,12 +59,12 @@ def test_preemptions():
         core.step()
         assert 0 <= core.load.kv_cache_usage <= 1
     assert core.counters.preemptions > 0
-    assert core.load == Load(0, 0, 0.0)
+    assert core.load == EngineLoad(0, 0, 0.0)
 
 
 def test_a_line_an_interval_and_silence_when_nothing_happens(caplog):
     log, counters = StatsLog(10.0, now=0.0), Counters()
-    idle = Load(0, 0, 0.0)
+    idle = EngineLoad(0, 0, 0.0)
     with caplog.at_level(logging.INFO, "tilewise"):
         for now, tokens in ((4.0, 5), (10.0, 20), (15.0, 20), (20.0, 20), (30.0, 20), (40.0, 20), (50.0, 30)):
             counters.generation_tokens = tokens
@@ -77,7 +77,7 @@ def test_a_new_process_counts_from_zero_and_never_backwards(caplog):
     log = StatsLog(10.0, now=0.0, engine=3)
     with caplog.at_level(logging.INFO, "tilewise"):
         for now, tokens in ((10.0, 200), (20.0, 50)):
-            log.tick(Counters(generation_tokens=tokens), Load(0, 0, 0.0), now)
+            log.tick(Counters(generation_tokens=tokens), EngineLoad(0, 0, 0.0), now)
     lines = [record.getMessage() for record in caplog.records]
     assert all(line.startswith("Engine 003: ") for line in lines)
     assert [line.split("generation throughput: ")[1].split()[0] for line in lines] == ["20.0", "5.0"]
@@ -88,5 +88,5 @@ def test_several_engines_together():
     two = Counters(prompt_tokens=7, tiles_encoded=4, accepted_at=[1, 1, 1])
     assert Counters.total([one, two]) == Counters(12, 2, tiles_encoded=4, drafts=1, accepted_at=[4, 2, 1])
     assert Counters.total([]) == Counters()
-    assert Load.total([Load(2, 1, 0.5), Load(1, 0, 0.25)]) == Load(3, 1, 0.375)
-    assert Load.total([]) == Load(0, 0, 0.0)
+    assert EngineLoad.total([EngineLoad(2, 1, 0.5), EngineLoad(1, 0, 0.25)]) == EngineLoad(3, 1, 0.375)
+    assert EngineLoad.total([]) == EngineLoad(0, 0, 0.0)

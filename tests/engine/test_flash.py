@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tilewise.engine import flash
-from tilewise.engine.flash import TileScores
+from tilewise.engine import tiles as tiles_module
+from tilewise.engine.tiles import TileScores
 from tilewise.step import EncodedTile
 
 
@@ -23,7 +23,7 @@ def test_an_unknown_tile_leaves_the_request_waiting():
 
 
 def test_the_oldest_scores_are_forgotten(monkeypatch):
-    monkeypatch.setattr(flash, "_REMEMBERED", 2)
+    monkeypatch.setattr(tiles_module, "_REMEMBERED", 2)
     scores = TileScores()
     scores.learn([EncodedTile(bytes([n]), n / 8) for n in range(4)])
     assert [bytes([n]) in scores for n in range(4)] == [False, False, True, True]

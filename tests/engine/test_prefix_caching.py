@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from tests.engine.fake import FakeRunner, assert_nothing_is_held, enrol, limits, request, run
-from tilewise.engine.blocks import BlockPool
 from tilewise.engine.core import EngineCore
+from tilewise.engine.kv_cache import BlockPool
 from tilewise.engine.sequence import SequenceState
 from tilewise.step import Limits
 from tilewise.types import Request

@@ -14,8 +14,7 @@ from tilewise.engine.core import EngineCore
 from tilewise.models.load import Architecture
 from tilewise.platforms.cpu import CpuPlatform
 from tilewise.runner import runner as runner_module
-from tilewise.runner.background import BackgroundRunner
-from tilewise.runner.runner import LocalRunner
+from tilewise.runner.runner import BackgroundRunner, LocalRunner
 from tilewise.sampling_params import SamplingParams
 from tilewise.step import Handle, Limits, Runner, StepPlan, Work
 from tilewise.types import ImageInput, Request, Tile

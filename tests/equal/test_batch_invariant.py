@@ -13,7 +13,7 @@ from tests.equal.driver import Engine
 from tests.equal.test_equal import requests
 from tests.tiny import SPECS, TWINS, TinySpec, write_original
 from tilewise import LLM, SamplingParams
-from tilewise.platforms.base import PANEL
+from tilewise.platforms.base import INVARIANT_ROWS
 from tilewise.platforms.cpu.invariant import InvariantCpuOps
 from tilewise.platforms.torch_ops import TorchOps
 from tilewise.step import Speculation
@@ -141,8 +141,8 @@ def test_no_op_sees_more_or_fewer_rows_in_another_batch(model, monkeypatch):
         monkeypatch.setattr(TorchOps, name, watched(getattr(TorchOps, name), seen.setdefault(name, set())))
     # Without kernels, whose sums have one order whatever the shape (tests/platforms/test_weights.py).
     model.engine(ops=InvariantCpuOps(), max_num_batched_tokens=70).run(requests(), monkeypatch)
-    assert seen.pop("linear") == {1, PANEL}
-    assert all(rows <= {1, PANEL} for rows in seen.values()), seen
+    assert seen.pop("linear") == {1, INVARIANT_ROWS}
+    assert all(rows <= {1, INVARIANT_ROWS} for rows in seen.values()), seen
 
 
 def watched(op, rows: set[int]):

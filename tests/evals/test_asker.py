@@ -9,7 +9,7 @@ from PIL import Image
 
 from tilewise import SamplingParams
 from tilewise.assets import ImageAsset
-from tilewise.evals.asker import UNREADABLE, Asker
+from tilewise.evals.client import UNREADABLE, EvalClient
 from tilewise.evals.question import Question
 from tilewise.evals.store import AnswerStore
 from tilewise.inputs.templates import Message
@@ -35,7 +35,7 @@ def questions() -> list[Question]:
 
 def test_answers_come_in_the_order_of_the_questions(demo, questions):
     heard = []
-    asker = Asker(demo, batch_size=2, max_images=9)
+    asker = EvalClient(demo, batch_size=2, max_images=9)
     answers = asker.ask(questions, lambda place, answer: heard.append((place, answer.text)))
     assert [answer.text for answer in answers] == ["cat", "388", "yellow"]
     assert sorted(heard) == [(0, "cat"), (1, "388"), (2, "yellow")]
@@ -44,9 +44,9 @@ def test_answers_come_in_the_order_of_the_questions(demo, questions):
 
 
 def test_what_is_in_the_store_is_not_computed_again(demo, questions, tmp_path):
-    first = Asker(demo, 2, 9, AnswerStore(tmp_path, "m"))
+    first = EvalClient(demo, 2, 9, AnswerStore(tmp_path, "m"))
     first.ask(questions[:2], lambda *_: None)
-    second = Asker(demo, 2, 9, AnswerStore(tmp_path, "m"))
+    second = EvalClient(demo, 2, 9, AnswerStore(tmp_path, "m"))
     answers = second.ask(questions, lambda *_: None)
     assert [answer.text for answer in answers] == ["cat", "388", "yellow"]
     assert second.tally.from_store == 2
@@ -64,8 +64,8 @@ def test_each_answer_is_kept_when_it_is_whole_and_not_at_the_end(demo, questions
             raise Killed
 
     with pytest.raises(Killed):
-        Asker(demo, 3, 9, AnswerStore(tmp_path, "m")).ask(questions, lambda *_: heard())
-    again = Asker(demo, 3, 9, AnswerStore(tmp_path, "m"))
+        EvalClient(demo, 3, 9, AnswerStore(tmp_path, "m")).ask(questions, lambda *_: heard())
+    again = EvalClient(demo, 3, 9, AnswerStore(tmp_path, "m"))
     assert [answer.text for answer in again.ask(questions, lambda *_: None)] == ["cat", "388", "yellow"]
     assert 1 <= again.tally.from_store <= 2
 
@@ -78,20 +78,20 @@ def test_a_question_that_cannot_be_asked_costs_itself_alone(demo, questions, tmp
         ask("What?", 4, unreadable),
         ask("long " * 3000, 5),
     ]
-    asker = Asker(demo, 9, 9, AnswerStore(tmp_path, "m"))
+    asker = EvalClient(demo, 9, 9, AnswerStore(tmp_path, "m"))
     answers = asker.ask([bad[0], questions[0], *bad[1:]], lambda *_: None)
     assert [answer.text for answer in answers] == ["", "cat", "", ""]
     assert [line.partition(":")[0] for line in asker.tally.failed] == ["demo, row 3", "demo, row 4", "demo, row 5"]
     assert "row 4 is a web page" in asker.tally.failed[1]
     assert "context holds 2048" in asker.tally.failed[2]
-    again = Asker(demo, 9, 9, AnswerStore(tmp_path, "m"))
+    again = EvalClient(demo, 9, 9, AnswerStore(tmp_path, "m"))
     again.ask(bad, lambda *_: None)
     assert again.tally.from_store == 0
 
 
 def test_pictures_beyond_the_limit_are_counted(demo, questions):
     word, shapes = questions[0].pictures[0], questions[2].pictures[0]
-    asker = Asker(demo, 9, max_images=1)
+    asker = EvalClient(demo, 9, max_images=1)
     answers = asker.ask([ask("What is the word?", 0, word, shapes, shapes)], lambda *_: None)
     assert asker.tally.pictures_left_out == 2
     assert asker.tally.failed == []
@@ -102,7 +102,7 @@ def test_another_limit_of_pictures_is_another_question(demo, questions, tmp_path
     word, shapes = questions[0].pictures[0], questions[2].pictures[0]
     question = ask("What is the word in Image-1?", 0, word, shapes)
     for limit in (2, 1, 1):
-        asker = Asker(demo, 9, limit, AnswerStore(tmp_path, "m"))
+        asker = EvalClient(demo, 9, limit, AnswerStore(tmp_path, "m"))
         asker.ask([question], lambda *_: None)
     assert (asker.tally.from_store, asker.tally.pictures_left_out) == (1, 1)
     with_one = AnswerStore(tmp_path, "m").find(f"{question.with_at_most(1)[0].key()}/0")
@@ -113,8 +113,8 @@ def test_another_limit_of_pictures_is_another_question(demo, questions, tmp_path
 def test_the_same_question_asked_again_is_drawn_again(demo, questions, tmp_path):
     drawn = SamplingParams(temperature=5, max_tokens=12, seed=7, ignore_eos=True)
     question = Question("demo", 0, questions[0].prompt, drawn, questions[0].pictures)
-    first = Asker(demo, 9, 9, AnswerStore(tmp_path, "m")).ask([question] * 3, lambda *_: None)
+    first = EvalClient(demo, 9, 9, AnswerStore(tmp_path, "m")).ask([question] * 3, lambda *_: None)
     assert len({answer.token_ids for answer in first}) == 3
-    again = Asker(demo, 9, 9, AnswerStore(tmp_path, "m"))
+    again = EvalClient(demo, 9, 9, AnswerStore(tmp_path, "m"))
     assert again.ask([question] * 3, lambda *_: None) == first
     assert again.tally.from_store == 3

@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 
 from tilewise.cli import main
 from tilewise.errors import InvalidCheckpoint, InvalidConfig, InvalidMedia
-from tilewise.evals.compare.divergence import Prompt, divergence, kl, read_prompts
+from tilewise.evals.compare.divergence import ComparedPrompt, divergence, kl, read_prompts
 
 DEMO = Path(__file__).parents[2] / "src" / "tilewise" / "demo" / "checkpoint"
 PICTURES = DEMO.parent / "pictures"
-PROMPTS = [Prompt("What is the word?", (PICTURES / "reading_text.png",)), Prompt("Hello!")]
+PROMPTS = [ComparedPrompt("What is the word?", (PICTURES / "reading_text.png",)), ComparedPrompt("Hello!")]
 
 
 def logs(values: dict[int, float]) -> dict[int, float]:
@@ -98,7 +98,7 @@ def test_prompts_that_are_none(tmp_path, text: str, message: str):
 def test_prompts_name_pictures_from_their_folder(tmp_path):
     file = tmp_path / "prompts.jsonl"
     file.write_text('{"prompt": "a", "images": ["b.png"]}\n')
-    assert read_prompts(file) == [Prompt("a", (tmp_path / "b.png",))]
+    assert read_prompts(file) == [ComparedPrompt("a", (tmp_path / "b.png",))]
     (tmp_path / "b.png").write_text("no picture")
     with pytest.raises(InvalidMedia, match=r"b\.png a' cannot be read"):
         divergence("demo", "demo", read_prompts(file), 1, 1)

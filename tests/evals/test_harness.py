@@ -56,7 +56,7 @@ def test_texts_are_scored_completed_and_measured(tmp_path):
 
 def test_a_choice_is_the_likeliest(tmp_path):
     """The winner and its score are those of the engine asked directly."""
-    from tilewise.evals.harness.pictures import PictureModel
+    from tilewise.evals.harness.models import PictureModel
 
     write_texts(tmp_path / "tasks")
     run(tmp_path, "--tasks", "colors_choice", "--include-path", tmp_path / "tasks", "--apply-chat-template")
@@ -187,7 +187,7 @@ def test_lm_evals_cache_keeps_each_answer(tmp_path, demo):
     import lm_eval
 
     from tilewise.evals import TASKS
-    from tilewise.evals.harness.pictures import PictureModel
+    from tilewise.evals.harness.models import PictureModel
 
     model = PictureModel("demo")
     manager = lm_eval.tasks.TaskManager(include_path=TASKS, include_defaults=False)

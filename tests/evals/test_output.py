@@ -9,11 +9,8 @@ import pytest
 
 from tilewise import SamplingParams
 from tilewise.errors import InvalidConfig
-from tilewise.evals.answer import Answer
-from tilewise.evals.mmmu import report
-from tilewise.evals.output import check_writable, write_answers, write_run, write_text
-from tilewise.evals.question import Question
-from tilewise.evals.tables import tally_lines
+from tilewise.evals.output import check_writable, mmmu_report, tally_lines, write_answers, write_run, write_text
+from tilewise.evals.question import ModelAnswer, Question
 
 
 def test_a_folder_is_made_and_one_that_cannot_be_is_refused(tmp_path):
@@ -49,7 +46,7 @@ def test_results_that_lm_eval_did_not_write_are_written(tmp_path):
     write_run(tmp_path, SilentTracker(), {"results": {}}, None)
     assert (tmp_path / "m" / "results_now.json").exists()
     question = Question("t", 3, "what?", SamplingParams())
-    path = write_answers(tmp_path, SilentTracker(), [(question, Answer("星", (1, 2)))])
+    path = write_answers(tmp_path, SilentTracker(), [(question, ModelAnswer("星", (1, 2)))])
     assert path.read_text().startswith('{"task": "t", "row": 3, "text": "星", "token_ids": [1, 2],')
 
 
@@ -61,7 +58,7 @@ def test_the_report_of_mmmu():
     }
     config = {"tilewise": {"from_store": 2, "failed": ["x"]}, "model_args": {"pretrained": "demo"}}
     configs = {"mmmu_val_art": {"task_alias": "Art"}, "mmmu_val_math": {}, "other": {}}
-    made = report({"samples": samples, "config": config, "configs": configs})
+    made = mmmu_report({"samples": samples, "config": config, "configs": configs})
     assert made["overall"] == {"accuracy": 50.0, "correct": 2, "total": 4}
     assert made["subjects"]["Art"] == {"accuracy": 66.67, "correct": 2, "total": 3}
     assert set(made["subjects"]) == {"Art", "mmmu_val_math"}

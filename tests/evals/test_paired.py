@@ -6,8 +6,7 @@ import math
 
 import pytest
 
-from tilewise.evals.compare.agreement import Agreement, common_share
-from tilewise.evals.compare.paired import Paired, mcnemar
+from tilewise.evals.compare.comparison import Agreement, PairedScores, common_share, mcnemar
 
 
 @pytest.mark.parametrize(
@@ -23,7 +22,7 @@ def test_the_difference_is_paired():
     """Ten questions, of which one is right only in the first and three only in the second."""
     first = [1.0] * 4 + [1.0] + [0.0] * 3 + [0.0] * 2
     second = [1.0] * 4 + [0.0] + [1.0] * 3 + [0.0] * 2
-    paired = Paired.of(first, second)
+    paired = PairedScores.of(first, second)
     assert (paired.first.value, paired.second.value) == (0.5, 0.7)
     assert (paired.only_first, paired.only_second) == (1, 3)
     # Agresti's form: (b + c - (b - c)^2 / n) / n^2, with n - 1 in place of one n for a sample.
@@ -34,13 +33,13 @@ def test_the_difference_is_paired():
 
 
 def test_scores_that_are_parts_have_no_test_of_right_and_wrong():
-    paired = Paired.of([0.5, 1.0], [0.75, 1.0])
+    paired = PairedScores.of([0.5, 1.0], [0.75, 1.0])
     assert paired.p is None
     assert (paired.only_first, paired.only_second) == (0, 1)
 
 
 def test_one_question_has_no_error():
-    assert Paired.of([1.0], [0.0]).difference.error == 0.0
+    assert PairedScores.of([1.0], [0.0]).difference.error == 0.0
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,8 @@ import pytest
 
 from tilewise import SamplingParams
 from tilewise.errors import InvalidRequest
-from tilewise.evals.answer import Answer
-from tilewise.evals.harness.dialogue import Dialogue
-from tilewise.evals.harness.scoring import behind_messages, behind_text, windows
+from tilewise.evals.harness.dialogue import Dialogue, behind_messages, behind_text, windows
+from tilewise.evals.question import ModelAnswer
 from tilewise.inputs.templates import Message
 
 SCORE = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0)
@@ -29,7 +28,7 @@ def test_a_score_is_that_of_each_token_behind_those_before_it(demo, context):
     ids, scored = behind_text(demo.inputs, context, " red circle")
     request = demo.inputs.prompt(ids, [], SCORE)
     ((_, output),) = demo.answer_each([request])
-    answer = Answer.of(output, scored)
+    answer = ModelAnswer.of(output, scored)
     every = SamplingParams(temperature=0, max_tokens=1, logprobs=-1)
     steps = [demo.generate([ids[:place]], every, use_tqdm=False)[0] for place in range(len(ids) - scored, len(ids))]
     chosen = [step.outputs[0].logprobs[0][token] for step, token in zip(steps, ids[-scored:], strict=True)]

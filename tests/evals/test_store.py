@@ -11,11 +11,10 @@ import pytest
 
 from tilewise.config import EngineConfig
 from tilewise.errors import InvalidConfig
-from tilewise.evals.answer import Answer
-from tilewise.evals.identity import DECIDE, identity
-from tilewise.evals.store import AnswerStore
+from tilewise.evals.question import ModelAnswer
+from tilewise.evals.store import ANSWER_OPTIONS, AnswerStore, identity
 
-ANSWER = Answer("八边形", (5, 6, 7), "stop", 40, 0.25)
+ANSWER = ModelAnswer("八边形", (5, 6, 7), "stop", 40, 0.25)
 NO_MATTER = {
     "model", "revision", "hub", "download_dir", "trust_remote_code", "safetensors_load_strategy",
     "max_model_len", "enforce_eager", "block_size", "gpu_memory_utilization", "kv_cache_memory_bytes",
@@ -38,7 +37,7 @@ def test_an_answer_comes_back_whole(tmp_path):
 
 
 def test_a_score_comes_back_whole(tmp_path):
-    score = Answer(logprob=-1.25, greedy=True, prompt_tokens=3)
+    score = ModelAnswer(logprob=-1.25, greedy=True, prompt_tokens=3)
     store = AnswerStore(tmp_path, "m")
     store.keep("q", score)
     assert store.find("q") == score
@@ -52,8 +51,8 @@ def test_another_model_has_other_answers(tmp_path):
 def test_what_was_kept_survives_a_kill(tmp_path):
     code = (
         "import os, signal, sys\nfrom pathlib import Path\n"
-        "from tilewise.evals.answer import Answer\nfrom tilewise.evals.store import AnswerStore\n"
-        "AnswerStore(Path(sys.argv[1]), 'm').keep('q', Answer('kept'))\n"
+        "from tilewise.evals.question import ModelAnswer\nfrom tilewise.evals.store import AnswerStore\n"
+        "AnswerStore(Path(sys.argv[1]), 'm').keep('q', ModelAnswer('kept'))\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
@@ -78,8 +77,8 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
 def test_every_option_is_decided():
     """Whether a new option can change an answer has to be said in one of the two places."""
     fields = {field.name for field in dataclasses.fields(EngineConfig)}
-    assert fields == set(DECIDE) | NO_MATTER
-    assert not set(DECIDE) & NO_MATTER
+    assert fields == set(ANSWER_OPTIONS) | NO_MATTER
+    assert not set(ANSWER_OPTIONS) & NO_MATTER
 
 
 def test_identity_follows_options_context_and_files(tmp_path):

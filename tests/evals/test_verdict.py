@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from tilewise.evals.answer import Answer
-from tilewise.evals.spot.cases import CASES
-from tilewise.evals.spot.verdict import fault, repeats, spoken
+from tilewise.evals.question import ModelAnswer
+from tilewise.evals.spot import CASES, fault, language_of, repeats
 
 TEXT, DESCRIPTION, CHINESE = CASES[0], CASES[1], CASES[4]
 
 
 def said(text, ids=(1, 2, 3), finish="stop"):
-    return Answer(text, tuple(ids), finish)
+    return ModelAnswer(text, tuple(ids), finish)
 
 
 @pytest.mark.parametrize(
@@ -54,5 +53,5 @@ def test_repetition_is_a_stretch_four_times_in_a_row(ids, expected):
 
 
 def test_the_language_is_that_of_most_letters():
-    assert spoken("三 cats") == "English"
-    assert spoken("12:30!") is None
+    assert language_of("三 cats") == "English"
+    assert language_of("12:30!") is None

@@ -5,12 +5,11 @@ from PIL import Image
 
 from tests.inputs.pictures import data_url, picture_url, saved, user, video_url
 from tilewise.errors import Cancelled, InvalidMedia, InvalidRequest
-from tilewise.inputs.chat import MediaReader, read_messages
 from tilewise.inputs.images import ImageLimits, LimitedPicture
 from tilewise.inputs.media import MediaAccess
-from tilewise.inputs.media_budget import MediaBudget
 from tilewise.inputs.media_io import MediaOptions
-from tilewise.inputs.media_limits import MediaLimits
+from tilewise.inputs.media_limits import MediaBudget, MediaLimits
+from tilewise.inputs.messages import MediaReader, read_messages
 from tilewise.inputs.templates import MediaPlace, Message
 from tilewise.inputs.video import FrameChoice
 

@@ -79,6 +79,10 @@ def test_a_conversation_in_the_models_template(chat_tokenizer, make_preparer):
         chat_tokenizer.apply_chat_template([parts, parts], tokenize=False)
         == [text.removesuffix("<|im_start|>assistant\n")] * 2
     )
+    short = [
+        {"role": "user", "content": [{"image_url": "https://example.com/a.png"}, {"type": "text", "text": "What?"}]}
+    ]
+    assert chat_tokenizer.apply_chat_template(short, tokenize=False, add_generation_prompt=True) == text
     found = chat_tokenizer.apply_chat_template(parts, return_dict=True)
     assert found["input_ids"] == chat_tokenizer.apply_chat_template(parts)
 

@@ -15,8 +15,7 @@ from tests.inputs.pictures import saved
 from tilewise.errors import Cancelled, InvalidMedia
 from tilewise.inputs.data_url import _PIECE, DataUrl
 from tilewise.inputs.media import MediaAccess
-from tilewise.inputs.media_budget import MediaBudget
-from tilewise.inputs.media_limits import MediaLimits
+from tilewise.inputs.media_limits import MediaBudget, MediaLimits
 from tilewise.inputs.media_reader import MediaPart, MediaReader
 
 DATA = bytes(range(256)) + b"\xfb\xef\xff"  # + and / in base64, and padding

@@ -14,19 +14,18 @@ from tests.inputs.test_tensor_file import numpy_file, saved
 from tests.tiny import TWINS, write_original
 from tilewise.config import EngineConfig
 from tilewise.errors import InvalidConfig, InvalidField, InvalidMedia, InvalidRequest
-from tilewise.inputs.chat import read_messages
 from tilewise.inputs.embeddings import EmbeddingForm, EncodedPicture
-from tilewise.inputs.media_budget import MediaBudget
-from tilewise.inputs.media_handles import MediaHandles
-from tilewise.inputs.media_limits import MediaLimits
+from tilewise.inputs.media_cache import MediaByUuid
+from tilewise.inputs.media_limits import MediaBudget, MediaLimits
 from tilewise.inputs.media_reader import MediaReader
+from tilewise.inputs.messages import read_messages
 from tilewise.inputs.model_inputs import ModelInputs
 from tilewise.inputs.prompts import read_prompts
 from tilewise.inputs.tensor_file import write_safetensors
 
 FORM = EmbeddingForm(tokens=4, hidden=8)
 ROWS = torch.linspace(-3, 3, 64).reshape(2, 4, 8)
-READER = MediaReader(embeddings=FORM, handles=MediaHandles(2**20)).timed(scope="")
+READER = MediaReader(embeddings=FORM, handles=MediaByUuid(2**20)).timed(scope="")
 
 
 def text_of(data: bytes) -> str:
@@ -151,7 +150,7 @@ def test_what_a_request_may_bring_counts():
 
 
 def test_a_uuid_names_a_picture_however_it_came():
-    reader = MediaReader(embeddings=FORM, handles=MediaHandles(2**20)).timed(scope="mine")
+    reader = MediaReader(embeddings=FORM, handles=MediaByUuid(2**20)).timed(scope="mine")
     first = read(text_of(saved(ROWS)), reader, uuid="a")
     assert read(None, reader, uuid="a") == first
     _, (again,) = read_messages([{"role": "user", "content": [{"type": "image_url", "uuid": "a"}]}], reader)

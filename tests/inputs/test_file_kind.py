@@ -13,8 +13,7 @@ from tests.inputs import pictures
 from tilewise.errors import InvalidMedia
 from tilewise.inputs.file_kind import is_heic, kind_of
 from tilewise.inputs.images import ImageLimits, open_image, to_rgb
-from tilewise.inputs.media_budget import MediaBudget
-from tilewise.inputs.media_limits import MediaLimits
+from tilewise.inputs.media_limits import MediaBudget, MediaLimits
 from tilewise.inputs.media_reader import MediaReader
 from tilewise.inputs.video import read_video
 

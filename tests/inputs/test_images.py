@@ -12,9 +12,9 @@ from PIL import EpsImagePlugin, GifImagePlugin, Image, ImageCms
 
 from tilewise.errors import InvalidMedia
 from tilewise.ignored import Ignored
-from tilewise.inputs.chat import read_messages
 from tilewise.inputs.images import ImageLimits, further_frames, open_image, reason, to_rgb
 from tilewise.inputs.media_reader import MediaReader
+from tilewise.inputs.messages import read_messages
 from tilewise.inputs.prompts import read_prompts
 from tilewise.inputs.templates import Message
 from tilewise.sampling_params import SamplingParams

@@ -9,11 +9,11 @@ from tests.inputs.jinjas import plain, with_system
 from tests.inputs.vocabulary import CONTROL, small_definition
 from tests.tiny import END_IDS, IMAGE_ID, SPECIAL_IDS, SPECS, write_hf, write_original
 from tilewise.errors import InvalidCheckpoint
-from tilewise.inputs.example import Conversation
 from tilewise.inputs.inspection import Flash, Inspection, NamedToken, StopToken, VisionSize, inspect_checkpoint
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.templates import SYSTEM_INTERNVL2_5, TEMPLATES, Message
 from tilewise.inputs.tokenizer import Tokenizer
+from tilewise.inputs.worked_example import Conversation
 from tilewise.weights.folder import CheckpointFolder
 
 ASKED = Conversation([Message("user", "What is this?", images=1)], [(1024, 768)])

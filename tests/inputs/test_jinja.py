@@ -178,7 +178,7 @@ def test_one_conversation_that_does_not_end_leaves_the_others(compare):
 
 def test_the_process_can_open_nothing_and_start_nothing():
     code = (
-        "import os, socket; from tilewise.inputs.confined import limit; limit(2)\n"
+        "import os, socket; from tilewise.inputs.sandbox import confine_this_process; confine_this_process(2)\n"
         "def refused(action):\n"
         "    try: action()\n"
         "    except OSError: return True\n"

@@ -19,13 +19,13 @@ from tests.inputs.pictures import data_url, picture_url, saved, user, video, vid
 from tests.tiny import SPECS, write_original
 from tilewise import LLM
 from tilewise.errors import InvalidMedia, InvalidRequest
-from tilewise.inputs.chat import read_messages
 from tilewise.inputs.images import Tiling
 from tilewise.inputs.media import MediaAccess
 from tilewise.inputs.media_cache import picture_digest
 from tilewise.inputs.media_io import MediaOptions
 from tilewise.inputs.media_limits import MediaLimits
 from tilewise.inputs.media_reader import MediaReader
+from tilewise.inputs.messages import read_messages
 from tilewise.inputs.prepare import tile_digest
 from tilewise.inputs.templates import Message
 from tilewise.sampling_params import SamplingParams

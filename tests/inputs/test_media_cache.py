@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tilewise.amounts import GIB
-from tilewise.host.memory import Memory
+from tilewise.host import Memory
 from tilewise.inputs.images import Tiling
 from tilewise.inputs.media_cache import CacheCounts, CutPicture, MediaCache, picture_digest
 from tilewise.inputs.prepare import InputOptions, Preparer
 from tilewise.inputs.templates import Message
 from tilewise.sampling_params import SamplingParams
 from tilewise.types import Tile
+from tilewise.units import GIB
 
 TILING = Tiling(tile_size=28)
 TILE_BYTES = 28 * 28 * 3

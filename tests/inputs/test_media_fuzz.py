@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from tests.inputs import pictures
 from tilewise.errors import InvalidMedia
-from tilewise.inputs.chat import read_messages
 from tilewise.inputs.media import MediaAccess
 from tilewise.inputs.media_limits import MediaLimits
 from tilewise.inputs.media_reader import MediaReader
+from tilewise.inputs.messages import read_messages
 from tilewise.inputs.video import FrameChoice
 from tilewise.inputs.web.address import is_public
 

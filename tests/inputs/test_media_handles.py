@@ -6,16 +6,16 @@ import pytest
 
 from tests.inputs.pictures import picture_url, user, video_url
 from tilewise.errors import InvalidMedia, InvalidRequest
-from tilewise.inputs.chat import read_messages
 from tilewise.inputs.media import MediaFiles
-from tilewise.inputs.media_handles import MediaHandles
+from tilewise.inputs.media_cache import MediaByUuid
 from tilewise.inputs.media_reader import MediaReader
+from tilewise.inputs.messages import read_messages
 from tilewise.inputs.video import FrameChoice
 
 
 @pytest.fixture
 def reader():
-    return MediaReader(handles=MediaHandles(10_000), frames=FrameChoice(2))
+    return MediaReader(handles=MediaByUuid(10_000), frames=FrameChoice(2))
 
 
 def widths(reader: MediaReader, *parts, scope: str | None = "a") -> list[int]:
@@ -83,7 +83,7 @@ def test_what_cannot_be_read_is_not_kept(reader):
 
 
 def test_the_longest_unused_go_when_bytes_run_out():
-    handles = MediaHandles(10)
+    handles = MediaByUuid(10)
     for name in ("one", "two"):
         handles.keep("", "image", name, MediaFiles((bytes(4),)))
     handles.find("", "image", "one")
@@ -96,7 +96,7 @@ def test_the_longest_unused_go_when_bytes_run_out():
 
 def test_what_is_larger_than_the_room_takes_its_old_content_with_it():
     """The name must not go on to mean what it meant before."""
-    handles = MediaHandles(10)
+    handles = MediaByUuid(10)
     handles.keep("", "image", "one", MediaFiles((bytes(4),)))
     handles.keep("", "image", "one", MediaFiles((bytes(11),)))
     with pytest.raises(InvalidMedia):

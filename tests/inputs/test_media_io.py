@@ -10,11 +10,11 @@ from PIL import Image
 from tests.inputs.pictures import data_url, saved, user, video_url
 from tilewise.errors import InvalidRequest, UnknownOption
 from tilewise.ignored import Ignored
-from tilewise.inputs.chat import read_messages
 from tilewise.inputs.images import to_rgb
 from tilewise.inputs.media_io import MediaOptions
 from tilewise.inputs.media_limits import MediaLimits
 from tilewise.inputs.media_reader import MediaReader
+from tilewise.inputs.messages import read_messages
 from tilewise.inputs.video import FrameChoice
 
 

@@ -7,8 +7,7 @@ import threading
 import pytest
 
 from tilewise.errors import Cancelled, InvalidConfig, InvalidMedia
-from tilewise.inputs.media_budget import Deadline, MediaBudget
-from tilewise.inputs.media_limits import MediaLimits
+from tilewise.inputs.media_limits import Deadline, MediaBudget, MediaLimits
 from tilewise.llm import media_reader
 
 

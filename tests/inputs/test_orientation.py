@@ -15,10 +15,10 @@ from PIL import Image
 
 from tests.inputs.pictures import data_url, saved, user
 from tests.inputs.test_video import film
-from tilewise.inputs.chat import read_messages
 from tilewise.inputs.images import open_image, to_rgb
 from tilewise.inputs.media_io import MediaOptions
 from tilewise.inputs.media_reader import MediaReader
+from tilewise.inputs.messages import read_messages
 from tilewise.inputs.orientation import matrix_orientation, orientation, upright
 from tilewise.inputs.prepare import InputOptions
 from tilewise.inputs.templates import Message

@@ -8,8 +8,8 @@ from PIL import Image
 
 from tilewise.errors import InvalidMedia, InvalidRequest, UnknownOption
 from tilewise.ignored import Ignored
-from tilewise.inputs.chat import MediaReader
-from tilewise.inputs.media_handles import MediaHandles
+from tilewise.inputs.media_cache import MediaByUuid
+from tilewise.inputs.messages import MediaReader
 from tilewise.inputs.prompts import Prompt, TextPrompt, TokensPrompt, read_prompts
 from tilewise.inputs.video import FrameChoice
 
@@ -208,6 +208,9 @@ def test_no_media_for_a_marker_are_refused(data):
     assert read_prompts({"prompt": "Why?", "multi_modal_data": data}, MediaReader())[0].media == []
     with pytest.raises(InvalidMedia, match=f"{kind} is empty, and the prompt has <{kind}>: send it"):
         read_prompts({"prompt": f"<{kind}>\nWhy?", "multi_modal_data": data}, MediaReader())
+    if kind == "image":
+        with pytest.raises(InvalidMedia, match="image is empty, and the prompt has <image>"):
+            read_prompts({"prompt": "<image>\nWhy?", "multi_modal_data": {**data, "video": FRAMES}}, MediaReader())
 
 
 @pytest.mark.parametrize("kind", ["image", "video"])
@@ -306,7 +309,7 @@ def test_a_cache_salt_that_is_none(salt):
 
 
 def test_media_are_kept_under_their_uuids():
-    reader = MediaReader(handles=MediaHandles(10_000))
+    reader = MediaReader(handles=MediaByUuid(10_000))
     sent = {"image": [CAT, DOG], "video": FRAMES}
     names = {"image": ["cat", None], "video": "film"}
     read_prompts({"prompt": "x", "multi_modal_data": sent, "multi_modal_uuids": names}, reader)

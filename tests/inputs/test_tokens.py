@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from tests.inputs.qwen import QWEN3, QWEN25, definition_with, ranks_file, read_vocabulary
-from tilewise.inputs.example import Conversation, build_example
 from tilewise.inputs.prepare import Preparer, count_image_tokens
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.templates import Message
 from tilewise.inputs.tokenizer import Tokenizer
+from tilewise.inputs.worked_example import Conversation, build_example
 from tilewise.sampling_params import SamplingParams
 from tilewise.weights.folder import CheckpointFolder, Section
 

@@ -16,8 +16,7 @@ from tests.inputs import pictures
 from tilewise.errors import Cancelled, InvalidMedia, InvalidRequest
 from tilewise.ignored import Ignored
 from tilewise.inputs.images import ImageLimits
-from tilewise.inputs.media_budget import MediaBudget
-from tilewise.inputs.media_limits import MAX_FRAMES, MediaLimits
+from tilewise.inputs.media_limits import MAX_FRAMES, MediaBudget, MediaLimits
 from tilewise.inputs.templates import Message
 from tilewise.inputs.video import FrameChoice, read_video
 from tilewise.sampling_params import SamplingParams
@@ -331,7 +330,7 @@ def test_frames_are_walked_no_further_than_the_last_that_was_chosen(video, monke
     monkeypatch.setattr(FrameChoice, "indices", lambda *args: [0, 5])
     tight = budget(decode_seconds=60)
     looks = []
-    monkeypatch.setattr("tilewise.inputs.media_budget.Deadline.left", lambda self: looks.append(1) or 1.0)
+    monkeypatch.setattr("tilewise.inputs.media_limits.Deadline.left", lambda self: looks.append(1) or 1.0)
     assert levels(read_video(video, budget=tight)) == [0, 5]
     assert len(looks) < FRAMES + 10
 
@@ -343,14 +342,14 @@ def test_pixels_of_a_frame_are_limited_as_those_of_a_picture(video):
 
 def test_frames_are_checked_again_as_they_come(video, monkeypatch):
     """The header says nothing here; the frames themselves are too large."""
-    monkeypatch.setattr("tilewise.inputs.video._Film._check_codec", lambda *args: None)
+    monkeypatch.setattr("tilewise.inputs.video._VideoFile._check_codec", lambda *args: None)
     with pytest.raises(InvalidMedia, match=r"A frame of .* the limit is 3071"):
         read_video(video, limits=ImageLimits(max_pixels=3071))
 
 
 def test_the_decoder_allocates_no_frame_that_is_too_large(video, monkeypatch):
     """Whatever the header said: FFmpeg's own limit on pixels holds."""
-    monkeypatch.setattr("tilewise.inputs.video._Film._check_frame", lambda *args: None)
+    monkeypatch.setattr("tilewise.inputs.video._VideoFile._check_frame", lambda *args: None)
     with pytest.raises(InvalidMedia):
         read_video(video, limits=ImageLimits(max_pixels=3071))
 

@@ -9,13 +9,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tilewise.jobs.feed import Ask, Feed, Input
-from tilewise.jobs.output import Output
-from tilewise.jobs.result import Result
-from tilewise.jobs.scan import Found, scan
-from tilewise.jobs.source import Line, read_lines, survey
+from tilewise.jobs.feed import Ask, Feed, InFlight, Input
+from tilewise.jobs.output import Found, Output, scan
+from tilewise.jobs.result import BatchResult
+from tilewise.jobs.source import InputLine, line_digests, read_lines
 from tilewise.jobs.task import Task
-from tilewise.jobs.window import Window
 
 PATHS = ("/v1/chat/completions", "/v1/completions", "/tokenize")
 LIMIT = 4096
@@ -35,16 +33,16 @@ def results(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
 
 
-def answer(line: Line, task: Task, status: int = 200) -> Result:
+def answer(line: InputLine, task: Task, status: int = 200) -> BatchResult:
     usage = {"prompt_tokens": 2, "completion_tokens": 3}
-    return Result.answered(line, task, status, "r", {"said": json.loads(task.body)["prompt"], "usage": usage})
+    return BatchResult.answered(line, task, status, "r", {"said": json.loads(task.body)["prompt"], "usage": usage})
 
 
 def in_any_order(seed: int) -> Ask:
     """Answers come in another order than that of the questions."""
     chance = random.Random(seed)
 
-    async def ask(line: Line, task: Task) -> Result:
+    async def ask(line: InputLine, task: Task) -> BatchResult:
         for _ in range(chance.randrange(9)):
             await asyncio.sleep(0)
         return answer(line, task)
@@ -59,15 +57,15 @@ def run(
     *,
     in_flight: int = 4,
     keep_order: bool = False,
-    wrote: Callable[[Result], None] | None = None,
+    wrote: Callable[[BatchResult], None] | None = None,
 ) -> Found:
     """What one run does, without locks, engines and signals."""
-    digests = survey(source)
+    digests = line_digests(source)
     found = scan(output, digests)
 
     async def feed() -> None:
         lines = Input(read_lines(source, LIMIT), digests, found.finished, PATHS, LIMIT)
-        window, opened = Window(in_flight, keep_order), Output(output)
+        window, opened = InFlight(in_flight, keep_order), Output(output)
         try:
             await Feed(lines, ask, opened, window, wrote or found.add).run()
         finally:

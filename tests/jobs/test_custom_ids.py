@@ -7,7 +7,7 @@ import tracemalloc
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tilewise.jobs.custom_ids import CustomIds
+from tilewise.jobs.source import CustomIds
 
 
 @given(st.lists(st.one_of(st.none(), st.sampled_from("abcdefgh\ud800"), st.text(max_size=2))))

@@ -13,10 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.jobs.lines import answer, ids, in_any_order, request, results, run, write_lines
-from tilewise.jobs.output import CannotWrite
-from tilewise.jobs.result import Result
-from tilewise.jobs.scan import OtherInput
-from tilewise.jobs.source import Line
+from tilewise.jobs.output import CannotWrite, OtherInput
+from tilewise.jobs.result import BatchResult
+from tilewise.jobs.source import InputLine
 from tilewise.jobs.task import Task
 
 LINES = [
@@ -80,7 +79,7 @@ def test_cut_anywhere_it_goes_on(tmp_path, data, keep_order, in_flight, seed):
         kept = whole[:at].count(b"\n")
         asked = []
 
-        async def ask(line: Line, task: Task, asked: list[int] = asked) -> Result:
+        async def ask(line: InputLine, task: Task, asked: list[int] = asked) -> BatchResult:
             asked.append(line.number)
             await asyncio.sleep(0)
             return answer(line, task)
@@ -99,7 +98,7 @@ def test_no_more_is_in_flight_than_may_be_in_order_or_not(tmp_path):
         inside, most = 0, 0
         jitter = in_any_order(3)
 
-        async def ask(line: Line, task: Task) -> Result:
+        async def ask(line: InputLine, task: Task) -> BatchResult:
             nonlocal inside, most
             inside += 1
             most = max(most, inside)
@@ -117,7 +116,7 @@ def test_an_input_that_changes_on_the_way_is_noticed(tmp_path):
     output = tmp_path / "out.jsonl"
 
     def changing(change: str):
-        async def ask(line: Line, task: Task) -> Result:
+        async def ask(line: InputLine, task: Task) -> BatchResult:
             if line.number == 1:
                 text = source.read_text()
                 source.write_text(text.replace('"1999"', '"xxxx"') if change == "changed" else text[: len(text) // 2])
@@ -158,7 +157,7 @@ def test_what_ends_an_asker_ends_the_run(tmp_path):
     source = write_lines(tmp_path / "in.jsonl", [request(f"{i}") for i in range(50)])
     output = tmp_path / "out.jsonl"
 
-    async def ask(line: Line, task: Task) -> Result:
+    async def ask(line: InputLine, task: Task) -> BatchResult:
         if line.number == 20:
             raise ZeroDivisionError
         return answer(line, task)

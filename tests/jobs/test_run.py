@@ -13,12 +13,12 @@ from tests.jobs import poison
 from tests.jobs.lines import results, write_lines
 from tests.jobs.runs import MEDIA, Batch, chat, killed, lines_of, once_each, request, requests
 from tilewise.config import EngineConfig
+from tilewise.jobs.batch_run import BatchRun
 from tilewise.jobs.config import Job
-from tilewise.jobs.scan import scan
-from tilewise.jobs.source import survey
-from tilewise.jobs.tally import Summary
-from tilewise.jobs.work import Work
-from tilewise.remote.child import EngineProcess
+from tilewise.jobs.output import scan
+from tilewise.jobs.progress import Summary
+from tilewise.jobs.source import line_digests
+from tilewise.remote.engine_process import EngineProcess
 from tilewise.server.config import ServerConfig
 
 
@@ -136,9 +136,9 @@ def test_a_line_that_ends_engines_ends_no_run(tmp_path):
     lines = [request(number, "/v1/completions", {"prompt": f"{number}", "max_tokens": 2}) for number in range(40)]
     lines[7]["body"]["prompt"] = poison.WORD
     source, output = write_lines(tmp_path / "in.jsonl", lines), tmp_path / "out.jsonl"
-    digests = survey(source)
+    digests = line_digests(source)
     job = Job(input_file=source, output_file=output, max_in_flight=16)
-    work = Work(job, EngineConfig.of(), ServerConfig.of(), digests, scan(output, digests))
+    work = BatchRun(job, EngineConfig.of(), ServerConfig.of(), digests, scan(output, digests))
     summary = asyncio.run(work.run(EngineProcess(), (), poison.build))
     assert (summary.succeeded, summary.failed) == (39, {"503": 1})
     [failed] = [row for row in results(output) if outcome(row) == 503]

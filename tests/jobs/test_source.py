@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tilewise.jobs.source import read_lines, survey
+from tilewise.jobs.source import line_digests, read_lines
 
 
 @given(st.lists(st.binary(max_size=40).map(lambda data: data.replace(b"\n", b"")), min_size=1), st.booleans())
@@ -22,7 +22,7 @@ def test_any_bytes_between_line_ends(tmp_path_factory, contents, ended):
     assert [line.place for line in lines] == [place for place, _ in full]
     assert [line.data for line in lines] == [data if len(data) <= 20 else None for _, data in full]
     assert [line.size for line in lines] == [len(data) for _, data in full]
-    assert list(survey(path)) == [line.digest for line in lines]
+    assert list(line_digests(path)) == [line.digest for line in lines]
 
 
 def test_the_limit_is_of_the_line_without_its_end(tmp_path):
@@ -57,7 +57,7 @@ def test_a_million_lines_cost_megabytes(tmp_path):
     path = tmp_path / "in"
     path.write_bytes(b"{}\n" * 200_000)
     tracemalloc.start()
-    digests = survey(path)
+    digests = line_digests(path)
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(digests) == 200_000
@@ -82,7 +82,7 @@ def test_blank_lines_are_none_wherever_they_stand(tmp_path, data):
     lines = list(read_lines(path, 9))
     assert [json.loads((line.data or b"").decode("utf-8-sig")) for line in lines] == [{}, []]
     assert [line.number for line in lines] == [1, 2]
-    assert len(survey(path)) == 2
+    assert len(line_digests(path)) == 2
 
 
 def test_an_empty_file_has_no_lines(tmp_path):

@@ -7,12 +7,12 @@ import json
 import pytest
 
 from tests.jobs.lines import LIMIT, PATHS, request
-from tilewise.jobs.source import Line
+from tilewise.jobs.source import InputLine
 from tilewise.jobs.task import Fault, Task, read_task
 
 
-def line(data: bytes | None, size: int = 0) -> Line:
-    return Line(6, data, size, 1, 7)
+def line(data: bytes | None, size: int = 0) -> InputLine:
+    return InputLine(6, data, size, 1, 7)
 
 
 def read(found: object) -> Task | Fault:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.tiny import IMAGE_ID, TinySpec
-from tilewise.models.batch import ModelBatch
+from tilewise.models.decoder import ModelBatch
 from tilewise.models.internvl import InternVL
 from tilewise.models.load import Architecture
 from tilewise.platforms.base import Ops, PagedLayout

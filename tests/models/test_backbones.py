@@ -24,7 +24,7 @@ from tilewise.platforms.reference import ReferenceOps
 from tilewise.platforms.torch_ops import TorchOps
 from tilewise.weights.files import SafetensorFiles
 from tilewise.weights.folder import CheckpointFolder
-from tilewise.weights.names import Source
+from tilewise.weights.names import TensorRef
 from tilewise.weights.sources import CheckpointSource, dense
 from tilewise.weights.view import StoredLinear, View
 
@@ -70,7 +70,7 @@ def test_each_head_of_wqkv_is_found_in_its_group(heads: int, kv_heads: int, tmp_
         "v": [number * (group + 2) + group + 1 for number in range(kv_heads)],
     }
     for letter, places in expected.items():
-        found = Source("wqkv", rows=packed(config, letter)).read(stored)
+        found = TensorRef("wqkv", rows=packed(config, letter)).read(stored)
         assert found.shape == (len(places) * width, 3)
         assert found[:, 0].tolist() == [place * width + row for place in places for row in range(width)]
 

@@ -15,7 +15,7 @@ from tests.models.driving import TEXT_IDS, load, random_tiles
 from tests.models.flash import FEW, FLASH, NAME, SPEC, THRESHOLDS, Reference, write_flash
 from tests.tiny import TWINS, write_original
 from tilewise import LLM, SamplingParams
-from tilewise.engine.flash import easy_tiles
+from tilewise.engine.tiles import easy_tiles
 from tilewise.errors import InvalidCheckpoint
 from tilewise.models.load import Architecture
 from tilewise.platforms.reference import ReferenceOps

@@ -9,9 +9,9 @@ import torch
 
 from tests.models.driving import all_logits, load, normalised, prompt_of, random_tiles
 from tests.tiny import TWINS, write_original
+from tilewise.family import RELATIVES, RelatedCheckpoint
 from tilewise.models.load import Architecture
 from tilewise.platforms.reference import ReferenceOps
-from tilewise.relatives import RELATIVES, Relative
 from tilewise.tools.twin.named import write_twin
 from tilewise.weights.folder import CheckpointFolder
 
@@ -29,7 +29,7 @@ def logits_of(folder: Path, name: str) -> torch.Tensor:
 
 
 @of_each
-def test_the_logits_are_those_of_the_member_that_it_is_like(relative: Relative, tmp_path: Path) -> None:
+def test_the_logits_are_those_of_the_member_that_it_is_like(relative: RelatedCheckpoint, tmp_path: Path) -> None:
     theirs = logits_of(write_original(tmp_path / "member", TWINS[relative.like.name]), relative.like.name)
     ours = logits_of(write_twin(relative.id, tmp_path / "relative", dtype="float32"), relative.like.name)
     assert torch.equal(ours, theirs)
@@ -54,7 +54,7 @@ def test_qianfan_ocr_computes_what_transformers_does(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("relative", RELATIVES.values(), ids=lambda found: found.name)
-def test_every_relative_is_written_as_what_it_is(relative: Relative, tmp_path: Path) -> None:
+def test_every_relative_is_written_as_what_it_is(relative: RelatedCheckpoint, tmp_path: Path) -> None:
     folder = CheckpointFolder.open(write_twin(relative.name, tmp_path / "twin"))
     assert folder.config.get("model_type") == relative.model_type
     architecture = Architecture.of(folder)

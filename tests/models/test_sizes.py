@@ -14,16 +14,15 @@ import torch
 from torch import Tensor
 
 from tests.tiny import full_size, original_config
-from tilewise.family import MEMBERS, Member
+from tilewise.family import MEMBERS, FamilyMember
 from tilewise.inputs.prepare import count_image_tokens
 from tilewise.inputs.spec import InputSpec, tokens_per_tile
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.models.config import ExpertConfig
 from tilewise.models.load import Architecture
 from tilewise.platforms.reference import ReferenceOps
-from tilewise.tools.twin.flash import flash_shapes
-from tilewise.tools.twin.tokenizer import tokenizer
-from tilewise.tools.twin.vocabularies import VOCABULARIES
+from tilewise.tools.twin.tensors import flash_shapes
+from tilewise.tools.twin.vocabularies import VOCABULARIES, tokenizer
 from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.sources import dense
 from tilewise.weights.view import StoredLinear
@@ -84,7 +83,7 @@ def test_a_tied_head_is_counted_once(tmp_path: Path) -> None:
 
 
 @every_member
-def test_a_tile_is_256_tokens_and_thirteen_are_3328(member: Member, tmp_path: Path) -> None:
+def test_a_tile_is_256_tokens_and_thirteen_are_3328(member: FamilyMember, tmp_path: Path) -> None:
     folder = write_config(tmp_path, member.name)
     assert tokens_per_tile(folder) == Architecture.of(folder).config.tokens_per_tile == 256
     theirs = tokenizer(VOCABULARIES[member.language.series.tokenizer])
@@ -93,7 +92,7 @@ def test_a_tile_is_256_tokens_and_thirteen_are_3328(member: Member, tmp_path: Pa
 
 
 @every_member
-def test_shapes_are_read_from_the_config(member: Member, tmp_path: Path) -> None:
+def test_shapes_are_read_from_the_config(member: FamilyMember, tmp_path: Path) -> None:
     config, text = architecture_of(member.name, tmp_path).config, member.language
     backbone, decoder = text.series.backbone, config.decoder
     assert (decoder.num_heads, decoder.num_kv_heads, decoder.head_dim) == (text.heads, text.kv_heads, text.head_dim)

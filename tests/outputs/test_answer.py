@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tests.inputs.vocabulary import byte_letters, small_tokenizer
 from tilewise.inputs.spec import HeaderIds
-from tilewise.outputs.answer import Answer
+from tilewise.outputs.group import Detokenizer
 from tilewise.sampling_params import SamplingParams
 from tilewise.types import SampledToken
 
@@ -25,9 +25,9 @@ def split_tokens(pieces: list[str]) -> list[int]:
     return [token for piece in pieces for token in tokens(piece)]
 
 
-def run(ids: list[int], finish: str | None = "length", **sampling) -> tuple[Answer, list[str]]:
+def run(ids: list[int], finish: str | None = "length", **sampling) -> tuple[Detokenizer, list[str]]:
     """Feed tokens until the answer is finished; the last one carries `finish`."""
-    answer = Answer(TOKENIZER, SamplingParams(**{"max_tokens": None, **sampling}))
+    answer = Detokenizer(TOKENIZER, SamplingParams(**{"max_tokens": None, **sampling}))
     shown = []
     for place, token in enumerate(ids, 1):
         shown.append(answer.add(SampledToken(token), finish if place == len(ids) else None, None))
@@ -67,7 +67,7 @@ def test_any_tokens_of_the_vocabulary_give_the_whole_decode(ids, skip):
 
 
 def test_incomplete_characters_are_held_back():
-    answer = Answer(TOKENIZER, SamplingParams())
+    answer = Detokenizer(TOKENIZER, SamplingParams())
     *first, last = tokens("狐")
     assert first
     assert [answer.add(SampledToken(token), None, None) for token in first] == [""] * len(first)
@@ -94,13 +94,13 @@ def test_the_end_token_is_not_shown():
 
 
 def test_a_stop_token_is_named_as_the_reason():
-    answer = Answer(TOKENIZER, SamplingParams())
+    answer = Detokenizer(TOKENIZER, SamplingParams())
     answer.add(SampledToken(65), "stop", 65)
     assert (answer.output.text, answer.output.stop_reason) == ("", 65)
 
 
 def test_a_stop_token_is_shown_when_asked_for():
-    answer = Answer(TOKENIZER, SamplingParams(include_stop_str_in_output=True, skip_special_tokens=False))
+    answer = Detokenizer(TOKENIZER, SamplingParams(include_stop_str_in_output=True, skip_special_tokens=False))
     answer.add(SampledToken(END), "stop", END)
     assert answer.output.text == "<|im_end|>"
 
@@ -167,7 +167,7 @@ def test_with_the_stop_string_kept_the_text_ends_with_it(pieces, stops):
 @given(pieces=PIECES, stops=STOPS)
 def test_what_could_not_become_a_stop_string_is_shown_at_once(pieces, stops):
     """Held back is never more than the longest stop string less one character."""
-    answer = Answer(TOKENIZER, SamplingParams(stop=stops, max_tokens=None))
+    answer = Detokenizer(TOKENIZER, SamplingParams(stop=stops, max_tokens=None))
     seen: list[int] = []
     for token in split_tokens(pieces):
         answer.add(SampledToken(token), None, None)
@@ -203,7 +203,7 @@ def test_added_tokens_that_are_not_special_are_always_shown():
 
 
 def test_logprobs_are_collected_with_the_chosen_token_and_the_alternatives():
-    answer = Answer(TOKENIZER, SamplingParams(logprobs=2))
+    answer = Detokenizer(TOKENIZER, SamplingParams(logprobs=2))
     a, b, c = tokens("a")[0], tokens("b")[0], tokens("c")[0]
     answer.add(SampledToken(a, -0.5, 1, ((a, -0.5), (b, -1.5))), None, None)
     answer.add(SampledToken(c, -3.0, 7, ((a, -0.25), (b, -2.0))), "length", None)
@@ -221,13 +221,13 @@ def test_logprobs_are_collected_with_the_chosen_token_and_the_alternatives():
 
 
 def test_logprobs_name_special_tokens_even_when_the_text_skips_them():
-    answer = Answer(TOKENIZER, SamplingParams(logprobs=0))
+    answer = Detokenizer(TOKENIZER, SamplingParams(logprobs=0))
     answer.add(SampledToken(END, -0.1, 1), "stop", None)
     assert answer.output.logprobs[0][END].decoded_token == "<|im_end|>"
 
 
 def test_without_logprobs_asked_for_there_are_none():
-    answer = Answer(TOKENIZER, SamplingParams(), index=3)
+    answer = Detokenizer(TOKENIZER, SamplingParams(), index=3)
     answer.add(SampledToken(65, -0.5, 1), None, None)
     assert answer.output.logprobs is None
     assert answer.output.cumulative_logprob is None
@@ -238,7 +238,7 @@ HEADER = HeaderIds(frozenset({TOKENIZER.special_id("<|im_start|>")}), TOKENIZER.
 
 
 def with_header(ids: list[int], **sampling) -> str:
-    answer = Answer(TOKENIZER, SamplingParams(max_tokens=None, **sampling), header=HEADER)
+    answer = Detokenizer(TOKENIZER, SamplingParams(max_tokens=None, **sampling), header=HEADER)
     for place, token in enumerate(ids, 1):
         answer.add(SampledToken(token), "length" if place == len(ids) else None, None)
     return answer.output.text
@@ -265,7 +265,7 @@ def test_incomplete_characters_after_a_header_show_at_the_limit():
 @pytest.mark.parametrize(("top", "ranks"), [(((6, -0.1), (5, -1.0)), ()), (((9, -9.0), (6, -0.1)), (4, 1))])
 def test_the_chosen_token_comes_first_among_its_scores(top: tuple, ranks: tuple[int, ...]):
     """As in vLLM, whose clients take the first; alternatives that were named keep the ranks they came with."""
-    answer = Answer(TOKENIZER, SamplingParams(logprobs=2))
+    answer = Detokenizer(TOKENIZER, SamplingParams(logprobs=2))
     answer.add(SampledToken(5, -1.0, 2, top, ranks), "length", None)
     (scores,) = answer.output.logprobs or ()
     assert [next(iter(scores)), scores[5].rank, scores[6].rank] == [5, 2, 1]

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.outputs.cutting import ANY_CUT, cut
-from tilewise.outputs.parts import Call, Parts, PartsRule, PartsSplitter, split_parts
+from tilewise.outputs.parts import AnswerParts, Call, PartsRule, PartsSplitter, split_parts
 
 AUTO = PartsRule(calls="auto")
 LOOK = '<tool_call>\n{"name": "look", "arguments": {"where": "left"}}\n</tool_call>'
@@ -22,8 +22,8 @@ RULES = st.sampled_from(
 )
 
 
-def split(pieces: list[str], rule: PartsRule) -> Parts:
-    parts, splitter = Parts(), PartsSplitter(rule)
+def split(pieces: list[str], rule: PartsRule) -> AnswerParts:
+    parts, splitter = AnswerParts(), PartsSplitter(rule)
     for piece in pieces:
         parts.add(splitter.add(piece))
     parts.add(splitter.finish())
@@ -68,7 +68,7 @@ def test_any_cutting_gives_the_same_as_the_whole(text, cuts, rule):
 
 def test_a_name_that_holds_the_tag_is_cut_as_well_as_whole():
     text = '<tool_call>{"name": "a</tool_call>b", "arguments": {}}</tool_call>'
-    assert split(list(text), AUTO) == split([text], AUTO) == Parts(content=text)
+    assert split(list(text), AUTO) == split([text], AUTO) == AnswerParts(content=text)
 
 
 JSON = st.recursive(
@@ -96,6 +96,10 @@ def test_calls_of_any_arguments_come_back(calls, cuts, ascii_only):
     assert [(call.name, json.loads(call.arguments)) for call in parts.calls] == calls
 
 
+def test_a_name_that_is_no_json_is_no_call():
+    assert not split_parts(r'[{"name": "lo\qk", "arguments": {}}]', PartsRule(calls="required")).calls
+
+
 def test_arguments_grow_as_text():
     splitter = PartsSplitter(AUTO)
     assert not splitter.add('<tool_call>{"name": "look", "arg')
@@ -108,7 +112,7 @@ def test_arguments_grow_as_text():
 
 def test_reasoning_content_and_calls():
     parts = split_parts(f"<think>Where? {LOOK}</think>\nI look.\n{LOOK}", AUTO)
-    assert parts == Parts(f"Where? {LOOK}", "I look.", [Call("look", '{"where": "left"}')])
+    assert parts == AnswerParts(f"Where? {LOOK}", "I look.", [Call("look", '{"where": "left"}')])
 
 
 def test_one_call_alone():
@@ -117,4 +121,4 @@ def test_one_call_alone():
 
 
 def test_named_call():
-    assert split_parts('{"a": 1}', PartsRule(calls="named", name="f")) == Parts(calls=[Call("f", '{"a": 1}')])
+    assert split_parts('{"a": 1}', PartsRule(calls="named", name="f")) == AnswerParts(calls=[Call("f", '{"a": 1}')])

@@ -163,7 +163,7 @@ def test_a_rank_that_is_killed_is_named_and_the_others_end() -> None:
     with LLM("demo", tensor_parallel_size=2, dtype="float32", max_model_len=256) as llm:
         (rank,) = ranks_of(os.getpid())
         os.kill(rank, signal.SIGKILL)
-        with pytest.raises(RankDied, match="Rank 1 of 2 ended with status -9"):
+        with pytest.raises(RankDied, match="Rank 1 of 2 ended with status -9: close this LLM and make another one"):
             llm.generate("a", GREEDY, use_tqdm=False)
     assert ranks_of(os.getpid()) == []
 

@@ -111,7 +111,9 @@ def test_heads_that_do_not_divide_are_shared() -> None:
     assert [keys for _, keys in heads(2, 8, 4)] == [Share(0, 2), Share(2, 2)]
     with pytest.raises(InvalidConfig, match=r"Key/value heads \(4\) and tensor parallel size \(6\)"):
         heads(6, 12, 4)
-    with pytest.raises(InvalidConfig, match=r"attention heads \(6\) must be divisible by tensor parallel size \(4\)"):
+    with pytest.raises(
+        InvalidConfig, match=r"attention heads \(6\) must be divisible by tensor parallel size \(4\): take 1, 2, 3 or 6"
+    ):
         heads(4, 6, 2)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tilewise.amounts import GIB
 from tilewise.config import EngineConfig
 from tilewise.plan import DeviceFacts, LargestStep, ModelFacts, Resolved, resolve
+from tilewise.units import GIB
 
 
 def activation_bytes(step: LargestStep) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tilewise.errors import InvalidConfig
-from tilewise.plan.devices import DEVICES, read_devices
+from tilewise.plan.request import DEVICES, read_devices
 
 GIB = 2**30
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tilewise.plan.devices import Device
-from tilewise.plan.floors import Matrices, RankWork, Work
+from tilewise.plan.floors import Matrices, RankWork, StageWork
+from tilewise.plan.request import Device
 
 SLOW_MEMORY = Device("one", 1, bandwidth=1.0, floats=1e9, int8=2e9)
 SLOW_ARITHMETIC = Device("other", 1, bandwidth=1e9, floats=1.0, int8=2.0)
@@ -36,7 +36,7 @@ def work(**changes) -> RankWork:
 
 
 def test_a_stage_takes_what_is_slower_of_reading_and_computing():
-    stage = Work(bytes=10, floats=4, int8=6)
+    stage = StageWork(bytes=10, floats=4, int8=6)
     assert stage.seconds(SLOW_MEMORY) == 10
     assert stage.seconds(SLOW_ARITHMETIC) == 4 + 6 / 2
     assert stage.seconds(Device("?", 1)) is None
@@ -62,7 +62,7 @@ def test_tiles_read_the_tower_once_and_see_themselves_alone():
     assert found.bytes == 1000 + 200
     assert found.floats == 2 * (3 * 5) * 400 + 4 * (3 * 5) * 5 * 3 + 2 * (3 * 4) * 100
     assert found.int8 == 2 * (3 * 5) * 100
-    assert work().tiles(0) == Work()
+    assert work().tiles(0) == StageWork()
 
 
 def test_of_experts_a_token_takes_some_and_many_tokens_read_all():

@@ -7,9 +7,9 @@ import re
 import pytest
 
 from tests.plan.sizes import INTERNVL3_1B, activation_bytes, kv_bytes, resolved
-from tilewise.amounts import GIB
 from tilewise.errors import InvalidConfig
 from tilewise.plan import LargestStep
+from tilewise.units import GIB
 
 WEIGHTS, TOKEN = INTERNVL3_1B.weight_bytes, INTERNVL3_1B.kv_bytes_per_token
 BLOCK = 16 * TOKEN

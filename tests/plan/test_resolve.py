@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from tests.plan.sizes import INTERNVL3_1B, resolved
-from tilewise.amounts import GIB
 from tilewise.config import EngineConfig
 from tilewise.errors import InvalidConfig
 from tilewise.plan import DeviceFacts, MemoryPlan, resolve
+from tilewise.units import GIB
 
 
 def test_the_context_is_the_trained_one_unless_asked():
@@ -47,6 +47,15 @@ def test_steps_overlap_where_the_device_computes_beside_the_host_or_as_asked(ask
     found = resolve(EngineConfig(async_scheduling=asked), INTERNVL3_1B, device)
     assert found.overlap is expected
     assert ("async_scheduling" in found.reasons) is (asked is None)
+
+
+def test_sizes_of_graphs_are_told_where_they_have_no_effect():
+    asked = EngineConfig(max_graph_size=8, lazy_graphs=True)
+    found = resolve(asked, INTERNVL3_1B, DeviceFacts(64 * GIB, 64 * GIB, captures_graphs=True))
+    assert "without effect" in found.reasons["max_graph_size"]
+    assert "without effect" in found.reasons["lazy_graphs"]
+    gpu = DeviceFacts(64 * GIB, 64 * GIB, captures_graphs=True, graph_sizes=(1, 2, 4, 8))
+    assert not {"max_graph_size", "lazy_graphs"} & set(resolve(asked, INTERNVL3_1B, gpu).reasons)
 
 
 @pytest.mark.parametrize(
@@ -108,6 +117,7 @@ def test_activations_are_those_of_the_largest_batch_of_tiles():
         ({"max_num_seqs": 1}, (1,)),
         ({"max_graph_size": 4}, (1, 2, 4)),
         ({"compilation_config": {"cudagraph_capture_sizes": [1, 2, 16]}}, (1, 2, 4, 8, 16)),
+        ({"compilation_config": {"cudagraph_capture_sizes": []}}, ()),
         ({"enforce_eager": True}, ()),
         ({"compilation_config": {"cudagraph_mode": "NONE"}}, ()),
         ({"tensor_parallel_size": 2}, ()),

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from tilewise.platforms.cpu import find_kernels
 from tilewise.platforms.cpu.native import NoKernels
-from tilewise.platforms.cpu.native.arena import Arena
 from tilewise.platforms.cpu.native.capture import capture
+from tilewise.platforms.cpu.native.library import Arena
 from tilewise.platforms.cpu.native_ops import NativeCpuOps
 from tilewise.platforms.cpu.packed import packed_grouped, packed_levels
 from tilewise.platforms.forms import Codes, Grouped, Int8, StaticRows, packed_nibbles

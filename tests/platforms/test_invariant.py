@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tests.platforms.test_ops import BLOCK, experts, noise
-from tilewise.platforms.base import PANEL, PagedLayout
+from tilewise.platforms.base import INVARIANT_ROWS, PagedLayout
 from tilewise.platforms.cpu.invariant import InvariantCpuOps
 
 OPS = InvariantCpuOps()
@@ -41,10 +41,10 @@ both_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], 
 @pytest.mark.parametrize("op", [linear, rms_norm, silu_mul, moe_experts])
 def test_a_row_alone_equals_the_row_in_company(op, dtype):
     """In the last of three panels, in the only one, and with nothing but zeros around it."""
-    x = noise(3 * PANEL, WIDTH, dtype=dtype)
+    x = noise(3 * INVARIANT_ROWS, WIDTH, dtype=dtype)
     expected = op(x)[70]
     assert torch.equal(op(x[64:])[6], expected)
-    padding = torch.zeros_like(x[:PANEL])
+    padding = torch.zeros_like(x[:INVARIANT_ROWS])
     padding[6] = x[70]
     assert torch.equal(op(padding)[6], expected)
 

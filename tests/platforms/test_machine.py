@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.host.test_memory import write
+from tests.test_host import write
 from tilewise.platforms.cpu.machine import Machine
 
 CPUINFO = """\

@@ -13,7 +13,7 @@ from tests.weights.broken import refused
 from tilewise.errors import InvalidConfig
 from tilewise.layers.linear import ColumnLinear, RowLinear
 from tilewise.layers.norm import RMSNorm
-from tilewise.models.decoder import Attention, DecoderBlock, GatedMLP, Pass
+from tilewise.models.decoder import Attention, DecoderBlock, ForwardContext, GatedMLP
 from tilewise.models.load import Architecture
 from tilewise.parallel.mesh import Mesh
 from tilewise.quantize.modules import find_matrices
@@ -25,7 +25,7 @@ from tilewise.weights.folder import CheckpointFolder
 class NormResidual(DecoderBlock):
     """The residual stream reads the first norm as well."""
 
-    def __call__(self, x: Tensor, cache: Tensor, at: Pass) -> Tensor:
+    def __call__(self, x: Tensor, cache: Tensor, at: ForwardContext) -> Tensor:
         normed = self._norm1(x, at.ops)
         x, normed = self._norm2.after(normed, None, self._attention(normed, cache, at), at.ops)
         return at.ops.add_scaled(x, None, self._mlp(normed, at.ops))
@@ -34,7 +34,7 @@ class NormResidual(DecoderBlock):
 class Sandwich(DecoderBlock):
     """The second norm stands behind the attention, and no linear layer reads it."""
 
-    def __call__(self, x: Tensor, cache: Tensor, at: Pass) -> Tensor:
+    def __call__(self, x: Tensor, cache: Tensor, at: ForwardContext) -> Tensor:
         x = x + self._norm2(self._attention(self._norm1(x, at.ops), cache, at), at.ops)
         return x + self._mlp(x, at.ops)
 
@@ -42,7 +42,7 @@ class Sandwich(DecoderBlock):
 class PostNorm(DecoderBlock):
     """What a block gives is what its last norm gives, and the MLP reads the first."""
 
-    def __call__(self, x: Tensor, cache: Tensor, at: Pass) -> Tensor:
+    def __call__(self, x: Tensor, cache: Tensor, at: ForwardContext) -> Tensor:
         x = self._norm1(x + self._attention(x, cache, at), at.ops)
         return self._norm2(x + self._mlp(x, at.ops), at.ops)
 
@@ -50,7 +50,7 @@ class PostNorm(DecoderBlock):
 class Parallel(DecoderBlock):
     """Attention and MLP read one norm."""
 
-    def __call__(self, x: Tensor, cache: Tensor, at: Pass) -> Tensor:
+    def __call__(self, x: Tensor, cache: Tensor, at: ForwardContext) -> Tensor:
         normed = self._norm1(x, at.ops)
         return x + self._attention(normed, cache, at) + self._mlp(normed, at.ops)
 
@@ -76,7 +76,7 @@ class HalfNormed(DecoderBlock):
         )
         self._down = RowLinear(view.at("mlp"), "down_proj", inner, hidden, False, Mesh())
 
-    def __call__(self, x: Tensor, cache: Tensor, at: Pass) -> Tensor:
+    def __call__(self, x: Tensor, cache: Tensor, at: ForwardContext) -> Tensor:
         x = x + self._attention(self._norm1(x, at.ops), cache, at)
         return x + self._down(self._gate(self._norm2(x, at.ops), at.ops) * self._up(x, at.ops), at.ops)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tilewise.remote.pipe import Pipe, framed, pipe
+from tilewise.remote.wire import Pipe, framed, pipe
 
 Ends = tuple[Pipe, socket.socket]
 LARGE = bytes(range(256)) * 2**14

@@ -20,11 +20,10 @@ from tests.tiny import SPECS, write_original
 from tilewise import LLM
 from tilewise.config import EngineConfig
 from tilewise.errors import EngineDead, InvalidConfig, TooLong
-from tilewise.host.memory import Memory, available_memory
+from tilewise.host import Memory, available_memory
 from tilewise.remote import process
 from tilewise.remote import supervisor as supervisor_module
-from tilewise.remote.child import EngineProcess
-from tilewise.remote.memory import memory_part
+from tilewise.remote.engine_process import EngineProcess, memory_part
 from tilewise.remote.replicas import Replicas
 from tilewise.remote.supervisor import RestartRule
 from tilewise.remote.wire import Launch

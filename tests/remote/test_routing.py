@@ -7,30 +7,30 @@ from dataclasses import replace
 import pytest
 
 from tests.equal.driver import LIMITS, prompt
-from tilewise.remote.routing import SEQUENCE, TILE, Recent, Router
+from tilewise.remote.routing import SEQUENCE, TILE, Recent, ReplicaRouter
 from tilewise.sampling_params import SamplingParams
 
 ROWS = LIMITS.tokens_per_tile
 BLOCK = LIMITS.block_size
 
 
-def finish(router: Router, *names: str) -> None:
+def finish(router: ReplicaRouter, *names: str) -> None:
     for name in names:
         router.ended(name)
 
 
-def send(router: Router, *requests, able=(0, 1)) -> list[int]:
+def send(router: ReplicaRouter, *requests, able=(0, 1)) -> list[int]:
     return [router.choose(request, able) for request in requests]
 
 
 def test_requests_that_share_nothing_are_shared_out_evenly():
-    router = Router(LIMITS, 3)
+    router = ReplicaRouter(LIMITS, 3)
     requests = [prompt(str(number), content=number, text=30) for number in range(9)]
     assert send(router, *requests, able=range(3)) == 3 * [0, 1, 2]
 
 
 def test_a_long_prompt_weighs_as_much_as_several_short_ones():
-    router = Router(LIMITS, 2)
+    router = ReplicaRouter(LIMITS, 2)
     long, *short = prompt("long", 1, 200), *[prompt(str(number), number, 20) for number in range(2, 7)]
     assert send(router, long, *short) == [0, 1, 1, 1, 1, 0]
     assert router.in_flight(0) == 200 + 20 + 2 * SEQUENCE
@@ -38,7 +38,7 @@ def test_a_long_prompt_weighs_as_much_as_several_short_ones():
 
 
 def test_a_prompt_is_work_until_its_first_token_and_an_answer_until_its_last():
-    router = Router(LIMITS, 2)
+    router = ReplicaRouter(LIMITS, 2)
     send(router, prompt("a", 1, 100))
     assert router.in_flight(0) == 100 + SEQUENCE
     for _ in range(2):
@@ -53,7 +53,7 @@ def test_a_prompt_is_work_until_its_first_token_and_an_answer_until_its_last():
 
 def test_a_picture_goes_where_its_tiles_are():
     """However its question begins: tiles are known by their content."""
-    router = Router(LIMITS, 2)
+    router = ReplicaRouter(LIMITS, 2)
     picture = prompt("first", content=7, text=20, tiles=5)
     assert send(router, prompt("other", 1, 40), picture) == [0, 1]
     finish(router, "other", "first")
@@ -63,7 +63,7 @@ def test_a_picture_goes_where_its_tiles_are():
 
 
 def test_a_prompt_goes_where_its_beginning_is():
-    router = Router(LIMITS, 2)
+    router = ReplicaRouter(LIMITS, 2)
     text = prompt("first", content=7, text=100)
     assert send(router, prompt("other", 1, 40), text) == [0, 1]
     finish(router, "other", "first")
@@ -76,7 +76,7 @@ def test_a_prompt_goes_where_its_beginning_is():
     "options", [{"prompt_logprobs": 1}, {"skip_reading_prefix_cache": True}], ids=lambda options: next(iter(options))
 )
 def test_a_request_that_reads_no_prefixes_is_not_drawn_to_them(options):
-    router = Router(LIMITS, 2)
+    router = ReplicaRouter(LIMITS, 2)
     text = prompt("first", content=7, text=100)
     assert send(router, prompt("other", 1, 40), text) == [0, 1]
     finish(router, "other", "first")
@@ -85,7 +85,7 @@ def test_a_request_that_reads_no_prefixes_is_not_drawn_to_them(options):
 
 def test_prefixes_are_shared_within_one_salt_alone_and_only_where_they_are_kept():
     for limits, salt in ((LIMITS, "mine"), (replace(LIMITS, prefix_caching=False), None)):
-        router = Router(limits, 2)
+        router = ReplicaRouter(limits, 2)
         text = prompt("first", content=7, text=100)
         assert send(router, prompt("other", 1, 40), text) == [0, 1]
         finish(router, "other", "first")
@@ -95,7 +95,7 @@ def test_prefixes_are_shared_within_one_salt_alone_and_only_where_they_are_kept(
 @pytest.mark.parametrize(("answering", "goes_to"), [(2, 0), (3, 1)])
 def test_tiles_and_prefixes_draw_as_far_as_they_save_work(answering, goes_to):
     """Six tiles save the work of encoding them and the prompt's beginning that of its blocks: two answers' worth."""
-    router = Router(LIMITS, 2)
+    router = ReplicaRouter(LIMITS, 2)
     picture = prompt("picture", content=7, text=9, tiles=6)
     assert send(router, picture) == [0]
     finish(router, "picture")
@@ -107,13 +107,13 @@ def test_tiles_and_prefixes_draw_as_far_as_they_save_work(answering, goes_to):
 
 
 def test_only_those_that_are_able_are_chosen():
-    router = Router(LIMITS, 3)
+    router = ReplicaRouter(LIMITS, 3)
     requests = [prompt(str(number), number, 20) for number in range(4)]
     assert send(router, *requests, able=[1, 2]) == [1, 2, 1, 2]
 
 
 def test_a_replica_that_died_has_nothing_any_more():
-    router = Router(LIMITS, 2)
+    router = ReplicaRouter(LIMITS, 2)
     text, other = prompt("text", 7, 100), prompt("other", 1, 40)
     assert send(router, other, text) == [0, 1]
     router.lost(1)
@@ -127,8 +127,8 @@ def test_a_replica_that_died_has_nothing_any_more():
 
 def test_what_was_emptied_draws_nobody():
     picture = prompt("picture", content=7, text=100, tiles=4)
-    for forget in (Router.forget_prefixes, Router.forget_tiles):
-        router = Router(LIMITS, 2)
+    for forget in (ReplicaRouter.forget_prefixes, ReplicaRouter.forget_tiles):
+        router = ReplicaRouter(LIMITS, 2)
         assert send(router, prompt("other", 1, 40), picture) == [0, 1]
         finish(router, "other", "picture")
         forget(router)
@@ -151,7 +151,7 @@ def test_the_longest_unused_is_forgotten_first_and_the_end_of_a_chain_before_its
 
 def test_what_is_remembered_is_bounded_by_the_caches():
     limits = replace(LIMITS, num_blocks=9, tile_pages=4)
-    router = Router(limits, 1)
+    router = ReplicaRouter(limits, 1)
     for number in range(20):
         send(router, prompt(str(number), number, 100, tiles=3), able=[0])
         router.ended(str(number))

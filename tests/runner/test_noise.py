@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tests.runner.plain_sampler import plain_noise
-from tilewise.platforms.noise import exponential_noise, noise_key
+from tilewise.platforms.draw import exponential_noise, noise_key
 
 
 def keys(pairs) -> Tensor:
@@ -46,7 +46,7 @@ def test_it_is_the_published_hash(pair):
 
 def test_splitmix_gives_its_published_numbers():
     """The first two outputs of the generator seeded with 1234567 (Rosetta Code, "Pseudo-random numbers/Splitmix64")."""
-    from tilewise.platforms.noise import _GAMMA, _splitmix64
+    from tilewise.platforms.draw import _GAMMA, _splitmix64
 
     assert _splitmix64(1234567) == 6457827717110365317
     assert _splitmix64(1234567 + _GAMMA) == 3203168211198807973

@@ -7,8 +7,8 @@ import random
 import numpy as np
 import pytest
 
-from tilewise.platforms.base import PANEL
-from tilewise.runner.placement import Placement, in_order, in_panels
+from tilewise.platforms.base import INVARIANT_ROWS
+from tilewise.runner.batch import Placement, place_in_order, place_in_panels
 from tilewise.step import Work
 
 
@@ -21,7 +21,7 @@ def positions(items: list[Work]) -> np.ndarray:
 
 
 def test_in_order_rows_are_counted():
-    placement = in_order(work((7, 3), (0, 2)))
+    placement = place_in_order(work((7, 3), (0, 2)))
     assert placement.rows.tolist() == [0, 1, 2, 3, 4]
     assert placement.total == 5
 
@@ -30,28 +30,28 @@ def test_in_order_rows_are_counted():
 def test_every_token_has_the_place_of_its_position_to_itself(seed):
     draw = random.Random(seed)
     items = work(*[(draw.randrange(100), draw.choice([1, 1, 1, 5, 40, 97])) for _ in range(draw.randint(1, 12))])
-    placement = in_panels(items)
-    assert np.array_equal(placement.rows % PANEL, positions(items) % PANEL)
+    placement = place_in_panels(items)
+    assert np.array_equal(placement.rows % INVARIANT_ROWS, positions(items) % INVARIANT_ROWS)
     assert len(np.unique(placement.rows)) == len(placement.rows)
-    assert placement.total % PANEL == 0
+    assert placement.total % INVARIANT_ROWS == 0
     assert placement.rows.max() < placement.total
 
 
 def test_what_decodes_at_other_places_shares_a_panel():
-    assert in_panels(work(*[(start, 1) for start in range(40, 72)])).total == PANEL
-    assert in_panels(work((40, 1), (40 + PANEL, 1))).total == 2 * PANEL
+    assert place_in_panels(work(*[(start, 1) for start in range(40, 72)])).total == INVARIANT_ROWS
+    assert place_in_panels(work((40, 1), (40 + INVARIANT_ROWS, 1))).total == 2 * INVARIANT_ROWS
 
 
 def test_a_prompt_fills_panels_and_others_take_what_it_leaves():
     """Its own last positions share the first panel with its first ones; what is left has no place 3 any more."""
-    placement = in_panels(work((10, 60), (3, 1), (75, 4)))
-    assert placement.total == 3 * PANEL
+    placement = place_in_panels(work((10, 60), (3, 1), (75, 4)))
+    assert placement.total == 3 * INVARIANT_ROWS
     assert placement.rows[60:].tolist() == [
-        PANEL * 2 + 3,
-        PANEL * 2 + 11,
-        PANEL * 2 + 12,
-        PANEL * 2 + 13,
-        PANEL * 2 + 14,
+        INVARIANT_ROWS * 2 + 3,
+        INVARIANT_ROWS * 2 + 11,
+        INVARIANT_ROWS * 2 + 12,
+        INVARIANT_ROWS * 2 + 13,
+        INVARIANT_ROWS * 2 + 14,
     ]
 
 

@@ -20,8 +20,8 @@ from tilewise.platforms import draw as draw_module
 from tilewise.platforms.draw import Draw, survivors
 from tilewise.platforms.reference import ReferenceOps
 from tilewise.runner import sampler
+from tilewise.runner.batch import Tables
 from tilewise.runner.sampler import apply_mask, sample
-from tilewise.runner.tables import Tables
 from tilewise.sampling_params import SamplingParams
 from tilewise.step import Admission, Work
 from tilewise.types import SampledToken

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from tests.runner.test_capped_folder import largest_file, run_python
 from tilewise.runner.capped_folder import CappedFolder
-from tilewise.runner.tile_file import StoredTile, TileFile
-from tilewise.runner.tile_store import TileStore
+from tilewise.runner.tile_store import StoredTile, TileFile, TileStore
 
 KEY = "0f" * 16
 SHAPE = (5, 12)

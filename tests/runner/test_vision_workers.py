@@ -81,7 +81,7 @@ def test_a_worker_that_is_killed_is_named_and_the_others_end() -> None:
     with LLM("demo", vision_workers=2, **SIZES) as llm:
         for worker in workers_of(os.getpid()):
             os.kill(worker, signal.SIGKILL)
-        with pytest.raises(RankDied, match="Vision worker 1 of 2 ended with status -9"):
+        with pytest.raises(RankDied, match="Vision worker 1 of 2 ended with status -9; see the log: close this LLM"):
             llm.generate(prompts(), GREEDY, use_tqdm=False)
     assert workers_of(os.getpid()) == []
 

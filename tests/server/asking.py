@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tilewise.ignored import Ignored
-from tilewise.outputs.group import Piece
+from tilewise.outputs.group import AnswerDelta
 from tilewise.server.calls import ChatCall
 from tilewise.server.convert import chat_call
 from tilewise.server.served import ServedModel
@@ -45,10 +45,10 @@ def output(*texts: str, finish: str = "stop", **changes: Any) -> RequestOutput:
     return RequestOutput(**{**fields, "outputs": answers, "finished": True, **changes})
 
 
-def pieces(texts: Sequence[str], finish: str | None = "stop", index: int = 0, **changes: Any) -> list[Piece]:
+def pieces(texts: Sequence[str], finish: str | None = "stop", index: int = 0, **changes: Any) -> list[AnswerDelta]:
     """One piece a text; the last one ends the answer."""
     last = len(texts) - 1
     return [
-        Piece(index, text, 5 + place, changes.get("scores"), finish if place == last else None, None, False)
+        AnswerDelta(index, text, 5 + place, changes.get("scores"), finish if place == last else None, None, False)
         for place, text in enumerate(texts)
     ]

@@ -17,14 +17,13 @@ from tilewise.errors import InvalidRequest, TooLong
 from tilewise.ignored import Ignored
 from tilewise.inputs.request_builder import ChatOptions
 from tilewise.outputs.group import AnswerGroup
-from tilewise.server.body import parse_body
+from tilewise.server.chat_answers import ChatStream, chat_body
 from tilewise.server.completion import completion_body, completion_call
 from tilewise.server.convert import chat_call
+from tilewise.server.errors import parse_body
 from tilewise.server.requests import chat_request, completion_requests
-from tilewise.server.respond import chat_body
+from tilewise.server.routes.tokenize import detokenize_body, tokenize_body, tokenize_call
 from tilewise.server.served import ServedModel
-from tilewise.server.stream import ChatStream
-from tilewise.server.tokenize import detokenize_body, tokenize_body, tokenize_call
 
 SERVED = ServedModel(names=("demo",), root="demo", created=7, max_model_len=2048)
 

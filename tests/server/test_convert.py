@@ -228,11 +228,6 @@ def test_values_of_the_wrong_type_are_refused(name, value):
     assert caught.value.errors()[0]["loc"][0] == name
 
 
-def test_a_trusted_template_is_still_not_followed():
-    with pytest.raises(InvalidField, match="and no other"):
-        ask(replace(SERVED, trust_request_chat_template=True), chat_template="x")
-
-
 @pytest.mark.parametrize(
     ("fields", "thinking"),
     [

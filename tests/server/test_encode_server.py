@@ -20,7 +20,7 @@ from jsonschema import Draft202012Validator
 from tests.encoded import demo_rows
 from tests.served import Served, question, served
 from tests.server.live import error_of
-from tilewise.server.app import described
+from tilewise.server.app import openapi_document
 from tilewise.server.openapi import examples
 from tilewise.server.routes import encode, information
 
@@ -145,7 +145,7 @@ def test_routes(encoder: Served) -> None:
 
 def test_the_document_is_that_of_its_routes(encoder: Served) -> None:
     told = encoder.client.get("/openapi.json").json()
-    assert told["paths"].keys() == described((encode, information))["paths"].keys()
+    assert told["paths"].keys() == openapi_document((encode, information))["paths"].keys()
     answer = encoder.client.post("/v1/encode", json=examples.ENCODE["a picture"]).json()
     schema = {"$ref": "#/components/schemas/EncodedList", "components": told["components"]}
     Draft202012Validator(schema).validate(answer)

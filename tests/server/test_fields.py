@@ -9,13 +9,16 @@ from tilewise.ignored import Ignored
 from tilewise.server.completion import completion_call
 from tilewise.server.convert import chat_call
 from tilewise.server.fields import CHAT, COMPLETION, DETOKENIZE, ENCODE, RESPONSES, TABLES, TOKENIZE
-from tilewise.server.protocol.chat import ChatBody
-from tilewise.server.protocol.completion import CompletionBody
-from tilewise.server.protocol.encode import EncodeBody
-from tilewise.server.protocol.responses import ResponsesBody
-from tilewise.server.protocol.tokenize import DetokenizeBody, TokenizeBody
+from tilewise.server.protocol.bodies import (
+    ChatBody,
+    CompletionBody,
+    DetokenizeBody,
+    EncodeBody,
+    ResponsesBody,
+    TokenizeBody,
+)
 from tilewise.server.responses.read import response_call
-from tilewise.server.tokenize import tokenize_call
+from tilewise.server.routes.tokenize import tokenize_call
 
 BODIES = [
     (CHAT, ChatBody),

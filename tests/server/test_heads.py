@@ -8,7 +8,7 @@ from typing import Any
 
 import uvicorn
 
-from tilewise.server.heads import PatientProtocol
+from tilewise.server.serve import PatientProtocol
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[bytes]]
 REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"

@@ -13,7 +13,7 @@ from starlette.datastructures import Headers
 
 from tests.served import Served
 from tests.server.live import KEYS, about_picture, about_video, ask_about, chat, error_of
-from tilewise.server.guard import Door
+from tilewise.server.middleware import RequestGuard
 
 DEEP = 100_000
 
@@ -110,8 +110,8 @@ def test_keys_are_compared_by_digests_and_all_of_them(locked: Served, monkeypatc
         compared.append((len(given), len(known)))
         return given == known
 
-    monkeypatch.setattr("tilewise.server.guard.hmac.compare_digest", compare)
-    door = Door(app=locked, keys=KEYS)  # type: ignore[arg-type]
+    monkeypatch.setattr("tilewise.server.middleware.hmac.compare_digest", compare)
+    door = RequestGuard(app=locked, keys=KEYS)  # type: ignore[arg-type]
     for key in (KEYS[0], KEYS[0][:3], "", "x" * 10_000):
         scope = {"method": "GET", "path": "/v1/models", "headers": [(b"authorization", f"Bearer {key}".encode())]}
         refused = door._refusal(scope, Headers(scope=scope))

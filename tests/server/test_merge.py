@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 import pytest
 
-from tilewise.server.merge import merged
+from tilewise.server.streaming import merged
 
 
 class Letters:

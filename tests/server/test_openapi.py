@@ -15,13 +15,13 @@ from tests.served import Served
 from tests.server.live import QUESTION
 from tilewise.errors import InvalidRequest
 from tilewise.ignored import Ignored
-from tilewise.inputs.parts import Parts
-from tilewise.server.app import api_routes, described
+from tilewise.inputs.messages import MessageParts
+from tilewise.server.app import api_routes, openapi_document
 from tilewise.server.fields import TABLES, UnknownFields
 from tilewise.server.messages import read_conversation
-from tilewise.server.openapi.pages import pages
+from tilewise.server.openapi.document import pages
 
-DOCUMENT = described()
+DOCUMENT = openapi_document()
 
 
 def schema(name: str) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def test_a_part_fits_the_document_just_when_it_is_read(part: Any, fits: bool):
     for name, field in (("ChatBody", "messages"), ("TokenizeBody", "messages"), ("ResponsesBody", "input")):
         assert Draft202012Validator(schema(name)).is_valid({field: [message]}) is fits, name
     try:
-        Parts("user").add(read_conversation([message], UnknownFields(Ignored()))[0]["content"][0], "here")
+        MessageParts("user").add(read_conversation([message], UnknownFields(Ignored()))[0]["content"][0], "here")
     except InvalidRequest:
         assert not fits
     else:

@@ -9,7 +9,7 @@ from tests.server.asking import SERVED, USAGE, pieces, score
 from tilewise.errors import BrokenAnswer, InvalidField, InvalidRequest
 from tilewise.ignored import Ignored
 from tilewise.sampling_params import StructuredOutputsParams
-from tilewise.server.problem import Problem
+from tilewise.server.errors import Problem
 from tilewise.server.responses.read import response_call
 from tilewise.server.responses.stream import ResponseStream
 

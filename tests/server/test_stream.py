@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from tests.outputs.cutting import ANY_CUT, cut
 from tests.server.asking import LOOK, USAGE, ask, output, pieces, score
 from tilewise.errors import BrokenAnswer
-from tilewise.server.events import data_event, named_event
-from tilewise.server.respond import ReasoningCount, chat_body
-from tilewise.server.stream import ChatStream
+from tilewise.server.chat_answers import ChatStream, ReasoningCount, chat_body
+from tilewise.server.streaming import data_event, named_event
 
 CALL = '<tool_call>\n{"name": "look", "arguments": {"where": "left"}}\n</tool_call>'
 

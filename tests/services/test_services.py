@@ -16,15 +16,14 @@ import pytest
 from tilewise.cli import main
 from tilewise.cli.start import start
 from tilewise.errors import InvalidConfig
-from tilewise.services.health import state_of
-from tilewise.services.process import birth_of
-from tilewise.services.record import Service, ServiceFolder, ServiceProblem
+from tilewise.services.launch import state_of
+from tilewise.services.record import BackgroundService, ServiceFolder, ServiceProblem, birth_of
 
 # A service is meant to outlive the command that starts it.
 pytestmark = pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
 
 
-def kill(service: Service) -> None:
+def kill(service: BackgroundService) -> None:
     os.killpg(service.pid, signal.SIGKILL)
     wait_until_dead(service.pid)
 

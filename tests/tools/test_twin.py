@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from tests.tiny import reference_model
 from tilewise.errors import InvalidRequest, UnknownModel
-from tilewise.family import MEMBERS, Member
+from tilewise.family import MEMBERS, FamilyMember
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.models.load import Architecture
@@ -34,7 +34,7 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
 
 
 @every_member
-def test_every_member_is_written_as_what_it_is(member: Member, folder_of: Callable[[str], Path]) -> None:
+def test_every_member_is_written_as_what_it_is(member: FamilyMember, folder_of: Callable[[str], Path]) -> None:
     folder = CheckpointFolder.open(folder_of(member.name))
     architecture, language = Architecture.of(folder), member.language
     decoder, rope = architecture.config.decoder, language.series.rope
@@ -53,7 +53,7 @@ def test_every_member_is_written_as_what_it_is(member: Member, folder_of: Callab
 
 
 @every_member
-def test_every_member_has_its_own_start_and_end_tokens(member: Member, folder_of: Callable[[str], Path]) -> None:
+def test_every_member_has_its_own_start_and_end_tokens(member: FamilyMember, folder_of: Callable[[str], Path]) -> None:
     folder = folder_of(member.name)
     tokenizer = Tokenizer.from_folder(folder)
     spec = InputSpec.of(CheckpointFolder.open(folder), tokenizer)

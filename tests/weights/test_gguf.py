@@ -32,7 +32,7 @@ from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.models.load import Architecture
 from tilewise.platforms.reference import ReferenceOps
 from tilewise.weights.folder import CheckpointFolder
-from tilewise.weights.gguf.container import TYPES, Container
+from tilewise.weights.gguf.container import TYPES, GgufHeader
 from tilewise.weights.hub import find_model
 from tilewise.weights.quantization.gguf import BlockLayout
 
@@ -307,7 +307,7 @@ def test_damaged_files_are_named(change: object, message: str, tmp_path: Path) -
 def test_a_scale_that_is_no_number_is_named(tmp_path: Path) -> None:
     """The second row of a matrix in Q8_0, whose blocks of 32 numbers begin with a float16."""
     path = write_gguf(tmp_path, QWEN2, Type.Q8_0) / "model.gguf"
-    tensor = Container.read(path).by_name["blk.1.ffn_down.weight"]
+    tensor = GgufHeader.read(path).by_name["blk.1.ffn_down.weight"]
     data, row = bytearray(path.read_bytes()), tensor.shape[-1] // 32 * 34
     data[tensor.offset + row : tensor.offset + row + 2] = np.float16(np.nan).tobytes()
     path.write_bytes(data)
@@ -320,12 +320,12 @@ def test_a_scale_that_is_no_number_is_named(tmp_path: Path) -> None:
 def test_any_byte_that_is_wrong_in_the_head_ends_in_an_error_or_in_a_head(tmp_path: Path) -> None:
     path = write_gguf(tmp_path, QWEN2, Type.Q8_0) / "mmproj-model.gguf"
     data = path.read_bytes()
-    start = min(tensor.offset for tensor in Container.read(path).tensors)
+    start = min(tensor.offset for tensor in GgufHeader.read(path).tensors)
     random = np.random.default_rng(0)
     for at in random.integers(0, start, 300):
         path.write_bytes(data[:at] + bytes([random.integers(256)]) + data[at + 1 :])
         with suppress(InvalidCheckpoint):
-            Container.read(path)
+            GgufHeader.read(path)
 
 
 def test_text_alone_needs_no_tile(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from tilewise.platforms.forms import Dense
 from tilewise.platforms.reference import ReferenceOps
 from tilewise.weights.files import SafetensorFiles
-from tilewise.weights.names import Source
-from tilewise.weights.pages import MappedPages
+from tilewise.weights.names import TensorRef
+from tilewise.weights.page_cache import MappedPages
 from tilewise.weights.sources import CheckpointSource
 from tilewise.weights.view import View
 
@@ -44,7 +44,7 @@ def tensors(tmp_path: Path) -> dict[str, torch.Tensor]:
 def test_what_was_stored_takes_no_memory_and_can_be_read_again(
     tmp_path: Path, tensors: dict[str, torch.Tensor]
 ) -> None:
-    source = CheckpointSource(SafetensorFiles(tmp_path), Source, torch.float32)
+    source = CheckpointSource(SafetensorFiles(tmp_path), TensorRef, torch.float32)
     view = View(source, store=source.tensors.giving_back(ReferenceOps().store))
     kept = [view.store([Dense(view.tensor(name, 1024, 2048))], None) for name in NAMES[:2]]
     x = torch.randn(3, 2048)

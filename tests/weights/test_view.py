@@ -13,7 +13,7 @@ from tests.tiny import SPECS, TinySpec, hf_tensors, write_hf, write_original
 from tilewise.models.load import Architecture
 from tilewise.platforms.reference import ReferenceOps
 from tilewise.weights.folder import CheckpointFolder
-from tilewise.weights.names import NameTable, RowsOf, Source, part, rows, section
+from tilewise.weights.names import NameTable, RowSelector, TensorRef, part, rows, section
 from tilewise.weights.sources import RandomSource, ShapeSource
 from tilewise.weights.view import View
 
@@ -106,7 +106,7 @@ def test_two_random_models_agree(tmp_path: Path) -> None:
 
 
 def test_name_without_a_row_keeps_its_own_behind_the_prefix() -> None:
-    assert NameTable({}, prefix="model.").source("layers.3.x.weight") == Source("model.layers.3.x.weight")
+    assert NameTable({}, prefix="model.").source("layers.3.x.weight") == TensorRef("model.layers.3.x.weight")
 
 
 def test_row_puts_layer_numbers_back_in_their_places() -> None:
@@ -116,11 +116,11 @@ def test_row_puts_layer_numbers_back_in_their_places() -> None:
 
 
 def test_row_made_of_the_numbers_and_its_other_place_are_renamed_throughout() -> None:
-    def row(layer: int, expert: int) -> Source:
-        return Source("h.{}.{}.up", otherwise=Source("h.{}.experts", item=expert))
+    def row(layer: int, expert: int) -> TensorRef:
+        return TensorRef("h.{}.{}.up", otherwise=TensorRef("h.{}.experts", item=expert))
 
     source = NameTable({"blocks.{}.{}.up": row}, prefix="lm.").source("blocks.4.7.up").renamed(lambda name: f"x.{name}")
-    assert source == Source("x.lm.h.4.7.up", otherwise=Source("x.lm.h.4.experts", item=7))
+    assert source == TensorRef("x.lm.h.4.7.up", otherwise=TensorRef("x.lm.h.4.experts", item=7))
 
 
 class Stored:
@@ -139,8 +139,8 @@ class Stored:
 NINE = torch.arange(18).view(9, 2)
 
 
-def read(which: RowsOf) -> Tensor:
-    return Source("nine", rows=which).read(Stored(NINE))
+def read(which: RowSelector) -> Tensor:
+    return TensorRef("nine", rows=which).read(Stored(NINE))
 
 
 def test_parts_of_a_fused_tensor_are_its_rows_in_order() -> None:
@@ -162,5 +162,5 @@ def test_what_does_not_divide_is_given_whole_to_be_reported() -> None:
 
 def test_rows_of_one_of_several_that_are_stored_the_other_way_round() -> None:
     stacked = torch.arange(24).view(2, 3, 4)
-    chosen = Source("both", item=1, transposed=True, rows=lambda count: torch.tensor([count - 1, 0]))
+    chosen = TensorRef("both", item=1, transposed=True, rows=lambda count: torch.tensor([count - 1, 0]))
     assert torch.equal(chosen.read(Stored(stacked)), stacked[1].T[[3, 0]])

@@ -32,7 +32,7 @@ class ImageAsset:
         return next(path for path in _FOLDER.iterdir() if path.stem == self.name)
 
     def get_path(self, ext: str = "") -> Path:
-        """`ext` has no effect: there is one file of each picture, which is found by content."""
+        """Return the path. `ext` has no effect: there is one file of each picture, whose name alone counts."""
         return self.path
 
     def read_bytes(self, ext: str = "") -> bytes:

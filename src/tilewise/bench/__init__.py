@@ -1,5 +1,5 @@
 """Benchmarks: load on a server, and the engine in this process. Tables, fields and file names are vLLM's.
 
-What is measured is in dataclasses (`samples`, `arrivals`, `answers`, `figures`), so that the same answers give the same
-figures wherever they came from. Nothing here knows the command line.
+What is measured is in dataclasses (`requests`, `load`, `figures`), so that the same answers give the same figures
+wherever they came from. Nothing here knows the command line.
 """

@@ -1,7 +1,7 @@
 """LoadClient: sends requests to a server, and notes when each chunk of an answer comes.
 
-A moment is taken as soon as bytes are there, before they are read: what reading costs this process is in no figure of
-the answer that is read. Nothing that a server does raises; it is the answer's failure.
+A moment is taken as soon as bytes are there, before they are parsed: what parsing costs this process is in no figure
+of the answer that is parsed. Nothing that a server does raises an error; it becomes the failure of the answer.
 """
 
 from __future__ import annotations
@@ -18,15 +18,21 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from tilewise.bench.answers import Answer, Failure, Tokens
-from tilewise.bench.dialects import Asking, Dialect, tokens_of
 from tilewise.bench.http import Address, BrokenConnection, Connection
-from tilewise.bench.samples import SampleRequest
+from tilewise.bench.requests import (
+    CommonFields,
+    Dialect,
+    Failure,
+    RequestOutcome,
+    SampleRequest,
+    TokenCounts,
+    tokens_of,
+)
 from tilewise.sse import EventReader
 
 
-class Unreachable(Exception):
-    """There is no connection to be had."""
+class ServerUnreachable(Exception):
+    """No connection to the server can be opened."""
 
 
 UNREACHABLE, BROKEN, NOT_SENT = "no connection", "connection lost", "not sent"
@@ -46,16 +52,16 @@ class Target:
 
     @property
     def is_near(self) -> bool:
-        """On this machine, which a proxy does not know."""
+        """True if the server is on this machine, which a proxy does not know."""
         return httpx.URL(self.url).host in ("localhost", "127.0.0.1", "::1")
 
     def client(self) -> httpx.Client:
-        """For what is asked before a run. Use it as a context."""
+        """Return a client for what is asked before a run. Use it as a context manager."""
         return httpx.Client(headers=self.headers, verify=self.verify, timeout=60.0, trust_env=not self.is_near)
 
 
-class Connections:
-    """Those that are idle are kept for the next request."""
+class ConnectionPool:
+    """The connections to one server. Those that are idle are kept for the next request."""
 
     def __init__(self, target: Target) -> None:
         self._address = Address.of(target.url, target.verify)
@@ -77,7 +83,7 @@ class Connections:
             await self._idle.pop().close()
 
     async def _take(self) -> Connection:
-        """Raises Unreachable."""
+        """Return an idle connection, or open one. Raises ServerUnreachable."""
         while self._idle:
             connection = self._idle.pop()
             if connection.usable:
@@ -86,16 +92,16 @@ class Connections:
         try:
             return await Connection.open(self._address)
         except (OSError, TimeoutError) as error:
-            raise Unreachable(str(error) or type(error).__name__) from None
+            raise ServerUnreachable(str(error) or type(error).__name__) from None
 
 
 class LoadClient:
-    """Use it as a context."""
+    """A client that sends the requests of a run to one server. Use it as a context manager."""
 
-    def __init__(self, target: Target, asking: Asking) -> None:
+    def __init__(self, target: Target, asking: CommonFields) -> None:
         self.target = target
         self._asking = asking
-        self._connections = Connections(target)
+        self._connections = ConnectionPool(target)
 
     async def __aenter__(self) -> LoadClient:
         return self
@@ -106,13 +112,17 @@ class LoadClient:
         await self._connections.close()
 
     def body(self, request: SampleRequest) -> bytes:
-        """Made before a run, so that no request waits for it."""
+        """Return the body of a request. It is made before a run, so that no request waits for it."""
         return json.dumps(self.target.dialect.body(request, self._asking)).encode()
 
-    async def send(self, body: bytes, request_id: str, began: float, queued: float = 0.0) -> Answer:
-        """`began` is when the run did."""
+    async def send(self, body: bytes, request_id: str, began: float, queued: float = 0.0) -> RequestOutcome:
+        """Send a request, and return what came of it.
+
+        `began` is the beginning of the run on the clock of time.perf_counter, `queued` the seconds that the request has
+        waited already.
+        """
         sent = time.perf_counter()
-        notes = _Notes(sent, sent - began, queued, self.target.dialect)
+        notes = AnswerCollector(sent, sent - began, queued, self.target.dialect)
         headers = {"Content-Type": "application/json", "X-Request-Id": request_id, **self.target.headers}
         try:
             async with self._connections.one() as connection:
@@ -120,7 +130,7 @@ class LoadClient:
                 if status >= 300:
                     return notes.failed(f"HTTP {status}", _words(await _all(connection)))
                 await notes.read(connection)
-        except Unreachable as error:
+        except ServerUnreachable as error:
             return notes.failed(UNREACHABLE, str(error))
         except BrokenConnection as error:
             return notes.failed(BROKEN, str(error))
@@ -129,11 +139,11 @@ class LoadClient:
         return notes.answer()
 
     async def is_gone(self) -> bool:
-        """Whether nothing listens there any more."""
+        """Return whether the server, asked several times, takes no connection any more."""
         for _ in range(_LOOKS):
             try:
                 await self._get("/health")
-            except Unreachable:
+            except ServerUnreachable:
                 await asyncio.sleep(_PAUSE)
             except BrokenConnection:
                 return False
@@ -142,10 +152,10 @@ class LoadClient:
         return True
 
     async def metrics(self) -> str:
-        """Empty where there are none."""
+        """Return the text of /metrics; empty where the server has none."""
         try:
             status, found = await self._get("/metrics")
-        except (Unreachable, BrokenConnection):
+        except (ServerUnreachable, BrokenConnection):
             return ""
         return found.decode("utf-8", "replace") if status == 200 else ""
 
@@ -155,7 +165,7 @@ class LoadClient:
             return status, await _all(connection)
 
     def _path(self, endpoint: str) -> str:
-        """Behind whatever path the server's address has."""
+        """Return the endpoint's path, behind whatever path the server's address has."""
         return urlsplit(self.target.url).path + endpoint
 
 
@@ -163,8 +173,8 @@ async def _all(connection: Connection) -> bytes:
     return b"".join([part async for part in connection.parts()])
 
 
-class _Notes:
-    """What has come of one answer; becomes an Answer."""
+class AnswerCollector:
+    """A collector of what comes of one answer, chunk by chunk; it becomes a RequestOutcome."""
 
     def __init__(self, sent: float, start: float, queued: float, dialect: Dialect) -> None:
         self._sent, self._start, self._queued, self._dialect = sent, start, queued, dialect
@@ -172,7 +182,7 @@ class _Notes:
         self._latency = 0.0
         self._contents: list[float] = []
         self._texts: list[str] = []
-        self._tokens = Tokens()
+        self._tokens = TokenCounts()
         self._failure: Failure | None = None
         self._whole = False
 
@@ -198,26 +208,26 @@ class _Notes:
                 self._contents.append(moment)
                 self._texts.append(text)
 
-    def answer(self) -> Answer:
+    def answer(self) -> RequestOutcome:
         failure = self._failure
         if failure is None and not (self._whole and self._first is not None):
             failure = Failure("ended early", "the stream ended before the answer did")
         return self._with(failure)
 
-    def failed(self, kind: str, text: str) -> Answer:
+    def failed(self, kind: str, text: str) -> RequestOutcome:
         return self._with(self._failure or Failure(kind, text[:_LONGEST]))
 
-    def _with(self, failure: Failure | None) -> Answer:
+    def _with(self, failure: Failure | None) -> RequestOutcome:
         seen = (self._first, tuple(self._contents), self._latency, "".join(self._texts), self._tokens)
-        return Answer(self._start, self._queued, *seen, failure)
+        return RequestOutcome(self._start, self._queued, *seen, failure)
 
 
-def not_sent(start: float, queued: float) -> Answer:
-    return Answer(start, queued, failure=Failure(NOT_SENT, "the server was gone"))
+def not_sent(start: float, queued: float) -> RequestOutcome:
+    return RequestOutcome(start, queued, failure=Failure(NOT_SENT, "the server was gone"))
 
 
 def _words(body: bytes) -> str:
-    """The message of an error in OpenAI's form, else the beginning of the text."""
+    """Return the message of an error in OpenAI's form, else the beginning of the text."""
     text = body.decode("utf-8", "replace")
     try:
         found = json.loads(text)

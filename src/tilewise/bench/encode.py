@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from tilewise.bench.latency import check_above_zero
-from tilewise.bench.spread import Spread
+from tilewise.bench.figures import Spread
+from tilewise.bench.offline import check_above_zero
 from tilewise.config import EngineConfig
 from tilewise.errors import InvalidConfig
 from tilewise.inputs.prepare import tile_digest
@@ -46,7 +46,7 @@ class EncodeBench:
 class EncodeRow:
     batch_size: int
     seconds: Spread
-    """Of a batch."""
+    """Seconds of a batch."""
 
     @property
     def tiles_per_second(self) -> float:
@@ -54,7 +54,7 @@ class EncodeRow:
 
 
 def run_encode(bench: EncodeBench, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """The result, as --output-json has it."""
+    """Run the benchmark, and return the result as --output-json has it."""
     # Imported here: what a caller can get wrong is known before torch is loaded.
     from tilewise.runner.build import build_runner
 
@@ -109,6 +109,7 @@ def _jobs(generator: np.random.Generator, count: int, side: int) -> tuple[Encode
 
 def _encode(runner: Runner, jobs: tuple[EncodeJob, ...]) -> float:
     started = time.perf_counter()
+    # A runner may encode over several steps: empty ones follow the first until all tiles have come.
     plan, left = StepPlan(0, (), (), jobs, ()), len(jobs)
     while left:
         left -= len(runner.launch(plan).wait().encoded)

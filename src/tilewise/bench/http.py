@@ -1,6 +1,6 @@
-"""Connection: HTTP/1.1 as a client needs it that sends load, over asyncio's streams.
+"""Connection: as much of HTTP/1.1 as a client that sends load needs, over asyncio's streams.
 
-A benchmark often runs on the machine of its server. What a general client does for each piece of an answer there
+A benchmark often runs on the machine of its server. There, what a general client does for each piece of an answer
 costs as much as a small model's token, and hundreds of streams would wait for each other in this process.
 """
 
@@ -20,7 +20,7 @@ _BREAKS = (OSError, EOFError, ValueError, asyncio.LimitOverrunError)
 
 
 class BrokenConnection(Exception):
-    """It ended, or brought what is no HTTP."""
+    """The connection ended, or brought something that is no HTTP."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Address:
     port: int
     tls: ssl.SSLContext | None
     shown: str
-    """As the Host header has it."""
+    """Host and port as the Host header has them."""
 
     @classmethod
     def of(cls, url: str, verify: bool) -> Address:
@@ -46,17 +46,17 @@ def _context(verify: bool) -> ssl.SSLContext:
 
 
 class Connection:
-    """One request after the other; `usable` says whether another may follow."""
+    """A connection for one request after the other; `usable` says whether another may follow."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, shown: str) -> None:
         self._reader, self._writer, self._shown = reader, writer, shown
         self._headers: dict[str, str] = {}
         self._whole = True
-        """Nothing of the last answer is still to come."""
+        """True if nothing of the last answer is still to come."""
 
     @classmethod
     async def open(cls, address: Address) -> Connection:
-        """Raises OSError."""
+        """Open a connection. Raises OSError, a TimeoutError among them."""
         opening = asyncio.open_connection(address.host, address.port, ssl=address.tls, limit=_LONGEST_LINE)
         return cls(*await asyncio.wait_for(opening, _CONNECT), address.shown)
 
@@ -66,7 +66,7 @@ class Connection:
         return self._whole and not closes and not self._reader.at_eof() and not self._writer.is_closing()
 
     async def ask(self, method: str, path: str, headers: Mapping[str, str], body: bytes = b"") -> int:
-        """Send a request; returns the status. Raises BrokenConnection."""
+        """Send a request, and return the status of the answer. Raises BrokenConnection."""
         fields = {"Host": self._shown, "Content-Length": str(len(body)), "Accept": "*/*", **headers}
         head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         self._whole = False
@@ -78,7 +78,7 @@ class Connection:
             raise BrokenConnection(str(error) or type(error).__name__) from None
 
     async def parts(self) -> AsyncIterator[bytes]:
-        """The answer's body as it comes. Raises BrokenConnection."""
+        """Yield the answer's body as it comes. Raises BrokenConnection."""
         try:
             async for part in self._body():
                 yield part

@@ -1,17 +1,85 @@
-"""A run: requests sent when their time comes, no more at once than are allowed."""
+"""A run: when each request is sent, no more at once than are allowed, and what came of all of them."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Literal
 
-from tilewise.bench.answers import Answer
-from tilewise.bench.arrivals import Arrivals
+import numpy as np
+
 from tilewise.bench.client import BROKEN, UNREACHABLE, LoadClient, not_sent
+from tilewise.bench.requests import RequestOutcome
 from tilewise.errors import InvalidConfig, TilewiseError
+
+
+@dataclass(frozen=True, slots=True)
+class Ramp:
+    """A rate that goes from `start` to `end` requests a second, request by request."""
+
+    strategy: Literal["linear", "exponential"]
+    start: float
+    end: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.start <= self.end:
+            raise InvalidConfig(
+                f"--ramp-up-start-rps {self.start:g} and --ramp-up-end-rps {self.end:g}: need 0 < start <= end."
+            )
+
+    def rate(self, progress: float) -> float:
+        """Return the requests a second at `progress`, which goes from 0, the first request, to 1, the last."""
+        if self.strategy == "linear":
+            return self.start + (self.end - self.start) * progress
+        return float(self.start * (self.end / self.start) ** progress)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrivals:
+    """The moments at which the requests of a run are sent.
+
+    Gaps are drawn from a gamma distribution, as vLLM draws them: a burstiness of 1 is a Poisson process, less comes in
+    bursts, more comes evenly. At a constant rate the gaps are scaled to last `count / rate` seconds together, so that
+    runs of different seeds send equally fast.
+    """
+
+    rate: float = math.inf
+    """Requests a second; inf = all at once."""
+    burstiness: float = 1.0
+    ramp: Ramp | None = None
+
+    def __post_init__(self) -> None:
+        if not self.rate > 0:
+            raise InvalidConfig(f"--request-rate must be above 0, got {self.rate:g}: inf sends all at once.")
+        if not self.burstiness > 0:
+            raise InvalidConfig(f"--burstiness must be above 0, got {self.burstiness:g}: 1 is a Poisson process.")
+        if self.ramp and self.rate != math.inf:
+            raise InvalidConfig("--request-rate and --ramp-up-strategy exclude each other: the ramp has its own rates.")
+
+    def moments(self, count: int, seed: int) -> list[float]:
+        """Return the seconds from the start of the run to each of `count` requests."""
+        generator = np.random.default_rng(seed)
+        times = list(accumulate(self._gap(self._rate(place, count), generator) for place in range(count)))
+        if self.ramp or not times or times[-1] == 0:
+            return times
+        scale = count / self.rate / times[-1]
+        return [moment * scale for moment in times]
+
+    def _rate(self, place: int, count: int) -> float:
+        return self.ramp.rate(place / max(count - 1, 1)) if self.ramp else self.rate
+
+    def _gap(self, rate: float, generator: np.random.Generator) -> float:
+        if math.isinf(rate):
+            return 0.0
+        if math.isinf(self.burstiness):
+            return 1 / rate
+        return float(generator.gamma(self.burstiness, 1 / (rate * self.burstiness)))
+
 
 _RETRY = 1.0  # seconds between two tries of a server that is not ready
 
@@ -21,7 +89,7 @@ class NotReady(TilewiseError):
 
 
 @dataclass(frozen=True)
-class Load:
+class LoadLevel:
     arrivals: Arrivals = field(default_factory=Arrivals)
     concurrency: int | None = None
     """Most requests at once; None = as many as come."""
@@ -34,27 +102,29 @@ class Load:
 
 
 @dataclass(frozen=True)
-class Ran:
-    answers: list[Answer]
+class LoadResult:
+    answers: list[RequestOutcome]
     duration: float
 
 
-async def run_load(client: LoadClient, bodies: Sequence[bytes], load: Load, advance: Callable[[int], None]) -> Ran:
-    """Every request has an answer. Once the server is gone, those that are left are not sent, and the run ends."""
-    run = _Run(client, load, advance)
+async def run_load(
+    client: LoadClient, bodies: Sequence[bytes], load: LoadLevel, advance: Callable[[int], None]
+) -> LoadResult:
+    """Send requests, and return an outcome of each. Once the server is gone, the rest is not sent, and the run ends."""
+    run = _LoadRun(client, load, advance)
     moments = load.arrivals.moments(len(bodies), load.seed)
     tasks = []
     for number, (body, moment) in enumerate(zip(bodies, moments, strict=True)):
         await run.wait_until(moment)
         tasks.append(asyncio.create_task(run.one(body, f"{load.id_prefix}{number}")))
     answers = await asyncio.gather(*tasks)
-    return Ran(answers, run.now())
+    return LoadResult(answers, run.now())
 
 
-class _Run:
-    """Owns the clock of a run, and whether its server is gone."""
+class _LoadRun:
+    """One run under way. It owns the clock of the run, and knows whether its server is gone."""
 
-    def __init__(self, client: LoadClient, load: Load, advance: Callable[[int], None]) -> None:
+    def __init__(self, client: LoadClient, load: LoadLevel, advance: Callable[[int], None]) -> None:
         self._client, self._advance = client, advance
         self._places = asyncio.Semaphore(load.concurrency) if load.concurrency else contextlib.nullcontext()
         self._gone = asyncio.Event()
@@ -69,14 +139,14 @@ class _Run:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._gone.wait(), left)
 
-    async def one(self, body: bytes, request_id: str) -> Answer:
+    async def one(self, body: bytes, request_id: str) -> RequestOutcome:
         came = self.now()
         async with self._places:
             answer = await self._answer(body, request_id, self.now() - came)
         self._advance(1)
         return answer
 
-    async def _answer(self, body: bytes, request_id: str, queued: float) -> Answer:
+    async def _answer(self, body: bytes, request_id: str, queued: float) -> RequestOutcome:
         if self._gone.is_set():
             return not_sent(self.now(), queued)
         answer = await self._client.send(body, request_id, self._began, queued)
@@ -87,7 +157,7 @@ class _Run:
 
 
 async def wait_until_ready(client: LoadClient, body: bytes, request_id: str, seconds: float) -> None:
-    """Until a request is answered. Raises NotReady."""
+    """Send a request again and again until it is answered. Raises NotReady after `seconds`."""
     ends = time.monotonic() + seconds
     while True:
         answer = await client.send(body, request_id, time.perf_counter())
@@ -103,8 +173,8 @@ async def wait_until_ready(client: LoadClient, body: bytes, request_id: str, sec
 
 
 async def warm_up(
-    client: LoadClient, body: bytes, load: Load, count: int, advance: Callable[[int], None]
-) -> list[Answer]:
-    """The first request, so many times, all at once below the limit of concurrency; no part of the figures."""
-    everything = Load(Arrivals(), load.concurrency, load.seed, f"{load.id_prefix}warmup-")
+    client: LoadClient, body: bytes, load: LoadLevel, count: int, advance: Callable[[int], None]
+) -> list[RequestOutcome]:
+    """Send one request `count` times, all at once below the limit of concurrency; it is no part of the figures."""
+    everything = LoadLevel(Arrivals(), load.concurrency, load.seed, f"{load.id_prefix}warmup-")
     return (await run_load(client, [body] * count, everything, advance)).answers

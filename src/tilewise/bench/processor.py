@@ -2,19 +2,83 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
-from tilewise.bench.datasets.sources import Source
-from tilewise.bench.spread import Spread, percent_name
-from tilewise.bench.stages import STAGES, Stages, measure_stages
+from PIL import Image
+
+from tilewise.bench.datasets.sources import DatasetSource
+from tilewise.bench.figures import Spread, percent_name
 from tilewise.bench.words import LocalWords
 from tilewise.errors import InvalidConfig
-from tilewise.inputs.media_cache import MediaCache
+from tilewise.inputs.images import LimitedPicture, Tiling, tile_image, to_rgb
+from tilewise.inputs.media_cache import MediaCache, picture_digest
+from tilewise.inputs.media_reader import Media, MediaReader
+from tilewise.inputs.messages import read_messages
+from tilewise.inputs.prepare import Preparer, tile_digest
+from tilewise.inputs.templates import Message
 from tilewise.llm import LLM, media_reader
 from tilewise.progress import progress_bar
 from tilewise.sampling_params import SamplingParams
+
+Result = TypeVar("Result")
+STAGES = ("decode", "hash", "tiling", "prompt", "total")
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """The seconds that each stage of one request took before the engine, and its tiles and tokens."""
+
+    decode: float
+    """Seconds from files to pixels, base64 and all."""
+    hash: float
+    """Seconds for digests of pictures, by which one that was cut before is found, and of tiles."""
+    tiling: float
+    prompt: float
+    """Seconds for template and tokenizer."""
+    total: float
+    """Seconds of all of it in one go, as a request has it."""
+    tiles: int
+    prompt_tokens: int
+
+
+def measure_stages(conversation: Sequence[dict[str, Any]], preparer: Preparer, reader: MediaReader) -> Stages:
+    decode, (messages, media) = _timed(lambda: read_messages(conversation, reader.timed()))
+    pictures = list(_pictures(media, preparer))
+    turned = preparer.options.exif_orientation
+    tiling, cut = _timed(lambda: [tile_image(to_rgb(image, turned), rule, preparer.resize) for image, rule in pictures])
+    hashing, _ = _timed(lambda: [picture_digest(image, rule, turned) for image, rule in pictures])
+    digests, _ = _timed(lambda: [tile_digest(tile) for tiles in cut for tile in tiles])
+    prompt, _ = _timed(lambda: _ids(messages, preparer))
+    whole, request = _timed(lambda: preparer.chat(messages, media, SamplingParams(max_tokens=1)))
+    tiles = sum(map(len, cut))
+    return Stages(decode, hashing + digests, tiling, prompt, decode + whole, tiles, len(request.prompt_ids))
+
+
+def _pictures(media: Sequence[Media], preparer: Preparer) -> Iterator[tuple[Image.Image, Tiling]]:
+    """Yield the pictures that are cut into tiles, frames of videos too, each with its tiling."""
+    pictures = sum(not isinstance(item, list) for item in media)
+    of_picture, of_frame = preparer.options.tilings(preparer.spec.tiling, pictures)
+    for item in media:
+        if isinstance(item, list):
+            yield from ((frame, of_frame) for frame in item)
+        elif isinstance(item, LimitedPicture):
+            yield item.image, item.tiling(of_picture)
+        elif isinstance(item, Image.Image):
+            yield item, of_picture
+
+
+def _ids(messages: Sequence[Message], preparer: Preparer) -> object:
+    return preparer.chat_ids(preparer.spec.template.render(messages, False, (), "open"))
+
+
+def _timed(work: Callable[[], Result]) -> tuple[float, Result]:
+    started = time.perf_counter()
+    found = work()
+    return time.perf_counter() - started, found
+
 
 WIDTH = 80
 _LABELS = {
@@ -30,7 +94,7 @@ _LABELS = {
 
 @dataclass(frozen=True)
 class ProcessorBench:
-    source: Source
+    source: DatasetSource
     engine: dict[str, Any] = field(default_factory=dict)
     warmups: int = 1
     percents: tuple[float, ...] = (99.0,)
@@ -42,7 +106,7 @@ class ProcessorBench:
 
 
 def run_processor(bench: ProcessorBench, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """The result, as --output-json has it; milliseconds."""
+    """Run the benchmark, and return the result as --output-json has it, in milliseconds."""
     with LLM(**bench.engine) as llm:
         requests = bench.source.requests(LocalWords(llm.inputs.tokenizer))
         conversations = [request.conversation for request in requests]
@@ -66,7 +130,7 @@ def run_processor(bench: ProcessorBench, say: Callable[[str], None] = print) -> 
 
 
 def _stages(bench: ProcessorBench, llm: LLM, conversations: Sequence[list[dict[str, Any]]]) -> list[Stages]:
-    """Nothing is kept between requests, so every picture is cut."""
+    """Measure the stages of each conversation. Nothing is kept between requests, so every picture is cut."""
     preparer = replace(llm.inputs, cache=MediaCache(0))
     reader = media_reader(llm.config)
     found = []

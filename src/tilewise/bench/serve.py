@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import resource
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,21 +14,27 @@ from typing import Any
 
 import httpx
 
-from tilewise.bench.answers import Answer
 from tilewise.bench.client import LoadClient, Target
-from tilewise.bench.datasets.sources import IGNORING_END, Source
-from tilewise.bench.dialects import Asking
-from tilewise.bench.figures import CountTokens, Figures, Measured, measure
-from tilewise.bench.goals import Goals
-from tilewise.bench.load import Load, NotReady, Ran, run_load, wait_until_ready, warm_up
-from tilewise.bench.open_files import allow_many_open_files
-from tilewise.bench.samples import SampleRequest
-from tilewise.bench.saving import About, Saving, details, result_json
+from tilewise.bench.datasets.sources import IGNORING_END, DatasetSource
+from tilewise.bench.figures import CountTokens, Figures, Goals, MeasuredAnswer, measure
+from tilewise.bench.load import LoadLevel, LoadResult, NotReady, run_load, wait_until_ready, warm_up
+from tilewise.bench.requests import CommonFields, RequestOutcome, SampleRequest
+from tilewise.bench.results import RunFacts, Saving, TableOptions, details, failure_lines, result_json, table
 from tilewise.bench.server_report import ServerReport
-from tilewise.bench.table import Shown, failure_lines, table
-from tilewise.bench.words import FoundWords, LocalWords, Words, find_words
-from tilewise.extras import need
+from tilewise.bench.words import BenchTokenizer, FoundWords, LocalWords, find_words
+from tilewise.extras import require_extra
 from tilewise.progress import progress_bar
+
+_WANTED = 65536
+
+
+def allow_many_open_files() -> None:
+    """Raise the limit of open files as far as the system lets a program, up to 65536."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _WANTED if hard == resource.RLIM_INFINITY else min(_WANTED, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
 
 Say = Callable[[str], None]
 
@@ -36,12 +43,12 @@ Say = Callable[[str], None]
 class ServeBench:
     backend: str
     target: Target
-    source: Source
-    loads: tuple[Load, ...] = (Load(),)
+    source: DatasetSource
+    loads: tuple[LoadLevel, ...] = (LoadLevel(),)
     model: str | None = None
-    """The server's name of it; None = its first."""
+    """The server's name of the model; None = its first."""
     folder: str | None = None
-    """Of its tokenizer, unless `tokenizer` says."""
+    """Folder of the model's tokenizer, unless `tokenizer` names another."""
     tokenizer: str | None = None
     counts_tokens: bool = True
     ignore_eos: bool = False
@@ -59,39 +66,42 @@ class ServeBench:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What is found out before the first request is sent."""
+    """The model and the tokenizer, which are found before the first request is sent."""
 
-    asking: Asking
+    asking: CommonFields
     found: FoundWords | None
 
     @property
-    def words(self) -> Words | None:
+    def words(self) -> BenchTokenizer | None:
         return self.found.words if self.found else None
 
     @property
     def count(self) -> CountTokens | None:
-        """Not by the server, which may be gone by then."""
+        """A function that counts tokens; None for the server's tokenizer, since the server may be gone by then."""
         words = self.words
         return (lambda text: len(words.encode(text))) if isinstance(words, LocalWords) else None
 
 
 def run_serve(bench: ServeBench, say: Say = print) -> int:
-    """0 if every request was answered at every load, else 1. Raises TilewiseError for what cannot begin."""
+    """Run the benchmark, and return 0 if every request was answered at every load, else 1.
+
+    Raises TilewiseError for what cannot begin.
+    """
     if bench.plot is not None:
-        need("matplotlib", "plot", "--plot")
+        require_extra("matplotlib", "plot", "--plot")
     allow_many_open_files()
     with prepared(bench, say) as ready:
         runs = [run_one(bench, ready, number, say) for number in range(len(bench.loads))]
     if bench.plot is not None:
-        from tilewise.bench.plot import draw
+        from tilewise.bench.results import draw
 
         draw(runs, ready.asking.model, bench.plot)
         say(f"Latency against load: {bench.plot}")
     return 1 if any(figures.failed for _, figures in runs) else 0
 
 
-def run_one(bench: ServeBench, prepared: Prepared, number: int, say: Say) -> tuple[Load, Figures]:
-    """The run at one of the loads. Its prompts are its own: those of the last one are in the server's caches."""
+def run_one(bench: ServeBench, prepared: Prepared, number: int, say: Say) -> tuple[LoadLevel, Figures]:
+    """Run one of the loads, with prompts of its own: those of the last run are in the server's caches."""
     load = bench.loads[number]
     source = dataclasses.replace(bench.source, seed=bench.source.seed + number)
     requests = source.requests(prepared.words)
@@ -110,7 +120,7 @@ def prepared(bench: ServeBench, say: Say) -> Iterator[Prepared]:
     if "temperature" not in bench.extra:
         say("The temperature is the server's own; --temperature 0 asks for the likeliest tokens.")
     ignore = bench.ignore_eos or bench.source.name in IGNORING_END
-    asking = Asking(model, ignore, bench.logprobs, tuple(bench.extra.items()))
+    asking = CommonFields(model, ignore, bench.logprobs, tuple(bench.extra.items()))
     if not bench.counts_tokens:
         yield Prepared(asking, None)
         return
@@ -119,7 +129,7 @@ def prepared(bench: ServeBench, say: Say) -> Iterator[Prepared]:
 
 
 def first_model(target: Target) -> str:
-    """Raises NotReady."""
+    """Return the name of the server's first model. Raises NotReady."""
     try:
         with target.client() as client:
             answer = client.get(f"{target.url}/v1/models")
@@ -132,7 +142,7 @@ def first_model(target: Target) -> str:
         ) from None
 
 
-def say_load(load: Load, count: int, say: Say) -> None:
+def say_load(load: LoadLevel, count: int, say: Say) -> None:
     arrivals = load.arrivals
     if arrivals.ramp:
         say(
@@ -147,8 +157,8 @@ def say_load(load: Load, count: int, say: Say) -> None:
 
 
 async def _send(
-    bench: ServeBench, prepared: Prepared, requests: Sequence[SampleRequest], load: Load
-) -> tuple[Ran, ServerReport]:
+    bench: ServeBench, prepared: Prepared, requests: Sequence[SampleRequest], load: LoadLevel
+) -> tuple[LoadResult, ServerReport]:
     async with LoadClient(bench.target, prepared.asking) as client:
         bodies = [client.body(request) for request in requests]
         if bench.ready_seconds > 0:
@@ -165,9 +175,9 @@ async def _send(
 def conclude(
     bench: ServeBench,
     prepared: Prepared,
-    load: Load,
+    load: LoadLevel,
     requests: Sequence[SampleRequest],
-    ran: Ran,
+    ran: LoadResult,
     server: ServerReport,
     say: Say,
 ) -> Figures:
@@ -177,16 +187,20 @@ def conclude(
     figures = Figures.of(measured, failed, ran.duration, bench.percents, bench.goals, server)
     for line in failure_lines([f"{found.failure.kind}: {found.failure.text}" for found in failed if found.failure]):
         say(line)
-    say(table(figures, Shown(bench.metrics, load.arrivals.rate, load.concurrency)))
+    say(table(figures, TableOptions(bench.metrics, load.arrivals.rate, load.concurrency)))
     if bench.saving.save or bench.saving.append:
         tokenizer = prepared.found.source if prepared.found else None
-        about = About(bench.backend, prepared.asking.model, tokenizer, len(requests), load)
+        about = RunFacts(bench.backend, prepared.asking.model, tokenizer, len(requests), load)
         say(f"Saved in {_save(bench.saving, about, figures, ran.answers, measured)}")
     return figures
 
 
 def _save(
-    saving: Saving, about: About, figures: Figures, answers: Sequence[Answer], measured: Sequence[Measured]
+    saving: Saving,
+    about: RunFacts,
+    figures: Figures,
+    answers: Sequence[RequestOutcome],
+    measured: Sequence[MeasuredAnswer],
 ) -> Path:
     now = datetime.now()
     result = result_json(about, saving, figures, now)

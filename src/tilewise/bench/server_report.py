@@ -1,4 +1,4 @@
-"""ServerReport: what a server's metrics say about a run: pictures, their preprocessing, guessed tokens."""
+"""ServerReport: what a server's metrics say about a run: pictures, their preprocessing, speculative decoding."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ServerReport:
 
     @property
     def tiles_encoded(self) -> int | None:
-        """None where the server does not count them."""
+        """Tiles that were encoded; None where the server does not count them."""
         return int(self.grown[TILES]) if TILES in self.grown else None
 
     @property
@@ -57,7 +57,7 @@ class ServerReport:
 
 
 def _sums(text: str) -> dict[str, float]:
-    """Prometheus' text format, without buckets, types and labels."""
+    """Read Prometheus' text format: the sum of each metric over its labels, without buckets and types."""
     found: dict[str, float] = defaultdict(float)
     for line in text.splitlines():
         name, _, value = line.rpartition(" ")

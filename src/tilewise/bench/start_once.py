@@ -11,7 +11,7 @@ import time
 
 
 def start(options: dict[str, object]) -> dict[str, float]:
-    """Seconds of each part, one after the other."""
+    """Start an engine, and return the seconds of each part, one after the other."""
     moments = [time.perf_counter()]
     from tilewise.llm import LLM
     from tilewise.platforms import current_platform

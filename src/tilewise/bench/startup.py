@@ -1,4 +1,4 @@
-"""How long a start takes, from the beginning of the process to the first answer. Each start is a process of its own.
+"""The benchmark of a start, from the beginning of its process to the first answer. Each start has its own process.
 
 Cold: the folders in which a first start keeps things (kernels, encoded tiles) are empty. Warm: as they are. Files of
 the model are on this machine already, and in its memory from the second start on: it is not the machine that is cold.
@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from tilewise.bench.latency import PERCENTS, check_above_zero
-from tilewise.bench.spread import Spread
+from tilewise.bench.figures import Spread
+from tilewise.bench.offline import PERCENTS, check_above_zero
 from tilewise.config import EngineConfig
 from tilewise.errors import TilewiseError
 from tilewise.progress import progress_bar
@@ -32,7 +32,7 @@ PARTS = {
     "engine": "Engine time",
     "first_answer": "First answer time",
 }
-"""What is measured, and its name. The startup is all of it, with the interpreter's own."""
+"""Parts of a start that are measured -> their titles. The startup is all of it, with the interpreter's own."""
 
 
 class FailedStart(TilewiseError):
@@ -56,7 +56,7 @@ Starts = list[dict[str, float]]
 
 
 def run_startup(bench: StartupBench, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """The result, as --output-json has it."""
+    """Run the benchmark, and return the result as --output-json has it."""
     config = EngineConfig.of(**bench.engine)
     model = find_model(
         config.model, config.revision, config.hub, config.download_dir, config.hf_token, mmproj=config.mmproj
@@ -84,14 +84,14 @@ def _cold(engine: dict[str, Any], advance: Callable[[int], None]) -> dict[str, f
 
 @contextmanager
 def empty_folders(engine: dict[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, str]]]:
-    """Options and variables with which a start finds nothing of an earlier one."""
+    """Yield options and environment variables with which a start finds nothing of an earlier one."""
     with tempfile.TemporaryDirectory(prefix="tilewise-cold-") as folder:
         tiles = {"encoder_cache_dir": f"{folder}/tiles"} if "encoder_cache_dir" in engine else {}
         yield {**engine, **tiles}, {"XDG_CACHE_HOME": folder}
 
 
 def _start(engine: dict[str, Any], environment: dict[str, str], advance: Callable[[int], None]) -> dict[str, float]:
-    """Seconds of each part. Raises FailedStart."""
+    """Start an engine in a process, and return the seconds of each part. Raises FailedStart."""
     started = time.perf_counter()
     command = [sys.executable, "-m", "tilewise.bench.start_once", json.dumps(engine)]
     done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""Words: text to ids and back, by a tokenizer of this machine or by the server's own."""
+"""BenchTokenizer: text to ids and back, by a tokenizer of this machine or by the server's own."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ _SAMPLE = (
     "3 4 5 6 7 8 9 and signs like + - * / = stand beside names of towns, rivers, colours, tools, plants and people; "
     "some of them are long, others short, and none of them means anything. Red green blue white black stone water."
 )
-"""Whose ids are ordinary ones, whatever the vocabulary."""
+"""A text whose ids are ordinary ones, whatever the vocabulary."""
 
 
-class Words(Protocol):
+class BenchTokenizer(Protocol):
+    """A tokenizer, as benchmarks need it."""
+
     @property
     def ordinary(self) -> Sequence[int]:
         """Ids that are whole characters and no control tokens, ascending."""
@@ -35,7 +37,7 @@ class Words(Protocol):
 
 
 class LocalWords:
-    """A tokenizer's files; special tokens in a text are meant, as servers read the prompt of a completion."""
+    """A tokenizer of this machine. Special tokens in a text are read as such, as servers read a completion's prompt."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -46,7 +48,7 @@ class LocalWords:
         return [token for token in known if token not in special and self._is_whole(token)]
 
     def _is_whole(self, token: int) -> bool:
-        """Half a character is a different token, or several, when its text is encoded again."""
+        """Return whether a token is whole characters. Half a one becomes other tokens when encoded again."""
         return self._tokenizer.token_text(token) is not None and "\ufffd" not in self._tokenizer.decode([token])
 
     def encode(self, text: str) -> list[int]:
@@ -57,10 +59,10 @@ class LocalWords:
 
 
 class ServerWords:
-    """/tokenize and /detokenize, which Tilewise and vLLM have."""
+    """A server's tokenizer, by /tokenize and /detokenize, which Tilewise and vLLM have."""
 
     def __init__(self, url: str, model: str, client: httpx.Client) -> None:
-        """The client stays its owner's, who closes it."""
+        """Keep a client, which the caller closes."""
         self._url, self._model, self._client = url, model, client
 
     @cached_property
@@ -92,14 +94,14 @@ class ServerWords:
 
 @dataclass(frozen=True, slots=True)
 class FoundWords:
-    words: Words
+    words: BenchTokenizer
     source: str
-    """A model, or the address that tokenizes."""
+    """The model whose tokenizer it is, or the address that tokenizes."""
 
 
 @contextmanager
 def find_words(tokenizer: str | None, model: str, served: str, target: Target) -> Iterator[FoundWords]:
-    """Of `tokenizer`, else of the folder `model`, else those of the server for the model that it calls `served`."""
+    """Yield the tokenizer of `tokenizer`, else of the folder `model`, else the server's for the model `served`."""
     local = tokenizer if tokenizer is not None else model if model == DEMO or Path(model).is_dir() else None
     if local is not None:
         yield FoundWords(LocalWords(Tokenizer.from_folder(find_model(local, weights=False))), local)

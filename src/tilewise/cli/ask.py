@@ -1,9 +1,10 @@
-"""`tilewise ask PICTURE... "QUESTION"`: one question about pictures, answered as it is generated."""
+"""`tilewise ask` and `generate`: one question about pictures, or a raw prompt, answered as it is generated."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any
 
 from tilewise.cli.options import add_engine_flags, add_sampling_flags, engine_options, sampling_of
@@ -26,7 +27,6 @@ def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser(
         "ask",
         usage="tilewise ask [OPTION ...] [PICTURE ...] QUESTION",
-        help="ask a question about pictures or a video",
         description="Ask a question about pictures or a video; the answer is printed as it is generated.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -45,14 +45,15 @@ def run(options: argparse.Namespace) -> int:
     from tilewise.llm import LLM
 
     # The question and local pictures first: a mistake should not cost a model's loading time.
-    config = EngineConfig.of(**engine_options(options))
+    given = engine_options(options)
+    config = EngineConfig.of(**given)
     parts = [media_part(source, config) for source in options.media]
     messages: list[dict[str, Any]] = [{"role": "user", "content": [*parts, question_part(options)]}]
     if options.system is not None:
         messages.insert(0, {"role": "system", "content": options.system})
     thinking = {"enable_thinking": True} if options.thinking else None
     whole = None
-    with LLM(**engine_options(options)) as llm:
+    with LLM(**given) as llm:
         for text, output in llm.stream_chat(messages, sampling_of(options), chat_template_kwargs=thinking):
             print(text, end="", flush=True)
             whole = output
@@ -75,7 +76,7 @@ def print_stats(output: RequestOutput) -> None:
 
 
 def time_split(timing: Timing) -> str:
-    """Where the time of a whole answer went, in one line."""
+    """Return one line that says where the time of a whole answer went."""
     inputs = timing.inputs
     parts = {
         "download": inputs.download,
@@ -90,7 +91,10 @@ def time_split(timing: Timing) -> str:
 
 
 def media_part(source: str, config: EngineConfig) -> dict[str, Any]:
-    """A content part: local files are opened here, URLs are left to the engine, which guards what it fetches."""
+    """Return a picture or video as a content part of a message.
+
+    Local files are opened here; URLs are left to the engine, which guards what it fetches.
+    """
     from tilewise.inputs.images import ImageLimits, open_image
     from tilewise.inputs.video import FrameChoice, read_video
 
@@ -104,11 +108,47 @@ def media_part(source: str, config: EngineConfig) -> dict[str, Any]:
 
 
 def question_part(options: argparse.Namespace) -> dict[str, str]:
-    """Several pictures are numbered, as the model cards do; a question with its own markers stays as it is."""
+    """Return the question as a content part.
+
+    Several pictures are numbered, as the model cards do; a question with its own markers stays as it is.
+    """
     question, pictures = options.question, len(options.media)
     videos = sum(source.lower().endswith(VIDEOS) for source in options.media)
     if not question.strip():
         raise InvalidRequest("The question is empty.")
-    if pictures - videos > 1 and not videos and "<image>" not in question:
+    if pictures > 1 and not videos and "<image>" not in question:
         question = "".join(f"Image-{number}: <image>\n" for number in range(1, pictures + 1)) + question
     return {"type": "text", "text": question}
+
+
+GENERATE_EXAMPLES = """\
+examples:
+  tilewise generate $'<|im_start|>user\\n<image>\\nWhat is this?<|im_end|>\\n<|im_start|>assistant\\n' --image a.jpg
+  cat prompt.txt | tilewise generate -
+"""
+
+
+def add_generate(verbs: Any) -> None:
+    parser = verbs.add_parser(
+        "generate",
+        usage="tilewise generate [OPTION ...] PROMPT",
+        description="Continue a raw prompt, in which special tokens are meant; no template is applied.",
+        epilog=GENERATE_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("prompt", metavar="PROMPT", help="the prompt; - reads it from standard input")
+    parser.add_argument("--image", action="append", default=[], metavar="FILE", help="picture for the next <image>")
+    add_sampling_flags(parser, max_tokens=128)
+    add_engine_flags(parser)
+    parser.set_defaults(run=generate)
+
+
+def generate(options: argparse.Namespace) -> int:
+    from tilewise.llm import LLM
+
+    prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
+    media = {"image": [Path(name) for name in options.image]}
+    with LLM(**engine_options(options)) as llm:
+        outputs = llm.generate({"prompt": prompt, "multi_modal_data": media}, sampling_of(options))
+    print(outputs[0].outputs[0].text)
+    return 0

@@ -24,7 +24,6 @@ examples:
 def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser(
         "chat",
-        help="talk with a server, at a terminal",
         description="Talk with any OpenAI-compatible server about pictures and videos.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -51,10 +50,9 @@ def add_parser(verbs: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     # Not above: an HTTP client takes longer to load than other verbs to run.
     from tilewise.cli.conversation.history import history
-    from tilewise.cli.conversation.screen import Screen
     from tilewise.cli.conversation.server import ChatServer
     from tilewise.cli.conversation.session import Session
-    from tilewise.cli.conversation.talk import answer, talk, talk_by_lines
+    from tilewise.cli.conversation.talk import Screen, answer, talk, talk_by_lines
     from tilewise.services.record import state_folder
 
     with ChatServer(options.url, options.api_key or os.environ.get("VLLM_API_KEY")) as server:

@@ -17,7 +17,6 @@ def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser(
         "demo",
         usage="tilewise demo [OPTION ...]",
-        help="ask the shipped model about the shipped pictures",
         description="Ask the demo model about its pictures: reading, colour and shape, counting, comparing two "
         "pictures, a follow-up turn, a Chinese question, and small print that only tiling makes legible. "
         "Exits 1 if an answer is wrong.",
@@ -78,7 +77,7 @@ def answer_turns(llm: Any, item: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def user_message(question: str, paths: list[Path]) -> dict[str, Any]:
-    """A question about pictures; several are numbered, as the model cards do."""
+    """Return a message with a question about pictures; several are numbered, as the model cards do."""
     from tilewise.inputs.images import open_image
 
     if len(paths) > 1:

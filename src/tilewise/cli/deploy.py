@@ -6,7 +6,7 @@ import argparse
 import os
 from typing import Any
 
-from tilewise.cli.flags.page import asked_for_help, help_page
+from tilewise.cli.flags.help import asked_for_help, help_page
 from tilewise.cli.flags.table import serve_flags
 from tilewise.cli.serve import log_settings
 from tilewise.cli.start import default_name
@@ -26,7 +26,7 @@ examples:
 
 
 def add_parser(verbs: Any) -> None:
-    parser = verbs.add_parser("deploy", help="serve a model on a Ray cluster", add_help=False)
+    parser = verbs.add_parser("deploy", add_help=False)
     parser.takes_all_words = True
     parser.set_defaults(run=run)
 

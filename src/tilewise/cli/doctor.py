@@ -7,13 +7,12 @@ import dataclasses
 import json
 from typing import Any
 
-from tilewise.cli.ps import table
+from tilewise.cli.services import table
 
 
 def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser(
         "doctor",
-        help="say what this machine is, and how it will compute",
         description="Show what Tilewise finds on this machine, and for each op which implementation computes it and "
         "why. Builds the kernels of the CPU where that has not happened yet.",
     )
@@ -23,8 +22,11 @@ def add_parser(verbs: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from tilewise.platforms import current_platform
+    from tilewise.platforms.cuda.platform import cuda_missing
 
     diagnosis = current_platform().diagnose()
+    if (missing := cuda_missing()) is not None:
+        diagnosis.facts["GPU"] = f"none: {missing}"
     if options.json:
         print(json.dumps(dataclasses.asdict(diagnosis), indent=2))
         return 0

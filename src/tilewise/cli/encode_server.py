@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tilewise.cli.flags.flag import BadUsage
-from tilewise.cli.flags.page import asked_for_help, help_page
+from tilewise.cli.flags.help import asked_for_help, help_page
 from tilewise.cli.flags.parse import CommandLine
-from tilewise.cli.flags.settings import Settings, settle, values_of_line
-from tilewise.cli.flags.table import CONFIG, option_flags, serve_flags
+from tilewise.cli.flags.table import CONFIG, Settings, make_settings, option_flags, serve_flags, values_of_line
 from tilewise.cli.serve import log_settings
 from tilewise.config import EngineConfig
 from tilewise.server.config import ServerConfig
@@ -53,7 +52,10 @@ FLAGS = (
 
 
 def read_encode_settings(words: Sequence[str], environment: Mapping[str, str]) -> Settings:
-    """As `read_settings`. Raises BadUsage for flags of `serve` that have no meaning here, too."""
+    """Read an encode server's settings as `read_settings` reads a server's.
+
+    Raises its errors, and BadUsage for flags of `serve` that have no meaning here.
+    """
     values = values_of_line(CommandLine.read(words, serve_flags()))
     known = {flag.name for flag in FLAGS}
     if others := [f"--{name.replace('_', '-')}" for name in values if name not in known]:
@@ -61,13 +63,13 @@ def read_encode_settings(words: Sequence[str], environment: Mapping[str, str]) -
             f"{', '.join(others)}: for `tilewise serve` alone, as nothing but tower and projector runs here. Leave "
             "that out; `tilewise encode-server --help` lists the flags."
         )
-    settings = settle({**values, "enable_mm_embeds": True}, environment)
+    settings = make_settings({**values, "enable_mm_embeds": True}, environment)
     del settings.given["enable_mm_embeds"]
     return settings
 
 
 def add_parser(verbs: Any) -> None:
-    parser = verbs.add_parser("encode-server", help="encode pictures for servers elsewhere", add_help=False)
+    parser = verbs.add_parser("encode-server", add_help=False)
     parser.takes_all_words = True
     parser.set_defaults(run=run)
 
@@ -77,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
         print(help_page(USAGE, ABOUT, EXAMPLES, FLAGS, topic))
         return 0
     settings = read_encode_settings(options.words, os.environ)
-    # Not above, as in `serve`.
+    # Not above: `tilewise --help` has no need of the server's modules.
     from tilewise.logs import set_up_logs
 
     set_up_logs("APIServer", os.environ.get("VLLM_LOGGING_LEVEL", "INFO"))

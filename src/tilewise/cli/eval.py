@@ -24,7 +24,6 @@ examples:
 def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser(
         "eval",
-        help="evaluate a model with lm_eval, spot-check it, compare two",
         description="Evaluate a model. docs/evaluation.md explains it; lm_eval is an extra: tilewise[eval].",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -61,7 +60,7 @@ def add_run(kinds: Any) -> None:
 
 
 def add_task_flags(parser: argparse.ArgumentParser) -> None:
-    """Those of lm_eval that decide what is asked."""
+    """Add the flags of lm_eval that decide what is asked."""
     group = parser.add_argument_group("task options")
     add = group.add_argument
     add("--limit", "-L", type=float, metavar="N", help="rows a task, or below 1 a share of them")
@@ -144,18 +143,18 @@ def run_tasks(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from tilewise.evals.harness.run import evaluate
-    from tilewise.evals.tables import scores, tally_lines
+    from tilewise.evals.output import score_table, tally_lines
 
     results = evaluate(eval_options(options, engine_options(options)))
     console = Console(width=120)
-    console.print(scores(results))
+    console.print(score_table(results))
     for line in tally_lines(results["config"]["tilewise"]):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     return 0
 
 
 def run_spot(options: argparse.Namespace) -> int:
-    from tilewise.evals.spot.command import spot_check
+    from tilewise.evals.spot import spot_check
 
     return spot_check(engine_options(options), options.image, options.max_tokens, options.json, options.log)
 
@@ -178,7 +177,7 @@ def run_divergence(options: argparse.Namespace) -> int:
 
 
 def eval_options(options: argparse.Namespace, engine: dict[str, Any]) -> Any:
-    """EvalOptions of the flags that the verb has."""
+    """Return the EvalOptions of the flags that the verb has."""
     import dataclasses
 
     from tilewise.evals.harness.run import EvalOptions
@@ -199,7 +198,7 @@ def batch_size(text: str) -> int | str:
 
 
 def keywords(text: str) -> dict[str, Any]:
-    """JSON, or `name=value,name=value` with Python's values; what is none is a text."""
+    """Read JSON, or `name=value,name=value` with values as Python writes them; any other value is a text."""
     if text.lstrip().startswith("{"):
         return json_object(text)
     pairs = (item.partition("=") for item in text.split(","))

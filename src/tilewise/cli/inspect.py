@@ -17,8 +17,8 @@ from tilewise.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from tilewise.config import EngineConfig
-    from tilewise.inputs.example import Conversation
     from tilewise.inputs.inspection import Inspection
+    from tilewise.inputs.worked_example import Conversation
     from tilewise.resize import Size
 
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".jp2")
@@ -49,7 +49,6 @@ def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser(
         "inspect",
         usage="tilewise inspect [OPTION ...] [MODEL] [PICTURE ...] [QUESTION]",
-        help="show what a model will be asked, without loading it",
         description="Show template, ids, tiling and the prompt that Tilewise builds for a model, with its tokens by "
         "part, and whether the checkpoint's own Jinja template agrees. No weight is read.",
         epilog=EXAMPLES,
@@ -131,8 +130,8 @@ def _is_media(word: str) -> bool:
 
 
 def _conversation(options: argparse.Namespace, config: EngineConfig) -> Conversation:
-    from tilewise.inputs.example import Conversation
     from tilewise.inputs.templates import Message
+    from tilewise.inputs.worked_example import Conversation
 
     system = [] if options.system is None else [Message("system", options.system)]
     if options.media:
@@ -145,12 +144,12 @@ def _conversation(options: argparse.Namespace, config: EngineConfig) -> Conversa
 
 
 def _with_files(options: argparse.Namespace, config: EngineConfig) -> tuple[Any, list[Size | list[Size]]]:
-    """The message of real files, opened as `ask` opens them, and their sizes."""
+    """Return the message about real files, opened as `ask` opens them, and the sizes of their pictures and frames."""
     from PIL import Image
 
-    from tilewise.inputs.chat import read_messages
     from tilewise.inputs.embeddings import EncodedPicture
     from tilewise.inputs.images import LimitedPicture, to_rgb
+    from tilewise.inputs.messages import read_messages
     from tilewise.llm import media_reader
 
     parts = [*[media_part(source, config) for source in options.media], question_part(options)]

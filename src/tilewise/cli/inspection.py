@@ -16,9 +16,9 @@ from tilewise.config import Quantization
 from tilewise.inputs.templates import TEMPLATES
 
 if TYPE_CHECKING:
-    from tilewise.inputs.example import Example, PictureTiles, PromptPart
     from tilewise.inputs.inspection import Inspection, StopToken
-    from tilewise.inputs.jinja import Comparison, JinjaReport
+    from tilewise.inputs.jinja import JinjaReport, TemplateComparison
+    from tilewise.inputs.worked_example import Example, PictureTiles, PromptPart
 
 _LABEL = 15  # width of the left column
 # A checkpoint's texts must not steer the terminal: escape sequences, and marks that turn the direction of writing.
@@ -28,8 +28,8 @@ _TEXT = {"system": "cyan", "user": "bold", "assistant": "blue"}
 
 
 def print_inspection(inspection: Inspection, ids: bool = False) -> None:
-    """Everything about the model first, then the worked example, then what the checkpoint's own template does."""
-    page = _Page(Console(color_system=None if os.environ.get("NO_COLOR") else "auto", highlight=False))
+    """Print what is known of the model, then the worked example, then what the checkpoint's own template does."""
+    page = _InspectionPage(Console(color_system=None if os.environ.get("NO_COLOR") else "auto", highlight=False))
     path = "" if inspection.path == inspection.model else f"  {_clean(inspection.path)}"
     page.line(Text(_clean(inspection.model), "bold"), Text(path, "dim"))
     _print_model(page, inspection)
@@ -43,7 +43,7 @@ def print_inspection(inspection: Inspection, ids: bool = False) -> None:
         page.row("Warning", Text(_clean(warning), _WARNING))
 
 
-def _print_model(page: _Page, inspection: Inspection) -> None:
+def _print_model(page: _InspectionPage, inspection: Inspection) -> None:
     vision, template, tiling = inspection.vision, inspection.template, inspection.tiling
     page.row("Checkpoint", f"{inspection.format} format, {inspection.language}")
     if inspection.quantization is not None:
@@ -71,7 +71,7 @@ def _print_model(page: _Page, inspection: Inspection) -> None:
     )
 
 
-def _print_tokens(page: _Page, inspection: Inspection) -> None:
+def _print_tokens(page: _InspectionPage, inspection: Inspection) -> None:
     tokens = inspection.tokens
     image = [Text.assemble((token.text, _SPECIAL), f" {token.id}") for token in tokens.image]
     page.row("Image tokens", Text("   ").join(image))
@@ -89,7 +89,7 @@ def _stop(stop: StopToken, width: int) -> Text:
     return Text.assemble(name, f" {stop.id}", (f"   {', '.join(stop.sources)}", "dim"))
 
 
-def _print_example(page: _Page, inspection: Inspection) -> None:
+def _print_example(page: _InspectionPage, inspection: Inspection) -> None:
     example = inspection.example
     page.heading("Prompt")
     page.block(_prompt(example, TEMPLATES[inspection.template.name].special))
@@ -104,7 +104,7 @@ def _print_example(page: _Page, inspection: Inspection) -> None:
 
 
 def _prompt(example: Example, special: re.Pattern[str]) -> Text:
-    """The prompt in colours; what is no special token never looks like one."""
+    """Return the prompt in colours. Text that only spells a special token does not look like one."""
     text = Text()
     for part in example.parts:
         if part.kind == "text":
@@ -132,7 +132,7 @@ class _TokenRow:
 
 
 def _token_rows(example: Example, tokens_per_tile: int) -> Iterator[_TokenRow]:
-    """One row a turn and kind of part; the role stands at the turn's first."""
+    """Yield a row for each kind of part of each turn; the role stands in the first row of a turn."""
     totals: dict[tuple[int, str], int] = {}
     for part in example.parts:
         totals[part.turn, part.kind] = totals.get((part.turn, part.kind), 0) + part.tokens
@@ -159,7 +159,7 @@ def _room(inspection: Inspection) -> str:
 
 
 def _picture_lines(pictures: Iterable[PictureTiles]) -> Iterator[str]:
-    """Equal neighbours, such as the frames of a video, share a line."""
+    """Yield a line for each picture; equal neighbours, such as the frames of a video, share one."""
     number = 1
     for picture, group in itertools.groupby(pictures):
         count = len(list(group))
@@ -182,7 +182,7 @@ def _id_words(inspection: Inspection) -> Iterator[str]:
         yield str(item) if isinstance(item, int) else f"{names[item.id]} x {item.count}"
 
 
-def _print_jinja(page: _Page, inspection: Inspection) -> None:
+def _print_jinja(page: _InspectionPage, inspection: Inspection) -> None:
     page.heading("The checkpoint's own Jinja template (prompts are not rendered by it)")
     if not inspection.jinja:
         page.line("  none")
@@ -195,7 +195,7 @@ def _print_jinja(page: _Page, inspection: Inspection) -> None:
         _print_differences(page, report)
 
 
-def _print_differences(page: _Page, report: JinjaReport) -> None:
+def _print_differences(page: _InspectionPage, report: JinjaReport) -> None:
     for cause in report.causes:
         page.block(Text(_clean(cause), _WARNING), "    ")
     for comparison in report.comparisons:
@@ -209,7 +209,7 @@ def _print_differences(page: _Page, report: JinjaReport) -> None:
         page.block(_excerpt(first.theirs, first, _WARNING), "      theirs  ")
 
 
-def _excerpt(text: str, comparison: Comparison, style: str) -> Text:
+def _excerpt(text: str, comparison: TemplateComparison, style: str) -> Text:
     same, other = text[: comparison.position], text[comparison.position :]
     return Text.assemble((_one_line(same), "dim"), (_one_line(other), style))
 
@@ -227,8 +227,8 @@ def _or_unset(value: float | None) -> str:
 
 
 @dataclass(frozen=True)
-class _Page:
-    """Lines on a console. In a terminal long ones are folded under themselves; elsewhere they stay whole."""
+class _InspectionPage:
+    """A page of lines on a console. In a terminal long ones are folded under themselves; elsewhere they stay whole."""
 
     console: Console
 
@@ -243,7 +243,7 @@ class _Page:
         self.block(value if isinstance(value, Text) else Text(_clean(value)), f"  {label}".ljust(_LABEL + 2))
 
     def block(self, text: Text, first: str = "  | ") -> None:
-        """Text behind a margin, which only a bar repeats on every line."""
+        """Print text behind `first`. Further lines stand behind as many spaces, or behind `first` if it is a bar."""
         margin = first if first.endswith("| ") else " " * len(first)
         lines = list(text.split("\n", allow_blank=True))
         if self.console.is_terminal:

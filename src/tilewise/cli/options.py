@@ -8,23 +8,23 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from tilewise.cli.flags.flag import BadUsage, Flag
-from tilewise.cli.flags.page import sections_of
-from tilewise.cli.flags.parse import CommandLine, Named
+from tilewise.cli.flags.help import sections_of
+from tilewise.cli.flags.parse import CommandLine, FlagIndex
 from tilewise.cli.flags.table import flag_of, names_of, option_flags
 from tilewise.config import EngineConfig
-from tilewise.engine.arg_utils import dashed as dashed
-from tilewise.engine.arg_utils import json_object as json_object
 from tilewise.errors import did_you_mean
 from tilewise.foreign.engine import ENGINE, IN_A_PROGRAM
 from tilewise.foreign.translate import translate_engine
 from tilewise.ignored import LOG
+from tilewise.option import dashed as dashed
+from tilewise.option import json_object as json_object
 from tilewise.sampling_params import SamplingParams
 
 logger = logging.getLogger("tilewise")
 
 
 class CommandParser(argparse.ArgumentParser):
-    """Offers the verb that was meant."""
+    """A parser that suggests the verb that was meant."""
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
@@ -35,23 +35,23 @@ class CommandParser(argparse.ArgumentParser):
 
 
 class VerbParser(CommandParser):
-    """Takes flags between a verb's pictures and its question too; argparse alone takes one run of arguments.
+    """The parser of one verb. It takes flags between pictures and question too; argparse alone wants them together.
 
     Options of the engine are read before argparse sees the line, as `tilewise serve` reads them.
     """
 
     takes_all_words = False
-    """A verb that reads its words by itself; they are in `words`."""
+    """True for a verb that reads its words by itself; they are in `words` of the namespace."""
     _second_pass = False
     flags: tuple[Flag, ...] = ()
-    """Options of the engine, and vLLM's that are none."""
+    """Flags of the engine's options, and of vLLM's options that are none here."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         if self.takes_all_words:
             return argparse.Namespace(
                 **{**vars(namespace or argparse.Namespace()), **self._defaults, "words": args}
             ), []
-        # The method below calls this one, and takes no verbs of verbs.
+        # parse_known_intermixed_args, below, calls this method again, and takes no parsers with verbs below them.
         if self._second_pass or self._subparsers is not None:
             return super().parse_known_args(args, namespace)
         namespace = namespace or argparse.Namespace()
@@ -62,13 +62,13 @@ class VerbParser(CommandParser):
         finally:
             self._second_pass = False
         if unknown:
-            names = (*self._option_string_actions, *Named.of(self.flags).names)
+            names = (*self._option_string_actions, *FlagIndex.of(self.flags).names)
             near = did_you_mean(unknown[0].partition("=")[0], names)
             self.error(f"unrecognized arguments: {' '.join(unknown)}{near and '.'}{near}")
         return found, unknown
 
     def _take_engine_flags(self, words: Sequence[str], namespace: argparse.Namespace) -> list[str]:
-        """Puts their values into the namespace, and returns the other words."""
+        """Put the values of the engine's flags into the namespace, and return the other words."""
         try:
             line, rest = CommandLine.read_some(words, self.flags, tuple(self._option_string_actions))
         except BadUsage as error:
@@ -85,7 +85,7 @@ class VerbParser(CommandParser):
 
 
 def add_engine_flags(parser: argparse.ArgumentParser, only: Collection[str] | None = None) -> None:
-    """Every option of the engine, or only those named; and flags of vLLM's engine that change nothing."""
+    """Add a flag for every option of the engine, or those in `only`, and vLLM's engine flags that change nothing."""
     assert isinstance(parser, VerbParser)
     options = [flag for flag in option_flags(EngineConfig) if only is None or flag.name in only]
     known = names_of(EngineConfig)
@@ -94,7 +94,10 @@ def add_engine_flags(parser: argparse.ArgumentParser, only: Collection[str] | No
 
 
 def engine_options(options: argparse.Namespace) -> dict[str, Any]:
-    """The engine's options that were given. What has no effect is logged; raises InvalidConfig for what cannot be."""
+    """Return the engine's options that were given, and log what has no effect.
+
+    Raises InvalidConfig for an option that is not possible.
+    """
     found = translate_engine(options.engine_values, names_of(EngineConfig))
     LOG.take({f"--{name.replace('_', '-')}": why for name, why in found.ignored.reasons.items()}, "command line")
     for line in (*found.lines, *found.warnings):

@@ -12,18 +12,16 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from tilewise.cli.flags.flag import BadUsage, Flag
-from tilewise.cli.flags.page import asked_for_help, help_page
+from tilewise.cli.flags.help import asked_for_help, help_page
 from tilewise.cli.flags.parse import CommandLine
-from tilewise.cli.flags.settings import Settings, settle, values_of_line
-from tilewise.cli.flags.table import names_of, serve_flags
+from tilewise.cli.flags.table import Settings, make_settings, names_of, serve_flags, values_of_line
 from tilewise.config import AUTO_LENGTH, EngineConfig
 from tilewise.errors import TilewiseError
-from tilewise.foreign.entry import SHORT
-from tilewise.host.memory import available_memory
+from tilewise.foreign.entry import SHORT_NAMES
+from tilewise.host import available_memory
 from tilewise.layout import ExpertPlacement, Layout, flags_of
 from tilewise.option import check_range
-from tilewise.plan.devices import read_devices
-from tilewise.plan.request import RequestShape, Wishes
+from tilewise.plan.request import PlanRequest, RequestShape, read_devices
 from tilewise.quantize.options import SCHEMES
 from tilewise.server.config import ServerConfig
 
@@ -59,7 +57,7 @@ _PLAN = (
     Flag("json", bool, _OWN, "print everything as JSON", False),
     Flag("quantization", str | None, _OWN, "what the checkpoint will be: int8 or fp8 (rounded as it is loaded), w8a8, "
          "w8a8-static, w8a16, w4a16 (as `tilewise quantize` writes them), awq, gptq; of one that is quantised already, "
-         "this is found from its name or its files", short=SHORT["quantization"]),
+         "this is found from its name or its files", short=SHORT_NAMES["quantization"]),
 )  # fmt: skip
 _LAYOUT = (
     Flag("tensor_parallel_size", int, _OWN, "ranks that share each layer", 1, short="-tp"),
@@ -72,30 +70,30 @@ _SIZES = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"
 
 
 def add_parser(verbs: Any) -> None:
-    parser = verbs.add_parser("plan", help="say whether a deployment fits, before anything is fetched", add_help=False)
+    parser = verbs.add_parser("plan", add_help=False)
     parser.takes_all_words = True
     parser.set_defaults(run=run)
 
 
 def plan_flags() -> list[Flag]:
-    """Those of planning, and every flag of `tilewise serve`."""
+    """Return the flags of planning, and every flag of `tilewise serve`."""
     own = {flag.name for flag in (*_PLAN, *_LAYOUT)}
     return [*_PLAN, *_LAYOUT, *(flag for flag in serve_flags() if flag.name not in own)]
 
 
 @dataclass(frozen=True)
 class PlanLine:
-    """A command line that was read."""
+    """A command line of `tilewise plan` that was read."""
 
     own: dict[str, Any]
     """Values of the flags of planning and of layouts."""
     served: dict[str, Any]
-    """Those that a server gets."""
+    """Values of the other flags, which a server gets."""
     settings: Settings
 
     @classmethod
     def read(cls, words: list[str]) -> PlanLine:
-        """Raises BadUsage for a line that cannot be read, InvalidConfig for one that cannot be done."""
+        """Read a line. Raises BadUsage for one that cannot be read, InvalidConfig for one that cannot be done."""
         values = values_of_line(CommandLine.read(words, plan_flags()))
         names = {flag.name for flag in (*_PLAN, *_LAYOUT)}
         own = {name: value for name, value in values.items() if name in names and value is not None}
@@ -105,24 +103,27 @@ class PlanLine:
         # A server is asked for the same layout, so that what it refuses is refused here.
         known = names_of(EngineConfig) | names_of(ServerConfig)
         layout = {flag.name: own[flag.name] for flag in _LAYOUT if flag.name in own and flag.name in known}
-        return cls(own, served, settle(served | layout, os.environ))
+        return cls(own, served, make_settings(served | layout, os.environ))
 
     def layout(self) -> Layout | None:
-        """None where no flag says it."""
+        """Return the layout that is asked for; None where no flag says it."""
         if not {*_SIZES, "enable_expert_parallel"} & self.own.keys():
             return None
         return self.settings.engine.layout
 
-    def wishes(self) -> Wishes:
+    def wishes(self) -> PlanRequest:
         own = self.own
         devices = read_devices(
             own.get("devices", "cpu"), available_memory().total, own.get("bandwidth"), own.get("tflops")
         )
         shape = RequestShape(**{name: own[name] for name in _SHAPE if name in own})
-        return Wishes(self.settings.engine, own.get("quantization"), devices, self.layout(), shape, "tiles" in own)
+        return PlanRequest(self.settings.engine, own.get("quantization"), devices, self.layout(), shape, "tiles" in own)
 
     def commands(self, layout: Layout, model: str, scheme: str | None) -> list[str]:
-        """What starts the deployment, behind what quantises the model by a scheme that has to be written."""
+        """Return the commands that start the deployment.
+
+        A `scheme` is one in which the checkpoint has yet to be written: a command or a remark about that comes first.
+        """
         before = list[str]()
         if scheme in SCHEMES:
             out = f"./{model.rstrip('/').rpartition('/')[2]}-{scheme}"
@@ -138,7 +139,7 @@ class PlanLine:
 
 
 def _written(values: dict[str, Any]) -> list[str]:
-    """Flags as they are written on a line."""
+    """Return flags as they are written on a line."""
     words: list[str] = []
     for name, value in values.items():
         flag = "--" + name.replace("_", "-")
@@ -161,17 +162,16 @@ def run(options: argparse.Namespace) -> int:
         return 0
     try:
         return _print_plan(PlanLine.read(options.words))
-    except TilewiseError as error:  # whose usual status says here that a deployment does not fit
+    except TilewiseError as error:  # its usual status, 1, would say that the deployment does not fit
         raise BadUsage(str(error)) from None
 
 
 def _print_plan(line: PlanLine) -> int:
-    """Returns the exit status. Raises what hinders an answer."""
+    """Print the plan, and return the exit status: 0 if it fits, else 1. Raises TilewiseError if it cannot be said."""
     wishes = line.wishes()
     # Not above: torch is loaded only once the line is known to be right.
-    from tilewise.cli.plan_record import record
-    from tilewise.cli.planning import plan_page
-    from tilewise.deployment.deployment import Deployment
+    from tilewise.capacity.deployment import Deployment
+    from tilewise.cli.plan_page import plan_page, record
 
     with TemporaryDirectory(prefix="tilewise-plan-") as work:
         deployment = Deployment.of(wishes, Path(work))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from tilewise.amounts import in_bytes, read_amount
 from tilewise.cli.options import add_engine_flags, engine_options
 from tilewise.quantize.options import COMPRESSED_TENSORS, FORMATS, SCHEMES, USUAL_STRENGTH, QuantizeOptions
+from tilewise.units import in_bytes, read_amount
 
 EXAMPLES = """\
 schemes:
@@ -37,7 +37,6 @@ def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser(
         "quantize",
         usage="tilewise quantize MODEL OUT [OPTION ...]",
-        help="write a checkpoint with int8, 4-bit or FP8 matrices",
         description="Write a quantised copy of a checkpoint, in a format that Tilewise, vLLM and others load. Norms, "
         "embeddings, the head and routers stay in floats, and so do vision tower and projector without --vision. OUT "
         "gets a model card with the error of each layer.",

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from tilewise.cli.flags.flag import BadUsage, Flag
-from tilewise.cli.flags.page import asked_for_help, help_page
+from tilewise.cli.flags.help import asked_for_help, help_page
 from tilewise.cli.flags.parse import CommandLine
-from tilewise.cli.flags.settings import Settings, settle, values_of_line
-from tilewise.cli.flags.table import serve_flags
+from tilewise.cli.flags.table import Settings, make_settings, serve_flags, values_of_line
 from tilewise.cli.flags.variables import OPTIONS
 from tilewise.cli.serve import log_settings
 from tilewise.errors import Unfinished
-from tilewise.jobs.config import NOBODY, Job, serves_nobody
+from tilewise.jobs.config import NO_CONNECTIONS, Job, is_connection_option
 from tilewise.server.config import ServerConfig
 
 USAGE = "tilewise run-batch -i IN.jsonl -o OUT.jsonl [MODEL] [FLAG ...]"
@@ -65,13 +64,13 @@ FLAGS = (
     Flag("replica_cpus", float, "batch", "CPUs of each, with --ray, which are its threads", Job.replica_cpus),
 )
 TAKEN = {"output_tmp_dir": "results are written to the output as they come"}
-"""Flags of vLLM's run-batch that change nothing."""
+"""Flags of vLLM's run-batch that change nothing -> the reason."""
 _OTHERS = tuple(Flag(name, str, "compatibility", why) for name, why in TAKEN.items())
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def add_parser(verbs: Any) -> None:
-    parser = verbs.add_parser("run-batch", help="answer a file of requests", add_help=False)
+    parser = verbs.add_parser("run-batch", add_help=False)
     parser.takes_all_words = True
     parser.set_defaults(run=run)
 
@@ -97,13 +96,13 @@ def run(options: argparse.Namespace) -> int:
 
 
 def batch_flags() -> list[Flag]:
-    """Those of `serve` that do something here."""
-    nobody = {field.name for field in dataclasses.fields(ServerConfig) if serves_nobody(field)}
+    """Return the flags of `serve` that do something in a batch."""
+    nobody = {field.name for field in dataclasses.fields(ServerConfig) if is_connection_option(field)}
     return [flag for flag in serve_flags() if flag.name not in nobody]
 
 
 def read_order(words: Sequence[str]) -> tuple[Job, Settings]:
-    """Everything is checked here, so that a mistake costs no loading time."""
+    """Read the command line. Everything is checked here, so that a mistake costs no loading time."""
     named = {flag.name for flag in (*FLAGS, *_OTHERS)}
     others = [flag for flag in serve_flags() if flag.name not in named]
     line = CommandLine.read(words, [*FLAGS, *_OTHERS, *others])
@@ -112,13 +111,13 @@ def read_order(words: Sequence[str]) -> tuple[Job, Settings]:
         if not own.get(flag.name):
             raise BadUsage(f"{flag.short} FILE ({flag.dashed}) is needed: the {flag.help.partition(';')[0]}.")
         own[flag.name] = Path(own[flag.name])
-    # Keys and connections of a server are no matter of a run that has neither.
+    # Flags and variables about keys and connections are left out: a batch has neither.
     values, lines = values_of_line(line), []
-    nobody = {field.name for field in dataclasses.fields(ServerConfig) if serves_nobody(field)}
+    nobody = {field.name for field in dataclasses.fields(ServerConfig) if is_connection_option(field)}
     environment = {name: value for name, value in os.environ.items() if OPTIONS.get(name) not in nobody}
     for name in [name for name in values if name in nobody or name in TAKEN]:
-        lines.append(f"--{name.replace('_', '-')}: {TAKEN.get(name, NOBODY)}")
+        lines.append(f"--{name.replace('_', '-')}: {TAKEN.get(name, NO_CONNECTIONS)}")
         del values[name]
-    settings = settle(values, environment)
+    settings = make_settings(values, environment)
     settings.lines.extend(lines)
     return Job(**own), settings

@@ -7,9 +7,8 @@ import logging
 import os
 from typing import Any
 
-from tilewise.cli.flags.page import asked_for_help, help_page
-from tilewise.cli.flags.settings import Settings, read_settings
-from tilewise.cli.flags.table import serve_flags
+from tilewise.cli.flags.help import asked_for_help, help_page
+from tilewise.cli.flags.table import Settings, read_settings, serve_flags
 
 USAGE = "tilewise serve [MODEL] [FLAG ...]"
 ABOUT = "Serve a model over HTTP, in OpenAI's form. Without MODEL, the demo model. The flags are vLLM's."
@@ -29,7 +28,7 @@ logger = logging.getLogger("tilewise")
 
 
 def add_parser(verbs: Any) -> None:
-    parser = verbs.add_parser("serve", help="serve a model over HTTP, in OpenAI's form", add_help=False)
+    parser = verbs.add_parser("serve", add_help=False)
     parser.takes_all_words = True
     parser.set_defaults(run=run)
 

@@ -13,13 +13,12 @@ from typing import Any
 
 from tilewise.cli.flags import grps
 from tilewise.cli.flags.flag import BadUsage, Flag
-from tilewise.cli.flags.page import asked_for_help, help_page
+from tilewise.cli.flags.help import asked_for_help, help_page
 from tilewise.cli.flags.parse import CommandLine
-from tilewise.cli.flags.settings import Settings, settle, values_of_line
-from tilewise.cli.flags.table import serve_flags
+from tilewise.cli.flags.table import Settings, make_settings, serve_flags, values_of_line
 from tilewise.errors import InvalidConfig
 from tilewise.server.config import ServerConfig
-from tilewise.services.launch import Wanted, launch
+from tilewise.services.launch import ServiceSpec, launch
 from tilewise.services.record import ServiceFolder
 
 USAGE = "tilewise start [MODEL | server.yml] [--name NAME] [--timeout SECONDS] [FLAG ...]"
@@ -43,8 +42,8 @@ FLAGS = (
 
 
 @dataclass(frozen=True)
-class Order:
-    """What `start` is told beside the flags of `serve`."""
+class StartLine:
+    """A command line of `start` that was read: `values` are those of the flags of `serve`, `lines` are to be shown."""
 
     name: str | None
     timeout: float
@@ -53,7 +52,7 @@ class Order:
 
 
 def add_parser(verbs: Any) -> None:
-    parser = verbs.add_parser("start", help="serve a model in the background", add_help=False)
+    parser = verbs.add_parser("start", add_help=False)
     parser.takes_all_words = True
     parser.set_defaults(run=run)
 
@@ -66,15 +65,15 @@ def run(options: argparse.Namespace) -> int:
 
 
 def start(words: Sequence[str], command: Sequence[str]) -> int:
-    """`command` is given the file of flags as its last word."""
+    """Start a service, and return the exit code. `command` is given the file of flags as its last word."""
     order = read_order(words)
-    settings = settle(order.values, os.environ)
+    settings = make_settings(order.values, os.environ)
     for line in (*order.lines, *settings.lines, *settings.warnings):
         _tell(line)
     name = order.name or default_name(settings)
     check_address(settings.server)
     folder = ServiceFolder.of(os.environ)
-    wanted = Wanted(
+    wanted = ServiceSpec(
         name,
         [*command, str(folder.file(name, "yml"))],
         settings.engine.model,
@@ -88,14 +87,14 @@ def start(words: Sequence[str], command: Sequence[str]) -> int:
     return 0
 
 
-def read_order(words: Sequence[str]) -> Order:
-    """Of command line, files and grps's files, the former win."""
+def read_order(words: Sequence[str]) -> StartLine:
+    """Read the command line. It wins over the file of --config, and that over other YAML files, grps's among them."""
     line = CommandLine.read(words, [*FLAGS, *serve_flags()])
     own = {flag.name: line.values.pop(flag.name) for flag in FLAGS if flag.name in line.values}
     if own.get("no_logging"):
         raise BadUsage("--no-logging: a service is never without its log, which is how a failure is understood.")
     archived = _take(line, (".mar",))
-    found = grps.Imported(dict(grps.DEFAULTS) if archived else {})
+    found = grps.GrpsFlags(dict(grps.DEFAULTS) if archived else {})
     files = [*_take(line, (".yml", ".yaml")), own.get("server_conf"), own.get("inference_conf")]
     for path in filter(None, files):
         imported = grps.read_server_yml(path, serve_flags())
@@ -105,11 +104,11 @@ def read_order(words: Sequence[str]) -> Order:
     if "mpi_np" in own:
         found.values["tensor_parallel_size"] = own["mpi_np"]
     name = own.get("name") or (grps.NAME if archived else None)
-    return Order(name, _timeout(own), found.values | values_of_line(line), found.lines)
+    return StartLine(name, _timeout(own), found.values | values_of_line(line), found.lines)
 
 
 def _take(line: CommandLine, endings: tuple[str, ...]) -> list[str]:
-    """Words that are files of that kind, and no model."""
+    """Take out of a line the words that end so, which are files and no model, and return them."""
     taken = [word for word in line.positional if word.endswith(endings)]
     line.positional[:] = [word for word in line.positional if word not in taken]
     return taken
@@ -123,13 +122,13 @@ def _timeout(own: dict[str, Any]) -> float:
 
 
 def default_name(settings: Settings) -> str:
-    """That of the model, as a name of a file."""
+    """Return the model's name, in letters that a file's name may have."""
     name = next(iter(settings.server.served_model_name), settings.engine.model.rstrip("/"))
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name.rpartition("/")[2]).lstrip("._-")[:64] or "model"
 
 
 def check_address(server: ServerConfig) -> None:
-    """Whether a service can listen there, and can be asked how it is."""
+    """Raise InvalidConfig unless a service can listen there, and can be asked how it is."""
     if server.ssl_cert_reqs == 2:
         raise InvalidConfig(
             "ssl_cert_reqs=2: a server that wants certificates of clients cannot be asked how it is. Use "

@@ -16,7 +16,7 @@ examples:
 
 
 def add_parser(verbs: Any) -> None:
-    parser = verbs.add_parser("tools", help="tiny checkpoints for tests", description="Tools for tests of your own.")
+    parser = verbs.add_parser("tools", description="Tools for tests of your own.")
     tools = parser.add_subparsers(title="tools", metavar="TOOL", required=True)
     add_twin(tools)
 
@@ -64,12 +64,11 @@ def run_twin(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
 
 
 def print_family() -> int:
-    """A table of all twins, in the order of publication."""
+    """Print a table of all twins, in the order of publication."""
     from rich.console import Console
     from rich.table import Table
 
-    from tilewise.family import MEMBERS, TOWERS
-    from tilewise.relatives import RELATIVES
+    from tilewise.family import MEMBERS, RELATIVES, TOWERS
 
     table = Table("name", "vision", "language model", "decoder", "rope", "template", "formats")
     for name, member in MEMBERS.items():

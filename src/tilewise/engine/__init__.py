@@ -1,1 +1,1 @@
-"""The brain: which sequence computes which tokens in the next step. Pure Python, no torch, no tensors."""
+"""The engine's core: it decides which sequence computes which tokens in the next step. No torch, no tensors."""

@@ -1,4 +1,4 @@
-"""EngineCore: the loop. One step is plan, launch, commit; overlapped, the commit is that of the step before."""
+"""EngineCore: the engine's loop. One step is plan, launch, commit; with overlap, it commits the step before."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
-from tilewise.engine.counters import Counters, Load
+from tilewise.engine.counters import Counters, EngineLoad
 from tilewise.engine.delta import TokenDelta
 from tilewise.engine.scheduler import Scheduler
 from tilewise.errors import EngineStuck
@@ -22,7 +22,7 @@ class _InFlight:
 
 
 class EngineCore:
-    """Drives a runner with a scheduler's plans. Knows no tensors and no text."""
+    """An engine that drives a runner with a scheduler's plans. It knows no tensors and no text."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class EngineCore:
         clock: Clock = time.monotonic,
         seed: int | None = None,
     ) -> None:
-        """With `overlap`, step N + 1 is planned and launched while N runs. No token depends on it.
+        """Plan and launch step N + 1 while N runs, if `overlap` is set. No token depends on it.
 
         Requests without a seed of their own draw from `seed`, in the order in which they come.
         """
@@ -47,11 +47,11 @@ class EngineCore:
 
     @property
     def counters(self) -> Counters:
-        """Since the start; a copy."""
+        """A copy of what was counted since the start."""
         return self._scheduler.counters.copy()
 
     @property
-    def load(self) -> Load:
+    def load(self) -> EngineLoad:
         return self._scheduler.load
 
     def submit(self, request: Request) -> None:
@@ -61,7 +61,7 @@ class EngineCore:
         self._scheduler.abort(request_id)
 
     def reset(self, cache: Literal["prefix", "tiles"]) -> bool:
-        """Empty a cache, as far as nothing that runs uses it; whether all of it is empty now."""
+        """Empty a cache, as far as running sequences do not use it; return True if all of it is empty now."""
         if cache == "prefix":
             return self._scheduler.kv.pool.forget_all()
         self._scheduler.tiles.forget(used=self.has_unfinished)
@@ -70,10 +70,10 @@ class EngineCore:
     def step(self) -> list[TokenDelta]:
         """Compute one step and return new tokens; none when a step only encoded or prefilled.
 
-        Overlapped, the tokens are those of the step before, so that the first call returns none.
+        With overlap, the tokens are those of the step before, so that the first call returns none.
         """
         plan = self._scheduler.plan()
-        # While tiles are on their way, a step without work goes on with those.
+        # A plan without work is launched as well while tiles are on their way: its step goes on encoding them.
         idle = plan.empty and not self._scheduler.tiles.in_flight
         launched = None if idle else _InFlight(plan, self._runner.launch(plan))
         finished, self._in_flight = (self._in_flight, launched) if self._overlap else (launched, None)
@@ -87,7 +87,7 @@ class EngineCore:
             raise EngineStuck("No sequence can go on: this is a defect in the scheduler, please report it.")
 
     def check(self) -> None:
-        """Raises RankDied if a process that computes for this engine is gone."""
+        """Raise RankDied if a process that computes for this engine is gone."""
         self._runner.check()
 
     def close(self) -> None:

@@ -13,35 +13,40 @@ logger = logging.getLogger("tilewise")
 
 @dataclass(slots=True)
 class Counters:
-    """Since the start. They only grow; rates are differences."""
+    """Counts of an engine since its start. They only grow; rates are differences between two copies."""
 
     prompt_tokens: int = 0
-    """Tokens computed of prompts."""
+    """Prompt tokens that were computed."""
     generation_tokens: int = 0
     prefix_cache_queries: int = 0
-    """Tokens of sequences when they were first admitted, and below those of them that were there already."""
+    """Tokens of all sequences at their first admission."""
     prefix_cache_hits: int = 0
+    """Tokens among these whose keys and values were cached already."""
     tiles_encoded: int = 0
     tile_cache_queries: int = 0
-    """Tiles of sequences that came to their first token, and below those that nothing was encoded for."""
+    """Tiles of all sequences that have come to their first token."""
     tile_cache_hits: int = 0
+    """Tiles among these for which nothing was encoded."""
     preemptions: int = 0
     mm_cache_queries: int = 0
-    """Pictures and frames that were to be cut, and below those that had been; the inputs count them, not the engine."""
+    """Pictures and frames to be cut into tiles; these are counted as inputs are prepared, not by the engine."""
     mm_cache_hits: int = 0
+    """Pictures and frames among these that had been cut before."""
     drafts: int = 0
-    """Times that tokens were guessed, the tokens guessed, those of them that were right, and how often each place was
-    guessed right: a guess counts if all before it in its draft were right."""
+    """Times that tokens were guessed."""
     draft_tokens: int = 0
+    """Tokens that were guessed."""
     accepted_tokens: int = 0
+    """Guessed tokens that were right, and all before them in their draft, too."""
     accepted_at: list[int] = field(default_factory=list)
+    """`accepted_tokens` by their place in the draft."""
 
     def copy(self) -> Counters:
         return dataclasses.replace(self, accepted_at=list(self.accepted_at))
 
     @classmethod
     def total(cls, several: Iterable[Counters]) -> Counters:
-        """What several engines have counted together."""
+        """Return the sums over several engines."""
         found = list(several)
         numbers = [field.name for field in dataclasses.fields(cls) if field.name != "accepted_at"]
         places = itertools.zip_longest(*(one.accepted_at for one in found), fillvalue=0)
@@ -49,7 +54,7 @@ class Counters:
         return cls(**sums, accepted_at=[sum(counts) for counts in places])
 
     def verified(self, drafted: int, right: int) -> None:
-        """The first `right` of `drafted` guesses were right."""
+        """Count a draft of `drafted` guesses, of which the first `right` were right."""
         self.drafts += 1
         self.draft_tokens += drafted
         self.accepted_tokens += right
@@ -59,8 +64,8 @@ class Counters:
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
-    """How busy an engine is at this moment."""
+class EngineLoad:
+    """The load of an engine at one moment, in sequences and in KV blocks."""
 
     running: int
     waiting: int
@@ -68,15 +73,15 @@ class Load:
     """Share of the blocks that are in use, 0 to 1."""
 
     @classmethod
-    def total(cls, several: Iterable[Load]) -> Load:
-        """The load of several engines, which have as many blocks each; of none, nothing."""
+    def total(cls, several: Iterable[EngineLoad]) -> EngineLoad:
+        """Return the load of several engines that have equally many blocks; zeros for no engine."""
         found = list(several)
         usage = sum(one.kv_cache_usage for one in found) / max(1, len(found))
         return cls(sum(one.running for one in found), sum(one.waiting for one in found), usage)
 
 
-def stats_line(before: Counters, now: Counters, seconds: float, load: Load, engine: int = 0) -> str:
-    """What vLLM logs of an engine, word for word, so that scripts that read it go on working."""
+def stats_line(before: Counters, now: Counters, seconds: float, load: EngineLoad, engine: int = 0) -> str:
+    """Return vLLM's log line about an engine, word for word, so that scripts that read it go on working."""
     prompt, generation = now.prompt_tokens - before.prompt_tokens, now.generation_tokens - before.generation_tokens
     preemptions = now.preemptions - before.preemptions
     parts = [
@@ -97,7 +102,7 @@ def _percent(hits: int, queries: int) -> str:
 
 
 def guesses_line(before: Counters, now: Counters, seconds: float) -> str:
-    """What vLLM logs of speculative decoding, word for word; there has to be a draft in between."""
+    """Return vLLM's log line about speculative decoding, word for word; there has to be a draft in between."""
     drafts, drafted = now.drafts - before.drafts, now.draft_tokens - before.draft_tokens
     accepted = now.accepted_tokens - before.accepted_tokens
     places = itertools.zip_longest(now.accepted_at, before.accepted_at, fillvalue=0)
@@ -112,16 +117,19 @@ def guesses_line(before: Counters, now: Counters, seconds: float) -> str:
 
 
 class StatsLog:
-    """Logs a line after every interval in which the engine was at work; quiet intervals are for debugging."""
+    """A periodic log line about an engine.
+
+    Its level is INFO if the engine was at work in the interval or in the one before, else DEBUG.
+    """
 
     def __init__(self, interval: float, now: float, engine: int = 0) -> None:
-        """`interval` in seconds; `now` on the monotonic clock, as all times here; `engine` is its number."""
+        """Begin at `now`, on the monotonic clock as all times here; `interval` is in seconds, `engine` is a number."""
         self._interval, self._engine = interval, engine
         self._since = now
         self._before = Counters()
         self._was_busy = False
 
-    def tick(self, counters: Counters, load: Load, now: float) -> None:
+    def tick(self, counters: Counters, load: EngineLoad, now: float) -> None:
         seconds, before = now - self._since, self._before
         if seconds < self._interval:
             return

@@ -1,4 +1,4 @@
-"""TokenDelta: what the engine says of a request, one token at a time."""
+"""TokenDelta: the engine's answer to a request, one token at a time."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from tilewise.types import SampledToken
 
 
 class TokenDelta(NamedTuple):
-    """One new token of a request (an aborted one just ends)."""
+    """One new token of a request. An aborted request just ends, without one."""
 
     request_id: str
     token: SampledToken
     finish_reason: str | None
     stop_reason: int | None
     cached_tokens: int = 0
-    """Tokens of the prompt whose keys and values were there when it was admitted."""
+    """Prompt tokens whose keys and values were cached when the sequence was first admitted."""
     image_tokens_saved: int = 0
     """Rows that a Flash model's router left out of the prompt."""
     prompt_scores: tuple[SampledToken, ...] = ()
-    """With the first token, if asked for: the prompt's tokens from the second on, with their log-probabilities."""
+    """The prompt's tokens from the second on, with log-probabilities; if asked for, and with the first token only."""
     time: float = 0.0
-    """When the token was known."""
+    """Moment at which the token was known, on the monotonic clock."""
     moments: EngineMoments | None = None
-    """With the first token: how the sequence came to it."""
+    """The sequence's way to its first token; None with later ones."""
     preemptions: int = 0
-    """How often the sequence gave its blocks back so far."""
+    """Times that the sequence has given its blocks back so far."""
 
     @classmethod
     def of(cls, sequence: SequenceState, token: SampledToken, now: float) -> TokenDelta:
-        """`token` is the newest of the sequence."""
+        """Make the delta of `token`, which is the newest of the sequence."""
         first = len(sequence.output_ids) == 1
         return cls(
             request_id=sequence.request.id,

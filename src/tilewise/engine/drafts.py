@@ -11,7 +11,7 @@ from tilewise.types import TokenIds
 
 
 class PromptLookup:
-    """Where the short token sequences (n-grams) of one sequence were last followed by something.
+    """An index of one sequence: where each of its short runs of tokens (n-grams) was last followed by another token.
 
     Each token is indexed once, so that a guess costs the same however long the sequence is.
     """
@@ -20,26 +20,28 @@ class PromptLookup:
         self._lengths = range(longest, shortest - 1, -1)
         self._ids: list[int | None] = []
         self._followed_at: dict[tuple[int | None, ...], int] = {}
-        """The position behind the last occurrence of an n-gram."""
+        """Position behind the last occurrence of each n-gram that another token has followed."""
         self._text_start = 0
-        """Behind the last image token; no n-gram reaches over one."""
+        """Position behind the last image token; no n-gram reaches over one."""
 
     def __len__(self) -> int:
         return len(self._ids)
 
     def take_in(self, token_ids: Iterable[int | None]) -> None:
-        """More tokens of the sequence; None stands for an image token, which says nothing."""
+        """Append tokens of the sequence; None stands for an image token, which says nothing."""
         for token_id in token_ids:
             position = len(self._ids)
             if token_id is None:
                 self._text_start = position + 1
+            # Only now, as its next token comes, is the n-gram in front of it indexed: so the end of the sequence, which
+            # `guess` looks up, finds an earlier occurrence and never itself.
             for length in self._lengths:
                 if position - length >= self._text_start:
                     self._followed_at[tuple(self._ids[-length:])] = position
             self._ids.append(token_id)
 
     def guess(self, most: int) -> TokenIds:
-        """Up to `most` tokens: those that followed the end of the sequence when it last stood there, longest end first.
+        """Return up to `most` tokens that followed when the sequence's end last occurred before, the longest end first.
 
         What has followed so far is taken to repeat, so that a loop of any length fills the guess.
         """

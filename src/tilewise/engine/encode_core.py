@@ -1,7 +1,7 @@
 """EncodeCore: an engine whose requests are pictures alone, and whose answers are the rows of their tiles.
 
-Tiles of all requests share batches; one that was met before is neither encoded nor asked for again: rows are kept by
-digest, the longest unused going first, and what is gone from here the tower may still have on disk.
+Tiles of all requests share batches. A tile that was encoded before is not encoded again: its rows are kept in memory by
+digest, the longest unused are dropped first, and the tower may still have dropped ones on disk.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
-from tilewise.engine.counters import Counters, Load
+from tilewise.engine.counters import Counters, EngineLoad
 from tilewise.types import Request, Tile
 
 if TYPE_CHECKING:
@@ -19,28 +19,28 @@ if TYPE_CHECKING:
 
 
 class EncodedDelta(NamedTuple):
-    """A request has ended, with the rows of its tiles, picture behind picture."""
+    """The answer to a request that has ended: the rows of its tiles, picture after picture."""
 
     request_id: str
     rows: tuple[NDArray[Any], ...]
-    """[tokens, hidden] each: float32, float16, or uint16 with the bits of bfloat16."""
+    """Rows of each tile, [tokens, hidden]: float32, float16, or uint16 with the bits of bfloat16."""
     cached: tuple[bool, ...]
-    """Tiles that had been encoded before the request came."""
+    """True for each tile that had been encoded before the request came."""
     finish_reason: str = "stop"
 
 
-class Tower(Protocol):
-    """Encodes tiles, and may have kept some from earlier."""
+class EncodingTower(Protocol):
+    """A tower that encodes tiles, and may have kept the rows of some from earlier."""
 
     @property
     def sizes(self) -> Sequence[int]:
-        """How many tiles are encoded at a time, the largest number first; 1 is the last."""
+        """Tiles of a batch, the largest number first; the last one is 1."""
 
     def recall(self, digest: bytes) -> NDArray[Any] | None:
-        """The rows of a tile that was kept."""
+        """Return the rows of a tile that was kept; None if they were not."""
 
     def encode(self, tiles: Sequence[Tile]) -> Sequence[NDArray[Any]]:
-        """The rows of so many tiles."""
+        """Encode tiles, as many as one of `sizes`; return the rows of each."""
 
     def close(self) -> None: ...
 
@@ -59,10 +59,13 @@ class _Open:
 
 
 class EncodeCore:
-    """Driven as `EngineCore` is: a step encodes one batch, so that what comes meanwhile waits no longer than that."""
+    """An engine that answers pictures with encoded rows, and is driven as `EngineCore` is.
 
-    def __init__(self, tower: Tower, max_bytes: int) -> None:
-        """`max_bytes` of rows are kept, beside those of requests that wait."""
+    A step encodes one batch, so that a request that comes meanwhile waits no longer than that.
+    """
+
+    def __init__(self, tower: EncodingTower, max_bytes: int) -> None:
+        """Keep at most `max_bytes` of rows, beside those of requests that wait."""
         self._tower, self._max_bytes = tower, max_bytes
         self._open: dict[str, _Open] = {}
         self._kept: OrderedDict[bytes, NDArray[Any]] = OrderedDict()  # the longest unused first
@@ -75,12 +78,12 @@ class EncodeCore:
 
     @property
     def counters(self) -> Counters:
-        """Since the start; a copy."""
+        """A copy of what was counted since the start."""
         return self._counters.copy()
 
     @property
-    def load(self) -> Load:
-        return Load(min(1, len(self._open)), max(0, len(self._open) - 1), 0.0)
+    def load(self) -> EngineLoad:
+        return EngineLoad(min(1, len(self._open)), max(0, len(self._open) - 1), 0.0)
 
     def submit(self, request: Request) -> None:
         tiles = [tile for image in request.images for tile in image.tiles]
@@ -103,7 +106,7 @@ class EncodeCore:
         return True
 
     def step(self) -> list[EncodedDelta]:
-        """Encode one batch, of the requests that came first; returns those that have all their rows now."""
+        """Encode one batch, of the requests that came first; return those that have all their rows now."""
         batch = self._next_batch()
         if batch:
             self._counters.tiles_encoded += len(batch)
@@ -113,13 +116,13 @@ class EncodeCore:
         return [self._finish(name) for name in done]
 
     def check(self) -> None:
-        """Nobody else computes for it."""
+        """Do nothing: no other process computes for this engine."""
 
     def close(self) -> None:
         self._tower.close()
 
     def _next_batch(self) -> list[Tile]:
-        """Tiles that nobody has, as many as one of the sizes; those that the tower had kept are given out."""
+        """Return tiles to encode, as many as one of the sizes; give out those that the tower had kept."""
         found: dict[bytes, Tile] = {}
         for waiting in self._open.values():
             for tile in list(waiting.missing):
@@ -136,7 +139,7 @@ class EncodeCore:
         return list(found.values())[:size]
 
     def _give(self, digest: bytes, rows: NDArray[Any], cached: bool = False) -> None:
-        """To all that wait for this tile, and to those that will ask for it."""
+        """Give a tile's rows to all requests that wait for it, and keep them for later ones."""
         for waiting in self._open.values():
             if digest not in waiting.rows and any(tile.digest == digest for tile in waiting.tiles):
                 waiting.rows[digest] = rows

@@ -1,4 +1,4 @@
-"""Which tokens may come next in a structured answer: one matcher a sequence, one bitmask a token.
+"""Structured answers: which tokens may come next. Each sequence has a matcher, each token that is chosen a bitmask.
 
 A mask is computed as soon as the token before it is known, in `commit`: `plan` finds it ready, and the device may be
 at work on another step meanwhile.
@@ -40,7 +40,7 @@ class CompiledGrammar:
         return TokenMatcher(self._parser.deep_copy(), self._vocab_size, self._end_ids, ignore_eos, thinking)
 
     def try_out(self, tokens: int) -> str:
-        """Follow some answer for a few tokens; returns what went wrong, or an empty string."""
+        """Follow some answer for a few tokens; return what went wrong, or an empty string."""
         matcher = self.start(ignore_eos=False)
         for _ in range(tokens):
             if matcher.finish_reason is None:
@@ -49,13 +49,13 @@ class CompiledGrammar:
 
 
 class TokenMatcher:
-    """Follows one answer. Fulfils `types.Matcher`.
+    """The state of one structured answer. Fulfils `types.Matcher`.
 
-    An end token is allowed where the grammar may end; under `ignore_eos` only where nothing else may come. That
-    `min_tokens` rules out ends is up to sampling, which does not rule out all that is allowed.
+    An end token is allowed where the grammar may end; under `ignore_eos` only where nothing else may come. `min_tokens`
+    is no matter of the grammar: sampling rules out early ends, unless nothing else is allowed.
 
-    An answer that thinks first begins with `<think>`, and does not end before `</think>`: without these two a model
-    could leave out the thinking, or the form.
+    An answer that thinks first begins with `<think>`, and does not end before `</think>`: without these two rules a
+    model could leave out the thinking, or the form.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class TokenMatcher:
         return token_id // 32 < self._words and bool(self._mask[token_id // 32] >> (token_id % 32) & 1)
 
     def _copy(self) -> TokenMatcher:
-        """One that goes ahead while this one stays."""
+        """Return a copy that can go ahead while this matcher stays where it is."""
         ahead = copy.copy(self)
         ahead._parser = self._parser.deep_copy()
         return ahead
@@ -110,7 +110,7 @@ class TokenMatcher:
             logger.warning("A structured answer ends after %d tokens: %s", self._num_accepted, self.problem)
 
     def follow(self, token_id: int) -> None:
-        """`accept`, without a word in the log."""
+        """Take in a token as `accept` does, without a word in the log."""
         self._num_accepted += 1
         if self._thinking is not None:
             self._think(token_id, *self._thinking)
@@ -122,6 +122,7 @@ class TokenMatcher:
             self._mask = self._next_mask()
 
     def _think(self, token_id: int, opening: int, closing: int) -> None:
+        # Thinking is free text: any token but an end, until the closing one hands over to the grammar.
         if token_id == opening:
             self._mask = _packed(np.arange(self._words * 32) < self._vocab_size) & ~bits_of(self._end_ids, self._words)
         elif token_id == closing:
@@ -143,7 +144,7 @@ class TokenMatcher:
 
 
 def bits_of(token_ids: Iterable[int], words: int) -> Mask:
-    """A mask of these tokens alone; ids beyond it are left out."""
+    """Return a mask of these tokens alone; ids beyond it are left out."""
     flags = np.zeros(words * 32, bool)
     flags[[token_id for token_id in token_ids if 0 <= token_id < len(flags)]] = True
     return _packed(flags)
@@ -154,6 +155,6 @@ def _packed(flags: NDArray[np.bool_]) -> Mask:
 
 
 def ids_in(mask: Mask) -> list[int]:
-    """The tokens that a mask allows, in order."""
+    """Return the tokens that a mask allows, in ascending order."""
     found: list[int] = np.flatnonzero(np.unpackbits(mask.view(np.uint8), bitorder="little")).tolist()
     return found

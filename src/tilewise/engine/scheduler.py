@@ -1,4 +1,4 @@
-"""Scheduler: plan() says what the next step computes, commit() takes in what came of it.
+"""Scheduler: plan() decides what the next step computes, commit() takes in its result.
 
 Order of a plan, under one token budget: sequences that decode, sequences in the middle of their prompt, waiting ones;
 each of these by priority if there are any, else by arrival. A chunk ends before the first tile that is not encoded
@@ -19,25 +19,24 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
-from tilewise.engine.counters import Counters, Load
+from tilewise.engine.counters import Counters, EngineLoad
 from tilewise.engine.delta import TokenDelta
 from tilewise.engine.drafts import PromptLookup
-from tilewise.engine.flash import TileScores, easy_tiles
 from tilewise.engine.kv_cache import KVCache
-from tilewise.engine.open_plan import OpenPlan
+from tilewise.engine.plan_builder import PlanBuilder
 from tilewise.engine.sequence import SequenceState
-from tilewise.engine.tiles import TileIndex
+from tilewise.engine.tiles import TileIndex, TileScores, easy_tiles
 from tilewise.errors import TooLong
 from tilewise.step import Admission, EncodedTile, Limits, StepPlan, StepResult, TileUse, Work
 from tilewise.timing import Clock, EngineMoments
 from tilewise.types import AnyTile, Request, Tile, TokenIds
 
 ENCODE_AHEAD = 4
-"""Waiting sequences whose tiles are encoded before their turn."""
+"""Number of waiting sequences whose tiles are encoded before their turn."""
 
 
-class _Flight(NamedTuple):
-    """Work that is on its way through the device. The sequence may end or be preempted before it comes back."""
+class _WorkInFlight(NamedTuple):
+    """A sequence's work in a step that is in flight. The sequence may end or be preempted before the step is back."""
 
     sequence: SequenceState
     work: Work
@@ -45,6 +44,7 @@ class _Flight(NamedTuple):
 
     @property
     def undisturbed(self) -> bool:
+        """True unless the sequence has ended or been preempted since."""
         return self.sequence.slot is not None and self.sequence.num_admissions == self.admission
 
 
@@ -52,7 +52,7 @@ _urgency = operator.attrgetter("urgency")
 
 
 class Scheduler:
-    """Owns every SequenceState, the KV blocks and the tile index."""
+    """The planner of an engine's steps. It owns every SequenceState, the KV blocks and the tile index."""
 
     def __init__(self, limits: Limits, clock: Clock = time.monotonic, seed: int | None = None) -> None:
         self.limits = limits
@@ -67,7 +67,7 @@ class Scheduler:
         self.scores = TileScores()
         self.counters = Counters()
         self._free_slots = list(range(limits.max_num_seqs, 0, -1))  # slot 0 is the dummy of padded batches
-        self._in_flight: dict[int, list[_Flight]] = {}  # by plan index
+        self._in_flight: dict[int, list[_WorkInFlight]] = {}  # by plan index
         self._index = 0
 
     @property
@@ -75,8 +75,8 @@ class Scheduler:
         return bool(self.waiting or self.running)
 
     def add(self, request: Request) -> None:
-        """Queue a request. Raises TooLong when it could not run even alone."""
-        capacity = (self.limits.num_blocks - 1) * self.limits.block_size
+        """Queue a request. Raises TooLong if it could not run even alone."""
+        capacity = (self.limits.num_blocks - 1) * self.limits.block_size  # block 0 is the dummy of padding
         longest = min(capacity, self.limits.max_model_len)
         if len(request.prompt_ids) >= longest:
             raise TooLong(
@@ -95,12 +95,14 @@ class Scheduler:
         bisect.insort(self.waiting, sequence, key=_urgency)
 
     def _equip_for_guessing(self, sequence: SequenceState) -> None:
+        """Decide whether a sequence guesses, and give it an n-gram lookup if that is what makes the guesses."""
         rule = self.limits.speculation
         if rule is None:
             return
         if rule.ngram is not None:
             sequence.lookup = PromptLookup(*rule.ngram)
-        # What a draft model guesses is not known here, and then neither is what a structured answer allows behind it.
+        # A draft model's guesses are known to the runner alone. What a structured answer allows behind them could then
+        # not be said here, so such an answer is guessed by n-gram lookup or not at all.
         sequence.guesses = rule.ngram is not None or sequence.matcher is None
 
     def _settle(self, sequence: SequenceState) -> None:
@@ -119,37 +121,40 @@ class Scheduler:
                 self._finish(sequence, "abort")
 
     @property
-    def load(self) -> Load:
+    def load(self) -> EngineLoad:
         in_use = self.limits.num_blocks - 1 - self.kv.pool.num_free
-        return Load(len(self.running), len(self.waiting), in_use / (self.limits.num_blocks - 1))
+        return EngineLoad(len(self.running), len(self.waiting), in_use / (self.limits.num_blocks - 1))
 
     # ---------------------------------------------------------------- plan
 
     def plan(self) -> StepPlan:
-        plan = OpenPlan(self.limits.max_num_batched_tokens)
+        """Decide what the next step computes, and count it as done: the next plan may be made while this one runs."""
+        plan = PlanBuilder(self.limits.max_num_batched_tokens)
         self.tiles.begin_step(self._index)
+        # Decoding first, at a token each, so that long prompts hold up no answer; they get what is left of the budget.
         decoding = [sequence for sequence in self.running if sequence.decoding]
         prefilling = [sequence for sequence in self.running if not sequence.decoding]
         for sequence in (*decoding, *prefilling):
-            if sequence.slot is not None:  # not preempted a moment ago
+            if sequence.slot is not None:  # else it was preempted a moment ago, for a more urgent one
                 self._advance(sequence, plan)
         self._admit(plan)
         self._guess_ahead(plan)
         self._propose_tiles(plan)
         return self._seal(plan)
 
-    def _advance(self, sequence: SequenceState, plan: OpenPlan) -> None:
+    def _advance(self, sequence: SequenceState, plan: PlanBuilder) -> None:
         """Give a sequence as many of the tokens it wants as budget, encoded tiles and blocks allow."""
         count, uses = self._ready_chunk(sequence, min(sequence.num_wanted, plan.tokens_left))
         if count == 0 or not self._take_blocks(sequence, count, plan):
             return
         assert sequence.slot is not None
+        # A chunk that ends before the last token is only one part of a prompt: nothing is chosen behind it.
         samples = sequence.num_computed + count == sequence.num_tokens
         masks = sequence.masks() if samples else None
         plan.set(sequence, Work(sequence.slot, sequence.num_computed, count, samples, uses, masks=masks))
 
     def _ready_chunk(self, sequence: SequenceState, count: int) -> tuple[int, tuple[TileUse, ...]]:
-        """Clip a chunk at the first tile without features; also the tiles it uses."""
+        """Clip a chunk of `count` tokens at the first tile not encoded; return its length and the tiles it uses."""
         start = sequence.num_computed
         uses: list[TileUse] = []
         for span in sequence.tiles_after(start):
@@ -157,15 +162,22 @@ class Scheduler:
                 break
             page = self.tiles.ready_page(span.tile.digest)
             if page is None:
+                # The tile may begin before `start`: a cached prefix may end inside of it, or its page went meanwhile.
                 return max(0, span.position - start), tuple(uses)
             uses.append(TileUse(span.position, page, span.first, span.rows))
         return count, tuple(uses)
 
-    def _take_blocks(self, sequence: SequenceState, count: int, plan: OpenPlan) -> bool:
-        """Blocks for `count` more tokens, from less urgent sequences if need be. False if it was preempted itself."""
+    def _take_blocks(self, sequence: SequenceState, count: int, plan: PlanBuilder) -> bool:
+        """Get blocks for `count` more tokens, by preempting less urgent sequences if need be.
+
+        Return False if the sequence is itself the least urgent one, and was preempted.
+        """
         tokens = sequence.num_computed + count
         if not self.kv.missing(sequence, tokens):
             return True
+        # `running` is sorted, so that its last one is the least urgent: in the end `sequence` itself. The most urgent
+        # one can never be a victim, since `add` takes only what fits in the KV cache alone, so that something always
+        # goes on.
         while self.kv.missing(sequence, tokens) > self.kv.pool.num_free:
             victim = self.running[-1]
             self._preempt(victim, plan)
@@ -175,7 +187,8 @@ class Scheduler:
         self.kv.grow(sequence, tokens)
         return True
 
-    def _preempt(self, sequence: SequenceState, plan: OpenPlan) -> None:
+    def _preempt(self, sequence: SequenceState, plan: PlanBuilder) -> None:
+        """Take slot and blocks from a sequence. It waits again, keeps its answer so far, and is computed anew."""
         plan.undo(sequence)
         self._release(sequence)
         sequence.num_computed = 0
@@ -183,16 +196,18 @@ class Scheduler:
         self.counters.preemptions += 1
         bisect.insort(self.waiting, sequence, key=_urgency)
 
-    def _admit(self, plan: OpenPlan) -> None:
-        """Waiting sequences, the most urgent first, each once blocks for all it has are free."""
+    def _admit(self, plan: PlanBuilder) -> None:
+        """Admit waiting sequences, the most urgent first, each once blocks for all its tokens are free."""
         while self._free_slots and plan.tokens_left > 0:
+            # Passed over are Flash prompts whose length is not known yet, and preempted sequences whose newest token is
+            # still in flight: an admission has to name all tokens.
             ready = (sequence for sequence in self.waiting if sequence.settled and not sequence.num_pending)
             sequence = next(ready, None)
             if sequence is None:
                 return
             prefix = self.kv.known_prefix(sequence)
             if not self.kv.fits(sequence, prefix):
-                return
+                return  # no shorter one goes first, or a long prompt could wait for ever
             self.waiting.remove(sequence)
             bisect.insort(self.running, sequence, key=_urgency)
             self._begin_behind(prefix, sequence, plan)
@@ -201,7 +216,7 @@ class Scheduler:
             plan.admissions[sequence] = self._admission(sequence, sequence.slot)
             self._advance(sequence, plan)
 
-    def _begin_behind(self, prefix: list[int], sequence: SequenceState, plan: OpenPlan) -> None:
+    def _begin_behind(self, prefix: list[int], sequence: SequenceState, plan: PlanBuilder) -> None:
         """Share the blocks of a known prefix; only the first admission counts as a hit or a miss."""
         plan.granted_from[sequence] = 0
         self.kv.adopt(sequence, prefix)
@@ -222,19 +237,21 @@ class Scheduler:
             request.bad_words,
         )
 
-    def _guess_ahead(self, plan: OpenPlan) -> None:
-        """Sequences that sample guess what comes, with the tokens and blocks that nobody else wants in this step."""
+    def _guess_ahead(self, plan: PlanBuilder) -> None:
+        """Let sequences that sample guess what comes, with tokens and blocks that nothing else wants in this step."""
         if self.limits.speculation is None:
             return
         for sequence, work in list(plan.work.items()):
             if not (work.samples and sequence.guesses):
                 continue
+            # Own and free blocks alone: with so many tokens at most, `_take_blocks` will preempt nobody for a guess.
             room = (len(sequence.block_ids) + self.kv.pool.num_free) * self.limits.block_size - work.stop
             # The last allowed token needs no guess: it is chosen behind the guess before it.
             most = min(self.limits.speculation.tokens, sequence.max_tokens - sequence.num_tokens - 1)
             self._add_drafts(sequence, work, min(most, plan.tokens_left, room), plan)
 
-    def _add_drafts(self, sequence: SequenceState, work: Work, most: int, plan: OpenPlan) -> None:
+    def _add_drafts(self, sequence: SequenceState, work: Work, most: int, plan: PlanBuilder) -> None:
+        """Add up to `most` guesses to a sequence's work; without n-gram lookup, the runner's draft model makes them."""
         draft_ids: TokenIds = sequence.guess(most)
         drafts = most if sequence.lookup is None else len(draft_ids)
         if drafts > 0 and self._take_blocks(sequence, work.count + drafts, plan):
@@ -242,13 +259,14 @@ class Scheduler:
             longer = work._replace(count=work.count + drafts, drafts=drafts, draft_ids=draft_ids, masks=masks)
             plan.set(sequence, longer)
 
-    def _propose_tiles(self, plan: OpenPlan) -> None:
-        """Encode what running sequences and the next waiting ones lack, most urgent first.
+    def _propose_tiles(self, plan: PlanBuilder) -> None:
+        """Plan to encode the tiles that running sequences and the next waiting ones lack, most urgent first.
 
         Few are in flight at a time, so that a more urgent sequence's tiles never stand behind many others.
         """
         budget = self.limits.encode_budget
-        # A part of a tile would bring nothing where nothing else is computed.
+        # A budget below one tile cuts encoding into slices, to keep the steps of sequences that decode short. Where
+        # none does, a slice would only be a step that brings nothing: None = go on until some tiles are in their pages.
         plan.tiles = budget if budget >= 1 or any(sequence.decoding for sequence in self.running) else None
         ahead = [*self.running, *self.waiting[:ENCODE_AHEAD]]
         for sequence in [sequence for sequence in ahead if sequence.tiles_after(sequence.num_computed)]:
@@ -264,9 +282,9 @@ class Scheduler:
                 sequence.num_encoded += isinstance(tile, Tile)
 
     def _missing_tiles(self, sequence: SequenceState) -> Iterator[AnyTile]:
-        """Tiles that a sequence still needs and that are in no page; those that are stay for this step.
+        """Yield the tiles that a sequence still needs and that are in no page; hold those that are.
 
-        What an unsettled sequence needs is scores, so that its scored tiles may go if pages are short.
+        An unsettled sequence needs scores alone, so that its scored tiles may lose their pages to others.
         """
         for span in sequence.tiles_after(self._computed_or_known(sequence)):
             done = not sequence.settled and span.tile.digest in self.scores
@@ -274,32 +292,35 @@ class Scheduler:
                 yield span.tile
 
     def _has_tiles(self, sequence: SequenceState) -> bool:
-        """Whether nothing that a sequence still needs of tiles is missing or on its way."""
+        """Return whether all tiles that a sequence still needs are encoded, or scored if it is unsettled."""
         needed = [span.tile.digest for span in sequence.tiles_after(self._computed_or_known(sequence))]
         if not sequence.settled:
             return all(digest in self.scores for digest in needed)
         return all(map(self.tiles.is_ready, needed))
 
     def _computed_or_known(self, sequence: SequenceState) -> int:
-        """Tokens that a sequence will not compute: a waiting one will begin behind the prefix that is known."""
+        """Return how many tokens need no tiles any more; a waiting sequence will begin behind its cached prefix."""
         if sequence.slot is not None or not sequence.tiles or not sequence.settled:
             return sequence.num_computed
         return len(self.kv.known_prefix(sequence)) * self.limits.block_size
 
-    def _seal(self, plan: OpenPlan) -> StepPlan:
-        """Move the counters and freeze the plan."""
+    def _seal(self, plan: PlanBuilder) -> StepPlan:
+        """Move the counters of all sequences, and freeze the plan."""
         self.counters.tiles_encoded += len(plan.encode)
         now = self._clock()
         for sequence, work in plan.work.items():
             if sequence.moments.scheduled is None:
                 sequence.moments = replace(sequence.moments, scheduled=now)
             self.counters.prompt_tokens += max(0, min(sequence.num_prompt - work.start, work.count))
+            # From here on the work counts as done, and the token that it samples as there, though nobody knows it yet:
+            # so the next step can be planned before this one is back. Only guesses wait, until it is known which are
+            # right.
             sequence.num_computed += work.count - work.drafts
             sequence.num_tokens += work.samples
         sealed = plan.seal(self._index)
         if plan.work:
             self._in_flight[sealed.index] = [
-                _Flight(sequence, work, sequence.num_admissions) for sequence, work in plan.work.items()
+                _WorkInFlight(sequence, work, sequence.num_admissions) for sequence, work in plan.work.items()
             ]
         self._index += 1
         return sealed
@@ -316,8 +337,8 @@ class Scheduler:
                 deltas += self._take_in(flight, result, now)
         return deltas
 
-    def _take_in(self, flight: _Flight, result: StepResult, now: float) -> list[TokenDelta]:
-        """The new tokens of one sequence, up to its end: one, and one more for each guess that was right."""
+    def _take_in(self, flight: _WorkInFlight, result: StepResult, now: float) -> list[TokenDelta]:
+        """Take in the new tokens of one sequence, up to its end: one, and one more for each guess that was right."""
         sequence, work = flight.sequence, flight.work
         if flight.undisturbed:
             sequence.prompt_scores += result.prompt_scores.get(work.slot, ())
@@ -329,10 +350,13 @@ class Scheduler:
             deltas.append(TokenDelta.of(sequence, token, now))
             if sequence.finish_reason is not None:
                 break
-        right = max(0, len(deltas) - 1)
+        right = max(0, len(deltas) - 1)  # `_seal` has counted one token: these are the others
         sequence.num_tokens += right
         if work.drafts:
             self.counters.verified(work.drafts, right)
+        # A sequence that was preempted meanwhile keeps its new tokens, but its blocks belong to others by now. Blocks
+        # are made known before `_finish` gives them back, so that the next request can share what this one has
+        # computed.
         if flight.undisturbed:
             sequence.num_computed += right
             self.kv.remember(sequence, work.start, work.known_stop + right)
@@ -341,6 +365,7 @@ class Scheduler:
         return deltas
 
     def _count(self, sequence: SequenceState, now: float) -> None:
+        """Count a new token; with the first one, note the time and what the tile cache has saved."""
         self.counters.generation_tokens += 1
         if len(sequence.output_ids) == 1:
             sequence.moments = replace(sequence.moments, first_token=now)
@@ -348,6 +373,7 @@ class Scheduler:
             self.counters.tile_cache_hits += max(0, len(sequence.tiles) - sequence.num_encoded)
 
     def _take_in_tiles(self, encoded: tuple[EncodedTile, ...], now: float) -> None:
+        """Take in tiles that are in their pages now; Flash prompts may get their length by their scores."""
         self.tiles.encoded(tile.digest for tile in encoded)
         if self.limits.flash is not None and encoded:
             self.scores.learn(encoded)
@@ -359,7 +385,7 @@ class Scheduler:
                 sequence.moments = replace(moments, encoded=now)
 
     def _end_of(self, sequence: SequenceState, token_id: int) -> str | None:
-        """Why a sequence ends with this token; None if it goes on."""
+        """Return why a sequence ends with this token; None if it goes on."""
         sampling = sequence.request.sampling
         if len(sequence.output_ids) > sampling.min_tokens:
             if token_id in sequence.request.stop_ids and not sampling.ignore_eos:
@@ -379,7 +405,7 @@ class Scheduler:
             self._release(sequence)
 
     def _release(self, sequence: SequenceState) -> None:
-        """Give slot and blocks back."""
+        """Take a running sequence's slot and blocks back."""
         assert sequence.slot is not None
         self.running.remove(sequence)
         self._free_slots.append(sequence.slot)

@@ -37,21 +37,22 @@ _stop = operator.attrgetter("stop")
 
 @dataclass(slots=True, eq=False)
 class SequenceState:
-    """Counters of one sequence; only the scheduler writes to it.
+    """The state of one sequence; only the scheduler and its KVCache write to it.
 
-    There is no phase: a sequence has tokens (known or on their way) and tokens computed, and wants the difference.
+    There are no phases: a sequence has tokens (known, or being sampled), of which some are computed, and it wants the
+    others computed, be they prompt or answer.
     """
 
     request: Request
     prompt_ids: tuple[int, ...]
-    """The request's, until a router's scores shorten them."""
+    """Token ids of the prompt: the request's, until a Flash router's scores shorten them."""
     tiles: tuple[TileSpan, ...]
     max_tokens: int
-    """Prompt and answer together may not pass this."""
+    """Most tokens of prompt and answer together."""
     num_tokens: int
-    """Tokens it has: prompt, answer so far, and one that a launched step samples."""
+    """Tokens of the prompt, of the answer so far, and those that launched steps are sampling."""
     seed: int
-    """Of the request, or drawn once, so that a sequence computed again after a preemption samples the same."""
+    """The request's seed, or one drawn once, so that a sequence computed again after a preemption samples the same."""
     urgency: tuple[int, int] = (0, 0)
     """(priority, number of arrival): the least is the most urgent."""
     settled: bool = True
@@ -60,22 +61,22 @@ class SequenceState:
     num_admissions: int = 0
     output_ids: list[int] = field(default_factory=list)
     num_computed: int = 0
-    """Tokens whose keys and values are there or on their way; guesses count once they were right."""
+    """Tokens whose keys and values are computed or being computed; guesses count once they have proved right."""
     num_cached: int | None = None
-    """Tokens whose keys and values were there when it was first admitted; None before."""
+    """Tokens whose keys and values were cached when it was first admitted; None before."""
     num_encoded: int = 0
-    """Tiles that were encoded because of it."""
+    """Tiles that were encoded because this sequence needed them."""
     block_ids: list[int] = field(default_factory=list)
     block_hashes: list[bytes] = field(default_factory=list)
     """Chain hashes of its full blocks, as far as they have been asked for."""
     prompt_scores: list[SampledToken] = field(default_factory=list)
-    """If asked for: the prompt's tokens from the second on, with their log-probabilities."""
+    """The prompt's tokens from the second on, with their log-probabilities, if asked for."""
     matcher: Matcher | None = None
-    """Of a structured answer; it has accepted `output_ids`, so a preemption changes nothing about it."""
+    """The matcher of a structured answer; it has accepted `output_ids`, so a preemption changes nothing about it."""
     guesses: bool = False
-    """Its steps may hold guesses: how many tokens one brings is known when it is back."""
+    """True if its steps may hold guesses: how many tokens such a step brings is known only when it is back."""
     lookup: PromptLookup | None = None
-    """Where guesses come from; without one, from a draft model."""
+    """The source of its guesses; None = a draft model of the runner."""
     moments: EngineMoments = EngineMoments(0.0)
     finish_reason: str | None = None
     stop_reason: int | None = None
@@ -84,7 +85,7 @@ class SequenceState:
     def of(
         cls, request: Request, tokens_per_tile: int, max_model_len: int, seeds: random.Random = random.Random()
     ) -> SequenceState:
-        """`seeds` gives one to a request that has none."""
+        """Make the state of a new request; `seeds` gives a seed to one that has none."""
         spans = tuple(
             TileSpan(tile, image.start + number * tokens_per_tile, tokens_per_tile)
             for image in request.images
@@ -99,7 +100,10 @@ class SequenceState:
         return cls(request, request.prompt_ids, spans, limit, length, seed, matcher=matcher)
 
     def shorten(self, easy: Sequence[bool], tokens: int) -> None:
-        """Leave each easy tile `tokens` rows, those that its page keeps behind the full ones; this settles it."""
+        """Leave each easy tile `tokens` rows, and fix the length of the prompt by that.
+
+        A page holds all rows of a tile and, behind them, the few that can stand for them: `first` says which are used.
+        """
         ids: list[int] = []
         spans: list[TileSpan] = []
         done = 0
@@ -122,14 +126,14 @@ class SequenceState:
 
     @property
     def num_saved(self) -> int:
-        """Rows that the router left out."""
+        """Image tokens of the request that the router left out."""
         return len(self.request.prompt_ids) - self.num_prompt
 
     @property
     def num_pending(self) -> int:
         """Tokens that a launched step samples and that are not committed yet: the device knows them, the host not.
 
-        A step with guesses brings more than the one token that is counted on.
+        A step with guesses may bring more tokens than the one that is counted here.
         """
         return self.num_tokens - self.num_prompt - len(self.output_ids)
 
@@ -137,7 +141,8 @@ class SequenceState:
     def num_wanted(self) -> int:
         """Tokens to compute before the next one can be sampled; 0 once the last allowed one is on its way.
 
-        A structured answer waits for its last token, which decides what may follow, and so does one that guesses.
+        A structured answer waits until its newest token is known, which decides what may follow. So does a sequence
+        that guesses, as it is not known before how many tokens the step has brought.
         """
         waits = self.num_tokens >= self.max_tokens or (self.needs_last_token and self.num_pending > 0)
         return 0 if waits else self.num_tokens - self.num_computed
@@ -147,7 +152,7 @@ class SequenceState:
         return self.guesses or self.matcher is not None
 
     def guess(self, most: int) -> TokenIds:
-        """Up to `most` tokens that may come next, as far as a structured answer allows them."""
+        """Return up to `most` tokens that may come next, as far as a structured answer allows them."""
         if self.lookup is None or most <= 0:
             return ()
         self.lookup.take_in(self._text_from(len(self.lookup)))
@@ -155,17 +160,17 @@ class SequenceState:
         return found if self.matcher is None else found[: self.matcher.count_allowed(found)]
 
     def masks(self, drafts: TokenIds = ()) -> NDArray[np.int32] | None:
-        """What the next token may be, and the one behind each draft, `[drafts + 1, words]`; None: anything."""
+        """Return masks of what may come next, and behind each draft, int32 `[drafts + 1, words]`; None = anything."""
         return None if self.matcher is None else self.matcher.masks(drafts)
 
     def append(self, token_id: int) -> None:
-        """A token was sampled."""
+        """Add a sampled token to the answer."""
         self.output_ids.append(token_id)
         if self.matcher is not None:
             self.matcher.accept(token_id)
 
     def tiles_after(self, tokens: int) -> tuple[TileSpan, ...]:
-        """Tiles of which some rows stand behind the first `tokens` tokens."""
+        """Return the tiles of which some rows stand behind the first `tokens` tokens."""
         if not self.tiles or self.tiles[-1].stop <= tokens:
             return ()
         return self.tiles[bisect.bisect_right(self.tiles, tokens, key=_stop) :]
@@ -179,7 +184,7 @@ class SequenceState:
         return (*self.prompt_ids, *self.output_ids)
 
     def _text_from(self, start: int) -> list[int | None]:
-        """Known tokens from `start` on, None for those of tiles."""
+        """Return the known tokens from `start` on, with None for those of tiles."""
         ids: list[int | None] = [*self.ids_between(start, self.num_prompt + len(self.output_ids))]
         for span in self.tiles_after(start):
             first = max(span.position, start)
@@ -187,6 +192,6 @@ class SequenceState:
         return ids
 
     def ids_between(self, start: int, stop: int) -> tuple[int, ...]:
-        """Known tokens [start, stop), without building the whole list."""
+        """Return the known tokens [start, stop), without building the whole list."""
         offset = self.num_prompt
         return (*self.prompt_ids[start:stop], *self.output_ids[max(0, start - offset) : max(0, stop - offset)])

@@ -2,7 +2,7 @@
 
 Importing this package makes lm_eval know two models, `tilewise` for texts and `tilewise-vlm` for texts and pictures.
 They are registered by name, so neither lm_eval's heavy parts nor torch are loaded before one is used. Without lm_eval,
-which is an extra, what does not need it works.
+which is an extra, everything that does not need it works.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ TASKS = Path(__file__).parent / "tasks"
 """Folder of the tasks that ship with the package, in lm_eval's form."""
 
 MODELS = {
-    "tilewise": "tilewise.evals.harness.text:TextModel",
-    "tilewise-vlm": "tilewise.evals.harness.pictures:PictureModel",
+    "tilewise": "tilewise.evals.harness.models:TextModel",
+    "tilewise-vlm": "tilewise.evals.harness.models:PictureModel",
 }
 
 

@@ -1,6 +1,6 @@
 """`python -m tilewise.evals ...` is lm_eval's own command line, which knows our models and tasks as well.
 
-`--include_path` is one folder to lm_eval. Unless another one is given, it is that of our tasks.
+lm_eval takes one folder as `--include_path`. Unless the caller gives one, it is the folder of our tasks.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 import sys
 
 from tilewise.evals import TASKS
-from tilewise.extras import need
+from tilewise.extras import require_extra
 
 
 def main() -> None:
-    need("lm_eval", "eval", "Evaluation")
+    require_extra("lm_eval", "eval", "Evaluation")
     from lm_eval.__main__ import cli_evaluate
 
     lists_or_checks = sys.argv[1:2] in (["ls"], ["validate"])

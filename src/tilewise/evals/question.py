@@ -1,8 +1,10 @@
-"""Question: one request of a task, as it is asked and as its answer is found again."""
+"""Question: one request of a task, with the key of its answer; ModelAnswer: what a model said to it."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import json
 from dataclasses import dataclass, replace
 from typing import TypeGuard
 
@@ -11,7 +13,7 @@ from PIL import Image
 from tilewise.inputs.prepare import Preparer
 from tilewise.inputs.templates import IMAGE_MARKER, Ending, Message
 from tilewise.sampling_params import SamplingParams
-from tilewise.types import Request, TokenIds
+from tilewise.types import Request, RequestOutput, TokenIds
 
 Prompt = str | TokenIds | tuple[Message, ...]
 
@@ -28,30 +30,31 @@ class Question:
     ending: Ending = "open"
     thinking: bool = False
     scored: int = 0
-    """Tokens at the end of the prompt whose likelihood is asked for; 0 = an answer is."""
+    """Tokens at the end of the prompt whose likelihood is asked for; 0 = an answer is asked for."""
 
     @property
     def where(self) -> str:
         return f"{self.task}, row {self.row}"
 
     def request(self, inputs: Preparer) -> Request:
-        """Raises what `inputs` raises for one that cannot be asked."""
+        """Return the request for an engine. Raises what `inputs` raises for a question that cannot be asked."""
         if _is_conversation(self.prompt):
             return inputs.chat(self.prompt, self.pictures, self.sampling, thinking=self.thinking, ending=self.ending)
         raw: str | TokenIds = self.prompt  # type: ignore[assignment]  # whatever is no conversation
         return inputs.prompt(raw, self.pictures, self.sampling)
 
     def key(self) -> str:
-        """The same for whatever is asked in the same words about the same pixels, wherever it comes from."""
+        """Return a digest of words, options and pixels, which is the same whatever task the question comes from."""
         asked = replace(self, task="", row=None, pictures=())
         digest = hashlib.sha256(repr(asked).encode())
         for picture in self.pictures:
+            # 274 is EXIF's orientation, by which a picture may be turned before it is cut.
             digest.update(repr((picture.mode, picture.size, picture.getpalette(), picture.getexif().get(274))).encode())
             digest.update(picture.tobytes())
         return digest.hexdigest()
 
     def about(self, pictures: tuple[Image.Image, ...]) -> Question:
-        """The question with pictures; without a marker for any, they stand at the beginning of the last user's turn."""
+        """Return the question with pictures; without any marker, they stand at the start of the last user's turn."""
         if not pictures or not _is_conversation(self.prompt) or any(turn.images for turn in self.prompt):
             return replace(self, pictures=pictures)
         users = [place for place, turn in enumerate(self.prompt) if turn.role == "user"]
@@ -61,7 +64,7 @@ class Question:
         return replace(self, prompt=tuple(turns), pictures=pictures)
 
     def with_at_most(self, pictures: int) -> tuple[Question, int]:
-        """The question with the first of its pictures and as many markers, and how many pictures were left out."""
+        """Return the question with the first of its pictures and as many markers, and how many were left out."""
         left_out = max(0, len(self.pictures) - pictures)
         if not left_out:
             return self, 0
@@ -69,7 +72,7 @@ class Question:
 
 
 def keep_markers(prompt: Prompt, count: int) -> Prompt:
-    """The first markers of a prompt stay, and the messages that keep some bring as many pictures."""
+    """Drop all but the first `count` markers of a prompt, and count the pictures of its messages accordingly."""
     if isinstance(prompt, str):
         return _keep_in_text(prompt, count)
     if not _is_conversation(prompt):
@@ -90,3 +93,49 @@ def _is_conversation(prompt: Prompt) -> TypeGuard[tuple[Message, ...]]:
 def _keep_in_text(text: str, count: int) -> str:
     head, *tail = text.split(IMAGE_MARKER)
     return head + "".join((IMAGE_MARKER if place < count else "") + part for place, part in enumerate(tail))
+
+
+@dataclass(frozen=True, slots=True)
+class ModelAnswer:
+    """An answer: text and tokens of a generated one, or `logprob` and `greedy` of a continuation that was given."""
+
+    text: str = ""
+    token_ids: TokenIds = ()
+    finish_reason: str | None = None
+    prompt_tokens: int = 0
+    seconds: float = 0.0
+    """Seconds from the arrival at the engine to the end; answers run beside each other."""
+    logprob: float | None = None
+    """Natural logarithm of the likelihood of all tokens of the continuation together."""
+    greedy: bool | None = None
+    """True if each token of the continuation is the one that the model finds likeliest."""
+    problem: str | None = None
+    """Reason why there is no answer; None = there is one."""
+
+    @classmethod
+    def of(cls, output: RequestOutput, scored: int) -> ModelAnswer:
+        """Read an answer off an output: the last `scored` tokens of the prompt, or what was generated if that is 0."""
+        said, took = output.outputs[0], (output.usage.prompt_tokens, output.timing.total or 0.0)
+        if scored:
+            return cls("", (), None, *took, *_score(output, scored))
+        return cls(said.text, tuple(said.token_ids), said.finish_reason, *took)
+
+    @classmethod
+    def failed(cls, problem: str) -> ModelAnswer:
+        """Return an answer without words and likelihood, for a question that could not be asked."""
+        return cls(problem=problem)
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> ModelAnswer:
+        values = json.loads(text)
+        return cls(**{**values, "token_ids": tuple(values["token_ids"])})
+
+
+def _score(output: RequestOutput, scored: int) -> tuple[float, bool]:
+    """Return the sum of log-probabilities of the last prompt tokens, and whether each was the likeliest."""
+    ids, rows = output.prompt_token_ids[-scored:], (output.prompt_logprobs or [])[-scored:]
+    chosen = [row[token] for token, row in zip(ids, rows, strict=True) if row is not None]
+    return sum(entry.logprob for entry in chosen), all(entry.rank == 1 for entry in chosen)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from tilewise.foreign.entry import Foreign, refused, taken
+from tilewise.foreign.entry import ForeignOption, refused, taken
 
 _OBJECT, _TEXTS = dict[str, Any], tuple[str, ...]
 _ONE_SEQUENCE = "a sequence is not shared out over ranks, whose layouts are -tp, -pp, -dp and -ep: use 1"
@@ -36,7 +36,7 @@ _COUNTED = "it is counted another way, see docs/monitoring.md"
 _GRAPHS = "passes are captured as they come, each size when it comes first"
 _ONE_SCHEDULER = "the scheduler is the engine's own; answers do not depend on it"
 
-ENGINE: tuple[Foreign, ...] = (
+ENGINE: tuple[ForeignOption, ...] = (
     # The model
     *refused("not yet", _GENERATES, str, task=("auto", "generate"), runner=("auto", "generate"),
              convert=("auto", "none")),
@@ -120,10 +120,10 @@ ENGINE: tuple[Foreign, ...] = (
     *taken("other device", _TILES, bool, "enable_multimodal_encoder_data_parallel"),
 
     # Kernels, graphs
-    Foreign("compilation_config", _OBJECT, "other device", "cudagraph_mode NONE is --enforce-eager; of the rest every "
-            "key is checked, and one line says what became of it; a number alone is its mode", by_key=True),
-    Foreign("additional_config", _OBJECT, "other device", "options of vLLM-Ascend; one line a key says what became of "
-            "it, and unknown keys are named", by_key=True),
+    ForeignOption("compilation_config", _OBJECT, "other device", "cudagraph_mode NONE is --enforce-eager; of the rest "
+            "every key is checked, and one line says what became of it; a number alone is its mode", by_key=True),
+    ForeignOption("additional_config", _OBJECT, "other device", "options of vLLM-Ascend; one line a key says what "
+            "became of it, and unknown keys are named", by_key=True),
     *taken("other device", "0 is --enforce-eager; there is nothing to compile, and the others are the same",
            Literal["0", "1", "2", "3"], "optimization_level"),
     *taken("other device", "it chooses sizes of graphs, which are captured as they come",
@@ -211,7 +211,7 @@ ENGINE: tuple[Foreign, ...] = (
     *taken("other device", "the processor cuts pictures", float, "mm_ipc_gpu_memory_gb"),
     *taken("built in", "tiles are normalised as the model was trained, wherever that is done", bool,
            "mm_device_do_normalize"),
-    Foreign("media_io_kwargs", _OBJECT, "built in",
+    ForeignOption("media_io_kwargs", _OBJECT, "built in",
             "num_frames and fps of video are the options of that name; nothing else can be set", by_key=True),
     *refused("not yet", _VIDEO, float, video_pruning_rate=0),
     *taken("built in", "no token of a video is left out", Literal["evs", "vidcom2"], "video_pruning_method"),
@@ -228,7 +228,7 @@ ENGINE: tuple[Foreign, ...] = (
 
     # Structured answers, logs
     *refused("not yet", "the routes of chats and completions are what is served", bool, tokens_only=False),
-    Foreign("structured_outputs_config", _OBJECT, "built in",
+    ForeignOption("structured_outputs_config", _OBJECT, "built in",
             "llguidance sees to structured answers, whatever `backend` names; other keys are options of a request"),
     *taken("built in", "llguidance sees to structured answers, and nothing else is tried", bool,
            "guided_decoding_disable_fallback"),
@@ -264,7 +264,7 @@ ENGINE: tuple[Foreign, ...] = (
     *taken("other name", "it is a key of compilation_config", int, "max_cudagraph_capture_size"),
 )  # fmt: skip
 
-IN_A_PROGRAM: tuple[Foreign, ...] = (
+IN_A_PROGRAM: tuple[ForeignOption, ...] = (
     *taken("built in", "it is about a server", bool, "fail_on_environ_validation"),
     *refused("never", "a model is asked as it was trained to be; `tilewise inspect MODEL` shows the prompt and "
              "compares a Jinja file", str, chat_template=""),

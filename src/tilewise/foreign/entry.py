@@ -1,4 +1,4 @@
-"""Foreign: an option of vLLM that is none here, and its fate."""
+"""ForeignOption: an option of vLLM that is none here, and its fate."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ NOTHING: tuple[Any, ...] = (None, "", {}, [], ())
 
 
 @dataclass(frozen=True, slots=True)
-class Foreign:
+class ForeignOption:
+    """An option of vLLM that is none here: `hint` is its type, `fate` what becomes of it."""
+
     name: str
     hint: Any
     fate: Fate
     says: str
     """A phrase for the log that says what became of it, or why it is refused."""
     accepts: tuple[Any, ...] | None = None
-    """Values that ask for what is so anyway, beside those of NOTHING; None = all."""
+    """Values that are taken, since they ask for what is so anyway, beside those of NOTHING; None = all."""
     by_key: bool = False
-    """An object whose keys are explained one by one."""
+    """True for an object whose keys are explained one by one."""
 
     def refuses(self, value: Any) -> bool:
         if self.accepts is None or _among(value, NOTHING):
@@ -37,26 +39,26 @@ class Foreign:
 
 
 def _among(value: Any, values: tuple[Any, ...]) -> bool:
-    """True is no 1 here, and arrays, whose equality is no truth value, are among nothing."""
+    """Return whether a value is one of these. True is no 1 here, and an array, whose equality is no bool, is none."""
     try:
         return any(isinstance(value, bool) is isinstance(item, bool) and value == item for item in values)
     except ValueError:
         return False
 
 
-def taken(fate: Fate, says: str, hint: Any, *names: str) -> Iterator[Foreign]:
-    """Options that change no answer, whatever they say."""
+def taken(fate: Fate, says: str, hint: Any, *names: str) -> Iterator[ForeignOption]:
+    """Yield options that are taken whatever they say, and change no answer."""
     for name in names:
-        yield Foreign(name, hint, fate, says)
+        yield ForeignOption(name, hint, fate, says)
 
 
-def refused(fate: Fate, says: str, hint: Any, **accepted: Any) -> Iterator[Foreign]:
-    """Options that may only ask for what is so anyway: `name=value`, or a tuple of values."""
+def refused(fate: Fate, says: str, hint: Any, **accepted: Any) -> Iterator[ForeignOption]:
+    """Yield options that may only ask for what is so anyway: `name=value`, or a tuple of values."""
     for name, value in accepted.items():
-        yield Foreign(name, hint, fate, says, value if isinstance(value, tuple) else (value,))
+        yield ForeignOption(name, hint, fate, says, value if isinstance(value, tuple) else (value,))
 
 
-SHORT = {
+SHORT_NAMES = {
     "tensor_parallel_size": "-tp",
     "pipeline_parallel_size": "-pp",
     "data_parallel_size": "-dp",

@@ -31,11 +31,11 @@ ADDITIONAL = {
     "mega_moe_max_tokens": "no token is ever dropped",
     "layer_sharding": "ranks share a layer out by its heads and columns",
 }
-"""Keys of vLLM-Ascend, and what became of them."""
+"""Keys of vLLM-Ascend -> what becomes of each."""
 
 
 def check_compilation(config: Mapping[str, Any], max_num_seqs: int | None) -> list[str]:
-    """Lines that say what became of the keys. Raises InvalidConfig for one that does not exist or cannot be."""
+    """Return lines that say what became of the keys. Raises InvalidConfig for one that is unknown or not possible."""
     known = (*_GRAPH_KEYS, *_COMPILER_KEYS)
     for key in config:
         if key not in known:
@@ -69,13 +69,18 @@ def check_compilation(config: Mapping[str, Any], max_num_seqs: int | None) -> li
 
 
 def asks_for_eager(config: Mapping[str, Any], level: str | None) -> bool:
-    """`cudagraph_mode` NONE, or optimisation level 0 and no mode: what `--enforce-eager` says as well."""
+    """Return whether no graphs are wanted, as `--enforce-eager` says.
+
+    That is `cudagraph_mode` NONE, no size to capture, or level 0 and no mode.
+    """
     mode = config.get("cudagraph_mode")
+    if config.get("cudagraph_capture_sizes") == []:
+        return True
     return level == "0" if mode is None else str(mode).upper() == "NONE"
 
 
 def largest_graph(config: Mapping[str, Any]) -> dict[str, int]:
-    """What sizes of graphs say as an option of ours; nothing where there are none."""
+    """Return the sizes of graphs as the option max_graph_size; empty where there are none."""
     largest = max(_sizes(config), default=config.get("max_cudagraph_capture_size"))
     return {} if largest is None else {"max_graph_size": largest}
 
@@ -96,7 +101,7 @@ def _sizes(config: Mapping[str, Any]) -> list[int]:
 
 
 def explain_additional(config: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """Lines about keys that are known, and warnings about others."""
+    """Return lines about keys that are known, and warnings about others."""
     known = [f"additional_config: {key}: {ADDITIONAL[key]}." for key in config if key in ADDITIONAL]
     unknown = [
         f"additional_config: {key!r} is not known and has no effect.{did_you_mean(key, ADDITIONAL)}"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from tilewise.foreign.entry import Foreign, refused, taken
+from tilewise.foreign.entry import ForeignOption, refused, taken
 
 _OBJECT, _TEXTS = dict[str, Any], tuple[str, ...]
 _NO_CODE = "no code of others is put into the server; use a proxy"
 _ONE_SERVER = "one process serves; start several behind a proxy"
 _NOT_SPOKEN = "OpenAI's API is what is spoken"
 
-SERVER: tuple[Foreign, ...] = (
+SERVER: tuple[ForeignOption, ...] = (
     *taken("built in", _ONE_SERVER, int, "api_server_count"),
     *refused("not yet", "a server without HTTP is for several machines", bool, headless=False),
     *taken("built in", _ONE_SERVER, int, "data_parallel_supervisor_port", "dp_supervisor_probe_failure_threshold"),

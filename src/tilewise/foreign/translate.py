@@ -1,4 +1,4 @@
-"""vLLM's options to those that there are here: one reading for the command line, for files and for Python."""
+"""Turns vLLM's options into those that there are here, alike for the command line, for files and for Python."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 from tilewise.errors import InvalidConfig, did_you_mean
 from tilewise.foreign.engine import ENGINE, IN_A_PROGRAM
-from tilewise.foreign.entry import Foreign
+from tilewise.foreign.entry import ForeignOption
 from tilewise.foreign.graphs import asks_for_eager, check_compilation, explain_additional, largest_graph
 from tilewise.ignored import Ignored
 
 REMARKS = {"trust_remote_code": "code of a checkpoint is never run, nor is it needed"}
-"""Options whose value changes nothing."""
+"""Options whose value changes nothing -> the reason."""
 MANY = 999  # vLLM's limit where none is set
 _OTHER_MEDIA = ("audio", "vision_chunk")
 """Kinds of media that prompts of other models hold."""
@@ -26,7 +26,7 @@ _EMPTY_IS_NONE = ("allowed_local_media_path", "tokenizer", "mm_processor_kwargs"
 
 @dataclass
 class Translated:
-    """A caller's wishes in options that there are, and what has to be said about the rest."""
+    """The options that a caller asks for, as far as they exist here, and what has to be said about the rest."""
 
     options: dict[str, Any]
     ignored: Ignored = field(default_factory=Ignored)
@@ -36,20 +36,20 @@ class Translated:
 
 
 def translate_engine(options: Mapping[str, Any], known: Collection[str]) -> Translated:
-    """Keywords of vLLM's LLM and EngineArgs, as options among those `known`.
+    """Translate keywords of vLLM's LLM and EngineArgs to options among those `known`.
 
-    Raises InvalidConfig that names all that cannot be. A keyword that vLLM does not have either is left as it is.
+    Raises InvalidConfig that names all that are not possible. A keyword that vLLM lacks, too, is left as it is.
     """
     return translate(options, known, (*ENGINE, *IN_A_PROGRAM))
 
 
-def translate(options: Mapping[str, Any], known: Collection[str], foreign: Iterable[Foreign]) -> Translated:
-    """Errors are those of `translate_engine`. `foreign` that is `known` as well is listed for the values it lacks."""
+def translate(options: Mapping[str, Any], known: Collection[str], foreign: Iterable[ForeignOption]) -> Translated:
+    """Translate options by the entries in `foreign`. Errors are those of `translate_engine`."""
     values = _renamed(options)
     _check_replicas(values)
     found = Translated(values)
     entries = {entry.name: entry for entry in foreign}
-    # One that became an option here is listed for the values that it cannot take.
+    # An entry whose name is an option here as well is listed for the values that the option cannot take.
     _check(values, [entry for entry in entries.values() if entry.accepts or entry.name not in known], found.ignored)
     structured = _structured(values.get("structured_outputs_config") or {})
     frames = _media_io(values.get("media_io_kwargs") or {}, found)
@@ -69,7 +69,7 @@ def translate(options: Mapping[str, Any], known: Collection[str], foreign: Itera
     return found
 
 
-def _check(values: Mapping[str, Any], entries: Iterable[Foreign], ignored: Ignored) -> None:
+def _check(values: Mapping[str, Any], entries: Iterable[ForeignOption], ignored: Ignored) -> None:
     given = [(entry, values[entry.name]) for entry in entries if entry.name in values]
     refused = [
         f"{entry.name}={value!r} is not possible: {entry.says}" for entry, value in given if entry.refuses(value)
@@ -85,7 +85,10 @@ def _check(values: Mapping[str, Any], entries: Iterable[Foreign], ignored: Ignor
 
 
 def _check_replicas(values: dict[str, Any]) -> None:
-    """Takes out what asks for replicas on this machine alone. Raises InvalidConfig for one of several by its rank."""
+    """Take out data_parallel_size_local where it asks for all replicas on this machine, which is so anyway.
+
+    Raises InvalidConfig for one of several replicas by its rank.
+    """
     size, rank = values.get("data_parallel_size") or 1, values.get("data_parallel_rank")
     if values.get("data_parallel_size_local") == size:
         del values["data_parallel_size_local"]
@@ -102,7 +105,7 @@ def _level(values: Mapping[str, Any]) -> str | None:
 
 
 def _plain(name: str, value: Any) -> Any:
-    """The value as the option has it: nothing for an empty text, and the name of a torch type."""
+    """Return the value as the option has it: None for an empty text, and the name of a torch type."""
     if name in _EMPTY_IS_NONE and not value:
         return None
     if name == "hf_token" and value is True:  # "the one that there is", as without the option
@@ -112,15 +115,12 @@ def _plain(name: str, value: Any) -> Any:
 
 
 def _compilation(value: Any) -> dict[str, Any]:
-    """vLLM takes a number for the mode alone."""
+    """Return compilation_config as a dict. A number, which vLLM takes too, is the mode alone. Raises InvalidConfig."""
     if isinstance(value, int) and not isinstance(value, bool):
         return {"mode": value}
     if value is not None and not isinstance(value, Mapping):
         raise InvalidConfig(f"compilation_config must be a dict, or the number of a mode, got {value!r:.80}.")
     return dict(value or {})
-
-
-# Names that are spelt otherwise here.
 
 
 def _renamed(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def _renamed(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _key(option: str, key: str) -> Callable[[dict[str, Any], Any], None]:
-    """A key of an object, unless that has it already."""
+    """Return a function that puts a value into a key of an object, unless the key is there already."""
 
     def put(values: dict[str, Any], value: Any) -> None:
         values[option] = {key: value, **(values.get(option) or {})}
@@ -171,13 +171,11 @@ _OTHER_NAMES: dict[str, Callable[[dict[str, Any], Any], None]] = {
     "cudagraph_capture_sizes": _sizes,
     "max_cudagraph_capture_size": _key("compilation_config", "max_cudagraph_capture_size"),
 }
-
-
-# Objects whose keys are explained.
+"""Option that is spelt otherwise here -> a function that puts its value into the options that there are."""
 
 
 def check_limits(limits: Mapping[str, Any]) -> None:
-    """Raises ValueError for a key that limit_mm_per_prompt does not have."""
+    """Raise ValueError for a key that limit_mm_per_prompt does not have."""
     for kind, limit in limits.items():
         for key in limit if isinstance(limit, Mapping) else ():
             if key not in LIMIT_KEYS:
@@ -185,7 +183,7 @@ def check_limits(limits: Mapping[str, Any]) -> None:
 
 
 def counts_of(limits: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The count of each kind, and a line about the sizes beside them. Raises InvalidConfig for an unknown key.
+    """Return the count of each kind, and lines about sizes beside them. Raises InvalidConfig for an unknown key.
 
     `limit_mm_per_prompt` may be {"image": 4}, {"image": {"count": 4, "width": 448}}, and mixed.
     """
@@ -209,7 +207,7 @@ def counts_of(limits: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
 
 def _media_io(kwargs: Mapping[str, Any], found: Translated) -> dict[str, Any]:
-    """`media_io_kwargs` as far as there is an option for it."""
+    """Return the options that `media_io_kwargs` stands for. Raises InvalidConfig for a key that is none here."""
     for kind, options in kwargs.items():
         keys = _VIDEO_KEYS if kind == "video" else ()
         for key in options:
@@ -227,7 +225,10 @@ _STRUCTURED = ("disable_additional_properties", "disable_any_whitespace")
 
 
 def _structured(config: Mapping[str, Any]) -> dict[str, Any]:
-    """`structured_outputs_config` as far as there is an option for it; which backend is not a question here."""
+    """Return the options that `structured_outputs_config` stands for. A known backend is taken, and changes nothing.
+
+    Raises InvalidConfig.
+    """
     backend = config.get("backend", "auto")
     if backend not in _BACKENDS:
         hint = did_you_mean(str(backend), _BACKENDS)

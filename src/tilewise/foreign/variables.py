@@ -185,7 +185,7 @@ WITHOUT_EFFECT: dict[str, str] = {
     }.items()
     for name in names.split()
 }
-"""One line says why, where one of them is set."""
+"""Variable -> the reason, which one line of the log says where the variable is set."""
 OF_THE_SYSTEM: tuple[str, ...] = (
     *(
         "CMAKE_BUILD_TYPE",
@@ -199,4 +199,4 @@ OF_THE_SYSTEM: tuple[str, ...] = (
     *("MOONCAKE_PREFERRED_SEGMENT", "MOONCAKE_REQUESTER_LOCAL_HOSTNAME", "NVCC_THREADS", "VERBOSE", "K_SCALE_CONSTANT"),
     *("Q_SCALE_CONSTANT", "V_SCALE_CONSTANT", "S3_ACCESS_KEY_ID", "S3_ENDPOINT_URL", "S3_SECRET_ACCESS_KEY"),
 )
-"""vLLM reads them, too; they are other programs', and nothing is said."""
+"""Variables of other programs that vLLM reads, too; nothing is said about them."""

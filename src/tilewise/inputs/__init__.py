@@ -1,4 +1,4 @@
-"""What happens to text and pixels outside the engine: templates, tokenizer, tiles, requests. No torch here."""
+"""Text and pixels on their way to the engine: templates, tokenizer, tiles, requests. No torch here."""
 
 from tilewise.vllm_modules import finder_of
 

@@ -20,7 +20,7 @@ _NAMED = ("bos_token", "eos_token", "unk_token", "pad_token", "additional_specia
 
 @dataclass(frozen=True, slots=True)
 class AddedToken:
-    """A token that stands for itself in a prompt. `lstrip` and `rstrip`: it swallows white space before, behind."""
+    """A token that stands for itself in a prompt. `lstrip`, `rstrip`: it swallows the white space before, behind it."""
 
     content: str
     special: bool = True
@@ -29,7 +29,7 @@ class AddedToken:
 
     @classmethod
     def of(cls, value: Any, where: str, special: bool) -> AddedToken:
-        """A name, or an object with flags; `special` where the object does not say."""
+        """Read a name, or an object with flags; `special` is for one that does not say. Raises InvalidCheckpoint."""
         fields = {"content": value} if isinstance(value, str) else value
         if not isinstance(fields, dict) or not isinstance(fields.get("content"), str):
             raise InvalidCheckpoint(
@@ -39,20 +39,20 @@ class AddedToken:
         return cls(fields["content"], bool(fields.get("special", special)), **flags)
 
     def as_json(self, number: int) -> dict[str, Any]:
-        """As the `tokenizers` library writes it. These tokens are found before text is normalised."""
+        """Return the token as the `tokenizers` library writes it; it is found before text is normalised."""
         flags = {"lstrip": self.lstrip, "rstrip": self.rstrip, "special": self.special}
         return {"id": number, "content": self.content, "single_word": False, "normalized": False, **flags}
 
 
 def added_tokens(folder: Path, pieces: Sequence[str], inner: dict[int, AddedToken]) -> dict[int, AddedToken]:
-    """All added tokens by id. `pieces` are the model's own, `inner` those of them that are special tokens."""
+    """Return all added tokens by id. `pieces` are the model's own, `inner` those of them that are special tokens."""
     named = {token.content: token for token in _named(folder)}
     listed = dict(_listed(folder, named))
     taken = {token.content for token in listed.values()}
     found = {number: token for number, token in inner.items() if token.content not in taken} | listed
     ids = {text: number for number, text in enumerate(pieces)} | {token.content: i for i, token in found.items()}
     next_id = max(len(pieces), *(number + 1 for number in found)) if found else len(pieces)
-    for name, token in named.items():
+    for name, token in named.items():  # one without an id takes the next free one
         number = ids.get(name, next_id)
         next_id = max(next_id, number + 1)
         found[number] = replace(listed.get(number, token), special=True)
@@ -60,7 +60,7 @@ def added_tokens(folder: Path, pieces: Sequence[str], inner: dict[int, AddedToke
 
 
 def _named(folder: Path) -> Iterator[AddedToken]:
-    """Tokens to which the files give a role, each of them special."""
+    """Yield the tokens to which the files give a role, each of them special."""
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         values = optional_json(folder / name)
         for key in _NAMED:
@@ -70,7 +70,7 @@ def _named(folder: Path) -> Iterator[AddedToken]:
 
 
 def _listed(folder: Path, named: dict[str, AddedToken]) -> Iterator[tuple[int, AddedToken]]:
-    """Tokens with their ids."""
+    """Yield the tokens that the files list with their ids."""
     path = folder / "tokenizer_config.json"
     decoder = optional_json(path).get("added_tokens_decoder")
     if decoder is not None:

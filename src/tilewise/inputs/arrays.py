@@ -22,17 +22,17 @@ _SHAPES = "[H, W], [H, W, C] or [C, H, W] with 1 (gray), 3 (RGB) or 4 (RGBA) cha
 
 
 def is_array(value: Any) -> bool:
-    """Arrays of numpy, and tensors by what they can do, since torch need not be there."""
+    """True for arrays of numpy, and for tensors, told by what they can do, since torch need not be installed."""
     return isinstance(value, np.ndarray) or (hasattr(value, "__array__") and not isinstance(value, Image.Image))
 
 
 def dimensions(value: Any) -> int:
-    """0 for what is no array."""
+    """Return the number of dimensions; 0 for what is no array."""
     return len(value.shape) if is_array(value) else 0
 
 
 def check_no_embeddings(values: list[Any]) -> None:
-    """Raises InvalidRequest for a list of tensors of fractions `[tokens, hidden]`, the form of embeddings in vLLM."""
+    """Raise InvalidRequest for a list of tensors of fractions `[tokens, hidden]`, the form of embeddings in vLLM."""
     for value in values:
         if dimensions(value) == 2 and hasattr(value, "is_floating_point") and value.is_floating_point():
             raise InvalidRequest(
@@ -42,7 +42,7 @@ def check_no_embeddings(values: list[Any]) -> None:
 
 
 def to_picture(value: Any) -> Image.Image:
-    """A PIL picture. Raises InvalidRequest for another shape or type, InvalidMedia for values out of range."""
+    """Return a PIL picture. Raises InvalidRequest for another shape or type, InvalidMedia for values out of range."""
     array = _to_numpy(value)
     channels = _channel_axis(array.shape, first=not isinstance(value, np.ndarray))
     pixels = _to_bytes(array)
@@ -60,7 +60,7 @@ def _to_numpy(value: Any) -> NDArray[Any]:
 
 
 def _channel_axis(shape: tuple[int, ...], first: bool) -> int | None:
-    """None = there is none. Where both ends could be channels, numpy's are last and tensors' `first`."""
+    """Return the axis of the channels, None if there is none; where both ends could be it, `first` decides."""
     if len(shape) == 2 and 0 not in shape:
         return None
     if len(shape) == 3 and 0 not in shape:

@@ -7,17 +7,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tilewise.amounts import plain
 from tilewise.errors import InvalidRequest, NotSupported, UnknownOption
+from tilewise.foreign.keywords import ForeignKeyword, no_effect, refused, take_all
 from tilewise.ignored import LOG, Ignored, is_near_miss
-from tilewise.inputs.chat import read_messages
 from tilewise.inputs.media_reader import MediaReader
+from tilewise.inputs.messages import read_messages
 from tilewise.inputs.sampling import check_ids
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.templates import IMAGE_MARKER, VIDEO_MARKER, Ending, ImageSlot, Message, to_string
 from tilewise.inputs.tokenizer import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, Tokenizer
 from tilewise.inputs.tool_text import to_json
-from tilewise.keywords import ForeignKeyword, no_effect, refused, take_all
+from tilewise.units import to_python
 from tilewise.weights.folder import optional_json
 
 _IDS = "Ids and attention_mask are given out, leave it out."
@@ -42,7 +42,7 @@ _NO_TENSORS = "Lists are given out: make tensors of them, and leave {} out."
 
 
 class Encoding(dict[str, Any]):
-    """`input_ids` and `attention_mask`, as keys and as attributes."""
+    """A dict of `input_ids` and `attention_mask`, which are attributes as well."""
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -52,7 +52,10 @@ class Encoding(dict[str, Any]):
 
 
 class ChatTokenizer:
-    """Special tokens in texts are meant, as in `LLM.generate`; in messages they are characters, as in `LLM.chat`."""
+    """A model's tokenizer and template under the names of transformers.
+
+    Special tokens in texts are meant, as in `LLM.generate`; in messages they are characters, as in `LLM.chat`.
+    """
 
     is_fast = True
     padding_side = "left"
@@ -75,7 +78,7 @@ class ChatTokenizer:
         return_tensors: None = None,
         **foreign: Any,
     ) -> list[int]:
-        """Ids of a text, behind the start token if the model has one. Raises InvalidRequest."""
+        """Return the ids of a text, behind the start token if the model has one. Raises InvalidRequest."""
         _check_options(foreign)
         _refuse(text_pair=text_pair, padding=padding, return_tensors=return_tensors)
         if not isinstance(text, str):
@@ -87,14 +90,14 @@ class ChatTokenizer:
         return ids[:max_length] if truncation else ids
 
     def __call__(self, text: str | Sequence[str], **options: Any) -> Encoding:
-        """As `encode`, for one text or a list of them."""
+        """Encode one text or a list of them, as `encode` does."""
         found = self.encode(text, **options) if isinstance(text, str) else [self.encode(one, **options) for one in text]
         return _encoding(found)
 
     encode_plus = batch_encode_plus = __call__
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
-        """Raises NotSupported."""
+        """Raise NotSupported."""
         where = f" from {self.name_or_path}" if self.name_or_path else ""
         raise NotSupported(f"save_pretrained is not possible. Copy tokenizer.json and tokenizer_config.json{where}.")
 
@@ -102,9 +105,9 @@ class ChatTokenizer:
         return [self.convert_ids_to_tokens(token) for token in self.encode(text, add_special_tokens=False)]
 
     def decode(self, token_ids: Any, skip_special_tokens: bool = False, **_without_effect: Any) -> str:
-        """Text of an id or of several; as in transformers, special tokens are shown unless they are to be skipped."""
-        ids = plain(token_ids)
-        ids = [ids] if isinstance(ids, int) else [plain(token) for token in ids]
+        """Return the text of an id or of several; special tokens are shown unless skipped, as in transformers."""
+        ids = to_python(token_ids)
+        ids = [ids] if isinstance(ids, int) else [to_python(token) for token in ids]
         check_ids("token_ids", ids, self._tokenizer)
         return self._tokenizer.decode(ids, skip_special_tokens)
 
@@ -127,7 +130,7 @@ class ChatTokenizer:
         return_dict: bool = False,
         **template: Any,
     ) -> Any:
-        """The prompt of a conversation, or of each of several, in the model's own template: ids, or the text.
+        """Return the prompt of a conversation, or of each of several, in the model's own template: ids, or the text.
 
         Pictures are `<image>` in the text, and one framed `<IMG_CONTEXT>` in ids, as `LLM.generate` takes both. Of
         further options the templates know `enable_thinking`.
@@ -167,17 +170,17 @@ class ChatTokenizer:
         return [*start, *(token for item in found for token in (framed if isinstance(item, ImageSlot) else [item]))]
 
     def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> Any:
-        """The id of a token, None if there is none; a list for a list."""
+        """Return the id of a token, None if there is none; a list for a list."""
         find = self._tokenizer.find_id
         return find(tokens) if isinstance(tokens, str) else [find(token) for token in tokens]
 
     def convert_ids_to_tokens(self, ids: Any) -> Any:
-        ids = plain(ids)
+        ids = to_python(ids)
         text = self._tokenizer.token_text
-        return text(ids) if isinstance(ids, int) else [text(plain(token)) for token in ids]
+        return text(ids) if isinstance(ids, int) else [text(to_python(token)) for token in ids]
 
     def convert_tokens_to_string(self, tokens: Sequence[str]) -> str:
-        """Raises InvalidRequest for a token that there is none."""
+        """Return the text of tokens. Raises InvalidRequest for one that is not in the vocabulary."""
         ids = self.convert_tokens_to_ids(list(tokens))
         if None in ids:
             raise InvalidRequest(f"There is no token {tokens[ids.index(None)]!r:.80} in the vocabulary.")
@@ -196,7 +199,7 @@ class ChatTokenizer:
 
     @property
     def eos_token_id(self) -> int | None:
-        """What ends a turn in the model's template."""
+        """Id of the token that ends a turn in the model's template."""
         return self._tokenizer.find_id(self._spec.template.stop_tokens[0])
 
     @property
@@ -205,7 +208,7 @@ class ChatTokenizer:
 
     @property
     def bos_token_id(self) -> int | None:
-        """What stands before every prompt; None for most models."""
+        """Id of the token that stands before every prompt; None for most models."""
         return self._spec.start_id
 
     @property
@@ -214,7 +217,7 @@ class ChatTokenizer:
 
     @property
     def pad_token_id(self) -> int | None:
-        """Nothing is padded here; for programs that pad, the first of the usual tokens that there is."""
+        """Id of the first of the usual padding tokens that there is, for programs that pad; nothing is padded here."""
         found = (self._tokenizer.find_id(token) for token in ("<|endoftext|>", "<pad>", "</s>"))
         return next((token for token in found if token is not None), self.eos_token_id)
 
@@ -284,14 +287,14 @@ class ChatTokenizer:
 
     @property
     def chat_template(self) -> None:
-        """None: the model's template is built in and no Jinja; `apply_chat_template` renders it."""
+        """None, as the model's template is built in and no Jinja; `apply_chat_template` renders it."""
 
     def _text(self, token_id: int | None) -> str | None:
         return None if token_id is None else self._tokenizer.token_text(token_id)
 
 
 def _check_options(given: Mapping[str, Any]) -> None:
-    """Raises UnknownOption for what transformers do not have either, InvalidField for what is refused."""
+    """Raise UnknownOption for what transformers do not have either, InvalidField for what is refused."""
     for name in given:
         if name not in FOREIGN_OPTIONS:
             raise UnknownOption.named(name, (*FOREIGN_OPTIONS, *_ENCODE), "The tokenizer")
@@ -301,13 +304,13 @@ def _check_options(given: Mapping[str, Any]) -> None:
 
 
 def _token_text(token: Any) -> str | None:
-    """A token as tokenizer_config.json writes it: a text, or an object with `content`."""
+    """Return a token's text; tokenizer_config.json has a text, or an object with `content`."""
     found = token.get("content") if isinstance(token, Mapping) else token
     return found if isinstance(found, str) else None
 
 
 def check_template(chat_template: object) -> None:
-    """Raises InvalidRequest for a template of the caller's."""
+    """Raise InvalidRequest for a template of the caller's."""
     if chat_template is not None:
         raise InvalidRequest(
             "chat_template is not possible: prompts follow the template that the model was trained with. Leave it out, "
@@ -316,14 +319,14 @@ def check_template(chat_template: object) -> None:
 
 
 def ending_of(add_generation_prompt: bool, continue_final_message: bool) -> Ending:
-    """What stands behind the last message. Raises InvalidRequest if both are wanted."""
+    """Return what stands behind the last message. Raises InvalidRequest if both are wanted."""
     if add_generation_prompt and continue_final_message:
         raise InvalidRequest("Cannot set both `continue_final_message` and `add_generation_prompt` to True.")
     return "continue" if continue_final_message else "open" if add_generation_prompt else "end"
 
 
 def thinking_of(template: Mapping[str, Any] | None, ignored: Ignored) -> bool | None:
-    """`enable_thinking` of `chat_template_kwargs`; what no template here reads is named, near misses are refused."""
+    """Return `enable_thinking` of `chat_template_kwargs`; name other keys in `ignored`, and refuse near misses."""
     for name in template or {}:
         if name != "enable_thinking":
             if is_near_miss(name, ["enable_thinking"]):
@@ -336,7 +339,7 @@ def thinking_of(template: Mapping[str, Any] | None, ignored: Ignored) -> bool | 
 
 
 def tool_texts(tools: Any) -> tuple[str, ...]:
-    """Definitions of functions as they stand in a prompt. Raises InvalidRequest."""
+    """Return definitions of functions as they stand in a prompt, JSON texts. Raises InvalidRequest."""
     if not isinstance(tools, Sequence | None) or isinstance(tools, str):
         raise InvalidRequest(f"tools must be a list of definitions, got {type(tools).__name__}.")
     return tuple(to_json(_tool(tool, number)) for number, tool in enumerate(tools or ()))
@@ -364,7 +367,7 @@ def _encoding(ids: Any) -> Encoding:
 
 
 def _marked(message: Any) -> Any:
-    """A message whose media are markers in its text, since nothing is fetched to render a prompt."""
+    """Return a message whose media are markers in its text, since nothing is fetched to render a prompt."""
     content = message.get("content") if isinstance(message, Mapping) else None
     if not isinstance(content, Sequence) or isinstance(content, str):
         return message
@@ -372,14 +375,14 @@ def _marked(message: Any) -> Any:
 
 
 def _marker(part: Any) -> Any:
-    kind = part.get("type", "") if isinstance(part, Mapping) else ""
+    kinds = [part["type"]] if isinstance(part, Mapping) and "type" in part else part  # else by the key of the medium
     for word, marker in (("image", IMAGE_MARKER), ("video", VIDEO_MARKER)):
-        if isinstance(kind, str) and kind.startswith(word):
+        if isinstance(part, Mapping) and any(isinstance(kind, str) and kind.startswith(word) for kind in kinds):
             return {"type": "text", "text": marker}
     return part
 
 
 def _with_pictures(message: Message) -> Message:
-    """Every `<image>` of a user's text is a place for a picture."""
+    """Return a message in which every `<image>` of a user's text is a place for a picture."""
     pictures = message.text.count(IMAGE_MARKER) if message.role == "user" else 0
     return Message(message.role, message.text, pictures, (), message.calls)

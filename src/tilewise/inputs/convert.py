@@ -2,7 +2,8 @@
 
 Sentencepiece models are converted here, to what the classes InternLM2Tokenizer, InternLM3Tokenizer and LlamaTokenizer
 (Yi, Phi-3) do with them: special tokens are cut out of the text first, each text between them is normalised and
-segmented by the model alone. `vocab.json` and `merges.txt` are left to transformers. No code of a checkpoint runs.
+segmented by the model alone. `vocab.json` and `merges.txt` are Qwen's, whose parts of words are known. No code of a
+checkpoint runs.
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tilewise.errors import InvalidCheckpoint
+from tilewise.errors import GET_AGAIN, InvalidCheckpoint
 from tilewise.inputs.added_tokens import AddedToken, added_tokens
-from tilewise.inputs.intern_s1 import definition_of_intern_s1, is_intern_s1
-from tilewise.inputs.sentencepiece import SPACE, Piece, PieceType, SentencePieceModel
+from tilewise.inputs.sentencepiece import SPACE, PieceType, SentencePieceModel, VocabularyPiece
 from tilewise.weights.folder import optional_json
 
+_QWEN_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""The parts of a text that Qwen2's and Qwen3's tokenizers merge within. Source: tokenizer.json of Qwen/Qwen2.5-0.5B."""
 _MARK = re.compile(r"[<\[].*[>\]]")
 _BYTE_MARK = "<(?=0x[0-9A-F]{2}>)"
 
@@ -30,29 +34,60 @@ Part = dict[str, Any]
 
 
 def definition_of(folder: Path) -> str:
-    """The content of the tokenizer.json that the folder lacks. Raises InvalidCheckpoint."""
+    """Return the content of the tokenizer.json that the folder lacks. Raises InvalidCheckpoint."""
     if (folder / "tokenizer.model").exists():
         return _Conversion.of(folder).definition()
     if is_intern_s1(folder):
         return definition_of_intern_s1(folder)
     if (folder / "vocab.json").exists():
-        return _by_transformers(folder)
+        return definition_of_byte_level(folder)
     for path in folder.glob("*.tiktoken"):
         raise InvalidCheckpoint(f"{path} has no pattern to cut text by: put the model's tokenizer.json beside it.")
     raise InvalidCheckpoint(f"{folder} has no tokenizer: neither tokenizer.json, vocab.json nor tokenizer.model.")
 
 
-def _by_transformers(folder: Path) -> str:
-    from transformers import AutoTokenizer
-
-    try:
-        slow = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-        return str(slow.backend_tokenizer.to_str())
-    except (ValueError, OSError, AttributeError, ImportError) as error:
+def definition_of_byte_level(folder: Path) -> str:
+    """Return a definition made of vocab.json and merges.txt, as Qwen2 and Qwen3 have them. Raises InvalidCheckpoint."""
+    name = optional_json(folder / "tokenizer_config.json").get("tokenizer_class", "Qwen2Tokenizer")
+    if name not in ("Qwen2Tokenizer", "Qwen2TokenizerFast"):
         raise InvalidCheckpoint(
-            f"{folder}: its tokenizer files cannot be converted without the code they name ({error}); "
-            "put a tokenizer.json beside them."
-        ) from None
+            f"{folder}: how tokenizer_class={name!r} cuts text is not known; put the model's tokenizer.json beside it."
+        )
+    vocabulary, merges = _byte_level_files(folder)
+    added = added_tokens(folder, sorted(vocabulary, key=vocabulary.__getitem__), {})
+    return json.dumps(_byte_level(vocabulary, merges, added), ensure_ascii=False)
+
+
+def _byte_level_files(folder: Path) -> tuple[dict[str, int], list[str]]:
+    """Return ids by piece, and merges in the order of their rank."""
+    try:
+        vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+        merges = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise InvalidCheckpoint(f"{folder}: vocab.json or merges.txt cannot be read ({error}); {GET_AGAIN}.") from None
+    if not isinstance(vocabulary, dict) or not all(type(number) is int for number in vocabulary.values()):
+        raise InvalidCheckpoint(f"{folder / 'vocab.json'} must be an object of ids by piece; {GET_AGAIN}.")
+    return vocabulary, [line for line in merges if line and not line.startswith("#version")]
+
+
+def _byte_level(vocabulary: dict[str, int], merges: list[str], added: dict[int, AddedToken]) -> Part:
+    """Return BPE over bytes that are written as letters; added tokens are in the vocabulary, so that they keep ids."""
+    byte_letters = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [token.as_json(number) for number, token in sorted(added.items())],
+        "normalizer": {"type": "NFC"},
+        "pre_tokenizer": _sequence("pretokenizers", [_split(_QWEN_WORDS, "Isolated"), byte_letters]),
+        "post_processor": None,
+        "decoder": byte_letters,
+        "model": {
+            "type": "BPE",
+            "vocab": vocabulary | {token.content: number for number, token in added.items()},
+            "merges": merges,
+        },
+    }
 
 
 @dataclass(frozen=True)
@@ -62,7 +97,7 @@ class _Conversion:
     model: SentencePieceModel
     added: dict[int, AddedToken]
     prefix: str
-    """Which texts get a space in front: `each` between special tokens, the `first` of a prompt, or `none`."""
+    """Texts that get a space in front: `each` between special tokens, the `first` of a prompt, or `none`."""
     where: str
 
     @classmethod
@@ -93,12 +128,12 @@ class _Conversion:
 
     @cached_property
     def _ids(self) -> dict[str, int]:
-        """Every name with its id. An added token takes over the piece whose id it has: InternLM2 names spare pieces."""
+        """Ids by name. An added token takes over the piece whose id it has: InternLM2 names spare pieces."""
         names = {piece.text: number for number, piece in enumerate(self.model.pieces) if number not in self.added}
         return names | {token.content: number for number, token in self.added.items()}
 
-    def _text_pieces(self, kind: PieceType) -> list[Piece]:
-        """Pieces of this type that text may become."""
+    def _text_pieces(self, kind: PieceType) -> list[VocabularyPiece]:
+        """Return the pieces of this type that text may become."""
         return [
             piece
             for number, piece in enumerate(self.model.pieces)
@@ -168,22 +203,32 @@ class _Conversion:
             yield {"type": "Strip", "content": " ", "start": 1, "stop": 0}
 
 
-def _is_control(piece: Piece) -> bool:
-    """Control pieces, and user-defined ones that look like marks: both are special tokens, no user's text."""
+def _is_control(piece: VocabularyPiece) -> bool:
+    """True for special tokens, which are no user's text.
+
+    These are control pieces, the unknown piece, and user-defined ones that look like marks.
+    """
     if piece.type is PieceType.USER_DEFINED:
         return _MARK.fullmatch(piece.text) is not None
     return piece.type in (PieceType.CONTROL, PieceType.UNKNOWN)
 
 
 def _prefix(config: Part, model: SentencePieceModel) -> str:
-    """Llama's class overrules the model file unless it is `legacy`, as it is when the config does not say."""
+    """Return `_Conversion.prefix`.
+
+    Llama's class overrules the model file unless it is `legacy`, as it is when the config does not say.
+    """
     if str(config.get("tokenizer_class")).startswith("Llama") and config.get("legacy") is False:
         return "none" if config.get("add_prefix_space") is False else "first"
     return "each" if model.add_dummy_prefix else "none"
 
 
-def _merges(pieces: list[Piece]) -> Iterator[tuple[str, str]]:
-    """Every cut of a piece into two pieces is a merge, in the order of the scores of what it makes."""
+def _merges(pieces: list[VocabularyPiece]) -> Iterator[tuple[str, str]]:
+    """Yield every cut of a piece into two pieces, in the order of the scores of what they make.
+
+    Sentencepiece has scores in place of merges: of all neighbours that make a piece, it joins those whose piece scores
+    highest.
+    """
     known = {piece.text for piece in pieces}
     for piece in sorted(pieces, key=lambda piece: -piece.score):
         text = piece.text
@@ -193,7 +238,7 @@ def _merges(pieces: list[Piece]) -> Iterator[tuple[str, str]]:
 
 
 def _sequence(key: str, parts: Iterable[Part]) -> Part | None:
-    """Several components as one; a single one stands alone, none is null."""
+    """Return several components as one; a single one stands alone, none is None."""
     found = list(parts)
     return {"type": "Sequence", key: found} if len(found) > 1 else found[0] if found else None
 
@@ -204,3 +249,48 @@ def _replace(pattern: dict[str, str], content: str) -> Part:
 
 def _split(pattern: str, behavior: str) -> Part:
     return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": behavior, "invert": False}
+
+
+_TAGS = {"SMILES": ("SMILES", "SELFIES"), "IUPAC": ("IUPAC",), "FASTA": ()}
+"""Tags whose ids follow those of a model's pieces, in the order of their ids, by the name of the model."""
+_OTHERS = 26  # special tokens between Qwen3's pieces and the first model's
+_APART = dict(zip(_TAGS, "\ue000\ue001\ue002", strict=True))
+"""Private characters before each model's pieces, so that no text becomes them: a letter is a token of Qwen3's too."""
+
+
+def is_intern_s1(folder: Path) -> bool:
+    return (folder / "tokenizer_SMILES.model").exists() and (folder / "vocab.json").exists()
+
+
+def definition_of_intern_s1(folder: Path) -> str:
+    """Return the content of the tokenizer.json that a folder of Intern-S1 lacks. Raises InvalidCheckpoint.
+
+    The checkpoint's own class (`tokenization_interns1.py`) cuts text between `<SMILES>`, `<SELFIES>` and `<IUPAC>`
+    tags, and what it takes for a molecule or a protein elsewhere, by the sentencepiece models beside it. Here text is
+    never cut by those: it has the tokens that Qwen3 gives it. What the model writes in their tokens is read back.
+    """
+    vocabulary, merges = _byte_level_files(folder)
+    added = added_tokens(folder, list(vocabulary), {})
+    for model, start in _starts(folder, len(vocabulary)).items():
+        pieces = SentencePieceModel.read(folder / f"tokenizer_{model}.model").pieces
+        vocabulary |= {_APART[model] + piece.text.replace(SPACE, " "): start + i for i, piece in enumerate(pieces)}
+        marks = [mark for tag in _TAGS[model] for mark in (f"<{tag}>", f"</{tag}>")]
+        listed = {token.content for token in added.values()}
+        behind = start + len(pieces)
+        added |= {behind + i: AddedToken(mark) for i, mark in enumerate(marks) if mark not in listed}
+    parts = _byte_level(vocabulary, merges, added)
+    apart = {"type": "Replace", "pattern": {"Regex": f"[{''.join(_APART.values())}]"}, "content": ""}
+    parts["decoder"] = {"type": "Sequence", "decoders": [parts["decoder"], apart]}
+    return json.dumps(parts, ensure_ascii=False)
+
+
+def _starts(folder: Path, count: int) -> dict[str, int]:
+    """Return the first id of each model, behind `count` pieces of Qwen3's."""
+    found, start = {}, count + _OTHERS
+    for model, tags in _TAGS.items():
+        path = folder / f"tokenizer_{model}.model"
+        if not path.exists():
+            raise InvalidCheckpoint(f"{folder} has no {path.name}, one of Intern-S1's three further vocabularies.")
+        found[model] = start
+        start += len(SentencePieceModel.read(path).pieces) + 2 * len(tags)
+    return found

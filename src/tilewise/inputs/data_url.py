@@ -1,4 +1,4 @@
-"""Data URLs (RFC 2397), as leniently as what sends them is careless, and each remaining fault named.
+"""Data URLs (RFC 2397), read as leniently as clients write them; each remaining fault is named.
 
 What is read: any case of scheme, type and `base64`; parameters; data without base64; in base64, percent-encoding, white
 space and line breaks, missing padding, and the alphabet of RFC 4648 section 5 (- and _). A URL as it should be is
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
 from tilewise.errors import InvalidMedia
-from tilewise.inputs.media_budget import MediaBudget
+from tilewise.inputs.media_limits import MediaBudget
 from tilewise.inputs.web.download import check_size
 
 _WHITE = b" \t\r\n\f\v"
@@ -21,9 +21,9 @@ _SAFE = bytes.maketrans(b"-_", b"+/")
 _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _FAULT = re.compile(rb"[^A-Za-z0-9+/\-_=% \t\r\n\f\v]|%(?![0-9A-Fa-f]{2})")
 _PIECE = 2**20
-"""Characters that are percent-decoded at a time: the pieces of one cost many times its size."""
+"""Characters that are percent-decoded at a time: decoding takes many times their size in memory."""
 _MOST_TEXT = 4
-"""Characters of a URL for each byte of a file: base64 takes 4 for 3, and percent-encoding makes 3 of each."""
+"""Most characters of a URL for each byte of a file: base64 takes 4 for 3, and percent-encoding makes 3 of each."""
 _MOST_HEAD = 1024
 
 
@@ -32,13 +32,13 @@ class DataUrl:
     """A data URL taken apart, not yet decoded."""
 
     media_type: str
-    """In lower case, without parameters; "" if there is none."""
+    """Media type in lower case, without parameters; "" if there is none."""
     is_base64: bool
     body: str
 
     @classmethod
     def of(cls, url: str) -> DataUrl:
-        """Raises InvalidMedia unless there is a comma between type and data."""
+        """Take a URL apart. Raises InvalidMedia unless there is a comma between type and data."""
         head, comma, body = url.partition(",")
         if not comma or len(head) > _MOST_HEAD:
             raise InvalidMedia(
@@ -49,7 +49,7 @@ class DataUrl:
         return cls(media_type, "base64" in parameters, body)
 
     def decode(self, budget: MediaBudget) -> bytes:
-        """The file. Raises InvalidMedia for what is no base64, and for more than its request has left."""
+        """Return the file. Raises InvalidMedia for what is no base64, and for more than its request has left."""
         return decode_base64(self.body, budget) if self.is_base64 else self._plain(budget)
 
     def _plain(self, budget: MediaBudget) -> bytes:
@@ -60,7 +60,7 @@ class DataUrl:
 
 
 def decode_base64(body: str, budget: MediaBudget, name: str = "the data URL") -> bytes:
-    """As `DataUrl.decode`, for base64 alone; `name` is what errors call it."""
+    """Decode base64 alone, as `DataUrl.decode` does; `name` is what errors call it."""
     _check_text(body, budget, name)
     try:
         text = _ascii(body)
@@ -76,7 +76,7 @@ def decode_base64(body: str, budget: MediaBudget, name: str = "the data URL") ->
 
 
 class _NoBase64(Exception):
-    """What is wrong with it."""
+    """A fault in base64 data; its text names it."""
 
 
 def _take(size: int, budget: MediaBudget, name: str = "the data URL") -> None:
@@ -85,7 +85,7 @@ def _take(size: int, budget: MediaBudget, name: str = "the data URL") -> None:
 
 
 def _check_text(body: str, budget: MediaBudget, name: str = "the data URL") -> None:
-    """Before anything is copied: text that is too long however it is encoded."""
+    """Raise InvalidMedia, before anything is copied, for text that is too long however it is encoded."""
     check_size(name, len(body) // _MOST_TEXT, budget.limits.file_bytes)
 
 
@@ -116,7 +116,7 @@ def _decode_leniently(text: bytes, budget: MediaBudget) -> bytes:
 
 
 def _percent_decoded(text: bytes, budget: MediaBudget) -> bytes:
-    """A % that no two hex digits follow is left as it is."""
+    """Decode percent-encoding; a % that no two hex digits follow is left as it is."""
     if b"%" not in text:
         return text
     decoded, place = bytearray(), 0

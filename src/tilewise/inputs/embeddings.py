@@ -18,7 +18,7 @@ import numpy as np
 from tilewise.errors import InvalidConfig, InvalidMedia, InvalidRequest
 from tilewise.inputs.arrays import dimensions, is_array
 from tilewise.inputs.images import MAX_TILES
-from tilewise.inputs.media_budget import MediaBudget
+from tilewise.inputs.media_limits import MediaBudget
 from tilewise.inputs.tensor_file import Shape, no_fractions, read_tensor
 from tilewise.types import TileRows
 
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from tilewise.config import EngineConfig
     from tilewise.weights.folder import CheckpointFolder
 
-KEY = "image_embeds"
+IMAGE_EMBEDS = "image_embeds"
 _LARGEST = 65504.0
-"""Of float16, in which an engine may compute."""
+"""Largest number of float16, in which an engine may compute."""
 _MOST_TILES = MAX_TILES + 1  # and a thumbnail
 _CHANNELS = (1, 3, 4)
 _SAME_MODEL = "encode pictures with the tower and projector of the model that is served"
@@ -38,7 +38,7 @@ _SAME_MODEL = "encode pictures with the tower and projector of the model that is
 
 @dataclass(frozen=True, slots=True)
 class EncodedPicture:
-    """Rows of a picture's tiles, thumbnail last."""
+    """A picture that comes encoded: rows of its tiles, thumbnail last."""
 
     tiles: tuple[TileRows, ...]
 
@@ -49,16 +49,19 @@ class EncodedPicture:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingForm:
-    """What rows of a model's tiles look like."""
+    """The shape in which a model takes the rows of tiles."""
 
     tokens: int
-    """Rows of a tile."""
+    """Rows of one tile."""
     hidden: int
-    """Numbers of a row."""
+    """Numbers of one row."""
 
     @classmethod
     def of(cls, config: EngineConfig, folder: CheckpointFolder, tokens: int) -> EmbeddingForm | None:
-        """None unless the engine takes embeddings. Raises InvalidConfig for a Flash model with its router."""
+        """Return the form; None unless the engine takes embeddings.
+
+        Raises InvalidConfig for a Flash model with its router.
+        """
         if not config.enable_mm_embeds:
             return None
         if config.flash_router and folder.config.get("flash_mode"):
@@ -69,25 +72,28 @@ class EmbeddingForm:
         return cls(tokens, folder.text.whole("hidden_size"))
 
     def read(self, data: bytes, budget: MediaBudget) -> EncodedPicture:
-        """The picture in a file of one tensor (`read_tensor`). Raises InvalidMedia."""
+        """Read the picture in a file of one tensor (`read_tensor`). Raises InvalidMedia."""
         return self._picture(read_tensor(data, lambda shape: self._check(shape, budget)))
 
     def picture(self, value: Any, budget: MediaBudget) -> EncodedPicture:
-        """The picture that an array or a tensor is. Raises InvalidMedia."""
+        """Return the picture that an array or a tensor is. Raises InvalidMedia."""
         array = _fractions(value)
         self._check(array.shape, budget)
         return self._picture(array)
 
     def is_meant(self, value: Any) -> bool:
-        """Tell embeddings from pictures: a tensor of fractions whose rows are as wide as the model's, or that has
-        nothing that could be channels. Arrays of numpy are pictures."""
+        """True for embeddings, False for pictures.
+
+        Embeddings are a tensor of fractions whose rows are as wide as the model's, or that has nothing that could be
+        channels. Arrays of numpy are pictures.
+        """
         if isinstance(value, np.ndarray) or dimensions(value) not in (2, 3) or not _floats(value):
             return False
         first, last = value.shape[0], value.shape[-1]
         return last == self.hidden or dimensions(value) == 2 or not {first, last}.intersection(_CHANNELS)
 
     def _check(self, shape: Shape, budget: MediaBudget) -> None:
-        """Before an array of this shape is made."""
+        """Raise InvalidMedia, before an array is made, for a wrong shape and for more than its request has left."""
         forms = f"[tiles * {self.tokens}, {self.hidden}] or [tiles, {self.tokens}, {self.hidden}]"
         if len(shape) not in (2, 3):
             raise InvalidMedia(f"image_embeds has the shape {list(shape)}, it must be {forms}.")
@@ -131,26 +137,28 @@ class EmbeddingForm:
 
 
 def rows_digest(rows: NDArray[Any]) -> bytes:
-    """16 bytes of BLAKE2b over dtype, shape and rows; none is that of a tile's pixels."""
+    """Return 16 bytes of BLAKE2b over dtype, shape and rows; none equals the digest of a tile's pixels."""
     digest = hashlib.blake2b(f"{rows.dtype.name} {rows.shape}".encode(), digest_size=16, person=b"rows of a tile")
     digest.update(rows.tobytes())
     return digest.digest()
 
 
 def listed(value: Any) -> list[Any]:
-    """The pictures of `multi_modal_data` that are embeddings, each as an array: of `[pictures, rows, hidden]` each, as
-    vLLM reads a tensor; of a list, each of its entries."""
+    """Return the pictures of `multi_modal_data` that are embeddings, each as an array.
+
+    A tensor `[pictures, rows, hidden]` holds several, as in vLLM; of a list each entry is one.
+    """
     if isinstance(value, Mapping):
-        return listed(value[KEY])
+        return listed(value[IMAGE_EMBEDS])
     if is_array(value):
         return list(value) if dimensions(value) == 3 else [value]
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes)) and value:
         return list(value)
-    raise InvalidRequest(f"{KEY} must be a tensor or a list of tensors, got {type(value).__name__}.")
+    raise InvalidRequest(f"{IMAGE_EMBEDS} must be a tensor or a list of tensors, got {type(value).__name__}.")
 
 
 def _as_float32(rows: NDArray[Any]) -> NDArray[Any]:
-    if rows.dtype.itemsize == 2 and rows.dtype.kind == "u":
+    if rows.dtype.itemsize == 2 and rows.dtype.kind == "u":  # bfloat16, the upper half of the bits of a float32
         return (rows.astype(np.uint32) << 16).view(np.float32)
     with np.errstate(over="ignore"):
         return rows.astype(np.float32)
@@ -165,7 +173,7 @@ def _floats(value: Any) -> bool:
 def _fractions(value: Any) -> NDArray[Any]:
     if not is_array(value):
         raise InvalidMedia(
-            f"{KEY} must be a tensor of fractions, or a file of one in base64, got {type(value).__name__}."
+            f"{IMAGE_EMBEDS} must be a tensor of fractions, or a file of one in base64, got {type(value).__name__}."
         )
     if not _floats(value):
         raise no_fractions(str(value.dtype))

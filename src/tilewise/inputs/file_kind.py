@@ -1,4 +1,4 @@
-"""What a file is, by its content: for errors about files that are no pictures or no videos, whatever their names."""
+"""The kind of a file by its content, whatever its name: for errors about files that are no pictures or no videos."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 Family = Literal["picture", "video", "other"]
 _HEAD = 4096
-"""Bytes that are looked at."""
+"""Bytes of a file that are looked at."""
 _HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
 _SOUND_BRANDS = (b"M4A ", b"M4B ", b"M4P ")
 
@@ -87,7 +87,7 @@ _SIGNATURES: tuple[tuple[tuple[tuple[int, bytes, str], ...], Family], ...] = (
 
 
 def kind_of(content: bytes) -> FileKind | None:
-    """The kind of a file; None for one that is not known."""
+    """Return the kind of a file; None for one that is not known."""
     head = content[:_HEAD]
     if not head:
         return FileKind("empty")
@@ -103,13 +103,13 @@ def kind_of(content: bytes) -> FileKind | None:
 
 
 def is_heic(content: bytes) -> bool:
-    """HEIF whose pictures are coded in HEVC. Source: ISO/IEC 23008-12, annex B (brands)."""
+    """True for HEIF whose pictures are coded in HEVC. Source: ISO/IEC 23008-12, annex B (brands)."""
     brands = _brands(content[:_HEAD])
     return bool(brands) and (brands[0] in _HEIC or (brands[0] in (b"mif1", b"msf1") and not _HEIC.isdisjoint(brands)))
 
 
 def _brands(head: bytes) -> list[bytes]:
-    """The major brand of a file of ISO boxes, then those that it is compatible with."""
+    """Return the major brand of a file of ISO boxes, then those that it is compatible with."""
     if head[4:8] != b"ftyp":
         return []
     size = min(len(head), int.from_bytes(head[:4], "big"))
@@ -154,6 +154,6 @@ def _is_text(head: bytes) -> bool:
 
 
 def is_page(head: bytes) -> bool:
-    """An HTML page, by its first bytes."""
+    """True for an HTML page, by its first bytes."""
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     return start.startswith((b"<!doctype html", b"<html")) or b"<html" in start

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from tilewise.engine.grammar import CompiledGrammar
 from tilewise.errors import InvalidRequest
 from tilewise.ignored import Ignored
-from tilewise.inputs import confined
 from tilewise.inputs.patterns import relaxed
+from tilewise.inputs.sandbox import run_confined
 from tilewise.inputs.schema import prepare_schema
 from tilewise.inputs.schema_keywords import unknown_keywords
 from tilewise.inputs.structural_tag import tag_grammar
@@ -43,7 +43,10 @@ _PLACE = re.compile(r"^at \d+\(\d+\): ")
 
 
 def name_unenforced(request: Request, ignored: Ignored, vocab_size: int) -> None:
-    """Keywords of a schema, or parts of a pattern, that nothing holds the request's answers to; ids that stop none."""
+    """Name in `ignored` what does not bind the request's answers.
+
+    These are keywords of a schema, parts of a pattern, and stop ids beyond the vocabulary.
+    """
     if any(token_id >= vocab_size for token_id in request.sampling.stop_token_ids or ()):
         ignored.add("stop_token_ids", f"those beyond the vocabulary, which has {vocab_size} ids, never come")
     structure = request.sampling.structured_outputs
@@ -53,8 +56,8 @@ def name_unenforced(request: Request, ignored: Ignored, vocab_size: int) -> None
 
 
 @dataclass(frozen=True)
-class _Form:
-    """What is compiled: a text of some kind, what of the request it leaves out, and options of JSON."""
+class _GrammarText:
+    """A grammar to be compiled: a text of some kind, what of the request it leaves out, and options of JSON."""
 
     kind: str
     text: str
@@ -67,20 +70,20 @@ class _Form:
 
 
 class Grammars:
-    """Compiles for one vocabulary, and remembers the last few."""
+    """A compiler of grammars for one vocabulary, which remembers the last few."""
 
     def __init__(self, tokenizer: Tokenizer, end_ids: Iterable[int], checked_before: bool = False) -> None:
-        """`checked_before` spares the process of its own: another instance has compiled all that will come."""
+        """`checked_before` spares the separate process: another instance has compiled all that will come."""
         self._tokenizer = tokenizer
         self._source_of = _source if checked_before else _checked_source
         self._end_ids = frozenset(token_id for token_id in end_ids if token_id < tokenizer.vocab_size)
         self._compiled = lru_cache(_REMEMBERED)(self._compile)
 
     def compile(self, wanted: StructuredOutputsParams) -> CompiledGrammar:
-        """Raises InvalidRequest naming what is wrong with it, within seconds whatever a caller writes."""
+        """Compile a grammar. Raises InvalidRequest, naming what is wrong, within seconds whatever a caller writes."""
         return self._compiled(_form_of(wanted))
 
-    def _compile(self, form: _Form) -> CompiledGrammar:
+    def _compile(self, form: _GrammarText) -> CompiledGrammar:
         from llguidance import LLMatcher
 
         from tilewise.inputs.grammar_source import parser_limits
@@ -96,7 +99,7 @@ class Grammars:
 
     @cached_property
     def _vocabulary(self) -> LLTokenizer:
-        """Takes seconds for a large vocabulary, so that only those wait who want structure."""
+        """The vocabulary for llguidance, made on first use: a large one takes seconds, which only structure needs."""
         from llguidance import LLTokenizer, TokenizerWrapper
 
         if not self._end_ids:
@@ -106,13 +109,14 @@ class Grammars:
             read = LLTokenizer(self._tokenizer.definition, size, ends, slices=[])
         except ValueError as error:
             raise InvalidRequest(f"structured_outputs cannot be used with this model's tokenizer ({error}).") from None
-        return LLTokenizer(TokenizerWrapper(_Spelling(self._tokenizer, read)), size, ends)
+        return LLTokenizer(TokenizerWrapper(_LlguidanceVocabulary(self._tokenizer, read)), size, ends)
 
 
-class _Spelling:
+class _LlguidanceVocabulary:
     """A vocabulary as llguidance wants to see it.
 
-    What it reads from a definition by itself finds special tokens in text that a grammar spells, as a model may not.
+    A tokenizer that it reads from a definition by itself would turn text that a grammar spells into special tokens,
+    which a model may not write there.
     """
 
     bos_token_id = None
@@ -125,12 +129,15 @@ class _Spelling:
         self.special_token_ids = list(filter(read.is_special_token, ids))
 
     def __call__(self, text: str) -> list[int]:
-        """How the model would write this part of an answer."""
+        """Return the ids in which the model would write this part of an answer."""
         return self._tokenizer.encode_characters(text)
 
 
-def _form_of(wanted: StructuredOutputsParams) -> _Form:
-    """Lengths are those of what the caller wrote; what is made of it has limits of its own."""
+def _form_of(wanted: StructuredOutputsParams) -> _GrammarText:
+    """Return what is to be compiled.
+
+    Limits on length hold for what the caller wrote; what is made of it has limits of its own.
+    """
     closed = wanted.disable_additional_properties is not False
     if wanted.json is not None:
         schema = _read_json("json", wanted.json)
@@ -141,22 +148,22 @@ def _form_of(wanted: StructuredOutputsParams) -> _Form:
         unknown = unknown_keywords(schema, "structured_outputs.json")
         prepared = prepare_schema(schema, closed)
         lacks = tuple({**unknown, **prepared.unenforced})
-        return _Form("json", _to_json(prepared.followed), lacks, _json_options(wanted))
+        return _GrammarText("json", _to_json(prepared.followed), lacks, _json_options(wanted))
     if wanted.regex is not None:
         pattern, lacks = relaxed(_within_limit("regex", wanted.regex))
-        return _Form("regex", pattern, lacks)
+        return _GrammarText("regex", pattern, lacks)
     if wanted.choice is not None:
         lark = "\n".join(("start: CHOICE", "CHOICE: " + " | ".join(map(_to_json, wanted.choice))))
-        return _Form("choice", _within_limit("choice", lark))
+        return _GrammarText("choice", _within_limit("choice", lark))
     if wanted.grammar is not None:
-        return _Form("grammar", _within_limit("grammar", wanted.grammar))
+        return _GrammarText("grammar", _within_limit("grammar", wanted.grammar))
     if wanted.structural_tag is not None:
         tag = _read_json("structural_tag", wanted.structural_tag)
         if not isinstance(tag, dict):
             raise InvalidRequest(f"structured_outputs.structural_tag must be a JSON object, got {tag!r:.100}.")
         lark, left_out = tag_grammar(tag, closed)
-        return _Form("structural_tag", lark, tuple(left_out))
-    return _Form("json", '{"type": "object"}', (), _json_options(wanted))
+        return _GrammarText("structural_tag", lark, tuple(left_out))
+    return _GrammarText("json", '{"type": "object"}', (), _json_options(wanted))
 
 
 def _within_limit(form: str, text: str) -> str:
@@ -191,7 +198,7 @@ def _too_deep(form: str) -> InvalidRequest:
 
 
 def _depth(value: Any) -> int:
-    """Objects and lists within one another."""
+    """Return how deeply objects and lists are nested."""
     level, depth = [value], 0
     while level := [item for item in level if isinstance(item, (dict, list, tuple))]:
         depth += 1
@@ -208,16 +215,19 @@ def _json_options(wanted: StructuredOutputsParams) -> str:
     return json.dumps({**spacing, "lenient": True})
 
 
-def _source(form: _Form) -> tuple[str, list[str]]:
-    """What the parser takes."""
+def _source(form: _GrammarText) -> tuple[str, list[str]]:
+    """Return what the parser takes, and an empty list: nothing is tried here."""
     from tilewise.inputs.grammar_source import translate
 
     return translate(**form.job, options=json.loads(form.options)), []
 
 
-def _checked_source(form: _Form) -> tuple[str, list[str]]:
-    """What the parser takes, and what it leaves out, after a process of its own has compiled it once."""
-    results = confined.run("tilewise.inputs.grammar_process", {**form.job, "options": form.options, "seconds": SECONDS})
+def _checked_source(form: _GrammarText) -> tuple[str, list[str]]:
+    """Return what the parser takes, and what it leaves out, after a process of its own has compiled it once.
+
+    Raises InvalidRequest.
+    """
+    results = run_confined("tilewise.inputs.grammar_process", {**form.job, "options": form.options, "seconds": SECONDS})
     missing = {"error": f"it does not compile within {SECONDS} seconds, or its references are nested too deeply"}
     found: dict[str, Any] = results[0] if results else missing
     if "error" in found:
@@ -226,7 +236,7 @@ def _checked_source(form: _Form) -> tuple[str, list[str]]:
 
 
 def _refusal(form: str, problem: str) -> InvalidRequest:
-    """The library's words on one line, without the text that the caller knows."""
+    """Return an error with the library's words on one line, without the text that the caller knows."""
     if problem.startswith(_UNFULFILLED):
         problem = "no text fulfils it"
     said = _SOURCE_LINE.split(problem.replace("<non-verbose/>", ""))[0]

@@ -13,8 +13,8 @@ import json
 import sys
 import threading
 
-from tilewise.inputs.confined import limit
 from tilewise.inputs.grammar_source import check, translate
+from tilewise.inputs.sandbox import confine_this_process
 
 _STACK_BYTES = 2 * 2**20  # less than any thread has that compiles the same again
 
@@ -27,7 +27,7 @@ def main() -> None:
 
 
 def _work(job: dict[str, str]) -> None:
-    limit(int(job["seconds"]))
+    confine_this_process(int(job["seconds"]))
     try:
         source = translate(job["form"], job["text"], json.loads(job["options"]))
         problem, lacks = check(source)

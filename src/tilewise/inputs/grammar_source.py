@@ -1,4 +1,4 @@
-"""What a caller writes (schema, pattern, grammar) -> the form that the parser takes, within limits."""
+"""Schemas, patterns and grammars of callers -> the form that llguidance's parser takes, within limits."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from typing import Any
 from llguidance import LLMatcher, LLParserLimits, grammar_from, regex_to_lark
 
 WHITE_SPACE = "[ ]"
-"""At most this stands between two parts of JSON: a model that may also break and indent lines sometimes dwells there,
-further from the question with each token."""
+"""Pattern of the white space between two parts of JSON, at most one space.
+
+A model that may also break and indent lines sometimes does nothing else, further from the question with each token.
+"""
 
 
 def parser_limits() -> LLParserLimits:
-    """Milliseconds a token, a tenth of a second at the very worst, and some tens of megabytes."""
+    """Return limits that come to milliseconds a token, at the very worst a tenth of a second, and tens of megabytes."""
     return LLParserLimits(
         initial_lexer_fuel=200_000,
         step_lexer_fuel=50_000,
@@ -26,7 +28,7 @@ def parser_limits() -> LLParserLimits:
 
 
 def translate(form: str, text: str, options: dict[str, Any]) -> str:
-    """`form` is "json" (a schema), "regex" or "grammar" (Lark or GBNF); `options` are of JSON.
+    """Translate a text; `form` is "json" (a schema), "regex" or "grammar" (Lark or GBNF); `options` are of JSON.
 
     Raises ValueError where the library notices at once; most errors show in `check`.
     """
@@ -42,7 +44,7 @@ def translate(form: str, text: str, options: dict[str, Any]) -> str:
 
 
 def check(source: str) -> tuple[str, list[str]]:
-    """Why a translated grammar cannot be used, empty if it can; and which parts of a schema are not followed."""
+    """Return why a translated grammar cannot be used, "" if it can, and the parts of a schema that are not followed."""
     failed, notes = LLMatcher.validate_grammar_with_warnings(source, limits=parser_limits())
     if failed:
         return LLMatcher.validate_grammar(source, limits=parser_limits()), []
@@ -50,7 +52,7 @@ def check(source: str) -> tuple[str, list[str]]:
 
 
 def _names_in(note: str) -> list[str]:
-    """The keywords that a warning of the library speaks of."""
+    """Return the keywords that a warning of the library speaks of."""
     if note.startswith("Unimplemented keys: "):
         return [str(key) for key in json.loads(note.removeprefix("Unimplemented keys: "))]
     if note.startswith("Unknown format: "):

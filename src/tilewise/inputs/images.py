@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from tilewise.errors import InvalidConfig, InvalidMedia, InvalidRequest, UnknownOption
-from tilewise.extras import need
+from tilewise.extras import require_extra
 from tilewise.inputs.file_kind import is_heic, kind_of
 from tilewise.inputs.orientation import DAMAGE, upright
 from tilewise.resize import Resize, by_pillow
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tilewise.config import EngineConfig
-    from tilewise.inputs.media_budget import MediaBudget
+    from tilewise.inputs.media_limits import MediaBudget
     from tilewise.types import Grid
 
 Colour = tuple[int, int, int]
@@ -49,7 +49,7 @@ _OPENING = threading.Lock()  # filters of warnings belong to the process; openin
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
-    """How a picture becomes tiles. Defaults are those of every released InternVL2 to 3.5 checkpoint."""
+    """The rules by which a picture becomes tiles. Defaults are those of every released InternVL2 to 3.5 checkpoint."""
 
     tile_size: int = 448
     min_tiles: int = 1
@@ -69,7 +69,7 @@ class Tiling:
             )
 
     def override(self, options: dict[str, Any] | None) -> Tiling:
-        """This tiling with a request's `mm_processor_kwargs` (vLLM's names) applied."""
+        """Return this tiling with a request's `mm_processor_kwargs` (vLLM's names) applied."""
         changes: dict[str, Any] = {}
         for name, value in (options or {}).items():
             if name not in _OVERRIDES:
@@ -85,7 +85,7 @@ class Tiling:
         return Tiling(**{**current, **changes})
 
     def at_most(self, max_tiles: int) -> Tiling:
-        """This tiling with no more than so many tiles a picture."""
+        """Return this tiling with no more than so many tiles a picture."""
         return self if max_tiles >= self.max_tiles else self.override({"max_dynamic_patch": max_tiles})
 
 
@@ -94,7 +94,7 @@ _NUMBER = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,15})?")
 
 
 def lax_number(value: Any) -> Any:
-    """A number as a text, or a whole one with a point, as the number; whatever else as it is.
+    """Return the number that a text spells, a whole one without its point; return anything else as it is.
 
     >>> lax_number("4"), lax_number(2.0), lax_number("0.5"), lax_number("four")
     (4, 2, 0.5, 'four')
@@ -118,9 +118,9 @@ class LimitedPicture:
 
     image: Image.Image
     max_tiles: int | None = None
-    """No more than so many tiles; None = as many as others."""
+    """Most tiles of this picture; None = as many as others."""
     options: tuple[tuple[str, int], ...] = ()
-    """Of `mm_processor_kwargs`, for this picture alone."""
+    """`mm_processor_kwargs` for this picture alone."""
 
     def tiling(self, usual: Tiling) -> Tiling:
         own = usual.override(dict(self.options))
@@ -129,7 +129,7 @@ class LimitedPicture:
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
-    """What a picture may be. The defaults stop decompression bombs; thin pictures are resized as the reference does."""
+    """Limits of a picture. The defaults stop decompression bombs; thin pictures are resized as the reference does."""
 
     max_pixels: int = 89_478_485  # Pillow's own warning level: 1 GiB of RGBA, a quarter of it
     max_aspect: float | None = None
@@ -189,9 +189,9 @@ def _open_header(content: bytes) -> Image.Image:
 
 
 def _open_heic(content: bytes, name: str) -> Image.Image:
-    """By the library's class itself: to register it would change what Pillow reads elsewhere in this process."""
+    """Open it by the library's own class: to register that would change what Pillow reads elsewhere in this process."""
     try:
-        need("pillow_heif", "heic", f"{name} is a HEIC picture. To read one")
+        require_extra("pillow_heif", "heic", f"{name} is a HEIC picture. To read one")
     except InvalidConfig as error:
         raise InvalidMedia(f"{error} Or send it as JPEG.") from None
     from pillow_heif import HeifImageFile
@@ -201,24 +201,24 @@ def _open_heic(content: bytes, name: str) -> Image.Image:
 
 
 def further_frames(image: Image.Image) -> bool:
-    """Whether a picture is the first of several frames or pages. They are not counted: they would have to be walked."""
+    """True if a picture is the first of several frames or pages; to count them, they would have to be walked."""
     return image.format in _SEVERAL_FRAMES and bool(getattr(image, "is_animated", False))
 
 
 def decoded_bytes(image: Image.Image) -> int:
-    """Of the pixels of a picture, as Pillow keeps them."""
+    """Return the bytes of a picture's pixels, as Pillow keeps them."""
     return image.width * image.height * (1 if image.mode in ("1", "L", "P") else 4)
 
 
 def reason(error: Exception) -> str:
-    """A library's words without its objects: `<_io.BytesIO object at 0x7f...>` tells where things are in memory."""
+    """Return a library's words without its objects: `<_io.BytesIO object at 0x7f...>` tells where memory is."""
     words = getattr(error, "strerror", None) or _ERRNO.sub("", str(error))
     words = _OBJECT.sub("it", words).strip()
     return words[:200] or type(error).__name__
 
 
 def _check_scans(image: Image.Image, content: bytes, name: str) -> None:
-    """A progressive JPEG is decoded once for each of its scans, which cost a few bytes each."""
+    """Raise InvalidMedia for a JPEG of too many scans: each costs a few bytes, and decodes the picture once more."""
     if image.format in ("JPEG", "MPO") and content.count(_START_OF_SCAN) > _MAX_SCANS:
         raise InvalidMedia(f"{name} is a JPEG of more than {_MAX_SCANS} scans, the limit: save it anew.")
 
@@ -255,7 +255,7 @@ def _no_picture(content: bytes) -> str:
 
 
 def to_rgb(image: Image.Image, exif_orientation: bool = True) -> Image.Image:
-    """Any Pillow mode to RGB: transparency over white, 16-bit and float grey scaled to 8 bits.
+    """Convert any Pillow mode to RGB: transparency over white, 16-bit and float grey scaled to 8 bits.
 
     `exif_orientation` turns the picture as its camera says, as browsers show it. OpenGVLab's inference does not.
     """
@@ -275,13 +275,13 @@ def to_rgb(image: Image.Image, exif_orientation: bool = True) -> Image.Image:
 
 
 def flatten(image: Image.Image, background: Colour = (255, 255, 255)) -> Image.Image:
-    """A picture with transparency over a colour."""
+    """Return a picture with transparency, laid over a colour."""
     rgba = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", rgba.size, background), rgba).convert("RGB")
 
 
 def _grey_to_rgb(values: NDArray[Any]) -> Image.Image:
-    """Deep grey: values above 255 are read as 16 bits, float values of at most 1 as a fraction of white."""
+    """Convert deep grey: values above 255 are read as 16 bits, float values of at most 1 as a fraction of white."""
     peak = float(values.max(initial=0))
     deep = peak > 255 or values.dtype.itemsize == 2
     scale = 1 / 257 if deep else 255.0 if values.dtype.kind == "f" and peak <= 1 else 1.0
@@ -299,14 +299,14 @@ def _lab_to_rgb(image: Image.Image) -> Image.Image:
 
 @lru_cache(maxsize=64)
 def candidate_grids(min_tiles: int, max_tiles: int) -> tuple[Grid, ...]:
-    """All (columns, rows) with min <= columns * rows <= max, fewest tiles first."""
+    """Return all (columns, rows) with min <= columns * rows <= max, fewest tiles first."""
     sides = range(1, max_tiles + 1)
     grids = [(cols, rows) for cols in sides for rows in sides if min_tiles <= cols * rows <= max_tiles]
     return tuple(sorted(grids, key=lambda grid: grid[0] * grid[1]))
 
 
 def choose_grid(width: int, height: int, tiling: Tiling) -> Grid:
-    """The (columns, rows) whose aspect ratio is nearest; an exact tie goes to the larger if the picture fills it.
+    """Return the (columns, rows) of the nearest aspect ratio; an exact tie goes to the larger if the picture fills it.
 
     "Fills" is OpenGVLab's rule: more pixels than half of what the larger grid holds.
     """
@@ -323,7 +323,7 @@ def choose_grid(width: int, height: int, tiling: Tiling) -> Grid:
 
 
 def count_tiles(grid: Grid, thumbnail: bool) -> int:
-    """Tiles of a picture cut into `grid`; a thumbnail comes on top unless there is a single tile."""
+    """Return the tiles of a picture that is cut into `grid`; a thumbnail comes on top unless there is a single tile."""
     tiles = grid[0] * grid[1]
     return tiles + 1 if thumbnail and tiles > 1 else tiles
 
@@ -335,6 +335,7 @@ def tile_image(image: Image.Image, tiling: Tiling, resize: Resize = by_pillow) -
     tiles = np.empty((count_tiles(grid, tiling.thumbnail), size, size, 3), np.uint8)
     thumbnails = len(tiles) - rows * cols
     canvas, *small = resize(image, (cols * size, rows * size), *[(size, size)] * thumbnails)
+    # [rows * size, cols * size, 3] -> [rows, cols, size, size, 3]
     by_cell = canvas.reshape(rows, size, cols, size, 3).swapaxes(1, 2)
     tiles[: rows * cols] = by_cell.reshape(rows * cols, size, size, 3)
     if small:

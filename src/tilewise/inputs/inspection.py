@@ -1,4 +1,4 @@
-"""What a model will be asked, known before it is loaded: from the small files of a checkpoint, without a weight."""
+"""The prompts of a model, known before it is loaded: from the small files of a checkpoint, without a weight."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tilewise.inputs.example import Conversation, Example, build_example
 from tilewise.inputs.images import Tiling
 from tilewise.inputs.jinja import JinjaReport, compare_templates
 from tilewise.inputs.prepare import InputOptions, Preparer
 from tilewise.inputs.spec import InputSpec, end_ids
 from tilewise.inputs.tokenizer import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, Tokenizer
+from tilewise.inputs.worked_example import Conversation, Example, build_example
 from tilewise.weights.architectures import Format, format_name
 from tilewise.weights.folder import NATIVE, ORIGINAL, CheckpointFolder
 
@@ -32,7 +32,7 @@ class TemplateChoice:
     source: str
     """The key of config.json that names it, or why it was taken."""
     system_text: str
-    """The template's own, which a system message replaces."""
+    """The template's own system text, which a system message replaces."""
 
 
 @dataclass(frozen=True)
@@ -45,30 +45,30 @@ class NamedToken:
 class StopToken:
     id: int
     text: str | None
-    """None = the tokenizer has no such id."""
+    """Text of the token; None = the tokenizer has no such id."""
     sources: tuple[str, ...]
-    """What names it: the template, the tokenizer, generation_config.json, config.json."""
+    """Names of what lists the token: the template, the tokenizer, generation_config.json, config.json."""
 
 
 @dataclass(frozen=True)
 class SpecialTokens:
     start: NamedToken | None
-    """Stands before every prompt; None for most."""
+    """The token before every prompt; None for most models."""
     image: tuple[NamedToken, ...]
     stops: tuple[StopToken, ...]
 
 
 @dataclass(frozen=True)
-class Vocabulary:
+class VocabularySizes:
     tokenizer_size: int
     """One more than the tokenizer's highest id."""
     rows: int
-    """Of the embedding table, by config.json."""
+    """Rows of the embedding table, by config.json."""
 
 
 @dataclass(frozen=True)
 class Flash:
-    """Of a -Flash checkpoint: its router gives some tiles fewer tokens, once it has seen them."""
+    """The router of a -Flash checkpoint, which gives some tiles fewer tokens, once it has seen them."""
 
     relative_threshold: float | None
     absolute_threshold: float | None
@@ -92,15 +92,15 @@ class Inspection:
     tokens_per_tile: int
     flash: Flash | None
     context_length: int
-    vocabulary: Vocabulary
+    vocabulary: VocabularySizes
     warnings: tuple[str, ...]
     example: Example
     jinja: tuple[JinjaReport, ...]
-    """One for each different template that the checkpoint carries."""
+    """One report for each different template that the checkpoint carries."""
 
     @property
     def differs(self) -> bool:
-        """Whether an engine that follows one of the checkpoint's own templates would ask something else."""
+        """True if an engine that follows one of the checkpoint's own templates would make another prompt."""
         return any(report.differs for report in self.jinja)
 
 
@@ -120,7 +120,7 @@ def inspect_checkpoint(
     spec = InputSpec.of(folder, tokenizer, processor)
     tokens = _special_tokens(folder, spec, tokenizer)
     context = folder.text.whole("max_position_embeddings")
-    vocabulary = Vocabulary(tokenizer.vocab_size, folder.text.whole("vocab_size"))
+    vocabulary = VocabularySizes(tokenizer.vocab_size, folder.text.whole("vocab_size"))
     example = build_example(Preparer(spec, tokenizer, context, options), conversation)
     doubts = (*_vocabulary_doubts(folder, tokens, vocabulary), *_stop_doubts(spec, tokenizer), *_fit(example, context))
     return Inspection(
@@ -173,7 +173,10 @@ def _special_tokens(folder: CheckpointFolder, spec: InputSpec, tokenizer: Tokeni
 
 
 def _flash(folder: CheckpointFolder, tokens_per_tile: int) -> Flash | None:
-    """A compressed tile is shuffled in blocks of twice the side, hence a quarter of the tokens."""
+    """Return the router's settings; None if there is none.
+
+    A compressed tile is shuffled in blocks of twice the side, hence a quarter of the tokens.
+    """
     config = folder.config
     if not config.get("flash_mode"):
         return None
@@ -184,7 +187,7 @@ def _flash(folder: CheckpointFolder, tokens_per_tile: int) -> Flash | None:
     return Flash(relative, absolute, tokens_per_tile // 4)
 
 
-def _vocabulary_doubts(folder: CheckpointFolder, tokens: SpecialTokens, vocabulary: Vocabulary) -> Iterator[str]:
+def _vocabulary_doubts(folder: CheckpointFolder, tokens: SpecialTokens, vocabulary: VocabularySizes) -> Iterator[str]:
     context = tokens.image[-1]
     if vocabulary.tokenizer_size > vocabulary.rows:
         yield (

@@ -1,4 +1,4 @@
-"""A checkpoint's own Jinja templates against the prompt it was trained with.
+"""A comparison of a checkpoint's own Jinja templates with the prompt it was trained with.
 
 Engines that follow the Jinja file ask what it says. Three forms are known in released files: without the system text,
 right, and with another model's system text. The comparison is a finding for people; Tilewise builds its prompts from
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from tilewise.inputs import confined
+from tilewise.inputs.sandbox import run_confined
 from tilewise.inputs.templates import CONTEXT_MARKER, IMAGE_MARKER, Message, Template, to_string
 from tilewise.weights.folder import CheckpointFolder
 
@@ -34,25 +34,25 @@ _BEFORE, _AFTER = 24, 60  # characters shown around the first difference
 
 
 @dataclass(frozen=True)
-class Comparison:
+class TemplateComparison:
     """One conversation, as the checkpoint's template renders it and as ours does."""
 
     conversation: str
     verdict: Literal["same", "differs", "fails"]
     ours: str = ""
     theirs: str = ""
-    """Both around the first difference, which is at `position` of them; empty unless they differ."""
+    """The text around the first difference, as in `ours`, at character `position` of both; empty unless they differ."""
     position: int = 0
     error: str = ""
 
 
 @dataclass(frozen=True)
 class JinjaReport:
-    """What comparing one template has found."""
+    """The findings of comparing one template."""
 
     files: tuple[str, ...]
-    """Where it stands; several files may hold the same."""
-    comparisons: tuple[Comparison, ...]
+    """Files that hold the template; several may hold the same."""
+    comparisons: tuple[TemplateComparison, ...]
     causes: tuple[str, ...]
     """Known reasons of the differences, in plain words; empty when none is known."""
 
@@ -62,19 +62,21 @@ class JinjaReport:
 
 
 def compare_templates(folder: CheckpointFolder, template: Template, start: str = "") -> tuple[JinjaReport, ...]:
-    """One report for each different template of the checkpoint. `start` is the text of the start token, if any."""
+    """Return one report for each different template of the checkpoint. `start` is the start token's text, if any."""
     tokens = _token_texts(folder)
     return tuple(_compare(source, files, template, start, tokens) for source, files in own_templates(folder).items())
 
 
 def as_published(template: Template, folder: CheckpointFolder) -> Template:
-    """The template with the system text and the openings, with and without thinking, that the checkpoint's own renders.
+    """Return the template with the system text and openings, thinking or not, that the checkpoint's own renders.
 
     Turns stay as they are. Where the checkpoint has no template, or one that fails or has other turns, all stays.
     """
     source = next(iter(own_templates(folder)), None)
     if source is None:
         return template
+    # One question is rendered with thinking left open, off and on: "off" has the opening, and what "on" has behind it
+    # begins a thought.
     tokens, asked = _token_texts(folder), "Who are you?"
     options: list[dict[str, Any]] = [{}, {"enable_thinking": False}, {"enable_thinking": True}]
     results = _render_all(source, [_wire([Message("user", asked)])] * len(options), tokens, options)
@@ -92,7 +94,7 @@ def as_published(template: Template, folder: CheckpointFolder) -> Template:
 
 
 def _read(template: Template, prompt: str, asked: str, start: str) -> tuple[str, str] | None:
-    """System text and opening of a prompt with one question, or None for one with other turns."""
+    """Return system text and opening of a prompt with one question; None for one with other turns."""
     user = template.turns["user"].replace("{}", asked)
     before, found, opening = prompt.removeprefix(start).partition(user)
     head, tail = template.turns["system"].split("{}")
@@ -102,7 +104,7 @@ def _read(template: Template, prompt: str, asked: str, start: str) -> tuple[str,
 
 
 def own_templates(folder: CheckpointFolder) -> dict[str, tuple[str, ...]]:
-    """Template -> the files that hold it. Of named ones the one called default counts: others are for tools."""
+    """Return each template with the files that hold it; of named ones, default alone counts: others are for tools."""
     found: dict[str, tuple[str, ...]] = {}
     plain = folder.path / "chat_template.jinja"
     if plain.is_file():
@@ -122,7 +124,7 @@ def _default(value: Any) -> str | None:
 
 
 def _token_texts(folder: CheckpointFolder) -> dict[str, str]:
-    """Special tokens that templates may name; each is a text or an object with one."""
+    """Return the special tokens that templates may name; a file has each as a text or an object with one."""
     config = folder.optional("tokenizer_config.json")
     found = {name: config.get(name, "") for name in _TOKENS}
     texts = {name: token.get("content", "") if isinstance(token, dict) else token for name, token in found.items()}
@@ -142,7 +144,7 @@ def _compare(
     comparisons = tuple(
         _difference(name, ours[name], theirs[name])
         if name in theirs
-        else Comparison(name, "fails", error=result["error"])
+        else TemplateComparison(name, "fails", error=result["error"])
         for name, result in zip(ours, results, strict=True)
     )
     return JinjaReport(files, comparisons, tuple(_causes(template, ours, theirs)))
@@ -154,22 +156,22 @@ def _render_all(
     tokens: dict[str, str],
     options: Sequence[dict[str, Any]] | None = None,
 ) -> list[dict[str, str]]:
-    """For each conversation `{"text": prompt}`, or `{"error": why there is none}`: a bad template never raises.
+    """Return for each conversation `{"text": prompt}`, or `{"error": why there is none}`: a bad template never raises.
 
-    In a process of its own: Jinja's sandbox keeps a template away from Python's insides, but not from looping or
-    growing without end. `tokens` are the special tokens that templates may name (`bos_token` ...), `options` what each
-    conversation asks of the template (`enable_thinking`).
+    They are rendered in another process: Jinja's sandbox keeps a template away from Python's insides, but not from
+    looping or growing without end. `tokens` are the special tokens that templates may name (`bos_token` ...), `options`
+    what each conversation asks of the template (`enable_thinking`).
     """
     asked = list(options or [{}] * len(conversations))
     job: dict[str, Any] = {"template": template, "conversations": list(conversations), "options": asked}
     job |= {"tokens": tokens, "seconds": _SECONDS}
-    results = confined.run("tilewise.inputs.jinja_process", job)
+    results = run_confined("tilewise.inputs.jinja_process", job)
     missing = {"error": f"it did not end within {_SECONDS} seconds of computing, or broke the process that renders it"}
     return [*results, *[missing] * (len(conversations) - len(results))]
 
 
 def _wire(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """As servers hand messages to a template: a text alone is a string, pictures make a list of parts."""
+    """Return messages as servers hand them to a template: a text alone is a string, pictures make a list of parts."""
     wire: list[dict[str, Any]] = []
     for message in messages:
         parts = [*[{"type": "image"}] * message.images, {"type": "text", "text": message.text}]
@@ -178,21 +180,21 @@ def _wire(messages: Sequence[Message]) -> list[dict[str, Any]]:
 
 
 def _unified(text: str, start: str) -> str:
-    """Every spelling of a picture becomes `<image>`; the start token goes, which some templates leave to tokenizers."""
+    """Write every picture as `<image>`, and drop the start token, which some templates leave to tokenizers."""
     return CONTEXT_MARKER.sub(IMAGE_MARKER, text.removeprefix(start))
 
 
-def _difference(name: str, ours: str, theirs: str) -> Comparison:
+def _difference(name: str, ours: str, theirs: str) -> TemplateComparison:
     if ours == theirs:
-        return Comparison(name, "same")
+        return TemplateComparison(name, "same")
     place = next((at for at, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]), None)
     place = min(len(ours), len(theirs)) if place is None else place
     shown = _around(place, ours), _around(place, theirs)
-    return Comparison(name, "differs", *shown, position=min(place, _BEFORE + 1))
+    return TemplateComparison(name, "differs", *shown, position=min(place, _BEFORE + 1))
 
 
 def _around(place: int, text: str) -> str:
-    """An excerpt, with dots where it is cut; the place itself is then behind `_BEFORE` characters and the dots."""
+    """Return an excerpt, with dots where it is cut; the place is then behind `_BEFORE` characters and the dots."""
     before = text[:place] if place <= _BEFORE + 1 else "…" + text[place - _BEFORE : place]
     return before + text[place : place + _AFTER] + ("…" if len(text) > place + _AFTER else "")
 
@@ -206,7 +208,7 @@ def _causes(template: Template, ours: dict[str, str], theirs: dict[str, str]) ->
 
 
 def _system_cause(template: Template, prompt: str) -> Iterator[str]:
-    """Whose system text stands in a prompt for which no system message was given."""
+    """Yield what is wrong with the system text of a prompt for which no system message was given."""
     before, after = template.turns["system"].split("{}")
     found = re.match(f"{re.escape(before)}(.*?){re.escape(after.rstrip())}", prompt, re.DOTALL)
     if found is None and prompt.startswith(template.turns["user"].split("{}")[0]):

@@ -22,14 +22,14 @@ from jinja2.ext import Extension, LoopControlExtension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from tilewise.inputs.confined import limit
+from tilewise.inputs.sandbox import confine_this_process
 
 _CHARACTERS = 200_000
 _LATE = ("html", "jinja2.constants", "jinja2.debug", "pprint", "textwrap")  # what Jinja imports on first use
 
 
 class Generation(Extension):
-    """`{% generation %}` marks what an assistant said, for training; its body is rendered as it is."""
+    """The tag `{% generation %}`, which marks what an assistant said, for training; its body is rendered as it is."""
 
     tags = {"generation"}  # noqa: RUF012  # Jinja declares it so
 
@@ -43,7 +43,7 @@ def main() -> None:
     for name in _LATE:
         importlib.import_module(name)
     codecs.lookup("unicode-escape")  # of strings in templates
-    limit(job["seconds"])
+    confine_this_process(job["seconds"])
     for messages, options in zip(job["conversations"], job["options"], strict=True):
         print(json.dumps(_render(job["template"], job["tokens"], messages, options)), flush=True)
 

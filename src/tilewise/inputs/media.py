@@ -1,7 +1,7 @@
 """Fetching media: http(s), data and file URLs, closed by default.
 
 Only public addresses are reached: a host name is resolved first, every address is checked, and the connection goes
-to a checked address, so that a name cannot change its mind in between. Every redirect goes through the same door.
+to a checked address, so that a name cannot change its mind in between. Every redirect is checked in the same way.
 Local files are read only below `allowed_local_media_path`. `inputs/web/` does what concerns the web.
 """
 
@@ -16,12 +16,10 @@ from urllib.parse import unquote, urlsplit
 
 from tilewise.errors import InvalidMedia
 from tilewise.inputs.data_url import DataUrl, decode_base64
-from tilewise.inputs.media_budget import Deadline, MediaBudget
-from tilewise.inputs.media_limits import MediaLimits
-from tilewise.inputs.web.address import MAX_URL, short
+from tilewise.inputs.media_limits import Deadline, MediaBudget, MediaLimits
+from tilewise.inputs.web.address import MAX_URL, Proxies, short
 from tilewise.inputs.web.download import Download, check_size
 from tilewise.inputs.web.hosts import AllowedHosts
-from tilewise.inputs.web.proxy import Proxies
 
 Kind = Literal["image", "video"]
 _FRAME_LIST = "video/jpeg"
@@ -32,7 +30,7 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,19}):")
 
 @dataclass(frozen=True, slots=True)
 class MediaFiles:
-    """What is behind a URL: one file, or the frames of a video, one file each."""
+    """The content behind a URL: one file, or the frames of a video, one file each."""
 
     files: tuple[bytes, ...]
     is_list: bool = False
@@ -44,7 +42,7 @@ class MediaFiles:
 
 @dataclass(frozen=True, slots=True)
 class MediaAccess:
-    """What may be fetched, and how much of it."""
+    """A fetcher of media, with the rules for what may be fetched and how much of it."""
 
     allowed_local_media_path: Path | None = None
     allowed_media_domains: tuple[str, ...] | None = None
@@ -53,10 +51,10 @@ class MediaAccess:
     max_redirects: int = 3
     limits: MediaLimits = field(default_factory=MediaLimits)
     proxies: Proxies | None = None
-    """None = those that the environment names."""
+    """Proxies to fetch through; None = those that the environment names."""
 
     def fetch(self, url: str, kind: Kind = "image", budget: MediaBudget | None = None) -> bytes:
-        """The bytes behind a URL. Raises InvalidMedia for what is refused, missing, too large or too slow.
+        """Return the bytes behind a URL. Raises InvalidMedia for what is refused, missing, too large or too slow.
 
         `budget` is that of a request; without one, the file is a request of its own.
         """
@@ -73,7 +71,7 @@ class MediaAccess:
         raise InvalidMedia(f"{short(url)}: The URL must be either a HTTP, data or file URL{_instead_of(scheme, url)}.")
 
     def fetch_files(self, url: str, kind: Kind, budget: MediaBudget) -> MediaFiles:
-        """As `fetch`, for videos that may be lists of frames as well."""
+        """Fetch what is behind a URL, as `fetch` does; a video may be a list of frames as well."""
         if kind == "video" and _scheme(url) == "data":
             data = DataUrl.of(url.strip())
             if data.media_type == _FRAME_LIST and data.is_base64:
@@ -117,13 +115,13 @@ class MediaAccess:
 
 
 def _scheme(url: str) -> str:
-    """Not by urllib, which remembers what it has taken apart: data URLs are whole files."""
+    """Return a URL's scheme, without urllib, which remembers what it has taken apart: data URLs are whole files."""
     found = _SCHEME.match(url.lstrip()[:21])
     return found[1].lower() if found else ""
 
 
 def _instead_of(scheme: str, url: str) -> str:
-    """What to send in place of an address that is not fetched here."""
+    """Return an error's end: what to send in place of an address that is not fetched here."""
     if scheme in _BUCKETS:
         return f"; {scheme}:// names an object that only its owner's credentials open: send a presigned https URL of it"
     if scheme in ("ftp", "ftps", "sftp"):
@@ -136,7 +134,7 @@ def _instead_of(scheme: str, url: str) -> str:
 
 
 def _listed_frames(body: str, budget: MediaBudget) -> tuple[bytes, ...]:
-    """Raises InvalidMedia if there are too many, before any is decoded."""
+    """Decode a list of frames. Raises InvalidMedia if there are too many, before any is decoded."""
     count, most = body.count(",") + 1, budget.limits.chosen_frames
     if count > most:
         raise InvalidMedia(

@@ -1,6 +1,6 @@
-"""Pictures already cut: one that is sent again, by whoever, is recognised by its pixels and not cut again.
+"""Pictures already cut, known again by their pixels, and media under names that callers chose.
 
-The name of an entry is a digest of all that its tiles depend on. Several threads may prepare requests at once.
+The key of a cut picture is a digest of all that its tiles depend on. Several threads may prepare requests at once.
 """
 
 from __future__ import annotations
@@ -12,15 +12,20 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tilewise.amounts import GIB, in_bytes
-from tilewise.host.memory import available_memory
+from PIL import Image
+
+from tilewise.errors import InvalidMedia, InvalidRequest
+from tilewise.host import available_memory
+from tilewise.inputs.embeddings import EncodedPicture
+from tilewise.inputs.media import Kind, MediaFiles
+from tilewise.inputs.media_limits import MediaLimits
 from tilewise.inputs.orientation import orientation
 from tilewise.types import AnyTile, Grid
+from tilewise.units import GIB, in_bytes
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from tilewise.inputs.images import Tiling
+
 
 logger = logging.getLogger("tilewise")
 _DEFAULT = 4 * GIB
@@ -28,12 +33,12 @@ _DEFAULT = 4 * GIB
 
 @dataclass(frozen=True, slots=True)
 class CutPicture:
-    """Tiles of a picture or of a frame, thumbnail last."""
+    """A picture or frame that is cut into tiles, thumbnail last."""
 
     tiles: tuple[AnyTile, ...]
     grid: Grid
     size: tuple[int, int]
-    """Of the picture, in pixels; zeros, where it came encoded."""
+    """Width and height of the picture in pixels; zeros if it came encoded."""
 
     @property
     def num_bytes(self) -> int:
@@ -42,18 +47,18 @@ class CutPicture:
 
 @dataclass(frozen=True, slots=True)
 class CacheCounts:
-    """Since the start."""
+    """The look-ups of a cache, and how many found a picture, since the start."""
 
     queries: int = 0
     hits: int = 0
 
 
 class MediaCache:
-    """The most recently used pictures, up to so many bytes of tiles; 0 = none, and nothing is asked."""
+    """The most recently used pictures, up to so many bytes of tiles; 0 = none, and no picture is looked up."""
 
     @classmethod
     def of(cls, gigabytes: float | None) -> MediaCache:
-        """Up to so many GiB; None = 4, or a quarter of what this machine or its container has free now, if less."""
+        """Make one of so many GiB; None = 4, or a quarter of what machine or container has free now, if less."""
         if gigabytes is not None:
             return cls(int(gigabytes * GIB))
         free = available_memory().free
@@ -93,7 +98,7 @@ class MediaCache:
             return picture
 
     def keep(self, digest: bytes, picture: CutPicture) -> None:
-        """Others go for it, the longest unused first; one that is larger than all there is room for is not kept."""
+        """Keep a picture in place of the longest unused ones; one of more than `max_bytes` is not kept."""
         if picture.num_bytes > self.max_bytes:
             return
         with self._lock:
@@ -109,10 +114,87 @@ class MediaCache:
 
 
 def picture_digest(image: Image.Image, tiling: Tiling, exif_orientation: bool) -> bytes:
-    """32 bytes of BLAKE2b over a loaded picture, mode and palette included, and over how it will be cut."""
+    """Return 32 bytes of BLAKE2b over a loaded picture, mode and palette included, and over how it will be cut."""
     turn = orientation(image) if exif_orientation else None
     palette = bytes(image.getpalette(None) or ()) if image.palette else b""
     how = (image.mode, image.size, image.info.get("transparency"), turn, palette, tiling)
     digest = hashlib.blake2b(repr(how).encode(), digest_size=32)
     digest.update(image.tobytes())
     return digest.digest()
+
+
+MAX_UUID = 256
+"""Most characters of a `uuid`."""
+_Key = tuple[str, Kind, str]
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedMedia:
+    """A picture, or the frames of a video, as a caller's program had them."""
+
+    images: tuple[Image.Image, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(image.width * image.height * len(image.getbands()) for image in self.images)
+
+
+KeptMedia = MediaFiles | DecodedMedia | EncodedPicture
+
+
+class MediaByUuid:
+    """The most recently used media under the names that callers gave them, up to so many bytes of files; 0 = none.
+
+    Files are kept, not pixels: they are small, and how a picture is cut may differ from request to request. What came
+    decoded, from Python, is kept so, and so are rows of pictures that came encoded. A name belongs to a scope, so that
+    nobody meets the media of others under it. Threads may share an instance.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._media: OrderedDict[_Key, KeptMedia] = OrderedDict()  # the longest unused first
+        self._bytes = 0
+
+    def find(self, scope: str | None, kind: Kind, uuid: str) -> KeptMedia:
+        """Return what is kept under a name; scope None has nothing. Raises InvalidMedia if there is none."""
+        with self._lock:
+            files = None if scope is None else self._media.get((scope, kind, uuid))
+            if scope is None or files is None:
+                raise InvalidMedia(f"{self._why_missing(scope, kind, uuid)}: send its content again.")
+            self._media.move_to_end((scope, kind, uuid))
+            return files
+
+    def keep(self, scope: str | None, kind: Kind, uuid: str, files: KeptMedia) -> None:
+        """Keep media in place of what had this name; media of more than `max_bytes` are not kept."""
+        if scope is None:
+            return
+        with self._lock:
+            self._forget((scope, kind, uuid))
+            if files.num_bytes > self.max_bytes:
+                return
+            while self._bytes + files.num_bytes > self.max_bytes:
+                self._forget(next(iter(self._media)))
+            self._media[scope, kind, uuid] = files
+            self._bytes += files.num_bytes
+
+    def _forget(self, key: _Key) -> None:
+        files = self._media.pop(key, None)
+        self._bytes -= files.num_bytes if files else 0
+
+    def _why_missing(self, scope: str | None, kind: Kind, uuid: str) -> str:
+        if scope is None or not self.max_bytes:
+            return f"uuid {uuid!r} cannot stand for its {kind}, as nothing is kept here"
+        return (
+            f"uuid {uuid!r} names no {kind} that is kept (any longer; the limit is {self.max_bytes} bytes of files, "
+            f"raise {MediaLimits.variable('handle_bytes')} for more)"
+        )
+
+
+def check_uuid(uuid: object, where: str) -> str | None:
+    """Return a part's `uuid`, or None if it has none. Raises InvalidRequest."""
+    if uuid is None:
+        return None
+    if not isinstance(uuid, str) or not 1 <= len(uuid) <= MAX_UUID:
+        raise InvalidRequest(f"{where}: uuid must be a text of 1 to {MAX_UUID} characters, got {uuid!r:.80}.")
+    return uuid

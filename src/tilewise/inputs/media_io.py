@@ -24,7 +24,7 @@ _WITHOUT_EFFECT: dict[tuple[str, str], tuple[tuple[Any, ...], str]] = {
 
 @dataclass(frozen=True, slots=True)
 class MediaOptions:
-    """None = as the server does."""
+    """The options by which a request's media are opened; None = as the server does."""
 
     background: Colour | None = None
     num_frames: int | None = None
@@ -37,8 +37,10 @@ class MediaOptions:
         limits: MediaLimits = MediaLimits(),
         ignored: Ignored | None = None,
     ) -> MediaOptions:
-        """`{"image": {"rgba_background_color"}, "video": {"num_frames", "fps"}}`; `ignored` is told of those of vLLM's
-        options that change nothing here. Raises InvalidRequest."""
+        """Read `{"image": {"rgba_background_color"}, "video": {"num_frames", "fps"}}`. Raises InvalidRequest.
+
+        `ignored` is told of those of vLLM's options that change nothing here.
+        """
         ignored = Ignored() if ignored is None else ignored
         if not isinstance(kwargs, Mapping | None):
             raise InvalidRequest(f"media_io_kwargs must be an object, got {type(kwargs).__name__}.")
@@ -58,13 +60,13 @@ class MediaOptions:
         return cls(_colour(found), _count(found, limits), _rate(found))
 
     def frames(self, default: FrameChoice) -> FrameChoice:
-        """How frames of this request's videos are chosen."""
+        """Return how frames of this request's videos are chosen."""
         count = default.num_frames if self.num_frames is None else self.num_frames
         return FrameChoice(count, default.fps if self.fps is None else self.fps)
 
 
 def _has_no_effect(kind: str, name: str, value: Any) -> bool:
-    """Raises InvalidRequest for a value that would have one."""
+    """True for an option that changes nothing here. Raises InvalidRequest for a value that would change something."""
     if (kind, name) not in _WITHOUT_EFFECT:
         return False
     values = _WITHOUT_EFFECT[kind, name][0]

@@ -1,4 +1,4 @@
-"""Opens the media that requests name: fetched, decoded and counted within the limits of one request."""
+"""The media that requests name, opened: fetched, decoded and counted within the limits of one request."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from PIL import Image
 from tilewise.errors import InvalidField, InvalidRequest
 from tilewise.ignored import Ignored
 from tilewise.inputs.data_url import decode_base64
-from tilewise.inputs.embeddings import KEY, EmbeddingForm, EncodedPicture
+from tilewise.inputs.embeddings import IMAGE_EMBEDS, EmbeddingForm, EncodedPicture
 from tilewise.inputs.images import Colour, ImageLimits, LimitedPicture, flatten, further_frames, open_image
 from tilewise.inputs.media import Kind, MediaAccess, MediaFiles
-from tilewise.inputs.media_budget import MediaBudget
-from tilewise.inputs.media_handles import DecodedMedia, KeptMedia, MediaHandles
+from tilewise.inputs.media_cache import DecodedMedia, KeptMedia, MediaByUuid
 from tilewise.inputs.media_io import MediaOptions
-from tilewise.inputs.media_limits import ALL_FRAMES
+from tilewise.inputs.media_limits import ALL_FRAMES, MediaBudget
 from tilewise.inputs.orientation import upright
 from tilewise.inputs.video import FrameChoice, read_video
 from tilewise.inputs.web.address import short
@@ -29,7 +28,7 @@ from tilewise.types import Detail
 LOCAL = ""
 """The scope of a program's own requests."""
 LEFT_OUT = frozenset({"further_frames", "damaged_frames"})
-"""What `MediaReader.ignored` may name."""
+"""Names that `MediaReader.ignored` may hold."""
 Picture = Image.Image | LimitedPicture | EncodedPicture
 Media = Picture | list[Image.Image]
 """A picture, or the chosen frames of a video."""
@@ -46,7 +45,7 @@ class MediaPart:
     options: tuple[tuple[str, int], ...] = ()
     """`max_dynamic_patch` and `min_dynamic_patch` of this picture alone."""
     where: str = ""
-    """Its place in the request, for errors."""
+    """Place of the part in the request, for errors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,40 +53,43 @@ class EncodedPart:
     """A picture that comes encoded: a file of its rows in base64, or a program's tensor."""
 
     data: Any
-    """None = one sent before, of this `uuid`."""
+    """Base64 or tensor; None = the picture that was sent before under this `uuid`."""
     uuid: str | None = None
     where: str = ""
-    """Its place in the request, for errors."""
+    """Place of the part in the request, for errors."""
 
 
 @dataclass(frozen=True)
 class MediaReader:
-    """`limits` are pictures and videos a prompt (`limit_mm_per_prompt`). One reader serves all requests; `timed` gives
-    each its own, with the last six fields."""
+    """A reader of the media that requests name.
+
+    One reader serves all requests; `timed` gives each its own, with the last six fields. `limits` are pictures and
+    videos a prompt (`limit_mm_per_prompt`).
+    """
 
     access: MediaAccess = field(default_factory=MediaAccess)
     image_limits: ImageLimits = field(default_factory=ImageLimits)
     limits: dict[str, int] = field(default_factory=dict)
     frames: FrameChoice = field(default_factory=FrameChoice)
-    handles: MediaHandles = field(default_factory=lambda: MediaHandles(0))
+    handles: MediaByUuid = field(default_factory=lambda: MediaByUuid(0))
     """Media that were sent with a `uuid`."""
     detail_tiles: Mapping[Detail, int] | None = None
     """Most tiles of a picture whose part asks for this `detail`; None = it has no effect, as in vLLM."""
     exif_orientation: bool = True
     """Pictures are turned as their camera says, videos as their display matrix says."""
     embeddings: EmbeddingForm | None = None
-    """Of pictures that come encoded; None = they are not taken."""
+    """Form of pictures that come encoded; None = they are not taken."""
     watch: Stopwatch = field(default_factory=Stopwatch)
-    """Told what reading takes, and what it comes to."""
+    """Times of reading, and counts of what was read."""
     budget: MediaBudget = field(default_factory=MediaBudget)
     background: Colour | None = None
-    """Behind pictures with transparency; None = white."""
+    """Colour behind pictures with transparency; None = white."""
     scope: str | None = None
-    """Whose media a `uuid` names: a key's or a salt's. None = nobody's, so nothing is kept or found."""
+    """Owner of the media that a `uuid` names: a key or a salt. None = nobody, so nothing is kept or found."""
     listed: FrameChoice = FrameChoice(ALL_FRAMES)
-    """Which frames of a video that came as a list of them: all that were listed, unless the request itself says."""
+    """Frames of a video that came as a list of them: all that were listed, unless the request itself says."""
     ignored: Ignored = field(default_factory=Ignored)
-    """Told what of the media was left out."""
+    """Names of what was left out of the media, from LEFT_OUT."""
 
     def timed(
         self,
@@ -97,7 +99,7 @@ class MediaReader:
         scope: str | None = None,
         ignored: Ignored | None = None,
     ) -> MediaReader:
-        """For one request; `budget.cancel`, or `cancelled`, ends whatever it is reading."""
+        """Return a reader for one request; `budget.cancel`, or `cancelled`, ends whatever it is reading."""
         return replace(
             self,
             frames=options.frames(self.frames),
@@ -115,10 +117,10 @@ class MediaReader:
             raise InvalidRequest(f"At most {limit} {kind}(s) may be provided in one prompt. {count} were given.")
 
     def takes_embeddings(self, where: str) -> EmbeddingForm:
-        """What pictures that come encoded look like. Raises InvalidRequest where they are not taken."""
+        """Return the form of pictures that come encoded. Raises InvalidRequest where they are not taken."""
         if self.embeddings is None:
             raise InvalidField(
-                where or KEY,
+                where or IMAGE_EMBEDS,
                 f"{where}: image_embeds are not taken without --enable-mm-embeds (enable_mm_embeds=True): start the "
                 "engine with it, or send image_url.",
             )
@@ -130,7 +132,7 @@ class MediaReader:
             return self.picture(MediaPart(None, "image", part.uuid, where=part.where))
         with self.watch.decoding():
             if isinstance(part.data, str):
-                found = form.read(decode_base64(part.data, self.budget, KEY), self.budget)
+                found = form.read(decode_base64(part.data, self.budget, IMAGE_EMBEDS), self.budget)
             else:
                 found = form.picture(part.data, self.budget)
         self.watch.count(pictures=1)
@@ -165,17 +167,19 @@ class MediaReader:
         return files
 
     def _remember(self, part: MediaPart, files: KeptMedia) -> None:
-        """Once it is known to be readable."""
+        """Keep media that have a `uuid`, once they are known to be readable."""
         if part.uuid is not None and part.url is not None:
             self.handles.keep(self.scope, part.kind, part.uuid, files)
 
     def keep_decoded(self, kind: Kind, uuid: str, images: Sequence[Image.Image]) -> None:
-        """Under a name, for later requests; copies, so that nobody changes them."""
+        """Keep pictures under a name, for later requests; as copies, so that nobody changes them."""
         self.handles.keep(self.scope, kind, uuid, DecodedMedia(tuple(image.copy() for image in images)))
 
     def given(self, image: Image.Image) -> Image.Image:
-        """A picture that is open: of several frames it is the one that it stands at, which is the first unless a
-        program has chosen another."""
+        """Return an open picture, and name in `ignored` that further frames are left out.
+
+        Of several frames it is the one that it stands at, the first unless a program has chosen another.
+        """
         if further_frames(image):
             self.ignored.add("further_frames", "a picture is its first frame or page; send a video for more of them")
         return image
@@ -210,5 +214,5 @@ class MediaReader:
 
 
 def _name(part: MediaPart) -> str:
-    """What errors call it; "" = the picture, the video."""
+    """Return what errors call a part; "" = the picture, the video."""
     return short(part.url) if part.url and part.url[:5].lower() != "data:" else ""

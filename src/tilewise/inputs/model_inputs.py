@@ -1,4 +1,4 @@
-"""ModelInputs: what is read of a checkpoint before an engine starts, and what prepares its requests afterwards."""
+"""ModelInputs: the parts of a checkpoint that are read before an engine starts, and prepare its requests afterwards."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from tilewise.config import EngineConfig
+from tilewise.errors import InvalidConfig
 from tilewise.inputs.chat_tokenizer import ChatTokenizer
-from tilewise.inputs.draft import find_draft
 from tilewise.inputs.embeddings import EmbeddingForm
 from tilewise.inputs.media_cache import MediaCache
 from tilewise.inputs.prepare import InputOptions, Preparer
@@ -29,11 +29,11 @@ class ModelInputs:
     spec: InputSpec
     draft: Checkpoint | None
     embeddings: EmbeddingForm | None = None
-    """Of pictures that come encoded; None = they are not taken."""
+    """Form of pictures that come encoded; None = they are not taken."""
 
     @classmethod
     def of(cls, config: EngineConfig) -> ModelInputs:
-        """May download. Raises InvalidCheckpoint, InvalidConfig, UnknownModel or DownloadFailed."""
+        """Read the files, or download them. Raises InvalidCheckpoint, InvalidConfig, UnknownModel or DownloadFailed."""
         checkpoint = Checkpoint.of(config)
         tokenizer = Tokenizer.from_folder(checkpoint.tokenizer)
         spec = InputSpec.of(checkpoint.folder, tokenizer, config.mm_processor_kwargs)
@@ -45,7 +45,7 @@ class ModelInputs:
         return ChatTokenizer(self.tokenizer, self.spec, self.checkpoint.tokenizer)
 
     def model_config(self, max_model_len: int) -> SimpleNamespace:
-        """Values that programs read of vLLM's ModelConfig; `hf_config` is the checkpoint's config.json."""
+        """Return values that programs read of vLLM's ModelConfig; `hf_config` is the checkpoint's config.json."""
         config, tokenizer = self.config, self.config.tokenizer or self.config.model
         hf_config = _namespace(self.checkpoint.folder.config.values)
         names = {name: getattr(config, name) for name in ("model", "revision", "dtype", "seed", "trust_remote_code")}
@@ -55,16 +55,30 @@ class ModelInputs:
         return found
 
     def preparer(self, resolved: Resolved) -> Preparer:
-        """Makes requests for an engine that has decided on its limits; pictures that it cut are in its `cache`."""
+        """Return a maker of requests for an engine that has decided on its limits; its `cache` keeps cut pictures."""
         cache, resize = MediaCache.of(self.config.mm_processor_cache_gb), resizer(resolved.resize_kernels)
         context, options = resolved.limits.max_model_len, InputOptions.of(self.config)
         return Preparer(self.spec, self.tokenizer, context, options, cache, resize)
 
 
 def _namespace(value: Any) -> Any:
-    """JSON, its objects with attributes."""
+    """Return JSON values, objects among them with attributes in place of keys."""
     if isinstance(value, list):
         return [_namespace(item) for item in value]
     if not isinstance(value, dict):
         return value
     return SimpleNamespace(**{str(key): _namespace(item) for key, item in value.items()})
+
+
+def find_draft(config: EngineConfig, tokenizer: Tokenizer) -> Checkpoint | None:
+    """Return the draft model, None without one. Raises InvalidConfig if its tokens are not those of `tokenizer`."""
+    wanted = config.speculation
+    if wanted is None or wanted.model is None:
+        return None
+    found = Checkpoint.find(wanted.model, wanted.revision, config)
+    if not Tokenizer.from_folder(found.tokenizer).spells_as(tokenizer):
+        raise InvalidConfig(
+            f"speculative_config: {wanted.model} has other tokens than {config.model}, it cannot draft: take a smaller "
+            "model of the same generation."
+        )
+    return found

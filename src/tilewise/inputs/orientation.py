@@ -1,4 +1,4 @@
-"""Which way up: the note that a camera leaves in a picture (Exif), and the display matrix of a video.
+"""The way up of pictures and videos: the note that a camera leaves (Exif), and the display matrix.
 
 Sources: Exif 2.32, tag Orientation; ISO/IEC 14496-12, matrix of the track header.
 """
@@ -43,7 +43,7 @@ DAMAGE = (
 
 
 def orientation(image: Image.Image) -> int:
-    """The camera's note, 1 to 8. A note that is damaged or unknown is none, as in browsers: the picture is shown."""
+    """Return the camera's note, 1 to 8. A note that is damaged or unknown counts as 1, upright, as in browsers."""
     try:
         value = image.getexif().get(_TAG)
     except DAMAGE:
@@ -52,7 +52,7 @@ def orientation(image: Image.Image) -> int:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """The picture turned as its camera says, without the note, so that nobody turns it again."""
+    """Return the picture turned as its camera says, without the note, so that nobody turns it again."""
     method = _TURNS.get(orientation(image))
     if method is None:
         return image
@@ -63,7 +63,7 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def upright_frame(frame: Any) -> Image.Image:
-    """A frame of PyAV as a picture, turned as the video's display matrix says, to the nearest quarter."""
+    """Return a frame of PyAV as a picture, turned as the video's display matrix says, to the nearest quarter."""
     image: Image.Image = frame.to_image()
     matrix = frame.side_data.get("DISPLAYMATRIX")
     method = None if matrix is None else _TURNS.get(matrix_orientation(bytes(matrix)))
@@ -71,7 +71,7 @@ def upright_frame(frame: Any) -> Image.Image:
 
 
 def matrix_orientation(matrix: bytes) -> int:
-    """1 to 8 as in Exif, of nine 32-bit numbers in the machine's order, as FFmpeg hands them over.
+    """Return 1 to 8 as in Exif, for nine 32-bit numbers in the machine's order, as FFmpeg hands them over.
 
     The matrix takes a pixel (x, y) to (a * x + c * y, b * x + d * y), y pointing down.
     """

@@ -16,7 +16,7 @@ _ANY = r"[\s\S]*"
 
 
 def relaxed(pattern: str) -> tuple[str, tuple[str, ...]]:
-    r"""The pattern that can be followed, and the names of what it lacks.
+    r"""Return the pattern that can be followed, and the names of what it lacks.
 
     >>> relaxed(r"(\d{1,3}\.?\b){4}")
     ('(\\d{1,3}\\.?){4}', ('word boundary',))
@@ -45,7 +45,7 @@ def relaxed(pattern: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _behind_atom(pattern: str, place: int) -> int:
-    """An escape and a class are whole; anything else is one character."""
+    """Return the place behind an atom: an escape or a class as a whole, or else one character."""
     if pattern[place] == "\\":
         return place + 2
     return _behind_class(pattern, place) if pattern[place] == "[" else place + 1
@@ -63,7 +63,7 @@ def _behind_class(pattern: str, place: int) -> int:
 
 
 def _behind_group(pattern: str, place: int) -> int | None:
-    """None for a group that is not closed, which is for the parser to refuse."""
+    """Return the place behind a group; None for one that is not closed, which is for the parser to refuse."""
     depth = 0
     while place < len(pattern):
         depth += (pattern[place] == "(") - (pattern[place] == ")")

@@ -66,7 +66,7 @@ Video = Sequence[Image.Image]
 
 @dataclass(frozen=True)
 class InputOptions:
-    """How media are read, for all requests of an engine."""
+    """The options of an engine for all its requests: how media are read, and what answers may ask for."""
 
     limits: ImageLimits = field(default_factory=ImageLimits)
     exif_orientation: bool = True
@@ -74,13 +74,13 @@ class InputOptions:
     """`each`: max_dynamic_patch for every picture, as the reference inference does. `share`: the pictures of a
     request share it, as in training."""
     interleave: bool = False
-    """Whether the parts of a message stay in their order, whatever the template does."""
+    """True = the parts of a message stay in their order, whatever the template does."""
     max_logprobs: int = 20
     """Most log-probabilities a token that a request may ask for; -1 = no limit."""
     closed_objects: bool = True
-    """Whether objects of schemas that list their properties have no others, where neither schema nor request says."""
+    """True = objects of schemas that list their properties have no others, where neither schema nor request says."""
     compact_json: bool = False
-    """Whether structured answers in JSON have no white space."""
+    """True = structured answers in JSON have no white space, unless a request gives a pattern for it."""
 
     @classmethod
     def of(cls, config: EngineConfig) -> InputOptions:
@@ -95,7 +95,7 @@ class InputOptions:
         )
 
     def structured(self, sampling: SamplingParams) -> SamplingParams:
-        """The sampling whose form of answers follows what holds for all requests, as far as it does not say."""
+        """Return the sampling; its form of answers follows these options where it does not say itself."""
         form = sampling.structured_outputs
         if form is None:
             return sampling
@@ -107,7 +107,7 @@ class InputOptions:
         return sampling.with_(structured_outputs=dataclasses.replace(form, **changes)) if changes else sampling
 
     def tilings(self, tiling: Tiling, pictures: int) -> tuple[Tiling, Tiling]:
-        """How each of a prompt's pictures is cut when there are so many, and how each frame of its videos."""
+        """Return how each of a prompt's pictures is cut when there are so many, and how each frame of its videos."""
         if self.tile_budget == "share" and pictures > 1:
             share = max(tiling.min_tiles, tiling.max_tiles // pictures)
             tiling = tiling.override({"max_dynamic_patch": share})
@@ -116,14 +116,14 @@ class InputOptions:
 
 @dataclass(frozen=True)
 class Preparer:
-    """Turns messages or raw prompts with media into requests for one model."""
+    """A maker of requests for one model, from messages or raw prompts with media."""
 
     spec: InputSpec
     tokenizer: Tokenizer
     max_model_len: int
     options: InputOptions = field(default_factory=InputOptions)
     cache: MediaCache = field(default_factory=lambda: MediaCache(0), repr=False)
-    """Pictures already cut."""
+    """The pictures already cut."""
     resize: Resize = field(default=by_pillow, repr=False)
     clock: Clock = field(default=time.monotonic, repr=False)
     _numbers: itertools.count[int] = field(default_factory=itertools.count, repr=False)
@@ -141,7 +141,7 @@ class Preparer:
         keep_last: int | None = None,
         cut: Side = "left",
     ) -> Request:
-        """A conversation, with its media in the order in which the messages bring them.
+        """Make a request of a conversation, with its media in the order in which the messages bring them.
 
         `thinking`: None = as the template does. An answer of a given form thinks before it, where `thinking` asks for
         that. `tools` are definitions of functions, each a JSON text. `keep_last` cuts the prompt to that many tokens,
@@ -163,7 +163,7 @@ class Preparer:
         return self._timed(started, request)
 
     def _template(self, processor: dict[str, Any] | None) -> tuple[Template, dict[str, Any]]:
-        """The template with the order of parts that is asked for, and the options that are left."""
+        """Return the template with the order of parts that is asked for, and the options that are left."""
         left = dict(processor or {})
         interleave = left.pop("interleave_mm_strings", None)
         if not isinstance(interleave, bool | None):
@@ -176,7 +176,7 @@ class Preparer:
         return request.with_(inputs=InputTiming(preprocess=self.clock() - started))
 
     def chat_ids(self, pieces: Sequence[Piece]) -> list[int | ImageSlot]:
-        """Ids of a template's pieces behind the start token, if there is one; pictures are slots still."""
+        """Return ids of a template's pieces behind the start token, if there is one; pictures are slots still."""
         return self._started(self.tokenizer.encode_pieces(pieces))
 
     def prompt(
@@ -190,7 +190,7 @@ class Preparer:
         keep_last: int | None = None,
         cut: Side = "left",
     ) -> Request:
-        """A ready-made prompt (text in which special tokens are meant, or token ids).
+        """Make a request of a ready-made prompt (text in which special tokens are meant, or token ids).
 
         `<image>` and `<video>` markers place the media, and so does `<IMG_CONTEXT>`, which -hf prompts use; without
         markers media go first. Without `start` a text gets no start token. `keep_last` is as in `chat`.
@@ -207,9 +207,10 @@ class Preparer:
         return self._timed(started, self._request(ids, images, sampling, text, _lengths(pictures)))
 
     def encoding(self, pictures: Sequence[Picture], processor: dict[str, Any] | None, most_tiles: int) -> Request:
-        """Pictures without a prompt, for an engine that encodes alone; rows of each begin where those before it end.
+        """Make a request of pictures without a prompt, for an engine that encodes alone.
 
-        Raises InvalidRequest for more tiles than that, before any is cut: no context limits them here.
+        The rows of each picture begin where those before it end. Raises InvalidRequest for more than `most_tiles`,
+        before any is cut: no context limits them here.
         """
         started = self.clock()
         usual, _ = self.options.tilings(self.spec.tiling.override(processor), len(pictures))
@@ -229,7 +230,7 @@ class Preparer:
     def _cut_to(
         self, ids: list[int | ImageSlot], sampling: SamplingParams, keep_last: int | None, cut: Side
     ) -> list[int | ImageSlot]:
-        """The ids of a prompt without those in excess on its `cut` side; one with pictures cannot be cut."""
+        """Return the ids of a prompt without those in excess on its `cut` side; one with pictures cannot be cut."""
         keep_last = sampling.truncate_prompt_tokens if keep_last is None else keep_last
         if keep_last is None:
             return ids
@@ -248,7 +249,7 @@ class Preparer:
         return ids[-kept:] if cut == "left" else ids[:kept]
 
     def _started(self, ids: list[int | ImageSlot]) -> list[int | ImageSlot]:
-        """Text gets the tokenizer's start token unless it begins with it; ids are taken as they are."""
+        """Put the start token before the ids of a text that lacks it; prompts that come as ids do without this."""
         start = self.spec.start_id
         return ids if start is None or not ids or ids[0] == start else [start, *ids]
 
@@ -264,8 +265,11 @@ class Preparer:
         return self.tokenizer.encode_pieces(pieces, raw=True)
 
     def _slots_for_ids(self, prompt: Sequence[int], images: Sequence[CutPicture]) -> list[int | ImageSlot]:
-        """In a prompt of ids each picture stands as one `<IMG_CONTEXT>`, or as many as its rows, which is how results
-        have them; framed by `<img>` and `</img>` or not."""
+        """Return a prompt of ids with slots for its pictures; without any place for them, they go first.
+
+        Each picture stands there as one `<IMG_CONTEXT>`, or as many as its rows, which is how results have them; framed
+        by `<img>` and `</img>` or not.
+        """
         context, start, end = map(self.tokenizer.special_id, (IMAGE_CONTEXT, IMAGE_START, IMAGE_END))
         check_ids("prompt_token_ids", prompt, self.tokenizer)
         ids: list[int | ImageSlot] = []
@@ -279,11 +283,12 @@ class Preparer:
                 ids += map(ImageSlot, range(number, number + places))
                 number += places
             else:
+                # The slice begins at 0 or 1: an `</img>` right behind a slot belongs to it and is dropped.
                 ids += list(run)[token == end and bool(ids) and isinstance(ids[-1], ImageSlot) :]
         return [*map(ImageSlot, range(len(images))), *ids] if images and not number else ids
 
     def _places(self, length: int, number: int, images: Sequence[CutPicture], framed: bool) -> int:
-        """Pictures that so many image tokens in a row stand for, beginning with this one.
+        """Return how many pictures `length` image tokens in a row stand for, beginning with picture `number`.
 
         Raises InvalidRequest if they are neither the rows of a picture nor one for each.
         """
@@ -315,7 +320,7 @@ class Preparer:
         return tiled
 
     def _tile(self, image: Image.Image, tiling: Tiling) -> CutPicture:
-        """A picture's tiles, cut now or kept from an earlier request."""
+        """Return a picture's tiles, cut now or kept from an earlier request."""
         check_size(image.size, self.options.limits)
         try:
             image.load()
@@ -372,7 +377,7 @@ class Preparer:
         return Grammars(self.tokenizer, self.spec.end_ids)
 
     def _expand(self, ids: list[int | ImageSlot], images: list[CutPicture]) -> tuple[list[int], list[ImageInput]]:
-        """Each slot becomes `<img>`, one `<IMG_CONTEXT>` a row of its tiles, `</img>`."""
+        """Replace each slot by `<img>`, one `<IMG_CONTEXT>` a row of its tiles, `</img>`; return the places as well."""
         start, end = self.tokenizer.special_id(IMAGE_START), self.tokenizer.special_id(IMAGE_END)
         context = self.tokenizer.special_id(IMAGE_CONTEXT)
         prompt: list[int] = []
@@ -389,7 +394,7 @@ class Preparer:
     def _check_length(
         self, prompt: list[int], images: list[CutPicture], videos: Sequence[int], wanted: int | None
     ) -> None:
-        """Raises TooLong for a prompt without room for a token behind it; `wanted` is how many were asked for."""
+        """Raise TooLong for a prompt without room for a token behind it; `wanted` is how many were asked for."""
         if not prompt:
             raise InvalidRequest("The prompt is empty: it needs at least one token.")
         if len(prompt) < self.max_model_len:
@@ -406,7 +411,8 @@ class Preparer:
         )
 
     def _frames_that_fit(self, tokens: int, videos: Sequence[int]) -> str:
-        """What to ask for instead; frames are never left out of what was asked."""
+        """Return what to ask for instead, as a sentence; frames are never left out of what was asked."""
+        # Take the last frame off all the longest videos at once, until the prompt fits.
         fit = max(videos)
         while fit and tokens >= self.max_model_len:
             tokens -= sum(frames >= fit for frames in videos) * self._frame_tokens(fit)
@@ -416,8 +422,9 @@ class Preparer:
         return f"{came}, {fit} of {of_each} would fit: ask for num_frames={fit}." if fit else f"{came}, none would fit."
 
     def _frame_tokens(self, number: int) -> int:
-        """Of a frame behind another one, the line that names it included."""
+        """Return the tokens of frame `number` behind another one, the line that names it included."""
         line = self.tokenizer.encode_pieces([ImageSlot(0), Text(f"\nFrame{number}: "), ImageSlot(1)])
+        # Without the two slots of the sample, with `<img>` and `</img>` of one frame.
         return len(line) - 2 + 2 + self.spec.tokens_per_tile
 
 
@@ -429,17 +436,17 @@ def _count_tiles(picture: Picture, usual: Tiling) -> int:
 
 
 def _lengths(media: Sequence[Picture | Video]) -> list[int]:
-    """Frames of each video."""
+    """Return the number of frames of each video."""
     return [len(item) for item in media if not isinstance(item, Picture)]
 
 
 def tile_digest(pixels: NDArray[np.uint8]) -> bytes:
-    """16 bytes of BLAKE2b over shape and pixels: equal tiles of any picture, request or user share one digest."""
+    """Return 16 bytes of BLAKE2b over shape and pixels: equal tiles of any picture, request or user share them."""
     digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
     digest.update(pixels.tobytes())
     return digest.digest()
 
 
 def count_image_tokens(width: int, height: int, spec: InputSpec) -> int:
-    """Prompt tokens that a picture of this size takes, without `<img>` and `</img>`; no pixels needed."""
+    """Return the prompt tokens that a picture of this size takes, without `<img>` and `</img>`; no pixels needed."""
     return count_tiles(choose_grid(width, height, spec.tiling), spec.tiling.thumbnail) * spec.tokens_per_tile

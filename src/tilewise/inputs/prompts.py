@@ -12,18 +12,18 @@ from typing import Any, TypedDict
 
 from PIL import Image
 
-from tilewise.amounts import plain
 from tilewise.errors import InvalidMedia, InvalidRequest, UnknownOption
+from tilewise.foreign.keywords import ForeignKeyword, no_effect, refused
 from tilewise.ignored import Ignored
 from tilewise.inputs.arrays import check_no_embeddings, dimensions, is_array, to_picture
-from tilewise.inputs.embeddings import KEY, listed
+from tilewise.inputs.embeddings import IMAGE_EMBEDS, listed
 from tilewise.inputs.media import Kind
-from tilewise.inputs.media_handles import check_uuid
+from tilewise.inputs.media_cache import check_uuid
 from tilewise.inputs.media_io import MediaOptions
 from tilewise.inputs.media_reader import LOCAL, EncodedPart, Media, MediaPart, MediaReader
 from tilewise.inputs.web.address import short
-from tilewise.keywords import ForeignKeyword, no_effect, refused
 from tilewise.timing import InputTiming
+from tilewise.units import to_python
 
 
 class _PromptOptions(TypedDict, total=False):
@@ -51,7 +51,7 @@ class TokensPrompt(_PromptOptions, total=False):
 
 PromptInput = str | Sequence[int] | TextPrompt | TokensPrompt | Mapping[str, Any]
 PromptType = PromptInput
-"""vLLM's name for it."""
+"""vLLM's name for PromptInput."""
 _MEDIA: tuple[Kind, ...] = ("image", "video")
 _KEYS = ("prompt", "prompt_token_ids", *_PromptOptions.__annotations__)
 _URL = re.compile(r"(https?|file|s3|gs|ftp)://|data:[^,]*,", re.IGNORECASE)
@@ -82,15 +82,15 @@ class Prompt:
     processor: dict[str, Any] = field(default_factory=dict)
     cache_salt: str | None = None
     text: str | None = field(default=None, compare=False)
-    """What results show for ids."""
+    """Text that results show for ids."""
     arrival: float = field(default_factory=time.monotonic, compare=False)
-    """Before its media were read."""
+    """Seconds of the monotonic clock, before the media were read."""
     reading: InputTiming = field(default=InputTiming(), compare=False)
 
 
 def read_prompts(prompts: Any, reader: MediaReader, ignored: Ignored | None = None) -> list[Prompt]:
-    """One prompt or several, each a text, token ids or a dict. Raises InvalidRequest for anything else."""
-    prompts = plain(prompts)
+    """Read one prompt or several, each a text, token ids or a dict. Raises InvalidRequest for anything else."""
+    prompts = to_python(prompts)
     ignored = Ignored() if ignored is None else ignored
     if isinstance(prompts, (str, Mapping)) or _ids(prompts) is not None:
         prompts = [prompts]
@@ -119,20 +119,21 @@ def _read(prompt: Any, reader: MediaReader, ignored: Ignored) -> list[Prompt]:
     if salt is not None and not (isinstance(salt, str) and salt):
         raise InvalidRequest(f"cache_salt must be a text that is not empty, got {salt!r:.80}.")
     bodies = _bodies(prompt)
-    if not media:
-        _check_empty(data, bodies)
+    _check_empty(data, bodies)
     return [Prompt(body, media, processor, salt, text, arrival, reader.watch.timing) for body, text in bodies]
 
 
 def _check_empty(data: Mapping[str, Any], bodies: Sequence[tuple[str | list[int], str | None]]) -> None:
-    """An empty list means that there are none, as in vLLM; a marker says that there should be."""
+    """Raise InvalidMedia for an empty list whose marker is in the prompt; without one it means none, as in vLLM."""
     for kind in _MEDIA:
-        if data.get(kind) is not None and any(isinstance(body, str) and f"<{kind}>" in body for body, _ in bodies):
+        value = data.get(kind)
+        empty = value is not None and hasattr(value, "__len__") and not len(value)
+        if empty and any(isinstance(body, str) and f"<{kind}>" in body for body, _ in bodies):
             raise InvalidMedia(f"multi_modal_data: {kind} is empty, and the prompt has <{kind}>: send it.")
 
 
 def _bodies(prompt: Mapping[str, Any]) -> list[tuple[str | list[int], str | None]]:
-    """(text or ids, text of ids) of a dict, once for each of its texts."""
+    """Return (text or ids, text of ids) of a dict, once for each of its texts."""
     texts, ids = prompt.get("prompt"), prompt.get("prompt_token_ids")
     if ids is not None:
         found = _ids(ids)
@@ -169,8 +170,8 @@ def _mapping(prompt: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 
 def _ids(value: Any) -> list[int] | None:
-    """Token ids as Python's own numbers, of numpy's and torch's as well; None for anything else."""
-    value = plain(value)
+    """Return token ids as Python's own numbers, of numpy's and torch's as well; None for anything else."""
+    value = to_python(value)
     if not isinstance(value, (list, tuple)) or not value:
         return None
     if all(type(item) is int for item in value):
@@ -198,14 +199,14 @@ def _read_media(
 
 
 def _pictures(value: Any, reader: MediaReader, ignored: Ignored) -> list[Any]:
-    """Pictures as they came; those that came encoded are an `EncodedPart` each."""
-    if isinstance(value, Mapping) and KEY in value:
+    """Return pictures as they came; those that came encoded are an `EncodedPart` each."""
+    if isinstance(value, Mapping) and IMAGE_EMBEDS in value:
         reader.takes_embeddings("multi_modal_data: image")
-        _check_keys(value, (KEY,), {}, "multi_modal_data: image", ignored)
-        return [EncodedPart(array, where=KEY) for array in listed(value)]
+        _check_keys(value, (IMAGE_EMBEDS,), {}, "multi_modal_data: image", ignored)
+        return [EncodedPart(array, where=IMAGE_EMBEDS) for array in listed(value)]
     form = reader.embeddings
     if form is not None and form.is_meant(value):
-        return [EncodedPart(array, where=KEY) for array in listed(value)]
+        return [EncodedPart(array, where=IMAGE_EMBEDS) for array in listed(value)]
     if isinstance(value, (list, tuple)):
         if form is None:
             check_no_embeddings(list(value))
@@ -215,9 +216,9 @@ def _pictures(value: Any, reader: MediaReader, ignored: Ignored) -> list[Any]:
 
 def _of_list(item: Any, reader: MediaReader, ignored: Ignored) -> list[Any]:
     if isinstance(item, Mapping):
-        return _pictures(item, reader, ignored) if KEY in item else [item]
+        return _pictures(item, reader, ignored) if IMAGE_EMBEDS in item else [item]
     form = reader.embeddings
-    return [EncodedPart(item, where=KEY) if form is not None and form.is_meant(item) else item]
+    return [EncodedPart(item, where=IMAGE_EMBEDS) if form is not None and form.is_meant(item) else item]
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -227,7 +228,7 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _names(uuids: Any, kind: Kind, items: list[Any]) -> list[tuple[Any, str | None]]:
-    """Each item with its uuid; without data, items are None."""
+    """Return each item with its uuid; without data, items are None."""
     if uuids is None:
         return [(item, None) for item in items]
     names = [uuids] if isinstance(uuids, str) else list(uuids) if isinstance(uuids, (list, tuple)) else None
@@ -254,7 +255,10 @@ def _medium(kind: Kind, item: Any, uuid: str | None, reader: MediaReader) -> Med
 
 
 def _videos(value: Any, ignored: Ignored) -> list[Any]:
-    """One video is an array of frames, a list of pictures, a path or (frames, metadata); a list may hold several."""
+    """List the videos of a value.
+
+    One video is an array of frames, a list of pictures, a path or (frames, metadata); a list may hold several.
+    """
     if value is None:
         return []
     if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], Mapping):
@@ -300,7 +304,7 @@ def _frames(item: Any, reader: MediaReader) -> list[Image.Image]:
 
 
 def _path(item: str | Path, fetch: str) -> Path:
-    """Raises InvalidMedia for URLs, which read as paths would be files that are not there."""
+    """Return a path. Raises InvalidMedia for a URL, which would be a path of no file."""
     if isinstance(item, str) and _URL.match(item):
         raise InvalidMedia(
             f"multi_modal_data takes no URLs, got {short(item)!r}: open it with {fetch} of tilewise.multimodal.utils, "

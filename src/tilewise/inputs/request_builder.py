@@ -7,21 +7,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tilewise.amounts import plain
 from tilewise.errors import InvalidRequest, UnknownOption
+from tilewise.foreign.keywords import ForeignKeyword, no_effect, refused, take_all
 from tilewise.ignored import Ignored
-from tilewise.inputs.chat import read_messages
 from tilewise.inputs.chat_tokenizer import check_template, ending_of, thinking_of, tool_texts
 from tilewise.inputs.grammar import name_unenforced
 from tilewise.inputs.media_reader import LOCAL, MediaReader
+from tilewise.inputs.messages import read_messages
 from tilewise.inputs.prepare import Preparer
 from tilewise.inputs.prompts import read_prompts
 from tilewise.inputs.templates import IMAGE_MARKER, VIDEO_MARKER
 from tilewise.inputs.tokenizer import IMAGE_CONTEXT
-from tilewise.keywords import ForeignKeyword, no_effect, refused, take_all
 from tilewise.sampling_params import SamplingParams
 from tilewise.timing import InputTiming
 from tilewise.types import Request
+from tilewise.units import to_python
 
 Messages = Sequence[dict[str, Any]]
 _FORMATS = ("auto", "string", "openai")
@@ -57,7 +57,7 @@ class LoRARequest:
 
 @dataclass(frozen=True)
 class ChatOptions:
-    """How conversations become prompts: arguments of `chat`, with vLLM's names."""
+    """Options for making prompts of conversations: arguments of `chat`, with vLLM's names."""
 
     chat_template: None = None
     chat_template_kwargs: Mapping[str, Any] | None = None
@@ -68,7 +68,10 @@ class ChatOptions:
 
 
 def check_arguments(ignored: Ignored, **given: Any) -> None:
-    """Hold arguments that are no options here against their fates. Raises InvalidField."""
+    """Refuse arguments that are no options here, or name them in `ignored`, as FOREIGN_ARGUMENTS says.
+
+    Raises InvalidField.
+    """
     content = given.get("chat_template_content_format", "auto")
     if content not in _FORMATS:
         raise InvalidRequest(f"chat_template_content_format must be one of {', '.join(_FORMATS)}, got {content!r:.80}.")
@@ -83,12 +86,15 @@ def check_arguments(ignored: Ignored, **given: Any) -> None:
 
 @dataclass(frozen=True)
 class RequestBuilder:
-    """Reads media, renders, tokenizes and cuts; names without effect go into the `ignored` of each call."""
+    """A maker of requests, which reads media, renders, tokenizes and cuts.
+
+    Names without effect go into the `ignored` of each call.
+    """
 
     preparer: Preparer
     reader: MediaReader
     priorities: bool
-    """Whether the scheduler looks at them."""
+    """True if the scheduler looks at priorities."""
 
     def prompts(
         self,
@@ -97,7 +103,7 @@ class RequestBuilder:
         processor: dict[str, Any] | None,
         ignored: Ignored,
     ) -> list[Request]:
-        """One request for each raw prompt. Raises InvalidRequest, TooLong among them."""
+        """Return one request for each raw prompt. Raises InvalidRequest, TooLong among them."""
         parsed = read_prompts(prompts, self.reader, ignored)
         requests = []
         for item, params in zip(parsed, spread(sampling, len(parsed)), strict=True):
@@ -116,7 +122,7 @@ class RequestBuilder:
     def conversation(
         self, messages: Messages, sampling: SamplingParams, options: ChatOptions, ignored: Ignored
     ) -> Request:
-        """Raises InvalidRequest, TooLong among them."""
+        """Return the request of a conversation. Raises InvalidRequest, TooLong among them."""
         check_template(options.chat_template)
         arrival = time.monotonic()  # before media are fetched and decoded: waiting for them is waiting too
         reader = self.reader.timed(scope=LOCAL, ignored=ignored)
@@ -134,11 +140,11 @@ class RequestBuilder:
         return _came(request, arrival, reader.watch.timing)
 
     def prioritised(self, requests: list[Request], priority: int | Sequence[int] | None) -> list[Request]:
-        """Requests with their priorities, one for all or one for each."""
+        """Return requests with their priorities, one for all or one for each. Raises InvalidRequest."""
         if priority is None:
             return requests
-        numbers = plain(priority)
-        numbers = [numbers] * len(requests) if isinstance(numbers, int) else [plain(number) for number in numbers]
+        numbers = to_python(priority)
+        numbers = [numbers] * len(requests) if isinstance(numbers, int) else [to_python(number) for number in numbers]
         if len(numbers) != len(requests) or not all(type(number) is int for number in numbers):
             raise InvalidRequest(f"priority must be a list of {len(requests)} whole numbers, got {priority!r:.80}.")
         if not self.priorities and any(numbers):
@@ -154,7 +160,7 @@ def _has_marker(prompt: str | Sequence[int], context_id: int) -> bool:
 
 
 def spread(params: SamplingParams | Sequence[SamplingParams], count: int) -> list[SamplingParams]:
-    """Sampling options for each of `count` prompts."""
+    """Return sampling options for each of `count` prompts."""
     if isinstance(params, SamplingParams):
         return [params] * count
     if not isinstance(params, Sequence) or not all(isinstance(item, SamplingParams) for item in params):
@@ -165,5 +171,5 @@ def spread(params: SamplingParams | Sequence[SamplingParams], count: int) -> lis
 
 
 def _came(request: Request, arrival: float, reading: InputTiming) -> Request:
-    """When a request came, and what its media took before they were cut."""
+    """Return the request with the time at which it came, and what its media took before they were cut."""
     return request.with_(arrival=arrival, inputs=replace(reading, preprocess=request.inputs.preprocess))

@@ -1,4 +1,4 @@
-"""What sampling options need a checkpoint for: its defaults, ids that have to exist, and words that become ids."""
+"""Sampling options that depend on a checkpoint: its defaults, ids that have to exist, and words that become ids."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tilewise.weights.folder import CheckpointFolder, read_json
 DEFAULTS_OF_MODEL = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_tokens")
 """Sampling options that a checkpoint's generation_config.json may set for requests that do not."""
 MAX_BAD_WORD_TOKENS = 1024
-"""Of all bad words of a request together."""
+"""Most tokens of all bad words of a request together."""
 
 
 def check_sampling(sampling: SamplingParams, tokenizer: Tokenizer, max_logprobs: int) -> None:
-    """Raises InvalidRequest for ids beyond the vocabulary, and for more log-probabilities than the engine gives."""
+    """Raise InvalidRequest for ids beyond the vocabulary, and for more log-probabilities than the engine gives."""
     for kind, count in (("sample", sampling.logprobs), ("prompt", sampling.prompt_logprobs)):
         most = tokenizer.vocab_size if count is not None and count < 0 else count
         if count is not None and most is not None and 0 <= max_logprobs < most:
@@ -34,7 +34,7 @@ def check_sampling(sampling: SamplingParams, tokenizer: Tokenizer, max_logprobs:
 
 
 def check_ids(name: str, ids: Iterable[int], tokenizer: Tokenizer) -> None:
-    """Raises InvalidRequest naming the first id that the vocabulary does not have."""
+    """Raise InvalidRequest, naming the first id that the vocabulary does not have."""
     for token_id in ids:
         if not 0 <= token_id < tokenizer.vocab_size:
             raise InvalidRequest(
@@ -43,7 +43,7 @@ def check_ids(name: str, ids: Iterable[int], tokenizer: Tokenizer) -> None:
 
 
 def bad_word_ids(words: Iterable[str], tokenizer: Tokenizer) -> tuple[TokenIds, ...]:
-    """Token sequences of words at the start of a text and behind a space, which may be other tokens.
+    """Return token sequences of words at the start of a text and behind a space, which may be other tokens.
 
     vLLM leaves the second out where their lengths differ, and lets such words pass.
     """
@@ -54,7 +54,7 @@ def bad_word_ids(words: Iterable[str], tokenizer: Tokenizer) -> tuple[TokenIds, 
         if not start:
             raise InvalidRequest(f"bad_words: {word!r} is no token at all: leave it out.")
         found[start] = None
-        if behind_space[-len(start) :] != start:
+        if behind_space[-len(start) :] != start:  # else it ends with the first, which stops it too
             found[behind_space] = None
     _check_size(found)
     return tuple(found)
@@ -70,9 +70,10 @@ def _check_size(sequences: Iterable[TokenIds]) -> None:
 
 
 def default_sampling(source: str, override: Mapping[str, Any] | None, folder: CheckpointFolder) -> dict[str, Any]:
-    """Sampling options of requests that do not say: those of the checkpoint (auto), none (vllm), or those of a folder.
+    """Return sampling options of requests that do not say.
 
-    Raises InvalidConfig for a file that says nonsense.
+    `source` is auto (those of the checkpoint), vllm (none), or a folder. Raises InvalidConfig for a file that says
+    nonsense.
     """
     if source == "vllm":
         values: dict[str, Any] = {}
@@ -86,7 +87,7 @@ def default_sampling(source: str, override: Mapping[str, Any] | None, folder: Ch
 def sampling_defaults(
     generation_config: Mapping[str, Any], override: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The sampling options that a `generation_config.json` sets, with `--override-generation-config` on top.
+    """Return the sampling options that a `generation_config.json` sets, with `--override-generation-config` on top.
 
     `do_sample: false` there makes nothing greedy, as in vLLM: files of released models say so by accident.
     """
@@ -102,7 +103,7 @@ def sampling_defaults(
 
 
 def _check_override(override: Mapping[str, Any]) -> None:
-    """Keys that set nothing are logged, once. Raises InvalidConfig for a near miss of one that does."""
+    """Log keys that set nothing, once. Raises InvalidConfig for a near miss of one that does."""
     known = (*DEFAULTS_OF_MODEL, "max_new_tokens")
     for name in override:
         if name not in known and is_near_miss(name, known):

@@ -24,10 +24,10 @@ SINGLE = ("additionalProperties", "items", "additionalItems", "contains", "not",
 _CONDITIONAL = ("if", "then", "else")
 _MAY_BE_NULL = ("const", "default", "example")
 _MOST_NAMES = 10_000
-"""Names that closing may write beside those of the schema."""
+"""Most names that closing may write beside those of the schema."""
 _MOST_INLINED = 200
 _MOST_LINKS = 50
-"""References that lead to one another."""
+"""Most references that lead from one to the next."""
 
 
 @dataclass
@@ -40,7 +40,10 @@ class PreparedSchema:
 
 
 def prepare_schema(schema: Any, closed: bool) -> PreparedSchema:
-    """Takes time and memory in proportion to the schema's size. `closed` is whether objects are, if they do not say."""
+    """Prepare a schema, in time and memory in proportion to its size.
+
+    `closed`: objects that do not say if they are open are closed.
+    """
     tidy = _tidied(schema)
     unenforced: dict[str, None] = {}
     followed = _followable(tidy, unenforced)
@@ -54,7 +57,7 @@ def prepare_schema(schema: Any, closed: bool) -> PreparedSchema:
 
 
 def _tidied(schema: Any) -> Any:
-    """Without nulls, and with OpenAPI's `nullable` as a type."""
+    """Return the schema without nulls, and with OpenAPI's `nullable` as a type."""
     if not isinstance(schema, dict):
         return schema
     found = {key: value for key, value in schema.items() if value is not None or key in _MAY_BE_NULL}
@@ -66,7 +69,7 @@ def _tidied(schema: Any) -> Any:
 
 
 def _mapped(schema: Schema, change: Any) -> Schema:
-    """With each schema directly below it changed."""
+    """Return the schema with each schema directly below it changed."""
     found = dict(schema)
     for key, value in schema.items():
         if key in MAPS and isinstance(value, dict):
@@ -79,7 +82,7 @@ def _mapped(schema: Schema, change: Any) -> Schema:
 
 
 def _followable(schema: Any, unenforced: dict[str, None]) -> Any:
-    """Without the parts of patterns that cannot be followed."""
+    """Return the schema without the parts of patterns that cannot be followed."""
     if not isinstance(schema, dict):
         return schema
     found = _mapped(schema, lambda below: _followable(below, unenforced))
@@ -94,7 +97,10 @@ def _followable(schema: Any, unenforced: dict[str, None]) -> Any:
 
 
 def _drop_patterns_of_keys(schema: Schema, unenforced: dict[str, None]) -> None:
-    """A pattern that matched more keys would ask more of them, so it goes, and its keys may come."""
+    """Drop patterns of keys that cannot be followed; their keys may come.
+
+    A relaxed pattern would match more keys, and so ask more of an answer than the schema does.
+    """
     patterns = schema.get("patternProperties")
     if not isinstance(patterns, dict):
         return
@@ -106,7 +112,7 @@ def _drop_patterns_of_keys(schema: Schema, unenforced: dict[str, None]) -> None:
 
 
 def _without_counts(schema: Any, unenforced: dict[str, None]) -> Any:
-    """Keys can be counted only where those that are listed all have to come."""
+    """Return the schema without counts of keys that the parser cannot do: it needs all listed keys to be required."""
     if not isinstance(schema, dict):
         return schema
     found = _mapped(schema, lambda below: _without_counts(below, unenforced))
@@ -128,7 +134,10 @@ class _TooLarge(Exception):
 
 @dataclass(frozen=True)
 class _Keys:
-    """Which keys the parts of one object speak of; whether one lists its properties, or says that others may come."""
+    """The keys that the parts of one object speak of.
+
+    `listed`: a part lists its properties. `open`: a part says that others may come.
+    """
 
     names: frozenset[str] = frozenset()
     patterns: frozenset[str] = frozenset()
@@ -144,7 +153,7 @@ class _Keys:
 
 @dataclass
 class _Closing:
-    """Closes the objects of one schema."""
+    """The closing of the objects of one schema: none may have keys that no part of it speaks of."""
 
     root: Any
     _written: int = 0
@@ -152,7 +161,10 @@ class _Closing:
     _known: dict[str, _Keys] = field(default_factory=dict)
 
     def close(self, schema: Any, others: _Keys = _Keys(), inside: tuple[str, ...] = ()) -> Any:
-        """`others` are the keys of what else holds at the same place; `inside` the references that led here."""
+        """Return a schema, closed.
+
+        `others` are the keys of what else holds at the same place; `inside` the references that led here.
+        """
         if not isinstance(schema, dict):
             return schema
         found = self._close_below(schema)
@@ -160,6 +172,7 @@ class _Closing:
         parts = list(self._parts(schema))
         total = sum((keys for _, _, keys in parts), start=own)
         self._count(len(parts) * (len(parts) + len(total.names)))
+        # A part must let through the keys of its neighbours: it is closed with those of all the others admitted.
         for number, (key, place, _) in enumerate(parts):
             around = sum((keys for other, (_, _, keys) in enumerate(parts) if other != number), start=own + others)
             self._close_part(found, key, place, around, inside)
@@ -171,13 +184,13 @@ class _Closing:
         return found
 
     def _close_below(self, schema: Schema) -> Schema:
-        """Objects within this one, which nothing else speaks of."""
+        """Return the schema with the objects within it closed, which nothing else speaks of."""
         rest = {key: value for key, value in schema.items() if key not in ("allOf", "anyOf", "oneOf", "$ref")}
         closed = _mapped(rest, self.close)
         return {key: closed.get(key, value) for key, value in schema.items()}
 
     def _parts(self, schema: Schema) -> Iterator[tuple[str, int, _Keys]]:
-        """What else holds of the same value: (keyword, which of `allOf`, its keys)."""
+        """Yield what else holds of the same value: (keyword, which of `allOf`, its keys)."""
         for number, branch in enumerate(_schemas(schema, "allOf")):
             yield "allOf", number, self._keys(branch)
         for key in ("anyOf", "oneOf"):
@@ -196,7 +209,7 @@ class _Closing:
             self._inline(found, others, inside)
 
     def _inline(self, found: Schema, others: _Keys, inside: tuple[str, ...]) -> None:
-        """A definition that is one part of an object admits here what it does not elsewhere, so it is written out."""
+        """Write out a definition that is part of an object, which here admits what it does not elsewhere."""
         self._inlined += 1
         if self._inlined > _MOST_INLINED or len(inside) > _MOST_LINKS:
             raise _TooLarge
@@ -224,7 +237,7 @@ class _Closing:
             raise _TooLarge
 
     def _keys(self, schema: Any, inside: tuple[str, ...] = ()) -> _Keys:
-        """The keys of a schema and of all that it combines."""
+        """Return the keys of a schema and of all that it combines."""
         if not isinstance(schema, dict):
             return _Keys()
         found = self._own(schema, inside)
@@ -235,7 +248,7 @@ class _Closing:
         return found + self._keys_of(reference, inside) if isinstance(reference, str) else found
 
     def _own(self, schema: Schema, inside: tuple[str, ...] = ()) -> _Keys:
-        """What a schema says itself, and which keys it has something to say of under a condition."""
+        """Return the keys that a schema speaks of itself, those under a condition included."""
         found = _own_keys(schema)
         for branch in (*(schema.get(key) for key in _CONDITIONAL), *_map(schema, "dependentSchemas").values()):
             if isinstance(branch, dict):
@@ -252,7 +265,7 @@ class _Closing:
         return self._known[reference]
 
     def _target(self, reference: Any) -> Any:
-        """What a reference within the schema points to; None for others, which the parser refuses."""
+        """Return what a reference within the schema points to; None for others, which the parser refuses."""
         if not isinstance(reference, str) or not reference.startswith("#"):
             return None
         target = self.root
@@ -268,7 +281,7 @@ class _Closing:
 
 
 def _own_keys(schema: Schema) -> _Keys:
-    """What a schema itself says of keys. Those that it requires may come, listed or not."""
+    """Return the keys that a schema itself speaks of. Those that it requires may come, listed or not."""
     names = [*_map(schema, "properties"), *_texts(schema.get("required"))]
     for name, needed in (*_map(schema, "dependentRequired").items(), *_map(schema, "dependencies").items()):
         names += [name, *_texts(needed), *(_map(needed, "properties") if isinstance(needed, dict) else ())]
@@ -278,7 +291,7 @@ def _own_keys(schema: Schema) -> _Keys:
 
 
 def _enough(schema: Schema, admitted: _Keys) -> bool:
-    """Whether the keys that may come are as many as have to."""
+    """True if at least as many keys may come as `minProperties` asks for."""
     fewest = schema.get("minProperties", 0)
     return bool(admitted.patterns) or not isinstance(fewest, (int, float)) or fewest <= len(admitted.names)
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
-from tilewise.inputs import confined
+from tilewise.inputs.sandbox import confine_this_process, run_confined
 from tilewise.inputs.schema import prepare_schema
 
 SECONDS = 2
@@ -22,8 +22,8 @@ _MOST_CHARACTERS = 300
 
 
 def schema_faults(pairs: Sequence[tuple[Any, str]]) -> list[list[str]]:
-    """What is wrong with each text by its schema, as sentences; nothing, if it fulfils it."""
-    found: list[list[str]] = confined.run("tilewise.inputs.schema_check", {"pairs": pairs, "seconds": SECONDS})
+    """Return what is wrong with each text by its schema, as sentences; an empty list if it fulfils it."""
+    found: list[list[str]] = run_confined("tilewise.inputs.schema_check", {"pairs": pairs, "seconds": SECONDS})
     missing = [f"The answer could not be checked against its schema within {SECONDS} seconds."]
     return [*found, *[missing] * (len(pairs) - len(found))]
 
@@ -34,7 +34,7 @@ def main() -> None:
 
     job = json.load(sys.stdin)
     jsonschema.validate([1], {"items": {"type": "integer"}})  # reads what it has to, before no file can be opened
-    confined.limit(job["seconds"])
+    confine_this_process(job["seconds"])
     for schema, text in job["pairs"]:
         complete = prepare_schema(schema, closed=False).complete
         kind = jsonschema.validators.validator_for(complete, default=jsonschema.Draft202012Validator)

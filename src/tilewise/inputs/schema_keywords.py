@@ -1,4 +1,4 @@
-"""Keywords of a JSON schema that are none: one that was meant to be another is refused, others are told."""
+"""Unknown keywords of a JSON schema: one that is nearly a known one is refused, others are told to the caller."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tilewise.ignored import other_spelling
 from tilewise.inputs.schema import LISTS, MAPS, SINGLE
 
 _MOST_UNKNOWN = 64
-"""Different unknown keywords of a schema; each is compared with all known ones, which takes time."""
+"""Most different unknown keywords of a schema; each is compared with all known ones, which takes time."""
 _SHORTEST = 4  # letters of a keyword that others can be a near miss of: a note is not meant to be a `not`
 _ASSERTING = (
     *MAPS,
@@ -21,19 +21,19 @@ _ASSERTING = (
     *("minContains", "maxContains", "minProperties", "maxProperties", "dependentRequired", "dependencies", "nullable"),
     *("$ref", "$dynamicRef", "$recursiveRef"),
 )
-"""The table has the keywords of JSON Schema's drafts 4 to 2020-12, and OpenAPI's `nullable`."""
+"""Keywords that ask something of an answer, of JSON Schema's drafts 4 to 2020-12, and OpenAPI's `nullable`."""
 _SILENT = frozenset((
     *("title", "description", "default", "example", "examples", "deprecated", "readOnly", "writeOnly", "$comment"),
     *("$schema", "$id", "id", "$anchor", "$dynamicAnchor", "$recursiveAnchor", "$vocabulary"),
     *("externalDocs", "xml", "discriminator"),
 ))  # fmt: skip
-"""These keywords ask nothing of an answer: they are annotations and names, of JSON Schema and OpenAPI."""
+"""Keywords that ask nothing of an answer: annotations and names, of JSON Schema and OpenAPI."""
 _KNOWN = frozenset(_ASSERTING) | _SILENT
 _NEAR = tuple(name for name in _ASSERTING if len(name) >= _SHORTEST)
 
 
 def unknown_keywords(schema: Any, where: str) -> dict[str, None]:
-    """Those that no schema has, in their order. `where` is what an error calls the schema.
+    """Return the keywords that no schema has, in their order. `where` is what an error calls the schema.
 
     Raises InvalidRequest for one that is nearly a keyword, and for more of them than can be told.
     """
@@ -54,7 +54,7 @@ def unknown_keywords(schema: Any, where: str) -> dict[str, None]:
 
 
 def _schemas_in(schema: Any) -> Iterator[dict[str, Any]]:
-    """The schema and all those within it, without what only looks like one, such as the value of an enum."""
+    """Yield the schema and all those within it, without what only looks like one, such as the value of an enum."""
     waiting = [schema]
     while waiting:
         one = waiting.pop()

@@ -16,7 +16,7 @@ from pathlib import Path
 from tilewise.errors import InvalidCheckpoint
 
 SPACE = "▁"
-"""How pieces write a space (U+2581)."""
+"""The character by which pieces write a space (U+2581)."""
 
 _UNIGRAM, _BPE = 1, 2
 _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
@@ -26,7 +26,7 @@ Fields = dict[int, int | bytes]
 
 
 class PieceType(IntEnum):
-    """What a piece is for. Text is segmented into normal and user-defined pieces, and into bytes for lack of those."""
+    """The use of a piece. Text is segmented into normal and user-defined pieces, and into bytes for lack of those."""
 
     NORMAL = 1
     UNKNOWN = 2
@@ -37,7 +37,7 @@ class PieceType(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class VocabularyPiece:
     """One entry of the vocabulary; its id is its place in the list."""
 
     text: str
@@ -49,7 +49,7 @@ class Piece:
 class SentencePieceModel:
     """A model file. `charsmap` are the compiled replacements of characters, empty for none."""
 
-    pieces: tuple[Piece, ...]
+    pieces: tuple[VocabularyPiece, ...]
     unigram: bool
     byte_fallback: bool
     unknown_id: int
@@ -59,7 +59,7 @@ class SentencePieceModel:
 
     @classmethod
     def read(cls, path: Path) -> SentencePieceModel:
-        """Raises InvalidCheckpoint when the file is of another kind, damaged, or of a rare type of model."""
+        """Read a file. Raises InvalidCheckpoint when it is of another kind, damaged, or of a rare type of model."""
         try:
             return cls.parse(path.read_bytes())
         except (ValueError, OSError, IndexError, struct.error) as error:
@@ -97,13 +97,13 @@ class SentencePieceModel:
         )
 
 
-def _piece(data: bytes) -> Piece:
+def _piece(data: bytes) -> VocabularyPiece:
     fields = dict(_fields(data))
     (score,) = struct.unpack("<f", _bytes(fields.get(2, bytes(4))))
     kind = fields.get(3, PieceType.NORMAL)
     if not isinstance(kind, int):
         raise ValueError("a piece has no type")
-    return Piece(_bytes(fields.get(1, b"")).decode(), score, PieceType(kind))
+    return VocabularyPiece(_bytes(fields.get(1, b"")).decode(), score, PieceType(kind))
 
 
 def _bytes(value: int | bytes) -> bytes:
@@ -113,7 +113,7 @@ def _bytes(value: int | bytes) -> bytes:
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Number and value of each field of a protobuf message; numbers of fixed width stay bytes."""
+    """Yield number and value of each field of a protobuf message; numbers of fixed width stay bytes."""
     at = 0
     while at < len(data):
         key, at = _varint(data, at)
@@ -135,7 +135,7 @@ def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """A number of seven bits a byte, the lowest first, and where it ends."""
+    """Return a number of seven bits a byte, the lowest first, and where it ends."""
     value = 0
     for place in range(10):  # 64 bits
         byte = data[at + place]

@@ -1,4 +1,4 @@
-"""What a checkpoint says about its inputs: template, tiling, tokens a tile, end tokens."""
+"""The inputs of a model, as the files of its checkpoint describe them: template, tiling, tokens a tile, end tokens."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NATIVE_TEMPLATE = "internvl2_5"
 _HARMONY_TEMPLATE = "internvl3_5_gpt_oss"
 _OF_RELATIVES = {QIANFAN_OCR: "qianfan-ocr", INTERN_S1: "intern-s1"}
 _OF_1_5 = {"internlm2-chat": "internlm2-chat-v1-5", "phi3-chat": "phi3-chat-v1-5"}
-"""InternVL2's templates once had another system text, under the same name."""
+"""InternVL 1.5's templates, by the names they share with InternVL2's, which have another system text."""
 _1_5 = re.compile(r"internvl[-_]chat.*v1[-_.]5", re.IGNORECASE)
 _DEEPSEEK_USER = "<｜User｜>"
 _STARTS_BY_DEFAULT = (
@@ -32,7 +32,7 @@ _START = "<s>"  # of these classes, when the files name no other
 
 @dataclass(frozen=True, slots=True)
 class HeaderIds:
-    """A template's Header in token ids."""
+    """A template's `Header` in token ids."""
 
     starts: frozenset[int]
     end: int
@@ -47,12 +47,12 @@ class InputSpec:
     tokens_per_tile: int
     end_ids: frozenset[int]
     start_id: int | None = None
-    """Stands before every prompt, once (InternLM, Llama); None for most."""
+    """Id of the token before every prompt, once (InternLM, Llama); None for most models."""
     header: HeaderIds | None = None
 
     @classmethod
     def of(cls, folder: CheckpointFolder, tokenizer: Tokenizer, processor: dict[str, Any] | None = None) -> InputSpec:
-        """`processor` are `mm_processor_kwargs` for all requests.
+        """Read the files of a checkpoint; `processor` are `mm_processor_kwargs` for all requests.
 
         Raises InvalidCheckpoint, also for a model that is not of the family.
         """
@@ -67,7 +67,7 @@ class InputSpec:
 
 
 def tokens_per_tile(folder: CheckpointFolder) -> int:
-    """Rows of a tile after pixel shuffle: (image size / patch size * downsample ratio) squared."""
+    """Return the rows of a tile after pixel shuffle: (image size / patch size * downsample ratio) squared."""
     size = _tile_size(folder)
     side = size // folder.vision.whole("patch_size", 14) * folder.config.number("downsample_ratio", 0.5)
     return int(side) ** 2
@@ -80,8 +80,11 @@ def _tile_size(folder: CheckpointFolder) -> int:
 
 
 def _template(folder: CheckpointFolder, tokenizer: Tokenizer) -> Template:
-    """The checkpoint's template, as far as it was trained: reasoning needs `<think>` as a token, as Qwen3's vocabulary
-    has it, and the template of the -hf format loops over the parts of a message."""
+    """Return the checkpoint's template, as far as it was trained.
+
+    Reasoning needs `<think>` as a token, as Qwen3's vocabulary has it. The template of the -hf format loops over the
+    parts of a message.
+    """
     template = _named_template(folder, tokenizer)
     if folder.architecture in (QIANFAN_OCR, SKYWORK_R1V):  # which publish it as Jinja alone
         template = as_published(template, folder)
@@ -91,7 +94,7 @@ def _template(folder: CheckpointFolder, tokenizer: Tokenizer) -> Template:
 
 
 def _is_original(folder: CheckpointFolder) -> bool:
-    """Of OpenGVLab's own format, not of transformers'."""
+    """True for OpenGVLab's own format, False for that of transformers."""
     return "llm_config" in folder.config.values
 
 
@@ -118,9 +121,10 @@ def _is_1_5(folder: CheckpointFolder) -> bool:
 
 
 def tiling_of(folder: CheckpointFolder) -> Tiling:
-    """Original checkpoints say it in config.json, `-hf` ones in preprocessor_config.json, Qianfan-OCR in both.
+    """Return the tiling of a checkpoint.
 
-    Absent keys take the defaults of the format's own configuration class.
+    Original checkpoints have it in config.json, `-hf` ones in preprocessor_config.json, Qianfan-OCR in both. Absent
+    keys take the defaults of the format's own configuration class.
     """
     config, size = folder.config, _tile_size(folder)
     if _is_original(folder):
@@ -143,7 +147,7 @@ def tiling_of(folder: CheckpointFolder) -> Tiling:
 
 
 def end_ids(folder: CheckpointFolder, template: Template, tokenizer: Tokenizer) -> dict[str, set[int]]:
-    """End tokens by what names them; llm_config is not asked, its eos is known to be wrong in released files."""
+    """Return end tokens by what names them; llm_config is not asked, its eos is known to be wrong in released files."""
     return {
         f"template {template.name}": _ids_of(template.stop_tokens, tokenizer),
         "tokenizer": _ids_of(("<|endoftext|>",), tokenizer),
@@ -157,7 +161,10 @@ def _ids_of(tokens: tuple[str, ...], tokenizer: Tokenizer) -> set[int]:
 
 
 def _start_id(folder: CheckpointFolder, tokenizer: Tokenizer) -> int | None:
-    """What the tokenizer would put first: by its config, by what its class does, else by its definition."""
+    """Return the id that the tokenizer would put first; None for none.
+
+    Its config decides, else what its class does, else its definition.
+    """
     config = folder.optional("tokenizer_config.json")
     by_class = config.get("tokenizer_class") in _STARTS_BY_DEFAULT
     starts = config.get("add_bos_token", True if by_class else None)
@@ -175,7 +182,7 @@ def _header_ids(template: Template, tokenizer: Tokenizer) -> HeaderIds | None:
 
 
 def _start_token(config: Section, named: Section, default: str | None) -> str | None:
-    """The name of the start token; null in the config means that there is none."""
+    """Return the name of the start token; null in the config means that there is none."""
     token = config.values.get("bos_token", named.get("bos_token", default))
     name = token.get("content", token) if isinstance(token, dict) else token
     if name is not None and not isinstance(name, str):
@@ -184,7 +191,7 @@ def _start_token(config: Section, named: Section, default: str | None) -> str | 
 
 
 def _id_set(config: Section, key: str) -> set[int]:
-    """A token id, a list of them, or nothing."""
+    """Return the ids under a key, which has a token id, a list of them, or nothing."""
     value = config.get(key, [])
     ids = value if isinstance(value, list) else [value]
     if any(isinstance(i, bool) or not isinstance(i, int) or i < 0 for i in ids):

@@ -19,7 +19,10 @@ _TEXT = r"/(.|\n)*/"
 
 
 def tag_grammar(tag: dict[str, Any], closed: bool) -> tuple[str, dict[str, None]]:
-    """The grammar in Lark's form, and what of its schemas is not enforced. Raises InvalidRequest, naming the place."""
+    """Return a grammar in Lark's form, and what of its schemas is not enforced.
+
+    Raises InvalidRequest, naming the place.
+    """
     if "format" not in tag:
         _check_keys(tag, ("structures", "triggers"), "structural_tag")
         tags = [
@@ -39,7 +42,7 @@ def _old_tag(item: Any, where: str) -> dict[str, Any]:
 
 
 class _Rules:
-    """Rules as they are written; each format becomes one, and is known by its rule's name."""
+    """The rules of a grammar; each format becomes one, and is known by its rule's name."""
 
     def __init__(self, closed: bool) -> None:
         self.lines: list[str] = []
@@ -108,7 +111,7 @@ class _Rules:
         return f"{_quoted(_text(part, 'begin', where))} {self._behind_begin(part, where)}"
 
     def _behind_begin(self, part: dict[str, Any], where: str) -> str:
-        """A tag's content and end; free text ends where the tag does."""
+        """Return what follows a tag's begin, its content and end; free text ends where the tag does."""
         _check_keys(part, ("content", "end"), where)
         ends = part["end"] if isinstance(part["end"], list) else [part["end"]]
         if not ends or not all(isinstance(end, str) for end in ends):
@@ -123,7 +126,7 @@ class _Rules:
         return [(item, f"{where}.tags[{n}]") for n, item in enumerate(_items(part, "tags", where))]
 
     def _triggered(self, part: dict[str, Any], where: str) -> str:
-        """Free text until a trigger comes; then one of the tags that begin with it."""
+        """Return a rule for free text until a trigger comes, then one of the tags that begin with it."""
         triggers = [text for text in _items(part, "triggers", where) if isinstance(text, str) and text]
         by_trigger: dict[str, list[str]] = {}
         whole: list[str] = []
@@ -146,7 +149,7 @@ class _Rules:
         return f"{first} {later}* {last}" if part.get("at_least_one") else f"{later}* {last}"
 
     def _separated(self, part: dict[str, Any], where: str) -> str:
-        """Tags and nothing else, with a text between them."""
+        """Return a rule for tags and nothing else, with a text between them."""
         tag = self._rule(" | ".join(self.add({"type": "tag", **item}, here) for item, here in self._tags(part, where)))
         more = "" if part.get("stop_after_first") else f"({_quoted(_text(part, 'separator', where))} {tag})*"
         found = f"{tag} {more}"

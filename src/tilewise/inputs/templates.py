@@ -29,7 +29,7 @@ from tilewise.inputs.tool_text import TOOL_FORMS, ToolForm
 
 ROLES = ("system", "user", "assistant")
 Ending = Literal["open", "continue", "end"]
-"""Behind the last message: the model's turn begins; that message goes on; nothing."""
+"""The end of a prompt, behind the last message: the model's turn begins; that message goes on; nothing."""
 THINK, THOUGHT = "<think>", "</think>"
 MARKS = (THINK, THOUGHT, *TOOL_MARKS)
 """Words of templates that are tokens in some vocabularies and characters in others."""
@@ -58,7 +58,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class ImageSlot:
-    """Where picture (or video frame) number `index` of the prompt stands."""
+    """The place of picture (or video frame) number `index` of the prompt."""
 
     index: int
 
@@ -78,15 +78,18 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class MediaPlace:
-    """Where, among the parts of a message, its next picture or video came."""
+    """The place of the next picture or video among the parts of a message."""
 
     kind: Literal["image", "video"]
 
 
 PartsOrder = Literal["media first", "as sent", "as looped"]
-"""How the parts of a message become one text: pictures, videos, then the texts, a line each, as in the training of the
-original checkpoints; or every part on a line of its own, in the order of the request (vLLM's --interleave-mm-strings);
-or as the template of `-hf` checkpoints loops over them: texts as they are, and a line break behind each medium."""
+"""The ways to make one text of the parts of a message.
+
+"media first": pictures, videos, then the texts, a line each, as in the training of the original checkpoints. "as sent":
+every part on a line of its own, in the order of the request (vLLM's --interleave-mm-strings). "as looped": texts as
+they are, and a line break behind each medium, as the template of `-hf` checkpoints loops over them.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +108,11 @@ class Message:
 
     @property
     def media(self) -> int:
-        """Pictures and frames."""
+        """Number of pictures and frames."""
         return self.images + sum(self.videos)
 
     def body(self, first: int, order: PartsOrder = "media first") -> list[Piece]:
-        """The text with its media in place, numbered from `first`. Markers that match the media win over any order."""
+        """Return the text with its media in place, numbered from `first`; markers for the media win over any order."""
         between = "" if order == "as looped" else "\n"
         texts = [part for part in self.parts if isinstance(part, str)]
         text = between.join(texts) if self.parts else self.text
@@ -136,7 +139,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Answers come as messages with headers: from one of `starts` to `end`, what the model writes is not its text."""
+    """The header of a message in an answer: from one of `starts` to `end`, what the model writes is not its text."""
 
     starts: tuple[str, ...]
     end: str
@@ -149,7 +152,7 @@ class _Turn:
     role: str
     body: list[Piece]
     whole: bool = False
-    """Whether header and closing are in the body."""
+    """True = header and closing are in the body."""
 
 
 @dataclass(frozen=True)
@@ -164,41 +167,44 @@ class Template:
     thinking: str | None = None
     """System text that asks for reasoning; None = no model of this template was trained to reason."""
     thinks: bool = False
-    """Whether prompts ask for reasoning unless they are told not to."""
+    """True = prompts ask for reasoning unless they are told not to."""
     think_opening: str = ""
-    """Behind `opening` where reasoning is asked for: answers then begin within it."""
+    """Text behind `opening` where reasoning is asked for: answers then begin within it."""
     header: Header | None = None
     tools: ToolForm | None = None
-    """How its models were shown tools; None = not at all."""
+    """Form in which the models were shown tools; None = not at all."""
     any_turn: str = ""
     """The form of a turn of any role, `{role}` for its name: system texts and pictures stand wherever they came.
     Empty = there are `turns` alone: system texts are joined at the start, and pictures are the user's."""
     order: PartsOrder = "media first"
-    """Of messages, unless the request or the server says another."""
+    """Order of the parts of messages, unless the request or the server says another."""
     special: re.Pattern[str] = field(default=re.compile(r"<\|[a-z_]+\|>"), repr=False)
 
     def with_marks(self, marks: Iterable[str]) -> Template:
-        """The template for a vocabulary in which these words of it are tokens."""
+        """Return the template for a vocabulary in which these words of it are tokens."""
         pattern = "|".join([self.special.pattern, *map(re.escape, marks)])
         return replace(self, special=re.compile(pattern))
 
     def with_tools(self, tools: ToolForm) -> Template:
-        """The template for models that were shown tools in another form."""
+        """Return the template for models that were shown tools in another form."""
         return replace(self, tools=tools)
 
     def thinks_if(self, asked: bool | None, formed: bool = False) -> bool:
-        """Whether a prompt asks for reasoning. `asked` is what a request says of it; `formed` = its answer has a form,
-        which holds from the first token, so that nothing can stand before it unless that was asked for."""
+        """Return whether a prompt asks for reasoning. `asked` is what a request says of it.
+
+        `formed`: the answer has a form, which holds from the first token, so that nothing can stand before it unless
+        that was asked for.
+        """
         return self.thinks and not formed if asked is None else asked
 
     def ordered(self, interleave: bool) -> Template:
-        """The template, for messages whose parts stay in their order; one that loops over parts keeps it anyway."""
+        """Return the template for messages whose parts keep their order; one that loops over parts does so anyway."""
         return replace(self, order="as sent") if interleave and self.order == "media first" else self
 
     def render(
         self, messages: Sequence[Message], thinking: bool = False, tools: Sequence[str] = (), ending: Ending = "open"
     ) -> list[Piece]:
-        """The prompt for `messages`. A first message of role system replaces the built-in text; empty = none.
+        """Return the prompt for `messages`. A first message of role system replaces the built-in text; empty = none.
 
         `tools` are definitions of functions, each a JSON text. Raises InvalidRequest for a message that this template
         has no place for.
@@ -208,7 +214,7 @@ class Template:
     def parts(
         self, messages: Sequence[Message], thinking: bool = False, tools: Sequence[str] = (), ending: Ending = "open"
     ) -> list[Part]:
-        """The prompt that `render` joins, part by part; the system message, if there is one, is turn 0."""
+        """Return the prompt that `render` joins, part by part; the system message, if there is one, is turn 0."""
         turns = list(messages) if self.any_turn else self._system_first(messages, ending)
         form = self._tool_form() if tools else None
         text = self._thinking_text() if thinking else self.system
@@ -231,7 +237,7 @@ class Template:
         return parts[:-1] if ending == "continue" else parts
 
     def _system_first(self, messages: Sequence[Message], ending: Ending) -> list[Message]:
-        """The messages with all system texts in one, at the start, a blank line between them.
+        """Return the messages with all system texts in one, at the start, a blank line between them.
 
         Raises InvalidRequest for roles and pictures that a template without `any_turn` has no place for.
         """
@@ -267,7 +273,7 @@ class Template:
                 yield _Turn("user", self._results(results, calls), self._tool_form().apart)
 
     def _called(self, role: str, body: list[Piece], calls: Sequence[str]) -> _Turn:
-        """A turn of the assistant with calls of tools, one a line; in harmony each is a message."""
+        """Return a turn of the assistant with calls of tools, one a line; in harmony each is a message."""
         form, said = self._tool_form(), body != [Text("")]
         made = [self._filled(form.call, *form.call_texts(call)) for call in calls]
         if form.preamble:
@@ -277,14 +283,14 @@ class Template:
         return _Turn(role, [*body, Text(gap if said else ""), *_joined(made, gap)])
 
     def _results(self, bodies: Sequence[list[Piece]], calls: Sequence[str]) -> list[Piece]:
-        """What tools gave back, in the order of their calls; the texts are the caller's."""
+        """Return what tools gave back, in the order of their calls; the texts are the caller's."""
         form = self._tool_form()
         made = itertools.chain(calls, itertools.repeat(calls[-1] if calls else None))
         results = [self._filled(form.result, *form.named_by(next(made)), body) for body in bodies]
         return _joined(results, "" if form.apart else "\n")
 
     def _filled(self, form: str, *bodies: str | list[Piece]) -> list[Piece]:
-        """A form's own words, with texts that stay text, or pieces, in its places."""
+        """Return a form's own words, with texts that stay text, or pieces, in its places."""
         pieces, *rest = map(self._literal, form.split("{}"))
         for body, behind in zip(bodies, rest, strict=True):
             pieces = [*pieces, *([Text(body)] if isinstance(body, str) else body), *behind]
@@ -314,7 +320,7 @@ class Template:
         ]
 
     def _literal(self, text: str) -> list[Piece]:
-        """Template text cut at the special tokens it names."""
+        """Return template text cut at the special tokens it names."""
         pieces: list[Piece] = []
         position = 0
         for match in self.special.finditer(text):
@@ -388,7 +394,7 @@ def join_text(pieces: Sequence[Piece]) -> list[Piece]:
 
 
 def to_string(pieces: Sequence[Piece]) -> str:
-    """The prompt as people write it: special tokens by name, pictures as `<image>`."""
+    """Return the prompt as people write it: special tokens by name, pictures as `<image>`."""
     return "".join(
         piece.token if isinstance(piece, Special) else piece.text if isinstance(piece, Text) else IMAGE_MARKER
         for piece in pieces

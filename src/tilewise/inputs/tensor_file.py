@@ -41,7 +41,7 @@ _FORMS = "send a safetensors file of one tensor, an .npy file, or what torch.sav
 
 
 def read_tensor(data: bytes, check: CheckShape) -> NDArray[Any]:
-    """The tensor of a file, as float32, float64, float16 or uint16, which is how NumPy has the bits of bfloat16.
+    """Return the tensor of a file, as float32, float64, float16 or uint16, which is how NumPy has the bits of bfloat16.
 
     `check` raises for a shape that is not wanted. Raises InvalidMedia for any other file.
     """
@@ -59,7 +59,7 @@ def read_tensor(data: bytes, check: CheckShape) -> NDArray[Any]:
 
 
 def write_safetensors(name: str, array: NDArray[Any]) -> bytes:
-    """A file of one tensor, float32, float16, or uint16 with the bits of bfloat16."""
+    """Return a file of one tensor, float32, float64, float16, or uint16 with the bits of bfloat16."""
     kind = next(kind for kind, dtype in _SAFETENSORS.items() if dtype == array.dtype)
     entry = {"dtype": kind, "shape": list(array.shape), "data_offsets": [0, array.nbytes]}
     header = json.dumps({name: entry}, separators=(",", ":")).encode()
@@ -83,7 +83,7 @@ def _read_safetensors(data: bytes, check: CheckShape) -> NDArray[Any]:
 
 
 def _read_numpy(data: bytes, check: CheckShape) -> NDArray[Any]:
-    """The header is a dict as Python writes it; it is matched and not evaluated."""
+    """Read an .npy file. Its header is a dict as Python writes it, which is matched and not evaluated."""
     width = 2 if data[6:7] == b"\x01" else 4
     start = 8 + width
     length = int.from_bytes(data[8:start], "little")
@@ -102,7 +102,7 @@ def _read_numpy(data: bytes, check: CheckShape) -> NDArray[Any]:
 def _view(
     data: bytes, start: int, shape: Shape, dtype: np.dtype[Any], check: CheckShape, offsets: Any = None
 ) -> NDArray[Any]:
-    """An array over the file's bytes, which have to be as many as its shape says."""
+    """Return an array over the file's bytes, which have to be as many as its shape says."""
     if not all(type(size) is int and size >= 0 for size in shape) or len(shape) > 8:
         raise _damaged("tensor", f"its shape is {list(shape)!r:.80}")
     check(shape)

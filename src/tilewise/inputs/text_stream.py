@@ -1,4 +1,4 @@
-"""Text of a growing list of tokens. What has been given out is never taken back: all of it is the text of the whole."""
+"""Text of a growing list of tokens. What was given out is never taken back: joined, it is the text of the whole."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from tilewise.inputs.sentencepiece import SPACE
 
 
 class TextStream(Protocol):
-    """Characters whose bytes are incomplete are held back."""
+    """A stream from tokens to text; characters whose bytes are incomplete are held back."""
 
     def add(self, token_id: int) -> str:
-        """The text that this token makes known."""
+        """Return the text that this token makes known."""
         ...
 
 
 class WholeStream:
-    """For tokenizers whose tokens are all of one kind, byte-level ones above all."""
+    """A stream for tokenizers whose tokens are all of one kind, byte-level ones above all."""
 
     def __init__(self, tokenizer: FastTokenizer) -> None:
         self._tokenizer = tokenizer
@@ -35,7 +35,7 @@ class WholeStream:
 
 @dataclass(frozen=True)
 class BytePieces:
-    """Sentencepiece with byte fallback: most pieces are text, some are single bytes of a character without a piece.
+    """A sentencepiece vocabulary with byte fallback: most pieces are text, some are single bytes of other characters.
 
     The library's decoder takes back a character that is complete when the byte after it belongs to none. Here bytes
     are read as they come, and what is no UTF-8 shows as U+FFFD.
@@ -44,11 +44,11 @@ class BytePieces:
     tokenizer: FastTokenizer
     bytes: Mapping[int, int]
     strips_space: bool
-    """The first text loses the space that every first word has."""
+    """True = the first text loses the space that every first word has."""
 
     @classmethod
     def of(cls, tokenizer: FastTokenizer) -> BytePieces | None:
-        """None for a tokenizer without byte fallback."""
+        """Read a tokenizer's definition; return None for one without byte fallback."""
         steps = _steps(tokenizer)
         if not any(step["type"] == "ByteFallback" for step in steps):
             return None
@@ -65,7 +65,7 @@ class BytePieces:
 
 
 class PieceStream:
-    """Reads pieces and bytes as they come."""
+    """A stream that reads pieces and bytes as they come."""
 
     def __init__(self, pieces: BytePieces) -> None:
         self._pieces = pieces
@@ -80,7 +80,7 @@ class PieceStream:
         return self._stripped(self.end() + piece.replace(SPACE, " "))
 
     def end(self) -> str:
-        """U+FFFD when the last character is incomplete."""
+        """End the text; return U+FFFD when its last character is incomplete, else ""."""
         return self._utf8.decode(b"", final=True)
 
     def _stripped(self, text: str) -> str:
@@ -91,7 +91,7 @@ class PieceStream:
 
 
 def _steps(tokenizer: FastTokenizer) -> list[dict[str, Any]]:
-    """The parts of the tokenizer's decoder, as its definition writes them."""
+    """Return the parts of the tokenizer's decoder, as its definition writes them."""
     if tokenizer.decoder is None:
         return []
     state: dict[str, Any] = json.loads(tokenizer.decoder.__getstate__())

@@ -32,7 +32,7 @@ _GROUNDING = {"<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>"}
 _BEFORE = "\x02"  # joins with nothing, and takes the space that some tokenizers put before every text
 _IN_GROUNDING = re.compile(f"(?<=<)(?={'|'.join(re.escape(mark[1:]) for mark in sorted(_GROUNDING))})")
 _WHITE = "".join(map(chr, [*range(9, 14), 32, 133, 160, 5760, *range(8192, 8203), 8232, 8233, 8239, 8287, 12288]))
-"""What `lstrip` and `rstrip` tokens swallow: White_Space of Unicode; Python's own set has four characters more."""
+"""Characters that `lstrip` and `rstrip` tokens swallow: White_Space of Unicode; Python's set has four more."""
 
 
 class Tokenizer:
@@ -46,6 +46,7 @@ class Tokenizer:
         self.added_tokens: dict[str, int] = {token["content"]: token["id"] for token in added}
         self._swallow_before = {token["content"] for token in added if token.get("lstrip")}
         self._swallow_behind = {token["content"] for token in added if token.get("rstrip")}
+        # Grounding marks are made plain here: they stay tokens where a text's special tokens are spelled out.
         neutral = [{**token, "special": token["content"] not in _GROUNDING} for token in added]
         plain = definition[: span.start] + json.dumps(neutral) + definition[span.stop :]
         self.definition = definition
@@ -77,7 +78,7 @@ class Tokenizer:
         return max(self._plain.get_vocab(with_added_tokens=True).values()) + 1
 
     def spells_as(self, other: Tokenizer) -> bool:
-        """Whether both mean the same by every id."""
+        """True if both mean the same by every id."""
         return self._plain.get_vocab(with_added_tokens=True) == other._plain.get_vocab(with_added_tokens=True)
 
     @cached_property
@@ -87,7 +88,7 @@ class Tokenizer:
         return sample.ids[0] if sample.special_tokens_mask[:1] == [1] else None
 
     def special_id(self, token: str) -> int:
-        """The id of a token that has to exist. Raises InvalidCheckpoint."""
+        """Return the id of a token that has to exist. Raises InvalidCheckpoint."""
         found = self._plain.token_to_id(token)
         if found is None:
             raise InvalidCheckpoint(f"{self._where}: the tokenizer has no token {token}, which InternVL prompts need.")
@@ -97,25 +98,26 @@ class Tokenizer:
         return self._plain.token_to_id(token)
 
     def encode_text(self, text: str) -> list[int]:
-        """Plain text: control tokens in it stay characters."""
+        """Encode plain text: control tokens in it stay characters."""
         return self._typed.encode(text, first=True)
 
     def token_text(self, token_id: int) -> str | None:
-        """A token as the vocabulary spells it; None when there is none with this id."""
+        """Return a token as the vocabulary spells it; None when there is none with this id."""
         return self._plain.id_to_token(token_id)
 
     def encode_raw(self, text: str) -> list[int]:
-        """A ready-made prompt, in which special tokens are meant."""
+        """Encode a ready-made prompt, in which special tokens are meant."""
         return self._meant.encode(text, first=True)
 
     def encode_characters(self, text: str) -> list[int]:
-        """Text inside of an answer, in which all special tokens are characters, grounding marks as well."""
+        """Encode text inside of an answer, in which all special tokens are characters, grounding marks as well."""
+        # Marks are cut behind their "<". Each part is encoded behind `_BEFORE`, as text in the middle, less its ids.
         before = len(self._typed.encode(_BEFORE, first=False))
         parts = _IN_GROUNDING.split(text)
         return [token for part in parts for token in self._typed.encode(_BEFORE + part, first=False)[before:]]
 
     def encode_pieces(self, pieces: Sequence[Piece], raw: bool = False) -> list[int | ImageSlot]:
-        """Pieces of a prompt to ids; image slots stay in place for `prepare` to fill.
+        """Encode the pieces of a prompt; image slots stay in place for `prepare` to fill.
 
         The ids are those of the whole string, pictures written out as `<img>...</img>`. In `raw` texts special tokens
         are meant.
@@ -132,7 +134,7 @@ class Tokenizer:
         return ids
 
     def token_ends(self, pieces: Sequence[Piece], place: int) -> list[int]:
-        """For each token of the text at `place` of a prompt, the character of that text behind which it ends."""
+        """Return for each token of the text at `place` of a prompt the character of that text behind which it ends."""
         piece = pieces[place]
         assert isinstance(piece, Text)
         kept = self._beside_tokens(piece.text, pieces, place)
@@ -140,7 +142,7 @@ class Tokenizer:
         return [offset + end for end in self._typed.ends(kept, first=place == 0)]
 
     def _beside_tokens(self, text: str, pieces: Sequence[Piece], place: int) -> str:
-        """A text without the white space that the special tokens on both sides swallow."""
+        """Return a text without the white space that the special tokens on both sides swallow."""
         before = pieces[place - 1] if place else None
         after = pieces[place + 1] if place + 1 < len(pieces) else None
         if _token_at(before, IMAGE_END) in self._swallow_behind:
@@ -154,12 +156,12 @@ class Tokenizer:
         return self._plain.decode(kept, skip_special_tokens=False)
 
     def stream(self) -> TextStream:
-        """What it gives out, token by token, is what `decode` makes of them all."""
+        """Return a stream whose text, token by token, is what `decode` makes of them all."""
         return WholeStream(self._plain) if self._pieces is None else self._pieces.stream()
 
 
 def _token_at(piece: Piece | None, of_picture: str) -> str | None:
-    """The special token next to a text; a picture stands between `<img>` and `</img>`."""
+    """Return the special token next to a text; a picture has `of_picture` there, `<img>` or `</img>`."""
     if isinstance(piece, ImageSlot):
         return of_picture
     return piece.token if isinstance(piece, Special) else None
@@ -174,7 +176,8 @@ class _Encoder:
 
     @classmethod
     def of(cls, definition: str, where: str, control: Sequence[str] = ()) -> _Encoder:
-        """Text never becomes a `control` token."""
+        """Read a definition, for text that never becomes a `control` token."""
+        # `prepend_scheme` "first" puts a space before the first text of a prompt alone, so later ones go without it.
         elsewhere = _FIRST.sub(r'\1"never"', definition)
         first = _spelling_out(control, _parse(definition, where))
         return cls(first, first if elsewhere == definition else _spelling_out(control, _parse(elsewhere, where)))
@@ -183,13 +186,13 @@ class _Encoder:
         return (self.first if first else self.later).encode(text, add_special_tokens=False).ids
 
     def ends(self, text: str, first: bool) -> list[int]:
-        """Where in the text each token ends, in characters."""
+        """Return where in the text each token ends, in characters."""
         offsets = (self.first if first else self.later).encode(text, add_special_tokens=False).offsets
         return [end for _, end in offsets]
 
 
 def _spelling_out(control: Sequence[str], fast: FastTokenizer) -> FastTokenizer:
-    """The tokenizer, changed so that `control` tokens in a text are characters like any other.
+    """Change the tokenizer so that `control` tokens in a text are characters like any other, and return it.
 
     Sentencepiece has its control tokens among the pieces that it cuts a text into. One that a text spells is therefore
     cut behind its first character before that.
@@ -206,7 +209,7 @@ def _spelling_out(control: Sequence[str], fast: FastTokenizer) -> FastTokenizer:
 
 
 def _added_tokens(definition: str, where: str) -> tuple[list[dict[str, Any]], slice]:
-    """The added tokens, and the span of the text they stand in; the large vocabulary after it is not parsed here."""
+    """Return the added tokens, and the span of the text they stand in; the large vocabulary after it is not parsed."""
     found = _ADDED.search(definition)
     try:
         if found is None:

@@ -8,12 +8,11 @@ tools and results in turns of their own (InternLM/InternLM, `chat/chat_format.md
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from tilewise.errors import InvalidRequest
-from tilewise.inputs.typescript import namespace_of
 
 MARKS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
 _SECTION = """\
@@ -44,34 +43,34 @@ ToolFormName = Literal["hermes", "internlm", "openai"]
 
 @dataclass(frozen=True, slots=True)
 class ToolForm:
-    """How one family of models was shown tools. Names are those of vLLM's parsers."""
+    """The form in which one family of models was shown tools. Names are those of vLLM's parsers."""
 
     name: ToolFormName
     section: str
-    """All definitions: the end of the system's text; or a turn of their own, if `apart`."""
+    """Form of all definitions: the end of the system's text; or a turn of their own, if `apart`."""
     call: str
     result: str
     apart: bool = False
-    """Definitions and results are turns, and not parts of turns."""
+    """True = definitions and results are turns, and not parts of turns."""
     preamble: str = ""
-    """What the assistant says before a call, where that is a message of its own, as the calls are then."""
+    """Form of what the assistant says before a call, where that is a message of its own, as the calls are then."""
 
     def system_text(self, text: str) -> str:
-        """The built-in system text of a conversation with tools."""
+        """Return the built-in system text of a conversation with tools."""
         if self.name != "openai":
             return text
         channels = text.replace("# Valid channels: final.", "# Valid channels: analysis, commentary, final.")
         return f"{channels}\nCalls to these tools must go to the commentary channel: 'functions'."
 
     def definitions(self, tools: Sequence[str]) -> str:
-        """The definitions of functions, each a JSON text as OpenAI has it, as they stand in the section."""
+        """Return the definitions of functions, each a JSON text as OpenAI has it, as they stand in the section."""
         if self.name == "hermes":
             return "\n".join(tools)
         functions = [json.loads(tool).get("function", {}) for tool in tools]
         return to_json(functions) if self.name == "internlm" else namespace_of(functions)
 
     def call_texts(self, call: str) -> tuple[str, ...]:
-        """What stands in the form of a call: `call` is `{"name": ..., "arguments": {...}}`."""
+        """Return the texts to fill the form of a call: `call` is `{"name": ..., "arguments": {...}}`."""
         if self.name == "hermes":
             return (call,)
         made = json.loads(call)
@@ -80,7 +79,7 @@ class ToolForm:
         return made["name"], to_json(made["arguments"])
 
     def named_by(self, call: str | None) -> tuple[str, ...]:
-        """What stands in the form of a result before its text: `call` is the one that it answers, if it is known."""
+        """Return the texts to fill the form of a result before its own: `call` is the one that it answers, if known."""
         if self.name == "openai":
             return (json.loads(call)["name"] if call else "unknown",)
         return ()
@@ -100,12 +99,12 @@ TOOL_FORMS: dict[ToolFormName, ToolForm] = {
 
 
 def to_json(value: Any) -> str:
-    """JSON as the training's templates write it: blanks behind commas and colons, no escapes."""
+    """Return JSON as the training's templates write it: blanks behind commas and colons, no escapes."""
     return json.dumps(value, ensure_ascii=False)
 
 
 def read_calls(calls: Any, where: str) -> tuple[str, ...]:
-    """An assistant message's `tool_calls`, each as the model wrote it. Raises InvalidRequest, naming `where`."""
+    """Return an assistant message's `tool_calls`, each as the model wrote it. Raises InvalidRequest, naming `where`."""
     if not isinstance(calls, list):
         raise InvalidRequest(f"{where}: tool_calls must be a list, got {type(calls).__name__}.")
     return tuple(_call_text(call, f"{where}.tool_calls[{number}]") for number, call in enumerate(calls))
@@ -130,3 +129,64 @@ def _is_object(text: str) -> bool:
         return isinstance(json.loads(text), dict)
     except (ValueError, RecursionError):
         return False
+
+
+_NAMES = {"string": "string", "number": "number", "integer": "number", "boolean": "boolean", "null": "null"}
+_DEEPEST = 20
+
+
+def namespace_of(functions: Sequence[Mapping[str, Any]]) -> str:
+    """Return the namespace `functions`. What TypeScript has no word for becomes `any`."""
+    types = "".join(f"{_function(function)}\n\n" for function in functions)
+    return f"namespace functions {{\n\n{types}}} // namespace functions"
+
+
+def _function(function: Mapping[str, Any]) -> str:
+    comment = _comment(function.get("description"))
+    parameters = function.get("parameters")
+    takes = f"_: {_type(parameters)}" if isinstance(parameters, dict) and parameters.get("properties") else ""
+    return f"{comment}type {function.get('name')} = ({takes}) => any;"
+
+
+def _comment(text: Any) -> str:
+    return "".join(f"// {line}\n" for line in text.splitlines()) if isinstance(text, str) else ""
+
+
+def _type(schema: Any, depth: int = 0) -> str:
+    if not isinstance(schema, dict) or depth > _DEEPEST:
+        return "any"
+    if isinstance(schema.get("enum"), list) and schema["enum"]:
+        return " | ".join(json.dumps(value, ensure_ascii=False) for value in schema["enum"])
+    for key in ("anyOf", "oneOf"):
+        if isinstance(schema.get(key), list) and schema[key]:
+            return " | ".join(_type(branch, depth + 1) for branch in schema[key])
+    kind = schema.get("type")
+    if isinstance(kind, list):
+        return " | ".join(_type({**schema, "type": one}, depth + 1) for one in kind) or "any"
+    if kind == "array":
+        inner = _type(schema.get("items"), depth + 1)
+        return f"({inner})[]" if " | " in inner else f"{inner}[]"
+    if kind == "object" or "properties" in schema:
+        return _object(schema, depth)
+    return _NAMES.get(kind, "any") if isinstance(kind, str) else "any"
+
+
+def _object(schema: Mapping[str, Any], depth: int) -> str:
+    properties = schema.get("properties")
+    if not isinstance(properties, dict):
+        return "object"
+    return "{\n" + "".join(_properties(properties, schema.get("required"), depth)) + "}"
+
+
+def _properties(properties: Mapping[str, Any], required: Any, depth: int) -> Iterator[str]:
+    needed = required if isinstance(required, list) else ()
+    for name, schema in properties.items():
+        says = schema if isinstance(schema, dict) else {}
+        default = says.get("default")
+        note = "" if default is None else f" // default: {_default(default)}"
+        mark = "" if name in needed else "?"
+        yield f"{_comment(says.get('description'))}{name}{mark}: {_type(schema, depth + 1)},{note}\n"
+
+
+def _default(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""What torch.save writes of one tensor, read without torch and without running a pickle.
+"""Files that torch.save writes of one tensor, read without torch and without running a pickle.
 
 The file is a ZIP archive: `data.pkl`, a pickle of a hundred bytes that names a storage, shape and strides, and the
 storages beside it, stored as they are. The pickle is followed here opcode by opcode: those that torch writes for a
@@ -65,7 +65,7 @@ class _NotATensor(Exception):
 
 
 def read_torch(data: bytes, check: Callable[[tuple[int, ...]], None]) -> NDArray[Any]:
-    """The tensor; bfloat16 comes as uint16. `check` raises for a shape that is not wanted, before anything is read.
+    """Return the tensor; bfloat16 comes as uint16. `check` raises for an unwanted shape, before anything is read.
 
     Raises InvalidMedia for any other file.
     """
@@ -89,7 +89,7 @@ def read_torch(data: bytes, check: Callable[[tuple[int, ...]], None]) -> NDArray
 
 
 def _stored(archive: zipfile.ZipFile, name: str, most: int | None = None) -> bytes:
-    """A file of the archive, which torch never compresses: what is, may be far larger than it looks."""
+    """Read a file of the archive. torch compresses none; one that is compressed may be far larger than it looks."""
     entry = archive.getinfo(name)
     if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
         raise _NotATensor("its parts are compressed, torch stores them as they are")
@@ -102,6 +102,7 @@ def _view(tensor: _Tensor, stored: bytes) -> NDArray[Any]:
     storage = tensor.storage
     if len(stored) != storage.count * storage.dtype.itemsize:
         raise _NotATensor(f"its storage has {len(stored)} bytes, its header says {storage.count} numbers")
+    # as_strided below believes shape and strides, so the last number has to lie within the storage.
     last = tensor.offset + sum((size - 1) * step for size, step in zip(tensor.shape, tensor.strides, strict=True))
     if 0 not in tensor.shape and last >= storage.count:
         raise _NotATensor(f"its shape {list(tensor.shape)} reaches beyond its storage of {storage.count} numbers")
@@ -111,9 +112,9 @@ def _view(tensor: _Tensor, stored: bytes) -> NDArray[Any]:
 
 
 def _described(pickle: bytes) -> _Tensor:
-    """What the pickle says of its one tensor."""
+    """Return what the pickle says of its one tensor."""
     try:
-        found = _Machine().run(pickle)
+        found = _PickleReader().run(pickle)
     except (IndexError, KeyError, TypeError, ValueError):
         raise _NotATensor("its pickle is damaged") from None
     if not isinstance(found, _Tensor):
@@ -121,8 +122,8 @@ def _described(pickle: bytes) -> _Tensor:
     return found
 
 
-class _Machine:
-    """A stack of plain values; functions are names, and storages and tensors what was said of them."""
+class _PickleReader:
+    """A stack machine of plain values: functions are names, storages and tensors what the pickle said of them."""
 
     def __init__(self) -> None:
         self._stack: list[Any] = []
@@ -184,7 +185,7 @@ def _named(name: str) -> _Function | np.dtype[Any]:
 
 
 def _storage(said: Any) -> _Storage:
-    """torch writes ("storage", type, key, device, numbers)."""
+    """Return a storage; torch writes ("storage", type, key, device, numbers)."""
     kind, dtype, key, device, count = said
     if kind != "storage" or not isinstance(dtype, np.dtype) or type(key) is not str or type(device) is not str:
         raise TypeError

@@ -19,14 +19,14 @@ from tilewise.errors import InvalidMedia, InvalidRequest
 from tilewise.ignored import Ignored
 from tilewise.inputs.file_kind import kind_of
 from tilewise.inputs.images import ImageLimits, check_size
-from tilewise.inputs.media_budget import Deadline, MediaBudget
-from tilewise.inputs.media_limits import ALL_FRAMES, MAX_FRAMES, MediaLimits
+from tilewise.inputs.media_limits import ALL_FRAMES, MAX_FRAMES, Deadline, MediaBudget, MediaLimits
 from tilewise.inputs.orientation import DAMAGE, upright_frame
 from tilewise.inputs.video_end import ends_early
 
 # Playlists (concat, hls, dash, sdp) are formats too, which open other files and hosts: none of them here.
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,gif,ogg,asf"
-# What cameras, phones and the web have written for decades. FFmpeg knows hundreds more, which nobody attacks but few.
+# What cameras, phones and the web have written for decades. FFmpeg knows hundreds more, each of them one more decoder
+# that a file can attack.
 _CODECS = (
     "h264,hevc,libdav1d,av1,libvpx,libvpx-vp9,vp8,vp9,mpeg4,mpeg1video,mpeg2video,mjpeg,h263,msmpeg4,msmpeg4v1,"
     "msmpeg4v2,wmv1,wmv2,wmv3,vc1,flv,theora,prores,dvvideo,gif,png,rawvideo"
@@ -37,7 +37,7 @@ _ALLOWED = {"format_whitelist": _FORMATS, "codec_whitelist": _CODECS}
 
 @dataclass(frozen=True, slots=True)
 class FrameChoice:
-    """How many frames: `num_frames` spread evenly, or `fps` a second of film with `num_frames` as the cap.
+    """A choice of frames: `num_frames` spread evenly, or `fps` a second of film with `num_frames` as the cap.
 
     `num_frames` -1 is all frames, or no cap; what the server allows is the limit still.
     """
@@ -52,7 +52,7 @@ class FrameChoice:
             raise InvalidRequest(f"fps={self.fps} must be above 0.")
 
     def indices(self, total: int, seconds: float | None = None) -> list[int]:
-        """Indices of the chosen frames of a video with `total` frames; never more than there are.
+        """Return the indices of the chosen frames of a video with `total` frames; never more than there are.
 
         Source: `get_index` of the InternVL model cards: the middle of each of n equal segments.
         """
@@ -83,7 +83,7 @@ def read_video(
     name = name or ("the video" if isinstance(data, bytes) else f"{data}")
     budget = budget or MediaBudget()
     deadline = Deadline(budget, "decode_seconds", f"Decoding {name}", "send a shorter or a smaller video")
-    film = _Film(data, name, limits, budget, deadline, upright)
+    film = _VideoFile(data, name, limits, budget, deadline, upright)
     try:
         total, seconds, whole = film.measure()
         chosen = _choose(choice, total, seconds, film) if total else []
@@ -101,7 +101,7 @@ def read_video(
     return frames
 
 
-def _choose(choice: FrameChoice, total: int, seconds: float | None, film: _Film) -> list[int]:
+def _choose(choice: FrameChoice, total: int, seconds: float | None, film: _VideoFile) -> list[int]:
     indices, most = choice.indices(total, seconds), film.budget.limits.chosen_frames
     if len(indices) > most:
         raise InvalidMedia(
@@ -121,7 +121,7 @@ def _content(data: bytes | str | Path) -> bytes:
 
 
 def _no_video(content: bytes) -> str:
-    """Why a file that FFmpeg does not open is not read."""
+    """Return why a file that FFmpeg does not open is not read."""
     kind = kind_of(content)
     if kind is not None and kind.family == "video":
         return f"is {kind.name} that is damaged or cut off{_missing_index(content)}: send the whole file."
@@ -132,7 +132,7 @@ def _no_video(content: bytes) -> str:
 
 
 def _missing_index(content: bytes) -> str:
-    """MP4 and QuickTime keep what is where in a box that recorders write last."""
+    """Return words for a missing index; MP4 and QuickTime keep what is where in a box that recorders write last."""
     if content[4:8] != b"ftyp":
         return ""
     place, boxes = 0, 0
@@ -149,7 +149,7 @@ def _missing_index(content: bytes) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Film:
+class _VideoFile:
     """A file that is opened twice: to count what is in it, and to decode what was chosen."""
 
     data: bytes | str | Path
@@ -160,7 +160,7 @@ class _Film:
     upright: bool = True
 
     def _file(self) -> BinaryIO:
-        """A path is opened here, so that none is read as a protocol."""
+        """Open the file; a path is opened here, so that FFmpeg reads none as a protocol."""
         return io.BytesIO(self.data) if isinstance(self.data, bytes) else Path(self.data).open("rb")
 
     def _whole(self) -> bool:
@@ -169,7 +169,7 @@ class _Film:
 
     @contextmanager
     def _open(self) -> Iterator[tuple[Any, Any]]:
-        """A container of a plain video format and its first video stream."""
+        """Yield a container of a plain video format and its first video stream."""
         with (
             self._file() as file,
             # Names in a file may be in any encoding; nobody reads them.
@@ -197,8 +197,10 @@ class _Film:
         check_size((width, height), self.limits, f"A frame of {self.name}")
 
     def measure(self) -> tuple[int, float | None, bool]:
-        """Frames (counted, not believed) and seconds of the first video stream, as far as they can be read, and
-        whether that is all that the file announces."""
+        """Return frames (counted, not believed) and seconds of the first video stream, as far as they can be read.
+
+        The third value is whether that is all that the file announces.
+        """
         limit, packets = self.budget.limits.video_frames, 0
         whole = self._whole()
         with self._open() as (container, stream):
@@ -216,7 +218,7 @@ class _Film:
             return packets, packets / float(rate) if rate else None, whole and packets >= announced
 
     def frames(self, indices: list[int]) -> list[Image.Image]:
-        """Frames at ascending `indices`; fewer if the file ends or is damaged before, at least one if there is any."""
+        """Return frames at ascending `indices`; fewer if the file ends or is damaged, at least one if there is any."""
         wanted, frames, last = set(indices), [], None
         with self._open() as (container, stream):
             stream.thread_type = "AUTO"
@@ -231,7 +233,7 @@ class _Film:
         return frames
 
     def _decoded(self, container: Any, stream: Any) -> Iterator[Any]:
-        """All frames that can be decoded: one that is damaged is left out, and the next is tried."""
+        """Yield all frames that can be decoded: one that is damaged is left out, and the next is tried."""
         for packet in _packets(container, stream):
             self.deadline.left()
             try:
@@ -247,7 +249,7 @@ class _Film:
 
 
 def _packets(container: Any, stream: Any) -> Iterator[Any]:
-    """Up to where the file ends or is damaged."""
+    """Yield packets, up to where the file ends or is damaged."""
     try:
         yield from container.demux(stream)
     except av.FFmpegError:

@@ -1,4 +1,4 @@
-"""Whether a video file ends before what its own structure announces.
+"""The check whether a video file ends before what its own structure announces.
 
 Decoders play what is there and say nothing. Each container says in its way how far it goes: sizes of elements, chunks,
 tags and packets, or a mark at its end. Only headers are read; a file of very many of them counts as whole.
@@ -17,7 +17,7 @@ _LARGEST_PAGE = 65_307  # bytes of an Ogg page (RFC 3533, section 6)
 
 
 def ends_early(file: BinaryIO) -> bool:
-    """Whether a file, open for reading, is shorter than it announces; False where its container announces nothing."""
+    """True if a file, open for reading, is shorter than it announces; False where its container announces nothing."""
     size = file.seek(0, 2)
     file.seek(0)
     head = file.read(_HEAD)
@@ -28,7 +28,7 @@ def ends_early(file: BinaryIO) -> bool:
 
 
 def _past(places: Iterator[int], size: int) -> bool:
-    """Whether the last of the places where parts end is beyond the file."""
+    """True if the last of the places where parts end is beyond the file."""
     place = 0
     for step, place in enumerate(places):
         if place > size or step > _MOST_STEPS:
@@ -46,7 +46,7 @@ def _matroska(file: BinaryIO, head: bytes, size: int) -> bool:
 
 
 def _elements(file: BinaryIO) -> Iterator[int]:
-    """Ends of EBML elements (RFC 8794); into those of unknown size, as live recorders write them, it goes."""
+    """Yield ends of EBML elements (RFC 8794), and go into those of unknown size, as live recorders write them."""
     place = 0
     while head := _at(file, place, 12):
         id_length = 9 - head[0].bit_length()
@@ -66,13 +66,13 @@ def _elements(file: BinaryIO) -> Iterator[int]:
 
 
 def _gif(file: BinaryIO, head: bytes, size: int) -> bool:
-    """Its blocks end with a trailer (GIF89a, section 27)."""
+    """True unless the blocks go on to a trailer (GIF89a, section 27)."""
     ends = list(_blocks(file, head))
     return bool(ends) and (ends[-1] == 0 or ends[-1] > size)
 
 
 def _blocks(file: BinaryIO, head: bytes) -> Iterator[int]:
-    """Ends of blocks; 0 where the file ends instead of a block."""
+    """Yield ends of blocks; 0 where the file ends instead of a block."""
     place = 13 + _palette(head[10:11])
     for _ in range(_MOST_STEPS):
         kind = _at(file, place, 10)
@@ -95,7 +95,7 @@ def _blocks(file: BinaryIO, head: bytes) -> Iterator[int]:
 
 
 def _palette(flags: bytes) -> int:
-    """Bytes of a table of colours."""
+    """Return the bytes of a table of colours; 0 without one."""
     return 3 << ((flags[0] & 7) + 1) if flags and flags[0] & 0x80 else 0
 
 
@@ -108,7 +108,7 @@ def _flv(file: BinaryIO, head: bytes, size: int) -> bool:
 
 
 def _tags(file: BinaryIO, head: bytes) -> Iterator[int]:
-    """Ends of FLV's tags, with the number of four bytes behind each."""
+    """Yield ends of FLV's tags, with the number of four bytes behind each."""
     place = int.from_bytes(head[5:9], "big") + 4
     while tag := _at(file, place, 11):
         place += 11 + int.from_bytes(tag[1:4], "big") + 4
@@ -120,7 +120,7 @@ def _avi(file: BinaryIO, head: bytes, size: int) -> bool:
 
 
 def _chunks(file: BinaryIO) -> Iterator[int]:
-    """Ends of RIFF's chunks; into lists of unknown size, as they are written to what cannot go back, it goes."""
+    """Yield ends of RIFF's chunks, and go into lists of unknown size, as pipes get them, in which nobody goes back."""
     place = 0
     while len(head := _at(file, place, 8)) == 8 and head[:4].isascii():
         length = int.from_bytes(head[4:8], "little")
@@ -138,8 +138,11 @@ def _asf(file: BinaryIO, head: bytes, size: int) -> bool:
 
 
 def _transport(file: BinaryIO, head: bytes, size: int) -> bool:
-    """Packets have 188 bytes, or 192 with a time before each. One that is full goes on in the next, as the last of a
-    frame is filled up in its adaptation field (ISO 13818-1, section 2.4.3.5), unless the frame fits to the byte."""
+    """True if packets are cut, or the last one goes on in a packet that is missing.
+
+    Packets have 188 bytes, or 192 with a time before each. One that is full goes on in the next, as the last of a
+    frame is filled up in its adaptation field (ISO 13818-1, section 2.4.3.5), unless the frame fits to the byte.
+    """
     length = 188 if head[:1] == b"G" else 192
     if size % length:
         return True
@@ -154,7 +157,7 @@ def _program(file: BinaryIO, head: bytes, size: int) -> bool:
 
 
 def _packets(file: BinaryIO) -> Iterator[int]:
-    """Ends of the packs and packets of an MPEG program stream (ISO 13818-1, section 2.5)."""
+    """Yield ends of the packs and packets of an MPEG program stream (ISO 13818-1, section 2.5)."""
     place = 0
     while (start := _at(file, place, 14)) and start[:3] == b"\0\0\1" and len(start) > 5:
         if start[3] == 0xB9:  # the end
@@ -167,7 +170,7 @@ def _packets(file: BinaryIO) -> Iterator[int]:
 
 
 def _ogg(file: BinaryIO, head: bytes, size: int) -> bool:
-    """The last page is whole and says that it is the last one."""
+    """True unless the last page is whole and says that it is the last one."""
     tail = _at(file, max(0, size - _LARGEST_PAGE), _LARGEST_PAGE)
     page = tail[tail.rfind(b"OggS") :]
     table = page[27 : 27 + page[26]] if len(page) > 26 else b""
@@ -179,7 +182,7 @@ def _boxes(file: BinaryIO, head: bytes, size: int) -> bool:
 
 
 def _box_ends(file: BinaryIO) -> Iterator[int]:
-    """Ends of the outermost boxes of MP4 and QuickTime (ISO 14496-12, section 4.2)."""
+    """Yield ends of the outermost boxes of MP4 and QuickTime (ISO 14496-12, section 4.2)."""
     place = 0
     while len(head := _at(file, place, 16)) >= 8:
         length = int.from_bytes(head[:4], "big")

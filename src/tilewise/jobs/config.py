@@ -1,4 +1,4 @@
-"""Job: what a batch run is asked for, beside the options of engine and server."""
+"""Job: the options of a batch run, beside those of engine and server."""
 
 from __future__ import annotations
 
@@ -10,43 +10,43 @@ from pathlib import Path
 from tilewise.cluster import check_cpus
 from tilewise.config import EngineConfig
 from tilewise.errors import InvalidConfig
-from tilewise.extras import need
+from tilewise.extras import require_extra
 from tilewise.server.config import ServerConfig
 
 _ELSEWHERE = ("address", "access")
-"""Groups of options about who may ask, and where."""
+"""Groups of the server's options about who may ask, and where."""
 _OF_HTTP = (
     *("h11_max_incomplete_event_size", "h11_max_header_count", "stream_interval", "enable_force_include_usage"),
     *("uvicorn_log_level", "disable_uvicorn_access_log", "disable_access_log_for_endpoints"),
 )
-NOBODY = "it listens nowhere and streams nothing"
+NO_CONNECTIONS = "it listens nowhere and streams nothing"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One input, one output, and how the one becomes the other."""
+    """The options of a batch run: one input, one output, and how the one becomes the other."""
 
     input_file: Path
     output_file: Path
     keep_order: bool = True
-    """Whether results stand in the order of the input, or as they came."""
+    """True if results stand in the order of the input, False if they stand as they came."""
     max_in_flight: int | None = None
-    """Lines that are asked at once; None = as many as the engine runs, and some that are ready when one ends."""
+    """Lines in flight at once; None = as many as the engine runs, and a quarter more that are ready when one ends."""
     retries: int = 2
-    """How often a line is asked again that failed for a reason of ours."""
+    """Times that a line is asked again if the server failed."""
     retry_failed: bool = False
-    """Whether lines that failed in earlier runs are asked again."""
+    """True if lines that failed in earlier runs are asked again."""
     enable_metrics: bool = False
-    """Whether Prometheus may read the run's metrics, at `url` and `port`."""
+    """True if Prometheus may read the run's metrics, at `url` and `port`."""
     url: str = "0.0.0.0"
-    """Address of the metrics, by vLLM's name and default."""
+    """Address at which the metrics are served; name and default are vLLM's."""
     port: int = 8000
     ray: str | None = None
     """HOST:PORT of a Ray cluster's head whose nodes answer, or auto; None = one engine, on this machine."""
     replicas: int | None = None
     """Engines of the cluster; None = one a node."""
     replica_cpus: float = 1.0
-    """CPUs of each, which are its threads."""
+    """CPUs of each engine of the cluster, which are its threads."""
 
     def __post_init__(self) -> None:
         if self.max_in_flight is not None and self.max_in_flight < 1:
@@ -64,7 +64,7 @@ class Job:
 
     def _check_cluster(self) -> None:
         if self.ray is not None:
-            need("ray", "ray", f"ray={self.ray}")
+            require_extra("ray", "ray", f"ray={self.ray}")
             if self.enable_metrics:
                 raise InvalidConfig("enable_metrics: engines of a cluster have metrics of their own. Leave it out.")
         for name in ("replicas", "replica_cpus"):
@@ -99,18 +99,18 @@ class Job:
             raise InvalidConfig(f"output_file: {path} cannot be written: its permissions forbid it.")
 
     def lines_in_flight(self, engine: EngineConfig, engines: int = 1) -> int:
-        """`engines` of a cluster, each with its replicas."""
+        """Return how many lines are in flight at once; `engines` of a cluster have replicas each."""
         running = engine.max_num_seqs * engine.data_parallel_size * engines
         return self.max_in_flight or running + max(1, running // 4)
 
 
-def serves_nobody(field: dataclasses.Field[object]) -> bool:
-    """Whether an option of the server is about connections, which a batch run has none of."""
+def is_connection_option(field: dataclasses.Field[object]) -> bool:
+    """Return whether an option of the server is about connections, which a batch run has none of."""
     return field.metadata["group"] in _ELSEWHERE or field.name in _OF_HTTP
 
 
 def check_server(server: ServerConfig) -> None:
-    """Raises InvalidConfig for an option that would have no effect."""
+    """Raise InvalidConfig for an option of the server that would have no effect."""
     for field in dataclasses.fields(ServerConfig):
-        if serves_nobody(field) and getattr(server, field.name) != field.default:
-            raise InvalidConfig(f"{field.name} has no effect on a batch run: {NOBODY}. Leave it out.")
+        if is_connection_option(field) and getattr(server, field.name) != field.default:
+            raise InvalidConfig(f"{field.name} has no effect on a batch run: {NO_CONNECTIONS}. Leave it out.")

@@ -4,48 +4,143 @@ from __future__ import annotations
 
 import asyncio
 from array import array
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from tilewise.jobs.custom_ids import CustomIds
-from tilewise.jobs.output import Output
-from tilewise.jobs.result import Result
-from tilewise.jobs.scan import OtherInput
-from tilewise.jobs.source import Line
+from tilewise.jobs.output import OtherInput, Output
+from tilewise.jobs.result import BatchResult
+from tilewise.jobs.source import CustomIds, InputLine
 from tilewise.jobs.task import Fault, Task, read_task
-from tilewise.jobs.window import Window
 
-Ask = Callable[[Line, Task], Awaitable[Result]]
-_SYNC = 1.0  # seconds between the moments from which the disk has all
-_BREATH = 256  # lines that may be passed over before others may do something
+
+class Stop:
+    """A handler of signals, which end the task that made it.
+
+    At the first signal no more lines are asked, and after `patience` seconds the task is cancelled. A second signal
+    cancels it at once.
+    """
+
+    def __init__(self, patience: float) -> None:
+        self.signal: int | None = None
+        """Number of the first signal that came; None = none."""
+        self.ask_no_more: Callable[[], None] = lambda: None
+        self._patience = patience
+        self._task = asyncio.current_task()
+        self._loop = asyncio.get_running_loop()
+
+    def __call__(self, number: int) -> None:
+        at_once = self.signal is not None or not self._patience
+        self.signal = self.signal or number
+        self.ask_no_more()
+        assert self._task is not None
+        self._loop.call_later(0 if at_once else self._patience, self._task.cancel)
+
+    @contextmanager
+    def on(self, signals: Collection[int]) -> Iterator[None]:
+        for number in signals:
+            self._loop.add_signal_handler(number, self, number)
+        try:
+            yield
+        finally:
+            for number in signals:
+                self._loop.remove_signal_handler(number)
+
+
+BYTES = 256 * 2**20
+"""Most bytes of lines in flight, and about as many of results that wait for others; one line alone may have more."""
+
+
+_AHEAD = 16
+"""Results that may wait for an earlier line's, for each line in flight, so that a long answer holds up no others."""
+
+
+class InFlight:
+    """A limit on the lines in flight, which also puts results in the order of the input if asked to.
+
+    A line is in flight from `enter` until its result is given to `leave`. Results that have to be in order wait here
+    for those of earlier lines, and may be so many and so large that the engine goes on meanwhile.
+    """
+
+    def __init__(self, most_lines: int, in_order: bool, most_bytes: int = BYTES) -> None:
+        self._most_lines, self._most_bytes, self._in_order = most_lines, most_bytes, in_order
+        self._sizes: dict[int, int] = {}
+        self._bytes = 0
+        self._order: deque[int] = deque()
+        self._waiting: dict[int, BatchResult] = {}
+        self._waiting_bytes = 0
+        self._freed = asyncio.Event()
+
+    async def enter(self, line: InputLine) -> None:
+        """Wait until the line may be in flight. Only one caller may wait at a time."""
+        size = 0 if line.data is None else line.size
+        while self._is_full(size):
+            self._freed.clear()
+            await self._freed.wait()
+        self._sizes[line.number] = size
+        self._bytes += size
+        if self._in_order:
+            self._order.append(line.number)
+
+    def leave(self, result: BatchResult) -> Iterator[BatchResult]:
+        """Take a result, and yield all results whose turn has come."""
+        self._bytes -= self._sizes.pop(result.number)
+        if not self._in_order:
+            self._freed.set()
+            yield result
+            return
+        self._waiting[result.number] = result
+        self._waiting_bytes += len(result.line)
+        while self._order and self._order[0] in self._waiting:
+            ready = self._waiting.pop(self._order.popleft())
+            self._waiting_bytes -= len(ready.line)
+            yield ready
+        self._freed.set()
+
+    def _is_full(self, size: int) -> bool:
+        # With nothing in flight there is always space: a line larger than the limit would wait forever otherwise.
+        if not self._sizes:
+            return False
+        ahead = len(self._waiting) >= _AHEAD * self._most_lines or self._waiting_bytes > self._most_bytes
+        return ahead or len(self._sizes) >= self._most_lines or self._bytes + size > self._most_bytes
+
+
+Ask = Callable[[InputLine, Task], Awaitable[BatchResult]]
+_SYNC = 1.0  # seconds between calls that bring results to the disk
+_BREATH = 256  # lines that may be passed over before other tasks of the event loop may run
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """Lines, and what is known of them."""
+    """The lines of an input, and what is known of them."""
 
-    lines: Iterable[Line]
+    lines: Iterable[InputLine]
     digests: array[int]
+    """64-bit digest of each line, as it was when the run began."""
     finished: bytearray
+    """A byte for each line, 1 = its result is in the output."""
     paths: Collection[str]
+    """Routes that a line may ask."""
     limit: int
+    """Most bytes of a line."""
 
 
 class Feed:
-    """`wrote` is called with each result behind its writing."""
+    """A run over an input: lines without a result are asked. `wrote` is called with each result after it is written."""
 
     def __init__(
-        self, source: Input, ask: Ask, output: Output, window: Window, wrote: Callable[[Result], None]
+        self, source: Input, ask: Ask, output: Output, window: InFlight, wrote: Callable[[BatchResult], None]
     ) -> None:
         self._source, self._ask, self._output, self._window, self._wrote = source, ask, output, window, wrote
         self._stopped = False
 
     def stop(self) -> None:
-        """Ask no more; what is in flight is waited for."""
+        """Ask no more lines; those in flight are waited for."""
         self._stopped = True
 
     async def run(self) -> None:
-        """Raises what ended it: OtherInput, CannotWrite, what `ask` raises. Whatever was written is whole."""
+        """Ask all lines. Raises OtherInput, CannotWrite, and what `ask` raises; whatever was written then is whole."""
         try:
             async with asyncio.TaskGroup() as group:
                 syncing = group.create_task(self._sync())
@@ -67,6 +162,7 @@ class Feed:
         for line in self._source.lines:
             self._check(line)
             read = line.number
+            # Lines that have a result are read as well, so that later ones that repeat their custom_id are found.
             task = _unique(read_task(line, self._source.paths, self._source.limit), line.place, ids)
             if line.number % _BREATH == 0:
                 await asyncio.sleep(0)
@@ -78,28 +174,28 @@ class Feed:
         if read < len(self._source.digests):
             raise OtherInput(f"The input has lost lines behind request {read} since the run began: leave it as it is.")
 
-    def _begin(self, line: Line, task: Task | Fault, asking: asyncio.TaskGroup) -> None:
+    def _begin(self, line: InputLine, task: Task | Fault, asking: asyncio.TaskGroup) -> None:
         if isinstance(task, Fault):
-            self._take(Result.not_asked(line, task))
+            self._take(BatchResult.not_asked(line, task))
         else:
             asking.create_task(self._answer(line, task))
 
-    async def _answer(self, line: Line, task: Task) -> None:
+    async def _answer(self, line: InputLine, task: Task) -> None:
         self._take(await self._ask(line, task))
 
-    def _take(self, result: Result) -> None:
+    def _take(self, result: BatchResult) -> None:
         for ready in self._window.leave(result):
             self._output.append(ready.line)
             self._wrote(ready)
 
-    def _check(self, line: Line) -> None:
+    def _check(self, line: InputLine) -> None:
         known = self._source.digests
         if line.number > len(known) or line.digest != known[line.number - 1]:
             raise OtherInput(f"Line {line.place} of the input has changed since the run began: leave it as it is.")
 
 
 def _unique(task: Task | Fault, place: int, ids: CustomIds) -> Task | Fault:
-    """A line that repeats a custom_id is at fault, whatever else it says."""
+    """Return the task, or a fault if its line repeats a custom_id, whatever else the line says."""
     if task.custom_id is None or (first := ids.first_use(task.custom_id, place)) is None:
         return task
     message = f"Line {place} has the custom_id {task.custom_id!r:.80} of line {first}: give each line its own."

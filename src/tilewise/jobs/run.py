@@ -1,4 +1,4 @@
-"""From an input to its output: what earlier runs left is found, and the rest is asked of an engine."""
+"""Runs a batch job: finds what earlier runs left in the output, and asks an engine the rest."""
 
 from __future__ import annotations
 
@@ -16,13 +16,11 @@ from typing import Any
 from tilewise.config import EngineConfig
 from tilewise.errors import UnknownOption
 from tilewise.foreign.engine import ENGINE
-from tilewise.jobs import rewrite
 from tilewise.jobs.config import Job, check_server
-from tilewise.jobs.output import alone
-from tilewise.jobs.scan import Found, scan
-from tilewise.jobs.source import survey
-from tilewise.jobs.tally import Summary
-from tilewise.remote.child import EngineProcess
+from tilewise.jobs.output import Found, output_lock, scan, sort_output, without_failed
+from tilewise.jobs.progress import Summary
+from tilewise.jobs.source import line_digests
+from tilewise.remote.engine_process import EngineProcess
 from tilewise.server.config import ServerConfig
 
 logger = logging.getLogger("tilewise")
@@ -79,23 +77,23 @@ def _configs(options: dict[str, Any]) -> tuple[EngineConfig, ServerConfig]:
 
 
 def run(job: Job, engine: EngineConfig, server: ServerConfig, signals: Collection[int] = ()) -> Summary:
-    """`signals` end the run in order; this has to be the main thread then. Raises Unfinished."""
+    """Run a job. `signals` end the run in order, which only works in the main thread. Raises Unfinished."""
     check_server(server)
     job = dataclasses.replace(job, output_file=job.output_file.resolve())  # a link stays one when it is rewritten
-    with alone(job.output_file):
-        digests = survey(job.input_file)
-        found = found_of(job, digests)
+    with output_lock(job.output_file):
+        digests = line_digests(job.input_file)
+        found = earlier_results(job, digests)
         summary = Summary.of(found.tally, found.tally.done, 0.0)
         if found.tally.done < len(digests):
             summary = _ask_the_rest(job, engine, server, digests, found, signals)
         job.output_file.touch()  # also of an input without lines
         if job.keep_order and not found.in_order:
-            rewrite.in_order(job.output_file, len(digests))
+            sort_output(job.output_file, len(digests))
         return summary
 
 
-def found_of(job: Job, digests: array[int]) -> Found:
-    """What earlier runs left; where failed lines are to be asked again, without these."""
+def earlier_results(job: Job, digests: array[int]) -> Found:
+    """Return what earlier runs left; lines that failed are taken out first if they are to be asked again."""
     found = scan(job.output_file, digests)
     if found.torn:
         logger.warning(
@@ -103,7 +101,7 @@ def found_of(job: Job, digests: array[int]) -> Found:
         )
     if job.retry_failed and found.tally.failed:
         logger.info("%d lines that failed are asked again.", found.tally.failed.total())
-        rewrite.without_failed(job.output_file)
+        without_failed(job.output_file)
         found = scan(job.output_file, digests)
     if found.tally.done:
         logger.info("%d of %d lines were done before.", found.tally.done, len(digests))
@@ -117,9 +115,9 @@ def _ask_the_rest(
         os.environ["RAY_ADDRESS"] = job.ray
     process = None if job.ray else EngineProcess()  # loads its libraries while this one loads those of HTTP
     try:
-        from tilewise.jobs.work import Work  # not above: no matter for who has a mistake in a path
+        from tilewise.jobs.batch_run import BatchRun  # not above: no matter for who has a mistake in a path
 
-        return _in_a_loop(Work(job, engine, server, digests, found).run(process, signals))
+        return _in_a_loop(BatchRun(job, engine, server, digests, found).run(process, signals))
     finally:
         if process is not None:
             process.kill()
@@ -134,7 +132,7 @@ def _in_a_loop(work: Coroutine[Any, Any, Summary]) -> Summary:
 
 
 def _beside(work: Coroutine[Any, Any, Summary]) -> Summary:
-    """In another thread, since a notebook runs a loop of its own in this one."""
+    """Run in another thread, since a notebook runs an event loop of its own in this one."""
     loop = asyncio.new_event_loop()
     task = loop.create_task(work)
     try:

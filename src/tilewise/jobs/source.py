@@ -1,6 +1,6 @@
-"""Lines of the input, one at a time. One that is too long is never held whole, but counted and named like any other.
+"""The input of a run: its lines one at a time, and which custom_id stood in which of them.
 
-Blank lines are none: they are passed over wherever they stand, and so is a byte order mark.
+Blank lines do not count: they are passed over wherever they stand, and so is a byte order mark.
 """
 
 from __future__ import annotations
@@ -14,31 +14,31 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import BinaryIO
 
-_PIECE = 2**20  # bytes at a time of what is too long
+_PIECE = 2**20  # bytes that are read at a time of a line that is too long
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """A line of the input."""
+class InputLine:
+    """A line of the input that is not blank."""
 
     number: int
-    """Among those that are not blank, from 1."""
+    """Number among the lines that are not blank, from 1."""
     data: bytes | None
-    """Without its end; None if it is longer than the limit."""
+    """Bytes of the line without its end; None if it is longer than the limit."""
     size: int
     digest: int
-    """64 bits over the whole line, however long."""
+    """64-bit digest of the whole line, however long."""
     place: int
-    """Its number in the file, from 1, blank lines counted, as an editor shows it."""
+    """Number of the line in the file, from 1, blank lines counted, as an editor shows it."""
 
     @property
     def id(self) -> str:
-        """Of its result: which line it answers, and what that line was."""
+        """Id of the line's result, which says which line it answers, and what that line was."""
         return f"batch_req_{self.number}_{self.digest:016x}"
 
 
-def read_lines(path: Path, limit: int) -> Iterator[Line]:
-    """`limit` is the most bytes of a line that are held."""
+def read_lines(path: Path, limit: int) -> Iterator[InputLine]:
+    """Yield the lines that are not blank; `limit` is the most bytes of a line that are held."""
     with path.open("rb") as file:
         number = 1
         for place in itertools.count(1):
@@ -48,25 +48,75 @@ def read_lines(path: Path, limit: int) -> Iterator[Line]:
             size, digest, blank = _rest(file, first, place)
             if not blank:
                 data = first.removesuffix(b"\n") if size <= limit else None
-                yield Line(number, data, size, digest, place)
+                yield InputLine(number, data, size, digest, place)
                 number += 1
 
 
 def _rest(file: BinaryIO, piece: bytes, place: int) -> tuple[int, int, bool]:
-    """Size and digest of a line that begins with `piece`, read to its end, and whether there is nothing in it."""
+    """Read a line that begins with `piece` to its end; return its size and digest, and whether it is blank."""
     digest, size = blake2b(digest_size=8), 0
     blank = not (piece.removeprefix(BOM_UTF8) if place == 1 else piece).strip()
     while piece:
         content = piece.removesuffix(b"\n")
         digest.update(content)
         size += len(content)
-        if content is not piece:
+        if len(content) < len(piece):
             break
         piece = file.readline(_PIECE)
         blank = blank and not piece.strip()
     return size, int.from_bytes(digest.digest()), blank
 
 
-def survey(path: Path) -> array[int]:
-    """The digest of every line that is not blank: 8 bytes each, whatever the lines hold."""
+def line_digests(path: Path) -> array[int]:
+    """Return the digest of every line that is not blank: 8 bytes each, whatever the lines hold."""
     return array("Q", (line.digest for line in read_lines(path, _PIECE)))
+
+
+_FIRST_SIZE = 1024
+
+
+class CustomIds:
+    """A hash table that says which line used a custom_id first, by the 64-bit digests of ids.
+
+    Among a million ids, two different ones look alike with a chance of one in forty million.
+    """
+
+    def __init__(self) -> None:
+        self._digests = array("Q")
+        """uint64, the digest of each line's custom_id; 0 where a line has none, or repeats one."""
+        self._table = array("I", bytes(4 * _FIRST_SIZE))
+        """uint32, line numbers at the slots of their digests, or the next free ones; 0 = free, at least a third."""
+        self._count = 0
+
+    def first_use(self, custom_id: str, number: int) -> int | None:
+        """Return the line that has a custom_id already; None if `number` is the first, which is remembered."""
+        digest = _digest(custom_id)
+        place = self._place(digest)
+        if self._table[place]:
+            return self._table[place]
+        self._digests.frombytes(bytes(8 * (number - len(self._digests))))
+        self._digests[number - 1] = digest
+        self._table[place] = number
+        self._count += 1
+        if 3 * self._count > 2 * len(self._table):
+            self._grow()
+        return None
+
+    def _place(self, digest: int) -> int:
+        """Return the slot of a digest, or the free slot where it belongs."""
+        size = len(self._table)
+        place = digest % size
+        while (number := self._table[place]) and self._digests[number - 1] != digest:
+            place = (place + 1) % size
+        return place
+
+    def _grow(self) -> None:
+        numbers = [number for number in self._table if number]
+        self._table = array("I", bytes(8 * len(self._table)))
+        for number in numbers:
+            self._table[self._place(self._digests[number - 1])] = number
+
+
+def _digest(custom_id: str) -> int:
+    data = custom_id.encode("utf-8", "surrogatepass")
+    return int.from_bytes(blake2b(data, digest_size=8).digest())

@@ -1,21 +1,25 @@
-"""A line of the input as a request to one of the server's routes, or what is wrong with it."""
+"""Task: a line of the input as a request to one of the server's routes, and how an application is asked."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from starlette.types import ASGIApp, Message
+
 from tilewise.errors import did_you_mean
-from tilewise.jobs.source import Line
+from tilewise.jobs.source import InputLine
 
 _KEYS = ("custom_id", "method", "url", "body")
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What is asked, and by which name its asker knows it."""
+    """A request of the input, as it is sent to the server, and the name by which its author knows it."""
 
     custom_id: str
     path: str
@@ -24,15 +28,15 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Why a line is not asked."""
+    """A reason why a line is not asked."""
 
     custom_id: str | None
     code: str
     message: str
 
 
-def read_task(line: Line, paths: Collection[str], limit: int) -> Task | Fault:
-    """`paths` are the routes that answer, `limit` is that of a line."""
+def read_task(line: InputLine, paths: Collection[str], limit: int) -> Task | Fault:
+    """Read a line of the input. `paths` are the routes that may be asked, `limit` is the most bytes of a line."""
     if line.data is None:
         shorter = "send smaller pictures, or URLs instead, or raise --max-body-mb"
         return Fault(
@@ -67,3 +71,61 @@ def _task(number: int, found: dict[str, Any], paths: Collection[str]) -> Task | 
 def _must_be(number: int, found: dict[str, Any], key: str, wanted: str) -> str:
     got = f"got {found[key]!r:.80}" if key in found else f"it is missing.{did_you_mean(key, found)}"
     return f"Line {number}: {key} must be {wanted}; {got.removesuffix('.')}."
+
+
+logger = logging.getLogger("tilewise")
+
+
+@dataclass(slots=True)
+class AsgiReply:
+    """A reply of the application, put together from its ASGI messages; status 500 until the first has come."""
+
+    status: int = 500
+    headers: dict[bytes, bytes] = field(default_factory=dict)
+    body: bytearray = field(default_factory=bytearray)
+
+    async def take(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status, self.headers = message["status"], dict(message["headers"])
+        elif message["type"] == "http.response.body":
+            self.body += message.get("body", b"")
+
+    @property
+    def retry_after(self) -> float:
+        """Seconds after which asking again makes sense."""
+        return float(self.headers.get(b"retry-after", b"1"))
+
+
+async def post(app: ASGIApp, path: str, body: bytes, request_id: str) -> AsgiReply:
+    """Send a request to the application, and return its whole reply. Cancelling this ends the request."""
+    messages = [{"type": "http.request", "body": body}]
+
+    async def receive() -> Message:
+        # After the body a client sends nothing more as long as it stays connected, so a second call never returns.
+        return messages.pop() if messages else await asyncio.get_running_loop().create_future()
+
+    reply = AsgiReply()
+    try:
+        await app(_scope(path, body, request_id), receive, reply.take)
+    except Exception:  # of whatever kind: a request that fails must not end the run
+        logger.exception("A request failed")
+        return AsgiReply()
+    return reply
+
+
+def _scope(path: str, body: bytes, request_id: str) -> Message:
+    headers = {"content-type": "application/json", "content-length": f"{len(body)}", "x-request-id": request_id}
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "root_path": "",
+        "query_string": b"",
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+        "client": None,
+        "server": None,
+    }

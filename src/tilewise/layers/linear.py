@@ -41,7 +41,7 @@ class ColumnLinear:
         return self._weight.apply(x, ops)
 
     def gelu(self, x: Tensor, ops: Ops) -> Tensor:
-        """GELU of what a call gives."""
+        """Return GELU of what a call gives."""
         return ops.linear_gelu(x, self._weight)
 
 

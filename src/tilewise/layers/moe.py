@@ -14,7 +14,7 @@ from tilewise.weights.view import View, combined
 
 
 class ExpertMLP:
-    """Router without bias, softmax over all experts, the likeliest `per_token` of them, SwiGLU inside (Qwen3-MoE)."""
+    """A router without bias, softmax over all experts, the likeliest `per_token` of them, SwiGLU inside (Qwen3-MoE)."""
 
     def __init__(
         self, view: View, hidden: int, inner: int, count: int, per_token: int, renormalise: bool, mesh: Mesh
@@ -28,7 +28,7 @@ class ExpertMLP:
         self._renormalise = renormalise
 
     def __call__(self, x: Tensor, ops: Ops) -> Tensor:
-        """x [N, hidden] -> this rank's part of the sum, of the same shape.
+        """Return this rank's part of the sum over experts for x [N, hidden], of the same shape.
 
         The router runs in float32: near ties must not depend on rounding.
         """
@@ -41,12 +41,12 @@ class ExpertMLP:
 
 @dataclass(frozen=True, slots=True)
 class ExpertShare:
-    """What a rank has of a layer's `count` experts: those `here` whole, or of each the `inner` part of its MLP."""
+    """A rank's share of a layer's `count` experts: those `here` whole, or of each the `inner` part of its MLP."""
 
     count: int
     here: frozenset[int]
     inner: Share | None
-    """None = the whole."""
+    """Part of each expert's inner axis; None = the whole."""
 
     @classmethod
     def of(cls, mesh: Mesh, count: int, inner: int) -> ExpertShare:
@@ -65,7 +65,7 @@ class ExpertShare:
         input_share: Share | None = None,
         rows: Rows | None = None,
     ) -> tuple[Weight | None, ...]:
-        """Each expert's matrices that read the same input, by module and number of outputs, as one weight.
+        """Store each expert's matrices that read the same input, by module and number of outputs, as one weight.
 
         A rank keeps a share of their outputs or inputs, or certain `rows` of them. None = all. Experts of other ranks
         are None.

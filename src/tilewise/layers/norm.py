@@ -16,7 +16,7 @@ class Norm(Protocol):
     def __call__(self, x: Tensor, ops: Ops) -> Tensor: ...
 
     def after(self, x: Tensor, scale: Tensor | None, y: Tensor, ops: Ops) -> tuple[Tensor, Tensor]:
-        """x + scale * y, and that normed."""
+        """Return x + scale * y, and the norm of it."""
         ...
 
 

@@ -19,7 +19,7 @@ RopeKind = Literal["default", "dynamic", "longrope", "yarn"]
 
 @dataclass(frozen=True, slots=True)
 class RopeConfig:
-    """Base frequency and how it is stretched; which fields count depends on `kind`."""
+    """The base frequency and how it is stretched; which fields count depends on `kind`."""
 
     theta: float
     trained_length: int
@@ -33,13 +33,14 @@ class RopeConfig:
     beta_fast: float = 32.0
     beta_slow: float = 1.0
     truncate: bool = True
-    """yarn: turns over the original length from which on frequencies stay, and below which they are divided."""
+    """yarn: turns over the original length from which on frequencies stay (`beta_fast`), and below which they are
+    divided (`beta_slow`); `truncate` rounds the ends of the ramp between to whole pairs."""
     attention_factor: float | None = None
     """longrope, yarn: the factor on cos and sin, where a config gives it instead of leaving it to the formula."""
 
 
 class RopeTable:
-    """cos and sin, float32 [context, width / 2] each."""
+    """The cos and sin of all positions, float32 [context, width / 2] each."""
 
     def __init__(self, config: RopeConfig, width: int, context: int, device: torch.device) -> None:
         frequencies, scale = _FREQUENCIES[config.kind](config, width, context)
@@ -51,7 +52,7 @@ class RopeTable:
 
 
 Frequencies = tuple[Tensor, float]
-"""[width / 2] radians a position, and a factor on cos and sin."""
+"""Radians a position [width / 2], and a factor on cos and sin."""
 
 
 def _plain(theta: float, width: int) -> Tensor:
@@ -63,7 +64,7 @@ def _default(config: RopeConfig, width: int, context: int) -> Frequencies:
 
 
 def _dynamic(config: RopeConfig, width: int, context: int) -> Frequencies:
-    """NTK: a larger base beyond the trained length, and nothing up to it."""
+    """Enlarge the base beyond the trained length (NTK), and change nothing up to it."""
     if context <= config.trained_length:
         return _default(config, width, context)
     stretch = config.factor * context / config.trained_length - (config.factor - 1)
@@ -71,7 +72,7 @@ def _dynamic(config: RopeConfig, width: int, context: int) -> Frequencies:
 
 
 def _longrope(config: RopeConfig, width: int, context: int) -> Frequencies:
-    """A divisor for each frequency (LongRoPE, arXiv 2402.13753)."""
+    """Divide each frequency by a divisor of its own (LongRoPE, arXiv 2402.13753)."""
     divisors = config.long_factor if context > config.original_length else config.short_factor
     scale = config.attention_factor
     if scale is None:
@@ -81,7 +82,7 @@ def _longrope(config: RopeConfig, width: int, context: int) -> Frequencies:
 
 
 def _yarn(config: RopeConfig, width: int, context: int) -> Frequencies:
-    """Fast frequencies stay, slow ones are divided, with a ramp in between (YaRN, arXiv 2309.00071)."""
+    """Leave fast frequencies and divide slow ones, with a ramp in between (YaRN, arXiv 2309.00071)."""
 
     def pair_turning(turns: float) -> float:
         return width * math.log(config.original_length / (turns * 2 * math.pi)) / (2 * math.log(config.theta))

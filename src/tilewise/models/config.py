@@ -1,4 +1,4 @@
-"""What a checkpoint's config.json says about the model, in one form for both checkpoint formats."""
+"""The model that a checkpoint's config.json describes, in one form for both checkpoint formats."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ExpertConfig:
     per_token: int
     intermediate_size: int
     renormalise: bool = True
-    """Weights of the chosen experts add up to one."""
+    """True if weights of the chosen experts are made to add up to one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class DecoderConfig:
 
 
 def shared_out(config: DecoderConfig, mesh: Mesh) -> DecoderConfig:
-    """The decoder that a rank computes. Raises InvalidConfig where it cannot be shared out like that."""
+    """Return the decoder that a rank computes. Raises InvalidConfig where it cannot be shared out like that."""
     queries, keys = mesh.heads(config.num_heads, config.num_kv_heads)
     inner, experts = config.intermediate_size, config.experts
     if experts is None:
@@ -103,7 +103,7 @@ class ModelConfig:
 
 
 def text_config(text: Section, head_dim: int | None = None, **switches: Any) -> DecoderConfig:
-    """The fields that all Llama-shaped decoders spell alike; `switches` are the backbone's own.
+    """Read the fields that all Llama-shaped decoders spell alike; `switches` are the backbone's own.
 
     `head_dim` is the family's default; None = hidden size / heads.
     """
@@ -133,7 +133,9 @@ def text_config(text: Section, head_dim: int | None = None, **switches: Any) -> 
 
 
 def rope_config(text: Section, width: int) -> RopeConfig:
-    """Old spelling `rope_theta` + `rope_scaling`, new spelling `rope_parameters`; `su` is longrope's first name."""
+    """Read rope, in the old spelling `rope_theta` + `rope_scaling` or the new one `rope_parameters`; `su` is longrope's
+    first name.
+    """
     key = next((key for key in ("rope_parameters", "rope_scaling") if text.get(key)), None)
     scaling = text.section(key) if key else Section({}, text.where)
     kind = scaling.get("rope_type") or scaling.get("type") or "default"
@@ -173,7 +175,7 @@ def _positive(section: Section, key: str, default: float) -> float:
 
 
 def _divisors(scaling: Section, key: str, width: int) -> tuple[float, ...]:
-    """One for each pair that rope turns."""
+    """Read divisors of frequencies, one for each pair that rope turns."""
     values = scaling.get(key)
     if not isinstance(values, list) or len(values) != width // 2:
         raise InvalidCheckpoint(f"{scaling.where}: {key} must be a list of {width // 2} numbers, found {values!r:.80}.")
@@ -181,7 +183,7 @@ def _divisors(scaling: Section, key: str, width: int) -> tuple[float, ...]:
 
 
 def vision_config(vision: Section, eps_default: float = 1e-6) -> VisionConfig:
-    """The tower, in OpenGVLab's spelling or in transformers' (`attention_bias`, `use_qk_norm`)."""
+    """Read the tower, in OpenGVLab's spelling or in transformers' (`attention_bias`, `use_qk_norm`)."""
     norm = vision.get("norm_type", "layer_norm")
     if norm not in ("layer_norm", "rms_norm"):
         raise InvalidCheckpoint(f"{vision.where}: norm_type is {norm!r}, expected 'layer_norm' or 'rms_norm'.")

@@ -21,8 +21,25 @@ from tilewise.weights.view import View
 
 
 @dataclass(frozen=True, slots=True)
-class Pass:
-    """What every block of one forward pass shares.
+class ModelBatch:
+    """The N rows of a step: the tokens of S sequences, and padding where rows have fixed places."""
+
+    token_ids: Tensor
+    """int64 [N]."""
+    positions: Tensor
+    """int64 [N], positions in their sequences."""
+    layout: PagedLayout
+    image_rows: Tensor
+    """int64 [I], rows of the batch that are image tokens."""
+    tile_rows: Tensor
+    """int64 [I], the row of the tile pool, seen as [pages * rows a page, hidden], that each image token takes."""
+    logits_rows: Tensor
+    """int64 [R], rows after which a token is chosen."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardContext:
+    """The arguments that all blocks of one forward pass share.
 
     Ordinarily all ranks of a stage have all rows between products. Where rows are spread, each has a share of them, so
     that norms and sums are computed once and not by every rank (sequence parallelism: Korthikanti et al. 2022).
@@ -36,31 +53,31 @@ class Pass:
     spread: bool = False
 
     def own(self, x: Tensor) -> Tensor:
-        """All rows [N, hidden] -> those that this rank has between products; zeros fill the last rank's share."""
+        """Take those of all rows [N, hidden] that this rank has between products; zeros fill the last rank's share."""
         return self.mesh.own_rows(x) if self.spread else x
 
     def all(self, x: Tensor) -> Tensor:
-        """The inverse of `own`: what a product reads."""
+        """Gather all rows, which a product reads, from the ranks that have them: the inverse of `own`."""
         return self.mesh.all_rows(x, len(self.cos)) if self.spread else x
 
     def sum(self, x: Tensor) -> Tensor:
-        """The sum over ranks of what each has of a product [N, hidden], as far as this rank has its rows."""
+        """Sum over ranks what each has of a product [N, hidden]; return the rows that this rank has."""
         return self.mesh.sum_own_rows(x) if self.spread else self.mesh.sum(x)
 
 
-class Block(Protocol):
-    def __call__(self, x: Tensor, cache: LayerCache, at: Pass) -> Tensor: ...
+class DecoderLayer(Protocol):
+    def __call__(self, x: Tensor, cache: LayerCache, at: ForwardContext) -> Tensor: ...
 
 
-BlockFactory = Callable[[View, DecoderConfig, int, Mesh], Block]
-"""(view of the layer, config, layer number, mesh) -> block. A backbone brings its own where the algorithm differs."""
+BlockFactory = Callable[[View, DecoderConfig, int, Mesh], DecoderLayer]
+"""A function (view of the layer, config, layer number, mesh) -> block, of the backbone's own where blocks differ."""
 
 MLP = Callable[[Tensor, Ops], Tensor]
-"""[N, hidden] -> this rank's part of the sum, of the same shape."""
+"""A function from [N, hidden] to this rank's part of the sum, of the same shape."""
 
 
 class Decoder:
-    """Embedding, blocks, final norm and output head."""
+    """The embedding, blocks, final norm and output head."""
 
     def __init__(self, view: View, config: DecoderConfig, block: BlockFactory, mesh: Mesh, context: int) -> None:
         model, vocabulary = view.at("model"), mesh.rows(config.vocab_size)
@@ -79,13 +96,13 @@ class Decoder:
         self._norm = RMSNorm(model.at("norm"), config.hidden_size, config.norm_eps)
         self._rope = RopeTable(config.rope, config.head_dim, context, self.device)
         self.num_kv_heads = mesh.heads(config.num_heads, config.num_kv_heads)[1].length
-        """This rank keeps keys and values of so many heads."""
+        """Number of heads whose keys and values this rank keeps."""
         self.num_layers = len(layers)
-        """This rank has so many."""
+        """Number of layers that this rank has."""
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of hidden states, and of keys and values that are kept as they are computed."""
+        """Dtype of hidden states, and of keys and values that are kept as they are computed."""
         return self._norm.weight.dtype
 
     @property
@@ -105,7 +122,7 @@ class Decoder:
         return view.store([head.matrix], head.bias)
 
     def embed(self, token_ids: Tensor) -> Tensor:
-        """[N] -> [N, hidden], in the first stage."""
+        """Embed token ids [N] -> [N, hidden]; only in the first stage."""
         assert self._embedding is not None
         if self._mesh.size == 1:
             rows: Tensor = torch.index_select(self._embedding, 0, token_ids)
@@ -118,30 +135,30 @@ class Decoder:
     def __call__(
         self, x: Tensor, positions: Tensor, caches: Sequence[LayerCache], layout: PagedLayout, ops: Ops
     ) -> Tensor:
-        """Embeddings [N, hidden], or what the stage before made of them -> hidden states after this stage's blocks.
+        """Run embeddings [N, hidden], or what the stage before made of them, through this stage's blocks.
 
         Keys and values go into the caches.
         """
-        at = Pass(*self._rope.at(positions), layout, ops, self._mesh, self._mesh.spreads(len(x)))
+        at = ForwardContext(*self._rope.at(positions), layout, ops, self._mesh, self._mesh.spreads(len(x)))
         x = at.own(x)
         for block, cache in zip(self._blocks, caches, strict=True):
             x = block(x, cache, at)
         return at.all(x)
 
     def logits(self, x: Tensor, ops: Ops) -> Tensor:
-        """Hidden states [R, hidden] -> logits [R, vocabulary], the same on all ranks of the last stage."""
+        """Return logits [R, vocabulary] of hidden states [R, hidden], the same on all ranks of the last stage."""
         assert self._head is not None
         return self._mesh.gathered(self._head.apply(self._norm(x, ops), ops), self._vocab_size)
 
 
-def plain_block(view: View, config: DecoderConfig, layer: int, mesh: Mesh) -> Block:
-    """What most backbones are made of."""
+def plain_block(view: View, config: DecoderConfig, layer: int, mesh: Mesh) -> DecoderLayer:
+    """Build the block that most backbones are made of."""
     attention = Attention(view.at("self_attn"), config, mesh)
     return DecoderBlock(view, config, attention, GatedMLP(view.at("mlp"), config, mesh))
 
 
 class DecoderBlock:
-    """Pre-norm attention and MLP."""
+    """A block of attention and MLP, each behind a norm."""
 
     def __init__(self, view: View, config: DecoderConfig, attention: Attention, mlp: MLP) -> None:
         self._norm1 = RMSNorm(view.at("input_layernorm"), config.hidden_size, config.norm_eps)
@@ -149,14 +166,14 @@ class DecoderBlock:
         self._attention = attention
         self._mlp = mlp
 
-    def __call__(self, x: Tensor, cache: LayerCache, at: Pass) -> Tensor:
+    def __call__(self, x: Tensor, cache: LayerCache, at: ForwardContext) -> Tensor:
         mixed = self._attention(at.all(self._norm1(x, at.ops)), cache, at)
         x, normed = self._norm2.after(x, None, at.sum(mixed), at.ops)
         return at.ops.add_scaled(x, None, at.sum(self._mlp(at.all(normed), at.ops)))
 
 
 class Attention:
-    """Grouped-query attention over the paged cache; ranks split the heads, and each gives its part of the sum.
+    """A grouped-query attention over the paged cache; ranks split the heads, and each gives its part of the sum.
 
     `window` is how many tokens back a query sees, itself included; None = all. With `sinks`, each head has a learned
     logit that takes part in the softmax and brings no value (gpt-oss).
@@ -188,7 +205,7 @@ class Attention:
             else None
         )
 
-    def __call__(self, x: Tensor, cache: LayerCache, at: Pass) -> Tensor:
+    def __call__(self, x: Tensor, cache: LayerCache, at: ForwardContext) -> Tensor:
         split = self._qkv(x, at.ops).split(self._qkv.sizes, dim=-1)
         query, key, value = (part.unflatten(-1, (-1, self._head_dim)) for part in split)
         if self._norms:
@@ -200,7 +217,7 @@ class Attention:
 
 
 class GatedMLP:
-    """down(silu(gate(x)) * up(x))"""
+    """An MLP: down(silu(gate(x)) * up(x))."""
 
     def __init__(self, view: View, config: DecoderConfig, mesh: Mesh) -> None:
         inner, hidden = config.intermediate_size, config.hidden_size

@@ -1,4 +1,4 @@
-"""What a Flash checkpoint has beyond InternVL: a router that scores tiles, and a projector to a quarter of the rows.
+"""The parts of a Flash checkpoint beyond InternVL: a router that scores tiles, a projector to a quarter of the rows.
 
 Source of the arithmetic: `modeling_internvl_chat.py` of the checkpoints (InternVL3.5 paper, arXiv 2508.18265, ViR).
 """
@@ -20,20 +20,20 @@ from tilewise.weights.view import View
 _EPS = 1e-5
 _POOLING_HEADS = 16
 _GATING_BLOCKS = 4
-# Like the tower, on every rank whole.
+# Router and projector are whole on every rank, as the tower is by default.
 _WHOLE = Mesh()
 
 
 class FlashHead:
-    """Router and projector, both over the features of a tile's patches."""
+    """The router, and the projector for tiles of few rows; both read the features of a tile's patches."""
 
     def __init__(self, view: View, config: ModelConfig) -> None:
-        self.router = Router(view, config.vision.hidden_size)
+        self.router = TileRouter(view, config.vision.hidden_size)
         self.projector = FewRowsProjector(view.at("projector"), config)
 
 
-class Router:
-    """Features [T, patches, C] -> [T] float32, the probability that a quarter of the rows is enough."""
+class TileRouter:
+    """The router: features [T, patches, C] -> float32 [T], the probability that a quarter of the rows is enough."""
 
     def __init__(self, view: View, width: int) -> None:
         self._pooling = CrossAttentionPooling(view.at("pooling"), width)
@@ -61,7 +61,7 @@ class CrossAttentionPooling:
         self._first, self._second = PoolingStage(view, 1, width), PoolingStage(view, 2, width)
 
     def __call__(self, features: Tensor, ops: Ops) -> Tensor:
-        """[T, patches, C] -> [T, C]"""
+        """Pool features [T, patches, C] -> [T, C]."""
         x = self._query.expand(len(features), 1, -1)
         x = self._first(x, self._first.key_value(features, ops), ops)
         key_value = self._second.key_value(features, ops)
@@ -71,7 +71,7 @@ class CrossAttentionPooling:
 
 
 class PoolingStage:
-    """Attention of one query to all patches, then a norm; there is no residual."""
+    """An attention of one query to all patches, and a norm; there is no residual."""
 
     def __init__(self, view: View, number: int, width: int) -> None:
         attention = view.at(f"attn{number}")
@@ -96,7 +96,7 @@ def _heads(x: Tensor) -> Tensor:
 
 
 class GatingBlock:
-    """Linear, GELU, linear, layer norm; the caller adds the result to what came in."""
+    """A linear, GELU, a linear and a layer norm; the caller adds the result to what came in."""
 
     def __init__(self, view: View, width: int) -> None:
         self._linear_1 = ColumnLinear(view, {"linear_1": 4 * width}, width, True, _WHOLE)
@@ -108,7 +108,7 @@ class GatingBlock:
 
 
 class FewRowsProjector:
-    """Layer norm and three linears with GELU between them (`mlp2`)."""
+    """A layer norm and three linears with GELU between them (`mlp2`), to the rows of an easy tile."""
 
     def __init__(self, view: View, config: ModelConfig) -> None:
         inputs = config.vision.hidden_size * (2 * config.shuffle_block) ** 2
@@ -124,7 +124,10 @@ class FewRowsProjector:
 
 
 def flash_rule(config: Section, model: ModelConfig) -> FlashRule:
-    """Of a config with `flash_mode`: easy tiles are shuffled twice as coarsely, two thresholds say which are easy."""
+    """Read the rule of a config with `flash_mode`; raise InvalidCheckpoint where it makes no sense.
+
+    Easy tiles are shuffled twice as coarsely, and two thresholds say which are easy.
+    """
     side, block = model.tile_size // model.vision.patch_size, 2 * model.shuffle_block
     if side % block or model.vision.hidden_size % _POOLING_HEADS:
         raise InvalidCheckpoint(

@@ -1,4 +1,4 @@
-"""InternVL whole: what encodes tiles, and the decoder."""
+"""The whole InternVL: the encoder of tiles, and the decoder."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from tilewise.models.batch import ModelBatch
 from tilewise.models.config import ModelConfig
-from tilewise.models.decoder import BlockFactory, Decoder
+from tilewise.models.decoder import BlockFactory, Decoder, ModelBatch
 from tilewise.models.tile_encoder import EncodedTiles, TileEncoder
 from tilewise.parallel.mesh import Mesh
 from tilewise.platforms.base import Ops
@@ -17,9 +16,9 @@ from tilewise.weights.view import View
 
 
 class InternVL:
-    """Built by pulling weights from `view`; `context` is the longest sequence it will see, in tokens.
+    """A model, built by pulling weights from `view`; `context` is the longest sequence it will see, in tokens.
 
-    A rank in a pipeline has the layers of its stage; the first stage has what encodes tiles and embeds tokens, the
+    A rank in a pipeline has the layers of its stage; the first stage has the encoder of tiles and the embedding, the
     last one the head.
     """
 
@@ -33,7 +32,7 @@ class InternVL:
         context: int,
         encodes: bool = True,
     ) -> None:
-        """Where it does not encode, other processes do."""
+        """Build the model, without the encoder of tiles unless it `encodes`: other processes do it then."""
         self.config = config
         self.ops = ops
         self._mesh = mesh
@@ -41,18 +40,18 @@ class InternVL:
         self.decoder = Decoder(view.at("language"), config.decoder, block, mesh, context)
 
     def encode(self, pixels: Tensor) -> EncodedTiles:
-        """uint8 tiles [T, size, size, 3] -> rows for the prompt; in the first stage."""
+        """Encode uint8 tiles [T, size, size, 3] into rows for the prompt; only in the first stage."""
         assert self.encoder is not None
         return self.encoder(pixels)
 
     def forward(self, batch: ModelBatch, caches: Sequence[LayerCache], tile_pool: Tensor) -> Tensor:
-        """Logits [R, vocabulary] of the batch's `logits_rows`; reads tile rows from the pool [pages, tokens, H]."""
+        """Return logits [R, vocabulary] of the batch's `logits_rows`; tile rows come from the pool [pages, rows, H]."""
         return self.logits(self.hidden(batch, caches, tile_pool)[batch.logits_rows])
 
     def hidden(self, batch: ModelBatch, caches: Sequence[LayerCache], tile_pool: Tensor) -> Tensor:
-        """The decoder's last hidden state of every token of the batch [N, H].
+        """Return the decoder's last hidden state of every token of the batch [N, H].
 
-        In a pipeline, what this stage's last layer has made of it, which goes to the next one, too.
+        In a pipeline, it is that of this stage's last layer, which is sent to the next stage, too.
         """
         decoder, pipeline = self.decoder, self._mesh.pipeline
         if self._mesh.is_first_stage:
@@ -69,5 +68,5 @@ class InternVL:
         return x
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """[R, H] -> [R, vocabulary]"""
+        """Return logits [R, vocabulary] of hidden states [R, H]."""
         return self.decoder.logits(hidden, self.ops)

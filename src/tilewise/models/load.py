@@ -1,4 +1,4 @@
-"""From a checkpoint folder to a model: format and backbone are found, then the model pulls what it needs."""
+"""The way from a checkpoint folder to a model: format and backbone are found, then the model pulls what it needs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,14 @@ from tilewise.weights.formats import CheckpointFormat, Locate, format_of
 from tilewise.weights.gguf.folder import is_gguf_folder
 from tilewise.weights.gguf.tensors import with_gguf_names
 from tilewise.weights.quantization import Layouts, layouts_of
-from tilewise.weights.sources import CheckpointSource, PassedOver, RandomSource, ShapeSource, WatchedSource, in_floats
+from tilewise.weights.sources import (
+    CheckpointSource,
+    RandomSource,
+    ShapeSource,
+    SkippedSource,
+    WatchedSource,
+    in_floats,
+)
 from tilewise.weights.view import StoredLinear, TensorSource, View
 
 logger = logging.getLogger("tilewise")
@@ -48,15 +55,16 @@ class Architecture:
     backbone: Backbone
     config: ModelConfig
     quantized: Layouts | None = None
-    """How the files keep matrices, if not all of them in floats."""
+    """Layouts in which the files keep matrices; None = all are in floats."""
     fp8: bool = False
-    """Matrices in floats are rounded to FP8 as they are read."""
+    """True if matrices in floats are rounded to FP8 as they are read."""
 
     @classmethod
     def of(cls, folder: CheckpointFolder, flash_router: bool = True, quantization: str | None = None) -> Architecture:
-        """Without its router a Flash model is an ordinary one: every tile has all its tokens.
+        """Find out all that is known of a model before its weights.
 
-        `quantization="fp8"` rounds a checkpoint in floats; of one that is quantised, nothing more is rounded.
+        Without `flash_router` a Flash model is an ordinary one: every tile has all its tokens. `quantization="fp8"`
+        rounds a checkpoint in floats; of one that is quantised, nothing more is rounded.
         """
         layout, backbone = format_of(folder), backbone_of(folder)
         if is_gguf_folder(folder.path):
@@ -85,7 +93,7 @@ class Architecture:
         store: Store | None = None,
         encodes: bool = True,
     ) -> InternVL:
-        """The model over any source of tensors, with its tower or without.
+        """Build the model over any source of tensors, with its tower or without.
 
         `watch` is shown each tensor as it is read, under its internal name; `store` keeps matrices (default: as the
         ops do).
@@ -105,12 +113,13 @@ class Architecture:
         store: Store | None = None,
         encodes: bool = True,
     ) -> InternVL:
-        """The model with the weights of the checkpoint. Raises InvalidCheckpoint for a tensor too many or too few."""
+        """Load the model with the checkpoint's weights. Raises InvalidCheckpoint for a tensor too many or too few."""
         files = open_files(self.folder.path)
         source = CheckpointSource(files, self._locate(files.names), dtype, device, on_read, self._layouts)
         model = self.build(source, ops, context, mesh, watch, source.tensors.giving_back(store or ops.store), encodes)
+        # A rank that has not all of the model builds all of it once more, of shapes: what it left out counts as read.
         if mesh.layout.pipeline > 1 or mesh.layout.experts or not encodes:
-            self.build(PassedOver(source), ops, context=1, store=as_it_came)
+            self.build(SkippedSource(source), ops, context=1, store=as_it_came)
         source.tensors.check_all_read()
         if self.fp8:
             logger.info("Matrices of tower, projector and decoder were rounded to FP8; the head stays as it is.")
@@ -122,7 +131,7 @@ class Architecture:
     def load_encoder(
         self, dtype: torch.dtype, ops: Ops, device: torch.device, watch: Watch | None, store: Store, dummy: bool = False
     ) -> TileEncoder:
-        """What encodes tiles, alone: nothing of the decoder is read. `dummy` = random weights."""
+        """Load the encoder of tiles alone: nothing of the decoder is read. `dummy` = random weights."""
         if dummy:
             return TileEncoder(View(self._watched(self.noise(dtype, device), watch), store=store), self.config, ops)
         files = open_files(self.folder.path, language=False)
@@ -136,7 +145,10 @@ class Architecture:
         return source if watch is None else WatchedSource(source, watch)
 
     def _check_described(self, source: CheckpointSource) -> None:
-        """Names matrices that are said to be quantised and are not; files in which none is have another's config."""
+        """Warn of matrices that the config says are quantised and that are in floats.
+
+        Raises InvalidCheckpoint if all matrices are: then the config is another checkpoint's.
+        """
         found = list(dict.fromkeys(source.floats_instead))
         said = f"{self.folder.config.where} ({self.folder.quantization})"
         if not found:
@@ -153,7 +165,7 @@ class Architecture:
         )
 
     def count_parameters(self, ops: Ops, tied: bool = False) -> int:
-        """Parameters of a model of this config; no weights needed."""
+        """Count the parameters of a model of this config; no weights are needed."""
         absent = frozenset({"language.lm_head.weight"} if tied else ())
         shapes = ShapeSource(torch.bfloat16, absent=absent)
         self.build(shapes, ops, context=1, store=as_it_came)
@@ -162,22 +174,22 @@ class Architecture:
     def count_bytes(
         self, ops: Ops, dtype: torch.dtype, store: Store | None = None, mesh: Mesh = Mesh(), encodes: bool = True
     ) -> int:
-        """Bytes of the weights as a rank keeps them."""
-        kept = Kept(store or ops.store)
+        """Count the bytes of the weights as a rank keeps them."""
+        kept = CountingStore(store or ops.store)
         view = WeighedView(self.read_as(self.shapes(dtype)), store=kept, kept=kept)
         InternVL(view, self.config, self.backbone.block, mesh, ops, 1, encodes)
         return kept.bytes
 
     def shapes(self, dtype: torch.dtype) -> ShapeSource:
-        """The tensors that the files have, or will have, without their numbers."""
+        """Return the tensors that the files have, or will have, without their numbers."""
         return ShapeSource(dtype, locate=self._locate(known_names(self.folder.path)), layouts=self._layouts)
 
     def noise(self, dtype: torch.dtype, device: torch.device) -> RandomSource:
-        """Random numbers in the place of those of the files, kept as the files keep them."""
+        """Return random numbers in the place of those of the files, kept as the files keep them."""
         return RandomSource(dtype, device, locate=self._locate(known_names(self.folder.path)), layouts=self._layouts)
 
     def read_as(self, source: TensorSource) -> TensorSource:
-        """A source whose matrices are rounded as they are read, where they are."""
+        """Return the source, its matrices rounded to FP8 as they are read if `fp8` says so."""
         return Fp8Source(source) if self.fp8 else source
 
     @property
@@ -190,8 +202,8 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Fp8Source:
-    """Another source, whose matrices are rounded to FP8 as they are read: those that `tilewise quantize --scheme fp8
-    --vision` rounds, in the blocks of tower and decoder and in the projector."""
+    """A source over another, whose matrices are rounded to FP8 as they are read: those that `tilewise quantize --scheme
+    fp8 --vision` rounds, in the blocks of tower and decoder and in the projector."""
 
     source: TensorSource
 
@@ -211,7 +223,7 @@ class Fp8Source:
 
 
 @dataclass
-class Kept:
+class CountingStore:
     """A store that counts the bytes of what it keeps."""
 
     store: Store
@@ -219,7 +231,7 @@ class Kept:
 
     def __call__(self, parts: Sequence[Form], bias: Tensor | None, use: Use = Use.ALONE) -> Weight:
         weight = self.store(parts, bias, use)
-        # One that is shared as it is, is the tensor that is kept for something else.
+        # A matrix that is shared, and kept as it is, is the tensor that is counted for something else.
         if not (use is Use.SHARED and isinstance(weight, DenseWeight)):
             self.bytes += weight.nbytes
         return weight
@@ -227,9 +239,9 @@ class Kept:
 
 @dataclass(frozen=True)
 class WeighedView(View):
-    """A view that also counts the bytes of tensors, in what its store has counted."""
+    """A view that also counts the bytes of tensors, added to those that its store has counted."""
 
-    kept: Kept = field(default_factory=lambda: Kept(as_it_came))
+    kept: CountingStore = field(default_factory=lambda: CountingStore(as_it_came))
 
     def tensor(self, name: str, *shape: int, share: Share | None = None) -> Tensor:
         found = super().tensor(name, *shape, share=share)

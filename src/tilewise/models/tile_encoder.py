@@ -1,4 +1,4 @@
-"""TileEncoder: what turns tiles into rows that the decoder reads. Tower, pixel shuffle, projector, and Flash's router.
+"""TileEncoder: turns tiles into rows that the decoder reads, by tower, pixel shuffle, projector and Flash's router.
 
 Source of the arithmetic: OpenGVLab/InternVL `modeling_internvl_chat.py`.
 """
@@ -21,14 +21,14 @@ from tilewise.parallel.mesh import Mesh
 from tilewise.platforms.base import Ops
 from tilewise.weights.view import View
 
-# Of ImageNet, with which every InternViT was trained.
+# Mean and deviation of ImageNet's pixels, with which every InternViT was trained.
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedTiles:
-    """What the decoder reads of tiles.
+    """The rows that the decoder reads of tiles.
 
     `rows` [T, rows a page, hidden of the decoder]: all tokens of a tile and, in a Flash model, the few behind them;
     `scores` [T] float32: its router's probability that the few are enough.
@@ -39,7 +39,7 @@ class EncodedTiles:
 
 
 class TileEncoder:
-    """Built by pulling weights from the view of the whole model; ranks of a mesh share the tower's."""
+    """The encoder of tiles, built by pulling weights from the whole model's view; ranks of a mesh share the tower's."""
 
     def __init__(self, view: View, config: ModelConfig, ops: Ops, mesh: Mesh = Mesh()) -> None:
         self.config = config
@@ -57,13 +57,13 @@ class TileEncoder:
         return self.config.vision.num_layers
 
     def __call__(self, pixels: Tensor) -> EncodedTiles:
-        """uint8 tiles [T, size, size, 3] -> rows for the prompt."""
+        """Encode uint8 tiles [T, size, size, 3] into rows for the prompt."""
         *_, found = self.steps(pixels)
         assert found is not None
         return found
 
     def steps(self, pixels: Tensor) -> Iterator[EncodedTiles | None]:
-        """The same, step by step, so that something else can be computed between: None until the last one."""
+        """Encode tiles step by step, so that something else can be computed between; yield None until the last step."""
         for features in self.tower.steps(pixels, self._mean, self._std, self.ops):
             if features is None:
                 yield None
@@ -78,7 +78,7 @@ class TileEncoder:
 
 
 class Projector:
-    """Layer norm, linear, GELU, linear: from shuffled patch features to the decoder's width (`mlp1`)."""
+    """A layer norm, a linear, GELU and a linear, from shuffled patch features to the decoder's width (`mlp1`)."""
 
     def __init__(self, view: View, config: ModelConfig) -> None:
         inputs = config.vision.hidden_size * config.shuffle_block**2
@@ -92,7 +92,7 @@ class Projector:
 
 
 def pixel_shuffle(features: Tensor, block: int, version: Literal["v1", "v2"]) -> Tensor:
-    """Space to depth: [T, side^2, C] -> [T, (side/block)^2, block^2 * C].
+    """Turn space into depth: [T, side^2, C] -> [T, (side/block)^2, block^2 * C].
 
     The patches of a block are concatenated row by row. v2 numbers the blocks row by row; v1, of InternVL 1.x, column
     by column.

@@ -18,7 +18,7 @@ from tilewise.weights.view import View
 
 
 class VisionTower:
-    """Every tile alone: nothing here looks across tiles, which is why tiles can be cached one by one."""
+    """The vision tower. Nothing in it looks across tiles, which is why tiles can be cached one by one."""
 
     def __init__(self, view: View, config: VisionConfig, tile_size: int, mesh: Mesh = Mesh()) -> None:
         width, patch = config.hidden_size, config.patch_size
@@ -37,9 +37,9 @@ class VisionTower:
         return self._class_token.device
 
     def steps(self, pixels: Tensor, mean: Tensor, std: Tensor, ops: Ops) -> Iterator[Tensor | None]:
-        """uint8 pixels [tiles, size, size, 3] -> features of the patches [tiles, patches, hidden], row by row.
+        """Encode uint8 pixels [tiles, size, size, 3] -> features of the patches [tiles, patches, hidden], row by row.
 
-        None behind each layer but the last.
+        None is given after each layer but the last.
         """
         x = self.embed(pixels, mean, std, ops)
         for block in self._blocks[:-1]:
@@ -48,14 +48,17 @@ class VisionTower:
         yield self._blocks[-1](x, ops)[:, 1:]
 
     def embed(self, pixels: Tensor, mean: Tensor, std: Tensor, ops: Ops) -> Tensor:
-        """What the first block reads [tiles, 1 + patches, hidden]."""
+        """Embed pixels into what the first block reads [tiles, 1 + patches, hidden]."""
         x = ops.patchify(pixels, self._patch, mean, std).to(self._class_token.dtype)
         x = self._embed.apply(x, ops)
         return torch.cat((self._class_token.expand(len(x), -1, -1), x), dim=1) + self._positions
 
 
 class VisionBlock:
-    """Pre-norm attention and MLP, each scaled by a learned vector before it is added. Ranks split heads and columns."""
+    """A block of attention and MLP, each behind a norm and scaled by a learned vector before it is added.
+
+    Ranks split heads and columns.
+    """
 
     def __init__(self, view: View, config: VisionConfig, mesh: Mesh = Mesh()) -> None:
         width = config.hidden_size
@@ -75,7 +78,7 @@ class VisionBlock:
 
 
 class VisionAttention:
-    """All patches to all patches. The 6B normalises whole queries and keys, before they are cut into heads."""
+    """An attention of all patches to all patches. The 6B normalises queries and keys before they are cut into heads."""
 
     def __init__(self, view: View, config: VisionConfig, mesh: Mesh = Mesh()) -> None:
         width = config.hidden_size
@@ -109,7 +112,7 @@ class VisionAttention:
 
 
 def resize_positions(positions: Tensor, trained: int, side: int) -> Tensor:
-    """Position embeddings [1, 1 + trained^2, C] for a grid of another side, bicubic as in the reference."""
+    """Resize position embeddings [1, 1 + trained^2, C] to a grid of another side, bicubic as in the reference."""
     if trained == side or positions.is_meta:
         return positions
     grid = positions[:, 1:].reshape(1, trained, trained, -1).permute(0, 3, 1, 2).float()

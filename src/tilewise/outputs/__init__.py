@@ -1,4 +1,4 @@
-"""Token ids back to what a caller reads."""
+"""The way back from token ids to what a caller reads: texts, parts of an answer, results."""
 
 from tilewise.vllm_modules import finder_of
 

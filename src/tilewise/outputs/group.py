@@ -1,4 +1,4 @@
-"""AnswerGroup: a caller's request, its `n` sequences in the engine, and the answers that come of them."""
+"""AnswerGroup: a caller's request, its `n` sequences in the engine, and the texts that come of them."""
 
 from __future__ import annotations
 
@@ -6,37 +6,141 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tilewise.engine.delta import TokenDelta
-from tilewise.inputs.spec import InputSpec
+from tilewise.inputs.spec import HeaderIds, InputSpec
 from tilewise.inputs.tokenizer import Tokenizer
-from tilewise.outputs.answer import Answer, named_scores
+from tilewise.sampling_params import SamplingParams
 from tilewise.timing import EngineMoments, Timing
-from tilewise.types import Logprob, Request, RequestOutput, Usage
+from tilewise.types import CompletionOutput, Logprob, Request, RequestOutput, SampledToken, Usage
+
+
+class Detokenizer:
+    """The text of one sequence, built up token by token.
+
+    Text that could still become a stop string is held back, so a stop string never shows, not even in part and
+    not across token borders; so are characters whose bytes are not complete.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, sampling: SamplingParams, index: int = 0, header: HeaderIds | None = None
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._sampling = sampling
+        self._header = header
+        self._in_header = False
+        self._shown: list[int] = []
+        self._stream = tokenizer.stream()
+        self._held = ""
+        wants_scores = sampling.scored_tokens is not None
+        self.output = CompletionOutput(
+            index, text="", token_ids=[], logprobs=[] if wants_scores else None,
+            cumulative_logprob=0.0 if wants_scores else None,
+        )  # fmt: skip
+
+    @property
+    def finished(self) -> bool:
+        return self.output.finish_reason is not None
+
+    def add(self, token: SampledToken, finish_reason: str | None, stop_reason: int | None) -> str:
+        """Take in a token and return the text that is new to the reader; a stop string in it may end the answer."""
+        output, sampling = self.output, self._sampling
+        output.token_ids.append(token.token_id)
+        self._score(token)
+        ends = finish_reason == "stop" and not sampling.include_stop_str_in_output
+        if not ends and sampling.detokenize and not (sampling.skip_special_tokens and self._is_control(token.token_id)):
+            self._shown.append(token.token_id)
+            self._held += self._stream.add(token.token_id)
+        output.finish_reason, output.stop_reason = finish_reason, stop_reason
+        if finish_reason == "length":
+            self._held += self._incomplete_characters()
+        # No stop string counts before min_tokens.
+        if len(output.token_ids) > sampling.min_tokens:
+            self._cut_at_stop_string()
+        return self._release()
+
+    def _is_control(self, token_id: int) -> bool:
+        """True for special tokens, and for all tokens of a message's header, which are followed from call to call."""
+        if self._header is None:
+            return token_id in self._tokenizer.special_ids
+        hidden = self._in_header or token_id in self._tokenizer.special_ids
+        self._in_header = token_id in self._header.starts or (self._in_header and token_id != self._header.end)
+        return hidden
+
+    def _score(self, token: SampledToken) -> None:
+        if self.output.logprobs is None or token.logprob is None or token.rank is None:
+            return
+        self.output.logprobs.append(named_scores(token, self._tokenizer))
+        self.output.cumulative_logprob = (self.output.cumulative_logprob or 0.0) + token.logprob
+
+    def _incomplete_characters(self) -> str:
+        """Return U+FFFD, at the length limit, for bytes that wait for the rest of their character."""
+        whole = self._tokenizer.decode(self._shown, skip_special_tokens=False)
+        shown = self.output.text + self._held
+        return whole[len(shown) :] if whole.startswith(shown) else ""
+
+    def _cut_at_stop_string(self) -> None:
+        hits = [(self._held.find(stop), stop) for stop in self._sampling.stop_strings if stop in self._held]
+        if not hits:
+            return
+        start, stop = min(hits)
+        end = start + len(stop) if self._sampling.include_stop_str_in_output else start
+        self._held = self._held[:end]
+        self.output.finish_reason, self.output.stop_reason = "stop", stop
+
+    def _release(self) -> str:
+        keep = 0 if self.finished else self._possible_stop_length()
+        ready = self._held[: len(self._held) - keep]
+        self._held = self._held[len(ready) :]
+        self.output.text += ready
+        return ready
+
+    def _possible_stop_length(self) -> int:
+        """Return the length of the longest end of the held text with which a stop string begins."""
+        longest = max(map(len, self._sampling.stop_strings), default=1) - 1
+        for length in range(min(longest, len(self._held)), 0, -1):
+            if any(stop.startswith(self._held[-length:]) for stop in self._sampling.stop_strings):
+                return length
+        return 0
+
+
+def named_scores(token: SampledToken, tokenizer: Tokenizer) -> dict[int, Logprob]:
+    """Return the scores of a token and of its alternatives as results show them, the token first, as in vLLM.
+
+    It has to have a log-probability.
+    """
+    assert token.logprob is not None
+    assert token.rank is not None
+    ranks = token.top_ranks or range(1, len(token.top) + 1)
+    top = ((token_id, (value, rank)) for (token_id, value), rank in zip(token.top, ranks, strict=True))
+    own = {token.token_id: (token.logprob, token.rank)}
+    # The first `own` puts the token in front; the last keeps its own rank, which `top` may give to an equal.
+    scores = {**own, **dict(top), **own}
+    return {i: Logprob(value, rank, tokenizer.decode([i], False)) for i, (value, rank) in scores.items()}
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """What one token added to one of the answers."""
+class AnswerDelta:
+    """The change that one token made to one of the answers."""
 
     index: int
     text: str
-    """New to the reader; often empty while characters or stop strings are incomplete."""
+    """Text that is new to the reader; often empty while characters or stop strings are incomplete."""
     token_id: int
     scores: dict[int, Logprob] | None
     finish_reason: str | None
     stop_reason: int | str | None
     engine_goes_on: bool
-    """A stop string ended the answer, which the engine cannot see: it has to be told."""
+    """True if a stop string ended the answer, which the engine cannot see: it has to be told."""
 
 
 class AnswerGroup:
-    """Collects the tokens of all sequences of a request."""
+    """The sequences of a request: takes in their tokens, gives out answers and counts."""
 
     def __init__(self, tokenizer: Tokenizer, request: Request, spec: InputSpec) -> None:
         self.request = request
         self.requests = list(_fan_out(request))
-        """What the engine is asked: one request a sequence."""
+        """Requests for the engine, one for each sequence."""
         self._answers = {
-            single.id: Answer(tokenizer, single.sampling, index, spec.header)
+            single.id: Detokenizer(tokenizer, single.sampling, index, spec.header)
             for index, single in enumerate(self.requests)
         }
         self._tokenizer = tokenizer
@@ -56,11 +160,11 @@ class AnswerGroup:
         return not self._open
 
     def last_time(self, request_id: str) -> float | None:
-        """When the newest token of one of the sequences was known; None before its first."""
+        """Return when the newest token of one of the sequences was known; None before its first."""
         return self._times.get(request_id)
 
-    def take(self, delta: TokenDelta) -> Piece | None:
-        """Take in a token; None if its answer has ended, by a stop string earlier in the same step."""
+    def take(self, delta: TokenDelta) -> AnswerDelta | None:
+        """Take in a token; return None if its answer has ended, by a stop string earlier in the same step."""
         answer = self._answers[delta.request_id]
         if answer.finished:
             return None
@@ -69,7 +173,7 @@ class AnswerGroup:
         self._tokens += 1
         self._tick(delta)
         output = answer.output
-        return Piece(
+        return AnswerDelta(
             output.index,
             text,
             delta.token.token_id,
@@ -90,7 +194,7 @@ class AnswerGroup:
 
     @property
     def usage(self) -> Usage:
-        """Counts so far."""
+        """Token counts so far."""
         request = self.request
         return Usage(
             prompt_tokens=len(request.prompt_ids) - self._tokens_saved,
@@ -102,7 +206,7 @@ class AnswerGroup:
         )
 
     def output(self) -> RequestOutput:
-        """The answers so far, or whole."""
+        """Return the answers so far; they are whole once `finished`."""
         request, outputs = self.request, [answer.output for answer in self._answers.values()]
         return RequestOutput(
             request_id=request.id,
@@ -125,7 +229,7 @@ class AnswerGroup:
 
 
 def _fan_out(request: Request) -> Iterator[Request]:
-    """One request a sequence; with a seed, each has a seed of its own."""
+    """Yield one request for each sequence; with a seed, each has a seed of its own."""
     sampling = request.sampling
     if sampling.n == 1:
         yield request

@@ -26,7 +26,7 @@ Kind = Literal["reasoning", "content", "call"]
 
 @dataclass
 class HarmonyDelta:
-    """What is new."""
+    """The new reasoning, content and calls that a piece of an answer brought."""
 
     reasoning: str = ""
     content: str = ""
@@ -34,9 +34,9 @@ class HarmonyDelta:
 
 
 class HarmonySplitter:
-    """Takes an answer's text in pieces, control tokens written out; what it gives out does not depend on the cuts.
+    """A reader of an answer that comes in pieces, control tokens written out; its output does not depend on the cuts.
 
-    `with_calls` is for answers in which functions may be called. Messages of one kind are lines of it.
+    `with_calls` is for answers in which functions may be called. Messages of one kind are joined by line breaks.
     """
 
     def __init__(self, with_calls: bool) -> None:
@@ -47,12 +47,12 @@ class HarmonySplitter:
         self._kind: Kind = "content"
         self._calls = 0
         self._said: set[Kind] = set()
-        self._gap = False
+        self._gap = False  # a message has begun or ended since the last text was given out
         self._begun = False
 
     @property
     def inside(self) -> bool:
-        """Whether the text so far ends within the reasoning."""
+        """True if the text so far ends within the reasoning."""
         return self._kind == "reasoning" and not self._in_header
 
     def add(self, text: str) -> HarmonyDelta:
@@ -70,14 +70,17 @@ class HarmonySplitter:
         return delta
 
     def finish(self) -> HarmonyDelta:
-        """What was held back at the end of the text; a header without a message shows nothing."""
+        """Return what was held back at the end of the text; a header without a message shows nothing."""
         held, self._held = self._held, ""
         delta = HarmonyDelta()
         self._give(held, delta)
         return delta
 
     def _begin(self) -> bool:
-        """An answer may begin in the middle of the header that the prompt has begun: with its recipient."""
+        """Return False until it is clear how the answer begins.
+
+        It may begin in the middle of the header that the prompt has begun: with its recipient, ` to=`.
+        """
         if " to=".startswith(self._held):
             return False
         self._begun = True

@@ -2,14 +2,71 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from tilewise.inputs.tool_text import ToolFormName
-from tilewise.outputs.forced import ListedCalls, NamedCall
 from tilewise.outputs.harmony import HarmonyDelta, HarmonySplitter
 from tilewise.outputs.reasoning import ReasoningSplitter
-from tilewise.outputs.tools import HERMES_TAGS, INTERNLM_TAGS, CallDelta, ToolSplitter
+from tilewise.outputs.tools import HERMES_TAGS, INTERNLM_TAGS, CallDelta, ObjectScan, ToolSplitter, name_in
+
+_NEXT = re.compile(r'[\s\[\],}]*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*(?=\{)')
+
+
+class NamedCall:
+    """A reader of answers that are the arguments of one function and nothing else."""
+
+    def __init__(self, name: str) -> None:
+        self._name: str | None = name
+
+    def add(self, text: str) -> tuple[str, list[CallDelta]]:
+        deltas: list[CallDelta] = []
+        if text:
+            deltas = [CallDelta(0, self._name, text)]
+            self._name = None
+        return "", deltas
+
+    def finish(self) -> tuple[str, list[CallDelta]]:
+        return "", []
+
+
+class ListedCalls:
+    """A reader of answers that are a list `[{"name": ..., "arguments": {...}}, ...]`."""
+
+    def __init__(self) -> None:
+        self._held = ""
+        self._calls = 0
+        self._scan: ObjectScan | None = None
+
+    def add(self, text: str) -> tuple[str, list[CallDelta]]:
+        self._held += text
+        deltas: list[CallDelta] = []
+        while self._read(deltas):
+            pass
+        return "", deltas
+
+    def finish(self) -> tuple[str, list[CallDelta]]:
+        return "", []
+
+    def _read(self, deltas: list[CallDelta]) -> bool:
+        """Read the next part of a call; return True if there may be more to read."""
+        if self._scan is None:
+            header = _NEXT.match(self._held)
+            name = None if header is None else name_in(header.group(1))
+            if header is None or name is None:
+                return False
+            deltas.append(CallDelta(self._calls, name, ""))
+            self._held, self._scan = self._held[header.end() :], ObjectScan()
+        length = self._scan.read(self._held)
+        if length:
+            deltas.append(CallDelta(self._calls, None, self._held[:length]))
+            self._held = self._held[length:]
+        if not self._scan.done:
+            return False
+        self._calls, self._scan = self._calls + 1, None
+        return True
+
 
 Calls = Literal["none", "auto", "required", "named"]
 
@@ -20,7 +77,7 @@ class CallReader(Protocol):
 
 
 class NoCalls:
-    """All is content."""
+    """A reader of answers without calls: all is content."""
 
     def add(self, text: str) -> tuple[str, list[CallDelta]]:
         return text, []
@@ -31,18 +88,18 @@ class NoCalls:
 
 @dataclass(frozen=True, slots=True)
 class PartsRule:
-    """Which parts an answer may have."""
+    """The parts that an answer may have, and how the model writes them."""
 
     reasoning: bool = True
     opened: bool = False
-    """Whether the prompt ends with `<think>`."""
+    """True if the prompt ends with `<think>`."""
     calls: Calls = "none"
     name: str = ""
-    """Of the function, when calls are named."""
+    """Name of the function, when calls are `named`."""
     parallel: bool = True
-    """Whether calls after the first are calls."""
+    """False = calls after the first are left out."""
     form: ToolFormName = "hermes"
-    """How the model writes calls that it makes of its own accord; in harmony (`openai`), how it writes all parts."""
+    """Form of the calls that the model makes of its own accord; with `openai` (harmony), the form of all parts."""
 
     def reader(self) -> CallReader:
         if self.calls == "auto" and self.form != "openai":
@@ -54,7 +111,7 @@ class PartsRule:
 
 @dataclass(frozen=True, slots=True)
 class PartsDelta:
-    """What is new."""
+    """The new reasoning, content and calls that a piece of an answer brought."""
 
     reasoning: str = ""
     content: str = ""
@@ -65,7 +122,7 @@ class PartsDelta:
 
 
 class PartsSplitter:
-    """Takes an answer's text in pieces."""
+    """A reader of an answer that comes in pieces, which tells its parts apart."""
 
     def __init__(self, rule: PartsRule) -> None:
         self._rule = rule
@@ -76,7 +133,7 @@ class PartsSplitter:
 
     @property
     def in_reasoning(self) -> bool:
-        """Whether the text so far ends within the reasoning."""
+        """True if the text so far ends within the reasoning."""
         return any(splitter is not None and splitter.inside for splitter in (self._reasoning, self._harmony))
 
     def add(self, text: str) -> PartsDelta:
@@ -96,7 +153,10 @@ class PartsSplitter:
         return self._delta(reasoning, content + more, [*calls, *last])
 
     def _of_messages(self, found: HarmonyDelta) -> PartsDelta:
-        """Where nobody asked for reasoning apart, it is content, as what stands between `<think>` tags is."""
+        """Return the new parts of a harmony answer.
+
+        Reasoning that nobody asked to have apart is content, as what stands between `<think>` tags is then.
+        """
         if not self._rule.reasoning:
             found = HarmonyDelta("", found.reasoning + found.content, found.calls)
         content, calls = self._calls.add(found.content)
@@ -113,8 +173,8 @@ class Call:
 
 
 @dataclass(slots=True)
-class Parts:
-    """The parts so far."""
+class AnswerParts:
+    """The parts of an answer so far."""
 
     reasoning: str = ""
     content: str = ""
@@ -129,9 +189,9 @@ class Parts:
             self.calls[call.index].arguments += call.arguments
 
 
-def split_parts(text: str, rule: PartsRule) -> Parts:
-    """The parts of a whole answer."""
-    parts, splitter = Parts(), PartsSplitter(rule)
+def split_parts(text: str, rule: PartsRule) -> AnswerParts:
+    """Return the parts of a whole answer."""
+    parts, splitter = AnswerParts(), PartsSplitter(rule)
     parts.add(splitter.add(text))
     parts.add(splitter.finish())
     return parts

@@ -8,13 +8,14 @@ OPEN, CLOSE = "<think>", "</think>"
 
 
 class ReasoningSplitter:
-    """Takes an answer's text in pieces; what it gives out does not depend on where they were cut.
+    """A reader of an answer that comes in pieces; its output does not depend on where they were cut.
 
     White space around the tags belongs to neither part. An answer that does not begin with `<think>` is all content,
     and one that ends before `</think>` all reasoning. `opened` is for prompts that end with `<think>`.
     """
 
     def __init__(self, opened: bool = False) -> None:
+        # "start": nothing tells yet if `<think>` comes. "gap": white space between `</think>` and the content.
         self._place: Literal["start", "reasoning", "gap", "content"] = "reasoning" if opened else "start"
         self._held = ""
         self._begun = False
@@ -24,7 +25,7 @@ class ReasoningSplitter:
         return self._place == "reasoning"
 
     def add(self, text: str) -> tuple[str, str]:
-        """New reasoning, new content."""
+        """Return the new reasoning and the new content."""
         self._held += text
         reasoning = ""
         if self._place == "start":
@@ -34,7 +35,7 @@ class ReasoningSplitter:
         return reasoning, self._content()
 
     def finish(self) -> tuple[str, str]:
-        """What was held back at the end of the text."""
+        """Return what was held back at the end of the text, as reasoning and content."""
         held, self._held = self._held, ""
         if self._place == "reasoning":
             return (held.rstrip() if self._begun else held.strip()), ""
@@ -71,7 +72,7 @@ class ReasoningSplitter:
 
 
 def partial_tag(text: str, tag: str) -> int:
-    """Length of the longest end of a text with which a tag begins."""
+    """Return the length of the longest end of a text with which a tag begins; a whole tag does not count."""
     for length in range(min(len(tag) - 1, len(text)), 0, -1):
         if tag.startswith(text[-length:]):
             return length

@@ -10,7 +10,7 @@ from tilewise.types import CompletionOutput, RequestOutput
 
 
 class ResultStream:
-    """Asked after each step; says by the request's `output_kind` and `stream_interval` what there is to give out."""
+    """The results of a request, asked for after each step; its `output_kind` and `stream_interval` say what comes."""
 
     def __init__(self, group: AnswerGroup, request_id: str) -> None:
         sampling = group.request.sampling
@@ -19,12 +19,12 @@ class ResultStream:
         self._kind = sampling.output_kind
         self._interval = sampling.stream_interval or 1
         self._given = 0
-        """Tokens of all answers that were given out."""
+        """Number of tokens, of all answers together, that were given out."""
         self._seen: dict[int, CompletionOutput] = {}
-        """Answers as they were given out last."""
+        """Answers by their index, as they were given out last."""
 
     def next(self) -> RequestOutput | None:
-        """None while there is too little that is new."""
+        """Return the next result; None while there is too little that is new."""
         tokens = self._group.usage.completion_tokens
         finished = self._group.finished
         if self._kind is RequestOutputKind.FINAL_ONLY and not finished:
@@ -35,7 +35,7 @@ class ResultStream:
         return self._result(finished)
 
     def aborted(self) -> RequestOutput:
-        """The last result of a request that its caller ended."""
+        """Return the last result of a request that its caller ended."""
         result = self._result(finished=True)
         for answer in result.outputs:
             answer.finish_reason = answer.finish_reason or "abort"
@@ -52,7 +52,7 @@ class ResultStream:
 
 
 def _copied(answer: CompletionOutput) -> CompletionOutput:
-    """As it is now: the original grows."""
+    """Return a copy of the answer as it is now: the original grows."""
     scores = None if answer.logprobs is None else list(answer.logprobs)
     return replace(answer, token_ids=list(answer.token_ids), logprobs=scores)
 
@@ -63,7 +63,7 @@ def _same(answer: CompletionOutput, last: CompletionOutput | None) -> bool:
 
 
 def _behind(answer: CompletionOutput, last: CompletionOutput | None) -> CompletionOutput:
-    """What is new in an answer; `cumulative_logprob` stays that of all of it."""
+    """Return what is new in an answer since `last`; `cumulative_logprob` stays that of all of it."""
     if last is None:
         return answer
     tokens = len(last.token_ids)

@@ -25,7 +25,7 @@ _HEADER = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class CallDelta:
-    """What is new of call number `index`: its name, which comes first and once, or more of its arguments' text."""
+    """New text of call number `index`: its name, which comes first and once, or more of its arguments' text."""
 
     index: int
     name: str | None
@@ -33,13 +33,14 @@ class CallDelta:
 
 
 class ToolSplitter:
-    """Takes an answer's text in pieces; what it gives out does not depend on where they were cut.
+    """A reader of an answer that comes in pieces; its output does not depend on where they were cut.
 
-    White space before a call belongs to nothing.
+    White space before a call belongs neither to the content nor to the call.
     """
 
     def __init__(self, tags: tuple[str, str] = HERMES_TAGS) -> None:
         self._open, self._close = tags
+        # An opening tag leads from content to block, a name to arguments, their end to tail, a closing tag to content.
         self._place: Literal["content", "block", "arguments", "tail"] = "content"
         self._held = ""
         self._space = ""  # before the call that has begun
@@ -47,7 +48,7 @@ class ToolSplitter:
         self._scan = ObjectScan(self._close)
 
     def add(self, text: str) -> tuple[str, list[CallDelta]]:
-        """New content, new parts of calls."""
+        """Return the new content and the new parts of calls."""
         self._held += text
         content, deltas = "", list[CallDelta]()
         while True:
@@ -64,7 +65,7 @@ class ToolSplitter:
                 return content, deltas
 
     def finish(self) -> tuple[str, list[CallDelta]]:
-        """What was held back at the end of the text."""
+        """Return what was held back at the end of the text, as content and calls."""
         held, self._held = self._held, ""
         if self._place == "content":
             return ("" if self._calls and not held.strip() else held), []
@@ -85,7 +86,7 @@ class ToolSplitter:
 
     def _read_block(self, deltas: list[CallDelta]) -> str:
         header = _HEADER.match(self._held)
-        name = _name(header.group(1)) if header else None
+        name = name_in(header.group(1)) if header else None
         if header and name is not None:
             deltas.append(CallDelta(self._calls, name, ""))
             self._held, self._place, self._scan = self._held[header.end() :], "arguments", ObjectScan(self._close)
@@ -97,7 +98,7 @@ class ToolSplitter:
         return self._whole_block(text, tag, deltas)
 
     def _whole_block(self, text: str, tag: str, deltas: list[CallDelta]) -> str:
-        """A call whose keys come in another order; or content, if it is no call."""
+        """Add a call whose keys come in another order to `deltas`; return the block as content if it is no call."""
         call = _parse(text)
         if call is None:
             return self._space + self._open + text + tag
@@ -124,10 +125,10 @@ class ToolSplitter:
 
 
 class ObjectScan:
-    """Finds the end of a JSON object whose text comes in pieces, or of what was meant as one."""
+    """A search for the end of a JSON object whose text comes in pieces, or of what was meant as one."""
 
     def __init__(self, tag: str = "") -> None:
-        """`tag` outside of strings ends it, too, if there is one."""
+        """`tag`, unless it is empty, ends the object as well where it stands outside of strings."""
         self.done = False
         self._tag = tag
         self._depth = 0
@@ -135,7 +136,7 @@ class ObjectScan:
         self._escaped = False
 
     def read(self, text: str) -> int:
-        """How much of the text belongs to the object."""
+        """Return how many characters of the text belong to the object."""
         for place, letter in enumerate(text):
             if self._in_string:
                 self._read_in_string(letter)
@@ -151,6 +152,7 @@ class ObjectScan:
         return len(text)
 
     def _meets_tag(self, text: str) -> bool:
+        """True if the tag stands here, or may do so once more text has come."""
         return self._tag.startswith(text)
 
     def _read_in_string(self, letter: str) -> None:
@@ -162,7 +164,8 @@ class ObjectScan:
             self._in_string = False
 
 
-def _name(text: str) -> str | None:
+def name_in(text: str) -> str | None:
+    """Return the text that a JSON text stands for; None if it is another value, or no JSON."""
     try:
         name = json.loads(text)
     except ValueError:
@@ -171,7 +174,7 @@ def _name(text: str) -> str | None:
 
 
 def _parse(text: str) -> tuple[str, str] | None:
-    """Name and arguments of a call, if the text is one."""
+    """Return name and arguments of a call; None if the text is none."""
     try:
         call = json.loads(text)
     except (ValueError, RecursionError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
@@ -21,54 +22,54 @@ class Share(NamedTuple):
     length: int
 
     def of(self, width: int) -> Share:
-        """This part, counted on an axis on which each entry is `width` wide."""
+        """Return this part, counted on an axis on which each entry is `width` wide."""
         return Share(self.start * width, self.length * width)
 
 
 class Collectives(Protocol):
-    """Moves tensors between the ranks of a stage, which all call the same, in the same order, with tensors of one shape
-    and dtype."""
+    """A way to move tensors between the ranks of a stage, which all call the same, in the same order, with tensors of
+    one shape and dtype."""
 
     def sum(self, x: Tensor) -> Tensor:
-        """The sum over all ranks, the same bits on each; `x` may be overwritten."""
+        """Return the sum over all ranks, the same bits on each; `x` may be overwritten."""
         ...
 
     def sum_own(self, x: Tensor) -> Tensor:
-        """Of the sum over all ranks, the rows that are this rank's: as many for each. `x` may be overwritten."""
+        """Return this rank's rows of the sum over all ranks, as many as each has; `x` may be overwritten."""
         ...
 
     def gather(self, x: Tensor) -> list[Tensor]:
-        """Every rank's tensor, in the order of the ranks."""
+        """Return every rank's tensor, in the order of the ranks."""
         ...
 
     def from_first(self, x: Tensor) -> Tensor:
-        """The first rank's tensor; `x` may be overwritten."""
+        """Return the first rank's tensor; `x` may be overwritten."""
         ...
 
 
 class Pipeline(Protocol):
-    """Moves tensors between stages; each rank of a stage has a partner in the next one."""
+    """A way to move tensors between stages; each rank of a stage has a partner in the next one."""
 
     def send(self, x: Tensor) -> None:
         """Give the partner in the next stage a tensor."""
         ...
 
     def receive(self, into: Tensor) -> Tensor:
-        """The tensor that the partner in the stage before sends, of the shape and dtype of `into`."""
+        """Return the tensor that the partner in the stage before sends, of the shape and dtype of `into`."""
         ...
 
     def from_last(self, x: Tensor) -> Tensor:
-        """On all ranks of all stages, the tensor of the last stage's first rank; `x` may be overwritten."""
+        """Return the tensor of the last stage's first rank, on all ranks of all stages; `x` may be overwritten."""
         ...
 
     def reported(self, message: object) -> Any:
-        """On all ranks of all stages, the plain data that the last stage's first rank gives."""
+        """Return the plain data that the last stage's first rank gives, on all ranks of all stages."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Mesh:
-    """The place of a rank in a layout: it is number `rank` of the ranks of its stage.
+    """The place of a rank in a layout, and its part of the model; it is number `rank` of the ranks of its stage.
 
     Without `collectives` and `pipeline`, a mesh of several ranks can only tell what each of them has, over shapes.
     """
@@ -87,7 +88,7 @@ class Mesh:
         collectives: Collectives | None = None,
         pipeline: Pipeline | None = None,
     ) -> Mesh:
-        """The place of a replica's rank of this number; they are numbered stage by stage."""
+        """Return the place of a replica's rank of this number; they are numbered stage by stage."""
         stage, rank = divmod(number, layout.tensor)
         return cls(rank, layout, collectives, stage, pipeline)
 
@@ -98,17 +99,17 @@ class Mesh:
 
     @property
     def is_first_stage(self) -> bool:
-        """It has the tower and the embedding."""
+        """True if this rank's stage has the tower and the embedding."""
         return self.stage == 0
 
     @property
     def is_last_stage(self) -> bool:
-        """It has the head, and its first rank chooses tokens."""
+        """True if this rank's stage has the head; its first rank chooses tokens."""
         return self.stage == self.layout.pipeline - 1
 
     @property
     def tower(self) -> Mesh:
-        """Who shares the weights of the tower: nobody, unless the layout says so."""
+        """The mesh of the ranks that share the weights of the tower: this one alone, unless the layout says so."""
         return Mesh(self.rank, Layout(self.size), self.collectives) if self.layout.tower == "weights" else Mesh()
 
     @property
@@ -117,62 +118,65 @@ class Mesh:
         return 1 if self.layout.tower == "weights" else self.size
 
     def layers(self, total: int) -> range:
-        """The decoder layers of this rank's stage."""
+        """Return the decoder layers of this rank's stage."""
         return self.layout.layers(self.stage, total)
 
     def experts(self, total: int) -> tuple[int, ...] | None:
-        """The experts that this rank has whole; None = it has a part of every one."""
+        """Return the experts that this rank has whole; None = it has a part of every one."""
         return self.layout.experts_of(self.rank, total) if self.layout.experts else None
 
     def share(self, total: int, what: str) -> Share:
-        """This rank's part of `total` things that must divide evenly."""
+        """Return this rank's part of `total` things. Raises InvalidConfig unless they divide evenly."""
         if total % self.size:
             raise InvalidConfig(
-                f"Total number of {what} ({total}) must be divisible by tensor parallel size ({self.size})."
+                f"Total number of {what} ({total}) must be divisible by tensor parallel size ({self.size}): take "
+                f"{_listed(size for size in range(1, total + 1) if total % size == 0)}."
             )
         length = total // self.size
         return Share(self.rank * length, length)
 
     def heads(self, queries: int, keys: int) -> tuple[Share, Share]:
-        """This rank's query heads, and the key/value heads that they read.
+        """Return this rank's query heads, and the key/value heads that they read.
 
-        Where there are more ranks than key/value heads, several ranks have the same one.
+        Where there are more ranks than key/value heads, several ranks have the same one. Raises InvalidConfig where
+        neither number divides the other.
         """
         own = self.share(queries, "attention heads")
         if keys % self.size == 0:
             return own, self.share(keys, "key/value heads")
         if self.size % keys:
             raise InvalidConfig(
-                f"Key/value heads ({keys}) and tensor parallel size ({self.size}) must divide one another."
+                f"Key/value heads ({keys}) and tensor parallel size ({self.size}) must divide one another: take "
+                f"{_listed(size for size in range(1, queries + 1) if not queries % size and _divide(size, keys))}."
             )
         return own, Share(self.rank * keys // self.size, 1)
 
     def rows(self, total: int) -> Share:
-        """This rank's part of rows that need not divide: all ranks have as many, but for the last ones."""
+        """Return this rank's part of rows that need not divide: all ranks have as many, but for the last ones."""
         length = -(-total // self.size)
         start = min(self.rank * length, total)
         return Share(start, min(length, total - start))
 
     def sum(self, x: Tensor) -> Tensor:
-        """The sum over ranks; of one rank, itself."""
+        """Return the sum over ranks; of one rank, `x` itself."""
         return x if self.collectives is None else self.collectives.sum(x)
 
     def spreads(self, rows: int) -> bool:
-        """Whether a pass over so many rows spreads them over the ranks of a stage between products."""
+        """Return whether a pass over so many rows spreads them over the ranks of a stage between products."""
         least = self.layout.spread_rows
         return least is not None and rows >= least and self.collectives is not None
 
     def own_rows(self, x: Tensor) -> Tensor:
-        """[N, ...] -> this rank's share of the rows, as many on each rank: zeros follow the last ones."""
+        """Return this rank's share of the rows [N, ...], as many on each rank: zeros follow the last ones."""
         each = -(-len(x) // self.size)
         return self._filled(x, each).narrow(0, self.rank * each, each)
 
     def all_rows(self, x: Tensor, total: int) -> Tensor:
-        """The share of each rank -> all rows, of which there are `total`."""
+        """Gather all rows, of which there are `total`, from the share of each rank."""
         return torch.cat(self.gather(x.contiguous()))[:total]
 
     def sum_own_rows(self, x: Tensor) -> Tensor:
-        """[N, ...] of each rank -> this rank's rows of the sum."""
+        """Sum [N, ...] over ranks, and return this rank's share of the rows."""
         assert self.collectives is not None
         return self.collectives.sum_own(self._filled(x, -(-len(x) // self.size)))
 
@@ -181,7 +185,7 @@ class Mesh:
         return torch.cat((x, x.new_zeros(missing, *x.shape[1:]))) if missing else x
 
     def gathered(self, x: Tensor, total: int) -> Tensor:
-        """[..., this rank's of `rows(total)`] -> [..., total]"""
+        """Put the parts of all ranks together: [..., this rank's of `rows(total)`] -> [..., total]."""
         if self.collectives is None:
             return x
         length = -(-total // self.size)
@@ -193,17 +197,27 @@ class Mesh:
         return whole[..., :total].contiguous()
 
     def gather(self, x: Tensor) -> list[Tensor]:
-        """Every rank's tensor, of one shape, in the order of the ranks."""
+        """Return every rank's tensor, of one shape, in the order of the ranks."""
         return [x] if self.collectives is None else self.collectives.gather(x)
 
     def from_first(self, x: Tensor) -> Tensor:
-        """The first rank's tensor, on all ranks."""
+        """Return the first rank's tensor, on all ranks."""
         return x if self.collectives is None else self.collectives.from_first(x)
 
     def chosen(self, x: Tensor) -> Tensor:
-        """What the last stage's first rank has chosen, on all ranks; `x` of the others is not looked at."""
+        """Return what the last stage's first rank has chosen, on all ranks; `x` of the others is ignored."""
         return self.from_first(x) if self.pipeline is None else self.pipeline.from_last(x)
 
     def reported(self, message: T) -> T:
-        """The plain data that the last stage's first rank gives, on all ranks of a pipeline."""
+        """Return the plain data that the last stage's first rank gives, on all ranks of a pipeline."""
         return message if self.pipeline is None else cast(T, self.pipeline.reported(message))
+
+
+def _divide(a: int, b: int) -> bool:
+    return a % b == 0 or b % a == 0
+
+
+def _listed(sizes: Iterable[int]) -> str:
+    """Return sizes as a user may choose among them; a machine has no more than 64 devices."""
+    fit = [str(size) for size in sizes if size <= 64]
+    return fit[0] if len(fit) == 1 else f"{', '.join(fit[:-1])} or {fit[-1]}"

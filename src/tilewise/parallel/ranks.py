@@ -16,15 +16,15 @@ from tilewise.layout import Layout
 from tilewise.parallel.mesh import Mesh
 
 _PATIENCE = timedelta(days=365)
-"""How long a rank waits for the others: they may be loading, or nobody may have asked anything for days. One that has
+"""Time that a rank waits for the others: they may be loading, or nobody may have asked anything for days. One that has
 ended is noticed by its broken connection."""
 
 
 class TorchCollectives:
-    """Collectives of a process group of torch.distributed."""
+    """The collectives of a process group of torch.distributed."""
 
     def __init__(self, group: dist.ProcessGroup | None = None) -> None:
-        """None: the group of all ranks."""
+        """Use a process group; None = that of all ranks."""
         self._group = group
 
     def sum(self, x: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ class TorchCollectives:
 
 
 class TorchPipeline:
-    """Neighbours in torch.distributed, whose numbers are a stage's ranks apart."""
+    """A pipeline over torch.distributed; the numbers of partners are as far apart as a stage has ranks."""
 
     def __init__(self, layout: Layout) -> None:
         self._distance = layout.tensor
@@ -74,14 +74,17 @@ class TorchPipeline:
 
 
 def told(message: object) -> Any:
-    """All ranks get the message of the first one; those of the others are not looked at. Ranks trust one another."""
+    """Return the first rank's message on all ranks; those of the others are ignored.
+
+    Messages are pickled, as ranks trust one another.
+    """
     messages = [message]
     dist.broadcast_object_list(messages, src=0)
     return messages[0]
 
 
 def join(number: int, layout: Layout, address: str, backend: str = "gloo") -> Mesh:
-    """Become a rank of a replica; they meet at an address (`tcp://host:port`, or `file:///...` on one machine).
+    """Become a rank of a replica; ranks meet at an address (`tcp://host:port`, or `file:///...` on one machine).
 
     Raises InvalidConfig in a process that is a rank already.
     """
@@ -95,7 +98,7 @@ def join(number: int, layout: Layout, address: str, backend: str = "gloo") -> Me
 
 
 def _stage_collectives(layout: Layout, number: int) -> TorchCollectives | None:
-    """Every rank makes the groups of all stages, as torch.distributed wants it."""
+    """Make the groups of all stages, as torch.distributed wants it of every rank, and return that of this stage."""
     size = layout.tensor
     if size == 1:
         return None
@@ -104,7 +107,7 @@ def _stage_collectives(layout: Layout, number: int) -> TorchCollectives | None:
 
 
 def refuse_second(layout: Layout) -> None:
-    """Raises InvalidConfig in a process that is a rank already."""
+    """Raise InvalidConfig in a process that is a rank already."""
     if dist.is_initialized():
         raise InvalidConfig(
             f"{layout.ranks} ranks: this process is a rank already, or in another library's process group; close the "
@@ -113,11 +116,11 @@ def refuse_second(layout: Layout) -> None:
 
 
 def _loopback() -> str:
-    """The interface that only this machine can reach: what ranks of one machine tell each other is nobody else's."""
+    """Return the interface that only this machine can reach: what its ranks tell each other is for nobody else."""
     return next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
 
 
 def leave() -> None:
-    """Nothing happens where nobody joined."""
+    """Stop being a rank; nothing happens in a process that is none."""
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""From wishes and facts to sizes: every choice is made here once, before a weight is read, and each has its reason."""
+"""Turns options and facts into sizes: every choice is made here once, before a weight is read, and has its reason."""
 
 from tilewise.plan.facts import DeviceFacts, LargestStep, ModelFacts, largest, with_draft, with_vision_workers
 from tilewise.plan.memory import MemoryPlan

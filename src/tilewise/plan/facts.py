@@ -1,4 +1,4 @@
-"""What planning has to know: sizes of a model, memory of a device, and the most that a step may compute."""
+"""Facts that planning needs: sizes of a model, memory of a device, and the most that a step may compute."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class LargestStep:
     logprobs: int
     """Alternatives that a token may be reported with; -1 = all tokens."""
     tiles: int
-    """Encoded at a time."""
+    """Tiles that are encoded at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +34,16 @@ class ModelFacts:
     bytes_per_tile: int
     weight_bytes: int
     activation_bytes: Callable[[LargestStep], int]
-    """What a step takes while it runs."""
+    """Bytes that a step takes while it runs."""
     flash: FlashRule | None = None
 
 
 def with_draft(model: ModelFacts, draft: ModelFacts) -> ModelFacts:
-    """What both take: a draft model has keys, values and rows of its own for every token and tile; they take turns."""
+    """Return what a model and its draft model take together.
+
+    A draft model has keys, values and rows of its own for every token and tile. The two compute in turns, so the larger
+    activations are enough for both.
+    """
     return replace(
         model,
         kv_bytes_per_token=model.kv_bytes_per_token + draft.kv_bytes_per_token,
@@ -50,7 +54,10 @@ def with_draft(model: ModelFacts, draft: ModelFacts) -> ModelFacts:
 
 
 def with_vision_workers(model: ModelFacts, workers: int, tower_bytes: int) -> ModelFacts:
-    """What a model and its workers take together: each has the tower, and encodes while the model decodes."""
+    """Return what a model and its vision workers take together.
+
+    Each worker has a tower, the model itself none; workers encode while the model decodes, so activations add up.
+    """
 
     def activation_bytes(step: LargestStep) -> int:
         encoding = LargestStep(tokens=1, sequences=1, rows=1, context=1, logprobs=0, tiles=step.tiles)
@@ -61,7 +68,7 @@ def with_vision_workers(model: ModelFacts, workers: int, tower_bytes: int) -> Mo
 
 
 def largest(ranks: Sequence[ModelFacts]) -> ModelFacts:
-    """What is enough for each of several ranks, which have as many blocks and pages."""
+    """Return what is enough for each of several ranks, which all have the same number of blocks and pages."""
     if len(ranks) == 1:
         return ranks[0]
     return replace(
@@ -77,13 +84,14 @@ class DeviceFacts:
     free_bytes: int
     total_bytes: int
     utilization: float | None = None
-    """Share of the total that an engine takes unless told otherwise; None = half of what is free, within 4 GiB."""
+    """Share of the total that an engine takes unless told otherwise; None = the KV cache gets half of what is left, and
+    4 GiB at most."""
     beside_host: bool = False
-    """It computes while the host does something else."""
+    """True if it computes while the host does something else."""
     captures_graphs: bool = False
     graph_sizes: tuple[int, ...] = ()
-    """Sequences of captured steps, to which others are filled up; empty = steps are captured as they come."""
+    """Numbers of sequences of captured steps, to which others are padded; empty = steps are captured as they come."""
     tile_batches: tuple[int, ...] = (1,)
-    """How many tiles it encodes at a time, the largest number first."""
+    """Numbers of tiles that it encodes at a time, the largest first."""
     resize_kernels: str | None = None
     """A shared object of this host that resizes pictures (`tilewise.resize`)."""

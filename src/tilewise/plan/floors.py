@@ -11,12 +11,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from tilewise.plan.devices import Device
+from tilewise.plan.request import Device
 
 
 @dataclass(frozen=True, slots=True)
 class Matrices:
-    """What a part of the model keeps on a rank."""
+    """The matrices of a part of the model on a rank: what they take, and how much they multiply."""
 
     bytes: int = 0
     floats: int = 0
@@ -32,28 +32,31 @@ class Matrices:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """What one stage reads and computes."""
+class StageWork:
+    """The bytes that a stage reads, and the operations that it computes in floats and in int8."""
 
     bytes: float = 0.0
     floats: float = 0.0
     int8: float = 0.0
 
-    def __add__(self, other: Work) -> Work:
-        return Work(self.bytes + other.bytes, self.floats + other.floats, self.int8 + other.int8)
+    def __add__(self, other: StageWork) -> StageWork:
+        return StageWork(self.bytes + other.bytes, self.floats + other.floats, self.int8 + other.int8)
 
     def seconds(self, device: Device) -> float | None:
-        """None where nothing is known of the device's speed."""
+        """Return the seconds that the work takes at least; None where nothing is known of the device's speed."""
         if device.bandwidth is None or device.floats is None:
             return None
         computing = self.floats / device.floats + self.int8 / (device.int8 or device.floats)
         return max(self.bytes / device.bandwidth, computing)
 
 
-def reading(matrices: Matrices, rows: float, share: float = 1.0, touched: float = 1.0, times: int = 1) -> Work:
-    """Matrices that `rows` rows multiply with, `share` of them on average; `touched` are read, `times` times."""
+def matrix_work(matrices: Matrices, rows: float, share: float = 1.0, touched: float = 1.0, times: int = 1) -> StageWork:
+    """Return the work of matrices that `rows` rows multiply with.
+
+    A row multiplies with a share of them on average; a share of `touched` is read, so many `times`.
+    """
     operations = 2 * rows * share
-    return Work(matrices.bytes * touched * times, matrices.floats * operations, matrices.int8 * operations)
+    return StageWork(matrices.bytes * touched * times, matrices.floats * operations, matrices.int8 * operations)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,7 @@ class RankWork:
     """A rank's part of the model, as far as time goes."""
 
     parts: dict[str, Matrices]
-    """tower, projector, embedding, head, attention, mlp"""
+    """Matrices by part: tower, projector, embedding, head, attention, mlp."""
     tile_tokens: int
     """Patches of a tile and the class token."""
     tile_rows: int
@@ -76,41 +79,42 @@ class RankWork:
     window: int
     kv_bytes_per_token: int
     experts: tuple[int, int] | None
-    """How many there are in a layer, and how many of them a token takes."""
+    """(experts of a layer, experts that a token takes); None = a model without experts."""
 
-    def tiles(self, count: int) -> Work:
-        """So many tiles through tower and projector, whose weights are read once."""
+    def tiles(self, count: int) -> StageWork:
+        """Return the work of so many tiles in tower and projector, whose weights are read once."""
         if not count:
-            return Work()
+            return StageWork()
         tokens = count * self.tile_tokens
-        attention = Work(floats=4.0 * tokens * self.tile_tokens * self.tower_width)
-        projector = reading(self.parts["projector"], count * self.tile_rows)
-        return reading(self.parts["tower"], tokens) + attention + projector
+        # For each query and key, two products of the width of a query, score and value, of two operations a number.
+        attention = StageWork(floats=4.0 * tokens * self.tile_tokens * self.tower_width)
+        projector = matrix_work(self.parts["projector"], count * self.tile_rows)
+        return matrix_work(self.parts["tower"], tokens) + attention + projector
 
-    def prompt(self, tokens: int, steps: int) -> Work:
-        """A prompt in so many steps, each of which reads the weights; one token is chosen at its end."""
+    def prompt(self, tokens: int, steps: int) -> StageWork:
+        """Return the work of a prompt in so many steps, which read the weights each; one token is chosen at its end."""
         seen = self._seen(tokens) / 2  # a token sees half of the prompt on average
-        attention = Work(tokens * self.kv_bytes_per_token, 4.0 * tokens * self.query_width * seen)
-        return self._layers(tokens, steps) + attention + reading(self.parts["head"], 1)
+        attention = StageWork(tokens * self.kv_bytes_per_token, 4.0 * tokens * self.query_width * seen)
+        return self._layers(tokens, steps) + attention + matrix_work(self.parts["head"], 1)
 
-    def decode(self, sequences: int, context: int) -> Work:
-        """One token of each of several sequences, which have so many tokens."""
+    def decode(self, sequences: int, context: int) -> StageWork:
+        """Return the work of one token of each of several sequences, which have `context` tokens."""
         layers = max(1, self.full_layers + self.window_layers)
         kept = self.kv_bytes_per_token / layers * self._seen(context)
-        attention = Work(sequences * kept, 4.0 * sequences * self.query_width * self._seen(context))
-        return self._layers(sequences, 1) + attention + reading(self.parts["head"], sequences)
+        attention = StageWork(sequences * kept, 4.0 * sequences * self.query_width * self._seen(context))
+        return self._layers(sequences, 1) + attention + matrix_work(self.parts["head"], sequences)
 
-    def _layers(self, rows: int, steps: int) -> Work:
+    def _layers(self, rows: int, steps: int) -> StageWork:
         share, touched = 1.0, 1.0
         if self.experts is not None:
             count, chosen = self.experts
             share = chosen / count
             # Of experts that are chosen evenly, those that no row of a step takes are not read.
             touched = 1 - (1 - share) ** math.ceil(rows / steps)
-        return reading(self.parts["attention"], rows, times=steps) + reading(
+        return matrix_work(self.parts["attention"], rows, times=steps) + matrix_work(
             self.parts["mlp"], rows, share, touched, steps
         )
 
     def _seen(self, context: int) -> int:
-        """Tokens that a query sees, of all layers together."""
+        """Return the tokens that a query sees, of all layers together."""
         return self.full_layers * context + self.window_layers * min(context, self.window)

@@ -1,4 +1,4 @@
-"""How a device's memory is shared out: weights, activations, tile pages, and the KV cache with what is left.
+"""Shares out a device's memory: weights, activations, tile pages, and the KV cache with what is left.
 
 Nothing is measured by trying: weights are counted from shapes, activations by the formula that the model's facts bring.
 """
@@ -12,23 +12,25 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 
-from tilewise.amounts import GIB, in_bytes
 from tilewise.config import EngineConfig
 from tilewise.errors import InvalidConfig
 from tilewise.plan.facts import DeviceFacts, LargestStep, ModelFacts
+from tilewise.units import GIB, in_bytes
 
 MAX_TILE_PAGES = 65536
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class MemoryAmount:
+    """An amount of memory, and where it comes from, in words."""
+
     bytes: int
     why: str
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Who gets how much when sequences may have `context` tokens."""
+    """A plan of a device's memory for sequences of at most `context` tokens."""
 
     config: EngineConfig
     model: ModelFacts
@@ -41,12 +43,12 @@ class MemoryPlan:
         return self.device.utilization if asked is None else asked
 
     @property
-    def allowance(self) -> Room:
+    def allowance(self) -> MemoryAmount:
         """All that this engine may take, weights included."""
         free, share = self.device.free_bytes, self.utilization
         if share is None or self.device.total_bytes * share > free:
-            return Room(free, "free")
-        return Room(int(self.device.total_bytes * share), f"allowed by gpu_memory_utilization={share:g}")
+            return MemoryAmount(free, "free")
+        return MemoryAmount(int(self.device.total_bytes * share), f"allowed by gpu_memory_utilization={share:g}")
 
     @cached_property
     def activations(self) -> int:
@@ -58,7 +60,7 @@ class MemoryPlan:
 
     @cached_property
     def graph_sizes(self) -> tuple[int, ...]:
-        """Sequences of the steps that are captured ahead, up to the first size that holds all sequences."""
+        """Numbers of sequences for which steps are captured ahead, up to the first size that holds all sequences."""
         if not self.captures:
             return ()
         most = min(self.config.max_graph_size, self.config.max_num_seqs)
@@ -67,13 +69,14 @@ class MemoryPlan:
 
     @property
     def captures(self) -> bool:
-        """Ranks wait for one another inside a pass, which no graph of one host's launches can hold."""
+        """True if steps are captured. Ranks wait for one another inside a pass, which no graph of one host can hold."""
         return self.device.captures_graphs and not self.config.enforce_eager and self.config.layout.ranks == 1
 
     @cached_property
     def graphs(self) -> int:
-        """Memory between the kernels of what is captured is kept for it: that of the largest step, which all share, and
-        that of the largest batch of tiles.
+        """Bytes that captured graphs keep for activations between their kernels.
+
+        They are those of the largest step, which all graphs of steps share, and those of the largest batch of tiles.
         """
         if not self.graph_sizes:
             return 0
@@ -84,35 +87,35 @@ class MemoryPlan:
 
     @property
     def left(self) -> int:
-        """For the caches; below 0 if not even the rest fits."""
+        """Bytes that are left for the caches; below 0 if not even the rest fits."""
         return self.allowance.bytes - self.model.weight_bytes - self.activations - self.graphs
 
     @property
-    def tile_room(self) -> Room:
+    def tile_room(self) -> MemoryAmount:
         if self.config.encoder_cache_gb is not None:
-            return Room(int(self.config.encoder_cache_gb * GIB), "asked for")
-        return Room(min(GIB // 4, max(0, self.left) // 8), "a quarter GiB, or an eighth of what is left")
+            return MemoryAmount(int(self.config.encoder_cache_gb * GIB), "asked for")
+        return MemoryAmount(min(GIB // 4, max(0, self.left) // 8), "a quarter GiB, or an eighth of what is left")
 
     @property
     def tile_pages(self) -> int:
         return min(self.tile_room.bytes // self.model.bytes_per_tile, MAX_TILE_PAGES)
 
     @property
-    def kv_room(self) -> Room:
-        """An explicit size wins over a share, as in vLLM, and is believed."""
+    def kv_room(self) -> MemoryAmount:
+        """Memory of the KV cache. An explicit size wins over a share, as in vLLM, and is taken as it is."""
         config, space = self.config, os.environ.get("VLLM_CPU_KVCACHE_SPACE")
         if config.num_gpu_blocks_override is not None:
-            return Room(config.num_gpu_blocks_override * self.block_bytes, "num_gpu_blocks_override")
+            return MemoryAmount(config.num_gpu_blocks_override * self.block_bytes, "num_gpu_blocks_override")
         if config.kv_cache_memory_bytes is not None:
             beaten = "" if config.gpu_memory_utilization is None else ", which wins over gpu_memory_utilization"
-            return Room(config.kv_cache_memory_bytes, f"kv_cache_memory_bytes{beaten}")
+            return MemoryAmount(config.kv_cache_memory_bytes, f"kv_cache_memory_bytes{beaten}")
         if space and config.gpu_memory_utilization is None:
-            return Room(int(float(space) * GIB), "VLLM_CPU_KVCACHE_SPACE")
+            return MemoryAmount(int(float(space) * GIB), "VLLM_CPU_KVCACHE_SPACE")
         left = max(0, self.left)
         if self.utilization is None:
-            return Room(min(4 * GIB, left // 2), "4 GiB, or half of what is left")
+            return MemoryAmount(min(4 * GIB, left // 2), "4 GiB, or half of what is left")
         rest = max(0, left - self.tile_pages * self.model.bytes_per_tile)
-        return Room(rest, f"what is left of what is {self.allowance.why}")
+        return MemoryAmount(rest, f"what is left of what is {self.allowance.why}")
 
     @property
     def block_bytes(self) -> int:
@@ -134,11 +137,12 @@ class MemoryPlan:
         return self.left > 0 and self.tile_pages > 0 and self.num_blocks >= self.blocks_a_sequence
 
     def longest(self, limit: int) -> int:
-        """The most tokens a sequence may have, up to `limit`; whole blocks below that, and 0 if not even one."""
+        """Return the most tokens of a sequence, up to `limit`; below that whole blocks, and 0 if not even one fits."""
         if self._with(limit).fits:
             return limit
         size = self.config.block_size
         lengths = range(size, limit, size)
+        # The length at index i has i + 1 blocks: so the index of the first that does not fit is the number that do.
         too_long = bisect.bisect_left(lengths, True, key=lambda length: not self._with(length).fits)
         return too_long * size
 
@@ -176,7 +180,7 @@ class MemoryPlan:
         return f" to {longest}" if longest else ""
 
     def reasons(self) -> dict[str, str]:
-        """A line for each part."""
+        """Return a line for each part of the memory."""
         pages, tokens = self.tile_pages, self.num_blocks * self.config.block_size
         kept = f" in {self.config.quantised_kv}" if self.config.quantised_kv else ""
         cap = "" if self.config.num_gpu_blocks_override else ", at most what max_num_seqs can use"

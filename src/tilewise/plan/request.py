@@ -1,14 +1,175 @@
-"""What a plan is asked for: a model and its options, devices, a layout, and the requests that will come."""
+"""The input of a plan: a model and its options, devices, a layout, and the requests that will come."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 
 from tilewise.config import EngineConfig
-from tilewise.errors import InvalidConfig
+from tilewise.errors import InvalidConfig, did_you_mean
 from tilewise.layout import Layout
 from tilewise.option import check_range
-from tilewise.plan.devices import Devices
+
+MIB = 2**20
+_EXAMPLES = "16x64GiB, 2xH100, RTX4090, cpu or cpu:16GiB"
+_COUNTED = re.compile(r"(?P<count>-?\d+)\s*[x×*]\s*(?P<what>.*)", re.IGNORECASE | re.DOTALL)
+_MEMORY = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[KMGT]i?B?)", re.IGNORECASE)
+_POWERS = {letter: power for power, letter in enumerate("KMGT", 1)}
+_RATE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[GT]?)(B/s)?", re.IGNORECASE)
+MOST = 4096
+"""Most devices of a plan."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One device. What is not known of its speed is None."""
+
+    name: str
+    memory: int
+    """Bytes of memory."""
+    bandwidth: float | None = None
+    """Bytes a second between its memory and its arithmetic."""
+    floats: float | None = None
+    """Operations a second on dense matrices of bfloat16; a multiplication with its addition is two."""
+    int8: float | None = None
+    """Operations a second on dense matrices of int8, counted likewise."""
+    here: bool = False
+    """True for the processor of this machine, whose memory all ranks share, however many there are."""
+    memory_stated: bool = True
+
+    def shared_by(self, ranks: int) -> Device:
+        """Return what each of several ranks has of this device."""
+        rates = (None if rate is None else rate / ranks for rate in (self.bandwidth, self.floats, self.int8))
+        bandwidth, floats, int8 = rates
+        return replace(self, memory=self.memory // ranks, bandwidth=bandwidth, floats=floats, int8=int8)
+
+
+@dataclass(frozen=True, slots=True)
+class Devices:
+    count: int
+    device: Device
+
+    def __str__(self) -> str:
+        return self.device.name if self.device.here or self.count == 1 else f"{self.count} x {self.device.name}"
+
+
+def _gpu(name: str, mib: int, bandwidth: float, floats: float, int8: float) -> Device:
+    """Return a device with memory in MiB, bandwidth in GB/s and operations in tera a second."""
+    return Device(name, mib * MIB, bandwidth * 1e9, floats * 1e12, int8 * 1e12)
+
+
+# Memory is what nvidia-smi and npu-smi show as the total, which is less than the number in a name where a part of it
+# holds checksums. Operations are those of dense matrices: data sheets often give twice as many, for sparse ones.
+# Sources: NVIDIA's data sheets of A10 (2021), A100 (2022, SXM), L4 (2023), L40S (2023), H100 (2023, SXM) and H200
+# (2024, SXM); its Ada GPU architecture white paper for RTX 4090 (with sums in float32). Huawei states products and not
+# chips: Atlas 800T A2 stands for 910B2, Atlas 800I A2 for 910B4, and FP16 for bfloat16, so these two are approximate.
+DEVICES: dict[str, Device] = {
+    device.name: device
+    for device in (
+        _gpu("A10", 23028, 600, 125, 250),
+        _gpu("A100-40G", 40960, 1555, 312, 624),
+        _gpu("A100-80G", 81920, 2039, 312, 624),
+        _gpu("L4", 23034, 300, 121, 242),
+        _gpu("L40S", 46068, 864, 362, 733),
+        _gpu("H100", 81559, 3350, 989, 1979),
+        _gpu("H200", 143771, 4800, 989, 1979),
+        _gpu("RTX4090", 24564, 1008, 165.2, 660.6),
+        _gpu("910B2", 65536, 1600, 376, 752),
+        _gpu("910B4", 32768, 800, 280, 560),
+    )
+}
+_ALSO = {"A100": "A100-80G", "4090": "RTX4090", "H100-80G": "H100", "ASCEND910B2": "910B2", "ASCEND910B4": "910B4"}
+CPU = "cpu"
+
+
+def read_devices(text: str, memory_here: int, bandwidth: str | None = None, tflops: str | None = None) -> Devices:
+    """Read `16x64GiB`, `2xH100`, `cpu`: how many, and a name, an amount of memory, or both as in `cpu:16GiB`.
+
+    `memory_here` is what this machine has. `bandwidth` (`1600` or `1.6TB/s`; without a unit in GB/s) and `tflops`
+    (`376`, or `376:752` with those of int8 behind) are stated where the table has no device, and win where it has.
+
+    Raises InvalidConfig that says what can be named.
+    """
+    counted = _COUNTED.fullmatch(text.strip())
+    count, what = (int(counted["count"]), counted["what"].strip()) if counted else (1, text.strip())
+    if not 1 <= count <= MOST:
+        raise InvalidConfig(f"--devices {text}: there must be between 1 and {MOST} of them, got {count}.")
+    if not what:
+        raise InvalidConfig(f"--devices {text}: of what? Give a memory or a name behind it, as {_EXAMPLES}.")
+    device = _device(text, what, memory_here)
+    if device.here and counted and count > 1:
+        raise InvalidConfig(f"--devices {text}: this machine is one device, whatever ranks it runs: use {CPU}.")
+    speeds = _floats_and_int8(tflops)
+    return Devices(
+        count,
+        replace(
+            device,
+            bandwidth=device.bandwidth if bandwidth is None else _bandwidth(bandwidth),
+            floats=device.floats if speeds is None else speeds[0],
+            int8=device.int8 if speeds is None else speeds[1],
+        ),
+    )
+
+
+def _device(text: str, what: str, memory_here: int) -> Device:
+    name, colon, amount = what.partition(":")
+    if not colon and (memory := _bytes(what)) is not None:
+        return Device(what, memory)
+    memory = _bytes(amount.strip()) if colon else None
+    if colon and memory is None:
+        raise InvalidConfig(f"--devices {text}: {amount.strip()!r} is no memory; write it as 64GiB or 80GB.")
+    if name.strip().lower() == CPU:
+        return Device("this machine", memory or memory_here, here=True, memory_stated=memory is not None)
+    found = _named(text, name.strip())
+    return found if memory is None else replace(found, name=f"{found.name} with {amount.strip()}", memory=memory)
+
+
+def _named(text: str, name: str) -> Device:
+    plain = re.sub(r"[\s_-]|NVIDIA|GEFORCE|TESLA|GB$|GIB$", "", name.upper())
+    known = {re.sub(r"-", "", key.upper()): device for key, device in DEVICES.items()}
+    known |= {re.sub(r"-", "", key): DEVICES[meant] for key, meant in _ALSO.items()}
+    found = known.get(plain) or known.get(f"{plain}G")
+    if found is None:
+        near = did_you_mean(name.upper(), (*DEVICES, *_ALSO, CPU))
+        raise InvalidConfig(
+            f"--devices {text}: no device {name!r} is known, and it is no memory such as 64GiB.{near} Known are "
+            f"{', '.join(DEVICES)} and {CPU}; of any other, state the memory, with --bandwidth and --tflops for floors."
+        )
+    return found
+
+
+def _bytes(text: str) -> int | None:
+    """Read an amount of memory: GiB and G are powers of 1024, GB those of 1000. None = it is none."""
+    found = _MEMORY.fullmatch(text)
+    if found is None:
+        return None
+    unit = found["unit"].upper()
+    base = 1000 if unit.endswith("B") and "I" not in unit else 1024
+    return round(float(found["number"]) * base ** _POWERS[unit[0]]) or None
+
+
+def _bandwidth(text: str) -> float:
+    found = _RATE.fullmatch(text.strip())
+    rate = float(found["number"]) * (1e12 if found["unit"].upper() == "T" else 1e9) if found else 0
+    if not rate:
+        raise InvalidConfig(f"--bandwidth {text}: give the GB/s of one device, as 1600 or 1.6TB/s.")
+    return rate
+
+
+def _floats_and_int8(text: str | None) -> tuple[float, float] | None:
+    """Read operations a second of floats and of int8, which is no faster where it is not stated."""
+    if text is None:
+        return None
+    try:
+        found = [float(part) * 1e12 for part in text.split(":")]
+    except ValueError:
+        found = []
+    if len(found) not in (1, 2) or not all(0 < rate < 1e20 for rate in found):
+        raise InvalidConfig(
+            f"--tflops {text}: give the TFLOP/s of one device in dense bfloat16, or with those of int8 as 376:752."
+        )
+    return found[0], found[-1]
+
 
 MARKS = 2
 """Tokens around the rows of a picture: <img> and </img>."""
@@ -21,7 +182,7 @@ class RequestShape:
     prompt_tokens: int = 256
     pictures: int = 1
     tiles: int = 13
-    """Of each picture, thumbnail included."""
+    """Tiles of each picture, thumbnail included."""
     answer_tokens: int = 512
 
     def __post_init__(self) -> None:
@@ -29,23 +190,23 @@ class RequestShape:
             check_range(name, getattr(self, name), least)
 
     def prompt(self, tokens_per_tile: int) -> int:
-        """Tokens of the whole prompt."""
+        """Return the tokens of the whole prompt."""
         return self.prompt_tokens + self.pictures * self.picture(tokens_per_tile)
 
     def tokens(self, tokens_per_tile: int) -> int:
-        """Of prompt and answer together."""
+        """Return the tokens of prompt and answer together."""
         return self.prompt(tokens_per_tile) + self.answer_tokens
 
     def picture(self, tokens_per_tile: int) -> int:
         return self.tiles * tokens_per_tile + MARKS
 
     def most_pictures(self, context: int, tokens_per_tile: int, limit: int | None) -> int:
-        """Pictures that such a request may have in a context; `limit` is that of limit_mm_per_prompt."""
+        """Return how many pictures such a request may have in a context; `limit` is that of limit_mm_per_prompt."""
         room = max(0, context - self.prompt_tokens - self.answer_tokens) // self.picture(tokens_per_tile)
         return room if limit is None else min(room, limit)
 
     def check_limit(self, limits: dict[str, int] | None) -> None:
-        """Raises InvalidConfig for more pictures than a prompt may have."""
+        """Raise InvalidConfig for more pictures than a prompt may have."""
         limit = (limits or {}).get("image")
         if limit is not None and self.pictures > limit:
             raise InvalidConfig(
@@ -55,14 +216,14 @@ class RequestShape:
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """What a plan is asked for."""
+class PlanRequest:
+    """A request for a plan: options, devices, a layout, and the shape of the requests that will come."""
 
     config: EngineConfig
     quantization: str | None
     devices: Devices
     layout: Layout | None
-    """None = the recommended one."""
+    """Layout that is asked for; None = the recommended one."""
     shape: RequestShape
     tiles_stated: bool
-    """Otherwise a picture has as many tiles as the checkpoint cuts at most."""
+    """True if `shape` has tiles that were stated; else a picture has as many as the checkpoint cuts at most."""

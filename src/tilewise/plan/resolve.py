@@ -1,4 +1,4 @@
-"""resolve(wishes, model, device) -> Resolved: every choice made once, each with its reason."""
+"""resolve(config, model, device) -> Resolved: makes every choice once, each with its reason."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import os
 from dataclasses import dataclass
 
-from tilewise.config import AUTO_LENGTH, TILES_BESIDE_STREAMS, EngineConfig
+from tilewise.config import AUTO_LENGTH, STREAMING_ENCODE_BUDGET, EngineConfig
 from tilewise.errors import InvalidConfig
 from tilewise.plan.facts import DeviceFacts, ModelFacts
 from tilewise.plan.memory import MemoryPlan
@@ -17,20 +17,20 @@ _NO_GRAPHS = {True: "no graphs are captured", False: "nothing here captures grap
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """What the engine runs with. `reasons` has a line for each choice."""
+    """The sizes and choices that an engine runs with. `reasons` has a line for each choice."""
 
     limits: Limits
     overlap: bool
-    """Plan the next step while one runs."""
+    """True if the next step is planned while one runs."""
     graphs: bool
-    """Capture steps once and replay them: the device can, and nobody asked for eager ones."""
+    """True if steps are captured once and replayed: the device can, and nothing that was asked for forbids it."""
     reasons: dict[str, str]
     resize_kernels: str | None = None
     """A shared object of the engine's host that resizes pictures (`tilewise.resize`)."""
 
 
 def resolve(config: EngineConfig, model: ModelFacts, device: DeviceFacts) -> Resolved:
-    """Raises InvalidConfig when the model or one sequence of full length cannot fit, naming what would."""
+    """Make every choice. Raises InvalidConfig, naming what would fit, if the model or one full sequence does not."""
     reasons: dict[str, str] = {}
     memory = planned_memory(config, model, device, reasons)
     memory.check()
@@ -48,6 +48,10 @@ def resolve(config: EngineConfig, model: ModelFacts, device: DeviceFacts) -> Res
         reasons["kv_cache_dtype"] = f"{config.quantised_kv} with a scale for each token and head, {size}"
     if why := why_batch_invariant(config):
         reasons["batch_invariant"] = f"on: {why}; decoding costs several times the work, prompts about twice"
+    if not device.graph_sizes:
+        for name, usual in (("max_graph_size", EngineConfig.max_graph_size), ("lazy_graphs", EngineConfig.lazy_graphs)):
+            if getattr(config, name) != usual:
+                reasons[name] = "without effect, for GPUs: here a step is captured when one like it comes first"
     graphs = memory.captures and not why
     if graphs:
         reasons["graphs"] = "passes of a token or a few a sequence are captured once and replayed"
@@ -63,15 +67,16 @@ def resolve(config: EngineConfig, model: ModelFacts, device: DeviceFacts) -> Res
 def planned_memory(
     config: EngineConfig, model: ModelFacts, device: DeviceFacts, reasons: dict[str, str] | None = None
 ) -> MemoryPlan:
-    """How memory would be shared out, whether it fits or not. Raises InvalidConfig for a length beyond the trained one.
+    """Return how memory would be shared out, whether it fits or not.
 
-    `reasons` gets why sequences are as long as they are.
+    The reason why sequences are as long as they are is added to `reasons`. Raises InvalidConfig for a length beyond the
+    trained one.
     """
     return MemoryPlan(config, model, device, _context(config, model, device, {} if reasons is None else reasons))
 
 
 def _limits(config: EngineConfig, model: ModelFacts, memory: MemoryPlan, device: DeviceFacts) -> Limits:
-    budget = TILES_BESIDE_STREAMS if config.encode_budget is None else config.encode_budget
+    budget = STREAMING_ENCODE_BUDGET if config.encode_budget is None else config.encode_budget
     return Limits(
         max_num_seqs=config.max_num_seqs,
         max_model_len=memory.context,
@@ -98,7 +103,7 @@ def _limits(config: EngineConfig, model: ModelFacts, memory: MemoryPlan, device:
 
 
 def why_batch_invariant(config: EngineConfig) -> str | None:
-    """Why the mode is on; None if it is not."""
+    """Return why batch-invariant mode is on; None if it is not."""
     if config.batch_invariant is not None:
         return "asked for" if config.batch_invariant else None
     return "VLLM_BATCH_INVARIANT" if os.environ.get("VLLM_BATCH_INVARIANT") == "1" else None

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Literal
 
-from tilewise.host.memory import Memory
+from tilewise.host import Memory
 from tilewise.platforms.base import Platform
 
 DeviceKind = Literal["auto", "cpu", "cuda"]
 
 
 def current_platform(device: DeviceKind = "auto", part: Memory | None = None, number: int = 0) -> Platform:
-    """The platform of a device of this machine; auto = a GPU where torch finds one, else the CPU.
+    """Return the platform of a device of this machine; auto = a GPU where torch finds one, else the CPU.
 
-    Of the CPU's memory this process may take a part (None = what is free); of several GPUs it takes that `number`.
+    `part` is the CPU's memory that this process may take (None = what is free), `number` that of the GPU among several.
     Raises InvalidConfig where there is no such device.
     """
     from tilewise.platforms.cpu import CpuPlatform

@@ -20,7 +20,7 @@ Rows = slice | Tensor
 
 
 class Codes(Enum):
-    """What the codes of a `Grouped` matrix stand for, before their group's scale."""
+    """The kinds of codes of a `Grouped` matrix, by what they stand for before their group's scale."""
 
     UINT4 = "unsigned whole numbers of 4 bits"
     INT4 = "whole numbers of 4 bits, kept with 8 added"
@@ -34,7 +34,7 @@ class Codes(Enum):
         return 4 if self in (Codes.UINT4, Codes.INT4, Codes.FP4) else 8
 
     def table(self) -> Tensor:
-        """float32 [2 ** bits]: the number that each code stands for."""
+        """Return the number that each code stands for, float32 [2 ** bits]."""
         codes = torch.arange(2**self.bits, dtype=torch.uint8)
         match self:
             case Codes.UINT4 | Codes.UINT8:
@@ -52,7 +52,7 @@ class Codes(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Dense:
-    """The matrix as floats."""
+    """A matrix of floats."""
 
     matrix: Tensor
     """[out, in] in any float dtype."""
@@ -75,13 +75,13 @@ class Dense:
         return isinstance(other, Dense) and other.matrix.dtype == self.matrix.dtype
 
     def dequantised(self) -> Tensor:
-        """The numbers that are meant, [out, in] in float32; of floats, in their own dtype."""
+        """Return the matrix [out, in] in its own dtype, unlike other forms, which give float32."""
         return self.matrix
 
 
 @dataclass(frozen=True, slots=True)
 class StaticRows:
-    """Rows of x are rounded with one scale that calibration found: clamp(round(x / scale) + offset, -128, 127)."""
+    """The rounding of all rows of x by numbers that calibration found: clamp(round(x / scale) + offset, -128, 127)."""
 
     scale: float
     offset: int
@@ -89,16 +89,16 @@ class StaticRows:
 
 @dataclass(frozen=True, slots=True)
 class Int8:
-    """int8 to be multiplied with rows of int8, in exact sums.
+    """A matrix of int8, to be multiplied with rows of int8 in exact sums.
 
     A result is sum * row scale * `scales`, each row rounded symmetrically by its own largest number; with `static`, it
     is (sum + `addend`) * `scales`, where `scales` includes the scale of the rows, and `addend` what their offset adds.
     """
 
     matrix: Tensor
-    """int8 [out, in]"""
+    """int8 [out, in]."""
     scales: Tensor
-    """float32 [out]"""
+    """float32 [out]."""
     static: StaticRows | None = None
     addend: Tensor | None = None
     """int32 [out], exactly where `static` is given."""
@@ -116,7 +116,7 @@ class Int8:
         return replace(self, matrix=self.matrix[which], scales=self.scales[which], addend=addend)
 
     def columns(self, start: int, length: int) -> Int8:
-        """Some inputs. An addend stays whole with the first of them, as partial sums are added up afterwards."""
+        """Return some inputs. The addend stays with the first of all, as partial sums are added up afterwards."""
         addend = self.addend
         if addend is not None and start:
             addend = torch.zeros_like(addend)
@@ -126,14 +126,14 @@ class Int8:
         return isinstance(other, Int8) and other.static == self.static
 
     def dequantised(self) -> Tensor:
-        """float32 [out, in]; the rounding of rows is not in it."""
+        """Return float32 [out, in]; the rounding of rows is not in it."""
         scales = self.scales if self.static is None else self.scales / self.static.scale
         return self.matrix.float() * scales[:, None]
 
 
 @dataclass(frozen=True, slots=True)
 class Grouped:
-    """Codes of 4 or 8 bits, of which `group` inputs of an output share a scale: they multiply with rows of floats.
+    """A matrix of codes of 4 or 8 bits to be multiplied with rows of floats; `group` inputs of an output share a scale.
 
     The number at [o, i] is table[code] * scales[o, i // group] + shifts[o, i // group]. With `order`, column i of the
     codes belongs to input order[i] of x.
@@ -143,11 +143,11 @@ class Grouped:
     codes: Tensor
     """uint8 [out, in], or two of 4 bits a byte [out, in / 2], the earlier input in the low half."""
     scales: Tensor
-    """float32 [out, groups]"""
+    """float32 [out, groups]."""
     shifts: Tensor | None
     """float32 [out, groups]; None = zeros."""
     group: int
-    """Inputs; the last group may have fewer. Even, where codes have 4 bits."""
+    """Inputs of a group, even where codes have 4 bits; the last group may have fewer."""
     order: Tensor | None = None
     """int64 [in], a permutation."""
 
@@ -164,11 +164,14 @@ class Grouped:
         return replace(self, codes=self.codes[which], scales=self.scales[which], shifts=shifts)
 
     def columns(self, start: int, length: int) -> Grouped | Dense:
-        """Some inputs of x. Where `order` scatters them over groups, they are dequantised."""
+        """Return some inputs of x; dequantised where `order` scatters them over groups, or where they begin or end
+        within a byte.
+        """
         stop, per_byte = start + length, 8 // self.kind.bits
         if self.order is not None or start % per_byte or length % per_byte:
             return Dense(self.dequantised()[:, start:stop].contiguous())
-        # As many groups as it takes for the range to begin and end with one.
+        # The range has to begin and end with a group: groups are cut into smaller ones, whose size divides both ends,
+        # and scales are repeated. At the end of the matrix a shorter group is allowed.
         width = self.shape[1]
         group = gcd(self.group, start, *([] if stop == width else [stop]))
         again, first, last = self.group // group, start // group, -(-stop // group)
@@ -190,13 +193,13 @@ class Grouped:
         return same_order and (self.shifts is None) == (other.shifts is None)
 
     def unpacked(self) -> Tensor:
-        """uint8 [out, in]: one code a byte."""
+        """Return the codes one a byte, uint8 [out, in]."""
         if self.kind.bits == 8:
             return self.codes
         return torch.stack((self.codes & 15, self.codes >> 4), dim=-1).flatten(1)
 
     def dequantised(self) -> Tensor:
-        """float32 [out, in], columns in the order of x."""
+        """Return float32 [out, in], columns in the order of x."""
         numbers = self.kind.table().to(self.codes.device)[self.unpacked().int()]
         width = numbers.shape[1]
         numbers = numbers * self.scales.repeat_interleave(self.group, 1)[:, :width]
@@ -211,12 +214,14 @@ Form = Dense | Int8 | Grouped
 
 
 def packed_nibbles(codes: Tensor) -> Tensor:
-    """uint8 codes [out, in] below 16 -> [out, in / 2], as `Grouped` keeps them."""
+    """Pack uint8 codes [out, in] below 16 -> [out, in / 2], as `Grouped` keeps them."""
     return codes[:, ::2] | (codes[:, 1::2] << 4)
 
 
 def zeros_of(form: Grouped) -> Tensor | None:
-    """float32 [out, groups]: whole numbers of 0 to 255 whose product with -scale is exactly the shift, or None."""
+    """Return zero points, float32 [out, groups]: whole numbers of 0 to 255 whose product with -scale is exactly the
+    shift. None if there are no such numbers.
+    """
     assert form.shifts is not None
     zeros = (form.shifts / -form.scales).round().nan_to_num()
     fits = bool(((zeros >= 0) & (zeros <= 255)).all()) and torch.equal(-zeros * form.scales, form.shifts)
@@ -224,7 +229,7 @@ def zeros_of(form: Grouped) -> Tensor | None:
 
 
 def stacked(parts: Sequence[Tensor]) -> Tensor:
-    """Parts of a matrix, or of a bias, as one tensor."""
+    """Return parts of a matrix, or of a bias, as one tensor."""
     first = parts[0]
     if len(parts) == 1:
         return first
@@ -234,7 +239,7 @@ def stacked(parts: Sequence[Tensor]) -> Tensor:
 
 
 def runs(parts: Sequence[Form]) -> list[list[Form]]:
-    """Neighbours, one below the other, that are kept alike."""
+    """Group the parts of a matrix into runs of neighbours that are kept alike, and so can be joined."""
     found: list[list[Form]] = []
     for part in parts:
         if found and found[-1][0].joins(part):
@@ -245,7 +250,7 @@ def runs(parts: Sequence[Form]) -> list[list[Form]]:
 
 
 def joined(run: Sequence[Form]) -> Form:
-    """Forms that are kept alike, one below the other, as one."""
+    """Return forms that are kept alike, one below the other, as one."""
     first = run[0]
     if len(run) == 1:
         return first

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 KV_DTYPES = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
-"""By the names that `Limits.kv_cache_dtype` has for them."""
+"""Dtypes of a quantised cache, by the names that `Limits.kv_cache_dtype` has for them."""
 LARGEST = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
-"""What the largest number of a row becomes."""
+"""Number that the largest of a row becomes, by dtype."""
 _LEAST = 1e-30
 """Rows of smaller numbers become zeros."""
 _SCALE = torch.float32
@@ -22,12 +22,12 @@ _SCALE = torch.float32
 
 @dataclass(frozen=True, slots=True)
 class QuantisedCache:
-    """A key or value is its numbers times their scale."""
+    """A layer's cache in numbers of 8 bits: a key or value is its numbers times their scale."""
 
     numbers: Tensor
-    """int8 or float8_e4m3fn [2, B, P, K, D]"""
+    """int8 or float8_e4m3fn [2, B, P, K, D]."""
     scales: Tensor
-    """float32 [2, B, P, K]"""
+    """float32 [2, B, P, K]."""
 
     @property
     def shape(self) -> torch.Size:
@@ -35,11 +35,11 @@ class QuantisedCache:
 
 
 LayerCache = Tensor | QuantisedCache
-"""[2 (key, value), B, P, K, D]"""
+"""A layer's cache [2 (key, value), B, P, K, D]."""
 
 
 def empty_cache(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> LayerCache:
-    """A cache [2, B, P, K, D] that keeps floats of `dtype`, or is quantised if that is one of `KV_DTYPES`."""
+    """Make an uninitialised cache [2, B, P, K, D] of floats of `dtype`, or a quantised one if it is in `KV_DTYPES`."""
     numbers = torch.empty(shape, dtype=dtype, device=device)
     if dtype not in LARGEST:
         return numbers
@@ -47,12 +47,12 @@ def empty_cache(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
 
 
 def bytes_per_head(width: int, dtype: torch.dtype) -> int:
-    """What a token's key or value of one head takes, its scale included."""
+    """Return the bytes that a token's key or value of one head takes, its scale included."""
     return width * dtype.itemsize + (_SCALE.itemsize if dtype in LARGEST else 0)
 
 
 def quantise(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """[..., D] -> numbers of `dtype` [..., D], rounded half to even, and float32 scales [...]."""
+    """Round [..., D] half to even -> numbers of `dtype` [..., D] and float32 scales [...]."""
     x = x.float()
     largest = x.abs().amax(-1, keepdim=True).clamp(min=_LEAST)
     # Tensor by tensor, which is a division; with a number torch multiplies by its reciprocal.
@@ -63,7 +63,7 @@ def quantise(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def write_rows(cache: LayerCache, slots: Tensor, key: Tensor, value: Tensor) -> None:
-    """Keys and values [N, K, D] into the flat positions `slots` [N] of a cache."""
+    """Write keys and values [N, K, D] to the flat positions `slots` [N] of a cache."""
     for number, rows in enumerate((key, value)):
         if isinstance(cache, Tensor):
             cache[number].view(-1, *rows.shape[1:]).index_copy_(0, slots, rows)
@@ -76,7 +76,7 @@ def write_rows(cache: LayerCache, slots: Tensor, key: Tensor, value: Tensor) -> 
 
 
 def read_blocks(cache: LayerCache, blocks: Tensor, dtype: torch.dtype) -> Tensor:
-    """Blocks [n] of a cache, one behind the other -> [2, n * P, K, D] in `dtype`."""
+    """Read blocks [n] of a cache, one behind the other -> [2, n * P, K, D] in `dtype`."""
     if isinstance(cache, Tensor):
         return cache[:, blocks].flatten(1, 2)
     numbers = cache.numbers.view(torch.int8)[:, blocks].view(cache.numbers.dtype)

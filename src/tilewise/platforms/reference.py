@@ -17,7 +17,7 @@ from tilewise.platforms.weights import as_it_came, rounded_to_int8
 
 
 class ReferenceOps:
-    """The oracle. Softmax is spelled out; nothing here depends on a device."""
+    """The ops in plain torch, by which all others are tested. Softmax is spelled out; nothing depends on a device."""
 
     def store(self, parts: Sequence[Form], bias: Tensor | None, use: Use = Use.ALONE) -> Weight:
         return as_it_came(parts, bias)
@@ -98,7 +98,7 @@ class ReferenceOps:
         return out
 
     def paged_scratch(self, size: AttentionSize) -> int:
-        """Scores thrice in float32 (as they are, with sinks, as weights); distances, and whether they hide."""
+        """Count scores thrice in float32 (as they are, with sinks, as weights), int64 distances and a mask of bools."""
         pairs = size.queries * size.keys
         return pairs * (12 * size.heads + 9) + gathered_bytes(size)
 
@@ -111,7 +111,9 @@ class ReferenceOps:
         window: int | None = None,
         sinks: Tensor | None = None,
     ) -> Tensor:
-        """query [n, A, D] are the last n of the tokens of key, value [m, K, D]; each sees itself and what is before."""
+        """Attend from query [n, A, D], the last n of the tokens of key, value [m, K, D]; each sees itself and those
+        before it.
+        """
         n, heads, _ = query.shape
         m, kv_heads, _ = key.shape
         key = key.repeat_interleave(heads // kv_heads, dim=1)
@@ -132,7 +134,7 @@ class ReferenceOps:
         return torch.einsum("tanm,tmad->tnad", scores.softmax(-1).to(query.dtype), value)
 
     def dense_scratch(self, size: AttentionSize) -> int:
-        """Scores twice in float32, and once as they are multiplied."""
+        """Count scores twice in float32, and once in the dtype in which they are multiplied."""
         return size.tiles * size.heads * size.queries * size.keys * (8 + size.itemsize)
 
     def moe_experts(
@@ -157,7 +159,7 @@ class ReferenceOps:
     def _expert(
         self, x: Tensor, rows: Tensor, gate_up: Weight, down: Weight, activation: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        """Some rows of x [N, H] through one expert -> [rows, H]."""
+        """Send some rows of x [N, H] through one expert -> [rows, H]."""
         return down.apply(activation(gate_up.apply(x[rows], self)), self)
 
     def draw(self, logits: Tensor, draws: Sequence[Draw]) -> Tensor:
@@ -174,16 +176,16 @@ class ReferenceOps:
 
 
 def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x [N, heads, D], in float32 on the way."""
+    """Rotate x [N, heads, D] as `Ops.rope_into_cache` says, in float32 on the way."""
     first, second = x.float().chunk(2, dim=-1)
     cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
 
 
 def gathered_bytes(size: AttentionSize) -> int:
-    """Keys and values of one sequence out of their blocks, those again for every query head, queries and result.
+    """Count keys and values of one sequence out of their blocks, those again for every query head, queries and result.
 
-    Those of a quantised cache are numbers of 8 bits, the same in float32, and times their scales.
+    Those of a quantised cache come in 8 bits, in float32, and in float32 times their scales: 9 bytes more a number.
     """
     heads = 2 * size.keys * (size.kv_heads + size.heads) + 2 * size.queries * size.heads
     dequantising = 9 * 2 * size.keys * size.kv_heads * size.width if size.quantised else 0

@@ -13,14 +13,14 @@ from tilewise.platforms.reference import ReferenceOps, gathered_bytes
 
 
 class TorchOps(ReferenceOps):
-    """Attention by torch's flash kernels, which keep no score matrix; equal to the reference within rounding.
+    """The reference with attention by torch's flash kernels, which keep no score matrix; equal within rounding.
 
-    They know neither windows nor sinks: there the reference computes a slice of the queries at a time, as the scores of
-    all could be larger than the model.
+    Those kernels know neither windows nor sinks: with them, the reference computes a slice of the queries at a time, as
+    the scores of all could be larger than the model.
     """
 
     score_bytes = 2**28
-    """What the scores of a slice, thrice in float32, may take."""
+    """Bytes that the scores of a slice, thrice in float32, may take."""
 
     def causal_attention(
         self,
@@ -45,6 +45,7 @@ class TorchOps(ReferenceOps):
     def _in_slices(
         self, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None, sinks: Tensor | None
     ) -> Tensor:
+        # Queries are the last tokens of the keys that they are given, so a slice gets the keys up to its own end.
         before, parts = len(key) - len(query), []
         for part in query.split(self._slice_length(query.shape[1], len(key))):
             before += len(part)
@@ -52,11 +53,11 @@ class TorchOps(ReferenceOps):
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _slice_length(self, heads: int, keys: int) -> int:
-        """Queries at a time; not too few, as keys are copied for each slice."""
+        """Return the number of queries of a slice; not too few, as keys are copied for each slice."""
         return max(16, self.score_bytes // (12 * heads * keys))
 
     def paged_scratch(self, size: AttentionSize) -> int:
-        """No scores, but a mask: as truth, its opposite, and as numbers."""
+        """Count no scores, but the mask: as bools, as their opposites, and as numbers of the model's dtype."""
         if not size.plain:
             inside = min(size.queries, self._slice_length(size.heads, size.keys))
             results = 2 * size.queries * size.heads * size.width * size.itemsize

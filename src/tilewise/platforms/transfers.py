@@ -1,6 +1,6 @@
 """Transfers between the host and a device, for which neither waits.
 
-CUDA copies ordinary memory only after everything that its stream has to do before; pinned memory is copied in turn,
+A copy of ordinary memory makes the host wait until CUDA's stream has come so far; pinned memory is copied in its turn,
 while the host goes on. torch keeps pinned memory for a copy until that is through, and gives it to the next one then.
 """
 
@@ -19,8 +19,8 @@ from torch import Tensor
 Numbers = Sequence[Any] | NDArray[Any]
 
 
-def sent(numbers: Numbers, device: torch.device, dtype: torch.dtype = torch.int64) -> Tensor:
-    """Numbers of the host as a tensor of the device; an array of `dtype` may be shared with it, and stays as it is."""
+def to_device(numbers: Numbers, device: torch.device, dtype: torch.dtype = torch.int64) -> Tensor:
+    """Return numbers of the host as a tensor of the device. On a CPU, it may share memory with an array of `dtype`."""
     here = (
         torch.from_numpy(numbers).to(dtype) if isinstance(numbers, np.ndarray) else torch.tensor(numbers, dtype=dtype)
     )
@@ -30,7 +30,7 @@ def sent(numbers: Numbers, device: torch.device, dtype: torch.dtype = torch.int6
 
 
 @dataclass(frozen=True, slots=True)
-class Arriving:
+class PendingCopy:
     """Tensors on their way to the host."""
 
     tensors: tuple[Tensor, ...]
@@ -42,14 +42,14 @@ class Arriving:
         return self.tensors
 
 
-def fetched(*tensors: Tensor) -> Arriving:
-    """Copies of them, once the device has come so far."""
+def start_copy_to_host(*tensors: Tensor) -> PendingCopy:
+    """Copy tensors to the host once the device has come so far, without waiting for it."""
     if not tensors or tensors[0].device.type == "cpu":
-        return Arriving(tensors, None)
+        return PendingCopy(tensors, None)
     copies = tuple(torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x, non_blocking=True) for x in tensors)
     copied = torch.cuda.Event()
     copied.record()
-    return Arriving(copies, copied)
+    return PendingCopy(copies, copied)
 
 
 class Streams:
@@ -67,11 +67,11 @@ class Streams:
         return torch.cuda.stream(self._tiles)
 
     def follow_steps(self) -> None:
-        """What is launched for tiles from now on comes behind all steps so far: they may read what it writes."""
+        """Let what is launched for tiles from now on wait for all steps so far, which may read what it overwrites."""
         self._tiles.wait_stream(self._steps)
 
     def tiles_done(self) -> torch.cuda.Event:
-        """It happens when everything is done that was launched for tiles so far."""
+        """Return an event that happens when everything is done that was launched for tiles so far."""
         event = torch.cuda.Event()
         event.record(self._tiles)
         return event

@@ -12,13 +12,13 @@ from tilewise.platforms.base import Ops, Use, Weight
 from tilewise.platforms.forms import Codes, Dense, Form, Grouped, Int8, StaticRows, joined, runs
 
 LEVELS = 127
-"""Of int8 on either side of zero."""
+"""Levels of int8 on either side of zero."""
 _E4M3 = 448.0  # the largest number of float8_e4m3fn
 _LEAST = 1e-30  # so that zeros have a scale
 _EXACT = 1023
 """Products of int8 whose sum float32 holds exactly, in whatever order they are added: 1023 * 128 * 128 < 2^24."""
 _OUTPUTS = 4096
-"""That are float32 at a time."""
+"""Outputs of a matrix that are float32 at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class DenseWeight:
 
 @dataclass(frozen=True, slots=True)
 class Int8Weight:
-    """An `Int8` matrix. Sums are exact, so what a row gives does not depend on how they are made."""
+    """An `Int8` matrix. Sums are exact, so a row's result does not depend on the order in which they are made."""
 
     form: Int8
     bias: Tensor | None
@@ -95,12 +95,12 @@ class SideBySide:
 
 
 def as_it_came(parts: Sequence[Form], bias: Tensor | None, use: Use = Use.ALONE) -> Weight:
-    """A `Store` in plain torch."""
+    """Keep a matrix in plain torch, in the form that it has: a `Store`."""
     return side_by_side(parts, bias, plain_weight)
 
 
 def plain_weight(run: Sequence[Form], bias: Tensor | None) -> Weight:
-    """One weight of forms that are kept alike."""
+    """Keep forms that are kept alike as one weight in plain torch."""
     form = joined(run)
     match form:
         case Dense(matrix):
@@ -114,7 +114,7 @@ def plain_weight(run: Sequence[Form], bias: Tensor | None) -> Weight:
 def side_by_side(
     parts: Sequence[Form], bias: Tensor | None, keep: Callable[[Sequence[Form], Tensor | None], Weight]
 ) -> Weight:
-    """The weights that `keep` makes of each run of parts that are kept alike and of its piece of the bias."""
+    """Put the weights side by side that `keep` makes of each run of parts kept alike and of its piece of the bias."""
     alike = runs(parts)
     if len(alike) == 1:
         return keep(parts, bias)
@@ -124,7 +124,7 @@ def side_by_side(
 
 
 def rounded_to_int8(form: Form) -> Form:
-    """Floats as int8, a scale for each output; other forms as they are."""
+    """Round floats to int8, with a scale for each output; return other forms as they are."""
     if not isinstance(form, Dense):
         return form
     if form.matrix.is_meta:
@@ -135,8 +135,8 @@ def rounded_to_int8(form: Form) -> Form:
 
 
 def rounded_to_fp8(form: Form) -> Form:
-    """Floats as E4M3, a scale for each output, by which its largest number becomes the largest of E4M3; other forms as
-    they are. The numbers are those that `tilewise quantize --scheme fp8` writes.
+    """Round floats to E4M3, with a scale for each output, by which its largest number becomes the largest of E4M3;
+    return other forms as they are. The numbers are those that `tilewise quantize --scheme fp8` writes.
     """
     if not isinstance(form, Dense):
         return form
@@ -151,7 +151,7 @@ def rounded_to_fp8(form: Form) -> Form:
 
 
 def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """[n, width] -> int8 of the same shape and float32 scales [n, 1]: symmetric, the largest number becoming 127."""
+    """Round [n, width] to int8 with float32 scales [n, 1], symmetrically: each row's largest number becomes 127."""
     x = x.float()
     largest = x.abs().amax(-1, keepdim=True).clamp(min=_LEAST)
     levels = torch.full_like(largest, LEVELS)
@@ -161,12 +161,12 @@ def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def rounded_rows(x: Tensor, static: StaticRows) -> Tensor:
-    """[n, width] -> int8 of the same shape."""
+    """Round [n, width] to int8 of the same shape, by the scale and the offset that calibration found."""
     return ((x.float() / static.scale).round() + static.offset).clamp(-LEVELS - 1, LEVELS).to(torch.int8)
 
 
 def int8_sums(rows: Tensor, matrix: Tensor) -> Tensor:
-    """int8 rows [n, in] and matrix [out, in] -> int32 [n, out]."""
+    """Multiply int8 rows [n, in] by matrix [out, in] -> int32 [n, out], exactly."""
     sums = torch.zeros(len(rows), len(matrix), dtype=torch.int32, device=rows.device)
     for part, weights in zip(sums.split(_OUTPUTS, 1), matrix.split(_OUTPUTS), strict=True):
         for some, those in zip(rows.split(_EXACT, 1), weights.split(_EXACT, 1), strict=True):

@@ -1,6 +1,6 @@
-"""What linear layers read, measured on samples that go through the model part by part.
+"""Activations that linear layers read, measured on samples that go through the model one block at a time.
 
-No more of the model is in memory than one block of it, and of the samples only what the next block reads.
+Only that block of the model is in memory, and of the samples only what the next block reads.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tilewise.layers.rope import RopeTable
-from tilewise.models.decoder import Block, Pass
+from tilewise.models.decoder import DecoderLayer, ForwardContext
 from tilewise.models.load import Architecture
 from tilewise.models.tile_encoder import PIXEL_MEAN, PIXEL_STD, Projector, pixel_shuffle
 from tilewise.models.vit import VisionBlock, VisionTower
@@ -31,30 +31,31 @@ from tilewise.weights.sources import CheckpointSource
 from tilewise.weights.view import StoredLinear, View
 
 MOST_INPUTS = 8192
-"""Inputs whose products with each other are kept; of wider matrices, one such run after the other."""
+"""Most inputs whose products with each other are kept; a wider layer is cut into runs of this many inputs."""
 _EXPERT = re.compile(r"\.experts\.\d+\.(gate_proj|up_proj)$")
 _Part = TypeVar("_Part")
 _BLOCK = 16
-"""Tokens of a block of keys and values."""
+"""Tokens of one KV block."""
 
 
 @dataclass
 class MeasuredInputs:
-    """What all rows of activations that a linear layer read have in common."""
+    """Statistics of all rows of activations that a linear layer has read."""
 
     moments: list[Tensor] | None
-    """Sums of x^T x, float32 [width, width] for one run of inputs after the other; None = not asked for."""
+    """Sums of x^T x, float32 [width, width] for each run of inputs, empty before any rows; None = not asked for."""
     by_input: bool = False
-    """The lowest and the highest number of each input are measured as well."""
+    """True if the lowest and the highest number of each input are measured as well."""
     low: float = 0.0
     high: float = 0.0
     rows: int = 0
     lows: Tensor | None = None
     highs: Tensor | None = None
-    """float32 [width], zero and what is beyond it; None = not asked for, or nothing was read."""
+    """float32 [width], each input's highest number, or 0 if that is below 0 (`lows`: its lowest, or 0 if that is above
+    0); None = not asked for, or nothing was read."""
 
     def add(self, x: Tensor) -> None:
-        """x [..., in]"""
+        """Take in the rows of x [..., in]."""
         rows = x.flatten(0, -2)
         self.low, self.high = min(self.low, float(rows.min())), max(self.high, float(rows.max()))
         self.rows += len(rows)
@@ -70,16 +71,19 @@ class MeasuredInputs:
             total.addmm_(numbers.T, numbers)
 
     def largest_by_input(self) -> Tensor | None:
-        """The largest magnitude of each input, float32 [width]; None = not asked for, or nothing was read."""
+        """Return the largest magnitude of each input, float32 [width]; None = not asked for, or nothing was read."""
         return None if self.lows is None or self.highs is None else torch.maximum(-self.lows, self.highs)
 
     def static_rows(self, divisors: Tensor | None = None) -> StaticRows:
-        """A scale and an offset by which what was measured, divided by [width], fits into int8 with zero."""
+        """Return a scale and an offset by which everything measured, and zero, fits into int8.
+
+        `divisors` float32 [width]: the inputs are divided by these first, as smoothing does.
+        """
         low, high = self.low, self.high
         if divisors is not None and self.lows is not None and self.highs is not None:
             low, high = float((self.lows / divisors).min()), float((self.highs / divisors).max())
         scale = max((high - low) / 255, 1e-12)
-        # As the files keep it, so that the offset belongs to it.
+        # Rounded to float32, as the files keep it, so that the offset is computed with the scale that readers will use.
         scale = float(torch.tensor(scale, dtype=torch.float32))
         return StaticRows(scale, max(-128, min(127, round(-128 - low / scale))))
 
@@ -91,7 +95,7 @@ class MeasuredInputs:
 
 @dataclass(frozen=True, slots=True)
 class MeasuredWeight:
-    """A weight that measures what it is multiplied with."""
+    """A weight that measures the activations it is multiplied with."""
 
     weight: Weight
     inputs: MeasuredInputs
@@ -108,13 +112,13 @@ class MeasuredWeight:
 
 @dataclass
 class MeasuringSource:
-    """A source that knows which modules a weight is made of, and which of its files have been read."""
+    """A source of weights that measure their inputs; it notes which tensors were read, and for which weight."""
 
     source: CheckpointSource
     measure: Callable[[], MeasuredInputs] | None = None
-    """Makes what measures a layer's inputs; None = nothing is measured."""
+    """Factory of what measures a layer's inputs; None = nothing is measured."""
     inputs: dict[str, MeasuredInputs] = field(default_factory=dict)
-    """By internal module."""
+    """Measurements by internal module name."""
     names: list[str] = field(default_factory=list)
     """Internal names of the tensors that were read."""
     _pending: list[str] = field(default_factory=list)
@@ -136,7 +140,7 @@ class MeasuringSource:
         return self.source.linear(module, outputs, inputs, bias)
 
     def store(self, parts: Sequence[Form], bias: Tensor | None, use: Use = Use.ALONE) -> Weight:
-        """A `Store` of the modules that were read since the last one."""
+        """Act as a `Store`: make one weight of the modules that were read since the last call."""
         modules, self._pending = self._pending, []
         weight = as_it_came(parts, bias)
         if self.measure is None or not modules:
@@ -144,7 +148,10 @@ class MeasuringSource:
         return MeasuredWeight(weight, self._measured(modules, self.measure))
 
     def _measured(self, modules: Sequence[str], measure: Callable[[], MeasuredInputs]) -> MeasuredInputs:
-        """One measurement for modules that read the same; for all experts of a layer, too, where they read tokens."""
+        """Return the one measurement that these modules, which read the same input, share.
+
+        Gate and up projections of all experts of a layer read its tokens, so they share one as well.
+        """
         key = _EXPERT.sub(r".experts.all", modules[0])
         found = self.inputs.get(key)
         if found is None:
@@ -154,15 +161,16 @@ class MeasuringSource:
 
 
 def sample_steps(architecture: Architecture, requests: Sequence[Request]) -> int:
-    """How often a block of the model is computed for a tile of a sample, or for a sample."""
+    """Return how many steps the samples take: one for each vision block and tile, and each decoder block and sample."""
     config, tiles = architecture.config, sum(request.num_tiles for request in requests)
     return tiles * config.vision.num_layers + len(requests) * config.decoder.num_layers
 
 
 class SampleActivations:
-    """Samples on their way through the model, stopped at one stage after the other.
+    """Samples that go through the model one stage after the other, to measure what the modules of each stage read.
 
-    Stages have the internal names of their modules, and have to be asked for in the order of the computation.
+    A stage is a block of the tower or of the decoder, or the projector, by its internal name. Stages have to be asked
+    for in the order of the computation, as samples do not go back.
     """
 
     def __init__(
@@ -174,7 +182,7 @@ class SampleActivations:
         advance: Callable[[int], None] = lambda _: None,
         by_input: bool = False,
     ) -> None:
-        """`advance` is told of each of the `sample_steps`."""
+        """`advance` is called with 1 after each of the `sample_steps`."""
         self._architecture, self._files, self._requests = architecture, files, requests
         self._advance = advance
         self._places = Places.of(architecture, files.names)
@@ -185,9 +193,9 @@ class SampleActivations:
         self._wanted, self._inputs = "", dict[str, MeasuredInputs]()
 
     def inputs_of(self, stage: str, reader: str) -> MeasuredInputs:
-        """What an internal module read; a module that nothing reached has read nothing."""
+        """Return what the internal module `reader` of a stage read; a module that nothing reached has read nothing."""
         if self._wanted != stage:
-            self._wanted, self._inputs = stage, {}  # what it was before takes room that the next one needs
+            self._wanted, self._inputs = stage, {}  # the last stage's measurements take memory that this one needs
             self._inputs = next(inputs for name, inputs in self._stages if name == stage)
         return self._inputs.get(reader) or self._measure()
 
@@ -195,13 +203,13 @@ class SampleActivations:
         return MeasuredInputs([] if self._moments else None, self._by_input)
 
     def _walk(self) -> Iterator[tuple[str, dict[str, MeasuredInputs]]]:
-        """Each stage with what its modules read, measured only where it is the one that is wanted."""
+        """Yield each stage with what its modules read, which is measured only if the stage is the wanted one."""
         tiles: list[Tensor] = []
         yield from self._walk_tower(tiles)
         yield from self._walk_decoder(tiles)
 
     def _walk_tower(self, rows: list[Tensor]) -> Iterator[tuple[str, dict[str, MeasuredInputs]]]:
-        """Through tower and projector; `rows` gets the projector's rows of each tile [tokens, hidden]."""
+        """Compute tower and projector, and append the projector's rows of each tile [tokens, hidden] to `rows`."""
         config = self._architecture.config
         pixels = [torch.from_numpy(tile.pixels.copy()) for tile in _tiles(self._requests)]
         if not pixels:
@@ -233,19 +241,21 @@ class SampleActivations:
         rope = RopeTable(config.rope, config.head_dim, longest, torch.device("cpu"))
         samples = self._embedded(tiles)
         cache_shape = (2, -(-longest // _BLOCK), _BLOCK, config.num_kv_heads, config.head_dim)
+        # One KV cache serves all samples and blocks: each call writes the keys and values of the whole sample before it
+        # reads them.
         cache = torch.zeros(cache_shape, dtype=self._architecture.dtype)
         for number in range(config.num_layers):
             name = f"language.model.layers.{number}"
             block, source = self._part(name, partial(_block, self._architecture, number))
             for place, x in enumerate(samples):
                 cos, sin = rope.at(torch.arange(len(x)))
-                samples[place] = block(x, cache, Pass(cos, sin, _layout(len(x)), self._ops))
+                samples[place] = block(x, cache, ForwardContext(cos, sin, _layout(len(x)), self._ops))
                 self._advance(1)
             self._give_back(source)
             yield name, source.inputs
 
     def _embedded(self, tiles: list[Tensor]) -> list[Tensor]:
-        """What the first block of the decoder reads of each sample [tokens, hidden]."""
+        """Return the rows that the first decoder block reads of each sample [tokens, hidden]."""
         config = self._architecture.config.decoder
         sizes = (config.vocab_size, config.hidden_size)
         table, source = self._part("language.model", lambda view: view.tensor("embed_tokens.weight", *sizes))
@@ -261,12 +271,12 @@ class SampleActivations:
         return samples
 
     def _part(self, name: str, build: Callable[[View], _Part]) -> tuple[_Part, MeasuringSource]:
-        """A part of the model by internal name, measured if it is the one that is wanted."""
+        """Build a part of the model by internal name, which is measured if it is the wanted stage."""
         source = MeasuringSource(self._source, self._measure if name == self._wanted else None)
         return build(View(source, f"{name}." if name else "", source.store)), source
 
     def _give_back(self, source: MeasuringSource) -> None:
-        """The memory of what was read of files; it is read again should somebody look at it."""
+        """Give back the memory of the file tensors that were read; the files are read again if a tensor is used."""
         for name in source.names:
             place = self._places.find(name)
             if place is not None:
@@ -280,7 +290,7 @@ def _tiles(requests: Iterable[Request]) -> Iterator[Tile]:
 
 
 def _layout(tokens: int) -> PagedLayout:
-    """One sequence, computed at once."""
+    """Return the layout of one sequence whose tokens are all computed at once."""
     return PagedLayout(
         query_starts=torch.tensor([0, tokens]),
         seq_lens=torch.tensor([tokens]),
@@ -289,6 +299,6 @@ def _layout(tokens: int) -> PagedLayout:
     )
 
 
-def _block(architecture: Architecture, number: int, view: View) -> Block:
-    """One layer of the decoder."""
+def _block(architecture: Architecture, number: int, view: View) -> DecoderLayer:
+    """Build one layer of the decoder."""
     return architecture.backbone.block(view, architecture.config.decoder, number, Mesh())

@@ -1,4 +1,4 @@
-"""Pictures and texts with which activations are measured: a small set of its own, or a user's folder."""
+"""Pictures and texts with which activations are measured: a small set that ships, or a user's folder."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ logger = logging.getLogger("tilewise")
 MOST_SAMPLES = 48
 """Samples that are used unless another number is asked for."""
 _TILES = {"max_dynamic_patch": 2}
-"""Most tiles of a picture: what they hold is of the same kind, and each costs as much as a page of text."""
+"""Limit of tiles a picture: more bring little that is new, and each costs as much as a page of text."""
 _LONGEST = 2048
-"""Tokens of a sample; what is behind them is left out."""
+"""Most tokens of a sample without pictures; later ones are cut off."""
 _DEMO = Path(__file__).parent.parent / "demo"
 _QUESTIONS = (
     "What is in this picture?",
@@ -43,12 +43,12 @@ class Sample:
     """A conversation of a user and a model, whose first turn may bring pictures."""
 
     turns: tuple[str, ...]
-    """Of user and model in turn, a user's first."""
+    """Texts of user and model in turn, a user's first."""
     pictures: tuple[Image.Image, ...] = ()
 
 
 def shipped_samples() -> Iterator[Sample]:
-    """The demo's pictures with questions and answers, drawings, and texts of several kinds."""
+    """Yield the demo's pictures with questions and answers, drawings, and texts of several kinds."""
     for number, item in enumerate(json.loads((_DEMO / "questions.json").read_text(encoding="utf-8"))):
         turns = [text for turn in item["turns"] for text in (turn["question"], turn["answer"])]
         yield Sample(tuple(turns), tuple(open_image(_DEMO / "pictures" / name) for name in item["pictures"]))
@@ -59,11 +59,12 @@ def shipped_samples() -> Iterator[Sample]:
 
 
 def samples_of(folder: Path) -> Iterator[Sample]:
-    """A user's pictures and prompts, in the order of their names.
+    """Yield a user's pictures and prompts, in the order of their names.
 
     A .txt file is one prompt; a line of a .jsonl file is a prompt as a JSON text, or an object with `prompt` and,
-    if there are any, `images` (paths in the folder); each other file is a picture. Raises InvalidMedia for a picture
-    that is none, InvalidRequest for a line that is none of these, InvalidConfig for a folder without files.
+    if there are any, `images` (paths in the folder); each other file is a picture, and a sample of its own unless a
+    .jsonl file names it. Raises InvalidMedia for a picture that cannot be read, InvalidRequest for a file or a line
+    that holds no such prompt, InvalidConfig for a folder without files.
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
     if not files:
@@ -83,9 +84,9 @@ def samples_of(folder: Path) -> Iterator[Sample]:
 
 
 def prepared(samples: Iterator[Sample], preparer: Preparer, most: int | None = None) -> list[Request]:
-    """Token ids and tiles of the first samples, as many as `most`, or the usual number.
+    """Return the first samples as requests with token ids and tiles, at most `most` of them, or the usual number.
 
-    Those that are too long for the model are left out, and logged.
+    Samples that are too long for the model are left out, and logged. Raises InvalidConfig where no sample fits.
     """
     found: list[Request] = []
     left_out = 0
@@ -116,7 +117,7 @@ def prepared(samples: Iterator[Sample], preparer: Preparer, most: int | None = N
 
 
 def samples_digest(requests: Sequence[Request]) -> str | None:
-    """A digest of the tokens and pixels of all samples; None where there are none."""
+    """Return a digest of the tokens and pixels of all samples; None where there are no samples."""
     digest = hashlib.sha256()
     for request in requests:
         digest.update(repr(request.prompt_ids).encode())
@@ -126,7 +127,7 @@ def samples_digest(requests: Sequence[Request]) -> str | None:
 
 
 def about_samples(requests: Sequence[Request], shipped: bool) -> str:
-    """Samples in words, for the model card."""
+    """Describe the samples in words, for the model card."""
     if not requests:
         return "none: the scheme needs none"
     tokens = sum(len(request.prompt_ids) for request in requests)
@@ -136,7 +137,7 @@ def about_samples(requests: Sequence[Request], shipped: bool) -> str:
 
 
 def _read_lines(path: Path, folder: Path) -> list[tuple[str, list[Path]]]:
-    """Prompts of a .jsonl file, each with its pictures."""
+    """Read the prompts of a .jsonl file, each with its pictures."""
     found = []
     for number, line in enumerate(_read_text(path).splitlines(), 1):
         if not line.strip():
@@ -178,7 +179,7 @@ def _read_text(path: Path) -> str:
 
 
 def _drawing(number: int) -> Image.Image:
-    """Figures, lines and words in colours that follow from the number alone."""
+    """Draw figures, lines and words in colours that follow from the number alone."""
     width, height = ((640, 480), (448, 896), (900, 450), (512, 512))[number % 4]
     shade = 255 - 20 * (number % 5)
     picture = Image.new("RGB", (width, height), (shade, 255 - 7 * number, 200 + 4 * number))

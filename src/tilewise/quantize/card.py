@@ -6,18 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tilewise import __version__
-from tilewise.amounts import in_bytes
 from tilewise.quantize.formats import Plan
 from tilewise.quantize.journal import LayerError, NormFactors
 from tilewise.quantize.options import COMPRESSED_TENSORS, SCHEMES, W4A16
+from tilewise.units import in_bytes
 
 _SHOWN = 10
-"""Layers that the card names, the worst first."""
+"""Most layers that the card names, the worst first."""
 
 
 @dataclass(frozen=True)
-class Report:
-    """What a quantisation has done."""
+class QuantizeReport:
+    """The result of a quantisation: its plan, the errors that were measured, and the sizes."""
 
     plan: Plan
     layers: Mapping[str, LayerError]
@@ -26,27 +26,27 @@ class Report:
     bytes_before: int
     bytes_after: int
     samples: str
-    """What calibration measured, in words."""
+    """Calibration samples in words."""
 
     @property
     def worst(self) -> list[tuple[str, LayerError]]:
-        """All layers, by the error of their outputs where that was measured, the largest first."""
+        """All layers, the largest error first: that of their outputs where it was measured, else of their weights."""
         return sorted(self.layers.items(), key=lambda item: -(item[1].outputs or item[1].weights))
 
     @property
     def mean_error(self) -> float:
-        """Of weights, over layers."""
+        """Mean relative error of the weights over all layers."""
         return sum(error.weights for error in self.layers.values()) / max(1, len(self.layers))
 
     @property
     def mean_output_error(self) -> float | None:
-        """Over layers where it was measured."""
+        """Mean relative error of the outputs over the layers where it was measured; None = in no layer."""
         known = [error.outputs for error in self.layers.values() if error.outputs is not None]
         return sum(known) / len(known) if known else None
 
 
-def model_card(report: Report) -> str:
-    """README.md of the quantised checkpoint."""
+def model_card(report: QuantizeReport) -> str:
+    """Return the text of the quantised checkpoint's README.md."""
     options = report.plan.options
     name = options.model.rstrip("/").rpartition("/")[2]
     method = "compressed-tensors" if options.format == COMPRESSED_TENSORS else "ascend"
@@ -79,7 +79,7 @@ def model_card(report: Report) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _facts(report: Report) -> list[tuple[str, str]]:
+def _facts(report: QuantizeReport) -> list[tuple[str, str]]:
     plan, options = report.plan, report.plan.options
     facts = [("scheme", f"{options.scheme}: {SCHEMES[options.scheme]}")]
     if options.scheme == W4A16:
@@ -112,7 +112,7 @@ def _about_factors(strength: float, norms: Sequence[NormFactors]) -> str:
     )
 
 
-def _measured(report: Report) -> list[str]:
+def _measured(report: QuantizeReport) -> list[str]:
     def shown(error: float | None) -> str:
         return "" if error is None else f"{100 * error:.3f} %"
 

@@ -1,4 +1,4 @@
-"""Error feedback: what rounding one input's weights misses is made up for by those of the inputs that follow.
+"""Error feedback: the error of rounding one input's weights is made up for by the weights of the inputs that follow.
 
 The method is GPTQ (Frantar and others, arXiv 2210.17323), with scales of groups that are fixed before the first code is
 chosen, so that inputs can be taken in the order of their importance without the files having to say so.
@@ -12,22 +12,22 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from tilewise.quantize.rounding import AT_A_TIME, RoundedMatrix, Rounding, round_matrix
+from tilewise.quantize.rounding import CHUNK_NUMBERS, RoundedMatrix, Rounding, round_matrix
 
 _BLOCK = 128
-"""Inputs after which the rest of the matrix is brought up to date at once."""
+"""Inputs that are rounded before the rest of the matrix is updated in one product."""
 _DAMPING = 0.01
-"""Of the mean of the moments' diagonal, added to it."""
+"""Fraction of the mean of the moments' diagonal that is added to the diagonal."""
 
 
 def round_with_feedback(matrix: Tensor, moments: Sequence[Tensor], rounding: Rounding, name: str) -> RoundedMatrix:
-    """A matrix [out, in] rounded so that its products with activations change little.
+    """Round a matrix [out, in] so that its products with activations change little.
 
     `moments` are sums of x^T x over activations, float32 [width, width] for one run of inputs after the other. Where
     they hold nothing, or cannot be inverted, numbers are rounded to the nearest. Raises InvalidCheckpoint where the
     matrix is not finite.
     """
-    if len(moments) > 1 and rounding.group is None:  # one scale for runs that know nothing of each other
+    if len(moments) > 1 and rounding.group is None:  # each run would choose a scale, an output has one
         return round_matrix(matrix, rounding, name)
     parts, first = [], 0
     for some in moments:
@@ -41,12 +41,13 @@ def round_with_feedback(matrix: Tensor, moments: Sequence[Tensor], rounding: Rou
 
 
 def relative_output_error(matrix: Tensor, rounded: RoundedMatrix, moments: Sequence[Tensor]) -> float | None:
-    """The root of mean square change of the products with activations over that of the products themselves.
+    """Return the root mean square change of the products with activations over that of the products themselves.
 
-    None where no activations were seen. What runs of inputs have to do with each other is left out.
+    None where no activations were seen. Products between different runs of inputs are left out.
     """
+    # The sum of (x w)^2 over all rows x is w^T (X^T X) w: the moments are enough, no activations have to be kept.
     missed = whole = 0.0
-    step = max(1, AT_A_TIME // matrix.shape[1])
+    step = max(1, CHUNK_NUMBERS // matrix.shape[1])
     for first in range(0, len(matrix), step):
         which = slice(first, first + step)
         floats = matrix[which].float()
@@ -62,13 +63,13 @@ def relative_output_error(matrix: Tensor, rounded: RoundedMatrix, moments: Seque
 
 
 def _round_inputs(matrix: Tensor, moments: Tensor, rounding: Rounding, name: str) -> RoundedMatrix:
-    """All outputs of some inputs."""
+    """Round one run of inputs, for all outputs."""
     factor = _inverse_factor(moments)
     plain = round_matrix(matrix, rounding, name, None if factor is None else moments.diagonal())
     if factor is None:
         return plain
     order, upper = factor
-    step = max(1, AT_A_TIME // matrix.shape[1])
+    step = max(1, CHUNK_NUMBERS // matrix.shape[1])
     levels = torch.empty(matrix.shape, dtype=torch.int8)
     for first in range(0, len(matrix), step):  # outputs have nothing to do with each other
         which = slice(first, first + step)
@@ -78,7 +79,10 @@ def _round_inputs(matrix: Tensor, moments: Tensor, rounding: Rounding, name: str
 
 
 def _choose(work: Tensor, grid: RoundedMatrix, order: Tensor, upper: Tensor, rounding: Rounding) -> Tensor:
-    """Codes int8 [in, out] of a matrix float32 [in, out] whose inputs stand in this order; the matrix is used up."""
+    """Return the codes int8 [in, out] of `work` float32 [in, out], whose inputs stand in `order`; it is overwritten."""
+    # GPTQ: with U (`upper`) such that (X^T X)^-1 = U^T U, the error of rounding input i is best made up for by taking
+    # error / U[i, i] * U[i, j] off each later input j. Inside a block, an input takes in the errors before it when its
+    # turn comes; all inputs behind the block take them in at its end, in one product.
     levels = torch.empty(work.shape, dtype=torch.int8)
     scales = grid.scales.float().T.contiguous()
     zeros = torch.zeros_like(scales) if grid.zeros is None else grid.zeros.float().T.contiguous()
@@ -98,14 +102,17 @@ def _choose(work: Tensor, grid: RoundedMatrix, order: Tensor, upper: Tensor, rou
 
 
 def _inverse_factor(moments: Tensor) -> tuple[Tensor, Tensor] | None:
-    """The order of inputs by importance, and the upper Cholesky factor of the inverse of their moments."""
+    """Return the order of inputs by importance, and the upper Cholesky factor of the inverse of their moments.
+
+    None where the moments are all zero, are not finite, or cannot be inverted.
+    """
     diagonal = moments.diagonal()
     if not bool(diagonal.sum() > 0) or not bool(torch.isfinite(diagonal).all()):
         return None
     order = diagonal.argsort(descending=True)
     damped = moments[order][:, order]
     damping = _DAMPING * float(diagonal.mean())
-    for times in (1, 9, 90):  # one hundredth, a tenth, all of the mean
+    for times in (1, 9, 90):  # in sum one hundredth, a tenth, all of the mean
         damped.diagonal().add_(damping * times)
         factor, failed = torch.linalg.cholesky_ex(damped)
         if int(failed):

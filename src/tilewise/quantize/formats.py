@@ -1,4 +1,4 @@
-"""Formats of quantised checkpoints: the tensors of one layer, and what the small files say of all.
+"""Formats of quantised checkpoints: the tensors that files have for a layer, and the small files that describe them.
 
 Sources: the `compressed-tensors` package 0.17 (names, packing and keys of its config), msmodelslim 26.1 (names, types
 and order of what is folded into `quant_bias`).
@@ -35,44 +35,49 @@ _WORD = 32
 
 @dataclass(frozen=True)
 class Plan:
-    """What is written of which layers, as the small files have to say it."""
+    """A plan of what is written: which layers are quantised, how, and which tensors stay in floats."""
 
     options: QuantizeOptions
     rounding: Rounding
     matrices: Sequence[Matrix]
     floats: Sequence[str]
-    """Names of the tensors that stay as they are, in the files."""
+    """Names of the tensors that stay in floats, as the files have them."""
     linear_floats: Sequence[str]
-    """Modules of linear layers among them."""
+    """Names of the modules among `floats` that are linear layers; the output head always counts as one."""
 
     def is_static(self, matrix: Matrix) -> bool:
-        """Its activations are rounded with a scale that calibration finds. Those inside an MLP have outliers, and
-        experts see too few tokens."""
+        """True if the layer's activations are rounded with a scale that calibration finds.
+
+        Activations inside an MLP have outliers, and experts see too few tokens: these are rounded as they come.
+        """
         return self.options.scheme == W8A8_STATIC and not (matrix.of_expert or matrix.closes_mlp)
 
 
 class Format(Protocol):
-    """How one project's files keep what was rounded. Works on tensors without numbers as well."""
+    """The way in which one project's files keep rounded matrices. Its methods take meta tensors as well."""
 
     weights: str
-    """What files of weights are called, without number and ending."""
+    """File name of the weights, without number and ending."""
     index: str
 
     def encode(self, matrix: Matrix, rounded: RoundedMatrix, bias: Tensor | None) -> Tensors:
-        """The tensors of a layer by their names in the files; `bias` is kept in floats as well."""
+        """Return the tensors of a layer by their names in the files.
+
+        `bias` is only for formats that fold it into another tensor; the files keep it in floats as well.
+        """
         ...
 
     def config(self, source: Section, plan: Plan) -> dict[str, Any]:
-        """config.json of the quantised checkpoint."""
+        """Return the config.json of the quantised checkpoint."""
         ...
 
     def description(self, plan: Plan) -> dict[str, dict[str, Any]]:
-        """Further small files by name."""
+        """Return further small files by name."""
         ...
 
 
 class CompressedTensors:
-    """Read by vLLM, SGLang and transformers."""
+    """The format of compressed-tensors, which vLLM, SGLang and transformers read."""
 
     weights, index = "model", "model.safetensors.index.json"
 
@@ -146,7 +151,7 @@ class CompressedTensors:
 
 
 class ModelSlim:
-    """Read by vLLM on Ascend and by MindIE."""
+    """The format of ModelSlim, which vLLM on Ascend and MindIE read."""
 
     weights, index = "quant_model_weights", "quant_model_weights.safetensors.index.json"
 
@@ -167,7 +172,7 @@ class ModelSlim:
         return dict(source.values)
 
     def description(self, plan: Plan) -> dict[str, dict[str, Any]]:
-        """A type for each tensor by name, and a few words about all."""
+        """Return the file that gives a type to each tensor by name, and says a few words about all."""
         usual = _TYPES[plan.options.scheme]
         types: dict[str, Any] = {}
         for matrix in plan.matrices:
@@ -180,7 +185,9 @@ class ModelSlim:
         return {"quant_model_description.json": {**types, **about}}
 
     def _encode_static(self, name: str, rounded: RoundedMatrix, static: StaticRows, bias: Tensor | None) -> Tensors:
-        """Bias and offset are whole numbers of steps of the result, which are what sums are made of."""
+        """Encode a layer with static activations; bias and their offset become whole numbers in `quant_bias`."""
+        # A result is step * (sum(w * x) - offset * sum(w)) + bias over int8 weights and activations. Whatever does not
+        # depend on x is divided by the step, and added to the sum as one whole number.
         step = (rounded.scales.float() * static.scale)[:, 0]
         shift = rounded.levels.sum(1, dtype=torch.int64).double() * static.offset
         folded = -shift if bias is None else bias.double() / step.double() - shift
@@ -198,7 +205,7 @@ def format_of(options: QuantizeOptions, model_dtype: torch.dtype) -> Format:
 
 
 def small_files(folder: Path) -> list[Path]:
-    """Tokenizer, templates and the like are copied; the config and the card are written anew."""
+    """Return the files that are copied, such as tokenizer and templates; config and card are written anew."""
     return [
         path
         for path in sorted(folder.iterdir())
@@ -211,7 +218,10 @@ def small_files(folder: Path) -> list[Path]:
 
 
 def warn_of_missing_code(source: Section, folder: Path) -> None:
-    """Tilewise reads no Python files of checkpoints, and fetches none; others want those that a config names."""
+    """Log which Python files other programs will miss.
+
+    Tilewise neither reads nor fetches Python files of checkpoints; others want those that a config names.
+    """
     named = source.get("auto_map")
     places = [place for place in (named if isinstance(named, dict) else {}).values() if isinstance(place, str)]
     files = sorted({f"{place.rpartition('--')[2].partition('.')[0]}.py" for place in places})
@@ -225,7 +235,7 @@ def warn_of_missing_code(source: Section, folder: Path) -> None:
 
 
 def packed(levels: Tensor, bits: int) -> Tensor:
-    """int8 [rows, width] -> int32 [rows, words]: each level with half the range added, the first in the lowest bits."""
+    """Pack int8 [rows, width] into int32 [rows, words], each level with half the range added, the first one lowest."""
     per_word = _WORD // bits
     rows, width = levels.shape
     words = torch.zeros(rows, -(-width // per_word), dtype=torch.int32, device=levels.device)
@@ -241,7 +251,7 @@ _TYPES = {W8A8: "W8A8_DYNAMIC", W8A8_STATIC: "W8A8", W8A16: "W8A16"}
 
 
 def _arguments(**given: Any) -> dict[str, Any]:
-    """Keys of one side of a group, those that are not given at their defaults."""
+    """Return all keys for the weights or the activations of a config group; keys that are not given get defaults."""
     usual = {
         "num_bits": 8,
         "type": "int",
@@ -258,7 +268,7 @@ def _arguments(**given: Any) -> dict[str, Any]:
 
 
 def _patterns(matrices: Any) -> list[str]:
-    """Patterns that match the names of these layers and of no other."""
+    """Return patterns that match the names of these layers and of no other."""
     found = {
         r"re:.*\.experts\..*" if matrix.of_expert else rf"re:.*\.{re.escape(matrix.module.rpartition('.')[2])}$"
         for matrix in matrices
@@ -267,7 +277,7 @@ def _patterns(matrices: Any) -> list[str]:
 
 
 def _numbers(rounded: RoundedMatrix, values: Sequence[float], dtype: torch.dtype) -> Tensor:
-    """A small tensor beside a matrix; without numbers where the matrix has none."""
+    """Return a small tensor that goes beside a matrix; it is a meta tensor if the matrix is one."""
     if rounded.levels.is_meta:
         return torch.empty(len(values), dtype=dtype, device="meta")
     return torch.tensor(list(values), dtype=dtype)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tilewise.errors import InvalidCheckpoint, InvalidRequest
-from tilewise.quantize.shards import FULL, write_json
+from tilewise.quantize.shards import DISK_FULL, write_json
 from tilewise.weights.files import shard_files
 from tilewise.weights.folder import read_json
 
@@ -18,17 +18,17 @@ JOURNAL = "quantize.json"
 
 @dataclass(frozen=True, slots=True)
 class LayerError:
-    """How far a layer is from its floats."""
+    """The relative errors of a rounded layer."""
 
     weights: float
     """Norm of the change over the norm of the matrix."""
     outputs: float | None = None
-    """The same of its products with the activations of calibration."""
+    """Norm of the change over the norm of the products with the calibration's activations; None = not measured."""
 
 
 @dataclass(frozen=True, slots=True)
 class NormFactors:
-    """Factors of smoothing by which a norm was divided."""
+    """The mean and the largest of the smoothing factors by which a norm was divided."""
 
     mean: float
     largest: float
@@ -36,17 +36,21 @@ class NormFactors:
 
 @dataclass
 class Journal:
-    """`asked` has to be the same for a run to go on."""
+    """The record of a quantisation, kept in its output folder so that a run goes on where another one was ended."""
 
     folder: Path
     asked: dict[str, Any]
+    """Options and digests that have to be the same for a run to go on."""
     layers: dict[str, LayerError] = field(default_factory=dict)
     norms: dict[str, NormFactors] = field(default_factory=dict)
     finished: bool = False
 
     @classmethod
     def open(cls, folder: Path, asked: dict[str, Any]) -> Journal:
-        """That of a folder. Raises InvalidRequest where it was begun otherwise, or where something else is."""
+        """Open the journal of a folder, or begin one.
+
+        Raises InvalidRequest where it was begun with something else `asked`, is damaged, or other files are there.
+        """
         check_folder(folder)
         path = folder / JOURNAL
         if not path.exists():
@@ -71,7 +75,7 @@ class Journal:
 
 
 def check_folder(folder: Path) -> None:
-    """Raises InvalidRequest for what is no folder, or one with files of somebody else."""
+    """Raise InvalidRequest for a path that is no folder, or a folder with files that no quantisation wrote."""
     if not folder.exists():
         return
     if not folder.is_dir():
@@ -84,17 +88,17 @@ def check_folder(folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Raises InvalidRequest where it cannot be made; a full disk is left to the caller."""
+    """Make the output folder. Raises InvalidRequest where that fails; the OSError of a full disk is passed on."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        if error.errno in FULL:
+        if error.errno in DISK_FULL:
             raise
         raise InvalidRequest(f"{folder} cannot be made ({error.strerror}): name a folder that can.") from None
 
 
 def source_digest(folder: Path) -> str:
-    """What tells a checkpoint's files from others: names, sizes, times, and the config."""
+    """Return a digest that tells a checkpoint's files from others: of their names, sizes and times, and the config."""
     found = hashlib.sha256((folder / "config.json").read_bytes())
     for path in shard_files(folder):
         status = path.stat()
@@ -103,7 +107,7 @@ def source_digest(folder: Path) -> str:
 
 
 def _visible(folder: Path) -> list[Path]:
-    """What is in a folder; the half of a first journal is nothing."""
+    """Return what is in a folder, but for the partial file of a run that ended while it wrote its first journal."""
     return [path for path in folder.iterdir() if path.name != f"{JOURNAL}.partial"]
 
 

@@ -1,4 +1,4 @@
-"""Which tensors of a checkpoint are matrices to be quantised, found by building the model over shapes alone."""
+"""Matrices of a checkpoint that are to be quantised, found by building the model over shapes alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tilewise.platforms.reference import ReferenceOps
 from tilewise.platforms.weights import as_it_came
 from tilewise.weights.files import SafetensorFiles
 from tilewise.weights.formats import Locate
-from tilewise.weights.names import Source
+from tilewise.weights.names import TensorRef
 from tilewise.weights.quantization import FLOATS
 from tilewise.weights.sources import dense
 from tilewise.weights.view import StoredLinear, TensorSource
@@ -30,8 +30,8 @@ class Matrix:
     """A linear layer of the quantised checkpoint, and where the floats of its matrix are."""
 
     module: str
-    """What the names of its tensors begin with in the files."""
-    source: Source
+    """Beginning of the names of its tensors in the quantised files."""
+    source: TensorRef
     outputs: int
     inputs: int
     stage: str
@@ -41,16 +41,16 @@ class Matrix:
 
     @property
     def of_expert(self) -> bool:
-        """One of those that only some tokens reach."""
+        """True if it is a layer of an expert, which only some tokens reach."""
         return _OF_EXPERT.search(self.reader) is not None
 
     @property
     def closes_mlp(self) -> bool:
-        """It reads the products inside an MLP."""
+        """True if it is the last layer of an MLP, which reads the MLP's inner activations."""
         return _CLOSES_MLP.search(self.reader) is not None
 
     def read(self, files: SafetensorFiles) -> Tensor:
-        """[outputs, inputs] in the dtype of the files."""
+        """Return the matrix [outputs, inputs] in the dtype of the files."""
         if self.source.is_whole:
             return files.tensor(self.source.name)
         return self.source.read(files.stored(self.source.name))
@@ -58,7 +58,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Places:
-    """Where the files have the tensors of a model, by internal names."""
+    """The places that a model's tensors have in the files, by internal names."""
 
     folder: Path
     names: Set[str]
@@ -69,21 +69,21 @@ class Places:
         language = architecture.backbone.names(architecture.config.decoder)
         return cls(architecture.folder.path, names, architecture.format.locate(names, language))
 
-    def all(self, name: str) -> list[Source]:
-        """Every place that a tensor may have, the usual one first."""
-        source: Source | None = self.locate(name)
+    def all(self, name: str) -> list[TensorRef]:
+        """Return every place that a tensor may have, the usual one first."""
+        source: TensorRef | None = self.locate(name)
         places = []
         while source is not None:
             places.append(source)
             source = source.otherwise
         return places
 
-    def find(self, name: str) -> Source | None:
-        """The place that the files have."""
+    def find(self, name: str) -> TensorRef | None:
+        """Return the first of these places that the files have, or None."""
         return next((source for source in self.all(name) if source.name in self.names), None)
 
-    def found(self, name: str) -> Source:
-        """The place that the files have. Raises InvalidCheckpoint where there is none."""
+    def found(self, name: str) -> TensorRef:
+        """Return the first of these places that the files have. Raises InvalidCheckpoint where there is none."""
         source = self.find(name)
         if source is None:
             usual = self.all(name)[0].name
@@ -92,7 +92,7 @@ class Places:
 
 
 @dataclass
-class NamedShapes:
+class LinearRecorder:
     """A source of shapes for a model under construction, which notes the modules that are linear layers."""
 
     dtype: torch.dtype
@@ -113,14 +113,14 @@ class NamedShapes:
 
 
 def find_matrices(architecture: Architecture, files: SafetensorFiles, vision: bool) -> list[Matrix]:
-    """The matrices to be quantised, in the order in which a picture and its prompt meet them.
+    """Return the matrices to be quantised, in the order in which a picture and its prompt meet them.
 
-    Norms, embeddings, the head and routers are none of them, and without `vision` neither are those of tower and
+    Norms, embeddings, the head and routers are not among them, nor without `vision` the matrices of tower and
     projector. Raises InvalidCheckpoint for a checkpoint that is not whole or quantised already, InvalidConfig where
     matrices are kept in a way that no quantised format has.
     """
     places = Places.of(architecture, files.names)
-    shapes = NamedShapes(torch.bfloat16, places)
+    shapes = LinearRecorder(torch.bfloat16, places)
     source: TensorSource = shapes
     architecture.build(source, ReferenceOps(), context=1, store=as_it_came)
     found: dict[str, Matrix] = {}
@@ -141,7 +141,7 @@ def module_of(places: Places, reader: str) -> str:
 
 
 def _matrix(places: Places, files: SafetensorFiles, reader: str, outputs: int, inputs: int, stage: str) -> Matrix:
-    """The matrix of the files that an internal module is made of, or is a part of."""
+    """Return the matrix of the files that an internal module is made of, or is a part of."""
     usual, source = places.all(f"{reader}.weight")[0], places.found(f"{reader}.weight")
     stored = files.stored(source.name).get_shape()
     if files.dtype(source.name) not in FLOATS:
@@ -150,7 +150,7 @@ def _matrix(places: Places, files: SafetensorFiles, reader: str, outputs: int, i
             "checkpoint is quantised already; take the one in floats."
         )
     if source.item is None and not source.transposed:
-        shape, kept = stored, Source(source.name)
+        shape, kept = stored, TensorRef(source.name)
     elif usual.item is None:  # experts that were stacked later, which come apart again
         shape, kept = [outputs, inputs] if len(stored) == 3 else stored, source
     else:

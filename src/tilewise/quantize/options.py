@@ -1,4 +1,4 @@
-"""What is asked of a quantisation, checked before torch is loaded or a weight is fetched."""
+"""Options of a quantisation, checked before torch is loaded or a weight is fetched."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ SCHEMES = {
     W4A16: "4-bit weights with a scale for each group of inputs; activations stay floats",
     FP8: "8-bit floats (E4M3): a scale for each output, rows of activations rounded as they come",
 }
-"""What each scheme is."""
+"""Schemes, each described in words."""
 _IN_MODELSLIM = (W8A8, W8A8_STATIC, W8A16)
 SMOOTHED = (W8A8, W8A8_STATIC)
 """Schemes that may be smoothed."""
 USUAL_STRENGTH = 0.5
-"""Of smoothing: activations and weights come to have the same range."""
+"""Usual strength of smoothing, by which activations and weights come to have the same range."""
 GROUPS = (16, 32, 64, 128, 256)
-"""Inputs that may share a scale."""
+"""Numbers of inputs that may share a scale."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class QuantizeOptions:
     max_shard_bytes: int = option(4 * 2**30, "largest file of weights", "files")
 
     def __post_init__(self) -> None:
-        """Raises InvalidConfig for what cannot be, and for what would change nothing."""
+        """Raise InvalidConfig for values that cannot be, and for options that would change nothing."""
         check_types(self)
         check_range("calibration_samples", self.calibration_samples, 1)
         check_range("max_shard_size", self.max_shard_bytes, 1)
@@ -95,17 +95,17 @@ class QuantizeOptions:
 
     @property
     def calibrates(self) -> bool:
-        """Activations are measured: for static scales, for error feedback, or for smoothing."""
+        """True if activations are measured: for static scales, for error feedback, or for smoothing."""
         if self.scheme == W4A16:
             return self.error_feedback
         return self.scheme == W8A8_STATIC or self.smooth is not None
 
     @property
     def folder(self) -> Path:
-        """Where the quantised checkpoint goes, as a whole path, so that no message takes it for a model's name."""
+        """Output folder as an absolute path, so that no message takes it for a model's name."""
         return Path(self.out).expanduser().absolute()
 
     def journal(self) -> dict[str, Any]:
-        """What has to be the same for a run to go on where another one was ended."""
+        """Return the options that have to be the same for a run to go on where another one was ended."""
         left_out = ("model", "out")
         return {name: value for name, value in asdict(self).items() if name not in left_out}

@@ -1,4 +1,4 @@
-"""What reads the output of each norm, found by computing a part of the model over shapes alone."""
+"""Readers of each norm's output, found by computing a part of the model over shapes alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tilewise.models.decoder import Pass
+from tilewise.models.decoder import ForwardContext
 from tilewise.models.load import Architecture
 from tilewise.models.tile_encoder import Projector
 from tilewise.models.vit import VisionBlock
@@ -25,14 +25,14 @@ from tilewise.weights.view import StoredLinear, View
 
 @dataclass
 class NormReaders:
-    """A norm, and who reads what it gives. All names are internal ones."""
+    """A norm and the readers of its output. All names are internal ones."""
 
     tensors: tuple[str, ...]
-    """Its weight, and its bias if it has one."""
+    """Names of its weight, and of its bias if it has one."""
     linears: list[str] = field(default_factory=list)
-    """Weights of the linear layers that multiply its output."""
+    """Names of the weights of the linear layers that multiply its output."""
     others: bool = False
-    """Something else reads it, too: a residual stream, attention, another norm."""
+    """True if something else reads its output, too: a residual stream, attention, another norm."""
 
 
 @dataclass
@@ -42,15 +42,15 @@ class StageReaders:
     stage: str
     norms: list[NormReaders]
     elsewhere: set[str]
-    """Weights that multiply what no norm gave."""
+    """Names of the weights that multiply something other than a norm's output."""
 
     def read_besides(self, norm: NormReaders) -> set[str]:
-        """Weights that multiply something else than the output of this norm."""
+        """Return the names of all weights that multiply something other than the output of this norm."""
         return self.elsewhere.union(*(other.linears for other in self.norms if other is not norm))
 
 
 def readers_of(architecture: Architecture, places: Places, stages: Iterable[str]) -> Iterator[StageReaders]:
-    """Stages by internal name, as matrices have them: `vision.layers.0`, `projector`, `language.model.layers.3`."""
+    """Yield the readers in each stage; stages are named as in `Matrix.stage`, such as `language.model.layers.3`."""
     for stage in stages:
         source = _NamedTensors(places)
         ops = _ShapeOps(source)
@@ -59,7 +59,7 @@ def readers_of(architecture: Architecture, places: Places, stages: Iterable[str]
 
 
 def _compute(architecture: Architecture, view: View, stage: str, ops: Ops) -> Tensor:
-    """The output of one stage for two rows."""
+    """Compute one stage on two rows of a meta tensor, and return its output."""
     config = architecture.config
     if stage == "projector":
         width = config.vision.hidden_size * config.shuffle_block**2
@@ -70,7 +70,7 @@ def _compute(architecture: Architecture, view: View, stage: str, ops: Ops) -> Te
     numbers = torch.arange(2)
     layout = PagedLayout(torch.tensor([0, 2]), torch.tensor([2]), torch.tensor([[0]]), numbers)
     half = config.decoder.head_dim // 2
-    at = Pass(_empty(2, half), _empty(2, half), layout, ops)
+    at = ForwardContext(_empty(2, half), _empty(2, half), layout, ops)
     return block(_empty(2, config.decoder.hidden_size), _empty(0), at)
 
 
@@ -91,6 +91,9 @@ class _NormOutput(Tensor):
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # torch calls this for every function of a norm's output. One that gives no tensor reads no numbers, and one
+        # that gives the same rows in another shape or dtype gives the norm's output again. Every other function is a
+        # reader other than a linear layer: linear layers are noted in `_ShapeOps`, which computes nothing of their x.
         given = [value for value in _flat([*args, *(kwargs or {}).values()]) if isinstance(value, cls)]
         with torch._C.DisableTorchFunctionSubclass():
             result = func(*args, **(kwargs or {}))
@@ -105,7 +108,7 @@ class _NormOutput(Tensor):
 
 
 _SAME_ROWS = {Tensor.float, Tensor.to, Tensor.contiguous, Tensor.view, Tensor.reshape, Tensor.flatten}
-"""What they give is still made of the same rows, if it is as wide."""
+"""Functions whose result is still made of the same rows, if it is as wide."""
 
 
 def _flat(values: Iterable[Any]) -> Iterator[Any]:
@@ -118,12 +121,13 @@ def _flat(values: Iterable[Any]) -> Iterator[Any]:
 
 @dataclass
 class _NamedTensors:
-    """A source of shapes whose tensors are known by their names as long as nothing is made of them."""
+    """A source of shapes that can name each tensor it gave, as long as nothing was computed from it."""
 
     places: Places
     dtype: torch.dtype = torch.float32
-    """So that a router in float32 is the tensor that was read."""
+    """float32, so that a router that is converted to float32 stays the very tensor that was read."""
     _names: dict[int, tuple[str, Tensor]] = field(default_factory=dict)
+    """`id` of a tensor -> its name, and the tensor itself: while it is kept, no other one gets its `id`."""
 
     def has(self, name: str) -> bool:
         return self.places.find(name) is not None
@@ -142,7 +146,7 @@ class _NamedTensors:
 
 @dataclass(frozen=True, slots=True)
 class _NamedWeight:
-    """A weight without numbers; `names` are those of its parts."""
+    """A weight without numbers that notes what it is multiplied with; `names` are those of its parts."""
 
     names: Sequence[str | None]
     outputs: int
@@ -217,13 +221,13 @@ class _ShapeOps(ReferenceOps):
         return _empty(*x.shape)
 
     def note_others(self, *tensors: Tensor) -> None:
-        """Reads of something that is no linear layer."""
+        """Note that something other than a linear layer reads these tensors."""
         for tensor in tensors:
             if isinstance(tensor, _NormOutput):
                 tensor.giver.others = True
 
     def _note(self, x: Tensor, readers: Sequence[str | None]) -> None:
-        """Reads of linear layers; one of unknown weights is of something else."""
+        """Note that linear layers with these weights read x; None, an unknown weight, counts as another reader."""
         known = [name for name in readers if name is not None]
         if not isinstance(x, _NormOutput):
             self.elsewhere.update(known)
@@ -234,7 +238,7 @@ class _ShapeOps(ReferenceOps):
     def _normed(self, x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
         self.note_others(x)
         names = [name for tensor in tensors if (name := self._source.name_of(tensor)) is not None]
-        if len(names) != len(tensors):  # something was made of its weights, which nothing can be folded into
+        if len(names) != len(tensors):  # its weights were computed from others: nothing can be folded into them
             return _empty(*x.shape)
         norm = self.norms.setdefault(names[0], NormReaders(tuple(names)))
         return _NormOutput.of(norm, x.shape)

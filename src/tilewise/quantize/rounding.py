@@ -1,4 +1,4 @@
-"""Rounding of matrices: to the nearest, a scale for each output or for each group of inputs."""
+"""Rounding of matrices to the nearest code, with a scale for each output or for each group of inputs."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ INT8 = 127
 E4M3 = 448.0
 """The largest number of float8_e4m3fn."""
 _TRIED = tuple(1.08 - 0.05 * step for step in range(8))
-"""Parts of a group's largest number that its largest code may stand for; the one with the least error is taken."""
+"""Fractions of a group's largest number that its largest code may stand for; the one with the least error is taken."""
 _USUAL_GROUP = 128
-AT_A_TIME = 2**24
-"""Numbers of a matrix that are float32 at a time."""
+CHUNK_NUMBERS = 2**24
+"""Most numbers of a matrix that are float32 at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rounding:
-    """How the matrices of a scheme are rounded."""
+    """The way in which a scheme rounds matrices."""
 
     bits: int
     group: int | None = None
     """Inputs that share a scale; None = all of an output."""
     asymmetric: bool = False
     floats: bool = False
-    """Codes are numbers of float8_e4m3fn."""
+    """True if codes are numbers of float8_e4m3fn."""
     packs: bool = False
-    """Files keep several codes in a word."""
+    """True if files keep several codes in a word."""
     scale_dtype: torch.dtype = torch.float32
-    """In which the files keep scales."""
+    """Dtype in which the files keep scales."""
 
     @classmethod
     def of(cls, options: QuantizeOptions, group: int | None, model_dtype: torch.dtype) -> Rounding:
-        """Scales of groups are kept in the model's dtype, as readers of packed files expect."""
+        """Return a scheme's rounding. Scales of groups have the model's dtype, as readers of packed files expect."""
         if options.scheme == W4A16:
             return cls(4, group, options.asymmetric, packs=True, scale_dtype=model_dtype)
         return cls(8, floats=options.scheme == FP8, packs=options.scheme == W8A16 and options.format != MODELSLIM)
@@ -61,7 +61,7 @@ class Rounding:
         return (1 << self.bits - 1) - 1
 
     def blank(self, outputs: int, inputs: int, static: StaticRows | None = None) -> RoundedMatrix:
-        """A matrix without numbers, to see what the files will hold."""
+        """Return a rounded matrix of meta tensors, to see what the files will hold."""
         groups = 1 if self.group is None else inputs // self.group
         kind = torch.float8_e4m3fn if self.floats else torch.int8
         levels = torch.empty(outputs, inputs, dtype=kind, device="meta")
@@ -72,26 +72,26 @@ class Rounding:
 
 @dataclass(frozen=True, slots=True)
 class RoundedMatrix:
-    """Codes [out, in] of a matrix: each stands for (level - zero) * scale."""
+    """A rounded matrix [out, in], whose codes each stand for (level - zero) * scale."""
 
     levels: Tensor
-    """int8, or float8_e4m3fn"""
+    """int8 or float8_e4m3fn [out, in]."""
     scales: Tensor
-    """[out, groups]"""
+    """[out, groups] in the dtype of the files."""
     zeros: Tensor | None
-    """int8 [out, groups]"""
+    """int8 [out, groups]; None = all zero."""
     static: StaticRows | None = None
-    """How the activations that it multiplies are rounded, where that is known beforehand."""
+    """Rounding of the activations that it multiplies, where that is known beforehand."""
     bits_packed: int | None = None
     """Bits of a code, where files pack several into a word."""
 
     def rows(self, which: slice) -> RoundedMatrix:
-        """Some outputs."""
+        """Return some of the outputs."""
         zeros = None if self.zeros is None else self.zeros[which]
         return replace(self, levels=self.levels[which], scales=self.scales[which], zeros=zeros)
 
     def dequantised(self) -> Tensor:
-        """float32 [out, in]"""
+        """Return the numbers that the codes stand for, float32 [out, in]."""
         group = self.levels.shape[1] // self.scales.shape[1]
         numbers = self.levels.float()
         if self.zeros is not None:
@@ -100,9 +100,10 @@ class RoundedMatrix:
 
 
 def group_size(options: QuantizeOptions, inputs: Mapping[str, int]) -> int | None:
-    """Inputs that share a scale, of layers that have so many `inputs`; None = all of an output.
+    """Return how many inputs share a scale; None = all of an output.
 
-    Raises InvalidConfig where the inputs of some layer are no multiple of what was asked for.
+    `inputs` holds the number of inputs of each layer. Unless a size is asked for, the largest one up to 128 is taken
+    that divides them all. Raises InvalidConfig where the inputs of some layer are no multiple of the size asked for.
     """
     if options.scheme != W4A16:
         return None
@@ -128,13 +129,13 @@ def group_size(options: QuantizeOptions, inputs: Mapping[str, int]) -> int | Non
 
 
 def round_matrix(matrix: Tensor, rounding: Rounding, name: str, weights: Tensor | None = None) -> RoundedMatrix:
-    """A matrix of any float dtype, some outputs at a time. Raises InvalidCheckpoint where it is not finite.
+    """Round a matrix of any float dtype, some outputs at a time. Raises InvalidCheckpoint where it is not finite.
 
-    `name` says in an error which it is; `weights` [in] float32, how much an error matters at each input, where scales
+    `name` is what an error calls it. `weights` float32 [in] says how much an error matters at each input when scales
     of groups are chosen.
     """
     outputs, inputs = matrix.shape
-    step = max(1, AT_A_TIME // inputs)
+    step = max(1, CHUNK_NUMBERS // inputs)
     parts = []
     for first in range(0, outputs, step):
         some = matrix[first : first + step].float()
@@ -151,7 +152,7 @@ def round_matrix(matrix: Tensor, rounding: Rounding, name: str, weights: Tensor 
 
 
 def find_scales(matrix: Tensor, rounding: Rounding, weights: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-    """Scales [out, groups] in the dtype of the files, none of them zero, and zero points int8 of the same shape."""
+    """Return scales [out, groups] in the dtype of the files, none of them zero, and zero points int8 of that shape."""
     if rounding.bits == 8:
         largest = matrix.abs().amax(1, keepdim=True)
         return _kept(largest / (E4M3 if rounding.floats else INT8), rounding), None
@@ -177,7 +178,7 @@ def find_scales(matrix: Tensor, rounding: Rounding, weights: Tensor | None = Non
 
 
 def to_levels(matrix: Tensor, scales: Tensor, zeros: Tensor | None, rounding: Rounding) -> Tensor:
-    """float32 [out, in] -> the nearest codes, by scales and zero points [out, groups]."""
+    """Return the codes nearest to float32 [out, in], by scales and zero points [out, groups]."""
     groups = matrix.unflatten(1, (scales.shape[1], -1))
     scaled: Tensor = groups / scales.float()[..., None]
     if rounding.floats:
@@ -190,9 +191,9 @@ def to_levels(matrix: Tensor, scales: Tensor, zeros: Tensor | None, rounding: Ro
 
 
 def relative_error(matrix: Tensor, rounded: RoundedMatrix) -> float:
-    """The norm of what rounding changed over the norm of the matrix, some outputs at a time."""
+    """Return the norm of what rounding changed over the norm of the matrix, computed for some outputs at a time."""
     missed = whole = 0.0
-    step = max(1, AT_A_TIME // matrix.shape[1])
+    step = max(1, CHUNK_NUMBERS // matrix.shape[1])
     for first in range(0, len(matrix), step):
         which = slice(first, first + step)
         floats = matrix[which].float()
@@ -202,9 +203,10 @@ def relative_error(matrix: Tensor, rounded: RoundedMatrix) -> float:
 
 
 def _of_groups(groups: Tensor, rounding: Rounding, part: float) -> tuple[Tensor, Tensor | None]:
-    """Scales and zero points of groups [out, groups, size] whose outermost codes reach `part` of their range."""
+    """Return scales and zero points of groups [out, groups, size] whose outermost codes reach `part` of their range."""
     if not rounding.asymmetric:
         largest = groups.abs().amax(-1)
+        # Codes go from -8 to 7: half of that range is 7.5.
         return _kept(largest * (part / (rounding.highest + 0.5)), rounding), None
     low, high = groups.amin(-1).clamp(max=0) * part, groups.amax(-1).clamp(min=0) * part
     scales = _kept((high - low) / (rounding.highest - rounding.lowest), rounding)
@@ -213,13 +215,13 @@ def _of_groups(groups: Tensor, rounding: Rounding, part: float) -> tuple[Tensor,
 
 
 def _grid(groups: Tensor, scales: Tensor, zeros: Tensor | None, rounding: Rounding) -> Tensor:
-    """What groups [out, groups, size] become."""
+    """Return the numbers that groups [out, groups, size] become by rounding."""
     levels = (groups / scales.float()[..., None]).round_()
     shift = torch.zeros(()) if zeros is None else zeros.float()[..., None]
     return ((levels + shift).clamp_(rounding.lowest, rounding.highest) - shift) * scales.float()[..., None]
 
 
 def _kept(scales: Tensor, rounding: Rounding) -> Tensor:
-    """In the dtype of the files, and above zero: groups of zeros have a scale as well."""
+    """Return scales in the dtype of the files, and above zero: groups of zeros have a scale as well."""
     least = max(torch.finfo(rounding.scale_dtype).tiny, 1e-30)
     return scales.clamp(min=least).to(rounding.scale_dtype)

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from tilewise import __version__
-from tilewise.amounts import in_bytes
 from tilewise.config import EngineConfig
 from tilewise.errors import InvalidCheckpoint, InvalidConfig, InvalidRequest, Unfinished
 from tilewise.inputs.model_inputs import ModelInputs
@@ -23,7 +22,7 @@ from tilewise.platforms.forms import StaticRows
 from tilewise.progress import Advance, Bar, TrackedWork, progress_bars
 from tilewise.quantize.activations import MeasuredInputs, SampleActivations, sample_steps
 from tilewise.quantize.calibration import about_samples, prepared, samples_digest, samples_of, shipped_samples
-from tilewise.quantize.card import Report, model_card
+from tilewise.quantize.card import QuantizeReport, model_card
 from tilewise.quantize.feedback import relative_output_error, round_with_feedback
 from tilewise.quantize.formats import Plan, format_of, small_files, warn_of_missing_code
 from tilewise.quantize.journal import Journal, LayerError, check_folder, make_folder, source_digest
@@ -41,6 +40,7 @@ from tilewise.quantize.shards import (
 )
 from tilewise.quantize.smoothing import Smoothing, find_smoothed
 from tilewise.types import Request
+from tilewise.units import in_bytes
 from tilewise.weights.checkpoint import Checkpoint
 from tilewise.weights.files import SafetensorFiles
 from tilewise.weights.folder import CheckpointFolder
@@ -49,11 +49,11 @@ from tilewise.weights.quantization import method_of
 from tilewise.weights.sources import TORCH_TYPES
 
 
-def quantize(options: QuantizeOptions, show: Bar = True, **hub: Any) -> Report:
+def quantize(options: QuantizeOptions, show: Bar = True, **hub: Any) -> QuantizeReport:
     """Write the quantised copy of a checkpoint; the same call goes on where an earlier one was ended.
 
     `hub` are options of EngineConfig that say where a hub's models are. Raises InvalidConfig, InvalidRequest,
-    InvalidCheckpoint or InvalidMedia for what cannot be, Unfinished when the disk is full.
+    InvalidCheckpoint or InvalidMedia for what cannot be done, Unfinished when the disk is full or cannot be written.
     """
     config = EngineConfig.of(model=options.model, **hub)
     checkpoint = Checkpoint.of(config)
@@ -61,10 +61,10 @@ def quantize(options: QuantizeOptions, show: Bar = True, **hub: Any) -> Report:
     inputs = ModelInputs.of(config)
     checkpoint.fetch_weights()
     with torch.inference_mode():
-        return _Run(options, inputs).run(show)
+        return _QuantizeRun(options, inputs).run(show)
 
 
-class _Run:
+class _QuantizeRun:
     """One quantisation: everything is decided, and checked, before the first byte is written."""
 
     def __init__(self, options: QuantizeOptions, inputs: ModelInputs) -> None:
@@ -85,7 +85,7 @@ class _Run:
         self._of_samples: Advance = lambda _: None
         self._smoothing = None if options.smooth is None else self._smooth(options.smooth)
 
-    def run(self, show: Bar) -> Report:
+    def run(self, show: Bar) -> QuantizeReport:
         if not self._is_finished():
             with disk_errors(self._options.folder, self._progress):
                 self._begin()
@@ -101,7 +101,7 @@ class _Run:
         return self._report()
 
     def _is_finished(self) -> bool:
-        """Whether an earlier run was, and all that it wrote is still there."""
+        """True if an earlier run came to its end, and all that it wrote is still there."""
         whole = all(shard.is_whole() for shard in self._shards)
         return self._journal.finished and whole and (self._options.folder / "config.json").is_file()
 
@@ -110,7 +110,7 @@ class _Run:
         taken = {matrix.source.name for matrix in matrices}
         floats = sorted(self._files.names - taken, key=_by_number)
         places = Places.of(self._architecture, self._files.names)
-        head = places.all("language.lm_head.weight")[0].module  # some files have none, and models one all the same
+        head = places.all("language.lm_head.weight")[0].module  # listed even if the files have none
         embedding = places.all("language.model.embed_tokens.weight")[0].name
         linear = {
             name.removesuffix(".weight")
@@ -132,7 +132,7 @@ class _Run:
         return Smoothing(norms, stages, self._files, strength, self._measured, note)
 
     def _shapes(self, entry: Matrix | str) -> dict[str, TensorShape]:
-        """What the files will hold of a layer, or of a tensor that stays as it is."""
+        """Return the shapes of the tensors that the files will hold for a layer, or a tensor that stays in floats."""
         if isinstance(entry, str):
             kind = self._files.dtype(entry)
             if kind not in TORCH_TYPES:
@@ -163,7 +163,7 @@ class _Run:
         return self._options.journal() | source | {"samples": samples_digest(self._requests)}
 
     def _begin(self) -> None:
-        """The folder and its journal, once there is room for what is to come."""
+        """Make the folder and its journal. Raises Unfinished where there is no room for what is to come."""
         folder = self._options.folder
         make_folder(folder)
         missing = sum(shard.nbytes for shard in self._shards if not shard.is_whole())
@@ -180,7 +180,7 @@ class _Run:
         return f"{done} of {len(self._shards)} files of weights are done"
 
     def _write_shard(self, shard: Shard, entries: Sequence[Matrix | str], advance: Callable[[int], None]) -> None:
-        """A file that is whole already is left alone."""
+        """Write one file of weights, unless it is whole already."""
         if all(map(self._is_known, entries)) and shard.is_whole():
             advance(sum(map(self._bytes_of, entries)))
             return
@@ -193,10 +193,10 @@ class _Run:
                 else:
                     self._write_matrix(entry, writer)
                 advance(self._bytes_of(entry))
-            self._journal.save()  # before the file has its name: of a file that is whole, everything is known
+            self._journal.save()  # before the file gets its name, so the journal knows all about a file that is whole
 
     def _is_known(self, entry: Matrix | str) -> bool:
-        """The journal has all that was measured of it."""
+        """True if the journal has all that was measured of a layer, or of a tensor that stays in floats."""
         norm = None if self._smoothing is None else self._smoothing.norm_of(entry)
         measured = isinstance(entry, str) or entry.module in self._journal.layers
         return measured and (norm is None or norm in self._journal.norms)
@@ -213,7 +213,7 @@ class _Run:
         self._files.give_back(matrix.source.name)
 
     def _round(self, matrix: Matrix, floats: Tensor) -> tuple[RoundedMatrix, LayerError]:
-        """By the scheme; static layers get their scale, layers with error feedback make use of their inputs."""
+        """Round a layer by the scheme, with its static scale or with error feedback where the scheme has them."""
         stored = matrix.source.name
         rounding, name = self._plan.rounding, f"{self._files.path(stored)}: the tensor {stored}"
         if self._options.scheme == W4A16 and self._options.error_feedback:
@@ -229,7 +229,7 @@ class _Run:
         return rounded, LayerError(relative_error(floats, rounded))
 
     def _inputs_of(self, matrix: Matrix) -> MeasuredInputs:
-        if self._smoothing is not None:  # samples do not come back to the stages in front
+        if self._smoothing is not None:  # it measures all stages up to this one, and samples do not go back
             self._smoothing.reach(matrix.stage)
         return self._measured(matrix.stage, matrix.reader)
 
@@ -241,8 +241,8 @@ class _Run:
             )
         return self._activations.inputs_of(stage, reader)
 
-    def _finish(self, report: Report) -> None:
-        """Small files last, and config.json behind all others: without it, nothing takes the folder for a model."""
+    def _finish(self, report: QuantizeReport) -> None:
+        """Write the small files, config.json as the last: without it, nothing takes the folder for a model."""
         folder = self._options.folder
         if len(self._shards) > 1:
             places = {name: shard.path.name for shard in self._shards for name in shard.tensors}
@@ -258,10 +258,10 @@ class _Run:
         self._journal.save()
         write_json(folder / "config.json", self._format.config(self._source.config, self._plan))
 
-    def _report(self) -> Report:
+    def _report(self) -> QuantizeReport:
         after = sum(tensor.nbytes for shard in self._shards for tensor in shard.tensors.values())
         samples = about_samples(self._requests, shipped=self._options.calibration is None)
-        return Report(self._plan, self._journal.layers, self._journal.norms, self._bytes_before, after, samples)
+        return QuantizeReport(self._plan, self._journal.layers, self._journal.norms, self._bytes_before, after, samples)
 
     def _bytes_of(self, entry: Matrix | str) -> int:
         if isinstance(entry, Matrix):
@@ -274,7 +274,7 @@ class _Run:
 
 
 def _check_source(options: QuantizeOptions, folder: CheckpointFolder) -> None:
-    """Raises InvalidRequest for an output that is the source or in use, InvalidCheckpoint for a quantised source."""
+    """Raise InvalidRequest for an output that is the source or in use, InvalidCheckpoint for a quantised source."""
     if options.out == DEMO:
         raise InvalidRequest(
             f"{DEMO} is the name of the model that ships, and `tilewise serve {DEMO}` would start that one: "
@@ -292,5 +292,5 @@ def _check_source(options: QuantizeOptions, folder: CheckpointFolder) -> None:
 
 
 def _by_number(name: str) -> list[Any]:
-    """Layer 2 before layer 10."""
+    """Return a sort key by which layer 2 comes before layer 10."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]

@@ -22,14 +22,14 @@ from tilewise.errors import Unfinished
 from tilewise.weights.sources import TORCH_TYPES
 
 _SPELLING = {dtype: name for name, dtype in TORCH_TYPES.items()}
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _AT_A_TIME = 2**28
-"""Bytes of a call that writes."""
+"""Most bytes of one call that writes."""
 
 
 @dataclass(frozen=True, slots=True)
 class TensorShape:
-    """A tensor that a file will hold."""
+    """The dtype and shape of a tensor that a file will hold."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -52,7 +52,7 @@ class Shard:
 
     @property
     def header(self) -> bytes:
-        """Its first bytes, with the length in front. Wide types stand first, so that every tensor is aligned."""
+        """First bytes of the file: length and JSON. Wide types come first, so that every tensor is aligned."""
         fields: dict[str, Any] = {"__metadata__": {"format": "pt"}}
         for name, (start, stop) in self._places().items():
             tensor = self.tensors[name]
@@ -70,7 +70,7 @@ class Shard:
         return len(self.header) + sum(tensor.nbytes for tensor in self.tensors.values())
 
     def is_whole(self) -> bool:
-        """An earlier run has written it, of the same tensors."""
+        """True if an earlier run has written the file, with the same tensors."""
         header = self.header
         try:
             with self.path.open("rb") as file:
@@ -80,7 +80,7 @@ class Shard:
 
     @contextmanager
     def writing(self) -> Iterator[ShardWriter]:
-        """Gives what takes its tensors; the file has its name only once all have come and are on the disk."""
+        """Give a writer of the tensors; the file gets its name only once all of them are on the disk."""
         partial = self.path.with_name(f"{self.path.name}.partial")
         try:
             with partial.open("wb") as file:
@@ -96,7 +96,7 @@ class Shard:
             raise
 
     def _places(self) -> dict[str, tuple[int, int]]:
-        """First byte and the one behind the last, from the end of the header on."""
+        """Return the first byte of each tensor and the one behind its last, counted from the end of the header."""
         places, at = {}, 0
         for name, tensor in sorted(self.tensors.items(), key=lambda item: -item[1].dtype.itemsize):
             places[name] = (at, at + tensor.nbytes)
@@ -106,12 +106,12 @@ class Shard:
 
 @dataclass
 class ShardWriter:
-    """Puts tensors where the header says that they are."""
+    """A writer that puts tensors where the header says that they are."""
 
     file: int
     shard: Shard
     missing: dict[str, int]
-    """Where in the file those belong that have not come yet."""
+    """First byte in the file of each tensor that has not come yet."""
 
     def write(self, name: str, tensor: Tensor) -> None:
         wanted = self.shard.tensors[name]
@@ -132,7 +132,7 @@ class ShardWriter:
 def split_into_shards(
     folder: Path, name: str, layers: Sequence[Mapping[str, TensorShape]], most: int
 ) -> tuple[list[Shard], list[list[int]]]:
-    """Files that hold the tensors of each layer together, and the numbers of the layers in each.
+    """Return files that hold the tensors of each layer together, and the numbers of the layers in each.
 
     A file has at most `most` bytes of tensors, unless one layer alone has more.
     """
@@ -154,12 +154,12 @@ def split_into_shards(
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """A file that is there whole or as it was."""
+    """Write a JSON file, as `write_text` does."""
     write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """A file that is there whole or as it was."""
+    """Write a file so that it is either whole or as it was before, whatever goes wrong."""
     partial = path.with_name(f"{path.name}.partial")
     try:
         with partial.open("w", encoding="utf-8") as file:
@@ -174,11 +174,11 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def disk_errors(folder: Path, done: Callable[[], str]) -> Iterator[None]:
-    """A full disk becomes Unfinished, with what is `done` in words; other errors of files name the folder."""
+    """Turn an OSError into Unfinished, which says what is wrong with the folder and, in words, what is `done`."""
     try:
         yield
     except OSError as error:
-        if error.errno in FULL:
+        if error.errno in DISK_FULL:
             why = f"{folder}: no more can be written ({error.strerror})."
             raise Unfinished(f"{why} {done()}; make room, and the same command goes on.") from None
         raise Unfinished(

@@ -21,7 +21,7 @@ from tilewise.quantize.activations import MeasuredInputs
 from tilewise.quantize.journal import NormFactors
 from tilewise.quantize.modules import Matrix, Places, module_of
 from tilewise.quantize.readers import NormReaders, StageReaders, readers_of
-from tilewise.quantize.rounding import AT_A_TIME
+from tilewise.quantize.rounding import CHUNK_NUMBERS
 from tilewise.weights.files import SafetensorFiles
 
 logger = logging.getLogger("tilewise")
@@ -30,12 +30,13 @@ LARGEST_EXPONENT = 10
 """Factors are between 2^-10 and 2^10."""
 _POWERS = torch.tensor([2.0**exponent for exponent in range(-LARGEST_EXPONENT, LARGEST_EXPONENT + 1)])
 _NORMAL, _FINITE = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
-"""Of bfloat16 as well, but for the last digits of the largest; float16 is multiplied in float32."""
+"""Smallest normal and largest float32. bfloat16 has the same, but for the last digits of the largest; float16 is
+multiplied in float32."""
 
 
 @dataclass(frozen=True)
 class SmoothedNorm:
-    """A norm whose output only linear layers read, in the names of the files."""
+    """A norm whose output only linear layers read, and its tensors and readers by their names in the files."""
 
     stage: str
     tensors: tuple[str, ...]
@@ -51,7 +52,9 @@ class SmoothedNorm:
 
 
 def find_smoothed(architecture: Architecture, files: SafetensorFiles, matrices: Sequence[Matrix]) -> list[SmoothedNorm]:
-    """Norms in the order of the computation; those that more than linear layers read are left alone, and logged.
+    """Return the norms to be smoothed, in the order of the computation.
+
+    Norms that not only linear layers read are left alone, and logged.
 
     Raises InvalidConfig where no norm is left.
     """
@@ -81,7 +84,8 @@ def find_smoothed(architecture: Architecture, files: SafetensorFiles, matrices: 
 def _smoothed(
     norm: NormReaders, stage: StageReaders, places: Places, by_module: dict[str, Matrix]
 ) -> SmoothedNorm | None:
-    """A norm whose readers can all be multiplied; None where the files keep one of them with what reads something else.
+    """Return a norm whose readers can all be multiplied; None where something else reads it, or the files keep one of
+    its readers together with a layer that reads something else.
 
     At least one reader has to be quantised: nothing is gained where all stay in floats.
     """
@@ -112,8 +116,8 @@ class Smoothing:
         measure: Callable[[str, str], MeasuredInputs],
         note: Callable[[str, NormFactors], None],
     ) -> None:
-        """`stages` in the order of the computation; `measure` says what an internal module of a stage reads, and is
-        asked in that order. `note` is told the factors of each norm as they are known.
+        """`stages` are in the order of the computation; `measure` returns what an internal module of a stage reads, and
+        is called in that order. `note` is called with each norm's factors once they are known.
         """
         self._files, self._strength, self._measure, self._note = files, strength, measure, note
         self._stages = {stage: number for number, stage in enumerate(stages)}
@@ -121,7 +125,7 @@ class Smoothing:
         self._of_matrix = {matrix.module: norm for norm in norms for matrix in norm.matrices}
         self._of_float = {name: norm for norm in norms for name in (*norm.tensors, *norm.floats)}
         self._exponents: dict[str, Tensor] = {}
-        """int8 [width] by norm"""
+        """int8 [width], the exponents of each norm's factors."""
 
     def reach(self, stage: str) -> None:
         """Compute the factors of all norms up to and including a stage, before something else is measured there."""
@@ -133,12 +137,12 @@ class Smoothing:
             self._note(norm.name, NormFactors(float(factors.mean()), float(factors.max())))
 
     def norm_of(self, entry: Matrix | str) -> str | None:
-        """The norm whose factors a matrix, or a tensor in floats, is multiplied with or divided by."""
+        """Return the norm whose factors a matrix, or a tensor in floats, is multiplied with or divided by, if any."""
         norm = self._of_float.get(entry) if isinstance(entry, str) else self._of_matrix.get(entry.module)
         return None if norm is None else norm.name
 
     def factors_of(self, matrix: Matrix) -> Tensor | None:
-        """float32 [in], by which columns are multiplied, and what they read is divided; None = nothing is changed."""
+        """Return float32 [in], by which columns are multiplied and their inputs divided; None = nothing is changed."""
         norm = self._of_matrix.get(matrix.module)
         if norm is None:
             return None
@@ -146,14 +150,14 @@ class Smoothing:
         return powers(self._exponents[norm.name])
 
     def folded_matrix(self, matrix: Matrix, floats: Tensor) -> Tensor:
-        """A matrix with its columns multiplied; float32 for float16, whose small numbers would lose digits."""
+        """Return a matrix with its columns multiplied; float16 becomes float32, as small numbers would lose digits."""
         factors = self.factors_of(matrix)
         if factors is None:
             return floats
         return multiplied(floats.float() if floats.dtype == torch.float16 else floats, factors)
 
     def folded(self, name: str, tensor: Tensor) -> Tensor:
-        """A tensor that stays in floats, as the files have to have it."""
+        """Return a tensor that stays in floats, multiplied or divided as the files have to have it."""
         norm = self._of_float.get(name)
         if norm is None:
             return tensor
@@ -162,13 +166,15 @@ class Smoothing:
         return multiplied(tensor, powers(-exponents if name in norm.tensors else exponents))
 
     def _exponents_of(self, norm: SmoothedNorm) -> Tensor:
-        """Of the factor of each input; where it could not be multiplied exactly, 0."""
+        """Return the exponent of each input's factor; 0 where some number could not be multiplied exactly."""
         inputs = self._measure(norm.stage, norm.matrices[0].reader).largest_by_input()
         largest, least = self._extremes(norm)
         if inputs is None:
             return torch.zeros(len(largest), dtype=torch.int64)
         exponents = balanced(inputs, largest, self._strength)
         factors = powers(exponents)
+        # Multiplying by a power of two is exact unless a number overflows or becomes subnormal. Matrices are checked by
+        # their extremes, in float32; tensors that stay in floats by the product itself, in the dtype that they keep.
         exact = (largest * factors <= _FINITE) & (least * factors >= _NORMAL)
         for name in (*norm.tensors, *norm.floats):
             tensor, by = self._files.tensor(name), powers(-exponents) if name in norm.tensors else factors
@@ -178,10 +184,10 @@ class Smoothing:
         return exponents * exact
 
     def _extremes(self, norm: SmoothedNorm) -> tuple[Tensor, Tensor]:
-        """The largest magnitude at each input over all readers, and the smallest above zero; float32 [in]."""
+        """Return the largest magnitude at each input over all readers, and the smallest above zero; float32 [in]."""
         largest, least = torch.zeros(norm.matrices[0].inputs), torch.full((norm.matrices[0].inputs,), torch.inf)
         for name, matrix in self._read(norm):
-            step = max(1, AT_A_TIME // matrix.shape[1])
+            step = max(1, CHUNK_NUMBERS // matrix.shape[1])
             for rows in matrix.split(step):
                 magnitudes = rows.float().abs()
                 largest = torch.maximum(largest, magnitudes.amax(0))
@@ -193,7 +199,7 @@ class Smoothing:
         return largest, least
 
     def _read(self, norm: SmoothedNorm) -> Iterator[tuple[str, Tensor]]:
-        """All readers one by one; the memory of each is given back behind it."""
+        """Yield the name and the matrix of each reader; its memory is given back before the next one."""
         for matrix in norm.matrices:
             yield matrix.source.name, matrix.read(self._files)
             self._files.give_back(matrix.source.name)
@@ -203,9 +209,10 @@ class Smoothing:
 
 
 def balanced(inputs: Tensor, weights: Tensor, strength: float) -> Tensor:
-    """Exponents of the factors inputs^strength / weights^(1 - strength), of the largest magnitudes at each input.
+    """Return the rounded exponents of inputs^strength / weights^(1 - strength), within bounds.
 
-    Rounded, and within bounds. Where nothing was read, or nothing is multiplied with it, 0.
+    `inputs` and `weights` are the largest magnitudes at each input. The exponent is 0 where either of them is, or where
+    that of the inputs is not finite.
     """
     exponents = strength * inputs.double().log2() - (1 - strength) * weights.double().log2()
     known = torch.isfinite(inputs) & (inputs > 0) & (weights > 0)
@@ -213,10 +220,10 @@ def balanced(inputs: Tensor, weights: Tensor, strength: float) -> Tensor:
 
 
 def powers(exponents: Tensor) -> Tensor:
-    """Powers of two, float32, exact."""
+    """Return powers of two, float32, exact."""
     return _POWERS[exponents.long() + LARGEST_EXPONENT]
 
 
 def multiplied(tensor: Tensor, factors: Tensor) -> Tensor:
-    """A tensor [..., in] times powers of two [in], in its own dtype."""
+    """Return a tensor [..., in] times powers of two [in], in its own dtype."""
     return tensor * factors.to(tensor.dtype)

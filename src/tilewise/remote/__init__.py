@@ -1,1 +1,1 @@
-"""An engine in a process of its own: what is said to it, what runs there, and who looks after it."""
+"""An engine in a process of its own: the messages to and from it, what runs there, and its supervisor."""

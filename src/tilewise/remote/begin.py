@@ -1,6 +1,6 @@
-"""Where the engine's process begins: heavy libraries are loaded while it is not yet known which model is wanted.
+"""The entry point of the engine's process: heavy libraries are loaded while nobody knows yet which model is wanted.
 
-Only the standard library is imported above, so that this starts at once.
+Only the standard library is imported at the top, so that the process starts at once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import threading
 
 
 def main(descriptor: int, log_level: str, number: str) -> None:
-    """Run an engine over the socket of this number, as the first message says. The exit status is that of `process`."""
+    """Run engine `number` over a socket, as its first message says. The exit status is that of `process.main`."""
     gc.disable()  # until the model is loaded: hardly anything is garbage before, and looking for it takes long
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes of a terminal: the other one decides
     threading.Thread(target=_load_libraries, name="tilewise-libraries", daemon=True).start()
@@ -23,7 +23,7 @@ def main(descriptor: int, log_level: str, number: str) -> None:
 
 
 def _load_libraries() -> None:
-    """torch takes longer than all the rest; whoever needs it later waits for this."""
+    """Import torch, which takes longer than all the rest; a later import of it waits for this one."""
     import tilewise.runner.build  # noqa: F401
 
 

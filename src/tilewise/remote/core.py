@@ -1,6 +1,6 @@
 """RemoteCore: engines in processes of their own, for a program that steps them as if they were one in its own process.
 
-Their supervisors live in a loop of its own, in a thread.
+Their supervisors live in an event loop of its own, in a thread.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from tilewise.engine.counters import Counters, Load
+from tilewise.engine.counters import Counters, EngineLoad
 from tilewise.engine.delta import TokenDelta
 from tilewise.errors import TilewiseError
 from tilewise.plan import Resolved
@@ -25,20 +25,20 @@ Result = TypeVar("Result")
 
 
 class _Failure(NamedTuple):
-    """Why nothing more comes of a request."""
+    """An error that ended a request."""
 
     request_id: str
     error: TilewiseError
 
 
 class RemoteCore:
-    """Has the methods of `EngineCore`; where a step of that computes, one of this waits. Belongs to one thread."""
+    """Engines elsewhere, with the methods of `EngineCore`: its step computes, this one waits. Belongs to one thread."""
 
     def __init__(self, launch: Launch) -> None:
-        """Returns when the model is loaded. Raises what hinders the start."""
+        """Start the engines, and return when the model is loaded. Raises what hinders the start."""
         self._arrived: SimpleQueue[TokenDelta | _Failure] = SimpleQueue()
         self._next: deque[TokenDelta | _Failure] = deque()
-        """What has arrived and is not told yet."""
+        """Tokens and failures that have arrived and that no step has returned yet."""
         self._unfinished: set[str] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="tilewise-replicas", daemon=True)
@@ -61,15 +61,15 @@ class RemoteCore:
 
     @property
     def counters(self) -> Counters:
-        """Since the start; a copy."""
+        """Counters since the start; a copy."""
         return self.replicas.counters.copy()
 
     @property
-    def load(self) -> Load:
+    def load(self) -> EngineLoad:
         return self.replicas.load
 
     def submit(self, request: Request) -> None:
-        """That it is refused, or that no engine is there, is said by the next step."""
+        """Submit a request. If it is refused, or no engine is there, a later step raises that."""
         self._unfinished.add(request.id)
         self._loop.call_soon_threadsafe(self._submit, request)
 
@@ -80,7 +80,7 @@ class RemoteCore:
             self._loop.call_soon_threadsafe(self.replicas.forget, [request_id], (request_id,))
 
     def step(self) -> list[TokenDelta]:
-        """The tokens that have come, one at least unless nothing is unfinished. Raises what ended a request."""
+        """Return the tokens that have come, one at least unless nothing is unfinished. Raises what ended a request."""
         deltas: list[TokenDelta] = []
         while self._unfinished and self._has_arrived(wait=not deltas):
             if self._next[0].request_id not in self._unfinished:
@@ -98,7 +98,7 @@ class RemoteCore:
         return deltas
 
     def _has_arrived(self, wait: bool) -> bool:
-        """Whether something is next; with `wait`, when there is."""
+        """Return whether something has arrived; with `wait`, wait until something has."""
         if wait and not self._next:
             self._next.append(self._arrived.get())
         with suppress(Empty):
@@ -107,11 +107,11 @@ class RemoteCore:
         return bool(self._next)
 
     def reset(self, cache: Literal["prefix", "tiles"]) -> bool:
-        """Empty a cache, as far as nothing that runs uses it; whether all of it is empty now. Raises EngineDead."""
+        """Empty a cache, as far as nothing that runs uses it; return whether all of it is empty. Raises EngineDead."""
         return self._wait(self.replicas.reset(cache))
 
     def close(self) -> None:
-        """A second call does nothing."""
+        """End the engines; a second call does nothing."""
         if not self._loop.is_closed():
             self._wait(self.replicas.close())
             self._end_loop()
@@ -133,7 +133,7 @@ class RemoteCore:
 
 
 class _Sink:
-    """Takes what becomes of one request to the thread that steps."""
+    """A sink of one request, which passes its tokens and its failure to the thread that steps."""
 
     def __init__(self, replicas: Replicas, request_id: str, arrived: SimpleQueue[TokenDelta | _Failure]) -> None:
         self._replicas, self._request_id, self._arrived = replicas, request_id, arrived

@@ -1,25 +1,105 @@
-"""RemoteEngine: one life of an engine's process, as the process that feeds it sees it.
+"""RemoteEngine: one life of an engine's process; Stream: the tokens of requests as they come.
 
-An event loop never waits for it. What comes is read when it is there, as on any connection. What goes out is sent as
-far as the other side has room; a thread sends the rest, and what comes behind it.
+An event loop never waits for the process. Messages from it are read when they are there, as on any connection. Messages
+to it are sent as far as the pipe has space; a thread sends the rest, and all messages that follow until it is done.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from queue import Queue
 from threading import Thread
-from typing import Literal
+from types import MappingProxyType, TracebackType
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
-from tilewise.remote.child import EngineProcess
-from tilewise.remote.pipe import framed
-from tilewise.remote.wire import Abort, Close, FromEngine, Launch, Reset, Submit, ToEngine
+from tilewise.engine.delta import TokenDelta
+from tilewise.engine.encode_core import EncodedDelta
+from tilewise.errors import TilewiseError
+from tilewise.remote.engine_process import EngineProcess
+from tilewise.remote.wire import Abort, Close, FromEngine, Launch, ResetCache, Submit, ToEngine, framed
 from tilewise.types import Request
 
 
+class Sink(Protocol):
+    """A receiver of what becomes of requests."""
+
+    def put(self, delta: Any) -> None:
+        """Take a token of one of the requests, or whatever else their engine makes of them."""
+
+    def fail(self, error: TilewiseError) -> None:
+        """Take the reason why nothing more comes of some of the requests, or of all."""
+
+
+OnClose = Callable[[Sequence[str], tuple[str, ...]], None]
+"""Called with (all request ids, those that have not ended)."""
+
+
+Item = TypeVar("Item", TokenDelta, EncodedDelta)
+
+
+class Stream(Generic[Item]):
+    """An asynchronous iterator over lists of tokens of requests; leaving its context aborts whatever has not ended."""
+
+    def __init__(
+        self, request_ids: Sequence[str], on_close: OnClose, engines: Mapping[str, int] = MappingProxyType({})
+    ) -> None:
+        """`engines` has the number of each request's engine, where there are several."""
+        self._engines = engines
+        self._request_ids = request_ids
+        self._on_close = on_close
+        self._unfinished = set(request_ids)
+        self._waiting: list[Item] = []
+        self._error: TilewiseError | None = None
+        self._something = asyncio.Event()
+
+    def engine_of(self, request_id: str) -> int:
+        """Return the number of the engine that has one of the requests."""
+        return self._engines.get(request_id, 0)
+
+    def put(self, delta: Item) -> None:
+        if delta.finish_reason is not None:
+            self._unfinished.discard(delta.request_id)
+        self._waiting.append(delta)
+        self._something.set()
+
+    def fail(self, error: TilewiseError) -> None:
+        self._error = error
+        self._something.set()
+
+    def abort(self, request_id: str) -> None:
+        """End one of the requests, which needs no more tokens."""
+        if request_id in self._unfinished:
+            self._unfinished.discard(request_id)
+            self._on_close([request_id], (request_id,))
+
+    def __aiter__(self) -> Stream[Item]:
+        return self
+
+    async def __anext__(self) -> list[Item]:
+        """Return all that has come since the last time. Raises what ended the requests."""
+        while not self._waiting:
+            if self._error is not None:
+                raise self._error
+            if not self._unfinished:
+                raise StopAsyncIteration
+            self._something.clear()
+            await self._something.wait()
+        found, self._waiting = self._waiting, []
+        return found
+
+    async def __aenter__(self) -> Stream[Item]:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        unfinished, self._unfinished = tuple(self._unfinished), set()
+        self._on_close(self._request_ids, unfinished)
+
+
 class RemoteEngine:
-    """In `loop`, `on_message` is called with all that comes, and `on_end` when nothing more will."""
+    """One life of an engine. In `loop`, `on_message` is called with each message, `on_end` when no more will come."""
 
     def __init__(
         self,
@@ -42,12 +122,12 @@ class RemoteEngine:
 
     @property
     def hung_up(self) -> bool:
-        """Nothing comes any more, and nothing is read; it has a status some moments later."""
+        """True once nothing more comes; the process has an exit status some moments later."""
         return self._pipe.closed
 
     @property
     def exit_status(self) -> int | None:
-        """None while it lives; negative: the signal that ended it."""
+        """Exit status of the process; None while it lives; negative: the signal that ended it."""
         return self._process.exit_status
 
     def submit(self, request: Request) -> None:
@@ -58,15 +138,15 @@ class RemoteEngine:
         self._send(Abort(request_ids))
 
     def reset(self, cache: Literal["prefix", "tiles"]) -> None:
-        self._send(Reset(cache))
+        self._send(ResetCache(cache))
 
     def kill(self) -> None:
-        """End it at once, whatever it does."""
+        """Kill the process at once, whatever it does."""
         self._hang_up()
         self._process.kill()
 
     async def close(self) -> None:
-        """Tell it to end, and end it if it does not listen. Returns when it is gone."""
+        """Tell the process to end, and kill it if it does not. Returns when it is gone."""
         self._send(Close())
         await asyncio.to_thread(self._process.wait)
         self._hang_up()
@@ -86,13 +166,14 @@ class RemoteEngine:
             self._left.put(None)
 
     def _wait_for_end(self) -> None:
-        """The pipe may close some moments before the process has a status."""
+        """Call `on_end` once the process has an exit status, some moments after its end of the pipe has closed."""
         self._process.wait()
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._on_end)
 
     def _send(self, message: ToEngine) -> None:
         data = memoryview(framed(message))
+        # As long as the thread has something to send, also the piece that it sends right now, nothing may overtake it.
         try:
             sent = 0 if self._left.unfinished_tasks else self._pipe.send_some(data)
         except OSError:

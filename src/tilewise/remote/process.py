@@ -1,4 +1,4 @@
-"""The engine's process: it loads the model, then steps while there is work, and says after each step what came of it.
+"""The engine's process: it loads the model, then steps while there is work, and reports after each step.
 
 It ends with the process that feeds it, however that ended: the pipe is closed then.
 """
@@ -12,14 +12,19 @@ import select
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import cached_property
+from pathlib import Path
+from queue import Empty, SimpleQueue
 from socket import socket
+from threading import Thread
+from typing import TYPE_CHECKING
 
 from tilewise.engine.core import EngineCore
+from tilewise.engine.encode_core import EncodeCore
 from tilewise.errors import RankDied, TilewiseError
 from tilewise.logs import set_up_logs
-from tilewise.remote.inbox import Inbox
-from tilewise.remote.pipe import Pipe
 from tilewise.remote.wire import (
     Abort,
     CannotStart,
@@ -28,25 +33,91 @@ from tilewise.remote.wire import (
     Ends,
     Launch,
     Outbox,
+    Pipe,
     Ready,
-    Refused,
-    Reset,
+    RequestRefused,
+    ResetCache,
     Submit,
     ToEngine,
     WasReset,
 )
 
+if TYPE_CHECKING:
+    from tilewise.inputs.grammar import Grammars
+
+
+class Inbox:
+    """The messages to the engine. One thread reads them, another compiles the grammars of structured answers.
+
+    A request and its abort keep their order: the abort of a request whose grammar is being compiled waits behind it in
+    the queue of the compiling thread.
+    """
+
+    def __init__(self, pipe: Pipe, folder: Path, end_ids: frozenset[int]) -> None:
+        """Start to read. `folder` has the tokenizer, which is read when the first grammar comes."""
+        self._pipe = pipe
+        self._folder = folder
+        self._end_ids = end_ids
+        self._messages: SimpleQueue[ToEngine | RequestRefused] = SimpleQueue()
+        self._compiling: dict[str, None] = {}
+        self._compiler = ThreadPoolExecutor(1, "tilewise-grammars")
+        Thread(target=self._read, name="tilewise-inbox", daemon=True).start()
+
+    def take(self, seconds: float) -> list[ToEngine | RequestRefused]:
+        """Return all messages that are there; if there are none, wait for one, so many seconds at most."""
+        found: list[ToEngine | RequestRefused] = []
+        while True:
+            try:
+                found.append(self._messages.get(timeout=0.0 if found else seconds))
+            except Empty:
+                return found
+
+    def _read(self) -> None:
+        try:
+            while True:
+                self._sort(self._pipe.receive())
+        except (EOFError, OSError):
+            self._messages.put(Close())
+
+    def _sort(self, message: ToEngine) -> None:
+        if isinstance(message, Submit) and message.request.sampling.structured_outputs is not None:
+            self._compiling[message.request.id] = None
+            self._compiler.submit(self._compile, message)
+        elif isinstance(message, Abort) and any(name in self._compiling for name in message.request_ids):
+            self._compiler.submit(self._messages.put, message)
+        else:
+            self._messages.put(message)
+
+    def _compile(self, message: Submit) -> None:
+        request = message.request
+        try:
+            assert request.sampling.structured_outputs is not None
+            grammar = self._grammars.compile(request.sampling.structured_outputs)
+            self._messages.put(Submit(request.with_(grammar=grammar)))
+        except TilewiseError as error:
+            self._messages.put(RequestRefused(request.id, error))
+        finally:
+            self._compiling.pop(request.id)
+
+    @cached_property
+    def _grammars(self) -> Grammars:
+        from tilewise.inputs.grammar import Grammars
+        from tilewise.inputs.tokenizer import Tokenizer
+
+        return Grammars(Tokenizer.from_folder(self._folder), self._end_ids, checked_before=True)
+
+
 logger = logging.getLogger("tilewise")
 
 _LOOK = 250
-"""Milliseconds between looks at whether there is still somebody to load a model for."""
+"""Milliseconds between checks, while a model is loaded, that the process that feeds this one is still there."""
 
 _CHECKED = 1.0
-"""Seconds between looks at whether all processes are there that compute for an engine without work."""
+"""Seconds between checks of an engine without work that all processes that compute for it are still there."""
 
 
 def main(end: socket, log_level: str, number: str) -> None:
-    """Run an engine until it is told to end. The exit status is 0 then, and 1 if it could not start.
+    """Run an engine until it is told to end. The exit status is 0 then, and 1 if it could not start or lost a rank.
 
     `number` is the engine's among several.
     """
@@ -81,9 +152,9 @@ def main(end: socket, log_level: str, number: str) -> None:
 
 @contextmanager
 def _ended_with(end: socket) -> Iterator[None]:
-    """Loading may take minutes, in which nobody reads what comes: that nobody is at the other end is noticed here."""
+    """Exit when the other end closes: loading may take minutes, in which nobody reads the pipe and would notice."""
     done, closed = threading.Event(), select.poll()
-    closed.register(end, 0)  # of its end one is told in any case
+    closed.register(end, 0)  # no events are asked for: the end of a connection is reported in any case
 
     def watch() -> None:
         while not done.is_set():
@@ -98,7 +169,7 @@ def _ended_with(end: socket) -> Iterator[None]:
 
 
 def build(launch: Launch) -> tuple[Core, Ready]:
-    """Raises the errors of `build_runner`."""
+    """Build the engine of a model. Raises the errors of `build_runner`."""
     started = time.perf_counter()
     from tilewise.runner.build import build_runner  # torch takes a second to load, and only this process needs it
 
@@ -112,7 +183,7 @@ def build(launch: Launch) -> tuple[Core, Ready]:
 def run(pipe: Pipe, core: Core, inbox: Inbox) -> None:
     """Step while there is work, wait while there is none. Raises RankDied."""
     while True:
-        refused: list[Refused] = []
+        refused: list[RequestRefused] = []
         messages = inbox.take(0.0 if core.has_unfinished else _CHECKED)
         if not messages and not core.has_unfinished:
             core.check()
@@ -120,7 +191,7 @@ def run(pipe: Pipe, core: Core, inbox: Inbox) -> None:
         for message in messages:
             if isinstance(message, Close):
                 return
-            if isinstance(message, Reset):
+            if isinstance(message, ResetCache):
                 pipe.send(WasReset(core.reset(message.cache)))
             refused += _apply(message, core)
         deltas = core.step() if core.has_unfinished else []
@@ -128,15 +199,26 @@ def run(pipe: Pipe, core: Core, inbox: Inbox) -> None:
             pipe.send(Outbox(tuple(deltas), core.counters, core.load, tuple(refused)))
 
 
-def _apply(message: ToEngine | Refused, core: Core) -> list[Refused]:
-    if isinstance(message, Refused):
+def _apply(message: ToEngine | RequestRefused, core: Core) -> list[RequestRefused]:
+    if isinstance(message, RequestRefused):
         return [message]
     if isinstance(message, Submit):
         try:
             core.submit(message.request)
         except TilewiseError as error:
-            return [Refused(message.request.id, error)]
+            return [RequestRefused(message.request.id, error)]
     if isinstance(message, Abort):
         for request_id in message.request_ids:
             core.abort(request_id)
     return []
+
+
+def build_encoding(launch: Launch) -> tuple[Core, Ready]:
+    """Build an engine that encodes pictures alone. Raises the errors of `build_tower`."""
+    started = time.perf_counter()
+    from tilewise.runner.tower import build_tower, cache_bytes  # as in `process.build`
+
+    imported = time.perf_counter()
+    tower, resolved = build_tower(launch.config, launch.model)
+    seconds = {"imports": imported - started, "model": time.perf_counter() - imported}
+    return EncodeCore(tower, cache_bytes(launch.config)), Ready(resolved, seconds)

@@ -1,7 +1,7 @@
 """Replicas: engines of one model side by side, each in a process of its own, behind one interface.
 
-One replica is its supervisor, and nothing stands between. Of several, each is looked after by a supervisor of its own:
-one that dies ends its own requests alone, and new ones go to the others until it is back. All methods belong to one
+A single replica is used through its supervisor directly. Several have a supervisor each: one that dies ends its own
+requests alone, and new ones go to the others until it is back. All methods belong to one
 event loop.
 """
 
@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from tilewise.engine.counters import Counters, Load
+from tilewise.engine.counters import Counters, EngineLoad
 from tilewise.errors import EngineDead, TilewiseError
 from tilewise.plan import Resolved
-from tilewise.remote.child import EngineProcess
-from tilewise.remote.routing import Router
-from tilewise.remote.stream import Sink, Stream
+from tilewise.remote.engine import Sink, Stream
+from tilewise.remote.engine_process import EngineProcess
+from tilewise.remote.routing import ReplicaRouter
 from tilewise.remote.supervisor import RestartRule, State, Supervisor, Watcher
 from tilewise.remote.wire import Launch, Outbox, Ready
 from tilewise.types import Request
@@ -39,10 +39,10 @@ class Replicas:
         # Requests without a seed draw from the same one as in one engine, in the order in which they come.
         self._seeds = random.Random(launch.config.seed)
         self._places: dict[str, int] = {}
-        """Of requests that somebody waits for."""
+        """Number of the engine of each request that somebody waits for, by the request's id."""
 
     async def start(self, process: EngineProcess | None = None) -> Ready:
-        """Returns when all have loaded the model, the first in a process that may have begun already.
+        """Start the engines, the first in a process that may have begun already; return when all have loaded the model.
 
         Raises the error of the first that cannot start; none is left then.
         """
@@ -55,37 +55,37 @@ class Replicas:
         except BaseException:
             self.discard()
             raise
-        self._router = Router(ready.resolved.limits, len(self.engines))
+        self._router = ReplicaRouter(ready.resolved.limits, len(self.engines))
         self.watch(self)
         return ready
 
     @property
     def state(self) -> State:
-        """ready while any of them takes requests."""
+        """State of all together: ready while any of them takes requests."""
         states = [engine.state for engine in self.engines]
         order: tuple[State, ...] = ("ready", "restarting", "starting", "closed", "failed")
         return next(state for state in order if state in states)
 
     def watch(self, watcher: Watcher) -> None:
-        """Tell somebody of all that happens from now on."""
+        """Tell a watcher of all steps and changes of state from now on."""
         for engine in self.engines:
             engine.watch(watcher)
 
     @property
     def resolved(self) -> Resolved:
-        """What all of them run with."""
+        """Sizes and choices that all engines run with."""
         return self.engines[0].resolved
 
     @property
-    def load(self) -> Load:
-        """Of those that take requests, together."""
+    def load(self) -> EngineLoad:
+        """Load of the engines that take requests, together."""
         if self._only is not None:
             return self._only.load
-        return Load.total(engine.load for engine in self.engines if engine.state == "ready")
+        return EngineLoad.total(engine.load for engine in self.engines if engine.state == "ready")
 
     @property
     def counters(self) -> Counters:
-        """Of all together."""
+        """Counters of all engines together."""
         if self._only is not None:
             return self._only.counters
         return Counters.total(engine.counters for engine in self.engines)
@@ -115,7 +115,7 @@ class Replicas:
         return stream
 
     def submit(self, requests: Sequence[Request], sink: Sink) -> None:
-        """Their tokens go to the sink until they are forgotten. Raises EngineDead while there is no engine."""
+        """Submit requests; their tokens go to the sink until `forget` is called. Raises EngineDead if none is there."""
         self.check()
         if self._only is not None:
             self._only.submit(requests, sink)
@@ -138,7 +138,7 @@ class Replicas:
         return request.with_(sampling=request.sampling.with_(seed=self._seeds.getrandbits(63)))
 
     def check(self) -> None:
-        """Raises EngineDead unless requests are taken."""
+        """Raise EngineDead unless requests are taken."""
         if self._only is not None:
             self._only.check()
         elif not self._able:
@@ -146,7 +146,7 @@ class Replicas:
             raise EngineDead(f"All engines are {state}: send the request again in {self.retry_after} seconds.")
 
     async def reset(self, cache: Literal["prefix", "tiles"]) -> bool:
-        """Empty a cache of all engines; whether all of it is empty now. Raises EngineDead."""
+        """Empty a cache of all engines; return whether all of it is empty now. Raises EngineDead."""
         if self._only is not None:
             return await self._only.reset(cache)
         self.check()
@@ -169,12 +169,12 @@ class Replicas:
         await asyncio.gather(*(engine.close() for engine in self.engines))
 
     def end_streams(self, error: TilewiseError) -> None:
-        """Whoever waits is told why nothing more will come."""
+        """Tell all that wait for requests why nothing more will come."""
         for engine in self.engines:
             engine.end_streams(error)
 
     def forget(self, request_ids: Sequence[str], unfinished: tuple[str, ...]) -> None:
-        """Nobody waits for these requests: what of them is still in an engine is of no use."""
+        """Drop requests that nobody waits for any more, and abort those of them that are unfinished."""
         if self._only is not None:
             self._only.forget(request_ids, unfinished)
             return
@@ -187,14 +187,14 @@ class Replicas:
             self.engines[place].forget(group, tuple(name for name in group if name in unfinished))
 
     def took(self, engine: int, outbox: Outbox) -> None:
-        """What a step of one of several has done is no work any more."""
+        """Take what a step has done out of the router's account of work."""
         for delta in outbox.deltas:
             if delta.finish_reason is not None:
                 self._router.ended(delta.request_id)
-            elif delta.moments is not None:
+            elif delta.moments is not None:  # which comes with the first token alone
                 self._router.began(delta.request_id)
 
     def became(self, engine: int, state: State) -> None:
-        """One of several has died, or is back."""
+        """Tell the router of an engine that has died; one that is back begins with nothing."""
         if state != "ready":
             self._router.lost(engine)

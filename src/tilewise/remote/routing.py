@@ -1,4 +1,4 @@
-"""Router: which of several replicas gets a request.
+"""ReplicaRouter: chooses which of several replicas gets a request.
 
 The rule: a request goes where the least work is left when it is added. Work is counted in tokens. What a replica has
 in flight is the prompts whose first token has not come, and `SEQUENCE` for each sequence that has not ended. What a
@@ -24,7 +24,7 @@ from tilewise.types import Request
 SEQUENCE = 64
 """Tokens that an answer counts for until it has ended: nobody knows how long it will be."""
 TILE = 4
-"""Work of encoding a tile, a row of it: as many patches of the tower become one."""
+"""Tokens that encoding a tile counts for, for each of its rows: so many patches of the tower become one row."""
 
 
 class Recent:
@@ -38,7 +38,7 @@ class Recent:
         return digest in self._digests
 
     def add(self, digests: Sequence[bytes]) -> None:
-        """The first one is forgotten last."""
+        """Add digests. The first one is forgotten last, as no block of a prefix is of use without those before it."""
         for digest in reversed(digests):
             self._digests[digest] = None
             self._digests.move_to_end(digest)
@@ -51,15 +51,15 @@ class Recent:
 
 @dataclass(frozen=True, slots=True)
 class RequestParts:
-    """What a request is made of, as far as replicas may have it already."""
+    """The parts of a request that replicas may have already."""
 
     tokens: int
     block_size: int
     blocks: tuple[bytes, ...]
-    """Chain hashes of its prompt's blocks, as the KV cache has them; the last token is computed in any case."""
+    """Chain hashes of the prompt's KV blocks, as the cache has them; the last token is computed in any case."""
     reads_prefixes: bool
     tiles: tuple[tuple[int, int, bytes], ...]
-    """(position, rows, digest) of each."""
+    """(position, rows, digest) of each tile."""
 
     @classmethod
     def of(cls, request: Request, limits: Limits) -> RequestParts:
@@ -71,7 +71,7 @@ class RequestParts:
 
 
 class ReplicaView:
-    """What the router knows of one replica."""
+    """A record of what the router knows of one replica."""
 
     def __init__(self, limits: Limits) -> None:
         self.in_flight = 0
@@ -79,27 +79,28 @@ class ReplicaView:
         self.tiles = Recent(limits.tile_pages)
 
     def work_of(self, parts: RequestParts) -> int:
-        """Tokens that a request would add."""
+        """Return the tokens of work that a request would add."""
         known = 0
         if parts.reads_prefixes:
             known = next((i for i, digest in enumerate(parts.blocks) if digest not in self.blocks), len(parts.blocks))
         tokens = known * parts.block_size
+        # Tiles that lie in the known prefix are not encoded, and one that a request has several times is encoded once.
         missing = {digest: rows for at, rows, digest in parts.tiles if at + rows > tokens and digest not in self.tiles}
         return parts.tokens - tokens + TILE * sum(missing.values())
 
 
-class Router:
-    """Chooses, and keeps account of what is in flight. Deterministic: what counts is the order of the calls."""
+class ReplicaRouter:
+    """Chooses replicas, and keeps account of what is in flight. Deterministic: only the order of the calls counts."""
 
     def __init__(self, limits: Limits, replicas: int) -> None:
         """All replicas have the same limits."""
         self._limits = limits
         self._views = [ReplicaView(limits) for _ in range(replicas)]
         self._requests: dict[str, tuple[int, int]] = {}
-        """By id: where it is, and the tokens of its prompt that are in flight."""
+        """Number of each request's replica, and the tokens of its prompt that are in flight, by the request's id."""
 
     def choose(self, request: Request, able: Iterable[int]) -> int:
-        """One of the replicas that are able, which gets the request."""
+        """Choose one of the replicas that are able, and count the request as its work."""
         parts = RequestParts.of(request, self._limits)
         work = {number: self._views[number].work_of(parts) for number in able}
         chosen = min(work, key=lambda number: (self._views[number].in_flight + work[number], number))
@@ -111,24 +112,24 @@ class Router:
         return chosen
 
     def in_flight(self, replica: int) -> int:
-        """Tokens of work that a replica has not done yet."""
+        """Return the tokens of work that a replica has not done yet."""
         return self._views[replica].in_flight
 
     def began(self, request_id: str) -> None:
-        """The first token of a request has come."""
+        """Note that the first token of a request has come."""
         if request_id in self._requests:
             number, prompt = self._requests[request_id]
             self._views[number].in_flight -= prompt
             self._requests[request_id] = number, 0
 
     def ended(self, request_id: str) -> None:
-        """Nothing more is computed for a request; unknown ones have ended before."""
+        """Note that nothing more is computed for a request; unknown ones have ended before."""
         if request_id in self._requests:
             number, prompt = self._requests.pop(request_id)
             self._views[number].in_flight -= prompt + SEQUENCE
 
     def lost(self, replica: int) -> None:
-        """A replica has died, with all that it had."""
+        """Note that a replica has died, with all that it had."""
         self._views[replica] = ReplicaView(self._limits)
         self._requests = {name: place for name, place in self._requests.items() if place[0] != replica}
 

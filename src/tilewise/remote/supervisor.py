@@ -12,12 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from tilewise.engine.counters import Counters, Load
+from tilewise.engine.counters import Counters, EngineLoad
 from tilewise.errors import EngineDead, TilewiseError
 from tilewise.plan import Resolved
-from tilewise.remote.child import EngineProcess
-from tilewise.remote.engine import RemoteEngine
-from tilewise.remote.stream import Sink, Stream
+from tilewise.remote.engine import RemoteEngine, Sink, Stream
+from tilewise.remote.engine_process import EngineProcess
 from tilewise.remote.wire import CannotStart, Ends, FromEngine, Launch, Outbox, Ready, WasReset
 from tilewise.types import Request
 
@@ -25,22 +24,22 @@ logger = logging.getLogger("tilewise")
 
 State = Literal["starting", "ready", "restarting", "failed", "closed"]
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
-"""Seconds before an engine that died is started again; each time twice as long until one gets ready."""
+"""Seconds before an engine that died is started again: the first pause, doubled each time until one gets ready."""
 
 
 class Watcher(Protocol):
-    """Who wants to know how an engine fares, or several, each by its number."""
+    """A listener to what one engine does, or several, each known by its number."""
 
     def took(self, engine: int, outbox: Outbox) -> None:
-        """What came of a step; counters begin at zero again with each new process."""
+        """Take what came of a step; counters begin at zero again with each new process."""
 
     def became(self, engine: int, state: State) -> None:
-        """Whether there is that engine now."""
+        """Take the new state of an engine."""
 
 
 @dataclass(frozen=True, slots=True)
 class RestartRule:
-    """An engine that dies more often than this is given up."""
+    """A limit on deaths: an engine that dies more than `most` times within `window` is given up."""
 
     most: int = 3
     window: float = 300.0
@@ -66,18 +65,18 @@ class Supervisor:
         self._begun = False
         self._reason: TilewiseError | None = None
         self.restarts = 0
-        self.load = Load(0, 0, 0.0)
+        self.load = EngineLoad(0, 0, 0.0)
         self.counters = Counters()
 
     async def start(self, process: EngineProcess | None = None) -> Ready:
-        """Returns when the model is loaded, in a process that may have begun already.
+        """Start the engine, in a process that may have begun already, and return when the model is loaded.
 
         Raises the engine's own error if it cannot start.
         """
         return await self.begin(process or EngineProcess(self.number))
 
     def begin(self, process: EngineProcess) -> asyncio.Future[Ready]:
-        """The same, to be waited for."""
+        """Start the engine in a process; the future that is returned has a result when the model is loaded."""
         self._loop = asyncio.get_running_loop()
         self._first: asyncio.Future[Ready] = self._loop.create_future()
         self._begun = True
@@ -90,7 +89,7 @@ class Supervisor:
 
     @property
     def is_able(self) -> bool:
-        """Requests are taken, as far as one can tell at this moment."""
+        """True if requests are taken, as far as one can tell at this moment."""
         return self._state == "ready" and not self._engine.hung_up
 
     def _become(self, state: State) -> None:
@@ -99,7 +98,7 @@ class Supervisor:
             watcher.became(self.number, state)
 
     def watch(self, watcher: Watcher) -> None:
-        """Tell somebody of all that happens from now on."""
+        """Tell a watcher of all steps and changes of state from now on."""
         self._watchers.append(watcher)
 
     @property
@@ -125,19 +124,19 @@ class Supervisor:
         return stream
 
     def submit(self, requests: Sequence[Request], sink: Sink) -> None:
-        """Their tokens go to the sink until they are forgotten. Raises EngineDead while there is no engine."""
+        """Submit requests; their tokens go to the sink until `forget` is called. Raises EngineDead if none is there."""
         self.check()
         for request in requests:
             self._sinks[request.id] = sink
             self._engine.submit(request)
 
     def check(self) -> None:
-        """Raises EngineDead unless requests are taken."""
+        """Raise EngineDead unless requests are taken."""
         if self.state != "ready":
             raise EngineDead(f"{self._name} is {self.state}: send the request again in {self.retry_after} seconds.")
 
     async def reset(self, cache: Literal["prefix", "tiles"]) -> bool:
-        """Empty a cache of the engine; whether all of it is empty now. Raises EngineDead."""
+        """Empty a cache of the engine; return whether all of it is empty now. Raises EngineDead."""
         self.check()
         done: asyncio.Future[bool] = self._loop.create_future()
         self._resets.append(done)
@@ -148,10 +147,11 @@ class Supervisor:
         """End the engine, and every stream that is left."""
         self._become("closed")
         self.end_streams(EngineDead("The server is shutting down: send the request to another one."))
-        await self._engine.close()
+        if self._begun:
+            await self._engine.close()
 
     def discard(self) -> None:
-        """End an engine at once, as nobody will ask it; nobody is told."""
+        """End the engine at once, as nobody will ask it; watchers and streams are not told."""
         self._state = "closed"
         if self._begun:
             self._engine.kill()
@@ -199,7 +199,7 @@ class Supervisor:
         if not self._first.done():
             self._fail(EngineDead(f"{self._name}'s process {how} while it was starting."))
             return
-        self.load = Load(0, 0, 0.0)
+        self.load = EngineLoad(0, 0, 0.0)
         self.end_streams(
             EngineDead(f"{self._name}'s process {how}: send the request again in {self.retry_after} seconds.")
         )
@@ -233,7 +233,7 @@ class Supervisor:
             self._run_in(EngineProcess(self.number))
 
     def _fail(self, error: TilewiseError) -> None:
-        """The first start decides whether there is a server at all; later failures are tried again."""
+        """Take the error of a start. The first start decides whether there is a server; later ones are tried again."""
         if not self._first.done():
             self._become("failed")
             self._first.set_exception(error)
@@ -241,7 +241,7 @@ class Supervisor:
             logger.error("%s cannot be started again: %s", self._name, error)
 
     def end_streams(self, error: TilewiseError) -> None:
-        """Whoever waits is told why nothing more will come."""
+        """Tell all that wait for requests or resets why nothing more will come."""
         for sink in set(self._sinks.values()):
             sink.fail(error)
         self._sinks.clear()
@@ -251,7 +251,7 @@ class Supervisor:
         self._resets.clear()
 
     def forget(self, request_ids: Sequence[str], unfinished: tuple[str, ...]) -> None:
-        """Nobody waits for these requests: what of them is still in the engine is of no use."""
+        """Drop requests that nobody waits for any more, and abort those of them that are unfinished."""
         for request_id in request_ids:
             self._sinks.pop(request_id, None)
         if unfinished and self.state == "ready":

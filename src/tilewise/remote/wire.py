@@ -1,17 +1,21 @@
-"""What the engine's process and the one that feeds it say to each other."""
+"""Messages between the engine's process and the one that feeds it, and the pipe that carries them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import pickle
+import socket
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from tilewise.config import EngineConfig
-from tilewise.engine.counters import Counters, Load
+from tilewise.engine.counters import Counters, EngineLoad
 from tilewise.engine.delta import TokenDelta
 from tilewise.engine.encode_core import EncodedDelta
 from tilewise.errors import TilewiseError
-from tilewise.host.memory import Memory
+from tilewise.host import Memory
 from tilewise.plan import Resolved
 from tilewise.types import Request
 
@@ -19,11 +23,101 @@ if TYPE_CHECKING:
     from tilewise.weights.checkpoint import Checkpoint
 
 
+_LENGTH = struct.Struct("!Q")
+_PIECE = 2**18  # bytes that are asked for at once
+
+
+def pipe() -> tuple[Pipe, socket.socket]:
+    """Return our end, and the socket that becomes theirs, once it is in the other process.
+
+    The pair is made before the engine's process, which inherits its end: nobody else can send what is unpickled here.
+    """
+    ours, theirs = socket.socketpair()
+    return Pipe(ours), theirs
+
+
+def framed(message: object) -> bytes:
+    data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+    return _LENGTH.pack(len(data)) + data
+
+
+class Pipe:
+    """One end of a pipe of pickled messages, each behind its length. One thread may read while another writes."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._end = end
+        self._unread = bytearray()
+
+    def fileno(self) -> int:
+        return self._end.fileno()
+
+    def send(self, message: object) -> None:
+        """Send a message, waiting until the pipe has space for all of it. Raises OSError if the other side is gone."""
+        self._end.sendall(framed(message))
+
+    def send_rest(self, data: memoryview) -> None:
+        """Send what `send_some` left, waiting as `send` does. Raises OSError as there."""
+        self._end.sendall(data)
+
+    def send_some(self, data: memoryview) -> int:
+        """Send as much as the pipe has space for, never waiting; return how many bytes. Raises OSError as `send`."""
+        try:
+            return self._end.send(data, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return 0
+
+    def receive(self) -> Any:
+        """Wait for the next message and return it. Raises EOFError when none will come."""
+        while (data := self._frame()) is None:
+            self._read(0)
+        return pickle.loads(data)
+
+    def arrived(self) -> Iterator[Any]:
+        """Yield the messages that are there whole, never waiting. Raises EOFError behind the last one of all."""
+        while True:
+            while (data := self._frame()) is not None:
+                yield pickle.loads(data)
+            try:
+                self._read(socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+
+    @property
+    def closed(self) -> bool:
+        return self._end.fileno() < 0
+
+    def close(self) -> None:
+        """Close this end; a thread that waits to send gets an error."""
+        with suppress(OSError):
+            self._end.shutdown(socket.SHUT_RDWR)
+        self._end.close()
+
+    def _read(self, flags: int) -> None:
+        try:
+            data = self._end.recv(_PIECE, flags)
+        except ConnectionResetError:
+            data = b""
+        if not data:
+            raise EOFError
+        self._unread += data
+
+    def _frame(self) -> bytes | None:
+        """Return the first message that is there whole, still pickled; None if there is none."""
+        if len(self._unread) < _LENGTH.size:
+            return None
+        stop = _LENGTH.size + _LENGTH.unpack_from(self._unread)[0]
+        if len(self._unread) < stop:
+            return None
+        data = bytes(self._unread[_LENGTH.size : stop])
+        del self._unread[:stop]
+        return data
+
+
 Delta = TokenDelta | EncodedDelta
 
 
 class Core(Protocol):
-    """What runs in the engine's process: `EngineCore`, or what encodes pictures alone."""
+    """The engine in its process: `EngineCore`, or `EncodeCore`, which encodes pictures alone."""
 
     @property
     def has_unfinished(self) -> bool: ...
@@ -32,7 +126,7 @@ class Core(Protocol):
     def counters(self) -> Counters: ...
 
     @property
-    def load(self) -> Load: ...
+    def load(self) -> EngineLoad: ...
 
     def submit(self, request: Request) -> None: ...
 
@@ -43,13 +137,13 @@ class Core(Protocol):
     def step(self) -> Sequence[Delta]: ...
 
     def check(self) -> None:
-        """Raises RankDied if a process that computes for this one is gone; asked while there is no work."""
+        """Raise RankDied if a process that computes for this one is gone; called while there is no work."""
 
     def close(self) -> None: ...
 
 
 Build = Callable[["Launch"], "tuple[Core, Ready]"]
-"""Makes an engine, in its process."""
+"""A function that makes an engine, called in the engine's process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +157,9 @@ class Launch:
     end_ids: frozenset[int]
     """End tokens of the model, where structured answers may end."""
     build: Build | None = None
-    """Makes the engine; None = the model's. A benchmark has one without a model."""
+    """Function that makes the engine; None = the model's. A benchmark has one without a model."""
     part: Memory | None = None
-    """What the engine may take of the machine's memory; None = what it finds."""
+    """Memory of the machine that the engine may take; None = what it finds."""
     first_device: int = 0
     """The number of the first GPU that its ranks take, where they take GPUs."""
 
@@ -79,51 +173,51 @@ class Submit:
 
 @dataclass(frozen=True, slots=True)
 class Abort:
-    """End these requests wherever they are; unknown ones have just finished."""
+    """A message to end requests wherever they are; unknown ones have just finished."""
 
     request_ids: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Reset:
-    """Empty a cache: prefixes in KV blocks, or encoded tiles."""
+class ResetCache:
+    """A message to empty a cache: prefixes in KV blocks, or encoded tiles."""
 
     cache: Literal["prefix", "tiles"]
 
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """Drop what is left and end."""
+    """A message to drop what is left and end."""
 
 
-ToEngine = Launch | Submit | Abort | Reset | Close
+ToEngine = Launch | Submit | Abort | ResetCache | Close
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The model is loaded."""
+    """The news that the model is loaded."""
 
     resolved: Resolved
     seconds: dict[str, float]
-    """What the start took, by phase."""
+    """Seconds that the start took, by phase."""
 
 
 @dataclass(frozen=True, slots=True)
 class CannotStart:
-    """Trying again would not help."""
+    """The news that the engine cannot start; trying again would not help."""
 
     error: TilewiseError
 
 
 @dataclass(frozen=True, slots=True)
 class Ends:
-    """The engine's process ends, for this reason; trying again may help."""
+    """The news that the engine's process ends, and why; trying again may help."""
 
     error: TilewiseError
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class RequestRefused:
     """A request that the engine does not take."""
 
     request_id: str
@@ -132,19 +226,20 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Outbox:
-    """What came of one step, and how busy the engine is."""
+    """The tokens of one step and the requests refused before it, and how busy the engine is."""
 
     deltas: tuple[Delta, ...]
     counters: Counters
-    load: Load
-    refused: tuple[Refused, ...] = field(default=())
+    load: EngineLoad
+    refused: tuple[RequestRefused, ...] = field(default=())
 
 
 @dataclass(frozen=True, slots=True)
 class WasReset:
-    """What came of a `Reset`; they are answered in their order."""
+    """The answer to a `ResetCache`; answers come in the order of the messages."""
 
     done: bool
+    """True if all of the cache is empty now."""
 
 
 FromEngine = Ready | CannotStart | Ends | Outbox | WasReset

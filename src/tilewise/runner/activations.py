@@ -1,8 +1,8 @@
 """Bytes that the largest step takes while it runs, by arithmetic: no profiling run, and known before any weight.
 
 A step decodes first and encodes tiles then, so what counts is the larger of the two. For each, the tensors that live
-at the same time are added up at the places where that may be most. What an attention keeps beside its result is its
-op's to say (`Ops.paged_scratch`, `Ops.dense_scratch`).
+at the same time are added up at the places where that may be most. What an attention keeps beside its result is told by
+its op (`Ops.paged_scratch`, `Ops.dense_scratch`). Docstrings list the tensors that are counted.
 
 The letters are those of shapes: N tokens of the step, H hidden width, R rows to sample, V vocabulary, T tiles.
 """
@@ -15,7 +15,7 @@ from tilewise.models.config import DecoderConfig, ModelConfig, VisionConfig
 from tilewise.plan import LargestStep
 from tilewise.platforms.base import AttentionSize, Ops
 from tilewise.platforms.draw import CPU_ROWS
-from tilewise.runner.prompt_scores import ROWS as SCORED_ROWS
+from tilewise.runner.sampler import PROMPT_SCORE_ROWS as SCORED_ROWS
 
 _FLOAT, _INT = 4, 8
 _EXPERT_INNER = 7
@@ -25,24 +25,29 @@ _EXPERT_INNER = 7
 def activation_bytes(
     config: ModelConfig, itemsize: int, ops: Ops, step: LargestStep, quantised_kv: bool = False
 ) -> int:
-    """`itemsize` is that of the model's dtype."""
+    """Return the bytes of activations in the largest step; `itemsize` is that of the model's dtype."""
     decoder = DecoderStep(config.decoder, itemsize, ops, step, quantised_kv).bytes
     return max(decoder, EncoderBatch(config, itemsize, ops, step.tiles).bytes) + table_bytes(config.decoder, step)
 
 
 def table_bytes(config: DecoderConfig, step: LargestStep) -> int:
-    """Not an activation, but as large as the step: tokens and blocks of every slot, cosines and sines."""
+    """Return the bytes of tables, which are sized for the largest step: tokens and blocks of slots, cosines, sines."""
     slots = step.sequences + 1
     return slots * step.context * 2 * _INT + step.context * config.head_dim * _FLOAT
 
 
 def norm_bytes(numbers: int, itemsize: int) -> int:
-    """The reference's RMS norm: input and normed in float32, cast, times weight. In float32 there are no casts."""
+    """Return the bytes of the reference's RMS norm: input and normed in float32, cast, times weight.
+
+    A model in float32 has no casts.
+    """
     return numbers * (2 * _FLOAT + (2 * itemsize if itemsize != _FLOAT else 0))
 
 
 @dataclass(frozen=True, slots=True)
 class DecoderStep:
+    """The largest step of the decoder, in bytes."""
+
     config: DecoderConfig
     itemsize: int
     ops: Ops
@@ -62,7 +67,7 @@ class DecoderStep:
 
     @property
     def hidden(self) -> int:
-        """[N, H]"""
+        """Hidden states [N, H]."""
         return self.step.tokens * self.config.hidden_size * self.itemsize
 
     @property
@@ -119,7 +124,7 @@ class DecoderStep:
         return norm_bytes(states, self.itemsize) + rows * self.config.vocab_size * self.itemsize + self._scored(rows)
 
     def _scored(self, rows: int) -> int:
-        """Logits picked, log-probabilities, what is likelier (as truth, as torch sums it), the likeliest, a sort."""
+        """Return the bytes of logits, log-probabilities, what is likelier (bool, int64), the likeliest, and a sort."""
         vocabulary, asked = self.config.vocab_size, self.step.logprobs
         likeliest = 2 * (vocabulary if asked < 0 else min(asked, vocabulary)) * (_FLOAT + _INT)
         return rows * (vocabulary * (self.itemsize + _FLOAT + 1 + _INT) + likeliest)
@@ -127,7 +132,7 @@ class DecoderStep:
 
 @dataclass(frozen=True, slots=True)
 class EncoderBatch:
-    """The largest batch of tiles that the lane runs."""
+    """The largest batch of tiles that is encoded, in bytes."""
 
     config: ModelConfig
     itemsize: int
@@ -140,7 +145,7 @@ class EncoderBatch:
 
     @property
     def patches(self) -> int:
-        """Pixels here and on the host, in float32 twice, as patches; those embedded, with class, with places."""
+        """Pixels on device and host, twice in float32, and as patches; those embedded, with class, with positions."""
         pixels = self.tiles * 3 * self.config.tile_size**2
         return pixels * (2 + 2 * _FLOAT + self.itemsize) + 3 * self._wide(1)
 
@@ -164,7 +169,7 @@ class EncoderBatch:
         return 4 * self._wide(1) + (5 if flash else 3) * rows * hidden
 
     def _wide(self, times: float) -> int:
-        """Patches of all tiles and the class token, so many times the width of the tower."""
+        """Return the bytes of all tiles' patches and class tokens, `times` as wide as the tower."""
         vision = self.config.vision
         tokens = (self.config.tile_size // vision.patch_size) ** 2 + 1
         return int(self.tiles * tokens * vision.hidden_size * times) * self.itemsize

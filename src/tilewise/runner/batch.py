@@ -1,22 +1,110 @@
-"""A plan's work and the tables -> ModelBatch.
+"""The ModelBatch of a plan's work, with the tables that it is made from.
 
 Everything but the tokens is known on the host, is laid out there in one array, and goes to the device in one copy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from tilewise.models.batch import ModelBatch
-from tilewise.platforms.base import PagedLayout
-from tilewise.platforms.transfers import sent
-from tilewise.runner.placement import Integers, Placement
-from tilewise.runner.tables import Tables
-from tilewise.step import Work
+from tilewise.models.decoder import ModelBatch
+from tilewise.platforms.base import INVARIANT_ROWS, PagedLayout
+from tilewise.platforms.transfers import to_device
+from tilewise.step import Admission, BlockGrant, Limits, Work
+
+
+class Tables:
+    """Tokens and KV blocks of each slot. The runner alone writes a plan's admissions, grants and guesses, then tokens.
+
+    Tokens are on the device: the step that chooses them writes them here, so that the next step can read them without
+    the host. Block ids are decided by plans, and stay on the host.
+    """
+
+    def __init__(self, limits: Limits, device: torch.device) -> None:
+        slots = limits.max_num_seqs + 1
+        blocks = -(-limits.max_model_len // limits.block_size)
+        self.tokens = torch.zeros(slots, limits.max_model_len + 1, dtype=torch.int64, device=device)
+        self.blocks = np.zeros((slots, blocks), np.int64)
+        self.device = device
+        self.rows: list[Admission | None] = [None] * slots
+
+    def admit(self, admission: Admission) -> None:
+        self.rows[admission.slot] = admission
+        self.write(admission.slot, 0, admission.token_ids)
+
+    def grant(self, grant: BlockGrant) -> None:
+        stop = grant.first + len(grant.block_ids)
+        self.blocks[grant.slot, grant.first : stop] = grant.block_ids
+
+    def write(self, slot: int, start: int, token_ids: Sequence[int]) -> None:
+        """Write tokens of a slot from position `start` on."""
+        self.tokens[slot, start : start + len(token_ids)] = to_device(token_ids, self.device)
+
+    def admission(self, slot: int) -> Admission:
+        admission = self.rows[slot]
+        assert admission is not None, f"slot {slot} works without an admission"
+        return admission
+
+
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """The rows of a step's tokens in its batch. Rows in which no token stands are padding."""
+
+    rows: Integers
+    """int64 [T], the row of each token, in the order of the work."""
+    total: int
+    """Rows of the batch."""
+
+    def spread(self, values: Integers) -> Integers:
+        """Spread values of tokens [T] over rows [total]. Padding has 0: token 0, its key and value in block 0."""
+        spread = np.zeros(self.total, np.int64)
+        spread[self.rows] = values
+        return spread
+
+
+def place_in_order(work: Sequence[Work]) -> Placement:
+    """Place one token after the other, without padding."""
+    total = sum(item.count for item in work)
+    return Placement(np.arange(total), total)
+
+
+def place_in_panels(work: Sequence[Work]) -> Placement:
+    """Place a token at position p in row p % INVARIANT_ROWS of a panel, whoever else is there.
+
+    How a product rounds may depend on the row, and never on what the other rows hold. Sequences share panels where
+    their places differ, so that eight that decode take two or three panels and not eight.
+    """
+    taken: list[int] = []  # rows of each panel, one bit each
+    spans = []
+    for item in work:
+        for first, stop in _cuts(item):
+            # The rows that are wanted, one bit each; they go to the first panel in which all of them are free.
+            places = (1 << stop - first) - 1 << first % INVARIANT_ROWS
+            panel = next((number for number, rows in enumerate(taken) if not rows & places), len(taken))
+            if panel == len(taken):
+                taken.append(0)
+            taken[panel] |= places
+            row = panel * INVARIANT_ROWS + first % INVARIANT_ROWS
+            spans.append(np.arange(row, row + stop - first))
+    return Placement(np.concatenate(spans), len(taken) * INVARIANT_ROWS)
+
+
+def _cuts(item: Work) -> Iterator[tuple[int, int]]:
+    """Yield the positions of a piece of work as [first, stop), cut where panels end."""
+    first, end = item.start, item.start + item.count
+    while first < end:
+        stop = min(end, (first // INVARIANT_ROWS + 1) * INVARIANT_ROWS)
+        yield first, stop
+        first = stop
 
 
 def build_batch(
@@ -29,8 +117,8 @@ def build_batch(
 ) -> ModelBatch:
     """Gather the tokens of every piece of work, one after the other, and put them into their rows.
 
-    With `sequences`, work of one token each is filled up to so many: slot 0's, whose tokens, blocks and block are
-    nobody's.
+    With `sequences`, work of one token each is filled up to so many by padding: work of slot 0, whose tokens and block
+    are nobody's.
     """
     padding = 0 if sequences is None else sequences - len(work)
     slots = np.array([item.slot for item in work] + [0] * padding)
@@ -66,19 +154,19 @@ def build_batch(
 
 
 def _sent_together(parts: Sequence[Integers], device: torch.device) -> tuple[Tensor, ...]:
-    whole = sent(np.concatenate(parts), device)
+    whole = to_device(np.concatenate(parts), device)
     parted: tuple[Tensor, ...] = whole.split([len(part) for part in parts])
     return parted
 
 
 def _chosen_behind(work: Sequence[Work], starts: Sequence[int]) -> Integers:
-    """Tokens of the step behind which one is chosen."""
+    """Return the tokens of the step behind which one is chosen, as indices."""
     stops = zip(starts[1:], work, strict=False)
     return np.array([token for stop, item in stops for token in range(stop - item.rows, stop)], np.int64)
 
 
 def _tile_rows(work: Sequence[Work], starts: Sequence[int], rows_per_page: int) -> tuple[Integers, Integers]:
-    """Tokens of the step that are image tokens, and the row of the tile pool each takes; a chunk may cut a tile."""
+    """Return the step's image tokens, and the row of the tile pool that each takes; a chunk may cut a tile."""
     targets, sources = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for item, row in zip(work, starts, strict=False):
         for use in item.tiles:

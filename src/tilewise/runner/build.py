@@ -1,4 +1,4 @@
-"""From wishes to a running runner: facts, resolution, weights, caches."""
+"""Building a runner from an EngineConfig: facts, resolved options, weights, caches."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from tilewise.amounts import GIB
 from tilewise.config import EngineConfig
 from tilewise.errors import InvalidCheckpoint, InvalidConfig
-from tilewise.host.memory import Memory
+from tilewise.host import Memory
 from tilewise.models.config import ModelConfig, shared_out
 from tilewise.models.load import Architecture, Watch
 from tilewise.parallel.mesh import Mesh
@@ -26,21 +25,19 @@ from tilewise.platforms import current_platform
 from tilewise.platforms.base import Ops, Platform, Store
 from tilewise.progress import progress_bar
 from tilewise.runner.activations import activation_bytes
-from tilewise.runner.background import BackgroundRunner
 from tilewise.runner.capped_folder import CappedFolder
 from tilewise.runner.kv_memory import token_bytes
 from tilewise.runner.ranks import Orders, RankedRunner, Ranks, RankTask
-from tilewise.runner.runner import LocalRunner
-from tilewise.runner.tile_file import TileFile
-from tilewise.runner.tile_key import ENCODER_PARTS, model_key
-from tilewise.runner.tile_store import TileStore
+from tilewise.runner.runner import BackgroundRunner, LocalRunner
+from tilewise.runner.tile_store import ENCODER_PARTS, TileFile, TileStore, model_key
 from tilewise.runner.vision_workers import VisionTask, VisionWorkers
 from tilewise.step import Limits, Runner
-from tilewise.weights.ahead import read_ahead
+from tilewise.units import GIB
 from tilewise.weights.checkpoint import Checkpoint
 from tilewise.weights.files import shard_files
 from tilewise.weights.fingerprint import Fingerprint
 from tilewise.weights.folder import CheckpointFolder
+from tilewise.weights.page_cache import read_ahead
 from tilewise.weights.quantization import check_method
 
 if TYPE_CHECKING:
@@ -110,7 +107,7 @@ def build_runner(
 
 
 def checked_architecture(folder: CheckpointFolder, config: EngineConfig, image_context_id: int) -> Architecture:
-    """The model of a folder, as it is to be loaded. Raises InvalidCheckpoint, or InvalidConfig for its quantisation."""
+    """Return the model of a folder, as it is loaded. Raises InvalidCheckpoint; InvalidConfig for its quantisation."""
     check_method(folder, config.quantization)
     architecture = Architecture.of(folder, config.flash_router, config.quantization)
     if image_context_id >= architecture.config.decoder.vocab_size:
@@ -124,7 +121,7 @@ def checked_architecture(folder: CheckpointFolder, config: EngineConfig, image_c
 
 
 def build_rank(task: RankTask, platform: Platform, orders: Orders, mesh: Mesh) -> LocalRunner:
-    """Another rank's runner, as the first one has decided."""
+    """Build another rank's runner, as the first one has decided."""
     config = task.config
     architecture = Architecture.of(task.model, config.flash_router, config.quantization)
     drafting = draft_architecture(task.draft, architecture, config) if task.draft else None
@@ -133,7 +130,7 @@ def build_rank(task: RankTask, platform: Platform, orders: Orders, mesh: Mesh) -
 
 @dataclass(frozen=True)
 class RankBuilder:
-    """Loads what a rank has of the model, and of its draft model, and allocates what it runs with."""
+    """A builder that loads a rank's part of the model, and of its draft model, and allocates what it runs with."""
 
     config: EngineConfig
     platform: Platform
@@ -143,7 +140,7 @@ class RankBuilder:
     def build(
         self, architecture: Architecture, drafting: Architecture | None, kept: CappedFolder | None
     ) -> LocalRunner:
-        """`kept`: a folder for encoded tiles."""
+        """Build the rank's runner; `kept` is a folder for encoded tiles."""
         started = time.perf_counter()
         weights, resolved, dtype = Fingerprint(ENCODER_PARTS), self.orders.resolved, self.orders.dtype
         ops = self.platform.ops(resolved.limits.batch_invariant)
@@ -152,7 +149,7 @@ class RankBuilder:
             # Guesses decide nothing, so that their rounding is no matter.
             guessing = self._load(drafting, self.platform.ops()) if drafting else None
             digest = weights.digest() if workers is None else workers.wait_until_loaded()
-            arithmetic = arithmetic_of(self.platform, ops, self.config)
+            arithmetic = arithmetic_name(self.platform, ops, self.config)
             store = tile_store(kept, digest, architecture.config, dtype, arithmetic) if kept else None
             logger.info("Loading weights took %.2f seconds", time.perf_counter() - started)
             capturer = self.platform.capturer if resolved.graphs else None
@@ -166,7 +163,7 @@ class RankBuilder:
 
     @contextmanager
     def _vision_workers(self, architecture: Architecture) -> Iterator[VisionWorkers | None]:
-        """They load while this process does, and end if it cannot."""
+        """Start vision workers, if any; they load while this process does, and end if it cannot."""
         count = self.config.vision_workers
         if not count:
             yield None
@@ -181,7 +178,7 @@ class RankBuilder:
 
     def _load(self, architecture: Architecture, ops: Ops, watch: Watch | None = None, encodes: bool = True) -> InternVL:
         config, dtype, device = self.config, self.orders.dtype, self.platform.device
-        context, store = self.orders.resolved.limits.max_model_len, kept_by(ops, config.quantization)
+        context, store = self.orders.resolved.limits.max_model_len, weight_store(ops, config.quantization)
         if config.load_format == "dummy":
             return architecture.build(architecture.noise(dtype, device), ops, context, self.mesh, watch, store, encodes)
         read_ahead(shard_files(architecture.folder.path), config.safetensors_load_strategy)
@@ -192,7 +189,7 @@ class RankBuilder:
 
 
 def draft_architecture(folder: CheckpointFolder, target: Architecture, config: EngineConfig) -> Architecture:
-    """The draft model of a target. Raises InvalidConfig where they do not read the same tokens and tiles."""
+    """Return the draft model of a target. Raises InvalidConfig where they do not read the same tokens and tiles."""
     draft = Architecture.of(folder, config.flash_router, config.quantization)
     ours, theirs = (
         {
@@ -213,7 +210,7 @@ def draft_architecture(folder: CheckpointFolder, target: Architecture, config: E
 
 
 def _log_room(limits: Limits) -> None:
-    """In vLLM's words, which scripts look for."""
+    """Log the size of the KV cache in vLLM's words, which scripts look for."""
     tokens = (limits.num_blocks - 1) * limits.block_size
     logger.info("GPU KV cache size: %s tokens", f"{tokens:,}")
     length = limits.max_model_len
@@ -221,14 +218,14 @@ def _log_room(limits: Limits) -> None:
 
 
 def largest_facts(config: EngineConfig, architecture: Architecture, dtype: torch.dtype, ops: Ops) -> ModelFacts:
-    """Sizes that are enough for every rank of a layout: those of the largest, part by part."""
+    """Return sizes that are enough for every rank of a layout: those of the largest, part by part."""
     meshes = [Mesh.at(config.layout, number) for number in range(config.layout.ranks)]
     if config.layout.experts is None:  # ranks of a stage are alike, but for a few rows of the vocabulary
         meshes = meshes[:: config.layout.tensor]
     found = [model_facts(architecture, dtype, ops, config.quantization, config.quantised_kv, mesh) for mesh in meshes]
     if not config.vision_workers:
         return largest(found)
-    store, whole = kept_by(ops, config.quantization), found[0].weight_bytes
+    store, whole = weight_store(ops, config.quantization), found[0].weight_bytes
     tower = whole - architecture.count_bytes(ops, dtype, store, encodes=False)
     return with_vision_workers(found[0], config.vision_workers, tower)
 
@@ -242,11 +239,11 @@ def model_facts(
     mesh: Mesh = Mesh(),
     weight_bytes: int | None = None,
 ) -> ModelFacts:
-    """Sizes of a rank, by arithmetic and by building the model over shapes; no weight is read.
+    """Return the sizes of a rank, by arithmetic and by building the model over shapes; no weight is read.
 
     `kv_cache_dtype` is int8 or fp8; None = that of activations. `weight_bytes`: where they were counted already.
     """
-    store = kept_by(ops, quantization)
+    store = weight_store(ops, quantization)
     decoder = shared_out(architecture.config.decoder, mesh)
     return ModelFacts(
         trained_length=decoder.rope.trained_length,
@@ -265,18 +262,18 @@ def model_facts(
     )
 
 
-def arithmetic_of(platform: Platform, ops: Ops, config: EngineConfig) -> str:
-    """What rounds in a way of its own, for the names of encoded tiles on disk."""
+def arithmetic_name(platform: Platform, ops: Ops, config: EngineConfig) -> str:
+    """Name what rounds in a way of its own, for the key of encoded tiles on disk."""
     return " ".join(filter(None, (platform.name, type(ops).__name__, config.quantization)))
 
 
-def kept_by(ops: Ops, quantization: str | None) -> Store:
-    """What keeps matrices."""
+def weight_store(ops: Ops, quantization: str | None) -> Store:
+    """Return the function by which matrices are kept."""
     return ops.store_int8 if quantization == "int8" else ops.store
 
 
 def device_facts(platform: Platform, memory: Memory | None = None) -> DeviceFacts:
-    """`memory`: what a rank has, where that is not all of the platform's."""
+    """Return the facts of a device; `memory` is what a rank has, where that is not all of it."""
     memory = memory or Memory(platform.total_memory(), platform.free_memory())
     return DeviceFacts(
         free_bytes=memory.free,
@@ -291,7 +288,7 @@ def device_facts(platform: Platform, memory: Memory | None = None) -> DeviceFact
 
 
 def chosen_dtype(config: EngineConfig, architecture: Architecture, platform: Platform) -> torch.dtype:
-    """The dtype of weights and activations. Raises InvalidConfig for an unknown one."""
+    """Return the dtype of weights and activations. Raises InvalidConfig for an unknown one."""
     if config.dtype == "auto":
         return platform.default_dtype(architecture.dtype, architecture.count_parameters(platform.ops()))
     if config.dtype not in _DTYPES:
@@ -300,7 +297,7 @@ def chosen_dtype(config: EngineConfig, architecture: Architecture, platform: Pla
 
 
 def check_kv_dtype(config: EngineConfig, dtype: torch.dtype) -> None:
-    """Raises InvalidConfig for floats in the KV cache that are not those of activations."""
+    """Raise InvalidConfig for floats in the KV cache that are not those of activations."""
     if _DTYPES.get(config.kv_cache_dtype, dtype) != dtype:
         ours = str(dtype).removeprefix("torch.")
         raise InvalidConfig(
@@ -310,7 +307,7 @@ def check_kv_dtype(config: EngineConfig, dtype: torch.dtype) -> None:
 
 
 def tile_folder(config: EngineConfig, bytes_per_tile: int) -> CappedFolder | None:
-    """The folder that keeps encoded tiles, if one is asked for. Raises InvalidConfig if it is of no use."""
+    """Return the folder that keeps encoded tiles, if one is asked for. Raises InvalidConfig if it is of no use."""
     if config.encoder_cache_dir is None:
         return None
     room = int(config.encoder_cache_dir_gb * GIB)

@@ -22,14 +22,14 @@ from tilewise.errors import InvalidConfig
 
 _LEVELS = [re.compile(level) for level in (r"[0-9a-f]{32}", r"[0-9a-f]{2}", r"[0-9a-f]{32}\.(safetensors|tmp)")]
 _KEPT = 0.9
-"""Of the cap, when something has to go: the folder is walked once for each tenth of it that is written."""
+"""Share of the cap that stays when something has to go, so that the folder is walked once for each tenth written."""
 _PATIENCE = 60.0  # seconds until a lock that another process holds counts as a failure
 
 
 class CappedFolder:
-    """Raises InvalidConfig if it cannot be made and written to; later every failure is an OSError.
+    """A folder of files under a cap of bytes, which has to hold the largest file at least.
 
-    The cap has to hold the largest file at least.
+    Raises InvalidConfig if it cannot be made and written to; later every failure is an OSError.
 
     The recorded total is never below the true one: room is reserved before a file is written, under the lock, and what
     vanishes without notice (a reader's `remove`, a writer that was killed) is found by the next walk.
@@ -50,7 +50,7 @@ class CappedFolder:
             raise InvalidConfig(f"{path} cannot keep files ({error}): give a folder that can be written to.") from None
 
     def read(self, group: str, name: str) -> bytes | None:
-        """The content, used just now; None if there is no such file."""
+        """Return a file's content, and mark it as used just now; None if there is no such file."""
         path = self._file(group, name)
         try:
             data = path.read_bytes()
@@ -61,7 +61,7 @@ class CappedFolder:
         return data
 
     def write(self, group: str, name: str, data: bytes) -> bool:
-        """Whether it was written: False if another process was faster. A reader sees all of it or nothing."""
+        """Write a file; return False if another process was faster. A reader sees all of it or nothing."""
         path = self._file(group, name)
         temporary = path.with_suffix(".tmp")  # what a killed writer leaves is counted and grows old like any file
         with self._lock:
@@ -104,7 +104,7 @@ class CappedFolder:
         return total
 
     def _recorded(self) -> int | None:
-        """None when the record is missing or torn."""
+        """Return the recorded total of bytes; None if the record is missing or torn."""
         try:
             text = self._total.read_text(encoding="ascii")
         except (FileNotFoundError, UnicodeDecodeError):
@@ -118,7 +118,7 @@ class CappedFolder:
 
 
 def _files(folder: Path | str, levels: Sequence[re.Pattern[str]]) -> Iterator[tuple[str, os.stat_result]]:
-    """The files that were written here; a stranger's that share the folder are neither counted nor removed."""
+    """Yield the files that were written here; others in the folder are neither counted nor removed."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if not levels[0].fullmatch(entry.name):

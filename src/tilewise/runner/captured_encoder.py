@@ -34,7 +34,7 @@ class _Batch:
 
 
 class CapturedEncoder:
-    """What it returns is to be read before the next batch of that size is encoded."""
+    """A tile encoder that replays captured batches. Its results must be read before the next batch of that size."""
 
     def __init__(self, encoder: TileEncoder, capture: Capture) -> None:
         self._encoder = encoder
@@ -50,14 +50,14 @@ class CapturedEncoder:
         return self._encoder.num_steps
 
     def prepare(self, sizes: Sequence[int]) -> None:
-        """Capture batches of all sizes, the largest first, whose memory the others then have room in."""
+        """Capture batches of all sizes, the largest first, in whose memory the others then have room."""
         side, device = self.config.tile_size, self._encoder.tower.device
         for size in sorted(sizes, reverse=True):
             for _ in self.steps(torch.zeros(size, side, side, 3, dtype=torch.uint8, device=device)):
                 pass
 
     def steps(self, pixels: Tensor) -> Iterator[EncodedTiles | None]:
-        """`TileEncoder.steps`; of a captured batch, the last one alone."""
+        """Encode as `TileEncoder.steps` does; a captured batch has the last step alone, which encodes all of it."""
         batch = self._batches.get(len(pixels)) or self._captured(pixels)
         if batch is None:
             yield from self._encoder.steps(pixels)
@@ -65,7 +65,7 @@ class CapturedEncoder:
             yield batch.replay(pixels)
 
     def _captured(self, pixels: Tensor) -> _Batch | None:
-        """None where this encoder cannot be captured."""
+        """Capture a batch of this size; return None if this encoder cannot be captured."""
         if self._capture is None:
             return None
         kept, scores = pixels.clone(), list[Tensor | None]()

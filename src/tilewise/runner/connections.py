@@ -13,8 +13,8 @@ _SOCKET = re.compile(r"socket:\[(\d+)\]")
 _ADDRESS_OF_INTERFACE = 0x8915  # SIOCGIFADDR of Linux
 
 
-class Connections:
-    """Those that were made between two moments.
+class RankConnections:
+    """The connections that were made between two moments, `begin` and `end`.
 
     A collective waits for minutes for a machine that has gone without a word. Once it is known that it has gone, its
     connections are shut down, and whoever waits gets an error.
@@ -40,13 +40,13 @@ class Connections:
 
 
 def _connected() -> dict[int, int]:
-    """Descriptors of this process that are established TCP connections, and the kernel's numbers of these."""
+    """Return this process' descriptors of established TCP connections, and the kernel's numbers of these (inodes)."""
     numbers = set()
     for table in ("tcp", "tcp6"):
         with suppress(OSError):
             for line in Path(f"/proc/self/net/{table}").read_text().splitlines()[1:]:
                 columns = line.split()
-                if columns[3] == "01":
+                if columns[3] == "01":  # established
                     numbers.add(int(columns[9]))
     found = {}
     with suppress(OSError):
@@ -58,7 +58,7 @@ def _connected() -> dict[int, int]:
 
 
 def interface_of(address: str) -> str | None:
-    """The interface that has an address of IPv4; None where it cannot be told."""
+    """Return the interface that has an IPv4 address; None where it cannot be told."""
     import fcntl  # not there on Windows
 
     wanted = socket.inet_aton(address) if ":" not in address else None

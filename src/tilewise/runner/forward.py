@@ -10,19 +10,42 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from tilewise.models.batch import ModelBatch
+from tilewise.models.decoder import ModelBatch
 from tilewise.models.internvl import InternVL
-from tilewise.platforms.base import Capture, Capturer, Graph, NotCapturable
+from tilewise.platforms.base import INVARIANT_ROWS, Capture, Capturer, Graph, NotCapturable
 from tilewise.platforms.kv_cache import LayerCache
 from tilewise.step import Limits, Work
+
+Head = Callable[[Tensor], Tensor]
+"""Hidden states [R, H] -> logits [R, vocabulary]."""
+
+
+def logits_together(head: Head, hidden: Tensor, rows: Tensor) -> Tensor:
+    """Compute logits of all rows in one product: how each is rounded depends on their number."""
+    return head(hidden[rows])
+
+
+def logits_one_by_one(head: Head, hidden: Tensor, rows: Tensor) -> Tensor:
+    """Compute logits of a few rows, batch-invariant: a vocabulary is wide, and a panel takes as long as seven rows."""
+    return torch.cat([head(hidden[row]) for row in rows.split(1)])
+
+
+def logits_by_panels(head: Head, hidden: Tensor, rows: Tensor) -> Tensor:
+    """Compute logits of many rows, batch-invariant: every panel that has one of them is computed whole."""
+    panels, index = (rows // INVARIANT_ROWS).unique(return_inverse=True)
+    logits = head(hidden.unflatten(0, (-1, INVARIANT_ROWS))[panels].flatten(0, 1))
+    return logits[index * INVARIANT_ROWS + rows % INVARIANT_ROWS]
+
 
 logger = logging.getLogger("tilewise")
 
 _ROWS = 64
-"""Of more, launches are a small part of a pass."""
+"""Most rows of a pass that is captured; with more, launches are a small part of it."""
 _GRAPHS = 64
+"""Most graphs that are kept, where passes are captured as they come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +62,12 @@ class _Captured:
 
 
 class Forward:
-    """Reads the tile pool and writes the caches. Graphs are kept by how many tokens each sequence has in the pass."""
+    """A decoder that reads the tile pool and writes the caches. Graphs are kept by the token counts of sequences."""
 
     def __init__(
         self, model: InternVL, limits: Limits, caches: Sequence[LayerCache], pool: Tensor, capturer: Capturer | None
     ) -> None:
-        """Without a `capturer`, or where the model's passes cannot be captured, each is launched op by op."""
+        """Launch passes op by op without a `capturer`, or where the model's passes cannot be captured."""
         self._model = model
         self._caches = caches
         self._pool = pool
@@ -54,7 +77,7 @@ class Forward:
         self._sizes = limits.graph_sizes
 
     def filled_up(self, work: Sequence[Work]) -> int | None:
-        """To how many sequences a pass of this work is to be filled up; None = it is computed as it is."""
+        """Return the number of sequences to which a pass of this work is filled up; None = it is computed as it is."""
         if self._capture is None or not self._sizes or len(work) > self._sizes[-1]:
             return None
         if any(item.count > 1 or item.tiles for item in work):
@@ -62,31 +85,32 @@ class Forward:
         return next(size for size in self._sizes if size >= len(work))
 
     def prepare(self, batch_of: Callable[[int], ModelBatch]) -> None:
-        """Capture the passes of all sizes, the largest first, whose memory the others then have room in."""
+        """Capture the passes of all sizes, the largest first, in whose memory the others then have room."""
         for size in reversed(self._sizes):
             self.hidden(batch_of(size))
 
     def hidden(self, batch: ModelBatch) -> Tensor:
-        """`InternVL.hidden`, to be read before the next call. The batch's tensors are the caller's no longer."""
+        """Return `InternVL.hidden`, to be read before the next call. The batch's tensors are the caller's no longer."""
         counts = tuple(batch.layout.host_counts)
         if self._capture is None or not self._repeats(batch, counts):
             return self._hidden(batch)
         known = self._captured.pop(counts, None)
         if known is None:
             return self._first(self._capture, batch, counts)
-        self._captured[counts] = known
+        self._captured[counts] = known  # behind all others: the first one is the longest unused
         return known.replay(batch)
 
     def _hidden(self, batch: ModelBatch) -> Tensor:
         return self._model.hidden(batch, self._caches, self._pool)
 
     def _repeats(self, batch: ModelBatch, counts: tuple[int, ...]) -> bool:
-        """Whether a pass of this shape is likely to come again, and short."""
+        """Return whether a pass of this shape is short, and likely to come again."""
         if self._sizes:
             return len(counts) in self._sizes and max(counts) == 1 and not len(batch.image_rows)
         return max(counts) <= self._most_tokens and len(batch.token_ids) <= _ROWS and not len(batch.image_rows)
 
     def _first(self, capture: Capture, batch: ModelBatch, counts: tuple[int, ...]) -> Tensor:
+        """Compute a pass of a new shape, and capture it if that is possible."""
         try:
             graph = capture(lambda: self._hidden(batch))
         except NotCapturable as reason:
@@ -100,6 +124,6 @@ class Forward:
 
 
 def _changing(batch: ModelBatch) -> tuple[Tensor, ...]:
-    """What may differ between two batches of one shape."""
+    """Return the tensors that may differ between two batches of one shape."""
     layout = batch.layout
     return batch.token_ids, batch.positions, layout.seq_lens, layout.block_table, layout.kv_slots

@@ -11,7 +11,7 @@ from tilewise.step import Limits
 
 
 def allocate_caches(model: InternVL, limits: Limits, device: torch.device) -> list[LayerCache]:
-    """One cache a layer: [2 (key, value), blocks, tokens a block, key/value heads, head width]."""
+    """Allocate one cache a layer: [2 (key, value), blocks, tokens a block, key/value heads, head width]."""
     config = model.config.decoder
     shape = (2, limits.num_blocks, limits.block_size, model.decoder.num_kv_heads, config.head_dim)
     dtype = kept_dtype(limits.kv_cache_dtype, model.decoder.dtype)
@@ -19,11 +19,11 @@ def allocate_caches(model: InternVL, limits: Limits, device: torch.device) -> li
 
 
 def token_bytes(config: DecoderConfig, kv_cache_dtype: str | None, dtype: torch.dtype) -> int:
-    """Bytes of a token's keys and values in all layers, for a model that computes in `dtype`."""
+    """Return the bytes of a token's keys and values in all layers, for a model that computes in `dtype`."""
     head = bytes_per_head(config.head_dim, kept_dtype(kv_cache_dtype, dtype))
     return 2 * config.num_layers * config.num_kv_heads * head
 
 
 def kept_dtype(kv_cache_dtype: str | None, dtype: torch.dtype) -> torch.dtype:
-    """`Limits.kv_cache_dtype` as torch has it; a model that computes in `dtype` keeps that where it is None."""
+    """Return `Limits.kv_cache_dtype` as torch has it; None stands for `dtype`, in which the model computes."""
     return dtype if kv_cache_dtype is None else KV_DTYPES[kv_cache_dtype]

@@ -1,4 +1,4 @@
-"""What requests do to their logits before a token is chosen: one function an option, each over all rows that ask.
+"""Changes that requests make to logits before a token is chosen: one function an option, over all rows that ask.
 
 Every processor changes logits [R, vocabulary] in place, and only the rows whose requests need it. Their order is
 vLLM's: what is allowed, what is ruled out, bias, penalties.
@@ -13,7 +13,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from tilewise.platforms.transfers import Numbers, sent
+from tilewise.platforms.transfers import Numbers, to_device
 from tilewise.sampling_params import SamplingParams
 from tilewise.step import Admission
 
@@ -22,7 +22,7 @@ BANNED = -1e30
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class LogitsRow:
     """One row of the logits: whose it is, and how many tokens stand before the one to choose."""
 
     index: int
@@ -40,7 +40,7 @@ class Row:
 
     @property
     def processed(self) -> bool:
-        """Whether any of the processors below may change its logits."""
+        """True if any of the processors below may change its logits."""
         sampling = self.sampling
         return bool(
             sampling.allowed_token_ids
@@ -51,14 +51,14 @@ class Row:
         )
 
 
-def process(logits: Tensor, rows: Sequence[Row], tokens: Tensor) -> None:
+def process(logits: Tensor, rows: Sequence[LogitsRow], tokens: Tensor) -> None:
     """Apply all processors; `tokens` [slots, length] are the tokens of each slot so far."""
     wanted = [row for row in rows if row.processed]
     for processor in PROCESSORS if wanted else ():
         processor(logits, wanted, tokens)
 
 
-def keep_allowed(logits: Tensor, rows: Sequence[Row], tokens: Tensor) -> None:
+def keep_allowed(logits: Tensor, rows: Sequence[LogitsRow], tokens: Tensor) -> None:
     picked = [row for row in rows if row.sampling.allowed_token_ids]
     if not picked:
         return
@@ -68,11 +68,12 @@ def keep_allowed(logits: Tensor, rows: Sequence[Row], tokens: Tensor) -> None:
     logits[where, ids] = kept
 
 
-def ban_bad_words(logits: Tensor, rows: Sequence[Row], tokens: Tensor) -> None:
-    """Rule out the last token of every sequence whose others are the newest of the answer."""
+def ban_bad_words(logits: Tensor, rows: Sequence[LogitsRow], tokens: Tensor) -> None:
+    """Rule out the last token of every banned sequence whose other tokens are the newest of the answer."""
     words = [(row, word) for row in rows for word in row.admission.bad_words if len(word) <= row.generated + 1]
     if not words:
         return
+    # All words are compared at once: shorter ones are filled up in front with -1, which any token matches.
     longest = max(len(word) for _, word in words) - 1
     pattern = _on(logits, [[-1] * (longest + 1 - len(word)) + list(word[:-1]) for _, word in words])
     slots, lengths = _on(logits, [row.slot for row, _ in words]), _on(logits, [row.length for row, _ in words])
@@ -84,8 +85,8 @@ def ban_bad_words(logits: Tensor, rows: Sequence[Row], tokens: Tensor) -> None:
     logits.index_put_((where, ids), torch.where(completes, BANNED, 0.0), accumulate=True)
 
 
-def ban_early_ends(logits: Tensor, rows: Sequence[Row], tokens: Tensor) -> None:
-    """No end token before `min_tokens`, not even where `ignore_eos` has an answer go on behind it, as in vLLM."""
+def ban_early_ends(logits: Tensor, rows: Sequence[LogitsRow], tokens: Tensor) -> None:
+    """Rule out end tokens before `min_tokens`, even where `ignore_eos` has an answer go on behind one, as in vLLM."""
     picked = [row for row in rows if row.generated < row.sampling.min_tokens]
     ends = [(row.index, {*row.admission.stop_ids, *row.sampling.stop_ids}) for row in picked]
     if any(ids for _, ids in ends):
@@ -93,15 +94,16 @@ def ban_early_ends(logits: Tensor, rows: Sequence[Row], tokens: Tensor) -> None:
         logits[_pairs(logits, [(index, tuple(id for id in ids if id < size)) for index, ids in ends])] = BANNED
 
 
-def add_bias(logits: Tensor, rows: Sequence[Row], tokens: Tensor) -> None:
+def add_bias(logits: Tensor, rows: Sequence[LogitsRow], tokens: Tensor) -> None:
     picked = [(row.index, row.sampling.logit_bias) for row in rows if row.sampling.logit_bias]
     if picked:
         pairs = _pairs(logits, [(index, tuple(bias)) for index, bias in picked])
         logits[pairs] += _on(logits, [value for _, bias in picked for value in bias.values()], torch.float32)
 
 
-def penalise(logits: Tensor, rows: Sequence[Row], tokens: Tensor) -> None:
-    """Repetition counts prompt and answer (Keskar et al. 2019, CTRL); presence and frequency the answer alone.
+def penalise(logits: Tensor, rows: Sequence[LogitsRow], tokens: Tensor) -> None:
+    """Penalise repeated tokens. Repetition counts prompt and answer (Keskar et al. 2019, CTRL); presence and frequency
+    the answer alone.
 
     Only logits of tokens that a sequence has are read and written.
     """
@@ -119,22 +121,23 @@ def penalise(logits: Tensor, rows: Sequence[Row], tokens: Tensor) -> None:
     frequency = _column(logits, [row.sampling.frequency_penalty for row in picked], torch.float32)
     presence = _column(logits, [row.sampling.presence_penalty for row in picked], torch.float32)
     values = logits[where[:, None], ids]
+    # A token that occurs several times is written several times, with the same value each time.
     values = torch.where(values > 0, values / repetition, values * repetition)
     logits[where[:, None], ids] = values - frequency * counts - presence * (counts > 0)
 
 
-Processor = Callable[[Tensor, Sequence[Row], Tensor], None]
+Processor = Callable[[Tensor, Sequence[LogitsRow], Tensor], None]
 PROCESSORS: tuple[Processor, ...] = (keep_allowed, ban_bad_words, ban_early_ends, add_bias, penalise)
 
 
 def _pairs(logits: Tensor, ids: Sequence[tuple[int, Sequence[int]]]) -> tuple[Tensor, Tensor]:
-    """Rows and token ids, one after the other, of (row, its ids)."""
+    """Return the rows and the token ids, one after the other, of pairs (row, its ids)."""
     where = [index for index, own in ids for _ in own]
     return _on(logits, where), _on(logits, list(chain.from_iterable(own for _, own in ids)))
 
 
 def _on(logits: Tensor, values: Numbers, dtype: torch.dtype = torch.int64) -> Tensor:
-    return sent(values, logits.device, dtype)
+    return to_device(values, logits.device, dtype)
 
 
 def _column(logits: Tensor, values: Numbers, dtype: torch.dtype = torch.int64) -> Tensor:

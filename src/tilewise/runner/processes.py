@@ -13,14 +13,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tilewise.waiting import short_waits
+from tilewise.host import short_waits
 
 _PATIENCE = 10.0
 """Seconds that a process is given to end by itself."""
 
 
 def start_module(module: str, task: object) -> subprocess.Popen[bytes]:
-    """A new interpreter that runs a module and finds others where this one does; the task is on its standard input."""
+    """Start an interpreter that runs a module and finds others where this one does; its standard input has the task."""
     path = os.pathsep.join(sys.path)
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", module],
@@ -35,13 +35,13 @@ def start_module(module: str, task: object) -> subprocess.Popen[bytes]:
 
 
 def task_of_this() -> Any:
-    """In such a process, its task. Ctrl-C goes to all processes of a terminal, and is left to the one that began."""
+    """Return the task of a process that was started so. Ctrl-C, which all processes get, is left to the first one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     return pickle.load(sys.stdin.buffer)
 
 
 def end_with_the_first() -> None:
-    """End as soon as standard input is closed, which it is when the process that began has ended, however that was."""
+    """End this process as soon as its standard input is closed, as it is when the first process has ended, however."""
 
     def watch() -> None:
         sys.stdin.buffer.read()
@@ -51,13 +51,13 @@ def end_with_the_first() -> None:
 
 
 def cores_of_each(processes: int) -> list[list[int]]:
-    """The cores that this process may use, in so many parts of neighbours; empty where they are fewer."""
+    """Return the cores that this process may use, in equal parts of neighbours; empty if there are fewer cores."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     each = len(cores) // processes
     return [cores[part * each : (part + 1) * each] for part in range(processes)] if each else []
 
 
-def keep_to(cores: Iterable[int]) -> None:
+def bind_to_cores(cores: Iterable[int]) -> None:
     """Run all threads of this process, and those that they start, on these cores alone."""
     for thread in Path("/proc/self/task").iterdir():
         with suppress(ProcessLookupError):  # it has ended
@@ -65,7 +65,7 @@ def keep_to(cores: Iterable[int]) -> None:
 
 
 def end_all(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Close their standard input, and end those that do not end by themselves."""
+    """Close the standard input of processes, and kill those that do not end by themselves."""
     for process in processes:
         for end in filter(None, (process.stdin, process.stdout)):
             with suppress(BrokenPipeError):  # of what was never sent to one that has died

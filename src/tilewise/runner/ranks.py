@@ -23,16 +23,16 @@ import torch
 
 from tilewise.config import EngineConfig
 from tilewise.errors import InvalidConfig, RankDied, TilewiseError
-from tilewise.host.memory import Memory
+from tilewise.host import Memory
 from tilewise.logs import set_up_logs
 from tilewise.parallel.mesh import Mesh
 from tilewise.parallel.ranks import join, leave, refuse_second, told
 from tilewise.plan import Resolved
 from tilewise.runner.processes import (
+    bind_to_cores,
     cores_of_each,
     end_all,
     end_with_the_first,
-    keep_to,
     start_module,
     task_of_this,
 )
@@ -43,14 +43,14 @@ from tilewise.weights.folder import CheckpointFolder
 logger = logging.getLogger("tilewise")
 
 _HERE = b"here\n"
-"""What another rank says once it is able to join."""
+"""Word of another rank once it is able to join."""
 _BROKEN = 3.0
 """Seconds between a broken connection and the end of the process at its other end, at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """What the first rank has decided, and all ranks build from."""
+    """Decisions of the first rank, from which all ranks build."""
 
     resolved: Resolved
     dtype: torch.dtype
@@ -58,7 +58,7 @@ class Orders:
 
 @dataclass(frozen=True, slots=True)
 class RankTask:
-    """What another rank is started with; its orders come once it has joined."""
+    """The task that another rank is started with; its orders come once it has joined."""
 
     config: EngineConfig
     model: CheckpointFolder
@@ -68,58 +68,58 @@ class RankTask:
     device: int
     """The number of its GPU, where ranks have GPUs."""
     address: str = ""
-    """Where ranks meet, as `join` takes it; whoever starts the rank knows."""
+    """Address at which ranks meet, as `join` takes it; whoever starts the rank fills it in."""
     threads: int = 1
     cores: Sequence[int] = ()
-    """Those that the rank keeps to; empty = the system moves its threads."""
+    """Processor cores that the rank keeps to; empty = the system moves its threads."""
 
 
-class RankHost(Protocol):
-    """Whoever has room for the other ranks, starts them, and knows how they fare."""
+class RankLauncher(Protocol):
+    """A host of the other ranks, which finds room for them, starts them, and knows which have ended."""
 
     address: str
-    """Where all ranks meet, once they have been started."""
+    """Address at which all ranks meet, once they have been started."""
     threads: int
     """Threads of the first rank, once the others have been started."""
 
     def share(self, here: Memory) -> Memory:
-        """What each rank has, where this machine has the memory `here`; of several machines, the least."""
+        """Return the memory of each rank, where this machine has `here`; of several machines, the least."""
 
     def start(self, tasks: Sequence[RankTask]) -> None:
-        """Returns when all of them are able to join. Raises RankDied, or InvalidConfig where one cannot be started."""
+        """Return when all of them are able to join. Raises RankDied, or InvalidConfig where one cannot be started."""
 
     def joined(self) -> None:
-        """All ranks have met."""
+        """Do what is due once all ranks have met."""
 
     def dead(self) -> str | None:
-        """Which one has ended, and how; the first of several."""
+        """Return which rank has ended, and how; the first of several; None if all run."""
 
     def soon_dead(self) -> str | None:
-        """The same, asked when a connection is broken, which may be some time before an end is known."""
+        """Return what `dead` does, but wait for it: asked when a connection is broken, before an end may be known."""
 
     def end(self) -> None:
-        """Wait until they have ended, and end those that do not."""
+        """Wait until the ranks have ended, and end those that do not."""
 
 
 class Ranks:
     """The other ranks of this process' mesh."""
 
     def __init__(self, config: EngineConfig, backend: str = "gloo", first_device: int = 0) -> None:
-        """Find room for them. Raises InvalidConfig where there is none."""
+        """Find room for the ranks. Raises InvalidConfig where there is none."""
         self._config, self._backend, self._first_device = config, backend, first_device
         self._threads_before = torch.get_num_threads()
         refuse_second(config.layout)
         self._host = _host_of(config, backend)
 
     def share(self, here: Memory) -> Memory:
-        """What each rank has, where this machine has the memory `here`; of several machines, the least."""
+        """Return the memory of each rank, where this machine has `here`; of several machines, the least."""
         return self._host.share(here)
 
     def start(self, model: CheckpointFolder, draft: CheckpointFolder | None) -> Mesh:
-        """Start them, and join them as the first. They load nothing before they are told what."""
+        """Start the ranks, and join them as the first one. They load nothing before they are told what."""
         size = self._config.layout.ranks
         level = logging.getLevelName(logging.getLogger("tilewise").getEffectiveLevel())
-        logger.info("Starting %d more ranks", size - 1)
+        logger.info("Starting %d other %s", size - 1, "rank" if size == 2 else "ranks")
         shared = (self._config, model, draft)
         self._host.start([RankTask(*shared, rank, level, self._first_device + rank) for rank in range(1, size)])
         torch.set_num_threads(self._host.threads)
@@ -129,7 +129,7 @@ class Ranks:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """What fails for want of another rank says which one, and how it ended. Raises RankDied."""
+        """Raise RankDied, which says which rank ended and how, for what fails inside for want of another rank."""
         try:
             yield
         except RuntimeError as error:
@@ -138,13 +138,13 @@ class Ranks:
             raise RankDied(f"{dead}.") from error
 
     def check(self) -> None:
-        """Raises RankDied if one of them has ended."""
+        """Raise RankDied if one of them has ended."""
         if (dead := self._host.dead()) is not None:
             raise RankDied(f"{dead}.")
 
     @contextmanager
     def building(self) -> Iterator[None]:
-        """Where this rank cannot be built, the others end, too."""
+        """End the other ranks if this one cannot be built."""
         try:
             with self.watched():
                 yield
@@ -153,21 +153,21 @@ class Ranks:
             raise
 
     def close(self) -> None:
-        """Wait until they have ended, and end those that do not."""
+        """Wait until the ranks have ended, and end those that do not."""
         leave()
         torch.set_num_threads(self._threads_before)
         self._host.end()
 
 
 class RankedRunner:
-    """The first rank's runner."""
+    """The first rank's runner, which tells the others what to launch."""
 
     def __init__(self, runner: LocalRunner, ranks: Ranks) -> None:
         self._runner, self._ranks = runner, ranks
         self._listening = True
 
     def launch(self, plan: StepPlan) -> LaunchedStep:
-        """Raises RankDied when another rank is not there any more."""
+        """Launch a plan on all ranks. Raises RankDied when another rank is not there any more."""
         try:
             with self._ranks.watched():
                 told(plan)
@@ -193,13 +193,13 @@ class RankedRunner:
 
 
 def follow(runner: LocalRunner) -> None:
-    """Another rank's: launch what the first one launches, until that ends."""
+    """Launch on another rank what the first one launches, until that ends."""
     while (plan := told(None)) is not None:
         runner.launch(plan)
     runner.close()
 
 
-def _host_of(config: EngineConfig, backend: str) -> RankHost:
+def _host_of(config: EngineConfig, backend: str) -> RankLauncher:
     bound = config.cpu_binding and config.data_parallel_size == 1
     if config.cpu_binding and (not bound or config.distributed_executor_backend == "ray"):
         logger.warning("cpu_binding: ranks of one engine on one machine can keep to cores; these share them")
@@ -221,7 +221,7 @@ class RankProcesses:
     """
 
     def __init__(self, size: int, bound: bool = False) -> None:
-        """`bound`: each keeps to cores of its own, where there are as many."""
+        """Prepare `size` ranks; if `bound`, each keeps to cores of its own, where there are as many."""
         self._cores = cores_of_each(size) if bound else []
         self._cores_before = os.sched_getaffinity(0) if self._cores else set()
         if bound and not self._cores:
@@ -235,7 +235,7 @@ class RankProcesses:
         return Memory(here.total // self._size, here.free // self._size)
 
     def start(self, tasks: Sequence[RankTask]) -> None:
-        """Raises RankDied where one ends before it could join: the others would wait for it."""
+        """Start the ranks. Raises RankDied where one ends before it could join: the others would wait for it."""
         for task in tasks:
             cores = self._cores[task.rank] if self._cores else []
             started = replace(task, address=self.address, threads=self.threads, cores=cores)
@@ -247,7 +247,7 @@ class RankProcesses:
 
     def joined(self) -> None:
         if self._cores:
-            keep_to(self._cores[0])
+            bind_to_cores(self._cores[0])
             logger.info("cpu_binding: each of %d ranks keeps to %d cores", self._size, len(self._cores[0]))
 
     def dead(self) -> str | None:
@@ -265,7 +265,7 @@ class RankProcesses:
     def end(self) -> None:
         end_all(self._processes)
         if self._cores:
-            keep_to(self._cores_before)
+            bind_to_cores(self._cores_before)
         shutil.rmtree(self._meeting, ignore_errors=True)
 
 
@@ -275,7 +275,7 @@ def main() -> None:
     set_up_logs(f"Rank{task.rank}", task.log_level)
     end_with_the_first()
     if task.cores:
-        keep_to(task.cores)
+        bind_to_cores(task.cores)
     torch.set_num_threads(task.threads)
     from tilewise.platforms import current_platform
     from tilewise.runner.build import build_rank

@@ -34,23 +34,22 @@ from ray.util.placement_group import PlacementGroup, placement_group_table, remo
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 import tilewise
-from tilewise.cluster import alive, attach, called, place, seconds_to_wait
+from tilewise.cluster import alive_nodes, attach, node_name, reserve_nodes, seconds_to_wait
 from tilewise.config import EngineConfig
 from tilewise.errors import InvalidConfig, RankDied, TilewiseError
-from tilewise.host.memory import Memory, available_memory
+from tilewise.host import Memory, available_memory, short_waits
 from tilewise.logs import EngineFormatter, set_up_logs
 from tilewise.parallel.ranks import join, leave, told
-from tilewise.runner.connections import Connections, interface_of
+from tilewise.runner.connections import RankConnections, interface_of
 from tilewise.runner.ranks import RankTask, follow
-from tilewise.waiting import short_waits
 
 logger = logging.getLogger("tilewise")
 
 _BUNDLE = {"CPU": 1.0}
-"""What Ray counts a rank by."""
+"""Resources of Ray that a rank takes."""
 _WEIGHTS = (".safetensors", ".gguf")
 _DETAIL = re.compile(r"Worker exit detail: (.*?)\.?(?: Some common causes|$)")
-"""What Ray knows of a process' end."""
+"""Pattern of Ray's words about the end of a process."""
 _BROKEN = 30.0
 """Seconds between a broken connection and Ray's noticing the end of the process or node at its other end, at most."""
 _PATIENCE = 10.0
@@ -58,15 +57,15 @@ _PATIENCE = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
-    """What a rank finds where it is."""
+class NodeFacts:
+    """Versions and memory that a rank finds where it is."""
 
     versions: dict[str, str]
     memory: Memory
     pid: int
 
     @classmethod
-    def here(cls) -> Setting:
+    def here(cls) -> NodeFacts:
         versions = {"tilewise": tilewise.__version__, "torch": torch.__version__}
         return cls(versions, available_memory(), os.getpid())
 
@@ -85,14 +84,14 @@ class RankActor:
     def __init__(self) -> None:
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
-    def setting(self) -> Setting:
-        return Setting.here()
+    def setting(self) -> NodeFacts:
+        return NodeFacts.here()
 
     def folders(self, folders: Sequence[Path]) -> Folders:
         return folders_here(folders)
 
     def log(self) -> Iterator[str]:
-        """Lines of the log as they are written, until the rank's work has ended."""
+        """Yield lines of the log as they are written, until the rank's work has ended."""
         while (line := self._lines.get()) is not None:
             yield line
 
@@ -115,7 +114,7 @@ class RankActor:
 
 
 class _Forwarded(logging.Handler):
-    """A handler that passes lines on."""
+    """A log handler that passes lines on."""
 
     def __init__(self, process: str, put: Callable[[str], None]) -> None:
         super().__init__()
@@ -137,12 +136,12 @@ class RayActors:
         self._runs: list[Any] = []
         self._where: list[str] = []
         """Names of the nodes of all ranks."""
-        self._connections = Connections()
+        self._connections = RankConnections()
         self._ending = False
         self._interface = os.environ.get("GLOO_SOCKET_IFNAME")
         self.address, self.threads = "", 1
-        self._settings: list[Setting] = []
-        """Those of all ranks but the first."""
+        self._settings: list[NodeFacts] = []
+        """Settings of all ranks but the first."""
         try:
             self._find_room()
         except BaseException:
@@ -155,7 +154,7 @@ class RayActors:
             if time.monotonic() > until:
                 raise RankDied("Nodes of the Ray cluster were lost again and again as ranks were placed; see the log.")
         self._settings = found
-        check_versions(Setting.here(), dict(zip(self._where[1:], found, strict=True)))
+        check_versions(NodeFacts.here(), dict(zip(self._where[1:], found, strict=True)))
 
     def share(self, here: Memory) -> Memory:
         ranks = Counter(self._where)
@@ -171,8 +170,8 @@ class RayActors:
         self.address = f"tcp://[{host}]:{free_port(host)}" if ":" in host else f"tcp://{host}:{free_port(host)}"
         choose_interface()
         self._connections.begin()
-        counts, nodes = Counter(self._where), alive()
-        threads = {called(key): max(1, int(nodes[key]["Resources"].get("CPU", 1))) for key in nodes}
+        counts, nodes = Counter(self._where), alive_nodes()
+        threads = {node_name(key): max(1, int(nodes[key]["Resources"].get("CPU", 1))) for key in nodes}
         each = [max(1, threads.get(where, 1) // counts[where]) for where in self._where]
         self.threads = min(torch.get_num_threads(), each[0])
         for actor, task, number in zip(self._actors, tasks, each[1:], strict=True):
@@ -187,23 +186,23 @@ class RayActors:
             raise RankDied(f"A rank was lost before the model was there: {_reason(error)}.") from None
         check_folders(folders_here(folders), dict(zip(self._where[1:], found, strict=True)))
 
-    def _placed(self) -> list[Setting]:
-        """Actors for all ranks but the first, and their settings; none where a node was lost meanwhile."""
-        self._group = place([_BUNDLE] * self._size, "tilewise-ranks", self._nodes)
+    def _placed(self) -> list[NodeFacts]:
+        """Start actors for all ranks but the first, and return their settings; none if a node was lost meanwhile."""
+        self._group = reserve_nodes([_BUNDLE] * self._size, "tilewise-ranks", self._nodes)
         places = placement_group_table(self._group)["bundles_to_node_id"]
         # Ranks of one node stand beside each other, behind those of the first one's.
         bundles = sorted(range(self._size), key=lambda bundle: (places[bundle] != places[0], places[bundle], bundle))
-        self._where = [called(places[bundle]) for bundle in bundles]
+        self._where = [node_name(places[bundle]) for bundle in bundles]
         self._actors = [self._actor(bundle) for bundle in bundles[1:]]
         asked = [actor.setting.remote() for actor in self._actors]
-        found: list[Setting] = []
+        found: list[NodeFacts] = []
         for where, one in zip(self._where[1:], asked, strict=True):
             try:
                 found.append(ray.get(one, timeout=seconds_to_wait()))
             except ActorUnavailableError:
                 pass
             except (RayActorError, GetTimeoutError) as error:
-                if {places[bundle] for bundle in bundles} <= alive().keys():
+                if {places[bundle] for bundle in bundles} <= alive_nodes().keys():
                     raise InvalidConfig(f"A rank cannot be started on {where}: {_reason(error)}") from None
         if len(found) == len(asked):
             for rank, (where, setting) in enumerate(zip(self._where[1:], found, strict=True), 1):
@@ -232,8 +231,8 @@ class RayActors:
         self._connections.end()
 
     def _pass_on(self, lines: Any) -> None:
-        """A rank's log, until it ends. What it has to do with others is cut off then: a node without power closes no
-        connection, and nobody would wait for it in vain for minutes.
+        """Print a rank's log until it ends. If the rank has died, cut this process' connections to other ranks: a node
+        without power closes none, and whoever waits for it would wait in vain for minutes.
         """
         try:
             for line in lines:
@@ -280,8 +279,8 @@ class RayActors:
         self._actors, self._runs, self._group = [], [], None
 
 
-def check_versions(ours: Setting, theirs: Mapping[str, Setting]) -> None:
-    """Raises InvalidConfig for a node that has another version than this one."""
+def check_versions(ours: NodeFacts, theirs: Mapping[str, NodeFacts]) -> None:
+    """Raise InvalidConfig for a node that has another version than this one."""
     for where, found in theirs.items():
         for package, version in ours.versions.items():
             if found.versions[package] != version:
@@ -291,7 +290,7 @@ def check_versions(ours: Setting, theirs: Mapping[str, Setting]) -> None:
 
 
 def check_folders(ours: Folders, theirs: Mapping[str, Folders]) -> None:
-    """Raises InvalidConfig for a node that has other files of the model than this one."""
+    """Raise InvalidConfig for a node that has other files of the model than this one."""
     for where, found in theirs.items():
         for folder, files in ours.items():
             there = found[folder]
@@ -309,7 +308,7 @@ def check_folders(ours: Folders, theirs: Mapping[str, Folders]) -> None:
 
 
 def _files(folder: Path) -> dict[str, int] | None:
-    """Sizes of what a rank reads of a model."""
+    """Return the sizes of the files that a rank reads of a model; None if there is no such folder."""
     if not folder.is_dir():
         return None
     names = [path for path in folder.iterdir() if path.suffix in _WEIGHTS or path.name == "config.json"]
@@ -317,7 +316,7 @@ def _files(folder: Path) -> dict[str, int] | None:
 
 
 def choose_interface() -> None:
-    """Ranks hear each other on the interface by which Ray's nodes do, unless the user named one that others reach."""
+    """Let ranks talk on the interface by which Ray's nodes do, unless the user named one that others reach."""
     address = ray.util.get_node_ip_address()
     named = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
     if (named.startswith("lo") and not address.startswith("127.")) and (found := interface_of(address)):
@@ -332,7 +331,7 @@ def free_port(host: str) -> int:
 
 
 def _reason(error: Exception) -> str:
-    """How a rank ended, in a few words."""
+    """Return how a rank ended, in a few words."""
     if isinstance(error, RayTaskError):
         cause = error.cause
         if isinstance(cause, TilewiseError):

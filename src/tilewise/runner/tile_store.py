@@ -2,13 +2,113 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from threading import BoundedSemaphore
 
+import torch
+from safetensors import SafetensorError, deserialize
+from safetensors.torch import save
+from torch import Tensor
+
+from tilewise.models.config import ModelConfig
+from tilewise.models.tile_encoder import PIXEL_MEAN, PIXEL_STD
 from tilewise.runner.capped_folder import CappedFolder
-from tilewise.runner.tile_file import StoredTile, TileFile
+
+ENCODER_PARTS = ("vision.", "projector.", "flash.")
+"""Prefixes of the tensors that rows and scores are computed from."""
+
+VERSION = 1
+"""Version to raise with every change of the encoder's arithmetic, of a tile's digest, or of the files."""
+
+
+def model_key(weights: bytes, config: ModelConfig, dtype: torch.dtype, arithmetic: str) -> str:
+    """Return 32 hexadecimal digits over all that rows depend on beside the pixels; `weights` is the tensors'
+    fingerprint.
+
+    `arithmetic` names the platform, its ops and the quantisation, because each of them rounds in its own way. Releases
+    of torch and, in the ordinary mode, sizes of batches do so too, within the same tolerance: those are taken as equal,
+    as they are within one run.
+    """
+    facts = (
+        VERSION,
+        arithmetic,
+        dtype,
+        config.vision,
+        (config.tile_size, config.shuffle_block, config.shuffle_version, config.flash is not None),
+        (PIXEL_MEAN, PIXEL_STD),
+    )
+    return hashlib.sha256(weights + repr(facts).encode()).hexdigest()[:32]
+
+
+_NAMES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTile:
+    """An encoded tile, as it is kept."""
+
+    rows: Tensor
+    """Rows of the tile, [rows a page, hidden]."""
+    score: float | None = None
+    """Score of a Flash model's router."""
+
+
+@dataclass(frozen=True, slots=True)
+class TileFile:
+    """The form of one model's files.
+
+    Each has a seal, a SHA-256 over model, digest, rows and score, so a file that is torn, altered or in the wrong place
+    is recognised, whatever happened to it.
+    """
+
+    model_key: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    def pack(self, digest: bytes, tile: StoredTile) -> bytes:
+        rows = tile.rows.cpu().contiguous()
+        score = torch.tensor([] if tile.score is None else [tile.score], dtype=torch.float32)
+        return _save(rows, score, self._seal(digest, _bytes(rows), _bytes(score)))
+
+    def unpack(self, digest: bytes, data: bytes) -> StoredTile | None:
+        """Return the tile; None unless `data` is exactly what `pack` made of this tile for this model."""
+        try:
+            parts = dict(deserialize(data))  # type: ignore[no-untyped-call]
+        except SafetensorError:
+            return None
+        found = {name: (part["dtype"], tuple(part["shape"])) for name, part in parts.items()}
+        if found not in (self._parts(scores=0), self._parts(scores=1)):
+            return None
+        packed_rows, packed_score, seal = (bytearray(parts[name]["data"]) for name in ("rows", "score", "seal"))
+        if seal != self._seal(digest, packed_rows, packed_score):
+            return None
+        rows = torch.frombuffer(packed_rows, dtype=self.dtype).reshape(self.shape)
+        score = torch.frombuffer(packed_score, dtype=torch.float32) if packed_score else torch.empty(0)
+        # White space in the header may stand for other white space: not what was packed, though it says the same.
+        if _save(rows, score, seal) != data:
+            return None
+        return StoredTile(rows, score.item() if len(score) else None)
+
+    def _parts(self, scores: int) -> dict[str, tuple[str, tuple[int, ...]]]:
+        return {"rows": (_NAMES[self.dtype], self.shape), "score": ("F32", (scores,)), "seal": ("U8", (32,))}
+
+    def _seal(self, digest: bytes, *parts: bytes | bytearray) -> bytes:
+        seal = hashlib.sha256(f"{self.model_key} {digest.hex()}".encode())
+        for part in parts:
+            seal.update(part)
+        return seal.digest()
+
+
+def _save(rows: Tensor, score: Tensor, seal: bytes | bytearray) -> bytes:
+    return save({"rows": rows, "score": score, "seal": torch.frombuffer(bytearray(seal), dtype=torch.uint8)})
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.flatten().view(torch.uint8).numpy().tobytes()
+
 
 logger = logging.getLogger("tilewise")
 
@@ -19,7 +119,7 @@ dropped rather than waited for."""
 
 @dataclass(slots=True)
 class TileCounts:
-    """What has become of tiles, since the start."""
+    """Counts of tiles since the start, by what became of them."""
 
     hits: int = 0
     misses: int = 0
@@ -28,11 +128,11 @@ class TileCounts:
     written: int = 0
     evicted: int = 0
     dropped: int = 0
-    """Not written because too many waited."""
+    """Tiles not written because too many waited."""
 
 
 class TileStore:
-    """Reads at once, writes in a thread of its own. Nothing that happens to the disk is an error here.
+    """A store that reads at once and writes in a thread of its own. Nothing that happens to the disk is an error here.
 
     The first failure is a warning, and nothing is written after it; what can be read still is.
     """
@@ -47,7 +147,7 @@ class TileStore:
         self._writer = ThreadPoolExecutor(1, "tile-store")
 
     def read(self, digest: bytes) -> StoredTile | None:
-        """The tile, bit by bit as it was written, or None."""
+        """Return the tile, bit by bit as it was written, or None."""
         tile = self._read(digest)
         if tile is None:
             self.counts.misses += 1
@@ -70,7 +170,7 @@ class TileStore:
             return None
 
     def write_later(self, digest: bytes, tile: StoredTile) -> None:
-        """Returns at once. The rows must not be written to afterwards; they may be on a device."""
+        """Write a tile in the background. Its rows must not be written to afterwards; they may be on a device."""
         if not self._writing:
             return
         if not self._room.acquire(blocking=False):

@@ -1,4 +1,4 @@
-"""TileTower: what encodes tiles of a checkpoint, without its decoder."""
+"""TileTower: the part of a checkpoint that encodes tiles, without its decoder."""
 
 from __future__ import annotations
 
@@ -12,21 +12,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tilewise.amounts import GIB, in_bytes
 from tilewise.config import EngineConfig
-from tilewise.host.memory import available_memory
+from tilewise.host import available_memory
 from tilewise.models.load import Architecture
 from tilewise.models.tile_encoder import TileEncoder
 from tilewise.plan import Resolved
 from tilewise.plan.resolve import why_batch_invariant
 from tilewise.platforms import current_platform
 from tilewise.platforms.base import Platform
-from tilewise.runner.build import arithmetic_of, chosen_dtype, kept_by, tile_folder, tile_store
-from tilewise.runner.tile_file import StoredTile
-from tilewise.runner.tile_key import ENCODER_PARTS
-from tilewise.runner.tile_store import TileStore
+from tilewise.runner.build import arithmetic_name, chosen_dtype, tile_folder, tile_store, weight_store
+from tilewise.runner.tile_store import ENCODER_PARTS, StoredTile, TileStore
 from tilewise.step import Limits
 from tilewise.types import Tile
+from tilewise.units import GIB, in_bytes
 from tilewise.weights.checkpoint import Checkpoint
 from tilewise.weights.fingerprint import Fingerprint
 from tilewise.weights.quantization import check_method
@@ -36,7 +34,7 @@ _DEFAULT = 4 * GIB
 
 
 class TileTower:
-    """Encodes tiles, in batches of some `sizes`. A `store` gives those that it has, and gets the others."""
+    """A tower that encodes tiles in batches of `sizes`. A `store` gives the tiles that it has, and gets the others."""
 
     def __init__(
         self, encoder: TileEncoder, sizes: Sequence[int], device: torch.device, store: TileStore | None = None
@@ -45,13 +43,13 @@ class TileTower:
         self.sizes = sizes
 
     def recall(self, digest: bytes) -> NDArray[Any] | None:
-        """The rows of a tile that the store has, [tokens, hidden], the bits of bfloat16 as uint16."""
+        """Return the rows of a tile that the store has, [tokens, hidden], the bits of bfloat16 as uint16; else None."""
         tile = self._store.read(digest) if self._store else None
         return None if tile is None else _array(tile.rows)
 
     @torch.inference_mode()
     def encode(self, tiles: Sequence[Tile]) -> list[NDArray[Any]]:
-        """The same of tiles that are encoded now, together."""
+        """Encode tiles as one batch; return the rows of each, in the form of `recall`."""
         pixels = torch.from_numpy(np.stack([tile.pixels for tile in tiles])).to(self._device)
         found = [rows.clone() for rows in self._encoder(pixels).rows.cpu()]
         if self._store:
@@ -60,13 +58,13 @@ class TileTower:
         return [_array(rows) for rows in found]
 
     def close(self) -> None:
-        """The store has all tiles afterwards."""
+        """Wait until the store has all tiles."""
         if self._store:
             self._store.close()
 
 
 def build_tower(config: EngineConfig, model: Checkpoint) -> tuple[TileTower, Resolved]:
-    """Load tower and projector; of the other weights nothing is read. Raises the errors of `build_runner`."""
+    """Load tower and projector, and no other weights. Raises the errors of `build_runner`."""
     started, platform = time.perf_counter(), current_platform(config.device)
     check_method(model.folder, config.quantization)
     architecture = Architecture.of(model.folder, config.flash_router, config.quantization)
@@ -82,17 +80,17 @@ def build_tower(config: EngineConfig, model: Checkpoint) -> tuple[TileTower, Res
         ops,
         platform.device,
         watch=weights if kept else None,
-        store=kept_by(ops, config.quantization),
+        store=weight_store(ops, config.quantization),
         dummy=config.load_format == "dummy",
     )
-    arithmetic = arithmetic_of(platform, ops, config)
+    arithmetic = arithmetic_name(platform, ops, config)
     store = tile_store(kept, weights.digest(), architecture.config, dtype, arithmetic) if kept else None
     logger.info("Loading weights took %.2f seconds: tower and projector", time.perf_counter() - started)
     return TileTower(encoder, resolved.limits.tile_batches, platform.device, store), resolved
 
 
 def cache_bytes(config: EngineConfig) -> int:
-    """Of rows that are kept in memory: as many as asked for; else 4 GiB, or a quarter of what is free, if less."""
+    """Return the bytes of rows to keep in memory: as asked for; else 4 GiB, or a quarter of what is free, if less."""
     if config.encoder_cache_gb is not None:
         return int(config.encoder_cache_gb * GIB)
     free = available_memory().free
@@ -102,7 +100,7 @@ def cache_bytes(config: EngineConfig) -> int:
 
 
 def _resolved(config: EngineConfig, architecture: Architecture, platform: Platform) -> Resolved:
-    """There is nothing to share out: no sequences, no blocks, no pages."""
+    """Return limits of an engine that has no sequences, no blocks and no pages, so that nothing is shared out."""
     model, invariant = architecture.config, why_batch_invariant(config) is not None
     limits = Limits(
         max_num_seqs=config.max_num_seqs,

@@ -1,6 +1,6 @@
 """Vision workers: processes that encode tiles beside an engine that decodes.
 
-Tiles go in as pixels and come back as rows; which tile goes to which page, and when it is ready, is the lane's to say.
+Tiles go in as pixels and come back as rows. Which tile goes to which page, and when, is decided by the EncoderLane.
 (Decoupled Vision-Language Deployment of the InternVL3.5 paper, arXiv 2508.18265.)
 """
 
@@ -28,7 +28,7 @@ from tilewise.models.load import Architecture
 from tilewise.models.tile_encoder import EncodedTiles, TileEncoder
 from tilewise.platforms import current_platform
 from tilewise.runner.processes import end_all, start_module, task_of_this
-from tilewise.runner.tile_key import ENCODER_PARTS
+from tilewise.runner.tile_store import ENCODER_PARTS
 from tilewise.step import EncodeJob
 from tilewise.weights.fingerprint import Fingerprint
 from tilewise.weights.folder import CheckpointFolder
@@ -38,7 +38,7 @@ logger = logging.getLogger("tilewise")
 
 @dataclass(frozen=True, slots=True)
 class VisionTask:
-    """What a worker is started with."""
+    """The task that a worker is started with."""
 
     config: EngineConfig
     model: CheckpointFolder
@@ -48,14 +48,16 @@ class VisionTask:
 
 
 Encoded = tuple[NDArray[np.uint8], list[float] | None]
-"""What a worker says of a batch: the bytes of its rows, and the scores of a router."""
+"""A worker's answer for a batch: the bytes of its rows, and the scores of a router, if there is one."""
 
 
 @dataclass
 class _Worker:
+    """A worker's process, as the engine sees it."""
+
     process: subprocess.Popen[bytes]
     jobs: list[EncodeJob] = field(default_factory=list)
-    """The batch that it has; none while it waits."""
+    """The batch that it is encoding; empty while it waits for one."""
 
     def say(self, message: object) -> None:
         assert self.process.stdin is not None
@@ -69,10 +71,10 @@ class _Worker:
 
 
 class VisionWorkers:
-    """Each has the tower and one batch of tiles at a time."""
+    """The workers of an engine. Each has the tower, and encodes one batch of tiles at a time."""
 
     def __init__(self, task: VisionTask, count: int) -> None:
-        """They share the threads of this process, which has what is left."""
+        """Start workers with equal shares of this process' threads, of which it keeps what is left."""
         self._threads_before = torch.get_num_threads()
         each = max(1, self._threads_before // (count + 1))
         torch.set_num_threads(max(1, self._threads_before - count * each))
@@ -81,7 +83,7 @@ class VisionWorkers:
         self._dtype = task.dtype
 
     def wait_until_loaded(self) -> bytes:
-        """Returns a digest of the weights by which tiles are encoded. Raises what a worker's model raised."""
+        """Return a digest of the weights by which tiles are encoded. Raises what a worker's model raised."""
         found = [self._hear(worker) for worker in self._workers]
         for error in found:
             if isinstance(error, TilewiseError):
@@ -94,11 +96,11 @@ class VisionWorkers:
 
     @property
     def is_free(self) -> bool:
-        """One of them waits for a batch."""
+        """True if a worker waits for a batch."""
         return any(not worker.jobs for worker in self._workers)
 
     def give(self, jobs: list[EncodeJob]) -> None:
-        """A batch for one that waits."""
+        """Give a batch to a worker that waits."""
         worker = next(worker for worker in self._workers if not worker.jobs)
         try:
             worker.say(np.stack([job.pixels for job in jobs]))
@@ -107,7 +109,9 @@ class VisionWorkers:
         worker.jobs = jobs
 
     def finished(self, wait: bool) -> Iterator[tuple[list[EncodeJob], EncodedTiles]]:
-        """Batches that are done, in any order; with `wait`, at least one, if there are any in flight."""
+        """Yield batches that are done, in any order; with `wait`, at least one, if there are any in flight."""
+        # A worker has one batch, so one answer, at a time: none can lie in a buffer of this process, unseen by
+        # `select`.
         busy = {worker.stdout: worker for worker in self._workers if worker.jobs}
         ready, _, _ = select.select(list(busy), [], [], None if wait and busy else 0)
         for stdout in ready:
@@ -118,7 +122,7 @@ class VisionWorkers:
             yield jobs, EncodedTiles(found, None if scores is None else torch.tensor(scores))
 
     def check(self) -> None:
-        """Raises RankDied if one of them has ended."""
+        """Raise RankDied if one of them has ended."""
         for worker in self._workers:
             if worker.process.poll() is not None:
                 self._died(worker)
@@ -139,7 +143,7 @@ class VisionWorkers:
 
 
 def main() -> None:
-    """Run a worker, whose task is the first thing on standard input, and tiles what follows, until that is closed."""
+    """Run a worker. Its task is the first thing on standard input, and tiles follow until that is closed."""
     task: VisionTask = task_of_this()
     out = cast(BinaryIO, os.fdopen(os.dup(1), "wb"))
     os.dup2(2, 1)  # whatever else prints goes where the log goes
@@ -160,8 +164,8 @@ def main() -> None:
 
 
 def _load(task: VisionTask) -> tuple[TileEncoder, bytes]:
-    """The tower, and a digest of its weights."""
-    from tilewise.runner.build import kept_by
+    """Load the tower; return it, and a digest of its weights."""
+    from tilewise.runner.build import weight_store
 
     config, platform, weights = task.config, current_platform(task.config.device), Fingerprint(ENCODER_PARTS)
     ops = platform.ops(task.batch_invariant)
@@ -170,7 +174,7 @@ def _load(task: VisionTask) -> tuple[TileEncoder, bytes]:
         ops,
         platform.device,
         watch=weights if config.encoder_cache_dir else None,  # hashing takes time, and only names on disk need it
-        store=kept_by(ops, config.quantization),
+        store=weight_store(ops, config.quantization),
         dummy=config.load_format == "dummy",
     )
     return encoder, weights.digest()
@@ -193,7 +197,7 @@ def _send(out: BinaryIO, message: object) -> None:
 
 
 def _bytes_of(rows: Tensor) -> NDArray[np.uint8]:
-    """[T, rows, hidden] of any dtype -> the same with the bytes of each number, which numpy has no bfloat16 for."""
+    """Return the bytes of rows [T, rows, hidden] of any dtype, uint8: numpy has no bfloat16."""
     found: NDArray[np.uint8] = rows.cpu().contiguous().view(torch.uint8).numpy()
     return found
 

@@ -11,21 +11,21 @@ if TYPE_CHECKING:
 
 
 def run(engine: EngineConfig, server: ServerConfig, encoding: bool = False) -> int:
-    """Serve until told to stop; the exit status. Raises a TilewiseError if the server cannot start.
+    """Serve until told to stop, and return the exit status. Raises a TilewiseError if the server cannot start.
 
-    With `encoding`, pictures are encoded, and nothing else.
+    With `encoding`, the server encodes pictures and does nothing else.
     """
-    from tilewise.remote.child import EngineProcess
+    from tilewise.remote.engine_process import EngineProcess
 
     process = EngineProcess()  # loads its libraries while this one loads those of HTTP
     try:
         gc.disable()  # libraries are no garbage, and looking for it among them takes long
-        from tilewise.server.serve import serve  # not above: no matter for who only reads a configuration
+        from tilewise.server.serve import serve  # not above: reading a configuration needs no HTTP
 
         gc.freeze()
         gc.enable()
         if encoding:
-            from tilewise.remote.encoding import build_encoding
+            from tilewise.remote.process import build_encoding
             from tilewise.server.routes import encode, information
 
             return serve(engine, server, process, build_encoding, (encode, information))

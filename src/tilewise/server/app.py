@@ -1,4 +1,4 @@
-"""The ASGI application: routes, behind CORS and the door."""
+"""The ASGI application: the routes, behind the middleware for keys, limits and CORS."""
 
 from __future__ import annotations
 
@@ -17,17 +17,14 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
-from tilewise.server.assemble import Assembly
+from tilewise.server.assemble import ServerParts
 from tilewise.server.config import ServerConfig
 from tilewise.server.context import Context
-from tilewise.server.guard import ALWAYS_OPEN, OPEN, Door
-from tilewise.server.http_counter import HttpCounter
-from tilewise.server.openapi.document import document
-from tilewise.server.openapi.pages import pages
+from tilewise.server.middleware import ALWAYS_OPEN, OPEN, HttpCounter, RequestGuard
+from tilewise.server.openapi.document import document, pages
 from tilewise.server.responses.store import ResponseStore, StoreLimits
 from tilewise.server.routes import (
     chat,
-    chat_batch,
     completions,
     developer,
     information,
@@ -36,25 +33,28 @@ from tilewise.server.routes import (
     tokenize,
     tokenizer_info,
 )
-from tilewise.server.routes.absent import routing_error
-from tilewise.server.routes.exchange import IGNORED_HEADER
+from tilewise.server.routes.json_route import IGNORED_HEADER
+from tilewise.server.routes.not_found import routing_error
 from tilewise.server.tracing import TraceContext
 
 logger = logging.getLogger("tilewise")
 _TICK = 1.0  # seconds between looks at whether the periodic line is due
-_MODULES = (chat, chat_batch, completions, responses, tokenize, invocations, information)
+_MODULES = (chat, completions, responses, tokenize, invocations, information)
 
 
-def modules_of(config: ServerConfig) -> tuple[ModuleType, ...]:
-    """The routes of a server, by file; those of developers are vLLM's, and asked for by its variable."""
+def route_modules(config: ServerConfig) -> tuple[ModuleType, ...]:
+    """Return the files of a server's routes; vLLM's variable VLLM_SERVER_DEV_MODE adds vLLM's routes for developers."""
     tokenizer = (tokenizer_info,) if config.enable_tokenizer_info_endpoint else ()
     developers = (developer,) if os.environ.get("VLLM_SERVER_DEV_MODE", "0") not in ("", "0") else ()
     return (*_MODULES, *tokenizer, *developers)
 
 
-def create_app(parts: Assembly, config: ServerConfig, modules: tuple[ModuleType, ...] | None = None) -> ASGIApp:
-    """One server's application, with the routes of these files; None = those of its options."""
-    modules = modules or modules_of(config)
+def create_app(parts: ServerParts, config: ServerConfig, modules: tuple[ModuleType, ...] | None = None) -> ASGIApp:
+    """Return a server's application with the routes of the files `modules`; None = those that its options ask for.
+
+    A request passes HttpCounter, RequestGuard, CORS and, where spans are sent, TraceContext on its way to a route.
+    """
+    modules = modules or route_modules(config)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -78,7 +78,9 @@ def create_app(parts: Assembly, config: ServerConfig, modules: tuple[ModuleType,
         app.include_router(module.router)
     open_paths = ALWAYS_OPEN if config.metrics_with_key else OPEN
     if not config.disable_fastapi_docs:
-        app.include_router(pages(partial(described, modules, open_paths, bool(config.api_key), config.root_path)))
+        app.include_router(
+            pages(partial(openapi_document, modules, open_paths, bool(config.api_key), config.root_path))
+        )
     app.add_exception_handler(HTTPException, routing_error(api_routes(modules)))
     if parts.service.tracing is not None:
         app.add_middleware(TraceContext)
@@ -90,7 +92,7 @@ def create_app(parts: Assembly, config: ServerConfig, modules: tuple[ModuleType,
         allow_credentials=config.allow_credentials,
         expose_headers=[IGNORED_HEADER, "X-Request-Id", "Retry-After"],
     )
-    door = Door(
+    door = RequestGuard(
         app,
         keys=config.api_key,
         open_paths=open_paths,
@@ -102,7 +104,7 @@ def create_app(parts: Assembly, config: ServerConfig, modules: tuple[ModuleType,
     return HttpCounter(door, parts.metrics.registry)
 
 
-async def _tick(parts: Assembly) -> None:
+async def _tick(parts: ServerParts) -> None:
     while True:
         await asyncio.sleep(_TICK)
         parts.tick()
@@ -112,17 +114,17 @@ def api_routes(modules: Sequence[ModuleType] = _MODULES) -> list[APIRoute]:
     return [route for module in modules for route in module.router.routes if isinstance(route, APIRoute)]
 
 
-def described(
+def openapi_document(
     modules: Sequence[ModuleType] = _MODULES, open_paths: Sequence[str] = OPEN, keys: bool = False, root_path: str = ""
 ) -> dict[str, Any]:
-    """The OpenAPI document. With `root_path`, pages that show it ask below that."""
+    """Return the OpenAPI document. With `root_path`, the pages that show it send their requests below that path."""
     operations = {name: operation for module in modules for name, operation in module.OPERATIONS.items()}
     found = document(api_routes(modules), operations, keys=keys, open_paths=open_paths)
     return {**found, "servers": [{"url": root_path}]} if root_path else found
 
 
 def log_routes(modules: Sequence[ModuleType]) -> None:
-    """In vLLM's words."""
+    """Log every route in the words of vLLM's log."""
     logger.info("Available routes are:")
     for route in api_routes(modules):
         logger.info("Route: %s, Methods: %s", route.path, ", ".join(sorted(route.methods or ())))

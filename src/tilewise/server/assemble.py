@@ -21,8 +21,7 @@ from tilewise.inputs.sampling import default_sampling
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.tool_text import TOOL_FORMS
 from tilewise.llm import log_interval, media_reader
-from tilewise.remote.child import EngineProcess
-from tilewise.remote.memory import memory_part
+from tilewise.remote.engine_process import EngineProcess, memory_part
 from tilewise.remote.replicas import Replicas
 from tilewise.remote.supervisor import RestartRule, State
 from tilewise.remote.wire import Build, Launch, Outbox
@@ -31,37 +30,37 @@ from tilewise.server.config import ServerConfig
 from tilewise.server.convert import check_template_options
 from tilewise.server.metrics import Metrics
 from tilewise.server.served import ServedModel
-from tilewise.server.service import Admission, Service
+from tilewise.server.service import AnswerService, QueueLimits
 from tilewise.server.tracing import Tracing
 
 logger = logging.getLogger("tilewise")
 
 
 @dataclass
-class Assembly:
-    """All of one server; what watches the engines lives here."""
+class ServerParts:
+    """All parts of one server. It watches the engines and passes on what they report, to metrics and to the log."""
 
     replicas: Replicas
-    service: Service
+    service: AnswerService
     served: ServedModel
     metrics: Metrics
     stats: list[StatsLog]
-    """One for each engine, if any."""
+    """The periodic log line of each engine; empty under `--disable-log-stats`."""
     cache: MediaCache
     engine: EngineConfig
     checkpoint: Path
     """Folder of the model's files."""
     phases: str = ""
-    """Seconds of the start, by phase."""
+    """Seconds of each phase of the start, as text for the log."""
     gave_up: bool = False
     _ends: list[Callable[[], None]] = field(default_factory=list)
 
     def on_give_up(self, end: Callable[[], None]) -> None:
-        """To be called when the engines, or the only one, died too often to be started again."""
+        """Register `end`, which is called when the engines, or the only one, died too often to be started again."""
         self._ends.append(end)
 
     def became(self, engine: int, state: State) -> None:
-        """Fulfils `Watcher`, as `took` does."""
+        """Note the new state of an engine; this method and `took` make up `Watcher`."""
         self.metrics.engines[engine].engine_is(state == "ready", state == "restarting")
         if self.replicas.state == "failed":
             self.gave_up = True
@@ -74,12 +73,12 @@ class Assembly:
         self._tick(engine, outbox.counters)
 
     def tick(self) -> None:
-        """Time has passed: the periodic line of each engine may be due."""
+        """Log the periodic line of each engine whose line is due."""
         for engine in self.replicas.engines:
             self._tick(engine.number, engine.counters)
 
     def _tick(self, engine: int, counters: Counters) -> None:
-        """Pictures are cut before all engines, and stand in the first one's line."""
+        """Log an engine's line if it is due. Pictures are cut before all engines, and stand in the first one's line."""
         if not self.stats:
             return
         if engine == 0:
@@ -90,8 +89,8 @@ class Assembly:
 
 async def assemble(
     engine: EngineConfig, config: ServerConfig, process: EngineProcess, build: Build | None = None
-) -> Assembly:
-    """Everything up to engines that are ready. Raises what hinders it."""
+) -> ServerParts:
+    """Build a server's parts and start its engines, until they are ready. Raises the error of whatever fails."""
     started = time.perf_counter()
     # First: what is missing or cannot be read should not cost a model's loading time.
     part = memory_part(engine)
@@ -115,11 +114,11 @@ async def assemble(
     context = preparer.max_model_len
     served = served_model(engine, config, context, sampling, found.spec)
     metrics = Metrics(served.name, context, len(replicas.engines))
-    admission = Admission(config.max_num_queued_reqs, config.max_num_queued_tokens, config.request_timeout)
-    service = Service(replicas, preparer, reader, admission, metrics, media_threads(), tracing)
+    admission = QueueLimits(config.max_num_queued_reqs, config.max_num_queued_tokens, config.request_timeout)
+    service = AnswerService(replicas, preparer, reader, admission, metrics, media_threads(), tracing)
     lines = 0 if engine.disable_log_stats else len(replicas.engines)
     stats = [StatsLog(log_interval(), time.monotonic(), number) for number in range(lines)]
-    parts = Assembly(replicas, service, served, metrics, stats, preparer.cache, engine, folder.path)
+    parts = ServerParts(replicas, service, served, metrics, stats, preparer.cache, engine, folder.path)
     for one in replicas.engines:
         metrics.engines[one.number].describe_caches(one.resolved)
         parts.became(one.number, "ready")
@@ -136,9 +135,9 @@ def tracing_of(engine: EngineConfig, config: ServerConfig) -> Tracing | None:
 
 
 def with_parsers(spec: InputSpec, config: ServerConfig) -> InputSpec:
-    """The inputs of a model whose tools are written as `--tool-call-parser` says.
+    """Return `spec` with calls of tools written as `--tool-call-parser` says.
 
-    Raises InvalidConfig for a parser of another kind of model.
+    Raises InvalidConfig for a tool or reasoning parser of another kind of model.
     """
     trained, asked = spec.template.tools, config.tool_call_parser
     harmony, reader = trained is not None and trained.name == "openai", config.reasoning_parser
@@ -189,12 +188,12 @@ def served_model(
 
 
 def media_threads() -> int:
-    """Media are fetched, decoded and cut in so many threads."""
+    """Return the number of threads that fetch, decode and cut media."""
     return _whole_variable("VLLM_MEDIA_LOADING_THREAD_COUNT", 8)
 
 
 def max_answers(running: int) -> int:
-    """Of a prompt: as many as run at once, unless it is said how many may wait, too."""
+    """Return the most answers to one prompt: VLLM_MAX_N_SEQUENCES, or as many as run at once, and at most MAX_N."""
     return min(_whole_variable("VLLM_MAX_N_SEQUENCES", running), MAX_N)
 
 

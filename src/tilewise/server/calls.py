@@ -14,8 +14,8 @@ from tilewise.server.toolcalls import ToolUse
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reply:
-    """How the answers are given back."""
+class ReplyOptions:
+    """The form in which a request's answers are given back."""
 
     id: str
     model: str
@@ -25,17 +25,17 @@ class Reply:
     continuous_usage: bool = False
     token_ids: bool = False
     tokens_as_ids: bool = False
-    """Tokens of log-probabilities are written `token_id:N`."""
+    """True if tokens of log-probabilities are written `token_id:N`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Routing:
-    """What the engine is told beside the prompt."""
+    """The part of a call beside prompt and sampling: its priority, cache salt and token limit."""
 
     priority: int = 0
     cache_salt: str | None = None
     max_tokens: int | None = None
-    """Most tokens of an answer, if the body says so: then they have to fit behind the prompt."""
+    """Most tokens of an answer, if the body names them: they have to fit into the context behind the prompt."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class ChatPrompt:
 
     messages: tuple[dict[str, Any], ...]
     thinking: bool | None = None
-    """None = as the template does."""
+    """True if the model is asked to think first; None = as the template does."""
     tools: tuple[str, ...] = ()
     ending: Ending = "open"
     processor: dict[str, Any] = field(default_factory=dict)
@@ -59,7 +59,7 @@ class ChatPrompt:
 
 @dataclass(frozen=True, kw_only=True)
 class ChatCall:
-    reply: Reply
+    reply: ReplyOptions
     prompt: ChatPrompt
     sampling: SamplingParams
     routing: Routing
@@ -67,32 +67,32 @@ class ChatCall:
     """The field of the body that says what form the answer has; errors name it."""
     tools: ToolUse = ToolUse()
     strict_schema: dict[str, Any] | None = field(default=None, hash=False)
-    """An answer is checked by it when it is whole."""
+    """JSON schema that an answer is checked against when it is whole, because of `strict: true`."""
     tool_form: ToolFormName = "hermes"
     reasoning: bool = True
-    """Whether `<think>...</think>` is told apart from the answer ..."""
+    """True if `<think>...</think>` is separated from the answer."""
     opened: bool = False
-    """Whether the prompt ends with `<think>`."""
+    """True if the prompt ends with `<think>`, so that the answer begins within the reasoning."""
     include_reasoning: bool = True
-    """... and then shown."""
+    """True if the reasoning that is separated is shown to the client."""
     echo: str = ""
     """Text before each answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompletionCall:
-    """Several prompts, each with `sampling.n` answers."""
+    """A call for text completions: several prompts, each with `sampling.n` answers."""
 
-    reply: Reply
+    reply: ReplyOptions
     prompts: tuple[str | tuple[int, ...], ...]
     sampling: SamplingParams
     routing: Routing
     form_field: str = "structured_outputs"
     """The field of the body that says what form the answer has; errors name it."""
     start: bool = True
-    """Whether a text gets the tokenizer's start token."""
+    """True if a text gets the tokenizer's start token."""
     keep_last: int | None = None
     cut: Side = "left"
     echo: bool = False
     prompt_only: bool = False
-    """`max_tokens: 0`: nothing but the prompt is answered; the engine generates one token all the same."""
+    """True for `max_tokens: 0`: only the prompt is answered, though the engine generates one token all the same."""

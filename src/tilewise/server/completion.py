@@ -1,32 +1,37 @@
-"""Text completions: a body to its CompletionCall, and whole answers to a body."""
+"""Text completions: a body is read into a CompletionCall, and answers are written as a body or as chunks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tilewise.errors import InvalidField
 from tilewise.ignored import Ignored
+from tilewise.outputs.group import AnswerDelta
 from tilewise.server.calls import CompletionCall
+from tilewise.server.chat_answers import checked_reason, usage_body
 from tilewise.server.convert import name_older_max_tokens, reply_of, routing_of
 from tilewise.server.fields import COMPLETION, UnknownFields
-from tilewise.server.protocol.completion import CompletionBody
-from tilewise.server.respond import checked_reason, usage_body
+from tilewise.server.protocol.bodies import CompletionBody
 from tilewise.server.sampling import form_field, sampling_of
 from tilewise.server.scores import Scores, prompt_scores, text_logprobs
 from tilewise.server.served import ServedModel
-from tilewise.types import CompletionOutput, RequestOutput, Usage
+from tilewise.types import CompletionOutput, Request, RequestOutput, Usage
 
 MAX_PROMPTS = 1024
 DEFAULT_MAX_TOKENS = 16
 Decode = Callable[[Sequence[int]], str]
-"""Token ids to text, special tokens by name."""
+"""A function from token ids to their text, in which special tokens stand by name."""
 
 
 def completion_call(
     body: dict[str, Any], served: ServedModel, ignored: Ignored, header_id: str | None = None
 ) -> CompletionCall:
-    """Names without effect go into `ignored`. Raises InvalidRequest, UnknownModel or pydantic's ValidationError."""
+    """Read a body of /v1/completions; names without effect go into `ignored`.
+
+    Raises InvalidRequest, UnknownModel or pydantic's ValidationError.
+    """
     fields = CompletionBody.read(body, COMPLETION, UnknownFields(ignored, served.strict_fields))
     most = fields.max_tokens if fields.max_completion_tokens is None else fields.max_completion_tokens
     name_older_max_tokens(fields, ignored)
@@ -65,7 +70,7 @@ def _check_answers(prompts: int, n: int, most: int) -> None:
 
 
 def completion_body(call: CompletionCall, outputs: Sequence[RequestOutput], decode: Decode) -> dict[str, Any]:
-    """Answers of all prompts, in their order. Raises BrokenAnswer for a structured answer that broke."""
+    """Return the body with the answers to all prompts, in their order. Raises BrokenAnswer, as `chat_body` does."""
     reply = call.reply
     choices = [
         _choice(call, output, answer, number * call.sampling.n + answer.index, decode)
@@ -86,7 +91,7 @@ def completion_body(call: CompletionCall, outputs: Sequence[RequestOutput], deco
 
 
 def total_usage(call: CompletionCall, usages: Iterable[Usage]) -> Usage:
-    """Of all prompts together; the token behind a prompt that alone is answered does not count."""
+    """Return the usage of all prompts together; the token behind a prompt that alone is answered does not count."""
     found = list(usages)
     return Usage(
         prompt_tokens=sum(usage.prompt_tokens for usage in found),
@@ -142,3 +147,83 @@ def _logprobs(
     prompt = output.prompt_logprobs or []
     ids = [*output.prompt_token_ids, *token_ids]
     return text_logprobs([*prompt, *scores], ids, top, call.reply.tokens_as_ids, first=decode(ids[:1]))
+
+
+@dataclass
+class _CompletionChoice:
+    """One answer of a stream: how far its text has come, and what its tokens brought since its last chunk."""
+
+    offset: int = 0
+    begun: bool = False
+    token_ids: list[int] = field(default_factory=list)
+    scores: list[Scores | None] = field(default_factory=list)
+
+
+class CompletionStream:
+    """The chunks of the answers to several prompts, as they come; an echoed prompt stands before an answer's text."""
+
+    def __init__(self, call: CompletionCall, requests: Sequence[Request], decode: Decode) -> None:
+        self._call = call
+        self._requests = requests
+        self._decode = decode
+        self._tokens = [0] * len(requests)
+        self._choices = [_CompletionChoice() for _ in range(len(requests) * call.sampling.n)]
+
+    def take(self, prompt: int, piece: AnswerDelta, usage: Usage) -> list[dict[str, Any]]:
+        """Return the chunks of a piece of an answer to prompt number `prompt`, whose tokens `usage` counts.
+
+        Each chunk counts the tokens taken up to it, as `usage` may be ahead, where a step brought several. Raises
+        BrokenAnswer, as `chat_body` does.
+        """
+        self._tokens[prompt] += 1
+        usage = replace(usage, completion_tokens=self._tokens[prompt])
+        index = prompt * self._call.sampling.n + piece.index
+        choice, only = self._choices[index], self._call.prompt_only
+        if not only:
+            choice.token_ids.append(piece.token_id)
+            choice.scores += [piece.scores] if piece.scores is not None else []
+        text = "" if only else piece.text
+        if self._call.echo and not choice.begun:
+            text = echoed(self._requests[prompt].prompt, self._requests[prompt].prompt_ids, self._decode) + text
+        if not text and piece.finish_reason is None:
+            return []
+        body: dict[str, Any] = {"index": index, "text": text, **self._of_tokens(choice), "finish_reason": None}
+        if piece.finish_reason is not None:
+            body["finish_reason"] = "length" if only else checked_reason(piece.finish_reason)
+            body["stop_reason"] = None if only else piece.stop_reason
+        if self._call.reply.token_ids and not choice.begun:
+            body["prompt_token_ids"] = list(self._requests[prompt].prompt_ids)
+        choice.begun = True
+        return [self._chunk([body], usage if self._call.reply.continuous_usage else None)]
+
+    def finish(self, usages: Sequence[Usage]) -> list[dict[str, Any]]:
+        """Return the chunk behind all answers: the usage of all prompts, if it is wanted."""
+        return [self._chunk([], *usages)] if self._call.reply.include_usage else []
+
+    def _of_tokens(self, choice: _CompletionChoice) -> dict[str, Any]:
+        reply, top = self._call.reply, self._call.sampling.scored_tokens
+        found: dict[str, Any] = {"logprobs": None}
+        if choice.scores and top is not None:
+            found["logprobs"] = text_logprobs(
+                choice.scores, choice.token_ids, top, reply.tokens_as_ids, offset=choice.offset
+            )
+            choice.offset = found["logprobs"]["text_offset"][-1] + len(found["logprobs"]["tokens"][-1])
+        if reply.token_ids:
+            found["token_ids"] = list(choice.token_ids)
+        choice.token_ids.clear()
+        choice.scores.clear()
+        return found
+
+    def _chunk(self, choices: list[dict[str, Any]], *usages: Usage | None) -> dict[str, Any]:
+        reply = self._call.reply
+        chunk: dict[str, Any] = {
+            "id": reply.id,
+            "object": "text_completion",
+            "created": reply.created,
+            "model": reply.model,
+            "choices": choices,
+        }
+        counted = [usage for usage in usages if usage is not None]
+        if counted:
+            chunk["usage"] = usage_body(total_usage(self._call, counted))
+        return chunk

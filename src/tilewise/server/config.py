@@ -1,11 +1,14 @@
-"""ServerConfig: what the HTTP server is asked for. Names, meanings and defaults are vLLM's where it has the option.
+"""ServerConfig: the options of the HTTP server. Names, meanings and defaults are vLLM's where it has the option.
 
-What the engine is asked for is EngineConfig's; `tilewise serve` makes both from one command line.
+Options of the engine are in EngineConfig; `tilewise serve` makes both from one command line.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -14,8 +17,61 @@ from urllib.parse import urlsplit
 from tilewise.errors import InvalidConfig, UnknownOption
 from tilewise.inputs.tool_text import ToolFormName
 from tilewise.option import MANY, check_range, check_types, option, whole
-from tilewise.server.tls import check_tls
 from tilewise.types import Detail
+
+# OpenSSL looks for the certificate by the kind of its key: to an RSA key, one of another kind is none at all.
+_MISMATCHES = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
+
+
+def check_tls(*, key: str, certificate: str, authorities: str | None, ciphers: str | None) -> None:
+    """Raise InvalidConfig if a file or the ciphers of TLS cannot be used, naming option, file and remedy."""
+    with _reading("ssl_certfile", certificate, "certificate", "CERTIFICATE"):
+        _context().load_verify_locations(certificate)
+    context = _context()
+    with _reading("ssl_keyfile", key, "private key", "PRIVATE KEY"):
+        try:
+            context.load_cert_chain(certificate, key, lambda: _refuse_encrypted(key))
+        except ssl.SSLError as error:
+            if error.reason not in _MISMATCHES:
+                raise
+            raise InvalidConfig(
+                f"ssl_keyfile: {key} is not the key of the first certificate in {certificate}: name the two that were "
+                "made together, the server's own certificate before those of its authorities."
+            ) from None
+    if authorities is not None:
+        with _reading("ssl_ca_certs", authorities, "certificate", "CERTIFICATE"):
+            context.load_verify_locations(authorities)
+    try:
+        context.set_ciphers(ciphers or "DEFAULT")
+    except ssl.SSLError:
+        raise InvalidConfig(
+            f"ssl_ciphers={ciphers!r} names no cipher of this OpenSSL: `openssl ciphers` lists them."
+        ) from None
+
+
+def _context() -> ssl.SSLContext:
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+
+
+def _refuse_encrypted(key: str) -> str:
+    """Raise InvalidConfig: OpenSSL would ask for the passphrase at the terminal, which a server may not have."""
+    raise InvalidConfig(
+        f"ssl_keyfile: {key} is encrypted, and nobody can be asked for its passphrase: write it without, with "
+        f"`openssl pkey -in {key} -out NEW_FILE`, readable by the server alone."
+    )
+
+
+@contextmanager
+def _reading(option: str, path: str, what: str, mark: str) -> Iterator[None]:
+    try:
+        yield
+    except ssl.SSLError:
+        raise InvalidConfig(
+            f"{option}: {path} holds no {what} in PEM form: name the file with a line -----BEGIN {mark}-----."
+        ) from None
+    except OSError as error:
+        raise InvalidConfig(f"{option}: {path} cannot be read ({error.strerror}): name a file that can.") from None
+
 
 ToolCallParser = ToolFormName
 ReasoningParser = Literal["qwen3", "deepseek_r1", "openai_gptoss"]
@@ -24,7 +80,7 @@ UvicornLogLevel = Literal["critical", "error", "warning", "info", "debug", "trac
 
 @dataclass(frozen=True, kw_only=True)
 class ServerConfig:
-    """Every option of the server. Each works, or is refused with the reason."""
+    """The options of the server. Each of them works, or is refused with the reason."""
 
     host: str | None = option(None, "address to listen at (default: all interfaces, as vLLM; name one to be closed)",
                               "address")  # fmt: skip
@@ -220,7 +276,7 @@ class ServerConfig:
 
     @property
     def url(self) -> str:
-        """Where a client on this machine finds the server; of a Unix socket, what stands in place of an address."""
+        """The URL at which a client on this machine finds the server; http(s)://localhost for a Unix socket."""
         scheme = "https" if self.ssl_certfile else "http"
         if self.uds is not None:
             return f"{scheme}://localhost"

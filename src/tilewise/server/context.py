@@ -1,4 +1,4 @@
-"""Context: what a route finds beside the request."""
+"""Context: the parts of a server that a route needs beside the request, such as the service and the options."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tilewise.server.config import ServerConfig
 from tilewise.server.metrics import Metrics, request_times
 from tilewise.server.responses.store import ResponseStore
 from tilewise.server.served import ServedModel
-from tilewise.server.service import Service
+from tilewise.server.service import AnswerService
 from tilewise.types import Request, RequestOutput
 
 logger = logging.getLogger("tilewise")
@@ -26,7 +26,7 @@ logger = logging.getLogger("tilewise")
 
 @dataclass(frozen=True)
 class RequestLog:
-    """What is logged of requests, if anything."""
+    """The log of requests and answers, as far as the options ask for it."""
 
     requests: bool
     outputs: bool
@@ -54,9 +54,9 @@ class RequestLog:
 
 @dataclass(frozen=True)
 class Context:
-    """One server's, for all its routes."""
+    """The parts of one server that all its routes share."""
 
-    service: Service
+    service: AnswerService
     served: ServedModel
     metrics: Metrics
     config: ServerConfig
@@ -64,15 +64,15 @@ class Context:
     checkpoint: Path
     """Folder of the model's files."""
     store: ResponseStore | None = None
-    """Where responses are kept; None = nowhere."""
+    """The responses that are kept; None = none are."""
 
     def scope(self, raw: HttpRequest, salt: str | None) -> str:
-        """Whose requests this one belongs to, as far as one can tell: its key's, and among those its salt's."""
+        """Return whose request this is, as far as one can tell: a digest of its key, if there are keys, and salt."""
         key = raw.headers.get("authorization", "") if self.config.api_key else ""
         return hashlib.sha256(f"{key}\0{salt or ''}".encode()).hexdigest()
 
     def load_report(self, raw: HttpRequest, ignored: Ignored) -> dict[str, str]:
-        """The header by which load balancers learn how busy a server is (ORCA), if a request asks for it: TEXT or JSON.
+        """Return the header that tells load balancers how busy a server is (ORCA), as TEXT or JSON, if a request asks.
 
         Source: xds.data.orca.v3.OrcaLoadReport; the names are those that vLLM reports.
         """
@@ -88,7 +88,7 @@ class Context:
         return {}
 
     def times_of(self, *outputs: RequestOutput) -> dict[str, Any]:
-        """What an answer says of its request's times, under `--enable-per-request-metrics`; of several, nothing."""
+        """Return a request's times for its answer, under `--enable-per-request-metrics`; none if there are several."""
         one = len(outputs) == 1 and len(outputs[0].outputs) == 1
         return {"metrics": request_times(outputs[0])} if one and self.config.enable_per_request_metrics else {}
 

@@ -1,4 +1,4 @@
-"""A chat body and the model it is for -> ChatCall."""
+"""Chat bodies are read into a ChatCall, for the model that is served."""
 
 from __future__ import annotations
 
@@ -14,15 +14,12 @@ from tilewise.inputs.images import lax_number
 from tilewise.inputs.media_io import MediaOptions
 from tilewise.inputs.templates import Ending
 from tilewise.sampling_params import SamplingParams
-from tilewise.server.calls import ChatCall, ChatPrompt, Reply, Routing
+from tilewise.server.calls import ChatCall, ChatPrompt, ReplyOptions, Routing
 from tilewise.server.fields import CHAT, UnknownFields
-from tilewise.server.fields.unknown import MAX_UNKNOWN
+from tilewise.server.fields.field import MAX_UNKNOWN
 from tilewise.server.messages import PREFIX_KEYS, read_conversation
-from tilewise.server.protocol.chat import ChatBody
+from tilewise.server.protocol.bodies import ChatBody, CompletionBody, EncodeBody, TokenizeBody
 from tilewise.server.protocol.common import Sampled
-from tilewise.server.protocol.completion import CompletionBody
-from tilewise.server.protocol.encode import EncodeBody
-from tilewise.server.protocol.tokenize import TokenizeBody
 from tilewise.server.sampling import form_field, sampling_of, strict_schema
 from tilewise.server.served import ServedModel
 from tilewise.server.toolcalls import ToolUse, check_tool_types, read_tools
@@ -34,11 +31,11 @@ _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 def chat_call(body: dict[str, Any], served: ServedModel, ignored: Ignored, header_id: str | None = None) -> ChatCall:
-    """`header_id` is the header X-Request-Id; names without effect go into `ignored`.
+    """Read a chat body; `header_id` is the header X-Request-Id, and names without effect go into `ignored`.
 
     Raises InvalidRequest, UnknownModel or pydantic's ValidationError.
     """
-    check_template(body, served)
+    check_template(body)
     check_tool_types(body.get("tools"))
     unknown = UnknownFields(ignored, served.strict_fields)
     fields = ChatBody.read(body, CHAT, unknown)
@@ -79,31 +76,29 @@ def chat_call(body: dict[str, Any], served: ServedModel, ignored: Ignored, heade
 
 
 def _is_opened(thinking: bool | None, sampling: SamplingParams, served: ServedModel) -> bool:
-    """Whether the template ends the prompt with `<think>`: before a form, that is the first token of the answer."""
+    """True if the template ends the prompt with `<think>`; before a form, the answer begins with it instead."""
     asked = served.thinks_unasked if thinking is None else thinking
     return served.opens_thinking and asked and not sampling.structured_outputs
 
 
 def _shows_marks(served: ServedModel, tools: ToolUse) -> bool:
-    """Whether parts of the answer are told apart by special tokens, which are hidden otherwise."""
+    """True if parts of the answer are told apart by special tokens, which are hidden otherwise."""
     return served.tool_form == "openai" or (served.tool_form == "internlm" and tools.choice == "auto")
 
 
-def check_template(body: dict[str, Any], served: ServedModel) -> None:
-    """A template of the caller's would be code; even a server that trusts it has its own, built in."""
+def check_template(body: dict[str, Any]) -> None:
+    """Raise InvalidField for a template of the caller's: it would be code, and all servers use the one built in."""
     if body.get("chat_template") is None:
         return
-    why = (
-        "Prompts follow the built-in template that the model was trained with, and no other: leave it out."
-        if served.trust_request_chat_template
-        else "Chat template is passed with request, but --trust-request-chat-template is not set. Refused request "
-        "with untrusted chat template: leave it out; the built-in template is the one the model was trained with."
+    raise InvalidField(
+        "chat_template",
+        "Chat template is passed with request, but --trust-request-chat-template is not set. Refused request with "
+        "untrusted chat template: leave it out; the built-in template is the one the model was trained with.",
     )
-    raise InvalidField("chat_template", why)
 
 
 def check_template_options(options: dict[str, Any] | None, ignored: Ignored) -> bool | None:
-    """`chat_template_kwargs`: enable_thinking, or None; others are named, as no built-in template has them.
+    """Return enable_thinking of `chat_template_kwargs`, or None; others go into `ignored`, as no template has them.
 
     Raises InvalidField for what would be another template, or a near miss.
     """
@@ -131,7 +126,7 @@ def check_template_options(options: dict[str, Any] | None, ignored: Ignored) -> 
 
 
 def processor_of(fields: ChatBody | TokenizeBody | EncodeBody) -> dict[str, Any]:
-    """`mm_processor_kwargs`, whose options may stand beside it as well. Raises InvalidField for two values of one."""
+    """Return `mm_processor_kwargs` with the options that stand beside it. Raises InvalidField if they contradict."""
     found = {name: lax_number(value) for name, value in (fields.mm_processor_kwargs or {}).items()}
     for name in ("max_dynamic_patch", "min_dynamic_patch", "interleave_mm_strings"):
         value = getattr(fields, name, None)
@@ -141,13 +136,13 @@ def processor_of(fields: ChatBody | TokenizeBody | EncodeBody) -> dict[str, Any]
 
 
 def begins_answer(messages: Sequence[dict[str, Any]]) -> bool:
-    """Whether the last message is the beginning of the answer, by the `prefix` or `partial` of other servers."""
+    """True if the last message is the beginning of the answer, by the `prefix` or `partial` of other servers."""
     last = messages[-1] if messages else {}
     return last.get("role") == "assistant" and any(last.get(name) is True for name in PREFIX_KEYS)
 
 
 def check_special_tokens(asked: bool | None, served: ServedModel, ignored: Ignored) -> None:
-    """Of messages: the tokenizer would add its start token to what the template writes. Raises InvalidField."""
+    """Raise InvalidField if `add_special_tokens` would add a second start token to messages; else it is ignored."""
     if asked and served.starts:
         raise InvalidField(
             "add_special_tokens", "The start token stands before the messages already: leave add_special_tokens out."
@@ -157,9 +152,10 @@ def check_special_tokens(asked: bool | None, served: ServedModel, ignored: Ignor
 
 
 def thinking_of(fields: ChatBody, served: ServedModel, ignored: Ignored) -> bool | None:
-    """The template thinks or does not: an effort is one of the two, and neither where no thinking was trained.
+    """Return whether the model is asked to think; None where neither the request nor the server says.
 
-    None where neither the request nor the server says.
+    Templates know no efforts: `none` and `minimal` mean no, all others yes. A prompt that cannot ask for thinking does
+    not, and the request's fields are named as ignored. Raises InvalidField for fields that contradict each other.
     """
     effort = None if fields.reasoning_effort is None else fields.reasoning_effort not in ("none", "minimal")
     said = {
@@ -178,7 +174,7 @@ def thinking_of(fields: ChatBody, served: ServedModel, ignored: Ignored) -> bool
 
 
 def without_thinking(messages: Sequence[dict[str, Any]], served: ServedModel) -> str | None:
-    """Why a prompt cannot ask for thinking, if so."""
+    """Return why a prompt cannot ask for thinking, or None if it can."""
     if not served.thinks:
         return "the model was not trained to think"
     if messages and messages[0].get("role") in ("system", "developer") and not served.opens_thinking:
@@ -204,12 +200,12 @@ def media_of(kwargs: dict[str, Any] | None, ignored: Ignored) -> MediaOptions:
         raise InvalidField("media_io_kwargs", str(error)) from None
 
 
-def reply_of(fields: Sampled, served: ServedModel, prefix: str, header_id: str | None) -> Reply:
+def reply_of(fields: Sampled, served: ServedModel, prefix: str, header_id: str | None) -> ReplyOptions:
     options = fields.stream_options
     usage = served.force_include_usage or bool(options and options.include_usage)
     as_ids = fields.return_tokens_as_token_ids
     continuous = served.force_include_usage or bool(options and options.continuous_usage_stats)
-    return Reply(
+    return ReplyOptions(
         id=prefix + request_id(header_id, fields.request_id),
         model=served.resolve(fields.model),
         created=int(time.time()),

@@ -13,14 +13,14 @@ Result = TypeVar("Result")
 
 
 class ClientLeft(Exception):
-    """Nobody reads the answer any more."""
+    """The client has left: nobody reads the answer any more."""
 
 
 async def unless_client_leaves(receive: Receive, work: Coroutine[Any, Any, Result]) -> Result:
-    """Raises ClientLeft once the connection is gone; the body has to have been read by then.
+    """Return what `work` gives; raise ClientLeft once the connection is gone. The body has to have been read before.
 
-    The work is done in the caller's own task, which is cancelled as `asyncio.timeout` does it: somebody else's
-    cancellation stays one.
+    The work is done in the caller's own task, which is cancelled when the client leaves, as `asyncio.timeout` does it:
+    a cancellation by anybody else is passed on.
     """
     task = asyncio.current_task()
     assert task is not None
@@ -37,6 +37,8 @@ async def unless_client_leaves(receive: Receive, work: Coroutine[Any, Any, Resul
     try:
         return await work
     except asyncio.CancelledError:
+        # uncancel() takes back the cancel() of watch(). If the count is above `before` even then, somebody else has
+        # cancelled the task as well, and that goes before.
         if left and task.uncancel() <= before:
             raise ClientLeft from None
         raise
@@ -45,9 +47,9 @@ async def unless_client_leaves(receive: Receive, work: Coroutine[Any, Any, Resul
 
 
 class EventStream(Response):
-    """Server-sent events. Their source is closed as soon as the client leaves.
+    """An answer of server-sent events, whose source is closed as soon as the client leaves.
 
-    Its first item may be empty: then the head of the answer goes out while the first event is made.
+    The first item of the source may be empty: then the head of the answer goes out while the first event is made.
     """
 
     def __init__(self, events: AsyncGenerator[bytes], headers: Mapping[str, str] | None = None) -> None:

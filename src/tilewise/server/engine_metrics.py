@@ -1,6 +1,6 @@
-"""EngineMetrics: what one of a server's engines does, under vLLM's names and labelled with its number.
+"""EngineMetrics: Prometheus metrics of one engine, under vLLM's names and labelled with the engine's number.
 
-Counters of the engine come with every step and begin at zero with each of its lives; here they only grow.
+Counters of the engine come with every step and begin at zero in each new process; here they only grow.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from tilewise.engine.counters import Counters, Load
+from tilewise.engine.counters import Counters, EngineLoad
 from tilewise.engine.delta import TokenDelta
 from tilewise.plan import Resolved
 from tilewise.types import Request, RequestOutput
@@ -62,8 +62,8 @@ _INPUTS: dict[str, tuple[str, str]] = {
 """Field of InputTiming -> (metric, help)."""
 
 
-class Families:
-    """Metrics by name, each made once, whichever engine asks first."""
+class MetricFamilies:
+    """The metrics of all engines by name, each made once, by whichever engine asks first."""
 
     def __init__(self, model: str) -> None:
         self.registry = CollectorRegistry()
@@ -71,7 +71,7 @@ class Families:
         self._made: dict[str, Any] = {}
 
     def metric(self, engine: int, kind: type, name: str, text: str, *more: str, **options: Any) -> Callable[..., Any]:
-        """Takes the values of the labels in `more`, and gives an engine's metric for them."""
+        """Return a function that takes values of the labels `more` and returns the engine's metric for them."""
         labels = {"model_name": self._model, "engine": f"{engine}"}
         if name not in self._made:
             self._made[name] = kind(name, text, [*labels, *more], registry=self.registry, **options)
@@ -79,7 +79,7 @@ class Families:
         return lambda *values: family.labels(*labels.values(), *values)
 
     def information(self, engine: int, name: str, text: str, values: Mapping[str, object]) -> None:
-        """What an engine says of itself, as labels of a gauge that is always 1."""
+        """Report facts about an engine as labels of a gauge that is always 1."""
         if name not in self._made:
             self._made[name] = Gauge(name, text, ["engine", *values], registry=self.registry)
         self._made[name].labels(f"{engine}", *map(str, values.values())).set(1)
@@ -88,7 +88,7 @@ class Families:
 class EngineMetrics:
     """All metrics of one engine."""
 
-    def __init__(self, families: Families, engine: int, max_model_len: int) -> None:
+    def __init__(self, families: MetricFamilies, engine: int, max_model_len: int) -> None:
         self._families, self._engine = families, engine
         self._max_model_len = max_model_len
         self._seen = Counters()
@@ -149,9 +149,9 @@ class EngineMetrics:
         self._tiles = self._histogram("tilewise:request_tiles", "Tiles of a request", (1, 2, 5, 10, 13, 20, 50, 100))
 
     def describe_caches(self, resolved: Resolved) -> None:
-        """What the engine was given, as labels of a gauge that is always 1."""
+        """Report the sizes and options of the engine's caches, as labels of a gauge that is always 1."""
         limits = resolved.limits
-        tokens = (limits.num_blocks - 1) * limits.block_size
+        tokens = (limits.num_blocks - 1) * limits.block_size  # block 0 is a dummy, which holds no tokens
         info = {
             "block_size": limits.block_size,
             "cache_dtype": limits.kv_cache_dtype or "auto",
@@ -163,8 +163,8 @@ class EngineMetrics:
         }
         self._families.information(self._engine, "vllm:cache_config_info", "Caches", info)
 
-    def take(self, counters: Counters, load: Load) -> None:
-        """What the engine says after a step."""
+    def take(self, counters: Counters, load: EngineLoad) -> None:
+        """Take in the engine's counters and load after a step."""
         grown = {name: getattr(counters, name) - getattr(self._seen, name) for name in (*_COUNTERS, "prompt_tokens")}
         for name, metric in self._counters.items():
             metric.inc(grown[name])
@@ -181,7 +181,7 @@ class EngineMetrics:
         self._seen = dataclasses.replace(counters, accepted_at=list(counters.accepted_at))
         self._loaded(load)
 
-    def _loaded(self, load: Load) -> None:
+    def _loaded(self, load: EngineLoad) -> None:
         self._running.set(load.running)
         self._waiting.set(load.waiting)
         for reason, waiting in (("capacity", load.waiting), ("deferred", 0)):
@@ -190,15 +190,15 @@ class EngineMetrics:
         self._old_usage.set(load.kv_cache_usage)
 
     def engine_is(self, up: bool, restarting: bool) -> None:
-        """A new life begins its counters at zero."""
+        """Note whether the engine takes requests. The counters of its next process begin at zero."""
         self._up.set(up)
         if not up:
             self._seen = Counters()
             self._restarts.inc(restarting)
-            self._loaded(Load(0, 0, 0.0))
+            self._loaded(EngineLoad(0, 0, 0.0))
 
     def token(self, delta: TokenDelta, arrival: float, before: float | None) -> None:
-        """One token, and when the one before it in its sequence came."""
+        """Note the time of a token; `before` is when the one before it in its sequence came, None = it is the first."""
         if before is None:
             self._first_token.observe(delta.time - arrival)
         else:
@@ -206,7 +206,7 @@ class EngineMetrics:
             self._old_between.observe(delta.time - before)
 
     def finished(self, request: Request, output: RequestOutput) -> None:
-        """A request's answers have ended."""
+        """Note a request whose answers have ended."""
         usage, timing = output.usage, output.timing
         for field, metric in self._spans.items():
             if (seconds := getattr(timing, field)) is not None:
@@ -250,7 +250,7 @@ class EngineMetrics:
 
 
 def token_buckets(most: int) -> list[int]:
-    """1, 2, 5, 10, 20, 50 ... up to the most there may be.
+    """Return 1, 2, 5, 10, 20, 50 ... up to `most`.
 
     >>> token_buckets(60)
     [1, 2, 5, 10, 20, 50]

@@ -1,4 +1,4 @@
-"""Messages of the OpenAI API, with all that clients put into them, to those that `read_messages` takes."""
+"""Messages of the OpenAI API, with all that clients put into them, are read into those that `read_messages` takes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from tilewise.errors import InvalidField, InvalidRequest, did_you_mean
-from tilewise.inputs.chat import check_role
-from tilewise.inputs.parts import TILING
+from tilewise.inputs.messages import TILING, check_role
 from tilewise.server.fields import UnknownFields
 from tilewise.types import Detail
 
@@ -50,10 +49,10 @@ _REFUSED_PARTS = {
     "video_frames": "it is for programs: send video_url",
 }
 _NOTHING: tuple[Any, ...] = (None, [], {}, "")
-"""Values that say nothing, as an answer of ours that is sent back has them."""
+"""Values that say nothing; an answer of ours that a client sends back has many of them."""
 _DETAILS = (*get_args(Detail), None)
 PREFIX_KEYS = ("prefix", "partial")
-"""Of a last message of the assistant: true = the answer goes on with it."""
+"""Keys of a last message of the assistant; true = the answer goes on with that message."""
 _OF_MEDIA = ("url", "uuid", "detail", *TILING)
 _PIXELS = "pictures are cut into tiles of one size, set max_dynamic_patch"
 _FRAMES = "it is set for all videos of a request, as media_io_kwargs.video.num_frames or fps"
@@ -75,7 +74,7 @@ _CHANGING = {
 def read_conversation(
     messages: Sequence[dict[str, Any]], unknown: UnknownFields, detail_levels: Collection[str] = ()
 ) -> tuple[dict[str, Any], ...]:
-    """Messages for `read_messages`; keys without effect are named, as is a `detail` of none of the levels.
+    """Return messages for `read_messages`. Keys without effect, and a `detail` of no level, are noted as ignored.
 
     Raises InvalidField, naming message and part.
     """
@@ -88,7 +87,7 @@ def read_conversation(
 def read_input(
     parts: Sequence[str | dict[str, Any]], unknown: UnknownFields, detail_levels: Collection[str] = ()
 ) -> tuple[dict[str, Any], ...]:
-    """Pictures of /v1/encode, parts as messages have them, or URLs. Raises InvalidField with the place of a part."""
+    """Return the pictures of /v1/encode, parts of messages or URLs. Raises InvalidField with the place of a part."""
     found, reading = [], _Conversation(unknown, detail_levels, 0, "input")
     for number, part in enumerate(parts):
         here, value = f"input[{number}]", {"image_url": part} if isinstance(part, str) else part
@@ -103,13 +102,14 @@ def read_input(
 
 @dataclass(frozen=True)
 class _Conversation:
-    """What all messages of a request are read by."""
+    """The rules by which all messages of a request are read."""
 
     unknown: UnknownFields
     detail_levels: Collection[str]
     last: int
+    """Number of the last message."""
     place: str = "messages.content"
-    """Of parts, as the names of unknown keys in them begin."""
+    """Beginning of the names under which unknown keys of parts are reported."""
 
 
 def _message(message: dict[str, Any], number: int, conversation: _Conversation) -> dict[str, Any]:
@@ -146,7 +146,7 @@ def _role(message: dict[str, Any], where: str) -> str:
 
 
 def _take_key(key: str, role: str, where: str, unknown: UnknownFields) -> None:
-    """Of a message, one that says something that this role has no place for."""
+    """Note as ignored, or refuse with InvalidField, a key of a message that its role has no place for."""
     if key in _SUCCESSORS:
         raise InvalidField(f"{where}.{key}", f"{where}: {key} is not taken, as {_SUCCESSORS[key]}.")
     if key in PREFIX_KEYS:
@@ -160,7 +160,7 @@ def _take_key(key: str, role: str, where: str, unknown: UnknownFields) -> None:
 
 
 def _calls(message: dict[str, Any], where: str, unknown: UnknownFields) -> dict[str, Any]:
-    """What the function of each call has to be, `read_calls` says."""
+    """Return the `tool_calls` of a message, checked but for the function in each, which `read_calls` checks."""
     calls = message.get("tool_calls")
     if not isinstance(calls, list | None):
         raise InvalidField(f"{where}.tool_calls", f"{where}: tool_calls must be a list, got {type(calls).__name__}.")
@@ -233,7 +233,7 @@ def _medium(part: dict[str, Any], key: str, here: str, conversation: _Conversati
 
 
 def _encoded(part: dict[str, Any], here: str, conversation: _Conversation) -> dict[str, Any]:
-    """A picture that comes encoded: a file in base64, or that in an object, as vLLM's clients send either."""
+    """Return a part with an encoded picture: a file in base64, or an object with one, as vLLM's clients send either."""
     value, uuid = part.get("image_embeds"), part.get("uuid")
     conversation.unknown.take_all("messages.content", _said(part), ("type", "image_embeds", "uuid"), here)
     if isinstance(value, dict):
@@ -259,5 +259,5 @@ def _check_detail(detail: Any, key: str, here: str, conversation: _Conversation)
 
 
 def _said(value: dict[str, Any]) -> list[str]:
-    """The keys that say something."""
+    """Return the keys whose values say something."""
     return [key for key, inner in value.items() if inner not in _NOTHING]

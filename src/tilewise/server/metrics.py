@@ -17,20 +17,20 @@ from prometheus_client import (
 
 from tilewise.inputs.media_cache import CacheCounts
 from tilewise.inputs.media_reader import LEFT_OUT
-from tilewise.server.engine_metrics import EngineMetrics, Families
+from tilewise.server.engine_metrics import EngineMetrics, MetricFamilies
 from tilewise.server.fields import KNOWN
 from tilewise.types import RequestOutput
 
 
 class Metrics:
-    """All metrics of one server, labelled with the model's first name, and what engines do with their numbers.
+    """All metrics of one server, labelled with the model's first name and the engine's number.
 
-    What comes before all engines is counted with the first.
+    Work that is done before all engines, such as cutting pictures, is counted with the first.
     """
 
     def __init__(self, model: str, max_model_len: int, engines: int = 1) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # vLLM has none
-        families = Families(model)
+        families = MetricFamilies(model)
         self.registry = families.registry
         for of_process in (ProcessCollector, PlatformCollector, GCCollector):
             of_process(registry=self.registry)
@@ -44,7 +44,7 @@ class Metrics:
         self._no_adapters()
 
     def _no_adapters(self) -> None:
-        """Panels about LoRA show nothing then, instead of an error."""
+        """Report that there are no adapters, so that panels about LoRA show nothing instead of an error."""
         labels = ["max_lora", "waiting_lora_adapters", "running_lora_adapters"]
         gauge = Gauge("vllm:lora_requests_info", "Adapters, of which there are none", labels, registry=self.registry)
         gauge.labels("0", "", "").set(0)
@@ -53,25 +53,26 @@ class Metrics:
         self._rejected(reason).inc()
 
     def ignored(self, names: Iterable[str]) -> None:
-        """Fields that a request brought without effect; names that clients invent are counted together."""
+        """Count the fields of a request that have no effect; names that clients invent are counted together."""
         for name in names:
             self._ignored(name if name in KNOWN or name in LEFT_OUT else "other").inc()
 
     def media(self, media: CacheCounts) -> None:
-        """How often pictures had been cut, since the start."""
+        """Take in how many pictures and frames were to be cut, and had been cut before, since the start."""
         self._media_queries.inc(media.queries - self._media_seen.queries)
         self._media_hits.inc(media.hits - self._media_seen.hits)
         self._media_seen = media
 
     def render(self) -> bytes:
-        """The text that Prometheus reads."""
+        """Return the text that Prometheus reads."""
         return generate_latest(self.registry)
 
 
 def request_times(output: RequestOutput) -> dict[str, float]:
-    """vLLM's per-request metrics: milliseconds, and tokens a second from the first planned work to the last token.
+    """Return vLLM's per-request metrics: times in milliseconds, and tokens a second.
 
-    What an answer was too short for is left out.
+    Tokens a second are those from the first planned work to the last token. Metrics that an answer was too short for
+    are left out.
     """
     timing, tokens = output.timing, output.usage.completion_tokens
     prefill, decode, queue, inference = timing.prefill, timing.decode, timing.queue, timing.inference

@@ -15,9 +15,9 @@ import tilewise
 from tilewise.config import EngineConfig
 from tilewise.errors import EngineDead, InvalidConfig
 from tilewise.logs import set_up_logs
-from tilewise.remote.child import EngineProcess
+from tilewise.remote.engine_process import EngineProcess
 from tilewise.server.app import create_app
-from tilewise.server.assemble import assemble
+from tilewise.server.assemble import ServerParts, assemble
 from tilewise.server.config import ServerConfig
 
 logger = logging.getLogger("tilewise")
@@ -52,11 +52,11 @@ class Replica:
         logger.info("Start-up took %.2f seconds: %s", time.perf_counter() - started, self._parts.phases)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        """Serve's name for what makes the application, once the constructor is done."""
+        """Return the application; Serve calls this method, by this name, once the constructor is done."""
         return create_app(self._parts, self._server)
 
     async def check_health(self) -> None:
-        """Serve asks every few seconds. Raises EngineDead where there is no engine, and none is on its way."""
+        """Raise EngineDead where there is no engine, and none is on its way. Serve asks every few seconds."""
         if self._parts.gave_up:
             raise EngineDead("The engine was given up.")
 
@@ -65,9 +65,10 @@ class Replica:
         asyncio.get_running_loop().call_later(_LAST_WORDS, os._exit, 1)
 
     async def __del__(self) -> None:
-        """Serve awaits it when a replica is no longer wanted, its requests having ended."""
-        if (parts := getattr(self, "_parts", None)) is not None:
-            await parts.supervisor.close()
+        """Close the engines; Serve awaits this when a replica is no longer wanted and its requests have ended."""
+        parts: ServerParts | None = getattr(self, "_parts", None)
+        if parts is not None:
+            await parts.replicas.close()
 
 
 def deployment(
@@ -76,13 +77,13 @@ def deployment(
     replicas: int | tuple[int, int],
     cpus: float,
 ) -> Any:
-    """An application of Serve: as many replicas, or as many as its load needs between two numbers.
+    """Return an application of Serve, with a number of replicas, or as many as its load needs between two numbers.
 
-    `cpus`: those of each replica, which are the threads of its engine as well.
+    `cpus` are the CPUs of each replica, and the threads of its engine as well.
     """
     from ray import serve  # an extra
 
-    # What a server would let wait, waits before all replicas, unless the server is to count it.
+    # Requests that a server would let wait, wait in Serve, before all replicas, unless the server has to count them.
     counts = server.max_num_queued_reqs is not None or server.max_num_queued_tokens is not None
     options: dict[str, Any] = {
         "name": "tilewise",

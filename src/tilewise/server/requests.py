@@ -1,4 +1,4 @@
-"""Calls to what the engine is asked: here prompts are rendered, media fetched and pictures cut."""
+"""Engine requests made from calls: prompts are rendered, media fetched and pictures cut."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from tilewise.errors import InvalidField, InvalidRequest, TooLong
-from tilewise.inputs.chat import MediaReader, read_messages
+from tilewise.inputs.messages import MediaReader, read_messages
 from tilewise.inputs.prepare import Preparer
 from tilewise.sampling_params import SamplingParams
 from tilewise.server.calls import ChatCall, ChatPrompt, CompletionCall, Routing
 from tilewise.types import Request
 
 _FORM = re.compile(r"^structured_outputs\.\w+")
+
+
 _LIGHT = 2048  # characters that are tokenized sooner than a thread would begin to
 
 
 def is_light(call: ChatCall | CompletionCall) -> bool:
-    """Whether a call is so little work that it may be done on the event loop: a short text and nothing else."""
+    """True if a call is so little work that it may be done on the event loop: a short text and nothing else."""
     if call.sampling.structured_outputs is not None:
         return False
     if isinstance(call, CompletionCall):
@@ -31,7 +33,10 @@ def is_light(call: ChatCall | CompletionCall) -> bool:
 
 
 def chat_request(call: ChatCall, preparer: Preparer, reader: MediaReader) -> Request:
-    """May take as long as a download does; `reader` is the request's own. Raises InvalidRequest, TooLong among them."""
+    """Return the engine's request for a chat call, with its media read by `reader`, which is the request's own.
+
+    May take as long as a download does. Raises InvalidRequest, TooLong among them.
+    """
     with naming_form(call.form_field):
         request = conversation_request(call.prompt, call.sampling, preparer, reader)
     return _routed(request, call.routing, preparer)
@@ -39,7 +44,7 @@ def chat_request(call: ChatCall, preparer: Preparer, reader: MediaReader) -> Req
 
 @contextmanager
 def naming_form(field: str) -> Iterator[None]:
-    """What is wrong with the form of an answer is said of the field that the body has for it."""
+    """Make errors about an answer's form name `field`, where the body asks for it, in place of `structured_outputs`."""
     try:
         yield
     except InvalidRequest as error:
@@ -69,7 +74,7 @@ def conversation_request(
 
 
 def completion_requests(call: CompletionCall, preparer: Preparer) -> list[Request]:
-    """One request for each prompt."""
+    """Return one engine request for each prompt."""
     arrival = time.monotonic()
     with naming_form(call.form_field):
         requests = [
@@ -80,7 +85,10 @@ def completion_requests(call: CompletionCall, preparer: Preparer) -> list[Reques
 
 
 def _routed(request: Request, routing: Routing, preparer: Preparer) -> Request:
-    """Raises TooLong when the tokens that the body names do not fit; the engine would end the answer early."""
+    """Return the request with its priority and cache salt.
+
+    Raises TooLong when the tokens that the body names do not fit; the engine would end the answer early.
+    """
     prompt, wanted = len(request.prompt_ids), routing.max_tokens
     if wanted is not None and prompt + wanted > preparer.max_model_len:
         raise TooLong(

@@ -1,4 +1,4 @@
-"""Fields of a body, over the model's defaults, to SamplingParams."""
+"""SamplingParams from the fields of a body, over the model's defaults."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ def sampling_of(
     logprobs: int | None,
     structure: StructuredOutputsParams | None = None,
 ) -> SamplingParams:
-    """Raises InvalidField for values outside their ranges. `structure` is what a tool choice asks for."""
+    """Return the SamplingParams of a body; `structure` is the form that a tool choice asks for.
+
+    Raises InvalidField for values outside their ranges.
+    """
     _check_streamed(body)
     if body.logprob_token_ids and logprobs is None:
         raise InvalidField("logprob_token_ids", "when using `logprob_token_ids`, `logprobs` must be set to true.")
@@ -55,7 +58,7 @@ def _check_streamed(body: Sampled) -> None:
 
 
 def structure_of(body: Sampled) -> StructuredOutputsParams | None:
-    """The form that response_format, structured_outputs or their older names ask for; at most one may."""
+    """Return the form that response_format, structured_outputs or their older names ask for; at most one may."""
     asked = [response_structure(body.response_format), _structured_outputs(body), *_guided(body)]
     found = None
     for structure in asked:
@@ -64,7 +67,7 @@ def structure_of(body: Sampled) -> StructuredOutputsParams | None:
 
 
 def form_field(body: Sampled) -> str:
-    """The field that says what form the answer has."""
+    """Return the name of the field that says what form the answer has."""
     if response_structure(body.response_format) is not None:
         return "response_format"
     names = (*(f"guided_{name}" for name in _GUIDED), "structural_tag")
@@ -104,7 +107,7 @@ def _part(form: ResponseFormat, name: str, value: Any) -> Any:
 
 
 def strict_schema(body: Sampled) -> dict[str, Any] | None:
-    """The schema of an answer that is checked when it is whole, for the sake of `strict: true`."""
+    """Return the schema that an answer is checked against when it is whole, if `strict: true` asks for that."""
     form = body.response_format.json_schema if body.response_format else None
     return form.schema_ if form and form.strict else None
 

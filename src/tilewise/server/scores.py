@@ -8,14 +8,14 @@ from typing import Any
 from tilewise.types import Logprob
 
 LOWEST = -9999.0
-"""JSON has no infinity."""
+"""Least log-probability that is reported, since JSON has no infinity."""
 Scores = dict[int, Logprob]
 
 
 def chat_logprobs(
     scores: Sequence[Scores], token_ids: Sequence[int], top: int, as_ids: bool
 ) -> dict[str, list[dict[str, Any]]]:
-    """`top` likeliest tokens at each position, -1 = all that are known."""
+    """Return log-probabilities in the form of chat, with the `top` likeliest tokens at each position; -1 = all."""
     content = [
         {
             **_entry(token_id, found[token_id], as_ids),
@@ -63,7 +63,7 @@ def text_logprobs(
     offset: int = 0,
     first: str = "",
 ) -> dict[str, list[Any]]:
-    """The older form, of text completions; `offset` is where the first token begins in the text.
+    """Return log-probabilities in the form of text completions; `offset` is where the first token begins in the text.
 
     A prompt's first token has no score, as nothing comes before it: `first` is its text.
     """
@@ -80,6 +80,6 @@ def text_logprobs(
 
 
 def _alternatives(scores: Scores, token_id: int, top: int, as_ids: bool) -> dict[str, float]:
-    """The chosen token, whatever its rank, first as in vLLM; then the likeliest."""
+    """Return the chosen token, whatever its rank, first as in vLLM; then the likeliest."""
     shown = {token_id: scores[token_id], **dict(likeliest(scores, top))}
     return {token_name(i, score, as_ids): clamped(score) for i, score in shown.items()}

@@ -1,4 +1,4 @@
-"""From two configurations to a server that listens, answers and ends in order."""
+"""A server is run from two configurations: it listens, loads the model, answers, and ends in order."""
 
 from __future__ import annotations
 
@@ -13,18 +13,61 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 
+import h11
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tilewise.config import EngineConfig
 from tilewise.errors import EngineDead, InvalidConfig
 from tilewise.ignored import LOG
 from tilewise.logs import http_log_config
-from tilewise.remote.child import EngineProcess
+from tilewise.remote.engine_process import EngineProcess
 from tilewise.remote.wire import Build
 from tilewise.server.app import create_app
-from tilewise.server.assemble import Assembly, assemble
+from tilewise.server.assemble import ServerParts, assemble
 from tilewise.server.config import ServerConfig
-from tilewise.server.heads import PatientProtocol
+
+
+class PatientProtocol(H11Protocol):
+    """uvicorn's HTTP/1.1, which closes a connection whose client is too long in sending what it owes.
+
+    That is a head, or the rest of a body that is refused; sending a little of it now and then does not help. Bodies
+    that are read have a limit of their own (`Intake`).
+    """
+
+    patience = 30.0
+    """Seconds that a client may owe something."""
+    _owing: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop()
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        if not self._owes():
+            self._stop()
+        elif self._owing is None:
+            self._owing = self.loop.call_later(self.patience, self.transport.close)
+
+    def _owes(self) -> bool:
+        # h11's states of the client: IDLE = no whole head has come; SEND_BODY while our answer is DONE = the rest of a
+        # refused body is still to come.
+        theirs = self.conn.their_state
+        return theirs is h11.IDLE or (theirs is h11.SEND_BODY and self.conn.our_state is h11.DONE)
+
+    def _stop(self) -> None:
+        if self._owing is not None:
+            self._owing.cancel()
+            self._owing = None
+
 
 logger = logging.getLogger("tilewise")
 _ABORTED = 2.0  # seconds that streams have to say that they were aborted
@@ -40,9 +83,10 @@ def serve(
     build: Build | None = None,
     modules: Modules | None = None,
 ) -> int:
-    """Serve until told to stop, with an engine in a process that has begun. Raises a TilewiseError if that fails.
+    """Serve until told to stop, with an engine in a process that has begun, and return the exit status.
 
-    `build` makes another engine than the model's, `modules` are the files of other routes than the options' (`app`).
+    `build` makes another engine than the model's; `modules` are the files of the routes, None = those that the options
+    ask for (`app`). Raises a TilewiseError if the server cannot start.
     """
     return asyncio.run(_serve(engine, server, process, build, modules))
 
@@ -71,7 +115,7 @@ async def _serve(
 
 
 def listen(config: ServerConfig) -> socket.socket:
-    """A bound socket; nobody is let in before the model is loaded. Raises InvalidConfig."""
+    """Return a bound socket; nobody is let in before the model is loaded. Raises InvalidConfig."""
     host = config.host or "0.0.0.0"
     family = socket.AF_UNIX if config.uds else socket.AF_INET6 if ":" in host else socket.AF_INET
     # The protocol is named, since asyncio sends small chunks at once (TCP_NODELAY) only where it is.
@@ -92,7 +136,7 @@ def listen(config: ServerConfig) -> socket.socket:
 
 
 def _remove_stale(path: Path) -> None:
-    """A socket file that a server left behind; one that somebody answers at stays, and so does any other file."""
+    """Delete a socket file that a server left behind; one that is answered stays, and so does any other file."""
     if not (path.exists() and stat.S_ISSOCK(path.stat().st_mode)):
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe, suppress(OSError):
@@ -101,7 +145,7 @@ def _remove_stale(path: Path) -> None:
     path.unlink()
 
 
-def uvicorn_config(config: ServerConfig, parts: Assembly, modules: Modules | None = None) -> uvicorn.Config:
+def uvicorn_config(config: ServerConfig, parts: ServerParts, modules: Modules | None = None) -> uvicorn.Config:
     level = config.uvicorn_log_level
     return uvicorn.Config(
         create_app(parts, config, modules),
@@ -130,7 +174,7 @@ def uvicorn_config(config: ServerConfig, parts: Assembly, modules: Modules | Non
 class Server(uvicorn.Server):
     """uvicorn's server, which lets running requests finish first, and ends when the engine has been given up."""
 
-    def __init__(self, config: uvicorn.Config, parts: Assembly, patience: float) -> None:
+    def __init__(self, config: uvicorn.Config, parts: ServerParts, patience: float) -> None:
         super().__init__(config)
         self._parts = parts
         self._patience = patience
@@ -166,7 +210,7 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        """As uvicorn does, but a server that was told to end and did has not failed."""
+        """Handle signals as uvicorn does, without raising them again: a server that ended as told has not failed."""
         with _handled(self):
             yield
 

@@ -1,4 +1,4 @@
-"""Service: from a prepared call to pieces of its answer, for all routes.
+"""AnswerService: requests are prepared and answered piece by piece, for all routes.
 
 Media are fetched, decoded and cut in threads, never on the event loop. Admission, deadlines and what happens when the
 engine is away are decided here, once.
@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tilewise.engine.delta import TokenDelta
 from tilewise.errors import EngineDead, Expired, Overloaded
@@ -21,20 +21,50 @@ from tilewise.ignored import Ignored, IgnoredLog
 from tilewise.inputs.media_io import MediaOptions
 from tilewise.inputs.media_reader import MediaReader
 from tilewise.inputs.prepare import Preparer
-from tilewise.outputs.group import AnswerGroup, Piece
+from tilewise.inputs.schema_check import schema_faults
+from tilewise.outputs.group import AnswerDelta, AnswerGroup
+from tilewise.outputs.parts import split_parts
+from tilewise.remote.engine import Stream
 from tilewise.remote.replicas import Replicas
-from tilewise.remote.stream import Stream
+from tilewise.server.calls import ChatCall
+from tilewise.server.chat_answers import parts_rule
 from tilewise.server.metrics import Metrics
 from tilewise.server.tracing import Tracing
-from tilewise.types import Request
+from tilewise.types import CompletionOutput, Request, RequestOutput
+
+
+async def check_answers(call: ChatCall, output: RequestOutput, body: dict[str, Any], service: AnswerService) -> None:
+    """Run `check_strictness` for each choice of a whole answer's body."""
+    for choice, answer in zip(body["choices"], output.outputs, strict=True):
+        await check_strictness(call, answer, choice, service)
+
+
+async def check_strictness(
+    call: ChatCall, answer: CompletionOutput, choice: dict[str, Any], service: AnswerService
+) -> None:
+    """Add `schema_errors` to a choice that does not fulfil the schema of which `strict: true` was asked.
+
+    An answer that was cut short is not checked: it is not whole, as its finish_reason says.
+    """
+    if answer.finish_reason != "stop" or not (call.strict_schema or call.tools.strict):
+        return
+    parts = split_parts(answer.text, parts_rule(call))
+    pairs = [(call.tools.strict[made.name], made.arguments) for made in parts.calls if made.name in call.tools.strict]
+    if call.strict_schema is not None and not parts.calls:
+        pairs.append((call.strict_schema, parts.content))
+    if pairs:
+        faults = [fault for found in await service.prepare(lambda: schema_faults(pairs)) for fault in found]
+        if faults:
+            choice["schema_errors"] = faults
+
 
 Result = TypeVar("Result")
 RETRY_AFTER = 1  # seconds, for requests that are one too many
 
 
 @dataclass(frozen=True, slots=True)
-class Admission:
-    """How much may wait. None = no limit."""
+class QueueLimits:
+    """The limits of how much may wait, and how long; None = no limit."""
 
     max_queued_requests: int | None = None
     max_queued_tokens: int | None = None
@@ -42,15 +72,15 @@ class Admission:
     """Seconds that a request may take, media and queue included."""
 
 
-class Service:
-    """What routes share: a preparer, the engine, and the threads that prepare."""
+class AnswerService:
+    """The service that all routes share: it has a preparer, the threads that prepare, and the engine."""
 
     def __init__(
         self,
         engine: Replicas,
         preparer: Preparer,
         reader: MediaReader,
-        admission: Admission,
+        admission: QueueLimits,
         metrics: Metrics,
         threads: int,
         tracing: Tracing | None = None,
@@ -70,7 +100,7 @@ class Service:
         self._waiting_tokens = 0
 
     def check_admission(self) -> None:
-        """Before anything is fetched. Raises Overloaded or EngineDead."""
+        """Raise Overloaded or EngineDead if no request can be taken; to be called before anything is fetched."""
         if self._draining:
             raise EngineDead("The server is shutting down: send the request to another one.")
         self.engine.check()
@@ -80,12 +110,12 @@ class Service:
             raise Overloaded(f"{waiting} requests are waiting, the limit is {limit}: send the request again later.")
 
     def note_ignored(self, ignored: Ignored, where: str) -> None:
-        """Names that a request brought without effect: each is counted, and logged the first time."""
+        """Count the names that a request brought without effect, and log each of them the first time."""
         self.ignored_log.take(ignored.reasons, where)
         self.metrics.ignored(ignored.names)
 
     async def prepare(self, work: Callable[[], Result], light: bool = False) -> Result:
-        """Do what takes a processor, or waits for others, in a thread; what is light, at once."""
+        """Do work that computes or waits for others in a thread, and light work at once, on the event loop."""
         if light:
             return work()
         self._preparing += 1
@@ -102,8 +132,10 @@ class Service:
         ignored: Ignored,
         light: bool = False,
     ) -> Result:
-        """The same for what reads media: whoever stops waiting ends the reading, too. `scope` is whose media a `uuid`
-        names; `ignored` is told what of the media was left out."""
+        """Do work that reads media, as `prepare` does; a caller who stops waiting ends the reading, too.
+
+        `scope` is whose media a `uuid` names; what of the media was left out goes into `ignored`.
+        """
         cancelled = threading.Event()
         reader = self.reader.timed(options, cancelled=cancelled, scope=scope, ignored=ignored)
         try:
@@ -111,8 +143,8 @@ class Service:
         finally:
             cancelled.set()
 
-    async def whole(self, request: Request, see: Callable[[Piece], None] = lambda piece: None) -> AnswerGroup:
-        """The answers when all of them have ended; `see` is shown each token on the way."""
+    async def whole(self, request: Request, see: Callable[[AnswerDelta], None] = lambda piece: None) -> AnswerGroup:
+        """Return the answers when all of them have ended; `see` is shown each token on the way."""
         group = self.group(request)
         async with aclosing(self.pieces(group)) as pieces:
             async for found in pieces:
@@ -123,10 +155,11 @@ class Service:
     def group(self, request: Request) -> AnswerGroup:
         return AnswerGroup(self.preparer.tokenizer, request, self.preparer.spec)
 
-    async def pieces(self, group: AnswerGroup) -> AsyncGenerator[list[Piece]]:
-        """What each step adds to the answers: nothing as soon as the engine has the request, then its tokens.
+    async def pieces(self, group: AnswerGroup) -> AsyncGenerator[list[AnswerDelta]]:
+        """Yield what each step adds to the answers: an empty list once the engine has the request, then its tokens.
 
-        Close it to take the request out of the engine. A request is counted with the engine of its first answer.
+        Close the generator to take the request out of the engine. A request is counted with the engine of its first
+        answer. The tokens of its prompt count as waiting until its first token comes.
         """
         tokens = len(group.request.prompt_ids)
         self._check_tokens(tokens)
@@ -151,7 +184,7 @@ class Service:
             if self.tracing is not None:
                 self.tracing.ended(group)
 
-    def _take(self, group: AnswerGroup, deltas: list[TokenDelta], stream: Stream[TokenDelta]) -> list[Piece]:
+    def _take(self, group: AnswerGroup, deltas: list[TokenDelta], stream: Stream[TokenDelta]) -> list[AnswerDelta]:
         pieces = []
         for delta in deltas:
             before = group.last_time(delta.request_id)
@@ -176,7 +209,7 @@ class Service:
 
     @asynccontextmanager
     async def deadline(self, arrival: float | None = None) -> AsyncGenerator[None]:
-        """Raises Expired if what is done inside takes too long, counted from the arrival, else from now."""
+        """Raise Expired if what is done inside takes too long, counted from the arrival, else from now."""
         seconds = self.admission.deadline
         spent = 0.0 if arrival is None else time.monotonic() - arrival
         try:
@@ -191,7 +224,7 @@ class Service:
 
     @contextmanager
     def counted(self) -> Generator[None]:
-        """While a request is answered."""
+        """Count a request as in flight while the block runs."""
         self.in_flight += 1
         try:
             yield

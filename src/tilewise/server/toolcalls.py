@@ -10,7 +10,7 @@ from tilewise.errors import InvalidField, InvalidRequest
 from tilewise.inputs.schema_keywords import unknown_keywords
 from tilewise.inputs.tool_text import to_json
 from tilewise.sampling_params import StructuredOutputsParams
-from tilewise.server.protocol.chat import (
+from tilewise.server.protocol.bodies import (
     AllowedTools,
     AllowedToolsChoice,
     FlatTool,
@@ -29,7 +29,7 @@ Choice = Literal["none", "auto", "required", "named"]
 
 @dataclass(frozen=True)
 class ToolUse:
-    """What a request wants of its tools."""
+    """The tools of a request, and whether and how its answer has to call them."""
 
     definitions: tuple[str, ...] = ()
     """JSON texts, as they stand in the prompt."""
@@ -37,7 +37,7 @@ class ToolUse:
     name: str | None = None
     """The function that has to be called, when the choice is named."""
     parallel: bool = True
-    """Whether an answer may hold more than one call."""
+    """True if an answer may hold more than one call."""
     structure: StructuredOutputsParams | None = None
     place: str = ""
     """The field of the body that has the schema of `structure`."""
@@ -46,7 +46,7 @@ class ToolUse:
 
 
 def check_tool_types(tools: Any) -> None:
-    """Raises InvalidField for a tool that is a service of somebody else's, or none that a template can show."""
+    """Raise InvalidField for a tool that is no function, or has its parameters under another API's name."""
     for number, tool in enumerate(tools if isinstance(tools, list) else ()):
         _check_schema_name(tool, f"tools[{number}]")
         kind = tool.get("type", "function") if isinstance(tool, dict) else "function"
@@ -58,7 +58,7 @@ def check_tool_types(tools: Any) -> None:
 
 
 def _check_schema_name(tool: Any, where: str) -> None:
-    """Anthropic's API and MCP have another name for the parameters, without which a model would see none."""
+    """Raise InvalidField for parameters under another API's name, as Anthropic's or MCP's: a model would see none."""
     found = {where: tool, f"{where}.function": tool.get("function") if isinstance(tool, dict) else None}
     for place, function in found.items():
         for name in _FOREIGN_SCHEMAS if isinstance(function, dict) else ():
@@ -69,7 +69,7 @@ def _check_schema_name(tool: Any, where: str) -> None:
 def read_tools(
     tools: Sequence[Tool | FlatTool] | None, choice: ToolChoice | None, parallel: bool, served: ServedModel
 ) -> ToolUse:
-    """Raises InvalidField for tools and choices that do not go together."""
+    """Return a request's tools and what its choice asks of them. Raises InvalidField if they do not go together."""
     if tools is not None and not tools:
         raise InvalidField(
             "tools",
@@ -112,7 +112,10 @@ def read_tools(
 
 
 def _by_name(tools: Sequence[Tool | FlatTool]) -> dict[str, FunctionDefinition]:
-    """Names are any text: gateways write `server/tool`, and a model copies what stands in its prompt."""
+    """Return the functions by name. Raises InvalidField for a name that comes twice, is empty or too long.
+
+    Names are any text: gateways write `server/tool`, and a model copies what stands in its prompt.
+    """
     functions: dict[str, FunctionDefinition] = {}
     for number, tool in enumerate(tools):
         function = tool.function if isinstance(tool, Tool) else FunctionDefinition(**tool.model_dump(exclude={"type"}))
@@ -127,7 +130,7 @@ def _by_name(tools: Sequence[Tool | FlatTool]) -> dict[str, FunctionDefinition]:
 
 
 def _places(tools: Sequence[Tool | FlatTool]) -> dict[str, str]:
-    """Names of functions -> the fields of a body that have their schemas."""
+    """Return, by the names of functions, the fields of a body that have their schemas."""
     return {
         tool.function.name if isinstance(tool, Tool) else tool.name: (
             f"tools[{number}].function.parameters" if isinstance(tool, Tool) else f"tools[{number}].parameters"
@@ -137,7 +140,7 @@ def _places(tools: Sequence[Tool | FlatTool]) -> dict[str, str]:
 
 
 def _check_keywords(schema: dict[str, Any], place: str) -> None:
-    """Which of several schemas is wrong can be told only before they are one."""
+    """Raise InvalidField for wrong keywords in a schema: in all schemas joined, none could say where they stand."""
     try:
         unknown_keywords(schema, place)
     except InvalidRequest as error:
@@ -147,7 +150,7 @@ def _check_keywords(schema: dict[str, Any], place: str) -> None:
 def _allowed(
     functions: dict[str, FunctionDefinition], choice: AllowedToolsChoice
 ) -> tuple[dict[str, FunctionDefinition], Literal["auto", "required"]]:
-    """The model is shown only the tools that it may call: of others it would call some."""
+    """Return the functions that may be called, and the mode. The model is shown no others: it would call some."""
     allowed = choice.allowed_tools or AllowedTools(mode=choice.mode, tools=choice.tools or [])
     names = {_chosen(tool, functions) for tool in allowed.tools}
     if not names:
@@ -163,7 +166,7 @@ def _chosen(choice: NamedTool | FlatToolName, functions: Mapping[str, Any]) -> s
 
 
 def _calls_structure(functions: dict[str, dict[str, Any]], parallel: bool) -> StructuredOutputsParams:
-    """A list of calls. Each schema stands among the definitions, so that its own references find their way."""
+    """Return the form of a list of calls. Each schema stands among the definitions, so that its own references hold."""
     calls = [
         {
             "type": "object",
@@ -183,7 +186,7 @@ def _calls_structure(functions: dict[str, dict[str, Any]], parallel: bool) -> St
 
 
 def _moved(schema: Any, root: str) -> Any:
-    """A schema whose root is elsewhere: references to `#` follow."""
+    """Return a schema that will stand at `root` in another one, with its references to `#` pointing there."""
     if isinstance(schema, list):
         return [_moved(item, root) for item in schema]
     if not isinstance(schema, dict):

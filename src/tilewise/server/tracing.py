@@ -24,7 +24,7 @@ _EXPORT_TIMEOUT = 5  # seconds; also the most that a collector which is away del
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One verb of a request's life; moments are on the monotonic clock."""
+    """One of the six verbs of a request's life; its moments are seconds of the monotonic clock."""
 
     name: str
     start: float
@@ -32,7 +32,7 @@ class Stage:
 
 
 def stages(timing: Timing, end: float) -> Iterator[Stage]:
-    """Without gaps from the arrival to `end`, when the answer had been handed over or given up."""
+    """Yield a request's stages, without gaps from the arrival to `end`, when the answer was handed over or given up."""
     engine = timing.engine
     if engine is None:  # no token was generated: nobody here knows how far it came
         yield Stage("prepare", timing.arrival, timing.arrival + timing.inputs.total)
@@ -54,10 +54,10 @@ def stages(timing: Timing, end: float) -> Iterator[Stage]:
 
 
 class Tracing:
-    """Sends spans to a collector, in a thread of their own."""
+    """The sender of spans to a collector, in a thread of its own."""
 
     def __init__(self, endpoint: str, model: str) -> None:
-        """Raises InvalidConfig if the libraries are missing."""
+        """Prepare to send spans to `endpoint`. Raises InvalidConfig if the libraries are missing."""
         try:
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
             from opentelemetry.sdk.resources import Resource
@@ -75,7 +75,7 @@ class Tracing:
         self._model = model
 
     def ended(self, group: AnswerGroup) -> None:
-        """A request's answers are whole, or nobody waits for them any more."""
+        """Send the spans of a request whose answers are whole, or not waited for any more."""
         from opentelemetry.trace import SpanKind, StatusCode, set_span_in_context
 
         now, output = time.monotonic(), group.output()
@@ -107,7 +107,7 @@ class Tracing:
 
 
 def attributes(request: Request, output: RequestOutput, model: str) -> dict[str, Any]:
-    """What the request asked for and what it took; names are OpenTelemetry's for generative AI where it has one."""
+    """Return what a request asked for and took; names are OpenTelemetry's for generative AI where it has one."""
     usage, sampling = output.usage, request.sampling
     return {
         "gen_ai.response.model": model,
@@ -134,7 +134,7 @@ def _seconds(timing: Timing) -> dict[str, float]:
 
 
 class TraceContext:
-    """Makes the span that a request names in its `traceparent` the parent of what is traced of it."""
+    """Middleware that makes the span that a request names in its `traceparent` the parent of the spans traced of it."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""Starts a service and waits until it answers."""
+"""Starts a service, waits until it answers, and asks it how it is."""
 
 from __future__ import annotations
 
@@ -8,10 +8,43 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from tilewise.services.health import health
-from tilewise.services.process import birth_of, end
-from tilewise.services.record import Service, ServiceFolder, ServiceProblem, write_private
+from tilewise.services.record import (
+    BackgroundService,
+    ServiceFolder,
+    ServiceProblem,
+    birth_of,
+    end_process,
+    write_private,
+)
+
+State = Literal["running", "starting", "unhealthy", "ended"]
+
+
+def state_of(service: BackgroundService, timeout: float = 2.0) -> State:
+    """Return how a service is.
+
+    starting: it does not answer yet, or no more; unhealthy: it says that its engine is not there.
+    """
+    if not service.alive:
+        return "ended"
+    answer = health(service, timeout)
+    return "starting" if answer is None else "running" if answer == 200 else "unhealthy"
+
+
+def health(service: BackgroundService, timeout: float) -> int | None:
+    """Return the status of /health; None without an answer."""
+    import httpx
+
+    # The certificate is for the names that clients use; here it is our own process, asked at its own address.
+    transport = httpx.HTTPTransport(uds=service.uds, verify=False)
+    try:
+        with httpx.Client(transport=transport, timeout=timeout, trust_env=False) as client:
+            return client.get(f"{service.url}/health").status_code
+    except httpx.HTTPError:
+        return None
+
 
 _PAUSE = 0.2  # seconds between two looks
 _TELL_EVERY = 10.0  # seconds
@@ -21,8 +54,8 @@ Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What is to run, and where it is going to answer."""
+class ServiceSpec:
+    """A service to be started: its command, and the address where it is going to answer."""
 
     name: str
     command: Sequence[str]
@@ -30,11 +63,14 @@ class Wanted:
     url: str
     uds: str | None = None
     flags: str = ""
-    """Kept beside the record, in a file that `command` may name."""
+    """Text of a YAML file of flags that is kept beside the record; `command` may name it."""
 
 
-def launch(folder: ServiceFolder, wanted: Wanted, timeout: float, tell: Tell) -> Service:
-    """A service that answers. Raises ServiceProblem when its process ends or `timeout` seconds pass before it does."""
+def launch(folder: ServiceFolder, wanted: ServiceSpec, timeout: float, tell: Tell) -> BackgroundService:
+    """Start a service, and return it once it answers.
+
+    Raises ServiceProblem when its process ends or `timeout` seconds pass before it does.
+    """
     with folder.locked():
         _refuse_clash(folder, wanted.name)
         process, service = _spawn(folder, wanted)
@@ -43,7 +79,7 @@ def launch(folder: ServiceFolder, wanted: Wanted, timeout: float, tell: Tell) ->
         _wait_until_healthy(process, service, timeout, tell)
     except BaseException:
         # Also when a person interrupts: what is not ready is not left behind.
-        end(service.pid, service.birth, patience=10)
+        end_process(service.pid, service.birth, patience=10)
         folder.forget(service)
         raise
     return service
@@ -57,7 +93,7 @@ def _refuse_clash(folder: ServiceFolder, name: str) -> None:
         )
 
 
-def _spawn(folder: ServiceFolder, wanted: Wanted) -> tuple[subprocess.Popen[bytes], Service]:
+def _spawn(folder: ServiceFolder, wanted: ServiceSpec) -> tuple[subprocess.Popen[bytes], BackgroundService]:
     log = folder.file(wanted.name, "log")
     if log.exists():
         log.replace(folder.file(wanted.name, "log.1"))
@@ -74,11 +110,16 @@ def _spawn(folder: ServiceFolder, wanted: Wanted) -> tuple[subprocess.Popen[byte
         )
     birth = birth_of(process.pid) or "ended at once"
     since = time.time()
-    return process, Service(wanted.name, process.pid, birth, wanted.model, wanted.url, wanted.uds, str(log), since)
+    return process, BackgroundService(
+        wanted.name, process.pid, birth, wanted.model, wanted.url, wanted.uds, str(log), since
+    )
 
 
-def _wait_until_healthy(process: subprocess.Popen[bytes], service: Service, timeout: float, tell: Tell) -> None:
+def _wait_until_healthy(
+    process: subprocess.Popen[bytes], service: BackgroundService, timeout: float, tell: Tell
+) -> None:
     started = told = time.monotonic()
+    # An answer counts only while the process lives: after its end another may answer at the address.
     while health(service, timeout=2.0) != 200 or process.poll() is not None:
         if process.poll() is not None:
             raise ServiceProblem(

@@ -1,1 +1,1 @@
-"""What people who test with Tilewise need, and the engine does not."""
+"""Tools for people who test with Tilewise; the engine does not need them."""

@@ -15,7 +15,7 @@ from tilewise.errors import InvalidCheckpoint, did_you_mean
 from tilewise.weights.folder import INTERN_S1, NATIVE, ORIGINAL, QIANFAN_OCR, SKYWORK_R1V, CheckpointFolder
 
 Format = Literal["original", "hf"]
-"""How tensors are named and packed: as OpenGVLab does, or as transformers."""
+"""Name of the way in which tensors are named and packed: OpenGVLab's or transformers'."""
 
 FORMATS: dict[str, Format] = {
     ORIGINAL: "original",
@@ -28,11 +28,11 @@ FORMATS: dict[str, Format] = {
 
 @dataclass(frozen=True, slots=True)
 class OtherModel:
-    """A model that is taken for one of the family, and is none."""
+    """A model that may be taken for one of the family, and is none."""
 
     name: str
     why: str
-    """What it has that is not computed here; goes on behind its name."""
+    """Reason why it is not supported, in words that follow its name."""
     nearest: str
 
 
@@ -68,14 +68,14 @@ _BY_CODE = {
         "OpenGVLab/InternVL2_5-8B, from which it grew and which takes videos",
     )
 }
-"""By a part of a name in `auto_map`, of the code that goes with a checkpoint: the architecture is InternVL's own."""
+"""Models whose architecture is InternVL's own, by a part of the name of their code in `auto_map`."""
 
 
 def format_name(folder: CheckpointFolder) -> Format:
-    """How the tensors of a checkpoint are named and packed.
+    """Return how the tensors of a checkpoint are named and packed.
 
     Raises InvalidCheckpoint for an architecture that is not known, and for a model that is not the family's although
-    its config looks so: then saying what it is, and what comes nearest.
+    its config looks so: the message then says what it is, and what comes nearest.
     """
     config, name = folder.config, folder.architecture
     other = _other_model(folder)

@@ -1,4 +1,4 @@
-"""Checkpoint: a model's small files at hand, its large ones a call away."""
+"""A model's checkpoint: its small files are here, its weights are fetched when they are asked for."""
 
 from __future__ import annotations
 
@@ -14,17 +14,20 @@ from tilewise.weights.hub import find_model
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What is wrong with a model, or does not fit, shows in its small files, before gigabytes are fetched."""
+    """A checkpoint whose small files are here, and whose weights can be fetched.
+
+    What is wrong with a model, or does not fit, shows in its small files, before gigabytes are fetched.
+    """
 
     folder: CheckpointFolder
     fetch_weights: Callable[..., Path]
-    """Brings the weights into the folder; `language=False` = of vision alone, as far as files keep them apart."""
+    """Function that brings the weights into the folder; with `language=False`, only files that hold some of vision."""
     tokenizer: Path
     """The folder of the tokenizer, which is the model's own unless another is asked for."""
 
     @classmethod
     def of(cls, config: EngineConfig) -> Checkpoint:
-        """The model of a configuration, with its tokenizer. The errors are those of `find_model`."""
+        """Return the model of a configuration, with its tokenizer. The errors are those of `find_model`."""
         found = cls.find(config.model, config.revision, config, config.mmproj)
         if config.tokenizer is None and config.tokenizer_revision is None:
             return found
@@ -36,7 +39,7 @@ class Checkpoint:
 
     @classmethod
     def find(cls, model: str, revision: str | None, config: EngineConfig, mmproj: str | None = None) -> Checkpoint:
-        """Another model, from where the configuration says that models are. The errors are those of `find_model`."""
+        """Return another model from where the configuration has models. The errors are those of `find_model`."""
         find = partial(find_model, model, revision, config.hub, config.download_dir, config.hf_token, mmproj=mmproj)
         folder = find(weights=False)
         return cls(CheckpointFolder.open(folder), find, folder)

@@ -1,4 +1,4 @@
-"""Tensors of a checkpoint's files by the names that the files have for them, and what became of each."""
+"""Tensors of a checkpoint's files by the names that the files have for them, with a note of which have been read."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tilewise.errors import GET_AGAIN, InvalidCheckpoint
 from tilewise.platforms.base import Store, Use, Weight
 from tilewise.platforms.forms import Form
 from tilewise.weights.files import WeightFiles
-from tilewise.weights.names import Source
+from tilewise.weights.names import TensorRef
 from tilewise.weights.quantization import FLOATS
-from tilewise.weights.quantization.checks import wrong_tensor
+from tilewise.weights.quantization.blocks import wrong_tensor
 
 # Tensors that may be left unread: what old training code saved though it follows from the config, the router of a Flash
 # model, which can be switched off and of whose four pooling stages two are never used, and scales of a KV cache, which
@@ -26,13 +26,13 @@ _DISPENSABLE = re.compile(
 
 
 class FileTensors:
-    """What layouts read (`StoredTensors`), checked against what they expect.
+    """The `StoredTensors` of a checkpoint's files, each checked against what a layout expects.
 
     Every tensor that was read is noted, so that none is left over in the end, and none stays in memory for nothing.
     """
 
     def __init__(self, files: WeightFiles, on_read: Callable[[int], None], described: bool) -> None:
-        """`on_read` is told the bytes of each tensor; `described`: the checkpoint says how it is quantised."""
+        """`on_read` is called with the bytes of each tensor; `described` = the checkpoint says how it is quantised."""
         self.files = files
         self._on_read = on_read
         self._described = described
@@ -51,7 +51,7 @@ class FileTensors:
         item: int | None = None,
         other_shapes: Sequence[Sequence[int | None]] = (),
     ) -> Tensor:
-        """What a layout asks for by the files' own name. Raises InvalidCheckpoint."""
+        """Return a tensor for a layout, by its name in the files, as `StoredTensors.tensor` does."""
         if name not in self.files.names:
             raise self.lacks(name, f"its quantisation asks for with the shape {_any_of(shape, *other_shapes)}")
         self._check_type(name, dtypes)
@@ -65,8 +65,11 @@ class FileTensors:
         self._on_read(tensor.nbytes)
         return tensor
 
-    def floats(self, source: Source, shape: Sequence[int]) -> Tensor:
-        """A tensor of floats, which may be a part of what the files have. Raises InvalidCheckpoint."""
+    def floats(self, source: TensorRef, shape: Sequence[int]) -> Tensor:
+        """Return a tensor of floats, which may be a part of one in the files.
+
+        Raises InvalidCheckpoint for another type, another number of elements, or another last axis than expected.
+        """
         self._check_type(source.name, FLOATS)
         self._check_item(source.name, source.item)
         tensor = self.files.tensor(source.name) if source.is_whole else source.read(self.files.stored(source.name))
@@ -77,11 +80,11 @@ class FileTensors:
         return tensor
 
     def place(self, name: str) -> str:
-        """The file of a tensor, for messages; the folder where no file has it."""
+        """Return the file of a tensor, for messages; the folder where no file has it."""
         return str(self.files.path(name))
 
     def lacks(self, name: str, why: str) -> InvalidCheckpoint:
-        """The error for a tensor that is not there, by whom it is asked for."""
+        """Return the error for a tensor that is not there; `why` says who asks for it."""
         module = name.rpartition(".")[0]
         beside = [other for other in sorted(self.files.names) if other.startswith(f"{module}.")]
         remedy = f"{GET_AGAIN}, with the config that belongs to it."
@@ -90,6 +93,7 @@ class FileTensors:
         return InvalidCheckpoint(f"{self.place(name)} has no tensor {name}, which {why}; {remedy}")
 
     def mark_read(self, name: str) -> None:
+        """Note that a tensor is read, and takes memory until something is stored."""
         self._unread.discard(name)
         if self._stored:
             self._in_memory.clear()
@@ -97,7 +101,7 @@ class FileTensors:
         self._stored = False
 
     def pass_over(self, name: str) -> None:
-        """The tensor is another rank's to read."""
+        """Note that a tensor is for another rank to read."""
         self._unread.discard(name)
 
     def _check_item(self, name: str, item: int | None) -> None:
@@ -126,14 +130,16 @@ class FileTensors:
             )
 
     def giving_back(self, store: Store) -> Store:
-        """The same store, after which what was read for it no longer takes memory.
+        """Return a store that does the same, and then gives back the memory of the tensors that were read for it.
 
         Where the mapped tensor itself is kept, its pages come back as they are touched.
         """
 
         def stored(parts: Sequence[Form], bias: Tensor | None, use: Use = Use.ALONE) -> Weight:
             weight = store(parts, bias, use)
-            for name in self._in_memory:  # again behind the next one: experts are read together, and stored one by one
+            # The names stay listed until the next tensor is read: experts are read together and stored one by one, and
+            # storing one brings pages of its tensor back.
+            for name in self._in_memory:
                 self.files.give_back(name)
             self._stored = True
             return weight
@@ -146,5 +152,5 @@ def _has_shape(found: Sequence[int], wanted: Sequence[int | None]) -> bool:
 
 
 def _any_of(*shapes: Sequence[int | None]) -> str:
-    """Shapes as messages say them; None = any size."""
+    """Return shapes as messages say them; None = any size."""
     return " or ".join("[" + ", ".join("any" if size is None else str(size) for size in one) + "]" for one in shapes)

@@ -1,4 +1,4 @@
-"""Files of a checkpoint's weights: which tensor is in which, read by slices through the page cache."""
+"""Files of a checkpoint's weights, and the tensors in them, which are read by slices through the page cache."""
 
 from __future__ import annotations
 
@@ -10,45 +10,45 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tilewise.errors import GET_AGAIN, InvalidCheckpoint
+from tilewise.weights.folder import index_among, listed_shards, missing_parts, shards_among, tensor_places
 from tilewise.weights.gguf.folder import is_gguf_folder
 from tilewise.weights.gguf.tensors import GgufFiles, indexed_tensors
 from tilewise.weights.names import Stored
-from tilewise.weights.pages import MappedPages
-from tilewise.weights.shards import index_among, listed_shards, missing_parts, shards_among, tensor_places
+from tilewise.weights.page_cache import MappedPages
 
 
 class WeightFiles(Protocol):
-    """Tensors of a checkpoint by the names that its files have."""
+    """The tensors of a checkpoint by the names that its files have."""
 
     folder: Path
     names: frozenset[str]
 
     def tensor(self, name: str) -> Tensor:
-        """The whole tensor."""
+        """Return the whole tensor."""
         ...
 
     def stored(self, name: str) -> Stored:
-        """A tensor to read in part."""
+        """Return a tensor to be read in part."""
         ...
 
     def dtype(self, name: str) -> str:
-        """As safetensors files spell it: BF16, F32, I8 ..."""
+        """Return a tensor's dtype as safetensors files spell it: BF16, F32, I8 ..."""
         ...
 
     def path(self, name: str) -> Path:
-        """The file that a tensor is in; of one that no file has, the only file or the folder."""
+        """Return the file that a tensor is in; of one that no file has, the only file or the folder."""
         ...
 
     def give_back(self, name: str) -> None:
-        """The memory that a tensor takes since it was read; it can be read again."""
+        """Give back the memory that a tensor takes since it was read; it can be read again."""
         ...
 
 
 class SafetensorFiles:
-    """Every tensor of a folder by name. Opening checks each header; data is mapped, not read."""
+    """The tensors in a folder's safetensors files. Opening checks each header; data is mapped, not read."""
 
     def __init__(self, folder: Path, language: bool = True) -> None:
-        """Without `language`, shards that have nothing but the language model are not opened, and need not be there."""
+        """Open the shards; without `language`, those of only the language model stay closed and need not be there."""
         self.folder = folder
         self._close = ExitStack()
         self._readers: dict[str, Any] = {}
@@ -69,25 +69,25 @@ class SafetensorFiles:
             raise InvalidCheckpoint(_why_damaged(path, str(error))) from None
 
     def tensor(self, name: str) -> Tensor:
-        """The whole tensor, as a view of the mapped file: nothing is copied."""
+        """Return the whole tensor, as a view of the mapped file: nothing is copied."""
         tensor: Tensor = self._readers[name].get_tensor(name)
         return tensor
 
     def stored(self, name: str) -> Stored:
-        """A tensor to read in part; what is read is copied."""
+        """Return a tensor to be read in part; what is read is copied."""
         stored: Stored = self._readers[name].get_slice(name)
         return stored
 
     def dtype(self, name: str) -> str:
-        """As the file spells it: BF16, F32, I8 ..."""
+        """Return a tensor's dtype as the file spells it: BF16, F32, I8 ..."""
         return str(self._readers[name].get_slice(name).get_dtype())
 
     def path(self, name: str) -> Path:
-        """The file that a tensor is in; of one that no file has, the only file or the folder."""
+        """Return the file that a tensor is in; of one that no file has, the only file or the folder."""
         return self._paths.get(name, self._whole)
 
     def give_back(self, name: str) -> None:
-        """The memory that a tensor takes since it was read; it can be read again."""
+        """Give back the memory that a tensor takes since it was read; it can be read again."""
         self._pages.give_back(self.tensor(name))
 
     def close(self) -> None:
@@ -95,13 +95,15 @@ class SafetensorFiles:
 
 
 def open_files(folder: Path, language: bool = True) -> WeightFiles:
-    """The tensors of a checkpoint's folder. Raises InvalidCheckpoint where a file is missing or damaged."""
+    """Open the files of a checkpoint's folder. Raises InvalidCheckpoint where one is missing or damaged."""
     return GgufFiles(folder) if is_gguf_folder(folder) else SafetensorFiles(folder, language)
 
 
 def shard_files(folder: Path, language: bool = True) -> list[Path]:
-    """The files of weights, or those that have anything beside the language model. Raises InvalidCheckpoint where one
-    is missing."""
+    """Return the files of weights; without `language`, those that have anything beside the language model.
+
+    Raises InvalidCheckpoint where one is missing.
+    """
     if is_gguf_folder(folder):
         return sorted(folder.glob("*.gguf"))
     names = _names(folder)
@@ -121,7 +123,7 @@ def shard_files(folder: Path, language: bool = True) -> list[Path]:
 
 
 def known_names(folder: Path) -> frozenset[str]:
-    """Names of the tensors, as far as files that are there tell: an index, or shards. None before a download."""
+    """Return the names of the tensors, as far as an index or shards tell them; before a download, an empty set."""
     if is_gguf_folder(folder):
         return frozenset(indexed_tensors(folder))
     names = _names(folder)
@@ -136,7 +138,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def _why_damaged(path: Path, error: str) -> str:
-    """What is wrong with a file of weights: downloads often leave something else in its place."""
+    """Say what is wrong with a file of weights: downloads often leave something else in its place."""
     try:
         with path.open("rb") as file:
             start = file.read(64).lstrip().lower()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Fingerprint:
-    """Watches a source of tensors and hashes those whose internal names begin with one of `prefixes`.
+    """A hash over the tensors that it is called with, as far as their internal names begin with one of `prefixes`.
 
     Names, dtypes, shapes and bytes count, as the modules get them: where a checkpoint lies, how its files are cut and
     which of the formats it has make no difference.
@@ -27,7 +27,7 @@ class Fingerprint:
             self._hashes[name] = self._threads.submit(tensor_hash, tensor)
 
     def digest(self) -> bytes:
-        """Of all tensors seen, in whatever order."""
+        """Return the SHA-256 of all tensors seen, whatever their order; no tensor may come after it."""
         whole = hashlib.sha256()
         for name, found in sorted(self._hashes.items()):
             whole.update(f"{name} ".encode() + found.result())
@@ -36,7 +36,7 @@ class Fingerprint:
 
 
 def tensor_hash(tensor: Tensor) -> bytes:
-    """32 bytes over dtype, shape and content."""
+    """Return 32 bytes over dtype, shape and content."""
     found = hashlib.sha256(f"{tensor.dtype} {list(tensor.shape)} ".encode())
     found.update(tensor.cpu().flatten().view(torch.uint8).numpy().data)
     return found.digest()

@@ -1,9 +1,11 @@
-"""A checkpoint folder and its JSON files. Standard library only, so that the layers above the runner may read it."""
+"""A checkpoint folder: JSON files and the index of shards. Standard library only, for layers above the runner."""
 
 from __future__ import annotations
 
 import json
 import math
+import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,19 +27,22 @@ class Section:
     where: str
 
     def get(self, key: str, default: Any = None) -> Any:
-        """A value, or the default when it is absent or null."""
+        """Return a value, or the default when it is absent or null."""
         value = self.values.get(key)
         return default if value is None else value
 
     def number(self, key: str, default: float | None = None) -> Any:
-        """A number that has to be there unless there is a default."""
+        """Return a number, which has to be there unless there is a default. Raises InvalidCheckpoint."""
         value = self.get(key, default)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not _finite(value):
             raise InvalidCheckpoint(f"{self.where}: {key} must be a number, found {value!r:.80}.")
         return value
 
     def whole(self, key: str, default: int | None = None) -> int:
-        """A whole number above zero. Configs that give height and width alike count as one number."""
+        """Return a whole number above zero; a list of equal numbers, as of height and width, counts as one.
+
+        Raises InvalidCheckpoint.
+        """
         value = self.get(key, default)
         if isinstance(value, list) and len(set(value)) == 1:
             value = value[0]
@@ -46,7 +51,7 @@ class Section:
         return value
 
     def first(self, key: str) -> str | None:
-        """The first of a list of names, or None when there is none."""
+        """Return the first of a list of names, or None when there is none. Raises InvalidCheckpoint."""
         value = self.get(key, [])
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise InvalidCheckpoint(f"{self.where}: {key} must be a list of names, found {value!r:.80}.")
@@ -88,8 +93,10 @@ class CheckpointFolder:
 
     @property
     def quantization(self) -> str | None:
-        """How the files say that the weights are quantised: a `quant_method` such as awq or gptq, "ascend" for the
-        description that ModelSlim writes, or None for floats."""
+        """Method by which the files say that the weights are quantised; None = in floats.
+
+        It is a `quant_method` such as awq or gptq, or "ascend" for the description that ModelSlim writes.
+        """
         for section in (self.config.values, self.config.get("llm_config"), self.config.get("text_config")):
             found = section.get("quantization_config") if isinstance(section, dict) else None
             if isinstance(found, dict):
@@ -99,7 +106,7 @@ class CheckpointFolder:
         return "gptq" if (self.path / "quantize_config.json").exists() else None
 
     def optional(self, name: str) -> Section:
-        """A JSON file that may be missing: then an empty section."""
+        """Read a JSON file that may be missing: then the section is empty."""
         return Section(optional_json(self.path / name), str(self.path / name))
 
 
@@ -124,3 +131,70 @@ def _finite(value: float) -> bool:
         return math.isfinite(value)
     except OverflowError:  # a whole number beyond every float
         return False
+
+
+INDEX = "model.safetensors.index.json"
+_SHARD, _INDEX = ".safetensors", ".safetensors.index.json"
+_PART = re.compile(r"(?P<name>.+)-\d{5}-of-(?P<count>\d{5})\.safetensors")
+_MOST_PARTS = 10_000
+_LANGUAGE = re.compile(r"(model\.)?language_model\.|lm_head\.")
+"""Beginnings of the names of the language model's tensors, in both formats."""
+_DESCRIPTION, _DESCRIBED = "quant_model_description", "quant_model_weight"
+"""Beginnings of the names of ModelSlim's files: of its description, and of the weights that are described."""
+
+
+def weight_names(names: Collection[str]) -> list[str]:
+    """Return the shards and indexes among the files of a checkpoint, sorted.
+
+    `consolidated*` is the same weights once more, in another program's names. ModelSlim's files may lie in a copy of
+    the model that was quantised: where a description is, only the weights that it describes count.
+    """
+    found = [n for n in sorted(names) if n.endswith((_SHARD, _INDEX)) and not n.startswith("consolidated")]
+    if any(name.startswith(_DESCRIPTION) and name.endswith(".json") for name in names):
+        return [name for name in found if name.startswith(_DESCRIBED)] or found
+    return found
+
+
+def index_among(names: Collection[str]) -> str | None:
+    """Return the index of a checkpoint's shards among its files, if it has one."""
+    found = weight_names(names)
+    if INDEX in found:
+        return INDEX
+    return next((name for name in found if name.startswith(_DESCRIBED) and name.endswith(_INDEX)), None)
+
+
+def shards_among(names: Collection[str]) -> list[str]:
+    """Return the shards among the files of a checkpoint that has no index."""
+    return [name for name in weight_names(names) if name.endswith(_SHARD)]
+
+
+def missing_parts(names: Sequence[str]) -> list[str]:
+    """Return shards that are not among these, though the numbers in a name (`-00001-of-00002`) ask for them."""
+    wanted: set[str] = set()
+    for found in filter(None, map(_PART.fullmatch, names)):
+        count = int(found["count"])
+        numbers = range(1, count + 1) if count < _MOST_PARTS else ()
+        wanted |= {f"{found['name']}-{number:05d}-of-{found['count']}{_SHARD}" for number in numbers}
+    return sorted(wanted - set(names))
+
+
+def listed_shards(index: Path, language: bool = True) -> list[str]:
+    """Return the sorted names of the shards; without `language`, of those that have more than the language model.
+
+    Raises InvalidCheckpoint for a file that is no index, or one with a name that is no plain file name.
+    """
+    places = tensor_places(index)
+    for name in set(places.values()):
+        if not isinstance(name, str) or Path(name).name != name:
+            raise InvalidCheckpoint(f"{index}: the shard {name!r} lies outside {index.parent}.")
+    return sorted({shard for tensor, shard in places.items() if language or not _LANGUAGE.match(tensor)})
+
+
+def tensor_places(index: Path) -> dict[str, str]:
+    """Return the shard of each tensor by name. Raises InvalidCheckpoint for a file that is no index."""
+    try:
+        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        hash(frozenset(places.values()))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InvalidCheckpoint(f"{index} is not a weight index ({error!r}); {GET_AGAIN}.") from None
+    return dict(places)

@@ -1,4 +1,4 @@
-"""A model's name to a folder: the demo, a local folder, or a download that fetches only what is needed."""
+"""The folder of a model, by its name: the demo, a local folder, or a download that fetches only what is needed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DEMO = "demo"
 _PART = r"[A-Za-z0-9_]([\w.-]*[A-Za-z0-9_])?"
 _ID = re.compile(rf"(?!.*(--|\.\.)){_PART}/{_PART}", re.ASCII)
 _GGUF_ID = re.compile(rf"(?P<id>{_ID.pattern})(:(?P<tag>{_PART})|/(?P<file>{_PART})\.gguf)", re.ASCII)
-"""One of a repository's GGUF files, by a part of its name or the whole."""
+"""Name of one of a repository's GGUF files, given by a part of its name (`owner/name:Q4_K_M`) or the whole."""
 
 
 def find_model(
@@ -34,11 +34,11 @@ def find_model(
     mmproj: str | None = None,
     language: bool = True,
 ) -> Path:
-    """The folder of a model; a local path wins over a hub id. Without `weights`, config and tokenizer suffice; without
-    `language`, of the weights those of vision.
+    """Return the folder of a model, fetched if need be; a local path wins over a hub id.
 
-    `token` is shown to the hub, in place of the one that the environment has; `mmproj` names the vision tower of a
-    model in GGUF files.
+    Without `weights`, config and tokenizer suffice; without `language`, so do the files that hold some of vision's
+    weights. `token` is shown to the hub, in place of the one that the environment has; `mmproj` names the vision tower
+    of a model in GGUF files.
 
     Raises UnknownModel for what is neither a folder nor known to the hub, DownloadFailed if its files cannot be had,
     InvalidCheckpoint if the repository is no checkpoint.

@@ -2,7 +2,7 @@
 
 Inside Tilewise tensors have one set of names, those of Llama for decoders (`layers.3.self_attn.q_proj.weight`) and
 unfused throughout. A checkpoint's names are a `NameTable` away: a row a tensor, layer numbers left as `{}`. Where a
-file keeps several of our tensors in one (fused qkv), the row's `Source` says which part is meant.
+file keeps several of our tensors in one (fused qkv), the row's `TensorRef` says which part is meant.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from torch import Tensor
 
 from tilewise.platforms.forms import Rows
 
-FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
-"""Types as safetensors files spell them."""
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
@@ -29,40 +27,40 @@ class Stored(Protocol):
     def __getitem__(self, index: int | slice) -> Tensor: ...
 
 
-RowsOf = Callable[[int], Rows]
-"""The number of rows that a file keeps together -> which of them are meant. Of another number than expected: all, whose
-shape is then reported."""
+RowSelector = Callable[[int], Rows]
+"""Function from the number of rows that a file keeps together to the rows that are meant. Where that number is not the
+expected one, it gives all rows, whose shape is then reported."""
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class TensorRef:
     """A tensor of a file, or the part of it that is meant."""
 
     name: str
     item: int | None = None
-    """Which one of several that are stacked along a first axis."""
+    """Index of one of several tensors that are stacked along a first axis."""
     transposed: bool = False
-    """Stored as [in, out]."""
-    rows: RowsOf | None = None
-    otherwise: Source | None = None
-    """Where other files keep the same tensor."""
+    """True if it is stored as [in, out]."""
+    rows: RowSelector | None = None
+    otherwise: TensorRef | None = None
+    """Place of the same tensor in checkpoints that do not have this one."""
 
     @property
     def module(self) -> str:
-        """What the names of the tensors of one layer begin with."""
+        """Beginning of the names of all tensors of the layer."""
         return self.name.removesuffix(".weight")
 
     @property
     def is_whole(self) -> bool:
-        """All of a tensor of the file, as it lies there."""
+        """True if all of a tensor of the file is meant, as it lies there."""
         return self.item is None and not self.transposed and self.rows is None
 
-    def renamed(self, rename: Callable[[str], str]) -> Source:
+    def renamed(self, rename: Callable[[str], str]) -> TensorRef:
         otherwise = self.otherwise and self.otherwise.renamed(rename)
         return replace(self, name=rename(self.name), otherwise=otherwise)
 
     def read(self, stored: Stored) -> Tensor:
-        """The part of the stored tensor that is meant, with no more read than it takes."""
+        """Return the part of the stored tensor that is meant, reading no more than it takes."""
         if self.item is None and not self.transposed and self.rows is not None:
             which = self.rows(stored.get_shape()[0])
             return stored[which] if isinstance(which, slice) else stored[:][which]
@@ -72,8 +70,8 @@ class Source:
         return (found if self.rows is None else found[self.rows(len(found))]).contiguous()
 
 
-def part(index: int, of: int) -> RowsOf:
-    """The `index`-th of `of` equal parts stacked along the first axis."""
+def part(index: int, of: int) -> RowSelector:
+    """Return the rows of the `index`-th of `of` equal parts stacked along the first axis."""
 
     def rows(count: int) -> Rows:
         size, rest = divmod(count, of)
@@ -82,33 +80,38 @@ def part(index: int, of: int) -> RowsOf:
     return rows
 
 
-def section(sizes: Sequence[int], index: int) -> RowsOf:
-    """The `index`-th of parts of unequal sizes, stacked along the first axis."""
+def section(sizes: Sequence[int], index: int) -> RowSelector:
+    """Return the rows of the `index`-th of parts of unequal sizes, stacked along the first axis."""
     first = sum(sizes[:index])
     return lambda count: slice(first, first + sizes[index]) if count == sum(sizes) else slice(None)
 
 
-Row = Source | Callable[..., Source]
-"""A Source pattern, or what makes one of the numbers in our name."""
+Row = TensorRef | Callable[..., TensorRef]
+"""A pattern of a TensorRef, or a function that makes one of the numbers in the internal name."""
 
 
 @dataclass(frozen=True)
 class NameTable:
-    """Rows `our pattern -> Source pattern`. A name without a row keeps its own, behind `prefix`."""
+    """A table from patterns of internal names to patterns of `TensorRef`.
+
+    A name without a row stays as it is, behind `prefix`.
+    """
 
     rows: Mapping[str, Row] = field(default_factory=dict)
     prefix: str = ""
 
-    def source(self, name: str) -> Source:
+    def source(self, name: str) -> TensorRef:
         numbers = _NUMBER.findall(name)
         row = self.rows.get(_NUMBER.sub("{}", name))
         if row is None:
-            return Source(self.prefix + name)
-        if not isinstance(row, Source):
+            return TensorRef(self.prefix + name)
+        if not isinstance(row, TensorRef):
             row = row(*map(int, numbers))
         return row.renamed(lambda pattern: self.prefix + pattern.format(*numbers))
 
 
-def rows(pairs: Mapping[str, str], suffixes: tuple[str, ...] = ("weight", "bias")) -> dict[str, Source]:
-    """Rows for modules: each pair is renamed with every suffix."""
-    return {f"{ours}.{suffix}": Source(f"{theirs}.{suffix}") for ours, theirs in pairs.items() for suffix in suffixes}
+def rows(pairs: Mapping[str, str], suffixes: tuple[str, ...] = ("weight", "bias")) -> dict[str, TensorRef]:
+    """Return rows for modules, each with every suffix; `pairs` are internal names and those in the files."""
+    return {
+        f"{ours}.{suffix}": TensorRef(f"{theirs}.{suffix}") for ours, theirs in pairs.items() for suffix in suffixes
+    }

@@ -12,35 +12,35 @@ import torch
 from torch import Tensor
 
 from tilewise.platforms.forms import Dense, Form, Grouped, Int8
-from tilewise.weights.drawn_forms import drawn
 from tilewise.weights.file_tensors import FileTensors
 from tilewise.weights.files import WeightFiles
-from tilewise.weights.names import Source
-from tilewise.weights.quantization import Layout, Layouts
-from tilewise.weights.quantization.checks import wrong_tensor
+from tilewise.weights.names import TensorRef
+from tilewise.weights.quantization import Layouts, StoredLayout
+from tilewise.weights.quantization.blocks import wrong_tensor
+from tilewise.weights.random_forms import drawn
 from tilewise.weights.view import StoredLinear, TensorSource
 
 _ROWS = 4096  # dequantised at once
 
 
-def in_floats(module: str) -> Layout | None:
-    """The `Layouts` of a checkpoint that is not quantised."""
+def in_floats(module: str) -> StoredLayout | None:
+    """Return None for every module: these are the `Layouts` of a checkpoint that is not quantised."""
     return None
 
 
 @dataclass
 class CheckpointSource:
-    """Tensors of files, under the names that `locate` finds them by, in the layouts that `layouts` says."""
+    """A source of the tensors in files, which `locate` finds by internal names and `layouts` says how to read."""
 
     files: WeightFiles
-    locate: Callable[[str], Source]
+    locate: Callable[[str], TensorRef]
     dtype: torch.dtype
     device: torch.device = torch.device("cpu")
     on_read: Callable[[int], None] = lambda _: None
-    """Told the bytes of each tensor as it is read."""
+    """Callback with the bytes of each tensor as it is read."""
     layouts: Layouts = in_floats
     kept: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """How many matrices of a part of the model (vision, projector, language) are kept how."""
+    """Number of matrices for each part of the model (vision, projector, language) and way in which they are kept."""
     floats_instead: list[str] = field(default_factory=list)
     """Modules in floats that a description counts among the quantised ones."""
     tensors: FileTensors = field(init=False)
@@ -81,7 +81,7 @@ class CheckpointSource:
         return StoredLinear(matrix, self.read(f"{module}.bias", (outputs,)) if bias or own is not None else None)
 
     def pass_over(self, name: str, outputs: int | None = None, inputs: int = 0) -> None:
-        """What the files have for a tensor, or for a matrix of this size, counts as read: other ranks have it."""
+        """Count as read what the files have for a tensor, or for a matrix of this size: other ranks have it."""
         source = self._find(name)
         if source is None:
             return
@@ -93,13 +93,13 @@ class CheckpointSource:
             layout.read(shapes, source.module, None if source.rows else outputs, inputs, source.item)
 
     def described(self) -> str:
-        """One line about the matrices that were read."""
+        """Return one line about the matrices that were read."""
         parts: dict[str, list[str]] = {}
         for (part, how), count in self.kept.items():
             parts.setdefault(part, []).append(f"{count} in {how}")
         return "; ".join(f"{part}: {', '.join(found)}" for part, found in parts.items())
 
-    def _matrix(self, source: Source, layout: Layout, outputs: int, inputs: int) -> Form:
+    def _matrix(self, source: TensorRef, layout: StoredLayout, outputs: int, inputs: int) -> Form:
         matrix = layout.read(self.tensors, source.module, None if source.rows else outputs, inputs, source.item)
         if source.rows is not None:
             matrix = matrix.rows(source.rows(matrix.shape[0]))
@@ -108,22 +108,23 @@ class CheckpointSource:
             raise wrong_tensor(self.tensors, name, found, f"{[outputs, inputs]} by the config")
         return matrix
 
-    def _layout(self, source: Source) -> Layout | None:
+    def _layout(self, source: TensorRef) -> StoredLayout | None:
         layout = self.layouts(source.module)
         if layout is None or f"{source.module}{layout.suffix}" in self.files.names:
             return layout
         return None  # where floats are instead, they are read; where nothing is, the error names the usual tensor
 
-    def _find(self, name: str) -> Source | None:
-        """The first place of a tensor that the files have."""
-        source: Source | None = self.locate(name)
+    def _find(self, name: str) -> TensorRef | None:
+        """Return the first place of a tensor that the files have."""
+        source: TensorRef | None = self.locate(name)
         while source is not None and source.name not in self.files.names:
+            # The numbers of a quantised matrix may have another suffix than `.weight`, which its layout knows.
             if name.endswith(".weight") and self._layout(source) is not None:
                 return source
             source = source.otherwise
         return source
 
-    def _found(self, name: str) -> Source:
+    def _found(self, name: str) -> TensorRef:
         source = self._find(name)
         if source is not None:
             return source
@@ -135,7 +136,7 @@ class CheckpointSource:
 
 
 def _in_dtype(matrix: Form, dtype: torch.dtype) -> Tensor:
-    """The numbers of a matrix; some rows at a time, as embeddings of a large vocabulary are long in float32."""
+    """Return the numbers of a matrix. Some rows are converted at a time: embeddings are large in float32."""
     whole = torch.empty(matrix.shape, dtype=dtype)
     for start in range(0, len(whole), _ROWS):
         whole[start : start + _ROWS] = matrix.rows(slice(start, start + _ROWS)).dequantised()
@@ -143,7 +144,7 @@ def _in_dtype(matrix: Form, dtype: torch.dtype) -> Tensor:
 
 
 def on_device(form: Form, device: torch.device, dtype: torch.dtype) -> Form:
-    """A form on a device; floats also in the dtype of the model."""
+    """Return a form on a device; plain matrices are also brought into the dtype of the model."""
     match form:
         case Dense(matrix):
             return Dense(matrix.to(device, dtype))
@@ -155,8 +156,8 @@ def on_device(form: Form, device: torch.device, dtype: torch.dtype) -> Form:
 
 
 @dataclass(frozen=True)
-class PassedOver:
-    """Another source's shapes: what is asked of it counts as read there, and is not read."""
+class SkippedSource:
+    """A source of shapes in place of another source, in which all that is asked for counts as read, and is not read."""
 
     source: CheckpointSource
 
@@ -178,7 +179,7 @@ class PassedOver:
 
 @dataclass(frozen=True)
 class WatchedSource:
-    """Another source, each of whose tensors is shown to `watch` under its internal name as it is read."""
+    """A source that reads from another one, and calls `watch` with each tensor's internal name and the tensor."""
 
     source: TensorSource
     watch: Callable[[str, Tensor], None]
@@ -196,7 +197,7 @@ class WatchedSource:
         return tensor
 
     def linear(self, module: str, outputs: int, inputs: int, bias: bool) -> StoredLinear:
-        """Parts of a quantised matrix are told apart by number."""
+        """Read a layer and show it to `watch`, where parts of a quantised matrix are told apart by number."""
         found = self.source.linear(module, outputs, inputs, bias)
         for number, tensor in enumerate(found.matrix.tensors):
             self.watch(f"{module}.weight" + (f".{number}" if number else ""), tensor)
@@ -207,7 +208,7 @@ class WatchedSource:
 
 @dataclass
 class RandomSource:
-    """Reproducible noise: each tensor depends on seed and name alone, so two builds agree.
+    """A source of reproducible noise: each tensor depends on seed and name alone, so two builds agree.
 
     It is drawn on the device; numbers of one kind of device are not those of another. Matrices have the forms of the
     layouts that the files would have, found by the names that `locate` gives.
@@ -218,7 +219,7 @@ class RandomSource:
     seed: int = 0
     scale: float = 0.02
     absent: frozenset[str] = frozenset()
-    locate: Callable[[str], Source] = Source
+    locate: Callable[[str], TensorRef] = TensorRef
     layouts: Layouts = in_floats
 
     def has(self, name: str) -> bool:
@@ -244,7 +245,7 @@ class RandomSource:
 
 @dataclass
 class ShapeSource:
-    """Shapes without data: `parameters` counts what a model of this config has.
+    """A source of shapes without data; `parameters` counts those of a model of this config.
 
     Matrices have the forms of the layouts that the files will have, found by the names that `locate` gives.
     """
@@ -252,7 +253,7 @@ class ShapeSource:
     dtype: torch.dtype
     parameters: int = 0
     absent: frozenset[str] = frozenset()
-    locate: Callable[[str], Source] = Source
+    locate: Callable[[str], TensorRef] = TensorRef
     layouts: Layouts = in_floats
 
     def has(self, name: str) -> bool:
@@ -275,10 +276,10 @@ class ShapeSource:
 
 @dataclass(frozen=True)
 class TensorShapes:
-    """What layouts read (`StoredTensors`) where there are no files: shapes without data, all that is asked for."""
+    """The `StoredTensors` where there are no files: meta tensors, one for whatever a layout asks for."""
 
     on_read: Callable[[str], None] = lambda _: None
-    """Told the name of each tensor."""
+    """Callback with the name of each tensor."""
 
     def has(self, name: str) -> bool:
         return True
@@ -294,7 +295,7 @@ class TensorShapes:
         item: int | None = None,
         other_shapes: Sequence[Sequence[int | None]] = (),
     ) -> Tensor:
-        """Of several dtypes and shapes that a file may have, the first."""
+        """Return a tensor of the first of the dtypes and shapes that a file may have."""
         self.on_read(name)
         sizes = [1 if size is None else size for size in shape]
         return torch.empty(*sizes, dtype=TORCH_TYPES[next(iter(dtypes))], device="meta")
@@ -311,10 +312,10 @@ TORCH_TYPES = {
     "I8": torch.int8,
     "U8": torch.uint8,
 }
-"""Types as safetensors files spell them."""
+"""Dtypes of torch by the names that safetensors files have for them."""
 
 
 def dense(source: TensorSource, module: str, outputs: int, inputs: int, bias: bool) -> StoredLinear:
-    """A layer of floats, tensor by tensor."""
+    """Read a layer of floats from its weight and its bias."""
     matrix = Dense(source.read(f"{module}.weight", (outputs, inputs)))
     return StoredLinear(matrix, source.read(f"{module}.bias", (outputs,)) if bias else None)

@@ -30,12 +30,12 @@ class StoredLinear:
         return StoredLinear(self.matrix.rows(which), None if self.bias is None else self.bias[which])
 
     def columns(self, share: Share) -> StoredLinear:
-        """Some inputs. The bias belongs to the first of them, since partial sums are added up."""
+        """Return some of the inputs. The bias stays with the first share, since partial sums are added up."""
         return StoredLinear(self.matrix.columns(share.start, share.length), None if share.start else self.bias)
 
 
 class TensorSource(Protocol):
-    """Whoever can produce tensors and matrices by their internal names."""
+    """Anything that gives tensors and matrices by their internal names."""
 
     @property
     def dtype(self) -> torch.dtype: ...
@@ -43,11 +43,11 @@ class TensorSource(Protocol):
     def has(self, name: str) -> bool: ...
 
     def read(self, name: str, shape: Sequence[int]) -> Tensor:
-        """The whole tensor, which has to have this shape, in `dtype`."""
+        """Return the whole tensor, which has to have this shape, in `dtype`."""
         ...
 
     def linear(self, module: str, outputs: int, inputs: int, bias: bool) -> StoredLinear:
-        """The matrix of a module as it is stored. Files may have a bias that the config does not ask for."""
+        """Return the matrix of a module as it is stored. Files may have a bias that the config does not ask for."""
         ...
 
 
@@ -69,14 +69,14 @@ class View:
         return self.source.has(self.prefix + name)
 
     def tensor(self, name: str, *shape: int, share: Share | None = None) -> Tensor:
-        """A tensor of the given full shape, or this rank's share of it along its first axis."""
+        """Return a tensor of the given full shape, or this rank's share of it along its first axis."""
         whole = self.source.read(self.prefix + name, shape)
         if share is None or share.length == shape[0]:
             return whole
         return whole.narrow(0, share.start, share.length).contiguous()
 
     def convolution(self, name: str, *shape: int) -> StoredLinear:
-        """A convolution [out, ...] whose patches do not overlap, as the linear layer that it is."""
+        """Return a convolution [out, ...] whose patches do not overlap, as the linear layer that it is."""
         matrix = self.source.read(f"{self.prefix}{name}.weight", shape).reshape(shape[0], -1)
         return StoredLinear(Dense(matrix), self.source.read(f"{self.prefix}{name}.bias", shape[:1]))
 
@@ -89,7 +89,7 @@ class View:
         output_share: Share | None = None,
         input_share: Share | None = None,
     ) -> StoredLinear:
-        """A linear layer of the given full size, or this rank's share of its outputs or inputs."""
+        """Return a linear layer of the given full size, or this rank's share of its outputs or inputs."""
         found = self.source.linear(self.prefix + name, outputs, inputs, bias)
         if output_share is not None and output_share.length != outputs:
             found = found.rows(slice(output_share.start, output_share.start + output_share.length))
@@ -99,7 +99,7 @@ class View:
 
 
 def combined(parts: Sequence[StoredLinear]) -> tuple[list[Form], Tensor | None]:
-    """Layers that read the same input as a `Store` takes them: matrices one below the other, and one bias."""
+    """Combine layers that read the same input, for a `Store`: matrices one below the other, and one bias."""
     given = next((part.bias for part in parts if part.bias is not None), None)
     if given is None:
         return [part.matrix for part in parts], None

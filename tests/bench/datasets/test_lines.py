@@ -8,16 +8,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tilewise.bench.datasets.lines import InvalidData
-from tilewise.bench.datasets.sources import Source
-from tilewise.bench.samples import Media, SampleRequest
-from tilewise.bench.words import LocalWords, Words
+from tilewise.bench.datasets.sources import DatasetSource, InvalidData
+from tilewise.bench.requests import Media, SampleRequest
+from tilewise.bench.words import BenchTokenizer, LocalWords
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.weights.hub import find_model
 
 
 @pytest.fixture(scope="module")
-def words() -> Words:
+def words() -> BenchTokenizer:
     return LocalWords(Tokenizer.from_folder(find_model("demo")))
 
 
@@ -28,8 +27,8 @@ def written(folder: Path, *lines: object) -> Path:
     return path
 
 
-def requests(path: Path, name: str = "custom", words: Words | None = None, **more) -> list[SampleRequest]:
-    return Source(name, path, **{"count": 100, "oversample": False, "shuffle": False, **more}).requests(words)
+def requests(path: Path, name: str = "custom", words: BenchTokenizer | None = None, **more) -> list[SampleRequest]:
+    return DatasetSource(name, path, **{"count": 100, "oversample": False, "shuffle": False, **more}).requests(words)
 
 
 def test_a_line_is_a_request(tmp_path, words):

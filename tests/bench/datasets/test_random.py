@@ -12,24 +12,22 @@ import pytest
 from PIL import Image
 
 from tilewise.bench.client import Target
-from tilewise.bench.datasets.prefix_repetition import Repetition
 from tilewise.bench.datasets.random_media import Bucket, MediaShape, read_buckets, with_media
-from tilewise.bench.datasets.random_text import Lengths, RandomText
-from tilewise.bench.datasets.sources import Source
-from tilewise.bench.dialects import CHAT
-from tilewise.bench.samples import SampleRequest
-from tilewise.bench.words import LocalWords, ServerWords, Words, find_words
+from tilewise.bench.datasets.random_text import Lengths, RandomText, Repetition
+from tilewise.bench.datasets.sources import DatasetSource
+from tilewise.bench.requests import CHAT, SampleRequest
+from tilewise.bench.words import BenchTokenizer, LocalWords, ServerWords, find_words
 from tilewise.errors import InvalidConfig
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.weights.hub import find_model
 
 
 @pytest.fixture(scope="module")
-def words() -> Words:
+def words() -> BenchTokenizer:
     return LocalWords(Tokenizer.from_folder(find_model("demo")))
 
 
-def text_of(words: Words, seed: int = 0, count: int = 40, **lengths) -> list[SampleRequest]:
+def text_of(words: BenchTokenizer, seed: int = 0, count: int = 40, **lengths) -> list[SampleRequest]:
     return list(RandomText(words, seed).requests(count, Lengths(**lengths)))
 
 
@@ -55,11 +53,11 @@ def test_a_prefix_is_shared(words):
 
 
 def test_a_seed_makes_the_same_requests_and_another_one_others(words):
-    source = Source(
+    source = DatasetSource(
         "random-mm", count=3, seed=5, lengths=Lengths(20, 4), media=MediaShape(buckets=(Bucket(32, 48, 1, 1.0),))
     )
     assert source.requests(words) == source.requests(words)
-    other = Source("random-mm", count=3, seed=6, lengths=source.lengths, media=source.media).requests(words)
+    other = DatasetSource("random-mm", count=3, seed=6, lengths=source.lengths, media=source.media).requests(words)
     for ours, theirs in zip(source.requests(words), other, strict=True):
         assert ours.prompt != theirs.prompt
         assert ours.media != theirs.media
@@ -71,7 +69,7 @@ def test_a_server_has_words_too(demo_url, words):
         assert found.source == f"{demo_url}/tokenize"
 
 
-def compare(theirs: Words, words: Words) -> None:
+def compare(theirs: BenchTokenizer, words: BenchTokenizer) -> None:
     assert isinstance(theirs, ServerWords)
     assert theirs.encode("a red bird") == words.encode("a red bird")
     assert theirs.decode(words.encode("a red bird")) == words.decode(words.encode("a red bird"))
@@ -90,14 +88,16 @@ def test_a_server_without_words_is_named(demo_url):
 
 
 def test_repeated_prefixes(words):
-    source = Source("prefix_repetition", count=9, repetition=Repetition(prefix=40, suffix=10, prefixes=3, output=5))
+    source = DatasetSource(
+        "prefix_repetition", count=9, repetition=Repetition(prefix=40, suffix=10, prefixes=3, output=5)
+    )
     found = source.requests(words)
     beginnings = Counter(tuple(words.encode(request.prompt)[:35]) for request in found)
     assert sorted(beginnings.values()) == [3, 3, 3]
     assert {request.prompt_tokens for request in found} == {50}
     assert len({request.prompt for request in found}) == 9
     with pytest.raises(InvalidConfig, match="--num-prompts 2 is below --prefix-repetition-num-prefixes 3"):
-        Source("prefix_repetition", count=2, repetition=source.repetition).requests(words)
+        DatasetSource("prefix_repetition", count=2, repetition=source.repetition).requests(words)
 
 
 def media_of(shape: MediaShape, count: int = 200) -> list[SampleRequest]:
@@ -164,9 +164,9 @@ def test_other_buckets_are_refused(text):
         (lambda: MediaShape(buckets=(Bucket(8, 8, 1, 0.0),)), "no bucket above 0"),
         (lambda: MediaShape(limits={"video": 1}), "does not say how many of: image"),
         (lambda: MediaShape(items=4, limits={"image": 3}), "allows 3 media a request and .* asks for 4"),
-        (lambda: Source(count=0), "--num-prompts must be at least 1, got 0"),
-        (lambda: Source("custom"), "name it with --dataset-path"),
-        (lambda: Source("random").requests(None), "leave out --skip-tokenizer-init"),
+        (lambda: DatasetSource(count=0), "--num-prompts must be at least 1, got 0"),
+        (lambda: DatasetSource("custom"), "name it with --dataset-path"),
+        (lambda: DatasetSource("random").requests(None), "leave out --skip-tokenizer-init"),
     ],
 )
 def test_what_cannot_be_is_refused(make, message):

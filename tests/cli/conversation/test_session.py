@@ -10,12 +10,9 @@ from typing import Any
 
 import pytest
 
-from tilewise.cli.conversation.commands import Quit, run_command
-from tilewise.cli.conversation.media import media_part
-from tilewise.cli.conversation.screen import Screen
 from tilewise.cli.conversation.server import Delta, ServerProblem
-from tilewise.cli.conversation.session import Session
-from tilewise.cli.conversation.stats import stats_lines
+from tilewise.cli.conversation.session import Session, stats_lines
+from tilewise.cli.conversation.talk import Quit, Screen, media_part, run_command
 from tilewise.errors import InvalidMedia, InvalidRequest
 
 

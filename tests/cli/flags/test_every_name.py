@@ -11,8 +11,7 @@ import pytest
 from tests.data import VERSIONS, names_of_vllm
 from tilewise.cli.flags.flag import BadUsage
 from tilewise.cli.flags.parse import CommandLine
-from tilewise.cli.flags.settings import read_settings
-from tilewise.cli.flags.table import FOREIGN, names_of, serve_flags
+from tilewise.cli.flags.table import FOREIGN, names_of, read_settings, serve_flags
 from tilewise.cli.flags.variables import VARIABLES, unknown_variables
 from tilewise.config import EngineConfig
 from tilewise.errors import InvalidConfig

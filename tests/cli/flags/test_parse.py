@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tilewise.cli.flags.flag import BadUsage
-from tilewise.cli.flags.parse import _OF_OTHER_ENGINES, CommandLine, Named
+from tilewise.cli.flags.parse import _OF_OTHER_ENGINES, CommandLine, FlagIndex
 from tilewise.cli.flags.table import serve_flags
 from tilewise.foreign.translate import counts_of
 
@@ -84,7 +84,7 @@ def test_flags_of_other_engines_and_near_misses(flag, meant):
 
 
 def test_what_other_flags_mean_is_there():
-    assert set(_OF_OTHER_ENGINES.values()) <= Named.of(serve_flags()).names.keys()
+    assert set(_OF_OTHER_ENGINES.values()) <= FlagIndex.of(serve_flags()).names.keys()
 
 
 def test_lists_inside_objects_grow():
@@ -133,7 +133,7 @@ def test_words_that_are_no_flags_may_stand_anywhere():
         ("--dtype bfloat61", "float32, float, got 'bfloat61'. Did you mean bfloat16?"),
         ("--enable-prefix-caching=yes", "--enable-prefix-caching must be true or false, got 'yes'"),
         ("--compilation-config {x", "--compilation-config must be a JSON object"),
-        ("--limit-mm-per-prompt image", "--limit-mm-per-prompt must be JSON such as"),
+        ("--limit-mm-per-prompt image", "--limit-mm-per-prompt must be an object: JSON such as"),
         ('--limit-mm-per-prompt {"image":{"cuont":1}}', "width, height, got 'cuont'. Did you mean count?"),
         ("--allowed-origins [x", "--allowed-origins must be a JSON list"),
         ("--port.x 1", "--port has no keys"),

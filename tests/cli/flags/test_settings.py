@@ -8,11 +8,10 @@ import pytest
 
 import tilewise.config
 from tilewise.cli.flags.flag import BadUsage
-from tilewise.cli.flags.settings import read_settings
-from tilewise.cli.flags.table import FOREIGN, flag_of
+from tilewise.cli.flags.table import FOREIGN, flag_of, read_settings
 from tilewise.config import EngineConfig
 from tilewise.errors import InvalidConfig
-from tilewise.foreign.entry import Foreign
+from tilewise.foreign.entry import ForeignOption
 from tilewise.ignored import IgnoredLog
 
 
@@ -153,7 +152,7 @@ def outcome(words: list[str]) -> list[str] | str:
         return str(refusal)
 
 
-def some_value(entry: Foreign) -> str:
+def some_value(entry: ForeignOption) -> str:
     """One that asks for something, or for all that an entry accepts."""
     if entry.fate == "built in" and entry.accepts:
         return str(entry.accepts[0]).lower()

@@ -13,8 +13,7 @@ import pytest
 from tests.inputs.loopback import BODY, answers
 from tilewise.errors import Cancelled, InvalidMedia
 from tilewise.inputs.media import MediaAccess
-from tilewise.inputs.media_budget import MediaBudget
-from tilewise.inputs.media_limits import MediaLimits
+from tilewise.inputs.media_limits import MediaBudget, MediaLimits
 
 SLOW = ("silent", "stall", "drip")
 

@@ -15,8 +15,7 @@ from tests.inputs.loopback import BODY
 from tilewise.errors import InvalidMedia
 from tilewise.inputs.media import MediaAccess
 from tilewise.inputs.media_limits import MediaLimits
-from tilewise.inputs.web.address import WebAddress
-from tilewise.inputs.web.proxy import Proxies, Proxy
+from tilewise.inputs.web.address import Proxies, Proxy, WebAddress
 
 LIMITS = MediaLimits(retries=0, image_seconds=20)
 

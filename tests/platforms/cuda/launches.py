@@ -200,7 +200,7 @@ def expert_kernels(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
         size: tuple[int, int, int, int],
         tokens: int,
         biases: bool,
-        gate: experts.Gate | None = experts.Gate.SILU,
+        gate: experts.FusedActivation | None = experts.FusedActivation.SILU,
     ) -> object:
         count, hidden, inner, per_token = size
         gate_up = expert_table(table(2 * inner, hidden), count, shape(2 * inner) if biases else None)
@@ -217,7 +217,10 @@ def expert_kernels(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
         yield f"experts int8 {what} 30B-A3B", partial(launch, lambda *s: rounded_to_int8(dense(*s)), a3b, tokens, False)
         yield f"experts int4 {what} 30B-A3B", partial(launch, int4, a3b, tokens, False)
         yield f"experts fp8 {what} 30B-A3B", partial(launch, fp8, a3b, tokens, False)
-        yield f"experts fp4 {what} gpt-oss-20b", partial(launch, fp4, gpt_oss, tokens, True, experts.Gate.CLAMPED)
+        yield (
+            f"experts fp4 {what} gpt-oss-20b",
+            partial(launch, fp4, gpt_oss, tokens, True, experts.FusedActivation.CLAMPED),
+        )
 
 
 def attention_kernels(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:

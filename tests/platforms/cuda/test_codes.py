@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tilewise.platforms.cuda.kernels.codes import e4m3_numbers, e4m3_of, int8_of
+from tilewise.platforms.cuda.kernels.rounding import e4m3_numbers, e4m3_of, int8_of
 
 BLOCK = 4096
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from tilewise.platforms.base import Weight
 from tilewise.platforms.cuda.card import A100, H100
 from tilewise.platforms.cuda.kernels import experts
-from tilewise.platforms.cuda.kernels.experts import ExpertTable, ExpertTables, Gate, moe_experts
+from tilewise.platforms.cuda.kernels.experts import ExpertTable, ExpertTables, FusedActivation, moe_experts
 from tilewise.platforms.forms import Codes, Dense, Form, Grouped, Int8, StaticRows
 from tilewise.platforms.reference import ReferenceOps
 from tilewise.platforms.weights import GroupedWeight, Int8Weight, SideBySide, plain_weight, rounded_to_int8
@@ -93,7 +93,7 @@ def check(
     biases: bool = False,
     absent: Sequence[int] = (),
     activation: Callable[[Tensor], Tensor] = REFERENCE.silu_mul,
-    gate: Gate | None = None,
+    gate: FusedActivation | None = None,
 ) -> None:
     gate_up, down = layer(form, dtype, device, count, size, biases, absent)
     x = torch.randn(len(chosen), size[0] + 8, generator=torch.Generator().manual_seed(3)).to(device, dtype)[
@@ -152,11 +152,12 @@ def test_the_activation_that_is_given(device: torch.device) -> None:
 
 
 @pytest.mark.parametrize(
-    ("gate", "activation"), [(Gate.SILU, REFERENCE.silu_mul), (Gate.CLAMPED, REFERENCE.clamped_swiglu)]
+    ("gate", "activation"),
+    [(FusedActivation.SILU, REFERENCE.silu_mul), (FusedActivation.CLAMPED, REFERENCE.clamped_swiglu)],
 )
 @pytest.mark.parametrize("form", [large, int8, grouped(Codes.FP4, 32)], ids=["dense", "int8", "fp4"])
 def test_gates_within_the_first_product(
-    gate: Gate, activation: Callable[[Tensor], Tensor], form: Forms, device: torch.device
+    gate: FusedActivation, activation: Callable[[Tensor], Tensor], form: Forms, device: torch.device
 ) -> None:
     """Of more than one tile."""
     chosen, weights = choices(5, 4, 2)

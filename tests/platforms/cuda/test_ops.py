@@ -12,8 +12,7 @@ from tests.platforms.test_ops import ARGUMENTS, TOLERANCE, close
 from tilewise.platforms.base import OPS
 from tilewise.platforms.cuda.card import H100
 from tilewise.platforms.cuda.triton_ops import TritonOps
-from tilewise.platforms.draw import Draw
-from tilewise.platforms.noise import noise_key
+from tilewise.platforms.draw import Draw, noise_key
 from tilewise.platforms.reference import ReferenceOps
 
 

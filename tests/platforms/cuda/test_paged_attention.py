@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tilewise.platforms.base import PagedLayout
 from tilewise.platforms.cuda.card import A100, H100, Card
-from tilewise.platforms.cuda.kernels.attention_sizes import scratch_bytes, splits_of
+from tilewise.platforms.cuda.kernels.attention_parts import scratch_bytes, splits_of
 from tilewise.platforms.cuda.kernels.paged_attention import paged_attention
 from tilewise.platforms.kv_cache import LayerCache, QuantisedCache, quantise
 from tilewise.platforms.reference import ReferenceOps

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tests.platforms.test_grouped import grouped, levels_form, noise
 from tilewise.platforms.cuda.card import A100, H100, Card
-from tilewise.platforms.cuda.weights import CudaFp8Weight, CudaGroupedWeight, CudaInt8Weight, CudaWeight, keeper
+from tilewise.platforms.cuda.weights import CudaFp8Weight, CudaGroupedWeight, CudaInt8Weight, CudaWeight, cuda_store
 from tilewise.platforms.forms import Codes, Dense, Form, Grouped, Int8, StaticRows, packed_nibbles
 from tilewise.platforms.kv_cache import quantise
 from tilewise.platforms.reference import ReferenceOps
@@ -30,7 +30,7 @@ def kept(
 ) -> CudaWeight:
     moved = {name: getattr(form, name) for name in form.__dataclass_fields__}
     moved = {name: x.to(device) for name, x in moved.items() if isinstance(x, Tensor)}
-    weight = keeper(card, fp8_rows=fp8_rows)([replace(form, **moved)], None if bias is None else bias.to(device))
+    weight = cuda_store(card, fp8_rows=fp8_rows)([replace(form, **moved)], None if bias is None else bias.to(device))
     assert isinstance(weight, CudaWeight)
     return weight
 
@@ -225,7 +225,7 @@ def test_bytes_are_those_of_shapes_at_most(kind: Codes, fp8_rows: bool, device: 
     for group, shifts in ((128, ""), (128, "zeros"), (128, "floats"), (640, ""), (64, "zeros")):
         form = grouped(kind, 640, 160, group, shifts, ordered=True)
         weight = kept(form, None, device, fp8_rows=fp8_rows)
-        shapes = keeper(H100, fp8_rows=fp8_rows)([on_meta(form)], None)
+        shapes = cuda_store(H100, fp8_rows=fp8_rows)([on_meta(form)], None)
         assert type(shapes) is type(weight)
         groups = 640 // group
         most = 160 * (640 * kind.bits // 8 + groups * (8 if shifts else 4)) + 8 * 640
@@ -237,25 +237,25 @@ def test_bytes_are_those_of_shapes_at_most(kind: Codes, fp8_rows: bool, device: 
 def test_bytes_of_int8_are_those_of_shapes(device: torch.device) -> None:
     for static in (None, StaticRows(0.1, 3)):
         form = levels_form(70, 33, static)
-        found = [keeper(H100)([one], None) for one in (form, on_meta(form))]
+        found = [cuda_store(H100)([one], None) for one in (form, on_meta(form))]
         assert found[0].nbytes == found[1].nbytes == 33 * (80 + 4 + (4 if static else 0))
     floats = Dense(noise(33, 64, seed=1))
-    found = [keeper(H100, int8=True)([one], None) for one in (floats, on_meta(floats))]
+    found = [cuda_store(H100, int8=True)([one], None) for one in (floats, on_meta(floats))]
     assert found[0].nbytes == found[1].nbytes == 33 * 68
 
 
 def test_forms_are_kept_for_their_kernels_or_in_plain_torch() -> None:
     floats, odd = Dense(noise(33, 70, seed=1)), grouped(Codes.INT4, 70, 33, 10)
-    assert isinstance(keeper(H100)([floats], None), DenseWeight)
-    assert isinstance(keeper(H100)([odd], None), GroupedWeight)
-    assert isinstance(keeper(H100, int8=True)([floats, floats], None), CudaInt8Weight)
-    assert isinstance(keeper(H100, int8=True)([odd], None), GroupedWeight)
+    assert isinstance(cuda_store(H100)([floats], None), DenseWeight)
+    assert isinstance(cuda_store(H100)([odd], None), GroupedWeight)
+    assert isinstance(cuda_store(H100, int8=True)([floats, floats], None), CudaInt8Weight)
+    assert isinstance(cuda_store(H100, int8=True)([odd], None), GroupedWeight)
 
 
 def test_parts_of_several_forms_stand_side_by_side(device: torch.device) -> None:
     parts: list[Form] = [grouped(Codes.INT4, 70, 16, 32), grouped(Codes.INT4, 70, 17, 32), levels_form(70, 5, None)]
     bias, x = noise(38, seed=2), noise(3, 70, seed=1)
-    weight = side_by_side(parts, bias, keeper(H100))
+    weight = side_by_side(parts, bias, cuda_store(H100))
     assert isinstance(weight, SideBySide)
     if device.type == "cpu":
         expected = ReferenceOps().store(parts, bias).apply(x, REFERENCE)

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from tilewise.platforms.cuda.kernels import sampling
-from tilewise.platforms.draw import Draw, draw, survivors
-from tilewise.platforms.noise import exponential_noise, noise_key
-from tilewise.runner.logits import BANNED, Row
+from tilewise.platforms.draw import Draw, draw, exponential_noise, noise_key, survivors
+from tilewise.runner.logits import BANNED, LogitsRow
 from tilewise.sampling_params import SamplingParams
 from tilewise.step import Admission
 
@@ -48,18 +47,18 @@ def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def rows_of(settings: Sequence[dict[str, float]]) -> list[Row]:
+def rows_of(settings: Sequence[dict[str, float]]) -> list[LogitsRow]:
     every = [SamplingParams(**one) for one in settings]  # type: ignore[arg-type]
-    return [Row(i, i, 5 + i, Admission(i, (0,), 1, one, 11 * i, frozenset())) for i, one in enumerate(every)]
+    return [LogitsRow(i, i, 5 + i, Admission(i, (0,), 1, one, 11 * i, frozenset())) for i, one in enumerate(every)]
 
 
-def draw_of(row: Row) -> Draw:
+def draw_of(row: LogitsRow) -> Draw:
     own = row.sampling
     key = noise_key(row.admission.seed, row.length)
     return Draw(row.index, own.temperature, own.top_k, own.top_p, own.min_p, key)
 
 
-def drawn(logits: Tensor, rows: Sequence[Row], device: torch.device, **known: bool) -> list[int]:
+def drawn(logits: Tensor, rows: Sequence[LogitsRow], device: torch.device, **known: bool) -> list[int]:
     def column(name: str, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.tensor([getattr(row.sampling, name) for row in rows], dtype=dtype).to(device)
 
@@ -77,14 +76,14 @@ def drawn(logits: Tensor, rows: Sequence[Row], device: torch.device, **known: bo
     return found.tolist()
 
 
-def expected(logits: Tensor, rows: Sequence[Row]) -> list[int]:
+def expected(logits: Tensor, rows: Sequence[LogitsRow]) -> list[int]:
     return [
         int(logits[row.index].argmax() if row.sampling.greedy else draw(logits.clone(), [draw_of(row)])[0])
         for row in rows
     ]
 
 
-def decided(logits: Tensor, rows: Sequence[Row]) -> bool:
+def decided(logits: Tensor, rows: Sequence[LogitsRow]) -> bool:
     """Whether no sum that top-p compares is within 1e-6 of its share."""
     for row in rows:
         own = row.sampling
@@ -114,7 +113,7 @@ def thresholds(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     return found
 
 
-def kept_from(threshold: int, logits: Tensor, row: Row) -> list[int]:
+def kept_from(threshold: int, logits: Tensor, row: LogitsRow) -> list[int]:
     """Tokens that a threshold and min-p leave."""
     scaled = logits[row.index] / row.sampling.temperature + 0.0
     bits = scaled.view(torch.int32)
@@ -123,14 +122,14 @@ def kept_from(threshold: int, logits: Tensor, row: Row) -> list[int]:
     return left.nonzero().flatten().tolist()
 
 
-def kept_of(logits: Tensor, row: Row) -> list[int]:
+def kept_of(logits: Tensor, row: LogitsRow) -> list[int]:
     scaled = logits[row.index][None] / row.sampling.temperature
     values, ids = scaled.sort(descending=True)
     left, _ = survivors(values, scaled, [draw_of(row)])
     return ids[left].sort().values.tolist()
 
 
-def same_tokens_are_left(logits: Tensor, rows: Sequence[Row], thresholds: list[list[int]]) -> None:
+def same_tokens_are_left(logits: Tensor, rows: Sequence[LogitsRow], thresholds: list[list[int]]) -> None:
     """Tokens without weight are left by one and not by the other."""
     (own,) = thresholds
     for row, threshold in zip(rows, own, strict=True):

@@ -13,7 +13,7 @@ from tests.platforms.test_ops import noise
 from tilewise.platforms.base import Capture, NotCapturable
 from tilewise.platforms.cpu import CpuPlatform
 from tilewise.platforms.cpu.native import NoKernels
-from tilewise.platforms.cpu.native.arena import Arena
+from tilewise.platforms.cpu.native.library import Arena
 from tilewise.platforms.forms import Dense
 from tilewise.platforms.reference import ReferenceOps
 

@@ -55,6 +55,9 @@ def test_layers_with_settings_of_their_own(tmp_path: Path) -> None:
         ({"packing_format": "auto_round:auto_awq", "bits": 8}, ("bits is 8", "can be read is 4")),
         ({"bits": 5}, ("bits is 5", "2, 3, 4, 8")),
         ({"act_bits": 8}, ("act_bits is 8",)),
+        ({"extra_config": [1]}, ("extra_config is [1]", "an object")),
+        ({"extra_config": {"layers.*": 8}}, ("extra_config: layers.* is 8", "an object")),
+        ({"extra_config": {"layers.(": {}}}, ("extra_config: layers.( is", "a regular expression")),
         ({"rotation_config": {"hadamard_type": "hadamard"}}, ("rotation_config",)),
     ],
 )

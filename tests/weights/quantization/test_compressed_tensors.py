@@ -26,7 +26,7 @@ from tilewise.platforms.torch_ops import TorchOps
 from tilewise.platforms.weights import as_it_came
 from tilewise.weights.files import SafetensorFiles
 from tilewise.weights.folder import CheckpointFolder
-from tilewise.weights.names import Source
+from tilewise.weights.names import TensorRef
 from tilewise.weights.quantization.compressed_tensors import layouts
 from tilewise.weights.sources import CheckpointSource
 
@@ -89,7 +89,7 @@ def logits(folder: Path, spec: TinySpec = SPEC) -> Tensor:
 def form_of(folder: Path, module: str, outputs: int, inputs: int) -> Form:
     """A layer by the name that the files have for it, with whatever the description says of it."""
     found = layouts(CheckpointFolder.open(folder))
-    source = CheckpointSource(SafetensorFiles(folder), Source, torch.float32, layouts=found)
+    source = CheckpointSource(SafetensorFiles(folder), TensorRef, torch.float32, layouts=found)
     return source.linear(module, outputs, inputs, False).matrix
 
 

@@ -23,7 +23,7 @@ from tilewise.platforms.forms import Codes, Dense, Form, Grouped
 from tilewise.platforms.torch_ops import TorchOps
 from tilewise.weights.files import SafetensorFiles
 from tilewise.weights.folder import CheckpointFolder
-from tilewise.weights.names import Source
+from tilewise.weights.names import TensorRef
 from tilewise.weights.quantization.fp8 import layouts
 from tilewise.weights.sources import CheckpointSource
 
@@ -58,7 +58,7 @@ def logits(folder: Path) -> Tensor:
 
 def form_of(folder: Path) -> Form:
     found = layouts(CheckpointFolder.open(folder))
-    source = CheckpointSource(SafetensorFiles(folder), Source, torch.float32, layouts=found)
+    source = CheckpointSource(SafetensorFiles(folder), TensorRef, torch.float32, layouts=found)
     return source.linear(LAYER, 64, 96, False).matrix
 
 

@@ -79,6 +79,8 @@ def test_modules_of_their_own_and_in_floats(tmp_path: Path) -> None:
         ({"group_size": 33}, ("group_size is 33", "an even number")),
         ({"checkpoint_format": "marlin"}, ("checkpoint_format is 'marlin'", "gptq, gptq_v2")),
         ({"dynamic": [1]}, ("dynamic is [1]",)),
+        ({"dynamic": {"+:layers": 4}}, ("dynamic: +:layers is 4", "an object")),
+        ({"dynamic": {"-:layers.[0": {}}}, ("dynamic: -:layers.[0 is", "a regular expression")),
     ],
 )
 def test_what_the_config_cannot_say(tmp_path: Path, values: dict[str, Any], said: tuple[str, ...]) -> None:

@@ -18,7 +18,7 @@ from tests.weights.quantization.written import SPEC
 from tilewise.platforms.forms import Grouped, Int8
 from tilewise.weights.files import SafetensorFiles
 from tilewise.weights.folder import CheckpointFolder
-from tilewise.weights.names import Source
+from tilewise.weights.names import TensorRef
 from tilewise.weights.quantization import layouts_of
 from tilewise.weights.sources import CheckpointSource
 
@@ -60,7 +60,7 @@ def test_compressed_tensors(tmp_path: Path, scheme: str, ignored: tuple[str, ...
     assert len(names) == (14 if ignored else 25)
     meant = SafetensorFiles(floats)
     source = CheckpointSource(
-        SafetensorFiles(stored), Source, torch.float32, layouts=layouts_of(CheckpointFolder.open(stored))
+        SafetensorFiles(stored), TensorRef, torch.float32, layouts=layouts_of(CheckpointFolder.open(stored))
     )
     forms = {name: source.linear(name, *meant.stored(f"{name}.weight").get_shape(), False).matrix for name in names}
     assert all(isinstance(form, Int8) == (scheme in ("W8A8", "W8A8_STATIC_ASYM")) for form in forms.values())
@@ -92,7 +92,7 @@ def test_auto_round(tmp_path: Path, packing: str, bits: int, symmetric: bool) ->
     meant, packed = SafetensorFiles(floats), SafetensorFiles(stored)
     assert bool((packed.tensor(f"{LAYER}.scales") < 0).any()) == symmetric
     find = layouts_of(CheckpointFolder.open(stored))
-    source = CheckpointSource(packed, Source, torch.float32, layouts=find)
+    source = CheckpointSource(packed, TensorRef, torch.float32, layouts=find)
     for name in (LAYER, "language_model.model.layers.1.mlp.down_proj"):
         expected = meant.tensor(f"{name}.weight")
         form = source.linear(name, *expected.shape, False).matrix

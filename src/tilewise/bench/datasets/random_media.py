@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from tilewise.bench.samples import Media, SampleRequest
+from tilewise.bench.requests import Media, SampleRequest
 from tilewise.errors import InvalidConfig
 
 if TYPE_CHECKING:
@@ -43,11 +43,11 @@ DEFAULT_BUCKETS = (Bucket(256, 256, 1, 0.5), Bucket(720, 1280, 1, 0.5), Bucket(7
 
 @dataclass(frozen=True)
 class MediaShape:
-    """How many media a request has, and of which sizes."""
+    """The number of media that a request has, and their sizes."""
 
     items: int = 1
     spread: float = 0.0
-    """r draws the number evenly from [n(1-r), n(1+r)]."""
+    """A spread of r draws the number of media evenly from [n(1-r), n(1+r)], where n is `items`."""
     limits: dict[str, int] = field(default_factory=lambda: {"image": 255, "video": 1})
     buckets: tuple[Bucket, ...] = DEFAULT_BUCKETS
 
@@ -78,7 +78,7 @@ class MediaShape:
         return math.floor(self.items * (1 - self.spread)), min(allowed, math.ceil(self.items * (1 + self.spread)))
 
     def draw(self, generator: np.random.Generator) -> Iterator[Bucket]:
-        """Of one request. A kind that has reached its limit is drawn no more."""
+        """Draw the media of one request. A kind that has reached its limit is drawn no more."""
         left = dict(self.limits)
         for _ in range(int(generator.integers(self.bounds[0], self.bounds[1] + 1))):
             open_ = [bucket for bucket in self.used if left[bucket.kind] > 0]
@@ -118,7 +118,7 @@ def _mp4(frames: NDArray[np.uint8]) -> bytes:
 
 
 def read_buckets(text: str) -> tuple[Bucket, ...]:
-    """`{(256, 256, 1): 0.5, (720, 1280, 1): 0.5}`: height, width, frames, probability. Raises InvalidConfig."""
+    """Read `{(256, 256, 1): 0.5, (720, 1280, 1): 0.5}`: height, width, frames, probability. Raises InvalidConfig."""
     try:
         found = ast.literal_eval(text)
         buckets = tuple(_bucket(key, weight) for key, weight in found.items())

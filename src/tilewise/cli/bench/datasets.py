@@ -1,4 +1,4 @@
-"""Flags of data sets, and the Source that they describe."""
+"""Flags of data sets, and the DatasetSource that they describe."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from tilewise.cli.bench.refused import DATA_SETS, Known
 from tilewise.cli.options import json_object
 
 if TYPE_CHECKING:
-    from tilewise.bench.datasets.sources import Source
+    from tilewise.bench.datasets.sources import DatasetSource
 
 NAMES = ("random", "random-mm", "sharegpt", "custom", "custom_mm", "prefix_repetition")
 
 
 def add_dataset_flags(parser: argparse.ArgumentParser, prompts: int, name: str | None = "random") -> None:
-    """Without a `name` the requests are random-mm's alone."""
+    """Add flags that choose requests. Without a `name` no data set can be chosen: requests are those of random-mm."""
     group = parser.add_argument_group("data set options")
     if name is not None:
         group.add_argument(
@@ -102,11 +102,10 @@ def _add_other_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def source_of(options: argparse.Namespace, name: str | None = None) -> Source:
-    from tilewise.bench.datasets.prefix_repetition import Repetition
+def source_of(options: argparse.Namespace, name: str | None = None) -> DatasetSource:
     from tilewise.bench.datasets.random_media import DEFAULT_BUCKETS, MediaShape, read_buckets
-    from tilewise.bench.datasets.random_text import Lengths
-    from tilewise.bench.datasets.sources import Source
+    from tilewise.bench.datasets.random_text import Lengths, Repetition
+    from tilewise.bench.datasets.sources import DatasetSource
 
     buckets = options.random_mm_bucket_config
     lengths = Lengths(
@@ -123,14 +122,14 @@ def source_of(options: argparse.Namespace, name: str | None = None) -> Source:
     )
     drawn: dict[str, Any] = {"count": options.num_prompts, "seed": options.seed, "lengths": lengths, "media": media}
     if name is not None:
-        return Source(name, **drawn)
+        return DatasetSource(name, **drawn)
     repetition = Repetition(
         options.prefix_repetition_prefix_len,
         options.prefix_repetition_suffix_len,
         options.prefix_repetition_num_prefixes,
         _first(options.output_len, options.prefix_repetition_output_len),
     )
-    return Source(
+    return DatasetSource(
         options.dataset_name,
         options.dataset_path,
         output=_of_file(options),
@@ -146,7 +145,7 @@ def _first(general: int | None, own: int) -> int:
 
 
 def _of_file(options: argparse.Namespace) -> int | None:
-    """Tokens of each answer of a file; None = as the file says."""
+    """Return the tokens of each answer to a file's requests; None = as the file says."""
     if options.output_len is not None:
         return int(options.output_len)
     length = options.sharegpt_output_len if options.dataset_name == "sharegpt" else options.custom_output_len

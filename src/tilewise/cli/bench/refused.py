@@ -78,7 +78,7 @@ _ACCEPTED = {
     "--random-batch-size": ("1",),
     "--lora-assignment": ("random",),
 }
-"""Values that ask for what is so anyway."""
+"""Values of these flags that are accepted, since they ask for what happens anyway."""
 _FAR = ("hf", "sonnet", "burstgpt", "spec_bench", "speed_bench", "custom_audio", "timed_trace")
 DATA_SETS = {**dict.fromkeys(_FAR, _NOT_DOWNLOADED), "random-rerank": "InternVL does not rank"}
 _OTHER_TASKS = ("openai-audio", "openai-embeddings", "openai-embeddings-chat", "vllm-pooling", "vllm-rerank")
@@ -129,7 +129,7 @@ class _Taken(_Refused):
 
 
 class Known:
-    """A type for argparse: one of these names; for others that vLLM has, why not."""
+    """A `type` for argparse: it takes one of `names`, and says of those that only vLLM has why they are refused."""
 
     def __init__(self, names: tuple[str, ...], refused: Mapping[str, str]) -> None:
         self._names, self._refused = names, refused

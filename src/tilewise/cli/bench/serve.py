@@ -17,8 +17,8 @@ from tilewise.errors import InvalidConfig
 
 if TYPE_CHECKING:
     from tilewise.bench.client import Target
-    from tilewise.bench.load import Load
-    from tilewise.bench.saving import Saving
+    from tilewise.bench.load import LoadLevel
+    from tilewise.bench.results import Saving
 
 _SAMPLING = {
     "temperature": float,
@@ -42,7 +42,7 @@ examples:
 """
 
 
-def add_parser(kinds: Any) -> None:
+def add_serve(kinds: Any) -> None:
     parser = kinds.add_parser(
         "serve",
         usage="tilewise bench serve [OPTION ...]",
@@ -94,7 +94,7 @@ def _add_load_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("load options")
     group.add_argument(
         "--request-rate",
-        type=_rates,
+        type=rate_list,
         default=(math.inf,),
         metavar="X",
         help="requests a second; inf = all at once; several, with commas, are runs one after the other (default: inf)",
@@ -108,7 +108,7 @@ def _add_load_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--max-concurrency",
-        type=_limits,
+        type=limit_list,
         default=(None,),
         metavar="N",
         help="most requests at once; several, with commas, are runs one after the other",
@@ -172,20 +172,19 @@ def _add_result_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--disable-tqdm", action="store_true", help="no progress bar")
 
 
-def _rates(text: str) -> tuple[float, ...]:
+def rate_list(text: str) -> tuple[float, ...]:
     return tuple(map(float, text.split(",")))
 
 
-def _limits(text: str) -> tuple[int, ...]:
+def limit_list(text: str) -> tuple[int, ...]:
     return tuple(map(int, text.split(",")))
 
 
 def run(options: argparse.Namespace) -> int:
     # Not above: numpy and an HTTP client take longer to load than other verbs to run.
-    from tilewise.bench.goals import Goals
+    from tilewise.bench.figures import Goals, read_percents
+    from tilewise.bench.results import TableOptions
     from tilewise.bench.serve import ServeBench, run_serve
-    from tilewise.bench.spread import read_percents
-    from tilewise.bench.table import Shown
 
     sampling = {name.replace("-", "_"): getattr(options, name.replace("-", "_")) for name in _SAMPLING}
     bench = ServeBench(
@@ -204,7 +203,7 @@ def run(options: argparse.Namespace) -> int:
         ready_seconds=options.ready_check_timeout_sec,
         goals=Goals.read(options.goodput) if options.goodput else None,
         percents=read_percents(options.metric_percentiles),
-        metrics=Shown.read_metrics(options.percentile_metrics),
+        metrics=TableOptions.read_metrics(options.percentile_metrics),
         saving=_saving(options),
         plot=options.plot,
         progress=not options.disable_tqdm,
@@ -214,8 +213,8 @@ def run(options: argparse.Namespace) -> int:
 
 def _target(options: argparse.Namespace) -> Target:
     from tilewise.bench.client import Target
-    from tilewise.bench.dialects import DIALECTS
-    from tilewise.bench.saving import Saving
+    from tilewise.bench.requests import DIALECTS
+    from tilewise.bench.results import Saving
 
     url = options.base_url or f"http://{options.host}:{options.port}"
     if not url.startswith(("http://", "https://")):
@@ -234,10 +233,9 @@ def _target(options: argparse.Namespace) -> Target:
     return Target(url.rstrip("/"), endpoint, dialect, headers, verify=not options.insecure)
 
 
-def _loads(options: argparse.Namespace) -> tuple[Load, ...]:
-    """One for each rate and each limit of concurrency."""
-    from tilewise.bench.arrivals import Arrivals, Ramp
-    from tilewise.bench.load import Load
+def _loads(options: argparse.Namespace) -> tuple[LoadLevel, ...]:
+    """Return a load level for each rate and each limit of concurrency."""
+    from tilewise.bench.load import Arrivals, LoadLevel, Ramp
 
     ramp, strategy = None, options.ramp_up_strategy
     if strategy is not None or options.ramp_up_start_rps is not None or options.ramp_up_end_rps is not None:
@@ -246,14 +244,14 @@ def _loads(options: argparse.Namespace) -> tuple[Load, ...]:
         ramp = Ramp(strategy, options.ramp_up_start_rps, options.ramp_up_end_rps)
     prefix = options.request_id_prefix or f"bench-{uuid.uuid4().hex[:8]}-"
     return tuple(
-        Load(Arrivals(rate, options.burstiness, ramp), limit, options.seed, prefix)
+        LoadLevel(Arrivals(rate, options.burstiness, ramp), limit, options.seed, prefix)
         for rate in options.request_rate
         for limit in options.max_concurrency
     )
 
 
 def _saving(options: argparse.Namespace) -> Saving:
-    from tilewise.bench.saving import Saving
+    from tilewise.bench.results import Saving
 
     return Saving(
         options.save_result,

@@ -13,7 +13,7 @@ _LINES = 1000
 
 @contextmanager
 def history(folder: Path) -> Iterator[None]:
-    """Lets `input` edit lines and go back to earlier ones, where Python has readline."""
+    """Let `input` edit lines and go back to earlier ones, where Python has readline."""
     try:
         import readline
     except ImportError:  # Windows
@@ -22,7 +22,7 @@ def history(folder: Path) -> Iterator[None]:
     file = _private_file(folder)
     readline.set_auto_history(True)
     readline.set_history_length(_LINES)
-    with contextlib.suppress(OSError):  # an empty file is none, to some
+    with contextlib.suppress(OSError):  # some forms of readline (libedit) refuse an empty file
         readline.read_history_file(file)
     try:
         yield

@@ -21,12 +21,12 @@ _LONGEST = 400  # characters of an error that are shown
 
 
 class ServerProblem(TilewiseError):
-    """A server cannot be reached, or refuses."""
+    """The server cannot be reached, or refuses a request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """What one event adds to an answer."""
+    """The part of an answer that one event of the stream adds."""
 
     text: str = ""
     reasoning: str = ""
@@ -35,7 +35,7 @@ class Delta:
 
 
 class ChatServer:
-    """Close it after use, or use it as a context."""
+    """A client of one server. Use it as a context manager, which closes its connections."""
 
     def __init__(self, url: str, key: str | None) -> None:
         host = urlsplit(url).hostname
@@ -55,7 +55,7 @@ class ChatServer:
         self._client.close()
 
     def first_model(self) -> str:
-        """What the server calls its model; the first, if it has several."""
+        """Return the server's name of its model, or of the first of several. Raises ServerProblem."""
         with self._said():
             answer = self._client.get(f"{self.url}/models")
         if answer.status_code == 404:
@@ -67,7 +67,7 @@ class ChatServer:
             raise ServerProblem(f"{self.url}/models names no model: give --model.") from None
 
     def answer(self, body: dict[str, Any]) -> Generator[Delta]:
-        """The answer as it comes; closing the iterator stops it."""
+        """Send a request, and yield the answer as it comes. Closing the generator stops the answer."""
         streamed = {**body, "stream": True, "stream_options": {"include_usage": True}}
         with self._said(), self._client.stream("POST", f"{self.url}/chat/completions", json=streamed) as answer:
             if answer.is_error:
@@ -80,7 +80,7 @@ class ChatServer:
 
     @contextmanager
     def _said(self) -> Iterator[None]:
-        """What goes wrong on the way, in one line."""
+        """Turn errors of the connection into a ServerProblem of one line."""
         try:
             yield
         except httpx.ConnectError:
@@ -113,7 +113,7 @@ def _delta(data: str) -> Delta:
 
 
 def _reason(text: str) -> str:
-    """The message of an error body in any of the forms that servers give it, else the text, in one line."""
+    """Return, in one line, the message of an error's body in any of the forms that servers give it, else its text."""
     try:
         found = json.loads(text)
         while isinstance(found, dict):

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tilewise.cli.flags.file import read_yaml, values_of
 from tilewise.cli.flags.flag import Flag
+from tilewise.cli.flags.parse import read_yaml, values_of
 from tilewise.errors import InvalidConfig, did_you_mean
 
 DEFAULTS: dict[str, Any] = {"port": 9997}
-"""Of a service that is started as grps starts one."""
+"""Options of a service that is started as grps starts one, from an archive (.mar)."""
 NAME = "my_grps"
 
 _SAID = {
@@ -32,7 +32,7 @@ _STYLES = {
     "internvl2-qwen2": "InternVL2",
     "internvl2-phi3": "InternVL2",
 }
-"""`llm_style`, and the name that requests give."""
+"""grps's `llm_style` -> the name of the model that requests give."""
 _MODEL_KEYS = (
     *("name", "version", "device", "inferer_type", "inferer_name", "inferer_path", "inferer_args"),
     *("converter_type", "converter_name", "converter_path", "converter_args"),
@@ -53,16 +53,16 @@ _ARGUMENTS = (
 
 
 @dataclass
-class Imported:
-    """Flags that a file came to, and what is said about the rest of it."""
+class GrpsFlags:
+    """The flags that a file stands for, and lines that say what became of its other keys."""
 
     values: dict[str, Any] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
 
 
-def read_server_yml(path: str, flags: list[Flag]) -> Imported:
-    """Raises InvalidConfig for keys that neither grps nor this program has."""
-    found, entries = Imported(), read_yaml(path)
+def read_server_yml(path: str, flags: list[Flag]) -> GrpsFlags:
+    """Read one of grps's files, or a file of flags. Raises InvalidConfig for keys that neither of them has."""
+    found, entries = GrpsFlags(), read_yaml(path)
     rest = {key: value for key, value in entries.items() if key not in _PARTS}
     for key, read in _PARTS.items():
         if key in entries:
@@ -72,11 +72,11 @@ def read_server_yml(path: str, flags: list[Flag]) -> Imported:
 
 
 def _grps_names() -> list[Flag]:
-    """So that a key of grps with a slip in it is recognised."""
+    """Return grps's keys as if they were flags, so that one with a slip in it is recognised."""
     return [Flag(name, str, "", "") for name in ("interface", "max_connections", "models", "dag")]
 
 
-def _interface(found: Imported, entry: Any, where: str) -> None:
+def _interface(found: GrpsFlags, entry: Any, where: str) -> None:
     known = ("host", "port", "framework", "customized_predict_http")
     for key, value in _mapping(entry, f"{where}: interface").items():
         _known(key, known, f"{where}: interface")
@@ -89,21 +89,21 @@ def _interface(found: Imported, entry: Any, where: str) -> None:
 
 
 def _first_port(value: Any, where: str) -> int:
-    """grps has the ports of HTTP and RPC in one text."""
+    """Return the port of HTTP: grps writes it and that of RPC as one text, with a comma."""
     first = str(value).partition(",")[0].strip()
     if not first.isdecimal():
         raise InvalidConfig(f"{where}: interface.port must be a number, got {value!r}.")
     return int(first)
 
 
-def _max_concurrency(found: Imported, value: Any, where: str) -> None:
+def _max_concurrency(found: GrpsFlags, value: Any, where: str) -> None:
     if type(value) is not int:
         raise InvalidConfig(f"{where}: max_concurrency must be a number, got {value!r}.")
     found.values["max_num_seqs"] = value
     found.lines.append(f"max_concurrency: became --max-num-seqs {value}; further requests wait.")
 
 
-def _models(found: Imported, entry: Any, where: str) -> None:
+def _models(found: GrpsFlags, entry: Any, where: str) -> None:
     if not isinstance(entry, list) or len(entry) != 1:
         raise InvalidConfig(f"{where}: models must be a list of one model, got {entry!r:.80}.")
     model = _mapping(entry[0], f"{where}: models[0]")
@@ -118,7 +118,7 @@ def _models(found: Imported, entry: Any, where: str) -> None:
     found.values["served_model_name"] = tuple(dict.fromkeys(name for name in names if name))
 
 
-def _arguments(found: Imported, arguments: Mapping[str, Any]) -> None:
+def _arguments(found: GrpsFlags, arguments: Mapping[str, Any]) -> None:
     if "tokenizer_path" in arguments:
         found.values["model"] = str(Path(str(arguments["tokenizer_path"])))
     if "enable_kv_cache_reuse" in arguments:
@@ -130,14 +130,14 @@ def _arguments(found: Imported, arguments: Mapping[str, Any]) -> None:
         found.lines.append(f"inferer_args: {', '.join(rest)}: the checkpoint says it, or there is no such thing here.")
 
 
-def _said(key: str) -> Callable[[Imported, Any, str], None]:
-    def say(found: Imported, entry: Any, where: str) -> None:
+def _said(key: str) -> Callable[[GrpsFlags, Any, str], None]:
+    def say(found: GrpsFlags, entry: Any, where: str) -> None:
         found.lines.append(f"{key}: {_SAID[key]}.")
 
     return say
 
 
-_PARTS: dict[str, Callable[[Imported, Any, str], None]] = {
+_PARTS: dict[str, Callable[[GrpsFlags, Any, str], None]] = {
     "interface": _interface,
     "max_concurrency": _max_concurrency,
     "max_connections": _said("max_connections"),

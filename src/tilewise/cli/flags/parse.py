@@ -1,4 +1,4 @@
-"""Reads a command line as vLLM's parser does.
+"""Reads a command line as vLLM's parser does, and files of flags in YAML.
 
 Underscores are dashes, a beginning of a name that only one flag has will do, --no-FLAG switches off and FLAG false does
 too, the last of several wins, and a key of an object may be given by itself: --compilation-config.cudagraph_mode FULL,
@@ -11,14 +11,14 @@ import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from tilewise.cli.flags.flag import BadUsage, Flag
-from tilewise.cli.flags.read import loose, read_list, value_of, with_key
-from tilewise.errors import did_you_mean
+from tilewise.cli.flags.flag import BadUsage, Flag, loose, read_list, value_from_file, value_of, with_key
+from tilewise.errors import InvalidConfig, did_you_mean
 
-_NUMBER = re.compile(r"-\d+(\.\d+)?[kKmMgGtT]?")
-_LEVEL = re.compile(r"(-O)(\d)")
+_NUMBER = re.compile(r"-\d+(\.\d+)?[kKmMgGtT]?")  # -1 is a value and no flag
+_LEVEL = re.compile(r"(-O)(\d)")  # -O3 is -O with the value 3
 
 _OF_OTHER_ENGINES = {
     **dict.fromkeys(("--model-path", "-m"), "--model"),
@@ -34,24 +34,27 @@ _OF_OTHER_ENGINES = {
     **dict.fromkeys(("--random-seed",), "--seed"),
     **dict.fromkeys(("--quant-policy", "--cache-type-k", "--cache-type-v", "-ctk", "-ctv"), "--kv-cache-dtype"),
 }
-"""Flags of SGLang, LMDeploy and llama.cpp, and what says the same here."""
+"""Flags of SGLang, LMDeploy and llama.cpp -> the flag that says the same here; errors suggest it."""
 
 
 @dataclass(frozen=True)
-class Named:
-    """Flags by all that they may be called, and whether that name switches them off."""
+class FlagIndex:
+    """An index of flags: each name by which one may be called -> the flag, and whether that name switches it off."""
 
     names: dict[str, tuple[Flag, bool]]
 
     @classmethod
-    def of(cls, flags: Iterable[Flag]) -> Named:
+    def of(cls, flags: Iterable[Flag]) -> FlagIndex:
         return cls({name: (flag, off) for flag in flags for name, off in _spellings(flag)})
 
     def find(self, name: str) -> tuple[Flag, bool]:
-        """By the whole name, or a beginning that no other flag has. Raises BadUsage with the names that are near."""
+        """Return the flag that a name means, and whether it switches it off. A beginning that one flag has will do.
+
+        Raises BadUsage with the names that are near.
+        """
         if name in self.names:
             return self.names[name]
-        # Another name of a flag is no name to be completed: --device is not --device-memory-utilization.
+        # Short names and aliases are not completed: --device is not --device-memory-utilization.
         whole = (known for known, (flag, _) in self.names.items() if known not in (flag.short, flag.other))
         begun = [known for known in whole if len(name) > 3 and known.startswith(name)]
         found = {(flag.name, off): (flag, off) for flag, off in map(self.names.__getitem__, begun)}
@@ -76,17 +79,17 @@ def _spellings(flag: Flag) -> Iterator[tuple[str, bool]]:
 
 @dataclass
 class CommandLine:
-    """What was read of a line so far."""
+    """A command line as far as it has been read: values by the names of flags, and words that are no flags."""
 
-    named: Named
+    named: FlagIndex
     values: dict[str, Any] = field(default_factory=dict)
     positional: list[str] = field(default_factory=list)
     _left: deque[str] = field(default_factory=deque)
 
     @classmethod
     def read(cls, words: Sequence[str], flags: Iterable[Flag]) -> CommandLine:
-        """Raises BadUsage for whatever vLLM's parser would exit at."""
-        line = cls(Named.of(flags), _left=deque(words))
+        """Read a whole line. Raises BadUsage for whatever vLLM's parser would exit at."""
+        line = cls(FlagIndex.of(flags), _left=deque(words))
         while line._left:
             word = line._left.popleft()
             if word == "--":
@@ -102,11 +105,12 @@ class CommandLine:
     def read_some(
         cls, words: Sequence[str], flags: Iterable[Flag], others: Sequence[str]
     ) -> tuple[CommandLine, list[str]]:
-        """The words that are flags or their values, and the words that are not. `others` are flags of somebody else.
+        """Read the words that are flags or their values, and return the other words, too.
 
-        Raises BadUsage for a value that cannot be read.
+        `others` are flags that somebody else reads; they are left among the other words. Raises BadUsage for a value
+        that cannot be read.
         """
-        line, rest = cls(Named.of(flags), _left=deque(words)), list[str]()
+        line, rest = cls(FlagIndex.of(flags), _left=deque(words)), list[str]()
         while line._left:
             word = line._left.popleft()
             if word == "--":
@@ -120,6 +124,7 @@ class CommandLine:
 
     def _knows(self, word: str, others: Sequence[str]) -> bool:
         name = re.split(r"[=.]", word)[0].replace("_", "-")
+        # A beginning that one of the others has is left to them, unless it is the whole name of a flag here.
         if name in others or (name not in self.named.names and any(other.startswith(name) for other in others)):
             return False
         try:
@@ -163,7 +168,7 @@ class CommandLine:
         return self._left.popleft()
 
     def _next_is_flag(self) -> bool:
-        """Or there is no next word."""
+        """Return whether the next word is a flag; True also if there is no next word."""
         return not self._left or looks_like_flag(self._left[0])
 
     def _several(self, flag: Flag) -> list[str]:
@@ -173,10 +178,72 @@ class CommandLine:
         return words
 
     def _key(self, flag: Flag, path: str, text: str) -> None:
-        """Set one key of an object, or with a + behind it add to the list that it holds."""
+        """Set one key of an object, or, with a + behind the path, add to the list that the key holds."""
         read = [loose(item) for item in text.split(",")] if path.endswith("+") else loose(text)
         self.values[flag.name] = with_key(flag, self.values.get(flag.name), path, read)
 
 
 def looks_like_flag(word: str) -> bool:
     return word.startswith("-") and len(word) > 1 and _NUMBER.fullmatch(word) is None
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Return the mapping that a YAML file holds; an empty file is an empty one. Raises InvalidConfig for any other."""
+    import yaml
+
+    try:
+        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InvalidConfig(f"{path}: no such file.") from None
+    except IsADirectoryError:
+        raise InvalidConfig(f"{path} is a folder: name the YAML file in it.") from None
+    except PermissionError:
+        raise InvalidConfig(f"{path} may not be read by this user: change its permissions.") from None
+    except UnicodeDecodeError:
+        raise InvalidConfig(f"{path} is not UTF-8 text: save it as UTF-8.") from None
+    except (OSError, yaml.YAMLError, RecursionError) as error:
+        raise InvalidConfig(f"{path} cannot be read as YAML: {' '.join(str(error).split())}.") from None
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise InvalidConfig(f"{path} must map names of flags to values, got a {type(found).__name__}.")
+    return {str(key): value for key, value in found.items()}
+
+
+def flags_of_file(path: str | Path, flags: Iterable[Flag]) -> dict[str, Any]:
+    """Read a YAML file as values by the flags' names. Raises InvalidConfig for a name or a value that no flag has."""
+    return values_of(read_yaml(path), flags, str(path))
+
+
+def values_of(entries: dict[str, Any], flags: Iterable[Flag], where: str) -> dict[str, Any]:
+    """Return the entries of a file as values by the flags' names; `where` names the file in errors.
+
+    Entries are named as on the command line: with dashes or underscores, by short names, and no-FLAG for a switch.
+    `a.b: 1` sets a key of an object. Raises InvalidConfig.
+    """
+    named = {name: (flag, off) for flag in flags if flag.name != "config" for name, off in _names(flag)}
+    values: dict[str, Any] = {}
+    for key, value in entries.items():
+        name, _, path = key.partition(".")
+        name = name.lstrip("-").replace("-", "_")
+        name = "model" if name == "model_tag" else name
+        if name not in named:
+            raise InvalidConfig(f"{where}: there is no flag {key!r}.{did_you_mean(name, named)}")
+        flag, off = named[name]
+        try:
+            if path:
+                values[flag.name] = with_key(flag, values.get(flag.name), path, value)
+            else:
+                read = value_from_file(flag, value)
+                values[flag.name] = not read if off and read is not None else read
+        except ValueError as error:
+            raise InvalidConfig(f"{where}: {key} {error}.") from None
+    return values
+
+
+def _names(flag: Flag) -> Iterator[tuple[str, bool]]:
+    for name in (flag.name, flag.alias, flag.short):
+        if name:
+            yield name.lstrip("-"), False
+    if flag.is_switch:
+        yield f"no_{flag.name}", True

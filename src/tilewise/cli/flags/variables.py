@@ -1,4 +1,4 @@
-"""The environment variables that are read, and those of the guides: what becomes of each.
+"""Environment variables that are read here, and those of vLLM and of deployment guides: what becomes of each.
 
 docs/compatibility.md is written from this.
 """
@@ -13,7 +13,8 @@ from tilewise.errors import InvalidConfig, did_you_mean
 from tilewise.foreign.variables import OF_THE_SYSTEM, WITHOUT_EFFECT
 
 Fate = Literal["honoured", "own", "other device", "told"]
-"""own: none that vLLM has; other device: not ours, nothing is said; told: one line says what became of it."""
+"""honoured: it does what it does in vLLM; own: vLLM has none of this name; other device: it is for other programs or
+devices, and nothing is said; told: it has no effect, and one line of the log says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,7 @@ OPTIONS = {
     "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "timeout_keep_alive",
     "VLLM_MAX_IMAGE_PIXELS": "max_image_pixels",
 }
-"""Variables that are options by another name; flag and file win over them."""
+"""Variable -> the option that it is another name of; flag and file win over it."""
 
 
 def explain_variables(environment: Mapping[str, str]) -> list[str]:
@@ -123,7 +124,7 @@ def explain_variables(environment: Mapping[str, str]) -> list[str]:
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
-    """vLLM's words for variables of its own that nobody knows; here they have no effect."""
+    """Return a line in vLLM's words for each variable VLLM_... that nobody knows; it has no effect."""
     known = {entry.name for entry in VARIABLES}
     return [
         f"Unknown vLLM environment variable detected: {name}.{did_you_mean(name, known)}"

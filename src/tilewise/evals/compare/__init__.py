@@ -1,1 +1,1 @@
-"""Two results on the same questions: which is right more often, how sure that is, how alike they speak, how fast."""
+"""Compares two results on the same questions: which is right more often and how surely, how alike, how fast."""

@@ -1,24 +1,104 @@
-"""Comparison: two results side by side, task by task and altogether."""
+"""Comparison: two results side by side, task by task and altogether, with the statistics of paired scores."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean, stdev
 from typing import Any, Literal
 
 from tilewise.errors import InvalidConfig
-from tilewise.evals.compare.agreement import Agreement
-from tilewise.evals.compare.paired import Paired
-from tilewise.evals.compare.result import Result, Row, Speed
+from tilewise.evals.compare.result import AnsweredQuestion, EvalResult, Speed
+
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    value: float
+    error: float
+    """Standard error of the mean."""
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Mean:
+        return cls(fmean(values), stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class PairedScores:
+    """Scores of the same `count` questions in two results; the difference is the second's minus the first's.
+
+    Questions differ in difficulty far more than two engines do, so scores are compared question by question. The
+    standard error of the mean difference is that of the differences d: sqrt(sum (d - mean d)^2 / (n - 1) / n)
+    (A. Agresti, Categorical Data Analysis, chapter on matched pairs).
+    """
+
+    count: int
+    first: Mean
+    second: Mean
+    difference: Mean
+    only_first: int
+    """Questions on which the first alone is right, or scores higher where scores lie between 0 and 1."""
+    only_second: int
+    p: float | None
+    """p-value of McNemar's exact test, two-sided; None where some score is neither 0 nor 1."""
+
+    @classmethod
+    def of(cls, first: Sequence[float], second: Sequence[float]) -> PairedScores:
+        differences = [b - a for a, b in zip(first, second, strict=True)]
+        worse, better = sum(d < 0 for d in differences), sum(d > 0 for d in differences)
+        plain = all(score in (0, 1) for score in (*first, *second))
+        p = mcnemar(worse, better) if plain else None
+        return cls(len(first), Mean.of(first), Mean.of(second), Mean.of(differences), worse, better, p)
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Return the p-value of McNemar's exact test, two-sided.
+
+    The test asks how likely it is that questions on which one result alone is right are shared out at least as unevenly
+    by chance: twice the smaller tail of a binomial distribution with one half (Q. McNemar, Psychometrika 12, 1947;
+    A. Agresti, Categorical Data Analysis, chapter on matched pairs).
+
+    >>> mcnemar(0, 5)
+    0.0625
+    """
+    count, smaller = only_first + only_second, min(only_first, only_second)
+    tail = sum(math.comb(count, k) for k in range(smaller + 1))
+    return min(1.0, 2.0 * tail / float(2**count))
+
+
+Said = Sequence[int] | str
+"""Token ids of an answer, or its text where they are not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    same: float
+    """Share of answers that are equal."""
+    prefix: float
+    """Mean length of the common beginning of two answers, as a share of the longer one."""
+
+    @classmethod
+    def of(cls, first: Sequence[Said], second: Sequence[Said]) -> Agreement:
+        pairs = list(zip(first, second, strict=True))
+        return cls(fmean(a == b for a, b in pairs), fmean(common_share(a, b) for a, b in pairs))
+
+
+def common_share(first: Said, second: Said) -> float:
+    """Return the length of the common beginning as a share of the longer answer; 1 for two empty answers."""
+    longest = max(len(first), len(second))
+    common = next((place for place, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), None)
+    return 1.0 if not longest else (min(len(first), len(second)) if common is None else common) / longest
+
 
 ALL = "all"
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class ComparisonRow:
     task: str
     metric: str
-    scores: Paired
+    scores: PairedScores
     agreement: Agreement
 
 
@@ -26,17 +106,17 @@ class Line:
 class Comparison:
     first: str
     second: str
-    lines: tuple[Line, ...]
-    """One a task, and the last one over all questions if there are several tasks."""
+    lines: tuple[ComparisonRow, ...]
+    """One row a task, and a last one over all questions if there are several tasks with the same metric."""
     unit: Literal["tokens", "characters"]
-    """In which answers are compared."""
+    """Unit in which answers are compared: characters where not all answers have token ids."""
     left_out: int
-    """Questions that one result alone has."""
+    """Questions that stand in one result alone; those that differ between the two count twice."""
     speeds: tuple[Speed | None, Speed | None]
 
     @classmethod
-    def of(cls, first: Result, second: Result) -> Comparison:
-        """Raises InvalidConfig when no question is in both."""
+    def of(cls, first: EvalResult, second: EvalResult) -> Comparison:
+        """Compare two results. Raises InvalidConfig when they have no question or a task has no metric in common."""
         common = [
             key for key, row in first.rows.items() if key in second.rows and second.rows[key].question == row.question
         ]
@@ -59,10 +139,10 @@ class Comparison:
         return dataclasses.asdict(self)
 
 
-def _line(task: str, pairs: list[tuple[Row, Row]], known: bool) -> Line:
+def _line(task: str, pairs: list[tuple[AnsweredQuestion, AnsweredQuestion]], known: bool) -> ComparisonRow:
     metric = next((name for name in pairs[0][0].scores if name in pairs[0][1].scores), None)
     if metric is None:
         raise InvalidConfig(f"{task} has no metric in common that is a number for each question.")
-    scores = Paired.of([a.scores[metric] for a, _ in pairs], [b.scores[metric] for _, b in pairs])
+    scores = PairedScores.of([a.scores[metric] for a, _ in pairs], [b.scores[metric] for _, b in pairs])
     said = [[row.token_ids if known else row.answer for row in side] for side in zip(*pairs, strict=True)]
-    return Line(task, metric, scores, Agreement.of(*said))
+    return ComparisonRow(task, metric, scores, Agreement.of(*said))

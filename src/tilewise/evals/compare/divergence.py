@@ -43,7 +43,7 @@ _SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
+class ComparedPrompt:
     text: str
     images: tuple[Path, ...] = ()
 
@@ -54,14 +54,14 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class PromptDivergence:
-    """One prompt: means over the tokens of the first model's answer."""
+    """The divergence at one prompt, as means over the tokens of the first model's answer."""
 
     prompt: str
     tokens: int
     kl: float
-    """In nats a token."""
+    """Mean KL divergence, in nats a token."""
     same_top: float
-    """Share of tokens at which both find the same one likeliest."""
+    """Share of tokens at which both models find the same one likeliest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Divergence:
     second: str
     top: int
     prompts: tuple[PromptDivergence, ...]
-    """The furthest apart first."""
+    """All prompts, those furthest apart first."""
 
     @property
     def tokens(self) -> int:
@@ -88,7 +88,7 @@ class Divergence:
 def measure_divergence(
     first: str,
     second: str,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[ComparedPrompt],
     max_tokens: int,
     top: int,
     json_file: Path | None,
@@ -112,8 +112,12 @@ def measure_divergence(
     return 0
 
 
-def divergence(first: str, second: str, prompts: Sequence[Prompt], max_tokens: int, top: int) -> Divergence:
-    """Engines are `MODEL` or `MODEL,option=value,...`. Raises InvalidConfig where they read prompts differently."""
+def divergence(first: str, second: str, prompts: Sequence[ComparedPrompt], max_tokens: int, top: int) -> Divergence:
+    """Return how far the second engine's distributions are from the first's, along the first's answers.
+
+    An engine is `MODEL` or `MODEL,option=value,...`. Raises InvalidConfig where they make different tokens of a prompt,
+    InvalidMedia for a picture that cannot be read, and InvalidCheckpoint for probabilities that are not finite.
+    """
     from tilewise.sampling_params import SamplingParams
 
     with _engine(first, top) as llm:
@@ -133,12 +137,12 @@ def _engine(engine: str, top: int) -> Iterator[LLM]:
         yield llm
 
 
-def _messages(prompt: Prompt) -> list[dict[str, Any]]:
+def _messages(prompt: ComparedPrompt) -> list[dict[str, Any]]:
     parts: list[dict[str, Any]] = [{"type": "image_pil", "image_pil": image} for image in _opened(prompt)]
     return [{"role": "user", "content": [*parts, {"type": "text", "text": prompt.text}]}]
 
 
-def _opened(prompt: Prompt) -> list[Image]:
+def _opened(prompt: ComparedPrompt) -> list[Image]:
     from PIL import Image
 
     try:
@@ -147,8 +151,8 @@ def _opened(prompt: Prompt) -> list[Image]:
         raise InvalidMedia(f"The picture of the prompt {prompt.name!r:.200} cannot be read: {error}.") from None
 
 
-def _followed(llm: LLM, prompt: Prompt, answer: RequestOutput, top: int) -> list[Mapping[int, Logprob]]:
-    """The second model's likeliest tokens at each token of the first one's answer."""
+def _followed(llm: LLM, prompt: ComparedPrompt, answer: RequestOutput, top: int) -> list[Mapping[int, Logprob]]:
+    """Return the second model's likeliest tokens at each token of the first one's answer, by id."""
     from tilewise.sampling_params import SamplingParams
 
     own = llm.chat(_messages(prompt), SamplingParams(max_tokens=1), use_tqdm=False)[0].prompt_token_ids
@@ -166,7 +170,7 @@ def _followed(llm: LLM, prompt: Prompt, answer: RequestOutput, top: int) -> list
 
 
 def _one(
-    prompt: Prompt, answer: RequestOutput, second: Sequence[Mapping[int, Logprob]], engines: tuple[str, str]
+    prompt: ComparedPrompt, answer: RequestOutput, second: Sequence[Mapping[int, Logprob]], engines: tuple[str, str]
 ) -> PromptDivergence:
     first = answer.outputs[0].logprobs or []
     for engine, said in zip(engines, (first, second), strict=True):
@@ -194,7 +198,7 @@ def _by_value(item: tuple[int, float]) -> float:
 
 
 def kl(first: Mapping[int, float], second: Mapping[int, float]) -> float:
-    """KL(first || second) in nats, of log-probabilities by token; tokens that only one of them has count as one.
+    """Return KL(first || second) in nats, from log-probabilities by token id; all but the common tokens count as one.
 
     >>> round(kl({1: math.log(0.5), 2: math.log(0.5)}, {1: math.log(0.25), 2: math.log(0.75)}), 4)
     0.1438
@@ -202,17 +206,21 @@ def kl(first: Mapping[int, float], second: Mapping[int, float]) -> float:
     common = [(first[token], second[token]) for token in first if token in second]
     total = sum(math.exp(p) * (p - q) for p, q in common)
     p_rest, q_rest = (max(0.0, 1 - sum(math.exp(pair[side]) for pair in common)) for side in (0, 1))
+    # Where the second has next to nothing left for the other tokens, 1e-12 keeps the logarithm finite.
     if p_rest > 0:
         total += p_rest * math.log(p_rest / max(q_rest, 1e-12))
     return max(0.0, total)
 
 
-def read_prompts(file: Path | None) -> list[Prompt]:
-    """Lines of JSON with `prompt` and perhaps `images`, paths from the file's folder; without a file, what ships."""
+def read_prompts(file: Path | None) -> list[ComparedPrompt]:
+    """Read prompts from lines of JSON with `prompt` and perhaps `images`, paths relative to the file's folder.
+
+    Without a file, return prompts that ship with the package. Raises InvalidConfig.
+    """
     if file is None:
         pictures = sorted(path for path in _PICTURES.iterdir() if path.suffix in (".png", ".jpg"))
-        about = [Prompt(_ABOUT_PICTURES[n % len(_ABOUT_PICTURES)], (path,)) for n, path in enumerate(pictures)]
-        return about + [Prompt(text) for text in _TEXTS]
+        about = [ComparedPrompt(_ABOUT_PICTURES[n % len(_ABOUT_PICTURES)], (path,)) for n, path in enumerate(pictures)]
+        return about + [ComparedPrompt(text) for text in _TEXTS]
     try:
         lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
@@ -223,7 +231,7 @@ def read_prompts(file: Path | None) -> list[Prompt]:
     return prompts
 
 
-def _read_prompt(line: str, where: str, folder: Path) -> Prompt:
+def _read_prompt(line: str, where: str, folder: Path) -> ComparedPrompt:
     try:
         found = json.loads(line)
         text, images = found["prompt"], found.get("images", [])
@@ -233,7 +241,7 @@ def _read_prompt(line: str, where: str, folder: Path) -> Prompt:
         ) from None
     if not isinstance(text, str) or not isinstance(images, list) or not all(isinstance(one, str) for one in images):
         raise InvalidConfig(f"{where}: prompt must be a text and images a list of files, got {line!r:.100}.")
-    return Prompt(text, tuple(folder / one for one in images))
+    return ComparedPrompt(text, tuple(folder / one for one in images))
 
 
 def _table(found: Divergence) -> Table:
@@ -247,7 +255,7 @@ def _table(found: Divergence) -> Table:
 
 
 def draw(found: Divergence, file: Path) -> None:
-    """A bar for each prompt, the furthest apart on top."""
+    """Draw a bar for each prompt, the furthest apart on top."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""Result: what a run left behind, read from lm_eval's files and from ours beside them."""
+"""EvalResult: scores and answers of a finished run, read from lm_eval's files and from ours beside them."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from tilewise.errors import InvalidConfig
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class AnsweredQuestion:
     """One question of a task, as answered."""
 
     question: str
-    """The row of the data set, its pictures as digests. lm_eval's own `doc_hash` differs from run to run with pictures:
-    it takes in where they are in memory."""
+    """The row of the data set as JSON, its pictures as digests. lm_eval's own `doc_hash` would not do: of a row with
+    pictures it differs from run to run, as it includes where they are in memory."""
     answer: str
     scores: dict[str, float]
     token_ids: tuple[int, ...] | None
-    """None in results of other engines."""
+    """Tokens of a generated answer; None in results of other engines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +35,17 @@ class Speed:
 
 
 @dataclass(frozen=True)
-class Result:
+class EvalResult:
     name: str
-    rows: dict[tuple[str, int], Row]
-    """By task and number of the row."""
+    rows: dict[tuple[str, int], AnsweredQuestion]
+    """Answered questions by task and number of the row."""
     aliases: dict[str, str]
     speed: Speed | None
-    """None in results of other engines."""
+    """Speed of the run; None in results of other engines."""
 
 
-def read_result(path: Path, name: str = "") -> Result:
-    """The newest run below a folder, or the one of a `results_*.json`. Raises InvalidConfig."""
+def read_result(path: Path, name: str = "") -> EvalResult:
+    """Read the newest run below a folder, or the run of one `results_*.json`. Raises InvalidConfig."""
     file = _results_file(path)
     date = file.stem.removeprefix("results_")
     try:
@@ -57,7 +57,7 @@ def read_result(path: Path, name: str = "") -> Result:
             for sample in _lines(file.with_name(f"samples_{task}_{date}.jsonl"))
         }
         aliases = {task: str(config.get("task_alias") or task) for task, config in results["configs"].items()}
-        return Result(name or str(path), rows, aliases, _speed(results["config"].get("tilewise")))
+        return EvalResult(name or str(path), rows, aliases, _speed(results["config"].get("tilewise")))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidConfig(
             f"{file} and the samples beside it cannot be read ({type(error).__name__}: {error}): compare needs a run "
@@ -79,7 +79,7 @@ def _lines(file: Path) -> list[dict[str, Any]]:
 
 
 def _tokens(file: Path) -> dict[tuple[str, int], tuple[int, ...]]:
-    """Of generated answers; a row that is asked several times counts with the first."""
+    """Return tokens of generated answers by task and row; a row that is asked several times counts with the first."""
     found: dict[tuple[str, int], tuple[int, ...]] = {}
     for line in _lines(file) if file.exists() else []:
         if line["logprob"] is None or line["problem"]:
@@ -87,10 +87,10 @@ def _tokens(file: Path) -> dict[tuple[str, int], tuple[int, ...]]:
     return found
 
 
-def _row(sample: dict[str, Any], tokens: tuple[int, ...] | None) -> Row:
+def _row(sample: dict[str, Any], tokens: tuple[int, ...] | None) -> AnsweredQuestion:
     scores = {name: float(sample[name]) for name in sample["metrics"] if isinstance(sample[name], (int, float))}
     question, answer = (json.dumps(sample[name], ensure_ascii=False, sort_keys=True) for name in ("doc", "resps"))
-    return Row(question, answer, scores, tokens)
+    return AnsweredQuestion(question, answer, scores, tokens)
 
 
 def _speed(tally: dict[str, Any] | None) -> Speed | None:

@@ -1,1 +1,1 @@
-"""What lm_eval calls, and how it is called: the only part that imports it."""
+"""Everything around lm_eval: the models that it calls, and the code that finds its tasks and runs it."""

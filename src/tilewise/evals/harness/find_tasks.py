@@ -1,25 +1,116 @@
-"""Tasks by name, loaded and tried before a model is.
+"""Finds tasks by name, and tries each on its first row before a model is loaded.
 
-What is wrong with a task (its name, its data, a column) shows on its first row, and ends a run before anything was
-computed. What is wrong with one picture does not: a blank stands in for it, with the reason.
+A mistake in a task (its name, its data, a column) shows on its first row, and ends a run before anything is computed. A
+picture that cannot be read ends nothing: a blank one, which carries the reason, takes its place.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tilewise.errors import InvalidConfig, did_you_mean
+from PIL import Image, PngImagePlugin
+
+from tilewise.errors import InvalidConfig, InvalidMedia, did_you_mean
 from tilewise.evals import TASKS
-from tilewise.evals.harness.damage import mended_downloads
+from tilewise.evals.client import UNREADABLE
+from tilewise.inputs.images import open_image
+
+
+@contextlib.contextmanager
+def mended_downloads() -> Iterator[list[str]]:
+    """Replace damaged pictures in the data sets of all tasks that are made inside the context.
+
+    Reading one would raise in the middle of lm_eval and end the run. A blank takes its place; the reason stands in the
+    PNG itself, where EvalClient finds it and fails that question alone. lm_eval's `download` is wrapped, as a task
+    reads its first rows while it is made, right after its download, and leaves no other place in between. The list that
+    is yielded holds the names of the columns of the newest data set.
+    """
+    from lm_eval.api.task import ConfigurableTask
+
+    download, columns = ConfigurableTask.download, list[str]()
+
+    def mended(task: Any, *arguments: Any, **options: Any) -> None:
+        download(task, *arguments, **options)
+        for split, rows in task.dataset.items():
+            if hasattr(rows, "features"):
+                columns[:] = rows.features
+                task.dataset[split] = _replaced(rows)
+
+    ConfigurableTask.download = mended
+    try:
+        yield columns
+    finally:
+        ConfigurableTask.download = download
+
+
+def _replaced(rows: Any) -> Any:
+    import datasets
+
+    columns = [name for name, kind in rows.features.items() if _holds_pictures(kind)]
+    if not columns:
+        return rows
+    stored = rows.select_columns(columns).with_format("arrow")  # as bytes: nothing is decoded yet
+    checked = ((place, _damage(stored[place].to_pylist()[0])) for place in range(len(rows)))
+    damaged = {place: found for place, found in checked if found}
+    if not damaged:
+        return rows
+    undecoded = rows
+    for name in columns:
+        undecoded = undecoded.cast_column(name, _undecoded(rows.features[name]))
+    mended = undecoded.map(lambda row, place: damaged.get(place, {}), with_indices=True, keep_in_memory=True)
+    return mended.cast(datasets.Features(rows.features))
+
+
+def _holds_pictures(kind: Any) -> bool:
+    import datasets
+
+    return isinstance(getattr(kind, "feature", kind), datasets.Image)
+
+
+def _undecoded(kind: Any) -> Any:
+    import datasets
+
+    plain = datasets.Image(decode=False)
+    return datasets.List(plain) if hasattr(kind, "feature") else plain
+
+
+def _damage(row: dict[str, Any]) -> dict[str, Any]:
+    """Return the columns of a row that hold a damaged picture, each with the content that replaces it."""
+    mended = {}
+    for name, held in row.items():
+        pictures = held if isinstance(held, list) else [held]
+        checked = [_checked(picture) for picture in pictures]
+        if any(new is not old for new, old in zip(checked, pictures, strict=True)):
+            mended[name] = checked if isinstance(held, list) else checked[0]
+    return mended
+
+
+def _checked(picture: dict[str, Any] | None) -> dict[str, Any] | None:
+    if picture is None:
+        return None
+    try:
+        open_image(picture["bytes"] if picture["bytes"] is not None else str(picture["path"]))
+    except InvalidMedia as error:
+        return {"bytes": _blank(str(error)), "path": None}
+    return picture
+
+
+def _blank(reason: str) -> bytes:
+    content, note = io.BytesIO(), PngImagePlugin.PngInfo()
+    note.add_itxt(UNREADABLE, reason)
+    Image.new("RGB", (8, 8)).save(content, "PNG", pnginfo=note)
+    return content.getvalue()
 
 
 def find_tasks(names: Sequence[str], include: Path | None, data: Path | None) -> tuple[Any, list[Any]]:
-    """lm_eval's task manager, and a task or group for each name; patterns such as `mmmu_val_*` name several.
+    """Return lm_eval's task manager, and a task or group for each name; a pattern such as `mmmu_val_*` names several.
 
-    Below `data`, data sets lie in folders of their hub names, and need no network. Raises InvalidConfig.
+    `include` is a folder with more tasks. In `data`, data sets lie in folders of their hub names, and need no network.
+    Raises InvalidConfig.
     """
     from lm_eval.tasks import TaskManager
 

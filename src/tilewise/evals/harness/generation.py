@@ -1,7 +1,7 @@
-"""A task's `generation_kwargs` as sampling parameters.
+"""Turns a task's `generation_kwargs` into sampling parameters.
 
-lm_eval's words and those that other backends taught its tasks mean here what they mean there; every other keyword is
-one of SamplingParams, or is refused.
+Keywords of lm_eval, and those that its tasks have from other backends, mean what they mean there; every other keyword
+is one of SamplingParams, or is refused.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ LENGTHS = ("max_gen_toks", "max_new_tokens", "max_completion_tokens", "max_token
 
 
 def sampling_of(words: Mapping[str, Any], longest: int, seed: int) -> SamplingParams:
-    """`longest` where the task names no length. Greedy unless the task asks for draws."""
+    """Return sampling parameters: greedy unless the task asks for draws, `longest` tokens unless it names a limit."""
     rest = dict(words)
     lengths = [rest.pop(name) for name in LENGTHS if name in rest]
     until = _texts(rest.pop("until", None))
@@ -31,7 +31,7 @@ def sampling_of(words: Mapping[str, Any], longest: int, seed: int) -> SamplingPa
 
 
 def _texts(until: Any) -> list[str]:
-    """Stop strings; an empty one would stop before anything was said."""
+    """Return the stop strings that are not empty; an empty one would stop before anything was said."""
     texts = [until] if isinstance(until, str) else list(until or [])
     if not all(isinstance(text, str) for text in texts):
         raise InvalidRequest(f"until must be a text or a list of texts, got {until!r:.80}.")
@@ -39,6 +39,6 @@ def _texts(until: Any) -> list[str]:
 
 
 def behind_reasoning(text: str) -> str:
-    """The answer behind `</think>`; one whose reasoning was cut short has none."""
+    """Return the answer behind `</think>`; an empty text if the reasoning was cut short."""
     _, mark, answer = text.rpartition("</think>")
     return answer.lstrip() if mark else "" if text.lstrip().startswith("<think>") else text

@@ -1,4 +1,4 @@
-"""One evaluation: tasks, model, answers, files, in the order in which mistakes cost least."""
+"""Runs one evaluation. Folders, options and tasks are checked before a model is loaded: mistakes cost least there."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from typing import Any
 from tilewise.config import EngineConfig
 from tilewise.errors import InvalidConfig
 from tilewise.evals.harness.find_tasks import find_tasks
-from tilewise.evals.mmmu import MMMU, write_report
-from tilewise.evals.output import check_writable, write_answers, write_run
-from tilewise.extras import need
+from tilewise.evals.output import MMMU, check_writable, write_answers, write_report, write_run
+from tilewise.extras import require_extra
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalOptions:
-    """What to evaluate and how. Names and meanings are those of lm_eval's flags, where it has them."""
+    """Options of an evaluation. Names and meanings are those of lm_eval's flags, where it has them."""
 
     tasks: tuple[str, ...]
     engine: dict[str, Any] = field(default_factory=dict)
@@ -52,13 +51,13 @@ class EvalOptions:
 
     @property
     def store(self) -> Path | None:
-        """Where answers are kept as they come."""
+        """Folder in which answers are kept as they come; None = they are not kept."""
         return self.resume_dir or self.output_path
 
 
 def evaluate(options: EvalOptions) -> dict[str, Any]:
-    """Run it, write what there is to write, and return lm_eval's results (`samples` among them)."""
-    need("lm_eval", "eval", "Evaluation")
+    """Run an evaluation, write its files, and return lm_eval's results (`samples` among them)."""
+    require_extra("lm_eval", "eval", "Evaluation")
     for path in (options.output_path, options.resume_dir):
         check_writable(path)
     check_writable(options.mmmu_json and options.mmmu_json.parent)
@@ -73,8 +72,7 @@ def _run(options: EvalOptions, manager: Any, tasks: list[Any]) -> dict[str, Any]
     from lm_eval import simple_evaluate
     from lm_eval.loggers import EvaluationTracker
 
-    from tilewise.evals.harness.pictures import PictureModel
-    from tilewise.evals.harness.text import EVERY_PICTURE
+    from tilewise.evals.harness.models import EVERY_PICTURE, PictureModel
 
     engine = {**options.engine}
     pretrained = engine.pop("model", "demo")

@@ -18,6 +18,6 @@ _COLUMNS = Features(
 
 
 def load(task: str, **_: Any) -> DatasetDict:
-    """The other keywords are lm_eval's metadata."""
+    """Return the rows of a task as the split `test`; the other keywords, lm_eval's metadata, are ignored."""
     rows = parquet.read_table(_FILE, filters=[("task", "=", task)]).to_pylist()
     return DatasetDict({"test": Dataset.from_list(rows, features=_COLUMNS)})

@@ -1,1 +1,1 @@
-"""Media from the web: addresses that are checked, sockets that are let go of, downloads that end."""
+"""Media from the web: addresses that are checked, sockets that can be cancelled, downloads that end."""

@@ -1,4 +1,4 @@
-"""Which address on the web a URL means, and whether it may be reached.
+"""The address on the web that a URL means, whether it may be reached, and through which proxy.
 
 A URL is taken apart once, here; what is connected to and what is sent is made of these parts, so that no other parser
 can read the same URL differently.
@@ -10,14 +10,15 @@ import ipaddress
 import re
 import socket
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import SplitResult, quote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from tilewise.errors import InvalidMedia
-from tilewise.inputs.media_budget import Deadline
+from tilewise.inputs.media_limits import Deadline
 
 MAX_URL = 8192
-"""Characters of a http(s) URL."""
+"""Most characters of a http(s) URL."""
 _SLICE = 0.1  # seconds between two looks at whether anybody still waits
 _PORTS = {"http": 80, "https": 443}
 # Browsers read a backslash as a slash, others do not; tabs and line breaks are dropped by some.
@@ -44,7 +45,10 @@ class WebAddress:
 
     @classmethod
     def of(cls, url: str) -> WebAddress:
-        """Raises InvalidMedia for what is no http(s) URL, or means different hosts to different readers."""
+        """Take a URL apart.
+
+        Raises InvalidMedia for what is no http(s) URL, or means different hosts to different readers.
+        """
         if len(url) > MAX_URL:
             raise InvalidMedia(f"A URL of {len(url)} characters is too long, the limit is {MAX_URL}.")
         try:
@@ -78,7 +82,7 @@ def _check_unambiguous(url: str, parts: SplitResult) -> None:
 
 
 def plain_host(host: str) -> str:
-    """A host as `WebAddress.host` is. Raises ValueError for what is none."""
+    """Return a host in the form of `WebAddress.host`. Raises ValueError for what is none."""
     if ":" in host:
         return str(ipaddress.IPv6Address(host.partition("%")[0]))  # a zone means something on this machine only
     name = host.encode("idna").decode().lower().removesuffix(".")  # full-width digits and dots become ASCII here
@@ -88,10 +92,10 @@ def plain_host(host: str) -> str:
 
 
 def look_up(host: str, deadline: Deadline, patience: float | None = None) -> tuple[str, ...]:
-    """Numeric addresses of a host, in the resolver's order: it puts first what this machine can reach.
+    """Return numeric addresses of a host, in the resolver's order: it puts first what this machine can reach.
 
-    In a thread, as a look-up can neither be interrupted nor told how long it may take. Raises InvalidMedia if there is
-    no answer, within `patience` seconds if they are given.
+    A thread asks, as a look-up can neither be interrupted nor told how long it may take. Raises InvalidMedia if there
+    is no answer, within `patience` seconds if they are given.
     """
     answer: list[tuple[str, ...] | Exception] = []
 
@@ -115,7 +119,7 @@ def look_up(host: str, deadline: Deadline, patience: float | None = None) -> tup
 
 
 def is_public(number: str) -> bool:
-    """Whether an address is for everybody, as is the one that it may contain."""
+    """True if an address is public; where it contains an IPv4 address, that one decides."""
     ip = ipaddress.ip_address(number.partition("%")[0])
     if ip.version == 6:
         inner = ip.sixtofour
@@ -129,5 +133,90 @@ def is_public(number: str) -> bool:
 
 
 def short(url: str) -> str:
-    """For messages."""
+    """Return a URL cut to 120 characters, for messages."""
     return url if len(url) <= 120 else url[:117] + "..."
+
+
+_THIS_MACHINE = re.compile(r"localhost|.*\.localhost|127\.\d+\.\d+\.\d+|::1")
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """A plain HTTP proxy."""
+
+    host: str
+    port: int
+    auth: tuple[str, str] | None = None
+
+    @classmethod
+    def of(cls, value: str, variable: str) -> Proxy:
+        """Read a variable's value. Raises InvalidMedia, naming the variable and not its value, maybe a password."""
+        try:
+            parts = urlsplit(value if "://" in value else f"http://{value}")
+            scheme, host, port = parts.scheme, parts.hostname, parts.port or 80
+        except ValueError:
+            scheme, host, port = "", None, 0
+        if not host or scheme != "http":
+            what = f"a proxy of {scheme}://" if scheme and scheme != "http" else "no proxy"
+            raise InvalidMedia(
+                f"{variable} names {what}: media are fetched through http:// proxies alone, as http://proxy:3128; set "
+                "it so, or name the host in NO_PROXY."
+            )
+        auth = (unquote(parts.username), unquote(parts.password or "")) if parts.username else None
+        return cls(host, port, auth)
+
+
+@dataclass(frozen=True, slots=True)
+class Proxies:
+    """The proxies that URLs are fetched through, as the environment names them."""
+
+    values: tuple[tuple[str, str, str], ...] = ()
+    """(scheme, variable, value) of each proxy."""
+    direct: tuple[str, ...] = ()
+    """Entries of NO_PROXY."""
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> Proxies:
+        """Read the environment: small letters win; HTTP_PROXY counts only outside CGI, where a client could set it."""
+        values = []
+        for scheme in ("http", "https"):
+            capitals = () if scheme == "http" and "REQUEST_METHOD" in environment else (f"{scheme.upper()}_PROXY",)
+            variables = (f"{scheme}_proxy", *capitals, "all_proxy", "ALL_PROXY")
+            found = next((name for name in variables if environment.get(name)), None)
+            if found is not None:
+                values.append((scheme, found, environment[found]))
+        direct = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
+        return cls(tuple(values), tuple(re.split(r"[\s,]+", direct.strip().lower())) if direct.strip() else ())
+
+    def of_address(self, address: WebAddress) -> Proxy | None:
+        """Return the proxy to an address; None = a direct connection.
+
+        This machine is always reached directly: its own addresses mean another machine to a proxy.
+        """
+        if _THIS_MACHINE.fullmatch(address.host) or any(_covers(entry, address) for entry in self.direct):
+            return None
+        for scheme, variable, value in self.values:
+            if scheme == address.scheme:
+                return Proxy.of(value, variable)
+        return None
+
+
+def _covers(entry: str, address: WebAddress) -> bool:
+    """True if an entry of NO_PROXY covers a host.
+
+    It is `*`, a name, which covers what is below it too, an address or a network; all but `*` may have a port.
+    """
+    if entry == "*":
+        return True
+    name, _, port = entry.rpartition(":")
+    if name and port.isdecimal() and (":" not in name or name.endswith("]")):
+        if int(port) != address.port:
+            return False
+        entry = name
+    entry = entry.strip("[]").removeprefix("*").lstrip(".")
+    if not entry:
+        return False
+    try:
+        return ipaddress.ip_address(address.host) in ipaddress.ip_network(entry, strict=False)
+    except ValueError:
+        return address.host == entry or address.host.endswith(f".{entry}")

@@ -1,9 +1,10 @@
-"""Downloading one file: every redirect goes through the same door, and all of it has one deadline."""
+"""Downloading one file: every redirect is checked as the first address was, and all of it has one deadline."""
 
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -13,13 +14,61 @@ import httpcore
 
 from tilewise.errors import InvalidMedia
 from tilewise.inputs.file_kind import is_page
-from tilewise.inputs.media_budget import Deadline, MediaBudget
-from tilewise.inputs.media_limits import MediaLimits
-from tilewise.inputs.web.address import WebAddress, look_up, short
-from tilewise.inputs.web.encoding import unpacked
+from tilewise.inputs.media_limits import Deadline, MediaBudget, MediaLimits
+from tilewise.inputs.web.address import Proxies, Proxy, WebAddress, look_up, short
 from tilewise.inputs.web.hosts import AllowedHosts, is_address
-from tilewise.inputs.web.proxy import Proxies, Proxy
 from tilewise.inputs.web.sockets import CheckedNetwork
+
+_PIECE = 1 << 16  # bytes that are unpacked at a time, so that the limits have a say in between
+_MOST_FILES = 1000  # of gzip that make one file together; each costs a copy of what follows
+_GZIP, _RAW = zlib.MAX_WBITS | 32, -zlib.MAX_WBITS
+_PLAIN, _PACKED = ("", "identity"), ("gzip", "x-gzip", "deflate")
+
+
+def unpacked(chunks: Iterable[bytes], encoding: str, name: str) -> Iterator[bytes]:
+    """Return a body without its Content-Encoding (RFC 9110, section 8.4.1), in pieces of at most 64 KiB if it has one.
+
+    Pieces may be empty, one at least for each chunk. Raises InvalidMedia for another encoding, and for what is damaged
+    or cut short.
+    """
+    encoding = encoding.strip().lower()
+    if encoding in _PLAIN:
+        return iter(chunks)
+    if encoding not in _PACKED:
+        raise InvalidMedia(
+            f"{name} came in the Content-Encoding {encoding[:40]!a}, though it was asked for as it is; gzip and "
+            "deflate are read: let the host send the file as it is, or send it as a data URL."
+        )
+    return _inflated(chunks, encoding, name)
+
+
+def _inflated(chunks: Iterable[bytes], encoding: str, name: str) -> Iterator[bytes]:
+    stream, begun, files = None, b"", 1
+    try:
+        for chunk in chunks:
+            if stream is None:  # two bytes tell whether deflate has its zlib frame, which some hosts leave out
+                begun += chunk
+                if len(begun) < 2:
+                    continue
+                framed = encoding != "deflate" or (begun[0] & 15 == 8 and int.from_bytes(begun[:2], "big") % 31 == 0)
+                stream, chunk = zlib.decompressobj(_GZIP if framed else _RAW), begun
+            yield b""
+            while chunk:
+                yield stream.decompress(chunk, _PIECE)
+                chunk = stream.unconsumed_tail
+                if stream.eof and stream.unused_data[:2] == b"\x1f\x8b":  # several files of gzip make one
+                    chunk, stream, files = stream.unused_data, zlib.decompressobj(_GZIP), files + 1
+                    if files > _MOST_FILES:
+                        raise zlib.error
+                elif len(stream.unused_data) > 1:  # something was hung on behind
+                    return
+        while stream is not None and not stream.eof and (piece := stream.decompress(b"", _PIECE)):
+            yield piece
+    except zlib.error:
+        raise InvalidMedia(f"{name} came as {encoding} that is damaged: send the file as it is.") from None
+    if stream is None or not stream.eof:
+        raise InvalidMedia(f"{name} came as {encoding} that is cut short: send the whole file.")
+
 
 _HEADERS = [(b"User-Agent", b"tilewise"), (b"Accept", b"*/*"), (b"Accept-Encoding", b"identity")]
 _REMEDY = "check the address and the host, or send the file as a data URL"
@@ -30,12 +79,12 @@ _PATIENCE = 1.0  # seconds for a name that a proxy may know better: behind one t
 
 
 class _TryAgain(Exception):
-    """Something that a second try may help; the text is for the last one."""
+    """A failure that another try may mend; its text is for the error after the last one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """How files come from the web."""
+    """A fetcher of files from the web, with its rules."""
 
     hosts: AllowedHosts
     private: bool
@@ -43,7 +92,10 @@ class Download:
     proxies: Proxies = Proxies()
 
     def fetch(self, url: str, budget: MediaBudget, deadline: Deadline) -> bytes:
-        """Raises InvalidMedia for what is refused, missing, too large or too slow, and Cancelled."""
+        """Return the file behind a URL.
+
+        Raises InvalidMedia for what is refused, missing, too large or too slow, and Cancelled.
+        """
         for _ in range(self.max_redirects + 1):
             body, location = self._hop(url, budget, deadline)
             if location is None:
@@ -52,7 +104,7 @@ class Download:
         raise InvalidMedia(f"{short(url)}: more than {self.max_redirects} redirects; give the final address.")
 
     def _hop(self, url: str, budget: MediaBudget, deadline: Deadline) -> tuple[bytes, str | None]:
-        """The body, or where it redirects to; tried again when the connection or the server fails."""
+        """Return the body, or where it redirects to; try again when the connection or the server fails."""
         retries = budget.limits.retries
         for number in range(retries + 1):
             try:
@@ -79,14 +131,17 @@ class Download:
             return _body(response, headers, url, budget), None
 
     def _numbers(self, address: WebAddress, deadline: Deadline) -> tuple[str, ...]:
-        """Checked addresses of the host, to which the connection goes."""
+        """Return the checked addresses of the host, to which the connection goes."""
         numbers = look_up(address.host, deadline)
         self.hosts.check_numbers(address, numbers, self.private)
         return numbers
 
     def _behind(self, proxy: Proxy, address: WebAddress, deadline: Deadline) -> tuple[str, ...]:
-        """Addresses of the proxy, once the host is checked as far as it can be seen from here: an address is one as
-        ever, but a name that nobody here can resolve is left to the proxy, unless it is one of a private network."""
+        """Return addresses of the proxy, once the host is checked as far as it can be seen from here.
+
+        A host that is written as an address is checked as ever; a name that nobody here can resolve is left to the
+        proxy, unless it is one of a private network.
+        """
         try:
             numbers = look_up(address.host, deadline, _PATIENCE)
         except InvalidMedia:
@@ -104,7 +159,7 @@ class Download:
 def _open(
     address: WebAddress, numbers: tuple[str, ...], deadline: Deadline, proxy: Proxy | None = None
 ) -> Iterator[httpcore.Response]:
-    """An answer, its body not read yet. `numbers` are addresses of the proxy if there is one, else of the host."""
+    """Yield an answer, its body not read yet. `numbers` are addresses of the proxy, without one those of the host."""
     host = f"[{address.host}]" if proxy and ":" in address.host else address.host
     port = address.port if address.host_header.endswith(f":{address.port}") else None
     url = httpcore.URL(scheme=address.scheme.encode(), host=host.encode(), port=port, target=address.target.encode())
@@ -121,7 +176,7 @@ def _open(
 
 
 def _problem(error: Exception) -> str:
-    """In our words: those of the library quote what the host has sent."""
+    """Return the problem in our words: those of the library quote what the host has sent."""
     said = str(error)
     if isinstance(error, httpcore.ConnectError):
         return said or "there is no connection to the host"
@@ -148,7 +203,7 @@ def _pool(network: CheckedNetwork, proxy: Proxy | None) -> httpcore.ConnectionPo
 
 @cache
 def _ssl_context() -> ssl.SSLContext:
-    """Reading certificates takes tens of milliseconds."""
+    """Return the TLS settings, made once: reading certificates takes tens of milliseconds."""
     return httpcore.default_ssl_context()
 
 
@@ -176,7 +231,7 @@ def _body(response: httpcore.Response, headers: dict[bytes, str], url: str, budg
 
 
 def _limited(response: httpcore.Response, url: str, limit: int) -> Iterator[bytes]:
-    """The body as it comes; what is compressed is held to the limit twice, as some of it unpacks to nothing."""
+    """Yield the body as it comes; what is compressed is held to the limit twice, as some of it unpacks to nothing."""
     size = 0
     for chunk in response.iter_stream():
         size += len(chunk)
@@ -193,7 +248,7 @@ def check_size(name: str, size: int, limit: int) -> None:
 
 
 def _refuse_page(head: bytes, headers: dict[bytes, str], url: str) -> None:
-    """The commonest mistake: the address of the page that shows a picture."""
+    """Raise InvalidMedia for the commonest mistake: the address of the page that shows a picture."""
     if is_page(head):
         kind = headers.get(b"content-type", "none")
         raise InvalidMedia(
@@ -203,7 +258,7 @@ def _refuse_page(head: bytes, headers: dict[bytes, str], url: str) -> None:
 
 
 def _raw_link(url: str) -> str:
-    """Hubs show a file under /blob/ and give it under another name."""
+    """Return the file's own address on a hub, which shows it under /blob/ and gives it under another name; else ""."""
     if "/blob/" not in url:
         return ""
     raw = "/raw/" if url.startswith(("https://github.com/", "http://github.com/")) else "/resolve/"

@@ -1,4 +1,4 @@
-"""Which hosts media may come from: what `allowed_media_domains` says, and what a host name alone can open.
+"""The hosts that media may come from: what `allowed_media_domains` says, and what a host name alone can open.
 
 Unless an operator names hosts, any public one is reached and no other. A name in the public DNS belongs to somebody who
 may let it point anywhere, so naming it opens public addresses alone. Private addresses are opened by naming them or
@@ -46,20 +46,19 @@ class AllowedHosts:
 
     @classmethod
     def of(cls, entries: Sequence[str] | None) -> AllowedHosts:
-        """Names, addresses and networks, each with `:port` or without, some perhaps joined by commas; `*` is any public
-        host.
+        """Read names, addresses and networks, each with `:port` or without, some perhaps joined by commas.
 
-        Raises InvalidConfig for an entry that is none of these.
+        `*` is any public host. Raises InvalidConfig for an entry that is none of these.
         """
         return cls() if entries is None else _read(tuple(",".join(entries).split(",")))
 
     def check(self, address: WebAddress) -> None:
-        """Raises InvalidMedia for a host that no address can make an allowed one, before it is looked up."""
+        """Raise InvalidMedia, before it is looked up, for a host that is not allowed whatever its addresses are."""
         if not self.named(address) and not self.networks:
             raise self._elsewhere(address)
 
     def check_numbers(self, address: WebAddress, numbers: Sequence[str], private: bool = False) -> None:
-        """Raises InvalidMedia if any of the host's addresses may not be reached: one is enough, as all may be tried.
+        """Raise InvalidMedia if any of the host's addresses may not be reached: one is enough, as all may be tried.
 
         With `private` every address counts as public.
         """
@@ -75,7 +74,7 @@ class AllowedHosts:
                 raise self._elsewhere(address)
 
     def check_unresolved(self, address: WebAddress) -> None:
-        """The same for a host whose addresses only a proxy can find. Raises InvalidMedia."""
+        """Raise InvalidMedia for a host that may not be reached, where only a proxy can find its addresses."""
         if is_local_name(address.host) and not self._lists(address):
             raise InvalidMedia(f"{address.host} is a name of a private network: refused.")
         if not self.named(address):
@@ -88,8 +87,11 @@ class AllowedHosts:
         return not self.names.isdisjoint({(address.host, None), (address.host, address.port)})
 
     def _opens(self, address: WebAddress, number: str) -> bool:
-        """Whether an entry opens an address, be it private: a network does for every host in it, an address for URLs
-        that are written with it, a local name for what is inside."""
+        """True if an entry opens an address, even a private one.
+
+        A network does so for every host in it, an address for URLs that are written with it, and a local name for
+        addresses of private networks.
+        """
         ip, exact = _unmapped(number), is_address(address.host) or self._lists(address)
         networks = [
             network
@@ -114,14 +116,14 @@ class AllowedHosts:
 
 
 def is_local_name(host: str) -> bool:
-    """Whether nobody can own a host name in the public DNS. Addresses are no names."""
+    """True if nobody can own a host name in the public DNS. Addresses are no names."""
     if is_address(host):
         return False
     return "." not in host or any(host.endswith(f".{suffix}") for suffix in (*_LOCAL, "localhost"))
 
 
 def is_address(host: str) -> bool:
-    """A host that is IPv6, or that whoever reads 0x7f.1 as IPv4 does. Source: the URL standard of WHATWG."""
+    """True for IPv6, and for IPv4 in any spelling, 0x7f.1 among them. Source: the URL standard of WHATWG."""
     return ":" in host or _ENDS_IN_NUMBER.fullmatch(host) is not None
 
 
@@ -150,7 +152,7 @@ def _read(entries: tuple[str, ...]) -> AllowedHosts:
 
 
 def _split(entry: str) -> tuple[str, int | None]:
-    """An entry without brackets and port, and the port."""
+    """Return an entry without brackets and port, and the port."""
     if "://" in entry:
         raise _no_host(entry, "name the host without http:// before it")
     bracketed = _BRACKETS.fullmatch(entry)

@@ -1,4 +1,4 @@
-"""Connections to checked addresses that nobody has to wait for: every wait is short, and asks before the next."""
+"""Connections to checked addresses: every wait is short, and the deadline is asked before the next."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import httpcore
 
-from tilewise.inputs.media_budget import Deadline
+from tilewise.inputs.media_limits import Deadline
 
 _SLICE = 0.1  # seconds
 _PENDING = (0, errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EALREADY)
@@ -26,7 +26,7 @@ _TLS = {
 
 
 class CheckedNetwork(httpcore.NetworkBackend):
-    """Opens connections to these addresses, whatever name it is asked for."""
+    """A network that connects to these addresses, whatever name it is asked for."""
 
     def __init__(self, addresses: Sequence[str], deadline: Deadline) -> None:
         self._addresses = addresses
@@ -40,7 +40,7 @@ class CheckedNetwork(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
-        """The first address that answers; one that does not is given its share of the time."""
+        """Connect to the first address that answers; one that does not is given its share of the time."""
         share = self._deadline.seconds / (len(self._addresses) + 1)
         problem = ""
         for address in self._addresses:
@@ -131,7 +131,7 @@ class PatientStream(httpcore.NetworkStream):
 
 
 def _words(error: Exception) -> str:
-    """What is wrong with a connection, without a library's marks around it."""
+    """Return what is wrong with a connection, without a library's marks around it."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the host's certificate is not accepted, {error.verify_message.rstrip('.')}"
     if isinstance(error, ssl.SSLError):

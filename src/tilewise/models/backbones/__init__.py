@@ -16,7 +16,7 @@ from tilewise.weights.names import NameTable
 
 @dataclass(frozen=True)
 class Backbone:
-    """What sets one decoder family apart. Each file of this folder defines one, as `BACKBONE`."""
+    """The properties that set one decoder family apart. Each file of this folder defines one, as `BACKBONE`."""
 
     architecture: str
     """`llm_config.architectures[0]` of the original format."""
@@ -24,7 +24,7 @@ class Backbone:
     """`text_config.model_type` of the -hf format."""
     decoder_config: Callable[[Section], DecoderConfig]
     names: Callable[[DecoderConfig], NameTable] = lambda _: NameTable()
-    """Rows for the tensors that its files spell or pack otherwise than Llama's."""
+    """Rows of the name table for the tensors that the family's files spell or pack otherwise than Llama's."""
     block: BlockFactory = plain_block
 
 
@@ -34,7 +34,7 @@ def all_backbones() -> Iterator[Backbone]:
 
 
 def backbone_of(folder: CheckpointFolder) -> Backbone:
-    """The backbone that a checkpoint's config names. Raises InvalidCheckpoint when there is none."""
+    """Return the backbone that a checkpoint's config names. Raises InvalidCheckpoint when there is none."""
     text = folder.text
     architecture, model_type = text.first("architectures"), text.get("model_type")
     known = list(all_backbones())

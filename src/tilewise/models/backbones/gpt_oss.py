@@ -14,12 +14,12 @@ from tilewise.errors import InvalidCheckpoint
 from tilewise.layers.moe import ExpertShare
 from tilewise.models.backbones import Backbone
 from tilewise.models.config import DecoderConfig, ExpertConfig, text_config
-from tilewise.models.decoder import Attention, Block, DecoderBlock
+from tilewise.models.decoder import Attention, DecoderBlock, DecoderLayer
 from tilewise.parallel.mesh import Mesh, Share
 from tilewise.platforms.base import SWIGLU_LIMIT, Ops
 from tilewise.platforms.forms import Rows
 from tilewise.weights.folder import Section
-from tilewise.weights.names import NameTable, RowsOf, Source
+from tilewise.weights.names import NameTable, RowSelector, TensorRef
 from tilewise.weights.view import View
 
 
@@ -38,14 +38,14 @@ def decoder_config(text: Section) -> DecoderConfig:
     return text_config(text, head_dim=64, qkv_bias=bias, output_bias=bias, experts=experts, window=window)
 
 
-def block(view: View, config: DecoderConfig, layer: int, mesh: Mesh) -> Block:
+def block(view: View, config: DecoderConfig, layer: int, mesh: Mesh) -> DecoderLayer:
     window = None if layer % 2 else config.window
     attention = Attention(view.at("self_attn"), config, mesh, window, sinks=True)
     return DecoderBlock(view, config, attention, GptOssMLP(view.at("mlp"), config, mesh))
 
 
 class GptOssMLP:
-    """The logits of the chosen experts alone go through the softmax."""
+    """A mixture of experts whose softmax is over the logits of the chosen experts alone."""
 
     def __init__(self, view: View, config: DecoderConfig, mesh: Mesh) -> None:
         experts = config.experts
@@ -65,7 +65,10 @@ class GptOssMLP:
 
 
 def _both(share: Share | None, inner: int) -> Tensor | None:
-    """The rows of a share of gates, and of the same share of what they gate, in a matrix that has both."""
+    """Return the rows of a share of gates, and of the same share of what they gate, in a matrix that has both.
+
+    None = all rows.
+    """
     if share is None or share.length == inner:
         return None
     gates = torch.arange(share.start, share.start + share.length)
@@ -73,12 +76,14 @@ def _both(share: Share | None, inner: int) -> Tensor | None:
 
 
 def names(config: DecoderConfig) -> NameTable:
-    """Experts are stored in one tensor a layer: as MXFP4 blocks with scales [out, in], or in floats [in, out]."""
+    """Name the experts, which are stored in one tensor a layer: as MXFP4 blocks with scales [out, in], or in floats
+    [in, out].
+    """
     experts = "model.layers.{}.mlp.experts"
 
-    def of_one(ours: str, kind: str, rows: RowsOf | None) -> Callable[[int, int], Source]:
+    def of_one(ours: str, kind: str, rows: RowSelector | None) -> Callable[[int, int], TensorRef]:
         matrix, name = kind == "weight", ours if kind == "weight" else f"{ours}_{kind}"
-        return lambda layer, expert: Source(f"{experts}.{name}", item=expert, transposed=matrix, rows=rows)
+        return lambda layer, expert: TensorRef(f"{experts}.{name}", item=expert, transposed=matrix, rows=rows)
 
     return NameTable(
         {
@@ -90,7 +95,7 @@ def names(config: DecoderConfig) -> NameTable:
 
 
 def _apart(count: int) -> Rows:
-    """Gate and up rows alternate in the files; here all gates come first."""
+    """Return the order of rows in which all gates come first; in the files, rows of gate and up alternate."""
     return torch.cat((torch.arange(0, count, 2), torch.arange(1, count, 2)))
 
 

@@ -12,7 +12,7 @@ from tilewise.models.backbones import Backbone
 from tilewise.models.config import DecoderConfig, text_config
 from tilewise.platforms.forms import Rows
 from tilewise.weights.folder import Section
-from tilewise.weights.names import NameTable, RowsOf, Source, rows
+from tilewise.weights.names import NameTable, RowSelector, TensorRef, rows
 
 _MODULES = {
     "self_attn.o_proj": "attention.wo",
@@ -29,8 +29,11 @@ def decoder_config(text: Section) -> DecoderConfig:
     return text_config(text, qkv_bias=bias, output_bias=bias)
 
 
-def packed(config: DecoderConfig, letter: str) -> RowsOf:
-    """Each key/value head's group stands together in `wqkv`: its query heads, then its key, then its value."""
+def packed(config: DecoderConfig, letter: str) -> RowSelector:
+    """Return a function that finds the rows of queries, keys or values ("q", "k" or "v") in `wqkv`.
+
+    Each key/value head's group stands together there: its query heads, then its key, then its value.
+    """
     queries = config.num_heads // config.num_kv_heads
     heads = {"q": slice(0, queries), "k": slice(queries, queries + 1), "v": slice(queries + 1, queries + 2)}[letter]
 
@@ -47,11 +50,11 @@ def names(config: DecoderConfig) -> NameTable:
     layer = "model.layers.{}"
     return NameTable(
         {
-            "model.embed_tokens.weight": Source("model.tok_embeddings.weight"),
-            "lm_head.weight": Source("output.weight"),
+            "model.embed_tokens.weight": TensorRef("model.tok_embeddings.weight"),
+            "lm_head.weight": TensorRef("output.weight"),
             **rows({f"{layer}.{ours}": f"{layer}.{theirs}" for ours, theirs in _MODULES.items()}),
             **{
-                f"{layer}.self_attn.{letter}_proj.{kind}": Source(
+                f"{layer}.self_attn.{letter}_proj.{kind}": TensorRef(
                     f"{layer}.attention.wqkv.{kind}", rows=packed(config, letter)
                 )
                 for letter in "qkv"

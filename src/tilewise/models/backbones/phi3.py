@@ -3,7 +3,7 @@
 from tilewise.models.backbones import Backbone
 from tilewise.models.config import DecoderConfig, text_config
 from tilewise.weights.folder import Section
-from tilewise.weights.names import NameTable, Source, part, section
+from tilewise.weights.names import NameTable, TensorRef, part, section
 
 
 def decoder_config(text: Section) -> DecoderConfig:
@@ -18,13 +18,13 @@ def names(config: DecoderConfig) -> NameTable:
     return NameTable(
         {
             **{
-                f"{layer}.self_attn.{letter}_proj.weight": Source(
+                f"{layer}.self_attn.{letter}_proj.weight": TensorRef(
                     f"{layer}.self_attn.qkv_proj.weight", rows=section(sizes, index)
                 )
                 for index, letter in enumerate("qkv")
             },
             **{
-                f"{layer}.mlp.{name}_proj.weight": Source(f"{layer}.mlp.gate_up_proj.weight", rows=part(index, of=2))
+                f"{layer}.mlp.{name}_proj.weight": TensorRef(f"{layer}.mlp.gate_up_proj.weight", rows=part(index, of=2))
                 for index, name in enumerate(("gate", "up"))
             },
         }

@@ -1,4 +1,4 @@
-"""Qwen3: Llama with RMS norm on every query and key head, and heads whose width is its own."""
+"""Qwen3: Llama with RMS norm on every query and key head, and a head width apart from the hidden size."""
 
 from tilewise.models.backbones import Backbone
 from tilewise.models.config import DecoderConfig, text_config

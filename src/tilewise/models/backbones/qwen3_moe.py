@@ -6,10 +6,10 @@ from tilewise.errors import InvalidCheckpoint
 from tilewise.layers.moe import ExpertMLP
 from tilewise.models.backbones import Backbone
 from tilewise.models.config import DecoderConfig, ExpertConfig, text_config
-from tilewise.models.decoder import Attention, Block, DecoderBlock
+from tilewise.models.decoder import Attention, DecoderBlock, DecoderLayer
 from tilewise.parallel.mesh import Mesh
 from tilewise.weights.folder import Section
-from tilewise.weights.names import NameTable, RowsOf, Source, part
+from tilewise.weights.names import NameTable, RowSelector, TensorRef, part
 from tilewise.weights.view import View
 
 
@@ -36,7 +36,7 @@ def decoder_config(text: Section) -> DecoderConfig:
     return text_config(text, head_dim=128, head_norm=True, qkv_bias=bias, output_bias=bias, experts=experts)
 
 
-def block(view: View, config: DecoderConfig, layer: int, mesh: Mesh) -> Block:
+def block(view: View, config: DecoderConfig, layer: int, mesh: Mesh) -> DecoderLayer:
     experts = config.experts
     assert experts is not None
     mlp = ExpertMLP(
@@ -52,13 +52,13 @@ def block(view: View, config: DecoderConfig, layer: int, mesh: Mesh) -> Block:
 
 
 def names(config: DecoderConfig) -> NameTable:
-    """Published files keep each expert's matrices apart; files saved again by transformers 5 keep them in one."""
+    """Name the experts: published files keep each one's matrices apart, files saved again by transformers 5 in one."""
     experts = "model.layers.{}.mlp.experts"
 
-    def of_one(ours: str, together: str, rows: RowsOf | None = None) -> Callable[[int, int], Source]:
-        def row(layer: int, expert: int) -> Source:
-            all_of_them = Source(f"{experts}.{together}", item=expert, rows=rows)
-            return Source(f"{experts}.{{}}.{ours}.weight", otherwise=all_of_them)
+    def of_one(ours: str, together: str, rows: RowSelector | None = None) -> Callable[[int, int], TensorRef]:
+        def row(layer: int, expert: int) -> TensorRef:
+            all_of_them = TensorRef(f"{experts}.{together}", item=expert, rows=rows)
+            return TensorRef(f"{experts}.{{}}.{ours}.weight", otherwise=all_of_them)
 
         return row
 

@@ -11,16 +11,15 @@ from functools import cached_property, partial
 import torch
 
 from tilewise.errors import InvalidConfig
-from tilewise.host.memory import Memory, available_memory
+from tilewise.host import Memory, available_memory
 from tilewise.platforms.base import Capture, Diagnosis, Ops
 from tilewise.platforms.cpu.diagnosis import choices, facts
 from tilewise.platforms.cpu.invariant import InvariantCpuOps
 from tilewise.platforms.cpu.native import NoKernels
-from tilewise.platforms.cpu.native.arena import Arena
-from tilewise.platforms.cpu.native.build import build
+from tilewise.platforms.cpu.native.build import LEVELS, build
 from tilewise.platforms.cpu.native.capture import capture
-from tilewise.platforms.cpu.native.compiler import LEVELS
 from tilewise.platforms.cpu.native.kernels import Native
+from tilewise.platforms.cpu.native.library import Arena
 from tilewise.platforms.cpu.native_ops import NativeCpuOps
 from tilewise.platforms.torch_ops import TorchOps
 from tilewise.platforms.transfers import Streams
@@ -29,7 +28,7 @@ logger = logging.getLogger("tilewise")
 
 
 def choose_dtype(checkpoint: torch.dtype, parameters: int, free_bytes: int, fast_bfloat16: bool) -> torch.dtype:
-    """The checkpoint's own dtype, with two exceptions.
+    """Return the checkpoint's own dtype, with two exceptions.
 
     float16 becomes bfloat16: CPUs compute it slowly, and models of bfloat16 overflow in it. bfloat16 becomes float32
     where products of it take several times as long, if there is plenty of memory.
@@ -41,7 +40,7 @@ def choose_dtype(checkpoint: torch.dtype, parameters: int, free_bytes: int, fast
 
 
 def has_bfloat16() -> bool:
-    """Whether products of bfloat16 are instructions here. Only x86 has CPUs in use that lack them."""
+    """Return whether this CPU has instructions for products of bfloat16; of those in use, only some x86 lack them."""
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return True
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
@@ -51,7 +50,7 @@ _OFF, _ALL = ("0", "false", "off", "no"), ("", "1", "true", "on", "yes")
 
 
 def find_kernels(environment: Mapping[str, str]) -> Native:
-    """Kernels of our own, built if need be. Raises NoKernels."""
+    """Return kernels of our own, built if need be. Raises NoKernels."""
     switch = environment.get("TILEWISE_CPU_KERNELS", "").strip().lower()
     if switch in _OFF:
         raise NoKernels(f"switched off by TILEWISE_CPU_KERNELS={environment['TILEWISE_CPU_KERNELS'].strip()}")
@@ -74,12 +73,12 @@ class CpuPlatform:
     graph_sizes: tuple[int, ...] = ()
 
     def __init__(self, part: Memory | None = None) -> None:
-        """`part` of the machine's memory is what there is; None = all of it."""
+        """Take `part` for the memory that there is; None = all of the machine's."""
         self._part = part
 
     @cached_property
     def kernels(self) -> Native | NoKernels:
-        """Kernels of our own, or why there are none."""
+        """The kernels of our own, or the reason why there are none."""
         try:
             return find_kernels(os.environ)
         except NoKernels as reason:
@@ -98,7 +97,7 @@ class CpuPlatform:
         return NativeCpuOps(native) if native else TorchOps()
 
     def check_ranks(self, ranks: int) -> None:
-        """As many as one likes share the processor."""
+        """Accept any number: ranks share the processor."""
 
     def streams(self) -> Streams | None:
         return None
@@ -110,7 +109,7 @@ class CpuPlatform:
         return choose_dtype(checkpoint, parameters, self.free_memory(), has_bfloat16() or self._widens_bfloat16())
 
     def _widens_bfloat16(self) -> bool:
-        """Whether kernels of ours multiply it as fast as float32, of which they read half as many bytes."""
+        """Return whether kernels of ours multiply bfloat16 as fast as float32, while they read half as many bytes."""
         return isinstance(self.kernels, Native) and "store" not in self.kernels.left_out
 
     def diagnose(self) -> Diagnosis:

@@ -1,4 +1,4 @@
-"""What `tilewise doctor` says of a CPU: the machine, and which implementation each op has and why."""
+"""The report of `tilewise doctor` on a CPU: the machine, and which implementation each op has and why."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import os
 
 import torch
 
-from tilewise.amounts import GIB
-from tilewise.host.memory import available_memory
+from tilewise.host import available_memory
 from tilewise.platforms.base import OPS, Choice
 from tilewise.platforms.cpu.machine import Machine
 from tilewise.platforms.cpu.native import NoKernels
 from tilewise.platforms.cpu.native.build import cache_folder
 from tilewise.platforms.cpu.native.check import CHECKS
 from tilewise.platforms.cpu.native.kernels import Native
+from tilewise.units import GIB
 
 
 def facts(dtype: torch.dtype, kernels: Native | NoKernels) -> dict[str, str]:
-    """`dtype` is what a small checkpoint of bfloat16 is computed in."""
+    """Describe the machine; `dtype` is what a small checkpoint of bfloat16 is computed in."""
     machine, memory = Machine.here(), available_memory()
     quota = "all of their time" if machine.quota is None else f"a container's quota of {machine.quota:g}"
     return {
@@ -51,7 +51,8 @@ def choices(kernels: Native | NoKernels) -> tuple[Choice, ...]:
 
 
 def _without_kernel(op: str) -> Choice:
-    return Choice(op, "torch", "there is no kernel for it")
+    why = "weights multiply as `store` says; this op is for others" if op == "linear" else "there is no kernel for it"
+    return Choice(op, "torch", why)
 
 
 def _choice(op: str, kernels: Native | NoKernels, instead: str, why: str) -> Choice:

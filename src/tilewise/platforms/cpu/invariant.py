@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from tilewise.platforms.base import PANEL, PagedLayout, Use, Weight
+from tilewise.platforms.base import INVARIANT_ROWS, PagedLayout, Use, Weight
 from tilewise.platforms.cpu.native.kernels import Native
 from tilewise.platforms.cpu.packed import keeper
 from tilewise.platforms.forms import Form
@@ -17,10 +17,10 @@ from tilewise.platforms.weights import side_by_side
 
 
 class InvariantCpuOps(TorchOps):
-    """No product, norm or attention ever sees a shape that depends on what else is in the batch.
+    """The ops of a CPU for which no product, norm or attention ever sees a shape that depends on the rest of the batch.
 
     How a library sums up, and where its vectors end, depends on shapes and on a row's place, never on what other rows
-    hold. Rows of the decoder come in panels with every token in its place (`runner/placement.py`) and are computed a
+    hold. Rows of the decoder come in panels with every token in its place (`runner/batch.py`) and are computed a
     panel at a time here; tiles come alone (`runner/encoder.py`). Ops of the tower are therefore the ordinary ones, and
     so are those that round each number by itself (rope). Products with packed weights need no panels: a row's sums have
     one order there in any batch.
@@ -55,7 +55,7 @@ class InvariantCpuOps(TorchOps):
         window: int | None = None,
         sinks: Tensor | None = None,
     ) -> Tensor:
-        """A panel of queries of one sequence at a time, over all positions up to the panel's last.
+        """Attend from one panel of queries of one sequence at a time to all positions up to the panel's last.
 
         Positions that are not there yet have zeros, which causality hides. Rows of padding are zero.
         """
@@ -67,15 +67,15 @@ class InvariantCpuOps(TorchOps):
             own = layout.block_table[number, : -(-seq_len // cache.shape[2])]
             key, value = _padded(read_blocks(cache, own, query.dtype)[:, :seq_len], 0)
             start = seq_len - len(rows)
-            panels = _padded(query[rows].unsqueeze(0), start % PANEL)[0].split(PANEL)
-            ends = range((start // PANEL + 1) * PANEL, len(key) + 1, PANEL)
+            panels = _padded(query[rows].unsqueeze(0), start % INVARIANT_ROWS)[0].split(INVARIANT_ROWS)
+            ends = range((start // INVARIANT_ROWS + 1) * INVARIANT_ROWS, len(key) + 1, INVARIANT_ROWS)
             mixed = torch.cat(
                 [
                     self.causal_attention(panel, key[:end], value[:end], scale, window, sinks)
                     for panel, end in zip(panels, ends, strict=True)
                 ]
             )
-            out[rows] = mixed[start % PANEL :][: len(rows)]
+            out[rows] = mixed[start % INVARIANT_ROWS :][: len(rows)]
         return out
 
     def moe_experts(
@@ -87,26 +87,26 @@ class InvariantCpuOps(TorchOps):
         down: Sequence[Weight | None],
         activation: Callable[[Tensor], Tensor],
     ) -> Tensor:
-        """A panel at a time, since how many rows share an expert depends on the batch."""
-        panels = zip(x.split(PANEL), chosen.split(PANEL), weights.split(PANEL), strict=True)
+        """Compute a panel at a time, since how many rows share an expert depends on the batch."""
+        panels = zip(x.split(INVARIANT_ROWS), chosen.split(INVARIANT_ROWS), weights.split(INVARIANT_ROWS), strict=True)
         ordinary = super().moe_experts
         return torch.cat([ordinary(*panel, gate_up, down, activation) for panel in panels])
 
     def _expert(
         self, x: Tensor, rows: Tensor, gate_up: Weight, down: Weight, activation: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        """The whole panel goes through, every row in its place, and the others' results are left."""
+        """Send the whole panel through the expert, every row in its place, and leave out the other rows' results."""
         return down.apply(activation(gate_up.apply(x, self)), self)[rows]
 
 
 def _by_panel(op: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Rows [N, ...] a panel at a time; one tile [1, ...] whole."""
-    return op(x) if len(x) <= PANEL else torch.cat([op(panel) for panel in x.split(PANEL)])
+    """Compute an op of rows [N, ...] a panel at a time, or of one tile [1, ...] as a whole."""
+    return op(x) if len(x) <= INVARIANT_ROWS else torch.cat([op(panel) for panel in x.split(INVARIANT_ROWS)])
 
 
 def _padded(x: Tensor, first: int) -> Tensor:
-    """[k, n, heads, D] from place `first` of a panel on, zeros around it up to whole panels."""
+    """Put x [k, n, heads, D] at place `first` of a panel, with zeros around it up to whole panels."""
     stop = first + x.shape[1]
-    whole = x.new_zeros(len(x), -(-stop // PANEL) * PANEL, *x.shape[2:])
+    whole = x.new_zeros(len(x), -(-stop // INVARIANT_ROWS) * INVARIANT_ROWS, *x.shape[2:])
     whole[:, first:stop] = x
     return whole

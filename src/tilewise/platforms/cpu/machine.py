@@ -1,4 +1,4 @@
-"""What the CPU of this machine is, and how much of it a container leaves to its processes."""
+"""The CPU of this machine, and how much of it a container leaves."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tilewise.host.groups import groups, words
+from tilewise.host import control_groups, read_words
 
 _SETS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 """Instructions that make a difference to products, as Linux names them."""
@@ -16,21 +16,23 @@ _SETS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "am
 
 @dataclass(frozen=True, slots=True)
 class Machine:
+    """The CPU of a machine, and how much of it this process may use."""
+
     name: str
     revision: str
     """Family, model and stepping as numbers."""
     vendor: str
-    """As the CPU says it itself, such as GenuineIntel; empty where Linux does not say."""
+    """Name of the vendor, as the CPU itself says it, such as GenuineIntel; empty where Linux does not say."""
     features: frozenset[str]
-    """All that Linux knows of its instructions; empty where it does not say."""
+    """All instruction sets that Linux names; empty where it does not say."""
     cores: int
-    """That this process may run on."""
+    """Number of cores that this process may run on."""
     quota: float | None
-    """Of how many cores' time a container gets; None = all."""
+    """Number of cores whose time a container gets; None = all."""
 
     @classmethod
     def here(cls, root: Path = Path("/")) -> Machine:
-        """`root` is where /proc and /sys are."""
+        """Read the machine from /proc and /sys, which are in `root`."""
         cpu = _first_cpu(root)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         quota = min(_quotas(root), default=None)
@@ -40,17 +42,17 @@ class Machine:
 
     @property
     def instructions(self) -> tuple[str, ...]:
-        """Those of its instruction sets that matter."""
+        """Instruction sets of the CPU that make a difference to products."""
         return tuple(name for name in _SETS if name in self.features)
 
     @property
     def has_vectors(self) -> bool:
-        """Whether kernels of our own can be built for it."""
+        """True if kernels of our own can be built for the CPU."""
         return {"avx2", "fma"} <= self.features
 
 
 def _first_cpu(root: Path) -> dict[str, str]:
-    """What /proc/cpuinfo says of the first CPU; nothing where there is no such file."""
+    """Return what /proc/cpuinfo says of the first CPU; nothing where there is no such file."""
     try:
         text = (root / "proc" / "cpuinfo").read_text()
     except OSError:
@@ -60,8 +62,13 @@ def _first_cpu(root: Path) -> dict[str, str]:
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    """Microseconds of a period's: one file in groups of version 2, two in those of version 1."""
-    for folder in groups(root, "cpu"):
-        quota = words(folder / "cpu.max") or words(folder / "cpu.cfs_quota_us") + words(folder / "cpu.cfs_period_us")
+    """Yield the cores that each control group grants: microseconds of a period by those of the period.
+
+    Groups of version 2 have both in one file, those of version 1 in two.
+    """
+    for folder in control_groups(root, "cpu"):
+        quota = read_words(folder / "cpu.max") or read_words(folder / "cpu.cfs_quota_us") + read_words(
+            folder / "cpu.cfs_period_us"
+        )
         if len(quota) == 2 and quota[0].isdecimal():
             yield int(quota[0]) / int(quota[1])

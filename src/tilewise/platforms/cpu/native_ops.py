@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from tilewise.platforms.base import AttentionSize, PagedLayout, Use, Weight
-from tilewise.platforms.cpu.native.call import Rows, gapless, readable, readable_cache
 from tilewise.platforms.cpu.native.kernels import Native
+from tilewise.platforms.cpu.native.library import Rows, gapless, readable, readable_cache
 from tilewise.platforms.cpu.packed import PackedGrouped, PackedInt8Weight, PackedWeight, keeper
 from tilewise.platforms.forms import Form
 from tilewise.platforms.kv_cache import LayerCache, QuantisedCache
@@ -18,13 +18,17 @@ from tilewise.platforms.weights import side_by_side
 
 
 class NativeCpuOps(TorchOps):
-    """Each op asks whether its kernel was right when it was tried, and whether it can read these tensors."""
+    """The ops of a CPU by kernels of our own. Each asks whether its kernel was right when it was tried, and whether it
+    can read these tensors; else torch computes.
+    """
 
     def __init__(self, native: Native) -> None:
         self.native = native
 
     def store(self, parts: Sequence[Form], bias: Tensor | None, use: Use = Use.ALONE) -> Weight:
-        """Packed, also beside a matrix that is shared: it is read once a token, and torch reads it half as fast."""
+        """Pack a matrix, even if its tensor is kept for something else too: torch would read it half as fast, and it is
+        read for every token.
+        """
         return side_by_side(parts, bias, keeper(self.native))
 
     def store_int8(self, parts: Sequence[Form], bias: Tensor | None, use: Use = Use.ALONE) -> Weight:
@@ -46,7 +50,7 @@ class NativeCpuOps(TorchOps):
         return super().gelu(x)
 
     def linear_gelu(self, x: Tensor, weight: Weight) -> Tensor:
-        """The same bits as one after the other: what the product would have stored is rounded before its GELU."""
+        """Compute product and GELU at once, with the bits of one after the other: the product is rounded before."""
         if self._has("linear_gelu") and isinstance(weight, PackedWeight | PackedInt8Weight | PackedGrouped):
             return weight.apply(x, self, gelu=True)
         return super().linear_gelu(x, weight)
@@ -124,7 +128,7 @@ class NativeCpuOps(TorchOps):
 
 
 def _kernel(op: str, cache: LayerCache) -> str:
-    """The kernel of an op that reads or writes this cache."""
+    """Return the name of the kernel of an op that reads or writes this cache."""
     return f"quantised_{op}" if isinstance(cache, QuantisedCache) else op
 
 

@@ -1,7 +1,7 @@
-"""Packed weights: matrices in the order in which the CPU's own kernels read them, once at load.
+"""Packed weights: matrices in the order in which the CPU's own kernels read them, put so once at load.
 
-A row's product is the same, bit by bit, whatever other rows there are: the kernels sum up in one order. Of codes in
-groups there are two orders, of few rows and of many, unless one way for all is asked for.
+A row's product is the same, bit by bit, whatever other rows there are: the kernels sum up in one order. With codes in
+groups there are two orders, for few rows and for many, unless `one_way` asks for one.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from tilewise.platforms.base import Ops, Weight
-from tilewise.platforms.cpu.native.call import DTYPES
 from tilewise.platforms.cpu.native.kernels import Native
+from tilewise.platforms.cpu.native.library import DTYPES
 from tilewise.platforms.cpu.native.matrices import GroupedLayout, MatrixKernels
 from tilewise.platforms.forms import Dense, Form, Grouped, Int8, StaticRows, joined
 from tilewise.platforms.weights import plain_weight, rounded_to_int8
@@ -21,7 +21,7 @@ from tilewise.platforms.weights import plain_weight, rounded_to_int8
 
 @dataclass(frozen=True, slots=True)
 class PackedWeight:
-    """float32 or bfloat16, with rows of the same."""
+    """A matrix of float32 or bfloat16 in panels, which multiplies rows of the same dtype."""
 
     kernels: MatrixKernels
     panels: Tensor
@@ -43,7 +43,7 @@ class PackedWeight:
 
 @dataclass(frozen=True, slots=True)
 class PackedInt8Weight:
-    """What `Int8Weight` is, in panels; `totals` are sums of the weights of each output.
+    """An `Int8Weight` in panels; `totals` are sums of the weights of each output.
 
     `static` and `addend` are those of `forms.Int8`.
     """
@@ -73,7 +73,7 @@ class PackedInt8Weight:
 
 @dataclass(frozen=True, slots=True)
 class PackedGrouped:
-    """Codes in groups, with rows of float32 or bfloat16; a bias has the dtype of the rows.
+    """A matrix of codes in groups, which multiplies rows of float32 or bfloat16; a bias has the dtype of the rows.
 
     The kernels read columns of x in the `order` of the codes: that is a copy of the rows that they make anyway, and a
     step can be captured with it.
@@ -85,7 +85,7 @@ class PackedGrouped:
     order: Tensor | None
     bias: Tensor | None
     one_way: bool = False
-    """A row's product does not depend on how many there are; many take longer."""
+    """True if a row's product must not depend on how many rows there are; many take longer then."""
 
     @property
     def nbytes(self) -> int:
@@ -99,7 +99,7 @@ class PackedGrouped:
 
 
 def packed(native: Native, run: Sequence[Form], bias: Tensor | None) -> Weight | None:
-    """Forms that are kept alike as one weight. None if there is no kernel for it."""
+    """Pack floats that are kept alike as one weight; return None for other forms, or if there is no kernel for it."""
     matrices = [form.matrix for form in run if isinstance(form, Dense)]
     if not matrices or "store" in native.left_out or matrices[0].dtype not in DTYPES:
         return None
@@ -107,7 +107,7 @@ def packed(native: Native, run: Sequence[Form], bias: Tensor | None) -> Weight |
 
 
 def packed_int8(native: Native, run: Sequence[Form], bias: Tensor | None) -> Weight | None:
-    """The same of floats that are rounded to int8."""
+    """Round floats to int8 and pack them; return None for other forms, or if there is no kernel for it."""
     matrices = [form.matrix for form in run if isinstance(form, Dense)]
     if not matrices or "store_int8" in native.left_out or matrices[0].dtype not in DTYPES:
         return None
@@ -115,7 +115,7 @@ def packed_int8(native: Native, run: Sequence[Form], bias: Tensor | None) -> Wei
 
 
 def packed_levels(native: Native, form: Int8, bias: Tensor | None) -> PackedInt8Weight | None:
-    """int8 as it was stored. None if there is no kernel for it."""
+    """Pack int8 as it was stored; return None if there is no kernel for it."""
     if "store_levels" in native.left_out or (bias is not None and bias.dtype not in DTYPES):
         return None
     scales, addend = form.scales.contiguous(), None if form.addend is None else form.addend.contiguous()
@@ -124,7 +124,7 @@ def packed_levels(native: Native, form: Int8, bias: Tensor | None) -> PackedInt8
 
 
 def packed_grouped(native: Native, form: Grouped, bias: Tensor | None, one_way: bool = False) -> PackedGrouped | None:
-    """None if there is no kernel for it. `one_way`: as `PackedGrouped` has it, for batch-invariant ops."""
+    """Pack codes in groups; return None if there is no kernel for it. `one_way` is that of `PackedGrouped`."""
     if "store_grouped" in native.left_out or (bias is not None and bias.dtype not in DTYPES):
         return None
     layout = GroupedLayout.of(form)
@@ -135,9 +135,9 @@ def packed_grouped(native: Native, form: Grouped, bias: Tensor | None, one_way: 
 def keeper(
     native: Native | None, int8: bool = False, one_way: bool = False
 ) -> Callable[[Sequence[Form], Tensor | None], Weight]:
-    """What keeps a run of forms: packed where there is a kernel for it, else in plain torch.
+    """Return a function that keeps a run of forms: packed where there is a kernel for it, else in plain torch.
 
-    `one_way`: as `PackedGrouped` has it.
+    `one_way` is that of `PackedGrouped`, for batch-invariant ops.
     """
 
     def keep(run: Sequence[Form], bias: Tensor | None) -> Weight:
@@ -151,7 +151,7 @@ def keeper(
 
 
 def packed_codes(native: Native, run: Sequence[Form], bias: Tensor | None, one_way: bool) -> Weight | None:
-    """Whole numbers and codes as a checkpoint has them. None of floats, or if there is no kernel for it."""
+    """Pack whole numbers or codes as a checkpoint has them; return None for floats, or if there is no kernel for it."""
     match run[0]:
         case Dense():
             return None

@@ -1,4 +1,4 @@
-"""Card: what of a GPU decides how kernels are launched on it."""
+"""Card: the properties of a GPU that decide how kernels are launched on it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """Sizes of kernels are chosen from these alone, so that they can be compiled for a card that is not here."""
+    """The properties of a GPU from which alone the sizes of kernels are chosen, so that kernels can be compiled for a
+    card that is not here.
+    """
 
     capability: tuple[int, int]
     """Compute capability, such as (9, 0)."""
@@ -23,9 +25,9 @@ class Card:
 
     @property
     def has_fp8(self) -> bool:
-        """Tensor cores multiply float8_e4m3fn since Ada and Hopper."""
+        """True if tensor cores multiply float8_e4m3fn, as they do since Ada and Hopper."""
         return self.capability >= (8, 9)
 
 
 A100, H100, B200 = Card((8, 0), 108), Card((9, 0), 132), Card((10, 0), 148)
-"""For these, kernels are compiled in the tests."""
+"""Cards for which the tests compile kernels."""

@@ -4,28 +4,66 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+from torch import Tensor
 
-from tilewise.amounts import GIB
 from tilewise.errors import InvalidConfig
-from tilewise.platforms.base import OPS, Capture, Choice, Diagnosis, Ops
+from tilewise.platforms.base import OPS, Capture, Choice, Diagnosis, NotCapturable, Ops
 from tilewise.platforms.cpu import CpuPlatform
 from tilewise.platforms.cuda.card import Card
-from tilewise.platforms.cuda.graphs import capturer_of
 from tilewise.platforms.torch_ops import TorchOps
 from tilewise.platforms.transfers import Streams
+from tilewise.units import GIB
+
+
+@dataclass(frozen=True, slots=True)
+class CudaGraph:
+    graph: torch.cuda.CUDAGraph
+    result: Tensor
+
+    def replay(self) -> Tensor:
+        self.graph.replay()
+        return self.result
+
+
+def capturer_of(device: torch.device) -> Capture:
+    """Return a function that captures steps. They share one pool of memory between kernels, so one runs at a time."""
+    pool = torch.cuda.graph_pool_handle()
+
+    def capture(step: Callable[[], Tensor]) -> CudaGraph:
+        # Run once outside, where kernels are compiled and libraries take their workspaces. A step may be run again:
+        # it writes the same keys and values to the same places.
+        beside = torch.cuda.Stream(device)
+        beside.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(beside):
+            step()
+        torch.cuda.current_stream(device).wait_stream(beside)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, pool=pool):
+                result = step()
+        except RuntimeError as error:
+            raise NotCapturable(str(error).splitlines()[0]) from error
+        captured = CudaGraph(graph, result)
+        captured.replay()  # nothing was computed while it was captured
+        return captured
+
+    return capture
+
 
 logger = logging.getLogger("tilewise")
 
 GRAPH_SIZES = (1, 2, 4, *range(8, 513, 8))
-"""Sequences of a captured step (vLLM's sizes): others are filled up to the next one."""
+"""Numbers of sequences for which steps are captured (vLLM's sizes): others are filled up to the next one."""
 _OFF, _ON = ("0", "false", "off", "no"), ("", "1", "true", "on", "yes")
 
 
 def cuda_missing() -> str | None:
-    """Why there is no GPU to compute on; None if there is one."""
+    """Return why there is no GPU to compute on; None if there is one."""
     if torch.version.cuda is None:
         return f"torch {torch.__version__} is built without CUDA: install torch for CUDA from pytorch.org"
     if not torch.cuda.is_available():
@@ -44,7 +82,7 @@ class CudaPlatform:
     graph_sizes: tuple[int, ...] = GRAPH_SIZES
 
     def __init__(self, number: int = 0) -> None:
-        """The GPU with this number among those that are visible. Raises InvalidConfig where there is none."""
+        """Take the GPU with this number among those that are visible. Raises InvalidConfig where there is none."""
         if (missing := cuda_missing()) is not None:
             raise InvalidConfig(f"device=cuda is not possible: {missing}, or use device=cpu.")
         self._number = number
@@ -62,7 +100,7 @@ class CudaPlatform:
 
     @property
     def resize_kernels(self) -> str | None:
-        """Pictures are cut on the host, by the kernels of its processor."""
+        """Path of the CPU's kernels, as pictures are cut on the host."""
         return CpuPlatform().resize_kernels
 
     @cached_property
@@ -71,7 +109,7 @@ class CudaPlatform:
 
     @cached_property
     def no_kernels(self) -> str | None:
-        """Why there are no kernels of ours; None if there are."""
+        """Reason why there are no kernels of ours; None if there are."""
         switch = os.environ.get("TILEWISE_CUDA_KERNELS", "").strip().lower()
         if switch in _OFF:
             return "switched off by TILEWISE_CUDA_KERNELS"
@@ -98,11 +136,11 @@ class CudaPlatform:
         return Streams(self.device)
 
     def capturer(self, ops: Ops) -> Capture | None:
-        """Passes by torch's own ops ask the device for lengths, and cannot be captured."""
+        """Return None for torch's own ops: they ask the device for lengths, so their steps cannot be captured."""
         return None if isinstance(ops, TorchOps) and self.no_kernels is not None else capturer_of(self.device)
 
     def default_dtype(self, checkpoint: torch.dtype, parameters: int) -> torch.dtype:
-        """Cards before Ampere have no products of bfloat16."""
+        """Return the checkpoint's dtype, but float16 for bfloat16 on cards before Ampere, which cannot multiply it."""
         if checkpoint == torch.bfloat16 and self.card.capability < (8, 0):
             logger.info("dtype: float16, as this GPU has no products of bfloat16")
             return torch.float16

@@ -13,26 +13,27 @@ from tilewise.platforms.base import AttentionSize, PagedLayout, Use, Weight
 from tilewise.platforms.cuda.card import Card
 from tilewise.platforms.cuda.kernels import cache as cache_kernels
 from tilewise.platforms.cuda.kernels import experts, patches, rows, sampling
-from tilewise.platforms.cuda.kernels.attention_sizes import scratch_bytes
+from tilewise.platforms.cuda.kernels.attention_parts import scratch_bytes
 from tilewise.platforms.cuda.kernels.paged_attention import paged_attention
 from tilewise.platforms.cuda.kernels.tile_attention import tile_attention
-from tilewise.platforms.cuda.weights import CudaWeight, keeper
+from tilewise.platforms.cuda.weights import CudaWeight, cuda_store
 from tilewise.platforms.draw import Draw
 from tilewise.platforms.forms import Form
 from tilewise.platforms.kv_cache import LayerCache
 from tilewise.platforms.torch_ops import TorchOps
-from tilewise.platforms.transfers import sent
+from tilewise.platforms.transfers import to_device
 from tilewise.platforms.weights import plain_weight, rounded_to_int8, side_by_side
 
 logger = logging.getLogger("tilewise")
 
 Result = TypeVar("Result")
 _ROWS_OF_A_TILE = 128
-"""Of more, queries of one sequence, the past is not split."""
+"""Rows (query, head) of the largest tile; where a sequence has more, its past is not split."""
 
 
 class TritonOps(TorchOps):
-    """A kernel that cannot be compiled or launched here is left out from then on, and said once; torch computes then.
+    """The ops of a GPU by Triton kernels. One that cannot be compiled or launched is left out from then on, which is
+    logged once, and torch computes in its place.
 
     Nothing here asks the device for a number, so that steps can be captured.
     """
@@ -40,18 +41,18 @@ class TritonOps(TorchOps):
     def __init__(self, card: Card) -> None:
         self.card = card
         self.left_out: dict[str, str] = {}
-        """By op, why its kernel is not used."""
+        """Reasons why kernels are not used, by op."""
         self._tables = experts.ExpertTables()
 
     def store(self, parts: Sequence[Form], bias: Tensor | None, use: Use = Use.ALONE) -> Weight:
-        """Experts stay as they came, as the kernel that multiplies them together reads them."""
-        keep = plain_weight if use is Use.EXPERT else keeper(self.card)
+        """Keep experts as they came, since so the kernel reads them that multiplies them together."""
+        keep = plain_weight if use is Use.EXPERT else cuda_store(self.card)
         return side_by_side(parts, bias, keep)
 
     def store_int8(self, parts: Sequence[Form], bias: Tensor | None, use: Use = Use.ALONE) -> Weight:
         if use is Use.EXPERT:
             return side_by_side([rounded_to_int8(part) for part in parts], bias, plain_weight)
-        return side_by_side(parts, bias, keeper(self.card, int8=True))
+        return side_by_side(parts, bias, cuda_store(self.card, int8=True))
 
     def linear_gelu(self, x: Tensor, weight: Weight) -> Tensor:
         if isinstance(weight, CudaWeight):
@@ -71,9 +72,9 @@ class TritonOps(TorchOps):
         if first is None or second is None:
             return super().moe_experts(x, chosen, weights, gate_up, down, activation)
 
-        gates: dict[Callable[[Tensor], Tensor], experts.Gate] = {
-            self.silu_mul: experts.Gate.SILU,
-            self.clamped_swiglu: experts.Gate.CLAMPED,
+        gates: dict[Callable[[Tensor], Tensor], experts.FusedActivation] = {
+            self.silu_mul: experts.FusedActivation.SILU,
+            self.clamped_swiglu: experts.FusedActivation.CLAMPED,
         }
         applied = gates.get(activation, activation)
 
@@ -146,14 +147,14 @@ class TritonOps(TorchOps):
         return paged_attention(query, cache, *on_device, *most, scale, window, sinks, self.card)
 
     def paged_scratch(self, size: AttentionSize) -> int:
-        """Partial results of a past that is split, of all sequences together."""
+        """Count the partial results of pasts that are split, of all sequences together."""
         if "paged_attention" in self.left_out:
             return super().paged_scratch(size)
         rows = min(_ROWS_OF_A_TILE, size.queries * size.heads // size.kv_heads)
         return scratch_bytes(rows, size.width, self.card)
 
     def dense_scratch(self, size: AttentionSize) -> int:
-        """Scores stay in registers."""
+        """Return 0 where the kernel is used: scores stay in registers."""
         return super().dense_scratch(size) if "dense_attention" in self.left_out else 0
 
     def dense_attention(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
@@ -169,7 +170,7 @@ class TritonOps(TorchOps):
         self._by_kernel(rows.scatter_rows, super().scatter_rows, target, rows_of, source, source_rows)
 
     def _by_kernel(self, kernel: Callable[..., Result], instead: Callable[..., Result], *args: Any) -> Result:
-        """What the kernel makes of the arguments, or torch's op of the same name."""
+        """Call the kernel, or where it is left out or fails, torch's op `instead`, whose name stands for both."""
         op = instead.__name__
         if op in self.left_out:
             return instead(*args)
@@ -184,10 +185,10 @@ class TritonOps(TorchOps):
 
 
 def _drawn(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
-    """What the rows want goes to the device in two copies."""
+    """Draw as `draw` does, with the settings of all rows sent to the device in two copies: whole numbers and floats."""
     device = logits.device
-    whole = sent([(one.row, one.top_k, *one.key) for one in draws], device)
-    parts = sent([(one.temperature, one.top_p, one.min_p) for one in draws], device, torch.float32)
+    whole = to_device([(one.row, one.top_k, *one.key) for one in draws], device)
+    parts = to_device([(one.temperature, one.top_p, one.min_p) for one in draws], device, torch.float32)
     return sampling.draw_rows(
         *(logits, whole[:, 0].contiguous(), parts[:, 0].contiguous(), whole[:, 1].int().contiguous()),
         *(parts[:, 1].contiguous(), parts[:, 2].contiguous(), whole[:, 2:].int().contiguous()),

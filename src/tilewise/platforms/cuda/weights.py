@@ -23,7 +23,7 @@ from tilewise.platforms.forms import Codes, Form, Grouped, Int8, StaticRows, joi
 from tilewise.platforms.weights import plain_weight, rounded_to_int8
 
 _BYTES = 16
-"""Rows of a matrix of bytes begin at multiples of so many, as the widest copies need it."""
+"""Bytes at whose multiples rows of a matrix of bytes begin, as the widest copies need it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class CudaInt8Weight:
 
     card: Card
     matrix: Tensor
-    """int8 [outputs, inputs and zeros up to a multiple of 16]"""
+    """int8 [outputs, inputs and zeros up to a multiple of 16]."""
     scales: Tensor
     bias: Tensor | None
     static: StaticRows | None
@@ -59,33 +59,33 @@ class CudaInt8Weight:
 
 @dataclass(frozen=True, slots=True)
 class CudaGroupedWeight:
-    """A `Grouped` matrix with rows of floats (W4A16, MXFP4, W8A16).
+    """A `Grouped` matrix that multiplies rows of floats (W4A16, MXFP4, W8A16).
 
-    Many rows meet the numbers of `weights.GroupedWeight`, rounded to the dtype of the rows; few rows meet numbers that
-    are not rounded.
+    Many rows are multiplied by the numbers of `weights.GroupedWeight`, rounded to the dtype of the rows; few rows by
+    numbers that are not rounded.
     """
 
     card: Card
     kind: Codes
     words: Tensor
-    """As `weight_codes.words_of` packs them."""
+    """int32 [outputs, words], packed by `weight_codes.words_of`."""
     scales: Tensor
-    """[groups, outputs] in a float dtype that holds them exactly; of shapes alone, float32."""
+    """[groups, outputs] in the shortest float dtype that holds them exactly; float32 for meta tensors."""
     shifts: Tensor | None
-    """The same; or uint8 zero points, which stand for -zero * scale."""
+    """[groups, outputs] in a float dtype like `scales`, or uint8 zero points, which stand for -zero * scale."""
     group: int
     order: Tensor | None
     bias: Tensor | None
 
     @classmethod
     def of(cls, card: Card, form: Grouped, bias: Tensor | None) -> CudaGroupedWeight | None:
-        """None if its groups are too small for the tensor cores, or too odd."""
+        """Pack a form; return None if its groups are too small for the tensor cores, or too odd."""
         run = run_of(form.kind, form.group, form.shape[1])
         if run is None:
             return None
         scales, shifts = form.scales, form.shifts
         if not scales.is_meta:
-            if form.kind is Codes.FP8:  # a number that is none makes its output none
+            if form.kind is Codes.FP8:  # kernels read NaN as 480: scales of NaN make all of its output NaN
                 none = (form.codes & 127).eq(127).any(1, keepdim=True)
                 scales = scales.masked_fill(none, float("nan"))
             zeros = None if shifts is None else zeros_of(form)
@@ -107,19 +107,21 @@ class CudaGroupedWeight:
 
 @dataclass(frozen=True, slots=True)
 class CudaFp8Weight:
-    """A `Grouped` matrix of FP8 with rows rounded to FP8: a scale per row and output, or per 128 inputs of each."""
+    """A `Grouped` matrix of FP8 that multiplies rows rounded to FP8: a scale per row and output, or per 128 inputs of
+    each.
+    """
 
     card: Card
     matrix: Tensor
-    """float8_e4m3fn [outputs, inputs and zeros up to a multiple of 16]"""
+    """float8_e4m3fn [outputs, inputs and zeros up to a multiple of 16]."""
     scales: Tensor
-    """float32 [groups, outputs]"""
+    """float32 [groups, outputs]."""
     order: Tensor | None
     bias: Tensor | None
 
     @classmethod
     def of(cls, card: Card, form: Grouped, bias: Tensor | None) -> CudaFp8Weight | None:
-        """None of other codes and groups, and on cards that do not multiply FP8."""
+        """Pack a form; return None for other codes and groups, and on cards that do not multiply FP8."""
         per_output = form.scales.shape[1] == 1
         if form.kind is not Codes.FP8 or form.shifts is not None or not card.has_fp8:
             return None
@@ -146,11 +148,13 @@ class CudaFp8Weight:
 
 
 CudaWeight = CudaInt8Weight | CudaGroupedWeight | CudaFp8Weight
-"""Weights whose `apply` takes `gelu`: the same as `Ops.gelu` of the result, which is rounded before."""
+"""Weights whose `apply` takes `gelu`, for `Ops.gelu` of the result, which is rounded before."""
 
 
-def keeper(card: Card, int8: bool = False, fp8_rows: bool = False) -> Callable[[Sequence[Form], Tensor | None], Weight]:
-    """What keeps a run of forms: for a kernel where there is one, else in plain torch.
+def cuda_store(
+    card: Card, int8: bool = False, fp8_rows: bool = False
+) -> Callable[[Sequence[Form], Tensor | None], Weight]:
+    """Return a function that keeps a run of forms: for a kernel where there is one, else in plain torch.
 
     `int8`: floats are rounded to int8, a scale for each output. `fp8_rows`: rows are rounded to FP8 for matrices of
     FP8, where the card multiplies such numbers. That is up to twice as fast of many rows, and no longer the product
@@ -172,7 +176,7 @@ def keeper(card: Card, int8: bool = False, fp8_rows: bool = False) -> Callable[[
 
 
 def _rows(x: Tensor, order: Tensor | None) -> Tensor:
-    """[..., inputs] -> [n, inputs] without gaps within a row, columns in the order of the codes."""
+    """Return x [..., inputs] as [n, inputs] without gaps within a row, columns in the order of the codes."""
     rows = x.reshape(-1, x.shape[-1])
     if order is not None:
         return rows.index_select(1, order)
@@ -184,7 +188,7 @@ def _with_aligned_rows(matrix: Tensor) -> Tensor:
 
 
 def _short(numbers: Tensor) -> Tensor:
-    """In the shortest of the models' dtypes that holds them exactly, without gaps."""
+    """Return numbers in the shortest of the models' dtypes that holds them exactly, without gaps."""
     if not numbers.is_meta and numbers.is_floating_point():
         for dtype in (torch.bfloat16, torch.float16):
             if torch.equal(numbers.to(dtype).float(), numbers):

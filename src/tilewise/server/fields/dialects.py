@@ -124,7 +124,7 @@ OTHERS: tuple[Field, ...] = (
 _BESIDE = "No such object is read: what is in it goes beside the other fields, by the names that it has here."
 _FORM = "Its name here is response_format, of type json_schema."
 _THINKING = "Its name here is chat_template_kwargs.enable_thinking."
-ELSEWHERE: tuple[Field, ...] = (
+OTHER_NAMES: tuple[Field, ...] = (
     refused("system_prompt", SYSTEM, "", []),
     refused("systemInstruction", SYSTEM, "", {}),
     refused("system_instruction", SYSTEM, "", {}),
@@ -166,4 +166,4 @@ OF_MEDIA: tuple[Field, ...] = (
     refused("dynamic_image_size", "Put it into mm_processor_kwargs.", True),
 )
 """Options of pictures and videos, where conversations are sent."""
-DIALECTS = (*VLLM, *SGLANG, *LMDEPLOY, *LLAMA_CPP, *OTHERS, *ELSEWHERE)
+DIALECTS = (*VLLM, *SGLANG, *LMDEPLOY, *LLAMA_CPP, *OTHERS, *OTHER_NAMES)

@@ -1,13 +1,13 @@
-"""One field of a request body, and a table of them."""
+"""One field of a request body, a table of them, and names that no table has."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tilewise.errors import InvalidField
-from tilewise.server.fields.unknown import UnknownFields
+from tilewise.errors import InvalidField, did_you_mean
+from tilewise.ignored import Ignored, is_near_miss, other_spelling
 
 Effect = Literal["works", "refused", "no effect"]
 
@@ -17,13 +17,13 @@ class Field:
     name: str
     effect: Effect
     note: str
-    """What it does; or why it cannot, and what to do instead; or why it changes nothing."""
+    """Sentence on what the field does; or why it is refused, and what to do instead; or why it changes nothing."""
     harmless: tuple[Any, ...] = ()
     """Values that ask for nothing: a refused field is taken with them, one without effect is not named. None always is
     one."""
 
     def asks_nothing(self, value: Any) -> bool:
-        """A number is the same one however it is written, but true is not one."""
+        """True if `value` is harmless. A number is the same one however it is written, but true is not one."""
         return any(value == same and isinstance(value, bool) == isinstance(same, bool) for same in self.harmless)
 
 
@@ -55,7 +55,7 @@ class FieldTable:
         return {field.name for field in self.fields if field.effect == "works"}
 
     def effective(self, body: Mapping[str, Any], unknown: UnknownFields) -> dict[str, Any]:
-        """The fields of a body that mean something; what has no effect is named in `unknown.ignored`.
+        """Return the fields of a body that mean something; what has no effect is named in `unknown.ignored`.
 
         A null is a field that is not there, as OpenAI's clients mean it. Raises InvalidField, naming the first that
         cannot be had.
@@ -77,3 +77,49 @@ class FieldTable:
             else:
                 unknown.ignored.add(name, known[name].note)
         return kept
+
+
+MAX_UNKNOWN = 64
+"""Most different unknown names of a request; each is compared with all known ones, which takes time."""
+_WHY = "no such field is known here"
+
+
+@dataclass(frozen=True)
+class UnknownFields:
+    """The rule for unknown names of one request: they are noted as ignored, or refused."""
+
+    ignored: Ignored
+    strict: bool = False
+    """True under `--strict-fields`: all are refused."""
+
+    def take(self, path: str, known: Collection[str], where: str, param: str | None = None) -> None:
+        """Note the unknown name `path`, such as `messages.id`, as ignored; `where` has only the fields `known`.
+
+        Raises InvalidField, naming `param`, such as `messages[3].id`, or the path: for a name that is nearly a known
+        one, for one too many, and for every one when strict.
+        """
+        if path in self.ignored.reasons and not self.strict:
+            return
+        name = path.rpartition(".")[2][:80]
+        if self.strict or is_near_miss(name, known):
+            raise self.refusal(path, known, where, param)
+        if len(self.ignored.reasons) >= MAX_UNKNOWN:
+            raise InvalidField(
+                (param or path)[:80],
+                f"The request has more than {MAX_UNKNOWN} names that are not known, {path[:80]!r} is one: "
+                "leave them out."
+            )  # fmt: skip
+        self.ignored.add(path, _WHY)
+
+    def refusal(self, path: str, known: Collection[str], where: str, param: str | None = None) -> InvalidField:
+        name = path.rpartition(".")[2][:80]
+        meant = other_spelling(name, known)
+        hint = f" Did you mean {meant}?" if meant else did_you_mean(name, known)
+        rest = "Leave it out otherwise." if hint else "Leave it out."
+        return InvalidField((param or path)[:80], f"{where} has no field {name!r}.{hint} {rest}")
+
+    def take_all(self, prefix: str, names: Iterable[str], known: Collection[str], where: str) -> None:
+        """Take those of `names` that are not known, each as `prefix.name`."""
+        for name in names:
+            if name not in known:
+                self.take(f"{prefix}.{name}", known, where, f"{where}.{name}")

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from tilewise.server.fields.dialects import DIALECTS, OF_MEDIA, PICTURES, SYSTEM
 from tilewise.server.fields.field import Field, FieldTable, inert, refused, works
-from tilewise.server.fields.sampling import PROVIDER, SAMPLING, without
+from tilewise.server.fields.generation import PROVIDER, SAMPLING, without
 
 _LIKE_CHAT = (
     *("frequency_penalty", "presence_penalty", "repetition_penalty", "logit_bias", "seed", "stop", "stop_token_ids"),
@@ -42,7 +42,7 @@ _MOVED: tuple[Field, ...] = (
     refused("bad_words_list", "bad_words belongs to /v1/chat/completions.", []),
     *(refused(name, "Send pictures as input_image, in input.", [], {}) for name in PICTURES),
 )
-"""What has another name or another place here."""
+"""Fields that have another name or another place here."""
 _CHATS = "It belongs to /v1/chat/completions."
 _ALONE_IN_CHAT = (
     *("bad_words", "allowed_token_ids", "prompt_logprobs", "truncate_prompt_tokens", "truncation_side"),
@@ -59,7 +59,7 @@ _WORDS = (
 
 
 def _worded(field: Field) -> Field:
-    """With the names that this route has."""
+    """Return the field with a note in the names that this route has."""
     note = field.note
     for chat, here in _WORDS:
         note = note.replace(chat, here)

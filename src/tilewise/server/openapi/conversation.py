@@ -1,11 +1,11 @@
-"""Shapes of what is read by hand: messages and their parts, and the items of /v1/responses."""
+"""JSON schemas of what is read by hand: messages and their parts, and the items of /v1/responses."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from tilewise.inputs.images import MAX_TILES
-from tilewise.inputs.media_handles import MAX_UUID
+from tilewise.inputs.media_cache import MAX_UUID
 
 Schema = dict[str, Any]
 _TEXT: Schema = {"type": "string"}
@@ -40,7 +40,7 @@ _UUID: Schema = {
 
 
 def _media(key: str, *kinds: str) -> Schema:
-    """A part with a URL, or with the uuid of what was sent before, in it or in its object."""
+    """Return the schema of a part with a URL, or with the uuid of media sent before, in the part or in its object."""
     tiles = _any({"type": "integer", "minimum": 1}, _NULL)
     options = {"url": _any(_URL, _NULL), "uuid": _UUID, "detail": _DETAIL}
     if key == "image_url":
@@ -102,7 +102,7 @@ _INPUT = _any(_TEXT, {**_list(_ITEM), "minItems": 1})
 
 
 def _options(**properties: Schema) -> Schema:
-    """An object of these keys alone, or none."""
+    """Return the schema of an object of these keys alone, or null."""
     return {"anyOf": [{**_object([], **properties), "additionalProperties": False}, _NULL], "default": None}
 
 
@@ -118,7 +118,7 @@ _KWARGS: dict[str, Schema] = {
         use_thumbnail=_SWITCH,
     )
 }
-CONVERSATION: dict[str, Schema] = {
+CHAT_SHAPES: dict[str, Schema] = {
     "messages": _MESSAGES,
     "chat_template_kwargs": _any(_object([], enable_thinking=_any(_SWITCH, _NULL)), _NULL),
     "media_io_kwargs": _options(
@@ -132,13 +132,13 @@ CONVERSATION: dict[str, Schema] = {
     ),
     **_KWARGS,
 }
-"""Of the fields of a chat body."""
-CONVERSATIONS: dict[str, Schema] = {**CONVERSATION, "messages": {"type": "array", "minItems": 1, "items": _MESSAGES}}
-"""Of those of a batch."""
-ENCODED: dict[str, Schema] = {
+"""Schemas of the fields of a chat body that are read by hand."""
+BATCH_SHAPES: dict[str, Schema] = {**CHAT_SHAPES, "messages": {"type": "array", "minItems": 1, "items": _MESSAGES}}
+"""Schemas of the fields of a batch of chats that are read by hand."""
+ENCODE_SHAPES: dict[str, Schema] = {
     "input": _any(_URL, _IMAGE_PART, {**_list(_any(_URL, _IMAGE_PART)), "minItems": 1}),
     **_KWARGS,
 }
-"""Of those of /v1/encode."""
-ITEMS: dict[str, Schema] = {"input": _INPUT, **_KWARGS}
-"""Of those of a Responses body."""
+"""Schemas of the fields of a body of /v1/encode that are read by hand."""
+RESPONSE_SHAPES: dict[str, Schema] = {"input": _INPUT, **_KWARGS}
+"""Schemas of the fields of a Responses body that are read by hand."""

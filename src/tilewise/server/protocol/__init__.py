@@ -1,1 +1,1 @@
-"""Types of the request bodies, by route. Which fields there are at all is said in `server/fields`."""
+"""Types of request bodies and of answers. The tables of `server/fields` say which fields a body has at all."""

@@ -105,7 +105,7 @@ class ChatChoice(Strict):
     stop_reason: StopReason
     token_ids: list[int] | None
     schema_errors: list[str] | None = None
-    """What does not fulfil the schema of which `strict: true` was asked; absent otherwise."""
+    """Violations of the schema of which `strict: true` was asked; absent if there are none."""
 
 
 class ChatCompletion(Strict):
@@ -153,7 +153,7 @@ class ChatChunkChoice(Strict):
     stop_reason: StopReason = None
     token_ids: list[int] | None = None
     schema_errors: list[str] | None = None
-    """What does not fulfil the schema of which `strict: true` was asked; absent otherwise."""
+    """Violations of the schema of which `strict: true` was asked; absent if there are none."""
 
 
 class ChatChunk(Strict):

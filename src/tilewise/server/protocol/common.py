@@ -1,14 +1,72 @@
-"""What several bodies share."""
+"""Types that several bodies share, and the handling of nulls and unknown keys in their objects."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Iterator
+from functools import cache
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tilewise.server.fields.field import FieldTable
-from tilewise.server.fields.unknown import UnknownFields
-from tilewise.server.protocol.nested import known_keys
+from tilewise.server.fields.field import FieldTable, UnknownFields
+
+_FORMS = ("response_format", "structured_outputs")
+"""Objects of which every key says what the answer has to look like: an unknown one is always refused."""
+
+Models = tuple[type[BaseModel], ...]
+
+
+def known_keys(model: type[BaseModel], name: str, value: Any, unknown: UnknownFields) -> Any:
+    """Return the value of a field of `model` without the nulls and the unknown keys of objects in it.
+
+    The keys are named in `unknown`. Only objects that have a type of their own are looked into: a schema's keys are
+    its own affair. Raises InvalidField for a key that was meant to be another.
+    """
+    return _pruned(_models_of(model, name), name, value, unknown)
+
+
+def _pruned(models: Models, path: str, value: Any, unknown: UnknownFields) -> Any:
+    if not models:
+        return value
+    if isinstance(value, list):
+        return [_pruned(models, path, item, unknown) for item in value]
+    if not isinstance(value, dict):
+        return value
+    kept: dict[str, Any] = {}
+    known = {key: name for model in models for key, name in _keys(model).items()}
+    for key, inner in value.items():
+        if key in known:
+            if inner is not None:
+                kept[key] = _pruned(_all_of(models, known[key]), f"{path}.{key}", inner, unknown)
+        elif inner is not None and path in _FORMS:
+            raise unknown.refusal(f"{path}.{key}", known, path)
+        elif inner is not None or unknown.strict:
+            unknown.take(f"{path}.{key}", known, path)
+    return kept
+
+
+@cache
+def _keys(model: type[BaseModel]) -> dict[str, str]:
+    """Return, by the fields' names in JSON, their names in the class."""
+    return {field.alias or name: name for name, field in model.model_fields.items()}
+
+
+def _all_of(models: Models, name: str) -> Models:
+    return tuple(found for model in models for found in _models_of(model, name))
+
+
+@cache
+def _models_of(model: type[BaseModel], name: str) -> Models:
+    """Return the classes of objects that a field may hold, in lists too; none, where any keys may come."""
+    field = model.model_fields.get(name)
+    return () if field is None else tuple(dict.fromkeys(_classes(field.annotation)))
+
+
+def _classes(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _classes(inner)
 
 
 class Strict(BaseModel):
@@ -24,7 +82,7 @@ class Given(BaseModel):
 
 
 Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
-"""64 bits, as in vLLM."""
+"""A seed of 64 bits, as in vLLM."""
 
 
 class Body(Given):
@@ -32,7 +90,7 @@ class Body(Given):
 
     @classmethod
     def read(cls, body: dict[str, Any], table: FieldTable, unknown: UnknownFields) -> Self:
-        """Raises InvalidField for a field that cannot be had, ValidationError for a value of the wrong type."""
+        """Read a body. Raises InvalidField for a field that cannot be had, ValidationError for a wrong type."""
         effective = table.effective(body, unknown)
         return cls.model_validate({name: known_keys(cls, name, effective[name], unknown) for name in effective})
 

@@ -142,7 +142,7 @@ class ResponseObject(Strict):
     input_messages: list[RawMessage] | None = None
     output_messages: list[RawMessage] | None = None
     schema_errors: list[str] | None = None
-    """What does not fulfil the schema of which `strict: true` was asked; absent otherwise."""
+    """Violations of the schema of which `strict: true` was asked; absent if there are none."""
 
 
 class ResponseEvent(Strict):

@@ -1,1 +1,1 @@
-"""The stateless part of OpenAI's Responses API: a body is read as a chat, its answer told as items and events."""
+"""OpenAI's Responses API: a body is read as a chat, and its answer told as items and events; responses may be kept."""

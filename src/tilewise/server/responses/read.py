@@ -1,4 +1,4 @@
-"""A Responses body to the chat body that asks the same."""
+"""A Responses body is turned into the chat body that asks for the same, and read as that."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tilewise.ignored import Ignored
 from tilewise.server.calls import ChatCall
 from tilewise.server.convert import chat_call, request_id
 from tilewise.server.fields import RESPONSES, UnknownFields
-from tilewise.server.protocol.responses import ResponsesBody, TextFormat
+from tilewise.server.protocol.bodies import ResponsesBody, TextFormat
 from tilewise.server.served import ServedModel
 from tilewise.server.toolcalls import check_tool_types
 
@@ -44,7 +44,7 @@ class ResponseCall:
     background: bool = False
     previous: str | None = None
     raw_messages: bool = False
-    """Whether prompt and answer are told as the model sees them."""
+    """True if the response repeats prompt and answer as the model sees them."""
 
 
 def response_call(
@@ -54,7 +54,7 @@ def response_call(
     header_id: str | None = None,
     recall: Recall | None = None,
 ) -> ResponseCall:
-    """`recall` gives the items of a response that is kept; None = none is.
+    """Read a Responses body; `recall` gives the items of a response that is kept, None = none is.
 
     Names without effect go into `ignored`. Raises InvalidRequest, UnknownModel or pydantic's ValidationError.
     """
@@ -102,7 +102,10 @@ def _earlier(fields: ResponsesBody, recall: Recall | None) -> Sequence[Item]:
 
 
 def _is_kept(fields: ResponsesBody, recall: Recall | None, ignored: Ignored) -> bool:
-    """Kept unless the body says no, as OpenAI and vLLM have it, where anything is kept at all."""
+    """True if the response is to be kept. Raises InvalidField for a background that cannot be had.
+
+    Where responses are kept at all, this one is unless the body says no, as OpenAI and vLLM have it.
+    """
     if fields.background and fields.store is False:
         raise InvalidField("background", "background can only be used when `store` is true: leave out one of them.")
     if fields.background and fields.stream:
@@ -166,7 +169,7 @@ def _items(fields: ResponsesBody) -> Sequence[Item]:
 def _called(
     chat: dict[str, Any], served: ServedModel, ignored: Ignored, number: str, places: Sequence[str]
 ) -> ChatCall:
-    """Errors name what the body of this route has, and not what became of it."""
+    """Return the ChatCall of a chat body. Errors name places in the body of this route, not in the chat body."""
     try:
         call = chat_call(chat, served, ignored, number)
     except InvalidField as error:
@@ -179,7 +182,7 @@ def _placed(text: str, places: Sequence[str]) -> str:
 
 
 def _messages(instructions: str | None, items: Sequence[Item]) -> tuple[list[dict[str, Any]], list[str]]:
-    """The messages, and what each of them was in the body."""
+    """Return the messages, and for each of them its place in the body."""
     messages: list[dict[str, Any]] = []
     places: list[str] = []
     if instructions is not None:
@@ -213,5 +216,5 @@ def _add_item(messages: list[dict[str, Any]], item: dict[str, Any], where: str) 
 
 
 def _takes_calls(message: dict[str, Any]) -> bool:
-    """One whose role or calls are wrong stays as it is, to be refused for that."""
+    """True if a call can be added to the message. One with a wrong role or calls is left, to be refused for that."""
     return message.get("role") == "assistant" and isinstance(message.get("tool_calls"), list | None)

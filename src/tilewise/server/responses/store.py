@@ -30,14 +30,17 @@ class UnknownResponse(TilewiseError):
 @dataclass(frozen=True)
 class StoreLimits:
     most: int = 1000
-    """Responses."""
+    """Most responses that are kept."""
     most_bytes: int = 256 * 2**20
     seconds: float = 3600.0
-    """After which a response goes."""
+    """Seconds after which a response is dropped."""
 
     @classmethod
     def from_environment(cls) -> StoreLimits | None:
-        """None unless VLLM_ENABLE_RESPONSES_API_STORE says so. Raises InvalidConfig for what is no number."""
+        """Return the limits that environment variables set; None unless VLLM_ENABLE_RESPONSES_API_STORE is on.
+
+        Raises InvalidConfig for a value that is no number.
+        """
         if os.environ.get("VLLM_ENABLE_RESPONSES_API_STORE", "0") in ("", "0"):
             return None
         return cls(
@@ -60,10 +63,10 @@ class StoredResponse:
     call: ResponseCall
     response: dict[str, Any]
     size: int
-    """Bytes of its conversation, as JSON."""
+    """Bytes of the conversation and the response, as JSON."""
     since: float
     task: asyncio.Task[None] | None = field(default=None, repr=False)
-    """Works on a response in the background."""
+    """Task that works on the response in the background."""
 
     @property
     def running(self) -> bool:
@@ -71,7 +74,7 @@ class StoredResponse:
 
 
 class ResponseStore:
-    """All methods belong to one event loop; `clock` is in seconds."""
+    """The responses that a server keeps. All methods belong to one event loop; `clock` is in seconds."""
 
     def __init__(self, limits: StoreLimits, clock: Callable[[], float] = time.monotonic) -> None:
         self._limits, self._clock = limits, clock
@@ -82,7 +85,7 @@ class ResponseStore:
         return len(self._kept)
 
     def find(self, scope: str, name: str) -> StoredResponse:
-        """Raises UnknownResponse."""
+        """Return a response that is kept. Raises UnknownResponse."""
         self._expire()
         stored = self._kept.get((scope, name))
         if stored is None:
@@ -93,7 +96,7 @@ class ResponseStore:
         return stored
 
     def conversation(self, scope: str, name: str) -> Sequence[Item]:
-        """What a response that goes on from this one begins with. Raises UnknownResponse, or InvalidField."""
+        """Return the items before a response that goes on from this one. Raises UnknownResponse, or InvalidField."""
         stored = self.find(scope, name)
         if stored.response["status"] not in ("completed", "incomplete"):
             status = stored.response["status"]
@@ -103,7 +106,7 @@ class ResponseStore:
         return (*stored.call.items, *stored.response["output"])
 
     def measure(self, call: ResponseCall) -> int:
-        """Bytes of a conversation. Raises InvalidField if it is larger than all there is room for."""
+        """Return the bytes of a conversation. Raises InvalidField if it is larger than all there is room for."""
         size = len(json.dumps(call.items))
         if size > self._limits.most_bytes:
             raise InvalidField(
@@ -114,7 +117,7 @@ class ResponseStore:
         return size
 
     def keep(self, scope: str, call: ResponseCall, response: dict[str, Any], measured: int) -> StoredResponse:
-        """Others go for it, the oldest first; `measured` are the bytes of its conversation.
+        """Keep a response and drop others for it, the oldest first; `measured` are the bytes of its conversation.
 
         Raises Overloaded if only responses that are being worked on could go.
         """
@@ -128,7 +131,7 @@ class ResponseStore:
         return stored
 
     def end(self, stored: StoredResponse, response: dict[str, Any]) -> None:
-        """Work in the background has ended; the response is as old as its end, and as large as it is by then."""
+        """Store a response whose work in the background has ended; its age counts from now, and its size is new."""
         grown = len(json.dumps(response)) - len(json.dumps(stored.response))
         stored.response, stored.since, stored.size = response, self._clock(), stored.size + grown
         if (key := (stored.scope, stored.call.id)) in self._kept:
@@ -146,7 +149,7 @@ class ResponseStore:
         return stored
 
     def delete(self, scope: str, name: str) -> None:
-        """Raises UnknownResponse."""
+        """Drop a response. Raises UnknownResponse."""
         self.find(scope, name)
         self._drop((scope, name))
 

@@ -1,16 +1,23 @@
-"""ResponseStream: pieces of a growing answer to the events of the Responses API, and to the whole response."""
+"""ResponseStream: events of the Responses API, and the whole response, made from the pieces of a growing answer."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-from tilewise.outputs.group import Piece
+from tilewise.outputs.group import AnswerDelta
 from tilewise.outputs.parts import PartsDelta, PartsSplitter
-from tilewise.server.problem import Problem
-from tilewise.server.respond import checked_reason, parts_rule
-from tilewise.server.responses.items import Item, response_object, response_usage
-from tilewise.server.responses.open_items import OpenCall, OpenItem, OpenReasoning, OpenText
+from tilewise.server.chat_answers import checked_reason, parts_rule
+from tilewise.server.errors import Problem
+from tilewise.server.responses.items import (
+    Item,
+    OpenCall,
+    OpenItem,
+    OpenReasoning,
+    OpenText,
+    response_object,
+    response_usage,
+)
 from tilewise.server.responses.read import ResponseCall
 from tilewise.server.scores import chat_logprobs
 from tilewise.types import Usage
@@ -19,7 +26,7 @@ Event = dict[str, Any]
 
 
 class ResponseStream:
-    """Events in order: created, in progress; for each item its opening, its deltas, its end; completed.
+    """A response's events in order: created, in progress; for each item its opening, its deltas, its end; completed.
 
     A response that is not streamed is what the last event holds: take all pieces, and ask for `response`.
     """
@@ -33,14 +40,14 @@ class ResponseStream:
         self._reasoning_tokens = 0
         self._logprobs: list[dict[str, Any]] = []
         self.response: dict[str, Any] = response_object(call, "in_progress", [])
-        """As it is so far; whole behind the last piece."""
+        """The response object: in progress, and whole behind the last piece."""
 
     def opening(self) -> list[Event]:
         kinds = ("response.created", "response.in_progress")
         return self._numbered({"type": kind, "response": self.response} for kind in kinds)
 
-    def take(self, piece: Piece, usage: Usage) -> list[Event]:
-        """The events that a token gives. Raises BrokenAnswer."""
+    def take(self, piece: AnswerDelta, usage: Usage) -> list[Event]:
+        """Return the events that a token gives. Raises BrokenAnswer."""
         reason = checked_reason(piece.finish_reason)
         self._score(piece)
         delta = self._splitter.add(piece.text)
@@ -52,12 +59,12 @@ class ResponseStream:
         return self._numbered(events)
 
     def failed(self, problem: Problem) -> list[Event]:
-        """The last event of a response that cannot go on."""
+        """End a response that cannot go on, and return its last event."""
         error = {"code": "server_error", "message": problem.body["error"]["message"]}
         self.response = {**response_object(self._call, "failed", self._done), "error": error}
         return self._numbered([{"type": "response.failed", "response": self.response}])
 
-    def _score(self, piece: Piece) -> None:
+    def _score(self, piece: AnswerDelta) -> None:
         top = self._call.chat.sampling.scored_tokens
         if piece.scores is not None and top is not None:
             self._logprobs += chat_logprobs([piece.scores], [piece.token_id], top, as_ids=False)["content"]
@@ -77,7 +84,7 @@ class ResponseStream:
             yield from self._deltas(call.arguments)
 
     def _item(self, kind: type[OpenReasoning] | type[OpenText]) -> Iterator[Event]:
-        """Close what is open, unless it is of this kind already."""
+        """Open an item of this kind, and close what is open, unless that is of this kind already."""
         if isinstance(self._open, kind):
             return
         yield from self._close("completed")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Any
@@ -12,23 +12,19 @@ from starlette.responses import JSONResponse, Response
 
 from tilewise.ignored import Ignored
 from tilewise.inputs.grammar import name_unenforced
-from tilewise.outputs.group import AnswerGroup
+from tilewise.outputs.group import AnswerDelta, AnswerGroup
 from tilewise.server.calls import CompletionCall
-from tilewise.server.completion import Decode, completion_body, completion_call
-from tilewise.server.completion_stream import CompletionStream
+from tilewise.server.completion import CompletionStream, Decode, completion_body, completion_call
 from tilewise.server.context import Context, context_of
 from tilewise.server.disconnect import EventStream
-from tilewise.server.events import data_event
 from tilewise.server.fields import COMPLETION
-from tilewise.server.interval import Interval
-from tilewise.server.merge import merged
 from tilewise.server.openapi import examples
 from tilewise.server.openapi.operation import GENERATION, Operation, RequestBody
 from tilewise.server.protocol.answers import TextChunk, TextCompletion
-from tilewise.server.protocol.completion import CompletionBody
+from tilewise.server.protocol.bodies import CompletionBody
 from tilewise.server.requests import completion_requests, is_light
-from tilewise.server.routes.exchange import exchange, guarded
-from tilewise.server.routes.route import plain_router
+from tilewise.server.routes.json_route import exchange, guarded, plain_router
+from tilewise.server.streaming import ChunkInterval, data_event, merged
 from tilewise.types import Request, RequestOutput
 
 router = plain_router()
@@ -68,13 +64,16 @@ async def answer_completion(raw: HttpRequest, body: dict[str, Any], ignored: Ign
         return JSONResponse(answer, headers=headers)
 
 
-async def all_answers(context: Context, name: str, requests: Sequence[Request]) -> list[RequestOutput]:
-    """The answers to several requests when all of them have ended."""
+async def all_answers(
+    context: Context, name: str, requests: Sequence[Request], see: Sequence[Callable[[AnswerDelta], None]] = ()
+) -> list[RequestOutput]:
+    """Return the answers to several requests when all of them have ended; each of `see` is shown one's tokens."""
     service = context.service
     groups = [service.group(request) for request in requests]
     async with aclosing(merged([service.pieces(group) for group in groups])) as steps:
-        async for _ in steps:
-            pass
+        async for number, pieces in steps:
+            for piece in pieces if see else ():
+                see[number](piece)
     for group in groups:
         context.log.answered(name, group)
     return [group.output() for group in groups]
@@ -86,7 +85,7 @@ async def completion_events(
     service = context.service
     groups: list[AnswerGroup] = [service.group(request) for request in requests]
     stream = CompletionStream(call, requests, decode_of(context))
-    intervals = [Interval(context.config.stream_interval) for _ in groups]
+    intervals = [ChunkInterval(context.config.stream_interval) for _ in groups]
     steps = merged([service.pieces(group) for group in groups])
     async with service.deadline(requests[0].arrival), aclosing(steps):
         async for number, pieces in steps:

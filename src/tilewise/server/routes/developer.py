@@ -16,11 +16,10 @@ from tilewise.config import EngineConfig
 from tilewise.errors import EngineDead
 from tilewise.server.config import ServerConfig
 from tilewise.server.context import context_of
+from tilewise.server.errors import Problem
 from tilewise.server.openapi.operation import Operation
-from tilewise.server.problem import Problem
 from tilewise.server.protocol.answers import Reset, ServerInfo
-from tilewise.server.routes.exchange import refusal
-from tilewise.server.routes.route import plain_router
+from tilewise.server.routes.json_route import plain_router, refusal
 
 router = plain_router()
 _RESET = Operation(gives="Whether all of it is empty: what running requests use stays.", answer=Reset, statuses=(503,))
@@ -79,5 +78,5 @@ async def server_info(raw: Request) -> Response:
 
 
 def _shown(config: EngineConfig | ServerConfig) -> dict[str, Any]:
-    """All options but those that hold a key or a token."""
+    """Return all options but those that hold a key or a token."""
     return {field.name: getattr(config, field.name) for field in dataclasses.fields(config) if field.repr}

@@ -1,4 +1,4 @@
-"""What a server says of itself: models, health, version, metrics, load."""
+"""Routes that tell of the server: models, health, version, metrics, load."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from starlette.responses import JSONResponse, Response
 import tilewise
 from tilewise.errors import UnknownModel
 from tilewise.server.context import context_of
+from tilewise.server.errors import Problem
 from tilewise.server.openapi.operation import Operation
-from tilewise.server.problem import Problem
 from tilewise.server.protocol.answers import Load, ModelCard, ModelList, Version
-from tilewise.server.routes.route import plain_router
+from tilewise.server.routes.json_route import plain_router
 
 router = plain_router()
 _METRICS = "text/plain; version=1.0.0; charset=utf-8"

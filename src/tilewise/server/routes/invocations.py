@@ -13,8 +13,7 @@ from tilewise.server.context import context_of
 from tilewise.server.openapi.operation import GENERATION, Operation
 from tilewise.server.protocol.answers import ChatChunk, ChatCompletion, TextChunk, TextCompletion
 from tilewise.server.routes import chat, completions
-from tilewise.server.routes.exchange import exchange
-from tilewise.server.routes.route import plain_router
+from tilewise.server.routes.json_route import exchange, plain_router
 
 router = plain_router()
 OPERATIONS = {

@@ -1,4 +1,4 @@
-"""/v1/responses: made, and where they are kept, found, cancelled and deleted."""
+"""Routes of /v1/responses: responses are made, and where they are kept, found, cancelled and deleted."""
 
 from __future__ import annotations
 
@@ -17,29 +17,28 @@ from tilewise.ignored import Ignored
 from tilewise.inputs.grammar import name_unenforced
 from tilewise.server.context import Context, context_of
 from tilewise.server.disconnect import EventStream
-from tilewise.server.events import named_event
+from tilewise.server.errors import Problem
 from tilewise.server.fields import RESPONSES
-from tilewise.server.fulfilment import check_strictness
 from tilewise.server.openapi import examples
-from tilewise.server.openapi.conversation import ITEMS
+from tilewise.server.openapi.conversation import RESPONSE_SHAPES
 from tilewise.server.openapi.operation import GENERATION, Operation, RequestBody
-from tilewise.server.problem import Problem
+from tilewise.server.protocol.bodies import ResponsesBody
 from tilewise.server.protocol.response_objects import DeletedResponse, ResponseEvent, ResponseObject
-from tilewise.server.protocol.responses import ResponsesBody
 from tilewise.server.requests import chat_request, is_light
 from tilewise.server.responses.items import raw_messages, response_object
 from tilewise.server.responses.read import NOTHING_KEPT, ResponseCall, response_call
 from tilewise.server.responses.store import ResponseStore, StoredResponse, UnknownResponse
 from tilewise.server.responses.stream import ResponseStream
-from tilewise.server.routes.exchange import exchange, problem_of, refusal
-from tilewise.server.routes.route import plain_router
+from tilewise.server.routes.json_route import exchange, plain_router, problem_of, refusal
+from tilewise.server.service import check_strictness
+from tilewise.server.streaming import named_event
 from tilewise.types import Request
 
 router = plain_router()
 OPERATIONS = {
     "responses": Operation(
         gives="The response, or the events that tell of it.",
-        body=RequestBody(ResponsesBody, RESPONSES, examples.RESPONSES, ITEMS),
+        body=RequestBody(ResponsesBody, RESPONSES, examples.RESPONSES, RESPONSE_SHAPES),
         answer=ResponseObject,
         events=ResponseEvent,
         done=False,
@@ -75,7 +74,9 @@ async def answer_response(raw: HttpRequest, body: dict[str, Any], ignored: Ignor
         context.log.received(call.id, request)
         kept = None
         if store is not None and call.store:
-            kept = Kept(store, scope, call, await service.prepare(partial(store.measure, call), is_light(call.chat)))
+            kept = KeptResponse(
+                store, scope, call, await service.prepare(partial(store.measure, call), is_light(call.chat))
+            )
         making = Making(context, call, request, kept)
         if call.background:
             return JSONResponse(making.begin())
@@ -85,23 +86,23 @@ async def answer_response(raw: HttpRequest, body: dict[str, Any], ignored: Ignor
 
 
 @dataclass(frozen=True)
-class Kept:
-    """Where a response is kept, and as whose."""
+class KeptResponse:
+    """The place where a response will be kept: the store, whose it is there, and its size."""
 
     store: ResponseStore
     scope: str
     call: ResponseCall
     num_bytes: int
-    """Of its conversation."""
+    """Bytes of the conversation."""
 
     def put(self, response: dict[str, Any]) -> StoredResponse:
         return self.store.keep(self.scope, self.call, response, self.num_bytes)
 
 
 class Making:
-    """One response while it is made, and kept if it is to be."""
+    """A response while it is made; afterwards it is kept, if it is to be."""
 
-    def __init__(self, context: Context, call: ResponseCall, request: Request, kept: Kept | None) -> None:
+    def __init__(self, context: Context, call: ResponseCall, request: Request, kept: KeptResponse | None) -> None:
         self._context, self._call, self._request, self._kept = context, call, request, kept
         self._stream, self._group = ResponseStream(call), context.service.group(request)
 
@@ -128,7 +129,7 @@ class Making:
                 yield b"".join(map(named_event, self._stream.failed(problem_of(error))))
 
     def begin(self) -> dict[str, Any]:
-        """Work in the background; the response as it stands. Raises Overloaded."""
+        """Begin to work in the background, and return the response as it stands. Raises Overloaded."""
         assert self._kept is not None
         queued = response_object(self._call, "queued", [])
         stored = self._kept.put(queued)
@@ -140,7 +141,7 @@ class Making:
         with service.counted():
             try:
                 async with service.deadline(self._request.arrival), aclosing(self._steps()) as steps:
-                    async for _ in steps:  # it stays queued until it has ended, as vLLM's
+                    async for _ in steps:  # the response stays queued until it has ended, as vLLM's do
                         pass
             except Exception as error:  # of whatever kind: whoever asks for the response is told
                 self._stream.failed(problem_of(error))
@@ -148,7 +149,7 @@ class Making:
                 self._kept.store.end(stored, self._stream.response)
 
     async def _steps(self) -> AsyncGenerator[list[dict[str, Any]]]:
-        """The events of each step of the engine."""
+        """Yield the events of each step of the engine."""
         async with aclosing(self._context.service.pieces(self._group)) as steps:
             async for pieces in steps:
                 events = [event for piece in pieces for event in self._stream.take(piece, self._group.usage)]

@@ -12,13 +12,13 @@ from starlette.responses import JSONResponse, Response
 from tilewise.server.context import context_of
 from tilewise.server.openapi.operation import Operation
 from tilewise.server.protocol.answers import TokenizerInfo
-from tilewise.server.routes.route import plain_router
+from tilewise.server.routes.json_route import plain_router
 from tilewise.weights.folder import optional_json
 
 router = plain_router()
 OPERATIONS = {"tokenizer_info": Operation(gives="The tokenizer's configuration.", answer=TokenizerInfo)}
 _PATHS = ("vocab_file", "merges_file", "name_or_path", "tokenizer_file")
-"""Keys that may hold places of files."""
+"""Keys that may hold paths of files on the server, which are not shown."""
 
 
 @router.get("/tokenizer_info")
@@ -37,5 +37,5 @@ def _read(folder: Path) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A special token is told as its text."""
+    """Return a special token's text, and any other value as it is."""
     return value["content"] if isinstance(value, dict) and value.get("__type") == "AddedToken" else value

@@ -8,7 +8,7 @@ from tilewise.family import Backbone
 from tilewise.tools.twin.specs import TinySpec
 
 Spelling = Literal["new", "old"]
-"""Of rope in the -hf format, and of its tensors' names: since transformers 5, or before."""
+"""The spelling of rope and of tensors' names in the -hf format: new since transformers 5, old before."""
 Dtype = Literal["bfloat16", "float16", "float32"]
 
 ARCHITECTURES: dict[Backbone, str] = {
@@ -89,7 +89,7 @@ def generation_config(spec: TinySpec) -> dict[str, Any]:
 
 
 def processor_config(spec: TinySpec) -> dict[str, Any]:
-    """preprocessor_config.json of the -hf format."""
+    """Return preprocessor_config.json of the -hf format."""
     return {
         "image_processor_type": "GotOcr2ImageProcessor",
         "processor_class": "InternVLProcessor",
@@ -146,7 +146,7 @@ def _text_config(spec: TinySpec, spelling: Spelling, decoder: Backbone) -> dict[
 
 
 def _own_keys(spec: TinySpec, decoder: Backbone) -> dict[str, Any]:
-    """What the config of one family says and others do not."""
+    """Return the keys that the configs of one decoder have and those of others do not."""
     no_window = {"use_sliding_window": False, "sliding_window": None}
     match decoder:
         case "qwen2" | "qwen3":

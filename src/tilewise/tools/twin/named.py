@@ -6,8 +6,12 @@ from pathlib import Path
 from typing import Literal
 
 from tilewise.errors import InvalidRequest, UnknownModel, did_you_mean
-from tilewise.family import MEMBERS
-from tilewise.relatives import RELATIVES, Relative
+from tilewise.extras import require_extra
+from tilewise.family import (
+    MEMBERS,
+    RELATIVES,
+    RelatedCheckpoint,
+)
 from tilewise.tools.twin.configs import Dtype, Spelling
 from tilewise.tools.twin.specs import TWINS
 
@@ -17,7 +21,7 @@ Format = Literal["original", "hf"]
 def write_twin(
     name: str, folder: Path, form: Format = "original", seed: int = 0, shards: int = 1, dtype: Dtype = "bfloat16"
 ) -> Path:
-    """Write it to a folder that is new or empty; the name may have the organisation in front.
+    """Write a checkpoint's twin to a folder that is new or empty; the name may have the organisation in front.
 
     A relative is written as it was published, whatever `form` says.
 
@@ -29,6 +33,7 @@ def write_twin(
     spelling = _spelling(short) if form == "hf" and not relative else None
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InvalidRequest(f"{folder} is there already and not an empty folder: name a new one.")
+    require_extra("transformers", "twin", "tilewise tools twin")
     from tilewise.tools.twin.write import write_hf, write_original, write_relative
 
     if relative is not None:
@@ -38,7 +43,7 @@ def write_twin(
     return write_hf(folder, TWINS[short], seed, spelling, shards, dtype=dtype)
 
 
-def _relative(name: str) -> Relative | None:
+def _relative(name: str) -> RelatedCheckpoint | None:
     return next((relative for relative in RELATIVES.values() if name in (relative.id, relative.name)), None)
 
 
@@ -54,7 +59,7 @@ def _known(name: str) -> str:
 
 
 def _spelling(name: str) -> Spelling:
-    """That of the published -hf files. Raises InvalidRequest when there are none."""
+    """Return the spelling of the published -hf files. Raises InvalidRequest when there are none."""
     member = MEMBERS.get(name)
     if member is None or member.hf_name is None:
         raise InvalidRequest(f"{name} was not published in transformers' format: use the format original.")

@@ -5,16 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from tilewise.family import MEMBERS, TOWERS, Backbone, Experts, Member, Rope, Template, TokenizerKind, Vision
-from tilewise.tools.twin.vocabularies import VOCABULARIES, Vocabulary
+from tilewise.family import (
+    MEMBERS,
+    TOWERS,
+    Backbone,
+    Experts,
+    FamilyMember,
+    Rope,
+    Template,
+    TokenizerKind,
+    Vision,
+)
+from tilewise.tools.twin.vocabularies import VOCABULARIES, TwinVocabulary
 
 
 @dataclass(frozen=True)
 class TinySpec:
-    """One tiny model. Two layers each, and widths that are no powers of two unless a format demands it."""
+    """A tiny model: two layers in tower and decoder, widths that are no powers of two unless a format demands it."""
 
     decoder: Backbone = "qwen2"
-    """internlm2 and internlm3 are so called in the original format only: the -hf format makes them llama."""
+    """Decoder. internlm2 and internlm3 are so called in the original format only: the -hf format makes them llama."""
     vision: Vision = "300m"
     """300m: layer norm, biases on q, k, v. 6b: RMS norm, norms of whole queries and keys, no such biases."""
     tokenizer: TokenizerKind = "qwen2.5"
@@ -36,14 +46,14 @@ class TinySpec:
     experts: int = 6
     experts_per_token: int = 2
     expert_intermediate: int = 22
-    """Of models with experts, whose `intermediate` says nothing."""
+    """Width of one expert, in models with experts, whose `intermediate` says nothing."""
     renormalise: bool = True
     expert_storage: Literal["floats", "mxfp4"] = "floats"
-    """gpt_oss in the original format: as numbers, or in blocks of 32 codes of four bits."""
+    """Experts of gpt_oss in the original format: as floats, or as MXFP4, blocks of 32 codes of four bits."""
     window: int = 8
-    """gpt_oss: tokens that a query of every other layer sees."""
+    """Tokens that a query sees in every other layer of gpt_oss."""
     flash: bool = False
-    """Router and second projector of InternVL3.5-Flash, in the original format only."""
+    """True for the router and second projector of InternVL3.5-Flash, in the original format only."""
     tile_size: int = 56
     patch: int = 14
     vision_layers: int = 2
@@ -53,7 +63,7 @@ class TinySpec:
     max_tiles: int = 12
 
     @property
-    def vocabulary(self) -> Vocabulary:
+    def vocabulary(self) -> TwinVocabulary:
         return VOCABULARIES[self.tokenizer]
 
     @property
@@ -73,8 +83,8 @@ class TinySpec:
         return "llama" if self.decoder in ("internlm2", "internlm3") else self.decoder
 
 
-def tiny(member: Member) -> TinySpec:
-    """The twin of a checkpoint."""
+def tiny(member: FamilyMember) -> TinySpec:
+    """Return the twin of a published checkpoint."""
     language, vocabulary = member.language, VOCABULARIES[member.language.series.tokenizer]
     series = language.series
     spec = TinySpec(
@@ -100,8 +110,8 @@ def tiny(member: Member) -> TinySpec:
     return replace(spec, vision_hidden=48, vision_heads=3) if member.flash else spec
 
 
-def full_size(member: Member) -> TinySpec:
-    """Not tiny at all: the published numbers, for configs and shapes."""
+def full_size(member: FamilyMember) -> TinySpec:
+    """Return a checkpoint's spec with the published numbers, not tiny at all, for configs and shapes."""
     tower, language = TOWERS[member.vision], member.language
     series, experts = language.series, language.experts or Experts(6, 2)
     return replace(
@@ -128,19 +138,19 @@ def full_size(member: Member) -> TinySpec:
 
 
 def _tiny_rope(rope: Rope) -> Rope:
-    """Stretched from so short a length that tiny contexts lie within and beyond it."""
+    """Return the rope, stretched from so short a length that tiny contexts lie within and beyond it."""
     lengths = {"longrope": 256, "yarn": 128}
     return replace(rope, original_length=lengths[rope.kind]) if rope.kind in lengths else rope
 
 
 TWINS: dict[str, TinySpec] = {name: tiny(member) for name, member in MEMBERS.items()}
-"""By the member's name; and GPT-OSS once more, since its experts may be stored in either form."""
+"""Name of a member -> its twin. GPT-OSS has another, NAME-MXFP4, since its experts may be stored in either form."""
 TWINS |= {
     f"{name}-MXFP4": replace(spec, expert_storage="mxfp4") for name, spec in TWINS.items() if spec.decoder == "gpt_oss"
 }
 
 
 def stand_ins() -> dict[str, str]:
-    """Name of each twin -> the first twin that computes the same: only the template may differ."""
+    """Return, for the name of each twin, the first twin that computes the same: only the template may differ."""
     first: dict[TinySpec, str] = {}
     return {name: first.setdefault(replace(spec, template="internvl2_5"), name) for name, spec in TWINS.items()}

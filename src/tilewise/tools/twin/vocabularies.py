@@ -1,4 +1,4 @@
-"""The special tokens of each tokenizer of the family, in the order of their ids. Between them stands a tiny text part.
+"""The special tokens of each tokenizer of the family, in the order of their ids, and tokenizer files made of them.
 
 Sources: tokenizer_config.json and added_tokens.json of the checkpoints, and of the language models that they grew from.
 """
@@ -7,30 +7,33 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from tilewise.family import TokenizerKind
 
 INTERNVL = ("<img>", "</img>", "<IMG_CONTEXT>", "<quad>", "</quad>", "<ref>", "</ref>", "<box>", "</box>")
-"""Added last by every InternVL."""
+"""Special tokens that every InternVL adds last."""
 MERGES = (("h", "e"), ("Ġ", "t"), ("Ġt", "he"), ("i", "n"), ("a", "n"), ("Ġ", "a"), ("e", "r"), ("o", "n"))
-"""Of byte-level BPE; Ġ is the byte of a space."""
+"""Merges of byte-level BPE; Ġ is the byte of a space."""
 TEXT_TOKENS = 256 + len(MERGES)
 
 
 @dataclass(frozen=True)
-class Vocabulary:
-    """Ids of `leading`, the text tokens, `trailing` and INTERNVL, one after the other."""
+class TwinVocabulary:
+    """The tokens of a tokenizer. Ids go through `leading`, the text tokens, `trailing` and INTERNVL, in this order."""
 
     trailing: tuple[str, ...]
     leading: tuple[str, ...] = ()
-    """Sentencepiece begins with its control tokens."""
+    """Tokens in front of those of text: Sentencepiece begins with its control tokens."""
     start: str | None = None
     eos: str = "<|im_end|>"
     pad: str = "<|endoftext|>"
     ends: tuple[str, ...] = ("<|im_end|>", "<|endoftext|>")
     """`eos_token_id` of generation_config.json."""
     starts: bool = False
-    """A start token stands before every prompt."""
+    """True if a start token stands before every prompt."""
     tokenizer_class: str = "Qwen2Tokenizer"
     plain: frozenset[str] = frozenset()
     """Added tokens that are text all the same: not skipped when an answer is shown."""
@@ -41,7 +44,7 @@ class Vocabulary:
 
     @cached_property
     def ids(self) -> dict[str, int]:
-        """Of the special tokens."""
+        """Ids of the special tokens."""
         behind = len(self.leading) + TEXT_TOKENS
         first = {token: number for number, token in enumerate(self.leading)}
         return first | {token: behind + number for number, token in enumerate((*self.trailing, *INTERNVL))}
@@ -85,11 +88,11 @@ _PHI3 = (
 )
 _YI = ("<unk>", "<|startoftext|>", "<|endoftext|>", "<|Human|>", "<|Assistant|>", "<|System|>", *_QWEN2[1:])
 
-VOCABULARIES: dict[TokenizerKind, Vocabulary] = {
-    "qwen2": Vocabulary(trailing=_QWEN2),
-    "qwen2.5": Vocabulary(trailing=_QWEN2_5, plain=frozenset(_TOOLS)),
-    "qwen3": Vocabulary(trailing=(*_QWEN2_5, *_THINKING), plain=frozenset((*_TOOLS, *_THINKING))),
-    "internlm2": Vocabulary(
+VOCABULARIES: dict[TokenizerKind, TwinVocabulary] = {
+    "qwen2": TwinVocabulary(trailing=_QWEN2),
+    "qwen2.5": TwinVocabulary(trailing=_QWEN2_5, plain=frozenset(_TOOLS)),
+    "qwen3": TwinVocabulary(trailing=(*_QWEN2_5, *_THINKING), plain=frozenset((*_TOOLS, *_THINKING))),
+    "internlm2": TwinVocabulary(
         leading=_SENTENCEPIECE,
         trailing=_INTERNLM2,
         start="<s>",
@@ -99,7 +102,7 @@ VOCABULARIES: dict[TokenizerKind, Vocabulary] = {
         starts=True,
         tokenizer_class="InternLM2Tokenizer",
     ),
-    "internlm3": Vocabulary(
+    "internlm3": TwinVocabulary(
         leading=_SENTENCEPIECE,
         trailing=_INTERNLM2[-2:],
         start="<s>",
@@ -109,7 +112,7 @@ VOCABULARIES: dict[TokenizerKind, Vocabulary] = {
         starts=True,
         tokenizer_class="InternLM3Tokenizer",
     ),
-    "phi3": Vocabulary(
+    "phi3": TwinVocabulary(
         leading=_SENTENCEPIECE,
         trailing=_PHI3,
         start="<s>",
@@ -117,7 +120,7 @@ VOCABULARIES: dict[TokenizerKind, Vocabulary] = {
         ends=("<|end|>", "<|endoftext|>"),
         tokenizer_class="LlamaTokenizer",
     ),
-    "llama3": Vocabulary(
+    "llama3": TwinVocabulary(
         trailing=("<|begin_of_text|>", "<|end_of_text|>", "<|im_start|>", "<|im_end|>"),
         start="<|begin_of_text|>",
         pad="<|end_of_text|>",
@@ -125,14 +128,14 @@ VOCABULARIES: dict[TokenizerKind, Vocabulary] = {
         starts=True,
         tokenizer_class="PreTrainedTokenizerFast",
     ),
-    "yi": Vocabulary(
+    "yi": TwinVocabulary(
         leading=_YI,
         trailing=(),
         start="<|startoftext|>",
         pad="<unk>",
         tokenizer_class="LlamaTokenizer",
     ),
-    "gpt_oss": Vocabulary(
+    "gpt_oss": TwinVocabulary(
         trailing=_HARMONY,
         start="<|startoftext|>",
         eos="<|return|>",
@@ -140,3 +143,28 @@ VOCABULARIES: dict[TokenizerKind, Vocabulary] = {
         tokenizer_class="PreTrainedTokenizerFast",
     ),
 }
+
+
+def tokenizer(vocabulary: TwinVocabulary) -> Tokenizer:
+    """Make a tokenizer of the leading control tokens, 256 bytes and a few merges, then the other special tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = [*vocabulary.leading, *alphabet, *("".join(pair) for pair in MERGES)]
+    vocab = {token: number for number, token in enumerate(tokens)}
+    found = Tokenizer(models.BPE(vocab=vocab, merges=list(MERGES)))
+    found.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    found.decoder = decoders.ByteLevel()
+    for token in vocabulary.specials:
+        special = token not in vocabulary.plain
+        added = AddedToken(token, special=special, normalized=False)
+        (found.add_special_tokens if special else found.add_tokens)([added])
+    return found
+
+
+def tokenizer_config(vocabulary: TwinVocabulary) -> dict[str, Any]:
+    return {
+        "tokenizer_class": vocabulary.tokenizer_class,
+        "bos_token": vocabulary.start,
+        "eos_token": vocabulary.eos,
+        "pad_token": vocabulary.pad,
+        "add_bos_token": vocabulary.starts,
+    }

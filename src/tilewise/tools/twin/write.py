@@ -1,4 +1,4 @@
-"""Writing tiny checkpoints: for one spec and seed both formats hold the same numbers."""
+"""Writes tiny checkpoints: for one spec and seed both formats hold the same numbers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from tilewise.errors import InvalidRequest
-from tilewise.relatives import Relative
+from tilewise.family import RelatedCheckpoint
 from tilewise.tools.twin.configs import (
     Dtype,
     Spelling,
@@ -20,14 +20,13 @@ from tilewise.tools.twin.configs import (
     original_config,
     processor_config,
 )
-from tilewise.tools.twin.names import Tensors, experts_apart, old_name
 from tilewise.tools.twin.specs import TinySpec, tiny
-from tilewise.tools.twin.tensors import hf_tensors, original_tensors
-from tilewise.tools.twin.tokenizer import tokenizer, tokenizer_config
+from tilewise.tools.twin.tensors import Tensors, experts_apart, hf_tensors, old_name, original_tensors
+from tilewise.tools.twin.vocabularies import tokenizer, tokenizer_config
 
 
 def write_original(folder: Path, spec: TinySpec, seed: int = 0, shards: int = 1, dtype: Dtype = "float32") -> Path:
-    """OpenGVLab's own format."""
+    """Write a checkpoint in OpenGVLab's own format."""
     _write_common(folder, spec, original_tensors(spec, seed), shards, dtype)
     _write_json(folder / "config.json", original_config(spec, dtype))
     return folder
@@ -42,7 +41,7 @@ def write_hf(
     fused_experts: bool = False,
     dtype: Dtype = "float32",
 ) -> Path:
-    """The transformers-native format. `old` puts no `model.` in front and spells rope as before transformers 5.
+    """Write a checkpoint in transformers' format. `old` has no `model.` in front, and rope as before transformers 5.
 
     Published files keep experts apart; `fused_experts` keeps them as transformers has them in memory.
     """
@@ -57,8 +56,10 @@ def write_hf(
     return folder
 
 
-def write_relative(folder: Path, relative: Relative, seed: int = 0, shards: int = 1, dtype: Dtype = "float32") -> Path:
-    """The twin of a relative, which has the numbers of the twin of the member that it is like."""
+def write_relative(
+    folder: Path, relative: RelatedCheckpoint, seed: int = 0, shards: int = 1, dtype: Dtype = "float32"
+) -> Path:
+    """Write the twin of a relative, which has the numbers of the twin of the member that it is like."""
     spec = tiny(relative.like)
     spec = spec if relative.template is None else replace(spec, template=relative.template)
     if relative.renamed:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Set
 
 from tilewise.weights.formats import CheckpointFormat, Locate
-from tilewise.weights.names import NameTable, Source, rows
+from tilewise.weights.names import NameTable, TensorRef, rows
 
 _LAYER, _THEIRS = "vision.layers.{}", "vision_tower.encoder.layer.{}"
 _MODULES = {
@@ -25,12 +25,12 @@ _MODULES = {
     "norm2": "layernorm_after",
 }
 _ROWS = {
-    "vision.embeddings.class_embedding": Source("vision_tower.embeddings.cls_token"),
-    "vision.embeddings.position_embedding": Source("vision_tower.embeddings.position_embeddings"),
+    "vision.embeddings.class_embedding": TensorRef("vision_tower.embeddings.cls_token"),
+    "vision.embeddings.position_embedding": TensorRef("vision_tower.embeddings.position_embeddings"),
     **rows({"vision.embeddings.patch_embedding": "vision_tower.embeddings.patch_embeddings.projection"}),
     **rows({f"{_LAYER}.{ours}": f"{_THEIRS}.{theirs}" for ours, theirs in _MODULES.items()}),
-    f"{_LAYER}.ls1": Source(f"{_THEIRS}.lambda_1"),
-    f"{_LAYER}.ls2": Source(f"{_THEIRS}.lambda_2"),
+    f"{_LAYER}.ls1": TensorRef(f"{_THEIRS}.lambda_1"),
+    f"{_LAYER}.ls2": TensorRef(f"{_THEIRS}.lambda_2"),
     **rows(
         {
             f"projector.{ours}": f"multi_modal_projector.{theirs}"
@@ -44,7 +44,7 @@ def locate(names: Set[str], language: NameTable) -> Locate:
     new_spelling = any(name.startswith("model.") for name in names)
     table = NameTable(_ROWS, prefix="model." if new_spelling else "")
 
-    def find(name: str) -> Source:
+    def find(name: str) -> TensorRef:
         if not name.startswith("language."):
             return table.source(name)
         source = language.source(name.removeprefix("language."))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Set
 
 from tilewise.weights.formats import CheckpointFormat, Locate
-from tilewise.weights.names import NameTable, Source, part, rows
+from tilewise.weights.names import NameTable, TensorRef, part, rows
 
 _LAYER, _THEIRS = "vision.layers.{}", "vision_model.encoder.layers.{}"
 
@@ -14,7 +14,7 @@ _FLASH_MODULES = {
     **{f"gating.block{n}": (f"gating.block{n}", {"linear_1": 0, "linear_2": 3, "norm": 5}) for n in range(1, 5)},
     "gating.gate": ("gating.gate", {"norm": 0, "linear": 1}),
 }
-"""Modules of torch's Sequential, by number."""
+"""Internal module -> the torch Sequential that has it in the files, and the numbers of its layers there."""
 _POOLING = "pooling_before_gating"
 _FLASH = {
     **rows(
@@ -24,9 +24,9 @@ _FLASH = {
             for name, number in names.items()
         }
     ),
-    "flash.pooling.query_token": Source(f"{_POOLING}.query_token"),
+    "flash.pooling.query_token": TensorRef(f"{_POOLING}.query_token"),
     **{
-        f"flash.pooling.attn{n}.{letter}_proj.{kind}": Source(
+        f"flash.pooling.attn{n}.{letter}_proj.{kind}": TensorRef(
             f"{_POOLING}.attn{n}.in_proj_{kind}", rows=part(index, of=3)
         )
         for n in (1, 2)
@@ -39,11 +39,11 @@ _FLASH = {
 
 _NAMES = NameTable(
     {
-        "vision.embeddings.class_embedding": Source("vision_model.embeddings.class_embedding"),
-        "vision.embeddings.position_embedding": Source("vision_model.embeddings.position_embedding"),
+        "vision.embeddings.class_embedding": TensorRef("vision_model.embeddings.class_embedding"),
+        "vision.embeddings.position_embedding": TensorRef("vision_model.embeddings.position_embedding"),
         **rows({"vision.embeddings.patch_embedding": "vision_model.embeddings.patch_embedding"}),
         **{
-            f"{_LAYER}.attn.{letter}_proj.{kind}": Source(f"{_THEIRS}.attn.qkv.{kind}", rows=part(index, of=3))
+            f"{_LAYER}.attn.{letter}_proj.{kind}": TensorRef(f"{_THEIRS}.attn.qkv.{kind}", rows=part(index, of=3))
             for index, letter in enumerate("qkv")
             for kind in ("weight", "bias")
         },
@@ -61,8 +61,8 @@ _NAMES = NameTable(
                 )
             }
         ),
-        f"{_LAYER}.ls1": Source(f"{_THEIRS}.ls1"),
-        f"{_LAYER}.ls2": Source(f"{_THEIRS}.ls2"),
+        f"{_LAYER}.ls1": TensorRef(f"{_THEIRS}.ls1"),
+        f"{_LAYER}.ls2": TensorRef(f"{_THEIRS}.ls2"),
         **rows({"projector.norm": "mlp1.0", "projector.linear_1": "mlp1.1", "projector.linear_2": "mlp1.3"}),
         **_FLASH,
     }
@@ -70,7 +70,7 @@ _NAMES = NameTable(
 
 
 def locate(names: Set[str], language: NameTable) -> Locate:
-    def find(name: str) -> Source:
+    def find(name: str) -> TensorRef:
         if name.startswith("language."):
             source = language.source(name.removeprefix("language."))
             return source.renamed(lambda theirs: f"language_model.{theirs}")

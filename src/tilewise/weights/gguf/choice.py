@@ -1,4 +1,4 @@
-"""Which files a model name means: a text file, or one of several in a folder, and the mmproj file that goes with it."""
+"""The files that a model name means: a text file, or one of several in a folder, and the mmproj file beside it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ logger = logging.getLogger("tilewise")
 
 
 @dataclass(frozen=True)
-class GgufChoice:
+class GgufModelFiles:
     """The files of one model."""
 
     texts: tuple[Path, ...]
@@ -24,10 +24,10 @@ class GgufChoice:
     tower: Path
 
 
-def find_choice(model: str, mmproj: str | None = None) -> GgufChoice | None:
-    """The files that a model's name means: a .gguf file, a folder of them, or `FOLDER:Q4_K_M` for one of several.
+def find_choice(model: str, mmproj: str | None = None) -> GgufModelFiles | None:
+    """Return the files that a name means: a .gguf file, a folder of them, or `FOLDER:Q4_K_M` for one of several.
 
-    None where the name is no such thing. Raises UnknownModel for a file that is not there, InvalidCheckpoint where
+    None where the name means no GGUF files. Raises UnknownModel for a file that is not there, InvalidCheckpoint where
     several could be meant, or a part or the vision tower is missing.
     """
     path = Path(model).expanduser()
@@ -40,13 +40,13 @@ def find_choice(model: str, mmproj: str | None = None) -> GgufChoice | None:
         texts = _the_one(Path(name).expanduser(), tag)
     else:
         return None
-    return GgufChoice(texts, _tower(texts[0], mmproj))
+    return GgufModelFiles(texts, _tower(texts[0], mmproj))
 
 
 def choose(names: Sequence[str], tag: str | None, where: str) -> str:
-    """Of the names of a folder's files, that of the only language model, or of the one whose name has `tag` in it.
+    """Return the only language model among the names of a folder's files, or the one whose name has `tag` in it.
 
-    Of one in parts, that of the first. Raises InvalidCheckpoint where several could be meant, or none.
+    If it is in parts, the first part is returned. Raises InvalidCheckpoint where several could be meant, or none.
     """
     models = [name for name in names if _is_text(name)]
     first = sorted(name for name in models if (part := _PART.search(name)) is None or int(part[1]) == 1)
@@ -65,7 +65,7 @@ def choose(names: Sequence[str], tag: str | None, where: str) -> str:
 
 
 def tower_of(names: Sequence[str]) -> str | None:
-    """Of the names of a folder's files, its mmproj: of several the one in floats. None where none stands out."""
+    """Return the mmproj among the names of a folder's files, of several the one in floats; None if none stands out."""
     towers = sorted(name for name in names if is_tower(name))
     for kind in _TOWER_ORDER:
         alike = [name for name in towers if re.search(rf"(?<![a-z]){kind}(?![0-9a-z])", name.lower())]
@@ -75,7 +75,7 @@ def tower_of(names: Sequence[str]) -> str | None:
 
 
 def parts_of(name: str) -> tuple[str, ...]:
-    """Names of all parts of a model, by that of any of them."""
+    """Return the names of all parts of a model, by the name of any of them."""
     part = _PART.search(name)
     if part is None:
         return (name,)
@@ -93,7 +93,7 @@ def _is_text(name: str) -> bool:
 
 
 def _holds_only_gguf(path: Path) -> bool:
-    """A folder of .gguf files; where safetensors lie beside them, these are the checkpoint."""
+    """True for a folder of .gguf files; where safetensors lie beside them, these are the checkpoint."""
     return path.is_dir() and any(path.glob("*.gguf")) and not any(path.glob("*.safetensors"))
 
 
@@ -103,7 +103,7 @@ def _the_one(folder: Path, tag: str | None) -> tuple[Path, ...]:
 
 
 def _parts(path: Path) -> tuple[Path, ...]:
-    """All parts of a file, by the name of any of them."""
+    """Return all parts of a file, by the path of any of them. Raises UnknownModel or InvalidCheckpoint for a lack."""
     if not path.is_file():
         near = sorted(found.name for found in path.parent.glob("*.gguf")) if path.parent.is_dir() else []
         raise UnknownModel(f"{path}: no such file." + (f" There are {', '.join(near)}." if near else ""))
@@ -137,12 +137,12 @@ def _tower(text: Path, mmproj: str | None) -> Path:
 
 
 def _has_tag(name: str, tag: str) -> bool:
-    """`Q4_K_M` is meant by any case, but not by `Q4_K`."""
+    """True if a name has the tag in it as a whole, in any case: `Q4_K_M` does not have the tag `Q4_K`."""
     return (
         re.search(rf"(?<![a-z0-9]){re.escape(tag.lower())}(?![a-z0-9_])", _PART.sub(".gguf", name.lower())) is not None
     )
 
 
 def _tag_of(name: str) -> str:
-    """What tells a file from others of its model, as far as names say: the part behind the last dash or dot."""
+    """Return what tells a file from others of its model, as far as names say: the part behind the last dash or dot."""
     return re.split(r"[-.]", _PART.sub("", name).removesuffix(".gguf"))[-1]

@@ -1,4 +1,4 @@
-"""What the metadata of a text and an mmproj file say, as the config.json that the model was published with has it.
+"""The config.json that a model was published with, made from the metadata of its text and mmproj files.
 
 Source: ggml-org/llama.cpp `conversion/` for what is written, `tools/mtmd/clip.cpp` for what holds where nothing is:
 older files do not say how many tiles a picture has, and none says which norms the tower has, or which template.
@@ -11,7 +11,7 @@ from typing import Any
 
 from tilewise.errors import InvalidCheckpoint, did_you_mean
 from tilewise.weights.folder import ORIGINAL
-from tilewise.weights.gguf.container import Container
+from tilewise.weights.gguf.container import GgufHeader
 
 _FAMILIES = {
     "qwen2": ("Qwen2ForCausalLM", "qwen2"),
@@ -23,17 +23,17 @@ _FAMILIES = {
 """`general.architecture` -> `architectures` and `model_type` of the language model. InternLM3 and Yi are written as
 llama."""
 PERMUTED = ("llama", "internlm2")
-"""Families whose queries and keys are written in the order in which llama.cpp turns pairs."""
+"""Families whose query and key weights are written in the order in which llama.cpp's rope rotates pairs."""
 _OLD_TEMPLATES = {"internlm2": "internlm2-chat", "qwen2": "Hermes-2", "llama": "Hermes-2"}
-"""Of InternVL2; later generations share one."""
+"""Templates of InternVL2 by family; later generations share one."""
 _INTERNVL2 = re.compile(r"internvl[-_ ]?2(?![.\d]|[-_ ]5)", re.IGNORECASE)
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _SAMPLING = {"temp": "temperature", "top_p": "top_p", "top_k": "top_k", "min_p": "min_p"}
 _NUMBER = (int, float)
 
 
-def family(text: Container) -> str:
-    """The `general.architecture` of a text file. Raises InvalidCheckpoint if no InternVL is made of it."""
+def family(text: GgufHeader) -> str:
+    """Return the `general.architecture` of a text file. Raises InvalidCheckpoint if no InternVL is made of it."""
     found: str = text.need("general.architecture", str)
     if found not in _FAMILIES:
         raise InvalidCheckpoint(
@@ -43,8 +43,11 @@ def family(text: Container) -> str:
     return found
 
 
-def config_of(text: Container, vision: Container) -> dict[str, Any]:
-    """Raises InvalidCheckpoint, naming file and key, also for a text and a tower that do not belong together."""
+def config_of(text: GgufHeader, vision: GgufHeader) -> dict[str, Any]:
+    """Return config.json of a text file and its mmproj file.
+
+    Raises InvalidCheckpoint, naming file and key, also for two that do not belong together.
+    """
     tower = _vision_config(vision)
     language = _text_config(text)
     hidden, width = language["hidden_size"], _outputs(vision, "mm.model.mlp.3.weight")
@@ -76,14 +79,14 @@ def config_of(text: Container, vision: Container) -> dict[str, Any]:
 QUANTIZATION: dict[str, Any] = {"quantization_config": {"quant_method": "gguf"}}
 
 
-def generation_config(text: Container) -> dict[str, Any]:
-    """End tokens, and the sampling that newer files bring along."""
+def generation_config(text: GgufHeader) -> dict[str, Any]:
+    """Return generation_config.json: end tokens, and the sampling that newer files bring along."""
     ends = {text.get(f"tokenizer.ggml.{name}_token_id", int) for name in ("eos", "eot")} - {None}
     sampling = {ours: text.get(f"general.sampling.{theirs}", _NUMBER) for theirs, ours in _SAMPLING.items()}
     return {"eos_token_id": sorted(ends)} | {name: value for name, value in sampling.items() if value is not None}
 
 
-def _text_config(text: Container) -> dict[str, Any]:
+def _text_config(text: GgufHeader) -> dict[str, Any]:
     name = family(text)
     heads = text.need(f"{name}.attention.head_count", int)
     architecture, model_type = _FAMILIES[name]
@@ -113,7 +116,7 @@ def _text_config(text: Container) -> dict[str, Any]:
     return config
 
 
-def _experts(text: Container, name: str) -> dict[str, Any]:
+def _experts(text: GgufHeader, name: str) -> dict[str, Any]:
     if name != "qwen3moe":
         return {}
     return {
@@ -124,8 +127,11 @@ def _experts(text: Container, name: str) -> dict[str, Any]:
     }
 
 
-def _rope_scaling(text: Container, name: str) -> dict[str, Any]:
-    """Only what changes positions within the trained length is written: dynamic scaling is not."""
+def _rope_scaling(text: GgufHeader, name: str) -> dict[str, Any]:
+    """Return the rope scaling. Files state it only if it changes positions within the trained length.
+
+    Dynamic scaling is therefore not in them.
+    """
     kind = text.get(f"{name}.rope.scaling.type", str, "none")
     if kind == "none":
         return {}
@@ -142,7 +148,7 @@ def _rope_scaling(text: Container, name: str) -> dict[str, Any]:
     return {"rope_scaling": scaling}
 
 
-def _vision_config(vision: Container) -> dict[str, Any]:
+def _vision_config(vision: GgufHeader) -> dict[str, Any]:
     projector = vision.get("clip.projector_type", str, vision.get("clip.vision.projector_type", str))
     if vision.get("general.architecture", str) != "clip" or projector != "internvl":
         raise InvalidCheckpoint(
@@ -171,8 +177,11 @@ def _vision_config(vision: Container) -> dict[str, Any]:
     }
 
 
-def _check_pixels(vision: Container) -> None:
-    """Every InternVL was trained with these; files hold them in single precision."""
+def _check_pixels(vision: GgufHeader) -> None:
+    """Raise InvalidCheckpoint for other means and deviations of pixels than every InternVL was trained with.
+
+    Files hold them in single precision.
+    """
     for key, expected in (("image_mean", _MEAN), ("image_std", _STD)):
         found = vision.get(f"clip.vision.{key}", list, list(expected))
         alike = len(found) == 3 and all(abs(a - b) < 1e-4 for a, b in zip(found, expected, strict=True))
@@ -180,15 +189,15 @@ def _check_pixels(vision: Container) -> None:
             raise InvalidCheckpoint(f"{vision.path}: clip.vision.{key} is {found}, expected {list(expected)}.")
 
 
-def _template(text: Container) -> str:
-    """The name of the template. Of all that files say, only their names tell generations apart."""
+def _template(text: GgufHeader) -> str:
+    """Return the name of the template. Only the names of file and model tell generations apart."""
     names = [text.path.name, *(text.get(f"general.{key}", str, "") for key in ("name", "basename"))]
     old = _OLD_TEMPLATES.get(family(text))
     return old if old is not None and any(map(_INTERNVL2.search, names)) else "internvl2_5"
 
 
-def _outputs(container: Container, name: str) -> int:
-    """Rows of a matrix."""
+def _outputs(container: GgufHeader, name: str) -> int:
+    """Return the number of rows of a matrix. Raises InvalidCheckpoint where it is missing."""
     tensor = container.by_name.get(name)
     if tensor is None or len(tensor.shape) != 2:
         raise InvalidCheckpoint(f"{container.path} has no matrix {name}; is it a part of another model?")

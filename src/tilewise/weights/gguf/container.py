@@ -26,7 +26,7 @@ _MOST_AXES = 4
 
 @dataclass(frozen=True, slots=True)
 class TensorType:
-    """How numbers lie in a file: so many of them in a block of so many bytes."""
+    """A type of stored numbers, with the `numbers` of one block and its `bytes`."""
 
     name: str
     numbers: int
@@ -52,7 +52,7 @@ TYPES = {
     30: TensorType("BF16", 1, 2),
     39: TensorType("MXFP4", 32, 17),
 }
-"""Types that are read, by number."""
+"""Types that can be read, by their number in the files."""
 _OTHER_TYPES = {
     9: "Q8_1",
     15: "Q8_K",
@@ -90,16 +90,16 @@ class ContainerTensor:
 
 
 @dataclass(frozen=True)
-class Container:
-    """What stands at the head of one file."""
+class GgufHeader:
+    """The head of one file: its metadata, and the places of its tensors."""
 
     path: Path
     metadata: dict[str, Any]
     tensors: tuple[ContainerTensor, ...]
 
     @classmethod
-    def read(cls, path: Path) -> Container:
-        """Raises InvalidCheckpoint for what is no GGUF file, is cut off, or has a type that is not read."""
+    def read(cls, path: Path) -> GgufHeader:
+        """Read a file's head. Raises InvalidCheckpoint if it is no GGUF file, is cut off, or has an unknown type."""
         try:
             with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return cls(path, *_Head(path, data).parts())
@@ -111,7 +111,7 @@ class Container:
         return {tensor.name: tensor for tensor in self.tensors}
 
     def get(self, key: str, kind: type | tuple[type, ...], default: Any = None) -> Any:
-        """A value of the metadata, or the default. Raises InvalidCheckpoint for one of another kind."""
+        """Return a value of the metadata, or the default. Raises InvalidCheckpoint for one of another kind."""
         value = self.metadata.get(key, default)
         if value is not default and (not isinstance(value, kind) or isinstance(value, bool) is not (kind is bool)):
             raise InvalidCheckpoint(f"{self.path}: {key} has the wrong type, found {value!r:.80}.")
@@ -125,7 +125,7 @@ class Container:
 
 
 class _Head:
-    """Reads on from one place of a mapped file; whatever is longer than the file is cut off."""
+    """A reader of a mapped file from its first byte on; it raises InvalidCheckpoint where the file is too short."""
 
     def __init__(self, path: Path, data: mmap.mmap) -> None:
         self._path, self._data, self._at = path, data, 0
@@ -160,7 +160,7 @@ class _Head:
         return struct.unpack(f"<{code}", self._take(struct.calcsize(f"<{code}")))[0]
 
     def _many(self, count: int, least: int) -> range:
-        """So many items of at least so many bytes, which have to fit into the file."""
+        """Return a range of `count` items, checked first: with `least` bytes each, they have to fit into the file."""
         if count * least > len(self._data) - self._at:
             raise InvalidCheckpoint(f"{self._path} ends in the middle of its head; {GET_AGAIN}.")
         return range(count)
@@ -212,6 +212,6 @@ class _Head:
 
 
 def _shortest(value: float) -> float:
-    """A number in single precision as somebody wrote it: 1e-06, not 9.99999997e-07."""
+    """Return a number in single precision as somebody wrote it: 1e-06, not 9.99999997e-07."""
     written = (float(f"{value:.{digits}g}") for digits in range(1, 10))
     return next((short for short in written if struct.pack("<f", short) == struct.pack("<f", value)), value)

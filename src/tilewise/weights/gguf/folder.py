@@ -1,7 +1,7 @@
 """The folder of a GGUF model: small files made of its metadata, and links to the files themselves.
 
-It lies in the cache, under a digest of the files' places, sizes and times of writing, so it is made once. All that
-reads checkpoints reads it like any other; `INDEX` says where each tensor lies.
+It lies in the cache, under a digest of the files' places, sizes and times of writing, so it is made once. It is read
+like any other checkpoint; `INDEX` says where each tensor lies.
 """
 
 from __future__ import annotations
@@ -17,29 +17,31 @@ from typing import Any
 
 from tilewise.errors import InvalidCheckpoint, InvalidConfig
 from tilewise.weights.folder import NATIVE, ORIGINAL, read_json
-from tilewise.weights.gguf.choice import GgufChoice
+from tilewise.weights.gguf.choice import GgufModelFiles
 from tilewise.weights.gguf.config import PERMUTED, QUANTIZATION, config_of, family, generation_config
-from tilewise.weights.gguf.container import Container
+from tilewise.weights.gguf.container import GgufHeader
 from tilewise.weights.gguf.vocabulary import tokenizer_files
 
 INDEX = "gguf.index.json"
 _VERSION = 1
-"""Changes where other files would be made of the same ones."""
+"""Number that is raised when other small files would be made from the same GGUF files."""
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _TOKENIZER_FILES = (*_TOKENIZERS, "tokenizer_config.json", "merges.txt", "added_tokens.json",
                     "special_tokens_map.json", "chat_template.jinja", "chat_template.json")  # fmt: skip
 _CONFIG_FILES = ("config.json", "generation_config.json", "preprocessor_config.json")
 
 
-def gguf_folder(choice: GgufChoice) -> Path:
-    """The folder, made if need be. Raises InvalidCheckpoint for files that are no InternVL, InvalidConfig where the
-    cache cannot be written."""
+def gguf_folder(choice: GgufModelFiles) -> Path:
+    """Return the folder of a GGUF model, made if need be.
+
+    Raises InvalidCheckpoint for files that are no InternVL, InvalidConfig where the cache cannot be written.
+    """
     beside = choice.texts[0].parent
     small = [path for name in (*_CONFIG_FILES, *_TOKENIZER_FILES) if (path := beside / name).is_file()]
     folder = _cache() / _digest([*choice.texts, choice.tower, *small])
     if (folder / INDEX).is_file():
         return folder
-    texts, tower = [Container.read(path) for path in choice.texts], Container.read(choice.tower)
+    texts, tower = [GgufHeader.read(path) for path in choice.texts], GgufHeader.read(choice.tower)
     files = _small_files(texts[0], tower, beside)
     files[INDEX] = json.dumps(_index(texts, tower)).encode()
     try:
@@ -50,12 +52,15 @@ def gguf_folder(choice: GgufChoice) -> Path:
 
 
 def is_gguf_folder(folder: Path) -> bool:
-    """Whether `gguf_folder` made it."""
+    """True if `gguf_folder` made the folder."""
     return (folder / INDEX).is_file()
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """What `INDEX` says: `tensors`, of each its file, type, shape and offset, and `permuted_heads`."""
+    """Read `INDEX`: `tensors`, with file, type, shape and offset of each by name, and `permuted_heads`.
+
+    The latter are the numbers of query and KV heads where their rows are in llama.cpp's order, else None.
+    """
     return read_json(folder / INDEX)
 
 
@@ -68,8 +73,8 @@ def _digest(paths: list[Path]) -> str:
     return hashlib.blake2b(repr((_VERSION, facts)).encode(), digest_size=12).hexdigest()
 
 
-def _small_files(text: Container, tower: Container, beside: Path) -> dict[str, bytes]:
-    """Those that lie beside the text file come before what its metadata say."""
+def _small_files(text: GgufHeader, tower: GgufHeader, beside: Path) -> dict[str, bytes]:
+    """Return the small files; those that lie beside the text file are preferred to what its metadata say."""
     config = _config_beside(beside)
     files: dict[str, bytes] = {}
     if config is None:
@@ -85,7 +90,7 @@ def _small_files(text: Container, tower: Container, beside: Path) -> dict[str, b
 
 
 def _config_beside(folder: Path) -> dict[str, Any] | None:
-    """The config.json of an InternVL; repositories also have others, which say little."""
+    """Return the config.json of an InternVL in a folder, or None; repositories also have others, which say little."""
     if not (folder / "config.json").is_file():
         return None
     config = read_json(folder / "config.json")
@@ -97,11 +102,11 @@ def _read(folder: Path, names: tuple[str, ...]) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
 
 
-def _links(choice: GgufChoice) -> dict[str, Path]:
+def _links(choice: GgufModelFiles) -> dict[str, Path]:
     return {f"text-{number}.gguf": path for number, path in enumerate(choice.texts)} | {"mmproj.gguf": choice.tower}
 
 
-def _index(texts: list[Container], tower: Container) -> dict[str, Any]:
+def _index(texts: list[GgufHeader], tower: GgufHeader) -> dict[str, Any]:
     tensors: dict[str, Any] = {}
     for file, container in [*((f"text-{n}.gguf", text) for n, text in enumerate(texts)), ("mmproj.gguf", tower)]:
         for tensor in container.tensors:
@@ -115,7 +120,7 @@ def _index(texts: list[Container], tower: Container) -> dict[str, Any]:
 
 
 def _write(folder: Path, files: Mapping[str, bytes], links: Mapping[str, Path]) -> None:
-    """All at once, so that a folder is whole or not there."""
+    """Write a folder all at once, so that it is whole or not there."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     half = Path(tempfile.mkdtemp(prefix="new-", dir=folder.parent))
     try:

@@ -1,4 +1,4 @@
-"""Tensors of a GGUF model, by slices of its mapped files, and the names that they have there.
+"""Tensors of a GGUF model as slices of its mapped files, and the names that they have there.
 
 Source of names: ggml-org/llama.cpp `gguf-py/gguf/tensor_mapping.py`; of the order of rows: `conversion/llama.py`.
 """
@@ -18,8 +18,8 @@ from tilewise.platforms.forms import Rows
 from tilewise.weights.formats import CheckpointFormat
 from tilewise.weights.gguf.container import TYPES
 from tilewise.weights.gguf.folder import read_index
-from tilewise.weights.names import NameTable, RowsOf, Source, rows
-from tilewise.weights.pages import MappedPages
+from tilewise.weights.names import NameTable, RowSelector, TensorRef, rows
+from tilewise.weights.page_cache import MappedPages
 
 _FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _BLOCK, _TOWER = "language.model.layers.{}", "vision.layers.{}"
@@ -64,7 +64,7 @@ _MODULES = {
 
 @dataclass(frozen=True, slots=True)
 class GgufTensor:
-    """Where a tensor lies. `shape` is that of its numbers."""
+    """The place of a tensor: a file, and an offset in bytes. `shape` is that of its numbers."""
 
     file: str
     type: str
@@ -77,13 +77,13 @@ class GgufTensor:
 
 
 def indexed_tensors(folder: Path) -> dict[str, GgufTensor]:
-    """All tensors of a folder that `gguf_folder` made, by name."""
+    """Return all tensors of a folder that `gguf_folder` made, by name."""
     places = read_index(folder)["tensors"]
     return {name: GgufTensor(file, kind, tuple(shape), at) for name, (file, kind, shape, at) in places.items()}
 
 
 class GgufFiles:
-    """`WeightFiles` of a folder that `gguf_folder` made. Quantised tensors are bytes, a row of blocks each (U8)."""
+    """The `WeightFiles` of a folder that `gguf_folder` made. Quantised tensors are bytes (U8), each row its blocks."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -93,7 +93,7 @@ class GgufFiles:
         self._pages = MappedPages([folder / name for name in self._maps])
 
     def tensor(self, name: str) -> Tensor:
-        """The whole tensor, as a view of the mapped file: nothing is copied."""
+        """Return the whole tensor, as a view of the mapped file: nothing is copied."""
         found = self._tensors[name]
         kinds = {kind.name: kind for kind in TYPES.values()}
         kind = kinds[found.type]
@@ -113,17 +113,17 @@ class GgufFiles:
         return "U8" if found.quantised else found.type
 
     def path(self, name: str) -> Path:
-        """The file that a tensor is in; of one that no file has, the folder."""
+        """Return the file that a tensor is in; of one that no file has, the folder."""
         return (self.folder / self._tensors[name].file).resolve() if name in self._tensors else self.folder
 
     def give_back(self, name: str) -> None:
-        """The memory that a tensor takes since it was read; it can be read again."""
+        """Give back the memory that a tensor takes since it was read; it can be read again."""
         self._pages.give_back(self.tensor(name))
 
 
 @dataclass(frozen=True)
 class StoredView:
-    """A mapped tensor to read in part."""
+    """A mapped tensor to be read in part (`Stored`)."""
 
     tensor: Tensor
 
@@ -135,7 +135,7 @@ class StoredView:
 
 
 def _mapped(path: Path) -> Tensor:
-    """uint8: a private mapping, so that nothing that is done to it reaches the file."""
+    """Map a file as uint8, privately, so that nothing that is done to the tensor reaches the file."""
     try:
         return torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
     except (OSError, RuntimeError) as error:
@@ -143,36 +143,39 @@ def _mapped(path: Path) -> Tensor:
 
 
 def with_gguf_names(layout: CheckpointFormat, folder: Path) -> CheckpointFormat:
-    """A format whose config spells the model, but whose tensors are those of GGUF files."""
+    """Return a config's format for tensors that are named as in GGUF files."""
     table = gguf_names(folder)
     return replace(layout, locate=lambda names, language: table.source)
 
 
 def gguf_names(folder: Path) -> NameTable:
-    """Our names -> those of the files, whatever the backbone."""
+    """Return the table from internal names to those of the files, which is the same for all backbones."""
     heads, tensors = read_index(folder)["permuted_heads"], indexed_tensors(folder)
     order = dict.fromkeys("qk") if heads is None else {"q": _turned_back(heads[0]), "k": _turned_back(heads[1])}
     table: dict[str, Any] = {
         **rows(_MODULES | _tower_mlp(tensors)),
         **{
-            f"{_BLOCK}.self_attn.{letter}_proj.{kind}": Source(f"blk.{{}}.attn_{letter}.{kind}", rows=order[letter])
+            f"{_BLOCK}.self_attn.{letter}_proj.{kind}": TensorRef(f"blk.{{}}.attn_{letter}.{kind}", rows=order[letter])
             for letter in "qk"
             for kind in ("weight", "bias")
         },
         **{f"{_BLOCK}.mlp.experts.{{}}.{part}_proj.weight": _expert(part) for part in ("gate", "up", "down")},
-        f"{_TOWER}.ls1": Source("v.blk.{}.ls1.weight"),
-        f"{_TOWER}.ls2": Source("v.blk.{}.ls2.weight"),
-        "vision.embeddings.class_embedding": Source("v.class_embd"),
-        "vision.embeddings.position_embedding": Source("v.position_embd.weight"),
+        f"{_TOWER}.ls1": TensorRef("v.blk.{}.ls1.weight"),
+        f"{_TOWER}.ls2": TensorRef("v.blk.{}.ls2.weight"),
+        "vision.embeddings.class_embedding": TensorRef("v.class_embd"),
+        "vision.embeddings.position_embedding": TensorRef("v.position_embd.weight"),
     }
     embedding = tensors.get("token_embd.weight")
     if "output.weight" not in tensors and embedding is not None and embedding.quantised:
-        table["language.lm_head.weight"] = Source("token_embd.weight")  # the same numbers, kept as they are stored
+        table["language.lm_head.weight"] = TensorRef("token_embd.weight")  # the same numbers, kept as they are stored
     return NameTable(table)
 
 
 def _tower_mlp(tensors: dict[str, GgufTensor]) -> dict[str, str]:
-    """Older converters name the two by where they come from, so that `ffn_down` leads to more numbers."""
+    """Return the names of the tower's two MLP layers.
+
+    Older converters swapped the two, so that `ffn_down` is the layer that leads to more numbers.
+    """
     up, width = tensors.get("v.blk.0.ffn_up.weight"), tensors.get("v.blk.0.ls1.weight")
     swapped = up is not None and width is not None and up.shape[0] == width.shape[0] != up.shape[1]
     first, second = ("ffn_down", "ffn_up") if swapped else ("ffn_up", "ffn_down")
@@ -180,12 +183,15 @@ def _tower_mlp(tensors: dict[str, GgufTensor]) -> dict[str, str]:
 
 
 def _expert(part: str) -> Any:
-    """Experts of a layer are one tensor."""
-    return lambda layer, expert: Source(f"blk.{{}}.ffn_{part}_exps.weight", item=expert)
+    """Return a row for the experts of a layer, which are one tensor."""
+    return lambda layer, expert: TensorRef(f"blk.{{}}.ffn_{part}_exps.weight", item=expert)
 
 
-def _turned_back(heads: int) -> RowsOf:
-    """Rope turns neighbours in these files, and numbers half a head apart in ours."""
+def _turned_back(heads: int) -> RowSelector:
+    """Return a reordering of the rows of queries or keys from the file's order to that of Tilewise.
+
+    Rope rotates neighbouring numbers of a head in these files, and numbers half a head apart in Tilewise.
+    """
 
     def order(count: int) -> Rows:
         if count % (2 * heads):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tilewise.errors import InvalidCheckpoint
-from tilewise.weights.gguf.container import Container
+from tilewise.weights.gguf.container import GgufHeader
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)
 """Types of tokens, the same numbers as sentencepiece's."""
@@ -27,13 +27,13 @@ _END = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 @dataclass(frozen=True, slots=True)
 class _Cutting:
-    """How a tokenizer cuts a text into words before it merges bytes. Without a pattern, as GPT-2 does."""
+    """A way of cutting a text into words before bytes are merged; without a pattern, that of GPT-2."""
 
     pattern: str | None
     composed: bool = False
-    """Characters are composed first (NFC)."""
+    """True if characters are composed first (NFC)."""
     whole_words: bool = False
-    """A word that is a token stays whole."""
+    """True if a word that is a token stays whole."""
 
 
 _CUTTINGS = {
@@ -43,8 +43,8 @@ _CUTTINGS = {
 }
 
 
-def tokenizer_files(text: Container) -> dict[str, bytes]:
-    """File name -> content. Raises InvalidCheckpoint for a vocabulary of another kind."""
+def tokenizer_files(text: GgufHeader) -> dict[str, bytes]:
+    """Return the tokenizer's files by name. Raises InvalidCheckpoint for a vocabulary of another kind."""
     vocabulary = _Vocabulary.of(text)
     files = {"tokenizer_config.json": _json(vocabulary.config())}
     if vocabulary.kind == "llama":
@@ -62,13 +62,13 @@ def tokenizer_files(text: Container) -> dict[str, bytes]:
 
 @dataclass(frozen=True)
 class _Vocabulary:
-    text: Container
+    text: GgufHeader
     kind: str
     tokens: list[str]
     types: list[int]
 
     @classmethod
-    def of(cls, text: Container) -> _Vocabulary:
+    def of(cls, text: GgufHeader) -> _Vocabulary:
         tokens = text.need(f"{_KEY}tokens", list)
         types = text.get(f"{_KEY}token_type", list, [_NORMAL] * len(tokens))
         if len(types) != len(tokens):
@@ -76,7 +76,7 @@ class _Vocabulary:
         return cls(text, text.need(f"{_KEY}model", str), tokens, types)
 
     def config(self) -> dict[str, Any]:
-        """tokenizer_config.json."""
+        """Return tokenizer_config.json."""
         pieces = self.kind == "llama"
         named = {f"{role}_token": self._role(key) for role, key in _ROLES.items()}
         start = self.text.get(f"{_KEY}add_bos_token", bool, pieces)
@@ -98,7 +98,7 @@ class _Vocabulary:
                 yield {"id": number, "content": token, **flags, "special": kind == _CONTROL}
 
     def byte_level(self) -> dict[str, Any]:
-        """tokenizer.json. Added tokens at the end stay out of the model's own vocabulary, as they did before."""
+        """Return tokenizer.json. Added tokens at the end stay out of the model's own vocabulary, as they did before."""
         cutting = self._cutting()
         merges = self.text.need(f"{_KEY}merges", list)
         vocab = {token: number for number, token in enumerate(self.tokens[: self._own()])}
@@ -122,7 +122,8 @@ class _Vocabulary:
         }
 
     def _own(self) -> int:
-        """Tokens of the model's own. Those added behind are numbered by `tokenizers` itself, one after the other."""
+        """Return the number of the model's own tokens; `tokenizers` itself numbers those that are added behind them."""
+        # Unused tokens behind the last added one only fill the vocabulary up, and are left out.
         last_added = max((number for number, kind in enumerate(self.types) if kind in _ADDED), default=-1)
         others = (number for number, kind in enumerate(self.types) if kind not in _ADDED)
         return max((n for n in others if n < last_added or self.types[n] != _UNUSED), default=-1) + 1
@@ -136,17 +137,19 @@ class _Vocabulary:
         return _CUTTINGS[name]
 
     def sentencepiece(self) -> bytes:
-        """tokenizer.model: the fields of sentencepiece_model.proto that `inputs.sentencepiece` reads."""
+        """Return tokenizer.model with the fields of sentencepiece_model.proto that `inputs.sentencepiece` reads."""
         scores = self.text.get(f"{_KEY}scores", list, [0.0] * len(self.tokens))
         if len(scores) != len(self.tokens):
             raise InvalidCheckpoint(f"{self.text.path}: {len(self.tokens)} tokens have {len(scores)} scores.")
         pieces = (
+            # piece, score (field 2, a float) and type
             _field(1, token.encode()) + b"\x15" + struct.pack("<f", score) + _number(3, kind)
             for token, score, kind in zip(self.tokens, scores, self.types, strict=True)
         )
-        trainer = _number(3, 2) + _number(35, int(_BYTE in self.types))  # BPE; byte_fallback
+        trainer = _number(3, 2) + _number(35, int(_BYTE in self.types))  # model_type = BPE; byte_fallback
         space = self.text.get(f"{_KEY}add_space_prefix", bool, True)
         extra = self.text.get(f"{_KEY}remove_extra_whitespaces", bool, False)
+        # add_dummy_prefix, remove_extra_whitespaces, escape_whitespaces
         rules = _number(3, int(space)) + _number(4, int(extra)) + _number(5, 1)
         return b"".join(_field(1, piece) for piece in pieces) + _field(2, trainer) + _field(3, rules)
 
@@ -172,8 +175,10 @@ def _varint(number: int) -> bytes:
 
 
 def _number(field: int, value: int) -> bytes:
+    """Encode a field of a protobuf message that holds a whole number."""
     return _varint(field << 3) + _varint(value)
 
 
 def _field(field: int, value: bytes) -> bytes:
+    """Encode a field of a protobuf message that holds bytes, a text or another message."""
     return _varint(field << 3 | 2) + _varint(len(value)) + value

@@ -1,1 +1,1 @@
-"""Model hubs: what a repository holds, which of its files are needed, and how they come into the cache."""
+"""Model hubs: they list what a repository holds, and the files of it that are needed are fetched into the cache."""

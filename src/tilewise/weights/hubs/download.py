@@ -1,4 +1,5 @@
-"""A repository to a folder of the cache: what is there is used, what is missing is fetched, several files at once."""
+"""Downloads of a repository into a folder of the cache: what is there is used, what is missing is fetched, several
+files at once."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from filelock import FileLock
 
 from tilewise.errors import DownloadFailed, TilewiseError
 from tilewise.progress import progress_bar
-from tilewise.weights.hubs.needed import (
+from tilewise.weights.hubs.repository import COMMIT, Repository, offline
+from tilewise.weights.hubs.required_files import (
     CONFIG,
     check_repository,
     gguf_files,
@@ -21,21 +23,20 @@ from tilewise.weights.hubs.needed import (
     small_files,
     weight_files,
 )
-from tilewise.weights.hubs.repository import COMMIT, Repository, offline
 from tilewise.weights.hubs.snapshot import RemoteFile, Snapshot
-from tilewise.weights.hubs.web import Refused, Unreachable, Web
+from tilewise.weights.hubs.web import HubRefused, HubUnreachable, Web
 
 _AT_ONCE = 4
 logger = logging.getLogger("tilewise")
 
 
 def download(repository: Repository, weights: bool, tag: str | None = None, language: bool = True) -> Path:
-    """The folder with all needed files; without `weights`, all but the safetensors; without `language`, all but those
-    of the language model alone.
+    """Return the folder with all needed files, and fetch those that are missing.
 
-    With a `tag`, those of one model in GGUF files, which say all that small files would.
+    Without `weights`, no safetensors are needed; without `language`, none of the language model alone. With a `tag`,
+    one model in GGUF files is needed, which say all that small files would.
 
-    Nothing is asked of the network if it is offline, or if a commit is all here. If the hub does not answer, an earlier
+    Nothing is asked of the network in offline mode, or if a commit is all here. If the hub does not answer, an earlier
     download is used, with a warning.
     """
     folder = repository.cached()
@@ -47,7 +48,7 @@ def download(repository: Repository, weights: bool, tag: str | None = None, lang
     with Web(repository.headers()) as web:
         try:
             snapshot = repository.snapshot(web, patient=not whole)
-        except (Refused, Unreachable) as error:
+        except (HubRefused, HubUnreachable) as error:
             if folder is None or not whole:
                 raise _failed(repository, error) from None
             logger.warning("%s is used as last downloaded, in %s: %s.", repository.model, folder, error)
@@ -55,7 +56,7 @@ def download(repository: Repository, weights: bool, tag: str | None = None, lang
         try:
             _complete(web, snapshot, weights, tag, language)
             repository.remember(snapshot)
-        except (Refused, Unreachable, OSError) as error:
+        except (HubRefused, HubUnreachable, OSError) as error:
             raise _failed(repository, error) from None
     return snapshot.folder
 
@@ -65,7 +66,7 @@ def _lacking(folder: Path, weights: bool, tag: str | None, language: bool) -> st
 
 
 def _complete(web: Web, snapshot: Snapshot, weights: bool, tag: str | None, language: bool) -> None:
-    """Small files, of them the config last, so that a folder with a config lacks none; then the weights."""
+    """Fetch small files, of them the config last, so that a folder with a config lacks none; then the weights."""
     if tag is not None:
         found = gguf_files(snapshot.model, snapshot.files, tag)
         _fetch(web, snapshot, [*small_files(snapshot.files), *found])
@@ -118,10 +119,10 @@ def _check_space(snapshot: Snapshot, files: list[RemoteFile]) -> None:
         )
 
 
-def _failed(repository: Repository, error: Refused | Unreachable | OSError) -> TilewiseError:
-    if isinstance(error, Refused):
+def _failed(repository: Repository, error: HubRefused | HubUnreachable | OSError) -> TilewiseError:
+    if isinstance(error, HubRefused):
         return repository.refusal(error)
-    if isinstance(error, Unreachable):
+    if isinstance(error, HubUnreachable):
         return DownloadFailed(
             f"{repository.model} cannot be downloaded: {error}. What has arrived is kept, and the next run goes on "
             "from there. Without a network give a local folder with the model, or --download-dir (download_dir in "

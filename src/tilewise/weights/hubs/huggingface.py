@@ -15,7 +15,7 @@ from urllib.parse import quote
 from tilewise.errors import DownloadFailed, TilewiseError, UnknownModel
 from tilewise.weights.hubs.repository import COMMIT, checked_revision, endpoint
 from tilewise.weights.hubs.snapshot import RemoteFile, Snapshot
-from tilewise.weights.hubs.web import Refused, Web
+from tilewise.weights.hubs.web import HubRefused, Web
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,10 @@ class HuggingFace:
                 raise ValueError(f"commit {commit!r}")
             files = [self._file(item, commit) for item in listing["siblings"] if "/" not in item["rfilename"]]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise Refused(url, 200, message=f"no listing of files: {error!r}") from None
+            raise HubRefused(url, 200, message=f"no listing of files: {error!r}") from None
         return Snapshot(self.model, self.storage, commit, {file.name: file for file in files})
 
-    def refusal(self, refused: Refused) -> TilewiseError:
+    def refusal(self, refused: HubRefused) -> TilewiseError:
         if refused.code == "RevisionNotFound":
             return UnknownModel(
                 f"{self.model} has no revision {self.revision!r}: see the branches, tags and commits on {self.page}."

@@ -14,10 +14,10 @@ from typing import Any
 from urllib.parse import urlencode
 
 from tilewise.errors import DownloadFailed, TilewiseError, UnknownModel
-from tilewise.weights.hubs.needed import lacking
 from tilewise.weights.hubs.repository import checked_revision, endpoint
+from tilewise.weights.hubs.required_files import lacking
 from tilewise.weights.hubs.snapshot import RemoteFile, Snapshot
-from tilewise.weights.hubs.web import Refused, Web
+from tilewise.weights.hubs.web import HubRefused, Web
 
 
 @dataclass(frozen=True)
@@ -56,16 +56,16 @@ class ModelScope:
         listing = web.json(url, patient)
         try:
             if not listing["Success"]:
-                raise Refused(url, 404, message=listing.get("Message", ""))
+                raise HubRefused(url, 404, message=listing.get("Message", ""))
             entries = [item for item in listing["Data"]["Files"] or [] if item["Type"] == "blob"]
             files = [self._file(item) for item in entries if "/" not in item["Path"]]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise Refused(url, 200, message=f"no listing of files: {error!r}") from None
+            raise HubRefused(url, 200, message=f"no listing of files: {error!r}") from None
         if not files:  # which is how it answers for a revision that does not exist
             raise UnknownModel(f"{self.model} has no revision {self.revision!r}, or it is empty: see {self.page}.")
         return Snapshot(self.model, self.storage, self.revision, {file.name: file for file in files}, self._older)
 
-    def refusal(self, refused: Refused) -> TilewiseError:
+    def refusal(self, refused: HubRefused) -> TilewiseError:
         if refused.status == 404:
             return UnknownModel(
                 f"{self.model}: {self.endpoint} knows no such model, or no revision {self.revision!r} of it. Check "
@@ -79,7 +79,7 @@ class ModelScope:
         return DownloadFailed(f"{self.model} cannot be downloaded: {refused}. Check MODELSCOPE_ENDPOINT and proxies.")
 
     def remember(self, snapshot: Snapshot) -> None:
-        """Nothing to note: the folder is named for the revision."""
+        """Do nothing: the folder is named for the revision."""
 
     @property
     def _api(self) -> str:
@@ -87,7 +87,7 @@ class ModelScope:
 
     @property
     def _older(self) -> tuple[Path, ...]:
-        """Where ModelScope's tools kept models before version 1.38."""
+        """Folders in which ModelScope's tools kept models before version 1.38."""
         owner, name = self.model.split("/")
         flat = Path(owner, name.replace(".", "___"))
         return (self.cache / "models" / flat, self.cache / "hub" / "models" / flat, self.cache / flat)

@@ -1,4 +1,4 @@
-"""What the two hubs have in common: a repository that can be listed, and its place in a cache."""
+"""The interface that the two hubs share: a repository that can be listed, and its place in a cache."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Protocol
 
 from tilewise.errors import InvalidConfig, TilewiseError, UnknownModel
 from tilewise.weights.hubs.snapshot import Snapshot
-from tilewise.weights.hubs.web import Refused, Web
+from tilewise.weights.hubs.web import HubRefused, Web
 
 COMMIT = re.compile("[0-9a-f]{40}")
 _REVISION = re.compile(r"[\w][\w.+-]*(/[\w][\w.+-]*)*")
@@ -27,36 +27,39 @@ class Repository(Protocol):
 
     @property
     def storage(self) -> Path:
-        """Its folder in the cache."""
+        """Folder of the repository in the cache."""
 
     @property
     def page(self) -> str:
-        """Where a person can look at it."""
+        """Address of the repository for a person to look at."""
 
     def headers(self) -> Mapping[str, str]:
-        """Who asks."""
+        """Return the headers that tell the hub who asks."""
 
     def cached(self) -> Path | None:
-        """The folder that this revision had when it was last fetched; it may lack files."""
+        """Return the folder that this revision had when it was last fetched, if any; it may lack files."""
 
     def snapshot(self, web: Web, patient: bool) -> Snapshot:
-        """Ask the hub, again and again if patient. Raises Refused, Unreachable and UnknownModel."""
+        """Ask the hub for the revision's files, again and again if patient.
 
-    def refusal(self, refused: Refused) -> TilewiseError:
-        """What a refusal means, and what to do."""
+        Raises HubRefused, HubUnreachable and UnknownModel.
+        """
+
+    def refusal(self, refused: HubRefused) -> TilewiseError:
+        """Return the error that says what a refusal means, and what to do."""
 
     def remember(self, snapshot: Snapshot) -> None:
         """Note that the revision is this snapshot now, for `cached`."""
 
 
 def offline() -> bool:
-    """HF_HUB_OFFLINE speaks for both hubs, as it does in vLLM."""
+    """True if the network is not to be used: HF_HUB_OFFLINE counts for both hubs, as it does in vLLM."""
     values = (os.environ.get(name, "").upper() for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
     return any(value in ("1", "ON", "YES", "TRUE") for value in values)
 
 
 def endpoint(variable: str, default: str) -> str:
-    """The address of a hub, or of the mirror that an environment variable names."""
+    """Return the address of a hub, or of the mirror that an environment variable names. Raises InvalidConfig."""
     value = (os.environ.get(variable) or default).rstrip("/")
     if not value.startswith(("https://", "http://")):
         raise InvalidConfig(f"{variable}={value!r} must start with https:// or http://.")
@@ -64,7 +67,7 @@ def endpoint(variable: str, default: str) -> str:
 
 
 def checked_revision(model: str, revision: str) -> str:
-    """A revision becomes part of a path, so `..` has no place in it."""
+    """Return the revision. Raises UnknownModel for one with `..` and the like, as it becomes part of a path."""
     if not _REVISION.fullmatch(revision):
         raise UnknownModel(f"{model}: revision {revision!r} is not the name of a branch, a tag or a commit.")
     return revision

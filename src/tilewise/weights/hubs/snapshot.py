@@ -16,6 +16,8 @@ from pathlib import Path
 from tilewise.errors import DownloadFailed
 
 _DIGEST = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
+
+
 _SLICE = 1 << 22
 
 
@@ -35,7 +37,7 @@ class RemoteFile:
             raise ValueError(f"{self.name!r} of {self.size} bytes with digest {self.digest!r}")
 
     def is_at(self, path: Path) -> bool:
-        """Whether a file holds these very bytes; it is read whole if its size is right."""
+        """True if the file at `path` holds these very bytes; it is read whole if its size is right."""
         if not path.is_file() or path.stat().st_size != self.size:
             return False
         if len(self.digest) == 64:
@@ -56,7 +58,7 @@ class Snapshot:
     storage: Path
     """The repository's folder in the cache."""
     revision: str
-    """Names the folder of links: a commit, or the branch or tag where the hub gives no commit."""
+    """Name of the folder of links: a commit, or the branch or tag where the hub gives no commit."""
     files: Mapping[str, RemoteFile]
     older: tuple[Path, ...] = ()
     """Folders where earlier tools may have put the same files."""
@@ -70,11 +72,11 @@ class Snapshot:
         return self.storage / "blobs"
 
     def partial(self, file: RemoteFile) -> Path:
-        """Where a file grows. What a broken download left here is gone on with."""
+        """Return the path where a file grows; what a broken download left there is continued."""
         return self.blobs / f"{file.digest}.incomplete"
 
     def holds(self, file: RemoteFile) -> bool:
-        """Whether the name links to these bytes."""
+        """True if the file's name links to these bytes."""
         link = self.folder / file.name
         return link.is_symlink() and link.readlink().name == file.digest and link.is_file()
 

@@ -22,12 +22,12 @@ _MARKS = re.compile(r"\[[^\]]*\] *|\(_\w+\.c:\d+\)")  # [Errno 111], [SSL: ...],
 _TIMEOUT = httpx.Timeout(15.0)  # for each read, not for the whole
 
 
-class Unreachable(Exception):
-    """No answer, a broken one, or one that says to come back later."""
+class HubUnreachable(Exception):
+    """The hub gave no answer, a broken one, or one that says to come back later."""
 
 
-class Refused(Exception):
-    """An answer that trying again will not change."""
+class HubRefused(Exception):
+    """The hub gave an answer that trying again will not change."""
 
     def __init__(self, url: str, status: int, code: str = "", message: str = "") -> None:
         super().__init__(f"{url} answers {status}{f' ({message})' if message else ''}")
@@ -37,7 +37,7 @@ class Refused(Exception):
 
 
 class Stopped(Exception):
-    """Somebody called `stop`."""
+    """Somebody called `Web.stop`."""
 
 
 class Web:
@@ -62,25 +62,31 @@ class Web:
         self._stopped.set()
 
     def json(self, url: str, patient: bool = True) -> Any:
-        """The JSON behind a URL. Raises Refused at once, and Unreachable at once or, if patient, after all pauses."""
+        """Return the JSON behind a URL.
+
+        Raises HubRefused at once, and HubUnreachable at once or, if patient, after all pauses.
+        """
         for pause in (*(PAUSES if patient else ()), None):
             try:
                 with self._get(url) as response:
                     response.read()
                     return response.json()
-            except Unreachable:
+            except HubUnreachable:
                 if pause is None:
                     raise
                 self._stopped.wait(pause)
             except ValueError:
-                raise Refused(url, response.status_code, message="no JSON; is this the hub, or a login page?") from None
+                raise HubRefused(
+                    url, response.status_code, message="no JSON; is this the hub, or a login page?"
+                ) from None
         raise AssertionError("the last try returns or raises")
 
     def fetch(self, file: RemoteFile, partial: Path, advance: Callable[[int], None]) -> None:
-        """Make `partial` as long as the file, from whatever part of it is there; `advance` hears of every byte.
+        """Make `partial` as long as the file, from whatever part of it is there.
 
-        Raises Refused, Unreachable when no try in a row brings anything, Stopped, and DownloadFailed for a file of
-        another size than listed.
+        `advance` is called with the number of bytes that are there or came, below zero when they have to come again.
+        Raises HubRefused, HubUnreachable when no try in a row brings anything, Stopped, and DownloadFailed for a file
+        of another size than listed.
         """
         partial.touch()
         if partial.stat().st_size > file.size:
@@ -92,7 +98,7 @@ class Web:
                 raise Stopped
             try:
                 self._append(file, partial, advance)
-            except Unreachable:
+            except HubUnreachable:
                 failures = 0 if partial.stat().st_size > have else failures + 1
                 if failures > len(PAUSES):
                     raise
@@ -100,7 +106,7 @@ class Web:
             have = partial.stat().st_size
 
     def _append(self, file: RemoteFile, partial: Path, advance: Callable[[int], None]) -> None:
-        """One request for what is missing; what arrives is on disk even if the rest does not come."""
+        """Request once what is missing; what arrives is on disk even if the rest does not come."""
         have = partial.stat().st_size
         with self._get(file.url, have) as response, partial.open("ab") as out:
             if have and response.status_code != 206:  # the server knows no ranges: all over again
@@ -117,7 +123,7 @@ class Web:
                 advance(len(piece))
                 have += len(piece)
         if have < file.size:
-            raise Unreachable(f"{response.url.host} closed the connection at {have} of {file.size} bytes")
+            raise HubUnreachable(f"{response.url.host} closed the connection at {have} of {file.size} bytes")
 
     @contextmanager
     def _get(self, url: str, start: int = 0) -> Iterator[httpx.Response]:
@@ -126,18 +132,18 @@ class Web:
             with self._client.stream("GET", url, headers=headers) as response:
                 status = response.status_code
                 if status in (408, 429) or status >= 500:
-                    raise Unreachable(f"{response.url.host} answers {status}")
+                    raise HubUnreachable(f"{response.url.host} answers {status}")
                 if status >= 400:
                     said = response.headers
-                    raise Refused(url, status, said.get("X-Error-Code", ""), said.get("X-Error-Message", ""))
+                    raise HubRefused(url, status, said.get("X-Error-Code", ""), said.get("X-Error-Message", ""))
                 yield response
         except (httpx.RequestError, httpx.InvalidURL) as error:
             host = url.split("/")[2] if url.count("/") > 2 else url
-            raise Unreachable(_problem(host, error)) from None
+            raise HubUnreachable(_problem(host, error)) from None
 
 
 def _problem(host: str, error: Exception) -> str:
-    """Why a host does not answer, in a sentence; what the library says has numbers and places of its source in it."""
+    """Return why a host does not answer; what the library says has numbers and places of its source in it."""
     said = str(error)
     if _UNKNOWN_NAME.search(said):
         return f"the name {host} cannot be found, as without a network"
@@ -155,7 +161,7 @@ def _problem(host: str, error: Exception) -> str:
 
 
 def _check_announced(response: httpx.Response, file: RemoteFile, start: int) -> None:
-    """A server that is about to send another file, or another part of it, is not worth listening to."""
+    """Raise DownloadFailed if the server is about to send another file, or another part of it."""
     if response.status_code == 206:
         said = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
         if said is None or int(said[1]) != start:

@@ -1,7 +1,8 @@
-"""Quantisations: how checkpoints keep matrices otherwise than in floats. One file each; the folder registers.
+"""Quantisations: the ways in which checkpoints keep matrices other than in floats. Each file of this folder that has a
+`METHOD` is one.
 
-Which layers are kept how is found from the small files alone (`Method.layouts`), before any weight is fetched; a
-`Layout` then reads one layer's tensors as one of the forms of `platforms.forms`.
+The layout of each layer is found from the small files alone (`Method.layouts`), before any weight is fetched; a
+`StoredLayout` then reads one layer's tensors as one of the forms of `platforms.forms`.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ FLOATS = ("BF16", "F16", "F32", "F64")
 
 
 class StoredTensors(Protocol):
-    """Tensors by the names that the files have for them."""
+    """The tensors of a checkpoint, by the names that its files have for them."""
 
     def has(self, name: str) -> bool: ...
 
     def place(self, name: str) -> str:
-        """The file of a tensor, for messages; the folder where no file has it."""
+        """Return the file of a tensor, for messages; the folder where no file has it."""
         ...
 
     def tensor(
@@ -40,59 +41,60 @@ class StoredTensors(Protocol):
         item: int | None = None,
         other_shapes: Sequence[Sequence[int | None]] = (),
     ) -> Tensor:
-        """The tensor as it is stored, or one item of its first axis.
+        """Return the tensor as it is stored, or one item of its first axis.
 
-        `shape` is that of the item, None for a size that is not known, and `other_shapes` are what it may be as well;
-        `dtypes` are what it may be, as safetensors files spell them, the usual one first. Raises InvalidCheckpoint.
-        Without weights at hand, the tensor is meta.
+        `shape` is that of the item, with None for a size that is not known, and `other_shapes` are allowed as well;
+        `dtypes` are those allowed, as safetensors files spell them, the usual one first. Raises InvalidCheckpoint for
+        any other tensor, or none. Without weights at hand, the tensor is meta.
         """
         ...
 
 
-class Layout(Protocol):
-    """How the matrix of one linear layer lies in the files; as a text, what a user reads of it in the log."""
+class StoredLayout(Protocol):
+    """The way in which a linear layer's matrix lies in the files. As a text (`str`), it is what the log says of it."""
 
     @property
     def suffix(self) -> str:
-        """What the name of the tensor with the numbers has behind the module's."""
+        """End of the name of the tensor with the numbers, behind the module's."""
         ...
 
     def read(self, tensors: StoredTensors, module: str, outputs: int | None, inputs: int, item: int | None) -> Form:
-        """The matrix of a module, by the name that its tensors begin with.
+        """Read the matrix of a module, by the name that its tensors begin with.
 
-        `outputs` is None where a file keeps several layers as one: whatever is there. `item`: one of several that are
-        stacked along a first axis. Raises InvalidCheckpoint naming tensor, what was found, and what was expected.
+        `outputs` is None where a file keeps several layers as one: all that are there are read. `item` is the index of
+        one of several that are stacked along a first axis. Raises InvalidCheckpoint naming tensor, what was found, and
+        what was expected.
         """
         ...
 
     def folds_bias(self, matrix: Form) -> bool:
-        """Whether the form that was read has the bias in it already."""
+        """True if the form that was read has the bias in it already."""
         ...
 
 
-Layouts = Callable[[str], Layout | None]
-"""A module, by the name that its tensors begin with in the files -> how its matrix is kept; None = in floats."""
+Layouts = Callable[[str], StoredLayout | None]
+"""Function from a module, by the name that its tensors begin with in the files, to its layout; None = in floats."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """Each file of this folder defines one, as `METHOD`."""
+    """A method of quantisation. Files of this folder define one each, as `METHOD`."""
 
     names: tuple[str, ...]
-    """What configs call it: `quantization_config.quant_method`, "ascend" for ModelSlim's description."""
+    """Names in configs: `quantization_config.quant_method`, or "ascend" for ModelSlim's description."""
     layouts: Callable[[CheckpointFolder], Layouts]
-    """Raises InvalidCheckpoint where the files ask for what cannot be read."""
+    """Function that finds a checkpoint's layouts; it raises InvalidCheckpoint where one of them cannot be read."""
 
 
 def method_of(folder: CheckpointFolder) -> str | None:
-    """How a checkpoint is quantised, by what its small files say or by the names of its tensors; None = in floats."""
+    """Return the method of a checkpoint, by what its small files say or by its tensors' names; None = in floats."""
     if folder.quantization is None and any(name.endswith("_blocks") for name in known_names(folder.path)):
         return "mxfp4"
     return folder.quantization
 
 
 def layouts_of(folder: CheckpointFolder) -> Layouts | None:
-    """The layouts of a quantised checkpoint, None of one in floats. Raises InvalidCheckpoint for an unknown method."""
+    """Return the layouts of a checkpoint, None if it is in floats. Raises InvalidCheckpoint for an unknown method."""
     method = method_of(folder)
     if method is None:
         return None

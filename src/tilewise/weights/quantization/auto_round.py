@@ -11,9 +11,15 @@ from dataclasses import replace
 from typing import Any
 
 from tilewise.weights.folder import CheckpointFolder, Section
-from tilewise.weights.quantization import Layout, Layouts, Method
+from tilewise.weights.quantization import Layouts, Method, StoredLayout
 from tilewise.weights.quantization.awq import AwqLayout
-from tilewise.weights.quantization.description import group_size, layouts_where, quantization_section, refused
+from tilewise.weights.quantization.description import (
+    group_size,
+    layouts_where,
+    quantization_section,
+    refused,
+    settings_by_pattern,
+)
 from tilewise.weights.quantization.gptq import BITS, GptqLayout
 
 _FLOATS = 16
@@ -35,11 +41,11 @@ def layouts(folder: CheckpointFolder) -> Layouts:
             raise refused(config, key, rows, "a checkpoint without it")
     usual = _layout(config, {})
     find_usual = layouts_where(folder, usual) if usual else None
-    own = {pattern: _layout(config, given) for pattern, given in (config.get("extra_config") or {}).items()}
+    own = {pattern: _layout(config, given) for pattern, given in settings_by_pattern(config, "extra_config").items()}
     find_own = {pattern: layouts_where(folder, layout, head=True) for pattern, layout in own.items() if layout}
 
-    def find(module: str) -> Layout | None:
-        """Names of layers stand before patterns of names."""
+    def find(module: str) -> StoredLayout | None:
+        """Return a module's layout by the first entry that fits: names of layers stand before patterns of names."""
         for pattern in own:
             if pattern == module or re.fullmatch(pattern, module):
                 return find_own[pattern](module) if pattern in find_own else None
@@ -48,8 +54,8 @@ def layouts(folder: CheckpointFolder) -> Layouts:
     return find
 
 
-def _layout(config: Section, own: dict[str, Any]) -> Layout | None:
-    """That of the layers with these settings of their own; None = floats."""
+def _layout(config: Section, own: dict[str, Any]) -> StoredLayout | None:
+    """Return the layout of the layers with these settings of their own; None = floats."""
     asked = replace(config, values={**config.values, **own})
     packing = asked.get("packing_format", "auto_round:auto_gptq")
     kept, bits = _PACKING.get(str(packing)), asked.whole("bits")

@@ -14,7 +14,7 @@ from torch import Tensor
 from tilewise.platforms.forms import Codes, Form, Grouped
 from tilewise.weights.folder import CheckpointFolder, Section
 from tilewise.weights.quantization import FLOATS, Layouts, Method, StoredTensors
-from tilewise.weights.quantization.checks import checked_scales
+from tilewise.weights.quantization.blocks import check_scales
 from tilewise.weights.quantization.description import (
     group_size,
     layouts_where,
@@ -24,20 +24,21 @@ from tilewise.weights.quantization.description import (
 )
 
 _TOGETHER = 8
-"""Outputs in an int32, of which the lowest four bits are of the first in this order."""
+"""Outputs whose codes share an int32: its lowest four bits belong to the first output in `_ORDER`, and so on."""
 _MIDDLE = 8
 _ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
 
 @dataclass(frozen=True)
 class AwqLayout:
-    """`qweight` int32 [in, out / 8], `qzeros` int32 [in / group, out / 8], `scales` [in / group, out].
+    """A layer of `qweight` int32 [in, out / 8], `qzeros` int32 [in / group, out / 8] and `scales` [in / group, out].
 
-    A number is (code - zero) * scale. Symmetric files have no zero points, or have 8 everywhere: codes are from -8 on.
+    A number is (code - zero) * scale. Symmetric files have no zero points, or have 8 everywhere: then codes stand for
+    numbers from -8 on.
     """
 
     group: int | None
-    """None = all inputs of an output."""
+    """Inputs that share a scale; None = all inputs of an output."""
     zero_point: bool
     suffix: str = ".qweight"
 
@@ -48,7 +49,7 @@ class AwqLayout:
         group = self.group or inputs
         groups, packed = -(-inputs // group), None if outputs is None else outputs // _TOGETHER
         scales = tensors.tensor(f"{module}.scales", (groups, outputs), FLOATS)
-        checked_scales(tensors, f"{module}.scales", scales)
+        check_scales(tensors, f"{module}.scales", scales)
         words = tensors.tensor(f"{module}.qweight", (inputs, packed), ("I32",))
         kept = scales.T.float().contiguous()
         if not self.zero_point and not tensors.has(f"{module}.qzeros"):
@@ -63,7 +64,7 @@ class AwqLayout:
 
 
 def _unpacked(words: Tensor) -> Tensor:
-    """int32 [n, out / 8] -> uint8 codes [n, out]."""
+    """Unpack int32 [n, out / 8] to uint8 codes [n, out]."""
     codes = words.new_empty(*words.shape, _TOGETHER, dtype=torch.uint8)
     if codes.is_meta:
         return codes.flatten(1)
@@ -73,9 +74,11 @@ def _unpacked(words: Tensor) -> Tensor:
 
 
 def _codes(words: Tensor) -> Tensor:
-    """int32 [in, out / 8] -> uint8 [out, in / 2], two inputs a byte: bytes are never taken apart into codes."""
+    """Repack int32 [in, out / 8] to uint8 [out, in / 2], two inputs a byte."""
     if words.is_meta:
         return words.new_empty(words.shape[1] * _TOGETHER, len(words) // 2, dtype=torch.uint8)
+    # A byte of the file has two outputs of one input, a byte of the form two inputs of one output. So two bytes, of
+    # neighbouring inputs, make two bytes by exchanging halves; no code ever takes a byte of its own.
     halves = words.view(torch.uint8).unflatten(1, (-1, 4))
     even, odd = halves[::2], halves[1::2]
     both = words.new_empty(len(even), words.shape[1], _TOGETHER, dtype=torch.uint8)

@@ -16,12 +16,11 @@ from torch import Tensor
 from tilewise.errors import InvalidCheckpoint
 from tilewise.platforms.forms import Codes, Dense, Form, Grouped, Int8, StaticRows, packed_nibbles
 from tilewise.weights.quantization import FLOATS, StoredTensors
-from tilewise.weights.quantization.blocks import Block
-from tilewise.weights.quantization.checks import checked_scales, wrong_tensor
+from tilewise.weights.quantization.blocks import ScaleBlock, check_scales, wrong_tensor
 
 
-class Rounding(Enum):
-    """What is done to the rows that a matrix is multiplied with."""
+class RowRounding(Enum):
+    """The way of rounding the rows that a matrix is multiplied with."""
 
     NONE = "rows in floats"
     BY_ROW = "rows rounded one by one"
@@ -29,15 +28,15 @@ class Rounding(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Numbers:
-    """What a scheme says of the weights."""
+class WeightScheme:
+    """The settings of a scheme for the weights."""
 
     bits: int
     floating: bool
-    block: Block
+    block: ScaleBlock
     symmetric: bool = True
     reordered: bool = False
-    """Inputs are assigned to groups by `weight_g_idx`."""
+    """True if inputs are assigned to groups by `weight_g_idx`."""
 
     def __str__(self) -> str:
         return f"{'fp' if self.floating else 'int'}{self.bits} {self.block}" + (
@@ -47,15 +46,16 @@ class Numbers:
 
 @dataclass(frozen=True, slots=True)
 class _Module:
-    """The tensors of one layer, by what their names have behind the module's."""
+    """The tensors of one layer, by the ends of their names behind the module's."""
 
     tensors: StoredTensors
     name: str
     item: int | None
     names: Set[str]
-    """All tensors of the files; none before their names are known."""
+    """Names of all tensors of the files; empty before they are known."""
 
     def has(self, end: str, expected: bool) -> bool:
+        """True if the files have the tensor; before their names are known, `expected`."""
         return f"{self.name}.{end}" in self.names if self.names else expected
 
     def tensor(
@@ -69,15 +69,15 @@ class _Module:
 
 @dataclass(frozen=True)
 class ByteLayout:
-    """One layer of int8 or FP8. The scales of rows of FP8 are read and checked, but rows stay floats: the weights are
+    """A layer of int8 or FP8. The scales of rows of FP8 are read and checked, but rows stay floats: the weights are
     multiplied as exactly as they are stored."""
 
-    weights: Numbers
-    rounding: Rounding
+    weights: WeightScheme
+    rounding: RowRounding
     names: Set[str]
-    """All tensors of the files; none before their names are known."""
+    """Names of all tensors of the files; empty before they are known."""
     static_rows: bool = False
-    """The files have a scale of rows, whether it is used or not."""
+    """True if the files have a scale of rows, whether it is used or not."""
     suffix = ".weight"
 
     def __str__(self) -> str:
@@ -96,20 +96,22 @@ class ByteLayout:
         return self._form(stored, codes, None)
 
     def _form(self, stored: _Module, codes: Tensor, order: Tensor | None) -> Form:
-        """int8 or FP8 [outputs, inputs], and what stands beside it."""
+        """Return the form of codes int8 or FP8 [outputs, inputs], with the scales and zero points beside them."""
         outputs, inputs = codes.shape
         scales, zeros = self._scales(stored, outputs, inputs)
         static = self._static(stored)
         group = self.weights.block.inputs or inputs
         if self.weights.floating:
             return Grouped(Codes.FP8, codes.view(torch.uint8), scales, None, group)
-        if self.rounding is not Rounding.NONE and zeros is None:
+        if self.rounding is not RowRounding.NONE and zeros is None:
             return _int8(codes, scales[:, 0].contiguous(), static)
         return _grouped(codes, scales, zeros, group, self.weights.bits, order)
 
     def _scales(self, stored: _Module, outputs: int, inputs: int) -> tuple[Tensor, Tensor | None]:
-        """Scales, float32, and zero points with 2 ** (bits - 1) added, uint8, both [outputs, blocks side by side]; None
-        where all codes are symmetric."""
+        """Return scales float32 and zero points uint8 with 2 ** (bits - 1) added, both [outputs, blocks side by side].
+
+        Zero points are None where all codes are symmetric.
+        """
         block = self.weights.block
         scales = block.scales(stored.tensors, f"{stored.name}.weight_scale", outputs, inputs, stored.item)
         if self.weights.symmetric and not stored.has("weight_zero_point", expected=False):
@@ -128,7 +130,7 @@ class ByteLayout:
         if not self.static_rows:
             return None
         scale = stored.tensor("input_scale", (1,), FLOATS, [()])
-        checked_scales(stored.tensors, f"{stored.name}.input_scale", scale, of_rows=True)
+        check_scales(stored.tensors, f"{stored.name}.input_scale", scale, of_rows=True)
         offset = None
         if stored.has("input_zero_point", expected=False):
             offset = stored.tensor("input_zero_point", (1,), ("I8", "I32"), [()])
@@ -141,7 +143,7 @@ class ByteLayout:
 
 @dataclass(frozen=True)
 class PackedLayout(ByteLayout):
-    """One layer of whole numbers of 1 to 8 bits, packed along the inputs into words of 32 bits."""
+    """A layer of whole numbers of 1 to 8 bits, packed along the inputs into words of 32 bits."""
 
     suffix = ".weight_packed"
 
@@ -161,7 +163,7 @@ class PackedLayout(ByteLayout):
         return Grouped(kind, words.view(torch.uint8)[:, : inputs // 2], scales, _shifts(zeros, scales), group)
 
     def _zeros(self, stored: _Module, usual: Sequence[int], *others: Sequence[int]) -> Tensor:
-        """Packed along the outputs, or, of one scale for the whole matrix and in old files, int8."""
+        """Read zero points packed along the outputs; in old files, or if the matrix has one scale, they are int8."""
         bits = self.weights.bits
         if len(usual) == 1:
             return super()._zeros(stored, usual, *others)
@@ -170,7 +172,7 @@ class PackedLayout(ByteLayout):
         return unpacked(zeros.T, bits, usual[0]).T if zeros.dtype == torch.int32 else _with_middle(zeros, bits)
 
     def _order(self, stored: _Module, inputs: int) -> Tensor | None:
-        """The inputs that columns belong to once each group's are side by side; None where they already are."""
+        """Return the inputs in the order that puts those of each group side by side; None where they already are."""
         if not stored.has("weight_g_idx", expected=self.weights.reordered):
             return None
         groups, group = stored.tensor("weight_g_idx", (inputs,), ("I32", "I64")), self.weights.block.inputs or inputs
@@ -201,7 +203,7 @@ def _check_range(stored: _Module, codes: Tensor, bits: int) -> None:
 
 
 def _with_middle(numbers: Tensor, bits: int) -> Tensor:
-    """int8 -> uint8, with 2 ** (bits - 1) added, as packed numbers have it."""
+    """Turn int8 into uint8 with 2 ** (bits - 1) added, as packed numbers have it; the sum wraps around at 256."""
     raised: Tensor = numbers.view(torch.uint8) + 2 ** (bits - 1)
     return raised
 
@@ -216,7 +218,7 @@ def _int8(matrix: Tensor, scales: Tensor, static: StaticRows | None) -> Int8:
 def _grouped(
     codes: Tensor, scales: Tensor, zeros: Tensor | None, group: int, bits: int, order: Tensor | None
 ) -> Grouped:
-    """int8 codes as they are kept: two in a byte where they are small and an even number of them shares a scale."""
+    """Return int8 codes as a form, two in a byte where they are small and an even number of them shares a scale."""
     if order is not None and not codes.is_meta:
         codes = codes[:, order]
     halves, shifts = bits <= 4 and not (group % 2 or codes.shape[1] % 2), _shifts(zeros, scales)
@@ -230,12 +232,12 @@ def _grouped(
 
 
 def _shifts(zeros: Tensor | None, scales: Tensor) -> Tensor | None:
-    """(code - zero) * scale = code * scale + shift."""
+    """Return the shifts for which (code - zero) * scale = code * scale + shift."""
     return None if zeros is None else zeros.float().neg() * scales
 
 
 def unpacked(words: Tensor, bits: int, count: int) -> Tensor:
-    """int32 [n, words] -> the first `count` codes of each row, uint8 [n, count].
+    """Unpack the first `count` codes of each row of int32 [n, words] to uint8 [n, count].
 
     Codes follow each other from the lowest bit up, without gaps, also over the ends of words; each has
     2 ** (bits - 1) added.
@@ -247,6 +249,7 @@ def unpacked(words: Tensor, bits: int, count: int) -> Tensor:
         return stored[:, :count]
     if bits == 4:
         return torch.stack((stored & 15, stored >> 4), dim=-1).flatten(1)[:, :count]
+    # A code of up to 8 bits lies in one byte or in two neighbouring ones: take both, and shift.
     first = torch.arange(count) * bits
     pairs = torch.cat((stored, stored.new_zeros(len(stored), 1)), 1).int()
     pairs = pairs[:, first // 8] | pairs[:, first // 8 + 1] << 8

@@ -15,11 +15,16 @@ from tilewise.errors import InvalidCheckpoint, did_you_mean
 from tilewise.ignored import LOG
 from tilewise.weights.files import known_names
 from tilewise.weights.folder import CheckpointFolder, Section
-from tilewise.weights.quantization import Layout, Layouts, Method
-from tilewise.weights.quantization.blocks import Block
-from tilewise.weights.quantization.compressed_layout import ByteLayout, Numbers, PackedLayout, Rounding
-from tilewise.weights.quantization.description import listed_modules, quantization_section, refused
-from tilewise.weights.quantization.modules import Pattern, module_class
+from tilewise.weights.quantization import Layouts, Method, StoredLayout
+from tilewise.weights.quantization.blocks import ScaleBlock
+from tilewise.weights.quantization.compressed_layout import ByteLayout, PackedLayout, RowRounding, WeightScheme
+from tilewise.weights.quantization.description import (
+    Pattern,
+    listed_modules,
+    module_class,
+    quantization_section,
+    refused,
+)
 
 _FORMATS = ("int-quantized", "pack-quantized", "float-quantized", "naive-quantized")
 _KEYS = (
@@ -45,10 +50,10 @@ _OTHER_ORDERS = ("weight", "static", False, None)
 
 @dataclass(frozen=True)
 class _Group:
-    """Layers and their layout, None where their scheme leaves them in floats."""
+    """A group of layers and their layout, None where their scheme leaves them in floats."""
 
     targets: tuple[str, ...]
-    layout: Layout | None
+    layout: StoredLayout | None
 
 
 def layouts(folder: CheckpointFolder) -> Layouts:
@@ -66,7 +71,7 @@ def layouts(folder: CheckpointFolder) -> Layouts:
     ]
 
     @cache
-    def layout(module: str) -> Layout | None:
+    def layout(module: str) -> StoredLayout | None:
         kind = module_class(module)
         if kind in ignored_classes or ignored.matches(module):
             return None
@@ -76,7 +81,7 @@ def layouts(folder: CheckpointFolder) -> Layouts:
 
 
 def _check_keys(config: Section) -> None:
-    """Refuses what would change answers, and names what has no effect."""
+    """Raise InvalidCheckpoint for keys that would change answers, and log those that have no effect."""
     for key in ("sparsity_config", "transform_config", "moe_sparsity_config"):
         found = config.get(key)
         if found and not (isinstance(found, dict) and found.get("format") == "dense"):
@@ -107,13 +112,13 @@ def _group(config: Section, key: str, names: Set[str]) -> _Group:
         why = f"it is {config.get('format')!r:.40}, and {key} is {form!r}, which counts"
         LOG.take({f"{config.where}: format": why}, "checkpoint")
     numbers = _numbers(section.section("weights"), form)
-    rounding = Rounding.NONE if rows is None else _rounding(rows, numbers)
+    rounding = RowRounding.NONE if rows is None else _rounding(rows, numbers)
     static = rows is not None and not rows.get("dynamic", False)
     kind = PackedLayout if form == "pack-quantized" else ByteLayout
     return _Group(tuple(targets), kind(numbers, rounding, names, static))
 
 
-def _numbers(section: Section, form: str) -> Numbers:
+def _numbers(section: Section, form: str) -> WeightScheme:
     _only_known(section, _NUMBER_KEYS)
     floating = _one_of(section, "type", ("int", "float"), "int") == "float"
     if form != "naive-quantized" and floating != (form == "float-quantized"):
@@ -122,19 +127,19 @@ def _numbers(section: Section, form: str) -> Numbers:
     _one_of(section, "dynamic", (False,), False)
     symmetric = _one_of(section, "symmetric", (True,) if floating else (True, False), True)
     order = _one_of(section, "actorder", (*_OTHER_ORDERS, *_GROUP_ORDERS))
-    return Numbers(bits, floating, _block(section), symmetric, order in _GROUP_ORDERS)
+    return WeightScheme(bits, floating, _block(section), symmetric, order in _GROUP_ORDERS)
 
 
-def _block(section: Section) -> Block:
+def _block(section: Section) -> ScaleBlock:
     size = section.get("group_size")
     usual = "tensor" if size is None else "channel" if size == -1 else "group"
     match _one_of(section, "strategy", ("tensor", "channel", "group", "block"), usual):
         case "tensor":
-            return Block(None, None)
+            return ScaleBlock(None, None)
         case "channel":
-            return Block(1, None)
+            return ScaleBlock(1, None)
         case "group":
-            return Block(1, section.whole("group_size"))
+            return ScaleBlock(1, section.whole("group_size"))
     found = section.get("block_structure")
     sizes = found.split("x") if isinstance(found, str) else found
     try:
@@ -145,11 +150,11 @@ def _block(section: Section) -> Block:
         raise InvalidCheckpoint(
             f"{section.where}: block_structure is {found!r:.80}, expected two whole numbers above 0."
         )
-    return Block(outputs, inputs)
+    return ScaleBlock(outputs, inputs)
 
 
-def _rounding(rows: Section, weights: Numbers) -> Rounding:
-    """How rows are rounded where that gives exact sums. Otherwise they stay floats, which is never less exact."""
+def _rounding(rows: Section, weights: WeightScheme) -> RowRounding:
+    """Return how rows are rounded if that gives exact sums. Otherwise they stay floats, which is never less exact."""
     _only_known(rows, _NUMBER_KEYS)
     kind = _one_of(rows, "type", ("int", "float"), "int")
     bits = _one_of(rows, "num_bits", range(1, 17), 8)
@@ -158,13 +163,13 @@ def _rounding(rows: Section, weights: Numbers) -> Rounding:
     symmetric = _one_of(rows, "symmetric", (True, False), True)
     if kind == "int" and bits == 8 and weights.symmetric and weights.block.inputs is None and not weights.floating:
         if dynamic and strategy == "token" and symmetric:
-            return Rounding.BY_ROW
+            return RowRounding.BY_ROW
         if not dynamic and strategy == "tensor":
-            return Rounding.STATIC
+            return RowRounding.STATIC
     if not dynamic and strategy != "tensor":
         raise InvalidCheckpoint(f"{rows.where}: strategy is {strategy!r}, supported without dynamic is 'tensor'.")
     LOG.take({rows.where: f"rows stay floats instead of {kind}{bits}, which is never less exact"}, "checkpoint")
-    return Rounding.NONE
+    return RowRounding.NONE
 
 
 def _one_of(section: Section, key: str, supported: Collection[Any], usual: Any = None) -> Any:
@@ -177,7 +182,7 @@ def _one_of(section: Section, key: str, supported: Collection[Any], usual: Any =
 
 
 def _only_known(section: Section, known: Collection[str]) -> None:
-    """Raises InvalidCheckpoint for keys whose meaning is not known, as the library does."""
+    """Raise InvalidCheckpoint for keys whose meaning is not known, as the library does."""
     for key, value in section.values.items():
         if key not in known and value is not None:
             raise InvalidCheckpoint(

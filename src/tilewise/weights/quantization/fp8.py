@@ -16,11 +16,15 @@ from tilewise.ignored import LOG
 from tilewise.platforms.forms import Codes, Dense, Form, Grouped
 from tilewise.weights.files import known_names
 from tilewise.weights.folder import CheckpointFolder, Section
-from tilewise.weights.quantization import FLOATS, Layout, Layouts, Method, StoredTensors
-from tilewise.weights.quantization.blocks import Block
-from tilewise.weights.quantization.checks import checked_scales
-from tilewise.weights.quantization.description import listed_modules, quantization_section, refused
-from tilewise.weights.quantization.modules import module_class, spellings
+from tilewise.weights.quantization import FLOATS, Layouts, Method, StoredLayout, StoredTensors
+from tilewise.weights.quantization.blocks import ScaleBlock, check_scales
+from tilewise.weights.quantization.description import (
+    listed_modules,
+    module_class,
+    quantization_section,
+    refused,
+    spellings,
+)
 
 _SUPPORTED = {
     "fmt": ("e4m3", "float8_e4m3fn"),
@@ -36,12 +40,12 @@ _SCALE_TYPES = ("F32", "BF16", "F16", "F8_E8M0")
 
 @dataclass(frozen=True)
 class Fp8Layout:
-    """One layer of E4M3. Rows stay floats, whatever scale for them the files have, which is read and checked: the
+    """A layer of E4M3. Rows stay floats, whatever scale for them the files have, which is read and checked: the
     weights are multiplied as exactly as they are stored."""
 
-    block: Block
+    block: ScaleBlock
     names: Set[str]
-    """The tensors of the files; none before their names are known."""
+    """Names of all tensors of the files; empty before they are known."""
     suffix = ".weight"
 
     def __str__(self) -> str:
@@ -51,27 +55,25 @@ class Fp8Layout:
         return False
 
     def read(self, tensors: StoredTensors, module: str, outputs: int | None, inputs: int, item: int | None) -> Form:
-        """A layer that is stored in floats without being named among those is one in floats."""
+        """Read a layer; one that is stored in floats, though the config does not list it, is a `Dense` one."""
         matrix = tensors.tensor(f"{module}.weight", (outputs, inputs), ("F8_E4M3", *FLOATS), item)
         if matrix.dtype != torch.float8_e4m3fn:
             return Dense(matrix)
         for end in _SCALES_OF_ROWS:
             if (name := f"{module}.{end}") in self.names:
-                checked_scales(
-                    tensors, name, tensors.tensor(name, (1,), _SCALE_TYPES, item, [()]).float(), of_rows=True
-                )
+                check_scales(tensors, name, tensors.tensor(name, (1,), _SCALE_TYPES, item, [()]).float(), of_rows=True)
         usual, *others = self._shapes(len(matrix), inputs)
         name = self._scale_name(module)
         scales = tensors.tensor(name, usual, _SCALE_TYPES, item, others).float()
-        checked_scales(tensors, name, scales)
-        # Without blocks, a scale for the matrix, or one for each output.
-        block = Block(1, None) if self.block.outputs is None and scales.numel() == len(matrix) else self.block
+        check_scales(tensors, name, scales)
+        # Where the config gives no blocks, there is one scale for the matrix, or one for each output.
+        block = ScaleBlock(1, None) if self.block.outputs is None and scales.numel() == len(matrix) else self.block
         scales = block.of_each_output(scales, len(matrix), inputs)
         return Grouped(Codes.FP8, matrix.view(torch.uint8), scales, None, block.inputs or inputs)
 
     def _shapes(self, outputs: int, inputs: int) -> list[tuple[int, ...]]:
         found = self.block.shapes(outputs, inputs)
-        return found + (Block(1, None).shapes(outputs, inputs) if self.block.outputs is None else [])
+        return found + (ScaleBlock(1, None).shapes(outputs, inputs) if self.block.outputs is None else [])
 
     def _scale_name(self, module: str) -> str:
         usual = _SCALES[0] if self.block.outputs else _SCALES[1]
@@ -81,12 +83,12 @@ class Fp8Layout:
 def layouts(folder: CheckpointFolder) -> Layouts:
     config = quantization_section(folder)
     _check_keys(config)
-    layout: Layout = Fp8Layout(_block(config), known_names(folder.path))
+    layout: StoredLayout = Fp8Layout(_block(config), known_names(folder.path))
     floats = [*listed_modules(config, "modules_to_not_convert"), *listed_modules(config, "ignored_layers")]
     also = frozenset(listed_modules(config, "modules_to_convert"))
     named = _Named(floats)
 
-    def found(module: str) -> Layout | None:
+    def found(module: str) -> StoredLayout | None:
         linear = module_class(module) == "Linear" or not also.isdisjoint(spellings(module))
         return layout if linear and not named.matches(module) else None
 
@@ -94,9 +96,10 @@ def layouts(folder: CheckpointFolder) -> Layouts:
 
 
 class _Named:
-    """Modules within any of those that are named, wherever in its own name that stands: whole parts between dots.
+    """A set of modules, given by their own names or by those of modules that they are in.
 
-    Where files write `model.layers.*.mlp.gate`, each `*` is any part of a name.
+    Such a name may stand anywhere in a module's own, as whole parts between dots. Where files write
+    `model.layers.*.mlp.gate`, each `*` is any one part.
     """
 
     def __init__(self, names: list[str]) -> None:
@@ -122,14 +125,14 @@ def _check_keys(config: Section) -> None:
     LOG.take(without, "checkpoint")
 
 
-def _block(config: Section) -> Block:
+def _block(config: Section) -> ScaleBlock:
     found = config.get("weight_block_size")
     if found is None:
-        return Block(None, None)
+        return ScaleBlock(None, None)
     whole = isinstance(found, list) and all(isinstance(size, int) and not isinstance(size, bool) for size in found)
     if not whole or len(found) != 2 or min(found) < 1:
         raise refused(config, "weight_block_size", found, "two whole numbers above 0")
-    return Block(*found)
+    return ScaleBlock(*found)
 
 
 METHOD = Method(("fp8",), layouts)

@@ -17,16 +17,16 @@ from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.gguf.container import TYPES
 from tilewise.weights.gguf.tensors import indexed_tensors
 from tilewise.weights.quantization import Layouts, Method, StoredTensors
-from tilewise.weights.quantization.checks import wrong_tensor
+from tilewise.weights.quantization.blocks import wrong_tensor
 
 _SIZES = {kind.name: kind for kind in TYPES.values()}
 _NONLINEAR = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
-"""What the codes of IQ4 stand for."""
+"""Numbers that the codes of IQ4 stand for."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Unpacked:
-    """Blocks [rows, blocks, bytes], taken apart."""
+    """A matrix whose blocks [rows, blocks, bytes] were taken apart."""
 
     kind: Codes
     codes: Tensor
@@ -46,7 +46,7 @@ class _Unpacked:
 
 @dataclass(frozen=True)
 class BlockLayout:
-    """A matrix [out, in] whose rows are blocks of one type."""
+    """A layer whose matrix [out, in] has rows of blocks of one type."""
 
     type: str
     suffix = ".weight"
@@ -72,18 +72,18 @@ class BlockLayout:
 
 
 def _half(blocks: Tensor, at: int) -> Tensor:
-    """The float16 at a byte of each block, as float32."""
+    """Return the float16 at byte `at` of each block, as float32."""
     halves: Tensor = blocks[..., at : at + 2].contiguous().view(torch.float16)
     return halves[..., 0].float()
 
 
 def _halves(packed: Tensor) -> Tensor:
-    """[..., n] bytes -> [..., 2, n]: the low nibbles, then the high ones."""
+    """Split [..., n] bytes into [..., 2, n]: the low nibbles, then the high ones."""
     return torch.stack((packed & 15, packed >> 4), dim=-2)
 
 
 def _bits(packed: Tensor, count: int) -> Tensor:
-    """[..., n] bytes -> [..., 8 / count, n]: `count` bits at a time, the lowest first."""
+    """Split [..., n] bytes into [..., 8 / count, n]: `count` bits at a time, the lowest first."""
     steps = torch.arange(0, 8, count, dtype=torch.uint8, device=packed.device)
     return torch.bitwise_and(packed.unsqueeze(-2) >> steps[:, None], 2**count - 1)
 
@@ -97,7 +97,7 @@ def _q4_1(blocks: Tensor) -> _Unpacked:
 
 
 def _fifth_bits(packed: Tensor) -> Tensor:
-    """[..., 4] bytes -> [..., 2, 16]: bit number n is the highest of number n."""
+    """Split [..., 4] bytes into bits [..., 2, 16]: bit n is the highest bit of number n of a block."""
     bits = _bits(packed, 1).transpose(-2, -1)  # [..., 4, 8]
     return bits.reshape(*bits.shape[:-2], 2, 16)
 
@@ -117,14 +117,15 @@ def _q8_0(blocks: Tensor) -> _Unpacked:
 
 
 def _q2_k(blocks: Tensor) -> _Unpacked:
-    """16 scales and minima of 4 bits; two halves of 32 bytes, each four numbers deep."""
+    """Take Q2_K apart: 16 scales and minima of 4 bits, and two halves of 32 bytes with four numbers in each byte."""
     scales, minima = blocks[..., :16] & 15, blocks[..., :16] >> 4
     codes = _bits(blocks[..., 16:80].unflatten(-1, (2, 32)), 2)
     return _with_minima(Codes.UINT4, codes, blocks, 80, scales, minima, 16)
 
 
 def _q3_k(blocks: Tensor) -> _Unpacked:
-    """16 scales of 6 bits, 32 added; numbers of 2 bits, and a third one that is set where nothing is taken off."""
+    """Take Q3_K apart: 16 scales of 6 bits with 32 added, and numbers of 2 bits, from which 4 is taken off unless a
+    third bit is set."""
     low = _halves(blocks[..., 96:104]).flatten(-2)
     scales = low | (_bits(blocks[..., 104:108], 2).flatten(-2) << 4)
     codes = _bits(blocks[..., 32:96].unflatten(-1, (2, 32)), 2)
@@ -145,7 +146,7 @@ def _q5_k(blocks: Tensor) -> _Unpacked:
 
 
 def _six_bits(packed: Tensor) -> tuple[Tensor, Tensor]:
-    """12 bytes -> 8 scales and 8 minima: of the first four of each 6 bits together, of the others 4 and 2."""
+    """Unpack 12 bytes to 8 scales and 8 minima of 6 bits; the last four of each are stored as 4 and 2 bits."""
     first, second, third = packed[..., :4], packed[..., 4:8], packed[..., 8:]
     scales = torch.cat((first & 63, (third & 15) | (first >> 6 << 4)), dim=-1)
     minima = torch.cat((second & 63, (third >> 4) | (second >> 6 << 4)), dim=-1)
@@ -155,7 +156,7 @@ def _six_bits(packed: Tensor) -> tuple[Tensor, Tensor]:
 def _with_minima(
     kind: Codes, codes: Tensor, blocks: Tensor, at: int, scales: Tensor, minima: Tensor, group: int
 ) -> _Unpacked:
-    """A block's scale stands at byte `at`, and that of its minima behind it."""
+    """Return blocks with minima; a block's scale stands at byte `at`, and that of its minima behind it."""
     scale = _half(blocks, at).unsqueeze(-1) * scales.float()
     return _Unpacked(kind, codes, scale, -(_half(blocks, at + 2).unsqueeze(-1) * minima.float()), group)
 
@@ -172,7 +173,7 @@ def _iq4_nl(blocks: Tensor) -> _Unpacked:
 
 
 def _iq4_xs(blocks: Tensor) -> _Unpacked:
-    """8 scales of 6 bits, 32 added: their low four bits by pairs, their high two eight together."""
+    """Take IQ4_XS apart: 8 scales of 6 bits with 32 added, whose low four bits are in 4 bytes and high two in 2."""
     low = _halves(blocks[..., 4:8]).transpose(-2, -1).flatten(-2)
     high = _bits(blocks[..., 2:4], 2).transpose(-2, -1).flatten(-2)
     scale = _half(blocks, 0).unsqueeze(-1) * ((low | (high << 4)).float() - 32)
@@ -208,7 +209,7 @@ _UNPACK: dict[str, Callable[[Tensor], _Unpacked]] = {
 
 
 def layouts(folder: CheckpointFolder) -> Layouts:
-    """Each matrix has a type of its own: files called Q4_K_M have half of some in Q6_K."""
+    """Return each matrix's own layout: files called Q4_K_M keep half of some kinds of matrices in Q6_K."""
     quantised = {
         name.removesuffix(".weight"): BlockLayout(tensor.type)
         for name, tensor in indexed_tensors(folder.path).items()

@@ -16,9 +16,15 @@ from torch import Tensor
 
 from tilewise.platforms.forms import Codes, Form, Grouped, packed_nibbles
 from tilewise.weights.folder import CheckpointFolder, Section
-from tilewise.weights.quantization import FLOATS, Layout, Layouts, Method, StoredTensors
-from tilewise.weights.quantization.checks import checked_scales, wrong_tensor
-from tilewise.weights.quantization.description import group_size, layouts_where, quantization_section, refused
+from tilewise.weights.quantization import FLOATS, Layouts, Method, StoredLayout, StoredTensors
+from tilewise.weights.quantization.blocks import check_scales, wrong_tensor
+from tilewise.weights.quantization.description import (
+    group_size,
+    layouts_where,
+    quantization_section,
+    refused,
+    settings_by_pattern,
+)
 
 BITS = (2, 3, 4, 8)
 _WORD = 32
@@ -26,8 +32,8 @@ _WORD = 32
 
 @dataclass(frozen=True)
 class GptqLayout:
-    """`qweight` int32 [in * bits / 32, out], `qzeros` int32 [groups, out * bits / 32], `scales` [groups, out], and
-    `g_idx` int32 [in], the group of each input.
+    """A layer of `qweight` int32 [in * bits / 32, out], `qzeros` int32 [groups, out * bits / 32],
+    `scales` [groups, out], and `g_idx` int32 [in], the group of each input.
 
     A number is (code - zero) * scale. Codes are a stream of bits, the lowest first. Where groups are scattered over the
     inputs (`desc_act`), columns are brought into the order of groups.
@@ -35,9 +41,9 @@ class GptqLayout:
 
     bits: int
     group: int | None
-    """None = all inputs of an output."""
+    """Inputs that share a scale; None = all inputs of an output."""
     less_one: bool
-    """Whether zero points are stored less one."""
+    """True if zero points are stored less one."""
     suffix: str = ".qweight"
 
     def __str__(self) -> str:
@@ -50,7 +56,7 @@ class GptqLayout:
         words = tensors.tensor(f"{module}.qweight", (inputs * self.bits // _WORD, outputs), ("I32",))
         zeros = tensors.tensor(f"{module}.qzeros", (groups, zero_words), ("I32",))
         scales = tensors.tensor(f"{module}.scales", (groups, outputs), FLOATS)
-        checked_scales(tensors, f"{module}.scales", scales)
+        check_scales(tensors, f"{module}.scales", scales)
         order = self._order(tensors, module, inputs, group)
         zeros = (unpacked_bits(zeros, self.bits).T + self.less_one) & (2**self.bits - 1)
         return self._form(words.T.contiguous(), zeros, scales.T.float().contiguous(), group, order)
@@ -63,12 +69,13 @@ class GptqLayout:
         if self.bits == 4 and order is None:
             return Grouped(kind, words.view(torch.uint8), scales, shifts, group)  # as the files have them
         codes = unpacked_bits(words, self.bits) if order is None else unpacked_bits(words, self.bits)[:, order]
+        # `Grouped` keeps symmetric codes in two's complement if they have 8 bits, else with 8 added.
         if symmetric:
             codes = codes ^ 128 if wide else codes + (8 - middle)
         return Grouped(kind, codes if wide else packed_nibbles(codes), scales, shifts, group, order)
 
     def _order(self, tensors: StoredTensors, module: str, inputs: int, group: int) -> Tensor | None:
-        """Inputs in the order of their groups; None where they are in it."""
+        """Return the inputs in the order of their groups; None where they are in it already."""
         if not tensors.has(f"{module}.g_idx"):
             return None
         groups = tensors.tensor(f"{module}.g_idx", (inputs,), ("I32", "I64"))
@@ -91,7 +98,7 @@ class GptqLayout:
 
 
 def unpacked_bits(words: Tensor, bits: int) -> Tensor:
-    """int32 [n, m] -> uint8 codes [n, m * 32 / bits]: a stream of bits, the lowest of each word first."""
+    """Unpack int32 [n, m] to uint8 codes [n, m * 32 / bits]: a stream of bits, the lowest of each word first."""
     if words.is_meta:
         return words.new_empty(len(words), words.shape[1] * _WORD // bits, dtype=torch.uint8)
     if bits == 8:
@@ -109,14 +116,12 @@ def unpacked_bits(words: Tensor, bits: int) -> Tensor:
 def layouts(folder: CheckpointFolder) -> Layouts:
     config = quantization_section(folder)
     usual = _layout(config, config.values)
-    dynamic = config.get("dynamic", {})
-    if not isinstance(dynamic, dict):
-        raise refused(config, "dynamic", dynamic, "an object")
-    own = {pattern: _layout(config, config.values | (given or {})) for pattern, given in dynamic.items()}
+    dynamic = settings_by_pattern(config, "dynamic")
+    own = {pattern: _layout(config, config.values | given) for pattern, given in dynamic.items()}
     all_of_them = layouts_where(folder, usual, head=bool(config.get("lm_head", False)))
 
-    def find(module: str) -> Layout | None:
-        """Patterns give modules settings of their own, or with `-:` leave them in floats (GPTQModel's `dynamic`)."""
+    def find(module: str) -> StoredLayout | None:
+        """Return a module's layout: patterns give some their own, or with `-:` leave them in floats (`dynamic`)."""
         for pattern, layout in own.items():
             if re.match(pattern.removeprefix("-:").removeprefix("+:"), module):
                 return None if pattern.startswith("-:") else all_of_them(module) and layout

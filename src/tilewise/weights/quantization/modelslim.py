@@ -19,8 +19,8 @@ from tilewise.errors import GET_AGAIN, InvalidCheckpoint
 from tilewise.platforms.forms import Codes, Form, Grouped, Int8, StaticRows, packed_nibbles
 from tilewise.weights.files import known_names
 from tilewise.weights.folder import CheckpointFolder, Section, read_json
-from tilewise.weights.quantization import Layout, Layouts, Method, StoredTensors
-from tilewise.weights.quantization.checks import checked_scales, wrong_tensor
+from tilewise.weights.quantization import Layouts, Method, StoredLayout, StoredTensors
+from tilewise.weights.quantization.blocks import check_scales, wrong_tensor
 
 logger = logging.getLogger("tilewise")
 
@@ -33,17 +33,17 @@ _READABLE = "W8A8, W8A8_DYNAMIC, W8A8_MIX, W8A16, W4A16, W4A8_DYNAMIC"
 
 @dataclass(frozen=True)
 class Description:
-    """What the description says beside the quantisation of each layer."""
+    """The parts of a description that are about all layers."""
 
     names: frozenset[str]
-    """Tensors that the files should have."""
+    """Names of the tensors that the files should have."""
     group: int | None
     """Inputs that share a scale where a layer has groups at all; None = not said."""
     packed: bool
-    """Whether two numbers of 4 bits share a byte. The first tools gave each a byte of its own."""
+    """True if two numbers of 4 bits share a byte; the first tools gave each a byte of its own."""
 
     def named(self, module: str, *ends: str) -> list[str]:
-        """Those tensors of a layer that the files should have."""
+        """Return the names of those tensors of a layer that the files should have."""
         return [name for end in ends if (name := f"{module}.{end}") in self.names]
 
 
@@ -67,10 +67,10 @@ class StaticLayout:
         addend = tensors.tensor(f"{module}.quant_bias", per_output, ("I32",), item)
         scales = tensors.tensor(f"{module}.deq_scale", per_output, ("F32", "I64"), item)
         scales = _as_float(tensors, f"{module}.deq_scale", scales)
-        checked_scales(tensors, f"{module}.deq_scale", scales)
+        check_scales(tensors, f"{module}.deq_scale", scales)
         row_scale = tensors.tensor(f"{module}.input_scale", (1,), _NUMBERS, item)
         row_offset = tensors.tensor(f"{module}.input_offset", (1,), _OFFSETS, item)
-        checked_scales(tensors, f"{module}.input_scale", row_scale, of_rows=True)
+        check_scales(tensors, f"{module}.input_scale", row_scale, of_rows=True)
         _read_idle(tensors, self.description.named(module, "weight_scale"), item)
         _check_symmetric(tensors, self.description.named(module, "weight_offset"), item)
         return Int8(weight, scales, _static_rows(tensors, f"{module}.input_offset", row_scale, row_offset), addend)
@@ -96,7 +96,7 @@ class DynamicLayout:
     def read(self, tensors: StoredTensors, module: str, outputs: int | None, inputs: int, item: int | None) -> Form:
         weight = tensors.tensor(f"{module}.weight", (outputs, inputs), ("I8",), item)
         scales = tensors.tensor(f"{module}.weight_scale", (len(weight), None), _NUMBERS, item).float()
-        checked_scales(tensors, f"{module}.weight_scale", scales)
+        check_scales(tensors, f"{module}.weight_scale", scales)
         _check_symmetric(tensors, self.description.named(module, "weight_offset"), item)
         _read_idle(tensors, self.description.named(module, *_STATIC), item)
         if scales.shape[1] == 1:
@@ -109,7 +109,7 @@ class DynamicLayout:
 
 
 @dataclass(frozen=True)
-class RoundedLayout:
+class WeightOnlyLayout:
     """W8A16, W4A16 and W4A8_DYNAMIC: a number is (code - `weight_offset`) * `weight_scale`, for rows of floats.
 
     Scales are [out, 1] or [out, groups]. With `weight_scale_second` [out, groups], a number is rounded twice: the first
@@ -120,7 +120,7 @@ class RoundedLayout:
     bits: int
     description: Description
     across: bool = False
-    """Whether bytes hold the codes of two outputs, also where a scale is of a whole output."""
+    """True if bytes hold the codes of two outputs even where an output has one scale."""
     suffix: str = ".weight"
 
     def __str__(self) -> str:
@@ -147,16 +147,16 @@ class RoundedLayout:
         return Grouped(Codes.INT8 if self.bits == 8 else Codes.INT4, codes, scales, shifts, group)
 
     def _scales(self, tensors: StoredTensors, name: str, outputs: int | None, inputs: int, item: int | None) -> Tensor:
-        """float32 [out, groups]; without files, as many groups as the description says that there are."""
+        """Return float32 [out, groups]; without files, with as many groups as the description says that there are."""
         found = tensors.tensor(name, (outputs, None), _NUMBERS, item).float()
-        checked_scales(tensors, name, found)
+        check_scales(tensors, name, found)
         twice = name.removesuffix("_second") + "_second" in self.description.names
         if found.is_meta and self.description.group and (not twice or name.endswith("_second")):
             return found.new_empty(len(found), -(-inputs // self.description.group))
         return found
 
     def _shifts(self, tensors: StoredTensors, module: str, scales: Tensor, item: int | None) -> Tensor | None:
-        """What offsets add to the numbers of a group; None where they are all zero."""
+        """Return what offsets add to the numbers of a group; None where they are all zero."""
         for name in self.description.named(module, "weight_offset"):
             wanted = (None, None) if scales.is_meta else scales.shape
             offsets = tensors.tensor(name, wanted, _OFFSETS, item).float()
@@ -171,7 +171,9 @@ class RoundedLayout:
     def _codes(
         self, tensors: StoredTensors, name: str, shape: tuple[int, int], across: bool, item: int | None
     ) -> Tensor:
-        """As `Grouped` keeps them. Codes in the files are in two's complement."""
+        """Return codes as `Grouped` keeps them."""
+        # Codes of 4 bits are in two's complement in the files, and have 8 added here: `^ 8` turns one into the other,
+        # `^ 0x88` does so for both halves of a byte.
         outputs, inputs = shape
         if self.bits == 8:
             return tensors.tensor(name, shape, ("I8",), item).view(torch.uint8)
@@ -183,6 +185,7 @@ class RoundedLayout:
             return packed_nibbles((whole.view(torch.uint8) & 15) ^ 8)
         if not across:
             return tensors.tensor(name, (outputs, inputs // 2), ("I8",), item).view(torch.uint8) ^ 0x88
+        # A byte has two outputs of one input here, and two inputs of one output in the form.
         pairs = tensors.tensor(name, (outputs // 2, inputs), ("I8",), item).view(torch.uint8)
         left, right = pairs[:, ::2], pairs[:, 1::2]
         upper, lower = (left & 15) | (right << 4), (left >> 4) | (right & 240)
@@ -193,7 +196,7 @@ class RoundedLayout:
 
 
 def _as_float(tensors: StoredTensors, name: str, scales: Tensor) -> Tensor:
-    """Scales that are stored as int64 are the bits of a float32 each."""
+    """Return scales in float32; where they are stored as int64, each holds the bits of a float32."""
     if scales.dtype != torch.int64:
         return scales
     if not scales.is_meta and (scales >> 32).any():
@@ -212,7 +215,7 @@ def _static_rows(tensors: StoredTensors, name: str, scale: Tensor, offset: Tenso
 
 
 def _group(tensors: StoredTensors, name: str, scales: Tensor, inputs: int, described: int | None) -> int:
-    """Inputs that share a scale [out, groups]."""
+    """Return how many inputs share one of these scales [out, groups]. Raises InvalidCheckpoint for another number."""
     groups = scales.shape[1]
     group, rest = divmod(inputs, groups)
     if groups > 1 and (rest or (described is not None and group != described)):
@@ -230,7 +233,7 @@ def _check_symmetric(tensors: StoredTensors, names: list[str], item: int | None)
 
 
 def _read_idle(tensors: StoredTensors, names: list[str], item: int | None) -> None:
-    """Have tensors count as read that other machines need, or that say once more what others do."""
+    """Read tensors only to count them as read: other machines need them, or they repeat what others say."""
     for name in names:
         dimensions = 1 if name.endswith(_STATIC) else 2
         tensors.tensor(name, (None,) * dimensions, (*_OFFSETS, "I64"), item)
@@ -241,7 +244,7 @@ def layouts(folder: CheckpointFolder) -> Layouts:
     by_type, kinds = _layouts_by_type(section), {k: v for k, v in section.values.items() if k.endswith(".weight")}
     if not kinds:
         raise InvalidCheckpoint(f"{section.where} describes no weights: {GET_AGAIN}.")
-    there, found = known_names(folder.path), dict[str, Layout]()
+    there, found = known_names(folder.path), dict[str, StoredLayout]()
     for name, kind in kinds.items():
         if isinstance(kind, str) and kind in _FLOATS:
             continue
@@ -258,7 +261,7 @@ def layouts(folder: CheckpointFolder) -> Layouts:
     return found.get
 
 
-def _layouts_by_type(section: Section) -> Mapping[str, Layout]:
+def _layouts_by_type(section: Section) -> Mapping[str, StoredLayout]:
     values: Mapping[str, Any] = section.values
     metadata = values.get("metadata")
     if isinstance(metadata, dict) and metadata.get("quarot"):
@@ -279,14 +282,14 @@ def _layouts_by_type(section: Section) -> Mapping[str, Layout]:
     return {
         **dict.fromkeys(("W8A8", "W8A8S"), static),
         **dict.fromkeys(("W8A8_DYNAMIC", "W8A8_MIX"), dynamic),
-        "W8A16": RoundedLayout(8, description),
-        "W4A16": RoundedLayout(4, description),
-        "W4A8_DYNAMIC": RoundedLayout(4, description, across=True),
+        "W8A16": WeightOnlyLayout(8, description),
+        "W4A16": WeightOnlyLayout(4, description),
+        "W4A8_DYNAMIC": WeightOnlyLayout(4, description, across=True),
     }
 
 
 def _described(folder: CheckpointFolder) -> Section:
-    """The description, under the name that it has today or one with the quantisation behind it, as it once had."""
+    """Read the description by the name that it has today or, as in the past, one that ends with the quantisation."""
     found = sorted(folder.path.glob("quant_model_description*.json"))
     usual = folder.path / "quant_model_description.json"
     if not found:

@@ -11,15 +11,15 @@ import torch
 
 from tilewise.platforms.forms import Codes, Form, Grouped
 from tilewise.weights.folder import CheckpointFolder
-from tilewise.weights.quantization import Layout, Layouts, Method, StoredTensors
-from tilewise.weights.quantization.checks import checked_scales
+from tilewise.weights.quantization import Layouts, Method, StoredLayout, StoredTensors
+from tilewise.weights.quantization.blocks import check_scales
 
 _BLOCK = 32
 _EXPERTS = re.compile(r"\.mlp\.experts\.(gate_up|down)_proj$")
 
 
 class Mxfp4Layout:
-    """uint8 blocks [out, in / 32, 16], two codes a byte, and exponents [out, in / 32] with 127 added."""
+    """A layer of uint8 blocks [out, in / 32, 16], two codes a byte, and exponents [out, in / 32] with 127 added."""
 
     suffix = "_blocks"
 
@@ -31,7 +31,7 @@ class Mxfp4Layout:
         blocks = tensors.tensor(f"{module}_blocks", (outputs, groups, _BLOCK // 2), ("U8",), item)
         exponents = tensors.tensor(f"{module}_scales", (outputs, groups), ("U8",), item)
         scales = torch.ldexp(torch.ones_like(exponents, dtype=torch.float32), exponents.int() - 127)
-        checked_scales(tensors, f"{module}_scales", scales)
+        check_scales(tensors, f"{module}_scales", scales)
         return Grouped(Codes.FP4, blocks.flatten(1), scales, None, _BLOCK)
 
     def folds_bias(self, matrix: Form) -> bool:
@@ -39,7 +39,7 @@ class Mxfp4Layout:
 
 
 def layouts(folder: CheckpointFolder) -> Layouts:
-    layout: Layout = Mxfp4Layout()
+    layout: StoredLayout = Mxfp4Layout()
     return lambda module: layout if _EXPERTS.search(module) else None
 
 

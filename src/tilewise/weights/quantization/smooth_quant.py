@@ -13,8 +13,8 @@ import torch
 from tilewise.platforms.forms import Codes, Form, Grouped, Int8
 from tilewise.weights.files import known_names
 from tilewise.weights.folder import CheckpointFolder
-from tilewise.weights.quantization import Layout, Layouts, Method, StoredTensors
-from tilewise.weights.quantization.checks import checked_scales
+from tilewise.weights.quantization import Layouts, Method, StoredLayout, StoredTensors
+from tilewise.weights.quantization.blocks import check_scales
 from tilewise.weights.quantization.description import (
     expect_some,
     layouts_where,
@@ -28,7 +28,7 @@ _TYPES = {"int8": "I8", "float8_e4m3fn": "F8_E4M3"}
 
 @dataclass(frozen=True)
 class SmoothQuantLayout:
-    """`weight` [out, in] and `scale` float32 [out, 1]."""
+    """A layer of `weight` [out, in] and `scale` float32 [out, 1]."""
 
     stored: str
     """The type of weights, as safetensors files spell it."""
@@ -40,7 +40,7 @@ class SmoothQuantLayout:
     def read(self, tensors: StoredTensors, module: str, outputs: int | None, inputs: int, item: int | None) -> Form:
         weight = tensors.tensor(f"{module}.weight", (outputs, inputs), (self.stored,), item)
         scales = tensors.tensor(f"{module}.scale", (len(weight), 1), ("F32", "BF16", "F16"), item).float()
-        checked_scales(tensors, f"{module}.scale", scales)
+        check_scales(tensors, f"{module}.scale", scales)
         if self.stored == "I8":
             return Int8(weight, scales[:, 0].contiguous())
         return Grouped(Codes.FP8, weight.view(torch.uint8), scales, None, inputs)
@@ -54,7 +54,7 @@ def layouts(folder: CheckpointFolder) -> Layouts:
     kind = config.get("quant_dtype", "int8")
     if kind not in _TYPES:
         raise refused(config, "quant_dtype", kind, ", ".join(_TYPES))
-    layout: Layout = SmoothQuantLayout(_TYPES[kind])
+    layout: StoredLayout = SmoothQuantLayout(_TYPES[kind])
     names = known_names(folder.path)
     expect_some(folder, layout, names, ".scale")
     if names:

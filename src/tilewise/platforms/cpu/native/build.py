@@ -1,22 +1,170 @@
-"""The cache of built kernels: one shared object and one verdict for each state of sources, compiler and CPU."""
+"""Kernels are compiled once for each state of sources, compiler and CPU, and tried in a process that may crash."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import logging
+import os
+import shlex
 import shutil
+import signal
+import subprocess
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+import tilewise
 from tilewise.platforms.cpu.machine import Machine
 from tilewise.platforms.cpu.native import Built, NoKernels
-from tilewise.platforms.cpu.native.compiler import LINK, Compiler, flags_for
-from tilewise.platforms.cpu.native.verdict import Verdict, try_kernels
+
+COMPILE = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-pthread")
+LEVELS = {
+    "avx2": ("-mno-avx512f", "-mno-amx-tile", "-mno-amx-bf16", "-mno-amx-int8"),
+    "avx512": ("-mno-amx-tile", "-mno-amx-bf16", "-mno-amx-int8"),
+}
+"""Flags that keep the compiler from using all instructions of the CPU, by the last ones that it may use."""
+# What is missing shows when the library is loaded (now), not at the first call.
+LINK = ("-shared", "-pthread", "-Wl,-z,now")
+_COMPILE_SECONDS = 300
+
+
+def flags_for(machine: Machine, level: str | None) -> tuple[str, ...]:
+    """Return the compiler's flags; `level` is one of LEVELS, or None for all instructions that the machine has."""
+    slow_pairs = ("-DSLOW_PAIRS",) if machine.vendor == "GenuineIntel" else ()  # src/simd.h
+    return (*COMPILE, *slow_pairs, *LEVELS.get(level or "", ()))
+
+
+@dataclass(frozen=True, slots=True)
+class Compiler:
+    command: tuple[str, ...]
+    flags: tuple[str, ...] = COMPILE
+
+    @classmethod
+    def find(cls, environment: Mapping[str, str]) -> Compiler:
+        """Find the compiler that CXX names, else one by the usual names. Raises NoKernels."""
+        named = environment.get("CXX", "").strip()
+        wishes = [shlex.split(named)] if named else [["g++"], ["c++"]]
+        for program, *arguments in wishes:
+            if found := shutil.which(program, path=environment.get("PATH")):
+                return cls((found, *arguments))
+        tried = " or ".join(wish[0] for wish in wishes)
+        raise NoKernels(f"no C++ compiler ({tried} is not in PATH): install g++, or name one by CXX")
+
+    def __str__(self) -> str:
+        return shlex.join(self.command)
+
+    @property
+    def identity(self) -> str:
+        """Text that changes when another compiler is installed under the name."""
+        found = Path(self.command[0]).resolve().stat()
+        return f"{self} {found.st_size} {found.st_mtime_ns}"
+
+    def build(self, sources: Iterable[Path], folder: Path) -> Path:
+        """Compile sources side by side, and link them to one shared object in `folder`."""
+        objects = {source: folder / f"{source.stem}.o" for source in sources}
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda one: self._run(*self.flags, "-c", str(one[0]), "-o", str(one[1])), objects.items()))
+        library = folder / "kernels.so"
+        self._run(*LINK, *map(str, objects.values()), "-o", str(library))
+        return library
+
+    def _run(self, *arguments: str) -> None:
+        try:
+            found = subprocess.run(
+                [*self.command, *arguments], capture_output=True, text=True, errors="replace", timeout=_COMPILE_SECONDS
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise NoKernels(f"{self} could not be run: {error}") from error
+        if found.returncode != 0:
+            raise NoKernels(f"{self} failed ({found.returncode}): {_first_error(found.stderr)}")
+
+
+def _first_error(output: str) -> str:
+    lines = output.strip().splitlines() or ["it said nothing"]
+    return next((line for line in lines if "error" in line), lines[-1])
+
+
+_TRIAL_SECONDS = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The result of the trial of kernels, as a file keeps it."""
+
+    digest: str
+    """Digest of the shared object that was tried."""
+    compiler: str
+    left_out: Mapping[str, str]
+
+    @classmethod
+    def read(cls, path: Path) -> Verdict | None:
+        try:
+            return cls(**json.loads(path.read_bytes()))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def write(self, path: Path) -> Path:
+        path.write_text(json.dumps(dataclasses.asdict(self)), encoding="utf-8")
+        return path
+
+
+def try_kernels(library: Path) -> dict[str, str]:
+    """Return the kernels that are wrong, crash or hang, each with what happened.
+
+    A process that ends too early is started again without the kernels that were tried.
+    """
+    left_out: dict[str, str] = {}
+    done: list[str] = []
+    while True:
+        lines, ended = _child(library, done)
+        begun = None
+        for line in lines:
+            word, _, rest = line.partition(" ")
+            name, _, said = rest.partition(" ")
+            if word == "begin":
+                begun = name
+            elif word in ("right", "wrong") and name == begun:
+                done.append(name)
+                begun = None
+                if word == "wrong":
+                    left_out[name] = said
+        if not ended:
+            return left_out
+        if begun is None:
+            raise NoKernels(f"built kernels could not be tried: {ended}")
+        done.append(begun)
+        left_out[begun] = ended
+
+
+def _child(library: Path, skip: list[str]) -> tuple[list[str], str]:
+    """Try kernels in a process; return its lines, and how it ended too early (empty = it did not)."""
+    command = [sys.executable, "-P", "-m", "tilewise.platforms.cpu.native.check", str(library), *skip]
+    source = str(Path(tilewise.__file__).parent.parent)
+    paths = os.pathsep.join(filter(None, (source, os.environ.get("PYTHONPATH"))))
+    try:
+        found = subprocess.run(
+            command, capture_output=True, text=True, timeout=_TRIAL_SECONDS, env={**os.environ, "PYTHONPATH": paths}
+        )
+    except subprocess.TimeoutExpired as error:
+        said = error.stdout or b""
+        return (
+            said if isinstance(said, str) else said.decode()
+        ).splitlines(), f"took more than {_TRIAL_SECONDS} seconds"
+    return found.stdout.splitlines(), _ending(found.returncode, found.stderr)
+
+
+def _ending(code: int, said: str) -> str:
+    if code >= 0:
+        return "" if code == 0 else (said.strip().splitlines() or [f"status {code}"])[-1]
+    return f"crashed ({signal.Signals(-code).name})"
+
 
 logger = logging.getLogger("tilewise")
 
@@ -27,9 +175,9 @@ _PATIENCE = 900
 
 
 def build(environment: Mapping[str, str], level: str | None = None) -> Built:
-    """The kernels of this machine, from the cache or new. Raises NoKernels.
+    """Return the kernels of this machine, from the cache or new. Raises NoKernels.
 
-    `level`: the last of its instructions that they may use (`compiler.LEVELS`); None = all.
+    `level` names the last instructions that they may use (`LEVELS`); None = all.
     """
     machine = Machine.here()
     if not machine.has_vectors:
@@ -47,7 +195,7 @@ def cache_folder(environment: Mapping[str, str]) -> Path:
 
 
 def key_of(compiler: Compiler, machine: Machine) -> str:
-    """Whatever the machine code and the verdict on it depend on."""
+    """Return a digest of whatever the machine code and the verdict on it depend on."""
     sources = [(path.name, path.read_bytes()) for path in (*sorted(SOURCES.iterdir()), _CHECK)]
     parts = (sources, compiler.flags, LINK, compiler.identity, machine.name, machine.revision, sorted(machine.features))
     return hashlib.blake2b(repr(parts).encode(), digest_size=12).hexdigest()
@@ -55,7 +203,9 @@ def key_of(compiler: Compiler, machine: Machine) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Files of one key. Only the verdict, written last, makes the others count; it names the object by its digest."""
+    """The cached files of one key. Only the verdict, written last, makes the others count; it names the object by its
+    digest.
+    """
 
     folder: Path
     key: str
@@ -65,14 +215,14 @@ class Entry:
         return self.folder / f"{self.key}.so"
 
     def built(self) -> Built | None:
-        """None unless all is there and unharmed."""
+        """Return the kernels; None unless all is there and unharmed."""
         verdict = Verdict.read(self.folder / f"{self.key}.json")
         if verdict is None or not self.library.is_file() or verdict.digest != _digest(self.library):
             return None
         return Built(self.library, verdict.compiler, verdict.left_out)
 
     def make(self, compiler: Compiler) -> Built:
-        """Whoever comes second waits for the first, and finds what it made."""
+        """Build the kernels. Whoever comes second waits for the first, and finds what it made."""
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.folder / f"{self.key}.lock")
         try:

@@ -18,15 +18,16 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from tilewise.platforms.base import NotCapturable
-from tilewise.platforms.cpu.native.arena import Arena
-from tilewise.platforms.cpu.native.library import Launch, Library
+from tilewise.platforms.cpu.native.library import Arena, Launch, Library
 
 _QUESTIONS = {
     *(getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device", "is_cpu", "nbytes")),
     *(getattr(Tensor, name) for name in ("size", "stride", "dim", "numel", "data_ptr", "element_size", "__len__")),
     Tensor.is_contiguous,
 }
+"""Functions that tell of a tensor what stays the same in all replays."""
 _VIEWS = {Tensor.split, Tensor.view, Tensor.flatten, Tensor.unflatten, Tensor.contiguous, Tensor.__getitem__}
+"""Functions that may give a view, which sees new numbers by itself, or a copy, which does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +42,10 @@ class CapturedStep:
 
 
 def capture(library: Library, arena: Arena, step: Callable[[], Tensor]) -> CapturedStep:
-    """Run a step, the first time. Memory between its kernels is the arena's: steps share it, as one runs at a time.
+    """Run a step for the first time, and keep its launches.
 
-    What the step reads has to stay where it is. Raises NotCapturable, when part of it may have run.
+    Memory between its kernels is the arena's: steps share it, as one runs at a time. What the step reads has to stay
+    where it is. Raises NotCapturable, when part of the step may have run.
     """
     with library.recorded() as launches, _Watched(arena, launches):
         result = step()
@@ -51,7 +53,7 @@ def capture(library: Library, arena: Arena, step: Callable[[], Tensor]) -> Captu
 
 
 class _Watched(TorchFunctionMode):
-    """Sees everything that is asked of torch."""
+    """A mode of torch that sees all calls of it, and refuses those that a replay could not repeat."""
 
     def __init__(self, arena: Arena, launches: list[Launch]) -> None:
         super().__init__()
@@ -65,7 +67,7 @@ class _Watched(TorchFunctionMode):
         if func is torch.empty:
             return self._empty(*args, **kwargs)
         found = func(*args, **kwargs)
-        if func is torch.index_select:
+        if func is torch.index_select:  # the one op of torch that is launched again, into the same result
             self._launches.append(partial(func, *args, **kwargs, out=found))
         elif func in _VIEWS:
             _same_memory(args[0], found)
@@ -79,7 +81,7 @@ class _Watched(TorchFunctionMode):
 
 
 def _same_memory(x: Tensor, found: Any) -> None:
-    """A view may have become a copy, which the views behind it would not be of the next time."""
+    """Raise NotCapturable if a view has become a copy, since a replay would not make it again from new numbers."""
     for view in found if isinstance(found, tuple | list) else (found,):
         if view.untyped_storage().data_ptr() != x.untyped_storage().data_ptr():
             raise NotCapturable("it copies a tensor")

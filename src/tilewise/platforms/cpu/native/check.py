@@ -1,7 +1,7 @@
-"""Tries the kernels of a shared object against the reference: `python -m ...check LIBRARY [NAME TO SKIP ...]`.
+"""Trial of the kernels of a shared object against the reference: `python -m ...check LIBRARY [NAME TO SKIP ...]`.
 
-Runs in a process of its own (`verdict.py`), since a kernel may crash. It says `begin NAME`, then `right NAME` or
-`wrong NAME WHY`, so that who reads knows in which kernel it ended. Shapes are small and odd on purpose.
+It runs in a process of its own (`build.try_kernels`), since a kernel may crash. It prints `begin NAME`, then `right
+NAME` or `wrong NAME WHY`, so that a reader knows in which kernel it ended. Shapes are small and odd on purpose.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tilewise.platforms.reference import ReferenceOps
 from tilewise.resize import ResizeKernels, by_pillow
 
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
-"""Of numbers of about one, absolute and relative; bfloat16 rounds to a 256th."""
+"""Largest difference, absolute and relative, of numbers of about one; bfloat16 rounds to a 256th."""
 
 BLOCK = 16
 """Tokens of a block of the cache."""
@@ -38,7 +38,10 @@ def noise(*shape: int, seed: int, dtype: torch.dtype) -> Tensor:
 
 
 def paged_layout(lengths: Sequence[int], counts: Sequence[int]) -> tuple[PagedLayout, int]:
-    """Sequences of so many tokens, the last of which are this step's, in blocks out of order; and how many blocks."""
+    """Lay out sequences of so many tokens, the last of which are this step's; also return how many blocks they take.
+
+    Their blocks are out of order.
+    """
     needed = [-(-length // BLOCK) for length in lengths]
     order = torch.randperm(sum(needed), generator=torch.Generator().manual_seed(7)).split(needed)
     table = torch.zeros(len(lengths), max(needed), dtype=torch.int64)
@@ -52,7 +55,7 @@ def paged_layout(lengths: Sequence[int], counts: Sequence[int]) -> tuple[PagedLa
 
 
 def widths(dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Rows, and two vectors of their width. The last are parts of wider rows."""
+    """Yield rows, and two vectors of their width. The last rows are parts of wider ones."""
     for rows, width in ((1, 64), (5, 33), (40, 896), (3, 7)):
         yield noise(rows, width, seed=width, dtype=dtype), *noise(2, width, seed=1, dtype=dtype)
     yield noise(4, 3, 60, seed=2, dtype=dtype)[..., 7:47], *noise(2, 40, seed=3, dtype=dtype)
@@ -87,7 +90,7 @@ def add_scaled(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
 
 
 def add_rms_norm(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
-    """Without a scale sums are rounded once, so that norms can be compared; with one they are so by themselves."""
+    """Compare sums and norms without a scale, as such sums are rounded once, and with a scale only the sums."""
     for x, scale, weight in widths(dtype):
         y = x.flip(0).contiguous()
         yield from ops.add_rms_norm(x.contiguous(), None, y, weight, 1e-5)
@@ -102,7 +105,7 @@ def add_layer_norm(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
 
 
 def rope_into_cache(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
-    """Queries, keys and values are parts of wider rows."""
+    """Rotate queries, keys and values that are parts of wider rows."""
     for lengths, counts, heads, kv_heads, width in (
         ([5, 23], [5, 4], 3, 1, 64),
         ([70], [70], 4, 2, 128),
@@ -127,7 +130,7 @@ def dense_attention(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
 
 
 def paged_attention(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
-    """Whole prompts, chunks, single tokens behind long pasts; windows and sinks."""
+    """Attend in whole prompts, chunks, and from single tokens to long pasts; with windows and sinks."""
     for heads, kv_heads, width in ((7, 1, 64), (4, 2, 128), (3, 3, 20)):
         layout, blocks = paged_layout([1, 150, 700, 300, 600], [1, 150, 1, 40, 3])
         cache = noise(2, blocks, BLOCK, kv_heads, width, seed=1, dtype=dtype)
@@ -138,7 +141,7 @@ def paged_attention(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
 
 
 def quantised_rope_into_cache(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
-    """Quarter turns, which are exact in any order of sums, so that numbers of 8 bits have to be the same ones."""
+    """Make quarter turns, which are exact in any order of sums, so that numbers of 8 bits have to be the same ones."""
     for kept, (lengths, counts, kv_heads, width) in itertools.product(
         KV_DTYPES.values(),
         (([5, 23], [5, 4], 1, 64), ([70], [70], 2, 128), ([9, 1], [1, 1], 2, 6), ([40], [40], 1, 40)),
@@ -169,7 +172,7 @@ def quantised_paged_attention(ops: ReferenceOps, dtype: torch.dtype) -> Iterator
 
 
 def products(dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-    """Rows, a matrix and a bias; inputs and outputs that fill no panel, and rows that make every strip."""
+    """Yield rows, a matrix and a bias; inputs and outputs fill no panel, and rows make every strip."""
     for rows, inputs, outputs in ((3, 33, 17), (110, 70, 31), (21, 514, 48)):
         matrix = noise(outputs, inputs, seed=1, dtype=torch.float32) / inputs**0.5
         bias = noise(outputs, seed=2, dtype=dtype) if rows < 100 else None
@@ -189,7 +192,7 @@ def store_int8(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
 
 
 def store_levels(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
-    """Static rows, whose sums a reference of int64 has exactly."""
+    """Multiply static rows, whose sums a reference of int64 has exactly."""
     static = StaticRows(0.02, -9)
     for x, matrix, bias in products(dtype):
         levels = (matrix.float() * 300).round().clamp(-128, 127).to(torch.int8)
@@ -206,7 +209,7 @@ def store_levels(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
 
 
 def groups_of_codes() -> Iterator[Grouped]:
-    """All kinds of codes and of shifts; groups that end within a tile and within a matrix."""
+    """Yield all kinds of codes and of shifts, with groups that end within a tile and within a matrix."""
     for number, kind in enumerate(Codes):
         for inputs, outputs, group in ((70, 33, 32), (514, 48, 128)):
             seed = torch.Generator().manual_seed(number)
@@ -246,11 +249,11 @@ CHECKS: dict[str, Callable[[ReferenceOps, torch.dtype], Iterator[Tensor]]] = {
         *(store, store_int8, linear_gelu, store_levels, store_grouped),
     )
 }
-"""By kernel, as `NativeCpuOps` asks for it: what it does with some inputs, for any ops."""
+"""Functions by the names of kernels that `NativeCpuOps` asks for: each yields what any ops make of some inputs."""
 
 
 def fault(name: str, native: NativeCpuOps) -> str:
-    """What is wrong with an op's kernel; empty = nothing."""
+    """Return what is wrong with an op's kernel; empty = nothing."""
     for dtype, tolerance in TOLERANCE.items():
         pairs = zip(CHECKS[name](native, dtype), CHECKS[name](ReferenceOps(), dtype), strict=True)
         for found, expected in pairs:
@@ -261,7 +264,10 @@ def fault(name: str, native: NativeCpuOps) -> str:
 
 
 def resize_fault(library: str) -> str:
-    """The same of the kernels that resize pictures: to more and to fewer pixels, rows by fours and alone."""
+    """Return what is wrong with the kernels that resize pictures; empty = nothing.
+
+    They resize to more and to fewer pixels, rows by fours and alone.
+    """
     kernels = ResizeKernels(library)
     for shape, size in (((40, 57, 3), (112, 91)), ((131, 90, 3), (28, 28)), ((203, 17, 3), (33, 40))):
         picture = Image.fromarray(np.random.default_rng(shape[0]).integers(0, 256, shape, np.uint8))

@@ -8,24 +8,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tilewise.platforms.cpu.native.call import DTYPES, threads
-from tilewise.platforms.cpu.native.library import Library
+from tilewise.platforms.cpu.native.library import DTYPES, Library, threads
 from tilewise.platforms.forms import Codes, Grouped, StaticRows, stacked, zeros_of
 
 _PANEL = 16
-"""Outputs of a panel: as `src/packed.h` has it."""
+"""Outputs of a panel, as in `src/packed.h`."""
 _INSTRUCTIONS = ("AVX2", "AVX-512", "AVX-512 with dot products", "AMX", "AVX-512, as the system refuses AMX")
-"""As `products_by` in `src/linear.cpp` numbers them."""
+"""Names of instructions, as `products_by` in `src/linear.cpp` numbers them."""
 
 _CODES = {kind: number for number, kind in enumerate(Codes)}
 _SCALES: dict[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _NO_SHIFTS, _FLOAT_SHIFTS, _ZEROS = range(3)
-"""As `src/codes.h` numbers them; zeros are bytes, for shifts of -zero * scale."""
+"""Kinds of shifts, as `src/codes.h` numbers them; zeros are bytes, for shifts of -zero * scale."""
 
 
 @dataclass(frozen=True, slots=True)
 class GroupedLayout:
-    """How a `Grouped` matrix is packed: numbers of it stand in place of what it says by names."""
+    """The sizes of a packed `Grouped` matrix, and the numbers of its codes, scales and shifts in `src/codes.h`."""
 
     code: int
     inputs: int
@@ -36,7 +35,7 @@ class GroupedLayout:
 
     @classmethod
     def of(cls, form: Grouped) -> GroupedLayout:
-        """Scales and shifts as short as they are exact; of shapes alone, as long as they may be."""
+        """Choose scales and shifts as short as they are exact, or for meta tensors as long as they may be."""
         scales, shifts = 0, _NO_SHIFTS if form.shifts is None else _FLOAT_SHIFTS
         if not form.scales.is_meta:
             exact = (
@@ -54,11 +53,15 @@ class GroupedLayout:
 
 
 class MatrixKernels:
-    """x [..., inputs] without gaps, in the dtype that the matrix had; bias in the same. `gelu`: of what comes out."""
+    """The kernels that pack a matrix, and multiply with it.
+
+    x [..., inputs] has no gaps and, like the bias, the dtype that the matrix had if it had floats. With `gelu`, the
+    result goes through GELU.
+    """
 
     def __init__(self, library: Library) -> None:
         self.instructions = _INSTRUCTIONS[library.size("products_by", "")()]
-        """What products are computed by."""
+        """Name of the instructions that products are computed by."""
         self._padded = library.size("padded_inputs", "ii")
         self._pack = library.kernel("pack_linear", "ipiiiipi")
         self._linear = library.kernel("linear", "ipiipppiii")
@@ -70,7 +73,7 @@ class MatrixKernels:
         self._linear_grouped = library.kernel("linear_grouped", "ipiiiiiiippppiii")
 
     def pack(self, parts: Sequence[Tensor]) -> Tensor:
-        """Panels of a matrix in parts [some of outputs, inputs]; of shapes alone, their shape."""
+        """Pack a matrix in parts [some of outputs, inputs] into panels; meta tensors make panels of meta tensors."""
         outputs, packed = _outputs(parts), self._panels(parts, parts[0].dtype)
         for first, part in _placed(parts):
             which = (first, *part.shape, outputs)
@@ -87,7 +90,7 @@ class MatrixKernels:
         return out
 
     def pack_int8(self, parts: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Panels, and for each output its scale and the sum of its weights."""
+        """Round a matrix in parts to int8; return panels, and for each output its scale and the sum of its weights."""
         outputs, packed = _outputs(parts), self._panels(parts, torch.int8)
         scales = torch.empty(outputs, dtype=torch.float32, device=packed.device)
         totals = torch.empty(outputs, dtype=torch.int32, device=packed.device)
@@ -98,7 +101,7 @@ class MatrixKernels:
         return packed, scales, totals
 
     def pack_levels(self, levels: Tensor) -> tuple[Tensor, Tensor]:
-        """Panels of int8 [outputs, inputs] as they are, and for each output the sum of its weights."""
+        """Pack int8 [outputs, inputs] as it is; return panels, and for each output the sum of its weights."""
         packed = self._panels([levels], torch.int8)
         totals = torch.empty(len(levels), dtype=torch.int32, device=packed.device)
         for first, part in _placed([levels]):
@@ -117,7 +120,7 @@ class MatrixKernels:
         static: StaticRows | None = None,
         addend: Tensor | None = None,
     ) -> Tensor:
-        """`static` and `addend`: as `forms.Int8` has them."""
+        """Multiply x by a matrix of int8; `static` and `addend` are those of `forms.Int8`."""
         inputs, outputs = x.shape[-1], scales.numel()
         out = torch.empty(*x.shape[:-1], outputs, dtype=x.dtype)
         self._linear_int8(
@@ -130,7 +133,7 @@ class MatrixKernels:
         return out
 
     def pack_grouped(self, form: Grouped, layout: GroupedLayout) -> Tensor:
-        """uint8, in the order of `src/codes.h`; of shapes alone, as many of them."""
+        """Pack codes, scales and shifts into uint8 in the order of `src/codes.h`; meta tensors make a meta tensor."""
         nbytes = self._grouped_bytes(*layout.numbers)
         packed = torch.empty(nbytes, dtype=torch.uint8, device=form.codes.device)
         if not packed.is_meta and nbytes:
@@ -151,7 +154,9 @@ class MatrixKernels:
         gelu: bool,
         one_way: bool,
     ) -> Tensor:
-        """`one_way`: any number of rows goes the way of a few, so that none depends on how many there are."""
+        """Multiply x by a matrix of codes; with `one_way`, any number of rows goes the way of a few, so that no row
+        depends on how many there are.
+        """
         out = torch.empty(*x.shape[:-1], layout.outputs, dtype=x.dtype)
         self._linear_grouped(
             *(DTYPES[x.dtype], x.data_ptr(), x.numel() // layout.inputs, *layout.numbers),
@@ -173,7 +178,7 @@ def _outputs(parts: Sequence[Tensor]) -> int:
 
 
 def _placed(parts: Sequence[Tensor]) -> Iterator[tuple[int, Tensor]]:
-    """Each part that has numbers, without gaps, behind its first output.
+    """Yield each part that has numbers, without gaps, with the place of its first output before it.
 
     A panel is packed at once, so parts that end within one are put together, which takes a copy.
     """

@@ -15,8 +15,8 @@ from torch import Tensor
 from tilewise.platforms.cuda.card import Card
 from tilewise.platforms.cuda.kernels.product_tiles import (
     Epilogue,
+    ProductTile,
     Split,
-    Tile,
     add_parts,
     store_sums,
     sums_like,
@@ -52,6 +52,7 @@ def _byte_product(
     ROWS: tl.constexpr,
     STEP: tl.constexpr,
 ):
+    """Make one tile of the result or, with SPLIT, one part of its sums: see `product_tiles`."""
     first_output, first_row = tile_of(rows, outputs, OUTPUTS, ROWS)
     output = first_output + tl.arange(0, OUTPUTS)
     row = first_row + tl.arange(0, ROWS)
@@ -86,7 +87,7 @@ def _byte_product(
 
 
 def int8_product(x: Tensor, matrix: Tensor, dtype: torch.dtype, epilogue: Epilogue, card: Card) -> Tensor:
-    """int8 x [rows, inputs] times int8 matrix [outputs, inputs], finished by `epilogue`: `dtype` [rows, outputs].
+    """Multiply int8 x [rows, inputs] by matrix [outputs, inputs], finished by `epilogue` -> `dtype` [rows, outputs].
 
     The columns of the matrix may be followed by others, which are not read. Sums are exact, and what is made of them
     is rounded where `weights.Int8Weight` rounds it: results are the same, except of GELU, whose error function is the
@@ -104,7 +105,8 @@ def fp8_product(
     block_scales: Tensor | None = None,
     row_block_scales: Tensor | None = None,
 ) -> Tensor:
-    """float8_e4m3fn x [rows, inputs] times matrix [outputs, inputs], finished by `epilogue`: `dtype` [rows, outputs].
+    """Multiply x [rows, inputs] by matrix [outputs, inputs], both float8_e4m3fn, finished by `epilogue` -> `dtype`
+    [rows, outputs].
 
     With scales of blocks of 128 inputs, float32 `block_scales` [blocks, outputs] and `row_block_scales` [rows, blocks],
     the sums of each block are scaled before they are added up, in float32; without, in the epilogue alone. How the
@@ -128,7 +130,7 @@ def _product(
     dtype: torch.dtype,
     epilogue: Epilogue,
     card: Card,
-    tile: Tile,
+    tile: ProductTile,
     block_scales: Tensor | None = None,
     row_block_scales: Tensor | None = None,
 ) -> Tensor:
@@ -158,28 +160,32 @@ def _product(
     return out
 
 
-def _int8_tile(rows: int, gelu: bool, card: Card) -> Tile:
-    """Few rows: 8 KB of the matrix a step, several programs a processor, so that some 100 KB are on their way at any
-    time. Many: as large as accumulators fit into registers, so that each number is read from shared memory least often;
-    only Hopper's instructions read both operands from there and leave registers for 256 rows.
+def _int8_tile(rows: int, gelu: bool, card: Card) -> ProductTile:
+    """Choose the tile of a product of int8.
+
+    Few rows take 8 KB of the matrix a step in several programs a processor, so that some 100 KB are on their way at any
+    time. Many take tiles as large as accumulators fit into registers, so that each number is read from shared memory
+    least often; only Hopper's instructions read both operands from there and leave registers for 256 rows.
     """
     if rows <= 64:
         return _few_rows(rows)
     if rows > 512 and card.capability[0] == 9 and not gelu:
-        return Tile(128, 256, warps=8, stages=3, programs=1)
-    return Tile(128, 128, warps=8, stages=3 if card.capability[0] == 8 else 4, programs=1)
+        return ProductTile(128, 256, warps=8, stages=3, programs=1)
+    return ProductTile(128, 128, warps=8, stages=3 if card.capability[0] == 8 else 4, programs=1)
 
 
-def _fp8_tile(rows: int, blocks: bool, card: Card) -> Tile:
-    """As of int8, but sums of a step stand beside those of all, so that a tile has at most half as many; with scales
-    of blocks, a thread also holds those of the rows that it adds to: on Blackwell, of each row of its tile.
+def _fp8_tile(rows: int, blocks: bool, card: Card) -> ProductTile:
+    """Choose the tile of a product of FP8.
+
+    It is that of int8, but sums of a step stand beside those of all, so that a tile has at most half as many; with
+    scales of blocks, a thread also holds those of the rows that it adds to: on Blackwell, of each row of its tile.
     """
     if rows <= 64:
         return _few_rows(rows)
     if blocks:
-        return Tile(128, 128 if card.capability[0] == 9 else 64, warps=8, stages=3, programs=1)
-    return Tile(128, 128, warps=8, stages=4, programs=1)
+        return ProductTile(128, 128 if card.capability[0] == 9 else 64, warps=8, stages=3, programs=1)
+    return ProductTile(128, 128, warps=8, stages=4, programs=1)
 
 
-def _few_rows(rows: int) -> Tile:
-    return Tile(64, 16 if rows <= 16 else 32 if rows <= 32 else 64, warps=4, stages=5, programs=3)
+def _few_rows(rows: int) -> ProductTile:
+    return ProductTile(64, 16 if rows <= 16 else 32 if rows <= 32 else 64, warps=4, stages=5, programs=3)

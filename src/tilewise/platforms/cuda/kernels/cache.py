@@ -1,4 +1,4 @@
-"""Rotated queries, and rotated keys and values on their way into the paged cache, in one kernel."""
+"""One kernel that rotates queries and keys, and writes keys and values to the paged cache."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import triton.language as tl
 from torch import Tensor
 
 from tilewise.platforms.base import PagedLayout
-from tilewise.platforms.cuda.kernels.codes import e4m3_of, int8_of
+from tilewise.platforms.cuda.kernels.rounding import e4m3_of, int8_of
 from tilewise.platforms.kv_cache import LayerCache
 
 _NUMBERS = 1024
-"""Of a program: some heads of one token."""
+"""Numbers of a program: some heads of one token."""
 _WARPS = 2
 _LARGEST = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
 
 
 @triton.jit
 def _halves(x, head, heads, head_stride, half, HALF: tl.constexpr):
-    """Heads of one token in float32: their first halves, and their second."""
+    """Load heads of one token in float32: their first halves, and their second."""
     place = tl.arange(0, HALF)
     mask = (head < heads)[:, None] & (place < half)[None, :]
     begin = x + (head * head_stride)[:, None] + place[None, :]
@@ -29,7 +29,7 @@ def _halves(x, head, heads, head_stride, half, HALF: tl.constexpr):
 
 @triton.jit
 def _rotated(first, second, cos, sin, token, half, HALF: tl.constexpr, dtype: tl.constexpr):
-    """Pairs turned, and rounded as they would be stored.
+    """Return pairs turned by their angles, and rounded as they would be stored.
 
     Cosines and sines are read for each head, from the first cache for all but one: read once, they would have to be
     handed on through shared memory.
@@ -43,7 +43,7 @@ def _rotated(first, second, cos, sin, token, half, HALF: tl.constexpr, dtype: tl
 
 @triton.jit
 def _keep(first, second, numbers, scales, slot, head, heads, half, HALF: tl.constexpr, LARGEST: tl.constexpr):
-    """Heads of one token go into its slot of the keys, or of the values: as floats, or rounded as by `quantise`.
+    """Write heads of one token to its slot of the keys, or of the values: as floats, or rounded as by `quantise`.
 
     Each head's numbers are in one warp, which finds the largest of them.
     """
@@ -73,10 +73,11 @@ def _rope_into_cache(
     query_stride, query_head, key_stride, key_head, value_stride, value_head, numbers_stride, scales_stride,
     heads, kv_heads, half, HEADS: tl.constexpr, HALF: tl.constexpr, LARGEST: tl.constexpr,
 ):  # fmt: skip
-    """One token's heads, HEADS of them: first come programs of queries, then those of keys, then those of values.
+    """Rotate and write HEADS heads of one token: of its programs, the first have queries, then come those of keys, then
+    those of values.
 
-    `x_stride` lies between tokens and `x_head` between heads, `numbers_stride` and `scales_stride` between the keys and
-    the values of a cache.
+    `query_stride` lies between tokens and `query_head` between heads, `numbers_stride` and `scales_stride` between the
+    keys and the values of a cache.
     """
     dtype: tl.constexpr = query.dtype.element_ty
     token, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -107,10 +108,10 @@ def _rope_into_cache(
 def rope_into_cache(
     query: Tensor, key: Tensor, value: Tensor, cos: Tensor, sin: Tensor, cache: LayerCache, layout: PagedLayout
 ) -> Tensor:
-    """`Ops.rope_into_cache` of heads [N, A or K, D] at any strides between tokens and between heads.
+    """Compute `Ops.rope_into_cache` of heads [N, A or K, D] at any strides between tokens and between heads.
 
-    Bit by bit the reference's numbers: products of a rotation are rounded before they are added, unlike in a fused
-    multiply-add, since a key that lies halfway between two codes would show the difference.
+    The numbers are bit by bit the reference's: products of a rotation are rounded before they are added, unlike in a
+    fused multiply-add, since a key that lies halfway between two codes would show the difference.
     """
     (tokens, heads, width), kv_heads = query.shape, key.shape[1]
     turned = torch.empty(query.shape, dtype=query.dtype, device=query.device)

@@ -12,20 +12,21 @@ import triton.language as tl
 DENSE, INT8, GROUPED = (tl.constexpr(form) for form in range(3))
 """Forms of matrices."""
 UINT, INT4, FP4, SIGNED8, FP8 = (tl.constexpr(kind) for kind in range(5))
-"""What codes of `GROUPED` matrices stand for."""
+"""Kinds of codes of `GROUPED` matrices."""
 PLAIN, SILU, CLAMPED = (tl.constexpr(gate) for gate in range(3))
-"""What becomes of the halves of a first product: nothing; silu of the first times the second; that of GPT-OSS."""
+"""Gates over the halves of a first product: none; silu of the first times the second; the clamped one of GPT-OSS."""
 MATRIX, SCALES, SHIFTS, BIAS = (tl.constexpr(column) for column in range(4))
 COLUMNS: tl.constexpr = tl.constexpr(4)
-"""Columns of a table of pointers: where an expert's tensors begin; 0 = it has none."""
+"""Columns of a table of pointers, and how many there are. A pointer is where an expert's tensor begins; 0 = it has
+none."""
 
 
 @triton.jit
 def _rows_of_block(starts, counts, block, experts, EXPERTS: tl.constexpr, BLOCK_M: tl.constexpr):
-    """Expert of a block, its first row, and the end of the expert's rows.
+    """Return the expert of a block, the block's first row, and the end of the expert's rows.
 
-    Each expert's rows are cut into blocks of its own. Where those begin, every program adds up again from the counts: a
-    scan of some hundred numbers takes less than another launch.
+    Each expert's rows are cut into blocks of their own. Every program adds up again from the counts where those begin:
+    a scan of some hundred numbers takes less than another launch.
     """
     number = tl.arange(0, EXPERTS)
     blocks = tl.cdiv(tl.load(counts + number, mask=number < experts, other=0), BLOCK_M)
@@ -49,7 +50,7 @@ def _pointer(table, expert, column, TYPE: tl.constexpr, ALIGNED: tl.constexpr):
 def _float_sums(
     rows, inside, matrix, output, there, width, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr
 ):
-    """Rows [BLOCK_M] (pointers) times outputs [BLOCK_N] of a matrix of floats; float32 is not rounded to TF32."""
+    """Multiply rows [BLOCK_M] (pointers) by outputs [BLOCK_N] of a matrix of floats; float32 is not rounded to TF32."""
     sums = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for start in range(0, width, BLOCK_K):
         column = start + tl.arange(0, BLOCK_K)
@@ -64,7 +65,7 @@ def _float_sums(
 def _whole_sums(
     rows, inside, matrix, output, there, width, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr
 ):
-    """As `_float_sums`, of int8 in int32."""
+    """Multiply as `_float_sums` does, int8 in int32."""
     sums = tl.zeros((BLOCK_M, BLOCK_N), tl.int32)
     for start in range(0, width, BLOCK_K):
         column = start + tl.arange(0, BLOCK_K)
@@ -77,10 +78,11 @@ def _whole_sums(
 
 @triton.jit
 def _numbers(codes, KIND: tl.constexpr):
-    """float32 of uint8 codes, one in each.
+    """Return float32 of uint8 codes, one in each.
 
-    E2M1 and E4M3 are put into the fields of float16, whose exponents are larger by 14 and 8; its subnormal numbers take
-    theirs. That needs no table, and no card that knows the format. E4M3's two codes of NaN become 480.
+    The fields of E2M1 and E4M3 are moved to those of float16, whose exponent has a bias that is larger by 14 and 8, for
+    which a product makes up; subnormal numbers become its subnormal numbers. That needs no table, and no card that
+    knows the format. E4M3's two codes of NaN become 480.
     """
     if KIND == FP4:
         half = ((codes & 8).to(tl.uint16) << 12) | ((codes & 7).to(tl.uint16) << 9)
@@ -101,11 +103,12 @@ def _code_sums(
     KIND: tl.constexpr, BITS: tl.constexpr, RUN: tl.constexpr, SHIFTED: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """As `_float_sums`, of a matrix of codes, of which RUN inputs have a scale in common, whatever block they are in.
+    """Multiply as `_float_sums` does by a matrix of codes. RUN divides a group and a block, so that RUN neighbouring
+    inputs share a scale.
 
     Outputs are the rows of the product of tiles here, and tokens its columns: tensor cores take the dequantised tile
-    from registers if it is the left one, and a few tokens fill a narrow right one. That rows begin at multiples of 16
-    bytes is known of `row_bytes` as an argument, and would not be of `width` halved.
+    from registers if it is the left one, and a few tokens fill a narrow right one. The compiler knows of `row_bytes`,
+    as an argument, that rows begin at multiples of 16 bytes; of `width` halved it would not.
     """
     sums = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
     per_byte: tl.constexpr = 8 // BITS
@@ -116,7 +119,7 @@ def _code_sums(
         place = first + tl.arange(0, BLOCK_K // per_byte)
         mask = there & (place < row_bytes)[None, :]
         codes = tl.load(matrix + output[:, None] * row_bytes + place[None, :], mask=mask, other=0)
-        if BITS == 4:
+        if BITS == 4:  # the earlier input of two is in the low half of a byte
             codes = tl.join(codes & 15, codes >> 4).reshape(BLOCK_N, BLOCK_K)
         numbers = _numbers(codes, KIND).reshape(BLOCK_N, BLOCK_K // RUN, RUN)
         run = (start + tl.arange(0, BLOCK_K // RUN) * RUN) // group
@@ -134,9 +137,10 @@ def _code_sums(
 
 @triton.jit
 def _gated(sums, TYPE: tl.constexpr, GATE: tl.constexpr, BLOCK_M: tl.constexpr, HALF: tl.constexpr):
-    """[BLOCK_M, 2 * HALF], each gate beside what it gates -> [BLOCK_M, HALF]; both are rounded as they would be stored.
+    """Apply gates: [BLOCK_M, 2 * HALF], each gate beside what it gates -> [BLOCK_M, HALF]. Both are rounded before, as
+    they would be stored.
 
-    Of GPT-OSS: (up + 1) * gate * sigmoid(1.702 * gate), gate at most 7, up between -7 and 7
+    That of GPT-OSS is (up + 1) * gate * sigmoid(1.702 * gate), gate at most 7, up between -7 and 7
     (`Ops.clamped_swiglu`).
     """
     gate, up = tl.split(sums.to(TYPE).to(tl.float32).reshape(BLOCK_M, HALF, 2))
@@ -154,11 +158,14 @@ def expert_product(
     KIND: tl.constexpr, BITS: tl.constexpr, RUN: tl.constexpr, SHIFTED: tl.constexpr, GATE: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """`FIRST`: rows of x [N, width] by their choices, into out [choices, outputs] in the order of experts. Otherwise:
-    rows of x [choices, width] in that order, times the weights of the choices, into out in the order of choices.
+    """Multiply a block of an expert's rows by BLOCK_N of its outputs.
+
+    With `FIRST`, rows of x [N, width] are gathered by their choices, and go into out [choices, outputs] in the order of
+    experts. Otherwise, rows of x [choices, width] come in that order, and their products, times the weights of the
+    choices, go into out in the order of choices.
 
     Blocks vary fastest, so that those of an expert that run at the same time read the same part of its matrix, which
-    comes from memory once. There are as many as there could be; those that are none, or belong to an expert that is
+    comes from memory once. There are as many as there could be; those that have no rows, or belong to an expert that is
     absent, end at once, and what they would have written stays as it was.
 
     With a `GATE`, outputs of a tile are pairs of one of the first half and one of the second, so that both stand in the

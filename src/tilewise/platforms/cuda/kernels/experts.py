@@ -37,30 +37,30 @@ _KINDS = {
 }
 
 
-class Gate(Enum):
-    """Activations that the first product applies itself, which spares a launch, and memory for twice the numbers."""
+class FusedActivation(Enum):
+    """The activations that the first product applies itself: that spares a launch, and memory for twice the numbers."""
 
     SILU = products.SILU
-    """`Ops.silu_mul`"""
+    """`Ops.silu_mul`."""
     CLAMPED = products.CLAMPED
     """`Ops.clamped_swiglu`, rounded once."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExpertTable:
-    """Where the matrices of a layer's experts lie, for kernels to read, and what keeps them there."""
+    """The addresses of the matrices of a layer's experts, for kernels to read, and the weights that keep them there."""
 
     weights: tuple[Weight | None, ...]
     pointers: Tensor
     """int64 [E, 4] on the device: matrix or codes, scales, shifts, bias; 0 = there is none."""
     form: Form
-    """One of them, for what all have in common."""
+    """Form of one expert, for what all have in common."""
     aligned: bool
-    """Whether every tensor begins at a multiple of 16 bytes."""
+    """True if every tensor begins at a multiple of 16 bytes."""
 
     @classmethod
     def of(cls, weights: Sequence[Weight | None]) -> ExpertTable | None:
-        """The table of experts that are kept alike; None where the grouped product cannot take them.
+        """Return the table of experts that are kept alike; None where the grouped product cannot take them.
 
         It takes contiguous `DenseWeight`, `Int8Weight` whose rows are rounded as they come (not `static`), and
         `GroupedWeight` of any codes without an order of inputs, all of one shape, dtype, kind and group, on one device.
@@ -82,10 +82,11 @@ class ExpertTable:
 
 
 class ExpertTables:
-    """Tables of the sequences of weights that were seen, each built when it first comes.
+    """The tables of all sequences of weights that were seen, each built when it first comes.
 
-    Building one copies pointers to the device and waits, so steps that are captured have to have run before. Sequences
-    are kept, so that none takes another's place; their weights may be exchanged, which costs a comparison each time.
+    Building one copies pointers to the device and waits, so a step has to run once before it is captured. Sequences are
+    known by their `id`, and kept alive so that no other gets it; their weights may be exchanged, so they are compared
+    each time.
     """
 
     def __init__(self) -> None:
@@ -142,7 +143,7 @@ class _Tile:
 
 
 def _tile_of(form: Form, rows: float, itemsize: int, card: Card) -> _Tile:
-    """A tile for `rows` rows an expert on average, of numbers of x with this size.
+    """Choose a tile for `rows` rows an expert on average; `itemsize` is bytes of a number of x.
 
     With few, the product reads each matrix once and waits for memory: narrow tiles make for enough programs (8 experts
     of 1536 outputs are 192), deep ones for long reads. A block has twice the rows of the average, since experts that
@@ -168,9 +169,9 @@ def _tile_of(form: Form, rows: float, itemsize: int, card: Card) -> _Tile:
 
 @triton.jit(do_not_specialize=["choices"])
 def _route(chosen, order, starts, counts, choices, BLOCK: tl.constexpr):
-    """A program an expert: where its choices begin when they are sorted, how many it has, and which.
+    """Sort choices by expert, a program for each expert: where its choices begin, how many it has, and which.
 
-    Each reads all choices: a few hundred in a decode step, in prefill some ten thousand that stay in the cache.
+    Each program reads all choices: a few hundred in a decode step, in prefill some ten thousand that stay in the cache.
     """
     expert = tl.program_id(0)
     before = tl.zeros((), tl.int32)
@@ -191,7 +192,7 @@ def _route(chosen, order, starts, counts, choices, BLOCK: tl.constexpr):
 
 @triton.jit
 def _sum_choices(outer, chosen, table, out, width, per_token, COLUMNS: tl.constexpr, BLOCK: tl.constexpr):
-    """Rows of absent experts were never written, and are not read."""
+    """Add up the rows of a token's choices. Rows of absent experts were never written, and are not read."""
     token = tl.program_id(0).to(tl.int64)
     place = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros((BLOCK,), tl.float32)
@@ -205,11 +206,11 @@ def _sum_choices(outer, chosen, table, out, width, per_token, COLUMNS: tl.conste
 @dataclass(frozen=True, slots=True)
 class _Routing:
     order: Tensor
-    """int32 [choices] choices sorted by expert, those of one expert in the order of tokens."""
+    """int32 [choices], choices sorted by expert, those of one expert in the order of tokens."""
     starts: Tensor
-    """int32 [E] where each expert's begin."""
+    """int32 [E], the place in `order` at which each expert's choices begin."""
     counts: Tensor
-    """int32 [E]"""
+    """int32 [E], the number of each expert's choices."""
 
 
 def _routing(chosen: Tensor, experts: int) -> _Routing:
@@ -220,13 +221,13 @@ def _routing(chosen: Tensor, experts: int) -> _Routing:
 
 
 def _blocks(choices: int, experts: int, rows: int) -> int:
-    """The most blocks that so many choices can come to: every expert with one choice too many for its last block."""
+    """Return the most blocks that so many choices can make: every expert has one choice too many for its last block."""
     busy = min(experts, choices)
     return (choices - busy) // rows + busy
 
 
 def _constants(form: Form) -> dict[str, Any]:
-    """What a product is compiled for."""
+    """Return the constants of a form that a product is compiled for."""
     match form:
         case Dense():
             return {"FORM": products.DENSE, "KIND": products.UINT, "BITS": 8, "SHIFTED": False}
@@ -238,9 +239,15 @@ def _constants(form: Form) -> dict[str, Any]:
 
 
 def _product(
-    x: Tensor, weights: Tensor, routing: _Routing, table: ExpertTable, card: Card, first: bool, gate: Gate | None
+    x: Tensor,
+    weights: Tensor,
+    routing: _Routing,
+    table: ExpertTable,
+    card: Card,
+    first: bool,
+    gate: FusedActivation | None,
 ) -> Tensor:
-    """[N, in] or [choices, in] -> [choices, out], or half of out, in x's dtype: `expert_product`."""
+    """Launch `expert_product`: x [N, in] or [choices, in] -> [choices, out], or half of out, in x's dtype."""
     form, (outputs, width) = table.form, table.form.shape
     choices, experts = weights.numel(), len(table.pointers)
     out = x.new_empty(choices, outputs if gate is None else outputs // 2)
@@ -266,14 +273,15 @@ def moe_experts(
     weights: Tensor,
     gate_up: ExpertTable,
     down: ExpertTable,
-    activation: Callable[[Tensor], Tensor] | Gate,
+    activation: Callable[[Tensor], Tensor] | FusedActivation,
     card: Card,
 ) -> Tensor:
-    """`Ops.moe_experts` of x [N, H], chosen int64 [N, k] and weights [N, k], of experts in tables; N may be 0.
+    """Compute `Ops.moe_experts` of x [N, H], chosen int64 [N, k] and weights [N, k], by experts in tables; N may be 0.
 
-    Rounds once where the reference rounds thrice: an expert's result is multiplied by its weight, in float32, before it
-    becomes a number of x's dtype, and a token's are added in float32. An activation that is called also sees rows of
-    absent experts, which hold whatever was there. Which tiles multiply depends on N * k, so the last bits of a row do.
+    It rounds once where the reference rounds thrice: an expert's result is multiplied by its weight, in float32, before
+    it becomes a number of x's dtype, and a token's are added in float32. An activation that is called also sees rows of
+    absent experts, which hold whatever was there. Which tiles multiply depends on N * k, and so do the last bits of a
+    row.
     """
     tokens, per_token = chosen.shape
     width = down.form.shape[0]
@@ -282,7 +290,7 @@ def moe_experts(
         return out.zero_()
     routing = _routing(chosen.contiguous(), len(gate_up.pointers))
     weights = weights.contiguous()
-    if isinstance(activation, Gate):
+    if isinstance(activation, FusedActivation):
         inner = _product(x, weights, routing, gate_up, card, True, activation)
     else:
         inner = activation(_product(x, weights, routing, gate_up, card, True, None))

@@ -1,10 +1,10 @@
 """Products of rows of floats with codes of 4 and 8 bits in groups (W4A16, MXFP4, W8A16), decoded in registers.
 
-Two shapes of work, one kernel. Few rows (decode) wait for memory to bring the codes: every instruction a code counts.
-The tensor cores are given the codes' own numbers, which 16 bits hold exactly, and the sums of a group are scaled
-instead of its numbers: of 16 rows that is a multiplication for 8 codes, not one for each. Whole numbers of 4 bits stay
-16 too large on the way (`weight_codes.integers_above_16`); what that and shifts add to a sum is a multiple of the sum
-of the group's x, which is taken from a second product, with ones: tensor cores have nothing else to do.
+One kernel does two kinds of work. Few rows (decode) wait for memory to bring the codes: every instruction for a code
+counts. The tensor cores are given the codes' own numbers, which 16 bits hold exactly, and the sums of a group are
+scaled instead of its numbers: with 16 rows that is a multiplication for 8 codes, not one for each. Whole numbers of 4
+bits stay 16 too large on the way (`weight_codes.integers_above_16`); what that and shifts add to a sum is a multiple of
+the sum of the group's x, which is taken from a second product, with ones: tensor cores have nothing else to do.
 
 Many rows (prefill) wait for the tensor cores. There each number is scaled, shifted and rounded to the dtype of x, once
 for all rows of a tile, and sums run on through all groups without a second set of accumulators. These are the numbers
@@ -23,8 +23,8 @@ from torch import Tensor
 from tilewise.platforms.cuda.card import Card
 from tilewise.platforms.cuda.kernels.product_tiles import (
     Epilogue,
+    ProductTile,
     Split,
-    Tile,
     add_parts,
     store_sums,
     sums_like,
@@ -44,7 +44,7 @@ from tilewise.platforms.forms import Codes
 
 @triton.jit
 def _shift(stored, scale):
-    """The shift of a group, which may be kept as its zero point."""
+    """Return the shift of a group, which may be kept as its zero point."""
     return -stored.to(tl.float32) * scale if stored.dtype == tl.uint8 else stored.to(tl.float32)
 
 
@@ -66,9 +66,10 @@ def _weights(
     RAISED: tl.constexpr,
     SCALED: tl.constexpr,
 ):
-    """Some parts of a block as they are multiplied, [outputs, PARTS * RUN], in DTYPE; the first input is `place`.
+    """Return PARTS parts of a block, from part FIRST on, as they are multiplied: [outputs, PARTS * RUN] in DTYPE.
 
-    With RAISED, 16 more than the code; with SCALED, scaled and shifted.
+    Their first input is `place`. With RAISED, numbers are 16 more than the codes; with SCALED, scaled and shifted.
+    Halves are made by themselves and put side by side, as Triton joins two tensors at a time.
     """
     if PARTS == 1:
         if RAISED:
@@ -126,6 +127,10 @@ def _grouped_product(
     PARTS: tl.constexpr,
     AT_ONCE: tl.constexpr,
 ):
+    """Make one tile of the result or, with SPLIT, one part of its sums: see `product_tiles`.
+
+    With FEW, sums are scaled, otherwise weights are; AT_ONCE parts of a block go into one product.
+    """
     DTYPE: tl.constexpr = x.dtype.element_ty
     WIDTH: tl.constexpr = AT_ONCE * RUN
     # With few rows, sums are scaled, and whole numbers of 4 bits are OFFSET too large where they are multiplied.
@@ -141,7 +146,7 @@ def _grouped_product(
     near_output, near_row = tl.minimum(output, outputs - 1), tl.minimum(row, rows - 1)
     codes = words + near_output[:, None].to(tl.int64) * words_stride + tl.arange(0, RUN // 2)[None, :]
     numbers = x + near_row[:, None].to(tl.int64) * row_stride + place[None, :]
-    # Made as weights are, so that the compiler keeps both in the same order in registers and reads x once.
+    # Ones, made as weights are, so that the compiler keeps both in the same order in registers and reads x once.
     half = tl.full((OUTPUTS, WIDTH // 2), 1.0, dtype=tl.float32).to(DTYPE)
     ones = tl.join(half, half).reshape(OUTPUTS, WIDTH)
     total = tl.zeros((OUTPUTS, ROWS), dtype=tl.float32)
@@ -165,6 +170,8 @@ def _grouped_product(
                 which = (tl.minimum(first, inputs - 1) // group) * outputs + near_output
                 scale = tl.load(group_scales + which).to(tl.float32)
                 total += tl.dot(w, a, input_precision="ieee") * scale[:, None]
+                # (number + OFFSET) * scale was multiplied by x where number * scale + shift is meant. The difference
+                # is one number for the whole group, so it is made up by that number times the group's sum of x.
                 if RAISED or group_shifts is not None:
                     added = -OFFSET * scale if RAISED else tl.zeros_like(scale)
                     if group_shifts is not None:
@@ -184,11 +191,11 @@ def grouped_product(
     gelu: bool,
     card: Card,
 ) -> Tensor:
-    """x [rows, inputs] times the matrix of `weight_codes.words_of` [outputs, words] -> [rows, outputs], as x is.
+    """Multiply x [rows, inputs] by the matrix of `weight_codes.words_of` [outputs, words] -> [rows, outputs], as x is.
 
-    scales [groups, outputs] in any float dtype; shifts alike, or uint8 zero points, which stand for -zero * scale;
-    groups are such as `weight_codes.run_of` knows. How inputs are split, whether sums or numbers are scaled, and so a
-    result's last places depend on how many rows there are.
+    `scales` are [groups, outputs] in any float dtype; `shifts` alike, or uint8 zero points, which stand for -zero *
+    scale; groups are such as `weight_codes.run_of` knows. How inputs are split, whether sums or numbers are scaled, and
+    so a result's last places depend on how many rows there are.
     """
     (rows, inputs), outputs = x.shape, len(words)
     out = x.new_empty(rows, outputs)
@@ -198,6 +205,7 @@ def grouped_product(
     assert run is not None
     tile = _tile(rows, x.dtype, card)
     few = tile.rows <= 32
+    # One scale for all inputs of an output waits for the finished sum, unless codes are 16 too large until then.
     one_scale = len(scales) == 1 and shifts is None and not (few and kind in (Codes.UINT4, Codes.INT4))
     epilogue = Epilogue(scales=scales if one_scale else None, bias=bias, gelu=gelu)
     tiles = triton.cdiv(outputs, tile.outputs) * triton.cdiv(rows, tile.rows)
@@ -224,17 +232,19 @@ def grouped_product(
     return out
 
 
-def _tile(rows: int, dtype: torch.dtype, card: Card) -> Tile:
-    """Few rows: 64 outputs of two warps, with some 4 KB of codes a step, and several such programs a processor. Two
+def _tile(rows: int, dtype: torch.dtype, card: Card) -> ProductTile:
+    """Choose the tile of a product.
+
+    Few rows take 64 outputs of two warps, with some 4 KB of codes a step, and several such programs a processor. Two
     warps are too few for the instructions of Hopper and Blackwell, which would wait for each other at every group; the
-    older ones, which all cards have, take fewer registers and no waiting. Many rows: 128 outputs, whose numbers are
+    older ones, which all cards have, take fewer registers and no waiting. Many rows take 128 outputs, whose numbers are
     decoded once for as many rows as accumulators leave registers for. float32 is multiplied without tensor cores,
     whose TF32 would round it.
     """
     if dtype == torch.float32:
-        return Tile(32, 16, warps=4, stages=2)
+        return ProductTile(32, 16, warps=4, stages=2)
     if rows <= 32:
-        return Tile(64, 16 if rows <= 16 else 32, warps=2, stages=4, programs=4)
+        return ProductTile(64, 16 if rows <= 16 else 32, warps=2, stages=4, programs=4)
     if rows <= 64:
-        return Tile(128, 64, warps=8, stages=4, programs=1)
-    return Tile(128, 256 if rows > 512 and card.capability[0] == 9 else 128, warps=8, stages=3, programs=1)
+        return ProductTile(128, 64, warps=8, stages=4, programs=1)
+    return ProductTile(128, 256 if rows > 512 and card.capability[0] == 9 else 128, warps=8, stages=3, programs=1)

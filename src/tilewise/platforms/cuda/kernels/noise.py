@@ -1,4 +1,4 @@
-"""The noise of `tilewise.platforms.noise`, for kernels."""
+"""The noise of `tilewise.platforms.draw`, for kernels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def _murmur32(bits):
 
 @triton.jit
 def exponential_noise(first_key, second_key, place):
-    """Exponential numbers, float32, of the tokens at int32 places under both halves of a key.
+    """Return exponential noise, float32, for the tokens at int32 places, under both halves of a key.
 
     There is no log1p without libdevice: with y = 1 - u as it is rounded, log(y) * u / (1 - y) is log(1 - u) to a few
     last places (Kahan; Goldberg 1991, "What every computer scientist should know", theorem 4).

@@ -14,11 +14,12 @@ bound is the reading. One sequence has K programs only, fewer than a card has pr
 (Dao et al., "Flash-Decoding", 2023), each of which leaves its peak, total and sum in float32 for a second kernel to
 put together, in the order of the splits.
 
-Where a launch has both, sequences of few queries go the way of decode and the others that of prefill; each of the two
+Where a call has both, sequences of few queries go the way of decode and the others that of prefill; each of the two
 launches leaves the other's sequences alone.
 
-Nothing of a grid depends on the device. Splits come from how many sequences and heads there are, and what a split has
-to do from the sequence's own length, so that a graph captured for a long context spreads a short one over all of them.
+No grid depends on numbers of the device. How many splits there are comes from how many sequences and heads there are,
+and which tokens a split takes from the sequence's own length, which the kernel reads, so that a graph captured for a
+long context spreads a short one over all of them.
 
 Codes of a quantised cache are multiplied as they are, exact in any of the models' types; scales multiply the scores of
 keys and the weights of values, a number for a token instead of one for each of its D. Against the reference, which
@@ -38,18 +39,27 @@ import triton.language as tl
 from torch import Tensor
 
 from tilewise.platforms.cuda.card import Card
-from tilewise.platforms.cuda.kernels.attention_sizes import MOST_SPLITS, READ_BOUND, Tile, splits_of, tile_of
-from tilewise.platforms.cuda.kernels.softmax import LOG2_E, LOWEST, weighed
+from tilewise.platforms.cuda.kernels.attention_parts import (
+    LOG2_E,
+    LOWEST,
+    MOST_SPLITS,
+    READ_BOUND,
+    AttentionTile,
+    splits_of,
+    tile_of,
+    weighed,
+)
 from tilewise.platforms.kv_cache import LayerCache, QuantisedCache
 
 _MERGED = 16
 """Splits that are put together at a time."""
 _ANY = 2**31 - 1
+"""Number of queries that no sequence reaches."""
 
 
 @triton.jit
 def _numbers(codes, LIKE: tl.constexpr):
-    """Numbers of the cache as the model's type, exact; those of uint8 are 256ths of float8_e4m3fn."""
+    """Return numbers of the cache in the model's type, exactly; uint8, the bits of float8_e4m3fn, gives 256ths."""
     if codes.dtype == tl.uint8:
         # For cards without that type. Moved to where float16 has its sign, exponent and mantissa, the bits are those of
         # the number divided by 2^(15 - 7), the distance of the exponents' biases, subnormal numbers included.
@@ -69,7 +79,10 @@ def _step(
     scale, window, MASKED: tl.constexpr, P: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, BLOCK_N: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """A block of tokens from `start` on. If MASKED, some are not there (before `begin`, from `end` on) or not seen."""
+    """Add a block of tokens, from `start` on, to peak, total and mixed of the rows (see `attention_parts`).
+
+    If MASKED, some are not there (before `begin`, from `end` on) or not seen by all rows.
+    """
     token = start + tl.arange(0, BLOCK_N)
     lane = tl.arange(0, WIDTH)
     # What is not there may hold anything, and even a weight of 0 makes NaN of a NaN: it is not read.
@@ -111,7 +124,7 @@ def _step(
 
 @triton.jit
 def _visible(first, last, window, splits, BLOCK_N: tl.constexpr):
-    """The tokens [begin, end) that queries at the positions first to last see, and how many of them a split takes.
+    """Return the tokens [begin, end) that queries at positions first to last see, and how many of them a split takes.
 
     Splits begin at multiples of BLOCK_N and have the same number of blocks, the last ones fewer or none.
     """
@@ -124,7 +137,7 @@ def _visible(first, last, window, splits, BLOCK_N: tl.constexpr):
 
 @triton.jit
 def _clear(out, row, stop, HEADS: tl.constexpr, heads, first_head, D: tl.constexpr, WIDTH: tl.constexpr):
-    """Zeros for HEADS heads, from the first one on, of the rows [row, stop) of out [N, heads, D]."""
+    """Write zeros to HEADS heads, from `first_head` on, of the rows [row, stop) of out [N, heads, D]."""
     lane = tl.arange(0, WIDTH)
     out += (row.to(tl.int64) * heads + first_head) * D
     for _ in range(row, stop):
@@ -133,7 +146,7 @@ def _clear(out, row, stop, HEADS: tl.constexpr, heads, first_head, D: tl.constex
         out += heads * D
 
 
-# Numbers that change from step to step make no kernels of their own.
+# Triton compiles a kernel again for numbers that are 1 or multiples of 16: not for those that change from step to step.
 @triton.jit(do_not_specialize=["tokens", "least", "most", "splits", "window", "table_stride"])
 def _attend(
     out, sums, peaks, query, keys, values, key_scales, value_scales, sinks, query_starts, seq_lens, block_table,
@@ -142,16 +155,18 @@ def _attend(
     G: tl.constexpr, P: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Sequences of `least` to `most` queries, a tile of rows and, of splits, a part of the past for each program.
+    """Attend from the sequences of `least` to `most` queries, a tile of rows and one key/value head in each program.
 
-    There are splits if there are sums [S, K, splits, most * G, D] and peaks (and totals) [S, K, splits, most * G, 2].
-    Tiles of up to MASKED rows mask all blocks.
+    Rows are (query, head) pairs, the G heads of a query one after the other. With splits, a sequence has one tile, and
+    each program a part of its past; what they leave goes into sums [S, K, splits, most * G, D] and peaks (and totals)
+    [S, K, splits, most * G, 2], which are None without splits. Tiles of up to MASKED rows mask all blocks.
     """
     tile, sequence, kv_head = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     kv_heads = tl.num_programs(2)
     start = tl.load(query_starts + sequence)
     stop = tl.load(query_starts + sequence + 1)
     queries = stop - start
+    # Rows behind the last sequence are padding of a graph: the last sequence's first programs clear them.
     if (tile == 0) & (sequence == tl.num_programs(1) - 1):
         _clear(out, stop, tokens, G, kv_heads * G, kv_head * G, D, WIDTH)
     if (queries < least) | (queries > most):
@@ -175,6 +190,8 @@ def _attend(
     last = past + tl.minimum((tile * BLOCK_M + BLOCK_M - 1) // G, queries - 1)
     begin, end, share = _visible(first, last, window, splits, BLOCK_N)
     lower = begin // BLOCK_N * BLOCK_N
+    # A split has `share` tokens, whole blocks that follow those of the splits before; of a short past, the last splits
+    # have none, and write nothing.
     if sums is not None:
         lower += split * share
         end = tl.minimum(end, lower + share)
@@ -187,7 +204,7 @@ def _attend(
     peak = tl.full((BLOCK_M,), LOWEST, tl.float32)
     total = tl.zeros((BLOCK_M,), tl.float32)
     if sinks is not None:
-        # A logit without a value, as if it had come first. Of splits, the first has it.
+        # A sink is a logit without a value, as if it had come first. Of splits, the first has it.
         peak = tl.where(split == 0, tl.load(sinks + head).to(tl.float32) * LOG2_E, peak)
         total = tl.where(split == 0, 1.0, total)
     mixed = tl.zeros((BLOCK_M, WIDTH), tl.float32)
@@ -230,7 +247,7 @@ def _merge(
     out, sums, peaks, query_starts, seq_lens, most, splits, window, G: tl.constexpr, D: tl.constexpr,
     WIDTH: tl.constexpr, BLOCK_N: tl.constexpr, SPLITS: tl.constexpr, MERGED: tl.constexpr,
 ):  # fmt: skip
-    """One query of one head: its splits' sums, each brought to the highest peak, over their totals."""
+    """Merge the splits of one query and head: their sums, each brought to the highest peak, over their totals."""
     number, sequence, head = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     heads = tl.num_programs(2)
     start = tl.load(query_starts + sequence)
@@ -239,6 +256,7 @@ def _merge(
         return
     length = tl.load(seq_lens + sequence)
     begin, end, share = _visible(length - queries, length - 1, window, splits, BLOCK_N)
+    # Splits without tokens have written nothing: only those that have some are read.
     used = tl.cdiv(end - begin // BLOCK_N * BLOCK_N, share)
 
     rows = most * G
@@ -263,7 +281,7 @@ def _merge(
 
 @dataclass(frozen=True, slots=True)
 class _Launch:
-    """What the launches of one call have in common."""
+    """The arguments that all launches of one call have in common."""
 
     out: Tensor
     query: Tensor
@@ -278,12 +296,13 @@ class _Launch:
     card: Card
 
     def prefill(self, least: int, longest_query: int) -> None:
+        """Attend from the sequences of `least` queries or more, in tiles of rows."""
         rows = longest_query * self._group
         tile = self.tile(rows)
         self._attend(triton.cdiv(rows, tile.rows), tile, least, _ANY, 1, None, None)
 
     def decode(self, most: int, longest: int, splits: int | None) -> None:
-        """Sequences of `most` queries at most."""
+        """Attend from the sequences of at most `most` queries, in one tile each, their pasts split if that pays."""
         sequences, kv_heads = len(self.seq_lens), self.numbers.shape[3]
         tile = self.tile(most * self._group)
         if splits is None:
@@ -307,11 +326,18 @@ class _Launch:
     def _group(self) -> int:
         return self.query.shape[1] // self.numbers.shape[3]
 
-    def tile(self, rows: int) -> Tile:
+    def tile(self, rows: int) -> AttentionTile:
         return tile_of(rows, self.query.shape[2], self.query.itemsize, self.numbers.itemsize, self.card)
 
     def _attend(
-        self, tiles: int, tile: Tile, least: int, most: int, splits: int, sums: Tensor | None, peaks: Tensor | None
+        self,
+        tiles: int,
+        tile: AttentionTile,
+        least: int,
+        most: int,
+        splits: int,
+        sums: Tensor | None,
+        peaks: Tensor | None,
     ) -> None:
         numbers, scales = self.numbers, self.scales
         if numbers.dtype == torch.float8_e4m3fn and not self.card.has_fp8:
@@ -344,11 +370,11 @@ def paged_attention(
     card: Card,
     splits: int | None = None,
 ) -> Tensor:
-    """`Ops.paged_attention` of query [N, A, D] (heads' numbers in order) over a layer's cache -> [N, A, D] in order.
+    """Compute `Ops.paged_attention` of query [N, A, D] (heads' numbers in order) over a layer's cache -> [N, A, D].
 
-    On the device: int32 query_starts [S + 1], seq_lens [S] and block_table [S, pages]; P a power of two, at least 8.
-    On the host: upper bounds of a sequence's queries and of its tokens. Rows from query_starts[S] on, padding of a
-    graph, become zeros; sequences without queries are left out, whatever their length says.
+    On the device: int32 or int64 query_starts [S + 1], seq_lens [S] and block_table [S, pages]; P is a power of two, at
+    least 8. On the host: upper bounds of a sequence's queries and of its tokens. Rows from query_starts[S] on, padding
+    of a graph, become zeros; sequences without queries are left out, whatever their length says.
 
     A row's numbers depend on no other sequence's numbers. They do depend on how many splits its past is cut into, thus
     on S and `longest` (see `splits_of`), unless `splits` says how many; and on the size of its tile, thus on
@@ -366,6 +392,7 @@ def paged_attention(
     if longest_query * group <= launch.tile(longest_query * group).rows:
         launch.decode(longest_query, longest, splits)
         return out
+    # Sequences whose rows (query, head) fill no more than a small tile are decoded beside the prefill of the others.
     few = launch.tile(READ_BOUND).rows // group if sequences > 1 else 0
     launch.prefill(few + 1, longest_query)
     if few:

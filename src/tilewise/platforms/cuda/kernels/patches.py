@@ -12,10 +12,10 @@ _BLOCK = 1024
 
 @triton.jit
 def _patchify(pixels, mean, std, out, height, width, PATCH: tl.constexpr, BLOCK: tl.constexpr):
-    """BLOCK numbers of one tile, in the order in which they are written: patch, channel, line, column.
+    """Write BLOCK numbers of one tile, in the order of the result: patch, channel, line, column.
 
-    Writes are in order; the bytes that are read lie in lines of 3 * PATCH, and of those that share a cache line with
-    them neighbouring programs make use.
+    Writes are in order. The bytes that are read lie in lines of 3 * PATCH; the others of their cache lines are read by
+    neighbouring programs.
     """
     tile = tl.program_id(0).to(tl.int64) * height * width * 3
     place = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -32,7 +32,7 @@ def _patchify(pixels, mean, std, out, height, width, PATCH: tl.constexpr, BLOCK:
 
 
 def patchify(pixels: Tensor, patch: int, mean: Tensor, std: Tensor, out_dtype: torch.dtype = torch.float32) -> Tensor:
-    """`Ops.patchify`, in any float dtype: uint8 [tiles, H, W, 3] -> [tiles, H/p * W/p, 3*p*p], channel-major.
+    """Compute `Ops.patchify` in any float dtype: uint8 [tiles, H, W, 3] -> [tiles, H/p * W/p, 3*p*p], channel-major.
 
     mean, std float32 [3].
     """

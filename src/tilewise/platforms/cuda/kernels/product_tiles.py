@@ -1,4 +1,4 @@
-"""What products with quantised weights have in common: tiles, splits of the inputs, and what becomes of sums.
+"""Parts that products with quantised weights share: tiles, splits of the inputs, and the finishing of sums.
 
 A program makes a tile of the result, [outputs, rows] with the weights as the left operand of `tl.dot`. That way round,
 few rows fill the narrow side of a tensor core's instruction (8 to 256 columns) and weights its broad one (64 rows on
@@ -20,14 +20,16 @@ from torch import Tensor
 from tilewise.platforms.cuda.card import Card
 
 _STRIP = 8
+"""Tiles of rows in a strip (`tile_of`)."""
 _BLOCK = 1024
+"""Outputs of a program that adds up parts."""
 _LEAST_STEPS = 4
-"""Steps of a part at least: a pipeline has to fill and to run empty in each."""
+"""Least steps of a part: a pipeline has to fill and to run empty in each."""
 
 
 @dataclass(frozen=True, slots=True)
-class Tile:
-    """How much a program computes at once, and with what."""
+class ProductTile:
+    """The sizes of a program: outputs and rows of its tile, warps, and stages of its pipeline."""
 
     outputs: int
     rows: int
@@ -35,18 +37,18 @@ class Tile:
     stages: int
     """Steps over the inputs whose numbers are in shared memory or on their way there."""
     programs: int = 2
-    """For how many programs a processor the inputs are split."""
+    """Programs a processor at which splits of the inputs aim."""
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """How many parts the inputs are cut into, and how many steps over them each has; the last may have fewer."""
+    """The number of parts that the inputs are cut into, and of steps over them in each; the last may have fewer."""
 
     parts: int
     steps: int
 
     @classmethod
-    def of(cls, steps: int, tiles: int, tile: Tile, card: Card) -> Split:
+    def of(cls, steps: int, tiles: int, tile: ProductTile, card: Card) -> Split:
         parts = max(1, min(tile.programs * card.processors // tiles, steps // _LEAST_STEPS))
         each = triton.cdiv(steps, parts)
         return cls(triton.cdiv(steps, each), each)
@@ -54,16 +56,16 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class Epilogue:
-    """What becomes of sums: (sum + addend) * row scale * scale + bias, in this order and in float32, then rounded to
+    """The finishing of sums: (sum + addend) * (row scale * scale) + bias, in this order and in float32, then rounded to
     the result's dtype and, with `gelu`, taken through the exact GELU of that; whatever is None is left out.
     """
 
     row_scales: Tensor | None = None
-    """float32 [rows]"""
+    """float32 [rows]."""
     scales: Tensor | None = None
-    """float32 [outputs]"""
+    """float32 [outputs]."""
     addend: Tensor | None = None
-    """int32 [outputs]"""
+    """int32 [outputs]."""
     bias: Tensor | None = None
     """[outputs] in any float dtype."""
     gelu: bool = False
@@ -74,12 +76,12 @@ class Epilogue:
 
 
 def sums_like(out: Tensor, parts: int, dtype: torch.dtype) -> Tensor:
-    """Where a product of [rows, outputs] puts its sums: the result itself, or parts in the dtype of the sums."""
+    """Return the tensor for a product's sums: the result [rows, outputs] itself, or parts in the dtype of the sums."""
     return out if parts == 1 else out.new_empty((parts, *out.shape), dtype=dtype)
 
 
 def add_parts(parts: Tensor, out: Tensor, epilogue: Epilogue) -> None:
-    """Adds up parts [number, rows, outputs] into out [rows, outputs], and makes of sums what `epilogue` says."""
+    """Add up parts [number, rows, outputs] into out [rows, outputs], and finish sums as `epilogue` says."""
     count, rows, outputs = parts.shape
     grid = (rows, triton.cdiv(outputs, _BLOCK))
     _add_parts[grid](
@@ -107,7 +109,7 @@ def _add_parts(
 
 @triton.jit
 def tile_of(rows, outputs, OUTPUTS: tl.constexpr, ROWS: tl.constexpr, STRIP: tl.constexpr = _STRIP):
-    """The first output and the first row of a program's tile.
+    """Return the first output and the first row of a program's tile.
 
     Programs that run at the same time share weights and rows in the second-level cache: tiles are counted in strips of
     some tiles of rows, in which the rows change first.
@@ -125,7 +127,7 @@ def tile_of(rows, outputs, OUTPUTS: tl.constexpr, ROWS: tl.constexpr, STRIP: tl.
 def finished(
     sums, row, output, rows, outputs, row_scales, scales, addend, bias, DTYPE: tl.constexpr, GELU: tl.constexpr
 ):
-    """What `Epilogue` makes of sums; row and output are indices that broadcast to the shape of the sums."""
+    """Return what `Epilogue` makes of sums; row and output are indices that broadcast to the shape of the sums."""
     inside = output < outputs
     if addend is not None:
         sums += tl.load(addend + output, mask=inside, other=0)
@@ -159,7 +161,7 @@ def store_sums(
     SPLIT: tl.constexpr,
     GELU: tl.constexpr,
 ):
-    """Sums [outputs, rows] of a tile into the result [rows, outputs], or with `SPLIT` into this part's sums."""
+    """Store sums [outputs, rows] of a tile in the result [rows, outputs], or with `SPLIT` in this part's sums."""
     inside = (output < outputs)[:, None] & (row < rows)[None, :]
     place = row[None, :].to(tl.int64) * outputs + output[:, None]
     if SPLIT:

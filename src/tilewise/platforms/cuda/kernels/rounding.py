@@ -1,4 +1,4 @@
-"""Rows of activations rounded to 8 bits, for products of such numbers.
+"""Rows of activations rounded to 8 bits, for products of such numbers and for the cache.
 
 A number is read once and its code written once; a row, or a group of its numbers, stays in registers from the search
 for its largest number to its rounding. Codes and scales are bit by bit those of the formulas that are named below.
@@ -11,9 +11,49 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tilewise.platforms.cuda.kernels.codes import e4m3_of, int8_of
 from tilewise.platforms.cuda.kernels.rows import RowTile, StridedRows
 from tilewise.platforms.forms import StaticRows
+
+
+@triton.jit
+def int8_of(numbers):
+    """Round float32 to int8. What is beyond [-128, 127], up to 2^22, gives the low 8 bits of the whole number.
+
+    At 1.5 * 2^23 neighbours of float32 are 1 apart, so that an addition rounds, and the sum's low bits are the result
+    in two's complement. Numbers come clamped, which also keeps the addition from becoming part of a multiplication.
+    """
+    return (numbers + 12582912.0).to(tl.int32, bitcast=True).to(tl.int8)
+
+
+@triton.jit
+def e4m3_of(numbers):
+    """Round float32 within [-448, 448] to uint8, the bits of float8_e4m3fn.
+
+    The conversion that cards have since Ada is not used, so that older ones keep such numbers too, and all of them the
+    same. Beside what a kernel waits for memory, the few operations on integers are free.
+
+    A mantissa of 23 bits becomes one of 3: half of the last place that stays is added, less its least part where that
+    place is even; a carry raises the exponent by itself, whose bias falls from 127 to 7. Below 2^-6, neighbours are
+    2^-9 apart, as those of float32 are at 2^14, where an addition rounds.
+    """
+    bits = numbers.to(tl.int32, bitcast=True)
+    size = bits & 0x7FFFFFFF
+    normal = ((size + 0x7FFFF + ((size >> 20) & 1)) >> 20) - (120 << 3)
+    small = (size.to(tl.float32, bitcast=True) + 16384.0).to(tl.int32, bitcast=True) & 0xFF
+    code = tl.where(size < 0x3C800000, small, normal)
+    return (code | ((bits >> 24) & 0x80)).to(tl.uint8)
+
+
+@triton.jit
+def e4m3_numbers(codes):
+    """Return uint8, the bits of float8_e4m3fn, as float32.
+
+    Exponent and mantissa move to their places in float32, and a power of two makes up for its larger bias, also of
+    numbers below 2^-6. (Codes of NaN become 480.)
+    """
+    bits = codes.to(tl.int32)
+    return (((bits & 0x80) << 24) | ((bits & 0x7F) << 20)).to(tl.float32, bitcast=True) * 1.329227995784916e36
+
 
 GROUP = 128
 """Inputs that share a scale in `fp8_groups`."""
@@ -25,7 +65,7 @@ def _round_groups(
     x, codes, scales, rows, width, groups, inner, outer_stride, inner_stride,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, LARGEST: tl.constexpr,
 ):  # fmt: skip
-    """ROWS groups of BLOCK numbers: a row has `groups` of them, the last of which may have fewer.
+    """Round ROWS groups of BLOCK numbers: a row has `groups` of them, the last of which may have fewer.
 
     Groups are counted through all rows. Where a row is a group, BLOCK holds the whole of it.
     """
@@ -36,7 +76,7 @@ def _round_groups(
     begin = (row // inner).to(tl.int64) * outer_stride + (row % inner).to(tl.int64) * inner_stride
     numbers = tl.load(x + begin[:, None] + column, mask=mask, other=0).to(tl.float32)
     largest = tl.maximum(tl.max(tl.abs(numbers), axis=1), 1e-30)
-    # No maximum takes notice of what is no number. A group with one has no scale, so that its products are none either.
+    # A maximum takes no notice of NaN. A group with one gets NaN for its scale, so that its products are NaN as well.
     spoilt = tl.max((numbers != numbers).to(tl.int32), axis=1) > 0
     largest = tl.where(spoilt, float("nan"), largest)
     levels = tl.full(largest.shape, LARGEST, tl.float32)
@@ -47,17 +87,19 @@ def _round_groups(
 
 
 def int8_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """`weights.quantise_rows`: [..., width] -> int8 [n, width] and float32 scales [n, 1]."""
+    """Compute `weights.quantise_rows`: [..., width] -> int8 [n, width] and float32 scales [n, 1]."""
     return _rounded(x, torch.int8, RowTile.of(x.shape[-1]), 1)
 
 
 def fp8_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """`kv_cache.quantise` of rows: [..., width] -> float8_e4m3fn [n, width] and float32 scales [n, 1]."""
+    """Compute `kv_cache.quantise` of rows: [..., width] -> float8_e4m3fn [n, width] and float32 scales [n, 1]."""
     return _rounded(x, torch.float8_e4m3fn, RowTile.of(x.shape[-1]), 1)
 
 
 def fp8_groups(x: Tensor) -> tuple[Tensor, Tensor]:
-    """`kv_cache.quantise` of each `GROUP` inputs: [..., width] -> float8_e4m3fn [n, width], float32 [n, groups]."""
+    """Compute `kv_cache.quantise` of each `GROUP` inputs: [..., width] -> float8_e4m3fn [n, width] and float32 scales
+    [n, groups].
+    """
     return _rounded(x, torch.float8_e4m3fn, RowTile.of(GROUP), triton.cdiv(x.shape[-1], GROUP))
 
 
@@ -79,7 +121,7 @@ def _rounded(x: Tensor, dtype: torch.dtype, tile: RowTile, groups: int) -> tuple
 def _round_static(
     x, codes, width, inner, outer_stride, inner_stride, scale, offset, low, high, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """Numbers are clamped before they are rounded to [low, high], what `offset` leaves of [-128, 127]."""
+    """Round numbers by a static scale, clamped before to [low, high], which with `offset` becomes [-128, 127]."""
     row, place = tl.program_id(0), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = place < width
     begin = (row // inner).to(tl.int64) * outer_stride + (row % inner).to(tl.int64) * inner_stride
@@ -90,7 +132,7 @@ def _round_static(
 
 
 def int8_rows_static(x: Tensor, static: StaticRows) -> Tensor:
-    """`weights.rounded_rows`: [..., width] -> int8 [n, width]."""
+    """Compute `weights.rounded_rows`: [..., width] -> int8 [n, width]."""
     count, width = x.shape[:-1].numel(), x.shape[-1]
     codes = torch.empty(count, width, dtype=torch.int8, device=x.device)
     if codes.numel():

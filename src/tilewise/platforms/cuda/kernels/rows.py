@@ -1,4 +1,4 @@
-"""Row kernels: what is done to each row, or each number, of activations for itself.
+"""Row kernels, which compute each row of activations, or each number, by itself.
 
 All of them are bound by memory: each number is read once and written once, in pieces of 16 bytes a thread (8 numbers of
 a model of 16 bits), and everything between happens in registers in float32. Intermediate results are rounded to the
@@ -19,7 +19,7 @@ _BLOCK = 1024
 _THREAD = 8
 """Numbers of a thread."""
 _WARPS = 16
-"""Of a program at most. A row of 8192 numbers then leaves 16 to each thread, and the widest, of 32768, 64."""
+"""Warps of a program at most. A row of 8192 numbers then leaves 16 to each thread, and the widest, of 32768, 64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class StridedRows:
 
 @dataclass(frozen=True, slots=True)
 class RowTile:
-    """Whole rows of one program. Narrow ones are several, so that a program has some 1024 numbers and whole warps."""
+    """The whole rows of one program: several narrow ones, so that it has some 1024 numbers and whole warps."""
 
     rows: int
     width: int
@@ -76,7 +76,7 @@ def _norm(
     x, scale, y, total, weight, bias, normed, rows, width, inner, outer_stride, inner_stride, eps,
     ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """RMS norm, or with a bias layer norm, of rows of x; with y, of x + scale * y, which becomes `total`.
+    """Compute RMS norm, or with a bias layer norm, of rows of x; with y, of x + scale * y, which is stored as `total`.
 
     Everything but x is contiguous. A row stays in registers from its only reading on, so that the mean is taken off
     before squares are summed, without a second pass over memory.
@@ -111,31 +111,31 @@ def _norm(
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """`Ops.rms_norm` of x [..., width], whose rows may be parts of wider ones."""
+    """Compute `Ops.rms_norm` of x [..., width], whose rows may be parts of wider ones."""
     return _normed(x, None, None, weight, None, eps)[1]
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """`Ops.layer_norm` of x [..., width], whose rows may be parts of wider ones."""
+    """Compute `Ops.layer_norm` of x [..., width], whose rows may be parts of wider ones."""
     return _normed(x, None, None, weight, bias, eps)[1]
 
 
 def add_rms_norm(x: Tensor, scale: Tensor | None, y: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """`Ops.add_rms_norm`."""
+    """Compute `Ops.add_rms_norm`."""
     return _normed(x, scale, y, weight, None, eps)
 
 
 def add_layer_norm(
     x: Tensor, scale: Tensor | None, y: Tensor, weight: Tensor, bias: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """`Ops.add_layer_norm`."""
+    """Compute `Ops.add_layer_norm`."""
     return _normed(x, scale, y, weight, bias, eps)
 
 
 def _normed(
     x: Tensor, scale: Tensor | None, y: Tensor | None, weight: Tensor, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """x + scale * y, or x itself where there is no y; and that normed."""
+    """Return x + scale * y, or x itself where there is no y, and its norm."""
     normed = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     total = None if y is None else torch.empty_like(normed)
     if x.numel():
@@ -163,7 +163,7 @@ def _add_scaled(x, scale, y, total, width, BLOCK: tl.constexpr):
 
 
 def add_scaled(x: Tensor, scale: Tensor | None, y: Tensor) -> Tensor:
-    """`Ops.add_scaled`."""
+    """Compute `Ops.add_scaled`."""
     total = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if x.numel():
         width = x.shape[-1]
@@ -182,7 +182,7 @@ def _gelu(x, out, count, BLOCK: tl.constexpr):
 
 
 def gelu(x: Tensor) -> Tensor:
-    """`Ops.gelu`."""
+    """Compute `Ops.gelu`."""
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if x.numel():
         _gelu[(triton.cdiv(x.numel(), _BLOCK),)](x.contiguous(), out, x.numel(), BLOCK=_BLOCK)
@@ -201,7 +201,7 @@ def _silu_mul(gate_up, out, width, BLOCK: tl.constexpr):
 
 
 def silu_mul(gate_up: Tensor) -> Tensor:
-    """`Ops.silu_mul`."""
+    """Compute `Ops.silu_mul`."""
     width = gate_up.shape[-1] // 2
     out = gate_up.new_empty(*gate_up.shape[:-1], width)
     if out.numel():
@@ -219,7 +219,10 @@ def _scatter_rows(target, rows, source, source_rows, width, target_stride, sourc
 
 
 def scatter_rows(target: Tensor, rows: Tensor, source: Tensor, source_rows: Tensor) -> None:
-    """`Ops.scatter_rows` of target and source [.., width], rows and source_rows int64 [n]; no row is written twice."""
+    """Compute `Ops.scatter_rows` of target and source [.., width], rows and source_rows int64 [n].
+
+    No row may come twice in `rows`.
+    """
     width = target.shape[1]
     assert target.stride(1) == source.stride(1) == 1
     if rows.numel() and width:

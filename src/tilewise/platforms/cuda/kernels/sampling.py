@@ -33,38 +33,42 @@ from tilewise.platforms.cuda.kernels.noise import exponential_noise
 _CHUNK = 2048
 """Tokens of a program: 16 a thread, which stay in registers."""
 _PIVOTS = 32
+"""Logits, evenly spaced, of which `_pivots` takes the count and the mass of what is above."""
 _COLUMNS = 32
 """Candidates of each chunk that `_threshold` takes at a time."""
 _SPAN: tl.constexpr = tl.constexpr(28.0)
-"""A logit that much below the highest weighs less than the unit of masses."""
+"""Distance from the highest logit at which a logit weighs less than the unit of masses."""
 _BANNED: tl.constexpr = tl.constexpr(-1e29)
-"""Above `runner.logits.BANNED`, whatever penalties make of it, and below any logit of a model."""
+"""A logit above `runner.logits.BANNED`, whatever penalties make of that, and below any logit of a model."""
 _GROUP_BYTES = 32 * 2**20
-"""Rows are taken as many at a time as stay in the second-level cache (40 to 126 MB) from pass to pass."""
+"""Bytes of the rows that are taken at a time: they stay in the second-level cache (40 to 126 MB) from pass to pass."""
 
 
 @triton.jit
 def _pattern(value):
-    """int32 in the order of the floats; zeros are equal, and NaN lies above everything, as in torch.argmax."""
+    """Map floats to int32 of the same order; zeros are equal, and NaN lies above everything, as in torch.argmax.
+
+    Bits of positive floats rise with them already; those of negative ones fall, so all but their sign are inverted.
+    """
     bits = tl.where(value == 0, 0.0, value).to(tl.int32, bitcast=True)
     return tl.where(value != value, 0x7FFFFFFF, tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits))
 
 
 @triton.jit
 def _number(pattern):
-    """The float of a `_pattern`."""
+    """Return the float of a `_pattern`."""
     return tl.where(pattern < 0, pattern ^ 0x7FFFFFFF, pattern).to(tl.float32, bitcast=True)
 
 
 @triton.jit
 def _with_place(pattern, place):
-    """int64 whose largest is the largest pattern, and of several the one at the lowest place."""
+    """Pack pattern and place into int64, the largest of which has the largest pattern, and of several the first."""
     return (pattern.to(tl.int64) << 32) | (0x7FFFFFFF - place).to(tl.int64)
 
 
 @triton.jit
 def _scaled(logits, stride, rows, temperatures, index, place, width):
-    """Logits by temperature, -inf behind the end; the division is torch's, so that what ties there ties here."""
+    """Load logits over temperature, -inf behind the end; the division is torch's, so that what ties there ties here."""
     row = tl.load(rows + index)
     temperature = tl.load(temperatures + index)
     value = tl.load(logits + row * stride + place, mask=place < width, other=-float("inf")).to(tl.float32)
@@ -73,14 +77,16 @@ def _scaled(logits, stride, rows, temperatures, index, place, width):
 
 @triton.jit
 def _highest(firsts, index, chunks, CHUNKS: tl.constexpr):
-    """`_with_place` of a row's likeliest token."""
+    """Return `_with_place` of a row's likeliest token."""
     chunk = tl.arange(0, CHUNKS)
     return tl.max(tl.load(firsts + index * chunks + chunk, mask=chunk < chunks, other=-(2**63)))
 
 
 @triton.jit
 def _no_threshold(temperatures, top_ks, top_ps, highest, index, width):
-    """Whether a row is greedy, keeps every token (but for min-p), or has a likeliest token that is no number."""
+    """Tell whether a row needs no threshold: it is greedy, keeps every token (but for min-p), or has a likeliest token
+    that is infinite or NaN.
+    """
     top_k = tl.load(top_ks + index)
     whole = ((top_k <= 0) | (top_k >= width)) & (tl.load(top_ps + index) == 1)
     finite = tl.abs(highest) < float("inf")
@@ -89,7 +95,7 @@ def _no_threshold(temperatures, top_ks, top_ps, highest, index, width):
 
 @triton.jit
 def _weight(value, highest, min_p):
-    """Probability as a multiple of the likeliest token's; 0 of what min-p leaves out."""
+    """Return the probability as a multiple of the likeliest token's; 0 for what min-p leaves out."""
     weight = tl.exp(value - highest)
     return tl.where(weight >= min_p, weight, 0.0)
 
@@ -101,6 +107,7 @@ def _units(weight):
 
 @triton.jit
 def _extremes(logits, stride, rows, temperatures, firsts, lows, width, CHUNK: tl.constexpr):
+    """Store a chunk's likeliest token, and its smallest logit that is not banned."""
     index, chunk = tl.program_id(0).to(tl.int64), tl.program_id(1)
     place = chunk * CHUNK + tl.arange(0, CHUNK)
     value = _scaled(logits, stride, rows, temperatures, index, place, width)
@@ -114,8 +121,9 @@ def _pivots(
     logits, stride, rows, temperatures, top_ks, top_ps, min_ps, firsts, lows, pivots, counts, masses, width,
     CHUNK: tl.constexpr, CHUNKS: tl.constexpr, PIVOTS: tl.constexpr, SOME: tl.constexpr,
 ):  # fmt: skip
-    """Pivots fall from the highest logit to the lowest that matters; behind the last of them comes -inf.
+    """Store for each pivot how many of a chunk's logits are not below it, and their mass.
 
+    Pivots fall evenly from the highest logit towards the lowest that matters, but for the last of them, which is -inf.
     Counts are exact. Masses are sums of float32, and only have to be right to the 1e-4 that `_bracket` grants.
     """
     index, chunk = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -147,7 +155,7 @@ def _pivots(
 
 @triton.jit
 def _at(values, number, place):
-    """values[place], or 0 before the first."""
+    """Return values[place], or 0 for the place before the first."""
     return tl.sum(tl.where(number == place, values, 0))
 
 
@@ -156,11 +164,13 @@ def _bracket(
     temperatures, top_ks, top_ps, firsts, pivots, counts, masses, bounds, width, chunks,
     CHUNKS: tl.constexpr, PIVOTS: tl.constexpr,
 ):  # fmt: skip
-    """Bounds [2]: the thresholds of top-k and of top-p are at least the first of them, and below the second.
+    """Store a row's bounds [2]: the thresholds of top-k and of top-p are at least the first of them, and below the
+    second.
 
     The k-th likeliest token lies between the first pivot above which k are, and the pivot before. Top-p keeps a token
     if what is above it holds less than its share, so its threshold lies between the first pivot above which the share
-    is, and the pivot before; of the mass that top-k leaves, only those two pivots are known, hence the same of either.
+    is, and the pivot before. The share is one of the mass that top-k leaves, which lies between the masses above those
+    two pivots of top-k: the larger one gives the lower bound, and the smaller one the upper bound.
     """
     index = tl.program_id(0).to(tl.int64)
     highest = _number((_highest(firsts, index, chunks, CHUNKS) >> 32).to(tl.int32))
@@ -177,7 +187,8 @@ def _bracket(
     least = tl.where(has_k, _at(mass, number, kth - 1), _at(mass, number, kth)) * top_p * 0.9999
     first = tl.sum((mass < least).to(tl.int32))
     last = tl.minimum(tl.sum((mass < most).to(tl.int32)), PIVOTS - 1)
-    first = tl.where(top_p == 1, kth, first)  # of top-p not above `kth`, as `least` is not above the mass before it
+    # With top-p, `first` is at most `kth`, as `least` is not above the mass before that: the bound serves top-k too.
+    first = tl.where(top_p == 1, kth, first)
     last = tl.where(top_p == 1, kth, tl.where(has_k, tl.maximum(last, kth), last))
     pivot = pivots + index * PIVOTS
     tl.store(bounds + index * 2, tl.load(pivot + last))
@@ -189,7 +200,9 @@ def _candidates(
     logits, stride, rows, temperatures, top_ks, top_ps, min_ps, firsts, bounds, held, found, above_counts, above_masses,
     all_masses, width, CHUNK: tl.constexpr, CHUNKS: tl.constexpr,
 ):  # fmt: skip
-    """A chunk's logits between the bounds, one behind the other at the chunk's place in `held`, and their number."""
+    """Store a chunk's logits between the bounds, one behind the other at the chunk's place in `held`, and their number;
+    also number and mass of those above, and the mass of all.
+    """
     index, chunk = tl.program_id(0).to(tl.int64), tl.program_id(1)
     chunks = tl.num_programs(1)
     highest = _number((_highest(firsts, index, chunks, CHUNKS) >> 32).to(tl.int32))
@@ -213,9 +226,9 @@ def _candidates(
 def _from_on(
     held, found, most, highest, min_p, threshold, CHUNK: tl.constexpr, CHUNKS: tl.constexpr, COLUMNS: tl.constexpr
 ):
-    """Number and mass of a row's candidates whose pattern is the threshold or more.
+    """Return number and mass of a row's candidates whose pattern is the threshold or more.
 
-    The first of all chunks are read beside one another, so that a few of each take a single step.
+    The first candidates of all chunks are read side by side, so that a few of each take a single step.
     """
     chunk, column = tl.arange(0, CHUNKS)[:, None], tl.arange(0, COLUMNS)[None, :]
     count = tl.zeros((), tl.int64)
@@ -234,7 +247,7 @@ def _threshold(
     temperatures, top_ks, top_ps, min_ps, firsts, bounds, held, founds, above_counts, above_masses, all_masses,
     thresholds, width, chunks, CHUNK: tl.constexpr, CHUNKS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """The pattern from which on top-k and top-p keep a row's tokens; patterns are int64 so that none overflows."""
+    """Store the pattern from which on top-k and top-p keep a row's tokens; it is int64 here so that none overflows."""
     index = tl.program_id(0).to(tl.int64)
     highest_pattern = (_highest(firsts, index, chunks, CHUNKS) >> 32).to(tl.int32)
     highest = _number(highest_pattern)
@@ -254,7 +267,7 @@ def _threshold(
     own = held + index * chunks * CHUNK
     result = tl.full((), -(2**31), tl.int64)
     if (top_k > 0) & (top_k < width):
-        # Of `result` on there are k tokens or more, of `over` on fewer.
+        # Bisection: from `result` on there are k tokens or more, from `over` on fewer.
         result = below
         over = above
         while over - result > 1:
@@ -267,7 +280,7 @@ def _threshold(
         mass = above_mass + inner
     if top_p < 1:
         share = top_p.to(tl.float64) * mass.to(tl.float64)
-        # Above `under` is the share or more, above `kept` less.
+        # Bisection: tokens above `under` hold the share or more, those above `kept` less, so a token at `kept` stays.
         under = below - 1
         kept = above - 1
         while kept - under > 1:
@@ -285,6 +298,7 @@ def _race(
     logits, stride, rows, temperatures, min_ps, keys, firsts, thresholds, winners, width,
     CHUNK: tl.constexpr, CHUNKS: tl.constexpr, TRUNCATED: tl.constexpr,
 ):  # fmt: skip
+    """Store the winner of the race among a chunk's tokens that min-p and the threshold keep."""
     index, chunk = tl.program_id(0).to(tl.int64), tl.program_id(1)
     chunks = tl.num_programs(1)
     if tl.load(temperatures + index) == 0:
@@ -297,7 +311,7 @@ def _race(
     if TRUNCATED:
         kept = kept & (_pattern(value) >= tl.load(thresholds + index))
     score = weight / exponential_noise(tl.load(keys + 2 * index), tl.load(keys + 2 * index + 1), place)
-    # Where logits are no numbers, or infinite, the first weight that is none wins, as in torch.argmax.
+    # Where logits are NaN or infinite, the first weight that is NaN wins, as in torch.argmax.
     score = tl.where(kept | (weight != weight), score, -1.0)
     best = tl.max(_with_place(tl.where(place < width, _pattern(score), -(2**31)), place))
     tl.store(winners + index * chunks + chunk, best)
@@ -305,6 +319,7 @@ def _race(
 
 @triton.jit
 def _winner(temperatures, firsts, winners, tokens, chunks, CHUNKS: tl.constexpr, RANDOM: tl.constexpr):
+    """Store a row's token: the best of its chunks' winners, or if the row is greedy, of their likeliest tokens."""
     index = tl.program_id(0).to(tl.int64)
     best = _highest(firsts, index, chunks, CHUNKS)
     if RANDOM:  # noqa: SIM102 (a constant, unlike what follows)
@@ -324,11 +339,12 @@ def draw_rows(
     random: bool = True,
     truncated: bool = True,
 ) -> Tensor:
-    """Token ids int64 [n] of some rows of logits [R, V]: argmax where temperature [n] is 0, else what `draw` draws.
+    """Return token ids int64 [n] of some rows of logits [R, V]: argmax where temperature [n] is 0, else drawn as by
+    `draw`.
 
     `rows` int64 [n], None = all. top_k int32 [n] (0 and less: all), top_p and min_p float32 [n] (1 and 0: all), keys
-    int32 [n, 2] as of `platforms.noise.noise_key`. The host may know that no row is `random` (all are greedy), or that
-    none is `truncated` by top-k or top-p, and spares the kernels for it. Rows may come more than once.
+    int32 [n, 2] by `platforms.draw.noise_key`. The host may know that no row is `random` (all are greedy), or that none
+    is `truncated` by top-k or top-p, which spares the kernels for it. Rows may come more than once.
     """
     count, width = len(temperature), logits.shape[1]
     assert logits.stride(1) == 1
@@ -371,7 +387,8 @@ def _draw_group(
 def _thresholds(
     of_rows: tuple[Tensor, int, Tensor, Tensor], cuts: tuple[Tensor, Tensor, Tensor], firsts: Tensor, lows: Tensor
 ) -> Tensor:
-    """int32 [n] `_pattern` of the lowest logit, divided by temperature, that top-k and top-p keep, or one below.
+    """Return int32 [n], the `_pattern` of the lowest logit, divided by temperature, that top-k and top-p keep, or a
+    lower one that keeps the same tokens.
 
     `of_rows` are logits, their stride, rows and temperatures; `cuts` top_k, top_p and min_p.
     """

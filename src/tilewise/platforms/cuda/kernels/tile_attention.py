@@ -16,10 +16,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tilewise.platforms.cuda.kernels.softmax import LOG2_E, LOWEST, weighed
+from tilewise.platforms.cuda.kernels.attention_parts import LOG2_E, LOWEST, weighed
 
 _NARROWEST = 16
-"""Rows and columns of a product that tensor cores make at least."""
+"""Least number of rows, and of columns, of a product on tensor cores."""
 
 
 @triton.jit
@@ -27,7 +27,7 @@ def _step(
     query, peak, total, mixed, keys, values, start, stop, key_stride, value_stride, scale,
     MASKED: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """A block of keys from `start` on; if MASKED, up to `stop`."""
+    """Add a block of keys, from `start` on, to peak, total and mixed of the rows; if MASKED, up to `stop`."""
     token = start + tl.arange(0, BLOCK_N)
     lane = tl.arange(0, WIDTH)
     inside = (lane < D)[None, :] if WIDTH != D else None
@@ -49,7 +49,7 @@ def _attend_tile(
     value_tile, value_row, value_head, D: tl.constexpr, WIDTH: tl.constexpr, BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr, TAIL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Rows BLOCK_M at a time, of one head and tile; keys BLOCK_N at a time, and the last ones in a block of TAIL."""
+    """Attend from BLOCK_M rows of one head and tile; keys come BLOCK_N at a time, the last ones in a block of TAIL."""
     head, tile = tl.program_id(1), tl.program_id(2).to(tl.int64)
     row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     lane = tl.arange(0, WIDTH)
@@ -78,7 +78,7 @@ def _attend_tile(
 
 
 def _sizes(rows: int, width: int, itemsize: int) -> tuple[int, int, int, int]:
-    """Rows and keys of a block, warps, stages.
+    """Choose rows and keys of a block, warps and stages.
 
     A processor of an H100 makes about 3.8 TFLOP/s of products, and with 128 rows a block reads 30 GB/s for them out of
     the L2 cache, 4 TB/s on all 132; with 64 rows, twice that, more than there is. Two warp groups share the 128 rows:
@@ -97,9 +97,10 @@ def _sizes(rows: int, width: int, itemsize: int) -> tuple[int, int, int, int]:
 
 
 def tile_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    """`Ops.dense_attention` of query [tiles, n, A, D] over key, value [tiles, m, A, D] -> the shape of query, in order.
+    """Compute `Ops.dense_attention` of query [tiles, n, A, D] over key, value [tiles, m, A, D] -> the shape of query.
 
-    Any strides, as long as a head's numbers stand in order and one tile spans fewer than 2^31 numbers.
+    Tensors may have any strides, as long as a head's numbers stand in order and one tile spans fewer than 2^31 numbers;
+    the result is in order.
     """
     tiles, rows, heads, width = query.shape
     tokens = key.shape[1]

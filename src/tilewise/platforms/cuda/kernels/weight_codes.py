@@ -4,7 +4,8 @@ Words of 32 bits hold them. Tensor cores take numbers of 16 bits in registers, t
 word's lower half has codes of even inputs and its upper half those of the odd ones beside them. Then one shift and one
 logical instruction make two numbers at once, in the place where the tensor cores want them. Marlin (arXiv 2408.11743)
 orders codes to this end too. A word has 4 such pairs of 4 bits, or 2 of 8: its parts. They are `run` inputs apart, so
-that a part of neighbouring words is `run` neighbouring inputs, which share a scale; run / 2 words are a block.
+that a part of neighbouring words is `run` neighbouring inputs, which share a scale; run / 2 words are a block. So word
+w of a block has, from bit part * bits on, the code of input part * run + 2 * w, and 16 bits above it that of the next.
 
 Conversions of whole numbers into floats run at an eighth of the rate of arithmetic on an A100, which is slower than
 memory brings codes along. So a code is put into the mantissa of a float whose exponent is fixed: these are the bits of
@@ -27,7 +28,7 @@ from tilewise.platforms.forms import Codes, Grouped
 _LEAST_RUN = 16
 """Inputs that one instruction of the tensor cores takes."""
 _OUTPUTS = 512
-"""That are packed at a time."""
+"""Outputs that are packed at a time."""
 
 NUMBER = {kind: number for number, kind in enumerate(Codes)}
 UINT4, INT4, FP4, UINT8, INT8, FP8 = map(tl.constexpr, range(len(NUMBER)))
@@ -35,19 +36,19 @@ UINT4, INT4, FP4, UINT8, INT8, FP8 = map(tl.constexpr, range(len(NUMBER)))
 
 
 def parts_of(kind: Codes) -> int:
-    """Pairs of codes in a word."""
+    """Return the number of pairs of codes in a word."""
     return 16 // kind.bits
 
 
 def run_of(kind: Codes, group: int, inputs: int) -> int | None:
-    """Inputs of a part of a block: a power of two by which groups can be cut; None if groups are too odd for it."""
+    """Return the inputs of a part of a block: a power of two that divides groups; None if that would be too small."""
     longest = 128 // parts_of(kind)
     run = longest if group >= inputs else gcd(longest, group)
     return run if run >= _LEAST_RUN else None
 
 
 def words_of(form: Grouped, run: int) -> Tensor:
-    """int32 [outputs, words]; codes of inputs beyond the last, up to a whole block, are zeros."""
+    """Pack codes into int32 [outputs, words]; those of inputs beyond the last, up to a whole block, are zeros."""
     parts, (outputs, inputs) = parts_of(form.kind), form.shape
     missing = -inputs % (parts * run)
     words = form.codes.new_empty((outputs, (inputs + missing) // (2 * parts)), dtype=torch.int32)
@@ -65,7 +66,9 @@ def words_of(form: Grouped, run: int) -> Tensor:
 
 @triton.jit
 def integers_above_16(words, PART: tl.constexpr, DTYPE: tl.constexpr):
-    """16 + the codes of 4 bits of a part, exactly, in DTYPE, float16 or bfloat16: [.., n] words -> [.., 2 * n]."""
+    """Return 16 + the codes of 4 bits of a part, exactly, in float16 or bfloat16: [.., n] words -> [.., 2 * n]."""
+    # 16 is 0x4180 in bfloat16, whose mantissa has 7 bits, and 0x4C00 in float16, where it has 10: a code counts ones
+    # from bit 3 or 6 on. Both halves of a word are made at once.
     if tl.bfloat16 == DTYPE:
         moved = words << 3 if PART == 0 else words >> (4 * PART - 3)
         bits = moved & 0x00780078 | 0x41804180
@@ -79,7 +82,7 @@ def integers_above_16(words, PART: tl.constexpr, DTYPE: tl.constexpr):
 
 @triton.jit
 def numbers_of(words, PART: tl.constexpr, KIND: tl.constexpr):
-    """The float32 numbers that the codes of a part stand for: [.., n] words -> [.., 2 * n]."""
+    """Return the float32 numbers that the codes of a part stand for: [.., n] words -> [.., 2 * n]."""
     BITS: tl.constexpr = 8 if KIND >= UINT8 else 4
     lower, upper = _number(words, PART * BITS, KIND), _number(words, 16 + PART * BITS, KIND)
     return tl.join(lower, upper).reshape(words.shape[0], 2 * words.shape[1])
@@ -87,18 +90,20 @@ def numbers_of(words, PART: tl.constexpr, KIND: tl.constexpr):
 
 @triton.jit
 def beside(left, right):
-    """[.., n] and [.., n] -> [.., 2 * n]; no number changes its thread where the compiler is free to choose those."""
+    """Put [.., n] beside [.., n] -> [.., 2 * n]; no number changes its thread where the compiler may choose those."""
     return tl.join(left, right).permute(0, 2, 1).reshape(left.shape[0], 2 * left.shape[1])
 
 
 @triton.jit
 def _number(words, PLACE: tl.constexpr, KIND: tl.constexpr):
-    """The number of the code that begins at a bit of the word."""
-    # Of a float, the sign goes to the top and comes down again to where exponent and mantissa belong, leaving a copy.
-    if KIND == FP4:  # s ee m, the exponent with 1 added; float32 has 127
+    """Return the number of the code that begins at bit PLACE of the word."""
+    # The code of a float is moved up until its sign is on top, and then down, which leaves the sign there, until its
+    # exponent and mantissa are where float32 has them; the mask clears the copies of the sign between. A whole number
+    # goes into the mantissa of 16 or 256, where its lowest bit counts 1.
+    if KIND == FP4:  # s ee m, whose exponent has 1 added; that of float32 has 127
         bits = ((words << (28 - PLACE)).to(tl.int32, bitcast=True) >> 6) & -0x7E400000
         number = bits.to(tl.float32, bitcast=True) * 8.507059173023462e37  # 2 ** 126
-    elif KIND == FP8:  # s eeee mmm, with 7 added
+    elif KIND == FP8:  # s eeee mmm, whose exponent has 7 added
         bits = ((words << (24 - PLACE)).to(tl.int32, bitcast=True) >> 4) & -0x78100000
         number = bits.to(tl.float32, bitcast=True) * 1.329227995784916e36  # 2 ** 120
     elif KIND <= INT4:

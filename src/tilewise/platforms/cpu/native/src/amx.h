@@ -38,7 +38,7 @@ class Tiles {
   public:
     ~Tiles() { asm volatile("tilerelease" ::: "memory"); }
 
-    // Of `height` tiles of rows beside `panels`, the last one of which has `last` rows.
+    // Sets the shapes of `height` tiles of rows beside `panels`; the last tile has `last` rows.
     void configure(int height, int panels, int64_t last) {
         const int64_t wish = height * 256 + panels * 32 + last;
         if (wish == now_) return;

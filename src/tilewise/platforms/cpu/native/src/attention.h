@@ -1,4 +1,4 @@
-// What the two ways of attention know of a piece of work, which is some query rows over some keys.
+// Parts that all ways of attention share: a piece of work is some query rows over some keys.
 #pragma once
 
 #include "simd.h"
@@ -47,7 +47,7 @@ struct Sequence : Past<Cache> {
 template <typename Cache>
 static constexpr bool HAS_SCALES = sizeof(Cache) == 1;
 
-// What all sequences of a call have in common.
+// The sizes and strides that all sequences of a call have in common.
 struct Shape {
     int64_t heads, kv_heads, width;
     Steps query, key, value;
@@ -67,7 +67,7 @@ struct Piece {
     float* partial;  // where unfinished results go, or null
 };
 
-// Of the rows of a piece: values mixed by weights, the largest exponent of two, and the sum of the weights.
+// Results of a piece, by row: values mixed by weights, the largest exponent of two, and the sum of the weights.
 struct Results {
     float *mixed, *most, *sum;
 };
@@ -100,7 +100,7 @@ static constexpr int64_t STRIP = 32;  // rows whose scores are there at a time
 // Numbers from a row of scores, or of weights, to the next: rows a power of two apart would meet in the cache.
 static constexpr int64_t SCORES = PAIR_KEYS + 16, WEIGHTS = PAIR_KEYS + 32;
 
-// The same where keys and values are packed as pairs of bfloat16. Rows are more, as packing is more of the work.
+// Scratch memory where keys and values are packed as pairs of bfloat16. Rows are more, as packing is more of the work.
 struct PairScratch : Results {
     float* scores;
     bfloat16 *query, *key, *value, *weights, *unpacked;
@@ -134,8 +134,8 @@ static void prefetch(const T* row, int64_t width) {
     for (int64_t d = 0; d < width; d += 64 / int64_t(sizeof(T))) _mm_prefetch((const char*)(row + d), _MM_HINT_T0);
 }
 
-// Where `wanted` keys of a head from `first` on and their values are, and AHEAD more; instead of keys from `end` on the
-// last one before. Rows are far apart, often each on a page of its own.
+// Places of `wanted` keys of a head, from `first` on, of their values, and of AHEAD more; in place of keys from `end`
+// on stands the last one before. Rows are far apart, often each on a page of its own.
 template <typename Cache>
 struct Places {
     const Cache *keys[KEYS + AHEAD], *values[KEYS + AHEAD];

@@ -21,7 +21,7 @@ static inline void score_key(const float* query, const T* key, int64_t width, fl
     _mm256_storeu_ps(scores, sums_of(sums));
 }
 
-// What stands in the lanes of each key times its scale, or that of its value.
+// Multiplies the lanes of each key by its scale, or by that of its value.
 static inline void scale_lanes(float* lanes, const float* scales, int64_t count) {
     for (int64_t j = 0; j < count; ++j) {
         float* own = lanes + j * LANES;

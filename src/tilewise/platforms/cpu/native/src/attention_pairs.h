@@ -163,7 +163,7 @@ static inline void transpose16(Lanes rows[16]) {
     }
 }
 
-// Where sixteen keys or values are as bfloat16: those of 8 bits are multiplied by their scales into `memory`.
+// Finds sixteen keys or values as bfloat16: those of 8 bits are multiplied by their scales into `memory`.
 template <typename Cache>
 static void unpack(const Cache* const* from, const float* scales, int64_t width, bfloat16* memory,
                    const bfloat16* rows[SIXTEEN]) {
@@ -224,7 +224,7 @@ static inline Vec rough_exp2(Vec x) {
     return scaled(y, x);
 }
 
-// What weigh() of attention_packed.h does, with weights in bfloat16. `factor` makes exponents of two of scores.
+// Does what weigh() of attention_packed.h does, with weights in bfloat16. `factor` makes exponents of two of scores.
 static void weigh_pairs(float* scores, bfloat16* weights, int64_t whole, int64_t from, int64_t to, float factor,
                         float* mixed, int64_t padded, float& most, float& sum) {
     std::fill(scores, scores + from, NOTHING);

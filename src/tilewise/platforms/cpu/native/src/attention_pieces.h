@@ -20,7 +20,8 @@ static constexpr int64_t PART = 256;  // keys of a part, where few rows have a l
 static constexpr int64_t FEW = 48;    // rows up to which that is done
 static constexpr int64_t DIRECT = 16;  // rows of a sequence up to which its keys are not packed
 
-// How a sequence is computed, whatever it is cut into: where its keys are, or packed as float32 or as pairs.
+// The way in which a sequence is computed, whatever it is cut into: keys are read where they are, or packed as float32
+// or as pairs of bfloat16.
 enum class Way { DIRECT, PACKED, PAIRS };
 
 template <typename T>

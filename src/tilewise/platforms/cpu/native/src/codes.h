@@ -16,7 +16,8 @@ enum Shifts : int64_t { SHIFTS_NONE = 0, SHIFTS_FLOAT32 = 1, SHIFTS_ZEROS = 2 };
 
 static constexpr int64_t STEP = 8;
 
-// What Python says of a matrix, and what follows for its panels. Inner loops ask often: nothing is divided there.
+// The sizes and kinds that Python gives of a matrix, and what follows for its panels. Inner loops ask often: nothing is
+// divided there.
 class Codes {
   public:
     const int64_t code, inputs, outputs, group, scales, shifts;
@@ -35,7 +36,7 @@ class Codes {
     int64_t filled(int64_t step) const {
         return (inputs / group * parts(group, step) + parts(inputs % group, step)) * step;
     }
-    // Where they begin in a panel.
+    // Places in a panel, in bytes, at which shifts and codes begin.
     int64_t shifts_at() const { return shifts_at_; }
     int64_t codes_at() const { return codes_at_; }
     int64_t panel_bytes() const { return panel_bytes_; }
@@ -114,7 +115,7 @@ struct ByteOrder {
 
 #ifdef __AVX512F__
 
-// By a table, of which the low four bits of each lane choose; of each half of a lane, where pairs are wanted.
+// Looks codes up in a table by the low four bits of each lane, or of each half of a lane where pairs are wanted.
 struct Nibbles : NibbleOrder {
     Vec table;
     Lanes pairs;  // the same in bfloat16, twice, as a fifth bit chooses too
@@ -156,7 +157,7 @@ using FloatNibbles = Nibbles;
 
 #else
 
-// Masked where they are: what is not shifted down is 16 ^ slot times too large.
+// Masks codes where they are: one that is not shifted down is 16 ^ slot times too large.
 struct WholeNibbles : NibbleOrder {
     float factor = 1, offset;
 
@@ -177,7 +178,7 @@ struct WholeNibbles : NibbleOrder {
     }
 };
 
-// E2M1 as bytes of twice its number, by a table.
+// Looks E2M1 up in a table, as bytes of twice its number.
 struct FloatNibbles : NibbleOrder {
     float factor = 0.5f, offset = 0;
 

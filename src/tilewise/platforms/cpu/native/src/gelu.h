@@ -21,7 +21,7 @@ static inline Vec gelu(Vec x) {
     return fma(half, erf(half * Vec::all(1.41421356237f)), half);
 }
 
-// Of what a product without it would have stored: the same bits as one after the other.
+// GELU of what a product without it would have stored: the same bits as one after the other.
 template <typename T>
 static inline Vec gelu_of_stored(Vec x) {
     alignas(64) T stored[Vec::width];

@@ -154,7 +154,8 @@ struct Results {
 
 static constexpr int64_t NEAR = 1024;  // bytes ahead that are fetched
 
-// Where panels beside each other begin. Behind the last one that is there it comes again: nobody takes its sums.
+// Places at which panels beside each other begin. The last one that is there stands for any behind it: nobody takes
+// their sums.
 template <int PANELS>
 struct Offsets {
     int64_t at[PANELS];
@@ -315,7 +316,7 @@ static void turn_for_tiles(const Codes& codes, const T* x, const int64_t* order,
 // as making it takes. They wait in a ring of places for a tile of each panel, which is small beside the cache.
 static constexpr int64_t TILE_SIZE = TILE_INPUTS * PANEL;
 
-// Where in a panel the next tile's codes are.
+// The place of the next tile's codes in a panel.
 struct TileCursor {
     const Codes& codes;
     const uint8_t* step;
@@ -582,7 +583,7 @@ static void unpack_panel(const Decoder& decoder, const Codes& codes, const uint8
     std::fill(to + codes.inputs * PANEL, to + panel_size<float>(codes.inputs), 0.0f);
 }
 
-// In pairs of bfloat16.
+// Stores two inputs of a panel as pairs of bfloat16.
 static inline void put_pair(bfloat16* to, const float* first, const float* second) {
     for (int64_t o = 0; o < PANEL; o += Vec::width) {
         const Vec a = Vec::load(first + o), b = Vec::load(second + o);

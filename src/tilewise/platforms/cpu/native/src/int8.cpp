@@ -44,7 +44,7 @@ struct Ints {
 };
 #endif
 
-// How all rows are rounded where their own numbers do not decide it; a scale of 0 says that they do.
+// The rounding of all rows where their own numbers do not decide it; a scale of 0 says that they do.
 struct StaticRows {
     float scale;
     int32_t offset;

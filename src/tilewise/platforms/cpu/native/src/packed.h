@@ -1,4 +1,4 @@
-// What all products with a packed matrix share: how it is cut into panels, and the loops around the innermost one.
+// Parts that all products with a packed matrix share: its cut into panels, and the loops around the innermost one.
 //
 // A matrix [outputs, inputs] is packed once, into panels of PANEL outputs. A panel holds one group of inputs after the
 // other, [inputs / group][PANEL][group], so that a product reads it from front to back, whatever the number of rows.
@@ -159,7 +159,7 @@ struct Ahead {
     int64_t stride;  // from a line to the next
     int64_t panel;   // from a panel to the next
 
-    // Whether so many panels at once, meeting so many strips, are worth it.
+    // Tells whether so many panels at once, meeting so many strips, are worth it.
     static bool pays(int64_t panels, int64_t strips) {
         return panels > WIDE ? sizeof(typename Kind::Weight) == 1 : strips <= STRIPS;
     }
@@ -209,7 +209,7 @@ static void multiply(const Kind& kind, Strip<Kind> strip, Panels<Kind> panels, i
     for (int r = 0; r < ROWS; ++r) kind.finish(tile[r], strip.first + r, panels.first * PANEL, PANELS * PANEL);
 }
 
-// As many rows as the strip has, all panels at once where they are as many as fit.
+// Multiplies as many rows as the strip has, by all panels at once where they are as many as fit.
 template <typename Kind, typename Fetch, int ROWS = MOST_ROWS>
 static void multiply_strip(const Kind& kind, const Strip<Kind>& strip, const Panels<Kind>& panels, int64_t inputs,
                            const Fetch& ahead) {
@@ -250,7 +250,7 @@ static void product(const Kind& kind, const typename Kind::Weight* packed, int64
     using Weight = typename Kind::Weight;
     const int64_t inputs = padded<Weight>(kind.inputs), size = panel_size<Weight>(kind.inputs);
     const int64_t panels = parts(kind.outputs, PANEL);
-    // Of equal length, and so far apart that rows beside each other do not meet in the cache.
+    // Rows are of equal length, and so far apart that neighbours do not meet in the cache.
     const int64_t stride = inputs + 64 / sizeof(typename Kind::Row);
     const int64_t height = std::min(kind.m, BLOCK_ROWS), blocks = parts(kind.m, height);
     const int64_t some = parts(parts(panels, parts(TASKS * threads, blocks)), 4 * WIDE) * 4 * WIDE;

@@ -188,7 +188,7 @@ static void turn(const T* row, const float* cosines, const float* sines, T* to, 
     });
 }
 
-// What the largest number of a row becomes, and the least that it is taken for.
+// Number that the largest of a row becomes, and the least that it is taken for.
 template <typename Rounded>
 static constexpr float LARGEST = std::is_same_v<Rounded, int8_t> ? 127.0f : 448.0f;
 static constexpr float LEAST = 1e-30f;

@@ -46,7 +46,7 @@ static inline void with_dtype(int64_t dtype, Work work) {
     }
 }
 
-// What a cache of keys and values of 8 bits keeps, as Python names it.
+// Types that a cache of keys and values of 8 bits keeps, as Python numbers them.
 enum Kept : int64_t { KEPT_INT8 = 1, KEPT_FLOAT8 = 2 };
 
 // Calls `work` with a number of the dtype and one of what the cache keeps.
@@ -65,7 +65,7 @@ static inline float to_float(float x) { return x; }
 
 static inline float to_float(int8_t x) { return x; }
 
-// Where float32 has them, bits of E4M3 are a number 2^120 times smaller.
+// Bits of E4M3, moved to where float32 has its own, are a number 2^120 times smaller.
 static inline float to_float(float8 x) {
     const uint32_t bits = uint32_t(x.bits & 0x80) << 24 | uint32_t(x.bits & 0x7F) << 20;
     float value;
@@ -103,7 +103,7 @@ static inline void put(float8* to, float x) {
     to->bits = uint8_t(sign | (size < (121u << 23) ? steps & 15 : normal));
 }
 
-// Of whole numbers within the type's range.
+// Stores a whole number, which has to be within the type's range.
 template <typename Integer>
 static inline void put(Integer* to, float x) {
     *to = Integer(int32_t(x));
@@ -188,7 +188,7 @@ struct Vec {
     float max() const { return _mm512_reduce_max_ps(v); }
 };
 
-// Of a vector of pairs of bfloat16, the first or the second of each.
+// The first, or the second, of each pair in a vector of pairs of bfloat16.
 static inline Vec even(const bfloat16* pairs) {
     return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(pairs), 16))};
 }
@@ -272,7 +272,7 @@ struct Vec {
     }
 };
 
-// Of a vector of pairs of bfloat16, the first or the second of each.
+// The first, or the second, of each pair in a vector of pairs of bfloat16.
 static inline Vec even(const bfloat16* pairs) {
     return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256((const __m256i*)pairs), 16))};
 }
@@ -336,7 +336,7 @@ static inline Vec exp2(Vec x) {
 
 static constexpr float LOG2_E = 1.44269504088896340736f;
 
-// Of a row's vectors: the first `width` numbers from `from`, of which `count` < width are there; zeros behind them.
+// Loads a vector of which only the first `count` < width numbers are there; zeros follow them.
 template <typename T>
 static inline Vec load_some(const T* from, int64_t count) {
     alignas(64) float lanes[Vec::width] = {};

@@ -20,7 +20,7 @@ __attribute__((weak)) void omp_get_place_proc_ids(int place, int* ids);
 
 namespace {
 
-// How long threads look for work, or for the end of it, before they sleep.
+// Time that threads look for work, or for the end of it, before they sleep.
 constexpr auto PATIENCE = std::chrono::microseconds(100);
 
 // Calls `there` until it is true, or it has been in vain for long enough.
@@ -36,7 +36,7 @@ bool look(There there) {
     return there();
 }
 
-// What is left of a call, in one number, so that whoever takes a task knows that it was there to be taken.
+// The rest of a call, in one number, so that whoever takes a task knows that it was there to be taken.
 struct Left {
     static constexpr int64_t MOST = 0xFFFFFF;
 
@@ -126,7 +126,7 @@ class Pool {
         }
     }
 
-    // Of the call that runs; valid while a task of it is being done.
+    // State of the call that runs; valid while a task of it is being done.
     Task task_ = nullptr;
     const void* work_ = nullptr;
     std::atomic<uint64_t> left_{0};

@@ -1,0 +1,62 @@
+"""PlanBuilder: a plan in the making. Counters of sequences move only when it is sealed, so preemption can undo work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from tilewise.engine.sequence import SequenceState
+from tilewise.step import Admission, BlockGrant, EncodeJob, RowsJob, StepPlan, Work
+from tilewise.types import AnyTile, Tile
+
+
+@dataclass(slots=True)
+class PlanBuilder:
+    """A plan of one step that the scheduler, its only writer, is still deciding."""
+
+    tokens_left: int
+    work: dict[SequenceState, Work] = field(default_factory=dict)
+    admissions: dict[SequenceState, Admission] = field(default_factory=dict)
+    granted_from: dict[SequenceState, int] = field(default_factory=dict)
+    """Index in a sequence's block list of the first block that it got in this step."""
+    encode: list[EncodeJob] = field(default_factory=list)
+    tiles: float | None = None
+    """Number of tiles to encode in this step, as in `StepPlan.tiles`."""
+    rows: list[RowsJob] = field(default_factory=list)
+
+    def set(self, sequence: SequenceState, work: Work) -> None:
+        """Set what a sequence computes, in place of what was set before, and charge the token budget."""
+        before = self.work.get(sequence)
+        self.tokens_left += (before.count if before else 0) - work.count
+        self.work[sequence] = work
+
+    def undo(self, sequence: SequenceState) -> None:
+        """Remove a preempted sequence from the plan, and return its tokens to the budget."""
+        work = self.work.pop(sequence, None)
+        self.tokens_left += work.count if work else 0
+        self.admissions.pop(sequence, None)
+        self.granted_from.pop(sequence, None)
+
+    def fill(self, page: int, tile: AnyTile) -> None:
+        """Plan to fill a page with a tile's rows: by the encoder, or with rows that came with the request."""
+        if isinstance(tile, Tile):
+            self.encode.append(EncodeJob(tile.digest, tile.pixels, page))
+        else:
+            self.rows.append(RowsJob(tile.digest, tile.rows, page))
+
+    def seal(self, index: int) -> StepPlan:
+        return StepPlan(
+            index=index,
+            admissions=tuple(self.admissions.values()),
+            grants=tuple(self._grants()),
+            encode=tuple(self.encode),
+            work=tuple(self.work.values()),
+            tiles=self.tiles,
+            rows=tuple(self.rows),
+        )
+
+    def _grants(self) -> Iterator[BlockGrant]:
+        for sequence, first in self.granted_from.items():
+            if first < len(sequence.block_ids):
+                assert sequence.slot is not None
+                yield BlockGrant(sequence.slot, first, tuple(sequence.block_ids[first:]))

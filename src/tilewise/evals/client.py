@@ -1,0 +1,139 @@
+"""EvalClient: asks an engine questions, and takes answers that were given before from the store.
+
+It owns the counts of a run. A question that cannot be asked fails alone; the others are answered.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from tilewise.errors import InvalidRequest
+from tilewise.evals.question import ModelAnswer, Question
+from tilewise.evals.store import AnswerStore
+from tilewise.inputs.prepare import Preparer
+from tilewise.llm import LLM
+from tilewise.progress import progress_bar
+from tilewise.types import Request
+
+KeyedQuestion = tuple[Question, str]
+"""A question and the key of its answer."""
+UNREADABLE = "tilewise_unreadable"
+"""Key in a PIL picture's `info` whose value says why the picture of the data set could not be read."""
+
+
+@dataclass
+class AskedCounts:
+    """Counts of the questions of a run and of the answers to them."""
+
+    questions: int = 0
+    from_store: int = 0
+    failed: list[str] = field(default_factory=list)
+    """Questions that could not be asked, each with the reason."""
+    pictures_left_out: int = 0
+    prompts_cut: int = 0
+    """Texts that lost their beginning, because the context is too short."""
+    cut_off: int = 0
+    """Answers that ended at their limit of tokens."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+    """Seconds in which the engine was at work; stored answers take none."""
+
+    def as_dict(self) -> dict[str, Any]:
+        rate = self.completion_tokens / self.seconds if self.seconds else 0.0
+        return {**asdict(self), "completion_tokens_per_second": rate}
+
+    def count_computed(self, answer: ModelAnswer) -> None:
+        self.prompt_tokens += answer.prompt_tokens
+        self.completion_tokens += len(answer.token_ids)
+
+
+@dataclass
+class EvalClient:
+    """Asks an engine in batches, so that only the pictures of one batch are held cut into tiles at a time."""
+
+    llm: LLM
+    batch_size: int
+    max_images: int
+    store: AnswerStore | None = None
+    tally: AskedCounts = field(default_factory=AskedCounts)
+    answers: list[tuple[Question, ModelAnswer]] = field(default_factory=list)
+    """All answers so far, each with its question, in the order of the questions."""
+
+    def ask(self, questions: Iterable[Question], heard: Callable[[int, ModelAnswer], None]) -> list[ModelAnswer]:
+        """Return the answers in the order of the questions; `heard` gets each with its index as soon as it is whole."""
+        asked = list(_with_keys(map(self._limited, questions)))
+        found: dict[int, ModelAnswer] = {}
+        with progress_bar("Answering", len(asked)) as advance:
+            for place, answer in self._each(asked):
+                found[place] = answer
+                heard(place, answer)
+                advance(1)
+        answers = [found[place] for place in range(len(asked))]
+        self.tally.cut_off += sum(answer.finish_reason == "length" for answer in answers)
+        self.answers += [(question, answer) for (question, _), answer in zip(asked, answers, strict=True)]
+        return answers
+
+    def _each(self, asked: list[KeyedQuestion]) -> Iterator[tuple[int, ModelAnswer]]:
+        self.tally.questions += len(asked)
+        unknown: list[int] = []
+        for place, (_, key) in enumerate(asked):
+            answer = self.store.find(key) if self.store else None
+            if answer is None:
+                unknown.append(place)
+            else:
+                self.tally.from_store += 1
+                yield place, answer
+        for first in range(0, len(unknown), self.batch_size):
+            yield from self._batch(unknown[first : first + self.batch_size], asked)
+
+    def _batch(self, places: list[int], asked: list[KeyedQuestion]) -> Iterator[tuple[int, ModelAnswer]]:
+        started = time.monotonic()
+        requests: dict[int, Request] = {}
+        for place in places:
+            question = asked[place][0]
+            try:
+                requests[place] = _request(question, self.llm.inputs)
+            except InvalidRequest as error:
+                self.tally.failed.append(f"{question.where}: {error}")
+                yield place, ModelAnswer.failed(str(error))
+        order = list(requests)
+        for number, output in self.llm.answer_each(list(requests.values())):
+            question, key = asked[order[number]]
+            answer = ModelAnswer.of(output, question.scored)
+            if self.store:
+                self.store.keep(key, answer)
+            self.tally.count_computed(answer)
+            yield order[number], answer
+        self.tally.seconds += time.monotonic() - started
+
+    def _limited(self, question: Question) -> Question:
+        kept, left_out = question.with_at_most(self.max_images)
+        self.tally.pictures_left_out += left_out
+        return kept
+
+
+def _request(question: Question, inputs: Preparer) -> Request:
+    for picture in question.pictures:
+        if UNREADABLE in picture.info:
+            raise InvalidRequest(str(picture.info[UNREADABLE]))
+    return question.request(inputs)
+
+
+def _with_keys(questions: Iterable[Question]) -> Iterator[KeyedQuestion]:
+    """Yield each question with the key of its answer.
+
+    A question that is asked again gets another seed and another key, since answers that are drawn are meant to differ.
+    """
+    seen: Counter[str] = Counter()
+    for question in questions:
+        key, seed = question.key(), question.sampling.seed
+        repeat = seen[key]
+        seen[key] += 1
+        if repeat and seed is not None:
+            question = replace(question, sampling=replace(question.sampling, seed=seed + repeat))
+        yield question, f"{key}/{repeat}"

@@ -1,0 +1,139 @@
+"""Progress of a run: counts of results, the bar or the log lines that show them, and the summary at the end."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from tilewise.jobs.result import BatchResult
+
+
+@dataclass
+class ResultCounts:
+    """Counts of the results in the output so far."""
+
+    succeeded: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    """Failed lines by status, or by the code of the error."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    def add(self, result: BatchResult) -> None:
+        if result.failed:
+            self.failed[result.outcome] += 1
+        else:
+            self.succeeded += 1
+        asked, answered = result.tokens
+        self.prompt_tokens += asked
+        self.completion_tokens += answered
+
+    @property
+    def done(self) -> int:
+        return self.succeeded + self.failed.total()
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The counts of a whole output, whichever runs wrote it, and the time of this run."""
+
+    lines: int
+    succeeded: int
+    failed: dict[str, int]
+    """Failed lines by status, or by the code of the error."""
+    prompt_tokens: int
+    completion_tokens: int
+    earlier: int
+    """Lines that earlier runs had done."""
+    seconds: float
+    """Seconds from the first line asked to the last result written."""
+
+    @classmethod
+    def of(cls, tally: ResultCounts, earlier: int, seconds: float) -> Summary:
+        failed = dict(sorted(tally.failed.items()))
+        tokens = tally.prompt_tokens, tally.completion_tokens
+        return cls(tally.done, tally.succeeded, failed, *tokens, earlier, seconds)
+
+    @property
+    def lines_per_second(self) -> float:
+        return (self.lines - self.earlier) / self.seconds if self.seconds else 0.0
+
+    def text(self) -> Iterator[str]:
+        """Yield the summary line by line."""
+        before = f", {self.earlier} of them in earlier runs" if self.earlier else ""
+        lines = "1 line" if self.lines == 1 else f"{self.lines} lines"
+        yield f"{lines}: {self.succeeded} succeeded, {sum(self.failed.values())} failed{before}"
+        for outcome, count in self.failed.items():
+            yield f"  {outcome:<20} {count}"
+        yield f"{self.prompt_tokens} prompt tokens, {self.completion_tokens} answer tokens"
+        yield f"{self.seconds:.1f} s, {self.lines_per_second:.1f} lines a second"
+
+
+logger = logging.getLogger("tilewise")
+_BETWEEN = 30.0  # seconds between log lines
+_LOOK = 0.2  # seconds between updates of the bar
+
+
+@contextmanager
+def meter(tally: ResultCounts, lines: int) -> Iterator[Callable[[], None]]:
+    """Show progress, and yield a function to be called after each result that `tally` has counted."""
+    if sys.stderr.isatty():
+        with _bar(tally, lines) as moved:
+            yield moved
+    else:
+        yield _log(tally, lines)
+
+
+def _log(tally: ResultCounts, lines: int) -> Callable[[], None]:
+    begin, before = time.monotonic(), tally.done
+    last = begin
+
+    def moved() -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= _BETWEEN:
+            last, rate = now, (tally.done - before) / (now - begin)
+            left = f"{(lines - tally.done) / rate:.0f} s left"
+            failed = tally.failed.total()
+            logger.info("%d of %d lines done, %d failed, %.1f lines/s, %s", tally.done, lines, failed, rate, left)
+
+    return moved
+
+
+@contextmanager
+def _bar(tally: ResultCounts, lines: int) -> Iterator[Callable[[], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    about = TextColumn("{task.fields[rate]:.1f} lines/s, {task.fields[failed]} failed")
+    columns = (TextColumn("Answering"), BarColumn(), MofNCompleteColumn(), about, TimeRemainingColumn())
+    begin, before = time.monotonic(), tally.done
+    last = 0.0
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress, _above_the_bar():
+        task = progress.add_task("", total=lines, completed=before, rate=0.0, failed=tally.failed.total())
+
+        def moved() -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last >= _LOOK or tally.done == lines:
+                last, rate = now, (tally.done - before) / max(now - begin, 1e-9)
+                progress.update(task, completed=tally.done, rate=rate, failed=tally.failed.total())
+
+        yield moved
+
+
+@contextmanager
+def _above_the_bar() -> Iterator[None]:
+    """Send log lines to the standard error that the bar has put in place, which writes them above the bar."""
+    handlers = [item for item in logging.getLogger().handlers if type(item) is logging.StreamHandler]
+    before = [handler.setStream(sys.stderr) for handler in handlers]
+    try:
+        yield
+    finally:
+        for handler, stream in zip(handlers, before, strict=True):
+            if stream is not None:
+                handler.setStream(stream)
