@@ -10,7 +10,8 @@ from pathlib import Path
 from docs.compatibility import section
 
 from tilewise.server.app import api_routes
-from tilewise.server.fields import ENCODE, TABLES, Field, FieldTable
+from tilewise.server.fields.field import Field, FieldTable
+from tilewise.server.fields.tables import ENCODE, TABLES
 
 PAGE = Path(__file__).parent / "api.md"
 INTRODUCTION = """\

@@ -17,7 +17,8 @@ from tilewise.errors import InvalidRequest
 from tilewise.ignored import Ignored
 from tilewise.inputs.messages import MessageParts
 from tilewise.server.app import api_routes, openapi_document
-from tilewise.server.fields import TABLES, UnknownFields
+from tilewise.server.fields.field import UnknownFields
+from tilewise.server.fields.tables import TABLES
 from tilewise.server.messages import read_conversation
 from tilewise.server.openapi.document import pages
 

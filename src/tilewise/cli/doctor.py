@@ -7,7 +7,7 @@ import dataclasses
 import json
 from typing import Any
 
-from tilewise.cli.services import table
+from tilewise.cli.options import table
 
 
 def add_parser(verbs: Any) -> None:

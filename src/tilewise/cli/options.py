@@ -146,3 +146,10 @@ def sampling_of(options: argparse.Namespace) -> SamplingParams:
         stop=options.stop,
         skip_special_tokens=not options.special_tokens,
     )
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows in columns as wide as they have to be: names are there to be copied."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)

@@ -7,12 +7,12 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from tilewise.cli.flags.flag import BadUsage
+from tilewise.cli.options import table
 from tilewise.errors import InvalidRequest
 from tilewise.services.launch import state_of
 from tilewise.services.record import BackgroundService, ServiceFolder, ServiceProblem, end_process
@@ -41,13 +41,6 @@ def _cells(service: BackgroundService) -> tuple[str, ...]:
     port = service.uds or service.url.rpartition(":")[2]
     since = datetime.fromtimestamp(service.since).strftime("%Y-%m-%d %H:%M:%S")
     return service.name, port, str(service.pid), service.model, state_of(service), since
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows in columns as wide as they have to be: names are there to be copied."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(line.rstrip() for line in lines)
 
 
 _PAUSE = 0.2  # seconds

@@ -12,7 +12,7 @@ from tilewise.inputs.prepare import InputOptions, Preparer
 from tilewise.inputs.spec import InputSpec, end_ids
 from tilewise.inputs.tokenizer import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, Tokenizer
 from tilewise.inputs.worked_example import Conversation, Example, build_example
-from tilewise.weights.architectures import Format, format_name
+from tilewise.weights.architectures import format_name
 from tilewise.weights.folder import NATIVE, ORIGINAL, CheckpointFolder
 
 _TOWERS = {(1024, 24): "InternViT-300M", (3200, 45): "InternViT-6B"}
@@ -81,7 +81,7 @@ class Inspection:
 
     model: str
     path: str
-    format: Format
+    format: str
     language: str
     quantization: str | None
     """The method by which the weights are quantised; None = floats."""
@@ -148,7 +148,7 @@ def _vision(folder: CheckpointFolder) -> VisionSize:
     return VisionSize(_TOWERS.get((hidden, layers), "InternViT"), hidden, layers)
 
 
-def _template(folder: CheckpointFolder, spec: InputSpec, format_: Format) -> TemplateChoice:
+def _template(folder: CheckpointFolder, spec: InputSpec, format_: str) -> TemplateChoice:
     named = folder.config.get("template")
     if named == spec.template.name:
         source = "config.json: template"

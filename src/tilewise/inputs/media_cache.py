@@ -10,7 +10,7 @@ import logging
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from PIL import Image
 
@@ -53,6 +53,61 @@ class CacheCounts:
     hits: int = 0
 
 
+class Sized(Protocol):
+    @property
+    def num_bytes(self) -> int: ...
+
+
+Key = TypeVar("Key")
+Value = TypeVar("Value", bound=Sized)
+
+
+class RecentlyUsed(Generic[Key, Value]):
+    """The most recently used values, up to so many bytes. Threads may share an instance."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.num_bytes = 0
+        self._max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._values: OrderedDict[Key, Value] = OrderedDict()  # the longest unused first
+        self._queries = self._hits = 0
+
+    @property
+    def counts(self) -> CacheCounts:
+        with self._lock:
+            return CacheCounts(self._queries, self._hits)
+
+    def clear(self) -> None:
+        """Forget all values; the counts go on."""
+        with self._lock:
+            self._values.clear()
+            self.num_bytes = 0
+
+    def find(self, key: Key) -> Value | None:
+        with self._lock:
+            self._queries += 1
+            value = self._values.get(key)
+            if value is not None:
+                self._hits += 1
+                self._values.move_to_end(key)
+            return value
+
+    def keep(self, key: Key, value: Value) -> None:
+        """Put a value in place of what had its key; one of more than `max_bytes` only takes that out."""
+        with self._lock:
+            self._forget(key)
+            if value.num_bytes > self._max_bytes:
+                return
+            while self.num_bytes + value.num_bytes > self._max_bytes:
+                self._forget(next(iter(self._values)))
+            self._values[key] = value
+            self.num_bytes += value.num_bytes
+
+    def _forget(self, key: Key) -> None:
+        value = self._values.pop(key, None)
+        self.num_bytes -= value.num_bytes if value is not None else 0
+
+
 class MediaCache:
     """The most recently used pictures, up to so many bytes of tiles; 0 = none, and no picture is looked up."""
 
@@ -69,48 +124,26 @@ class MediaCache:
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
-        self._lock = threading.Lock()
-        self._pictures: OrderedDict[bytes, CutPicture] = OrderedDict()  # the longest unused first
-        self._bytes = self._queries = self._hits = 0
+        self._pictures = RecentlyUsed[bytes, CutPicture](max_bytes)
 
     @property
     def num_bytes(self) -> int:
-        return self._bytes
+        return self._pictures.num_bytes
 
     @property
     def counts(self) -> CacheCounts:
-        with self._lock:
-            return CacheCounts(self._queries, self._hits)
+        return self._pictures.counts
 
     def clear(self) -> None:
         """Forget all pictures; the counts go on."""
-        with self._lock:
-            self._pictures.clear()
-            self._bytes = 0
+        self._pictures.clear()
 
     def find(self, digest: bytes) -> CutPicture | None:
-        with self._lock:
-            self._queries += 1
-            picture = self._pictures.get(digest)
-            if picture is not None:
-                self._hits += 1
-                self._pictures.move_to_end(digest)
-            return picture
+        return self._pictures.find(digest)
 
     def keep(self, digest: bytes, picture: CutPicture) -> None:
         """Keep a picture in place of the longest unused ones; one of more than `max_bytes` is not kept."""
-        if picture.num_bytes > self.max_bytes:
-            return
-        with self._lock:
-            self._forget(digest)  # two threads may have cut the same picture
-            while self._bytes + picture.num_bytes > self.max_bytes:
-                self._forget(next(iter(self._pictures)))
-            self._pictures[digest] = picture
-            self._bytes += picture.num_bytes
-
-    def _forget(self, digest: bytes) -> None:
-        picture = self._pictures.pop(digest, None)
-        self._bytes -= picture.num_bytes if picture else 0
+        self._pictures.keep(digest, picture)
 
 
 def picture_digest(image: Image.Image, tiling: Tiling, exif_orientation: bool) -> bytes:
@@ -152,35 +185,19 @@ class MediaByUuid:
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
-        self._lock = threading.Lock()
-        self._media: OrderedDict[_Key, KeptMedia] = OrderedDict()  # the longest unused first
-        self._bytes = 0
+        self._media = RecentlyUsed[_Key, KeptMedia](max_bytes)
 
     def find(self, scope: str | None, kind: Kind, uuid: str) -> KeptMedia:
         """Return what is kept under a name; scope None has nothing. Raises InvalidMedia if there is none."""
-        with self._lock:
-            files = None if scope is None else self._media.get((scope, kind, uuid))
-            if scope is None or files is None:
-                raise InvalidMedia(f"{self._why_missing(scope, kind, uuid)}: send its content again.")
-            self._media.move_to_end((scope, kind, uuid))
-            return files
+        files = None if scope is None else self._media.find((scope, kind, uuid))
+        if files is None:
+            raise InvalidMedia(f"{self._why_missing(scope, kind, uuid)}: send its content again.")
+        return files
 
     def keep(self, scope: str | None, kind: Kind, uuid: str, files: KeptMedia) -> None:
         """Keep media in place of what had this name; media of more than `max_bytes` are not kept."""
-        if scope is None:
-            return
-        with self._lock:
-            self._forget((scope, kind, uuid))
-            if files.num_bytes > self.max_bytes:
-                return
-            while self._bytes + files.num_bytes > self.max_bytes:
-                self._forget(next(iter(self._media)))
-            self._media[scope, kind, uuid] = files
-            self._bytes += files.num_bytes
-
-    def _forget(self, key: _Key) -> None:
-        files = self._media.pop(key, None)
-        self._bytes -= files.num_bytes if files else 0
+        if scope is not None:
+            self._media.keep((scope, kind, uuid), files)
 
     def _why_missing(self, scope: str | None, kind: Kind, uuid: str) -> str:
         if scope is None or not self.max_bytes:

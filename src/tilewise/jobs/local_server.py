@@ -17,7 +17,7 @@ from tilewise.remote.wire import Build
 from tilewise.server.app import create_app
 from tilewise.server.assemble import ServerParts, assemble
 from tilewise.server.config import ServerConfig
-from tilewise.server.fields import TABLES
+from tilewise.server.fields.tables import TABLES
 
 logger = logging.getLogger("tilewise")
 _LOOK = 0.05  # seconds between checks that the engine is back

@@ -32,6 +32,7 @@ from tilewise.server.metrics import Metrics
 from tilewise.server.served import ServedModel
 from tilewise.server.service import AnswerService, QueueLimits
 from tilewise.server.tracing import Tracing
+from tilewise.units import whole_variable
 
 logger = logging.getLogger("tilewise")
 
@@ -189,16 +190,9 @@ def served_model(
 
 def media_threads() -> int:
     """Return the number of threads that fetch, decode and cut media."""
-    return _whole_variable("VLLM_MEDIA_LOADING_THREAD_COUNT", 8)
+    return whole_variable(os.environ, "VLLM_MEDIA_LOADING_THREAD_COUNT", 8)
 
 
 def max_answers(running: int) -> int:
     """Return the most answers to one prompt: VLLM_MAX_N_SEQUENCES, or as many as run at once, and at most MAX_N."""
-    return min(_whole_variable("VLLM_MAX_N_SEQUENCES", running), MAX_N)
-
-
-def _whole_variable(name: str, default: int) -> int:
-    asked = os.environ.get(name, f"{default}")
-    if not asked.isdecimal() or int(asked) < 1:
-        raise InvalidConfig(f"{name} must be a whole number from 1 on, found {asked!r}.")
-    return int(asked)
+    return min(whole_variable(os.environ, "VLLM_MAX_N_SEQUENCES", running), MAX_N)

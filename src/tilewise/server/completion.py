@@ -12,7 +12,8 @@ from tilewise.outputs.group import AnswerDelta
 from tilewise.server.calls import CompletionCall
 from tilewise.server.chat_answers import checked_reason, usage_body
 from tilewise.server.convert import name_older_max_tokens, reply_of, routing_of
-from tilewise.server.fields import COMPLETION, UnknownFields
+from tilewise.server.fields.field import UnknownFields
+from tilewise.server.fields.tables import COMPLETION
 from tilewise.server.protocol.bodies import CompletionBody
 from tilewise.server.sampling import form_field, sampling_of
 from tilewise.server.scores import Scores, prompt_scores, text_logprobs

@@ -18,7 +18,7 @@ from prometheus_client import (
 from tilewise.inputs.media_cache import CacheCounts
 from tilewise.inputs.media_reader import LEFT_OUT
 from tilewise.server.engine_metrics import EngineMetrics, MetricFamilies
-from tilewise.server.fields import KNOWN
+from tilewise.server.fields.tables import KNOWN
 from tilewise.types import RequestOutput
 
 

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from tilewise.errors import InvalidField
 from tilewise.sampling_params import SamplingParams, StructuredOutputsParams
-from tilewise.server.protocol.common import ResponseFormat, Sampled
+from tilewise.server.protocol.common import Completions, ResponseFormat
 from tilewise.server.served import ServedModel
 
-_SAME_NAME = (
-    *("frequency_penalty", "presence_penalty", "repetition_penalty", "logit_bias", "min_tokens", "n", "seed", "stop"),
-    *("stop_token_ids", "include_stop_str_in_output", "ignore_eos", "temperature", "top_p", "top_k", "min_p"),
-    *("bad_words", "allowed_token_ids", "skip_special_tokens", "prompt_logprobs", "logprob_token_ids"),
+_OTHERWISE = {"max_tokens", "structured_outputs", "truncate_prompt_tokens"}
+_SAME_NAME = tuple(
+    field.name
+    for field in dataclasses.fields(SamplingParams)
+    if field.name in Completions.model_fields and field.name not in _OTHERWISE
 )
+"""Fields that are options of SamplingParams as they come."""
 _GUIDED = ("json", "regex", "choice", "grammar")
 
 
 def sampling_of(
-    body: Sampled,
+    body: Completions,
     served: ServedModel,
     *,
     max_tokens: int | None,
@@ -50,14 +53,14 @@ def sampling_of(
     return params
 
 
-def _check_streamed(body: Sampled) -> None:
+def _check_streamed(body: Completions) -> None:
     if body.stream_options is not None and not body.stream:
         raise InvalidField("stream_options", "Stream options can only be defined when `stream=True`.")
     if body.prompt_logprobs is not None and body.stream:
         raise InvalidField("prompt_logprobs", "`prompt_logprobs` are not available when `stream=True`.")
 
 
-def structure_of(body: Sampled) -> StructuredOutputsParams | None:
+def structure_of(body: Completions) -> StructuredOutputsParams | None:
     """Return the form that response_format, structured_outputs or their older names ask for; at most one may."""
     asked = [response_structure(body.response_format), _structured_outputs(body), *_guided(body)]
     found = None
@@ -66,7 +69,7 @@ def structure_of(body: Sampled) -> StructuredOutputsParams | None:
     return found
 
 
-def form_field(body: Sampled) -> str:
+def form_field(body: Completions) -> str:
     """Return the name of the field that says what form the answer has."""
     if response_structure(body.response_format) is not None:
         return "response_format"
@@ -106,13 +109,13 @@ def _part(form: ResponseFormat, name: str, value: Any) -> Any:
     return value
 
 
-def strict_schema(body: Sampled) -> dict[str, Any] | None:
+def strict_schema(body: Completions) -> dict[str, Any] | None:
     """Return the schema that an answer is checked against when it is whole, if `strict: true` asks for that."""
     form = body.response_format.json_schema if body.response_format else None
     return form.schema_ if form and form.strict else None
 
 
-def _structured_outputs(body: Sampled) -> StructuredOutputsParams | None:
+def _structured_outputs(body: Completions) -> StructuredOutputsParams | None:
     given = body.structured_outputs
     if given is None:
         return None
@@ -120,7 +123,7 @@ def _structured_outputs(body: Sampled) -> StructuredOutputsParams | None:
     return StructuredOutputsParams(**options)
 
 
-def _guided(body: Sampled) -> list[StructuredOutputsParams]:
+def _guided(body: Completions) -> list[StructuredOutputsParams]:
     values = {name: getattr(body, f"guided_{name}") for name in _GUIDED} | {"structural_tag": body.structural_tag}
     spacing: dict[str, Any] = (
         {"whitespace_pattern": body.guided_whitespace_pattern} if body.guided_json is not None else {}

@@ -9,15 +9,12 @@ each with what comes nearest.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from tilewise.errors import InvalidCheckpoint, did_you_mean
 from tilewise.weights.folder import INTERN_S1, NATIVE, ORIGINAL, QIANFAN_OCR, SKYWORK_R1V, CheckpointFolder
 
-Format = Literal["original", "hf"]
-"""Name of the way in which tensors are named and packed: OpenGVLab's or transformers'."""
-
-FORMATS: dict[str, Format] = {
+FORMATS: dict[str, str] = {
     ORIGINAL: "original",
     NATIVE: "hf",
     QIANFAN_OCR: "original",  # though its config is spelled as transformers does
@@ -71,7 +68,7 @@ _BY_CODE = {
 """Models whose architecture is InternVL's own, by a part of the name of their code in `auto_map`."""
 
 
-def format_name(folder: CheckpointFolder) -> Format:
+def format_name(folder: CheckpointFolder) -> str:
     """Return how the tensors of a checkpoint are named and packed.
 
     Raises InvalidCheckpoint for an architecture that is not known, and for a model that is not the family's although

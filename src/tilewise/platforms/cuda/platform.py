@@ -157,9 +157,14 @@ class CudaPlatform:
             "CUDA": str(torch.version.cuda),
             "kernels": "Triton" if self.no_kernels is None else f"torch's: {self.no_kernels}",
         }
-        why = self.no_kernels or "a kernel of ours"
-        path = "torch" if self.no_kernels else "Triton"
-        return Diagnosis(facts, tuple(Choice(op, path, why) for op in OPS))
+        return Diagnosis(facts, tuple(map(self._choice, OPS)))
+
+    def _choice(self, op: str) -> Choice:
+        if self.no_kernels is not None:
+            return Choice(op, "torch", self.no_kernels)
+        from tilewise.platforms.cuda.triton_ops import TritonOps
+
+        return Choice(op, "Triton", "a kernel of ours") if op in vars(TritonOps) else Choice(op, "torch", "no kernel")
 
     def total_memory(self) -> int:
         return torch.cuda.mem_get_info(self.device)[1]

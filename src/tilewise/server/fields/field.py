@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
+
+from pydantic import BaseModel
 
 from tilewise.errors import InvalidField, did_you_mean
 from tilewise.ignored import Ignored, is_near_miss, other_spelling
@@ -27,10 +30,6 @@ class Field:
         return any(value == same and isinstance(value, bool) == isinstance(same, bool) for same in self.harmless)
 
 
-def works(name: str, note: str) -> Field:
-    return Field(name, "works", note)
-
-
 def refused(name: str, note: str, *harmless: Any) -> Field:
     return Field(name, "refused", note, harmless)
 
@@ -41,18 +40,26 @@ def inert(name: str, note: str, *harmless: Any) -> Field:
 
 @dataclass(frozen=True)
 class FieldTable:
-    """The fields of one route's body."""
+    """The fields of one route's body: those that work are the fields of its type, with what that says of them."""
 
     route: str
-    fields: tuple[Field, ...]
+    body: type[BaseModel]
+    others: tuple[Field, ...] = ()
+    """Fields that are refused or have no effect; one that the type has as well is refused on this route."""
+
+    @cached_property
+    def fields(self) -> tuple[Field, ...]:
+        taken = {field.name for field in self.others}
+        working = (
+            Field(name, "works", self.body.model_fields[name].description or "")
+            for name in _own_first(self.body)
+            if name not in taken
+        )
+        return (*working, *self.others)
 
     @property
     def names(self) -> list[str]:
         return [field.name for field in self.fields]
-
-    @property
-    def working(self) -> set[str]:
-        return {field.name for field in self.fields if field.effect == "works"}
 
     def effective(self, body: Mapping[str, Any], unknown: UnknownFields) -> dict[str, Any]:
         """Return the fields of a body that mean something; what has no effect is named in `unknown.ignored`.
@@ -77,6 +84,12 @@ class FieldTable:
             else:
                 unknown.ignored.add(name, known[name].note)
         return kept
+
+
+def _own_first(body: type[BaseModel]) -> Iterator[str]:
+    """Yield the names of a type's fields, those that it shares with other types behind its own."""
+    found = (name for kind in body.__mro__ for name in vars(kind).get("__annotations__", ()))
+    return (name for name in dict.fromkeys(found) if name in body.model_fields)
 
 
 MAX_UNKNOWN = 64

@@ -61,7 +61,7 @@ def _property(field: Field, schema: Schema, required: bool) -> Schema:
     if field.effect == "no effect":
         return {"description": f"No effect: {field.note}"}
     if not required:
-        plain = {key: value for key, value in schema.items() if key != "default"}
+        plain = {key: value for key, value in schema.items() if key not in ("default", "description")}
         kinds = [kind for kind in schema.get("anyOf", [plain]) if kind != _NULL]
         schema = {"anyOf": [*kinds, _NULL], "default": schema.get("default")}
     return {**schema, "description": field.note}

@@ -6,7 +6,17 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict
 
-from tilewise.server.protocol.common import Body, Given, Sampled, Seed, Strict, StructuredOutputs
+from tilewise.server.protocol.common import (
+    Body,
+    Completions,
+    Conversation,
+    Generation,
+    Given,
+    PictureCuts,
+    PromptOptions,
+    Strict,
+    works,
+)
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
@@ -64,49 +74,44 @@ class AllowedToolsChoice(Given):
 ToolChoice = Literal["none", "auto", "required"] | NamedTool | FlatToolName | AllowedToolsChoice
 
 
-class ChatBody(Sampled):
-    messages: list[dict[str, Any]]
-    max_completion_tokens: int | None = None
-    logprobs: bool = False
-    top_logprobs: int | None = None
-    tools: list[Tool | FlatTool] | None = None
-    tool_choice: ToolChoice | None = None
-    parallel_tool_calls: bool = True
-    reasoning_effort: Effort | None = None
-    include_reasoning: bool = True
-    enable_thinking: bool | None = None
-    add_special_tokens: bool | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
-    media_io_kwargs: dict[str, Any] | None = None
-    mm_processor_kwargs: dict[str, Any] | None = None
-    max_dynamic_patch: int | None = None
-    min_dynamic_patch: int | None = None
-    interleave_mm_strings: bool | None = None
-    echo: bool = False
-    add_generation_prompt: bool | None = None
-    continue_final_message: bool = False
+class ChatBody(Conversation, Completions):
+    messages: list[dict[str, Any]] = works("The conversation; see the parts of a message.", ...)
+    max_completion_tokens: int | None = works("The newer name of max_tokens.")
+    logprobs: bool = works("Whether log-probabilities are reported.", False)
+    top_logprobs: int | None = works("Likeliest tokens at each position; needs logprobs. -1 = all.")
+    tools: list[Tool | FlatTool] | None = works("Functions that the model may call.")
+    tool_choice: ToolChoice | None = works("none, auto, required or one function; absent = auto when there are tools.")
+    parallel_tool_calls: bool = works("false = at most one call an answer.", True)
+    reasoning_effort: Effort | None = works(
+        "none or minimal = no thinking, any other = think first, if the model was trained to."
+    )
+    include_reasoning: bool = works("false = the reasoning is left out of the answer.", True)
+    add_special_tokens: bool | None = works(
+        "true has no effect; refused where the model has a start token: it stands there."
+    )
+    echo: bool = works("Begin the answer with the last message, if that is the assistant's.", False)
 
 
 class BatchedChatBody(ChatBody):
-    messages: list[list[dict[str, Any]]]  # type: ignore[assignment]
-    """Several conversations, each a list of messages."""
+    messages: list[list[dict[str, Any]]] = works(  # type: ignore[assignment]
+        "A list of conversations, each a list of messages.", ...
+    )
 
 
-class CompletionBody(Sampled):
-    prompt: str | list[int] | list[str | list[int]]
-    max_completion_tokens: int | None = None
-    logprobs: int | None = None
-    echo: bool = False
-    add_special_tokens: bool = True
+class CompletionBody(Completions):
+    prompt: str | list[int] | list[str | list[int]] = works("A text, token ids, or a list of either.", ...)
+    max_completion_tokens: int | None = works("The newer name of max_tokens.")
+    logprobs: int | None = works("Log-probabilities of this many likeliest tokens at each position.")
+    echo: bool = works("Begin the answer with the prompt; with max_tokens 0 nothing else is answered.", False)
+    add_special_tokens: bool = works("Whether a text gets the tokenizer's start token.", True)
 
 
-class EncodeBody(Body):
-    model: str | None = None
-    input: str | dict[str, Any] | list[str | dict[str, Any]]
-    encoding_format: Literal["base64"] = "base64"
-    mm_processor_kwargs: dict[str, Any] | None = None
-    max_dynamic_patch: int | None = None
-    min_dynamic_patch: int | None = None
+class EncodeBody(PictureCuts):
+    model: str | None = works("One of the served names; absent = the first of them.")
+    input: str | dict[str, Any] | list[str | dict[str, Any]] = works(
+        "A picture or a list of them: each a URL, or a part of type image_url as messages have it.", ...
+    )
+    encoding_format: Literal["base64"] = works("base64, in which files of tensors come; absent = the same.", "base64")
 
 
 class EncodedImage(Strict):
@@ -158,66 +163,35 @@ class ReasoningOptions(Given):
     """An option without effect: reasoning is given as it is, not summed up."""
 
 
-class ResponsesBody(Body):
-    input: str | list[dict[str, Any]]
-    model: str | None = None
-    instructions: str | None = None
-    max_output_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_logprobs: int | None = None
-    stream: bool = False
-    text: TextOptions | None = None
-    tools: list[FlatTool | Tool] | None = None
-    tool_choice: ToolChoice | None = None
-    parallel_tool_calls: bool = True
-    reasoning: ReasoningOptions | None = None
-    request_id: str | None = None
-    priority: int = 0
-    cache_salt: str | None = None
-    mm_processor_kwargs: dict[str, Any] | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
-    repetition_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
-    min_tokens: int | None = None
-    seed: Seed | None = None
-    stop: str | list[str] | None = None
-    stop_token_ids: list[int] | None = None
-    include_stop_str_in_output: bool | None = None
-    ignore_eos: bool | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    skip_special_tokens: bool | None = None
-    structured_outputs: StructuredOutputs | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
-    media_io_kwargs: dict[str, Any] | None = None
-    include_reasoning: bool | None = None
-    include: list[str] | None = None
-    store: bool | None = None
-    previous_response_id: str | None = None
-    background: bool = False
-    enable_response_messages: bool = False
+class ResponsesBody(PromptOptions, Generation):
+    input: str | list[dict[str, Any]] = works("A text, or messages, calls and their results.", ...)
+    instructions: str | None = works("The system message.")
+    max_output_tokens: int | None = works("Most tokens of the answer; absent = what the context leaves.")
+    top_logprobs: int | None = works("Likeliest tokens at each position of the text.")
+    text: TextOptions | None = works("format: text, json_object or json_schema.")
+    tools: list[FlatTool | Tool] | None = works("Functions that the model may call.")
+    tool_choice: ToolChoice | None = works("none, auto, required or one function.")
+    parallel_tool_calls: bool = works("false = at most one call an answer.", True)
+    reasoning: ReasoningOptions | None = works("effort: none or minimal = no thinking, any other = think first.")
+    include_reasoning: bool | None = works("false = the reasoning is left out of the answer.")
+    include: list[str] | None = works("message.output_text.logprobs; nothing else can be added to an answer.")
+    store: bool | None = works(
+        "Keep the response for GET /v1/responses/ID, where VLLM_ENABLE_RESPONSES_API_STORE is 1."
+    )
+    previous_response_id: str | None = works("Go on from a response that is kept.")
+    background: bool = works("Answer at once, and work on; ask GET /v1/responses/ID for the answer.", False)
+    enable_response_messages: bool = works("Prompt and answer as the model sees them, as text and token ids.", False)
 
 
-class TokenizeBody(Body):
-    model: str | None = None
-    prompt: str | None = None
-    messages: list[dict[str, Any]] | None = None
-    add_special_tokens: bool | None = None
-    return_token_strs: bool = False
-    tools: list[Tool] | None = None
-    add_generation_prompt: bool | None = None
-    continue_final_message: bool = False
-    chat_template_kwargs: dict[str, Any] | None = None
-    media_io_kwargs: dict[str, Any] | None = None
-    mm_processor_kwargs: dict[str, Any] | None = None
-    max_dynamic_patch: int | None = None
-    min_dynamic_patch: int | None = None
-    interleave_mm_strings: bool | None = None
-    enable_thinking: bool | None = None
+class TokenizeBody(Conversation):
+    model: str | None = works("One of the served names; absent = the first of them.")
+    prompt: str | None = works("A text; either this or messages.")
+    messages: list[dict[str, Any]] | None = works("The conversation; see the parts of a message.")
+    add_special_tokens: bool | None = works("Whether a text gets the tokenizer's start token; messages have their own.")
+    return_token_strs: bool = works("The tokens as the vocabulary spells them, too.", False)
+    tools: list[Tool] | None = works("Functions that the model may call.")
 
 
 class DetokenizeBody(Body):
-    model: str | None = None
-    tokens: list[int]
+    model: str | None = works("One of the served names; absent = the first of them.")
+    tokens: list[int] = works("Token ids.", ...)

@@ -95,6 +95,11 @@ class Body(Given):
         return cls.model_validate({name: known_keys(cls, name, effective[name], unknown) for name in effective})
 
 
+def works(note: str, default: Any = None) -> Any:
+    """Declare a field that does what `note` says, a sentence for users; with `...` as default it is required."""
+    return Field(default, description=note)
+
+
 class StreamOptions(Given):
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
@@ -137,45 +142,89 @@ class StructuredOutputs(Given):
     model_config = ConfigDict(alias_generator=lambda name: name.rstrip("_"))
 
 
-class Sampled(Body):
-    """Fields of `fields/sampling.py`. Ranges are checked by SamplingParams."""
+class Generation(Body):
+    """The fields of all routes that generate: how tokens are chosen, and who is served first."""
 
-    model: str | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
-    repetition_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
-    max_tokens: int | None = None
-    min_tokens: int | None = None
-    n: int | None = None
-    seed: Seed | None = None
-    stop: str | list[str] | None = None
-    stop_token_ids: list[int] | None = None
-    include_stop_str_in_output: bool | None = None
-    ignore_eos: bool | None = None
-    stream: bool = False
-    stream_options: StreamOptions | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    bad_words: list[str] | None = None
-    allowed_token_ids: list[int] | None = None
-    skip_special_tokens: bool | None = None
-    logprob_token_ids: list[int] | None = None
-    prompt_logprobs: int | None = None
-    truncate_prompt_tokens: int | None = None
-    truncation_side: Literal["left", "right"] | None = None
-    response_format: ResponseFormat | None = None
-    structured_outputs: StructuredOutputs | None = None
-    guided_json: dict[str, Any] | str | None = None
-    guided_regex: str | None = None
-    guided_choice: list[str] | None = None
-    guided_grammar: str | None = None
-    guided_whitespace_pattern: str | None = None
-    structural_tag: str | None = None
-    priority: int = 0
-    cache_salt: str | None = None
-    request_id: str | None = None
-    return_token_ids: bool = False
-    return_tokens_as_token_ids: bool | None = None
+    model: str | None = works("One of the served names; absent = the first of them.")
+    temperature: float | None = works("0 = greedy.")
+    top_p: float | None = works("In (0, 1].")
+    frequency_penalty: float | None = works("From -2 to 2.")
+    presence_penalty: float | None = works("From -2 to 2.")
+    repetition_penalty: float | None = works("Above 0; 1 = off.")
+    logit_bias: dict[str, float] | None = works("Token ids to numbers in [-100, 100].")
+    seed: Seed | None = works("The same seed gives the same answer.")
+    stop: str | list[str] | None = works("One text or several that end an answer.")
+    stop_token_ids: list[int] | None = works("Token ids that end an answer.")
+    include_stop_str_in_output: bool | None = works("Whether the stop string is part of the answer.")
+    ignore_eos: bool | None = works("Go on behind the model's own end.")
+    top_k: int | None = works("0 or -1 = all tokens.")
+    min_p: float | None = works("In [0, 1].")
+    min_tokens: int | None = works("No end and no stop string counts before.")
+    skip_special_tokens: bool | None = works("Whether control tokens of the answer stay hidden.")
+    structured_outputs: StructuredOutputs | None = works(
+        "json, regex, choice, grammar, json_object or structural_tag, and options of JSON."
+    )
+    stream: bool = works("Answer as server-sent events.", False)
+    request_id: str | None = works("Ends the id of the answer, unless the header X-Request-Id does.")
+    priority: int = works("Lower is served first, under --scheduling-policy priority.", 0)
+    cache_salt: str | None = works("Cached prefixes are shared among requests of one salt alone.")
+
+
+class Completions(Generation):
+    """The fields of chat and text completions. Ranges are checked by SamplingParams."""
+
+    max_tokens: int | None = works(
+        "Most tokens of an answer; absent = what the context leaves (16 for text completions)."
+    )
+    n: int | None = works("Answers to one prompt.")
+    stream_options: StreamOptions | None = works("include_usage, continuous_usage_stats.")
+    bad_words: list[str] | None = works("Texts that are not generated.")
+    allowed_token_ids: list[int] | None = works("Only these tokens are generated.")
+    logprob_token_ids: list[int] | None = works(
+        "Log-probabilities of these tokens, in place of the likeliest; needs logprobs."
+    )
+    prompt_logprobs: int | None = works("Log-probabilities of the prompt's tokens; not with stream.")
+    truncate_prompt_tokens: int | None = works(
+        "Keep the last tokens of a prompt without pictures; -1 = as many as fit."
+    )
+    truncation_side: Literal["left", "right"] | None = works(
+        "left = truncate_prompt_tokens keeps the end of a prompt, right = its beginning."
+    )
+    response_format: ResponseFormat | None = works("text, json_object, json_schema, structural_tag or regex_schema.")
+    guided_json: dict[str, Any] | str | None = works("Old name of structured_outputs.json.")
+    guided_regex: str | None = works("Old name of structured_outputs.regex.")
+    guided_choice: list[str] | None = works("Old name of structured_outputs.choice.")
+    guided_grammar: str | None = works("Old name of structured_outputs.grammar.")
+    guided_whitespace_pattern: str | None = works(
+        "White space of guided_json: old name of structured_outputs.whitespace_pattern."
+    )
+    structural_tag: str | None = works("Old name of structured_outputs.structural_tag.")
+    return_token_ids: bool = works("Token ids of prompt and answers.", False)
+    return_tokens_as_token_ids: bool | None = works("Tokens of log-probabilities are written token_id:N.")
+
+
+class PictureOptions(Body):
+    mm_processor_kwargs: dict[str, Any] | None = works("max_dynamic_patch and its like, for this request's pictures.")
+
+
+class PictureCuts(PictureOptions):
+    """How pictures are cut into tiles."""
+
+    max_dynamic_patch: int | None = works("The same as mm_processor_kwargs.max_dynamic_patch.")
+    min_dynamic_patch: int | None = works("The same as mm_processor_kwargs.min_dynamic_patch.")
+
+
+class PromptOptions(PictureOptions):
+    chat_template_kwargs: dict[str, Any] | None = works(
+        "enable_thinking; whatever else has no effect on the built-in templates."
+    )
+    media_io_kwargs: dict[str, Any] | None = works("video.num_frames and video.fps; image.rgba_background_color.")
+
+
+class Conversation(PromptOptions, PictureCuts):
+    """How messages become a prompt."""
+
+    add_generation_prompt: bool | None = works("false = the prompt ends with the last message.")
+    continue_final_message: bool = works("Go on with the last message; needs add_generation_prompt false.", False)
+    interleave_mm_strings: bool | None = works("true = pictures and texts keep their order; -hf models always keep it.")
+    enable_thinking: bool | None = works("The same as chat_template_kwargs.enable_thinking.")

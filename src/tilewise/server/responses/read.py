@@ -13,17 +13,15 @@ from tilewise.errors import InvalidField
 from tilewise.ignored import Ignored
 from tilewise.server.calls import ChatCall
 from tilewise.server.convert import chat_call, request_id
-from tilewise.server.fields import RESPONSES, UnknownFields
-from tilewise.server.protocol.bodies import ResponsesBody, TextFormat
+from tilewise.server.fields.field import UnknownFields
+from tilewise.server.fields.tables import RESPONSES
+from tilewise.server.protocol.bodies import ChatBody, ResponsesBody, TextFormat
 from tilewise.server.served import ServedModel
 from tilewise.server.toolcalls import check_tool_types
 
-_SAME = (
-    *("model", "temperature", "top_p", "top_k", "min_p", "stream", "parallel_tool_calls", "priority", "cache_salt"),
-    *("frequency_penalty", "presence_penalty", "repetition_penalty", "logit_bias", "min_tokens", "seed", "stop"),
-    *("stop_token_ids", "include_stop_str_in_output", "ignore_eos", "skip_special_tokens", "include_reasoning"),
-    *("mm_processor_kwargs", "media_io_kwargs", "chat_template_kwargs"),
-)
+_OTHERWISE = {"request_id", "structured_outputs", "tool_choice", "tools", "top_logprobs"}
+_SAME = tuple(name for name in ResponsesBody.model_fields if name in ChatBody.model_fields and name not in _OTHERWISE)
+"""Fields that mean in a chat body what they mean here."""
 _SCORES = "message.output_text.logprobs"
 _SPARE = ("id", "status")
 _MESSAGE = re.compile(r"\bmessages\[(\d{1,9})\]")

@@ -15,9 +15,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tilewise.errors import InvalidConfig, InvalidField, InvalidRequest, Overloaded, TilewiseError
+from tilewise.errors import InvalidField, InvalidRequest, Overloaded, TilewiseError
 from tilewise.server.responses.items import Item, response_object
 from tilewise.server.responses.read import ResponseCall
+from tilewise.units import whole_variable
 
 
 class UnknownResponse(TilewiseError):
@@ -44,17 +45,10 @@ class StoreLimits:
         if os.environ.get("VLLM_ENABLE_RESPONSES_API_STORE", "0") in ("", "0"):
             return None
         return cls(
-            _number("TILEWISE_MAX_STORED_RESPONSES", cls.most),
-            _number("TILEWISE_MAX_STORED_RESPONSES_MB", cls.most_bytes >> 20) << 20,
-            _number("TILEWISE_STORED_RESPONSES_SECONDS", int(cls.seconds)),
+            whole_variable(os.environ, "TILEWISE_MAX_STORED_RESPONSES", cls.most),
+            whole_variable(os.environ, "TILEWISE_MAX_STORED_RESPONSES_MB", cls.most_bytes >> 20) << 20,
+            whole_variable(os.environ, "TILEWISE_STORED_RESPONSES_SECONDS", int(cls.seconds)),
         )
-
-
-def _number(name: str, default: int) -> int:
-    asked = os.environ.get(name, f"{default}")
-    if not asked.isdecimal() or not 1 <= int(asked) < 2**31:
-        raise InvalidConfig(f"{name} must be a whole number from 1 on, found {asked!r:.40}.")
-    return int(asked)
 
 
 @dataclass

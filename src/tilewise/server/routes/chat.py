@@ -20,8 +20,8 @@ from tilewise.server.completion import MAX_PROMPTS
 from tilewise.server.context import Context, context_of
 from tilewise.server.convert import chat_call
 from tilewise.server.disconnect import EventStream
-from tilewise.server.fields import CHAT
-from tilewise.server.fields.field import Field, FieldTable, refused
+from tilewise.server.fields.field import FieldTable, refused
+from tilewise.server.fields.tables import CHAT
 from tilewise.server.openapi import examples
 from tilewise.server.openapi.conversation import BATCH_SHAPES, CHAT_SHAPES
 from tilewise.server.openapi.operation import GENERATION, Operation, RequestBody
@@ -98,22 +98,14 @@ async def chat_events(context: Context, call: ChatCall, request: Request) -> Asy
     context.log.answered(call.reply.id, group)
 
 
-_REFUSED = {
-    "n": refused("n", "A batch has one answer for each conversation: send a conversation as often.", 1),
-    "stream": refused("stream", "A batch comes whole: send false, or conversations on their own.", False),
-    "stream_options": refused("stream_options", "A batch is not streamed: leave it out.", {}),
-    "tools": refused("tools", "A batch calls no tools: send conversations with tools on their own.", []),
-    "tool_choice": refused("tool_choice", "A batch calls no tools: leave it out.", "none"),
-}
-
-
-def _field(field: Field) -> Field:
-    if field.name == "messages":
-        return dataclasses.replace(field, note="A list of conversations, each a list of messages.")
-    return _REFUSED.get(field.name, field)
-
-
-BATCH = FieldTable("/v1/chat/completions/batch", tuple(map(_field, CHAT.fields)))
+_REFUSED = (
+    refused("n", "A batch has one answer for each conversation: send a conversation as often.", 1),
+    refused("stream", "A batch comes whole: send false, or conversations on their own.", False),
+    refused("stream_options", "A batch is not streamed: leave it out.", {}),
+    refused("tools", "A batch calls no tools: send conversations with tools on their own.", []),
+    refused("tool_choice", "A batch calls no tools: leave it out.", "none"),
+)
+BATCH = FieldTable("/v1/chat/completions/batch", BatchedChatBody, (*_REFUSED, *CHAT.others))
 OPERATIONS |= {
     "batched_chat_completions": Operation(
         gives="One choice for each conversation, in their order.",
@@ -156,7 +148,7 @@ async def answer_batch(raw: HttpRequest, body: dict[str, Any], ignored: Ignored)
 
 def _conversations(body: dict[str, Any]) -> list[Any]:
     """Return the conversations of a body. Raises InvalidField, for fields that a batch cannot have as well."""
-    for field in _REFUSED.values():
+    for field in _REFUSED:
         if body.get(field.name) is not None and not field.asks_nothing(body[field.name]):
             raise InvalidField(field.name, f"{field.name} is not supported: {field.note}")
     found = body.get("messages")

@@ -17,7 +17,7 @@ from tilewise.server.calls import CompletionCall
 from tilewise.server.completion import CompletionStream, Decode, completion_body, completion_call
 from tilewise.server.context import Context, context_of
 from tilewise.server.disconnect import EventStream
-from tilewise.server.fields import COMPLETION
+from tilewise.server.fields.tables import COMPLETION
 from tilewise.server.openapi import examples
 from tilewise.server.openapi.operation import GENERATION, Operation, RequestBody
 from tilewise.server.protocol.answers import TextChunk, TextCompletion

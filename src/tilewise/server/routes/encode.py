@@ -24,7 +24,8 @@ from tilewise.inputs.prepare import Preparer
 from tilewise.inputs.tensor_file import write_safetensors
 from tilewise.server.context import Context, context_of
 from tilewise.server.convert import processor_of
-from tilewise.server.fields import ENCODE, UnknownFields
+from tilewise.server.fields.field import UnknownFields
+from tilewise.server.fields.tables import ENCODE
 from tilewise.server.messages import read_input
 from tilewise.server.openapi import examples
 from tilewise.server.openapi.conversation import ENCODE_SHAPES

@@ -18,7 +18,7 @@ from tilewise.inputs.grammar import name_unenforced
 from tilewise.server.context import Context, context_of
 from tilewise.server.disconnect import EventStream
 from tilewise.server.errors import Problem
-from tilewise.server.fields import RESPONSES
+from tilewise.server.fields.tables import RESPONSES
 from tilewise.server.openapi import examples
 from tilewise.server.openapi.conversation import RESPONSE_SHAPES
 from tilewise.server.openapi.operation import GENERATION, Operation, RequestBody

@@ -28,7 +28,8 @@ from tilewise.server.convert import (
     processor_of,
     thinking_of,
 )
-from tilewise.server.fields import DETOKENIZE, TOKENIZE, UnknownFields
+from tilewise.server.fields.field import UnknownFields
+from tilewise.server.fields.tables import DETOKENIZE, TOKENIZE
 from tilewise.server.messages import read_conversation
 from tilewise.server.openapi import examples
 from tilewise.server.openapi.conversation import CHAT_SHAPES
