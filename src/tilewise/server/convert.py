@@ -19,7 +19,7 @@ from tilewise.server.fields.field import MAX_UNKNOWN, UnknownFields
 from tilewise.server.fields.tables import CHAT
 from tilewise.server.messages import PREFIX_KEYS, read_conversation
 from tilewise.server.protocol.bodies import ChatBody, CompletionBody, EncodeBody, TokenizeBody
-from tilewise.server.protocol.common import Completions
+from tilewise.server.protocol.common import CompletionFields
 from tilewise.server.sampling import form_field, sampling_of, strict_schema
 from tilewise.server.served import ServedModel
 from tilewise.server.toolcalls import ToolUse, check_tool_types, read_tools
@@ -200,7 +200,7 @@ def media_of(kwargs: dict[str, Any] | None, ignored: Ignored) -> MediaOptions:
         raise InvalidField("media_io_kwargs", str(error)) from None
 
 
-def reply_of(fields: Completions, served: ServedModel, prefix: str, header_id: str | None) -> ReplyOptions:
+def reply_of(fields: CompletionFields, served: ServedModel, prefix: str, header_id: str | None) -> ReplyOptions:
     options = fields.stream_options
     usage = served.force_include_usage or bool(options and options.include_usage)
     as_ids = fields.return_tokens_as_token_ids

@@ -7,21 +7,21 @@ from typing import Any
 
 from tilewise.errors import InvalidField
 from tilewise.sampling_params import SamplingParams, StructuredOutputsParams
-from tilewise.server.protocol.common import Completions, ResponseFormat
+from tilewise.server.protocol.common import CompletionFields, ResponseFormat
 from tilewise.server.served import ServedModel
 
 _OTHERWISE = {"max_tokens", "structured_outputs", "truncate_prompt_tokens"}
 _SAME_NAME = tuple(
     field.name
     for field in dataclasses.fields(SamplingParams)
-    if field.name in Completions.model_fields and field.name not in _OTHERWISE
+    if field.name in CompletionFields.model_fields and field.name not in _OTHERWISE
 )
 """Fields that are options of SamplingParams as they come."""
 _GUIDED = ("json", "regex", "choice", "grammar")
 
 
 def sampling_of(
-    body: Completions,
+    body: CompletionFields,
     served: ServedModel,
     *,
     max_tokens: int | None,
@@ -53,14 +53,14 @@ def sampling_of(
     return params
 
 
-def _check_streamed(body: Completions) -> None:
+def _check_streamed(body: CompletionFields) -> None:
     if body.stream_options is not None and not body.stream:
         raise InvalidField("stream_options", "Stream options can only be defined when `stream=True`.")
     if body.prompt_logprobs is not None and body.stream:
         raise InvalidField("prompt_logprobs", "`prompt_logprobs` are not available when `stream=True`.")
 
 
-def structure_of(body: Completions) -> StructuredOutputsParams | None:
+def structure_of(body: CompletionFields) -> StructuredOutputsParams | None:
     """Return the form that response_format, structured_outputs or their older names ask for; at most one may."""
     asked = [response_structure(body.response_format), _structured_outputs(body), *_guided(body)]
     found = None
@@ -69,7 +69,7 @@ def structure_of(body: Completions) -> StructuredOutputsParams | None:
     return found
 
 
-def form_field(body: Completions) -> str:
+def form_field(body: CompletionFields) -> str:
     """Return the name of the field that says what form the answer has."""
     if response_structure(body.response_format) is not None:
         return "response_format"
@@ -109,13 +109,13 @@ def _part(form: ResponseFormat, name: str, value: Any) -> Any:
     return value
 
 
-def strict_schema(body: Completions) -> dict[str, Any] | None:
+def strict_schema(body: CompletionFields) -> dict[str, Any] | None:
     """Return the schema that an answer is checked against when it is whole, if `strict: true` asks for that."""
     form = body.response_format.json_schema if body.response_format else None
     return form.schema_ if form and form.strict else None
 
 
-def _structured_outputs(body: Completions) -> StructuredOutputsParams | None:
+def _structured_outputs(body: CompletionFields) -> StructuredOutputsParams | None:
     given = body.structured_outputs
     if given is None:
         return None
@@ -123,7 +123,7 @@ def _structured_outputs(body: Completions) -> StructuredOutputsParams | None:
     return StructuredOutputsParams(**options)
 
 
-def _guided(body: Completions) -> list[StructuredOutputsParams]:
+def _guided(body: CompletionFields) -> list[StructuredOutputsParams]:
     values = {name: getattr(body, f"guided_{name}") for name in _GUIDED} | {"structural_tag": body.structural_tag}
     spacing: dict[str, Any] = (
         {"whitespace_pattern": body.guided_whitespace_pattern} if body.guided_json is not None else {}

@@ -8,13 +8,13 @@ from pydantic import ConfigDict
 
 from tilewise.server.protocol.common import (
     Body,
-    Completions,
-    Conversation,
-    Generation,
+    CompletionFields,
+    ConversationFields,
+    GenerationFields,
     Given,
-    PictureCuts,
-    PromptOptions,
+    PromptFields,
     Strict,
+    TilingFields,
     works,
 )
 
@@ -74,7 +74,7 @@ class AllowedToolsChoice(Given):
 ToolChoice = Literal["none", "auto", "required"] | NamedTool | FlatToolName | AllowedToolsChoice
 
 
-class ChatBody(Conversation, Completions):
+class ChatBody(ConversationFields, CompletionFields):
     messages: list[dict[str, Any]] = works("The conversation; see the parts of a message.", ...)
     max_completion_tokens: int | None = works("The newer name of max_tokens.")
     logprobs: bool = works("Whether log-probabilities are reported.", False)
@@ -98,7 +98,7 @@ class BatchedChatBody(ChatBody):
     )
 
 
-class CompletionBody(Completions):
+class CompletionBody(CompletionFields):
     prompt: str | list[int] | list[str | list[int]] = works("A text, token ids, or a list of either.", ...)
     max_completion_tokens: int | None = works("The newer name of max_tokens.")
     logprobs: int | None = works("Log-probabilities of this many likeliest tokens at each position.")
@@ -106,7 +106,7 @@ class CompletionBody(Completions):
     add_special_tokens: bool = works("Whether a text gets the tokenizer's start token.", True)
 
 
-class EncodeBody(PictureCuts):
+class EncodeBody(TilingFields):
     model: str | None = works("One of the served names; absent = the first of them.")
     input: str | dict[str, Any] | list[str | dict[str, Any]] = works(
         "A picture or a list of them: each a URL, or a part of type image_url as messages have it.", ...
@@ -163,7 +163,7 @@ class ReasoningOptions(Given):
     """An option without effect: reasoning is given as it is, not summed up."""
 
 
-class ResponsesBody(PromptOptions, Generation):
+class ResponsesBody(PromptFields, GenerationFields):
     input: str | list[dict[str, Any]] = works("A text, or messages, calls and their results.", ...)
     instructions: str | None = works("The system message.")
     max_output_tokens: int | None = works("Most tokens of the answer; absent = what the context leaves.")
@@ -183,7 +183,7 @@ class ResponsesBody(PromptOptions, Generation):
     enable_response_messages: bool = works("Prompt and answer as the model sees them, as text and token ids.", False)
 
 
-class TokenizeBody(Conversation):
+class TokenizeBody(ConversationFields):
     model: str | None = works("One of the served names; absent = the first of them.")
     prompt: str | None = works("A text; either this or messages.")
     messages: list[dict[str, Any]] | None = works("The conversation; see the parts of a message.")

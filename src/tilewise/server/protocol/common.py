@@ -142,7 +142,7 @@ class StructuredOutputs(Given):
     model_config = ConfigDict(alias_generator=lambda name: name.rstrip("_"))
 
 
-class Generation(Body):
+class GenerationFields(Body):
     """The fields of all routes that generate: how tokens are chosen, and who is served first."""
 
     model: str | None = works("One of the served names; absent = the first of them.")
@@ -170,7 +170,7 @@ class Generation(Body):
     cache_salt: str | None = works("Cached prefixes are shared among requests of one salt alone.")
 
 
-class Completions(Generation):
+class CompletionFields(GenerationFields):
     """The fields of chat and text completions. Ranges are checked by SamplingParams."""
 
     max_tokens: int | None = works(
@@ -203,26 +203,26 @@ class Completions(Generation):
     return_tokens_as_token_ids: bool | None = works("Tokens of log-probabilities are written token_id:N.")
 
 
-class PictureOptions(Body):
+class PictureFields(Body):
     mm_processor_kwargs: dict[str, Any] | None = works("max_dynamic_patch and its like, for this request's pictures.")
 
 
-class PictureCuts(PictureOptions):
-    """How pictures are cut into tiles."""
+class TilingFields(PictureFields):
+    """The fields that say how pictures are cut into tiles."""
 
     max_dynamic_patch: int | None = works("The same as mm_processor_kwargs.max_dynamic_patch.")
     min_dynamic_patch: int | None = works("The same as mm_processor_kwargs.min_dynamic_patch.")
 
 
-class PromptOptions(PictureOptions):
+class PromptFields(PictureFields):
     chat_template_kwargs: dict[str, Any] | None = works(
         "enable_thinking; whatever else has no effect on the built-in templates."
     )
     media_io_kwargs: dict[str, Any] | None = works("video.num_frames and video.fps; image.rgba_background_color.")
 
 
-class Conversation(PromptOptions, PictureCuts):
-    """How messages become a prompt."""
+class ConversationFields(PromptFields, TilingFields):
+    """The fields that say how messages become a prompt."""
 
     add_generation_prompt: bool | None = works("false = the prompt ends with the last message.")
     continue_final_message: bool = works("Go on with the last message; needs add_generation_prompt false.", False)
