@@ -40,9 +40,8 @@ BY_NAME = {
     "cli/flags/table.py": 2,  # of OPTIONS in variables.py
     "inputs/media_limits.py": 1,  # of the limits
     "inputs/web/address.py": 2,  # of the variables of proxies
-    "server/assemble.py": 1,  # of _whole_variable
-    "server/responses/store.py": 1,  # of its limits
     "server/routes/developer.py": 1,  # of all that are shown
+    "units.py": 1,  # of whole_variable
     "weights/hubs/repository.py": 2,  # of endpoint, and of a tuple
 }
 """Where variables are read whose name is not beside it, and how often."""
