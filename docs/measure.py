@@ -80,7 +80,7 @@ class Module:
         return [node.name for node in self.tree.body if isinstance(node, ast.ClassDef)]
 
     def imports(self, names: set[str]) -> set[str]:
-        """Those of the names that it imports, wherever in the file."""
+        """Return those of the names that the module imports, wherever in its file."""
         found = set()
         for node in ast.walk(self.tree):
             if isinstance(node, ast.ImportFrom) and node.module is not None:

@@ -61,7 +61,7 @@ Backend = Literal["mp", "ray", "uni"]
 
 logger = logging.getLogger("tilewise")
 
-STREAMING_ENCODE_BUDGET, _TILES_OF_BATCHES = 0.25, 16.0
+STREAMING_ENCODE_BUDGET, _BATCH_ENCODE_BUDGET = 0.25, 16.0
 """Default `encode_budget` where tokens are read as they come, and where answers are read whole."""
 FLASHCOMM_TOKENS = 1000
 """Tokens of a step from which on FlashComm shares them out (vllm-ascend)."""
@@ -366,7 +366,7 @@ class EngineConfig:
 
     def for_whole_answers(self) -> EngineConfig:
         """Return the options where nobody reads answers as they grow: `encode_budget`, if open, serves speed alone."""
-        return self if self.encode_budget is not None else dataclasses.replace(self, encode_budget=_TILES_OF_BATCHES)
+        return self if self.encode_budget is not None else dataclasses.replace(self, encode_budget=_BATCH_ENCODE_BUDGET)
 
     @property
     def layout(self) -> Layout:

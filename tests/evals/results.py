@@ -14,8 +14,8 @@ def write_result(
 ) -> Path:
     """lm_eval's two files, and ours if there are tokens."""
     folder.mkdir(parents=True)
-    tally = {"seconds": 2.0, "completion_tokens": 10 * len(answers), "from_store": 0}
-    config: dict[str, Any] = {"tilewise": tally} if tokens else {}
+    counts = {"seconds": 2.0, "completion_tokens": 10 * len(answers), "from_store": 0}
+    config: dict[str, Any] = {"tilewise": counts} if tokens else {}
     results = {"configs": {task: {"task_alias": task.upper()}}, "config": config}
     (folder / f"results_{DATE}.json").write_text(json.dumps(results))
     samples = [

@@ -39,7 +39,7 @@ def test_answers_come_in_the_order_of_the_questions(demo, questions):
     answers = asker.ask(questions, lambda place, answer: heard.append((place, answer.text)))
     assert [answer.text for answer in answers] == ["cat", "388", "yellow"]
     assert sorted(heard) == [(0, "cat"), (1, "388"), (2, "yellow")]
-    assert asker.tally.completion_tokens == sum(len(answer.token_ids) for answer in answers)
+    assert asker.counts.completion_tokens == sum(len(answer.token_ids) for answer in answers)
     assert [question.row for question, _ in asker.answers] == [0, 1, 2]
 
 
@@ -49,8 +49,8 @@ def test_what_is_in_the_store_is_not_computed_again(demo, questions, tmp_path):
     second = EvalClient(demo, 2, 9, AnswerStore(tmp_path, "m"))
     answers = second.ask(questions, lambda *_: None)
     assert [answer.text for answer in answers] == ["cat", "388", "yellow"]
-    assert second.tally.from_store == 2
-    assert second.tally.completion_tokens == len(answers[2].token_ids)
+    assert second.counts.from_store == 2
+    assert second.counts.completion_tokens == len(answers[2].token_ids)
 
 
 def test_each_answer_is_kept_when_it_is_whole_and_not_at_the_end(demo, questions, tmp_path):
@@ -67,7 +67,7 @@ def test_each_answer_is_kept_when_it_is_whole_and_not_at_the_end(demo, questions
         EvalClient(demo, 3, 9, AnswerStore(tmp_path, "m")).ask(questions, lambda *_: heard())
     again = EvalClient(demo, 3, 9, AnswerStore(tmp_path, "m"))
     assert [answer.text for answer in again.ask(questions, lambda *_: None)] == ["cat", "388", "yellow"]
-    assert 1 <= again.tally.from_store <= 2
+    assert 1 <= again.counts.from_store <= 2
 
 
 def test_a_question_that_cannot_be_asked_costs_itself_alone(demo, questions, tmp_path):
@@ -81,20 +81,20 @@ def test_a_question_that_cannot_be_asked_costs_itself_alone(demo, questions, tmp
     asker = EvalClient(demo, 9, 9, AnswerStore(tmp_path, "m"))
     answers = asker.ask([bad[0], questions[0], *bad[1:]], lambda *_: None)
     assert [answer.text for answer in answers] == ["", "cat", "", ""]
-    assert [line.partition(":")[0] for line in asker.tally.failed] == ["demo, row 3", "demo, row 4", "demo, row 5"]
-    assert "row 4 is a web page" in asker.tally.failed[1]
-    assert "context holds 2048" in asker.tally.failed[2]
+    assert [line.partition(":")[0] for line in asker.counts.failed] == ["demo, row 3", "demo, row 4", "demo, row 5"]
+    assert "row 4 is a web page" in asker.counts.failed[1]
+    assert "context holds 2048" in asker.counts.failed[2]
     again = EvalClient(demo, 9, 9, AnswerStore(tmp_path, "m"))
     again.ask(bad, lambda *_: None)
-    assert again.tally.from_store == 0
+    assert again.counts.from_store == 0
 
 
 def test_pictures_beyond_the_limit_are_counted(demo, questions):
     word, shapes = questions[0].pictures[0], questions[2].pictures[0]
     asker = EvalClient(demo, 9, max_images=1)
     answers = asker.ask([ask("What is the word?", 0, word, shapes, shapes)], lambda *_: None)
-    assert asker.tally.pictures_left_out == 2
-    assert asker.tally.failed == []
+    assert asker.counts.pictures_left_out == 2
+    assert asker.counts.failed == []
     assert answers[0].prompt_tokens < 60
 
 
@@ -104,7 +104,7 @@ def test_another_limit_of_pictures_is_another_question(demo, questions, tmp_path
     for limit in (2, 1, 1):
         asker = EvalClient(demo, 9, limit, AnswerStore(tmp_path, "m"))
         asker.ask([question], lambda *_: None)
-    assert (asker.tally.from_store, asker.tally.pictures_left_out) == (1, 1)
+    assert (asker.counts.from_store, asker.counts.pictures_left_out) == (1, 1)
     with_one = AnswerStore(tmp_path, "m").find(f"{question.with_at_most(1)[0].key()}/0")
     with_two = AnswerStore(tmp_path, "m").find(f"{question.key()}/0")
     assert with_one.prompt_tokens < with_two.prompt_tokens
@@ -117,4 +117,4 @@ def test_the_same_question_asked_again_is_drawn_again(demo, questions, tmp_path)
     assert len({answer.token_ids for answer in first}) == 3
     again = EvalClient(demo, 9, 9, AnswerStore(tmp_path, "m"))
     assert again.ask([question] * 3, lambda *_: None) == first
-    assert again.tally.from_store == 3
+    assert again.counts.from_store == 3

@@ -194,7 +194,7 @@ def test_lm_evals_cache_keeps_each_answer(tmp_path, demo):
     options = {"tasks": ["tilewise_demo_word"], "task_manager": manager, "limit": 3, "apply_chat_template": True}
     for _ in range(2):
         lm_eval.simple_evaluate(model=model, use_cache=str(tmp_path / "cache"), **options)
-    assert model.asker.tally.questions == 3
+    assert model.asker.counts.questions == 3
     model.close()
 
 

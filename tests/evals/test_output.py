@@ -9,7 +9,7 @@ import pytest
 
 from tilewise import SamplingParams
 from tilewise.errors import InvalidConfig
-from tilewise.evals.output import check_writable, mmmu_report, tally_lines, write_answers, write_run, write_text
+from tilewise.evals.output import check_writable, count_sentences, mmmu_report, write_answers, write_run, write_text
 from tilewise.evals.question import ModelAnswer, Question
 
 
@@ -66,7 +66,7 @@ def test_the_report_of_mmmu():
 
 
 def test_failures_are_named_up_to_ten():
-    tally = {
+    asked = {
         "questions": 12,
         "from_store": 0,
         "completion_tokens": 0,
@@ -74,7 +74,7 @@ def test_failures_are_named_up_to_ten():
         "completion_tokens_per_second": 0.0,
     }
     counts = {"pictures_left_out": 3, "prompts_cut": 0, "cut_off": 0}
-    lines = list(tally_lines({**tally, **counts, "failed": [f"t, row {row}: bad" for row in range(12)]}))
+    lines = list(count_sentences({**asked, **counts, "failed": [f"t, row {row}: bad" for row in range(12)]}))
     assert lines[1] == "3 pictures beyond max_images were left out"
     assert lines[2].startswith("12 questions could not be asked")
     assert lines[-1] == "  and 2 more, in the results"

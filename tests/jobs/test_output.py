@@ -24,8 +24,8 @@ def test_a_whole_output(files):
     source, output = files
     found = scan(output, line_digests(source))
     assert found.finished == b"\1" * 10
-    assert (found.tally.succeeded, dict(found.tally.failed)) == (8, {"invalid_json_line": 2})
-    assert (found.tally.prompt_tokens, found.tally.completion_tokens) == (16, 24)
+    assert (found.counts.succeeded, dict(found.counts.failed)) == (8, {"invalid_json_line": 2})
+    assert (found.counts.prompt_tokens, found.counts.completion_tokens) == (16, 24)
     assert not found.in_order
     assert not found.torn
 
@@ -35,7 +35,7 @@ def test_no_output_yet(files):
     output.unlink()
     found = scan(output, line_digests(source))
     assert found.finished == bytes(10)
-    assert found.tally.done == 0
+    assert found.counts.done == 0
     assert not output.exists()
 
 

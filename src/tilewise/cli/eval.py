@@ -143,12 +143,12 @@ def run_tasks(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from tilewise.evals.harness.run import evaluate
-    from tilewise.evals.output import score_table, tally_lines
+    from tilewise.evals.output import count_sentences, score_table
 
     results = evaluate(eval_options(options, engine_options(options)))
     console = Console(width=120)
     console.print(score_table(results))
-    for line in tally_lines(results["config"]["tilewise"]):
+    for line in count_sentences(results["config"]["tilewise"]):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     return 0
 

@@ -60,7 +60,7 @@ class EvalClient:
     batch_size: int
     max_images: int
     store: AnswerStore | None = None
-    tally: AskedCounts = field(default_factory=AskedCounts)
+    counts: AskedCounts = field(default_factory=AskedCounts)
     answers: list[tuple[Question, ModelAnswer]] = field(default_factory=list)
     """All answers so far, each with its question, in the order of the questions."""
 
@@ -74,19 +74,19 @@ class EvalClient:
                 heard(place, answer)
                 advance(1)
         answers = [found[place] for place in range(len(asked))]
-        self.tally.cut_off += sum(answer.finish_reason == "length" for answer in answers)
+        self.counts.cut_off += sum(answer.finish_reason == "length" for answer in answers)
         self.answers += [(question, answer) for (question, _), answer in zip(asked, answers, strict=True)]
         return answers
 
     def _each(self, asked: list[KeyedQuestion]) -> Iterator[tuple[int, ModelAnswer]]:
-        self.tally.questions += len(asked)
+        self.counts.questions += len(asked)
         unknown: list[int] = []
         for place, (_, key) in enumerate(asked):
             answer = self.store.find(key) if self.store else None
             if answer is None:
                 unknown.append(place)
             else:
-                self.tally.from_store += 1
+                self.counts.from_store += 1
                 yield place, answer
         for first in range(0, len(unknown), self.batch_size):
             yield from self._batch(unknown[first : first + self.batch_size], asked)
@@ -99,7 +99,7 @@ class EvalClient:
             try:
                 requests[place] = _request(question, self.llm.inputs)
             except InvalidRequest as error:
-                self.tally.failed.append(f"{question.where}: {error}")
+                self.counts.failed.append(f"{question.where}: {error}")
                 yield place, ModelAnswer.failed(str(error))
         order = list(requests)
         for number, output in self.llm.answer_each(list(requests.values())):
@@ -107,13 +107,13 @@ class EvalClient:
             answer = ModelAnswer.of(output, question.scored)
             if self.store:
                 self.store.keep(key, answer)
-            self.tally.count_computed(answer)
+            self.counts.count_computed(answer)
             yield order[number], answer
-        self.tally.seconds += time.monotonic() - started
+        self.counts.seconds += time.monotonic() - started
 
     def _limited(self, question: Question) -> Question:
         kept, left_out = question.with_at_most(self.max_images)
-        self.tally.pictures_left_out += left_out
+        self.counts.pictures_left_out += left_out
         return kept
 
 

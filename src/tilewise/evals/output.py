@@ -26,14 +26,14 @@ def mmmu_report(results: Mapping[str, Any]) -> dict[str, Any]:
         if task.startswith(f"{MMMU}_")
     }
     right, total = (sum(subject[name] for subject in subjects.values()) for name in ("correct", "total"))
-    tally = results["config"]["tilewise"]
+    counts = results["config"]["tilewise"]
     return {
         "benchmark": "MMMU_val",
         "model": results["config"]["model_args"]["pretrained"],
         "overall": _line(right, total),
         "subjects": subjects,
-        "from_store": tally["from_store"],
-        "failed": tally["failed"],
+        "from_store": counts["from_store"],
+        "failed": counts["failed"],
     }
 
 
@@ -125,21 +125,21 @@ def metrics(row: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
             yield name if kind == "none" else f"{name} ({kind})", value, row.get(f"{name}_stderr,{kind}")
 
 
-def tally_lines(tally: Mapping[str, Any]) -> Iterator[str]:
+def count_sentences(counts: Mapping[str, Any]) -> Iterator[str]:
     """Yield sentences about the questions of a run; what did not happen is not mentioned."""
     yield (
-        f"{tally['questions']} questions, {tally['from_store']} answers from the store; "
-        f"{tally['completion_tokens']} tokens in {tally['seconds']:.1f} s "
-        f"({tally['completion_tokens_per_second']:.1f} tokens/s)"
+        f"{counts['questions']} questions, {counts['from_store']} answers from the store; "
+        f"{counts['completion_tokens']} tokens in {counts['seconds']:.1f} s "
+        f"({counts['completion_tokens_per_second']:.1f} tokens/s)"
     )
     for name, words in (
         ("pictures_left_out", "pictures beyond max_images were left out"),
         ("prompts_cut", "prompts lost their beginning: the context is too short"),
         ("cut_off", "answers ended at their limit of tokens"),
     ):
-        if tally[name]:
-            yield f"{tally[name]} {words}"
-    failed = tally["failed"]
+        if counts[name]:
+            yield f"{counts[name]} {words}"
+    failed = counts["failed"]
     if failed:
         yield f"{len(failed)} questions could not be asked, and count as wrong:"
     yield from (f"  {line}" for line in failed[:10])

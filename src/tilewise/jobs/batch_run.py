@@ -62,7 +62,7 @@ class BatchRun:
 
         Raises Unfinished, and what hinders the engine's start.
         """
-        earlier = self.found.tally.done
+        earlier = self.found.counts.done
         stop = Stop(self.server.shutdown_timeout)
         try:
             with stop.on(signals):
@@ -73,9 +73,9 @@ class BatchRun:
                 raise
         except (CannotWrite, EngineDead) as error:
             raise self._unfinished(str(error)) from None
-        if stop.signal is not None and self.found.tally.done < len(self.digests):
+        if stop.signal is not None and self.found.counts.done < len(self.digests):
             raise self._unfinished(f"The run was ended by {Signals(stop.signal).name}.", stop.signal)
-        return Summary.of(self.found.tally, earlier, self.seconds)
+        return Summary.of(self.found.counts, earlier, self.seconds)
 
     def _opened(self, process: EngineProcess | None, build: Build | None) -> AbstractAsyncContextManager[JobServer]:
         if process is None:
@@ -86,13 +86,13 @@ class BatchRun:
         return open_local_server(self.engine, self.server, process, build, metrics)
 
     async def _ask_the_rest(self, asked: JobServer, stop: Stop) -> None:
-        tally, limit = self.found.tally, int(self.server.max_body_mb * 2**20) + _ENVELOPE
+        counts, limit = self.found.counts, int(self.server.max_body_mb * 2**20) + _ENVELOPE
         lines = read_lines(self.job.input_file, limit)
         source = Input(lines, self.digests, self.found.finished, asked_paths(), limit)
         in_flight = InFlight(self.job.lines_in_flight(self.engine, asked.engines), self.job.keep_order)
         output, begin = Output(self.job.output_file), time.monotonic()
         try:
-            with meter(tally, len(self.digests)) as moved:
+            with meter(counts, len(self.digests)) as moved:
 
                 def wrote(result: BatchResult) -> None:
                     self.found.add(result)
@@ -108,4 +108,4 @@ class BatchRun:
             self.seconds = time.monotonic() - begin
 
     def _unfinished(self, why: str, signal: int | None = None) -> Unfinished:
-        return Unfinished.of(why, self.found.tally.done, len(self.digests), signal)
+        return Unfinished.of(why, self.found.counts.done, len(self.digests), signal)

@@ -15,9 +15,7 @@ from tilewise.jobs.source import InputLine
 from tilewise.jobs.task import AsgiReply, Task, post
 
 _TOO_MANY = 429
-
-
-_OURS = (500, 502, 503, 504)
+_SERVER_FAILURES = (500, 502, 503, 504)
 """Statuses of failures that need not be the line's own fault."""
 
 
@@ -40,8 +38,8 @@ class TaskClient:
         while True:
             request_id = f"{line.id}-{failures + 1}"
             reply = await self._ask(task, request_id, failures)
-            failures += reply.status in _OURS
-            if (reply.status not in _OURS or failures > self._retries) and reply.status != _TOO_MANY:
+            failures += reply.status in _SERVER_FAILURES
+            if (reply.status not in _SERVER_FAILURES or failures > self._retries) and reply.status != _TOO_MANY:
                 return BatchResult.answered(line, task, reply.status, request_id, _json(reply))
             await asyncio.sleep(reply.retry_after)
 

@@ -106,7 +106,7 @@ class Found:
     """The results that an output holds; `finished` has a byte for each line of the input, 1 = its result is there."""
 
     finished: bytearray
-    tally: ResultCounts = field(default_factory=ResultCounts)
+    counts: ResultCounts = field(default_factory=ResultCounts)
     torn: int = 0
     """Bytes of a broken last line, which were cut off."""
     in_order: bool = True
@@ -116,7 +116,7 @@ class Found:
     def add(self, result: BatchResult) -> None:
         """Count a result that is in the output."""
         self.finished[result.number - 1] = 1
-        self.tally.add(result)
+        self.counts.add(result)
         self.in_order, self._last = self.in_order and result.number > self._last, result.number
 
 

@@ -53,10 +53,10 @@ class Summary:
     """Seconds from the first line asked to the last result written."""
 
     @classmethod
-    def of(cls, tally: ResultCounts, earlier: int, seconds: float) -> Summary:
-        failed = dict(sorted(tally.failed.items()))
-        tokens = tally.prompt_tokens, tally.completion_tokens
-        return cls(tally.done, tally.succeeded, failed, *tokens, earlier, seconds)
+    def of(cls, counts: ResultCounts, earlier: int, seconds: float) -> Summary:
+        failed = dict(sorted(counts.failed.items()))
+        tokens = counts.prompt_tokens, counts.completion_tokens
+        return cls(counts.done, counts.succeeded, failed, *tokens, earlier, seconds)
 
     @property
     def lines_per_second(self) -> float:
@@ -79,49 +79,49 @@ _LOOK = 0.2  # seconds between updates of the bar
 
 
 @contextmanager
-def meter(tally: ResultCounts, lines: int) -> Iterator[Callable[[], None]]:
-    """Show progress, and yield a function to be called after each result that `tally` has counted."""
+def meter(counts: ResultCounts, lines: int) -> Iterator[Callable[[], None]]:
+    """Show progress, and yield a function to be called after each result that `counts` has counted."""
     if sys.stderr.isatty():
-        with _bar(tally, lines) as moved:
+        with _bar(counts, lines) as moved:
             yield moved
     else:
-        yield _log(tally, lines)
+        yield _log(counts, lines)
 
 
-def _log(tally: ResultCounts, lines: int) -> Callable[[], None]:
-    begin, before = time.monotonic(), tally.done
+def _log(counts: ResultCounts, lines: int) -> Callable[[], None]:
+    begin, before = time.monotonic(), counts.done
     last = begin
 
     def moved() -> None:
         nonlocal last
         now = time.monotonic()
         if now - last >= _BETWEEN:
-            last, rate = now, (tally.done - before) / (now - begin)
-            left = f"{(lines - tally.done) / rate:.0f} s left"
-            failed = tally.failed.total()
-            logger.info("%d of %d lines done, %d failed, %.1f lines/s, %s", tally.done, lines, failed, rate, left)
+            last, rate = now, (counts.done - before) / (now - begin)
+            left = f"{(lines - counts.done) / rate:.0f} s left"
+            failed = counts.failed.total()
+            logger.info("%d of %d lines done, %d failed, %.1f lines/s, %s", counts.done, lines, failed, rate, left)
 
     return moved
 
 
 @contextmanager
-def _bar(tally: ResultCounts, lines: int) -> Iterator[Callable[[], None]]:
+def _bar(counts: ResultCounts, lines: int) -> Iterator[Callable[[], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     about = TextColumn("{task.fields[rate]:.1f} lines/s, {task.fields[failed]} failed")
     columns = (TextColumn("Answering"), BarColumn(), MofNCompleteColumn(), about, TimeRemainingColumn())
-    begin, before = time.monotonic(), tally.done
+    begin, before = time.monotonic(), counts.done
     last = 0.0
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress, _above_the_bar():
-        task = progress.add_task("", total=lines, completed=before, rate=0.0, failed=tally.failed.total())
+        task = progress.add_task("", total=lines, completed=before, rate=0.0, failed=counts.failed.total())
 
         def moved() -> None:
             nonlocal last
             now = time.monotonic()
-            if now - last >= _LOOK or tally.done == lines:
-                last, rate = now, (tally.done - before) / max(now - begin, 1e-9)
-                progress.update(task, completed=tally.done, rate=rate, failed=tally.failed.total())
+            if now - last >= _LOOK or counts.done == lines:
+                last, rate = now, (counts.done - before) / max(now - begin, 1e-9)
+                progress.update(task, completed=counts.done, rate=rate, failed=counts.failed.total())
 
         yield moved
 

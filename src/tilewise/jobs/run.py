@@ -83,8 +83,8 @@ def run(job: Job, engine: EngineConfig, server: ServerConfig, signals: Collectio
     with output_lock(job.output_file):
         digests = line_digests(job.input_file)
         found = earlier_results(job, digests)
-        summary = Summary.of(found.tally, found.tally.done, 0.0)
-        if found.tally.done < len(digests):
+        summary = Summary.of(found.counts, found.counts.done, 0.0)
+        if found.counts.done < len(digests):
             summary = _ask_the_rest(job, engine, server, digests, found, signals)
         job.output_file.touch()  # also of an input without lines
         if job.keep_order and not found.in_order:
@@ -99,12 +99,12 @@ def earlier_results(job: Job, digests: array[int]) -> Found:
         logger.warning(
             "%s: a broken output line of %d bytes, from an earlier kill, was cut off.", job.output_file, found.torn
         )
-    if job.retry_failed and found.tally.failed:
-        logger.info("%d lines that failed are asked again.", found.tally.failed.total())
+    if job.retry_failed and found.counts.failed:
+        logger.info("%d lines that failed are asked again.", found.counts.failed.total())
         without_failed(job.output_file)
         found = scan(job.output_file, digests)
-    if found.tally.done:
-        logger.info("%d of %d lines were done before.", found.tally.done, len(digests))
+    if found.counts.done:
+        logger.info("%d of %d lines were done before.", found.counts.done, len(digests))
     return found
 
 

@@ -92,7 +92,7 @@ def create_app(parts: ServerParts, config: ServerConfig, modules: tuple[ModuleTy
         allow_credentials=config.allow_credentials,
         expose_headers=[IGNORED_HEADER, "X-Request-Id", "Retry-After"],
     )
-    door = RequestGuard(
+    guard = RequestGuard(
         app,
         keys=config.api_key,
         open_paths=open_paths,
@@ -101,7 +101,7 @@ def create_app(parts: ServerParts, config: ServerConfig, modules: tuple[ModuleTy
         max_headers=config.h11_max_header_count,
         echo_request_id=config.enable_request_id_headers,
     )
-    return HttpCounter(door, parts.metrics.registry)
+    return HttpCounter(guard, parts.metrics.registry)
 
 
 async def _tick(parts: ServerParts) -> None:

@@ -93,5 +93,5 @@ def _row(sample: dict[str, Any], tokens: tuple[int, ...] | None) -> AnsweredQues
     return AnsweredQuestion(question, answer, scores, tokens)
 
 
-def _speed(tally: dict[str, Any] | None) -> Speed | None:
-    return tally and Speed(tally["seconds"], tally["completion_tokens"], tally["from_store"])  # type: ignore[return-value]
+def _speed(counts: dict[str, Any] | None) -> Speed | None:
+    return counts and Speed(counts["seconds"], counts["completion_tokens"], counts["from_store"])  # type: ignore[return-value]

@@ -129,7 +129,7 @@ class TextModel(LM):  # type: ignore[misc]
 
     def get_model_info(self) -> dict[str, Any]:
         """Return the counts of the run, which lm_eval puts into the results' `config`."""
-        return {"tilewise": self.asker.tally.as_dict()}
+        return {"tilewise": self.asker.counts.as_dict()}
 
     def close(self) -> None:
         if self.asker.store:
@@ -137,7 +137,7 @@ class TextModel(LM):  # type: ignore[misc]
         self.llm.close()
 
     def _cut(self, ids: TokenIds, room: int) -> TokenIds:
-        self.asker.tally.prompts_cut += len(ids) > max(1, room)
+        self.asker.counts.prompts_cut += len(ids) > max(1, room)
         return ids[-max(1, room) :]
 
     def _text(self, answer: ModelAnswer) -> str:
