@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tilewise.errors import InvalidRequest
-from tilewise.server.errors import MAX_DEPTH, check_media_type, parse_body
+from tilewise.server.exchange import MAX_DEPTH, check_media_type, parse_body
 
 
 def nested(depth: int) -> bytes:

@@ -9,7 +9,8 @@ from tests.server.asking import SERVED, USAGE, output, pieces, score
 from tilewise.errors import InvalidField
 from tilewise.ignored import Ignored
 from tilewise.sampling_params import SamplingParams
-from tilewise.server.completion import CompletionStream, completion_body, completion_call
+from tilewise.server.completions.answers import CompletionStream, completion_body
+from tilewise.server.completions.call import completion_call
 from tilewise.types import Request
 
 SCORES = [{5: score(-0.5, 1, "虎"), 9: score(-2.0, 2, "b")}, {9: score(-0.1, 1, "b"), 6: score(-3.0, 7, "cd")}]

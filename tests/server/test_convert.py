@@ -22,7 +22,7 @@ def test_defaults_are_vllms():
     assert call.reply.id.startswith("chatcmpl-")
     assert len(call.reply.id) == len("chatcmpl-") + 32
     assert (call.prompt.thinking, call.prompt.ending, call.prompt.processor) == (None, "open", {})
-    assert (call.tools.choice, call.include_reasoning, call.echo) == ("none", True, "")
+    assert (call.parts.calls, call.include_reasoning, call.echo) == ("none", True, "")
 
 
 def test_defaults_of_the_model_yield_to_the_body():
@@ -107,8 +107,8 @@ def test_numbers_and_switches_as_text_or_as_other_numbers(name, value, arrives):
 
 def test_names_of_the_longest_answer():
     assert ask(max_tokens=5).sampling.max_tokens == ask(max_completion_tokens=5).sampling.max_tokens == 5
-    assert ask(max_tokens=9, max_completion_tokens=5).routing.max_tokens == 5
-    assert ask().routing.max_tokens is None
+    assert ask(max_tokens=9, max_completion_tokens=5).max_tokens == 5
+    assert ask().max_tokens is None
 
 
 def test_an_empty_list_of_stops_is_none():
@@ -250,10 +250,10 @@ def test_thinking(fields, thinking):
 def test_thinking_before_a_form_is_told_apart_on_every_server():
     """The content is of the form that was asked for, though no reasoning parser is set."""
     quiet, form = replace(SERVED, reasoning=False), {"response_format": {"type": "json_object"}}
-    assert ask(quiet, **form, enable_thinking=True).reasoning
-    assert ask(quiet, tools=[LOOK], tool_choice="required", enable_thinking=True).reasoning
-    assert not ask(quiet, enable_thinking=True).reasoning
-    assert not ask(quiet, **form).reasoning
+    assert ask(quiet, **form, enable_thinking=True).parts.reasoning
+    assert ask(quiet, tools=[LOOK], tool_choice="required", enable_thinking=True).parts.reasoning
+    assert not ask(quiet, enable_thinking=True).parts.reasoning
+    assert not ask(quiet, **form).parts.reasoning
 
 
 @pytest.mark.parametrize(
@@ -268,11 +268,11 @@ def test_thinking_before_a_form_is_told_apart_on_every_server():
 )
 def test_answers_begin_within_their_thoughts_where_the_prompt_opens_them(fields, opened):
     served = replace(SERVED, thinks_unasked=True, opens_thinking=True)
-    assert ask(served, **fields).opened is opened
-    assert ask(replace(served, thinks_unasked=False), **fields | {"enable_thinking": True}).opened is (
+    assert ask(served, **fields).parts.opened is opened
+    assert ask(replace(served, thinks_unasked=False), **fields | {"enable_thinking": True}).parts.opened is (
         "add_generation_prompt" not in fields and "response_format" not in fields
     )
-    assert not ask(**fields).opened
+    assert not ask(**fields).parts.opened
 
 
 @pytest.mark.parametrize(
@@ -312,7 +312,7 @@ def test_usage_of_streams():
 
 def test_what_goes_beside_the_prompt():
     call = ask(replace(SERVED, priorities=True), priority=-2, cache_salt="mine", truncate_prompt_tokens=9)
-    assert (call.routing.priority, call.routing.cache_salt, call.prompt.keep_last) == (-2, "mine", 9)
+    assert (call.priority, call.cache_salt, call.prompt.keep_last) == (-2, "mine", 9)
     call = ask(media_io_kwargs={"video": {"num_frames": 8, "fps": 2}}, mm_processor_kwargs={"max_dynamic_patch": 6})
     assert (call.prompt.media, call.prompt.processor) == (MediaOptions(None, 8, 2.0), {"max_dynamic_patch": 6})
     call = ask(return_token_ids=True, return_tokens_as_token_ids=True, include_reasoning=False)

@@ -7,8 +7,8 @@ from tests.server.asking import SERVED, ask
 from tilewise.errors import DownloadFailed, EngineStuck, InvalidMedia, InvalidRequest, TooLong, UnknownModel
 from tilewise.ignored import Ignored
 from tilewise.sampling_params import SamplingParams
-from tilewise.server.convert import chat_call
-from tilewise.server.errors import Problem
+from tilewise.server.chat.call import chat_call
+from tilewise.server.problems import Problem
 
 
 def body(error: BaseException) -> dict:

@@ -12,11 +12,11 @@ from tilewise.inputs.grammar import Grammars
 from tilewise.inputs.media_io import MediaOptions
 from tilewise.inputs.schema_keywords import unknown_keywords
 from tilewise.sampling_params import StructuredOutputsParams
-from tilewise.server.completion import completion_call
-from tilewise.server.convert import chat_call
-from tilewise.server.errors import check_coding, parse_body
-from tilewise.server.requests import naming_form
-from tilewise.server.responses.read import response_call
+from tilewise.server.chat.call import chat_call
+from tilewise.server.completions.call import completion_call
+from tilewise.server.exchange import check_coding, parse_body
+from tilewise.server.generation import naming_form
+from tilewise.server.responses.call import response_call
 
 ROUTES = {
     "chat": (chat_call, {"messages": [QUESTION]}),

@@ -5,7 +5,7 @@ import pytest
 from tests.server.asking import PICTURE
 from tilewise.errors import InvalidField
 from tilewise.ignored import Ignored
-from tilewise.server.fields.field import UnknownFields
+from tilewise.server.body import UnknownFields
 from tilewise.server.messages import read_conversation
 
 URL = PICTURE["image_url"]["url"]

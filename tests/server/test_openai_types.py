@@ -6,8 +6,9 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from tests.server.asking import LOOK, SERVED, USAGE, ask, output, pieces, score
 from tilewise.ignored import Ignored
-from tilewise.server.chat_answers import ChatStream, chat_body
-from tilewise.server.completion import completion_body, completion_call
+from tilewise.server.chat.answers import ChatStream, chat_body
+from tilewise.server.completions.answers import completion_body
+from tilewise.server.completions.call import completion_call
 
 CALL = '<think>Hm.</think>I look.\n<tool_call>\n{"name": "look", "arguments": {"where": "left"}}\n</tool_call>'
 SCORES = [{5: score(-0.5)}, {6: score(-20000.0)}]

@@ -7,7 +7,7 @@ import pytest
 
 from tests.server.asking import LOOK, SERVED, ask, output, score
 from tilewise.errors import BrokenAnswer
-from tilewise.server.chat_answers import chat_body
+from tilewise.server.chat.answers import chat_body
 
 CALL = '<tool_call>\n{"name": "look", "arguments": {"where": "left"}}\n</tool_call>'
 

@@ -9,8 +9,8 @@ from tests.server.asking import SERVED, USAGE, pieces, score
 from tilewise.errors import BrokenAnswer, InvalidField, InvalidRequest
 from tilewise.ignored import Ignored
 from tilewise.sampling_params import StructuredOutputsParams
-from tilewise.server.errors import Problem
-from tilewise.server.responses.read import response_call
+from tilewise.server.problems import Problem
+from tilewise.server.responses.call import response_call
 from tilewise.server.responses.stream import ResponseStream
 
 EVENTS = TypeAdapter(ResponseStreamEvent)
@@ -72,7 +72,7 @@ def test_forms_tools_and_effort():
     )
     assert read(text={"format": {"type": "text"}}).chat.sampling.structured_outputs is None
     named = read(tools=[LOOK], tool_choice={"type": "function", "name": "look"})
-    assert (named.chat.tools.choice, named.chat.tools.name) == ("named", "look")
+    assert (named.chat.parts.calls, named.chat.parts.name) == ("named", "look")
     assert read(reasoning={"effort": "high"}).chat.prompt.thinking is True
     assert read(top_logprobs=2).chat.sampling.logprobs == 2
 

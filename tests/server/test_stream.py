@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from tests.outputs.cutting import ANY_CUT, cut
 from tests.server.asking import LOOK, USAGE, ask, output, pieces, score
 from tilewise.errors import BrokenAnswer
-from tilewise.server.chat_answers import ChatStream, ReasoningCount, chat_body
-from tilewise.server.streaming import data_event, named_event
+from tilewise.server.chat.answers import ChatStream, ReasoningCount, chat_body
+from tilewise.server.exchange import data_event, named_event
 
 CALL = '<tool_call>\n{"name": "look", "arguments": {"where": "left"}}\n</tool_call>'
 

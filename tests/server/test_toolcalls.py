@@ -33,13 +33,13 @@ def test_definitions_stand_in_the_prompt_as_in_the_training():
 
 def test_choices():
     auto = ask(tools=[LOOK])
-    assert (auto.tools.choice, auto.sampling.structured_outputs) == ("auto", None)
+    assert (auto.parts.calls, auto.sampling.structured_outputs) == ("auto", None)
     none = ask(tools=[LOOK], tool_choice="none")
-    assert (none.tools.choice, none.prompt.tools) == ("none", ())
+    assert (none.parts.calls, none.prompt.tools) == ("none", ())
     named = ask(tools=[LOOK, TREE], tool_choice=NAMED)
-    assert (named.tools.choice, named.tools.name) == ("named", "look")
+    assert (named.parts.calls, named.parts.name) == ("named", "look")
     assert named.sampling.structured_outputs == StructuredOutputsParams(json=LOOK["function"]["parameters"])
-    assert ask(tools=[LOOK], parallel_tool_calls=False).tools.parallel is False
+    assert ask(tools=[LOOK], parallel_tool_calls=False).parts.parallel is False
 
 
 def test_required_calls_are_a_list_whose_references_find_their_way():
@@ -77,4 +77,4 @@ def test_what_does_not_go_together(fields, says):
 def test_auto_needs_the_parser():
     with pytest.raises(InvalidField, match='"auto" tool choice requires --enable-auto-tool-choice'):
         ask(replace(SERVED, tools=False), tools=[LOOK])
-    assert ask(replace(SERVED, tools=False), tools=[LOOK], tool_choice="required").tools.choice == "required"
+    assert ask(replace(SERVED, tools=False), tools=[LOOK], tool_choice="required").parts.calls == "required"

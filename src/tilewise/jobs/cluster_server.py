@@ -51,7 +51,7 @@ class EngineActor:
             process.pipe.close()
             raise
         parts.on_give_up(lambda: os._exit(1))
-        self._local = LocalServer(parts, create_app(parts, server))
+        self._local = LocalServer(parts, create_app(parts))
         return str(ray.util.get_node_ip_address())
 
     async def ask(self, path: str, body: bytes, request_id: str) -> AsgiReply:

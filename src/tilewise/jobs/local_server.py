@@ -15,9 +15,10 @@ from tilewise.errors import EngineDead, InvalidConfig
 from tilewise.remote.engine_process import EngineProcess
 from tilewise.remote.wire import Build
 from tilewise.server.app import create_app
-from tilewise.server.assemble import ServerParts, assemble
+from tilewise.server.assemble import assemble
+from tilewise.server.bodies import BODIES
 from tilewise.server.config import ServerConfig
-from tilewise.server.fields.tables import TABLES
+from tilewise.server.context import Context
 
 logger = logging.getLogger("tilewise")
 _LOOK = 0.05  # seconds between checks that the engine is back
@@ -29,7 +30,7 @@ class LocalServer:
 
     engines = 1
 
-    def __init__(self, parts: ServerParts, app: ASGIApp) -> None:
+    def __init__(self, parts: Context, app: ASGIApp) -> None:
         self._parts, self.app = parts, app
 
     async def until_ready(self) -> None:
@@ -56,14 +57,14 @@ async def open_local_server(
     parts = await assemble(engine, server, process, build)
     try:
         with _shown(parts, metrics):
-            yield LocalServer(parts, create_app(parts, server))
+            yield LocalServer(parts, create_app(parts))
     finally:
         parts.service.close()
         await parts.replicas.close()
 
 
 @contextmanager
-def _shown(parts: ServerParts, address: tuple[str, int] | None) -> Iterator[None]:
+def _shown(parts: Context, address: tuple[str, int] | None) -> Iterator[None]:
     if address is None:
         yield
         return
@@ -85,4 +86,4 @@ def _shown(parts: ServerParts, address: tuple[str, int] | None) -> Iterator[None
 
 def asked_paths() -> list[str]:
     """Return the routes that a line may ask: those that take a body and answer it."""
-    return list(TABLES)
+    return [body.route for body in BODIES]

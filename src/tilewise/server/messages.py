@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from tilewise.errors import InvalidField, InvalidRequest, did_you_mean
 from tilewise.inputs.messages import TILING, check_role
-from tilewise.server.fields.field import UnknownFields
+from tilewise.server.body import UnknownFields
 from tilewise.types import Detail
 
 _KEYS = {

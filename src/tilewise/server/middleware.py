@@ -18,7 +18,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tilewise.errors import TilewiseError
-from tilewise.server.errors import Problem
+from tilewise.server.problems import Problem
 
 
 class BodyTooLarge(TilewiseError):

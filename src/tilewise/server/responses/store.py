@@ -11,13 +11,13 @@ import json
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from tilewise.errors import InvalidField, InvalidRequest, Overloaded, TilewiseError
-from tilewise.server.responses.items import Item, response_object
-from tilewise.server.responses.read import ResponseCall
+from tilewise.server.responses.call import ResponseCall
+from tilewise.server.responses.items import ResponseObject, response_object
 from tilewise.units import whole_variable
 
 
@@ -55,7 +55,7 @@ class StoreLimits:
 class StoredResponse:
     scope: str
     call: ResponseCall
-    response: dict[str, Any]
+    response: ResponseObject
     size: int
     """Bytes of the conversation and the response, as JSON."""
     since: float
@@ -89,7 +89,7 @@ class ResponseStore:
             )
         return stored
 
-    def conversation(self, scope: str, name: str) -> Sequence[Item]:
+    def conversation(self, scope: str, name: str) -> Sequence[Mapping[str, Any]]:
         """Return the items before a response that goes on from this one. Raises UnknownResponse, or InvalidField."""
         stored = self.find(scope, name)
         if stored.response["status"] not in ("completed", "incomplete"):
@@ -110,7 +110,7 @@ class ResponseStore:
             )
         return size
 
-    def keep(self, scope: str, call: ResponseCall, response: dict[str, Any], measured: int) -> StoredResponse:
+    def keep(self, scope: str, call: ResponseCall, response: ResponseObject, measured: int) -> StoredResponse:
         """Keep a response and drop others for it, the oldest first; `measured` are the bytes of its conversation.
 
         Raises Overloaded if only responses that are being worked on could go.
@@ -124,7 +124,7 @@ class ResponseStore:
         self.num_bytes += size
         return stored
 
-    def end(self, stored: StoredResponse, response: dict[str, Any]) -> None:
+    def end(self, stored: StoredResponse, response: ResponseObject) -> None:
         """Store a response whose work in the background has ended; its age counts from now, and its size is new."""
         grown = len(json.dumps(response)) - len(json.dumps(stored.response))
         stored.response, stored.since, stored.size = response, self._clock(), stored.size + grown
