@@ -29,7 +29,6 @@ from tilewise.server.responses import routes as responses
 from tilewise.server.tracing import TraceContext
 
 logger = logging.getLogger("tilewise")
-_TICK = 1.0  # seconds between looks at whether the periodic line is due
 ROUTERS = (chat.router, completions.router, responses.router, tokenize.router, information.router)
 """The routes of every server of a model."""
 
@@ -51,7 +50,7 @@ def create_app(context: Context, routers: Sequence[Router] | None = None) -> ASG
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         _log_routes(routers)
-        ticking = asyncio.create_task(_tick(context))
+        ticking = asyncio.create_task(context.tick())
         yield
         ticking.cancel()
         with suppress(asyncio.CancelledError):
@@ -90,12 +89,6 @@ def create_app(context: Context, routers: Sequence[Router] | None = None) -> ASG
         echo_request_id=config.enable_request_id_headers,
     )
     return HttpCounter(guard, context.metrics.registry)
-
-
-async def _tick(context: Context) -> None:
-    while True:
-        await asyncio.sleep(_TICK)
-        context.tick()
 
 
 def api_routes(routers: Sequence[Router] = ROUTERS) -> list[APIRoute]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import logging
@@ -28,6 +29,7 @@ from tilewise.server.service import AnswerService
 from tilewise.types import Request, RequestOutput
 
 logger = logging.getLogger("tilewise")
+_TICK = 1.0  # seconds between looks at whether the periodic line is due
 
 
 @dataclass(frozen=True)
@@ -95,10 +97,12 @@ class Context:
         self.metrics.media(self.service.preparer.cache.counts)
         self._tick(engine, outbox.counters)
 
-    def tick(self) -> None:
-        """Log the periodic line of each engine whose line is due."""
-        for engine in self.replicas.engines:
-            self._tick(engine.number, engine.counters)
+    async def tick(self) -> None:
+        """Log the periodic line of each engine whenever it is due, until cancelled."""
+        while True:
+            await asyncio.sleep(_TICK)
+            for engine in self.replicas.engines:
+                self._tick(engine.number, engine.counters)
 
     def _tick(self, engine: int, counters: Counters) -> None:
         """Log an engine's line if it is due. Pictures are cut before all engines, and stand in the first one's line."""

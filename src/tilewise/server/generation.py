@@ -1,4 +1,4 @@
-"""What all requests that generate say: how tokens are chosen, what form the answer has, and how it is given back."""
+"""Requests that generate: how their tokens are chosen, which form the answer has, and how it is given back."""
 
 from __future__ import annotations
 
@@ -293,8 +293,8 @@ def check_routing(fields: CompletionFields, served: ServedModel) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Call:
-    """What a request asks for beside its prompt, with nothing of HTTP or JSON left in it."""
+class GenerationCall:
+    """A request for answers, but for its prompt, with nothing of HTTP or JSON left in it."""
 
     reply: ReplyOptions
     sampling: SamplingParams

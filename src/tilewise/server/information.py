@@ -28,7 +28,7 @@ from tilewise.weights.folder import optional_json
 
 router = Router()
 tokenizer_router = Router()
-"""For `--enable-tokenizer-info-endpoint`."""
+"""Routes that `--enable-tokenizer-info-endpoint` asks for."""
 developer_router = Router()
 """Routes that change or tell more of a server than its clients should: only where VLLM_SERVER_DEV_MODE is 1."""
 _METRICS = "text/plain; version=1.0.0; charset=utf-8"

@@ -109,7 +109,8 @@ ALWAYS_OPEN = ("/health", "/ping")
 OPEN = (*ALWAYS_OPEN, "/version", "/metrics")
 """Paths that need no key by default, since whoever scrapes a server or waits for it has none; they tell of no request.
 vLLM's middleware guards /v1, /v2, /inference and /cohere alone."""
-_REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
+_REQUEST_ID = re.compile("[!#-;=?-~]{1,128}")
+"""Ids that are repeated: those that answers get as their own (`request_id`), but for quotes and angle brackets."""
 _HEADER_BYTES = 2**16  # of all headers together
 
 

@@ -93,7 +93,7 @@ GENERATION = (*JSON_BODY, 429, 503, 504)
 
 @dataclass(frozen=True, kw_only=True)
 class Operation:
-    """What a route takes and answers."""
+    """The statement of what a route takes and answers."""
 
     gives: str
     """Meaning of a 200."""

@@ -1,4 +1,4 @@
-"""What the OpenAPI document says of bodies beside their types: schemas of what is read by hand, and examples."""
+"""The OpenAPI document of bodies, where their types do not make it: schemas of what is read by hand, and examples."""
 
 from __future__ import annotations
 

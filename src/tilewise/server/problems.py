@@ -1,4 +1,4 @@
-"""What goes wrong, as clients see it: exceptions and paths that are not here become OpenAI's error body."""
+"""Errors as clients see them: exceptions, and paths that are not here, become OpenAI's error body."""
 
 from __future__ import annotations
 

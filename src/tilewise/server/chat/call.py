@@ -21,7 +21,7 @@ from tilewise.server.body import MAX_UNKNOWN, UnknownFields
 from tilewise.server.chat.tools import ToolUse, check_tool_types, read_tools
 from tilewise.server.generation import (
     LIGHT,
-    Call,
+    GenerationCall,
     check_routing,
     form_field,
     naming_form,
@@ -74,7 +74,7 @@ class ChatPrompt:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChatCall(Call):
+class ChatCall(GenerationCall):
     prompt: ChatPrompt
     parts: PartsRule
     strict_schema: dict[str, Any] | None = field(default=None, hash=False)

@@ -12,7 +12,15 @@ from tilewise.inputs.prepare import Preparer, Side
 from tilewise.server.bodies import CompletionBody
 from tilewise.server.body import UnknownFields
 from tilewise.server.chat.call import max_tokens_of
-from tilewise.server.generation import LIGHT, Call, check_routing, form_field, naming_form, reply_of, sampling_of
+from tilewise.server.generation import (
+    LIGHT,
+    GenerationCall,
+    check_routing,
+    form_field,
+    naming_form,
+    reply_of,
+    sampling_of,
+)
 from tilewise.server.served import ServedModel
 from tilewise.types import Request
 
@@ -21,7 +29,7 @@ _DEFAULT_MAX_TOKENS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompletionCall(Call):
+class CompletionCall(GenerationCall):
     """A call for text completions: several prompts, each with `sampling.n` answers."""
 
     prompts: tuple[str | tuple[int, ...], ...]

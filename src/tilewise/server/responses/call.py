@@ -31,7 +31,7 @@ Recall = Callable[[str], Sequence[Item]]
 
 
 class Repeated(TypedDict):
-    """What a response repeats of its request."""
+    """Fields of a request that its response repeats."""
 
     instructions: str | None
     max_output_tokens: int | None
