@@ -29,7 +29,7 @@ from tilewise.server.context import Context
 from tilewise.server.metrics import Metrics
 from tilewise.server.responses.store import ResponseStore, StoreLimits
 from tilewise.server.served import ServedModel
-from tilewise.server.service import AnswerService, QueueLimits
+from tilewise.server.service import AnswerService
 from tilewise.server.tracing import Tracing
 from tilewise.units import whole_variable
 
@@ -62,8 +62,7 @@ async def assemble(
     preparer = found.preparer(ready.resolved)
     served = served_model(engine, config, preparer.max_model_len, sampling, found.spec)
     metrics = Metrics(served.name, served.max_model_len, len(replicas.engines))
-    admission = QueueLimits(config.max_num_queued_reqs, config.max_num_queued_tokens, config.request_timeout)
-    service = AnswerService(replicas, preparer, reader, admission, metrics, media_threads(), tracing)
+    service = AnswerService(replicas, preparer, reader, config, metrics, media_threads(), tracing)
     lines = 0 if engine.disable_log_stats else len(replicas.engines)
     stats = [StatsLog(log_interval(), time.monotonic(), number) for number in range(lines)]
     store = None if limits is None else ResponseStore(limits)

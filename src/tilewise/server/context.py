@@ -32,33 +32,6 @@ logger = logging.getLogger("tilewise")
 _TICK = 1.0  # seconds between looks at whether the periodic line is due
 
 
-@dataclass(frozen=True)
-class RequestLog:
-    """The log of requests and answers, as far as the options ask for it."""
-
-    requests: bool
-    outputs: bool
-    max_length: int | None
-
-    def received(self, name: str, request: Request) -> None:
-        if self.requests:
-            prompt = (request.prompt or "")[: self.max_length]
-            tokens, tiles = len(request.prompt_ids), request.num_tiles
-            logger.info(
-                "Received request %s: prompt: %r, %d tokens, %d tiles, params: %s",
-                name,
-                prompt,
-                tokens,
-                tiles,
-                request.sampling,
-            )
-
-    def answered(self, name: str, output: RequestOutput) -> None:
-        for answer in output.outputs if self.outputs else ():
-            text = answer.text[: self.max_length]
-            logger.info("Generated response %s: output: %r, finish_reason: %s", name, text, answer.finish_reason)
-
-
 @dataclass
 class Context:
     """All parts of one server. It watches the engines and passes on what they report, to metrics and to the log."""
@@ -139,10 +112,17 @@ class Context:
         one = len(outputs) == 1 and len(outputs[0].outputs) == 1
         return request_times(outputs[0]) if one and self.config.enable_per_request_metrics else None
 
-    @property
-    def log(self) -> RequestLog:
-        config = self.config
-        return RequestLog(config.enable_log_requests, config.enable_log_outputs, config.max_log_len)
+    def log_request(self, name: str, request: Request) -> None:
+        if self.config.enable_log_requests:
+            prompt = (request.prompt or "")[: self.config.max_log_len]
+            tokens, tiles = len(request.prompt_ids), request.num_tiles
+            text = "Received request %s: prompt: %r, %d tokens, %d tiles, params: %s"
+            logger.info(text, name, prompt, tokens, tiles, request.sampling)
+
+    def log_answers(self, name: str, output: RequestOutput) -> None:
+        for answer in output.outputs if self.config.enable_log_outputs else ():
+            text = answer.text[: self.config.max_log_len]
+            logger.info("Generated response %s: output: %r, finish_reason: %s", name, text, answer.finish_reason)
 
 
 def context_of(raw: HttpRequest) -> Context:

@@ -12,7 +12,6 @@ import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from typing import TypeVar
 
 from tilewise.engine.delta import TokenDelta
@@ -24,6 +23,7 @@ from tilewise.inputs.prepare import Preparer
 from tilewise.outputs.group import AnswerDelta, AnswerGroup
 from tilewise.remote.engine import Stream
 from tilewise.remote.replicas import Replicas
+from tilewise.server.config import ServerConfig
 from tilewise.server.metrics import Metrics
 from tilewise.server.tracing import Tracing
 from tilewise.types import Request, RequestOutput
@@ -31,16 +31,6 @@ from tilewise.types import Request, RequestOutput
 Result = TypeVar("Result")
 Item = TypeVar("Item")
 See = Callable[[AnswerDelta], None]
-
-
-@dataclass(frozen=True, slots=True)
-class QueueLimits:
-    """The limits of how much may wait, and how long; None = no limit."""
-
-    max_queued_requests: int | None = None
-    max_queued_tokens: int | None = None
-    deadline: float | None = None
-    """Seconds that a request may take, media and queue included."""
 
 
 class AnswerService:
@@ -51,7 +41,7 @@ class AnswerService:
         engine: Replicas,
         preparer: Preparer,
         reader: MediaReader,
-        admission: QueueLimits,
+        config: ServerConfig,
         metrics: Metrics,
         threads: int,
         tracing: Tracing | None = None,
@@ -65,7 +55,7 @@ class AnswerService:
         self._draining = False
         self.preparer = preparer
         self.reader = reader
-        self.admission = admission
+        self._config = config
         self._threads = ThreadPoolExecutor(threads, "tilewise-prepare")
         self._preparing = 0
         self._waiting_tokens = 0
@@ -84,7 +74,7 @@ class AnswerService:
         if self._draining:
             raise EngineDead("The server is shutting down: send the request to another one.")
         self.engine.check()
-        limit, waiting = self.admission.max_queued_requests, self.engine.load.waiting + self._preparing
+        limit, waiting = self._config.max_num_queued_reqs, self.engine.load.waiting + self._preparing
         if limit is not None and waiting >= limit:
             self.metrics.rejected("queued_requests")
             raise Overloaded(f"{waiting} requests are waiting, the limit is {limit}: send the request again later.")
@@ -179,7 +169,7 @@ class AnswerService:
         return pieces
 
     def _check_tokens(self, tokens: int) -> None:
-        limit = self.admission.max_queued_tokens
+        limit = self._config.max_num_queued_tokens
         if limit is not None and self._waiting_tokens and self._waiting_tokens + tokens > limit:
             self.metrics.rejected("queued_tokens")
             raise Overloaded(
@@ -190,7 +180,7 @@ class AnswerService:
     @asynccontextmanager
     async def deadline(self, arrival: float | None = None) -> AsyncGenerator[None]:
         """Raise Expired if what is done inside takes too long, counted from the arrival, else from now."""
-        seconds = self.admission.deadline
+        seconds = self._config.request_timeout
         spent = 0.0 if arrival is None else time.monotonic() - arrival
         try:
             async with asyncio.timeout(None if seconds is None else max(0.0, seconds - spent)):

@@ -56,7 +56,7 @@ async def chat_completions(raw: HttpRequest, body: dict[str, Any], ignored: Igno
         for choice, made in zip(answer["choices"], output.outputs, strict=True):
             if faults := await schema_errors(call, made, service):
                 choice["schema_errors"] = faults
-        context.log.answered(call.reply.id, output)
+        context.log_answers(call.reply.id, output)
         return JSONResponse(answer, headers=headers)
 
 
@@ -71,7 +71,7 @@ async def prepared(raw: HttpRequest, call: ChatCall, name: str, ignored: Ignored
         lambda reader: call.request(preparer, reader), call.prompt.media, scope, ignored, call.is_light
     )
     name_unenforced(request, ignored, preparer.tokenizer.vocab_size)
-    context.log.received(name, request)
+    context.log_request(name, request)
     return request
 
 
@@ -101,7 +101,7 @@ async def _events(context: Context, call: ChatCall, request: Request) -> AsyncGe
         if (times := context.times_of(group.output())) is not None:
             chunk["metrics"] = times
         yield data_event(chunk)
-    context.log.answered(call.reply.id, group.output())
+    context.log_answers(call.reply.id, group.output())
 
 
 @router.on_json(
@@ -127,7 +127,7 @@ async def batched_chat_completions(raw: HttpRequest, body: dict[str, Any], ignor
         reasoning = [ReasoningCount(call) for call in calls]
         outputs = await service.whole(map(service.group, requests), [count.take for count in reasoning])
         for output in outputs:
-            context.log.answered(name, output)
+            context.log_answers(name, output)
         answers = [chat_body(call, output) for call, output in zip(calls, outputs, strict=True)]
         for call, output, answer in zip(calls, outputs, answers, strict=True):
             if faults := await schema_errors(call, output.outputs[0], service):

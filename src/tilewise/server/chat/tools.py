@@ -126,26 +126,19 @@ def read_tools(
     functions = _by_name(tools)
     if isinstance(choice, AllowedToolsChoice):
         functions, choice = _allowed(functions, choice)
-    schemas = {
-        name: function.parameters or {"type": "object", "properties": {}} for name, function in functions.items()
-    }
-    use = ToolUse(
-        tuple(to_json({"type": "function", "function": f.model_dump(exclude_none=True)}) for f in functions.values()),
-        parallel=parallel,
-        strict={name: schemas[name] for name, function in functions.items() if function.strict},
-    )
-    places = _places(tools)
-    if isinstance(choice, (NamedTool, FlatToolName)):
-        name = _chosen(choice, functions)
-        structure = StructuredOutputsParams(json=schemas[name])
-        return replace(use, choice="named", name=name, structure=structure, place=places[name])
-    if choice == "required":
-        for name, schema in schemas.items():
-            _check_keywords(schema, places[name])
-        place = places[next(iter(schemas))] if len(schemas) == 1 else "tools"
-        return replace(use, choice="required", structure=_calls_structure(schemas, parallel), place=place)
     if choice == "none":
         return ToolUse()  # a model that is shown tools calls them
+    use = ToolUse(
+        tuple(function.text for function in functions.values()),
+        parallel=parallel,
+        strict={name: function.schema for name, function in functions.items() if function.definition.strict},
+    )
+    if choice == "required":
+        return _required(use, functions)
+    if isinstance(choice, (NamedTool, FlatToolName)):
+        function = functions[_chosen(choice, functions)]
+        structure = StructuredOutputsParams(json=function.schema)
+        return replace(use, choice="named", name=function.definition.name, structure=structure, place=function.place)
     if not served.tools:
         raise InvalidField(
             "tool_choice",
@@ -155,15 +148,34 @@ def read_tools(
     return replace(use, choice="auto")
 
 
-def _by_name(tools: Sequence[Tool | FlatTool]) -> dict[str, FunctionDefinition]:
+@dataclass(frozen=True)
+class _Function:
+    definition: FunctionDefinition
+    place: str
+    """The field of the body that has its schema."""
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        return self.definition.parameters or {"type": "object", "properties": {}}
+
+    @property
+    def text(self) -> str:
+        return to_json({"type": "function", "function": self.definition.model_dump(exclude_none=True)})
+
+
+def _by_name(tools: Sequence[Tool | FlatTool]) -> dict[str, _Function]:
     """Return the functions by name. Raises InvalidField for a name that comes twice, is empty or too long.
 
     Names are any text: gateways write `server/tool`, and a model copies what stands in its prompt.
     """
-    functions: dict[str, FunctionDefinition] = {}
+    functions: dict[str, _Function] = {}
     for number, tool in enumerate(tools):
-        function = tool.function if isinstance(tool, Tool) else FunctionDefinition(**tool.model_dump(exclude={"type"}))
-        name = function.name
+        if isinstance(tool, Tool):
+            function = _Function(tool.function, f"tools[{number}].function.parameters")
+        else:
+            definition = FunctionDefinition(**tool.model_dump(exclude={"type"}))
+            function = _Function(definition, f"tools[{number}].parameters")
+        name = function.definition.name
         if not 0 < len(name) <= _LONGEST_NAME or name in functions:
             what = "comes twice" if name in functions else f"must have 1 to {_LONGEST_NAME} characters"
             raise InvalidField(
@@ -173,14 +185,14 @@ def _by_name(tools: Sequence[Tool | FlatTool]) -> dict[str, FunctionDefinition]:
     return functions
 
 
-def _places(tools: Sequence[Tool | FlatTool]) -> dict[str, str]:
-    """Return, by the names of functions, the fields of a body that have their schemas."""
-    return {
-        tool.function.name if isinstance(tool, Tool) else tool.name: (
-            f"tools[{number}].function.parameters" if isinstance(tool, Tool) else f"tools[{number}].parameters"
-        )
-        for number, tool in enumerate(tools)
-    }
+def _required(use: ToolUse, functions: Mapping[str, _Function]) -> ToolUse:
+    """Return the use of tools of which at least one has to be called."""
+    for function in functions.values():
+        _check_keywords(function.schema, function.place)
+    places = [function.place for function in functions.values()]
+    schemas = {name: function.schema for name, function in functions.items()}
+    structure = _calls_structure(schemas, use.parallel)
+    return replace(use, choice="required", structure=structure, place=places[0] if len(places) == 1 else "tools")
 
 
 def _check_keywords(schema: dict[str, Any], place: str) -> None:
@@ -192,8 +204,8 @@ def _check_keywords(schema: dict[str, Any], place: str) -> None:
 
 
 def _allowed(
-    functions: dict[str, FunctionDefinition], choice: AllowedToolsChoice
-) -> tuple[dict[str, FunctionDefinition], Literal["auto", "required"]]:
+    functions: dict[str, _Function], choice: AllowedToolsChoice
+) -> tuple[dict[str, _Function], Literal["auto", "required"]]:
     """Return the functions that may be called, and the mode. The model is shown no others: it would call some."""
     allowed = choice.allowed_tools or AllowedTools(mode=choice.mode, tools=choice.tools or [])
     names = {_chosen(tool, functions) for tool in allowed.tools}

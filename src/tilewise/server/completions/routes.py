@@ -47,13 +47,13 @@ async def completions(raw: HttpRequest, body: dict[str, Any], ignored: Ignored) 
         requests = await service.prepare(lambda: call.requests(service.preparer), call.is_light)
         for request in requests:
             name_unenforced(request, ignored, service.preparer.tokenizer.vocab_size)
-            context.log.received(call.reply.id, request)
+            context.log_request(call.reply.id, request)
         headers = context.load_report(raw, ignored)
         if call.reply.stream:
             return EventStream(guarded(_events(context, call, requests), service), headers)
         outputs = await service.whole(map(service.group, requests))
         for output in outputs:
-            context.log.answered(call.reply.id, output)
+            context.log_answers(call.reply.id, output)
         answer = completion_body(call, outputs, _decode_of(context))
         if (times := context.times_of(*outputs)) is not None:
             answer["metrics"] = times
@@ -76,7 +76,7 @@ async def _events(context: Context, call: CompletionCall, requests: Sequence[Req
             chunk["metrics"] = times
         yield data_event(chunk)
     for group in groups:
-        context.log.answered(call.reply.id, group.output())
+        context.log_answers(call.reply.id, group.output())
 
 
 def _decode_of(context: Context) -> Decode:

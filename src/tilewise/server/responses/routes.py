@@ -135,7 +135,7 @@ class Making:
             answer = output.outputs[0]
             response["input_messages"] = [raw_message(output.prompt or "", output.prompt_token_ids)]
             response["output_messages"] = [raw_message(answer.text, answer.token_ids)]
-        self._context.log.answered(self._call.id, output)
+        self._context.log_answers(self._call.id, output)
 
 
 @router.on("GET", "/v1/responses/{response_id}", _STORED)
