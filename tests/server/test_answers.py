@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.server.asking import LOOK
-from tests.server.test_stream import gathered
+from tests.server.test_chat_stream import gathered
 from tilewise import LLM, ImageAsset
 from tilewise.errors import InvalidRequest, TooLong
 from tilewise.ignored import Ignored

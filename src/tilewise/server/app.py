@@ -46,20 +46,7 @@ def create_app(context: Context, routers: Sequence[Router] | None = None) -> ASG
     A request passes HttpCounter, RequestGuard, CORS and, where spans are sent, TraceContext on its way to a route.
     """
     config, routers = context.config, routers or routers_of(context.config)
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        _log_routes(routers)
-        ticking = asyncio.create_task(context.tick())
-        yield
-        ticking.cancel()
-        with suppress(asyncio.CancelledError):
-            await ticking
-        if context.store is not None:
-            context.store.close()
-        context.service.close()
-
-    app = FastAPI(lifespan=lifespan, openapi_url=None)
+    app = FastAPI(lifespan=partial(_lifespan, context, routers), openapi_url=None)
     app.state.context = context
     for router in routers:
         app.include_router(router)
@@ -89,6 +76,19 @@ def create_app(context: Context, routers: Sequence[Router] | None = None) -> ASG
         echo_request_id=config.enable_request_id_headers,
     )
     return HttpCounter(guard, context.metrics.registry)
+
+
+@asynccontextmanager
+async def _lifespan(context: Context, routers: Sequence[Router], _: FastAPI) -> AsyncIterator[None]:
+    _log_routes(routers)
+    ticking = asyncio.create_task(context.tick())
+    yield
+    ticking.cancel()
+    with suppress(asyncio.CancelledError):
+        await ticking
+    if context.store is not None:
+        context.store.close()
+    context.service.close()
 
 
 def api_routes(routers: Sequence[Router] = ROUTERS) -> list[APIRoute]:
