@@ -53,6 +53,7 @@ TYPES = {
     39: TensorType("MXFP4", 32, 17),
 }
 """Types that can be read, by their number in the files."""
+TYPES_BY_NAME = {kind.name: kind for kind in TYPES.values()}
 _OTHER_TYPES = {
     9: "Q8_1",
     15: "Q8_K",
