@@ -289,5 +289,4 @@ def _layout(tokens: int) -> PagedLayout:
 
 
 def _block(architecture: Architecture, number: int, view: View) -> DecoderLayer:
-    """Build one layer of the decoder."""
     return architecture.backbone.block(view, architecture.config.decoder, number, Mesh())

@@ -31,6 +31,8 @@ from tilewise.weights.view import StoredLinear, View
 
 _OF_EXPERT = re.compile(r"\.experts\.\d+\.")
 _CLOSES_MLP = re.compile(r"\.(down_proj|fc2)$")
+Experts = Sequence[Weight | None]
+Activation = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,13 +317,7 @@ class _ShapeOps(ReferenceOps):
         return _empty(*query.shape)
 
     def moe_experts(
-        self,
-        x: Tensor,
-        chosen: Tensor,
-        weights: Tensor,
-        gate_up: Sequence[Weight | None],
-        down: Sequence[Weight | None],
-        activation: Callable[[Tensor], Tensor],
+        self, x: Tensor, chosen: Tensor, weights: Tensor, gate_up: Experts, down: Experts, activation: Activation
     ) -> Tensor:
         self.note_others(chosen, weights)
         for first, second in zip(gate_up, down, strict=True):

@@ -87,7 +87,6 @@ class RoundedMatrix:
     """Rounding of the activations that it multiplies, where that is known beforehand."""
 
     def rows(self, which: slice) -> RoundedMatrix:
-        """Return some of the outputs."""
         zeros = None if self.zeros is None else self.zeros[which]
         return replace(self, levels=self.levels[which], scales=self.scales[which], zeros=zeros)
 
@@ -268,7 +267,6 @@ def relative_output_error(matrix: Tensor, rounded: RoundedMatrix, moments: Seque
 
 
 def _round_inputs(matrix: Tensor, moments: Tensor, rounding: Rounding, name: str) -> RoundedMatrix:
-    """Round one run of inputs, for all outputs."""
     factor = _inverse_factor(moments)
     plain = round_matrix(matrix, rounding, name, None if factor is None else moments.diagonal())
     if factor is None:

@@ -110,7 +110,7 @@ class CheckpointFolder:
 
     @property
     def quantization_config(self) -> Section | None:
-        """What config.json says of a quantised checkpoint, at its top or with the language model; None = nothing."""
+        """Description of a quantised checkpoint in config.json, at its top or with the language model; None = none."""
         for section in (self.config.values, self.config.get("llm_config"), self.config.get("text_config")):
             found = section.get("quantization_config") if isinstance(section, dict) else None
             if isinstance(found, dict):

@@ -95,13 +95,12 @@ class StaticLayout(_DescribedLayout):
     def read(self, stored: StoredModule, outputs: int | None, inputs: int) -> Form:
         weight = stored.tensor(".weight", (outputs, inputs), ("I8",))
         addend = stored.tensor(".quant_bias", (len(weight),), ("I32",))
-        scales = _as_float(stored, ".deq_scale", stored.tensor(".deq_scale", (len(weight),), ("F32", "I64")))
-        stored.check_scales(".deq_scale", scales)
+        scales = stored.check_scales(".deq_scale", _deq_scales(stored, len(weight)))
         row_scale = stored.scales(".input_scale", (1,), _NUMBERS, of_rows=True)
         row_offset = stored.tensor(".input_offset", (1,), _OFFSETS)
         self._read_idle(stored, ".weight_scale")
         self._check_symmetric(stored, ".weight_offset")
-        return Int8(weight, scales, _static_rows(stored, ".input_offset", row_scale, row_offset), addend)
+        return Int8(weight, scales, _static_rows(stored, row_scale, row_offset), addend)
 
 
 @dataclass(frozen=True)
@@ -195,22 +194,23 @@ class WeightOnlyLayout(_DescribedLayout):
         return torch.stack(exchanged_halves(pairs[:, ::2], pairs[:, 1::2]), 1).flatten(0, 1) ^ 0x88
 
 
-def _as_float(stored: StoredModule, end: str, scales: Tensor) -> Tensor:
+def _deq_scales(stored: StoredModule, outputs: int) -> Tensor:
     """Return scales in float32; where they are stored as int64, each holds the bits of a float32."""
+    scales = stored.tensor(".deq_scale", (outputs,), ("F32", "I64"))
     if scales.dtype != torch.int64:
         return scales
     if not scales.is_meta and (scales >> 32).any():
         found = f"has the whole number {int(scales[(scales >> 32) != 0][0])}"
-        raise stored.wrong(end, found, "the 32 bits of a float in each")
+        raise stored.wrong(".deq_scale", found, "the 32 bits of a float in each")
     return scales.to(torch.int32).view(torch.float32)
 
 
-def _static_rows(stored: StoredModule, end: str, scale: Tensor, offset: Tensor) -> StaticRows:
+def _static_rows(stored: StoredModule, scale: Tensor, offset: Tensor) -> StaticRows:
     if scale.is_meta:
         return StaticRows(1.0, 0)
     found = float(offset)
     if not -128 <= found <= 127 or found != int(found):
-        raise stored.wrong(end, f"has {found}", "a whole number from -128 to 127")
+        raise stored.wrong(".input_offset", f"has {found}", "a whole number from -128 to 127")
     return StaticRows(float(scale), int(found))
 
 
