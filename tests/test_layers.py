@@ -37,13 +37,8 @@ LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}
 WITH_TORCH = {"quantize", "capacity", "tools", "runner", "models", "layers", "weights", "parallel", "platforms"}
 TORCH_FREE = LEVEL.keys() - WITH_TORCH
 # The JSON of a checkpoint folder and the hub are plain Python, which the inputs may read.
-TORCH_FREE_FILES = {
-    f"weights/{name}" for name in ("__init__.py", "architectures.py", "checkpoint.py", "folder.py", "hub.py")
-} | {
-    str(path.relative_to(SRC))
-    for folder in ("hubs", "gguf")
-    for path in (SRC / "weights" / folder).glob("*.py")
-    if path.name != "tensors.py"
+TORCH_FREE_FILES = {f"weights/{name}.py" for name in ("__init__", "checkpoint", "folder", "file_names")} | {
+    str(path.relative_to(SRC)) for folder in ("hubs", "gguf") for path in (SRC / "weights" / folder).glob("*.py")
 }
 
 
@@ -170,7 +165,7 @@ def test_circles_through_a_package_are_found(tmp_path):
         "import tilewise.cli",
         "from tilewise import SamplingParams",
         "import tilewise.evals.spot, tilewise.evals.compare.command",
-        "import tilewise.weights.hubs.download, tilewise.weights.hubs.huggingface, tilewise.weights.hubs.modelscope",
+        "import tilewise.weights.checkpoint, tilewise.weights.hubs, tilewise.weights.hubs.repository",
     ],
 )
 def test_importing_the_front_does_not_load_torch(statement):

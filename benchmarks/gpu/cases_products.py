@@ -16,7 +16,7 @@ from tilewise.plan.floors import StageWork
 from tilewise.platforms.base import Ops, Use, Weight
 from tilewise.platforms.forms import Codes, Dense, Form, Grouped, Int8, StaticRows
 from tilewise.tools.twin.specs import TinySpec
-from tilewise.weights.random_forms import drawn
+from tilewise.weights.sources import drawn
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,11 @@ from tilewise.models.load import Architecture
 from tilewise.parallel.mesh import Mesh
 from tilewise.platforms.reference import ReferenceOps
 from tilewise.platforms.torch_ops import TorchOps
+from tilewise.weights.checkpoint_source import CheckpointSource
 from tilewise.weights.files import SafetensorFiles
 from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.names import TensorRef
-from tilewise.weights.sources import CheckpointSource, dense
+from tilewise.weights.sources import dense
 from tilewise.weights.view import StoredLinear, View
 
 CPU = torch.device("cpu")

@@ -18,7 +18,7 @@ from tests.encoded import demo_rows, part_of
 from tests.served import PICTURES, question, served
 from tilewise import LLM, SamplingParams, StructuredOutputsParams
 from tilewise.errors import InvalidConfig, RankDied
-from tilewise.quantize.options import QuantizeOptions
+from tilewise.quantize import QuantizeOptions
 from tilewise.quantize.run import quantize
 
 QUESTIONS = json.loads((PICTURES.parent / "questions.json").read_text())

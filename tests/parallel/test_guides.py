@@ -13,7 +13,7 @@ import pytest
 from tests.cli.flags import commands
 from tests.served import PICTURES, Served
 from tests.tiny import TinySpec, write_original
-from tilewise.quantize.options import MODELSLIM, QuantizeOptions
+from tilewise.quantize import MODELSLIM, QuantizeOptions
 from tilewise.quantize.run import quantize
 from tilewise.tools.twin.specs import TWINS
 

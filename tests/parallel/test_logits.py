@@ -16,7 +16,7 @@ from tilewise.layout import Layout
 from tilewise.models.load import Architecture
 from tilewise.models.vit import VisionTower
 from tilewise.parallel.mesh import Mesh, Share
-from tilewise.quantize.options import QuantizeOptions
+from tilewise.quantize import QuantizeOptions
 from tilewise.quantize.run import quantize
 from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.sources import ShapeSource

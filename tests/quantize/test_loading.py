@@ -16,7 +16,7 @@ from tests.quantize.reading import compressed_tensors, modelslim, tensors_of
 from tests.tiny import SPECS, write_hf, write_original
 from tilewise.models.load import Architecture
 from tilewise.platforms.reference import ReferenceOps
-from tilewise.quantize.options import QuantizeOptions
+from tilewise.quantize import QuantizeOptions
 from tilewise.quantize.run import quantize
 from tilewise.weights.folder import CheckpointFolder
 

@@ -21,7 +21,7 @@ from tests.tiny import SPECS, TWINS, write_hf, write_original
 from tests.weights.broken import change_config, change_tensors, refused
 from tilewise.cli import main
 from tilewise.errors import InvalidCheckpoint, InvalidConfig, InvalidRequest, Unfinished
-from tilewise.quantize.options import SCHEMES, QuantizeOptions
+from tilewise.quantize import SCHEMES, QuantizeOptions
 from tilewise.quantize.run import quantize
 
 SMALL = 8000

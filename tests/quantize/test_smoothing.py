@@ -22,8 +22,8 @@ from tilewise.errors import InvalidCheckpoint
 from tilewise.inputs.model_inputs import ModelInputs
 from tilewise.inputs.prepare import InputOptions, Preparer
 from tilewise.platforms.reference import ReferenceOps
+from tilewise.quantize import QuantizeOptions
 from tilewise.quantize.calibration import prepared, shipped_samples
-from tilewise.quantize.options import QuantizeOptions
 from tilewise.quantize.run import quantize
 from tilewise.quantize.smoothing import balanced, powers
 

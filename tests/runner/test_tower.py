@@ -19,7 +19,7 @@ from tilewise.platforms.cpu import CpuPlatform
 from tilewise.runner.tower import TileTower, build_tower, cache_bytes
 from tilewise.types import Tile
 from tilewise.weights.checkpoint import Checkpoint
-from tilewise.weights.file_tensors import FileTensors
+from tilewise.weights.checkpoint_source import FileTensors
 
 
 def tower_of(**options: object) -> tuple[TileTower, EngineConfig]:

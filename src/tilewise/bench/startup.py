@@ -22,7 +22,7 @@ from tilewise.bench.offline import PERCENTS, check_above_zero
 from tilewise.config import EngineConfig
 from tilewise.errors import TilewiseError
 from tilewise.progress import progress_bar
-from tilewise.weights.hub import find_model
+from tilewise.weights.checkpoint import find_model
 
 WIDTH = 60
 PARTS = {

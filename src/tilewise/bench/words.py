@@ -14,7 +14,7 @@ import httpx
 from tilewise.bench.client import Target
 from tilewise.errors import InvalidConfig
 from tilewise.inputs.tokenizer import Tokenizer
-from tilewise.weights.hub import DEMO, find_model
+from tilewise.weights.checkpoint import DEMO, find_model
 
 _SAMPLE = (
     "The quick brown fox jumps over a lazy dog while seven wise owls watch from their old oak. Numbers such as 0 1 2 "

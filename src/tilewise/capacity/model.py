@@ -18,7 +18,7 @@ from tilewise.inputs.spec import tiling_of
 from tilewise.models.config import ModelConfig
 from tilewise.models.load import Architecture
 from tilewise.platforms.base import Platform
-from tilewise.quantize.options import FP8
+from tilewise.quantize import FP8
 from tilewise.runner.build import check_kv_dtype, chosen_dtype, draft_architecture
 from tilewise.weights.checkpoint import Checkpoint
 from tilewise.weights.folder import CheckpointFolder

@@ -15,7 +15,7 @@ from typing import Any
 
 from tilewise.errors import InvalidConfig, did_you_mean
 from tilewise.family import MEMBERS, RELATIVES, FamilyMember
-from tilewise.quantize.options import FP8, GROUPS, W4A16, W8A8, W8A8_STATIC, W8A16
+from tilewise.quantize import FP8, GROUPS, W4A16, W8A8, W8A8_STATIC, W8A16
 from tilewise.tools.twin.configs import hf_config, original_config, processor_config
 from tilewise.tools.twin.specs import full_size
 from tilewise.weights.folder import CheckpointFolder

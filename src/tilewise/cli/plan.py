@@ -22,7 +22,7 @@ from tilewise.host import available_memory
 from tilewise.layout import ExpertPlacement, Layout, flags_of
 from tilewise.option import check_range
 from tilewise.plan.request import PlanRequest, RequestShape, read_devices
-from tilewise.quantize.options import SCHEMES
+from tilewise.quantize import SCHEMES
 from tilewise.server.config import ServerConfig
 
 USAGE = "tilewise plan [MODEL] [FLAG ...]"

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from tilewise.cli.options import add_engine_flags, engine_options
-from tilewise.quantize.options import COMPRESSED_TENSORS, FORMATS, SCHEMES, USUAL_STRENGTH, QuantizeOptions
+from tilewise.quantize import COMPRESSED_TENSORS, FORMATS, SCHEMES, USUAL_STRENGTH, QuantizeOptions
 from tilewise.units import in_bytes, read_amount
 
 EXAMPLES = """\

@@ -12,8 +12,7 @@ from tilewise.inputs.prepare import InputOptions, Preparer
 from tilewise.inputs.spec import InputSpec, end_ids
 from tilewise.inputs.tokenizer import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, Tokenizer
 from tilewise.inputs.worked_example import Conversation, Example, build_example
-from tilewise.weights.architectures import format_name
-from tilewise.weights.folder import NATIVE, ORIGINAL, CheckpointFolder
+from tilewise.weights.folder import NATIVE, ORIGINAL, CheckpointFolder, format_name
 
 _TOWERS = {(1024, 24): "InternViT-300M", (3200, 45): "InternViT-6B"}
 

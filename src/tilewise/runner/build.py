@@ -34,11 +34,10 @@ from tilewise.runner.vision_workers import VisionTask, VisionWorkers
 from tilewise.step import Limits, Runner
 from tilewise.units import GIB
 from tilewise.weights.checkpoint import Checkpoint
-from tilewise.weights.files import shard_files
-from tilewise.weights.fingerprint import Fingerprint
+from tilewise.weights.files import read_ahead, shard_files
 from tilewise.weights.folder import CheckpointFolder
-from tilewise.weights.page_cache import read_ahead
 from tilewise.weights.quantization import check_method
+from tilewise.weights.sources import Fingerprint
 
 if TYPE_CHECKING:
     from tilewise.models.internvl import InternVL

@@ -26,8 +26,8 @@ from tilewise.step import Limits
 from tilewise.types import Tile
 from tilewise.units import GIB, in_bytes
 from tilewise.weights.checkpoint import Checkpoint
-from tilewise.weights.fingerprint import Fingerprint
 from tilewise.weights.quantization import check_method
+from tilewise.weights.sources import Fingerprint
 
 logger = logging.getLogger("tilewise")
 _DEFAULT = 4 * GIB

@@ -30,8 +30,8 @@ from tilewise.platforms import current_platform
 from tilewise.runner.processes import end_all, start_module, task_of_this
 from tilewise.runner.tile_store import ENCODER_PARTS
 from tilewise.step import EncodeJob
-from tilewise.weights.fingerprint import Fingerprint
 from tilewise.weights.folder import CheckpointFolder
+from tilewise.weights.sources import Fingerprint
 
 logger = logging.getLogger("tilewise")
 

@@ -12,7 +12,7 @@ from tilewise.bench.datasets.sources import DatasetSource, InvalidData
 from tilewise.bench.requests import Media, SampleRequest
 from tilewise.bench.words import BenchTokenizer, LocalWords
 from tilewise.inputs.tokenizer import Tokenizer
-from tilewise.weights.hub import find_model
+from tilewise.weights.checkpoint import find_model
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from tilewise.bench.requests import CHAT, SampleRequest
 from tilewise.bench.words import BenchTokenizer, LocalWords, ServerWords, find_words
 from tilewise.errors import InvalidConfig
 from tilewise.inputs.tokenizer import Tokenizer
-from tilewise.weights.hub import find_model
+from tilewise.weights.checkpoint import find_model
 
 
 @pytest.fixture(scope="module")

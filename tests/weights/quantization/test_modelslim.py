@@ -29,11 +29,12 @@ from tilewise.platforms.base import Store, Use, Weight
 from tilewise.platforms.forms import Form, Grouped, Int8
 from tilewise.platforms.reference import ReferenceOps
 from tilewise.platforms.weights import plain_weight
-from tilewise.weights.file_tensors import FileTensors
+from tilewise.weights.checkpoint import find_model
+from tilewise.weights.checkpoint_source import FileTensors
 from tilewise.weights.files import SafetensorFiles
 from tilewise.weights.folder import CheckpointFolder
-from tilewise.weights.hub import find_model
 from tilewise.weights.quantization import layouts_of
+from tilewise.weights.quantization.stored import StoredModule
 
 MOE = replace(SPECS["qwen3moe-300m-head"])
 DESCRIPTION, WEIGHTS = "quant_model_description.json", "quant_model_weights.safetensors"
@@ -171,7 +172,7 @@ def form_of(folder: Path, module: str, inputs: int) -> Form:
     layout = layouts(module)
     assert layout is not None
     tensors = FileTensors(SafetensorFiles(folder), lambda _: None, described=True)
-    return layout.read(tensors, module, None, inputs, None)
+    return layout.read(StoredModule(tensors, module), None, inputs)
 
 
 def change(folder: Path, action: Callable[[dict[str, Tensor], dict[str, Any]], Any]) -> None:

@@ -101,7 +101,8 @@ def test_what_is_wrong_is_named(tmp_path: Path, change: Any, said: tuple[str, ..
     damaged(stored, *said)
 
 
-def test_another_type_is_refused_by_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["float8_e5m2", ["int8"]], ids=str)
+def test_another_type_is_refused_by_name(tmp_path: Path, kind: object) -> None:
     stored, _ = write_pair(tmp_path, as_int8, INT8)
-    change_config(stored, quantization_config={"quant_dtype": "float8_e5m2"})
-    refused(InvalidCheckpoint, lambda: load(stored), "quant_dtype is 'float8_e5m2'", "int8, float8_e4m3fn")
+    change_config(stored, quantization_config={"quant_dtype": kind})
+    refused(InvalidCheckpoint, lambda: load(stored), f"quant_dtype is {kind!r}", "int8, float8_e4m3fn")

@@ -12,7 +12,7 @@ import torch
 
 from tests.quantize.reading import compressed_tensors, modelslim, tensors_of
 from tests.tiny import SPECS, TinySpec, write_hf, write_original
-from tilewise.quantize.options import QuantizeOptions
+from tilewise.quantize import QuantizeOptions
 from tilewise.quantize.run import quantize
 
 READERS = {"compressed-tensors": compressed_tensors, "modelslim": modelslim}

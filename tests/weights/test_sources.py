@@ -1,7 +1,9 @@
-"""Sources without a checkpoint, views, and rename tables."""
+"""Sources without a checkpoint's files: views of them, noise in any form, and counts."""
 
 from __future__ import annotations
 
+import json
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,12 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.tiny import SPECS, TinySpec, hf_tensors, write_hf, write_original
+from tests.tiny import SPECS, TWINS, TinySpec, hf_tensors, original_config, write_hf, write_original
+from tilewise import LLM, SamplingParams
+from tilewise.capacity.published import described
 from tilewise.models.load import Architecture
+from tilewise.platforms.forms import Codes, Dense, Form, Grouped, Int8
 from tilewise.platforms.reference import ReferenceOps
 from tilewise.weights.folder import CheckpointFolder
-from tilewise.weights.names import NameTable, RowSelector, TensorRef, part, rows, section
-from tilewise.weights.sources import RandomSource, ShapeSource
+from tilewise.weights.sources import RandomSource, ShapeSource, drawn
 from tilewise.weights.view import View
 
 
@@ -105,62 +109,66 @@ def test_two_random_models_agree(tmp_path: Path) -> None:
     assert torch.equal(first, second)
 
 
-def test_name_without_a_row_keeps_its_own_behind_the_prefix() -> None:
-    assert NameTable({}, prefix="model.").source("layers.3.x.weight") == TensorRef("model.layers.3.x.weight")
+def shape_of(kind: Codes, shifts: bool = False) -> Grouped:
+    codes = torch.empty(64, 96 * kind.bits // 8, dtype=torch.uint8, device="meta")
+    scales = torch.empty(64, 3, device="meta")
+    return Grouped(kind, codes, scales, torch.empty_like(scales) if shifts else None, 32)
 
 
-def test_row_puts_layer_numbers_back_in_their_places() -> None:
-    table = NameTable(rows({"blocks.{}.experts.{}.up": "h.{}.e.{}.w3"}), prefix="lm.")
-    assert table.source("blocks.11.experts.7.up.weight").name == "lm.h.11.e.7.w3.weight"
-    assert table.source("blocks.11.experts.7.up.bias").name == "lm.h.11.e.7.w3.bias"
+FORMS: dict[str, Form] = {
+    "floats": Dense(torch.empty(64, 96, device="meta")),
+    "int8": Int8(torch.empty(64, 96, dtype=torch.int8, device="meta"), torch.empty(64, device="meta")),
+    **{kind.name: shape_of(kind, shifts=kind.name.startswith("UINT")) for kind in Codes},
+}
 
 
-def test_row_made_of_the_numbers_and_its_other_place_are_renamed_throughout() -> None:
-    def row(layer: int, expert: int) -> TensorRef:
-        return TensorRef("h.{}.{}.up", otherwise=TensorRef("h.{}.experts", item=expert))
-
-    source = NameTable({"blocks.{}.{}.up": row}, prefix="lm.").source("blocks.4.7.up").renamed(lambda name: f"x.{name}")
-    assert source == TensorRef("x.lm.h.4.7.up", otherwise=TensorRef("x.lm.h.4.experts", item=7))
-
-
-class Stored:
-    """A tensor in a file."""
-
-    def __init__(self, data: Tensor) -> None:
-        self.data = data
-
-    def get_shape(self) -> list[int]:
-        return list(self.data.shape)
-
-    def __getitem__(self, index: int | slice) -> Tensor:
-        return self.data[index]
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_numbers_of_all_forms_are_as_far_from_zero_as_asked(form: Form) -> None:
+    found = drawn(form, torch.Generator().manual_seed(3), torch.float32, scale=0.5)
+    again = drawn(form, torch.Generator().manual_seed(3), torch.float32, scale=0.5)
+    numbers = found.dequantised()
+    assert numbers.shape == (64, 96)
+    assert numbers.isfinite().all()
+    assert numbers.std().item() == pytest.approx(0.5, rel=0.05)
+    assert abs(numbers.mean().item()) < 0.06  # codes of 4 bits are not centred
+    assert torch.equal(numbers, again.dequantised())
 
 
-NINE = torch.arange(18).view(9, 2)
+@pytest.mark.parametrize("kind", [Codes.UINT4, Codes.UINT8])
+def test_shifts_are_those_of_whole_zero_points(kind: Codes) -> None:
+    found = drawn(FORMS[kind.name], torch.Generator(), torch.float32)
+    assert isinstance(found, Grouped)
+    assert found.shifts is not None
+    zeros = (found.shifts / -found.scales).round()
+    assert torch.equal(-zeros * found.scales, found.shifts)
 
 
-def read(which: RowSelector) -> Tensor:
-    return TensorRef("nine", rows=which).read(Stored(NINE))
+def test_numbers_of_floats_on_the_cpu_stay_what_they_were() -> None:
+    generator = torch.Generator().manual_seed(4 + zlib.crc32(b"a.weight"))
+    expected = torch.randn(4, 5, generator=generator) * 0.02
+    assert torch.equal(RandomSource(torch.float32, seed=4).read("a.weight", (4, 5)), expected)
 
 
-def test_parts_of_a_fused_tensor_are_its_rows_in_order() -> None:
-    parts = [read(part(index, of=3)) for index in range(3)]
-    assert torch.equal(torch.cat(parts), NINE)
-    assert [len(rows_of_part) for rows_of_part in parts] == [3, 3, 3]
+@pytest.fixture
+def quantised_folder(tmp_path: Path) -> Path:
+    """A folder that says it has codes of 4 bits; there are no weights."""
+    spec = TWINS["InternVL3-8B"]
+    write_original(tmp_path, spec)
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "config.json").write_text(json.dumps(described(original_config(spec, "bfloat16"), "w4a16")))
+    return tmp_path
 
 
-def test_sections_of_a_packed_tensor_have_their_own_sizes() -> None:
-    sections = [read(section((4, 2, 3), index)) for index in range(3)]
-    assert [len(rows_of_section) for rows_of_section in sections] == [4, 2, 3]
-    assert torch.equal(torch.cat(sections), NINE)
+def test_dummy_weights_have_the_forms_of_the_checkpoint(quantised_folder: Path) -> None:
+    source = Architecture.of(CheckpointFolder.open(quantised_folder)).noise(torch.bfloat16, torch.device("cpu"))
+    decoder = source.linear("language.model.layers.0.mlp.gate_proj", 52, 36, bias=False)
+    tower = source.linear("vision.layers.0.mlp.fc1", 44, 24, bias=True)
+    assert isinstance(decoder.matrix, Grouped)
+    assert decoder.matrix.kind.bits == 4
+    assert isinstance(tower.matrix, Dense)
 
 
-def test_what_does_not_divide_is_given_whole_to_be_reported() -> None:
-    assert torch.equal(read(part(0, of=2)), NINE)
-    assert torch.equal(read(section((4, 4), 1)), NINE)
-
-
-def test_rows_of_one_of_several_that_are_stored_the_other_way_round() -> None:
-    stacked = torch.arange(24).view(2, 3, 4)
-    chosen = TensorRef("both", item=1, transposed=True, rows=lambda count: torch.tensor([count - 1, 0]))
-    assert torch.equal(chosen.read(Stored(stacked)), stacked[1].T[[3, 0]])
+def test_an_engine_answers_with_dummy_weights_of_four_bits(quantised_folder: Path) -> None:
+    with LLM(str(quantised_folder), load_format="dummy", max_model_len=128, max_num_seqs=1) as llm:
+        output = llm.generate({"prompt_token_ids": [20, 30]}, SamplingParams(max_tokens=3, ignore_eos=True))[0]
+    assert len(output.outputs[0].token_ids) == 3

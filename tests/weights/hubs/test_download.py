@@ -22,7 +22,7 @@ import pytest
 from tests.weights.broken import refused
 from tests.weights.hub_server import HubServer, sha256
 from tilewise.errors import DownloadFailed, InvalidCheckpoint, UnknownModel
-from tilewise.weights.hub import find_model
+from tilewise.weights.checkpoint import find_model
 from tilewise.weights.hubs.snapshot import RemoteFile
 
 SHARDS = [f"model-{number:05d}-of-00003.safetensors" for number in (1, 2, 3)]
@@ -32,6 +32,7 @@ NOT_NEEDED = (
     *("model.safetensors", "consolidated.safetensors", "consolidated.safetensors.index.json", "onnx/config.json"),
     "original/model.safetensors",
 )
+FIND = "from tilewise.weights.checkpoint import find_model; find_model('tiny/model', hub={!r}, cache={!r})"
 Files = dict[str, bytes]
 Find = Callable[..., Path]
 
@@ -217,8 +218,7 @@ def test_ctrl_c_keeps_what_has_arrived(hub: HubServer, checkpoint: Files, where:
     hub.slow = {SHARDS[0]}
     code = (
         # Where tests run in the background the signal is ignored, and children inherit that.
-        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        f"from tilewise.weights.hub import find_model; find_model('tiny/model', hub={where!r}, cache={str(tmp_path)!r})"
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n" + FIND.format(where, str(tmp_path))
     )
     slow = checkpoint[SHARDS[0]]
     with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) as process:
@@ -433,9 +433,7 @@ def test_a_disk_that_fills_up(hub: HubServer, checkpoint: Files, find: Find, tmp
 
 def test_a_terminal_gets_a_bar(hub: HubServer, checkpoint: Files, where: str, tmp_path: Path) -> None:
     hub.add("tiny/model", checkpoint)
-    code = (
-        f"from tilewise.weights.hub import find_model; find_model('tiny/model', hub={where!r}, cache={str(tmp_path)!r})"
-    )
+    code = FIND.format(where, str(tmp_path))
     ours, theirs = pty.openpty()
     run = subprocess.run([sys.executable, "-c", code], stderr=theirs, env=os.environ | {"TERM": "xterm"})
     shown = os.read(ours, 1 << 16).decode()

@@ -14,8 +14,7 @@ from tilewise.errors import InvalidCheckpoint
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.models.load import Architecture
-from tilewise.weights.architectures import format_name
-from tilewise.weights.folder import CheckpointFolder
+from tilewise.weights.folder import CheckpointFolder, format_name
 
 OTHERS: dict[str, tuple[dict[str, Any], str, str]] = {
     "InternVideo2.5": (

@@ -12,10 +12,9 @@ from safetensors.torch import save_file
 
 from tilewise.platforms.forms import Dense
 from tilewise.platforms.reference import ReferenceOps
-from tilewise.weights.files import SafetensorFiles
+from tilewise.weights.checkpoint_source import CheckpointSource
+from tilewise.weights.files import MappedPages, SafetensorFiles
 from tilewise.weights.names import TensorRef
-from tilewise.weights.page_cache import MappedPages
-from tilewise.weights.sources import CheckpointSource
 from tilewise.weights.view import View
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is mapped where")

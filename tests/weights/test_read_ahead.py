@@ -7,7 +7,7 @@ import pytest
 from tests.tiny import SPECS, write_original
 from tilewise import LLM, SamplingParams
 from tilewise.errors import InvalidConfig
-from tilewise.weights import page_cache as page_cache_module
+from tilewise.weights import files as files_module
 from tilewise.weights.files import shard_files
 
 
@@ -19,11 +19,11 @@ def model(tmp_path_factory):
 @pytest.mark.parametrize(("strategy", "whole"), [(None, False), ("lazy", False), ("eager", True), ("prefetch", True)])
 def test_all_of_the_shards_is_read(model, monkeypatch, strategy, whole):
     counted = []
-    read_through = page_cache_module.read_through
-    monkeypatch.setattr(page_cache_module, "read_through", lambda files: counted.append(read_through(files)))
+    read_through = files_module.read_through
+    monkeypatch.setattr(files_module, "read_through", lambda files: counted.append(read_through(files)))
     files = shard_files(model)
     assert len(files) == 2
-    thread = page_cache_module.read_ahead(files, strategy)
+    thread = files_module.read_ahead(files, strategy)
     if thread:
         thread.join()
     assert counted == ([sum(path.stat().st_size for path in files)] if whole else [])
