@@ -30,14 +30,14 @@ from tilewise.errors import InvalidCheckpoint, InvalidConfig, UnknownModel
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.models.load import Architecture
-from tilewise.platforms.reference import ReferenceOps
+from tilewise.platforms.ops import Ops
 from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.gguf.container import TYPES, GgufHeader
 from tilewise.weights.hub import find_model
 from tilewise.weights.quantization.gguf import BlockLayout
 
 QWEN2 = in_blocks(SPECS["qwen2-300m"])
-OPS = ReferenceOps()
+OPS = Ops()
 BLOCKS = [kind.name for kind in TYPES.values() if kind.numbers > 1]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.tiny import SPECS, TinySpec, hf_tensors, write_hf, write_original
 from tilewise.models.load import Architecture
-from tilewise.platforms.reference import ReferenceOps
+from tilewise.platforms.ops import Ops
 from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.names import NameTable, RowSelector, TensorRef, part, rows, section
 from tilewise.weights.sources import RandomSource, ShapeSource
@@ -81,7 +81,7 @@ def test_counted_parameters_are_those_of_the_files(name: str, tmp_path: Path) ->
     spec = SPECS[name]
     architecture = Architecture.of(CheckpointFolder.open(write_hf(tmp_path, spec)))
     stored = sum(tensor.numel() for tensor in hf_tensors(spec).values())
-    assert architecture.count_parameters(ReferenceOps(), tied=spec.tied) == stored
+    assert architecture.count_parameters(Ops(), tied=spec.tied) == stored
 
 
 @pytest.mark.parametrize("name", ["qwen3-300m-head", "internlm2-300m", "phi3-300m", "qwen3moe-300m-head"])
@@ -91,7 +91,7 @@ def test_every_tensor_is_read_once_and_its_bytes_are_told(
 ) -> None:
     spec, told = SPECS[name], list[int]()
     architecture = Architecture.of(CheckpointFolder.open(write(tmp_path, spec)))
-    architecture.load(torch.float32, ReferenceOps(), context=16, on_read=told.append)
+    architecture.load(torch.float32, Ops(), context=16, on_read=told.append)
     assert sum(told) == sum(tensor.nbytes for tensor in hf_tensors(spec).values())
 
 
@@ -99,8 +99,7 @@ def test_two_random_models_agree(tmp_path: Path) -> None:
     architecture = Architecture.of(CheckpointFolder.open(write_hf(tmp_path, SPECS["qwen2-300m"])))
     pixels = torch.full((1, 56, 56, 3), 90, dtype=torch.uint8)
     first, second = (
-        architecture.build(RandomSource(torch.float32), ReferenceOps(), context=16).encode(pixels).rows
-        for _ in range(2)
+        architecture.build(RandomSource(torch.float32), Ops(), context=16).encode(pixels).rows for _ in range(2)
     )
     assert torch.equal(first, second)
 

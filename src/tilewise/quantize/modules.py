@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tilewise.errors import InvalidCheckpoint, InvalidConfig
 from tilewise.models.load import IN_A_STAGE, Architecture
-from tilewise.platforms.reference import ReferenceOps
+from tilewise.platforms.ops import Ops
 from tilewise.platforms.weights import as_it_came
 from tilewise.weights.files import SafetensorFiles
 from tilewise.weights.formats import Locate
@@ -122,7 +122,7 @@ def find_matrices(architecture: Architecture, files: SafetensorFiles, vision: bo
     places = Places.of(architecture, files.names)
     shapes = LinearRecorder(torch.bfloat16, places)
     source: TensorSource = shapes
-    architecture.build(source, ReferenceOps(), context=1, store=as_it_came)
+    architecture.build(source, Ops(), context=1, store=as_it_came)
     found: dict[str, Matrix] = {}
     for reader, (outputs, inputs) in shapes.linears.items():
         stage = IN_A_STAGE.match(reader)

@@ -11,13 +11,12 @@ from torch import Tensor
 
 from tilewise.models.decoder import ForwardContext
 from tilewise.models.load import Architecture
-from tilewise.models.tile_encoder import Projector
-from tilewise.models.vit import VisionBlock
+from tilewise.models.tile_encoder import Projector, VisionBlock
 from tilewise.parallel.mesh import Mesh
-from tilewise.platforms.base import Ops, PagedLayout, Use, Weight
 from tilewise.platforms.forms import Dense, Form
-from tilewise.platforms.kv_cache import LayerCache
-from tilewise.platforms.reference import ReferenceOps
+from tilewise.platforms.kv_cache import LayerCache, PagedLayout
+from tilewise.platforms.ops import Ops
+from tilewise.platforms.weights import Use, Weight
 from tilewise.quantize.modules import Places
 from tilewise.weights.sources import dense
 from tilewise.weights.view import StoredLinear, View
@@ -158,7 +157,7 @@ class _NamedWeight:
         return _empty(*x.shape[:-1], self.outputs)
 
 
-class _ShapeOps(ReferenceOps):
+class _ShapeOps(Ops):
     """Ops over shapes, which note what reads the outputs of norms."""
 
     def __init__(self, source: _NamedTensors) -> None:
