@@ -14,8 +14,8 @@ from benchmarks.gpu.case import DTYPE, Call, Case, Noise, bytes_of, copied, numb
 from torch import Tensor
 
 from tilewise.plan.floors import StageWork
-from tilewise.platforms.base import Ops, PagedLayout
-from tilewise.platforms.kv_cache import KV_DTYPES, LayerCache, QuantisedCache, bytes_per_head, quantise
+from tilewise.platforms.kv_cache import KV_DTYPES, LayerCache, PagedLayout, QuantisedCache, bytes_per_head, quantise
+from tilewise.platforms.ops import Ops
 from tilewise.tools.twin.specs import TinySpec
 
 BLOCK = 16

@@ -12,8 +12,8 @@ from benchmarks.gpu.case import Call, Case, Noise, bytes_of
 from torch import Tensor
 
 from tilewise.plan.floors import StageWork
-from tilewise.platforms.base import Ops
 from tilewise.platforms.draw import Draw, noise_key
+from tilewise.platforms.ops import Ops
 from tilewise.tools.twin.specs import TinySpec
 
 EPS = 1e-6

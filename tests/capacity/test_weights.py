@@ -17,7 +17,7 @@ from tilewise.family import MEMBERS
 from tilewise.layout import Layout
 from tilewise.models.load import Architecture
 from tilewise.platforms import current_platform
-from tilewise.platforms.reference import ReferenceOps
+from tilewise.platforms.ops import Ops
 from tilewise.runner.build import weight_store
 from tilewise.weights.folder import CheckpointFolder, Section
 
@@ -45,14 +45,14 @@ def total(weigher: Weigher, layout: Layout = Layout(), rank: int = 0) -> int:
 
 @pytest.mark.parametrize("name", [name for name, member in MEMBERS.items() if member.published.billions])
 def test_parameters_are_those_published(name, full):
-    weigher = Weigher(Architecture.of(full(name)), ReferenceOps(), torch.bfloat16)
+    weigher = Weigher(Architecture.of(full(name)), Ops(), torch.bfloat16)
     billions = MEMBERS[name].published.billions
     assert weigher.parameters == pytest.approx(billions * 1e9, rel=0.01, abs=rounding(billions))
 
 
 @pytest.mark.parametrize("name", [name for name, member in MEMBERS.items() if member.published.parts])
 def test_parts_have_the_parameters_published(name, full):
-    parts = Weigher(Architecture.of(full(name)), ReferenceOps(), torch.bfloat16).weigh(rank_mesh(Layout(), 0), 0)
+    parts = Weigher(Architecture.of(full(name)), Ops(), torch.bfloat16).weigh(rank_mesh(Layout(), 0), 0)
     tower, language = MEMBERS[name].published.parts
     assert parts["tower"].bytes / 2 == pytest.approx(tower * 1e9, rel=0.01, abs=rounding(tower))
     found = sum(parts[part].bytes for part in ("embedding", "head", "attention", "mlp"))
@@ -82,9 +82,9 @@ def test_of_a_checkpoint_that_is_to_be_quantised_too(name, scheme, full, tmp_pat
     architecture = Architecture.of(as_quantised(shortened(full(name)), scheme, tmp_path))
     assert architecture.quantized is not None
     for layout in (Layout(), Layout(2), Layout(2, 2, experts="linear" if "A3B" in name else None)):
-        counted = architecture.count_bytes(ReferenceOps(), torch.bfloat16, mesh=rank_mesh(layout, 0))
-        alike = Weigher(architecture, ReferenceOps(), torch.bfloat16, alike=True)
-        assert total(alike, layout) == total(Weigher(architecture, ReferenceOps(), torch.bfloat16), layout) == counted
+        counted = architecture.count_bytes(Ops(), torch.bfloat16, mesh=rank_mesh(layout, 0))
+        alike = Weigher(architecture, Ops(), torch.bfloat16, alike=True)
+        assert total(alike, layout) == total(Weigher(architecture, Ops(), torch.bfloat16), layout) == counted
 
 
 def shortened(folder: CheckpointFolder) -> CheckpointFolder:
@@ -98,7 +98,7 @@ def shortened(folder: CheckpointFolder) -> CheckpointFolder:
 @pytest.mark.parametrize("layout", [Layout(2, 2), Layout(1, 3), Layout(3, 2, experts="linear")], ids=str)
 def test_ranks_of_any_layout_have_the_whole_model_between_them(layout, full):
     """But for what is on several of them: the tower, norms, routers, and keys of heads that are too few."""
-    weigher = Weigher(Architecture.of(shortened(full("InternVL3_5-30B-A3B"))), ReferenceOps(), torch.bfloat16)
+    weigher = Weigher(Architecture.of(shortened(full("InternVL3_5-30B-A3B"))), Ops(), torch.bfloat16)
     if layout.tensor == 3:  # whose heads do not divide by three
         with pytest.raises(InvalidConfig, match="must be divisible"):
             total(weigher, layout)
@@ -112,7 +112,7 @@ def test_ranks_of_any_layout_have_the_whole_model_between_them(layout, full):
 
 
 def test_tensor_ranks_share_all_but_the_tower(full):
-    weigher = Weigher(Architecture.of(full("InternVL3_5-241B-A28B")), ReferenceOps(), torch.bfloat16)
+    weigher = Weigher(Architecture.of(full("InternVL3_5-241B-A28B")), Ops(), torch.bfloat16)
     whole = weigher.weigh(rank_mesh(Layout(), 0), 1)
     part = weigher.weigh(rank_mesh(Layout(4), 0), 4)
     assert part["tower"] == whole["tower"]

@@ -13,9 +13,8 @@ from tests.equal.driver import Engine
 from tests.equal.test_equal import requests
 from tests.tiny import SPECS, TWINS, TinySpec, write_original
 from tilewise import LLM, SamplingParams
-from tilewise.platforms.base import INVARIANT_ROWS
 from tilewise.platforms.cpu.invariant import InvariantCpuOps
-from tilewise.platforms.torch_ops import TorchOps
+from tilewise.platforms.ops import INVARIANT_ROWS, TorchOps
 from tilewise.step import Speculation
 
 WIDE = replace(

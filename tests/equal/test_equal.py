@@ -11,7 +11,7 @@ import torch
 from tests.equal.contract import assert_same
 from tests.equal.driver import Engine, prompt
 from tests.tiny import SPECS, TWINS, write_original
-from tilewise.platforms.reference import ReferenceOps
+from tilewise.platforms.ops import Ops
 
 NAMES = ["qwen2-300m", "qwen3-6b-tied", "flash"]
 
@@ -109,7 +109,7 @@ def test_pictures_of_equal_length_are_not_mistaken_for_one_another(folder, monke
 
 
 def test_reference_ops_equal_cpu_ops(folder, alone, monkeypatch):
-    assert_same(Engine(folder, ReferenceOps()).run(requests(), monkeypatch), alone)
+    assert_same(Engine(folder, Ops()).run(requests(), monkeypatch), alone)
 
 
 @pytest.mark.parametrize(

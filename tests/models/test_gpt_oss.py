@@ -18,7 +18,7 @@ from tests.tiny import TWINS, hf_tensors, original_config, original_tensors, wri
 from tests.weights.broken import change_tensors, refused
 from tilewise.errors import InvalidCheckpoint
 from tilewise.models.load import Architecture
-from tilewise.platforms.torch_ops import TorchOps
+from tilewise.platforms.ops import TorchOps
 from tilewise.tools.twin.tensors import quantise
 from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.quantization.mxfp4 import Mxfp4Layout

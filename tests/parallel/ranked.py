@@ -13,7 +13,7 @@ from tilewise.layout import Layout
 from tilewise.models.load import Architecture
 from tilewise.parallel.mesh import Mesh
 from tilewise.parallel.ranks import join, leave
-from tilewise.platforms.reference import ReferenceOps
+from tilewise.platforms.ops import Ops
 from tilewise.runner.encoder import EncoderLane
 from tilewise.step import EncodeJob
 from tilewise.weights.folder import CheckpointFolder
@@ -24,7 +24,7 @@ def computed(folder: Path, spec: TinySpec, mesh: Mesh) -> tuple[Tensor, Tensor, 
 
     In a pipeline, the last stage has the logits, and the first one the tiles.
     """
-    model = Architecture.of(CheckpointFolder.open(folder)).load(torch.float32, ReferenceOps(), 256, mesh=mesh)
+    model = Architecture.of(CheckpointFolder.open(folder)).load(torch.float32, Ops(), 256, mesh=mesh)
     lane = EncoderLane([model], 8, (2, 1), mesh=mesh)
     tiles = random_tiles(spec, 5).numpy()
     with torch.inference_mode():

@@ -14,7 +14,7 @@ from tests.tiny import SPECS, TinySpec, write_hf, write_original
 from tilewise.errors import InvalidConfig
 from tilewise.layout import Layout
 from tilewise.models.load import Architecture
-from tilewise.models.vit import VisionTower
+from tilewise.models.tile_encoder import VisionTower
 from tilewise.parallel.mesh import Mesh, Share
 from tilewise.quantize import QuantizeOptions
 from tilewise.quantize.run import quantize

@@ -11,8 +11,7 @@ from torch import Tensor
 from tests.tiny import SPECS, write_original
 from tests.weights.broken import refused
 from tilewise.errors import InvalidConfig
-from tilewise.layers.linear import ColumnLinear, RowLinear
-from tilewise.layers.norm import RMSNorm
+from tilewise.layers import ColumnLinear, RMSNorm, RowLinear
 from tilewise.models.decoder import Attention, DecoderBlock, ForwardContext, GatedMLP
 from tilewise.models.load import Architecture
 from tilewise.parallel.mesh import Mesh

@@ -18,7 +18,7 @@ from tests.runner.test_noise import chi_square
 from tilewise.engine.grammar import bits_of
 from tilewise.platforms import draw as draw_module
 from tilewise.platforms.draw import Draw, survivors
-from tilewise.platforms.reference import ReferenceOps
+from tilewise.platforms.ops import Ops
 from tilewise.runner import sampler
 from tilewise.runner.batch import Tables
 from tilewise.runner.sampler import apply_mask, sample
@@ -26,7 +26,7 @@ from tilewise.sampling_params import SamplingParams
 from tilewise.step import Admission, Work
 from tilewise.types import SampledToken
 
-OPS = ReferenceOps()
+OPS = Ops()
 
 CPU = torch.device("cpu")
 

@@ -12,7 +12,7 @@ import torch
 from tests.models.flash import write_flash
 from tests.tiny import SPECS, write_hf, write_original
 from tilewise.models.load import Architecture
-from tilewise.platforms.reference import ReferenceOps
+from tilewise.platforms.ops import Ops
 from tilewise.platforms.weights import as_it_came
 from tilewise.weights.checkpoint_source import FileTensors
 from tilewise.weights.file_names import listed_shards
@@ -37,7 +37,7 @@ def test_tensors_of_the_encoder_are_those_that_it_reads(
     folder, read = write(tmp_path), set[str]()
     monkeypatch.setattr(FileTensors, "mark_read", lambda self, name: read.add(name))
     architecture = Architecture.of(CheckpointFolder.open(folder))
-    architecture.load_encoder(torch.float32, ReferenceOps(), torch.device("cpu"), None, as_it_came)
+    architecture.load_encoder(torch.float32, Ops(), torch.device("cpu"), None, as_it_came)
     assert read == set(filter(is_of_encoder, SafetensorFiles(folder).names))
 
 

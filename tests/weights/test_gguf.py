@@ -30,7 +30,7 @@ from tilewise.errors import InvalidCheckpoint, InvalidConfig, UnknownModel
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.models.load import Architecture
-from tilewise.platforms.reference import ReferenceOps
+from tilewise.platforms.ops import Ops
 from tilewise.weights.checkpoint import find_model
 from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.gguf.container import TYPES, GgufHeader
@@ -38,7 +38,7 @@ from tilewise.weights.quantization.gguf import BlockLayout
 from tilewise.weights.quantization.stored import ExpectedTensor, StoredModule
 
 QWEN2 = in_blocks(SPECS["qwen2-300m"])
-OPS = ReferenceOps()
+OPS = Ops()
 BLOCKS = [kind.name for kind in TYPES.values() if kind.numbers > 1]
 
 

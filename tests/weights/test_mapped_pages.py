@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from tilewise.platforms.forms import Dense
-from tilewise.platforms.reference import ReferenceOps
+from tilewise.platforms.ops import Ops
 from tilewise.weights.checkpoint_source import CheckpointSource
 from tilewise.weights.files import MappedPages, SafetensorFiles
 from tilewise.weights.names import TensorRef
@@ -44,16 +44,16 @@ def test_what_was_stored_takes_no_memory_and_can_be_read_again(
     tmp_path: Path, tensors: dict[str, torch.Tensor]
 ) -> None:
     source = CheckpointSource(SafetensorFiles(tmp_path), TensorRef, torch.float32)
-    view = View(source, store=source.tensors.giving_back(ReferenceOps().store))
+    view = View(source, store=source.tensors.giving_back(Ops().store))
     kept = [view.store([Dense(view.tensor(name, 1024, 2048))], None) for name in NAMES[:2]]
     x = torch.randn(3, 2048)
-    products = [weight.apply(x, ReferenceOps()) for weight in kept]
+    products = [weight.apply(x, Ops()) for weight in kept]
     for name, product in zip(NAMES, products, strict=False):
         assert torch.equal(product, x @ tensors[name].T)
     assert resident(tmp_path / "model.safetensors") > 15 * MIB
     view.store([Dense(view.tensor(name, 1024, 2048)) for name in NAMES], None)
     assert resident(tmp_path / "model.safetensors") < MIB
-    assert torch.equal(kept[0].apply(x, ReferenceOps()), products[0])
+    assert torch.equal(kept[0].apply(x, Ops()), products[0])
 
 
 def test_a_copy_is_left_alone(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> None:

@@ -16,7 +16,7 @@ from tilewise import LLM, SamplingParams
 from tilewise.capacity.published import described
 from tilewise.models.load import Architecture
 from tilewise.platforms.forms import Codes, Dense, Form, Grouped, Int8
-from tilewise.platforms.reference import ReferenceOps
+from tilewise.platforms.ops import Ops
 from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.sources import RandomSource, ShapeSource, drawn
 from tilewise.weights.view import View
@@ -85,7 +85,7 @@ def test_counted_parameters_are_those_of_the_files(name: str, tmp_path: Path) ->
     spec = SPECS[name]
     architecture = Architecture.of(CheckpointFolder.open(write_hf(tmp_path, spec)))
     stored = sum(tensor.numel() for tensor in hf_tensors(spec).values())
-    assert architecture.count_parameters(ReferenceOps(), tied=spec.tied) == stored
+    assert architecture.count_parameters(Ops(), tied=spec.tied) == stored
 
 
 @pytest.mark.parametrize("name", ["qwen3-300m-head", "internlm2-300m", "phi3-300m", "qwen3moe-300m-head"])
@@ -95,7 +95,7 @@ def test_every_tensor_is_read_once_and_its_bytes_are_told(
 ) -> None:
     spec, told = SPECS[name], list[int]()
     architecture = Architecture.of(CheckpointFolder.open(write(tmp_path, spec)))
-    architecture.load(torch.float32, ReferenceOps(), context=16, on_read=told.append)
+    architecture.load(torch.float32, Ops(), context=16, on_read=told.append)
     assert sum(told) == sum(tensor.nbytes for tensor in hf_tensors(spec).values())
 
 
@@ -103,8 +103,7 @@ def test_two_random_models_agree(tmp_path: Path) -> None:
     architecture = Architecture.of(CheckpointFolder.open(write_hf(tmp_path, SPECS["qwen2-300m"])))
     pixels = torch.full((1, 56, 56, 3), 90, dtype=torch.uint8)
     first, second = (
-        architecture.build(RandomSource(torch.float32), ReferenceOps(), context=16).encode(pixels).rows
-        for _ in range(2)
+        architecture.build(RandomSource(torch.float32), Ops(), context=16).encode(pixels).rows for _ in range(2)
     )
     assert torch.equal(first, second)
 

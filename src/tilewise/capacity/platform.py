@@ -12,12 +12,12 @@ from torch import Tensor
 from tilewise.errors import InvalidConfig
 from tilewise.plan.request import Device
 from tilewise.platforms import DeviceKind, current_platform
-from tilewise.platforms.base import AttentionSize, Capture, Diagnosis, Ops, Platform, Use, Weight
+from tilewise.platforms.base import Capture, Diagnosis, Platform
 from tilewise.platforms.cpu import CpuPlatform
-from tilewise.platforms.cuda.platform import GRAPH_SIZES
+from tilewise.platforms.cuda import GRAPH_SIZES
 from tilewise.platforms.forms import Form, Grouped
-from tilewise.platforms.reference import ReferenceOps
-from tilewise.platforms.weights import plain_weight, rounded_to_int8, side_by_side
+from tilewise.platforms.ops import AttentionSize, Ops
+from tilewise.platforms.weights import Use, Weight, plain_weight, rounded_to_int8, side_by_side
 
 USUAL_SHARE = 0.92
 """Share of a device's memory that engines take unless told otherwise (vLLM's default)."""
@@ -91,7 +91,7 @@ class StatedPlatform:
         return self._memory
 
 
-class StatedOps(ReferenceOps):
+class StatedOps(Ops):
     """Ops that tell sizes and compute nothing."""
 
     def store(self, parts: Sequence[Form], bias: Tensor | None, use: Use = Use.ALONE) -> Weight:

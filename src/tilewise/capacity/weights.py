@@ -16,9 +16,9 @@ from tilewise.models.internvl import InternVL
 from tilewise.models.load import Architecture
 from tilewise.parallel.mesh import Mesh, Share
 from tilewise.plan.floors import Matrices
-from tilewise.platforms.base import Ops, Store, Use, Weight
 from tilewise.platforms.forms import Dense, Form, Int8
-from tilewise.platforms.weights import DenseWeight, as_it_came
+from tilewise.platforms.ops import Ops
+from tilewise.platforms.weights import DenseWeight, Store, Use, Weight, as_it_came
 from tilewise.runner.build import weight_store
 from tilewise.weights.sources import ShapeSource
 from tilewise.weights.view import StoredLinear, View

@@ -22,7 +22,7 @@ def add_parser(verbs: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from tilewise.platforms import current_platform
-    from tilewise.platforms.cuda.platform import cuda_missing
+    from tilewise.platforms.cuda import cuda_missing
 
     diagnosis = current_platform().diagnose()
     if (missing := cuda_missing()) is not None:

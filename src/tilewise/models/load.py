@@ -17,9 +17,9 @@ from tilewise.models.flash import flash_rule
 from tilewise.models.internvl import InternVL
 from tilewise.models.tile_encoder import TileEncoder
 from tilewise.parallel.mesh import Mesh, Share
-from tilewise.platforms.base import Ops, Store, Use, Weight
 from tilewise.platforms.forms import Form
-from tilewise.platforms.weights import DenseWeight, as_it_came, rounded_to_fp8
+from tilewise.platforms.ops import Ops
+from tilewise.platforms.weights import DenseWeight, Store, Use, Weight, as_it_came, rounded_to_fp8
 from tilewise.weights.checkpoint_source import CheckpointSource, SkippedSource
 from tilewise.weights.files import known_names, open_files
 from tilewise.weights.folder import CheckpointFolder

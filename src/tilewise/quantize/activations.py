@@ -14,16 +14,16 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from tilewise.layers.rope import RopeTable
+from tilewise.layers import RopeTable
 from tilewise.models.decoder import DecoderLayer, ForwardContext
 from tilewise.models.load import Architecture
-from tilewise.models.tile_encoder import PIXEL_MEAN, PIXEL_STD, Projector, pixel_shuffle
-from tilewise.models.vit import VisionBlock, VisionTower
+from tilewise.models.tile_encoder import PIXEL_MEAN, PIXEL_STD, Projector, VisionBlock, VisionTower, pixel_shuffle
 from tilewise.parallel.mesh import Mesh
 from tilewise.platforms import current_platform
-from tilewise.platforms.base import Ops, PagedLayout, Use, Weight
 from tilewise.platforms.forms import Form, StaticRows
-from tilewise.platforms.weights import as_it_came
+from tilewise.platforms.kv_cache import PagedLayout
+from tilewise.platforms.ops import Ops
+from tilewise.platforms.weights import Use, Weight, as_it_came
 from tilewise.quantize.modules import Places
 from tilewise.types import Request, Tile
 from tilewise.weights.checkpoint_source import CheckpointSource

@@ -15,13 +15,12 @@ from torch import Tensor
 from tilewise.errors import InvalidCheckpoint, InvalidConfig
 from tilewise.models.decoder import ForwardContext
 from tilewise.models.load import IN_A_STAGE, Architecture
-from tilewise.models.tile_encoder import Projector
-from tilewise.models.vit import VisionBlock
+from tilewise.models.tile_encoder import Projector, VisionBlock
 from tilewise.parallel.mesh import Mesh
-from tilewise.platforms.base import Ops, PagedLayout, Use, Weight
 from tilewise.platforms.forms import Dense, Form
-from tilewise.platforms.reference import ReferenceOps
-from tilewise.platforms.weights import as_it_came
+from tilewise.platforms.kv_cache import PagedLayout
+from tilewise.platforms.ops import Ops
+from tilewise.platforms.weights import Use, Weight, as_it_came
 from tilewise.weights.files import SafetensorFiles
 from tilewise.weights.formats import Locate
 from tilewise.weights.names import TensorRef
@@ -133,7 +132,7 @@ def find_matrices(architecture: Architecture, files: SafetensorFiles, vision: bo
     """
     places = Places.of(architecture, files.names)
     shapes = ShapeRecorder(places)
-    architecture.build(shapes, ReferenceOps(), context=1, store=as_it_came)
+    architecture.build(shapes, Ops(), context=1, store=as_it_came)
     found: dict[str, Matrix] = {}
     for reader, (outputs, inputs) in shapes.linears.items():
         stage = IN_A_STAGE.match(reader)
@@ -286,7 +285,7 @@ class _NamedWeight:
         return _empty(*x.shape[:-1], self.outputs)
 
 
-class _ShapeOps(ReferenceOps):
+class _ShapeOps(Ops):
     """Ops over shapes, which note what reads the outputs of norms."""
 
     def __init__(self, source: ShapeRecorder) -> None:

@@ -20,14 +20,13 @@ from tilewise.plan import Resolved
 from tilewise.plan.resolve import why_batch_invariant
 from tilewise.platforms import current_platform
 from tilewise.platforms.base import Platform
-from tilewise.runner.build import arithmetic_name, chosen_dtype, tile_folder, tile_store, weight_store
-from tilewise.runner.tile_store import ENCODER_PARTS, StoredTile, TileStore
+from tilewise.runner.build import arithmetic_name, chosen_dtype, load_encoder, tile_folder, tile_store
+from tilewise.runner.tile_store import StoredTile, TileStore
 from tilewise.step import Limits
 from tilewise.types import Tile
 from tilewise.units import GIB, in_bytes
 from tilewise.weights.checkpoint import Checkpoint
 from tilewise.weights.quantization import check_method
-from tilewise.weights.sources import Fingerprint
 
 logger = logging.getLogger("tilewise")
 _DEFAULT = 4 * GIB
@@ -74,17 +73,10 @@ def build_tower(config: EngineConfig, model: Checkpoint) -> tuple[TileTower, Res
     kept = tile_folder(config, rows_bytes)
     if config.load_format != "dummy":
         model.fetch_weights(language=False)
-    ops, weights = platform.ops(resolved.limits.batch_invariant), Fingerprint(ENCODER_PARTS)
-    encoder = architecture.load_encoder(
-        dtype,
-        ops,
-        platform.device,
-        watch=weights if kept else None,
-        store=weight_store(ops, config.quantization),
-        dummy=config.load_format == "dummy",
-    )
+    ops = platform.ops(resolved.limits.batch_invariant)
+    encoder, weights = load_encoder(architecture, config, dtype, ops, platform.device)
     arithmetic = arithmetic_name(platform, ops, config)
-    store = tile_store(kept, weights.digest(), architecture.config, dtype, arithmetic) if kept else None
+    store = tile_store(kept, weights, architecture.config, dtype, arithmetic) if kept else None
     logger.info("Loading weights took %.2f seconds: tower and projector", time.perf_counter() - started)
     return TileTower(encoder, resolved.limits.tile_batches, platform.device, store), resolved
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from tilewise.errors import GET_AGAIN, InvalidCheckpoint
-from tilewise.platforms.base import Store, Use, Weight
 from tilewise.platforms.forms import Dense, Form
+from tilewise.platforms.weights import Store, Use, Weight
 from tilewise.weights.files import WeightFiles
 from tilewise.weights.names import TensorRef
 from tilewise.weights.quantization.stored import (

@@ -6,12 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from tilewise.platforms.base import PagedLayout
 from tilewise.platforms.cuda.kernels.cache import rope_into_cache
-from tilewise.platforms.kv_cache import KV_DTYPES, LayerCache, empty_cache
-from tilewise.platforms.reference import ReferenceOps
+from tilewise.platforms.kv_cache import KV_DTYPES, LayerCache, PagedLayout, empty_cache
+from tilewise.platforms.ops import Ops
 
-REFERENCE = ReferenceOps()
+REFERENCE = Ops()
 BLOCKS, BLOCK = 5, 4
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 SIZES = [(1, 2, 1, 16), (3, 14, 2, 64), (5, 4, 4, 24), (2, 32, 8, 128), (0, 2, 1, 16), (7, 3, 3, 2)]

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from tests.platforms.test_grouped import grouped, levels_form, noise
-from tilewise.platforms.cuda.card import A100, H100, Card
+from tilewise.platforms.cuda import A100, H100, Card
 from tilewise.platforms.cuda.weights import CudaFp8Weight, CudaGroupedWeight, CudaInt8Weight, CudaWeight, cuda_store
 from tilewise.platforms.forms import Codes, Dense, Form, Grouped, Int8, StaticRows, packed_nibbles
 from tilewise.platforms.kv_cache import quantise
-from tilewise.platforms.reference import ReferenceOps
+from tilewise.platforms.ops import Ops
 from tilewise.platforms.weights import DenseWeight, GroupedWeight, Int8Weight, SideBySide, side_by_side
 
-REFERENCE = ReferenceOps()
+REFERENCE = Ops()
 SMALL = Card((9, 0), 1)
 """On which inputs are never split."""
 dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
@@ -258,7 +258,7 @@ def test_parts_of_several_forms_stand_side_by_side(device: torch.device) -> None
     weight = side_by_side(parts, bias, cuda_store(H100))
     assert isinstance(weight, SideBySide)
     if device.type == "cpu":
-        expected = ReferenceOps().store(parts, bias).apply(x, REFERENCE)
+        expected = Ops().store(parts, bias).apply(x, REFERENCE)
         torch.testing.assert_close(weight.apply(x, REFERENCE), expected, rtol=1e-5, atol=1e-5)
 
 

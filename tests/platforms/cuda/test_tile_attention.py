@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tilewise.platforms.cuda.kernels.tile_attention import tile_attention
-from tilewise.platforms.reference import ReferenceOps
+from tilewise.platforms.cuda.kernels.attention import tile_attention
+from tilewise.platforms.ops import Ops
 
-REFERENCE = ReferenceOps()
+REFERENCE = Ops()
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 5e-3}
 """Of numbers around 1: weights are rounded to the dtype, and so is the result."""
 dtypes = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)

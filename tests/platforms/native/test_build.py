@@ -20,10 +20,9 @@ from tilewise.platforms.cpu.machine import Machine
 from tilewise.platforms.cpu.native import NoKernels
 from tilewise.platforms.cpu.native import build as build_module
 from tilewise.platforms.cpu.native.build import build
-from tilewise.platforms.cpu.native.kernels import Native
 from tilewise.platforms.cpu.native_ops import NativeCpuOps
 from tilewise.platforms.forms import Dense
-from tilewise.platforms.torch_ops import TorchOps
+from tilewise.platforms.ops import TorchOps
 
 pytestmark = pytest.mark.skipif(
     not Machine.here().has_vectors or shutil.which("g++") is None, reason="kernels need GCC, AVX2 and FMA"
@@ -103,9 +102,8 @@ def test_kernels_of_fewer_instructions_are_right(hasty: dict[str, str], tmp_path
     wrapper = program(tmp_path / "g++", f'exec {hasty["CXX"]} "$@" {flags}')
     found = build({**hasty, "CXX": str(wrapper), "XDG_CACHE_HOME": str(tmp_path)}, name.split()[0])
     assert found.left_out == {}
-    native = Native.load(found.path)
-    assert native.matrices.instructions == said
-    ops, x = NativeCpuOps(native), torch.randn(70, 70).bfloat16()
+    assert found.instructions == said
+    ops, x = NativeCpuOps(found), torch.randn(70, 70).bfloat16()
     for weight in (
         ops.store([Dense(torch.randn(33, 70).bfloat16())], None),
         ops.store_int8([Dense(torch.randn(33, 70))], None),
@@ -118,7 +116,7 @@ def test_kernels_of_fewer_instructions_are_right(hasty: dict[str, str], tmp_path
 def test_tiles_are_used_where_they_are(warm: dict[str, str]) -> None:
     if missing := {"amx_tile", "amx_bf16", "amx_int8"} - FEATURES:
         pytest.skip(f"this CPU has no {', '.join(sorted(missing))}")
-    assert Native.load(build(warm).path).matrices.instructions in ("AMX", "AVX-512, as the system refuses AMX")
+    assert build(warm).instructions in ("AMX", "AVX-512, as the system refuses AMX")
 
 
 def test_what_is_cached_is_not_built_again(copied: dict[str, str], tmp_path: Path) -> None:
@@ -169,7 +167,7 @@ def test_a_damaged_cache_is_mended(copied: dict[str, str], damage: str) -> None:
     again = build(copied)
     assert again.path == library
     x = torch.randn(3, 33)
-    close = NativeCpuOps(Native.load(again.path)).gelu(x)
+    close = NativeCpuOps(again).gelu(x)
     torch.testing.assert_close(close, torch.nn.functional.gelu(x), atol=1e-5, rtol=1e-5)
     assert files(copied) == [".json", ".so"]
 
@@ -189,7 +187,7 @@ def test_kernels_that_are_wrong_or_crash_are_left_out_alone(
     assert "differs from the reference" in found.left_out["rms_norm"]
     assert found.left_out["gelu"] == "crashed (SIGSEGV)"
     assert "differs from Pillow" in found.left_out["resize"]
-    ops, x, weight = NativeCpuOps(Native.load(found.path, left_out=found.left_out)), torch.randn(3, 33), torch.randn(33)
+    ops, x, weight = NativeCpuOps(found), torch.randn(3, 33), torch.randn(33)
     assert torch.equal(ops.gelu(x), TorchOps().gelu(x))
     assert torch.equal(ops.rms_norm(x, weight, 1e-6), TorchOps().rms_norm(x, weight, 1e-6))
 

@@ -23,7 +23,7 @@ from tests.weights.quantization.written import SPEC, Written, write_pair
 from tilewise.errors import InvalidCheckpoint
 from tilewise.models.load import Architecture
 from tilewise.platforms.forms import Codes, Dense, Form, Grouped, Int8
-from tilewise.platforms.torch_ops import TorchOps
+from tilewise.platforms.ops import TorchOps
 from tilewise.platforms.weights import as_it_came
 from tilewise.weights.checkpoint_source import CheckpointSource
 from tilewise.weights.files import SafetensorFiles

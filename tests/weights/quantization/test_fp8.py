@@ -20,7 +20,7 @@ from tests.weights.quantization.written import SPEC, Written, of_the_decoder, wr
 from tilewise.errors import InvalidCheckpoint
 from tilewise.models.load import Architecture
 from tilewise.platforms.forms import Codes, Dense, Form, Grouped
-from tilewise.platforms.torch_ops import TorchOps
+from tilewise.platforms.ops import TorchOps
 from tilewise.weights.checkpoint_source import CheckpointSource
 from tilewise.weights.files import SafetensorFiles
 from tilewise.weights.folder import CheckpointFolder

@@ -9,20 +9,18 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from tilewise.platforms.base import AttentionSize, PagedLayout, Use, Weight
-from tilewise.platforms.cuda.card import Card
+from tilewise.platforms.cuda import Card
 from tilewise.platforms.cuda.kernels import cache as cache_kernels
-from tilewise.platforms.cuda.kernels import experts, patches, rows, sampling
-from tilewise.platforms.cuda.kernels.attention_parts import scratch_bytes
+from tilewise.platforms.cuda.kernels import experts, rows, sampling
+from tilewise.platforms.cuda.kernels.attention import scratch_bytes, tile_attention
 from tilewise.platforms.cuda.kernels.paged_attention import paged_attention
-from tilewise.platforms.cuda.kernels.tile_attention import tile_attention
 from tilewise.platforms.cuda.weights import CudaWeight, cuda_store
 from tilewise.platforms.draw import Draw
 from tilewise.platforms.forms import Form
-from tilewise.platforms.kv_cache import LayerCache
-from tilewise.platforms.torch_ops import TorchOps
+from tilewise.platforms.kv_cache import LayerCache, PagedLayout
+from tilewise.platforms.ops import AttentionSize, TorchOps
 from tilewise.platforms.transfers import to_device
-from tilewise.platforms.weights import plain_weight, rounded_to_int8, side_by_side
+from tilewise.platforms.weights import Use, Weight, plain_weight, rounded_to_int8, side_by_side
 
 logger = logging.getLogger("tilewise")
 
@@ -164,7 +162,7 @@ class TritonOps(TorchOps):
         return self._by_kernel(_drawn, super().draw, logits, draws)
 
     def patchify(self, pixels: Tensor, patch: int, mean: Tensor, std: Tensor) -> Tensor:
-        return self._by_kernel(patches.patchify, super().patchify, pixels, patch, mean.float(), std.float())
+        return self._by_kernel(rows.patchify, super().patchify, pixels, patch, mean.float(), std.float())
 
     def scatter_rows(self, target: Tensor, rows_of: Tensor, source: Tensor, source_rows: Tensor) -> None:
         self._by_kernel(rows.scatter_rows, super().scatter_rows, target, rows_of, source, source_rows)

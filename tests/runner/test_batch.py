@@ -1,4 +1,4 @@
-"""Rows of a batch: in order, or every token at its own place of a panel."""
+"""Rows of a batch, in order or every token at its own place of a panel; pieces of a step for stages of a pipeline."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import random
 import numpy as np
 import pytest
 
-from tilewise.platforms.base import INVARIANT_ROWS
-from tilewise.runner.batch import Placement, place_in_order, place_in_panels
+from tilewise.platforms.ops import INVARIANT_ROWS
+from tilewise.runner.batch import Placement, pieces_of, place_in_order, place_in_panels
 from tilewise.step import Work
 
 
@@ -57,3 +57,29 @@ def test_a_prompt_fills_panels_and_others_take_what_it_leaves():
 
 def test_padding_has_zeros():
     assert Placement(np.array([3, 1]), 5).spread(np.array([8, 9])).tolist() == [0, 9, 0, 8, 0]
+
+
+def tokens(items: list[Work]) -> list[tuple[int, int]]:
+    return [(item.slot, position) for item in items for position in range(item.start, item.stop)]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_every_token_is_in_one_piece_and_in_order(seed: int) -> None:
+    draw = random.Random(seed)
+    work = [
+        Work(slot, draw.randrange(50), draw.choice([1, 1, 3, 90, 500, 1300]), samples=draw.random() < 0.7)
+        for slot in range(1, draw.randint(2, 9))
+    ]
+    total, most = sum(item.count for item in work), draw.choice([2, 8, 16])
+    pieces = pieces_of(work, most)
+    assert tokens([item for piece in pieces for item in piece]) == tokens(work)
+    assert len(pieces) == max(1, min(most, total // 128))
+    sizes = [sum(item.count for item in piece) for piece in pieces]
+    assert max(sizes) - min(sizes) <= 1
+    assert not any(item.samples for piece in pieces for item in piece)
+
+
+def test_few_tokens_are_one_piece() -> None:
+    work = [Work(slot, 10, 1, samples=True) for slot in range(1, 65)]
+    assert tokens(pieces_of(work, 8)[0]) == tokens(work)
+    assert len(pieces_of(work, 8)) == 1

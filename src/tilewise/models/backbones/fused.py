@@ -1,8 +1,4 @@
-"""InternLM2 and 2.5: Llama with names of its own and queries, keys and values packed by key/value head.
-
-Source: InternLM/lmdeploy `lmdeploy/pytorch/models/internlm2.py`, huggingface/transformers
-`convert_internvl_weights_to_hf.py`.
-"""
+"""Decoders that are Llama with several matrices fused in their files: InternLM2 and 2.5, Phi-3."""
 
 import math
 
@@ -12,7 +8,7 @@ from tilewise.models.backbones import Backbone
 from tilewise.models.config import DecoderConfig, text_config
 from tilewise.platforms.forms import Rows
 from tilewise.weights.folder import Section
-from tilewise.weights.names import NameTable, RowSelector, TensorRef, rows
+from tilewise.weights.names import NameTable, RowSelector, TensorRef, part, rows, section
 
 _MODULES = {
     "self_attn.o_proj": "attention.wo",
@@ -24,7 +20,7 @@ _MODULES = {
 }
 
 
-def decoder_config(text: Section) -> DecoderConfig:
+def internlm2(text: Section) -> DecoderConfig:
     bias = bool(text.get("bias", False))
     return text_config(text, qkv_bias=bias, output_bias=bias)
 
@@ -46,7 +42,12 @@ def packed(config: DecoderConfig, letter: str) -> RowSelector:
     return rows
 
 
-def names(config: DecoderConfig) -> NameTable:
+def internlm2_names(config: DecoderConfig) -> NameTable:
+    """Name tensors of InternLM2: names of its own, and queries, keys and values packed by key/value head.
+
+    Source: InternLM/lmdeploy `lmdeploy/pytorch/models/internlm2.py`, huggingface/transformers
+    `convert_internvl_weights_to_hf.py`.
+    """
     layer = "model.layers.{}"
     return NameTable(
         {
@@ -64,4 +65,29 @@ def names(config: DecoderConfig) -> NameTable:
     )
 
 
-BACKBONE = Backbone("InternLM2ForCausalLM", "internlm2", decoder_config, names)
+def phi3_names(config: DecoderConfig) -> NameTable:
+    """Name tensors of Phi-3: queries, keys and values in one matrix, gate and up in another."""
+    layer = "model.layers.{}"
+    keys = config.num_kv_heads * config.head_dim
+    sizes = (config.num_heads * config.head_dim, keys, keys)
+    return NameTable(
+        {
+            **{
+                f"{layer}.self_attn.{letter}_proj.weight": TensorRef(
+                    f"{layer}.self_attn.qkv_proj.weight", rows=section(sizes, index)
+                )
+                for index, letter in enumerate("qkv")
+            },
+            **{
+                f"{layer}.mlp.{name}_proj.weight": TensorRef(f"{layer}.mlp.gate_up_proj.weight", rows=part(index, of=2))
+                for index, name in enumerate(("gate", "up"))
+            },
+        }
+    )
+
+
+BACKBONES = (
+    Backbone("InternLM2ForCausalLM", "internlm2", internlm2, internlm2_names),
+    # Its sliding window of 262144 is longer than any context, hence not read.
+    Backbone("Phi3ForCausalLM", "phi3", text_config, phi3_names),
+)
