@@ -3,3 +3,27 @@
 What is measured is in dataclasses (`requests`, `load`, `figures`), so that the same answers give the same figures
 wherever they came from. Nothing here knows the command line.
 """
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A kind of requests, as it is named by vLLM."""
+
+    reads_file: bool = False
+    ignores_end: bool = False
+    """True if answers go on to the length that was asked for, whatever ends them otherwise."""
+
+
+DATASETS = {
+    "random": Dataset(ignores_end=True),
+    "random-mm": Dataset(ignores_end=True),
+    "sharegpt": Dataset(reads_file=True),
+    "custom": Dataset(reads_file=True),
+    "custom_mm": Dataset(reads_file=True),
+    "prefix_repetition": Dataset(),
+}
+"""Data sets by their names; `datasets.py` makes their requests. The command line reads this without loading numpy."""

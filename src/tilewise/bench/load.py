@@ -100,6 +100,13 @@ class LoadLevel:
         if self.concurrency is not None and self.concurrency < 1:
             raise InvalidConfig(f"--max-concurrency must be at least 1, got {self.concurrency}.")
 
+    @property
+    def name(self) -> str:
+        """The load as names of files have it, such as `1.0qps-concurrency8`."""
+        ramp = self.arrivals.ramp
+        rate = f"ramp-up-{ramp.strategy}-{ramp.start:g}qps-{ramp.end:g}" if ramp else f"{self.arrivals.rate}"
+        return f"{rate}qps" if self.concurrency is None else f"{rate}qps-concurrency{self.concurrency}"
+
 
 @dataclass(frozen=True)
 class LoadResult:
@@ -164,10 +171,9 @@ async def wait_until_ready(client: LoadClient, body: bytes, request_id: str, sec
         if answer.failure is None:
             return
         if time.monotonic() + _RETRY > ends:
-            failure = answer.failure
             raise NotReady(
                 f"{client.target.url}{client.target.endpoint} did not answer a first request within {seconds:g} s "
-                f"(--ready-check-timeout-sec): {failure.kind}: {failure.text}"
+                f"(--ready-check-timeout-sec): {answer.failure}"
             )
         await asyncio.sleep(_RETRY)
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from tilewise.beam import BeamSearchParams
-from tilewise.bench.datasets.sources import DatasetSource
+from tilewise.bench.datasets import DatasetSource
 from tilewise.bench.figures import Spread
 from tilewise.bench.requests import SampleRequest
-from tilewise.bench.words import LocalWords
+from tilewise.bench.tokenizer import LocalTokenizer
 from tilewise.errors import InvalidConfig
 from tilewise.llm import LLM
 from tilewise.progress import progress_bar
@@ -68,10 +68,9 @@ def run_latency(bench: LatencyBench, say: Callable[[str], None] = print) -> dict
                 advance(1)
     spread = Spread.of(latencies, PERCENTS)
     say(f"Avg latency: {spread.mean} seconds")
-    for percent, value in spread.percentiles:
-        say(f"{percent:g}% percentile latency: {value} seconds")
-    percentiles = {f"{percent:g}": value for percent, value in spread.percentiles}
-    return {"avg_latency": spread.mean, "latencies": latencies, "percentiles": percentiles}
+    for percent, value in spread.by_percent().items():
+        say(f"{percent}% percentile latency: {value} seconds")
+    return {"avg_latency": spread.mean, "latencies": latencies, "percentiles": spread.by_percent()}
 
 
 def check_fits(llm: LLM, input_len: int, output_len: int) -> None:
@@ -86,7 +85,7 @@ def check_fits(llm: LLM, input_len: int, output_len: int) -> None:
 
 def _step(llm: LLM, bench: LatencyBench) -> Callable[[], object]:
     """Return a function that answers one batch of random prompts."""
-    ordinary = [token for token in LocalWords(llm.inputs.tokenizer).ordinary if token < _LARGEST_ID]
+    ordinary = [token for token in LocalTokenizer(llm.inputs.tokenizer).ordinary if token < _LARGEST_ID]
     ids = np.random.default_rng(0).choice(ordinary, (bench.batch_size, bench.input_len)).tolist()
     prompts = [{"prompt_token_ids": prompt} for prompt in ids]
     if bench.beams:
@@ -115,7 +114,7 @@ class ThroughputBench:
 def run_throughput(bench: ThroughputBench, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Run the benchmark, and return the result as --output-json has it."""
     with LLM(**bench.engine) as llm:
-        requests = bench.source.requests(LocalWords(llm.inputs.tokenizer))
+        requests = bench.source.requests(LocalTokenizer(llm.inputs.tokenizer))
         chat = bench.chat or any(request.media or request.messages for request in requests)
         sampling = [_sampling(request, bench.n) for request in requests]
         started = time.perf_counter()

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
-from tilewise.bench.datasets.sources import DatasetSource
-from tilewise.bench.figures import Spread, percent_name
-from tilewise.bench.words import LocalWords
+from tilewise.bench.datasets import DatasetSource
+from tilewise.bench.figures import Spread
+from tilewise.bench.tokenizer import LocalTokenizer
 from tilewise.errors import InvalidConfig
 from tilewise.inputs.images import LimitedPicture, Tiling, tile_image, to_rgb
 from tilewise.inputs.media_cache import MediaCache, picture_digest
@@ -108,7 +108,7 @@ class ProcessorBench:
 def run_processor(bench: ProcessorBench, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Run the benchmark, and return the result as --output-json has it, in milliseconds."""
     with LLM(**bench.engine) as llm:
-        requests = bench.source.requests(LocalWords(llm.inputs.tokenizer))
+        requests = bench.source.requests(LocalTokenizer(llm.inputs.tokenizer))
         conversations = [request.conversation for request in requests]
         sampling = [
             SamplingParams(max_tokens=request.output_tokens, ignore_eos=True, temperature=0) for request in requests
@@ -125,7 +125,7 @@ def run_processor(bench: ProcessorBench, say: Callable[[str], None] = print) -> 
         "num_requests": len(requests),
         "total_tiles": sum(stage.tiles for stage in stages),
         "total_prompt_tokens": sum(stage.prompt_tokens for stage in stages),
-        **{f"{name}_ms": _fields(spread) for name, spread in spreads.items()},
+        **{f"{name}_ms": spread.as_json() for name, spread in spreads.items()},
     }
 
 
@@ -143,11 +143,6 @@ def _stages(bench: ProcessorBench, llm: LLM, conversations: Sequence[list[dict[s
     return found
 
 
-def _fields(spread: Spread) -> dict[str, float]:
-    percentiles = {f"p{percent_name(percent)}": value for percent, value in spread.percentiles}
-    return {"mean": spread.mean, "median": spread.median, "std": spread.deviation, **percentiles}
-
-
 def _lines(spreads: dict[str, Spread], stages: Sequence[Stages]) -> Iterator[str]:
     yield "=" * WIDTH
     yield "Multimodal Processor Benchmark Results"
@@ -163,9 +158,7 @@ def _lines(spreads: dict[str, Spread], stages: Sequence[Stages]) -> Iterator[str
 
 
 def _rows(spreads: dict[str, Spread], names: Sequence[str]) -> Iterator[str]:
-    percents = [f"P{percent_name(percent)}" for percent, _ in spreads[names[0]].percentiles]
-    yield f"{'':26}" + "".join(f"{title:>10}" for title in ("Mean", "Median", "Std", *percents))
+    titles = (name.capitalize() for name in spreads[names[0]].as_json())
+    yield f"{'':26}" + "".join(f"{title:>10}" for title in titles)
     for name in names:
-        spread = spreads[name]
-        values = (spread.mean, spread.median, spread.deviation, *(value for _, value in spread.percentiles))
-        yield f"{_LABELS[name]:26}" + "".join(f"{value:>10.2f}" for value in values)
+        yield f"{_LABELS[name]:26}" + "".join(f"{value:>10.2f}" for value in spreads[name].as_json().values())

@@ -113,8 +113,8 @@ def _lines(title: str, starts: Starts) -> Iterator[str]:
         spread = _spread(starts, part)
         yield f"Avg {name.lower()}: {spread.mean:.2f} seconds"
         yield f"{name} percentiles:"
-        for percent, value in spread.percentiles:
-            yield f"  {percent:g}%: {value:.2f} seconds"
+        for percent, value in spread.by_percent().items():
+            yield f"  {percent}%: {value:.2f} seconds"
 
 
 def _fields(name: str, starts: Starts) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def _fields(name: str, starts: Starts) -> dict[str, Any]:
         spread, key = _spread(starts, part), f"{name}_{part}"
         found[f"avg_{key}_time"] = spread.mean
         found[f"{key}_times"] = [start[part] for start in starts]
-        found[f"{key}_percentiles"] = {f"{percent:g}": value for percent, value in spread.percentiles}
+        found[f"{key}_percentiles"] = spread.by_percent()
     return found
 
 
