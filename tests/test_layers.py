@@ -169,7 +169,7 @@ def test_circles_through_a_package_are_found(tmp_path):
         "import tilewise.llm, tilewise.async_llm, tilewise.llm_engine, tilewise.media_tools, tilewise.assets",
         "import tilewise.cli",
         "from tilewise import SamplingParams",
-        "import tilewise.evals.spot, tilewise.evals.compare.command",
+        "import tilewise.evals.spot, tilewise.evals.comparison",
         "import tilewise.weights.hubs.download, tilewise.weights.hubs.huggingface, tilewise.weights.hubs.modelscope",
     ],
 )

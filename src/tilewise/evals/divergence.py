@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 from tilewise.errors import InvalidCheckpoint, InvalidConfig, InvalidMedia
-from tilewise.evals.compare.command import check_outputs, read_engine
-from tilewise.evals.output import as_json, write_text
+from tilewise.evals.comparison import read_engine
+from tilewise.evals.results import as_json, check_outputs, write_text
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tilewise.llm import LLM
     from tilewise.types import Logprob, RequestOutput
 
-_PICTURES = Path(__file__).parents[2] / "demo" / "pictures"
+_PICTURES = Path(__file__).parents[1] / "demo" / "pictures"
 _ABOUT_PICTURES = ("What is written here?", "Describe this image.", "请描述这张图片。", "How many objects are there?")
 _TEXTS = (
     "Write a short story about a lighthouse keeper.",
@@ -256,12 +256,10 @@ def _table(found: Divergence) -> Table:
 
 def draw(found: Divergence, file: Path) -> None:
     """Draw a bar for each prompt, the furthest apart on top."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     prompts = found.prompts[::-1]
     figure = Figure(figsize=(11, 1.8 + 0.3 * len(prompts)), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     axes.barh(range(len(prompts)), [one.kl for one in prompts], color="#4477aa")
     axes.set_yticks(range(len(prompts)), [f"{one.prompt[:60]} ({100 * one.same_top:.0f} %)" for one in prompts])

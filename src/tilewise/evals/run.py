@@ -1,16 +1,24 @@
-"""Runs one evaluation. Folders, options and tasks are checked before a model is loaded: mistakes cost least there."""
+"""Runs one evaluation, and reports its scores.
+
+Folders, options and tasks are checked before a model is loaded: mistakes cost least there.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rich.table import Table
+
 from tilewise.config import EngineConfig
 from tilewise.errors import InvalidConfig
-from tilewise.evals.harness.find_tasks import find_tasks
-from tilewise.evals.output import MMMU, check_writable, write_answers, write_report, write_run
+from tilewise.evals.find_tasks import find_tasks
+from tilewise.evals.results import as_json, check_writable, write_answers, write_run, write_text
 from tilewise.extras import require_extra
+
+MMMU = "mmmu_val"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +80,7 @@ def _run(options: EvalOptions, manager: Any, tasks: list[Any]) -> dict[str, Any]
     from lm_eval import simple_evaluate
     from lm_eval.loggers import EvaluationTracker
 
-    from tilewise.evals.harness.models import EVERY_PICTURE, PictureModel
+    from tilewise.evals.models import EVERY_PICTURE, PictureModel
 
     engine = {**options.engine}
     pretrained = engine.pop("model", "demo")
@@ -110,7 +118,7 @@ def _run(options: EvalOptions, manager: Any, tasks: list[Any]) -> dict[str, Any]
             fewshot_random_seed=options.seed,
         )
         results["config"]["model"] = "tilewise-vlm"
-        results["answers"] = model.asker.answers
+        results["answers"] = model.client.answers
         return _written(options, results, tracker)
     finally:
         model.close()
@@ -123,5 +131,65 @@ def _written(options: EvalOptions, results: dict[str, Any], tracker: Any) -> dic
         write_answers(options.output_path, tracker, answers)
     results["samples"], results["answers"] = samples, answers
     if options.mmmu_json:
-        write_report(options.mmmu_json, results)
+        write_text(options.mmmu_json, as_json(mmmu_report(results)))
     return results
+
+
+def score_table(results: Mapping[str, Any]) -> Table:
+    """Return a table with a row for each task and metric, groups first."""
+    table = Table()
+    for title in ("task", "questions", "metric", "value", "± standard error"):
+        table.add_column(title, justify="left" if title in ("task", "metric") else "right", overflow="fold")
+    groups = results.get("groups") or {}
+    for task, row in sorted(results["results"].items(), key=lambda item: item[0] not in groups):
+        name = ("" if task in groups or not groups else "- ") + str(row.get("alias", task)).lstrip(" -")
+        for metric, value, error in metrics(row):
+            table.add_row(name, str(_rows(results, task)), metric, _number(value), _number(error))
+    return table
+
+
+def metrics(row: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Yield name, value and standard error of metrics; lm_eval's keys are `metric,filter`, `metric_stderr,filter`."""
+    for key, value in row.items():
+        name, comma, kind = key.partition(",")
+        if comma and not name.endswith("_stderr"):
+            yield name if kind == "none" else f"{name} ({kind})", value, row.get(f"{name}_stderr,{kind}")
+
+
+def _rows(results: Mapping[str, Any], task: str) -> Any:
+    counted = results.get("n-samples", {}).get(task)
+    if counted:
+        return counted["effective"]
+    members = results.get("group_subtasks", {}).get(task, [])
+    return sum(_rows(results, member) or 0 for member in members) or ""
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value if value is not None else "")
+
+
+def mmmu_report(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Return right answers, all answers and their share in percent, for each subject of MMMU and altogether."""
+    subjects = {
+        str(results["configs"][task].get("task_alias") or task): mmmu_counts(samples)
+        for task, samples in sorted(results["samples"].items())
+        if task.startswith(f"{MMMU}_")
+    }
+    right, total = (sum(subject[name] for subject in subjects.values()) for name in ("correct", "total"))
+    counts = results["config"]["tilewise"]
+    return {
+        "benchmark": "MMMU_val",
+        "model": results["config"]["model_args"]["pretrained"],
+        "overall": _line(right, total),
+        "subjects": subjects,
+        "from_store": counts["from_store"],
+        "failed": counts["failed"],
+    }
+
+
+def mmmu_counts(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    return _line(sum(int(sample["acc"]) for sample in samples), len(samples))
+
+
+def _line(right: int, total: int) -> dict[str, Any]:
+    return {"accuracy": round(100 * right / total, 2) if total else 0.0, "correct": right, "total": total}

@@ -14,8 +14,16 @@ from PIL import Image
 from tilewise.config import EngineConfig
 from tilewise.errors import InvalidConfig, InvalidRequest
 from tilewise.evals.client import EvalClient
-from tilewise.evals.harness.dialogue import Dialogue, before_everything, behind_messages, behind_text, raw_ids, windows
-from tilewise.evals.harness.generation import behind_reasoning, sampling_of
+from tilewise.evals.prompts import (
+    Dialogue,
+    before_everything,
+    behind_messages,
+    behind_reasoning,
+    behind_text,
+    raw_ids,
+    sampling_of,
+    windows,
+)
 from tilewise.evals.question import ModelAnswer, Question
 from tilewise.evals.store import AnswerStore, identity
 from tilewise.llm import LLM
@@ -63,7 +71,7 @@ class TextModel(LM):  # type: ignore[misc]
         self.name, self.seed, self.thinking, self._longest = pretrained, seed, enable_thinking, max_gen_toks
         self.max_length = self.llm.resolved.limits.max_model_len
         store = AnswerStore(Path(resume_dir), identity(config, self.max_length)) if resume_dir else None
-        self.asker = EvalClient(self.llm, min(batch, max_batch_size or batch), max_images, store)
+        self.client = EvalClient(self.llm, min(batch, max_batch_size or batch), max_images, store)
 
     @property
     def tokenizer_name(self) -> str:
@@ -80,22 +88,22 @@ class TextModel(LM):  # type: ignore[misc]
         return Dialogue.of(chat_history, self.llm.inputs.spec.template, add_generation_prompt, self.thinking)
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        def heard(place: int, answer: ModelAnswer) -> None:
+        def on_answer(place: int, answer: ModelAnswer) -> None:
             if answer.problem is None:
                 self.cache_hook.add_partial("generate_until", requests[place].args, self._text(answer))
 
-        return [self._text(answer) for answer in self.asker.ask(map(self.generation, requests), heard)]
+        return [self._text(answer) for answer in self.client.ask(map(self.generation, requests), on_answer)]
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        def heard(place: int, answer: ModelAnswer) -> None:
+        def on_answer(place: int, answer: ModelAnswer) -> None:
             if answer.problem is None:
                 self.cache_hook.add_partial("loglikelihood", requests[place].args, _scored(answer))
 
-        return [_scored(answer) for answer in self.asker.ask(map(self.score, requests), heard)]
+        return [_scored(answer) for answer in self.client.ask(map(self.score, requests), on_answer)]
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
         rows = [self.rolling(request) for request in requests]
-        answers = iter(self.asker.ask([question for row in rows for question in row], lambda place, answer: None))
+        answers = iter(self.client.ask([question for row in rows for question in row], lambda place, answer: None))
         return [sum(_scored(next(answers))[0] for _ in row) for row in rows]
 
     def generation(self, request: Any) -> Question:
@@ -129,15 +137,15 @@ class TextModel(LM):  # type: ignore[misc]
 
     def get_model_info(self) -> dict[str, Any]:
         """Return the counts of the run, which lm_eval puts into the results' `config`."""
-        return {"tilewise": self.asker.counts.as_dict()}
+        return {"tilewise": self.client.counts.as_json()}
 
     def close(self) -> None:
-        if self.asker.store:
-            self.asker.store.close()
+        if self.client.store:
+            self.client.store.close()
         self.llm.close()
 
     def _cut(self, ids: TokenIds, room: int) -> TokenIds:
-        self.asker.counts.prompts_cut += len(ids) > max(1, room)
+        self.client.counts.prompts_cut += len(ids) > max(1, room)
         return ids[-max(1, room) :]
 
     def _text(self, answer: ModelAnswer) -> str:
