@@ -1,12 +1,18 @@
-"""`compilation_config` and `additional_config`: options of devices that capture graphs, checked and explained."""
+"""Options of vLLM that are objects: their keys are checked and explained one by one, or become options of ours."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tilewise.errors import InvalidConfig, did_you_mean
 
+MANY = 999  # vLLM's limit where none is set
+_OTHER_MEDIA = ("audio", "vision_chunk")
+"""Kinds of media that prompts of other models hold."""
+LIMIT_KEYS = ("count", "num_frames", "width", "height")
+_BACKENDS = ("auto", "xgrammar", "guidance", "outlines", "lm-format-enforcer")
+_VIDEO_KEYS = ("num_frames", "fps")
 MODES = ("NONE", "PIECEWISE", "FULL", "FULL_DECODE_ONLY", "FULL_AND_PIECEWISE")
 _OURS = "FULL_DECODE_ONLY"
 _GRAPH_KEYS = (
@@ -109,3 +115,113 @@ def explain_additional(config: Mapping[str, Any]) -> tuple[list[str], list[str]]
         if key not in ADDITIONAL
     ]
     return known, unknown
+
+
+def compilation_of(value: Any) -> dict[str, Any]:
+    """Return compilation_config as a dict. A number, which vLLM takes too, is the mode alone. Raises InvalidConfig."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return {"mode": value}
+    if value is not None and not isinstance(value, Mapping):
+        raise InvalidConfig(f"compilation_config must be a dict, or the number of a mode, got {value!r:.80}.")
+    return dict(value or {})
+
+
+def check_limits(limits: Mapping[str, Any]) -> None:
+    """Raise ValueError for a key that limit_mm_per_prompt does not have."""
+    for kind, limit in limits.items():
+        for key in limit if isinstance(limit, Mapping) else ():
+            if key not in LIMIT_KEYS:
+                raise ValueError(f"{kind} knows {', '.join(LIMIT_KEYS)}, got {key!r}.{did_you_mean(key, LIMIT_KEYS)}")
+
+
+def counts_of(limits: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return the count of each kind, and lines about sizes beside them. Raises InvalidConfig for an unknown key.
+
+    `limit_mm_per_prompt` may be {"image": 4}, {"image": {"count": 4, "width": 448}}, and mixed.
+    """
+    try:
+        check_limits(limits)
+    except ValueError as error:
+        raise InvalidConfig(f"limit_mm_per_prompt: {error}") from None
+    counts, lines = {}, []
+    for kind, limit in limits.items():
+        if kind in _OTHER_MEDIA:
+            lines += [f"limit_mm_per_prompt: {kind} is not taken, so its limit is no matter."] if limit else []
+            continue
+        counts[kind] = limit.get("count", MANY) if isinstance(limit, Mapping) else limit
+        sizes = [key for key in limit if key != "count"] if isinstance(limit, Mapping) else []
+        if sizes:
+            named = ", ".join(sizes)
+            lines.append(
+                f"limit_mm_per_prompt: {named} of {kind} are for engines that profile; here memory is counted."
+            )
+    return counts, lines
+
+
+def options_of_media_io(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return the options that `media_io_kwargs` stands for, and lines about them.
+
+    Raises InvalidConfig for a key that is none here.
+    """
+    for kind, options in kwargs.items():
+        keys = _VIDEO_KEYS if kind == "video" else ()
+        for key in options:
+            if key not in keys:
+                raise InvalidConfig(
+                    f"media_io_kwargs: {kind} has no {key!r} here; num_frames and fps of video are all that can be set."
+                    f"{did_you_mean(key, keys)}"
+                )
+    video = dict(kwargs.get("video") or {})
+    return video, [f"media_io_kwargs: became --{key.replace('_', '-')} {value}." for key, value in video.items()]
+
+
+_STRUCTURED = ("disable_additional_properties", "disable_any_whitespace")
+
+
+def options_of_structured(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that `structured_outputs_config` stands for. A known backend is taken, and changes nothing.
+
+    Raises InvalidConfig.
+    """
+    backend = config.get("backend", "auto")
+    if backend not in _BACKENDS:
+        hint = did_you_mean(str(backend), _BACKENDS)
+        raise InvalidConfig(
+            f"structured_outputs_config: backend must be one of {', '.join(_BACKENDS)}, got {backend!r}.{hint}"
+        )
+    for key, value in config.items():
+        if key not in ("backend", *_STRUCTURED) and value not in (None, False, ""):
+            raise InvalidConfig(
+                f"structured_outputs_config: {key} cannot be set for all requests: put it into structured_outputs of a "
+                f"request.{did_you_mean(key, ('backend',))}"
+            )
+    return {key: value for key, value in config.items() if key in _STRUCTURED and value is not None}
+
+
+Put = Callable[[dict[str, Any], Any], None]
+"""A function that puts the value of an option into the options that there are."""
+
+
+def key_of(option: str, key: str) -> Put:
+    """Return a function that puts a value into a key of an object, unless the key is there already."""
+
+    def put(values: dict[str, Any], value: Any) -> None:
+        values[option] = {key: value, **(values.get(option) or {})}
+
+    return put
+
+
+def capture_sizes(values: dict[str, Any], sizes: Any) -> None:
+    if sizes:
+        whole = [int(size) if str(size).isdecimal() else size for size in sizes]
+        key_of("compilation_config", "cudagraph_capture_sizes")(values, whole)
+
+
+def no_media_cache(values: dict[str, Any], off: Any) -> None:
+    if off:
+        values["mm_processor_cache_gb"] = 0
+
+
+def no_request_log(values: dict[str, Any], off: Any) -> None:
+    if off:
+        values.setdefault("enable_log_requests", False)
