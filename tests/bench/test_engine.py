@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from tilewise.bench.datasets import DatasetSource
-from tilewise.bench.encode import EncodeBench, run_encode
-from tilewise.bench.offline import LatencyBench, ThroughputBench, run_latency, run_throughput
+from tilewise.bench.engine import EncodeBench, LatencyBench, ThroughputBench, run_encode, run_latency, run_throughput
 from tilewise.bench.processor import ProcessorBench, run_processor
 from tilewise.bench.random_requests import Bucket, Lengths, MediaShape
 from tilewise.bench.startup import FailedStart, StartupBench, empty_folders, run_startup

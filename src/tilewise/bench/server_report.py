@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass, field
+
+from prometheus_client.parser import text_string_to_metric_families
 
 TILES = "tilewise:tiles_encoded_total"
 PREPROCESS = "vllm:mm_preprocessing_total_latency_seconds"
@@ -82,17 +85,10 @@ class ServerReport:
 
 
 def _sums(text: str) -> dict[str, float]:
-    """Read Prometheus' text format: the sum of each metric over its labels, without buckets and types."""
+    """Read Prometheus' text format: the sum of each metric over its labels; nothing of a text that is none."""
     found: dict[str, float] = defaultdict(float)
-    for line in text.splitlines():
-        name, _, value = line.rpartition(" ")
-        if name and not line.startswith("#") and "_bucket{" not in name:
-            found[name.partition("{")[0]] += _number(value)
-    return dict(found)
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return 0.0
+    with suppress(ValueError):
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                found[sample.name] += sample.value
+    return found

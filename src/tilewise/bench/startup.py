@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from tilewise.bench.engine import PERCENTS, check_above_zero
 from tilewise.bench.figures import Spread
-from tilewise.bench.offline import PERCENTS, check_above_zero
 from tilewise.config import EngineConfig
 from tilewise.errors import TilewiseError
 from tilewise.progress import progress_bar
