@@ -6,17 +6,22 @@ Folders, options and tasks are checked before a model is loaded: mistakes cost l
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from tilewise.config import EngineConfig
 from tilewise.errors import InvalidConfig
 from tilewise.evals.find_tasks import find_tasks
+from tilewise.evals.question import ModelAnswer, Question
 from tilewise.evals.results import as_json, check_writable, write_answers, write_run, write_text
 from tilewise.extras import require_extra
+
+if TYPE_CHECKING:
+    from tilewise.evals.models import PictureModel
 
 MMMU = "mmmu_val"
 
@@ -76,18 +81,43 @@ def evaluate(options: EvalOptions) -> dict[str, Any]:
     return _run(options, manager, tasks)
 
 
+_SAME_NAMES = (
+    *("num_fewshot", "batch_size", "limit", "system_instruction", "apply_chat_template", "gen_kwargs"),
+    "predict_only",
+)
+"""Options that lm_eval's `simple_evaluate` has under the same names."""
+_SEEDS = ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed")
+
+
 def _run(options: EvalOptions, manager: Any, tasks: list[Any]) -> dict[str, Any]:
     from lm_eval import simple_evaluate
     from lm_eval.loggers import EvaluationTracker
 
+    tracker = EvaluationTracker(output_path=str(options.output_path) if options.output_path else None)
+    engine = {name: value for name, value in options.engine.items() if name != "model"}
+    with closing(_model(options, engine)) as model:
+        results: dict[str, Any] = simple_evaluate(
+            model=model,
+            model_args={"pretrained": model.name, **engine},
+            tasks=tasks,
+            task_manager=manager,
+            log_samples=True,
+            evaluation_tracker=tracker,
+            fewshot_as_multiturn=options.fewshot_as_multiturn and bool(options.apply_chat_template),
+            **{name: getattr(options, name) for name in _SAME_NAMES},
+            **dict.fromkeys(_SEEDS, options.seed),
+        )
+        results["config"]["model"] = "tilewise-vlm"
+        _write(options, results, tracker, model.client.answers)
+        return results
+
+
+def _model(options: EvalOptions, engine: dict[str, Any]) -> PictureModel:
     from tilewise.evals.models import EVERY_PICTURE, PictureModel
 
-    engine = {**options.engine}
-    pretrained = engine.pop("model", "demo")
     most = (engine.get("limit_mm_per_prompt") or {}).get("image", EVERY_PICTURE)
-    tracker = EvaluationTracker(output_path=str(options.output_path) if options.output_path else None)
-    model = PictureModel(
-        pretrained,
+    return PictureModel(
+        options.engine.get("model", "demo"),
         batch_size=options.batch_size,
         max_gen_toks=options.max_gen_toks,
         max_images=most if options.max_images is None else options.max_images,
@@ -96,43 +126,17 @@ def _run(options: EvalOptions, manager: Any, tasks: list[Any]) -> dict[str, Any]
         seed=options.seed,
         **engine,
     )
-    try:
-        results = simple_evaluate(
-            model=model,
-            model_args={"pretrained": pretrained, **engine},
-            tasks=tasks,
-            task_manager=manager,
-            num_fewshot=options.num_fewshot,
-            batch_size=options.batch_size,
-            limit=options.limit,
-            log_samples=True,
-            evaluation_tracker=tracker,
-            system_instruction=options.system_instruction,
-            apply_chat_template=options.apply_chat_template,
-            fewshot_as_multiturn=options.fewshot_as_multiturn and bool(options.apply_chat_template),
-            gen_kwargs=options.gen_kwargs,
-            predict_only=options.predict_only,
-            random_seed=options.seed,
-            numpy_random_seed=options.seed,
-            torch_random_seed=options.seed,
-            fewshot_random_seed=options.seed,
-        )
-        results["config"]["model"] = "tilewise-vlm"
-        results["answers"] = model.client.answers
-        return _written(options, results, tracker)
-    finally:
-        model.close()
 
 
-def _written(options: EvalOptions, results: dict[str, Any], tracker: Any) -> dict[str, Any]:
-    samples, answers = results.pop("samples"), results.pop("answers")
+def _write(
+    options: EvalOptions, results: dict[str, Any], tracker: Any, answers: list[tuple[Question, ModelAnswer]]
+) -> None:
     if options.output_path:
-        write_run(options.output_path, tracker, results, samples if options.log_samples else None)
+        without_samples = {name: value for name, value in results.items() if name != "samples"}
+        write_run(options.output_path, tracker, without_samples, results["samples"] if options.log_samples else None)
         write_answers(options.output_path, tracker, answers)
-    results["samples"], results["answers"] = samples, answers
     if options.mmmu_json:
         write_text(options.mmmu_json, as_json(mmmu_report(results)))
-    return results
 
 
 def score_table(results: Mapping[str, Any]) -> Table:
