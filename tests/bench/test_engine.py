@@ -66,6 +66,8 @@ def test_encode():
     assert len(text.splitlines()) == 3
     with pytest.raises(InvalidConfig, match="--batch-sizes takes whole numbers above 0"):
         EncodeBench(batch_sizes=(0,))
+    with pytest.raises(InvalidConfig, match="--num-iters-warmup must be at least 0, got -1"):
+        EncodeBench(warmups=-1)
 
 
 def test_the_stages_of_a_processor_add_up():

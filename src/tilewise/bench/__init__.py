@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tilewise.errors import InvalidConfig
+
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
@@ -27,3 +29,10 @@ DATASETS = {
     "prefix_repetition": Dataset(),
 }
 """Data sets by their names; `datasets.py` makes their requests. The command line reads this without loading numpy."""
+
+
+def check_at_least(least: int, **counts: int) -> None:
+    """Raise InvalidConfig for a count below `least`, by the name of its flag."""
+    for name, count in counts.items():
+        if count < least:
+            raise InvalidConfig(f"--{name.replace('_', '-')} must be at least {least}, got {count}.")

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tilewise.bench import DATASETS
+from tilewise.bench import DATASETS, check_at_least
 from tilewise.bench.random_requests import Lengths, MediaShape, RandomText, Repetition, repeated, with_media
 from tilewise.bench.requests import Media, SampleRequest
 from tilewise.bench.tokenizer import BenchTokenizer
@@ -175,8 +175,7 @@ class DatasetSource:
     repetition: Repetition = field(default_factory=Repetition)
 
     def __post_init__(self) -> None:
-        if self.count < 1:
-            raise InvalidConfig(f"--num-prompts must be at least 1, got {self.count}.")
+        check_at_least(1, num_prompts=self.count)
         if (self.path is None) == DATASETS[self.name].reads_file:
             files = tuple(name for name, dataset in DATASETS.items() if dataset.reads_file)
             raise InvalidConfig(

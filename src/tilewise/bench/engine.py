@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tilewise.beam import BeamSearchParams
+from tilewise.bench import check_at_least
 from tilewise.bench.datasets import DatasetSource
 from tilewise.bench.figures import Spread
 from tilewise.bench.requests import SampleRequest
@@ -48,16 +49,9 @@ class LatencyBench:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        sizes = {"input-len": self.input_len, "output-len": self.output_len, "batch-size": self.batch_size, "n": self.n}
-        check_above_zero({**sizes, "num-iters": self.iterations})
-        if self.warmups < 0:
-            raise InvalidConfig(f"--num-iters-warmup must be at least 0, got {self.warmups}.")
-
-
-def check_above_zero(values: dict[str, int]) -> None:
-    for name, value in values.items():
-        if value < 1:
-            raise InvalidConfig(f"--{name} must be at least 1, got {value}.")
+        check_at_least(1, input_len=self.input_len, output_len=self.output_len, batch_size=self.batch_size, n=self.n)
+        check_at_least(1, num_iters=self.iterations)
+        check_at_least(0, num_iters_warmup=self.warmups)
 
 
 def run_latency(bench: LatencyBench, say: Say = print) -> dict[str, Any]:
@@ -191,7 +185,8 @@ class EncodeBench:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        check_above_zero({"num-iters": self.iterations, "num-iters-warmup": self.warmups + 1})
+        check_at_least(1, num_iters=self.iterations)
+        check_at_least(0, num_iters_warmup=self.warmups)
         if not self.batch_sizes or min(self.batch_sizes) < 1:
             raise InvalidConfig(f"--batch-sizes takes whole numbers above 0, got {self.batch_sizes}.")
 

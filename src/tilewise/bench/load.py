@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 
+from tilewise.bench import check_at_least
 from tilewise.bench.client import BROKEN, UNREACHABLE, LoadClient, not_sent
 from tilewise.bench.requests import RequestOutcome
 from tilewise.errors import InvalidConfig, TilewiseError
@@ -97,8 +98,8 @@ class LoadLevel:
     id_prefix: str = "bench-"
 
     def __post_init__(self) -> None:
-        if self.concurrency is not None and self.concurrency < 1:
-            raise InvalidConfig(f"--max-concurrency must be at least 1, got {self.concurrency}.")
+        if self.concurrency is not None:
+            check_at_least(1, max_concurrency=self.concurrency)
 
     @property
     def name(self) -> str:

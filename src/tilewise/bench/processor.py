@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
+from tilewise.bench import check_at_least
 from tilewise.bench.datasets import DatasetSource
 from tilewise.bench.figures import Spread
 from tilewise.bench.tokenizer import LocalTokenizer
-from tilewise.errors import InvalidConfig
 from tilewise.inputs.images import LimitedPicture, Tiling, tile_image, to_rgb
 from tilewise.inputs.media_cache import MediaCache, picture_digest
 from tilewise.inputs.media_reader import Media, MediaReader
@@ -101,8 +101,7 @@ class ProcessorBench:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        if self.warmups < 0:
-            raise InvalidConfig(f"--num-warmups must be at least 0, got {self.warmups}.")
+        check_at_least(0, num_warmups=self.warmups)
 
 
 def run_processor(bench: ProcessorBench, say: Callable[[str], None] = print) -> dict[str, Any]:

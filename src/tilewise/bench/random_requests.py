@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from tilewise.bench import check_at_least
 from tilewise.bench.requests import Media, SampleRequest
 from tilewise.bench.tokenizer import BenchTokenizer
 from tilewise.errors import InvalidConfig
@@ -121,11 +122,9 @@ class Repetition:
     output: int = 128
 
     def __post_init__(self) -> None:
-        for name, value in (("prefix-len", self.prefix), ("num-prefixes", self.prefixes), ("output-len", self.output)):
-            if value < 1:
-                raise InvalidConfig(f"--prefix-repetition-{name} must be at least 1, got {value}.")
-        if self.suffix < 0:
-            raise InvalidConfig(f"--prefix-repetition-suffix-len must be at least 0, got {self.suffix}.")
+        check_at_least(1, prefix_repetition_prefix_len=self.prefix, prefix_repetition_num_prefixes=self.prefixes)
+        check_at_least(1, prefix_repetition_output_len=self.output)
+        check_at_least(0, prefix_repetition_suffix_len=self.suffix)
 
 
 def repeated(text: RandomText, count: int, shape: Repetition) -> Iterator[SampleRequest]:

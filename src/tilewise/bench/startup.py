@@ -17,7 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from tilewise.bench.engine import PERCENTS, check_above_zero
+from tilewise.bench import check_at_least
+from tilewise.bench.engine import PERCENTS
 from tilewise.bench.figures import Spread
 from tilewise.config import EngineConfig
 from tilewise.errors import TilewiseError
@@ -48,8 +49,8 @@ class StartupBench:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        check_above_zero({"num-iters-cold": self.cold, "num-iters-warm": self.warm})
-        check_above_zero({"num-iters-warmup": self.warmups + 1})
+        check_at_least(1, num_iters_cold=self.cold, num_iters_warm=self.warm)
+        check_at_least(0, num_iters_warmup=self.warmups)
 
 
 Starts = list[dict[str, float]]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lm_eval.api.model import LM
 from PIL import Image
@@ -31,6 +31,7 @@ from tilewise.sampling_params import SamplingParams
 from tilewise.types import TokenIds
 
 logger = logging.getLogger("tilewise")
+Answer = TypeVar("Answer", str, tuple[float, bool])
 
 SCORE = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0)
 EVERY_PICTURE = 999
@@ -88,18 +89,10 @@ class TextModel(LM):  # type: ignore[misc]
         return Dialogue.of(chat_history, self.llm.inputs.spec.template, add_generation_prompt, self.thinking)
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        def on_answer(place: int, answer: ModelAnswer) -> None:
-            if answer.problem is None:
-                self.cache_hook.add_partial("generate_until", requests[place].args, self._text(answer))
-
-        return [self._text(answer) for answer in self.client.ask(map(self.generation, requests), on_answer)]
+        return self._answers("generate_until", requests, self.generation, self._text)
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        def on_answer(place: int, answer: ModelAnswer) -> None:
-            if answer.problem is None:
-                self.cache_hook.add_partial("loglikelihood", requests[place].args, _scored(answer))
-
-        return [_scored(answer) for answer in self.client.ask(map(self.score, requests), on_answer)]
+        return self._answers("loglikelihood", requests, self.score, _scored)
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
         rows = [self.rolling(request) for request in requests]
@@ -143,6 +136,19 @@ class TextModel(LM):  # type: ignore[misc]
         if self.client.store:
             self.client.store.close()
         self.llm.close()
+
+    def _answers(
+        self,
+        kind: str,
+        requests: Sequence[Any],
+        question: Callable[[Any], Question],
+        read: Callable[[ModelAnswer], Answer],
+    ) -> list[Answer]:
+        def on_answer(place: int, answer: ModelAnswer) -> None:
+            if answer.problem is None:
+                self.cache_hook.add_partial(kind, requests[place].args, read(answer))
+
+        return [read(answer) for answer in self.client.ask(map(question, requests), on_answer)]
 
     def _cut(self, ids: TokenIds, room: int) -> TokenIds:
         self.client.counts.prompts_cut += len(ids) > max(1, room)

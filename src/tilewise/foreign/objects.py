@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tilewise.errors import InvalidConfig, did_you_mean
@@ -46,32 +46,36 @@ def check_compilation(config: Mapping[str, Any], max_num_seqs: int | None) -> li
     for key in config:
         if key not in known:
             raise InvalidConfig(f"compilation_config has no key {key!r}.{did_you_mean(key, known)}")
-    lines = []
-    mode = config.get("cudagraph_mode")
-    if mode is not None and (not isinstance(mode, str) or mode.upper() not in MODES):
+    lines = [*_about_mode(config.get("cudagraph_mode")), *_about_sizes(_sizes(config), max_num_seqs)]
+    if others := [key for key in config if key not in _UNDERSTOOD]:
+        lines.append(f"compilation_config: {', '.join(others)} without effect: models are not compiled.")
+    return lines
+
+
+def _about_mode(mode: Any) -> Iterator[str]:
+    if mode is None:
+        return
+    if not isinstance(mode, str) or mode.upper() not in MODES:
         hint = did_you_mean(str(mode).upper(), MODES)
         raise InvalidConfig(
             f"compilation_config: cudagraph_mode must be one of {', '.join(MODES)}, got {mode!r}.{hint}"
         )
-    if mode is not None and mode.upper() not in ("NONE", _OURS):
-        lines.append(
+    if mode.upper() not in ("NONE", _OURS):
+        yield (
             f"compilation_config: cudagraph_mode {mode.upper()} became {_OURS}: passes of a token or a few a sequence "
             "are captured where they can be, answers are the same."
         )
-    sizes = _sizes(config)
-    unused = [size for size in sizes if max_num_seqs is not None and size > max_num_seqs]
+
+
+def _about_sizes(sizes: Sequence[int], max_num_seqs: int | None) -> Iterator[str]:
     if sizes:
-        lines.append(
+        yield (
             f"compilation_config: cudagraph_capture_sizes became max_graph_size={max(sizes)}: a GPU captures 1, 2, 4, "
             "8, 16 and so on up to that, a CPU each size when it comes first."
         )
-    if unused:
+    if unused := [size for size in sizes if max_num_seqs is not None and size > max_num_seqs]:
         shown = ", ".join(map(str, unused))
-        lines.append(f"compilation_config: sizes {shown} would nowhere be used: max_num_seqs is {max_num_seqs}.")
-    others = [key for key in config if key not in _UNDERSTOOD]
-    if others:
-        lines.append(f"compilation_config: {', '.join(others)} without effect: models are not compiled.")
-    return lines
+        yield f"compilation_config: sizes {shown} would nowhere be used: max_num_seqs is {max_num_seqs}."
 
 
 def asks_for_eager(config: Mapping[str, Any], level: str | None) -> bool:

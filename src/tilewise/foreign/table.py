@@ -1,7 +1,6 @@
 """Options of vLLM's engine and server, 0.10 to 0.33 and some older ones, that are none here, and what becomes of each.
 
-A name that is an option as well is listed for the values that the option cannot take yet. docs/compatibility.md is
-written from this.
+docs/compatibility.md is written from this.
 """
 
 from __future__ import annotations

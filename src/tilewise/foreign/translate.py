@@ -44,7 +44,7 @@ class ForeignOption:
     by_key: bool = False
     """True for an object whose keys are explained one by one."""
     put: Put | None = None
-    """What puts the value into the options that it is spelt as here; None = there are none."""
+    """A function that puts the value into the options that it is spelt as here; None = it has one name."""
 
     def refuses(self, value: Any) -> bool:
         if self.accepts is None or _among(value, NOTHING):
@@ -147,24 +147,28 @@ def translate(options: Mapping[str, Any], known: Collection[str], foreign: Itera
     values = _renamed(options, entries)
     _check_replicas(values)
     found = Translated(values)
-    # An entry whose name is an option here as well is listed for the values that the option cannot take.
-    _check(values, [entry for entry in entries.values() if entry.accepts or entry.name not in known], found.ignored)
+    _check(values, entries.values(), found.ignored)
+    of_objects = {name: value for name, value in _of_objects(values, found).items() if name in known}
+    plain = {name: _plain(name, value) for name, value in values.items() if name in known or name not in entries}
+    found.options = of_objects | plain
+    return found
+
+
+def _of_objects(values: dict[str, Any], found: Translated) -> dict[str, Any]:
+    """Return the options that vLLM's objects stand for, and put what has to be said about them into `found`."""
     structured = options_of_structured(values.get("structured_outputs_config") or {})
-    frames, found.lines = options_of_media_io(values.get("media_io_kwargs") or {})
+    video, found.lines = options_of_media_io(values.get("media_io_kwargs") or {})
     if values.get("limit_mm_per_prompt"):
         values["limit_mm_per_prompt"], about = counts_of(values["limit_mm_per_prompt"])
         found.lines += about
     graphs = compilation_of(values.get("compilation_config"))
-    captured: dict[str, Any] = {"enforce_eager": True} if asks_for_eager(graphs, _level(values)) else {}
+    eager = {"enforce_eager": True} if asks_for_eager(graphs, _level(values)) else {}
     found.lines += check_compilation(graphs, values.get("max_num_seqs"))
-    captured |= largest_graph(graphs) if "max_graph_size" in known else {}
-    lines, found.warnings = explain_additional(values.get("additional_config") or {})
-    found.lines += lines
     additional = values.get("additional_config") or {}
-    binding = {"cpu_binding": True} if additional.get("enable_cpu_binding") is True and "cpu_binding" in known else {}
-    plain = {name: _plain(name, value) for name, value in values.items() if name in known or name not in entries}
-    found.options = frames | captured | structured | binding | plain
-    return found
+    about, found.warnings = explain_additional(additional)
+    found.lines += about
+    binding = {"cpu_binding": True} if additional.get("enable_cpu_binding") is True else {}
+    return video | eager | largest_graph(graphs) | structured | binding
 
 
 def _check(values: Mapping[str, Any], entries: Iterable[ForeignOption], ignored: Ignored) -> None:
