@@ -12,7 +12,8 @@ from tests.evals.results import DATE, write_result
 from tilewise.cli import main
 from tilewise.errors import InvalidConfig
 from tilewise.evals.comparison import Agreement, Comparison, PairedScores, common_share, mcnemar, read_engine
-from tilewise.evals.results import read_result
+from tilewise.evals.question import ModelAnswer
+from tilewise.evals.results import KeptAnswer, read_result
 
 
 @pytest.fixture
@@ -38,6 +39,13 @@ def test_without_tokens_the_text_is_compared(folders, tmp_path):
     assert comparison.unit == "characters"
     assert comparison.lines[0].agreement.same == 1.0
     assert comparison.counts[1] is None
+
+
+def test_an_answer_may_hold_what_ends_a_line_elsewhere(tmp_path):
+    folder = write_result(tmp_path / "a", "t", ["a\u2028b"], [1], [[1, 2]])
+    kept = KeptAnswer("t", 0, ModelAnswer("a\u2028b", (3, 4)))
+    (folder / f"answers_{DATE}.jsonl").write_text(kept.to_json() + "\n", encoding="utf-8")
+    assert read_result(folder).rows["t", 0].token_ids == (3, 4)
 
 
 def test_questions_of_one_alone_are_left_out(folders, tmp_path):

@@ -6,9 +6,13 @@ wherever they came from. Nothing here knows the command line.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tilewise.errors import InvalidConfig
+
+Say = Callable[[str], None]
+"""A function that takes each line that is for the user."""
 
 
 @dataclass(frozen=True, slots=True)

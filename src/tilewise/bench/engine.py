@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tilewise.beam import BeamSearchParams
-from tilewise.bench import check_at_least
+from tilewise.bench import Say, check_at_least
 from tilewise.bench.datasets import DatasetSource
 from tilewise.bench.figures import Spread
 from tilewise.bench.requests import SampleRequest
@@ -27,7 +27,6 @@ from tilewise.step import EncodeJob, Runner, StepPlan
 from tilewise.types import RequestOutput
 from tilewise.weights.checkpoint import Checkpoint
 
-Say = Callable[[str], None]
 PERCENTS = (10, 25, 50, 75, 90, 99)
 _ENCODE_PERCENTS = (50.0, 99.0)
 _LARGEST_ID = 10000
@@ -59,15 +58,8 @@ def run_latency(bench: LatencyBench, say: Say = print) -> dict[str, Any]:
     with LLM(**{"enable_prefix_caching": False, **bench.engine}) as llm:
         check_fits(llm, bench.input_len, bench.output_len)
         step = _step(llm, bench)
-        with progress_bar("Warming up", bench.warmups, bench.progress) as advance:
-            for _ in range(bench.warmups):
-                _seconds(step)
-                advance(1)
-        latencies = []
-        with progress_bar("Batches", bench.iterations, bench.progress) as advance:
-            for _ in range(bench.iterations):
-                latencies.append(_seconds(step))
-                advance(1)
+        _timed(step, "Warming up", bench.warmups, bench.progress)
+        latencies = _timed(step, "Batches", bench.iterations, bench.progress)
     spread = Spread.of(latencies, PERCENTS)
     say(f"Avg latency: {spread.mean} seconds")
     for percent, value in spread.by_percent().items():
@@ -97,10 +89,16 @@ def _step(llm: LLM, bench: LatencyBench) -> Callable[[], object]:
     return lambda: llm.generate(prompts, params, use_tqdm=False)
 
 
-def _seconds(step: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    step()
-    return time.perf_counter() - started
+def _timed(step: Callable[[], object], title: str, count: int, show: bool) -> list[float]:
+    """Return the seconds that a step takes, again and again."""
+    found = []
+    with progress_bar(title, count, show) as advance:
+        for _ in range(count):
+            started = time.perf_counter()
+            step()
+            found.append(time.perf_counter() - started)
+            advance(1)
+    return found
 
 
 @dataclass(frozen=True)
@@ -117,42 +115,52 @@ def run_throughput(bench: ThroughputBench, say: Say = print) -> dict[str, Any]:
     """Run the benchmark, and return the result as --output-json has it."""
     with LLM(**bench.engine) as llm:
         requests = bench.source.requests(LocalTokenizer(llm.inputs.tokenizer))
-        chat = bench.chat or any(request.media or request.messages for request in requests)
-        sampling = [_sampling(request, bench.n) for request in requests]
+        ask = _everything(llm, requests, bench)
         started = time.perf_counter()
-        outputs = _answers(llm, requests, sampling, chat, bench.progress)
+        outputs = ask()
         elapsed = time.perf_counter() - started
     _check_lengths(requests, outputs, llm.resolved.limits.max_model_len)
-    prompt, answered, image, tiles = _totals(outputs)
+    found = _throughput(outputs, elapsed)
+    answered = sum(output.usage.completion_tokens for output in outputs)
+    image, tiles = found["total_num_image_tokens"], found["total_num_tiles"]
     say(
-        f"Throughput: {len(requests) / elapsed:.2f} requests/s, {(prompt + answered) / elapsed:.2f} total tokens/s, "
+        f"Throughput: {found['requests_per_second']:.2f} requests/s, {found['tokens_per_second']:.2f} total tokens/s, "
         f"{answered / elapsed:.2f} output tokens/s"
     )
-    say(f"Total num prompt tokens:  {prompt}")
+    say(f"Total num prompt tokens:  {found['total_num_tokens'] - answered}")
     say(f"Total num output tokens:  {answered}")
     if image:
         say(f"Total num image tokens:  {image}, of {tiles} tiles, among those of the prompts")
+    return found
+
+
+def _throughput(outputs: Sequence[RequestOutput], elapsed: float) -> dict[str, Any]:
+    usages = [output.usage for output in outputs]
+    tokens = sum(usage.prompt_tokens + usage.completion_tokens for usage in usages)
     return {
         "elapsed_time": elapsed,
-        "num_requests": len(requests),
-        "total_num_tokens": prompt + answered,
-        "requests_per_second": len(requests) / elapsed,
-        "tokens_per_second": (prompt + answered) / elapsed,
-        "total_num_image_tokens": image,
-        "total_num_tiles": tiles,
+        "num_requests": len(outputs),
+        "total_num_tokens": tokens,
+        "requests_per_second": len(outputs) / elapsed,
+        "tokens_per_second": tokens / elapsed,
+        "total_num_image_tokens": sum(usage.image_tokens for usage in usages),
+        "total_num_tiles": sum(usage.tiles for usage in usages),
     }
 
 
-def _answers(
-    llm: LLM, requests: Sequence[SampleRequest], sampling: list[SamplingParams], chat: bool, progress: bool
-) -> list[RequestOutput]:
-    if chat:
-        return llm.chat([request.conversation for request in requests], sampling, use_tqdm=progress)
-    return llm.generate([request.prompt for request in requests], sampling, use_tqdm=progress)
-
-
-def _sampling(request: SampleRequest, n: int) -> SamplingParams:
-    return SamplingParams(n=n, temperature=1.0, ignore_eos=True, max_tokens=request.output_tokens)
+def _everything(
+    llm: LLM, requests: Sequence[SampleRequest], bench: ThroughputBench
+) -> Callable[[], list[RequestOutput]]:
+    """Return a function that answers all requests at once."""
+    sampling = [
+        SamplingParams(n=bench.n, temperature=1.0, ignore_eos=True, max_tokens=request.output_tokens)
+        for request in requests
+    ]
+    if bench.chat or any(request.media or request.messages for request in requests):
+        conversations = [request.conversation for request in requests]
+        return lambda: llm.chat(conversations, sampling, use_tqdm=bench.progress)
+    prompts = [request.prompt for request in requests]
+    return lambda: llm.generate(prompts, sampling, use_tqdm=bench.progress)
 
 
 def _check_lengths(requests: Sequence[SampleRequest], outputs: Sequence[RequestOutput], context: int) -> None:
@@ -165,14 +173,6 @@ def _check_lengths(requests: Sequence[SampleRequest], outputs: Sequence[RequestO
                 f"A prompt of {output.usage.prompt_tokens} tokens leaves {shortest} of the {wanted} asked for: "
                 f"the context holds {context}. Ask for fewer, or for a larger --max-model-len."
             )
-
-
-def _totals(outputs: Sequence[RequestOutput]) -> tuple[int, int, int, int]:
-    """Return the tokens of prompts, of answers and of pictures, and the tiles."""
-    usages = [output.usage for output in outputs]
-    names = ("prompt_tokens", "completion_tokens", "image_tokens", "tiles")
-    prompt, answered, image, tiles = (sum(getattr(usage, name) for usage in usages) for name in names)
-    return prompt, answered, image, tiles
 
 
 @dataclass(frozen=True)

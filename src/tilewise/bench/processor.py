@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
-from tilewise.bench import check_at_least
+from tilewise.bench import Say, check_at_least
 from tilewise.bench.datasets import DatasetSource
 from tilewise.bench.figures import Spread
 from tilewise.bench.tokenizer import LocalTokenizer
@@ -104,7 +104,7 @@ class ProcessorBench:
         check_at_least(0, num_warmups=self.warmups)
 
 
-def run_processor(bench: ProcessorBench, say: Callable[[str], None] = print) -> dict[str, Any]:
+def run_processor(bench: ProcessorBench, say: Say = print) -> dict[str, Any]:
     """Run the benchmark, and return the result as --output-json has it, in milliseconds."""
     with LLM(**bench.engine) as llm:
         requests = bench.source.requests(LocalTokenizer(llm.inputs.tokenizer))

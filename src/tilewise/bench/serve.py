@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from tilewise.bench import DATASETS
+from tilewise.bench import DATASETS, Say
 from tilewise.bench.client import LoadClient, Target
 from tilewise.bench.datasets import DatasetSource
 from tilewise.bench.figures import CountTokens, Figures, Goals, with_counts
@@ -34,9 +34,6 @@ def allow_many_open_files() -> None:
     wanted = _WANTED if hard == resource.RLIM_INFINITY else min(_WANTED, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -12,17 +12,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from tilewise.bench import check_at_least
+from tilewise.bench import Say, check_at_least
 from tilewise.bench.engine import PERCENTS
 from tilewise.bench.figures import Spread
 from tilewise.config import EngineConfig
 from tilewise.errors import TilewiseError
-from tilewise.progress import progress_bar
+from tilewise.progress import Advance, progress_bar
 from tilewise.weights.hub import find_model
 
 WIDTH = 60
@@ -56,7 +56,7 @@ class StartupBench:
 Starts = list[dict[str, float]]
 
 
-def run_startup(bench: StartupBench, say: Callable[[str], None] = print) -> dict[str, Any]:
+def run_startup(bench: StartupBench, say: Say = print) -> dict[str, Any]:
     """Run the benchmark, and return the result as --output-json has it."""
     config = EngineConfig.of(**bench.engine)
     model = find_model(
@@ -78,7 +78,7 @@ def run_startup(bench: StartupBench, say: Callable[[str], None] = print) -> dict
     return {**_fields("cold", cold), **_fields("warm", warm)}
 
 
-def _cold(engine: dict[str, Any], advance: Callable[[int], None]) -> dict[str, float]:
+def _cold(engine: dict[str, Any], advance: Advance) -> dict[str, float]:
     with empty_folders(engine) as (options, environment):
         return _start(options, environment, advance)
 
@@ -91,7 +91,7 @@ def empty_folders(engine: dict[str, Any]) -> Iterator[tuple[dict[str, Any], dict
         yield {**engine, **tiles}, {"XDG_CACHE_HOME": folder}
 
 
-def _start(engine: dict[str, Any], environment: dict[str, str], advance: Callable[[int], None]) -> dict[str, float]:
+def _start(engine: dict[str, Any], environment: dict[str, str], advance: Advance) -> dict[str, float]:
     """Start an engine in a process, and return the seconds of each part. Raises FailedStart."""
     started = time.perf_counter()
     command = [sys.executable, "-m", "tilewise.bench.start_once", json.dumps(engine)]

@@ -222,7 +222,7 @@ def read_prompts(file: Path | None) -> list[ComparedPrompt]:
         about = [ComparedPrompt(_ABOUT_PICTURES[n % len(_ABOUT_PICTURES)], (path,)) for n, path in enumerate(pictures)]
         return about + [ComparedPrompt(text) for text in _TEXTS]
     try:
-        lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [line for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidConfig(f"--prompts {file} cannot be read: {error}.") from None
     prompts = [_read_prompt(line, f"{file}, line {number}", file.parent) for number, line in enumerate(lines, 1)]

@@ -181,7 +181,7 @@ def read_result(path: Path, name: str = "") -> EvalResult:
         rows = {
             (task, sample["doc_id"]): _row(sample, tokens.get((task, sample["doc_id"])))
             for task in results["configs"]
-            for sample in _lines(file.with_name(f"samples_{task}_{date}.jsonl"))
+            for sample in map(json.loads, _lines(file.with_name(f"samples_{task}_{date}.jsonl")))
         }
         aliases = {task: str(config.get("task_alias") or task) for task, config in results["configs"].items()}
         counts = results["config"].get("tilewise")
@@ -202,14 +202,16 @@ def _results_file(path: Path) -> Path:
     return found[-1]
 
 
-def _lines(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+def _lines(file: Path) -> list[str]:
+    """Return the lines of a file. Its JSON may hold what str.splitlines takes for a line's end (U+2028, U+0085)."""
+    with file.open(encoding="utf-8") as lines:
+        return list(lines)
 
 
 def _tokens(file: Path) -> dict[tuple[str, int | None], TokenIds]:
     """Return tokens of generated answers by task and row; a row that is asked several times counts with the first."""
     found: dict[tuple[str, int | None], TokenIds] = {}
-    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
+    for line in _lines(file) if file.exists() else []:
         kept = KeptAnswer.from_json(line)
         if kept.answer.logprob is None or kept.answer.problem:
             found.setdefault((kept.task, kept.row), kept.answer.token_ids)
