@@ -16,9 +16,8 @@ from tilewise.cli.flags.flag import Flag
 from tilewise.cli.flags.help import GROUPS
 from tilewise.cli.flags.table import FOREIGN, flag_of, serve_flags
 from tilewise.cli.flags.variables import VARIABLES
-from tilewise.foreign.entry import ForeignOption
-from tilewise.foreign.graphs import ADDITIONAL
-from tilewise.foreign.translate import REMARKS
+from tilewise.foreign.objects import ADDITIONAL
+from tilewise.foreign.translate import REMARKS, ForeignOption
 
 PAGE = Path(__file__).parent / "compatibility.md"
 INTRODUCTION = """\

@@ -164,7 +164,7 @@ def test_circles_through_a_package_are_found(tmp_path):
         "import tilewise.llm, tilewise.async_llm, tilewise.llm_engine, tilewise.media_tools, tilewise.assets",
         "import tilewise.cli",
         "from tilewise import SamplingParams",
-        "import tilewise.evals.spot, tilewise.evals.compare.command",
+        "import tilewise.evals.spot, tilewise.evals.comparison",
         "import tilewise.weights.checkpoint, tilewise.weights.hubs, tilewise.weights.hubs.repository",
     ],
 )

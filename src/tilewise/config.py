@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from tilewise import vllm_modules
 from tilewise.errors import InvalidConfig, UnknownOption, did_you_mean
 from tilewise.extras import require_extra
-from tilewise.foreign.engine import ENGINE
-from tilewise.foreign.translate import translate_engine
+from tilewise.foreign.table import ENGINE, PROGRAM
+from tilewise.foreign.translate import translate
 from tilewise.ignored import LOG
 from tilewise.layout import ExpertPlacement, Layout, TowerMode
 from tilewise.option import check_range, check_types, option, whole
@@ -318,7 +318,7 @@ class EngineConfig:
                     raise InvalidConfig(f"{alias} is another name of {field.name}: give one of them.")
                 options[field.name] = options.pop(alias)
         defaults = {field.name: field.default for field in dataclasses.fields(cls)}
-        found = translate_engine(options, defaults)
+        found = translate(options, defaults, PROGRAM)
         for name in found.options:
             if name not in defaults:
                 raise UnknownOption.named(name, [*defaults, *(entry.name for entry in ENGINE)], "The engine")

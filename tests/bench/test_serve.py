@@ -91,6 +91,15 @@ def test_several_rates_are_several_runs_and_one_picture(demo_url, tmp_path):
     assert (tmp_path / "load.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_each_rate_has_a_file_of_its_own(demo_url, tmp_path):
+    flags = ("--save-result", "--result-filename", "mine.json", "--result-dir", str(tmp_path))
+    done = bench(demo_url, "--request-rate", "20,40", "--num-prompts", "2", *SHORT, *flags)
+    assert done.returncode == 0, done.stderr
+    rates = {path.name: json.loads(path.read_text())["request_rate"] for path in tmp_path.iterdir()}
+    assert rates == {"mine-20.0qps.json": 20.0, "mine-40.0qps.json": 40.0}
+    assert f"Saved in {tmp_path / 'mine-20.0qps.json'}" in done.stdout
+
+
 def test_a_full_disk_leaves_the_table(demo_url):
     flags = ["--num-prompts", "2", *SHORT, "--save-result", "--result-filename", "/dev/full"]
     done = bench(demo_url, *flags)

@@ -142,13 +142,13 @@ def _positive(text: str) -> int:
 def run_tasks(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from tilewise.evals.harness.run import evaluate
-    from tilewise.evals.output import count_sentences, score_table
+    from tilewise.evals.results import QuestionCounts
+    from tilewise.evals.run import evaluate, score_table
 
     results = evaluate(eval_options(options, engine_options(options)))
     console = Console(width=120)
     console.print(score_table(results))
-    for line in count_sentences(results["config"]["tilewise"]):
+    for line in QuestionCounts.from_json(results["config"]["tilewise"]).sentences():
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     return 0
 
@@ -160,7 +160,7 @@ def run_spot(options: argparse.Namespace) -> int:
 
 
 def run_compare(options: argparse.Namespace) -> int:
-    from tilewise.evals.compare.command import compare_engines, compare_results
+    from tilewise.evals.comparison import compare_engines, compare_results
 
     if options.tasks:
         return compare_engines(options.first, options.second, eval_options(options, {}), options.json, options.plot)
@@ -168,7 +168,7 @@ def run_compare(options: argparse.Namespace) -> int:
 
 
 def run_divergence(options: argparse.Namespace) -> int:
-    from tilewise.evals.compare.divergence import measure_divergence, read_prompts
+    from tilewise.evals.divergence import measure_divergence, read_prompts
 
     prompts = read_prompts(options.prompts)
     return measure_divergence(
@@ -180,7 +180,7 @@ def eval_options(options: argparse.Namespace, engine: dict[str, Any]) -> Any:
     """Return the EvalOptions of the flags that the verb has."""
     import dataclasses
 
-    from tilewise.evals.harness.run import EvalOptions
+    from tilewise.evals.run import EvalOptions
 
     names = {field.name for field in dataclasses.fields(EvalOptions)} - {"tasks", "engine"}
     given = {name: value for name, value in vars(options).items() if name in names}

@@ -13,8 +13,8 @@ from tilewise.cli.flags.parse import CommandLine, FlagIndex
 from tilewise.cli.flags.table import flag_of, names_of, option_flags
 from tilewise.config import EngineConfig
 from tilewise.errors import did_you_mean
-from tilewise.foreign.engine import ENGINE, IN_A_PROGRAM
-from tilewise.foreign.translate import translate_engine
+from tilewise.foreign.table import PROGRAM
+from tilewise.foreign.translate import translate
 from tilewise.ignored import LOG
 from tilewise.option import dashed as dashed
 from tilewise.option import json_object as json_object
@@ -89,7 +89,7 @@ def add_engine_flags(parser: argparse.ArgumentParser, only: Collection[str] | No
     assert isinstance(parser, VerbParser)
     options = [flag for flag in option_flags(EngineConfig) if only is None or flag.name in only]
     known = names_of(EngineConfig)
-    others = [entry for entry in (*ENGINE, *IN_A_PROGRAM) if entry.name not in known]
+    others = [entry for entry in PROGRAM if entry.name not in known]
     parser.flags = (*options, *map(flag_of, others))
 
 
@@ -98,7 +98,7 @@ def engine_options(options: argparse.Namespace) -> dict[str, Any]:
 
     Raises InvalidConfig for an option that is not possible.
     """
-    found = translate_engine(options.engine_values, names_of(EngineConfig))
+    found = translate(options.engine_values, names_of(EngineConfig), PROGRAM)
     LOG.take({f"--{name.replace('_', '-')}": why for name, why in found.ignored.reasons.items()}, "command line")
     for line in (*found.lines, *found.warnings):
         logger.warning("command line: %s", line)

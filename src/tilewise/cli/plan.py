@@ -17,7 +17,7 @@ from tilewise.cli.flags.parse import CommandLine
 from tilewise.cli.flags.table import Settings, make_settings, names_of, serve_flags, values_of_line
 from tilewise.config import AUTO_LENGTH, EngineConfig
 from tilewise.errors import TilewiseError
-from tilewise.foreign.entry import SHORT_NAMES
+from tilewise.foreign.translate import SHORT_NAMES
 from tilewise.host import available_memory
 from tilewise.layout import ExpertPlacement, Layout, flags_of
 from tilewise.option import check_range

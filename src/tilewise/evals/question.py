@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, replace
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 from PIL import Image
 
@@ -130,7 +130,10 @@ class ModelAnswer:
 
     @classmethod
     def from_json(cls, text: str) -> ModelAnswer:
-        values = json.loads(text)
+        return cls.of_json(json.loads(text))
+
+    @classmethod
+    def of_json(cls, values: dict[str, Any]) -> ModelAnswer:
         return cls(**{**values, "token_ids": tuple(values["token_ids"])})
 
 

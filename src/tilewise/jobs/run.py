@@ -15,7 +15,7 @@ from typing import Any
 
 from tilewise.config import EngineConfig
 from tilewise.errors import UnknownOption
-from tilewise.foreign.engine import ENGINE
+from tilewise.foreign.table import ENGINE
 from tilewise.jobs.config import Job, check_server
 from tilewise.jobs.output import Found, output_lock, scan, sort_output, without_failed
 from tilewise.jobs.progress import Summary

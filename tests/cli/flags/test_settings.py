@@ -11,7 +11,7 @@ from tilewise.cli.flags.flag import BadUsage
 from tilewise.cli.flags.table import FOREIGN, flag_of, read_settings
 from tilewise.config import EngineConfig
 from tilewise.errors import InvalidConfig
-from tilewise.foreign.entry import ForeignOption
+from tilewise.foreign.translate import ForeignOption
 from tilewise.ignored import IgnoredLog
 
 

@@ -6,13 +6,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tilewise.bench import DATASETS
 from tilewise.cli.bench.refused import DATA_SETS, Known
 from tilewise.cli.options import json_object
 
 if TYPE_CHECKING:
-    from tilewise.bench.datasets.sources import DatasetSource
-
-NAMES = ("random", "random-mm", "sharegpt", "custom", "custom_mm", "prefix_repetition")
+    from tilewise.bench.datasets import DatasetSource
 
 
 def add_dataset_flags(parser: argparse.ArgumentParser, prompts: int, name: str | None = "random") -> None:
@@ -21,10 +20,10 @@ def add_dataset_flags(parser: argparse.ArgumentParser, prompts: int, name: str |
     if name is not None:
         group.add_argument(
             "--dataset-name",
-            type=Known(NAMES, DATA_SETS),
+            type=Known(tuple(DATASETS), DATA_SETS),
             default=name,
             metavar="NAME",
-            help=f"{', '.join(NAMES)} (default: {name})",
+            help=f"{', '.join(DATASETS)} (default: {name})",
         )
         group.add_argument("--dataset-path", type=Path, metavar="FILE", help="of sharegpt, custom and custom_mm")
         group.add_argument(
@@ -103,9 +102,8 @@ def _add_other_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def source_of(options: argparse.Namespace, name: str | None = None) -> DatasetSource:
-    from tilewise.bench.datasets.random_media import DEFAULT_BUCKETS, MediaShape, read_buckets
-    from tilewise.bench.datasets.random_text import Lengths, Repetition
-    from tilewise.bench.datasets.sources import DatasetSource
+    from tilewise.bench.datasets import DatasetSource
+    from tilewise.bench.random_requests import DEFAULT_BUCKETS, Lengths, MediaShape, Repetition, read_buckets
 
     buckets = options.random_mm_bucket_config
     lengths = Lengths(

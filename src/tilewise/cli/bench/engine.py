@@ -69,7 +69,7 @@ def add_throughput(kinds: Any) -> None:
 
 
 def bench_throughput(options: argparse.Namespace) -> int:
-    from tilewise.bench.offline import ThroughputBench, run_throughput
+    from tilewise.bench.engine import ThroughputBench, run_throughput
 
     bench = ThroughputBench(
         source=source_of(options),
@@ -113,7 +113,7 @@ def add_latency(kinds: Any) -> None:
 
 
 def bench_latency(options: argparse.Namespace) -> int:
-    from tilewise.bench.offline import LatencyBench, run_latency
+    from tilewise.bench.engine import LatencyBench, run_latency
 
     bench = LatencyBench(
         engine=engine_options(options),
@@ -216,7 +216,7 @@ def add_encode(kinds: Any) -> None:
 
 
 def bench_encode(options: argparse.Namespace) -> int:
-    from tilewise.bench.encode import EncodeBench, run_encode
+    from tilewise.bench.engine import EncodeBench, run_encode
 
     counts = (options.num_iters_warmup, options.num_iters, options.seed)
     bench = EncodeBench(engine_options(options), tuple(options.batch_sizes), *counts, progress=not options.disable_tqdm)

@@ -162,7 +162,10 @@ def _add_result_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--append-result", action="store_true", help="save them behind what the file has, as a line")
     group.add_argument("--result-dir", type=Path, default=Path(), metavar="FOLDER", help="(default: this one)")
     group.add_argument(
-        "--result-filename", metavar="NAME", help="(default: LABEL-RATEqps[-concurrencyN]-MODEL-DATE.json)"
+        "--result-filename",
+        metavar="NAME",
+        help="files of several loads get RATEqps[-concurrencyN] behind it "
+        "(default: LABEL-RATEqps[-concurrencyN]-MODEL-DATE.json)",
     )
     group.add_argument("--metadata", nargs="*", default=[], metavar="KEY=VALUE", help="further fields of the JSON")
     group.add_argument("--label", metavar="TEXT", help="in the JSON and in its name (default: the backend)")
@@ -183,7 +186,7 @@ def limit_list(text: str) -> tuple[int, ...]:
 def run(options: argparse.Namespace) -> int:
     # Not above: numpy and an HTTP client take longer to load than other verbs to run.
     from tilewise.bench.figures import Goals, read_percents
-    from tilewise.bench.results import TableOptions
+    from tilewise.bench.results import read_metrics
     from tilewise.bench.serve import ServeBench, run_serve
 
     sampling = {name.replace("-", "_"): getattr(options, name.replace("-", "_")) for name in _SAMPLING}
@@ -203,7 +206,7 @@ def run(options: argparse.Namespace) -> int:
         ready_seconds=options.ready_check_timeout_sec,
         goals=Goals.read(options.goodput) if options.goodput else None,
         percents=read_percents(options.metric_percentiles),
-        metrics=TableOptions.read_metrics(options.percentile_metrics),
+        metrics=read_metrics(options.percentile_metrics),
         saving=_saving(options),
         plot=options.plot,
         progress=not options.disable_tqdm,
@@ -214,7 +217,7 @@ def run(options: argparse.Namespace) -> int:
 def _target(options: argparse.Namespace) -> Target:
     from tilewise.bench.client import Target
     from tilewise.bench.requests import DIALECTS
-    from tilewise.bench.results import Saving
+    from tilewise.bench.results import read_pairs
 
     url = options.base_url or f"http://{options.host}:{options.port}"
     if not url.startswith(("http://", "https://")):
@@ -229,7 +232,7 @@ def _target(options: argparse.Namespace) -> Target:
         )
     key = os.environ.get("OPENAI_API_KEY") or os.environ.get("VLLM_API_KEY")
     authorization = {"Authorization": f"Bearer {key}"} if key else {}
-    headers = {**authorization, **Saving.read_metadata(options.header, "--header")}
+    headers = {**authorization, **read_pairs(options.header, "--header")}
     return Target(url.rstrip("/"), endpoint, dialect, headers, verify=not options.insecure)
 
 
@@ -251,7 +254,7 @@ def _loads(options: argparse.Namespace) -> tuple[LoadLevel, ...]:
 
 
 def _saving(options: argparse.Namespace) -> Saving:
-    from tilewise.bench.results import Saving
+    from tilewise.bench.results import Saving, read_pairs
 
     return Saving(
         options.save_result,
@@ -260,5 +263,5 @@ def _saving(options: argparse.Namespace) -> Saving:
         options.result_dir,
         options.result_filename,
         options.label,
-        Saving.read_metadata(options.metadata),
+        read_pairs(options.metadata, "--metadata"),
     )

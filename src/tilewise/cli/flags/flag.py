@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin
 
 from tilewise.errors import TilewiseError, did_you_mean
-from tilewise.foreign.translate import check_limits
+from tilewise.foreign.objects import check_limits
 from tilewise.units import read_amount
 
 _WHOLE = re.compile(r"[+-]?\d+")

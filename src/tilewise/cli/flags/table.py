@@ -12,10 +12,8 @@ from tilewise.cli.flags.flag import BadUsage, Flag, Read, read_compilation, read
 from tilewise.cli.flags.parse import CommandLine, flags_of_file
 from tilewise.cli.flags.variables import OPTIONS, explain_variables, refuse_unknown, unknown_variables
 from tilewise.config import EngineConfig
-from tilewise.foreign.engine import ENGINE
-from tilewise.foreign.entry import SHORT_NAMES, ForeignOption
-from tilewise.foreign.server import SERVER
-from tilewise.foreign.translate import translate
+from tilewise.foreign.table import SERVER
+from tilewise.foreign.translate import SHORT_NAMES, ForeignOption, translate
 from tilewise.server.config import ServerConfig
 
 _READ: dict[str, Read] = {
@@ -23,7 +21,7 @@ _READ: dict[str, Read] = {
     "disable_access_log_for_endpoints": read_paths,
     "compilation_config": read_compilation,
 }
-FOREIGN: tuple[ForeignOption, ...] = (*ENGINE, *SERVER)
+FOREIGN = SERVER
 _MAY_BE_BARE = ("hf_token",)
 DEFAULTS = {"disable_log_stats": False}
 """Defaults of a server that are not those of an engine in a program."""

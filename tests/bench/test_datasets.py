@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tilewise.bench.datasets.sources import DatasetSource, InvalidData
+from tilewise.bench.datasets import DatasetSource, InvalidData
 from tilewise.bench.requests import Media, SampleRequest
-from tilewise.bench.words import BenchTokenizer, LocalWords
+from tilewise.bench.tokenizer import BenchTokenizer, LocalTokenizer
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.weights.checkpoint import find_model
 
 
 @pytest.fixture(scope="module")
-def words() -> BenchTokenizer:
-    return LocalWords(Tokenizer.from_folder(find_model("demo")))
+def tokenizer() -> BenchTokenizer:
+    return LocalTokenizer(Tokenizer.from_folder(find_model("demo")))
 
 
 def written(folder: Path, *lines: object) -> Path:
@@ -27,15 +27,17 @@ def written(folder: Path, *lines: object) -> Path:
     return path
 
 
-def requests(path: Path, name: str = "custom", words: BenchTokenizer | None = None, **more) -> list[SampleRequest]:
-    return DatasetSource(name, path, **{"count": 100, "oversample": False, "shuffle": False, **more}).requests(words)
+def requests(path: Path, name: str = "custom", tokenizer: BenchTokenizer | None = None, **more) -> list[SampleRequest]:
+    return DatasetSource(name, path, **{"count": 100, "oversample": False, "shuffle": False, **more}).requests(
+        tokenizer
+    )
 
 
-def test_a_line_is_a_request(tmp_path, words):
+def test_a_line_is_a_request(tmp_path, tokenizer):
     path = written(tmp_path, {"prompt": "a\u2028bird", "output_tokens": 7}, "", {"prompt": "b"})
-    found = requests(path, words=words)
+    found = requests(path, tokenizer=tokenizer)
     assert [(request.prompt, request.output_tokens) for request in found] == [("a\u2028bird", 7), ("b", None)]
-    assert found[1].prompt_tokens == len(words.encode("b"))
+    assert found[1].prompt_tokens == len(tokenizer.encode("b"))
     assert {request.output_tokens for request in requests(path, output=3)} == {3}
 
 
@@ -99,7 +101,7 @@ def test_columns_of_pictures_are_for_custom_mm(tmp_path):
         requests(written(tmp_path, {**GOOD, "image_files": []}))
 
 
-def test_sharegpt_asks_the_first_question_and_wants_its_answers_length(tmp_path, words):
+def test_sharegpt_asks_the_first_question_and_wants_its_answers_length(tmp_path, tokenizer):
     question, answer = "a red bird sat in the big tree", "it has a blue star and a green leaf"
     entries = [
         {"conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]},
@@ -109,9 +111,9 @@ def test_sharegpt_asks_the_first_question_and_wants_its_answers_length(tmp_path,
     ]
     path = tmp_path / "share.json"
     path.write_text(json.dumps(entries))
-    (found,) = requests(path, "sharegpt", words)
-    assert (found.prompt, found.output_tokens) == (question, len(words.encode(answer)))
-    assert [request.output_tokens for request in requests(path, "sharegpt", words, output=3)] == [3]
+    (found,) = requests(path, "sharegpt", tokenizer)
+    assert (found.prompt, found.output_tokens) == (question, len(tokenizer.encode(answer)))
+    assert [request.output_tokens for request in requests(path, "sharegpt", tokenizer, output=3)] == [3]
 
 
 @pytest.mark.parametrize(
@@ -124,11 +126,11 @@ def test_sharegpt_asks_the_first_question_and_wants_its_answers_length(tmp_path,
         ("[]", "has no request that can be sent"),
     ],
 )
-def test_other_files_are_not_sharegpt(tmp_path, words, text, message):
+def test_other_files_are_not_sharegpt(tmp_path, tokenizer, text, message):
     path = tmp_path / "share.json"
     path.write_text(text)
     with pytest.raises(InvalidData, match=message):
-        requests(path, "sharegpt", words)
+        requests(path, "sharegpt", tokenizer)
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):

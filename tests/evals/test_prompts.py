@@ -1,12 +1,12 @@
-"""Which tokens of a prompt are scored, and what the score is."""
+"""Prompts of lm_eval's requests: which tokens are scored, dialogues, a task's generation_kwargs."""
 
 from __future__ import annotations
 
 import pytest
 
 from tilewise import SamplingParams
-from tilewise.errors import InvalidRequest
-from tilewise.evals.harness.dialogue import Dialogue, behind_messages, behind_text, windows
+from tilewise.errors import InvalidRequest, UnknownOption
+from tilewise.evals.prompts import Dialogue, behind_messages, behind_reasoning, behind_text, sampling_of, windows
 from tilewise.evals.question import ModelAnswer
 from tilewise.inputs.templates import Message
 
@@ -73,3 +73,42 @@ def test_a_continuation_is_the_models_words(demo):
 def test_a_turn_that_is_no_text_is_refused(demo):
     with pytest.raises(InvalidRequest, match="must have a role and a text"):
         Dialogue.of([{"role": "user", "content": None}], demo.inputs.spec.template, True, False)
+
+
+@pytest.mark.parametrize(
+    ("words", "temperature"),
+    [
+        ({}, 0.0),
+        ({"do_sample": False, "temperature": 0.7}, 0.0),
+        ({"temperature": 0.7}, 0.7),
+        ({"do_sample": True}, 1.0),
+        ({"do_sample": True, "temperature": 0.2}, 0.2),
+        ({"do_sample": True, "temperature": 0}, 0.0),
+    ],
+)
+def test_greedy_unless_draws_are_asked_for(words, temperature):
+    sampling = sampling_of(words, 256, 5)
+    assert sampling.temperature == temperature
+    assert sampling.seed == (5 if temperature else None)
+
+
+def test_lengths_and_stops():
+    sampling = sampling_of({"until": ["\n", ""], "max_gen_toks": 12, "top_p": 0.5}, 256, 5)
+    assert (sampling.max_tokens, sampling.stop, sampling.top_p) == (12, ("\n",), 0.5)
+    assert sampling_of({"until": "###"}, 256, 5).stop == ("###",)
+    assert sampling_of({"until": []}, 256, 5).max_tokens == 256
+
+
+def test_a_word_that_is_none_is_refused():
+    with pytest.raises(UnknownOption, match="top_kk"):
+        sampling_of({"top_kk": 3}, 256, 5)
+    with pytest.raises(InvalidRequest, match="until must be"):
+        sampling_of({"until": [1]}, 256, 5)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [("<think>\nA or B?\n</think>\n\nB", "B"), ("<think>\nA or", ""), ("B", "B"), ("A or B?</think> B", "B")],
+)
+def test_reasoning_is_no_answer(text, answer):
+    assert behind_reasoning(text) == answer

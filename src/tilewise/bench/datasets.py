@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tilewise.bench.datasets.random_media import MediaShape, with_media
-from tilewise.bench.datasets.random_text import Lengths, RandomText, Repetition, repeated
+from tilewise.bench import DATASETS, check_at_least
+from tilewise.bench.random_requests import Lengths, MediaShape, RandomText, Repetition, repeated, with_media
 from tilewise.bench.requests import Media, SampleRequest
-from tilewise.bench.words import BenchTokenizer
+from tilewise.bench.tokenizer import BenchTokenizer
 from tilewise.errors import InvalidConfig, InvalidMedia, InvalidRequest, did_you_mean
 from tilewise.inputs.images import open_image
 
@@ -32,7 +32,7 @@ class InvalidData(InvalidRequest):
 
 
 def custom(
-    path: Path, words: BenchTokenizer | None, output: int | None, media: bool = False
+    path: Path, tokenizer: BenchTokenizer | None, output: int | None, media: bool = False
 ) -> Iterator[SampleRequest]:
     """Read a file of one JSON object a line. Raises InvalidData.
 
@@ -46,17 +46,17 @@ def custom(
             entry = _entry(line, allowed, where)
             prompt, messages = _asked(entry, where)
             found = tuple(_files(entry, path.parent, where)) if media else ()
-            tokens = len(words.encode(prompt)) if words else None
+            tokens = len(tokenizer.encode(prompt)) if tokenizer else None
             wanted = output if output is not None else _whole(entry.get("output_tokens"), where)
             yield SampleRequest(prompt, tokens, wanted, found, messages)
 
 
-def sharegpt(path: Path, words: BenchTokenizer | None, output: int | None) -> Iterator[SampleRequest]:
+def sharegpt(path: Path, tokenizer: BenchTokenizer | None, output: int | None) -> Iterator[SampleRequest]:
     """Read ShareGPT's file: the first question of each conversation, and as many tokens as its first answer has.
 
     Raises InvalidData.
     """
-    if words is None:
+    if tokenizer is None:
         raise InvalidData("sharegpt needs a tokenizer, since the length of its answers is counted in tokens.")
     for number, entry in enumerate(_conversations(path), 1):
         turns = entry.get("conversations") if isinstance(entry, dict) else None
@@ -68,7 +68,7 @@ def sharegpt(path: Path, words: BenchTokenizer | None, output: int | None) -> It
             prompt, answer = (str(turn["value"]) for turn in turns[:2])
         except (TypeError, KeyError):
             raise InvalidData(f"{path}, entry {number}: a turn has no 'value'.") from None
-        asked, wanted = len(words.encode(prompt)), output if output is not None else len(words.encode(answer))
+        asked, wanted = len(tokenizer.encode(prompt)), output if output is not None else len(tokenizer.encode(answer))
         if (
             asked >= SHORTEST
             and asked <= LONGEST_PROMPT
@@ -159,11 +159,6 @@ def _media(name: str, folder: Path, kind: Literal["image", "video"], where: str)
     return Media.of(kind, content, mimetypes.guess_type(path.name)[0] or fallback)
 
 
-OF_FILES = ("sharegpt", "custom", "custom_mm")
-IGNORING_END = ("random", "random-mm")
-"""Data sets whose answers go on to the length that was asked for, whatever ends them otherwise."""
-
-
 @dataclass(frozen=True)
 class DatasetSource:
     name: str = "random"
@@ -180,34 +175,33 @@ class DatasetSource:
     repetition: Repetition = field(default_factory=Repetition)
 
     def __post_init__(self) -> None:
-        if self.count < 1:
-            raise InvalidConfig(f"--num-prompts must be at least 1, got {self.count}.")
-        if (self.path is None) == (self.name in OF_FILES):
+        check_at_least(1, num_prompts=self.count)
+        if (self.path is None) == DATASETS[self.name].reads_file:
+            files = tuple(name for name, dataset in DATASETS.items() if dataset.reads_file)
             raise InvalidConfig(
                 f"--dataset-name {self.name} reads a file: name it with --dataset-path."
                 if self.path is None
-                else f"--dataset-name {self.name} reads no file: leave out --dataset-path, or choose {OF_FILES}."
+                else f"--dataset-name {self.name} reads no file: leave out --dataset-path, or choose {files}."
             )
 
-    def requests(self, words: BenchTokenizer | None) -> list[SampleRequest]:
+    def requests(self, tokenizer: BenchTokenizer | None) -> list[SampleRequest]:
         """Make the requests. Raises InvalidConfig, or InvalidData with the line of a file that is wrong."""
-        if self.name in OF_FILES:
-            return self._of_file(list(self._lines(words)))
-        if words is None:
+        if self.path is not None:
+            return self._chosen(list(self._read(self.path, tokenizer)))
+        if tokenizer is None:
             raise InvalidConfig(f"--dataset-name {self.name} needs a tokenizer: leave out --skip-tokenizer-init.")
-        text = RandomText(words, self.seed)
+        text = RandomText(tokenizer, self.seed)
         if self.name == "prefix_repetition":
             return list(repeated(text, self.count, self.repetition))
         made = list(text.requests(self.count, self.lengths))
         return list(with_media(made, self.media, text.generator)) if self.name == "random-mm" else made
 
-    def _lines(self, words: BenchTokenizer | None) -> Iterator[SampleRequest]:
-        assert self.path is not None
+    def _read(self, path: Path, tokenizer: BenchTokenizer | None) -> Iterator[SampleRequest]:
         if self.name == "sharegpt":
-            return sharegpt(self.path, words, self.output)
-        return custom(self.path, words, self.output, media=self.name == "custom_mm")
+            return sharegpt(path, tokenizer, self.output)
+        return custom(path, tokenizer, self.output, media=self.name == "custom_mm")
 
-    def _of_file(self, found: list[SampleRequest]) -> list[SampleRequest]:
+    def _chosen(self, found: list[SampleRequest]) -> list[SampleRequest]:
         if not found:
             raise InvalidData(f"{self.path} has no request that can be sent.")
         if self.shuffle:

@@ -1,4 +1,4 @@
-"""Asking: order, the store, and questions that cannot be asked."""
+"""Questions to an engine: their order, the store, and those that cannot be asked."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def questions() -> list[Question]:
 
 def test_answers_come_in_the_order_of_the_questions(demo, questions):
     heard = []
-    asker = EvalClient(demo, batch_size=2, max_images=9)
-    answers = asker.ask(questions, lambda place, answer: heard.append((place, answer.text)))
+    client = EvalClient(demo, batch_size=2, max_images=9)
+    answers = client.ask(questions, lambda place, answer: heard.append((place, answer.text)))
     assert [answer.text for answer in answers] == ["cat", "388", "yellow"]
     assert sorted(heard) == [(0, "cat"), (1, "388"), (2, "yellow")]
-    assert asker.counts.completion_tokens == sum(len(answer.token_ids) for answer in answers)
-    assert [question.row for question, _ in asker.answers] == [0, 1, 2]
+    assert client.counts.completion_tokens == sum(len(answer.token_ids) for answer in answers)
+    assert [question.row for question, _ in client.answers] == [0, 1, 2]
 
 
 def test_what_is_in_the_store_is_not_computed_again(demo, questions, tmp_path):
@@ -78,12 +78,12 @@ def test_a_question_that_cannot_be_asked_costs_itself_alone(demo, questions, tmp
         ask("What?", 4, unreadable),
         ask("long " * 3000, 5),
     ]
-    asker = EvalClient(demo, 9, 9, AnswerStore(tmp_path, "m"))
-    answers = asker.ask([bad[0], questions[0], *bad[1:]], lambda *_: None)
+    client = EvalClient(demo, 9, 9, AnswerStore(tmp_path, "m"))
+    answers = client.ask([bad[0], questions[0], *bad[1:]], lambda *_: None)
     assert [answer.text for answer in answers] == ["", "cat", "", ""]
-    assert [line.partition(":")[0] for line in asker.counts.failed] == ["demo, row 3", "demo, row 4", "demo, row 5"]
-    assert "row 4 is a web page" in asker.counts.failed[1]
-    assert "context holds 2048" in asker.counts.failed[2]
+    assert [line.partition(":")[0] for line in client.counts.failed] == ["demo, row 3", "demo, row 4", "demo, row 5"]
+    assert "row 4 is a web page" in client.counts.failed[1]
+    assert "context holds 2048" in client.counts.failed[2]
     again = EvalClient(demo, 9, 9, AnswerStore(tmp_path, "m"))
     again.ask(bad, lambda *_: None)
     assert again.counts.from_store == 0
@@ -91,10 +91,10 @@ def test_a_question_that_cannot_be_asked_costs_itself_alone(demo, questions, tmp
 
 def test_pictures_beyond_the_limit_are_counted(demo, questions):
     word, shapes = questions[0].pictures[0], questions[2].pictures[0]
-    asker = EvalClient(demo, 9, max_images=1)
-    answers = asker.ask([ask("What is the word?", 0, word, shapes, shapes)], lambda *_: None)
-    assert asker.counts.pictures_left_out == 2
-    assert asker.counts.failed == []
+    client = EvalClient(demo, 9, max_images=1)
+    answers = client.ask([ask("What is the word?", 0, word, shapes, shapes)], lambda *_: None)
+    assert client.counts.pictures_left_out == 2
+    assert client.counts.failed == []
     assert answers[0].prompt_tokens < 60
 
 
@@ -102,9 +102,9 @@ def test_another_limit_of_pictures_is_another_question(demo, questions, tmp_path
     word, shapes = questions[0].pictures[0], questions[2].pictures[0]
     question = ask("What is the word in Image-1?", 0, word, shapes)
     for limit in (2, 1, 1):
-        asker = EvalClient(demo, 9, limit, AnswerStore(tmp_path, "m"))
-        asker.ask([question], lambda *_: None)
-    assert (asker.counts.from_store, asker.counts.pictures_left_out) == (1, 1)
+        client = EvalClient(demo, 9, limit, AnswerStore(tmp_path, "m"))
+        client.ask([question], lambda *_: None)
+    assert (client.counts.from_store, client.counts.pictures_left_out) == (1, 1)
     with_one = AnswerStore(tmp_path, "m").find(f"{question.with_at_most(1)[0].key()}/0")
     with_two = AnswerStore(tmp_path, "m").find(f"{question.key()}/0")
     assert with_one.prompt_tokens < with_two.prompt_tokens

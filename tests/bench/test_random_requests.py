@@ -12,92 +12,93 @@ import pytest
 from PIL import Image
 
 from tilewise.bench.client import Target
-from tilewise.bench.datasets.random_media import Bucket, MediaShape, read_buckets, with_media
-from tilewise.bench.datasets.random_text import Lengths, RandomText, Repetition
-from tilewise.bench.datasets.sources import DatasetSource
+from tilewise.bench.datasets import DatasetSource
+from tilewise.bench.random_requests import Bucket, Lengths, MediaShape, RandomText, Repetition, read_buckets, with_media
 from tilewise.bench.requests import CHAT, SampleRequest
-from tilewise.bench.words import BenchTokenizer, LocalWords, ServerWords, find_words
+from tilewise.bench.tokenizer import BenchTokenizer, LocalTokenizer, ServerTokenizer, find_tokenizer
 from tilewise.errors import InvalidConfig
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.weights.checkpoint import find_model
 
 
 @pytest.fixture(scope="module")
-def words() -> BenchTokenizer:
-    return LocalWords(Tokenizer.from_folder(find_model("demo")))
+def tokenizer() -> BenchTokenizer:
+    return LocalTokenizer(Tokenizer.from_folder(find_model("demo")))
 
 
-def text_of(words: BenchTokenizer, seed: int = 0, count: int = 40, **lengths) -> list[SampleRequest]:
-    return list(RandomText(words, seed).requests(count, Lengths(**lengths)))
+def text_of(tokenizer: BenchTokenizer, seed: int = 0, count: int = 40, **lengths) -> list[SampleRequest]:
+    return list(RandomText(tokenizer, seed).requests(count, Lengths(**lengths)))
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_prompts_have_exactly_the_tokens_that_were_asked_for(words, seed):
-    found = text_of(words, seed, input=200, output=32)
-    assert {len(words.encode(request.prompt)) for request in found} == {200}
+def test_prompts_have_exactly_the_tokens_that_were_asked_for(tokenizer, seed):
+    found = text_of(tokenizer, seed, input=200, output=32)
+    assert {len(tokenizer.encode(request.prompt)) for request in found} == {200}
     assert {(request.prompt_tokens, request.output_tokens) for request in found} == {(200, 32)}
     assert len({request.prompt[:20] for request in found}) == 40, "no two begin alike"
 
 
-def test_lengths_are_drawn_from_the_whole_range(words):
-    found = text_of(words, count=300, input=10, output=4, spread=0.5)
+def test_lengths_are_drawn_from_the_whole_range(tokenizer):
+    found = text_of(tokenizer, count=300, input=10, output=4, spread=0.5)
     assert set(Counter(request.prompt_tokens for request in found)) == set(range(5, 16))
     assert {request.output_tokens for request in found} == {2, 3, 4, 5, 6}
 
 
-def test_a_prefix_is_shared(words):
-    first, second = (words.encode(request.prompt) for request in text_of(words, count=2, input=20, output=1, prefix=30))
+def test_a_prefix_is_shared(tokenizer):
+    first, second = (
+        tokenizer.encode(request.prompt) for request in text_of(tokenizer, count=2, input=20, output=1, prefix=30)
+    )
     assert len(first) == 50
     assert first[:25] == second[:25]
     assert first[30:] != second[30:]
 
 
-def test_a_seed_makes_the_same_requests_and_another_one_others(words):
+def test_a_seed_makes_the_same_requests_and_another_one_others(tokenizer):
     source = DatasetSource(
         "random-mm", count=3, seed=5, lengths=Lengths(20, 4), media=MediaShape(buckets=(Bucket(32, 48, 1, 1.0),))
     )
-    assert source.requests(words) == source.requests(words)
-    other = DatasetSource("random-mm", count=3, seed=6, lengths=source.lengths, media=source.media).requests(words)
-    for ours, theirs in zip(source.requests(words), other, strict=True):
+    assert source.requests(tokenizer) == source.requests(tokenizer)
+    other = DatasetSource("random-mm", count=3, seed=6, lengths=source.lengths, media=source.media).requests(tokenizer)
+    for ours, theirs in zip(source.requests(tokenizer), other, strict=True):
         assert ours.prompt != theirs.prompt
         assert ours.media != theirs.media
 
 
-def test_a_server_has_words_too(demo_url, words):
-    with find_words(None, "no-folder", "demo", Target(demo_url, CHAT.endpoint, CHAT)) as found:
-        compare(found.words, words)
+def test_a_server_tokenizes_too(demo_url, tokenizer):
+    with find_tokenizer(None, "no-folder", "demo", Target(demo_url, CHAT.endpoint, CHAT)) as found:
+        compare(found, tokenizer)
         assert found.source == f"{demo_url}/tokenize"
 
 
-def compare(theirs: BenchTokenizer, words: BenchTokenizer) -> None:
-    assert isinstance(theirs, ServerWords)
-    assert theirs.encode("a red bird") == words.encode("a red bird")
-    assert theirs.decode(words.encode("a red bird")) == words.decode(words.encode("a red bird"))
-    assert set(theirs.ordinary) <= set(words.ordinary)
+def compare(theirs: BenchTokenizer, tokenizer: BenchTokenizer) -> None:
+    assert isinstance(theirs, ServerTokenizer)
+    assert theirs.encode("a red bird") == tokenizer.encode("a red bird")
+    assert theirs.decode(tokenizer.encode("a red bird")) == tokenizer.decode(tokenizer.encode("a red bird"))
+    assert set(theirs.ordinary) <= set(tokenizer.ordinary)
     found = list(RandomText(theirs, 0).requests(2, Lengths(30, 4)))
-    assert [len(words.encode(request.prompt)) for request in found] == [30, 30]
+    assert [len(tokenizer.encode(request.prompt)) for request in found] == [30, 30]
 
 
-def test_a_server_without_words_is_named(demo_url):
+def test_a_server_that_does_not_tokenize_is_named(demo_url):
     target = Target(f"{demo_url}/none", CHAT.endpoint, CHAT)
     with (
-        find_words(None, "no-folder", "m", target) as found,
+        find_tokenizer(None, "no-folder", "m", target) as found,
         pytest.raises(InvalidConfig, match=r"no tokenizer for m: .*HTTP 404.*--tokenizer FOLDER, or do without"),
     ):
-        found.words.encode("a")
+        found.encode("a")
 
 
-def test_repeated_prefixes(words):
+def test_repeated_prefixes(tokenizer):
     source = DatasetSource(
         "prefix_repetition", count=9, repetition=Repetition(prefix=40, suffix=10, prefixes=3, output=5)
     )
-    found = source.requests(words)
-    beginnings = Counter(tuple(words.encode(request.prompt)[:35]) for request in found)
+    found = source.requests(tokenizer)
+    beginnings = Counter(tuple(tokenizer.encode(request.prompt)[:35]) for request in found)
     assert sorted(beginnings.values()) == [3, 3, 3]
     assert {request.prompt_tokens for request in found} == {50}
     assert len({request.prompt for request in found}) == 9
     with pytest.raises(InvalidConfig, match="--num-prompts 2 is below --prefix-repetition-num-prefixes 3"):
-        DatasetSource("prefix_repetition", count=2, repetition=source.repetition).requests(words)
+        DatasetSource("prefix_repetition", count=2, repetition=source.repetition).requests(tokenizer)
 
 
 def media_of(shape: MediaShape, count: int = 200) -> list[SampleRequest]:

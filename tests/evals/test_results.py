@@ -9,8 +9,9 @@ import pytest
 
 from tilewise import SamplingParams
 from tilewise.errors import InvalidConfig
-from tilewise.evals.output import check_writable, count_sentences, mmmu_report, write_answers, write_run, write_text
 from tilewise.evals.question import ModelAnswer, Question
+from tilewise.evals.results import KeptAnswer, QuestionCounts, check_writable, write_answers, write_run, write_text
+from tilewise.evals.run import mmmu_report
 
 
 def test_a_folder_is_made_and_one_that_cannot_be_is_refused(tmp_path):
@@ -65,16 +66,15 @@ def test_the_report_of_mmmu():
     assert (made["from_store"], made["failed"]) == (2, ["x"])
 
 
+def test_an_answer_is_read_as_it_was_written():
+    kept = KeptAnswer("t", 3, ModelAnswer("星", (1, 2), "stop", 7, 0.5))
+    assert KeptAnswer.from_json(kept.to_json()) == kept
+
+
 def test_failures_are_named_up_to_ten():
-    asked = {
-        "questions": 12,
-        "from_store": 0,
-        "completion_tokens": 0,
-        "seconds": 0.0,
-        "completion_tokens_per_second": 0.0,
-    }
-    counts = {"pictures_left_out": 3, "prompts_cut": 0, "cut_off": 0}
-    lines = list(count_sentences({**asked, **counts, "failed": [f"t, row {row}: bad" for row in range(12)]}))
+    counts = QuestionCounts(12, failed=[f"t, row {row}: bad" for row in range(12)], pictures_left_out=3)
+    assert QuestionCounts.from_json(counts.as_json()) == counts
+    lines = list(counts.sentences())
     assert lines[1] == "3 pictures beyond max_images were left out"
     assert lines[2].startswith("12 questions could not be asked")
     assert lines[-1] == "  and 2 more, in the results"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lm_eval.api.model import LM
 from PIL import Image
@@ -14,8 +14,16 @@ from PIL import Image
 from tilewise.config import EngineConfig
 from tilewise.errors import InvalidConfig, InvalidRequest
 from tilewise.evals.client import EvalClient
-from tilewise.evals.harness.dialogue import Dialogue, before_everything, behind_messages, behind_text, raw_ids, windows
-from tilewise.evals.harness.generation import behind_reasoning, sampling_of
+from tilewise.evals.prompts import (
+    Dialogue,
+    before_everything,
+    behind_messages,
+    behind_reasoning,
+    behind_text,
+    raw_ids,
+    sampling_of,
+    windows,
+)
 from tilewise.evals.question import ModelAnswer, Question
 from tilewise.evals.store import AnswerStore, identity
 from tilewise.llm import LLM
@@ -23,6 +31,7 @@ from tilewise.sampling_params import SamplingParams
 from tilewise.types import TokenIds
 
 logger = logging.getLogger("tilewise")
+Answer = TypeVar("Answer", str, tuple[float, bool])
 
 SCORE = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0)
 EVERY_PICTURE = 999
@@ -63,7 +72,7 @@ class TextModel(LM):  # type: ignore[misc]
         self.name, self.seed, self.thinking, self._longest = pretrained, seed, enable_thinking, max_gen_toks
         self.max_length = self.llm.resolved.limits.max_model_len
         store = AnswerStore(Path(resume_dir), identity(config, self.max_length)) if resume_dir else None
-        self.asker = EvalClient(self.llm, min(batch, max_batch_size or batch), max_images, store)
+        self.client = EvalClient(self.llm, min(batch, max_batch_size or batch), max_images, store)
 
     @property
     def tokenizer_name(self) -> str:
@@ -80,22 +89,14 @@ class TextModel(LM):  # type: ignore[misc]
         return Dialogue.of(chat_history, self.llm.inputs.spec.template, add_generation_prompt, self.thinking)
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        def heard(place: int, answer: ModelAnswer) -> None:
-            if answer.problem is None:
-                self.cache_hook.add_partial("generate_until", requests[place].args, self._text(answer))
-
-        return [self._text(answer) for answer in self.asker.ask(map(self.generation, requests), heard)]
+        return self._answers("generate_until", requests, self.generation, self._text)
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        def heard(place: int, answer: ModelAnswer) -> None:
-            if answer.problem is None:
-                self.cache_hook.add_partial("loglikelihood", requests[place].args, _scored(answer))
-
-        return [_scored(answer) for answer in self.asker.ask(map(self.score, requests), heard)]
+        return self._answers("loglikelihood", requests, self.score, _scored)
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
         rows = [self.rolling(request) for request in requests]
-        answers = iter(self.asker.ask([question for row in rows for question in row], lambda place, answer: None))
+        answers = iter(self.client.ask([question for row in rows for question in row], lambda place, answer: None))
         return [sum(_scored(next(answers))[0] for _ in row) for row in rows]
 
     def generation(self, request: Any) -> Question:
@@ -129,15 +130,28 @@ class TextModel(LM):  # type: ignore[misc]
 
     def get_model_info(self) -> dict[str, Any]:
         """Return the counts of the run, which lm_eval puts into the results' `config`."""
-        return {"tilewise": self.asker.counts.as_dict()}
+        return {"tilewise": self.client.counts.as_json()}
 
     def close(self) -> None:
-        if self.asker.store:
-            self.asker.store.close()
+        if self.client.store:
+            self.client.store.close()
         self.llm.close()
 
+    def _answers(
+        self,
+        kind: str,
+        requests: Sequence[Any],
+        question: Callable[[Any], Question],
+        read: Callable[[ModelAnswer], Answer],
+    ) -> list[Answer]:
+        def on_answer(place: int, answer: ModelAnswer) -> None:
+            if answer.problem is None:
+                self.cache_hook.add_partial(kind, requests[place].args, read(answer))
+
+        return [read(answer) for answer in self.client.ask(map(question, requests), on_answer)]
+
     def _cut(self, ids: TokenIds, room: int) -> TokenIds:
-        self.asker.counts.prompts_cut += len(ids) > max(1, room)
+        self.client.counts.prompts_cut += len(ids) > max(1, room)
         return ids[-max(1, room) :]
 
     def _text(self, answer: ModelAnswer) -> str:

@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 from tilewise.errors import InvalidCheckpoint, InvalidConfig, InvalidMedia
-from tilewise.evals.compare.command import check_outputs, read_engine
-from tilewise.evals.output import as_json, write_text
+from tilewise.evals.comparison import read_engine
+from tilewise.evals.results import as_json, check_outputs, write_text
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tilewise.llm import LLM
     from tilewise.types import Logprob, RequestOutput
 
-_PICTURES = Path(__file__).parents[2] / "demo" / "pictures"
+_PICTURES = Path(__file__).parents[1] / "demo" / "pictures"
 _ABOUT_PICTURES = ("What is written here?", "Describe this image.", "请描述这张图片。", "How many objects are there?")
 _TEXTS = (
     "Write a short story about a lighthouse keeper.",
@@ -222,7 +222,7 @@ def read_prompts(file: Path | None) -> list[ComparedPrompt]:
         about = [ComparedPrompt(_ABOUT_PICTURES[n % len(_ABOUT_PICTURES)], (path,)) for n, path in enumerate(pictures)]
         return about + [ComparedPrompt(text) for text in _TEXTS]
     try:
-        lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [line for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidConfig(f"--prompts {file} cannot be read: {error}.") from None
     prompts = [_read_prompt(line, f"{file}, line {number}", file.parent) for number, line in enumerate(lines, 1)]
@@ -256,12 +256,10 @@ def _table(found: Divergence) -> Table:
 
 def draw(found: Divergence, file: Path) -> None:
     """Draw a bar for each prompt, the furthest apart on top."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     prompts = found.prompts[::-1]
     figure = Figure(figsize=(11, 1.8 + 0.3 * len(prompts)), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     axes.barh(range(len(prompts)), [one.kl for one in prompts], color="#4477aa")
     axes.set_yticks(range(len(prompts)), [f"{one.prompt[:60]} ({100 * one.same_top:.0f} %)" for one in prompts])

@@ -1,8 +1,4 @@
-"""Dialogue: a chat history of lm_eval, rendered with the model's own template, and what of a prompt is scored.
-
-To lm_eval it is the text of the prompt. To us it is still the messages, so that what looks like a special token in a
-user's text stays text, and pictures have their places.
-"""
+"""Prompts of lm_eval's requests: dialogues, the tokens that are scored, and sampling parameters."""
 
 from __future__ import annotations
 
@@ -12,14 +8,15 @@ from typing import Any
 from tilewise.errors import InvalidRequest
 from tilewise.inputs.prepare import Preparer
 from tilewise.inputs.templates import IMAGE_MARKER, Ending, Message, Template, to_string
+from tilewise.sampling_params import SamplingParams
 from tilewise.types import TokenIds
 
 
 class Dialogue(str):
-    """The text of a prompt, with the messages that it was made of.
+    """The text of a prompt, rendered with the model's own template, with the messages that it was made of.
 
     lm_eval sees the text. The engine gets the messages, so that what looks like a control token in a question stays
-    text, as in every conversation.
+    text, as in every conversation, and pictures have their places.
     """
 
     messages: tuple[Message, ...]
@@ -95,3 +92,40 @@ def windows(ids: TokenIds, before: int, longest: int) -> Iterator[tuple[TokenIds
         # that is scored, and begins where the whole prompt has `longest` tokens.
         context = (before, *ids)[max(0, first + 1 + len(scored) - longest) : first + 1]
         yield (*context, *scored), len(scored)
+
+
+LENGTHS = ("max_gen_toks", "max_new_tokens", "max_completion_tokens", "max_tokens")
+
+
+def sampling_of(words: Mapping[str, Any], longest: int, seed: int) -> SamplingParams:
+    """Return the sampling parameters of a task's `generation_kwargs`.
+
+    They are greedy unless the task asks for draws, and of `longest` tokens unless it names a limit. Keywords of
+    lm_eval, and those that its tasks have from other backends, mean what they mean there; every other keyword is one
+    of SamplingParams, or is refused.
+    """
+    rest = dict(words)
+    lengths = [rest.pop(name) for name in LENGTHS if name in rest]
+    until = _texts(rest.pop("until", None))
+    drawn = rest.pop("do_sample", None)
+    heat = rest.pop("temperature", None)
+    temperature = 0.0 if drawn is False or (heat is None and not drawn) else 1.0 if heat is None else float(heat)
+    if temperature:
+        rest.setdefault("seed", seed)
+    return SamplingParams(
+        max_tokens=int(lengths[0]) if lengths else longest, temperature=temperature, stop=until or None, **rest
+    )
+
+
+def _texts(until: Any) -> list[str]:
+    """Return the stop strings that are not empty; an empty one would stop before anything was said."""
+    texts = [until] if isinstance(until, str) else list(until or [])
+    if not all(isinstance(text, str) for text in texts):
+        raise InvalidRequest(f"until must be a text or a list of texts, got {until!r:.80}.")
+    return [text for text in texts if text]
+
+
+def behind_reasoning(text: str) -> str:
+    """Return the answer behind `</think>`; an empty text if the reasoning was cut short."""
+    _, mark, answer = text.rpartition("</think>")
+    return answer.lstrip() if mark else "" if text.lstrip().startswith("<think>") else text

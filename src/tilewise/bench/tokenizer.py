@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,6 +27,10 @@ class BenchTokenizer(Protocol):
     """A tokenizer, as benchmarks need it."""
 
     @property
+    def source(self) -> str:
+        """The model whose tokenizer it is, or the address that tokenizes."""
+
+    @property
     def ordinary(self) -> Sequence[int]:
         """Ids that are whole characters and no control tokens, ascending."""
 
@@ -36,11 +39,11 @@ class BenchTokenizer(Protocol):
     def decode(self, ids: Sequence[int]) -> str: ...
 
 
-class LocalWords:
+class LocalTokenizer:
     """A tokenizer of this machine. Special tokens in a text are read as such, as servers read a completion's prompt."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Tokenizer, source: str = "") -> None:
+        self._tokenizer, self.source = tokenizer, source
 
     @cached_property
     def ordinary(self) -> Sequence[int]:
@@ -58,12 +61,13 @@ class LocalWords:
         return self._tokenizer.decode(ids, skip_special_tokens=False)
 
 
-class ServerWords:
+class ServerTokenizer:
     """A server's tokenizer, by /tokenize and /detokenize, which Tilewise and vLLM have."""
 
     def __init__(self, url: str, model: str, client: httpx.Client) -> None:
         """Keep a client, which the caller closes."""
         self._url, self._model, self._client = url, model, client
+        self.source = f"{url}/tokenize"
 
     @cached_property
     def ordinary(self) -> Sequence[int]:
@@ -92,19 +96,12 @@ class ServerWords:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class FoundWords:
-    words: BenchTokenizer
-    source: str
-    """The model whose tokenizer it is, or the address that tokenizes."""
-
-
 @contextmanager
-def find_words(tokenizer: str | None, model: str, served: str, target: Target) -> Iterator[FoundWords]:
-    """Yield the tokenizer of `tokenizer`, else of the folder `model`, else the server's for the model `served`."""
-    local = tokenizer if tokenizer is not None else model if model == DEMO or Path(model).is_dir() else None
+def find_tokenizer(named: str | None, model: str, served: str, target: Target) -> Iterator[BenchTokenizer]:
+    """Yield the tokenizer of `named`, else of the folder `model`, else the server's for the model `served`."""
+    local = named if named is not None else model if model == DEMO or Path(model).is_dir() else None
     if local is not None:
-        yield FoundWords(LocalWords(Tokenizer.from_folder(find_model(local, weights=False))), local)
+        yield LocalTokenizer(Tokenizer.from_folder(find_model(local, weights=False)), local)
         return
     with target.client() as client:
-        yield FoundWords(ServerWords(target.url, served, client), f"{target.url}/tokenize")
+        yield ServerTokenizer(target.url, served, client)
