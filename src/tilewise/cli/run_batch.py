@@ -18,7 +18,7 @@ from tilewise.cli.flags.table import Settings, make_settings, serve_flags, value
 from tilewise.cli.flags.variables import OPTIONS
 from tilewise.cli.serve import log_settings
 from tilewise.errors import Unfinished
-from tilewise.jobs.config import NO_CONNECTIONS, Job, is_connection_option
+from tilewise.jobs.job import NO_CONNECTIONS, Job, is_connection_option
 from tilewise.server.config import ServerConfig
 
 USAGE = "tilewise run-batch -i IN.jsonl -o OUT.jsonl [MODEL] [FLAG ...]"
