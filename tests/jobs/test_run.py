@@ -18,7 +18,7 @@ from tilewise.jobs.job import Job
 from tilewise.jobs.output import scan
 from tilewise.jobs.progress import Summary
 from tilewise.jobs.run import BatchRun
-from tilewise.remote.engine_process import EngineProcess
+from tilewise.remote.engine import EngineProcess
 from tilewise.server.config import ServerConfig
 
 

@@ -16,11 +16,11 @@ import numpy as np
 from tilewise.bench.figures import Spread
 from tilewise.bench.offline import check_above_zero
 from tilewise.config import EngineConfig
+from tilewise.console import progress_bar
 from tilewise.errors import InvalidConfig
 from tilewise.inputs.prepare import tile_digest
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.tokenizer import Tokenizer
-from tilewise.progress import progress_bar
 from tilewise.step import EncodeJob, Runner, StepPlan
 from tilewise.weights.checkpoint import Checkpoint
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from tilewise.beam import BeamSearchParams
 from tilewise.bench.datasets.sources import DatasetSource
 from tilewise.bench.figures import Spread
 from tilewise.bench.requests import SampleRequest
 from tilewise.bench.words import LocalWords
+from tilewise.console import progress_bar
+from tilewise.entrypoints.beam_search import BeamSearchParams
+from tilewise.entrypoints.llm import LLM
 from tilewise.errors import InvalidConfig
-from tilewise.llm import LLM
-from tilewise.progress import progress_bar
 from tilewise.sampling_params import SamplingParams
 from tilewise.types import RequestOutput
 

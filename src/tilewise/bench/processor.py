@@ -12,6 +12,9 @@ from PIL import Image
 from tilewise.bench.datasets.sources import DatasetSource
 from tilewise.bench.figures import Spread, percent_name
 from tilewise.bench.words import LocalWords
+from tilewise.console import progress_bar
+from tilewise.entrypoints.llm import LLM
+from tilewise.entrypoints.setup import media_reader
 from tilewise.errors import InvalidConfig
 from tilewise.inputs.images import LimitedPicture, Tiling, tile_image, to_rgb
 from tilewise.inputs.media_cache import MediaCache, picture_digest
@@ -19,8 +22,6 @@ from tilewise.inputs.media_reader import Media, MediaReader
 from tilewise.inputs.messages import read_messages
 from tilewise.inputs.prepare import Preparer, tile_digest
 from tilewise.inputs.templates import Message
-from tilewise.llm import LLM, media_reader
-from tilewise.progress import progress_bar
 from tilewise.sampling_params import SamplingParams
 
 Result = TypeVar("Result")

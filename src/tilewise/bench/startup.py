@@ -20,8 +20,8 @@ from typing import Any
 from tilewise.bench.figures import Spread
 from tilewise.bench.offline import PERCENTS, check_above_zero
 from tilewise.config import EngineConfig
+from tilewise.console import progress_bar
 from tilewise.errors import TilewiseError
-from tilewise.progress import progress_bar
 from tilewise.weights.hub import find_model
 
 WIDTH = 60

@@ -81,8 +81,8 @@ def run(options: argparse.Namespace) -> int:
         return 0
     job, settings = read_order(options.words)
     # Not above, as `tilewise --help` has no need of them.
+    from tilewise.console import set_up_logs
     from tilewise.jobs.run import run as run_job
-    from tilewise.logs import set_up_logs
 
     set_up_logs("Batch", os.environ.get("VLLM_LOGGING_LEVEL", "INFO"))
     log_settings(settings)

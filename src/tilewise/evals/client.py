@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from tilewise.console import progress_bar
+from tilewise.entrypoints.llm import LLM
 from tilewise.errors import InvalidRequest
 from tilewise.evals.question import ModelAnswer, Question
 from tilewise.evals.store import AnswerStore
 from tilewise.inputs.prepare import Preparer
-from tilewise.llm import LLM
-from tilewise.progress import progress_bar
 from tilewise.types import Request
 
 KeyedQuestion = tuple[Question, str]

@@ -24,7 +24,7 @@ from tilewise.jobs.input import line_digests, read_lines
 from tilewise.jobs.job import Job, check_server
 from tilewise.jobs.output import BatchResult, CannotWrite, Found, Output, output_lock, scan, sort_output, without_failed
 from tilewise.jobs.progress import Summary, meter
-from tilewise.remote.engine_process import EngineProcess
+from tilewise.remote.engine import EngineProcess
 from tilewise.remote.wire import Build
 from tilewise.server.config import ServerConfig
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -15,12 +16,13 @@ from prometheus_client import start_http_server
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import tilewise
-from tilewise.cluster import alive_nodes, attach
 from tilewise.config import EngineConfig
+from tilewise.console import set_up_logs
 from tilewise.errors import EngineDead, InvalidConfig, TilewiseError
 from tilewise.jobs.feed import AsgiReply, post
-from tilewise.logs import set_up_logs
-from tilewise.remote.engine_process import EngineProcess
+from tilewise.ray_cluster import alive_nodes, attach
+from tilewise.remote.engine import EngineProcess
+from tilewise.remote.supervisor import RestartRule
 from tilewise.remote.wire import Build
 from tilewise.server.app import create_app
 from tilewise.server.assemble import ServerParts, assemble
@@ -176,6 +178,7 @@ class RayEngine:
 
 _PAUSE = 1.0
 """Seconds before an engine that was lost is made again."""
+_TOO_OFTEN = "Engines of the cluster died too often: raise --max-engine-restarts, or see Ray's log."
 
 
 class ClusterServer:
@@ -194,7 +197,7 @@ class ClusterServer:
         """Engines that are ready, or may become so."""
         self._changed = asyncio.Event()
         self._error: TilewiseError | None = None
-        self._deaths: deque[float] = deque()
+        self._rule, self._deaths = RestartRule(server.max_engine_restarts, server.engine_restart_window), deque[float]()
 
     async def until_ready(self) -> None:
         """Wait until there is an engine. Raises the reason if there will be none."""
@@ -240,7 +243,8 @@ class ClusterServer:
                 await engine.stay()
             except EngineLost as error:
                 logger.warning("An engine of the cluster is lost (%s); another one is started.", error)
-                self._count_death()
+                if self._rule.is_broken_by(self._deaths, time.monotonic()):
+                    self._fail(EngineDead(_TOO_OFTEN))
             except TilewiseError as error:
                 self._leave_out(where, error)
                 return
@@ -256,16 +260,6 @@ class ClusterServer:
             logger.error("An engine on %s cannot start, and is left out: %s", where, error)
         else:
             self._fail(error)
-
-    def _count_death(self) -> None:
-        now = asyncio.get_running_loop().time()
-        self._deaths.append(now)
-        while self._deaths[0] < now - self._server.engine_restart_window:
-            self._deaths.popleft()
-        if len(self._deaths) > self._server.max_engine_restarts:
-            self._fail(
-                EngineDead("Engines of the cluster died too often: raise --max-engine-restarts, or see Ray's log.")
-            )
 
     def _fail(self, error: TilewiseError) -> None:
         self._error = self._error or error

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from tilewise import __version__
 from tilewise.config import EngineConfig
+from tilewise.console import Advance, Bar, TrackedWork, progress_bars
 from tilewise.errors import InvalidCheckpoint, InvalidConfig, InvalidRequest, Unfinished
 from tilewise.inputs.model_inputs import ModelInputs
 from tilewise.inputs.prepare import InputOptions, Preparer
 from tilewise.models.load import Architecture
 from tilewise.platforms.forms import StaticRows
-from tilewise.progress import Advance, Bar, TrackedWork, progress_bars
 from tilewise.quantize.activations import MeasuredInputs, SampleActivations, sample_steps
 from tilewise.quantize.calibration import about_samples, prepared, samples_digest, samples_of, shipped_samples
 from tilewise.quantize.card import QuantizeReport, model_card

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from tilewise.config import EngineConfig
+from tilewise.console import progress_bar
 from tilewise.errors import InvalidCheckpoint, InvalidConfig
 from tilewise.host import Memory
 from tilewise.models.config import ModelConfig, shared_out
@@ -23,7 +24,6 @@ from tilewise.parallel.ranks import told
 from tilewise.plan import DeviceFacts, ModelFacts, Resolved, largest, resolve, with_draft, with_vision_workers
 from tilewise.platforms import current_platform
 from tilewise.platforms.base import Ops, Platform, Store
-from tilewise.progress import progress_bar
 from tilewise.runner.activations import activation_bytes
 from tilewise.runner.capped_folder import CappedFolder
 from tilewise.runner.kv_memory import token_bytes

@@ -34,12 +34,12 @@ from ray.util.placement_group import PlacementGroup, placement_group_table, remo
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 import tilewise
-from tilewise.cluster import alive_nodes, attach, node_name, reserve_nodes, seconds_to_wait
 from tilewise.config import EngineConfig
+from tilewise.console import EngineFormatter, set_up_logs
 from tilewise.errors import InvalidConfig, RankDied, TilewiseError
 from tilewise.host import Memory, available_memory, short_waits
-from tilewise.logs import EngineFormatter, set_up_logs
 from tilewise.parallel.ranks import join, leave, told
+from tilewise.ray_cluster import alive_nodes, attach, node_name, reserve_nodes, seconds_to_wait
 from tilewise.runner.connections import RankConnections, interface_of
 from tilewise.runner.ranks import RankTask, follow
 

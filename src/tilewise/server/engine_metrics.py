@@ -12,7 +12,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from tilewise.engine.counters import Counters, EngineLoad
-from tilewise.engine.delta import TokenDelta
+from tilewise.engine.sequence import TokenDelta
 from tilewise.plan import Resolved
 from tilewise.types import Request, RequestOutput
 

@@ -6,9 +6,10 @@ import dataclasses
 from typing import Any
 
 from tilewise.errors import InvalidField
-from tilewise.sampling_params import SamplingParams, StructuredOutputsParams
+from tilewise.sampling_params import SamplingParams
 from tilewise.server.protocol.common import CompletionFields, ResponseFormat
 from tilewise.server.served import ServedModel
+from tilewise.structured_outputs import StructuredOutputsParams
 
 _OTHERWISE = {"max_tokens", "structured_outputs", "truncate_prompt_tokens"}
 _SAME_NAME = tuple(

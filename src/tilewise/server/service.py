@@ -15,7 +15,7 @@ from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from tilewise.engine.delta import TokenDelta
+from tilewise.engine.sequence import TokenDelta
 from tilewise.errors import EngineDead, Expired, Overloaded
 from tilewise.ignored import Ignored, IgnoredLog
 from tilewise.inputs.media_io import MediaOptions

@@ -17,7 +17,7 @@ from tilewise.errors import InvalidConfig
 from tilewise.evals.compare.comparison import Comparison, ComparisonRow, Mean
 from tilewise.evals.compare.result import EvalResult, read_result
 from tilewise.evals.output import as_json, check_writable, write_text
-from tilewise.extras import require_extra
+from tilewise.host import require_extra
 
 if TYPE_CHECKING:
     from tilewise.evals.harness.run import EvalOptions

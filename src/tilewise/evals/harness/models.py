@@ -12,13 +12,13 @@ from lm_eval.api.model import LM
 from PIL import Image
 
 from tilewise.config import EngineConfig
+from tilewise.entrypoints.llm import LLM
 from tilewise.errors import InvalidConfig, InvalidRequest
 from tilewise.evals.client import EvalClient
 from tilewise.evals.harness.dialogue import Dialogue, before_everything, behind_messages, behind_text, raw_ids, windows
 from tilewise.evals.harness.generation import behind_reasoning, sampling_of
 from tilewise.evals.question import ModelAnswer, Question
 from tilewise.evals.store import AnswerStore, identity
-from tilewise.llm import LLM
 from tilewise.sampling_params import SamplingParams
 from tilewise.types import TokenIds
 

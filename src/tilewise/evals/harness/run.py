@@ -10,7 +10,7 @@ from tilewise.config import EngineConfig
 from tilewise.errors import InvalidConfig
 from tilewise.evals.harness.find_tasks import find_tasks
 from tilewise.evals.output import MMMU, check_writable, write_answers, write_report, write_run
-from tilewise.extras import require_extra
+from tilewise.host import require_extra
 
 
 @dataclass(frozen=True, kw_only=True)

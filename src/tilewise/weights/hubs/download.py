@@ -11,8 +11,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from tilewise.console import progress_bar
 from tilewise.errors import DownloadFailed, TilewiseError
-from tilewise.progress import progress_bar
 from tilewise.weights.hubs.repository import COMMIT, Repository, offline
 from tilewise.weights.hubs.required_files import (
     CONFIG,
