@@ -21,7 +21,7 @@ from rich.table import Table
 
 from tilewise import LLM, SamplingParams
 from tilewise.bench.figures import Spread
-from tilewise.llm_engine import LLMEngine
+from tilewise.entrypoints.llm_engine import LLMEngine
 
 
 class Load:

@@ -16,8 +16,8 @@ ROWS: list[set[str]] = [
     {"cli", "deploy", "__main__"},
     {"services", "jobs", "evals", "bench"},
     {"server"},
-    {"llm", "llm_engine", "async_llm", "assets", "media_tools", "tools", "remote", "quantize", "capacity"},
-    {"beam"},
+    {"entrypoints", "assets", "tools", "quantize", "capacity"},
+    {"remote"},
     {"outputs"},
     {"inputs"},
     {"engine"},
@@ -29,15 +29,16 @@ ROWS: list[set[str]] = [
     {"platforms"},
     {"plan"},
     {"step"},
-    {"config", "speculation", "types", "sampling_params", "progress", "family"},
-    {"units", "layout", "timing", "logs", "sse", "extras", "cluster", "resize", "ignored", "option", "foreign", "host"},
-    {"errors", "vllm_modules"},
+    {"config", "speculation", "types", "sampling_params", "structured_outputs"},
+    {"units", "layout", "timing", "sse", "ray_cluster", "resize", "ignored", "option", "foreign"},
+    {"console", "host"},
+    {"errors"},
 ]
 LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}
 WITH_TORCH = {"quantize", "capacity", "tools", "runner", "models", "layers", "weights", "parallel", "platforms"}
 TORCH_FREE = LEVEL.keys() - WITH_TORCH
 # The JSON of a checkpoint folder and the hub are plain Python, which the inputs may read.
-TORCH_FREE_FILES = {f"weights/{name}.py" for name in ("__init__", "checkpoint", "folder", "file_names")} | {
+TORCH_FREE_FILES = {f"weights/{name}.py" for name in ("__init__", "checkpoint", "family", "folder", "file_names")} | {
     str(path.relative_to(SRC)) for folder in ("hubs", "gguf") for path in (SRC / "weights" / folder).glob("*.py")
 }
 
@@ -161,7 +162,8 @@ def test_circles_through_a_package_are_found(tmp_path):
 @pytest.mark.parametrize(
     "statement",
     [
-        "import tilewise.llm, tilewise.async_llm, tilewise.llm_engine, tilewise.media_tools, tilewise.assets",
+        "from tilewise.entrypoints import async_llm, llm, llm_engine, media_tools",
+        "import tilewise.assets",
         "import tilewise.cli",
         "from tilewise import SamplingParams",
         "import tilewise.evals.spot, tilewise.evals.comparison",

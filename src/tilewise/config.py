@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tilewise import vllm_modules
 from tilewise.errors import InvalidConfig, UnknownOption, did_you_mean
-from tilewise.extras import require_extra
+from tilewise.foreign.modules import finder_of
 from tilewise.foreign.table import ENGINE, PROGRAM
 from tilewise.foreign.translate import translate
+from tilewise.host import require_extra
 from tilewise.ignored import LOG
 from tilewise.layout import ExpertPlacement, Layout, TowerMode
 from tilewise.option import check_range, check_types, option, whole
@@ -24,7 +24,7 @@ from tilewise.speculation import SpeculativeConfig
 from tilewise.units import read_amount, read_length
 
 if not TYPE_CHECKING:
-    __getattr__ = vllm_modules.finder_of(__name__, {}, ImportError)
+    __getattr__ = finder_of(__name__, {}, ImportError)
 Dtype = Literal["auto", "bfloat16", "float16", "half", "float32", "float"]
 Quantization = Literal[
     "int8",

@@ -18,9 +18,9 @@ from typing import Any
 from tilewise.cli.flags.flag import BadUsage, Flag
 from tilewise.cli.flags.parse import CommandLine, values_of
 from tilewise.cli.flags.table import Settings, make_settings, serve_flags, values_of_line
-from tilewise.cluster import attach, check_cpus
 from tilewise.errors import InvalidConfig
-from tilewise.extras import require_extra
+from tilewise.host import require_extra
+from tilewise.ray_cluster import attach, check_cpus
 from tilewise.server.config import ServerConfig
 
 logger = logging.getLogger("tilewise")

@@ -13,7 +13,7 @@ import pytest
 from tests.bench.test_client import free_port
 from tests.bench.test_figures import figures
 from tests.served import PICTURES, Served, served
-from tilewise import extras
+from tilewise import host
 from tilewise.bench.load import Arrivals, LoadLevel
 from tilewise.bench.results import x_axis
 from tilewise.cli import main
@@ -168,7 +168,7 @@ def test_what_cannot_be_is_said_in_one_line(flags, status, message):
 
 
 def test_without_matplotlib_there_is_no_run(monkeypatch, capsys):
-    monkeypatch.setattr(extras, "find_spec", lambda name: None)
+    monkeypatch.setattr(host, "find_spec", lambda name: None)
     assert main(["bench", "serve", "--base-url", f"http://127.0.0.1:{free_port()}", "--plot", "load.png"]) == 1
     assert "--plot needs matplotlib" in capsys.readouterr().err
 

@@ -6,7 +6,7 @@ import pytest
 
 from tilewise.capacity.published import described, near_names, published, scheme_named
 from tilewise.errors import InvalidConfig
-from tilewise.family import MEMBERS, RELATIVES
+from tilewise.weights.family import MEMBERS, RELATIVES
 from tilewise.weights.quantization import layouts_of
 
 EVERY = [name for member in MEMBERS.values() for name in (member.name, *(member.name + end for end in member.suffixes))]

@@ -13,12 +13,12 @@ from tilewise.capacity.published import SCHEMES, as_quantised, published
 from tilewise.capacity.ranks import rank_mesh
 from tilewise.capacity.weights import Weigher
 from tilewise.errors import InvalidConfig
-from tilewise.family import MEMBERS
 from tilewise.layout import Layout
 from tilewise.models.load import Architecture
 from tilewise.platforms import current_platform
 from tilewise.platforms.ops import Ops
 from tilewise.runner.build import weight_store
+from tilewise.weights.family import MEMBERS
 from tilewise.weights.folder import CheckpointFolder, Section
 
 GIB = 2**30

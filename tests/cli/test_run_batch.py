@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,16 +14,16 @@ from tests.jobs.lines import request, write_lines
 from tilewise.cli import main
 from tilewise.cli.run_batch import FLAGS, batch_flags, read_order
 from tilewise.errors import Unfinished
+from tilewise.jobs.input import read_lines
 from tilewise.jobs.progress import Summary
 from tilewise.jobs.run import run_batch
-from tilewise.jobs.source import read_lines
 
 
 @pytest.fixture
 def asked(monkeypatch):
     """What was to be run; the outcome is what the list ends with."""
     calls = []
-    outcome = [Summary(3, 1, {"400": 2}, 10, 5, 1, 2.0)]
+    outcome = [Summary(1, Counter({"400": 2}), 10, 5, 1, 2.0)]
 
     def run(*arguments):
         calls.append(arguments)

@@ -123,7 +123,7 @@ def test_a_machine_without_a_cluster_gets_one_that_ends_with_the_engine() -> Non
     folder = Path(tempfile.mkdtemp(prefix="ray-"))  # its sockets' paths have to be short
     code = (
         "from tilewise import LLM, SamplingParams\n"
-        "from tilewise.logs import set_up_logs\n"
+        "from tilewise.console import set_up_logs\n"
         "set_up_logs('Program')\n"
         f"with LLM('demo', **{RAY}) as llm:\n"
         "    print(llm.generate('1 2 3', SamplingParams(max_tokens=4), use_tqdm=False)[0].outputs[0].token_ids)\n"

@@ -160,7 +160,7 @@ def test_several_pictures_in_a_heic():
 
 
 def test_without_the_library_the_error_names_the_extra(monkeypatch):
-    monkeypatch.setattr("tilewise.extras.find_spec", lambda name: None)
+    monkeypatch.setattr("tilewise.host.find_spec", lambda name: None)
     head = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40)
     with pytest.raises(InvalidMedia, match=r"is a HEIC picture.*pip install 'tilewise\[heic\]'.*send it as JPEG"):
         open_image(head)

@@ -6,9 +6,9 @@ import threading
 
 import pytest
 
+from tilewise.entrypoints.setup import media_reader
 from tilewise.errors import Cancelled, InvalidConfig, InvalidMedia
 from tilewise.inputs.media_limits import Deadline, MediaBudget, MediaLimits
-from tilewise.llm import media_reader
 
 
 def test_defaults_without_variables():

@@ -9,10 +9,10 @@ import torch
 
 from tests.models.driving import all_logits, load, normalised, prompt_of, random_tiles
 from tests.tiny import TWINS, write_original
-from tilewise.family import RELATIVES, RelatedCheckpoint
 from tilewise.models.load import Architecture
 from tilewise.platforms.ops import Ops
 from tilewise.tools.twin.named import write_twin
+from tilewise.weights.family import RELATIVES, RelatedCheckpoint
 from tilewise.weights.folder import CheckpointFolder
 
 ONE_OF_EACH = ("InternVL-Chat-V1-5", "Mini-InternVL-Chat-4B-V1-5", "Skywork-R1V-38B", "Intern-S1", "Qianfan-OCR")

@@ -15,11 +15,11 @@ from tests.models.driving import TEXT_IDS, load, new_caches, paged
 from tests.models.test_parity import their_decoder
 from tests.tiny import SPECS, TinySpec, write_hf, write_original
 from tilewise.errors import InvalidCheckpoint
-from tilewise.family import Rope
 from tilewise.layers import RopeConfig, RopeTable
 from tilewise.models.config import rope_config
 from tilewise.models.load import Architecture
 from tilewise.platforms.ops import Ops
+from tilewise.weights.family import Rope
 from tilewise.weights.folder import CheckpointFolder, Section
 
 CPU = torch.device("cpu")

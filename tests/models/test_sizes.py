@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from tests.tiny import full_size, original_config
-from tilewise.family import MEMBERS, FamilyMember
 from tilewise.inputs.prepare import count_image_tokens
 from tilewise.inputs.spec import InputSpec, tokens_per_tile
 from tilewise.inputs.tokenizer import Tokenizer
@@ -23,6 +22,7 @@ from tilewise.models.load import Architecture
 from tilewise.platforms.ops import Ops
 from tilewise.tools.twin.tensors import flash_shapes
 from tilewise.tools.twin.vocabularies import VOCABULARIES, tokenizer
+from tilewise.weights.family import MEMBERS, FamilyMember
 from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.sources import dense
 from tilewise.weights.view import StoredLinear

@@ -19,8 +19,8 @@ from tests.parallel.test_engine import QUESTIONS, conversations, parents, ranks_
 from tests.remote.test_supervisor import is_alive
 from tests.served import PICTURES, Served, question, served
 from tilewise import LLM, AsyncLLM, LLMEngine, SamplingParams, StructuredOutputsParams
-from tilewise.beam import BeamSearchParams
 from tilewise.engine.arg_utils import EngineArgs
+from tilewise.entrypoints.beam_search import BeamSearchParams
 from tilewise.errors import EngineDead, TooLong
 from tilewise.types import RequestOutput
 
@@ -90,7 +90,7 @@ def test_a_replica_that_dies_ends_the_call_and_the_next_one_is_answered() -> Non
 
         def dying() -> None:
             for _ in llm.stream_chat([{"role": "user", "content": "Count"}], endless):
-                os.kill(llm._engines[0].pid, signal.SIGKILL)  # type: ignore[union-attr]
+                os.kill(llm._loop._engines[0].pid, signal.SIGKILL)  # type: ignore[union-attr]
 
         with pytest.raises(EngineDead, match="Engine 0's process was ended by signal 9"):
             dying()

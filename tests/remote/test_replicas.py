@@ -23,8 +23,8 @@ from tilewise.errors import EngineDead, InvalidConfig, TooLong
 from tilewise.host import Memory, available_memory
 from tilewise.remote import process
 from tilewise.remote import supervisor as supervisor_module
-from tilewise.remote.engine_process import EngineProcess, memory_part
-from tilewise.remote.replicas import Replicas
+from tilewise.remote.engine import EngineProcess
+from tilewise.remote.replicas import Replicas, memory_part, replicas_of
 from tilewise.remote.supervisor import RestartRule
 from tilewise.remote.wire import Launch
 
@@ -38,7 +38,7 @@ def run(folder, work, rule=RestartRule(), **options):
     """Do `work(replicas)` beside two engines."""
 
     async def main():
-        engines = Replicas(launch(folder, data_parallel_size=2, **options), rule)
+        engines = replicas_of(launch(folder, data_parallel_size=2, **options), rule)
         await engines.start()
         try:
             return await asyncio.wait_for(work(engines), 60)
@@ -254,7 +254,7 @@ def test_each_has_its_part_of_threads_and_memory(folder):
     memory = Memory(total=10**9, free=50 * 2**20)
 
     async def work():
-        engines = Replicas(replace(asked, build=build_and_tell, part=memory))
+        engines = replicas_of(replace(asked, build=build_and_tell, part=memory))
         await engines.start()
         await engines.close()
         return [engine.ready for engine in engines.engines]
@@ -286,7 +286,7 @@ def test_engines_that_cannot_start_say_why_and_none_is_left(folder):
     first = EngineProcess()
 
     async def work():
-        engines = Replicas(launch(folder, data_parallel_size=3, max_model_len=400, kv_cache_memory_bytes=20_000))
+        engines = replicas_of(launch(folder, data_parallel_size=3, max_model_len=400, kv_cache_memory_bytes=20_000))
         with pytest.raises(InvalidConfig, match="lower max_model_len to"):
             await asyncio.wait_for(engines.start(first), 60)
         return [engine.pid for engine in engines.engines]
@@ -309,9 +309,9 @@ def test_one_that_is_left_alone_while_it_loads_ends(folder, tmp_path):
         "import asyncio\n"
         "from dataclasses import replace\n"
         "from tests.remote.test_replicas import launch, never_ready\n"
-        "from tilewise.remote.replicas import Replicas\n"
+        "from tilewise.remote.replicas import replicas_of\n"
         "if __name__ == '__main__':\n"
-        f"    engines = Replicas(replace(launch({str(folder)!r}, data_parallel_size=2), build=never_ready))\n"
+        f"    engines = replicas_of(replace(launch({str(folder)!r}, data_parallel_size=2), build=never_ready))\n"
         "    asyncio.run(engines.start())\n"
     )
     marks = tmp_path / "marks"

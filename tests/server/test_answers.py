@@ -60,7 +60,7 @@ def chat(llm, body):
     """The whole answer and the chunks of one and the same run."""
     call = chat_call(parse_body(json.dumps(body).encode()), SERVED, Ignored())
     request = call.request(llm._prepare, llm._build.reader)
-    group, stream = AnswerGroup(llm._tokenizer, request, llm._prepare.spec), ChatStream(call, request.prompt_ids)
+    group, stream = AnswerGroup(llm.inputs.tokenizer, request, llm._prepare.spec), ChatStream(call, request.prompt_ids)
     chunks = [chunk for piece in drive(llm, group) for chunk in stream.take(piece, group.usage)]
     return chat_body(call, group.output()), [*chunks, *stream.finish(group.usage)]
 
@@ -219,10 +219,10 @@ def test_completions_echo_their_prompts(llm):
     )
     outputs = []
     for request in call.requests(llm._prepare):
-        group = AnswerGroup(llm._tokenizer, request, llm._prepare.spec)
+        group = AnswerGroup(llm.inputs.tokenizer, request, llm._prepare.spec)
         list(drive(llm, group))
         outputs.append(group.output())
-    body = completion_body(call, outputs, lambda ids: llm._tokenizer.decode(ids, skip_special_tokens=False))
+    body = completion_body(call, outputs, lambda ids: llm.inputs.tokenizer.decode(ids, skip_special_tokens=False))
     first, second = body["choices"]
     assert first["text"].startswith("the red sign")
     assert first["logprobs"]["token_logprobs"][0] is None
@@ -230,7 +230,7 @@ def test_completions_echo_their_prompts(llm):
     shown = "".join(first["logprobs"]["tokens"])
     assert shown.startswith("the red sign")
     assert first["logprobs"]["text_offset"][1] == len(first["logprobs"]["tokens"][0])
-    assert second["text"].startswith(llm._tokenizer.decode([300, 301]))
+    assert second["text"].startswith(llm.inputs.tokenizer.decode([300, 301]))
 
 
 def test_tokenize_counts_pictures_and_detokenize_comes_back(llm, sign):
@@ -241,7 +241,9 @@ def test_tokenize_counts_pictures_and_detokenize_comes_back(llm, sign):
     text = {"prompt": "the red sign", "return_token_strs": True}
     body = tokenize_body(tokenize_call(text, SERVED, Ignored()), llm._prepare, llm._build.reader)
     assert len(body["token_strs"]) == body["count"]
-    assert detokenize_body({"tokens": body["tokens"]}, SERVED, llm._tokenizer, Ignored()) == {"prompt": "the red sign"}
+    assert detokenize_body({"tokens": body["tokens"]}, SERVED, llm.inputs.tokenizer, Ignored()) == {
+        "prompt": "the red sign"
+    }
     assert (
         tokenize_body(tokenize_call({"prompt": ""}, SERVED, Ignored()), llm._prepare, llm._build.reader)["count"] == 0
     )
@@ -257,7 +259,7 @@ def test_tokenize_follows_tools_and_endings(llm):
     body = tokenize_body(tokenize_call(asked, SERVED, Ignored()), llm._prepare, llm._build.reader)
     without_parser = tokenize_call(asked, replace(SERVED, tools=False), Ignored())
     assert tokenize_body(without_parser, llm._prepare, llm._build.reader) == body
-    prompt = detokenize_body({"tokens": body["tokens"]}, SERVED, llm._tokenizer, Ignored())["prompt"]
+    prompt = detokenize_body({"tokens": body["tokens"]}, SERVED, llm.inputs.tokenizer, Ignored())["prompt"]
     assert '"name": "look"' in prompt
     assert prompt.endswith("Hi<|im_end|>\n")
 
@@ -278,4 +280,4 @@ def test_what_tokenize_refuses(body, says):
 
 def test_detokenize_knows_its_vocabulary(llm):
     with pytest.raises(InvalidRequest, match="tokens: token id 999999 is out of vocabulary"):
-        detokenize_body({"tokens": [999999]}, SERVED, llm._tokenizer, Ignored())
+        detokenize_body({"tokens": [999999]}, SERVED, llm.inputs.tokenizer, Ignored())

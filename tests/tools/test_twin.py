@@ -14,13 +14,13 @@ from safetensors.torch import load_file
 
 from tests.tiny import reference_model
 from tilewise.errors import InvalidRequest, UnknownModel
-from tilewise.family import MEMBERS, FamilyMember
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.models.load import Architecture
 from tilewise.tools.twin.named import write_twin
 from tilewise.tools.twin.specs import TWINS, stand_ins
 from tilewise.tools.twin.vocabularies import VOCABULARIES
+from tilewise.weights.family import MEMBERS, FamilyMember
 from tilewise.weights.folder import CheckpointFolder
 
 every_member = pytest.mark.parametrize("member", MEMBERS.values(), ids=lambda member: member.name)

@@ -9,19 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from tilewise.beam import BeamSearchParams
 from tilewise.bench import Say, check_at_least
 from tilewise.bench.datasets import DatasetSource
 from tilewise.bench.figures import Spread
 from tilewise.bench.requests import SampleRequest
 from tilewise.bench.tokenizer import LocalTokenizer
 from tilewise.config import EngineConfig
+from tilewise.console import progress_bar
+from tilewise.entrypoints.beam_search import BeamSearchParams
+from tilewise.entrypoints.llm import LLM
 from tilewise.errors import InvalidConfig
 from tilewise.inputs.prepare import tile_digest
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.tokenizer import Tokenizer
-from tilewise.llm import LLM
-from tilewise.progress import progress_bar
 from tilewise.sampling_params import SamplingParams
 from tilewise.step import EncodeJob, Runner, StepPlan
 from tilewise.types import RequestOutput

@@ -16,8 +16,8 @@ import numpy as np
 from tilewise.bench import check_at_least
 from tilewise.bench.client import BROKEN, UNREACHABLE, LoadClient, not_sent
 from tilewise.bench.requests import RequestOutcome
+from tilewise.console import Advance
 from tilewise.errors import InvalidConfig, TilewiseError
-from tilewise.progress import Advance
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,14 +13,15 @@ from tilewise.bench import Say, check_at_least
 from tilewise.bench.datasets import DatasetSource
 from tilewise.bench.figures import Spread
 from tilewise.bench.tokenizer import LocalTokenizer
+from tilewise.console import progress_bar
+from tilewise.entrypoints.llm import LLM
+from tilewise.entrypoints.setup import media_reader
 from tilewise.inputs.images import LimitedPicture, Tiling, tile_image, to_rgb
 from tilewise.inputs.media_cache import MediaCache, picture_digest
 from tilewise.inputs.media_reader import Media, MediaReader
 from tilewise.inputs.messages import read_messages
 from tilewise.inputs.prepare import Preparer, tile_digest
 from tilewise.inputs.templates import Message
-from tilewise.llm import LLM, media_reader
-from tilewise.progress import progress_bar
 from tilewise.sampling_params import SamplingParams
 
 Result = TypeVar("Result")

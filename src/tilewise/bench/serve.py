@@ -22,8 +22,8 @@ from tilewise.bench.requests import CommonFields, RequestOutcome, SampleRequest
 from tilewise.bench.results import RunFacts, Saving, details, draw, failure_lines, result_json, table
 from tilewise.bench.server_report import ServerReport
 from tilewise.bench.tokenizer import BenchTokenizer, LocalTokenizer, find_tokenizer
-from tilewise.extras import require_extra
-from tilewise.progress import progress_bar
+from tilewise.console import progress_bar
+from tilewise.host import require_extra
 
 _WANTED = 65536
 

@@ -21,8 +21,8 @@ from tilewise.bench import Say, check_at_least
 from tilewise.bench.engine import PERCENTS
 from tilewise.bench.figures import Spread
 from tilewise.config import EngineConfig
+from tilewise.console import Advance, progress_bar
 from tilewise.errors import TilewiseError
-from tilewise.progress import Advance, progress_bar
 from tilewise.weights.checkpoint import find_model
 
 WIDTH = 60

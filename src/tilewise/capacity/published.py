@@ -1,6 +1,6 @@
 """Published checkpoints by their ids, without a network: the small files that say how large a model is.
 
-Knowledge of the family (`tilewise.family`) gives config.json in full size. How a checkpoint is quantised is written
+Knowledge of the family (`weights/family.py`) gives config.json in full size. How a checkpoint is quantised is written
 into it as published checkpoints say it, and read by the code that reads those.
 """
 
@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from tilewise.errors import InvalidConfig, did_you_mean
-from tilewise.family import MEMBERS, RELATIVES, FamilyMember
 from tilewise.quantize import FP8, GROUPS, W4A16, W8A8, W8A8_STATIC, W8A16
 from tilewise.tools.twin.configs import hf_config, original_config, processor_config
 from tilewise.tools.twin.specs import full_size
+from tilewise.weights.family import MEMBERS, RELATIVES, FamilyMember
 from tilewise.weights.folder import CheckpointFolder
 
 AT_LOAD = ("int8", FP8)

@@ -42,7 +42,7 @@ def add_parser(verbs: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from tilewise.llm import LLM
+    from tilewise.entrypoints.llm import LLM
 
     # The question and local pictures first: a mistake should not cost a model's loading time.
     given = engine_options(options)
@@ -144,7 +144,7 @@ def add_generate(verbs: Any) -> None:
 
 
 def generate(options: argparse.Namespace) -> int:
-    from tilewise.llm import LLM
+    from tilewise.entrypoints.llm import LLM
 
     prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
     media = {"image": [Path(name) for name in options.image]}

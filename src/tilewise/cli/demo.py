@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from tilewise.llm import LLM
+    from tilewise.entrypoints.llm import LLM
 
     console = Console(width=120)
     started = time.perf_counter()

@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
         print(help_page(USAGE, ABOUT, EXAMPLES, [*FLAGS, *serve_flags()], topic))
         return 0
     address, stopped, wanted = read_order(options.words)
-    from tilewise.logs import set_up_logs
+    from tilewise.console import set_up_logs
 
     set_up_logs("Deploy", os.environ.get("VLLM_LOGGING_LEVEL", "INFO"))
     if address is not None:

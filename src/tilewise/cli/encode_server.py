@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     settings = read_encode_settings(options.words, os.environ)
     # Not above: `tilewise --help` has no need of the server's modules.
-    from tilewise.logs import set_up_logs
+    from tilewise.console import set_up_logs
 
     set_up_logs("APIServer", os.environ.get("VLLM_LOGGING_LEVEL", "INFO"))
     log_settings(settings)

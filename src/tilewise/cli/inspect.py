@@ -147,10 +147,10 @@ def _with_files(options: argparse.Namespace, config: EngineConfig) -> tuple[Any,
     """Return the message about real files, opened as `ask` opens them, and the sizes of their pictures and frames."""
     from PIL import Image
 
+    from tilewise.entrypoints.setup import media_reader
     from tilewise.inputs.embeddings import EncodedPicture
     from tilewise.inputs.images import LimitedPicture, to_rgb
     from tilewise.inputs.messages import read_messages
-    from tilewise.llm import media_reader
 
     parts = [*[media_part(source, config) for source in options.media], question_part(options)]
     messages, media = read_messages([{"role": "user", "content": parts}], media_reader(config))

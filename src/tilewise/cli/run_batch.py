@@ -18,7 +18,7 @@ from tilewise.cli.flags.table import Settings, make_settings, serve_flags, value
 from tilewise.cli.flags.variables import OPTIONS
 from tilewise.cli.serve import log_settings
 from tilewise.errors import Unfinished
-from tilewise.jobs.config import NO_CONNECTIONS, Job, is_connection_option
+from tilewise.jobs.job import NO_CONNECTIONS, Job, is_connection_option
 from tilewise.server.config import ServerConfig
 
 USAGE = "tilewise run-batch -i IN.jsonl -o OUT.jsonl [MODEL] [FLAG ...]"
@@ -81,8 +81,8 @@ def run(options: argparse.Namespace) -> int:
         return 0
     job, settings = read_order(options.words)
     # Not above, as `tilewise --help` has no need of them.
+    from tilewise.console import set_up_logs
     from tilewise.jobs.run import run as run_job
-    from tilewise.logs import set_up_logs
 
     set_up_logs("Batch", os.environ.get("VLLM_LOGGING_LEVEL", "INFO"))
     log_settings(settings)

@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     settings = read_settings(options.words, os.environ)
     # Not above: the logs are the server's, and `tilewise --help` has no need of them.
-    from tilewise.logs import set_up_logs
+    from tilewise.console import set_up_logs
 
     set_up_logs("APIServer", os.environ.get("VLLM_LOGGING_LEVEL", "INFO"))
     log_settings(settings)

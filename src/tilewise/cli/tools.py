@@ -68,7 +68,7 @@ def print_family() -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from tilewise.family import MEMBERS, RELATIVES, TOWERS
+    from tilewise.weights.family import MEMBERS, RELATIVES, TOWERS
 
     table = Table("name", "vision", "language model", "decoder", "rope", "template", "formats")
     for name, member in MEMBERS.items():

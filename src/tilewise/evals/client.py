@@ -10,13 +10,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
+from tilewise.console import progress_bar
+from tilewise.entrypoints.llm import LLM
 from tilewise.errors import InvalidRequest
 from tilewise.evals.question import ModelAnswer, Question
 from tilewise.evals.results import QuestionCounts
 from tilewise.evals.store import AnswerStore
 from tilewise.inputs.prepare import Preparer
-from tilewise.llm import LLM
-from tilewise.progress import progress_bar
 from tilewise.types import Request
 
 KeyedQuestion = tuple[Question, str]

@@ -28,7 +28,7 @@ from tilewise.evals.results import as_json, check_outputs, write_text
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from tilewise.llm import LLM
+    from tilewise.entrypoints.llm import LLM
     from tilewise.types import Logprob, RequestOutput
 
 _PICTURES = Path(__file__).parents[1] / "demo" / "pictures"
@@ -131,7 +131,7 @@ def divergence(first: str, second: str, prompts: Sequence[ComparedPrompt], max_t
 
 @contextmanager
 def _engine(engine: str, top: int) -> Iterator[LLM]:
-    from tilewise.llm import LLM
+    from tilewise.entrypoints.llm import LLM
 
     with LLM(**{"max_logprobs": top, **read_engine(engine)}) as llm:
         yield llm

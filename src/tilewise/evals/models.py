@@ -12,6 +12,7 @@ from lm_eval.api.model import LM
 from PIL import Image
 
 from tilewise.config import EngineConfig
+from tilewise.entrypoints.llm import LLM
 from tilewise.errors import InvalidConfig, InvalidRequest
 from tilewise.evals.client import EvalClient
 from tilewise.evals.prompts import (
@@ -26,7 +27,6 @@ from tilewise.evals.prompts import (
 )
 from tilewise.evals.question import ModelAnswer, Question
 from tilewise.evals.store import AnswerStore, identity
-from tilewise.llm import LLM
 from tilewise.sampling_params import SamplingParams
 from tilewise.types import TokenIds
 

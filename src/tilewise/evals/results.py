@@ -13,7 +13,7 @@ from typing import Any
 
 from tilewise.errors import InvalidConfig
 from tilewise.evals.question import ModelAnswer, Question
-from tilewise.extras import require_extra
+from tilewise.host import require_extra
 from tilewise.types import TokenIds
 
 logger = logging.getLogger("tilewise")

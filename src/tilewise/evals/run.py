@@ -18,7 +18,7 @@ from tilewise.errors import InvalidConfig
 from tilewise.evals.find_tasks import find_tasks
 from tilewise.evals.question import ModelAnswer, Question
 from tilewise.evals.results import as_json, check_writable, write_answers, write_run, write_text
-from tilewise.extras import require_extra
+from tilewise.host import require_extra
 
 if TYPE_CHECKING:
     from tilewise.evals.models import PictureModel

@@ -21,7 +21,7 @@ from tilewise.inputs.sandbox import run_confined
 from tilewise.inputs.schema import prepare_schema
 from tilewise.inputs.schema_keywords import unknown_keywords
 from tilewise.inputs.structural_tag import tag_grammar
-from tilewise.sampling_params import StructuredOutputsParams
+from tilewise.structured_outputs import StructuredOutputsParams
 from tilewise.types import Request
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from tilewise.errors import InvalidConfig, InvalidMedia, InvalidRequest, UnknownOption
-from tilewise.extras import require_extra
+from tilewise.host import require_extra
 from tilewise.inputs.file_kind import is_heic, kind_of
 from tilewise.inputs.orientation import DAMAGE, upright
 from tilewise.resize import Resize, by_pillow

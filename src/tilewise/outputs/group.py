@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tilewise.engine.delta import TokenDelta
+from tilewise.engine.sequence import TokenDelta
 from tilewise.inputs.spec import HeaderIds, InputSpec
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.sampling_params import SamplingParams

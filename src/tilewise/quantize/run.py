@@ -14,11 +14,11 @@ from torch import Tensor
 
 from tilewise import __version__
 from tilewise.config import EngineConfig
+from tilewise.console import Advance, Bar, TrackedWork, progress_bars
 from tilewise.errors import InvalidCheckpoint, InvalidConfig, InvalidRequest, Unfinished
 from tilewise.inputs.model_inputs import ModelInputs
 from tilewise.inputs.prepare import InputOptions, Preparer
 from tilewise.models.load import Architecture
-from tilewise.progress import Advance, Bar, TrackedWork, progress_bars
 from tilewise.quantize import W4A16, LayerError, QuantizeOptions, QuantizeReport, model_card
 from tilewise.quantize.activations import MeasuredInputs, SampleActivations, sample_steps
 from tilewise.quantize.calibration import about_samples, prepared, samples_digest, samples_of, shipped_samples

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from tilewise.config import EngineConfig
+from tilewise.console import progress_bar
 from tilewise.errors import InvalidCheckpoint, InvalidConfig
 from tilewise.host import Memory
 from tilewise.models.config import ModelConfig, shared_out
@@ -26,7 +27,6 @@ from tilewise.platforms import current_platform
 from tilewise.platforms.base import Platform
 from tilewise.platforms.ops import Ops
 from tilewise.platforms.weights import Store
-from tilewise.progress import progress_bar
 from tilewise.runner.activations import activation_bytes, token_bytes
 from tilewise.runner.ranks import Orders, RankedRunner, Ranks, RankTask
 from tilewise.runner.runner import BackgroundRunner, LocalRunner

@@ -32,12 +32,12 @@ from ray.exceptions import (
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from tilewise.cluster import alive_nodes, attach, node_name, reserve_nodes, seconds_to_wait
 from tilewise.config import EngineConfig
+from tilewise.console import EngineFormatter, set_up_logs
 from tilewise.errors import InvalidConfig, RankDied, TilewiseError
 from tilewise.host import Memory, short_waits
-from tilewise.logs import EngineFormatter, set_up_logs
 from tilewise.parallel.ranks import join, leave, told
+from tilewise.ray_cluster import alive_nodes, attach, node_name, reserve_nodes, seconds_to_wait
 from tilewise.runner.ranks import RankTask, follow
 from tilewise.runner.ray_nodes import (
     Folders,

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tilewise.config import EngineConfig
+from tilewise.console import set_up_logs
 from tilewise.errors import RankDied, TilewiseError
-from tilewise.logs import set_up_logs
 from tilewise.models.load import Architecture
 from tilewise.models.tile_encoder import EncodedTiles, TileEncoder
 from tilewise.platforms import current_platform

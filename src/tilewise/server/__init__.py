@@ -15,7 +15,7 @@ def run(engine: EngineConfig, server: ServerConfig, encoding: bool = False) -> i
 
     With `encoding`, the server encodes pictures and does nothing else.
     """
-    from tilewise.remote.engine_process import EngineProcess
+    from tilewise.remote.engine import EngineProcess
 
     process = EngineProcess()  # loads its libraries while this one loads those of HTTP
     try:

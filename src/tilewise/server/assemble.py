@@ -11,15 +11,15 @@ from typing import Any
 
 from tilewise.config import EngineConfig
 from tilewise.engine.counters import StatsLog
+from tilewise.entrypoints.setup import log_interval, media_reader
 from tilewise.errors import InvalidConfig
 from tilewise.ignored import LOG, Ignored
 from tilewise.inputs.model_inputs import ModelInputs
 from tilewise.inputs.sampling import default_sampling
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.tool_text import TOOL_FORMS
-from tilewise.llm import log_interval, media_reader
-from tilewise.remote.engine_process import EngineProcess, memory_part
-from tilewise.remote.replicas import Replicas
+from tilewise.remote.engine import EngineProcess
+from tilewise.remote.replicas import memory_part, replicas_of
 from tilewise.remote.supervisor import RestartRule
 from tilewise.remote.wire import Build, Launch
 from tilewise.sampling_params import MAX_N
@@ -53,11 +53,10 @@ async def assemble(
     sampling = default_sampling(config.generation_config, config.override_generation_config, folder)
     if sampling:
         logger.info("Default sampling options of the model: %s", sampling)
-    context_id, end_ids = found.tokenizer.image_context_id, found.spec.end_ids
-    launch = Launch(engine, found.checkpoint, found.draft, context_id, end_ids, build, part)
+    launch = Launch.of(found, part, build)
     read = time.perf_counter()
 
-    replicas = Replicas(launch, RestartRule(config.max_engine_restarts, config.engine_restart_window))
+    replicas = replicas_of(launch, RestartRule(config.max_engine_restarts, config.engine_restart_window))
     ready = await replicas.start(process)
     preparer = found.preparer(ready.resolved)
     served = served_model(engine, config, preparer.max_model_len, sampling, found.spec)

@@ -15,9 +15,10 @@ from pydantic import ConfigDict, Field
 
 from tilewise.errors import InvalidField, InvalidRequest, TooLong
 from tilewise.inputs.prepare import Preparer
-from tilewise.sampling_params import SamplingParams, StructuredOutputsParams
+from tilewise.sampling_params import SamplingParams
 from tilewise.server.body import Body, Given, works
 from tilewise.server.served import ServedModel
+from tilewise.structured_outputs import StructuredOutputsParams
 from tilewise.types import Request
 
 Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]

@@ -23,7 +23,7 @@ from prometheus_client import (
 )
 
 from tilewise.engine.counters import Counters, EngineLoad
-from tilewise.engine.delta import TokenDelta
+from tilewise.engine.sequence import TokenDelta
 from tilewise.inputs.media_cache import CacheCounts
 from tilewise.inputs.media_reader import LEFT_OUT
 from tilewise.plan import Resolved

@@ -13,9 +13,9 @@ from starlette.types import ASGIApp
 
 import tilewise
 from tilewise.config import EngineConfig
+from tilewise.console import set_up_logs
 from tilewise.errors import EngineDead, InvalidConfig
-from tilewise.logs import set_up_logs
-from tilewise.remote.engine_process import EngineProcess
+from tilewise.remote.engine import EngineProcess
 from tilewise.server.app import create_app
 from tilewise.server.assemble import assemble
 from tilewise.server.config import ServerConfig

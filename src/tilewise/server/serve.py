@@ -17,10 +17,10 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tilewise.config import EngineConfig
+from tilewise.console import http_log_config
 from tilewise.errors import EngineDead, InvalidConfig
 from tilewise.ignored import LOG
-from tilewise.logs import http_log_config
-from tilewise.remote.engine_process import EngineProcess
+from tilewise.remote.engine import EngineProcess
 from tilewise.remote.wire import Build
 from tilewise.server.app import create_app
 from tilewise.server.assemble import assemble

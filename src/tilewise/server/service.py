@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import TypeVar
 
-from tilewise.engine.delta import TokenDelta
+from tilewise.engine.sequence import TokenDelta
 from tilewise.errors import EngineDead, Expired, Overloaded
 from tilewise.ignored import Ignored, IgnoredLog
 from tilewise.inputs.media_io import MediaOptions

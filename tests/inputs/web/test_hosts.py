@@ -9,12 +9,12 @@ import pytest
 
 from tests.inputs.loopback import BODY, answers
 from tilewise.config import EngineConfig
+from tilewise.entrypoints.setup import media_reader
 from tilewise.errors import InvalidConfig, InvalidMedia
 from tilewise.inputs.media import MediaAccess
 from tilewise.inputs.media_limits import MediaLimits
 from tilewise.inputs.web.address import WebAddress
 from tilewise.inputs.web.hosts import AllowedHosts, is_local_name
-from tilewise.llm import media_reader
 
 LIMITS = MediaLimits(retries=0)
 

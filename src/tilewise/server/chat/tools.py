@@ -9,9 +9,9 @@ from typing import Any, Literal
 from tilewise.errors import InvalidField, InvalidRequest
 from tilewise.inputs.schema_keywords import unknown_keywords
 from tilewise.inputs.tool_text import to_json
-from tilewise.sampling_params import StructuredOutputsParams
 from tilewise.server.body import Given
 from tilewise.server.served import ServedModel
+from tilewise.structured_outputs import StructuredOutputsParams
 
 _LONGEST_NAME = 256
 _FOREIGN_SCHEMAS = ("input_schema", "inputSchema", "parameters_json_schema", "parametersJsonSchema")

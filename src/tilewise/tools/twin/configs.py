@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from tilewise.family import Backbone
 from tilewise.tools.twin.specs import TinySpec
+from tilewise.weights.family import Backbone
 
 Spelling = Literal["new", "old"]
 """The spelling of rope and of tensors' names in the -hf format: new since transformers 5, old before."""

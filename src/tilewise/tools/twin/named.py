@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Literal
 
 from tilewise.errors import InvalidRequest, UnknownModel, did_you_mean
-from tilewise.extras import require_extra
-from tilewise.family import (
+from tilewise.host import require_extra
+from tilewise.tools.twin.configs import Dtype, Spelling
+from tilewise.tools.twin.specs import TWINS
+from tilewise.weights.family import (
     MEMBERS,
     RELATIVES,
     RelatedCheckpoint,
 )
-from tilewise.tools.twin.configs import Dtype, Spelling
-from tilewise.tools.twin.specs import TWINS
 
 Format = Literal["original", "hf"]
 

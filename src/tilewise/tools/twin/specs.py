@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from tilewise.family import (
+from tilewise.tools.twin.vocabularies import VOCABULARIES, TwinVocabulary
+from tilewise.weights.family import (
     MEMBERS,
     TOWERS,
     Backbone,
@@ -16,7 +17,6 @@ from tilewise.family import (
     TokenizerKind,
     Vision,
 )
-from tilewise.tools.twin.vocabularies import VOCABULARIES, TwinVocabulary
 
 
 @dataclass(frozen=True)

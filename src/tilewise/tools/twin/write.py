@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import save_file
 
 from tilewise.errors import InvalidRequest
-from tilewise.family import RelatedCheckpoint
 from tilewise.tools.twin.configs import (
     Dtype,
     Spelling,
@@ -23,6 +22,7 @@ from tilewise.tools.twin.configs import (
 from tilewise.tools.twin.specs import TinySpec, tiny
 from tilewise.tools.twin.tensors import Tensors, experts_apart, hf_tensors, old_name, original_tensors
 from tilewise.tools.twin.vocabularies import tokenizer, tokenizer_config
+from tilewise.weights.family import RelatedCheckpoint
 
 
 def write_original(folder: Path, spec: TinySpec, seed: int = 0, shards: int = 1, dtype: Dtype = "float32") -> Path:

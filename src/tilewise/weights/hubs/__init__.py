@@ -12,8 +12,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from tilewise.console import progress_bar
 from tilewise.errors import DownloadFailed, TilewiseError
-from tilewise.progress import progress_bar
 from tilewise.weights.file_names import CONFIG, NeededFiles, is_small
 from tilewise.weights.hubs.repository import COMMIT, Repository, offline
 from tilewise.weights.hubs.snapshot import RemoteFile, Snapshot

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from tilewise.errors import InvalidConfig
-from tilewise.extras import require_extra
+from tilewise.host import require_extra
 
 logger = logging.getLogger("tilewise")
 

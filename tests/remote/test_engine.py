@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 
-from tilewise.remote.engine_process import EngineProcess
+from tilewise.remote.engine import EngineProcess
 
 
 def test_one_that_is_never_told_of_a_model_ends_with_the_pipe():

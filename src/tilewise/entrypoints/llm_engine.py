@@ -7,13 +7,14 @@ from types import SimpleNamespace
 from typing import Any
 
 from tilewise.engine.arg_utils import EngineArgs
+from tilewise.entrypoints.llm import LLM
+from tilewise.entrypoints.setup import call_of
 from tilewise.errors import InvalidRequest
 from tilewise.foreign.keywords import named_keywords
-from tilewise.ignored import LOG, Ignored
+from tilewise.ignored import LOG
 from tilewise.inputs.chat_tokenizer import ChatTokenizer
 from tilewise.inputs.prompts import PromptInput
-from tilewise.inputs.request_builder import FOREIGN_ARGUMENTS, check_arguments
-from tilewise.llm import LLM
+from tilewise.inputs.request_builder import FOREIGN_ARGUMENTS
 from tilewise.outputs.group import AnswerGroup
 from tilewise.outputs.results import ResultStream
 from tilewise.sampling_params import SamplingParams
@@ -46,32 +47,22 @@ class LLMEngine:
         **foreign: Any,
     ) -> str:
         """Prepare one raw prompt and hand it to the engine; return its name. Raises InvalidRequest."""
-        ignored = Ignored()
-        check_arguments(ignored, **foreign)
-        if request_id in self._running:
-            raise InvalidRequest(f"request_id {request_id!r:.80} is running already: give another one.")
-        requests = self.llm._build.prompts(prompt, params, mm_processor_kwargs, ignored)
-        LOG.take(ignored.reasons, "LLMEngine")
+        with call_of("LLMEngine", **foreign) as ignored:
+            if request_id in self._running:
+                raise InvalidRequest(f"request_id {request_id!r:.80} is running already: give another one.")
+            requests = self.llm._build.prompts(prompt, params, mm_processor_kwargs, ignored)
         if len(requests) != 1:
             raise InvalidRequest(f"add_request takes one prompt, got {len(requests)}: call it once for each.")
         (request,) = self.llm._build.prioritised(requests, priority)
-        group = self.llm._group(request)
-        for single in group.requests:
-            self.llm._core.submit(single)
+        group = self.llm._loop.group(request)
+        self.llm._loop.submit(group)
         self._running[request_id] = group, ResultStream(group, request_id)
         return request_id
 
     def step(self) -> list[RequestOutput]:
         """Compute one step; return a result of each request that has something new, as its `output_kind` says."""
-        groups = {single.id: group for group, _ in self._running.values() for single in group.requests}
-        changed: set[int] = set()
-        for delta in self.llm._step() if groups else ():
-            group = groups[delta.request_id]
-            piece = group.take(delta)
-            if piece is not None:
-                changed.add(id(group))
-                if piece.engine_goes_on:
-                    self.llm._core.abort(delta.request_id)
+        owners = {single.id: group for group, _ in self._running.values() for single in group.requests}
+        changed = {id(group) for group, _ in self.llm._loop.advance(owners)} if owners else set()
         results = [results.next() for group, results in self._running.values() if id(group) in changed]
         self._running = {name: pair for name, pair in self._running.items() if not pair[0].finished}
         return [result for result in results if result is not None]
@@ -79,9 +70,8 @@ class LLMEngine:
     def abort_request(self, request_ids: str | Iterable[str]) -> None:
         """Take requests out of the engine; unknown ones have ended already."""
         for name in [request_ids] if isinstance(request_ids, str) else list(request_ids):
-            group, _ = self._running.pop(name, (None, None))
-            for single in group.requests if group is not None else ():
-                self.llm._core.abort(single.id)
+            if (found := self._running.pop(name, None)) is not None:
+                self.llm._loop.abort(found[0])
 
     @property
     def model_config(self) -> SimpleNamespace:

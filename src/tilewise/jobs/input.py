@@ -1,4 +1,4 @@
-"""The input of a run: its lines one at a time, and which custom_id stood in which of them.
+"""The input of a run: its lines one at a time, the request in each, and which custom_id stood in which of them.
 
 Blank lines do not count: they are passed over wherever they stand, and so is a byte order mark.
 """
@@ -6,13 +6,16 @@ Blank lines do not count: they are passed over wherever they stand, and so is a 
 from __future__ import annotations
 
 import itertools
+import json
 from array import array
 from codecs import BOM_UTF8
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+from tilewise.errors import did_you_mean
 
 _PIECE = 2**20  # bytes that are read at a time of a line that is too long
 
@@ -34,7 +37,11 @@ class InputLine:
     @property
     def id(self) -> str:
         """Id of the line's result, which says which line it answers, and what that line was."""
-        return f"batch_req_{self.number}_{self.digest:016x}"
+        return result_id(self.number, self.digest)
+
+
+def result_id(number: int, digest: int) -> str:
+    return f"batch_req_{number}_{digest:016x}"
 
 
 def read_lines(path: Path, limit: int) -> Iterator[InputLine]:
@@ -70,6 +77,65 @@ def _rest(file: BinaryIO, piece: bytes, place: int) -> tuple[int, int, bool]:
 def line_digests(path: Path) -> array[int]:
     """Return the digest of every line that is not blank: 8 bytes each, whatever the lines hold."""
     return array("Q", (line.digest for line in read_lines(path, _PIECE)))
+
+
+_KEYS = ("custom_id", "method", "url", "body")
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A request of the input, as it is sent to the server, and the name by which its author knows it."""
+
+    custom_id: str
+    path: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A reason why a line is not asked."""
+
+    custom_id: str | None
+    code: str
+    message: str
+
+
+def read_task(line: InputLine, paths: Collection[str], limit: int) -> Task | Fault:
+    """Read a line of the input. `paths` are the routes that may be asked, `limit` is the most bytes of a line."""
+    if line.data is None:
+        shorter = "send smaller pictures, or URLs instead, or raise --max-body-mb"
+        return Fault(
+            None, "line_too_long", f"Line {line.place} has {line.size} bytes, the limit is {limit}: {shorter}."
+        )
+    try:
+        found = json.loads(line.data.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        return Fault(None, "invalid_json_line", f"Line {line.place} is not valid JSON: {error}.")
+    if not isinstance(found, dict):
+        return Fault(None, "invalid_json_line", f"Line {line.place} must be a JSON object with {', '.join(_KEYS)}.")
+    return _task(line.place, found, paths)
+
+
+def _task(number: int, found: dict[str, Any], paths: Collection[str]) -> Task | Fault:
+    custom_id = found.get("custom_id")
+    if not isinstance(custom_id, str) or not custom_id:
+        return Fault(None, "invalid_custom_id", _must_be(number, found, "custom_id", "a text that is not empty"))
+    if found.get("method") != "POST":
+        return Fault(custom_id, "invalid_method", _must_be(number, found, "method", '"POST"'))
+    url, body = found.get("url"), found.get("body")
+    if url not in paths:
+        near = did_you_mean(str(url), paths)
+        return Fault(custom_id, "invalid_url", _must_be(number, found, "url", f"one of {', '.join(paths)}") + near)
+    if not isinstance(body, dict):
+        return Fault(custom_id, "invalid_body", _must_be(number, found, "body", "an object"))
+    if body.get("stream") not in (None, False):
+        return Fault(custom_id, "stream_not_possible", _must_be(number, body, "stream", "false: a file has no stream"))
+    return Task(custom_id, str(url), json.dumps(body).encode())
+
+
+def _must_be(number: int, found: dict[str, Any], key: str, wanted: str) -> str:
+    got = f"got {found[key]!r:.80}" if key in found else f"it is missing.{did_you_mean(key, found)}"
+    return f"Line {number}: {key} must be {wanted}; {got.removesuffix('.')}."
 
 
 _FIRST_SIZE = 1024

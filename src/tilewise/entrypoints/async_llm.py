@@ -8,47 +8,34 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import replace
-from types import SimpleNamespace, TracebackType
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from types import SimpleNamespace
+from typing import Any
 
 from tilewise.config import EngineConfig
-from tilewise.engine.arg_utils import EngineArgs
 from tilewise.engine.counters import Counters
-from tilewise.engine.delta import TokenDelta
+from tilewise.engine.sequence import TokenDelta
+from tilewise.entrypoints.setup import SUPPORTED_TASKS, Entrypoint, absent, call_of, check_model
 from tilewise.errors import Cancelled, EngineDead, InvalidRequest, TilewiseError
 from tilewise.foreign.keywords import named_keywords
 from tilewise.ignored import LOG, Ignored
 from tilewise.inputs.chat_tokenizer import ChatTokenizer
-from tilewise.inputs.model_inputs import ModelInputs
-from tilewise.inputs.prepare import Preparer
 from tilewise.inputs.prompts import PromptInput
-from tilewise.inputs.request_builder import (
-    FOREIGN_ARGUMENTS,
-    ChatOptions,
-    Messages,
-    RequestBuilder,
-    check_arguments,
-)
-from tilewise.llm import NO_POOLING, STAYS, SUPPORTED_TASKS, TIMES, absent, check_model, media_reader
+from tilewise.inputs.request_builder import FOREIGN_ARGUMENTS, ChatOptions, Messages
 from tilewise.outputs.group import AnswerGroup
 from tilewise.outputs.results import ResultStream
-from tilewise.remote.engine import Stream
-from tilewise.remote.engine_process import EngineProcess, memory_part
-from tilewise.remote.replicas import Replicas
-from tilewise.remote.wire import Launch
+from tilewise.remote.core import LoopThread
+from tilewise.remote.engine import EngineProcess, Stream
+from tilewise.remote.replicas import replicas_of
 from tilewise.sampling_params import SamplingParams
 from tilewise.types import Request, RequestOutput
 
 logger = logging.getLogger("tilewise")
-Result = TypeVar("Result")
 _NO_ADAPTERS = "Adapters are not loaded: merge them into the checkpoint."
 
 
-class AsyncLLM:
+class AsyncLLM(Entrypoint):
     """An engine that answers prompts about pictures and videos, each as a stream of results.
 
     It is made by options as LLM is, or by `from_engine_args`; both return when the model is loaded. An engine that dies
@@ -61,38 +48,19 @@ class AsyncLLM:
 
     def __init__(self, model: str = "demo", **options: Any) -> None:
         process = EngineProcess()  # first, as its libraries take longer to load than all that is read here
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="tilewise-async-llm", daemon=True)
-        self._thread.start()
-        engine: Replicas | None = None
+        self._loop = LoopThread("tilewise-async-llm")
         try:
             defaults = [name for name in ("generation_config", "override_generation_config") if options.pop(name, None)]
             LOG.take(dict.fromkeys(defaults, "every request says how its tokens are chosen"), "AsyncLLM")
-            self.config = config = EngineConfig.of(model=check_model(model), **options)
-            part = memory_part(config)
-            self._model = found = ModelInputs.of(config)
-            context_id = found.tokenizer.image_context_id
-            launch = Launch(config, found.checkpoint, found.draft, context_id, found.spec.end_ids, part=part)
-            self._engine = engine = Replicas(launch)
-            ready = self._wait(engine.start(process))
+            launch = self._read(EngineConfig.of(model=check_model(model), **options))
+            self._engine = replicas_of(launch)
+            ready = self._loop.start(self._engine, process)
         except BaseException:
             process.kill()
-            if engine is not None:
-                self._loop.call_soon_threadsafe(engine.discard)
-            self._end_loop()
+            self._loop.end()
             raise
-        self.model_config = found.model_config(ready.resolved.limits.max_model_len)
-        """The part of vLLM's ModelConfig that programs read."""
-        self._prepare = found.preparer(ready.resolved)
-        reader = replace(media_reader(config), embeddings=found.embeddings)
-        self._build = RequestBuilder(self._prepare, reader, config.scheduling_policy == "priority")
+        self._prepare_for(ready.resolved)
         self._running: dict[str, Stream[TokenDelta]] = {}
-
-    @classmethod
-    def from_engine_args(cls, engine_args: EngineArgs, **of_vllm: Any) -> AsyncLLM:
-        """Make an engine. Further keywords, about vLLM's parts (loggers, usage, start), are named as without effect."""
-        LOG.take(dict.fromkeys(of_vllm, "it is about parts that vLLM alone has"), "AsyncLLM")
-        return cls(**engine_args.given)
 
     @named_keywords(FOREIGN_ARGUMENTS)
     def generate(
@@ -186,15 +154,6 @@ class AsyncLLM:
     def tokenizer(self) -> ChatTokenizer:
         return self._model.chat_tokenizer
 
-    def get_tokenizer(self) -> ChatTokenizer:
-        """Return the tokenizer under the names of transformers."""
-        return self._model.chat_tokenizer
-
-    @property
-    def inputs(self) -> Preparer:
-        """The model's template, tokenizer and tiling."""
-        return self._prepare
-
     @property
     def counters(self) -> Counters:
         """A copy of what was counted since the engine started."""
@@ -205,11 +164,9 @@ class AsyncLLM:
 
     async def reset_prefix_cache(self, reset_running_requests: bool = False, reset_connector: bool = False) -> bool:
         """Forget all prefixes that were computed; return True if none is left."""
-        ignored = Ignored()
-        check_arguments(ignored, reset_running_requests=reset_running_requests, reset_connector=reset_connector)
-        LOG.take(ignored.reasons, "reset_prefix_cache")
-        reset = asyncio.run_coroutine_threadsafe(self._engine.reset("prefix"), self._loop)
-        return await asyncio.wrap_future(reset)
+        foreign = {"reset_running_requests": reset_running_requests, "reset_connector": reset_connector}
+        with call_of("reset_prefix_cache", **foreign):
+            return await asyncio.wrap_future(self._loop.begin(self._engine.reset("prefix")))
 
     async def get_model_config(self) -> SimpleNamespace:
         return self.model_config
@@ -240,17 +197,11 @@ class AsyncLLM:
             len(self._running),
         )
 
-    encode = absent("encode", NO_POOLING)
-    sleep = absent("sleep", STAYS)
-    wake_up = absent("wake_up", STAYS)
-    release_kv_cache_memory = absent("release_kv_cache_memory", STAYS)
     pause_generation = absent("pause_generation", "Abort what runs, and send nothing meanwhile.")
     resume_generation = absent("resume_generation", "Nothing was paused: send requests.")
     add_lora = absent("add_lora", _NO_ADAPTERS)
     remove_lora = absent("remove_lora", _NO_ADAPTERS)
     pin_lora = absent("pin_lora", _NO_ADAPTERS)
-    start_profile = absent("start_profile", TIMES)
-    stop_profile = absent("stop_profile", TIMES)
     collective_rpc = absent("collective_rpc", "There is one engine's process, and it takes requests alone.")
     beam_search = absent("beam_search", "Call LLM.beam_search.")
     add_request = absent("add_request", "Iterate over `generate`, or step an LLMEngine.")
@@ -262,29 +213,9 @@ class AsyncLLM:
 
     def shutdown(self, timeout: float | None = None) -> None:
         """End the engine; requests that are left end with EngineDead. A second call does nothing."""
-        if self._loop.is_closed():
-            return
-        self._wait(self._engine.close())
-        self._end_loop()
+        self._loop.close(self._engine)
 
     close = shutdown
-
-    def __enter__(self) -> AsyncLLM:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.shutdown()
-
-    def _end_loop(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    def _wait(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """Do something in the engine's loop, and wait for it here."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     async def _answer(
         self,
@@ -293,15 +224,13 @@ class AsyncLLM:
         request_id: str,
         foreign: Mapping[str, Any],
     ) -> AsyncGenerator[RequestOutput, None]:
-        ignored = Ignored()
-        check_arguments(ignored, **foreign)
-        if not isinstance(sampling, SamplingParams):
-            raise InvalidRequest(f"sampling_params must be SamplingParams, got {type(sampling).__name__}.")
-        if self._loop.is_closed():
-            raise EngineDead("The engine was shut down: make another AsyncLLM.")
-        self._engine.check()
-        request = await asyncio.to_thread(prepare, ignored)
-        LOG.take(ignored.reasons, "AsyncLLM")
+        with call_of("AsyncLLM", **foreign) as ignored:
+            if not isinstance(sampling, SamplingParams):
+                raise InvalidRequest(f"sampling_params must be SamplingParams, got {type(sampling).__name__}.")
+            if self._loop.ended:
+                raise EngineDead("The engine was shut down: make another AsyncLLM.")
+            self._engine.check()
+            request = await asyncio.to_thread(prepare, ignored)
         group = AnswerGroup(self._model.tokenizer, request, self._prepare.spec)
         results = ResultStream(group, request_id)
         async with self._open(group.requests) as stream:
@@ -325,36 +254,32 @@ class AsyncLLM:
                 del self._running[request_id]
 
     def _open(self, requests: Sequence[Request]) -> Stream[TokenDelta]:
-        """Return a stream for the caller's loop; what the engine says is passed on to it from the engine's loop."""
-        opened, passing = list[Stream[TokenDelta]](), list[Future[None]]()
+        """Submit requests; what their engine says is passed on from its loop to a stream of the caller's."""
 
-        def left(request_ids: Sequence[str], unfinished: tuple[str, ...]) -> None:
-            if list(request_ids) == names:
-                passing[0].cancel()  # leaves the engine's stream, too
-            else:
-                self._loop.call_soon_threadsafe(opened[0].abort, request_ids[0])
+        def leave(request_ids: Sequence[str], unfinished: tuple[str, ...]) -> None:
+            with suppress(RuntimeError):  # the engine was shut down meanwhile, with all that it had
+                self._loop.call(self._engine.forget, request_ids, unfinished)
 
-        names = [request.id for request in requests]
-        stream: Stream[TokenDelta] = Stream(names, left)
-        work = self._passed_on(requests, opened, stream, asyncio.get_running_loop())
-        passing.append(asyncio.run_coroutine_threadsafe(work, self._loop))
+        stream: Stream[TokenDelta] = Stream([request.id for request in requests], leave)
+        self._loop.submit(self._engine, requests, _ToOtherLoop(stream, asyncio.get_running_loop()))
         return stream
 
-    async def _passed_on(
-        self,
-        requests: Sequence[Request],
-        opened: list[Stream[TokenDelta]],
-        stream: Stream[TokenDelta],
-        there: asyncio.AbstractEventLoop,
-    ) -> None:
-        try:
-            async with self._engine.open(requests) as inner:
-                opened.append(inner)
-                async for deltas in inner:
-                    for delta in deltas:
-                        there.call_soon_threadsafe(stream.put, delta)
-        except TilewiseError as error:
-            there.call_soon_threadsafe(stream.fail, error)
+
+class _ToOtherLoop:
+    """A sink that passes what it takes on to a stream of another event loop."""
+
+    def __init__(self, stream: Stream[TokenDelta], loop: asyncio.AbstractEventLoop) -> None:
+        self._stream, self._loop = stream, loop
+
+    def put(self, delta: TokenDelta) -> None:
+        self._pass_on(self._stream.put, delta)
+
+    def fail(self, error: TilewiseError) -> None:
+        self._pass_on(self._stream.fail, error)
+
+    def _pass_on(self, take: Callable[[Any], None], what: TokenDelta | TilewiseError) -> None:
+        with suppress(RuntimeError):  # the caller's loop has been closed, so nobody listens there
+            self._loop.call_soon_threadsafe(take, what)
 
 
 AsyncLLMEngine = AsyncLLM

@@ -19,26 +19,24 @@ from typing import Any
 
 from tilewise.errors import nearest
 
-_HERE = "tilewise.vllm_modules"
-_TOOLS = "tilewise.media_tools"
+_HERE = "tilewise.foreign.modules"
+_TOOLS = "tilewise.entrypoints.media_tools"
 _MEDIA_TOOLS = (
     *("fetch_image", "fetch_video", "encode_image_base64", "encode_image_url"),
     *("encode_video_base64", "encode_video_url"),
 )
 _PROMPTS = dict.fromkeys(("PromptType", "TextPrompt", "TokensPrompt"), "tilewise.inputs.prompts")
 _PARSER = {"FlexibleArgumentParser": "tilewise.engine.arg_utils"}
-_BEAMS = dict.fromkeys(("BeamSearchOutput", "BeamSearchSequence"), "tilewise.beam")
+_BEAMS = dict.fromkeys(("BeamSearchOutput", "BeamSearchSequence"), "tilewise.entrypoints.beam_search")
 _CLEANUP = {"cleanup_dist_env_and_memory": _HERE}
 MODULES: dict[str, dict[str, str]] = {
     "beam_search": _BEAMS,
     "distributed": _CLEANUP,
     "distributed.parallel_state": _CLEANUP,
-    "engine.async_llm_engine": {"AsyncLLMEngine": "tilewise.async_llm"},
-    "engine.llm_engine": {"LLMEngine": "tilewise.llm_engine"},
-    "entrypoints": {},
+    "engine.async_llm_engine": {"AsyncLLMEngine": "tilewise.entrypoints.async_llm"},
+    "engine.llm_engine": {"LLMEngine": "tilewise.entrypoints.llm_engine"},
     "entrypoints.cli": {},
     "entrypoints.launchers": {},
-    "entrypoints.llm": {"LLM": "tilewise.llm"},
     "entrypoints.openai": {},
     "inputs.data": _PROMPTS,
     "logger": {"init_logger": _HERE},
@@ -52,8 +50,8 @@ MODULES: dict[str, dict[str, str]] = {
     "utils.argparse_utils": _PARSER,
     "v1": {},
     "v1.engine": {},
-    "v1.engine.async_llm": {"AsyncLLM": "tilewise.async_llm"},
-    "v1.engine.llm_engine": {"LLMEngine": "tilewise.llm_engine"},
+    "v1.engine.async_llm": {"AsyncLLM": "tilewise.entrypoints.async_llm"},
+    "v1.engine.llm_engine": {"LLMEngine": "tilewise.entrypoints.llm_engine"},
     "version": {"__version__": "tilewise"},
 }
 """Names in each module of vLLM's, and the modules here in which they are."""

@@ -1,6 +1,7 @@
-"""Log lines in vLLM's form, which scripts look for: `(APIServer pid=7) INFO 12-05 08:42:13 [loggers.py:127] text`.
+"""What a process shows at a terminal: log lines, and progress bars where a person looks.
 
-Each line of a message bears the prefix, so that a text with line breaks cannot pass for a line of the log.
+Lines have vLLM's form, which scripts look for: `(APIServer pid=7) INFO 12-05 08:42:13 [loggers.py:127] text`. Each line
+of a message bears the prefix, so that a text with line breaks cannot pass for a line of the log.
 """
 
 from __future__ import annotations
@@ -8,7 +9,10 @@ from __future__ import annotations
 import logging
 import logging.config
 import os
-from collections.abc import Collection
+import sys
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
@@ -107,3 +111,56 @@ def _uvicorn_level(level: str) -> str | int:
 
 def _prefixed(prefix: str, text: str) -> str:
     return "\n".join(prefix + line for line in text.splitlines() or [""])
+
+
+Bar = bool | Callable[..., Any]
+"""True or False for a bar or none, or what makes one: tqdm, or a function of `total` and `desc` that is like it."""
+Advance = Callable[[int], None]
+"""A function that moves a bar by a count."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrackedWork:
+    """Work that a bar shows, in pieces or `of_bytes`."""
+
+    title: str
+    total: int
+    of_bytes: bool = False
+
+
+@contextmanager
+def progress_bar(title: str, total: int, show: Bar = True, of_bytes: bool = False) -> Iterator[Advance]:
+    """Yield a function that moves the bar by a count; without a terminal there is no bar, unless the caller's."""
+    with progress_bars(TrackedWork(title, total, of_bytes), show=show) as (advance,):
+        yield advance
+
+
+@contextmanager
+def progress_bars(*works: TrackedWork, show: Bar = True) -> Iterator[list[Advance]]:
+    """Yield a function for each of several bars, which are shown one below the other."""
+    if callable(show):
+        with ExitStack() as close:
+            bars = [show(total=work.total, desc=work.title) for work in works]
+            for bar in bars:
+                close.callback(bar.close)
+            yield [bar.update for bar in bars]
+        return
+    if not show or not sys.stderr.isatty():
+        yield [lambda _: None for _ in works]
+        return
+    from rich.console import Console, Group
+    from rich.live import Live
+
+    console = Console(stderr=True)
+    rows = [_row(work, console) for work in works]
+    with Live(Group(*(row for row, _ in rows)), console=console, transient=True):
+        yield [advance for _, advance in rows]
+
+
+def _row(work: TrackedWork, console: Any) -> tuple[Any, Advance]:
+    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TransferSpeedColumn
+
+    counts = (DownloadColumn(), TransferSpeedColumn()) if work.of_bytes else (MofNCompleteColumn(),)
+    row = Progress(TextColumn("{task.description}"), BarColumn(), *counts, console=console)
+    task = row.add_task(work.title, total=work.total)
+    return row, lambda count: row.advance(task, count)

@@ -142,14 +142,16 @@ def test_a_full_context_ends_the_search(llm):
     assert [(len(beam.tokens), beam.finish_reason) for beam in output.sequences] == [(128, "length")] * 2
 
 
-def test_most_of_each_step_is_cached(llm):
-    asked = []
-    run = llm._run
-    llm._run = lambda requests, show_progress: [asked.append(found) or found for found in run(requests, show_progress)]
-    try:
-        llm.beam_search([list(range(30, 94))], BeamSearchParams(beam_width=3, max_tokens=4))
-    finally:
-        del llm._run
+def test_most_of_each_step_is_cached(llm, monkeypatch):
+    asked, run = [], llm._loop.run
+
+    def noting(requests, show_progress):
+        outputs = run(requests, show_progress)
+        asked.extend(outputs)
+        return outputs
+
+    monkeypatch.setattr(llm._loop, "run", noting)
+    llm.beam_search([list(range(30, 94))], BeamSearchParams(beam_width=3, max_tokens=4))
     assert [found.num_cached_tokens for found in asked[1:]] == [64] * 9
 
 

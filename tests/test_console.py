@@ -9,12 +9,12 @@ import sys
 
 import pytest
 
+from tilewise.console import http_log_config, set_up_logs
 from tilewise.errors import InvalidConfig
-from tilewise.logs import http_log_config, set_up_logs
 
 PROGRAM = """
 import json, logging, logging.config, sys
-from tilewise.logs import http_log_config, set_up_logs
+from tilewise.console import http_log_config, set_up_logs
 set_up_logs("APIServer", sys.argv[1])
 logging.config.dictConfig(http_log_config("APIServer", "info", json.loads(sys.argv[2]), ["/health"]))
 logging.getLogger("tilewise").debug("quiet")

@@ -414,7 +414,7 @@ def test_names_that_programs_read_of_results_and_engine(llm, folder):
 
 
 def test_pictures_without_a_place_are_named(llm, caplog, monkeypatch):
-    monkeypatch.setattr("tilewise.llm.LOG", IgnoredLog())
+    monkeypatch.setattr("tilewise.entrypoints.setup.LOG", IgnoredLog())
     picture = {"image": ImageAsset("stop_sign").pil_image}
     llm.generate({"prompt": user("What?"), "multi_modal_data": picture}, GREEDY)
     assert "prompt_without_image_marker" not in caplog.text
@@ -613,7 +613,7 @@ def test_imports_of_what_cannot_be_had_say_why(statement, words):
         "from tilewise.distributed import cleanup_dist_env_and_memory as found; found()",
         "from tilewise.version import __version__ as found",
         "from tilewise.logger import init_logger as found; found('a').info_once('said %s', 1)",
-        "from tilewise import vllm_modules as found",
+        "from tilewise.foreign import modules as found",
     ],
 )
 def test_names_of_vllms_modules(statement):
@@ -630,7 +630,7 @@ def test_a_name_that_is_not_there_is_no_attribute():
 
 
 def test_a_message_is_said_once(caplog):
-    from tilewise.logger import init_logger
+    from tilewise.foreign.modules import init_logger
 
     logger = init_logger("tilewise.program")
     with caplog.at_level("INFO", "tilewise.program"):

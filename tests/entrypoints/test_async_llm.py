@@ -159,7 +159,7 @@ def test_a_caller_that_is_slow_to_listen_misses_nothing(engine, expected, monkey
             time.sleep(0.5)  # the engine's first tokens come in less
             super().__init__(*arguments)
 
-    monkeypatch.setattr("tilewise.async_llm.Stream", LateStream)
+    monkeypatch.setattr("tilewise.entrypoints.async_llm.Stream", LateStream)
 
     async def main():
         async with asyncio.timeout(60):
@@ -206,6 +206,20 @@ def test_a_death_ends_the_iterators_and_the_engine_comes_back(folder, expected):
         engine.shutdown()
         with pytest.raises(EngineDead, match="was shut down: make another"):
             collect(engine, FREE)
+
+
+def test_a_shutdown_ends_the_iterators(folder):
+    async def main(engine):
+        stream = engine.generate("the hen", LONG, "a")
+        await anext(stream)
+        await asyncio.to_thread(engine.shutdown)
+        with pytest.raises(EngineDead, match="shutting down"):
+            async for _ in stream:
+                pass
+        assert engine.get_num_unfinished_requests() == 0
+
+    with AsyncLLM(str(folder), **OPTIONS) as engine:
+        asyncio.run(main(engine))
 
 
 def test_an_engine_that_cannot_start_says_why_at_once(folder):

@@ -7,10 +7,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from tilewise.cluster import check_cpus
 from tilewise.config import EngineConfig
 from tilewise.errors import InvalidConfig
-from tilewise.extras import require_extra
+from tilewise.host import require_extra
+from tilewise.ray_cluster import check_cpus
 from tilewise.server.config import ServerConfig
 
 _ELSEWHERE = ("address", "access")
