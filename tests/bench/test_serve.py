@@ -12,6 +12,7 @@ import pytest
 
 from tests.bench.test_client import free_port
 from tests.bench.test_figures import figures
+from tests.called import called
 from tests.served import PICTURES, Served, served
 from tilewise import host
 from tilewise.bench.load import Arrivals, LoadLevel
@@ -26,7 +27,7 @@ def command(url: str, *flags: str) -> list[str]:
 
 
 def bench(url: str, *flags: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(url, *flags), capture_output=True, text=True, check=False, timeout=300)
+    return called("bench", "serve", "--base-url", url, *flags)
 
 
 def result(folder: Path) -> dict:

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: real processes, their output and exit codes."""
+"""The command line as a user meets it: output and exit codes, of real processes where a model answers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.called import called
 from tests.tiny import SPECS, TWINS, write_original
 from tilewise import __version__
 from tilewise.cli import build_parser, main
@@ -52,7 +53,7 @@ def test_generate_reads_a_raw_prompt_from_standard_input(model):
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_one(arguments, message):
-    done = tilewise(*arguments)
+    done = called(*arguments)
     assert done.returncode == 1
     assert message in done.stderr
     assert "Traceback" not in done.stderr
@@ -101,7 +102,7 @@ def test_only_the_verb_that_is_wanted_is_loaded(words, loaded):
 
 
 def test_help_names_every_verb_and_an_unknown_verb_is_refused():
-    assert all(verb in tilewise("--help").stdout for verb in ("ask", "generate", "demo", "tools"))
+    assert all(verb in called("--help").stdout for verb in ("ask", "generate", "demo", "tools"))
     assert tilewise("aks").returncode == 2
 
 
@@ -137,7 +138,7 @@ def test_amounts_and_other_names(arguments, expected):
 
 
 def test_what_is_no_amount_is_refused_with_the_option():
-    done = tilewise("ask", "what?", "--max-model-len", "40KB")
+    done = called("ask", "what?", "--max-model-len", "40KB")
     assert done.returncode == 2
     assert "--max-model-len must be a whole number, or one such as 40K" in done.stderr
 
@@ -153,7 +154,7 @@ def test_flags_may_stand_anywhere(arguments):
 
 
 def test_an_unknown_flag_is_still_refused():
-    done = tilewise("ask", "a.png", "--modell", "m", "what?")
+    done = called("ask", "a.png", "--modell", "m", "what?")
     assert done.returncode == 2
     assert "unrecognized arguments: --modell" in done.stderr
     assert done.stderr.endswith("Did you mean --model?\n")
@@ -167,19 +168,19 @@ def test_the_limit_of_pixels_holds_for_local_pictures(tmp_path, capsys):
 
 def test_a_twin_is_written_and_answers(tmp_path):
     Image.new("RGB", (60, 60), "red").save(tmp_path / "a.png")
-    written = tilewise("tools", "twin", "InternVL2-4B", tmp_path / "twin", "--seed", 3, "--shards", 2)
+    written = called("tools", "twin", "InternVL2-4B", tmp_path / "twin", "--seed", 3, "--shards", 2)
     assert written.returncode == 0, written.stderr
     assert (
         written.stdout
         == f"{tmp_path / 'twin'} holds a twin of InternVL2-4B: its weights are noise, and so are its answers.\n"
     )
     assert len(list((tmp_path / "twin").glob("*.safetensors"))) == 2
-    done = tilewise("ask", tmp_path / "a.png", "the hen?", "--model", tmp_path / "twin", "--max-tokens", 5)
+    done = called("ask", tmp_path / "a.png", "the hen?", "--model", tmp_path / "twin", "--max-tokens", 5)
     assert done.returncode == 0, done.stderr
 
 
 def test_the_list_of_twins_has_every_name_whole():
-    shown = tilewise("tools", "twin", "--list").stdout
+    shown = called("tools", "twin", "--list").stdout
     assert all(f" {name} " in shown for name in TWINS)
 
 
@@ -193,7 +194,7 @@ def test_the_list_of_twins_has_every_name_whole():
     ],
 )
 def test_a_twin_that_cannot_be_written_is_one_line(arguments, code, message):
-    done = tilewise("tools", "twin", *arguments)
+    done = called("tools", "twin", *arguments)
     assert done.returncode == code
     assert message in done.stderr
     assert "Traceback" not in done.stderr

@@ -31,12 +31,13 @@ def requests(**sampling):
     ]
 
 
-@pytest.fixture
-def alone(folder, monkeypatch):
+@pytest.fixture(scope="module")
+def alone(folder):
     """Every request by itself in an engine of its own size: the truth of the other tests."""
     found = {}
-    for request in requests():
-        found |= Engine(folder).run([request], monkeypatch)
+    with pytest.MonkeyPatch.context() as patch:
+        for request in requests():
+            found |= Engine(folder).run([request], patch)
     return found
 
 

@@ -24,7 +24,7 @@ from tilewise.server.config import ServerConfig
 
 def test_killed_at_random_moments_each_line_is_answered_once(tmp_path):
     source, output = write_lines(tmp_path / "in.jsonl", requests(200)), tmp_path / "out.jsonl"
-    last = killed(source, output, 200, 3, *MEDIA)
+    last = killed(source, output, 200, 2, *MEDIA)
     once_each(output, 200)
     assert "200 lines: 200 succeeded, 0 failed" in last.said
 

