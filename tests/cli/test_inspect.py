@@ -13,7 +13,7 @@ from PIL import Image
 from tests.called import called
 from tests.inputs.jinjas import QWEN, plain, with_system
 from tests.tiny import SPECS, write_original
-from tilewise.inputs.system_texts import SYSTEM_INTERNVL2_5
+from tilewise.inputs.templates import SYSTEM_INTERNVL2_5
 
 ESCAPE = "\x1b["
 

@@ -12,7 +12,7 @@ from tilewise.assets import ImageAsset
 from tilewise.evals.client import UNREADABLE, EvalClient
 from tilewise.evals.question import Question
 from tilewise.evals.store import AnswerStore
-from tilewise.inputs.templates import Message
+from tilewise.inputs.pieces import Message
 
 GREEDY = SamplingParams(temperature=0, max_tokens=8)
 

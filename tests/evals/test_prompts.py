@@ -8,7 +8,7 @@ from tilewise import SamplingParams
 from tilewise.errors import InvalidRequest, UnknownOption
 from tilewise.evals.prompts import Dialogue, behind_messages, behind_reasoning, behind_text, sampling_of, windows
 from tilewise.evals.question import ModelAnswer
-from tilewise.inputs.templates import Message
+from tilewise.inputs.pieces import Message
 
 SCORE = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0)
 

@@ -10,10 +10,11 @@ from PIL import Image
 from tests.inputs.kinds import KINDS, MARKS, SPARE, STARTS, Kind
 from tests.inputs.vocabulary import GROUNDING
 from tests.tiny import SPECS, write_original
-from tilewise.inputs.images import Tiling
+from tilewise.inputs.media.tiling import Tiling
+from tilewise.inputs.pieces import ImageSlot, Message, Piece, Special, Text, join_text
 from tilewise.inputs.prepare import Preparer
 from tilewise.inputs.spec import InputSpec
-from tilewise.inputs.templates import TEMPLATES, ImageSlot, Message, Piece, Special, Text, join_text
+from tilewise.inputs.templates import TEMPLATES
 from tilewise.sampling_params import SamplingParams
 from tilewise.weights.folder import CheckpointFolder
 

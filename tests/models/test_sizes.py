@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tests.tiny import full_size, original_config
-from tilewise.inputs.prepare import count_image_tokens
+from tilewise.inputs.media.tiling import choose_grid, count_tiles
 from tilewise.inputs.spec import InputSpec, tokens_per_tile
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.models.config import ExpertConfig
@@ -88,7 +88,8 @@ def test_a_tile_is_256_tokens_and_thirteen_are_3328(member: FamilyMember, tmp_pa
     assert tokens_per_tile(folder) == Architecture.of(folder).config.tokens_per_tile == 256
     theirs = tokenizer(VOCABULARIES[member.language.series.tokenizer])
     spec = InputSpec.of(folder, Tokenizer(theirs.to_str()))
-    assert count_image_tokens(448 * 4, 448 * 3, spec) == 13 * 256 == 3328
+    assert count_tiles(choose_grid(448 * 4, 448 * 3, spec.tiling), spec.tiling.thumbnail) == 13
+    assert spec.tokens_per_tile == 256
 
 
 @every_member

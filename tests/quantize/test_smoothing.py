@@ -20,7 +20,6 @@ from tests.weights.broken import change_tensors, refused
 from tilewise.config import EngineConfig
 from tilewise.errors import InvalidCheckpoint
 from tilewise.inputs.model_inputs import ModelInputs
-from tilewise.inputs.prepare import InputOptions, Preparer
 from tilewise.platforms.ops import Ops
 from tilewise.quantize import QuantizeOptions
 from tilewise.quantize.calibration import prepared, shipped_samples
@@ -58,9 +57,7 @@ def norm_outputs(source: Path, hf: Path, prefix: str) -> dict[str, Tensor]:
     """What the norms of transformers' model give [rows, width] on the first shipped samples, by the files' names."""
     config = EngineConfig.of(model=str(source))
     inputs = ModelInputs.of(config)
-    requests = prepared(
-        shipped_samples(), Preparer(inputs.spec, inputs.tokenizer, 2048, InputOptions.of(config)), SAMPLES
-    )
+    requests = prepared(shipped_samples(), inputs.plain_preparer(2048), SAMPLES)
     theirs = reference_model(hf)
     seen: dict[str, list[Tensor]] = {}
 

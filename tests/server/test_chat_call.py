@@ -8,8 +8,8 @@ from pydantic import ValidationError
 from tests.server.asking import LOOK, QUESTION, SERVED, ask
 from tilewise.errors import InvalidConfig, InvalidField, InvalidRequest, UnknownModel
 from tilewise.ignored import IgnoredLog
-from tilewise.inputs.media_io import MediaOptions
-from tilewise.inputs.sampling import sampling_defaults
+from tilewise.inputs.media.reader import MediaOptions
+from tilewise.inputs.options import sampling_defaults
 from tilewise.sampling_params import SamplingParams, StructuredOutputsParams
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
@@ -51,7 +51,7 @@ def test_misspelt_keys_of_the_override(name, meant):
 
 
 def test_keys_of_the_override_that_set_nothing_are_named(caplog, monkeypatch):
-    monkeypatch.setattr("tilewise.inputs.sampling.LOG", IgnoredLog())
+    monkeypatch.setattr("tilewise.inputs.options.LOG", IgnoredLog())
     assert sampling_defaults({"temprature": 1, "do_sample": True}, {"foo": 1, "top_p": 0.5}) == {"top_p": 0.5}
     assert [record.getMessage().split(" has")[0] for record in caplog.records] == ["override_generation_config: foo"]
 

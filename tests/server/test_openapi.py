@@ -15,11 +15,11 @@ from tests.served import Served
 from tests.server.live import QUESTION
 from tilewise.errors import InvalidRequest
 from tilewise.ignored import Ignored
-from tilewise.inputs.messages import MessageParts
+from tilewise.inputs.messages import parse_messages
 from tilewise.server.app import api_routes, openapi_document
 from tilewise.server.bodies import BODIES, BatchedChatBody
 from tilewise.server.body import Body, UnknownFields, fields_of
-from tilewise.server.messages import read_conversation
+from tilewise.server.messages import RequestRules
 from tilewise.server.openapi import pages
 
 DOCUMENT = openapi_document()
@@ -124,7 +124,7 @@ def test_a_part_fits_the_document_just_when_it_is_read(part: Any, fits: bool):
     for name, field in (("ChatBody", "messages"), ("TokenizeBody", "messages"), ("ResponsesBody", "input")):
         assert Draft202012Validator(schema(name)).is_valid({field: [message]}) is fits, name
     try:
-        MessageParts("user").add(read_conversation([message], UnknownFields(Ignored()))[0]["content"][0], "here")
+        parse_messages([message], RequestRules(UnknownFields(Ignored())))
     except InvalidRequest:
         assert not fits
     else:

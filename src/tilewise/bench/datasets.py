@@ -17,7 +17,7 @@ from tilewise.bench.random_requests import Lengths, MediaShape, RandomText, Repe
 from tilewise.bench.requests import Media, SampleRequest
 from tilewise.bench.tokenizer import BenchTokenizer
 from tilewise.errors import InvalidConfig, InvalidMedia, InvalidRequest, did_you_mean
-from tilewise.inputs.images import open_image
+from tilewise.inputs.media.images import open_image
 
 COLUMNS = ("prompt", "messages", "output_tokens")
 MEDIA_COLUMNS = (*COLUMNS, "image_files", "video_files")

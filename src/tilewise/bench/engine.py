@@ -19,13 +19,11 @@ from tilewise.console import progress_bar
 from tilewise.entrypoints.beam_search import BeamSearchParams
 from tilewise.entrypoints.llm import LLM
 from tilewise.errors import InvalidConfig
-from tilewise.inputs.prepare import tile_digest
-from tilewise.inputs.spec import InputSpec
-from tilewise.inputs.tokenizer import Tokenizer
+from tilewise.inputs.media.tiling import tile_digest
+from tilewise.inputs.model_inputs import ModelInputs
 from tilewise.sampling_params import SamplingParams
 from tilewise.step import EncodeJob, Runner, StepPlan
 from tilewise.types import RequestOutput
-from tilewise.weights.checkpoint import Checkpoint
 
 PERCENTS = (10, 25, 50, 75, 90, 99)
 _ENCODE_PERCENTS = (50.0, 99.0)
@@ -212,10 +210,9 @@ def run_encode(bench: EncodeBench, say: Say = print) -> dict[str, Any]:
     from tilewise.runner.build import build_runner
 
     config = EngineConfig.of(**bench.engine)
-    checkpoint = Checkpoint.of(config)
-    tokenizer = Tokenizer.from_folder(checkpoint.tokenizer)
-    spec = InputSpec.of(checkpoint.folder, tokenizer, config.mm_processor_kwargs)
-    runner, resolved = build_runner(config, checkpoint, tokenizer.image_context_id)
+    inputs = ModelInputs.of(config)
+    spec = inputs.spec
+    runner, resolved = build_runner(config, inputs.checkpoint, inputs.tokenizer.image_context_id)
     try:
         _check_pages(bench, resolved.limits.tile_pages)
         rows = _measure(bench, runner, spec.tiling.tile_size)

@@ -16,12 +16,13 @@ from tilewise.bench.tokenizer import LocalTokenizer
 from tilewise.console import progress_bar
 from tilewise.entrypoints.llm import LLM
 from tilewise.entrypoints.setup import media_reader
-from tilewise.inputs.images import LimitedPicture, Tiling, tile_image, to_rgb
-from tilewise.inputs.media_cache import MediaCache, picture_digest
-from tilewise.inputs.media_reader import Media, MediaReader
+from tilewise.inputs.media.cache import MediaCache, picture_digest
+from tilewise.inputs.media.images import to_rgb
+from tilewise.inputs.media.reader import MediaReader
+from tilewise.inputs.media.tiling import LimitedPicture, Media, Tiling, tile_digest, tile_image
 from tilewise.inputs.messages import read_messages
-from tilewise.inputs.prepare import Preparer, tile_digest
-from tilewise.inputs.templates import Message
+from tilewise.inputs.pieces import Message
+from tilewise.inputs.prepare import Preparer
 from tilewise.sampling_params import SamplingParams
 
 Result = TypeVar("Result")

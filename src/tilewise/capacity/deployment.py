@@ -13,7 +13,7 @@ from tilewise.capacity.platform import platform_of
 from tilewise.capacity.ranks import can_be_shared
 from tilewise.config import EngineConfig
 from tilewise.errors import InvalidConfig
-from tilewise.inputs.images import Tiling
+from tilewise.inputs.media.tiling import Tiling
 from tilewise.layout import Layout, flags_of
 from tilewise.models.config import ModelConfig
 from tilewise.plan.request import Devices, PlanRequest

@@ -13,7 +13,7 @@ from tilewise.capacity.published import AT_LOAD, as_quantised, near_names, publi
 from tilewise.capacity.weights import Weigher
 from tilewise.config import EngineConfig, Quantization
 from tilewise.errors import DownloadFailed, InvalidConfig, UnknownModel
-from tilewise.inputs.images import Tiling
+from tilewise.inputs.media.tiling import Tiling
 from tilewise.inputs.spec import tiling_of
 from tilewise.models.config import ModelConfig
 from tilewise.models.load import Architecture

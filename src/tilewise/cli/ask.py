@@ -95,8 +95,8 @@ def media_part(source: str, config: EngineConfig) -> dict[str, Any]:
 
     Local files are opened here; URLs are left to the engine, which guards what it fetches.
     """
-    from tilewise.inputs.images import ImageLimits, open_image
-    from tilewise.inputs.video import FrameChoice, read_video
+    from tilewise.inputs.media.images import ImageLimits, open_image
+    from tilewise.inputs.media.video import FrameChoice, read_video
 
     kind = "video" if source.lower().endswith(VIDEOS) else "image"
     if "://" in source:

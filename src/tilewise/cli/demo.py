@@ -78,7 +78,7 @@ def answer_turns(llm: Any, item: dict[str, Any]) -> list[dict[str, Any]]:
 
 def user_message(question: str, paths: list[Path]) -> dict[str, Any]:
     """Return a message with a question about pictures; several are numbered, as the model cards do."""
-    from tilewise.inputs.images import open_image
+    from tilewise.inputs.media.images import open_image
 
     if len(paths) > 1:
         question = "".join(f"Image-{number}: <image>\n" for number in range(1, len(paths) + 1)) + question

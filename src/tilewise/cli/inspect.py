@@ -17,8 +17,7 @@ from tilewise.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from tilewise.config import EngineConfig
-    from tilewise.inputs.inspection import Inspection
-    from tilewise.inputs.worked_example import Conversation
+    from tilewise.inputs.inspection import Conversation, Inspection
     from tilewise.resize import Size
 
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".jp2")
@@ -97,12 +96,10 @@ def run(options: argparse.Namespace) -> int:
 
 def _inspect(options: argparse.Namespace, config: EngineConfig) -> Inspection:
     from tilewise.inputs.inspection import inspect_checkpoint
-    from tilewise.inputs.prepare import InputOptions
-    from tilewise.weights.checkpoint import Checkpoint
+    from tilewise.inputs.model_inputs import ModelInputs
 
     conversation = _conversation(options, config)
-    folder = Checkpoint.find(config.model, config.revision, config, config.mmproj).folder
-    return inspect_checkpoint(config.model, folder, conversation, InputOptions.of(config), config.mm_processor_kwargs)
+    return inspect_checkpoint(ModelInputs.of(config), conversation)
 
 
 def _take_words(options: argparse.Namespace) -> None:
@@ -130,8 +127,8 @@ def _is_media(word: str) -> bool:
 
 
 def _conversation(options: argparse.Namespace, config: EngineConfig) -> Conversation:
-    from tilewise.inputs.templates import Message
-    from tilewise.inputs.worked_example import Conversation
+    from tilewise.inputs.inspection import Conversation
+    from tilewise.inputs.pieces import Message
 
     system = [] if options.system is None else [Message("system", options.system)]
     if options.media:
@@ -148,8 +145,8 @@ def _with_files(options: argparse.Namespace, config: EngineConfig) -> tuple[Any,
     from PIL import Image
 
     from tilewise.entrypoints.setup import media_reader
-    from tilewise.inputs.embeddings import EncodedPicture
-    from tilewise.inputs.images import LimitedPicture, to_rgb
+    from tilewise.inputs.media.images import to_rgb
+    from tilewise.inputs.media.tiling import EncodedPicture, LimitedPicture
     from tilewise.inputs.messages import read_messages
 
     parts = [*[media_part(source, config) for source in options.media], question_part(options)]

@@ -16,9 +16,8 @@ from tilewise.config import Quantization
 from tilewise.inputs.templates import TEMPLATES
 
 if TYPE_CHECKING:
-    from tilewise.inputs.inspection import Inspection, StopToken
+    from tilewise.inputs.inspection import Example, Inspection, PictureTiles, PromptPart, StopToken
     from tilewise.inputs.jinja import JinjaReport, TemplateComparison
-    from tilewise.inputs.worked_example import Example, PictureTiles, PromptPart
 
 _LABEL = 15  # width of the left column
 # A checkpoint's texts must not steer the terminal: escape sequences, and marks that turn the direction of writing.

@@ -23,8 +23,7 @@ from tilewise.ignored import LOG, Ignored
 from tilewise.inputs.chat_tokenizer import ChatTokenizer
 from tilewise.inputs.prompts import PromptInput
 from tilewise.inputs.request_builder import FOREIGN_ARGUMENTS, ChatOptions, Messages
-from tilewise.outputs.group import AnswerGroup
-from tilewise.outputs.results import ResultStream
+from tilewise.outputs.group import AnswerGroup, ResultStream
 from tilewise.remote.core import LoopThread
 from tilewise.remote.engine import EngineProcess, Stream
 from tilewise.remote.replicas import replicas_of

@@ -26,7 +26,6 @@ from tilewise.foreign.keywords import named_keywords
 from tilewise.foreign.modules import finder_of
 from tilewise.inputs.prompts import PromptInput
 from tilewise.inputs.request_builder import ChatOptions, Messages, spread
-from tilewise.inputs.sampling import default_sampling
 from tilewise.outputs.group import AnswerGroup
 from tilewise.sampling_params import SamplingParams
 from tilewise.types import Request, RequestOutput
@@ -222,7 +221,7 @@ class LLM(Entrypoint):
         """Return what the checkpoint's generation_config.json says, or what `generation_config` and
         `override_generation_config` of this LLM say instead; a new one each time."""
         source, override = self._generation
-        return SamplingParams(**default_sampling(source, override, self._model.checkpoint.folder))
+        return SamplingParams(**self._model.default_sampling(source, override))
 
     @named_keywords()
     def reset_prefix_cache(self, reset_running_requests: bool = False, reset_connector: bool = False) -> bool:

@@ -15,8 +15,7 @@ from tilewise.ignored import LOG
 from tilewise.inputs.chat_tokenizer import ChatTokenizer
 from tilewise.inputs.prompts import PromptInput
 from tilewise.inputs.request_builder import FOREIGN_ARGUMENTS
-from tilewise.outputs.group import AnswerGroup
-from tilewise.outputs.results import ResultStream
+from tilewise.outputs.group import AnswerGroup, ResultStream
 from tilewise.sampling_params import SamplingParams
 from tilewise.types import RequestOutput
 

@@ -10,11 +10,10 @@ from typing import Any
 
 from PIL import Image
 
-from tilewise.inputs.arrays import is_array, to_picture
-from tilewise.inputs.images import flatten
-from tilewise.inputs.media import MediaAccess
-from tilewise.inputs.media_io import MediaOptions
-from tilewise.inputs.media_reader import MediaPart, MediaReader
+from tilewise.inputs.media.arrays import is_array, to_picture
+from tilewise.inputs.media.fetch import MediaAccess
+from tilewise.inputs.media.images import flatten
+from tilewise.inputs.media.reader import MediaOptions, MediaPart, MediaReader
 
 _TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 

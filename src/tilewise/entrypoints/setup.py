@@ -16,16 +16,16 @@ from tilewise.engine.arg_utils import EngineArgs
 from tilewise.errors import InvalidConfig, NotSupported
 from tilewise.ignored import LOG, Ignored
 from tilewise.inputs.chat_tokenizer import ChatTokenizer
-from tilewise.inputs.images import ImageLimits
-from tilewise.inputs.media import MediaAccess
-from tilewise.inputs.media_cache import MediaByUuid
-from tilewise.inputs.media_limits import MediaBudget, MediaLimits
-from tilewise.inputs.media_reader import MediaReader
+from tilewise.inputs.media.cache import MediaByUuid
+from tilewise.inputs.media.fetch import MediaAccess
+from tilewise.inputs.media.hosts import AllowedHosts
+from tilewise.inputs.media.images import ImageLimits
+from tilewise.inputs.media.limits import MediaBudget, MediaLimits
+from tilewise.inputs.media.reader import MediaReader
+from tilewise.inputs.media.video import FrameChoice
 from tilewise.inputs.model_inputs import ModelInputs
 from tilewise.inputs.prepare import Preparer
 from tilewise.inputs.request_builder import RequestBuilder, check_arguments
-from tilewise.inputs.video import FrameChoice
-from tilewise.inputs.web.hosts import AllowedHosts
 from tilewise.plan import Resolved
 from tilewise.remote.replicas import memory_part
 from tilewise.remote.wire import Launch

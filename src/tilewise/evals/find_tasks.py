@@ -17,7 +17,7 @@ from PIL import Image, PngImagePlugin
 from tilewise.errors import InvalidConfig, InvalidMedia, did_you_mean
 from tilewise.evals import TASKS
 from tilewise.evals.client import UNREADABLE
-from tilewise.inputs.images import open_image
+from tilewise.inputs.media.images import open_image
 
 
 @contextlib.contextmanager

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tilewise.errors import InvalidRequest
+from tilewise.inputs.pieces import IMAGE_MARKER, Message, to_string
 from tilewise.inputs.prepare import Preparer
-from tilewise.inputs.templates import IMAGE_MARKER, Ending, Message, Template, to_string
+from tilewise.inputs.templates import Ending, Template
 from tilewise.sampling_params import SamplingParams
 from tilewise.types import TokenIds
 

@@ -10,8 +10,9 @@ from typing import Any, TypeGuard
 
 from PIL import Image
 
+from tilewise.inputs.pieces import IMAGE_MARKER, Message
 from tilewise.inputs.prepare import Preparer
-from tilewise.inputs.templates import IMAGE_MARKER, Ending, Message
+from tilewise.inputs.templates import Ending
 from tilewise.sampling_params import SamplingParams
 from tilewise.types import Request, RequestOutput, TokenIds
 

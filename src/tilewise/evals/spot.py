@@ -21,7 +21,7 @@ from tilewise.entrypoints.llm import LLM
 from tilewise.errors import InvalidConfig
 from tilewise.evals.question import ModelAnswer
 from tilewise.evals.results import as_json, check_writable, write_text
-from tilewise.inputs.images import ImageLimits, open_image
+from tilewise.inputs.media.images import ImageLimits, open_image
 from tilewise.sampling_params import SamplingParams
 from tilewise.types import TokenIds
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tilewise.errors import InvalidCheckpoint, did_you_mean
-from tilewise.inputs.images import Tiling
 from tilewise.inputs.jinja import as_published
+from tilewise.inputs.media.tiling import Tiling
 from tilewise.inputs.templates import MARKS, TEMPLATES, THINK, THOUGHT, Template
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.inputs.tool_text import TOOL_FORMS

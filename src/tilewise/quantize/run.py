@@ -17,7 +17,6 @@ from tilewise.config import EngineConfig
 from tilewise.console import Advance, Bar, TrackedWork, progress_bars
 from tilewise.errors import InvalidCheckpoint, InvalidConfig, InvalidRequest, Unfinished
 from tilewise.inputs.model_inputs import ModelInputs
-from tilewise.inputs.prepare import InputOptions, Preparer
 from tilewise.models.load import Architecture
 from tilewise.quantize import W4A16, LayerError, QuantizeOptions, QuantizeReport, model_card
 from tilewise.quantize.activations import MeasuredInputs, SampleActivations, sample_steps
@@ -151,13 +150,7 @@ class _QuantizeRun:
         options = self._options
         given = options.calibration
         samples = shipped_samples() if given is None else samples_of(Path(given).expanduser())
-        inputs = self._inputs
-        preparer = Preparer(
-            inputs.spec,
-            inputs.tokenizer,
-            self._architecture.config.decoder.rope.trained_length,
-            InputOptions.of(inputs.config),
-        )
+        preparer = self._inputs.plain_preparer(self._architecture.config.decoder.rope.trained_length)
         found = prepared(samples, preparer, options.calibration_samples)
         if options.vision and not any(request.images for request in found):
             raise InvalidConfig("calibration: --vision needs pictures, and there are only texts; add some.")

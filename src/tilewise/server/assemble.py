@@ -15,7 +15,6 @@ from tilewise.entrypoints.setup import log_interval, media_reader
 from tilewise.errors import InvalidConfig
 from tilewise.ignored import LOG, Ignored
 from tilewise.inputs.model_inputs import ModelInputs
-from tilewise.inputs.sampling import default_sampling
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.tool_text import TOOL_FORMS
 from tilewise.remote.engine import EngineProcess
@@ -49,8 +48,7 @@ async def assemble(
     found = await asyncio.to_thread(ModelInputs.of, engine)
     reader = replace(reader, embeddings=found.embeddings)
     found = replace(found, spec=with_parsers(found.spec, config))
-    folder = found.checkpoint.folder
-    sampling = default_sampling(config.generation_config, config.override_generation_config, folder)
+    sampling = found.default_sampling(config.generation_config, config.override_generation_config)
     if sampling:
         logger.info("Default sampling options of the model: %s", sampling)
     launch = Launch.of(found, part, build)
@@ -65,7 +63,7 @@ async def assemble(
     lines = 0 if engine.disable_log_stats else len(replicas.engines)
     stats = [StatsLog(log_interval(), time.monotonic(), number) for number in range(lines)]
     store = None if limits is None else ResponseStore(limits)
-    context = Context(replicas, service, served, metrics, stats, config, engine, folder.path, store)
+    context = Context(replicas, service, served, metrics, stats, config, engine, found.checkpoint.folder.path, store)
     for one in replicas.engines:
         metrics.engines[one.number].describe_caches(one.resolved)
         context.became(one.number, "ready")

@@ -17,19 +17,18 @@ from typing_extensions import TypedDict
 from tilewise.engine.encode_core import EncodedDelta
 from tilewise.errors import EngineDead, InvalidField
 from tilewise.ignored import Ignored
-from tilewise.inputs.embeddings import IMAGE_EMBEDS
-from tilewise.inputs.images import MAX_TILES
-from tilewise.inputs.media_io import MediaOptions
-from tilewise.inputs.media_reader import MediaReader
-from tilewise.inputs.messages import MessageParts, read_picture
+from tilewise.inputs.media.arrays import IMAGE_EMBEDS
+from tilewise.inputs.media.reader import MediaOptions, MediaPart, MediaReader
+from tilewise.inputs.media.tensor_file import write_safetensors
+from tilewise.inputs.media.tiling import MAX_TILES
+from tilewise.inputs.messages import open_picture, parse_pictures
 from tilewise.inputs.prepare import Preparer
-from tilewise.inputs.tensor_file import write_safetensors
 from tilewise.server.bodies import EncodeBody
 from tilewise.server.body import UnknownFields
 from tilewise.server.chat.call import processor_of
 from tilewise.server.context import context_of
 from tilewise.server.exchange import Router
-from tilewise.server.messages import read_input
+from tilewise.server.messages import RequestRules
 from tilewise.server.openapi import GENERATION, Operation
 from tilewise.server.served import ServedModel
 from tilewise.types import ImageInput, Request
@@ -70,7 +69,7 @@ class EncodedList(TypedDict):
 @dataclass(frozen=True)
 class EncodeCall:
     model: str
-    parts: tuple[dict[str, Any], ...]
+    pictures: list[MediaPart]
     processor: dict[str, Any]
 
 
@@ -85,9 +84,8 @@ def encode_call(body: dict[str, Any], served: ServedModel, ignored: Ignored) -> 
     if not 1 <= len(parts) <= MOST_PICTURES:
         raise InvalidField("input", f"input has {len(parts)} pictures, it must have 1 to {MOST_PICTURES}: send several "
                            "requests.")  # fmt: skip
-    return EncodeCall(
-        served.resolve(fields.model), read_input(parts, unknown, served.detail_levels), processor_of(fields)
-    )
+    rules = RequestRules(unknown, served.detail_levels, "input")
+    return EncodeCall(served.resolve(fields.model), parse_pictures(parts, rules), processor_of(fields))
 
 
 def encode_request(call: EncodeCall, preparer: Preparer, reader: MediaReader) -> Request:
@@ -95,11 +93,8 @@ def encode_request(call: EncodeCall, preparer: Preparer, reader: MediaReader) ->
 
     May take as long as a download does. Raises InvalidRequest.
     """
-    parts = MessageParts("user")
-    for number, part in enumerate(call.parts):
-        parts.add(part, f"input[{number}]")
-    reader.check_count("image", len(parts.images))
-    return preparer.encoding([read_picture(part, reader) for part in parts.images], call.processor, MOST_TILES)
+    reader.check_count("image", len(call.pictures))
+    return preparer.encoding([open_picture(part, reader) for part in call.pictures], call.processor, MOST_TILES)
 
 
 def encode_body(call: EncodeCall, request: Request, found: EncodedDelta) -> bytes:

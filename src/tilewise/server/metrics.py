@@ -24,8 +24,8 @@ from prometheus_client import (
 
 from tilewise.engine.counters import Counters, EngineLoad
 from tilewise.engine.sequence import TokenDelta
-from tilewise.inputs.media_cache import CacheCounts
-from tilewise.inputs.media_reader import LEFT_OUT
+from tilewise.inputs.media.cache import CacheCounts
+from tilewise.inputs.media.reader import LEFT_OUT
 from tilewise.plan import Resolved
 from tilewise.server.bodies import KNOWN
 from tilewise.types import Request, RequestOutput

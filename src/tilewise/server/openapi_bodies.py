@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tilewise.inputs.images import MAX_TILES
-from tilewise.inputs.media_cache import MAX_UUID
+from tilewise.inputs.media.cache import MAX_UUID
+from tilewise.inputs.media.tiling import MAX_TILES
 
 Schema = dict[str, Any]
 _TEXT: Schema = {"type": "string"}

@@ -17,8 +17,7 @@ from typing import TypeVar
 from tilewise.engine.sequence import TokenDelta
 from tilewise.errors import EngineDead, Expired, Overloaded
 from tilewise.ignored import Ignored, IgnoredLog
-from tilewise.inputs.media_io import MediaOptions
-from tilewise.inputs.media_reader import MediaReader
+from tilewise.inputs.media.reader import MediaOptions, MediaReader
 from tilewise.inputs.prepare import Preparer
 from tilewise.outputs.group import AnswerDelta, AnswerGroup
 from tilewise.remote.engine import Stream

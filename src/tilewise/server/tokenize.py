@@ -12,10 +12,10 @@ from typing_extensions import TypedDict
 
 from tilewise.errors import InvalidField
 from tilewise.ignored import Ignored
-from tilewise.inputs.media_io import MediaOptions
-from tilewise.inputs.messages import MediaReader
+from tilewise.inputs.media.reader import MediaOptions, MediaReader
+from tilewise.inputs.messages import parse_messages
+from tilewise.inputs.options import check_ids
 from tilewise.inputs.prepare import Preparer
-from tilewise.inputs.sampling import check_ids
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.sampling_params import SamplingParams
 from tilewise.server.bodies import ConversationFields, DetokenizeBody, TokenizeBody
@@ -31,7 +31,7 @@ from tilewise.server.chat.call import (
 from tilewise.server.chat.tools import read_tools
 from tilewise.server.context import context_of
 from tilewise.server.exchange import Router
-from tilewise.server.messages import read_conversation
+from tilewise.server.messages import RequestRules
 from tilewise.server.openapi import JSON_BODY, Operation
 from tilewise.server.served import ServedModel
 
@@ -81,7 +81,7 @@ def tokenize_call(body: dict[str, Any], served: ServedModel, ignored: Ignored) -
 
 
 def _conversation(fields: TokenizeBody, served: ServedModel, unknown: UnknownFields) -> ChatPrompt:
-    messages = read_conversation(fields.messages or [], unknown, served.detail_levels)
+    messages = parse_messages(fields.messages or [], RequestRules(unknown, served.detail_levels))
     thinking = thinking_of(fields, served, unknown.ignored)
     tools = read_tools(fields.tools, None, True, replace(served, tools=True))  # they count, read out of answers or not
     return prompt_of(fields, messages, thinking, tools, ending_of(fields), unknown.ignored)

@@ -9,9 +9,9 @@ from typing import Any
 
 from tilewise.errors import InvalidField, InvalidRequest
 from tilewise.ignored import Ignored, is_near_miss
-from tilewise.inputs.images import lax_number
-from tilewise.inputs.media_io import MediaOptions
-from tilewise.inputs.messages import MediaReader, read_messages
+from tilewise.inputs.media.reader import MediaOptions, MediaReader
+from tilewise.inputs.media.tiling import lax_number
+from tilewise.inputs.messages import ParsedMessage, open_messages, parse_messages
 from tilewise.inputs.prepare import Preparer, Side
 from tilewise.inputs.templates import Ending
 from tilewise.outputs.parts import PartsRule, split_parts
@@ -29,7 +29,7 @@ from tilewise.server.generation import (
     sampling_of,
     strict_schema,
 )
-from tilewise.server.messages import PREFIX_KEYS, read_conversation
+from tilewise.server.messages import PREFIX_KEYS, RequestRules
 from tilewise.server.served import ServedModel
 from tilewise.types import Request
 
@@ -40,9 +40,9 @@ _RESERVED = ("chat_template", "tokenize", "tools", "documents", "add_generation_
 
 @dataclass(frozen=True, kw_only=True)
 class ChatPrompt:
-    """A conversation, as `read_messages` and `Preparer.chat` take it."""
+    """A conversation, as `open_messages` and `Preparer.chat` take it."""
 
-    messages: tuple[dict[str, Any], ...]
+    messages: tuple[ParsedMessage, ...]
     thinking: bool | None = None
     """True if the model is asked to think first; None = as the template does."""
     tools: tuple[str, ...] = ()
@@ -58,7 +58,7 @@ class ChatPrompt:
 
     def request(self, sampling: SamplingParams, preparer: Preparer, reader: MediaReader) -> Request:
         arrival = time.monotonic()  # before media are fetched and decoded: waiting for them is waiting too
-        messages, media = read_messages(self.messages, reader)
+        messages, media = open_messages(self.messages, reader)
         request = preparer.chat(
             messages,
             media,
@@ -91,9 +91,8 @@ class ChatCall(GenerationCall):
         """True if it is so little work that it may be done on the event loop: a short text and nothing else."""
         if self.sampling.structured_outputs is not None or self.prompt.tools:
             return False
-        texts = [message["content"] for message in self.prompt.messages if message.keys() == {"role", "content"}]
-        plain = len(texts) == len(self.prompt.messages) and all(isinstance(text, str) for text in texts)
-        return plain and sum(map(len, texts)) <= LIGHT
+        plain = all(message.is_plain for message in self.prompt.messages)
+        return plain and sum(len(message.text) for message in self.prompt.messages) <= LIGHT
 
     def request(self, preparer: Preparer, reader: MediaReader) -> Request:
         """Return the engine's request, with its media read by `reader`, which is the request's own.
@@ -125,7 +124,7 @@ def chat_call(body: dict[str, Any], served: ServedModel, ignored: Ignored, heade
     unknown = UnknownFields(ignored, served.strict_fields)
     fields = ChatBody.read(body, unknown)
     tools = read_tools(fields.tools, fields.tool_choice, fields.parallel_tool_calls, served)
-    messages = read_conversation(fields.messages, unknown, served.detail_levels)
+    messages = parse_messages(fields.messages, RequestRules(unknown, served.detail_levels))
     most = max_tokens_of(fields, ignored)
     check_special_tokens(fields.add_special_tokens, served, ignored)
     ending = ending_of(fields)
@@ -144,13 +143,13 @@ def chat_call(body: dict[str, Any], served: ServedModel, ignored: Ignored, heade
         strict_schema=strict_schema(fields),
         strict_tools=tools.strict,
         include_reasoning=fields.include_reasoning,
-        echo=_echo(messages) if fields.echo else "",
+        echo=messages[-1].text if fields.echo and messages[-1].role == "assistant" else "",
     )
 
 
 def prompt_of(
     fields: ChatBody | TokenizeBody,
-    messages: tuple[dict[str, Any], ...],
+    messages: tuple[ParsedMessage, ...],
     thinking: bool | None,
     tools: ToolUse,
     ending: Ending,
@@ -310,11 +309,3 @@ def _logprobs(fields: ChatBody) -> int | None:
     if fields.top_logprobs is not None and fields.top_logprobs != 0 and not fields.logprobs:
         raise InvalidField("top_logprobs", "when using `top_logprobs`, `logprobs` must be set to true.")
     return (fields.top_logprobs or 0) if fields.logprobs else None
-
-
-def _echo(messages: Sequence[dict[str, Any]]) -> str:
-    last = messages[-1]
-    if last["role"] != "assistant":
-        return ""
-    content = last["content"]
-    return content if isinstance(content, str) else "\n".join(part["text"] for part in content or () if "text" in part)

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from tilewise.errors import InvalidField
 from tilewise.ignored import Ignored
 from tilewise.inputs.grammar import name_unenforced
-from tilewise.inputs.schema_check import schema_faults
+from tilewise.inputs.prepared_schema import schema_faults
 from tilewise.server.answers import ChunkInterval, total_usage, usage_body
 from tilewise.server.bodies import NOT_IN_BATCHES, BatchedChatBody, ChatBody
 from tilewise.server.chat.answers import ChatChunk, ChatCompletion, ChatStream, ReasoningCount, chat_body

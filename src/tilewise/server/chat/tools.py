@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from tilewise.errors import InvalidField, InvalidRequest
-from tilewise.inputs.schema_keywords import unknown_keywords
+from tilewise.inputs.schema import unknown_keywords
 from tilewise.inputs.tool_text import to_json
 from tilewise.server.body import Given
 from tilewise.server.served import ServedModel
