@@ -38,8 +38,8 @@ EVERYWHERE = {"PATH", "PYTHONPATH"}
 ENVIRONMENT = ("os.environ", "environment")
 BY_NAME = {
     "cli/flags/table.py": 2,  # of OPTIONS in variables.py
-    "inputs/media_limits.py": 1,  # of the limits
-    "inputs/web/address.py": 2,  # of the variables of proxies
+    "inputs/media/limits.py": 1,  # of the limits
+    "inputs/media/connection.py": 2,  # of the variables of proxies
     "server/information.py": 1,  # of all that are shown
     "units.py": 1,  # of whole_variable
     "weights/hubs/repository.py": 2,  # of endpoint, and of a tuple

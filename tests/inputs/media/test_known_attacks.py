@@ -28,11 +28,11 @@ from tilewise.inputs.messages import read_messages
 from tilewise.inputs.pieces import Message
 from tilewise.sampling_params import SamplingParams
 
-TESTS = Path(__file__).parent.parent
+TESTS = Path(__file__).parents[2]
 ELSEWHERE = {
-    "CVE-2025-6242, every notation": "inputs/web/test_address.py::test_private_addresses_are_refused_in_every_notation",
-    "CVE-2025-6242, a name that moves": "inputs/test_media.py::test_the_connection_goes_to_the_checked_address",
-    "CVE-2025-46722, every property": "inputs/test_media_cache.py::test_other_pictures_have_other_digests",
+    "CVE-2025-6242, notations": "inputs/media/test_address.py::test_private_addresses_are_refused_in_every_notation",
+    "CVE-2025-6242, a name that moves": "inputs/media/test_fetch.py::test_the_connection_goes_to_the_checked_address",
+    "CVE-2025-46722, every property": "inputs/media/test_cache.py::test_other_pictures_have_other_digests",
     "CVE-2025-46570 and CVE-2025-25183": "engine/test_prefix_caching.py::test_other_salts_share_nothing",
     "CVE-2025-48944": "inputs/test_grammar.py",
     "CVE-2025-66448, with consent": "weights/test_config.py::test_code_of_the_checkpoint_is_never_run",
