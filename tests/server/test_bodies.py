@@ -1,4 +1,4 @@
-"""The tables of fields: complete, true to the models of the bodies, and the only say in what is refused."""
+"""The fields of bodies: complete, true to their types, and the only say in what is refused."""
 
 import pytest
 

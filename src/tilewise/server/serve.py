@@ -33,7 +33,7 @@ class PatientProtocol(H11Protocol):
     """uvicorn's HTTP/1.1, which closes a connection whose client is too long in sending what it owes.
 
     That is a head, or the rest of a body that is refused; sending a little of it now and then does not help. Bodies
-    that are read have a limit of their own (`Intake`).
+    that are read have a limit of their own (`BodyReceiver`).
     """
 
     patience = 30.0

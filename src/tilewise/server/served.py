@@ -21,7 +21,7 @@ class ServedModel:
     created: int
     max_model_len: int
     sampling: Mapping[str, Any] = field(default_factory=dict)
-    """Sampling options of requests that do not set them (`sampling_defaults`)."""
+    """Sampling options of requests that do not set them (`default_sampling`)."""
     max_logprobs: int = 20
     max_answers: int = 64
     """Most answers to one prompt: each is a sequence of its own, which is held whole, pictures too, while it waits."""

@@ -149,7 +149,7 @@ def read_tools(
 
 
 @dataclass(frozen=True)
-class _Function:
+class _ToolFunction:
     definition: FunctionDefinition
     place: str
     """The field of the body that has its schema."""
@@ -163,18 +163,18 @@ class _Function:
         return to_json({"type": "function", "function": self.definition.model_dump(exclude_none=True)})
 
 
-def _by_name(tools: Sequence[Tool | FlatTool]) -> dict[str, _Function]:
+def _by_name(tools: Sequence[Tool | FlatTool]) -> dict[str, _ToolFunction]:
     """Return the functions by name. Raises InvalidField for a name that comes twice, is empty or too long.
 
     Names are any text: gateways write `server/tool`, and a model copies what stands in its prompt.
     """
-    functions: dict[str, _Function] = {}
+    functions: dict[str, _ToolFunction] = {}
     for number, tool in enumerate(tools):
         if isinstance(tool, Tool):
-            function = _Function(tool.function, f"tools[{number}].function.parameters")
+            function = _ToolFunction(tool.function, f"tools[{number}].function.parameters")
         else:
             definition = FunctionDefinition(**tool.model_dump(exclude={"type"}))
-            function = _Function(definition, f"tools[{number}].parameters")
+            function = _ToolFunction(definition, f"tools[{number}].parameters")
         name = function.definition.name
         if not 0 < len(name) <= _LONGEST_NAME or name in functions:
             what = "comes twice" if name in functions else f"must have 1 to {_LONGEST_NAME} characters"
@@ -185,7 +185,7 @@ def _by_name(tools: Sequence[Tool | FlatTool]) -> dict[str, _Function]:
     return functions
 
 
-def _required(use: ToolUse, functions: Mapping[str, _Function]) -> ToolUse:
+def _required(use: ToolUse, functions: Mapping[str, _ToolFunction]) -> ToolUse:
     """Return the use of tools of which at least one has to be called."""
     for function in functions.values():
         _check_keywords(function.schema, function.place)
@@ -204,8 +204,8 @@ def _check_keywords(schema: dict[str, Any], place: str) -> None:
 
 
 def _allowed(
-    functions: dict[str, _Function], choice: AllowedToolsChoice
-) -> tuple[dict[str, _Function], Literal["auto", "required"]]:
+    functions: dict[str, _ToolFunction], choice: AllowedToolsChoice
+) -> tuple[dict[str, _ToolFunction], Literal["auto", "required"]]:
     """Return the functions that may be called, and the mode. The model is shown no others: it would call some."""
     allowed = choice.allowed_tools or AllowedTools(mode=choice.mode, tools=choice.tools or [])
     names = {_chosen(tool, functions) for tool in allowed.tools}
