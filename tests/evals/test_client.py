@@ -34,11 +34,11 @@ def questions() -> list[Question]:
 
 
 def test_answers_come_in_the_order_of_the_questions(demo, questions):
-    heard = []
+    seen = []
     client = EvalClient(demo, batch_size=2, max_images=9)
-    answers = client.ask(questions, lambda place, answer: heard.append((place, answer.text)))
+    answers = client.ask(questions, lambda place, answer: seen.append((place, answer.text)))
     assert [answer.text for answer in answers] == ["cat", "388", "yellow"]
-    assert sorted(heard) == [(0, "cat"), (1, "388"), (2, "yellow")]
+    assert sorted(seen) == [(0, "cat"), (1, "388"), (2, "yellow")]
     assert client.counts.completion_tokens == sum(len(answer.token_ids) for answer in answers)
     assert [question.row for question, _ in client.answers] == [0, 1, 2]
 
@@ -59,12 +59,12 @@ def test_each_answer_is_kept_when_it_is_whole_and_not_at_the_end(demo, questions
     class Killed(BaseException):
         pass
 
-    def heard(count=itertools.count(1)):
+    def kill(count=itertools.count(1)):
         if next(count) == 2:
             raise Killed
 
     with pytest.raises(Killed):
-        EvalClient(demo, 3, 9, AnswerStore(tmp_path, "m")).ask(questions, lambda *_: heard())
+        EvalClient(demo, 3, 9, AnswerStore(tmp_path, "m")).ask(questions, lambda *_: kill())
     again = EvalClient(demo, 3, 9, AnswerStore(tmp_path, "m"))
     assert [answer.text for answer in again.ask(questions, lambda *_: None)] == ["cat", "388", "yellow"]
     assert 1 <= again.counts.from_store <= 2

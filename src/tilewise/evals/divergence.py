@@ -16,20 +16,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from tilewise.entrypoints.llm import LLM
 from tilewise.errors import InvalidCheckpoint, InvalidConfig, InvalidMedia
 from tilewise.evals.comparison import read_engine
 from tilewise.evals.results import as_json, check_outputs, write_text
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from tilewise.entrypoints.llm import LLM
-    from tilewise.types import Logprob, RequestOutput
+from tilewise.sampling_params import SamplingParams
+from tilewise.types import Logprob, RequestOutput
 
 _PICTURES = Path(__file__).parents[1] / "demo" / "pictures"
 _ABOUT_PICTURES = ("What is written here?", "Describe this image.", "请描述这张图片。", "How many objects are there?")
@@ -118,8 +116,6 @@ def divergence(first: str, second: str, prompts: Sequence[ComparedPrompt], max_t
     An engine is `MODEL` or `MODEL,option=value,...`. Raises InvalidConfig where they make different tokens of a prompt,
     InvalidMedia for a picture that cannot be read, and InvalidCheckpoint for probabilities that are not finite.
     """
-    from tilewise.sampling_params import SamplingParams
-
     with _engine(first, top) as llm:
         said = SamplingParams(temperature=0.0, max_tokens=max_tokens, logprobs=top)
         answers = [llm.chat(_messages(prompt), said, use_tqdm=False)[0] for prompt in prompts]
@@ -131,8 +127,6 @@ def divergence(first: str, second: str, prompts: Sequence[ComparedPrompt], max_t
 
 @contextmanager
 def _engine(engine: str, top: int) -> Iterator[LLM]:
-    from tilewise.entrypoints.llm import LLM
-
     with LLM(**{"max_logprobs": top, **read_engine(engine)}) as llm:
         yield llm
 
@@ -142,9 +136,7 @@ def _messages(prompt: ComparedPrompt) -> list[dict[str, Any]]:
     return [{"role": "user", "content": [*parts, {"type": "text", "text": prompt.text}]}]
 
 
-def _opened(prompt: ComparedPrompt) -> list[Image]:
-    from PIL import Image
-
+def _opened(prompt: ComparedPrompt) -> list[Image.Image]:
     try:
         return [Image.open(path) for path in prompt.images]
     except OSError as error:
@@ -153,8 +145,6 @@ def _opened(prompt: ComparedPrompt) -> list[Image]:
 
 def _followed(llm: LLM, prompt: ComparedPrompt, answer: RequestOutput, top: int) -> list[Mapping[int, Logprob]]:
     """Return the second model's likeliest tokens at each token of the first one's answer, by id."""
-    from tilewise.sampling_params import SamplingParams
-
     own = llm.chat(_messages(prompt), SamplingParams(max_tokens=1), use_tqdm=False)[0].prompt_token_ids
     if own != answer.prompt_token_ids:
         raise InvalidConfig(
