@@ -207,5 +207,5 @@ def test_null_is_what_nobody_has_set() -> None:
 @pytest.mark.parametrize("value", [[[14], [14]], [{}], [14, 16], []], ids=str)
 def test_a_list_that_is_no_whole_number_is_refused(value: object) -> None:
     section = Section({"patch_size": value}, "config.json")
-    refused(InvalidCheckpoint, lambda: section.whole("patch_size"), "patch_size", repr(value))
+    refused(InvalidCheckpoint, lambda: section.whole("patch_size"), "patch_size must be a whole number above 0")
     assert Section({"patch_size": [14, 14]}, "config.json").whole("patch_size") == 14
