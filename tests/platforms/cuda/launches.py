@@ -22,7 +22,7 @@ from tilewise.platforms.cuda.kernels import (
     rows,
     sampling,
 )
-from tilewise.platforms.cuda.kernels.attention import tile_attention
+from tilewise.platforms.cuda.kernels.attention import dense_attention
 from tilewise.platforms.cuda.kernels.paged_attention import paged_attention
 from tilewise.platforms.cuda.kernels.products import Epilogue
 from tilewise.platforms.forms import Codes, Dense, Form, Grouped, StaticRows
@@ -243,7 +243,7 @@ def attention_kernels(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
         yield f"attention {name}", partial(paged_attention, query, cache, *batch, *own)
     for name, heads, width in (("300M", 16, 64), ("6B", 25, 128)):
         parts = shape(13, 1025, 3 * heads * width).unflatten(-1, (3, heads, width)).unbind(2)
-        yield f"attention tiles {name}", partial(tile_attention, *parts, width**-0.5)
+        yield f"attention tiles {name}", partial(dense_attention, *parts, width**-0.5)
 
 
 KERNELS = (

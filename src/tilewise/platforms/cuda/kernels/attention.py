@@ -123,7 +123,7 @@ def _sizes(rows: int, width: int, itemsize: int) -> tuple[int, int, int, int]:
     return 64 if rows <= 64 else 128, 64, 8, 3
 
 
-def tile_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+def dense_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     """Compute `Ops.dense_attention` of query [tiles, n, A, D] over key, value [tiles, m, A, D] -> the shape of query.
 
     Tensors may have any strides, as long as a head's numbers stand in order and one tile spans fewer than 2^31 numbers;

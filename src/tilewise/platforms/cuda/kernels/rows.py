@@ -255,12 +255,12 @@ def _patchify(pixels, mean, std, out, height, width, PATCH: tl.constexpr, BLOCK:
 def patchify(pixels: Tensor, patch: int, mean: Tensor, std: Tensor, out_dtype: torch.dtype = torch.float32) -> Tensor:
     """Compute `Ops.patchify` in any float dtype: uint8 [tiles, H, W, 3] -> [tiles, H/p * W/p, 3*p*p], channel-major.
 
-    mean, std float32 [3].
+    mean, std [3] in any float dtype.
     """
     tiles, height, width, _ = pixels.shape
     patches = (height // patch) * (width // patch)
     out = torch.empty(tiles, patches, 3 * patch * patch, dtype=out_dtype, device=pixels.device)
     if out.numel():
         grid = (tiles, triton.cdiv(height * width * 3, _BLOCK))
-        _patchify[grid](pixels.contiguous(), mean, std, out, height, width, PATCH=patch, BLOCK=_BLOCK)
+        _patchify[grid](pixels.contiguous(), mean.float(), std.float(), out, height, width, PATCH=patch, BLOCK=_BLOCK)
     return out
