@@ -18,6 +18,7 @@ from tilewise.config import EngineConfig
 from tilewise.console import progress_bar
 from tilewise.entrypoints.beam_search import BeamSearchParams
 from tilewise.entrypoints.llm import LLM
+from tilewise.environment import Environment
 from tilewise.errors import InvalidConfig
 from tilewise.inputs.prepare import tile_digest
 from tilewise.inputs.spec import InputSpec
@@ -211,7 +212,7 @@ def run_encode(bench: EncodeBench, say: Say = print) -> dict[str, Any]:
     # Imported here: what a caller can get wrong is known before torch is loaded.
     from tilewise.runner.build import build_runner
 
-    config = EngineConfig.of(**bench.engine)
+    config = EngineConfig.of(Environment.here(), **bench.engine)
     checkpoint = Checkpoint.of(config)
     tokenizer = Tokenizer.from_folder(checkpoint.tokenizer)
     spec = InputSpec.of(checkpoint.folder, tokenizer, config.mm_processor_kwargs)
