@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 
-from tilewise.tools.twin.specs import TWINS, stand_ins
+from tilewise.twin.specs import TWINS, stand_ins
 from tilewise.weights.family import GENERATIONS, MEMBERS, RELATIVES, TOWERS, FamilyMember
 
 ROOT = Path(__file__).parent.parent

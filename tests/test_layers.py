@@ -16,7 +16,7 @@ ROWS: list[set[str]] = [
     {"cli", "deploy", "__main__"},
     {"services", "jobs", "evals", "bench"},
     {"server"},
-    {"entrypoints", "assets", "tools", "quantize", "capacity"},
+    {"entrypoints", "assets", "twin", "quantize", "capacity"},
     {"remote"},
     {"outputs"},
     {"inputs"},
@@ -30,12 +30,12 @@ ROWS: list[set[str]] = [
     {"plan"},
     {"step"},
     {"config", "speculation", "types", "sampling_params", "structured_outputs"},
-    {"units", "layout", "timing", "sse", "ray_cluster", "resize", "ignored", "option", "foreign"},
-    {"console", "host"},
+    {"units", "layout", "timing", "sse", "ray_cluster", "resize", "ignored", "option", "foreign"}
+    | {"console", "host", "environment"},
     {"errors"},
 ]
 LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}
-WITH_TORCH = {"quantize", "capacity", "tools", "runner", "models", "layers", "weights", "parallel", "platforms"}
+WITH_TORCH = {"quantize", "capacity", "twin", "runner", "models", "layers", "weights", "parallel", "platforms"}
 TORCH_FREE = LEVEL.keys() - WITH_TORCH
 # The JSON of a checkpoint folder and the hub are plain Python, which the inputs may read.
 TORCH_FREE_FILES = {f"weights/{name}.py" for name in ("__init__", "checkpoint", "family", "folder", "file_names")} | {

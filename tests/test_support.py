@@ -10,7 +10,7 @@ import sys
 import pytest
 from docs.matrix import BEGIN, END, README, ROOT, SUPPORT, Results, matrix_in, readme_matrix, support_page
 
-from tilewise.tools.twin.specs import stand_ins
+from tilewise.twin.specs import stand_ins
 from tilewise.weights.family import GENERATIONS, MEMBERS
 
 _NUMBER = re.compile(r"(?<=\| )(\d\.\de-\d\d|0\.0e\+00|\de-\d\d|equal|none|–)(?= \|)")

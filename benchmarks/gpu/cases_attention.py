@@ -16,7 +16,7 @@ from torch import Tensor
 from tilewise.plan.floors import StageWork
 from tilewise.platforms.kv_cache import KV_DTYPES, LayerCache, PagedLayout, QuantisedCache, bytes_per_head, quantise
 from tilewise.platforms.ops import Ops
-from tilewise.tools.twin.specs import TinySpec
+from tilewise.twin.specs import TinySpec
 
 BLOCK = 16
 Sequences = Sequence[tuple[int, int]]

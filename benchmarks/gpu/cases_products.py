@@ -16,7 +16,7 @@ from tilewise.plan.floors import StageWork
 from tilewise.platforms.forms import Codes, Dense, Form, Grouped, Int8, StaticRows
 from tilewise.platforms.ops import Ops
 from tilewise.platforms.weights import Use, Weight
-from tilewise.tools.twin.specs import TinySpec
+from tilewise.twin.specs import TinySpec
 from tilewise.weights.sources import drawn
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from tilewise.plan.floors import StageWork
 from tilewise.platforms.draw import Draw, noise_key
 from tilewise.platforms.ops import Ops
-from tilewise.tools.twin.specs import TinySpec
+from tilewise.twin.specs import TinySpec
 
 EPS = 1e-6
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from tilewise.environment import Environment
 from tilewise.errors import InvalidConfig
 
 
@@ -89,8 +90,7 @@ in which idle threads keep cores from others: the kernels' own threads, the serv
 
 def short_waits(environment: Mapping[str, str]) -> dict[str, str]:
     """Return variables to set so that idle threads wait briefly; none if the user has said how threads wait."""
-    said = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & environment.keys()
-    return {} if said else {"GOMP_SPINCOUNT": _LOOKS}
+    return {} if Environment(environment).says_how_threads_wait else {"GOMP_SPINCOUNT": _LOOKS}
 
 
 def require_extra(package: str, extra: str, work: str) -> None:

@@ -9,14 +9,14 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from tilewise.environment import Environment
 from tilewise.errors import InvalidConfig
 from tilewise.host import require_extra
 
 logger = logging.getLogger("tilewise")
 
 NAMESPACE = "tilewise"
-WAIT = "TILEWISE_RAY_WAIT"
-"""Variable of the environment: seconds that ranks wait for room in the cluster, 600 unless it is set."""
+WAIT = Environment.ray_wait.name
 _REACHED = 10.0
 """Seconds in which a cluster's head has to take a connection."""
 _SAID_AGAIN = 30.0
@@ -47,7 +47,7 @@ def attach(work: str, cpus: int = 1) -> Attached:
 
     if ray.is_initialized():
         return "before"
-    address = os.environ.get("RAY_ADDRESS", "")
+    address = Environment.here().ray_address
     if address.startswith("ray://"):
         raise InvalidConfig(
             f"RAY_ADDRESS={address} is for Ray's client: run on a node, and name its head as HOST:PORT."
@@ -128,14 +128,7 @@ def check_cpus(cpus: float) -> None:
 
 
 def seconds_to_wait() -> float:
-    asked = os.environ.get("TILEWISE_RAY_WAIT", "600")
-    try:
-        seconds = float(asked)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < 1e9:
-        raise InvalidConfig(f"{WAIT} must be a number of seconds above 0, found {asked!r}.")
-    return seconds
+    return Environment.here().ray_wait
 
 
 def alive_nodes() -> dict[str, dict[str, Any]]:

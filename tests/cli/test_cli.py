@@ -12,8 +12,9 @@ from PIL import Image
 from tests.called import called
 from tests.tiny import SPECS, TWINS, write_original
 from tilewise import __version__
-from tilewise.cli import build_parser, main
-from tilewise.cli.options import dashed, engine_options
+from tilewise.cli import main
+from tilewise.cli.ask import ASK, AnswerOptions, AskOptions
+from tilewise.cli.flags.settings import engine_options
 
 
 @pytest.fixture(scope="module")
@@ -82,23 +83,29 @@ def test_the_version(word, capsys):
 
 @pytest.mark.parametrize(("words", "meant"), [(["srve"], "serve"), (["bench", "serv"], "serve")])
 def test_a_misspelt_verb(words, meant, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        main(words)
+    assert main(words) == 2
     assert f"Did you mean {meant}?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("words", "loaded"),
-    [(["ps"], {"services"}), (["run-batch"], {"run_batch", "serve"}), (["--help"], set()), ([], set())],
+    [
+        (["ps", "--help"], {"services"}),
+        (["run-batch", "--help"], {"run_batch"}),
+        (["encode-server", "--help"], {"serve"}),
+        (["--help"], set()),
+        ([], set()),
+    ],
 )
 def test_only_the_verb_that_is_wanted_is_loaded(words, loaded):
     code = (
         "import sys, tilewise.cli\n"
-        f"tilewise.cli.build_parser({words})\n"
-        "print(*(name for name in ('ask', 'services', 'run_batch', 'serve') if 'tilewise.cli.' + name in sys.modules))"
+        f"tilewise.cli.main({words})\n"
+        "names = ('ask', 'services', 'run_batch', 'serve')\n"
+        "print('loaded:', *(name for name in names if 'tilewise.cli.' + name in sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert set(done.stdout.split()) == loaded
+    assert set(done.stdout.rpartition("loaded:")[2].split()) == loaded
 
 
 def test_help_names_every_verb_and_an_unknown_verb_is_refused():
@@ -107,14 +114,13 @@ def test_help_names_every_verb_and_an_unknown_verb_is_refused():
 
 
 def test_both_spellings_json_and_repeated_flags():
-    parse = build_parser().parse_args
     arguments = (
-        *("ask", "a_b", "--max_model_len=64", "--limit_mm_per_prompt", '{"image": 4}', "--trust-remote-code"),
+        *("a_b", "--max_model_len=64", "--limit_mm_per_prompt", '{"image": 4}', "--trust-remote-code"),
         *("--trust-remote-code", "--mm-processor-kwargs", "max_dynamic_patch=6"),
     )
-    options = parse([dashed(argument) for argument in arguments])
-    assert options.question == "a_b"
-    assert engine_options(options) == {
+    line = ASK.read(arguments)
+    assert line.take(AskOptions).question == "a_b"
+    assert engine_options(line) == {
         "max_model_len": 64,
         "limit_mm_per_prompt": {"image": 4},
         "trust_remote_code": True,
@@ -134,7 +140,9 @@ def test_both_spellings_json_and_repeated_flags():
     ],
 )
 def test_amounts_and_other_names(arguments, expected):
-    assert engine_options(build_parser().parse_args(["ask", "what?", *arguments.split()])) == expected
+    line = ASK.read(["what?", *arguments.split()])
+    line.take(AskOptions)
+    assert engine_options(line) == expected
 
 
 def test_what_is_no_amount_is_refused_with_the_option():
@@ -148,15 +156,22 @@ def test_what_is_no_amount_is_refused_with_the_option():
     ["a.png --model m b.png what?", "--model m a.png b.png what?", "a.png b.png --model m what?"],
 )
 def test_flags_may_stand_anywhere(arguments):
-    options = build_parser().parse_args(["ask", *arguments.split()])
-    assert (options.model, options.media, options.question) == ("m", ["a.png", "b.png"], "what?")
-    assert options.max_tokens == 512
+    line = ASK.read(arguments.split())
+    options = line.take(AskOptions)
+    assert (line.values["model"], options.media, options.question) == ("m", ("a.png", "b.png"), "what?")
+    assert line.take(AnswerOptions).sampling(512).max_tokens == 512
+
+
+def test_an_empty_text_is_a_text():
+    line = ASK.read(["what?", "--system", "", "--hf-token="])
+    assert line.take(AskOptions).system == "", "no system message at all"
+    assert line.values == {"hf_token": None}, "of the engine's options, it is none"
 
 
 def test_an_unknown_flag_is_still_refused():
     done = called("ask", "a.png", "--modell", "m", "what?")
     assert done.returncode == 2
-    assert "unrecognized arguments: --modell" in done.stderr
+    assert "There is no flag --modell." in done.stderr
     assert done.stderr.endswith("Did you mean --model?\n")
 
 

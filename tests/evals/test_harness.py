@@ -160,8 +160,7 @@ def test_mistakes_are_one_line(tmp_path, arguments, message, capsys, monkeypatch
 
 
 def test_a_value_that_a_flag_does_not_take_is_refused_before_anything_is_read(capsys):
-    with pytest.raises(SystemExit, match="2"):
-        main(["eval", "run", "--tasks", "pictures", "--quantization", "int3"])
+    assert main(["eval", "run", "--tasks", "pictures", "--quantization", "int3"]) == 2
     assert "--quantization must be one of int8, " in capsys.readouterr().err
 
 

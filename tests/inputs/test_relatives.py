@@ -16,7 +16,7 @@ from tilewise.inputs.prepare import Preparer
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.sampling_params import SamplingParams, StructuredOutputsParams
-from tilewise.tools.twin.named import write_twin
+from tilewise.twin import write_twin
 from tilewise.weights.folder import CheckpointFolder
 
 REASONER = (

@@ -19,7 +19,7 @@ from tests.weights.broken import change_tensors, refused
 from tilewise.errors import InvalidCheckpoint
 from tilewise.models.load import Architecture
 from tilewise.platforms.ops import TorchOps
-from tilewise.tools.twin.tensors import quantise
+from tilewise.twin.tensors import quantise
 from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.quantization.mxfp4 import Mxfp4Layout
 from tilewise.weights.quantization.stored import ExpectedTensor, StoredModule

@@ -30,7 +30,7 @@ from tests.tiny import (
 )
 from tilewise import LLM, SamplingParams
 from tilewise.platforms.ops import Ops, TorchOps
-from tilewise.tools.twin.specs import stand_ins
+from tilewise.twin.specs import stand_ins
 
 # Twins that differ in nothing that is computed are measured once.
 MODELS = {name: TWINS[name] for name in dict.fromkeys(stand_ins().values())} | VARIANTS

@@ -11,7 +11,7 @@ from tests.models.driving import all_logits, load, normalised, prompt_of, random
 from tests.tiny import TWINS, write_original
 from tilewise.models.load import Architecture
 from tilewise.platforms.ops import Ops
-from tilewise.tools.twin.named import write_twin
+from tilewise.twin import write_twin
 from tilewise.weights.family import RELATIVES, RelatedCheckpoint
 from tilewise.weights.folder import CheckpointFolder
 

@@ -20,8 +20,8 @@ from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.models.config import ExpertConfig
 from tilewise.models.load import Architecture
 from tilewise.platforms.ops import Ops
-from tilewise.tools.twin.tensors import flash_shapes
-from tilewise.tools.twin.vocabularies import VOCABULARIES, tokenizer
+from tilewise.twin.tensors import flash_shapes
+from tilewise.twin.vocabularies import VOCABULARIES, tokenizer
 from tilewise.weights.family import MEMBERS, FamilyMember
 from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.sources import dense

@@ -17,7 +17,7 @@ from tests.served import PICTURES, Served
 from tests.tiny import TinySpec, write_original
 from tilewise.quantize import MODELSLIM, QuantizeOptions
 from tilewise.quantize.run import quantize
-from tilewise.tools.twin.specs import TWINS
+from tilewise.twin.specs import TWINS
 
 SIZES = {"heads": 16, "kv_heads": 4, "head_dim": 8, "hidden": 128, "max_position": 40960}
 DENSE = replace(TWINS["InternVL3_5-38B"], intermediate=128, **SIZES)

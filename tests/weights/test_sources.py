@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tests.tiny import SPECS, TWINS, TinySpec, hf_tensors, original_config, write_hf, write_original
 from tilewise import LLM, SamplingParams
-from tilewise.capacity.published import described
+from tilewise.capacity.files import described
 from tilewise.models.load import Architecture
 from tilewise.platforms.forms import Codes, Dense, Form, Grouped, Int8
 from tilewise.platforms.ops import Ops

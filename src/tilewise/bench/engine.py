@@ -18,6 +18,7 @@ from tilewise.config import EngineConfig
 from tilewise.console import progress_bar
 from tilewise.entrypoints.beam_search import BeamSearchParams
 from tilewise.entrypoints.llm import LLM
+from tilewise.environment import Environment
 from tilewise.errors import InvalidConfig
 from tilewise.inputs.media.tiling import tile_digest
 from tilewise.inputs.model_inputs import ModelInputs
@@ -209,7 +210,7 @@ def run_encode(bench: EncodeBench, say: Say = print) -> dict[str, Any]:
     # Imported here: what a caller can get wrong is known before torch is loaded.
     from tilewise.runner.build import build_runner
 
-    config = EngineConfig.of(**bench.engine)
+    config = EngineConfig.of(Environment.here(), **bench.engine)
     inputs = ModelInputs.of(config)
     spec = inputs.spec
     runner, resolved = build_runner(config, inputs.checkpoint, inputs.tokenizer.image_context_id)

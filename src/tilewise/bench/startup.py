@@ -22,6 +22,7 @@ from tilewise.bench.engine import PERCENTS
 from tilewise.bench.figures import Spread
 from tilewise.config import EngineConfig
 from tilewise.console import Advance, progress_bar
+from tilewise.environment import Environment
 from tilewise.errors import TilewiseError
 from tilewise.weights.checkpoint import find_model
 
@@ -58,7 +59,7 @@ Starts = list[dict[str, float]]
 
 def run_startup(bench: StartupBench, say: Say = print) -> dict[str, Any]:
     """Run the benchmark, and return the result as --output-json has it."""
-    config = EngineConfig.of(**bench.engine)
+    config = EngineConfig.of(Environment.here(), **bench.engine)
     model = find_model(
         config.model, config.revision, config.hub, config.download_dir, config.hf_token, mmproj=config.mmproj
     )

@@ -17,6 +17,7 @@ from tilewise.config import EngineConfig
 from tilewise.engine.counters import Counters
 from tilewise.engine.sequence import TokenDelta
 from tilewise.entrypoints.setup import SUPPORTED_TASKS, Entrypoint, absent, call_of, check_model
+from tilewise.environment import Environment
 from tilewise.errors import Cancelled, EngineDead, InvalidRequest, TilewiseError
 from tilewise.foreign.keywords import named_keywords
 from tilewise.ignored import LOG, Ignored
@@ -51,7 +52,7 @@ class AsyncLLM(Entrypoint):
         try:
             defaults = [name for name in ("generation_config", "override_generation_config") if options.pop(name, None)]
             LOG.take(dict.fromkeys(defaults, "every request says how its tokens are chosen"), "AsyncLLM")
-            launch = self._read(EngineConfig.of(model=check_model(model), **options))
+            launch = self._read(EngineConfig.of(Environment.here(), model=check_model(model), **options))
             self._engine = replicas_of(launch)
             ready = self._loop.start(self._engine, process)
         except BaseException:

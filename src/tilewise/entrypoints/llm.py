@@ -21,6 +21,7 @@ from tilewise.entrypoints.setup import (
     check_model,
     log_interval,
 )
+from tilewise.environment import Environment
 from tilewise.errors import InvalidConfig, InvalidRequest
 from tilewise.foreign.keywords import named_keywords
 from tilewise.foreign.modules import finder_of
@@ -58,7 +59,7 @@ class LLM(Entrypoint):
             options.pop("generation_config", None) or "auto",
             options.pop("override_generation_config", None),
         )
-        config = EngineConfig.of(model=check_model(model), **options).for_whole_answers()
+        config = EngineConfig.of(Environment.here(), model=check_model(model), **options).for_whole_answers()
         logged = 0 if config.disable_log_stats else config.data_parallel_size
         stats = [StatsLog(log_interval(), time.monotonic(), number) for number in range(logged)]
         launch = self._read(config)

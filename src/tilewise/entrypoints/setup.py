@@ -13,6 +13,7 @@ from typing import Any, NoReturn, Self
 
 from tilewise.config import EngineConfig
 from tilewise.engine.arg_utils import EngineArgs
+from tilewise.environment import Environment
 from tilewise.errors import InvalidConfig, NotSupported
 from tilewise.ignored import LOG, Ignored
 from tilewise.inputs.chat_tokenizer import ChatTokenizer
@@ -124,11 +125,7 @@ def check_model(model: object) -> str:
 
 
 def log_interval() -> float:
-    text = os.environ.get("VLLM_LOG_STATS_INTERVAL", "10")
-    try:
-        return float(text)
-    except ValueError:
-        raise InvalidConfig(f"VLLM_LOG_STATS_INTERVAL must be a number of seconds, found {text!r}.") from None
+    return Environment.here().log_interval
 
 
 def media_reader(config: EngineConfig) -> MediaReader:
@@ -142,7 +139,7 @@ def media_reader(config: EngineConfig) -> MediaReader:
         allowed_media_domains=config.allowed_media_domains,
         limits=media,
     )
-    if os.environ.get("VLLM_MEDIA_URL_ALLOW_REDIRECTS", "1").lower() in ("0", "false"):
+    if not Environment.here().allow_redirects:
         access = replace(access, max_redirects=0)
     limits = ImageLimits.of(config)
     frames = FrameChoice(config.num_frames, config.fps)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from tilewise.config import EngineConfig
 from tilewise.entrypoints.llm import LLM
+from tilewise.environment import Environment
 from tilewise.errors import InvalidConfig, InvalidRequest
 from tilewise.evals.client import EvalClient
 from tilewise.evals.prompts import (
@@ -65,7 +66,7 @@ class TextModel(LM):  # type: ignore[misc]
         super().__init__()
         if device is not None:  # lm_eval's command line always names one
             logger.info("device=%s has no effect: the engine computes where its platform is", device)
-        config = EngineConfig.of(model=pretrained, **engine)
+        config = EngineConfig.of(Environment.here(), model=pretrained, **engine)
         running = config.max_num_seqs * config.data_parallel_size
         batch = running if str(batch_size).startswith("auto") else int(batch_size)
         self.llm = LLM(pretrained, **engine)

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 import tilewise
 from tilewise.config import EngineConfig
 from tilewise.console import set_up_logs
+from tilewise.environment import Environment
 from tilewise.errors import EngineDead, InvalidConfig, TilewiseError
 from tilewise.jobs.feed import AsgiReply, post
 from tilewise.ray_cluster import alive_nodes, attach
@@ -108,7 +109,7 @@ class EngineActor:
         """Start the engine. Raises what hinders that."""
         if version != tilewise.__version__:
             raise InvalidConfig(f"A node has tilewise {tilewise.__version__}, and not {version}: install the same.")
-        set_up_logs("Batch", os.environ.get("VLLM_LOGGING_LEVEL", "INFO"))
+        set_up_logs("Batch", Environment.here().logging_level)
         process = EngineProcess()
         try:
             parts = await assemble(engine, server, process)

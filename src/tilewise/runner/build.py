@@ -15,6 +15,7 @@ import torch
 
 from tilewise.config import EngineConfig
 from tilewise.console import progress_bar
+from tilewise.environment import Environment
 from tilewise.errors import InvalidCheckpoint, InvalidConfig
 from tilewise.host import Memory
 from tilewise.models.config import ModelConfig, shared_out
@@ -86,7 +87,7 @@ def build_runner(
         memory = Memory(platform.total_memory(), platform.free_memory())
         if ranks and platform.shared_memory:
             memory = ranks.share(memory)
-        resolved = resolve(config, facts, device_facts(platform, memory))
+        resolved = resolve(config, facts, device_facts(platform, memory), Environment.here())
         for name, reason in resolved.reasons.items():
             logger.info("%s: %s", name, reason)
         if config.load_format != "dummy":

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 import tilewise
+from tilewise.environment import Environment
 from tilewise.errors import InvalidConfig
 from tilewise.host import Memory, available_memory
 
@@ -84,7 +85,7 @@ def choose_interface(address: str) -> None:
     """Let ranks talk on the interface of this node's address, by which Ray's nodes do, unless the user named one that
     others reach.
     """
-    named = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
+    named = Environment.here().gloo_interface or "lo"
     if (named.startswith("lo") and not address.startswith("127.")) and (found := interface_of(address)):
         os.environ["GLOO_SOCKET_IFNAME"] = found
 

@@ -34,6 +34,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from tilewise.config import EngineConfig
 from tilewise.console import EngineFormatter, set_up_logs
+from tilewise.environment import Environment
 from tilewise.errors import InvalidConfig, RankDied, TilewiseError
 from tilewise.host import Memory, short_waits
 from tilewise.parallel.ranks import join, leave, told
@@ -122,7 +123,7 @@ class RayActors:
         """Names of the nodes of all ranks."""
         self._connections = RankConnections()
         self._ending = False
-        self._interface = os.environ.get("GLOO_SOCKET_IFNAME")
+        self._interface = Environment.here().gloo_interface
         self.address, self.threads = "", 1
         self._settings: list[NodeFacts] = []
         """Settings of all ranks but the first."""
@@ -198,7 +199,7 @@ class RayActors:
         return []
 
     def _actor(self, bundle: int) -> Any:
-        own = {name: value for name, value in os.environ.items() if name.startswith("TILEWISE_")}
+        own = Environment.here().shown  # what ranks choose by variables, all of them choose alike
         return (
             ray.remote(RankActor)
             .options(
@@ -247,10 +248,10 @@ class RayActors:
         with suppress(RayError):
             ray.wait(self._runs, num_returns=len(self._runs), timeout=_PATIENCE) if self._runs else None
         self._give_back()
-        if self._interface is None:
-            os.environ.pop("GLOO_SOCKET_IFNAME", None)
-        else:
+        if self._interface:
             os.environ["GLOO_SOCKET_IFNAME"] = self._interface
+        else:
+            os.environ.pop("GLOO_SOCKET_IFNAME", None)
         if self._attached != "before":
             ray.shutdown()
 

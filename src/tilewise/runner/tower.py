@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tilewise.config import EngineConfig
+from tilewise.environment import Environment
 from tilewise.host import available_memory
 from tilewise.models.load import Architecture
 from tilewise.models.tile_encoder import TileEncoder
-from tilewise.plan import Resolved
-from tilewise.plan.resolve import why_batch_invariant
+from tilewise.plan import Resolved, why_batch_invariant
 from tilewise.platforms import current_platform
 from tilewise.platforms.base import Platform
 from tilewise.runner.build import arithmetic_name, chosen_dtype, load_encoder, tile_folder, tile_store
@@ -93,7 +93,7 @@ def cache_bytes(config: EngineConfig) -> int:
 
 def _resolved(config: EngineConfig, architecture: Architecture, platform: Platform) -> Resolved:
     """Return limits of an engine that has no sequences, no blocks and no pages, so that nothing is shared out."""
-    model, invariant = architecture.config, why_batch_invariant(config) is not None
+    model, invariant = architecture.config, why_batch_invariant(config, Environment.here()) is not None
     limits = Limits(
         max_num_seqs=config.max_num_seqs,
         max_model_len=model.decoder.rope.trained_length,

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from tilewise.config import EngineConfig
 from tilewise.console import set_up_logs
+from tilewise.environment import Environment
 from tilewise.errors import RankDied, TilewiseError
 from tilewise.models.load import Architecture
 from tilewise.models.tile_encoder import EncodedTiles, TileEncoder
@@ -145,7 +146,7 @@ def main() -> None:
     task: VisionTask = task_of_this()
     out = cast(BinaryIO, os.fdopen(os.dup(1), "wb"))
     os.dup2(2, 1)  # whatever else prints goes where the log goes
-    set_up_logs("Vision", os.environ.get("VLLM_LOGGING_LEVEL", "INFO"))
+    set_up_logs("Vision", Environment.here().logging_level)
     torch.set_num_threads(task.threads)
     try:
         encoder, digest = _load(task)

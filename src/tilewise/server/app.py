@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -16,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
+from tilewise.environment import Environment
 from tilewise.server import information, tokenize
 from tilewise.server.chat import routes as chat
 from tilewise.server.completions import routes as completions
@@ -36,7 +36,7 @@ ROUTERS = (chat.router, completions.router, responses.router, tokenize.router, i
 def routers_of(config: ServerConfig) -> tuple[Router, ...]:
     """Return a server's routes; vLLM's variable VLLM_SERVER_DEV_MODE adds vLLM's routes for developers."""
     tokenizer = (information.tokenizer_router,) if config.enable_tokenizer_info_endpoint else ()
-    developers = os.environ.get("VLLM_SERVER_DEV_MODE", "0") not in ("", "0")
+    developers = Environment.here().developer_routes
     return (*ROUTERS, *tokenizer, *((information.developer_router,) if developers else ()))
 
 

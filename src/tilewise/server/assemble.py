@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from dataclasses import replace
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from tilewise.config import EngineConfig
 from tilewise.engine.counters import StatsLog
 from tilewise.entrypoints.setup import log_interval, media_reader
+from tilewise.environment import Environment
 from tilewise.errors import InvalidConfig
 from tilewise.ignored import LOG, Ignored
 from tilewise.inputs.model_inputs import ModelInputs
@@ -30,7 +30,6 @@ from tilewise.server.responses.store import ResponseStore, StoreLimits
 from tilewise.server.served import ServedModel
 from tilewise.server.service import AnswerService
 from tilewise.server.tracing import Tracing
-from tilewise.units import whole_variable
 
 logger = logging.getLogger("tilewise")
 
@@ -134,9 +133,9 @@ def served_model(
 
 def media_threads() -> int:
     """Return the number of threads that fetch, decode and cut media."""
-    return whole_variable(os.environ, "VLLM_MEDIA_LOADING_THREAD_COUNT", 8)
+    return Environment.here().media_threads or 8
 
 
 def max_answers(running: int) -> int:
     """Return the most answers to one prompt: VLLM_MAX_N_SEQUENCES, or as many as run at once, and at most MAX_N."""
-    return min(whole_variable(os.environ, "VLLM_MAX_N_SEQUENCES", running), MAX_N)
+    return min(Environment.here().max_answers or running, MAX_N)

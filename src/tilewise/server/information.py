@@ -17,6 +17,7 @@ from typing_extensions import TypedDict
 
 import tilewise
 from tilewise.config import EngineConfig
+from tilewise.environment import Environment
 from tilewise.errors import EngineDead, UnknownModel
 from tilewise.server.config import ServerConfig
 from tilewise.server.context import context_of
@@ -218,13 +219,12 @@ async def _reset(raw: Request, cache: Literal["prefix", "tiles"]) -> Response:
 async def server_info(raw: Request) -> Response:
     """What the server was started with, without keys."""
     context = context_of(raw)
-    names = sorted(name for name in os.environ if name.startswith(("VLLM_", "TILEWISE_")) and "KEY" not in name)
     machine = {"python": platform.python_version(), "platform": platform.platform(), "cpus": os.cpu_count()}
     config = {"server": _shown(context.config), "engine": _shown(context.engine)}
     as_json = raw.query_params.get("config_format") == "json"
     found: ServerInfo = {
         "vllm_config": json.loads(json.dumps(config, default=str)) if as_json else str(config),
-        "vllm_env": {name: os.environ[name] for name in names},
+        "vllm_env": Environment.here().shown,
         "system_env": {"tilewise": tilewise.__version__, **machine},
     }
     return JSONResponse(found)

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 import tilewise
 from tilewise.config import EngineConfig
 from tilewise.console import set_up_logs
+from tilewise.environment import Environment
 from tilewise.errors import EngineDead, InvalidConfig
 from tilewise.remote.engine import EngineProcess
 from tilewise.server.app import create_app
@@ -39,7 +40,7 @@ class Replica:
     ) -> None:
         if version != tilewise.__version__:
             raise InvalidConfig(f"A node has tilewise {tilewise.__version__}, and not {version}: install the same.")
-        set_up_logs("Replica", os.environ.get("VLLM_LOGGING_LEVEL", "INFO"))
+        set_up_logs("Replica", Environment.here().logging_level)
         started = time.perf_counter()
         self._process = EngineProcess()
         try:

@@ -5,7 +5,6 @@ Its small files are here, its weights are fetched when they are asked for.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from tilewise.config import EngineConfig
+from tilewise.environment import Environment
 from tilewise.errors import InvalidConfig, UnknownModel
 from tilewise.weights.file_names import NeededFiles
 from tilewise.weights.folder import CheckpointFolder
@@ -103,6 +103,6 @@ def _fetched(
     from tilewise.weights.hubs import download
     from tilewise.weights.hubs.repository import HuggingFace, ModelScope
 
-    usual = "modelscope" if os.environ.get("VLLM_USE_MODELSCOPE", "").lower() in ("true", "1") else "huggingface"
+    usual = "modelscope" if Environment.here().use_modelscope else "huggingface"
     kind = ModelScope if (hub or usual) == "modelscope" else HuggingFace
     return download(kind.of(model, revision, cache, token), needed)

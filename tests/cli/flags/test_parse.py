@@ -6,7 +6,7 @@ import pytest
 
 from tilewise.cli.flags.flag import BadUsage
 from tilewise.cli.flags.parse import _OF_OTHER_ENGINES, CommandLine, FlagIndex
-from tilewise.cli.flags.table import serve_flags
+from tilewise.cli.flags.settings import serve_flags
 from tilewise.foreign.objects import counts_of
 
 

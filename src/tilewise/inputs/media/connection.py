@@ -22,6 +22,7 @@ from urllib.parse import unquote, urlsplit
 
 import httpcore
 
+from tilewise.environment import Environment
 from tilewise.errors import InvalidMedia
 from tilewise.inputs.media.hosts import WebAddress
 from tilewise.inputs.media.limits import Deadline
@@ -103,14 +104,9 @@ class Proxies:
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Proxies:
         """Read the environment: small letters win; HTTP_PROXY counts only outside CGI, where a client could set it."""
-        values = []
-        for scheme in ("http", "https"):
-            capitals = () if scheme == "http" and "REQUEST_METHOD" in environment else (f"{scheme.upper()}_PROXY",)
-            variables = (f"{scheme}_proxy", *capitals, "all_proxy", "ALL_PROXY")
-            found = next((name for name in variables if environment.get(name)), None)
-            if found is not None:
-                values.append((scheme, found, environment[found]))
-        direct = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
+        read, schemes = Environment(environment), ("http", "https")
+        values = [(scheme, *found) for scheme in schemes if (found := read.proxy(scheme)) is not None]
+        direct = read.no_proxy
         return cls(tuple(values), tuple(re.split(r"[\s,]+", direct.strip().lower())) if direct.strip() else ())
 
     def of_address(self, address: WebAddress) -> Proxy | None:

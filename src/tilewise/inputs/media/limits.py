@@ -3,47 +3,46 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tilewise.errors import Cancelled, InvalidConfig, InvalidMedia
+from tilewise.environment import MAX_FRAMES as MAX_FRAMES
+from tilewise.environment import Environment, Variable
+from tilewise.errors import Cancelled, InvalidMedia
 from tilewise.timing import Clock
 
-MAX_FRAMES = 512
 ALL_FRAMES = -1
 """The `num_frames` that asks for every frame of a video, up to what is allowed."""
 _MIB = 2**20
 
 
-def _limit(default: float, variable: str, unit: int = 1, lowest: float = 1, highest: float = math.inf) -> Any:
-    """Declare a limit that an environment `variable` sets, in `unit`s; names are vLLM's where vLLM has the limit."""
-    metadata = {"variable": variable, "unit": unit, "lowest": lowest, "highest": highest}
-    return dataclasses.field(default=default, metadata=metadata)
+def _limit(default: float, variable: Variable[float | None], unit: int = 1) -> Any:
+    """Declare a limit that a variable of the environment sets, in `unit`s."""
+    return dataclasses.field(default=default, metadata={"variable": variable, "unit": unit})
 
 
 @dataclass(frozen=True, slots=True)
 class MediaLimits:
     """Limits of one file, and of all media of one request. Limits of a picture are in `ImageLimits`."""
 
-    file_bytes: int = _limit(256 * _MIB, "VLLM_MAX_MEDIA_DOWNLOAD_SIZE_MB", _MIB)
-    request_bytes: int = _limit(256 * _MIB, "VLLM_MAX_MEDIA_REQUEST_DOWNLOAD_SIZE_MB", _MIB)
-    request_decoded_bytes: int = _limit(715_827_880, "VLLM_MAX_MEDIA_REQUEST_DECODE_BYTES")
+    file_bytes: int = _limit(256 * _MIB, Environment.media_file_mib, _MIB)
+    request_bytes: int = _limit(256 * _MIB, Environment.media_request_mib, _MIB)
+    request_decoded_bytes: int = _limit(715_827_880, Environment.media_decoded_bytes)
     """Bytes of pixels as Pillow keeps them: four a pixel unless it is grey."""
-    image_seconds: float = _limit(5.0, "VLLM_IMAGE_FETCH_TIMEOUT", lowest=0.001)
+    image_seconds: float = _limit(5.0, Environment.image_seconds)
     """Seconds of a fetch from the first look-up to the last byte, redirects and retries included."""
-    video_seconds: float = _limit(30.0, "VLLM_VIDEO_FETCH_TIMEOUT", lowest=0.001)
-    retries: int = _limit(3, "VLLM_MEDIA_FETCH_MAX_RETRIES", lowest=0)
-    video_frames: int = _limit(36_000, "VLLM_MAX_VIDEO_DECODE_FRAMES")
+    video_seconds: float = _limit(30.0, Environment.video_seconds)
+    retries: int = _limit(3, Environment.media_retries)
+    video_frames: int = _limit(36_000, Environment.video_frames)
     """Frames that a file may have, however few of them are chosen."""
-    chosen_frames: int = _limit(MAX_FRAMES, "TILEWISE_MAX_CHOSEN_FRAMES", highest=MAX_FRAMES)
+    chosen_frames: int = _limit(MAX_FRAMES, Environment.chosen_frames)
     """Frames that are taken of one video, whatever the request asks for."""
-    decode_seconds: float = _limit(60.0, "TILEWISE_VIDEO_DECODE_TIMEOUT", lowest=0.001)
+    decode_seconds: float = _limit(60.0, Environment.decode_seconds)
     """Seconds that decoding one video may take."""
-    handle_bytes: int = _limit(256 * _MIB, "TILEWISE_MAX_MEDIA_HANDLES_MB", _MIB, lowest=0)
+    handle_bytes: int = _limit(256 * _MIB, Environment.media_handles_mib, _MIB)
     """Bytes of files, of all requests together, that are kept under their `uuid`; 0 = none."""
 
     @classmethod
@@ -51,29 +50,15 @@ class MediaLimits:
         """Return the defaults, changed by variables that are set. Raises InvalidConfig for one of another form."""
         changes: dict[str, Any] = {}
         for field in dataclasses.fields(cls):
-            text = environment.get(field.metadata["variable"])
-            if text is not None:
-                changes[field.name] = _read(field, text)
+            value = field.metadata["variable"].value(environment)
+            if value is not None:
+                changes[field.name] = value * field.metadata["unit"]
         return cls(**changes)
 
     @classmethod
     def variable(cls, name: str) -> str:
         """Return the name of the environment variable that raises a limit."""
-        return next(str(field.metadata["variable"]) for field in dataclasses.fields(cls) if field.name == name)
-
-
-def _read(field: dataclasses.Field[Any], text: str) -> float:
-    variable, lowest, highest = (field.metadata[key] for key in ("variable", "lowest", "highest"))
-    whole = isinstance(field.default, int)
-    try:
-        value: float = int(text) if whole else float(text)
-    except ValueError:
-        value = math.nan
-    if not (lowest <= value <= highest and value < math.inf):  # NaN fails too
-        what = "a whole number" if whole else "a number"
-        most = "" if highest == math.inf else f" and at most {highest}"
-        raise InvalidConfig(f"{variable} must be {what} of at least {lowest}{most}, found {text!r:.80}.")
-    return value * field.metadata["unit"]  # type: ignore[no-any-return]
+        return next(str(field.metadata["variable"].name) for field in dataclasses.fields(cls) if field.name == name)
 
 
 class MediaBudget:

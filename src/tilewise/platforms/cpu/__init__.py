@@ -10,6 +10,7 @@ from functools import cached_property, partial
 
 import torch
 
+from tilewise.environment import Environment
 from tilewise.errors import InvalidConfig
 from tilewise.host import Memory, available_memory
 from tilewise.platforms.base import Capture, Choice, Diagnosis
@@ -52,9 +53,9 @@ _OFF, _ALL = ("0", "false", "off", "no"), ("", "1", "true", "on", "yes")
 
 def find_kernels(environment: Mapping[str, str]) -> Native:
     """Return kernels of our own, built if need be. Raises NoKernels."""
-    switch = environment.get("TILEWISE_CPU_KERNELS", "").strip().lower()
+    switch = (named := Environment(environment).cpu_kernels.strip()).lower()
     if switch in _OFF:
-        raise NoKernels(f"switched off by TILEWISE_CPU_KERNELS={environment['TILEWISE_CPU_KERNELS'].strip()}")
+        raise NoKernels(f"switched off by TILEWISE_CPU_KERNELS={named}")
     if switch not in (*_ALL, *LEVELS):
         names = ", ".join(LEVELS)
         raise InvalidConfig(f"TILEWISE_CPU_KERNELS={switch} is none of 0 (no kernels), 1 (all instructions), {names}.")
@@ -131,7 +132,7 @@ def _facts(dtype: torch.dtype, kernels: Native | NoKernels) -> dict[str, str]:
         "cores": f"{machine.cores}, {quota}",
         "instructions": " ".join(machine.instructions) or "none of those that kernels use",
         "memory": f"{memory.total / GIB:.1f} GiB, {memory.free / GIB:.1f} free",
-        "threads": f"{torch.get_num_threads()} (OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'not set')})",
+        "threads": f"{torch.get_num_threads()} (OMP_NUM_THREADS={Environment.here().threads or 'not set'})",
         "dtype": f"{dtype} for a small checkpoint of torch.bfloat16".replace("torch.", ""),
         "torch": torch.__version__,
         "compiler": kernels.compiler if isinstance(kernels, Native) else "none was of use",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from tilewise.environment import Environment
 from tilewise.errors import InvalidConfig
 from tilewise.platforms.base import Capture, Choice, Diagnosis, NotCapturable
 from tilewise.platforms.cpu import CpuPlatform
@@ -137,7 +137,7 @@ class CudaPlatform:
     @cached_property
     def no_kernels(self) -> str | None:
         """Reason why there are no kernels of ours; None if there are."""
-        switch = os.environ.get("TILEWISE_CUDA_KERNELS", "").strip().lower()
+        switch = Environment.here().cuda_kernels.strip().lower()
         if switch in _OFF:
             return "switched off by TILEWISE_CUDA_KERNELS"
         if switch not in _ON:

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tilewise.environment import Environment
 from tilewise.errors import InvalidField, InvalidRequest, Overloaded, TilewiseError
 from tilewise.server.responses.call import ResponseCall
 from tilewise.server.responses.items import ResponseObject, response_object
-from tilewise.units import whole_variable
 
 
 class UnknownResponse(TilewiseError):
@@ -42,12 +41,13 @@ class StoreLimits:
 
         Raises InvalidConfig for a value that is no number.
         """
-        if os.environ.get("VLLM_ENABLE_RESPONSES_API_STORE", "0") in ("", "0"):
+        environment = Environment.here()
+        if not environment.store_responses:
             return None
         return cls(
-            whole_variable(os.environ, "TILEWISE_MAX_STORED_RESPONSES", cls.most),
-            whole_variable(os.environ, "TILEWISE_MAX_STORED_RESPONSES_MB", cls.most_bytes >> 20) << 20,
-            whole_variable(os.environ, "TILEWISE_STORED_RESPONSES_SECONDS", int(cls.seconds)),
+            environment.stored_responses or cls.most,
+            (environment.stored_responses_mib or cls.most_bytes >> 20) << 20,
+            environment.stored_responses_seconds or int(cls.seconds),
         )
 
 

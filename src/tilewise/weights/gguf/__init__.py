@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
 import tempfile
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tilewise.environment import Environment
 from tilewise.errors import InvalidCheckpoint, InvalidConfig, UnknownModel
 from tilewise.weights.folder import NATIVE, ORIGINAL, read_json
 from tilewise.weights.gguf.config import PERMUTED, QUANTIZATION, config_of, family, generation_config
@@ -226,7 +226,7 @@ def indexed_tensors(folder: Path) -> dict[str, GgufTensor]:
 
 
 def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tilewise" / "gguf"
+    return Environment.here().cache_folder / "gguf"
 
 
 def _digest(paths: list[Path]) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
+from tilewise.environment import Environment, Variable
 from tilewise.errors import DownloadFailed, InvalidConfig, TilewiseError, UnknownModel
 from tilewise.weights.file_names import NeededFiles
 from tilewise.weights.hubs.snapshot import RemoteFile, Snapshot
@@ -97,7 +98,7 @@ class HuggingFace(Repository):
         from huggingface_hub import constants
 
         folder = Path(cache or constants.HF_HUB_CACHE).expanduser()
-        return cls(model, revision or "main", folder, _endpoint("HF_ENDPOINT", constants.ENDPOINT), token)
+        return cls(model, revision or "main", folder, _endpoint(Environment.hf_endpoint, constants.ENDPOINT), token)
 
     @property
     def storage(self) -> Path:
@@ -169,8 +170,8 @@ class ModelScope(Repository):
 
     @classmethod
     def of(cls, model: str, revision: str | None, cache: str | None, token: str | None = None) -> ModelScope:
-        folder = Path(cache or os.environ.get("MODELSCOPE_CACHE") or "~/.cache/modelscope").expanduser()
-        address = _endpoint("MODELSCOPE_ENDPOINT", "https://modelscope.cn")
+        folder = Path(cache or Environment.here().modelscope_cache or "~/.cache/modelscope").expanduser()
+        address = _endpoint(Environment.modelscope_endpoint, "https://modelscope.cn")
         return cls(model, revision or "master", folder, address, token)
 
     @property
@@ -182,7 +183,7 @@ class ModelScope(Repository):
         return f"{self.endpoint}/models/{self.model}"
 
     def headers(self) -> Mapping[str, str]:
-        token = self.token or os.environ.get("MODELSCOPE_API_TOKEN", "").strip()
+        token = self.token or Environment.here().modelscope_token.strip()
         # Older parts of the interface know the cookie only.
         return {"Authorization": f"Bearer {token}", "Cookie": f"m_session_id={token}"} if token else {}
 
@@ -233,13 +234,12 @@ class ModelScope(Repository):
 
 def offline() -> bool:
     """True if the network is not to be used: HF_HUB_OFFLINE counts for both hubs, as it does in vLLM."""
-    values = (os.environ.get(name, "").upper() for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
-    return any(value in ("1", "ON", "YES", "TRUE") for value in values)
+    return Environment.here().offline
 
 
-def _endpoint(variable: str, default: str) -> str:
+def _endpoint(variable: Variable[str], default: str) -> str:
     """Return the address of a hub, or of the mirror that an environment variable names. Raises InvalidConfig."""
-    value = (os.environ.get(variable) or default).rstrip("/")
+    value = (variable.value(os.environ) or default).rstrip("/")
     if not value.startswith(("https://", "http://")):
-        raise InvalidConfig(f"{variable}={value!r} must start with https:// or http://.")
+        raise InvalidConfig(f"{variable.name}={value!r} must start with https:// or http://.")
     return value

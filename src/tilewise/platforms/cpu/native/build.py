@@ -21,6 +21,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 import tilewise
+from tilewise.environment import Environment
 from tilewise.platforms.cpu.machine import Machine
 from tilewise.platforms.cpu.native import NoKernels
 from tilewise.platforms.cpu.native.kernels import Native
@@ -54,10 +55,10 @@ class Compiler:
     @classmethod
     def find(cls, environment: Mapping[str, str]) -> Compiler:
         """Find the compiler that CXX names, else one by the usual names. Raises NoKernels."""
-        named = environment.get("CXX", "").strip()
+        named = Environment(environment).cxx.strip()
         wishes = [shlex.split(named)] if named else [["g++"], ["c++"]]
         for program, *arguments in wishes:
-            if found := shutil.which(program, path=environment.get("PATH")):
+            if found := shutil.which(program, path=Environment(environment).search_path):
                 return cls((found, *arguments))
         tried = " or ".join(wish[0] for wish in wishes)
         raise NoKernels(f"no C++ compiler ({tried} is not in PATH): install g++, or name one by CXX")
@@ -128,7 +129,7 @@ def _child(library: Path, skip: list[str]) -> tuple[list[str], str]:
     """Try kernels in a process; return its lines, and how it ended too early (empty = it did not)."""
     command = [sys.executable, "-P", "-m", "tilewise.platforms.cpu.native.check", str(library), *skip]
     source = str(Path(tilewise.__file__).parent.parent)
-    paths = os.pathsep.join(filter(None, (source, os.environ.get("PYTHONPATH"))))
+    paths = os.pathsep.join(filter(None, (source, Environment.here().python_path)))
     try:
         found = subprocess.run(
             command, capture_output=True, text=True, timeout=_TRIAL_SECONDS, env={**os.environ, "PYTHONPATH": paths}
@@ -167,7 +168,7 @@ def build(environment: Mapping[str, str], level: str | None = None) -> Native:
 
 
 def cache_folder(environment: Mapping[str, str]) -> Path:
-    return Path(environment.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tilewise" / "kernels"
+    return Environment(environment).cache_folder / "kernels"
 
 
 def key_of(compiler: Compiler, machine: Machine) -> str:
