@@ -164,10 +164,10 @@ def test_a_server_goes_on_after_a_rank_was_killed_and_leaves_nobody_behind() -> 
         (rank,) = ranks_of(server.process.pid)
         os.kill(rank, signal.SIGKILL)
         # Nobody asks anything meanwhile.
-        assert server.logs("ended (Rank 1 of 2 ended with status -9); 0 requests are lost", 30)
-        assert server.logs("is started again", 30)
+        assert server.logs("ended (Rank 1 of 2 ended with status -9); 0 requests are lost")
+        assert server.logs("is started again")
         again: httpx.Response | None = None
-        for _ in range(100):
+        for _ in range(1000):
             again = server.client.post("/v1/chat/completions", json=body)
             if again.status_code == 200:
                 break

@@ -234,7 +234,7 @@ def test_an_engine_that_dies_too_often_is_given_up(folder, monkeypatch):
         with pytest.raises(EngineDead, match="The engine is failed"):
             engine.check()
 
-    run(folder, work, seen, RestartRule(most=1, window=60))
+    run(folder, work, seen, RestartRule(most=1, window=3600))
     assert seen.states == ["ready", "restarting", "ready", "failed", "closed"]
 
 
