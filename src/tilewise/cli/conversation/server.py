@@ -54,17 +54,24 @@ class ChatServer:
     def __exit__(self, *_: object) -> None:
         self._client.close()
 
-    def first_model(self) -> str:
-        """Return the server's name of its model, or of the first of several. Raises ServerProblem."""
+    def models(self) -> list[dict[str, Any]]:
+        """Return the server's models, as it describes them. Raises ServerProblem."""
         with self._said():
-            answer = self._client.get(f"{self.url}/models")
+            answer = self._client.get(f"{self.url}/models", timeout=_CONNECT)
         if answer.status_code == 404:
             raise ServerProblem(f"{self.url} has no list of models: such a URL mostly ends with /v1.")
         _check(answer)
         try:
-            return str(answer.json()["data"][0]["id"])
+            return [{**card, "id": str(card["id"])} for card in answer.json()["data"]]
         except (ValueError, LookupError, TypeError):
             raise ServerProblem(f"{self.url}/models names no model: give --model.") from None
+
+    def first_model(self) -> str:
+        """Return the server's name of its model, or of the first of several. Raises ServerProblem."""
+        models = self.models()
+        if not models:
+            raise ServerProblem(f"{self.url}/models names no model: give --model.")
+        return str(models[0]["id"])
 
     def answer(self, body: dict[str, Any]) -> Generator[Delta]:
         """Send a request, and yield the answer as it comes. Closing the generator stops the answer."""
