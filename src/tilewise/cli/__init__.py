@@ -21,6 +21,7 @@ VERBS = {
     "serve": "serve a model over HTTP, in OpenAI's form",
     "encode-server": "encode pictures for servers elsewhere",
     "deploy": "serve a model on a Ray cluster",
+    "ui": "talk with a model in the browser",
     "start": "serve a model in the background",
     "ps": "list services",
     "logs": "show a service's log",
@@ -46,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words in (["version"], ["--version"], ["-v"]):
         print(__version__)
         return 0
+    if words[:1] == ["ui"] and words[1:] and not words[1].startswith("-"):
+        words = ["serve", words[1], "--ui", *words[2:]]  # the chat over a server of its own
     parser = build_parser(words)
     options = parser.parse_args([dashed(argument) for argument in words])
     if not hasattr(options, "run"):

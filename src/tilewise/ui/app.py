@@ -27,7 +27,11 @@ def mount(app: FastAPI, servers: Servers, path: str) -> FastAPI:
 
 
 def run(servers: Servers, host: str, port: int) -> None:
-    """Serve the page until it is told to end."""
+    """Serve the page until it is told to end. Port 0 = any that is free."""
     import uvicorn
 
-    uvicorn.run(mount(FastAPI(openapi_url=None), servers, "/"), host=host, port=port, log_level="warning")
+    app = mount(FastAPI(openapi_url=None), servers, "/")
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
+    listening = uvicorn.Config(app, host=host, port=port).bind_socket()
+    print(f"The web chat runs on http://{host}:{listening.getsockname()[1]} (Press CTRL+C to quit)", flush=True)
+    server.run([listening])

@@ -12,6 +12,7 @@ import gradio as gr
 from prometheus_client.parser import text_string_to_metric_families
 
 from tilewise.cli.conversation.server import ServerProblem
+from tilewise.outputs.boxes import COLOURS
 from tilewise.ui.servers import Servers, metrics_text
 
 INTERVAL = 2.0
@@ -108,28 +109,41 @@ class StatusTab:
         self._servers = servers
         history = gr.State(History())
         self.line = gr.Markdown(elem_id="status-line")
-        self.plots: list[gr.LinePlot] = []
-        with gr.Row():
-            for plot in PLOTS:
-                self.plots.append(
-                    gr.LinePlot(x="seconds", y="value", color="line", label=words(plot.title), min_width=320, height=220,
-                                elem_id=f"plot-{plot.title}", x_title="s", y_title=" ")
-                )  # fmt: skip
+        with gr.Row(elem_id="plots"):
+            self.plots = [
+                gr.HTML(label=words(plot.title), show_label=True, container=True, min_width=300, elem_id=f"plot-{plot.title}")
+                for plot in PLOTS
+            ]
         self.timer = gr.Timer(INTERVAL, active=False)
         self.timer.tick(self.look, [history, model, key], [history, self.line, *self.plots], show_progress="hidden")
 
     def look(self, history: History, label: str | None, key: str) -> list[Any]:
         """Read the metrics once, and return the plots with them."""
-        from pandas import DataFrame
-
         try:
             card = self._servers.card(label)
             samples = samples_of(metrics_text(card.url, key or None))
         except ServerProblem as problem:
             return [history, f"⚠️ {problem}", *[gr.skip()] * len(PLOTS)]
         history.take(card.url, samples)
-        frames = [DataFrame(history.rows(plot), columns=["seconds", "value", "line"]) for plot in PLOTS]
-        return [history, line_of(card.url, samples), *frames]
+        return [history, line_of(card.url, samples), *[drawn(plot, history.rows(plot)) for plot in PLOTS]]
+
+
+def drawn(plot: Plot, rows: Sequence[tuple[float, float, str]]) -> str:
+    """Return a plot as SVG with a legend of the newest values. One unit across is a second, up to five minutes."""
+    highest = max((value for _, value, _ in rows), default=0.0) or 1.0
+    span = max(30.0, -min((second for second, _, _ in rows), default=0.0))
+    lines, legend = [], []
+    for (name, _), colour in zip(plot.lines.items(), COLOURS, strict=False):
+        points = [(second, value) for second, value, line in rows if line == name]
+        path = " ".join(f"{(1 + second / span) * 300:.1f},{98 - 94 * value / highest:.1f}" for second, value in points)
+        lines.append(f'<polyline points="{path}" stroke="{colour}"/>')
+        newest = f"{points[-1][1]:.3g}" if points else "-"
+        legend.append(f'<span><i style="background:{colour}"></i>{name} {newest}</span>')
+    grid = "".join(f'<line x1="0" x2="300" y1="{y}" y2="{y}"/>' for y in (4, 51, 98))
+    return (
+        f'<div class="plot"><svg viewBox="0 0 300 100" preserveAspectRatio="none" role="img" aria-label="{plot.title}">'
+        f'{grid}{"".join(lines)}</svg><p class="range">{highest:.3g}</p><p class="legend">{"".join(legend)}</p></div>'
+    )
 
 
 def line_of(url: str, samples: dict[str, float]) -> str:
