@@ -26,6 +26,8 @@ class TokenDelta(NamedTuple):
     """Moment at which the token was known, on the monotonic clock."""
     moments: EngineMoments | None = None
     """The sequence's way to its first token; None with later ones."""
+    encoded_tiles: tuple[int, ...] = ()
+    """Numbers of the prompt's tiles that were not there and had to be encoded; with the first token only."""
     preemptions: int = 0
     """Times that the sequence has given its blocks back so far."""
 
@@ -43,5 +45,6 @@ class TokenDelta(NamedTuple):
             prompt_scores=tuple(sequence.prompt_scores) if first else (),
             time=now,
             moments=sequence.moments if first else None,
+            encoded_tiles=sequence.encoded_tiles if first else (),
             preemptions=max(0, sequence.num_admissions - 1),
         )

@@ -64,8 +64,8 @@ class SequenceState:
     """Tokens whose keys and values are computed or being computed; guesses count once they have proved right."""
     num_cached: int | None = None
     """Tokens whose keys and values were cached when it was first admitted; None before."""
-    num_encoded: int = 0
-    """Tiles that were encoded because this sequence needed them."""
+    encoded: set[bytes] = field(default_factory=set)
+    """Digests of the tiles that were encoded because this sequence needed them."""
     block_ids: list[int] = field(default_factory=list)
     block_hashes: list[bytes] = field(default_factory=list)
     """Chain hashes of its full blocks, as far as they have been asked for."""
@@ -168,6 +168,12 @@ class SequenceState:
         self.output_ids.append(token_id)
         if self.matcher is not None:
             self.matcher.accept(token_id)
+
+    @property
+    def encoded_tiles(self) -> tuple[int, ...]:
+        """Numbers of its tiles that were encoded because it needed them; of equal tiles, the first."""
+        digests = [span.tile.digest for span in self.tiles]
+        return tuple(sorted(digests.index(digest) for digest in self.encoded))
 
     def tiles_after(self, tokens: int) -> tuple[TileSpan, ...]:
         """Return the tiles of which some rows stand behind the first `tokens` tokens."""
