@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
+unexport PYTHONDONTWRITEBYTECODE # images set it; tests start hundreds of processes, and each would compile the package anew
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -20,7 +21,8 @@ demo: install ## ask the shipped demo model about the shipped pictures
 	$(BIN)/tilewise demo
 
 test: install ## run the default test suite (no GPU, no network, some minutes on two cores)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	@# In the order of names: else files of few tests, which are the long ones, come last, and one worker waits.
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: install ## run the tests that take minutes or gigabytes
 	$(BIN)/python -m pytest -m slow
@@ -36,6 +38,9 @@ test-harness: install ## run the tests that evaluate with lm_eval, which is inst
 test-cuda: install ## kernels and engine on an NVIDIA GPU
 	$(BIN)/python -m pytest tests/platforms/cuda
 	$(BIN)/python -m pytest -m cuda tests/platforms/cuda
+
+test-ahead: install ## compile all kernels for A100, H100 and B200, without a GPU (two minutes)
+	$(BIN)/python -m pytest -m ahead tests/platforms/cuda/test_ahead.py
 
 test-ray: install ## ranks and servers on a Ray cluster of two nodes, which are killed (some minutes)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[ray]'
@@ -82,5 +87,5 @@ compatibility: install ## write docs/compatibility.md and docs/api.md from the t
 clean: ## remove the environment and caches
 	rm -rf $(VENV) .venv-clients build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
-.PHONY: help install demo test test-slow test-batch test-clients test-harness test-cuda test-ray test-schema check format eval-demo matrix
+.PHONY: help install demo test test-slow test-batch test-clients test-harness test-cuda test-ahead test-ray test-schema check format eval-demo matrix
 .PHONY: compatibility monitoring equality bench-gpu clean

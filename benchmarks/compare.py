@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shlex
 import sys
 import tempfile
@@ -24,7 +25,10 @@ from benchmarks.peers.machine import load, machine
 from benchmarks.peers.report import page
 from benchmarks.peers.results import PEERS, PRECISIONS, Results
 from benchmarks.peers.tasks import GROUPS, ROWS, TASKS
-from benchmarks.peers.words import single_token_words
+
+from tilewise.inputs.tokenizer import Tokenizer
+
+_WORD = re.compile(r" [a-z]{3,9}")
 
 
 def main() -> None:
@@ -35,7 +39,7 @@ def main() -> None:
     results = _results(options, out / "results.json")
     with tempfile.TemporaryDirectory() as folder:
         words = Path(folder) / "words.json"
-        words.write_text(json.dumps(single_token_words(options.checkpoint)))
+        words.write_text(json.dumps(_single_token_words(options.checkpoint)))
         for variant, job in _turns(options, variants, results, words):
             measured = results.of(variant)
             outcome = launch(variant, job)
@@ -44,6 +48,24 @@ def main() -> None:
             results.save(out / "results.json")
             (out / "RESULTS.md").write_text(page(results))
     print(f"{out / 'RESULTS.md'} is written.")
+
+
+def _single_token_words(checkpoint: Path, most: int = 2000) -> list[str]:
+    """Return words that are one token each, so that prompts have exact lengths in every peer.
+
+    They come in the order of their ids, which is that of how common they are.
+    """
+    tokenizer = Tokenizer.from_folder(checkpoint)
+    words = []
+    for number in range(tokenizer.vocab_size):
+        text = tokenizer.decode([number])
+        if _WORD.fullmatch(text) and tokenizer.encode_text(text) == [number]:
+            words.append(text[1:])
+            if len(words) == most:
+                break
+    if len(words) < 100:
+        raise SystemExit(f"{checkpoint}: {len(words)} words are one token each, at least 100 are needed.")
+    return words
 
 
 def _results(options: argparse.Namespace, earlier: Path) -> Results:

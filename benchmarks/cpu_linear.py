@@ -28,11 +28,12 @@ os.environ.update(short_waits(os.environ))
 import torch
 import torch.nn.functional as F
 
-from tilewise.platforms.base import Ops, Weight
 from tilewise.platforms.cpu import CpuPlatform
 from tilewise.platforms.cpu.native_ops import NativeCpuOps
-from tilewise.platforms.cpu.packed import PackedGrouped, packed_grouped
+from tilewise.platforms.cpu.packed import PackedGrouped
 from tilewise.platforms.forms import Codes, Dense, Grouped
+from tilewise.platforms.ops import Ops
+from tilewise.platforms.weights import Weight
 
 SHAPES = {
     "tower qkv": (1024, 3072),
@@ -122,7 +123,7 @@ def grouped(kind: Codes, inputs: int, outputs: int, group: int, shifts: str, ops
     scales = (torch.rand(outputs, -(-inputs // group)) / 100 + 1e-3).half().float()
     zeros = {"": None, "zeros": torch.randint_like(scales, 16), "floats": torch.rand_like(scales)}[shifts]
     form = Grouped(kind, codes, scales, None if zeros is None else -zeros * scales, group)
-    weight = packed_grouped(ops.native, form, None)
+    weight = PackedGrouped.of(ops.native, form, None)
     assert weight is not None
     return weight
 

@@ -23,10 +23,10 @@ os.environ.update(short_waits(os.environ))
 
 import torch
 
-from tilewise.platforms.base import PagedLayout
 from tilewise.platforms.cpu import CpuPlatform
 from tilewise.platforms.cpu.native import NoKernels
-from tilewise.platforms.torch_ops import TorchOps
+from tilewise.platforms.kv_cache import PagedLayout
+from tilewise.platforms.ops import TorchOps
 
 TOKENS, HEADS, WIDTH = 1025, 16, 64
 """Of a tile in the tower."""

@@ -21,7 +21,7 @@ from tests.inputs.qwen import QWEN3, definition_with, ranks_file, read_vocabular
 
 from tilewise.inputs.grammar import Grammars
 from tilewise.inputs.tokenizer import Tokenizer
-from tilewise.sampling_params import StructuredOutputsParams
+from tilewise.structured_outputs import StructuredOutputsParams
 from tilewise.types import Grammar
 
 SCHEMA = {

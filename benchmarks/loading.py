@@ -19,8 +19,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from tilewise.weights.files import SafetensorFiles, shard_files
-from tilewise.weights.page_cache import read_ahead
+from tilewise.weights.files import SafetensorFiles, read_ahead, shard_files
 
 _STRATEGIES = ("lazy", "prefetch", "eager")
 _SHARD = 2**28  # bytes

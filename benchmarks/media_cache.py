@@ -14,9 +14,9 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from tilewise.inputs.images import Tiling, tile_image, to_rgb
-from tilewise.inputs.media_cache import picture_digest
-from tilewise.inputs.prepare import tile_digest
+from tilewise.inputs.media.cache import picture_digest
+from tilewise.inputs.media.images import to_rgb
+from tilewise.inputs.media.tiling import Tiling, tile_digest, tile_image
 
 ROUNDS = 15
 SIZES = {"0.5 megapixels": (820, 615), "4 megapixels": (2310, 1732), "12 megapixels": (4000, 3000)}

@@ -12,7 +12,6 @@ of the pictures. To compare two commits, run both in turns.
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
 
 import numpy as np
@@ -21,7 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from tilewise import LLM, SamplingParams
-from tilewise.llm_engine import LLMEngine
+from tilewise.bench.figures import Spread
+from tilewise.entrypoints.llm_engine import LLMEngine
 
 
 class Load:
@@ -86,9 +86,9 @@ def main() -> None:
     found = {"alone": load.run(pictures=False), "with pictures": load.run(pictures=True)}
     table = Table("streams", "tokens", "median, ms", "p99, ms", "longest, ms")
     for name, between in found.items():
-        ordered = sorted(between)
-        figures = statistics.median(ordered), ordered[int(len(ordered) * 0.99)], ordered[-1]
-        table.add_row(name, str(len(ordered)), *(f"{1000 * value:.0f}" for value in figures))
+        spread = Spread.of(between, (99, 100)).scaled(1000)
+        figures = (spread.median, *spread.by_percent().values())
+        table.add_row(name, str(len(between)), *(f"{value:.0f}" for value in figures))
     console = Console()
     console.print(table)
     shown = ", ".join(f"{seconds:.1f}" for seconds in load.first_tokens)

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tilewise import LLM, SamplingParams
-from tilewise.evals.compare.command import read_engine
+from tilewise.evals.comparison import read_engine
 
 PROMPT = 256
 

@@ -20,14 +20,14 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from tilewise.family import MEMBERS
 from tilewise.layout import Layout
 from tilewise.models.load import Architecture
 from tilewise.parallel.mesh import Mesh
 from tilewise.platforms import current_platform
-from tilewise.tools.twin import tensors, write
-from tilewise.tools.twin.specs import full_size
+from tilewise.twin import tensors, write
+from tilewise.twin.specs import full_size
 from tilewise.units import GIB, in_bytes
+from tilewise.weights.family import MEMBERS
 from tilewise.weights.folder import CheckpointFolder
 
 _MEMBER = "InternVL3_5-241B-A28B"

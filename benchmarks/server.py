@@ -26,7 +26,7 @@ from rich.table import Table
 
 from tilewise.config import EngineConfig
 from tilewise.engine.core import EngineCore
-from tilewise.remote.engine_process import EngineProcess
+from tilewise.remote.engine import EngineProcess
 from tilewise.sampling_params import SamplingParams
 from tilewise.server.config import ServerConfig
 from tilewise.server.serve import serve as run_server

@@ -1,4 +1,4 @@
-"""Writes docs/api.md from the tables that request bodies are checked against.
+"""Writes docs/api.md from the fields that request bodies are checked against.
 
 `make compatibility` runs this; a test holds the page against the tables.
 """
@@ -10,8 +10,8 @@ from pathlib import Path
 from docs.compatibility import section
 
 from tilewise.server.app import api_routes
-from tilewise.server.fields.field import Field, FieldTable
-from tilewise.server.fields.tables import ENCODE, TABLES
+from tilewise.server.bodies import BODIES, EncodeBody
+from tilewise.server.body import Body, Field, fields_of
 
 PAGE = Path(__file__).parent / "api.md"
 INTRODUCTION = """\
@@ -71,7 +71,7 @@ for, the answer begins with `<think>`, and the form holds behind `</think>`.
 
 def page() -> str:
     routes = section("## Routes", ("route", "methods", "about"), [*_routes()])
-    return "\n".join([INTRODUCTION, routes, *map(_table, (*TABLES.values(), ENCODE)), PARTS])
+    return "\n".join([INTRODUCTION, routes, *map(_table, (*BODIES, EncodeBody)), PARTS])
 
 
 def _routes() -> list[tuple[str, str, str]]:
@@ -82,9 +82,9 @@ def _routes() -> list[tuple[str, str, str]]:
     return found
 
 
-def _table(table: FieldTable) -> str:
-    rows = [(f"`{field.name}`", _effect(field), field.note) for field in table.fields]
-    return section(f"## `{table.route}`", ("field", "effect", "about"), rows)
+def _table(body: type[Body]) -> str:
+    rows = [(f"`{field.name}`", _effect(field), field.note) for field in fields_of(body).values()]
+    return section(f"## `{body.route}`", ("field", "effect", "about"), rows)
 
 
 def _effect(field: Field) -> str:

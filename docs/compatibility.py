@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from tilewise.cli.flags.flag import Flag
-from tilewise.cli.flags.help import GROUPS
-from tilewise.cli.flags.table import FOREIGN, flag_of, serve_flags
-from tilewise.cli.flags.variables import VARIABLES
-from tilewise.foreign.entry import ForeignOption
-from tilewise.foreign.graphs import ADDITIONAL
-from tilewise.foreign.translate import REMARKS
+from tilewise.cli.flags.settings import FOREIGN, flag_of, serve_flags
+from tilewise.cli.flags.verb import GROUPS
+from tilewise.environment import READ, VARIABLES
+from tilewise.foreign.objects import ADDITIONAL
+from tilewise.foreign.translate import REMARKS, ForeignOption
 
 PAGE = Path(__file__).parent / "compatibility.md"
 INTRODUCTION = """\
@@ -107,11 +106,10 @@ def _counts() -> str:
     fates = Counter(entry.fate for entry in FOREIGN if entry.name in {flag.name for flag in flags[options:]})
     refused = fates["not yet"] + fates["never"]
     effect = fates["built in"] + fates["other device"]
-    variables = Counter("read" if entry.fate in ("honoured", "own") else "other" for entry in VARIABLES)
     text = (
         f"Of {len(flags)} flags {options} are options, {fates['other name']} are other names of options, {effect} have "
         f"no effect and are taken, and {refused} are refused unless they ask for what is so anyway. "
-        f"Of {variables.total()} environment variables {variables['read']} are read, {variables['other']} do nothing."
+        f"Of {len(VARIABLES)} environment variables {len(READ)} are read, {len(VARIABLES) - len(READ)} do nothing."
     )
     return textwrap.fill(text, 120)
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 
-from tilewise.family import GENERATIONS, MEMBERS, RELATIVES, TOWERS, FamilyMember
-from tilewise.tools.twin.specs import TWINS, stand_ins
+from tilewise.twin.specs import TWINS, stand_ins
+from tilewise.weights.family import GENERATIONS, MEMBERS, RELATIVES, TOWERS, FamilyMember
 
 ROOT = Path(__file__).parent.parent
 SUPPORT, README = ROOT / "docs" / "support.md", ROOT / "README.md"

@@ -14,7 +14,6 @@ from tests.served import PICTURES
 from tilewise import SamplingParams
 from tilewise.config import EngineConfig
 from tilewise.inputs.model_inputs import ModelInputs
-from tilewise.inputs.prepare import Preparer
 from tilewise.models.load import Architecture
 from tilewise.platforms.cpu import CpuPlatform
 
@@ -22,7 +21,7 @@ from tilewise.platforms.cpu import CpuPlatform
 def demo_rows(picture: str, dtype: torch.dtype = torch.float32) -> Tensor:
     """[tiles, tokens, hidden]"""
     found = ModelInputs.of(EngineConfig())
-    preparer = Preparer(found.spec, found.tokenizer, max_model_len=1024)
+    preparer = found.plain_preparer(1024)
     with Image.open(PICTURES / picture) as image:
         (cut,) = preparer.prompt("<image>", [image], SamplingParams()).images
     model = Architecture.of(found.checkpoint.folder).load(dtype, CpuPlatform().ops(), context=1)

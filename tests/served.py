@@ -19,6 +19,8 @@ import httpx
 
 ROOT = Path(__file__).parent.parent
 PICTURES = ROOT / "src" / "tilewise" / "demo" / "pictures"
+PATIENCE = 300
+"""Seconds after which something hangs; on a busy machine a server takes a minute to start."""
 _RUNNING = re.compile(r"Uvicorn running on (https?://\S+)")
 
 
@@ -35,7 +37,7 @@ class Served:
         )
         self.lines: list[str] = []
         self.url = ""
-        self.client = httpx.Client(timeout=60, trust_env=False)
+        self.client = httpx.Client(timeout=PATIENCE, trust_env=False)
         """Keeps its connections."""
         self._up = threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -52,14 +54,14 @@ class Served:
         self._up.set()
 
     def wait_until_up(self) -> None:
-        self._up.wait(120)
+        self._up.wait(PATIENCE)
         assert self.url, "\n".join(self.lines)
 
     @property
     def log(self) -> str:
         return "\n".join(self.lines)
 
-    def logs(self, text: str, seconds: float = 10) -> bool:
+    def logs(self, text: str, seconds: float = PATIENCE) -> bool:
         """Whether the log has the text, or comes to have it: an answer may be there before its line."""
         deadline = time.monotonic() + seconds
         while text not in self.log and time.monotonic() < deadline:
@@ -97,7 +99,7 @@ class Served:
         if self.process.poll() is None:
             self.process.send_signal(number)
         try:
-            return self.process.wait(60)
+            return self.process.wait(PATIENCE)
         finally:
             self.process.kill()
             self._reader.join(30)

@@ -9,7 +9,7 @@ import pytest
 
 import tilewise
 from tilewise import LLM, SamplingParams
-from tilewise.cli.demo import answer_turns, user_message
+from tilewise.cli.ask import answer_turns, user_message
 
 DEMO = Path(tilewise.__file__).parent / "demo"
 ITEMS = json.loads((DEMO / "questions.json").read_text(encoding="utf-8"))

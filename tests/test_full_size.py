@@ -9,7 +9,7 @@ from PIL import Image
 
 from tests.tiny import SPECS, full_size, original_config, write_original
 from tilewise import LLM, SamplingParams
-from tilewise.family import MEMBERS
+from tilewise.weights.family import MEMBERS
 
 pytestmark = pytest.mark.slow
 

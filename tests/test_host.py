@@ -1,4 +1,4 @@
-"""Memory of the machine and of the control groups around this process, from files as the kernel writes them."""
+"""Memory of the machine and of control groups, from files as the kernel writes them; packages that are not there."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tilewise.host import Memory, available_memory
+from tilewise.errors import InvalidConfig
+from tilewise.host import Memory, available_memory, require_extra
 from tilewise.platforms.cpu import CpuPlatform
 
 GIB = 2**30
@@ -74,3 +75,9 @@ def test_this_machine_has_memory(name):
 
 def test_free_is_never_more_than_there_is():
     assert CpuPlatform().free_memory() <= CpuPlatform().total_memory()
+
+
+def test_an_extra_is_named_by_what_brings_it():
+    require_extra("json", "never", "Reading")
+    with pytest.raises(InvalidConfig, match=r"^Drawing needs no_such_package, .* pip install 'tilewise\[plot\]'\.$"):
+        require_extra("no_such_package", "plot", "Drawing")

@@ -16,8 +16,8 @@ ROWS: list[set[str]] = [
     {"cli", "deploy", "__main__"},
     {"services", "jobs", "evals", "bench"},
     {"server"},
-    {"llm", "llm_engine", "async_llm", "assets", "media_tools", "tools", "remote", "quantize", "capacity"},
-    {"beam"},
+    {"ui", "entrypoints", "assets", "twin", "quantize", "capacity"},
+    {"remote"},
     {"outputs"},
     {"inputs"},
     {"engine"},
@@ -29,21 +29,17 @@ ROWS: list[set[str]] = [
     {"platforms"},
     {"plan"},
     {"step"},
-    {"config", "speculation", "types", "sampling_params", "progress", "family"},
-    {"units", "layout", "timing", "logs", "sse", "extras", "cluster", "resize", "ignored", "option", "foreign", "host"},
-    {"errors", "vllm_modules"},
+    {"config", "speculation", "types", "sampling_params", "structured_outputs"},
+    {"units", "layout", "timing", "sse", "chat_server", "ray_cluster", "resize", "ignored", "option", "foreign"}
+    | {"console", "host", "environment"},
+    {"errors"},
 ]
 LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}
-WITH_TORCH = {"quantize", "capacity", "tools", "runner", "models", "layers", "weights", "parallel", "platforms"}
+WITH_TORCH = {"quantize", "capacity", "twin", "runner", "models", "layers", "weights", "parallel", "platforms"}
 TORCH_FREE = LEVEL.keys() - WITH_TORCH
 # The JSON of a checkpoint folder and the hub are plain Python, which the inputs may read.
-TORCH_FREE_FILES = {
-    f"weights/{name}" for name in ("__init__.py", "architectures.py", "checkpoint.py", "folder.py", "hub.py")
-} | {
-    str(path.relative_to(SRC))
-    for folder in ("hubs", "gguf")
-    for path in (SRC / "weights" / folder).glob("*.py")
-    if path.name != "tensors.py"
+TORCH_FREE_FILES = {f"weights/{name}.py" for name in ("__init__", "checkpoint", "family", "folder", "file_names")} | {
+    str(path.relative_to(SRC)) for folder in ("hubs", "gguf") for path in (SRC / "weights" / folder).glob("*.py")
 }
 
 
@@ -166,11 +162,12 @@ def test_circles_through_a_package_are_found(tmp_path):
 @pytest.mark.parametrize(
     "statement",
     [
-        "import tilewise.llm, tilewise.async_llm, tilewise.llm_engine, tilewise.media_tools, tilewise.assets",
+        "from tilewise.entrypoints import async_llm, llm, llm_engine, media_tools",
+        "import tilewise.assets",
         "import tilewise.cli",
         "from tilewise import SamplingParams",
-        "import tilewise.evals.spot, tilewise.evals.compare.command",
-        "import tilewise.weights.hubs.download, tilewise.weights.hubs.huggingface, tilewise.weights.hubs.modelscope",
+        "import tilewise.evals.spot, tilewise.evals.comparison",
+        "import tilewise.weights.checkpoint, tilewise.weights.hubs, tilewise.weights.hubs.repository",
     ],
 )
 def test_importing_the_front_does_not_load_torch(statement):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image, __version__
 
 from tilewise import resize as module
-from tilewise.inputs.images import Tiling, tile_image
+from tilewise.inputs.media.tiling import Tiling, tile_image
 from tilewise.platforms.cpu import CpuPlatform
 from tilewise.resize import ResizeKernels, by_pillow, down_first, resizer, windows
 

@@ -10,8 +10,8 @@ import sys
 import pytest
 from docs.matrix import BEGIN, END, README, ROOT, SUPPORT, Results, matrix_in, readme_matrix, support_page
 
-from tilewise.family import GENERATIONS, MEMBERS
-from tilewise.tools.twin.specs import stand_ins
+from tilewise.twin.specs import stand_ins
+from tilewise.weights.family import GENERATIONS, MEMBERS
 
 _NUMBER = re.compile(r"(?<=\| )(\d\.\de-\d\d|0\.0e\+00|\de-\d\d|equal|none|–)(?= \|)")
 
@@ -42,7 +42,7 @@ def test_the_matrix_of_the_readme_is_that_of_the_family():
 def results(tmp_path):
     """Two ops of one twin, one worse than the other."""
     row = {"model": "InternVL2-2B", "form": "original", "part": "logits, pictures", "tolerance": 1e-4, "largest": 3.0}
-    rows = [{**row, "ops": "TorchOps", "worst": 2e-6}, {**row, "ops": "ReferenceOps", "worst": 7e-6}]
+    rows = [{**row, "ops": "TorchOps", "worst": 2e-6}, {**row, "ops": "Ops", "worst": 7e-6}]
     bits = {**row, "form": "older hf, 3 shards", "part": "logits, as original", "tolerance": 0.0, "worst": 0.0}
     path = tmp_path / "parity.json"
     path.write_text(

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from tilewise.tools.twin.configs import ARCHITECTURES, hf_config, original_config
-from tilewise.tools.twin.specs import TWINS, TinySpec, full_size
-from tilewise.tools.twin.tensors import hf_tensors, original_tensors
-from tilewise.tools.twin.vocabularies import VOCABULARIES
-from tilewise.tools.twin.vocabularies import tokenizer as tokenizer_of
-from tilewise.tools.twin.write import write_hf, write_original
+from tilewise.twin.configs import ARCHITECTURES, hf_config, original_config
+from tilewise.twin.specs import TWINS, TinySpec, full_size
+from tilewise.twin.tensors import hf_tensors, original_tensors
+from tilewise.twin.vocabularies import VOCABULARIES
+from tilewise.twin.vocabularies import tokenizer as tokenizer_of
+from tilewise.twin.write import write_hf, write_original
 
 __all__ = [
     "ARCHITECTURES",

@@ -14,7 +14,7 @@ from torch import Tensor
 from prompt import encode_conversation
 from sample import Sample, level_of
 from tasks import make_sample
-from tilewise.inputs.images import Tiling, tile_image
+from tilewise.inputs.media.tiling import Tiling, tile_image
 
 TILE_SIZE = 112
 MEAN = torch.tensor((0.485, 0.456, 0.406)).view(1, 3, 1, 1)

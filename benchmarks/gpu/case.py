@@ -13,11 +13,9 @@ from benchmarks.gpu.timer import Timer
 from torch import Tensor
 
 from tilewise.plan.floors import StageWork
-from tilewise.platforms.base import Ops
 from tilewise.platforms.forms import Dense
 from tilewise.platforms.kv_cache import LayerCache, QuantisedCache
-from tilewise.platforms.reference import ReferenceOps
-from tilewise.platforms.torch_ops import TorchOps
+from tilewise.platforms.ops import Ops, TorchOps
 
 Call = Callable[[], Any]
 DTYPE = torch.bfloat16
@@ -53,8 +51,8 @@ class Case:
         given = self.inputs(noise)
         call = self.prepare(ops, given)
         found = self._numbers(given, call)
-        expected = self._numbers(given, self.prepare(ReferenceOps(), given))
-        truth = self._numbers(given, self.prepare(ReferenceOps(), widened(given)))
+        expected = self._numbers(given, self.prepare(Ops(), given))
+        truth = self._numbers(given, self.prepare(Ops(), widened(given)))
         verdict = compared(found, expected, truth)
         del expected, truth, found
         us = 1e6 * timer.seconds(call)

@@ -14,9 +14,9 @@ from benchmarks.gpu.case import DTYPE, Call, Case, Noise, bytes_of, copied, numb
 from torch import Tensor
 
 from tilewise.plan.floors import StageWork
-from tilewise.platforms.base import Ops, PagedLayout
-from tilewise.platforms.kv_cache import KV_DTYPES, LayerCache, QuantisedCache, bytes_per_head, quantise
-from tilewise.tools.twin.specs import TinySpec
+from tilewise.platforms.kv_cache import KV_DTYPES, LayerCache, PagedLayout, QuantisedCache, bytes_per_head, quantise
+from tilewise.platforms.ops import Ops
+from tilewise.twin.specs import TinySpec
 
 BLOCK = 16
 Sequences = Sequence[tuple[int, int]]

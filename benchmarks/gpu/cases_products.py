@@ -13,10 +13,11 @@ from benchmarks.gpu.case import DTYPE, Call, Case, Noise
 from torch import Tensor
 
 from tilewise.plan.floors import StageWork
-from tilewise.platforms.base import Ops, Use, Weight
 from tilewise.platforms.forms import Codes, Dense, Form, Grouped, Int8, StaticRows
-from tilewise.tools.twin.specs import TinySpec
-from tilewise.weights.random_forms import drawn
+from tilewise.platforms.ops import Ops
+from tilewise.platforms.weights import Use, Weight
+from tilewise.twin.specs import TinySpec
+from tilewise.weights.sources import drawn
 
 
 @dataclass(frozen=True)

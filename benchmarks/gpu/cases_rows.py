@@ -12,9 +12,9 @@ from benchmarks.gpu.case import Call, Case, Noise, bytes_of
 from torch import Tensor
 
 from tilewise.plan.floors import StageWork
-from tilewise.platforms.base import Ops
 from tilewise.platforms.draw import Draw, noise_key
-from tilewise.tools.twin.specs import TinySpec
+from tilewise.platforms.ops import Ops
+from tilewise.twin.specs import TinySpec
 
 EPS = 1e-6
 

@@ -20,6 +20,7 @@ from benchmarks.gpu.timer import Timer
 from PIL import Image
 
 from tilewise import LLM, SamplingParams
+from tilewise.bench.figures import Spread
 from tilewise.plan.floors import RankWork
 
 STREAMS = (1, 8, 64)
@@ -162,9 +163,8 @@ class EngineBench:
         for name, pictures in (("alone", 0), ("beside pictures of 13 tiles", self.setup.sized(16, 2))):
             asked = [self.text(prompt) for _ in range(count)]
             seen = streams.run(asked, tokens, [self.picture(4, 3) for _ in range(pictures)])
-            p50, p99 = np.percentile(seen.between, (50, 99)) * 1000
-            yield Figure(f"between tokens of 8 streams, {name}, p50", float(p50), "ms", runs=len(seen.between))
-            yield Figure(f"between tokens of 8 streams, {name}, p99", float(p99), "ms", runs=len(seen.between))
+            for percent, value in Spread.of(seen.between, (50, 99)).scaled(1000).by_percent("p").items():
+                yield Figure(f"between tokens of 8 streams, {name}, {percent}", value, "ms", runs=len(seen.between))
             if seen.first_tokens:
                 yield milliseconds("first token, 13 tiles beside 8 streams", seen.first_tokens)
 

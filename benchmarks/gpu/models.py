@@ -6,17 +6,17 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from tilewise.capacity.files import described
 from tilewise.capacity.model import planned_model
-from tilewise.capacity.published import described
 from tilewise.capacity.ranks import plan_rank
 from tilewise.config import EngineConfig
-from tilewise.family import MEMBERS
 from tilewise.layout import Layout
 from tilewise.plan.floors import RankWork
 from tilewise.platforms.base import Platform
-from tilewise.tools.twin.configs import generation_config, hf_config, original_config, processor_config
-from tilewise.tools.twin.specs import TWINS, TinySpec, full_size
-from tilewise.tools.twin.vocabularies import tokenizer, tokenizer_config
+from tilewise.twin.configs import generation_config, hf_config, original_config, processor_config
+from tilewise.twin.specs import TWINS, TinySpec, full_size
+from tilewise.twin.vocabularies import tokenizer, tokenizer_config
+from tilewise.weights.family import MEMBERS
 
 NAMES = {"1B": "InternVL3-1B", "8B": "InternVL3-8B", "30B-A3B": "InternVL3_5-30B-A3B"}
 

@@ -14,7 +14,8 @@ from benchmarks.gpu.rows import Note, Row
 from benchmarks.gpu.setup import Setup
 from benchmarks.gpu.timer import Timer
 
-from tilewise.platforms.base import Ops, Platform
+from tilewise.platforms.base import Platform
+from tilewise.platforms.ops import Ops
 
 _MAKERS = (cases_attention.cases, cases_rows.cases, cases_products.cases)
 

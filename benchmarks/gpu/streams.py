@@ -89,7 +89,7 @@ class Streams:
     def _group(self, prompt: Prompt, tokens: int) -> AnswerGroup:
         params = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True)
         (request,) = self._llm._build.prompts([prompt], params, None, Ignored())
-        return self._llm._group(request)
+        return self._llm._loop.group(request)
 
     def _submitted(self, group: AnswerGroup) -> str:
         (request,) = group.requests

@@ -7,6 +7,7 @@ It says what it did in JSON lines on standard output; whatever its libraries pri
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import sys
@@ -16,7 +17,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.memory import peak_bytes
 from benchmarks.peers.tasks import ONE_ENGINE, ROWS, TASKS, Value
 from benchmarks.peers.work import FULL, QUICK, Prompt, Work
 
@@ -137,3 +137,14 @@ def file_of(setup: Setup, name: str) -> Path:
         print(f"{path} is missing", file=sys.stderr)
         raise Lacks(f"no {name} of this precision was given")
     return path
+
+
+def peak_bytes(pid: int) -> int:
+    """Return the highest resident size of a process and of those below it (Linux); shared pages count for each."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+        children = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    except OSError:  # it has ended
+        return 0
+    own = next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM")), 0)
+    return own + sum(peak_bytes(int(child)) for child in itertools.chain(*children))

@@ -18,7 +18,8 @@ from benchmarks.peers.work import Prompt
 import tilewise
 from tilewise import LLM, SamplingParams, StructuredOutputsParams
 from tilewise.config import EngineConfig
-from tilewise.inputs.images import Tiling, open_image, tile_image, to_rgb
+from tilewise.inputs.media.images import open_image, to_rgb
+from tilewise.inputs.media.tiling import Tiling, tile_image
 from tilewise.resize import Resize
 
 OPTIONS: dict[str, dict[str, Any]] = {

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tilewise import vllm_modules
+from tilewise.foreign.modules import finder_of, install
 
 if TYPE_CHECKING:
     from tilewise.assets.image import ImageAsset
     from tilewise.assets.video import VideoAsset
-    from tilewise.async_llm import AsyncLLM, AsyncLLMEngine
-    from tilewise.beam import BeamSearchOutput, BeamSearchParams
     from tilewise.config import EngineConfig
     from tilewise.engine.arg_utils import AsyncEngineArgs, EngineArgs
+    from tilewise.entrypoints.async_llm import AsyncLLM, AsyncLLMEngine
+    from tilewise.entrypoints.beam_search import BeamSearchOutput, BeamSearchParams
+    from tilewise.entrypoints.llm import LLM
+    from tilewise.entrypoints.llm_engine import LLMEngine
     from tilewise.errors import TilewiseError
     from tilewise.inputs.prompts import PromptType, TextPrompt, TokensPrompt
     from tilewise.jobs.run import run_batch
-    from tilewise.llm import LLM
-    from tilewise.llm_engine import LLMEngine
-    from tilewise.sampling_params import SamplingParams, StructuredOutputsParams
+    from tilewise.sampling_params import SamplingParams
+    from tilewise.structured_outputs import StructuredOutputsParams
     from tilewise.types import CompletionOutput, RequestOutput
 
 __version__ = "0.1.0"
@@ -46,21 +47,21 @@ __all__ = [
 ]
 
 _HOMES = {
-    "LLM": "tilewise.llm",
+    "LLM": "tilewise.entrypoints.llm",
     "AsyncEngineArgs": "tilewise.engine.arg_utils",
-    "AsyncLLM": "tilewise.async_llm",
-    "AsyncLLMEngine": "tilewise.async_llm",
-    "BeamSearchOutput": "tilewise.beam",
-    "BeamSearchParams": "tilewise.beam",
+    "AsyncLLM": "tilewise.entrypoints.async_llm",
+    "AsyncLLMEngine": "tilewise.entrypoints.async_llm",
+    "BeamSearchOutput": "tilewise.entrypoints.beam_search",
+    "BeamSearchParams": "tilewise.entrypoints.beam_search",
     "CompletionOutput": "tilewise.types",
     "EngineArgs": "tilewise.engine.arg_utils",
     "EngineConfig": "tilewise.config",
     "ImageAsset": "tilewise.assets.image",
-    "LLMEngine": "tilewise.llm_engine",
+    "LLMEngine": "tilewise.entrypoints.llm_engine",
     "PromptType": "tilewise.inputs.prompts",
     "RequestOutput": "tilewise.types",
     "SamplingParams": "tilewise.sampling_params",
-    "StructuredOutputsParams": "tilewise.sampling_params",
+    "StructuredOutputsParams": "tilewise.structured_outputs",
     "TextPrompt": "tilewise.inputs.prompts",
     "TilewiseError": "tilewise.errors",
     "TokensPrompt": "tilewise.inputs.prompts",
@@ -68,5 +69,5 @@ _HOMES = {
     "run_batch": "tilewise.jobs.run",
 }
 
-vllm_modules.install()
-__getattr__ = vllm_modules.finder_of("tilewise", _HOMES)
+install()
+__getattr__ = finder_of("tilewise", _HOMES)

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tilewise import vllm_modules
+from tilewise.environment import Environment
 from tilewise.errors import InvalidConfig, UnknownOption, did_you_mean
-from tilewise.extras import require_extra
-from tilewise.foreign.engine import ENGINE
-from tilewise.foreign.translate import translate_engine
+from tilewise.foreign.modules import finder_of
+from tilewise.foreign.table import ENGINE, PROGRAM
+from tilewise.foreign.translate import translate
+from tilewise.host import require_extra
 from tilewise.ignored import LOG
 from tilewise.layout import ExpertPlacement, Layout, TowerMode
 from tilewise.option import check_range, check_types, option, whole
@@ -24,7 +25,7 @@ from tilewise.speculation import SpeculativeConfig
 from tilewise.units import read_amount, read_length
 
 if not TYPE_CHECKING:
-    __getattr__ = vllm_modules.finder_of(__name__, {}, ImportError)
+    __getattr__ = finder_of(__name__, {}, ImportError)
 Dtype = Literal["auto", "bfloat16", "float16", "half", "float32", "float"]
 Quantization = Literal[
     "int8",
@@ -69,247 +70,218 @@ AUTO_LENGTH = -1
 """Value of `max_model_len` for the longest that fits."""
 
 
+def options_of(environment: Environment) -> dict[str, Any]:
+    """Return the options that variables set, unless they are set otherwise."""
+    return {"sequence_parallel_tokens": FLASHCOMM_TOKENS} if environment.flashcomm else {}
+
+
+_model, _memory, _scheduling, _media = (
+    partial(option, group=group) for group in ("model", "memory", "scheduling", "media")
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
     """Every option of the engine. Each works, or is refused with the reason."""
 
-    model: str = option(
+    model: str = _model(
         "demo",
         "'demo', a folder, a .gguf file, or a hub id such as OpenGVLab/InternVL3-8B; a folder of that name wins "
         "(one called demo is ./demo)",
-        "model",
     )
-    revision: str | None = option(
-        None,
-        "branch, tag or commit on the hub (default: main; master on ModelScope); a commit needs no network",
-        "model",
+    revision: str | None = _model(
+        None, "branch, tag or commit on the hub (default: main; master on ModelScope); a commit needs no network"
     )
-    hub: Hub | None = option(
-        None,
-        "where ids live (default: huggingface, or modelscope if VLLM_USE_MODELSCOPE=True); see docs/models.md",
-        "model",
+    hub: Hub | None = _model(
+        None, "where ids live (default: huggingface, or modelscope if VLLM_USE_MODELSCOPE=True); see docs/models.md"
     )
-    download_dir: str | None = option(
-        None, "cache folder for downloads (default: the hub's own, as HF_HOME or MODELSCOPE_CACHE say)", "model"
+    download_dir: str | None = _model(
+        None, "cache folder for downloads (default: the hub's own, as HF_HOME or MODELSCOPE_CACHE say)"
     )
-    trust_remote_code: bool = option(
-        False, "accepted for compatibility; code of a checkpoint is never run, nor is it needed", "model"
+    trust_remote_code: bool = _model(
+        False, "accepted for compatibility; code of a checkpoint is never run, nor is it needed"
     )
-    safetensors_load_strategy: LoadStrategy | None = option(
+    safetensors_load_strategy: LoadStrategy | None = _model(
         None,
         "lazy = weights are read as they are needed; prefetch = a thread reads ahead, for slow and network disks; "
         "eager = all is read first (default: lazy)",
-        "model",
     )
-    device: DeviceKind = option("auto", "what computes: cuda, cpu, or auto = a GPU where there is one", "model")
-    dtype: Dtype = option("auto", "type of weights and activations", "model")
-    quantization: Quantization | None = option(
+    device: DeviceKind = _model("auto", "what computes: cuda, cpu, or auto = a GPU where there is one")
+    dtype: Dtype = _model("auto", "type of weights and activations")
+    quantization: Quantization | None = _model(
         None,
         "int8 = matrices in floats are rounded to int8 as they are loaded, a scale for each output, and multiplied "
         "with rows rounded as they come: half the memory of bfloat16 and more speed, at some accuracy; fp8 = to E4M3 "
         "instead, but for the head, and multiplied with rows of floats (docs/cpu.md). "
         "How a quantised checkpoint is kept is found from its files; any other name is only compared with it",
-        "model",
     )
-    max_model_len: int | None = option(
-        None, "longest prompt and answer together, in tokens: 8192, 40K, or auto = what fits", "model", read_length
+    max_model_len: int | None = _model(
+        None, "longest prompt and answer together, in tokens: 8192, 40K, or auto = what fits", read=read_length
     )
-    load_format: LoadFormat = option("auto", "dummy = random weights, to try sizes and speed", "model")
-    enforce_eager: bool = option(False, "launch every step op by op, capture no graphs", "model")
-    max_graph_size: int = option(
+    load_format: LoadFormat = _model("auto", "dummy = random weights, to try sizes and speed")
+    enforce_eager: bool = _model(False, "launch every step op by op, capture no graphs")
+    max_graph_size: int = _model(
         512,
         "on a GPU, the most sequences of a captured step; sizes are 1, 2, 4, 8, 16 and so on, and a step is filled up "
         "to the next one",
-        "model",
     )
-    lazy_graphs: bool = option(
-        False, "on a GPU, capture a step when one of its size comes first, and not at the start", "model"
-    )
-    seed: int | None = option(
+    lazy_graphs: bool = _model(False, "on a GPU, capture a step when one of its size comes first, and not at the start")
+    seed: int | None = _model(
         0,
         "requests without a seed draw from this one, in the order in which they come: the same again in each run; "
         "None = another draw in every run",
-        "model",
     )
-    tokenizer: str | None = option(None, "folder or hub id of another tokenizer (default: the model's own)", "model")
-    tokenizer_revision: str | None = option(None, "branch, tag or commit of the tokenizer on the hub", "model")
-    hf_token: str | None = option(
-        None, "token for private and gated models (default: HF_TOKEN, or that of a login)", "model", shown=False
+    tokenizer: str | None = _model(None, "folder or hub id of another tokenizer (default: the model's own)")
+    tokenizer_revision: str | None = _model(None, "branch, tag or commit of the tokenizer on the hub")
+    hf_token: str | None = _model(
+        None, "token for private and gated models (default: HF_TOKEN, or that of a login)", shown=False
     )
-    mmproj: str | None = option(
-        None, "vision tower and projector of a model in GGUF files (default: the mmproj*.gguf beside it)", "model"
+    mmproj: str | None = _model(
+        None, "vision tower and projector of a model in GGUF files (default: the mmproj*.gguf beside it)"
     )
-    use_tqdm_on_load: bool = option(True, "show a progress bar while the weights of a large model are read", "model")
+    use_tqdm_on_load: bool = _model(True, "show a progress bar while the weights of a large model are read")
 
-    block_size: int = option(16, "tokens a KV block", "memory")
-    gpu_memory_utilization: float | None = option(
+    block_size: int = _memory(16, "tokens a KV block")
+    gpu_memory_utilization: float | None = _memory(
         None,
         "share of the device's memory that this engine takes for everything, the KV cache getting what is left",
-        "memory",
         alias="device_memory_utilization",
     )
-    kv_cache_memory_bytes: int | None = option(
-        None, "memory for the KV cache (4G); wins over gpu_memory_utilization", "memory", read_amount
+    kv_cache_memory_bytes: int | None = _memory(
+        None, "memory for the KV cache (4G); wins over gpu_memory_utilization", read=read_amount
     )
-    kv_cache_dtype: KVCacheDtype = option(
+    kv_cache_dtype: KVCacheDtype = _memory(
         "auto",
         "what the KV cache keeps: auto = the dtype of activations; int8, fp8 (E4M3) = 8 bits with a scale for each "
         "token and head, about half the memory of bfloat16 (docs/serving.md)",
-        "memory",
     )
-    num_gpu_blocks_override: int | None = option(
-        None, "KV blocks, whatever memory there is; wins over all sizes", "memory"
+    num_gpu_blocks_override: int | None = _memory(None, "KV blocks, whatever memory there is; wins over all sizes")
+    enable_prefix_caching: bool = _memory(True, "compute a beginning that prompts share once")
+    encoder_cache_gb: float | None = _memory(None, "memory for encoded tiles, in GiB")
+    encoder_cache_dir: str | None = _memory(
+        None, "folder that keeps encoded tiles across restarts; processes may share it (default: none)"
     )
-    enable_prefix_caching: bool = option(True, "compute a beginning that prompts share once", "memory")
-    encoder_cache_gb: float | None = option(None, "memory for encoded tiles, in GiB", "memory")
-    encoder_cache_dir: str | None = option(
-        None, "folder that keeps encoded tiles across restarts; processes may share it (default: none)", "memory"
-    )
-    encoder_cache_dir_gb: float = option(
-        10.0, "most that encoder_cache_dir may hold, in GiB; the longest unused tiles are removed", "memory"
+    encoder_cache_dir_gb: float = _memory(
+        10.0, "most that encoder_cache_dir may hold, in GiB; the longest unused tiles are removed"
     )
 
-    max_num_seqs: int = option(64, "sequences that run at once", "scheduling")
-    max_num_batched_tokens: int = option(4096, "tokens computed in one step", "scheduling", read_amount)
-    encode_budget: float | None = option(
+    max_num_seqs: int = _scheduling(64, "sequences that run at once")
+    max_num_batched_tokens: int = _scheduling(4096, "tokens computed in one step", read=read_amount)
+    encode_budget: float | None = _scheduling(
         None,
         "tiles encoded behind a step while something decodes (default: 0.25, a quarter of a tile's layers, so that "
         "streams hardly wait; 16 in LLM and run-batch, where only the whole counts)",
-        "scheduling",
     )
-    scheduling_policy: Policy = option(
-        "fcfs", "fcfs = first come, first served; priority = requests of lower priority number first", "scheduling"
+    scheduling_policy: Policy = _scheduling(
+        "fcfs", "fcfs = first come, first served; priority = requests of lower priority number first"
     )
-    async_scheduling: bool | None = option(
-        None, "plan the next step while one runs; default: where another device computes", "scheduling"
+    async_scheduling: bool | None = _scheduling(
+        None, "plan the next step while one runs; default: where another device computes"
     )
-    speculative_config: dict[str, Any] | None = option(
+    speculative_config: dict[str, Any] | None = _scheduling(
         None,
         'guess tokens ahead and verify them together, as {"method": "ngram", "num_speculative_tokens": 4} or '
         '{"model": "OpenGVLab/InternVL3-1B", "num_speculative_tokens": 3}; answers stay the same',
-        "scheduling",
     )
-    batch_invariant: bool | None = option(
-        None,
-        "logits are bit by bit the same in any batch, at some speed (default: on if VLLM_BATCH_INVARIANT=1)",
-        "scheduling",
+    batch_invariant: bool | None = _scheduling(
+        None, "logits are bit by bit the same in any batch, at some speed (default: on if VLLM_BATCH_INVARIANT=1)"
     )
-    disable_log_stats: bool = option(True, "no line about throughput, load and caches every ten seconds", "scheduling")
-    tensor_parallel_size: int = option(
+    disable_log_stats: bool = _scheduling(True, "no line about throughput, load and caches every ten seconds")
+    tensor_parallel_size: int = _scheduling(
         1,
         "ranks that share one model, each with some heads of every layer and its part of all other matrices; on a CPU "
         "they are processes that share its cores",
-        "scheduling",
     )
-    data_parallel_size: int = option(
+    data_parallel_size: int = _scheduling(
         1,
         "replicas of the model, each an engine of its own; a request goes to the one that has the least work for it; "
         "on a CPU they share its cores and memory (docs/parallel.md)",
-        "scheduling",
     )
-    pipeline_parallel_size: int = option(
-        1,
-        "stages of a pipeline, each with its part of the layers; with tensor_parallel_size, so many ranks a stage",
-        "scheduling",
+    pipeline_parallel_size: int = _scheduling(
+        1, "stages of a pipeline, each with its part of the layers; with tensor_parallel_size, so many ranks a stage"
     )
-    mm_encoder_tp_mode: TowerMode = option(
+    mm_encoder_tp_mode: TowerMode = _scheduling(
         "data",
         "how tensor_parallel_size ranks encode tiles: data = each has the whole tower and takes some of the tiles, "
         "weights = each has some heads of the tower, and all take every tile",
-        "scheduling",
     )
-    vision_workers: int = option(
+    vision_workers: int = _scheduling(
         0,
         "processes that encode tiles beside the engine's, which then only decodes; each has a tower of its own and a "
         "part of the cores",
-        "scheduling",
     )
-    cpu_binding: bool = option(
-        False, "each rank of this machine keeps to processor cores of its own, where there are as many", "scheduling"
+    cpu_binding: bool = _scheduling(
+        False, "each rank of this machine keeps to processor cores of its own, where there are as many"
     )
-    sequence_parallel_tokens: int | None = option(
+    sequence_parallel_tokens: int | None = _scheduling(
         None,
         "in steps of so many tokens or more, each of tensor_parallel_size ranks norms a share of them, not all; 0 = "
         f"never (default: never, or {FLASHCOMM_TOKENS} if VLLM_ASCEND_ENABLE_FLASHCOMM1=1)",
-        "scheduling",
     )
-    enable_expert_parallel: bool = option(
-        False, "each rank of a stage has some experts whole, not a part of every expert", "scheduling"
+    enable_expert_parallel: bool = _scheduling(
+        False, "each rank of a stage has some experts whole, not a part of every expert"
     )
-    expert_placement_strategy: ExpertPlacement = option(
+    expert_placement_strategy: ExpertPlacement = _scheduling(
         "linear",
         "with enable_expert_parallel, which experts a rank has: linear = neighbouring ones, round_robin = in turn",
-        "scheduling",
     )
-    distributed_executor_backend: Backend | None = option(
+    distributed_executor_backend: Backend | None = _scheduling(
         None,
         "where ranks are: mp = processes of this machine, ray = actors on the nodes of a Ray cluster (docs/ray.md), "
         "uni = one rank in the engine's process (default: mp where there are several)",
-        "scheduling",
     )
-    nnodes: int = option(
-        1,
-        "with distributed_executor_backend=ray, nodes that the cluster must have before ranks are placed",
-        "scheduling",
+    nnodes: int = _scheduling(
+        1, "with distributed_executor_backend=ray, nodes that the cluster must have before ranks are placed"
     )
-    disable_additional_properties: bool = option(
-        True, "objects of schemas that list their properties have no others, unless a schema or a request says so",
-        "scheduling",
-    )  # fmt: skip
-    disable_any_whitespace: bool = option(False, "structured answers in JSON have no white space", "scheduling")
-    max_logprobs: int = option(20, "most log-probabilities a token that a request may ask for; -1 = all", "scheduling")
+    disable_additional_properties: bool = _scheduling(
+        True, "objects of schemas that list their properties have no others, unless a schema or a request says so"
+    )
+    disable_any_whitespace: bool = _scheduling(False, "structured answers in JSON have no white space")
+    max_logprobs: int = _scheduling(20, "most log-probabilities a token that a request may ask for; -1 = all")
 
-    limit_mm_per_prompt: dict[str, int] | None = option(None, 'most media a prompt, as {"image": 4}', "media")
-    mm_processor_kwargs: dict[str, Any] | None = option(
-        None,
-        "min_dynamic_patch, max_dynamic_patch, dynamic_image_size, use_thumbnail for all requests",
-        "media",
+    limit_mm_per_prompt: dict[str, int] | None = _media(None, 'most media a prompt, as {"image": 4}')
+    mm_processor_kwargs: dict[str, Any] | None = _media(
+        None, "min_dynamic_patch, max_dynamic_patch, dynamic_image_size, use_thumbnail for all requests"
     )
-    mm_processor_cache_gb: float | None = option(
+    mm_processor_cache_gb: float | None = _media(
         None,
         "host memory for pictures already cut, in GiB, so that one sent again is not cut again; 0 = none (default: 4, "
         "or a quarter of what is free once the model is loaded, if that is less)",
-        "media",
     )
-    enable_mm_embeds: bool = option(
+    enable_mm_embeds: bool = _media(
         False,
         "take embeddings in place of pictures (image_embeds), as `tilewise encode-server` makes them (default: off; "
         "docs/encode-server.md)",
-        "media",
     )
-    tile_budget: TileBudget = option(
-        "each",
-        "max_dynamic_patch for each picture (as the reference infers) or shared (as it trained)",
-        "media",
+    tile_budget: TileBudget = _media(
+        "each", "max_dynamic_patch for each picture (as the reference infers) or shared (as it trained)"
     )
-    flash_router: bool = option(
-        True, "Flash checkpoints: let their router give easy tiles a quarter of the tokens", "media"
+    flash_router: bool = _media(True, "Flash checkpoints: let their router give easy tiles a quarter of the tokens")
+    interleave_mm_strings: bool = _media(
+        False, "keep pictures and texts in the order of a message; -hf checkpoints always do, as trained"
     )
-    interleave_mm_strings: bool = option(
-        False, "keep pictures and texts in the order of a message; -hf checkpoints always do, as trained", "media"
+    exif_orientation: bool = _media(
+        True, "turn pictures as their camera says and videos as their file says (the reference does not)"
     )
-    exif_orientation: bool = option(
-        True, "turn pictures as their camera says and videos as their file says (the reference does not)", "media"
-    )
-    max_image_pixels: int = option(89_478_485, "largest picture accepted, in pixels", "media")
-    num_frames: int = option(32, "frames taken of a video; -1 = all, up to TILEWISE_MAX_CHOSEN_FRAMES", "media")
-    fps: float | None = option(None, "frames a second of video, num_frames at most", "media")
-    allowed_local_media_path: str | None = option(None, "folder below which file:// URLs may be read", "media")
-    allowed_media_domains: tuple[str, ...] | None = option(
+    max_image_pixels: int = _media(89_478_485, "largest picture accepted, in pixels")
+    num_frames: int = _media(32, "frames taken of a video; -1 = all, up to TILEWISE_MAX_CHOSEN_FRAMES")
+    fps: float | None = _media(None, "frames a second of video, num_frames at most")
+    allowed_local_media_path: str | None = _media(None, "folder below which file:// URLs may be read")
+    allowed_media_domains: tuple[str, ...] | None = _media(
         None,
         "hosts that media may come from, private ones and networks too: minio.local, 10.0.0.0/8, and * for any public "
         "one (default: any public host; docs/serving.md)",
-        "media",
     )
-    max_image_aspect_ratio: float | None = option(
-        None, "most that the longer side of a picture may be of the shorter one (default: no limit)", "media"
+    max_image_aspect_ratio: float | None = _media(
+        None, "most that the longer side of a picture may be of the shorter one (default: no limit)"
     )
 
     @classmethod
-    def of(cls, **options: Any) -> EngineConfig:
+    def of(cls, environment: Environment = Environment(), /, **options: Any) -> EngineConfig:
         """Build from keywords, those of vLLM's engine among them: what has no effect is logged, once in a process.
 
-        An unknown one raises UnknownOption with the nearest that exists, one that cannot be InvalidConfig.
+        Options that are left open may be set by the environment. An unknown one raises UnknownOption with the nearest
+        that exists, one that cannot be InvalidConfig.
         """
         for field in dataclasses.fields(cls):
             alias = field.metadata["alias"]
@@ -318,7 +290,7 @@ class EngineConfig:
                     raise InvalidConfig(f"{alias} is another name of {field.name}: give one of them.")
                 options[field.name] = options.pop(alias)
         defaults = {field.name: field.default for field in dataclasses.fields(cls)}
-        found = translate_engine(options, defaults)
+        found = translate(options, defaults, PROGRAM)
         for name in found.options:
             if name not in defaults:
                 raise UnknownOption.named(name, [*defaults, *(entry.name for entry in ENGINE)], "The engine")
@@ -327,7 +299,7 @@ class EngineConfig:
             logger.info("%s", line)
         # vLLM's None is "choose for me", which here is the default.
         given = {name: value for name, value in found.options.items() if value is not None}
-        return cls(**given)
+        return cls(**{**options_of(environment), **given})
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -373,8 +345,6 @@ class EngineConfig:
         """Layout of the model over ranks."""
         experts = self.expert_placement_strategy if self.enable_expert_parallel else None
         rows = self.sequence_parallel_tokens
-        if rows is None and os.environ.get("VLLM_ASCEND_ENABLE_FLASHCOMM1") == "1":
-            rows = FLASHCOMM_TOKENS
         sizes = self.tensor_parallel_size, self.pipeline_parallel_size, self.data_parallel_size
         return Layout(*sizes, experts=experts, spread_rows=rows or None, tower=self.mm_encoder_tp_mode)
 
@@ -443,20 +413,8 @@ class EngineConfig:
 
 _MAY_BE_MINUS_ONE = ("max_model_len", "num_frames")  # what fits, all
 _POSITIVE = (
-    "max_model_len",
-    "block_size",
-    "kv_cache_memory_bytes",
-    "num_gpu_blocks_override",
-    "encoder_cache_gb",
-    "encoder_cache_dir_gb",
-    "max_num_seqs",
-    "max_graph_size",
-    "max_num_batched_tokens",
-    "encode_budget",
-    "max_image_pixels",
-    "num_frames",
-    "fps",
-    "tensor_parallel_size",
-    "pipeline_parallel_size",
-    "data_parallel_size",
+    *("max_model_len", "block_size", "kv_cache_memory_bytes", "num_gpu_blocks_override", "encoder_cache_gb"),
+    *("encoder_cache_dir_gb", "max_num_seqs", "max_graph_size", "max_num_batched_tokens", "encode_budget"),
+    *("max_image_pixels", "num_frames", "fps"),
+    *("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"),
 )

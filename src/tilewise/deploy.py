@@ -11,35 +11,50 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from tilewise.cli.flags.flag import BadUsage, Flag
+from tilewise.cli.flags.flag import BadUsage, flags_of, names_of
 from tilewise.cli.flags.parse import CommandLine, values_of
-from tilewise.cli.flags.table import Settings, make_settings, serve_flags, values_of_line
-from tilewise.cluster import attach, check_cpus
+from tilewise.cli.flags.settings import Settings, make_settings, serve_flags, values_of_line
+from tilewise.cli.flags.verb import Verb
+from tilewise.console import set_up_logs
+from tilewise.environment import Environment
 from tilewise.errors import InvalidConfig
-from tilewise.extras import require_extra
+from tilewise.host import require_extra
+from tilewise.option import option
+from tilewise.ray_cluster import attach, check_cpus
 from tilewise.server.config import ServerConfig
 
 logger = logging.getLogger("tilewise")
 
-REPLICA_FLAGS = (
-    Flag("replicas", int, "deployment", "servers, each with an engine of its own", 1),
-    Flag("autoscale", str | None, "deployment", "MIN:MAX = as many replicas as there are requests for, in place of "
-         "--replicas"),
-    Flag("replica_cpus", float | None, "deployment", "CPUs of each replica, as Ray counts them; its engine has as many "
-         "threads (default: 1, or none where ranks are Ray's and counted themselves)"),
-)  # fmt: skip
-FLAGS = (
-    *REPLICA_FLAGS,
-    Flag("name", str | None, "deployment", "name of the deployment (default: that of the model)"),
-    Flag("address", str | None, "deployment", "HOST:PORT of the cluster's head (default: RAY_ADDRESS, or the cluster "
-         "of this machine)"),
-    Flag("detach", bool, "deployment", "return when it answers; else it is stopped by Ctrl-C", False),
-    Flag("stop", str | None, "deployment", "NAME of a deployment to stop, in place of all else"),
-)  # fmt: skip
+
+@dataclass(frozen=True, kw_only=True)
+class ReplicaOptions:
+    """The options that a config file of Serve may have, too."""
+
+    GROUP: ClassVar = "deployment"
+    replicas: int = option(1, "servers, each with an engine of its own")
+    autoscale: str | None = option(None, "MIN:MAX = as many replicas as there are requests for, in place of --replicas")
+    replica_cpus: float | None = option(
+        None,
+        "CPUs of each replica, as Ray counts them; its engine has as many threads (default: 1, or none where ranks are "
+        "Ray's and counted themselves)",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeployOptions(ReplicaOptions):
+    name: str | None = option(None, "name of the deployment (default: that of the model)")
+    address: str | None = option(
+        None, "HOST:PORT of the cluster's head (default: RAY_ADDRESS, or the cluster of this machine)"
+    )
+    detach: bool = option(False, "return when it answers; else it is stopped by Ctrl-C")
+    stop: str | None = option(None, "NAME of a deployment to stop, in place of all else")
+
+
+_NAMES = names_of(DeployOptions)
 _ELSEWHERE = ("uds", "ssl_keyfile", "ssl_certfile", "ssl_ca_certs", "ssl_ciphers")
 """Options of the server's socket, which belongs to Ray Serve here."""
 _OURS = re.compile(r"tilewise\.errors\.\w+: (.+)")
@@ -58,7 +73,7 @@ class RayDeployment:
     @classmethod
     def of(cls, values: Mapping[str, Any], environment: Mapping[str, str]) -> RayDeployment:
         """Make a deployment from values of flags by their names. Raises InvalidConfig."""
-        own = {flag.name: values[flag.name] for flag in FLAGS if flag.name in values}
+        own = {name: value for name, value in values.items() if name in _NAMES}
         settings = make_settings({name: value for name, value in values.items() if name not in own}, environment)
         _check_socket(settings.server)
         ranks = settings.engine.distributed_executor_backend == "ray" and settings.engine.layout.ranks > 1
@@ -88,20 +103,30 @@ def application(args: dict[str, Any]) -> Any:
 
     Raises InvalidConfig.
     """
-    flags = [*REPLICA_FLAGS, *serve_flags()]
+    flags = [*flags_of(ReplicaOptions), *serve_flags()]
     return RayDeployment.of(values_of(args, flags, "args"), os.environ).application()
 
 
-def read_order(words: Sequence[str]) -> tuple[str | None, str | None, RayDeployment | None]:
-    """Return the cluster's address, the name to stop, and what to deploy. Raises BadUsage and InvalidConfig."""
-    line = CommandLine.read(words, [*FLAGS, *serve_flags()])
-    address, name = line.values.pop("address", None), line.values.pop("stop", None)
-    if name is not None:
+def run(line: CommandLine) -> int:
+    """Deploy or stop what a command line says. Raises BadUsage and InvalidConfig."""
+    address, stopped = line.values.pop("address", None), line.values.pop("stop", None)
+    if stopped is not None:
         if others := [*line.positional, *line.values]:
             raise BadUsage(f"--stop takes the name of a deployment alone, got {', '.join(others)} besides.")
-        return address, name, None
-    own = {flag.name: line.values.pop(flag.name) for flag in FLAGS if flag.name in line.values}
-    return address, None, RayDeployment.of(own | values_of_line(line), os.environ)
+        set_up_logs("Deploy", Environment.here().logging_level)
+        join(address)
+        return stop(stopped)
+    own = {name: line.values.pop(name) for name in _NAMES & line.values.keys()}
+    wanted = RayDeployment.of(own | values_of_line(line), os.environ)
+    wanted.settings.log("Deploy")
+    join(address)
+    return deploy(wanted, wanted.name or wanted.settings.name)
+
+
+def join(address: str | None) -> None:
+    """Let the cluster at an address be the one that is joined."""
+    if address is not None:
+        os.environ["RAY_ADDRESS"] = address
 
 
 def deploy(wanted: RayDeployment, name: str) -> int:
@@ -187,3 +212,20 @@ def _wait_for_signal() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: told.set())
     told.wait()
+
+
+DEPLOY = Verb(
+    usage="tilewise deploy [MODEL] [--replicas N | --autoscale MIN:MAX] [--name NAME] [--detach] [FLAG ...]",
+    about="Serve a model on the nodes of a Ray cluster, by Ray Serve: as many servers as you say, behind one address, "
+    "each replaced when it fails. Flags are those of `tilewise serve`; see docs/ray.md.",
+    run=run,
+    options=(DeployOptions,),
+    shared=serve_flags,
+    names_model=True,
+    examples="""\
+examples:
+  tilewise deploy OpenGVLab/InternVL3-8B --replicas 2 --replica-cpus 16
+  tilewise deploy ./InternVL3-1B --autoscale 1:4 --name small --detach
+  tilewise deploy --stop small
+""",
+)

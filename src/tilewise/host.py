@@ -1,4 +1,4 @@
-"""The machine around this process, or what a container leaves of it: no torch is needed to ask.
+"""The machine around this process, or what a container leaves of it, and what is installed on it: no torch is needed.
 
 Control groups of both versions may allow less than the machine has. Each lies within others, and the tightest one
 counts. Source: `Documentation/admin-guide/cgroup-v2.rst` and `cgroup-v1/` of the Linux kernel.
@@ -9,16 +9,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+
+from tilewise.environment import Environment
+from tilewise.errors import InvalidConfig
 
 
 def control_groups(root: Path, controller: str) -> Iterator[Path]:
     """Yield this process' groups that may limit what the controller counts, and the visible ones around them."""
-    try:
-        lines = (root / "proc" / "self" / "cgroup").read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
+    for line in _text(root / "proc" / "self" / "cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers == "" or controller in controllers.split(","):
             mount = root / "sys" / "fs" / "cgroup" / controllers
@@ -28,10 +28,14 @@ def control_groups(root: Path, controller: str) -> Iterator[Path]:
 
 def read_words(path: Path) -> list[str]:
     """Return the words of a small file; none if there is no such file."""
+    return _text(path).split()
+
+
+def _text(path: Path) -> str:
     try:
-        return path.read_text().split()
+        return path.read_text()
     except OSError:
-        return []
+        return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,19 +73,13 @@ def _group_memories(root: Path) -> Iterator[Memory]:
 
 def _number(path: Path) -> int | None:
     """Return the number in a file; None if there is no such file, or no limit."""
-    try:
-        text = path.read_text().strip()
-    except OSError:
-        return None
+    text = _text(path).strip()
     return int(text) if text.isdecimal() else None
 
 
 def _table(path: Path) -> dict[str, int]:
     """Read a file whose lines have a name and a number; nothing if there is no such file."""
-    try:
-        rows = [line.split() for line in path.read_text().splitlines()]
-    except OSError:
-        return {}
+    rows = [line.split() for line in _text(path).splitlines()]
     return {row[0]: int(row[1]) for row in rows if len(row) >= 2 and row[1].isdecimal()}
 
 
@@ -92,5 +90,14 @@ in which idle threads keep cores from others: the kernels' own threads, the serv
 
 def short_waits(environment: Mapping[str, str]) -> dict[str, str]:
     """Return variables to set so that idle threads wait briefly; none if the user has said how threads wait."""
-    said = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & environment.keys()
-    return {} if said else {"GOMP_SPINCOUNT": _LOOKS}
+    return {} if Environment(environment).says_how_threads_wait else {"GOMP_SPINCOUNT": _LOOKS}
+
+
+def require_extra(package: str, extra: str, work: str) -> None:
+    """Raise InvalidConfig if a package that few commands need is not there, naming the extra that brings it.
+
+    It is asked for before work begins that could not end without it.
+    """
+    found = find_spec(package)
+    if found is None or found.origin is None:  # a folder of that name, which Python takes for a package of no modules
+        raise InvalidConfig(f"{work} needs {package}, which is an extra: pip install 'tilewise[{extra}]'.")

@@ -40,26 +40,28 @@ class Layout:
         return self.ranks * self.data
 
     def layers(self, stage: int, total: int) -> range:
-        """Return the decoder layers of a stage: as many in each, and one more in the first ones where some are left."""
+        """Return the decoder layers of a stage."""
         if self.pipeline > total:
             raise InvalidConfig(
                 f"pipeline_parallel_size={self.pipeline} is more than the {total} layers of the model: lower it."
             )
-        each, more = divmod(total, self.pipeline)
-        start = stage * each + min(stage, more)
-        return range(start, start + each + (stage < more))
+        return _share(stage, self.pipeline, total)
 
     def experts_of(self, rank: int, total: int) -> tuple[int, ...]:
         """Return the experts that a rank of a stage has whole.
 
-        linear: neighbouring ones; round_robin: every `tensor`th (vLLM's --expert-placement-strategy). Where they do
-        not divide, ranks in front have one more.
+        linear: neighbouring ones; round_robin: every `tensor`th (vLLM's --expert-placement-strategy).
         """
         if self.experts == "round_robin":
             return tuple(range(rank, total, self.tensor))
-        each, more = divmod(total, self.tensor)
-        start = rank * each + min(rank, more)
-        return tuple(range(start, start + each + (rank < more)))
+        return tuple(_share(rank, self.tensor, total))
+
+
+def _share(part: int, parts: int, total: int) -> range:
+    """Return which of `total` a part has: as many as the others, and one more in the first ones where some are left."""
+    each, more = divmod(total, parts)
+    start = part * each + min(part, more)
+    return range(start, start + each + (part < more))
 
 
 def flags_of(layout: Layout) -> str:

@@ -24,18 +24,25 @@ MANY = 2**31 - 1
 def option(
     default: Any,
     text: str,
-    group: str,
-    read: Callable[[str], int] | None = None,
+    group: str = "",
+    read: Callable[[str], Any] | None = None,
     alias: str | None = None,
     *,
     shown: bool = True,
+    short: str | None = None,
+    metavar: str | None = None,
+    bare: Any = ...,
+    repeated: bool = False,
 ) -> Any:
     """Declare an option, as a field of a dataclass.
 
     `read` makes a value of a text, from the command line or from Python; `alias` is another name for the option. An
-    option that is not `shown` holds a secret: it is in no repr.
+    option that is not `shown` holds a secret: it is in no repr. The others are about its flag: its `short` name, the
+    word for its value in the help, the value that it has `bare` of a word
+    (... = it needs one), and whether each time adds one.
     """
-    metadata = {"help": text, "group": group, "read": read, "alias": alias}
+    about = {"short": short, "metavar": metavar, "bare": bare, "repeated": repeated}
+    metadata = {"help": text, "group": group, "read": read, "alias": alias, **about}
     return dataclasses.field(default=default, repr=shown, metadata=metadata)
 
 
@@ -159,7 +166,7 @@ def dashed(argument: str) -> str:
 def argument_of(hint: Any, read: Callable[[str], int] | None) -> dict[str, Any]:
     """Return argparse's keywords for a field's type, or for a number that `read` makes of a text."""
     if read is not None:
-        return {"type": _amount(read), "metavar": "N"}
+        return {"type": _typed(read), "metavar": "N"}
     if get_origin(hint) in (Union, types.UnionType):
         hint = next(part for part in get_args(hint) if part is not type(None))
     if hint is bool:
@@ -167,14 +174,14 @@ def argument_of(hint: Any, read: Callable[[str], int] | None) -> dict[str, Any]:
     if get_origin(hint) is Literal:
         return {"choices": get_args(hint)}
     if get_origin(hint) is dict:
-        return {"type": json_object, "metavar": "JSON"}
+        return {"type": _typed(read_object), "metavar": "JSON"}
     if get_origin(hint) is tuple:
         return {"nargs": "+", "type": get_args(hint)[0]}
     return {"type": hint, "metavar": {int: "N", float: "X"}.get(hint, "TEXT")}
 
 
-def _amount(read: Callable[[str], int]) -> Callable[[str], int]:
-    def parse(text: str) -> int:
+def _typed(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
         try:
             return read(text)
         except ValueError as error:
@@ -183,15 +190,31 @@ def _amount(read: Callable[[str], int]) -> Callable[[str], int]:
     return parse
 
 
-def json_object(text: str) -> dict[str, Any]:
-    """Read a JSON object, or its short form `image=4,video=0`."""
+def read_object(text: str) -> dict[str, Any]:
+    """Read a JSON object, or vLLM's older `image=4,video=0`. Raises ValueError."""
+    if not text.lstrip().startswith("{"):
+        return dict(_pair(item) for item in text.split(","))
     try:
-        value = json.loads(text) if text.lstrip().startswith("{") else dict(_pair(item) for item in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f'{text!r} is neither JSON such as {{"name": 4}} nor name=4') from None
-    return dict(value)
+        found: dict[str, Any] = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"must be a JSON object: {error}, in {text!r}") from None
+    return found
 
 
 def _pair(item: str) -> tuple[str, Any]:
-    name, _, value = item.partition("=")
-    return name.strip(), json.loads(value)
+    name, equals, value = item.partition("=")
+    if not (name.strip() and equals):
+        raise ValueError(f'must be an object: JSON such as {{"name": 4}}, or name=4, got {item!r}')
+    return name.strip(), loose(value)
+
+
+def loose(text: str) -> Any:
+    """Return a value inside an object: JSON where it is JSON, and otherwise the text.
+
+    >>> loose("4"), loose("true"), loose("FULL")
+    (4, True, 'FULL')
+    """
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

@@ -1,4 +1,4 @@
-"""Options of a request: how to choose tokens, when to stop, and the form of an answer; checked when they are set."""
+"""SamplingParams: options of a request, how to choose tokens and when to stop; checked when they are set."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from tilewise import vllm_modules
-from tilewise.errors import InvalidField, InvalidRequest, UnknownOption
-from tilewise.foreign.keywords import ForeignKeyword, no_effect, refused, take_all
+from tilewise.errors import InvalidField, UnknownOption
+from tilewise.foreign.keywords import ForeignKeyword, no_effect, refused
+from tilewise.foreign.modules import finder_of
 from tilewise.ignored import LOG, Ignored
+from tilewise.structured_outputs import StructuredOutputsParams, checked, switch, texts
 from tilewise.units import to_python
 
 logger = logging.getLogger("tilewise")
+_HOMES = {
+    "BeamSearchParams": "tilewise.entrypoints.beam_search",
+    "GuidedDecodingParams": "tilewise.structured_outputs",
+}
 if not TYPE_CHECKING:
-    __getattr__ = vllm_modules.finder_of(__name__, {"BeamSearchParams": "tilewise.beam"}, ImportError)
-Rule = tuple[str, Callable[[Any], Any]]
-"""A rule for a value: what it must be, in words, and a function that says whether it is."""
-
+    __getattr__ = finder_of(__name__, _HOMES, ImportError)
 COLDEST = 0.01
 """A temperature between 0 and this is raised to it: logits divided by less leave the range of numbers."""
 MAX_N = 16384
@@ -32,101 +34,55 @@ MAX_BAD_WORDS = 128
 """Most texts of `bad_words`, and most token sequences that they may come to."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class StructuredOutputsParams:
-    """The form that an answer has to have: exactly one of the first six fields. Names and meanings are vLLM's.
-
-    An unknown keyword, none or several forms, or a value of the wrong type raises InvalidRequest. Whether a schema,
-    pattern or grammar can be followed shows when a request with it is prepared.
-    """
-
-    json: str | dict[str, Any] | None = None
-    """A JSON schema, as text or as a dict; keys come in the order of its `properties`."""
-    regex: str | None = None
-    """The whole answer matches it. Rust's syntax; `\\d` is 0 to 9. Word boundaries, look-around and back-references
-    cannot be followed: they are left out, and named."""
-    choice: list[str] | tuple[str, ...] | None = None
-    """The answer is one of these."""
-    grammar: str | None = None
-    """A context-free grammar: Lark (its first rule is `start`), or GBNF (`root ::= ...`)."""
-    json_object: bool | None = None
-    """True: any JSON object."""
-    structural_tag: str | dict[str, Any] | None = None
-    """Free text with tags whose contents have a form: `structures` and `triggers`, or `format`; as text or a dict."""
-    whitespace_pattern: str | None = None
-    """Regex of the white space that may stand between two parts of JSON; one blank by default."""
-    disable_any_whitespace: bool = False
-    """True: JSON has no white space."""
-    disable_additional_properties: bool | None = None
-    """False: objects that list their properties may have others, too, unless the schema says `additionalProperties:
-    false`. None and True: they may not, unless it says that they may. What a schema combines counts as one object."""
-
-    def __new__(cls, **options: Any) -> StructuredOutputsParams:
-        _refuse_unknown(cls, options)
-        return super().__new__(cls)
-
-    def __post_init__(self) -> None:
-        if isinstance(self.choice, list):
-            object.__setattr__(self, "choice", tuple(self.choice))
-        for name in _STRUCTURE_RULES:
-            _check(name, getattr(self, name), _STRUCTURE_RULES)
-        given = [name for name in _FORMS if getattr(self, name) not in (None, False)]
-        if len(given) > 1:
-            raise InvalidRequest(
-                "You can only use one kind of structured outputs constraint but multiple are specified: "
-                f"{', '.join(given)}."
-            )
-        if not given:
-            raise InvalidRequest(
-                "You must use one kind of structured outputs constraint but none are specified: give one of "
-                f"{', '.join(_FORMS)}."
-            )
-        if self.disable_any_whitespace and self.whitespace_pattern is not None:
-            raise InvalidRequest("Give either whitespace_pattern or disable_any_whitespace, not both.")
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
-_FORMS = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")
-_STRUCTURE_RULES: dict[str, Rule] = {
-    "json": ("a JSON schema, as text or as a dict", lambda v: isinstance(v, (str, dict))),
-    "regex": ("a string", lambda v: isinstance(v, str)),
-    "choice": (
-        "a list of strings that are not empty",
-        lambda v: isinstance(v, tuple) and v and all(isinstance(choice, str) and choice for choice in v),
-    ),
-    "grammar": ("a string", lambda v: isinstance(v, str)),
-    "json_object": ("true or false", lambda v: isinstance(v, bool)),
-    "structural_tag": ("a structural tag, as text or as a dict", lambda v: isinstance(v, (str, dict))),
-    "whitespace_pattern": ("a string", lambda v: isinstance(v, str)),
-    "disable_any_whitespace": ("true or false", lambda v: isinstance(v, bool)),
-    "disable_additional_properties": ("true or false", lambda v: isinstance(v, bool)),
-}
+def _whole_from(least: int) -> Callable[[Any], bool]:
+    return lambda value: _whole(value) and value >= least
 
 
-class GuidedDecodingParams(StructuredOutputsParams):
-    """The name of StructuredOutputsParams in vLLM before 0.11; which library follows a form was a field of it."""
-
-    def __new__(cls, **options: Any) -> StructuredOutputsParams:  # type: ignore[misc]
-        return super().__new__(cls, **{name: options[name] for name in options if name not in _BACKEND})
-
-    def __init__(self, **options: Any) -> None:
-        ignored = Ignored()
-        take_all({name: options.pop(name) for name in [*options] if name in _BACKEND}, _BACKEND, ignored)
-        super().__init__(**options)
-        LOG.take(ignored.reasons, "GuidedDecodingParams")
-
-    @classmethod
-    def from_optional(cls, **options: Any) -> GuidedDecodingParams | None:
-        """Make one of the options that are not None; return None if these name no form."""
-        given = {name: value for name, value in options.items() if value is not None}
-        return cls(**given) if given.keys() & set(_FORMS) else None
+def _ids(value: Any) -> bool:
+    return isinstance(value, tuple) and all(map(_whole_from(0), value))
 
 
-_ONE_LIBRARY = "one library follows all forms"
-_BACKEND = {
-    "backend": no_effect(_ONE_LIBRARY, "auto"),
-    "backend_was_auto": no_effect(_ONE_LIBRARY, False),
-    "disable_fallback": no_effect(_ONE_LIBRARY, False),
-}
+def _as_tuple(value: Any) -> Any:
+    value = to_python(value)
+    if isinstance(value, str):
+        return (value,)
+    return tuple(dict.fromkeys(map(to_python, value))) if isinstance(value, (list, tuple, set, frozenset)) else value
+
+
+def _with_whole_keys(value: Any) -> Any:
+    """Return a copy, which nobody changes later. JSON has no numbers for keys, so that "42" is the token 42."""
+    if not isinstance(value, Mapping):
+        return value
+    return {
+        int(key) if isinstance(key, str) and key.isdecimal() else to_python(key): to_python(bias)
+        for key, bias in value.items()
+    }
+
+
+def _seed(value: Any) -> Any:
+    value = to_python(value)
+    return None if value == -1 and value is not True else value
+
+
+def _warm(value: Any) -> Any:
+    value = to_python(value)
+    if isinstance(value, (int, float)) and 0 < value < COLDEST:
+        logger.warning("temperature %s is raised to %s", value, COLDEST)
+        return COLDEST
+    return value
+
+
+def _kind(value: Any) -> Any:
+    """Return the output kind that is given as a member or by its number."""
+    return next((kind for kind in RequestOutputKind if to_python(value) in (kind, kind.value)), value)
+
+
+def _biases(value: Any) -> bool:
+    return isinstance(value, dict) and _ids(tuple(value)) and all(-100 <= bias <= 100 for bias in value.values())
 
 
 class RequestOutputKind(Enum):
@@ -149,49 +105,72 @@ class SamplingParams:
     request has a copy of its own, so that what is assigned later changes nothing of it.
     """
 
-    n: int = 1
-    temperature: float = 1.0
+    n: int = checked(1, f"a whole number from 1 to {MAX_N}", lambda value: _whole(value) and 1 <= value <= MAX_N)
+    temperature: float = checked(1.0, "a number >= 0", lambda value: 0 <= value < float("inf"), prepare=_warm)
     """0 = greedy: always the likeliest token."""
-    top_p: float = 1.0
-    top_k: int = 0
+    top_p: float = checked(1.0, "in (0, 1]", lambda value: 0 < value <= 1)
+    top_k: int = checked(0, "0 or -1 (off) or a whole number >= 1", _whole_from(-1))
     """0 or -1 = all tokens."""
-    min_p: float = 0.0
-    seed: int | None = None
+    min_p: float = checked(0.0, "in [0, 1]", lambda value: 0 <= value <= 1)
+    seed: int | None = checked(None, "a whole number", _whole, prepare=_seed)
     """None or -1 = another draw every time."""
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    repetition_penalty: float = 1.0
-    stop: str | list[str] | tuple[str, ...] | None = None
-    stop_token_ids: list[int] | tuple[int, ...] | None = None
+    presence_penalty: float = checked(0.0, "in [-2, 2]", lambda value: -2 <= value <= 2)
+    frequency_penalty: float = checked(0.0, "in [-2, 2]", lambda value: -2 <= value <= 2)
+    repetition_penalty: float = checked(1.0, "a number > 0", lambda value: 0 < value < float("inf"))
+    stop: str | list[str] | tuple[str, ...] | None = checked(
+        None, "strings that are not empty", texts, prepare=_as_tuple, most=MAX_STOP_STRINGS
+    )
+    stop_token_ids: list[int] | tuple[int, ...] | None = checked(
+        None, "whole numbers >= 0", _ids, prepare=_as_tuple, most=MAX_STOP_TOKEN_IDS
+    )
     """Ids that the model does not have are accepted, as one program may serve several models; they stop nothing."""
-    include_stop_str_in_output: bool = False
-    ignore_eos: bool = False
-    max_tokens: int | None = 16
+    include_stop_str_in_output: bool = switch()
+    ignore_eos: bool = switch()
+    max_tokens: int | None = checked(16, "a whole number >= 1", _whole_from(1), optional=True)
     """None = as many as the context holds."""
-    min_tokens: int = 0
-    logprobs: int | None = None
+    min_tokens: int = checked(0, "a whole number >= 0", _whole_from(0))
+    logprobs: int | None = checked(None, "-1 (all tokens) or a whole number >= 0", _whole_from(-1))
     """Number of likeliest tokens to report at each position, beside the chosen one; -1 = all tokens."""
-    logprob_token_ids: list[int] | tuple[int, ...] | None = None
+    logprob_token_ids: list[int] | tuple[int, ...] | None = checked(
+        None, "token ids", _ids, prepare=_as_tuple, most=MAX_LOGPROB_TOKEN_IDS
+    )
     """Tokens to report at each position in place of the likeliest, beside the chosen one."""
-    prompt_logprobs: int | None = None
+    prompt_logprobs: int | None = checked(None, "-1 (all tokens) or a whole number >= 0", _whole_from(-1))
     """Number as in `logprobs` for the prompt's tokens, which are then computed even if they are cached."""
-    logit_bias: Mapping[int, float] | None = None
+    logit_bias: Mapping[int, float] | None = checked(
+        None, "a dict from token ids to numbers in [-100, 100]", _biases, prepare=_with_whole_keys
+    )
     """Numbers that are added to the logits of tokens, by id."""
-    allowed_token_ids: list[int] | tuple[int, ...] | None = None
+    allowed_token_ids: list[int] | tuple[int, ...] | None = checked(
+        None, "token ids, at least one", lambda value: value and _ids(value), prepare=_as_tuple
+    )
     """Only these tokens may be chosen."""
-    bad_words: list[str] | tuple[str, ...] | None = None
+    bad_words: list[str] | tuple[str, ...] | None = checked(
+        None, "strings that are not empty", texts, prepare=_as_tuple, most=MAX_BAD_WORDS
+    )
     """Texts that may not be generated: the last token of each is ruled out where it would complete it."""
-    skip_special_tokens: bool = True
-    detokenize: bool = True
+    skip_special_tokens: bool = switch(True)
+    detokenize: bool = switch(True)
     """False = results have token ids alone, and their texts are empty."""
-    truncate_prompt_tokens: int | None = None
+    truncate_prompt_tokens: int | None = checked(
+        None,
+        "-1 (what fits) or a whole number >= 1",
+        lambda value: _whole(value) and (value == -1 or value >= 1),
+    )
     """Number of a prompt's last tokens to keep, -1 = as many as fit; a prompt with pictures cannot be cut."""
-    skip_reading_prefix_cache: bool | None = None
+    skip_reading_prefix_cache: bool | None = switch(None)
     """True = the whole prompt is computed, even if a beginning of it is cached."""
-    output_kind: RequestOutputKind = RequestOutputKind.CUMULATIVE
-    stream_interval: int | None = None
+    output_kind: RequestOutputKind = checked(
+        RequestOutputKind.CUMULATIVE,
+        "a RequestOutputKind",
+        lambda value: isinstance(value, RequestOutputKind),
+        prepare=_kind,
+    )
+    stream_interval: int | None = checked(None, "a whole number >= 1", _whole_from(1))
     """Tokens that AsyncLLM gathers before it gives out a result; the first and the last come at once."""
-    structured_outputs: StructuredOutputsParams | None = None
+    structured_outputs: StructuredOutputsParams | None = checked(
+        None, "StructuredOutputsParams(...)", lambda value: isinstance(value, StructuredOutputsParams)
+    )
     """The form that the answer has to have. A whole answer ends where its form does, whatever `ignore_eos` and
     `min_tokens` say; one that `max_tokens` cuts short is not whole."""
 
@@ -220,7 +199,7 @@ class SamplingParams:
         elif name not in self.__dataclass_fields__:
             raise UnknownOption.named(name, self.__dataclass_fields__, "SamplingParams")
         else:
-            object.__setattr__(self, name, _checked(name, value))
+            object.__setattr__(self, name, self.__dataclass_fields__[name].metadata["rule"].kept(name, value))
 
     def __getattr__(self, name: str) -> Any:
         """Keywords that are no options here read as vLLM's defaults."""
@@ -326,149 +305,3 @@ def _renamed(options: dict[str, Any]) -> dict[str, Any]:
         if value is not None:
             options[name] = value
     return options
-
-
-def _refuse_unknown(cls: type[StructuredOutputsParams], options: dict[str, Any]) -> None:
-    known = [spec.name for spec in dataclasses.fields(cls)]
-    for name in options:
-        if name not in known:
-            raise UnknownOption.named(name, known, cls.__name__)
-
-
-def _checked(name: str, value: Any) -> Any:
-    """Return the value of a field as it is kept. Raises InvalidField."""
-    value = _PREPARED.get(name, to_python)(value)
-    _check(name, value, _SAMPLING_RULES)
-    count = len(value or ()) if name in _LONGEST_LISTS else 0
-    if count > _LONGEST_LISTS.get(name, count):
-        raise InvalidField(name, f"{name} may have at most {_LONGEST_LISTS[name]} entries, got {count}: send fewer.")
-    return value
-
-
-def _check(name: str, value: Any, rules: Mapping[str, Rule]) -> None:
-    """Raise InvalidField for a value that breaks the rule of its name."""
-    wanted, holds = rules[name]
-    try:
-        fine = holds(value) if value is not None else name in _MAY_BE_NONE
-    except TypeError:
-        fine = False
-    if not fine:
-        raise InvalidField(name, f"{name} must be {wanted}, got {value!r:.200}.")
-
-
-def _as_tuple(value: Any) -> Any:
-    value = to_python(value)
-    if isinstance(value, str):
-        return (value,)
-    return tuple(dict.fromkeys(map(to_python, value))) if isinstance(value, (list, tuple, set, frozenset)) else value
-
-
-def _with_whole_keys(value: Any) -> Any:
-    """Return a copy, which nobody changes later. JSON has no numbers for keys, so that "42" is the token 42."""
-    if not isinstance(value, Mapping):
-        return value
-    return {
-        int(key) if isinstance(key, str) and key.isdecimal() else to_python(key): to_python(bias)
-        for key, bias in value.items()
-    }
-
-
-def _seed(value: Any) -> Any:
-    value = to_python(value)
-    return None if value == -1 and value is not True else value
-
-
-def _warm(value: Any) -> Any:
-    value = to_python(value)
-    if isinstance(value, (int, float)) and 0 < value < COLDEST:
-        logger.warning("temperature %s is raised to %s", value, COLDEST)
-        return COLDEST
-    return value
-
-
-def _kind(value: Any) -> Any:
-    """Return the output kind that is given as a member or by its number."""
-    return next((kind for kind in RequestOutputKind if to_python(value) in (kind, kind.value)), value)
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _token_id(value: Any) -> bool:
-    return _whole(value) and value >= 0
-
-
-def _texts(value: Any) -> bool:
-    return isinstance(value, tuple) and all(isinstance(text, str) and text for text in value)
-
-
-_MAY_BE_NONE = {
-    "seed",
-    "stop",
-    "stop_token_ids",
-    "max_tokens",
-    "logprobs",
-    "logprob_token_ids",
-    "prompt_logprobs",
-    "logit_bias",
-    "allowed_token_ids",
-    "bad_words",
-    "structured_outputs",
-    "truncate_prompt_tokens",
-    "skip_reading_prefix_cache",
-    "stream_interval",
-    *_FORMS,
-    "whitespace_pattern",
-    "disable_additional_properties",
-}
-_LONGEST_LISTS = {
-    "stop": MAX_STOP_STRINGS,
-    "stop_token_ids": MAX_STOP_TOKEN_IDS,
-    "bad_words": MAX_BAD_WORDS,
-    "logprob_token_ids": MAX_LOGPROB_TOKEN_IDS,
-}
-_SAMPLING_RULES: dict[str, Rule] = {
-    "n": (f"a whole number from 1 to {MAX_N}", lambda v: _whole(v) and 1 <= v <= MAX_N),
-    "temperature": ("a number >= 0", lambda v: 0 <= v < float("inf")),
-    "top_p": ("in (0, 1]", lambda v: 0 < v <= 1),
-    "top_k": ("0 or -1 (off) or a whole number >= 1", lambda v: _whole(v) and v >= -1),
-    "min_p": ("in [0, 1]", lambda v: 0 <= v <= 1),
-    "seed": ("a whole number", _whole),
-    "presence_penalty": ("in [-2, 2]", lambda v: -2 <= v <= 2),
-    "frequency_penalty": ("in [-2, 2]", lambda v: -2 <= v <= 2),
-    "repetition_penalty": ("a number > 0", lambda v: 0 < v < float("inf")),
-    "stop": ("strings that are not empty", _texts),
-    "stop_token_ids": ("whole numbers >= 0", lambda v: isinstance(v, tuple) and all(map(_token_id, v))),
-    "max_tokens": ("a whole number >= 1", lambda v: _whole(v) and v >= 1),
-    "min_tokens": ("a whole number >= 0", lambda v: _whole(v) and v >= 0),
-    "logprobs": ("-1 (all tokens) or a whole number >= 0", lambda v: _whole(v) and v >= -1),
-    "logprob_token_ids": ("token ids", lambda v: isinstance(v, tuple) and all(map(_token_id, v))),
-    "prompt_logprobs": ("-1 (all tokens) or a whole number >= 0", lambda v: _whole(v) and v >= -1),
-    "logit_bias": (
-        "a dict from token ids to numbers in [-100, 100]",
-        lambda v: isinstance(v, dict) and all(map(_token_id, v)) and all(-100 <= bias <= 100 for bias in v.values()),
-    ),
-    "allowed_token_ids": (
-        "token ids, at least one",
-        lambda v: isinstance(v, tuple) and bool(v) and all(map(_token_id, v)),
-    ),
-    "bad_words": ("strings that are not empty", _texts),
-    "structured_outputs": ("StructuredOutputsParams(...)", lambda v: isinstance(v, StructuredOutputsParams)),
-    "include_stop_str_in_output": ("true or false", lambda v: isinstance(v, bool)),
-    "ignore_eos": ("true or false", lambda v: isinstance(v, bool)),
-    "skip_special_tokens": ("true or false", lambda v: isinstance(v, bool)),
-    "detokenize": ("true or false", lambda v: isinstance(v, bool)),
-    "truncate_prompt_tokens": ("-1 (what fits) or a whole number >= 1", lambda v: _whole(v) and (v == -1 or v >= 1)),
-    "skip_reading_prefix_cache": ("true or false", lambda v: isinstance(v, bool)),
-    "output_kind": ("a RequestOutputKind", lambda v: isinstance(v, RequestOutputKind)),
-    "stream_interval": ("a whole number >= 1", lambda v: _whole(v) and v >= 1),
-}
-_PREPARED: dict[str, Callable[[Any], Any]] = {
-    **dict.fromkeys(("stop", "stop_token_ids", "allowed_token_ids", "bad_words", "logprob_token_ids"), _as_tuple),
-    "logit_bias": _with_whole_keys,
-    "seed": _seed,
-    "temperature": _warm,
-    "output_kind": _kind,
-    "structured_outputs": lambda value: value,
-}

@@ -9,7 +9,8 @@ from typing import Any, Literal, get_args
 from tilewise.errors import InvalidConfig, UnknownOption, did_you_mean
 
 Method = Literal["ngram", "draft_model"]
-MAX_GUESSES = 64
+_MOST = {"num_speculative_tokens": 64, "prompt_lookup_max": 32, "prompt_lookup_min": 32}
+"""The largest number of each option that is one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +53,7 @@ class SpeculativeConfig:
             raise InvalidConfig(
                 f"speculative_config: method must be one of {', '.join(methods)}, got {self.method!r}.{hint}"
             )
-        for name, most in (
-            ("num_speculative_tokens", MAX_GUESSES),
-            ("prompt_lookup_max", 32),
-            ("prompt_lookup_min", 32),
-        ):
+        for name, most in _MOST.items():
             value = getattr(self, name)
             if value is not None and not (type(value) is int and 1 <= value <= most):
                 raise InvalidConfig(

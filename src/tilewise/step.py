@@ -216,3 +216,8 @@ class Limits:
     """Tiles of a batch, the largest number first; batch-invariant ones are encoded alone anyway."""
     graph_sizes: tuple[int, ...] = ()
     """Sizes of captured steps in sequences, to which others are filled up; empty = steps are captured as they come."""
+
+    @property
+    def longest_sequence(self) -> int:
+        """Most tokens of prompt and answer together: those of the context, and of the KV cache but for the dummy."""
+        return min(self.max_model_len, (self.num_blocks - 1) * self.block_size)

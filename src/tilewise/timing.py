@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 
 Clock = Callable[[], float]
@@ -50,34 +50,25 @@ class Stopwatch:
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
-        self._download = self._decode = 0.0
+        self._seconds = {"download": 0.0, "decode": 0.0}
         self.counts = MediaCounts()
 
-    @contextmanager
-    def downloading(self) -> Iterator[None]:
-        started = self._clock()
-        try:
-            with self._failing():
-                yield
-        finally:
-            self._download += self._clock() - started
+    def downloading(self) -> AbstractContextManager[None]:
+        return self._measuring("download")
+
+    def decoding(self) -> AbstractContextManager[None]:
+        return self._measuring("decode")
 
     @contextmanager
-    def decoding(self) -> Iterator[None]:
+    def _measuring(self, stage: str) -> Iterator[None]:
         started = self._clock()
-        try:
-            with self._failing():
-                yield
-        finally:
-            self._decode += self._clock() - started
-
-    @contextmanager
-    def _failing(self) -> Iterator[None]:
         try:
             yield
         except Exception:
             self.count(failures=1)
             raise
+        finally:
+            self._seconds[stage] += self._clock() - started
 
     def count(self, **more: int) -> None:
         """Add to fields of MediaCounts."""
@@ -85,7 +76,7 @@ class Stopwatch:
 
     @property
     def timing(self) -> InputTiming:
-        return InputTiming(self._download, self._decode, media=self.counts)
+        return InputTiming(**self._seconds, media=self.counts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,9 @@
-"""Amounts as people write them: `40K` tokens, `1.5 GiB`, whole numbers in the environment."""
+"""Amounts as people write them: `40K` tokens, `1.5 GiB`."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any
-
-from tilewise.errors import InvalidConfig
 
 GIB = 2**30
 _FACTORS = {f"{letter}{end}": base**power for power, pair in enumerate(("kK", "mM", "gG", "tT"), 1)
@@ -52,11 +49,3 @@ def to_python(value: Any) -> Any:
     """
     convert = getattr(value, "tolist", None)
     return convert() if callable(convert) else value
-
-
-def whole_variable(environment: Mapping[str, str], name: str, default: int) -> int:
-    """Return the number that an environment variable says. Raises InvalidConfig for anything but one from 1 on."""
-    asked = environment.get(name, f"{default}")
-    if not asked.isdecimal() or not 1 <= int(asked) < 2**31:
-        raise InvalidConfig(f"{name} must be a whole number from 1 on, found {asked!r:.40}.")
-    return int(asked)

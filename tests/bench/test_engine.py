@@ -6,12 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tilewise.bench.datasets.random_media import Bucket, MediaShape
-from tilewise.bench.datasets.random_text import Lengths
-from tilewise.bench.datasets.sources import DatasetSource
-from tilewise.bench.encode import EncodeBench, run_encode
-from tilewise.bench.offline import LatencyBench, ThroughputBench, run_latency, run_throughput
+from tilewise.bench.datasets import DatasetSource
+from tilewise.bench.engine import EncodeBench, LatencyBench, ThroughputBench, run_encode, run_latency, run_throughput
 from tilewise.bench.processor import ProcessorBench, run_processor
+from tilewise.bench.random_requests import Bucket, Lengths, MediaShape
 from tilewise.bench.startup import FailedStart, StartupBench, empty_folders, run_startup
 from tilewise.errors import InvalidConfig
 
@@ -68,6 +66,8 @@ def test_encode():
     assert len(text.splitlines()) == 3
     with pytest.raises(InvalidConfig, match="--batch-sizes takes whole numbers above 0"):
         EncodeBench(batch_sizes=(0,))
+    with pytest.raises(InvalidConfig, match="--num-iters-warmup must be at least 0, got -1"):
+        EncodeBench(warmups=-1)
 
 
 def test_the_stages_of_a_processor_add_up():

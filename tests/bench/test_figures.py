@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tilewise.bench.figures import Figures, Goals, measure, peak_requests, peak_tokens
+from tilewise.bench.figures import Figures, Goals, peak_requests, peak_tokens, with_counts
 from tilewise.bench.requests import Failure, RequestOutcome, TokenCounts
 from tilewise.bench.server_report import ServerReport
 from tilewise.errors import InvalidConfig
@@ -14,13 +14,12 @@ LONG = RequestOutcome(
     0.0, 0.0, 0.1, (0.2, 0.3, 0.6), 0.6, "abc", TokenCounts(prompt=10, completion=5, image=16, tiles=1)
 )
 SHORT = RequestOutcome(0.5, 0.2, 0.4, (0.4,), 0.4, "d", TokenCounts(prompt=20, completion=1, image=32, tiles=2))
-LOST = RequestOutcome(0.6, failure=Failure("connection lost", "reset"))
+LOST = RequestOutcome(0.6, failure=Failure("connection lost", "reset", after=0.1))
 ALL = [LONG, SHORT, LOST]
 
 
 def figures(**more) -> Figures:
-    measured = measure(ALL, [1, 2, 3], None)
-    return Figures.of(measured, [LOST], 2.0, (50.0, 99.0), **more)
+    return Figures.of(with_counts(ALL, [1, 2, 3], None), 2.0, (50.0, 99.0), **more)
 
 
 def test_totals_and_rates():
@@ -59,19 +58,26 @@ def test_an_answer_with_nothing_to_see_counts_from_its_end():
 
 def test_tokens_are_the_servers_else_counted_here():
     silent = RequestOutcome(0.0, 0.0, 0.1, (0.1, 0.2), 0.2, "one two three")
-    (counted,) = measure([silent], [7], lambda text: len(text.split()))
-    assert (counted.input_tokens, counted.output_tokens) == (7, 3)
-    (chunks,) = measure([silent], [None], None)
-    assert (chunks.input_tokens, chunks.output_tokens) == (0, 2)
+    (counted,) = with_counts([silent], [7], lambda text: len(text.split()))
+    assert (counted.tokens.prompt, counted.tokens.completion) == (7, 3)
+    (chunks,) = with_counts([silent], [None], None)
+    assert (chunks.tokens.prompt, chunks.tokens.completion) == (0, 2)
+    assert with_counts([LONG, LOST], [1, 2], len) == [LONG, LOST], "what the server says, and no tokens of a failure"
 
 
 def test_peaks():
-    measured = measure([LONG, SHORT], [0, 0], None)
-    assert peak_tokens(measured) == 6, "all within the first second"
+    assert peak_tokens([LONG, SHORT]) == 6, "all within the first second"
     assert peak_requests([LONG, SHORT]) == 2
     behind = RequestOutcome(0.6, 0.0, 0.1, (0.1,), 0.1)
     assert peak_requests([LONG, behind]) == 1, "one ends as the other begins"
     assert peak_requests([]) == 0
+
+
+def test_requests_that_fail_are_in_flight_until_they_have():
+    slow = RequestOutcome(0.0, failure=Failure("HTTP 500", "", after=0.8))
+    assert peak_requests([slow, LONG, SHORT]) == 3
+    assert figures().max_concurrent_requests == 2, "the lost one began when the first had its last chunk"
+    assert peak_requests([SHORT, RequestOutcome(0.6, failure=Failure("not sent", ""))]) == 1
 
 
 @pytest.mark.parametrize(
@@ -96,7 +102,7 @@ def test_goals_that_mean_nothing_are_refused(pairs, message):
 
 
 def test_nothing_answered_gives_zeros():
-    found = Figures.of([], [LOST], 1.0, (99.0,)).as_json()
+    found = Figures.of([LOST], 1.0, (99.0,)).as_json()
     assert found["completed"] == found["mean_ttft_ms"] == found["p99_itl_ms"] == 0
 
 

@@ -28,8 +28,7 @@ from benchmarks.gpu.streams import Seen
 from benchmarks.gpu.timer import Timer
 from torch import Tensor
 
-from tilewise.platforms.base import OPS, Ops
-from tilewise.platforms.reference import ReferenceOps
+from tilewise.platforms.ops import OPS, Ops
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,7 +45,7 @@ def one_of_each_op() -> dict[str, Case]:
 CASES = one_of_each_op()
 
 
-class Wrong(ReferenceOps):
+class Wrong(Ops):
     """Whose results are changed by `changed`."""
 
 
@@ -73,14 +72,14 @@ def test_every_op_has_a_case() -> None:
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_what_is_off_is_found(case: Case) -> None:
     timer, noise = Timer(torch.device("cpu")), Noise(torch.Generator().manual_seed(1))
-    right = case.check(ReferenceOps(), noise, timer)
+    right = case.check(Ops(), noise, timer)
     assert right.passes
     assert right.us > 0
     assert right.worst == 0
     assert not replace(case, prepare=changed(case.prepare)).check(Wrong(), noise, timer).passes
 
 
-class WrongKeys(ReferenceOps):
+class WrongKeys(Ops):
     """Whose keys are a little too large."""
 
     def rope_into_cache(self, query: Tensor, key: Tensor, *others: Any) -> Tensor:
@@ -92,7 +91,7 @@ def test_what_is_off_within_a_coarse_cache_is_found(kv: str) -> None:
     name = "rope_into_cache 1B, 17 rows" + ("" if kv == "auto" else f", {kv} cache")
     (case,) = (case for case in cases_attention.cases("1B", spec_of("1B", True), True) if case.name == name)
     timer, noise = Timer(torch.device("cpu")), Noise(torch.Generator().manual_seed(1))
-    assert case.check(ReferenceOps(), noise, timer).passes
+    assert case.check(Ops(), noise, timer).passes
     assert not case.check(WrongKeys(), noise, timer).passes
 
 

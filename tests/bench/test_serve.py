@@ -12,8 +12,9 @@ import pytest
 
 from tests.bench.test_client import free_port
 from tests.bench.test_figures import figures
+from tests.called import called
 from tests.served import PICTURES, Served, served
-from tilewise import extras
+from tilewise import host
 from tilewise.bench.load import Arrivals, LoadLevel
 from tilewise.bench.results import x_axis
 from tilewise.cli import main
@@ -26,7 +27,7 @@ def command(url: str, *flags: str) -> list[str]:
 
 
 def bench(url: str, *flags: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(url, *flags), capture_output=True, text=True, check=False, timeout=300)
+    return called("bench", "serve", "--base-url", url, *flags)
 
 
 def result(folder: Path) -> dict:
@@ -89,6 +90,15 @@ def test_several_rates_are_several_runs_and_one_picture(demo_url, tmp_path):
     runs = [json.loads(line) for line in (tmp_path / "all.json").read_text().splitlines()]
     assert [run["request_rate"] for run in runs] == [20.0, 40.0]
     assert (tmp_path / "load.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_each_rate_has_a_file_of_its_own(demo_url, tmp_path):
+    flags = ("--save-result", "--result-filename", "mine.json", "--result-dir", str(tmp_path))
+    done = bench(demo_url, "--request-rate", "20,40", "--num-prompts", "2", *SHORT, *flags)
+    assert done.returncode == 0, done.stderr
+    rates = {path.name: json.loads(path.read_text())["request_rate"] for path in tmp_path.iterdir()}
+    assert rates == {"mine-20.0qps.json": 20.0, "mine-40.0qps.json": 40.0}
+    assert f"Saved in {tmp_path / 'mine-20.0qps.json'}" in done.stdout
 
 
 def test_a_full_disk_leaves_the_table(demo_url):
@@ -159,7 +169,7 @@ def test_what_cannot_be_is_said_in_one_line(flags, status, message):
 
 
 def test_without_matplotlib_there_is_no_run(monkeypatch, capsys):
-    monkeypatch.setattr(extras, "find_spec", lambda name: None)
+    monkeypatch.setattr(host, "find_spec", lambda name: None)
     assert main(["bench", "serve", "--base-url", f"http://127.0.0.1:{free_port()}", "--plot", "load.png"]) == 1
     assert "--plot needs matplotlib" in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: real processes, their output and exit codes."""
+"""The command line as a user meets it: output and exit codes, of real processes where a model answers."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.called import called
 from tests.tiny import SPECS, TWINS, write_original
 from tilewise import __version__
-from tilewise.cli import build_parser, main
-from tilewise.cli.options import dashed, engine_options
+from tilewise.cli import main
+from tilewise.cli.ask import ASK, AnswerOptions, AskOptions
+from tilewise.cli.flags.settings import engine_options
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,7 @@ def test_generate_reads_a_raw_prompt_from_standard_input(model):
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_one(arguments, message):
-    done = tilewise(*arguments)
+    done = called(*arguments)
     assert done.returncode == 1
     assert message in done.stderr
     assert "Traceback" not in done.stderr
@@ -81,39 +83,44 @@ def test_the_version(word, capsys):
 
 @pytest.mark.parametrize(("words", "meant"), [(["srve"], "serve"), (["bench", "serv"], "serve")])
 def test_a_misspelt_verb(words, meant, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        main(words)
+    assert main(words) == 2
     assert f"Did you mean {meant}?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("words", "loaded"),
-    [(["ps"], {"services"}), (["run-batch"], {"run_batch", "serve"}), (["--help"], set()), ([], set())],
+    [
+        (["ps", "--help"], {"services"}),
+        (["run-batch", "--help"], {"run_batch"}),
+        (["encode-server", "--help"], {"serve"}),
+        (["--help"], set()),
+        ([], set()),
+    ],
 )
 def test_only_the_verb_that_is_wanted_is_loaded(words, loaded):
     code = (
         "import sys, tilewise.cli\n"
-        f"tilewise.cli.build_parser({words})\n"
-        "print(*(name for name in ('ask', 'services', 'run_batch', 'serve') if 'tilewise.cli.' + name in sys.modules))"
+        f"tilewise.cli.main({words})\n"
+        "names = ('ask', 'services', 'run_batch', 'serve')\n"
+        "print('loaded:', *(name for name in names if 'tilewise.cli.' + name in sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert set(done.stdout.split()) == loaded
+    assert set(done.stdout.rpartition("loaded:")[2].split()) == loaded
 
 
 def test_help_names_every_verb_and_an_unknown_verb_is_refused():
-    assert all(verb in tilewise("--help").stdout for verb in ("ask", "generate", "demo", "tools"))
+    assert all(verb in called("--help").stdout for verb in ("ask", "generate", "demo", "tools"))
     assert tilewise("aks").returncode == 2
 
 
 def test_both_spellings_json_and_repeated_flags():
-    parse = build_parser().parse_args
     arguments = (
-        *("ask", "a_b", "--max_model_len=64", "--limit_mm_per_prompt", '{"image": 4}', "--trust-remote-code"),
+        *("a_b", "--max_model_len=64", "--limit_mm_per_prompt", '{"image": 4}', "--trust-remote-code"),
         *("--trust-remote-code", "--mm-processor-kwargs", "max_dynamic_patch=6"),
     )
-    options = parse([dashed(argument) for argument in arguments])
-    assert options.question == "a_b"
-    assert engine_options(options) == {
+    line = ASK.read(arguments)
+    assert line.take(AskOptions).question == "a_b"
+    assert engine_options(line) == {
         "max_model_len": 64,
         "limit_mm_per_prompt": {"image": 4},
         "trust_remote_code": True,
@@ -133,11 +140,13 @@ def test_both_spellings_json_and_repeated_flags():
     ],
 )
 def test_amounts_and_other_names(arguments, expected):
-    assert engine_options(build_parser().parse_args(["ask", "what?", *arguments.split()])) == expected
+    line = ASK.read(["what?", *arguments.split()])
+    line.take(AskOptions)
+    assert engine_options(line) == expected
 
 
 def test_what_is_no_amount_is_refused_with_the_option():
-    done = tilewise("ask", "what?", "--max-model-len", "40KB")
+    done = called("ask", "what?", "--max-model-len", "40KB")
     assert done.returncode == 2
     assert "--max-model-len must be a whole number, or one such as 40K" in done.stderr
 
@@ -147,15 +156,22 @@ def test_what_is_no_amount_is_refused_with_the_option():
     ["a.png --model m b.png what?", "--model m a.png b.png what?", "a.png b.png --model m what?"],
 )
 def test_flags_may_stand_anywhere(arguments):
-    options = build_parser().parse_args(["ask", *arguments.split()])
-    assert (options.model, options.media, options.question) == ("m", ["a.png", "b.png"], "what?")
-    assert options.max_tokens == 512
+    line = ASK.read(arguments.split())
+    options = line.take(AskOptions)
+    assert (line.values["model"], options.media, options.question) == ("m", ("a.png", "b.png"), "what?")
+    assert line.take(AnswerOptions).sampling(512).max_tokens == 512
+
+
+def test_an_empty_text_is_a_text():
+    line = ASK.read(["what?", "--system", "", "--hf-token="])
+    assert line.take(AskOptions).system == "", "no system message at all"
+    assert line.values == {"hf_token": None}, "of the engine's options, it is none"
 
 
 def test_an_unknown_flag_is_still_refused():
-    done = tilewise("ask", "a.png", "--modell", "m", "what?")
+    done = called("ask", "a.png", "--modell", "m", "what?")
     assert done.returncode == 2
-    assert "unrecognized arguments: --modell" in done.stderr
+    assert "There is no flag --modell." in done.stderr
     assert done.stderr.endswith("Did you mean --model?\n")
 
 
@@ -167,19 +183,19 @@ def test_the_limit_of_pixels_holds_for_local_pictures(tmp_path, capsys):
 
 def test_a_twin_is_written_and_answers(tmp_path):
     Image.new("RGB", (60, 60), "red").save(tmp_path / "a.png")
-    written = tilewise("tools", "twin", "InternVL2-4B", tmp_path / "twin", "--seed", 3, "--shards", 2)
+    written = called("tools", "twin", "InternVL2-4B", tmp_path / "twin", "--seed", 3, "--shards", 2)
     assert written.returncode == 0, written.stderr
     assert (
         written.stdout
         == f"{tmp_path / 'twin'} holds a twin of InternVL2-4B: its weights are noise, and so are its answers.\n"
     )
     assert len(list((tmp_path / "twin").glob("*.safetensors"))) == 2
-    done = tilewise("ask", tmp_path / "a.png", "the hen?", "--model", tmp_path / "twin", "--max-tokens", 5)
+    done = called("ask", tmp_path / "a.png", "the hen?", "--model", tmp_path / "twin", "--max-tokens", 5)
     assert done.returncode == 0, done.stderr
 
 
 def test_the_list_of_twins_has_every_name_whole():
-    shown = tilewise("tools", "twin", "--list").stdout
+    shown = called("tools", "twin", "--list").stdout
     assert all(f" {name} " in shown for name in TWINS)
 
 
@@ -193,7 +209,7 @@ def test_the_list_of_twins_has_every_name_whole():
     ],
 )
 def test_a_twin_that_cannot_be_written_is_one_line(arguments, code, message):
-    done = tilewise("tools", "twin", *arguments)
+    done = called("tools", "twin", *arguments)
     assert done.returncode == code
     assert message in done.stderr
     assert "Traceback" not in done.stderr

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tilewise.platforms.base import OPS
+from tilewise.platforms.ops import OPS
 
 BESIDE = ("quantised_rope_into_cache", "quantised_paged_attention", "store_levels", "store_grouped")
 """Kernels for a KV cache of 8 bits and for quantised checkpoints."""

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from tests.tiny import TWINS, write_original
 from tilewise.cli import main
-from tilewise.cli.encode_server import FLAGS, read_encode_settings
 from tilewise.cli.flags.flag import BadUsage
-from tilewise.cli.flags.table import serve_flags
+from tilewise.cli.flags.settings import Settings, serve_flags, values_of_line
+from tilewise.cli.serve import ENCODE_SERVER, encode_flags, encode_settings
 from tilewise.errors import InvalidConfig
 from tilewise.inputs.model_inputs import ModelInputs
 
 
+def read_encode_settings(words: Sequence[str], environment: dict[str, str]) -> Settings:
+    return encode_settings(values_of_line(ENCODE_SERVER.read(words)), environment)
+
+
 def test_flags_are_those_of_serve():
-    assert {flag.name for flag in FLAGS} <= {flag.name for flag in serve_flags()}
+    assert {flag.name for flag in encode_flags()} == {flag.name for flag in serve_flags()}
     settings = read_encode_settings(
         ["./model", "--port", "8100", "--encoder-cache-dir", "/tmp/tiles", "--api-key", "a", "b", "-q", "int8"], {}
     )

@@ -16,13 +16,13 @@ from tests.tiny import SPECS, write_original
 from tilewise import LLM
 from tilewise.cli import main
 from tilewise.config import EngineConfig
-from tilewise.family import MEMBERS
 from tilewise.host import Memory
 from tilewise.models.load import Architecture
 from tilewise.plan import resolve
 from tilewise.platforms import current_platform
 from tilewise.runner.build import device_facts, largest_facts
 from tilewise.units import in_bytes
+from tilewise.weights.family import MEMBERS
 from tilewise.weights.folder import CheckpointFolder
 
 GIB = 2**30

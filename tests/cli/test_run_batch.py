@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,18 +12,18 @@ import pytest
 import tilewise.jobs.run
 from tests.jobs.lines import request, write_lines
 from tilewise.cli import main
-from tilewise.cli.run_batch import FLAGS, batch_flags, read_order
+from tilewise.cli.run_batch import RUN_BATCH, read_job
 from tilewise.errors import Unfinished
+from tilewise.jobs.input import read_lines
 from tilewise.jobs.progress import Summary
 from tilewise.jobs.run import run_batch
-from tilewise.jobs.source import read_lines
 
 
 @pytest.fixture
 def asked(monkeypatch):
     """What was to be run; the outcome is what the list ends with."""
     calls = []
-    outcome = [Summary(3, 1, {"400": 2}, 10, 5, 1, 2.0)]
+    outcome = [Summary(1, Counter({"400": 2}), 10, 5, 1, 2.0)]
 
     def run(*arguments):
         calls.append(arguments)
@@ -105,7 +106,7 @@ def test_what_is_about_connections_is_taken_and_named(source):
     words = (
         "-i in.jsonl -o out --api-key x --stream-interval 2 --timeout-keep-alive 3 --output-tmp-dir t --max-inflight 3"
     )
-    job, settings = read_order(words.split())
+    job, settings = read_job(RUN_BATCH.read(words.split()))
     assert job.max_in_flight == 3
     assert settings.server.api_key == ()
     for name in ("api-key", "stream-interval", "timeout-keep-alive", "output-tmp-dir"):
@@ -151,12 +152,12 @@ def test_help(capsys):
     assert "examples:" in capsys.readouterr().out
     assert main(["run-batch", "--help=all"]) == 0
     whole = capsys.readouterr().out
-    assert all(flag.dashed in whole for flag in (*FLAGS, *batch_flags()))
+    assert all(flag.dashed in whole for flag in RUN_BATCH.flags if flag.group)
     assert "--host" not in whole
     assert "--request-timeout" in whole
 
 
 def test_a_file_of_flags(source):
     Path("flags.yml").write_text("max_num_seqs: 3\nmodel: some/model\n")
-    _, settings = read_order(["-i", "in.jsonl", "-o", "out.jsonl", "--config", "flags.yml"])
+    _, settings = read_job(RUN_BATCH.read(["-i", "in.jsonl", "-o", "out.jsonl", "--config", "flags.yml"]))
     assert (settings.engine.max_num_seqs, settings.engine.model) == (3, "some/model")

@@ -8,15 +8,15 @@ import pytest
 
 import tilewise.server
 from tilewise.cli import main
-from tilewise.cli.flags.help import GROUPS
-from tilewise.cli.flags.table import serve_flags
+from tilewise.cli.flags.settings import serve_flags
+from tilewise.cli.flags.verb import GROUPS
 
 
 @pytest.fixture
 def asked(monkeypatch):
     """What the server was asked to run."""
     calls = []
-    monkeypatch.setattr(tilewise.server, "run", lambda engine, server: calls.append((engine, server)) or 0)
+    monkeypatch.setattr(tilewise.server, "run", lambda engine, server, encoding: calls.append((engine, server)) or 0)
     root, ours = logging.getLogger(), logging.getLogger("tilewise")
     handlers, levels = list(root.handlers), (root.level, ours.level)
     yield calls

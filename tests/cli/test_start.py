@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from tilewise.cli import main
 from tilewise.cli.flags.flag import BadUsage
-from tilewise.cli.flags.table import make_settings, read_settings
-from tilewise.cli.start import as_yaml, default_name, read_order
+from tilewise.cli.flags.settings import make_settings, read_settings
+from tilewise.cli.services import START, StartOrder, as_yaml
 from tilewise.errors import InvalidConfig
 
 SERVER_YML = """\
@@ -38,6 +40,10 @@ models:
       enable_kv_cache_reuse: true
 dag: {type: sequential, nodes: []}
 """
+
+
+def read_order(words: Sequence[str]) -> StartOrder:
+    return StartOrder.of(START.read(words))
 
 
 @pytest.fixture
@@ -133,7 +139,7 @@ def test_flags_survive_the_file_that_they_are_handed_on_in(tmp_path):
     ],
 )
 def test_a_service_is_named_like_its_model(words, name):
-    assert default_name(read_settings(words, {})) == name
+    assert read_settings(words, {}).name == name
 
 
 def test_help_and_two_models(capsys):

@@ -123,7 +123,7 @@ def test_a_machine_without_a_cluster_gets_one_that_ends_with_the_engine() -> Non
     folder = Path(tempfile.mkdtemp(prefix="ray-"))  # its sockets' paths have to be short
     code = (
         "from tilewise import LLM, SamplingParams\n"
-        "from tilewise.logs import set_up_logs\n"
+        "from tilewise.console import set_up_logs\n"
         "set_up_logs('Program')\n"
         f"with LLM('demo', **{RAY}) as llm:\n"
         "    print(llm.generate('1 2 3', SamplingParams(max_tokens=4), use_tqdm=False)[0].outputs[0].token_ids)\n"
@@ -143,7 +143,7 @@ def test_a_machine_without_a_cluster_gets_one_that_ends_with_the_engine() -> Non
 
 
 def test_nodes_that_differ_are_named_with_what_differs(tmp_path: Path) -> None:
-    from tilewise.runner.ray_ranks import NodeFacts, check_folders, check_versions
+    from tilewise.runner.ray_nodes import NodeFacts, check_folders, check_versions
 
     ours = NodeFacts({"tilewise": "1.0", "torch": "2.13.0"}, Memory(8, 4), 1)
     check_versions(ours, {"a": replace(ours, pid=2)})

@@ -12,7 +12,7 @@ from tests.cluster.nodes import Cluster, Node, titled, wait_for
 from tests.jobs.lines import write_lines
 from tests.jobs.runs import MEDIA, Batch, lines_of, once_each, requests
 from tilewise.errors import InvalidConfig
-from tilewise.jobs.config import Job
+from tilewise.jobs.job import Job
 
 FLAGS = ("--ray", "auto", "--max-in-flight", "12", *MEDIA)
 
@@ -70,7 +70,7 @@ def test_a_model_that_no_engine_can_load(two: Cluster, tmp_path: Path) -> None:
 def test_what_a_cluster_cannot_do_is_refused(
     options: dict[str, object], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tilewise.jobs.config.require_extra", lambda *_: None)  # Ray need not be there
+    monkeypatch.setattr("tilewise.jobs.job.require_extra", lambda *_: None)  # Ray need not be there
     source = write_lines(tmp_path / "in.jsonl", requests(1))
     with pytest.raises(InvalidConfig, match=said):
         Job(input_file=source, output_file=tmp_path / "out.jsonl", **options)

@@ -20,8 +20,10 @@ class CountingTower:
     def __init__(self, on_disk: Sequence[int] = ()) -> None:
         self.batches: list[list[int]] = []
         self.on_disk = {name(number) for number in on_disk}
+        self.recalled: list[int] = []
 
     def recall(self, digest: bytes):
+        self.recalled.append(digest[-1])
         return rows_of(digest) if digest in self.on_disk else None
 
     def encode(self, tiles: Sequence[Tile]):
@@ -71,6 +73,15 @@ def test_batches_have_the_sizes_that_there_are():
     core.submit(asks("a", 1, 2, 3))
     finish(core)
     assert [len(batch) for batch in tower.batches] == [2, 1]
+
+
+def test_the_tower_is_asked_once_for_each_tile_of_a_request():
+    core = EncodeCore(tower := CountingTower(on_disk=[6]), 100 * ROW)
+    core.submit(asks("a", *range(1, 10)))
+    found = finish(core)
+    assert told(found["a"]) == [*range(1, 10)]
+    assert tower.batches == [[1, 2, 3, 4], [5, 7, 8, 9]]
+    assert tower.recalled == [*range(1, 10)]
 
 
 def test_a_tile_is_encoded_once_whoever_asks():

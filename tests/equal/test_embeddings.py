@@ -10,7 +10,7 @@ import torch
 from tests.equal.contract import assert_same
 from tests.equal.driver import Engine, prompt
 from tests.tiny import SPECS, write_original
-from tilewise.inputs.embeddings import rows_digest
+from tilewise.inputs.media.arrays import rows_digest
 from tilewise.types import Request, Tile, TileRows
 
 

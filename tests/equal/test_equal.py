@@ -11,7 +11,7 @@ import torch
 from tests.equal.contract import assert_same
 from tests.equal.driver import Engine, prompt
 from tests.tiny import SPECS, TWINS, write_original
-from tilewise.platforms.reference import ReferenceOps
+from tilewise.platforms.ops import Ops
 
 NAMES = ["qwen2-300m", "qwen3-6b-tied", "flash"]
 
@@ -31,12 +31,13 @@ def requests(**sampling):
     ]
 
 
-@pytest.fixture
-def alone(folder, monkeypatch):
+@pytest.fixture(scope="module")
+def alone(folder):
     """Every request by itself in an engine of its own size: the truth of the other tests."""
     found = {}
-    for request in requests():
-        found |= Engine(folder).run([request], monkeypatch)
+    with pytest.MonkeyPatch.context() as patch:
+        for request in requests():
+            found |= Engine(folder).run([request], patch)
     return found
 
 
@@ -109,7 +110,7 @@ def test_pictures_of_equal_length_are_not_mistaken_for_one_another(folder, monke
 
 
 def test_reference_ops_equal_cpu_ops(folder, alone, monkeypatch):
-    assert_same(Engine(folder, ReferenceOps()).run(requests(), monkeypatch), alone)
+    assert_same(Engine(folder, Ops()).run(requests(), monkeypatch), alone)
 
 
 @pytest.mark.parametrize(

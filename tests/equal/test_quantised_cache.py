@@ -17,7 +17,7 @@ from tests.equal.test_equal import requests
 from tests.tiny import SPECS, write_original
 from tilewise import LLM
 from tilewise.errors import InvalidConfig
-from tilewise.platforms.reference import ReferenceOps
+from tilewise.platforms.ops import Ops
 from tilewise.step import Speculation
 
 KINDS = ("int8", "fp8")
@@ -30,7 +30,7 @@ WAYS = {
     "preempted": {"block_size": 4, "num_blocks": 27},
     "overlapped": {"overlap": True, "max_num_batched_tokens": 37},
     "op by op": {"graphs": False},
-    "reference": {"ops": ReferenceOps()},
+    "reference": {"ops": Ops()},
     "lookup": {"speculation": Speculation(3, (1, 2))},
 }
 

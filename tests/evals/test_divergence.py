@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from tilewise.cli import main
 from tilewise.errors import InvalidCheckpoint, InvalidConfig, InvalidMedia
-from tilewise.evals.compare.divergence import ComparedPrompt, divergence, kl, read_prompts
+from tilewise.evals.divergence import ComparedPrompt, divergence, kl, read_prompts
 
 DEMO = Path(__file__).parents[2] / "src" / "tilewise" / "demo" / "checkpoint"
 PICTURES = DEMO.parent / "pictures"

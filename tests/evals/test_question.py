@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from tilewise.evals.question import Question, keep_markers
-from tilewise.inputs.templates import Message
+from tilewise.inputs.pieces import Message
 from tilewise.sampling_params import SamplingParams
 
 GREEDY = SamplingParams(temperature=0)

@@ -2,10 +2,11 @@
 
 import pytest
 
-from tests.inputs.loopback import base, no_connection, running, server  # noqa: F401
+from tests.inputs.media.loopback import base, no_connection, running, server  # noqa: F401
 from tests.inputs.vocabulary import CONTROL, NOT_SPECIAL, small_tokenizer
-from tilewise.inputs.images import Tiling
-from tilewise.inputs.prepare import InputOptions, Preparer
+from tilewise.inputs.media.tiling import Tiling
+from tilewise.inputs.options import InputOptions
+from tilewise.inputs.prepare import Preparer
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.templates import TEMPLATES
 

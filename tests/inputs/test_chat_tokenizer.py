@@ -8,7 +8,7 @@ from PIL import Image
 
 from tilewise.errors import InvalidRequest, UnknownOption
 from tilewise.inputs.chat_tokenizer import ChatTokenizer
-from tilewise.inputs.images import Tiling
+from tilewise.inputs.media.tiling import Tiling
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.templates import TEMPLATES
 from tilewise.sampling_params import SamplingParams

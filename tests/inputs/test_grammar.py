@@ -16,7 +16,7 @@ from tests.inputs.walks import CHOICES, GBNF, PATTERNS, SCHEMAS, SUMS, walk
 from tilewise.engine.grammar import ids_in
 from tilewise.errors import InvalidRequest
 from tilewise.inputs.grammar import MAX_CHARACTERS, MAX_NESTING, Grammars
-from tilewise.inputs.prepare import InputOptions
+from tilewise.inputs.options import InputOptions
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.sampling_params import SamplingParams, StructuredOutputsParams
 
@@ -246,7 +246,7 @@ def test_compiling_elsewhere_needs_little(tmp_path):
     """The process that compiles loads neither torch nor numpy, from whatever folder it is called."""
     (tmp_path / "llguidance.py").write_text("raise SystemExit('the wrong one')")
     code = (
-        "import sys, tilewise.inputs.grammar_process\n"
+        "import sys, tilewise.inputs.sandbox, tilewise.inputs.grammar_source\n"
         "sys.exit(bool({'torch', 'numpy', 'tokenizers'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-P", "-c", code], check=False, cwd=tmp_path).returncode == 0

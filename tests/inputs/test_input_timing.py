@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 from tilewise.errors import InvalidMedia
-from tilewise.inputs.images import open_image
-from tilewise.inputs.media import MediaAccess
-from tilewise.inputs.media_reader import MediaPart, MediaReader
+from tilewise.inputs.media.fetch import MediaAccess
+from tilewise.inputs.media.images import open_image
+from tilewise.inputs.media.reader import MediaPart, MediaReader
 from tilewise.inputs.messages import read_messages
+from tilewise.inputs.pieces import Message
 from tilewise.inputs.prompts import read_prompts
-from tilewise.inputs.templates import Message
 from tilewise.sampling_params import SamplingParams
 from tilewise.timing import InputTiming, MediaCounts, Stopwatch
 

@@ -8,12 +8,22 @@ import pytest
 from tests.inputs.jinjas import plain, with_system
 from tests.inputs.vocabulary import CONTROL, small_definition
 from tests.tiny import END_IDS, IMAGE_ID, SPECIAL_IDS, SPECS, write_hf, write_original
+from tilewise.config import EngineConfig
 from tilewise.errors import InvalidCheckpoint
-from tilewise.inputs.inspection import Flash, Inspection, NamedToken, StopToken, VisionSize, inspect_checkpoint
+from tilewise.inputs.inspection import (
+    Conversation,
+    Flash,
+    Inspection,
+    NamedToken,
+    StopToken,
+    VisionSize,
+    inspect_checkpoint,
+)
+from tilewise.inputs.model_inputs import ModelInputs
+from tilewise.inputs.pieces import Message
 from tilewise.inputs.spec import InputSpec
-from tilewise.inputs.templates import SYSTEM_INTERNVL2_5, TEMPLATES, Message
+from tilewise.inputs.templates import SYSTEM_INTERNVL2_5, TEMPLATES
 from tilewise.inputs.tokenizer import Tokenizer
-from tilewise.inputs.worked_example import Conversation
 from tilewise.weights.folder import CheckpointFolder
 
 ASKED = Conversation([Message("user", "What is this?", images=1)], [(1024, 768)])
@@ -33,7 +43,8 @@ def original(tmp_path):
 
 
 def inspect(folder, conversation=ASKED, **options) -> Inspection:
-    return inspect_checkpoint("tiny", CheckpointFolder.open(folder), conversation, **options)
+    found = inspect_checkpoint(ModelInputs.of(EngineConfig(model=str(folder), **options)), conversation)
+    return dataclasses.replace(found, model="tiny")
 
 
 def change(path, **values):
@@ -106,7 +117,7 @@ def test_every_template(original, name):
 
 
 def test_tiling_options_change_the_example(original):
-    few, many = (inspect(original, processor={"max_dynamic_patch": tiles}) for tiles in (1, 40))
+    few, many = (inspect(original, mm_processor_kwargs={"max_dynamic_patch": tiles}) for tiles in (1, 40))
     assert few.example.pictures[0].tiles == 1
     assert many.tiling.max_tiles == 40
     assert many.example.total_tokens > few.example.total_tokens

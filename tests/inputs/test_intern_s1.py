@@ -11,7 +11,7 @@ import sentencepiece
 from tests.inputs.kinds import numbered, train
 from tilewise.errors import InvalidCheckpoint
 from tilewise.inputs.tokenizer import Tokenizer
-from tilewise.tools.twin.vocabularies import INTERNVL, TEXT_TOKENS, VOCABULARIES, tokenizer
+from tilewise.twin.vocabularies import INTERNVL, TEXT_TOKENS, VOCABULARIES, tokenizer
 
 QWEN3 = VOCABULARIES["qwen3"]
 TAGS = ("<SMILES>", "</SMILES>", "<SELFIES>", "</SELFIES>")

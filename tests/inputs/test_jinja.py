@@ -1,15 +1,12 @@
 """The checkpoint's own template: what its three known forms are called, where it is found, and what it cannot do."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
 from tests.inputs.jinjas import HARMFUL, QWEN, plain, with_system
 from tilewise.inputs.jinja import CONVERSATIONS, JinjaReport, compare_templates
-from tilewise.inputs.system_texts import SYSTEM_GPT_OSS, SYSTEM_INTERNVL2, SYSTEM_INTERNVL2_5
-from tilewise.inputs.templates import TEMPLATES
+from tilewise.inputs.templates import SYSTEM_GPT_OSS, SYSTEM_INTERNVL2, SYSTEM_INTERNVL2_5, TEMPLATES
 from tilewise.weights.folder import CheckpointFolder, Section
 
 INTERNVL2_5 = TEMPLATES["internvl2_5"]
@@ -174,18 +171,6 @@ def test_one_conversation_that_does_not_end_leaves_the_others(compare):
     found = verdicts(report)
     assert found["text alone"] == found["a picture"] == "same"
     assert "did not end within" in report.comparisons[2].error
-
-
-def test_the_process_can_open_nothing_and_start_nothing():
-    code = (
-        "import os, socket; from tilewise.inputs.sandbox import confine_this_process; confine_this_process(2)\n"
-        "def refused(action):\n"
-        "    try: action()\n"
-        "    except OSError: return True\n"
-        "actions = [lambda: open('/etc/passwd'), lambda: open('new', 'w'), socket.socket, os.pipe]\n"
-        "raise SystemExit(not all(map(refused, actions)))"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tilewise.errors import InvalidMedia, InvalidRequest, TooLong, UnknownOption
-from tilewise.inputs.images import ImageLimits, LimitedPicture
-from tilewise.inputs.prepare import InputOptions, tile_digest
-from tilewise.inputs.templates import MediaPlace, Message
+from tilewise.inputs.media.images import ImageLimits
+from tilewise.inputs.media.tiling import LimitedPicture, tile_digest
+from tilewise.inputs.options import InputOptions
+from tilewise.inputs.pieces import MediaPlace, Message
 from tilewise.sampling_params import SamplingParams
 
 GREEDY = SamplingParams(temperature=0)

@@ -8,10 +8,10 @@ from PIL import Image
 
 from tilewise.errors import InvalidMedia, InvalidRequest, UnknownOption
 from tilewise.ignored import Ignored
-from tilewise.inputs.media_cache import MediaByUuid
-from tilewise.inputs.messages import MediaReader
+from tilewise.inputs.media.cache import MediaByUuid
+from tilewise.inputs.media.reader import MediaReader
+from tilewise.inputs.media.video import FrameChoice
 from tilewise.inputs.prompts import Prompt, TextPrompt, TokensPrompt, read_prompts
-from tilewise.inputs.video import FrameChoice
 
 READER = MediaReader(frames=FrameChoice(2))
 CAT, DOG = Image.new("RGB", (4, 4), "red"), Image.new("RGB", (6, 4), "blue")

@@ -11,12 +11,12 @@ import pytest
 
 from tests.inputs.jinjas import plain, with_system
 from tilewise.inputs.jinja import compare_templates
+from tilewise.inputs.pieces import Message, to_string
 from tilewise.inputs.prepare import Preparer
 from tilewise.inputs.spec import InputSpec
-from tilewise.inputs.templates import Message, to_string
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.sampling_params import SamplingParams, StructuredOutputsParams
-from tilewise.tools.twin.named import write_twin
+from tilewise.twin import write_twin
 from tilewise.weights.folder import CheckpointFolder
 
 REASONER = (

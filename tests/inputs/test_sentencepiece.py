@@ -11,8 +11,8 @@ import sentencepiece
 
 from tests.inputs.kinds import numbered, train, write
 from tilewise.errors import InvalidCheckpoint
-from tilewise.inputs.sentencepiece import PieceType, SentencePieceModel
 from tilewise.inputs.tokenizer import Tokenizer
+from tilewise.inputs.tokenizer_files import PieceType, SentencePieceModel
 
 IMAGE = ("<img>", "</img>", "<IMG_CONTEXT>")
 SPELLED = "abht enr  世界你好图。1234<>/_0xA]▁[\n\t😀éﬁⅣ①öü~"

@@ -9,9 +9,9 @@ from tokenizers import AddedToken
 
 from tests.tiny import SPECIAL_IDS, SPECS, tokenizer, write_hf, write_original
 from tilewise.errors import InvalidCheckpoint
+from tilewise.inputs.pieces import Message
 from tilewise.inputs.prepare import Preparer
 from tilewise.inputs.spec import InputSpec
-from tilewise.inputs.templates import Message
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.sampling_params import SamplingParams
 from tilewise.weights.folder import CheckpointFolder

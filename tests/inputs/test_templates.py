@@ -9,17 +9,8 @@ from hypothesis import strategies as st
 
 from tests.inputs.vocabulary import CONTROL, GROUNDING, NOT_SPECIAL
 from tilewise.errors import InvalidCheckpoint, InvalidRequest
-from tilewise.inputs.system_texts import SYSTEM_THINKING
-from tilewise.inputs.templates import (
-    TEMPLATES,
-    ImageSlot,
-    MediaPlace,
-    Message,
-    Special,
-    Text,
-    join_text,
-    to_string,
-)
+from tilewise.inputs.pieces import ImageSlot, MediaPlace, Message, Special, Text, join_text, to_string
+from tilewise.inputs.templates import SYSTEM_THINKING, TEMPLATES
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.inputs.tool_text import TOOL_FORMS
 

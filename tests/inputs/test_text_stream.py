@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.inputs.kinds import KINDS
-from tilewise.inputs.text_stream import PieceStream
-from tilewise.inputs.tokenizer import Tokenizer
+from tilewise.inputs.tokenizer import PieceStream, Tokenizer
 
 
 @pytest.fixture(scope="module", params=["qwen", "internlm2", "yi", "phi3", "unigram", "unigram_without_bytes"])

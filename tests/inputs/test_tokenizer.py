@@ -9,7 +9,7 @@ import pytest
 from tests.tiny import SPECIAL_IDS, tokenizer
 from tilewise.errors import InvalidCheckpoint
 from tilewise.inputs.tokenizer import Tokenizer
-from tilewise.tools.twin.vocabularies import VOCABULARIES
+from tilewise.twin.vocabularies import VOCABULARIES
 
 PLAIN = VOCABULARIES["qwen2.5"].plain
 TEXTS = ["the hen in an inner town", "你好 <|im_end|>", "<img><ref>x</ref>", "  a\n\n b"]

@@ -11,11 +11,12 @@ import pytest
 from PIL import Image
 
 from tests.inputs.qwen import QWEN3, QWEN25, definition_with, ranks_file, read_vocabulary
-from tilewise.inputs.prepare import Preparer, count_image_tokens
+from tilewise.inputs.inspection import Conversation, build_example
+from tilewise.inputs.media.tiling import choose_grid, count_tiles
+from tilewise.inputs.pieces import Message
+from tilewise.inputs.prepare import Preparer
 from tilewise.inputs.spec import InputSpec
-from tilewise.inputs.templates import Message
 from tilewise.inputs.tokenizer import Tokenizer
-from tilewise.inputs.worked_example import Conversation, build_example
 from tilewise.sampling_params import SamplingParams
 from tilewise.weights.folder import CheckpointFolder, Section
 
@@ -184,5 +185,5 @@ def test_tokens_of_a_picture_need_no_pixels(tokenizer, tmp_path):
     checkpoint = CheckpointFolder(tmp_path, Section(original_config("internvl2_5"), "config.json"))
     spec = InputSpec.of(checkpoint, tokenizer)
     assert spec.tokens_per_tile == 256
-    assert count_image_tokens(800, 600, spec) == 3328
-    assert count_image_tokens(448, 448, spec) == 256
+    assert count_tiles(choose_grid(800, 600, spec.tiling), spec.tiling.thumbnail) == 13
+    assert count_tiles(choose_grid(448, 448, spec.tiling), spec.tiling.thumbnail) == 1

@@ -10,12 +10,15 @@ from PIL import Image
 from tests.inputs.kinds import KINDS
 from tests.inputs.vocabulary import small_definition
 from tilewise.errors import InvalidMedia
-from tilewise.inputs.images import ImageLimits, Tiling
-from tilewise.inputs.prepare import InputOptions, Preparer
+from tilewise.inputs.inspection import Conversation, Run, build_example, count_pieces
+from tilewise.inputs.media.images import ImageLimits
+from tilewise.inputs.media.tiling import Tiling
+from tilewise.inputs.options import InputOptions
+from tilewise.inputs.pieces import ImageSlot, Message, Special, Text
+from tilewise.inputs.prepare import Preparer
 from tilewise.inputs.spec import InputSpec
-from tilewise.inputs.templates import TEMPLATES, ImageSlot, Message, Special, Text
+from tilewise.inputs.templates import TEMPLATES
 from tilewise.inputs.tokenizer import Tokenizer
-from tilewise.inputs.worked_example import Conversation, Run, build_example, count_pieces
 from tilewise.sampling_params import SamplingParams
 
 ROLE_TOKENS = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")

@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tilewise.jobs.feed import Ask, Feed, InFlight, Input
-from tilewise.jobs.output import Found, Output, scan
-from tilewise.jobs.result import BatchResult
-from tilewise.jobs.source import InputLine, line_digests, read_lines
-from tilewise.jobs.task import Task
+from tilewise.jobs.input import InputLine, Task, line_digests, read_lines
+from tilewise.jobs.output import BatchResult, Found, Output, scan
 
 PATHS = ("/v1/chat/completions", "/v1/completions", "/tokenize")
 LIMIT = 4096
@@ -65,9 +63,9 @@ def run(
 
     async def feed() -> None:
         lines = Input(read_lines(source, LIMIT), digests, found.finished, PATHS, LIMIT)
-        window, opened = InFlight(in_flight, keep_order), Output(output)
+        limit, opened = InFlight(in_flight, keep_order), Output(output)
         try:
-            await Feed(lines, ask, opened, window, wrote or found.add).run()
+            await Feed(lines, ask, opened, limit, wrote or found.add).run()
         finally:
             opened.close()
 

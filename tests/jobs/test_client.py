@@ -9,10 +9,9 @@ from collections.abc import Callable
 import pytest
 
 from tilewise.errors import EngineDead
-from tilewise.jobs.client import TaskClient
-from tilewise.jobs.result import BatchResult
-from tilewise.jobs.source import InputLine
-from tilewise.jobs.task import Task
+from tilewise.jobs.feed import TaskClient
+from tilewise.jobs.input import InputLine, Task
+from tilewise.jobs.output import BatchResult
 
 Decide = Callable[[str, int], int]
 
@@ -54,9 +53,9 @@ async def ready() -> None:
 
 def ask(app: App, *prompts: str, retries: int = 3) -> list[BatchResult]:
     async def all_of_them() -> list[BatchResult]:
-        asker = TaskClient(app, ready, retries)
+        client = TaskClient(app, ready, retries)
         tasks = [Task(prompt, "/x", json.dumps({"prompt": prompt}).encode()) for prompt in prompts]
-        return await asyncio.gather(*(asker(InputLine(n, b"", 0, 5, n), task) for n, task in enumerate(tasks, 1)))
+        return await asyncio.gather(*(client(InputLine(n, b"", 0, 5, n), task) for n, task in enumerate(tasks, 1)))
 
     return asyncio.run(all_of_them())
 

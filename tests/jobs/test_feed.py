@@ -13,10 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.jobs.lines import answer, ids, in_any_order, request, results, run, write_lines
-from tilewise.jobs.output import CannotWrite, OtherInput
-from tilewise.jobs.result import BatchResult
-from tilewise.jobs.source import InputLine
-from tilewise.jobs.task import Task
+from tilewise.jobs.input import InputLine, Task
+from tilewise.jobs.output import BatchResult, CannotWrite, OtherInput
 
 LINES = [
     *(request(f"a{i}") for i in range(5)),

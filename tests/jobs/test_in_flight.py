@@ -8,22 +8,22 @@ import random
 import pytest
 
 from tilewise.jobs.feed import InFlight
-from tilewise.jobs.result import BatchResult
-from tilewise.jobs.source import InputLine
+from tilewise.jobs.input import InputLine
+from tilewise.jobs.output import BatchResult
 
 
 def line(number: int, size: int = 1) -> InputLine:
     return InputLine(number, b"x", size, number, number)
 
 
-async def fill(window: InFlight, chance: random.Random, most: int, numbers: list[int]) -> list[int]:
+async def fill(in_flight: InFlight, chance: random.Random, most: int, numbers: list[int]) -> list[int]:
     """Lines enter while there is room, and leave in any order; what comes out."""
     inside: list[int] = []
     out: list[int] = []
     left = list(numbers)
     while left or inside:
         if left and (not inside or chance.random() < 0.7):
-            entering = asyncio.ensure_future(window.enter(line(left[0])))
+            entering = asyncio.ensure_future(in_flight.enter(line(left[0])))
             await asyncio.sleep(0)
             if entering.done():
                 inside.append(left.pop(0))
@@ -33,7 +33,7 @@ async def fill(window: InFlight, chance: random.Random, most: int, numbers: list
             entering.cancel()
         number = inside.pop(chance.randrange(len(inside))) if inside else None
         if number is not None:
-            out += [result.number for result in window.leave(BatchResult(number, 0, None, error={}))]
+            out += [result.number for result in in_flight.leave(BatchResult(number, 0, None, error={}))]
     return out
 
 
@@ -50,15 +50,15 @@ def test_never_more_than_may_be_and_in_order_if_asked(seed, in_order):
 
 def test_bytes_are_counted_and_one_large_line_may_pass_alone():
     async def check() -> None:
-        window = InFlight(9, False, most_bytes=10)
-        await window.enter(line(1, 50))
-        second = asyncio.ensure_future(window.enter(line(2, 1)))
+        in_flight = InFlight(9, False, most_bytes=10)
+        await in_flight.enter(line(1, 50))
+        second = asyncio.ensure_future(in_flight.enter(line(2, 1)))
         await asyncio.sleep(0)
         assert not second.done()
-        assert [result.number for result in window.leave(BatchResult(1, 0, None))] == [1]
+        assert [result.number for result in in_flight.leave(BatchResult(1, 0, None))] == [1]
         await second
-        await window.enter(line(3, 9))
-        fourth = asyncio.ensure_future(window.enter(InputLine(4, None, 10**9, 0, 4)))
+        await in_flight.enter(line(3, 9))
+        fourth = asyncio.ensure_future(in_flight.enter(InputLine(4, None, 10**9, 0, 4)))
         await asyncio.sleep(0)
         assert fourth.done(), "what is too long is not held, whatever its size"
 
@@ -67,15 +67,15 @@ def test_bytes_are_counted_and_one_large_line_may_pass_alone():
 
 def test_in_order_a_long_answer_holds_up_no_others_until_many_wait():
     async def check() -> None:
-        window = InFlight(2, True)
-        await window.enter(line(1))
+        in_flight = InFlight(2, True)
+        await in_flight.enter(line(1))
         for number in range(2, 2 + 16 * 2):
-            await asyncio.wait_for(window.enter(line(number)), 9)
-            assert list(window.leave(BatchResult(number, 0, None, error={}))) == []
-        more = asyncio.ensure_future(window.enter(line(99)))
+            await asyncio.wait_for(in_flight.enter(line(number)), 9)
+            assert list(in_flight.leave(BatchResult(number, 0, None, error={}))) == []
+        more = asyncio.ensure_future(in_flight.enter(line(99)))
         await asyncio.sleep(0)
         assert not more.done(), "results that wait are bounded"
-        assert [result.number for result in window.leave(BatchResult(1, 0, None, error={}))] == list(range(1, 34))
+        assert [result.number for result in in_flight.leave(BatchResult(1, 0, None, error={}))] == list(range(1, 34))
         await more
 
     asyncio.run(check())

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from tests.jobs.lines import in_any_order, request, results, run, write_lines
+from tilewise.jobs.input import line_digests
 from tilewise.jobs.output import OtherInput, scan, sort_output, without_failed
-from tilewise.jobs.source import line_digests
 
 
 @pytest.fixture
@@ -24,8 +24,8 @@ def test_a_whole_output(files):
     source, output = files
     found = scan(output, line_digests(source))
     assert found.finished == b"\1" * 10
-    assert (found.counts.succeeded, dict(found.counts.failed)) == (8, {"invalid_json_line": 2})
-    assert (found.counts.prompt_tokens, found.counts.completion_tokens) == (16, 24)
+    assert (found.summary.succeeded, dict(found.summary.failed)) == (8, {"invalid_json_line": 2})
+    assert (found.summary.prompt_tokens, found.summary.completion_tokens) == (16, 24)
     assert not found.in_order
     assert not found.torn
 
@@ -35,7 +35,7 @@ def test_no_output_yet(files):
     output.unlink()
     found = scan(output, line_digests(source))
     assert found.finished == bytes(10)
-    assert found.counts.done == 0
+    assert found.summary.lines == 0
     assert not output.exists()
 
 

@@ -13,18 +13,18 @@ from tests.jobs import poison
 from tests.jobs.lines import results, write_lines
 from tests.jobs.runs import MEDIA, Batch, chat, killed, lines_of, once_each, request, requests
 from tilewise.config import EngineConfig
-from tilewise.jobs.batch_run import BatchRun
-from tilewise.jobs.config import Job
+from tilewise.jobs.input import line_digests
+from tilewise.jobs.job import Job
 from tilewise.jobs.output import scan
 from tilewise.jobs.progress import Summary
-from tilewise.jobs.source import line_digests
-from tilewise.remote.engine_process import EngineProcess
+from tilewise.jobs.run import BatchRun
+from tilewise.remote.engine import EngineProcess
 from tilewise.server.config import ServerConfig
 
 
 def test_killed_at_random_moments_each_line_is_answered_once(tmp_path):
     source, output = write_lines(tmp_path / "in.jsonl", requests(200)), tmp_path / "out.jsonl"
-    last = killed(source, output, 200, 3, *MEDIA)
+    last = killed(source, output, 200, 2, *MEDIA)
     once_each(output, 200)
     assert "200 lines: 200 succeeded, 0 failed" in last.said
 
@@ -139,7 +139,8 @@ def test_a_line_that_ends_engines_ends_no_run(tmp_path):
     digests = line_digests(source)
     job = Job(input_file=source, output_file=output, max_in_flight=16)
     work = BatchRun(job, EngineConfig.of(), ServerConfig.of(), digests, scan(output, digests))
-    summary = asyncio.run(work.run(EngineProcess(), (), poison.build))
+    asyncio.run(work.run(EngineProcess(), (), poison.build))
+    summary = work.found.summary
     assert (summary.succeeded, summary.failed) == (39, {"503": 1})
     [failed] = [row for row in results(output) if outcome(row) == 503]
     assert failed["custom_id"] == "7"

@@ -13,7 +13,8 @@ from tests.tiny import IMAGE_ID, TinySpec
 from tilewise.models.decoder import ModelBatch
 from tilewise.models.internvl import InternVL
 from tilewise.models.load import Architecture
-from tilewise.platforms.base import Ops, PagedLayout
+from tilewise.platforms.kv_cache import PagedLayout
+from tilewise.platforms.ops import Ops
 from tilewise.weights.folder import CheckpointFolder
 
 BLOCK = 4

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tests.models.driving import normalised
 from tests.tiny import TWINS, TinySpec, original_tensors, reference_model, write_hf, write_original
-from tilewise.tools.twin.specs import stand_ins
+from tilewise.twin.specs import stand_ins
 
 FLASH = sorted({first for name, first in stand_ins().items() if TWINS[name].flash})
 """Flash twins of different structure."""

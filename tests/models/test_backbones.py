@@ -15,17 +15,18 @@ from tests.models.driving import all_logits, load, prompt_of, random_tiles
 from tests.tiny import ARCHITECTURES, SPECS, hf_config, hf_tensors, original_config, write_hf
 from tests.weights.broken import change_config, refused
 from tilewise.errors import InvalidCheckpoint
-from tilewise.layers.moe import ExpertMLP
 from tilewise.models.backbones import all_backbones
-from tilewise.models.backbones.internlm2 import packed
+from tilewise.models.backbones.fused import packed
+from tilewise.models.backbones.qwen3_moe import ExpertMLP
+from tilewise.models.config import ExpertConfig
 from tilewise.models.load import Architecture
 from tilewise.parallel.mesh import Mesh
-from tilewise.platforms.reference import ReferenceOps
-from tilewise.platforms.torch_ops import TorchOps
+from tilewise.platforms.ops import Ops, TorchOps
+from tilewise.weights.checkpoint_source import CheckpointSource
 from tilewise.weights.files import SafetensorFiles
 from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.names import TensorRef
-from tilewise.weights.sources import CheckpointSource, dense
+from tilewise.weights.sources import dense
 from tilewise.weights.view import StoredLinear, View
 
 CPU = torch.device("cpu")
@@ -210,8 +211,8 @@ def test_router_tells_apart_what_bfloat16_cannot() -> None:
         "experts.0.down_proj.weight": torch.tensor([[1.0], [0.0]], dtype=torch.bfloat16),
         "experts.1.down_proj.weight": torch.tensor([[0.0], [1.0]], dtype=torch.bfloat16),
     }
-    mlp = ExpertMLP(View(Fixed(experts)), hidden=2, inner=1, count=2, per_token=1, renormalise=True, mesh=Mesh())
-    out = mlp(x, ReferenceOps())
+    mlp = ExpertMLP(View(Fixed(experts)), 2, ExpertConfig(count=2, per_token=1, intermediate_size=1), Mesh())
+    out = mlp(x, Ops())
     assert out.dtype == torch.bfloat16
     assert out[0, 0] == 0
     assert out[0, 1] > 0
@@ -225,7 +226,7 @@ def test_weights_of_the_chosen_experts(renormalise: bool) -> None:
         **{f"experts.{n}.{name}_proj.weight": torch.ones(1, 1) for n in range(4) for name in ("gate", "up", "down")},
     }
     x = torch.ones(1, 1)
-    mlp = ExpertMLP(View(Fixed(tensors)), hidden=1, inner=1, count=4, per_token=3, renormalise=renormalise, mesh=Mesh())
+    mlp = ExpertMLP(View(Fixed(tensors)), 1, ExpertConfig(4, 3, intermediate_size=1, renormalise=renormalise), Mesh())
     share = 1 - float(torch.tensor([2.0, 1.0, 0.0, 3.0]).softmax(0)[2])
     expected = torch.ones(1).sigmoid() * (1.0 if renormalise else share)
-    torch.testing.assert_close(mlp(x, ReferenceOps())[0], expected)
+    torch.testing.assert_close(mlp(x, Ops())[0], expected)

@@ -11,8 +11,7 @@ from torch import Tensor
 from tests.models.conftest import FolderOf, TheirsOf
 from tests.models.driving import all_logits, load, normalised, prompt_of, random_tiles
 from tests.tiny import SPECS, reference_model
-from tilewise.platforms.reference import ReferenceOps
-from tilewise.platforms.torch_ops import TorchOps
+from tilewise.platforms.ops import Ops, TorchOps
 
 NO_WORSE = 1.25
 """Ours may be this much further off than theirs, since roundings fall as they will."""
@@ -39,7 +38,7 @@ def their_logits(model: Any, ids: list[int], pixels: Tensor) -> Tensor:
     return logits
 
 
-class Recorder(ReferenceOps):
+class Recorder(Ops):
     """Keeps the patches that the tower is given."""
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

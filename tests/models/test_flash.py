@@ -18,13 +18,12 @@ from tilewise import LLM, SamplingParams
 from tilewise.engine.tiles import easy_tiles
 from tilewise.errors import InvalidCheckpoint
 from tilewise.models.load import Architecture
-from tilewise.platforms.reference import ReferenceOps
-from tilewise.platforms.torch_ops import TorchOps
+from tilewise.platforms.ops import Ops, TorchOps
 from tilewise.step import FlashRule
 from tilewise.weights.folder import CheckpointFolder
 
 GREEDY = SamplingParams(temperature=0, max_tokens=32, ignore_eos=True, logprobs=5)
-both_ops = pytest.mark.parametrize("ops", [TorchOps(), ReferenceOps()], ids=lambda ops: type(ops).__name__)
+both_ops = pytest.mark.parametrize("ops", [TorchOps(), Ops()], ids=lambda ops: type(ops).__name__)
 
 
 @pytest.fixture(scope="module")

@@ -18,10 +18,11 @@ from tests.tiny import TWINS, hf_tensors, original_config, original_tensors, wri
 from tests.weights.broken import change_tensors, refused
 from tilewise.errors import InvalidCheckpoint
 from tilewise.models.load import Architecture
-from tilewise.platforms.torch_ops import TorchOps
-from tilewise.tools.twin.tensors import quantise
+from tilewise.platforms.ops import TorchOps
+from tilewise.twin.tensors import quantise
 from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.quantization.mxfp4 import Mxfp4Layout
+from tilewise.weights.quantization.stored import ExpectedTensor, StoredModule
 
 FLOATS = TWINS["InternVL3_5-GPT-OSS-20B-A4B-Preview"]
 BLOCKS = TWINS["InternVL3_5-GPT-OSS-20B-A4B-Preview-MXFP4"]
@@ -38,11 +39,12 @@ class Stored:
     def has(self, name: str) -> bool:
         return True
 
-    def tensor(
-        self, name: str, shape: object, dtypes: object, item: int | None = None, other_shapes: object = ()
-    ) -> Tensor:
-        found = self.tensors[name.rpartition("_")[2]]
-        return found if item is None else found[item]
+    def place(self, name: str) -> str:
+        return "The checkpoint"
+
+    def tensor(self, expected: ExpectedTensor) -> Tensor:
+        found = self.tensors[expected.name.rpartition("_")[2]]
+        return found if expected.item is None else found[expected.item]
 
 
 def dequantised(blocks: Tensor, scales: Tensor) -> Tensor:
@@ -50,7 +52,8 @@ def dequantised(blocks: Tensor, scales: Tensor) -> Tensor:
     if blocks.dim() > 3:
         return torch.stack([dequantised(*pair) for pair in zip(blocks, scales, strict=True)])
     inputs = 32 * blocks.shape[1]
-    return Mxfp4Layout().read(Stored(blocks=blocks, scales=scales), "m", len(blocks), inputs, None).dequantised()
+    stored = StoredModule(Stored(blocks=blocks, scales=scales), "m")
+    return Mxfp4Layout().read(stored, len(blocks), inputs).dequantised()
 
 
 def test_every_code_stands_for_its_number_low_nibble_first() -> None:

@@ -12,11 +12,10 @@ from tests.models.conftest import FolderOf
 from tests.models.driving import all_logits, prompt_of, random_tiles
 from tests.tiny import SPECS
 from tilewise.models.load import Architecture
-from tilewise.platforms.base import Store, Use, Weight
 from tilewise.platforms.cpu import CpuPlatform
 from tilewise.platforms.forms import Form
-from tilewise.platforms.torch_ops import TorchOps
-from tilewise.platforms.weights import DenseWeight
+from tilewise.platforms.ops import TorchOps
+from tilewise.platforms.weights import DenseWeight, Store, Use, Weight
 from tilewise.weights.folder import CheckpointFolder
 
 NEAR = 0.06

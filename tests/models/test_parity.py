@@ -29,9 +29,8 @@ from tests.tiny import (
     write_original,
 )
 from tilewise import LLM, SamplingParams
-from tilewise.platforms.reference import ReferenceOps
-from tilewise.platforms.torch_ops import TorchOps
-from tilewise.tools.twin.specs import stand_ins
+from tilewise.platforms.ops import Ops, TorchOps
+from tilewise.twin.specs import stand_ins
 
 # Twins that differ in nothing that is computed are measured once.
 MODELS = {name: TWINS[name] for name in dict.fromkeys(stand_ins().values())} | VARIANTS
@@ -40,7 +39,7 @@ MODELS = {name: TWINS[name] for name in dict.fromkeys(stand_ins().values())} | V
 ORDINARY = {name: spec for name, spec in MODELS.items() if not spec.flash}
 
 # Each set of ops reads another format: which of the two is read changes no bit, as a test below sees to.
-OPS: dict[str, ReferenceOps] = {"original": TorchOps(), "hf": ReferenceOps()}
+OPS: dict[str, Ops] = {"original": TorchOps(), "hf": Ops()}
 
 every_model = pytest.mark.parametrize("name", ORDINARY)
 every_model_and_form = pytest.mark.parametrize(
@@ -71,7 +70,7 @@ def test_tower_shuffle_and_projector(
 
 
 @both_ops
-def test_position_embeddings_of_another_tile_size(ops: ReferenceOps, tmp_path: Path, parity: ParityTable) -> None:
+def test_position_embeddings_of_another_tile_size(ops: Ops, tmp_path: Path, parity: ParityTable) -> None:
     """A tower trained on 4x4 patches reads tiles of 6x6."""
     spec = SPECS["qwen2-300m"]
     folder = write_original(tmp_path / "original", spec)

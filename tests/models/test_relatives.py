@@ -9,10 +9,10 @@ import torch
 
 from tests.models.driving import all_logits, load, normalised, prompt_of, random_tiles
 from tests.tiny import TWINS, write_original
-from tilewise.family import RELATIVES, RelatedCheckpoint
 from tilewise.models.load import Architecture
-from tilewise.platforms.reference import ReferenceOps
-from tilewise.tools.twin.named import write_twin
+from tilewise.platforms.ops import Ops
+from tilewise.twin import write_twin
+from tilewise.weights.family import RELATIVES, RelatedCheckpoint
 from tilewise.weights.folder import CheckpointFolder
 
 ONE_OF_EACH = ("InternVL-Chat-V1-5", "Mini-InternVL-Chat-4B-V1-5", "Skywork-R1V-38B", "Intern-S1", "Qianfan-OCR")
@@ -25,7 +25,7 @@ PICTURES = (2, 1)
 def logits_of(folder: Path, name: str) -> torch.Tensor:
     spec = TWINS[name]
     pixels = random_tiles(spec, sum(PICTURES))
-    return all_logits(load(folder, ReferenceOps()), prompt_of(spec, PICTURES), pixels, spec.image_id)
+    return all_logits(load(folder, Ops()), prompt_of(spec, PICTURES), pixels, spec.image_id)
 
 
 @of_each

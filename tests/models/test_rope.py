@@ -15,11 +15,11 @@ from tests.models.driving import TEXT_IDS, load, new_caches, paged
 from tests.models.test_parity import their_decoder
 from tests.tiny import SPECS, TinySpec, write_hf, write_original
 from tilewise.errors import InvalidCheckpoint
-from tilewise.family import Rope
-from tilewise.layers.rope import RopeConfig, RopeTable
+from tilewise.layers import RopeConfig, RopeTable
 from tilewise.models.config import rope_config
 from tilewise.models.load import Architecture
-from tilewise.platforms.reference import ReferenceOps
+from tilewise.platforms.ops import Ops
+from tilewise.weights.family import Rope
 from tilewise.weights.folder import CheckpointFolder, Section
 
 CPU = torch.device("cpu")
@@ -180,7 +180,7 @@ def test_truncation_of_yarn_changes_frequencies() -> None:
 
 @torch.inference_mode()
 def decoder_logits(folder: Path, ids: Tensor, context: int) -> Tensor:
-    ops = ReferenceOps()
+    ops = Ops()
     model = load(folder, ops, context)
     layout, blocks = paged(len(ids))
     x = model.decoder.embed(ids)
@@ -215,7 +215,7 @@ def test_decoder_with_short_and_long_factors(
     part = "decoder, short factors" if length <= 16 else "decoder, long factors"
     theirs = their_logits(native, spec, ids)
     for folder in (native, original):
-        parity.check(name, "ReferenceOps", part, decoder_logits(folder, ids, context), theirs)
+        parity.check(name, "Ops", part, decoder_logits(folder, ids, context), theirs)
 
 
 def test_a_long_context_has_long_factors_for_short_sequences_too(tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def test_decoder_within_and_beyond_the_trained_length(
     part = "decoder, trained length" if length <= 24 else "decoder, beyond it"
     theirs = their_logits(native, spec, ids)
     for folder in (native, original):
-        parity.check(name, "ReferenceOps", part, decoder_logits(folder, ids, context), theirs)
+        parity.check(name, "Ops", part, decoder_logits(folder, ids, context), theirs)
 
 
 def test_stretching_matters_beyond_the_trained_length(tmp_path: Path) -> None:

@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tilewise.models.tile_encoder import pixel_shuffle
-from tilewise.models.vit import resize_positions
+from tilewise.models.tile_encoder import pixel_shuffle, resize_positions
 
 
 def shuffled_by_formula(features: Tensor, block: int, version: str) -> Tensor:

@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 
 from tests.tiny import full_size, original_config
-from tilewise.family import MEMBERS, FamilyMember
-from tilewise.inputs.prepare import count_image_tokens
+from tilewise.inputs.media.tiling import choose_grid, count_tiles
 from tilewise.inputs.spec import InputSpec, tokens_per_tile
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.models.config import ExpertConfig
 from tilewise.models.load import Architecture
-from tilewise.platforms.reference import ReferenceOps
-from tilewise.tools.twin.tensors import flash_shapes
-from tilewise.tools.twin.vocabularies import VOCABULARIES, tokenizer
+from tilewise.platforms.ops import Ops
+from tilewise.twin.tensors import flash_shapes
+from tilewise.twin.vocabularies import VOCABULARIES, tokenizer
+from tilewise.weights.family import MEMBERS, FamilyMember
 from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.sources import dense
 from tilewise.weights.view import StoredLinear
@@ -34,7 +34,7 @@ every_member = pytest.mark.parametrize("member", MEMBERS.values(), ids=lambda me
 def test_parameters_are_those_published(name: str, tmp_path: Path) -> None:
     published = MEMBERS[name].published.billions
     assert published is not None
-    found = architecture_of(name, tmp_path).count_parameters(ReferenceOps())
+    found = architecture_of(name, tmp_path).count_parameters(Ops())
     assert found == pytest.approx(published * 1e9, rel=0.01, abs=rounding(published))
 
 
@@ -43,8 +43,8 @@ def test_parameters_of_the_parts_are_those_published(name: str, tmp_path: Path) 
     published = MEMBERS[name].published.parts
     assert published is not None
     architecture, counts = architecture_of(name, tmp_path), PartSource()
-    architecture.build(counts, ReferenceOps(), context=1)
-    assert counts.parameters.total() == architecture.count_parameters(ReferenceOps())
+    architecture.build(counts, Ops(), context=1)
+    assert counts.parameters.total() == architecture.count_parameters(Ops())
     for part, billions in zip(("vision", "language"), published, strict=True):
         assert counts.parameters[part] == pytest.approx(billions * 1e9, rel=0.01, abs=rounding(billions))
 
@@ -59,7 +59,7 @@ def test_weights_take_the_bytes_published(name: str, tmp_path: Path) -> None:
     """Within 7 %, since the pages mix GB and GiB."""
     size = MEMBERS[name].published.gigabytes
     assert size is not None
-    found = 2 * architecture_of(name, tmp_path).count_parameters(ReferenceOps())
+    found = 2 * architecture_of(name, tmp_path).count_parameters(Ops())
     assert found == pytest.approx(size * 1e9, rel=0.07)
 
 
@@ -71,14 +71,14 @@ def test_every_size_has_a_published_number_to_meet() -> None:
 def test_flash_adds_no_more_than_its_router_and_projector(name: str, tmp_path: Path) -> None:
     """Its files hold stages of the router that are not in use."""
     added = sum(math.prod(shape) for shape in flash_shapes(full_size(MEMBERS[name])).values())
-    ordinary = architecture_of(name.removesuffix("-Flash"), tmp_path).count_parameters(ReferenceOps())
-    found = architecture_of(name, tmp_path).count_parameters(ReferenceOps())
+    ordinary = architecture_of(name.removesuffix("-Flash"), tmp_path).count_parameters(Ops())
+    found = architecture_of(name, tmp_path).count_parameters(Ops())
     assert ordinary <= found <= ordinary + added
 
 
 def test_a_tied_head_is_counted_once(tmp_path: Path) -> None:
     architecture = architecture_of("InternVL3_5-1B", tmp_path)
-    untied, tied = (architecture.count_parameters(ReferenceOps(), tied=tied) for tied in (False, True))
+    untied, tied = (architecture.count_parameters(Ops(), tied=tied) for tied in (False, True))
     assert untied - tied == 151936 * 1024
 
 
@@ -88,7 +88,8 @@ def test_a_tile_is_256_tokens_and_thirteen_are_3328(member: FamilyMember, tmp_pa
     assert tokens_per_tile(folder) == Architecture.of(folder).config.tokens_per_tile == 256
     theirs = tokenizer(VOCABULARIES[member.language.series.tokenizer])
     spec = InputSpec.of(folder, Tokenizer(theirs.to_str()))
-    assert count_image_tokens(448 * 4, 448 * 3, spec) == 13 * 256 == 3328
+    assert count_tiles(choose_grid(448 * 4, 448 * 3, spec.tiling), spec.tiling.thumbnail) == 13
+    assert spec.tokens_per_tile == 256
 
 
 @every_member

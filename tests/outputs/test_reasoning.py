@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.outputs.cutting import ANY_CUT, cut
-from tilewise.outputs.reasoning import ReasoningSplitter
+from tilewise.outputs.parts import ReasoningSplitter
 
 WORDS = ["<think>", "</think>", "<th", "</", "<", "think>", "\n", " ", "a", "图", "Because.", "<think", ">"]
 TEXTS = st.lists(st.sampled_from(WORDS), max_size=12).map("".join)

@@ -13,7 +13,7 @@ from tilewise.layout import Layout
 from tilewise.models.load import Architecture
 from tilewise.parallel.mesh import Mesh
 from tilewise.parallel.ranks import join, leave
-from tilewise.platforms.reference import ReferenceOps
+from tilewise.platforms.ops import Ops
 from tilewise.runner.encoder import EncoderLane
 from tilewise.step import EncodeJob
 from tilewise.weights.folder import CheckpointFolder
@@ -24,7 +24,7 @@ def computed(folder: Path, spec: TinySpec, mesh: Mesh) -> tuple[Tensor, Tensor, 
 
     In a pipeline, the last stage has the logits, and the first one the tiles.
     """
-    model = Architecture.of(CheckpointFolder.open(folder)).load(torch.float32, ReferenceOps(), 256, mesh=mesh)
+    model = Architecture.of(CheckpointFolder.open(folder)).load(torch.float32, Ops(), 256, mesh=mesh)
     lane = EncoderLane([model], 8, (2, 1), mesh=mesh)
     tiles = random_tiles(spec, 5).numpy()
     with torch.inference_mode():
@@ -37,10 +37,15 @@ def computed(folder: Path, spec: TinySpec, mesh: Mesh) -> tuple[Tensor, Tensor, 
     return all_logits(model, prompt_of(spec, [2]), random_tiles(spec, 2), spec.image_id), lane.pools[0][3:], scores
 
 
-def rank(number: int, layout: Layout, address: str, folders: dict[str, tuple[Path, TinySpec]], out: Path) -> None:
-    """What a process runs: what comes of all twins goes into a file of its own."""
+Twins = dict[str, tuple[Path, TinySpec]]
+
+
+def rank(number: int, turns: list[tuple[Layout, Twins]], out: Path) -> None:
+    """What a process runs: it is a rank of each layout in turn; what comes of all twins goes into a file of its own."""
     torch.set_num_threads(1)
-    mesh = join(number, layout, address)
-    found = {name: computed(folder, spec, mesh) for name, (folder, spec) in folders.items()}
-    torch.save(found, out / f"{number}.pt")
-    leave()
+    for turn, (layout, folders) in enumerate(turns):
+        if number < layout.ranks:
+            mesh = join(number, layout, f"file://{out}/meeting-{turn}")
+            found = {name: computed(folder, spec, mesh) for name, (folder, spec) in folders.items()}
+            torch.save(found, out / f"{turn}-{number}.pt")
+            leave()

@@ -19,8 +19,7 @@ from tests.parallel.test_engine import QUESTIONS, conversations, parents, ranks_
 from tests.remote.test_supervisor import is_alive
 from tests.served import PICTURES, Served, question, served
 from tilewise import LLM, AsyncLLM, LLMEngine, SamplingParams, StructuredOutputsParams
-from tilewise.beam import BeamSearchParams
-from tilewise.engine.arg_utils import EngineArgs
+from tilewise.entrypoints.beam_search import BeamSearchParams
 from tilewise.errors import EngineDead, TooLong
 from tilewise.types import RequestOutput
 
@@ -31,17 +30,16 @@ SEEDED = SamplingParams(temperature=1, max_tokens=8, seed=5)
 DIGITS = SamplingParams(temperature=1, max_tokens=8, structured_outputs=StructuredOutputsParams(regex="[0-9]{3}"))
 
 
-def answers(**options: Any) -> list[Any]:
-    """Of everything that an LLM can be asked, in an order in which what draws comes between what does not."""
-    with LLM("demo", **OPTIONS, **options) as llm:
-        outputs = llm.chat(conversations(), GREEDY, use_tqdm=False)
-        outputs += llm.generate(["Say", "Count", "Go", "Say"], [DRAWN, SEEDED, DIGITS, DRAWN], use_tqdm=False)
-        llm.enqueue(["What?", "Where?"], DRAWN)
-        outputs += llm.wait_for_completion(use_tqdm=False)
-        beams = llm.beam_search(["1 2 3"], BeamSearchParams(beam_width=2, max_tokens=4))
-        streamed = [text for text, _ in llm.stream_chat(conversations()[0], SamplingParams(seed=3, max_tokens=6))]
-        assert llm.counters.prompt_tokens > 0
-        assert llm.reset_prefix_cache()
+def answers(llm: LLM) -> list[Any]:
+    """Of everything that a new LLM can be asked, in an order in which what draws comes between what does not."""
+    outputs = llm.chat(conversations(), GREEDY, use_tqdm=False)
+    outputs += llm.generate(["Say", "Count", "Go", "Say"], [DRAWN, SEEDED, DIGITS, DRAWN], use_tqdm=False)
+    llm.enqueue(["What?", "Where?"], DRAWN)
+    outputs += llm.wait_for_completion(use_tqdm=False)
+    beams = llm.beam_search(["1 2 3"], BeamSearchParams(beam_width=2, max_tokens=4))
+    streamed = [text for text, _ in llm.stream_chat(conversations()[0], SamplingParams(seed=3, max_tokens=6))]
+    assert llm.counters.prompt_tokens > 0
+    assert llm.reset_prefix_cache()
     tokens = [[one.token_ids for one in output.outputs] for output in outputs]
     scores = [len(output.prompt_logprobs or ()) for output in outputs]
     return [tokens, scores, [beam.tokens for beam in beams[0].sequences], "".join(streamed)]
@@ -49,56 +47,65 @@ def answers(**options: Any) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def alone() -> list[Any]:
-    return answers()
+    with LLM("demo", **OPTIONS) as llm:
+        return answers(llm)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"data_parallel_size": 3, "speculative_config": {"model": "demo", "num_speculative_tokens": 2}},
-        {"tensor_parallel_size": 2, "async_scheduling": True, "max_num_seqs": 4},
-    ],
-    ids=["dp2", "dp3 with a draft", "dp2 tp2"],
-)
-def test_answers_are_those_of_one_engine(alone: list[Any], options: dict[str, Any]) -> None:
+@pytest.fixture(scope="module")
+def three() -> Iterator[LLM]:
+    """An LLM of three replicas, each with a draft model."""
     before = set(engines_of(os.getpid()))  # of servers that other tests share
-    assert answers(**{"data_parallel_size": 2, **options}) == alone
+    with LLM(
+        "demo",
+        data_parallel_size=3,
+        speculative_config={"model": "demo", "num_speculative_tokens": 2},
+        **OPTIONS,
+    ) as llm:
+        yield llm
+    assert set(engines_of(os.getpid())) <= before
+
+
+def test_answers_are_those_of_one_engine(alone: list[Any], three: LLM) -> None:
+    """Before other tests use the replicas: what is drawn without a seed depends on how much was drawn before."""
+    assert answers(three) == alone
+
+
+def test_answers_of_replicas_that_have_ranks_are_those_of_one_engine(alone: list[Any]) -> None:
+    before = set(engines_of(os.getpid()))
+    sizes = {"data_parallel_size": 2, "tensor_parallel_size": 2, "async_scheduling": True, "max_num_seqs": 4}
+    with LLM("demo", **OPTIONS, **sizes) as llm:
+        assert answers(llm) == alone
     assert set(engines_of(os.getpid())) <= before
     assert ranks_of(os.getpid()) == []
 
 
-def test_replicas_are_stepped_as_one_engine() -> None:
-    engine = LLMEngine.from_engine_args(EngineArgs("demo", data_parallel_size=2, **OPTIONS))
-    with engine.llm as llm:
-        assert (llm.get_world_size(), llm.get_world_size(include_dp=False)) == (2, 1)
-        for number in range(4):
-            engine.add_request(f"{number}", f"Say {number}", SEEDED)
-        engine.abort_request("3")
-        finished = {}
-        while engine.has_unfinished_requests():
-            finished |= {output.request_id: output for output in engine.step() if output.finished}
-        assert sorted(finished) == ["0", "1", "2"]
-        (expected,) = llm.generate(["Say 1"], SEEDED, use_tqdm=False)
-        assert finished["1"].outputs[0].token_ids == expected.outputs[0].token_ids
+def test_replicas_are_stepped_as_one_engine(three: LLM) -> None:
+    assert (three.get_world_size(), three.get_world_size(include_dp=False)) == (3, 1)
+    engine = LLMEngine(three)
+    for number in range(4):
+        engine.add_request(f"{number}", f"Say {number}", SEEDED)
+    engine.abort_request("3")
+    finished = {}
+    while engine.has_unfinished_requests():
+        finished |= {output.request_id: output for output in engine.step() if output.finished}
+    assert sorted(finished) == ["0", "1", "2"]
+    (expected,) = three.generate(["Say 1"], SEEDED, use_tqdm=False)
+    assert finished["1"].outputs[0].token_ids == expected.outputs[0].token_ids
 
 
-def test_a_replica_that_dies_ends_the_call_and_the_next_one_is_answered() -> None:
+def test_a_replica_that_dies_ends_the_call_and_the_next_one_is_answered(three: LLM) -> None:
     endless = SamplingParams(temperature=0, max_tokens=400, ignore_eos=True)
-    before = set(engines_of(os.getpid()))
-    with LLM("demo", data_parallel_size=2, **OPTIONS) as llm:
 
-        def dying() -> None:
-            for _ in llm.stream_chat([{"role": "user", "content": "Count"}], endless):
-                os.kill(llm._engines[0].pid, signal.SIGKILL)  # type: ignore[union-attr]
+    def dying() -> None:
+        for _ in three.stream_chat([{"role": "user", "content": "Count"}], endless):
+            os.kill(three._loop._engines[0].pid, signal.SIGKILL)  # type: ignore[union-attr]
 
-        with pytest.raises(EngineDead, match="Engine 0's process was ended by signal 9"):
-            dying()
-        outputs = llm.generate(["a", "b"], SamplingParams(temperature=0, max_tokens=3), use_tqdm=False)
-        assert [output.finished for output in outputs] == [True, True]
-        with pytest.raises(TooLong):
-            llm.generate([{"prompt_token_ids": [5] * 600}], GREEDY, use_tqdm=False)
-    assert set(engines_of(os.getpid())) <= before
+    with pytest.raises(EngineDead, match="Engine 0's process was ended by signal 9"):
+        dying()
+    outputs = three.generate(["a", "b", "c"], SamplingParams(temperature=0, max_tokens=3), use_tqdm=False)
+    assert [output.finished for output in outputs] == [True, True, True]
+    with pytest.raises(TooLong):
+        three.generate([{"prompt_token_ids": [5] * 600}], GREEDY, use_tqdm=False)
 
 
 def test_an_event_loop_gets_the_same_from_replicas() -> None:
@@ -186,7 +193,7 @@ def server() -> Iterator[Served]:
         yield server
         pids = [*server.engine_pids.values()]
         assert len(pids) == 2
-        assert server.stop() == 0
+        assert server.stop(signal.SIGINT) == 0
         assert not any(map(is_alive, pids))
 
 
@@ -267,14 +274,3 @@ def test_one_that_is_killed_costs_its_streams_alone(server: Served) -> None:
     with streamed(server, "three", []), streamed(server, "four", []):
         pass
     assert min(grown(server, "vllm:generation_tokens_total", before)) > 0
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_replicas_and_their_ranks_end_with_the_server(number: int) -> None:
-    with served("-dp", "2", "-tp", "2", "--dtype", "float32", "--max-model-len", "512") as server:
-        below = [*server.engine_pids.values(), *ranks_of(server.process.pid)]
-        assert len(below) == 4
-        lines: list[str] = []
-        with streamed(server, "one", lines):
-            assert server.stop(number) == (0 if number != signal.SIGKILL else -number)
-        assert eventually(lambda: not any(map(is_alive, below)))

@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 
 from tests.cli.flags import commands
+from tests.parallel.test_engine import ranks_of
+from tests.remote.test_supervisor import is_alive
 from tests.served import PICTURES, Served
 from tests.tiny import TinySpec, write_original
-from tilewise.quantize.options import MODELSLIM, QuantizeOptions
+from tilewise.quantize import MODELSLIM, QuantizeOptions
 from tilewise.quantize.run import quantize
-from tilewise.tools.twin.specs import TWINS
+from tilewise.twin.specs import TWINS
 
 SIZES = {"heads": 16, "kv_heads": 4, "head_dim": 8, "hidden": 128, "max_position": 40960}
 DENSE = replace(TWINS["InternVL3_5-38B"], intermediate=128, **SIZES)
@@ -37,9 +39,12 @@ def test_the_command_starts_answers_and_stops(tmp_path: Path, name: str) -> None
         assert body["model"] == "internvl3_5"
         assert body["choices"][0]["message"]["content"]
         assert body["usage"]["prompt_tokens"] > 4
+        ranks = ranks_of(server.process.pid)
     finally:
         status = server.stop()
     assert status == 0, server.log
+    assert len(ranks) > 1
+    assert not any(map(is_alive, ranks))
 
 
 def w8a8_twin(folder: Path, spec: TinySpec) -> Path:

@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 import torch.multiprocessing as mp
+from torch import Tensor
 
-from tests.parallel.ranked import computed, rank
-from tests.tiny import SPECS, TinySpec, write_hf, write_original
+from tests.parallel.ranked import Twins, computed, rank
+from tests.tiny import SPECS, write_hf, write_original
 from tilewise.errors import InvalidConfig
 from tilewise.layout import Layout
 from tilewise.models.load import Architecture
-from tilewise.models.vit import VisionTower
+from tilewise.models.tile_encoder import VisionTower
 from tilewise.parallel.mesh import Mesh, Share
-from tilewise.quantize.options import QuantizeOptions
+from tilewise.quantize import QuantizeOptions
 from tilewise.quantize.run import quantize
 from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.sources import ShapeSource
@@ -31,9 +32,9 @@ QUANTISED = ("w8a8", "w8a8-static", "w4a16", "w8a16", "fp8")
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, TinySpec]]:
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Twins:
     made = tmp_path_factory.mktemp("twins")
-    found = {}
+    found: Twins = {}
     for name in SPECS:
         spec = replace(SPECS[name], **SHAPES)
         if spec.vision == "300m":
@@ -49,44 +50,63 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, T
     return found
 
 
-@pytest.mark.parametrize(
-    "layout",
-    [
-        Layout(2),
-        Layout(4),
-        Layout(2, experts="linear"),
-        Layout(4, experts="round_robin", spread_rows=2),
-        Layout(1, pipeline=2),
-        Layout(2, pipeline=2, experts="linear", spread_rows=2),
-        Layout(4, spread_rows=2),
-        Layout(4, tower="weights"),
-    ],
-    ids=str,
+LAYOUTS = (
+    Layout(2),
+    Layout(4),
+    Layout(2, experts="linear"),
+    Layout(4, experts="round_robin", spread_rows=2),
+    Layout(1, pipeline=2),
+    Layout(2, pipeline=2, experts="linear", spread_rows=2),
+    Layout(4, spread_rows=2),
+    Layout(4, tower="weights"),
 )
+
+
+def twins_for(layout: Layout, folders: Twins) -> Twins:
+    if layout == Layout(layout.tensor):
+        return folders
+    # What is not about how heads and columns are shared out takes fewer twins.
+    some = TOWERS if layout.tower == "weights" else EXPERTS if layout.experts else FEW
+    return {name: folders[name] for name in some}
+
+
+@pytest.fixture(scope="module")
+def whole(folders: Twins) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+    """What one process has by itself."""
+    return {name: computed(folder, spec, Mesh()) for name, (folder, spec) in folders.items()}
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory, folders: Twins) -> Path:
+    """Where ranks left what they computed; the same four processes are the ranks of all layouts."""
+    folder = tmp_path_factory.mktemp("ranks")
+    turns = [(layout, twins_for(layout, folders)) for layout in LAYOUTS]
+    mp.spawn(rank, (turns, folder), nprocs=4)
+    return folder
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_ranks_have_the_logits_of_one(
-    tmp_path: Path, folders: dict[str, tuple[Path, TinySpec]], layout: Layout
+    out: Path, folders: Twins, whole: dict[str, tuple[Tensor, Tensor, Tensor]], layout: Layout
 ) -> None:
-    if layout != Layout(layout.tensor):  # what is not about how heads and columns are shared out takes fewer twins
-        some = TOWERS if layout.tower == "weights" else EXPERTS if layout.experts else FEW
-        folders = {name: folders[name] for name in some}
-    mp.spawn(rank, (layout, f"file://{tmp_path}/meeting", folders, tmp_path), nprocs=layout.ranks)
-    parts = [torch.load(tmp_path / f"{number}.pt") for number in range(layout.ranks)]
+    turn = LAYOUTS.index(layout)
+    parts = [torch.load(out / f"{turn}-{number}.pt") for number in range(layout.ranks)]
     first, last = parts[: layout.tensor], parts[-layout.tensor :]
-    for name, (folder, spec) in folders.items():
+    for name in twins_for(layout, folders):
         assert all(torch.equal(part[name][0], last[0][name][0]) for part in last), name
         assert all(all(map(torch.equal, part[name][1:], first[0][name][1:])) for part in first), name
-        whole, *tiles = computed(folder, spec, Mesh())
+        logits, *tiles = whole[name]
         found, encoded = last[0][name][0], list(first[0][name][1:])
         torch.testing.assert_close(encoded, tiles, atol=1e-5, rtol=1e-5)
         if name.startswith("w8a8"):  # each rank rounds its part of a row by the largest number in it
-            assert float((found - whole).norm() / whole.norm()) < 0.02
+            assert float((found - logits).norm() / logits.norm()) < 0.02
         else:
             torch.testing.assert_close(
-                found, whole, atol=1e-5, rtol=1e-5, msg=lambda said, name=name: f"{name}: {said}"
+                found, logits, atol=1e-5, rtol=1e-5, msg=lambda said, name=name: f"{name}: {said}"
             )
 
 
-def test_a_tower_that_norms_over_its_heads_is_not_cut(folders: dict[str, tuple[Path, TinySpec]]) -> None:
+def test_a_tower_that_norms_over_its_heads_is_not_cut(folders: Twins) -> None:
     folder, _ = folders["qwen2-6b-head"]
     mesh = Mesh.at(Layout(5, tower="weights"), 0)
     with pytest.raises(InvalidConfig, match="mm_encoder_tp_mode=weights: this tower norms its queries"):

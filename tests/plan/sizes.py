@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tilewise.config import EngineConfig
+from tilewise.environment import Environment
 from tilewise.plan import DeviceFacts, LargestStep, ModelFacts, Resolved, resolve
 from tilewise.units import GIB
 
@@ -22,10 +23,14 @@ INTERNVL3_1B = ModelFacts(
 )
 
 
-def resolved(free: float = 16, total: float | None = None, share: float | None = None, **options) -> Resolved:
-    """Memory in GiB; `share` is what the platform takes unless told otherwise."""
+def resolved(
+    free: float = 16, total: float | None = None, share: float | None = None, variable: str = "", **options
+) -> Resolved:
+    """Memory in GiB; `share` is what the platform takes unless told otherwise; `variable` is set, as NAME=1."""
     device = DeviceFacts(int(free * GIB), int((total or free) * GIB), share)
-    return resolve(EngineConfig.of(**options), INTERNVL3_1B, device)
+    return resolve(
+        EngineConfig.of(**options), INTERNVL3_1B, device, Environment(dict([variable.split("=")] if variable else []))
+    )
 
 
 def kv_bytes(found: Resolved) -> int:

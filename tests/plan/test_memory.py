@@ -35,10 +35,12 @@ def test_the_cache_is_never_larger_than_the_sequences_can_use():
     assert limits.num_blocks == 2 * 160 // 16 + 1
 
 
-def test_the_environment_may_size_the_cache(monkeypatch):
-    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
-    assert GIB - BLOCK < kv_bytes(resolved()) <= GIB
-    assert kv_bytes(resolved(gpu_memory_utilization=0.9)) > GIB  # what is asked for wins over the environment
+def test_the_environment_may_size_the_cache():
+    space = "VLLM_CPU_KVCACHE_SPACE=1"
+    assert GIB - BLOCK < kv_bytes(resolved(variable=space)) <= GIB
+    assert (
+        kv_bytes(resolved(variable=space, gpu_memory_utilization=0.9)) > GIB
+    )  # what is asked for wins over the environment
 
 
 @pytest.mark.parametrize(("free", "expected"), [(64, 4 * GIB), (5, (5 * GIB - WEIGHTS - activations(32768)) // 2)])

@@ -26,11 +26,11 @@ def test_the_longest_that_fits_is_at_most_the_trained_one(asked):
     assert found.reasons["max_model_len"] == "32768: the longest that fits, up to the 32768 the model was trained for"
 
 
-def test_a_longer_context_than_trained_needs_the_switch(monkeypatch):
+def test_a_longer_context_than_trained_needs_the_switch():
     with pytest.raises(InvalidConfig, match="max_model_len=40000 is longer than the 32768 tokens"):
         resolved(max_model_len=40000)
-    monkeypatch.setenv("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "1")
-    assert resolved(max_model_len=40000).limits.max_model_len == 40000
+    found = resolved(max_model_len=40000, variable="VLLM_ALLOW_LONG_MAX_MODEL_LEN=1")
+    assert found.limits.max_model_len == 40000
 
 
 def test_every_choice_has_its_reason():
@@ -81,18 +81,17 @@ def test_batch_invariant_steps_are_not_captured():
     assert not resolve(EngineConfig(batch_invariant=True), INTERNVL3_1B, device).graphs
 
 
-def test_batch_invariance_is_asked_for_by_option_or_environment(monkeypatch):
-    monkeypatch.delenv("VLLM_BATCH_INVARIANT", raising=False)
+def test_batch_invariance_is_asked_for_by_option_or_environment():
     assert not resolved().limits.batch_invariant
     asked = resolved(batch_invariant=True)
     assert asked.limits.batch_invariant
     assert "asked for; decoding costs" in asked.reasons["batch_invariant"]
-    monkeypatch.setenv("VLLM_BATCH_INVARIANT", "1")
-    assert resolved().limits.batch_invariant
-    assert "VLLM_BATCH_INVARIANT;" in resolved().reasons["batch_invariant"]
-    assert not resolved(batch_invariant=False).limits.batch_invariant, "an option wins over the environment"
-    monkeypatch.setenv("VLLM_BATCH_INVARIANT", "0")
-    assert not resolved().limits.batch_invariant
+    on = resolved(variable="VLLM_BATCH_INVARIANT=1")
+    assert on.limits.batch_invariant
+    assert "VLLM_BATCH_INVARIANT;" in on.reasons["batch_invariant"]
+    off = resolved(variable="VLLM_BATCH_INVARIANT=1", batch_invariant=False)
+    assert not off.limits.batch_invariant, "an option wins over the environment"
+    assert not resolved(variable="VLLM_BATCH_INVARIANT=0").limits.batch_invariant
 
 
 def test_tiles_are_batched_as_the_device_likes():

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 
 from tilewise.platforms.cpu import CpuPlatform, choose_dtype, has_bfloat16
 from tilewise.platforms.cpu.native import NoKernels
+from tilewise.platforms.cpu.native.kernels import Native
 
 B16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
 
@@ -41,7 +40,7 @@ def test_kernels_that_widen_bfloat16_keep_it():
     if isinstance(platform.kernels, NoKernels):
         pytest.skip(str(platform.kernels))
     assert platform.default_dtype(B16, parameters=1000) == B16
-    platform.kernels = replace(platform.kernels, left_out={"store": "differs"})
+    platform.kernels = Native(platform.kernels.path, left_out={"store": "differs"})
     assert platform.default_dtype(B16, parameters=1000) == (B16 if has_bfloat16() else F32)
 
 
@@ -50,7 +49,7 @@ def test_kernels_that_resize_wrongly_are_not_used():
     if isinstance(platform.kernels, NoKernels):
         pytest.skip(str(platform.kernels))
     assert platform.resize_kernels == str(platform.kernels.path)
-    platform.kernels = replace(platform.kernels, left_out={"resize": "differs"})
+    platform.kernels = Native(platform.kernels.path, left_out={"resize": "differs"})
     assert platform.resize_kernels is None
     platform.kernels = NoKernels("none are wanted")
     assert platform.resize_kernels is None

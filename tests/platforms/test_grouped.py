@@ -12,10 +12,9 @@ from torch import Tensor
 
 from tilewise.platforms.cpu import find_kernels
 from tilewise.platforms.cpu.native import NoKernels
-from tilewise.platforms.cpu.native.capture import capture
-from tilewise.platforms.cpu.native.library import Arena
+from tilewise.platforms.cpu.native.capture import Arena, capture
 from tilewise.platforms.cpu.native_ops import NativeCpuOps
-from tilewise.platforms.cpu.packed import packed_grouped, packed_levels
+from tilewise.platforms.cpu.packed import PackedGrouped, PackedInt8Weight
 from tilewise.platforms.forms import Codes, Grouped, Int8, StaticRows, packed_nibbles
 from tilewise.platforms.weights import quantise_rows
 
@@ -87,7 +86,7 @@ def test_products_are_those_of_the_dequantised_matrix(
         bias = None if ordered else noise(outputs, seed=6).to(dtype)
         matrix = form.dequantised()
         for one_way in (False, True):
-            weight = packed_grouped(ops.native, form, bias, one_way)
+            weight = PackedGrouped.of(ops.native, form, bias, one_way)
             assert weight is not None
             for rows in ROWS:
                 x = noise(rows, form.shape[1], seed=rows).to(dtype)
@@ -102,7 +101,7 @@ def test_few_rows_lose_no_more_than_bfloat16_does(level: str, kind: Codes, rows:
     ops = ops_of(level)
     for inputs, group, shifts in ((640, 128, "zeros"), (96, 32, ""), (1100, 1100, "floats"), (70, 32, "floats")):
         form = grouped(kind, inputs, 48, group, shifts, ordered=inputs == 96)
-        weight = packed_grouped(ops.native, form, None)
+        weight = PackedGrouped.of(ops.native, form, None)
         assert weight is not None
         x = (
             noise(rows, inputs, seed=rows) * 2.0 ** torch.randint(-9, 4, (rows, inputs), generator=numbers(7))
@@ -116,7 +115,7 @@ def test_few_rows_lose_no_more_than_bfloat16_does(level: str, kind: Codes, rows:
 @pytest.mark.parametrize("form", [grouped(Codes.INT4, 70, 33, 32), grouped(Codes.FP8, 70, 33, 70, "floats", True)])
 def test_rows_of_half_precision_are_multiplied_in_float32(form: Grouped) -> None:
     ops, x = ops_of("1"), noise(3, 70, seed=1).half()
-    weight = packed_grouped(ops.native, form, None)
+    weight = PackedGrouped.of(ops.native, form, None)
     assert weight is not None
     assert torch.equal(weight.apply(x, ops), weight.apply(x.float(), ops).half())
 
@@ -131,7 +130,7 @@ def test_every_code_is_its_number(level: str, kind: Codes) -> None:
         codes[(codes & 127) == 127] = 0
     codes = packed_nibbles(codes) if kind.bits == 4 else codes
     form = Grouped(kind, codes, torch.tensor([[1.0], [0.5], [-2.0]]), None, 2**kind.bits)
-    weight = packed_grouped(ops.native, form, None)
+    weight = PackedGrouped.of(ops.native, form, None)
     assert weight is not None
     x = torch.eye(2**kind.bits)
     assert torch.equal(weight.apply(x, ops).T, form.dequantised())
@@ -147,7 +146,7 @@ def test_in_one_way_a_row_is_the_same_bit_by_bit_in_any_batch(
 ) -> None:
     ops, before = ops_of(level), torch.get_num_threads()
     torch.set_num_threads(threads)
-    weight = packed_grouped(ops.native, grouped(kind, 520, 130, 128, "floats"), None, one_way=True)
+    weight = PackedGrouped.of(ops.native, grouped(kind, 520, 130, 128, "floats"), None, one_way=True)
     assert weight is not None
     x = noise(70, 520, seed=3).to(dtype)
     whole = weight.apply(x, ops)
@@ -162,7 +161,7 @@ def test_in_one_way_a_row_is_the_same_bit_by_bit_in_any_batch(
 @pytest.mark.parametrize("rows", [3, 40])
 def test_what_is_no_number_spoils_its_own_row_alone(level: str, dtype: torch.dtype, rows: int) -> None:
     ops = ops_of(level)
-    weight = packed_grouped(ops.native, grouped(Codes.INT4, 70, 33, 32, "floats"), None)
+    weight = PackedGrouped.of(ops.native, grouped(Codes.INT4, 70, 33, 32, "floats"), None)
     assert weight is not None
     x = noise(rows, 70, seed=3).to(dtype)
     expected = weight.apply(x, ops)
@@ -179,7 +178,7 @@ def test_what_is_no_number_spoils_its_own_row_alone(level: str, dtype: torch.dty
 def test_a_code_that_is_no_number_makes_its_output_none(level: str, rows: int) -> None:
     ops, form = ops_of(level), grouped(Codes.FP8, 70, 33, 70)
     form.codes[4, 9] = 0xFF
-    weight = packed_grouped(ops.native, form, None)
+    weight = PackedGrouped.of(ops.native, form, None)
     assert weight is not None
     found = weight.apply(noise(rows, 70, seed=3), ops).isnan()
     assert found[:, 4].all()
@@ -190,7 +189,7 @@ def test_a_code_that_is_no_number_makes_its_output_none(level: str, rows: int) -
 @both_dtypes
 def test_gelu_of_a_product_is_the_product_and_its_gelu(level: str, dtype: torch.dtype) -> None:
     ops = ops_of(level)
-    weight = packed_grouped(ops.native, grouped(Codes.UINT4, 70, 33, 32, "zeros"), noise(33, seed=1).to(dtype))
+    weight = PackedGrouped.of(ops.native, grouped(Codes.UINT4, 70, 33, 32, "zeros"), noise(33, seed=1).to(dtype))
     assert weight is not None
     for rows in ROWS:
         x = 30 * noise(2, rows, 140, seed=rows).to(dtype)[..., :70]
@@ -201,10 +200,10 @@ def test_gelu_of_a_product_is_the_product_and_its_gelu(level: str, dtype: torch.
 @pytest.mark.parametrize("ordered", [False, True])
 def test_captured_products_read_new_numbers(level: str, ordered: bool) -> None:
     ops = ops_of(level)
-    weight = packed_grouped(ops.native, grouped(Codes.INT4, 70, 33, 32, "", ordered), None)
+    weight = PackedGrouped.of(ops.native, grouped(Codes.INT4, 70, 33, 32, "", ordered), None)
     assert weight is not None
     x = noise(3, 70, seed=1)
-    step = capture(ops.native.library, Arena(), lambda: weight.apply(x, ops))
+    step = capture(ops.native, Arena(), lambda: weight.apply(x, ops))
     x.copy_(noise(3, 70, seed=2))
     assert torch.equal(step.replay(), weight.apply(x, ops))
 
@@ -213,14 +212,14 @@ def test_bytes_are_those_of_short_scales_and_of_shapes_at_most() -> None:
     native = ops_of("1").native
     for shifts, bits in (("", 4 + 32 / 128), ("zeros", 4 + 24 / 128), ("floats", 4 + 64 / 128)):
         form = grouped(Codes.UINT4, 1024, 160, 128, shifts)
-        weight = packed_grouped(native, form, None)
+        weight = PackedGrouped.of(native, form, None)
         assert weight is not None
         assert weight.nbytes == 1024 * 160 * bits / 8
         meta = (None if x is None else x.to("meta") for x in (form.codes, form.scales, form.shifts))
         codes, scales, offsets = meta
         assert codes is not None
         assert scales is not None
-        shapes = packed_grouped(native, Grouped(form.kind, codes, scales, offsets, form.group), None)
+        shapes = PackedGrouped.of(native, Grouped(form.kind, codes, scales, offsets, form.group), None)
         assert shapes is not None
         assert weight.nbytes <= shapes.nbytes <= 1024 * 160 * (4 + (64 if shifts else 32) / 128) / 8
 
@@ -243,7 +242,7 @@ def test_static_rows_are_summed_exactly(
     """Against int64 sums of rows that torch has rounded; some of them are cut off at both ends."""
     ops, form = ops_of(level), levels_form(inputs, outputs, static)
     bias = noise(outputs, seed=8).to(dtype)
-    weight = packed_levels(ops.native, form, bias)
+    weight = PackedInt8Weight.of(ops.native, form, bias)
     assert weight is not None
     assert form.addend is not None
     for rows in ROWS:
@@ -259,7 +258,7 @@ def test_static_rows_are_summed_exactly(
 @both_dtypes
 def test_levels_meet_rows_of_their_own_scales(level: str, dtype: torch.dtype) -> None:
     ops, form = ops_of(level), levels_form(516, 33, None)
-    weight = packed_levels(ops.native, form, None)
+    weight = PackedInt8Weight.of(ops.native, form, None)
     assert weight is not None
     assert weight.nbytes >= form.matrix.nbytes + 8 * 33
     for rows in ROWS:
@@ -274,7 +273,7 @@ def test_levels_meet_rows_of_their_own_scales(level: str, dtype: torch.dtype) ->
 @pytest.mark.parametrize("rows", [3, 20])
 def test_static_rows_keep_what_is_no_number_apart(level: str, rows: int) -> None:
     ops, form = ops_of(level), levels_form(70, 33, StaticRows(0.1, 3))
-    weight = packed_levels(ops.native, form, None)
+    weight = PackedInt8Weight.of(ops.native, form, None)
     assert weight is not None
     x = noise(rows, 70, seed=1)
     expected = weight.apply(x, ops)
@@ -288,6 +287,6 @@ def test_levels_of_shapes_alone_count_the_same_bytes() -> None:
     native, form = ops_of("1").native, levels_form(70, 33, StaticRows(0.1, 3))
     assert form.addend is not None
     shapes = Int8(form.matrix.to("meta"), form.scales.to("meta"), form.static, form.addend.to("meta"))
-    found = [packed_levels(native, one, None) for one in (form, shapes)]
+    found = [PackedInt8Weight.of(native, one, None) for one in (form, shapes)]
     assert all(one is not None for one in found)
     assert all(a.nbytes == b.nbytes for a, b in pairwise(found) if a and b)

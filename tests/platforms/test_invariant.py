@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from tests.platforms.test_ops import BLOCK, experts, noise
-from tilewise.platforms.base import INVARIANT_ROWS, PagedLayout
 from tilewise.platforms.cpu.invariant import InvariantCpuOps
+from tilewise.platforms.kv_cache import PagedLayout
+from tilewise.platforms.ops import INVARIANT_ROWS
 
 OPS = InvariantCpuOps()
 WIDTH, LENGTH = 200, 150

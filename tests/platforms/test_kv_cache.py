@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 
 from tests.platforms.test_ops import BLOCK, SEQUENCES, TOLERANCE, all_ops, attention_by_tokens, layout_of, noise
-from tilewise.platforms.base import PagedLayout
 from tilewise.platforms.cpu import CpuPlatform
 from tilewise.platforms.kv_cache import (
     KV_DTYPES,
+    PagedLayout,
     QuantisedCache,
     bytes_per_head,
     empty_cache,
     quantise,
     read_blocks,
 )
-from tilewise.platforms.reference import ReferenceOps
+from tilewise.platforms.ops import Ops
 
 both_kinds = pytest.mark.parametrize("kind", KV_DTYPES)
 both_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -112,7 +112,7 @@ def quantised_cache(
 @pytest.mark.parametrize("window", [None, 3])
 @pytest.mark.parametrize("sequences", SEQUENCES.values(), ids=SEQUENCES)
 def test_attention_is_that_over_what_the_cache_stands_for(
-    ops: ReferenceOps, kind: str, dtype: torch.dtype, window: int | None, sequences: list[tuple[int, int]]
+    ops: Ops, kind: str, dtype: torch.dtype, window: int | None, sequences: list[tuple[int, int]]
 ) -> None:
     heads, kv_heads, width = 6, 2, 6
     layout, blocks = layout_of(sequences)
@@ -130,7 +130,7 @@ def test_attention_is_that_over_what_the_cache_stands_for(
 @both_dtypes
 @pytest.mark.parametrize("width", [6, 64, 80])
 def test_rotated_keys_and_values_are_kept_within_half_a_step(
-    ops: ReferenceOps, kind: str, dtype: torch.dtype, width: int
+    ops: Ops, kind: str, dtype: torch.dtype, width: int
 ) -> None:
     """Where the tokens stand, and nowhere else; queries are not rounded."""
     layout, blocks = layout_of([(3, 6), (0, 2)])
@@ -160,9 +160,9 @@ def test_rotated_keys_and_values_are_kept_within_half_a_step(
     assert (cache.scales.view(2, -1, 2)[:, others] == 5).all()
 
 
-@pytest.mark.parametrize("ops", [CpuPlatform().ops(), ReferenceOps()], ids=lambda ops: type(ops).__name__)
+@pytest.mark.parametrize("ops", [CpuPlatform().ops(), Ops()], ids=lambda ops: type(ops).__name__)
 @both_kinds
-def test_what_is_no_number_stays_none_and_harms_no_other_head(ops: ReferenceOps, kind: str) -> None:
+def test_what_is_no_number_stays_none_and_harms_no_other_head(ops: Ops, kind: str) -> None:
     layout, blocks = layout_of([(0, 1)] * 3)
     query, key, value = noise(3, 2, 64), noise(3, 2, 64, seed=1), noise(3, 2, 64, seed=2)
     key[1, 0, 5], value[2, 1, 63] = float("nan"), float("inf")

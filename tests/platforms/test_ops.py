@@ -11,18 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tilewise.platforms.base import PagedLayout
 from tilewise.platforms.cpu import CpuPlatform
 from tilewise.platforms.cpu.invariant import InvariantCpuOps
 from tilewise.platforms.forms import Dense
-from tilewise.platforms.reference import ReferenceOps
-from tilewise.platforms.torch_ops import TorchOps
+from tilewise.platforms.kv_cache import PagedLayout
+from tilewise.platforms.ops import OPS, Ops, TorchOps
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 """Largest absolute difference between two ways of computing values of about one."""
 
 BLOCK = 4
-ANY_OPS = [CpuPlatform().ops(), TorchOps(), InvariantCpuOps(), ReferenceOps()]
+ANY_OPS = [CpuPlatform().ops(), TorchOps(), InvariantCpuOps(), Ops()]
 all_ops = pytest.mark.parametrize("ops", ANY_OPS, ids=lambda ops: type(ops).__name__)
 both_dtypes = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 
@@ -115,7 +114,7 @@ SEQUENCES = {
 @pytest.mark.parametrize("heads", [(4, 4), (6, 2), (5, 1)], ids=str)
 @pytest.mark.parametrize("sequences", SEQUENCES.values(), ids=SEQUENCES)
 def test_paged_attention_is_dense_attention_over_what_came_before(
-    ops: ReferenceOps, dtype: torch.dtype, heads: tuple[int, int], sequences: list[tuple[int, int]]
+    ops: Ops, dtype: torch.dtype, heads: tuple[int, int], sequences: list[tuple[int, int]]
 ) -> None:
     (queries, kv_heads), width = heads, 6
     layout, blocks = layout_of(sequences)
@@ -131,7 +130,7 @@ def test_paged_attention_is_dense_attention_over_what_came_before(
 @pytest.mark.parametrize("window", [None, 1, 3, 4, 100])
 @pytest.mark.parametrize("sequences", SEQUENCES.values(), ids=SEQUENCES)
 def test_window_and_sinks_of_attention(
-    ops: ReferenceOps, dtype: torch.dtype, sequences: list[tuple[int, int]], window: int | None, with_sinks: bool
+    ops: Ops, dtype: torch.dtype, sequences: list[tuple[int, int]], window: int | None, with_sinks: bool
 ) -> None:
     heads, kv_heads, width = 6, 2, 6
     layout, blocks = layout_of(sequences)
@@ -151,11 +150,11 @@ def test_slices_of_long_queries_make_the_whole(window: int | None) -> None:
     query, sinks = noise(73, 6, 6), noise(6, seed=5)
     assert ops._slice_length(6, 45) < 33
     found = ops.paged_attention(query, cache, layout, 0.4, window, sinks)
-    close(found, ReferenceOps().paged_attention(query, cache, layout, 0.4, window, sinks))
+    close(found, Ops().paged_attention(query, cache, layout, 0.4, window, sinks))
 
 
 @all_ops
-def test_sinks_take_what_they_weigh(ops: ReferenceOps) -> None:
+def test_sinks_take_what_they_weigh(ops: Ops) -> None:
     """Nothing at minus infinity, everything when far above all scores, half when they equal the only score."""
     layout, blocks = layout_of([(0, 1)])
     cache, ((_, value),) = filled_cache([(0, 1)], layout, blocks, 1, 4, torch.float32)
@@ -165,7 +164,7 @@ def test_sinks_take_what_they_weigh(ops: ReferenceOps) -> None:
 
 
 @all_ops
-def test_a_window_hides_what_is_before_it(ops: ReferenceOps) -> None:
+def test_a_window_hides_what_is_before_it(ops: Ops) -> None:
     layout, blocks = layout_of([(9, 2)])
     cache, _ = filled_cache([(9, 2)], layout, blocks, 2, 6, torch.float32)
     query = noise(2, 4, 6)
@@ -177,7 +176,7 @@ def test_a_window_hides_what_is_before_it(ops: ReferenceOps) -> None:
 
 
 @all_ops
-def test_scale_is_used(ops: ReferenceOps) -> None:
+def test_scale_is_used(ops: Ops) -> None:
     layout, blocks = layout_of([(3, 4)])
     cache, dense = filled_cache([(3, 4)], layout, blocks, 2, 8, torch.float32)
     query = noise(4, 4, 8)
@@ -185,7 +184,7 @@ def test_scale_is_used(ops: ReferenceOps) -> None:
 
 
 @all_ops
-def test_large_scores_do_not_overflow(ops: ReferenceOps) -> None:
+def test_large_scores_do_not_overflow(ops: Ops) -> None:
     layout, blocks = layout_of([(0, 5)])
     cache, dense = filled_cache([(0, 5)], layout, blocks, 1, 8, torch.float32)
     query = 500 * noise(5, 1, 8)
@@ -194,7 +193,7 @@ def test_large_scores_do_not_overflow(ops: ReferenceOps) -> None:
 
 @all_ops
 @both_dtypes
-def test_dense_attention_is_softmax_of_scores(ops: ReferenceOps, dtype: torch.dtype) -> None:
+def test_dense_attention_is_softmax_of_scores(ops: Ops, dtype: torch.dtype) -> None:
     query, key, value = (noise(3, 5, 4, 6, seed=seed, dtype=dtype) for seed in range(3))
     expected = torch.empty(3, 5, 4, 6, dtype=torch.float64)
     for tile in range(3):
@@ -206,7 +205,7 @@ def test_dense_attention_is_softmax_of_scores(ops: ReferenceOps, dtype: torch.dt
 
 @all_ops
 @both_dtypes
-def test_keys_and_values_are_written_where_attention_reads_them(ops: ReferenceOps, dtype: torch.dtype) -> None:
+def test_keys_and_values_are_written_where_attention_reads_them(ops: Ops, dtype: torch.dtype) -> None:
     sequences = SEQUENCES["several of all kinds"]
     layout, blocks = layout_of(sequences)
     expected, dense = filled_cache(sequences, layout, blocks, 2, 6, dtype)
@@ -218,7 +217,7 @@ def test_keys_and_values_are_written_where_attention_reads_them(ops: ReferenceOp
     assert torch.equal(cache.nan_to_num(99), expected.nan_to_num(99))
 
 
-def queries_and_keys(ops: ReferenceOps, x: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
+def queries_and_keys(ops: Ops, x: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
     """x [N, heads, D] as the queries of a sequence that begins with it, and as its keys, turned."""
     layout, blocks = layout_of([(0, len(x))])
     cache = torch.zeros(2, blocks, BLOCK, *x.shape[1:], dtype=x.dtype)
@@ -231,7 +230,7 @@ def queries_and_keys(ops: ReferenceOps, x: Tensor, angles: Tensor) -> tuple[Tens
 @all_ops
 @both_dtypes
 @pytest.mark.parametrize("width", [2, 6, 128])
-def test_rope_is_rotation_in_the_complex_plane(ops: ReferenceOps, dtype: torch.dtype, width: int) -> None:
+def test_rope_is_rotation_in_the_complex_plane(ops: Ops, dtype: torch.dtype, width: int) -> None:
     x = noise(7, 3, width, dtype=dtype)
     angles = torch.outer(torch.arange(7.0), 1e4 ** -(torch.arange(0, width, 2) / width))
     halves = x.double().unflatten(-1, (2, width // 2))
@@ -241,7 +240,7 @@ def test_rope_is_rotation_in_the_complex_plane(ops: ReferenceOps, dtype: torch.d
 
 
 @all_ops
-def test_rope_keeps_products_of_equal_distances(ops: ReferenceOps) -> None:
+def test_rope_keeps_products_of_equal_distances(ops: Ops) -> None:
     query, key = noise(1, 1, 8).expand(12, 1, 8), noise(1, 1, 8, seed=1).expand(12, 1, 8)
     angles = torch.outer(torch.arange(12.0), 100 ** -(torch.arange(0, 8, 2) / 8))
     query, key = (queries_and_keys(ops, x, angles)[1][:, 0] for x in (query, key))
@@ -253,13 +252,13 @@ def test_rope_keeps_products_of_equal_distances(ops: ReferenceOps) -> None:
 
 @all_ops
 @both_dtypes
-def test_rms_norm_is_that_of_torch(ops: ReferenceOps, dtype: torch.dtype) -> None:
+def test_rms_norm_is_that_of_torch(ops: Ops, dtype: torch.dtype) -> None:
     x, weight = noise(5, 3, 33, dtype=dtype), noise(33, seed=1, dtype=dtype)
     close(ops.rms_norm(x, weight, 1e-5), F.rms_norm(x.double(), (33,), weight.double(), 1e-5), dtype)
 
 
 @all_ops
-def test_rms_norm_uses_eps_and_squares_in_float32(ops: ReferenceOps) -> None:
+def test_rms_norm_uses_eps_and_squares_in_float32(ops: Ops) -> None:
     small = torch.full((1, 4), 1e-3)
     close(ops.rms_norm(small, torch.ones(4), 1.0), small)
     large = torch.full((1, 4), 3e4, dtype=torch.float16)  # whose square is beyond float16
@@ -268,7 +267,7 @@ def test_rms_norm_uses_eps_and_squares_in_float32(ops: ReferenceOps) -> None:
 
 @all_ops
 @both_dtypes
-def test_layer_norm_has_mean_weight_and_variance_bias(ops: ReferenceOps, dtype: torch.dtype) -> None:
+def test_layer_norm_has_mean_weight_and_variance_bias(ops: Ops, dtype: torch.dtype) -> None:
     x, weight, bias = noise(5, 33, dtype=dtype), noise(33, seed=1, dtype=dtype), noise(33, seed=2, dtype=dtype)
     centred = x.double() - x.double().mean(-1, keepdim=True)
     expected = centred / (centred.square().mean(-1, keepdim=True) + 0.1).sqrt() * weight.double() + bias.double()
@@ -277,7 +276,7 @@ def test_layer_norm_has_mean_weight_and_variance_bias(ops: ReferenceOps, dtype: 
 
 @all_ops
 @both_dtypes
-def test_gelu_is_the_exact_form(ops: ReferenceOps, dtype: torch.dtype) -> None:
+def test_gelu_is_the_exact_form(ops: Ops, dtype: torch.dtype) -> None:
     x = torch.linspace(-4, 4, 65).to(dtype)
     expected = [value * (1 + math.erf(value / math.sqrt(2))) / 2 for value in x.tolist()]
     close(ops.gelu(x), torch.tensor(expected, dtype=torch.float64), dtype)
@@ -285,7 +284,7 @@ def test_gelu_is_the_exact_form(ops: ReferenceOps, dtype: torch.dtype) -> None:
 
 @all_ops
 @both_dtypes
-def test_silu_mul_gates_by_the_first_half(ops: ReferenceOps, dtype: torch.dtype) -> None:
+def test_silu_mul_gates_by_the_first_half(ops: Ops, dtype: torch.dtype) -> None:
     x = noise(2, 5, 14, dtype=dtype)
     gate, up = x.double()[..., :7], x.double()[..., 7:]
     close(ops.silu_mul(x), gate / (1 + (-gate).exp()) * up, dtype)
@@ -294,7 +293,7 @@ def test_silu_mul_gates_by_the_first_half(ops: ReferenceOps, dtype: torch.dtype)
 @all_ops
 @both_dtypes
 @pytest.mark.parametrize("scaled", [False, True])
-def test_a_norm_behind_a_sum_is_that_of_the_sum(ops: ReferenceOps, dtype: torch.dtype, scaled: bool) -> None:
+def test_a_norm_behind_a_sum_is_that_of_the_sum(ops: Ops, dtype: torch.dtype, scaled: bool) -> None:
     x, y = noise(2, 5, 14, dtype=dtype), noise(2, 5, 14, seed=1, dtype=dtype)
     scale, weight, bias = noise(3, 14, seed=2, dtype=dtype)
     factor = scale if scaled else None
@@ -308,7 +307,7 @@ def test_a_norm_behind_a_sum_is_that_of_the_sum(ops: ReferenceOps, dtype: torch.
 
 @all_ops
 @both_dtypes
-def test_what_is_added_is_scaled_by_column(ops: ReferenceOps, dtype: torch.dtype) -> None:
+def test_what_is_added_is_scaled_by_column(ops: Ops, dtype: torch.dtype) -> None:
     x, scale, y = noise(2, 5, 14, dtype=dtype), noise(14, seed=1, dtype=dtype), noise(2, 5, 14, seed=2, dtype=dtype)
     close(ops.add_scaled(x, scale, y), x.double() + scale.double() * y.double(), dtype)
     close(ops.add_scaled(x, None, y), x.double() + y.double(), dtype)
@@ -316,7 +315,7 @@ def test_what_is_added_is_scaled_by_column(ops: ReferenceOps, dtype: torch.dtype
 
 @all_ops
 @both_dtypes
-def test_linear_with_and_without_bias(ops: ReferenceOps, dtype: torch.dtype) -> None:
+def test_linear_with_and_without_bias(ops: Ops, dtype: torch.dtype) -> None:
     x, weight, bias = noise(2, 3, 8, dtype=dtype), noise(5, 8, seed=1, dtype=dtype) / 4, noise(5, seed=2, dtype=dtype)
     product = torch.einsum("tni,oi->tno", x.double(), weight.double())
     close(ops.linear(x, weight, None), product, dtype)
@@ -349,7 +348,7 @@ Stacked = tuple[Tensor, Tensor | None]
 """Matrices and biases of all experts."""
 
 
-def experts(ops: ReferenceOps, x: Tensor, chosen: Tensor, weights: Tensor, *stacked: Stacked, **how: Any) -> Tensor:
+def experts(ops: Ops, x: Tensor, chosen: Tensor, weights: Tensor, *stacked: Stacked, **how: Any) -> Tensor:
     """`moe_experts` with the experts as these ops keep them."""
     kept = []
     for matrices, biases in stacked:
@@ -385,7 +384,7 @@ def expert_arguments(
 @pytest.mark.parametrize("biases", [False, True], ids=["no biases", "biases"])
 @pytest.mark.parametrize(("tokens", "per_token"), [(9, 2), (1, 1), (1, 4), (23, 3)], ids=str)
 def test_experts_are_mlps_of_the_tokens_that_chose_them(
-    ops: ReferenceOps, dtype: torch.dtype, biases: bool, tokens: int, per_token: int
+    ops: Ops, dtype: torch.dtype, biases: bool, tokens: int, per_token: int
 ) -> None:
     arguments = expert_arguments(dtype, tokens, per_token=per_token, biases=biases)
     found = experts(ops, *arguments, activation=ops.silu_mul)
@@ -393,7 +392,7 @@ def test_experts_are_mlps_of_the_tokens_that_chose_them(
 
 
 @all_ops
-def test_experts_use_the_activation_they_are_given(ops: ReferenceOps) -> None:
+def test_experts_use_the_activation_they_are_given(ops: Ops) -> None:
     x, chosen, weights, gate_up, down = expert_arguments(torch.float32, biases=False)
     found = experts(ops, x, chosen, weights, gate_up, down, activation=lambda inner: inner[..., ::2])
     picked = torch.einsum("nkfh,nh->nkf", gate_up[0][chosen][:, :, ::2], x)
@@ -401,7 +400,7 @@ def test_experts_use_the_activation_they_are_given(ops: ReferenceOps) -> None:
 
 
 @all_ops
-def test_experts_leave_their_input_alone(ops: ReferenceOps) -> None:
+def test_experts_leave_their_input_alone(ops: Ops) -> None:
     arguments = expert_arguments(torch.float32)
     before = arguments[0].clone()
     experts(ops, *arguments, activation=ops.silu_mul)
@@ -409,7 +408,7 @@ def test_experts_leave_their_input_alone(ops: ReferenceOps) -> None:
 
 
 @all_ops
-def test_patches_times_weights_are_a_convolution(ops: ReferenceOps) -> None:
+def test_patches_times_weights_are_a_convolution(ops: Ops) -> None:
     pixels = torch.randint(256, (2, 12, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     mean, std, kernel = torch.tensor([0.1, 0.5, 0.9]), torch.tensor([0.2, 0.3, 0.4]), noise(5, 3, 4, 4)
     normalised = ((pixels / 255 - mean) / std).permute(0, 3, 1, 2)
@@ -420,7 +419,7 @@ def test_patches_times_weights_are_a_convolution(ops: ReferenceOps) -> None:
 
 
 @all_ops
-def test_scatter_writes_the_rows_it_is_given_and_no_other(ops: ReferenceOps) -> None:
+def test_scatter_writes_the_rows_it_is_given_and_no_other(ops: Ops) -> None:
     target, source = noise(6, 3), noise(4, 3, seed=1)
     before = target.clone()
     ops.scatter_rows(target, torch.tensor([5, 0, 2]), source, torch.tensor([1, 1, 3]))
@@ -466,9 +465,9 @@ ABOVE = {"draw", "moe_experts", "rope_into_cache", "scatter_rows"}
 @both_dtypes
 @pytest.mark.parametrize("ops", ANY_OPS[:-1], ids=lambda ops: type(ops).__name__)
 @pytest.mark.parametrize("name", ARGUMENTS)
-def test_cpu_op_is_the_reference_op(name: str, ops: ReferenceOps, dtype: torch.dtype) -> None:
+def test_cpu_op_is_the_reference_op(name: str, ops: Ops, dtype: torch.dtype) -> None:
     given, untouched = ARGUMENTS[name](dtype), ARGUMENTS[name](dtype)
-    results = [getattr(ops, name)(*given), getattr(ReferenceOps(), name)(*untouched)]
+    results = [getattr(ops, name)(*given), getattr(Ops(), name)(*untouched)]
     for found, expected in zip(*(one if isinstance(one, tuple) else (one,) for one in results), strict=True):
         close(found, expected, torch.float32 if name == "patchify" else dtype)  # pixels are normalised in float32
     for argument, before in zip(given, ARGUMENTS[name](dtype), strict=True):
@@ -481,11 +480,4 @@ def test_no_op_is_forgotten() -> None:
 
     Stored weights have tests of their own (test_weights.py).
     """
-    ops = {name for name in vars(ReferenceOps) if not name.startswith("_")} - {
-        "causal_attention",
-        "store",
-        "store_int8",
-        "linear_gelu",
-    }
-    ops = {name for name in ops if not name.endswith("_scratch")}
-    assert ops == ARGUMENTS.keys() | ABOVE
+    assert set(OPS) - {"store", "store_int8", "linear_gelu"} == ARGUMENTS.keys() | ABOVE

@@ -6,13 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from tilewise.platforms.base import Ops, Weight
 from tilewise.platforms.cpu import CpuPlatform
 from tilewise.platforms.cpu.packed import PackedInt8Weight, PackedWeight
 from tilewise.platforms.forms import Dense
-from tilewise.platforms.reference import ReferenceOps
-from tilewise.platforms.torch_ops import TorchOps
-from tilewise.platforms.weights import as_it_came, int8_sums, quantise_rows, rounded_to_int8
+from tilewise.platforms.ops import Ops, TorchOps
+from tilewise.platforms.weights import Weight, as_it_came, int8_sums, quantise_rows, rounded_to_int8
 
 OURS = CpuPlatform().ops()
 native = pytest.mark.skipif(type(OURS) is TorchOps, reason="there are no kernels here")
@@ -50,7 +48,7 @@ def test_packed_products_are_rounded_once(inputs: int, outputs: int, dtype: torc
 def forms(inputs: int, outputs: int, dtype: torch.dtype) -> list[tuple[Ops, Weight]]:
     matrix, bias = matrix_and_bias(inputs, outputs, dtype)
     invariant = CpuPlatform().ops(batch_invariant=True)
-    found: list[tuple[Ops, Weight]] = [(ops, ops.store_int8([Dense(matrix)], bias)) for ops in (OURS, ReferenceOps())]
+    found: list[tuple[Ops, Weight]] = [(ops, ops.store_int8([Dense(matrix)], bias)) for ops in (OURS, Ops())]
     return found + [(ops, ops.store([Dense(matrix)], bias)) for ops in (OURS, invariant) if type(OURS) is not TorchOps]
 
 
@@ -168,7 +166,7 @@ def test_int8_kernel_is_the_plain_one(inputs: int, outputs: int, dtype: torch.dt
     assert torch.equal(ours.scales, plain.form.scales)
     for rows in ROWS:
         x = noise(rows, inputs, seed=10 + rows, dtype=dtype) * rows
-        found, expected = ours.apply(x, OURS).float(), plain.apply(x, ReferenceOps()).float()
+        found, expected = ours.apply(x, OURS).float(), plain.apply(x, Ops()).float()
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=2**-8 if dtype == torch.bfloat16 else 1e-5)
 
 
@@ -191,7 +189,7 @@ def test_int8_of_what_is_no_number_is_no_number(dtype: torch.dtype) -> None:
     matrix, bias = matrix_and_bias(33, 17, dtype)
     x = noise(3, 33, seed=6, dtype=dtype)
     x[1, 5], x[2, 5] = float("nan"), float("inf")
-    for ops in (OURS, ReferenceOps()):
+    for ops in (OURS, Ops()):
         found = ops.store_int8([Dense(matrix)], bias).apply(x, ops)
         assert found[0].isfinite().all()
         assert not found[1:].isfinite().any()
@@ -201,7 +199,7 @@ def test_int8_of_what_is_no_number_is_no_number(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("form", ["store", "store_int8"])
 def test_shapes_alone_count_the_same_bytes(dtype: torch.dtype, form: str) -> None:
     matrix, bias = matrix_and_bias(33, 17, dtype)
-    for ops in (OURS, ReferenceOps()):
+    for ops in (OURS, Ops()):
         store = getattr(ops, form)
         assert store([Dense(matrix.to("meta"))], bias.to("meta")).nbytes == store([Dense(matrix)], bias).nbytes
 
@@ -213,7 +211,7 @@ def test_a_matrix_in_parts_is_the_whole_one(dtype: torch.dtype, form: str, sizes
     """Parts that fill whole panels, and parts that do not."""
     matrix, bias = matrix_and_bias(514, sum(sizes), dtype)
     x = noise(3, 514, seed=7, dtype=dtype)
-    for ops in (OURS, ReferenceOps()):
+    for ops in (OURS, Ops()):
         store = getattr(ops, form)
         whole, parts = store([Dense(matrix)], bias), store([Dense(part.clone()) for part in matrix.split(sizes)], bias)
         assert parts.nbytes == whole.nbytes
@@ -222,5 +220,5 @@ def test_a_matrix_in_parts_is_the_whole_one(dtype: torch.dtype, form: str, sizes
 
 def test_int8_keeps_about_half_of_bfloat16() -> None:
     matrix, _ = matrix_and_bias(896, 640, torch.bfloat16)
-    for ops in (OURS, ReferenceOps()):
+    for ops in (OURS, Ops()):
         assert ops.store_int8([Dense(matrix)], None).nbytes <= matrix.nbytes // 2 + 8 * 640

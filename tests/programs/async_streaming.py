@@ -2,10 +2,9 @@
 
 import asyncio
 
-from tilewise.v1.engine.async_llm import AsyncLLM
-
 from tilewise import SamplingParams
 from tilewise.engine.arg_utils import AsyncEngineArgs
+from tilewise.entrypoints.async_llm import AsyncLLM
 from tilewise.sampling_params import RequestOutputKind
 
 

@@ -2,10 +2,9 @@
 
 from dataclasses import asdict
 
-from tilewise.multimodal.utils import encode_image_url, fetch_image
-
 from tilewise import LLM, EngineArgs, SamplingParams
 from tilewise.assets.image import ImageAsset
+from tilewise.entrypoints.media_tools import encode_image_url, fetch_image
 
 QUESTION = "In which picture are there more hearts?"
 IMAGE_URLS = [encode_image_url(ImageAsset(name).pil_image) for name in ("comparing_1", "comparing_2")]

@@ -1,9 +1,9 @@
 """Flags of the engine and of sampling on the command line, default sampling options, conversations, a tqdm bar."""
 
-from tilewise.utils.argparse_utils import FlexibleArgumentParser
 from tqdm import tqdm
 
 from tilewise import LLM, EngineArgs
+from tilewise.engine.arg_utils import FlexibleArgumentParser
 
 
 def parser_of_program() -> FlexibleArgumentParser:

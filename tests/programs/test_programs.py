@@ -1,11 +1,15 @@
-"""Each program, in a process of its own, on the demo model; what it prints is what the demo model knows."""
+"""Each program on the demo model, the first in a process of its own; what it prints is what the demo model knows."""
 
 from __future__ import annotations
 
+import io
 import os
+import runpy
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -25,17 +29,30 @@ PRINTED = {
 }
 
 
+FIRST = next(iter(PRINTED))
+
+
+def printed_by_a_process(name: str, *flags: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(PROGRAMS / name), *flags]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def printed_here(name: str, *flags: str) -> str:
+    """Another Python would load torch once more."""
+    out, command = io.StringIO(), [str(PROGRAMS / name), *flags]
+    with patch.object(sys, "argv", command), redirect_stdout(out):
+        runpy.run_path(command[0], run_name="__main__")
+    return out.getvalue()
+
+
 @pytest.mark.parametrize("command", PRINTED, ids=" ".join)
 def test_a_program(command):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-    name, *flags = command
-    done = subprocess.run(
-        [sys.executable, str(PROGRAMS / name), *flags], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    lines = (printed_by_a_process if command == FIRST else printed_here)(*command).splitlines()
     if PRINTED[command] is None:  # a clip of a second, asked about three times
         assert len(lines) == 3
         assert len(set(lines)) == 1
     else:
-        assert sorted(lines) == sorted(PRINTED[command].splitlines()), done.stderr
+        assert sorted(lines) == sorted(PRINTED[command].splitlines())

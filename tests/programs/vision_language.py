@@ -4,12 +4,11 @@ import argparse
 from dataclasses import asdict
 from typing import NamedTuple
 
-from tilewise.lora.request import LoRARequest
-from tilewise.multimodal.image import convert_image_mode
-
 from tilewise import LLM, EngineArgs, SamplingParams
 from tilewise.assets.image import ImageAsset
 from tilewise.assets.video import VideoAsset
+from tilewise.entrypoints.media_tools import convert_image_mode
+from tilewise.inputs.request_builder import LoRARequest
 
 
 class ModelRequestData(NamedTuple):

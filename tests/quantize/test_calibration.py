@@ -1,25 +1,14 @@
-"""Samples, what is measured on them, and what error feedback makes of it."""
+"""Samples: those that ship, and those of a user's folder."""
 
 from __future__ import annotations
 
 import pytest
-import torch
 from PIL import Image
-from torch import Tensor
 
-from tests.models.driving import normalised, prompt_of, random_tiles
-from tests.tiny import SPECS, reference_model, write_hf
+from tests.tiny import SPECS, write_hf
 from tests.weights.broken import refused
 from tilewise.errors import InvalidConfig, InvalidMedia, InvalidRequest
-from tilewise.models.load import Architecture
-from tilewise.quantize.activations import SampleActivations
 from tilewise.quantize.calibration import samples_of, shipped_samples
-from tilewise.quantize.feedback import round_with_feedback
-from tilewise.quantize.rounding import Rounding, round_matrix
-from tilewise.sampling_params import SamplingParams
-from tilewise.types import ImageInput, Request, Tile
-from tilewise.weights.files import SafetensorFiles
-from tilewise.weights.folder import CheckpointFolder
 
 
 def test_a_folder_of_pictures_and_prompts(tmp_path):
@@ -64,80 +53,8 @@ def test_the_set_that_ships():
     assert [len(sample.pictures) for sample in found] == [len(sample.pictures) for sample in shipped_samples()]
 
 
-def request_of(spec: object, ids: list[int], pixels: Tensor, start: int) -> Request:
-    tiles = tuple(Tile(bytes([number]), tile.numpy()) for number, tile in enumerate(pixels))
-    images = (ImageInput(tiles, (1, 1), (56, 56), start),) if tiles else ()
-    return Request("0", tuple(ids), SamplingParams(), images)
-
-
-@pytest.mark.parametrize("name", ["qwen2-300m", "qwen3-6b-tied", "qwen3moe-300m-head"])
-def test_what_layers_read_is_what_they_read_in_transformers(tmp_path, name):
-    """Moments, lowest and highest number of some layers' inputs, over two samples, one of them with two tiles."""
-    spec = SPECS[name]
-    folder = write_hf(tmp_path / "hf", spec)
-    theirs = reference_model(folder)
-    seen: dict[str, list[Tensor]] = {}
-    hooked = {
-        "vision.layers.1.mlp.fc2": theirs.model.vision_tower.encoder.layer[1].mlp.fc2,
-        "language.model.layers.0.self_attn.k_proj": theirs.model.language_model.layers[0].self_attn.k_proj,
-        "language.model.layers.1.self_attn.o_proj": theirs.model.language_model.layers[1].self_attn.o_proj,
-    }
-    for reader, module in hooked.items():
-        module.register_forward_pre_hook(lambda _, x, reader=reader: seen.setdefault(reader, []).append(x[0]) and None)
-    pixels, text = random_tiles(spec, 2), [40, 41, 42, 43]
-    ids = prompt_of(spec, [2])
-    with torch.inference_mode():
-        theirs(input_ids=torch.tensor([ids]), pixel_values=normalised(pixels))
-        theirs(input_ids=torch.tensor([text]))
-        architecture = Architecture.of(CheckpointFolder.open(folder))
-        requests = [request_of(spec, ids, pixels, start=5), request_of(spec, text, pixels[:0], 0)]
-        found = SampleActivations(architecture, SafetensorFiles(folder), requests, moments=True)
-        for reader in hooked:
-            x = torch.cat([some.flatten(0, -2) for some in seen[reader]])
-            ours = found.inputs_of(reader[: reader.rindex(".", 0, reader.rindex("."))], reader)
-            assert ours.rows == len(x)
-            assert (ours.low, ours.high) == pytest.approx((min(0, float(x.min())), max(0, float(x.max()))), rel=1e-4)
-            assert ours.moments is not None
-            assert torch.allclose(ours.moments[0], x.T @ x, rtol=1e-3, atol=1e-3)
-
-
-def correlated(inputs: int, seed: int = 0) -> Tensor:
-    """Activations [500, inputs] of which some matter more, and which have to do with each other."""
-    generator = torch.Generator().manual_seed(seed)
-    mix = torch.randn(inputs, inputs, generator=generator) * torch.rand(inputs, generator=generator).exp()
-    return torch.randn(500, inputs, generator=generator) @ mix
-
-
-@pytest.mark.parametrize("group", [32, None])
-@pytest.mark.parametrize("asymmetric", [False, True])
-def test_error_feedback_changes_products_less(group, asymmetric):
-    x = correlated(192)
-    matrix = torch.randn(64, 192, generator=torch.Generator().manual_seed(1))
-    rounding = Rounding(4, group, asymmetric)
-    nearest = round_matrix(matrix, rounding, "matrix").dequantised()
-    chosen = round_with_feedback(matrix, [x.T @ x], rounding, "matrix").dequantised()
-    exact = x @ matrix.T
-    assert (x @ chosen.T - exact).norm() < 0.7 * (x @ nearest.T - exact).norm()
-
-
-def test_runs_of_inputs_are_rounded_one_by_one():
-    """As they are where a matrix is too wide for all products of its inputs to be kept."""
-    x, matrix = correlated(128), torch.randn(16, 128, generator=torch.Generator().manual_seed(1))
-    rounding, moments = Rounding(4, 32), x.T @ x
-    runs = [moments[:64, :64], moments[64:, 64:]]
-    whole = round_with_feedback(matrix, runs, rounding, "matrix").dequantised()
-    for part, run in ((slice(0, 64), runs[0]), (slice(64, 128), runs[1])):
-        assert torch.equal(whole[:, part], round_with_feedback(matrix[:, part], [run], rounding, "x").dequantised())
-
-
-def test_without_activations_numbers_go_to_the_nearest():
-    matrix, rounding = torch.randn(8, 64), Rounding(4, 32)
-    found = round_with_feedback(matrix, [torch.zeros(64, 64)], rounding, "matrix")
-    assert torch.equal(found.levels, round_matrix(matrix, rounding, "matrix").levels)
-
-
 def test_texts_alone_do_not_calibrate_a_tower(tmp_path):
-    from tilewise.quantize.options import QuantizeOptions
+    from tilewise.quantize import QuantizeOptions
     from tilewise.quantize.run import quantize
 
     source = write_hf(tmp_path / "source", SPECS["qwen2-300m"])

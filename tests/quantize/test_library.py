@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tests.clients import environments
 from tests.quantize.reading import compressed_tensors
 from tests.tiny import SPECS, write_original
-from tilewise.quantize.options import QuantizeOptions
+from tilewise.quantize import QuantizeOptions
 from tilewise.quantize.run import quantize
 
 pytestmark = pytest.mark.clients

@@ -15,8 +15,8 @@ from tests.models.driving import all_logits, load, prompt_of, random_tiles
 from tests.quantize.reading import compressed_tensors, modelslim, tensors_of
 from tests.tiny import SPECS, write_hf, write_original
 from tilewise.models.load import Architecture
-from tilewise.platforms.reference import ReferenceOps
-from tilewise.quantize.options import QuantizeOptions
+from tilewise.platforms.ops import Ops
+from tilewise.quantize import QuantizeOptions
 from tilewise.quantize.run import quantize
 from tilewise.weights.folder import CheckpointFolder
 
@@ -54,7 +54,7 @@ def test_logits_are_those_of_the_dequantised_checkpoint(tmp_path, name, options,
     quantize(QuantizeOptions(model=str(source), out=str(out), max_shard_bytes=40_000, **options), show=False)
     floats = dequantised(out, source, tmp_path / "floats")
     ids, pixels = prompt_of(spec, [2]), random_tiles(spec, 2)
-    found, wanted = (all_logits(load(folder, ReferenceOps()), ids, pixels, spec.image_id) for folder in (out, floats))
+    found, wanted = (all_logits(load(folder, Ops()), ids, pixels, spec.image_id) for folder in (out, floats))
     assert float((found - wanted).norm() / wanted.norm()) < bound
 
 
@@ -66,7 +66,7 @@ def test_fp8_as_loaded_is_what_quantize_writes(tmp_path, name):
     quantize(QuantizeOptions(model=str(source), out=str(out), scheme="fp8", vision=True), show=False)
     ids, pixels = prompt_of(spec, [2]), random_tiles(spec, 2)
     found = [Architecture.of(CheckpointFolder.open(folder), quantization="fp8") for folder in (source, out)]
-    ops = ReferenceOps()
+    ops = Ops()
     logits = [all_logits(one.load(torch.float32, ops, context=256), ids, pixels, spec.image_id) for one in found]
     assert torch.equal(*logits)
     floats, as_loaded, of_file = (
@@ -81,4 +81,4 @@ def test_transformers_names_load_as_well(tmp_path):
     quantize(QuantizeOptions(model=str(source), out=str(out), scheme="w8a8"), show=False)
     described: dict[str, Any] = json.loads((out / "config.json").read_text())["quantization_config"]
     assert "lm_head" in described["ignore"]
-    load(out, ReferenceOps())
+    load(out, Ops())

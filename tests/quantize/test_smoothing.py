@@ -20,10 +20,9 @@ from tests.weights.broken import change_tensors, refused
 from tilewise.config import EngineConfig
 from tilewise.errors import InvalidCheckpoint
 from tilewise.inputs.model_inputs import ModelInputs
-from tilewise.inputs.prepare import InputOptions, Preparer
-from tilewise.platforms.reference import ReferenceOps
+from tilewise.platforms.ops import Ops
+from tilewise.quantize import QuantizeOptions
 from tilewise.quantize.calibration import prepared, shipped_samples
-from tilewise.quantize.options import QuantizeOptions
 from tilewise.quantize.run import quantize
 from tilewise.quantize.smoothing import balanced, powers
 
@@ -58,9 +57,7 @@ def norm_outputs(source: Path, hf: Path, prefix: str) -> dict[str, Tensor]:
     """What the norms of transformers' model give [rows, width] on the first shipped samples, by the files' names."""
     config = EngineConfig.of(model=str(source))
     inputs = ModelInputs.of(config)
-    requests = prepared(
-        shipped_samples(), Preparer(inputs.spec, inputs.tokenizer, 2048, InputOptions.of(config)), SAMPLES
-    )
+    requests = prepared(shipped_samples(), inputs.plain_preparer(2048), SAMPLES)
     theirs = reference_model(hf)
     seen: dict[str, list[Tensor]] = {}
 
@@ -182,8 +179,7 @@ def test_before_rounding_the_model_is_the_same_bit_by_bit(tmp_path, name, stored
     assert not torch.equal(*(tensors_of(f)[f"{next(iter(readers(name, prefix)))}.weight"] for f in (source, folded)))
     ids, pixels = prompt_of(spec, [2]), random_tiles(spec, 2)
     ours, theirs = (
-        all_logits(load(folder, ReferenceOps(), dtype=computed), ids, pixels, spec.image_id)
-        for folder in (folded, source)
+        all_logits(load(folder, Ops(), dtype=computed), ids, pixels, spec.image_id) for folder in (folded, source)
     )
     assert torch.equal(ours, theirs)
 
@@ -230,7 +226,7 @@ def test_outliers_no_longer_cost_what_they_did(tmp_path, name, scheme):
         smoothed(tmp_path, source, "plain", scheme=scheme, smooth=None, **calibration),
         smoothed(tmp_path, source, "smooth", scheme=scheme),
     ]
-    exact, plain, smooth = (all_logits(load(f, ReferenceOps()), ids, pixels, spec.image_id) for f in folders)
+    exact, plain, smooth = (all_logits(load(f, Ops()), ids, pixels, spec.image_id) for f in folders)
     assert (smooth - exact).norm() < 0.1 * (plain - exact).norm()
     assert (smooth - exact).norm() < 0.05 * exact.norm()
 

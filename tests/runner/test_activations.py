@@ -14,10 +14,8 @@ from torch.profiler import ProfilerActivity, profile
 from tests.tiny import SPECS, TinySpec, original_config
 from tilewise.models.load import Architecture
 from tilewise.plan import LargestStep
-from tilewise.platforms.base import Ops
 from tilewise.platforms.cpu import CpuPlatform
-from tilewise.platforms.reference import ReferenceOps
-from tilewise.platforms.torch_ops import TorchOps
+from tilewise.platforms.ops import Ops, TorchOps
 from tilewise.runner.activations import DecoderStep, EncoderBatch, activation_bytes
 from tilewise.runner.runner import LocalRunner
 from tilewise.sampling_params import SamplingParams
@@ -108,8 +106,8 @@ CASES = [
     ("gptoss-300m-head", CpuPlatform().ops(), torch.bfloat16),
     ("qwen2-300m", TorchOps(), torch.float32),
     ("qwen2-300m", TorchOps(), torch.bfloat16),
-    ("qwen2-300m", ReferenceOps(), torch.float32),
-    ("qwen2-300m", ReferenceOps(), torch.bfloat16),
+    ("qwen2-300m", Ops(), torch.float32),
+    ("qwen2-300m", Ops(), torch.bfloat16),
     ("qwen3-6b-tied", TorchOps(), torch.bfloat16),
     ("gptoss-300m-head", TorchOps(), torch.float32),
     ("qwen3moe-300m-head", TorchOps(), torch.bfloat16),
@@ -131,7 +129,7 @@ def test_the_largest_chunk_and_batch_of_tiles_take_what_the_formula_says(name, o
     assert tiles <= encoder <= 2 * tiles
 
 
-@pytest.mark.parametrize("ops", [CpuPlatform().ops(), TorchOps(), ReferenceOps()], ids=lambda ops: type(ops).__name__)
+@pytest.mark.parametrize("ops", [CpuPlatform().ops(), TorchOps(), Ops()], ids=lambda ops: type(ops).__name__)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_a_cache_of_8_bits_takes_what_the_formula_says(ops, dtype, tmp_path):
     architecture = architecture_of(wide("qwen2-300m"), tmp_path)

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tilewise.errors import InvalidConfig
-from tilewise.runner.capped_folder import CappedFolder
+from tilewise.runner.tile_store import CappedFolder
 
 GROUP = "ab" * 16
 SIZE = 1000

@@ -12,7 +12,7 @@ from tests.tiny import SPECS, write_original
 from tilewise.models.internvl import InternVL
 from tilewise.models.load import Architecture
 from tilewise.models.tile_encoder import TileEncoder
-from tilewise.platforms.reference import ReferenceOps
+from tilewise.platforms.ops import Ops
 from tilewise.runner.encoder import EncoderLane
 from tilewise.step import EncodedTile, EncodeJob
 from tilewise.weights.folder import CheckpointFolder
@@ -23,7 +23,7 @@ SPEC = SPECS["qwen2-300m"]
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> InternVL:
     folder = write_original(tmp_path_factory.mktemp("lane") / "twin", SPEC)
-    return Architecture.of(CheckpointFolder.open(folder)).load(torch.float32, ReferenceOps(), 16)
+    return Architecture.of(CheckpointFolder.open(folder)).load(torch.float32, Ops(), 16)
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ from tests.tiny import SPECS, write_original
 from tilewise.models.decoder import ModelBatch
 from tilewise.models.internvl import InternVL
 from tilewise.models.load import Architecture
-from tilewise.platforms.base import PagedLayout
 from tilewise.platforms.cpu import CpuPlatform
 from tilewise.platforms.cpu.native import NoKernels
+from tilewise.platforms.kv_cache import PagedLayout
 from tilewise.runner import forward as forward_module
 from tilewise.runner.forward import Forward
 from tilewise.step import Speculation

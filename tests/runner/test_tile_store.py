@@ -14,8 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.runner.test_capped_folder import largest_file, run_python
-from tilewise.runner.capped_folder import CappedFolder
-from tilewise.runner.tile_store import StoredTile, TileFile, TileStore
+from tilewise.runner.tile_store import CappedFolder, StoredTile, TileFile, TileStore
 
 KEY = "0f" * 16
 SHAPE = (5, 12)

@@ -13,13 +13,12 @@ from tilewise import LLM, ImageAsset, SamplingParams
 from tilewise.config import EngineConfig
 from tilewise.errors import InvalidRequest
 from tilewise.inputs.model_inputs import ModelInputs
-from tilewise.inputs.prepare import Preparer
 from tilewise.models.load import Architecture
 from tilewise.platforms.cpu import CpuPlatform
 from tilewise.runner.tower import TileTower, build_tower, cache_bytes
 from tilewise.types import Tile
 from tilewise.weights.checkpoint import Checkpoint
-from tilewise.weights.file_tensors import FileTensors
+from tilewise.weights.checkpoint_source import FileTensors
 
 
 def tower_of(**options: object) -> tuple[TileTower, EngineConfig]:
@@ -29,7 +28,7 @@ def tower_of(**options: object) -> tuple[TileTower, EngineConfig]:
 
 def tiles_of(config: EngineConfig) -> list[Tile]:
     found = ModelInputs.of(config)
-    preparer = Preparer(found.spec, found.tokenizer, max_model_len=1024)
+    preparer = found.plain_preparer(1024)
     (image,) = preparer.encoding([ImageAsset("stop_sign").pil_image], None, 13).images
     return list(image.tiles)
 
@@ -94,7 +93,7 @@ def test_how_much_is_kept_in_memory():
 
 def test_more_tiles_than_a_request_may_have_are_not_cut():
     found = ModelInputs.of(EngineConfig())
-    preparer = Preparer(found.spec, found.tokenizer, max_model_len=1024)
+    preparer = found.plain_preparer(1024)
     pictures = [ImageAsset("stop_sign").pil_image] * 2
     assert preparer.encoding(pictures, None, 26).num_tiles == 26
     with pytest.raises(InvalidRequest, match="have 26 tiles, the limit of a request is 25: send several requests"):

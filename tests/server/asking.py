@@ -7,8 +7,7 @@ from typing import Any
 
 from tilewise.ignored import Ignored
 from tilewise.outputs.group import AnswerDelta
-from tilewise.server.calls import ChatCall
-from tilewise.server.convert import chat_call
+from tilewise.server.chat.call import ChatCall, chat_call
 from tilewise.server.served import ServedModel
 from tilewise.types import CompletionOutput, Logprob, RequestOutput, Timing, Usage
 

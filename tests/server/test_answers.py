@@ -11,19 +11,19 @@ import pytest
 from PIL import Image
 
 from tests.server.asking import LOOK
-from tests.server.test_stream import gathered
+from tests.server.test_chat_stream import gathered
 from tilewise import LLM, ImageAsset
 from tilewise.errors import InvalidRequest, TooLong
 from tilewise.ignored import Ignored
 from tilewise.inputs.request_builder import ChatOptions
 from tilewise.outputs.group import AnswerGroup
-from tilewise.server.chat_answers import ChatStream, chat_body
-from tilewise.server.completion import completion_body, completion_call
-from tilewise.server.convert import chat_call
-from tilewise.server.errors import parse_body
-from tilewise.server.requests import chat_request, completion_requests
-from tilewise.server.routes.tokenize import detokenize_body, tokenize_body, tokenize_call
+from tilewise.server.chat.answers import ChatStream, chat_body
+from tilewise.server.chat.call import chat_call
+from tilewise.server.completions.answers import completion_body
+from tilewise.server.completions.call import completion_call
+from tilewise.server.exchange import parse_body
 from tilewise.server.served import ServedModel
+from tilewise.server.tokenize import detokenize_body, tokenize_body, tokenize_call
 
 SERVED = ServedModel(names=("demo",), root="demo", created=7, max_model_len=2048)
 
@@ -59,10 +59,10 @@ def drive(llm, group):
 def chat(llm, body):
     """The whole answer and the chunks of one and the same run."""
     call = chat_call(parse_body(json.dumps(body).encode()), SERVED, Ignored())
-    request = chat_request(call, llm._prepare, llm._build.reader)
-    group, stream = AnswerGroup(llm._tokenizer, request, llm._prepare.spec), ChatStream(call, request.prompt_ids)
+    request = call.request(llm._prepare, llm._build.reader)
+    group, stream = AnswerGroup(llm.inputs.tokenizer, request, llm._prepare.spec), ChatStream(call, request.prompt_ids)
     chunks = [chunk for piece in drive(llm, group) for chunk in stream.take(piece, group.usage)]
-    return chat_body(call, group.output()), [*chunks, *stream.finish(group.usage)]
+    return chat_body(call, group.output()), [*chunks, *stream.finish(group.output())]
 
 
 def test_a_picture_and_a_question(llm, sign):
@@ -88,7 +88,7 @@ def words(text: str) -> dict:
 
 def prompted(llm, *messages, **fields):
     call = chat_call({"messages": list(messages), **fields}, SERVED, Ignored())
-    return chat_request(call, llm._prepare, llm._build.reader)
+    return call.request(llm._prepare, llm._build.reader)
 
 
 WHOLE, ONE_TILE = 13, 1  # a picture of 1600 x 1200 pixels in 4 x 3 tiles and a thumbnail, and in one
@@ -162,7 +162,7 @@ def test_the_side_of_a_prompt_that_is_cut(llm, side, kept):
     body = {"prompt": [1, 2, 3, 4], "truncate_prompt_tokens": 2, "truncation_side": side, "max_completion_tokens": 1}
     call = completion_call(body, SERVED, Ignored())
     assert call.sampling.max_tokens == 1
-    assert list(completion_requests(call, llm._prepare)[0].prompt_ids) == kept
+    assert list(call.requests(llm._prepare)[0].prompt_ids) == kept
 
 
 def test_a_prompt_that_is_too_long_says_what_was_asked_for(llm):
@@ -175,7 +175,7 @@ def test_a_picture_as_it_was_prepared_offline(llm, sign):
     """The served prompt is that of LLM.chat."""
     call = chat_call({"messages": [sign]}, SERVED, Ignored())
     offline = llm._build.conversation([sign], call.sampling, ChatOptions(), Ignored())
-    assert chat_request(call, llm._prepare, llm._build.reader).prompt_ids == offline.prompt_ids
+    assert call.request(llm._prepare, llm._build.reader).prompt_ids == offline.prompt_ids
 
 
 @pytest.mark.parametrize("parallel", [True, False])
@@ -202,11 +202,11 @@ def test_required_calls_are_calls(llm, parallel):
 def test_asked_tokens_have_to_fit(llm):
     body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2048}
     with pytest.raises(TooLong) as caught:
-        chat_request(chat_call(body, SERVED, Ignored()), llm._prepare, llm._build.reader)
+        chat_call(body, SERVED, Ignored()).request(llm._prepare, llm._build.reader)
     assert (caught.value.limit, caught.value.output_tokens) == (2048, 2048)
     fits = {**body, "max_tokens": 2048 - caught.value.prompt_tokens}
     assert (
-        chat_request(chat_call(fits, SERVED, Ignored()), llm._prepare, llm._build.reader).sampling.max_tokens
+        chat_call(fits, SERVED, Ignored()).request(llm._prepare, llm._build.reader).sampling.max_tokens
         == fits["max_tokens"]
     )
 
@@ -218,11 +218,11 @@ def test_completions_echo_their_prompts(llm):
         Ignored(),
     )
     outputs = []
-    for request in completion_requests(call, llm._prepare):
-        group = AnswerGroup(llm._tokenizer, request, llm._prepare.spec)
+    for request in call.requests(llm._prepare):
+        group = AnswerGroup(llm.inputs.tokenizer, request, llm._prepare.spec)
         list(drive(llm, group))
         outputs.append(group.output())
-    body = completion_body(call, outputs, lambda ids: llm._tokenizer.decode(ids, skip_special_tokens=False))
+    body = completion_body(call, outputs, lambda ids: llm.inputs.tokenizer.decode(ids, skip_special_tokens=False))
     first, second = body["choices"]
     assert first["text"].startswith("the red sign")
     assert first["logprobs"]["token_logprobs"][0] is None
@@ -230,18 +230,20 @@ def test_completions_echo_their_prompts(llm):
     shown = "".join(first["logprobs"]["tokens"])
     assert shown.startswith("the red sign")
     assert first["logprobs"]["text_offset"][1] == len(first["logprobs"]["tokens"][0])
-    assert second["text"].startswith(llm._tokenizer.decode([300, 301]))
+    assert second["text"].startswith(llm.inputs.tokenizer.decode([300, 301]))
 
 
 def test_tokenize_counts_pictures_and_detokenize_comes_back(llm, sign):
     body = tokenize_body(tokenize_call({"messages": [sign]}, SERVED, Ignored()), llm._prepare, llm._build.reader)
-    request = chat_request(chat_call({"messages": [sign]}, SERVED, Ignored()), llm._prepare, llm._build.reader)
+    request = chat_call({"messages": [sign]}, SERVED, Ignored()).request(llm._prepare, llm._build.reader)
     assert (body["tokens"], body["count"]) == (list(request.prompt_ids), len(request.prompt_ids))
     assert (body["max_model_len"], body["token_strs"]) == (2048, None)
     text = {"prompt": "the red sign", "return_token_strs": True}
     body = tokenize_body(tokenize_call(text, SERVED, Ignored()), llm._prepare, llm._build.reader)
     assert len(body["token_strs"]) == body["count"]
-    assert detokenize_body({"tokens": body["tokens"]}, SERVED, llm._tokenizer, Ignored()) == {"prompt": "the red sign"}
+    assert detokenize_body({"tokens": body["tokens"]}, SERVED, llm.inputs.tokenizer, Ignored()) == {
+        "prompt": "the red sign"
+    }
     assert (
         tokenize_body(tokenize_call({"prompt": ""}, SERVED, Ignored()), llm._prepare, llm._build.reader)["count"] == 0
     )
@@ -257,7 +259,7 @@ def test_tokenize_follows_tools_and_endings(llm):
     body = tokenize_body(tokenize_call(asked, SERVED, Ignored()), llm._prepare, llm._build.reader)
     without_parser = tokenize_call(asked, replace(SERVED, tools=False), Ignored())
     assert tokenize_body(without_parser, llm._prepare, llm._build.reader) == body
-    prompt = detokenize_body({"tokens": body["tokens"]}, SERVED, llm._tokenizer, Ignored())["prompt"]
+    prompt = detokenize_body({"tokens": body["tokens"]}, SERVED, llm.inputs.tokenizer, Ignored())["prompt"]
     assert '"name": "look"' in prompt
     assert prompt.endswith("Hi<|im_end|>\n")
 
@@ -278,4 +280,4 @@ def test_what_tokenize_refuses(body, says):
 
 def test_detokenize_knows_its_vocabulary(llm):
     with pytest.raises(InvalidRequest, match="tokens: token id 999999 is out of vocabulary"):
-        detokenize_body({"tokens": [999999]}, SERVED, llm._tokenizer, Ignored())
+        detokenize_body({"tokens": [999999]}, SERVED, llm.inputs.tokenizer, Ignored())

@@ -78,7 +78,7 @@ def test_every_option_says_what_it_is():
 
 def test_what_a_server_shows_of_itself_has_no_key_and_no_token():
     from tilewise.config import EngineConfig
-    from tilewise.server.routes.developer import _shown
+    from tilewise.server.information import _shown
 
     shown = str([_shown(ServerConfig(api_key=("secret",))), _shown(EngineConfig(hf_token="hf_secret"))])
     assert "secret" not in shown

@@ -11,12 +11,12 @@ from tests.server.asking import LOOK, PICTURE, QUESTION, SERVED
 from tests.server.live import chat, error_of
 from tilewise.errors import InvalidField
 from tilewise.ignored import Ignored
-from tilewise.server.convert import chat_call
-from tilewise.server.fields.field import MAX_UNKNOWN
-from tilewise.server.responses.read import response_call
-from tilewise.server.routes.json_route import ignored_header
-from tilewise.server.routes.tokenize import tokenize_call
+from tilewise.server.body import MAX_UNKNOWN
+from tilewise.server.chat.call import chat_call
+from tilewise.server.exchange import ignored_header
+from tilewise.server.responses.call import response_call
 from tilewise.server.served import ServedModel
+from tilewise.server.tokenize import tokenize_call
 
 STRICT = ServedModel(names=("a",), root="a", created=7, max_model_len=4096, strict_fields=True)
 CALLED = {"name": "look", "arguments": "{}"}

@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 import tilewise.server
-from tests.served import Served, served
+from tests.served import PATIENCE, Served, served
 from tilewise.config import EngineConfig
 from tilewise.errors import InvalidConfig
 from tilewise.server.config import ServerConfig
@@ -41,7 +41,7 @@ class Reader:
 
     def run(self, url: str, body: dict) -> Reader:
         with (
-            httpx.Client(timeout=60) as client,
+            httpx.Client(timeout=PATIENCE) as client,
             client.stream("POST", f"{url}/v1/chat/completions", json=body) as answer,
         ):
             self.status = answer.status_code
@@ -63,11 +63,11 @@ class Reader:
 def start_streams(server: Served, count: int, body: dict = LONG) -> tuple[list[Reader], ThreadPoolExecutor, list]:
     readers, pool = [Reader() for _ in range(count)], ThreadPoolExecutor(count)
     futures = [pool.submit(reader.run, server.url, body) for reader in readers]
-    assert all(reader.began.wait(60) for reader in readers)
+    assert all(reader.began.wait(PATIENCE) for reader in readers)
     return readers, pool, futures
 
 
-def until(condition, seconds: float = 60) -> None:
+def until(condition, seconds: float = PATIENCE) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen"
@@ -75,69 +75,75 @@ def until(condition, seconds: float = 60) -> None:
 
 
 def ask(url: str) -> httpx.Response:
-    return httpx.post(f"{url}/v1/chat/completions", json={**LONG, "max_tokens": 3, "stream": False}, timeout=60)
+    return httpx.post(f"{url}/v1/chat/completions", json={**LONG, "max_tokens": 3, "stream": False}, timeout=PATIENCE)
 
 
-def test_an_engine_killed_under_load():
-    """Every open stream ends with an error that says so, new requests get 503, and then there is an engine again."""
+@pytest.fixture(scope="module")
+def server() -> Iterator[Served]:
+    """One for the tests until one tells it to end."""
     with served() as server:
-        readers, pool, futures = start_streams(server, 8)
-        first = server.engine_pid
-        os.kill(first, signal.SIGKILL)
-        for future in futures:
-            future.result(60)
-        for reader in readers:
-            assert reader.status == 200
-            assert "was ended by signal 9: send the request again in" in reader.error["message"]
-            assert reader.error["code"] == 503
-        refused = ask(server.url)
-        assert (refused.status_code, httpx.get(f"{server.url}/health").status_code) == (503, 503)
-        assert int(refused.headers["Retry-After"]) >= 1
-        assert refused.json()["error"]["type"] == "ServiceUnavailableError"
-        until(lambda: httpx.get(f"{server.url}/health").status_code == 200)
-        assert ask(server.url).json()["usage"]["completion_tokens"] == 3
-        assert server.engine_pid != first
-        assert server.metric("tilewise:engine_restarts_total") == 1
-        assert server.metric("vllm:num_requests_running") == 0
-        pool.shutdown()
-        assert server.stop() == 0
+        yield server
+
+
+def test_a_client_that_leaves_frees_its_request(server: Served):
+    before = server.metric("vllm:request_success_total")
+    with (
+        httpx.Client(timeout=PATIENCE) as client,
+        client.stream("POST", f"{server.url}/v1/chat/completions", json=LONG) as answer,
+    ):
+        lines = answer.iter_lines()
+        next(lines)
+        assert server.metric("vllm:num_requests_running") == 1
+    until(lambda: server.metric("vllm:num_requests_running") == 0)
+    assert server.metric("vllm:request_success_total") == before + 1
+    assert server.metric("vllm:kv_cache_usage_perc") == 0
+    with pytest.raises(httpx.ReadTimeout):  # it wants the whole answer, and does not wait for it
+        httpx.post(f"{server.url}/v1/chat/completions", json={**LONG, "stream": False}, timeout=0.3)
+    until(lambda: server.metric("vllm:num_requests_running") == 0)
+    assert ask(server.url).status_code == 200
+
+
+def test_a_port_that_is_taken_costs_no_loading_time(server: Served):
+    port = server.url.rpartition(":")[2]
+    second = Served("--port", port)
+    assert second.process.wait(PATIENCE) == 1
+    assert second.logs(f"127.0.0.1:{port} cannot be listened at (Address already in use)")
+    assert "Loading weights" not in second.log
+
+
+def test_an_engine_killed_under_load(server: Served):
+    """Every open stream ends with an error that says so, new requests get 503, and then there is an engine again."""
+    readers, pool, futures = start_streams(server, 8)
+    first = server.engine_pid
+    os.kill(first, signal.SIGKILL)
+    for future in futures:
+        future.result(PATIENCE)
+    for reader in readers:
+        assert reader.status == 200
+        assert "was ended by signal 9: send the request again in" in reader.error["message"]
+        assert reader.error["code"] == 503
+    refused = ask(server.url)
+    assert (refused.status_code, httpx.get(f"{server.url}/health").status_code) == (503, 503)
+    assert int(refused.headers["Retry-After"]) >= 1
+    assert refused.json()["error"]["type"] == "ServiceUnavailableError"
+    until(lambda: httpx.get(f"{server.url}/health").status_code == 200)
+    assert ask(server.url).json()["usage"]["completion_tokens"] == 3
+    assert server.engine_pid != first
+    assert server.metric("tilewise:engine_restarts_total") == 1
+    assert server.metric("vllm:num_requests_running") == 0
+    pool.shutdown()
     assert "was ended by signal 9; 8 requests are lost" in server.log
 
 
-def test_an_engine_that_keeps_dying_ends_the_server():
-    with served("--max-engine-restarts", "0") as server:
-        os.kill(server.engine_pid, signal.SIGKILL)
-        assert server.process.wait(60) == 1
-    assert "is given up" in server.log
-
-
-def test_a_client_that_leaves_frees_its_request():
-    with served() as server:
-        with (
-            httpx.Client(timeout=60) as client,
-            client.stream("POST", f"{server.url}/v1/chat/completions", json=LONG) as answer,
-        ):
-            lines = answer.iter_lines()
-            next(lines)
-            assert server.metric("vllm:num_requests_running") == 1
-        until(lambda: server.metric("vllm:num_requests_running") == 0)
-        assert server.metric("vllm:request_success_total") == 1
-        assert server.metric("vllm:kv_cache_usage_perc") == 0
-        with pytest.raises(httpx.ReadTimeout):  # it wants the whole answer, and does not wait for it
-            httpx.post(f"{server.url}/v1/chat/completions", json={**LONG, "stream": False}, timeout=0.3)
-        until(lambda: server.metric("vllm:num_requests_running") == 0)
-        assert ask(server.url).status_code == 200
-
-
-def test_told_to_end_it_aborts_what_runs():
-    with served() as server:
-        readers, pool, futures = start_streams(server, 2)
-        server.process.send_signal(signal.SIGTERM)
-        for future in futures:
-            future.result(60)
-        assert all("shutting down" in reader.error["message"] for reader in readers)
-        assert server.process.wait(60) == 0
-        pool.shutdown()
+def test_told_to_end_it_aborts_what_runs(server: Served):
+    readers, pool, futures = start_streams(server, 2)
+    server.process.send_signal(signal.SIGTERM)
+    for future in futures:
+        future.result(PATIENCE)
+    assert all("shutting down" in reader.error["message"] for reader in readers)
+    assert server.process.wait(PATIENCE) == 0
+    pool.shutdown()
+    server.stop()
     assert "Shutdown initiated (timeout=0)" in server.log
     assert "Aborting 2 requests" in server.log
     assert server.lines[-1].endswith("Shutdown complete")
@@ -151,11 +157,11 @@ def test_with_patience_it_lets_them_finish():
         until(lambda: "Draining" in server.log)
         late = ask(server.url)
         for future in futures:
-            future.result(60)
+            future.result(PATIENCE)
         assert all(json.loads(reader.events[-2])["choices"][0]["finish_reason"] == "length" for reader in readers)
         assert late.status_code == 503
         assert "shutting down" in late.json()["error"]["message"]
-        assert server.process.wait(60) == 0
+        assert server.process.wait(PATIENCE) == 0
         pool.shutdown()
     assert "Draining 2 in-flight requests (timeout=60s)" in server.log
 
@@ -182,30 +188,34 @@ def test_one_request_too_many():
         assert refused.status_code == 429
         assert refused.headers["Retry-After"]
         assert "the limit is 1" in refused.json()["error"]["message"]
-        assert waiting.result(60).status_code == 200
-        assert futures[0].result(60).events[-1] == "[DONE]"
+        assert waiting.result(PATIENCE).status_code == 200
+        assert futures[0].result(PATIENCE).events[-1] == "[DONE]"
         pool.shutdown()
         second.shutdown()
 
 
-def test_a_request_that_takes_too_long():
-    with served("--request-timeout", "2") as server:
-        _, pool, futures = start_streams(server, 1)
-        with stopped(server):
-            error = futures[0].result(60).error
-        assert error["code"] == 504
-        assert "deadline of 2 seconds" in error["message"]
-        assert ask(server.url).status_code == 200
-        pool.shutdown()
+@pytest.fixture(scope="module")
+def frail() -> Iterator[Served]:
+    """One whose engine is not started again."""
+    with served("--request-timeout", "2", "--max-engine-restarts", "0") as server:
+        yield server
 
 
-def test_a_port_that_is_taken_costs_no_loading_time():
-    with served() as server:
-        port = server.url.rpartition(":")[2]
-        second = Served("--port", port)
-        assert second.process.wait(60) == 1
-        assert second.logs(f"127.0.0.1:{port} cannot be listened at (Address already in use)")
-        assert "Loading weights" not in second.log
+def test_a_request_that_takes_too_long(frail: Served):
+    _, pool, futures = start_streams(frail, 1)
+    with stopped(frail):
+        error = futures[0].result(PATIENCE).error
+    assert error["code"] == 504
+    assert "deadline of 2 seconds" in error["message"]
+    assert ask(frail.url).status_code == 200
+    pool.shutdown()
+
+
+def test_an_engine_that_keeps_dying_ends_the_server(frail: Served):
+    os.kill(frail.engine_pid, signal.SIGKILL)
+    assert frail.process.wait(PATIENCE) == 1
+    frail.stop()
+    assert "is given up" in frail.log
 
 
 def test_a_unix_socket(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.encoded import demo_rows, part_of
-from tests.inputs.test_tensor_file import saved
+from tests.inputs.media.test_tensor_file import saved
 from tests.served import Served, question, served
 from tests.server.live import error_of
 

@@ -169,11 +169,12 @@ def test_a_page_of_another_origin_may_not(live: Served):
     assert "Access-Control-Allow-Origin" not in plain.headers
 
 
-def test_a_request_id_comes_back(live: Served):
+@pytest.mark.parametrize("given", ["mine-1", "team/7=a+b@c", "{1}"])
+def test_a_request_id_comes_back(live: Served, given: str):
     body = {"messages": [QUESTION], "max_tokens": 1}
-    answer = live.client.post(CHAT, json=body, headers={"X-Request-Id": "mine-1"})
-    assert answer.headers["X-Request-Id"] == "mine-1"
-    assert answer.json()["id"] == "chatcmpl-mine-1"
+    answer = live.client.post(CHAT, json=body, headers={"X-Request-Id": given})
+    assert answer.headers["X-Request-Id"] == given
+    assert answer.json()["id"] == f"chatcmpl-{given}"
 
 
 def test_a_request_without_an_id_gets_one(live: Served):

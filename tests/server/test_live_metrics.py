@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -108,12 +109,18 @@ def test_requests_are_counted_by_route_whatever_clients_ask_for(live: Served):
     assert "METHOD" not in text
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {"messages": [QUESTION], "max_tokens": 1}),
+        ("/v1/completions", {"prompt": "a", "max_tokens": 1}),
+        ("/v1/responses", {"input": "a", "max_output_tokens": 1}),
+    ],
+)
 @pytest.mark.parametrize("stream", [False, True])
-def test_load_balancers_are_told_of_the_load(live: Served, path: str, stream: bool):
+def test_load_balancers_are_told_of_the_load(live: Served, path: str, body: dict[str, Any], stream: bool):
     """The header of xds.data.orca.v3, as Envoy's and Google's balancers read it."""
-    body = {"messages": [QUESTION]} if "chat" in path else {"prompt": "a"}
-    body |= {"max_tokens": 1, "stream": stream}
+    body = {**body, "stream": stream}
 
     def told(form: str) -> str | None:
         answer = live.client.post(path, json=body, headers={"endpoint-load-metrics-format": form})

@@ -9,14 +9,15 @@ from tests.server.asking import LOOK, PICTURE, QUESTION, SERVED
 from tilewise.errors import InvalidField, InvalidRequest
 from tilewise.ignored import Ignored
 from tilewise.inputs.grammar import Grammars
-from tilewise.inputs.media_io import MediaOptions
-from tilewise.inputs.schema_keywords import unknown_keywords
+from tilewise.inputs.media.reader import MediaOptions
+from tilewise.inputs.messages import ParsedMessage
+from tilewise.inputs.schema import unknown_keywords
 from tilewise.sampling_params import StructuredOutputsParams
-from tilewise.server.completion import completion_call
-from tilewise.server.convert import chat_call
-from tilewise.server.errors import check_coding, parse_body
-from tilewise.server.requests import naming_form
-from tilewise.server.responses.read import response_call
+from tilewise.server.chat.call import chat_call
+from tilewise.server.completions.call import completion_call
+from tilewise.server.exchange import check_coding, parse_body
+from tilewise.server.generation import naming_form
+from tilewise.server.responses.call import response_call
 
 ROUTES = {
     "chat": (chat_call, {"messages": [QUESTION]}),
@@ -81,7 +82,7 @@ def test_a_role_in_capitals_is_refused(role):
 
 def test_a_null_of_the_user_is_an_empty_text():
     call = chat_call({"messages": [{"role": "user", "content": None}]}, SERVED, Ignored())
-    assert call.prompt.messages == ({"role": "user", "content": ""},)
+    assert call.prompt.messages == (ParsedMessage("user", [""]),)
 
 
 @pytest.mark.parametrize(

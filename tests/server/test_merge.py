@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 import pytest
 
-from tilewise.server.streaming import merged
+from tilewise.server.service import merged
 
 
 class Letters:

@@ -5,51 +5,61 @@ import pytest
 from tests.server.asking import PICTURE
 from tilewise.errors import InvalidField
 from tilewise.ignored import Ignored
-from tilewise.server.fields.field import UnknownFields
-from tilewise.server.messages import read_conversation
+from tilewise.inputs.media.reader import MediaPart
+from tilewise.inputs.messages import ParsedMessage, parse_messages
+from tilewise.server.body import UnknownFields
+from tilewise.server.messages import RequestRules
 
 URL = PICTURE["image_url"]["url"]
-SEEN = {"type": "image_url", "image_url": {"url": URL}}
+PLACE = "messages[0].content[0]"
+SEEN = MediaPart(URL, "image", where=PLACE)
 CALL = {"id": "1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
 
 
 def read(*messages):
-    return list(read_conversation(messages, UnknownFields(Ignored())))
+    return list(parse_messages(messages, RequestRules(UnknownFields(Ignored()))))
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "Hi",
+        {"type": "text", "text": "Hi"},
+        {"text": "Hi"},
+        {"type": "input_text", "text": "Hi"},
+        {"type": "output_text", "text": "Hi", "annotations": []},
+        {"type": "refusal", "refusal": "Hi"},
+    ],
+)
+def test_parts_of_text(part):
+    assert read({"role": "user", "content": [part]})[0].sent == ["Hi"]
 
 
 @pytest.mark.parametrize(
     ("part", "becomes"),
     [
-        ("Hi", {"type": "text", "text": "Hi"}),
-        ({"type": "text", "text": "Hi"}, {"type": "text", "text": "Hi"}),
-        ({"text": "Hi"}, {"type": "text", "text": "Hi"}),
-        ({"type": "input_text", "text": "Hi"}, {"type": "text", "text": "Hi"}),
-        ({"type": "output_text", "text": "Hi", "annotations": []}, {"type": "text", "text": "Hi"}),
-        ({"type": "refusal", "refusal": "No."}, {"type": "text", "text": "No."}),
         (PICTURE, SEEN),
         (
             {"type": "image_url", "image_url": {"url": URL, "detail": "low"}, "uuid": "x"},
-            {"type": "image_url", "image_url": {"url": URL, "detail": "low"}, "uuid": "x"},
+            MediaPart(URL, "image", "x", "low", where=PLACE),
         ),
-        (
-            {"type": "image_url", "uuid": "x", "image_url": None},
-            {"type": "image_url", "image_url": {"url": None}, "uuid": "x"},
-        ),
+        ({"type": "image_url", "uuid": "x", "image_url": None}, MediaPart(None, "image", "x", where=PLACE)),
         ({"image_url": URL}, SEEN),
         (
             {"type": "input_image", "image_url": URL, "detail": "high"},
-            {"type": "image_url", "image_url": {"url": URL, "detail": "high"}},
+            MediaPart(URL, "image", detail="high", where=PLACE),
         ),
-        ({"type": "video_url", "video_url": {"url": URL}}, {"type": "video_url", "video_url": {"url": URL}}),
+        ({"type": "video_url", "video_url": {"url": URL}}, MediaPart(URL, "video", where=PLACE)),
     ],
 )
-def test_parts(part, becomes):
-    assert read({"role": "user", "content": [part]}) == [{"role": "user", "content": [becomes]}]
+def test_parts_of_media(part, becomes):
+    (message,) = read({"role": "user", "content": [part]})
+    assert [*message.images, *message.videos] == [becomes]
 
 
 def test_thinking_of_earlier_answers_is_no_part_of_the_prompt():
     thought = {"role": "assistant", "content": [{"type": "thinking", "thinking": "Hm."}, "A."], "reasoning": "Hm."}
-    assert read(thought) == [{"role": "assistant", "content": [{"type": "text", "text": "A."}]}]
+    assert read(thought)[0].sent == ["A."]
 
 
 def test_what_an_answer_of_ours_holds_can_be_sent_back():
@@ -66,13 +76,13 @@ def test_what_an_answer_of_ours_holds_can_be_sent_back():
     }
     result = {"role": "tool", "tool_call_id": "1", "name": "look", "content": "a wall"}
     assert read(answer, result) == [
-        {"role": "assistant", "content": None, "tool_calls": [CALL]},
-        {"role": "tool", "content": "a wall"},
+        ParsedMessage("assistant", [""], calls=('{"name": "look", "arguments": {}}',)),
+        ParsedMessage("tool", ["a wall"]),
     ]
 
 
 def test_developers_are_the_system():
-    assert read({"role": "developer", "content": "Be brief."})[0]["role"] == "system"
+    assert read({"role": "developer", "content": "Be brief."})[0].role == "system"
 
 
 @pytest.mark.parametrize(
@@ -101,6 +111,10 @@ def test_developers_are_the_system():
         ({"role": "user", "content": [{"type": "image_pil"}]}, "messages[0].content[0]", "it is for programs"),
         ({"role": "user", "content": [{"type": "image_url", "image_url": None}]},
          "messages[0].content[0]", "needs a URL, got NoneType; or a uuid of media that were sent before"),
+        ({"role": "assistant", "tool_calls": [{**CALL, "function": 1}]}, "messages[0].tool_calls[0]", "with a name"),
+        ({"role": "user", "content": [{"type": "image_url", "uuid": ""}]}, "messages[0].content[0]", "uuid must be a"),
+        ({"role": "user", "content": [{"image_url": URL, "max_dynamic_patch": 0}]},
+         "messages[0].content[0]", "max_dynamic_patch must be a whole number from 1 on, got 0"),
         ({"role": "user", "content": [{"type": "image_url", "image_url": {"url": URL, "detail": "most"}}]},
          "messages[0].content[0]", "detail must be one of auto, low, medium, high, original, got 'most'"),
     ],

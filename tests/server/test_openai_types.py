@@ -6,8 +6,9 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from tests.server.asking import LOOK, SERVED, USAGE, ask, output, pieces, score
 from tilewise.ignored import Ignored
-from tilewise.server.chat_answers import ChatStream, chat_body
-from tilewise.server.completion import completion_body, completion_call
+from tilewise.server.chat.answers import ChatStream, chat_body
+from tilewise.server.completions.answers import completion_body
+from tilewise.server.completions.call import completion_call
 
 CALL = '<think>Hm.</think>I look.\n<tool_call>\n{"name": "look", "arguments": {"where": "left"}}\n</tool_call>'
 SCORES = [{5: score(-0.5)}, {6: score(-20000.0)}]
@@ -32,7 +33,7 @@ def test_chunks(text):
     stream = ChatStream(ask(tools=[LOOK], stream=True, stream_options=options, logprobs=True))
     scores = {token: score(-0.5) for token in range(5, 200)}
     chunks = [chunk for piece in pieces(list(text), scores=scores) for chunk in stream.take(piece, USAGE)]
-    parsed = [ChatCompletionChunk.model_validate(chunk).usage for chunk in [*chunks, *stream.finish(USAGE)]]
+    parsed = [ChatCompletionChunk.model_validate(chunk).usage for chunk in [*chunks, *stream.finish(output())]]
     totals = [usage.total_tokens for usage in parsed]
     assert (totals[0], totals[-1]) == (310, 326)  # the prompt's 310, and no token is counted twice
     assert totals[:-1] == sorted(totals[:-1])

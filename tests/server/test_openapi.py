@@ -15,12 +15,12 @@ from tests.served import Served
 from tests.server.live import QUESTION
 from tilewise.errors import InvalidRequest
 from tilewise.ignored import Ignored
-from tilewise.inputs.messages import MessageParts
+from tilewise.inputs.messages import parse_messages
 from tilewise.server.app import api_routes, openapi_document
-from tilewise.server.fields.field import UnknownFields
-from tilewise.server.fields.tables import TABLES
-from tilewise.server.messages import read_conversation
-from tilewise.server.openapi.document import pages
+from tilewise.server.bodies import BODIES, BatchedChatBody
+from tilewise.server.body import Body, UnknownFields, fields_of
+from tilewise.server.messages import RequestRules
+from tilewise.server.openapi import pages
 
 DOCUMENT = openapi_document()
 
@@ -64,7 +64,8 @@ def references(value: Any) -> Iterator[str]:
 def test_every_route_is_in_it():
     told = {(path, method.upper()) for path, methods in DOCUMENT["paths"].items() for method in methods}
     assert told == {(route.path_format, method) for route in api_routes() for method in route.methods or ()}
-    assert {path for path, _ in posts()} == {*TABLES, "/invocations", "/v1/chat/completions/batch"}
+    bodies = {kind.route for kind in (*BODIES, BatchedChatBody)}
+    assert {path for path, _ in posts()} == {*bodies, "/invocations"}
 
 
 def test_every_name_of_an_operation_is_its_own():
@@ -79,13 +80,13 @@ def test_every_reference_leads_somewhere():
             value = value[key]
 
 
-@pytest.mark.parametrize("path", TABLES)
-def test_a_body_has_the_fields_of_its_table(path: str):
-    operation = dict(posts())[path]
+@pytest.mark.parametrize("kind", BODIES, ids=lambda kind: kind.route)
+def test_a_body_has_its_fields(kind: type[Body]):
+    operation = dict(posts())[kind.route]
     name = named(operation["requestBody"]["content"]["application/json"]["schema"])
     properties = DOCUMENT["components"]["schemas"][name]["properties"]
-    assert list(properties) == [field.name for field in TABLES[path].fields if field.effect != "refused"]
-    for field in TABLES[path].fields:
+    assert list(properties) == [field.name for field in fields_of(kind).values() if field.effect != "refused"]
+    for field in fields_of(kind).values():
         if field.effect == "works":
             assert properties[field.name]["description"] == field.note
             assert len(properties[field.name]) > 1, f"{field.name} has no type"
@@ -123,7 +124,7 @@ def test_a_part_fits_the_document_just_when_it_is_read(part: Any, fits: bool):
     for name, field in (("ChatBody", "messages"), ("TokenizeBody", "messages"), ("ResponsesBody", "input")):
         assert Draft202012Validator(schema(name)).is_valid({field: [message]}) is fits, name
     try:
-        MessageParts("user").add(read_conversation([message], UnknownFields(Ignored()))[0]["content"][0], "here")
+        parse_messages([message], RequestRules(UnknownFields(Ignored())))
     except InvalidRequest:
         assert not fits
     else:

@@ -12,8 +12,8 @@ from tests.served import Served, question, served
 from tests.server.asking import SERVED
 from tilewise.errors import InvalidConfig, InvalidField, InvalidRequest, Overloaded
 from tilewise.ignored import Ignored
+from tilewise.server.responses.call import ResponseCall, response_call
 from tilewise.server.responses.items import response_object
-from tilewise.server.responses.read import ResponseCall, response_call
 from tilewise.server.responses.store import ResponseStore, StoreLimits, UnknownResponse
 
 

@@ -1,5 +1,7 @@
 """The Responses API: what is asked, and the events that tell the answer."""
 
+import json
+
 import pytest
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
@@ -8,9 +10,11 @@ from tests.outputs.cutting import cut
 from tests.server.asking import SERVED, USAGE, pieces, score
 from tilewise.errors import BrokenAnswer, InvalidField, InvalidRequest
 from tilewise.ignored import Ignored
+from tilewise.inputs.messages import ParsedMessage
+from tilewise.inputs.pieces import MediaPlace
 from tilewise.sampling_params import StructuredOutputsParams
-from tilewise.server.errors import Problem
-from tilewise.server.responses.read import response_call
+from tilewise.server.problems import Problem
+from tilewise.server.responses.call import response_call
 from tilewise.server.responses.stream import ResponseStream
 
 EVENTS = TypeAdapter(ResponseStreamEvent)
@@ -33,8 +37,8 @@ def answer(text, finish="stop", scores=None, **fields):
 def test_a_text_is_a_message_of_the_user():
     call = read("Hi", instructions="Be brief.", max_output_tokens=5, temperature=0, top_p=0.5)
     assert call.chat.prompt.messages == (
-        {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": "Hi"},
+        ParsedMessage("system", ["Be brief."]),
+        ParsedMessage("user", ["Hi"]),
     )
     sampling = call.chat.sampling
     assert (sampling.max_tokens, sampling.temperature, sampling.top_p) == (5, 0, 0.5)
@@ -58,11 +62,11 @@ def test_items():
         ]
     )  # fmt: skip
     user, assistant, tool = call.chat.prompt.messages
-    assert [part["type"] for part in user["content"]] == ["text", "image_url"]
-    assert assistant["content"] == [{"type": "text", "text": "I look."}]
-    assert [made["function"]["arguments"] for made in assistant["tool_calls"]] == ["{}", '{"a": 1}']
-    assert tool == {"role": "tool", "content": "a wall"}
-    assert read([{"role": "assistant", "tool_calls": None}, ASKED]).chat.prompt.messages[0]["tool_calls"]
+    assert user.sent == ["What?", MediaPlace("image")]
+    assert assistant.texts == ["I look."]
+    assert [json.loads(made)["arguments"] for made in assistant.calls] == [{}, {"a": 1}]
+    assert tool == ParsedMessage("tool", ["a wall"])
+    assert read([{"role": "assistant", "tool_calls": None}, ASKED]).chat.prompt.messages[0].calls
 
 
 def test_forms_tools_and_effort():
@@ -72,7 +76,7 @@ def test_forms_tools_and_effort():
     )
     assert read(text={"format": {"type": "text"}}).chat.sampling.structured_outputs is None
     named = read(tools=[LOOK], tool_choice={"type": "function", "name": "look"})
-    assert (named.chat.tools.choice, named.chat.tools.name) == ("named", "look")
+    assert (named.chat.parts.calls, named.chat.parts.name) == ("named", "look")
     assert read(reasoning={"effort": "high"}).chat.prompt.thinking is True
     assert read(top_logprobs=2).chat.sampling.logprobs == 2
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tilewise.cli.start import start
-from tilewise.services.record import ServiceFolder
+from tilewise.cli.services import START, StartOrder, start
+from tilewise.services import ServiceFolder
 
 SMALL_SERVER = [sys.executable, str(Path(__file__).parent / "small_server.py")]
 
@@ -42,6 +42,6 @@ def start_small(folder, port):
 
     def started(*words: str, manners: tuple[str, ...] = ()) -> int:
         address = ["--host", "127.0.0.1", "--port", str(port)]
-        return start([*words, *address], [*SMALL_SERVER, *manners])
+        return start(StartOrder.of(START.read([*words, *address])), [*SMALL_SERVER, *manners])
 
     return started

@@ -14,10 +14,9 @@ import time
 import pytest
 
 from tilewise.cli import main
-from tilewise.cli.start import start
+from tilewise.cli.services import START, StartOrder, start
 from tilewise.errors import InvalidConfig
-from tilewise.services.launch import state_of
-from tilewise.services.record import BackgroundService, ServiceFolder, ServiceProblem, birth_of
+from tilewise.services import BackgroundService, ServiceFolder, ServiceProblem, birth_of, state_of
 
 # A service is meant to outlive the command that starts it.
 pytestmark = pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
@@ -74,8 +73,9 @@ def test_a_name_is_of_one_service_at_a_time(start_small, folder):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         other = str(probe.getsockname()[1])
+    order = StartOrder.of(START.read(["m", "--name", "one", "--port", other]))
     with pytest.raises(ServiceProblem, match=r"one runs already, at http://127.0.0.1:\d+ \(pid"):
-        start(["m", "--name", "one", "--port", other], [sys.executable, "-c", "raise SystemExit('not to be run')"])
+        start(order, [sys.executable, "-c", "raise SystemExit('not to be run')"])
     assert folder.find("one") == first
     assert first.alive
 

@@ -64,7 +64,10 @@ def test_more_tiles_read_more(open_chat: Any) -> None:
     chat.page.keyboard.press("Enter")
     chat.page.wait_for_selector("#right-answer .differs", timeout=60000)
     chat.page.wait_for_selector("#left-strip .strip", timeout=60000)
-    assert chat.page.locator("#right-answer .answer").inner_text() != chat.page.locator("#left-answer .answer").inner_text()
+    assert (
+        chat.page.locator("#right-answer .answer").inner_text()
+        != chat.page.locator("#left-answer .answer").inner_text()
+    )
     assert "13 tiles" in chat.page.locator("#right-strip").inner_text()
 
 
@@ -97,7 +100,9 @@ def test_a_question_is_edited(open_chat: Any) -> None:
     chat.page.locator("#talk button[title='Edit']").first.click()
     chat.page.locator("#talk textarea").fill("Read the number.")
     chat.page.locator("#talk button[title='Submit']").click()
-    chat.page.wait_for_function("document.querySelector('#talk .message.bot')?.innerText.trim() == '388'", timeout=60000)
+    chat.page.wait_for_function(
+        "document.querySelector('#talk .message.bot')?.innerText.trim() == '388'", timeout=60000
+    )
     assert chat.page.locator("#talk img").count() >= 1
 
 
@@ -160,24 +165,25 @@ def test_a_server_that_is_gone_and_comes_back(open_chat: Any) -> None:
             with served(str(DEMO), "--served-model-name", "demo", "--port", port):
                 chat.ask("And what color is the word?")
                 chat.page.wait_for_function(
-                    "[...document.querySelectorAll('#talk .message.bot')].at(-1).innerText.trim() == 'red'", timeout=60000
+                    "[...document.querySelectorAll('#talk .message.bot')].at(-1).innerText.trim() == 'red'",
+                    timeout=60000,
                 )
 
 
 def test_a_key_is_asked_for(open_chat: Any) -> None:
-    with served(str(DEMO), "--served-model-name", "demo", "--api-key", "secret") as locked:
-        with chat_over(f"{locked.url}/v1") as address:
-            chat = open_chat(address, filled=False)
-            chat.ask("What is this?")
-            assert "--api-key" in chat.answer() or "key" in chat.answer()
-            chat.page.fill("#key input", "secret")
-            chat.page.keyboard.press("Tab")
-            chat.page.wait_for_function("document.querySelector('#model input').value == 'demo'")
-            chat.attach("reading_text.png")
-            chat.ask("What is the word?")
-            chat.page.wait_for_function(
-                "[...document.querySelectorAll('#talk .message.bot')].at(-1)?.innerText.trim() == 'cat'", timeout=60000
-            )
+    flags = ("--served-model-name", "demo", "--api-key", "secret")
+    with served(str(DEMO), *flags) as locked, chat_over(f"{locked.url}/v1") as address:
+        chat = open_chat(address, filled=False)
+        chat.ask("What is this?")
+        assert "--api-key" in chat.answer() or "key" in chat.answer()
+        chat.page.fill("#key input", "secret")
+        chat.page.keyboard.press("Tab")
+        chat.page.wait_for_function("document.querySelector('#model input').value == 'demo'")
+        chat.attach("reading_text.png")
+        chat.ask("What is the word?")
+        chat.page.wait_for_function(
+            "[...document.querySelectorAll('#talk .message.bot')].at(-1)?.innerText.trim() == 'cat'", timeout=60000
+        )
 
 
 def test_status_shows_requests(open_chat: Any) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from tilewise.errors import InvalidCheckpoint, TilewiseError
 from tilewise.models.internvl import InternVL
 from tilewise.models.load import Architecture
-from tilewise.platforms.reference import ReferenceOps
+from tilewise.platforms.ops import Ops
 from tilewise.weights.folder import CheckpointFolder
 
 REMEDIES = (
@@ -26,7 +26,7 @@ REMEDIES = (
 
 
 def load(folder: Path) -> InternVL:
-    return Architecture.of(CheckpointFolder.open(folder)).load(torch.float32, ReferenceOps(), context=64)
+    return Architecture.of(CheckpointFolder.open(folder)).load(torch.float32, Ops(), context=64)
 
 
 def refused(kind: type[TilewiseError], action: Callable[[], Any], *names: str) -> str:

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tests.tiny import TinySpec, original_tensors, write_original
-from tilewise.tools.twin.vocabularies import tokenizer as tokenizer_of
+from tilewise.twin.vocabularies import tokenizer as tokenizer_of
 
 ARCHITECTURES = {
     "qwen2": gguf.MODEL_ARCH.QWEN2,

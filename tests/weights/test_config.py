@@ -16,7 +16,7 @@ from tilewise.errors import InvalidCheckpoint, UnknownModel
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.models.load import Architecture
-from tilewise.weights.folder import CheckpointFolder
+from tilewise.weights.folder import CheckpointFolder, Section
 
 SPEC = SPECS["qwen2-300m"]
 
@@ -196,3 +196,16 @@ def test_what_transformers_saves_is_read_back(name: str, tmp_path: Path) -> None
 def test_a_quantised_checkpoint_is_named_by_its_config(folder: Path, change: dict[str, Any], method: str) -> None:
     change_config(folder, **change)
     refused(InvalidCheckpoint, lambda: architecture(folder), str(folder), f"quantised by {method},", "bfloat16")
+
+
+def test_null_is_what_nobody_has_set() -> None:
+    """transformers writes each value that is None as null, and reads null as it reads what is not there."""
+    section = Section({"head_dim": None, "vocab_size": 0}, "config.json")
+    assert [section.get("head_dim", 128), section.get("absent", 128), section.get("vocab_size", 128)] == [128, 128, 0]
+
+
+@pytest.mark.parametrize("value", [[[14], [14]], [{}], [14, 16], []], ids=str)
+def test_a_list_that_is_no_whole_number_is_refused(value: object) -> None:
+    section = Section({"patch_size": value}, "config.json")
+    refused(InvalidCheckpoint, lambda: section.whole("patch_size"), "patch_size must be a whole number above 0")
+    assert Section({"patch_size": [14, 14]}, "config.json").whole("patch_size") == 14

@@ -12,11 +12,10 @@ from torch import Tensor
 from tests.models.flash import write_flash
 from tests.tiny import SPECS, write_original
 from tilewise.models.load import Architecture
-from tilewise.platforms.torch_ops import TorchOps
+from tilewise.platforms.ops import TorchOps
 from tilewise.runner.tile_store import ENCODER_PARTS, model_key
-from tilewise.weights.fingerprint import Fingerprint
 from tilewise.weights.folder import CheckpointFolder
-from tilewise.weights.sources import RandomSource
+from tilewise.weights.sources import Fingerprint, RandomSource
 
 
 @dataclass

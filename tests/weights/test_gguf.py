@@ -30,14 +30,15 @@ from tilewise.errors import InvalidCheckpoint, InvalidConfig, UnknownModel
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.models.load import Architecture
-from tilewise.platforms.reference import ReferenceOps
+from tilewise.platforms.ops import Ops
+from tilewise.weights.checkpoint import find_model
 from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.gguf.container import TYPES, GgufHeader
-from tilewise.weights.hub import find_model
 from tilewise.weights.quantization.gguf import BlockLayout
+from tilewise.weights.quantization.stored import ExpectedTensor, StoredModule
 
 QWEN2 = in_blocks(SPECS["qwen2-300m"])
-OPS = ReferenceOps()
+OPS = Ops()
 BLOCKS = [kind.name for kind in TYPES.values() if kind.numbers > 1]
 
 
@@ -55,8 +56,11 @@ class Stored:
     def has(self, name: str) -> bool:
         return True
 
-    def tensor(self, name: str, shape: object, dtypes: object, item: int | None = None) -> Tensor:
-        return self.stored if item is None else self.stored[item]
+    def place(self, name: str) -> str:
+        return "The checkpoint"
+
+    def tensor(self, expected: ExpectedTensor) -> Tensor:
+        return self.stored
 
 
 def random_blocks(kind: Type, rows: int, blocks: int) -> np.ndarray:
@@ -77,7 +81,7 @@ def test_blocks_stand_for_the_numbers_of_the_owning_library(name: str) -> None:
     kind, rows = Type[name], 6
     stored = random_blocks(kind, rows, 512 // gguf.GGML_QUANT_SIZES[kind][0])
     expected = torch.from_numpy(gguf.quants.dequantize(stored, kind))
-    form = BlockLayout(name).read(Stored(torch.from_numpy(stored)), "blk.0.attn_q", rows, 512, None)
+    form = BlockLayout(name).read(StoredModule(Stored(torch.from_numpy(stored)), "blk.0.attn_q"), rows, 512)
     assert form.shape == (rows, 512)
     assert torch.equal(form.dequantised(), expected)
     assert torch.equal(form.rows(slice(1, 4)).dequantised(), expected[1:4])

@@ -10,8 +10,8 @@ import av
 import numpy as np
 
 from tilewise.errors import InvalidMedia, did_you_mean
-from tilewise.inputs.media_limits import MAX_FRAMES
-from tilewise.inputs.video import FrameChoice, read_video
+from tilewise.inputs.media.limits import MAX_FRAMES
+from tilewise.inputs.media.video import FrameChoice, read_video
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,13 @@ class Spread:
         percentiles = tuple((percent, value * factor) for percent, value in self.percentiles)
         return Spread(self.mean * factor, self.median * factor, self.deviation * factor, percentiles)
 
+    def by_percent(self, prefix: str = "") -> dict[str, float]:
+        """Return the percentiles by the names of their percents, such as `99` and `99.9`."""
+        return {f"{prefix}{percent_name(percent)}": value for percent, value in self.percentiles}
+
+    def as_json(self) -> dict[str, float]:
+        return {"mean": self.mean, "median": self.median, "std": self.deviation, **self.by_percent("p")}
+
 
 def percent_name(percent: float) -> str:
     """Return a percent as the names of fields have it.
@@ -60,9 +67,6 @@ def read_percents(text: str) -> tuple[float, ...]:
     return percents
 
 
-NAMES = ("ttft", "tpot", "e2el")
-
-
 @dataclass(frozen=True, slots=True)
 class Goals:
     """The most milliseconds that a good answer takes; None = no goal."""
@@ -74,18 +78,19 @@ class Goals:
     @classmethod
     def read(cls, pairs: Sequence[str]) -> Goals:
         """Read `ttft:500 tpot:50` of --goodput. Raises InvalidConfig."""
+        names = [field.name for field in dataclasses.fields(cls)]
         found: dict[str, float] = {}
         for pair in pairs:
             name, _, value = pair.partition(":")
-            if name not in NAMES:
-                hint = did_you_mean(name, NAMES)
-                raise InvalidConfig(f"--goodput knows {', '.join(NAMES)}, got {pair!r}.{hint}")
+            if name not in names:
+                hint = did_you_mean(name, names)
+                raise InvalidConfig(f"--goodput knows {', '.join(names)}, got {pair!r}.{hint}")
             found[name] = _milliseconds(value, pair)
         return cls(**found)
 
-    def met(self, answer: RequestOutcome, output_tokens: int) -> bool:
+    def met(self, answer: RequestOutcome) -> bool:
         """Return whether an answer keeps every goal. A single token has no time per output token, so it keeps that."""
-        measured = (answer.first_content, answer.per_token(output_tokens) or 0.0, answer.latency)
+        measured = (answer.first_content, answer.per_token or 0.0, answer.latency)
         goals = (self.ttft, self.tpot, self.e2el)
         return all(goal is None or 1000 * value <= goal for value, goal in zip(measured, goals, strict=True))
 
@@ -101,20 +106,21 @@ def _milliseconds(text: str, pair: str) -> float:
 
 
 CountTokens = Callable[[str], int]
-METRICS = ("ttft", "first_chunk", "tpot", "itl", "e2el", "client_queue_time", "e2el_including_client_queue")
 
 
-@dataclass(frozen=True, slots=True)
-class MeasuredAnswer:
-    """An answer that came whole, with its tokens."""
-
-    answer: RequestOutcome
-    input_tokens: int
-    output_tokens: int
-
-    @property
-    def per_token(self) -> float | None:
-        return self.answer.per_token(self.output_tokens)
+def with_counts(
+    answers: Sequence[RequestOutcome], prompt_tokens: Sequence[int | None], count: CountTokens | None
+) -> list[RequestOutcome]:
+    """Return the outcomes with the tokens of each whole answer, which are counted here where the server does not."""
+    found = []
+    for answer, prompt in zip(answers, prompt_tokens, strict=True):
+        tokens = answer.tokens
+        if tokens.prompt is None:
+            tokens = replace(tokens, prompt=prompt or 0)
+        if tokens.completion is None:
+            tokens = replace(tokens, completion=count(answer.text) if count else len(answer.contents))
+        found.append(answer if answer.failure else replace(answer, tokens=tokens))
+    return found
 
 
 @dataclass(frozen=True)
@@ -131,7 +137,7 @@ class Figures:
     max_output_tokens_per_s: float
     max_concurrent_requests: int
     spreads: dict[str, Spread]
-    """Milliseconds of each of METRICS."""
+    """Milliseconds of each metric."""
     failures: dict[str, int]
     """Number of failures of each kind, the commonest first."""
     total_image_tokens: int | None = None
@@ -141,30 +147,32 @@ class Figures:
     @classmethod
     def of(
         cls,
-        measured: Sequence[MeasuredAnswer],
-        failed: Sequence[RequestOutcome],
+        outcomes: Sequence[RequestOutcome],
         duration: float,
         percents: Sequence[float],
         goals: Goals | None = None,
         server: ServerReport | None = None,
     ) -> Figures:
-        answers = [item.answer for item in measured]
-        inputs, outputs = (sum(getattr(item, name) for item in measured) for name in ("input_tokens", "output_tokens"))
-        good = sum(goals.met(item.answer, item.output_tokens) for item in measured) if goals else None
+        """Work out the figures of all requests of a run, whose tokens are known (`with_counts`)."""
+        answers = [outcome for outcome in outcomes if outcome.failure is None]
+        failures = [outcome.failure.kind for outcome in outcomes if outcome.failure]
+        inputs = sum(answer.tokens.prompt or 0 for answer in answers)
+        outputs = sum(answer.output_tokens for answer in answers)
+        good = sum(map(goals.met, answers)) if goals else None
         return cls(
             duration=duration,
-            completed=len(measured),
-            failed=len(failed),
+            completed=len(answers),
+            failed=len(failures),
             total_input_tokens=inputs,
             total_output_tokens=outputs,
-            request_throughput=len(measured) / duration,
+            request_throughput=len(answers) / duration,
             request_goodput=None if good is None else good / duration,
             output_throughput=outputs / duration,
             total_token_throughput=(inputs + outputs) / duration,
-            max_output_tokens_per_s=peak_tokens(measured),
-            max_concurrent_requests=peak_requests(answers),
-            spreads=_spreads(measured, percents),
-            failures=dict(Counter(answer.failure.kind for answer in failed if answer.failure).most_common()),
+            max_output_tokens_per_s=peak_tokens(answers),
+            max_concurrent_requests=peak_requests(outcomes),
+            spreads=_spreads(answers, percents),
+            failures=dict(Counter(failures).most_common()),
             total_image_tokens=_known_sum([answer.tokens.image for answer in answers]),
             total_tiles=_known_sum([answer.tokens.tiles for answer in answers]),
             server=server,
@@ -173,40 +181,28 @@ class Figures:
     def as_json(self) -> dict[str, Any]:
         found = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         spreads, server, failures = found.pop("spreads"), found.pop("server"), found.pop("failures")
-        return {**found, "rtfx": 0.0, "failures": failures, **_spread_fields(spreads), **_server_fields(server)}
+        times = {
+            f"{what}_{name}_ms": value for name, spread in spreads.items() for what, value in spread.as_json().items()
+        }
+        return {**found, "rtfx": 0.0, "failures": failures, **times, **(server.as_json() if server else {})}
 
 
-def measure(
-    answers: Sequence[RequestOutcome], prompt_tokens: Sequence[int | None], count: CountTokens | None
-) -> list[MeasuredAnswer]:
-    """Return the answers that came whole, with their tokens, which are counted here where the server does not."""
-    found = []
-    for answer, prompt in zip(answers, prompt_tokens, strict=True):
-        if answer.failure is None:
-            asked = answer.tokens.prompt if answer.tokens.prompt is not None else prompt or 0
-            found.append(MeasuredAnswer(answer, asked, _output_tokens(answer, count)))
-    return found
-
-
-def _output_tokens(answer: RequestOutcome, count: CountTokens | None) -> int:
-    if answer.tokens.completion is not None:
-        return answer.tokens.completion
-    return count(answer.text) if count else len(answer.contents)
-
-
-def peak_tokens(measured: Sequence[MeasuredAnswer]) -> float:
+def peak_tokens(answers: Sequence[RequestOutcome]) -> float:
     """Return the most tokens in one second of the run; those of an answer are spread over its chunks."""
     seconds: defaultdict[int, float] = defaultdict(float)
-    for item in measured:
-        times = item.answer.contents or (item.answer.latency,)
+    for answer in answers:
+        times = answer.contents or (answer.latency,)
         for moment in times:
-            seconds[int(item.answer.start + moment)] += item.output_tokens / len(times)
+            seconds[int(answer.start + moment)] += answer.output_tokens / len(times)
     return float(max(seconds.values(), default=0))
 
 
-def peak_requests(answers: Sequence[RequestOutcome]) -> int:
-    """Return the most requests in flight at one moment. (vLLM counts whole seconds, in which many may come and go.)"""
-    changes = [(answer.start, 1) for answer in answers] + [(answer.start + answer.latency, -1) for answer in answers]
+def peak_requests(outcomes: Sequence[RequestOutcome]) -> int:
+    """Return the most requests in flight at one moment, those that failed among them until they had.
+
+    vLLM counts successes alone, and whole seconds, in which many may come and go.
+    """
+    changes = [(outcome.start, 1) for outcome in outcomes] + [(outcome.ended, -1) for outcome in outcomes]
     peak = now = 0
     for _, change in sorted(changes):
         now += change
@@ -214,48 +210,17 @@ def peak_requests(answers: Sequence[RequestOutcome]) -> int:
     return peak
 
 
-def _spreads(measured: Sequence[MeasuredAnswer], percents: Sequence[float]) -> dict[str, Spread]:
-    answers = [item.answer for item in measured]
+def _spreads(answers: Sequence[RequestOutcome], percents: Sequence[float]) -> dict[str, Spread]:
     values: dict[str, list[float]] = {
         "ttft": [answer.first_content for answer in answers],
         "first_chunk": [answer.first_chunk or answer.first_content for answer in answers],
-        "tpot": [item.per_token for item in measured if item.per_token is not None],
+        "tpot": [answer.per_token for answer in answers if answer.per_token is not None],
         "itl": [gap for answer in answers for gap in answer.gaps],
         "e2el": [answer.latency for answer in answers],
         "client_queue_time": [answer.queued for answer in answers],
         "e2el_including_client_queue": [answer.queued + answer.latency for answer in answers],
     }
-    return {name: Spread.of(values[name], percents).scaled(1000) for name in METRICS}
-
-
-def _spread_fields(spreads: dict[str, Spread]) -> dict[str, float]:
-    found: dict[str, float] = {}
-    for name, spread in spreads.items():
-        found |= {
-            f"mean_{name}_ms": spread.mean,
-            f"median_{name}_ms": spread.median,
-            f"std_{name}_ms": spread.deviation,
-        }
-        found |= {f"p{percent_name(percent)}_{name}_ms": value for percent, value in spread.percentiles}
-    return found
-
-
-def _server_fields(server: ServerReport | None) -> dict[str, float | None]:
-    """Return the JSON's fields about the server, times in milliseconds."""
-    if server is None:
-        return {}
-    found: dict[str, float | None] = {"tiles_encoded": server.tiles_encoded}
-    for name, seconds in (("mean_preprocess_ms", server.preprocess), ("mean_encode_ms", server.encode)):
-        found[name] = None if seconds is None else 1000 * seconds
-    if server.drafts:
-        found |= {
-            "spec_decode_acceptance_rate": 100 * server.accepted_tokens / max(server.draft_tokens, 1),
-            "spec_decode_acceptance_length": 1 + server.accepted_tokens / server.drafts,
-            "spec_decode_num_drafts": server.drafts,
-            "spec_decode_draft_tokens": server.draft_tokens,
-            "spec_decode_accepted_tokens": server.accepted_tokens,
-        }
-    return found
+    return {name: Spread.of(seconds, percents).scaled(1000) for name, seconds in values.items()}
 
 
 def _known_sum(values: Sequence[int | None]) -> int | None:

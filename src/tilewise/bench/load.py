@@ -6,15 +6,17 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Literal
 
 import numpy as np
 
+from tilewise.bench import check_at_least
 from tilewise.bench.client import BROKEN, UNREACHABLE, LoadClient, not_sent
 from tilewise.bench.requests import RequestOutcome
+from tilewise.console import Advance
 from tilewise.errors import InvalidConfig, TilewiseError
 
 
@@ -97,8 +99,15 @@ class LoadLevel:
     id_prefix: str = "bench-"
 
     def __post_init__(self) -> None:
-        if self.concurrency is not None and self.concurrency < 1:
-            raise InvalidConfig(f"--max-concurrency must be at least 1, got {self.concurrency}.")
+        if self.concurrency is not None:
+            check_at_least(1, max_concurrency=self.concurrency)
+
+    @property
+    def name(self) -> str:
+        """The load as names of files have it, such as `1.0qps-concurrency8`."""
+        ramp = self.arrivals.ramp
+        rate = f"ramp-up-{ramp.strategy}-{ramp.start:g}qps-{ramp.end:g}" if ramp else f"{self.arrivals.rate}"
+        return f"{rate}qps" if self.concurrency is None else f"{rate}qps-concurrency{self.concurrency}"
 
 
 @dataclass(frozen=True)
@@ -107,9 +116,7 @@ class LoadResult:
     duration: float
 
 
-async def run_load(
-    client: LoadClient, bodies: Sequence[bytes], load: LoadLevel, advance: Callable[[int], None]
-) -> LoadResult:
+async def run_load(client: LoadClient, bodies: Sequence[bytes], load: LoadLevel, advance: Advance) -> LoadResult:
     """Send requests, and return an outcome of each. Once the server is gone, the rest is not sent, and the run ends."""
     run = _LoadRun(client, load, advance)
     moments = load.arrivals.moments(len(bodies), load.seed)
@@ -124,7 +131,7 @@ async def run_load(
 class _LoadRun:
     """One run under way. It owns the clock of the run, and knows whether its server is gone."""
 
-    def __init__(self, client: LoadClient, load: LoadLevel, advance: Callable[[int], None]) -> None:
+    def __init__(self, client: LoadClient, load: LoadLevel, advance: Advance) -> None:
         self._client, self._advance = client, advance
         self._places = asyncio.Semaphore(load.concurrency) if load.concurrency else contextlib.nullcontext()
         self._gone = asyncio.Event()
@@ -164,17 +171,14 @@ async def wait_until_ready(client: LoadClient, body: bytes, request_id: str, sec
         if answer.failure is None:
             return
         if time.monotonic() + _RETRY > ends:
-            failure = answer.failure
             raise NotReady(
                 f"{client.target.url}{client.target.endpoint} did not answer a first request within {seconds:g} s "
-                f"(--ready-check-timeout-sec): {failure.kind}: {failure.text}"
+                f"(--ready-check-timeout-sec): {answer.failure}"
             )
         await asyncio.sleep(_RETRY)
 
 
-async def warm_up(
-    client: LoadClient, body: bytes, load: LoadLevel, count: int, advance: Callable[[int], None]
-) -> list[RequestOutcome]:
+async def warm_up(client: LoadClient, body: bytes, load: LoadLevel, count: int, advance: Advance) -> None:
     """Send one request `count` times, all at once below the limit of concurrency; it is no part of the figures."""
     everything = LoadLevel(Arrivals(), load.concurrency, load.seed, f"{load.id_prefix}warmup-")
-    return (await run_load(client, [body] * count, everything, advance)).answers
+    await run_load(client, [body] * count, everything, advance)

@@ -9,18 +9,20 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
-from tilewise.bench.datasets.sources import DatasetSource
-from tilewise.bench.figures import Spread, percent_name
-from tilewise.bench.words import LocalWords
-from tilewise.errors import InvalidConfig
-from tilewise.inputs.images import LimitedPicture, Tiling, tile_image, to_rgb
-from tilewise.inputs.media_cache import MediaCache, picture_digest
-from tilewise.inputs.media_reader import Media, MediaReader
+from tilewise.bench import Say, check_at_least
+from tilewise.bench.datasets import DatasetSource
+from tilewise.bench.figures import Spread
+from tilewise.bench.tokenizer import LocalTokenizer
+from tilewise.console import progress_bar
+from tilewise.entrypoints.llm import LLM
+from tilewise.entrypoints.setup import media_reader
+from tilewise.inputs.media.cache import MediaCache, picture_digest
+from tilewise.inputs.media.images import to_rgb
+from tilewise.inputs.media.reader import MediaReader
+from tilewise.inputs.media.tiling import LimitedPicture, Media, Tiling, tile_digest, tile_image
 from tilewise.inputs.messages import read_messages
-from tilewise.inputs.prepare import Preparer, tile_digest
-from tilewise.inputs.templates import Message
-from tilewise.llm import LLM, media_reader
-from tilewise.progress import progress_bar
+from tilewise.inputs.pieces import Message
+from tilewise.inputs.prepare import Preparer
 from tilewise.sampling_params import SamplingParams
 
 Result = TypeVar("Result")
@@ -101,14 +103,13 @@ class ProcessorBench:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        if self.warmups < 0:
-            raise InvalidConfig(f"--num-warmups must be at least 0, got {self.warmups}.")
+        check_at_least(0, num_warmups=self.warmups)
 
 
-def run_processor(bench: ProcessorBench, say: Callable[[str], None] = print) -> dict[str, Any]:
+def run_processor(bench: ProcessorBench, say: Say = print) -> dict[str, Any]:
     """Run the benchmark, and return the result as --output-json has it, in milliseconds."""
     with LLM(**bench.engine) as llm:
-        requests = bench.source.requests(LocalWords(llm.inputs.tokenizer))
+        requests = bench.source.requests(LocalTokenizer(llm.inputs.tokenizer))
         conversations = [request.conversation for request in requests]
         sampling = [
             SamplingParams(max_tokens=request.output_tokens, ignore_eos=True, temperature=0) for request in requests
@@ -125,7 +126,7 @@ def run_processor(bench: ProcessorBench, say: Callable[[str], None] = print) -> 
         "num_requests": len(requests),
         "total_tiles": sum(stage.tiles for stage in stages),
         "total_prompt_tokens": sum(stage.prompt_tokens for stage in stages),
-        **{f"{name}_ms": _fields(spread) for name, spread in spreads.items()},
+        **{f"{name}_ms": spread.as_json() for name, spread in spreads.items()},
     }
 
 
@@ -143,11 +144,6 @@ def _stages(bench: ProcessorBench, llm: LLM, conversations: Sequence[list[dict[s
     return found
 
 
-def _fields(spread: Spread) -> dict[str, float]:
-    percentiles = {f"p{percent_name(percent)}": value for percent, value in spread.percentiles}
-    return {"mean": spread.mean, "median": spread.median, "std": spread.deviation, **percentiles}
-
-
 def _lines(spreads: dict[str, Spread], stages: Sequence[Stages]) -> Iterator[str]:
     yield "=" * WIDTH
     yield "Multimodal Processor Benchmark Results"
@@ -163,9 +159,7 @@ def _lines(spreads: dict[str, Spread], stages: Sequence[Stages]) -> Iterator[str
 
 
 def _rows(spreads: dict[str, Spread], names: Sequence[str]) -> Iterator[str]:
-    percents = [f"P{percent_name(percent)}" for percent, _ in spreads[names[0]].percentiles]
-    yield f"{'':26}" + "".join(f"{title:>10}" for title in ("Mean", "Median", "Std", *percents))
+    titles = (name.capitalize() for name in spreads[names[0]].as_json())
+    yield f"{'':26}" + "".join(f"{title:>10}" for title in titles)
     for name in names:
-        spread = spreads[name]
-        values = (spread.mean, spread.median, spread.deviation, *(value for _, value in spread.percentiles))
-        yield f"{_LABELS[name]:26}" + "".join(f"{value:>10.2f}" for value in values)
+        yield f"{_LABELS[name]:26}" + "".join(f"{value:>10.2f}" for value in spreads[name].as_json().values())

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
 from tilewise.errors import InvalidConfig
+from tilewise.sse import EventReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +118,6 @@ DIALECTS = {"openai": COMPLETIONS, "vllm": COMPLETIONS, "openai-chat": CHAT}
 """Name of --backend -> how it is spoken to."""
 
 
-def tokens_of(usage: dict[str, Any]) -> TokenCounts:
-    details = usage.get("prompt_tokens_details") or {}
-    counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
-    return TokenCounts(*counts, *(details.get(name) for name in ("image_tokens", "tiles", "cached_tokens")))
-
-
 @dataclass(frozen=True, slots=True)
 class TokenCounts:
     """The tokens and tiles of a request, as the server counts them in `usage`; None where it does not say."""
@@ -131,6 +128,12 @@ class TokenCounts:
     tiles: int | None = None
     cached: int | None = None
 
+    @classmethod
+    def of(cls, usage: dict[str, Any]) -> TokenCounts:
+        details = usage.get("prompt_tokens_details") or {}
+        counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
+        return cls(*counts, *(details.get(name) for name in ("image_tokens", "tiles", "cached_tokens")))
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
@@ -138,6 +141,11 @@ class Failure:
 
     kind: str
     text: str
+    after: float = 0.0
+    """Seconds from sending the request until it had failed; 0 if it was not sent."""
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.text}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +176,82 @@ class RequestOutcome:
         """Times between chunks with content."""
         return [later - earlier for earlier, later in pairwise(self.contents)]
 
-    def per_token(self, output_tokens: int) -> float | None:
-        """Return the mean time of each token behind the first; None where there is none."""
-        return (self.latency - self.first_content) / (output_tokens - 1) if output_tokens > 1 else None
+    @property
+    def ended(self) -> float:
+        """The moment at which the request was in flight no more, from the beginning of the run on."""
+        return self.start + (self.failure.after if self.failure else self.latency)
+
+    @property
+    def output_tokens(self) -> int:
+        return self.tokens.completion or 0
+
+    @property
+    def per_token(self) -> float | None:
+        """The mean time of each token behind the first; None where there is none."""
+        behind = self.output_tokens - 1
+        return (self.latency - self.first_content) / behind if behind > 0 else None
+
+
+class AnswerCollector:
+    """A collector of what comes of one answer, chunk by chunk; it becomes a RequestOutcome."""
+
+    def __init__(self, sent: float, start: float, queued: float, dialect: Dialect) -> None:
+        self._sent, self._start, self._queued, self._dialect = sent, start, queued, dialect
+        self._events = EventReader()
+        self._first: float | None = None
+        self._latency = 0.0
+        self._contents: list[float] = []
+        self._texts: list[str] = []
+        self._tokens = TokenCounts()
+        self._failure: tuple[str, str] | None = None
+        self._whole = False
+
+    def feed(self, chunk: bytes) -> None:
+        """Take bytes of the stream, which have come just now."""
+        moment = time.perf_counter() - self._sent
+        for data in self._events.feed(chunk):
+            if data == "[DONE]":
+                self._whole = True
+            else:
+                self._take(json.loads(data), moment)
+
+    def _take(self, event: dict[str, Any], moment: float) -> None:
+        if event.get("error"):
+            self._failure = ("error in the stream", message_of(json.dumps(event).encode()))
+        if event.get("usage"):
+            self._tokens = TokenCounts.of(event["usage"])
+        for choice in (event.get("choices") or ())[:1]:
+            self._latency = moment
+            self._first = moment if self._first is None else self._first
+            if text := self._dialect.shown(choice):
+                self._contents.append(moment)
+                self._texts.append(text)
+
+    def answer(self) -> RequestOutcome:
+        """Return the outcome of a stream that has ended. One without `[DONE]`, or without an answer, has failed."""
+        if self._failure or (self._whole and self._first is not None):
+            return self._outcome(self._failure)
+        return self._outcome(("ended early", "the stream ended before the answer did"))
+
+    def failed(self, kind: str, text: str) -> RequestOutcome:
+        return self._outcome(self._failure or (kind, text[:_LONGEST]))
+
+    def _outcome(self, failed: tuple[str, str] | None) -> RequestOutcome:
+        failure = Failure(*failed, time.perf_counter() - self._sent) if failed else None
+        seen = (self._first, tuple(self._contents), self._latency, "".join(self._texts), self._tokens)
+        return RequestOutcome(self._start, self._queued, *seen, failure)
+
+
+_LONGEST = 300  # characters of a server's words that are kept
+
+
+def message_of(body: bytes) -> str:
+    """Return the message of an error in OpenAI's form, else the beginning of the text."""
+    text = body.decode("utf-8", "replace")
+    try:
+        found = json.loads(text)
+        error = found.get("error", found)
+        text = str(error.get("message") or error.get("detail") or text)
+    except (ValueError, AttributeError):
+        pass
+    return " ".join(text.split())[:_LONGEST]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tilewise.bench.figures import Figures, MeasuredAnswer, Spread, percent_name
+from tilewise.bench.figures import Figures, Spread, percent_name
 from tilewise.bench.load import LoadLevel
 from tilewise.bench.requests import RequestOutcome
 from tilewise.bench.server_report import ServerReport
@@ -27,31 +28,22 @@ TITLES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class TableOptions:
-    """The metrics that the table shows, and the load that it names."""
-
-    metrics: tuple[str, ...] = ("ttft", "tpot", "itl")
-    rate: float = math.inf
-    concurrency: int | None = None
-
-    @staticmethod
-    def read_metrics(text: str) -> tuple[str, ...]:
-        """Read the names of --percentile-metrics. Raises InvalidConfig."""
-        names = tuple(name.strip() for name in text.split(","))
-        for name in names:
-            if name not in TITLES:
-                hint = did_you_mean(name, TITLES)
-                raise InvalidConfig(f"--percentile-metrics knows {', '.join(TITLES)}, got {name!r}.{hint}")
-        return names
+def read_metrics(text: str) -> tuple[str, ...]:
+    """Read the names of --percentile-metrics. Raises InvalidConfig."""
+    names = tuple(name.strip() for name in text.split(","))
+    for name in names:
+        if name not in TITLES:
+            hint = did_you_mean(name, TITLES)
+            raise InvalidConfig(f"--percentile-metrics knows {', '.join(TITLES)}, got {name!r}.{hint}")
+    return names
 
 
-def table(figures: Figures, shown: TableOptions) -> str:
+def table(figures: Figures, load: LoadLevel, metrics: Sequence[str]) -> str:
     lines = [
         heading(" Serving Benchmark Result ", "="),
-        *_totals(figures, shown),
+        *_totals(figures, load),
         *_pictures(figures),
-        *(line for name in TITLES if name in shown.metrics for line in _spread(figures, name)),
+        *(line for name in TITLES if name in metrics for line in _spread(figures, name)),
         *_guesses(figures.server),
         *_failures(figures),
         "=" * WIDTH,
@@ -72,13 +64,13 @@ def heading(text: str, fill: str = "-") -> str:
     return f"{text:{fill}^{WIDTH}}"
 
 
-def _totals(figures: Figures, shown: TableOptions) -> Iterator[str]:
+def _totals(figures: Figures, load: LoadLevel) -> Iterator[str]:
     yield row("Successful requests:", figures.completed)
     yield row("Failed requests:", figures.failed)
-    if shown.concurrency is not None:
-        yield row("Maximum request concurrency:", shown.concurrency)
-    if not math.isinf(shown.rate):
-        yield row("Request rate configured (RPS):", float(shown.rate))
+    if load.concurrency is not None:
+        yield row("Maximum request concurrency:", load.concurrency)
+    if not math.isinf(load.arrivals.rate):
+        yield row("Request rate configured (RPS):", float(load.arrivals.rate))
     yield row("Benchmark duration (s):", figures.duration)
     yield row("Total input tokens:", figures.total_input_tokens)
     yield row("Total generated tokens:", figures.total_output_tokens)
@@ -124,8 +116,8 @@ def _guesses(server: ServerReport | None) -> Iterator[str]:
     if server is None or not server.drafts:
         return
     yield heading("Speculative Decoding")
-    yield row("Acceptance rate (%):", 100 * server.accepted_tokens / max(server.draft_tokens, 1))
-    yield row("Acceptance length:", 1 + server.accepted_tokens / server.drafts)
+    yield row("Acceptance rate (%):", server.acceptance_rate)
+    yield row("Acceptance length:", server.acceptance_length)
     yield row("Drafts:", server.drafts)
     yield row("Draft tokens:", server.draft_tokens)
     yield row("Accepted tokens:", server.accepted_tokens)
@@ -140,10 +132,9 @@ def _failures(figures: Figures) -> Iterator[str]:
 
 def failure_lines(texts: Sequence[str], most: int = 10) -> list[str]:
     """Return a line for each different failure, how often it came and what it was; the commonest first."""
-    counts = {text: texts.count(text) for text in dict.fromkeys(texts)}
-    commonest = sorted(counts.items(), key=lambda item: -item[1])
-    rest = len(commonest) - most
-    return [f"{count} x {text}" for text, count in commonest[:most]] + [f"and {rest} others"] * (rest > 0)
+    counts = Counter(texts)
+    rest = len(counts) - most
+    return [f"{count} x {text}" for text, count in counts.most_common(most)] + [f"and {rest} others"] * (rest > 0)
 
 
 Runs = Sequence[tuple[LoadLevel, Figures]]
@@ -197,6 +188,17 @@ class NotSaved(TilewiseError):
     """A result could not be written."""
 
 
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """The facts about a run that its result states."""
+
+    backend: str
+    model: str
+    tokenizer: str | None
+    count: int
+    load: LoadLevel
+
+
 @dataclass(frozen=True)
 class Saving:
     save: bool = False
@@ -206,6 +208,18 @@ class Saving:
     name: str | None = None
     label: str | None = None
     metadata: dict[str, str] = field(default_factory=dict)
+
+    def path(self, about: RunFacts, now: datetime, runs: int = 1, repeats: int = 0) -> Path:
+        """Return the file of a result. A name that `runs` share gets the load of each, unless they append to one file.
+
+        `repeats` is how many of the runs before had the same load.
+        """
+        load = about.load.name + (f"-{repeats + 1}" if repeats else "")
+        if self.name is None:
+            model = about.model.split("/")[-1]
+            return self.folder / f"{self.label or about.backend}-{load}-{model}-{now:%Y%m%d-%H%M%S}.json"
+        path = self.folder / self.name
+        return path if runs == 1 or self.append else path.with_name(f"{path.stem}-{load}{path.suffix}")
 
     def write(self, result: dict[str, Any], path: Path) -> None:
         """Write a result as JSON, or append it as a line. Raises NotSaved."""
@@ -220,36 +234,21 @@ class Saving:
                 "--result-dir; the table above is complete."
             ) from None
 
-    def path(self, backend: str, load: LoadLevel, model: str, now: datetime) -> Path:
-        return self.folder / (self.name or self._name(backend, load, model, now))
 
-    def _name(self, backend: str, load: LoadLevel, model: str, now: datetime) -> str:
-        ramp, limit = load.arrivals.ramp, load.concurrency
-        rate = f"ramp-up-{ramp.strategy}-{ramp.start:g}qps-{ramp.end:g}" if ramp else f"{load.arrivals.rate}"
-        most = "" if limit is None else f"-concurrency{limit}"
-        return f"{self.label or backend}-{rate}qps{most}-{model.split('/')[-1]}-{now:%Y%m%d-%H%M%S}.json"
-
-    @staticmethod
-    def read_metadata(pairs: Sequence[str], flag: str = "--metadata") -> dict[str, str]:
-        """Read `KEY=VALUE ...`. Raises InvalidConfig."""
-        found = {}
-        for pair in pairs:
-            key, equals, value = pair.partition("=")
-            if not equals or not key.strip():
-                raise InvalidConfig(f"{flag} takes KEY=VALUE, got {pair!r}.")
-            found[key.strip()] = value.strip()
-        return found
+def write_json(path: Path, result: dict[str, Any]) -> None:
+    """Write the file of `--output-json`. Raises NotSaved."""
+    Saving().write(result, path)
 
 
-@dataclass(frozen=True, slots=True)
-class RunFacts:
-    """The facts about a run that its result states."""
-
-    backend: str
-    model: str
-    tokenizer: str | None
-    count: int
-    load: LoadLevel
+def read_pairs(pairs: Sequence[str], flag: str) -> dict[str, str]:
+    """Read `KEY=VALUE ...`. Raises InvalidConfig."""
+    found = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.strip():
+            raise InvalidConfig(f"{flag} takes KEY=VALUE, got {pair!r}.")
+        found[key.strip()] = value.strip()
+    return found
 
 
 def result_json(about: RunFacts, saving: Saving, figures: Figures, now: datetime) -> dict[str, Any]:
@@ -275,15 +274,11 @@ def result_json(about: RunFacts, saving: Saving, figures: Figures, now: datetime
     }
 
 
-def details(answers: Sequence[RequestOutcome], measured: Sequence[MeasuredAnswer]) -> dict[str, list[Any]]:
+def details(answers: Sequence[RequestOutcome]) -> dict[str, list[Any]]:
     """Return the figures of each request, in the order of sending; an answer that failed has 0 output tokens."""
-    whole = {id(item.answer): item for item in measured}
-    items = [whole.get(id(answer)) for answer in answers]
     return {
-        "input_lens": [
-            item.input_tokens if item else answer.tokens.prompt or 0 for answer, item in _pairs(answers, items)
-        ],
-        "output_lens": [item.output_tokens if item else 0 for item in items],
+        "input_lens": [answer.tokens.prompt or 0 for answer in answers],
+        "output_lens": [0 if answer.failure else answer.output_tokens for answer in answers],
         "start_times": [answer.start for answer in answers],
         "queue_times": [answer.queued for answer in answers],
         "ttfts": [answer.first_content for answer in answers],
@@ -291,16 +286,5 @@ def details(answers: Sequence[RequestOutcome], measured: Sequence[MeasuredAnswer
         "itls": [answer.gaps for answer in answers],
         "latencies": [answer.latency for answer in answers],
         "generated_texts": [answer.text for answer in answers],
-        "errors": [f"{answer.failure.kind}: {answer.failure.text}" if answer.failure else "" for answer in answers],
+        "errors": [str(answer.failure or "") for answer in answers],
     }
-
-
-def _pairs(
-    answers: Sequence[RequestOutcome], items: Sequence[MeasuredAnswer | None]
-) -> list[tuple[RequestOutcome, MeasuredAnswer | None]]:
-    return list(zip(answers, items, strict=True))
-
-
-def write_json(path: Path, result: dict[str, Any]) -> None:
-    """Write the file of `--output-json`. Raises NotSaved."""
-    Saving().write(result, path)

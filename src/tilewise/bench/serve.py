@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import resource
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from tilewise.bench import DATASETS, Say
 from tilewise.bench.client import LoadClient, Target
-from tilewise.bench.datasets.sources import IGNORING_END, DatasetSource
-from tilewise.bench.figures import CountTokens, Figures, Goals, MeasuredAnswer, measure
+from tilewise.bench.datasets import DatasetSource
+from tilewise.bench.figures import CountTokens, Figures, Goals, with_counts
 from tilewise.bench.load import LoadLevel, LoadResult, NotReady, run_load, wait_until_ready, warm_up
 from tilewise.bench.requests import CommonFields, RequestOutcome, SampleRequest
-from tilewise.bench.results import RunFacts, Saving, TableOptions, details, failure_lines, result_json, table
+from tilewise.bench.results import RunFacts, Saving, details, draw, failure_lines, result_json, table
 from tilewise.bench.server_report import ServerReport
-from tilewise.bench.words import BenchTokenizer, FoundWords, LocalWords, find_words
-from tilewise.extras import require_extra
-from tilewise.progress import progress_bar
+from tilewise.bench.tokenizer import BenchTokenizer, LocalTokenizer, find_tokenizer
+from tilewise.console import progress_bar
+from tilewise.host import require_extra
 
 _WANTED = 65536
 
@@ -34,9 +34,6 @@ def allow_many_open_files() -> None:
     wanted = _WANTED if hard == resource.RLIM_INFINITY else min(_WANTED, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -69,17 +66,13 @@ class Prepared:
     """The model and the tokenizer, which are found before the first request is sent."""
 
     asking: CommonFields
-    found: FoundWords | None
-
-    @property
-    def words(self) -> BenchTokenizer | None:
-        return self.found.words if self.found else None
+    tokenizer: BenchTokenizer | None
 
     @property
     def count(self) -> CountTokens | None:
         """A function that counts tokens; None for the server's tokenizer, since the server may be gone by then."""
-        words = self.words
-        return (lambda text: len(words.encode(text))) if isinstance(words, LocalWords) else None
+        tokenizer = self.tokenizer
+        return (lambda text: len(tokenizer.encode(text))) if isinstance(tokenizer, LocalTokenizer) else None
 
 
 def run_serve(bench: ServeBench, say: Say = print) -> int:
@@ -91,23 +84,11 @@ def run_serve(bench: ServeBench, say: Say = print) -> int:
         require_extra("matplotlib", "plot", "--plot")
     allow_many_open_files()
     with prepared(bench, say) as ready:
-        runs = [run_one(bench, ready, number, say) for number in range(len(bench.loads))]
+        runs = [(load, run_one(bench, ready, number, say)) for number, load in enumerate(bench.loads)]
     if bench.plot is not None:
-        from tilewise.bench.results import draw
-
         draw(runs, ready.asking.model, bench.plot)
         say(f"Latency against load: {bench.plot}")
     return 1 if any(figures.failed for _, figures in runs) else 0
-
-
-def run_one(bench: ServeBench, prepared: Prepared, number: int, say: Say) -> tuple[LoadLevel, Figures]:
-    """Run one of the loads, with prompts of its own: those of the last run are in the server's caches."""
-    load = bench.loads[number]
-    source = dataclasses.replace(bench.source, seed=bench.source.seed + number)
-    requests = source.requests(prepared.words)
-    say_load(load, len(requests), say)
-    ran, server = asyncio.run(_send(bench, prepared, requests, load))
-    return load, conclude(bench, prepared, load, requests, ran, server, say)
 
 
 @contextmanager
@@ -119,13 +100,13 @@ def prepared(bench: ServeBench, say: Say) -> Iterator[Prepared]:
         say(f"First model name: {model}")
     if "temperature" not in bench.extra:
         say("The temperature is the server's own; --temperature 0 asks for the likeliest tokens.")
-    ignore = bench.ignore_eos or bench.source.name in IGNORING_END
+    ignore = bench.ignore_eos or DATASETS[bench.source.name].ignores_end
     asking = CommonFields(model, ignore, bench.logprobs, tuple(bench.extra.items()))
     if not bench.counts_tokens:
         yield Prepared(asking, None)
         return
-    with find_words(bench.tokenizer, bench.folder or model, model, bench.target) as found:
-        yield Prepared(asking, found)
+    with find_tokenizer(bench.tokenizer, bench.folder or model, model, bench.target) as tokenizer:
+        yield Prepared(asking, tokenizer)
 
 
 def first_model(target: Target) -> str:
@@ -142,24 +123,40 @@ def first_model(target: Target) -> str:
         ) from None
 
 
-def say_load(load: LoadLevel, count: int, say: Say) -> None:
-    arrivals = load.arrivals
-    if arrivals.ramp:
-        say(
-            f"Traffic ramp-up strategy: {arrivals.ramp.strategy}, {arrivals.ramp.start:g} to {arrivals.ramp.end:g} RPS."
-        )
+def run_one(bench: ServeBench, ready: Prepared, number: int, say: Say) -> Figures:
+    """Run one of the loads, with prompts of its own: those of the last run are in the server's caches."""
+    load = bench.loads[number]
+    source = replace(bench.source, seed=bench.source.seed + number)
+    requests = source.requests(ready.tokenizer)
+    for line in load_lines(load, len(requests)):
+        say(line)
+    ran, server = asyncio.run(_send(bench, ready, requests, load))
+    answers = with_counts(ran.answers, [request.prompt_tokens for request in requests], ready.count)
+    figures = Figures.of(answers, ran.duration, bench.percents, bench.goals, server)
+    for line in failure_lines([str(answer.failure) for answer in answers if answer.failure]):
+        say(line)
+    say(table(figures, load, bench.metrics))
+    if bench.saving.save or bench.saving.append:
+        say(f"Saved in {_save(bench, ready, number, figures, answers)}")
+    return figures
+
+
+def load_lines(load: LoadLevel, count: int) -> Iterator[str]:
+    arrivals, ramp = load.arrivals, load.arrivals.ramp
+    if ramp:
+        yield f"Traffic ramp-up strategy: {ramp.strategy}, {ramp.start:g} to {ramp.end:g} RPS."
     else:
-        say(f"Traffic request rate: {arrivals.rate}")
+        yield f"Traffic request rate: {arrivals.rate}"
     process = "Poisson process" if arrivals.burstiness == 1 else "Gamma distribution"
-    say(f"Burstiness factor: {arrivals.burstiness} ({process})")
-    say(f"Maximum request concurrency: {load.concurrency}")
-    say(f"Requests: {count}")
+    yield f"Burstiness factor: {arrivals.burstiness} ({process})"
+    yield f"Maximum request concurrency: {load.concurrency}"
+    yield f"Requests: {count}"
 
 
 async def _send(
-    bench: ServeBench, prepared: Prepared, requests: Sequence[SampleRequest], load: LoadLevel
+    bench: ServeBench, ready: Prepared, requests: Sequence[SampleRequest], load: LoadLevel
 ) -> tuple[LoadResult, ServerReport]:
-    async with LoadClient(bench.target, prepared.asking) as client:
+    async with LoadClient(bench.target, ready.asking) as client:
         bodies = [client.body(request) for request in requests]
         if bench.ready_seconds > 0:
             await wait_until_ready(client, bodies[0], f"{load.id_prefix}ready", bench.ready_seconds)
@@ -172,40 +169,11 @@ async def _send(
         return ran, ServerReport.between(before, await client.metrics())
 
 
-def conclude(
-    bench: ServeBench,
-    prepared: Prepared,
-    load: LoadLevel,
-    requests: Sequence[SampleRequest],
-    ran: LoadResult,
-    server: ServerReport,
-    say: Say,
-) -> Figures:
-    """Show the figures of a run, and save them."""
-    measured = measure(ran.answers, [request.prompt_tokens for request in requests], prepared.count)
-    failed = [answer for answer in ran.answers if answer.failure]
-    figures = Figures.of(measured, failed, ran.duration, bench.percents, bench.goals, server)
-    for line in failure_lines([f"{found.failure.kind}: {found.failure.text}" for found in failed if found.failure]):
-        say(line)
-    say(table(figures, TableOptions(bench.metrics, load.arrivals.rate, load.concurrency)))
-    if bench.saving.save or bench.saving.append:
-        tokenizer = prepared.found.source if prepared.found else None
-        about = RunFacts(bench.backend, prepared.asking.model, tokenizer, len(requests), load)
-        say(f"Saved in {_save(bench.saving, about, figures, ran.answers, measured)}")
-    return figures
-
-
-def _save(
-    saving: Saving,
-    about: RunFacts,
-    figures: Figures,
-    answers: Sequence[RequestOutcome],
-    measured: Sequence[MeasuredAnswer],
-) -> Path:
-    now = datetime.now()
-    result = result_json(about, saving, figures, now)
-    if saving.detailed:
-        result |= details(answers, measured)
-    path = saving.path(about.backend, about.load, about.model, now)
+def _save(bench: ServeBench, ready: Prepared, number: int, figures: Figures, answers: Sequence[RequestOutcome]) -> Path:
+    now, load, saving = datetime.now(), bench.loads[number], bench.saving
+    tokenizer = ready.tokenizer.source if ready.tokenizer else None
+    about = RunFacts(bench.backend, ready.asking.model, tokenizer, len(answers), load)
+    result = result_json(about, saving, figures, now) | (details(answers) if saving.detailed else {})
+    path = saving.path(about, now, runs=len(bench.loads), repeats=bench.loads[:number].count(load))
     saving.write(result, path)
     return path

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass, field
+
+from prometheus_client.parser import text_string_to_metric_families
 
 TILES = "tilewise:tiles_encoded_total"
 PREPROCESS = "vllm:mm_preprocessing_total_latency_seconds"
@@ -51,23 +54,41 @@ class ServerReport:
     def accepted_tokens(self) -> int:
         return int(self.grown.get(ACCEPTED, 0))
 
+    @property
+    def acceptance_rate(self) -> float:
+        """Draft tokens that were accepted, in percent."""
+        return 100 * self.accepted_tokens / max(self.draft_tokens, 1)
+
+    @property
+    def acceptance_length(self) -> float:
+        """Mean tokens of a step that had a draft, its own one among them."""
+        return 1 + self.accepted_tokens / self.drafts
+
+    def as_json(self) -> dict[str, float | None]:
+        """Return the fields about the server, times in milliseconds."""
+        found: dict[str, float | None] = {"tiles_encoded": self.tiles_encoded}
+        for name, seconds in (("mean_preprocess_ms", self.preprocess), ("mean_encode_ms", self.encode)):
+            found[name] = None if seconds is None else 1000 * seconds
+        if self.drafts:
+            found |= {
+                "spec_decode_acceptance_rate": self.acceptance_rate,
+                "spec_decode_acceptance_length": self.acceptance_length,
+                "spec_decode_num_drafts": self.drafts,
+                "spec_decode_draft_tokens": self.draft_tokens,
+                "spec_decode_accepted_tokens": self.accepted_tokens,
+            }
+        return found
+
     def _mean(self, histogram: str) -> float | None:
         count = self.grown.get(f"{histogram}_count", 0.0)
         return self.grown[f"{histogram}_sum"] / count if count else None
 
 
 def _sums(text: str) -> dict[str, float]:
-    """Read Prometheus' text format: the sum of each metric over its labels, without buckets and types."""
+    """Read Prometheus' text format: the sum of each metric over its labels; nothing of a text that is none."""
     found: dict[str, float] = defaultdict(float)
-    for line in text.splitlines():
-        name, _, value = line.rpartition(" ")
-        if name and not line.startswith("#") and "_bucket{" not in name:
-            found[name.partition("{")[0]] += _number(value)
-    return dict(found)
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return 0.0
+    with suppress(ValueError):
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                found[sample.name] += sample.value
+    return found

@@ -13,7 +13,7 @@ import time
 def start(options: dict[str, object]) -> dict[str, float]:
     """Start an engine, and return the seconds of each part, one after the other."""
     moments = [time.perf_counter()]
-    from tilewise.llm import LLM
+    from tilewise.entrypoints.llm import LLM
     from tilewise.platforms import current_platform
     from tilewise.sampling_params import SamplingParams
 

@@ -12,17 +12,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from tilewise.bench import Say, check_at_least
+from tilewise.bench.engine import PERCENTS
 from tilewise.bench.figures import Spread
-from tilewise.bench.offline import PERCENTS, check_above_zero
 from tilewise.config import EngineConfig
+from tilewise.console import Advance, progress_bar
+from tilewise.environment import Environment
 from tilewise.errors import TilewiseError
-from tilewise.progress import progress_bar
-from tilewise.weights.hub import find_model
+from tilewise.weights.checkpoint import find_model
 
 WIDTH = 60
 PARTS = {
@@ -48,16 +50,16 @@ class StartupBench:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        check_above_zero({"num-iters-cold": self.cold, "num-iters-warm": self.warm})
-        check_above_zero({"num-iters-warmup": self.warmups + 1})
+        check_at_least(1, num_iters_cold=self.cold, num_iters_warm=self.warm)
+        check_at_least(0, num_iters_warmup=self.warmups)
 
 
 Starts = list[dict[str, float]]
 
 
-def run_startup(bench: StartupBench, say: Callable[[str], None] = print) -> dict[str, Any]:
+def run_startup(bench: StartupBench, say: Say = print) -> dict[str, Any]:
     """Run the benchmark, and return the result as --output-json has it."""
-    config = EngineConfig.of(**bench.engine)
+    config = EngineConfig.of(Environment.here(), **bench.engine)
     model = find_model(
         config.model, config.revision, config.hub, config.download_dir, config.hf_token, mmproj=config.mmproj
     )
@@ -77,7 +79,7 @@ def run_startup(bench: StartupBench, say: Callable[[str], None] = print) -> dict
     return {**_fields("cold", cold), **_fields("warm", warm)}
 
 
-def _cold(engine: dict[str, Any], advance: Callable[[int], None]) -> dict[str, float]:
+def _cold(engine: dict[str, Any], advance: Advance) -> dict[str, float]:
     with empty_folders(engine) as (options, environment):
         return _start(options, environment, advance)
 
@@ -90,7 +92,7 @@ def empty_folders(engine: dict[str, Any]) -> Iterator[tuple[dict[str, Any], dict
         yield {**engine, **tiles}, {"XDG_CACHE_HOME": folder}
 
 
-def _start(engine: dict[str, Any], environment: dict[str, str], advance: Callable[[int], None]) -> dict[str, float]:
+def _start(engine: dict[str, Any], environment: dict[str, str], advance: Advance) -> dict[str, float]:
     """Start an engine in a process, and return the seconds of each part. Raises FailedStart."""
     started = time.perf_counter()
     command = [sys.executable, "-m", "tilewise.bench.start_once", json.dumps(engine)]
@@ -113,8 +115,8 @@ def _lines(title: str, starts: Starts) -> Iterator[str]:
         spread = _spread(starts, part)
         yield f"Avg {name.lower()}: {spread.mean:.2f} seconds"
         yield f"{name} percentiles:"
-        for percent, value in spread.percentiles:
-            yield f"  {percent:g}%: {value:.2f} seconds"
+        for percent, value in spread.by_percent().items():
+            yield f"  {percent}%: {value:.2f} seconds"
 
 
 def _fields(name: str, starts: Starts) -> dict[str, Any]:
@@ -123,7 +125,7 @@ def _fields(name: str, starts: Starts) -> dict[str, Any]:
         spread, key = _spread(starts, part), f"{name}_{part}"
         found[f"avg_{key}_time"] = spread.mean
         found[f"{key}_times"] = [start[part] for start in starts]
-        found[f"{key}_percentiles"] = {f"{percent:g}": value for percent, value in spread.percentiles}
+        found[f"{key}_percentiles"] = spread.by_percent()
     return found
 
 

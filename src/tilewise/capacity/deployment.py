@@ -8,16 +8,16 @@ from functools import cached_property
 from pathlib import Path
 
 from tilewise.capacity.layouts import LayoutPlan, Planner
-from tilewise.capacity.model import PlannedModel, planned_model
-from tilewise.capacity.platform import platform_of
+from tilewise.capacity.model import PlannedModel, planned_model, platform_of
 from tilewise.capacity.ranks import can_be_shared
 from tilewise.config import EngineConfig
+from tilewise.environment import Environment
 from tilewise.errors import InvalidConfig
-from tilewise.inputs.images import Tiling
+from tilewise.inputs.media.tiling import Tiling
 from tilewise.layout import Layout, flags_of
 from tilewise.models.config import ModelConfig
+from tilewise.plan import why_batch_invariant
 from tilewise.plan.request import Devices, PlanRequest
-from tilewise.plan.resolve import why_batch_invariant
 from tilewise.runner.build import device_facts
 from tilewise.units import GIB
 
@@ -136,16 +136,16 @@ class Deployment:
     work: Path
 
     @classmethod
-    def of(cls, wishes: PlanRequest, work: Path) -> Deployment:
+    def of(cls, wishes: PlanRequest, work: Path, environment: Environment) -> Deployment:
         """Plan a deployment, with files made in folder `work`. Raises what a start would before it reads a weight."""
         platform = platform_of(wishes.devices.device, wishes.config.device)
-        platform.ops(why_batch_invariant(wishes.config) is not None)  # which refuses what it cannot do
+        platform.ops(why_batch_invariant(wishes.config, environment) is not None)  # which refuses what it cannot do
         model = planned_model(wishes.config, wishes.quantization, platform, work)
         shape = wishes.shape if wishes.tiles_stated else replace(wishes.shape, tiles=_most_tiles(model.tiling))
         shape.check_limit(wishes.config.limit_mm_per_prompt)
         if wishes.layout is not None:
             _check_layout(wishes.layout, wishes.devices, model.sizes)
-        return cls(wishes, Planner(model, wishes.devices, device_facts(platform), shape), work)
+        return cls(wishes, Planner(model, wishes.devices, device_facts(platform), shape, environment), work)
 
     @cached_property
     def compared(self) -> list[LayoutPlan]:

@@ -10,6 +10,7 @@ from functools import cached_property
 from tilewise.capacity.model import PlannedModel
 from tilewise.capacity.ranks import RankPlan, can_be_shared, plan_rank
 from tilewise.config import EngineConfig
+from tilewise.environment import Environment
 from tilewise.errors import InvalidConfig
 from tilewise.layout import Layout
 from tilewise.plan import DeviceFacts, MemoryPlan, largest, planned_memory
@@ -146,6 +147,7 @@ class Planner:
     facts: DeviceFacts
     """Facts of one device."""
     shape: RequestShape
+    environment: Environment
 
     def plan(self, layout: Layout) -> LayoutPlan:
         """Plan a layout. Raises InvalidConfig where the model cannot be shared out so or the context is too long."""
@@ -153,7 +155,9 @@ class Planner:
             {stage * layout.tensor + rank for stage in range(layout.pipeline) for rank in (0, layout.tensor - 1)}
         )
         config, ranks = self.model.config, tuple(plan_rank(self.model, layout, rank) for rank in counted)
-        memory = planned_memory(config, largest([rank.facts for rank in ranks]), self._rank_facts(layout))
+        memory = planned_memory(
+            config, largest([rank.facts for rank in ranks]), self._rank_facts(layout), self.environment
+        )
         device = self.devices.device
         if device.here:
             device = device.shared_by(layout.devices)

@@ -1,45 +1,149 @@
-"""The model of a plan: where its small files come from, and what is counted of it."""
+"""The model of a plan, as it would be loaded, on a platform of which a device or an amount of memory is stated."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import mkdtemp
+from typing import NoReturn
 
 import torch
+from torch import Tensor
 
-from tilewise.capacity.platform import StatedPlatform
-from tilewise.capacity.published import AT_LOAD, as_quantised, near_names, published, scheme_named
-from tilewise.capacity.weights import Weigher
+from tilewise.capacity.files import Files, find_model, scheme_named
+from tilewise.capacity.ranks import Weigher
 from tilewise.config import EngineConfig, Quantization
-from tilewise.errors import DownloadFailed, InvalidConfig, UnknownModel
-from tilewise.inputs.images import Tiling
+from tilewise.errors import InvalidConfig
+from tilewise.inputs.media.tiling import Tiling
 from tilewise.inputs.spec import tiling_of
 from tilewise.models.config import ModelConfig
 from tilewise.models.load import Architecture
-from tilewise.platforms.base import Platform
-from tilewise.quantize.options import FP8
+from tilewise.plan.request import Device
+from tilewise.platforms import DeviceKind, current_platform
+from tilewise.platforms.base import Capture, Diagnosis, Platform
+from tilewise.platforms.cpu import CpuPlatform
+from tilewise.platforms.cuda import GRAPH_SIZES
+from tilewise.platforms.forms import Form, Grouped
+from tilewise.platforms.ops import AttentionSize, Ops
+from tilewise.platforms.weights import Use, Weight, plain_weight, rounded_to_int8, side_by_side
+from tilewise.quantize import FP8
 from tilewise.runner.build import check_kv_dtype, chosen_dtype, draft_architecture
-from tilewise.weights.checkpoint import Checkpoint
-from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.quantization import check_method
+
+USUAL_SHARE = 0.92
+"""Share of a device's memory that engines take unless told otherwise (vLLM's default)."""
+_SCALE, _ZERO = 2, 1
+"""Bytes of a group's scale and zero point."""
+
+
+def platform_of(device: Device, kind: DeviceKind = "auto") -> Platform:
+    """Return the platform of a device; on this machine, one of that kind. Raises InvalidConfig where it has none."""
+    if not device.here:
+        return StatedPlatform(device.memory)
+    return StatedCpu(device.memory) if device.memory_stated else current_platform(kind)
+
+
+class StatedCpu(CpuPlatform):
+    """This machine's processor, with a stated amount of memory."""
+
+    def __init__(self, memory: int) -> None:
+        self._memory = memory
+
+    def total_memory(self) -> int:
+        return self._memory
+
+    def free_memory(self) -> int:
+        return self._memory
+
+
+class StatedPlatform:
+    """A device of which the memory alone is known. Attention is taken to keep no scores, as flash kernels do."""
+
+    name = "stated"
+    device = torch.device("meta")
+    shared_memory = False
+    backend = "gloo"
+    beside_host = True
+    tile_batches: tuple[int, ...] = (8, 4, 2, 1)
+    utilization: float | None = USUAL_SHARE
+    graph_sizes = GRAPH_SIZES
+    resize_kernels: str | None = None
+
+    def __init__(self, memory: int) -> None:
+        self._memory = memory
+
+    def ops(self, batch_invariant: bool = False) -> Ops:
+        if batch_invariant:
+            raise InvalidConfig("batch_invariant is for CPUs: plan with --devices cpu, or leave it out.")
+        return StatedOps()
+
+    def check_ranks(self, ranks: int) -> None:
+        """Do nothing: the plan counts devices."""
+
+    def streams(self) -> None:
+        return None
+
+    def capturer(self, ops: Ops) -> Capture:
+        def capture(step: Callable[[], Tensor]) -> NoReturn:
+            raise NotImplementedError("nothing is computed on a stated device")
+
+        return capture
+
+    def default_dtype(self, checkpoint: torch.dtype, parameters: int) -> torch.dtype:
+        return checkpoint
+
+    def diagnose(self) -> Diagnosis:
+        return Diagnosis({}, ())
+
+    def total_memory(self) -> int:
+        return self._memory
+
+    def free_memory(self) -> int:
+        return self._memory
+
+
+class StatedOps(Ops):
+    """Ops that tell sizes and compute nothing."""
+
+    def store(self, parts: Sequence[Form], bias: Tensor | None, use: Use = Use.ALONE) -> Weight:
+        return side_by_side(parts, bias, _kept)
+
+    def store_int8(self, parts: Sequence[Form], bias: Tensor | None, use: Use = Use.ALONE) -> Weight:
+        return side_by_side([rounded_to_int8(part) for part in parts], bias, _kept)
+
+    def paged_scratch(self, size: AttentionSize) -> int:
+        return 0
+
+    def dense_scratch(self, size: AttentionSize) -> int:
+        return 0
+
+
+def _kept(run: Sequence[Form], bias: Tensor | None) -> Weight:
+    weight = plain_weight(run, bias)
+    form = run[0]
+    if not isinstance(form, Grouped):
+        return weight
+    return _Sized(sum(_grouped_bytes(part) for part in run if isinstance(part, Grouped)) + _nbytes(bias))
 
 
 @dataclass(frozen=True, slots=True)
-class Files:
-    """The small files of a model, and where they come from."""
+class _Sized:
+    """A weight of which the size alone is known."""
 
-    folder: CheckpointFolder
-    model: str
-    """Name of the model as a server takes it: a folder or an id."""
-    said: str
-    """Origin of the files, in words."""
-    scheme: str | None = None
-    """Scheme by which the checkpoint has to be quantised first; None = it is used as it is."""
-    to_be: bool = False
-    """True if the files were made for this plan."""
-    stored: str | None = None
-    """The scheme that the name of a published checkpoint says."""
+    nbytes: int
+
+    def apply(self, x: Tensor, ops: Ops) -> Tensor:
+        raise NotImplementedError("nothing is computed on a stated device")
+
+
+def _grouped_bytes(form: Grouped) -> int:
+    """Return the bytes of codes with scales and zero points as files keep them."""
+    zeros = 0 if form.shifts is None else form.shifts.numel() * _ZERO
+    return form.codes.nbytes + form.scales.numel() * _SCALE + zeros + _nbytes(form.order)
+
+
+def _nbytes(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.nbytes
 
 
 @dataclass(frozen=True)
@@ -57,36 +161,6 @@ class PlannedModel:
     @property
     def sizes(self) -> ModelConfig:
         return self.weigher.architecture.config
-
-
-def find_model(config: EngineConfig, quantization: str | None, work: Path) -> Files:
-    """Return the small files of a model, or those that a published one of this name has; nothing is fetched for these.
-
-    `quantization` is as on the command line; `work` is a folder for files that are made. Raises UnknownModel and
-    InvalidConfig.
-    """
-    name = config.model
-    local = name == "demo" or Path(name).expanduser().exists() or ".gguf" in name.lower()
-    known = None if local else published(name)
-    if known is not None:
-        files = Files(known.write(_new(work)), known.id, known.said, to_be=True, stored=known.stored)
-    else:
-        files = Files(_found(config, name), name, "the checkpoint's own files")
-    if quantization is None or files.folder.quantization is not None or quantization in AT_LOAD:
-        return files
-    scheme = scheme_named(quantization)
-    return Files(as_quantised(files.folder, scheme, _new(work)), files.model, files.said, scheme, to_be=True)
-
-
-def _found(config: EngineConfig, name: str) -> CheckpointFolder:
-    try:
-        return Checkpoint.find(name, config.revision, config, config.mmproj).folder
-    except (UnknownModel, DownloadFailed) as error:
-        raise type(error)(f"{error}{near_names(name)}") from None
-
-
-def _new(work: Path) -> Path:
-    return Path(mkdtemp(dir=work))
 
 
 def planned_model(config: EngineConfig, quantization: str | None, platform: Platform, work: Path) -> PlannedModel:

@@ -1,20 +1,229 @@
-"""RankPlan: what a rank of a layout keeps of a model, and what it computes with it."""
+"""What a rank of a layout keeps of a model, counted over shapes by part, and what it computes with it."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, cast
 
-from tilewise.capacity.model import PlannedModel
-from tilewise.capacity.weights import TOWER_PARTS, Weigher
+import torch
+from torch import Tensor
+
 from tilewise.config import EngineConfig
 from tilewise.errors import InvalidConfig
 from tilewise.layout import Layout
 from tilewise.models.config import DecoderConfig, ModelConfig, shared_out
-from tilewise.parallel.mesh import Mesh
+from tilewise.models.decoder import DecoderLayer
+from tilewise.models.internvl import InternVL
+from tilewise.models.load import Architecture
+from tilewise.parallel.mesh import Mesh, Share
 from tilewise.plan import ModelFacts, with_draft, with_vision_workers
 from tilewise.plan.floors import Matrices, RankWork
-from tilewise.runner.build import model_facts
+from tilewise.platforms.forms import Dense, Form, Int8
+from tilewise.platforms.ops import Ops
+from tilewise.platforms.weights import DenseWeight, Store, Use, Weight, as_it_came
+from tilewise.runner.build import model_facts, weight_store
+from tilewise.weights.sources import ShapeSource
+from tilewise.weights.view import StoredLinear, View
+
+if TYPE_CHECKING:
+    from tilewise.capacity.model import PlannedModel
+
+TOWER_PARTS = ("tower", "projector")
+"""Parts that each vision worker has, and the engine beside them has not."""
+PARTS = (*TOWER_PARTS, "embedding", "head", "attention", "mlp")
+_BEGINNINGS = {
+    "vision.": "tower",
+    "projector.": "projector",
+    "flash.": "projector",
+    "language.model.embed_tokens.": "embedding",
+    "language.model.layers.": "attention",
+    "language.": "head",
+}
+_MLP = ".mlp."
+
+
+def part_of(name: str) -> str:
+    """Return the part of the model that a tensor or a module belongs to, by its internal name."""
+    part = next(part for beginning, part in _BEGINNINGS.items() if name.startswith(beginning))
+    return "mlp" if part == "attention" and _MLP in name else part
+
+
+@dataclass
+class PartSums:
+    """The matrices that were kept so far, by part of the model."""
+
+    store: Store
+    rounds: bool
+    """True if matrices in floats become int8 as they are stored."""
+    parts: dict[str, Matrices] = field(default_factory=lambda: dict.fromkeys(PARTS, Matrices()))
+
+    def add(self, part: str, found: Matrices) -> None:
+        self.parts[part] += found
+
+    def keep(self, prefix: str, parts: Sequence[Form], bias: Tensor | None, use: Use) -> Weight:
+        weight = self.store(parts, bias, use)
+        # A shared matrix that is kept as it came is a tensor that was counted when it was read.
+        taken = 0 if use is Use.SHARED and isinstance(weight, DenseWeight) else weight.nbytes
+        numbers = [(form.shape[0] * form.shape[1], self._is_int8(form)) for form in parts]
+        floats, int8 = (sum(count for count, found in numbers if found is wanted) for wanted in (False, True))
+        self.add(part_of(prefix), Matrices(taken, floats, int8))
+        return weight
+
+    def _is_int8(self, form: Form) -> bool:
+        return isinstance(form, Int8) or (self.rounds and isinstance(form, Dense))
+
+
+@dataclass(frozen=True)
+class PartsView(View):
+    """A view that counts what is read and kept below it."""
+
+    sums: PartSums = field(default_factory=lambda: PartSums(as_it_came, False))
+
+    def at(self, module: str | int) -> PartsView:
+        prefix = f"{self.prefix}{module}."
+
+        def keep(parts: Sequence[Form], bias: Tensor | None, use: Use = Use.ALONE) -> Weight:
+            return self.sums.keep(prefix, parts, bias, use)
+
+        return replace(self, prefix=prefix, store=keep)
+
+    def tensor(self, name: str, *shape: int, share: Share | None = None) -> Tensor:
+        found = super().tensor(name, *shape, share=share)
+        self.sums.add(part_of(self.prefix + name), Matrices(found.nbytes))
+        return found
+
+
+@dataclass(frozen=True)
+class Weigher:
+    """Counts what ranks keep of a model."""
+
+    architecture: Architecture
+    ops: Ops
+    dtype: torch.dtype
+    quantization: str | None = None
+    """Scheme, int8 or fp8, by which matrices in floats are rounded as they are loaded; None = they are not."""
+    alike: bool = False
+    """True if all layers are of one kind, as in files that are yet to be written."""
+    layers: dict[Hashable, dict[str, Matrices]] = field(default_factory=dict)
+    """Matrices that a rank keeps of a layer, by the rank's key and the layer's kind."""
+    ranks: dict[Hashable, dict[str, Matrices]] = field(default_factory=dict)
+    _kinds: dict[int, Hashable] = field(default_factory=dict)
+
+    def weigh(self, mesh: Mesh, key: Hashable) -> dict[str, Matrices]:
+        """Return what the rank of a mesh keeps, by part. Raises InvalidConfig where the model cannot be shared out so.
+
+        Ranks of the same `key` have the same part of a layer, if they have it at all.
+        """
+        place = (mesh.stage, mesh.rank, mesh.layout)
+        if place not in self.ranks:
+            self.ranks[place] = self._weighed(mesh, key)
+        return self.ranks[place]
+
+    def _weighed(self, mesh: Mesh, key: Hashable) -> dict[str, Matrices]:
+        sums = PartSums(weight_store(self.ops, self.quantization), self.quantization == "int8")
+        source = self.architecture.read_as(self._shapes)
+        view = PartsView(source, store=sums.store, sums=sums)
+        InternVL(view, self.architecture.config, _AlikeBlocks(self, sums, key), mesh, self.ops, context=1)
+        return sums.parts
+
+    @cached_property
+    def parameters(self) -> int:
+        """Numbers of the whole model, however they are stored."""
+        shapes = replace(self._shapes, parameters=0)
+        source = self.architecture.read_as(shapes)
+        counted = _CountedBlocks(self, shapes)
+        InternVL(View(source), self.architecture.config, counted, Mesh(), self.ops, context=1)
+        return shapes.parameters
+
+    def kind(self, layer: int) -> Hashable:
+        """Return the kind of a layer. Layers of one kind, whose matrices are stored alike, keep the same bytes."""
+        if self.architecture.quantized is not None and not self.alike and layer not in self._kinds:
+            self._kinds[layer] = tuple(map(self._shapes.layouts, self._named(layer)))
+        return self._kinds.get(layer)
+
+    def _named(self, layer: int) -> Sequence[str]:
+        """Return the names that the files have for the matrices of a layer.
+
+        They are those of the first layer but for the number, if the last one of them is: to look up tens of thousands
+        in the table of names takes seconds.
+        """
+        alike = [name.replace(".0.", f".{layer}.", 1) for name in self._first_names]
+        if alike[-1] == self._theirs(layer, self._modules[-1]):
+            return alike
+        return [self._theirs(layer, module) for module in self._modules]
+
+    def _theirs(self, layer: int, module: str) -> str:
+        return self._shapes.locate(f"language.model.layers.{layer}.{module}.weight").module
+
+    @cached_property
+    def _first_names(self) -> tuple[str, ...]:
+        return tuple(self._theirs(0, module) for module in self._modules)
+
+    @cached_property
+    def _shapes(self) -> ShapeSource:
+        return self.architecture.shapes(self.dtype)
+
+    @cached_property
+    def _modules(self) -> tuple[str, ...]:
+        """Names of a layer's matrices within the layer."""
+        view = _NamingView(self._shapes, "language.model.layers.0.", modules=[])
+        self.architecture.backbone.block(view, self.architecture.config.decoder, 0, Mesh())
+        return tuple(name.removeprefix(view.prefix) for name in view.modules)
+
+
+@dataclass(frozen=True)
+class _NamingView(View):
+    """A view that notes the names of matrices."""
+
+    modules: list[str] = field(default_factory=list)
+
+    def linear(
+        self,
+        name: str,
+        outputs: int,
+        inputs: int,
+        bias: bool = False,
+        output_share: Share | None = None,
+        input_share: Share | None = None,
+    ) -> StoredLinear:
+        self.modules.append(self.prefix + name)
+        return super().linear(name, outputs, inputs, bias, output_share, input_share)
+
+
+class _AlikeBlocks:
+    """A `BlockFactory` that builds the first layer of each kind, and counts the others as that one."""
+
+    def __init__(self, weigher: Weigher, sums: PartSums, key: Hashable) -> None:
+        self._weigher, self._sums, self._key = weigher, sums, key
+
+    def __call__(self, view: View, config: DecoderConfig, layer: int, mesh: Mesh) -> DecoderLayer:
+        kind, known = (self._key, self._weigher.kind(layer)), self._weigher.layers
+        if kind not in known:
+            before = dict(self._sums.parts)
+            self._weigher.architecture.backbone.block(view, config, layer, mesh)
+            known[kind] = {part: found - before[part] for part, found in self._sums.parts.items()}
+        else:
+            for part, found in known[kind].items():
+                self._sums.add(part, found)
+        return cast(DecoderLayer, None)  # which nothing runs
+
+
+class _CountedBlocks:
+    """A `BlockFactory` that builds the first layer alone: for parameters, it does not matter how layers are stored."""
+
+    def __init__(self, weigher: Weigher, shapes: ShapeSource) -> None:
+        self._weigher, self._shapes, self._each = weigher, shapes, 0
+
+    def __call__(self, view: View, config: DecoderConfig, layer: int, mesh: Mesh) -> DecoderLayer:
+        if layer == 0:
+            before = self._shapes.parameters
+            self._weigher.architecture.backbone.block(view, config, layer, mesh)
+            self._each = self._shapes.parameters - before
+        else:
+            self._shapes.parameters += self._each
+        return cast(DecoderLayer, None)
 
 
 def rank_mesh(layout: Layout, rank: int) -> Mesh:

@@ -2,43 +2,56 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
 
 from tilewise import __version__
 from tilewise.cli.flags.flag import BadUsage
-from tilewise.cli.options import CommandParser, VerbParser, dashed
+from tilewise.cli.flags.verb import Verb, VerbGroup
 from tilewise.errors import TilewiseError
 
-VERBS = {
-    "ask": "ask a question about pictures or a video",
-    "chat": "talk with a server, at a terminal",
-    "generate": "continue a raw prompt",
-    "run-batch": "answer a file of requests",
-    "serve": "serve a model over HTTP, in OpenAI's form",
-    "encode-server": "encode pictures for servers elsewhere",
-    "deploy": "serve a model on a Ray cluster",
-    "ui": "talk with a model in the browser",
-    "start": "serve a model in the background",
-    "ps": "list services",
-    "logs": "show a service's log",
-    "stop": "end a service",
-    "inspect": "show what a model will be asked, without loading it",
-    "plan": "say whether a deployment fits, before anything is fetched",
-    "doctor": "say what this machine is, and how it will compute",
-    "quantize": "write a checkpoint with int8, 4-bit or FP8 matrices",
-    "bench": "measure a server, or the engine",
-    "eval": "evaluate a model with lm_eval, spot-check it, compare two",
-    "demo": "ask the shipped model about the shipped pictures",
-    "tools": "tiny checkpoints for tests",
-    "archive": "nothing: a checkpoint is served as it is",
+_VERBS = {
+    "ask": ("cli.ask", "ask a question about pictures or a video"),
+    "chat": ("cli.chat", "talk with a server, at a terminal"),
+    "generate": ("cli.ask", "continue a raw prompt"),
+    "run-batch": ("cli.run_batch", "answer a file of requests"),
+    "serve": ("cli.serve", "serve a model over HTTP, in OpenAI's form"),
+    "encode-server": ("cli.serve", "encode pictures for servers elsewhere"),
+    "deploy": ("deploy", "serve a model on a Ray cluster"),
+    "ui": ("cli.ui", "talk with a model in the browser, and see what it sees"),
+    "start": ("cli.services", "serve a model in the background"),
+    "ps": ("cli.services", "list services"),
+    "logs": ("cli.services", "show a service's log"),
+    "stop": ("cli.services", "end a service"),
+    "inspect": ("cli.inspect", "show what a model will be asked, without loading it"),
+    "plan": ("cli.plan", "say whether a deployment fits, before anything is fetched"),
+    "doctor": ("cli.inspect", "say what this machine is, and how it will compute"),
+    "quantize": ("cli.quantize", "write a checkpoint with int8, 4-bit or FP8 matrices"),
+    "bench": ("cli.bench", "measure a server, or the engine"),
+    "eval": ("cli.eval", "evaluate a model with lm_eval, spot-check it, compare two"),
+    "demo": ("cli.ask", "ask the shipped model about the shipped pictures"),
+    "tools": ("cli.tools", "tiny checkpoints for tests"),
+    "archive": ("cli.services", "nothing: a checkpoint is served as it is"),
 }
-"""Verbs, with their lines in `tilewise --help`."""
-_TOGETHER = {**dict.fromkeys(("ps", "logs", "stop", "archive"), "services"), "generate": "ask"}
-"""Verbs that share a file with others, and have `add_VERB` there in place of `add_parser`."""
+"""Verbs, each with its module, which has it in capitals, and its line in `tilewise --help`."""
+
+
+def find_verb(name: str) -> Verb | VerbGroup:
+    module = import_module(f"tilewise.{_VERBS[name][0]}")
+    verb: Verb | VerbGroup = getattr(module, name.replace("-", "_").upper())
+    return verb
+
+
+TILEWISE = VerbGroup(
+    usage="tilewise [-h] [--version] VERB ...",
+    about="Ask InternVL models about pictures and videos, and serve them.",
+    title="verbs",
+    verbs={name: (line, partial(find_verb, name)) for name, (_, line) in _VERBS.items()},
+    examples="tilewise VERB --help explains a verb. First try: tilewise ask PICTURE 'What is this?'",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,15 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words in (["version"], ["--version"], ["-v"]):
         print(__version__)
         return 0
-    if words[:1] == ["ui"] and words[1:] and not words[1].startswith("-"):
-        words = ["serve", words[1], "--ui", *words[2:]]  # the chat over a server of its own
-    parser = build_parser(words)
-    options = parser.parse_args([dashed(argument) for argument in words])
-    if not hasattr(options, "run"):
-        parser.print_help()
-        return 2
     try:
-        code: int = options.run(options)
+        code = TILEWISE.call(words)
         sys.stdout.flush()
         return code
     except TilewiseError as error:
@@ -66,26 +72,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read the output has seen enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-
-
-def build_parser(words: Sequence[str] | None = None) -> argparse.ArgumentParser:
-    """Return the parser of the verb that a command line begins with; None = of all verbs.
-
-    Where the words begin with no verb, they ask for help at most, for which no verb's file is loaded.
-    """
-    parser = CommandParser(
-        prog="tilewise",
-        description="Ask InternVL models about pictures and videos, and serve them.",
-        epilog="tilewise VERB --help explains a verb. First try: tilewise ask PICTURE 'What is this?'",
-    )
-    parser.add_argument("--version", "-v", action="store_true", help="show the version; so does `tilewise version`")
-    verbs = parser.add_subparsers(title="verbs", metavar="VERB", parser_class=VerbParser)
-    wanted = VERBS if words is None else VERBS.keys() & words[:1]
-    for verb, line in VERBS.items():
-        if verb in wanted:
-            name = verb.replace("-", "_")
-            module = import_module(f"tilewise.cli.{_TOGETHER.get(verb, name)}")
-            getattr(module, f"add_{name}" if verb in _TOGETHER else "add_parser")(verbs)
-        elif not wanted:
-            verbs.add_parser(verb, help=line)
-    return parser

@@ -1,60 +1,82 @@
-"""`tilewise ask` and `generate`: one question about pictures, or a raw prompt, answered as it is generated."""
+"""`tilewise ask`, `generate` and `demo`: questions to a model in this process."""
 
 from __future__ import annotations
 
-import argparse
+import json
 import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from tilewise.cli.options import add_engine_flags, add_sampling_flags, engine_options, sampling_of
+from tilewise.cli.flags.flag import word
+from tilewise.cli.flags.parse import CommandLine
+from tilewise.cli.flags.settings import engine_flags, engine_options
+from tilewise.cli.flags.verb import Verb
 from tilewise.config import EngineConfig
 from tilewise.errors import InvalidRequest
+from tilewise.option import option
+from tilewise.sampling_params import SamplingParams
 from tilewise.timing import Timing
 from tilewise.types import RequestOutput
 
 VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif")
-EXAMPLES = """\
-examples:
-  tilewise ask sign.jpg "What does the sign say?"
-  tilewise ask before.png after.png "What has changed?" --model OpenGVLab/InternVL3-2B
-  tilewise ask clip.mp4 "What happens here?" --num-frames 8
-  tilewise ask "Who are you?" --model ./InternVL3-1B
-"""
+_DEMO = Path(__file__).parent.parent / "demo"
 
 
-def add_parser(verbs: Any) -> None:
-    parser = verbs.add_parser(
-        "ask",
-        usage="tilewise ask [OPTION ...] [PICTURE ...] QUESTION",
-        description="Ask a question about pictures or a video; the answer is printed as it is generated.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("media", nargs="*", metavar="PICTURE", help="pictures or videos: files or http(s) URLs")
-    parser.add_argument("question", metavar="QUESTION", help="the question; <image> in it says where pictures stand")
-    parser.add_argument("--system", metavar="TEXT", help="system message in place of the built-in one")
-    parser.add_argument("--thinking", action="store_true", help="reason first (InternVL3.5)")
-    parser.add_argument("--stats", action="store_true", help="print tokens and times to standard error")
-    add_sampling_flags(parser, max_tokens=512)
-    add_engine_flags(parser)
-    parser.set_defaults(run=run)
+@dataclass(frozen=True, kw_only=True)
+class AnswerOptions:
+    GROUP: ClassVar = "answer"
+    max_tokens: int | None = option(None, "longest answer (default: 512; of `generate` 128)")
+    temperature: float = option(0.0, "0 = always the likeliest token")
+    top_p: float = option(1.0, "draw from the likeliest tokens of this total")
+    top_k: int = option(0, "draw from this many likeliest tokens; 0 = all")
+    repetition_penalty: float = option(1.0, "above 1 discourages repeating")
+    seed: int | None = option(None, "makes drawing repeatable")
+    stop: tuple[str, ...] = option((), "end before this text; may be repeated", repeated=True)
+    special_tokens: bool = option(False, "show special tokens, such as <ref> and <box> of boxes")
+
+    def sampling(self, max_tokens: int) -> SamplingParams:
+        """Return them for the engine; `max_tokens` is the default of that."""
+        return SamplingParams(
+            max_tokens=max_tokens if self.max_tokens is None else self.max_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            repetition_penalty=self.repetition_penalty,
+            seed=self.seed,
+            stop=list(self.stop),
+            skip_special_tokens=not self.special_tokens,
+        )
 
 
-def run(options: argparse.Namespace) -> int:
-    from tilewise.llm import LLM
+@dataclass(frozen=True, kw_only=True)
+class AskOptions:
+    GROUP: ClassVar = "question"
+    media: tuple[str, ...] = word("pictures or videos: files or http(s) URLs", "PICTURE", ())
+    question: str = word("the question; <image> in it says where pictures stand", "QUESTION")
+    system: str | None = option(None, "system message in place of the built-in one")
+    thinking: bool = option(False, "reason first (InternVL3.5)")
+    stats: bool = option(False, "print tokens and times to standard error")
 
+
+def ask(line: CommandLine) -> int:
+    from tilewise.entrypoints.llm import LLM
+
+    options, sampling = line.take(AskOptions), line.take(AnswerOptions).sampling(512)
     # The question and local pictures first: a mistake should not cost a model's loading time.
-    given = engine_options(options)
+    given = engine_options(line)
     config = EngineConfig.of(**given)
     parts = [media_part(source, config) for source in options.media]
-    messages: list[dict[str, Any]] = [{"role": "user", "content": [*parts, question_part(options)]}]
+    asked = [*parts, question_part(options.question, options.media)]
+    messages: list[dict[str, Any]] = [{"role": "user", "content": asked}]
     if options.system is not None:
         messages.insert(0, {"role": "system", "content": options.system})
     thinking = {"enable_thinking": True} if options.thinking else None
     whole = None
     with LLM(**given) as llm:
-        for text, output in llm.stream_chat(messages, sampling_of(options), chat_template_kwargs=thinking):
+        for text, output in llm.stream_chat(messages, sampling, chat_template_kwargs=thinking):
             print(text, end="", flush=True)
             whole = output
     print()
@@ -95,8 +117,8 @@ def media_part(source: str, config: EngineConfig) -> dict[str, Any]:
 
     Local files are opened here; URLs are left to the engine, which guards what it fetches.
     """
-    from tilewise.inputs.images import ImageLimits, open_image
-    from tilewise.inputs.video import FrameChoice, read_video
+    from tilewise.inputs.media.images import ImageLimits, open_image
+    from tilewise.inputs.media.video import FrameChoice, read_video
 
     kind = "video" if source.lower().endswith(VIDEOS) else "image"
     if "://" in source:
@@ -107,48 +129,127 @@ def media_part(source: str, config: EngineConfig) -> dict[str, Any]:
     return {"type": "video_frames", "video_frames": read_video(source, choice, upright=config.exif_orientation)}
 
 
-def question_part(options: argparse.Namespace) -> dict[str, str]:
-    """Return the question as a content part.
+def question_part(question: str, media: Sequence[str]) -> dict[str, str]:
+    """Return the question about these files or URLs as a content part.
 
     Several pictures are numbered, as the model cards do; a question with its own markers stays as it is.
     """
-    question, pictures = options.question, len(options.media)
-    videos = sum(source.lower().endswith(VIDEOS) for source in options.media)
     if not question.strip():
         raise InvalidRequest("The question is empty.")
-    if pictures > 1 and not videos and "<image>" not in question:
-        question = "".join(f"Image-{number}: <image>\n" for number in range(1, pictures + 1)) + question
+    videos = any(source.lower().endswith(VIDEOS) for source in media)
+    if len(media) > 1 and not videos and "<image>" not in question:
+        question = "".join(f"Image-{number}: <image>\n" for number in range(1, len(media) + 1)) + question
     return {"type": "text", "text": question}
 
 
-GENERATE_EXAMPLES = """\
+@dataclass(frozen=True, kw_only=True)
+class GenerateOptions:
+    GROUP: ClassVar = "question"
+    prompt: str = word("the prompt; - reads it from standard input", "PROMPT")
+    image: tuple[Path, ...] = option((), "picture for the next <image>", repeated=True, metavar="FILE")
+
+
+def generate(line: CommandLine) -> int:
+    from tilewise.entrypoints.llm import LLM
+
+    options, sampling = line.take(GenerateOptions), line.take(AnswerOptions).sampling(128)
+    prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
+    with LLM(**engine_options(line)) as llm:
+        outputs = llm.generate({"prompt": prompt, "multi_modal_data": {"image": list(options.image)}}, sampling)
+    print(outputs[0].outputs[0].text)
+    return 0
+
+
+def demo(line: CommandLine) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from tilewise.entrypoints.llm import LLM
+
+    console = Console(width=120)
+    started = time.perf_counter()
+    llm = LLM(**engine_options(line))
+    console.print(f"Model {llm.config.model} loaded in {time.perf_counter() - started:.1f} s")
+    console.print(f"Pictures in {_DEMO / 'pictures'}", soft_wrap=True)
+    table = Table()
+    for title in ("task", "pictures", "question", "answer", "expected", "seconds"):
+        table.add_column(title, overflow="fold")  # nothing is cut off
+    wrong = 0
+    for item in json.loads((_DEMO / "questions.json").read_text(encoding="utf-8")):
+        for row in answer_turns(llm, item):
+            wrong += row["answer"] != row["expected"]
+            seconds = f"{row['seconds']:.2f}"
+            table.add_row(item["task"], row["pictures"], row["question"], row["answer"], row["expected"], seconds)
+    console.print(table)
+    console.print("All answers are right." if not wrong else f"{wrong} answers are wrong.")
+    return 1 if wrong else 0
+
+
+def answer_turns(llm: Any, item: dict[str, Any]) -> list[dict[str, Any]]:
+    """Ask the turns of one conversation, each after the model's own earlier answers."""
+    from tilewise.sampling_params import SamplingParams
+
+    paths = [_DEMO / "pictures" / name for name in item["pictures"]]
+    messages: list[dict[str, Any]] = []
+    rows = []
+    for number, turn in enumerate(item["turns"]):
+        messages.append(user_message(turn["question"], paths if number == 0 else []))
+        started = time.perf_counter()
+        output = llm.chat(messages, SamplingParams(temperature=0, max_tokens=64, skip_special_tokens=False))[0]
+        answer = output.outputs[0].text
+        messages.append({"role": "assistant", "content": answer})
+        shown = "\n".join(path.name for path in paths) if number == 0 else "(same)"
+        rows.append(
+            {
+                "pictures": shown,
+                "question": turn["question"],
+                "answer": answer,
+                "expected": turn["answer"],
+                "seconds": time.perf_counter() - started,
+            }
+        )
+    return rows
+
+
+def user_message(question: str, paths: list[Path]) -> dict[str, Any]:
+    """Return a message with a question about pictures; several are numbered, as the model cards do."""
+    from tilewise.inputs.media.images import open_image
+
+    parts: list[dict[str, Any]] = [{"type": "image_pil", "image_pil": open_image(path)} for path in paths]
+    return {"role": "user", "content": [*parts, question_part(question, list(map(str, paths)))]}
+
+
+ASK = Verb(
+    usage="tilewise ask [OPTION ...] [PICTURE ...] QUESTION",
+    about="Ask a question about pictures or a video; the answer is printed as it is generated.",
+    run=ask,
+    options=(AskOptions, AnswerOptions),
+    shared=engine_flags,
+    examples="""\
+examples:
+  tilewise ask sign.jpg "What does the sign say?"
+  tilewise ask before.png after.png "What has changed?" --model OpenGVLab/InternVL3-2B
+  tilewise ask clip.mp4 "What happens here?" --num-frames 8
+  tilewise ask "Who are you?" --model ./InternVL3-1B
+""",
+)
+GENERATE = Verb(
+    usage="tilewise generate [OPTION ...] PROMPT",
+    about="Continue a raw prompt, in which special tokens are meant; no template is applied.",
+    run=generate,
+    options=(GenerateOptions, AnswerOptions),
+    shared=engine_flags,
+    examples="""\
 examples:
   tilewise generate $'<|im_start|>user\\n<image>\\nWhat is this?<|im_end|>\\n<|im_start|>assistant\\n' --image a.jpg
   cat prompt.txt | tilewise generate -
-"""
-
-
-def add_generate(verbs: Any) -> None:
-    parser = verbs.add_parser(
-        "generate",
-        usage="tilewise generate [OPTION ...] PROMPT",
-        description="Continue a raw prompt, in which special tokens are meant; no template is applied.",
-        epilog=GENERATE_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("prompt", metavar="PROMPT", help="the prompt; - reads it from standard input")
-    parser.add_argument("--image", action="append", default=[], metavar="FILE", help="picture for the next <image>")
-    add_sampling_flags(parser, max_tokens=128)
-    add_engine_flags(parser)
-    parser.set_defaults(run=generate)
-
-
-def generate(options: argparse.Namespace) -> int:
-    from tilewise.llm import LLM
-
-    prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
-    media = {"image": [Path(name) for name in options.image]}
-    with LLM(**engine_options(options)) as llm:
-        outputs = llm.generate({"prompt": prompt, "multi_modal_data": media}, sampling_of(options))
-    print(outputs[0].outputs[0].text)
-    return 0
+""",
+)
+DEMO = Verb(
+    usage="tilewise demo [OPTION ...]",
+    about="Ask the demo model about its pictures: reading, colour and shape, counting, comparing two pictures, a "
+    "follow-up turn, a Chinese question, and small print that only tiling makes legible. Exits 1 if an answer is "
+    "wrong.",
+    run=demo,
+    shared=engine_flags,
+)

@@ -2,190 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import ast
+import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from tilewise.cli.options import VerbParser, add_engine_flags, engine_options, json_object
+from tilewise.cli.flags.flag import word
+from tilewise.cli.flags.parse import CommandLine
+from tilewise.cli.flags.settings import engine_flags, engine_options
+from tilewise.cli.flags.verb import Verb, VerbGroup
+from tilewise.option import option, read_object
 
-EXAMPLES = """\
-examples:
-  tilewise eval run --tasks tilewise_demo --apply-chat-template
-  tilewise eval run --tasks mmmu_val --model OpenGVLab/InternVL3-8B --apply-chat-template --output-path ./results \\
-      --mmmu-json mmmu.json
-  tilewise eval spot --model ./InternVL2-2B --image sign.jpg --image street.jpg
-  tilewise eval compare ./results/a ./results/b
-  tilewise eval compare demo demo,quantization=int8 --tasks tilewise_demo --apply-chat-template --plot int8.png
-  tilewise eval divergence OpenGVLab/InternVL3-8B OpenGVLab/InternVL3-8B-AWQ --plot awq.png
-"""
-
-
-def add_parser(verbs: Any) -> None:
-    parser = verbs.add_parser(
-        "eval",
-        description="Evaluate a model. docs/evaluation.md explains it; lm_eval is an extra: tilewise[eval].",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    kinds = parser.add_subparsers(title="evaluations", metavar="WHAT", required=True, parser_class=VerbParser)
-    add_run(kinds)
-    add_spot(kinds)
-    add_compare(kinds)
-    add_divergence(kinds)
-
-
-def add_run(kinds: Any) -> None:
-    parser = kinds.add_parser(
-        "run",
-        help="lm_eval's tasks, answered by this engine",
-        description="Answer tasks of lm_eval. Flags have lm_eval's names; with --output-path or --resume-dir a run "
-        "that was ended goes on where it was.",
-    )
-    parser.add_argument(
-        "--tasks", required=True, metavar="T[,T]", help="names, patterns such as mmmu_val_*, YAML files"
-    )
-    add_task_flags(parser)
-    parser.add_argument("--output-path", type=Path, metavar="DIR", help="folder for results, samples and answers")
-    parser.add_argument(
-        "--log-samples", action=argparse.BooleanOptionalAction, default=True, help="write every row (default: yes)"
-    )
-    parser.add_argument("--predict-only", action="store_true", help="answers alone, without metrics")
-    parser.add_argument(
-        "--resume-dir", type=Path, metavar="DIR", help="where answers are kept (default: --output-path)"
-    )
-    parser.add_argument("--mmmu-json", type=Path, metavar="FILE", help="accuracy by subject of mmmu_val")
-    add_engine_flags(parser)
-    parser.set_defaults(run=run_tasks)
-
-
-def add_task_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of lm_eval that decide what is asked."""
-    group = parser.add_argument_group("task options")
-    add = group.add_argument
-    add("--limit", "-L", type=float, metavar="N", help="rows a task, or below 1 a share of them")
-    add("--num-fewshot", type=int, metavar="N", help="examples in front of each question")
-    add("--apply-chat-template", nargs="?", const=True, default=False, metavar="NAME", help="as a conversation")
-    add("--system-instruction", metavar="TEXT", help="system message in place of the built-in one")
-    add("--fewshot-as-multiturn", action=argparse.BooleanOptionalAction, default=True, help="examples are turns")
-    add(
-        "--gen-kwargs",
-        type=keywords,
-        metavar="K=V[,K=V]",
-        help="over those of the tasks: temperature=0.8,do_sample=True",
-    )
-    add("--include-path", type=Path, metavar="DIR", help="folder with tasks of your own")
-    add("--data-dir", type=Path, metavar="DIR", help="folder of data sets by hub name, as DIR/MMMU/MMMU")
-    add("--batch-size", type=batch_size, default="auto", metavar="N", help="questions at once (default: auto)")
-    add("--max-gen-toks", type=int, default=256, metavar="N", help="longest answer of tasks that name none (256)")
-    add("--max-images", type=int, metavar="N", help="pictures a question; more are left out and counted")
-    add("--enable-thinking", action="store_true", help="let the model reason first (InternVL3.5)")
-    add("--seed", type=int, default=1234, metavar="N", help="of examples and of draws (default: 1234)")
-
-
-def add_spot(kinds: Any) -> None:
-    parser = kinds.add_parser(
-        "spot",
-        help="five questions with verdicts: text, two descriptions, reasoning, Chinese",
-        description="Ask five questions, and judge by rule whether each was answered: not whether the answer is true. "
-        "Exits 1 if one was not.",
-    )
-    parser.add_argument("--image", action="append", default=[], metavar="FILE", help="a picture; one or two of them")
-    parser.add_argument("--max-tokens", type=int, default=256, metavar="N", help="longest answer (default: 256)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write questions, answers and verdicts")
-    parser.add_argument("--log", type=Path, metavar="FILE", help="write them as text, a line each as they come")
-    add_engine_flags(parser)
-    parser.set_defaults(run=run_spot)
-
-
-def add_compare(kinds: Any) -> None:
-    parser = kinds.add_parser(
-        "compare",
-        help="two results, or two engines on the same tasks",
-        description="Compare two results (folders or results_*.json of a run), or two engines, each a model with "
-        "options (demo,quantization=int8), which are run first.",
-    )
-    parser.add_argument("first", metavar="A", help="a result, or an engine if --tasks is given")
-    parser.add_argument("second", metavar="B", help="the other one")
-    parser.add_argument("--tasks", default="", metavar="T[,T]", help="run both engines on these first")
-    add_task_flags(parser)
-    parser.add_argument("--output-path", type=Path, metavar="DIR", help="folder for both runs, as DIR/a and DIR/b")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the comparison")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw it (needs tilewise[plot])")
-    parser.set_defaults(run=run_compare)
-
-
-def add_divergence(kinds: Any) -> None:
-    parser = kinds.add_parser(
-        "divergence",
-        help="how far two checkpoints of one model lie apart, token by token",
-        description="What a quantised file costs: engine A answers, and both say at each token what they find likely. "
-        "Prints the mean KL divergence, how often the likeliest token is the same, and the prompts that are furthest "
-        "apart. An engine is a model with options (demo,quantization=int8).",
-    )
-    parser.add_argument("first", metavar="A", help="the engine that answers, such as the model in bfloat16")
-    parser.add_argument("second", metavar="B", help="the other one, such as a quantised file of it")
-    parser.add_argument("--prompts", type=Path, metavar="FILE", help='lines of {"prompt": TEXT, "images": [FILE, ...]}')
-    parser.add_argument("--max-tokens", type=_positive, default=32, metavar="N", help="longest answer (default: 32)")
-    parser.add_argument("--top", type=_positive, default=128, metavar="N", help="likeliest tokens compared (128)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures of every prompt")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw them (needs tilewise[plot])")
-    parser.set_defaults(run=run_divergence)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
-    return int(text)
-
-
-def run_tasks(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
-    from tilewise.evals.harness.run import evaluate
-    from tilewise.evals.output import count_sentences, score_table
-
-    results = evaluate(eval_options(options, engine_options(options)))
-    console = Console(width=120)
-    console.print(score_table(results))
-    for line in count_sentences(results["config"]["tilewise"]):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-    return 0
-
-
-def run_spot(options: argparse.Namespace) -> int:
-    from tilewise.evals.spot import spot_check
-
-    return spot_check(engine_options(options), options.image, options.max_tokens, options.json, options.log)
-
-
-def run_compare(options: argparse.Namespace) -> int:
-    from tilewise.evals.compare.command import compare_engines, compare_results
-
-    if options.tasks:
-        return compare_engines(options.first, options.second, eval_options(options, {}), options.json, options.plot)
-    return compare_results(options.first, options.second, options.json, options.plot)
-
-
-def run_divergence(options: argparse.Namespace) -> int:
-    from tilewise.evals.compare.divergence import measure_divergence, read_prompts
-
-    prompts = read_prompts(options.prompts)
-    return measure_divergence(
-        options.first, options.second, prompts, options.max_tokens, options.top, options.json, options.plot
-    )
-
-
-def eval_options(options: argparse.Namespace, engine: dict[str, Any]) -> Any:
-    """Return the EvalOptions of the flags that the verb has."""
-    import dataclasses
-
-    from tilewise.evals.harness.run import EvalOptions
-
-    names = {field.name for field in dataclasses.fields(EvalOptions)} - {"tasks", "engine"}
-    given = {name: value for name, value in vars(options).items() if name in names}
-    tasks = tuple(name.strip() for name in options.tasks.split(",") if name.strip())
-    return EvalOptions(tasks=tasks, engine=engine, **given)
+if TYPE_CHECKING:
+    from tilewise.evals.run import EvalOptions
 
 
 def batch_size(text: str) -> int | str:
@@ -194,13 +24,13 @@ def batch_size(text: str) -> int | str:
     try:
         return int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither auto nor a number") from None
+        raise ValueError(f"{text!r} is neither auto nor a number") from None
 
 
 def keywords(text: str) -> dict[str, Any]:
     """Read JSON, or `name=value,name=value` with values as Python writes them; any other value is a text."""
     if text.lstrip().startswith("{"):
-        return json_object(text)
+        return read_object(text)
     pairs = (item.partition("=") for item in text.split(","))
     return {name.strip(): _value(value) for name, _, value in pairs}
 
@@ -210,3 +40,178 @@ def _value(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"{text!r} is no whole number above 0")
+    return int(text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskOptions:
+    """The flags of lm_eval that decide what is asked."""
+
+    GROUP: ClassVar = "tasks"
+    limit: float | None = option(None, "rows a task, or below 1 a share of them", short="-L", metavar="N")
+    num_fewshot: int | None = option(None, "examples in front of each question")
+    apply_chat_template: str | bool = option(False, "as a conversation", read=str, bare=True, metavar="NAME")
+    system_instruction: str | None = option(None, "system message in place of the built-in one")
+    fewshot_as_multiturn: bool = option(True, "examples are turns")
+    gen_kwargs: dict[str, Any] | None = option(
+        None, "over those of the tasks: temperature=0.8,do_sample=True", read=keywords, metavar="K=V[,K=V]"
+    )
+    include_path: Path | None = option(None, "folder with tasks of your own", metavar="DIR")
+    data_dir: Path | None = option(None, "folder of data sets by hub name, as DIR/MMMU/MMMU", metavar="DIR")
+    batch_size: int | str = option("auto", "questions at once", read=batch_size)
+    max_gen_toks: int = option(256, "longest answer of tasks that name none")
+    max_images: int | None = option(None, "pictures a question; more are left out and counted")
+    enable_thinking: bool = option(False, "let the model reason first (InternVL3.5)")
+    seed: int = option(1234, "of examples and of draws")
+
+    def asked(self, tasks: str, engine: dict[str, Any], **more: Any) -> EvalOptions:
+        """Return the options of an evaluation of these tasks, which are separated by commas."""
+        from tilewise.evals.run import EvalOptions
+
+        names = tuple(name.strip() for name in tasks.split(",") if name.strip())
+        return EvalOptions(tasks=names, engine=engine, **vars(self), **more)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    GROUP: ClassVar = "run"
+    tasks: str = option(dataclasses.MISSING, "names, patterns such as mmmu_val_*, YAML files", metavar="T[,T]")
+    output_path: Path | None = option(None, "folder for results, samples and answers", metavar="DIR")
+    log_samples: bool = option(True, "write every row")
+    predict_only: bool = option(False, "answers alone, without metrics")
+    resume_dir: Path | None = option(None, "where answers are kept (default: --output-path)", metavar="DIR")
+    mmmu_json: Path | None = option(None, "accuracy by subject of mmmu_val", metavar="FILE")
+
+
+def run_tasks(line: CommandLine) -> int:
+    from rich.console import Console
+
+    from tilewise.evals.results import QuestionCounts
+    from tilewise.evals.run import evaluate, score_table
+
+    options = vars(line.take(RunOptions))
+    tasks = line.take(TaskOptions)
+    results = evaluate(tasks.asked(options.pop("tasks"), engine_options(line), **options))
+    console = Console(width=120)
+    console.print(score_table(results))
+    for sentence in QuestionCounts.from_json(results["config"]["tilewise"]).sentences():
+        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpotOptions:
+    GROUP: ClassVar = "spot"
+    image: tuple[str, ...] = option((), "a picture; one or two of them", repeated=True, metavar="FILE")
+    max_tokens: int = option(256, "longest answer")
+    json: Path | None = option(None, "write questions, answers and verdicts", metavar="FILE")
+    log: Path | None = option(None, "write them as text, a line each as they come", metavar="FILE")
+
+
+def run_spot(line: CommandLine) -> int:
+    from tilewise.evals.spot import spot_check
+
+    options = line.take(SpotOptions)
+    return spot_check(engine_options(line), list(options.image), options.max_tokens, options.json, options.log)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions:
+    GROUP: ClassVar = "comparison"
+    first: str = word("a result, or an engine if --tasks is given", "A")
+    second: str = word("the other one", "B")
+    tasks: str = option("", "run both engines on these first", metavar="T[,T]")
+    output_path: Path | None = option(None, "folder for both runs, as DIR/a and DIR/b", metavar="DIR")
+    json: Path | None = option(None, "write the comparison", metavar="FILE")
+    plot: Path | None = option(None, "draw it (needs tilewise[plot])", metavar="FILE.png")
+
+
+def run_compare(line: CommandLine) -> int:
+    from tilewise.evals.comparison import compare_engines, compare_results
+
+    options, tasks = line.take(CompareOptions), line.take(TaskOptions)
+    if not options.tasks:
+        return compare_results(options.first, options.second, options.json, options.plot)
+    asked = tasks.asked(options.tasks, {}, output_path=options.output_path)
+    return compare_engines(options.first, options.second, asked, options.json, options.plot)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DivergenceOptions:
+    GROUP: ClassVar = "divergence"
+    first: str = word("the engine that answers, such as the model in bfloat16", "A")
+    second: str = word("the other one, such as a quantised file of it", "B")
+    prompts: Path | None = option(None, 'lines of {"prompt": TEXT, "images": [FILE, ...]}', metavar="FILE")
+    max_tokens: int = option(32, "longest answer", read=_positive)
+    top: int = option(128, "likeliest tokens compared", read=_positive)
+    json: Path | None = option(None, "write the figures of every prompt", metavar="FILE")
+    plot: Path | None = option(None, "draw them (needs tilewise[plot])", metavar="FILE.png")
+
+
+def run_divergence(line: CommandLine) -> int:
+    from tilewise.evals.divergence import measure_divergence, read_prompts
+
+    options = line.take(DivergenceOptions)
+    prompts = read_prompts(options.prompts)
+    return measure_divergence(
+        options.first, options.second, prompts, options.max_tokens, options.top, options.json, options.plot
+    )
+
+
+RUN = Verb(
+    usage="tilewise eval run --tasks T[,T] [OPTION ...]",
+    about="Answer tasks of lm_eval. Flags have lm_eval's names; with --output-path or --resume-dir a run that was "
+    "ended goes on where it was.",
+    run=run_tasks,
+    options=(RunOptions, TaskOptions),
+    shared=engine_flags,
+)
+SPOT = Verb(
+    usage="tilewise eval spot [OPTION ...]",
+    about="Ask five questions, and judge by rule whether each was answered: not whether the answer is true. Exits 1 if "
+    "one was not.",
+    run=run_spot,
+    options=(SpotOptions,),
+    shared=engine_flags,
+)
+COMPARE = Verb(
+    usage="tilewise eval compare A B [OPTION ...]",
+    about="Compare two results (folders or results_*.json of a run), or two engines, each a model with options "
+    "(demo,quantization=int8), which are run first.",
+    run=run_compare,
+    options=(CompareOptions, TaskOptions),
+)
+DIVERGENCE = Verb(
+    usage="tilewise eval divergence A B [OPTION ...]",
+    about="What a quantised file costs: engine A answers, and both say at each token what they find likely. Prints the "
+    "mean KL divergence, how often the likeliest token is the same, and the prompts that are furthest apart. An engine "
+    "is a model with options (demo,quantization=int8).",
+    run=run_divergence,
+    options=(DivergenceOptions,),
+)
+EVAL = VerbGroup(
+    usage="tilewise eval WHAT ...",
+    about="Evaluate a model. docs/evaluation.md explains it; lm_eval is an extra: tilewise[eval].",
+    title="evaluations",
+    verbs={
+        "run": ("lm_eval's tasks, answered by this engine", RUN),
+        "spot": ("five questions with verdicts: text, two descriptions, reasoning, Chinese", SPOT),
+        "compare": ("two results, or two engines on the same tasks", COMPARE),
+        "divergence": ("how far two checkpoints of one model lie apart, token by token", DIVERGENCE),
+    },
+    examples="""\
+examples:
+  tilewise eval run --tasks tilewise_demo --apply-chat-template
+  tilewise eval run --tasks mmmu_val --model OpenGVLab/InternVL3-8B --apply-chat-template --output-path ./results \\
+      --mmmu-json mmmu.json
+  tilewise eval spot --model ./InternVL2-2B --image sign.jpg --image street.jpg
+  tilewise eval compare ./results/a ./results/b
+  tilewise eval compare demo demo,quantization=int8 --tasks tilewise_demo --apply-chat-template --plot int8.png
+  tilewise eval divergence OpenGVLab/InternVL3-8B OpenGVLab/InternVL3-8B-AWQ --plot awq.png
+""",
+)

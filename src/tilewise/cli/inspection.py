@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,12 +12,12 @@ from rich.console import Console
 from rich.text import Text
 
 from tilewise.config import Quantization
+from tilewise.environment import Environment
 from tilewise.inputs.templates import TEMPLATES
 
 if TYPE_CHECKING:
-    from tilewise.inputs.inspection import Inspection, StopToken
+    from tilewise.inputs.inspection import Example, Inspection, PictureTiles, PromptPart, StopToken
     from tilewise.inputs.jinja import JinjaReport, TemplateComparison
-    from tilewise.inputs.worked_example import Example, PictureTiles, PromptPart
 
 _LABEL = 15  # width of the left column
 # A checkpoint's texts must not steer the terminal: escape sequences, and marks that turn the direction of writing.
@@ -29,7 +28,7 @@ _TEXT = {"system": "cyan", "user": "bold", "assistant": "blue"}
 
 def print_inspection(inspection: Inspection, ids: bool = False) -> None:
     """Print what is known of the model, then the worked example, then what the checkpoint's own template does."""
-    page = _InspectionPage(Console(color_system=None if os.environ.get("NO_COLOR") else "auto", highlight=False))
+    page = _InspectionPage(Console(color_system=None if Environment.here().no_color else "auto", highlight=False))
     path = "" if inspection.path == inspection.model else f"  {_clean(inspection.path)}"
     page.line(Text(_clean(inspection.model), "bold"), Text(path, "dim"))
     _print_model(page, inspection)

@@ -2,122 +2,112 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, ClassVar
 
-from tilewise.cli.flags.flag import BadUsage, Flag
-from tilewise.cli.flags.help import asked_for_help, help_page
+from tilewise.cli.flags.flag import BadUsage, dashes
 from tilewise.cli.flags.parse import CommandLine
-from tilewise.cli.flags.table import Settings, make_settings, names_of, serve_flags, values_of_line
-from tilewise.config import AUTO_LENGTH, EngineConfig
+from tilewise.cli.flags.settings import Settings, make_settings, serve_flags, values_of_line
+from tilewise.cli.flags.verb import Verb
+from tilewise.config import AUTO_LENGTH
+from tilewise.environment import Environment
 from tilewise.errors import TilewiseError
-from tilewise.foreign.entry import SHORT_NAMES
 from tilewise.host import available_memory
 from tilewise.layout import ExpertPlacement, Layout, flags_of
-from tilewise.option import check_range
+from tilewise.option import check_range, option
 from tilewise.plan.request import PlanRequest, RequestShape, read_devices
-from tilewise.quantize.options import SCHEMES
-from tilewise.server.config import ServerConfig
+from tilewise.quantize import SCHEMES
 
-USAGE = "tilewise plan [MODEL] [FLAG ...]"
-ABOUT = (
-    "Say whether a model fits on devices, what each rank's memory goes to, how many requests it holds, and the least "
-    "time that a first token and a decode step take. Nothing but the model's small files is read, and of published "
-    "InternVL models not even these. Takes the flags of `tilewise serve`. Status 0 = it fits, 1 = it does not, "
-    "2 = it cannot be said."
-)
-EXAMPLES = """\
-examples:
-  tilewise plan OpenGVLab/InternVL3-1B
-      on this machine, as `tilewise serve` would start
-  tilewise plan OpenGVLab/InternVL3-8B --devices 24GiB --max-model-len 16K
-  tilewise plan OpenGVLab/InternVL3-78B-AWQ --devices 2xA100-80G --pictures 4 --answer-tokens 1024
-      a named device has a speed, so there are floors, too
-  tilewise plan vllm-ascend/InternVL3_5-38B-w8a8 --devices 4x910B2 -tp 4 --max-num-seqs 32
-  tilewise plan OpenGVLab/InternVL3-38B --devices 2x48GiB --quantization w4a16 --json
-"""
-_OWN = "planning"
 _USUAL = RequestShape()
-_SHAPE = ("prompt_tokens", "pictures", "tiles", "answer_tokens")
-_PLAN = (
-    Flag("devices", str | None, _OWN, "how many devices, and of how much memory or which name: 16x64GiB, 2xH100, "
-         "RTX4090, cpu (this machine), cpu:16GiB (default: this machine, as it is now)"),
-    Flag("bandwidth", str | None, _OWN, "of one device's memory, in GB/s or as 1.6TB/s, where --devices names none"),
-    Flag("tflops", str | None, _OWN, "of one device, dense bfloat16, or with int8 behind it as 376:752"),
-    Flag("prompt_tokens", int, _OWN, "tokens of text in a request", _USUAL.prompt_tokens),
-    Flag("pictures", int, _OWN, "pictures in a request", _USUAL.pictures),
-    Flag("tiles", int | None, _OWN, "tiles of a picture (default: the most that the checkpoint cuts, with thumbnail)"),
-    Flag("answer_tokens", int, _OWN, "tokens of an answer", _USUAL.answer_tokens),
-    Flag("json", bool, _OWN, "print everything as JSON", False),
-    Flag("quantization", str | None, _OWN, "what the checkpoint will be: int8 or fp8 (rounded as it is loaded), w8a8, "
-         "w8a8-static, w8a16, w4a16 (as `tilewise quantize` writes them), awq, gptq; of one that is quantised already, "
-         "this is found from its name or its files", short=SHORT_NAMES["quantization"]),
-)  # fmt: skip
-_LAYOUT = (
-    Flag("tensor_parallel_size", int, _OWN, "ranks that share each layer", 1, short="-tp"),
-    Flag("pipeline_parallel_size", int, _OWN, "stages that share the layers", 1, short="-pp"),
-    Flag("data_parallel_size", int, _OWN, "replicas of the model", 1, short="-dp"),
-    Flag("enable_expert_parallel", bool, _OWN, "each rank has some experts whole", False, short="-ep"),
-    Flag("expert_placement_strategy", ExpertPlacement, _OWN, "which experts a rank has", "linear"),
-)
+
+
+def _scheme(text: str) -> str | None:
+    return None if text in ("", "None") else text
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayoutOptions:
+    """Options of the engine about the layout; without one of them, layouts are compared."""
+
+    GROUP: ClassVar = "planning"
+    tensor_parallel_size: int | None = option(None, "ranks that share each layer (default: 1)")
+    pipeline_parallel_size: int | None = option(None, "stages that share the layers (default: 1)")
+    data_parallel_size: int | None = option(None, "replicas of the model (default: 1)")
+    enable_expert_parallel: bool | None = option(None, "each rank has some experts whole (default: False)")
+    expert_placement_strategy: ExpertPlacement | None = option(None, "which experts a rank has (default: linear)")
+
+    @property
+    def given(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions:
+    GROUP: ClassVar = "planning"
+    devices: str | None = option(
+        None,
+        "how many devices, and of how much memory or which name: 16x64GiB, 2xH100, RTX4090, cpu (this machine), "
+        "cpu:16GiB (default: this machine, as it is now)",
+    )
+    bandwidth: str | None = option(None, "of one device's memory, in GB/s or as 1.6TB/s, where --devices names none")
+    tflops: str | None = option(None, "of one device, dense bfloat16, or with int8 behind it as 376:752")
+    prompt_tokens: int = option(_USUAL.prompt_tokens, "tokens of text in a request")
+    pictures: int = option(_USUAL.pictures, "pictures in a request")
+    tiles: int | None = option(None, "tiles of a picture (default: the most that the checkpoint cuts, with thumbnail)")
+    answer_tokens: int = option(_USUAL.answer_tokens, "tokens of an answer")
+    json: bool = option(False, "print everything as JSON")
+    quantization: str | None = option(
+        None,
+        "what the checkpoint will be: int8 or fp8 (rounded as it is loaded), w8a8, w8a8-static, w8a16, w4a16 (as "
+        "`tilewise quantize` writes them), awq, gptq; of one that is quantised already, this is found from its name or "
+        "its files",
+        read=_scheme,
+    )
+
+    @property
+    def shape(self) -> RequestShape:
+        tiles = _USUAL.tiles if self.tiles is None else self.tiles
+        return RequestShape(self.prompt_tokens, self.pictures, tiles, self.answer_tokens)
+
+
 _SIZES = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
-
-
-def add_parser(verbs: Any) -> None:
-    parser = verbs.add_parser("plan", add_help=False)
-    parser.takes_all_words = True
-    parser.set_defaults(run=run)
-
-
-def plan_flags() -> list[Flag]:
-    """Return the flags of planning, and every flag of `tilewise serve`."""
-    own = {flag.name for flag in (*_PLAN, *_LAYOUT)}
-    return [*_PLAN, *_LAYOUT, *(flag for flag in serve_flags() if flag.name not in own)]
 
 
 @dataclass(frozen=True)
 class PlanLine:
     """A command line of `tilewise plan` that was read."""
 
-    own: dict[str, Any]
-    """Values of the flags of planning and of layouts."""
+    options: PlanOptions
     served: dict[str, Any]
-    """Values of the other flags, which a server gets."""
+    """Values of the flags of a server, but for those of the layout."""
     settings: Settings
+    layout: Layout | None
+    """The layout that is asked for; None where no flag says it."""
 
     @classmethod
-    def read(cls, words: list[str]) -> PlanLine:
-        """Read a line. Raises BadUsage for one that cannot be read, InvalidConfig for one that cannot be done."""
-        values = values_of_line(CommandLine.read(words, plan_flags()))
-        names = {flag.name for flag in (*_PLAN, *_LAYOUT)}
-        own = {name: value for name, value in values.items() if name in names and value is not None}
-        served = {name: value for name, value in values.items() if name not in names}
+    def of(cls, line: CommandLine) -> PlanLine:
+        """Take a line apart. Raises BadUsage for one that cannot be read, InvalidConfig for one that cannot be done."""
+        line.values = values_of_line(line)
+        options, layout = line.take(PlanOptions), line.take(LayoutOptions).given
         for name in _SIZES:
-            check_range(name, own.get(name), 0, above=True)
+            check_range(name, layout.get(name), 0, above=True)
         # A server is asked for the same layout, so that what it refuses is refused here.
-        known = names_of(EngineConfig) | names_of(ServerConfig)
-        layout = {flag.name: own[flag.name] for flag in _LAYOUT if flag.name in own and flag.name in known}
-        return cls(own, served, make_settings(served | layout, os.environ))
-
-    def layout(self) -> Layout | None:
-        """Return the layout that is asked for; None where no flag says it."""
-        if not {*_SIZES, "enable_expert_parallel"} & self.own.keys():
-            return None
-        return self.settings.engine.layout
+        settings = make_settings(line.values | layout, os.environ)
+        asked = {*_SIZES, "enable_expert_parallel"} & layout.keys()
+        return cls(options, line.values, settings, settings.engine.layout if asked else None)
 
     def wishes(self) -> PlanRequest:
-        own = self.own
-        devices = read_devices(
-            own.get("devices", "cpu"), available_memory().total, own.get("bandwidth"), own.get("tflops")
+        options = self.options
+        devices = read_devices(options.devices or "cpu", available_memory().total, options.bandwidth, options.tflops)
+        stated = options.tiles is not None
+        return PlanRequest(
+            self.settings.engine, options.quantization, devices, self.layout, options.shape, tiles_stated=stated
         )
-        shape = RequestShape(**{name: own[name] for name in _SHAPE if name in own})
-        return PlanRequest(self.settings.engine, own.get("quantization"), devices, self.layout(), shape, "tiles" in own)
 
     def commands(self, layout: Layout, model: str, scheme: str | None) -> list[str]:
         """Return the commands that start the deployment.
@@ -132,8 +122,8 @@ class PlanLine:
             before = [f"# with a checkpoint of {model} in {scheme.upper()} in place of MODEL"]
             model = "MODEL"
         words = ["tilewise", "serve", model, *_written(self.served)]
-        if scheme is None and "quantization" in self.own:
-            words += ["--quantization", self.own["quantization"]]
+        if scheme is None and self.options.quantization is not None:
+            words += ["--quantization", self.options.quantization]
         flags = flags_of(layout)
         return [*before, " ".join([shlex.join(words), *([flags] if flags else [])])]
 
@@ -142,7 +132,7 @@ def _written(values: dict[str, Any]) -> list[str]:
     """Return flags as they are written on a line."""
     words: list[str] = []
     for name, value in values.items():
-        flag = "--" + name.replace("_", "-")
+        flag = dashes(name)
         if name == "model" or value is None:
             continue
         if name == "max_model_len" and value == AUTO_LENGTH:
@@ -156,12 +146,9 @@ def _written(values: dict[str, Any]) -> list[str]:
     return words
 
 
-def run(options: argparse.Namespace) -> int:
-    if (topic := asked_for_help(options.words)) is not None:
-        print(help_page(USAGE, ABOUT, EXAMPLES, plan_flags(), topic))
-        return 0
+def run(line: CommandLine) -> int:
     try:
-        return _print_plan(PlanLine.read(options.words))
+        return _print_plan(PlanLine.of(line))
     except TilewiseError as error:  # its usual status, 1, would say that the deployment does not fit
         raise BadUsage(str(error)) from None
 
@@ -174,7 +161,30 @@ def _print_plan(line: PlanLine) -> int:
     from tilewise.cli.plan_page import plan_page, record
 
     with TemporaryDirectory(prefix="tilewise-plan-") as work:
-        deployment = Deployment.of(wishes, Path(work))
-        shown = json.dumps(record(deployment, line), indent=2) if line.own.get("json") else plan_page(deployment, line)
+        deployment = Deployment.of(wishes, Path(work), Environment.here())
+        shown = json.dumps(record(deployment, line), indent=2) if line.options.json else plan_page(deployment, line)
         print(shown)
         return 0 if deployment.chosen.fits else 1
+
+
+PLAN = Verb(
+    usage="tilewise plan [MODEL] [FLAG ...]",
+    about="Say whether a model fits on devices, what each rank's memory goes to, how many requests it holds, and the "
+    "least time that a first token and a decode step take. Nothing but the model's small files is read, and of "
+    "published InternVL models not even these. Takes the flags of `tilewise serve`. Status 0 = it fits, 1 = it does "
+    "not, 2 = it cannot be said.",
+    run=run,
+    options=(PlanOptions, LayoutOptions),
+    shared=serve_flags,
+    names_model=True,
+    examples="""\
+examples:
+  tilewise plan OpenGVLab/InternVL3-1B
+      on this machine, as `tilewise serve` would start
+  tilewise plan OpenGVLab/InternVL3-8B --devices 24GiB --max-model-len 16K
+  tilewise plan OpenGVLab/InternVL3-78B-AWQ --devices 2xA100-80G --pictures 4 --answer-tokens 1024
+      a named device has a speed, so there are floors, too
+  tilewise plan vllm-ascend/InternVL3_5-38B-w8a8 --devices 4x910B2 -tp 4 --max-num-seqs 32
+  tilewise plan OpenGVLab/InternVL3-38B --devices 2x48GiB --quantization w4a16 --json
+""",
+)

@@ -1,18 +1,85 @@
-"""`tilewise serve [MODEL]`: OpenAI's API over HTTP, with vLLM's flags."""
+"""`tilewise serve [MODEL]`: OpenAI's API over HTTP, with vLLM's flags; `encode-server`: a vision tower alone."""
 
 from __future__ import annotations
 
-import argparse
-import logging
 import os
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
-from tilewise.cli.flags.help import asked_for_help, help_page
-from tilewise.cli.flags.table import Settings, read_settings, serve_flags
+from tilewise.cli.flags.flag import BadUsage, Flag, dashes
+from tilewise.cli.flags.parse import CommandLine
+from tilewise.cli.flags.settings import CONFIG, Settings, make_settings, serve_flags, values_of_line
+from tilewise.cli.flags.verb import Verb
 
-USAGE = "tilewise serve [MODEL] [FLAG ...]"
-ABOUT = "Serve a model over HTTP, in OpenAI's form. Without MODEL, the demo model. The flags are vLLM's."
-EXAMPLES = """\
+
+def serve(line: CommandLine) -> int:
+    return run_server(make_settings(values_of_line(line), os.environ))
+
+
+def run_server(settings: Settings, encoding: bool = False) -> int:
+    settings.log("APIServer")
+    # Not above: `tilewise serve --help` has no need of the server's modules.
+    import tilewise.server
+
+    return tilewise.server.run(settings.engine, settings.server, encoding=encoding)
+
+
+_ENGINE = frozenset(
+    (
+        *("model", "revision", "hub", "download_dir", "trust_remote_code", "dtype", "quantization", "load_format"),
+        *("tokenizer", "tokenizer_revision", "hf_token", "mmproj", "batch_invariant"),
+        *("encoder_cache_gb", "encoder_cache_dir", "encoder_cache_dir_gb"),
+        *("limit_mm_per_prompt", "mm_processor_kwargs", "mm_processor_cache_gb", "tile_budget", "flash_router"),
+        *("exif_orientation", "max_image_pixels", "max_image_aspect_ratio"),
+        *("allowed_local_media_path", "allowed_media_domains"),
+    )
+)
+_SERVER = frozenset(
+    (
+        *("max_body_mb", "h11_max_incomplete_event_size", "h11_max_header_count", "max_num_queued_reqs"),
+        *("request_timeout", "shutdown_timeout", "max_engine_restarts", "engine_restart_window"),
+        *("served_model_name", "detail_tiles", "strict_fields"),
+        *("uvicorn_log_level", "disable_uvicorn_access_log", "disable_access_log_for_endpoints"),
+    )
+)
+_GROUPS = ("address", "access")
+
+
+@cache
+def encode_flags() -> tuple[Flag, ...]:
+    """Return the flags of `serve`. Those without a meaning where only tower and projector run are in no group."""
+    useful = (CONFIG.name, *_ENGINE, *_SERVER)
+    return tuple(
+        flag if flag.name in useful or flag.group in _GROUPS else replace(flag, group="") for flag in serve_flags()
+    )
+
+
+def encode_server(line: CommandLine) -> int:
+    return run_server(encode_settings(values_of_line(line), os.environ), encoding=True)
+
+
+def encode_settings(values: dict[str, Any], environment: Mapping[str, str]) -> Settings:
+    """Make an encode server's settings. Raises BadUsage for flags of `serve` that have no meaning here."""
+    known = {flag.name for flag in encode_flags() if flag.group}
+    if others := [dashes(name) for name in values if name not in known]:
+        raise BadUsage(
+            f"{', '.join(others)}: for `tilewise serve` alone, as nothing but tower and projector runs here. Leave "
+            "that out; `tilewise encode-server --help` lists the flags."
+        )
+    settings = make_settings({**values, "enable_mm_embeds": True}, environment)
+    del settings.given["enable_mm_embeds"]
+    return settings
+
+
+SERVE = Verb(
+    usage="tilewise serve [MODEL] [FLAG ...]",
+    about="Serve a model over HTTP, in OpenAI's form. Without MODEL, the demo model. The flags are vLLM's.",
+    run=serve,
+    shared=serve_flags,
+    names_model=True,
+    examples="""\
 examples:
   tilewise serve
       the demo model at http://127.0.0.1:8000/v1
@@ -22,35 +89,18 @@ examples:
       lets requests name files below that folder, as file:///data/pictures/sign.jpg
   tilewise serve --config server.yml --port 8001
       flags from a YAML file (port: 8000); the command line wins
-"""
-
-logger = logging.getLogger("tilewise")
-
-
-def add_parser(verbs: Any) -> None:
-    parser = verbs.add_parser("serve", add_help=False)
-    parser.takes_all_words = True
-    parser.set_defaults(run=run)
-
-
-def run(options: argparse.Namespace) -> int:
-    if (topic := asked_for_help(options.words)) is not None:
-        print(help_page(USAGE, ABOUT, EXAMPLES, serve_flags(), topic))
-        return 0
-    settings = read_settings(options.words, os.environ)
-    # Not above: the logs are the server's, and `tilewise --help` has no need of them.
-    from tilewise.logs import set_up_logs
-
-    set_up_logs("APIServer", os.environ.get("VLLM_LOGGING_LEVEL", "INFO"))
-    log_settings(settings)
-    import tilewise.server
-
-    return tilewise.server.run(settings.engine, settings.server)
-
-
-def log_settings(settings: Settings) -> None:
-    logger.info("non-default args: %s", settings.given)
-    for line in settings.lines:
-        logger.info("%s", line)
-    for line in settings.warnings:
-        logger.warning("%s", line)
+""",
+)
+ENCODE_SERVER = Verb(
+    usage="tilewise encode-server [MODEL] [FLAG ...]",
+    about="Encode pictures with a model's vision tower, for servers elsewhere that take image_embeds (tilewise serve "
+    "--enable-mm-embeds, vLLM). Of the checkpoint only tower and projector are read. The flags are those of serve.",
+    run=encode_server,
+    shared=encode_flags,
+    names_model=True,
+    examples="""\
+examples:
+  tilewise encode-server OpenGVLab/InternVL3-8B --port 8100 --encoder-cache-dir /var/cache/tiles
+      POST /v1/encode at http://127.0.0.1:8100; tiles that were seen once are kept on disk
+""",
+)

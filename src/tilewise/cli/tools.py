@@ -2,64 +2,39 @@
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import ClassVar, Literal
 
-EXAMPLES = """\
-examples:
-  tilewise tools twin InternVL3-8B ./tiny
-  tilewise ask "the hen" --model ./tiny
-  tilewise tools twin InternVL3_5-30B-A3B ./tiny-hf --format hf --dtype float32
-  tilewise tools twin --list
-"""
+from tilewise.cli.flags.flag import BadUsage, word
+from tilewise.cli.flags.parse import CommandLine
+from tilewise.cli.flags.verb import Verb, VerbGroup
+from tilewise.option import option
 
 
-def add_parser(verbs: Any) -> None:
-    parser = verbs.add_parser("tools", description="Tools for tests of your own.")
-    tools = parser.add_subparsers(title="tools", metavar="TOOL", required=True)
-    add_twin(tools)
+@dataclass(frozen=True, kw_only=True)
+class TwinOptions:
+    GROUP: ClassVar = "checkpoint"
+    name: str | None = word("a published checkpoint, such as InternVL3-8B", "NAME", None)
+    folder: str | None = word("a folder that is new or empty", "FOLDER", None)
+    list: bool = option(False, "show every name and what it is made of, and write nothing")
+    format: Literal["original", "hf"] = option("original", "OpenGVLab's own format, or transformers'")
+    seed: int = option(0, "of the noise")
+    shards: int = option(1, "files of weights")
+    dtype: Literal["bfloat16", "float16", "float32"] = option("bfloat16", "of the weights, as published")
 
 
-def add_twin(tools: Any) -> None:
-    parser = tools.add_parser(
-        "twin",
-        usage="tilewise tools twin NAME FOLDER [OPTION ...]\n       tilewise tools twin --list",
-        help="write a tiny checkpoint of noise, built like a published one",
-        description="Write a checkpoint of a few hundred kilobytes with the structure, the files and the order of "
-        "special tokens of a published one. Its weights are noise, and so are its answers.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("name", metavar="NAME", nargs="?", help="a published checkpoint, such as InternVL3-8B")
-    parser.add_argument("folder", metavar="FOLDER", nargs="?", type=Path, help="a folder that is new or empty")
-    parser.add_argument("--list", action="store_true", help="show every name and what it is made of, and write nothing")
-    parser.add_argument(
-        "--format",
-        choices=("original", "hf"),
-        default="original",
-        help="OpenGVLab's own format, or transformers' (default: original)",
-    )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the noise (default: 0)")
-    parser.add_argument("--shards", type=int, default=1, metavar="N", help="files of weights (default: 1)")
-    parser.add_argument(
-        "--dtype",
-        choices=("bfloat16", "float16", "float32"),
-        default="bfloat16",
-        help="of the weights (default: bfloat16, as published)",
-    )
-    parser.set_defaults(run=lambda options: run_twin(parser, options))
-
-
-def run_twin(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+def twin(line: CommandLine) -> int:
+    options = line.take(TwinOptions)
     if options.list:
         return print_family()
     if options.name is None or options.folder is None:
-        parser.error("NAME and FOLDER are needed, or --list")
-    from tilewise.tools.twin.named import write_twin
+        raise BadUsage("NAME and FOLDER are needed, or --list")
+    from tilewise.twin import write_twin
 
-    write_twin(options.name, options.folder, options.format, options.seed, options.shards, options.dtype)
-    print(f"{options.folder} holds a twin of {options.name}: its weights are noise, and so are its answers.")
+    folder = Path(options.folder)
+    write_twin(options.name, folder, options.format, options.seed, options.shards, options.dtype)
+    print(f"{folder} holds a twin of {options.name}: its weights are noise, and so are its answers.")
     return 0
 
 
@@ -68,7 +43,7 @@ def print_family() -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from tilewise.family import MEMBERS, RELATIVES, TOWERS
+    from tilewise.weights.family import MEMBERS, RELATIVES, TOWERS
 
     table = Table("name", "vision", "language model", "decoder", "rope", "template", "formats")
     for name, member in MEMBERS.items():
@@ -83,3 +58,25 @@ def print_family() -> int:
         table.add_row(relative.name, like, "", "", "", relative.template or "", relative.format)
     Console(width=200).print(table)  # names are there to be copied: no terminal is too narrow for them
     return 0
+
+
+TWIN = Verb(
+    usage="tilewise tools twin NAME FOLDER [OPTION ...]\n       tilewise tools twin --list",
+    about="Write a checkpoint of a few hundred kilobytes with the structure, the files and the order of special tokens "
+    "of a published one. Its weights are noise, and so are its answers.",
+    run=twin,
+    options=(TwinOptions,),
+    examples="""\
+examples:
+  tilewise tools twin InternVL3-8B ./tiny
+  tilewise ask "the hen" --model ./tiny
+  tilewise tools twin InternVL3_5-30B-A3B ./tiny-hf --format hf --dtype float32
+  tilewise tools twin --list
+""",
+)
+TOOLS = VerbGroup(
+    usage="tilewise tools TOOL ...",
+    about="Tools for tests of your own.",
+    title="tools",
+    verbs={"twin": ("write a tiny checkpoint of noise, built like a published one", TWIN)},
+)

@@ -1,40 +1,63 @@
-"""`tilewise ui`: the web chat, over a server that runs, or with one of its own."""
+"""`tilewise ui`: the web chat, over servers that run, or with one of its own."""
 
 from __future__ import annotations
 
-import argparse
-from typing import Any
+from dataclasses import dataclass
+from typing import ClassVar
 
-EXAMPLES = """\
-examples:
-  tilewise ui OpenGVLab/InternVL3-1B                     a server with the chat at /ui; flags of `serve` may follow
-  tilewise ui --server http://gpu-box:9997/v1            the chat alone, over a server that runs
-  tilewise ui --server http://a:9997/v1 --server http://b:8000/v1        two servers to choose from, and to compare
-"""
+from tilewise.cli.flags.flag import BadUsage, dashes
+from tilewise.cli.flags.parse import CommandLine
+from tilewise.cli.flags.settings import serve_flags
+from tilewise.cli.flags.verb import Verb
+from tilewise.cli.serve import serve
+from tilewise.option import option
 
 
-def add_parser(verbs: Any) -> None:
-    parser = verbs.add_parser(
-        "ui",
-        usage="tilewise ui (--server URL [--server URL ...] | MODEL [FLAG ...])",
-        description="Talk with a model in the browser, and see the tiles that it sees and the boxes that it names.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+@dataclass(frozen=True, kw_only=True)
+class PageOptions:
+    GROUP: ClassVar = "page"
+    server: tuple[str, ...] = option(
+        (),
+        "an OpenAI-compatible server that runs; may be repeated, to choose and to compare",
+        repeated=True,
+        metavar="URL",
     )
-    parser.add_argument(
-        "--server", action="append", default=[], metavar="URL", help="an OpenAI-compatible server; may be given again"
-    )
-    parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen on (default: 127.0.0.1)")
-    parser.add_argument("--port", type=int, default=7860, metavar="N", help="port to listen on (default: 7860)")
-    parser.set_defaults(run=run)
+    host: str | None = option(None, "address to listen on (default: 127.0.0.1 with --server; of `serve` without)")
+    port: int | None = option(None, "port to listen on (default: 7860 with --server; of `serve` without)")
 
 
-def run(options: argparse.Namespace) -> int:
-    from tilewise.errors import InvalidConfig
+def show(line: CommandLine) -> int:
+    options = line.take(PageOptions)
+    if not options.server:
+        own = {"host": options.host, "port": options.port, "ui": True}
+        line.values |= {name: value for name, value in own.items() if value is not None}
+        return serve(line)
+    others = [name for name in line.values if name not in ("server", "host", "port")]
+    if line.positional or others:
+        given = ", ".join([*line.positional, *map(dashes, others)])
+        raise BadUsage(f"{given}: for a server of its own, and --server asks one that runs. Leave one of them out.")
     from tilewise.ui import app
     from tilewise.ui.servers import Servers
 
-    if not options.server:
-        raise InvalidConfig("Give a server that runs, --server URL, or a MODEL to serve: tilewise ui MODEL.")
-    app.run(Servers(tuple(options.server)), options.host, options.port)
+    app.run(Servers(options.server), options.host or "127.0.0.1", 7860 if options.port is None else options.port)
     return 0
+
+
+UI = Verb(
+    usage="tilewise ui [MODEL] [FLAG ...] | tilewise ui --server URL ...",
+    about="Talk with a model in the browser, and see the tiles that it sees and the boxes that it names. Serves the "
+    "model, as `tilewise serve --ui` does and with its flags, or asks a server that runs.",
+    run=show,
+    options=(PageOptions,),
+    shared=serve_flags,
+    names_model=True,
+    examples="""\
+examples:
+  tilewise ui OpenGVLab/InternVL3-1B
+      a server, with the chat at http://127.0.0.1:8000/ui
+  tilewise ui --server http://gpu-box:9997/v1
+      the chat alone, at http://127.0.0.1:7860, over a server that runs
+  tilewise ui --server http://a:9997/v1 --server http://b:8000/v1
+      two servers to choose from, and to compare
+""",
+)

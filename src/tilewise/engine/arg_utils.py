@@ -10,10 +10,10 @@ from typing import Any, TypeVar, get_type_hints
 
 from tilewise.config import EngineConfig
 from tilewise.errors import UnknownOption
-from tilewise.foreign.engine import ENGINE, IN_A_PROGRAM
+from tilewise.foreign.table import PROGRAM
 from tilewise.option import argument_of, dashed
 
-_FOREIGN = {entry.name: entry for entry in (*ENGINE, *IN_A_PROGRAM)}
+_FOREIGN = {entry.name: entry for entry in PROGRAM}
 _OWN = {field.name: field for field in dataclasses.fields(EngineConfig)}
 _DEFAULTS: dict[str, Any] = {
     **{name: field.default for name, field in _OWN.items()},

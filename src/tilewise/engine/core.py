@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tilewise.engine.counters import Counters, EngineLoad
-from tilewise.engine.delta import TokenDelta
 from tilewise.engine.scheduler import Scheduler
+from tilewise.engine.sequence import TokenDelta
 from tilewise.errors import EngineStuck
 from tilewise.step import Handle, Limits, Runner, StepPlan
 from tilewise.timing import Clock

@@ -52,6 +52,8 @@ class _Open:
     tiles: tuple[Tile, ...]
     rows: dict[bytes, NDArray[Any]] = field(default_factory=dict)
     cached: set[bytes] = field(default_factory=set)
+    not_kept: set[bytes] = field(default_factory=set)
+    """Digests of tiles that the tower was asked for, which may mean a look on disk, and does not have."""
 
     @property
     def missing(self) -> Iterator[Tile]:
@@ -130,8 +132,9 @@ class EncodeCore:
                     break
                 if tile.digest in found or tile.digest in waiting.rows:
                     continue
-                rows = self._tower.recall(tile.digest)
+                rows = None if tile.digest in waiting.not_kept else self._tower.recall(tile.digest)
                 if rows is None:
+                    waiting.not_kept.add(tile.digest)
                     found[tile.digest] = tile
                 else:
                     self._give(tile.digest, rows, cached=True)

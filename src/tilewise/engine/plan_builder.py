@@ -1,9 +1,13 @@
-"""PlanBuilder: a plan in the making. Counters of sequences move only when it is sealed, so preemption can undo work."""
+"""PlanBuilder: a plan in the making; WorkInFlight: what of it is on its way through the device.
+
+Counters of sequences move only when a plan is sealed, so that preemption can undo work.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from tilewise.engine.sequence import SequenceState
 from tilewise.step import Admission, BlockGrant, EncodeJob, RowsJob, StepPlan, Work
@@ -29,6 +33,11 @@ class PlanBuilder:
         before = self.work.get(sequence)
         self.tokens_left += (before.count if before else 0) - work.count
         self.work[sequence] = work
+
+    def admit(self, sequence: SequenceState, slot: int) -> None:
+        request, options = sequence.request, sequence.request.sampling
+        given = (sequence.token_ids, sequence.num_prompt, options, sequence.seed, request.stop_ids, request.bad_words)
+        self.admissions[sequence] = Admission(slot, *given)
 
     def undo(self, sequence: SequenceState) -> None:
         """Remove a preempted sequence from the plan, and return its tokens to the budget."""
@@ -60,3 +69,16 @@ class PlanBuilder:
             if first < len(sequence.block_ids):
                 assert sequence.slot is not None
                 yield BlockGrant(sequence.slot, first, tuple(sequence.block_ids[first:]))
+
+
+class WorkInFlight(NamedTuple):
+    """A sequence's work in a step that is in flight. The sequence may end or be preempted before the step is back."""
+
+    sequence: SequenceState
+    work: Work
+    admission: int
+
+    @property
+    def undisturbed(self) -> bool:
+        """True unless the sequence has ended or been preempted since."""
+        return self.sequence.slot is not None and self.sequence.num_admissions == self.admission

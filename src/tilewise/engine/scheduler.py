@@ -17,35 +17,19 @@ import random
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import NamedTuple
 
 from tilewise.engine.counters import Counters, EngineLoad
-from tilewise.engine.delta import TokenDelta
-from tilewise.engine.drafts import PromptLookup
 from tilewise.engine.kv_cache import KVCache
-from tilewise.engine.plan_builder import PlanBuilder
-from tilewise.engine.sequence import SequenceState
+from tilewise.engine.plan_builder import PlanBuilder, WorkInFlight
+from tilewise.engine.sequence import SequenceState, TokenDelta
 from tilewise.engine.tiles import TileIndex, TileScores, easy_tiles
 from tilewise.errors import TooLong
-from tilewise.step import Admission, EncodedTile, Limits, StepPlan, StepResult, TileUse, Work
+from tilewise.step import EncodedTile, Limits, StepPlan, StepResult, TileUse, Work
 from tilewise.timing import Clock, EngineMoments
 from tilewise.types import AnyTile, Request, Tile, TokenIds
 
 ENCODE_AHEAD = 4
 """Number of waiting sequences whose tiles are encoded before their turn."""
-
-
-class _WorkInFlight(NamedTuple):
-    """A sequence's work in a step that is in flight. The sequence may end or be preempted before the step is back."""
-
-    sequence: SequenceState
-    work: Work
-    admission: int
-
-    @property
-    def undisturbed(self) -> bool:
-        """True unless the sequence has ended or been preempted since."""
-        return self.sequence.slot is not None and self.sequence.num_admissions == self.admission
 
 
 _urgency = operator.attrgetter("urgency")
@@ -67,7 +51,7 @@ class Scheduler:
         self.scores = TileScores()
         self.counters = Counters()
         self._free_slots = list(range(limits.max_num_seqs, 0, -1))  # slot 0 is the dummy of padded batches
-        self._in_flight: dict[int, list[_WorkInFlight]] = {}  # by plan index
+        self._in_flight: dict[int, list[WorkInFlight]] = {}  # by plan index
         self._index = 0
 
     @property
@@ -76,8 +60,7 @@ class Scheduler:
 
     def add(self, request: Request) -> None:
         """Queue a request. Raises TooLong if it could not run even alone."""
-        capacity = (self.limits.num_blocks - 1) * self.limits.block_size  # block 0 is the dummy of padding
-        longest = min(capacity, self.limits.max_model_len)
+        longest = self.limits.longest_sequence
         if len(request.prompt_ids) >= longest:
             raise TooLong(
                 f"The prompt has {len(request.prompt_ids)} tokens, the KV cache and context hold {longest} with at "
@@ -89,21 +72,11 @@ class Scheduler:
         sequence.moments = EngineMoments(queued=self._clock())
         sequence.settled = self.limits.flash is None or not sequence.tiles
         self._settle(sequence)
-        self._equip_for_guessing(sequence)
+        if self.limits.speculation is not None:
+            sequence.equip_for_guessing(self.limits.speculation)
         priority = request.priority if self.limits.priorities else 0
         sequence.urgency = (priority, next(self._arrivals))
         bisect.insort(self.waiting, sequence, key=_urgency)
-
-    def _equip_for_guessing(self, sequence: SequenceState) -> None:
-        """Decide whether a sequence guesses, and give it an n-gram lookup if that is what makes the guesses."""
-        rule = self.limits.speculation
-        if rule is None:
-            return
-        if rule.ngram is not None:
-            sequence.lookup = PromptLookup(*rule.ngram)
-        # A draft model's guesses are known to the runner alone. What a structured answer allows behind them could then
-        # not be said here, so such an answer is guessed by n-gram lookup or not at all.
-        sequence.guesses = rule.ngram is not None or sequence.matcher is None
 
     def _settle(self, sequence: SequenceState) -> None:
         """Fix the length of a Flash prompt, if the scores of all its tiles are known."""
@@ -213,7 +186,7 @@ class Scheduler:
             self._begin_behind(prefix, sequence, plan)
             sequence.slot = self._free_slots.pop()
             sequence.num_admissions += 1
-            plan.admissions[sequence] = self._admission(sequence, sequence.slot)
+            plan.admit(sequence, sequence.slot)
             self._advance(sequence, plan)
 
     def _begin_behind(self, prefix: list[int], sequence: SequenceState, plan: PlanBuilder) -> None:
@@ -224,18 +197,6 @@ class Scheduler:
             sequence.num_cached = sequence.num_computed
             self.counters.prefix_cache_queries += sequence.num_tokens
             self.counters.prefix_cache_hits += sequence.num_cached
-
-    def _admission(self, sequence: SequenceState, slot: int) -> Admission:
-        request = sequence.request
-        return Admission(
-            slot,
-            sequence.token_ids,
-            sequence.num_prompt,
-            request.sampling,
-            sequence.seed,
-            request.stop_ids,
-            request.bad_words,
-        )
 
     def _guess_ahead(self, plan: PlanBuilder) -> None:
         """Let sequences that sample guess what comes, with tokens and blocks that nothing else wants in this step."""
@@ -321,7 +282,7 @@ class Scheduler:
         sealed = plan.seal(self._index)
         if plan.work:
             self._in_flight[sealed.index] = [
-                _WorkInFlight(sequence, work, sequence.num_admissions) for sequence, work in plan.work.items()
+                WorkInFlight(sequence, work, sequence.num_admissions) for sequence, work in plan.work.items()
             ]
         self._index += 1
         return sealed
@@ -338,7 +299,7 @@ class Scheduler:
                 deltas += self._take_in(flight, result, now)
         return deltas
 
-    def _take_in(self, flight: _WorkInFlight, result: StepResult, now: float) -> list[TokenDelta]:
+    def _take_in(self, flight: WorkInFlight, result: StepResult, now: float) -> list[TokenDelta]:
         """Take in the new tokens of one sequence, up to its end: one, and one more for each guess that was right."""
         sequence, work = flight.sequence, flight.work
         if flight.undisturbed:
@@ -346,7 +307,7 @@ class Scheduler:
         deltas: list[TokenDelta] = []
         for token in result.sampled.get(work.slot, ()):
             sequence.append(token.token_id)
-            sequence.finish_reason = self._end_of(sequence, token.token_id)
+            sequence.finish_reason = sequence.end_with(token.token_id)
             self._count(sequence, now)
             deltas.append(TokenDelta.of(sequence, token, now))
             if sequence.finish_reason is not None:
@@ -384,19 +345,6 @@ class Scheduler:
             moments = sequence.moments
             if moments.wanted is not None and moments.encoded is None and self._has_tiles(sequence):
                 sequence.moments = replace(moments, encoded=now)
-
-    def _end_of(self, sequence: SequenceState, token_id: int) -> str | None:
-        """Return why a sequence ends with this token; None if it goes on."""
-        sampling = sequence.request.sampling
-        if len(sequence.output_ids) > sampling.min_tokens:
-            if token_id in sequence.request.stop_ids and not sampling.ignore_eos:
-                return "stop"
-            if token_id in sampling.stop_ids:
-                sequence.stop_reason = token_id
-                return "stop"
-        if sequence.matcher is not None and sequence.matcher.finish_reason is not None:
-            return sequence.matcher.finish_reason
-        return "length" if sequence.num_prompt + len(sequence.output_ids) >= sequence.max_tokens else None
 
     def _finish(self, sequence: SequenceState, reason: str) -> None:
         sequence.finish_reason = reason

@@ -1,4 +1,4 @@
-"""SequenceState: one sequence on its way from prompt to last token."""
+"""SequenceState: one sequence on its way from prompt to last token; TokenDelta: what it tells of each new token."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import operator
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tilewise.engine.drafts import PromptLookup
+from tilewise.step import Speculation
 from tilewise.timing import EngineMoments
 from tilewise.types import AnyTile, Matcher, Request, SampledToken, TokenIds
 
@@ -99,6 +100,14 @@ class SequenceState:
         matcher = grammar.start(ignore_eos, request.thinking) if grammar else None
         return cls(request, request.prompt_ids, spans, limit, length, seed, matcher=matcher)
 
+    def equip_for_guessing(self, rule: Speculation) -> None:
+        """Decide whether its steps hold guesses, and give it an n-gram lookup if that is what makes them."""
+        if rule.ngram is not None:
+            self.lookup = PromptLookup(*rule.ngram)
+        # A draft model's guesses are known to the runner alone. What a structured answer allows behind them could then
+        # not be said here, so such an answer is guessed by n-gram lookup or not at all.
+        self.guesses = rule.ngram is not None or self.matcher is None
+
     def shorten(self, easy: Sequence[bool], tokens: int) -> None:
         """Leave each easy tile `tokens` rows, and fix the length of the prompt by that.
 
@@ -175,6 +184,19 @@ class SequenceState:
         digests = [span.tile.digest for span in self.tiles]
         return tuple(sorted(digests.index(digest) for digest in self.encoded))
 
+    def end_with(self, token_id: int) -> str | None:
+        """Return why the sequence ends with this token, its newest; None if it goes on."""
+        sampling = self.request.sampling
+        if len(self.output_ids) > sampling.min_tokens:
+            if token_id in self.request.stop_ids and not sampling.ignore_eos:
+                return "stop"
+            if token_id in sampling.stop_ids:
+                self.stop_reason = token_id
+                return "stop"
+        if self.matcher is not None and self.matcher.finish_reason is not None:
+            return self.matcher.finish_reason
+        return "length" if self.num_prompt + len(self.output_ids) >= self.max_tokens else None
+
     def tiles_after(self, tokens: int) -> tuple[TileSpan, ...]:
         """Return the tiles of which some rows stand behind the first `tokens` tokens."""
         if not self.tiles or self.tiles[-1].stop <= tokens:
@@ -201,3 +223,44 @@ class SequenceState:
         """Return the known tokens [start, stop), without building the whole list."""
         offset = self.num_prompt
         return (*self.prompt_ids[start:stop], *self.output_ids[max(0, start - offset) : max(0, stop - offset)])
+
+
+class TokenDelta(NamedTuple):
+    """One new token of a request. An aborted request just ends, without one."""
+
+    request_id: str
+    token: SampledToken
+    finish_reason: str | None
+    stop_reason: int | None
+    cached_tokens: int = 0
+    """Prompt tokens whose keys and values were cached when the sequence was first admitted."""
+    image_tokens_saved: int = 0
+    """Rows that a Flash model's router left out of the prompt."""
+    prompt_scores: tuple[SampledToken, ...] = ()
+    """The prompt's tokens from the second on, with log-probabilities; if asked for, and with the first token only."""
+    time: float = 0.0
+    """Moment at which the token was known, on the monotonic clock."""
+    moments: EngineMoments | None = None
+    """The sequence's way to its first token; None with later ones."""
+    encoded_tiles: tuple[int, ...] = ()
+    """Numbers of the prompt's tiles that were not there and had to be encoded; with the first token only."""
+    preemptions: int = 0
+    """Times that the sequence has given its blocks back so far."""
+
+    @classmethod
+    def of(cls, sequence: SequenceState, token: SampledToken, now: float) -> TokenDelta:
+        """Make the delta of `token`, which is the newest of the sequence."""
+        first = len(sequence.output_ids) == 1
+        return cls(
+            request_id=sequence.request.id,
+            token=token,
+            finish_reason=sequence.finish_reason,
+            stop_reason=sequence.stop_reason,
+            cached_tokens=sequence.num_cached or 0,
+            image_tokens_saved=sequence.num_saved,
+            prompt_scores=tuple(sequence.prompt_scores) if first else (),
+            time=now,
+            moments=sequence.moments if first else None,
+            encoded_tiles=sequence.encoded_tiles if first else (),
+            preemptions=max(0, sequence.num_admissions - 1),
+        )

@@ -13,8 +13,8 @@ TASKS = Path(__file__).parent / "tasks"
 """Folder of the tasks that ship with the package, in lm_eval's form."""
 
 MODELS = {
-    "tilewise": "tilewise.evals.harness.models:TextModel",
-    "tilewise-vlm": "tilewise.evals.harness.models:PictureModel",
+    "tilewise": "tilewise.evals.models:TextModel",
+    "tilewise-vlm": "tilewise.evals.models:PictureModel",
 }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 
 from tilewise.evals import TASKS
-from tilewise.extras import require_extra
+from tilewise.host import require_extra
 
 
 def main() -> None:

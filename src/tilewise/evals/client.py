@@ -8,48 +8,21 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
 
+from tilewise.console import progress_bar
+from tilewise.entrypoints.llm import LLM
 from tilewise.errors import InvalidRequest
 from tilewise.evals.question import ModelAnswer, Question
+from tilewise.evals.results import QuestionCounts
 from tilewise.evals.store import AnswerStore
 from tilewise.inputs.prepare import Preparer
-from tilewise.llm import LLM
-from tilewise.progress import progress_bar
 from tilewise.types import Request
 
 KeyedQuestion = tuple[Question, str]
 """A question and the key of its answer."""
 UNREADABLE = "tilewise_unreadable"
 """Key in a PIL picture's `info` whose value says why the picture of the data set could not be read."""
-
-
-@dataclass
-class AskedCounts:
-    """Counts of the questions of a run and of the answers to them."""
-
-    questions: int = 0
-    from_store: int = 0
-    failed: list[str] = field(default_factory=list)
-    """Questions that could not be asked, each with the reason."""
-    pictures_left_out: int = 0
-    prompts_cut: int = 0
-    """Texts that lost their beginning, because the context is too short."""
-    cut_off: int = 0
-    """Answers that ended at their limit of tokens."""
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    seconds: float = 0.0
-    """Seconds in which the engine was at work; stored answers take none."""
-
-    def as_dict(self) -> dict[str, Any]:
-        rate = self.completion_tokens / self.seconds if self.seconds else 0.0
-        return {**asdict(self), "completion_tokens_per_second": rate}
-
-    def count_computed(self, answer: ModelAnswer) -> None:
-        self.prompt_tokens += answer.prompt_tokens
-        self.completion_tokens += len(answer.token_ids)
 
 
 @dataclass
@@ -60,18 +33,18 @@ class EvalClient:
     batch_size: int
     max_images: int
     store: AnswerStore | None = None
-    counts: AskedCounts = field(default_factory=AskedCounts)
+    counts: QuestionCounts = field(default_factory=QuestionCounts)
     answers: list[tuple[Question, ModelAnswer]] = field(default_factory=list)
     """All answers so far, each with its question, in the order of the questions."""
 
-    def ask(self, questions: Iterable[Question], heard: Callable[[int, ModelAnswer], None]) -> list[ModelAnswer]:
-        """Return the answers in the order of the questions; `heard` gets each with its index as soon as it is whole."""
+    def ask(self, questions: Iterable[Question], on_answer: Callable[[int, ModelAnswer], None]) -> list[ModelAnswer]:
+        """Return the answers in the order of the questions; `on_answer` gets each with its index once it is whole."""
         asked = list(_with_keys(map(self._limited, questions)))
         found: dict[int, ModelAnswer] = {}
         with progress_bar("Answering", len(asked)) as advance:
             for place, answer in self._each(asked):
                 found[place] = answer
-                heard(place, answer)
+                on_answer(place, answer)
                 advance(1)
         answers = [found[place] for place in range(len(asked))]
         self.counts.cut_off += sum(answer.finish_reason == "length" for answer in answers)

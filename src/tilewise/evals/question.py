@@ -6,12 +6,13 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, replace
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 from PIL import Image
 
+from tilewise.inputs.pieces import IMAGE_MARKER, Message
 from tilewise.inputs.prepare import Preparer
-from tilewise.inputs.templates import IMAGE_MARKER, Ending, Message
+from tilewise.inputs.templates import Ending
 from tilewise.sampling_params import SamplingParams
 from tilewise.types import Request, RequestOutput, TokenIds
 
@@ -130,7 +131,10 @@ class ModelAnswer:
 
     @classmethod
     def from_json(cls, text: str) -> ModelAnswer:
-        values = json.loads(text)
+        return cls.of_json(json.loads(text))
+
+    @classmethod
+    def of_json(cls, values: dict[str, Any]) -> ModelAnswer:
         return cls(**{**values, "token_ids": tuple(values["token_ids"])})
 
 

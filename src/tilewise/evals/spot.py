@@ -17,11 +17,11 @@ from rich.table import Table
 
 from tilewise.assets import ImageAsset
 from tilewise.config import EngineConfig
+from tilewise.entrypoints.llm import LLM
 from tilewise.errors import InvalidConfig
-from tilewise.evals.output import as_json, check_writable, write_text
 from tilewise.evals.question import ModelAnswer
-from tilewise.inputs.images import ImageLimits, open_image
-from tilewise.llm import LLM
+from tilewise.evals.results import as_json, check_writable, write_text
+from tilewise.inputs.media.images import ImageLimits, open_image
 from tilewise.sampling_params import SamplingParams
 from tilewise.types import TokenIds
 

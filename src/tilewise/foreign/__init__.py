@@ -1,6 +1,6 @@
 """vLLM's options that are none here, and what becomes of each: in Python, on the command line and in files.
 
-`entry` says what such an option is, `engine` and `server` list them, `variables` lists environment variables, and
-`keywords` is for keywords of Python calls. `graphs` knows the objects whose keys are explained one by one, and
-`translate` turns all options that vLLM's engine takes into options of this one.
+`table` lists them, `translate` turns options into those of this engine, `objects` knows the keys of those that are
+objects. `variables` lists environment variables, `keywords` is for keywords of Python calls, and `modules` for modules
+that programs import.
 """

@@ -1,25 +1,128 @@
-"""Turns vLLM's options into those that there are here, alike for the command line, for files and for Python."""
+"""ForeignOption: an option of vLLM that is none here, and how options become those that there are.
+
+That goes alike for the command line, for files and for Python.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from tilewise.errors import InvalidConfig, did_you_mean
-from tilewise.foreign.engine import ENGINE, IN_A_PROGRAM
-from tilewise.foreign.entry import ForeignOption
-from tilewise.foreign.graphs import asks_for_eager, check_compilation, explain_additional, largest_graph
+from tilewise.errors import InvalidConfig
+from tilewise.foreign.objects import (
+    Put,
+    asks_for_eager,
+    check_compilation,
+    compilation_of,
+    counts_of,
+    explain_additional,
+    largest_graph,
+    options_of_media_io,
+    options_of_structured,
+)
 from tilewise.ignored import Ignored
 
+Fate = Literal["built in", "other device", "other name", "not yet", "never"]
+"""built in: it is so anyway; other device: it matters where something else computes; other name: an option here has
+another name for it; not yet and never are refused."""
+NOTHING: tuple[Any, ...] = (None, "", {}, [], ())
+"""Values by which vLLM says that an option was not given."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignOption:
+    """An option of vLLM that is none here: `hint` is its type, `fate` what becomes of it."""
+
+    name: str
+    hint: Any
+    fate: Fate
+    says: str
+    """A phrase for the log that says what became of it, or why it is refused."""
+    accepts: tuple[Any, ...] | None = None
+    """Values that are taken, since they ask for what is so anyway, beside those of NOTHING; None = all."""
+    by_key: bool = False
+    """True for an object whose keys are explained one by one."""
+    put: Put | None = None
+    """A function that puts the value into the options that it is spelt as here; None = it has one name."""
+
+    def refuses(self, value: Any) -> bool:
+        if self.accepts is None or _among(value, NOTHING):
+            return False
+        return not _among(value, self.accepts)
+
+    @property
+    def silent(self) -> bool:
+        """True where the value asks for what is so anyway, or is explained elsewhere: then nothing is logged."""
+        return self.fate in ("not yet", "never", "other name") or self.by_key
+
+
+def _among(value: Any, values: tuple[Any, ...]) -> bool:
+    """Return whether a value is one of these. True is no 1 here, and an array, whose equality is no bool, is none."""
+    try:
+        return any(isinstance(value, bool) is isinstance(item, bool) and value == item for item in values)
+    except ValueError:
+        return False
+
+
+KINDS: dict[str, Any] = {
+    "text": str,
+    "switch": bool,
+    "whole": int,
+    "number": float,
+    "object": dict[str, Any],
+    "texts": tuple[str, ...],
+}
+
+
+def taken(fate: Fate, says: str, **names: str) -> Iterator[ForeignOption]:
+    """Yield options that are taken whatever they say, and change no answer: `kind="name name ..."`."""
+    for kind, of_kind in names.items():
+        for name in of_kind.split():
+            yield ForeignOption(name, KINDS[kind], fate, says)
+
+
+def refused(fate: Fate, says: str, hint: Any, **accepted: Any) -> Iterator[ForeignOption]:
+    """Yield options that may only ask for what is so anyway: `name=value`, or a tuple of values."""
+    for name, value in accepted.items():
+        yield ForeignOption(name, hint, fate, says, value if isinstance(value, tuple) else (value,))
+
+
+def other_name(says: str, hint: Any, **put: Put) -> Iterator[ForeignOption]:
+    """Yield options that are spelt otherwise here: `name=` a function that puts the value where it belongs."""
+    for name, put_value in put.items():
+        yield ForeignOption(name, hint, "other name", says, put=put_value)
+
+
+SHORT_NAMES = {
+    "tensor_parallel_size": "-tp",
+    "pipeline_parallel_size": "-pp",
+    "data_parallel_size": "-dp",
+    "data_parallel_rank": "-dpn",
+    "data_parallel_start_rank": "-dpr",
+    "data_parallel_size_local": "-dpl",
+    "data_parallel_address": "-dpa",
+    "data_parallel_rpc_port": "-dpp",
+    "data_parallel_backend": "-dpb",
+    "data_parallel_hybrid_lb": "-dph",
+    "data_parallel_external_lb": "-dpe",
+    "data_parallel_multi_port_external_lb": "-dpm",
+    "decode_context_parallel_size": "-dcp",
+    "prefill_context_parallel_size": "-pcp",
+    "nnodes": "-n",
+    "node_rank": "-r",
+    "enable_expert_parallel": "-ep",
+    "api_server_count": "-asc",
+    "attention_config": "-ac",
+    "compilation_config": "-cc",
+    "diffusion_config": "-dc",
+    "speculative_config": "-sc",
+    "optimization_level": "-O",
+    "quantization": "-q",
+}
+"""vLLM's short names of flags."""
 REMARKS = {"trust_remote_code": "code of a checkpoint is never run, nor is it needed"}
 """Options whose value changes nothing -> the reason."""
-MANY = 999  # vLLM's limit where none is set
-_OTHER_MEDIA = ("audio", "vision_chunk")
-"""Kinds of media that prompts of other models hold."""
-LIMIT_KEYS = ("count", "num_frames", "width", "height")
-_BACKENDS = ("auto", "xgrammar", "guidance", "outlines", "lm-format-enforcer")
-_VIDEO_KEYS = ("num_frames", "fps")
 _EMPTY_IS_NONE = ("allowed_local_media_path", "tokenizer", "mm_processor_kwargs")
 """Options that vLLM's programs leave out by an empty text or object."""
 
@@ -35,38 +138,37 @@ class Translated:
     warnings: list[str] = field(default_factory=list)
 
 
-def translate_engine(options: Mapping[str, Any], known: Collection[str]) -> Translated:
-    """Translate keywords of vLLM's LLM and EngineArgs to options among those `known`.
+def translate(options: Mapping[str, Any], known: Collection[str], foreign: Iterable[ForeignOption]) -> Translated:
+    """Translate vLLM's options by their entries in `foreign` to options among those `known`.
 
     Raises InvalidConfig that names all that are not possible. A keyword that vLLM lacks, too, is left as it is.
     """
-    return translate(options, known, (*ENGINE, *IN_A_PROGRAM))
-
-
-def translate(options: Mapping[str, Any], known: Collection[str], foreign: Iterable[ForeignOption]) -> Translated:
-    """Translate options by the entries in `foreign`. Errors are those of `translate_engine`."""
-    values = _renamed(options)
+    entries = {entry.name: entry for entry in foreign}
+    values = _renamed(options, entries)
     _check_replicas(values)
     found = Translated(values)
-    entries = {entry.name: entry for entry in foreign}
-    # An entry whose name is an option here as well is listed for the values that the option cannot take.
-    _check(values, [entry for entry in entries.values() if entry.accepts or entry.name not in known], found.ignored)
-    structured = _structured(values.get("structured_outputs_config") or {})
-    frames = _media_io(values.get("media_io_kwargs") or {}, found)
+    _check(values, entries.values(), found.ignored)
+    of_objects = {name: value for name, value in _of_objects(values, found).items() if name in known}
+    plain = {name: _plain(name, value) for name, value in values.items() if name in known or name not in entries}
+    found.options = of_objects | plain
+    return found
+
+
+def _of_objects(values: dict[str, Any], found: Translated) -> dict[str, Any]:
+    """Return the options that vLLM's objects stand for, and put what has to be said about them into `found`."""
+    structured = options_of_structured(values.get("structured_outputs_config") or {})
+    video, found.lines = options_of_media_io(values.get("media_io_kwargs") or {})
     if values.get("limit_mm_per_prompt"):
         values["limit_mm_per_prompt"], about = counts_of(values["limit_mm_per_prompt"])
         found.lines += about
-    graphs = _compilation(values.get("compilation_config"))
-    captured: dict[str, Any] = {"enforce_eager": True} if asks_for_eager(graphs, _level(values)) else {}
+    graphs = compilation_of(values.get("compilation_config"))
+    eager = {"enforce_eager": True} if asks_for_eager(graphs, _level(values)) else {}
     found.lines += check_compilation(graphs, values.get("max_num_seqs"))
-    captured |= largest_graph(graphs) if "max_graph_size" in known else {}
-    lines, found.warnings = explain_additional(values.get("additional_config") or {})
-    found.lines += lines
     additional = values.get("additional_config") or {}
-    binding = {"cpu_binding": True} if additional.get("enable_cpu_binding") is True and "cpu_binding" in known else {}
-    plain = {name: _plain(name, value) for name, value in values.items() if name in known or name not in entries}
-    found.options = frames | captured | structured | binding | plain
-    return found
+    about, found.warnings = explain_additional(additional)
+    found.lines += about
+    binding = {"cpu_binding": True} if additional.get("enable_cpu_binding") is True else {}
+    return video | eager | largest_graph(graphs) | structured | binding
 
 
 def _check(values: Mapping[str, Any], entries: Iterable[ForeignOption], ignored: Ignored) -> None:
@@ -114,131 +216,10 @@ def _plain(name: str, value: Any) -> Any:
     return str(value).removeprefix("torch.") if is_torch_type else value
 
 
-def _compilation(value: Any) -> dict[str, Any]:
-    """Return compilation_config as a dict. A number, which vLLM takes too, is the mode alone. Raises InvalidConfig."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return {"mode": value}
-    if value is not None and not isinstance(value, Mapping):
-        raise InvalidConfig(f"compilation_config must be a dict, or the number of a mode, got {value!r:.80}.")
-    return dict(value or {})
-
-
-def _renamed(options: Mapping[str, Any]) -> dict[str, Any]:
-    values = {name: value for name, value in options.items() if name not in _OTHER_NAMES}
-    for name, value in options.items():
-        if name in _OTHER_NAMES and value is not None:
-            _OTHER_NAMES[name](values, value)
+def _renamed(options: Mapping[str, Any], entries: Mapping[str, ForeignOption]) -> dict[str, Any]:
+    other = {name: entries[name].put for name in options if name in entries and entries[name].put}
+    values = {name: value for name, value in options.items() if name not in other}
+    for name, put in other.items():
+        if put and options[name] is not None:
+            put(values, options[name])
     return values
-
-
-def _key(option: str, key: str) -> Callable[[dict[str, Any], Any], None]:
-    """Return a function that puts a value into a key of an object, unless the key is there already."""
-
-    def put(values: dict[str, Any], value: Any) -> None:
-        values[option] = {key: value, **(values.get(option) or {})}
-
-    return put
-
-
-def _sizes(values: dict[str, Any], sizes: Any) -> None:
-    if sizes:
-        whole = [int(size) if str(size).isdecimal() else size for size in sizes]
-        _key("compilation_config", "cudagraph_capture_sizes")(values, whole)
-
-
-def _no_media_cache(values: dict[str, Any], off: Any) -> None:
-    if off:
-        values["mm_processor_cache_gb"] = 0
-
-
-def _no_request_log(values: dict[str, Any], off: Any) -> None:
-    if off:
-        values.setdefault("enable_log_requests", False)
-
-
-_OTHER_NAMES: dict[str, Callable[[dict[str, Any], Any], None]] = {
-    "disable_mm_preprocessor_cache": _no_media_cache,
-    "disable_log_requests": _no_request_log,
-    "guided_decoding_backend": _key("structured_outputs_config", "backend"),
-    "spec_method": _key("speculative_config", "method"),
-    "spec_model": _key("speculative_config", "model"),
-    "speculative_model": _key("speculative_config", "model"),
-    "spec_tokens": _key("speculative_config", "num_speculative_tokens"),
-    "num_speculative_tokens": _key("speculative_config", "num_speculative_tokens"),
-    "ngram_prompt_lookup_max": _key("speculative_config", "prompt_lookup_max"),
-    "ngram_prompt_lookup_min": _key("speculative_config", "prompt_lookup_min"),
-    "cuda_graph_sizes": _sizes,
-    "cudagraph_capture_sizes": _sizes,
-    "max_cudagraph_capture_size": _key("compilation_config", "max_cudagraph_capture_size"),
-}
-"""Option that is spelt otherwise here -> a function that puts its value into the options that there are."""
-
-
-def check_limits(limits: Mapping[str, Any]) -> None:
-    """Raise ValueError for a key that limit_mm_per_prompt does not have."""
-    for kind, limit in limits.items():
-        for key in limit if isinstance(limit, Mapping) else ():
-            if key not in LIMIT_KEYS:
-                raise ValueError(f"{kind} knows {', '.join(LIMIT_KEYS)}, got {key!r}.{did_you_mean(key, LIMIT_KEYS)}")
-
-
-def counts_of(limits: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Return the count of each kind, and lines about sizes beside them. Raises InvalidConfig for an unknown key.
-
-    `limit_mm_per_prompt` may be {"image": 4}, {"image": {"count": 4, "width": 448}}, and mixed.
-    """
-    try:
-        check_limits(limits)
-    except ValueError as error:
-        raise InvalidConfig(f"limit_mm_per_prompt: {error}") from None
-    counts, lines = {}, []
-    for kind, limit in limits.items():
-        if kind in _OTHER_MEDIA:
-            lines += [f"limit_mm_per_prompt: {kind} is not taken, so its limit is no matter."] if limit else []
-            continue
-        counts[kind] = limit.get("count", MANY) if isinstance(limit, Mapping) else limit
-        sizes = [key for key in limit if key != "count"] if isinstance(limit, Mapping) else []
-        if sizes:
-            named = ", ".join(sizes)
-            lines.append(
-                f"limit_mm_per_prompt: {named} of {kind} are for engines that profile; here memory is counted."
-            )
-    return counts, lines
-
-
-def _media_io(kwargs: Mapping[str, Any], found: Translated) -> dict[str, Any]:
-    """Return the options that `media_io_kwargs` stands for. Raises InvalidConfig for a key that is none here."""
-    for kind, options in kwargs.items():
-        keys = _VIDEO_KEYS if kind == "video" else ()
-        for key in options:
-            if key not in keys:
-                raise InvalidConfig(
-                    f"media_io_kwargs: {kind} has no {key!r} here; num_frames and fps of video are all that can be set."
-                    f"{did_you_mean(key, keys)}"
-                )
-    video = dict(kwargs.get("video") or {})
-    found.lines += [f"media_io_kwargs: became --{key.replace('_', '-')} {value}." for key, value in video.items()]
-    return video
-
-
-_STRUCTURED = ("disable_additional_properties", "disable_any_whitespace")
-
-
-def _structured(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options that `structured_outputs_config` stands for. A known backend is taken, and changes nothing.
-
-    Raises InvalidConfig.
-    """
-    backend = config.get("backend", "auto")
-    if backend not in _BACKENDS:
-        hint = did_you_mean(str(backend), _BACKENDS)
-        raise InvalidConfig(
-            f"structured_outputs_config: backend must be one of {', '.join(_BACKENDS)}, got {backend!r}.{hint}"
-        )
-    for key, value in config.items():
-        if key not in ("backend", *_STRUCTURED) and value not in (None, False, ""):
-            raise InvalidConfig(
-                f"structured_outputs_config: {key} cannot be set for all requests: put it into structured_outputs of a "
-                f"request.{did_you_mean(key, ('backend',))}"
-            )
-    return {key: value for key, value in config.items() if key in _STRUCTURED and value is not None}

@@ -9,14 +9,14 @@ from typing import Any
 
 from tilewise.errors import InvalidRequest, NotSupported, UnknownOption
 from tilewise.foreign.keywords import ForeignKeyword, no_effect, refused, take_all
-from tilewise.ignored import LOG, Ignored, is_near_miss
-from tilewise.inputs.media_reader import MediaReader
-from tilewise.inputs.messages import read_messages
-from tilewise.inputs.sampling import check_ids
+from tilewise.ignored import LOG, Ignored
+from tilewise.inputs.messages import ParsedMessage, parse_messages
+from tilewise.inputs.options import check_ids
+from tilewise.inputs.pieces import IMAGE_MARKER, VIDEO_MARKER, ImageSlot, Message, to_string
+from tilewise.inputs.request_builder import check_template, ending_of, thinking_of, tool_texts
 from tilewise.inputs.spec import InputSpec
-from tilewise.inputs.templates import IMAGE_MARKER, VIDEO_MARKER, Ending, ImageSlot, Message, to_string
+from tilewise.inputs.templates import Ending
 from tilewise.inputs.tokenizer import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, Tokenizer
-from tilewise.inputs.tool_text import to_json
 from tilewise.units import to_python
 from tilewise.weights.folder import optional_json
 
@@ -158,8 +158,7 @@ class ChatTokenizer:
         thinking: bool | None,
         ids: bool,
     ) -> Any:
-        parsed, _ = read_messages([_marked(message) for message in messages], MediaReader())
-        counted = [_with_pictures(message) for message in parsed]
+        counted = list(map(_with_pictures, parse_messages([_marked(message) for message in messages])))
         template = self._spec.template
         pieces = template.render(counted, template.thinks_if(thinking), tools, ending)
         if not ids:
@@ -309,51 +308,6 @@ def _token_text(token: Any) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def check_template(chat_template: object) -> None:
-    """Raise InvalidRequest for a template of the caller's."""
-    if chat_template is not None:
-        raise InvalidRequest(
-            "chat_template is not possible: prompts follow the template that the model was trained with. Leave it out, "
-            "or render the prompt and call generate."
-        )
-
-
-def ending_of(add_generation_prompt: bool, continue_final_message: bool) -> Ending:
-    """Return what stands behind the last message. Raises InvalidRequest if both are wanted."""
-    if add_generation_prompt and continue_final_message:
-        raise InvalidRequest("Cannot set both `continue_final_message` and `add_generation_prompt` to True.")
-    return "continue" if continue_final_message else "open" if add_generation_prompt else "end"
-
-
-def thinking_of(template: Mapping[str, Any] | None, ignored: Ignored) -> bool | None:
-    """Return `enable_thinking` of `chat_template_kwargs`; name other keys in `ignored`, and refuse near misses."""
-    for name in template or {}:
-        if name != "enable_thinking":
-            if is_near_miss(name, ["enable_thinking"]):
-                raise UnknownOption.named(name, ["enable_thinking"], "chat_template_kwargs")
-            ignored.add(f"chat_template_kwargs.{name}", "the built-in templates know enable_thinking alone")
-    value = (template or {}).get("enable_thinking")
-    if value is not None and not isinstance(value, bool):
-        raise InvalidRequest(f"enable_thinking must be True or False, got {value!r:.80}.")
-    return value
-
-
-def tool_texts(tools: Any) -> tuple[str, ...]:
-    """Return definitions of functions as they stand in a prompt, JSON texts. Raises InvalidRequest."""
-    if not isinstance(tools, Sequence | None) or isinstance(tools, str):
-        raise InvalidRequest(f"tools must be a list of definitions, got {type(tools).__name__}.")
-    return tuple(to_json(_tool(tool, number)) for number, tool in enumerate(tools or ()))
-
-
-def _tool(tool: Any, number: int) -> Mapping[str, Any]:
-    if isinstance(tool, Mapping) and tool.keys() >= {"name", "parameters"}:
-        tool = {"type": "function", "function": tool}  # without its wrapping
-    function = tool.get("function") if isinstance(tool, Mapping) else None
-    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-        raise InvalidRequest(f'tools[{number}] must be {{"type": "function", "function": {{...}}}}, got {tool!r:.80}.')
-    return tool  # type: ignore[no-any-return]
-
-
 def _refuse(**options: Any) -> None:
     for name, value in options.items():
         if value:
@@ -382,7 +336,7 @@ def _marker(part: Any) -> Any:
     return part
 
 
-def _with_pictures(message: Message) -> Message:
+def _with_pictures(message: ParsedMessage) -> Message:
     """Return a message in which every `<image>` of a user's text is a place for a picture."""
     pictures = message.text.count(IMAGE_MARKER) if message.role == "user" else 0
     return Message(message.role, message.text, pictures, (), message.calls)

@@ -18,8 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from tilewise.errors import GET_AGAIN, InvalidCheckpoint
-from tilewise.inputs.added_tokens import AddedToken, added_tokens
-from tilewise.inputs.sentencepiece import SPACE, PieceType, SentencePieceModel, VocabularyPiece
+from tilewise.inputs.tokenizer_files import (
+    SPACE,
+    AddedToken,
+    PieceType,
+    SentencePieceModel,
+    VocabularyPiece,
+    added_tokens,
+)
 from tilewise.weights.folder import optional_json
 
 _QWEN_WORDS = (
@@ -73,21 +79,21 @@ def _byte_level_files(folder: Path) -> tuple[dict[str, int], list[str]]:
 def _byte_level(vocabulary: dict[str, int], merges: list[str], added: dict[int, AddedToken]) -> Part:
     """Return BPE over bytes that are written as letters; added tokens are in the vocabulary, so that they keep ids."""
     byte_letters = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [token.as_json(number) for number, token in sorted(added.items())],
-        "normalizer": {"type": "NFC"},
-        "pre_tokenizer": _sequence("pretokenizers", [_split(_QWEN_WORDS, "Isolated"), byte_letters]),
-        "post_processor": None,
-        "decoder": byte_letters,
-        "model": {
-            "type": "BPE",
-            "vocab": vocabulary | {token.content: number for number, token in added.items()},
-            "merges": merges,
-        },
-    }
+    vocabulary = vocabulary | {token.content: number for number, token in added.items()}
+    return _parts(
+        added,
+        normalizer={"type": "NFC"},
+        pre_tokenizer=_sequence("pretokenizers", [_split(_QWEN_WORDS, "Isolated"), byte_letters]),
+        decoder=byte_letters,
+        model={"type": "BPE", "vocab": vocabulary, "merges": merges},
+    )
+
+
+def _parts(added: dict[int, AddedToken], **parts: Part | None) -> Part:
+    """Return a definition of these parts, its added tokens in the order of their ids."""
+    tokens = [token.as_json(number) for number, token in sorted(added.items())]
+    unused = dict.fromkeys(("truncation", "padding", "post_processor"))
+    return {"version": "1.0", "added_tokens": tokens, **unused, **parts}
 
 
 @dataclass(frozen=True)
@@ -113,17 +119,13 @@ class _Conversion:
         return cls(model, added, _prefix(optional_json(folder / "tokenizer_config.json"), model), str(path))
 
     def definition(self) -> str:
-        parts = {
-            "version": "1.0",
-            "truncation": None,
-            "padding": None,
-            "added_tokens": [token.as_json(number) for number, token in sorted(self.added.items())],
-            "normalizer": _sequence("normalizers", self._normalizers()),
-            "pre_tokenizer": _sequence("pretokenizers", self._splits()),
-            "post_processor": None,
-            "decoder": _sequence("decoders", self._decoders()),
-            "model": self._unigram() if self.model.unigram else self._bpe(),
-        }
+        parts = _parts(
+            self.added,
+            normalizer=_sequence("normalizers", self._normalizers()),
+            pre_tokenizer=_sequence("pretokenizers", self._splits()),
+            decoder=_sequence("decoders", self._decoders()),
+            model=self._unigram() if self.model.unigram else self._bpe(),
+        )
         return json.dumps(parts, ensure_ascii=False)
 
     @cached_property
@@ -133,7 +135,6 @@ class _Conversion:
         return names | {token.content: number for number, token in self.added.items()}
 
     def _text_pieces(self, kind: PieceType) -> list[VocabularyPiece]:
-        """Return the pieces of this type that text may become."""
         return [
             piece
             for number, piece in enumerate(self.model.pieces)

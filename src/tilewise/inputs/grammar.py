@@ -16,12 +16,10 @@ from typing import TYPE_CHECKING, Any
 from tilewise.engine.grammar import CompiledGrammar
 from tilewise.errors import InvalidRequest
 from tilewise.ignored import Ignored
-from tilewise.inputs.patterns import relaxed
+from tilewise.inputs.prepared_schema import prepare_schema, relaxed
 from tilewise.inputs.sandbox import run_confined
-from tilewise.inputs.schema import prepare_schema
-from tilewise.inputs.schema_keywords import unknown_keywords
-from tilewise.inputs.structural_tag import tag_grammar
-from tilewise.sampling_params import StructuredOutputsParams
+from tilewise.inputs.schema import unknown_keywords
+from tilewise.structured_outputs import StructuredOutputsParams
 from tilewise.types import Request
 
 if TYPE_CHECKING:
@@ -32,6 +30,7 @@ if TYPE_CHECKING:
 MAX_CHARACTERS = {"json": 65_536, "grammar": 65_536, "regex": 8_192, "choice": 65_536, "structural_tag": 65_536}
 MAX_NESTING = 100
 SECONDS = 2  # to compile; real schemas take milliseconds
+_STACK_BYTES = 2 * 2**20  # less than any thread has that compiles the same again
 _WHY = (
     "it is no keyword, or cannot be followed token by token; the rest is, and a server checks answers of strict schemas"
 )
@@ -65,8 +64,10 @@ class _GrammarText:
     options: str = "{}"
 
     @property
-    def job(self) -> dict[str, str]:
-        return {"form": self.kind if self.kind in ("json", "regex") else "grammar", "text": self.text}
+    def job(self) -> dict[str, Any]:
+        """Arguments of `grammar_source.translate`."""
+        form = self.kind if self.kind in ("json", "regex") else "grammar"
+        return {"form": form, "text": self.text, "options": json.loads(self.options)}
 
 
 class Grammars:
@@ -161,6 +162,8 @@ def _form_of(wanted: StructuredOutputsParams) -> _GrammarText:
         tag = _read_json("structural_tag", wanted.structural_tag)
         if not isinstance(tag, dict):
             raise InvalidRequest(f"structured_outputs.structural_tag must be a JSON object, got {tag!r:.100}.")
+        from tilewise.inputs.grammar_source import tag_grammar
+
         lark, left_out = tag_grammar(tag, closed)
         return _GrammarText("structural_tag", lark, tuple(left_out))
     return _GrammarText("json", '{"type": "object"}', (), _json_options(wanted))
@@ -198,7 +201,6 @@ def _too_deep(form: str) -> InvalidRequest:
 
 
 def _depth(value: Any) -> int:
-    """Return how deeply objects and lists are nested."""
     level, depth = [value], 0
     while level := [item for item in level if isinstance(item, (dict, list, tuple))]:
         depth += 1
@@ -219,7 +221,7 @@ def _source(form: _GrammarText) -> tuple[str, list[str]]:
     """Return what the parser takes, and an empty list: nothing is tried here."""
     from tilewise.inputs.grammar_source import translate
 
-    return translate(**form.job, options=json.loads(form.options)), []
+    return translate(**form.job), []
 
 
 def _checked_source(form: _GrammarText) -> tuple[str, list[str]]:
@@ -227,9 +229,10 @@ def _checked_source(form: _GrammarText) -> tuple[str, list[str]]:
 
     Raises InvalidRequest.
     """
-    results = run_confined("tilewise.inputs.grammar_process", {**form.job, "options": form.options, "seconds": SECONDS})
+    from tilewise.inputs.grammar_source import try_out
+
     missing = {"error": f"it does not compile within {SECONDS} seconds, or its references are nested too deeply"}
-    found: dict[str, Any] = results[0] if results else missing
+    (found,) = run_confined(try_out, form.job, 1, missing, SECONDS, _STACK_BYTES)
     if "error" in found:
         raise _refusal(form.kind, found["error"])
     return found["source"], found["unenforced"]

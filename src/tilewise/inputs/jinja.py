@@ -8,14 +8,23 @@ text and the beginning of an answer from there (`as_published`).
 
 from __future__ import annotations
 
+import codecs
+import importlib
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal
 
+from tilewise.inputs.pieces import CONTEXT_MARKER, IMAGE_MARKER, Message, to_string
 from tilewise.inputs.sandbox import run_confined
-from tilewise.inputs.templates import CONTEXT_MARKER, IMAGE_MARKER, Message, Template, to_string
+from tilewise.inputs.templates import Template
 from tilewise.weights.folder import CheckpointFolder
+
+if TYPE_CHECKING:
+    from jinja2 import Environment, nodes
+    from jinja2.parser import Parser
 
 CONVERSATIONS: dict[str, tuple[Message, ...]] = {
     "text alone": (Message("user", "Who are you?"),),
@@ -29,6 +38,8 @@ CONVERSATIONS: dict[str, tuple[Message, ...]] = {
 }
 _TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 _SECONDS = 3  # to render; real templates take milliseconds
+_CHARACTERS = 200_000  # of a rendered prompt
+_LATE = ("html", "jinja2.constants", "jinja2.debug", "pprint", "textwrap")  # what Jinja imports on first use
 _BEGUN = re.compile(r"<think>\s*$")
 _BEFORE, _AFTER = 24, 60  # characters shown around the first difference
 
@@ -94,7 +105,6 @@ def as_published(template: Template, folder: CheckpointFolder) -> Template:
 
 
 def _read(template: Template, prompt: str, asked: str, start: str) -> tuple[str, str] | None:
-    """Return system text and opening of a prompt with one question; None for one with other turns."""
     user = template.turns["user"].replace("{}", asked)
     before, found, opening = prompt.removeprefix(start).partition(user)
     head, tail = template.turns["system"].split("{}")
@@ -163,11 +173,69 @@ def _render_all(
     what each conversation asks of the template (`enable_thinking`).
     """
     asked = list(options or [{}] * len(conversations))
-    job: dict[str, Any] = {"template": template, "conversations": list(conversations), "options": asked}
-    job |= {"tokens": tokens, "seconds": _SECONDS}
-    results = run_confined("tilewise.inputs.jinja_process", job)
     missing = {"error": f"it did not end within {_SECONDS} seconds of computing, or broke the process that renders it"}
-    return [*results, *[missing] * (len(conversations) - len(results))]
+    job = [template, tokens, conversations, asked]
+    return run_confined(render_untrusted, job, len(conversations), missing, _SECONDS)
+
+
+def render_untrusted(job: list[Any]) -> Iterator[dict[str, str]]:
+    """Yield `{"text"}` or `{"error"}` for each conversation; this is for a confined process."""
+    source, tokens, conversations, options = job
+    for name in _LATE:
+        importlib.import_module(name)
+    codecs.lookup("unicode-escape")  # of strings in templates
+    environment = _environment(tokens)
+    return (
+        _render(environment, source, messages, asked) for messages, asked in zip(conversations, options, strict=True)
+    )
+
+
+def _environment(tokens: dict[str, str]) -> Environment:
+    """Return the environment of transformers' `apply_chat_template`, for which templates are written.
+
+    Blocks are trimmed, and there are loop controls, `{% generation %}`, `raise_exception` and `strftime_now`. Source:
+    its `utils/chat_template_utils.py`.
+    """
+    from jinja2.exceptions import TemplateError
+    from jinja2.ext import Extension, LoopControlExtension
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """The tag that marks what an assistant said, for training; its body is rendered as it is."""
+
+        tags = {"generation"}  # noqa: RUF012  # Jinja declares it so
+
+        def parse(self, parser: Parser) -> list[nodes.Node]:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    def fail(message: str) -> None:
+        raise TemplateError(message)
+
+    def to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
+        return json.dumps(value, ensure_ascii=ensure_ascii, **options)
+
+    extensions = [Generation, LoopControlExtension]
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
+    environment.filters["tojson"] = to_json
+    environment.globals.update(tokens, raise_exception=fail, strftime_now=lambda form: datetime.now().strftime(form))
+    return environment
+
+
+def _render(
+    environment: Environment, source: str, messages: list[dict[str, Any]], options: dict[str, Any]
+) -> dict[str, str]:
+    text = ""
+    try:
+        known = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": True}
+        for chunk in environment.from_string(source).generate(known | options):
+            text += chunk
+            if len(text) > _CHARACTERS:
+                return {"error": f"its prompt is longer than {_CHARACTERS} characters"}
+    except Exception as error:  # whatever an untrusted template makes Jinja raise is its result
+        name = type(error).__name__
+        return {"error": f"{name}: {error}"[:300] if str(error) else name}
+    return {"text": text}
 
 
 def _wire(messages: Sequence[Message]) -> list[dict[str, Any]]:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from tilewise.config import EngineConfig
 from tilewise.errors import InvalidConfig
 from tilewise.inputs.chat_tokenizer import ChatTokenizer
-from tilewise.inputs.embeddings import EmbeddingForm
-from tilewise.inputs.media_cache import MediaCache
-from tilewise.inputs.prepare import InputOptions, Preparer
+from tilewise.inputs.media.arrays import EmbeddingForm
+from tilewise.inputs.media.cache import MediaCache
+from tilewise.inputs.options import InputOptions, sampling_defaults
+from tilewise.inputs.prepare import Preparer
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.plan import Resolved
 from tilewise.resize import resizer
 from tilewise.weights.checkpoint import Checkpoint
+from tilewise.weights.folder import format_name, read_json
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,9 @@ class ModelInputs:
     def of(cls, config: EngineConfig) -> ModelInputs:
         """Read the files, or download them. Raises InvalidCheckpoint, InvalidConfig, UnknownModel or DownloadFailed."""
         checkpoint = Checkpoint.of(config)
+        format_name(
+            checkpoint.folder
+        )  # of a model that is no InternVL this is to be said, not what its tokenizer lacks
         tokenizer = Tokenizer.from_folder(checkpoint.tokenizer)
         spec = InputSpec.of(checkpoint.folder, tokenizer, config.mm_processor_kwargs)
         embeddings = EmbeddingForm.of(config, checkpoint.folder, spec.tokens_per_tile)
@@ -43,6 +50,18 @@ class ModelInputs:
     @property
     def chat_tokenizer(self) -> ChatTokenizer:
         return ChatTokenizer(self.tokenizer, self.spec, self.checkpoint.tokenizer)
+
+    def default_sampling(self, source: str, override: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Return sampling options of requests that do not say.
+
+        `source` is auto (those of the checkpoint), vllm (none), or a folder. Raises InvalidConfig for a file that says
+        nonsense.
+        """
+        if source == "vllm":
+            return sampling_defaults({}, override)
+        if source == "auto":
+            return sampling_defaults(self.checkpoint.folder.optional("generation_config.json").values, override)
+        return sampling_defaults(read_json(Path(source) / "generation_config.json"), override)
 
     def model_config(self, max_model_len: int) -> SimpleNamespace:
         """Return values that programs read of vLLM's ModelConfig; `hf_config` is the checkpoint's config.json."""
@@ -57,8 +76,11 @@ class ModelInputs:
     def preparer(self, resolved: Resolved) -> Preparer:
         """Return a maker of requests for an engine that has decided on its limits; its `cache` keeps cut pictures."""
         cache, resize = MediaCache.of(self.config.mm_processor_cache_gb), resizer(resolved.resize_kernels)
-        context, options = resolved.limits.max_model_len, InputOptions.of(self.config)
-        return Preparer(self.spec, self.tokenizer, context, options, cache, resize)
+        return replace(self.plain_preparer(resolved.limits.max_model_len), cache=cache, resize=resize)
+
+    def plain_preparer(self, max_model_len: int) -> Preparer:
+        """Return a maker of requests where no engine runs: it keeps no pictures, and Pillow resizes them."""
+        return Preparer(self.spec, self.tokenizer, max_model_len, InputOptions.of(self.config))
 
 
 def _namespace(value: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
 import time
 from collections.abc import Sequence
@@ -14,104 +13,37 @@ from typing import TYPE_CHECKING, Any, Literal
 from PIL import Image
 
 from tilewise.errors import InvalidField, InvalidMedia, InvalidRequest, TooLong
-from tilewise.inputs.embeddings import EncodedPicture
 from tilewise.inputs.grammar import Grammars
-from tilewise.inputs.images import (
-    ImageLimits,
-    LimitedPicture,
-    check_size,
-    choose_grid,
-    count_tiles,
-    reason,
-    tile_image,
-    to_rgb,
-)
-from tilewise.inputs.media_cache import CutPicture, MediaCache, picture_digest
-from tilewise.inputs.media_reader import Picture
-from tilewise.inputs.orientation import DAMAGE
-from tilewise.inputs.sampling import bad_word_ids, check_ids, check_sampling
-from tilewise.inputs.spec import InputSpec
-from tilewise.inputs.templates import (
+from tilewise.inputs.media.cache import CutPicture, MediaCache
+from tilewise.inputs.media.images import DAMAGE, check_size, reason
+from tilewise.inputs.media.tiling import EncodedPicture, LimitedPicture, Picture, tiles_of
+from tilewise.inputs.options import InputOptions, bad_word_ids, check_ids, check_sampling
+from tilewise.inputs.pieces import (
     CONTEXT_MARKER,
     IMAGE_MARKER,
-    THINK,
-    THOUGHT,
-    Ending,
     ImageSlot,
     Message,
     Piece,
-    Template,
     Text,
     join_text,
     place_media,
     to_string,
 )
+from tilewise.inputs.spec import InputSpec
+from tilewise.inputs.templates import THINK, THOUGHT, Ending, Template
 from tilewise.inputs.tokenizer import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, Tokenizer
 from tilewise.resize import Resize, by_pillow
 from tilewise.sampling_params import SamplingParams
 from tilewise.timing import Clock, InputTiming
-from tilewise.types import ImageInput, Request, Tile
+from tilewise.types import ImageInput, Request
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from tilewise.inputs.media.tiling import Tiling
 
-    from tilewise.config import EngineConfig
-    from tilewise.inputs.images import Tiling
 
 Side = Literal["left", "right"]
 Video = Sequence[Image.Image]
 """Frames, already chosen; each becomes one tile."""
-
-
-@dataclass(frozen=True)
-class InputOptions:
-    """The options of an engine for all its requests: how media are read, and what answers may ask for."""
-
-    limits: ImageLimits = field(default_factory=ImageLimits)
-    exif_orientation: bool = True
-    tile_budget: Literal["each", "share"] = "each"
-    """`each`: max_dynamic_patch for every picture, as the reference inference does. `share`: the pictures of a
-    request share it, as in training."""
-    interleave: bool = False
-    """True = the parts of a message stay in their order, whatever the template does."""
-    max_logprobs: int = 20
-    """Most log-probabilities a token that a request may ask for; -1 = no limit."""
-    closed_objects: bool = True
-    """True = objects of schemas that list their properties have no others, where neither schema nor request says."""
-    compact_json: bool = False
-    """True = structured answers in JSON have no white space, unless a request gives a pattern for it."""
-
-    @classmethod
-    def of(cls, config: EngineConfig) -> InputOptions:
-        return cls(
-            ImageLimits.of(config),
-            config.exif_orientation,
-            config.tile_budget,
-            config.interleave_mm_strings,
-            config.max_logprobs,
-            config.disable_additional_properties,
-            config.disable_any_whitespace,
-        )
-
-    def structured(self, sampling: SamplingParams) -> SamplingParams:
-        """Return the sampling; its form of answers follows these options where it does not say itself."""
-        form = sampling.structured_outputs
-        if form is None:
-            return sampling
-        changes: dict[str, Any] = {}
-        if form.disable_additional_properties is None and not self.closed_objects:
-            changes["disable_additional_properties"] = False
-        if self.compact_json and form.whitespace_pattern is None:
-            changes["disable_any_whitespace"] = True
-        return sampling.with_(structured_outputs=dataclasses.replace(form, **changes)) if changes else sampling
-
-    def tilings(self, tiling: Tiling, pictures: int) -> tuple[Tiling, Tiling]:
-        """Return how each of a prompt's pictures is cut when there are so many, and how each frame of its videos."""
-        if self.tile_budget == "share" and pictures > 1:
-            share = max(tiling.min_tiles, tiling.max_tiles // pictures)
-            tiling = tiling.override({"max_dynamic_patch": share})
-        return tiling, tiling.override({"dynamic_image_size": False})
 
 
 @dataclass(frozen=True)
@@ -214,7 +146,7 @@ class Preparer:
         """
         started = self.clock()
         usual, _ = self.options.tilings(self.spec.tiling.override(processor), len(pictures))
-        tiles = sum(_count_tiles(picture, usual) for picture in pictures)
+        tiles = sum(tiles_of(picture, usual) for picture in pictures)
         if tiles > most_tiles:
             raise InvalidRequest(
                 f"The pictures have {tiles} tiles, the limit of a request is {most_tiles}: send several requests, or a "
@@ -320,27 +252,12 @@ class Preparer:
         return tiled
 
     def _tile(self, image: Image.Image, tiling: Tiling) -> CutPicture:
-        """Return a picture's tiles, cut now or kept from an earlier request."""
         check_size(image.size, self.options.limits)
         try:
             image.load()
-            if not self.cache.max_bytes:
-                return self._cut(image, tiling)
-            digest = picture_digest(image, tiling, self.options.exif_orientation)
-            cut = self.cache.find(digest)
-            if cut is None:
-                cut = self._cut(image, tiling)
-                self.cache.keep(digest, cut)
+            return self.cache.cut(image, tiling, self.options.exif_orientation, self.resize)
         except DAMAGE as error:  # Pillow reads the pixels only now
             raise InvalidMedia(f"A picture is damaged or cut short ({reason(error)}).") from None
-        return cut
-
-    def _cut(self, image: Image.Image, tiling: Tiling) -> CutPicture:
-        rgb = to_rgb(image, self.options.exif_orientation)
-        pixels = tile_image(rgb, tiling, self.resize)
-        pixels.setflags(write=False)  # requests may share them
-        tiles = tuple(Tile(tile_digest(tile), tile) for tile in pixels)
-        return CutPicture(tiles, choose_grid(rgb.width, rgb.height, tiling), rgb.size)
 
     def _request(
         self,
@@ -428,25 +345,6 @@ class Preparer:
         return len(line) - 2 + 2 + self.spec.tokens_per_tile
 
 
-def _count_tiles(picture: Picture, usual: Tiling) -> int:
-    if isinstance(picture, EncodedPicture):
-        return len(picture.tiles)
-    image, tiling = (picture.image, picture.tiling(usual)) if isinstance(picture, LimitedPicture) else (picture, usual)
-    return count_tiles(choose_grid(image.width, image.height, tiling), tiling.thumbnail)
-
-
 def _lengths(media: Sequence[Picture | Video]) -> list[int]:
     """Return the number of frames of each video."""
     return [len(item) for item in media if not isinstance(item, Picture)]
-
-
-def tile_digest(pixels: NDArray[np.uint8]) -> bytes:
-    """Return 16 bytes of BLAKE2b over shape and pixels: equal tiles of any picture, request or user share them."""
-    digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
-    digest.update(pixels.tobytes())
-    return digest.digest()
-
-
-def count_image_tokens(width: int, height: int, spec: InputSpec) -> int:
-    """Return the prompt tokens that a picture of this size takes, without `<img>` and `</img>`; no pixels needed."""
-    return count_tiles(choose_grid(width, height, spec.tiling), spec.tiling.thumbnail) * spec.tokens_per_tile

@@ -15,13 +15,12 @@ from PIL import Image
 from tilewise.errors import InvalidMedia, InvalidRequest, UnknownOption
 from tilewise.foreign.keywords import ForeignKeyword, no_effect, refused
 from tilewise.ignored import Ignored
-from tilewise.inputs.arrays import check_no_embeddings, dimensions, is_array, to_picture
-from tilewise.inputs.embeddings import IMAGE_EMBEDS, listed
-from tilewise.inputs.media import Kind
-from tilewise.inputs.media_cache import check_uuid
-from tilewise.inputs.media_io import MediaOptions
-from tilewise.inputs.media_reader import LOCAL, EncodedPart, Media, MediaPart, MediaReader
-from tilewise.inputs.web.address import short
+from tilewise.inputs.media.arrays import IMAGE_EMBEDS, check_no_embeddings, dimensions, is_array, listed, to_picture
+from tilewise.inputs.media.cache import check_uuid
+from tilewise.inputs.media.fetch import Kind
+from tilewise.inputs.media.hosts import short
+from tilewise.inputs.media.reader import LOCAL, EncodedPart, MediaOptions, MediaPart, MediaReader
+from tilewise.inputs.media.tiling import Media
 from tilewise.timing import InputTiming
 from tilewise.units import to_python
 

@@ -9,15 +9,16 @@ from typing import Any
 
 from tilewise.errors import InvalidRequest, UnknownOption
 from tilewise.foreign.keywords import ForeignKeyword, no_effect, refused, take_all
-from tilewise.ignored import Ignored
-from tilewise.inputs.chat_tokenizer import check_template, ending_of, thinking_of, tool_texts
+from tilewise.ignored import Ignored, is_near_miss
 from tilewise.inputs.grammar import name_unenforced
-from tilewise.inputs.media_reader import LOCAL, MediaReader
+from tilewise.inputs.media.reader import LOCAL, MediaReader
 from tilewise.inputs.messages import read_messages
+from tilewise.inputs.pieces import IMAGE_MARKER, VIDEO_MARKER
 from tilewise.inputs.prepare import Preparer
 from tilewise.inputs.prompts import read_prompts
-from tilewise.inputs.templates import IMAGE_MARKER, VIDEO_MARKER
+from tilewise.inputs.templates import Ending
 from tilewise.inputs.tokenizer import IMAGE_CONTEXT
+from tilewise.inputs.tool_text import to_json
 from tilewise.sampling_params import SamplingParams
 from tilewise.timing import InputTiming
 from tilewise.types import Request
@@ -153,7 +154,6 @@ class RequestBuilder:
 
 
 def _has_marker(prompt: str | Sequence[int], context_id: int) -> bool:
-    """Tell whether a raw prompt has a place for a picture or a video."""
     if isinstance(prompt, str):
         return any(marker in prompt for marker in (IMAGE_MARKER, VIDEO_MARKER, IMAGE_CONTEXT))
     return context_id in prompt
@@ -173,3 +173,48 @@ def spread(params: SamplingParams | Sequence[SamplingParams], count: int) -> lis
 def _came(request: Request, arrival: float, reading: InputTiming) -> Request:
     """Return the request with the time at which it came, and what its media took before they were cut."""
     return request.with_(arrival=arrival, inputs=replace(reading, preprocess=request.inputs.preprocess))
+
+
+def check_template(chat_template: object) -> None:
+    """Raise InvalidRequest for a template of the caller's."""
+    if chat_template is not None:
+        raise InvalidRequest(
+            "chat_template is not possible: prompts follow the template that the model was trained with. Leave it out, "
+            "or render the prompt and call generate."
+        )
+
+
+def ending_of(add_generation_prompt: bool, continue_final_message: bool) -> Ending:
+    """Return what stands behind the last message. Raises InvalidRequest if both are wanted."""
+    if add_generation_prompt and continue_final_message:
+        raise InvalidRequest("Cannot set both `continue_final_message` and `add_generation_prompt` to True.")
+    return "continue" if continue_final_message else "open" if add_generation_prompt else "end"
+
+
+def thinking_of(template: Mapping[str, Any] | None, ignored: Ignored) -> bool | None:
+    """Return `enable_thinking` of `chat_template_kwargs`; name other keys in `ignored`, and refuse near misses."""
+    for name in template or {}:
+        if name != "enable_thinking":
+            if is_near_miss(name, ["enable_thinking"]):
+                raise UnknownOption.named(name, ["enable_thinking"], "chat_template_kwargs")
+            ignored.add(f"chat_template_kwargs.{name}", "the built-in templates know enable_thinking alone")
+    value = (template or {}).get("enable_thinking")
+    if value is not None and not isinstance(value, bool):
+        raise InvalidRequest(f"enable_thinking must be True or False, got {value!r:.80}.")
+    return value
+
+
+def tool_texts(tools: Any) -> tuple[str, ...]:
+    """Return definitions of functions as they stand in a prompt, JSON texts. Raises InvalidRequest."""
+    if not isinstance(tools, Sequence | None) or isinstance(tools, str):
+        raise InvalidRequest(f"tools must be a list of definitions, got {type(tools).__name__}.")
+    return tuple(to_json(_tool(tool, number)) for number, tool in enumerate(tools or ()))
+
+
+def _tool(tool: Any, number: int) -> Mapping[str, Any]:
+    if isinstance(tool, Mapping) and tool.keys() >= {"name", "parameters"}:
+        tool = {"type": "function", "function": tool}  # without its wrapping
+    function = tool.get("function") if isinstance(tool, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise InvalidRequest(f'tools[{number}] must be {{"type": "function", "function": {{...}}}}, got {tool!r:.80}.')
+    return tool  # type: ignore[no-any-return]

@@ -1,13 +1,17 @@
 """Work on untrusted text in a process of its own, bounded in time and memory.
 
-The parent calls `run_confined`, and the process calls `confine_this_process` before it reads a word.
+Schemas, templates and grammars of others may ask for work without end, or break the library that reads them. Here that
+ends a process that nobody misses.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -15,18 +19,42 @@ _WALL_SECONDS = 30.0  # for a machine that is too busy to let it compute
 _MEMORY_BYTES = 2**30
 
 
-def run_confined(module: str, job: dict[str, Any]) -> list[Any]:
-    """Give a module its job as JSON on standard input; return the JSON lines that it wrote, even if it was killed."""
+def run_confined(
+    work: Callable[[Any], Iterable[Any]], job: Any, count: int, missing: Any, seconds: int, stack_bytes: int = 0
+) -> list[Any]:
+    """Return the `count` results of `work(job)`, run in another process; `missing` for those that it did not come to.
+
+    `work` is a function of a module that loads little. It imports and opens what it needs before it returns; its
+    results are computed confined, in so many seconds and on a stack of so many bytes, 0 = as large as usual. Job and
+    results are JSON.
+    """
     # -P: the folder it is called from is no place to import from.
-    command = [sys.executable, "-P", "-m", module]
+    command = [sys.executable, "-P", "-m", __name__, work.__module__, work.__name__]
     pipe, none = subprocess.PIPE, subprocess.DEVNULL
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=none) as process:
         try:
-            output, _ = process.communicate(json.dumps(job).encode(), timeout=_WALL_SECONDS)
+            output, _ = process.communicate(json.dumps([job, seconds, stack_bytes]).encode(), timeout=_WALL_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             output, _ = process.communicate()
-    return [json.loads(line) for line in output.split(b"\n")[:-1]]  # the last line may be cut short
+    found = [json.loads(line) for line in output.split(b"\n")[:-1]]  # the last line may be cut short
+    return [*found, *[missing] * (count - len(found))]
+
+
+def main() -> None:
+    job, seconds, stack_bytes = json.load(sys.stdin)
+    module, name = sys.argv[1:]
+    results = getattr(importlib.import_module(module), name)(job)
+    threading.stack_size(stack_bytes)
+    worker = threading.Thread(target=_write, args=(results, seconds))
+    worker.start()
+    worker.join()
+
+
+def _write(results: Iterable[Any], seconds: int) -> None:
+    confine_this_process(seconds)
+    for result in results:
+        print(json.dumps(result), flush=True)
 
 
 def confine_this_process(seconds: int) -> None:
@@ -47,3 +75,7 @@ def confine_this_process(seconds: int) -> None:
     for name, value in limits.items():
         with suppress(ValueError, OSError):  # stricter already, or unknown to the system
             resource.setrlimit(name, (value, value))
+
+
+if __name__ == "__main__":
+    main()

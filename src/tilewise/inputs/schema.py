@@ -1,10 +1,11 @@
-"""JSON schemas as clients write them -> the schema that an answer is held to.
+"""JSON schemas: the keywords that there are, and the objects of a schema closed.
 
-A null keyword is an absent one. Objects that list their properties are closed, as they are by the backends of vLLM: a
-model that may add keys of its own sometimes adds them until its tokens are spent. What a schema combines (`allOf`,
-`anyOf`, `oneOf`, `$ref` beside properties) is one object, and closed as one: each of its parts admits the names of the
-others. What says that it is open (`additionalProperties`, `unevaluatedProperties`) stays so, and so does an object that
-lists nothing.
+An unknown keyword that is nearly a known one is refused, others are told to the caller.
+
+Objects that list their properties are closed, as they are by the backends of vLLM: a model that may add keys of its own
+sometimes adds them until its tokens are spent. What a schema combines (`allOf`, `anyOf`, `oneOf`, `$ref` beside
+properties) is one object, and closed as one: each of its parts admits the names of the others. What says that it is
+open (`additionalProperties`, `unevaluatedProperties`) stays so, and so does an object that lists nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import unquote
 
-from tilewise.inputs.patterns import relaxed
+from tilewise.errors import InvalidRequest, nearest
+from tilewise.ignored import other_spelling
 
 Schema = dict[str, Any]
 MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
@@ -22,53 +24,73 @@ LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
 SINGLE = ("additionalProperties", "items", "additionalItems", "contains", "not", "propertyNames", "if", "then",
            "else", "unevaluatedProperties", "unevaluatedItems")  # fmt: skip
 _CONDITIONAL = ("if", "then", "else")
-_MAY_BE_NULL = ("const", "default", "example")
 _MOST_NAMES = 10_000
 """Most names that closing may write beside those of the schema."""
 _MOST_INLINED = 200
 _MOST_LINKS = 50
 """Most references that lead from one to the next."""
+_MOST_UNKNOWN = 64
+"""Most different unknown keywords of a schema; each is compared with all known ones, which takes time."""
+_SHORTEST = 4  # letters of a keyword that others can be a near miss of: a note is not meant to be a `not`
+_ASSERTING = (
+    *MAPS,
+    *LISTS,
+    *SINGLE,
+    *("type", "enum", "const", "required", "pattern", "format", "multipleOf", "minimum", "maximum"),
+    *("exclusiveMinimum", "exclusiveMaximum", "minLength", "maxLength", "minItems", "maxItems", "uniqueItems"),
+    *("minContains", "maxContains", "minProperties", "maxProperties", "dependentRequired", "dependencies", "nullable"),
+    *("$ref", "$dynamicRef", "$recursiveRef"),
+)
+"""Keywords that ask something of an answer, of JSON Schema's drafts 4 to 2020-12, and OpenAPI's `nullable`."""
+_SILENT = frozenset((
+    *("title", "description", "default", "example", "examples", "deprecated", "readOnly", "writeOnly", "$comment"),
+    *("$schema", "$id", "id", "$anchor", "$dynamicAnchor", "$recursiveAnchor", "$vocabulary"),
+    *("externalDocs", "xml", "discriminator"),
+))  # fmt: skip
+"""Keywords that ask nothing of an answer: annotations and names, of JSON Schema and OpenAPI."""
+_KNOWN = frozenset(_ASSERTING) | _SILENT
+_NEAR = tuple(name for name in _ASSERTING if len(name) >= _SHORTEST)
 
 
-@dataclass
-class PreparedSchema:
-    """A schema as it is followed, as an answer may be checked against it, and what of it is not followed."""
+def unknown_keywords(schema: Any, where: str) -> dict[str, None]:
+    """Return the keywords that no schema has, in their order. `where` is what an error calls the schema.
 
-    followed: Any
-    complete: Any
-    unenforced: dict[str, None]
-
-
-def prepare_schema(schema: Any, closed: bool) -> PreparedSchema:
-    """Prepare a schema, in time and memory in proportion to its size.
-
-    `closed`: objects that do not say if they are open are closed.
+    Raises InvalidRequest for one that is nearly a keyword, and for more of them than can be told.
     """
-    tidy = _tidied(schema)
-    unenforced: dict[str, None] = {}
-    followed = _followable(tidy, unenforced)
-    if closed:
-        try:
-            followed = _Closing(followed).close(followed)
-        except _TooLarge:
-            unenforced["additionalProperties"] = None
-    followed = _without_counts(followed, unenforced)
-    return PreparedSchema(followed, tidy, unenforced)
-
-
-def _tidied(schema: Any) -> Any:
-    """Return the schema without nulls, and with OpenAPI's `nullable` as a type."""
-    if not isinstance(schema, dict):
-        return schema
-    found = {key: value for key, value in schema.items() if value is not None or key in _MAY_BE_NULL}
-    found = _mapped(found, _tidied)
-    if found.pop("nullable", False) is True and isinstance(found.get("type"), (str, list)):
-        kinds = [found["type"]] if isinstance(found["type"], str) else found["type"]
-        found["type"] = [*kinds, *(["null"] if "null" not in kinds else [])]
+    found: dict[str, None] = {}
+    for below in _schemas_in(schema):
+        for name, value in below.items():
+            if name in _KNOWN or name in found or name.startswith("x-") or value is None:
+                continue
+            if meant := other_spelling(name, _ASSERTING) or nearest(name[:80], _NEAR, cutoff=0.8):
+                raise InvalidRequest(f"{where} has the keyword {name[:80]!r}, which is none. Did you mean {meant}?")
+            if len(found) == _MOST_UNKNOWN:
+                raise InvalidRequest(
+                    f"{where} has more than {_MOST_UNKNOWN} keywords that are none, {name[:80]!r} is one: "
+                    "leave them out."
+                )  # fmt: skip
+            found[name] = None
     return found
 
 
-def _mapped(schema: Schema, change: Any) -> Schema:
+def _schemas_in(schema: Any) -> Iterator[dict[str, Any]]:
+    """Yield the schema and all those within it, without what only looks like one, such as the value of an enum."""
+    waiting = [schema]
+    while waiting:
+        one = waiting.pop()
+        if not isinstance(one, dict):
+            continue
+        yield one
+        for key, value in one.items():
+            if key in MAPS and isinstance(value, dict):
+                waiting += value.values()
+            elif (key in LISTS or key == "items") and isinstance(value, list):
+                waiting += value
+            elif key in SINGLE or key == "dependencies":
+                waiting += value.values() if key == "dependencies" and isinstance(value, dict) else [value]
+
+
+def mapped(schema: Schema, change: Any) -> Schema:
     """Return the schema with each schema directly below it changed."""
     found = dict(schema)
     for key, value in schema.items():
@@ -81,51 +103,17 @@ def _mapped(schema: Schema, change: Any) -> Schema:
     return found
 
 
-def _followable(schema: Any, unenforced: dict[str, None]) -> Any:
-    """Return the schema without the parts of patterns that cannot be followed."""
-    if not isinstance(schema, dict):
-        return schema
-    found = _mapped(schema, lambda below: _followable(below, unenforced))
-    name = found.get("$schema")
-    if name is not None and not (isinstance(name, str) and "json-schema.org/" in name):
-        del found["$schema"]
-    if isinstance(found.get("pattern"), str):
-        found["pattern"], lacks = relaxed(found["pattern"])
-        unenforced.update(dict.fromkeys(lacks))
-    _drop_patterns_of_keys(found, unenforced)
-    return found
-
-
-def _drop_patterns_of_keys(schema: Schema, unenforced: dict[str, None]) -> None:
-    """Drop patterns of keys that cannot be followed; their keys may come.
-
-    A relaxed pattern would match more keys, and so ask more of an answer than the schema does.
-    """
-    patterns = schema.get("patternProperties")
-    if not isinstance(patterns, dict):
-        return
-    kept = {pattern: below for pattern, below in patterns.items() if not relaxed(pattern)[1]}
-    if len(kept) < len(patterns):
-        schema["patternProperties"] = kept
-        schema["additionalProperties"] = True
-        unenforced["patternProperties"] = None
-
-
-def _without_counts(schema: Any, unenforced: dict[str, None]) -> Any:
-    """Return the schema without counts of keys that the parser cannot do: it needs all listed keys to be required."""
-    if not isinstance(schema, dict):
-        return schema
-    found = _mapped(schema, lambda below: _without_counts(below, unenforced))
-    listed = found.get("properties")
-    if isinstance(listed, dict) and not set(listed) <= set(_texts(found.get("required"))):
-        for name in ("minProperties", "maxProperties"):
-            if found.pop(name, None) is not None:
-                unenforced[name] = None
-    return found
-
-
-def _texts(value: Any) -> list[str]:
+def texts_in(value: Any) -> list[str]:
     return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
+
+
+def close_objects(schema: Any, unenforced: dict[str, None]) -> Any:
+    """Return the schema, its objects closed; one that would grow beyond its limits stays open, and so it is noted."""
+    try:
+        return _Closing(schema).close(schema)
+    except _TooLarge:
+        unenforced["additionalProperties"] = None
+        return schema
 
 
 class _TooLarge(Exception):
@@ -186,7 +174,7 @@ class _Closing:
     def _close_below(self, schema: Schema) -> Schema:
         """Return the schema with the objects within it closed, which nothing else speaks of."""
         rest = {key: value for key, value in schema.items() if key not in ("allOf", "anyOf", "oneOf", "$ref")}
-        closed = _mapped(rest, self.close)
+        closed = mapped(rest, self.close)
         return {key: closed.get(key, value) for key, value in schema.items()}
 
     def _parts(self, schema: Schema) -> Iterator[tuple[str, int, _Keys]]:
@@ -282,9 +270,9 @@ class _Closing:
 
 def _own_keys(schema: Schema) -> _Keys:
     """Return the keys that a schema itself speaks of. Those that it requires may come, listed or not."""
-    names = [*_map(schema, "properties"), *_texts(schema.get("required"))]
+    names = [*_map(schema, "properties"), *texts_in(schema.get("required"))]
     for name, needed in (*_map(schema, "dependentRequired").items(), *_map(schema, "dependencies").items()):
-        names += [name, *_texts(needed), *(_map(needed, "properties") if isinstance(needed, dict) else ())]
+        names += [name, *texts_in(needed), *(_map(needed, "properties") if isinstance(needed, dict) else ())]
     says_open = any(schema.get(key, False) is not False for key in ("additionalProperties", "unevaluatedProperties"))
     listed = any(isinstance(schema.get(key), dict) for key in ("properties", "patternProperties"))
     return _Keys(frozenset(names), frozenset(_map(schema, "patternProperties")), listed, says_open)

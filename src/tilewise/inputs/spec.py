@@ -7,13 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tilewise.errors import InvalidCheckpoint, did_you_mean
-from tilewise.inputs.images import Tiling
 from tilewise.inputs.jinja import as_published
+from tilewise.inputs.media.tiling import Tiling
 from tilewise.inputs.templates import MARKS, TEMPLATES, THINK, THOUGHT, Template
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.inputs.tool_text import TOOL_FORMS
-from tilewise.weights.architectures import format_name
-from tilewise.weights.folder import INTERN_S1, QIANFAN_OCR, SKYWORK_R1V, CheckpointFolder, Section
+from tilewise.weights.folder import INTERN_S1, QIANFAN_OCR, SKYWORK_R1V, CheckpointFolder, Section, format_name
 
 # The -hf format names no template. Its checkpoints are of the 2.5, 3 and 3.5 generations, which share one, but for
 # GPT-OSS.

@@ -1,9 +1,10 @@
 """Conversation templates of each InternVL generation: messages in, one prompt out.
 
-The strings are those the models were trained with (OpenGVLab/InternVL, `internvl/conversation.py`). They are
-built in because the Jinja files of several checkpoints differ from the training prompt: some carry another
-model's system text, some none. A prompt is a list of pieces, so that a caller's text never meets the
-tokenizer's special tokens: only `Special` becomes one.
+The strings are those the models were trained with (OpenGVLab/InternVL, `internvl/conversation.py`). They are built in
+because the Jinja files of several checkpoints differ from the training prompt: some carry another model's system text,
+some none. System texts of InternVL 1.5 are what LMDeploy (`internvl-internlm2`) and ms-swift (`internvl`,
+`internvl_phi3`) have for its checkpoints, whose own `conversation.py` is code and not fetched. Intern-S1's is in its
+`chat_template.jinja`.
 """
 
 from __future__ import annotations
@@ -15,126 +16,48 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from tilewise.errors import InvalidRequest
-from tilewise.inputs.system_texts import (
-    SYSTEM_GPT_OSS,
-    SYSTEM_INTERN_S1,
-    SYSTEM_INTERNVL1_5,
-    SYSTEM_INTERNVL1_5_PHI3,
-    SYSTEM_INTERNVL2,
-    SYSTEM_INTERNVL2_5,
-    SYSTEM_THINKING,
-)
+from tilewise.inputs.pieces import ROLES, Message, Part, PartsOrder, Piece, Special, Text, join_text
 from tilewise.inputs.tool_text import MARKS as TOOL_MARKS
 from tilewise.inputs.tool_text import TOOL_FORMS, ToolForm
 
-ROLES = ("system", "user", "assistant")
+SYSTEM_INTERNVL1_5 = "You are an AI assistant whose name is InternLM (书生·浦语)."
+SYSTEM_INTERNVL1_5_PHI3 = "You are an AI assistant whose name is Phi-3."
+SYSTEM_INTERNVL2 = (
+    "你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，英文名叫InternVL, 是一个有用无害的人工智能助手。"
+)
+SYSTEM_INTERNVL2_5 = (
+    "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"
+)
+SYSTEM_GPT_OSS = """\
+You are InternVL, a large language model trained by Shanghai AI Laboratory.
+Knowledge cutoff: 2024-06
+Current date: 2025-08-06
+
+Reasoning: low
+
+# Valid channels: final. Channel must be included for every message."""
+SYSTEM_THINKING = """\
+You are an AI assistant that rigorously follows this response protocol:
+
+1. First, conduct a detailed analysis of the question. Consider different angles, potential solutions, and reason \
+through the problem step-by-step. Enclose this entire thinking process within <think> and </think> tags.
+
+2. After the thinking section, provide a clear, concise, and direct answer to the user's question. Separate the \
+answer from the think section with a newline.
+
+Ensure that the thinking process is thorough but remains focused on the query. The final answer should be standalone \
+and not reference the thinking section."""
+SYSTEM_INTERN_S1 = (
+    "You are an expert reasoner with extensive experience in all areas. You approach problems through systematic "
+    "thinking and rigorous reasoning. Your response should reflect deep understanding and precise logical thinking, "
+    "making your solution path and reasoning clear to others. Please put your thinking process within "
+    "<think>...</think> tags."
+)
 Ending = Literal["open", "continue", "end"]
 """The end of a prompt, behind the last message: the model's turn begins; that message goes on; nothing."""
 THINK, THOUGHT = "<think>", "</think>"
 MARKS = (THINK, THOUGHT, *TOOL_MARKS)
 """Words of templates that are tokens in some vocabularies and characters in others."""
-IMAGE_MARKER = "<image>"
-IMAGE_TOKEN = "<IMAGE_TOKEN>"
-"""LMDeploy's marker, which means the same where pictures come."""
-VIDEO_MARKER = "<video>"
-CONTEXT_MARKER = re.compile(r"(?:<img>)?<IMG_CONTEXT>(?:</img>)?")
-"""A picture's place in prompts that are written for other engines."""
-_MARKERS = re.compile(f"({IMAGE_MARKER}|{IMAGE_TOKEN}|{VIDEO_MARKER})")
-
-
-@dataclass(frozen=True, slots=True)
-class Special:
-    """One special token of the tokenizer, by name."""
-
-    token: str
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """Text that stays text, whatever it looks like."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class ImageSlot:
-    """The place of picture (or video frame) number `index` of the prompt."""
-
-    index: int
-
-
-Piece = Special | Text | ImageSlot
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A stretch of a prompt: what it is for, in which turn and whose, and its pieces, not joined yet."""
-
-    kind: Literal["header", "body", "closing", "opening"]
-    turn: int
-    role: str
-    pieces: list[Piece]
-
-
-@dataclass(frozen=True, slots=True)
-class MediaPlace:
-    """The place of the next picture or video among the parts of a message."""
-
-    kind: Literal["image", "video"]
-
-
-PartsOrder = Literal["media first", "as sent", "as looped"]
-"""The ways to make one text of the parts of a message.
-
-"media first": pictures, videos, then the texts, a line each, as in the training of the original checkpoints. "as sent":
-every part on a line of its own, in the order of the request (vLLM's --interleave-mm-strings). "as looped": texts as
-they are, and a line break behind each medium, as the template of `-hf` checkpoints loops over them.
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One turn. Its text may hold `<image>` and `<video>` markers; `images` and `videos` say how many it brings."""
-
-    role: str
-    """One of ROLES, tool (what it gave back stands in a turn of the user), or another where the template takes any."""
-    text: str
-    images: int = 0
-    videos: tuple[int, ...] = ()  # frames of each video
-    calls: tuple[str, ...] = ()
-    """Tool calls of the assistant, each a JSON text."""
-    parts: tuple[str | MediaPlace, ...] = ()
-    """Texts and media as they came; empty where pictures, then videos, then one text came, or a text alone."""
-
-    @property
-    def media(self) -> int:
-        """Number of pictures and frames."""
-        return self.images + sum(self.videos)
-
-    def body(self, first: int, order: PartsOrder = "media first") -> list[Piece]:
-        """Return the text with its media in place, numbered from `first`; markers for the media win over any order."""
-        between = "" if order == "as looped" else "\n"
-        texts = [part for part in self.parts if isinstance(part, str)]
-        text = between.join(texts) if self.parts else self.text
-        marked = (self.images and has_image_marker(text)) or (self.videos and VIDEO_MARKER in text)
-        if order == "media first" or not self.parts or marked:
-            return place_media(text, self.images, self.videos, first, f"The {self.role} message")
-        return self._in_order(first, between)
-
-    def _in_order(self, first: int, between: str) -> list[Piece]:
-        pictures, frames = itertools.count(first), itertools.count(first + self.images)
-        lengths = iter(self.videos)
-        lines: list[list[Piece]] = []
-        for part in self.parts:
-            if isinstance(part, str):
-                lines.append([Text(part)])
-            elif part.kind == "image":
-                lines.append([ImageSlot(next(pictures))])
-            else:
-                lines.append(_frame_lines(next(lengths), frames))
-            if not between and not isinstance(part, str):
-                lines[-1].append(Text("\n"))
-        return [piece for line in lines for piece in (*line, Text(between))][:-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,74 +254,6 @@ class Template:
 
 def _joined(lines: Sequence[list[Piece]], gap: str) -> list[Piece]:
     return [piece for number, line in enumerate(lines) for piece in (Text(gap if number else ""), *line)]
-
-
-def place_media(text: str, images: int, videos: Sequence[int], first: int, where: str) -> list[Piece]:
-    """Replace the markers in a text by image slots; media without markers go first, pictures before videos.
-
-    `videos` are the frames of each video. Slots are numbered from `first`: the pictures, then the frames. A video of
-    n frames becomes n lines `Frame1: <image>`. Markers of a kind that does not come are text: whoever asks about HTML
-    writes them, too. Raises InvalidRequest, naming `where`, when markers and media of a kind that comes differ.
-    """
-    marker = IMAGE_TOKEN if IMAGE_MARKER not in text and IMAGE_TOKEN in text else IMAGE_MARKER
-    text = _with_markers(text, VIDEO_MARKER, len(videos), where)
-    text = _with_markers(text, marker, images, where)
-    pictures, frames, lengths = itertools.count(first), itertools.count(first + images), iter(videos)
-    pieces: list[Piece] = []
-    for part in _MARKERS.split(text):
-        if part == marker and images:
-            pieces.append(ImageSlot(next(pictures)))
-        elif part == VIDEO_MARKER and videos:
-            pieces += _frame_lines(next(lengths), frames)
-        else:
-            pieces.append(Text(part))
-    return pieces
-
-
-def has_image_marker(text: str) -> bool:
-    return IMAGE_MARKER in text or IMAGE_TOKEN in text
-
-
-def _with_markers(text: str, marker: str, expected: int, where: str) -> str:
-    found = text.count(marker)
-    if found == 0:
-        return (marker + "\n") * expected + text
-    if found != expected and expected:
-        kind = "videos" if marker == VIDEO_MARKER else "pictures"
-        raise InvalidRequest(
-            f"{where} has {found} {marker} markers for {expected} {kind}: "
-            f"write one marker for each, or none to put the {kind} first."
-        )
-    return text
-
-
-def _frame_lines(count: int, frames: Iterator[int]) -> list[Piece]:
-    pieces: list[Piece] = []
-    for number in range(1, count + 1):
-        pieces += [Text(f"Frame{number}: "), ImageSlot(next(frames)), Text("\n" if number < count else "")]
-    return pieces
-
-
-def join_text(pieces: Sequence[Piece]) -> list[Piece]:
-    """Merge neighbouring texts and drop empty ones, so that the tokenizer sees each span whole."""
-    joined: list[Piece] = []
-    for piece in pieces:
-        if isinstance(piece, Text):
-            if not piece.text:
-                continue
-            if joined and isinstance(joined[-1], Text):
-                joined[-1] = Text(joined[-1].text + piece.text)
-                continue
-        joined.append(piece)
-    return joined
-
-
-def to_string(pieces: Sequence[Piece]) -> str:
-    """Return the prompt as people write it: special tokens by name, pictures as `<image>`."""
-    return "".join(
-        piece.token if isinstance(piece, Special) else piece.text if isinstance(piece, Text) else IMAGE_MARKER
-        for piece in pieces
-    )
 
 
 def _chatml(

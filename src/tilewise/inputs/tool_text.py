@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tilewise.errors import InvalidRequest
+from tilewise.errors import InvalidField
 
 MARKS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
 _SECTION = """\
@@ -56,7 +56,6 @@ class ToolForm:
     """Form of what the assistant says before a call, where that is a message of its own, as the calls are then."""
 
     def system_text(self, text: str) -> str:
-        """Return the built-in system text of a conversation with tools."""
         if self.name != "openai":
             return text
         channels = text.replace("# Valid channels: final.", "# Valid channels: analysis, commentary, final.")
@@ -104,9 +103,9 @@ def to_json(value: Any) -> str:
 
 
 def read_calls(calls: Any, where: str) -> tuple[str, ...]:
-    """Return an assistant message's `tool_calls`, each as the model wrote it. Raises InvalidRequest, naming `where`."""
+    """Return an assistant message's `tool_calls`, each as the model wrote it. Raises InvalidField, naming `where`."""
     if not isinstance(calls, list):
-        raise InvalidRequest(f"{where}: tool_calls must be a list, got {type(calls).__name__}.")
+        raise InvalidField(f"{where}.tool_calls", f"{where}: tool_calls must be a list, got {type(calls).__name__}.")
     return tuple(_call_text(call, f"{where}.tool_calls[{number}]") for number, call in enumerate(calls))
 
 
@@ -114,13 +113,15 @@ def _call_text(call: Any, where: str) -> str:
     function = call.get("function") if isinstance(call, dict) else None
     name = function.get("name") if isinstance(function, dict) else None
     if not isinstance(function, dict) or not isinstance(name, str) or not name:
-        raise InvalidRequest(f"{where}: it needs a function with a name and arguments, got {call!r:.80}.")
+        raise InvalidField(where, f"{where}: it needs a function with a name and arguments, got {call!r:.80}.")
     arguments = function.get("arguments")
     if arguments in (None, ""):
         arguments = "{}"
     text = arguments if isinstance(arguments, str) else to_json(arguments)
     if not _is_object(text):
-        raise InvalidRequest(f"{where}: function.arguments must be the text of a JSON object, got {arguments!r:.80}.")
+        raise InvalidField(
+            where, f"{where}: function.arguments must be the text of a JSON object, got {arguments!r:.80}."
+        )
     return f'{{"name": {to_json(name)}, "arguments": {text}}}'
 
 

@@ -1,57 +1,25 @@
-"""The run itself: lines are read, those without a result are asked, and results are written as they come."""
+"""The run itself: lines are read, those without a result are asked, again if need be, and results are written."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
 from array import array
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
 
-from tilewise.jobs.output import OtherInput, Output
-from tilewise.jobs.result import BatchResult
-from tilewise.jobs.source import CustomIds, InputLine
-from tilewise.jobs.task import Fault, Task, read_task
+from starlette.types import ASGIApp, Message
 
+from tilewise.jobs.input import CustomIds, Fault, InputLine, Task, read_task
+from tilewise.jobs.output import BatchResult, OtherInput, Output
 
-class Stop:
-    """A handler of signals, which end the task that made it.
-
-    At the first signal no more lines are asked, and after `patience` seconds the task is cancelled. A second signal
-    cancels it at once.
-    """
-
-    def __init__(self, patience: float) -> None:
-        self.signal: int | None = None
-        """Number of the first signal that came; None = none."""
-        self.ask_no_more: Callable[[], None] = lambda: None
-        self._patience = patience
-        self._task = asyncio.current_task()
-        self._loop = asyncio.get_running_loop()
-
-    def __call__(self, number: int) -> None:
-        at_once = self.signal is not None or not self._patience
-        self.signal = self.signal or number
-        self.ask_no_more()
-        assert self._task is not None
-        self._loop.call_later(0 if at_once else self._patience, self._task.cancel)
-
-    @contextmanager
-    def on(self, signals: Collection[int]) -> Iterator[None]:
-        for number in signals:
-            self._loop.add_signal_handler(number, self, number)
-        try:
-            yield
-        finally:
-            for number in signals:
-                self._loop.remove_signal_handler(number)
-
-
+logger = logging.getLogger("tilewise")
 BYTES = 256 * 2**20
 """Most bytes of lines in flight, and about as many of results that wait for others; one line alone may have more."""
-
-
 _AHEAD = 16
 """Results that may wait for an earlier line's, for each line in flight, so that a long answer holds up no others."""
 
@@ -130,9 +98,9 @@ class Feed:
     """A run over an input: lines without a result are asked. `wrote` is called with each result after it is written."""
 
     def __init__(
-        self, source: Input, ask: Ask, output: Output, window: InFlight, wrote: Callable[[BatchResult], None]
+        self, source: Input, ask: Ask, output: Output, in_flight: InFlight, wrote: Callable[[BatchResult], None]
     ) -> None:
-        self._source, self._ask, self._output, self._window, self._wrote = source, ask, output, window, wrote
+        self._source, self._ask, self._output, self._in_flight, self._wrote = source, ask, output, in_flight, wrote
         self._stopped = False
 
     def stop(self) -> None:
@@ -167,7 +135,7 @@ class Feed:
             if line.number % _BREATH == 0:
                 await asyncio.sleep(0)
             if not self._source.finished[line.number - 1]:
-                await self._window.enter(line)
+                await self._in_flight.enter(line)
                 if self._stopped:
                     return
                 self._begin(line, task, asking)
@@ -184,7 +152,7 @@ class Feed:
         self._take(await self._ask(line, task))
 
     def _take(self, result: BatchResult) -> None:
-        for ready in self._window.leave(result):
+        for ready in self._in_flight.leave(result):
             self._output.append(ready.line)
             self._wrote(ready)
 
@@ -205,3 +173,98 @@ def _unique(task: Task | Fault, place: int, ids: CustomIds) -> Task | Fault:
 def _first(several: BaseExceptionGroup[BaseException]) -> BaseException:
     error = several.exceptions[0]
     return _first(error) if isinstance(error, BaseExceptionGroup) else error
+
+
+_TOO_MANY = 429
+_SERVER_FAILURES = (500, 502, 503, 504)
+"""Statuses of failures that need not be the line's own fault."""
+_SUSPICIOUS = 2
+"""Failures after which a line is not asked beside others that failed as often: one of them may kill engines."""
+
+
+class TaskClient:
+    """A client of the application, which asks again after a failure of the server, and after 429 as often as need be.
+
+    `until_ready` returns when there is an engine, and raises when there will be none.
+    """
+
+    def __init__(self, app: ASGIApp, until_ready: Callable[[], Awaitable[None]], retries: int) -> None:
+        self._app, self._until_ready, self._retries = app, until_ready, retries
+        self._suspect = asyncio.Lock()
+
+    async def __call__(self, line: InputLine, task: Task) -> BatchResult:
+        failures = 0
+        while True:
+            request_id = f"{line.id}-{failures + 1}"
+            reply = await self._ask(task, request_id, failures)
+            failures += reply.status in _SERVER_FAILURES
+            if (reply.status not in _SERVER_FAILURES or failures > self._retries) and reply.status != _TOO_MANY:
+                return BatchResult.answered(line, task, reply.status, request_id, _json(reply))
+            await asyncio.sleep(reply.retry_after)
+
+    async def _ask(self, task: Task, request_id: str, failures: int) -> AsgiReply:
+        async with self._suspect if failures >= _SUSPICIOUS else nullcontext():
+            await self._until_ready()
+            return await post(self._app, task.path, task.body, request_id)
+
+
+def _json(reply: AsgiReply) -> Any:
+    try:
+        return json.loads(reply.body)
+    except ValueError:
+        return reply.body.decode("utf-8", "replace")
+
+
+@dataclass(slots=True)
+class AsgiReply:
+    """A reply of the application, put together from its ASGI messages; status 500 until the first has come."""
+
+    status: int = 500
+    headers: dict[bytes, bytes] = field(default_factory=dict)
+    body: bytearray = field(default_factory=bytearray)
+
+    async def take(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status, self.headers = message["status"], dict(message["headers"])
+        elif message["type"] == "http.response.body":
+            self.body += message.get("body", b"")
+
+    @property
+    def retry_after(self) -> float:
+        """Seconds after which asking again makes sense."""
+        return float(self.headers.get(b"retry-after", b"1"))
+
+
+async def post(app: ASGIApp, path: str, body: bytes, request_id: str) -> AsgiReply:
+    """Send a request to the application, and return its whole reply. Cancelling this ends the request."""
+    messages = [{"type": "http.request", "body": body}]
+
+    async def receive() -> Message:
+        # After the body a client sends nothing more as long as it stays connected, so a second call never returns.
+        return messages.pop() if messages else await asyncio.get_running_loop().create_future()
+
+    reply = AsgiReply()
+    try:
+        await app(_scope(path, body, request_id), receive, reply.take)
+    except Exception:  # of whatever kind: a request that fails must not end the run
+        logger.exception("A request failed")
+        return AsgiReply()
+    return reply
+
+
+def _scope(path: str, body: bytes, request_id: str) -> Message:
+    headers = {"content-type": "application/json", "content-length": f"{len(body)}", "x-request-id": request_id}
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "root_path": "",
+        "query_string": b"",
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+        "client": None,
+        "server": None,
+    }

@@ -1,21 +1,98 @@
-"""The output file: it is appended to by whole lines, read for results of earlier runs, and replaced in one step."""
+"""The output of a run: results in the form of OpenAI's batches, a line each.
+
+The file is appended to by whole lines, read for results of earlier runs, and replaced in one step.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from tilewise.errors import InvalidConfig, TilewiseError
-from tilewise.jobs.progress import ResultCounts
-from tilewise.jobs.result import PREFIX, BatchResult
+from tilewise.jobs.input import Fault, InputLine, Task, result_id
+from tilewise.jobs.progress import Summary
+
+_PREFIX = b'{"id": "batch_req_'
+_ID = re.compile(r"batch_req_([1-9]\d{0,18})_([0-9a-f]{16})", re.ASCII)
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """A line's result: the server's `response`, whatever its status, or an `error` if it was not asked; one is None."""
+
+    number: int
+    """Number of the input's line, from 1, blank lines not counted."""
+    digest: int
+    """64-bit digest of the input's line."""
+    custom_id: str | None
+    response: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None
+
+    @classmethod
+    def answered(cls, line: InputLine, task: Task, status: int, request_id: str, body: Any) -> BatchResult:
+        response = {"status_code": status, "request_id": request_id, "body": body}
+        return cls(line.number, line.digest, task.custom_id, response)
+
+    @classmethod
+    def not_asked(cls, line: InputLine, fault: Fault) -> BatchResult:
+        error = {"code": fault.code, "message": fault.message}
+        return cls(line.number, line.digest, fault.custom_id, error=error)
+
+    @classmethod
+    def read(cls, data: bytes) -> BatchResult:
+        """Read a line of the output. Raises ValueError for what this program has not written whole."""
+        try:
+            found = json.loads(data)
+            name = _ID.fullmatch(found["id"])
+            response, error = found["response"], found["error"]
+            if name is None or (response is None) is (error is None):
+                raise ValueError(f"{found['id']!r:.80} is no id of a result")
+            whole = cls(int(name[1]), int(name[2], 16), found["custom_id"], response, error)
+            _ = whole.outcome, whole.tokens  # raise here, where something that they read is missing
+        except (KeyError, TypeError, AttributeError, RecursionError) as failure:
+            raise ValueError(f"no result: {failure}") from None
+        return whole
+
+    @cached_property
+    def line(self) -> bytes:
+        found = {
+            "id": result_id(self.number, self.digest),
+            "custom_id": self.custom_id,
+            "response": self.response,
+            "error": self.error,
+        }
+        try:
+            return json.dumps(found, ensure_ascii=False).encode() + b"\n"
+        except UnicodeEncodeError:  # half of a surrogate pair in a custom_id, which only an escape can carry
+            return json.dumps(found).encode() + b"\n"
+
+    @property
+    def outcome(self) -> str:
+        """HTTP status of the response, or the code of the error."""
+        return str(self.response["status_code"] if self.response is not None else (self.error or {})["code"])
+
+    @property
+    def failed(self) -> bool:
+        return self.response is None or self.response["status_code"] >= 400
+
+    @property
+    def tokens(self) -> tuple[int, int]:
+        """Tokens of the prompt and of the answer, 0 where the response does not say."""
+        body = self.response["body"] if self.response is not None else None
+        usage = (body.get("usage") if isinstance(body, dict) else None) or {}
+        asked = usage.get("prompt_tokens", usage.get("input_tokens", 0))
+        return asked, usage.get("completion_tokens", usage.get("output_tokens", 0))
 
 
 class CannotWrite(TilewiseError):
@@ -106,7 +183,7 @@ class Found:
     """The results that an output holds; `finished` has a byte for each line of the input, 1 = its result is there."""
 
     finished: bytearray
-    counts: ResultCounts = field(default_factory=ResultCounts)
+    summary: Summary = field(default_factory=Summary)
     torn: int = 0
     """Bytes of a broken last line, which were cut off."""
     in_order: bool = True
@@ -116,7 +193,7 @@ class Found:
     def add(self, result: BatchResult) -> None:
         """Count a result that is in the output."""
         self.finished[result.number - 1] = 1
-        self.counts.add(result)
+        self.summary.add(result)
         self.in_order, self._last = self.in_order and result.number > self._last, result.number
 
 
@@ -145,7 +222,7 @@ def _is_torn(data: bytes) -> bool:
     """Return whether a last line is the beginning of a result, or the zeros that a loss of power leaves of one."""
     if not data.strip(b"\0\n"):
         return b"\0" in data
-    if not PREFIX.startswith(data[: len(PREFIX)]):
+    if not _PREFIX.startswith(data[: len(_PREFIX)]):
         return False
     try:
         json.loads(data)

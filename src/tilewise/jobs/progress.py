@@ -1,4 +1,4 @@
-"""Progress of a run: counts of results, the bar or the log lines that show them, and the summary at the end."""
+"""Progress of a run: the counts of its results, and the bar or the log lines that show them."""
 
 from __future__ import annotations
 
@@ -9,19 +9,25 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from tilewise.jobs.result import BatchResult
+if TYPE_CHECKING:
+    from tilewise.jobs.output import BatchResult
 
 
 @dataclass
-class ResultCounts:
-    """Counts of the results in the output so far."""
+class Summary:
+    """The counts of a whole output, whichever runs wrote it, and the time of this run."""
 
     succeeded: int = 0
     failed: Counter[str] = field(default_factory=Counter)
     """Failed lines by status, or by the code of the error."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    earlier: int = 0
+    """Lines that earlier runs had done."""
+    seconds: float = 0.0
+    """Seconds from the first line asked to the last result written."""
 
     def add(self, result: BatchResult) -> None:
         if result.failed:
@@ -33,30 +39,8 @@ class ResultCounts:
         self.completion_tokens += answered
 
     @property
-    def done(self) -> int:
+    def lines(self) -> int:
         return self.succeeded + self.failed.total()
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """The counts of a whole output, whichever runs wrote it, and the time of this run."""
-
-    lines: int
-    succeeded: int
-    failed: dict[str, int]
-    """Failed lines by status, or by the code of the error."""
-    prompt_tokens: int
-    completion_tokens: int
-    earlier: int
-    """Lines that earlier runs had done."""
-    seconds: float
-    """Seconds from the first line asked to the last result written."""
-
-    @classmethod
-    def of(cls, counts: ResultCounts, earlier: int, seconds: float) -> Summary:
-        failed = dict(sorted(counts.failed.items()))
-        tokens = counts.prompt_tokens, counts.completion_tokens
-        return cls(counts.done, counts.succeeded, failed, *tokens, earlier, seconds)
 
     @property
     def lines_per_second(self) -> float:
@@ -66,8 +50,8 @@ class Summary:
         """Yield the summary line by line."""
         before = f", {self.earlier} of them in earlier runs" if self.earlier else ""
         lines = "1 line" if self.lines == 1 else f"{self.lines} lines"
-        yield f"{lines}: {self.succeeded} succeeded, {sum(self.failed.values())} failed{before}"
-        for outcome, count in self.failed.items():
+        yield f"{lines}: {self.succeeded} succeeded, {self.failed.total()} failed{before}"
+        for outcome, count in sorted(self.failed.items()):
             yield f"  {outcome:<20} {count}"
         yield f"{self.prompt_tokens} prompt tokens, {self.completion_tokens} answer tokens"
         yield f"{self.seconds:.1f} s, {self.lines_per_second:.1f} lines a second"
@@ -79,49 +63,49 @@ _LOOK = 0.2  # seconds between updates of the bar
 
 
 @contextmanager
-def meter(counts: ResultCounts, lines: int) -> Iterator[Callable[[], None]]:
-    """Show progress, and yield a function to be called after each result that `counts` has counted."""
+def meter(summary: Summary, lines: int) -> Iterator[Callable[[], None]]:
+    """Show progress, and yield a function to be called after each result that `summary` has counted."""
     if sys.stderr.isatty():
-        with _bar(counts, lines) as moved:
+        with _bar(summary, lines) as moved:
             yield moved
     else:
-        yield _log(counts, lines)
+        yield _log(summary, lines)
 
 
-def _log(counts: ResultCounts, lines: int) -> Callable[[], None]:
-    begin, before = time.monotonic(), counts.done
+def _log(summary: Summary, lines: int) -> Callable[[], None]:
+    begin, before = time.monotonic(), summary.lines
     last = begin
 
     def moved() -> None:
         nonlocal last
         now = time.monotonic()
         if now - last >= _BETWEEN:
-            last, rate = now, (counts.done - before) / (now - begin)
-            left = f"{(lines - counts.done) / rate:.0f} s left"
-            failed = counts.failed.total()
-            logger.info("%d of %d lines done, %d failed, %.1f lines/s, %s", counts.done, lines, failed, rate, left)
+            last, done = now, summary.lines
+            rate = (done - before) / (now - begin)
+            left, failed = f"{(lines - done) / rate:.0f} s left", summary.failed.total()
+            logger.info("%d of %d lines done, %d failed, %.1f lines/s, %s", done, lines, failed, rate, left)
 
     return moved
 
 
 @contextmanager
-def _bar(counts: ResultCounts, lines: int) -> Iterator[Callable[[], None]]:
+def _bar(summary: Summary, lines: int) -> Iterator[Callable[[], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     about = TextColumn("{task.fields[rate]:.1f} lines/s, {task.fields[failed]} failed")
     columns = (TextColumn("Answering"), BarColumn(), MofNCompleteColumn(), about, TimeRemainingColumn())
-    begin, before = time.monotonic(), counts.done
+    begin, before = time.monotonic(), summary.lines
     last = 0.0
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress, _above_the_bar():
-        task = progress.add_task("", total=lines, completed=before, rate=0.0, failed=counts.failed.total())
+        task = progress.add_task("", total=lines, completed=before, rate=0.0, failed=summary.failed.total())
 
         def moved() -> None:
             nonlocal last
-            now = time.monotonic()
-            if now - last >= _LOOK or counts.done == lines:
-                last, rate = now, (counts.done - before) / max(now - begin, 1e-9)
-                progress.update(task, completed=counts.done, rate=rate, failed=counts.failed.total())
+            now, done = time.monotonic(), summary.lines
+            if now - last >= _LOOK or done == lines:
+                last, rate = now, (done - before) / max(now - begin, 1e-9)
+                progress.update(task, completed=done, rate=rate, failed=summary.failed.total())
 
         yield moved
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, cast, get_args
 
 from tilewise.errors import InvalidCheckpoint
-from tilewise.layers.norm import NormKind
-from tilewise.layers.rope import RopeConfig, RopeKind
+from tilewise.layers import NormKind, RopeConfig, RopeKind
 from tilewise.parallel.mesh import Mesh
 from tilewise.step import FlashRule
 from tilewise.weights.folder import CheckpointFolder, Section

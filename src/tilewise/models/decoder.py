@@ -9,14 +9,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from tilewise.layers.linear import ColumnLinear, RowLinear
-from tilewise.layers.norm import RMSNorm
-from tilewise.layers.rope import RopeTable
+from tilewise.layers import ColumnLinear, RMSNorm, RopeTable, RowLinear
 from tilewise.models.config import DecoderConfig
 from tilewise.parallel.mesh import Mesh
-from tilewise.platforms.base import Ops, PagedLayout, Use, Weight
 from tilewise.platforms.forms import Dense
-from tilewise.platforms.kv_cache import LayerCache
+from tilewise.platforms.kv_cache import LayerCache, PagedLayout
+from tilewise.platforms.ops import Ops
+from tilewise.platforms.weights import Use, Weight
 from tilewise.weights.view import View
 
 

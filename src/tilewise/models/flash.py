@@ -8,11 +8,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from tilewise.errors import InvalidCheckpoint
-from tilewise.layers.linear import ColumnLinear, RowLinear
-from tilewise.layers.norm import LayerNorm
+from tilewise.layers import ColumnLinear, LayerNorm, RowLinear
 from tilewise.models.config import ModelConfig
 from tilewise.parallel.mesh import Mesh
-from tilewise.platforms.base import Ops
+from tilewise.platforms.ops import Ops
 from tilewise.step import FlashRule
 from tilewise.weights.folder import Section
 from tilewise.weights.view import View

@@ -10,8 +10,8 @@ from tilewise.models.config import ModelConfig
 from tilewise.models.decoder import BlockFactory, Decoder, ModelBatch
 from tilewise.models.tile_encoder import EncodedTiles, TileEncoder
 from tilewise.parallel.mesh import Mesh
-from tilewise.platforms.base import Ops
 from tilewise.platforms.kv_cache import LayerCache
+from tilewise.platforms.ops import Ops
 from tilewise.weights.view import View
 
 

@@ -17,23 +17,16 @@ from tilewise.models.flash import flash_rule
 from tilewise.models.internvl import InternVL
 from tilewise.models.tile_encoder import TileEncoder
 from tilewise.parallel.mesh import Mesh, Share
-from tilewise.platforms.base import Ops, Store, Use, Weight
 from tilewise.platforms.forms import Form
-from tilewise.platforms.weights import DenseWeight, as_it_came, rounded_to_fp8
+from tilewise.platforms.ops import Ops
+from tilewise.platforms.weights import DenseWeight, Store, Use, Weight, as_it_came, rounded_to_fp8
+from tilewise.weights.checkpoint_source import CheckpointSource, SkippedSource
 from tilewise.weights.files import known_names, open_files
 from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.formats import CheckpointFormat, Locate, format_of
-from tilewise.weights.gguf.folder import is_gguf_folder
-from tilewise.weights.gguf.tensors import with_gguf_names
-from tilewise.weights.quantization import Layouts, layouts_of
-from tilewise.weights.sources import (
-    CheckpointSource,
-    RandomSource,
-    ShapeSource,
-    SkippedSource,
-    WatchedSource,
-    in_floats,
-)
+from tilewise.weights.quantization import layouts_of
+from tilewise.weights.quantization.stored import Layouts, in_floats
+from tilewise.weights.sources import RandomSource, ShapeSource, WatchedSource
 from tilewise.weights.view import StoredLinear, TensorSource, View
 
 logger = logging.getLogger("tilewise")
@@ -66,12 +59,10 @@ class Architecture:
         Without `flash_router` a Flash model is an ordinary one: every tile has all its tokens. `quantization="fp8"`
         rounds a checkpoint in floats; of one that is quantised, nothing more is rounded.
         """
-        layout, backbone = format_of(folder), backbone_of(folder)
-        if is_gguf_folder(folder.path):
-            layout = with_gguf_names(layout, folder.path)
+        found, backbone = format_of(folder), backbone_of(folder)
         layouts = layouts_of(folder)
         config = _read_config(folder, backbone, flash_router)
-        return cls(folder, layout, backbone, config, layouts, fp8=quantization == "fp8" and layouts is None)
+        return cls(folder, found, backbone, config, layouts, fp8=quantization == "fp8" and layouts is None)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -197,7 +188,7 @@ class Architecture:
         return self.quantized or in_floats
 
     def _locate(self, names: Set[str]) -> Locate:
-        return self.format.locate(names, self.backbone.names(self.config.decoder))
+        return self.format(names, self.backbone.names(self.config.decoder))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """TileEncoder: turns tiles into rows that the decoder reads, by tower, pixel shuffle, projector and Flash's router.
 
-Source of the arithmetic: OpenGVLab/InternVL `modeling_internvl_chat.py`.
+Source of the arithmetic: OpenGVLab/InternVL `modeling_internvl_chat.py`, and of the tower `modeling_intern_vit.py`.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from tilewise.layers.linear import ColumnLinear, RowLinear
-from tilewise.layers.norm import LayerNorm
-from tilewise.models.config import ModelConfig
+from tilewise.errors import InvalidConfig
+from tilewise.layers import ColumnLinear, LayerNorm, RMSNorm, RowLinear, norm_of
+from tilewise.models.config import ModelConfig, VisionConfig
 from tilewise.models.flash import FlashHead
-from tilewise.models.vit import VisionTower
 from tilewise.parallel.mesh import Mesh
-from tilewise.platforms.base import Ops
+from tilewise.platforms.ops import Ops
 from tilewise.weights.view import View
 
 # Mean and deviation of ImageNet's pixels, with which every InternViT was trained.
@@ -101,3 +101,107 @@ def pixel_shuffle(features: Tensor, block: int, version: Literal["v1", "v2"]) ->
     cells: Tensor = features.unflatten(1, (side // block, block, side // block, block))
     order = (0, 1, 3, 2, 4, 5) if version == "v2" else (0, 3, 1, 2, 4, 5)
     return cells.permute(*order).reshape(len(features), (side // block) ** 2, -1)
+
+
+class VisionTower:
+    """The vision tower. Nothing in it looks across tiles, which is why tiles can be cached one by one."""
+
+    def __init__(self, view: View, config: VisionConfig, tile_size: int, mesh: Mesh = Mesh()) -> None:
+        width, patch = config.hidden_size, config.patch_size
+        embeddings = view.at("embeddings")
+        self._patch = patch
+        patches = embeddings.convolution("patch_embedding", width, 3, patch, patch)
+        self._embed = embeddings.store([patches.matrix], patches.bias)
+        self._class_token = embeddings.tensor("class_embedding", 1, 1, width)
+        trained, side = config.image_size // patch, tile_size // patch
+        positions = embeddings.tensor("position_embedding", 1, trained**2 + 1, width)
+        self._positions = resize_positions(positions, trained, side)
+        self._blocks = [VisionBlock(view.at("layers").at(n), config, mesh) for n in range(config.num_layers)]
+
+    @property
+    def device(self) -> torch.device:
+        return self._class_token.device
+
+    def steps(self, pixels: Tensor, mean: Tensor, std: Tensor, ops: Ops) -> Iterator[Tensor | None]:
+        """Encode uint8 pixels [tiles, size, size, 3] -> features of the patches [tiles, patches, hidden], row by row.
+
+        None is given after each layer but the last.
+        """
+        x = self.embed(pixels, mean, std, ops)
+        for block in self._blocks[:-1]:
+            x = block(x, ops)
+            yield None
+        yield self._blocks[-1](x, ops)[:, 1:]
+
+    def embed(self, pixels: Tensor, mean: Tensor, std: Tensor, ops: Ops) -> Tensor:
+        """Embed pixels into what the first block reads [tiles, 1 + patches, hidden]."""
+        x = ops.patchify(pixels, self._patch, mean, std).to(self._class_token.dtype)
+        x = self._embed.apply(x, ops)
+        return torch.cat((self._class_token.expand(len(x), -1, -1), x), dim=1) + self._positions
+
+
+class VisionBlock:
+    """A block of attention and MLP, each behind a norm and scaled by a learned vector before it is added.
+
+    Ranks split heads and columns.
+    """
+
+    def __init__(self, view: View, config: VisionConfig, mesh: Mesh = Mesh()) -> None:
+        width = config.hidden_size
+        self._norm1 = norm_of(config.norm, view.at("norm1"), width, config.norm_eps)
+        self._norm2 = norm_of(config.norm, view.at("norm2"), width, config.norm_eps)
+        self._attention = VisionAttention(view.at("attn"), config, mesh)
+        self._fc1 = ColumnLinear(view.at("mlp"), {"fc1": config.intermediate_size}, width, True, mesh)
+        self._fc2 = RowLinear(view.at("mlp"), "fc2", config.intermediate_size, width, True, mesh)
+        self._scale1 = view.tensor("ls1", width)
+        self._scale2 = view.tensor("ls2", width)
+        self._mesh = mesh
+
+    def __call__(self, x: Tensor, ops: Ops) -> Tensor:
+        # No name for what the attention gives: it would be kept, as large as x, until the MLP is through.
+        x, normed = self._norm2.after(x, self._scale1, self._mesh.sum(self._attention(self._norm1(x, ops), ops)), ops)
+        return ops.add_scaled(x, self._scale2, self._mesh.sum(self._fc2(self._fc1.gelu(normed, ops), ops)))
+
+
+class VisionAttention:
+    """An attention of all patches to all patches. The 6B normalises queries and keys before they are cut into heads."""
+
+    def __init__(self, view: View, config: VisionConfig, mesh: Mesh = Mesh()) -> None:
+        width = config.hidden_size
+        if mesh.size > 1 and (config.qk_norm or config.num_heads % mesh.size):
+            fault = "norms its queries and keys over all heads" if config.qk_norm else f"has {config.num_heads} heads"
+            raise InvalidConfig(
+                f"mm_encoder_tp_mode=weights: this tower {fault}, which {mesh.size} ranks cannot share out: use data."
+            )
+        heads = config.num_heads // mesh.size
+        self._heads = heads
+        self._qkv = ColumnLinear(
+            view, {"q_proj": width, "k_proj": width, "v_proj": width}, width, config.qkv_bias, mesh
+        )
+        self._out = RowLinear(view, "proj", width, width, True, mesh)
+        self._norms = (
+            (
+                RMSNorm(view.at("q_norm"), width, config.norm_eps),
+                RMSNorm(view.at("k_norm"), width, config.norm_eps),
+            )
+            if config.qk_norm
+            else None
+        )
+
+    def __call__(self, x: Tensor, ops: Ops) -> Tensor:
+        query, key, value = self._qkv(x, ops).chunk(3, dim=-1)
+        if self._norms:
+            query, key = self._norms[0](query, ops), self._norms[1](key, ops)
+        query, key, value = (part.unflatten(-1, (self._heads, -1)) for part in (query, key, value))
+        mixed = ops.dense_attention(query, key, value, query.shape[-1] ** -0.5)
+        return self._out(mixed.flatten(2), ops)
+
+
+def resize_positions(positions: Tensor, trained: int, side: int) -> Tensor:
+    """Resize position embeddings [1, 1 + trained^2, C] to a grid of another side, bicubic as in the reference."""
+    if trained == side or positions.is_meta:
+        return positions
+    grid = positions[:, 1:].reshape(1, trained, trained, -1).permute(0, 3, 1, 2).float()
+    resized = F.interpolate(grid, size=(side, side), mode="bicubic", align_corners=False)
+    patches = resized.flatten(2).transpose(1, 2).to(positions.dtype)
+    return torch.cat((positions[:, :1], patches), dim=1)

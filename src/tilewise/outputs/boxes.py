@@ -15,7 +15,9 @@ from PIL import Image, ImageDraw
 _NUMBER = r"\s*\d+(?:\.\d+)?\s*"
 _CORNERS = rf"\[{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}\]"
 _LIST = rf"\[?\s*{_CORNERS}(?:\s*,\s*{_CORNERS})*\s*\]?"
-_NAMED = re.compile(rf"(?:<ref>(?P<label>[^<]*)</ref>\s*)?(?:<box>\s*(?P<marked>{_LIST})\s*</box>|(?P<bare>\[{_LIST}\]))")
+_NAMED = re.compile(
+    rf"(?:<ref>(?P<label>[^<]*)</ref>\s*)?(?:<box>\s*(?P<marked>{_LIST})\s*</box>|(?P<bare>\[{_LIST}\]))"
+)
 _ONE = re.compile(_CORNERS)
 _SCALE = 1000
 COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#808000")
@@ -31,6 +33,10 @@ class Box:
     top: float
     right: float
     bottom: float
+
+    @property
+    def corners(self) -> tuple[float, float, float, float]:
+        return self.left, self.top, self.right, self.bottom
 
     def pixels(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
         """Return left, top, right and bottom in a picture of `size` (width, height), within its borders."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from tilewise.engine.delta import TokenDelta
+from tilewise.engine.sequence import TokenDelta
 from tilewise.inputs.spec import HeaderIds, InputSpec
 from tilewise.inputs.tokenizer import Tokenizer
-from tilewise.sampling_params import SamplingParams
+from tilewise.sampling_params import RequestOutputKind, SamplingParams
 from tilewise.timing import EngineMoments, Timing
 from tilewise.types import CompletionOutput, Logprob, PictureReport, Request, RequestOutput, SampledToken, Usage
 
@@ -196,7 +196,6 @@ class AnswerGroup:
 
     @property
     def usage(self) -> Usage:
-        """Token counts so far."""
         request = self.request
         return Usage(
             prompt_tokens=len(request.prompt_ids) - self._tokens_saved,
@@ -230,7 +229,6 @@ class AnswerGroup:
             ),
         )
 
-
     def _pictures(self) -> Iterator[PictureReport]:
         first = 0
         for image in self.request.images:
@@ -249,3 +247,65 @@ def _fan_out(request: Request) -> Iterator[Request]:
     for index in range(sampling.n):
         seed = None if sampling.seed is None else sampling.seed + index
         yield request.with_(id=f"{request.id}-{index}", sampling=sampling.with_(n=1, seed=seed))
+
+
+class ResultStream:
+    """The results of a request, asked for after each step; its `output_kind` and `stream_interval` say what comes."""
+
+    def __init__(self, group: AnswerGroup, request_id: str) -> None:
+        sampling = group.request.sampling
+        self._group = group
+        self._request_id = request_id
+        self._kind = sampling.output_kind
+        self._interval = sampling.stream_interval or 1
+        self._given = 0
+        """Number of tokens, of all answers together, that were given out."""
+        self._seen: dict[int, CompletionOutput] = {}
+        """Answers by their index, as they were given out last."""
+
+    def next(self) -> RequestOutput | None:
+        """Return the next result; None while there is too little that is new."""
+        tokens = self._group.usage.completion_tokens
+        finished = self._group.finished
+        if self._kind is RequestOutputKind.FINAL_ONLY and not finished:
+            return None
+        if not finished and self._given and tokens - self._given < self._interval:
+            return None
+        self._given = tokens
+        return self._result(finished)
+
+    def aborted(self) -> RequestOutput:
+        """Return the last result of a request that its caller ended."""
+        result = self._result(finished=True)
+        for answer in result.outputs:
+            answer.finish_reason = answer.finish_reason or "abort"
+        return result
+
+    def _result(self, finished: bool) -> RequestOutput:
+        output = self._group.output()
+        answers = [_copied(answer) for answer in output.outputs]
+        if self._kind is RequestOutputKind.DELTA:
+            fresh = [(answer, self._seen.get(answer.index)) for answer in answers]
+            self._seen = {answer.index: answer for answer in answers}
+            answers = [_behind(answer, last) for answer, last in fresh if not _same(answer, last)]
+        return replace(output, request_id=self._request_id, outputs=answers, finished=finished)
+
+
+def _copied(answer: CompletionOutput) -> CompletionOutput:
+    """Return a copy of the answer as it is now: the original grows."""
+    scores = None if answer.logprobs is None else list(answer.logprobs)
+    return replace(answer, token_ids=list(answer.token_ids), logprobs=scores)
+
+
+def _same(answer: CompletionOutput, last: CompletionOutput | None) -> bool:
+    before = (0, None) if last is None else (len(last.token_ids), last.finish_reason)
+    return (len(answer.token_ids), answer.finish_reason) == before
+
+
+def _behind(answer: CompletionOutput, last: CompletionOutput | None) -> CompletionOutput:
+    """Return what is new in an answer since `last`; `cumulative_logprob` stays that of all of it."""
+    if last is None:
+        return answer
+    tokens = len(last.token_ids)
+    scores = None if answer.logprobs is None else answer.logprobs[tokens:]
+    return replace(answer, text=answer.text[len(last.text) :], token_ids=answer.token_ids[tokens:], logprobs=scores)

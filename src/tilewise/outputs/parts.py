@@ -1,89 +1,204 @@
-"""The parts of an answer (reasoning, content, calls) as its text grows."""
+"""The parts of an answer (reasoning, content, calls) as its text grows.
+
+Reasoning is `<think>...</think>` at the beginning. Answers of GPT-OSS are messages of several channels: the prompt ends
+with `<|start|>assistant`, and the model goes on `<|channel|>analysis<|message|>...<|end|><|start|>assistant<|channel|>
+final<|message|>...`; a call has a recipient in its header, ` to=functions.NAME`, before the channel or behind it
+(openai/harmony, `docs/format.md`). Text that comes without a header is content, as that of a structured answer is.
+"""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal
 
 from tilewise.inputs.tool_text import ToolFormName
-from tilewise.outputs.harmony import HarmonyDelta, HarmonySplitter
-from tilewise.outputs.reasoning import ReasoningSplitter
-from tilewise.outputs.tools import HERMES_TAGS, INTERNLM_TAGS, CallDelta, ObjectScan, ToolSplitter, name_in
+from tilewise.outputs.tools import (
+    HERMES_TAGS,
+    INTERNLM_TAGS,
+    CallDelta,
+    CallReader,
+    ListedCalls,
+    NamedCall,
+    ToolSplitter,
+    partial_tag,
+)
 
-_NEXT = re.compile(r'[\s\[\],}]*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*(?=\{)')
-
-
-class NamedCall:
-    """A reader of answers that are the arguments of one function and nothing else."""
-
-    def __init__(self, name: str) -> None:
-        self._name: str | None = name
-
-    def add(self, text: str) -> tuple[str, list[CallDelta]]:
-        deltas: list[CallDelta] = []
-        if text:
-            deltas = [CallDelta(0, self._name, text)]
-            self._name = None
-        return "", deltas
-
-    def finish(self) -> tuple[str, list[CallDelta]]:
-        return "", []
-
-
-class ListedCalls:
-    """A reader of answers that are a list `[{"name": ..., "arguments": {...}}, ...]`."""
-
-    def __init__(self) -> None:
-        self._held = ""
-        self._calls = 0
-        self._scan: ObjectScan | None = None
-
-    def add(self, text: str) -> tuple[str, list[CallDelta]]:
-        self._held += text
-        deltas: list[CallDelta] = []
-        while self._read(deltas):
-            pass
-        return "", deltas
-
-    def finish(self) -> tuple[str, list[CallDelta]]:
-        return "", []
-
-    def _read(self, deltas: list[CallDelta]) -> bool:
-        """Read the next part of a call; return True if there may be more to read."""
-        if self._scan is None:
-            header = _NEXT.match(self._held)
-            name = None if header is None else name_in(header.group(1))
-            if header is None or name is None:
-                return False
-            deltas.append(CallDelta(self._calls, name, ""))
-            self._held, self._scan = self._held[header.end() :], ObjectScan()
-        length = self._scan.read(self._held)
-        if length:
-            deltas.append(CallDelta(self._calls, None, self._held[:length]))
-            self._held = self._held[length:]
-        if not self._scan.done:
-            return False
-        self._calls, self._scan = self._calls + 1, None
-        return True
-
-
+OPEN, CLOSE = "<think>", "</think>"
+_ENDS = ("<|end|>", "<|call|>", "<|return|>")
+_TAG = re.compile(r"<\|(?:start|channel|message|constrain|end|call|return)\|>")
+_TAGS = ("<|start|>", "<|channel|>", "<|message|>", "<|constrain|>", *_ENDS)
+_RECIPIENT = re.compile(r"\bto=(?:functions\.)?([^\s<]+)")
+_CHANNEL = re.compile(r"<\|channel\|>\s*(\w*)")
+_HEADER_STARTS = ("<|start|>", "<|channel|>")
+Kind = Literal["reasoning", "content", "call"]
 Calls = Literal["none", "auto", "required", "named"]
 
 
-class CallReader(Protocol):
-    def add(self, text: str) -> tuple[str, list[CallDelta]]: ...
-    def finish(self) -> tuple[str, list[CallDelta]]: ...
+@dataclass(slots=True)
+class PartsDelta:
+    """The new reasoning, content and calls that a piece of an answer brought."""
+
+    reasoning: str = ""
+    content: str = ""
+    calls: list[CallDelta] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.reasoning or self.content or self.calls)
 
 
-class NoCalls:
-    """A reader of answers without calls: all is content."""
+class ReasoningSplitter:
+    """A reader of an answer that comes in pieces; its output does not depend on where they were cut.
 
-    def add(self, text: str) -> tuple[str, list[CallDelta]]:
-        return text, []
+    White space around the tags belongs to neither part. An answer that does not begin with `<think>` is all content,
+    and one that ends before `</think>` all reasoning. `opened` is for prompts that end with `<think>`.
+    """
 
-    def finish(self) -> tuple[str, list[CallDelta]]:
-        return "", []
+    def __init__(self, opened: bool = False) -> None:
+        # "start": nothing tells yet if `<think>` comes. "gap": white space between `</think>` and the content.
+        self._place: Literal["start", "reasoning", "gap", "content"] = "reasoning" if opened else "start"
+        self._held = ""
+        self._begun = False
+
+    @property
+    def inside(self) -> bool:
+        return self._place == "reasoning"
+
+    def add(self, text: str) -> tuple[str, str]:
+        """Return the new reasoning and the new content."""
+        self._held += text
+        reasoning = ""
+        if self._place == "start":
+            self._enter()
+        if self._place == "reasoning":
+            reasoning = self._reason()
+        return reasoning, self._content()
+
+    def finish(self) -> tuple[str, str]:
+        """Return what was held back at the end of the text, as reasoning and content."""
+        held, self._held = self._held, ""
+        if self._place == "reasoning":
+            return (held.rstrip() if self._begun else held.strip()), ""
+        return "", "" if self._place == "gap" else held
+
+    def _enter(self) -> None:
+        text = self._held.lstrip()
+        if text.startswith(OPEN):
+            self._place, self._held = "reasoning", text[len(OPEN) :]
+        elif not OPEN.startswith(text):
+            self._place = "content"
+
+    def _reason(self) -> str:
+        before, tag, behind = self._held.partition(CLOSE)
+        if tag:
+            self._place, self._held = "gap", behind
+            return before.rstrip() if self._begun else before.strip()
+        if not self._begun:
+            self._held = self._held.lstrip()
+        ready = self._held[: len(self._held) - partial_tag(self._held, CLOSE)].rstrip()
+        self._held = self._held[len(ready) :]
+        self._begun = self._begun or bool(ready)
+        return ready
+
+    def _content(self) -> str:
+        if self._place == "gap":
+            self._held = self._held.lstrip()
+            if self._held:
+                self._place = "content"
+        if self._place != "content":
+            return ""
+        ready, self._held = self._held, ""
+        return ready
+
+
+class HarmonySplitter:
+    """A reader of an answer that comes in pieces, control tokens written out; its output does not depend on the cuts.
+
+    `with_calls` is for answers in which functions may be called. Messages of one kind are joined by line breaks.
+    """
+
+    def __init__(self, with_calls: bool) -> None:
+        self._with_calls = with_calls
+        self._held = ""
+        self._in_header = False
+        self._header = ""
+        self._kind: Kind = "content"
+        self._calls = 0
+        self._said: set[Kind] = set()
+        self._gap = False  # a message has begun or ended since the last text was given out
+        self._begun = False
+
+    @property
+    def inside(self) -> bool:
+        """True if the text so far ends within the reasoning."""
+        return self._kind == "reasoning" and not self._in_header
+
+    def add(self, text: str) -> PartsDelta:
+        self._held += text
+        delta = PartsDelta()
+        if not self._begun and not self._begin():
+            return delta
+        while tag := _TAG.search(self._held):
+            self._give(self._held[: tag.start()], delta)
+            self._held = self._held[tag.end() :]
+            self._pass(tag.group(), delta)
+        keep = max(partial_tag(self._held, known) for known in _TAGS)
+        self._give(self._held[: len(self._held) - keep], delta)
+        self._held = self._held[len(self._held) - keep :]
+        return delta
+
+    def finish(self) -> PartsDelta:
+        """Return what was held back at the end of the text; a header without a message shows nothing."""
+        held, self._held = self._held, ""
+        delta = PartsDelta()
+        self._give(held, delta)
+        return delta
+
+    def _begin(self) -> bool:
+        """Return False until it is clear how the answer begins.
+
+        It may begin in the middle of the header that the prompt has begun: with its recipient, ` to=`.
+        """
+        if " to=".startswith(self._held):
+            return False
+        self._begun = True
+        self._in_header = self._held.startswith(" to=")
+        return True
+
+    def _pass(self, tag: str, delta: PartsDelta) -> None:
+        if tag in _HEADER_STARTS:
+            if not self._in_header:
+                self._in_header, self._header = True, ""
+            self._header += tag
+        elif tag == "<|message|>":
+            self._open(delta)
+        elif tag in _ENDS:
+            self._in_header, self._kind, self._gap = False, "content", True
+
+    def _open(self, delta: PartsDelta) -> None:
+        channel, recipient = _CHANNEL.search(self._header), _RECIPIENT.search(self._header)
+        self._in_header, self._header = False, ""
+        self._kind, self._gap = "content", True
+        if recipient and recipient.group(1) != "assistant" and self._with_calls:
+            self._kind = "call"
+            delta.calls.append(CallDelta(self._calls, recipient.group(1), ""))
+            self._calls += 1
+        elif channel and channel.group(1) == "analysis":
+            self._kind = "reasoning"
+
+    def _give(self, text: str, delta: PartsDelta) -> None:
+        if self._in_header:
+            self._header += text
+        elif text and self._kind == "call":
+            delta.calls.append(CallDelta(self._calls - 1, None, text))
+        elif text:
+            line = "\n" if self._gap and self._kind in self._said else ""
+            self._gap = False
+            self._said.add(self._kind)
+            if self._kind == "reasoning":
+                delta.reasoning += line + text
+            else:
+                delta.content += line + text
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,19 +221,7 @@ class PartsRule:
             return ToolSplitter(INTERNLM_TAGS if self.form == "internlm" else HERMES_TAGS)
         if self.calls == "required":
             return ListedCalls()
-        return NamedCall(self.name) if self.calls == "named" else NoCalls()
-
-
-@dataclass(frozen=True, slots=True)
-class PartsDelta:
-    """The new reasoning, content and calls that a piece of an answer brought."""
-
-    reasoning: str = ""
-    content: str = ""
-    calls: tuple[CallDelta, ...] = ()
-
-    def __bool__(self) -> bool:
-        return bool(self.reasoning or self.content or self.calls)
+        return NamedCall(self.name) if self.calls == "named" else CallReader()
 
 
 class PartsSplitter:
@@ -133,37 +236,33 @@ class PartsSplitter:
 
     @property
     def in_reasoning(self) -> bool:
-        """True if the text so far ends within the reasoning."""
         return any(splitter is not None and splitter.inside for splitter in (self._reasoning, self._harmony))
 
     def add(self, text: str) -> PartsDelta:
         if self._harmony:
-            return self._of_messages(self._harmony.add(text))
-        reasoning, rest = self._reasoning.add(text) if self._reasoning else ("", text)
-        return self._delta(reasoning, *self._calls.add(rest))
+            return self._split(self._harmony.add(text))
+        return self._split(PartsDelta(*self._reasoning.add(text)) if self._reasoning else PartsDelta("", text))
 
     def finish(self) -> PartsDelta:
         if self._harmony:
-            found = self._of_messages(self._harmony.finish())
-            content, calls = self._calls.finish()
-            return self._delta(found.reasoning, found.content + content, [*found.calls, *calls])
-        reasoning, rest = self._reasoning.finish() if self._reasoning else ("", "")
-        content, calls = self._calls.add(rest)
-        more, last = self._calls.finish()
-        return self._delta(reasoning, content + more, [*calls, *last])
+            delta = self._split(self._harmony.finish())
+        else:
+            delta = self._split(PartsDelta(*self._reasoning.finish()) if self._reasoning else PartsDelta())
+        content, calls = self._calls.finish()
+        return PartsDelta(delta.reasoning, delta.content + content, [*delta.calls, *self._taken(calls)])
 
-    def _of_messages(self, found: HarmonyDelta) -> PartsDelta:
-        """Return the new parts of a harmony answer.
+    def _split(self, found: PartsDelta) -> PartsDelta:
+        """Return the parts with calls told apart from the content.
 
         Reasoning that nobody asked to have apart is content, as what stands between `<think>` tags is then.
         """
         if not self._rule.reasoning:
-            found = HarmonyDelta("", found.reasoning + found.content, found.calls)
+            found = PartsDelta("", found.reasoning + found.content, found.calls)
         content, calls = self._calls.add(found.content)
-        return self._delta(found.reasoning, content, [*found.calls, *calls])
+        return PartsDelta(found.reasoning, content, self._taken([*found.calls, *calls]))
 
-    def _delta(self, reasoning: str, content: str, calls: list[CallDelta]) -> PartsDelta:
-        return PartsDelta(reasoning, content, tuple(c for c in calls if self._rule.parallel or c.index == 0))
+    def _taken(self, calls: list[CallDelta]) -> list[CallDelta]:
+        return [call for call in calls if self._rule.parallel or call.index == 0]
 
 
 @dataclass(slots=True)
@@ -190,7 +289,6 @@ class AnswerParts:
 
 
 def split_parts(text: str, rule: PartsRule) -> AnswerParts:
-    """Return the parts of a whole answer."""
     parts, splitter = AnswerParts(), PartsSplitter(rule)
     parts.add(splitter.add(text))
     parts.add(splitter.finish())

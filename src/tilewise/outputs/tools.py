@@ -1,9 +1,10 @@
-"""Tool calls in an answer, told apart from its text as both grow: JSON between two tags.
+"""Calls of functions in an answer, told apart from its text as both grow.
 
+Of its own accord a model writes JSON between two tags, any number of times:
 `<tool_call>{"name": ..., "arguments": {...}}</tool_call>` in the Hermes form that Qwen's models write,
-`<|action_start|><|plugin|>{"name": ..., "parameters": {...}}<|action_end|>` in InternLM2's; any number of times.
-As soon as a name and the beginning of its arguments are there, arguments are given out as they come, as text. From then
-on it is a call, even if its JSON should break; what breaks before that is content, tags included.
+`<|action_start|><|plugin|>{"name": ..., "parameters": {...}}<|action_end|>` in InternLM2's. As soon as a name and the
+beginning of its arguments are there, arguments are given out as they come, as text. From then on it is a call, even if
+its JSON should break; what breaks before that is content, tags included.
 """
 
 from __future__ import annotations
@@ -13,14 +14,21 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tilewise.outputs.reasoning import partial_tag
-
 HERMES_TAGS = ("<tool_call>", "</tool_call>")
 INTERNLM_TAGS = ("<|action_start|><|plugin|>", "<|action_end|>")
 # A name with "</" could hold the tag: such a call is read when it is whole.
 _HEADER = re.compile(
     r'\s*\{\s*"name"\s*:\s*("(?:[^"\\<]|<(?!/)|\\[^<])+")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
 )
+_NEXT = re.compile(r'[\s\[\],}]*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*(?=\{)')
+
+
+def partial_tag(text: str, tag: str) -> int:
+    """Return the length of the longest end of a text with which a tag begins; a whole tag does not count."""
+    for length in range(min(len(tag) - 1, len(text)), 0, -1):
+        if tag.startswith(text[-length:]):
+            return length
+    return 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +40,19 @@ class CallDelta:
     arguments: str
 
 
-class ToolSplitter:
+class CallReader:
+    """A reader of answers that come in pieces; this one is for answers without calls: all is content."""
+
+    def add(self, text: str) -> tuple[str, list[CallDelta]]:
+        """Return the new content and the new parts of calls."""
+        return text, []
+
+    def finish(self) -> tuple[str, list[CallDelta]]:
+        """Return what was held back at the end of the text, as content and calls."""
+        return "", []
+
+
+class ToolSplitter(CallReader):
     """A reader of an answer that comes in pieces; its output does not depend on where they were cut.
 
     White space before a call belongs neither to the content nor to the call.
@@ -48,7 +68,6 @@ class ToolSplitter:
         self._scan = ObjectScan(self._close)
 
     def add(self, text: str) -> tuple[str, list[CallDelta]]:
-        """Return the new content and the new parts of calls."""
         self._held += text
         content, deltas = "", list[CallDelta]()
         while True:
@@ -65,7 +84,6 @@ class ToolSplitter:
                 return content, deltas
 
     def finish(self) -> tuple[str, list[CallDelta]]:
-        """Return what was held back at the end of the text, as content and calls."""
         held, self._held = self._held, ""
         if self._place == "content":
             return ("" if self._calls and not held.strip() else held), []
@@ -174,7 +192,6 @@ def name_in(text: str) -> str | None:
 
 
 def _parse(text: str) -> tuple[str, str] | None:
-    """Return name and arguments of a call; None if the text is none."""
     try:
         call = json.loads(text)
     except (ValueError, RecursionError):
@@ -184,3 +201,50 @@ def _parse(text: str) -> tuple[str, str] | None:
         return None
     arguments: Any = call.get("arguments", call.get("parameters", {}))
     return name, arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+
+
+class NamedCall(CallReader):
+    """A reader of answers that are the arguments of one function and nothing else."""
+
+    def __init__(self, name: str) -> None:
+        self._name: str | None = name
+
+    def add(self, text: str) -> tuple[str, list[CallDelta]]:
+        if not text:
+            return "", []
+        name, self._name = self._name, None
+        return "", [CallDelta(0, name, text)]
+
+
+class ListedCalls(CallReader):
+    """A reader of answers that are a list `[{"name": ..., "arguments": {...}}, ...]`."""
+
+    def __init__(self) -> None:
+        self._held = ""
+        self._calls = 0
+        self._scan: ObjectScan | None = None
+
+    def add(self, text: str) -> tuple[str, list[CallDelta]]:
+        self._held += text
+        deltas: list[CallDelta] = []
+        while self._read(deltas):
+            pass
+        return "", deltas
+
+    def _read(self, deltas: list[CallDelta]) -> bool:
+        """Read the next part of a call; return True if there may be more to read."""
+        if self._scan is None:
+            header = _NEXT.match(self._held)
+            name = None if header is None else name_in(header.group(1))
+            if header is None or name is None:
+                return False
+            deltas.append(CallDelta(self._calls, name, ""))
+            self._held, self._scan = self._held[header.end() :], ObjectScan()
+        length = self._scan.read(self._held)
+        if length:
+            deltas.append(CallDelta(self._calls, None, self._held[:length]))
+            self._held = self._held[length:]
+        if not self._scan.done:
+            return False
+        self._calls, self._scan = self._calls + 1, None
+        return True

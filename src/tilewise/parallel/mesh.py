@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from tilewise.errors import InvalidConfig
 from tilewise.layout import Layout
+
+if TYPE_CHECKING:
+    from tilewise.parallel.ranks import Collectives, Pipeline
 
 T = TypeVar("T")
 
@@ -24,47 +27,6 @@ class Share(NamedTuple):
     def of(self, width: int) -> Share:
         """Return this part, counted on an axis on which each entry is `width` wide."""
         return Share(self.start * width, self.length * width)
-
-
-class Collectives(Protocol):
-    """A way to move tensors between the ranks of a stage, which all call the same, in the same order, with tensors of
-    one shape and dtype."""
-
-    def sum(self, x: Tensor) -> Tensor:
-        """Return the sum over all ranks, the same bits on each; `x` may be overwritten."""
-        ...
-
-    def sum_own(self, x: Tensor) -> Tensor:
-        """Return this rank's rows of the sum over all ranks, as many as each has; `x` may be overwritten."""
-        ...
-
-    def gather(self, x: Tensor) -> list[Tensor]:
-        """Return every rank's tensor, in the order of the ranks."""
-        ...
-
-    def from_first(self, x: Tensor) -> Tensor:
-        """Return the first rank's tensor; `x` may be overwritten."""
-        ...
-
-
-class Pipeline(Protocol):
-    """A way to move tensors between stages; each rank of a stage has a partner in the next one."""
-
-    def send(self, x: Tensor) -> None:
-        """Give the partner in the next stage a tensor."""
-        ...
-
-    def receive(self, into: Tensor) -> Tensor:
-        """Return the tensor that the partner in the stage before sends, of the shape and dtype of `into`."""
-        ...
-
-    def from_last(self, x: Tensor) -> Tensor:
-        """Return the tensor of the last stage's first rank, on all ranks of all stages; `x` may be overwritten."""
-        ...
-
-    def reported(self, message: object) -> Any:
-        """Return the plain data that the last stage's first rank gives, on all ranks of all stages."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,36 +20,44 @@ _PATIENCE = timedelta(days=365)
 ended is noticed by its broken connection."""
 
 
-class TorchCollectives:
-    """The collectives of a process group of torch.distributed."""
+class Collectives:
+    """Moves of tensors between the ranks of a stage, a process group of torch.distributed: all call the same, in the
+    same order, with tensors of one shape and dtype.
+    """
 
     def __init__(self, group: dist.ProcessGroup | None = None) -> None:
         """Use a process group; None = that of all ranks."""
         self._group = group
 
     def sum(self, x: Tensor) -> Tensor:
+        """Return the sum over all ranks, the same bits on each; `x` may be overwritten."""
         x = x.contiguous()
         dist.all_reduce(x, group=self._group)
         return x
 
     def sum_own(self, x: Tensor) -> Tensor:
+        """Return this rank's rows of the sum over all ranks, as many as each has; `x` may be overwritten."""
         # Every backend and release of torch has this sum; a scattered one of its own would send half as much.
         each = len(x) // dist.get_world_size(self._group)
         return self.sum(x).narrow(0, dist.get_rank(self._group) * each, each)
 
     def gather(self, x: Tensor) -> list[Tensor]:
+        """Return every rank's tensor, in the order of the ranks."""
         parts = [torch.empty_like(x) for _ in range(dist.get_world_size(self._group))]
         dist.all_gather(parts, x, group=self._group)
         return parts
 
     def from_first(self, x: Tensor) -> Tensor:
+        """Return the first rank's tensor; `x` may be overwritten."""
         x = x.contiguous()
         dist.broadcast(x, group=self._group, group_src=0)
         return x
 
 
-class TorchPipeline:
-    """A pipeline over torch.distributed; the numbers of partners are as far apart as a stage has ranks."""
+class Pipeline:
+    """Moves of tensors between stages; each rank of a stage has a partner in the next one, whose number is as much
+    higher as a stage has ranks.
+    """
 
     def __init__(self, layout: Layout) -> None:
         self._distance = layout.tensor
@@ -59,15 +67,18 @@ class TorchPipeline:
         dist.send(x.contiguous(), dst=dist.get_rank() + self._distance)
 
     def receive(self, into: Tensor) -> Tensor:
+        """Return the tensor that the partner in the stage before sends, of the shape and dtype of `into`."""
         dist.recv(into, src=dist.get_rank() - self._distance)
         return into
 
     def from_last(self, x: Tensor) -> Tensor:
+        """Return the tensor of the last stage's first rank, on all ranks of all stages; `x` may be overwritten."""
         x = x.contiguous()
         dist.broadcast(x, src=self._chooses)
         return x
 
     def reported(self, message: object) -> Any:
+        """Return the plain data that the last stage's first rank gives, on all ranks of all stages."""
         messages = [message]
         dist.broadcast_object_list(messages, src=self._chooses)
         return messages[0]
@@ -93,17 +104,17 @@ def join(number: int, layout: Layout, address: str, backend: str = "gloo") -> Me
         os.environ.setdefault("GLOO_SOCKET_IFNAME", _loopback())
     dist.init_process_group(backend, init_method=address, rank=number, world_size=layout.ranks, timeout=_PATIENCE)
     if layout.pipeline == 1:
-        return Mesh.at(layout, number, TorchCollectives())
-    return Mesh.at(layout, number, _stage_collectives(layout, number), TorchPipeline(layout))
+        return Mesh.at(layout, number, Collectives())
+    return Mesh.at(layout, number, _stage_collectives(layout, number), Pipeline(layout))
 
 
-def _stage_collectives(layout: Layout, number: int) -> TorchCollectives | None:
+def _stage_collectives(layout: Layout, number: int) -> Collectives | None:
     """Make the groups of all stages, as torch.distributed wants it of every rank, and return that of this stage."""
     size = layout.tensor
     if size == 1:
         return None
     groups = [dist.new_group(range(first, first + size), timeout=_PATIENCE) for first in range(0, layout.ranks, size)]
-    return TorchCollectives(groups[number // size])
+    return Collectives(groups[number // size])
 
 
 def refuse_second(layout: Layout) -> None:

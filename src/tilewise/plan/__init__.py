@@ -1,18 +1,159 @@
 """Turns options and facts into sizes: every choice is made here once, before a weight is read, and has its reason."""
 
-from tilewise.plan.facts import DeviceFacts, LargestStep, ModelFacts, largest, with_draft, with_vision_workers
-from tilewise.plan.memory import MemoryPlan
-from tilewise.plan.resolve import Resolved, planned_memory, resolve
+from __future__ import annotations
 
-__all__ = [
-    "DeviceFacts",
-    "LargestStep",
-    "MemoryPlan",
-    "ModelFacts",
-    "Resolved",
-    "largest",
-    "planned_memory",
-    "resolve",
-    "with_draft",
-    "with_vision_workers",
-]
+import math
+from dataclasses import dataclass, replace
+
+from tilewise.config import AUTO_LENGTH, STREAMING_ENCODE_BUDGET, EngineConfig
+from tilewise.environment import Environment
+from tilewise.errors import InvalidConfig
+from tilewise.plan.memory import DeviceFacts as DeviceFacts
+from tilewise.plan.memory import LargestStep as LargestStep
+from tilewise.plan.memory import MemoryPlan as MemoryPlan
+from tilewise.plan.memory import ModelFacts as ModelFacts
+from tilewise.plan.memory import largest as largest
+from tilewise.plan.memory import with_draft as with_draft
+from tilewise.plan.memory import with_vision_workers as with_vision_workers
+from tilewise.step import Limits, Speculation
+
+_NO_GRAPHS = {True: "no graphs are captured", False: "nothing here captures graphs"}
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """The sizes and choices that an engine runs with. `reasons` has a line for each choice."""
+
+    limits: Limits
+    overlap: bool
+    """True if the next step is planned while one runs."""
+    graphs: bool
+    """True if steps are captured once and replayed: the device can, and nothing that was asked for forbids it."""
+    reasons: dict[str, str]
+    resize_kernels: str | None = None
+    """A shared object of the engine's host that resizes pictures (`tilewise.resize`)."""
+
+
+def resolve(
+    config: EngineConfig, model: ModelFacts, device: DeviceFacts, environment: Environment = Environment()
+) -> Resolved:
+    """Make every choice. Raises InvalidConfig, naming what would fit, if the model or one full sequence does not."""
+    reasons: dict[str, str] = {}
+    memory = planned_memory(config, model, device, environment, reasons)
+    memory.check()
+    reasons |= memory.reasons()
+    if config.enforce_eager:
+        reasons["enforce_eager"] = f"eager: {_NO_GRAPHS[device.captures_graphs]}"
+    if model.flash is not None:
+        reasons["flash"] = f"tiles of {model.tokens_per_tile} or {model.flash.tokens} tokens, as the router chooses"
+    if config.speculation is not None:
+        wanted = config.speculation
+        where = f"by {wanted.model}" if wanted.model else "looked up in what stands before"
+        reasons["speculation"] = f"up to {wanted.num_speculative_tokens} tokens are guessed at a time, {where}"
+    if config.quantised_kv is not None:
+        size = f"{model.kv_bytes_per_token} bytes a token"
+        reasons["kv_cache_dtype"] = f"{config.quantised_kv} with a scale for each token and head, {size}"
+    if why := why_batch_invariant(config, environment):
+        reasons["batch_invariant"] = f"on: {why}; decoding costs several times the work, prompts about twice"
+    if not device.graph_sizes:
+        for name, usual in (("max_graph_size", EngineConfig.max_graph_size), ("lazy_graphs", EngineConfig.lazy_graphs)):
+            if getattr(config, name) != usual:
+                reasons[name] = "without effect, for GPUs: here a step is captured when one like it comes first"
+    graphs = memory.captures and not why
+    if graphs:
+        reasons["graphs"] = "passes of a token or a few a sequence are captured once and replayed"
+    return Resolved(
+        limits=_limits(memory, batch_invariant=bool(why)),
+        overlap=_overlap(config, device, reasons),
+        graphs=graphs,
+        reasons=reasons,
+        resize_kernels=device.resize_kernels,
+    )
+
+
+def planned_memory(
+    config: EngineConfig,
+    model: ModelFacts,
+    device: DeviceFacts,
+    environment: Environment,
+    reasons: dict[str, str] | None = None,
+) -> MemoryPlan:
+    """Return how memory would be shared out, whether it fits or not.
+
+    The reason why sequences are as long as they are is added to `reasons`. Raises InvalidConfig for a length beyond the
+    trained one.
+    """
+    trained = MemoryPlan(config, model, device, model.trained_length, environment)
+    return replace(trained, context=_context(trained, {} if reasons is None else reasons))
+
+
+def _limits(memory: MemoryPlan, batch_invariant: bool) -> Limits:
+    config, model, device = memory.config, memory.model, memory.device
+    budget = STREAMING_ENCODE_BUDGET if config.encode_budget is None else config.encode_budget
+    return Limits(
+        max_num_seqs=config.max_num_seqs,
+        max_model_len=memory.context,
+        max_num_batched_tokens=config.max_num_batched_tokens,
+        block_size=config.block_size,
+        num_blocks=memory.num_blocks + 1,  # block 0 is the dummy
+        tokens_per_tile=model.tokens_per_tile,
+        tile_pages=memory.tile_pages,
+        encode_budget=budget,
+        # While those that encode have a batch each, the next one is known; and a step can be launched before another
+        # has said which tiles are there.
+        tiles_in_flight=max(
+            2 * max(device.tile_batches) * max(config.layout.tensor, config.vision_workers), 3 * math.ceil(budget)
+        ),
+        flash=model.flash,
+        prefix_caching=config.enable_prefix_caching,
+        priorities=config.scheduling_policy == "priority",
+        speculation=_speculation(config),
+        batch_invariant=batch_invariant,
+        kv_cache_dtype=config.quantised_kv,
+        tile_batches=device.tile_batches,
+        graph_sizes=memory.graph_sizes,
+    )
+
+
+def why_batch_invariant(config: EngineConfig, environment: Environment) -> str | None:
+    """Return why batch-invariant mode is on; None if it is not."""
+    if config.batch_invariant is not None:
+        return "asked for" if config.batch_invariant else None
+    return Environment.batch_invariant.name if environment.batch_invariant else None
+
+
+def _overlap(config: EngineConfig, device: DeviceFacts, reasons: dict[str, str]) -> bool:
+    if config.async_scheduling is not None:
+        return config.async_scheduling
+    on = device.beside_host and config.speculation is None
+    why = "the device computes beside the host" if on else "planning would take turns with computing"
+    if device.beside_host and not on:
+        why = "a sequence that guesses waits for its last token"
+    reasons["async_scheduling"] = f"{'on' if on else 'off'}: {why}"
+    return on
+
+
+def _speculation(config: EngineConfig) -> Speculation | None:
+    wanted = config.speculation
+    if wanted is None:
+        return None
+    return Speculation(wanted.num_speculative_tokens, wanted.lookup if wanted.method == "ngram" else None)
+
+
+def _context(plan: MemoryPlan, reasons: dict[str, str]) -> int:
+    """Return the tokens of the longest sequence. `plan` is that for the length that the model was trained for."""
+    asked, trained = plan.config.max_model_len, plan.context
+    if asked is None:
+        reasons["max_model_len"] = f"{trained}: the length the model was trained for"
+        return trained
+    if asked == AUTO_LENGTH:
+        longest = plan.longest(trained)
+        reasons["max_model_len"] = f"{longest}: the longest that fits, up to the {trained} the model was trained for"
+        return longest or trained  # which is refused then, with the part that is too large
+    if asked > trained and not plan.environment.allow_long:
+        raise InvalidConfig(
+            f"max_model_len={asked} is longer than the {trained} tokens the model was trained for: "
+            "lower it, or set VLLM_ALLOW_LONG_MAX_MODEL_LEN=1 and expect worse answers beyond."
+        )
+    reasons["max_model_len"] = f"{asked}: asked for"
+    return asked

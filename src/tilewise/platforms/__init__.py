@@ -17,7 +17,7 @@ def current_platform(device: DeviceKind = "auto", part: Memory | None = None, nu
     Raises InvalidConfig where there is no such device.
     """
     from tilewise.platforms.cpu import CpuPlatform
-    from tilewise.platforms.cuda.platform import CudaPlatform, cuda_missing
+    from tilewise.platforms.cuda import CudaPlatform, cuda_missing
 
     if device == "cuda" or (device == "auto" and cuda_missing() is None):
         return CudaPlatform(number)

@@ -1,11 +1,13 @@
-"""A layer's cache of keys and values: floats, or numbers of 8 bits with a scale for each token and head.
+"""A layer's cache of keys and values, floats or numbers of 8 bits with a scale for each token and head, and the places
+of a step's tokens in it.
 
 Keys are rounded as they stand after their rotation, values as they come, each token's part of each head by its own
-largest number, so that what is written depends on nothing but itself. Shape letters are those of `base`.
+largest number, so that what is written depends on nothing but itself. Shape letters are those of `ops`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,6 +38,53 @@ class QuantisedCache:
 
 LayerCache = Tensor | QuantisedCache
 """A layer's cache [2 (key, value), B, P, K, D]."""
+
+
+@dataclass(frozen=True, slots=True)
+class PagedLayout:
+    """The places of the tokens of a batch in their sequences and in the paged cache."""
+
+    query_starts: Tensor
+    """int64 [S + 1], the first token of each sequence among the tokens of the step."""
+    seq_lens: Tensor
+    """int64 [S], the tokens of each sequence after this step."""
+    block_table: Tensor
+    """int64 [S, blocks], the block ids of each sequence."""
+    kv_slots: Tensor
+    """int64 [N], the flat cache position of each row: block id * P + offset."""
+    token_rows: Tensor | None = None
+    """int64 [T], the row of each token of the step; None = they stand in order, without padding."""
+    counts: Sequence[int] | None = None
+    """Tokens of each sequence in this step, as the host knows them; None = the device has to be asked."""
+    lengths: Sequence[int] | None = None
+    """`seq_lens`, as the host knows them; None = the device has to be asked, as in a captured step, each replay of
+    which has other lengths."""
+    longest: int | None = None
+    """Upper bound of `seq_lens`, for kernels that read those on the device to prepare for; None = the largest."""
+
+    @property
+    def host_counts(self) -> Sequence[int]:
+        if self.counts is not None:
+            return self.counts
+        found: list[int] = self.query_starts.diff().tolist()
+        return found
+
+    @property
+    def most_tokens(self) -> int:
+        """Upper bound of the tokens of a sequence."""
+        return max(self.host_lengths) if self.longest is None else self.longest
+
+    @property
+    def host_lengths(self) -> Sequence[int]:
+        if self.lengths is not None:
+            return self.lengths
+        found: list[int] = self.seq_lens.tolist()
+        return found
+
+
+def kept_dtype(kv_cache_dtype: str | None, dtype: torch.dtype) -> torch.dtype:
+    """Return `Limits.kv_cache_dtype` as torch has it; None stands for `dtype`, in which the model computes."""
+    return dtype if kv_cache_dtype is None else KV_DTYPES[kv_cache_dtype]
 
 
 def empty_cache(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> LayerCache:

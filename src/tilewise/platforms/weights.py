@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
-from tilewise.platforms.base import Ops, Use, Weight
 from tilewise.platforms.forms import Codes, Dense, Form, Grouped, Int8, StaticRows, joined, runs
+
+if TYPE_CHECKING:
+    from tilewise.platforms.ops import Ops
 
 LEVELS = 127
 """Levels of int8 on either side of zero."""
@@ -21,6 +25,38 @@ _OUTPUTS = 4096
 """Outputs of a matrix that are float32 at a time."""
 
 
+class Weight(Protocol):
+    """A matrix [out, in] and its bias, in the form in which a platform keeps them to multiply with."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the weight keeps, bias included."""
+        ...
+
+    def apply(self, x: Tensor, ops: Ops) -> Tensor:
+        """Multiply x [..., in] by the matrix and add the bias -> [..., out]."""
+        ...
+
+
+class Use(Enum):
+    """The use of a matrix beside multiplying, on which the form may depend in which a platform keeps it."""
+
+    ALONE = "nothing else"
+    SHARED = "kept for something else as well"
+    EXPERT = "one of many experts, which a device may multiply together"
+
+
+class Store(Protocol):
+    """A function that turns a matrix into the form in which it is kept to multiply with."""
+
+    def __call__(self, parts: Sequence[Form], bias: Tensor | None, use: Use = Use.ALONE) -> Weight:
+        """Keep a matrix in parts [some of out, in], one below the other and each in its form, and its bias [out].
+
+        Meta tensors, which are shapes without numbers, make a weight of meta tensors.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class DenseWeight:
     """The matrix [out, in] and the bias as they came, in the model's dtype."""
@@ -30,7 +66,7 @@ class DenseWeight:
 
     @property
     def nbytes(self) -> int:
-        return self.matrix.nbytes + (0 if self.bias is None else self.bias.nbytes)
+        return nbytes_of(self.matrix, self.bias)
 
     def apply(self, x: Tensor, ops: Ops) -> Tensor:
         return ops.linear(x, self.matrix, self.bias)
@@ -45,7 +81,7 @@ class Int8Weight:
 
     @property
     def nbytes(self) -> int:
-        return sum(tensor.nbytes for tensor in self.form.tensors) + (0 if self.bias is None else self.bias.nbytes)
+        return nbytes_of(*self.form.tensors, self.bias)
 
     def apply(self, x: Tensor, ops: Ops) -> Tensor:
         rows, form = x.flatten(0, -2), self.form
@@ -69,7 +105,7 @@ class GroupedWeight:
 
     @property
     def nbytes(self) -> int:
-        return sum(tensor.nbytes for tensor in self.form.tensors) + (0 if self.bias is None else self.bias.nbytes)
+        return nbytes_of(*self.form.tensors, self.bias)
 
     def apply(self, x: Tensor, ops: Ops) -> Tensor:
         outputs, some = self.form.shape[0], []
@@ -92,6 +128,10 @@ class SideBySide:
 
     def apply(self, x: Tensor, ops: Ops) -> Tensor:
         return torch.cat([weight.apply(x, ops) for weight in self.weights], dim=-1)
+
+
+def nbytes_of(*tensors: Tensor | None) -> int:
+    return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
 
 def as_it_came(parts: Sequence[Form], bias: Tensor | None, use: Use = Use.ALONE) -> Weight:

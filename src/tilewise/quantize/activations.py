@@ -14,20 +14,20 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from tilewise.layers.rope import RopeTable
+from tilewise.layers import RopeTable
 from tilewise.models.decoder import DecoderLayer, ForwardContext
 from tilewise.models.load import Architecture
-from tilewise.models.tile_encoder import PIXEL_MEAN, PIXEL_STD, Projector, pixel_shuffle
-from tilewise.models.vit import VisionBlock, VisionTower
+from tilewise.models.tile_encoder import PIXEL_MEAN, PIXEL_STD, Projector, VisionBlock, VisionTower, pixel_shuffle
 from tilewise.parallel.mesh import Mesh
 from tilewise.platforms import current_platform
-from tilewise.platforms.base import Ops, PagedLayout, Use, Weight
 from tilewise.platforms.forms import Form, StaticRows
-from tilewise.platforms.weights import as_it_came
+from tilewise.platforms.kv_cache import PagedLayout
+from tilewise.platforms.ops import Ops
+from tilewise.platforms.weights import Use, Weight, as_it_came
 from tilewise.quantize.modules import Places
 from tilewise.types import Request, Tile
+from tilewise.weights.checkpoint_source import CheckpointSource
 from tilewise.weights.files import SafetensorFiles
-from tilewise.weights.sources import CheckpointSource
 from tilewise.weights.view import StoredLinear, View
 
 MOST_INPUTS = 8192
@@ -44,23 +44,17 @@ class MeasuredInputs:
 
     moments: list[Tensor] | None
     """Sums of x^T x, float32 [width, width] for each run of inputs, empty before any rows; None = not asked for."""
-    by_input: bool = False
-    """True if the lowest and the highest number of each input are measured as well."""
-    low: float = 0.0
-    high: float = 0.0
-    rows: int = 0
     lows: Tensor | None = None
     highs: Tensor | None = None
     """float32 [width], each input's highest number, or 0 if that is below 0 (`lows`: its lowest, or 0 if that is above
-    0); None = not asked for, or nothing was read."""
+    0); None = nothing was read."""
 
     def add(self, x: Tensor) -> None:
         """Take in the rows of x [..., in]."""
         rows = x.flatten(0, -2)
-        self.low, self.high = min(self.low, float(rows.min())), max(self.high, float(rows.max()))
-        self.rows += len(rows)
-        if self.by_input:
-            self._add_by_input(rows)
+        lows, highs = rows.amin(0).float().clamp(max=0), rows.amax(0).float().clamp(min=0)
+        self.lows = lows if self.lows is None else torch.minimum(self.lows, lows)
+        self.highs = highs if self.highs is None else torch.maximum(self.highs, highs)
         if self.moments is None:
             return
         if not self.moments:
@@ -71,7 +65,7 @@ class MeasuredInputs:
             total.addmm_(numbers.T, numbers)
 
     def largest_by_input(self) -> Tensor | None:
-        """Return the largest magnitude of each input, float32 [width]; None = not asked for, or nothing was read."""
+        """Return the largest magnitude of each input, float32 [width]; None = nothing was read."""
         return None if self.lows is None or self.highs is None else torch.maximum(-self.lows, self.highs)
 
     def static_rows(self, divisors: Tensor | None = None) -> StaticRows:
@@ -79,18 +73,14 @@ class MeasuredInputs:
 
         `divisors` float32 [width]: the inputs are divided by these first, as smoothing does.
         """
-        low, high = self.low, self.high
-        if divisors is not None and self.lows is not None and self.highs is not None:
-            low, high = float((self.lows / divisors).min()), float((self.highs / divisors).max())
+        low = high = 0.0
+        if self.lows is not None and self.highs is not None:
+            by = 1.0 if divisors is None else divisors
+            low, high = float((self.lows / by).min()), float((self.highs / by).max())
         scale = max((high - low) / 255, 1e-12)
         # Rounded to float32, as the files keep it, so that the offset is computed with the scale that readers will use.
         scale = float(torch.tensor(scale, dtype=torch.float32))
         return StaticRows(scale, max(-128, min(127, round(-128 - low / scale))))
-
-    def _add_by_input(self, rows: Tensor) -> None:
-        lows, highs = rows.amin(0).float().clamp(max=0), rows.amax(0).float().clamp(min=0)
-        self.lows = lows if self.lows is None else torch.minimum(self.lows, lows)
-        self.highs = highs if self.highs is None else torch.maximum(self.highs, highs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,14 +170,13 @@ class SampleActivations:
         requests: Sequence[Request],
         moments: bool,
         advance: Callable[[int], None] = lambda _: None,
-        by_input: bool = False,
     ) -> None:
         """`advance` is called with 1 after each of the `sample_steps`."""
         self._architecture, self._files, self._requests = architecture, files, requests
         self._advance = advance
         self._places = Places.of(architecture, files.names)
         self._source = CheckpointSource(files, self._places.locate, architecture.dtype)
-        self._moments, self._by_input = moments, by_input
+        self._moments = moments
         self._ops = current_platform("cpu").ops()
         self._stages = self._walk()
         self._wanted, self._inputs = "", dict[str, MeasuredInputs]()
@@ -200,7 +189,7 @@ class SampleActivations:
         return self._inputs.get(reader) or self._measure()
 
     def _measure(self) -> MeasuredInputs:
-        return MeasuredInputs([] if self._moments else None, self._by_input)
+        return MeasuredInputs([] if self._moments else None)
 
     def _walk(self) -> Iterator[tuple[str, dict[str, MeasuredInputs]]]:
         """Yield each stage with what its modules read, which is measured only if the stage is the wanted one."""
@@ -300,5 +289,4 @@ def _layout(tokens: int) -> PagedLayout:
 
 
 def _block(architecture: Architecture, number: int, view: View) -> DecoderLayer:
-    """Build one layer of the decoder."""
     return architecture.backbone.block(view, architecture.config.decoder, number, Mesh())

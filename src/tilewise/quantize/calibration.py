@@ -13,9 +13,9 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from tilewise.errors import InvalidConfig, InvalidMedia, InvalidRequest, TooLong
-from tilewise.inputs.images import open_image
+from tilewise.inputs.media.images import open_image
+from tilewise.inputs.pieces import Message
 from tilewise.inputs.prepare import Preparer
-from tilewise.inputs.templates import Message
 from tilewise.sampling_params import SamplingParams
 from tilewise.types import Request
 

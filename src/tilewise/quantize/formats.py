@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import logging
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from tilewise.platforms.forms import StaticRows
-from tilewise.quantize.journal import JOURNAL
+from tilewise.quantize import COMPRESSED_TENSORS, FP8, W4A16, W8A8, W8A8_STATIC, W8A16, QuantizeOptions
 from tilewise.quantize.modules import Matrix
-from tilewise.quantize.options import COMPRESSED_TENSORS, FP8, W4A16, W8A8, W8A8_STATIC, W8A16, QuantizeOptions
+from tilewise.quantize.output import JOURNAL
 from tilewise.quantize.rounding import RoundedMatrix, Rounding
 from tilewise.weights.folder import Section
 
@@ -52,65 +53,71 @@ class Plan:
         """
         return self.options.scheme == W8A8_STATIC and not (matrix.of_expert or matrix.closes_mlp)
 
+    def blank(self, matrix: Matrix) -> RoundedMatrix:
+        """Return a rounded matrix of meta tensors, to see what the files will hold."""
+        static = StaticRows(1.0, 0) if self.is_static(matrix) else None
+        return replace(self.rounding.blank(matrix.outputs, matrix.inputs), static=static)
 
-class Format(Protocol):
-    """The way in which one project's files keep rounded matrices. Its methods take meta tensors as well."""
 
-    weights: str
+@dataclass(frozen=True)
+class Format(ABC):
+    """The way in which one project's files keep rounded matrices."""
+
+    plan: Plan
+    weights: ClassVar[str]
     """File name of the weights, without number and ending."""
-    index: str
+    index: ClassVar[str]
 
+    @abstractmethod
     def encode(self, matrix: Matrix, rounded: RoundedMatrix, bias: Tensor | None) -> Tensors:
-        """Return the tensors of a layer by their names in the files.
+        """Return the tensors of a layer, which may be meta, by their names in the files.
 
         `bias` is only for formats that fold it into another tensor; the files keep it in floats as well.
         """
-        ...
 
-    def config(self, source: Section, plan: Plan) -> dict[str, Any]:
+    def config(self, source: Section) -> dict[str, Any]:
         """Return the config.json of the quantised checkpoint."""
-        ...
+        return dict(source.values)
 
-    def description(self, plan: Plan) -> dict[str, dict[str, Any]]:
+    def description(self) -> dict[str, dict[str, Any]]:
         """Return further small files by name."""
-        ...
+        return {}
 
 
-class CompressedTensors:
+class CompressedTensors(Format):
     """The format of compressed-tensors, which vLLM, SGLang and transformers read."""
 
     weights, index = "model", "model.safetensors.index.json"
 
     def encode(self, matrix: Matrix, rounded: RoundedMatrix, bias: Tensor | None) -> Tensors:
-        name = matrix.module
-        if rounded.bits_packed is None:
+        name, bits = matrix.module, self.plan.rounding.bits
+        if self._kind != "pack-quantized":
             found = {f"{name}.weight": rounded.levels, f"{name}.weight_scale": rounded.scales}
             return found | self._static(name, rounded)
         found = {
-            f"{name}.weight_packed": packed(rounded.levels, rounded.bits_packed),
+            f"{name}.weight_packed": packed(rounded.levels, bits),
             f"{name}.weight_scale": rounded.scales,
             f"{name}.weight_shape": _numbers(rounded, rounded.levels.shape, torch.int64),
         }
         if rounded.zeros is not None:
-            found[f"{name}.weight_zero_point"] = packed(rounded.zeros.T, rounded.bits_packed).T.contiguous()
+            found[f"{name}.weight_zero_point"] = packed(rounded.zeros.T, bits).T.contiguous()
         return found
 
-    def config(self, source: Section, plan: Plan) -> dict[str, Any]:
-        kind = _KINDS[plan.options.scheme]
-        groups = self._groups(plan, kind)
+    def config(self, source: Section) -> dict[str, Any]:
         found = {
             "quant_method": "compressed-tensors",
-            "format": kind,
+            "format": self._kind,
             "quantization_status": "compressed",
             "global_compression_ratio": None,
             "kv_cache_scheme": None,
-            "config_groups": {f"group_{number}": group for number, group in enumerate(groups)},
-            "ignore": list(plan.linear_floats),
+            "config_groups": {f"group_{number}": group for number, group in enumerate(self._groups())},
+            "ignore": list(self.plan.linear_floats),
         }
         return {**source.values, "quantization_config": found}
 
-    def description(self, plan: Plan) -> dict[str, dict[str, Any]]:
-        return {}
+    @property
+    def _kind(self) -> str:
+        return _KINDS[self.plan.options.scheme]
 
     def _static(self, name: str, rounded: RoundedMatrix) -> Tensors:
         if rounded.static is None:
@@ -120,43 +127,42 @@ class CompressedTensors:
             f"{name}.input_zero_point": _numbers(rounded, [rounded.static.offset], torch.int8),
         }
 
-    def _groups(self, plan: Plan, kind: str) -> list[dict[str, Any]]:
+    def _groups(self) -> list[dict[str, Any]]:
+        plan, kind = self.plan, "float" if self.plan.rounding.floats else "int"
+        if self._kind == "pack-quantized":
+            return [self._group(["Linear"], None)]
+        rows = _arguments(type=kind, strategy="token", dynamic=True)
+        if plan.options.scheme != W8A8_STATIC:
+            return [self._group(["Linear"], rows)]
+        static = _arguments(symmetric=False, observer="minmax")
+        others = _patterns(matrix for matrix in plan.matrices if not plan.is_static(matrix))
+        return [self._group(["Linear"], static), *([self._group(others, rows)] if others else [])]
+
+    def _group(self, targets: list[str], rows: dict[str, Any] | None) -> dict[str, Any]:
+        rounding = self.plan.rounding
         weights = _arguments(
-            num_bits=plan.rounding.bits,
-            type="float" if plan.rounding.floats else "int",
-            symmetric=not plan.rounding.asymmetric,
-            group_size=plan.rounding.group,
-            strategy="channel" if plan.rounding.group is None else "group",
+            num_bits=rounding.bits,
+            type="float" if rounding.floats else "int",
+            symmetric=not rounding.asymmetric,
+            group_size=rounding.group,
+            strategy="channel" if rounding.group is None else "group",
             observer="memoryless_minmax",
         )
-
-        def group(targets: list[str], rows: dict[str, Any] | None) -> dict[str, Any]:
-            return {
-                "targets": targets,
-                "weights": weights,
-                "input_activations": rows,
-                "output_activations": None,
-                "format": kind,
-            }
-
-        if plan.options.scheme in (W4A16, W8A16):
-            return [group(["Linear"], None)]
-        floats = plan.rounding.floats
-        rows = _arguments(num_bits=8, type="float" if floats else "int", strategy="token", dynamic=True)
-        if plan.options.scheme != W8A8_STATIC:
-            return [group(["Linear"], rows)]
-        static = _arguments(num_bits=8, type="int", symmetric=False, strategy="tensor", observer="minmax")
-        others = _patterns(matrix for matrix in plan.matrices if not plan.is_static(matrix))
-        return [group(["Linear"], static), *([group(others, rows)] if others else [])]
+        return {
+            "targets": targets,
+            "weights": weights,
+            "input_activations": rows,
+            "output_activations": None,
+            "format": self._kind,
+        }
 
 
-class ModelSlim:
+@dataclass(frozen=True)
+class ModelSlim(Format):
     """The format of ModelSlim, which vLLM on Ascend and MindIE read."""
 
     weights, index = "quant_model_weights", "quant_model_weights.safetensors.index.json"
-
-    def __init__(self, model_dtype: torch.dtype) -> None:
-        self._scales_as_bits = model_dtype == torch.float16
+    model_dtype: torch.dtype
 
     def encode(self, matrix: Matrix, rounded: RoundedMatrix, bias: Tensor | None) -> Tensors:
         name = matrix.module
@@ -168,18 +174,13 @@ class ModelSlim:
             f"{name}.weight_offset": torch.zeros_like(rounded.scales),
         }
 
-    def config(self, source: Section, plan: Plan) -> dict[str, Any]:
-        return dict(source.values)
-
-    def description(self, plan: Plan) -> dict[str, dict[str, Any]]:
+    def description(self) -> dict[str, dict[str, Any]]:
         """Return the file that gives a type to each tensor by name, and says a few words about all."""
-        usual = _TYPES[plan.options.scheme]
+        plan, usual = self.plan, _TYPES[self.plan.options.scheme]
         types: dict[str, Any] = {}
         for matrix in plan.matrices:
             kind = "W8A8_DYNAMIC" if plan.options.scheme == W8A8_STATIC and not plan.is_static(matrix) else usual
-            static = StaticRows(1.0, 0) if plan.is_static(matrix) else None
-            blank = plan.rounding.blank(matrix.outputs, matrix.inputs, static)
-            types |= dict.fromkeys(self.encode(matrix, blank, None), kind)
+            types |= dict.fromkeys(self.encode(matrix, plan.blank(matrix), None), kind)
         types |= dict.fromkeys(plan.floats, "FLOAT")
         about = {"version": "1.0.0", "model_quant_type": usual, "metadata": {}, "group_size": 0, "optional": {}}
         return {"quant_model_description.json": {**types, **about}}
@@ -191,17 +192,18 @@ class ModelSlim:
         step = (rounded.scales.float() * static.scale)[:, 0]
         shift = rounded.levels.sum(1, dtype=torch.int64).double() * static.offset
         folded = -shift if bias is None else bias.double() / step.double() - shift
+        as_bits = self.model_dtype == torch.float16
         return {
             f"{name}.weight": rounded.levels,
             f"{name}.quant_bias": folded.round().clamp(-(2**31), 2**31 - 1).to(torch.int32),
             f"{name}.input_scale": _numbers(rounded, [static.scale], torch.float32),
             f"{name}.input_offset": _numbers(rounded, [static.offset], torch.float32),
-            f"{name}.deq_scale": step.view(torch.int32).to(torch.int64) if self._scales_as_bits else step,
+            f"{name}.deq_scale": step.view(torch.int32).to(torch.int64) if as_bits else step,
         }
 
 
-def format_of(options: QuantizeOptions, model_dtype: torch.dtype) -> Format:
-    return CompressedTensors() if options.format == COMPRESSED_TENSORS else ModelSlim(model_dtype)
+def format_of(plan: Plan, model_dtype: torch.dtype) -> Format:
+    return CompressedTensors(plan) if plan.options.format == COMPRESSED_TENSORS else ModelSlim(plan, model_dtype)
 
 
 def small_files(folder: Path) -> list[Path]:

@@ -14,39 +14,44 @@ from torch import Tensor
 
 from tilewise import __version__
 from tilewise.config import EngineConfig
+from tilewise.console import Advance, Bar, TrackedWork, progress_bars
 from tilewise.errors import InvalidCheckpoint, InvalidConfig, InvalidRequest, Unfinished
 from tilewise.inputs.model_inputs import ModelInputs
-from tilewise.inputs.prepare import InputOptions, Preparer
 from tilewise.models.load import Architecture
-from tilewise.platforms.forms import StaticRows
-from tilewise.progress import Advance, Bar, TrackedWork, progress_bars
+from tilewise.quantize import W4A16, LayerError, QuantizeOptions, QuantizeReport, model_card
 from tilewise.quantize.activations import MeasuredInputs, SampleActivations, sample_steps
 from tilewise.quantize.calibration import about_samples, prepared, samples_digest, samples_of, shipped_samples
-from tilewise.quantize.card import QuantizeReport, model_card
-from tilewise.quantize.feedback import relative_output_error, round_with_feedback
 from tilewise.quantize.formats import Plan, format_of, small_files, warn_of_missing_code
-from tilewise.quantize.journal import Journal, LayerError, check_folder, make_folder, source_digest
 from tilewise.quantize.modules import Matrix, Places, find_matrices
-from tilewise.quantize.options import W4A16, QuantizeOptions
-from tilewise.quantize.rounding import RoundedMatrix, Rounding, group_size, relative_error, round_matrix
-from tilewise.quantize.shards import (
+from tilewise.quantize.output import (
+    Journal,
     Shard,
     ShardWriter,
     TensorShape,
+    check_folder,
     disk_errors,
+    make_folder,
+    source_digest,
     split_into_shards,
     write_json,
     write_text,
 )
+from tilewise.quantize.rounding import (
+    RoundedMatrix,
+    Rounding,
+    group_size,
+    relative_error,
+    relative_output_error,
+    round_matrix,
+    round_with_feedback,
+)
 from tilewise.quantize.smoothing import Smoothing, find_smoothed
 from tilewise.types import Request
 from tilewise.units import in_bytes
-from tilewise.weights.checkpoint import Checkpoint
-from tilewise.weights.files import SafetensorFiles
+from tilewise.weights.checkpoint import DEMO, Checkpoint
+from tilewise.weights.files import TORCH_TYPES, SafetensorFiles
 from tilewise.weights.folder import CheckpointFolder
-from tilewise.weights.hub import DEMO
 from tilewise.weights.quantization import method_of
-from tilewise.weights.sources import TORCH_TYPES
 
 
 def quantize(options: QuantizeOptions, show: Bar = True, **hub: Any) -> QuantizeReport:
@@ -72,8 +77,8 @@ class _QuantizeRun:
         self._source = inputs.checkpoint.folder
         self._architecture = Architecture.of(self._source, flash_router=False)
         self._files = SafetensorFiles(self._source.path)
-        self._format = format_of(options, self._architecture.dtype)
         self._plan = self._decide()
+        self._format = format_of(self._plan, self._architecture.dtype)
         self._entries: list[Matrix | str] = [*self._plan.matrices, *self._plan.floats]
         layers = [self._shapes(entry) for entry in self._entries]
         self._shards, self._groups = split_into_shards(
@@ -110,8 +115,8 @@ class _QuantizeRun:
         taken = {matrix.source.name for matrix in matrices}
         floats = sorted(self._files.names - taken, key=_by_number)
         places = Places.of(self._architecture, self._files.names)
-        head = places.all("language.lm_head.weight")[0].module  # listed even if the files have none
-        embedding = places.all("language.model.embed_tokens.weight")[0].name
+        head = places.locate("language.lm_head.weight").module  # listed even if the files have none
+        embedding = places.locate("language.model.embed_tokens.weight").name
         linear = {
             name.removesuffix(".weight")
             for name in floats
@@ -138,21 +143,14 @@ class _QuantizeRun:
             if kind not in TORCH_TYPES:
                 raise InvalidCheckpoint(f"The tensor {entry} is of type {kind}, known are {', '.join(TORCH_TYPES)}.")
             return {entry: TensorShape(TORCH_TYPES[kind], tuple(self._files.stored(entry).get_shape()))}
-        static = StaticRows(1.0, 0) if self._plan.is_static(entry) else None
-        blank = self._plan.rounding.blank(entry.outputs, entry.inputs, static)
-        return {name: TensorShape.of(tensor) for name, tensor in self._format.encode(entry, blank, None).items()}
+        tensors = self._format.encode(entry, self._plan.blank(entry), None)
+        return {name: TensorShape.of(tensor) for name, tensor in tensors.items()}
 
     def _samples(self) -> list[Request]:
         options = self._options
         given = options.calibration
         samples = shipped_samples() if given is None else samples_of(Path(given).expanduser())
-        inputs = self._inputs
-        preparer = Preparer(
-            inputs.spec,
-            inputs.tokenizer,
-            self._architecture.config.decoder.rope.trained_length,
-            InputOptions.of(inputs.config),
-        )
+        preparer = self._inputs.plain_preparer(self._architecture.config.decoder.rope.trained_length)
         found = prepared(samples, preparer, options.calibration_samples)
         if options.vision and not any(request.images for request in found):
             raise InvalidConfig("calibration: --vision needs pictures, and there are only texts; add some.")
@@ -235,9 +233,9 @@ class _QuantizeRun:
 
     def _measured(self, stage: str, reader: str) -> MeasuredInputs:
         if self._activations is None:
-            moments, by_input = self._options.scheme == W4A16, self._options.smooth is not None
+            moments = self._options.scheme == W4A16
             self._activations = SampleActivations(
-                self._architecture, self._files, self._requests, moments, self._of_samples, by_input
+                self._architecture, self._files, self._requests, moments, self._of_samples
             )
         return self._activations.inputs_of(stage, reader)
 
@@ -250,13 +248,13 @@ class _QuantizeRun:
             write_json(folder / self._format.index, {"metadata": total, "weight_map": places})
         for path in small_files(self._source.path):
             shutil.copyfile(path, folder / path.name)
-        for name, values in self._format.description(self._plan).items():
+        for name, values in self._format.description().items():
             write_json(folder / name, values)
         warn_of_missing_code(self._source.config, folder)
         write_text(folder / "README.md", model_card(report))
         self._journal.finished = True
         self._journal.save()
-        write_json(folder / "config.json", self._format.config(self._source.config, self._plan))
+        write_json(folder / "config.json", self._format.config(self._source.config))
 
     def _report(self) -> QuantizeReport:
         after = sum(tensor.nbytes for shard in self._shards for tensor in shard.tensors.values())

@@ -17,11 +17,10 @@ from torch import Tensor
 
 from tilewise.errors import GET_AGAIN, InvalidCheckpoint, InvalidConfig
 from tilewise.models.load import Architecture
+from tilewise.quantize import NormFactors
 from tilewise.quantize.activations import MeasuredInputs
-from tilewise.quantize.journal import NormFactors
-from tilewise.quantize.modules import Matrix, Places, module_of
-from tilewise.quantize.readers import NormReaders, StageReaders, readers_of
-from tilewise.quantize.rounding import CHUNK_NUMBERS
+from tilewise.quantize.modules import Matrix, NormReaders, Places, StageReaders, module_of, readers_of
+from tilewise.quantize.rounding import chunks
 from tilewise.weights.files import SafetensorFiles
 
 logger = logging.getLogger("tilewise")
@@ -187,9 +186,8 @@ class Smoothing:
         """Return the largest magnitude at each input over all readers, and the smallest above zero; float32 [in]."""
         largest, least = torch.zeros(norm.matrices[0].inputs), torch.full((norm.matrices[0].inputs,), torch.inf)
         for name, matrix in self._read(norm):
-            step = max(1, CHUNK_NUMBERS // matrix.shape[1])
-            for rows in matrix.split(step):
-                magnitudes = rows.float().abs()
+            for which in chunks(matrix):
+                magnitudes = matrix[which].float().abs()
                 largest = torch.maximum(largest, magnitudes.amax(0))
                 least = torch.minimum(least, magnitudes.masked_fill_(magnitudes == 0, torch.inf).amin(0))
             if not torch.isfinite(largest).all():

@@ -1,6 +1,6 @@
 """RemoteCore: engines in processes of their own, for a program that steps them as if they were one in its own process.
 
-Their supervisors live in an event loop of its own, in a thread.
+LoopThread: the event loop in which their supervisors live, for callers that have no such loop, or another.
 """
 
 from __future__ import annotations
@@ -8,17 +8,19 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from tilewise.engine.counters import Counters, EngineLoad
-from tilewise.engine.delta import TokenDelta
+from tilewise.engine.sequence import TokenDelta
 from tilewise.errors import TilewiseError
 from tilewise.plan import Resolved
-from tilewise.remote.replicas import Replicas
-from tilewise.remote.wire import Launch
+from tilewise.remote.engine import EngineProcess, Sink
+from tilewise.remote.replicas import Replicas, replicas_of
+from tilewise.remote.wire import Launch, Ready
 from tilewise.types import Request
 
 Result = TypeVar("Result")
@@ -31,6 +33,60 @@ class _Failure(NamedTuple):
     error: TilewiseError
 
 
+class LoopThread:
+    """An event loop in a thread of its own, in which engines are looked after."""
+
+    def __init__(self, name: str) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
+        self._thread.start()
+
+    def start(self, replicas: Replicas, process: EngineProcess | None = None) -> Ready:
+        """Start engines, the first in a process that may have begun already. Raises what hinders the start."""
+        try:
+            return self.run(replicas.start(process))
+        except BaseException:
+            self.call(replicas.discard)
+            raise
+
+    def submit(self, replicas: Replicas, requests: Sequence[Request], sink: Sink) -> None:
+        """Submit requests; the sink is called in the loop, with what hinders it, too."""
+
+        def submit() -> None:
+            try:
+                replicas.submit(requests, sink)
+            except TilewiseError as error:
+                sink.fail(error)
+
+        self.call(submit)
+
+    def close(self, replicas: Replicas) -> None:
+        """End the engines, and the loop. A second call does nothing."""
+        if not self.ended:
+            self.run(replicas.close())
+            self.end()
+
+    def begin(self, work: Coroutine[Any, Any, Result]) -> Future[Result]:
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Do something in the loop, and wait for it here."""
+        return self.begin(work).result()
+
+    def call(self, function: Callable[..., object], *arguments: Any) -> None:
+        """Call a function in the loop, behind all that was begun or called before."""
+        self._loop.call_soon_threadsafe(function, *arguments)
+
+    def end(self) -> None:
+        self.call(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    @property
+    def ended(self) -> bool:
+        return self._loop.is_closed()
+
+
 class RemoteCore:
     """Engines elsewhere, with the methods of `EngineCore`: its step computes, this one waits. Belongs to one thread."""
 
@@ -40,15 +96,12 @@ class RemoteCore:
         self._next: deque[TokenDelta | _Failure] = deque()
         """Tokens and failures that have arrived and that no step has returned yet."""
         self._unfinished: set[str] = set()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="tilewise-replicas", daemon=True)
-        self._thread.start()
-        self.replicas = Replicas(launch)
+        self.replicas = replicas_of(launch)
+        self._loop = LoopThread("tilewise-replicas")
         try:
-            self._wait(self.replicas.start())
+            self._loop.start(self.replicas)
         except BaseException:
-            self._loop.call_soon_threadsafe(self.replicas.discard)
-            self._end_loop()
+            self._loop.end()
             raise
 
     @property
@@ -71,13 +124,13 @@ class RemoteCore:
     def submit(self, request: Request) -> None:
         """Submit a request. If it is refused, or no engine is there, a later step raises that."""
         self._unfinished.add(request.id)
-        self._loop.call_soon_threadsafe(self._submit, request)
+        self._loop.submit(self.replicas, [request], _Sink(self.replicas, request.id, self._arrived))
 
     def abort(self, request_id: str) -> None:
         """End a request wherever it is; an unknown id is one that has just finished."""
         if request_id in self._unfinished:
             self._unfinished.discard(request_id)
-            self._loop.call_soon_threadsafe(self.replicas.forget, [request_id], (request_id,))
+            self._loop.call(self.replicas.forget, [request_id], (request_id,))
 
     def step(self) -> list[TokenDelta]:
         """Return the tokens that have come, one at least unless nothing is unfinished. Raises what ended a request."""
@@ -108,28 +161,11 @@ class RemoteCore:
 
     def reset(self, cache: Literal["prefix", "tiles"]) -> bool:
         """Empty a cache, as far as nothing that runs uses it; return whether all of it is empty. Raises EngineDead."""
-        return self._wait(self.replicas.reset(cache))
+        return self._loop.run(self.replicas.reset(cache))
 
     def close(self) -> None:
         """End the engines; a second call does nothing."""
-        if not self._loop.is_closed():
-            self._wait(self.replicas.close())
-            self._end_loop()
-
-    def _submit(self, request: Request) -> None:
-        sink = _Sink(self.replicas, request.id, self._arrived)
-        try:
-            self.replicas.submit([request], sink)
-        except TilewiseError as error:
-            sink.fail(error)
-
-    def _wait(self, work: Coroutine[Any, Any, Result]) -> Result:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
-
-    def _end_loop(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        self._loop.close(self.replicas)
 
 
 class _Sink:

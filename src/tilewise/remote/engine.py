@@ -1,4 +1,4 @@
-"""RemoteEngine: one life of an engine's process; Stream: the tokens of requests as they come.
+"""RemoteEngine: one life of an engine in a process; EngineProcess: that process; Stream: what comes of requests.
 
 An event loop never waits for the process. Messages from it are read when they are there, as on any connection. Messages
 to it are sent as far as the pipe has space; a thread sends the rest, and all messages that follow until it is done.
@@ -7,17 +7,21 @@ to it are sent as far as the pipe has space; a thread sends the rest, and all me
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from queue import Queue
 from threading import Thread
 from types import MappingProxyType, TracebackType
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
-from tilewise.engine.delta import TokenDelta
 from tilewise.engine.encode_core import EncodedDelta
+from tilewise.engine.sequence import TokenDelta
 from tilewise.errors import TilewiseError
-from tilewise.remote.engine_process import EngineProcess
-from tilewise.remote.wire import Abort, Close, FromEngine, Launch, ResetCache, Submit, ToEngine, framed
+from tilewise.host import short_waits
+from tilewise.remote.wire import Abort, Close, FromEngine, Launch, ResetCache, Submit, ToEngine, framed, pipe
 from tilewise.types import Request
 
 
@@ -33,8 +37,6 @@ class Sink(Protocol):
 
 OnClose = Callable[[Sequence[str], tuple[str, ...]], None]
 """Called with (all request ids, those that have not ended)."""
-
-
 Item = TypeVar("Item", TokenDelta, EncodedDelta)
 
 
@@ -96,6 +98,48 @@ class Stream(Generic[Item]):
     ) -> None:
         unfinished, self._unfinished = tuple(self._unfinished), set()
         self._on_close(self._request_ids, unfinished)
+
+
+_PATIENCE = 10.0  # seconds from being told to end until being ended
+
+
+class EngineProcess:
+    """A process for an engine, which loads its libraries at once. It ends when this process does, however that ends."""
+
+    def __init__(self, number: int = 0) -> None:
+        """Start the process. `number` is that of the engine among several, for the log."""
+        self.pipe, theirs = pipe()
+        level = logging.getLevelName(logging.getLogger("tilewise").getEffectiveLevel())
+        # A new interpreter, as a fork would inherit threads and what they hold; it finds modules where this one does.
+        command = [sys.executable, "-P", "-m", "tilewise.remote.begin", f"{theirs.fileno()}", level, f"{number}"]
+        path = os.pathsep.join(sys.path)
+        with theirs:  # the engine's end is its own, so that its death is the end of the pipe
+            self._process = subprocess.Popen(
+                command,
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **short_waits(os.environ), "PYTHONPATH": path},
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def exit_status(self) -> int | None:
+        """Exit status of the process; None while it lives; negative: the signal that ended it."""
+        return self._process.poll()
+
+    def wait(self) -> None:
+        """Give the process time to end, and kill it if it does not. Returns when it is gone."""
+        try:
+            self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
 
 
 class RemoteEngine:

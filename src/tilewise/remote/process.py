@@ -21,10 +21,10 @@ from socket import socket
 from threading import Thread
 from typing import TYPE_CHECKING
 
+from tilewise.console import set_up_logs
 from tilewise.engine.core import EngineCore
 from tilewise.engine.encode_core import EncodeCore
 from tilewise.errors import RankDied, TilewiseError
-from tilewise.logs import set_up_logs
 from tilewise.remote.wire import (
     Abort,
     CannotStart,
@@ -168,10 +168,10 @@ def _ended_with(end: socket) -> Iterator[None]:
         done.set()
 
 
-def build(launch: Launch) -> tuple[Core, Ready]:
+def build(launch: Launch) -> tuple[EngineCore, Ready]:
     """Build the engine of a model. Raises the errors of `build_runner`."""
     started = time.perf_counter()
-    from tilewise.runner.build import build_runner  # torch takes a second to load, and only this process needs it
+    from tilewise.runner.build import build_runner  # torch takes longer to load than all that a caller can get wrong
 
     imported = time.perf_counter()
     own = (launch.part, launch.first_device)

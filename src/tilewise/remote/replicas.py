@@ -1,8 +1,7 @@
 """Replicas: engines of one model side by side, each in a process of its own, behind one interface.
 
-A single replica is used through its supervisor directly. Several have a supervisor each: one that dies ends its own
-requests alone, and new ones go to the others until it is back. All methods belong to one
-event loop.
+A single replica is its supervisor, without a router. Several have a supervisor each: one that dies ends its own
+requests alone, and new ones go to the others until it is back. All methods belong to one event loop.
 """
 
 from __future__ import annotations
@@ -14,28 +13,52 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
+from tilewise.config import EngineConfig
 from tilewise.engine.counters import Counters, EngineLoad
-from tilewise.errors import EngineDead, TilewiseError
+from tilewise.errors import EngineDead, InvalidConfig, TilewiseError
+from tilewise.host import Memory, available_memory
 from tilewise.plan import Resolved
-from tilewise.remote.engine import Sink, Stream
-from tilewise.remote.engine_process import EngineProcess
+from tilewise.remote.engine import EngineProcess, Sink, Stream
 from tilewise.remote.routing import ReplicaRouter
 from tilewise.remote.supervisor import RestartRule, State, Supervisor, Watcher
 from tilewise.remote.wire import Launch, Outbox, Ready
 from tilewise.types import Request
+from tilewise.units import in_bytes
+
+_PROCESS = 256 * 2**20
+"""Bytes that a process with torch takes before it has a model."""
 
 
-class Replicas:
+def memory_part(config: EngineConfig) -> Memory | None:
+    """Return each replica's part of the memory that this machine has now; None = the only one measures for itself.
+
+    Memory is measured once, for all replicas and all their lives: replicas that start side by side, or again, would
+    each find something else. Raises InvalidConfig where not even their libraries fit.
+    """
+    replicas = config.data_parallel_size
+    if replicas == 1:
+        return None
+    memory = available_memory()
+    each = 1 if config.distributed_executor_backend == "ray" else config.layout.ranks  # Ray's are on nodes of their own
+    processes = replicas * each
+    if processes * _PROCESS > memory.free:
+        most = max(1, memory.free // (_PROCESS * each))
+        raise InvalidConfig(
+            f"data_parallel_size={replicas} is not possible: {processes} processes take {in_bytes(_PROCESS)} each "
+            f"before they have a model, and {in_bytes(memory.free)} are free: use {most} at most."
+        )
+    return Memory(memory.total // replicas, memory.free // replicas)
+
+
+class ReplicaGroup:
     """Owns the supervisors of `data_parallel_size` engines, and says which one gets a request."""
 
-    def __init__(self, launch: Launch, rule: RestartRule = RestartRule()) -> None:
-        size = launch.config.data_parallel_size
-        names = ["The engine"] if size == 1 else [f"Engine {number}" for number in range(size)]
-        launches = (replace(launch, first_device=number * launch.config.layout.ranks) for number in range(size))
+    def __init__(self, launch: Launch, rule: RestartRule) -> None:
+        size, ranks = launch.config.data_parallel_size, launch.config.layout.ranks
         self.engines = tuple(
-            Supervisor(own, rule, number, name) for number, (name, own) in enumerate(zip(names, launches, strict=True))
+            Supervisor(replace(launch, first_device=number * ranks), rule, number, f"Engine {number}")
+            for number in range(size)
         )
-        self._only = self.engines[0] if size == 1 else None
         # Requests without a seed draw from the same one as in one engine, in the order in which they come.
         self._seeds = random.Random(launch.config.seed)
         self._places: dict[str, int] = {}
@@ -46,8 +69,6 @@ class Replicas:
 
         Raises the error of the first that cannot start; none is left then.
         """
-        if self._only is not None:
-            return await self._only.start(process)
         processes = [process or EngineProcess(0), *(EngineProcess(number) for number in range(1, len(self.engines)))]
         starts = [engine.begin(its) for engine, its in zip(self.engines, processes, strict=True)]
         try:
@@ -79,15 +100,11 @@ class Replicas:
     @property
     def load(self) -> EngineLoad:
         """Load of the engines that take requests, together."""
-        if self._only is not None:
-            return self._only.load
         return EngineLoad.total(engine.load for engine in self.engines if engine.state == "ready")
 
     @property
     def counters(self) -> Counters:
         """Counters of all engines together."""
-        if self._only is not None:
-            return self._only.counters
         return Counters.total(engine.counters for engine in self.engines)
 
     @property
@@ -105,8 +122,6 @@ class Replicas:
 
     def open(self, requests: Sequence[Request]) -> Stream[Any]:
         """Submit requests; their tokens come through the stream. Raises EngineDead while there is no engine."""
-        if self._only is not None:
-            return self._only.open(requests)
         self.check()
         chosen = self._route(requests)
         places = {request.id: engine.number for request, engine in chosen}
@@ -117,10 +132,7 @@ class Replicas:
     def submit(self, requests: Sequence[Request], sink: Sink) -> None:
         """Submit requests; their tokens go to the sink until `forget` is called. Raises EngineDead if none is there."""
         self.check()
-        if self._only is not None:
-            self._only.submit(requests, sink)
-        else:
-            self._hand_out(self._route(requests), sink)
+        self._hand_out(self._route(requests), sink)
 
     def _route(self, requests: Sequence[Request]) -> list[tuple[Request, Supervisor]]:
         able = self._able
@@ -139,16 +151,12 @@ class Replicas:
 
     def check(self) -> None:
         """Raise EngineDead unless requests are taken."""
-        if self._only is not None:
-            self._only.check()
-        elif not self._able:
+        if not self._able:
             state = "restarting" if self.state == "ready" else self.state
             raise EngineDead(f"All engines are {state}: send the request again in {self.retry_after} seconds.")
 
     async def reset(self, cache: Literal["prefix", "tiles"]) -> bool:
         """Empty a cache of all engines; return whether all of it is empty now. Raises EngineDead."""
-        if self._only is not None:
-            return await self._only.reset(cache)
         self.check()
         if cache == "prefix":
             self._router.forget_prefixes()
@@ -175,9 +183,6 @@ class Replicas:
 
     def forget(self, request_ids: Sequence[str], unfinished: tuple[str, ...]) -> None:
         """Drop requests that nobody waits for any more, and abort those of them that are unfinished."""
-        if self._only is not None:
-            self._only.forget(request_ids, unfinished)
-            return
         groups: dict[int, list[str]] = defaultdict(list)
         for request_id in request_ids:
             if (place := self._places.pop(request_id, None)) is not None:
@@ -198,3 +203,11 @@ class Replicas:
         """Tell the router of an engine that has died; one that is back begins with nothing."""
         if state != "ready":
             self._router.lost(engine)
+
+
+Replicas = Supervisor | ReplicaGroup
+"""The engines of a model, one or several, which are used alike."""
+
+
+def replicas_of(launch: Launch, rule: RestartRule = RestartRule()) -> Replicas:
+    return Supervisor(launch, rule) if launch.config.data_parallel_size == 1 else ReplicaGroup(launch, rule)

@@ -15,8 +15,7 @@ from typing import Any, Literal, Protocol
 from tilewise.engine.counters import Counters, EngineLoad
 from tilewise.errors import EngineDead, TilewiseError
 from tilewise.plan import Resolved
-from tilewise.remote.engine import RemoteEngine, Sink, Stream
-from tilewise.remote.engine_process import EngineProcess
+from tilewise.remote.engine import EngineProcess, RemoteEngine, Sink, Stream
 from tilewise.remote.wire import CannotStart, Ends, FromEngine, Launch, Outbox, Ready, WasReset
 from tilewise.types import Request
 
@@ -44,6 +43,13 @@ class RestartRule:
     most: int = 3
     window: float = 300.0
     """Seconds in which deaths are counted."""
+
+    def is_broken_by(self, deaths: deque[float], now: float) -> bool:
+        """Note another death at `now` among the moments of the earlier ones; return whether these are too many."""
+        deaths.append(now)
+        while deaths[0] < now - self.window:
+            deaths.popleft()
+        return len(deaths) > self.most
 
 
 class Supervisor:
@@ -100,6 +106,11 @@ class Supervisor:
     def watch(self, watcher: Watcher) -> None:
         """Tell a watcher of all steps and changes of state from now on."""
         self._watchers.append(watcher)
+
+    @property
+    def engines(self) -> tuple[Supervisor]:
+        """This engine alone, where several replicas may be."""
+        return (self,)
 
     @property
     def resolved(self) -> Resolved:
@@ -203,7 +214,7 @@ class Supervisor:
         self.end_streams(
             EngineDead(f"{self._name}'s process {how}: send the request again in {self.retry_after} seconds.")
         )
-        if self._dies_too_often():
+        if self._rule.is_broken_by(self._deaths, self._loop.time()):
             window = self._rule.window
             logger.error("%s has died %d times in %g seconds and is given up.", self._name, len(self._deaths), window)
             self._become("failed")
@@ -218,13 +229,6 @@ class Supervisor:
             return f"ended ({str(reason).rstrip('.')})"
         status = self._engine.exit_status
         return f"was ended by signal {-status}" if status is not None and status < 0 else f"ended with status {status}"
-
-    def _dies_too_often(self) -> bool:
-        now = self._loop.time()
-        self._deaths.append(now)
-        while self._deaths[0] < now - self._rule.window:
-            self._deaths.popleft()
-        return len(self._deaths) > self._rule.most
 
     def _restart(self) -> None:
         if self.state == "restarting":

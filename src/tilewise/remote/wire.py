@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from tilewise.config import EngineConfig
 from tilewise.engine.counters import Counters, EngineLoad
-from tilewise.engine.delta import TokenDelta
 from tilewise.engine.encode_core import EncodedDelta
+from tilewise.engine.sequence import TokenDelta
 from tilewise.errors import TilewiseError
 from tilewise.host import Memory
 from tilewise.plan import Resolved
 from tilewise.types import Request
 
 if TYPE_CHECKING:
+    from tilewise.inputs.model_inputs import ModelInputs
     from tilewise.weights.checkpoint import Checkpoint
 
 
@@ -162,6 +163,11 @@ class Launch:
     """Memory of the machine that the engine may take; None = what it finds."""
     first_device: int = 0
     """The number of the first GPU that its ranks take, where they take GPUs."""
+
+    @classmethod
+    def of(cls, model: ModelInputs, part: Memory | None = None, build: Build | None = None) -> Launch:
+        image_context_id, end_ids = model.tokenizer.image_context_id, model.spec.end_ids
+        return cls(model.config, model.checkpoint, model.draft, image_context_id, end_ids, build, part)
 
 
 @dataclass(frozen=True, slots=True)

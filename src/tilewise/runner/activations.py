@@ -1,4 +1,5 @@
-"""Bytes that the largest step takes while it runs, by arithmetic: no profiling run, and known before any weight.
+"""Bytes that a token takes in the KV cache, and the largest step while it runs, by arithmetic: no profiling run, and
+known before any weight.
 
 A step decodes first and encodes tiles then, so what counts is the larger of the two. For each, the tensors that live
 at the same time are added up at the places where that may be most. What an attention keeps beside its result is told by
@@ -11,10 +12,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from tilewise.models.config import DecoderConfig, ModelConfig, VisionConfig
 from tilewise.plan import LargestStep
-from tilewise.platforms.base import AttentionSize, Ops
 from tilewise.platforms.draw import CPU_ROWS
+from tilewise.platforms.kv_cache import bytes_per_head, kept_dtype
+from tilewise.platforms.ops import AttentionSize, Ops
 from tilewise.runner.sampler import PROMPT_SCORE_ROWS as SCORED_ROWS
 
 _FLOAT, _INT = 4, 8
@@ -34,6 +38,12 @@ def table_bytes(config: DecoderConfig, step: LargestStep) -> int:
     """Return the bytes of tables, which are sized for the largest step: tokens and blocks of slots, cosines, sines."""
     slots = step.sequences + 1
     return slots * step.context * 2 * _INT + step.context * config.head_dim * _FLOAT
+
+
+def token_bytes(config: DecoderConfig, kv_cache_dtype: str | None, dtype: torch.dtype) -> int:
+    """Return the bytes of a token's keys and values in all layers, for a model that computes in `dtype`."""
+    head = bytes_per_head(config.head_dim, kept_dtype(kv_cache_dtype, dtype))
+    return 2 * config.num_layers * config.num_kv_heads * head
 
 
 def norm_bytes(numbers: int, itemsize: int) -> int:

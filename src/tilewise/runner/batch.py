@@ -1,4 +1,4 @@
-"""The ModelBatch of a plan's work, with the tables that it is made from.
+"""The ModelBatch of a plan's work: the tables that it is made from, and the rows in which its tokens stand.
 
 Everything but the tokens is known on the host, is laid out there in one array, and goes to the device in one copy.
 """
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tilewise.models.decoder import ModelBatch
-from tilewise.platforms.base import INVARIANT_ROWS, PagedLayout
+from tilewise.platforms.kv_cache import PagedLayout
+from tilewise.platforms.ops import INVARIANT_ROWS
 from tilewise.platforms.transfers import to_device
 from tilewise.step import Admission, BlockGrant, Limits, Work
 
@@ -105,6 +106,38 @@ def _cuts(item: Work) -> Iterator[tuple[int, int]]:
         stop = min(end, (first // INVARIANT_ROWS + 1) * INVARIANT_ROWS)
         yield first, stop
         first = stop
+
+
+_PIECE = 128
+"""Least tokens of a part of a step: with fewer, reading a stage's weights once more costs more than is gained."""
+
+
+def pieces_of(work: Sequence[Work], most: int) -> list[list[Work]]:
+    """Cut the work into up to `most` parts of about as many tokens, one behind the other.
+
+    While a stage of a pipeline has one of them, the stage before has the next one (Huang et al. 2019, "GPipe"), so that
+    of s stages and n parts a step takes (n + s - 1) / (n * s) of the time of all stages. No part samples: that is the
+    whole step's.
+    """
+    total = sum(item.count for item in work)
+    count = max(1, min(most, total // _PIECE))
+    ends = iter([total * number // count for number in range(1, count + 1)])
+    pieces, done, end = [list[Work]()], 0, next(ends)
+    for item in work:
+        while item.count > end - done:
+            first, item = _cut(item, end - done)
+            pieces[-1] += [first] if first.count else []
+            pieces.append([])
+            done, end = end, next(ends)
+        pieces[-1].append(item._replace(samples=False))
+        done += item.count
+    return pieces
+
+
+def _cut(item: Work, count: int) -> tuple[Work, Work]:
+    """Cut a piece of work into its first `count` tokens and the others."""
+    first = Work(item.slot, item.start, count, samples=False, tiles=item.tiles)
+    return first, item._replace(start=item.start + count, count=item.count - count)
 
 
 def build_batch(

@@ -14,31 +14,32 @@ from typing import TYPE_CHECKING
 import torch
 
 from tilewise.config import EngineConfig
+from tilewise.console import progress_bar
+from tilewise.environment import Environment
 from tilewise.errors import InvalidCheckpoint, InvalidConfig
 from tilewise.host import Memory
 from tilewise.models.config import ModelConfig, shared_out
 from tilewise.models.load import Architecture, Watch
+from tilewise.models.tile_encoder import TileEncoder
 from tilewise.parallel.mesh import Mesh
 from tilewise.parallel.ranks import told
 from tilewise.plan import DeviceFacts, ModelFacts, Resolved, largest, resolve, with_draft, with_vision_workers
 from tilewise.platforms import current_platform
-from tilewise.platforms.base import Ops, Platform, Store
-from tilewise.progress import progress_bar
-from tilewise.runner.activations import activation_bytes
-from tilewise.runner.capped_folder import CappedFolder
-from tilewise.runner.kv_memory import token_bytes
+from tilewise.platforms.base import Platform
+from tilewise.platforms.ops import Ops
+from tilewise.platforms.weights import Store
+from tilewise.runner.activations import activation_bytes, token_bytes
 from tilewise.runner.ranks import Orders, RankedRunner, Ranks, RankTask
 from tilewise.runner.runner import BackgroundRunner, LocalRunner
-from tilewise.runner.tile_store import ENCODER_PARTS, TileFile, TileStore, model_key
+from tilewise.runner.tile_store import ENCODER_PARTS, CappedFolder, TileFile, TileStore, model_key
 from tilewise.runner.vision_workers import VisionTask, VisionWorkers
 from tilewise.step import Limits, Runner
 from tilewise.units import GIB
 from tilewise.weights.checkpoint import Checkpoint
-from tilewise.weights.files import shard_files
-from tilewise.weights.fingerprint import Fingerprint
+from tilewise.weights.files import read_ahead, shard_files
 from tilewise.weights.folder import CheckpointFolder
-from tilewise.weights.page_cache import read_ahead
 from tilewise.weights.quantization import check_method
+from tilewise.weights.sources import Fingerprint
 
 if TYPE_CHECKING:
     from tilewise.models.internvl import InternVL
@@ -86,7 +87,7 @@ def build_runner(
         memory = Memory(platform.total_memory(), platform.free_memory())
         if ranks and platform.shared_memory:
             memory = ranks.share(memory)
-        resolved = resolve(config, facts, device_facts(platform, memory))
+        resolved = resolve(config, facts, device_facts(platform, memory), Environment.here())
         for name, reason in resolved.reasons.items():
             logger.info("%s: %s", name, reason)
         if config.load_format != "dummy":
@@ -260,6 +261,18 @@ def model_facts(
         ),
         flash=architecture.config.flash,
     )
+
+
+def load_encoder(
+    architecture: Architecture, config: EngineConfig, dtype: torch.dtype, ops: Ops, device: torch.device
+) -> tuple[TileEncoder, bytes]:
+    """Load the encoder of tiles alone; return it, and a digest of its weights if tiles are kept on disk: hashing
+    takes time, and only names there need it.
+    """
+    weights = Fingerprint(ENCODER_PARTS)
+    watch = weights if config.encoder_cache_dir else None
+    store, dummy = weight_store(ops, config.quantization), config.load_format == "dummy"
+    return architecture.load_encoder(dtype, ops, device, watch, store, dummy), weights.digest()
 
 
 def arithmetic_name(platform: Platform, ops: Ops, config: EngineConfig) -> str:

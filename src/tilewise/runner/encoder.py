@@ -16,7 +16,7 @@ from tilewise.models.tile_encoder import EncodedTiles, TileEncoder
 from tilewise.parallel.mesh import Mesh
 from tilewise.platforms.base import Capturer
 from tilewise.platforms.transfers import PendingCopy, Streams, start_copy_to_host, to_device
-from tilewise.runner.captured_encoder import CapturedEncoder
+from tilewise.runner.forward import CapturedEncoder
 from tilewise.runner.tile_store import StoredTile, TileStore
 from tilewise.runner.vision_workers import VisionWorkers
 from tilewise.step import EncodedTile, EncodeJob, RowsJob

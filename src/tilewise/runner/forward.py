@@ -1,4 +1,5 @@
-"""Forward: a model's decoder over batches. Passes of a few tokens a sequence are captured once, and replayed.
+"""Forward: a model's decoder over batches, whose passes of a few tokens a sequence are captured once, and replayed, as
+the batches of a CapturedEncoder are.
 
 A CPU captures them as they come. A GPU captures a few sizes of passes of one token a sequence, at the start, and fills
 others up to the next one.
@@ -7,17 +8,22 @@ others up to the next one.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from tilewise.models.config import ModelConfig
 from tilewise.models.decoder import ModelBatch
 from tilewise.models.internvl import InternVL
-from tilewise.platforms.base import INVARIANT_ROWS, Capture, Capturer, Graph, NotCapturable
+from tilewise.models.tile_encoder import EncodedTiles, TileEncoder
+from tilewise.platforms.base import Capture, Capturer, Graph, NotCapturable
 from tilewise.platforms.kv_cache import LayerCache
+from tilewise.platforms.ops import INVARIANT_ROWS
 from tilewise.step import Limits, Work
+
+logger = logging.getLogger("tilewise")
 
 Head = Callable[[Tensor], Tensor]
 """Hidden states [R, H] -> logits [R, vocabulary]."""
@@ -39,8 +45,6 @@ def logits_by_panels(head: Head, hidden: Tensor, rows: Tensor) -> Tensor:
     logits = head(hidden.unflatten(0, (-1, INVARIANT_ROWS))[panels].flatten(0, 1))
     return logits[index * INVARIANT_ROWS + rows % INVARIANT_ROWS]
 
-
-logger = logging.getLogger("tilewise")
 
 _ROWS = 64
 """Most rows of a pass that is captured; with more, launches are a small part of it."""
@@ -127,3 +131,72 @@ def _changing(batch: ModelBatch) -> tuple[Tensor, ...]:
     """Return the tensors that may differ between two batches of one shape."""
     layout = batch.layout
     return batch.token_ids, batch.positions, layout.seq_lens, layout.block_table, layout.kv_slots
+
+
+@dataclass(frozen=True, slots=True)
+class _CapturedBatch:
+    """A captured batch, the pixels that it reads, and its scores, which each replay writes anew."""
+
+    pixels: Tensor
+    graph: Graph
+    scores: Tensor | None
+
+    def replay(self, pixels: Tensor) -> EncodedTiles:
+        self.pixels.copy_(pixels)
+        return EncodedTiles(self.graph.replay(), self.scores)
+
+
+class CapturedEncoder:
+    """A tile encoder whose batches are captured once a size, and replayed.
+
+    Encoding a batch of tiles launches some hundred kernels, whose host time would come between the steps of sequences
+    that decode; replayed, it is one launch. Its results must be read before the next batch of that size.
+    """
+
+    def __init__(self, encoder: TileEncoder, capture: Capture) -> None:
+        self._encoder = encoder
+        self._capture: Capture | None = capture
+        self._batches: dict[int, _CapturedBatch] = {}
+
+    @property
+    def config(self) -> ModelConfig:
+        return self._encoder.config
+
+    @property
+    def num_steps(self) -> int:
+        return self._encoder.num_steps
+
+    def prepare(self, sizes: Sequence[int]) -> None:
+        """Capture batches of all sizes, the largest first, in whose memory the others then have room."""
+        side, device = self.config.tile_size, self._encoder.tower.device
+        for size in sorted(sizes, reverse=True):
+            for _ in self.steps(torch.zeros(size, side, side, 3, dtype=torch.uint8, device=device)):
+                pass
+
+    def steps(self, pixels: Tensor) -> Iterator[EncodedTiles | None]:
+        """Encode as `TileEncoder.steps` does; a captured batch has the last step alone, which encodes all of it."""
+        batch = self._batches.get(len(pixels)) or self._captured(pixels)
+        if batch is None:
+            yield from self._encoder.steps(pixels)
+        else:
+            yield batch.replay(pixels)
+
+    def _captured(self, pixels: Tensor) -> _CapturedBatch | None:
+        """Capture a batch of this size; return None if this encoder cannot be captured."""
+        if self._capture is None:
+            return None
+        kept, scores = pixels.clone(), list[Tensor | None]()
+
+        def step() -> Tensor:
+            found = self._encoder(kept)
+            scores.append(found.scores)
+            return found.rows
+
+        try:
+            batch = _CapturedBatch(kept, self._capture(step), scores[-1])
+        except NotCapturable as reason:
+            logger.info("graphs: tiles are encoded op by op: %s", reason)
+            self._capture = None
+            return None
+        self._batches[len(pixels)] = batch
+        return batch

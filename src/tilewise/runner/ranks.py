@@ -22,9 +22,9 @@ from typing import Protocol
 import torch
 
 from tilewise.config import EngineConfig
+from tilewise.console import set_up_logs
 from tilewise.errors import InvalidConfig, RankDied, TilewiseError
 from tilewise.host import Memory
-from tilewise.logs import set_up_logs
 from tilewise.parallel.mesh import Mesh
 from tilewise.parallel.ranks import join, leave, refuse_second, told
 from tilewise.plan import Resolved

@@ -10,14 +10,13 @@ import logging
 import os
 import queue
 import re
-import socket
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,49 +32,35 @@ from ray.exceptions import (
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-import tilewise
-from tilewise.cluster import alive_nodes, attach, node_name, reserve_nodes, seconds_to_wait
 from tilewise.config import EngineConfig
+from tilewise.console import EngineFormatter, set_up_logs
+from tilewise.environment import Environment
 from tilewise.errors import InvalidConfig, RankDied, TilewiseError
-from tilewise.host import Memory, available_memory, short_waits
-from tilewise.logs import EngineFormatter, set_up_logs
+from tilewise.host import Memory, short_waits
 from tilewise.parallel.ranks import join, leave, told
-from tilewise.runner.connections import RankConnections, interface_of
+from tilewise.ray_cluster import alive_nodes, attach, node_name, reserve_nodes, seconds_to_wait
 from tilewise.runner.ranks import RankTask, follow
+from tilewise.runner.ray_nodes import (
+    Folders,
+    NodeFacts,
+    RankConnections,
+    check_folders,
+    check_versions,
+    choose_interface,
+    folders_here,
+    free_port,
+)
 
 logger = logging.getLogger("tilewise")
 
 _BUNDLE = {"CPU": 1.0}
 """Resources of Ray that a rank takes."""
-_WEIGHTS = (".safetensors", ".gguf")
 _DETAIL = re.compile(r"Worker exit detail: (.*?)\.?(?: Some common causes|$)")
 """Pattern of Ray's words about the end of a process."""
 _BROKEN = 30.0
 """Seconds between a broken connection and Ray's noticing the end of the process or node at its other end, at most."""
 _PATIENCE = 10.0
 """Seconds that a rank is given to end by itself."""
-
-
-@dataclass(frozen=True, slots=True)
-class NodeFacts:
-    """Versions and memory that a rank finds where it is."""
-
-    versions: dict[str, str]
-    memory: Memory
-    pid: int
-
-    @classmethod
-    def here(cls) -> NodeFacts:
-        versions = {"tilewise": tilewise.__version__, "torch": torch.__version__}
-        return cls(versions, available_memory(), os.getpid())
-
-
-Folders = dict[Path, dict[str, int] | None]
-"""Sizes of a model's files by their names, for each folder; None = there is no such folder."""
-
-
-def folders_here(folders: Sequence[Path]) -> Folders:
-    return {folder: _files(folder) for folder in folders}
 
 
 class RankActor:
@@ -104,7 +89,7 @@ class RankActor:
         from tilewise.runner.build import build_rank
 
         try:
-            choose_interface()
+            choose_interface(ray.util.get_node_ip_address())
             platform = current_platform(task.config.device)
             mesh = join(task.rank, task.config.layout, task.address, platform.backend)
             follow(build_rank(task, platform, told(None), mesh))
@@ -126,7 +111,7 @@ class _Forwarded(logging.Handler):
 
 
 class RayActors:
-    """The actors that are ranks, and their placement group. Fulfils `RankHost`."""
+    """The actors that are ranks, and their placement group. A `RankLauncher`."""
 
     def __init__(self, config: EngineConfig) -> None:
         self._size, self._nodes = config.layout.ranks, config.nnodes
@@ -138,7 +123,7 @@ class RayActors:
         """Names of the nodes of all ranks."""
         self._connections = RankConnections()
         self._ending = False
-        self._interface = os.environ.get("GLOO_SOCKET_IFNAME")
+        self._interface = Environment.here().gloo_interface
         self.address, self.threads = "", 1
         self._settings: list[NodeFacts] = []
         """Settings of all ranks but the first."""
@@ -168,7 +153,7 @@ class RayActors:
         self._check_folders([folder.path for folder in (tasks[0].model, tasks[0].draft) if folder is not None])
         host = ray.util.get_node_ip_address()
         self.address = f"tcp://[{host}]:{free_port(host)}" if ":" in host else f"tcp://{host}:{free_port(host)}"
-        choose_interface()
+        choose_interface(host)
         self._connections.begin()
         counts, nodes = Counter(self._where), alive_nodes()
         threads = {node_name(key): max(1, int(nodes[key]["Resources"].get("CPU", 1))) for key in nodes}
@@ -214,7 +199,7 @@ class RayActors:
         return []
 
     def _actor(self, bundle: int) -> Any:
-        own = {name: value for name, value in os.environ.items() if name.startswith("TILEWISE_")}
+        own = Environment.here().shown  # what ranks choose by variables, all of them choose alike
         return (
             ray.remote(RankActor)
             .options(
@@ -263,10 +248,10 @@ class RayActors:
         with suppress(RayError):
             ray.wait(self._runs, num_returns=len(self._runs), timeout=_PATIENCE) if self._runs else None
         self._give_back()
-        if self._interface is None:
-            os.environ.pop("GLOO_SOCKET_IFNAME", None)
-        else:
+        if self._interface:
             os.environ["GLOO_SOCKET_IFNAME"] = self._interface
+        else:
+            os.environ.pop("GLOO_SOCKET_IFNAME", None)
         if self._attached != "before":
             ray.shutdown()
 
@@ -277,57 +262,6 @@ class RayActors:
             if self._group is not None:
                 remove_placement_group(self._group)
         self._actors, self._runs, self._group = [], [], None
-
-
-def check_versions(ours: NodeFacts, theirs: Mapping[str, NodeFacts]) -> None:
-    """Raise InvalidConfig for a node that has another version than this one."""
-    for where, found in theirs.items():
-        for package, version in ours.versions.items():
-            if found.versions[package] != version:
-                raise InvalidConfig(
-                    f"{where} has {package} {found.versions[package]}, and this node {version}: install the same."
-                )
-
-
-def check_folders(ours: Folders, theirs: Mapping[str, Folders]) -> None:
-    """Raise InvalidConfig for a node that has other files of the model than this one."""
-    for where, found in theirs.items():
-        for folder, files in ours.items():
-            there = found[folder]
-            if there is None:
-                raise InvalidConfig(
-                    f"{where} has no folder {folder}: copy the model there, or put it where all nodes read it."
-                )
-            wrong = [name for name, size in (files or {}).items() if there.get(name) != size]
-            if wrong:
-                size = there.get(wrong[0], "no")
-                raise InvalidConfig(
-                    f"{folder} is another one on {where}: {wrong[0]} has {size} bytes there, and "
-                    f"{(files or {})[wrong[0]]} here. Copy the model there again."
-                )
-
-
-def _files(folder: Path) -> dict[str, int] | None:
-    """Return the sizes of the files that a rank reads of a model; None if there is no such folder."""
-    if not folder.is_dir():
-        return None
-    names = [path for path in folder.iterdir() if path.suffix in _WEIGHTS or path.name == "config.json"]
-    return {path.name: path.stat().st_size for path in names if path.exists()}
-
-
-def choose_interface() -> None:
-    """Let ranks talk on the interface by which Ray's nodes do, unless the user named one that others reach."""
-    address = ray.util.get_node_ip_address()
-    named = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
-    if (named.startswith("lo") and not address.startswith("127.")) and (found := interface_of(address)):
-        os.environ["GLOO_SOCKET_IFNAME"] = found
-
-
-def free_port(host: str) -> int:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as found:
-        found.bind((host, 0))
-        return int(found.getsockname()[1])
 
 
 def _reason(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""LocalRunner: the steps of one rank. BackgroundRunner: another runner's steps, in a thread."""
+"""LocalRunner: the steps of one rank; a Drafter guesses for it. BackgroundRunner: another's steps, in a thread."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ from tilewise.models.decoder import ModelBatch
 from tilewise.models.internvl import InternVL
 from tilewise.parallel.mesh import Mesh
 from tilewise.platforms.base import Capturer
-from tilewise.platforms.transfers import Streams, start_copy_to_host
-from tilewise.runner.batch import Placement, Tables, build_batch, place_in_order, place_in_panels
-from tilewise.runner.drafter import Drafter
+from tilewise.platforms.kv_cache import LayerCache, empty_cache, kept_dtype
+from tilewise.platforms.transfers import Streams, start_copy_to_host, to_device
+from tilewise.runner.batch import Placement, Tables, build_batch, pieces_of, place_in_order, place_in_panels
 from tilewise.runner.encoder import EncoderLane
 from tilewise.runner.forward import Forward, logits_by_panels, logits_one_by_one, logits_together
-from tilewise.runner.kv_memory import allocate_caches
-from tilewise.runner.sampler import SampledTokens, sample, score_prompts
+from tilewise.runner.sampler import SampledTokens, choose, rows_of, sample, score_prompts
 from tilewise.runner.tile_store import TileStore
 from tilewise.runner.vision_workers import VisionWorkers
 from tilewise.step import EncodedTile, Limits, PromptScores, Runner, StepPlan, StepResult, Work
@@ -63,10 +62,6 @@ class BackgroundRunner:
         self._runner.close()
 
 
-_PIECE = 128
-"""Least tokens of a part of a step: with fewer, reading a stage's weights once more costs more than is gained."""
-
-
 @dataclass(frozen=True, slots=True)
 class LaunchedStep:
     """A handle on a step that has been given to the device. On a CPU it has run to its end then."""
@@ -77,34 +72,6 @@ class LaunchedStep:
 
     def wait(self) -> StepResult:
         return StepResult(self.sampled.wait(), self.encoded, self.prompt_scores)
-
-
-def pieces_of(work: Sequence[Work], most: int) -> list[list[Work]]:
-    """Cut the work into up to `most` parts of about as many tokens, one behind the other.
-
-    While a stage of a pipeline has one of them, the stage before has the next one (Huang et al. 2019, "GPipe"), so that
-    of s stages and n parts a step takes (n + s - 1) / (n * s) of the time of all stages. No part samples: that is the
-    whole step's.
-    """
-    total = sum(item.count for item in work)
-    count = max(1, min(most, total // _PIECE))
-    ends = iter([total * number // count for number in range(1, count + 1)])
-    pieces, done, end = [list[Work]()], 0, next(ends)
-    for item in work:
-        while item.count > end - done:
-            first, item = _cut(item, end - done)
-            pieces[-1] += [first] if first.count else []
-            pieces.append([])
-            done, end = end, next(ends)
-        pieces[-1].append(item._replace(samples=False))
-        done += item.count
-    return pieces
-
-
-def _cut(item: Work, count: int) -> tuple[Work, Work]:
-    """Cut a piece of work into its first `count` tokens and the others."""
-    first = Work(item.slot, item.start, count, samples=False, tiles=item.tiles)
-    return first, item._replace(start=item.start + count, count=item.count - count)
 
 
 class LocalRunner:
@@ -216,3 +183,69 @@ class LocalRunner:
     def close(self) -> None:
         """Write encoded tiles that wait to disk; memory goes with the object."""
         self._lane.close()
+
+
+class Drafter:
+    """A small model that guesses what the large one will say, with its caches; it reads the runner's tables, and writes
+    its guesses there.
+
+    It goes through the same tokens as the large model and keeps its keys and values under the same block ids, its tiles
+    under the same page numbers: where a prefix is known, it is known to both. Guesses are drawn with the request's own
+    options, seed and noise. The same noise makes two similar distributions draw the same token more often than chance
+    (Gumbel coupling), so that guessing pays at any temperature.
+    """
+
+    def __init__(
+        self, model: InternVL, limits: Limits, tables: Tables, tile_pool: Tensor, capturer: Capturer | None = None
+    ) -> None:
+        """Allocate caches; `tile_pool` has the draft model's own rows of tiles, under the large one's page numbers."""
+        self._model = model
+        self._tables = tables
+        self._block_size = limits.block_size
+        caches = allocate_caches(model, limits, tables.device)
+        self._forward = Forward(model, limits, caches, tile_pool, capturer)
+
+    @torch.inference_mode()
+    def advance(self, plan: StepPlan) -> None:
+        """Read the known tokens of a step, and guess those that its plan leaves open."""
+        open_guesses = {item.slot: 0 if item.draft_ids else item.drafts for item in plan.work}
+        # All known tokens are read, those of sequences that guess nothing now, too: its caches have to be as complete
+        # as the large model's. Then all sequences guess together, one token a round, and each round reads the one
+        # before.
+        work = [self._known(item, guesses=open_guesses[item.slot] > 0) for item in plan.work]
+        made = 0
+        while work:
+            self._read_and_guess(work)
+            made += 1
+            work = [Work(item.slot, item.stop, 1, samples=True) for item in work if open_guesses[item.slot] > made]
+
+    def _known(self, item: Work, guesses: bool) -> Work:
+        """Return what is to be read of a piece of work: no guess, but the token before if it belongs to the answer.
+
+        That one may be the last guess of the step before: the large model has computed it, but the draft model, behind
+        its last guess, had nothing more to read it for. A token that it knows already is read again to no harm.
+        """
+        start = item.start - (item.start > self._tables.admission(item.slot).num_prompt)
+        return Work(item.slot, start, item.known_stop - start, guesses, item.tiles)
+
+    def _read_and_guess(self, work: Sequence[Work]) -> None:
+        """Read tokens, and write a guess behind each piece of work that samples into the tables."""
+        placement = place_in_order(work)
+        rows_per_page, sequences = self._model.config.rows_per_page, self._forward.filled_up(work)
+        batch = build_batch(work, placement, self._tables, self._block_size, rows_per_page, sequences)
+        hidden = self._forward.hidden(batch)
+        rows = rows_of([item for item in work if item.samples], self._tables)
+        if rows:
+            logits = self._model.logits(hidden[batch.logits_rows])
+            chosen = choose(logits, rows, self._tables.tokens, self._model.ops)
+            device = self._tables.device
+            at = (to_device([row.slot for row in rows], device), to_device([row.length for row in rows], device))
+            self._tables.tokens[at] = chosen
+
+
+def allocate_caches(model: InternVL, limits: Limits, device: torch.device) -> list[LayerCache]:
+    """Allocate one cache a layer: [2 (key, value), blocks, tokens a block, key/value heads, head width]."""
+    config = model.config.decoder
+    shape = (2, limits.num_blocks, limits.block_size, model.decoder.num_kv_heads, config.head_dim)
+    dtype = kept_dtype(limits.kv_cache_dtype, model.decoder.dtype)
+    return [empty_cache(shape, dtype, device) for _ in range(model.decoder.num_layers)]

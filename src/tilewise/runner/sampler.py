@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tilewise.parallel.mesh import Mesh
-from tilewise.platforms.base import Ops
 from tilewise.platforms.draw import Draw, noise_key
+from tilewise.platforms.ops import Ops
 from tilewise.platforms.transfers import PendingCopy, start_copy_to_host, to_device
 from tilewise.runner.batch import Tables
 from tilewise.runner.logits import LogitsRow, process

@@ -13,20 +13,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tilewise.config import EngineConfig
+from tilewise.environment import Environment
 from tilewise.host import available_memory
 from tilewise.models.load import Architecture
 from tilewise.models.tile_encoder import TileEncoder
-from tilewise.plan import Resolved
-from tilewise.plan.resolve import why_batch_invariant
+from tilewise.plan import Resolved, why_batch_invariant
 from tilewise.platforms import current_platform
 from tilewise.platforms.base import Platform
-from tilewise.runner.build import arithmetic_name, chosen_dtype, tile_folder, tile_store, weight_store
-from tilewise.runner.tile_store import ENCODER_PARTS, StoredTile, TileStore
+from tilewise.runner.build import arithmetic_name, chosen_dtype, load_encoder, tile_folder, tile_store
+from tilewise.runner.tile_store import StoredTile, TileStore
 from tilewise.step import Limits
 from tilewise.types import Tile
 from tilewise.units import GIB, in_bytes
 from tilewise.weights.checkpoint import Checkpoint
-from tilewise.weights.fingerprint import Fingerprint
 from tilewise.weights.quantization import check_method
 
 logger = logging.getLogger("tilewise")
@@ -74,17 +73,10 @@ def build_tower(config: EngineConfig, model: Checkpoint) -> tuple[TileTower, Res
     kept = tile_folder(config, rows_bytes)
     if config.load_format != "dummy":
         model.fetch_weights(language=False)
-    ops, weights = platform.ops(resolved.limits.batch_invariant), Fingerprint(ENCODER_PARTS)
-    encoder = architecture.load_encoder(
-        dtype,
-        ops,
-        platform.device,
-        watch=weights if kept else None,
-        store=weight_store(ops, config.quantization),
-        dummy=config.load_format == "dummy",
-    )
+    ops = platform.ops(resolved.limits.batch_invariant)
+    encoder, weights = load_encoder(architecture, config, dtype, ops, platform.device)
     arithmetic = arithmetic_name(platform, ops, config)
-    store = tile_store(kept, weights.digest(), architecture.config, dtype, arithmetic) if kept else None
+    store = tile_store(kept, weights, architecture.config, dtype, arithmetic) if kept else None
     logger.info("Loading weights took %.2f seconds: tower and projector", time.perf_counter() - started)
     return TileTower(encoder, resolved.limits.tile_batches, platform.device, store), resolved
 
@@ -101,7 +93,7 @@ def cache_bytes(config: EngineConfig) -> int:
 
 def _resolved(config: EngineConfig, architecture: Architecture, platform: Platform) -> Resolved:
     """Return limits of an engine that has no sequences, no blocks and no pages, so that nothing is shared out."""
-    model, invariant = architecture.config, why_batch_invariant(config) is not None
+    model, invariant = architecture.config, why_batch_invariant(config, Environment.here()) is not None
     limits = Limits(
         max_num_seqs=config.max_num_seqs,
         max_model_len=model.decoder.rope.trained_length,

@@ -22,15 +22,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tilewise.config import EngineConfig
+from tilewise.console import set_up_logs
+from tilewise.environment import Environment
 from tilewise.errors import RankDied, TilewiseError
-from tilewise.logs import set_up_logs
 from tilewise.models.load import Architecture
 from tilewise.models.tile_encoder import EncodedTiles, TileEncoder
 from tilewise.platforms import current_platform
 from tilewise.runner.processes import end_all, start_module, task_of_this
-from tilewise.runner.tile_store import ENCODER_PARTS
 from tilewise.step import EncodeJob
-from tilewise.weights.fingerprint import Fingerprint
 from tilewise.weights.folder import CheckpointFolder
 
 logger = logging.getLogger("tilewise")
@@ -147,7 +146,7 @@ def main() -> None:
     task: VisionTask = task_of_this()
     out = cast(BinaryIO, os.fdopen(os.dup(1), "wb"))
     os.dup2(2, 1)  # whatever else prints goes where the log goes
-    set_up_logs("Vision", os.environ.get("VLLM_LOGGING_LEVEL", "INFO"))
+    set_up_logs("Vision", Environment.here().logging_level)
     torch.set_num_threads(task.threads)
     try:
         encoder, digest = _load(task)
@@ -165,19 +164,11 @@ def main() -> None:
 
 def _load(task: VisionTask) -> tuple[TileEncoder, bytes]:
     """Load the tower; return it, and a digest of its weights."""
-    from tilewise.runner.build import weight_store
+    from tilewise.runner.build import load_encoder
 
-    config, platform, weights = task.config, current_platform(task.config.device), Fingerprint(ENCODER_PARTS)
-    ops = platform.ops(task.batch_invariant)
-    encoder = Architecture.of(task.model, config.flash_router, config.quantization).load_encoder(
-        task.dtype,
-        ops,
-        platform.device,
-        watch=weights if config.encoder_cache_dir else None,  # hashing takes time, and only names on disk need it
-        store=weight_store(ops, config.quantization),
-        dummy=config.load_format == "dummy",
-    )
-    return encoder, weights.digest()
+    config, platform = task.config, current_platform(task.config.device)
+    architecture = Architecture.of(task.model, config.flash_router, config.quantization)
+    return load_encoder(architecture, config, task.dtype, platform.ops(task.batch_invariant), platform.device)
 
 
 def _messages() -> Iterator[NDArray[np.uint8]]:

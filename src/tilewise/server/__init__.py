@@ -15,7 +15,7 @@ def run(engine: EngineConfig, server: ServerConfig, encoding: bool = False) -> i
 
     With `encoding`, the server encodes pictures and does nothing else.
     """
-    from tilewise.remote.engine_process import EngineProcess
+    from tilewise.remote.engine import EngineProcess
 
     process = EngineProcess()  # loads its libraries while this one loads those of HTTP
     try:
@@ -26,9 +26,9 @@ def run(engine: EngineConfig, server: ServerConfig, encoding: bool = False) -> i
         gc.enable()
         if encoding:
             from tilewise.remote.process import build_encoding
-            from tilewise.server.routes import encode, information
+            from tilewise.server import encode, information
 
-            return serve(engine, server, process, build_encoding, (encode, information))
+            return serve(engine, server, process, build_encoding, (encode.router, information.router))
         return serve(engine, server, process)
     finally:
         process.kill()

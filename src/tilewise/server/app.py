@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from types import ModuleType
 from typing import Any
 
 from fastapi import FastAPI
@@ -17,72 +15,58 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
-from tilewise.server.assemble import ServerParts
+from tilewise.environment import Environment
+from tilewise.server import information, tokenize
+from tilewise.server.chat import routes as chat
+from tilewise.server.completions import routes as completions
 from tilewise.server.config import ServerConfig
 from tilewise.server.context import Context
+from tilewise.server.exchange import IGNORED_HEADER, Router
 from tilewise.server.middleware import ALWAYS_OPEN, OPEN, HttpCounter, RequestGuard
-from tilewise.server.openapi.document import document, pages
-from tilewise.server.responses.store import ResponseStore, StoreLimits
-from tilewise.server.routes import (
-    chat,
-    completions,
-    developer,
-    information,
-    invocations,
-    responses,
-    tokenize,
-    tokenizer_info,
-)
-from tilewise.server.routes.json_route import IGNORED_HEADER
-from tilewise.server.routes.not_found import routing_error
+from tilewise.server.openapi import document, pages
+from tilewise.server.problems import routing_error
+from tilewise.server.responses import routes as responses
 from tilewise.server.tracing import TraceContext
 
 logger = logging.getLogger("tilewise")
-_TICK = 1.0  # seconds between looks at whether the periodic line is due
-_MODULES = (chat, completions, responses, tokenize, invocations, information)
+ROUTERS = (chat.router, completions.router, responses.router, tokenize.router, information.router)
+"""The routes of every server of a model."""
 
 
-def route_modules(config: ServerConfig) -> tuple[ModuleType, ...]:
-    """Return the files of a server's routes; vLLM's variable VLLM_SERVER_DEV_MODE adds vLLM's routes for developers."""
-    tokenizer = (tokenizer_info,) if config.enable_tokenizer_info_endpoint else ()
-    developers = (developer,) if os.environ.get("VLLM_SERVER_DEV_MODE", "0") not in ("", "0") else ()
-    return (*_MODULES, *tokenizer, *developers)
+def routers_of(config: ServerConfig) -> tuple[Router, ...]:
+    """Return a server's routes; vLLM's variable VLLM_SERVER_DEV_MODE adds vLLM's routes for developers."""
+    tokenizer = (information.tokenizer_router,) if config.enable_tokenizer_info_endpoint else ()
+    developers = Environment.here().developer_routes
+    return (*ROUTERS, *tokenizer, *((information.developer_router,) if developers else ()))
 
 
-def create_app(parts: ServerParts, config: ServerConfig, modules: tuple[ModuleType, ...] | None = None) -> ASGIApp:
-    """Return a server's application with the routes of the files `modules`; None = those that its options ask for.
+UI_PATH = "/ui"
+
+
+def create_app(context: Context, routers: Sequence[Router] | None = None, port: int | None = None) -> ASGIApp:
+    """Return a server's application with the routes of `routers`; None = those that its options ask for.
+
+    With the option `ui`, the web chat asks this server at `port` of this machine. Raises InvalidConfig without gradio.
 
     A request passes HttpCounter, RequestGuard, CORS and, where spans are sent, TraceContext on its way to a route.
     """
-    modules = modules or route_modules(config)
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        log_routes(modules)
-        ticking = asyncio.create_task(_tick(parts))
-        yield
-        ticking.cancel()
-        with suppress(asyncio.CancelledError):
-            await ticking
-        if store is not None:
-            store.close()
-        parts.service.close()
-
-    limits = StoreLimits.from_environment()
-    store = None if limits is None else ResponseStore(limits)
-    app = FastAPI(lifespan=lifespan, openapi_url=None)
-    app.state.context = Context(
-        parts.service, parts.served, parts.metrics, config, parts.engine, parts.checkpoint, store
-    )
-    for module in modules:
-        app.include_router(module.router)
+    config, routers = context.config, routers or routers_of(context.config)
+    app = FastAPI(lifespan=partial(_lifespan, context, routers), openapi_url=None)
+    app.state.context = context
+    for router in routers:
+        app.include_router(router)
     open_paths = ALWAYS_OPEN if config.metrics_with_key else OPEN
     if not config.disable_fastapi_docs:
         app.include_router(
-            pages(partial(openapi_document, modules, open_paths, bool(config.api_key), config.root_path))
+            pages(partial(openapi_document, routers, open_paths, bool(config.api_key), config.root_path))
         )
-    app.add_exception_handler(HTTPException, routing_error(api_routes(modules)))
-    if parts.service.tracing is not None:
+    if config.ui:
+        from tilewise.ui.app import mount
+        from tilewise.ui.servers import Servers
+
+        mount(app, Servers((f"http://127.0.0.1:{config.port if port is None else port}/v1",)), UI_PATH)
+    app.add_exception_handler(HTTPException, routing_error(api_routes(routers)))
+    if context.service.tracing is not None:
         app.add_middleware(TraceContext)
     app.add_middleware(
         CORSMiddleware,
@@ -96,35 +80,43 @@ def create_app(parts: ServerParts, config: ServerConfig, modules: tuple[ModuleTy
         app,
         keys=config.api_key,
         open_paths=open_paths,
+        open_below=UI_PATH if config.ui else None,
         root_path=config.root_path,
         max_body_bytes=int(config.max_body_mb * 2**20),
         max_headers=config.h11_max_header_count,
         echo_request_id=config.enable_request_id_headers,
     )
-    return HttpCounter(guard, parts.metrics.registry)
+    return HttpCounter(guard, context.metrics.registry)
 
 
-async def _tick(parts: ServerParts) -> None:
-    while True:
-        await asyncio.sleep(_TICK)
-        parts.tick()
+@asynccontextmanager
+async def _lifespan(context: Context, routers: Sequence[Router], _: FastAPI) -> AsyncIterator[None]:
+    _log_routes(routers)
+    ticking = asyncio.create_task(context.tick())
+    yield
+    ticking.cancel()
+    with suppress(asyncio.CancelledError):
+        await ticking
+    if context.store is not None:
+        context.store.close()
+    context.service.close()
 
 
-def api_routes(modules: Sequence[ModuleType] = _MODULES) -> list[APIRoute]:
-    return [route for module in modules for route in module.router.routes if isinstance(route, APIRoute)]
+def api_routes(routers: Sequence[Router] = ROUTERS) -> list[APIRoute]:
+    return [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
 
 
 def openapi_document(
-    modules: Sequence[ModuleType] = _MODULES, open_paths: Sequence[str] = OPEN, keys: bool = False, root_path: str = ""
+    routers: Sequence[Router] = ROUTERS, open_paths: Sequence[str] = OPEN, keys: bool = False, root_path: str = ""
 ) -> dict[str, Any]:
     """Return the OpenAPI document. With `root_path`, the pages that show it send their requests below that path."""
-    operations = {name: operation for module in modules for name, operation in module.OPERATIONS.items()}
-    found = document(api_routes(modules), operations, keys=keys, open_paths=open_paths)
+    operations = {name: operation for router in routers for name, operation in router.operations.items()}
+    found = document(api_routes(routers), operations, keys=keys, open_paths=open_paths)
     return {**found, "servers": [{"url": root_path}]} if root_path else found
 
 
-def log_routes(modules: Sequence[ModuleType]) -> None:
+def _log_routes(routers: Sequence[Router]) -> None:
     """Log every route in the words of vLLM's log."""
     logger.info("Available routes are:")
-    for route in api_routes(modules):
+    for route in api_routes(routers):
         logger.info("Route: %s, Methods: %s", route.path, ", ".join(sorted(route.methods or ())))

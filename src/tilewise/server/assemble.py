@@ -4,130 +4,73 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 from tilewise.config import EngineConfig
-from tilewise.engine.counters import Counters, StatsLog
+from tilewise.engine.counters import StatsLog
+from tilewise.entrypoints.setup import log_interval, media_reader
+from tilewise.environment import Environment
 from tilewise.errors import InvalidConfig
 from tilewise.ignored import LOG, Ignored
-from tilewise.inputs.media_cache import MediaCache
 from tilewise.inputs.model_inputs import ModelInputs
-from tilewise.inputs.sampling import default_sampling
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.tool_text import TOOL_FORMS
-from tilewise.llm import log_interval, media_reader
-from tilewise.remote.engine_process import EngineProcess, memory_part
-from tilewise.remote.replicas import Replicas
-from tilewise.remote.supervisor import RestartRule, State
-from tilewise.remote.wire import Build, Launch, Outbox
+from tilewise.remote.engine import EngineProcess
+from tilewise.remote.replicas import memory_part, replicas_of
+from tilewise.remote.supervisor import RestartRule
+from tilewise.remote.wire import Build, Launch
 from tilewise.sampling_params import MAX_N
+from tilewise.server.chat.call import check_template_options
 from tilewise.server.config import ServerConfig
-from tilewise.server.convert import check_template_options
+from tilewise.server.context import Context
 from tilewise.server.metrics import Metrics
+from tilewise.server.responses.store import ResponseStore, StoreLimits
 from tilewise.server.served import ServedModel
-from tilewise.server.service import AnswerService, QueueLimits
+from tilewise.server.service import AnswerService
 from tilewise.server.tracing import Tracing
-from tilewise.units import whole_variable
 
 logger = logging.getLogger("tilewise")
 
 
-@dataclass
-class ServerParts:
-    """All parts of one server. It watches the engines and passes on what they report, to metrics and to the log."""
-
-    replicas: Replicas
-    service: AnswerService
-    served: ServedModel
-    metrics: Metrics
-    stats: list[StatsLog]
-    """The periodic log line of each engine; empty under `--disable-log-stats`."""
-    cache: MediaCache
-    engine: EngineConfig
-    checkpoint: Path
-    """Folder of the model's files."""
-    phases: str = ""
-    """Seconds of each phase of the start, as text for the log."""
-    gave_up: bool = False
-    _ends: list[Callable[[], None]] = field(default_factory=list)
-
-    def on_give_up(self, end: Callable[[], None]) -> None:
-        """Register `end`, which is called when the engines, or the only one, died too often to be started again."""
-        self._ends.append(end)
-
-    def became(self, engine: int, state: State) -> None:
-        """Note the new state of an engine; this method and `took` make up `Watcher`."""
-        self.metrics.engines[engine].engine_is(state == "ready", state == "restarting")
-        if self.replicas.state == "failed":
-            self.gave_up = True
-            for end in self._ends:
-                end()
-
-    def took(self, engine: int, outbox: Outbox) -> None:
-        self.metrics.engines[engine].take(outbox.counters, outbox.load)
-        self.metrics.media(self.cache.counts)
-        self._tick(engine, outbox.counters)
-
-    def tick(self) -> None:
-        """Log the periodic line of each engine whose line is due."""
-        for engine in self.replicas.engines:
-            self._tick(engine.number, engine.counters)
-
-    def _tick(self, engine: int, counters: Counters) -> None:
-        """Log an engine's line if it is due. Pictures are cut before all engines, and stand in the first one's line."""
-        if not self.stats:
-            return
-        if engine == 0:
-            media = self.cache.counts
-            counters = replace(counters, mm_cache_queries=media.queries, mm_cache_hits=media.hits)
-        self.stats[engine].tick(counters, self.replicas.engines[engine].load, time.monotonic())
-
-
 async def assemble(
     engine: EngineConfig, config: ServerConfig, process: EngineProcess, build: Build | None = None
-) -> ServerParts:
+) -> Context:
     """Build a server's parts and start its engines, until they are ready. Raises the error of whatever fails."""
     started = time.perf_counter()
     # First: what is missing or cannot be read should not cost a model's loading time.
     part = memory_part(engine)
-    tracing = tracing_of(engine, config)
+    tracing, limits = tracing_of(engine, config), StoreLimits.from_environment()
     check_template_options(config.default_chat_template_kwargs, Ignored())
     reader = replace(media_reader(engine), detail_tiles=config.detail_tiles)
     found = await asyncio.to_thread(ModelInputs.of, engine)
     reader = replace(reader, embeddings=found.embeddings)
     found = replace(found, spec=with_parsers(found.spec, config))
-    folder = found.checkpoint.folder
-    sampling = default_sampling(config.generation_config, config.override_generation_config, folder)
+    sampling = found.default_sampling(config.generation_config, config.override_generation_config)
     if sampling:
         logger.info("Default sampling options of the model: %s", sampling)
-    context_id, end_ids = found.tokenizer.image_context_id, found.spec.end_ids
-    launch = Launch(engine, found.checkpoint, found.draft, context_id, end_ids, build, part)
+    launch = Launch.of(found, part, build)
     read = time.perf_counter()
 
-    replicas = Replicas(launch, RestartRule(config.max_engine_restarts, config.engine_restart_window))
+    replicas = replicas_of(launch, RestartRule(config.max_engine_restarts, config.engine_restart_window))
     ready = await replicas.start(process)
     preparer = found.preparer(ready.resolved)
-    context = preparer.max_model_len
-    served = served_model(engine, config, context, sampling, found.spec)
-    metrics = Metrics(served.name, context, len(replicas.engines))
-    admission = QueueLimits(config.max_num_queued_reqs, config.max_num_queued_tokens, config.request_timeout)
-    service = AnswerService(replicas, preparer, reader, admission, metrics, media_threads(), tracing)
+    served = served_model(engine, config, preparer.max_model_len, sampling, found.spec)
+    metrics = Metrics(served.name, served.max_model_len, len(replicas.engines))
+    service = AnswerService(replicas, preparer, reader, config, metrics, media_threads(), tracing)
     lines = 0 if engine.disable_log_stats else len(replicas.engines)
     stats = [StatsLog(log_interval(), time.monotonic(), number) for number in range(lines)]
-    parts = ServerParts(replicas, service, served, metrics, stats, preparer.cache, engine, folder.path)
+    store = None if limits is None else ResponseStore(limits)
+    context = Context(replicas, service, served, metrics, stats, config, engine, found.checkpoint.folder.path, store)
     for one in replicas.engines:
         metrics.engines[one.number].describe_caches(one.resolved)
-        parts.became(one.number, "ready")
-    replicas.watch(parts)
+        context.became(one.number, "ready")
+    replicas.watch(context)
     waited = time.perf_counter() - read - sum(ready.seconds.values())
     phases = {"files and tokenizer": read - started, "engine process": waited, **ready.seconds}
-    parts.phases = ", ".join(f"{name} {seconds:.2f}" for name, seconds in phases.items())
-    return parts
+    context.phases = ", ".join(f"{name} {seconds:.2f}" for name, seconds in phases.items())
+    return context
 
 
 def tracing_of(engine: EngineConfig, config: ServerConfig) -> Tracing | None:
@@ -169,6 +112,8 @@ def served_model(
         root=engine.model,
         created=int(time.time()),
         max_model_len=max_model_len,
+        tiling=spec.tiling,
+        tokens_per_tile=spec.tokens_per_tile,
         sampling=sampling,
         max_logprobs=engine.max_logprobs,
         max_answers=max_answers(engine.max_num_seqs * engine.data_parallel_size),
@@ -190,9 +135,9 @@ def served_model(
 
 def media_threads() -> int:
     """Return the number of threads that fetch, decode and cut media."""
-    return whole_variable(os.environ, "VLLM_MEDIA_LOADING_THREAD_COUNT", 8)
+    return Environment.here().media_threads or 8
 
 
 def max_answers(running: int) -> int:
     """Return the most answers to one prompt: VLLM_MAX_N_SEQUENCES, or as many as run at once, and at most MAX_N."""
-    return min(whole_variable(os.environ, "VLLM_MAX_N_SEQUENCES", running), MAX_N)
+    return min(Environment.here().max_answers or running, MAX_N)

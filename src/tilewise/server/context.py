@@ -1,70 +1,90 @@
-"""Context: the parts of a server that a route needs beside the request, such as the service and the options."""
+"""Context: all parts of one server, which its routes share, and what they tell of a request beside its answer."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import logging
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from starlette.requests import Request as HttpRequest
 
 from tilewise.config import EngineConfig
+from tilewise.engine.counters import Counters, StatsLog
 from tilewise.ignored import Ignored
-from tilewise.outputs.group import AnswerGroup
+from tilewise.remote.replicas import Replicas
+from tilewise.remote.supervisor import State
+from tilewise.remote.wire import Outbox
+from tilewise.server.answers import RequestTimes, request_times
 from tilewise.server.config import ServerConfig
-from tilewise.server.metrics import Metrics, request_times
+from tilewise.server.metrics import Metrics
 from tilewise.server.responses.store import ResponseStore
 from tilewise.server.served import ServedModel
 from tilewise.server.service import AnswerService
 from tilewise.types import Request, RequestOutput
 
 logger = logging.getLogger("tilewise")
+_TICK = 1.0  # seconds between looks at whether the periodic line is due
 
 
-@dataclass(frozen=True)
-class RequestLog:
-    """The log of requests and answers, as far as the options ask for it."""
-
-    requests: bool
-    outputs: bool
-    max_length: int | None
-
-    def received(self, name: str, request: Request) -> None:
-        if self.requests:
-            prompt = (request.prompt or "")[: self.max_length]
-            tokens, tiles = len(request.prompt_ids), request.num_tiles
-            logger.info(
-                "Received request %s: prompt: %r, %d tokens, %d tiles, params: %s",
-                name,
-                prompt,
-                tokens,
-                tiles,
-                request.sampling,
-            )
-
-    def answered(self, name: str, group: AnswerGroup) -> None:
-        if self.outputs:
-            for answer in group.output().outputs:
-                text = answer.text[: self.max_length]
-                logger.info("Generated response %s: output: %r, finish_reason: %s", name, text, answer.finish_reason)
-
-
-@dataclass(frozen=True)
+@dataclass
 class Context:
-    """The parts of one server that all its routes share."""
+    """All parts of one server. It watches the engines and passes on what they report, to metrics and to the log."""
 
+    replicas: Replicas
     service: AnswerService
     served: ServedModel
     metrics: Metrics
+    stats: list[StatsLog]
+    """The periodic log line of each engine; empty under `--disable-log-stats`."""
     config: ServerConfig
     engine: EngineConfig
     checkpoint: Path
     """Folder of the model's files."""
     store: ResponseStore | None = None
     """The responses that are kept; None = none are."""
+    phases: str = ""
+    """Seconds of each phase of the start, as text for the log."""
+    gave_up: bool = False
+    _ends: list[Callable[[], None]] = field(default_factory=list)
+
+    def on_give_up(self, end: Callable[[], None]) -> None:
+        """Register `end`, which is called when the engines, or the only one, died too often to be started again."""
+        self._ends.append(end)
+
+    def became(self, engine: int, state: State) -> None:
+        """Note the new state of an engine; this method and `took` make up `Watcher`."""
+        self.metrics.engines[engine].engine_is(state == "ready", state == "restarting")
+        if self.replicas.state == "failed":
+            self.gave_up = True
+            for end in self._ends:
+                end()
+
+    def took(self, engine: int, outbox: Outbox) -> None:
+        self.metrics.engines[engine].take(outbox.counters, outbox.load)
+        self.metrics.media(self.service.preparer.cache.counts)
+        self._tick(engine, outbox.counters)
+
+    async def tick(self) -> None:
+        """Log the periodic line of each engine whenever it is due, until cancelled."""
+        while True:
+            await asyncio.sleep(_TICK)
+            for engine in self.replicas.engines:
+                self._tick(engine.number, engine.counters)
+
+    def _tick(self, engine: int, counters: Counters) -> None:
+        """Log an engine's line if it is due. Pictures are cut before all engines, and stand in the first one's line."""
+        if not self.stats:
+            return
+        if engine == 0:
+            media = self.service.preparer.cache.counts
+            counters = replace(counters, mm_cache_queries=media.queries, mm_cache_hits=media.hits)
+        self.stats[engine].tick(counters, self.replicas.engines[engine].load, time.monotonic())
 
     def scope(self, raw: HttpRequest, salt: str | None) -> str:
         """Return whose request this is, as far as one can tell: a digest of its key, if there are keys, and salt."""
@@ -76,7 +96,7 @@ class Context:
 
         Source: xds.data.orca.v3.OrcaLoadReport; the names are those that vLLM reports.
         """
-        form, load = raw.headers.get("endpoint-load-metrics-format", "").upper(), self.service.engine.load
+        form, load = raw.headers.get("endpoint-load-metrics-format", "").upper(), self.replicas.load
         found = {"kv_cache_usage_perc": float(load.kv_cache_usage), "num_requests_waiting": float(load.waiting)}
         if form == "JSON":
             return {"endpoint-load-metrics": f"JSON {json.dumps({'named_metrics': found})}"}
@@ -87,15 +107,22 @@ class Context:
             ignored.add("endpoint-load-metrics-format", "the load is reported as TEXT or JSON")
         return {}
 
-    def times_of(self, *outputs: RequestOutput) -> dict[str, Any]:
-        """Return a request's times for its answer, under `--enable-per-request-metrics`; none if there are several."""
+    def times_of(self, *outputs: RequestOutput) -> RequestTimes | None:
+        """Return a request's times, under `--enable-per-request-metrics`; None as well if there are several answers."""
         one = len(outputs) == 1 and len(outputs[0].outputs) == 1
-        return {"metrics": request_times(outputs[0])} if one and self.config.enable_per_request_metrics else {}
+        return request_times(outputs[0]) if one and self.config.enable_per_request_metrics else None
 
-    @property
-    def log(self) -> RequestLog:
-        config = self.config
-        return RequestLog(config.enable_log_requests, config.enable_log_outputs, config.max_log_len)
+    def log_request(self, name: str, request: Request) -> None:
+        if self.config.enable_log_requests:
+            prompt = (request.prompt or "")[: self.config.max_log_len]
+            tokens, tiles = len(request.prompt_ids), request.num_tiles
+            text = "Received request %s: prompt: %r, %d tokens, %d tiles, params: %s"
+            logger.info(text, name, prompt, tokens, tiles, request.sampling)
+
+    def log_answers(self, name: str, output: RequestOutput) -> None:
+        for answer in output.outputs if self.config.enable_log_outputs else ():
+            text = answer.text[: self.config.max_log_len]
+            logger.info("Generated response %s: output: %r, finish_reason: %s", name, text, answer.finish_reason)
 
 
 def context_of(raw: HttpRequest) -> Context:

@@ -13,12 +13,14 @@ from starlette.types import ASGIApp
 
 import tilewise
 from tilewise.config import EngineConfig
+from tilewise.console import set_up_logs
+from tilewise.environment import Environment
 from tilewise.errors import EngineDead, InvalidConfig
-from tilewise.logs import set_up_logs
-from tilewise.remote.engine_process import EngineProcess
+from tilewise.remote.engine import EngineProcess
 from tilewise.server.app import create_app
-from tilewise.server.assemble import ServerParts, assemble
+from tilewise.server.assemble import assemble
 from tilewise.server.config import ServerConfig
+from tilewise.server.context import Context
 
 logger = logging.getLogger("tilewise")
 
@@ -38,26 +40,26 @@ class Replica:
     ) -> None:
         if version != tilewise.__version__:
             raise InvalidConfig(f"A node has tilewise {tilewise.__version__}, and not {version}: install the same.")
-        set_up_logs("Replica", os.environ.get("VLLM_LOGGING_LEVEL", "INFO"))
+        set_up_logs("Replica", Environment.here().logging_level)
         started = time.perf_counter()
-        self._server, self._process = server, EngineProcess()
+        self._process = EngineProcess()
         try:
-            self._parts = await assemble(engine, server, self._process)
+            self._context = await assemble(engine, server, self._process)
         except BaseException:
             self._process.kill()
             self._process.pipe.close()
             raise
-        self._parts.on_give_up(self._end)
+        self._context.on_give_up(self._end)
         gc.freeze()  # libraries are no garbage, and looking for it among them takes long
-        logger.info("Start-up took %.2f seconds: %s", time.perf_counter() - started, self._parts.phases)
+        logger.info("Start-up took %.2f seconds: %s", time.perf_counter() - started, self._context.phases)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Return the application; Serve calls this method, by this name, once the constructor is done."""
-        return create_app(self._parts, self._server)
+        return create_app(self._context)
 
     async def check_health(self) -> None:
         """Raise EngineDead where there is no engine, and none is on its way. Serve asks every few seconds."""
-        if self._parts.gave_up:
+        if self._context.gave_up:
             raise EngineDead("The engine was given up.")
 
     def _end(self) -> None:
@@ -66,9 +68,9 @@ class Replica:
 
     async def __del__(self) -> None:
         """Close the engines; Serve awaits this when a replica is no longer wanted and its requests have ended."""
-        parts: ServerParts | None = getattr(self, "_parts", None)
-        if parts is not None:
-            await parts.replicas.close()
+        context: Context | None = getattr(self, "_context", None)
+        if context is not None:
+            await context.replicas.close()
 
 
 def deployment(

@@ -8,31 +8,32 @@ import signal
 import socket
 import stat
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import ModuleType
 
 import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tilewise.config import EngineConfig
+from tilewise.console import http_log_config
 from tilewise.errors import EngineDead, InvalidConfig
 from tilewise.ignored import LOG
-from tilewise.logs import http_log_config
-from tilewise.remote.engine_process import EngineProcess
+from tilewise.remote.engine import EngineProcess
 from tilewise.remote.wire import Build
 from tilewise.server.app import create_app
-from tilewise.server.assemble import ServerParts, assemble
+from tilewise.server.assemble import assemble
 from tilewise.server.config import ServerConfig
+from tilewise.server.context import Context
+from tilewise.server.exchange import Router
 
 
 class PatientProtocol(H11Protocol):
     """uvicorn's HTTP/1.1, which closes a connection whose client is too long in sending what it owes.
 
     That is a head, or the rest of a body that is refused; sending a little of it now and then does not help. Bodies
-    that are read have a limit of their own (`Intake`).
+    that are read have a limit of their own (`BodyReceiver`).
     """
 
     patience = 30.0
@@ -73,26 +74,27 @@ logger = logging.getLogger("tilewise")
 _ABORTED = 2.0  # seconds that streams have to say that they were aborted
 
 
-Modules = tuple[ModuleType, ...]
-
-
 def serve(
     engine: EngineConfig,
     server: ServerConfig,
     process: EngineProcess,
     build: Build | None = None,
-    modules: Modules | None = None,
+    routers: Sequence[Router] | None = None,
 ) -> int:
     """Serve until told to stop, with an engine in a process that has begun, and return the exit status.
 
-    `build` makes another engine than the model's; `modules` are the files of the routes, None = those that the options
-    ask for (`app`). Raises a TilewiseError if the server cannot start.
+    `build` makes another engine than the model's; `routers` have the routes, None = those that the options ask for.
+    Raises a TilewiseError if the server cannot start.
     """
-    return asyncio.run(_serve(engine, server, process, build, modules))
+    return asyncio.run(_serve(engine, server, process, build, routers))
 
 
 async def _serve(
-    engine: EngineConfig, config: ServerConfig, process: EngineProcess, build: Build | None, modules: Modules | None
+    engine: EngineConfig,
+    config: ServerConfig,
+    process: EngineProcess,
+    build: Build | None,
+    routers: Sequence[Router] | None,
 ) -> int:
     started = time.perf_counter()
     if config.metrics_without_key:
@@ -101,13 +103,14 @@ async def _serve(
         )
     listener = listen(config)  # first: a port that is taken should not cost a model's loading time
     try:
-        parts = await assemble(engine, config, process, build)
-        logger.info("Start-up took %.2f seconds: %s", time.perf_counter() - started, parts.phases)
-        server = Server(uvicorn_config(config, parts, modules), parts, config.shutdown_timeout)
+        context = await assemble(engine, config, process, build)
+        logger.info("Start-up took %.2f seconds: %s", time.perf_counter() - started, context.phases)
+        port = None if config.uds is not None else listener.getsockname()[1]
+        server = Server(uvicorn_config(context, routers, port), context)
         await server.serve(sockets=[listener])
-        await parts.replicas.close()
+        await context.replicas.close()
         logger.info("Shutdown complete")
-        return 0 if server.started and not parts.gave_up else 1
+        return 0 if server.started and not context.gave_up else 1
     finally:
         listener.close()
         if config.uds is not None:
@@ -145,10 +148,12 @@ def _remove_stale(path: Path) -> None:
     path.unlink()
 
 
-def uvicorn_config(config: ServerConfig, parts: ServerParts, modules: Modules | None = None) -> uvicorn.Config:
-    level = config.uvicorn_log_level
+def uvicorn_config(
+    context: Context, routers: Sequence[Router] | None = None, port: int | None = None
+) -> uvicorn.Config:
+    config, level = context.config, context.config.uvicorn_log_level
     return uvicorn.Config(
-        create_app(parts, config, modules),
+        create_app(context, routers, port),
         host=config.host or "0.0.0.0",
         port=config.port,
         uds=config.uds,
@@ -174,29 +179,28 @@ def uvicorn_config(config: ServerConfig, parts: ServerParts, modules: Modules | 
 class Server(uvicorn.Server):
     """uvicorn's server, which lets running requests finish first, and ends when the engine has been given up."""
 
-    def __init__(self, config: uvicorn.Config, parts: ServerParts, patience: float) -> None:
+    def __init__(self, config: uvicorn.Config, context: Context) -> None:
         super().__init__(config)
-        self._parts = parts
-        self._patience = patience
+        self._context, self._patience = context, context.config.shutdown_timeout
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._log_started_message(sockets or [])
-        self._parts.on_give_up(self._end)
+        self._context.on_give_up(self._end)
 
     def _end(self) -> None:
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         logger.info("Shutdown initiated (timeout=%g)", self._patience)
-        service = self._parts.service
+        service = self._context.service
         service.drain()
         if service.in_flight and self._patience:
             logger.info("Draining %d in-flight requests (timeout=%gs)", service.in_flight, self._patience)
             await self._until_idle(self._patience)
         if service.in_flight:
             logger.info("Aborting %d requests", service.in_flight)
-            self._parts.replicas.end_streams(
+            self._context.replicas.end_streams(
                 EngineDead("The server is shutting down: send the request to another one.")
             )
             await self._until_idle(_ABORTED)
@@ -205,7 +209,7 @@ class Server(uvicorn.Server):
     async def _until_idle(self, seconds: float) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self._parts.service.in_flight and not self.force_exit:
+                while self._context.service.in_flight and not self.force_exit:
                     await asyncio.sleep(0.02)
 
     @contextmanager

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tilewise.errors import UnknownModel
+from tilewise.inputs.media.tiling import Tiling
 from tilewise.inputs.tool_text import ToolFormName
 
 
@@ -20,8 +21,10 @@ class ServedModel:
     """Folder or hub id that the model was loaded from."""
     created: int
     max_model_len: int
+    tiling: Tiling = Tiling()
+    tokens_per_tile: int = 256
     sampling: Mapping[str, Any] = field(default_factory=dict)
-    """Sampling options of requests that do not set them (`sampling_defaults`)."""
+    """Sampling options of requests that do not set them (`default_sampling`)."""
     max_logprobs: int = 20
     max_answers: int = 64
     """Most answers to one prompt: each is a sequence of its own, which is held whole, pictures too, while it waits."""

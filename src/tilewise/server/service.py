@@ -9,67 +9,27 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager, contextmanager
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from tilewise.engine.delta import TokenDelta
+from tilewise.engine.sequence import TokenDelta
 from tilewise.errors import EngineDead, Expired, Overloaded
 from tilewise.ignored import Ignored, IgnoredLog
-from tilewise.inputs.media_io import MediaOptions
-from tilewise.inputs.media_reader import MediaReader
+from tilewise.inputs.media.reader import MediaOptions, MediaReader
 from tilewise.inputs.prepare import Preparer
-from tilewise.inputs.schema_check import schema_faults
 from tilewise.outputs.group import AnswerDelta, AnswerGroup
-from tilewise.outputs.parts import split_parts
 from tilewise.remote.engine import Stream
 from tilewise.remote.replicas import Replicas
-from tilewise.server.calls import ChatCall
-from tilewise.server.chat_answers import parts_rule
+from tilewise.server.config import ServerConfig
 from tilewise.server.metrics import Metrics
 from tilewise.server.tracing import Tracing
-from tilewise.types import CompletionOutput, Request, RequestOutput
-
-
-async def check_answers(call: ChatCall, output: RequestOutput, body: dict[str, Any], service: AnswerService) -> None:
-    """Run `check_strictness` for each choice of a whole answer's body."""
-    for choice, answer in zip(body["choices"], output.outputs, strict=True):
-        await check_strictness(call, answer, choice, service)
-
-
-async def check_strictness(
-    call: ChatCall, answer: CompletionOutput, choice: dict[str, Any], service: AnswerService
-) -> None:
-    """Add `schema_errors` to a choice that does not fulfil the schema of which `strict: true` was asked.
-
-    An answer that was cut short is not checked: it is not whole, as its finish_reason says.
-    """
-    if answer.finish_reason != "stop" or not (call.strict_schema or call.tools.strict):
-        return
-    parts = split_parts(answer.text, parts_rule(call))
-    pairs = [(call.tools.strict[made.name], made.arguments) for made in parts.calls if made.name in call.tools.strict]
-    if call.strict_schema is not None and not parts.calls:
-        pairs.append((call.strict_schema, parts.content))
-    if pairs:
-        faults = [fault for found in await service.prepare(lambda: schema_faults(pairs)) for fault in found]
-        if faults:
-            choice["schema_errors"] = faults
-
+from tilewise.types import Request, RequestOutput
 
 Result = TypeVar("Result")
-RETRY_AFTER = 1  # seconds, for requests that are one too many
-
-
-@dataclass(frozen=True, slots=True)
-class QueueLimits:
-    """The limits of how much may wait, and how long; None = no limit."""
-
-    max_queued_requests: int | None = None
-    max_queued_tokens: int | None = None
-    deadline: float | None = None
-    """Seconds that a request may take, media and queue included."""
+Item = TypeVar("Item")
+See = Callable[[AnswerDelta], None]
 
 
 class AnswerService:
@@ -80,7 +40,7 @@ class AnswerService:
         engine: Replicas,
         preparer: Preparer,
         reader: MediaReader,
-        admission: QueueLimits,
+        config: ServerConfig,
         metrics: Metrics,
         threads: int,
         tracing: Tracing | None = None,
@@ -94,17 +54,26 @@ class AnswerService:
         self._draining = False
         self.preparer = preparer
         self.reader = reader
-        self.admission = admission
+        self._config = config
         self._threads = ThreadPoolExecutor(threads, "tilewise-prepare")
         self._preparing = 0
         self._waiting_tokens = 0
 
-    def check_admission(self) -> None:
-        """Raise Overloaded or EngineDead if no request can be taken; to be called before anything is fetched."""
+    @asynccontextmanager
+    async def admitted(self) -> AsyncGenerator[None]:
+        """Enter if a request can be taken, and give its preparation, and an answer that comes whole, their deadline.
+
+        Raises Overloaded, EngineDead or Expired; to be entered before anything is fetched.
+        """
+        self._check_admission()
+        async with self.deadline():
+            yield
+
+    def _check_admission(self) -> None:
         if self._draining:
             raise EngineDead("The server is shutting down: send the request to another one.")
         self.engine.check()
-        limit, waiting = self.admission.max_queued_requests, self.engine.load.waiting + self._preparing
+        limit, waiting = self._config.max_num_queued_reqs, self.engine.load.waiting + self._preparing
         if limit is not None and waiting >= limit:
             self.metrics.rejected("queued_requests")
             raise Overloaded(f"{waiting} requests are waiting, the limit is {limit}: send the request again later.")
@@ -143,14 +112,14 @@ class AnswerService:
         finally:
             cancelled.set()
 
-    async def whole(self, request: Request, see: Callable[[AnswerDelta], None] = lambda piece: None) -> AnswerGroup:
-        """Return the answers when all of them have ended; `see` is shown each token on the way."""
-        group = self.group(request)
-        async with aclosing(self.pieces(group)) as pieces:
-            async for found in pieces:
-                for piece in found:
-                    see(piece)
-        return group
+    async def whole(self, groups: Iterable[AnswerGroup], see: Sequence[See] = ()) -> list[RequestOutput]:
+        """Return the answers to several requests when all have ended; each of `see` is shown one's tokens."""
+        groups = list(groups)
+        async with aclosing(merged([self.pieces(group) for group in groups])) as steps:
+            async for number, pieces in steps:
+                for piece in pieces if see else ():
+                    see[number](piece)
+        return [group.output() for group in groups]
 
     def group(self, request: Request) -> AnswerGroup:
         return AnswerGroup(self.preparer.tokenizer, request, self.preparer.spec)
@@ -199,7 +168,7 @@ class AnswerService:
         return pieces
 
     def _check_tokens(self, tokens: int) -> None:
-        limit = self.admission.max_queued_tokens
+        limit = self._config.max_num_queued_tokens
         if limit is not None and self._waiting_tokens and self._waiting_tokens + tokens > limit:
             self.metrics.rejected("queued_tokens")
             raise Overloaded(
@@ -210,7 +179,7 @@ class AnswerService:
     @asynccontextmanager
     async def deadline(self, arrival: float | None = None) -> AsyncGenerator[None]:
         """Raise Expired if what is done inside takes too long, counted from the arrival, else from now."""
-        seconds = self.admission.deadline
+        seconds = self._config.request_timeout
         spent = 0.0 if arrival is None else time.monotonic() - arrival
         try:
             async with asyncio.timeout(None if seconds is None else max(0.0, seconds - spent)):
@@ -235,3 +204,46 @@ class AnswerService:
         self._threads.shutdown(wait=False, cancel_futures=True)
         if self.tracing is not None:
             self.tracing.close()
+
+
+_End = tuple[int, None, BaseException | None]
+
+
+async def merged(streams: Sequence[AsyncGenerator[Item]]) -> AsyncGenerator[tuple[int, Item]]:
+    """Yield the items of all streams as they come, each with the number of its stream.
+
+    The first error of any stream ends all; closing the generator closes all.
+    """
+    if len(streams) == 1:
+        async with aclosing(streams[0]) as only:
+            async for found in only:
+                yield 0, found
+        return
+    queue: asyncio.Queue[tuple[int, Item, None] | _End] = asyncio.Queue()
+
+    async def read(number: int, stream: AsyncGenerator[Item]) -> None:
+        error: BaseException | None = None
+        try:
+            async with aclosing(stream):
+                async for item in stream:
+                    queue.put_nowait((number, item, None))
+        except Exception as failure:  # of whatever kind: it is raised where the streams are read together
+            error = failure
+        finally:
+            queue.put_nowait((number, None, error))
+
+    tasks = [asyncio.ensure_future(read(number, stream)) for number, stream in enumerate(streams)]
+    try:
+        running = len(tasks)
+        while running:
+            number, item, error = await queue.get()
+            if error is not None:
+                raise error
+            if item is None:
+                running -= 1
+            else:
+                yield number, item
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -6,7 +6,6 @@ are an extra: they are imported when a server is asked for traces, not before.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from tilewise.environment import Environment
 from tilewise.errors import InvalidConfig
 from tilewise.outputs.group import AnswerGroup
 from tilewise.timing import Timing
@@ -67,7 +67,7 @@ class Tracing:
             raise InvalidConfig(
                 f"otlp_traces_endpoint needs OpenTelemetry ({error.name} is missing): pip install 'tilewise[otel]'"
             ) from None
-        name = os.environ.get("OTEL_SERVICE_NAME", "tilewise")
+        name = Environment.here().service_name
         self._provider = TracerProvider(resource=Resource.create({"service.name": name}), shutdown_on_exit=False)
         exporter = OTLPSpanExporter(endpoint=endpoint, timeout=_EXPORT_TIMEOUT)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))

@@ -20,10 +20,11 @@ def mount(app: FastAPI, servers: Servers, path: str) -> FastAPI:
     from tilewise.ui.page import build_page
 
     page, arguments = build_page(servers)
-    return gradio.mount_gradio_app(
+    mounted: FastAPI = gradio.mount_gradio_app(
         app, page, path, footer_links=["settings"], ssr_mode=False, show_error=True, pwa=False, mcp_server=False,
         enable_monitoring=False, run_history=False, **arguments,
     )  # fmt: skip
+    return mounted
 
 
 def run(servers: Servers, host: str, port: int) -> None:

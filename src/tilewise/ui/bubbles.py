@@ -10,7 +10,7 @@ from tilewise.ui.conversation import Conversation
 
 _FENCED = re.compile(r"(```.*?(?:```|\Z)|`[^`\n]*`)", re.DOTALL)
 _TAG = re.compile(r"<(?=[a-zA-Z/!?])")
-LATEX = [
+LATEX: list[dict[str, str | bool]] = [
     {"left": "$$", "right": "$$", "display": True},
     {"left": "\\[", "right": "\\]", "display": True},
     {"left": "\\(", "right": "\\)", "display": False},
@@ -47,7 +47,7 @@ def bubbles(conversation: Conversation) -> list[dict[str, Any]]:
 
 
 def exchange_at(conversation: Conversation, index: Any) -> int:
-    """Return the number of the exchange that a bubble belongs to; gradio gives the bubble's index, or a list with it."""
+    """Return the number of the exchange that a bubble belongs to, by gradio's index of the bubble."""
     place = index[0] if isinstance(index, (list, tuple)) else index
     shown = 0
     for number, exchange in enumerate(conversation.exchanges):

@@ -5,21 +5,21 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from tilewise.cli.conversation.server import ServerProblem
+from tilewise.chat_server import ServerProblem
 from tilewise.errors import TilewiseError
-from tilewise.inputs.images import ImageLimits, open_image
+from tilewise.inputs.media.images import ImageLimits, open_image
 from tilewise.outputs.boxes import read_boxes
 from tilewise.ui.bubbles import LATEX, bubbles, exchange_at
 from tilewise.ui.conversation import ChatSettings, Conversation, Exchange, is_video
 from tilewise.ui.export import as_curl, as_llm, as_markdown, as_openai
 from tilewise.ui.figures import box_figure, tile_figures, time_strip
-from tilewise.ui.servers import Servers
+from tilewise.ui.servers import ServedCard, Servers
 
 MOST_BYTES = 50 * 2**20
 """Largest file that a question may have; the server has limits of its own."""
@@ -30,7 +30,7 @@ FILE_TYPES = ["image", ".heic", ".avif", *(".mp4", ".mov", ".mkv", ".webm", ".av
 class SettingsPanel:
     """Components of the settings, in the order in which handlers get their values."""
 
-    components: Sequence[gr.components.Component]
+    components: Sequence[Any]
 
     @classmethod
     def build(cls, words: Any) -> SettingsPanel:
@@ -45,20 +45,27 @@ class SettingsPanel:
         ])  # fmt: skip
 
     @staticmethod
-    def read(model: str, values: Sequence[Any]) -> ChatSettings:
+    def read(card: ServedCard, values: Sequence[Any]) -> ChatSettings:
         system, tiles, thinking, temperature, top_p, longest, seed = values
         return ChatSettings(
-            model, system or "", float(temperature), float(top_p), int(longest) if longest else None,
-            None if seed is None else int(seed), int(tiles), bool(thinking),
+            card.model, system or "", float(temperature), float(top_p), int(longest) if longest else None,
+            None if seed is None else int(seed), int(tiles), bool(thinking), card.ours,
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PageHead:
+    """What all tabs share: the model that is asked, and the key of its server."""
+
+    model: gr.Dropdown
+    key: gr.Textbox
 
 
 class ChatTab:
     """A conversation with one model, and beside it what the model sees."""
 
-    def __init__(self, servers: Servers, words: Any, model: gr.Dropdown, key: gr.Textbox, examples: Sequence[Any]) -> None:
-        self._servers = servers
-        self._model, self._key = model, key
+    def __init__(self, servers: Servers, words: Any, head: PageHead, examples: Sequence[Any]) -> None:
+        self._servers, self._head = servers, head
         self.conversation = gr.State(Conversation())
         with gr.Row(elem_id="chat-row"):
             with gr.Column(scale=3, min_width=320):
@@ -84,7 +91,8 @@ class ChatTab:
         with gr.Accordion(words("sketch"), open=False):
             self.sketch = gr.Sketchpad(
                 type="pil", show_label=False, canvas_size=(448, 448), fixed_canvas=True, image_mode="RGB",
-                brush=gr.Brush(default_size=14, colors=["#000000", "#e6194b", "#2e8b57", "#4363d8", "#ffc800"]), layers=False,
+                brush=gr.Brush(default_size=14, colors=["#000000", "#e6194b", "#2e8b57", "#4363d8", "#ffc800"]),
+                layers=False,
             )  # fmt: skip
             self.use_sketch = gr.Button(words("use"), size="sm", elem_id="use-sketch")
 
@@ -97,15 +105,16 @@ class ChatTab:
         with gr.Accordion(words("export"), open=False, elem_id="export"):
             self.markdown = gr.DownloadButton(words("markdown"), size="sm")
             self.codes = []
-            for name, language in (("curl", "shell"), ("openai", "python"), ("LLM", "python")):
+            languages: list[tuple[str, Any]] = [("curl", "shell"), ("openai", "python"), ("LLM", "python")]
+            for name, language in languages:
                 with gr.Tab(name):
-                    self.codes.append(gr.Code(language=language, show_label=False, lines=8, max_lines=24))  # type: ignore[arg-type]
+                    self.codes.append(gr.Code(language=language, show_label=False, lines=8, max_lines=24))
 
     def _connect(self) -> None:
-        settings = [self._model, self._key, *self.settings.components]
+        settings = [self._head.model, self._head.key, *self.settings.components]
         shown = [self.conversation, self.bubbles, self.box, self.grid, self.boxes, self.strip]
         inputs = [self.conversation, *settings]
-        runs = [
+        runs: list[Any] = [
             self.box.submit(self.send, [self.box, *inputs], shown),
             self.bubbles.retry(self.retry, inputs, shown),
             self.bubbles.edit(self.edit, inputs, shown),
@@ -117,8 +126,8 @@ class ChatTab:
         self.bubbles.undo(self.undo, inputs, shown)
         gr.on([self.new.click, self.bubbles.clear], self.begin, None, shown, cancels=runs)
         tiles = self.settings.components[1]
-        gr.on([self.box.change, tiles.change, self._model.change], self.look,
-              [self.box, self.conversation, self._model, tiles], self.grid, show_progress="hidden")  # fmt: skip
+        gr.on([self.box.change, tiles.change, self._head.model.change], self.look,
+              [self.box, self.conversation, self._head.model, tiles], self.grid, show_progress="hidden")  # fmt: skip
         self.camera.change(add_file, [self.box, self.camera], self.box)
         self.use_sketch.click(add_sketch, [self.box, self.sketch], self.box)
 
@@ -157,20 +166,23 @@ class ChatTab:
         return [Conversation(), [], ready_box(empty=True), *map(panel, ("", "", ""))]
 
     def look(self, asked: dict[str, Any] | None, conversation: Conversation, label: str | None, tiles: int) -> Any:
-        """Draw the tile grid of the pictures in the box, or of the last question's."""
-        files = (asked or {}).get("files") or (conversation.exchanges[-1].files if conversation.exchanges else ())
+        """Draw the tiles of the pictures in the box; with none there, of the last question's, as the server told."""
+        last = conversation.exchanges[-1] if conversation.exchanges else Exchange("")
+        files = (asked or {}).get("files")
+        cached = [] if files else last.cached
         try:
             card = self._servers.card(label)
         except ServerProblem:
             return panel("")
-        return panel(tile_figures(files, card.tiling.override({"max_dynamic_patch": int(tiles)}), card.tokens_per_tile))
+        tiling = card.tiling.override({"max_dynamic_patch": int(tiles)})
+        return panel(tile_figures(files or last.files, tiling, card.tokens_per_tile, cached))
 
     def codes_of(self, conversation: Conversation, label: str | None, _: Any, *values: Any) -> list[Any]:
         """Write the conversation down as a file, and as programs."""
         if not conversation.exchanges:
             return [gr.skip()] * 4
         card = self._servers.card(label)
-        settings = SettingsPanel.read(card.model, values)
+        settings = SettingsPanel.read(card, values)
         file = Path(tempfile.mkdtemp()) / "conversation.md"
         file.write_text(as_markdown(conversation), "utf-8")
         return [str(file), as_curl(conversation, settings, card.url), as_openai(conversation, settings, card.url),
@@ -183,7 +195,7 @@ class ChatTab:
         yield self._shown(conversation, settings, busy=True)
         try:
             card = self._servers.card(label or next(iter(self._servers.choices(key)), None))
-            body = conversation.body(SettingsPanel.read(card.model, values))
+            body = conversation.body(SettingsPanel.read(card, values))
             with self._servers.open(card, key) as server, closing(server.answer(body)) as deltas:
                 for delta in deltas:
                     exchange.take(delta)
@@ -192,7 +204,9 @@ class ChatTab:
             exchange.problem = str(error)
         yield self._shown(conversation, settings)
 
-    def _shown(self, conversation: Conversation, settings: Sequence[Any], left: Any = None, busy: bool = False) -> list[Any]:
+    def _shown(
+        self, conversation: Conversation, settings: Sequence[Any], left: Any = None, busy: bool = False
+    ) -> list[Any]:
         last = conversation.exchanges[-1] if conversation.exchanges else None
         box = gr.MultimodalTextbox(value=left or {"text": "", "files": []}, submit_btn=not busy, stop_btn=busy)
         grid = self.look(left, conversation, settings[0], settings[3])
@@ -212,8 +226,9 @@ def found_boxes(exchange: Exchange | None) -> str:
 
 
 def ready_box(empty: bool = False) -> Any:
-    value = {"value": {"text": "", "files": []}} if empty else {}
-    return gr.MultimodalTextbox(**value, submit_btn=True, stop_btn=False)
+    if not empty:
+        return gr.MultimodalTextbox(submit_btn=True, stop_btn=False)
+    return gr.MultimodalTextbox({"text": "", "files": []}, submit_btn=True, stop_btn=False)
 
 
 def problem_of(file: str) -> str | None:

@@ -89,14 +89,16 @@ class _Side:
     def run(self, news: queue.Queue[None]) -> None:
         try:
             card = self._servers.card(self._label)
-            settings = ChatSettings(card.model, temperature=float(self._temperature), max_tiles=int(self._tiles))
-            with self._servers.open(card, self._key) as server:
-                with closing(server.answer(self._conversation.body(settings))) as deltas:
-                    for delta in deltas:
-                        if self.stopped:
-                            return
-                        self.exchange.take(delta)
-                        news.put(None)
+            settings = ChatSettings(
+                card.model, temperature=float(self._temperature), max_tiles=int(self._tiles), explain=card.ours
+            )
+            body = self._conversation.body(settings)
+            with self._servers.open(card, self._key) as server, closing(server.answer(body)) as deltas:
+                for delta in deltas:
+                    if self.stopped:
+                        return
+                    self.exchange.take(delta)
+                    news.put(None)
         except (TilewiseError, OSError) as error:
             self.exchange.problem = str(error)
         news.put(None)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tilewise.cli.conversation.server import Delta
+from tilewise.chat_server import Delta
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 
@@ -28,6 +28,8 @@ class ChatSettings:
     max_tiles: int | None = None
     """Most tiles of a picture, its thumbnail not counted."""
     thinking: bool = False
+    explain: bool = False
+    """True for a Tilewise server, which tells how it made an answer."""
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -39,6 +41,7 @@ class ChatSettings:
             "seed": self.seed,
             "mm_processor_kwargs": None if self.max_tiles is None else {"max_dynamic_patch": self.max_tiles},
             "chat_template_kwargs": {"enable_thinking": True} if self.thinking else None,
+            "explain": True if self.explain else None,
             "skip_special_tokens": False,  # <ref> and <box> are special tokens in InternVL's vocabularies
         }
         return {"model": self.model, **{name: value for name, value in given.items() if value is not None}}
@@ -59,6 +62,7 @@ class Exchange:
     problem: str = ""
     """Sentence that says why there is no answer, or not all of it."""
     usage: dict[str, Any] = field(default_factory=dict)
+    explanation: dict[str, Any] = field(default_factory=dict)
     finish_reason: str | None = None
 
     def take(self, delta: Delta) -> None:
@@ -69,6 +73,7 @@ class Exchange:
         self.answer += delta.text
         self.reasoning += delta.reasoning
         self.usage = delta.usage or self.usage
+        self.explanation = delta.explanation or self.explanation
         self.finish_reason = delta.finish_reason or self.finish_reason
 
     @property
@@ -76,6 +81,8 @@ class Exchange:
         """Seconds by part: as the server measured them, else the wait for the first token and the rest."""
         if self.first is None or self.ended is None:
             return {}
+        if self.explanation:
+            return _apart(self.explanation["seconds"])
         return {"prefill": self.first - self.began, "answer": self.ended - self.first}
 
     @property
@@ -86,6 +93,11 @@ class Exchange:
         more = ", ".join(f"{details[key]} {name}" for key, name in named if details.get(key))
         prompt, answer = self.usage.get("prompt_tokens", 0), self.usage.get("completion_tokens", 0)
         return f"{prompt} prompt tokens{f' ({more})' if more else ''}, {answer} answer tokens" if self.usage else ""
+
+    @property
+    def cached(self) -> list[list[bool]]:
+        """For each picture and frame, which of its tiles were there already; empty where the server has not told."""
+        return [[not new for new in picture["encoded"]] for picture in self.explanation.get("pictures", ())]
 
     @property
     def pictures(self) -> tuple[str, ...]:
@@ -139,6 +151,13 @@ def data_part(file: str) -> dict[str, Any]:
     media_type = mimetypes.guess_type(file)[0] or f"{kind}/*"
     data = base64.b64encode(Path(file).read_bytes()).decode()
     return {"type": f"{kind}_url", f"{kind}_url": {"url": f"data:{media_type};base64,{data}"}}
+
+
+def _apart(seconds: dict[str, float]) -> dict[str, float]:
+    """Return a server's seconds by part, with the wait for tiles taken out of queue and prefill, where it lies."""
+    waited = max(0.0, seconds["queue"] + seconds["prefill"] - seconds["encode"])
+    queue = min(seconds["queue"], waited)
+    return {**seconds, "queue": queue, "prefill": waited - queue}
 
 
 def _numbered(exchange: Exchange) -> str:

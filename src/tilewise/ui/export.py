@@ -34,7 +34,9 @@ def as_curl(conversation: Conversation, settings: ChatSettings, url: str) -> str
     messages = conversation.messages(settings.system, lambda file: _url_part(file, f"\0{names[file]}\0"))
     body = json.dumps({**settings.fields, "messages": messages}, indent=2, ensure_ascii=False)
     body = body.replace("\\", "\\\\").replace("$", "\\$").replace("`", "\\`")
-    body = re.sub(r'"\\\\u0000(\w+)\\\\u0000"', lambda match: f'"data:{_media_type(names, match[1])};base64,${match[1]}"', body)
+    body = re.sub(
+        r'"\\\\u0000(\w+)\\\\u0000"', lambda match: f'"data:{_media_type(names, match[1])};base64,${match[1]}"', body
+    )
     return "\n".join([
         *reads,
         f"curl {url}/chat/completions -H 'Content-Type: application/json' --data-binary @- <<END", body, "END",
@@ -45,7 +47,8 @@ def as_openai(conversation: Conversation, settings: ChatSettings, url: str) -> s
     """Return a Python program that asks the same by the openai package."""
     head = [
         "import base64", "", "from openai import OpenAI", "", "",
-        "def data_url(path, kind):", '    return f"data:{kind};base64," + base64.b64encode(open(path, "rb").read()).decode()',
+        "def data_url(path, kind):", '    data = base64.b64encode(open(path, "rb").read()).decode()',
+        '    return f"data:{kind};base64,{data}"',
         "", "",
     ]  # fmt: skip
     messages = conversation.messages(
@@ -69,6 +72,7 @@ def as_openai(conversation: Conversation, settings: ChatSettings, url: str) -> s
 
 def as_llm(conversation: Conversation, settings: ChatSettings, model: str) -> str:
     """Return a Python program that asks the same of an engine in its own process."""
+
     def part(file: str) -> dict[str, Any]:
         if is_video(file):
             return _url_part(file, f"\0Path({Path(file).name!r}).absolute().as_uri()\0")
@@ -82,7 +86,7 @@ def as_llm(conversation: Conversation, settings: ChatSettings, model: str) -> st
         if name in settings.fields
     )  # fmt: skip
     files = [file for exchange in conversation.exchanges for file in exchange.files]
-    videos = ', allowed_local_media_path=str(Path.cwd())' if any(map(is_video, files)) else ""
+    videos = ", allowed_local_media_path=str(Path.cwd())" if any(map(is_video, files)) else ""
     return "\n".join([
         *(["from pathlib import Path", ""] if videos else []),
         *(["from PIL import Image", ""] if not all(map(is_video, files)) else []),

@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from PIL import Image
 
 from tilewise.errors import TilewiseError
-from tilewise.inputs.images import ImageLimits, Tiling, choose_grid, count_tiles, open_image
+from tilewise.inputs.media.images import ImageLimits, open_image
+from tilewise.inputs.media.tiling import Tiling, choose_grid, count_tiles
 from tilewise.outputs.boxes import Box, colours_of
 from tilewise.ui.conversation import Exchange, is_video
 
 _LONGEST = 960  # pixels of a side that a browser is sent
 PARTS = (
-    ("download", "#8ecae6"), ("decode", "#219ebc"), ("preprocess", "#a3b18a"), ("queue", "#adb5bd"), ("encode", "#f4a261"),
-    ("prefill", "#e76f51"), ("answer", "#6d597a"),
+    ("download", "#8ecae6"), ("decode", "#219ebc"), ("preprocess", "#a3b18a"), ("queue", "#adb5bd"),
+    ("encode", "#f4a261"), ("prefill", "#e76f51"), ("answer", "#6d597a"),
 )  # fmt: skip
 """Parts of an answer's time in their order, with their colours."""
 
@@ -55,12 +56,15 @@ def tile_figures(
 
     `cached` says for each picture which of its tiles did not have to be encoded, where a server has told.
     """
-    found = []
-    for number, file in enumerate(file for file in files if not is_video(file)):
+    found: list[str] = []
+    for file in files:
         try:
-            picture = open_image(str(file), ImageLimits())
+            picture = None if is_video(file) else open_image(str(file), ImageLimits())
         except TilewiseError:
             continue
+        if picture is None:
+            continue
+        number = len(found)
         grid = TileGrid.of(picture.size, tiling)
         known = cached[number] if number < len(cached) else ()
         line = grid.line(tokens_per_tile) + _from_cache(known)
@@ -97,7 +101,9 @@ def box_figure(file: str, boxes: Sequence[Box]) -> str:
             f'<rect class="box" x="{left}" y="{top}" width="{max(1, right - left)}" height="{max(1, bottom - top)}" '
             f'stroke="{colour}" fill="{colour}"><title>{name}</title></rect>'
         )
-        labels.append(f'<span class="label" style="left:{left / 10}%;top:{top / 10}%;background:{colour}">{name}</span>')
+        labels.append(
+            f'<span class="label" style="left:{left / 10}%;top:{top / 10}%;background:{colour}">{name}</span>'
+        )
     names = ", ".join(dict.fromkeys(box.label or "?" for box in boxes))
     return _figure(open_image(file, ImageLimits()), "".join(shapes), names, "".join(labels))
 
@@ -111,7 +117,8 @@ def _figure(picture: Image.Image, shapes: str, line: str, labels: str = "") -> s
     caption = html.escape(line)
     ratio = f"aspect-ratio:{picture.width}/{picture.height};width:min(100%,calc(46vh*{picture.width}/{picture.height}))"
     return (
-        f'<figure class="seen"><div class="over" style="{ratio}"><img src="data:image/webp;base64,{data}" alt="{caption}">'
+        f'<figure class="seen"><div class="over" style="{ratio}">'
+        f'<img src="data:image/webp;base64,{data}" alt="{caption}">'
         f'<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" role="presentation">{shapes}</svg>{labels}</div>'
         f"<figcaption>{caption}</figcaption></figure>"
     )
@@ -124,8 +131,8 @@ def time_strip(exchange: Exchange) -> str:
     if not total:
         return ""
     bars = "".join(
-        f'<span title="{name} {seconds[name]:.3f} s" style="background:{colour};flex:{max(seconds[name] / total, 0.004):.4f}">'
-        "</span>"
+        f'<span title="{name} {seconds[name]:.3f} s" style="background:{colour};'
+        f'flex:{max(seconds[name] / total, 0.004):.4f}"></span>'
         for name, colour in PARTS
         if name in seconds
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from tilewise.ui.chat_tab import MOST_BYTES, ChatTab
+from tilewise.ui.chat_tab import MOST_BYTES, ChatTab, PageHead
 from tilewise.ui.compare_tab import CompareTab
 from tilewise.ui.servers import Servers
 from tilewise.ui.status_tab import StatusTab
@@ -27,7 +27,7 @@ def build_page(servers: Servers) -> tuple[gr.Blocks, dict[str, Any]]:
             model = gr.Dropdown([], label=words("model"), elem_id="model", scale=2, allow_custom_value=False)
             key = gr.Textbox(label=words("key"), type="password", elem_id="key", scale=1)
         with gr.Tab(words("chat")) as chat:
-            ChatTab(servers, words, model, key, examples())
+            ChatTab(servers, words, PageHead(model, key), examples())
         with gr.Tab(words("compare")) as comparing:
             compared = CompareTab(servers, words, key)
         with gr.Tab(words("status")) as opened:
@@ -56,5 +56,6 @@ def examples() -> list[tuple[str, list[str]]]:
     """Return questions about the shipped pictures."""
     tasks = json.loads((DEMO / "questions.json").read_text())
     return [
-        (task["turns"][0]["question"], [str(DEMO / "pictures" / name) for name in task["pictures"]]) for task in tasks[:6]
+        (task["turns"][0]["question"], [str(DEMO / "pictures" / name) for name in task["pictures"]])
+        for task in tasks[:6]
     ]

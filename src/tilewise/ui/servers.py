@@ -1,4 +1,4 @@
-"""The servers that a web chat talks to, and the models that they have. A browser chooses among them and names no other."""
+"""The servers that a web chat talks to, with their models. A browser chooses among them and can name no other."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import httpx
 
-from tilewise.cli.conversation.server import ChatServer, ServerProblem
-from tilewise.inputs.images import Tiling
+from tilewise.chat_server import ChatServer, ServerProblem
+from tilewise.inputs.media.tiling import Tiling
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,14 @@ class Servers:
         for card in found:
             label = card.model if names.count(card.model) == 1 else f"{card.model} @ {card.url}"
             self._seen[label] = card
-        labels = [label for label, card in self._seen.items() if card in found]
-        return labels
+        return [label for label, card in self._seen.items() if card in found]
 
     def card(self, label: str | None) -> ServedCard:
         """Return the model under a label. Raises ServerProblem."""
         if label not in self._seen:
-            raise ServerProblem(f"No server answers at {', '.join(self.urls)}: start one with `tilewise serve`, then send again.")
+            raise ServerProblem(
+                f"No server answers at {', '.join(self.urls)}: start one with `tilewise serve`, then send again."
+            )
         return self._seen[label]
 
     def open(self, card: ServedCard, key: str | None) -> ChatServer:
@@ -77,14 +78,18 @@ def card_of(url: str, described: dict[str, Any]) -> ServedCard:
     }
     rules = Tiling(**{name: value for name, value in known.items() if value is not None})
     ours = described.get("owned_by") == "tilewise"
-    return ServedCard(url, str(described["id"]), rules, tiling.get("tokens_per_tile"), described.get("root") or "", ours)
+    return ServedCard(
+        url, str(described["id"]), rules, tiling.get("tokens_per_tile"), described.get("root") or "", ours
+    )
 
 
 def metrics_text(url: str, key: str | None) -> str:
     """Return a server's metrics in Prometheus's text format. Raises ServerProblem."""
     address = url.rstrip("/").removesuffix("/v1") + "/metrics"
     try:
-        answer = httpx.get(address, headers={"Authorization": f"Bearer {key}"} if key else {}, timeout=5, trust_env=False)
+        answer = httpx.get(
+            address, headers={"Authorization": f"Bearer {key}"} if key else {}, timeout=5, trust_env=False
+        )
         answer.raise_for_status()
     except httpx.HTTPError as error:
         raise ServerProblem(f"{address} gives no metrics: {error}") from None

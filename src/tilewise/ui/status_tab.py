@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 from prometheus_client.parser import text_string_to_metric_families
 
-from tilewise.cli.conversation.server import ServerProblem
+from tilewise.chat_server import ServerProblem
 from tilewise.outputs.boxes import COLOURS
 from tilewise.ui.servers import Servers, metrics_text
 
@@ -76,7 +76,11 @@ class History:
 
 
 def _value(
-    kind: str, metric: str | tuple[str, str], now: dict[str, float], moment: float, before: tuple[float, dict[str, float]] | None
+    kind: str,
+    metric: str | tuple[str, str],
+    now: dict[str, float],
+    moment: float,
+    before: tuple[float, dict[str, float]] | None,
 ) -> float | None:
     if kind == "gauge":
         return now.get(str(metric))
@@ -111,7 +115,13 @@ class StatusTab:
         self.line = gr.Markdown(elem_id="status-line")
         with gr.Row(elem_id="plots"):
             self.plots = [
-                gr.HTML(label=words(plot.title), show_label=True, container=True, min_width=300, elem_id=f"plot-{plot.title}")
+                gr.HTML(
+                    label=words(plot.title),
+                    show_label=True,
+                    container=True,
+                    min_width=300,
+                    elem_id=f"plot-{plot.title}",
+                )
                 for plot in PLOTS
             ]
         self.timer = gr.Timer(INTERVAL, active=False)
@@ -151,7 +161,8 @@ def line_of(url: str, samples: dict[str, float]) -> str:
     named: Sequence[tuple[str, str, float, str]] = (
         ("vllm:num_requests_running", "running", 1, ".0f"), ("vllm:num_requests_waiting", "waiting", 1, ".0f"),
         ("vllm:kv_cache_usage_perc", "% of the KV cache in use", 100, ".1f"),
-        ("vllm:generation_tokens_total", "tokens answered", 1, ".0f"), ("tilewise:tiles_encoded_total", "tiles encoded", 1, ".0f"),
+        ("vllm:generation_tokens_total", "tokens answered", 1, ".0f"),
+        ("tilewise:tiles_encoded_total", "tiles encoded", 1, ".0f"),
     )  # fmt: skip
     parts = [f"{samples[name] * scale:{form}} {words}" for name, words, scale, form in named if name in samples]
     return f"`{url}`: " + ", ".join(parts)

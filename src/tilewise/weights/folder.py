@@ -1,16 +1,21 @@
-"""A checkpoint folder: JSON files and the index of shards. Standard library only, for layers above the runner."""
+"""A checkpoint folder: its JSON files, and the architecture that config.json names. Standard library only, for layers
+above the runner.
+
+Relatives of other projects are InternVL's tower, projector and language models under a name of their own (sources:
+transformers' `qianfan_ocr` and its `conversion_mapping.py`; vLLM's `qianfan_ocr.py`, `interns1.py`, `skyworkr1v.py`).
+Others share a name or a part with the family and compute something else: they are refused before anything is fetched,
+each with what comes nearest.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-import re
-from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tilewise.errors import GET_AGAIN, InvalidCheckpoint, UnknownModel
+from tilewise.errors import GET_AGAIN, InvalidCheckpoint, UnknownModel, did_you_mean
 
 ORIGINAL = "InternVLChatModel"
 NATIVE = "InternVLForConditionalGeneration"
@@ -27,7 +32,7 @@ class Section:
     where: str
 
     def get(self, key: str, default: Any = None) -> Any:
-        """Return a value, or the default when it is absent or null."""
+        """Return a value, or the default when it is absent or null: transformers writes None as null."""
         value = self.values.get(key)
         return default if value is None else value
 
@@ -44,7 +49,7 @@ class Section:
         Raises InvalidCheckpoint.
         """
         value = self.get(key, default)
-        if isinstance(value, list) and len(set(value)) == 1:
+        if isinstance(value, list) and value and all(item == value[0] for item in value):
             value = value[0]
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise InvalidCheckpoint(f"{self.where}: {key} must be a whole number above 0, found {value!r}.")
@@ -97,13 +102,20 @@ class CheckpointFolder:
 
         It is a `quant_method` such as awq or gptq, or "ascend" for the description that ModelSlim writes.
         """
-        for section in (self.config.values, self.config.get("llm_config"), self.config.get("text_config")):
-            found = section.get("quantization_config") if isinstance(section, dict) else None
-            if isinstance(found, dict):
-                return str(found.get("quant_method", "ascend"))
+        if self.quantization_config is not None:
+            return str(self.quantization_config.get("quant_method", "ascend"))
         if any(self.path.glob("quant_model_description*.json")):
             return "ascend"
         return "gptq" if (self.path / "quantize_config.json").exists() else None
+
+    @property
+    def quantization_config(self) -> Section | None:
+        """Description of a quantised checkpoint in config.json, at its top or with the language model; None = none."""
+        for section in (self.config.values, self.config.get("llm_config"), self.config.get("text_config")):
+            found = section.get("quantization_config") if isinstance(section, dict) else None
+            if isinstance(found, dict):
+                return Section(found, f"{self.config.where}: quantization_config")
+        return None
 
     def optional(self, name: str) -> Section:
         """Read a JSON file that may be missing: then the section is empty."""
@@ -133,68 +145,88 @@ def _finite(value: float) -> bool:
         return False
 
 
-INDEX = "model.safetensors.index.json"
-_SHARD, _INDEX = ".safetensors", ".safetensors.index.json"
-_PART = re.compile(r"(?P<name>.+)-\d{5}-of-(?P<count>\d{5})\.safetensors")
-_MOST_PARTS = 10_000
-_LANGUAGE = re.compile(r"(model\.)?language_model\.|lm_head\.")
-"""Beginnings of the names of the language model's tensors, in both formats."""
-_DESCRIPTION, _DESCRIBED = "quant_model_description", "quant_model_weight"
-"""Beginnings of the names of ModelSlim's files: of its description, and of the weights that are described."""
+FORMATS: dict[str, str] = {
+    ORIGINAL: "original",
+    NATIVE: "hf",
+    QIANFAN_OCR: "original",  # though its config is spelled as transformers does
+    INTERN_S1: "hf",
+    SKYWORK_R1V: "original",
+}
 
 
-def weight_names(names: Collection[str]) -> list[str]:
-    """Return the shards and indexes among the files of a checkpoint, sorted.
+@dataclass(frozen=True, slots=True)
+class OtherModel:
+    """A model that may be taken for one of the family, and is none."""
 
-    `consolidated*` is the same weights once more, in another program's names. ModelSlim's files may lie in a copy of
-    the model that was quantised: where a description is, only the weights that it describes count.
+    name: str
+    why: str
+    """Reason why it is not supported, in words that follow its name."""
+    nearest: str
+
+
+_S1 = "internlm/Intern-S1, or Intern-S1-mini"
+_MONO = OtherModel("Mono-InternVL", "has visual experts in its language model and no vision tower", "InternVL2_5-2B")
+_INTERNVL_U = OtherModel(
+    "InternVL-U",
+    "draws pictures, for which its language model has embeddings and a decoder of their own",
+    "InternVL3_5-2B, which its understanding half resembles",
+)
+_SENSENOVA_U1 = OtherModel(
+    "SenseNova-U1", "has no vision encoder (NEO-unify)", "sensenova/SenseNova-SI-1.2-InternVL3-8B"
+)
+_BY_ARCHITECTURE: dict[str, OtherModel] = {
+    "InternS1ProForConditionalGeneration": OtherModel(
+        "Intern-S1-Pro", "has the tower of Qwen3-VL, routes in groups of experts, and reads time series", _S1
+    ),
+    "InternS2PreviewForConditionalGeneration": OtherModel("Intern-S2-Preview", "is built as Qwen3.5 is", _S1),
+    "InternS2MobiusForConditionalGeneration": OtherModel("Intern-S2-Mobius", "is built as Qwen3.5 is", _S1),
+    "InternVLUChatModel": _INTERNVL_U,
+    "InternVLUModel": _INTERNVL_U,
+    "NEOChatModel": _SENSENOVA_U1,
+    "H2OVLChatModel": OtherModel(
+        "H2OVL-Mississippi", "has a language model of Mistral's kind, and cuts pictures at two scales", "InternVL2_5-2B"
+    ),
+    "NVLM_D": OtherModel("NVLM-D", "tags each tile in the prompt", "InternVL2_5-78B"),
+}
+_BY_LANGUAGE_MODEL = {"InternLM2VEForCausalLM": _MONO}
+_BY_CODE = {
+    "hico": OtherModel(
+        "InternVideo2.5 or InternVL2.5-HiCo",
+        "merges the tokens of every four frames into 64 (HiCo)",
+        "OpenGVLab/InternVL2_5-8B, from which it grew and which takes videos",
+    )
+}
+"""Models whose architecture is InternVL's own, by a part of the name of their code in `auto_map`."""
+
+
+def format_name(folder: CheckpointFolder) -> str:
+    """Return how the tensors of a checkpoint are named and packed.
+
+    Raises InvalidCheckpoint for an architecture that is not known, and for a model that is not the family's although
+    its config looks so: the message then says what it is, and what comes nearest.
     """
-    found = [n for n in sorted(names) if n.endswith((_SHARD, _INDEX)) and not n.startswith("consolidated")]
-    if any(name.startswith(_DESCRIPTION) and name.endswith(".json") for name in names):
-        return [name for name in found if name.startswith(_DESCRIBED)] or found
-    return found
+    config, name = folder.config, folder.architecture
+    other = _other_model(folder)
+    if other is not None:
+        raise InvalidCheckpoint(
+            f"{config.where}: this is {other.name} ({name}), which {other.why}; that is not supported. "
+            f"Nearest to it is {other.nearest}."
+        )
+    if name not in FORMATS:
+        raise InvalidCheckpoint(
+            f"{config.where}: the architecture is {name!r}, supported are {', '.join(FORMATS)}."
+            f"{did_you_mean(name, FORMATS)}"
+        )
+    return FORMATS[name]
 
 
-def index_among(names: Collection[str]) -> str | None:
-    """Return the index of a checkpoint's shards among its files, if it has one."""
-    found = weight_names(names)
-    if INDEX in found:
-        return INDEX
-    return next((name for name in found if name.startswith(_DESCRIBED) and name.endswith(_INDEX)), None)
-
-
-def shards_among(names: Collection[str]) -> list[str]:
-    """Return the shards among the files of a checkpoint that has no index."""
-    return [name for name in weight_names(names) if name.endswith(_SHARD)]
-
-
-def missing_parts(names: Sequence[str]) -> list[str]:
-    """Return shards that are not among these, though the numbers in a name (`-00001-of-00002`) ask for them."""
-    wanted: set[str] = set()
-    for found in filter(None, map(_PART.fullmatch, names)):
-        count = int(found["count"])
-        numbers = range(1, count + 1) if count < _MOST_PARTS else ()
-        wanted |= {f"{found['name']}-{number:05d}-of-{found['count']}{_SHARD}" for number in numbers}
-    return sorted(wanted - set(names))
-
-
-def listed_shards(index: Path, language: bool = True) -> list[str]:
-    """Return the sorted names of the shards; without `language`, of those that have more than the language model.
-
-    Raises InvalidCheckpoint for a file that is no index, or one with a name that is no plain file name.
-    """
-    places = tensor_places(index)
-    for name in set(places.values()):
-        if not isinstance(name, str) or Path(name).name != name:
-            raise InvalidCheckpoint(f"{index}: the shard {name!r} lies outside {index.parent}.")
-    return sorted({shard for tensor, shard in places.items() if language or not _LANGUAGE.match(tensor)})
-
-
-def tensor_places(index: Path) -> dict[str, str]:
-    """Return the shard of each tensor by name. Raises InvalidCheckpoint for a file that is no index."""
-    try:
-        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        hash(frozenset(places.values()))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InvalidCheckpoint(f"{index} is not a weight index ({error!r}); {GET_AGAIN}.") from None
-    return dict(places)
+def _other_model(folder: CheckpointFolder) -> OtherModel | None:
+    config = folder.config
+    language: Any = config.get("llm_config", {})
+    named = language.get("architectures") if isinstance(language, dict) else None
+    first = named[0] if isinstance(named, list) and named else None
+    code = config.get("auto_map", {})
+    files = " ".join(map(str, code.values())).lower() if isinstance(code, dict) else ""
+    by_code = (other for part, other in _BY_CODE.items() if part in files)
+    by_language = _BY_LANGUAGE_MODEL.get(first) if isinstance(first, str) else None
+    return _BY_ARCHITECTURE.get(folder.architecture) or by_language or next(by_code, None)

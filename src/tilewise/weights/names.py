@@ -8,7 +8,7 @@ file keeps several of our tensors in one (fused qkv), the row's `TensorRef` says
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -54,6 +54,12 @@ class TensorRef:
     def is_whole(self) -> bool:
         """True if all of a tensor of the file is meant, as it lies there."""
         return self.item is None and not self.transposed and self.rows is None
+
+    def places(self) -> Iterator[TensorRef]:
+        """Yield every place that the tensor may have, the usual one first."""
+        yield self
+        if self.otherwise is not None:
+            yield from self.otherwise.places()
 
     def renamed(self, rename: Callable[[str], str]) -> TensorRef:
         otherwise = self.otherwise and self.otherwise.renamed(rename)
@@ -102,12 +108,17 @@ class NameTable:
 
     def source(self, name: str) -> TensorRef:
         numbers = _NUMBER.findall(name)
-        row = self.rows.get(_NUMBER.sub("{}", name))
+        row = self.rows.get(pattern_of(name))
         if row is None:
             return TensorRef(self.prefix + name)
         if not isinstance(row, TensorRef):
             row = row(*map(int, numbers))
         return row.renamed(lambda pattern: self.prefix + pattern.format(*numbers))
+
+
+def pattern_of(name: str) -> str:
+    """Return a name with `{}` in the place of each number between dots."""
+    return _NUMBER.sub("{}", name)
 
 
 def rows(pairs: Mapping[str, str], suffixes: tuple[str, ...] = ("weight", "bias")) -> dict[str, TensorRef]:

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from tilewise.parallel.mesh import Share
-from tilewise.platforms.base import Store
 from tilewise.platforms.forms import Dense, Form, Rows, stacked
-from tilewise.platforms.weights import as_it_came
+from tilewise.platforms.weights import Store, as_it_came
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from typing import Any
 
 import pytest
 
 from tests.data import VERSIONS, names_of_vllm
-from tilewise.cli.flags.flag import BadUsage
+from tilewise.cli import TILEWISE
+from tilewise.cli.flags.flag import BadUsage, names_of
 from tilewise.cli.flags.parse import CommandLine
-from tilewise.cli.flags.table import FOREIGN, names_of, read_settings, serve_flags
-from tilewise.cli.flags.variables import VARIABLES, unknown_variables
+from tilewise.cli.flags.settings import FOREIGN, read_settings, serve_flags
 from tilewise.config import EngineConfig
+from tilewise.environment import VARIABLES, Environment
 from tilewise.errors import InvalidConfig
 from tilewise.server.config import ServerConfig
 
@@ -114,27 +114,23 @@ def test_every_variable_has_a_fate(version):
     known = {entry.name for entry in VARIABLES}
     assert len(known) == len(VARIABLES), "a variable that does something has no other fate"
     assert set(names_of_vllm(version, "environment")) - known == set()
-    assert unknown_variables(dict.fromkeys(names_of_vllm(version, "environment"), "1")) == []
+    assert Environment(dict.fromkeys(names_of_vllm(version, "environment"), "1")).unknown() == []
 
 
 @pytest.mark.parametrize("verb", ["bench serve", "bench throughput", "bench latency"])
 def test_every_flag_of_bench_is_known(verb):
-    from tilewise.cli import build_parser
-
-    parser: argparse.ArgumentParser = build_parser()
+    found = TILEWISE
     for word in verb.split():
-        [action] = [item for item in parser._actions if isinstance(item, argparse._SubParsersAction)]
-        parser = action.choices[word]
-    known = set(parser._option_string_actions) | {name for flag in parser.flags for name in (flag.dashed, flag.other)}
+        found = found.verb(word)
+    known = {name for flag in found.flags for name in (flag.dashed, flag.other, flag.short)}
+    known |= {f"--no-{flag.name.replace('_', '-')}" for flag in found.flags if flag.is_switch}
     assert set(names(verb)) - known == set()
 
 
 def test_every_flag_of_run_batch_is_known():
-    from tilewise.cli.run_batch import FLAGS, TAKEN
-
-    known = {written for flag in [*FLAGS, *serve_flags()] for written in (flag.dashed, flag.other, flag.short)}
-    taken = {f"--{name.replace('_', '-')}" for name in TAKEN}
-    assert set(names("run-batch")) - known - taken == set()
+    flags = TILEWISE.verb("run-batch").flags
+    known = {written for flag in flags for written in (flag.dashed, flag.other, flag.short)}
+    assert set(names("run-batch")) - known == set()
 
 
 def test_an_alias_is_no_name_to_be_completed():

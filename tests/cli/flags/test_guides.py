@@ -6,7 +6,7 @@ import pytest
 
 from tests.cli.flags import commands
 from tilewise.cli.flags.parse import CommandLine
-from tilewise.cli.flags.table import read_settings, serve_flags
+from tilewise.cli.flags.settings import read_settings, serve_flags
 from tilewise.errors import InvalidConfig
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from tilewise.cli.flags.flag import BadUsage
 from tilewise.cli.flags.parse import _OF_OTHER_ENGINES, CommandLine, FlagIndex
-from tilewise.cli.flags.table import serve_flags
-from tilewise.foreign.translate import counts_of
+from tilewise.cli.flags.settings import serve_flags
+from tilewise.foreign.objects import counts_of
 
 
 def read(*words: str) -> CommandLine:

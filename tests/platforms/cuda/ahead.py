@@ -1,11 +1,12 @@
 """Kernels compiled for cards that are not here: what a launch would compile, to PTX and machine code.
 
-    python -m tests.platforms.cuda.ahead [NAME ...]
+    python -m tests.platforms.cuda.ahead [NAME ... | -]
 
 Launching functions are called with tensors that have shapes and no numbers; each launch is written down instead of
 made, with the types, constants and alignments by which Triton would specialise it, and compiled for its card by the
 ptxas that is part of Triton. Neither a GPU nor a driver takes part. Prints a JSON line for each kernel, or for a case
-that failed, and then ends with status 1.
+that failed, and then ends with status 1. With "-", whole names of cases are read from standard input, and an empty line
+follows what is said of each.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from triton.compiler import ASTSource
 from triton.compiler.compiler import make_backend
 from triton.runtime.jit import JITFunction, create_function_from_signature
 
-from tilewise.platforms.cuda.card import Card
+from tilewise.platforms.cuda import Card
 
 _RESOURCES = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
 TENSOR_CORES = {"wgmma": "wgmma.mma_async", "mma": "mma.sync", "tcgen05": "tcgen05.mma"}
@@ -108,21 +109,34 @@ def _resources(cubin: bytes) -> tuple[int, ...]:
     return tuple(map(int, match.groups()))
 
 
+def tell(case: str) -> bool:
+    """Print what became of a case; whether it compiled."""
+    from tests.platforms.cuda.launches import LAUNCHES
+
+    try:
+        for one in built(case, *LAUNCHES[case]):
+            print(json.dumps(dataclasses.asdict(one)), flush=True)
+    except Exception as error:
+        traceback.print_exc()
+        print(json.dumps({"case": case, "failed": f"{type(error).__name__}: {error}"}), flush=True)
+        return False
+    return True
+
+
+def answer() -> None:
+    for line in sys.stdin:
+        tell(line.rstrip("\n"))
+        print(flush=True)
+
+
 def main(names: list[str]) -> int:
     from tests.platforms.cuda.launches import LAUNCHES
 
-    failed = False
-    for case, (card, launch) in LAUNCHES.items():
-        if names and not any(name in case for name in names):
-            continue
-        try:
-            for one in built(case, card, launch):
-                print(json.dumps(dataclasses.asdict(one)), flush=True)
-        except Exception as error:
-            failed = True
-            traceback.print_exc()
-            print(json.dumps({"case": case, "failed": f"{type(error).__name__}: {error}"}), flush=True)
-    return int(failed)
+    if names == ["-"]:
+        answer()
+        return 0
+    compiled = [tell(case) for case in LAUNCHES if not names or any(name in case for name in names)]
+    return int(not all(compiled))
 
 
 if __name__ == "__main__":

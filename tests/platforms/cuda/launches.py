@@ -12,23 +12,21 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from tilewise.platforms.base import PagedLayout
-from tilewise.platforms.cuda.card import A100, B200, H100, Card
+from tilewise.platforms.cuda import A100, B200, H100, Card
 from tilewise.platforms.cuda.kernels import (
-    byte_product,
     cache,
     experts,
     grouped_product,
-    patches,
+    products,
     rounding,
     rows,
     sampling,
 )
+from tilewise.platforms.cuda.kernels.attention import dense_attention
 from tilewise.platforms.cuda.kernels.paged_attention import paged_attention
-from tilewise.platforms.cuda.kernels.product_tiles import Epilogue
-from tilewise.platforms.cuda.kernels.tile_attention import tile_attention
+from tilewise.platforms.cuda.kernels.products import Epilogue
 from tilewise.platforms.forms import Codes, Dense, Form, Grouped, StaticRows
-from tilewise.platforms.kv_cache import empty_cache
+from tilewise.platforms.kv_cache import PagedLayout, empty_cache
 from tilewise.platforms.weights import plain_weight, rounded_to_int8
 
 CARDS = {"sm_80": A100, "sm_90": H100, "sm_100": B200}
@@ -102,14 +100,14 @@ def row_kernels(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
     chosen = shape(256, dtype=torch.int64)
     yield "scatter_rows 8B", lambda: rows.scatter_rows(x, chosen, shape(4096, 3584), chosen)
     pixels, mean = shape(13, 448, 448, 3, dtype=torch.uint8), shape(3, dtype=torch.float32)
-    yield "patchify", lambda: patches.patchify(pixels, 14, mean, mean, torch.bfloat16)
+    yield "patchify", lambda: rows.patchify(pixels, 14, mean, mean, torch.bfloat16)
 
 
 def byte_products(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
     """Gate and up projections of an 8B (4096 inputs, 2 x 12288 outputs), its output projection, and the tower's."""
-    kinds = [("int8", byte_product.int8_product, torch.int8)]
+    kinds = [("int8", products.int8_product, torch.int8)]
     if card.has_fp8:
-        kinds.append(("fp8", byte_product.fp8_product, torch.float8_e4m3fn))
+        kinds.append(("fp8", products.fp8_product, torch.float8_e4m3fn))
     for name, product, dtype in kinds:
         for rows_, outputs in ((1, 4096), (3400, 24576)):
             x, matrix = shape(rows_, 4096, dtype=dtype), shape(outputs, 4096, dtype=dtype)
@@ -117,11 +115,11 @@ def byte_products(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
             yield f"{name}_product 8B {rows_}", partial(product, x, matrix, torch.bfloat16, scales, card)
             blocks = shape(32, outputs, dtype=torch.float32), shape(rows_, 32, dtype=torch.float32)
             if name == "fp8":
-                found = partial(byte_product.fp8_product, x, matrix, torch.bfloat16, Epilogue(), card, *blocks)
+                found = partial(products.fp8_product, x, matrix, torch.bfloat16, Epilogue(), card, *blocks)
                 yield f"fp8_product blocks 8B {rows_}", found
     x, matrix = shape(13 * 1025, 1024, dtype=torch.int8), shape(4096, 1024, dtype=torch.int8)
     static = Epilogue(None, shape(4096, dtype=torch.float32), shape(4096, dtype=torch.int32), shape(4096), gelu=True)
-    yield "int8_product 300M gelu", lambda: byte_product.int8_product(x, matrix, torch.bfloat16, static, card)
+    yield "int8_product 300M gelu", lambda: products.int8_product(x, matrix, torch.bfloat16, static, card)
 
 
 def grouped_products(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
@@ -245,7 +243,7 @@ def attention_kernels(card: Card) -> Iterator[tuple[str, Callable[[], object]]]:
         yield f"attention {name}", partial(paged_attention, query, cache, *batch, *own)
     for name, heads, width in (("300M", 16, 64), ("6B", 25, 128)):
         parts = shape(13, 1025, 3 * heads * width).unflatten(-1, (3, heads, width)).unbind(2)
-        yield f"attention tiles {name}", partial(tile_attention, *parts, width**-0.5)
+        yield f"attention tiles {name}", partial(dense_attention, *parts, width**-0.5)
 
 
 KERNELS = (

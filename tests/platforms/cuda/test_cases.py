@@ -8,7 +8,7 @@ from benchmarks.gpu.case import Case, Noise
 from benchmarks.gpu.ops import all_cases
 from benchmarks.gpu.timer import Timer
 
-from tilewise.platforms.cuda.card import H100, Card
+from tilewise.platforms.cuda import H100, Card
 from tilewise.platforms.cuda.triton_ops import TritonOps
 
 CASES = {case.name: case for case in all_cases(tiny=True) if " 1B" not in case.name}

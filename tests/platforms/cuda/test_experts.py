@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from tilewise.platforms.base import Weight
-from tilewise.platforms.cuda.card import A100, H100
+from tilewise.platforms.cuda import A100, H100
 from tilewise.platforms.cuda.kernels import experts
 from tilewise.platforms.cuda.kernels.experts import ExpertTable, ExpertTables, FusedActivation, moe_experts
 from tilewise.platforms.forms import Codes, Dense, Form, Grouped, Int8, StaticRows
-from tilewise.platforms.reference import ReferenceOps
-from tilewise.platforms.weights import GroupedWeight, Int8Weight, SideBySide, plain_weight, rounded_to_int8
+from tilewise.platforms.ops import Ops
+from tilewise.platforms.weights import GroupedWeight, Int8Weight, SideBySide, Weight, plain_weight, rounded_to_int8
 
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value", "ignore:overflow", "ignore:divide by zero")
 """Rows of absent experts hold whatever was in memory, of which numpy warns."""
-REFERENCE = ReferenceOps()
+REFERENCE = Ops()
 TOLERANCE = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 """Of the largest number: of the 16-bit ones one or two last places, as the reference rounds more often."""
 dtypes = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
@@ -265,3 +265,23 @@ def test_tables_are_built_once_and_again_where_a_weight_is_another(device: torch
     assert second.pointers[0].tolist() == first.pointers[0].tolist()
     assert (second.pointers[:, 0] != 0).tolist() == [True, True]
     assert tables.of([None]) is None
+
+
+def test_codes_of_fp8_that_are_no_numbers_spoil_their_outputs_alone(device: torch.device) -> None:
+    """One code of NaN in an expert's first matrix, in each sign; the inner number that it makes reaches all outputs."""
+    generator, form = torch.Generator().manual_seed(4), grouped(Codes.FP8, 8)
+    forms = form(16, 24, torch.float32, generator), form(24, 8, torch.float32, generator)
+    gate_up: list[Weight | None] = []
+    for code in (0x7F, 0xFF, 0x7E):
+        codes = forms[0].tensors[0].clone()
+        codes[3, 5] = code
+        gate_up.append(plain_weight([replace(forms[0], codes=codes)], None))
+    down: list[Weight | None] = [plain_weight([forms[1]], None)] * 3
+    tables = ExpertTable.of(gate_up), ExpertTable.of(down)
+    assert tables[0] is not None
+    assert tables[1] is not None
+    x, chosen = torch.randn(3, 24, generator=generator).to(device), torch.tensor([[0], [1], [2]], device=device)
+    found = moe_experts(x, chosen, torch.ones(3, 1, device=device), tables[0], tables[1], REFERENCE.silu_mul, H100)
+    right = REFERENCE.moe_experts(x, chosen, torch.ones(3, 1), gate_up, down, REFERENCE.silu_mul)
+    assert right.isnan().all(1).tolist() == [True, True, False]
+    torch.testing.assert_close(found, right, equal_nan=True)

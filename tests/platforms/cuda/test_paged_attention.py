@@ -9,14 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from tilewise.platforms.base import PagedLayout
-from tilewise.platforms.cuda.card import A100, H100, Card
-from tilewise.platforms.cuda.kernels.attention_parts import scratch_bytes, splits_of
+from tilewise.platforms.cuda import A100, H100, Card
+from tilewise.platforms.cuda.kernels.attention import scratch_bytes, splits_of
 from tilewise.platforms.cuda.kernels.paged_attention import paged_attention
-from tilewise.platforms.kv_cache import LayerCache, QuantisedCache, quantise
-from tilewise.platforms.reference import ReferenceOps
+from tilewise.platforms.kv_cache import LayerCache, PagedLayout, QuantisedCache, quantise
+from tilewise.platforms.ops import Ops
 
-REFERENCE = ReferenceOps()
+REFERENCE = Ops()
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 5e-3}
 """Of numbers around 1: weights are rounded to the dtype, and so is the result."""
 FP8 = torch.float8_e4m3fn
@@ -186,7 +185,7 @@ def test_a_graph_for_long_contexts_and_larger_batches(device: torch.device) -> N
         2, 700, 0.125, None, None, H100,
     )  # fmt: skip
     key, value = cache[:, table[0]].flatten(1, 2)[:, :70]
-    torch.testing.assert_close(mine[:2], REFERENCE.causal_attention(query[:2], key, value, 0.125), rtol=0, atol=2e-6)
+    torch.testing.assert_close(mine[:2], REFERENCE._causal_attention(query[:2], key, value, 0.125), rtol=0, atol=2e-6)
     assert not mine[4:].any()
 
 
@@ -202,7 +201,7 @@ def test_views_of_larger_tensors(stored: torch.dtype | None, device: torch.devic
     batch = (ints([0, 2], device), ints([41], device), ints([[9, 4, 2, 5, 9]], device)[:, 1:], 2, 41)
     mine = paged_attention(query, cache, *batch, 0.125, None, None, H100)
     key, value = in_float64(cache)[:, [4, 2, 5]].flatten(1, 2)[:, :41]
-    theirs = REFERENCE.causal_attention(query.double(), key, value, 0.125)
+    theirs = REFERENCE._causal_attention(query.double(), key, value, 0.125)
     torch.testing.assert_close(mine.double(), theirs, rtol=0, atol=2e-6)
 
 
@@ -230,7 +229,7 @@ def test_sizes_of_quantised_values_in_float16(size: float, device: torch.device)
     batch = (ints([0, 1], device), ints([128], device), ints([[*range(8)]], device), 1, 128)
     mine = paged_attention(query, cache, *batch, 0.125, None, None, H100).double() / size
     key, value = in_float64(cache).flatten(1, 2)
-    theirs = REFERENCE.causal_attention(query.double(), key, value / size, 0.125)
+    theirs = REFERENCE._causal_attention(query.double(), key, value / size, 0.125)
     torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=5e-4)
 
 

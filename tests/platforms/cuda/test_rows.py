@@ -1,4 +1,4 @@
-"""Row kernels against the reference ops."""
+"""Kernels of rows and of single numbers against the reference ops."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from tilewise.platforms.cuda.kernels import rows
-from tilewise.platforms.reference import ReferenceOps
+from tilewise.platforms.ops import Ops
 
-REFERENCE = ReferenceOps()
+REFERENCE = Ops()
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 """Relative; of 16 bits two of the last places."""
 EPS = 1e-6
@@ -108,3 +108,21 @@ def test_scatter_rows(width: int, dtype: torch.dtype, device: torch.device) -> N
         rows.scatter_rows(target, places, source, chosen)
         REFERENCE.scatter_rows(expected, places, source, chosen)
         assert torch.equal(target, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("tiles", "height", "width", "patch"), [(1, 2, 2, 2), (2, 28, 42, 14), (3, 8, 4, 4)])
+def test_patchify(tiles: int, height: int, width: int, patch: int, dtype: torch.dtype, device: torch.device) -> None:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (tiles, height, width, 3), generator=generator, dtype=torch.uint8)
+    mean, std = torch.tensor((0.485, 0.456, 0.406)), torch.tensor((0.229, 0.224, 0.225))
+    found = rows.patchify(pixels.to(device), patch, mean.to(device), std.to(device), dtype)
+    # Of the CPU: on a GPU torch multiplies by the reciprocal of 255.
+    expected = REFERENCE.patchify(pixels, patch, mean, std).to(dtype)
+    assert found.dtype == dtype
+    assert torch.equal(found.cpu(), expected)
+
+
+def test_patches_of_no_tiles(device: torch.device) -> None:
+    pixels, vector = torch.empty(0, 8, 4, 3, dtype=torch.uint8, device=device), torch.ones(3, device=device)
+    assert rows.patchify(pixels, 2, vector, vector).shape == (0, 8, 12)

@@ -102,14 +102,14 @@ def decided(logits: Tensor, rows: Sequence[LogitsRow]) -> bool:
 def thresholds(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """Those of each group of rows that is drawn."""
     found: list[list[int]] = []
-    of_rows = sampling._thresholds
+    of_rows = sampling.thresholds_of
 
     def written_down(*arguments: Any) -> Tensor:
         own = of_rows(*arguments)
         found.append(own.tolist())
         return own
 
-    monkeypatch.setattr(sampling, "_thresholds", written_down)
+    monkeypatch.setattr(sampling, "thresholds_of", written_down)
     return found
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tilewise.platforms.cuda.kernels.tile_attention import tile_attention
-from tilewise.platforms.reference import ReferenceOps
+from tilewise.platforms.cuda.kernels.attention import dense_attention
+from tilewise.platforms.ops import Ops
 
-REFERENCE = ReferenceOps()
+REFERENCE = Ops()
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 5e-3}
 """Of numbers around 1: weights are rounded to the dtype, and so is the result."""
 dtypes = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
@@ -16,7 +16,7 @@ dtypes = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 
 def assert_agrees(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, tolerance: float | None = None) -> None:
     scale = query.shape[-1] ** -0.5
-    mine = tile_attention(query, key, value, scale)
+    mine = dense_attention(query, key, value, scale)
     theirs = REFERENCE.dense_attention(query.double(), key.double(), value.double(), scale)
     tolerance = tolerance or TOLERANCE[query.dtype]
     assert mine.shape == query.shape
@@ -64,6 +64,6 @@ def test_scores_of_any_size(device: torch.device) -> None:
 def test_no_tile_sees_another(device: torch.device) -> None:
     torch.manual_seed(0)
     query, key, value = (torch.randn(2, 70, 2, 64, device=device) for _ in range(3))
-    alone = tile_attention(query[1:], key[1:], value[1:], 0.125)
+    alone = dense_attention(query[1:], key[1:], value[1:], 0.125)
     key[0], value[0] = 1e4, -1e30
-    assert torch.equal(tile_attention(query, key, value, 0.125)[1:], alone)
+    assert torch.equal(dense_attention(query, key, value, 0.125)[1:], alone)

@@ -13,9 +13,9 @@ from tests.platforms.test_ops import noise
 from tilewise.platforms.base import Capture, NotCapturable
 from tilewise.platforms.cpu import CpuPlatform
 from tilewise.platforms.cpu.native import NoKernels
-from tilewise.platforms.cpu.native.library import Arena
+from tilewise.platforms.cpu.native.capture import Arena
 from tilewise.platforms.forms import Dense
-from tilewise.platforms.reference import ReferenceOps
+from tilewise.platforms.ops import Ops
 
 PLATFORM = CpuPlatform()
 OPS = PLATFORM.ops()
@@ -83,7 +83,7 @@ def test_graphs_share_memory_but_for_their_results(capture: Capture) -> None:
         (lambda x: OPS.gelu(x[torch.arange(2)]), "it needs arange of torch"),
         (lambda x: x.split([8, 56], dim=-1)[0].flatten(), "it copies a tensor"),
         (lambda x: x[[0, 1]], "it copies a tensor"),
-        (ReferenceOps().gelu, "it needs gelu of torch"),
+        (Ops().gelu, "it needs gelu of torch"),
     ],
 )
 def test_what_could_not_be_replayed_is_refused(capture: Capture, step: Callable[[Tensor], Tensor], reason: str) -> None:
@@ -109,7 +109,7 @@ def test_other_threads_launches_are_their_own(capture: Capture) -> None:
 
 
 def test_ops_without_kernels_capture_nothing() -> None:
-    assert PLATFORM.capturer(ReferenceOps()) is None
+    assert PLATFORM.capturer(Ops()) is None
     assert PLATFORM.capturer(PLATFORM.ops(batch_invariant=True)) is None
 
 

@@ -13,12 +13,11 @@ from torch import Tensor
 
 from tests.platforms.test_kv_cache import quantised_cache
 from tests.platforms.test_ops import attention_by_tokens, filled_cache, layout_of, noise
-from tilewise.platforms.base import AttentionSize, PagedLayout
 from tilewise.platforms.cpu import CpuPlatform
 from tilewise.platforms.cpu.native import NoKernels
 from tilewise.platforms.cpu.native_ops import NativeCpuOps
-from tilewise.platforms.reference import ReferenceOps
-from tilewise.platforms.torch_ops import TorchOps
+from tilewise.platforms.kv_cache import PagedLayout
+from tilewise.platforms.ops import AttentionSize, Ops, TorchOps
 
 OPS = CpuPlatform().ops()
 assert isinstance(OPS, TorchOps)
@@ -259,7 +258,7 @@ def test_scratch_is_what_attention_takes() -> None:
         before, count = sequences[0]
         size = AttentionSize(count, before + count, 14, 2, 64, 4)
         assert 0 < taken <= OPS.paged_scratch(size)
-        assert OPS.paged_scratch(size) < ReferenceOps().paged_scratch(AttentionSize(3000, 3000, 14, 2, 64, 4))
+        assert OPS.paged_scratch(size) < Ops().paged_scratch(AttentionSize(3000, 3000, 14, 2, 64, 4))
 
 
 def test_threads_are_as_many_as_torch_is_told() -> None:

@@ -15,9 +15,9 @@ from tests.weights.broken import change_config, damaged, load, refused
 from tests.weights.quantization.written import SPEC, Written, codes_of, numbers_of, write_pair
 from tilewise.errors import InvalidCheckpoint, InvalidConfig
 from tilewise.models.load import Architecture
-from tilewise.platforms.base import Use
 from tilewise.platforms.forms import Grouped
-from tilewise.platforms.reference import ReferenceOps
+from tilewise.platforms.ops import Ops
+from tilewise.platforms.weights import Use
 from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.quantization import check_method
 
@@ -68,7 +68,7 @@ def test_without_zero_points_codes_are_around_eight(tmp_path: Path) -> None:
 def test_what_is_kept_is_known_before_there_are_weights(tmp_path: Path) -> None:
     """Bytes by the small files alone, and by the files: matrices of the decoder are as many as their codes."""
     stored, _ = write_pair(tmp_path, quantise, {"quantization_config": KEPT})
-    there, ops = Architecture.of(CheckpointFolder.open(stored)), ReferenceOps()
+    there, ops = Architecture.of(CheckpointFolder.open(stored)), Ops()
     counted = there.count_bytes(ops, torch.float32)
     kept: list[int] = []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,13 @@ from tests.weights.quantization.written import SPEC, Written, write_pair
 from tilewise.errors import InvalidCheckpoint
 from tilewise.models.load import Architecture
 from tilewise.platforms.forms import Codes, Dense, Form, Grouped, Int8
-from tilewise.platforms.torch_ops import TorchOps
+from tilewise.platforms.ops import TorchOps
 from tilewise.platforms.weights import as_it_came
+from tilewise.weights.checkpoint_source import CheckpointSource
 from tilewise.weights.files import SafetensorFiles
 from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.names import TensorRef
 from tilewise.weights.quantization.compressed_tensors import layouts
-from tilewise.weights.sources import CheckpointSource
 
 LAYER = "language_model.model.layers.1.mlp.down_proj"
 IGNORED = ("re:vision_model.*", "re:mlp1.*", "language_model.lm_head")
@@ -325,6 +326,7 @@ def group(**changed: Any) -> dict[str, Any]:
         (weights(strategy="tensor_group"), ("weights: strategy is 'tensor_group'", "'block'")),
         (weights(group_size=0), ("weights: group_size must be a whole number above 0",)),
         (weights(strategy="block", block_structure=[16]), ("block_structure is [16]", "two whole numbers")),
+        (weights(strategy="block", block_structure=[math.inf, 16]), ("block_structure is [inf", "two whole numbers")),
         (weights(strategy="block", block_structure="axb"), ("block_structure is 'axb'", "two whole numbers")),
         (weights(dynamic=True), ("weights: dynamic is True",)),
         (weights(actorder="random"), ("weights: actorder is 'random'",)),

@@ -20,12 +20,12 @@ from tests.weights.quantization.written import SPEC, Written, of_the_decoder, wr
 from tilewise.errors import InvalidCheckpoint
 from tilewise.models.load import Architecture
 from tilewise.platforms.forms import Codes, Dense, Form, Grouped
-from tilewise.platforms.torch_ops import TorchOps
+from tilewise.platforms.ops import TorchOps
+from tilewise.weights.checkpoint_source import CheckpointSource
 from tilewise.weights.files import SafetensorFiles
 from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.names import TensorRef
 from tilewise.weights.quantization.fp8 import layouts
-from tilewise.weights.sources import CheckpointSource
 
 LAYER = "language_model.model.layers.1.mlp.down_proj"
 FLOATS = ("vision_model", "mlp1", "lm_head")

@@ -16,11 +16,11 @@ from tests.weights.broken import load
 from tests.weights.quantization.test_compressed_tensors import logits
 from tests.weights.quantization.written import SPEC
 from tilewise.platforms.forms import Grouped, Int8
+from tilewise.weights.checkpoint_source import CheckpointSource
 from tilewise.weights.files import SafetensorFiles
 from tilewise.weights.folder import CheckpointFolder
 from tilewise.weights.names import TensorRef
 from tilewise.weights.quantization import layouts_of
-from tilewise.weights.sources import CheckpointSource
 
 pytestmark = pytest.mark.clients
 PROGRAMS = Path(__file__).parent / "programs"

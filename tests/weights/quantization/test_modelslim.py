@@ -25,15 +25,15 @@ from tests.weights.hub_server import HubServer
 from tests.weights.quantization.written import SPEC
 from tilewise.errors import InvalidCheckpoint
 from tilewise.models.load import Architecture
-from tilewise.platforms.base import Store, Use, Weight
 from tilewise.platforms.forms import Form, Grouped, Int8
-from tilewise.platforms.reference import ReferenceOps
-from tilewise.platforms.weights import plain_weight
-from tilewise.weights.file_tensors import FileTensors
+from tilewise.platforms.ops import Ops
+from tilewise.platforms.weights import Store, Use, Weight, plain_weight
+from tilewise.weights.checkpoint import find_model
+from tilewise.weights.checkpoint_source import FileTensors
 from tilewise.weights.files import SafetensorFiles
 from tilewise.weights.folder import CheckpointFolder
-from tilewise.weights.hub import find_model
 from tilewise.weights.quantization import layouts_of
+from tilewise.weights.quantization.stored import StoredModule
 
 MOE = replace(SPECS["qwen3moe-300m-head"])
 DESCRIPTION, WEIGHTS = "quant_model_description.json", "quant_model_weights.safetensors"
@@ -171,7 +171,7 @@ def form_of(folder: Path, module: str, inputs: int) -> Form:
     layout = layouts(module)
     assert layout is not None
     tensors = FileTensors(SafetensorFiles(folder), lambda _: None, described=True)
-    return layout.read(tensors, module, None, inputs, None)
+    return layout.read(StoredModule(tensors, module), None, inputs)
 
 
 def change(folder: Path, action: Callable[[dict[str, Tensor], dict[str, Any]], Any]) -> None:
@@ -221,7 +221,7 @@ def test_static_layers_sum_exactly_and_have_the_bias_within(tmp_path: Path, wide
     sums = rows @ weight.T + tensors["quant_bias"].numpy()
     products = scales.astype(np.int32).view(np.float32) if wide else scales
     expected = torch.from_numpy(sums.astype(np.float32) * products)
-    assert torch.equal(plain_weight([form], None).apply(x, ReferenceOps()), expected)
+    assert torch.equal(plain_weight([form], None).apply(x, Ops()), expected)
     near = x @ form.dequantised().T + tensors["bias"]
     assert (expected - near).abs().max() < 0.02 * near.abs().max()
 
@@ -252,7 +252,7 @@ def test_parts_of_a_fused_layer_are_slices_of_the_whole(tmp_path: Path) -> None:
     stored, _ = write_pair(tmp_path, as_published)
     found, size = dict[str, Tensor](), SPEC.vision_hidden
     architecture = Architecture.of(CheckpointFolder.open(stored))
-    architecture.load(torch.float32, ReferenceOps(), 64, watch=found.__setitem__)
+    architecture.load(torch.float32, Ops(), 64, watch=found.__setitem__)
     whole = load_file(stored / WEIGHTS)
     for number, letter in enumerate("qkv"):
         for end, theirs in (("", "weight"), (".1", "deq_scale"), (".2", "quant_bias")):
@@ -276,7 +276,7 @@ def test_slices_of_a_form_are_those_of_its_numbers(tmp_path: Path, kind: str) ->
 def test_what_is_kept_is_known_before_there_are_weights(tmp_path: Path, case: str) -> None:
     kind, writer = ROUNDED.get(case, (case, Writer()))
     stored, _ = write_pair(tmp_path, as_published if case == "as published" else everywhere(kind), writer)
-    ops, architecture = ReferenceOps(), Architecture.of(CheckpointFolder.open(stored))
+    ops, architecture = Ops(), Architecture.of(CheckpointFolder.open(stored))
 
     def noting(sizes: list[int]) -> Store:
         def store(parts: Sequence[Form], bias: Tensor | None, use: Use = Use.ALONE) -> Weight:

@@ -15,7 +15,7 @@ from tests.weights.broken import change_config, change_tensors, damaged, load, r
 from tests.weights.quantization.written import SPEC, Written, write_pair
 from tilewise.errors import InvalidCheckpoint
 from tilewise.models.load import Architecture
-from tilewise.platforms.reference import ReferenceOps
+from tilewise.platforms.ops import Ops
 from tilewise.weights.folder import CheckpointFolder
 
 INT8 = {"quantization_config": {"quant_method": "smooth_quant", "quant_dtype": "int8"}}
@@ -53,7 +53,7 @@ def test_int8_rounds_rows_as_they_come(tmp_path: Path, config: dict[str, Any]) -
     near, found = logits(floats), dict[str, Tensor]()
     assert (logits(stored) - near).abs().max() < 0.1 * near.abs().max()
     architecture = Architecture.of(CheckpointFolder.open(stored))
-    architecture.load(torch.float32, ReferenceOps(), 64, watch=found.__setitem__)
+    architecture.load(torch.float32, Ops(), 64, watch=found.__setitem__)
     name = K.replace("language_model", "language")
     assert found[f"{name}.weight"].dtype == torch.int8
     assert found[f"{name}.bias"].dtype == torch.float32
@@ -62,7 +62,7 @@ def test_int8_rounds_rows_as_they_come(tmp_path: Path, config: dict[str, Any]) -
 @pytest.mark.parametrize(("quantise", "config"), [(as_int8, INT8), (as_fp8, FP8)], ids=["int8", "fp8"])
 def test_what_is_kept_is_known_before_there_are_weights(tmp_path: Path, quantise: Any, config: dict[str, Any]) -> None:
     stored, _ = write_pair(tmp_path, quantise, config)
-    ops = ReferenceOps()
+    ops = Ops()
     counted = Architecture.of(CheckpointFolder.open(stored)).count_bytes(ops, torch.float32)
     (stored / "model.safetensors").unlink()
     early = Architecture.of(CheckpointFolder.open(stored))
@@ -76,7 +76,7 @@ def test_layers_that_were_skipped_stay_in_floats(tmp_path: Path) -> None:
         return ({".weight": matrix}, matrix) if module.endswith("down_proj") else as_int8(module, matrix)
 
     stored, _ = write_pair(tmp_path, quantise, config)
-    ops = ReferenceOps()
+    ops = Ops()
     architecture = Architecture.of(CheckpointFolder.open(stored))
     counted = architecture.count_bytes(ops, torch.float32)
     architecture.load(torch.float32, ops, 64)
@@ -101,7 +101,8 @@ def test_what_is_wrong_is_named(tmp_path: Path, change: Any, said: tuple[str, ..
     damaged(stored, *said)
 
 
-def test_another_type_is_refused_by_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["float8_e5m2", ["int8"]], ids=str)
+def test_another_type_is_refused_by_name(tmp_path: Path, kind: object) -> None:
     stored, _ = write_pair(tmp_path, as_int8, INT8)
-    change_config(stored, quantization_config={"quant_dtype": "float8_e5m2"})
-    refused(InvalidCheckpoint, lambda: load(stored), "quant_dtype is 'float8_e5m2'", "int8, float8_e4m3fn")
+    change_config(stored, quantization_config={"quant_dtype": kind})
+    refused(InvalidCheckpoint, lambda: load(stored), f"quant_dtype is {kind!r}", "int8, float8_e4m3fn")

@@ -2,20 +2,226 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
 
-from tilewise.cli.bench.engine import add_encode, add_latency, add_processor, add_startup, add_throughput
-from tilewise.cli.bench.serve import add_serve
+from tilewise.cli.bench.datasets import DatasetChoice, RandomOptions
+from tilewise.cli.bench.refused import (
+    ENGINES,
+    OF_ENGINE,
+    OF_THROUGHPUT,
+    TAKEN_BY_THROUGHPUT,
+    check_refused,
+    known,
+    refused_flags,
+)
+from tilewise.cli.bench.serve import SERVE
+from tilewise.cli.flags.parse import CommandLine
+from tilewise.cli.flags.settings import engine_flags, engine_options
+from tilewise.cli.flags.verb import Verb, VerbGroup
+from tilewise.option import option
 
-KINDS = (add_serve, add_latency, add_throughput, add_startup, add_processor, add_encode)
+
+@dataclass(frozen=True, kw_only=True)
+class ResultOptions:
+    GROUP: ClassVar = "result"
+    output_json: Path | None = option(None, "save the figures as JSON", metavar="FILE")
+    disable_tqdm: bool = option(False, "no progress bar")
+
+    @property
+    def progress(self) -> bool:
+        return not self.disable_tqdm
+
+    def keep(self, result: dict[str, Any]) -> int:
+        """Save the result where that is asked for, and return the exit code."""
+        from tilewise.bench.results import write_json
+
+        if self.output_json is not None:
+            write_json(self.output_json, result)
+        return 0
 
 
-def add_parser(verbs: Any) -> None:
-    parser = verbs.add_parser(
-        "bench",
-        description="Measure a server under load, or the engine in this process. Flags, tables and fields of results "
-        "are those of `vllm bench`; docs/bench.md says what is defined otherwise.",
+@dataclass(frozen=True, kw_only=True)
+class ThroughputOptions:
+    GROUP: ClassVar = "requests"
+    backend: str = option(
+        "vllm",
+        "vllm: prompts as they are, vllm-chat: as conversations, which those with pictures always are",
+        read=known(("vllm", "vllm-chat"), ENGINES),
+        metavar="NAME",
     )
-    kinds = parser.add_subparsers(title="benchmarks", metavar="KIND", required=True)
-    for add_kind in KINDS:
-        add_kind(kinds)
+    n: int = option(1, "answers to each prompt")
+
+
+def bench_throughput(line: CommandLine) -> int:
+    from tilewise.bench.engine import ThroughputBench, run_throughput
+
+    check_refused(line, OF_THROUGHPUT, TAKEN_BY_THROUGHPUT)
+    options, results = line.take(ThroughputOptions), line.take(ResultOptions)
+    bench = ThroughputBench(
+        source=line.take(RandomOptions).source(line.take(DatasetChoice)),
+        engine=engine_options(line),
+        n=options.n,
+        chat=options.backend == "vllm-chat",
+        progress=results.progress,
+    )
+    return results.keep(run_throughput(bench))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyOptions:
+    GROUP: ClassVar = "batches"
+    input_len: int = option(32, "tokens of a prompt")
+    output_len: int = option(128, "tokens of an answer")
+    batch_size: int = option(8, "prompts")
+    n: int = option(1, "answers to each")
+    use_beam_search: bool = option(False, "by beam search of width n")
+    num_iters_warmup: int = option(10, "batches that do not count")
+    num_iters: int = option(30, "batches that do")
+
+
+def bench_latency(line: CommandLine) -> int:
+    from tilewise.bench.engine import LatencyBench, run_latency
+
+    check_refused(line, OF_ENGINE)
+    options, results = line.take(LatencyOptions), line.take(ResultOptions)
+    bench = LatencyBench(
+        engine=engine_options(line),
+        input_len=options.input_len,
+        output_len=options.output_len,
+        batch_size=options.batch_size,
+        n=options.n,
+        beams=options.use_beam_search,
+        warmups=options.num_iters_warmup,
+        iterations=options.num_iters,
+        progress=results.progress,
+    )
+    return results.keep(run_latency(bench))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartupOptions:
+    GROUP: ClassVar = "starts"
+    num_iters_cold: int = option(3, "cold starts")
+    num_iters_warmup: int = option(1, "starts before the warm ones, which do not count")
+    num_iters_warm: int = option(3, "warm starts")
+
+
+def bench_startup(line: CommandLine) -> int:
+    from tilewise.bench.startup import StartupBench, run_startup
+
+    options, results = line.take(StartupOptions), line.take(ResultOptions)
+    counts = (options.num_iters_cold, options.num_iters_warmup, options.num_iters_warm)
+    return results.keep(run_startup(StartupBench(engine_options(line), *counts, progress=results.progress)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessorOptions(RandomOptions):
+    num_prompts: int = option(10, "requests", "data set")
+    num_warmups: int = option(1, "requests before", "data set")
+    metric_percentiles: str = option("99", "such as 50,90,99", "result", metavar="LIST")
+
+
+def bench_processor(line: CommandLine) -> int:
+    from tilewise.bench.figures import read_percents
+    from tilewise.bench.processor import ProcessorBench, run_processor
+
+    options, results = line.take(ProcessorOptions), line.take(ResultOptions)
+    bench = ProcessorBench(
+        source=options.source(),
+        engine=engine_options(line),
+        warmups=options.num_warmups,
+        percents=read_percents(options.metric_percentiles),
+        progress=results.progress,
+    )
+    return results.keep(run_processor(bench))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeOptions:
+    GROUP: ClassVar = "batches"
+    batch_sizes: tuple[int, ...] = option((1, 2, 4, 8, 16), "tiles of a batch", metavar="N")
+    num_iters_warmup: int = option(2, "batches that do not count")
+    num_iters: int = option(10, "batches that do")
+    seed: int = option(0, "of the noise")
+
+
+def bench_encode(line: CommandLine) -> int:
+    from tilewise.bench.engine import EncodeBench, run_encode
+
+    options, results = line.take(EncodeOptions), line.take(ResultOptions)
+    counts = (options.num_iters_warmup, options.num_iters, options.seed)
+    return results.keep(
+        run_encode(EncodeBench(engine_options(line), options.batch_sizes, *counts, progress=results.progress))
+    )
+
+
+THROUGHPUT = Verb(
+    usage="tilewise bench throughput [OPTION ...]",
+    about="Ask everything at once, in this process. Tokens of pictures count as those of text do.",
+    run=bench_throughput,
+    options=(ThroughputOptions, RandomOptions, DatasetChoice, ResultOptions),
+    shared=lambda: (*refused_flags(OF_THROUGHPUT, TAKEN_BY_THROUGHPUT), *engine_flags()),
+    examples="""\
+examples:
+  tilewise bench throughput --model ./InternVL3-1B --input-len 200 --output-len 64 --num-prompts 100
+  tilewise bench throughput --dataset-name random-mm --random-mm-bucket-config '{(448, 448, 1): 1}' --num-prompts 20
+      pictures of one tile; their tokens count
+""",
+)
+LATENCY = Verb(
+    usage="tilewise bench latency [OPTION ...]",
+    about="Answer one batch of random prompts again and again, in this process. Prefixes are not cached, unless "
+    "--enable-prefix-caching asks for that.",
+    run=bench_latency,
+    options=(LatencyOptions, ResultOptions),
+    shared=lambda: (*refused_flags(OF_ENGINE), *engine_flags()),
+    examples="""\
+examples:
+  tilewise bench latency --model OpenGVLab/InternVL3-1B --batch-size 1
+  tilewise bench latency --input-len 512 --output-len 32 --num-iters 10 --output-json latency.json
+""",
+)
+STARTUP = Verb(
+    usage="tilewise bench startup [OPTION ...]",
+    about="Start the engine again and again, each time in a new process, up to its first answer. For a cold start the "
+    "folders are empty in which a first one keeps things, such as the kernels that it builds.",
+    run=bench_startup,
+    options=(StartupOptions, ResultOptions),
+    shared=engine_flags,
+)
+PROCESSOR = Verb(
+    usage="tilewise bench mm-processor [OPTION ...]",
+    about="Requests with random pictures: what decoding, hashing, tiling and the prompt take, how long the engine "
+    "waited for tiles, and the whole way.",
+    run=bench_processor,
+    options=(ProcessorOptions, ResultOptions),
+    shared=engine_flags,
+    examples="""\
+examples:
+  tilewise bench mm-processor --model ./InternVL3-1B --input-len 50 --output-len 1 --num-prompts 10
+  tilewise bench mm-processor --random-mm-bucket-config '{(1080, 1920, 1): 1}' --num-prompts 20
+""",
+)
+ENCODE = Verb(
+    usage="tilewise bench encode [OPTION ...]",
+    about="Encode batches of tiles of noise, and say how many a second go through the vision tower.",
+    run=bench_encode,
+    options=(EncodeOptions, ResultOptions),
+    shared=engine_flags,
+)
+BENCH = VerbGroup(
+    usage="tilewise bench KIND ...",
+    about="Measure a server under load, or the engine in this process. Flags, tables and fields of results are those "
+    "of `vllm bench`; docs/bench.md says what is defined otherwise.",
+    title="benchmarks",
+    verbs={
+        "serve": ("a server under load", SERVE),
+        "latency": ("one batch, again and again", LATENCY),
+        "throughput": ("everything at once", THROUGHPUT),
+        "startup": ("starts of the engine", STARTUP),
+        "mm-processor": ("pictures before the engine", PROCESSOR),
+        "encode": ("tiles through the vision tower", ENCODE),
+    },
+)

@@ -2,151 +2,107 @@
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from tilewise.cli.bench.refused import DATA_SETS, Known
-from tilewise.cli.options import json_object
+from tilewise.bench import DATASETS
+from tilewise.cli.bench.refused import DATA_SETS, known
+from tilewise.option import option
 
 if TYPE_CHECKING:
-    from tilewise.bench.datasets.sources import DatasetSource
+    from tilewise.bench.datasets import DatasetSource
 
-NAMES = ("random", "random-mm", "sharegpt", "custom", "custom_mm", "prefix_repetition")
-
-
-def add_dataset_flags(parser: argparse.ArgumentParser, prompts: int, name: str | None = "random") -> None:
-    """Add flags that choose requests. Without a `name` no data set can be chosen: requests are those of random-mm."""
-    group = parser.add_argument_group("data set options")
-    if name is not None:
-        group.add_argument(
-            "--dataset-name",
-            type=Known(NAMES, DATA_SETS),
-            default=name,
-            metavar="NAME",
-            help=f"{', '.join(NAMES)} (default: {name})",
-        )
-        group.add_argument("--dataset-path", type=Path, metavar="FILE", help="of sharegpt, custom and custom_mm")
-        group.add_argument(
-            "--no-oversample", action="store_true", help="a file of fewer requests is not gone through again"
-        )
-        group.add_argument("--disable-shuffle", action="store_true", help="a file's requests in its own order")
-        group.add_argument(
-            *("--skip-chat-template", "--custom-skip-chat-template"),
-            action="store_true",
-            help="it is always so: a prompt is sent as it is written, and --backend openai-chat sends conversations",
-        )
-    group.add_argument("--num-prompts", type=int, default=prompts, metavar="N", help=f"requests (default: {prompts})")
-    group.add_argument("--seed", type=int, default=0, metavar="N", help="of all that is drawn (default: 0)")
-    group.add_argument("--input-len", type=int, metavar="N", help="the same as --random-input-len")
-    group.add_argument("--output-len", type=int, metavar="N", help="tokens of answers, whatever the data set")
-    _add_random_flags(parser)
-    if name is not None:
-        _add_other_flags(parser)
+_DRAWN, _OTHERS = "random and random-mm", "other data sets"
 
 
-def _add_random_flags(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("options of random and random-mm")
-    number: dict[str, Any] = {"type": int, "metavar": "N"}
-    group.add_argument("--random-input-len", default=1024, help="tokens of a prompt's text (default: 1024)", **number)
-    group.add_argument("--random-output-len", default=128, help="tokens of an answer (default: 128)", **number)
-    group.add_argument(
-        *("--random-prefix-len", "--prefix-len"),
-        default=0,
-        help="tokens that all prompts begin with (default: 0)",
-        **number,
+@dataclass(frozen=True, kw_only=True)
+class RandomOptions:
+    """Flags of requests that are drawn: those of random-mm, unless a DatasetChoice says otherwise."""
+
+    GROUP: ClassVar = _DRAWN
+    num_prompts: int = option(1000, "requests", "data set")
+    seed: int = option(0, "of all that is drawn", "data set")
+    input_len: int | None = option(None, "the same as --random-input-len", "data set")
+    output_len: int | None = option(None, "tokens of answers, whatever the data set", "data set")
+    random_input_len: int = option(1024, "tokens of a prompt's text")
+    random_output_len: int = option(128, "tokens of an answer")
+    random_prefix_len: int = option(0, "tokens that all prompts begin with", alias="prefix_len")
+    random_range_ratio: float = option(0.0, "lengths are drawn evenly from n(1-R) to n(1+R)", metavar="R")
+    random_mm_base_items_per_request: int = option(1, "media of a request")
+    random_mm_num_mm_items_range_ratio: float = option(0.0, "drawn as above", metavar="R")
+    random_mm_limit_mm_per_prompt: dict[str, Any] | None = option(
+        None, "most media of a request (default: image=255,video=1)"
     )
-    group.add_argument(
-        "--random-range-ratio",
-        type=float,
-        default=0.0,
-        metavar="R",
-        help="lengths are drawn evenly from n(1-R) to n(1+R) (default: 0)",
-    )
-    group.add_argument(
-        "--random-mm-base-items-per-request", default=1, help="media of a request (default: 1)", **number
-    )
-    group.add_argument(
-        "--random-mm-num-mm-items-range-ratio", type=float, default=0.0, metavar="R", help="drawn as above (default: 0)"
-    )
-    group.add_argument(
-        "--random-mm-limit-mm-per-prompt",
-        type=json_object,
-        default={"image": 255, "video": 1},
-        metavar="JSON",
-        help="most media of a request (default: image=255,video=1)",
-    )
-    group.add_argument(
-        "--random-mm-bucket-config",
-        metavar="BUCKETS",
-        help="probabilities of (height, width, frames); one frame is a picture, more are a video "
+    random_mm_bucket_config: str | None = option(
+        None,
+        "probabilities of (height, width, frames); one frame is a picture, more are a video "
         "(default: {(256, 256, 1): 0.5, (720, 1280, 1): 0.5})",
+        metavar="BUCKETS",
     )
 
+    def source(self, choice: DatasetChoice | None = None) -> DatasetSource:
+        from tilewise.bench.datasets import DatasetSource
+        from tilewise.bench.random_requests import DEFAULT_BUCKETS, Lengths, MediaShape, read_buckets
 
-def _add_other_flags(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("options of other data sets")
-    number: dict[str, Any] = {"type": int, "metavar": "N"}
-    group.add_argument("--sharegpt-output-len", help="tokens of an answer (default: those of the file's)", **number)
-    group.add_argument(
-        "--custom-output-len",
-        default=256,
-        help="tokens of an answer; -1 = output_tokens of its line (default: 256)",
-        **number,
-    )
-    group.add_argument("--prefix-repetition-prefix-len", default=256, help="shared tokens (default: 256)", **number)
-    group.add_argument("--prefix-repetition-suffix-len", default=256, help="other tokens (default: 256)", **number)
-    group.add_argument("--prefix-repetition-num-prefixes", default=10, help="beginnings (default: 10)", **number)
-    group.add_argument(
-        "--prefix-repetition-output-len", default=128, help="tokens of an answer (default: 128)", **number
-    )
+        lengths = Lengths(
+            _first(self.input_len, self.random_input_len),
+            _first(self.output_len, self.random_output_len),
+            self.random_prefix_len,
+            self.random_range_ratio,
+        )
+        limits = self.random_mm_limit_mm_per_prompt
+        media = MediaShape(
+            self.random_mm_base_items_per_request,
+            self.random_mm_num_mm_items_range_ratio,
+            {"image": 255, "video": 1} if limits is None else limits,
+            read_buckets(self.random_mm_bucket_config) if self.random_mm_bucket_config else DEFAULT_BUCKETS,
+        )
+        drawn: dict[str, Any] = {"count": self.num_prompts, "seed": self.seed, "lengths": lengths, "media": media}
+        if choice is None:
+            return DatasetSource("random-mm", **drawn)
+        return DatasetSource(choice.dataset_name, choice.dataset_path, **drawn, **choice.chosen(self.output_len))
 
 
-def source_of(options: argparse.Namespace, name: str | None = None) -> DatasetSource:
-    from tilewise.bench.datasets.random_media import DEFAULT_BUCKETS, MediaShape, read_buckets
-    from tilewise.bench.datasets.random_text import Lengths, Repetition
-    from tilewise.bench.datasets.sources import DatasetSource
+@dataclass(frozen=True, kw_only=True)
+class DatasetChoice:
+    """Flags that choose a data set, and those of data sets that are not only drawn."""
 
-    buckets = options.random_mm_bucket_config
-    lengths = Lengths(
-        _first(options.input_len, options.random_input_len),
-        _first(options.output_len, options.random_output_len),
-        options.random_prefix_len,
-        options.random_range_ratio,
+    GROUP: ClassVar = "data set"
+    dataset_name: str = option("random", ", ".join(DATASETS), read=known(tuple(DATASETS), DATA_SETS), metavar="NAME")
+    dataset_path: Path | None = option(None, "of sharegpt, custom and custom_mm", metavar="FILE")
+    no_oversample: bool = option(False, "a file of fewer requests is not gone through again")
+    disable_shuffle: bool = option(False, "a file's requests in its own order")
+    skip_chat_template: bool = option(
+        False,
+        "it is always so: a prompt is sent as it is written, and --backend openai-chat sends conversations",
+        alias="custom_skip_chat_template",
     )
-    media = MediaShape(
-        options.random_mm_base_items_per_request,
-        options.random_mm_num_mm_items_range_ratio,
-        options.random_mm_limit_mm_per_prompt,
-        read_buckets(buckets) if buckets else DEFAULT_BUCKETS,
-    )
-    drawn: dict[str, Any] = {"count": options.num_prompts, "seed": options.seed, "lengths": lengths, "media": media}
-    if name is not None:
-        return DatasetSource(name, **drawn)
-    repetition = Repetition(
-        options.prefix_repetition_prefix_len,
-        options.prefix_repetition_suffix_len,
-        options.prefix_repetition_num_prefixes,
-        _first(options.output_len, options.prefix_repetition_output_len),
-    )
-    return DatasetSource(
-        options.dataset_name,
-        options.dataset_path,
-        output=_of_file(options),
-        shuffle=not options.disable_shuffle,
-        oversample=not options.no_oversample,
-        repetition=repetition,
-        **drawn,
-    )
+    sharegpt_output_len: int | None = option(None, "tokens of an answer (default: those of the file's)", _OTHERS)
+    custom_output_len: int = option(256, "tokens of an answer; -1 = output_tokens of its line", _OTHERS)
+    prefix_repetition_prefix_len: int = option(256, "shared tokens", _OTHERS)
+    prefix_repetition_suffix_len: int = option(256, "other tokens", _OTHERS)
+    prefix_repetition_num_prefixes: int = option(10, "beginnings", _OTHERS)
+    prefix_repetition_output_len: int = option(128, "tokens of an answer", _OTHERS)
+
+    def chosen(self, output_len: int | None) -> dict[str, Any]:
+        """Return further fields of the DatasetSource; `output_len` is asked for whatever the data set."""
+        from tilewise.bench.random_requests import Repetition
+
+        repetition = Repetition(
+            self.prefix_repetition_prefix_len,
+            self.prefix_repetition_suffix_len,
+            self.prefix_repetition_num_prefixes,
+            _first(output_len, self.prefix_repetition_output_len),
+        )
+        of_file = self.sharegpt_output_len if self.dataset_name == "sharegpt" else self.custom_output_len
+        return {
+            "output": output_len if output_len is not None else None if of_file == -1 else of_file,
+            "shuffle": not self.disable_shuffle,
+            "oversample": not self.no_oversample,
+            "repetition": repetition,
+        }
 
 
 def _first(general: int | None, own: int) -> int:
     return own if general is None else general
-
-
-def _of_file(options: argparse.Namespace) -> int | None:
-    """Return the tokens of each answer to a file's requests; None = as the file says."""
-    if options.output_len is not None:
-        return int(options.output_len)
-    length = options.sharegpt_output_len if options.dataset_name == "sharegpt" else options.custom_output_len
-    return None if length in (None, -1) else int(length)

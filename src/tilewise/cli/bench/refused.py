@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
+from tilewise.cli.flags.flag import BadUsage, Flag
+from tilewise.cli.flags.parse import CommandLine
 from tilewise.ignored import LOG
 
 _NO_ADAPTERS = "there are no LoRA adapters"
@@ -73,10 +73,10 @@ TAKEN_BY_THROUGHPUT = {
     **_CLIENT_SIDE,
 }
 _ACCEPTED = {
-    "--tokenizer-mode": ("auto", "hf", "slow", "fast"),
-    "--num-warmups": ("0",),
-    "--random-batch-size": ("1",),
-    "--lora-assignment": ("random",),
+    "tokenizer-mode": ("auto", "hf", "slow", "fast"),
+    "num-warmups": ("0",),
+    "random-batch-size": ("1",),
+    "lora-assignment": ("random",),
 }
 """Values of these flags that are accepted, since they ask for what happens anyway."""
 _FAR = ("hf", "sonnet", "burstgpt", "spec_bench", "speed_bench", "custom_audio", "timed_trace")
@@ -99,44 +99,37 @@ BACKENDS = {
 ENGINES = dict.fromkeys(("hf", "mii"), _OTHER)
 
 
-def add_refused(parser: argparse.ArgumentParser, flags: Mapping[str, str]) -> None:
-    for name, why in flags.items():
-        parser.add_argument(f"--{name}", nargs="*", action=_Refused, why=why, help=argparse.SUPPRESS)
+def refused_flags(reasons: Mapping[str, str], taken: Mapping[str, str] | None = None) -> tuple[Flag, ...]:
+    """Return flags of vLLM that are refused, and those that are taken and change nothing, each with its reason."""
+    names = {**reasons, **(taken or {})}
+    return tuple(
+        Flag(name.replace("-", "_"), tuple[str, ...], "", why, bare=(), alias=f"no-{name}")
+        for name, why in names.items()
+    )
 
 
-def add_taken(parser: argparse.ArgumentParser, flags: Mapping[str, str]) -> None:
-    for name, why in flags.items():
-        names = (f"--{name}", f"--no-{name}")
-        parser.add_argument(*names, nargs="?", action=_Taken, why=why, help=argparse.SUPPRESS)
+def check_refused(line: CommandLine, reasons: Mapping[str, str], taken: Mapping[str, str] | None = None) -> None:
+    """Take these flags out of a line. Raises BadUsage for a refused one, but for values that ask for what is so."""
+    for name, why in reasons.items():
+        values = line.values.pop(name.replace("-", "_"), None)
+        if values is not None and (len(values) != 1 or values[0] not in _ACCEPTED.get(name, ())):
+            raise BadUsage(f"--{name} is refused: {why}.")
+    for name, why in (taken or {}).items():
+        values, accepted = line.values.pop(name.replace("-", "_"), None), _ACCEPTED.get(name, ())
+        if values is not None:
+            if accepted and not set(values) <= set(accepted):
+                raise BadUsage(f"--{name} must be one of {', '.join(accepted)}, got {' '.join(values)!r}: {why}.")
+            LOG.take({f"--{name}": why}, "command line")
 
 
-class _Refused(argparse.Action):
-    def __init__(self, option_strings: list[str], dest: str, why: str, **options: Any) -> None:
-        super().__init__(option_strings, dest, default=argparse.SUPPRESS, **options)
-        self._why = why
+def known(names: Sequence[str], refused: Mapping[str, str]) -> Callable[[str], str]:
+    """Return a reader of one of `names`, which says of those that only vLLM has why they are refused."""
 
-    def __call__(self, parser: argparse.ArgumentParser, _space: Any, values: Any, option: str | None = None) -> None:
-        if len(values) != 1 or values[0] not in _ACCEPTED.get(option or "", ()):
-            parser.error(f"{option} is refused: {self._why}.")
-
-
-class _Taken(_Refused):
-    def __call__(self, parser: argparse.ArgumentParser, space: Any, values: Any, option: str | None = None) -> None:
-        accepted = _ACCEPTED.get(option or "", ())
-        if accepted and values not in accepted:
-            parser.error(f"{option} must be one of {', '.join(accepted)}, got {values!r}: {self._why}.")
-        LOG.take({option or "": self._why}, "command line")
-
-
-class Known:
-    """A `type` for argparse: it takes one of `names`, and says of those that only vLLM has why they are refused."""
-
-    def __init__(self, names: tuple[str, ...], refused: Mapping[str, str]) -> None:
-        self._names, self._refused = names, refused
-
-    def __call__(self, text: str) -> str:
-        if text in self._refused:
-            raise argparse.ArgumentTypeError(f"{text!r} is refused: {self._refused[text]}")
-        if text not in self._names:
-            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(self._names)}")
+    def read(text: str) -> str:
+        if text in refused:
+            raise ValueError(f"{text!r} is refused: {refused[text]}")
+        if text not in names:
+            raise ValueError(f"{text!r} is none of {', '.join(names)}")
         return text
+
+    return read

@@ -2,34 +2,230 @@
 
 from __future__ import annotations
 
-import argparse
 import math
-import os
 import uuid
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from tilewise.cli.bench.datasets import add_dataset_flags, source_of
-from tilewise.cli.bench.refused import BACKENDS, OF_SERVE, TAKEN_BY_SERVE, Known, add_refused, add_taken
-from tilewise.cli.options import json_object
+from tilewise.cli.bench.datasets import DatasetChoice, RandomOptions
+from tilewise.cli.bench.refused import BACKENDS, OF_SERVE, TAKEN_BY_SERVE, check_refused, known, refused_flags
+from tilewise.cli.flags.flag import read_number
+from tilewise.cli.flags.parse import CommandLine
+from tilewise.cli.flags.verb import Verb
+from tilewise.environment import Environment
 from tilewise.errors import InvalidConfig
+from tilewise.option import option
+from tilewise.units import read_amount
 
 if TYPE_CHECKING:
     from tilewise.bench.client import Target
     from tilewise.bench.load import LoadLevel
     from tilewise.bench.results import Saving
 
-_SAMPLING = {
-    "temperature": float,
-    "top-p": float,
-    "top-k": int,
-    "min-p": float,
-    "frequency-penalty": float,
-    "presence-penalty": float,
-    "repetition-penalty": float,
-}
-EXAMPLES = """\
+
+@dataclass(frozen=True, kw_only=True)
+class ServerOptions:
+    GROUP: ClassVar = "server"
+    backend: str = option(
+        "openai",
+        "openai and vllm send completions, openai-chat conversations",
+        read=known(("openai", "vllm", "openai-chat"), BACKENDS),
+        alias="endpoint_type",
+        metavar="NAME",
+    )
+    base_url: str | None = option(None, "of the server, without a path; in place of host and port", metavar="URL")
+    host: str = option("127.0.0.1", "of the server")
+    port: int = option(8000, "of the server")
+    endpoint: str | None = option(
+        None, "(default: /v1/completions, with openai-chat /v1/chat/completions)", metavar="PATH"
+    )
+    header: tuple[str, ...] = option((), "further headers of each request", metavar="KEY=VALUE", bare=())
+    insecure: bool = option(False, "take any certificate of the server")
+    model: str | None = option(None, "name or folder of the model (default: the server's first)", metavar="NAME")
+    served_model_name: str | None = option(None, "the server's name of it, if that is another", metavar="NAME")
+    tokenizer: str | None = option(
+        None, "whose tokenizer counts (default: the model's, else the server's own)", metavar="MODEL"
+    )
+    skip_tokenizer_init: bool = option(False, "count no tokens here; not for random prompts")
+
+    def target(self) -> Target:
+        from tilewise.bench.client import Target
+        from tilewise.bench.requests import DIALECTS
+        from tilewise.bench.results import read_pairs
+
+        url = self.base_url or f"http://{self.host}:{self.port}"
+        if not url.startswith(("http://", "https://")):
+            raise InvalidConfig(f"--base-url must begin with http:// or https://, got {url!r}.")
+        dialect = DIALECTS[self.backend]
+        endpoint = self.endpoint or dialect.endpoint
+        is_chat = endpoint.endswith("chat/completions")
+        if not endpoint.endswith("completions") or is_chat != dialect.takes_media:
+            raise InvalidConfig(
+                f"--endpoint {endpoint} is not what --backend {self.backend} speaks to: "
+                f"leave it out, or name one that ends with {dialect.endpoint}."
+            )
+        key = Environment.here().client_key
+        authorization = {"Authorization": f"Bearer {key}"} if key else {}
+        headers = {**authorization, **read_pairs(self.header, "--header")}
+        return Target(url.rstrip("/"), endpoint, dialect, headers, verify=not self.insecure)
+
+
+def rate_list(text: str) -> tuple[float, ...]:
+    return tuple(map(read_number, text.split(",")))
+
+
+def limit_list(text: str) -> tuple[int, ...]:
+    return tuple(map(read_amount, text.split(",")))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions:
+    GROUP: ClassVar = "load"
+    request_rate: tuple[float, ...] = option(
+        (math.inf,),
+        "requests a second; inf = all at once; several, with commas, are runs one after the other",
+        read=rate_list,
+        metavar="X",
+    )
+    burstiness: float = option(1.0, "1 = Poisson; less comes in bursts, more evenly")
+    max_concurrency: tuple[int, ...] | None = option(
+        None, "most requests at once; several, with commas, are runs one after the other", read=limit_list, metavar="N"
+    )
+    ramp_up_strategy: Literal["linear", "exponential"] | None = option(None, "from one rate to another")
+    ramp_up_start_rps: float | None = option(None, "the first rate")
+    ramp_up_end_rps: float | None = option(None, "the last rate")
+    num_warmups: int = option(0, "the first request, so often, before a run")
+    ready_check_timeout_sec: float = option(0.0, "wait so long for an answer to the first request; 0 = no such request")
+
+    def levels(self, seed: int, id_prefix: str | None) -> tuple[LoadLevel, ...]:
+        """Return a load level for each rate and each limit of concurrency."""
+        from tilewise.bench.load import Arrivals, LoadLevel, Ramp
+
+        strategy, first, last = self.ramp_up_strategy, self.ramp_up_start_rps, self.ramp_up_end_rps
+        ramp = None
+        if strategy is not None and first is not None and last is not None:
+            ramp = Ramp(strategy, first, last)
+        elif (strategy, first, last) != (None, None, None):
+            raise InvalidConfig("--ramp-up-strategy, --ramp-up-start-rps and --ramp-up-end-rps go together.")
+        prefix = id_prefix or f"bench-{uuid.uuid4().hex[:8]}-"
+        return tuple(
+            LoadLevel(Arrivals(rate, self.burstiness, ramp), limit, seed, prefix)
+            for rate in self.request_rate
+            for limit in self.max_concurrency or (None,)
+        )
+
+
+_OF_SERVER = "of each request (default: the server's)"
+_SAMPLING = (
+    *("temperature", "top_p", "top_k", "min_p", "frequency_penalty", "presence_penalty", "repetition_penalty"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestOptions:
+    GROUP: ClassVar = "request"
+    ignore_eos: bool = option(False, "answers go on to their full length; random data sets always do")
+    temperature: float | None = option(None, _OF_SERVER)
+    top_p: float | None = option(None, _OF_SERVER)
+    top_k: int | None = option(None, _OF_SERVER)
+    min_p: float | None = option(None, _OF_SERVER)
+    frequency_penalty: float | None = option(None, _OF_SERVER)
+    presence_penalty: float | None = option(None, _OF_SERVER)
+    repetition_penalty: float | None = option(None, _OF_SERVER)
+    logprobs: int | None = option(None, "log-probabilities of so many tokens")
+    extra_body: dict[str, Any] | None = option(None, "further fields of each request")
+    request_id_prefix: str | None = option(None, "of X-Request-Id (default: bench-, and a random part)")
+
+    def extra(self) -> dict[str, Any]:
+        """Return the fields that each request has beside its own."""
+        given = {name: getattr(self, name) for name in _SAMPLING}
+        return {name: value for name, value in given.items() if value is not None} | (self.extra_body or {})
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavingOptions:
+    GROUP: ClassVar = "result"
+    percentile_metrics: str = option(
+        "ttft,tpot,itl",
+        "what is printed, of ttft, tpot, itl, e2el, client_queue_time, e2el_including_client_queue",
+        metavar="NAMES",
+    )
+    metric_percentiles: str = option("99", "such as 50,90,99", metavar="LIST")
+    goodput: tuple[str, ...] = option((), "goals of ttft, tpot, e2el that good answers keep", metavar="NAME:MS")
+    save_result: bool = option(False, "save the figures as JSON")
+    save_detailed: bool = option(False, "with those of every request")
+    append_result: bool = option(False, "save them behind what the file has, as a line")
+    result_dir: Path = option(Path(), "where figures are saved", metavar="FOLDER")
+    result_filename: str | None = option(
+        None,
+        "files of several loads get RATEqps[-concurrencyN] behind it "
+        "(default: LABEL-RATEqps[-concurrencyN]-MODEL-DATE.json)",
+        metavar="NAME",
+    )
+    metadata: tuple[str, ...] = option((), "further fields of the JSON", metavar="KEY=VALUE", bare=())
+    label: str | None = option(None, "in the JSON and in its name (default: the backend)")
+    plot: Path | None = option(None, "draw latency against load, as PNG (needs tilewise[plot])", metavar="FILE")
+    disable_tqdm: bool = option(False, "no progress bar")
+
+    def saving(self) -> Saving:
+        from tilewise.bench.results import Saving, read_pairs
+
+        return Saving(
+            self.save_result,
+            self.save_detailed,
+            self.append_result,
+            self.result_dir,
+            self.result_filename,
+            self.label,
+            read_pairs(self.metadata, "--metadata"),
+        )
+
+
+def run(line: CommandLine) -> int:
+    # Not above: numpy and an HTTP client take longer to load than other verbs to run.
+    from tilewise.bench.figures import Goals, read_percents
+    from tilewise.bench.results import read_metrics
+    from tilewise.bench.serve import ServeBench, run_serve
+
+    check_refused(line, OF_SERVE, TAKEN_BY_SERVE)
+    server, load, asked, results = (
+        line.take(ServerOptions), line.take(LoadOptions), line.take(RequestOptions), line.take(SavingOptions)
+    )  # fmt: skip
+    drawn = line.take(RandomOptions)
+    bench = ServeBench(
+        backend=server.backend,
+        target=server.target(),
+        source=drawn.source(line.take(DatasetChoice)),
+        loads=load.levels(drawn.seed, asked.request_id_prefix),
+        model=server.served_model_name or server.model,
+        folder=server.model,
+        tokenizer=server.tokenizer,
+        counts_tokens=not server.skip_tokenizer_init,
+        ignore_eos=asked.ignore_eos,
+        logprobs=asked.logprobs,
+        extra=asked.extra(),
+        warmups=load.num_warmups,
+        ready_seconds=load.ready_check_timeout_sec,
+        goals=Goals.read(results.goodput) if results.goodput else None,
+        percents=read_percents(results.metric_percentiles),
+        metrics=read_metrics(results.percentile_metrics),
+        saving=results.saving(),
+        plot=results.plot,
+        progress=not results.disable_tqdm,
+    )
+    return run_serve(bench, partial(print, flush=True))
+
+
+SERVE = Verb(
+    usage="tilewise bench serve [OPTION ...]",
+    about="Send requests to any OpenAI-compatible server, and say how long answers took. The time to first token ends "
+    "with the first chunk that shows something; the first chunk of all is reported beside it.",
+    run=run,
+    options=(ServerOptions, LoadOptions, RandomOptions, DatasetChoice, RequestOptions, SavingOptions),
+    shared=lambda: refused_flags(OF_SERVE, TAKEN_BY_SERVE),
+    examples="""\
 examples:
   tilewise bench serve --random-input-len 200 --num-prompts 200 --request-rate 1 --save-result
       text alone, against http://127.0.0.1:8000, with the first model that is served there
@@ -39,226 +235,5 @@ examples:
       your own questions: {"prompt": "What is it?", "image_files": ["a.jpg"]} in each line
   tilewise bench serve --request-rate 1,2,4,8 --num-prompts 100 --goodput ttft:500 tpot:50 --plot load.png
       one run for each rate, and latency against load as a picture
-"""
-
-
-def add_serve(kinds: Any) -> None:
-    parser = kinds.add_parser(
-        "serve",
-        usage="tilewise bench serve [OPTION ...]",
-        help="a server under load",
-        description="Send requests to any OpenAI-compatible server, and say how long answers took. The time to first "
-        "token ends with the first chunk that shows something; the first chunk of all is reported beside it.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    _add_target_flags(parser)
-    _add_load_flags(parser)
-    add_dataset_flags(parser, prompts=1000)
-    _add_request_flags(parser)
-    _add_result_flags(parser)
-    add_refused(parser, OF_SERVE)
-    add_taken(parser, TAKEN_BY_SERVE)
-    parser.set_defaults(run=run)
-
-
-def _add_target_flags(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("server options")
-    backends = ("openai", "vllm", "openai-chat")
-    group.add_argument(
-        *("--backend", "--endpoint-type"),
-        type=Known(backends, BACKENDS),
-        default="openai",
-        metavar="NAME",
-        help="openai and vllm send completions, openai-chat conversations (default: openai)",
-    )
-    group.add_argument("--base-url", metavar="URL", help="of the server, without a path; in place of host and port")
-    group.add_argument("--host", default="127.0.0.1", help="(default: 127.0.0.1)")
-    group.add_argument("--port", type=int, default=8000, metavar="N", help="(default: 8000)")
-    group.add_argument(
-        "--endpoint", metavar="PATH", help="(default: /v1/completions, with openai-chat /v1/chat/completions)"
-    )
-    group.add_argument("--header", nargs="*", default=[], metavar="KEY=VALUE", help="further headers of each request")
-    group.add_argument("--insecure", action="store_true", help="take any certificate of the server")
-    group.add_argument("--model", metavar="NAME", help="name or folder of the model (default: the server's first)")
-    group.add_argument("--served-model-name", metavar="NAME", help="the server's name of it, if that is another")
-    group.add_argument(
-        "--tokenizer", metavar="MODEL", help="whose tokenizer counts (default: the model's, else the server's own)"
-    )
-    group.add_argument(
-        "--skip-tokenizer-init", action="store_true", help="count no tokens here; not for random prompts"
-    )
-
-
-def _add_load_flags(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("load options")
-    group.add_argument(
-        "--request-rate",
-        type=rate_list,
-        default=(math.inf,),
-        metavar="X",
-        help="requests a second; inf = all at once; several, with commas, are runs one after the other (default: inf)",
-    )
-    group.add_argument(
-        "--burstiness",
-        type=float,
-        default=1.0,
-        metavar="X",
-        help="1 = Poisson; less comes in bursts, more evenly (default: 1)",
-    )
-    group.add_argument(
-        "--max-concurrency",
-        type=limit_list,
-        default=(None,),
-        metavar="N",
-        help="most requests at once; several, with commas, are runs one after the other",
-    )
-    group.add_argument("--ramp-up-strategy", choices=("linear", "exponential"), help="from one rate to another")
-    group.add_argument("--ramp-up-start-rps", type=float, metavar="X", help="the first rate")
-    group.add_argument("--ramp-up-end-rps", type=float, metavar="X", help="the last rate")
-    group.add_argument(
-        "--num-warmups", type=int, default=0, metavar="N", help="the first request, so often, before a run (default: 0)"
-    )
-    group.add_argument(
-        "--ready-check-timeout-sec",
-        type=float,
-        default=0,
-        metavar="X",
-        help="wait so long for an answer to the first request; 0 = no such request (default: 0)",
-    )
-
-
-def _add_request_flags(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("request options")
-    group.add_argument(
-        "--ignore-eos", action="store_true", help="answers go on to their full length; random data sets always do"
-    )
-    for name, kind in _SAMPLING.items():
-        group.add_argument(f"--{name}", type=kind, metavar="X", help="of each request (default: the server's)")
-    group.add_argument("--logprobs", type=int, metavar="N", help="log-probabilities of so many tokens")
-    group.add_argument(
-        "--extra-body", type=json_object, default={}, metavar="JSON", help="further fields of each request"
-    )
-    group.add_argument(
-        "--request-id-prefix", metavar="TEXT", help="of X-Request-Id (default: bench-, and a random part)"
-    )
-
-
-def _add_result_flags(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("result options")
-    group.add_argument(
-        "--percentile-metrics",
-        default="ttft,tpot,itl",
-        metavar="NAMES",
-        help="what is printed, of ttft, tpot, itl, e2el, client_queue_time, e2el_including_client_queue "
-        "(default: ttft,tpot,itl)",
-    )
-    group.add_argument("--metric-percentiles", default="99", metavar="LIST", help="such as 50,90,99 (default: 99)")
-    group.add_argument(
-        "--goodput", nargs="+", default=[], metavar="NAME:MS", help="goals of ttft, tpot, e2el that good answers keep"
-    )
-    group.add_argument("--save-result", action="store_true", help="save the figures as JSON")
-    group.add_argument("--save-detailed", action="store_true", help="with those of every request")
-    group.add_argument("--append-result", action="store_true", help="save them behind what the file has, as a line")
-    group.add_argument("--result-dir", type=Path, default=Path(), metavar="FOLDER", help="(default: this one)")
-    group.add_argument(
-        "--result-filename", metavar="NAME", help="(default: LABEL-RATEqps[-concurrencyN]-MODEL-DATE.json)"
-    )
-    group.add_argument("--metadata", nargs="*", default=[], metavar="KEY=VALUE", help="further fields of the JSON")
-    group.add_argument("--label", metavar="TEXT", help="in the JSON and in its name (default: the backend)")
-    group.add_argument(
-        "--plot", type=Path, metavar="FILE", help="draw latency against load, as PNG (needs tilewise[plot])"
-    )
-    group.add_argument("--disable-tqdm", action="store_true", help="no progress bar")
-
-
-def rate_list(text: str) -> tuple[float, ...]:
-    return tuple(map(float, text.split(",")))
-
-
-def limit_list(text: str) -> tuple[int, ...]:
-    return tuple(map(int, text.split(",")))
-
-
-def run(options: argparse.Namespace) -> int:
-    # Not above: numpy and an HTTP client take longer to load than other verbs to run.
-    from tilewise.bench.figures import Goals, read_percents
-    from tilewise.bench.results import TableOptions
-    from tilewise.bench.serve import ServeBench, run_serve
-
-    sampling = {name.replace("-", "_"): getattr(options, name.replace("-", "_")) for name in _SAMPLING}
-    bench = ServeBench(
-        backend=options.backend,
-        target=_target(options),
-        source=source_of(options),
-        loads=_loads(options),
-        model=options.served_model_name or options.model,
-        folder=options.model,
-        tokenizer=options.tokenizer,
-        counts_tokens=not options.skip_tokenizer_init,
-        ignore_eos=options.ignore_eos,
-        logprobs=options.logprobs,
-        extra={**{name: value for name, value in sampling.items() if value is not None}, **options.extra_body},
-        warmups=options.num_warmups,
-        ready_seconds=options.ready_check_timeout_sec,
-        goals=Goals.read(options.goodput) if options.goodput else None,
-        percents=read_percents(options.metric_percentiles),
-        metrics=TableOptions.read_metrics(options.percentile_metrics),
-        saving=_saving(options),
-        plot=options.plot,
-        progress=not options.disable_tqdm,
-    )
-    return run_serve(bench, partial(print, flush=True))
-
-
-def _target(options: argparse.Namespace) -> Target:
-    from tilewise.bench.client import Target
-    from tilewise.bench.requests import DIALECTS
-    from tilewise.bench.results import Saving
-
-    url = options.base_url or f"http://{options.host}:{options.port}"
-    if not url.startswith(("http://", "https://")):
-        raise InvalidConfig(f"--base-url must begin with http:// or https://, got {url!r}.")
-    dialect = DIALECTS[options.backend]
-    endpoint = options.endpoint or dialect.endpoint
-    is_chat = endpoint.endswith("chat/completions")
-    if not endpoint.endswith("completions") or is_chat != dialect.takes_media:
-        raise InvalidConfig(
-            f"--endpoint {endpoint} is not what --backend {options.backend} speaks to: "
-            f"leave it out, or name one that ends with {dialect.endpoint}."
-        )
-    key = os.environ.get("OPENAI_API_KEY") or os.environ.get("VLLM_API_KEY")
-    authorization = {"Authorization": f"Bearer {key}"} if key else {}
-    headers = {**authorization, **Saving.read_metadata(options.header, "--header")}
-    return Target(url.rstrip("/"), endpoint, dialect, headers, verify=not options.insecure)
-
-
-def _loads(options: argparse.Namespace) -> tuple[LoadLevel, ...]:
-    """Return a load level for each rate and each limit of concurrency."""
-    from tilewise.bench.load import Arrivals, LoadLevel, Ramp
-
-    ramp, strategy = None, options.ramp_up_strategy
-    if strategy is not None or options.ramp_up_start_rps is not None or options.ramp_up_end_rps is not None:
-        if None in (strategy, options.ramp_up_start_rps, options.ramp_up_end_rps):
-            raise InvalidConfig("--ramp-up-strategy, --ramp-up-start-rps and --ramp-up-end-rps go together.")
-        ramp = Ramp(strategy, options.ramp_up_start_rps, options.ramp_up_end_rps)
-    prefix = options.request_id_prefix or f"bench-{uuid.uuid4().hex[:8]}-"
-    return tuple(
-        LoadLevel(Arrivals(rate, options.burstiness, ramp), limit, options.seed, prefix)
-        for rate in options.request_rate
-        for limit in options.max_concurrency
-    )
-
-
-def _saving(options: argparse.Namespace) -> Saving:
-    from tilewise.bench.results import Saving
-
-    return Saving(
-        options.save_result,
-        options.save_detailed,
-        options.append_result,
-        options.result_dir,
-        options.result_filename,
-        options.label,
-        Saving.read_metadata(options.metadata),
-    )
+""",
+)

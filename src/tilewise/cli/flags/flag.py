@@ -1,16 +1,20 @@
-"""A flag: its names, the type of its value and what its text means, and what help says about it."""
+"""A flag: its names, the type of its value and what its text means. Options of a dataclass are flags."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import types
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Union, get_args, get_origin
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from tilewise.errors import TilewiseError, did_you_mean
-from tilewise.foreign.translate import check_limits
+from tilewise.foreign.objects import check_limits
+from tilewise.foreign.translate import SHORT_NAMES
+from tilewise.option import read_object
 from tilewise.units import read_amount
 
 _WHOLE = re.compile(r"[+-]?\d+")
@@ -37,10 +41,14 @@ def _plain(kind: Any, text: str) -> Any:
         return int(text) if _WHOLE.fullmatch(text) else read_amount(text)
     if kind is float:
         return read_number(text)
-    if get_origin(kind) is Literal:
-        choices = get_args(kind)
-        if text not in choices:
-            raise ValueError(f"must be one of {', '.join(choices)}, got {text!r}.{did_you_mean(text, choices)}")
+    if kind is Path:
+        return Path(text)
+    return read_choice(get_args(kind), text) if get_origin(kind) is Literal else text
+
+
+def read_choice(choices: Sequence[str], text: str) -> str:
+    if text not in choices:
+        raise ValueError(f"must be one of {', '.join(choices)}, got {text!r}.{did_you_mean(text, choices)}")
     return text
 
 
@@ -57,33 +65,17 @@ def read_number(text: str) -> float:
         raise ValueError(f"must be a number, got {text!r}") from None
 
 
-def read_object(text: str) -> dict[str, Any]:
-    """Read a JSON object, or vLLM's older `image=4,video=0`. Raises ValueError."""
-    if not text.lstrip().startswith("{"):
-        return dict(_pair(item) for item in text.split(","))
-    try:
-        found: dict[str, Any] = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"must be a JSON object: {error}, in {text!r}") from None
-    return found
+def values_of_list(flag: Flag, words: Sequence[str]) -> tuple[Any, ...]:
+    """Return the values of the words behind a flag, or the items of the one JSON list that they are.
 
-
-def _pair(item: str) -> tuple[str, Any]:
-    name, equals, value = item.partition("=")
-    if not (name.strip() and equals):
-        raise ValueError(f'must be an object: JSON such as {{"name": 4}}, or name=4, got {item!r}')
-    return name.strip(), loose(value)
-
-
-def read_list(words: Sequence[str]) -> tuple[str, ...]:
-    """Return the words behind a flag, or the items of the one JSON list that they are. Raises ValueError."""
-    if len(words) != 1 or not words[0].lstrip().startswith("["):
-        return tuple(words)
-    try:
-        found = json.loads(words[0])
-    except ValueError as error:
-        raise ValueError(f"must be a JSON list: {error}, in {words[0]!r}") from None
-    return tuple(map(str, found))
+    Raises ValueError.
+    """
+    if len(words) == 1 and words[0].lstrip().startswith("["):
+        try:
+            words = list(map(str, json.loads(words[0])))
+        except ValueError as error:
+            raise ValueError(f"must be a JSON list: {error}, in {words[0]!r}") from None
+    return tuple(_plain(get_args(flag.type)[0], word) for word in words)
 
 
 def read_paths(text: str) -> tuple[str, ...]:
@@ -100,18 +92,6 @@ def read_limits(text: str) -> dict[str, Any]:
 def read_compilation(text: str) -> dict[str, Any]:
     """Read an object, or the number of a mode alone, as in vLLM's older `-O3`."""
     return {"mode": int(text)} if text.isdecimal() else read_object(text)
-
-
-def loose(text: str) -> Any:
-    """Return a value inside an object: JSON where it is JSON, and otherwise the text.
-
-    >>> loose("4"), loose("true"), loose("FULL")
-    (4, True, 'FULL')
-    """
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 def with_key(flag: Flag, found: Mapping[str, Any] | None, path: str, value: Any) -> dict[str, Any]:
@@ -134,7 +114,7 @@ def value_from_file(flag: Flag, value: Any) -> Any:
     if isinstance(value, str) and not flag.is_list:
         return value_of(flag, value)
     if flag.is_list:
-        return read_list([str(item) for item in value] if isinstance(value, list) else [str(value)])
+        return values_of_list(flag, [str(item) for item in value] if isinstance(value, list) else [str(value)])
     if value is None and flag.optional:
         return None
     if flag.read is not None and flag.is_object and type(value) is int:
@@ -145,6 +125,8 @@ def value_from_file(flag: Flag, value: Any) -> Any:
 
 
 Read = Callable[[str], Any]
+NEEDED = ...
+"""Value of `bare` for a flag that needs a word behind it."""
 
 
 class BadUsage(TilewiseError, ValueError):
@@ -161,29 +143,31 @@ class Flag:
     name: str
     hint: Any
     group: str
+    """Heading of the help under which it stands; empty = it is taken, and neither shown nor suggested."""
     help: str
     default: Any = None
     read: Read | None = None
     short: str | None = None
     alias: str | None = None
-    may_be_bare: bool = False
-    """True if it may be given without a value, which then is the default."""
+    bare: Any = NEEDED
+    """The value without a word behind the flag."""
+    repeated: bool = False
+    """True if each time that it is given adds a value."""
+    metavar: str | None = None
 
     @property
     def dashed(self) -> str:
-        return "--" + self.name.replace("_", "-")
+        return dashes(self.name)
 
     @property
     def other(self) -> str | None:
         """The alias as it is written on a line, or None."""
-        return "--" + self.alias.replace("_", "-") if self.alias else None
+        return dashes(self.alias) if self.alias else None
 
     @property
     def type(self) -> Any:
         """The type of the value where it is not None."""
-        if get_origin(self.hint) in (Union, types.UnionType):
-            return next(part for part in get_args(self.hint) if part is not type(None))
-        return self.hint
+        return not_none(self.hint)
 
     @property
     def optional(self) -> bool:
@@ -195,8 +179,72 @@ class Flag:
 
     @property
     def is_list(self) -> bool:
-        return get_origin(self.type) is tuple and self.read is None
+        return get_origin(self.type) is tuple and self.read is None and not self.repeated
 
     @property
     def is_object(self) -> bool:
         return get_origin(self.type) is dict
+
+
+def not_none(hint: Any) -> Any:
+    """Return the first type that a hint allows beside None."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return next(part for part in get_args(hint) if part is not type(None))
+    return hint
+
+
+def dashes(name: str) -> str:
+    """Return an option's name as a flag."""
+    return "--" + name.replace("_", "-")
+
+
+_READ: dict[str, Read] = {
+    "limit_mm_per_prompt": read_limits,
+    "disable_access_log_for_endpoints": read_paths,
+    "compilation_config": read_compilation,
+}
+_BARE = {"hf_token": None}
+
+
+def reader_of(name: str) -> Read | None:
+    """Return what reads the text of an option that a program gives as an object or a tuple."""
+    return _READ.get(name)
+
+
+def word(help: str, metavar: str, default: Any = MISSING) -> Any:
+    """Declare an argument that is no flag, as a field of a dataclass; one whose default is a tuple takes several."""
+    return dataclasses.field(default=default, metadata={"word": metavar, "help": help})
+
+
+def words_of(options: type[Any]) -> list[dataclasses.Field[Any]]:
+    """Return the arguments of a verb that are no flags."""
+    return [field for field in dataclasses.fields(options) if "word" in field.metadata]
+
+
+def flags_of(options: type[Any], defaults: Mapping[str, Any] | None = None) -> Iterator[Flag]:
+    """Yield a flag for each option of a dataclass; `defaults` are other ones than its own.
+
+    A verb's own options are in its GROUP unless they say another. Where they are None they were not given, and no text
+    stands for that: an empty one is one.
+    """
+    hints, own = get_type_hints(options), hasattr(options, "GROUP")
+    for field in dataclasses.fields(options):
+        name, about = field.name, field.metadata
+        if "word" not in about:
+            yield Flag(
+                name,
+                not_none(hints[name]) if own else hints[name],
+                about["group"] or options.GROUP,
+                about["help"],
+                (defaults or {}).get(name, field.default),
+                reader_of(name) or about["read"],
+                about["short"] or SHORT_NAMES.get(name),
+                about["alias"],
+                _BARE.get(name, about["bare"]),
+                about["repeated"],
+                about["metavar"],
+            )
+
+
+def names_of(options: type[Any]) -> frozenset[str]:
+    return frozenset(field.name for field in dataclasses.fields(options))

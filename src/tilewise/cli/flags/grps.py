@@ -5,7 +5,7 @@ Keys that are not grps's are flags by their names, so one file may hold both.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ class GrpsFlags:
     lines: list[str] = field(default_factory=list)
 
 
-def read_server_yml(path: str, flags: list[Flag]) -> GrpsFlags:
+def read_server_yml(path: str, flags: Sequence[Flag]) -> GrpsFlags:
     """Read one of grps's files, or a file of flags. Raises InvalidConfig for keys that neither of them has."""
     found, entries = GrpsFlags(), read_yaml(path)
     rest = {key: value for key, value in entries.items() if key not in _PARTS}

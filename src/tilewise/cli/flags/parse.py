@@ -7,17 +7,30 @@ too, the last of several wins, and a key of an object may be given by itself: --
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from tilewise.cli.flags.flag import BadUsage, Flag, loose, read_list, value_from_file, value_of, with_key
+from tilewise.cli.flags.flag import (
+    NEEDED,
+    BadUsage,
+    Flag,
+    dashes,
+    value_from_file,
+    value_of,
+    values_of_list,
+    with_key,
+    words_of,
+)
 from tilewise.errors import InvalidConfig, did_you_mean
+from tilewise.option import loose
 
 _NUMBER = re.compile(r"-\d+(\.\d+)?[kKmMgGtT]?")  # -1 is a value and no flag
+Options = TypeVar("Options")
 _LEVEL = re.compile(r"(-O)(\d)")  # -O3 is -O with the value 3
 
 _OF_OTHER_ENGINES = {
@@ -55,15 +68,17 @@ class FlagIndex:
         if name in self.names:
             return self.names[name]
         # Short names and aliases are not completed: --device is not --device-memory-utilization.
-        whole = (known for known, (flag, _) in self.names.items() if known not in (flag.short, flag.other))
+        whole = (
+            known for known, (flag, _) in self.names.items() if flag.group and known not in (flag.short, flag.other)
+        )
         begun = [known for known in whole if len(name) > 3 and known.startswith(name)]
         found = {(flag.name, off): (flag, off) for flag, off in map(self.names.__getitem__, begun)}
         if len(found) > 1:
             raise BadUsage(f"{name} may be {' or '.join(sorted(begun))}: write more of it.")
         for only in found.values():
             return only
-        meant = _OF_OTHER_ENGINES.get(name)
-        hint = f" Did you mean {meant}?" if meant in self.names else did_you_mean(name, self.names)
+        meant, useful = _OF_OTHER_ENGINES.get(name), [known for known, (flag, _) in self.names.items() if flag.group]
+        hint = f" Did you mean {meant}?" if meant in useful else did_you_mean(name, useful)
         raise BadUsage(f"There is no flag {name}.{hint}")
 
 
@@ -101,37 +116,33 @@ class CommandLine:
                 line.positional.append(word)
         return line
 
-    @classmethod
-    def read_some(
-        cls, words: Sequence[str], flags: Iterable[Flag], others: Sequence[str]
-    ) -> tuple[CommandLine, list[str]]:
-        """Read the words that are flags or their values, and return the other words, too.
+    def take(self, options: type[Options]) -> Options:
+        """Take the values of the options of a dataclass out of the line, and return one with them.
 
-        `others` are flags that somebody else reads; they are left among the other words. Raises BadUsage for a value
-        that cannot be read.
+        Raises BadUsage for what is missing.
         """
-        line, rest = cls(FlagIndex.of(flags), _left=deque(words)), list[str]()
-        while line._left:
-            word = line._left.popleft()
-            if word == "--":
-                rest += [word, *line._left]
-                break
-            if looks_like_flag(word) and line._knows(word, others):
-                line._flag(word)
-            else:
-                rest.append(word)
-        return line, rest
+        fields = dataclasses.fields(options)  # type: ignore[arg-type]
+        given = {field.name: self.values.pop(field.name) for field in fields if field.name in self.values}
+        given |= self._take_words(words_of(options))
+        needed = [field for field in fields if field.default is MISSING and field.name not in given]
+        if needed:
+            names = ", ".join(field.metadata.get("word") or dashes(field.name) for field in needed)
+            raise BadUsage(f"the following arguments are required: {names}")
+        return options(**given)
 
-    def _knows(self, word: str, others: Sequence[str]) -> bool:
-        name = re.split(r"[=.]", word)[0].replace("_", "-")
-        # A beginning that one of the others has is left to them, unless it is the whole name of a flag here.
-        if name in others or (name not in self.named.names and any(other.startswith(name) for other in others)):
-            return False
-        try:
-            self.named.find(_LEVEL.sub(r"\1", name))
-        except BadUsage:
-            return False
-        return True
+    def _take_words(self, fields: Sequence[dataclasses.Field[Any]]) -> dict[str, Any]:
+        """Give each argument its word; one that takes several gets those that the others behind it leave."""
+        found: dict[str, Any] = {}
+        left = deque(self.positional if fields else ())
+        for number, argument in enumerate(fields, 1):
+            if isinstance(argument.default, tuple):
+                count = max(0, len(left) - len(fields[number:]))
+                found[argument.name] = tuple(left.popleft() for _ in range(count))
+            elif left:
+                found[argument.name] = left.popleft()
+        if left:
+            raise BadUsage(f"unrecognized arguments: {' '.join(left)}")
+        return found
 
     def _flag(self, word: str) -> None:
         word = _LEVEL.sub(r"\1=\2", word) if _LEVEL.fullmatch(word) else word
@@ -142,18 +153,22 @@ class CommandLine:
         try:
             if dot:
                 self._key(flag, path, self._one(flag, given))
-            elif flag.may_be_bare and given is None and self._next_is_flag():
-                self.values[flag.name] = flag.default
-            elif flag.is_switch:
-                self.values[flag.name] = self._switched(flag, given) is not negated
-            elif flag.is_list:
-                self.values[flag.name] = read_list(given or self._several(flag))
             else:
-                self.values[flag.name] = value_of(flag, self._one(flag, given))
+                self.values[flag.name] = self._value(flag, given, negated)
         except BadUsage:
             raise
         except ValueError as error:
             raise BadUsage(f"{flag.dashed} {error}") from None
+
+    def _value(self, flag: Flag, given: list[str] | None, negated: bool) -> Any:
+        if flag.bare is not NEEDED and given is None and self._next_is_flag():
+            return flag.bare
+        if flag.is_switch:
+            return self._switched(flag, given) is not negated
+        if flag.is_list:
+            return values_of_list(flag, given or self._several(flag))
+        value = value_of(flag, self._one(flag, given))
+        return (*self.values.get(flag.name, ()), value) if flag.repeated else value
 
     def _switched(self, flag: Flag, given: list[str] | None) -> bool:
         if given is None and self._left and self._left[0].lower() in ("true", "false"):
@@ -221,7 +236,8 @@ def values_of(entries: dict[str, Any], flags: Iterable[Flag], where: str) -> dic
     Entries are named as on the command line: with dashes or underscores, by short names, and no-FLAG for a switch.
     `a.b: 1` sets a key of an object. Raises InvalidConfig.
     """
-    named = {name: (flag, off) for flag in flags if flag.name != "config" for name, off in _names(flag)}
+    index = FlagIndex.of(flag for flag in flags if flag.name != "config").names
+    named = {name.lstrip("-").replace("-", "_"): flag for name, flag in index.items()}
     values: dict[str, Any] = {}
     for key, value in entries.items():
         name, _, path = key.partition(".")
@@ -239,11 +255,3 @@ def values_of(entries: dict[str, Any], flags: Iterable[Flag], where: str) -> dic
         except ValueError as error:
             raise InvalidConfig(f"{where}: {key} {error}.") from None
     return values
-
-
-def _names(flag: Flag) -> Iterator[tuple[str, bool]]:
-    for name in (flag.name, flag.alias, flag.short):
-        if name:
-            yield name.lstrip("-"), False
-    if flag.is_switch:
-        yield f"no_{flag.name}", True

@@ -1,11 +1,12 @@
-"""Backbones: one file a decoder family. The folder is the registry."""
+"""Backbones: the decoder families. The folder is the registry."""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 
 from tilewise.errors import InvalidCheckpoint, did_you_mean
 from tilewise.models.config import DecoderConfig
@@ -16,7 +17,7 @@ from tilewise.weights.names import NameTable
 
 @dataclass(frozen=True)
 class Backbone:
-    """The properties that set one decoder family apart. Each file of this folder defines one, as `BACKBONE`."""
+    """The properties that set one decoder family apart. Each file of this folder has some, as `BACKBONES`."""
 
     architecture: str
     """`llm_config.architectures[0]` of the original format."""
@@ -28,16 +29,16 @@ class Backbone:
     block: BlockFactory = plain_block
 
 
-def all_backbones() -> Iterator[Backbone]:
-    for module in pkgutil.iter_modules(__path__):
-        yield importlib.import_module(f"{__name__}.{module.name}").BACKBONE
+def all_backbones() -> list[Backbone]:
+    modules = [importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)]
+    return sorted(chain.from_iterable(module.BACKBONES for module in modules), key=lambda one: one.model_type)
 
 
 def backbone_of(folder: CheckpointFolder) -> Backbone:
     """Return the backbone that a checkpoint's config names. Raises InvalidCheckpoint when there is none."""
     text = folder.text
     architecture, model_type = text.first("architectures"), text.get("model_type")
-    known = list(all_backbones())
+    known = all_backbones()
     for backbone in known:
         if architecture == backbone.architecture or (architecture is None and model_type == backbone.model_type):
             return backbone

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from tilewise.errors import InvalidCheckpoint
-from tilewise.layers.moe import ExpertShare
+from tilewise.layers import ExpertShare
 from tilewise.models.backbones import Backbone
 from tilewise.models.config import DecoderConfig, ExpertConfig, text_config
 from tilewise.models.decoder import Attention, DecoderBlock, DecoderLayer
 from tilewise.parallel.mesh import Mesh, Share
-from tilewise.platforms.base import SWIGLU_LIMIT, Ops
 from tilewise.platforms.forms import Rows
+from tilewise.platforms.ops import SWIGLU_LIMIT, Ops
 from tilewise.weights.folder import Section
 from tilewise.weights.names import NameTable, RowSelector, TensorRef
 from tilewise.weights.view import View
@@ -99,4 +99,4 @@ def _apart(count: int) -> Rows:
     return torch.cat((torch.arange(0, count, 2), torch.arange(1, count, 2)))
 
 
-BACKBONE = Backbone("GptOssForCausalLM", "gpt_oss", decoder_config, names, block)
+BACKBONES = (Backbone("GptOssForCausalLM", "gpt_oss", decoder_config, names, block),)

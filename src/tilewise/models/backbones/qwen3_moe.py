@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 
+from torch import Tensor
+
 from tilewise.errors import InvalidCheckpoint
-from tilewise.layers.moe import ExpertMLP
+from tilewise.layers import ExpertShare
 from tilewise.models.backbones import Backbone
 from tilewise.models.config import DecoderConfig, ExpertConfig, text_config
 from tilewise.models.decoder import Attention, DecoderBlock, DecoderLayer
 from tilewise.parallel.mesh import Mesh
+from tilewise.platforms.ops import Ops
 from tilewise.weights.folder import Section
 from tilewise.weights.names import NameTable, RowSelector, TensorRef, part
 from tilewise.weights.view import View
@@ -37,18 +40,33 @@ def decoder_config(text: Section) -> DecoderConfig:
 
 
 def block(view: View, config: DecoderConfig, layer: int, mesh: Mesh) -> DecoderLayer:
-    experts = config.experts
-    assert experts is not None
-    mlp = ExpertMLP(
-        view.at("mlp"),
-        config.hidden_size,
-        experts.intermediate_size,
-        experts.count,
-        experts.per_token,
-        experts.renormalise,
-        mesh,
-    )
+    assert config.experts is not None
+    mlp = ExpertMLP(view.at("mlp"), config.hidden_size, config.experts, mesh)
     return DecoderBlock(view, config, Attention(view.at("self_attn"), config, mesh), mlp)
+
+
+class ExpertMLP:
+    """A router without bias, softmax over all experts, the likeliest of them, SwiGLU inside."""
+
+    def __init__(self, view: View, hidden: int, experts: ExpertConfig, mesh: Mesh) -> None:
+        count, inner = experts.count, experts.intermediate_size
+        self._config = experts
+        self._router = view.tensor("gate.weight", count, hidden).float()
+        own = ExpertShare.of(mesh, count, inner)
+        parts = {"gate_proj": inner, "up_proj": inner}
+        self._gate_up = own.store(view.at("experts"), parts, hidden, output_share=own.inner)
+        self._down = own.store(view.at("experts"), {"down_proj": hidden}, inner, input_share=own.inner)
+
+    def __call__(self, x: Tensor, ops: Ops) -> Tensor:
+        """Return this rank's part of the sum over experts for x [N, hidden], of the same shape.
+
+        The router runs in float32: near ties must not depend on rounding.
+        """
+        scores = ops.linear(x.float(), self._router, None).softmax(-1)
+        weights, chosen = scores.topk(self._config.per_token, dim=-1)
+        if self._config.renormalise:
+            weights = weights / weights.sum(-1, keepdim=True)
+        return ops.moe_experts(x, chosen, weights, self._gate_up, self._down, ops.silu_mul)
 
 
 def names(config: DecoderConfig) -> NameTable:
@@ -70,4 +88,4 @@ def names(config: DecoderConfig) -> NameTable:
     return NameTable({f"{experts}.{{}}.{name}.weight": row for name, row in parts.items()})
 
 
-BACKBONE = Backbone("Qwen3MoeForCausalLM", "qwen3_moe", decoder_config, names, block)
+BACKBONES = (Backbone("Qwen3MoeForCausalLM", "qwen3_moe", decoder_config, names, block),)

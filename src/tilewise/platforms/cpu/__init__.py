@@ -10,19 +10,21 @@ from functools import cached_property, partial
 
 import torch
 
+from tilewise.environment import Environment
 from tilewise.errors import InvalidConfig
 from tilewise.host import Memory, available_memory
-from tilewise.platforms.base import Capture, Diagnosis, Ops
-from tilewise.platforms.cpu.diagnosis import choices, facts
+from tilewise.platforms.base import Capture, Choice, Diagnosis
 from tilewise.platforms.cpu.invariant import InvariantCpuOps
+from tilewise.platforms.cpu.machine import Machine
 from tilewise.platforms.cpu.native import NoKernels
-from tilewise.platforms.cpu.native.build import LEVELS, build
-from tilewise.platforms.cpu.native.capture import capture
+from tilewise.platforms.cpu.native.build import LEVELS, build, cache_folder
+from tilewise.platforms.cpu.native.capture import Arena, capture
+from tilewise.platforms.cpu.native.check import CHECKS
 from tilewise.platforms.cpu.native.kernels import Native
-from tilewise.platforms.cpu.native.library import Arena
 from tilewise.platforms.cpu.native_ops import NativeCpuOps
-from tilewise.platforms.torch_ops import TorchOps
+from tilewise.platforms.ops import OPS, Ops, TorchOps
 from tilewise.platforms.transfers import Streams
+from tilewise.units import GIB
 
 logger = logging.getLogger("tilewise")
 
@@ -51,14 +53,13 @@ _OFF, _ALL = ("0", "false", "off", "no"), ("", "1", "true", "on", "yes")
 
 def find_kernels(environment: Mapping[str, str]) -> Native:
     """Return kernels of our own, built if need be. Raises NoKernels."""
-    switch = environment.get("TILEWISE_CPU_KERNELS", "").strip().lower()
+    switch = (named := Environment(environment).cpu_kernels.strip()).lower()
     if switch in _OFF:
-        raise NoKernels(f"switched off by TILEWISE_CPU_KERNELS={environment['TILEWISE_CPU_KERNELS'].strip()}")
+        raise NoKernels(f"switched off by TILEWISE_CPU_KERNELS={named}")
     if switch not in (*_ALL, *LEVELS):
         names = ", ".join(LEVELS)
         raise InvalidConfig(f"TILEWISE_CPU_KERNELS={switch} is none of 0 (no kernels), 1 (all instructions), {names}.")
-    built = build(environment, switch if switch in LEVELS else None)
-    return Native.load(built.path, built.compiler, built.left_out)
+    return build(environment, switch if switch in LEVELS else None)
 
 
 class CpuPlatform:
@@ -88,7 +89,7 @@ class CpuPlatform:
     @property
     def resize_kernels(self) -> str | None:
         found = self.kernels
-        return str(found.path) if isinstance(found, Native) and "resize" not in found.left_out else None
+        return str(found.path) if isinstance(found, Native) and found.has("resize") else None
 
     def ops(self, batch_invariant: bool = False) -> TorchOps:
         native = self.kernels if isinstance(self.kernels, Native) else None
@@ -103,20 +104,63 @@ class CpuPlatform:
         return None
 
     def capturer(self, ops: Ops) -> Capture | None:
-        return partial(capture, ops.native.library, Arena()) if isinstance(ops, NativeCpuOps) else None
+        return partial(capture, ops.native, Arena()) if isinstance(ops, NativeCpuOps) else None
 
     def default_dtype(self, checkpoint: torch.dtype, parameters: int) -> torch.dtype:
         return choose_dtype(checkpoint, parameters, self.free_memory(), has_bfloat16() or self._widens_bfloat16())
 
     def _widens_bfloat16(self) -> bool:
         """Return whether kernels of ours multiply bfloat16 as fast as float32, while they read half as many bytes."""
-        return isinstance(self.kernels, Native) and "store" not in self.kernels.left_out
+        return isinstance(self.kernels, Native) and self.kernels.has("store")
 
     def diagnose(self) -> Diagnosis:
-        return Diagnosis(facts(self.default_dtype(torch.bfloat16, 1), self.kernels), choices(self.kernels))
+        return Diagnosis(_facts(self.default_dtype(torch.bfloat16, 1), self.kernels), _choices(self.kernels))
 
     def total_memory(self) -> int:
         return (self._part or available_memory()).total
 
     def free_memory(self) -> int:
         return (self._part or available_memory()).free
+
+
+def _facts(dtype: torch.dtype, kernels: Native | NoKernels) -> dict[str, str]:
+    """Describe the machine; `dtype` is what a small checkpoint of bfloat16 is computed in."""
+    machine, memory = Machine.here(), available_memory()
+    quota = "all of their time" if machine.quota is None else f"a container's quota of {machine.quota:g}"
+    return {
+        "CPU": machine.name,
+        "cores": f"{machine.cores}, {quota}",
+        "instructions": " ".join(machine.instructions) or "none of those that kernels use",
+        "memory": f"{memory.total / GIB:.1f} GiB, {memory.free / GIB:.1f} free",
+        "threads": f"{torch.get_num_threads()} (OMP_NUM_THREADS={Environment.here().threads or 'not set'})",
+        "dtype": f"{dtype} for a small checkpoint of torch.bfloat16".replace("torch.", ""),
+        "torch": torch.__version__,
+        "compiler": kernels.compiler if isinstance(kernels, Native) else "none was of use",
+        "products": kernels.instructions if isinstance(kernels, Native) else "torch",
+        "kernels": str(cache_folder(os.environ)) if isinstance(kernels, Native) else f"none: {kernels}",
+    }
+
+
+def _choices(kernels: Native | NoKernels) -> tuple[Choice, ...]:
+    codes = "codes of 4 and 8 bits in groups"
+    equal = "equal to the reference when it was tried; other dtypes than float32, bfloat16 by torch"
+    return (
+        *(_choice(op, kernels, "torch", equal) if op in CHECKS else _without_kernel(op) for op in OPS),
+        *(_choice(op, kernels, "torch", equal) for op in CHECKS if op.startswith("quantised_")),
+        _choice("store_levels", kernels, "torch", "int8 of checkpoints: exact sums when it was tried"),
+        _choice("store_grouped", kernels, "torch", f"{codes}: equal to the dequantised matrix when it was tried"),
+        _choice("resize", kernels, "Pillow", "equal to Pillow, which does pictures of a few pixels"),
+    )
+
+
+def _without_kernel(op: str) -> Choice:
+    why = "weights multiply as `store` says; this op is for others" if op == "linear" else "there is no kernel for it"
+    return Choice(op, "torch", why)
+
+
+def _choice(op: str, kernels: Native | NoKernels, instead: str, why: str) -> Choice:
+    if isinstance(kernels, NoKernels):
+        return Choice(op, instead, str(kernels))
+    if op in kernels.left_out:
+        return Choice(op, instead, f"the kernel {kernels.left_out[op]}")
+    return Choice(op, "kernel", why)

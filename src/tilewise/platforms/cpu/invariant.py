@@ -7,13 +7,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from tilewise.platforms.base import INVARIANT_ROWS, PagedLayout, Use, Weight
 from tilewise.platforms.cpu.native.kernels import Native
 from tilewise.platforms.cpu.packed import keeper
 from tilewise.platforms.forms import Form
-from tilewise.platforms.kv_cache import LayerCache, read_blocks
-from tilewise.platforms.torch_ops import TorchOps
-from tilewise.platforms.weights import side_by_side
+from tilewise.platforms.kv_cache import LayerCache, PagedLayout, read_blocks
+from tilewise.platforms.ops import INVARIANT_ROWS, TorchOps
+from tilewise.platforms.weights import Use, Weight, side_by_side
 
 
 class InvariantCpuOps(TorchOps):
@@ -71,7 +70,7 @@ class InvariantCpuOps(TorchOps):
             ends = range((start // INVARIANT_ROWS + 1) * INVARIANT_ROWS, len(key) + 1, INVARIANT_ROWS)
             mixed = torch.cat(
                 [
-                    self.causal_attention(panel, key[:end], value[:end], scale, window, sinks)
+                    self._causal_attention(panel, key[:end], value[:end], scale, window, sinks)
                     for panel, end in zip(panels, ends, strict=True)
                 ]
             )

@@ -1,44 +1,63 @@
 """Packed weights: matrices in the order in which the CPU's own kernels read them, put so once at load.
 
-A row's product is the same, bit by bit, whatever other rows there are: the kernels sum up in one order. With codes in
-groups there are two orders, for few rows and for many, unless `one_way` asks for one.
+The kernels are those of `native/src/linear.cpp`, `int8.cpp` and `grouped.cpp`. A row's product is the same, bit by bit,
+whatever other rows there are: the kernels sum up in one order. With codes in groups there are two orders, for few rows
+and for many, unless `one_way` asks for one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-from tilewise.platforms.base import Ops, Weight
-from tilewise.platforms.cpu.native.kernels import Native
-from tilewise.platforms.cpu.native.library import DTYPES
-from tilewise.platforms.cpu.native.matrices import GroupedLayout, MatrixKernels
-from tilewise.platforms.forms import Dense, Form, Grouped, Int8, StaticRows, joined
-from tilewise.platforms.weights import plain_weight, rounded_to_int8
+from tilewise.platforms.cpu.native.kernels import DTYPES, Native, address, rows_and_width
+from tilewise.platforms.forms import Codes, Dense, Form, Grouped, Int8, StaticRows, joined, stacked, zeros_of
+from tilewise.platforms.ops import Ops
+from tilewise.platforms.weights import Weight, nbytes_of, plain_weight, rounded_to_int8
+
+_PANEL = 16
+"""Outputs of a panel, as in `native/src/packed.h`."""
+_CODES = {kind: number for number, kind in enumerate(Codes)}
+_SCALES: dict[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+_NO_SHIFTS, _FLOAT_SHIFTS, _ZEROS = range(3)
+"""Kinds of shifts, as `native/src/codes.h` numbers them; zeros are bytes, for shifts of -zero * scale."""
 
 
 @dataclass(frozen=True, slots=True)
 class PackedWeight:
     """A matrix of float32 or bfloat16 in panels, which multiplies rows of the same dtype."""
 
-    kernels: MatrixKernels
+    native: Native
     panels: Tensor
     bias: Tensor | None
     outputs: int
 
     @classmethod
-    def of(cls, kernels: MatrixKernels, parts: Sequence[Tensor], bias: Tensor | None) -> PackedWeight:
-        return cls(kernels, kernels.pack(parts), bias, sum(map(len, parts)))
+    def of(cls, native: Native, parts: Sequence[Tensor], bias: Tensor | None) -> PackedWeight:
+        """Pack a matrix in parts [some of outputs, inputs]; meta tensors make panels of meta tensors."""
+        outputs, panels = sum(map(len, parts)), _panels(native, parts, parts[0].dtype)
+        for first, part in _placed(parts):
+            which = (first, *part.shape, outputs)
+            native.launch("pack_linear", DTYPES[part.dtype], part.data_ptr(), *which, panels.data_ptr())
+        return cls(native, panels, bias, outputs)
 
     @property
     def nbytes(self) -> int:
-        return self.panels.nbytes + _nbytes(self.bias)
+        return nbytes_of(self.panels, self.bias)
 
     def apply(self, x: Tensor, ops: Ops, gelu: bool = False) -> Tensor:
         assert x.dtype == self.panels.dtype
-        return self.kernels.linear(x.contiguous(), self.panels, self.bias, self.outputs, gelu)
+        x, out = _rows_and_result(x, self.outputs)
+        self.native.launch(
+            "linear",
+            *(DTYPES[x.dtype], x.data_ptr(), *rows_and_width(x), self.panels.data_ptr()),
+            *(address(self.bias), out.data_ptr(), self.outputs, gelu),
+        )
+        return out
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +67,7 @@ class PackedInt8Weight:
     `static` and `addend` are those of `forms.Int8`.
     """
 
-    kernels: MatrixKernels
+    native: Native
     panels: Tensor
     scales: Tensor
     totals: Tensor
@@ -57,18 +76,86 @@ class PackedInt8Weight:
     addend: Tensor | None = None
 
     @classmethod
-    def of(cls, kernels: MatrixKernels, parts: Sequence[Tensor], bias: Tensor | None) -> PackedInt8Weight:
-        return cls(kernels, *kernels.pack_int8(parts), bias)
+    def rounded(cls, native: Native, parts: Sequence[Tensor], bias: Tensor | None) -> PackedInt8Weight:
+        """Round a matrix of floats in parts to int8, with a scale for each output, and pack it."""
+        outputs, panels = sum(map(len, parts)), _panels(native, parts, torch.int8)
+        scales = torch.empty(outputs, dtype=torch.float32, device=panels.device)
+        totals = torch.empty(outputs, dtype=torch.int32, device=panels.device)
+        places = (panels.data_ptr(), scales.data_ptr(), totals.data_ptr())
+        for first, part in _placed(parts):
+            which = (first, *part.shape, outputs)
+            native.launch("pack_int8", DTYPES[part.dtype], part.data_ptr(), *which, *places)
+        return cls(native, panels, scales, totals, bias)
+
+    @classmethod
+    def of(cls, native: Native, form: Int8, bias: Tensor | None) -> PackedInt8Weight | None:
+        """Pack int8 as it was stored; return None if there is no kernel for it."""
+        if not native.has("store_levels") or (bias is not None and bias.dtype not in DTYPES):
+            return None
+        panels = _panels(native, [form.matrix], torch.int8)
+        totals = torch.empty(len(form.matrix), dtype=torch.int32, device=panels.device)
+        for first, part in _placed([form.matrix]):
+            which = (first, *part.shape, len(form.matrix))
+            native.launch("pack_levels", part.data_ptr(), *which, panels.data_ptr(), totals.data_ptr())
+        addend = None if form.addend is None else form.addend.contiguous()
+        return cls(native, panels, form.scales.contiguous(), totals, bias, form.static, addend)
 
     @property
     def nbytes(self) -> int:
-        return self.panels.nbytes + self.scales.nbytes + self.totals.nbytes + _nbytes(self.bias) + _nbytes(self.addend)
+        return nbytes_of(self.panels, self.scales, self.totals, self.bias, self.addend)
 
     def apply(self, x: Tensor, ops: Ops, gelu: bool = False) -> Tensor:
         if x.dtype not in DTYPES:
             return self.apply(x.float(), ops, gelu).to(x.dtype)
-        own = (self.panels, self.scales, self.totals, self.bias)
-        return self.kernels.linear_int8(x.contiguous(), *own, gelu, self.static, self.addend)
+        outputs = self.scales.numel()
+        x, out = _rows_and_result(x, outputs)
+        self.native.launch(
+            "linear_int8",
+            *(DTYPES[x.dtype], x.data_ptr(), *rows_and_width(x)),
+            *(self.panels.data_ptr(), self.scales.data_ptr(), self.totals.data_ptr()),
+            *(address(self.bias), out.data_ptr(), outputs, gelu),
+            *((self.static.scale, self.static.offset) if self.static else (0.0, 0)),
+            address(self.addend),
+        )
+        return out
+
+
+class GroupedLayout(NamedTuple):
+    """The sizes of a packed `Grouped` matrix, and the numbers of its codes, scales and shifts in `native/src/codes.h`,
+    in the order in which kernels take them.
+    """
+
+    code: int
+    inputs: int
+    outputs: int
+    group: int
+    scales: int
+    shifts: int
+
+    @classmethod
+    def of(cls, form: Grouped) -> GroupedLayout:
+        """Choose scales and shifts as short as they are exact, or for meta tensors as long as they may be."""
+        scales, shifts = 0, _NO_SHIFTS if form.shifts is None else _FLOAT_SHIFTS
+        if not form.scales.is_meta:
+            exact = (
+                number for dtype, number in _SCALES.items() if torch.equal(form.scales.to(dtype).float(), form.scales)
+            )
+            scales = max(exact, default=0)
+            if form.shifts is not None and zeros_of(form) is not None:
+                shifts = _ZEROS
+        outputs, inputs = form.shape
+        return cls(_CODES[form.kind], inputs, outputs, min(form.group, inputs), scales, shifts)
+
+    def pack(self, native: Native, form: Grouped) -> Tensor:
+        """Pack codes, scales and shifts into uint8 in the order of `codes.h`; meta tensors make a meta tensor."""
+        nbytes = native.number("grouped_bytes", *self)
+        packed = torch.empty(nbytes, dtype=torch.uint8, device=form.codes.device)
+        if not packed.is_meta and nbytes:
+            shifts = zeros_of(form) if self.shifts == _ZEROS else form.shifts
+            # Kept here by name, as addresses keep nothing alive.
+            codes, scales, shifts = (None if x is None else x.contiguous() for x in (form.codes, form.scales, shifts))
+            native.launch("pack_grouped", *self, address(codes), address(scales), address(shifts), packed.data_ptr())
+        return packed
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,57 +166,38 @@ class PackedGrouped:
     step can be captured with it.
     """
 
-    kernels: MatrixKernels
+    native: Native
     panels: Tensor
     layout: GroupedLayout
     order: Tensor | None
     bias: Tensor | None
     one_way: bool = False
-    """True if a row's product must not depend on how many rows there are; many take longer then."""
+    """True if any number of rows goes the way of a few, so that a row's product does not depend on how many there are;
+    many take longer then."""
+
+    @classmethod
+    def of(cls, native: Native, form: Grouped, bias: Tensor | None, one_way: bool = False) -> PackedGrouped | None:
+        """Pack codes in groups; return None if there is no kernel for it."""
+        if not native.has("store_grouped") or (bias is not None and bias.dtype not in DTYPES):
+            return None
+        layout = GroupedLayout.of(form)
+        order = None if form.order is None else form.order.contiguous()
+        return cls(native, layout.pack(native, form), layout, order, bias, one_way)
 
     @property
     def nbytes(self) -> int:
-        return self.panels.nbytes + _nbytes(self.order) + _nbytes(self.bias)
+        return nbytes_of(self.panels, self.order, self.bias)
 
     def apply(self, x: Tensor, ops: Ops, gelu: bool = False) -> Tensor:
         if x.dtype not in DTYPES:
             return self.apply(x.float(), ops, gelu).to(x.dtype)
-        own = (self.panels, self.layout, self.order, self.bias)
-        return self.kernels.linear_grouped(x.contiguous(), *own, gelu, self.one_way)
-
-
-def packed(native: Native, run: Sequence[Form], bias: Tensor | None) -> Weight | None:
-    """Pack floats that are kept alike as one weight; return None for other forms, or if there is no kernel for it."""
-    matrices = [form.matrix for form in run if isinstance(form, Dense)]
-    if not matrices or "store" in native.left_out or matrices[0].dtype not in DTYPES:
-        return None
-    return PackedWeight.of(native.matrices, matrices, bias)
-
-
-def packed_int8(native: Native, run: Sequence[Form], bias: Tensor | None) -> Weight | None:
-    """Round floats to int8 and pack them; return None for other forms, or if there is no kernel for it."""
-    matrices = [form.matrix for form in run if isinstance(form, Dense)]
-    if not matrices or "store_int8" in native.left_out or matrices[0].dtype not in DTYPES:
-        return None
-    return PackedInt8Weight.of(native.matrices, matrices, bias)
-
-
-def packed_levels(native: Native, form: Int8, bias: Tensor | None) -> PackedInt8Weight | None:
-    """Pack int8 as it was stored; return None if there is no kernel for it."""
-    if "store_levels" in native.left_out or (bias is not None and bias.dtype not in DTYPES):
-        return None
-    scales, addend = form.scales.contiguous(), None if form.addend is None else form.addend.contiguous()
-    panels, totals = native.matrices.pack_levels(form.matrix)
-    return PackedInt8Weight(native.matrices, panels, scales, totals, bias, form.static, addend)
-
-
-def packed_grouped(native: Native, form: Grouped, bias: Tensor | None, one_way: bool = False) -> PackedGrouped | None:
-    """Pack codes in groups; return None if there is no kernel for it. `one_way` is that of `PackedGrouped`."""
-    if "store_grouped" in native.left_out or (bias is not None and bias.dtype not in DTYPES):
-        return None
-    layout = GroupedLayout.of(form)
-    order = None if form.order is None else form.order.contiguous()
-    return PackedGrouped(native.matrices, native.matrices.pack_grouped(form, layout), layout, order, bias, one_way)
+        x, out = _rows_and_result(x, self.layout.outputs)
+        self.native.launch(
+            "linear_grouped",
+            *(DTYPES[x.dtype], x.data_ptr(), rows_and_width(x)[0], *self.layout),
+            *(self.panels.data_ptr(), address(self.order), address(self.bias), out.data_ptr(), gelu, self.one_way),
+        )
+        return out
 
 
 def keeper(
@@ -137,31 +205,51 @@ def keeper(
 ) -> Callable[[Sequence[Form], Tensor | None], Weight]:
     """Return a function that keeps a run of forms: packed where there is a kernel for it, else in plain torch.
 
-    `one_way` is that of `PackedGrouped`, for batch-invariant ops.
+    With `int8`, floats are rounded. `one_way` is that of `PackedGrouped`, for batch-invariant ops.
     """
 
     def keep(run: Sequence[Form], bias: Tensor | None) -> Weight:
-        ours = None
-        if native is not None:
-            ours = (packed_int8(native, run, bias) if int8 else None) or packed(native, run, bias)
-            ours = ours or packed_codes(native, run, bias, one_way)
+        ours = _packed(native, run, bias, int8, one_way) if native else None
         return ours or plain_weight([rounded_to_int8(form) for form in run] if int8 else run, bias)
 
     return keep
 
 
-def packed_codes(native: Native, run: Sequence[Form], bias: Tensor | None, one_way: bool) -> Weight | None:
-    """Pack whole numbers or codes as a checkpoint has them; return None for floats, or if there is no kernel for it."""
-    match run[0]:
-        case Dense():
-            return None
-        case Int8():
-            form = joined(run)
-            return packed_levels(native, form, bias) if isinstance(form, Int8) else None
-        case Grouped():
-            form = joined(run)
-            return packed_grouped(native, form, bias, one_way) if isinstance(form, Grouped) else None
+def _packed(native: Native, run: Sequence[Form], bias: Tensor | None, int8: bool, one_way: bool) -> Weight | None:
+    """Pack forms that are kept alike; return None if there is no kernel for them."""
+    floats = [form.matrix for form in run if isinstance(form, Dense)]
+    if not floats:
+        form = joined(run)
+        if isinstance(form, Int8):
+            return PackedInt8Weight.of(native, form, bias)
+        return PackedGrouped.of(native, form, bias, one_way) if isinstance(form, Grouped) else None
+    if floats[0].dtype not in DTYPES:
+        return None
+    if int8 and native.has("store_int8"):
+        return PackedInt8Weight.rounded(native, floats, bias)
+    return PackedWeight.of(native, floats, bias) if native.has("store") else None
 
 
-def _nbytes(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.nbytes
+def _panels(native: Native, parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    panels = -(-sum(map(len, parts)) // _PANEL)
+    inputs = native.number("padded_inputs", parts[0].shape[1], dtype.itemsize)
+    return torch.empty(panels, inputs, _PANEL, dtype=dtype, device=parts[0].device)
+
+
+def _placed(parts: Sequence[Tensor]) -> Iterator[tuple[int, Tensor]]:
+    """Yield each part that has numbers, without gaps, with the place of its first output before it.
+
+    A panel is packed at once, so parts that end within one are put together, which takes a copy.
+    """
+    if any(len(part) % _PANEL for part in parts[:-1]):
+        parts = [stacked(parts)]
+    first = 0
+    for part in parts:
+        if not part.is_meta:
+            yield first, part.contiguous()
+        first += len(part)
+
+
+def _rows_and_result(x: Tensor, outputs: int) -> tuple[Tensor, Tensor]:
+    """Return x [..., inputs] without gaps, and an empty tensor [..., outputs]."""
+    return x.contiguous(), torch.empty(*x.shape[:-1], outputs, dtype=x.dtype)

@@ -1,5 +1,200 @@
 """NVIDIA GPUs: torch's own ops, and Triton kernels of ours in their places."""
 
-from tilewise.platforms.cuda.platform import CudaPlatform, cuda_missing
+from __future__ import annotations
 
-__all__ = ["CudaPlatform", "cuda_missing"]
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from tilewise.environment import Environment
+from tilewise.errors import InvalidConfig
+from tilewise.platforms.base import Capture, Choice, Diagnosis, NotCapturable
+from tilewise.platforms.cpu import CpuPlatform
+from tilewise.platforms.ops import OPS, Ops, TorchOps
+from tilewise.platforms.transfers import Streams
+from tilewise.units import GIB
+
+logger = logging.getLogger("tilewise")
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """The properties of a GPU from which alone the sizes of kernels are chosen, so that kernels can be compiled for a
+    card that is not here.
+    """
+
+    capability: tuple[int, int]
+    """Compute capability, such as (9, 0)."""
+    processors: int
+    """Streaming multiprocessors."""
+
+    @classmethod
+    def of(cls, device: torch.device) -> Card:
+        found = torch.cuda.get_device_properties(device)
+        return cls((found.major, found.minor), found.multi_processor_count)
+
+    @property
+    def has_fp8(self) -> bool:
+        """True if tensor cores multiply float8_e4m3fn, as they do since Ada and Hopper."""
+        return self.capability >= (8, 9)
+
+
+A100, H100, B200 = Card((8, 0), 108), Card((9, 0), 132), Card((10, 0), 148)
+"""Cards for which the tests compile kernels."""
+
+
+@dataclass(frozen=True, slots=True)
+class CudaGraph:
+    graph: torch.cuda.CUDAGraph
+    result: Tensor
+
+    def replay(self) -> Tensor:
+        self.graph.replay()
+        return self.result
+
+
+def capturer_of(device: torch.device) -> Capture:
+    """Return a function that captures steps. They share one pool of memory between kernels, so one runs at a time."""
+    pool = torch.cuda.graph_pool_handle()
+
+    def capture(step: Callable[[], Tensor]) -> CudaGraph:
+        # Run once outside, where kernels are compiled and libraries take their workspaces. A step may be run again:
+        # it writes the same keys and values to the same places.
+        beside = torch.cuda.Stream(device)
+        beside.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(beside):
+            step()
+        torch.cuda.current_stream(device).wait_stream(beside)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, pool=pool):
+                result = step()
+        except RuntimeError as error:
+            raise NotCapturable(str(error).splitlines()[0]) from error
+        captured = CudaGraph(graph, result)
+        captured.replay()  # nothing was computed while it was captured
+        return captured
+
+    return capture
+
+
+GRAPH_SIZES = (1, 2, 4, *range(8, 513, 8))
+"""Numbers of sequences for which steps are captured (vLLM's sizes): others are filled up to the next one."""
+_OFF, _ON = ("0", "false", "off", "no"), ("", "1", "true", "on", "yes")
+
+
+def cuda_missing() -> str | None:
+    """Return why there is no GPU to compute on; None if there is one."""
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is built without CUDA: install torch for CUDA from pytorch.org"
+    if not torch.cuda.is_available():
+        return "torch finds no NVIDIA GPU: look at nvidia-smi, at the driver, and at CUDA_VISIBLE_DEVICES"
+    return None
+
+
+class CudaPlatform:
+    """One NVIDIA GPU of this machine."""
+
+    name = "cuda"
+    shared_memory = False
+    backend = "cpu:gloo,cuda:nccl"  # what ranks tell each other besides numbers stays on the host
+    beside_host = True
+    # Each size is launched whole beside decoding; 13 tiles, the most of a picture, take three batches.
+    tile_batches: tuple[int, ...] = (8, 4, 2, 1)
+    utilization: float | None = 0.92
+    graph_sizes: tuple[int, ...] = GRAPH_SIZES
+
+    def __init__(self, number: int = 0) -> None:
+        """Take the GPU with this number among those that are visible. Raises InvalidConfig where there is none."""
+        if (missing := cuda_missing()) is not None:
+            raise InvalidConfig(f"device=cuda is not possible: {missing}, or use device=cpu.")
+        self._number = number
+        self.check_ranks(1)
+        self.device = torch.device("cuda", number)
+        torch.cuda.set_device(self.device)
+
+    def check_ranks(self, ranks: int) -> None:
+        needed, found = self._number + ranks, torch.cuda.device_count()
+        if needed > found:
+            raise InvalidConfig(
+                f"{needed} GPUs are needed, one for each rank, and {found} are visible: lower tensor_parallel_size, "
+                "pipeline_parallel_size or data_parallel_size, or look at CUDA_VISIBLE_DEVICES."
+            )
+
+    @property
+    def resize_kernels(self) -> str | None:
+        """Path of the CPU's kernels, as pictures are cut on the host."""
+        return CpuPlatform().resize_kernels
+
+    @cached_property
+    def card(self) -> Card:
+        return Card.of(self.device)
+
+    @cached_property
+    def no_kernels(self) -> str | None:
+        """Reason why there are no kernels of ours; None if there are."""
+        switch = Environment.here().cuda_kernels.strip().lower()
+        if switch in _OFF:
+            return "switched off by TILEWISE_CUDA_KERNELS"
+        if switch not in _ON:
+            raise InvalidConfig(f"TILEWISE_CUDA_KERNELS={switch} is neither 0 (no kernels) nor 1: leave it out.")
+        if self.card.capability < (8, 0):
+            return f"compute capability {self.card.capability} is below 8.0"
+        try:
+            import triton  # noqa: F401
+        except ImportError as error:
+            return f"Triton is missing ({error})"
+        return None
+
+    def ops(self, batch_invariant: bool = False) -> Ops:
+        if batch_invariant:
+            raise InvalidConfig("batch_invariant is not possible with device=cuda: use device=cpu, or leave it out.")
+        if self.no_kernels is not None:
+            return TorchOps()
+        from tilewise.platforms.cuda.triton_ops import TritonOps
+
+        return TritonOps(self.card)
+
+    def streams(self) -> Streams:
+        return Streams(self.device)
+
+    def capturer(self, ops: Ops) -> Capture | None:
+        """Return None for torch's own ops: they ask the device for lengths, so their steps cannot be captured."""
+        return None if isinstance(ops, TorchOps) and self.no_kernels is not None else capturer_of(self.device)
+
+    def default_dtype(self, checkpoint: torch.dtype, parameters: int) -> torch.dtype:
+        """Return the checkpoint's dtype, but float16 for bfloat16 on cards before Ampere, which cannot multiply it."""
+        if checkpoint == torch.bfloat16 and self.card.capability < (8, 0):
+            logger.info("dtype: float16, as this GPU has no products of bfloat16")
+            return torch.float16
+        return checkpoint
+
+    def diagnose(self) -> Diagnosis:
+        found, gib = torch.cuda.get_device_properties(self.device), self.free_memory() / GIB
+        facts = {
+            "GPU": found.name,
+            "compute capability": ".".join(map(str, self.card.capability)),
+            "processors": str(found.multi_processor_count),
+            "memory": f"{found.total_memory / GIB:.1f} GiB, {gib:.1f} free",
+            "torch": torch.__version__,
+            "CUDA": str(torch.version.cuda),
+            "kernels": "Triton" if self.no_kernels is None else f"torch's: {self.no_kernels}",
+        }
+        return Diagnosis(facts, tuple(map(self._choice, OPS)))
+
+    def _choice(self, op: str) -> Choice:
+        if self.no_kernels is not None:
+            return Choice(op, "torch", self.no_kernels)
+        from tilewise.platforms.cuda.triton_ops import TritonOps
+
+        return Choice(op, "Triton", "a kernel of ours") if op in vars(TritonOps) else Choice(op, "torch", "no kernel")
+
+    def total_memory(self) -> int:
+        return torch.cuda.mem_get_info(self.device)[1]
+
+    def free_memory(self) -> int:
+        return torch.cuda.mem_get_info(self.device)[0]

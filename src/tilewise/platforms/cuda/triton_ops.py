@@ -4,31 +4,40 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
-from tilewise.platforms.base import AttentionSize, PagedLayout, Use, Weight
-from tilewise.platforms.cuda.card import Card
-from tilewise.platforms.cuda.kernels import cache as cache_kernels
-from tilewise.platforms.cuda.kernels import experts, patches, rows, sampling
-from tilewise.platforms.cuda.kernels.attention_parts import scratch_bytes
+from tilewise.platforms.cuda import Card
+from tilewise.platforms.cuda.kernels import experts, rows, sampling
+from tilewise.platforms.cuda.kernels.attention import dense_attention, scratch_bytes
+from tilewise.platforms.cuda.kernels.cache import rope_into_cache
 from tilewise.platforms.cuda.kernels.paged_attention import paged_attention
-from tilewise.platforms.cuda.kernels.tile_attention import tile_attention
 from tilewise.platforms.cuda.weights import CudaWeight, cuda_store
 from tilewise.platforms.draw import Draw
 from tilewise.platforms.forms import Form
-from tilewise.platforms.kv_cache import LayerCache
-from tilewise.platforms.torch_ops import TorchOps
+from tilewise.platforms.kv_cache import LayerCache, PagedLayout
+from tilewise.platforms.ops import AttentionSize, TorchOps
 from tilewise.platforms.transfers import to_device
-from tilewise.platforms.weights import plain_weight, rounded_to_int8, side_by_side
+from tilewise.platforms.weights import Use, Weight, plain_weight, rounded_to_int8, side_by_side
 
 logger = logging.getLogger("tilewise")
 
+P = ParamSpec("P")
 Result = TypeVar("Result")
 _ROWS_OF_A_TILE = 128
 """Rows (query, head) of the largest tile; where a sequence has more, its past is not split."""
+
+
+def _by_kernel(kernel: Callable[P, Result]) -> Callable[Concatenate[Any, P], Result]:
+    """Return an op that a kernel computes, or where that cannot, torch's op of the same name."""
+
+    def op(self: TritonOps, /, *args: P.args, **named: P.kwargs) -> Result:
+        instead: Callable[..., Result] = getattr(super(TritonOps, self), kernel.__name__)
+        return self._try(kernel, instead, *args, **named)
+
+    return op
 
 
 class TritonOps(TorchOps):
@@ -82,45 +91,19 @@ class TritonOps(TorchOps):
             return experts.moe_experts(x, chosen, weights, first, second, applied, self.card)
 
         instead = super().moe_experts
-        return self._by_kernel(multiplied_together, instead, x, chosen, weights, gate_up, down, activation)
+        return self._try(multiplied_together, instead, x, chosen, weights, gate_up, down, activation)
 
-    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        return self._by_kernel(rows.rms_norm, super().rms_norm, x, weight, eps)
-
-    def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-        return self._by_kernel(rows.layer_norm, super().layer_norm, x, weight, bias, eps)
-
-    def gelu(self, x: Tensor) -> Tensor:
-        return self._by_kernel(rows.gelu, super().gelu, x)
-
-    def silu_mul(self, gate_up: Tensor) -> Tensor:
-        return self._by_kernel(rows.silu_mul, super().silu_mul, gate_up)
-
-    def add_scaled(self, x: Tensor, scale: Tensor | None, y: Tensor) -> Tensor:
-        return self._by_kernel(rows.add_scaled, super().add_scaled, x, scale, y)
-
-    def add_rms_norm(
-        self, x: Tensor, scale: Tensor | None, y: Tensor, weight: Tensor, eps: float
-    ) -> tuple[Tensor, Tensor]:
-        return self._by_kernel(rows.add_rms_norm, super().add_rms_norm, x, scale, y, weight, eps)
-
-    def add_layer_norm(
-        self, x: Tensor, scale: Tensor | None, y: Tensor, weight: Tensor, bias: Tensor, eps: float
-    ) -> tuple[Tensor, Tensor]:
-        return self._by_kernel(rows.add_layer_norm, super().add_layer_norm, x, scale, y, weight, bias, eps)
-
-    def rope_into_cache(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        cos: Tensor,
-        sin: Tensor,
-        cache: LayerCache,
-        layout: PagedLayout,
-    ) -> Tensor:
-        kernel, instead = cache_kernels.rope_into_cache, super().rope_into_cache
-        return self._by_kernel(kernel, instead, query, key, value, cos, sin, cache, layout)
+    rms_norm = _by_kernel(rows.rms_norm)
+    layer_norm = _by_kernel(rows.layer_norm)
+    gelu = _by_kernel(rows.gelu)
+    silu_mul = _by_kernel(rows.silu_mul)
+    add_scaled = _by_kernel(rows.add_scaled)
+    add_rms_norm = _by_kernel(rows.add_rms_norm)
+    add_layer_norm = _by_kernel(rows.add_layer_norm)
+    patchify = _by_kernel(rows.patchify)
+    scatter_rows = _by_kernel(rows.scatter_rows)
+    rope_into_cache = _by_kernel(rope_into_cache)
+    dense_attention = _by_kernel(dense_attention)
 
     def paged_attention(
         self,
@@ -131,7 +114,7 @@ class TritonOps(TorchOps):
         window: int | None = None,
         sinks: Tensor | None = None,
     ) -> Tensor:
-        return self._by_kernel(self._paged, super().paged_attention, query, cache, layout, scale, window, sinks)
+        return self._try(self._paged, super().paged_attention, query, cache, layout, scale, window, sinks)
 
     def _paged(
         self,
@@ -157,31 +140,22 @@ class TritonOps(TorchOps):
         """Return 0 where the kernel is used: scores stay in registers."""
         return super().dense_scratch(size) if "dense_attention" in self.left_out else 0
 
-    def dense_attention(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        return self._by_kernel(tile_attention, super().dense_attention, query, key, value, scale)
-
     def draw(self, logits: Tensor, draws: Sequence[Draw]) -> Tensor:
-        return self._by_kernel(_drawn, super().draw, logits, draws)
+        return self._try(_drawn, super().draw, logits, draws)
 
-    def patchify(self, pixels: Tensor, patch: int, mean: Tensor, std: Tensor) -> Tensor:
-        return self._by_kernel(patches.patchify, super().patchify, pixels, patch, mean.float(), std.float())
-
-    def scatter_rows(self, target: Tensor, rows_of: Tensor, source: Tensor, source_rows: Tensor) -> None:
-        self._by_kernel(rows.scatter_rows, super().scatter_rows, target, rows_of, source, source_rows)
-
-    def _by_kernel(self, kernel: Callable[..., Result], instead: Callable[..., Result], *args: Any) -> Result:
+    def _try(self, kernel: Callable[..., Result], instead: Callable[..., Result], *args: Any, **named: Any) -> Result:
         """Call the kernel, or where it is left out or fails, torch's op `instead`, whose name stands for both."""
         op = instead.__name__
         if op in self.left_out:
-            return instead(*args)
+            return instead(*args, **named)
         try:
-            return kernel(*args)
+            return kernel(*args, **named)
         except torch.cuda.OutOfMemoryError:
             raise
         except Exception as error:  # Triton and ptxas have a dozen, without a common name
             self.left_out[op] = (str(error).strip().splitlines() or [type(error).__name__])[0]
             logger.warning("CUDA kernels: %s is left to torch, as ours fails: %s", op, self.left_out[op])
-            return instead(*args)
+            return instead(*args, **named)
 
 
 def _drawn(logits: Tensor, draws: Sequence[Draw]) -> Tensor:

@@ -12,15 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tilewise.platforms.base import Ops, Weight
-from tilewise.platforms.cuda.card import Card
+from tilewise.platforms.cuda import Card
 from tilewise.platforms.cuda.kernels import rounding
-from tilewise.platforms.cuda.kernels.byte_product import STEP, fp8_product, int8_product
-from tilewise.platforms.cuda.kernels.grouped_product import grouped_product
-from tilewise.platforms.cuda.kernels.product_tiles import Epilogue
-from tilewise.platforms.cuda.kernels.weight_codes import run_of, words_of
+from tilewise.platforms.cuda.kernels.grouped_product import grouped_product, run_of, words_of
+from tilewise.platforms.cuda.kernels.products import STEP, Epilogue, fp8_product, int8_product
 from tilewise.platforms.forms import Codes, Form, Grouped, Int8, StaticRows, joined, zeros_of
-from tilewise.platforms.weights import plain_weight, rounded_to_int8
+from tilewise.platforms.ops import Ops
+from tilewise.platforms.weights import Weight, nbytes_of, plain_weight, rounded_to_int8
 
 _BYTES = 16
 """Bytes at whose multiples rows of a matrix of bytes begin, as the widest copies need it."""
@@ -44,7 +42,7 @@ class CudaInt8Weight:
 
     @property
     def nbytes(self) -> int:
-        return _nbytes(self.matrix, self.scales, self.bias, self.addend)
+        return nbytes_of(self.matrix, self.scales, self.bias, self.addend)
 
     def apply(self, x: Tensor, ops: Ops, gelu: bool = False) -> Tensor:
         row_scales: Tensor | None = None
@@ -68,7 +66,7 @@ class CudaGroupedWeight:
     card: Card
     kind: Codes
     words: Tensor
-    """int32 [outputs, words], packed by `weight_codes.words_of`."""
+    """int32 [outputs, words], packed by `grouped_product.words_of`."""
     scales: Tensor
     """[groups, outputs] in the shortest float dtype that holds them exactly; float32 for meta tensors."""
     shifts: Tensor | None
@@ -97,7 +95,7 @@ class CudaGroupedWeight:
 
     @property
     def nbytes(self) -> int:
-        return _nbytes(self.words, self.scales, self.shifts, self.order, self.bias)
+        return nbytes_of(self.words, self.scales, self.shifts, self.order, self.bias)
 
     def apply(self, x: Tensor, ops: Ops, gelu: bool = False) -> Tensor:
         rows = _rows(x, self.order)
@@ -132,7 +130,7 @@ class CudaFp8Weight:
 
     @property
     def nbytes(self) -> int:
-        return _nbytes(self.matrix, self.scales, self.order, self.bias)
+        return nbytes_of(self.matrix, self.scales, self.order, self.bias)
 
     def apply(self, x: Tensor, ops: Ops, gelu: bool = False) -> Tensor:
         rows = _rows(x, self.order)
@@ -194,7 +192,3 @@ def _short(numbers: Tensor) -> Tensor:
             if torch.equal(numbers.to(dtype).float(), numbers):
                 return numbers.to(dtype).contiguous()
     return numbers.contiguous()
-
-
-def _nbytes(*tensors: Tensor | None) -> int:
-    return sum(tensor.nbytes for tensor in tensors if tensor is not None)

@@ -3,20 +3,167 @@
 from __future__ import annotations
 
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Literal, NotRequired
 
-from tilewise.sampling_params import SamplingParams
-from tilewise.server.responses.read import ResponseCall
-from tilewise.types import RequestOutput, Usage
+from typing_extensions import TypedDict
 
-Item = dict[str, Any]
+from tilewise.server.answers import ChosenScore
+from tilewise.server.responses.call import Repeated, ResponseCall
+from tilewise.types import Usage
+
+ItemStatus = Literal["in_progress", "completed", "incomplete"]
+ResponseStatus = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
+EventType = Literal[
+    "response.created",
+    "response.in_progress",
+    "response.output_item.added",
+    "response.content_part.added",
+    "response.output_text.delta",
+    "response.output_text.done",
+    "response.content_part.done",
+    "response.reasoning_text.delta",
+    "response.reasoning_text.done",
+    "response.function_call_arguments.delta",
+    "response.function_call_arguments.done",
+    "response.output_item.done",
+    "response.completed",
+    "response.incomplete",
+    "response.failed",
+]
+
+
+class OutputText(TypedDict):
+    type: Literal["output_text"]
+    text: str
+    annotations: list[Any]
+    logprobs: list[ChosenScore]
+
+
+class ReasoningText(TypedDict):
+    type: Literal["reasoning_text"]
+    text: str
+
+
+class MessageItem(TypedDict):
+    id: str
+    type: Literal["message"]
+    role: Literal["assistant"]
+    status: ItemStatus
+    content: list[OutputText]
+
+
+class ReasoningItem(TypedDict):
+    id: str
+    type: Literal["reasoning"]
+    summary: list[Any]
+    content: list[ReasoningText]
+    encrypted_content: None
+    status: ItemStatus
+
+
+class CallItem(TypedDict):
+    id: str
+    type: Literal["function_call"]
+    call_id: str
+    name: str
+    arguments: str
+    status: ItemStatus
+
+
+OutputItem = MessageItem | ReasoningItem | CallItem
+
+
+class InputDetails(TypedDict):
+    cached_tokens: int
+    cache_write_tokens: int
+    image_tokens: int
+    tiles: int
+
+
+class OutputDetails(TypedDict):
+    reasoning_tokens: int
+
+
+class ResponseUsage(TypedDict):
+    input_tokens: int
+    input_tokens_details: InputDetails
+    output_tokens: int
+    output_tokens_details: OutputDetails
+    total_tokens: int
+
+
+class ResponseError(TypedDict):
+    code: str
+    message: str
+
+
+class IncompleteDetails(TypedDict):
+    reason: Literal["max_output_tokens"]
+
+
+class RawMessage(TypedDict):
+    """What the model reads or writes, as text and token ids; vLLM's."""
+
+    type: Literal["raw_message_tokens"]
+    message: str
+    tokens: list[int]
+
+
+class ResponseObject(Repeated):
+    """Beside the answer, it repeats what the request said."""
+
+    id: str
+    object: Literal["response"]
+    created_at: int
+    model: str
+    status: ResponseStatus
+    background: bool
+    error: ResponseError | None
+    incomplete_details: IncompleteDetails | None
+    output: list[OutputItem]
+    previous_response_id: str | None
+    service_tier: None
+    store: bool
+    truncation: Literal["disabled"]
+    usage: ResponseUsage | None
+    temperature: float
+    top_p: float
+    top_logprobs: int
+    input_messages: NotRequired[list[RawMessage]]
+    output_messages: NotRequired[list[RawMessage]]
+    schema_errors: NotRequired[list[str]]
+    """Violations of the schema of which `strict: true` was asked; absent if there are none."""
+
+
+class Event(TypedDict):
+    """An event without its number."""
+
+    type: EventType
+    response: NotRequired[ResponseObject]
+    output_index: NotRequired[int]
+    item: NotRequired[OutputItem]
+    item_id: NotRequired[str]
+    content_index: NotRequired[int]
+    part: NotRequired[OutputText]
+    delta: NotRequired[str]
+    logprobs: NotRequired[list[ChosenScore]]
+    text: NotRequired[str]
+    name: NotRequired[str]
+    arguments: NotRequired[str]
+
+
+class ResponseEvent(Event):
+    """Which fields an event has depends on its type."""
+
+    sequence_number: int
 
 
 def response_object(
-    call: ResponseCall, status: str, output: list[Item], usage: dict[str, Any] | None = None
-) -> dict[str, Any]:
-    reply, sampling = call.chat.reply, call.chat.sampling
+    call: ResponseCall, status: ResponseStatus, output: list[OutputItem], usage: ResponseUsage | None = None
+) -> ResponseObject:
+    reply, sampling, said = call.chat.reply, call.chat.sampling, call.said
     return {
         "id": call.id,
         "object": "response",
@@ -32,33 +179,26 @@ def response_object(
         "store": call.store,
         "truncation": "disabled",
         "usage": usage,
-        **_sampling(sampling),
-        **call.said,
-    }
-
-
-def _sampling(sampling: SamplingParams) -> dict[str, Any]:
-    return {
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "top_logprobs": max(sampling.logprobs or 0, 0),
+        "instructions": said["instructions"],
+        "max_output_tokens": said["max_output_tokens"],
+        "metadata": said["metadata"],
+        "parallel_tool_calls": said["parallel_tool_calls"],
+        "reasoning": said["reasoning"],
+        "text": said["text"],
+        "tool_choice": said["tool_choice"],
+        "tools": said["tools"],
+        "user": said["user"],
     }
 
 
-def raw_messages(output: RequestOutput) -> dict[str, Any]:
-    """Return prompt and answer as the model sees them, in vLLM's form."""
-    answer = output.outputs[0]
-    return {
-        "input_messages": [_raw_message(output.prompt or "", output.prompt_token_ids)],
-        "output_messages": [_raw_message(answer.text, answer.token_ids)],
-    }
-
-
-def _raw_message(text: str, token_ids: Sequence[int]) -> dict[str, Any]:
+def raw_message(text: str, token_ids: Sequence[int]) -> RawMessage:
     return {"type": "raw_message_tokens", "message": text, "tokens": list(token_ids)}
 
 
-def response_usage(usage: Usage, reasoning_tokens: int) -> dict[str, Any]:
+def response_usage(usage: Usage, reasoning_tokens: int) -> ResponseUsage:
     return {
         "input_tokens": usage.prompt_tokens,
         "input_tokens_details": {
@@ -73,139 +213,118 @@ def response_usage(usage: Usage, reasoning_tokens: int) -> dict[str, Any]:
     }
 
 
-def reasoning_item(item_id: str, text: str, status: str) -> Item:
-    content = [{"type": "reasoning_text", "text": text}] if text else []
-    return {
-        "id": item_id,
-        "type": "reasoning",
-        "summary": [],
-        "content": content,
-        "encrypted_content": None,
-        "status": status,
-    }
-
-
-def text_part(text: str, logprobs: list[dict[str, Any]]) -> dict[str, Any]:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs}
-
-
-def message_item(item_id: str, content: list[dict[str, Any]], status: str) -> Item:
-    return {"id": item_id, "type": "message", "role": "assistant", "status": status, "content": content}
-
-
-def call_item(item_id: str, call_id: str, name: str, arguments: str, status: str) -> Item:
-    return {
-        "id": item_id,
-        "type": "function_call",
-        "call_id": call_id,
-        "name": name,
-        "arguments": arguments,
-        "status": status,
-    }
-
-
-Event = dict[str, Any]
-Logprobs = list[dict[str, Any]]
-
-
-class OpenItem(Protocol):
-    def opening(self) -> list[Event]: ...
-    def grow(self, text: str, logprobs: Logprobs) -> Event: ...
-    def closing(self, status: str) -> list[Event]: ...
-    def item(self, status: str) -> Item: ...
-
-
 def _new_id(kind: str) -> str:
     return f"{kind}_{uuid.uuid4().hex}"
 
 
-class OpenText:
-    """A message that grows by the text of the answer."""
+class OpenItem(ABC):
+    """An item that grows by what the model writes."""
 
-    def __init__(self, index: int) -> None:
-        self._id, self._index, self._text, self._logprobs = _new_id("msg"), index, "", Logprobs()
+    grown: ClassVar[EventType]
+    whole: ClassVar[EventType]
 
-    def opening(self) -> list[Event]:
-        item = message_item(self._id, [], "in_progress")
-        return [
-            {"type": "response.output_item.added", "output_index": self._index, "item": item},
-            {"type": "response.content_part.added", **self._place(), "part": text_part("", [])},
-        ]
+    def __init__(self, kind: str, index: int) -> None:
+        self.id, self.index, self.text = _new_id(kind), index, ""
 
-    def grow(self, text: str, logprobs: Logprobs) -> Event:
-        self._text += text
-        self._logprobs += logprobs
-        return {"type": "response.output_text.delta", **self._place(), "delta": text, "logprobs": logprobs}
-
-    def closing(self, status: str) -> list[Event]:
-        part = text_part(self._text, self._logprobs)
-        done = {"type": "response.output_text.done", "text": self._text, "logprobs": self._logprobs}
-        return [
-            {**done, **self._place()},
-            {"type": "response.content_part.done", **self._place(), "part": part},
-            {"type": "response.output_item.done", "output_index": self._index, "item": self.item(status)},
-        ]
-
-    def item(self, status: str) -> Item:
-        return message_item(self._id, [text_part(self._text, self._logprobs)], status)
-
-    def _place(self) -> Event:
-        return {"item_id": self._id, "output_index": self._index, "content_index": 0}
-
-
-class OpenReasoning:
-    """A reasoning item that grows by what the model thinks before it answers."""
-
-    def __init__(self, index: int) -> None:
-        self._id, self._index, self._text = _new_id("rs"), index, ""
+    @abstractmethod
+    def item(self, status: ItemStatus) -> OutputItem: ...
 
     def opening(self) -> list[Event]:
-        item = reasoning_item(self._id, "", "in_progress")
-        return [{"type": "response.output_item.added", "output_index": self._index, "item": item}]
+        return [self._told("response.output_item.added", self.item("in_progress"))]
 
-    def grow(self, text: str, logprobs: Logprobs) -> Event:
+    def grow(self, text: str, logprobs: list[ChosenScore]) -> Event:
         """Add text and return its event. Log-probabilities are reported of the answer's text alone."""
-        self._text += text
-        return {"type": "response.reasoning_text.delta", **self._place(), "delta": text}
+        self.text += text
+        return self.place({"type": self.grown, "delta": text})
 
-    def closing(self, status: str) -> list[Event]:
+    def closing(self, status: ItemStatus) -> list[Event]:
+        whole = self.place({"type": self.whole, "text": self.text})
+        return [whole, self._told("response.output_item.done", self.item(status))]
+
+    def place(self, event: Event) -> Event:
+        """Add to an event where in the response its text stands."""
+        event.update({"item_id": self.id, "output_index": self.index, "content_index": 0})
+        return event
+
+    def _told(self, kind: EventType, item: OutputItem) -> Event:
+        return {"type": kind, "output_index": self.index, "item": item}
+
+
+class OpenText(OpenItem):
+    """A message, whose text is the answer's."""
+
+    grown, whole = "response.output_text.delta", "response.output_text.done"
+
+    def __init__(self, index: int) -> None:
+        super().__init__("msg", index)
+        self._logprobs: list[ChosenScore] = []
+
+    def opening(self) -> list[Event]:
+        empty: MessageItem = {**self.item("in_progress"), "content": []}
+        part: OutputText = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
         return [
-            {"type": "response.reasoning_text.done", **self._place(), "text": self._text},
-            {"type": "response.output_item.done", "output_index": self._index, "item": self.item(status)},
+            self._told("response.output_item.added", empty),
+            self.place({"type": "response.content_part.added", "part": part}),
         ]
 
-    def item(self, status: str) -> Item:
-        return reasoning_item(self._id, self._text, status)
+    def grow(self, text: str, logprobs: list[ChosenScore]) -> Event:
+        self._logprobs += logprobs
+        return {**super().grow(text, logprobs), "logprobs": logprobs}
 
-    def _place(self) -> Event:
-        return {"item_id": self._id, "output_index": self._index, "content_index": 0}
+    def closing(self, status: ItemStatus) -> list[Event]:
+        whole, done = super().closing(status)
+        part = self.place({"type": "response.content_part.done", "part": self._part()})
+        return [{**whole, "logprobs": self._logprobs}, part, done]
+
+    def item(self, status: ItemStatus) -> MessageItem:
+        return {"id": self.id, "type": "message", "role": "assistant", "status": status, "content": [self._part()]}
+
+    def _part(self) -> OutputText:
+        return {"type": "output_text", "text": self.text, "annotations": [], "logprobs": self._logprobs}
 
 
-class OpenCall:
-    """A call of a function that grows by its arguments."""
+class OpenReasoning(OpenItem):
+    """A reasoning item: what the model thinks before it answers."""
+
+    grown, whole = "response.reasoning_text.delta", "response.reasoning_text.done"
+
+    def __init__(self, index: int) -> None:
+        super().__init__("rs", index)
+
+    def item(self, status: ItemStatus) -> ReasoningItem:
+        return {
+            "id": self.id,
+            "type": "reasoning",
+            "summary": [],
+            "content": [{"type": "reasoning_text", "text": self.text}] if self.text else [],
+            "encrypted_content": None,
+            "status": status,
+        }
+
+
+class OpenCall(OpenItem):
+    """A call of a function, whose text is its arguments."""
+
+    grown = "response.function_call_arguments.delta"
 
     def __init__(self, index: int, name: str) -> None:
-        self._id, self._call_id, self._index, self._name = _new_id("fc"), _new_id("call"), index, name
-        self._arguments = ""
+        super().__init__("fc", index)
+        self._call_id, self._name = _new_id("call"), name
 
-    def opening(self) -> list[Event]:
-        item = self.item("in_progress")
-        return [{"type": "response.output_item.added", "output_index": self._index, "item": item}]
+    def closing(self, status: ItemStatus) -> list[Event]:
+        done: Event = {"type": "response.function_call_arguments.done", "name": self._name, "arguments": self.text}
+        return [self.place(done), self._told("response.output_item.done", self.item(status))]
 
-    def grow(self, text: str, logprobs: Logprobs) -> Event:
-        """Add text and return its event. Log-probabilities are reported of the answer's text alone."""
-        self._arguments += text
-        return {"type": "response.function_call_arguments.delta", **self._place(), "delta": text}
+    def place(self, event: Event) -> Event:
+        event.update({"item_id": self.id, "output_index": self.index})
+        return event
 
-    def closing(self, status: str) -> list[Event]:
-        done = {"type": "response.function_call_arguments.done", "name": self._name, "arguments": self._arguments}
-        return [
-            {**done, **self._place()},
-            {"type": "response.output_item.done", "output_index": self._index, "item": self.item(status)},
-        ]
-
-    def item(self, status: str) -> Item:
-        return call_item(self._id, self._call_id, self._name, self._arguments, status)
-
-    def _place(self) -> Event:
-        return {"item_id": self._id, "output_index": self._index}
+    def item(self, status: ItemStatus) -> CallItem:
+        return {
+            "id": self.id,
+            "type": "function_call",
+            "call_id": self._call_id,
+            "name": self._name,
+            "arguments": self.text,
+            "status": status,
+        }

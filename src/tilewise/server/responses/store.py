@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tilewise.environment import Environment
 from tilewise.errors import InvalidField, InvalidRequest, Overloaded, TilewiseError
-from tilewise.server.responses.items import Item, response_object
-from tilewise.server.responses.read import ResponseCall
-from tilewise.units import whole_variable
+from tilewise.server.responses.call import ResponseCall
+from tilewise.server.responses.items import ResponseObject, response_object
 
 
 class UnknownResponse(TilewiseError):
@@ -42,12 +41,13 @@ class StoreLimits:
 
         Raises InvalidConfig for a value that is no number.
         """
-        if os.environ.get("VLLM_ENABLE_RESPONSES_API_STORE", "0") in ("", "0"):
+        environment = Environment.here()
+        if not environment.store_responses:
             return None
         return cls(
-            whole_variable(os.environ, "TILEWISE_MAX_STORED_RESPONSES", cls.most),
-            whole_variable(os.environ, "TILEWISE_MAX_STORED_RESPONSES_MB", cls.most_bytes >> 20) << 20,
-            whole_variable(os.environ, "TILEWISE_STORED_RESPONSES_SECONDS", int(cls.seconds)),
+            environment.stored_responses or cls.most,
+            (environment.stored_responses_mib or cls.most_bytes >> 20) << 20,
+            environment.stored_responses_seconds or int(cls.seconds),
         )
 
 
@@ -55,7 +55,7 @@ class StoreLimits:
 class StoredResponse:
     scope: str
     call: ResponseCall
-    response: dict[str, Any]
+    response: ResponseObject
     size: int
     """Bytes of the conversation and the response, as JSON."""
     since: float
@@ -89,7 +89,7 @@ class ResponseStore:
             )
         return stored
 
-    def conversation(self, scope: str, name: str) -> Sequence[Item]:
+    def conversation(self, scope: str, name: str) -> Sequence[Mapping[str, Any]]:
         """Return the items before a response that goes on from this one. Raises UnknownResponse, or InvalidField."""
         stored = self.find(scope, name)
         if stored.response["status"] not in ("completed", "incomplete"):
@@ -110,7 +110,7 @@ class ResponseStore:
             )
         return size
 
-    def keep(self, scope: str, call: ResponseCall, response: dict[str, Any], measured: int) -> StoredResponse:
+    def keep(self, scope: str, call: ResponseCall, response: ResponseObject, measured: int) -> StoredResponse:
         """Keep a response and drop others for it, the oldest first; `measured` are the bytes of its conversation.
 
         Raises Overloaded if only responses that are being worked on could go.
@@ -124,7 +124,7 @@ class ResponseStore:
         self.num_bytes += size
         return stored
 
-    def end(self, stored: StoredResponse, response: dict[str, Any]) -> None:
+    def end(self, stored: StoredResponse, response: ResponseObject) -> None:
         """Store a response whose work in the background has ended; its age counts from now, and its size is new."""
         grown = len(json.dumps(response)) - len(json.dumps(stored.response))
         stored.response, stored.since, stored.size = response, self._clock(), stored.size + grown

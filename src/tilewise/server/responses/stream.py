@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Literal
 
 from tilewise.outputs.group import AnswerDelta
 from tilewise.outputs.parts import PartsDelta, PartsSplitter
-from tilewise.server.chat_answers import checked_reason, parts_rule
-from tilewise.server.errors import Problem
+from tilewise.server.answers import ChosenScore, chat_scores, checked_reason
+from tilewise.server.problems import Problem
+from tilewise.server.responses.call import ResponseCall
 from tilewise.server.responses.items import (
-    Item,
+    Event,
+    EventType,
+    ItemStatus,
     OpenCall,
     OpenItem,
     OpenReasoning,
     OpenText,
+    OutputItem,
+    ResponseEvent,
+    ResponseObject,
     response_object,
     response_usage,
 )
-from tilewise.server.responses.read import ResponseCall
-from tilewise.server.scores import chat_logprobs
 from tilewise.types import Usage
-
-Event = dict[str, Any]
 
 
 class ResponseStream:
@@ -33,20 +35,20 @@ class ResponseStream:
 
     def __init__(self, call: ResponseCall) -> None:
         self._call = call
-        self._splitter = PartsSplitter(parts_rule(call.chat))
-        self._done: list[Item] = []
+        self._splitter = PartsSplitter(call.chat.parts)
+        self._done: list[OutputItem] = []
         self._open: OpenItem | None = None
         self._numbers = 0
         self._reasoning_tokens = 0
-        self._logprobs: list[dict[str, Any]] = []
-        self.response: dict[str, Any] = response_object(call, "in_progress", [])
+        self._logprobs: list[ChosenScore] = []
+        self.response: ResponseObject = response_object(call, "in_progress", [])
         """The response object: in progress, and whole behind the last piece."""
 
-    def opening(self) -> list[Event]:
-        kinds = ("response.created", "response.in_progress")
-        return self._numbered({"type": kind, "response": self.response} for kind in kinds)
+    def opening(self) -> list[ResponseEvent]:
+        created: Event = {"type": "response.created", "response": self.response}
+        return self._numbered([created, {"type": "response.in_progress", "response": self.response}])
 
-    def take(self, piece: AnswerDelta, usage: Usage) -> list[Event]:
+    def take(self, piece: AnswerDelta, usage: Usage) -> list[ResponseEvent]:
         """Return the events that a token gives. Raises BrokenAnswer."""
         reason = checked_reason(piece.finish_reason)
         self._score(piece)
@@ -58,16 +60,16 @@ class ResponseStream:
             events += self._end("incomplete" if reason == "length" else "completed", usage)
         return self._numbered(events)
 
-    def failed(self, problem: Problem) -> list[Event]:
+    def failed(self, problem: Problem) -> list[ResponseEvent]:
         """End a response that cannot go on, and return its last event."""
-        error = {"code": "server_error", "message": problem.body["error"]["message"]}
-        self.response = {**response_object(self._call, "failed", self._done), "error": error}
+        self.response = response_object(self._call, "failed", self._done)
+        self.response["error"] = {"code": "server_error", "message": problem.body["error"]["message"]}
         return self._numbered([{"type": "response.failed", "response": self.response}])
 
     def _score(self, piece: AnswerDelta) -> None:
         top = self._call.chat.sampling.scored_tokens
         if piece.scores is not None and top is not None:
-            self._logprobs += chat_logprobs([piece.scores], [piece.token_id], top, as_ids=False)["content"]
+            self._logprobs += chat_scores([piece.scores], [piece.token_id], top, as_ids=False)
 
     def _grow(self, delta: PartsDelta) -> Iterator[Event]:
         if delta.reasoning and self._call.chat.include_reasoning:
@@ -97,22 +99,23 @@ class ResponseStream:
             logprobs, self._logprobs = self._logprobs, []
             yield self._open.grow(text, logprobs)
 
-    def _close(self, status: str) -> Iterator[Event]:
+    def _close(self, status: ItemStatus) -> Iterator[Event]:
         if self._open is not None:
             yield from self._open.closing(status)
             self._done.append(self._open.item(status))
             self._open = None
 
-    def _end(self, status: str, usage: Usage) -> Iterator[Event]:
+    def _end(self, status: Literal["completed", "incomplete"], usage: Usage) -> Iterator[Event]:
         if self._open is None and not self._done:  # an answer of nothing is an empty text
             yield from self._item(OpenText)
         yield from self._close(status)
         counts = response_usage(usage, self._reasoning_tokens)
         self.response = response_object(self._call, status, self._done, counts)
-        yield {"type": f"response.{status}", "response": self.response}
+        kind: EventType = "response.completed" if status == "completed" else "response.incomplete"
+        yield {"type": kind, "response": self.response}
 
-    def _numbered(self, events: Any) -> list[Event]:
-        numbered = []
+    def _numbered(self, events: Iterable[Event]) -> list[ResponseEvent]:
+        numbered: list[ResponseEvent] = []
         for event in events:
             numbered.append({**event, "sequence_number": self._numbers})
             self._numbers += 1

@@ -53,6 +53,7 @@ TYPES = {
     39: TensorType("MXFP4", 32, 17),
 }
 """Types that can be read, by their number in the files."""
+TYPES_BY_NAME = {kind.name: kind for kind in TYPES.values()}
 _OTHER_TYPES = {
     9: "Q8_1",
     15: "Q8_K",
@@ -139,16 +140,13 @@ class _Head:
             what = "written for big-endian machines" if swapped else f"of GGUF version {version}"
             raise InvalidCheckpoint(f"{self._path} is {what}, read are versions 2 and 3, little-endian.")
         tensors, pairs = self._scalar("Q"), self._scalar("Q")
-        metadata = {key: self._value(self._scalar("I")) for key in self._strings(self._many(pairs, 13))}
+        metadata = {self._string(): self._value(self._scalar("I")) for _ in self._many(pairs, 13)}
         infos = [self._info() for _ in self._many(tensors, 24)]
         alignment = metadata.get("general.alignment", 32)
         if not isinstance(alignment, int) or alignment < 8 or alignment % 8:
             raise InvalidCheckpoint(f"{self._path}: general.alignment must be a multiple of 8, found {alignment!r}.")
         start = -(-self._at // alignment) * alignment
         return metadata, tuple(self._placed(start, *info) for info in infos)
-
-    def _strings(self, many: range) -> Any:
-        return (self._string() for _ in many)
 
     def _take(self, count: int) -> bytes:
         if count > len(self._data) - self._at:

@@ -12,13 +12,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tilewise.errors import DownloadFailed
 
 _DIGEST = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
-
-
-_SLICE = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -40,14 +38,13 @@ class RemoteFile:
         """True if the file at `path` holds these very bytes; it is read whole if its size is right."""
         if not path.is_file() or path.stat().st_size != self.size:
             return False
-        if len(self.digest) == 64:
-            found = hashlib.sha256()
-        else:
-            found = hashlib.sha1(f"blob {self.size}\0".encode(), usedforsecurity=False)
         with path.open("rb") as content:
-            while piece := content.read(_SLICE):
-                found.update(piece)
-        return found.hexdigest() == self.digest
+            return hashlib.file_digest(content, self._hash).hexdigest() == self.digest
+
+    def _hash(self) -> Any:
+        if len(self.digest) == 64:
+            return hashlib.sha256()
+        return hashlib.sha1(f"blob {self.size}\0".encode(), usedforsecurity=False)
 
 
 @dataclass(frozen=True)

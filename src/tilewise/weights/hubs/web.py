@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import httpx
@@ -49,12 +48,7 @@ class Web:
         self._client = httpx.Client(headers={**own, **headers}, follow_redirects=True, timeout=_TIMEOUT)
         self._stopped = threading.Event()
 
-    def __enter__(self) -> Web:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         self._client.close()
 
     def stop(self) -> None:

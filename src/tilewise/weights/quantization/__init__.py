@@ -2,78 +2,26 @@
 `METHOD` is one.
 
 The layout of each layer is found from the small files alone (`Method.layouts`), before any weight is fetched; a
-`StoredLayout` then reads one layer's tensors as one of the forms of `platforms.forms`.
+`StoredLayout` then reads one layer's tensors as one of the forms of `platforms.forms`. What several methods need to
+read their descriptions is here, too: `quantization_config`, and the names of modules in it.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Collection, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
-
-from torch import Tensor
+from typing import Any
 
 from tilewise.errors import InvalidCheckpoint, InvalidConfig
-from tilewise.platforms.forms import Form
 from tilewise.weights.files import known_names
-from tilewise.weights.folder import CheckpointFolder
+from tilewise.weights.folder import CheckpointFolder, Section
+from tilewise.weights.quantization.stored import Layouts, StoredLayout
 
-FLOATS = ("BF16", "F16", "F32", "F64")
-"""Types of floats as safetensors files spell them."""
-
-
-class StoredTensors(Protocol):
-    """The tensors of a checkpoint, by the names that its files have for them."""
-
-    def has(self, name: str) -> bool: ...
-
-    def place(self, name: str) -> str:
-        """Return the file of a tensor, for messages; the folder where no file has it."""
-        ...
-
-    def tensor(
-        self,
-        name: str,
-        shape: Sequence[int | None],
-        dtypes: Collection[str],
-        item: int | None = None,
-        other_shapes: Sequence[Sequence[int | None]] = (),
-    ) -> Tensor:
-        """Return the tensor as it is stored, or one item of its first axis.
-
-        `shape` is that of the item, with None for a size that is not known, and `other_shapes` are allowed as well;
-        `dtypes` are those allowed, as safetensors files spell them, the usual one first. Raises InvalidCheckpoint for
-        any other tensor, or none. Without weights at hand, the tensor is meta.
-        """
-        ...
-
-
-class StoredLayout(Protocol):
-    """The way in which a linear layer's matrix lies in the files. As a text (`str`), it is what the log says of it."""
-
-    @property
-    def suffix(self) -> str:
-        """End of the name of the tensor with the numbers, behind the module's."""
-        ...
-
-    def read(self, tensors: StoredTensors, module: str, outputs: int | None, inputs: int, item: int | None) -> Form:
-        """Read the matrix of a module, by the name that its tensors begin with.
-
-        `outputs` is None where a file keeps several layers as one: all that are there are read. `item` is the index of
-        one of several that are stacked along a first axis. Raises InvalidCheckpoint naming tensor, what was found, and
-        what was expected.
-        """
-        ...
-
-    def folds_bias(self, matrix: Form) -> bool:
-        """True if the form that was read has the bias in it already."""
-        ...
-
-
-Layouts = Callable[[str], StoredLayout | None]
-"""Function from a module, by the name that its tensors begin with in the files, to its layout; None = in floats."""
+_OF_THE_DECODER = re.compile(r"(^|\.)language_model\.(.*\.)?layers\.\d+\.|^model\.layers\.\d+\.")
+_ROUTER = re.compile(r"\.mlp\.gate$|\.router$|norm\d?$")
 
 
 @dataclass(frozen=True)
@@ -127,3 +75,133 @@ def check_method(folder: CheckpointFolder, wanted: str | None) -> None:
             f"quantization={wanted!r}, but {folder.path} is quantised by {found}: leave it out, since that is found "
             "from the files."
         )
+
+
+def quantization_section(folder: CheckpointFolder) -> Section:
+    """Return the description of a quantised checkpoint, from config.json or a file of its own.
+
+    Raises InvalidCheckpoint where it is missing.
+    """
+    if folder.quantization_config is not None:
+        return folder.quantization_config
+    for name in ("quantize_config.json", "quant_config.json"):
+        if (folder.path / name).exists():
+            return folder.optional(name)
+    raise InvalidCheckpoint(f"{folder.config.where} has no quantization_config.")
+
+
+def refused(config: Section, key: str, found: object, supported: str) -> InvalidCheckpoint:
+    return InvalidCheckpoint(
+        f"{config.where}: {key} is {found!r:.80}, and what can be read is {supported}: take another quantisation of "
+        "the model, or the model in bfloat16."
+    )
+
+
+def settings_by_pattern(config: Section, key: str) -> dict[str, dict[str, Any]]:
+    """Return what single layers have of their own, by a pattern of their names. Raises InvalidCheckpoint."""
+    found = config.get(key) or {}
+    if not isinstance(found, dict):
+        raise refused(config, key, found, "an object")
+    for pattern, own in found.items():
+        if not isinstance(own, dict | None):
+            raise refused(config, f"{key}: {pattern}", own, "an object")
+        try:
+            re.compile(pattern.removeprefix("-:").removeprefix("+:"))  # the marks of GPTQModel
+        except re.error as error:
+            raise refused(config, f"{key}: {pattern}", str(error), "a regular expression") from None
+    return {pattern: own or {} for pattern, own in found.items()}
+
+
+def group_size(config: Section, key: str) -> int | None:
+    """Return how many inputs share a scale; None = all of an output (-1 or 0 in configs)."""
+    if config.get(key) in (-1, 0):
+        return None
+    size = config.whole(key, 128)
+    if size % 2:
+        raise refused(config, key, size, "an even number")
+    return size
+
+
+def listed_modules(config: Section, key: str) -> tuple[str, ...]:
+    """Return a list of names of modules, or of parts of names. Raises InvalidCheckpoint where it is no such list."""
+    config.first(key)  # which checks that it is a list of names
+    return tuple(config.get(key, ()))
+
+
+def layouts_where(
+    folder: CheckpointFolder,
+    layout: StoredLayout,
+    but: tuple[str, ...] = (),
+    head: bool = False,
+    mark: str | None = None,
+) -> Layouts:
+    """Return one layout for all modules that the files keep in it: those with a tensor whose name ends with `mark`.
+
+    That is the layout's `suffix` where no matrix of floats has it. Whatever a description says, a module is in floats
+    without such a tensor, and not with it. Before there are files, the decoder's layers have the layout, but for
+    modules with one of `but` in their name; with `head`, the output head has it, too.
+
+    Raises InvalidCheckpoint for files that have no such tensor, though their description asks for some.
+    """
+    names, mark = known_names(folder.path), mark or layout.suffix
+    if names and not any(name.endswith(mark) for name in names):
+        raise InvalidCheckpoint(
+            f"{folder.config.where} says that the weights are quantised by {folder.quantization} ({layout}), and "
+            f"{folder.path} has no tensor whose name ends with {mark}, as expected: take config and weights of one "
+            "checkpoint, or leave out what describes them as quantised."
+        )
+
+    def find(module: str) -> StoredLayout | None:
+        if names:
+            return layout if f"{module}{mark}" in names else None
+        if module.endswith("lm_head"):
+            return layout if head else None
+        inside = _OF_THE_DECODER.search(module) and not _ROUTER.search(module)
+        return layout if inside and not any(part in module for part in but) else None
+
+    return find
+
+
+_EMBEDDING = re.compile(r"(^|\.)(embed_tokens|tok_embeddings)$")
+_LANGUAGE = ("model.language_model.", "language_model.model.", "model.language_model.model.")
+_HEAD = re.compile(r"^(model\.)?(language_model\.)?(lm_head|output)$")
+
+
+def module_class(module: str) -> str:
+    """Return the torch class of a module with a matrix, by its name in the files."""
+    return "Embedding" if _EMBEDDING.search(module) else "Linear"
+
+
+def spellings(module: str) -> Iterator[str]:
+    """Yield all names that a module of the files goes by, its own first.
+
+    transformers has renamed InternVL's modules in memory and still saves them under their old names; a language model
+    that was quantised by itself is named without what surrounds it.
+    """
+    yield module
+    bare = module.removeprefix("model.")
+    yield bare if bare != module else f"model.{module}"
+    if head := _HEAD.match(module):
+        yield from (head[3], f"language_model.{head[3]}")
+    for prefix in _LANGUAGE:
+        if module.startswith(prefix):
+            inner = module.removeprefix(prefix)
+            yield from (f"model.{inner}", *(other + inner for other in _LANGUAGE if other != prefix))
+
+
+class Pattern:
+    """A set of modules, by names and by regular expressions `re:...`, which match from a name's first character."""
+
+    def __init__(self, names: Sequence[str], where: str) -> None:
+        self._exact = frozenset(name for name in names if not name.startswith("re:"))
+        self._matching = [_compiled(name, where) for name in names if name.startswith("re:")]
+
+    def matches(self, module: str) -> bool:
+        return any(name in self._exact or any(one.match(name) for one in self._matching) for name in spellings(module))
+
+
+def _compiled(name: str, where: str) -> re.Pattern[str]:
+    try:
+        return re.compile(name.removeprefix("re:"))
+    except re.error as error:
+        raise InvalidCheckpoint(f"{where}: {name!r:.80} is no regular expression ({error}).") from None

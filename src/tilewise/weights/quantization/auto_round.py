@@ -11,16 +11,17 @@ from dataclasses import replace
 from typing import Any
 
 from tilewise.weights.folder import CheckpointFolder, Section
-from tilewise.weights.quantization import Layouts, Method, StoredLayout
-from tilewise.weights.quantization.awq import AwqLayout
-from tilewise.weights.quantization.description import (
+from tilewise.weights.quantization import (
+    Method,
     group_size,
     layouts_where,
     quantization_section,
     refused,
     settings_by_pattern,
 )
+from tilewise.weights.quantization.awq import AwqLayout
 from tilewise.weights.quantization.gptq import BITS, GptqLayout
+from tilewise.weights.quantization.stored import Layouts, StoredLayout
 
 _FLOATS = 16
 """Bits of a layer that is not quantised."""

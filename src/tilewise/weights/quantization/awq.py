@@ -13,24 +13,25 @@ from torch import Tensor
 
 from tilewise.platforms.forms import Codes, Form, Grouped
 from tilewise.weights.folder import CheckpointFolder, Section
-from tilewise.weights.quantization import FLOATS, Layouts, Method, StoredTensors
-from tilewise.weights.quantization.blocks import check_scales
-from tilewise.weights.quantization.description import (
+from tilewise.weights.quantization import (
+    Method,
     group_size,
     layouts_where,
     listed_modules,
     quantization_section,
     refused,
 )
+from tilewise.weights.quantization.stored import Layouts, StoredLayout, StoredModule, exchanged_halves, unpacked
 
 _TOGETHER = 8
 """Outputs whose codes share an int32: its lowest four bits belong to the first output in `_ORDER`, and so on."""
 _MIDDLE = 8
 _ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
+_PLACES = tuple(map(_ORDER.index, range(_TOGETHER)))
 
 
 @dataclass(frozen=True)
-class AwqLayout:
+class AwqLayout(StoredLayout):
     """A layer of `qweight` int32 [in, out / 8], `qzeros` int32 [in / group, out / 8] and `scales` [in / group, out].
 
     A number is (code - zero) * scale. Symmetric files have no zero points, or have 8 everywhere: then codes stand for
@@ -40,50 +41,32 @@ class AwqLayout:
     group: int | None
     """Inputs that share a scale; None = all inputs of an output."""
     zero_point: bool
-    suffix: str = ".qweight"
+    suffix = ".qweight"
 
     def __str__(self) -> str:
         return f"4 bits in groups of {self.group or 'all inputs'}"
 
-    def read(self, tensors: StoredTensors, module: str, outputs: int | None, inputs: int, item: int | None) -> Form:
+    def read(self, stored: StoredModule, outputs: int | None, inputs: int) -> Form:
         group = self.group or inputs
         groups, packed = -(-inputs // group), None if outputs is None else outputs // _TOGETHER
-        scales = tensors.tensor(f"{module}.scales", (groups, outputs), FLOATS)
-        check_scales(tensors, f"{module}.scales", scales)
-        words = tensors.tensor(f"{module}.qweight", (inputs, packed), ("I32",))
-        kept = scales.T.float().contiguous()
-        if not self.zero_point and not tensors.has(f"{module}.qzeros"):
-            return Grouped(Codes.INT4, _codes(words), kept, None, group)
-        zeros = _unpacked(tensors.tensor(f"{module}.qzeros", (groups, packed), ("I32",)))
+        scales = stored.scales(".scales", (groups, outputs)).T.contiguous()
+        codes = _codes(stored.tensor(".qweight", (inputs, packed), ("I32",)))
+        if not self.zero_point and not stored.has(".qzeros"):
+            return Grouped(Codes.INT4, codes, scales, None, group)
+        words = stored.tensor(".qzeros", (groups, packed), ("I32",))
+        zeros = unpacked(words, 4).unflatten(1, (-1, _TOGETHER))[..., list(_PLACES)].flatten(1)
         if not zeros.is_meta and bool((zeros == _MIDDLE).all()):
-            return Grouped(Codes.INT4, _codes(words), kept, None, group)
-        return Grouped(Codes.UINT4, _codes(words), kept, -zeros.T.float() * kept, group)
-
-    def folds_bias(self, matrix: Form) -> bool:
-        return False
-
-
-def _unpacked(words: Tensor) -> Tensor:
-    """Unpack int32 [n, out / 8] to uint8 codes [n, out]."""
-    codes = words.new_empty(*words.shape, _TOGETHER, dtype=torch.uint8)
-    if codes.is_meta:
-        return codes.flatten(1)
-    for place, output in enumerate(_ORDER):
-        codes[..., output] = ((words >> 4 * place) & 15).to(torch.uint8)
-    return codes.flatten(1)
+            return Grouped(Codes.INT4, codes, scales, None, group)
+        return Grouped(Codes.UINT4, codes, scales, -zeros.T.float() * scales, group)
 
 
 def _codes(words: Tensor) -> Tensor:
     """Repack int32 [in, out / 8] to uint8 [out, in / 2], two inputs a byte."""
     if words.is_meta:
         return words.new_empty(words.shape[1] * _TOGETHER, len(words) // 2, dtype=torch.uint8)
-    # A byte of the file has two outputs of one input, a byte of the form two inputs of one output. So two bytes, of
-    # neighbouring inputs, make two bytes by exchanging halves; no code ever takes a byte of its own.
-    halves = words.view(torch.uint8).unflatten(1, (-1, 4))
-    even, odd = halves[::2], halves[1::2]
-    both = words.new_empty(len(even), words.shape[1], _TOGETHER, dtype=torch.uint8)
-    both[..., list(_ORDER[::2])] = (even & 15) | (odd << 4)
-    both[..., list(_ORDER[1::2])] = (even >> 4) | (odd & 240)
+    pairs = words.view(torch.uint8).unflatten(1, (-1, 4))
+    both = words.new_empty(len(words) // 2, words.shape[1], _TOGETHER, dtype=torch.uint8)
+    both[..., list(_ORDER[::2])], both[..., list(_ORDER[1::2])] = exchanged_halves(pairs[::2], pairs[1::2])
     return both.flatten(1).T.contiguous()
 
 

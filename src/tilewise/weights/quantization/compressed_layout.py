@@ -13,10 +13,18 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from tilewise.errors import InvalidCheckpoint
-from tilewise.platforms.forms import Codes, Dense, Form, Grouped, Int8, StaticRows, packed_nibbles
-from tilewise.weights.quantization import FLOATS, StoredTensors
-from tilewise.weights.quantization.blocks import ScaleBlock, check_scales, wrong_tensor
+from tilewise.platforms.forms import Codes, Dense, Form, Grouped, Int8, StaticRows
+from tilewise.weights.quantization.stored import (
+    FLOATS,
+    ScaleBlock,
+    StoredLayout,
+    StoredModule,
+    grouped,
+    shifts_of,
+    side_by_side,
+    unpacked,
+    with_middle,
+)
 
 
 class RowRounding(Enum):
@@ -44,31 +52,8 @@ class WeightScheme:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Module:
-    """The tensors of one layer, by the ends of their names behind the module's."""
-
-    tensors: StoredTensors
-    name: str
-    item: int | None
-    names: Set[str]
-    """Names of all tensors of the files; empty before they are known."""
-
-    def has(self, end: str, expected: bool) -> bool:
-        """True if the files have the tensor; before their names are known, `expected`."""
-        return f"{self.name}.{end}" in self.names if self.names else expected
-
-    def tensor(
-        self, end: str, shape: Sequence[int | None], dtypes: Sequence[str], others: Sequence[Sequence[int]] = ()
-    ) -> Tensor:
-        return self.tensors.tensor(f"{self.name}.{end}", shape, dtypes, self.item, others)
-
-    def wrong(self, end: str, found: str, expected: str) -> InvalidCheckpoint:
-        return wrong_tensor(self.tensors, f"{self.name}.{end}", found, expected)
-
-
 @dataclass(frozen=True)
-class ByteLayout:
+class ByteLayout(StoredLayout):
     """A layer of int8 or FP8. The scales of rows of FP8 are read and checked, but rows stay floats: the weights are
     multiplied as exactly as they are stored."""
 
@@ -78,24 +63,19 @@ class ByteLayout:
     """Names of all tensors of the files; empty before they are known."""
     static_rows: bool = False
     """True if the files have a scale of rows, whether it is used or not."""
-    suffix = ".weight"
 
     def __str__(self) -> str:
         return f"{self.weights}, {self.rounding.value}"
 
-    def folds_bias(self, matrix: Form) -> bool:
-        return False
-
-    def read(self, tensors: StoredTensors, module: str, outputs: int | None, inputs: int, item: int | None) -> Form:
-        stored = _Module(tensors, module, item, self.names)
-        codes = stored.tensor("weight", (outputs, inputs), ("F8_E4M3" if self.weights.floating else "I8", *FLOATS))
+    def read(self, stored: StoredModule, outputs: int | None, inputs: int) -> Form:
+        codes = stored.tensor(".weight", (outputs, inputs), ("F8_E4M3" if self.weights.floating else "I8", *FLOATS))
         if codes.dtype not in (torch.int8, torch.float8_e4m3fn):  # left in floats without being named
             return Dense(codes)
         if not self.weights.floating:
             _check_range(stored, codes, self.weights.bits)
         return self._form(stored, codes, None)
 
-    def _form(self, stored: _Module, codes: Tensor, order: Tensor | None) -> Form:
+    def _form(self, stored: StoredModule, codes: Tensor, order: Tensor | None) -> Form:
         """Return the form of codes int8 or FP8 [outputs, inputs], with the scales and zero points beside them."""
         outputs, inputs = codes.shape
         scales, zeros = self._scales(stored, outputs, inputs)
@@ -105,40 +85,47 @@ class ByteLayout:
             return Grouped(Codes.FP8, codes.view(torch.uint8), scales, None, group)
         if self.rounding is not RowRounding.NONE and zeros is None:
             return _int8(codes, scales[:, 0].contiguous(), static)
-        return _grouped(codes, scales, zeros, group, self.weights.bits, order)
+        return grouped(codes, scales, zeros, group, self.weights.bits, order)
 
-    def _scales(self, stored: _Module, outputs: int, inputs: int) -> tuple[Tensor, Tensor | None]:
+    def _scales(self, stored: StoredModule, outputs: int, inputs: int) -> tuple[Tensor, Tensor | None]:
         """Return scales float32 and zero points uint8 with 2 ** (bits - 1) added, both [outputs, blocks side by side].
 
         Zero points are None where all codes are symmetric.
         """
         block = self.weights.block
-        scales = block.scales(stored.tensors, f"{stored.name}.weight_scale", outputs, inputs, stored.item)
-        if self.weights.symmetric and not stored.has("weight_zero_point", expected=False):
+        usual, *others = block.shapes(outputs, inputs)
+        scales = block.of_each_output(stored.scales(".weight_scale", usual, FLOATS, *others), outputs, inputs)
+        if self.weights.symmetric and not self._has(stored, ".weight_zero_point", expected=False):
             return scales, None
-        zeros = self._zeros(stored, *block.shapes(outputs, inputs))
+        zeros = self._zeros(stored, usual, *others)
         if self.weights.symmetric and not zeros.is_meta:
             if (zeros != 2 ** (self.weights.bits - 1)).any():
-                raise stored.wrong("weight_zero_point", "has numbers other than 0", "zeros, as its scheme is symmetric")
+                raise stored.wrong(
+                    ".weight_zero_point", "has numbers other than 0", "zeros, as its scheme is symmetric"
+                )
             return scales, None
         return scales, block.of_each_output(zeros, outputs, inputs)
 
-    def _zeros(self, stored: _Module, usual: Sequence[int], *others: Sequence[int]) -> Tensor:
-        return _with_middle(stored.tensor("weight_zero_point", usual, ("I8",), others), self.weights.bits)
+    def _zeros(self, stored: StoredModule, usual: Sequence[int], *others: Sequence[int]) -> Tensor:
+        return with_middle(stored.tensor(".weight_zero_point", usual, ("I8",), *others), self.weights.bits)
 
-    def _static(self, stored: _Module) -> StaticRows | None:
+    def _static(self, stored: StoredModule) -> StaticRows | None:
         if not self.static_rows:
             return None
-        scale = stored.tensor("input_scale", (1,), FLOATS, [()])
-        check_scales(stored.tensors, f"{stored.name}.input_scale", scale, of_rows=True)
+        scale = stored.tensor(".input_scale", (1,), FLOATS, ())
+        stored.check_scales(".input_scale", scale, of_rows=True)
         offset = None
-        if stored.has("input_zero_point", expected=False):
-            offset = stored.tensor("input_zero_point", (1,), ("I8", "I32"), [()])
+        if self._has(stored, ".input_zero_point", expected=False):
+            offset = stored.tensor(".input_zero_point", (1,), ("I8", "I32"), ())
             if not offset.is_meta and not -128 <= int(offset.item()) <= 127:
-                raise stored.wrong("input_zero_point", f"holds {int(offset.item())}", "a number from -128 to 127")
+                raise stored.wrong(".input_zero_point", f"holds {int(offset.item())}", "a number from -128 to 127")
         if scale.is_meta:
             return StaticRows(1.0, 0)
         return StaticRows(scale.item(), 0 if offset is None else int(offset.item()))
+
+    def _has(self, stored: StoredModule, end: str, expected: bool) -> bool:
+        """True if the files have the tensor; before their names are known, `expected`."""
+        return stored.name + end in self.names if self.names else expected
 
 
 @dataclass(frozen=True)
@@ -147,10 +134,10 @@ class PackedLayout(ByteLayout):
 
     suffix = ".weight_packed"
 
-    def read(self, tensors: StoredTensors, module: str, outputs: int | None, inputs: int, item: int | None) -> Form:
-        stored, bits = _Module(tensors, module, item, self.names), self.weights.bits
-        words = stored.tensor("weight_packed", (outputs, -(-inputs * bits // 32)), ("I32",))
-        if stored.has("weight_shape", expected=True):
+    def read(self, stored: StoredModule, outputs: int | None, inputs: int) -> Form:
+        bits = self.weights.bits
+        words = stored.tensor(".weight_packed", (outputs, -(-inputs * bits // 32)), ("I32",))
+        if self._has(stored, ".weight_shape", expected=True):
             _check_shape(stored, len(words), inputs)
         order, group = self._order(stored, inputs), self.weights.block.inputs or inputs
         if bits != 4 or group % 2 or inputs % 2 or order is not None:
@@ -160,52 +147,44 @@ class PackedLayout(ByteLayout):
         scales, zeros = self._scales(stored, len(words), inputs)
         self._static(stored)
         kind = Codes.INT4 if zeros is None else Codes.UINT4
-        return Grouped(kind, words.view(torch.uint8)[:, : inputs // 2], scales, _shifts(zeros, scales), group)
+        return Grouped(kind, words.view(torch.uint8)[:, : inputs // 2], scales, shifts_of(zeros, scales), group)
 
-    def _zeros(self, stored: _Module, usual: Sequence[int], *others: Sequence[int]) -> Tensor:
+    def _zeros(self, stored: StoredModule, usual: Sequence[int], *others: Sequence[int]) -> Tensor:
         """Read zero points packed along the outputs; in old files, or if the matrix has one scale, they are int8."""
         bits = self.weights.bits
         if len(usual) == 1:
             return super()._zeros(stored, usual, *others)
         words = (-(-usual[0] * bits // 32), usual[1])
-        zeros = stored.tensor("weight_zero_point", words, ("I32", "I8"), (usual, *others))
-        return unpacked(zeros.T, bits, usual[0]).T if zeros.dtype == torch.int32 else _with_middle(zeros, bits)
+        zeros = stored.tensor(".weight_zero_point", words, ("I32", "I8"), usual, *others)
+        return unpacked(zeros.T, bits, usual[0]).T if zeros.dtype == torch.int32 else with_middle(zeros, bits)
 
-    def _order(self, stored: _Module, inputs: int) -> Tensor | None:
+    def _order(self, stored: StoredModule, inputs: int) -> Tensor | None:
         """Return the inputs in the order that puts those of each group side by side; None where they already are."""
-        if not stored.has("weight_g_idx", expected=self.weights.reordered):
+        if not self._has(stored, ".weight_g_idx", expected=self.weights.reordered):
             return None
-        groups, group = stored.tensor("weight_g_idx", (inputs,), ("I32", "I64")), self.weights.block.inputs or inputs
+        groups, group = stored.tensor(".weight_g_idx", (inputs,), ("I32", "I64")), self.weights.block.inputs or inputs
         if groups.is_meta:
             return torch.empty(inputs, dtype=torch.int64, device="meta")
-        side_by_side = torch.arange(inputs) // group
-        if torch.equal(groups.long(), side_by_side) or bool((groups == -1).all()):
+        if bool((groups == -1).all()):
             return None
-        order = torch.argsort(groups, stable=True)
-        if not torch.equal(groups.long()[order], side_by_side):
-            counts = torch.bincount(groups.clamp(0, int(side_by_side[-1]) + 1)).tolist()
-            expected = f"{group} inputs to each of {int(side_by_side[-1]) + 1} groups, as its scheme says"
-            raise stored.wrong("weight_g_idx", f"assigns {str(counts)[:40]} inputs to its groups", expected)
-        return order
+        try:
+            return side_by_side(groups, group)
+        except ValueError as counts:
+            expected = f"{group} inputs to each of {-(-inputs // group)} groups, as its scheme says"
+            raise stored.wrong(".weight_g_idx", f"assigns {counts} inputs to its groups", expected) from None
 
 
-def _check_shape(stored: _Module, outputs: int, inputs: int) -> None:
-    shape = stored.tensor("weight_shape", (2,), ("I64", "I32"))
+def _check_shape(stored: StoredModule, outputs: int, inputs: int) -> None:
+    shape = stored.tensor(".weight_shape", (2,), ("I64", "I32"))
     if not shape.is_meta and shape.tolist() != [outputs, inputs]:
-        raise stored.wrong("weight_shape", f"holds {shape.tolist()}", f"{[outputs, inputs]}")
+        raise stored.wrong(".weight_shape", f"holds {shape.tolist()}", f"{[outputs, inputs]}")
 
 
-def _check_range(stored: _Module, codes: Tensor, bits: int) -> None:
+def _check_range(stored: StoredModule, codes: Tensor, bits: int) -> None:
     most = 2 ** (bits - 1)
     if bits < 8 and not codes.is_meta and ((codes < -most) | (codes >= most)).any():
         found = f"has numbers from {int(codes.min())} to {int(codes.max())}"
-        raise stored.wrong("weight", found, f"none outside [{-most}, {most - 1}], as num_bits is {bits}")
-
-
-def _with_middle(numbers: Tensor, bits: int) -> Tensor:
-    """Turn int8 into uint8 with 2 ** (bits - 1) added, as packed numbers have it; the sum wraps around at 256."""
-    raised: Tensor = numbers.view(torch.uint8) + 2 ** (bits - 1)
-    return raised
+        raise stored.wrong(".weight", found, f"none outside [{-most}, {most - 1}], as num_bits is {bits}")
 
 
 def _int8(matrix: Tensor, scales: Tensor, static: StaticRows | None) -> Int8:
@@ -213,45 +192,3 @@ def _int8(matrix: Tensor, scales: Tensor, static: StaticRows | None) -> Int8:
         return Int8(matrix, scales)
     addend = matrix.sum(1, dtype=torch.int32) * -static.offset
     return Int8(matrix, scales * static.scale, static, addend)
-
-
-def _grouped(
-    codes: Tensor, scales: Tensor, zeros: Tensor | None, group: int, bits: int, order: Tensor | None
-) -> Grouped:
-    """Return int8 codes as a form, two in a byte where they are small and an even number of them shares a scale."""
-    if order is not None and not codes.is_meta:
-        codes = codes[:, order]
-    halves, shifts = bits <= 4 and not (group % 2 or codes.shape[1] % 2), _shifts(zeros, scales)
-    if zeros is None:
-        kind = Codes.INT4 if halves else Codes.INT8
-        kept = (codes + 8 if halves else codes).view(torch.uint8)
-    else:
-        kind = Codes.UINT4 if halves else Codes.UINT8
-        kept = _with_middle(codes, bits)
-    return Grouped(kind, packed_nibbles(kept) if halves else kept, scales, shifts, group, order)
-
-
-def _shifts(zeros: Tensor | None, scales: Tensor) -> Tensor | None:
-    """Return the shifts for which (code - zero) * scale = code * scale + shift."""
-    return None if zeros is None else zeros.float().neg() * scales
-
-
-def unpacked(words: Tensor, bits: int, count: int) -> Tensor:
-    """Unpack the first `count` codes of each row of int32 [n, words] to uint8 [n, count].
-
-    Codes follow each other from the lowest bit up, without gaps, also over the ends of words; each has
-    2 ** (bits - 1) added.
-    """
-    if words.is_meta:
-        return torch.empty(len(words), count, dtype=torch.uint8, device="meta")
-    stored = words.contiguous().view(torch.uint8)
-    if bits == 8:
-        return stored[:, :count]
-    if bits == 4:
-        return torch.stack((stored & 15, stored >> 4), dim=-1).flatten(1)[:, :count]
-    # A code of up to 8 bits lies in one byte or in two neighbouring ones: take both, and shift.
-    first = torch.arange(count) * bits
-    pairs = torch.cat((stored, stored.new_zeros(len(stored), 1)), 1).int()
-    pairs = pairs[:, first // 8] | pairs[:, first // 8 + 1] << 8
-    codes: Tensor = (pairs >> first % 8) & (2**bits - 1)
-    return codes.to(torch.uint8)

@@ -7,7 +7,6 @@ for keys, `utils/match.py` for names, `compressors/format.py` for which format k
 from __future__ import annotations
 
 from collections.abc import Collection, Set
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -15,29 +14,28 @@ from tilewise.errors import InvalidCheckpoint, did_you_mean
 from tilewise.ignored import LOG
 from tilewise.weights.files import known_names
 from tilewise.weights.folder import CheckpointFolder, Section
-from tilewise.weights.quantization import Layouts, Method, StoredLayout
-from tilewise.weights.quantization.blocks import ScaleBlock
-from tilewise.weights.quantization.compressed_layout import ByteLayout, PackedLayout, RowRounding, WeightScheme
-from tilewise.weights.quantization.description import (
+from tilewise.weights.quantization import (
+    Method,
     Pattern,
     listed_modules,
     module_class,
     quantization_section,
     refused,
 )
+from tilewise.weights.quantization.compressed_layout import ByteLayout, PackedLayout, RowRounding, WeightScheme
+from tilewise.weights.quantization.stored import Layouts, ScaleBlock, StoredLayout
 
 _FORMATS = ("int-quantized", "pack-quantized", "float-quantized", "naive-quantized")
 _KEYS = (
+    *("quant_method", "config_groups", "format", "ignore", "quantization_status", "version"),
     *(
-        "quant_method",
-        "config_groups",
-        "format",
-        "ignore",
-        "quantization_status",
-        "version",
         "global_compression_ratio",
+        "kv_cache_scheme",
+        "sparsity_config",
+        "transform_config",
+        "moe_sparsity_config",
+        "run_compressed",
     ),
-    *("kv_cache_scheme", "sparsity_config", "transform_config", "moe_sparsity_config", "run_compressed"),
 )
 _SCHEME_KEYS = ("targets", "weights", "input_activations", "output_activations", "format")
 _NUMBER_KEYS = (
@@ -48,23 +46,16 @@ _GROUP_ORDERS = ("group", "dynamic", True)
 _OTHER_ORDERS = ("weight", "static", False, None)
 
 
-@dataclass(frozen=True)
-class _Group:
-    """A group of layers and their layout, None where their scheme leaves them in floats."""
-
-    targets: tuple[str, ...]
-    layout: StoredLayout | None
-
-
 def layouts(folder: CheckpointFolder) -> Layouts:
     config = quantization_section(folder)
     _check_keys(config)
     names = known_names(folder.path)
-    groups = [_group(config, key, names) for key in config.section("config_groups").values]
     ignored = Pattern(listed_modules(config, "ignore"), f"{config.where}: ignore")
     ignored_classes = frozenset(listed_modules(config, "ignore"))
     # As the library orders them: a name before a pattern before a class, and of two groups the later one.
-    by_target = {target: group.layout for group in groups for target in group.targets}
+    by_target: dict[str, StoredLayout | None] = {}
+    for key in config.section("config_groups").values:
+        by_target |= _group(config, key, names)
     patterns = [
         (Pattern([target], config.where), by_target[target])
         for target in sorted(by_target, key=lambda target: ("re:" in target, target))
@@ -94,7 +85,8 @@ def _check_keys(config: Section) -> None:
     LOG.take({f"{config.where}: {key}": why for key, why in without.items()}, "checkpoint")
 
 
-def _group(config: Section, key: str, names: Set[str]) -> _Group:
+def _group(config: Section, key: str, names: Set[str]) -> dict[str, StoredLayout | None]:
+    """Return the targets of a group with their layout, None where their scheme leaves them in floats."""
     section = config.section("config_groups").section(key)
     _only_known(section, _SCHEME_KEYS)
     targets = listed_modules(section, "targets")
@@ -106,7 +98,7 @@ def _group(config: Section, key: str, names: Set[str]) -> _Group:
     if not section.get("weights"):
         if rows is not None:
             raise InvalidCheckpoint(f"{section.where}: input_activations are given without weights, expected both.")
-        return _Group(tuple(targets), None)
+        return dict.fromkeys(targets)
     form = _one_of(section if section.get("format") else config, "format", _FORMATS)
     if section.get("format") and str(config.get("format", form)).lower() not in (form, "mixed-precision"):
         why = f"it is {config.get('format')!r:.40}, and {key} is {form!r}, which counts"
@@ -115,7 +107,7 @@ def _group(config: Section, key: str, names: Set[str]) -> _Group:
     rounding = RowRounding.NONE if rows is None else _rounding(rows, numbers)
     static = rows is not None and not rows.get("dynamic", False)
     kind = PackedLayout if form == "pack-quantized" else ByteLayout
-    return _Group(tuple(targets), kind(numbers, rounding, names, static))
+    return dict.fromkeys(targets, kind(numbers, rounding, names, static))
 
 
 def _numbers(section: Section, form: str) -> WeightScheme:
@@ -144,7 +136,7 @@ def _block(section: Section) -> ScaleBlock:
     sizes = found.split("x") if isinstance(found, str) else found
     try:
         outputs, inputs = map(int, sizes)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         outputs = inputs = 0
     if outputs < 1 or inputs < 1:
         raise InvalidCheckpoint(

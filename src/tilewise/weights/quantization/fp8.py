@@ -16,15 +16,8 @@ from tilewise.ignored import LOG
 from tilewise.platforms.forms import Codes, Dense, Form, Grouped
 from tilewise.weights.files import known_names
 from tilewise.weights.folder import CheckpointFolder, Section
-from tilewise.weights.quantization import FLOATS, Layouts, Method, StoredLayout, StoredTensors
-from tilewise.weights.quantization.blocks import ScaleBlock, check_scales
-from tilewise.weights.quantization.description import (
-    listed_modules,
-    module_class,
-    quantization_section,
-    refused,
-    spellings,
-)
+from tilewise.weights.quantization import Method, listed_modules, module_class, quantization_section, refused, spellings
+from tilewise.weights.quantization.stored import FLOATS, Layouts, ScaleBlock, StoredLayout, StoredModule
 
 _SUPPORTED = {
     "fmt": ("e4m3", "float8_e4m3fn"),
@@ -33,39 +26,33 @@ _SUPPORTED = {
     "expert_dtype": ("fp8",),
 }
 _LISTS = ("modules_to_not_convert", "ignored_layers", "modules_to_convert")
-_SCALES = ("weight_scale_inv", "weight_scale")
-_SCALES_OF_ROWS = ("input_scale", "activation_scale")
+_SCALES = (".weight_scale_inv", ".weight_scale")
+_SCALES_OF_ROWS = (".input_scale", ".activation_scale")
 _SCALE_TYPES = ("F32", "BF16", "F16", "F8_E8M0")
 
 
 @dataclass(frozen=True)
-class Fp8Layout:
+class Fp8Layout(StoredLayout):
     """A layer of E4M3. Rows stay floats, whatever scale for them the files have, which is read and checked: the
     weights are multiplied as exactly as they are stored."""
 
     block: ScaleBlock
     names: Set[str]
     """Names of all tensors of the files; empty before they are known."""
-    suffix = ".weight"
 
     def __str__(self) -> str:
         return f"fp8 {self.block}, rows in floats"
 
-    def folds_bias(self, matrix: Form) -> bool:
-        return False
-
-    def read(self, tensors: StoredTensors, module: str, outputs: int | None, inputs: int, item: int | None) -> Form:
+    def read(self, stored: StoredModule, outputs: int | None, inputs: int) -> Form:
         """Read a layer; one that is stored in floats, though the config does not list it, is a `Dense` one."""
-        matrix = tensors.tensor(f"{module}.weight", (outputs, inputs), ("F8_E4M3", *FLOATS), item)
+        matrix = stored.tensor(".weight", (outputs, inputs), ("F8_E4M3", *FLOATS))
         if matrix.dtype != torch.float8_e4m3fn:
             return Dense(matrix)
         for end in _SCALES_OF_ROWS:
-            if (name := f"{module}.{end}") in self.names:
-                check_scales(tensors, name, tensors.tensor(name, (1,), _SCALE_TYPES, item, [()]).float(), of_rows=True)
+            if stored.name + end in self.names:
+                stored.scales(end, (1,), _SCALE_TYPES, (), of_rows=True)
         usual, *others = self._shapes(len(matrix), inputs)
-        name = self._scale_name(module)
-        scales = tensors.tensor(name, usual, _SCALE_TYPES, item, others).float()
-        check_scales(tensors, name, scales)
+        scales = stored.scales(self._scale_end(stored.name), usual, _SCALE_TYPES, *others)
         # Where the config gives no blocks, there is one scale for the matrix, or one for each output.
         block = ScaleBlock(1, None) if self.block.outputs is None and scales.numel() == len(matrix) else self.block
         scales = block.of_each_output(scales, len(matrix), inputs)
@@ -75,15 +62,15 @@ class Fp8Layout:
         found = self.block.shapes(outputs, inputs)
         return found + (ScaleBlock(1, None).shapes(outputs, inputs) if self.block.outputs is None else [])
 
-    def _scale_name(self, module: str) -> str:
+    def _scale_end(self, module: str) -> str:
         usual = _SCALES[0] if self.block.outputs else _SCALES[1]
-        return f"{module}.{next((end for end in _SCALES if f'{module}.{end}' in self.names), usual)}"
+        return next((end for end in _SCALES if module + end in self.names), usual)
 
 
 def layouts(folder: CheckpointFolder) -> Layouts:
     config = quantization_section(folder)
     _check_keys(config)
-    layout: StoredLayout = Fp8Layout(_block(config), known_names(folder.path))
+    layout = Fp8Layout(_block(config), known_names(folder.path))
     floats = [*listed_modules(config, "modules_to_not_convert"), *listed_modules(config, "ignored_layers")]
     also = frozenset(listed_modules(config, "modules_to_convert"))
     named = _Named(floats)

@@ -14,12 +14,11 @@ from torch import Tensor
 
 from tilewise.platforms.forms import Codes, Form, Grouped, packed_nibbles
 from tilewise.weights.folder import CheckpointFolder
-from tilewise.weights.gguf.container import TYPES
-from tilewise.weights.gguf.tensors import indexed_tensors
-from tilewise.weights.quantization import Layouts, Method, StoredTensors
-from tilewise.weights.quantization.blocks import wrong_tensor
+from tilewise.weights.gguf import indexed_tensors
+from tilewise.weights.gguf.container import TYPES_BY_NAME
+from tilewise.weights.quantization import Method
+from tilewise.weights.quantization.stored import Layouts, StoredLayout, StoredModule, bit_fields, powers_of_two
 
-_SIZES = {kind.name: kind for kind in TYPES.values()}
 _NONLINEAR = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 """Numbers that the codes of IQ4 stand for."""
 
@@ -45,27 +44,21 @@ class _Unpacked:
 
 
 @dataclass(frozen=True)
-class BlockLayout:
+class BlockLayout(StoredLayout):
     """A layer whose matrix [out, in] has rows of blocks of one type."""
 
     type: str
-    suffix = ".weight"
 
-    def read(self, tensors: StoredTensors, module: str, outputs: int | None, inputs: int, item: int | None) -> Form:
-        kind = _SIZES[self.type]
+    def read(self, stored: StoredModule, outputs: int | None, inputs: int) -> Form:
+        kind = TYPES_BY_NAME[self.type]
         blocks = inputs // kind.numbers
-        stored = tensors.tensor(f"{module}.weight", (outputs, blocks * kind.bytes), ("U8",), item)
-        form = _UNPACK[self.type](stored.view(len(stored), blocks, kind.bytes)).form()
+        rows = stored.tensor(".weight", (outputs, blocks * kind.bytes), ("U8",))
+        form = _UNPACK[self.type](rows.view(len(rows), blocks, kind.bytes)).form()
         for numbers in (form.scales, form.shifts):
             if numbers is not None and not numbers.is_meta and not numbers.isfinite().all():
                 row = int((~numbers.isfinite()).nonzero()[0, 0])
-                raise wrong_tensor(
-                    tensors, f"{module}.weight", f"has a scale in row {row} that is not finite", "numbers"
-                )
+                raise stored.wrong(".weight", f"has a scale in row {row} that is not finite", "numbers")
         return form
-
-    def folds_bias(self, matrix: Form) -> bool:
-        return False
 
     def __str__(self) -> str:
         return f"{self.type} of GGUF"
@@ -77,38 +70,27 @@ def _half(blocks: Tensor, at: int) -> Tensor:
     return halves[..., 0].float()
 
 
-def _halves(packed: Tensor) -> Tensor:
-    """Split [..., n] bytes into [..., 2, n]: the low nibbles, then the high ones."""
-    return torch.stack((packed & 15, packed >> 4), dim=-2)
-
-
-def _bits(packed: Tensor, count: int) -> Tensor:
-    """Split [..., n] bytes into [..., 8 / count, n]: `count` bits at a time, the lowest first."""
-    steps = torch.arange(0, 8, count, dtype=torch.uint8, device=packed.device)
-    return torch.bitwise_and(packed.unsqueeze(-2) >> steps[:, None], 2**count - 1)
-
-
 def _q4_0(blocks: Tensor) -> _Unpacked:
-    return _Unpacked(Codes.INT4, _halves(blocks[..., 2:]), _half(blocks, 0))
+    return _Unpacked(Codes.INT4, bit_fields(blocks[..., 2:], 4), _half(blocks, 0))
 
 
 def _q4_1(blocks: Tensor) -> _Unpacked:
-    return _Unpacked(Codes.UINT4, _halves(blocks[..., 4:]), _half(blocks, 0), _half(blocks, 2))
+    return _Unpacked(Codes.UINT4, bit_fields(blocks[..., 4:], 4), _half(blocks, 0), _half(blocks, 2))
 
 
 def _fifth_bits(packed: Tensor) -> Tensor:
     """Split [..., 4] bytes into bits [..., 2, 16]: bit n is the highest bit of number n of a block."""
-    bits = _bits(packed, 1).transpose(-2, -1)  # [..., 4, 8]
+    bits = bit_fields(packed, 1).transpose(-2, -1)  # [..., 4, 8]
     return bits.reshape(*bits.shape[:-2], 2, 16)
 
 
 def _q5_0(blocks: Tensor) -> _Unpacked:
-    codes = _halves(blocks[..., 6:]) | (_fifth_bits(blocks[..., 2:6]) << 4)
+    codes = bit_fields(blocks[..., 6:], 4) | (_fifth_bits(blocks[..., 2:6]) << 4)
     return _Unpacked(Codes.INT8, codes - 16, _half(blocks, 0))
 
 
 def _q5_1(blocks: Tensor) -> _Unpacked:
-    codes = _halves(blocks[..., 8:]) | (_fifth_bits(blocks[..., 4:8]) << 4)
+    codes = bit_fields(blocks[..., 8:], 4) | (_fifth_bits(blocks[..., 4:8]) << 4)
     return _Unpacked(Codes.UINT8, codes, _half(blocks, 0), _half(blocks, 2))
 
 
@@ -119,29 +101,29 @@ def _q8_0(blocks: Tensor) -> _Unpacked:
 def _q2_k(blocks: Tensor) -> _Unpacked:
     """Take Q2_K apart: 16 scales and minima of 4 bits, and two halves of 32 bytes with four numbers in each byte."""
     scales, minima = blocks[..., :16] & 15, blocks[..., :16] >> 4
-    codes = _bits(blocks[..., 16:80].unflatten(-1, (2, 32)), 2)
+    codes = bit_fields(blocks[..., 16:80].unflatten(-1, (2, 32)), 2)
     return _with_minima(Codes.UINT4, codes, blocks, 80, scales, minima, 16)
 
 
 def _q3_k(blocks: Tensor) -> _Unpacked:
     """Take Q3_K apart: 16 scales of 6 bits with 32 added, and numbers of 2 bits, from which 4 is taken off unless a
     third bit is set."""
-    low = _halves(blocks[..., 96:104]).flatten(-2)
-    scales = low | (_bits(blocks[..., 104:108], 2).flatten(-2) << 4)
-    codes = _bits(blocks[..., 32:96].unflatten(-1, (2, 32)), 2)
-    third = _bits(blocks[..., :32], 1).unflatten(-2, (2, 4))
+    low = bit_fields(blocks[..., 96:104], 4).flatten(-2)
+    scales = low | (bit_fields(blocks[..., 104:108], 2).flatten(-2) << 4)
+    codes = bit_fields(blocks[..., 32:96].unflatten(-1, (2, 32)), 2)
+    third = bit_fields(blocks[..., :32], 1).unflatten(-2, (2, 4))
     scale = _half(blocks, 108).unsqueeze(-1) * (scales.float() - 32)
     return _Unpacked(Codes.INT4, codes + 4 * third + 4, scale, None, 16)  # -4 .. 3, kept with 8 added
 
 
 def _q4_k(blocks: Tensor) -> _Unpacked:
-    codes = _halves(blocks[..., 16:].unflatten(-1, (4, 32)))
+    codes = bit_fields(blocks[..., 16:].unflatten(-1, (4, 32)), 4)
     return _with_minima(Codes.UINT4, codes, blocks, 0, *_six_bits(blocks[..., 4:16]), 32)
 
 
 def _q5_k(blocks: Tensor) -> _Unpacked:
-    high = _bits(blocks[..., 16:48], 1).unflatten(-2, (4, 2))
-    codes = _halves(blocks[..., 48:].unflatten(-1, (4, 32))) | (high << 4)
+    high = bit_fields(blocks[..., 16:48], 1).unflatten(-2, (4, 2))
+    codes = bit_fields(blocks[..., 48:].unflatten(-1, (4, 32)), 4) | (high << 4)
     return _with_minima(Codes.UINT8, codes, blocks, 0, *_six_bits(blocks[..., 4:16]), 32)
 
 
@@ -162,22 +144,22 @@ def _with_minima(
 
 
 def _q6_k(blocks: Tensor) -> _Unpacked:
-    low = _halves(blocks[..., :128].unflatten(-1, (2, 64))).flatten(-2)
-    high = _bits(blocks[..., 128:192].unflatten(-1, (2, 32)), 2).flatten(-2)
+    low = bit_fields(blocks[..., :128].unflatten(-1, (2, 64)), 4).flatten(-2)
+    high = bit_fields(blocks[..., 128:192].unflatten(-1, (2, 32)), 2).flatten(-2)
     scales = blocks[..., 192:208].contiguous().view(torch.int8).float()
     return _Unpacked(Codes.INT8, (low | (high << 4)) - 32, _half(blocks, 208).unsqueeze(-1) * scales, None, 16)
 
 
 def _iq4_nl(blocks: Tensor) -> _Unpacked:
-    return _Unpacked(Codes.INT8, _looked_up(_halves(blocks[..., 2:])), _half(blocks, 0))
+    return _Unpacked(Codes.INT8, _looked_up(bit_fields(blocks[..., 2:], 4)), _half(blocks, 0))
 
 
 def _iq4_xs(blocks: Tensor) -> _Unpacked:
     """Take IQ4_XS apart: 8 scales of 6 bits with 32 added, whose low four bits are in 4 bytes and high two in 2."""
-    low = _halves(blocks[..., 4:8]).transpose(-2, -1).flatten(-2)
-    high = _bits(blocks[..., 2:4], 2).transpose(-2, -1).flatten(-2)
+    low = bit_fields(blocks[..., 4:8], 4).transpose(-2, -1).flatten(-2)
+    high = bit_fields(blocks[..., 2:4], 2).transpose(-2, -1).flatten(-2)
     scale = _half(blocks, 0).unsqueeze(-1) * ((low | (high << 4)).float() - 32)
-    return _Unpacked(Codes.INT8, _looked_up(_halves(blocks[..., 8:].unflatten(-1, (8, 16)))), scale)
+    return _Unpacked(Codes.INT8, _looked_up(bit_fields(blocks[..., 8:].unflatten(-1, (8, 16)), 4)), scale)
 
 
 def _looked_up(codes: Tensor) -> Tensor:
@@ -186,9 +168,7 @@ def _looked_up(codes: Tensor) -> Tensor:
 
 
 def _mxfp4(blocks: Tensor) -> _Unpacked:
-    exponents = blocks[..., 0]
-    scales = torch.ldexp(torch.ones_like(exponents, dtype=torch.float32), exponents.int() - 127)
-    return _Unpacked(Codes.FP4, _halves(blocks[..., 1:]), scales)
+    return _Unpacked(Codes.FP4, bit_fields(blocks[..., 1:], 4), powers_of_two(blocks[..., 0]))
 
 
 _UNPACK: dict[str, Callable[[Tensor], _Unpacked]] = {

@@ -14,24 +14,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tilewise.platforms.forms import Codes, Form, Grouped, packed_nibbles
+from tilewise.platforms.forms import Codes, Form, Grouped
 from tilewise.weights.folder import CheckpointFolder, Section
-from tilewise.weights.quantization import FLOATS, Layouts, Method, StoredLayout, StoredTensors
-from tilewise.weights.quantization.blocks import check_scales, wrong_tensor
-from tilewise.weights.quantization.description import (
+from tilewise.weights.quantization import (
+    Method,
     group_size,
     layouts_where,
     quantization_section,
     refused,
     settings_by_pattern,
 )
+from tilewise.weights.quantization.stored import Layouts, StoredLayout, StoredModule, grouped, side_by_side, unpacked
 
 BITS = (2, 3, 4, 8)
 _WORD = 32
 
 
 @dataclass(frozen=True)
-class GptqLayout:
+class GptqLayout(StoredLayout):
     """A layer of `qweight` int32 [in * bits / 32, out], `qzeros` int32 [groups, out * bits / 32],
     `scales` [groups, out], and `g_idx` int32 [in], the group of each input.
 
@@ -44,73 +44,43 @@ class GptqLayout:
     """Inputs that share a scale; None = all inputs of an output."""
     less_one: bool
     """True if zero points are stored less one."""
-    suffix: str = ".qweight"
+    suffix = ".qweight"
 
     def __str__(self) -> str:
         return f"{self.bits} bits in groups of {self.group or 'all inputs'}"
 
-    def read(self, tensors: StoredTensors, module: str, outputs: int | None, inputs: int, item: int | None) -> Form:
+    def read(self, stored: StoredModule, outputs: int | None, inputs: int) -> Form:
         group = self.group or inputs
         groups = -(-inputs // group)
         zero_words = None if outputs is None else outputs * self.bits // _WORD
-        words = tensors.tensor(f"{module}.qweight", (inputs * self.bits // _WORD, outputs), ("I32",))
-        zeros = tensors.tensor(f"{module}.qzeros", (groups, zero_words), ("I32",))
-        scales = tensors.tensor(f"{module}.scales", (groups, outputs), FLOATS)
-        check_scales(tensors, f"{module}.scales", scales)
-        order = self._order(tensors, module, inputs, group)
-        zeros = (unpacked_bits(zeros, self.bits).T + self.less_one) & (2**self.bits - 1)
-        return self._form(words.T.contiguous(), zeros, scales.T.float().contiguous(), group, order)
+        words = stored.tensor(".qweight", (inputs * self.bits // _WORD, outputs), ("I32",))
+        zeros = stored.tensor(".qzeros", (groups, zero_words), ("I32",))
+        scales = stored.scales(".scales", (groups, outputs)).T.contiguous()
+        order = self._order(stored, inputs, group)
+        zeros = (unpacked(zeros, self.bits).T + self.less_one) & (2**self.bits - 1)
+        return self._form(words.T.contiguous(), zeros, scales, group, order)
 
     def _form(self, words: Tensor, zeros: Tensor, scales: Tensor, group: int, order: Tensor | None) -> Grouped:
-        middle, wide = 2 ** (self.bits - 1), self.bits == 8
+        middle = 2 ** (self.bits - 1)
         symmetric = not zeros.is_meta and bool((zeros == middle).all())
-        shifts = None if symmetric else -zeros.float() * scales
-        kind = (Codes.INT8 if wide else Codes.INT4) if symmetric else (Codes.UINT8 if wide else Codes.UINT4)
-        if self.bits == 4 and order is None:
-            return Grouped(kind, words.view(torch.uint8), scales, shifts, group)  # as the files have them
-        codes = unpacked_bits(words, self.bits) if order is None else unpacked_bits(words, self.bits)[:, order]
-        # `Grouped` keeps symmetric codes in two's complement if they have 8 bits, else with 8 added.
-        if symmetric:
-            codes = codes ^ 128 if wide else codes + (8 - middle)
-        return Grouped(kind, codes if wide else packed_nibbles(codes), scales, shifts, group, order)
+        if self.bits == 4 and order is None:  # as the files have them
+            kind = Codes.INT4 if symmetric else Codes.UINT4
+            return Grouped(kind, words.view(torch.uint8), scales, None if symmetric else -zeros.float() * scales, group)
+        codes = (unpacked(words, self.bits) - middle).view(torch.int8)
+        return grouped(codes, scales, None if symmetric else zeros, group, self.bits, order)
 
-    def _order(self, tensors: StoredTensors, module: str, inputs: int, group: int) -> Tensor | None:
+    def _order(self, stored: StoredModule, inputs: int, group: int) -> Tensor | None:
         """Return the inputs in the order of their groups; None where they are in it already."""
-        if not tensors.has(f"{module}.g_idx"):
+        if not stored.has(".g_idx"):
             return None
-        groups = tensors.tensor(f"{module}.g_idx", (inputs,), ("I32", "I64"))
-        usual = torch.arange(inputs, device=groups.device) // group
-        if groups.is_meta or torch.equal(groups.long(), usual):
+        groups = stored.tensor(".g_idx", (inputs,), ("I32", "I64"))
+        if groups.is_meta:
             return None
-        found, order = groups.long().sort(stable=True)
-        if not torch.equal(found, usual):
-            counts = torch.bincount(groups.clamp(0, int(usual[-1]) + 1)).tolist()
-            raise wrong_tensor(
-                tensors,
-                f"{module}.g_idx",
-                f"gives its groups {str(counts)[:40]} inputs",
-                f"{usual[-1] + 1} groups of {group} inputs, the group_size of its config",
-            )
-        return order
-
-    def folds_bias(self, matrix: Form) -> bool:
-        return False
-
-
-def unpacked_bits(words: Tensor, bits: int) -> Tensor:
-    """Unpack int32 [n, m] to uint8 codes [n, m * 32 / bits]: a stream of bits, the lowest of each word first."""
-    if words.is_meta:
-        return words.new_empty(len(words), words.shape[1] * _WORD // bits, dtype=torch.uint8)
-    if bits == 8:
-        return words.contiguous().view(torch.uint8)
-    if _WORD % bits == 0:
-        places = torch.arange(0, _WORD, bits, device=words.device)
-        codes: Tensor = (words[..., None] >> places) & (2**bits - 1)
-        return codes.to(torch.uint8).flatten(1)
-    stream: Tensor = (words[..., None] >> torch.arange(_WORD, device=words.device)) & 1
-    values = 2 ** torch.arange(bits, dtype=torch.uint8, device=words.device)
-    found: Tensor = stream.to(torch.uint8).flatten(1).unflatten(1, (-1, bits)) * values
-    return found.sum(-1, dtype=torch.uint8)
+        try:
+            return side_by_side(groups, group)
+        except ValueError as counts:
+            expected = f"{-(-inputs // group)} groups of {group} inputs, the group_size of its config"
+            raise stored.wrong(".g_idx", f"gives its groups {counts} inputs", expected) from None
 
 
 def layouts(folder: CheckpointFolder) -> Layouts:

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import re
 
-import torch
-
 from tilewise.platforms.forms import Codes, Form, Grouped
 from tilewise.weights.folder import CheckpointFolder
-from tilewise.weights.quantization import Layouts, Method, StoredLayout, StoredTensors
-from tilewise.weights.quantization.blocks import check_scales
+from tilewise.weights.quantization import Method
+from tilewise.weights.quantization.stored import Layouts, StoredLayout, StoredModule, powers_of_two
 
 _BLOCK = 32
 _EXPERTS = re.compile(r"\.mlp\.experts\.(gate_up|down)_proj$")
 
 
-class Mxfp4Layout:
+class Mxfp4Layout(StoredLayout):
     """A layer of uint8 blocks [out, in / 32, 16], two codes a byte, and exponents [out, in / 32] with 127 added."""
 
     suffix = "_blocks"
@@ -26,20 +24,16 @@ class Mxfp4Layout:
     def __str__(self) -> str:
         return "MXFP4"
 
-    def read(self, tensors: StoredTensors, module: str, outputs: int | None, inputs: int, item: int | None) -> Form:
+    def read(self, stored: StoredModule, outputs: int | None, inputs: int) -> Form:
         groups = inputs // _BLOCK
-        blocks = tensors.tensor(f"{module}_blocks", (outputs, groups, _BLOCK // 2), ("U8",), item)
-        exponents = tensors.tensor(f"{module}_scales", (outputs, groups), ("U8",), item)
-        scales = torch.ldexp(torch.ones_like(exponents, dtype=torch.float32), exponents.int() - 127)
-        check_scales(tensors, f"{module}_scales", scales)
+        blocks = stored.tensor("_blocks", (outputs, groups, _BLOCK // 2), ("U8",))
+        exponents = stored.tensor("_scales", (outputs, groups), ("U8",))
+        scales = stored.check_scales("_scales", powers_of_two(exponents))
         return Grouped(Codes.FP4, blocks.flatten(1), scales, None, _BLOCK)
-
-    def folds_bias(self, matrix: Form) -> bool:
-        return False
 
 
 def layouts(folder: CheckpointFolder) -> Layouts:
-    layout: StoredLayout = Mxfp4Layout()
+    layout = Mxfp4Layout()
     return lambda module: layout if _EXPERTS.search(module) else None
 
 

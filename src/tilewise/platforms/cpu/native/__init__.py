@@ -5,22 +5,6 @@ kernel (`check.py`); `kernels.py` has them all, to be called with tensors. Whate
 `NoKernels` that says why, and the ops of torch take over.
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-
 
 class NoKernels(Exception):
     """There are no kernels here; the message says why, and what would help."""
-
-
-@dataclass(frozen=True, slots=True)
-class Built:
-    """A shared object that was compiled and tried."""
-
-    path: Path
-    compiler: str
-    left_out: Mapping[str, str] = field(default_factory=dict)
-    """Kernels that were wrong or crashed, and how."""

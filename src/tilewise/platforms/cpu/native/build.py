@@ -21,9 +21,15 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 import tilewise
+from tilewise.environment import Environment
 from tilewise.platforms.cpu.machine import Machine
-from tilewise.platforms.cpu.native import Built, NoKernels
+from tilewise.platforms.cpu.native import NoKernels
+from tilewise.platforms.cpu.native.kernels import Native
 
+logger = logging.getLogger("tilewise")
+
+SOURCES = Path(__file__).parent / "src"
+_CHECK = Path(__file__).parent / "check.py"
 COMPILE = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-pthread")
 LEVELS = {
     "avx2": ("-mno-avx512f", "-mno-amx-tile", "-mno-amx-bf16", "-mno-amx-int8"),
@@ -32,7 +38,7 @@ LEVELS = {
 """Flags that keep the compiler from using all instructions of the CPU, by the last ones that it may use."""
 # What is missing shows when the library is loaded (now), not at the first call.
 LINK = ("-shared", "-pthread", "-Wl,-z,now")
-_COMPILE_SECONDS = 300
+_COMPILE_SECONDS, _TRIAL_SECONDS = 300, 120
 
 
 def flags_for(machine: Machine, level: str | None) -> tuple[str, ...]:
@@ -49,10 +55,10 @@ class Compiler:
     @classmethod
     def find(cls, environment: Mapping[str, str]) -> Compiler:
         """Find the compiler that CXX names, else one by the usual names. Raises NoKernels."""
-        named = environment.get("CXX", "").strip()
+        named = Environment(environment).cxx.strip()
         wishes = [shlex.split(named)] if named else [["g++"], ["c++"]]
         for program, *arguments in wishes:
-            if found := shutil.which(program, path=environment.get("PATH")):
+            if found := shutil.which(program, path=Environment(environment).search_path):
                 return cls((found, *arguments))
         tried = " or ".join(wish[0] for wish in wishes)
         raise NoKernels(f"no C++ compiler ({tried} is not in PATH): install g++, or name one by CXX")
@@ -91,30 +97,6 @@ def _first_error(output: str) -> str:
     return next((line for line in lines if "error" in line), lines[-1])
 
 
-_TRIAL_SECONDS = 120
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """The result of the trial of kernels, as a file keeps it."""
-
-    digest: str
-    """Digest of the shared object that was tried."""
-    compiler: str
-    left_out: Mapping[str, str]
-
-    @classmethod
-    def read(cls, path: Path) -> Verdict | None:
-        try:
-            return cls(**json.loads(path.read_bytes()))
-        except (OSError, ValueError, TypeError):
-            return None
-
-    def write(self, path: Path) -> Path:
-        path.write_text(json.dumps(dataclasses.asdict(self)), encoding="utf-8")
-        return path
-
-
 def try_kernels(library: Path) -> dict[str, str]:
     """Return the kernels that are wrong, crash or hang, each with what happened.
 
@@ -147,16 +129,15 @@ def _child(library: Path, skip: list[str]) -> tuple[list[str], str]:
     """Try kernels in a process; return its lines, and how it ended too early (empty = it did not)."""
     command = [sys.executable, "-P", "-m", "tilewise.platforms.cpu.native.check", str(library), *skip]
     source = str(Path(tilewise.__file__).parent.parent)
-    paths = os.pathsep.join(filter(None, (source, os.environ.get("PYTHONPATH"))))
+    paths = os.pathsep.join(filter(None, (source, Environment.here().python_path)))
     try:
         found = subprocess.run(
             command, capture_output=True, text=True, timeout=_TRIAL_SECONDS, env={**os.environ, "PYTHONPATH": paths}
         )
     except subprocess.TimeoutExpired as error:
         said = error.stdout or b""
-        return (
-            said if isinstance(said, str) else said.decode()
-        ).splitlines(), f"took more than {_TRIAL_SECONDS} seconds"
+        lines = (said if isinstance(said, str) else said.decode()).splitlines()
+        return lines, f"took more than {_TRIAL_SECONDS} seconds"
     return found.stdout.splitlines(), _ending(found.returncode, found.stderr)
 
 
@@ -166,15 +147,11 @@ def _ending(code: int, said: str) -> str:
     return f"crashed ({signal.Signals(-code).name})"
 
 
-logger = logging.getLogger("tilewise")
-
-SOURCES = Path(__file__).parent / "src"
-_CHECK = Path(__file__).parent / "check.py"
 _PATIENCE = 900
 """Seconds that one process waits for another that builds the same."""
 
 
-def build(environment: Mapping[str, str], level: str | None = None) -> Built:
+def build(environment: Mapping[str, str], level: str | None = None) -> Native:
     """Return the kernels of this machine, from the cache or new. Raises NoKernels.
 
     `level` names the last instructions that they may use (`LEVELS`); None = all.
@@ -191,7 +168,7 @@ def build(environment: Mapping[str, str], level: str | None = None) -> Built:
 
 
 def cache_folder(environment: Mapping[str, str]) -> Path:
-    return Path(environment.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tilewise" / "kernels"
+    return Environment(environment).cache_folder / "kernels"
 
 
 def key_of(compiler: Compiler, machine: Machine) -> str:
@@ -214,14 +191,21 @@ class Entry:
     def library(self) -> Path:
         return self.folder / f"{self.key}.so"
 
-    def built(self) -> Built | None:
-        """Return the kernels; None unless all is there and unharmed."""
-        verdict = Verdict.read(self.folder / f"{self.key}.json")
-        if verdict is None or not self.library.is_file() or verdict.digest != _digest(self.library):
-            return None
-        return Built(self.library, verdict.compiler, verdict.left_out)
+    @property
+    def verdict(self) -> Path:
+        """JSON of the arguments of `Native`, and of the digest of the object that was tried."""
+        return self.folder / f"{self.key}.json"
 
-    def make(self, compiler: Compiler) -> Built:
+    def built(self) -> Native | None:
+        """Return the kernels; None unless all is there and unharmed."""
+        try:
+            found = json.loads(self.verdict.read_bytes())
+            unharmed = found.pop("digest") == _digest(self.library)
+            return Native(self.library, **found) if unharmed else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def make(self, compiler: Compiler) -> Native:
         """Build the kernels. Whoever comes second waits for the first, and finds what it made."""
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.folder / f"{self.key}.lock")
@@ -235,7 +219,7 @@ class Entry:
         finally:
             lock.release()
 
-    def _make(self, compiler: Compiler) -> Built:
+    def _make(self, compiler: Compiler) -> Native:
         started = time.perf_counter()
         logger.warning(
             "Building kernels for this CPU: once, about half a minute on two free cores (TILEWISE_CPU_KERNELS=0 does "
@@ -246,13 +230,15 @@ class Entry:
         workshop.mkdir()
         try:
             made = compiler.build(sorted(SOURCES.glob("*.cpp")), workshop)
-            verdict = Verdict(_digest(made), str(compiler), try_kernels(made))
+            left_out, written = try_kernels(made), workshop / "verdict"
+            verdict = {"digest": _digest(made), "compiler": str(compiler), "left_out": left_out}
+            written.write_text(json.dumps(verdict), encoding="utf-8")
             made.replace(self.library)
-            verdict.write(workshop / "verdict").replace(self.folder / f"{self.key}.json")
+            written.replace(self.verdict)
         finally:
             shutil.rmtree(workshop, ignore_errors=True)
         logger.info("Building kernels took %.1f seconds", time.perf_counter() - started)
-        return Built(self.library, verdict.compiler, verdict.left_out)
+        return Native(self.library, str(compiler), left_out)
 
 
 def _digest(path: Path) -> str:

@@ -8,9 +8,11 @@ repeated: it is refused.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from typing import Any
 
 import torch
@@ -18,7 +20,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from tilewise.platforms.base import NotCapturable
-from tilewise.platforms.cpu.native.library import Arena, Launch, Library
+from tilewise.platforms.cpu.native.kernels import Launch, Native
 
 _QUESTIONS = {
     *(getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device", "is_cpu", "nbytes")),
@@ -28,6 +30,45 @@ _QUESTIONS = {
 """Functions that tell of a tensor what stays the same in all replays."""
 _VIEWS = {Tensor.split, Tensor.view, Tensor.flatten, Tensor.unflatten, Tensor.contiguous, Tensor.__getitem__}
 """Functions that may give a view, which sees new numbers by itself, or a copy, which does not."""
+
+
+@dataclass(slots=True)
+class _Block:
+    memory: Tensor
+    lent: weakref.ref[memoryview] | None = None
+    """Reference to a buffer that lives as long as a tensor of this memory, or a view of one; None = never lent."""
+
+    @property
+    def free(self) -> bool:
+        return self.lent is None or self.lent() is None
+
+    def lend(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        memory = self.memory.numpy().data
+        self.lent = weakref.ref(memory)
+        return torch.frombuffer(memory, dtype=dtype, count=prod(shape)).view(shape)
+
+
+class Arena:
+    """Memory for the tensors that captured steps make. A block goes back by itself, with the last tensor over it; as
+    many are kept as were ever lent at once.
+    """
+
+    def __init__(self) -> None:
+        self._blocks: list[_Block] = []
+
+    @property
+    def nbytes(self) -> int:
+        return sum(block.memory.nbytes for block in self._blocks)
+
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Return an uninitialised tensor of this shape, of at least one number."""
+        size = prod(shape) * dtype.itemsize
+        fitting = (block for block in self._blocks if block.free and block.memory.nbytes >= size)
+        block = min(fitting, key=lambda block: block.memory.nbytes, default=None)
+        if block is None:
+            block = _Block(torch.empty(size, dtype=torch.uint8))
+            self._blocks.append(block)
+        return block.lend(shape, dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +82,13 @@ class CapturedStep:
         return self.result
 
 
-def capture(library: Library, arena: Arena, step: Callable[[], Tensor]) -> CapturedStep:
+def capture(native: Native, arena: Arena, step: Callable[[], Tensor]) -> CapturedStep:
     """Run a step for the first time, and keep its launches.
 
     Memory between its kernels is the arena's: steps share it, as one runs at a time. What the step reads has to stay
     where it is. Raises NotCapturable, when part of the step may have run.
     """
-    with library.recorded() as launches, _Watched(arena, launches):
+    with native.recorded() as launches, _Watched(arena, launches):
         result = step()
     return CapturedStep(tuple(launches), result)
 

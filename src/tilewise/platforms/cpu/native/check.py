@@ -17,13 +17,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tilewise.platforms.base import PagedLayout
 from tilewise.platforms.cpu.native.kernels import Native
 from tilewise.platforms.cpu.native_ops import NativeCpuOps
-from tilewise.platforms.cpu.packed import packed_grouped, packed_levels
+from tilewise.platforms.cpu.packed import PackedGrouped, PackedInt8Weight
 from tilewise.platforms.forms import Codes, Dense, Grouped, Int8, StaticRows, packed_nibbles
-from tilewise.platforms.kv_cache import KV_DTYPES, QuantisedCache, empty_cache, quantise
-from tilewise.platforms.reference import ReferenceOps
+from tilewise.platforms.kv_cache import KV_DTYPES, PagedLayout, QuantisedCache, empty_cache, quantise
+from tilewise.platforms.ops import Ops
 from tilewise.resize import ResizeKernels, by_pillow
 
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
@@ -61,35 +60,35 @@ def widths(dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     yield noise(4, 3, 60, seed=2, dtype=dtype)[..., 7:47], *noise(2, 40, seed=3, dtype=dtype)
 
 
-def rms_norm(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
+def rms_norm(ops: Ops, dtype: torch.dtype) -> Iterator[Tensor]:
     for x, weight, _ in widths(dtype):
         yield ops.rms_norm(x, weight, 1e-5)
 
 
-def layer_norm(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
+def layer_norm(ops: Ops, dtype: torch.dtype) -> Iterator[Tensor]:
     for x, weight, bias in widths(dtype):
         yield ops.layer_norm(x + 3, weight, bias, 1e-5)
 
 
-def gelu(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
+def gelu(ops: Ops, dtype: torch.dtype) -> Iterator[Tensor]:
     for x, *_ in widths(dtype):
         yield ops.gelu(3 * x)
     yield ops.gelu(torch.tensor([0.0, -40.0, 40.0, 1e-6, -6.0]).to(dtype))
 
 
-def silu_mul(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
+def silu_mul(ops: Ops, dtype: torch.dtype) -> Iterator[Tensor]:
     for x, *_ in widths(dtype):
         yield ops.silu_mul(torch.cat((4 * x, x), dim=-1))
     yield ops.silu_mul(torch.tensor([-200.0, 200.0, -20.0, 0.0, 1.0, 1.0, 1.0, 1.0]).to(dtype))
 
 
-def add_scaled(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
+def add_scaled(ops: Ops, dtype: torch.dtype) -> Iterator[Tensor]:
     for x, scale, _ in widths(dtype):
         yield ops.add_scaled(x, scale, x + 1)
         yield ops.add_scaled(x, None, x + 1)
 
 
-def add_rms_norm(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
+def add_rms_norm(ops: Ops, dtype: torch.dtype) -> Iterator[Tensor]:
     """Compare sums and norms without a scale, as such sums are rounded once, and with a scale only the sums."""
     for x, scale, weight in widths(dtype):
         y = x.flip(0).contiguous()
@@ -97,14 +96,14 @@ def add_rms_norm(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
         yield ops.add_rms_norm(x.contiguous(), scale, y, weight, 1e-5)[0]
 
 
-def add_layer_norm(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
+def add_layer_norm(ops: Ops, dtype: torch.dtype) -> Iterator[Tensor]:
     for x, scale, weight in widths(dtype):
         y = x.flip(0).contiguous()
         yield from ops.add_layer_norm(x + 3, None, y, weight, scale, 1e-5)
         yield ops.add_layer_norm(x + 3, scale, y, weight, scale, 1e-5)[0]
 
 
-def rope_into_cache(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
+def rope_into_cache(ops: Ops, dtype: torch.dtype) -> Iterator[Tensor]:
     """Rotate queries, keys and values that are parts of wider rows."""
     for lengths, counts, heads, kv_heads, width in (
         ([5, 23], [5, 4], 3, 1, 64),
@@ -121,7 +120,7 @@ def rope_into_cache(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
         yield cache
 
 
-def dense_attention(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
+def dense_attention(ops: Ops, dtype: torch.dtype) -> Iterator[Tensor]:
     for tiles, tokens, heads, width in ((1, 1, 1, 8), (2, 17, 3, 64), (1, 300, 2, 128), (2, 140, 1, 22)):
         qkv = noise(tiles, tokens, 3 * heads * width, seed=tokens, dtype=dtype).chunk(3, dim=-1)
         query, key, value = (x.unflatten(-1, (heads, width)) for x in qkv)
@@ -129,7 +128,7 @@ def dense_attention(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
         yield ops.dense_attention(query[:, :1], key, value, width**-0.5)
 
 
-def paged_attention(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
+def paged_attention(ops: Ops, dtype: torch.dtype) -> Iterator[Tensor]:
     """Attend in whole prompts, chunks, and from single tokens to long pasts; with windows and sinks."""
     for heads, kv_heads, width in ((7, 1, 64), (4, 2, 128), (3, 3, 20)):
         layout, blocks = paged_layout([1, 150, 700, 300, 600], [1, 150, 1, 40, 3])
@@ -140,7 +139,7 @@ def paged_attention(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
         yield ops.paged_attention(query, cache, layout, width**-0.5, window=190, sinks=sinks)
 
 
-def quantised_rope_into_cache(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
+def quantised_rope_into_cache(ops: Ops, dtype: torch.dtype) -> Iterator[Tensor]:
     """Make quarter turns, which are exact in any order of sums, so that numbers of 8 bits have to be the same ones."""
     for kept, (lengths, counts, kv_heads, width) in itertools.product(
         KV_DTYPES.values(),
@@ -159,7 +158,7 @@ def quantised_rope_into_cache(ops: ReferenceOps, dtype: torch.dtype) -> Iterator
         yield cache.scales.view(2, -1, kv_heads)[:, layout.kv_slots]
 
 
-def quantised_paged_attention(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
+def quantised_paged_attention(ops: Ops, dtype: torch.dtype) -> Iterator[Tensor]:
     for kept, (heads, kv_heads, width) in itertools.product(KV_DTYPES.values(), ((7, 1, 64), (4, 2, 128), (3, 3, 20))):
         layout, blocks = paged_layout([1, 90, 600, 300], [1, 90, 1, 40])
         cache = QuantisedCache(*quantise(noise(2, blocks, BLOCK, kv_heads, width, seed=1, dtype=dtype), kept))
@@ -179,26 +178,26 @@ def products(dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor, Tensor | None
         yield noise(rows, inputs, seed=rows, dtype=dtype), matrix.to(dtype), bias
 
 
-def store(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
+def store(ops: Ops, dtype: torch.dtype) -> Iterator[Tensor]:
     for x, matrix, bias in products(dtype):
         weight = ops.store([Dense(matrix)], bias)
         yield from (weight.apply(x[:some], ops) for some in (0, 1, 2, *range(3, len(x) + 1, 9)))
 
 
-def store_int8(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
+def store_int8(ops: Ops, dtype: torch.dtype) -> Iterator[Tensor]:
     for x, matrix, bias in products(dtype):
         weight = ops.store_int8([Dense(matrix)], bias)
         yield from (weight.apply(x[:some], ops) for some in (0, 1, 2, *range(3, len(x) + 1, 9)))
 
 
-def store_levels(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
+def store_levels(ops: Ops, dtype: torch.dtype) -> Iterator[Tensor]:
     """Multiply static rows, whose sums a reference of int64 has exactly."""
     static = StaticRows(0.02, -9)
     for x, matrix, bias in products(dtype):
         levels = (matrix.float() * 300).round().clamp(-128, 127).to(torch.int8)
         scales, addend = (torch.arange(len(levels)) + 1.0) / 1e6, torch.arange(len(levels), dtype=torch.int32)
         if isinstance(ops, NativeCpuOps):
-            weight = packed_levels(ops.native, Int8(levels, scales, static, addend), bias)
+            weight = PackedInt8Weight.of(ops.native, Int8(levels, scales, static, addend), bias)
             assert weight is not None
             yield from (weight.apply(x[:some], ops) for some in (1, len(x)))
         else:
@@ -221,13 +220,13 @@ def groups_of_codes() -> Iterator[Grouped]:
             yield Grouped(kind, packed_nibbles(codes) if kind.bits == 4 else codes, scales, shifts, group, order)
 
 
-def store_grouped(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
+def store_grouped(ops: Ops, dtype: torch.dtype) -> Iterator[Tensor]:
     for form in groups_of_codes():
         outputs, inputs = form.shape
         x, bias = noise(70, inputs, seed=1, dtype=dtype), noise(outputs, seed=2, dtype=dtype)
         for one_way in (False, True):
             if isinstance(ops, NativeCpuOps):
-                weight = packed_grouped(ops.native, form, bias, one_way)
+                weight = PackedGrouped.of(ops.native, form, bias, one_way)
                 assert weight is not None
                 yield from (weight.apply(x[:some], ops) for some in (1, 2, 3, 7, 33, 70))
             else:
@@ -235,13 +234,13 @@ def store_grouped(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
                 yield from (y[:some] for some in (1, 2, 3, 7, 33, 70))
 
 
-def linear_gelu(ops: ReferenceOps, dtype: torch.dtype) -> Iterator[Tensor]:
+def linear_gelu(ops: Ops, dtype: torch.dtype) -> Iterator[Tensor]:
     for x, matrix, bias in products(dtype):
         for weight in (ops.store([Dense(matrix)], bias), ops.store_int8([Dense(matrix)], bias)):
             yield ops.linear_gelu(3 * x, weight)
 
 
-CHECKS: dict[str, Callable[[ReferenceOps, torch.dtype], Iterator[Tensor]]] = {
+CHECKS: dict[str, Callable[[Ops, torch.dtype], Iterator[Tensor]]] = {
     check.__name__: check
     for check in (
         *(rms_norm, layer_norm, gelu, silu_mul, add_scaled, add_rms_norm, add_layer_norm),
@@ -255,7 +254,7 @@ CHECKS: dict[str, Callable[[ReferenceOps, torch.dtype], Iterator[Tensor]]] = {
 def fault(name: str, native: NativeCpuOps) -> str:
     """Return what is wrong with an op's kernel; empty = nothing."""
     for dtype, tolerance in TOLERANCE.items():
-        pairs = zip(CHECKS[name](native, dtype), CHECKS[name](ReferenceOps(), dtype), strict=True)
+        pairs = zip(CHECKS[name](native, dtype), CHECKS[name](Ops(), dtype), strict=True)
         for found, expected in pairs:
             if not torch.allclose(found.float(), expected.float(), atol=tolerance, rtol=tolerance):
                 worst = float((found.float() - expected.float()).abs().max())
@@ -277,7 +276,7 @@ def resize_fault(library: str) -> str:
 
 
 def main(library: str, *skip: str) -> None:
-    ops = NativeCpuOps(Native.load(Path(library)))
+    ops = NativeCpuOps(Native(Path(library)))
     trials = {**{name: partial(fault, name, ops) for name in CHECKS}, "resize": partial(resize_fault, library)}
     for name, trial in trials.items():
         if name not in skip:

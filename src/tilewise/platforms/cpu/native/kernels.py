@@ -1,211 +1,210 @@
-"""Calls of the kernels for rows and attention, and `Native`: all kernels, and which of them must not be called."""
+"""`Native`: the kernels of a shared object by name, and what tells whether they can read a tensor where it is.
+
+Kernels take plain integers and addresses. Whoever launches one has seen to it that dtypes and strides are what it
+reads.
+"""
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from tilewise.platforms.base import AttentionSize, PagedLayout
 from tilewise.platforms.cpu.native import NoKernels
-from tilewise.platforms.cpu.native.library import DTYPES, KeptRows, Library, Rows, threads
-from tilewise.platforms.cpu.native.matrices import MatrixKernels
-from tilewise.platforms.kv_cache import LayerCache
+from tilewise.platforms.kv_cache import LayerCache, QuantisedCache
 
-_FLOAT = 4
-_ROOM = 2**18
-"""Numbers that sequences of a step may keep together until their parts are merged; more where one alone takes more."""
+_TYPES: dict[str, Any] = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "f": ctypes.c_float}
+_KERNELS = {
+    "rms_norm": "ipiiiippif",
+    "layer_norm": "ipiiiipppif",
+    "silu_mul": "ippii",
+    "gelu": "ippi",
+    "rope_into_cache": "iii" + "piii" * 2 + "pii" + "pppppii" + "ipp",
+    "add_scaled": "ippppii",
+    "add_rms_norm": "ipppp" + "ppiif",
+    "add_layer_norm": "ipppp" + "pppiif",
+    "dense_attention": "ippppp" + "iiiiifp",
+    "paged_attention": "ippppp" + "ipppiiiiifippi",
+    "quantised_paged_attention": "iippppppp" + "ipppiiiiifippi",
+    "pack_linear": "ipiiiip",
+    "linear": "ipiipppii",
+    "pack_int8": "ipiiiippp",
+    "linear_int8": "ipiipppppiifip",
+    "pack_levels": "piiiipp",
+    "pack_grouped": "iiiiiipppp",
+    "linear_grouped": "ipiiiiiiippppii",
+}
+"""Arguments of each kernel but its last one, the number of threads, a letter each: pointer, int64, float."""
+_NUMBERS = {
+    "products_by": "",
+    "padded_inputs": "ii",
+    "grouped_bytes": "iiiiii",
+    "attention_scratch": "i",
+    "attention_room": "iiii",
+}
+"""Arguments of the functions that compute nothing, and return an int64."""
+_INSTRUCTIONS = ("AVX2", "AVX-512", "AVX-512 with dot products", "AMX", "AVX-512, as the system refuses AMX")
+"""Names of instructions, as `products_by` in `src/linear.cpp` numbers them."""
+
+Launch = Callable[[], object]
+"""A call of a kernel with all its arguments."""
 
 
-class AttentionKernels:
-    """The kernels of attention, which keep no scores, and read keys and values where they are."""
+class _Record(threading.local):
+    launches: list[Launch] | None = None
 
-    def __init__(self, library: Library) -> None:
-        self._dense = library.kernel("dense_attention", "ippppp" + "iiiiifpi")
-        self._paged = library.kernel("paged_attention", "ippppp" + "ipppiiiiifippii")
-        self._quantised = library.kernel("quantised_paged_attention", "iippppppp" + "ipppiiiiifippii")
-        self._scratch = library.size("attention_scratch", "i")
-        self._room = library.size("attention_room", "iiii")
 
-    def dense(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        tiles, queries, heads, width = query.shape
-        out = torch.empty(query.shape, dtype=query.dtype)
-        scratch = torch.empty(self._scratch(width) * threads())
-        steps = _integers(step for x in (query, key, value) for step in x.stride()[:3])
-        self._dense(
-            *(DTYPES[query.dtype], query.data_ptr(), key.data_ptr(), value.data_ptr(), out.data_ptr(), steps),
-            *(tiles, queries, key.shape[1], heads, width, scale, scratch.data_ptr(), threads()),
-        )
-        return out
+class Native:
+    """The kernels of a shared object. One that is named in `left_out` was wrong when it was tried, or crashed.
 
-    def paged(
-        self,
-        query: Tensor,
-        cache: LayerCache,
-        layout: PagedLayout,
-        scale: float,
-        window: int | None,
-        sinks: Tensor | None,
-    ) -> Tensor:
-        _, heads, width = query.shape
-        kept = KeptRows.of(cache)
-        to_values, *steps, _ = kept.numbers.stride()
-        block_tokens, kv_heads = cache.shape[2:4]
-        out = torch.empty(query.shape, dtype=query.dtype)
-        table, keys = layout.block_table, kept.numbers.data_ptr()
-        room = self._room_for(len(query) * heads // kv_heads, table.shape[1] * block_tokens, kv_heads, width)
-        scratch = torch.empty(room + self._scratch(width) * threads())
-        sinks = None if sinks is None else sinks.float()
-        values = keys + to_values * kept.numbers.element_size()
-        shared = (
-            *(out.data_ptr(), _integers((0, *query.stride()[:2], *steps, *steps))),
-            *(len(layout.seq_lens), layout.query_starts.data_ptr(), layout.seq_lens.data_ptr()),
-            *(table.data_ptr(), table.stride(0), heads, kv_heads, width, block_tokens, scale, window or 0),
-            *(None if sinks is None else sinks.data_ptr(), scratch.data_ptr(), room, threads()),
-        )
-        dtype, rows = DTYPES[query.dtype], query.data_ptr()
-        if kept.kind:
-            self._quantised(dtype, kept.kind, rows, keys, values, kept.key_scales, kept.value_scales, *shared)
-        else:
-            self._paged(dtype, rows, keys, values, *shared)
-        return out
+    Launches can be recorded, by each thread for itself.
+    """
 
-    def scratch(self, size: AttentionSize, paged: bool) -> int:
-        """Return the bytes that one call takes at most."""
-        rows = size.queries * size.heads // size.kv_heads
-        room = self._room_for(rows, size.keys, size.kv_heads, size.width) if paged else 0
-        numbers: int = room + self._scratch(size.width) * threads()
-        return _FLOAT * numbers
+    def __init__(self, path: Path, compiler: str = "", left_out: Mapping[str, str] | None = None) -> None:
+        """Load a shared object. Raises NoKernels."""
+        self.path, self.compiler, self.left_out = path, compiler, left_out or {}
+        self._record = _Record()
+        try:
+            shared = ctypes.CDLL(str(path))
+        except OSError as error:
+            raise NoKernels(f"built kernels could not be loaded: {error}") from error
+        self._kernels = {name: _function(shared, name, f"{types}i", None) for name, types in _KERNELS.items()}
+        self._numbers = {name: _function(shared, name, types, ctypes.c_int64) for name, types in _NUMBERS.items()}
 
-    def _room_for(self, rows: int, keys: int, kv_heads: int, width: int) -> int:
-        """Return how many numbers sequences keep until their parts are merged, in whole cache lines.
+    @property
+    def instructions(self) -> str:
+        """Name of the instructions that products are computed by."""
+        return _INSTRUCTIONS[self.number("products_by")]
 
-        As sequences grow it stays the same: what is not needed is not touched.
+    def has(self, name: str) -> bool:
+        return name not in self.left_out
+
+    def launch(self, name: str, *arguments: Any) -> None:
+        """Compute by a kernel, on as many threads as torch's own ops take.
+
+        OpenMP would not know their number in a thread that has not computed yet.
         """
-        return -(-max(_ROOM, self._room(rows, keys, kv_heads, width)) // 16) * 16
+        call = partial(self._kernels[name], *arguments, torch.get_num_threads())
+        call()
+        if self._record.launches is not None:
+            self._record.launches.append(call)
+
+    def number(self, name: str, *arguments: int) -> int:
+        """Return a number of the library's, such as how much memory a kernel needs."""
+        found: int = self._numbers[name](*arguments)
+        return found
+
+    @contextmanager
+    def recorded(self) -> Iterator[list[Launch]]:
+        """Record what this thread launches meanwhile, which is computed as well."""
+        launches: list[Launch] = []
+        self._record.launches = launches
+        try:
+            yield launches
+        finally:
+            self._record.launches = None
 
 
-def _integers(values: Iterable[int]) -> ctypes.Array[ctypes.c_int64]:
-    numbers = tuple(values)
-    return (ctypes.c_int64 * len(numbers))(*numbers)
+def _function(shared: ctypes.CDLL, name: str, types: str, returns: Any) -> Callable[..., Any]:
+    found = shared[name]
+    found.argtypes = [_TYPES[letter] for letter in types]
+    found.restype = returns
+    return found
 
 
-class RowKernels:
-    """The kernels that compute each row by itself. `rows` says where those of x are; the rest has no gaps."""
-
-    def __init__(self, library: Library) -> None:
-        self._rms_norm = library.kernel("rms_norm", "ipiiiippifi")
-        self._layer_norm = library.kernel("layer_norm", "ipiiiipppifi")
-        self._silu_mul = library.kernel("silu_mul", "ippiii")
-        self._gelu = library.kernel("gelu", "ippii")
-        self._rope_into_cache = library.kernel("rope_into_cache", "iii" + "piii" * 2 + "pii" + "pppppii" + "ippi")
-        self._add_scaled = library.kernel("add_scaled", "ippppiii")
-        self._add_rms_norm = library.kernel("add_rms_norm", "ipppp" + "ppiifi")
-        self._add_layer_norm = library.kernel("add_layer_norm", "ipppp" + "pppiifi")
-
-    def rms_norm(self, x: Tensor, rows: Rows, weight: Tensor, eps: float) -> Tensor:
-        out = torch.empty(x.shape, dtype=x.dtype)
-        self._rms_norm(*_place(x, rows), weight.data_ptr(), out.data_ptr(), x.shape[-1], eps, threads())
-        return out
-
-    def layer_norm(self, x: Tensor, rows: Rows, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-        out = torch.empty(x.shape, dtype=x.dtype)
-        parameters = weight.data_ptr(), bias.data_ptr()
-        self._layer_norm(*_place(x, rows), *parameters, out.data_ptr(), x.shape[-1], eps, threads())
-        return out
-
-    def silu_mul(self, gate_up: Tensor) -> Tensor:
-        *outer, width = gate_up.shape
-        out = torch.empty(*outer, width // 2, dtype=gate_up.dtype)
-        rows = gate_up.numel() // max(1, width)
-        self._silu_mul(DTYPES[out.dtype], gate_up.data_ptr(), out.data_ptr(), rows, width // 2, threads())
-        return out
-
-    def gelu(self, x: Tensor) -> Tensor:
-        out = torch.empty(x.shape, dtype=x.dtype)
-        self._gelu(DTYPES[x.dtype], x.data_ptr(), out.data_ptr(), x.numel(), threads())
-        return out
-
-    def rope_into_cache(
-        self, query: Tensor, key: Tensor, value: Tensor, cos: Tensor, sin: Tensor, cache: LayerCache, slots: Tensor
-    ) -> Tensor:
-        kept = KeptRows.of(cache)
-        out, (tokens, heads, width) = torch.empty(query.shape, dtype=query.dtype), query.shape
-        self._rope_into_cache(
-            *(DTYPES[query.dtype], tokens, width // 2),
-            *(query.data_ptr(), heads, query.stride(0), query.stride(1)),
-            *(key.data_ptr(), key.shape[1], key.stride(0), key.stride(1)),
-            *(value.data_ptr(), value.stride(0), value.stride(1)),
-            *(cos.data_ptr(), sin.data_ptr(), slots.data_ptr(), kept.numbers.data_ptr(), out.data_ptr()),
-            *(
-                kept.numbers.stride(0),
-                cache.shape[-2] * width,
-                kept.kind,
-                kept.key_scales,
-                kept.value_scales,
-                threads(),
-            ),
-        )
-        return out
-
-    def add_scaled(self, x: Tensor, scale: Tensor | None, y: Tensor) -> Tensor:
-        out = torch.empty(x.shape, dtype=x.dtype)
-        self._add_scaled(*_sum(x, scale, y, out), *_sizes(x), threads())
-        return out
-
-    def add_rms_norm(
-        self, x: Tensor, scale: Tensor | None, y: Tensor, weight: Tensor, eps: float
-    ) -> tuple[Tensor, Tensor]:
-        total, out = torch.empty(x.shape, dtype=x.dtype), torch.empty(x.shape, dtype=x.dtype)
-        sizes = _sizes(x)
-        self._add_rms_norm(*_sum(x, scale, y, total), weight.data_ptr(), out.data_ptr(), *sizes, eps, threads())
-        return total, out
-
-    def add_layer_norm(
-        self, x: Tensor, scale: Tensor | None, y: Tensor, weight: Tensor, bias: Tensor, eps: float
-    ) -> tuple[Tensor, Tensor]:
-        total, out = torch.empty(x.shape, dtype=x.dtype), torch.empty(x.shape, dtype=x.dtype)
-        norm = weight.data_ptr(), bias.data_ptr(), out.data_ptr()
-        self._add_layer_norm(*_sum(x, scale, y, total), *norm, *_sizes(x), eps, threads())
-        return total, out
+DTYPES = {torch.float32: 0, torch.bfloat16: 1}
+"""Dtypes that kernels know, as `src/simd.h` numbers them."""
+_KEPT = {torch.int8: 1, torch.float8_e4m3fn: 2}
+"""Dtypes of a quantised cache, as `src/simd.h` numbers them."""
 
 
-def _sum(x: Tensor, scale: Tensor | None, y: Tensor, total: Tensor) -> tuple[int | None, ...]:
-    factor = None if scale is None else scale.data_ptr()
-    return DTYPES[x.dtype], x.data_ptr(), factor, y.data_ptr(), total.data_ptr()
+def address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
 
 
-def _sizes(x: Tensor) -> tuple[int, int]:
-    """Return the number of rows and their width."""
+def rows_and_width(x: Tensor) -> tuple[int, int]:
     width = x.shape[-1]
     return x.numel() // max(1, width), width
 
 
-def _place(x: Tensor, rows: Rows) -> tuple[int, ...]:
-    return DTYPES[x.dtype], x.data_ptr(), rows.outer, rows.inner, rows.outer_step, rows.inner_step
+# The next two are asked before each of some hundred kernels a token: loops take half as long as `all` of a generator.
+
+
+def readable(*tensors: Tensor) -> bool:
+    """Return whether kernels can read all tensors: one dtype that they know, rows without gaps, memory on the host."""
+    dtype = tensors[0].dtype
+    for x in tensors:
+        if x.dtype != dtype or not x.is_cpu or (x.stride(-1) != 1 and x.shape[-1] != 1):
+            return False
+    return dtype in DTYPES
+
+
+def gapless(*tensors: Tensor | None) -> bool:
+    """Return whether kernels can read all tensors that are given, and none has gaps between its rows either."""
+    first = tensors[0]
+    assert first is not None
+    for x in tensors:
+        if x is not None and (x.dtype != first.dtype or not x.is_cpu or not x.is_contiguous()):
+            return False
+    return first.dtype in DTYPES
+
+
+def readable_cache(cache: LayerCache, dtype: torch.dtype) -> bool:
+    """Return whether kernels can read and write a cache for rows of a dtype."""
+    if isinstance(cache, QuantisedCache):
+        return cache.numbers.is_cpu and cache.numbers.is_contiguous() and cache.scales.is_contiguous()
+    return cache.dtype == dtype and cache.is_cpu and cache.is_contiguous()
 
 
 @dataclass(frozen=True, slots=True)
-class Native:
-    """The kernels of a shared object. One that is named in `left_out` was wrong when it was tried, or crashed."""
+class KeptRows:
+    """The numbers of a cache of keys and values, and the places of its scales if there are any."""
 
-    path: Path
-    library: Library
-    rows: RowKernels
-    attention: AttentionKernels
-    matrices: MatrixKernels
-    compiler: str = ""
-    left_out: Mapping[str, str] = field(default_factory=dict)
+    kind: int
+    """Dtype that the cache keeps, as `src/simd.h` numbers it; 0 = the dtype of the rows."""
+    numbers: Tensor
+    key_scales: int | None = None
+    value_scales: int | None = None
+    """Addresses of the scales of keys and of values; None = there are none."""
 
     @classmethod
-    def load(cls, path: Path, compiler: str = "", left_out: Mapping[str, str] | None = None) -> Native:
-        try:
-            library = Library(path)
-        except OSError as error:
-            raise NoKernels(f"built kernels could not be loaded: {error}") from error
-        kernels = RowKernels(library), AttentionKernels(library), MatrixKernels(library)
-        return cls(path, library, *kernels, compiler, left_out or {})
+    def of(cls, cache: LayerCache) -> KeptRows:
+        if not isinstance(cache, QuantisedCache):
+            return cls(0, cache)
+        keys, scales = cache.scales.data_ptr(), cache.scales
+        return cls(_KEPT[cache.numbers.dtype], cache.numbers, keys, keys + scales.stride(0) * scales.element_size())
+
+
+class Rows(NamedTuple):
+    """The places of the rows of x [..., width]: row (i, k) starts i * outer_step + k * inner_step numbers behind the
+    first.
+
+    So parts of one product, such as the queries of all tokens and heads, are read where they are.
+    """
+
+    outer: int
+    inner: int
+    outer_step: int
+    inner_step: int
+
+    @classmethod
+    def of(cls, x: Tensor) -> Rows | None:
+        """Return the places of x's rows; None if it takes more than two steps to tell them."""
+        steps: list[tuple[int, int]] = []
+        for size, step in zip(x.shape[:-1], x.stride()[:-1], strict=True):
+            if steps and size > 1 and steps[-1][1] == size * step:
+                steps[-1] = (steps[-1][0] * size, step)
+            elif size != 1:
+                steps.append((size, step))
+        if len(steps) > 2:
+            return None
+        (outer, outer_step), (inner, inner_step) = [*[(1, 0)] * (2 - len(steps)), *steps]
+        return cls(outer, inner, outer_step, inner_step)

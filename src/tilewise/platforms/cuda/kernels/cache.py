@@ -7,14 +7,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tilewise.platforms.base import PagedLayout
 from tilewise.platforms.cuda.kernels.rounding import e4m3_of, int8_of
-from tilewise.platforms.kv_cache import LayerCache
+from tilewise.platforms.kv_cache import LARGEST, LayerCache, PagedLayout
 
 _NUMBERS = 1024
 """Numbers of a program: some heads of one token."""
 _WARPS = 2
-_LARGEST = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
 
 
 @triton.jit
@@ -118,7 +116,7 @@ def rope_into_cache(
     if not query.numel():
         return turned
     numbers, scales = (cache, None) if isinstance(cache, Tensor) else (cache.numbers, cache.scales)
-    largest = _LARGEST.get(numbers.dtype, 0.0)
+    largest = LARGEST.get(numbers.dtype, 0.0)
     if numbers.dtype == torch.float8_e4m3fn:
         numbers = numbers.view(torch.uint8)
     query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value))

@@ -1,7 +1,7 @@
 """The grouped product: rows sorted by expert times the matrices of their experts, which lie anywhere in memory.
 
 One kernel for all forms of a matrix: which rows a program has and what becomes of its sums is the same for all, and the
-sums are made by one of three functions. A program computes BLOCK_M rows of one expert by BLOCK_N outputs.
+sums are made by one of two functions. A program computes BLOCK_M rows of one expert by BLOCK_N outputs.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-DENSE, INT8, GROUPED = (tl.constexpr(form) for form in range(3))
-"""Forms of matrices."""
-UINT, INT4, FP4, SIGNED8, FP8 = (tl.constexpr(kind) for kind in range(5))
-"""Kinds of codes of `GROUPED` matrices."""
+from tilewise.platforms.cuda.kernels.grouped_product import FP4, FP8, INT4, INT8
+from tilewise.platforms.cuda.kernels.rounding import e4m3_halves
+
+FLOATS, INTEGERS, CODES = (tl.constexpr(form) for form in range(3))
+"""Forms of matrices: `Dense`, `Int8`, `Grouped`."""
 PLAIN, SILU, CLAMPED = (tl.constexpr(gate) for gate in range(3))
 """Gates over the halves of a first product: none; silu of the first times the second; the clamped one of GPT-OSS."""
 MATRIX, SCALES, SHIFTS, BIAS = (tl.constexpr(column) for column in range(4))
@@ -47,32 +48,20 @@ def _pointer(table, expert, column, TYPE: tl.constexpr, ALIGNED: tl.constexpr):
 
 
 @triton.jit
-def _float_sums(
-    rows, inside, matrix, output, there, width, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr
-):
-    """Multiply rows [BLOCK_M] (pointers) by outputs [BLOCK_N] of a matrix of floats; float32 is not rounded to TF32."""
-    sums = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for start in range(0, width, BLOCK_K):
-        column = start + tl.arange(0, BLOCK_K)
-        x = tl.load(rows[:, None] + column[None, :], mask=inside[:, None] & (column < width)[None, :], other=0.0)
-        own = matrix + output[None, :] * width + column[:, None]
-        w = tl.load(own, mask=there[None, :] & (column < width)[:, None], other=0.0)
-        sums = tl.dot(x, w, sums, input_precision="ieee")
-    return sums
-
-
-@triton.jit
-def _whole_sums(
-    rows, inside, matrix, output, there, width, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr
-):
-    """Multiply as `_float_sums` does, int8 in int32."""
-    sums = tl.zeros((BLOCK_M, BLOCK_N), tl.int32)
+def _sums(
+    rows, inside, matrix, output, there, width, WHOLE: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """Multiply rows [BLOCK_M] (pointers) by outputs [BLOCK_N] of a matrix: int8 in int32 if WHOLE, else floats; float32
+    is not rounded to TF32.
+    """
+    sums = tl.zeros((BLOCK_M, BLOCK_N), tl.int32 if WHOLE else tl.float32)
     for start in range(0, width, BLOCK_K):
         column = start + tl.arange(0, BLOCK_K)
         x = tl.load(rows[:, None] + column[None, :], mask=inside[:, None] & (column < width)[None, :], other=0)
         own = matrix + output[None, :] * width + column[:, None]
         w = tl.load(own, mask=there[None, :] & (column < width)[:, None], other=0)
-        sums = tl.dot(x, w, sums, out_dtype=tl.int32)
+        sums = tl.dot(x, w, sums, out_dtype=tl.int32) if WHOLE else tl.dot(x, w, sums, input_precision="ieee")
     return sums
 
 
@@ -82,17 +71,16 @@ def _numbers(codes, KIND: tl.constexpr):
 
     The fields of E2M1 and E4M3 are moved to those of float16, whose exponent has a bias that is larger by 14 and 8, for
     which a product makes up; subnormal numbers become its subnormal numbers. That needs no table, and no card that
-    knows the format. E4M3's two codes of NaN become 480.
+    knows the format; E4M3's two codes of NaN have to be told apart.
     """
     if KIND == FP4:
         half = ((codes & 8).to(tl.uint16) << 12) | ((codes & 7).to(tl.uint16) << 9)
         return half.to(tl.float16, bitcast=True).to(tl.float32) * 16384.0
     if KIND == FP8:
-        half = ((codes & 128).to(tl.uint16) << 8) | ((codes & 127).to(tl.uint16) << 7)
-        return half.to(tl.float16, bitcast=True).to(tl.float32) * 256.0
+        return tl.where((codes & 127) == 127, float("nan"), e4m3_halves(codes).to(tl.float32) * 256.0)
     if KIND == INT4:
         return codes.to(tl.float32) - 8
-    if KIND == SIGNED8:
+    if KIND == INT8:
         return codes.to(tl.int8, bitcast=True).to(tl.float32)
     return codes.to(tl.float32)
 
@@ -103,7 +91,7 @@ def _code_sums(
     KIND: tl.constexpr, BITS: tl.constexpr, RUN: tl.constexpr, SHIFTED: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Multiply as `_float_sums` does by a matrix of codes. RUN divides a group and a block, so that RUN neighbouring
+    """Multiply as `_sums` does by a matrix of codes. RUN divides a group and a block, so that RUN neighbouring
     inputs share a scale.
 
     Outputs are the rows of the product of tiles here, and tokens its columns: tensor cores take the dequantised tile
@@ -186,15 +174,15 @@ def expert_product(
     if GATE != PLAIN:
         output = output // 2 + output % 2 * (outputs // 2)
     far = output.to(tl.int64)
-    if FORM == DENSE:
+    if FORM == FLOATS:
         matrix = _pointer(table, expert, MATRIX, x.dtype.element_ty, ALIGNED)
-        sums = _float_sums(rows, inside, matrix, far, there, width, BLOCK_M, BLOCK_N, BLOCK_K)
-    if FORM == INT8:
+        sums = _sums(rows, inside, matrix, far, there, width, False, BLOCK_M, BLOCK_N, BLOCK_K)
+    if FORM == INTEGERS:
         matrix = _pointer(table, expert, MATRIX, tl.int8, ALIGNED)
-        whole = _whole_sums(rows, inside, matrix, far, there, width, BLOCK_M, BLOCK_N, BLOCK_K)
+        whole = _sums(rows, inside, matrix, far, there, width, True, BLOCK_M, BLOCK_N, BLOCK_K)
         scales = tl.load(_pointer(table, expert, SCALES, tl.float32, ALIGNED) + output, mask=there, other=0.0)
         sums = whole.to(tl.float32) * (tl.load(x_scales + row, mask=inside, other=0.0)[:, None] * scales[None, :])
-    if FORM == GROUPED:
+    if FORM == CODES:
         sums = _code_sums(
             rows, inside, _pointer(table, expert, MATRIX, tl.uint8, ALIGNED),
             _pointer(table, expert, SCALES, tl.float32, ALIGNED), _pointer(table, expert, SHIFTS, tl.float32, ALIGNED),

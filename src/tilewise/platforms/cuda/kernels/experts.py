@@ -19,22 +19,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tilewise.platforms.base import Weight
-from tilewise.platforms.cuda.card import Card
+from tilewise.platforms.cuda import Card
 from tilewise.platforms.cuda.kernels import expert_products as products
+from tilewise.platforms.cuda.kernels.grouped_product import NUMBER
 from tilewise.platforms.cuda.kernels.rounding import int8_rows
-from tilewise.platforms.forms import Codes, Dense, Form, Grouped, Int8
-from tilewise.platforms.weights import DenseWeight, GroupedWeight, Int8Weight
+from tilewise.platforms.forms import Dense, Form, Grouped, Int8
+from tilewise.platforms.weights import DenseWeight, GroupedWeight, Int8Weight, Weight
 
 _BLOCK = 1024
-_KINDS = {
-    Codes.UINT4: products.UINT,
-    Codes.UINT8: products.UINT,
-    Codes.INT4: products.INT4,
-    Codes.FP4: products.FP4,
-    Codes.INT8: products.SIGNED8,
-    Codes.FP8: products.FP8,
-}
 
 
 class FusedActivation(Enum):
@@ -230,12 +222,12 @@ def _constants(form: Form) -> dict[str, Any]:
     """Return the constants of a form that a product is compiled for."""
     match form:
         case Dense():
-            return {"FORM": products.DENSE, "KIND": products.UINT, "BITS": 8, "SHIFTED": False}
+            return {"FORM": products.FLOATS, "KIND": 0, "BITS": 8, "SHIFTED": False}
         case Int8():
-            return {"FORM": products.INT8, "KIND": products.UINT, "BITS": 8, "SHIFTED": False}
+            return {"FORM": products.INTEGERS, "KIND": 0, "BITS": 8, "SHIFTED": False}
         case Grouped():
-            how = {"KIND": _KINDS[form.kind], "BITS": form.kind.bits, "SHIFTED": form.shifts is not None}
-            return {"FORM": products.GROUPED, **how}
+            how = {"KIND": NUMBER[form.kind], "BITS": form.kind.bits, "SHIFTED": form.shifts is not None}
+            return {"FORM": products.CODES, **how}
 
 
 def _product(

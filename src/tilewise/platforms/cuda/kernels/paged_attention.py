@@ -38,8 +38,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tilewise.platforms.cuda.card import Card
-from tilewise.platforms.cuda.kernels.attention_parts import (
+from tilewise.platforms.cuda import Card
+from tilewise.platforms.cuda.kernels.attention import (
     LOG2_E,
     LOWEST,
     MOST_SPLITS,
@@ -49,6 +49,7 @@ from tilewise.platforms.cuda.kernels.attention_parts import (
     tile_of,
     weighed,
 )
+from tilewise.platforms.cuda.kernels.rounding import e4m3_halves
 from tilewise.platforms.kv_cache import LayerCache, QuantisedCache
 
 _MERGED = 16
@@ -60,13 +61,7 @@ _ANY = 2**31 - 1
 @triton.jit
 def _numbers(codes, LIKE: tl.constexpr):
     """Return numbers of the cache in the model's type, exactly; uint8, the bits of float8_e4m3fn, gives 256ths."""
-    if codes.dtype == tl.uint8:
-        # For cards without that type. Moved to where float16 has its sign, exponent and mantissa, the bits are those of
-        # the number divided by 2^(15 - 7), the distance of the exponents' biases, subnormal numbers included.
-        bits = ((codes & 0x80).to(tl.uint16) << 8) | ((codes & 0x7F).to(tl.uint16) << 7)
-        numbers = bits.to(tl.float16, bitcast=True)
-    else:
-        numbers = codes
+    numbers = e4m3_halves(codes) if codes.dtype == tl.uint8 else codes
     if numbers.dtype != LIKE:
         numbers = numbers.to(tl.float32).to(LIKE)
     return numbers
@@ -79,7 +74,7 @@ def _step(
     scale, window, MASKED: tl.constexpr, P: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, BLOCK_N: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Add a block of tokens, from `start` on, to peak, total and mixed of the rows (see `attention_parts`).
+    """Add a block of tokens, from `start` on, to peak, total and mixed of the rows (see `attention`).
 
     If MASKED, some are not there (before `begin`, from `end` on) or not seen by all rows.
     """

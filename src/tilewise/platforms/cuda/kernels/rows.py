@@ -1,4 +1,4 @@
-"""Row kernels, which compute each row of activations, or each number, by itself.
+"""Kernels that compute each row of activations, or each number, by itself; patches are made of pixels so, too.
 
 All of them are bound by memory: each number is read once and written once, in pieces of 16 bytes a thread (8 numbers of
 a model of 16 bits), and everything between happens in registers in float32. Intermediate results are rounded to the
@@ -229,3 +229,38 @@ def scatter_rows(target: Tensor, rows: Tensor, source: Tensor, source_rows: Tens
         _scatter_rows[len(rows), triton.cdiv(width, _BLOCK)](
             target, rows, source, source_rows, width, target.stride(0), source.stride(0), BLOCK=_BLOCK
         )
+
+
+@triton.jit
+def _patchify(pixels, mean, std, out, height, width, PATCH: tl.constexpr, BLOCK: tl.constexpr):
+    """Write BLOCK numbers of one tile, in the order of the result: patch, channel, line, column.
+
+    Writes are in order. The bytes that are read lie in lines of 3 * PATCH; the others of their cache lines are read by
+    neighbouring programs.
+    """
+    tile = tl.program_id(0).to(tl.int64) * height * width * 3
+    place = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    mask = place < height * width * 3
+    patch, within = place // (3 * PATCH * PATCH), place % (3 * PATCH * PATCH)
+    channel, cell = within // (PATCH * PATCH), within % (PATCH * PATCH)
+    across = width // PATCH
+    line = patch // across * PATCH + cell // PATCH
+    column = patch % across * PATCH + cell % PATCH
+    numbers = tl.load(pixels + tile + (line * width + column) * 3 + channel, mask=mask, other=0).to(tl.float32)
+    centred = tl.div_rn(numbers, tl.full(numbers.shape, 255.0, tl.float32)) - tl.load(mean + channel)
+    result = tl.div_rn(centred, tl.load(std + channel))
+    tl.store(out + tile + place, result.to(out.dtype.element_ty), mask=mask)
+
+
+def patchify(pixels: Tensor, patch: int, mean: Tensor, std: Tensor, out_dtype: torch.dtype = torch.float32) -> Tensor:
+    """Compute `Ops.patchify` in any float dtype: uint8 [tiles, H, W, 3] -> [tiles, H/p * W/p, 3*p*p], channel-major.
+
+    mean, std [3] in any float dtype.
+    """
+    tiles, height, width, _ = pixels.shape
+    patches = (height // patch) * (width // patch)
+    out = torch.empty(tiles, patches, 3 * patch * patch, dtype=out_dtype, device=pixels.device)
+    if out.numel():
+        grid = (tiles, triton.cdiv(height * width * 3, _BLOCK))
+        _patchify[grid](pixels.contiguous(), mean.float(), std.float(), out, height, width, PATCH=patch, BLOCK=_BLOCK)
+    return out

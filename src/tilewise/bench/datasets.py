@@ -1,0 +1,211 @@
+"""Data sets by name, and files of requests: JSON lines of our own and of vLLM's form, and ShareGPT's conversations."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import mimetypes
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from tilewise.bench import DATASETS, check_at_least
+from tilewise.bench.random_requests import Lengths, MediaShape, RandomText, Repetition, repeated, with_media
+from tilewise.bench.requests import Media, SampleRequest
+from tilewise.bench.tokenizer import BenchTokenizer
+from tilewise.errors import InvalidConfig, InvalidMedia, InvalidRequest, did_you_mean
+from tilewise.inputs.media.images import open_image
+
+COLUMNS = ("prompt", "messages", "output_tokens")
+MEDIA_COLUMNS = (*COLUMNS, "image_files", "video_files")
+_REMOTE = ("http://", "https://", "data:")
+SHORTEST, LONGEST_PROMPT, LONGEST = 4, 1024, 2048
+"""vLLM's limits for ShareGPT in tokens: least of a prompt and of an answer, most of a prompt, most of both together.
+Conversations beyond them are passed over."""
+
+
+class InvalidData(InvalidRequest):
+    """A file of requests cannot be read, or not be understood."""
+
+
+def custom(
+    path: Path, tokenizer: BenchTokenizer | None, output: int | None, media: bool = False
+) -> Iterator[SampleRequest]:
+    """Read a file of one JSON object a line. Raises InvalidData.
+
+    A line has `prompt` or `messages`, and `output_tokens` where `output` does not say; with `media` also `image_files`
+    and `video_files`, paths from the file's own folder, or URLs.
+    """
+    allowed = MEDIA_COLUMNS if media else COLUMNS
+    for number, line in enumerate(_text(path).split("\n"), 1):
+        where = f"{path}, line {number}"
+        if line.strip():
+            entry = _entry(line, allowed, where)
+            prompt, messages = _asked(entry, where)
+            found = tuple(_files(entry, path.parent, where)) if media else ()
+            tokens = len(tokenizer.encode(prompt)) if tokenizer else None
+            wanted = output if output is not None else _whole(entry.get("output_tokens"), where)
+            yield SampleRequest(prompt, tokens, wanted, found, messages)
+
+
+def sharegpt(path: Path, tokenizer: BenchTokenizer | None, output: int | None) -> Iterator[SampleRequest]:
+    """Read ShareGPT's file: the first question of each conversation, and as many tokens as its first answer has.
+
+    Raises InvalidData.
+    """
+    if tokenizer is None:
+        raise InvalidData("sharegpt needs a tokenizer, since the length of its answers is counted in tokens.")
+    for number, entry in enumerate(_conversations(path), 1):
+        turns = entry.get("conversations") if isinstance(entry, dict) else None
+        if not isinstance(turns, list):
+            raise InvalidData(f"{path}, entry {number} has no list 'conversations': is it a file of ShareGPT?")
+        if len(turns) < 2:
+            continue
+        try:
+            prompt, answer = (str(turn["value"]) for turn in turns[:2])
+        except (TypeError, KeyError):
+            raise InvalidData(f"{path}, entry {number}: a turn has no 'value'.") from None
+        asked, wanted = len(tokenizer.encode(prompt)), output if output is not None else len(tokenizer.encode(answer))
+        if (
+            asked >= SHORTEST
+            and asked <= LONGEST_PROMPT
+            and asked + wanted <= LONGEST
+            and wanted >= (SHORTEST if output is None else 1)
+        ):
+            yield SampleRequest(prompt, asked, wanted)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidData(f"--dataset-path {path} cannot be read: {error}") from None
+
+
+def _conversations(path: Path) -> list[Any]:
+    try:
+        found = json.loads(_text(path))
+    except ValueError as error:
+        raise InvalidData(f"{path} is not JSON: {error}") from None
+    if not isinstance(found, list):
+        raise InvalidData(f"{path} holds no list of conversations: is it a file of ShareGPT?")
+    return found
+
+
+def _entry(line: str, allowed: tuple[str, ...], where: str) -> dict[str, Any]:
+    try:
+        entry = json.loads(line)
+    except ValueError as error:
+        raise InvalidData(f"{where} is not JSON: {error}") from None
+    if not isinstance(entry, dict):
+        raise InvalidData(f'{where} must be an object such as {{"prompt": "Hello"}}, got {line:.60}')
+    for column in entry:
+        if column not in allowed:
+            hint = did_you_mean(column, allowed)
+            raise InvalidData(f"{where} has an unknown column {column!r}; there are {', '.join(allowed)}.{hint}")
+    return entry
+
+
+def _asked(entry: dict[str, Any], where: str) -> tuple[str, tuple[dict[str, Any], ...] | None]:
+    prompt, messages = entry.get("prompt"), entry.get("messages")
+    if (prompt is None) == (messages is None):
+        raise InvalidData(f"{where} needs either 'prompt' or 'messages'.")
+    if messages is None:
+        if not isinstance(prompt, str):
+            raise InvalidData(f"{where}: 'prompt' must be a text, got {prompt!r:.60}.")
+        return prompt, None
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        raise InvalidData(f"{where}: 'messages' must be a list of objects with role and content.")
+    texts = [message.get("content") for message in messages]
+    return "\n".join(text for text in texts if isinstance(text, str)), tuple(messages)
+
+
+def _whole(value: Any, where: str) -> int | None:
+    if value is None:
+        return None
+    if type(value) is not int or value < 1:
+        raise InvalidData(f"{where}: 'output_tokens' must be a whole number above 0, got {value!r}.")
+    return value
+
+
+def _files(entry: dict[str, Any], folder: Path, where: str) -> Iterator[Media]:
+    yield from _listed(entry, "image_files", lambda name: _media(name, folder, "image", where), where)
+    yield from _listed(entry, "video_files", lambda name: _media(name, folder, "video", where), where)
+    if (entry.get("image_files") or entry.get("video_files")) and entry.get("messages") is not None:
+        raise InvalidData(f"{where}: media of 'messages' belong into them, and files beside 'prompt'.")
+
+
+def _listed(entry: dict[str, Any], column: str, make: Callable[[str], Media], where: str) -> Iterator[Media]:
+    names = entry.get(column) or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InvalidData(f"{where}: {column!r} must be a list of paths, got {names!r:.60}.")
+    yield from map(make, names)
+
+
+def _media(name: str, folder: Path, kind: Literal["image", "video"], where: str) -> Media:
+    if name.startswith(_REMOTE):
+        return Media(kind, name)
+    path = folder / name.removeprefix("file://")
+    try:
+        if kind == "image":
+            open_image(path)  # a broken picture is refused now, not by the server in the middle of a run
+        content = path.read_bytes()
+    except (InvalidMedia, OSError) as error:
+        raise InvalidData(f"{where}: {error}") from None
+    fallback = "image/jpeg" if kind == "image" else "video/mp4"
+    return Media.of(kind, content, mimetypes.guess_type(path.name)[0] or fallback)
+
+
+@dataclass(frozen=True)
+class DatasetSource:
+    name: str = "random"
+    path: Path | None = None
+    count: int = 1000
+    seed: int = 0
+    output: int | None = None
+    """Tokens of each answer to a file's requests; None = as the file says."""
+    shuffle: bool = True
+    oversample: bool = True
+    """True if a file of fewer requests than `count` is gone through again."""
+    lengths: Lengths = field(default_factory=Lengths)
+    media: MediaShape = field(default_factory=MediaShape)
+    repetition: Repetition = field(default_factory=Repetition)
+
+    def __post_init__(self) -> None:
+        check_at_least(1, num_prompts=self.count)
+        if (self.path is None) == DATASETS[self.name].reads_file:
+            files = tuple(name for name, dataset in DATASETS.items() if dataset.reads_file)
+            raise InvalidConfig(
+                f"--dataset-name {self.name} reads a file: name it with --dataset-path."
+                if self.path is None
+                else f"--dataset-name {self.name} reads no file: leave out --dataset-path, or choose {files}."
+            )
+
+    def requests(self, tokenizer: BenchTokenizer | None) -> list[SampleRequest]:
+        """Make the requests. Raises InvalidConfig, or InvalidData with the line of a file that is wrong."""
+        if self.path is not None:
+            return self._chosen(list(self._read(self.path, tokenizer)))
+        if tokenizer is None:
+            raise InvalidConfig(f"--dataset-name {self.name} needs a tokenizer: leave out --skip-tokenizer-init.")
+        text = RandomText(tokenizer, self.seed)
+        if self.name == "prefix_repetition":
+            return list(repeated(text, self.count, self.repetition))
+        made = list(text.requests(self.count, self.lengths))
+        return list(with_media(made, self.media, text.generator)) if self.name == "random-mm" else made
+
+    def _read(self, path: Path, tokenizer: BenchTokenizer | None) -> Iterator[SampleRequest]:
+        if self.name == "sharegpt":
+            return sharegpt(path, tokenizer, self.output)
+        return custom(path, tokenizer, self.output, media=self.name == "custom_mm")
+
+    def _chosen(self, found: list[SampleRequest]) -> list[SampleRequest]:
+        if not found:
+            raise InvalidData(f"{self.path} has no request that can be sent.")
+        if self.shuffle:
+            found = [found[place] for place in np.random.default_rng(self.seed).permutation(len(found))]
+        if self.oversample:
+            return list(itertools.islice(itertools.cycle(found), self.count))
+        return found[: self.count]

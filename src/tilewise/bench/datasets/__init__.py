@@ -1,1 +1,0 @@
-"""Data sets: where the requests of a benchmark come from. `sources.py` picks one by its name."""

@@ -1,0 +1,138 @@
+"""ChatServer: an OpenAI-compatible server, as a conversation sees it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from tilewise.errors import InvalidConfig, TilewiseError
+from tilewise.sse import read_events
+
+DEFAULT_URL = "http://127.0.0.1:8000/v1"
+_LOCAL = ("localhost", "127.0.0.1", "::1")
+_CONNECT = 5.0  # seconds; an answer itself may take as long as it likes
+_LONGEST = 400  # characters of an error that are shown
+
+
+class ServerProblem(TilewiseError):
+    """The server cannot be reached, or refuses a request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """The part of an answer that one event of the stream adds."""
+
+    text: str = ""
+    reasoning: str = ""
+    finish_reason: str | None = None
+    usage: dict[str, Any] | None = None
+    explanation: dict[str, Any] | None = None
+    """How a Tilewise server made the answer, where it was asked to `explain`."""
+
+
+class ChatServer:
+    """A client of one server. Use it as a context manager, which closes its connections."""
+
+    def __init__(self, url: str, key: str | None) -> None:
+        host = urlsplit(url).hostname
+        if urlsplit(url).scheme not in ("http", "https") or not host:
+            raise InvalidConfig(f"--url must be an http(s) URL, such as {DEFAULT_URL}, got {url!r}.")
+        self.url = url.rstrip("/")
+        self._client = httpx.Client(
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=httpx.Timeout(None, connect=_CONNECT),
+            trust_env=host not in _LOCAL,  # a proxy does not know this machine
+        )
+
+    def __enter__(self) -> ChatServer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def models(self) -> list[dict[str, Any]]:
+        """Return the server's models, as it describes them. Raises ServerProblem."""
+        with self._said():
+            answer = self._client.get(f"{self.url}/models", timeout=_CONNECT)
+        if answer.status_code == 404:
+            raise ServerProblem(f"{self.url} has no list of models: such a URL mostly ends with /v1.")
+        _check(answer)
+        try:
+            return [{**card, "id": str(card["id"])} for card in answer.json()["data"]]
+        except (ValueError, LookupError, TypeError):
+            raise ServerProblem(f"{self.url}/models names no model: give --model.") from None
+
+    def first_model(self) -> str:
+        """Return the server's name of its model, or of the first of several. Raises ServerProblem."""
+        models = self.models()
+        if not models:
+            raise ServerProblem(f"{self.url}/models names no model: give --model.")
+        return str(models[0]["id"])
+
+    def answer(self, body: dict[str, Any]) -> Generator[Delta]:
+        """Send a request, and yield the answer as it comes. Closing the generator stops the answer."""
+        streamed = {**body, "stream": True, "stream_options": {"include_usage": True}}
+        with self._said(), self._client.stream("POST", f"{self.url}/chat/completions", json=streamed) as answer:
+            if answer.is_error:
+                answer.read()
+            _check(answer)
+            for data in read_events(answer.iter_bytes()):
+                if data == "[DONE]":
+                    return
+                yield _delta(data)
+
+    @contextmanager
+    def _said(self) -> Iterator[None]:
+        """Turn errors of the connection into a ServerProblem of one line."""
+        try:
+            yield
+        except httpx.ConnectError:
+            start = "Start one with `tilewise serve`, or name it with --url."
+            raise ServerProblem(f"No server answers at {self.url}. {start}") from None
+        except httpx.RemoteProtocolError:
+            raise ServerProblem(f"{self.url} ended in the middle of the answer.") from None
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise ServerProblem(f"{self.url}: {error or type(error).__name__}") from None
+
+
+def _check(answer: httpx.Response) -> None:
+    if answer.is_success:
+        return
+    hint = " Give the key with --api-key." if answer.status_code == 401 else ""
+    raise ServerProblem(f"{answer.status_code} {_reason(answer.text) or answer.reason_phrase}{hint}")
+
+
+def _delta(data: str) -> Delta:
+    try:
+        event = json.loads(data)
+        if event.get("error"):
+            raise ServerProblem(_reason(data))
+        choice = (event.get("choices") or [{}])[0]
+        delta = choice.get("delta") or {}
+        reasoning = delta.get("reasoning") or delta.get("reasoning_content") or ""
+        return Delta(
+            delta.get("content") or "",
+            reasoning,
+            choice.get("finish_reason"),
+            event.get("usage"),
+            event.get("explanation"),
+        )
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise ServerProblem(f"The server sent what is no part of an answer: {data[:_LONGEST]!r}") from None
+
+
+def _reason(text: str) -> str:
+    """Return, in one line, the message of an error's body in any of the forms that servers give it, else its text."""
+    try:
+        found = json.loads(text)
+        while isinstance(found, dict):
+            found = next((found[key] for key in ("error", "message", "detail") if found.get(key)), None)
+    except ValueError:
+        found = text
+    return " ".join(str(found or "").split())[:_LONGEST]

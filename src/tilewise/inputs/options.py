@@ -1,0 +1,153 @@
+"""Options of an engine and of a checkpoint for all requests: how media are read, what may be asked for, defaults."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from tilewise.errors import InvalidConfig, InvalidRequest, nearest
+from tilewise.ignored import LOG, is_near_miss
+from tilewise.inputs.media.images import ImageLimits
+from tilewise.inputs.tokenizer import Tokenizer
+from tilewise.sampling_params import MAX_BAD_WORDS, SamplingParams
+from tilewise.types import TokenIds
+
+if TYPE_CHECKING:
+    from tilewise.config import EngineConfig
+    from tilewise.inputs.media.tiling import Tiling
+
+
+DEFAULTS_OF_MODEL = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_tokens")
+"""Sampling options that a checkpoint's generation_config.json may set for requests that do not."""
+MAX_BAD_WORD_TOKENS = 1024
+"""Most tokens of all bad words of a request together."""
+
+
+@dataclass(frozen=True)
+class InputOptions:
+    """The options of an engine for all its requests: how media are read, and what answers may ask for."""
+
+    limits: ImageLimits = field(default_factory=ImageLimits)
+    exif_orientation: bool = True
+    tile_budget: Literal["each", "share"] = "each"
+    """`each`: max_dynamic_patch for every picture, as the reference inference does. `share`: the pictures of a
+    request share it, as in training."""
+    interleave: bool = False
+    """True = the parts of a message stay in their order, whatever the template does."""
+    max_logprobs: int = 20
+    """Most log-probabilities a token that a request may ask for; -1 = no limit."""
+    closed_objects: bool = True
+    """True = objects of schemas that list their properties have no others, where neither schema nor request says."""
+    compact_json: bool = False
+    """True = structured answers in JSON have no white space, unless a request gives a pattern for it."""
+
+    @classmethod
+    def of(cls, config: EngineConfig) -> InputOptions:
+        return cls(
+            ImageLimits.of(config),
+            config.exif_orientation,
+            config.tile_budget,
+            config.interleave_mm_strings,
+            config.max_logprobs,
+            config.disable_additional_properties,
+            config.disable_any_whitespace,
+        )
+
+    def structured(self, sampling: SamplingParams) -> SamplingParams:
+        """Return the sampling; its form of answers follows these options where it does not say itself."""
+        form = sampling.structured_outputs
+        if form is None:
+            return sampling
+        changes: dict[str, Any] = {}
+        if form.disable_additional_properties is None and not self.closed_objects:
+            changes["disable_additional_properties"] = False
+        if self.compact_json and form.whitespace_pattern is None:
+            changes["disable_any_whitespace"] = True
+        return sampling.with_(structured_outputs=dataclasses.replace(form, **changes)) if changes else sampling
+
+    def tilings(self, tiling: Tiling, pictures: int) -> tuple[Tiling, Tiling]:
+        """Return how each of a prompt's pictures is cut when there are so many, and how each frame of its videos."""
+        if self.tile_budget == "share" and pictures > 1:
+            share = max(tiling.min_tiles, tiling.max_tiles // pictures)
+            tiling = tiling.override({"max_dynamic_patch": share})
+        return tiling, tiling.override({"dynamic_image_size": False})
+
+
+def check_sampling(sampling: SamplingParams, tokenizer: Tokenizer, max_logprobs: int) -> None:
+    """Raise InvalidRequest for ids beyond the vocabulary, and for more log-probabilities than the engine gives."""
+    for kind, count in (("sample", sampling.logprobs), ("prompt", sampling.prompt_logprobs)):
+        most = tokenizer.vocab_size if count is not None and count < 0 else count
+        if count is not None and most is not None and 0 <= max_logprobs < most:
+            raise InvalidRequest(
+                f"Requested {kind} logprobs of {'all' if count < 0 else count}, which is greater than max allowed: "
+                f"{max_logprobs}. Ask for fewer, or start the engine with a larger max_logprobs (-1 = no limit)."
+            )
+    check_ids("logit_bias", sampling.logit_bias or (), tokenizer)
+    check_ids("allowed_token_ids", sampling.allowed_token_ids or (), tokenizer)
+    check_ids("logprob_token_ids", sampling.logprob_token_ids or (), tokenizer)
+
+
+def check_ids(name: str, ids: Iterable[int], tokenizer: Tokenizer) -> None:
+    """Raise InvalidRequest, naming the first id that the vocabulary does not have."""
+    for token_id in ids:
+        if not 0 <= token_id < tokenizer.vocab_size:
+            raise InvalidRequest(
+                f"{name}: token id {token_id} is out of vocabulary, which has {tokenizer.vocab_size} ids from 0 on."
+            )
+
+
+def bad_word_ids(words: Iterable[str], tokenizer: Tokenizer) -> tuple[TokenIds, ...]:
+    """Return token sequences of words at the start of a text and behind a space, which may be other tokens.
+
+    vLLM leaves the second out where their lengths differ, and lets such words pass.
+    """
+    found: dict[TokenIds, None] = {}
+    for word in words:
+        start = tuple(tokenizer.encode_raw(word.lstrip()))
+        behind_space = tuple(tokenizer.encode_raw(" " + word.lstrip()))
+        if not start:
+            raise InvalidRequest(f"bad_words: {word!r} is no token at all: leave it out.")
+        found[start] = None
+        if behind_space[-len(start) :] != start:  # else it ends with the first, which stops it too
+            found[behind_space] = None
+    _check_size(found)
+    return tuple(found)
+
+
+def _check_size(sequences: Iterable[TokenIds]) -> None:
+    lengths = [len(sequence) for sequence in sequences]
+    if len(lengths) > MAX_BAD_WORDS or sum(lengths) > MAX_BAD_WORD_TOKENS:
+        raise InvalidRequest(
+            f"bad_words come to {len(lengths)} token sequences of {sum(lengths)} tokens, the most are "
+            f"{MAX_BAD_WORDS} of {MAX_BAD_WORD_TOKENS}: send fewer or shorter ones."
+        )
+
+
+def sampling_defaults(
+    generation_config: Mapping[str, Any], override: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return the sampling options that a `generation_config.json` sets, with `--override-generation-config` on top.
+
+    `do_sample: false` there makes nothing greedy, as in vLLM: files of released models say so by accident.
+    """
+    _check_override(override or {})
+    merged = {**generation_config, **(override or {})}
+    if "max_new_tokens" in merged:
+        merged["max_tokens"] = merged["max_new_tokens"]
+    found = {name: merged[name] for name in DEFAULTS_OF_MODEL if merged.get(name) is not None}
+    for name, value in found.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise InvalidConfig(f"generation_config: {name} must be a number, found {value!r:.80}.")
+    return found
+
+
+def _check_override(override: Mapping[str, Any]) -> None:
+    known = (*DEFAULTS_OF_MODEL, "max_new_tokens")
+    for name in override:
+        if name not in known and is_near_miss(name, known):
+            near = nearest(name.lower(), known)
+            raise InvalidConfig(f"override_generation_config has no key {name!r}. Did you mean {near}?")
+    others = [name for name in override if name not in known]
+    LOG.take(dict.fromkeys(others, f"it sets {', '.join(known)} alone"), "override_generation_config")

@@ -1,1 +1,0 @@
-"""Media from the web: addresses that are checked, sockets that can be cancelled, downloads that end."""

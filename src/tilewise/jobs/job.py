@@ -1,0 +1,116 @@
+"""Job: the options of a batch run, beside those of engine and server."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from tilewise.config import EngineConfig
+from tilewise.errors import InvalidConfig
+from tilewise.host import require_extra
+from tilewise.ray_cluster import check_cpus
+from tilewise.server.config import ServerConfig
+
+_ELSEWHERE = ("address", "access")
+"""Groups of the server's options about who may ask, and where."""
+_OF_HTTP = (
+    *("h11_max_incomplete_event_size", "h11_max_header_count", "stream_interval", "enable_force_include_usage"),
+    *("uvicorn_log_level", "disable_uvicorn_access_log", "disable_access_log_for_endpoints"),
+)
+NO_CONNECTIONS = "it listens nowhere and streams nothing"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """The options of a batch run: one input, one output, and how the one becomes the other."""
+
+    input_file: Path
+    output_file: Path
+    keep_order: bool = True
+    """True if results stand in the order of the input, False if they stand as they came."""
+    max_in_flight: int | None = None
+    """Lines in flight at once; None = as many as the engine runs, and a quarter more that are ready when one ends."""
+    retries: int = 2
+    """Times that a line is asked again if the server failed."""
+    retry_failed: bool = False
+    """True if lines that failed in earlier runs are asked again."""
+    enable_metrics: bool = False
+    """True if Prometheus may read the run's metrics, at `url` and `port`."""
+    url: str = "0.0.0.0"
+    """Address at which the metrics are served; name and default are vLLM's."""
+    port: int = 8000
+    ray: str | None = None
+    """HOST:PORT of a Ray cluster's head whose nodes answer, or auto; None = one engine, on this machine."""
+    replicas: int | None = None
+    """Engines of the cluster; None = one a node."""
+    replica_cpus: float = 1.0
+    """CPUs of each engine of the cluster, which are its threads."""
+
+    def __post_init__(self) -> None:
+        if self.max_in_flight is not None and self.max_in_flight < 1:
+            raise InvalidConfig(f"max_in_flight must be 1 or above, got {self.max_in_flight}.")
+        if self.retries < 0:
+            raise InvalidConfig(f"retries must be 0 or above, got {self.retries}.")
+        if not 0 <= self.port <= 65535:
+            raise InvalidConfig(f"port must be from 0 to 65535, got {self.port}.")
+        for name in ("url", "port"):
+            if getattr(self, name) != getattr(Job, name) and not self.enable_metrics:
+                raise InvalidConfig(f"{name}={getattr(self, name)!r} has no effect without enable_metrics: give both.")
+        self._check_cluster()
+        self._check_input()
+        self._check_output()
+
+    def _check_cluster(self) -> None:
+        if self.ray is not None:
+            require_extra("ray", "ray", f"ray={self.ray}")
+            if self.enable_metrics:
+                raise InvalidConfig("enable_metrics: engines of a cluster have metrics of their own. Leave it out.")
+        for name in ("replicas", "replica_cpus"):
+            if getattr(self, name) != getattr(Job, name) and self.ray is None:
+                raise InvalidConfig(f"{name}={getattr(self, name)!r} has no effect without ray: give both.")
+        if self.replicas is not None and self.replicas < 1:
+            raise InvalidConfig(f"replicas must be 1 or above, got {self.replicas}.")
+        check_cpus(self.replica_cpus)
+
+    def _check_input(self) -> None:
+        path = self.input_file
+        if str(path) == "-":
+            raise InvalidConfig("input_file must be a file, got -: a run that goes on later reads it again.")
+        if not path.exists():
+            raise InvalidConfig(f"input_file: there is no file {path}: name one that is there.")
+        if not path.is_file():
+            raise InvalidConfig(f"input_file must be a file with a request a line, {path} is none.")
+        if not os.access(path, os.R_OK):
+            raise InvalidConfig(f"input_file: {path} cannot be read: its permissions forbid it.")
+
+    def _check_output(self) -> None:
+        path = self.output_file
+        if str(path) == "-":
+            raise InvalidConfig("output_file must be a file, got -: what it holds is how a run goes on later.")
+        if path.exists() and not path.is_file():
+            raise InvalidConfig(f"output_file must be a file, {path} is none.")
+        if path.exists() and path.samefile(self.input_file):
+            raise InvalidConfig(f"output_file is the input, {path}: name another file.")
+        if not path.absolute().parent.is_dir():
+            raise InvalidConfig(f"output_file: there is no folder {path.absolute().parent}: make it first.")
+        if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+            raise InvalidConfig(f"output_file: {path} cannot be written: its permissions forbid it.")
+
+    def lines_in_flight(self, engine: EngineConfig, engines: int = 1) -> int:
+        """Return how many lines are in flight at once; `engines` of a cluster have replicas each."""
+        running = engine.max_num_seqs * engine.data_parallel_size * engines
+        return self.max_in_flight or running + max(1, running // 4)
+
+
+def is_connection_option(field: dataclasses.Field[object]) -> bool:
+    """Return whether an option of the server is about connections, which a batch run has none of."""
+    return field.metadata["group"] in _ELSEWHERE or field.name in _OF_HTTP
+
+
+def check_server(server: ServerConfig) -> None:
+    """Raise InvalidConfig for an option of the server that would have no effect."""
+    for field in dataclasses.fields(ServerConfig):
+        if is_connection_option(field) and getattr(server, field.name) != field.default:
+            raise InvalidConfig(f"{field.name} has no effect on a batch run: {NO_CONNECTIONS}. Leave it out.")

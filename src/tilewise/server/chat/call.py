@@ -1,0 +1,314 @@
+"""Chat bodies are read into a ChatCall, which becomes the engine's request."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from tilewise.errors import InvalidField, InvalidRequest
+from tilewise.ignored import Ignored, is_near_miss
+from tilewise.inputs.media.reader import MediaOptions, MediaReader
+from tilewise.inputs.media.tiling import lax_number
+from tilewise.inputs.messages import ParsedMessage, open_messages, parse_messages
+from tilewise.inputs.prepare import Preparer, Side
+from tilewise.inputs.templates import Ending
+from tilewise.outputs.parts import PartsRule, split_parts
+from tilewise.sampling_params import SamplingParams
+from tilewise.server.bodies import ChatBody, CompletionBody, EncodeBody, TokenizeBody
+from tilewise.server.body import MAX_UNKNOWN, UnknownFields
+from tilewise.server.chat.tools import ToolUse, check_tool_types, read_tools
+from tilewise.server.generation import (
+    LIGHT,
+    GenerationCall,
+    check_routing,
+    form_field,
+    naming_form,
+    reply_of,
+    sampling_of,
+    strict_schema,
+)
+from tilewise.server.messages import PREFIX_KEYS, RequestRules
+from tilewise.server.served import ServedModel
+from tilewise.types import Request
+
+_RESERVED = ("chat_template", "tokenize", "tools", "documents", "add_generation_prompt", "continue_final_message",
+             "padding", "truncation", "max_length", "return_tensors", "return_dict", "tokenizer_kwargs",
+             "conversation", "messages")  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatPrompt:
+    """A conversation, as `open_messages` and `Preparer.chat` take it."""
+
+    messages: tuple[ParsedMessage, ...]
+    thinking: bool | None = None
+    """True if the model is asked to think first; None = as the template does."""
+    tools: tuple[str, ...] = ()
+    ending: Ending = "open"
+    processor: dict[str, Any] = field(default_factory=dict)
+    """`mm_processor_kwargs`."""
+    media: MediaOptions = MediaOptions()
+    """`media_io_kwargs`."""
+    keep_last: int | None = None
+    """`truncate_prompt_tokens`."""
+    cut: Side = "left"
+    """`truncation_side`: where a prompt that is cut loses tokens."""
+
+    def request(self, sampling: SamplingParams, preparer: Preparer, reader: MediaReader) -> Request:
+        arrival = time.monotonic()  # before media are fetched and decoded: waiting for them is waiting too
+        messages, media = open_messages(self.messages, reader)
+        request = preparer.chat(
+            messages,
+            media,
+            sampling,
+            processor=self.processor,
+            thinking=self.thinking,
+            tools=self.tools,
+            ending=self.ending,
+            keep_last=self.keep_last,
+            cut=self.cut,
+        )
+        return request.with_(arrival=arrival, inputs=replace(reader.watch.timing, preprocess=request.inputs.preprocess))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatCall(GenerationCall):
+    prompt: ChatPrompt
+    parts: PartsRule
+    strict_schema: dict[str, Any] | None = field(default=None, hash=False)
+    """JSON schema that an answer is checked against when it is whole, because of `strict: true`."""
+    strict_tools: Mapping[str, dict[str, Any]] = field(default_factory=dict, hash=False)
+    """The schemas of functions that are strict: their arguments are checked when a call is whole."""
+    include_reasoning: bool = True
+    """True if the reasoning that is separated is shown to the client."""
+    echo: str = ""
+    """Text before each answer."""
+
+    @property
+    def is_light(self) -> bool:
+        """True if it is so little work that it may be done on the event loop: a short text and nothing else."""
+        if self.sampling.structured_outputs is not None or self.prompt.tools:
+            return False
+        plain = all(message.is_plain for message in self.prompt.messages)
+        return plain and sum(len(message.text) for message in self.prompt.messages) <= LIGHT
+
+    def request(self, preparer: Preparer, reader: MediaReader) -> Request:
+        """Return the engine's request, with its media read by `reader`, which is the request's own.
+
+        May take as long as a download does. Raises InvalidRequest, TooLong among them.
+        """
+        with naming_form(self.form_field):
+            request = self.prompt.request(self.sampling, preparer, reader)
+        return self.routed(request, preparer)
+
+    def strict_pairs(self, answer: str) -> list[tuple[dict[str, Any], str]]:
+        """Return the schemas that a whole answer has to fulfil, each with the part of it that has to."""
+        if self.strict_schema is None and not self.strict_tools:
+            return []
+        parts, schemas = split_parts(answer, self.parts), self.strict_tools
+        pairs = [(schemas[made.name], made.arguments) for made in parts.calls if made.name in schemas]
+        if self.strict_schema is not None and not parts.calls:
+            pairs.append((self.strict_schema, parts.content))
+        return pairs
+
+
+def chat_call(body: dict[str, Any], served: ServedModel, ignored: Ignored, header_id: str | None = None) -> ChatCall:
+    """Read a chat body; `header_id` is the header X-Request-Id, and names without effect go into `ignored`.
+
+    Raises InvalidRequest, UnknownModel or pydantic's ValidationError.
+    """
+    check_template(body)
+    check_tool_types(body.get("tools"))
+    unknown = UnknownFields(ignored, served.strict_fields)
+    fields = ChatBody.read(body, unknown)
+    tools = read_tools(fields.tools, fields.tool_choice, fields.parallel_tool_calls, served)
+    messages = parse_messages(fields.messages, RequestRules(unknown, served.detail_levels))
+    most = max_tokens_of(fields, ignored)
+    check_special_tokens(fields.add_special_tokens, served, ignored)
+    ending = ending_of(fields)
+    sampling = sampling_of(fields, served, max_tokens=most, logprobs=_logprobs(fields), structure=tools.structure)
+    thinking = thinking_of(fields, served, ignored)
+    check_routing(fields, served)
+    shows_marks = fields.return_boxes or _shows_marks(served, tools)
+    return ChatCall(
+        reply=replace(
+            reply_of(fields, served, "chatcmpl-", header_id), explain=fields.explain, boxes=fields.return_boxes
+        ),
+        prompt=prompt_of(fields, messages, thinking, tools, ending, ignored),
+        sampling=sampling.with_(skip_special_tokens=False) if shows_marks else sampling,
+        priority=fields.priority,
+        cache_salt=fields.cache_salt,
+        max_tokens=most,
+        form_field=tools.place or form_field(fields),
+        parts=_parts(served, tools, thinking, ending, sampling.structured_outputs is not None),
+        strict_schema=strict_schema(fields),
+        strict_tools=tools.strict,
+        include_reasoning=fields.include_reasoning,
+        echo=messages[-1].text if fields.echo and messages[-1].role == "assistant" else "",
+    )
+
+
+def prompt_of(
+    fields: ChatBody | TokenizeBody,
+    messages: tuple[ParsedMessage, ...],
+    thinking: bool | None,
+    tools: ToolUse,
+    ending: Ending,
+    ignored: Ignored,
+) -> ChatPrompt:
+    prompt = ChatPrompt(
+        messages=messages,
+        thinking=thinking,
+        tools=tools.definitions,
+        ending=ending,
+        processor=processor_of(fields),
+        media=_media_of(fields.media_io_kwargs, ignored),
+    )
+    if isinstance(fields, TokenizeBody):
+        return prompt
+    return replace(prompt, keep_last=fields.truncate_prompt_tokens, cut=fields.truncation_side or "left")
+
+
+def _parts(served: ServedModel, tools: ToolUse, thinking: bool | None, ending: Ending, has_form: bool) -> PartsRule:
+    """Return the parts of the answers. Before a form they begin with `<think>`, which ends the prompt otherwise."""
+    asked = served.thinks_unasked if thinking is None else thinking
+    return PartsRule(
+        reasoning=served.reasoning or bool(thinking and ending == "open" and has_form),
+        opened=ending == "open" and served.opens_thinking and asked and not has_form,
+        calls=tools.choice,
+        name=tools.name or "",
+        parallel=tools.parallel,
+        form=served.tool_form,
+    )
+
+
+def _shows_marks(served: ServedModel, tools: ToolUse) -> bool:
+    """True if parts of the answer are told apart by special tokens, which are hidden otherwise."""
+    return served.tool_form == "openai" or (served.tool_form == "internlm" and tools.choice == "auto")
+
+
+def check_template(body: dict[str, Any]) -> None:
+    """Raise InvalidField for a template of the caller's: it would be code, and all servers use the one built in."""
+    if body.get("chat_template") is None:
+        return
+    raise InvalidField(
+        "chat_template",
+        "Chat template is passed with request, but --trust-request-chat-template is not set. Refused request with "
+        "untrusted chat template: leave it out; the built-in template is the one the model was trained with.",
+    )
+
+
+def check_template_options(options: dict[str, Any] | None, ignored: Ignored) -> bool | None:
+    """Return enable_thinking of `chat_template_kwargs`, or None; others go into `ignored`, as no template has them.
+
+    Raises InvalidField for what would be another template, or a near miss.
+    """
+    for name in options or {}:
+        if name in _RESERVED or name.startswith("_"):
+            raise InvalidField(
+                "chat_template_kwargs", f"chat_template_kwargs may not set {name}, which is reserved: leave it out."
+            )
+        if name != "enable_thinking" and is_near_miss(name, ("enable_thinking",)):
+            raise InvalidField(
+                "chat_template_kwargs",
+                f"chat_template_kwargs has no {name[:80]!r}. Did you mean enable_thinking? Leave it out otherwise.",
+            )
+    others = [name for name in options or {} if name != "enable_thinking" and (options or {})[name] is not None]
+    if len(others) > MAX_UNKNOWN:
+        raise InvalidField(
+            "chat_template_kwargs", f"chat_template_kwargs has {len(others)} names, the most are {MAX_UNKNOWN}."
+        )
+    for name in others:
+        ignored.add(f"chat_template_kwargs.{name}", "the built-in templates know enable_thinking and nothing else")
+    value = (options or {}).get("enable_thinking")
+    if value is not None and not isinstance(value, bool):
+        raise InvalidField("chat_template_kwargs", f"enable_thinking must be true or false, got {value!r:.80}.")
+    return value
+
+
+def processor_of(fields: ChatBody | TokenizeBody | EncodeBody) -> dict[str, Any]:
+    """Return `mm_processor_kwargs` with the options that stand beside it. Raises InvalidField if they contradict."""
+    found = {name: lax_number(value) for name, value in (fields.mm_processor_kwargs or {}).items()}
+    for name in ("max_dynamic_patch", "min_dynamic_patch", "interleave_mm_strings"):
+        value = getattr(fields, name, None)
+        if value is not None and found.setdefault(name, value) != value:
+            raise InvalidField(name, f"{name}={value} and mm_processor_kwargs.{name}={found[name]!r:.80}: send one.")
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def check_special_tokens(asked: bool | None, served: ServedModel, ignored: Ignored) -> None:
+    """Raise InvalidField if `add_special_tokens` would add a second start token to messages; else it is ignored."""
+    if asked and served.starts:
+        raise InvalidField(
+            "add_special_tokens", "The start token stands before the messages already: leave add_special_tokens out."
+        )
+    if asked:
+        ignored.add("add_special_tokens", "the tokenizer has no start token to add to messages")
+
+
+def thinking_of(fields: ChatBody | TokenizeBody, served: ServedModel, ignored: Ignored) -> bool | None:
+    """Return whether the model is asked to think; None where neither the request nor the server says.
+
+    Templates know no efforts: `none` and `minimal` mean no, all others yes. A prompt that cannot ask for thinking does
+    not, and the request's fields are named as ignored. Raises InvalidField for fields that contradict each other.
+    """
+    effort = getattr(fields, "reasoning_effort", None)
+    said = {
+        "chat_template_kwargs": check_template_options(fields.chat_template_kwargs, ignored),
+        "enable_thinking": fields.enable_thinking,
+        "reasoning_effort": None if effort is None else effort not in ("none", "minimal"),
+    }
+    asked = {name: value for name, value in said.items() if value is not None}
+    if len(set(asked.values())) > 1:
+        raise InvalidField(next(iter(asked)), f"{' and '.join(asked)} contradict each other: send one of them.")
+    thinking = next(iter(asked.values()), served.thinking)
+    why = _without_thinking(fields.messages or (), served) if thinking else None
+    for name in asked if why else ():
+        ignored.add(f"{name}.enable_thinking" if name == "chat_template_kwargs" else name, why or "")
+    return thinking if why is None else False
+
+
+def _without_thinking(messages: Sequence[dict[str, Any]], served: ServedModel) -> str | None:
+    """Return why a prompt cannot ask for thinking, or None if it can."""
+    if not served.thinks:
+        return "the model was not trained to think"
+    if messages and messages[0].get("role") in ("system", "developer") and not served.opens_thinking:
+        return "the first message, of the system, takes the place of the text that asks for thinking"
+    return None
+
+
+def ending_of(fields: ChatBody | TokenizeBody) -> Ending:
+    """Return how the prompt ends; a last message may also be the beginning of the answer by a key of other servers."""
+    last = fields.messages[-1] if fields.messages else {}
+    begins = last.get("role") == "assistant" and any(last.get(name) is True for name in PREFIX_KEYS)
+    if fields.continue_final_message or begins:
+        if fields.add_generation_prompt:
+            raise InvalidField(
+                "continue_final_message",
+                "Cannot set both `continue_final_message` and `add_generation_prompt` to True.",
+            )
+        return "continue"
+    return "end" if fields.add_generation_prompt is False else "open"
+
+
+def _media_of(kwargs: dict[str, Any] | None, ignored: Ignored) -> MediaOptions:
+    try:
+        return MediaOptions.of(kwargs, ignored=ignored)
+    except InvalidRequest as error:
+        raise InvalidField("media_io_kwargs", str(error)) from None
+
+
+def max_tokens_of(fields: ChatBody | CompletionBody, ignored: Ignored) -> int | None:
+    if fields.max_completion_tokens is None:
+        return fields.max_tokens
+    if fields.max_tokens not in (None, fields.max_completion_tokens):
+        ignored.add("max_tokens", "max_completion_tokens is its newer name, and counts")
+    return fields.max_completion_tokens
+
+
+def _logprobs(fields: ChatBody) -> int | None:
+    if fields.top_logprobs is not None and fields.top_logprobs != 0 and not fields.logprobs:
+        raise InvalidField("top_logprobs", "when using `top_logprobs`, `logprobs` must be set to true.")
+    return (fields.top_logprobs or 0) if fields.logprobs else None

@@ -1,0 +1,158 @@
+"""POST /v1/chat/completions, and /v1/chat/completions/batch: several conversations answered side by side."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response
+
+from tilewise.errors import InvalidField
+from tilewise.ignored import Ignored
+from tilewise.inputs.grammar import name_unenforced
+from tilewise.inputs.prepared_schema import schema_faults
+from tilewise.server.answers import ChunkInterval, total_usage, usage_body
+from tilewise.server.bodies import NOT_IN_BATCHES, BatchedChatBody, ChatBody
+from tilewise.server.chat.answers import ChatChunk, ChatCompletion, ChatStream, ReasoningCount, chat_body
+from tilewise.server.chat.call import ChatCall, chat_call
+from tilewise.server.completions.call import MAX_PROMPTS
+from tilewise.server.context import Context, context_of
+from tilewise.server.exchange import EventStream, Router, data_event, guarded
+from tilewise.server.openapi import GENERATION, Operation
+from tilewise.server.service import AnswerService
+from tilewise.types import CompletionOutput, Request, Usage
+
+router = Router()
+
+
+@router.on_json(
+    "/v1/chat/completions",
+    Operation(
+        gives="The answers, or their chunks as they come.",
+        body=ChatBody,
+        answer=ChatCompletion,
+        events=ChatChunk,
+        statuses=GENERATION,
+    ),
+)
+async def chat_completions(raw: HttpRequest, body: dict[str, Any], ignored: Ignored) -> Response:
+    """Answer a conversation, pictures and videos included."""
+    context = context_of(raw)
+    service = context.service
+    call = chat_call(body, context.served, ignored, raw.headers.get("x-request-id"))
+    async with service.admitted():
+        request = await prepared(raw, call, call.reply.id, ignored)
+        headers = context.load_report(raw, ignored)
+        if call.reply.stream:
+            return EventStream(guarded(_events(context, call, request), service), headers)
+        reasoning, group = ReasoningCount(call), service.group(request)
+        [output] = await service.whole([group], [reasoning.take])
+        answer = chat_body(call, output, reasoning.tokens)
+        if (times := context.times_of(output)) is not None:
+            answer["metrics"] = times
+        for choice, made in zip(answer["choices"], output.outputs, strict=True):
+            if faults := await schema_errors(call, made, service):
+                choice["schema_errors"] = faults
+        context.log_answers(call.reply.id, output)
+        return JSONResponse(answer, headers=headers)
+
+
+async def prepared(raw: HttpRequest, call: ChatCall, name: str, ignored: Ignored) -> Request:
+    """Return the engine's request for a conversation, its media read; what of them was left out goes into `ignored`.
+
+    It is logged under `name`.
+    """
+    context = context_of(raw)
+    preparer, scope = context.service.preparer, context.scope(raw, call.cache_salt)
+    request = await context.service.read(
+        lambda reader: call.request(preparer, reader), call.prompt.media, scope, ignored, call.is_light
+    )
+    name_unenforced(request, ignored, preparer.tokenizer.vocab_size)
+    context.log_request(name, request)
+    return request
+
+
+async def schema_errors(call: ChatCall, answer: CompletionOutput, service: AnswerService) -> list[str]:
+    """Return how an answer violates the schema of which `strict: true` was asked.
+
+    An answer that was cut short is not checked: it is not whole, as its finish_reason says.
+    """
+    pairs = call.strict_pairs(answer.text) if answer.finish_reason == "stop" else []
+    if not pairs:
+        return []
+    return [fault for found in await service.prepare(lambda: schema_faults(pairs)) for fault in found]
+
+
+async def _events(context: Context, call: ChatCall, request: Request) -> AsyncGenerator[bytes]:
+    service = context.service
+    group, stream = service.group(request), ChatStream(call, request.prompt_ids)
+    interval = ChunkInterval(context.config.stream_interval)
+    async with service.deadline(request.arrival), aclosing(service.pieces(group)) as steps:
+        async for pieces in steps:
+            chunks = [chunk for piece in pieces for chunk in stream.take(interval.hold(piece), group.usage)]
+            for choice in (choice for chunk in chunks for choice in chunk["choices"] if choice["finish_reason"]):
+                if faults := await schema_errors(call, group.output().outputs[choice["index"]], service):
+                    choice["schema_errors"] = faults
+            yield b"".join(map(data_event, chunks))
+    for chunk in stream.finish(output := group.output()):
+        if (times := context.times_of(output)) is not None:
+            chunk["metrics"] = times
+        yield data_event(chunk)
+    context.log_answers(call.reply.id, output)
+
+
+@router.on_json(
+    "/v1/chat/completions/batch",
+    Operation(
+        gives="One choice for each conversation, in their order.",
+        body=BatchedChatBody,
+        answer=ChatCompletion,
+        statuses=GENERATION,
+    ),
+)
+async def batched_chat_completions(raw: HttpRequest, body: dict[str, Any], ignored: Ignored) -> Response:
+    """Answer several conversations at once, pictures and videos included; not streamed, and without tools."""
+    context = context_of(raw)
+    service = context.service
+    calls = [
+        chat_call({**body, "messages": messages}, context.served, ignored, raw.headers.get("x-request-id"))
+        for messages in _conversations(body)
+    ]
+    async with service.admitted():
+        name = calls[0].reply.id
+        requests = await asyncio.gather(*(prepared(raw, call, name, ignored) for call in calls))
+        reasoning = [ReasoningCount(call) for call in calls]
+        outputs = await service.whole(map(service.group, requests), [count.take for count in reasoning])
+        for output in outputs:
+            context.log_answers(name, output)
+        answers = [chat_body(call, output) for call, output in zip(calls, outputs, strict=True)]
+        for call, output, answer in zip(calls, outputs, answers, strict=True):
+            if faults := await schema_errors(call, output.outputs[0], service):
+                answer["choices"][0]["schema_errors"] = faults
+        headers = context.load_report(raw, ignored)
+        tokens = sum(count.tokens for count in reasoning)
+        return JSONResponse(_joined(answers, [output.usage for output in outputs], tokens), headers=headers)
+
+
+def _conversations(body: dict[str, Any]) -> list[Any]:
+    """Return the conversations of a body. Raises InvalidField, for fields that a batch cannot have as well."""
+    for field in NOT_IN_BATCHES:
+        if body.get(field.name) is not None:
+            field.is_kept(body[field.name], Ignored())
+    found = body.get("messages")
+    if not isinstance(found, list) or not found or not all(isinstance(one, list) and one for one in found):
+        raise InvalidField("messages", "messages must be a list of conversations, each a list of at least one message.")
+    if len(found) > MAX_PROMPTS:
+        raise InvalidField("messages", f"messages has {len(found)} conversations, the most are {MAX_PROMPTS}.")
+    return found
+
+
+def _joined(answers: list[ChatCompletion], usages: list[Usage], reasoning_tokens: int) -> ChatCompletion:
+    """Return the first answer's head with the choices of all answers, and their usage together."""
+    for number, answer in enumerate(answers):
+        answer["choices"][0]["index"] = number
+    choices = [answer["choices"][0] for answer in answers]
+    return {**answers[0], "choices": choices, "usage": usage_body(total_usage(usages), reasoning_tokens)}

@@ -1,0 +1,176 @@
+"""Routes of /v1/responses: responses are made, and where they are kept, found, cancelled and deleted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response
+from typing_extensions import TypedDict
+
+from tilewise.errors import TilewiseError
+from tilewise.ignored import Ignored
+from tilewise.server.bodies import ResponsesBody
+from tilewise.server.chat.routes import prepared, schema_errors
+from tilewise.server.context import Context, context_of
+from tilewise.server.exchange import EventStream, Router, named_event, refusal
+from tilewise.server.openapi import GENERATION, Operation
+from tilewise.server.problems import Problem, problem_of
+from tilewise.server.responses.call import NOTHING_KEPT, ResponseCall, response_call
+from tilewise.server.responses.items import ResponseEvent, ResponseObject, raw_message, response_object
+from tilewise.server.responses.store import ResponseStore, StoredResponse, UnknownResponse
+from tilewise.server.responses.stream import ResponseStream
+from tilewise.types import Request
+
+router = Router()
+_STORED = Operation(gives="The response as it is by now.", answer=ResponseObject, statuses=(400, 404))
+
+
+class DeletedResponse(TypedDict):
+    id: str
+    object: Literal["response"]
+    deleted: Literal[True]
+
+
+@router.on_json(
+    "/v1/responses",
+    Operation(
+        gives="The response, or the events that tell of it.",
+        body=ResponsesBody,
+        answer=ResponseObject,
+        events=ResponseEvent,
+        done=False,
+        statuses=GENERATION,
+    ),
+)
+async def responses(raw: HttpRequest, body: dict[str, Any], ignored: Ignored) -> Response:
+    """Answer a text or items of a conversation, in the form of OpenAI's Responses API."""
+    context = context_of(raw)
+    service, store, scope = context.service, context.store, context.scope(raw, None)
+    recall = None if store is None else partial(store.conversation, scope)
+    call = response_call(body, context.served, ignored, raw.headers.get("x-request-id"), recall)
+    async with service.admitted():
+        request = await prepared(raw, call.chat, call.id, ignored)
+        headers, keep = context.load_report(raw, ignored), None
+        if store is not None and call.store:
+            size = await service.prepare(partial(store.measure, call), call.chat.is_light)
+            keep = partial(store.keep, scope, call, measured=size)
+        making = Making(context, call, request, keep)
+        if call.background:
+            return JSONResponse(making.begin(), headers=headers)
+        if call.chat.reply.stream:
+            return EventStream(making.events(), headers)
+        return JSONResponse(await making.whole(), headers=headers)
+
+
+Keep = Callable[[ResponseObject], StoredResponse]
+
+
+class Making:
+    """A response while it is made; afterwards it is kept, if it is to be."""
+
+    def __init__(self, context: Context, call: ResponseCall, request: Request, keep: Keep | None) -> None:
+        self._context, self._call, self._request, self._keep = context, call, request, keep
+        self._stream, self._group = ResponseStream(call), context.service.group(request)
+
+    async def whole(self) -> ResponseObject:
+        async with aclosing(self._steps()) as steps:
+            async for _ in steps:
+                pass
+        if self._keep is not None:
+            self._keep(self._stream.response)
+        return self._stream.response
+
+    async def events(self) -> AsyncGenerator[bytes]:
+        service = self._context.service
+        with service.counted():
+            try:
+                yield b"".join(map(named_event, self._stream.opening()))
+                async with service.deadline(self._request.arrival), aclosing(self._steps()) as steps:
+                    async for events in steps:
+                        if events:
+                            yield b"".join(map(named_event, events))
+                if self._keep is not None:
+                    self._keep(self._stream.response)
+            except Exception as error:  # of whatever kind: the status has been sent, so the stream has to say it
+                yield b"".join(map(named_event, self._stream.failed(problem_of(error))))
+
+    def begin(self) -> ResponseObject:
+        """Begin to work in the background, and return the response as it stands. Raises Overloaded."""
+        assert self._keep is not None
+        queued = response_object(self._call, "queued", [])
+        stored = self._keep(queued)
+        stored.task = asyncio.create_task(self._work(stored))
+        return queued
+
+    async def _work(self, stored: StoredResponse) -> None:
+        service = self._context.service
+        with service.counted():
+            try:
+                async with service.deadline(self._request.arrival), aclosing(self._steps()) as steps:
+                    async for _ in steps:  # the response stays queued until it has ended, as vLLM's do
+                        pass
+            except Exception as error:  # of whatever kind: whoever asks for the response is told
+                self._stream.failed(problem_of(error))
+            if self._context.store is not None:
+                self._context.store.end(stored, self._stream.response)
+
+    async def _steps(self) -> AsyncGenerator[list[ResponseEvent]]:
+        """Yield the events of each step of the engine."""
+        async with aclosing(self._context.service.pieces(self._group)) as steps:
+            async for pieces in steps:
+                events = [event for piece in pieces for event in self._stream.take(piece, self._group.usage)]
+                if self._stream.response["status"] == "completed":
+                    answer = self._group.output().outputs[0]
+                    if faults := await schema_errors(self._call.chat, answer, self._context.service):
+                        self._stream.response["schema_errors"] = faults
+                yield events
+        output, response = self._group.output(), self._stream.response
+        if self._call.raw_messages:
+            answer = output.outputs[0]
+            response["input_messages"] = [raw_message(output.prompt or "", output.prompt_token_ids)]
+            response["output_messages"] = [raw_message(answer.text, answer.token_ids)]
+        self._context.log_answers(self._call.id, output)
+
+
+@router.on("GET", "/v1/responses/{response_id}", _STORED)
+async def response(raw: HttpRequest) -> Response:
+    """A response that is kept, or worked on in the background."""
+    if raw.query_params.get("stream", "false").lower() not in ("false", "0"):
+        what = "stream is not supported here: ask again until the status is completed."
+        return Problem(400, what, "stream").response()
+    return _with_store(raw, lambda store, scope, name: store.find(scope, name).response)
+
+
+@router.on(
+    "DELETE", "/v1/responses/{response_id}", Operation(gives="It is gone.", answer=DeletedResponse, statuses=(404,))
+)
+async def delete_response(raw: HttpRequest) -> Response:
+    """Keep a response no longer; work on it ends."""
+
+    def delete(store: ResponseStore, scope: str, name: str) -> DeletedResponse:
+        store.delete(scope, name)
+        return {"id": name, "object": "response", "deleted": True}
+
+    return _with_store(raw, delete)
+
+
+@router.on("POST", "/v1/responses/{response_id}/cancel", replace(_STORED, gives="It is cancelled."))
+async def cancel_response(raw: HttpRequest) -> Response:
+    """End the work on a response in the background."""
+    return _with_store(raw, lambda store, scope, name: store.cancel(scope, name).response)
+
+
+def _with_store(raw: HttpRequest, work: Callable[[ResponseStore, str, str], Mapping[str, Any]]) -> Response:
+    context, name = context_of(raw), raw.path_params["response_id"]
+    try:
+        if context.store is None:
+            raise UnknownResponse(f"Response with id '{name[:140]}' not found: {NOTHING_KEPT}.")
+        return JSONResponse(work(context.store, context.scope(raw, None), name))
+    except TilewiseError as error:
+        return refusal(error, context.service)

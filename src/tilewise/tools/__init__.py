@@ -1,1 +1,0 @@
-"""Tools for people who test with Tilewise; the engine does not need them."""

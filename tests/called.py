@@ -1,0 +1,28 @@
+"""The command line, called in this process: a Python of its own takes a second to start, and longer with torch."""
+
+from __future__ import annotations
+
+import io
+import os
+from contextlib import redirect_stderr, redirect_stdout
+from subprocess import CompletedProcess
+from unittest.mock import patch
+
+from tilewise.cli import main
+
+
+def called(*words: object, **environment: str) -> CompletedProcess[str]:
+    """What `tilewise WORDS` prints, neither of it at a terminal, and how it ends."""
+    out, errors = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
+    code: object
+    with patch.dict(os.environ), redirect_stdout(out), redirect_stderr(errors):
+        for name in ("NO_COLOR", "FORCE_COLOR"):
+            os.environ.pop(name, None)
+        os.environ.update(environment)
+        try:
+            code = main([str(word) for word in words])
+        except SystemExit as ended:
+            code = ended.code
+    assert isinstance(code, int)
+    printed, said = (stream.buffer.getvalue().decode() for stream in (out, errors))  # type: ignore[attr-defined]
+    return CompletedProcess(words, code, printed, said)
