@@ -46,6 +46,11 @@ test-ray: install ## ranks and servers on a Ray cluster of two nodes, which are 
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[ray]'
 	$(BIN)/python -m pytest -m ray -s tests/cluster
 
+test-browser: install ## the web chat in Chromium, over a real server (some minutes)
+	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test-browser]'
+	$(BIN)/python -m pytest -m browser tests/ui
+
 test-schema: install ## thousands of generated requests, right and wrong, to a real server (some minutes)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test-server]'
 	$(BIN)/python -m pytest -m schema tests/server/test_schema.py
@@ -87,5 +92,5 @@ compatibility: install ## write docs/compatibility.md and docs/api.md from the t
 clean: ## remove the environment and caches
 	rm -rf $(VENV) .venv-clients build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
-.PHONY: help install demo test test-slow test-batch test-clients test-harness test-cuda test-ahead test-ray test-schema check format eval-demo matrix
+.PHONY: help install demo test test-slow test-batch test-clients test-harness test-cuda test-ahead test-browser test-ray test-schema check format eval-demo matrix
 .PHONY: compatibility monitoring equality bench-gpu clean

@@ -16,7 +16,7 @@ ROWS: list[set[str]] = [
     {"cli", "deploy", "__main__"},
     {"services", "jobs", "evals", "bench"},
     {"server"},
-    {"entrypoints", "assets", "twin", "quantize", "capacity"},
+    {"ui", "entrypoints", "assets", "twin", "quantize", "capacity"},
     {"remote"},
     {"outputs"},
     {"inputs"},
@@ -30,7 +30,7 @@ ROWS: list[set[str]] = [
     {"plan"},
     {"step"},
     {"config", "speculation", "types", "sampling_params", "structured_outputs"},
-    {"units", "layout", "timing", "sse", "ray_cluster", "resize", "ignored", "option", "foreign"}
+    {"units", "layout", "timing", "sse", "chat_server", "ray_cluster", "resize", "ignored", "option", "foreign"}
     | {"console", "host", "environment"},
     {"errors"},
 ]

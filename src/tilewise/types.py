@@ -188,6 +188,17 @@ class CompletionOutput:
         return self.finish_reason is not None
 
 
+@dataclass(frozen=True, slots=True)
+class PictureReport:
+    """What became of one picture of a request."""
+
+    size: tuple[int, int]
+    """(width, height) in pixels; zeros for a picture that came encoded."""
+    grid: Grid
+    encoded: tuple[bool, ...]
+    """For each of its tiles, True if it had to be encoded for this request, False if its rows were there already."""
+
+
 @dataclass(slots=True)
 class RequestOutput:
     """All answers to one prompt. Field names are vLLM's, `usage` and `timing` are ours."""
@@ -201,6 +212,8 @@ class RequestOutput:
     usage: Usage
     timing: Timing
     num_cached_tokens: int = 0
+    pictures: tuple[PictureReport, ...] = ()
+    """Pictures and frames in the order of the prompt; empty before the first token."""
     prompt_logprobs: list[dict[int, Logprob] | None] | None = None
     """One entry for each prompt token that was computed; the first has nothing before it, hence None."""
 

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.called import called
+from tests.served import PICTURES
 from tests.tiny import SPECS, TWINS, write_original
 from tilewise import __version__
 from tilewise.cli import main
@@ -25,6 +26,18 @@ def model(tmp_path_factory) -> Path:
 def tilewise(*arguments: object, text: str | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "tilewise", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, input=text, check=False)
+
+
+def test_boxes_are_drawn_over_the_picture(tmp_path):
+    asked = (PICTURES / "color_and_shape.png", "Find <ref>red cross</ref> and give its box.", "--draw")
+    done = called("ask", *asked, tmp_path / "out.png")
+    assert (done.returncode, done.stdout.strip()) == (0, "<ref>red cross</ref><box>[[0,0,250,250]]</box>"), done.stderr
+    assert "1 boxes drawn in" in done.stderr
+    with Image.open(PICTURES / "color_and_shape.png") as given, Image.open(tmp_path / "out.png") as drawn:
+        assert given.size == drawn.size
+        assert drawn.getpixel((0, 10)) != given.convert("RGB").getpixel((0, 10))
+    assert "no kind of picture" in called("ask", *asked, tmp_path / "out.txt").stderr
+    assert "give one that is a file" in called("ask", "What?", "--draw", tmp_path / "out.png").stderr
 
 
 def test_ask_prints_the_answer_and_the_statistics(model, tmp_path):

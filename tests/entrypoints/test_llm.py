@@ -249,6 +249,17 @@ def test_a_prompt_asked_again_is_cached_unless_it_is_salted_or_switched_off(fold
 FREE = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
 
 
+def test_an_answer_says_which_tiles_were_encoded_for_it(folder):
+    picture = Image.frombytes("RGB", (80, 40), bytes(range(256)) * 37 + bytes(128))
+    with LLM(str(folder), max_model_len=512, dtype="float32", enable_prefix_caching=False) as llm:
+        asked = {"prompt": user("What?"), "multi_modal_data": {"image": picture}}
+        first, again = (llm.generate(asked, GREEDY, use_tqdm=False)[0].pictures for _ in range(2))
+    [new], [known] = first, again
+    assert (new.size, new.grid, len(new.encoded)) == ((80, 40), known.grid, first[0].grid[0] * first[0].grid[1] + 1)
+    assert all(new.encoded)
+    assert not any(known.encoded)
+
+
 def test_a_bad_word_does_not_appear(llm):
     free = llm.generate("the hen", FREE)[0].outputs[0]
     for start in (0, 4):

@@ -62,7 +62,7 @@ def chat(llm, body):
     request = call.request(llm._prepare, llm._build.reader)
     group, stream = AnswerGroup(llm.inputs.tokenizer, request, llm._prepare.spec), ChatStream(call, request.prompt_ids)
     chunks = [chunk for piece in drive(llm, group) for chunk in stream.take(piece, group.usage)]
-    return chat_body(call, group.output()), [*chunks, *stream.finish(group.usage)]
+    return chat_body(call, group.output()), [*chunks, *stream.finish(group.output())]
 
 
 def test_a_picture_and_a_question(llm, sign):

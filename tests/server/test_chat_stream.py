@@ -12,6 +12,7 @@ from tests.server.asking import LOOK, USAGE, ask, output, pieces, score
 from tilewise.errors import BrokenAnswer
 from tilewise.server.chat.answers import ChatStream, ReasoningCount, chat_body
 from tilewise.server.exchange import data_event, named_event
+from tilewise.types import PictureReport
 
 CALL = '<tool_call>\n{"name": "look", "arguments": {"where": "left"}}\n</tool_call>'
 
@@ -20,7 +21,7 @@ def stream(call, *sequences):
     """All chunks of pieces in this order."""
     taker = ChatStream(call, prompt_token_ids=(1, 2, 3))
     chunks = [chunk for piece in itertools.chain(*sequences) for chunk in taker.take(piece, USAGE)]
-    return [*chunks, *taker.finish(USAGE)]
+    return [*chunks, *taker.finish(output())]
 
 
 def deltas(chunks):
@@ -152,3 +153,27 @@ def test_events_are_one_line_each():
     assert (
         named_event({"type": "response.created"}) == b'event: response.created\ndata: {"type":"response.created"}\n\n'
     )
+
+
+def test_an_explanation_comes_behind_the_answer_where_it_is_asked_for():
+    picture = PictureReport((640, 480), (2, 1), (True, False, True))
+    taker = ChatStream(ask(stream=True, explain=True))
+    chunks = [chunk for piece in pieces(["A"]) for chunk in taker.take(piece, USAGE)]
+    assert not any("explanation" in chunk for chunk in chunks)
+    [last] = taker.finish(output("A", pictures=(picture,)))
+    [shown] = last["explanation"]["pictures"]
+    assert shown == {"width": 640, "height": 480, "columns": 2, "rows": 1, "encoded": [True, False, True]}
+    assert "usage" not in last
+    assert chat_body(ask(explain=True), output("A", pictures=(picture,)))["explanation"] == last["explanation"]
+    assert "explanation" not in chat_body(ask(), output("A"))
+
+
+def test_boxes_come_with_the_end_of_an_answer_where_they_are_asked_for():
+    call = ask(stream=True, return_boxes=True)
+    assert not call.sampling.skip_special_tokens
+    parts = ["It is <ref>a c", "at</ref><box>[[1,2,", "3,4]]</box>."]
+    boxes = [{"label": "a cat", "corners": [1.0, 2.0, 3.0, 4.0]}]
+    found = [delta["boxes"] for delta in deltas(stream(call, pieces(parts))) if "boxes" in delta]
+    assert found == [boxes]
+    assert chat_body(call, output("".join(parts)))["choices"][0]["message"]["boxes"] == boxes
+    assert "boxes" not in chat_body(ask(), output("".join(parts)))["choices"][0]["message"]

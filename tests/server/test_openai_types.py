@@ -33,7 +33,7 @@ def test_chunks(text):
     stream = ChatStream(ask(tools=[LOOK], stream=True, stream_options=options, logprobs=True))
     scores = {token: score(-0.5) for token in range(5, 200)}
     chunks = [chunk for piece in pieces(list(text), scores=scores) for chunk in stream.take(piece, USAGE)]
-    parsed = [ChatCompletionChunk.model_validate(chunk).usage for chunk in [*chunks, *stream.finish(USAGE)]]
+    parsed = [ChatCompletionChunk.model_validate(chunk).usage for chunk in [*chunks, *stream.finish(output())]]
     totals = [usage.total_tokens for usage in parsed]
     assert (totals[0], totals[-1]) == (310, 326)  # the prompt's 310, and no token is counted twice
     assert totals[:-1] == sorted(totals[:-1])

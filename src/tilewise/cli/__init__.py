@@ -21,6 +21,7 @@ _VERBS = {
     "serve": ("cli.serve", "serve a model over HTTP, in OpenAI's form"),
     "encode-server": ("cli.serve", "encode pictures for servers elsewhere"),
     "deploy": ("deploy", "serve a model on a Ray cluster"),
+    "ui": ("cli.ui", "talk with a model in the browser, and see what it sees"),
     "start": ("cli.services", "serve a model in the background"),
     "ps": ("cli.services", "list services"),
     "logs": ("cli.services", "show a service's log"),

@@ -59,6 +59,12 @@ class AskOptions:
     system: str | None = option(None, "system message in place of the built-in one")
     thinking: bool = option(False, "reason first (InternVL3.5)")
     stats: bool = option(False, "print tokens and times to standard error")
+    draw: Path | None = option(
+        None,
+        "write the last picture with the boxes that the answer names, as PNG, JPEG or WebP",
+        read=Path,
+        metavar="FILE",
+    )
 
 
 def ask(line: CommandLine) -> int:
@@ -69,6 +75,9 @@ def ask(line: CommandLine) -> int:
     given = engine_options(line)
     config = EngineConfig.of(**given)
     parts = [media_part(source, config) for source in options.media]
+    drawn = None if options.draw is None else BoxDrawing.of(parts, options.draw)
+    if drawn is not None:
+        sampling = sampling.with_(skip_special_tokens=False)  # <ref> and <box> are such
     asked = [*parts, question_part(options.question, options.media)]
     messages: list[dict[str, Any]] = [{"role": "user", "content": asked}]
     if options.system is not None:
@@ -80,9 +89,43 @@ def ask(line: CommandLine) -> int:
             print(text, end="", flush=True)
             whole = output
     print()
+    if whole is not None and drawn is not None:
+        drawn.write(whole.outputs[0].text)
     if options.stats and whole is not None:
         print_stats(whole)
     return 0
+
+
+@dataclass(frozen=True)
+class BoxDrawing:
+    """A picture of a question, and the file that it is written to with the boxes of the answer."""
+
+    picture: Any
+    file: Path
+
+    @classmethod
+    def of(cls, parts: Sequence[dict[str, Any]], file: Path) -> BoxDrawing:
+        """Take the last picture of a question. Raises InvalidRequest without one that is a file here."""
+        from PIL import Image
+
+        pictures = [part["image_pil"] for part in parts if "image_pil" in part]
+        if not pictures:
+            raise InvalidRequest(f"--draw {file}: boxes are drawn over a picture: give one that is a file here.")
+        if file.suffix.lower() not in Image.registered_extensions():
+            raise InvalidRequest(f"--draw {file}: {file.suffix or 'no ending'} is no kind of picture: take .png.")
+        return cls(pictures[-1], file)
+
+    def write(self, answer: str) -> None:
+        """Draw the boxes of an answer. Raises InvalidRequest if the file cannot be written."""
+        from tilewise.inputs.media.images import to_rgb
+        from tilewise.outputs.boxes import draw_boxes, read_boxes
+
+        boxes = read_boxes(answer)
+        try:
+            draw_boxes(to_rgb(self.picture), boxes).save(self.file)
+        except OSError as error:
+            raise InvalidRequest(f"--draw {self.file} cannot be written: {error}.") from None
+        print(f"{len(boxes)} boxes drawn in {self.file}", file=sys.stderr)
 
 
 def print_stats(output: RequestOutput) -> None:
@@ -229,6 +272,7 @@ ASK = Verb(
 examples:
   tilewise ask sign.jpg "What does the sign say?"
   tilewise ask before.png after.png "What has changed?" --model OpenGVLab/InternVL3-2B
+  tilewise ask street.jpg "Find <ref>the bus</ref> and give its box." --draw out.png
   tilewise ask clip.mp4 "What happens here?" --num-frames 8
   tilewise ask "Who are you?" --model ./InternVL3-1B
 """,

@@ -240,7 +240,8 @@ class Scheduler:
                 if page is None:
                     return
                 plan.fill(page, tile)
-                sequence.num_encoded += isinstance(tile, Tile)
+                if isinstance(tile, Tile):
+                    sequence.encoded.add(tile.digest)
 
     def _missing_tiles(self, sequence: SequenceState) -> Iterator[AnyTile]:
         """Yield the tiles that a sequence still needs and that are in no page; hold those that are.
@@ -331,7 +332,7 @@ class Scheduler:
         if len(sequence.output_ids) == 1:
             sequence.moments = replace(sequence.moments, first_token=now)
             self.counters.tile_cache_queries += len(sequence.tiles)
-            self.counters.tile_cache_hits += max(0, len(sequence.tiles) - sequence.num_encoded)
+            self.counters.tile_cache_hits += len(sequence.tiles) - len(sequence.encoded)
 
     def _take_in_tiles(self, encoded: tuple[EncodedTile, ...], now: float) -> None:
         """Take in tiles that are in their pages now; Flash prompts may get their length by their scores."""

@@ -65,8 +65,8 @@ class SequenceState:
     """Tokens whose keys and values are computed or being computed; guesses count once they have proved right."""
     num_cached: int | None = None
     """Tokens whose keys and values were cached when it was first admitted; None before."""
-    num_encoded: int = 0
-    """Tiles that were encoded because this sequence needed them."""
+    encoded: set[bytes] = field(default_factory=set)
+    """Digests of the tiles that were encoded because this sequence needed them."""
     block_ids: list[int] = field(default_factory=list)
     block_hashes: list[bytes] = field(default_factory=list)
     """Chain hashes of its full blocks, as far as they have been asked for."""
@@ -178,6 +178,12 @@ class SequenceState:
         if self.matcher is not None:
             self.matcher.accept(token_id)
 
+    @property
+    def encoded_tiles(self) -> tuple[int, ...]:
+        """Numbers of its tiles that were encoded because it needed them; of equal tiles, the first."""
+        digests = [span.tile.digest for span in self.tiles]
+        return tuple(sorted(digests.index(digest) for digest in self.encoded))
+
     def end_with(self, token_id: int) -> str | None:
         """Return why the sequence ends with this token, its newest; None if it goes on."""
         sampling = self.request.sampling
@@ -236,6 +242,8 @@ class TokenDelta(NamedTuple):
     """Moment at which the token was known, on the monotonic clock."""
     moments: EngineMoments | None = None
     """The sequence's way to its first token; None with later ones."""
+    encoded_tiles: tuple[int, ...] = ()
+    """Numbers of the prompt's tiles that were not there and had to be encoded; with the first token only."""
     preemptions: int = 0
     """Times that the sequence has given its blocks back so far."""
 
@@ -253,5 +261,6 @@ class TokenDelta(NamedTuple):
             prompt_scores=tuple(sequence.prompt_scores) if first else (),
             time=now,
             moments=sequence.moments if first else None,
+            encoded_tiles=sequence.encoded_tiles if first else (),
             preemptions=max(0, sequence.num_admissions - 1),
         )

@@ -10,7 +10,7 @@ from tilewise.inputs.spec import HeaderIds, InputSpec
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.sampling_params import RequestOutputKind, SamplingParams
 from tilewise.timing import EngineMoments, Timing
-from tilewise.types import CompletionOutput, Logprob, Request, RequestOutput, SampledToken, Usage
+from tilewise.types import CompletionOutput, Logprob, PictureReport, Request, RequestOutput, SampledToken, Usage
 
 
 class Detokenizer:
@@ -146,6 +146,7 @@ class AnswerGroup:
         self._tokenizer = tokenizer
         self._tokens_per_tile = spec.tokens_per_tile
         self._moments: EngineMoments | None = None
+        self._encoded: frozenset[int] = frozenset()
         self._preemptions: dict[str, int] = {}
         self._last_token: float | None = None
         self._times: dict[str, float] = {}
@@ -189,7 +190,8 @@ class AnswerGroup:
             scores = [named_scores(token, self._tokenizer) for token in delta.prompt_scores]
             self._prompt_logprobs = [None, *scores]
         self._last_token = self._times[delta.request_id] = delta.time
-        self._moments = self._moments or delta.moments
+        if self._moments is None and delta.moments is not None:
+            self._moments, self._encoded = delta.moments, frozenset(delta.encoded_tiles)
         self._preemptions[delta.request_id] = delta.preemptions
 
     @property
@@ -215,6 +217,7 @@ class AnswerGroup:
             finished=self.finished,
             num_cached_tokens=self._cached,
             prompt_logprobs=self._prompt_logprobs,
+            pictures=tuple(self._pictures()) if self._moments else (),
             usage=self.usage,
             timing=Timing(
                 request.arrival,
@@ -225,6 +228,14 @@ class AnswerGroup:
                 sum(self._preemptions.values()),
             ),
         )
+
+    def _pictures(self) -> Iterator[PictureReport]:
+        first = 0
+        for image in self.request.images:
+            numbers = range(first, first + len(image.tiles))
+            encoded = tuple(number in self._encoded for number in numbers)
+            yield PictureReport(image.original_size, image.grid, encoded)
+            first = numbers.stop
 
 
 def _fan_out(request: Request) -> Iterator[Request]:

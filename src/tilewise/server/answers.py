@@ -96,6 +96,61 @@ def request_times(output: RequestOutput) -> RequestTimes:
     return times
 
 
+class PictureTiles(TypedDict):
+    """One picture of a request; a picture that came encoded has neither width nor height."""
+
+    width: int
+    height: int
+    columns: int
+    rows: int
+    encoded: list[bool]
+    """For each tile, row by row and the thumbnail last: true if it was encoded for this request, false if its rows
+    were there already."""
+
+
+class PartSeconds(TypedDict):
+    """Seconds of a request by part; `encode`, the wait for tiles, lies within `queue` and `prefill`."""
+
+    download: float
+    decode: float
+    preprocess: float
+    queue: float
+    encode: float
+    prefill: float
+    answer: float
+
+
+class Explanation(TypedDict):
+    pictures: list[PictureTiles]
+    seconds: PartSeconds
+
+
+def explanation(output: RequestOutput) -> Explanation:
+    """Return how a whole answer came about."""
+    timing, inputs = output.timing, output.timing.inputs
+    return {
+        "pictures": [
+            {
+                "width": picture.size[0],
+                "height": picture.size[1],
+                "columns": picture.grid[0],
+                "rows": picture.grid[1],
+                "encoded": list(picture.encoded),
+            }
+            for picture in output.pictures
+        ],
+        "seconds": {
+            "download": inputs.download,
+            "decode": inputs.decode,
+            "preprocess": inputs.preprocess,
+            "queue": timing.queue or 0.0,
+            "encode": timing.encode or 0.0,
+            "prefill": timing.prefill or 0.0,
+            "answer": timing.decode or 0.0,
+        },
+    }
+
+
 def checked_reason(reason: str | None) -> Finish | None:
     """Return an answer's reason to end. Raises BrokenAnswer for a structured answer that could not keep its form."""
     if reason == "error":

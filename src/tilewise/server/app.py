@@ -40,8 +40,13 @@ def routers_of(config: ServerConfig) -> tuple[Router, ...]:
     return (*ROUTERS, *tokenizer, *((information.developer_router,) if developers else ()))
 
 
-def create_app(context: Context, routers: Sequence[Router] | None = None) -> ASGIApp:
+UI_PATH = "/ui"
+
+
+def create_app(context: Context, routers: Sequence[Router] | None = None, port: int | None = None) -> ASGIApp:
     """Return a server's application with the routes of `routers`; None = those that its options ask for.
+
+    With the option `ui`, the web chat asks this server at `port` of this machine. Raises InvalidConfig without gradio.
 
     A request passes HttpCounter, RequestGuard, CORS and, where spans are sent, TraceContext on its way to a route.
     """
@@ -55,6 +60,11 @@ def create_app(context: Context, routers: Sequence[Router] | None = None) -> ASG
         app.include_router(
             pages(partial(openapi_document, routers, open_paths, bool(config.api_key), config.root_path))
         )
+    if config.ui:
+        from tilewise.ui.app import mount
+        from tilewise.ui.servers import Servers
+
+        mount(app, Servers((f"http://127.0.0.1:{config.port if port is None else port}/v1",)), UI_PATH)
     app.add_exception_handler(HTTPException, routing_error(api_routes(routers)))
     if context.service.tracing is not None:
         app.add_middleware(TraceContext)
@@ -70,6 +80,7 @@ def create_app(context: Context, routers: Sequence[Router] | None = None) -> ASG
         app,
         keys=config.api_key,
         open_paths=open_paths,
+        open_below=UI_PATH if config.ui else None,
         root_path=config.root_path,
         max_body_bytes=int(config.max_body_mb * 2**20),
         max_headers=config.h11_max_header_count,

@@ -112,6 +112,8 @@ def served_model(
         root=engine.model,
         created=int(time.time()),
         max_model_len=max_model_len,
+        tiling=spec.tiling,
+        tokens_per_tile=spec.tokens_per_tile,
         sampling=sampling,
         max_logprobs=engine.max_logprobs,
         max_answers=max_answers(engine.max_num_seqs * engine.data_parallel_size),

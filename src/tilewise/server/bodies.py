@@ -96,6 +96,8 @@ class ChatBody(ConversationFields, CompletionFields):
         "true has no effect; refused where the model has a start token: it stands there."
     )
     echo: bool = works("Begin the answer with the last message, if that is the assistant's.", False)
+    explain: bool = works("What became of each picture's tiles, and where the time went, under explanation.", False)
+    return_boxes: bool = works("Boxes that an answer names, read out of it, under boxes of its message.", False)
 
 
 NOT_IN_BATCHES = (

@@ -158,6 +158,9 @@ class ServerConfig:
     detail_tiles: dict[Detail, int] | None = option(
         None, 'most tiles of a picture by the `detail` of its image_url, as {"low": 1} (default: no effect)', "answers"
     )
+    ui: bool = option(
+        False, "show the web chat at /ui, where whoever has a key may talk (extra tilewise[ui])", "access"
+    )
     enable_per_request_metrics: bool = option(
         False, "times of each request under `metrics` of its answer, and of a stream's chunk with the usage", "answers"
     )

@@ -250,6 +250,8 @@ class ReplyOptions:
     include_usage: bool = False
     continuous_usage: bool = False
     token_ids: bool = False
+    explain: bool = False
+    boxes: bool = False
     tokens_as_ids: bool = False
     """True if tokens of log-probabilities are written `token_id:N`."""
 

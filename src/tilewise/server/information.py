@@ -59,6 +59,17 @@ class TokenizerInfo(BaseModel):
     tokenizer_class: str
 
 
+class CardTiling(TypedDict):
+    """The rules by which pictures are cut, under the names of a checkpoint's config.json; and the tokens of a tile."""
+
+    tile_size: int
+    min_dynamic_patch: int
+    max_dynamic_patch: int
+    use_thumbnail: bool
+    dynamic_image_size: bool
+    tokens_per_tile: int
+
+
 class ModelCard(TypedDict):
     id: str
     object: Literal["model"]
@@ -68,6 +79,7 @@ class ModelCard(TypedDict):
     parent: None
     max_model_len: int
     permission: list[dict[str, Any]]
+    tiling: CardTiling
 
 
 class ModelList(TypedDict):
@@ -105,6 +117,7 @@ async def model(raw: Request) -> Response:
 
 
 def _model(name: str, served: ServedModel) -> ModelCard:
+    tiling = served.tiling
     permission = {
         "id": f"modelperm-{name}",
         "object": "model_permission",
@@ -128,6 +141,14 @@ def _model(name: str, served: ServedModel) -> ModelCard:
         "parent": None,
         "max_model_len": served.max_model_len,
         "permission": [permission],
+        "tiling": {
+            "tile_size": tiling.tile_size,
+            "min_dynamic_patch": tiling.min_tiles,
+            "max_dynamic_patch": tiling.max_tiles,
+            "use_thumbnail": tiling.thumbnail,
+            "dynamic_image_size": tiling.dynamic,
+            "tokens_per_tile": served.tokens_per_tile,
+        },
     }
 
 

@@ -125,6 +125,8 @@ class RequestGuard:
     keys: Sequence[str] = ()
     open_paths: Sequence[str] = OPEN
     """Paths that need no key."""
+    open_below: str | None = None
+    """Path below which nothing needs a key, such as /ui: what is there brings the key itself when it asks the API."""
     root_path: str = ""
     """Path under which a proxy shows the server; the proxy may take it off the paths that it asks for, or leave it."""
     max_body_bytes: int = 64 * 2**20
@@ -169,7 +171,9 @@ class RequestGuard:
 
     def _needs_key(self, scope: Scope) -> bool:
         path = scope["path"].removeprefix(self.root_path)
-        return bool(self._digests) and scope["method"] != "OPTIONS" and path not in self.open_paths
+        below = self.open_below is not None and f"{path}/".startswith(f"{self.open_below}/")
+        is_open = below or path in self.open_paths
+        return bool(self._digests) and scope["method"] != "OPTIONS" and not is_open
 
     def _knows(self, headers: Headers) -> bool:
         """True if the request brings one of the keys.

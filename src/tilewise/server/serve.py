@@ -105,7 +105,8 @@ async def _serve(
     try:
         context = await assemble(engine, config, process, build)
         logger.info("Start-up took %.2f seconds: %s", time.perf_counter() - started, context.phases)
-        server = Server(uvicorn_config(context, routers), context)
+        port = None if config.uds is not None else listener.getsockname()[1]
+        server = Server(uvicorn_config(context, routers, port), context)
         await server.serve(sockets=[listener])
         await context.replicas.close()
         logger.info("Shutdown complete")
@@ -147,10 +148,12 @@ def _remove_stale(path: Path) -> None:
     path.unlink()
 
 
-def uvicorn_config(context: Context, routers: Sequence[Router] | None = None) -> uvicorn.Config:
+def uvicorn_config(
+    context: Context, routers: Sequence[Router] | None = None, port: int | None = None
+) -> uvicorn.Config:
     config, level = context.config, context.config.uvicorn_log_level
     return uvicorn.Config(
-        create_app(context, routers),
+        create_app(context, routers, port),
         host=config.host or "0.0.0.0",
         port=config.port,
         uds=config.uds,

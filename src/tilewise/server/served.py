@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tilewise.errors import UnknownModel
+from tilewise.inputs.media.tiling import Tiling
 from tilewise.inputs.tool_text import ToolFormName
 
 
@@ -20,6 +21,8 @@ class ServedModel:
     """Folder or hub id that the model was loaded from."""
     created: int
     max_model_len: int
+    tiling: Tiling = Tiling()
+    tokens_per_tile: int = 256
     sampling: Mapping[str, Any] = field(default_factory=dict)
     """Sampling options of requests that do not set them (`default_sampling`)."""
     max_logprobs: int = 20

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tilewise.cli.chat.server import Delta, ServerProblem
+from tilewise.chat_server import Delta, ServerProblem
 from tilewise.cli.chat.session import Session, stats_lines
 from tilewise.cli.chat.talk import Quit, Screen, media_part, run_command
 from tilewise.errors import InvalidMedia, InvalidRequest

@@ -11,13 +11,13 @@ from tilewise.cli.flags.verb import Verb
 from tilewise.environment import Environment
 from tilewise.option import option
 
-DEFAULT_URL = "http://127.0.0.1:8000/v1"
+_DEFAULT_URL = "http://127.0.0.1:8000/v1"  # as `chat_server` has it, which takes longer to load
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConversationOptions:
     GROUP: ClassVar = "conversation"
-    url: str = option(DEFAULT_URL, "of the server", "server")
+    url: str = option(_DEFAULT_URL, "of the server", "server")
     model: str | None = option(
         None, "the server's name of it (default: its first)", "server", alias="model_name", metavar="NAME"
     )
@@ -41,7 +41,7 @@ class ConversationOptions:
 
 def run(line: CommandLine) -> int:
     # Not above: an HTTP client takes longer to load than other verbs to run.
-    from tilewise.cli.chat.server import ChatServer
+    from tilewise.chat_server import ChatServer
     from tilewise.cli.chat.session import Session
     from tilewise.cli.chat.talk import Screen, answer, history, talk, talk_by_lines
 

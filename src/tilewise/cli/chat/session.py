@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from tilewise.cli.chat.server import Delta, ServerProblem
+from tilewise.chat_server import Delta, ServerProblem
 
 
 class AnsweringServer(Protocol):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
-from tilewise.cli.chat.server import Delta
+from tilewise.chat_server import Delta
 from tilewise.cli.chat.session import Session, stats_lines
 from tilewise.errors import InvalidMedia, InvalidRequest, TilewiseError, did_you_mean
 

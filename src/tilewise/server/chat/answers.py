@@ -9,10 +9,12 @@ from typing import Literal, NotRequired, cast
 
 from typing_extensions import TypedDict
 
+from tilewise.outputs.boxes import read_boxes
 from tilewise.outputs.group import AnswerDelta
 from tilewise.outputs.parts import AnswerParts, Call, PartsDelta, PartsSplitter, split_parts
 from tilewise.server.answers import (
     ChatScores,
+    Explanation,
     Finish,
     PromptScores,
     RequestTimes,
@@ -21,6 +23,7 @@ from tilewise.server.answers import (
     UsageCounts,
     chat_scores,
     checked_reason,
+    explanation,
     prompt_scores,
     usage_body,
 )
@@ -39,6 +42,13 @@ class ToolCall(TypedDict):
     function: FunctionCall
 
 
+class LabelledBox(TypedDict):
+    """A box of an answer; corners are left, top, right and bottom in thousandths of the picture."""
+
+    label: str
+    corners: list[float]
+
+
 class ChatMessage(TypedDict):
     role: Literal["assistant"]
     content: str | None
@@ -49,6 +59,8 @@ class ChatMessage(TypedDict):
     tool_calls: list[ToolCall]
     reasoning: str | None
     reasoning_content: str | None
+    boxes: NotRequired[list[LabelledBox]]
+    """Present where return_boxes asks for them."""
 
 
 class ChatChoice(TypedDict):
@@ -75,6 +87,7 @@ class ChatCompletion(TypedDict):
     prompt_token_ids: list[int] | None
     kv_transfer_params: None
     metrics: NotRequired[RequestTimes]
+    explanation: NotRequired[Explanation]
 
 
 class FunctionDelta(TypedDict):
@@ -97,6 +110,8 @@ class ChatDelta(TypedDict):
     reasoning: NotRequired[str]
     reasoning_content: NotRequired[str]
     tool_calls: NotRequired[list[ToolCallDelta]]
+    boxes: NotRequired[list[LabelledBox]]
+    """All boxes of the answer, with its last chunk, where return_boxes asks for them."""
 
 
 class ChatChunkChoice(TypedDict):
@@ -111,7 +126,7 @@ class ChatChunkChoice(TypedDict):
 
 
 class ChatChunk(TypedDict):
-    """The last one has no choices, but the usage, if stream_options asks for it."""
+    """The last one has no choices, but the usage, if stream_options asks for it, or an explanation, if explain does."""
 
     id: str
     object: Literal["chat.completion.chunk"]
@@ -121,12 +136,13 @@ class ChatChunk(TypedDict):
     usage: NotRequired[UsageCounts]
     prompt_token_ids: NotRequired[list[int]]
     metrics: NotRequired[RequestTimes]
+    explanation: NotRequired[Explanation]
 
 
 def chat_body(call: ChatCall, output: RequestOutput, reasoning_tokens: int = 0) -> ChatCompletion:
     """Return the body of a whole answer. Raises BrokenAnswer."""
     reply = call.reply
-    return {
+    body: ChatCompletion = {
         "id": reply.id,
         "object": "chat.completion",
         "created": reply.created,
@@ -139,6 +155,9 @@ def chat_body(call: ChatCall, output: RequestOutput, reasoning_tokens: int = 0) 
         "prompt_token_ids": output.prompt_token_ids if reply.token_ids else None,
         "kv_transfer_params": None,
     }
+    if reply.explain:
+        body["explanation"] = explanation(output)
+    return body
 
 
 class ReasoningCount:
@@ -183,7 +202,7 @@ def _choice(call: ChatCall, answer: CompletionOutput) -> ChatChoice:
 def _message(call: ChatCall, parts: AnswerParts) -> ChatMessage:
     reasoning = parts.reasoning if call.include_reasoning and parts.reasoning else None
     content = call.echo + parts.content
-    return {
+    message: ChatMessage = {
         "role": "assistant",
         "content": None if not content and (parts.calls or parts.reasoning) else content,
         "refusal": None,
@@ -194,6 +213,13 @@ def _message(call: ChatCall, parts: AnswerParts) -> ChatMessage:
         "reasoning": reasoning,
         "reasoning_content": reasoning,
     }
+    if call.reply.boxes:
+        message["boxes"] = _boxes(parts.content)
+    return message
+
+
+def _boxes(content: str) -> list[LabelledBox]:
+    return [{"label": box.label, "corners": list(box.corners)} for box in read_boxes(content)]
 
 
 def _tool_call(made: Call) -> ToolCall:
@@ -210,6 +236,8 @@ class _ChatChoice:
 
     splitter: PartsSplitter
     called: bool = False
+    content: str = ""
+    """All content so far, where boxes are read out of it."""
     token_ids: list[int] = field(default_factory=list)
     scores: list[Scores] = field(default_factory=list)
 
@@ -247,6 +275,8 @@ class ChatStream:
         self._reasoning_tokens += choice.splitter.in_reasoning
         ended = piece.finish_reason is not None
         shown = self._delta(choice, delta, *([choice.splitter.finish()] if ended else ()))
+        if ended and self._call.reply.boxes:
+            shown["boxes"] = _boxes(choice.content)
         if not shown and not ended:
             return chunks
         chunk = self._chunk(piece.index, shown, usage)
@@ -255,9 +285,15 @@ class ChatStream:
             chunk["choices"][0].update({"finish_reason": reason, "stop_reason": piece.stop_reason})
         return [*chunks, chunk]
 
-    def finish(self, usage: Usage) -> list[ChatChunk]:
-        """Return the chunk behind all answers: the usage, if it is wanted."""
-        return [self._of(None, usage)] if self._call.reply.include_usage else []
+    def finish(self, output: RequestOutput) -> list[ChatChunk]:
+        """Return the chunk behind all answers: the usage and the explanation, as far as they are wanted."""
+        reply = self._call.reply
+        if not (reply.include_usage or reply.explain):
+            return []
+        chunk = self._of(None, output.usage if reply.include_usage else None)
+        if reply.explain:
+            chunk["explanation"] = explanation(output)
+        return [chunk]
 
     def _opening(self, usage: Usage) -> Iterator[ChatChunk]:
         for index in range(len(self._choices)):
@@ -279,6 +315,8 @@ class ChatStream:
             shown = {"reasoning": reasoning, "reasoning_content": reasoning}
         if content:
             shown["content"] = content
+        if self._call.reply.boxes:
+            choice.content += content
         if calls:
             shown["tool_calls"] = calls
         return shown

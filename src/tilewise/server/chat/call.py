@@ -131,10 +131,13 @@ def chat_call(body: dict[str, Any], served: ServedModel, ignored: Ignored, heade
     sampling = sampling_of(fields, served, max_tokens=most, logprobs=_logprobs(fields), structure=tools.structure)
     thinking = thinking_of(fields, served, ignored)
     check_routing(fields, served)
+    shows_marks = fields.return_boxes or _shows_marks(served, tools)
     return ChatCall(
-        reply=reply_of(fields, served, "chatcmpl-", header_id),
+        reply=replace(
+            reply_of(fields, served, "chatcmpl-", header_id), explain=fields.explain, boxes=fields.return_boxes
+        ),
         prompt=prompt_of(fields, messages, thinking, tools, ending, ignored),
-        sampling=sampling.with_(skip_special_tokens=False) if _shows_marks(served, tools) else sampling,
+        sampling=sampling.with_(skip_special_tokens=False) if shows_marks else sampling,
         priority=fields.priority,
         cache_salt=fields.cache_salt,
         max_tokens=most,

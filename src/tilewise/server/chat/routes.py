@@ -97,11 +97,11 @@ async def _events(context: Context, call: ChatCall, request: Request) -> AsyncGe
                 if faults := await schema_errors(call, group.output().outputs[choice["index"]], service):
                     choice["schema_errors"] = faults
             yield b"".join(map(data_event, chunks))
-    for chunk in stream.finish(group.usage):
-        if (times := context.times_of(group.output())) is not None:
+    for chunk in stream.finish(output := group.output()):
+        if (times := context.times_of(output)) is not None:
             chunk["metrics"] = times
         yield data_event(chunk)
-    context.log_answers(call.reply.id, group.output())
+    context.log_answers(call.reply.id, output)
 
 
 @router.on_json(

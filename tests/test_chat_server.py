@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tilewise.cli.chat.server import ChatServer, Delta, ServerProblem
+from tilewise.chat_server import ChatServer, Delta, ServerProblem
 from tilewise.errors import InvalidConfig
 
 

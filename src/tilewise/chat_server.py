@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from tilewise.cli.chat import DEFAULT_URL
 from tilewise.errors import InvalidConfig, TilewiseError
 from tilewise.sse import read_events
 
+DEFAULT_URL = "http://127.0.0.1:8000/v1"
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 _CONNECT = 5.0  # seconds; an answer itself may take as long as it likes
 _LONGEST = 400  # characters of an error that are shown
@@ -32,6 +32,8 @@ class Delta:
     reasoning: str = ""
     finish_reason: str | None = None
     usage: dict[str, Any] | None = None
+    explanation: dict[str, Any] | None = None
+    """How a Tilewise server made the answer, where it was asked to `explain`."""
 
 
 class ChatServer:
@@ -54,17 +56,24 @@ class ChatServer:
     def __exit__(self, *_: object) -> None:
         self._client.close()
 
-    def first_model(self) -> str:
-        """Return the server's name of its model, or of the first of several. Raises ServerProblem."""
+    def models(self) -> list[dict[str, Any]]:
+        """Return the server's models, as it describes them. Raises ServerProblem."""
         with self._said():
-            answer = self._client.get(f"{self.url}/models")
+            answer = self._client.get(f"{self.url}/models", timeout=_CONNECT)
         if answer.status_code == 404:
             raise ServerProblem(f"{self.url} has no list of models: such a URL mostly ends with /v1.")
         _check(answer)
         try:
-            return str(answer.json()["data"][0]["id"])
+            return [{**card, "id": str(card["id"])} for card in answer.json()["data"]]
         except (ValueError, LookupError, TypeError):
             raise ServerProblem(f"{self.url}/models names no model: give --model.") from None
+
+    def first_model(self) -> str:
+        """Return the server's name of its model, or of the first of several. Raises ServerProblem."""
+        models = self.models()
+        if not models:
+            raise ServerProblem(f"{self.url}/models names no model: give --model.")
+        return str(models[0]["id"])
 
     def answer(self, body: dict[str, Any]) -> Generator[Delta]:
         """Send a request, and yield the answer as it comes. Closing the generator stops the answer."""
@@ -107,7 +116,13 @@ def _delta(data: str) -> Delta:
         choice = (event.get("choices") or [{}])[0]
         delta = choice.get("delta") or {}
         reasoning = delta.get("reasoning") or delta.get("reasoning_content") or ""
-        return Delta(delta.get("content") or "", reasoning, choice.get("finish_reason"), event.get("usage"))
+        return Delta(
+            delta.get("content") or "",
+            reasoning,
+            choice.get("finish_reason"),
+            event.get("usage"),
+            event.get("explanation"),
+        )
     except (ValueError, LookupError, TypeError, AttributeError):
         raise ServerProblem(f"The server sent what is no part of an answer: {data[:_LONGEST]!r}") from None
 

@@ -1,0 +1,38 @@
+"""The web chat as an application, on its own address or below a server's."""
+
+from __future__ import annotations
+
+import os
+
+from fastapi import FastAPI
+
+from tilewise.errors import InvalidConfig
+from tilewise.ui.servers import Servers
+
+
+def mount(app: FastAPI, servers: Servers, path: str) -> FastAPI:
+    """Add the page to an application. Raises InvalidConfig where gradio is not installed."""
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    try:
+        import gradio
+    except ImportError:
+        raise InvalidConfig("The web chat needs gradio: pip install 'tilewise[ui]'.") from None
+    from tilewise.ui.page import build_page
+
+    page, arguments = build_page(servers)
+    mounted: FastAPI = gradio.mount_gradio_app(
+        app, page, path, footer_links=["settings"], ssr_mode=False, show_error=True, pwa=False, mcp_server=False,
+        enable_monitoring=False, run_history=False, **arguments,
+    )  # fmt: skip
+    return mounted
+
+
+def run(servers: Servers, host: str, port: int) -> None:
+    """Serve the page until it is told to end. Port 0 = any that is free."""
+    import uvicorn
+
+    app = mount(FastAPI(openapi_url=None), servers, "/")
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
+    listening = uvicorn.Config(app, host=host, port=port).bind_socket()
+    print(f"The web chat runs on http://{host}:{listening.getsockname()[1]} (Press CTRL+C to quit)", flush=True)
+    server.run([listening])

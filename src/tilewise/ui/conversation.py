@@ -1,0 +1,168 @@
+"""A conversation of the web chat: questions with their pictures and videos, answers, and what each answer took."""
+
+from __future__ import annotations
+
+import base64
+import mimetypes
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tilewise.chat_server import Delta
+
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
+
+
+@dataclass(frozen=True)
+class ChatSettings:
+    """How a question is asked; None = as the server does by itself."""
+
+    model: str
+    system: str = ""
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    seed: int | None = None
+    max_tiles: int | None = None
+    """Most tiles of a picture, its thumbnail not counted."""
+    thinking: bool = False
+    explain: bool = False
+    """True for a Tilewise server, which tells how it made an answer."""
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Fields of a request beside its messages."""
+        given = {
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "max_tokens": self.max_tokens,
+            "seed": self.seed,
+            "mm_processor_kwargs": None if self.max_tiles is None else {"max_dynamic_patch": self.max_tiles},
+            "chat_template_kwargs": {"enable_thinking": True} if self.thinking else None,
+            "explain": True if self.explain else None,
+            "skip_special_tokens": False,  # <ref> and <box> are special tokens in InternVL's vocabularies
+        }
+        return {"model": self.model, **{name: value for name, value in given.items() if value is not None}}
+
+
+@dataclass
+class Exchange:
+    """A question and its answer, as far as it has come. Moments are seconds on the monotonic clock."""
+
+    question: str
+    files: tuple[str, ...] = ()
+    """Paths of pictures and videos."""
+    began: float = field(default_factory=time.monotonic)
+    first: float | None = None
+    ended: float | None = None
+    answer: str = ""
+    reasoning: str = ""
+    problem: str = ""
+    """Sentence that says why there is no answer, or not all of it."""
+    usage: dict[str, Any] = field(default_factory=dict)
+    explanation: dict[str, Any] = field(default_factory=dict)
+    finish_reason: str | None = None
+
+    def take(self, delta: Delta) -> None:
+        """Add a part of the answer that came over the stream."""
+        self.ended = time.monotonic()
+        if self.first is None and (delta.text or delta.reasoning):
+            self.first = self.ended
+        self.answer += delta.text
+        self.reasoning += delta.reasoning
+        self.usage = delta.usage or self.usage
+        self.explanation = delta.explanation or self.explanation
+        self.finish_reason = delta.finish_reason or self.finish_reason
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds by part: as the server measured them, else the wait for the first token and the rest."""
+        if self.first is None or self.ended is None:
+            return {}
+        if self.explanation:
+            return _apart(self.explanation["seconds"])
+        return {"prefill": self.first - self.began, "answer": self.ended - self.first}
+
+    @property
+    def counts(self) -> str:
+        """Tokens of question and answer in one line; empty where the server did not count."""
+        details = self.usage.get("prompt_tokens_details") or {}
+        named = (("cached_tokens", "cached"), ("tiles", "tiles"))
+        more = ", ".join(f"{details[key]} {name}" for key, name in named if details.get(key))
+        prompt, answer = self.usage.get("prompt_tokens", 0), self.usage.get("completion_tokens", 0)
+        return f"{prompt} prompt tokens{f' ({more})' if more else ''}, {answer} answer tokens" if self.usage else ""
+
+    @property
+    def cached(self) -> list[list[bool]]:
+        """For each picture and frame, which of its tiles were there already; empty where the server has not told."""
+        return [[not new for new in picture["encoded"]] for picture in self.explanation.get("pictures", ())]
+
+    @property
+    def pictures(self) -> tuple[str, ...]:
+        return tuple(file for file in self.files if not is_video(file))
+
+
+@dataclass
+class Conversation:
+    """The exchanges of one browser tab. Whoever answers writes to the last one."""
+
+    exchanges: list[Exchange] = field(default_factory=list)
+
+    def ask(self, question: str, files: Iterable[str] = ()) -> Exchange:
+        """Begin an exchange; a failed one before it, without any answer, is replaced."""
+        if self.exchanges and not self.exchanges[-1].answer and self.exchanges[-1].problem:
+            self.exchanges.pop()
+        self.exchanges.append(Exchange(question, tuple(files)))
+        return self.exchanges[-1]
+
+    def again(self, number: int, question: str | None = None) -> Exchange:
+        """Begin exchange `number` anew, with another question if there is one; later ones are forgotten."""
+        old = self.exchanges[number]
+        del self.exchanges[number:]
+        return self.ask(old.question if question is None else question, old.files)
+
+    def body(self, settings: ChatSettings) -> dict[str, Any]:
+        """Return the request for an answer to the last question. Raises OSError for a file that is gone."""
+        return {**settings.fields, "messages": self.messages(settings.system, data_part)}
+
+    def messages(self, system: str, part: Any) -> list[dict[str, Any]]:
+        """Return OpenAI's messages up to the last question; `part` makes a content part of a file's path."""
+        found: list[dict[str, Any]] = [{"role": "system", "content": system}] if system.strip() else []
+        for exchange in self.exchanges:
+            if found and found[-1]["role"] == "user":  # that got no answer
+                found.pop()
+            text = {"type": "text", "text": _numbered(exchange)}
+            files = [part(file) for file in exchange.files]
+            found.append({"role": "user", "content": [*files, text] if files else exchange.question})
+            if exchange.answer and exchange is not self.exchanges[-1]:
+                found.append({"role": "assistant", "content": exchange.answer})
+        return found
+
+
+def is_video(file: str) -> bool:
+    return Path(file).suffix.lower() in VIDEO_SUFFIXES
+
+
+def data_part(file: str) -> dict[str, Any]:
+    """Return a picture or video as a content part that holds its data. Raises OSError."""
+    kind = "video" if is_video(file) else "image"
+    media_type = mimetypes.guess_type(file)[0] or f"{kind}/*"
+    data = base64.b64encode(Path(file).read_bytes()).decode()
+    return {"type": f"{kind}_url", f"{kind}_url": {"url": f"data:{media_type};base64,{data}"}}
+
+
+def _apart(seconds: dict[str, float]) -> dict[str, float]:
+    """Return a server's seconds by part, with the wait for tiles taken out of queue and prefill, where it lies."""
+    waited = max(0.0, seconds["queue"] + seconds["prefill"] - seconds["encode"])
+    queue = min(seconds["queue"], waited)
+    return {**seconds, "queue": queue, "prefill": waited - queue}
+
+
+def _numbered(exchange: Exchange) -> str:
+    """Return the question behind markers of its pictures, if there are several, as the model cards have it."""
+    if len(exchange.files) < 2 or len(exchange.pictures) < len(exchange.files) or "<image>" in exchange.question:
+        return exchange.question
+    marks = [f"Image-{number}: <image>\n" for number in range(1, len(exchange.files) + 1)]
+    return "".join(marks) + exchange.question

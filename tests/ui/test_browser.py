@@ -1,0 +1,239 @@
+"""The web chat as a person uses it, in Chromium, over a real server of the demo model."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.served import PICTURES, ROOT, Served, served
+from tests.ui.conftest import DEMO, chat_over
+
+pytestmark = pytest.mark.browser
+
+
+def test_a_question_about_a_picture(open_chat: Any) -> None:
+    chat = open_chat()
+    chat.attach("color_and_shape.png")
+    chat.ask("What color is the circle?")
+    assert chat.answer() == "yellow"
+    assert "tokens" in chat.page.locator("#strip").inner_text()
+
+
+def test_a_second_turn_sees_the_first_ones_picture(open_chat: Any) -> None:
+    chat = open_chat()
+    chat.attach("reading_text.png")
+    chat.ask("What is the word?")
+    assert chat.answer() == "cat"
+    chat.ask("And what color is the word?")
+    assert chat.answer(1) == "red"
+
+
+def test_boxes_are_drawn_with_their_labels(open_chat: Any) -> None:
+    chat = open_chat()
+    chat.attach("color_and_shape.png")
+    chat.ask("Find <ref>red cross</ref> and give its box.")
+    assert chat.answer() == "red cross"
+    chat.page.wait_for_selector("#boxes .label")
+    assert chat.page.locator("#boxes .label").inner_text() == "red cross"
+    box = chat.page.locator("#boxes rect.box")
+    assert [box.get_attribute(name) for name in ("x", "y", "width", "height")] == ["0", "0", "250", "250"]
+
+
+def test_the_tile_grid_follows_the_slider(open_chat: Any) -> None:
+    chat = open_chat()
+    chat.attach("small_print.png")
+    chat.page.wait_for_selector("#grid rect.tile")
+    assert chat.page.locator("#grid rect.tile").count() == 12
+    chat.page.get_by_text("Settings", exact=True).first.click()
+    chat.page.fill("#tiles input[type=number]", "4")
+    chat.page.keyboard.press("Tab")
+    chat.page.wait_for_function("document.querySelectorAll('#grid rect.tile').length <= 4")
+
+
+def test_more_tiles_read_more(open_chat: Any) -> None:
+    chat = open_chat()
+    chat.page.get_by_role("tab", name="Compare").click()
+    chat.page.set_input_files("#compare-ask input[type=file]", str(PICTURES / "small_print.png"))
+    chat.page.wait_for_selector("#compare-ask .thumbnail-item")
+    chat.page.fill("#compare-ask textarea", "What does the small print say?")
+    chat.page.keyboard.press("Enter")
+    chat.page.wait_for_selector("#right-answer .differs", timeout=60000)
+    chat.page.wait_for_selector("#left-strip .strip", timeout=60000)
+    assert (
+        chat.page.locator("#right-answer .answer").inner_text()
+        != chat.page.locator("#left-answer .answer").inner_text()
+    )
+    assert "13 tiles" in chat.page.locator("#right-strip").inner_text()
+
+
+def test_html_of_a_question_is_text(open_chat: Any) -> None:
+    chat = open_chat()
+    chat.ask("<script>document.title='run'</script><img src=x onerror=\"document.title='run'\"> What is this?")
+    chat.answer()
+    assert "<script>" in chat.page.locator("#talk .message.user").inner_text()
+    assert chat.page.title() == "Tilewise"
+
+
+def test_an_answer_is_stopped_and_kept(open_chat: Any) -> None:
+    chat = open_chat()
+    chat.page.get_by_text("Settings", exact=True).first.click()
+    chat.page.get_by_label("number input for Temperature").fill("2")
+    chat.page.get_by_label("Most tokens of an answer").fill("2000")
+    chat.attach("counting.png")
+    chat.ask("How many things are there? Tell me everything about each of them.")
+    chat.page.click("#ask .stop-button", timeout=60000)
+    chat.page.wait_for_selector("#ask .submit-button")
+    chat.ask("What is this?")
+    assert chat.page.locator("#talk .message.user").count() >= 2
+
+
+def test_a_question_is_edited(open_chat: Any) -> None:
+    chat = open_chat()
+    chat.attach("reading_text.png")
+    chat.ask("What is the word?")
+    assert chat.answer() == "cat"
+    chat.page.locator("#talk button[title='Edit']").first.click()
+    chat.page.locator("#talk textarea").fill("Read the number.")
+    chat.page.locator("#talk button[title='Submit']").click()
+    chat.page.wait_for_function(
+        "document.querySelector('#talk .message.bot')?.innerText.trim() == '388'", timeout=60000
+    )
+    assert chat.page.locator("#talk img").count() >= 1
+
+
+def test_a_question_is_taken_back(open_chat: Any) -> None:
+    chat = open_chat()
+    chat.attach("reading_text.png")
+    chat.ask("What is the word?")
+    chat.answer()
+    chat.page.locator("#talk button[title='Undo']").first.click()
+    chat.page.wait_for_function("document.querySelector('#ask textarea').value == 'What is the word?'")
+    assert chat.page.locator("#ask .thumbnail-item").count() == 1
+
+
+def test_examples_can_be_asked(open_chat: Any) -> None:
+    chat = open_chat()
+    chat.page.locator("#talk .example").first.click()
+    assert chat.answer() == "cat"
+
+
+def test_what_is_drawn_is_asked_about(open_chat: Any) -> None:
+    chat = open_chat()
+    chat.page.get_by_text("Draw", exact=True).first.click()
+    canvas = chat.page.locator("canvas").last
+    canvas.wait_for()
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    chat.page.mouse.move(box["x"] + 60, box["y"] + 60)
+    chat.page.mouse.down()
+    chat.page.mouse.move(box["x"] + 200, box["y"] + 160, steps=8)
+    chat.page.mouse.up()
+    chat.page.click("#use-sketch")
+    chat.page.wait_for_selector("#ask .thumbnail-item")
+    chat.ask("What is the word?")
+    chat.answer()
+    assert "one tile" in chat.page.locator("#grid").inner_text()
+
+
+def test_a_file_that_is_no_picture_is_named(open_chat: Any, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture at all")
+    chat = open_chat()
+    chat.attach(broken)
+    chat.ask("What is this?")
+    chat.page.wait_for_selector(".toast-body")
+    assert "broken.png" in chat.page.locator(".toast-body").first.inner_text()
+    assert chat.page.input_value("#ask textarea") == "What is this?"
+
+
+def test_a_server_that_is_gone_and_comes_back(open_chat: Any) -> None:
+    with served(str(DEMO), "--served-model-name", "demo") as first:
+        port = first.url.rpartition(":")[2]
+        with chat_over(f"{first.url}/v1") as address:
+            chat = open_chat(address)
+            chat.attach("reading_text.png")
+            chat.ask("What is the word?")
+            assert chat.answer() == "cat"
+            first.stop()
+            chat.ask("And what color is the word?")
+            assert "No server answers" in chat.answer(1)
+            with served(str(DEMO), "--served-model-name", "demo", "--port", port):
+                chat.ask("And what color is the word?")
+                chat.page.wait_for_function(
+                    "[...document.querySelectorAll('#talk .message.bot')].at(-1).innerText.trim() == 'red'",
+                    timeout=60000,
+                )
+
+
+def test_a_key_is_asked_for(open_chat: Any) -> None:
+    flags = ("--served-model-name", "demo", "--api-key", "secret")
+    with served(str(DEMO), *flags) as locked, chat_over(f"{locked.url}/v1") as address:
+        chat = open_chat(address, filled=False)
+        chat.ask("What is this?")
+        assert "--api-key" in chat.answer() or "key" in chat.answer()
+        chat.page.fill("#key input", "secret")
+        chat.page.keyboard.press("Tab")
+        chat.page.wait_for_function("document.querySelector('#model input').value == 'demo'")
+        chat.attach("reading_text.png")
+        chat.ask("What is the word?")
+        chat.page.wait_for_function(
+            "[...document.querySelectorAll('#talk .message.bot')].at(-1)?.innerText.trim() == 'cat'", timeout=60000
+        )
+
+
+def test_status_shows_requests(open_chat: Any) -> None:
+    chat = open_chat()
+    chat.page.get_by_role("tab", name="Status").click()
+    chat.page.wait_for_selector("#plot-speed polyline[points*=',']", state="attached", timeout=20000)
+    assert "running" in chat.page.locator("#status-line").inner_text()
+
+
+def test_chinese(open_chat: Any) -> None:
+    chat = open_chat(locale="zh-CN")
+    chat.page.wait_for_selector("role=tab[name='对比']")
+    chat.attach("chinese_question.png")
+    chat.ask("圆形是什么颜色?")
+    assert chat.answer()
+
+
+@pytest.mark.parametrize(("width", "dark"), [(390, False), (1280, True)])
+def test_phone_and_dark(open_chat: Any, width: int, dark: bool) -> None:
+    chat = open_chat(viewport={"width": width, "height": 844}, color_scheme="dark" if dark else "light")
+    chat.attach("color_and_shape.png")
+    chat.ask("What color is the circle?")
+    assert chat.answer() == "yellow"
+    wide = chat.page.evaluate("document.documentElement.scrollWidth")
+    assert wide <= width, "the page is wider than the screen"
+    assert chat.page.evaluate("document.body.classList.contains('dark')") == dark
+
+
+def test_the_conversation_as_programs(open_chat: Any, server: Served, tmp_path: Path) -> None:
+    chat = open_chat()
+    chat.attach("color_and_shape.png")
+    chat.ask("What color is the circle?")
+    assert chat.answer() == "yellow"
+    chat.page.get_by_text("Keep or run again").click()
+    (tmp_path / "color_and_shape.png").write_bytes((PICTURES / "color_and_shape.png").read_bytes())
+    runs = {"curl": ["bash"], "openai": [sys.executable], "LLM": [sys.executable]}
+    for name, command in runs.items():
+        chat.page.get_by_role("tab", name=name).click()
+        code = chat.page.locator("#export .cm-content:visible").inner_text()
+        done = subprocess.run(
+            command, input=code, capture_output=True, text=True, cwd=tmp_path, check=False,
+            env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT / "src")},
+        )  # fmt: skip
+        assert "yellow" in done.stdout, f"{name}: {done.stderr}"
+
+
+def test_no_picture_is_wider_than_its_panel(open_chat: Any, tmp_path: Path) -> None:
+    Image.new("RGB", (3000, 28), "red").save(tmp_path / "thin.png")
+    chat = open_chat()
+    chat.attach(tmp_path / "thin.png")
+    chat.page.wait_for_selector("#grid rect.tile")
+    assert chat.page.locator("#grid rect.tile").count() == 12
+    assert chat.page.evaluate("document.documentElement.scrollWidth") <= 1280

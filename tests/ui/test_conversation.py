@@ -1,0 +1,102 @@
+"""Conversations of the web chat: what they ask, and what becomes of answers, mistakes and second tries."""
+
+import base64
+import json
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.served import PICTURES, ROOT
+from tilewise.chat_server import Delta
+from tilewise.ui.conversation import ChatSettings, Conversation
+from tilewise.ui.export import as_curl, as_llm, as_markdown, as_openai
+
+CIRCLE, WORD = str(PICTURES / "color_and_shape.png"), str(PICTURES / "reading_text.png")
+SETTINGS = ChatSettings("demo", temperature=0.0, max_tokens=20)
+
+
+@pytest.fixture
+def conversation():
+    made = Conversation()
+    made.ask("What color is the circle?", [CIRCLE]).take(Delta("yellow"))
+    return made
+
+
+def test_a_question_is_asked_behind_all_before_it(conversation):
+    conversation.ask("Compare.", [CIRCLE, WORD])
+    body = conversation.body(ChatSettings("demo", system="Be brief.", max_tiles=4, thinking=True, explain=True))
+    assert (body["mm_processor_kwargs"], body["explain"]) == ({"max_dynamic_patch": 4}, True)
+    system, first, answer, second = body["messages"]
+    assert (system, answer["content"]) == ({"role": "system", "content": "Be brief."}, "yellow")
+    data = base64.b64decode(first["content"][0]["image_url"]["url"].partition(",")[2])
+    assert data == (PICTURES / "color_and_shape.png").read_bytes()
+    assert second["content"][2]["text"] == "Image-1: <image>\nImage-2: <image>\nCompare."
+
+
+def test_a_question_without_an_answer_is_not_asked_twice():
+    conversation = Conversation()
+    conversation.ask("One?").problem = "No server answers."
+    conversation.ask("Two?")
+    assert [message["content"] for message in conversation.body(SETTINGS)["messages"]] == ["Two?"]
+
+
+def test_a_question_is_edited(conversation):
+    conversation.ask("And the word?").take(Delta("cat"))
+    assert conversation.again(0, "What shape is it?").files == (CIRCLE,)
+    assert [exchange.question for exchange in conversation.exchanges] == ["What shape is it?"]
+
+
+def test_seconds_are_the_servers_where_it_tells():
+    exchange = Conversation().ask("?")
+    exchange.began = time.monotonic() - 2
+    exchange.take(Delta("a"))
+    assert exchange.seconds["prefill"] == pytest.approx(2, abs=1)
+    parts = {
+        "download": 0.0,
+        "decode": 0.1,
+        "preprocess": 0.2,
+        "queue": 0.5,
+        "encode": 0.6,
+        "prefill": 0.4,
+        "answer": 1,
+    }
+    picture = {"width": 2, "height": 2, "columns": 2, "rows": 1, "encoded": [True, False, True]}
+    exchange.take(Delta(explanation={"seconds": parts, "pictures": [picture]}))
+    found = exchange.seconds
+    assert found["queue"] + found["prefill"] + found["encode"] == pytest.approx(0.9)
+    assert exchange.cached == [[False, True, False]]
+
+
+def test_a_conversation_is_kept_as_markdown(conversation):
+    conversation.exchanges[0].answer = "<ref>it</ref><box>[[1, 2, 3, 4]]</box>"
+    assert as_markdown(conversation) == (
+        "![](color_and_shape.png)\n\n**You:** What color is the circle?\n\n**Model:** it\n"
+    )
+
+
+def test_programs_are_whole(conversation, tmp_path):
+    """Texts with quotes, dollars and line ends come back as they are; pictures are read from files beside."""
+    hard = 'Say "$HOME `id`" and \\n\nEND'
+    conversation.ask(hard)
+    curl = re.sub("curl http://x/v1/chat/completions .*", "cat <<END", as_curl(conversation, SETTINGS, "http://x/v1"))
+    (tmp_path / "color_and_shape.png").write_bytes(b"picture")
+    body = subprocess.run(["bash"], input=curl, capture_output=True, text=True, cwd=tmp_path, check=True).stdout
+    messages = json.loads(body)["messages"]
+    assert messages[-1]["content"] == hard
+    assert messages[0]["content"][0]["image_url"]["url"].endswith(base64.b64encode(b"picture").decode())
+    for program in (as_openai(conversation, SETTINGS, "http://x/v1"), as_llm(conversation, SETTINGS, "demo")):
+        compile(program, "program", "exec")
+        assert repr(hard)[1:-1] in program or json.dumps(hard)[1:-1] in program
+
+
+def test_the_llm_program_answers(conversation, tmp_path):
+    (tmp_path / "color_and_shape.png").write_bytes((PICTURES / "color_and_shape.png").read_bytes())
+    program = as_llm(conversation, SETTINGS, "demo")
+    environment = {"PYTHONPATH": str(ROOT / "src"), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
+    )
+    assert done.stdout.strip() == "yellow", done.stderr
