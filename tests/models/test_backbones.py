@@ -178,7 +178,7 @@ def test_experts_apart_and_fused_are_the_same_bits(name: str, spelling: Any, tmp
 
 def source_of(folder: Path) -> CheckpointSource:
     architecture, files = Architecture.of(CheckpointFolder.open(folder)), SafetensorFiles(folder)
-    locate = architecture.format.locate(files.names, architecture.backbone.names(architecture.config.decoder))
+    locate = architecture.format(files.names, architecture.backbone.names(architecture.config.decoder))
     return CheckpointSource(files, locate, torch.float32, CPU, on_read=lambda _: None)
 
 

@@ -171,7 +171,8 @@ def test_a_verdict_that_is_torn_counts_for_nothing(copied: dict[str, str]) -> No
 
 
 def test_a_damaged_cache_is_mended(copied: dict[str, str]) -> None:
-    library = build(copied).path
+    folder = Path(copied["XDG_CACHE_HOME"]) / "tilewise" / "kernels"
+    [library] = folder.glob("*.so")  # not by `build`: it is not to be loaded when its bytes go
     library.write_bytes(library.read_bytes()[:5000])
     again = build(copied)
     assert again.path == library
