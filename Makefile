@@ -47,7 +47,7 @@ test-ray: install ## ranks and servers on a Ray cluster of two nodes, which are 
 	$(BIN)/python -m pytest -m ray -s tests/cluster
 
 test-browser: install ## the web chat in Chromium, over a real server (some minutes)
-	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium; }
+	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium fonts-wqy-microhei; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test-browser]'
 	$(BIN)/python -m pytest -m browser tests/ui
 

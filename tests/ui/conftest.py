@@ -68,6 +68,7 @@ class ChatPage:
 
     def __init__(self, page: Any, address: str, filled: bool = True) -> None:
         self.page = page
+        page.set_default_timeout(20000)
         page.goto(address)
         page.wait_for_selector("#ask textarea")
         if not filled:  # no model is listed without a key

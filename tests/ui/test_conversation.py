@@ -64,7 +64,8 @@ def test_seconds_are_the_servers_where_it_tells():
         "answer": 1,
     }
     picture = {"width": 2, "height": 2, "columns": 2, "rows": 1, "encoded": [True, False, True]}
-    exchange.take(Delta(explanation={"seconds": parts, "pictures": [picture]}))
+    exchange.files = ("second.png",)
+    exchange.take(Delta(explanation={"seconds": parts, "pictures": [{**picture, "encoded": [True]}, picture]}))
     found = exchange.seconds
     assert found["queue"] + found["prefill"] + found["encode"] == pytest.approx(0.9)
     assert exchange.cached == [[False, True, False]]

@@ -32,7 +32,7 @@ def run(servers: Servers, host: str, port: int) -> None:
     import uvicorn
 
     app = mount(FastAPI(openapi_url=None), servers, "/")
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
-    listening = uvicorn.Config(app, host=host, port=port).bind_socket()
+    config = uvicorn.Config(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=2)
+    listening = config.bind_socket()
     print(f"The web chat runs on http://{host}:{listening.getsockname()[1]} (Press CTRL+C to quit)", flush=True)
-    server.run([listening])
+    uvicorn.Server(config).run([listening])

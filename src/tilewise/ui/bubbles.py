@@ -40,7 +40,8 @@ def bubbles(conversation: Conversation) -> list[dict[str, Any]]:
             thought = {"title": "💭", "status": status}
             found.append({"role": "assistant", "content": safe_markdown(exchange.reasoning), "metadata": thought})
         if exchange.answer:
-            found.append({"role": "assistant", "content": safe_markdown(without_marks(exchange.answer))})
+            shown = without_marks(exchange.answer).strip() or exchange.answer
+            found.append({"role": "assistant", "content": safe_markdown(shown)})
         if exchange.problem:
             found.append({"role": "assistant", "content": f"⚠️ {safe_markdown(exchange.problem)}"})
     return found

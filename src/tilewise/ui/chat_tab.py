@@ -200,6 +200,8 @@ class ChatTab:
                 for delta in deltas:
                     exchange.take(delta)
                     yield [conversation, bubbles(conversation), *[gr.skip()] * 4]
+            if not (exchange.answer or exchange.reasoning):
+                exchange.problem = "The model answered nothing: ask in other words, or attach a picture."
         except (TilewiseError, OSError) as error:
             exchange.problem = str(error)
         yield self._shown(conversation, settings)

@@ -96,8 +96,12 @@ class Exchange:
 
     @property
     def cached(self) -> list[list[bool]]:
-        """For each picture and frame, which of its tiles were there already; empty where the server has not told."""
-        return [[not new for new in picture["encoded"]] for picture in self.explanation.get("pictures", ())]
+        """For each of its pictures, which tiles were there already; empty where the server has not told.
+
+        The server tells of all pictures of the conversation, of which these are the last.
+        """
+        told = self.explanation.get("pictures", ())
+        return [[not new for new in picture["encoded"]] for picture in told[len(told) - len(self.pictures) :]]
 
     @property
     def pictures(self) -> tuple[str, ...]:

@@ -35,6 +35,8 @@ class Servers:
     model: str | None = None
     """Name that is asked for, whatever the servers list."""
     _seen: dict[str, ServedCard] = field(default_factory=dict)
+    _problems: dict[str, str] = field(default_factory=dict)
+    """What was wrong with a server when it was last asked for its models."""
 
     def choices(self, key: str | None) -> list[str]:
         """Return a label for each model of each server that answers; the labels are what `card` takes."""
@@ -47,6 +49,8 @@ class Servers:
 
     def card(self, label: str | None) -> ServedCard:
         """Return the model under a label. Raises ServerProblem."""
+        if label not in self._seen and self._problems:
+            raise ServerProblem("; ".join(self._problems.values()))
         if label not in self._seen:
             raise ServerProblem(
                 f"No server answers at {', '.join(self.urls)}: start one with `tilewise serve`, then send again."
@@ -59,10 +63,17 @@ class Servers:
     def _cards(self, url: str, key: str | None) -> Sequence[ServedCard]:
         if self.model is not None:
             return [ServedCard(url, self.model)]
+        self._problems.pop(url, None)
         try:
             with ChatServer(url, key) as server:
                 return [card_of(url, described) for described in server.models()]
-        except ServerProblem:
+        except ServerProblem as problem:
+            refused = "asks for another key" if key else "asks for a key"
+            self._problems[url] = (
+                f"{url} {refused}: type it into the field at the top."
+                if str(problem).startswith("401 ")
+                else str(problem)
+            )
             return []
 
 
