@@ -33,7 +33,7 @@ class Delta:
     finish_reason: str | None = None
     usage: dict[str, Any] | None = None
     explanation: dict[str, Any] | None = None
-    """How a Tilewise server made the answer, where it was asked to `explain`."""
+    """A Tilewise server's account of how it made the answer, where it was asked to `explain`."""
 
 
 class ChatServer:

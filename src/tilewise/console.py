@@ -1,4 +1,4 @@
-"""What a process shows at a terminal: log lines, and progress bars where a person looks.
+"""The output of a process at a terminal: log lines, and progress bars where a person looks.
 
 Lines have vLLM's form, which scripts look for: `(APIServer pid=7) INFO 12-05 08:42:13 [loggers.py:127] text`. Each line
 of a message bears the prefix, so that a text with line breaks cannot pass for a line of the log.

@@ -190,13 +190,13 @@ class CompletionOutput:
 
 @dataclass(frozen=True, slots=True)
 class PictureReport:
-    """What became of one picture of a request."""
+    """A report of what became of one picture of a request."""
 
     size: tuple[int, int]
     """(width, height) in pixels; zeros for a picture that came encoded."""
     grid: Grid
     encoded: tuple[bool, ...]
-    """For each of its tiles, True if it had to be encoded for this request, False if its rows were there already."""
+    """One value a tile: True if it had to be encoded for this request, False if its rows were there already."""
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ import pytest
 
 from tests.served import PICTURES, ROOT
 from tilewise.chat_server import Delta
-from tilewise.ui.conversation import ChatSettings, Conversation
+from tilewise.ui.conversation import ChatSettings, ChatConversation
 from tilewise.ui.export import as_curl, as_llm, as_markdown, as_openai
 
 CIRCLE, WORD = str(PICTURES / "color_and_shape.png"), str(PICTURES / "reading_text.png")
@@ -20,7 +20,7 @@ SETTINGS = ChatSettings("demo", temperature=0.0, max_tokens=20)
 
 @pytest.fixture
 def conversation():
-    made = Conversation()
+    made = ChatConversation()
     made.ask("What color is the circle?", [CIRCLE]).take(Delta("yellow"))
     return made
 
@@ -37,7 +37,7 @@ def test_a_question_is_asked_behind_all_before_it(conversation):
 
 
 def test_a_question_without_an_answer_is_not_asked_twice():
-    conversation = Conversation()
+    conversation = ChatConversation()
     conversation.ask("One?").problem = "No server answers."
     conversation.ask("Two?")
     assert [message["content"] for message in conversation.body(SETTINGS)["messages"]] == ["Two?"]
@@ -50,7 +50,7 @@ def test_a_question_is_edited(conversation):
 
 
 def test_seconds_are_the_servers_where_it_tells():
-    exchange = Conversation().ask("?")
+    exchange = ChatConversation().ask("?")
     exchange.began = time.monotonic() - 2
     exchange.take(Delta("a"))
     assert exchange.seconds["prefill"] == pytest.approx(2, abs=1)

@@ -7,7 +7,7 @@ from tests.served import PICTURES
 from tilewise.chat_server import Delta
 from tilewise.inputs.media.tiling import Tiling
 from tilewise.outputs.boxes import read_boxes
-from tilewise.ui.conversation import Conversation
+from tilewise.ui.conversation import ChatConversation
 from tilewise.ui.figures import TileGrid, box_figure, tile_figures, time_strip
 
 SMALL_PRINT = str(PICTURES / "small_print.png")
@@ -41,7 +41,7 @@ def test_labels_are_text(tmp_path):
 
 
 def test_a_strip_has_a_part_for_each_wait():
-    exchange = Conversation().ask("?")
+    exchange = ChatConversation().ask("?")
     assert time_strip(exchange) == ""
     exchange.take(Delta("a", usage={"prompt_tokens": 7, "completion_tokens": 1}))
     exchange.take(Delta("b"))

@@ -1,4 +1,4 @@
-"""What a rank of a layout keeps of a model, counted over shapes by part, and what it computes with it."""
+"""The part of a model that a rank of a layout keeps, counted over shapes by part, and what it computes with it."""
 
 from __future__ import annotations
 

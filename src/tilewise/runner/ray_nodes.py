@@ -1,4 +1,4 @@
-"""What ranks find on the nodes of a Ray cluster: versions, files, memory, interfaces; and connections between nodes."""
+"""The state of a Ray cluster's nodes, as ranks find it: versions, files, memory, interfaces; and connections between nodes."""
 
 from __future__ import annotations
 

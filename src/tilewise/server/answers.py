@@ -96,7 +96,7 @@ def request_times(output: RequestOutput) -> RequestTimes:
     return times
 
 
-class PictureTiles(TypedDict):
+class PictureExplanation(TypedDict):
     """One picture of a request; a picture that came encoded has neither width nor height."""
 
     width: int
@@ -104,7 +104,7 @@ class PictureTiles(TypedDict):
     columns: int
     rows: int
     encoded: list[bool]
-    """For each tile, row by row and the thumbnail last: true if it was encoded for this request, false if its rows
+    """One value a tile, row by row and the thumbnail last: true if it was encoded for this request, false if its rows
     were there already."""
 
 
@@ -121,7 +121,7 @@ class PartSeconds(TypedDict):
 
 
 class Explanation(TypedDict):
-    pictures: list[PictureTiles]
+    pictures: list[PictureExplanation]
     seconds: PartSeconds
 
 

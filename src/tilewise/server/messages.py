@@ -1,4 +1,4 @@
-"""What clients of OpenAI's API put into messages beside what is read: noted as ignored, or refused with the reason."""
+"""Keys that clients of OpenAI's API put into messages beside what is read: noted as ignored, or refused with the reason."""
 
 from __future__ import annotations
 

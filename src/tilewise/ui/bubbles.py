@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from tilewise.outputs.boxes import without_marks
-from tilewise.ui.conversation import Conversation
+from tilewise.ui.conversation import ChatConversation
 
 _FENCED = re.compile(r"(```.*?(?:```|\Z)|`[^`\n]*`)", re.DOTALL)
 _TAG = re.compile(r"<(?=[a-zA-Z/!?])")
@@ -28,7 +28,7 @@ def safe_markdown(text: str) -> str:
     return "".join(part if number % 2 else _TAG.sub("&lt;", part) for number, part in enumerate(parts))
 
 
-def bubbles(conversation: Conversation) -> list[dict[str, Any]]:
+def bubbles(conversation: ChatConversation) -> list[dict[str, Any]]:
     """Return the conversation as gradio's Chatbot shows it."""
     found: list[dict[str, Any]] = []
     for exchange in conversation.exchanges:
@@ -47,7 +47,7 @@ def bubbles(conversation: Conversation) -> list[dict[str, Any]]:
     return found
 
 
-def exchange_at(conversation: Conversation, index: Any) -> int:
+def exchange_at(conversation: ChatConversation, index: Any) -> int:
     """Return the number of the exchange that a bubble belongs to, by gradio's index of the bubble."""
     place = index[0] if isinstance(index, (list, tuple)) else index
     shown = 0

@@ -16,7 +16,7 @@ from tilewise.errors import TilewiseError
 from tilewise.inputs.media.images import ImageLimits, open_image
 from tilewise.outputs.boxes import read_boxes
 from tilewise.ui.bubbles import LATEX, bubbles, exchange_at
-from tilewise.ui.conversation import ChatSettings, Conversation, Exchange, is_video
+from tilewise.ui.conversation import ChatSettings, ChatConversation, Exchange, is_video
 from tilewise.ui.export import as_curl, as_llm, as_markdown, as_openai
 from tilewise.ui.figures import box_figure, tile_figures, time_strip
 from tilewise.ui.servers import ServedCard, Servers
@@ -55,7 +55,7 @@ class SettingsPanel:
 
 @dataclass(frozen=True)
 class PageHead:
-    """What all tabs share: the model that is asked, and the key of its server."""
+    """The part of the page above all tabs: the model that is asked, and the key of its server."""
 
     model: gr.Dropdown
     key: gr.Textbox
@@ -66,7 +66,7 @@ class ChatTab:
 
     def __init__(self, servers: Servers, words: Any, head: PageHead, examples: Sequence[Any]) -> None:
         self._servers, self._head = servers, head
-        self.conversation = gr.State(Conversation())
+        self.conversation = gr.State(ChatConversation())
         with gr.Row(elem_id="chat-row"):
             with gr.Column(scale=3, min_width=320):
                 self._build_talk(words, examples)
@@ -78,7 +78,7 @@ class ChatTab:
         self.bubbles = gr.Chatbot(
             elem_id="talk", height="62vh", show_label=False, editable="user", latex_delimiters=LATEX, allow_tags=False,
             buttons=["copy", "copy_all"], placeholder="## Tilewise", group_consecutive_messages=False,
-            examples=[{"text": text, "files": files} for text, files in examples], label="Conversation",
+            examples=[{"text": text, "files": files} for text, files in examples], label="ChatConversation",
         )  # fmt: skip
         self.box = gr.MultimodalTextbox(
             elem_id="ask", show_label=False, placeholder=words("ask"), file_count="multiple", file_types=FILE_TYPES,
@@ -131,7 +131,7 @@ class ChatTab:
         self.camera.change(add_file, [self.box, self.camera], self.box)
         self.use_sketch.click(add_sketch, [self.box, self.sketch], self.box)
 
-    def send(self, asked: dict[str, Any], conversation: Conversation, *settings: Any) -> Iterator[list[Any]]:
+    def send(self, asked: dict[str, Any], conversation: ChatConversation, *settings: Any) -> Iterator[list[Any]]:
         """Ask what stands in the box."""
         files, text = [str(file) for file in asked["files"]], asked["text"].strip()
         wrong = next(filter(None, map(problem_of, files)), None)
@@ -142,20 +142,20 @@ class ChatTab:
         conversation.ask(text, files)
         yield from self._answer(conversation, settings)
 
-    def retry(self, event: gr.RetryData, conversation: Conversation, *settings: Any) -> Iterator[list[Any]]:
+    def retry(self, event: gr.RetryData, conversation: ChatConversation, *settings: Any) -> Iterator[list[Any]]:
         conversation.again(exchange_at(conversation, event.index))
         yield from self._answer(conversation, settings)
 
-    def edit(self, event: gr.EditData, conversation: Conversation, *settings: Any) -> Iterator[list[Any]]:
+    def edit(self, event: gr.EditData, conversation: ChatConversation, *settings: Any) -> Iterator[list[Any]]:
         conversation.again(exchange_at(conversation, event.index), str(event.value))
         yield from self._answer(conversation, settings)
 
-    def example(self, event: gr.SelectData, conversation: Conversation, *settings: Any) -> Iterator[list[Any]]:
+    def example(self, event: gr.SelectData, conversation: ChatConversation, *settings: Any) -> Iterator[list[Any]]:
         chosen = event.value
         conversation.ask(chosen["text"], [file["path"] for file in chosen.get("files") or ()])
         yield from self._answer(conversation, settings)
 
-    def undo(self, event: gr.UndoData, conversation: Conversation, *settings: Any) -> list[Any]:
+    def undo(self, event: gr.UndoData, conversation: ChatConversation, *settings: Any) -> list[Any]:
         """Take the last question back into the box."""
         number = exchange_at(conversation, event.index)
         old = conversation.exchanges[number]
@@ -163,9 +163,9 @@ class ChatTab:
         return self._shown(conversation, settings, {"text": old.question, "files": list(old.files)})
 
     def begin(self) -> list[Any]:
-        return [Conversation(), [], ready_box(empty=True), *map(panel, ("", "", ""))]
+        return [ChatConversation(), [], ready_box(empty=True), *map(panel, ("", "", ""))]
 
-    def look(self, asked: dict[str, Any] | None, conversation: Conversation, label: str | None, tiles: int) -> Any:
+    def look(self, asked: dict[str, Any] | None, conversation: ChatConversation, label: str | None, tiles: int) -> Any:
         """Draw the tiles of the pictures in the box; with none there, of the last question's, as the server told."""
         last = conversation.exchanges[-1] if conversation.exchanges else Exchange("")
         files = (asked or {}).get("files")
@@ -177,7 +177,7 @@ class ChatTab:
         tiling = card.tiling.override({"max_dynamic_patch": int(tiles)})
         return panel(tile_figures(files or last.files, tiling, card.tokens_per_tile, cached))
 
-    def codes_of(self, conversation: Conversation, label: str | None, _: Any, *values: Any) -> list[Any]:
+    def codes_of(self, conversation: ChatConversation, label: str | None, _: Any, *values: Any) -> list[Any]:
         """Write the conversation down as a file, and as programs."""
         if not conversation.exchanges:
             return [gr.skip()] * 4
@@ -188,7 +188,7 @@ class ChatTab:
         return [str(file), as_curl(conversation, settings, card.url), as_openai(conversation, settings, card.url),
                 as_llm(conversation, settings, card.root or card.model)]  # fmt: skip
 
-    def _answer(self, conversation: Conversation, settings: Sequence[Any]) -> Iterator[list[Any]]:
+    def _answer(self, conversation: ChatConversation, settings: Sequence[Any]) -> Iterator[list[Any]]:
         """Stream the answer to the last question; a problem becomes a sentence of the conversation."""
         label, key, *values = settings
         exchange = conversation.exchanges[-1]
@@ -207,7 +207,7 @@ class ChatTab:
         yield self._shown(conversation, settings)
 
     def _shown(
-        self, conversation: Conversation, settings: Sequence[Any], left: Any = None, busy: bool = False
+        self, conversation: ChatConversation, settings: Sequence[Any], left: Any = None, busy: bool = False
     ) -> list[Any]:
         last = conversation.exchanges[-1] if conversation.exchanges else None
         box = gr.MultimodalTextbox(value=left or {"text": "", "files": []}, submit_btn=not busy, stop_btn=busy)

@@ -14,7 +14,7 @@ import gradio as gr
 
 from tilewise.errors import TilewiseError
 from tilewise.outputs.boxes import without_marks
-from tilewise.ui.conversation import ChatSettings, Conversation, Exchange
+from tilewise.ui.conversation import ChatSettings, ChatConversation, Exchange
 from tilewise.ui.figures import time_strip
 from tilewise.ui.servers import Servers
 
@@ -82,7 +82,7 @@ class _Side:
     def __init__(self, servers: Servers, key: str, asked: dict[str, Any], values: Sequence[Any]) -> None:
         self._servers, self._key = servers, key
         self._label, self._tiles, self._temperature = values
-        self._conversation = Conversation()
+        self._conversation = ChatConversation()
         self.exchange = self._conversation.ask(asked["text"], [str(file) for file in asked["files"]])
         self.stopped = False
 

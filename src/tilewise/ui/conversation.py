@@ -17,7 +17,7 @@ VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 
 @dataclass(frozen=True)
 class ChatSettings:
-    """How a question is asked; None = as the server does by itself."""
+    """Options of a question; None = as the server does by itself."""
 
     model: str
     system: str = ""
@@ -96,7 +96,7 @@ class Exchange:
 
     @property
     def cached(self) -> list[list[bool]]:
-        """For each of its pictures, which tiles were there already; empty where the server has not told.
+        """One list a picture: which of its tiles were there already; empty where the server has not told.
 
         The server tells of all pictures of the conversation, of which these are the last.
         """
@@ -109,7 +109,7 @@ class Exchange:
 
 
 @dataclass
-class Conversation:
+class ChatConversation:
     """The exchanges of one browser tab. Whoever answers writes to the last one."""
 
     exchanges: list[Exchange] = field(default_factory=list)

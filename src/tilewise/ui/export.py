@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tilewise.outputs.boxes import without_marks
-from tilewise.ui.conversation import ChatSettings, Conversation, is_video
+from tilewise.ui.conversation import ChatSettings, ChatConversation, is_video
 
 _SENT = ("temperature", "top_p", "max_tokens", "seed")
 """Fields that `SamplingParams` has, too."""
@@ -17,7 +17,7 @@ _PLACE = re.compile(r'"\\u0000(.*?)\\u0000"')
 """A name in JSON that a program is to read as code."""
 
 
-def as_markdown(conversation: Conversation) -> str:
+def as_markdown(conversation: ChatConversation) -> str:
     """Return the conversation as a document; pictures are named, not contained."""
     lines = []
     for exchange in conversation.exchanges:
@@ -27,7 +27,7 @@ def as_markdown(conversation: Conversation) -> str:
     return "\n\n".join(lines) + "\n"
 
 
-def as_curl(conversation: Conversation, settings: ChatSettings, url: str) -> str:
+def as_curl(conversation: ChatConversation, settings: ChatSettings, url: str) -> str:
     """Return shell commands that send the last question with all before it."""
     names = _names(conversation)
     reads = [f"{name}=$(base64 -w0 {_quoted(Path(file).name)})" for file, name in names.items()]
@@ -43,7 +43,7 @@ def as_curl(conversation: Conversation, settings: ChatSettings, url: str) -> str
     ])  # fmt: skip
 
 
-def as_openai(conversation: Conversation, settings: ChatSettings, url: str) -> str:
+def as_openai(conversation: ChatConversation, settings: ChatSettings, url: str) -> str:
     """Return a Python program that asks the same by the openai package."""
     head = [
         "import base64", "", "from openai import OpenAI", "", "",
@@ -70,7 +70,7 @@ def as_openai(conversation: Conversation, settings: ChatSettings, url: str) -> s
     ])  # fmt: skip
 
 
-def as_llm(conversation: Conversation, settings: ChatSettings, model: str) -> str:
+def as_llm(conversation: ChatConversation, settings: ChatSettings, model: str) -> str:
     """Return a Python program that asks the same of an engine in its own process."""
 
     def part(file: str) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def _literal(value: Any) -> str:
     return _PLACE.sub(lambda match: json.loads(f'"{match[1]}"'), text)
 
 
-def _names(conversation: Conversation) -> dict[str, str]:
+def _names(conversation: ChatConversation) -> dict[str, str]:
     """Return a shell variable for each file."""
     files = dict.fromkeys(file for exchange in conversation.exchanges for file in exchange.files)
     return {file: f"MEDIA_{number}" for number, file in enumerate(files, 1)}
@@ -131,6 +131,6 @@ def _quoted(text: str) -> str:
     return quote(text)
 
 
-EXPORTS: dict[str, Callable[[Conversation, ChatSettings, str], str]] = {
+EXPORTS: dict[str, Callable[[ChatConversation, ChatSettings, str], str]] = {
     "curl": as_curl, "Python": as_openai, "LLM": as_llm,
 }  # fmt: skip

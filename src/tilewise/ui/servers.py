@@ -36,7 +36,7 @@ class Servers:
     """Name that is asked for, whatever the servers list."""
     _seen: dict[str, ServedCard] = field(default_factory=dict)
     _problems: dict[str, str] = field(default_factory=dict)
-    """What was wrong with a server when it was last asked for its models."""
+    """URL -> problem of a server when it was last asked for its models."""
 
     def choices(self, key: str | None) -> list[str]:
         """Return a label for each model of each server that answers; the labels are what `card` takes."""

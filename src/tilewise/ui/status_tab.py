@@ -51,7 +51,7 @@ PLOTS = (
 
 @dataclass
 class History:
-    """What a browser tab has seen of one server: samples by name, each look with its moment."""
+    """The looks that a browser tab has had at one server: samples by name, each look with its moment."""
 
     url: str = ""
     looks: deque[tuple[float, dict[str, float]]] = field(default_factory=lambda: deque(maxlen=KEPT))

@@ -1,4 +1,4 @@
-"""What a file is by its content, whatever its name, and whether a video's ends before what it announces.
+"""The kind of a file by its content, whatever its name, and whether a video's ends before what it announces.
 
 Decoders play what is there and say nothing. Each container says in its way how far it goes: sizes of elements, chunks,
 tags and packets, or a mark at its end. Only headers are read; a file of very many of them counts as whole.

@@ -104,7 +104,7 @@ class IncompleteDetails(TypedDict):
 
 
 class RawMessage(TypedDict):
-    """What the model reads or writes, as text and token ids; vLLM's."""
+    """A text that the model reads or writes, as text and token ids; vLLM's."""
 
     type: Literal["raw_message_tokens"]
     message: str
@@ -155,7 +155,7 @@ class Event(TypedDict):
 
 
 class ResponseEvent(Event):
-    """Which fields an event has depends on its type."""
+    """An event of a stream, whose fields depend on its type."""
 
     sequence_number: int
 
