@@ -11,7 +11,7 @@ import pytest
 
 from tests.served import PICTURES, ROOT
 from tilewise.chat_server import Delta
-from tilewise.ui.conversation import ChatSettings, ChatConversation
+from tilewise.ui.conversation import ChatConversation, ChatSettings
 from tilewise.ui.export import as_curl, as_llm, as_markdown, as_openai
 
 CIRCLE, WORD = str(PICTURES / "color_and_shape.png"), str(PICTURES / "reading_text.png")

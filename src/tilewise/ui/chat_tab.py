@@ -16,7 +16,7 @@ from tilewise.errors import TilewiseError
 from tilewise.inputs.media.images import ImageLimits, open_image
 from tilewise.outputs.boxes import read_boxes
 from tilewise.ui.bubbles import LATEX, bubbles, exchange_at
-from tilewise.ui.conversation import ChatSettings, ChatConversation, Exchange, is_video
+from tilewise.ui.conversation import ChatConversation, ChatSettings, Exchange, is_video
 from tilewise.ui.export import as_curl, as_llm, as_markdown, as_openai
 from tilewise.ui.figures import box_figure, tile_figures, time_strip
 from tilewise.ui.servers import ServedCard, Servers

@@ -14,7 +14,7 @@ import gradio as gr
 
 from tilewise.errors import TilewiseError
 from tilewise.outputs.boxes import without_marks
-from tilewise.ui.conversation import ChatSettings, ChatConversation, Exchange
+from tilewise.ui.conversation import ChatConversation, ChatSettings, Exchange
 from tilewise.ui.figures import time_strip
 from tilewise.ui.servers import Servers
 

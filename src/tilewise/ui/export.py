@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tilewise.outputs.boxes import without_marks
-from tilewise.ui.conversation import ChatSettings, ChatConversation, is_video
+from tilewise.ui.conversation import ChatConversation, ChatSettings, is_video
 
 _SENT = ("temperature", "top_p", "max_tokens", "seed")
 """Fields that `SamplingParams` has, too."""
