@@ -1,4 +1,4 @@
-"""The state of a Ray cluster's nodes, as ranks find it: versions, files, memory, interfaces; and connections between nodes."""
+"""Nodes of a Ray cluster as ranks find them: versions, files, memory, interfaces; and connections between nodes."""
 
 from __future__ import annotations
 
