@@ -1,4 +1,4 @@
-"""Keys of messages that clients of OpenAI's API send and nothing reads: noted as ignored, or refused with the reason."""
+"""Keys of messages that clients of OpenAI's API send and nothing reads: told as ignored, or refused with the reason."""
 
 from __future__ import annotations
 
