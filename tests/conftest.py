@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import pytest
@@ -23,3 +24,13 @@ def demo_url() -> Iterator[str]:
     flags = ("--allowed-local-media-path", ".", "--enable-auto-tool-choice", "--tool-call-parser", "hermes")
     with served(*flags) as server:
         yield server.url
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_they_were() -> Iterator[None]:
+    """Leave no test the log of another, which called the command line in this process."""
+    logger = logging.getLogger("tilewise")
+    level, handlers, propagate = logger.level, list(logger.handlers), logger.propagate
+    yield
+    logger.setLevel(level)
+    logger.handlers[:], logger.propagate = handlers, propagate

@@ -91,7 +91,12 @@ class ChatPage:
 
     def answer(self, number: int = 0) -> str:
         """Wait for an answer to be whole, and return its text."""
-        self.page.wait_for_function(f"document.querySelectorAll('#talk .message.bot').length > {number}", timeout=60000)
+        whole = f"[...document.querySelectorAll('#talk .message.bot')].slice({number}).some(e => e.innerText.trim())"
+        pending = "document.querySelector('#talk .message.pending, #talk .message.bot [aria-label*=Loading]')"
+        self.page.wait_for_function(
+            f"{whole} && !{pending} && !document.querySelector('#talk').innerText.includes('Loading content')",
+            timeout=60000,
+        )
         self.page.wait_for_selector("#ask .submit-button", timeout=60000)
         return str(self.answers().nth(number).inner_text()).strip()
 

@@ -150,7 +150,7 @@ def test_what_is_drawn_is_asked_about(open_chat: Any) -> None:
     chat.page.wait_for_selector("#ask .thumbnail-item")
     chat.ask("What is the word?")
     assert chat.answer()
-    assert "one tile" in chat.page.locator("#grid").inner_text()
+    assert "448x448" in chat.page.locator("#grid").inner_text()
 
 
 def test_a_file_that_is_no_picture_is_named(open_chat: Any, tmp_path: Path) -> None:

@@ -34,5 +34,6 @@ def run(servers: Servers, host: str, port: int) -> None:
     app = mount(FastAPI(openapi_url=None), servers, "/")
     config = uvicorn.Config(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=2)
     listening = config.bind_socket()
+    listening.listen()  # whoever reads the line below may come before the application has started
     print(f"The web chat runs on http://{host}:{listening.getsockname()[1]} (Press CTRL+C to quit)", flush=True)
     uvicorn.Server(config).run([listening])
