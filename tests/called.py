@@ -12,7 +12,7 @@ from tilewise.cli import main
 
 
 def called(*words: object, **environment: str) -> CompletedProcess[str]:
-    """What `tilewise WORDS` prints, neither of it at a terminal, and how it ends."""
+    """Run `tilewise WORDS` here; return what it prints, neither of it at a terminal, and how it ends."""
     out, errors = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
     code: object
     with patch.dict(os.environ), redirect_stdout(out), redirect_stderr(errors):

@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from tilewise.errors import InvalidConfig, UnknownOption
+from tilewise.server.app import own_url
 from tilewise.server.config import ServerConfig
 
 
@@ -20,6 +21,7 @@ from tilewise.server.config import ServerConfig
         ({"uds": "/tmp/s", "port": 1}, "takes the place of port"),
         ({"uds": "/tmp/s", "host": "h"}, "takes the place of host"),
         ({"uds": "/no/such/folder/s"}, "there is no folder /no/such/folder"),
+        ({"ui": True, "uds": "/tmp/s"}, "ui needs a port, and no TLS"),
         ({"root_path": "x"}, "must begin with /"),
         ({"ssl_keyfile": "k"}, "ssl_certfile is missing"),
         ({"ssl_certfile": "c"}, "ssl_keyfile is missing"),
@@ -83,3 +85,17 @@ def test_what_a_server_shows_of_itself_has_no_key_and_no_token():
     shown = str([_shown(ServerConfig(api_key=("secret",))), _shown(EngineConfig(hf_token="hf_secret"))])
     assert "secret" not in shown
     assert "max_num_seqs" in shown
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        (None, "http://127.0.0.1:8000/v1"),
+        ("0.0.0.0", "http://127.0.0.1:8000/v1"),
+        ("[::]", "http://[::1]:8000/v1"),
+        ("::1", "http://[::1]:8000/v1"),
+        ("10.0.0.7", "http://10.0.0.7:8000/v1"),
+    ],
+)
+def test_the_address_that_its_own_page_asks(host: str | None, url: str) -> None:
+    assert own_url(ServerConfig(host=host)) == url

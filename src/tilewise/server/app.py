@@ -46,7 +46,7 @@ UI_PATH = "/ui"
 def create_app(context: Context, routers: Sequence[Router] | None = None, port: int | None = None) -> ASGIApp:
     """Return a server's application with the routes of `routers`; None = those that its options ask for.
 
-    With the option `ui`, the web chat asks this server at `port` of this machine. Raises InvalidConfig without gradio.
+    With the option `ui`, the web chat asks this server at its address and `port`. Raises InvalidConfig without gradio.
 
     A request passes HttpCounter, RequestGuard, CORS and, where spans are sent, TraceContext on its way to a route.
     """
@@ -64,7 +64,7 @@ def create_app(context: Context, routers: Sequence[Router] | None = None, port: 
         from tilewise.ui.app import mount
         from tilewise.ui.servers import Servers
 
-        mount(app, Servers((f"http://127.0.0.1:{config.port if port is None else port}/v1",)), UI_PATH)
+        mount(app, Servers((own_url(config, port),)), UI_PATH)
     app.add_exception_handler(HTTPException, routing_error(api_routes(routers)))
     if context.service.tracing is not None:
         app.add_middleware(TraceContext)
@@ -87,6 +87,13 @@ def create_app(context: Context, routers: Sequence[Router] | None = None, port: 
         echo_request_id=config.enable_request_id_headers,
     )
     return HttpCounter(guard, context.metrics.registry)
+
+
+def own_url(config: ServerConfig, port: int | None = None) -> str:
+    """Return the address of the API for whoever asks from this machine; `port` in place of one that was not chosen."""
+    host = (config.host or "0.0.0.0").strip("[]")
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{config.port if port is None else port}/v1"
 
 
 @asynccontextmanager

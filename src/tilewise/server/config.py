@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from tilewise.errors import InvalidConfig, UnknownOption
+from tilewise.host import require_extra
 from tilewise.inputs.tool_text import ToolFormName
 from tilewise.option import MANY, check_range, check_types, option, whole
 from tilewise.types import Detail
@@ -219,6 +220,15 @@ class ServerConfig:
             missing = "ssl_keyfile" if self.ssl_keyfile is None else "ssl_certfile"
             raise InvalidConfig(f"TLS needs ssl_keyfile and ssl_certfile: {missing} is missing.")
         self._check_tls()
+        self._check_page()
+
+    def _check_page(self) -> None:
+        """Check the option `ui`: its page asks this server over plain HTTP."""
+        if not self.ui:
+            return
+        if self.uds is not None or self.ssl_certfile is not None:
+            raise InvalidConfig("ui needs a port, and no TLS: run `tilewise ui --server URL` beside the server.")
+        require_extra("gradio", "ui", "--ui")
 
     def _check_tls(self) -> None:
         for name in ("ssl_ca_certs", "ssl_cert_reqs", "ssl_ciphers"):

@@ -163,19 +163,19 @@ async def health(raw: Request) -> Response:
 
 @router.on("GET POST", "/ping", _HEALTH)
 async def ping(raw: Request) -> Response:
-    """The same as /health, as SageMaker asks."""
+    """An answer as of /health, where SageMaker asks for it."""
     return await health(raw)
 
 
 @router.on("GET", "/version", Operation(gives="The version.", answer=Version))
 async def version(_: Request) -> Response:
-    """Of Tilewise."""
+    """The version of Tilewise."""
     return JSONResponse({"version": tilewise.__version__})
 
 
 @router.on("GET", "/metrics", Operation(gives="Prometheus's text format.", answer="text/plain"))
 async def metrics(raw: Request) -> Response:
-    """For Prometheus, under vLLM's names."""
+    """Metrics for Prometheus, under vLLM's names."""
     context = context_of(raw)
     context.metrics.media(context.service.preparer.cache.counts)
     return Response(context.metrics.render(), media_type=_METRICS)
@@ -189,7 +189,7 @@ async def load(raw: Request) -> Response:
 
 @tokenizer_router.on("GET", "/tokenizer_info", Operation(gives="The tokenizer's configuration.", answer=TokenizerInfo))
 async def tokenizer_info(raw: Request) -> Response:
-    """What the checkpoint says of its tokenizer, and of the template that it names for chats."""
+    """The checkpoint's account of its tokenizer, and of the template that it names for chats."""
     return JSONResponse(await asyncio.to_thread(_tokenizer_config, context_of(raw).checkpoint))
 
 
@@ -238,7 +238,7 @@ async def _reset(raw: Request, cache: Literal["prefix", "tiles"]) -> Response:
 
 @developer_router.on("GET", "/server_info", Operation(gives="Options, variables and the machine.", answer=ServerInfo))
 async def server_info(raw: Request) -> Response:
-    """What the server was started with, without keys."""
+    """Options and variables that the server was started with, without keys."""
     context = context_of(raw)
     machine = {"python": platform.python_version(), "platform": platform.platform(), "cpus": os.cpu_count()}
     config = {"server": _shown(context.config), "engine": _shown(context.engine)}

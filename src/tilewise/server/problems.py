@@ -33,7 +33,7 @@ class ErrorObject(TypedDict):
 
 
 class ErrorBody(TypedDict):
-    """What went wrong, with the value, the limit and the remedy."""
+    """An error, with the value, the limit and the remedy."""
 
     error: ErrorObject
 

@@ -6,17 +6,16 @@ import os
 
 from fastapi import FastAPI
 
-from tilewise.errors import InvalidConfig
+from tilewise.host import require_extra
 from tilewise.ui.servers import Servers
 
 
 def mount(app: FastAPI, servers: Servers, path: str) -> FastAPI:
     """Add the page to an application. Raises InvalidConfig where gradio is not installed."""
+    require_extra("gradio", "ui", "the web chat")
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-    try:
-        import gradio
-    except ImportError:
-        raise InvalidConfig("The web chat needs gradio: pip install 'tilewise[ui]'.") from None
+    import gradio
+
     from tilewise.ui.page import build_page
 
     page, arguments = build_page(servers)

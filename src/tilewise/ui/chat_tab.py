@@ -16,14 +16,14 @@ from tilewise.errors import TilewiseError
 from tilewise.inputs.media.images import ImageLimits, open_image
 from tilewise.outputs.boxes import read_boxes
 from tilewise.ui.bubbles import LATEX, bubbles, exchange_at
-from tilewise.ui.conversation import ChatConversation, ChatSettings, Exchange, is_video
+from tilewise.ui.conversation import VIDEO_SUFFIXES, ChatConversation, ChatSettings, Exchange, is_video
 from tilewise.ui.export import as_curl, as_llm, as_markdown, as_openai
 from tilewise.ui.figures import box_figure, tile_figures, time_strip
 from tilewise.ui.servers import ServedCard, Servers
 
 MOST_BYTES = 50 * 2**20
 """Largest file that a question may have; the server has limits of its own."""
-FILE_TYPES = ["image", ".heic", ".avif", *(".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")]
+FILE_TYPES = ["image", ".heic", ".avif", *VIDEO_SUFFIXES]
 
 
 @dataclass

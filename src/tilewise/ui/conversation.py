@@ -149,12 +149,15 @@ def is_video(file: str) -> bool:
     return Path(file).suffix.lower() in VIDEO_SUFFIXES
 
 
+def media_type(file: str) -> str:
+    return mimetypes.guess_type(file)[0] or ("video/mp4" if is_video(file) else "image/png")
+
+
 def data_part(file: str) -> dict[str, Any]:
     """Return a picture or video as a content part that holds its data. Raises OSError."""
     kind = "video" if is_video(file) else "image"
-    media_type = mimetypes.guess_type(file)[0] or f"{kind}/*"
     data = base64.b64encode(Path(file).read_bytes()).decode()
-    return {"type": f"{kind}_url", f"{kind}_url": {"url": f"data:{media_type};base64,{data}"}}
+    return {"type": f"{kind}_url", f"{kind}_url": {"url": f"data:{media_type(file)};base64,{data}"}}
 
 
 def _apart(seconds: dict[str, float]) -> dict[str, float]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+import shlex
 from pathlib import Path
 from typing import Any
 
 from tilewise.outputs.boxes import without_marks
-from tilewise.ui.conversation import ChatConversation, ChatSettings, is_video
+from tilewise.ui.conversation import ChatConversation, ChatSettings, is_video, media_type
 
 _SENT = ("temperature", "top_p", "max_tokens", "seed")
 """Fields that `SamplingParams` has, too."""
@@ -30,7 +30,7 @@ def as_markdown(conversation: ChatConversation) -> str:
 def as_curl(conversation: ChatConversation, settings: ChatSettings, url: str) -> str:
     """Return shell commands that send the last question with all before it."""
     names = _names(conversation)
-    reads = [f"{name}=$(base64 -w0 {_quoted(Path(file).name)})" for file, name in names.items()]
+    reads = [f"{name}=$(base64 -w0 {shlex.quote(Path(file).name)})" for file, name in names.items()]
     messages = conversation.messages(settings.system, lambda file: _url_part(file, f"\0{names[file]}\0"))
     body = json.dumps({**settings.fields, "messages": messages}, indent=2, ensure_ascii=False)
     body = body.replace("\\", "\\\\").replace("$", "\\$").replace("`", "\\`")
@@ -52,7 +52,7 @@ def as_openai(conversation: ChatConversation, settings: ChatSettings, url: str) 
         "", "",
     ]  # fmt: skip
     messages = conversation.messages(
-        settings.system, lambda file: _url_part(file, f"\0data_url({Path(file).name!r}, {_kind(file)!r})\0")
+        settings.system, lambda file: _url_part(file, f"\0data_url({Path(file).name!r}, {media_type(file)!r})\0")
     )
     own = {name: value for name, value in settings.fields.items() if name in (*_SENT, "model")}
     extra = {name: value for name, value in settings.fields.items() if name not in own}
@@ -116,21 +116,4 @@ def _names(conversation: ChatConversation) -> dict[str, str]:
 
 
 def _media_type(names: dict[str, str], wanted: str) -> str:
-    return next(_kind(file) for file, name in names.items() if name == wanted)
-
-
-def _kind(file: str) -> str:
-    from mimetypes import guess_type
-
-    return guess_type(file)[0] or ("video/mp4" if is_video(file) else "image/png")
-
-
-def _quoted(text: str) -> str:
-    from shlex import quote
-
-    return quote(text)
-
-
-EXPORTS: dict[str, Callable[[ChatConversation, ChatSettings, str], str]] = {
-    "curl": as_curl, "Python": as_openai, "LLM": as_llm,
-}  # fmt: skip
+    return next(media_type(file) for file, name in names.items() if name == wanted)
