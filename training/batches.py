@@ -20,8 +20,8 @@ TILE_SIZE = 112
 MEAN = torch.tensor((0.485, 0.456, 0.406)).view(1, 3, 1, 1)
 SPREAD = torch.tensor((0.229, 0.224, 0.225)).view(1, 3, 1, 1)
 # Tasks whose samples need the same number of tiles share a batch, so that nothing is padded.
-TILE_GROUPS: dict[str, int] = {"compare": 2, "small_print": 13, "small_print_medium": 7}
-BATCH_SIZES: dict[int, int] = {1: 64, 2: 40, 7: 14, 13: 8}
+TILE_GROUPS: dict[str, int] = {"compare": 2, "small_print": 13, "small_print_medium": 7, "sketch": 10}
+BATCH_SIZES: dict[int, int] = {1: 64, 2: 40, 7: 14, 10: 10, 13: 8}
 NO_TARGET = -100
 
 

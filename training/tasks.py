@@ -21,6 +21,7 @@ from scenes import (
     scatter,
     text_scene,
 )
+from sketches import sketch_scene
 from vocabulary import COLORS, SHAPES, WORDS, plural
 
 SMALL_PRINT = TextStyle(sizes=(18, 20))
@@ -39,6 +40,7 @@ MEASURED_TASKS: tuple[str, ...] = (
     "small_print",
     "chinese",
     "box",
+    "sketch",
 )
 
 
@@ -163,6 +165,9 @@ def make_sample(seed: int, index: int, task: str, level: Level) -> Sample:
     elif task in ("small_print", "small_print_medium"):
         picture, turns = small_print_scene(rng, LARGE_GRID if task == "small_print" else MEDIUM_GRID)
         pictures, task = [picture], "small_print"
+    elif task in ("sketch", "sketch_small"):
+        picture, turns = sketch_scene(rng) if task == "sketch" else sketch_scene(rng, SIDE)
+        pictures, task = [picture], "sketch"
     else:
         turns = []
         while not any(turn.task == task for turn in turns):

@@ -4,7 +4,8 @@ On the CPU several processes with one thread each are faster than one process wi
 its share of every batch, and the gradients are averaged.
 
 The learning rate warms up, stays constant and falls linearly over the last part of the steps, so that a
-run can be lengthened or shortened by resuming it with another number of steps.
+run can be lengthened or shortened by resuming it with another number of steps. With --start a run goes on from
+the weights of a written checkpoint, at the step of the plan that --first-step names.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from tokenizers import Tokenizer
 from torch import distributed, multiprocessing
 
 from batches import NO_TARGET, Batch, stage_at, training_batch
-from evaluate import measure, summary
+from evaluate import load_checkpoint, measure, summary
 from model import DemoModel
 from sample import level_of
 from settings import model_config
@@ -46,10 +47,10 @@ def make_optimizers(model: DemoModel, rate: float) -> list[torch.optim.Optimizer
     return [muon, adam]
 
 
-def rate_factor(step: int, steps: int, fall: float) -> float:
-    """The part of the full learning rate used at a step."""
-    warm_up = min(1.0, (step + 1) / WARM_UP_STEPS)
-    left = (steps - step) / max(1.0, fall * steps)
+def rate_factor(step: int, steps: range, fall: float) -> float:
+    """The part of the full learning rate used at a step of a run's steps."""
+    warm_up = min(1.0, (step - steps.start + 1) / WARM_UP_STEPS)
+    left = (steps.stop - step) / max(1.0, fall * len(steps))
     return warm_up * min(1.0, max(left, 0.01))
 
 
@@ -93,10 +94,10 @@ def save_state(path: Path, model: DemoModel, optimizers: list, progress: dict[st
     path.with_suffix(".new").replace(path)
 
 
-def load_state(path: Path, model: DemoModel, optimizers: list, device: torch.device) -> dict[str, Any]:
+def load_state(path: Path, model: DemoModel, optimizers: list, device: torch.device) -> dict[str, Any] | None:
     """Load the saved state, if there is one, and return how far it had come."""
     if not path.exists():
-        return {"step": 0, "samples": 0, "seconds": 0.0}
+        return None
     state = torch.load(path, map_location=device)
     model.load_state_dict(state["model"])
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
@@ -124,11 +125,16 @@ def run(rank: int, arguments: argparse.Namespace) -> None:
     optimizers = make_optimizers(model, arguments.rate)
     state_file = arguments.work / "state.pt"
     progress, losses = load_state(state_file, model, optimizers, device), []
+    if progress is None:
+        progress = {"step": arguments.first_step, "samples": 0, "seconds": 0.0}
+        if arguments.start is not None:
+            model.load_state_dict(load_checkpoint(arguments.start)[0].state_dict())
+    steps = range(arguments.first_step, arguments.steps)
     started = time.monotonic() - progress["seconds"]
     for step in range(progress["step"], arguments.steps):
         stage = stage_at(json.loads(arguments.plan.read_text()), step)
         batch = training_batch(tokenizer, arguments.seed, step, stage, (rank, arguments.processes))
-        rate = arguments.rate * rate_factor(step, arguments.steps, arguments.fall)
+        rate = arguments.rate * rate_factor(step, steps, arguments.fall)
         losses.append(train_step(model, optimizers, batch, rate, device))
         samples = progress["samples"] + arguments.processes * len(batch.tokens)
         progress = {"step": step + 1, "samples": samples, "seconds": time.monotonic() - started}
@@ -145,6 +151,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("work", type=Path, help="folder for the running state")
     parser.add_argument("--plan", type=Path, default=here / "plan.json")
+    parser.add_argument("--start", type=Path, help="checkpoint folder whose weights a new run begins with")
+    parser.add_argument("--first-step", type=int, default=0, help="step of the plan at which a new run begins")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--rate", type=float, default=2e-3)
