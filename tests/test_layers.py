@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -173,3 +174,14 @@ def test_circles_through_a_package_are_found(tmp_path):
 def test_importing_the_front_does_not_load_torch(statement):
     code = f"{statement}\nimport sys\nsys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_every_file_that_is_no_module_is_part_of_the_package():
+    """A wheel has what pyproject.toml names; an editable installation would hide one that is missing."""
+    settings = tomllib.loads((SRC.parent.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = settings["tool"]["setuptools"]["package-data"]["tilewise"]
+    packed = {path for pattern in patterns for path in SRC.glob(pattern)}
+    data = {
+        path for path in SRC.rglob("*") if path.is_file() and path.suffix != ".py" and "__pycache__" not in path.parts
+    }
+    assert data == packed & data, sorted(str(path.relative_to(SRC)) for path in data - packed)

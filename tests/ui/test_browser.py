@@ -243,6 +243,102 @@ def test_the_conversation_as_programs(open_chat: Any, server: Served, tmp_path: 
         assert "yellow" in done.stdout, f"{name}: {done.stderr}"
 
 
+def test_a_conversation_is_there_again_when_the_page_is_loaded_anew(open_chat: Any) -> None:
+    chat = open_chat()
+    chat.attach("reading_text.png")
+    chat.ask("What is the word?")
+    assert chat.answer() == "cat"
+    chat.page.reload()
+    assert chat.answer() == "cat"
+    assert chat.page.locator("#talk img").count() >= 1
+    chat.page.wait_for_function("document.querySelector('#model input').value != ''")
+    chat.ask("And what color is the word?")
+    assert chat.answer(1) == "red"
+    chat.page.click("#new")
+    chat.page.wait_for_function("!document.querySelector('#talk .message')")
+    chat.page.reload()
+    chat.page.wait_for_function("document.querySelector('#model input').value != ''")
+    chat.page.wait_for_selector("#talk .example")
+    assert not chat.answers().count()
+
+
+def test_keys(open_chat: Any) -> None:
+    chat = open_chat()
+    chat.page.keyboard.press("Alt+2")
+    chat.page.wait_for_selector("#compare-ask")
+    chat.page.keyboard.press("Alt+1")
+    chat.page.wait_for_selector("#ask textarea")
+    chat.page.locator("body").click(position={"x": 5, "y": 5})
+    chat.page.keyboard.press("/")
+    chat.page.keyboard.type("a/b")
+    assert chat.page.input_value("#ask textarea") == "a/b"
+    chat.page.keyboard.press("Enter")
+    chat.answer()
+    chat.page.keyboard.press("Alt+n")
+    chat.page.wait_for_function("!document.querySelector('#talk .message')")
+
+
+def test_detail_changes_the_tiles_where_the_server_says_so(open_chat: Any) -> None:
+    flags = ("--served-model-name", "demo", "--detail-tiles", '{"low": 1}')
+    with served(str(DEMO), *flags) as server, chat_over(f"{server.url}/v1") as address:
+        chat = open_chat(address)
+        chat.attach("small_print.png")
+        chat.page.get_by_text("Settings", exact=True).first.click()
+        chat.page.get_by_label("low", exact=True).check()
+        chat.page.wait_for_function("document.querySelectorAll('#grid rect.tile').length == 1")
+        chat.ask("What does the small print say?")
+        chat.answer()
+        assert "1 tiles" in chat.page.locator("#strip").inner_text()
+
+
+def test_a_file_that_is_too_large_and_a_long_film(open_chat: Any, tmp_path: Path) -> None:
+    large, film = tmp_path / "large.png", tmp_path / "film.gif"
+    large.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(51 * 2**20))
+    pages = [Image.new("RGB", (64, 64), (page % 256, 0, 0)) for page in range(300)]
+    pages[0].save(film, save_all=True, append_images=pages[1:])
+    chat = open_chat()
+    chat.attach(large)
+    chat.ask("What is this?")
+    chat.page.wait_for_selector(".toast-body")
+    assert "large.png has 51 MB, the limit is 50 MB" in chat.page.locator(".toast-body").first.inner_text()
+    assert chat.page.input_value("#ask textarea") == "What is this?"
+    chat.page.reload()
+    chat.page.wait_for_function("document.querySelector('#model input').value != ''")
+    chat.attach(film)
+    chat.ask("What shape is this?")
+    assert chat.answer()
+
+
+def test_a_context_that_is_full_keeps_the_conversation(open_chat: Any) -> None:
+    chat = open_chat()
+    chat.attach("reading_text.png")
+    chat.ask("What is the word?")
+    assert chat.answer() == "cat"
+    chat.ask("And what color is the word? " + "red " * 3000)
+    assert "2048" in chat.answer(1)
+    chat.ask("And what color is the word?")
+    chat.page.wait_for_function(
+        "[...document.querySelectorAll('#talk .message.bot')].at(-1).innerText.trim() == 'red'", timeout=60000
+    )
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_no_serious_barrier_is_found(open_chat: Any, dark: bool) -> None:
+    """By axe-core, on each tab."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    chat = open_chat(color_scheme="dark" if dark else "light")
+    chat.attach("color_and_shape.png")
+    chat.ask("Find <ref>red cross</ref> and give its box.")
+    chat.answer()
+    for tab in ("Chat", "Compare", "Status"):
+        chat.page.get_by_role("tab", name=tab).click()
+        chat.page.wait_for_timeout(1000)
+        found = [barrier for barrier in axe.run(chat.page).response["violations"]
+                 if barrier["impact"] in ("serious", "critical")]  # fmt: skip
+        said = [(barrier["id"], [node["html"][:160] for node in barrier["nodes"]][:4]) for barrier in found]
+        assert not said, f"{tab}: {said}"
+
+
 def test_no_picture_is_wider_than_its_panel(open_chat: Any, tmp_path: Path) -> None:
     Image.new("RGB", (3000, 28), "red").save(tmp_path / "thin.png")
     chat = open_chat()

@@ -6,6 +6,8 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -47,6 +49,49 @@ def test_a_question_is_edited(conversation):
     conversation.ask("And the word?").take(Delta("cat"))
     assert conversation.again(0, "What shape is it?").files == (CIRCLE,)
     assert [exchange.question for exchange in conversation.exchanges] == ["What shape is it?"]
+
+
+def test_detail_goes_with_pictures_alone(conversation):
+    conversation.ask("And this?", [WORD, "film.mp4"])
+    messages = conversation.messages(replace(SETTINGS, detail="low"), lambda file: _part(file))
+    assert messages[0]["content"][0]["image_url"] == {"url": "color_and_shape.png", "detail": "low"}
+    assert "detail" not in str(messages[2]["content"][1])
+
+
+def _part(file):
+    kind = "video_url" if file.endswith("mp4") else "image_url"
+    return {"type": kind, kind: {"url": Path(file).name}}
+
+
+def test_what_a_browser_kept_is_read_again(conversation):
+    conversation.ask("And the word?").problem = "No server answers."
+    kept = json.loads(json.dumps(conversation.as_data()))
+    found = ChatConversation.from_data(kept, [PICTURES])
+    assert found.as_data() == conversation.as_data()
+    assert found.exchanges[0].files == (CIRCLE,)
+
+
+def test_a_question_that_the_page_was_closed_on_says_so():
+    conversation = ChatConversation()
+    conversation.ask("One?")
+    (again,) = ChatConversation.from_data(conversation.as_data(), []).exchanges
+    assert "ask again" in again.problem
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"files": ["/etc/passwd"]},
+        {"files": [str(PICTURES / ".." / "questions.json")]},
+        {"files": [str(PICTURES / "gone.png")]},
+        {"files": None},
+        {"unknown": 1},
+    ],
+)
+def test_a_browser_cannot_name_files_of_the_server(conversation, changed):
+    kept = [*conversation.as_data(), {**conversation.as_data()[0], **changed}]
+    assert len(ChatConversation.from_data(kept, [PICTURES]).exchanges) == 1
+    assert not ChatConversation.from_data({"no": "list"}, [PICTURES]).exchanges
 
 
 def test_seconds_are_the_servers_where_it_tells():

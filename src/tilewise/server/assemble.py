@@ -125,7 +125,7 @@ def served_model(
         starts=spec.start_id is not None,
         thinks_unasked=template.thinks,
         opens_thinking=bool(template.think_opening),
-        detail_levels=frozenset(config.detail_tiles or ()),
+        detail_tiles=config.detail_tiles or {},
         priorities=engine.scheduling_policy == "priority",
         tokens_as_ids=config.return_tokens_as_token_ids,
         strict_fields=config.strict_fields,

@@ -84,7 +84,7 @@ def encode_call(body: dict[str, Any], served: ServedModel, ignored: Ignored) -> 
     if not 1 <= len(parts) <= MOST_PICTURES:
         raise InvalidField("input", f"input has {len(parts)} pictures, it must have 1 to {MOST_PICTURES}: send several "
                            "requests.")  # fmt: skip
-    rules = RequestRules(unknown, served.detail_levels, "input")
+    rules = RequestRules(unknown, served.detail_tiles, "input")
     return EncodeCall(served.resolve(fields.model), parse_pictures(parts, rules), processor_of(fields))
 
 

@@ -25,6 +25,7 @@ from tilewise.server.exchange import Router, refusal
 from tilewise.server.openapi import Operation
 from tilewise.server.problems import Problem
 from tilewise.server.served import ServedModel
+from tilewise.types import Detail
 from tilewise.weights.folder import optional_json
 
 router = Router()
@@ -60,7 +61,10 @@ class TokenizerInfo(BaseModel):
 
 
 class CardTiling(TypedDict):
-    """The rules by which pictures are cut, under the names of a checkpoint's config.json; and the tokens of a tile."""
+    """The rules by which pictures are cut, under the names of a checkpoint's config.json; and the tokens of a tile.
+
+    `detail_tiles` says how many tiles a picture has at most by the `detail` of its image_url (`--detail-tiles`).
+    """
 
     tile_size: int
     min_dynamic_patch: int
@@ -68,6 +72,7 @@ class CardTiling(TypedDict):
     use_thumbnail: bool
     dynamic_image_size: bool
     tokens_per_tile: int
+    detail_tiles: dict[Detail, int]
 
 
 class ModelCard(TypedDict):
@@ -148,6 +153,7 @@ def _model(name: str, served: ServedModel) -> ModelCard:
             "use_thumbnail": tiling.thumbnail,
             "dynamic_image_size": tiling.dynamic,
             "tokens_per_tile": served.tokens_per_tile,
+            "detail_tiles": dict(served.detail_tiles),
         },
     }
 

@@ -9,6 +9,7 @@ from typing import Any
 from tilewise.errors import UnknownModel
 from tilewise.inputs.media.tiling import Tiling
 from tilewise.inputs.tool_text import ToolFormName
+from tilewise.types import Detail
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +39,8 @@ class ServedModel:
     """True if the model was trained to think."""
     starts: bool = False
     """True if a start token stands before every prompt."""
-    detail_levels: frozenset[str] = frozenset()
-    """Values of a picture's `detail` that say how it is cut (`--detail-tiles`)."""
+    detail_tiles: Mapping[Detail, int] = field(default_factory=dict)
+    """Most tiles of a picture by the `detail` of its image_url (`--detail-tiles`)."""
     thinking: bool | None = None
     """True if the model is asked to think first where a request does not say; None = as the template does."""
     thinks_unasked: bool = False

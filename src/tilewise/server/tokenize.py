@@ -81,7 +81,7 @@ def tokenize_call(body: dict[str, Any], served: ServedModel, ignored: Ignored) -
 
 
 def _conversation(fields: TokenizeBody, served: ServedModel, unknown: UnknownFields) -> ChatPrompt:
-    messages = parse_messages(fields.messages or [], RequestRules(unknown, served.detail_levels))
+    messages = parse_messages(fields.messages or [], RequestRules(unknown, served.detail_tiles))
     thinking = thinking_of(fields, served, unknown.ignored)
     tools = read_tools(fields.tools, None, True, replace(served, tools=True))  # they count, read out of answers or not
     return prompt_of(fields, messages, thinking, tools, ending_of(fields), unknown.ignored)

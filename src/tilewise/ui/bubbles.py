@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 from tilewise.outputs.boxes import without_marks
@@ -32,7 +33,7 @@ def bubbles(conversation: ChatConversation) -> list[dict[str, Any]]:
     """Return the conversation as gradio's Chatbot shows it."""
     found: list[dict[str, Any]] = []
     for exchange in conversation.exchanges:
-        files = [{"path": file} for file in exchange.files]
+        files = [{"path": file, "alt_text": Path(file).name} for file in exchange.files]
         question = safe_markdown(exchange.question)
         found.append({"role": "user", "content": [*files, question] if files else question})
         if exchange.reasoning:

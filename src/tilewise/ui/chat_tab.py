@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 
 from tilewise.chat_server import ServerProblem
 from tilewise.errors import TilewiseError
@@ -21,6 +22,8 @@ from tilewise.ui.export import as_curl, as_llm, as_markdown, as_openai
 from tilewise.ui.figures import box_figure, tile_figures, time_strip
 from tilewise.ui.servers import ServedCard, Servers
 
+PICTURES = Path(__file__).parent.parent / "demo" / "pictures"
+"""Pictures of the examples."""
 MOST_BYTES = 50 * 2**20
 """Largest file that a question may have; the server has limits of its own."""
 FILE_TYPES = ["image", ".heic", ".avif", *VIDEO_SUFFIXES]
@@ -37,6 +40,7 @@ class SettingsPanel:
         return cls([
             gr.Textbox(label=words("system"), info=words("system_note"), lines=2, elem_id="system"),
             gr.Slider(1, 40, 12, step=1, label=words("tiles"), info=words("tiles_note"), elem_id="tiles"),
+            gr.Radio(["auto", "low", "high"], value="auto", label=words("detail"), info=words("detail_note")),
             gr.Checkbox(label=words("thinking")),
             gr.Slider(0, 2, 0, step=0.05, label=words("temperature")),
             gr.Slider(0.05, 1, 1, step=0.05, label=words("top_p")),
@@ -46,10 +50,10 @@ class SettingsPanel:
 
     @staticmethod
     def read(card: ServedCard, values: Sequence[Any]) -> ChatSettings:
-        system, tiles, thinking, temperature, top_p, longest, seed = values
+        system, tiles, detail, thinking, temperature, top_p, longest, seed = values
         return ChatSettings(
             card.model, system or "", float(temperature), float(top_p), int(longest) if longest else None,
-            None if seed is None else int(seed), int(tiles), bool(thinking), card.ours,
+            None if seed is None else int(seed), int(tiles), detail, bool(thinking), card.ours,
         )  # fmt: skip
 
 
@@ -67,6 +71,7 @@ class ChatTab:
     def __init__(self, servers: Servers, words: Any, head: PageHead, examples: Sequence[Any]) -> None:
         self._servers, self._head = servers, head
         self.conversation = gr.State(ChatConversation())
+        self.kept = gr.BrowserState([], storage_key="tilewise.conversation", secret="tilewise")
         with gr.Row(elem_id="chat-row"):
             with gr.Column(scale=3, min_width=320):
                 self._build_talk(words, examples)
@@ -110,10 +115,18 @@ class ChatTab:
                 with gr.Tab(name):
                     self.codes.append(gr.Code(language=language, show_label=False, lines=8, max_lines=24))
 
+    @property
+    def inputs(self) -> list[Any]:
+        """Components whose values handlers take."""
+        return [self.conversation, self._head.model, self._head.key, *self.settings.components]
+
+    @property
+    def shown(self) -> list[Any]:
+        """Components that a handler of the conversation fills anew."""
+        return [self.conversation, self.bubbles, self.box, self.grid, self.boxes, self.strip, self.kept]
+
     def _connect(self) -> None:
-        settings = [self._head.model, self._head.key, *self.settings.components]
-        shown = [self.conversation, self.bubbles, self.box, self.grid, self.boxes, self.strip]
-        inputs = [self.conversation, *settings]
+        inputs, shown = self.inputs, self.shown
         runs: list[Any] = [
             self.box.submit(self.send, [self.box, *inputs], shown),
             self.bubbles.retry(self.retry, inputs, shown),
@@ -122,12 +135,12 @@ class ChatTab:
         ]
         for run in runs:
             run.then(self.codes_of, inputs, [self.markdown, *self.codes], show_progress="hidden")
-        self.box.stop(lambda: ready_box(), None, self.box, cancels=runs)
+        self.box.stop(self.stopped, self.conversation, [self.box, self.kept], cancels=runs)
         self.bubbles.undo(self.undo, inputs, shown)
         gr.on([self.new.click, self.bubbles.clear], self.begin, None, shown, cancels=runs)
-        tiles = self.settings.components[1]
-        gr.on([self.box.change, tiles.change, self._head.model.change], self.look,
-              [self.box, self.conversation, self._head.model, tiles], self.grid, show_progress="hidden")  # fmt: skip
+        cut = [self._head.model, *self.settings.components[1:3]]
+        looks = [self.box.change, *(part.change for part in cut)]
+        gr.on(looks, self.look, [self.box, self.conversation, *cut], self.grid, show_progress="hidden")
         self.camera.change(add_file, [self.box, self.camera], self.box)
         self.use_sketch.click(add_sketch, [self.box, self.sketch], self.box)
 
@@ -137,7 +150,7 @@ class ChatTab:
         wrong = next(filter(None, map(problem_of, files)), None)
         if wrong or not (text or files):
             gr.Warning(wrong or "Write a question first.")
-            yield [gr.skip()] * 6
+            yield [gr.skip()] * 7
             return
         conversation.ask(text, files)
         yield from self._answer(conversation, settings)
@@ -163,9 +176,21 @@ class ChatTab:
         return self._shown(conversation, settings, {"text": old.question, "files": list(old.files)})
 
     def begin(self) -> list[Any]:
-        return [ChatConversation(), [], ready_box(empty=True), *map(panel, ("", "", ""))]
+        return [ChatConversation(), [], ready_box(empty=True), *map(panel, ("", "", "")), []]
 
-    def look(self, asked: dict[str, Any] | None, conversation: ChatConversation, label: str | None, tiles: int) -> Any:
+    def stopped(self, conversation: ChatConversation) -> list[Any]:
+        return [ready_box(), conversation.as_data()]
+
+    def reopen(self, kept: Any, begun: ChatConversation, *settings: Any) -> list[Any]:
+        """Show the conversation that this browser had when the page was closed or loaded again."""
+        conversation = ChatConversation.from_data(kept, (Path(get_upload_folder()), PICTURES))
+        if begun.exchanges or not conversation.exchanges:
+            return [gr.skip()] * 7
+        return self._shown(conversation, settings)
+
+    def look(
+        self, asked: dict[str, Any] | None, conversation: ChatConversation, label: str | None, tiles: int, detail: str
+    ) -> Any:
         """Draw the tiles of the pictures in the box; with none there, of the last question's, as the server told."""
         last = conversation.exchanges[-1] if conversation.exchanges else Exchange("")
         files = (asked or {}).get("files")
@@ -174,7 +199,7 @@ class ChatTab:
             card = self._servers.card(label)
         except ServerProblem:
             return panel("")
-        tiling = card.tiling.override({"max_dynamic_patch": int(tiles)})
+        tiling = card.tiling_of(int(tiles), detail)
         return panel(tile_figures(files or last.files, tiling, card.tokens_per_tile, cached))
 
     def codes_of(self, conversation: ChatConversation, label: str | None, _: Any, *values: Any) -> list[Any]:
@@ -199,7 +224,7 @@ class ChatTab:
             with self._servers.open(card, key) as server, closing(server.answer(body)) as deltas:
                 for delta in deltas:
                     exchange.take(delta)
-                    yield [conversation, bubbles(conversation), *[gr.skip()] * 4]
+                    yield [conversation, bubbles(conversation), *[gr.skip()] * 5]
             if not (exchange.answer or exchange.reasoning):
                 exchange.problem = "The model answered nothing: ask in other words, or attach a picture."
         except (TilewiseError, OSError) as error:
@@ -211,9 +236,9 @@ class ChatTab:
     ) -> list[Any]:
         last = conversation.exchanges[-1] if conversation.exchanges else None
         box = gr.MultimodalTextbox(value=left or {"text": "", "files": []}, submit_btn=not busy, stop_btn=busy)
-        grid = self.look(left, conversation, settings[0], settings[3])
-        strip = time_strip(last) if last else ""
-        return [conversation, bubbles(conversation), box, grid, panel(found_boxes(last)), panel(strip)]
+        grid = self.look(left, conversation, settings[0], *settings[3:5])
+        strip = panel(time_strip(last) if last else "")
+        return [conversation, bubbles(conversation), box, grid, panel(found_boxes(last)), strip, conversation.as_data()]
 
 
 def panel(content: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import mimetypes
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ class ChatSettings:
     seed: int | None = None
     max_tiles: int | None = None
     """Most tiles of a picture, its thumbnail not counted."""
+    detail: str = "auto"
+    """OpenAI's word for how closely pictures are looked at: auto, low or high."""
     thinking: bool = False
     explain: bool = False
     """True for a Tilewise server, which tells how it made an answer."""
@@ -79,10 +81,10 @@ class Exchange:
     @property
     def seconds(self) -> dict[str, float]:
         """Seconds by part: as the server measured them, else the wait for the first token and the rest."""
-        if self.first is None or self.ended is None:
-            return {}
         if self.explanation:
             return _apart(self.explanation["seconds"])
+        if self.first is None or self.ended is None:
+            return {}
         return {"prefill": self.first - self.began, "answer": self.ended - self.first}
 
     @property
@@ -129,20 +131,56 @@ class ChatConversation:
 
     def body(self, settings: ChatSettings) -> dict[str, Any]:
         """Return the request for an answer to the last question. Raises OSError for a file that is gone."""
-        return {**settings.fields, "messages": self.messages(settings.system, data_part)}
+        return {**settings.fields, "messages": self.messages(settings, data_part)}
 
-    def messages(self, system: str, part: Any) -> list[dict[str, Any]]:
+    def messages(self, settings: ChatSettings, part: Callable[[str], dict[str, Any]]) -> list[dict[str, Any]]:
         """Return OpenAI's messages up to the last question; `part` makes a content part of a file's path."""
+        system = settings.system
         found: list[dict[str, Any]] = [{"role": "system", "content": system}] if system.strip() else []
         for exchange in self.exchanges:
             if found and found[-1]["role"] == "user":  # that got no answer
                 found.pop()
             text = {"type": "text", "text": _numbered(exchange)}
-            files = [part(file) for file in exchange.files]
+            files = [_with_detail(part(file), settings.detail) for file in exchange.files]
             found.append({"role": "user", "content": [*files, text] if files else exchange.question})
             if exchange.answer and exchange is not self.exchanges[-1]:
                 found.append({"role": "assistant", "content": exchange.answer})
         return found
+
+    def as_data(self) -> list[dict[str, Any]]:
+        """Return what a browser keeps, in JSON's types: everything but the moments of this process."""
+        kept = ("question", "files", "answer", "reasoning", "problem", "usage", "explanation", "finish_reason")
+        return [{name: getattr(exchange, name) for name in kept} for exchange in self.exchanges]
+
+    @classmethod
+    def from_data(cls, data: Any, folders: Sequence[Path]) -> ChatConversation:
+        """Read what `as_data` gave. It comes from a browser: what is not as it should be ends the conversation there.
+
+        Files are taken only inside some folders: that of uploads, whose names nobody can guess, and that of examples.
+        """
+        found = cls()
+        for entry in data if isinstance(data, list) else ():
+            try:
+                exchange = Exchange(**{**entry, "files": tuple(map(str, entry["files"]))})
+            except (TypeError, KeyError):
+                break
+            if not all(_inside(file, folders) for file in exchange.files):
+                break
+            if not (exchange.answer or exchange.problem):
+                exchange.problem = "The page was closed before an answer came: ask again."
+            found.exchanges.append(exchange)
+        return found
+
+
+def _inside(file: str, folders: Sequence[Path]) -> bool:
+    path = Path(file).resolve()
+    return path.is_file() and any(path.is_relative_to(folder.resolve()) for folder in folders)
+
+
+def _with_detail(part: dict[str, Any], detail: str) -> dict[str, Any]:
+    if detail == "auto" or "image_url" not in part:
+        return part
+    return {**part, "image_url": {**part["image_url"], "detail": detail}}
 
 
 def is_video(file: str) -> bool:

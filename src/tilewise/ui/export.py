@@ -31,7 +31,7 @@ def as_curl(conversation: ChatConversation, settings: ChatSettings, url: str) ->
     """Return shell commands that send the last question with all before it."""
     names = _names(conversation)
     reads = [f"{name}=$(base64 -w0 {shlex.quote(Path(file).name)})" for file, name in names.items()]
-    messages = conversation.messages(settings.system, lambda file: _url_part(file, f"\0{names[file]}\0"))
+    messages = conversation.messages(settings, lambda file: _url_part(file, f"\0{names[file]}\0"))
     body = json.dumps({**settings.fields, "messages": messages}, indent=2, ensure_ascii=False)
     body = body.replace("\\", "\\\\").replace("$", "\\$").replace("`", "\\`")
     body = re.sub(
@@ -52,7 +52,7 @@ def as_openai(conversation: ChatConversation, settings: ChatSettings, url: str) 
         "", "",
     ]  # fmt: skip
     messages = conversation.messages(
-        settings.system, lambda file: _url_part(file, f"\0data_url({Path(file).name!r}, {media_type(file)!r})\0")
+        settings, lambda file: _url_part(file, f"\0data_url({Path(file).name!r}, {media_type(file)!r})\0")
     )
     own = {name: value for name, value in settings.fields.items() if name in (*_SENT, "model")}
     extra = {name: value for name, value in settings.fields.items() if name not in own}
@@ -78,7 +78,7 @@ def as_llm(conversation: ChatConversation, settings: ChatSettings, model: str) -
             return _url_part(file, f"\0Path({Path(file).name!r}).absolute().as_uri()\0")
         return {"type": "image_pil", "image_pil": f"\0Image.open({Path(file).name!r})\0"}
 
-    messages = conversation.messages(settings.system, part)
+    messages = conversation.messages(settings, part)
     sampling = {name: value for name, value in settings.fields.items() if name in (*_SENT, "skip_special_tokens")}
     given = ", ".join(f"{name}={value!r}" for name, value in sampling.items())
     options = "".join(

@@ -15,7 +15,7 @@ from tilewise.ui.status_tab import StatusTab
 from tilewise.ui.words import translations
 
 DEMO = Path(__file__).parent.parent / "demo"
-STYLE = (Path(__file__).parent / "style.css").read_text()
+HERE = Path(__file__).parent
 
 
 def build_page(servers: Servers) -> tuple[gr.Blocks, dict[str, Any]]:
@@ -27,7 +27,7 @@ def build_page(servers: Servers) -> tuple[gr.Blocks, dict[str, Any]]:
             model = gr.Dropdown([], label=words("model"), elem_id="model", scale=2, allow_custom_value=False)
             key = gr.Textbox(label=words("key"), type="password", elem_id="key", scale=1)
         with gr.Tab(words("chat")) as chat:
-            ChatTab(servers, words, PageHead(model, key), examples())
+            talk = ChatTab(servers, words, PageHead(model, key), examples())
         with gr.Tab(words("compare")) as comparing:
             compared = CompareTab(servers, words, key)
         with gr.Tab(words("status")) as opened:
@@ -39,17 +39,26 @@ def build_page(servers: Servers) -> tuple[gr.Blocks, dict[str, Any]]:
             first, last = (choices[0], choices[-1]) if choices else (None, None)
             return [gr.Dropdown(choices, value=chosen) for chosen in (first, first, last)]
 
-        gr.on([page.load, key.change], refresh, key, models, show_progress="hidden")
+        key.change(refresh, key, models, show_progress="hidden")
+        page.load(refresh, key, models, show_progress="hidden").then(
+            talk.reopen, [talk.kept, *talk.inputs], talk.shown, show_progress="hidden"
+        )
         opened.select(lambda: gr.Timer(active=True), None, status.timer)
         for other in (chat, comparing):
             other.select(lambda: gr.Timer(active=False), None, status.timer)
     page.queue(default_concurrency_limit=64)
-    return page, {"i18n": table, "css": STYLE, "theme": theme(), "max_file_size": 4 * MOST_BYTES}
+    files = {"css_paths": HERE / "style.css", "js": (HERE / "page.js").read_text()}
+    return page, {"i18n": table, **files, "theme": theme(), "max_file_size": 4 * MOST_BYTES}
 
 
 def theme() -> gr.themes.Base:
-    """Return a theme whose fonts every machine has: nothing is fetched from elsewhere."""
-    return gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    """Return a theme whose fonts every machine has: nothing is fetched from elsewhere. Small words are dark enough."""
+    soft = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    labels = ("block_title_text_color", "block_label_text_color")
+    notes = ("block_info_text_color", "body_text_color_subdued")
+    light = dict.fromkeys((*labels, *notes), "*neutral_700")
+    dark = {f"{name}_dark": "white" for name in labels} | {f"{name}_dark": "*neutral_300" for name in notes}
+    return soft.set(**light, **dark)
 
 
 def examples() -> list[tuple[str, list[str]]]:

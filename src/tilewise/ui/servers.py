@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,10 +21,17 @@ class ServedCard:
     tiling: Tiling = Tiling()
     """The rules by which it cuts pictures, where the server says them; else those of released checkpoints."""
     tokens_per_tile: int | None = None
+    detail_tiles: Mapping[str, int] = field(default_factory=dict)
+    """Most tiles of a picture by its `detail`, where the server says it."""
     root: str = ""
     """Checkpoint behind the name, where the server says it."""
     ours: bool = False
     """True for a Tilewise server, which is asked how an answer was made, too."""
+
+    def tiling_of(self, max_tiles: int, detail: str) -> Tiling:
+        """Return the rules for a picture with a `detail`, in a request with a most of tiles of its own."""
+        most = min(max_tiles, self.detail_tiles.get(detail, max_tiles))
+        return self.tiling.override({"max_dynamic_patch": most})
 
 
 @dataclass(frozen=True)
@@ -88,9 +95,14 @@ def card_of(url: str, described: dict[str, Any]) -> ServedCard:
         "dynamic": tiling.get("dynamic_image_size"),
     }
     rules = Tiling(**{name: value for name, value in known.items() if value is not None})
-    ours = described.get("owned_by") == "tilewise"
     return ServedCard(
-        url, str(described["id"]), rules, tiling.get("tokens_per_tile"), described.get("root") or "", ours
+        url,
+        str(described["id"]),
+        rules,
+        tiling.get("tokens_per_tile"),
+        tiling.get("detail_tiles") or {},
+        described.get("root") or "",
+        described.get("owned_by") == "tilewise",
     )
 
 

@@ -20,6 +20,11 @@ WORDS: dict[str, tuple[str, str]] = {
     "seed": ("Seed", "随机种子"),
     "tiles": ("Most tiles of a picture", "每张图片的最大切片数"),
     "tiles_note": ("More tiles show more detail and cost more tokens", "切片越多,细节越清楚,占用的 token 也越多"),
+    "detail": ("Detail", "细节"),
+    "detail_note": (
+        "OpenAI's word: what it means, the server says (--detail-tiles)",
+        "OpenAI 的 detail 字段,含义由服务器决定(--detail-tiles)",
+    ),
     "thinking": ("Think first", "先思考再回答"),
     "settings": ("Settings", "设置"),
     "seen": ("What the model sees", "模型看到的内容"),

@@ -124,7 +124,7 @@ def chat_call(body: dict[str, Any], served: ServedModel, ignored: Ignored, heade
     unknown = UnknownFields(ignored, served.strict_fields)
     fields = ChatBody.read(body, unknown)
     tools = read_tools(fields.tools, fields.tool_choice, fields.parallel_tool_calls, served)
-    messages = parse_messages(fields.messages, RequestRules(unknown, served.detail_levels))
+    messages = parse_messages(fields.messages, RequestRules(unknown, served.detail_tiles))
     most = max_tokens_of(fields, ignored)
     check_special_tokens(fields.add_special_tokens, served, ignored)
     ending = ending_of(fields)
