@@ -3,9 +3,9 @@
     python -m benchmarks.web_chat [--pages 20] [--paints 9] [--requests 60] [--rounds 3]
 
 A server of the demo model shows the chat at /ui. First, Chromium opens the page with an empty cache, so many times;
-printed is the browser's own first contentful paint. Then a client asks about a picture that the server has not seen, one
-question after another, with no page open and with so many pages open, in turns; printed is the median time to the first
-token of each round, and of all. The browser is told not to put pages in the background to sleep. Needs the extra
+printed is the browser's own first contentful paint. Then a client asks about a picture that the server has not seen,
+one question after another, with no page open and with so many pages open, in turns; printed is the median time to the
+first token of each round, and of all. The browser is told not to put pages in the background to sleep. Needs the extra
 test-browser and Chromium.
 """
 

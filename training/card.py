@@ -33,6 +33,8 @@ nothing else. Photographs, other words, other fonts and free conversation are be
   shape;
 - small print of {small_from} to {small_to} pixels in a picture of 448 x 336 pixels, which is cut into twelve tiles and
   a thumbnail. Each text lies inside one tile; in the thumbnail it is too small to read;
+- sketches of the web chat's pad, drawn by hand with a thick brush on white: one shape, a number of one or two digits,
+  or up to seven shapes of a sort ("What did I draw?", "What number is this?", "How many stars are there?");
 - questions about one thing in Chinese, answered in Chinese;
 - up to three questions about the same pictures in one conversation.
 
@@ -57,19 +59,29 @@ With at most one tile a picture (`--max-tiles 1`), which shows what tiling is fo
 
 ## How it was trained
 
-Seed 1, {steps} steps, {samples} samples, {minutes:.0f} minutes on two CPU cores that other work shared, next-token
-loss on the answers only, Muon for the matrices and AdamW for the rest, bfloat16 autocast. The code is in `training/`,
-the curriculum in `training/plan.json`:
+Seed 1, next-token loss on the answers only, Muon for the matrices and AdamW for the rest, bfloat16 autocast, two CPU
+cores that other work shared. The code is in `training/`, the curriculum in `training/plan.json`. First 5700 steps,
+316034 samples, in 68 minutes; then from the weights of that run to step {steps}, {samples} samples in {minutes:.0f}
+minutes,
+with sketches, and with more counting and small print:
 
 ```bash
+python training/train.py runs/first --processes 2 --steps 5700 --fall 0.45
+python training/export.py runs/first/state.pt runs/first/checkpoint
 {command}
 ```
 
-The shipped weights come from a run that was stopped and resumed: `plan.json` was extended and the end of the run moved
-while it went on, at step 2100 the texts were narrowed from seven fonts with capitals to the four fonts above, and at
-step 2700 the pictures of several shapes from four to three and small print from up to four texts to one. The command
-follows the same plan with the final pictures; it does not give the same weights bit for bit.
+The weights of the first run come from one that was stopped and resumed: `plan.json` was extended and the end of the run
+moved while it went on, at step 2100 the texts were narrowed from seven fonts with capitals to the four fonts above, and
+at step 2700 the pictures of several shapes from four to three and small print from up to four texts to one. The
+commands follow the same plan with the final pictures; they do not give the same weights bit for bit.
 """
+
+
+CONTINUED = (
+    "python training/train.py runs/demo --start runs/first/checkpoint --first-step 5700 --processes 2 --steps 8900 "
+    "--rate 1.2e-3 --fall 0.6"
+)
 
 
 def write_card(folder: Path, state_file: Path, per_task: int, command: str) -> None:
@@ -103,9 +115,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="the checkpoint folder")
     parser.add_argument("state", type=Path, help="state.pt of the run")
     parser.add_argument("--per-task", type=int, default=200)
-    parser.add_argument(
-        "--command", default="python training/train.py runs/demo --processes 2 --steps 5700 --fall 0.45"
-    )
+    parser.add_argument("--command", default=CONTINUED)
     arguments = parser.parse_args()
     write_card(arguments.folder, arguments.state, arguments.per_task, arguments.command)
 
