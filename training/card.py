@@ -62,8 +62,7 @@ With at most one tile a picture (`--max-tiles 1`), which shows what tiling is fo
 Seed 1, next-token loss on the answers only, Muon for the matrices and AdamW for the rest, bfloat16 autocast, two CPU
 cores that other work shared. The code is in `training/`, the curriculum in `training/plan.json`. First 5700 steps,
 316034 samples, in 68 minutes; then from the weights of that run to step {steps}, {samples} samples in {minutes:.0f}
-minutes,
-with sketches, and with more counting and small print:
+minutes, with sketches, and with more counting and small print:
 
 ```bash
 python training/train.py runs/first --processes 2 --steps 5700 --fall 0.45
