@@ -142,14 +142,18 @@ def test_what_is_drawn_is_asked_about(open_chat: Any) -> None:
     canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    chat.page.mouse.move(x - 60, y - 60)
+    corners = [(-80, -80), (80, -80), (80, 80), (-80, 80), (-80, -80)]
+    chat.page.mouse.move(x - 80, y - 80)
     chat.page.mouse.down()
-    chat.page.mouse.move(x + 60, y + 60, steps=8)
+    for right, down in corners[1:]:
+        chat.page.mouse.move(x + right, y + down, steps=10)
     chat.page.mouse.up()
     chat.page.click("#use-sketch")
     chat.page.wait_for_selector("#ask .thumbnail-item")
-    chat.ask("What is the word?")
-    assert chat.answer()
+    chat.ask("What did I draw?")
+    assert chat.answer() == "square"
+    chat.ask("What color is it?")
+    assert chat.answer(1) == "black"
     assert "448x448" in chat.page.locator("#grid").inner_text()
 
 

@@ -96,7 +96,7 @@ class ChatTab:
         with gr.Accordion(words("sketch"), open=False):
             self.sketch = gr.Sketchpad(
                 type="pil", show_label=False, canvas_size=(448, 448), fixed_canvas=True, image_mode="RGB",
-                brush=gr.Brush(default_size=14, colors=["#000000", "#e6194b", "#2e8b57", "#4363d8", "#ffc800"]),
+                brush=gr.Brush(default_size=14, colors=["#000000", "#dc1e23", "#1e963c", "#1e50d2", "#f5cd14"]),
                 layers=False,
             )  # fmt: skip
             self.use_sketch = gr.Button(words("use"), size="sm", elem_id="use-sketch")
