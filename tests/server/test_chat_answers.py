@@ -41,6 +41,14 @@ def test_reasoning_has_both_its_names():
     assert (message["content"], message["reasoning"], finish) == (None, "Hm", "length")
 
 
+def test_an_answer_without_content_has_reasoning_that_is_a_text():
+    """Open WebUI reads the one in place of the other."""
+    assert answer("")[0]["reasoning_content"] == ""
+    hidden, _ = answer("<think>Hm", finish="length", include_reasoning=False)
+    assert (hidden["content"], hidden["reasoning"], hidden["reasoning_content"]) == (None, None, "")
+    assert answer(CALL, tools=[LOOK])[0]["reasoning_content"] is None
+
+
 def test_reasoning_stays_text_where_it_is_not_told_apart():
     body = chat_body(ask(replace(SERVED, reasoning=False)), output("<think>Hm.</think>A."))
     assert body["choices"][0]["message"]["content"] == "<think>Hm.</think>A."

@@ -211,7 +211,8 @@ def _message(call: ChatCall, parts: AnswerParts) -> ChatMessage:
         "function_call": None,
         "tool_calls": [_tool_call(made) for made in parts.calls],
         "reasoning": reasoning,
-        "reasoning_content": reasoning,
+        # Open WebUI takes it for a text wherever there is no content, and fails over null.
+        "reasoning_content": reasoning if reasoning or content or parts.calls else "",
     }
     if call.reply.boxes:
         message["boxes"] = _boxes(parts.content)

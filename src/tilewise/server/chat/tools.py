@@ -143,7 +143,7 @@ def read_tools(
         raise InvalidField(
             "tool_choice",
             '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set: '
-            "set them, or choose none, required or one function.",
+            "set them, send no tools, or choose none, required or one function.",
         )
     return replace(use, choice="auto")
 
