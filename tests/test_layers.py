@@ -32,7 +32,7 @@ ROWS: list[set[str]] = [
     {"step"},
     {"config", "speculation", "types", "sampling_params", "structured_outputs"},
     {"units", "layout", "timing", "sse", "chat_server", "ray_cluster", "resize", "ignored", "option", "foreign"}
-    | {"console", "host", "environment"},
+    | {"console", "host", "environment", "eval_options"},
     {"errors"},
 ]
 LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}

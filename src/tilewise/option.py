@@ -38,20 +38,25 @@ def option(
 
     `read` makes a value of a text, from the command line or from Python; `alias` is another name for the option. An
     option that is not `shown` holds a secret: it is in no repr. The others are about its flag: its `short` name, the
-    word for its value in the help, the value that it has `bare` of a word
-    (... = it needs one), and whether each time adds one.
+    word for its value in the help, the value that it has `bare` of a word (... = it needs one), and whether each time
+    adds one.
     """
     about = {"short": short, "metavar": metavar, "bare": bare, "repeated": repeated}
     metadata = {"help": text, "group": group, "read": read, "alias": alias, **about}
     return dataclasses.field(default=default, repr=shown, metadata=metadata)
 
 
+def word(help: str, metavar: str, default: Any = dataclasses.MISSING) -> Any:
+    """Declare an argument that is no flag, as a field of a dataclass; one whose default is a tuple takes several."""
+    return dataclasses.field(default=default, metadata={"word": metavar, "help": help})
+
+
 def check_types(config: Any) -> None:
     """Give each field of a dataclass the value that its type asks for. Raises InvalidConfig that names the field."""
-    for name, hint in _hints(type(config)).items():
-        field = config.__dataclass_fields__[name]
-        value = _read(name, getattr(config, name), field.metadata.get("read"))
-        object.__setattr__(config, name, checked_value(name, value, hint))
+    hints = _hints(type(config))
+    for field in dataclasses.fields(config):
+        value = _read(field.name, getattr(config, field.name), field.metadata.get("read"))
+        object.__setattr__(config, field.name, checked_value(field.name, value, hints[field.name]))
 
 
 def checked_value(name: str, value: Any, hint: Any) -> Any:

@@ -214,9 +214,10 @@ def test_without_lm_eval_the_extra_is_named(tmp_path):
 
 
 def test_data_of_the_hub_are_missed_before_the_model_is_loaded(tmp_path, monkeypatch):
-    from tilewise.evals.run import EvalOptions, evaluate
+    from tilewise.eval_options import EvalOptions, TaskOptions
+    from tilewise.evals.run import evaluate
 
     monkeypatch.setattr("tilewise.evals.run._run", lambda *_: pytest.fail("it went on"))
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     with pytest.raises(InvalidConfig, match=r"Task mmmu_val_art cannot be loaded .*--data-dir"):
-        evaluate(EvalOptions(tasks=("mmmu_val_art",), data_dir=tmp_path))
+        evaluate(EvalOptions(tasks=("mmmu_val_art",)), TaskOptions(data_dir=tmp_path))

@@ -51,7 +51,7 @@ def test_logits_are_those_of_the_dequantised_checkpoint(tmp_path, name, options,
     spec = SPECS[name]
     source = write_original(tmp_path / "source", spec)
     out = tmp_path / "out"
-    quantize(QuantizeOptions(model=str(source), out=str(out), max_shard_bytes=40_000, **options), show=False)
+    quantize(QuantizeOptions(model=str(source), out=str(out), max_shard_size=40_000, **options), show=False)
     floats = dequantised(out, source, tmp_path / "floats")
     ids, pixels = prompt_of(spec, [2]), random_tiles(spec, 2)
     found, wanted = (all_logits(load(folder, Ops()), ids, pixels, spec.image_id) for folder in (out, floats))

@@ -56,7 +56,7 @@ def test_a_run_that_was_killed_goes_on(source, tmp_path, scheme, smooth):
     whole = {path: path.stat().st_ino for path in out.glob("*.safetensors")}
     assert not (out / "config.json").exists()
     assert not list(out.glob("*.index.json"))
-    options = {"scheme": scheme, "smooth": smooth, "max_shard_bytes": SMALL}
+    options = {"scheme": scheme, "smooth": smooth, "max_shard_size": SMALL}
     run(source, out, **options)
     assert {path: path.stat().st_ino for path in whole} == whole
     run(source, tmp_path / "undisturbed", **options)
@@ -78,12 +78,12 @@ def test_a_full_disk(source, tmp_path):
     """The embedding's shard is the largest by far, and the others are done."""
     out = tmp_path / "out"
     with small_files_only(30_000):
-        refused(Unfinished, lambda: run(source, out, max_shard_bytes=SMALL), str(out), "of weights are done", "goes on")
+        refused(Unfinished, lambda: run(source, out, max_shard_size=SMALL), str(out), "of weights are done", "goes on")
     left = {path.name for path in out.iterdir()}
     assert "quantize.json" in left
     assert len(left) > 2
     assert not any(name.endswith(".partial") or name in ("config.json", "README.md") for name in left)
-    run(source, out, max_shard_bytes=SMALL)
+    run(source, out, max_shard_size=SMALL)
     assert set(tensors_of(out)) >= set(tensors_of(source))
 
 
@@ -108,7 +108,7 @@ def test_what_was_lost_of_a_finished_run_is_written_again(source, tmp_path, lost
 
 def test_whichever_files_of_a_smoothed_run_were_lost(source, tmp_path):
     """Norms are written behind all matrices, and their factors are found again from the first stage on."""
-    options: dict[str, Any] = {"scheme": "w8a8-static", "smooth": 0.5, "max_shard_bytes": SMALL}
+    options: dict[str, Any] = {"scheme": "w8a8-static", "smooth": 0.5, "max_shard_size": SMALL}
     out = tmp_path / "out"
     run(source, out, calibration_samples=2, **options)
     before = files_of(out)
@@ -164,13 +164,13 @@ def test_an_output_called_as_the_shipped_model_is(source, tmp_path, monkeypatch,
 @pytest.mark.parametrize("left", [None, "{", '{"layers": {"a": 3}}', '{"layers": [1]}'])
 def test_a_journal_that_is_lost_or_damaged(source, tmp_path, left):
     out = tmp_path / "out"
-    run(source, out, max_shard_bytes=SMALL)
+    run(source, out, max_shard_size=SMALL)
     (out / "config.json").unlink()
     (out / "quantize.json").unlink()
     if left is not None:
         (out / "quantize.json").write_text(left)
     said = ("has no quantize.json", "an ended run goes on") if left is None else ("quantize.json is damaged",)
-    refused(InvalidRequest, lambda: run(source, out, max_shard_bytes=SMALL), str(out), *said, "empty")
+    refused(InvalidRequest, lambda: run(source, out, max_shard_size=SMALL), str(out), *said, "empty")
 
 
 def test_samples_have_a_bar_of_their_own(source, tmp_path):
@@ -254,7 +254,7 @@ def test_sources_that_are_damaged(tmp_path):
         ({"scheme": "w4a16", "group_size": 100}, ("group_size", "100", "128")),
         ({"scheme": "w4a16", "group_size": 128}, ("group_size=128", "36 inputs", "q_proj")),
         ({"scheme": "w4a16", "calibration": "/no/such/folder"}, ("calibration", "/no/such/folder")),
-        ({"max_shard_bytes": 0}, ("max_shard_size", "0")),
+        ({"max_shard_size": 0}, ("max_shard_size", "0")),
     ],
 )
 def test_options_that_cannot_be(source, tmp_path, options, words):
@@ -263,7 +263,7 @@ def test_options_that_cannot_be(source, tmp_path, options, words):
 
 
 def test_files_of_at_most_so_many_bytes(source, tmp_path):
-    run(source, tmp_path / "out", max_shard_bytes=SMALL)
+    run(source, tmp_path / "out", max_shard_size=SMALL)
     index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
     sizes: dict[str, list[int]] = {}
     for name, tensor in tensors_of(tmp_path / "out").items():

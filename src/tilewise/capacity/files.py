@@ -37,7 +37,7 @@ _WRITTEN = {
 AWQ, GPTQ = "awq", "gptq"
 SCHEMES = (*AT_LOAD, W8A8, W8A8_STATIC, W8A16, W4A16, AWQ, GPTQ)
 """Schemes that `--quantization` may plan for."""
-_ALSO = {"awq_marlin": AWQ, "gptq_marlin": GPTQ, "ascend": W8A8}
+_ALSO: dict[str, str] = {"awq_marlin": AWQ, "gptq_marlin": GPTQ, "ascend": W8A8}
 _ENDINGS = {
     r"awq": AWQ,
     r"gptq(-int4)?": GPTQ,

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from tilewise.cli.flags.flag import word
 from tilewise.cli.flags.parse import CommandLine
 from tilewise.cli.flags.settings import engine_flags, engine_options
 from tilewise.cli.flags.verb import Verb
 from tilewise.config import EngineConfig
 from tilewise.errors import InvalidRequest
-from tilewise.option import option
+from tilewise.option import option, word
 from tilewise.sampling_params import SamplingParams
 from tilewise.timing import Timing
 from tilewise.types import RequestOutput

@@ -2,44 +2,15 @@
 
 from __future__ import annotations
 
-import ast
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
-from tilewise.cli.flags.flag import word
 from tilewise.cli.flags.parse import CommandLine
 from tilewise.cli.flags.settings import engine_flags, engine_options
 from tilewise.cli.flags.verb import Verb, VerbGroup
-from tilewise.option import option, read_object
-
-if TYPE_CHECKING:
-    from tilewise.evals.run import EvalOptions
-
-
-def batch_size(text: str) -> int | str:
-    if text == "auto":
-        return text
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is neither auto nor a number") from None
-
-
-def keywords(text: str) -> dict[str, Any]:
-    """Read JSON, or `name=value,name=value` with values as Python writes them; any other value is a text."""
-    if text.lstrip().startswith("{"):
-        return read_object(text)
-    pairs = (item.partition("=") for item in text.split(","))
-    return {name.strip(): _value(value) for name, _, value in pairs}
-
-
-def _value(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+from tilewise.eval_options import EvalOptions, TaskOptions, task_names
+from tilewise.option import option, word
 
 
 def _positive(text: str) -> int:
@@ -48,55 +19,14 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-@dataclass(frozen=True, kw_only=True)
-class TaskOptions:
-    """The flags of lm_eval that decide what is asked."""
-
-    GROUP: ClassVar = "tasks"
-    limit: float | None = option(None, "rows a task, or below 1 a share of them", short="-L", metavar="N")
-    num_fewshot: int | None = option(None, "examples in front of each question")
-    apply_chat_template: str | bool = option(False, "as a conversation", read=str, bare=True, metavar="NAME")
-    system_instruction: str | None = option(None, "system message in place of the built-in one")
-    fewshot_as_multiturn: bool = option(True, "examples are turns")
-    gen_kwargs: dict[str, Any] | None = option(
-        None, "over those of the tasks: temperature=0.8,do_sample=True", read=keywords, metavar="K=V[,K=V]"
-    )
-    include_path: Path | None = option(None, "folder with tasks of your own", metavar="DIR")
-    data_dir: Path | None = option(None, "folder of data sets by hub name, as DIR/MMMU/MMMU", metavar="DIR")
-    batch_size: int | str = option("auto", "questions at once", read=batch_size)
-    max_gen_toks: int = option(256, "longest answer of tasks that name none")
-    max_images: int | None = option(None, "pictures a question; more are left out and counted")
-    enable_thinking: bool = option(False, "let the model reason first (InternVL3.5)")
-    seed: int = option(1234, "of examples and of draws")
-
-    def asked(self, tasks: str, engine: dict[str, Any], **more: Any) -> EvalOptions:
-        """Return the options of an evaluation of these tasks, which are separated by commas."""
-        from tilewise.evals.run import EvalOptions
-
-        names = tuple(name.strip() for name in tasks.split(",") if name.strip())
-        return EvalOptions(tasks=names, engine=engine, **vars(self), **more)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    GROUP: ClassVar = "run"
-    tasks: str = option(dataclasses.MISSING, "names, patterns such as mmmu_val_*, YAML files", metavar="T[,T]")
-    output_path: Path | None = option(None, "folder for results, samples and answers", metavar="DIR")
-    log_samples: bool = option(True, "write every row")
-    predict_only: bool = option(False, "answers alone, without metrics")
-    resume_dir: Path | None = option(None, "where answers are kept (default: --output-path)", metavar="DIR")
-    mmmu_json: Path | None = option(None, "accuracy by subject of mmmu_val", metavar="FILE")
-
-
 def run_tasks(line: CommandLine) -> int:
     from rich.console import Console
 
     from tilewise.evals.results import QuestionCounts
     from tilewise.evals.run import evaluate, score_table
 
-    options = vars(line.take(RunOptions))
-    tasks = line.take(TaskOptions)
-    results = evaluate(tasks.asked(options.pop("tasks"), engine_options(line), **options))
+    options, questions = line.take(EvalOptions), line.take(TaskOptions)
+    results = evaluate(options, questions, **engine_options(line))
     console = Console(width=120)
     console.print(score_table(results))
     for sentence in QuestionCounts.from_json(results["config"]["tilewise"]).sentences():
@@ -125,7 +55,7 @@ class CompareOptions:
     GROUP: ClassVar = "comparison"
     first: str = word("a result, or an engine if --tasks is given", "A")
     second: str = word("the other one", "B")
-    tasks: str = option("", "run both engines on these first", metavar="T[,T]")
+    tasks: tuple[str, ...] = option((), "run both engines on these first", read=task_names, metavar="T[,T]")
     output_path: Path | None = option(None, "folder for both runs, as DIR/a and DIR/b", metavar="DIR")
     json: Path | None = option(None, "write the comparison", metavar="FILE")
     plot: Path | None = option(None, "draw it (needs tilewise[plot])", metavar="FILE.png")
@@ -134,11 +64,11 @@ class CompareOptions:
 def run_compare(line: CommandLine) -> int:
     from tilewise.evals.comparison import compare_engines, compare_results
 
-    options, tasks = line.take(CompareOptions), line.take(TaskOptions)
+    options, questions = line.take(CompareOptions), line.take(TaskOptions)
     if not options.tasks:
         return compare_results(options.first, options.second, options.json, options.plot)
-    asked = tasks.asked(options.tasks, {}, output_path=options.output_path)
-    return compare_engines(options.first, options.second, asked, options.json, options.plot)
+    run = EvalOptions(tasks=options.tasks, output_path=options.output_path)
+    return compare_engines(options.first, options.second, run, questions, options.json, options.plot)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +98,7 @@ RUN = Verb(
     about="Answer tasks of lm_eval. Flags have lm_eval's names; with --output-path or --resume-dir a run that was "
     "ended goes on where it was.",
     run=run_tasks,
-    options=(RunOptions, TaskOptions),
+    options=(EvalOptions, TaskOptions),
     shared=engine_flags,
 )
 SPOT = Verb(

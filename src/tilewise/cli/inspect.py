@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tilewise.cli.ask import VIDEOS, media_part, question_part
-from tilewise.cli.flags.flag import word
 from tilewise.cli.flags.parse import CommandLine
 from tilewise.cli.flags.settings import engine_flags, engine_options
 from tilewise.cli.flags.verb import Verb, table
 from tilewise.errors import InvalidRequest
-from tilewise.option import option
+from tilewise.option import option, word
 
 if TYPE_CHECKING:
     from tilewise.config import EngineConfig

@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, fields, replace
 from functools import cache
-from pathlib import Path
-from typing import ClassVar
 
 from tilewise.cli.flags.flag import BadUsage, Flag, dashes, flags_of
 from tilewise.cli.flags.parse import CommandLine
@@ -17,44 +15,7 @@ from tilewise.cli.flags.verb import Verb
 from tilewise.environment import READ
 from tilewise.errors import Unfinished
 from tilewise.jobs.job import NO_CONNECTIONS, Job, is_connection_option
-from tilewise.option import option
 from tilewise.server.config import ServerConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class BatchOptions:
-    """The options of a job."""
-
-    GROUP: ClassVar = "batch"
-    input_file: Path | None = option(None, "file with a request a line", short="-i")
-    output_file: Path | None = option(
-        None, "file with a result a line; if it is there, what it lacks is asked", short="-o"
-    )
-    keep_order: bool = option(True, "results in the order of the input; else as they come")
-    max_in_flight: int | None = option(
-        None,
-        "lines that are asked at once (default: max_num_seqs of each replica and a quarter more)",
-        alias="max_inflight",
-    )
-    retries: int = option(Job.retries, "how often a line is asked again when the engine died or failed")
-    retry_failed: bool = option(False, "ask lines again whose result is a failure")
-    enable_metrics: bool = option(False, "let Prometheus read metrics of the run, at --url and --port")
-    url: str = option(Job.url, "address of the metrics, with --enable-metrics")
-    port: int = option(Job.port, "port of the metrics, with --enable-metrics")
-    ray: str | None = option(
-        None,
-        "HOST:PORT of a Ray cluster's head, whose nodes answer; auto = RAY_ADDRESS, or the cluster of this machine "
-        "(docs/ray.md)",
-    )
-    replicas: int | None = option(None, "engines of the cluster, with --ray (default: one a node)")
-    replica_cpus: float = option(Job.replica_cpus, "CPUs of each, with --ray, which are its threads")
-
-    def check(self) -> None:
-        """Raise BadUsage where a file is not named."""
-        for flag in tuple(flags_of(BatchOptions))[:2]:
-            if not str(getattr(self, flag.name) or ""):
-                raise BadUsage(f"{flag.short} FILE ({flag.dashed}) is needed: the {flag.help.partition(';')[0]}.")
-
 
 TAKEN = {"output_tmp_dir": "results are written to the output as they come"}
 """Flags of vLLM's run-batch that change nothing -> the reason."""
@@ -88,8 +49,8 @@ def batch_flags() -> tuple[Flag, ...]:
 
 def read_job(line: CommandLine) -> tuple[Job, Settings]:
     """Return the job of a command line. Everything is checked here, so that a mistake costs no loading time."""
-    options = line.take(BatchOptions)
-    options.check()
+    _check_files(line)
+    job = line.take(Job)
     values, lines = values_of_line(line), []
     unread = {variable.name for variable in READ if variable.option in _OF_CONNECTIONS}
     environment = {name: value for name, value in os.environ.items() if name not in unread}
@@ -98,7 +59,14 @@ def read_job(line: CommandLine) -> tuple[Job, Settings]:
         del values[name]
     settings = make_settings(values, environment)
     settings.lines.extend(lines)
-    return Job(**vars(options)), settings
+    return job, settings
+
+
+def _check_files(line: CommandLine) -> None:
+    """Raise BadUsage where a file is not named."""
+    for flag in flags_of(Job):
+        if flag.default is MISSING and flag.name not in line.values:
+            raise BadUsage(f"{flag.short} FILE ({flag.dashed}) is needed: the {flag.help.partition(';')[0]}.")
 
 
 RUN_BATCH = Verb(
@@ -107,7 +75,7 @@ RUN_BATCH = Verb(
     "that was ended goes on by the same command. Flags are those of `tilewise serve`, but for those about who "
     "connects.",
     run=run,
-    options=(BatchOptions,),
+    options=(Job,),
     shared=batch_flags,
     names_model=True,
     examples="""\

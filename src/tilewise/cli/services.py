@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from tilewise.cli.flags import grps
-from tilewise.cli.flags.flag import BadUsage, word
+from tilewise.cli.flags.flag import BadUsage
 from tilewise.cli.flags.parse import CommandLine
 from tilewise.cli.flags.settings import make_settings, serve_flags, values_of_line
 from tilewise.cli.flags.verb import Verb, table
 from tilewise.errors import InvalidConfig, InvalidRequest
-from tilewise.option import option
+from tilewise.option import option, word
 from tilewise.server.config import ServerConfig
 from tilewise.services import (
     BackgroundService,

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from tilewise.cli.flags.flag import BadUsage, word
+from tilewise.cli.flags.flag import BadUsage
 from tilewise.cli.flags.parse import CommandLine
 from tilewise.cli.flags.verb import Verb, VerbGroup
-from tilewise.option import option
+from tilewise.option import option, word
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,7 @@ from tilewise.evals.results import (
 )
 
 if TYPE_CHECKING:
-    from tilewise.evals.run import EvalOptions
+    from tilewise.eval_options import EvalOptions, TaskOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +246,14 @@ def compare_results(first: str, second: str, json_file: Path | None, plot: Path 
     return show(read_result(Path(first)), read_result(Path(second)), json_file, plot)
 
 
-def compare_engines(first: str, second: str, options: EvalOptions, json_file: Path | None, plot: Path | None) -> int:
+def compare_engines(
+    first: str,
+    second: str,
+    options: EvalOptions,
+    questions: TaskOptions,
+    json_file: Path | None,
+    plot: Path | None,
+) -> int:
     """Run two engines one after the other, so that each has the machine to itself, and compare their results."""
     from tilewise.evals.run import evaluate
 
@@ -257,7 +264,7 @@ def compare_engines(first: str, second: str, options: EvalOptions, json_file: Pa
     with tempfile.TemporaryDirectory() as spare:
         folder = options.output_path or Path(spare)
         for name, engine in engines.items():
-            evaluate(replace(options, engine=engine, output_path=folder / name))
+            evaluate(replace(options, output_path=folder / name), questions, **engine)
         results = read_result(folder / "a", first), read_result(folder / "b", second)
     return show(*results, json_file, plot)
 

@@ -7,123 +7,92 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from tilewise.config import EngineConfig
 from tilewise.errors import InvalidConfig
+from tilewise.eval_options import EvalOptions, TaskOptions
 from tilewise.evals.find_tasks import find_tasks
 from tilewise.evals.question import ModelAnswer, Question
 from tilewise.evals.results import as_json, check_writable, write_answers, write_run, write_text
 from tilewise.host import require_extra
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tilewise.evals.models import PictureModel
 
 MMMU = "mmmu_val"
 
 
-@dataclass(frozen=True, kw_only=True)
-class EvalOptions:
-    """Options of an evaluation. Names and meanings are those of lm_eval's flags, where it has them."""
+def evaluate(options: EvalOptions, questions: TaskOptions, **engine: Any) -> dict[str, Any]:
+    """Run an evaluation of an engine with these options, and write its files.
 
-    tasks: tuple[str, ...]
-    engine: dict[str, Any] = field(default_factory=dict)
-    """Options of the engine, `model` among them."""
-    limit: float | None = None
-    num_fewshot: int | None = None
-    apply_chat_template: bool | str = False
-    system_instruction: str | None = None
-    fewshot_as_multiturn: bool = True
-    gen_kwargs: dict[str, Any] | None = None
-    include_path: Path | None = None
-    data_dir: Path | None = None
-    output_path: Path | None = None
-    log_samples: bool = True
-    predict_only: bool = False
-    batch_size: int | str = "auto"
-    max_gen_toks: int = 256
-    max_images: int | None = None
-    enable_thinking: bool = False
-    seed: int = 1234
-    resume_dir: Path | None = None
-    mmmu_json: Path | None = None
-
-    def __post_init__(self) -> None:
-        if not self.tasks:
-            raise InvalidConfig("tasks is empty: name at least one, such as tilewise_demo.")
-        if self.limit is not None and not self.limit > 0:
-            raise InvalidConfig(
-                f"limit must be above 0, got {self.limit}: a count of rows, or below 1 a share of them."
-            )
-        if self.batch_size != "auto" and not (isinstance(self.batch_size, int) and self.batch_size > 0):
-            raise InvalidConfig(f"batch_size must be auto or a whole number above 0, got {self.batch_size!r}.")
-
-    @property
-    def store(self) -> Path | None:
-        """Folder in which answers are kept as they come; None = they are not kept."""
-        return self.resume_dir or self.output_path
-
-
-def evaluate(options: EvalOptions) -> dict[str, Any]:
-    """Run an evaluation, write its files, and return lm_eval's results (`samples` among them)."""
+    Returns lm_eval's results, `samples` among them.
+    """
     require_extra("lm_eval", "eval", "Evaluation")
     for path in (options.output_path, options.resume_dir):
         check_writable(path)
     check_writable(options.mmmu_json and options.mmmu_json.parent)
-    EngineConfig.of(**options.engine)  # what is wrong with it costs no loading of tasks
-    manager, tasks = find_tasks(options.tasks, options.include_path, options.data_dir)
+    EngineConfig.of(**engine)  # what is wrong with it costs no loading of tasks
+    manager, tasks = find_tasks(options.tasks, questions.include_path, questions.data_dir)
     if options.mmmu_json and not any(name.startswith(MMMU) for name in options.tasks):
         raise InvalidConfig(f"mmmu_json needs a task of MMMU, such as {MMMU}, got {', '.join(options.tasks)}.")
-    return _run(options, manager, tasks)
+    return _run(options, questions, engine, manager, tasks)
 
 
 _SAME_NAMES = (
-    *("num_fewshot", "batch_size", "limit", "system_instruction", "apply_chat_template", "gen_kwargs"),
-    "predict_only",
+    "num_fewshot",
+    "batch_size",
+    "limit",
+    "system_instruction",
+    "apply_chat_template",
+    "gen_kwargs",
 )
-"""Options that lm_eval's `simple_evaluate` has under the same names."""
+"""Options of the tasks that lm_eval's `simple_evaluate` has under the same names."""
 _SEEDS = ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed")
 
 
-def _run(options: EvalOptions, manager: Any, tasks: list[Any]) -> dict[str, Any]:
+def _run(
+    options: EvalOptions, questions: TaskOptions, engine: dict[str, Any], manager: Any, tasks: list[Any]
+) -> dict[str, Any]:
     from lm_eval import simple_evaluate
     from lm_eval.loggers import EvaluationTracker
 
     tracker = EvaluationTracker(output_path=str(options.output_path) if options.output_path else None)
-    engine = {name: value for name, value in options.engine.items() if name != "model"}
-    with closing(_model(options, engine)) as model:
+    more = {name: value for name, value in engine.items() if name != "model"}
+    with closing(_model(engine.get("model", "demo"), more, questions, options.store)) as model:
         results: dict[str, Any] = simple_evaluate(
             model=model,
-            model_args={"pretrained": model.name, **engine},
+            model_args={"pretrained": model.name, **more},
             tasks=tasks,
             task_manager=manager,
             log_samples=True,
             evaluation_tracker=tracker,
-            fewshot_as_multiturn=options.fewshot_as_multiturn and bool(options.apply_chat_template),
-            **{name: getattr(options, name) for name in _SAME_NAMES},
-            **dict.fromkeys(_SEEDS, options.seed),
+            predict_only=options.predict_only,
+            fewshot_as_multiturn=questions.fewshot_as_multiturn and bool(questions.apply_chat_template),
+            **{name: getattr(questions, name) for name in _SAME_NAMES},
+            **dict.fromkeys(_SEEDS, questions.seed),
         )
         results["config"]["model"] = "tilewise-vlm"
         _write(options, results, tracker, model.client.answers)
         return results
 
 
-def _model(options: EvalOptions, engine: dict[str, Any]) -> PictureModel:
+def _model(name: str, engine: dict[str, Any], questions: TaskOptions, store: Path | None) -> PictureModel:
     from tilewise.evals.models import EVERY_PICTURE, PictureModel
 
     most = (engine.get("limit_mm_per_prompt") or {}).get("image", EVERY_PICTURE)
     return PictureModel(
-        options.engine.get("model", "demo"),
-        batch_size=options.batch_size,
-        max_gen_toks=options.max_gen_toks,
-        max_images=most if options.max_images is None else options.max_images,
-        enable_thinking=options.enable_thinking,
-        resume_dir=options.store,
-        seed=options.seed,
+        name,
+        batch_size=questions.batch_size,
+        max_gen_toks=questions.max_gen_toks,
+        max_images=most if questions.max_images is None else questions.max_images,
+        enable_thinking=questions.enable_thinking,
+        resume_dir=store,
+        seed=questions.seed,
         **engine,
     )
 

@@ -6,10 +6,12 @@ import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from tilewise.config import EngineConfig
 from tilewise.errors import InvalidConfig
 from tilewise.host import require_extra
+from tilewise.option import option
 from tilewise.ray_cluster import check_cpus
 from tilewise.server.config import ServerConfig
 
@@ -26,27 +28,32 @@ NO_CONNECTIONS = "it listens nowhere and streams nothing"
 class Job:
     """The options of a batch run: one input, one output, and how the one becomes the other."""
 
-    input_file: Path
-    output_file: Path
-    keep_order: bool = True
-    """True if results stand in the order of the input, False if they stand as they came."""
-    max_in_flight: int | None = None
-    """Lines in flight at once; None = as many as the engine runs, and a quarter more that are ready when one ends."""
-    retries: int = 2
-    """Times that a line is asked again if the server failed."""
-    retry_failed: bool = False
-    """True if lines that failed in earlier runs are asked again."""
-    enable_metrics: bool = False
-    """True if Prometheus may read the run's metrics, at `url` and `port`."""
-    url: str = "0.0.0.0"
-    """Address at which the metrics are served; name and default are vLLM's."""
-    port: int = 8000
-    ray: str | None = None
-    """HOST:PORT of a Ray cluster's head whose nodes answer, or auto; None = one engine, on this machine."""
-    replicas: int | None = None
-    """Engines of the cluster; None = one a node."""
-    replica_cpus: float = 1.0
-    """CPUs of each engine of the cluster, which are its threads."""
+    GROUP: ClassVar = "batch"
+    input_file: Path = option(dataclasses.MISSING, "file with a request a line", short="-i")
+    output_file: Path = option(
+        dataclasses.MISSING, "file with a result a line; if it is there, what it lacks is asked", short="-o"
+    )
+    keep_order: bool = option(True, "results in the order of the input; else as they come")
+    max_in_flight: int | None = option(
+        None,
+        "lines that are asked at once (default: max_num_seqs of each replica and a quarter more)",
+        alias="max_inflight",
+    )
+    """The quarter more is ready when a line ends."""
+    retries: int = option(2, "how often a line is asked again when the engine died or failed")
+    retry_failed: bool = option(False, "ask lines again whose result is a failure")
+    enable_metrics: bool = option(False, "let Prometheus read metrics of the run, at --url and --port")
+    url: str = option("0.0.0.0", "address of the metrics, with --enable-metrics")
+    """Name and default are vLLM's."""
+    port: int = option(8000, "port of the metrics, with --enable-metrics")
+    ray: str | None = option(
+        None,
+        "HOST:PORT of a Ray cluster's head, whose nodes answer; auto = RAY_ADDRESS, or the cluster of this machine "
+        "(docs/ray.md)",
+    )
+    """None = one engine, on this machine."""
+    replicas: int | None = option(None, "engines of the cluster, with --ray (default: one a node)")
+    replica_cpus: float = option(1.0, "CPUs of each, with --ray, which are its threads")
 
     def __post_init__(self) -> None:
         if self.max_in_flight is not None and self.max_in_flight < 1:

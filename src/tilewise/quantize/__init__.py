@@ -6,20 +6,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from tilewise import __version__
 from tilewise.errors import InvalidConfig
-from tilewise.option import check_range, check_types, option
+from tilewise.option import check_range, check_types, option, word
 from tilewise.units import in_bytes
 
 if TYPE_CHECKING:
     from tilewise.quantize.formats import Plan
 
-COMPRESSED_TENSORS, MODELSLIM = "compressed-tensors", "modelslim"
-FORMATS = (COMPRESSED_TENSORS, MODELSLIM)
-W8A8, W8A8_STATIC, W8A16, W4A16, FP8 = "w8a8", "w8a8-static", "w8a16", "w4a16", "fp8"
-SCHEMES = {
+Format = Literal["compressed-tensors", "modelslim"]
+COMPRESSED_TENSORS, MODELSLIM = get_args(Format)
+Scheme = Literal["w8a8", "w8a8-static", "w8a16", "w4a16", "fp8"]
+W8A8, W8A8_STATIC, W8A16, W4A16, FP8 = get_args(Scheme)
+SCHEMES: dict[str, str] = {
     W8A8: "int8 by int8: a scale for each output, rows of activations rounded as they come",
     W8A8_STATIC: "the same with scales of activations that calibration found; experts and the layers that close an "
     "MLP, whose activations have outliers, stay as in w8a8",
@@ -39,28 +40,57 @@ _SHOWN = 10
 """Most layers that the card names, the worst first."""
 
 
-@dataclass(frozen=True)
+_CALIBRATION = "calibration, of w8a8-static, of w4a16 with error feedback, and of --smooth"
+
+
+@dataclass(frozen=True, kw_only=True)
 class QuantizeOptions:
     """A source checkpoint, where its quantised copy goes, and how it is rounded."""
 
-    model: str = option("demo", "'demo', a folder or a hub id", "model")
-    out: str = option("", "the folder that is written", "model")
-    scheme: str = option(W8A8, "how matrices are rounded", "scheme")
-    format: str = option(COMPRESSED_TENSORS, "whose files are written", "scheme")
-    group_size: int | None = option(None, "inputs that share a scale", "scheme")
-    asymmetric: bool = option(False, "zero points for groups of 4 bits", "scheme")
-    error_feedback: bool = option(True, "GPTQ for 4 bits", "scheme")
-    smooth: float | None = option(None, "strength of smoothing, from 0 to 1", "scheme")
-    vision: bool = option(False, "vision tower and projector as well", "scheme")
-    calibration: str | None = option(None, "folder of pictures and prompts", "calibration")
-    calibration_samples: int | None = option(None, "most samples", "calibration")
-    max_shard_bytes: int = option(4 * 2**30, "largest file of weights", "files")
+    GROUP: ClassVar = "what is rounded, and how"
+    model: str = word("'demo', a folder or a hub id, in floats", "MODEL")
+    out: str = word(
+        "a folder that is new, empty, or of a run that was ended; not just demo, which is the shipped model", "OUT"
+    )
+    scheme: Scheme = option(W8A8, "see below", metavar="NAME")
+    format: Format = option(COMPRESSED_TENSORS, "of the files", metavar="NAME")
+    group_size: int | None = option(
+        None,
+        "w4a16: inputs that share a scale (default: 128, or as many of 64, 32, 16 as divide the inputs of every layer, "
+        "else all)",
+    )
+    asymmetric: bool = option(False, "w4a16: a zero point for each group")
+    error_feedback: bool = option(
+        True, "w4a16: make up for what rounding misses (GPTQ), or round to the nearest in seconds"
+    )
+    smooth: float | None = option(
+        None,
+        "w8a8, w8a8-static: move the range of outlying activations into weights (SmoothQuant), the more of it the "
+        f"nearer to 1 (default: no; without a number: {USUAL_STRENGTH})",
+        metavar="STRENGTH",
+        bare=USUAL_STRENGTH,
+    )
+    vision: bool = option(False, "vision tower and projector as well")
+    calibration: str | None = option(
+        None,
+        "pictures and prompts as the model will see them: pictures, .txt files with a prompt each, .jsonl files with "
+        'a prompt or {"prompt": ..., "images": [...]} a line (default: a small set that ships)',
+        _CALIBRATION,
+        metavar="FOLDER",
+    )
+    calibration_samples: int | None = option(None, "most samples that are used (default: 48)", _CALIBRATION)
+    max_shard_size: int = option(
+        4 * 2**30,
+        "largest file of weights, such as 500M or 4G, powers of 1024",
+        "files",
+        metavar="BYTES",
+    )
 
     def __post_init__(self) -> None:
         """Raise InvalidConfig for values that cannot be, and for options that would change nothing."""
         check_types(self)
         check_range("calibration_samples", self.calibration_samples, 1)
-        check_range("max_shard_size", self.max_shard_bytes, 1)
+        check_range("max_shard_size", self.max_shard_size, 1)
         check_range("smooth", self.smooth, 0, 1)
         self._check_scheme()
         if self.group_size is not None and self.group_size not in GROUPS:
@@ -70,10 +100,6 @@ class QuantizeOptions:
             raise InvalidConfig(f"calibration must be a folder, and {self.calibration} is none.")
 
     def _check_scheme(self) -> None:
-        if self.scheme not in SCHEMES:
-            raise InvalidConfig(f"scheme must be one of {', '.join(SCHEMES)}, got {self.scheme!r}.")
-        if self.format not in FORMATS:
-            raise InvalidConfig(f"format must be one of {', '.join(FORMATS)}, got {self.format!r}.")
         if self.format == MODELSLIM and self.scheme not in _IN_MODELSLIM:
             raise InvalidConfig(
                 f"ModelSlim's files keep {', '.join(_IN_MODELSLIM)}, and scheme is {self.scheme}: take one of these, "

@@ -82,7 +82,7 @@ class _QuantizeRun:
         self._entries: list[Matrix | str] = [*self._plan.matrices, *self._plan.floats]
         layers = [self._shapes(entry) for entry in self._entries]
         self._shards, self._groups = split_into_shards(
-            options.folder, self._format.weights, layers, options.max_shard_bytes
+            options.folder, self._format.weights, layers, options.max_shard_size
         )
         self._requests = self._samples() if options.calibrates else []
         self._journal = Journal.open(options.folder, self._asked())

@@ -7,7 +7,7 @@ import json
 import re
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -92,6 +92,16 @@ def read_limits(text: str) -> dict[str, Any]:
 def read_compilation(text: str) -> dict[str, Any]:
     """Read an object, or the number of a mode alone, as in vLLM's older `-O3`."""
     return {"mode": int(text)} if text.isdecimal() else read_object(text)
+
+
+def read_strength(text: str) -> float:
+    """Read a strength of smoothing, behind whose flag a word that was meant as MODEL or OUT may stand."""
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is no strength from 0 to 1: name MODEL and OUT in front, or give one, --smooth=0.5"
+        ) from None
 
 
 def with_key(flag: Flag, found: Mapping[str, Any] | None, path: str, value: Any) -> dict[str, Any]:
@@ -202,18 +212,14 @@ _READ: dict[str, Read] = {
     "limit_mm_per_prompt": read_limits,
     "disable_access_log_for_endpoints": read_paths,
     "compilation_config": read_compilation,
+    "smooth": read_strength,
 }
 _BARE = {"hf_token": None}
 
 
 def reader_of(name: str) -> Read | None:
-    """Return what reads the text of an option that a program gives as an object or a tuple."""
+    """Return what reads the text of an option that a program gives as an object, a tuple or a number."""
     return _READ.get(name)
-
-
-def word(help: str, metavar: str, default: Any = MISSING) -> Any:
-    """Declare an argument that is no flag, as a field of a dataclass; one whose default is a tuple takes several."""
-    return dataclasses.field(default=default, metadata={"word": metavar, "help": help})
 
 
 def words_of(options: type[Any]) -> list[dataclasses.Field[Any]]:

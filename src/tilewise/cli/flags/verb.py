@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from functools import cached_property
 from typing import Any, Literal, get_args, get_origin
 
@@ -187,7 +187,7 @@ def _section(group: str, flags: Sequence[Flag]) -> str:
 
 def _entry(flag: Flag) -> str:
     names = ", ".join(name for name in (flag.short, flag.dashed, flag.other) if name)
-    default = "" if flag.default in (None, (), "") else f" (default: {_shown(flag.default)})"
+    default = "" if flag.default in (None, (), "", MISSING) else f" (default: {_shown(flag.default)})"
     value = _placeholder(flag)
     value = f"[{value}]" if flag.bare is not NEEDED and not flag.is_list else value
     return f"{f'  {names} {value}'.rstrip()}\n{_text(flag.help + default)}"
