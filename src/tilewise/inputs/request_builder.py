@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tilewise.errors import InvalidRequest, UnknownOption
 from tilewise.foreign.keywords import ForeignKeyword, no_effect, refused, take_all
 from tilewise.ignored import Ignored, is_near_miss
 from tilewise.inputs.grammar import name_unenforced
-from tilewise.inputs.media.reader import LOCAL, MediaReader
-from tilewise.inputs.messages import read_messages
+from tilewise.inputs.media.reader import LOCAL, MediaOptions, MediaReader
+from tilewise.inputs.messages import ParsedMessage, open_messages, parse_messages
 from tilewise.inputs.pieces import IMAGE_MARKER, VIDEO_MARKER
-from tilewise.inputs.prepare import Preparer
+from tilewise.inputs.prepare import Preparer, Side
 from tilewise.inputs.prompts import read_prompts
 from tilewise.inputs.templates import Ending
 from tilewise.inputs.tokenizer import IMAGE_CONTEXT
@@ -66,6 +66,41 @@ class ChatOptions:
     continue_final_message: bool = False
     tools: Sequence[Mapping[str, Any]] | None = None
     mm_processor_kwargs: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatPrompt:
+    """A conversation, as `open_messages` and `Preparer.chat` take it."""
+
+    messages: tuple[ParsedMessage, ...]
+    thinking: bool | None = None
+    """True if the model is asked to think first; None = as the template does."""
+    tools: tuple[str, ...] = ()
+    ending: Ending = "open"
+    processor: dict[str, Any] = field(default_factory=dict)
+    """`mm_processor_kwargs`."""
+    media: MediaOptions = MediaOptions()
+    """`media_io_kwargs`."""
+    keep_last: int | None = None
+    """`truncate_prompt_tokens`."""
+    cut: Side = "left"
+    """`truncation_side`: where a prompt that is cut loses tokens."""
+
+    def request(self, sampling: SamplingParams, preparer: Preparer, reader: MediaReader) -> Request:
+        arrival = time.monotonic()  # before media are fetched and decoded: waiting for them is waiting too
+        messages, media = open_messages(self.messages, reader)
+        request = preparer.chat(
+            messages,
+            media,
+            sampling,
+            processor=self.processor,
+            thinking=self.thinking,
+            tools=self.tools,
+            ending=self.ending,
+            keep_last=self.keep_last,
+            cut=self.cut,
+        )
+        return _came(request, arrival, reader.watch.timing)
 
 
 def check_arguments(ignored: Ignored, **given: Any) -> None:
@@ -125,20 +160,16 @@ class RequestBuilder:
     ) -> Request:
         """Return the request of a conversation. Raises InvalidRequest, TooLong among them."""
         check_template(options.chat_template)
-        arrival = time.monotonic()  # before media are fetched and decoded: waiting for them is waiting too
-        reader = self.reader.timed(scope=LOCAL, ignored=ignored)
-        parsed, media = read_messages(messages, reader)
-        request = self.preparer.chat(
-            parsed,
-            media,
-            sampling,
-            processor=options.mm_processor_kwargs,
+        prompt = ChatPrompt(
+            messages=parse_messages(messages),
             thinking=thinking_of(options.chat_template_kwargs, ignored),
             tools=tool_texts(options.tools),
             ending=ending_of(options.add_generation_prompt, options.continue_final_message),
+            processor=options.mm_processor_kwargs or {},
         )
+        request = prompt.request(sampling, self.preparer, self.reader.timed(scope=LOCAL, ignored=ignored))
         name_unenforced(request, ignored, self.preparer.tokenizer.vocab_size)
-        return _came(request, arrival, reader.watch.timing)
+        return request
 
     def prioritised(self, requests: list[Request], priority: int | Sequence[int] | None) -> list[Request]:
         """Return requests with their priorities, one for all or one for each. Raises InvalidRequest."""

@@ -16,18 +16,12 @@ from tilewise.inputs.media.reader import MediaOptions, MediaReader
 from tilewise.inputs.messages import parse_messages
 from tilewise.inputs.options import check_ids
 from tilewise.inputs.prepare import Preparer
+from tilewise.inputs.request_builder import ChatPrompt
 from tilewise.inputs.tokenizer import Tokenizer
 from tilewise.sampling_params import SamplingParams
 from tilewise.server.bodies import ConversationFields, DetokenizeBody, TokenizeBody
 from tilewise.server.body import UnknownFields
-from tilewise.server.chat.call import (
-    ChatPrompt,
-    check_special_tokens,
-    check_template,
-    ending_of,
-    prompt_of,
-    thinking_of,
-)
+from tilewise.server.chat.call import check_special_tokens, check_template, ending_of, prompt_of, thinking_of
 from tilewise.server.chat.tools import read_tools
 from tilewise.server.context import context_of
 from tilewise.server.exchange import Router

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,11 +10,11 @@ from tilewise.errors import InvalidField, InvalidRequest
 from tilewise.ignored import Ignored, is_near_miss
 from tilewise.inputs.media.reader import MediaOptions, MediaReader
 from tilewise.inputs.media.tiling import lax_number
-from tilewise.inputs.messages import ParsedMessage, open_messages, parse_messages
-from tilewise.inputs.prepare import Preparer, Side
+from tilewise.inputs.messages import ParsedMessage, parse_messages
+from tilewise.inputs.prepare import Preparer
+from tilewise.inputs.request_builder import ChatPrompt
 from tilewise.inputs.templates import Ending
 from tilewise.outputs.parts import PartsRule, split_parts
-from tilewise.sampling_params import SamplingParams
 from tilewise.server.bodies import ChatBody, CompletionBody, EncodeBody, TokenizeBody
 from tilewise.server.body import MAX_UNKNOWN, UnknownFields
 from tilewise.server.chat.tools import ToolUse, check_tool_types, read_tools
@@ -36,41 +35,6 @@ from tilewise.types import Request
 _RESERVED = ("chat_template", "tokenize", "tools", "documents", "add_generation_prompt", "continue_final_message",
              "padding", "truncation", "max_length", "return_tensors", "return_dict", "tokenizer_kwargs",
              "conversation", "messages")  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChatPrompt:
-    """A conversation, as `open_messages` and `Preparer.chat` take it."""
-
-    messages: tuple[ParsedMessage, ...]
-    thinking: bool | None = None
-    """True if the model is asked to think first; None = as the template does."""
-    tools: tuple[str, ...] = ()
-    ending: Ending = "open"
-    processor: dict[str, Any] = field(default_factory=dict)
-    """`mm_processor_kwargs`."""
-    media: MediaOptions = MediaOptions()
-    """`media_io_kwargs`."""
-    keep_last: int | None = None
-    """`truncate_prompt_tokens`."""
-    cut: Side = "left"
-    """`truncation_side`: where a prompt that is cut loses tokens."""
-
-    def request(self, sampling: SamplingParams, preparer: Preparer, reader: MediaReader) -> Request:
-        arrival = time.monotonic()  # before media are fetched and decoded: waiting for them is waiting too
-        messages, media = open_messages(self.messages, reader)
-        request = preparer.chat(
-            messages,
-            media,
-            sampling,
-            processor=self.processor,
-            thinking=self.thinking,
-            tools=self.tools,
-            ending=self.ending,
-            keep_last=self.keep_last,
-            cut=self.cut,
-        )
-        return request.with_(arrival=arrival, inputs=replace(reader.watch.timing, preprocess=request.inputs.preprocess))
 
 
 @dataclass(frozen=True, kw_only=True)
