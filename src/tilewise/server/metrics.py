@@ -45,35 +45,94 @@ _WHOLE = (
 _MEDIA = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 
-_COUNTERS: dict[str, tuple[str, str]] = {
-    "generation_tokens": ("vllm:generation_tokens", "Tokens generated"),
-    "preemptions": ("vllm:num_preemptions", "Sequences that gave their blocks back and were computed again"),
-    "prefix_cache_queries": ("vllm:prefix_cache_queries", "Tokens looked up in the prefix cache"),
-    "prefix_cache_hits": ("vllm:prefix_cache_hits", "Tokens found in the prefix cache"),
-    "drafts": ("vllm:spec_decode_num_drafts", "Times that tokens were guessed"),
-    "draft_tokens": ("vllm:spec_decode_num_draft_tokens", "Tokens guessed"),
-    "accepted_tokens": ("vllm:spec_decode_num_accepted_tokens", "Tokens guessed right"),
-    "tiles_encoded": ("tilewise:tiles_encoded", "Tiles that went through the vision tower"),
-    "tile_cache_queries": ("tilewise:tile_cache_queries", "Tiles of prompts"),
-    "tile_cache_hits": ("tilewise:tile_cache_hits", "Tiles of prompts that nothing was encoded for"),
+_COUNTERS: dict[str, tuple[str, ...]] = {
+    "vllm:generation_tokens": ("Tokens generated",),
+    "vllm:num_preemptions": ("Sequences that gave their blocks back and were computed again",),
+    "vllm:prefix_cache_queries": ("Tokens looked up in the prefix cache",),
+    "vllm:prefix_cache_hits": ("Tokens found in the prefix cache",),
+    "vllm:spec_decode_num_drafts": ("Times that tokens were guessed",),
+    "vllm:spec_decode_num_draft_tokens": ("Tokens guessed",),
+    "vllm:spec_decode_num_accepted_tokens": ("Tokens guessed right",),
+    "tilewise:tiles_encoded": ("Tiles that went through the vision tower",),
+    "tilewise:tile_cache_queries": ("Tiles of prompts",),
+    "tilewise:tile_cache_hits": ("Tiles of prompts that nothing was encoded for",),
+    "vllm:prompt_tokens": ("Tokens of prompts, computed or found in the cache",),
+    "vllm:prompt_tokens_by_source": ("Tokens of prompts, by where they came from", "source"),
+    "vllm:gpu_prefix_cache_queries": ("Old name of vllm:prefix_cache_queries",),
+    "vllm:gpu_prefix_cache_hits": ("Old name of vllm:prefix_cache_hits",),
+    "vllm:spec_decode_num_accepted_tokens_per_pos": ("Tokens guessed right, by place", "position"),
+    "vllm:prompt_tokens_cached": ("Tokens of prompts that were cached",),
+    "vllm:request_success": ("Answers, by how they ended", "finished_reason"),
+    "tilewise:engine_restarts": ("Times that the engine's process was replaced",),
 }
-"""Field of Counters -> (metric, help)."""
-_PREEMPTIONS = (1, 2, 3, 4, 5, 10, 20)
-_SPANS: dict[str, tuple[str, str, tuple[float, ...]]] = {
-    "total": ("vllm:e2e_request_latency_seconds", "From a request's arrival to its last token", _WHOLE),
-    "queue": ("vllm:request_queue_time_seconds", "Waiting in the engine", _WHOLE),
-    "prefill": ("vllm:request_prefill_time_seconds", "From the first planned work to the first token", _WHOLE),
-    "decode": ("vllm:request_decode_time_seconds", "From the first token to the last", _WHOLE),
-    "inference": ("vllm:request_inference_time_seconds", "From the first planned work to the last token", _WHOLE),
-    "encode": ("tilewise:request_encode_time_seconds", "Waiting for tiles, within queue and prefill", _WHOLE),
+"""Name -> help, and the label that the metric has beside the model's and the engine's."""
+_GAUGES: dict[str, tuple[str, ...]] = {
+    "vllm:num_requests_running": ("Sequences that are computed",),
+    "vllm:num_requests_waiting": ("Sequences that wait",),
+    "vllm:num_requests_waiting_by_reason": ("Sequences that wait; all of them for room", "reason"),
+    "vllm:kv_cache_usage_perc": ("Share of the KV blocks that are in use, 0 to 1",),
+    "vllm:gpu_cache_usage_perc": ("Old name of vllm:kv_cache_usage_perc",),
+    "tilewise:engine_up": ("1 while the engine takes requests",),
 }
-"""Property of Timing -> (metric, help, buckets)."""
-_INPUTS: dict[str, tuple[str, str]] = {
-    "download": ("vllm:mm_media_download_latency_seconds", "Fetching the media of a request"),
-    "decode": ("vllm:mm_media_decode_latency_seconds", "Files to pixels"),
-    "preprocess": ("vllm:mm_preprocessing_total_latency_seconds", "Cutting pictures, template and tokenizer"),
+"""Name -> the same of a gauge."""
+_UP_TO_CONTEXT = ()
+"""Stands for buckets of tokens up to the longest context, which is the model's."""
+_HISTOGRAMS: dict[str, tuple[str, tuple[float, ...]]] = {
+    "vllm:e2e_request_latency_seconds": ("From a request's arrival to its last token", _WHOLE),
+    "vllm:request_queue_time_seconds": ("Waiting in the engine", _WHOLE),
+    "vllm:request_prefill_time_seconds": ("From the first planned work to the first token", _WHOLE),
+    "vllm:request_decode_time_seconds": ("From the first token to the last", _WHOLE),
+    "vllm:request_inference_time_seconds": ("From the first planned work to the last token", _WHOLE),
+    "tilewise:request_encode_time_seconds": ("Waiting for tiles, within queue and prefill", _WHOLE),
+    "vllm:mm_media_download_latency_seconds": ("Fetching the media of a request", _MEDIA),
+    "vllm:mm_media_decode_latency_seconds": ("Files to pixels", _MEDIA),
+    "vllm:mm_preprocessing_total_latency_seconds": ("Cutting pictures, template and tokenizer", _MEDIA),
+    "vllm:time_to_first_token_seconds": ("From arrival to the first token", _FIRST_TOKEN),
+    "vllm:inter_token_latency_seconds": ("Between tokens of an answer", _BETWEEN_TOKENS),
+    "vllm:time_per_output_token_seconds": ("Old name of vllm:inter_token_latency_seconds", _BETWEEN_TOKENS),
+    "vllm:request_time_per_output_token_seconds": ("Of each answer, the mean time of a token", _BETWEEN_TOKENS),
+    "vllm:iteration_tokens_total": ("Tokens computed or generated in one step", _STEP_TOKENS),
+    "vllm:request_prompt_tokens": ("Tokens of a prompt", _UP_TO_CONTEXT),
+    "vllm:request_prefill_kv_computed_tokens": (
+        "Tokens of a prompt that were not in the prefix cache",
+        _UP_TO_CONTEXT,
+    ),
+    "vllm:request_generation_tokens": ("Tokens of a request's answers", _UP_TO_CONTEXT),
+    "vllm:request_max_num_generation_tokens": ("Tokens of a request's longest answer", _UP_TO_CONTEXT),
+    "vllm:request_params_max_tokens": ("max_tokens of a request", _UP_TO_CONTEXT),
+    "vllm:request_params_n": ("n of a request", (1, 2, 5, 10, 20)),
+    "vllm:request_num_preemptions": ("Times that a request gave its blocks back", (1, 2, 3, 4, 5, 10, 20)),
+    "tilewise:request_tiles": ("Tiles of a request", (1, 2, 5, 10, 13, 20, 50, 100)),
 }
-"""Field of InputTiming -> (metric, help)."""
+"""Name -> help and buckets."""
+_OF_COUNTERS = {
+    "generation_tokens": "vllm:generation_tokens",
+    "preemptions": "vllm:num_preemptions",
+    "prefix_cache_queries": "vllm:prefix_cache_queries",
+    "prefix_cache_hits": "vllm:prefix_cache_hits",
+    "drafts": "vllm:spec_decode_num_drafts",
+    "draft_tokens": "vllm:spec_decode_num_draft_tokens",
+    "accepted_tokens": "vllm:spec_decode_num_accepted_tokens",
+    "tiles_encoded": "tilewise:tiles_encoded",
+    "tile_cache_queries": "tilewise:tile_cache_queries",
+    "tile_cache_hits": "tilewise:tile_cache_hits",
+}
+"""Field of Counters -> the metric that counts the same."""
+_OF_TIMING = {
+    "total": "vllm:e2e_request_latency_seconds",
+    "queue": "vllm:request_queue_time_seconds",
+    "prefill": "vllm:request_prefill_time_seconds",
+    "decode": "vllm:request_decode_time_seconds",
+    "inference": "vllm:request_inference_time_seconds",
+    "encode": "tilewise:request_encode_time_seconds",
+}
+"""Property of Timing -> metric."""
+_OF_INPUTS = {
+    "download": "vllm:mm_media_download_latency_seconds",
+    "decode": "vllm:mm_media_decode_latency_seconds",
+    "preprocess": "vllm:mm_preprocessing_total_latency_seconds",
+}
+"""Field of InputTiming -> metric."""
 
 
 class MetricFamilies:
@@ -106,61 +165,20 @@ class EngineMetrics:
         self._families, self._engine = families, engine
         self._max_model_len = max_model_len
         self._seen = Counters()
-        self._counters = {field: self._counter(*spec) for field, spec in _COUNTERS.items()}
-        self._prompt_tokens = self._counter("vllm:prompt_tokens", "Tokens of prompts, computed or found in the cache")
-        self._by_source = self._raw(
-            Counter, "vllm:prompt_tokens_by_source", "Tokens of prompts, by where they came from", "source"
-        )
+        self._metrics: dict[str, Any] = {}
+        self._by_label: dict[str, Callable[[str], Any]] = {}
+        for kind, table in ((Counter, _COUNTERS), (Gauge, _GAUGES)):
+            for name, (text, *label) in table.items():
+                metric = families.metric(engine, kind, name, text, *label)
+                if label:
+                    self._by_label[name] = metric
+                else:
+                    self._metrics[name] = metric()
+        for name, (text, buckets) in _HISTOGRAMS.items():
+            of_model = buckets or token_buckets(max_model_len)
+            self._metrics[name] = families.metric(engine, Histogram, name, text, buckets=of_model)()
         for source in ("local_compute", "local_cache_hit", "external_kv_transfer"):
-            self._by_source(source).inc(0)
-        self._old_queries = self._counter("vllm:gpu_prefix_cache_queries", "Old name of vllm:prefix_cache_queries")
-        self._old_hits = self._counter("vllm:gpu_prefix_cache_hits", "Old name of vllm:prefix_cache_hits")
-        self._accepted_at = self._raw(
-            Counter, "vllm:spec_decode_num_accepted_tokens_per_pos", "Tokens guessed right, by place", "position"
-        )
-        self._cached = self._counter("vllm:prompt_tokens_cached", "Tokens of prompts that were cached")
-        self._finished = self._raw(Counter, "vllm:request_success", "Answers, by how they ended", "finished_reason")
-        self._restarts = self._counter("tilewise:engine_restarts", "Times that the engine's process was replaced")
-        self._running = self._gauge("vllm:num_requests_running", "Sequences that are computed")
-        self._waiting = self._gauge("vllm:num_requests_waiting", "Sequences that wait")
-        self._waiting_by_reason = self._raw(
-            Gauge, "vllm:num_requests_waiting_by_reason", "Sequences that wait; all of them for room", "reason"
-        )
-        self._usage = self._gauge("vllm:kv_cache_usage_perc", "Share of the KV blocks that are in use, 0 to 1")
-        self._old_usage = self._gauge("vllm:gpu_cache_usage_perc", "Old name of vllm:kv_cache_usage_perc")
-        self._up = self._gauge("tilewise:engine_up", "1 while the engine takes requests")
-        self._spans = {field: self._histogram(*spec) for field, spec in _SPANS.items()}
-        self._inputs = {field: self._histogram(*spec, _MEDIA) for field, spec in _INPUTS.items()}
-        self._first_token = self._histogram(
-            "vllm:time_to_first_token_seconds", "From arrival to the first token", _FIRST_TOKEN
-        )
-        self._between = self._histogram(
-            "vllm:inter_token_latency_seconds", "Between tokens of an answer", _BETWEEN_TOKENS
-        )
-        self._old_between = self._histogram(
-            "vllm:time_per_output_token_seconds", "Old name of vllm:inter_token_latency_seconds", _BETWEEN_TOKENS
-        )
-        self._per_token = self._histogram(
-            "vllm:request_time_per_output_token_seconds", "Of each answer, the mean time of a token", _BETWEEN_TOKENS
-        )
-        sizes = token_buckets(max_model_len)
-        self._step_tokens = self._histogram(
-            "vllm:iteration_tokens_total", "Tokens computed or generated in one step", _STEP_TOKENS
-        )
-        self._prompt = self._histogram("vllm:request_prompt_tokens", "Tokens of a prompt", sizes)
-        self._computed = self._histogram(
-            "vllm:request_prefill_kv_computed_tokens", "Tokens of a prompt that were not in the prefix cache", sizes
-        )
-        self._generated = self._histogram("vllm:request_generation_tokens", "Tokens of a request's answers", sizes)
-        self._longest = self._histogram(
-            "vllm:request_max_num_generation_tokens", "Tokens of a request's longest answer", sizes
-        )
-        self._asked = self._histogram("vllm:request_params_max_tokens", "max_tokens of a request", sizes)
-        self._n = self._histogram("vllm:request_params_n", "n of a request", (1, 2, 5, 10, 20))
-        self._preempted = self._histogram(
-            "vllm:request_num_preemptions", "Times that a request gave its blocks back", _PREEMPTIONS
-        )
-        self._tiles = self._histogram("tilewise:request_tiles", "Tiles of a request", (1, 2, 5, 10, 13, 20, 50, 100))
+            self._by_label["vllm:prompt_tokens_by_source"](source).inc(0)
 
     def describe_caches(self, resolved: Resolved) -> None:
         """Report the sizes and options of the engine's caches, as labels of a gauge that is always 1."""
@@ -179,101 +197,93 @@ class EngineMetrics:
 
     def take(self, counters: Counters, load: EngineLoad) -> None:
         """Take in the engine's counters and load after a step."""
-        grown = {name: getattr(counters, name) - getattr(self._seen, name) for name in (*_COUNTERS, "prompt_tokens")}
-        for name, metric in self._counters.items():
-            metric.inc(grown[name])
-        self._prompt_tokens.inc(grown["prompt_tokens"] + grown["prefix_cache_hits"])
-        self._by_source("local_compute").inc(grown["prompt_tokens"])
-        self._by_source("local_cache_hit").inc(grown["prefix_cache_hits"])
-        self._old_queries.inc(grown["prefix_cache_queries"])
-        self._old_hits.inc(grown["prefix_cache_hits"])
+        grown = {name: getattr(counters, name) - getattr(self._seen, name) for name in (*_OF_COUNTERS, "prompt_tokens")}
+        for field, name in _OF_COUNTERS.items():
+            self._metrics[name].inc(grown[field])
+        self._metrics["vllm:prompt_tokens"].inc(grown["prompt_tokens"] + grown["prefix_cache_hits"])
+        by_source = self._by_label["vllm:prompt_tokens_by_source"]
+        by_source("local_compute").inc(grown["prompt_tokens"])
+        by_source("local_cache_hit").inc(grown["prefix_cache_hits"])
+        self._metrics["vllm:gpu_prefix_cache_queries"].inc(grown["prefix_cache_queries"])
+        self._metrics["vllm:gpu_prefix_cache_hits"].inc(grown["prefix_cache_hits"])
         for place, count in enumerate(counters.accepted_at):
             before = self._seen.accepted_at[place] if place < len(self._seen.accepted_at) else 0
-            self._accepted_at(str(place)).inc(count - before)
+            self._by_label["vllm:spec_decode_num_accepted_tokens_per_pos"](str(place)).inc(count - before)
         if tokens := grown["prompt_tokens"] + grown["generation_tokens"]:
-            self._step_tokens.observe(tokens)
+            self._metrics["vllm:iteration_tokens_total"].observe(tokens)
         self._seen = dataclasses.replace(counters, accepted_at=list(counters.accepted_at))
         self._loaded(load)
 
     def _loaded(self, load: EngineLoad) -> None:
-        self._running.set(load.running)
-        self._waiting.set(load.waiting)
+        self._metrics["vllm:num_requests_running"].set(load.running)
+        self._metrics["vllm:num_requests_waiting"].set(load.waiting)
         for reason, waiting in (("capacity", load.waiting), ("deferred", 0)):
-            self._waiting_by_reason(reason).set(waiting)
-        self._usage.set(load.kv_cache_usage)
-        self._old_usage.set(load.kv_cache_usage)
+            self._by_label["vllm:num_requests_waiting_by_reason"](reason).set(waiting)
+        for name in ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"):
+            self._metrics[name].set(load.kv_cache_usage)
 
     def engine_is(self, up: bool, restarting: bool) -> None:
         """Note whether the engine takes requests. The counters of its next process begin at zero."""
-        self._up.set(up)
+        self._metrics["tilewise:engine_up"].set(up)
         if not up:
             self._seen = Counters()
-            self._restarts.inc(restarting)
+            self._metrics["tilewise:engine_restarts"].inc(restarting)
             self._loaded(EngineLoad(0, 0, 0.0))
 
     def token(self, delta: TokenDelta, arrival: float, before: float | None) -> None:
         """Note the time of a token; `before` is when the one before it in its sequence came, None = it is the first."""
         if before is None:
-            self._first_token.observe(delta.time - arrival)
-        else:
-            self._between.observe(delta.time - before)
-            self._old_between.observe(delta.time - before)
+            self._metrics["vllm:time_to_first_token_seconds"].observe(delta.time - arrival)
+            return
+        for name in ("vllm:inter_token_latency_seconds", "vllm:time_per_output_token_seconds"):
+            self._metrics[name].observe(delta.time - before)
 
     def finished(self, request: Request, output: RequestOutput) -> None:
         """Note a request whose answers have ended."""
         usage, timing = output.usage, output.timing
-        for field, metric in self._spans.items():
-            if (seconds := getattr(timing, field)) is not None:
-                metric.observe(seconds)
-        for field, metric in self._inputs.items() if request.images else ():
-            metric.observe(getattr(timing.inputs, field))
+        seconds = {name: getattr(timing, field) for field, name in _OF_TIMING.items()}
+        if request.images:
+            seconds |= {name: getattr(timing.inputs, field) for field, name in _OF_INPUTS.items()}
         for answer in output.outputs:
-            self._finished(answer.finish_reason or "abort").inc()
+            self._by_label["vllm:request_success"](answer.finish_reason or "abort").inc()
         longest = max(len(answer.token_ids) for answer in output.outputs)
         if longest > 1 and timing.decode is not None:
-            self._per_token.observe(timing.decode / (longest - 1))
-        self._cached.inc(usage.cached_tokens)
-        self._prompt.observe(usage.prompt_tokens)
-        self._computed.observe(usage.prompt_tokens - usage.cached_tokens)
-        self._longest.observe(longest)
-        self._generated.observe(usage.completion_tokens)
-        self._n.observe(len(output.outputs))
-        self._preempted.observe(timing.preemptions)
-        if request.sampling.max_tokens is not None:
-            self._asked.observe(request.sampling.max_tokens)
-        if usage.tiles:
-            self._tiles.observe(usage.tiles)
+            seconds["vllm:request_time_per_output_token_seconds"] = timing.decode / (longest - 1)
+        self._metrics["vllm:prompt_tokens_cached"].inc(usage.cached_tokens)
+        self._observe(seconds)
+        self._observe(
+            {
+                "vllm:request_prompt_tokens": usage.prompt_tokens,
+                "vllm:request_prefill_kv_computed_tokens": usage.prompt_tokens - usage.cached_tokens,
+                "vllm:request_max_num_generation_tokens": longest,
+                "vllm:request_generation_tokens": usage.completion_tokens,
+                "vllm:request_params_n": len(output.outputs),
+                "vllm:request_num_preemptions": timing.preemptions,
+                "vllm:request_params_max_tokens": request.sampling.max_tokens,
+                "tilewise:request_tiles": usage.tiles or None,
+            }
+        )
+
+    def _observe(self, values: Mapping[str, float | None]) -> None:
+        for name, value in values.items():
+            if value is not None:
+                self._metrics[name].observe(value)
 
     def aborted(self, sequences: int) -> None:
-        self._finished("abort").inc(sequences)
-
-    def _counter(self, name: str, text: str) -> Counter:
-        counter: Counter = self._raw(Counter, name, text)()
-        return counter
-
-    def _gauge(self, name: str, text: str) -> Gauge:
-        gauge: Gauge = self._raw(Gauge, name, text)()
-        return gauge
-
-    def _histogram(self, name: str, text: str, buckets: Iterable[float]) -> Histogram:
-        histogram: Histogram = self._raw(Histogram, name, text, buckets=tuple(buckets))()
-        return histogram
-
-    def _raw(self, kind: type, name: str, text: str, *more: str, **options: Any) -> Callable[..., Any]:
-        return self._families.metric(self._engine, kind, name, text, *more, **options)
+        self._by_label["vllm:request_success"]("abort").inc(sequences)
 
 
-def token_buckets(most: int) -> list[int]:
+def token_buckets(most: int) -> tuple[int, ...]:
     """Return 1, 2, 5, 10, 20, 50 ... up to `most`.
 
     >>> token_buckets(60)
-    [1, 2, 5, 10, 20, 50]
+    (1, 2, 5, 10, 20, 50)
     """
-    found, size = [], 1
+    found, size = list[int](), 1
     while size <= most:
         found += [size * step for step in (1, 2, 5) if size * step <= most]
         size *= 10
-    return found
+    return tuple(found)
 
 
 class Metrics:
