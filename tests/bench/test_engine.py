@@ -7,25 +7,29 @@ from pathlib import Path
 import pytest
 
 from tilewise.bench.datasets import DatasetSource
-from tilewise.bench.engine import EncodeBench, LatencyBench, ThroughputBench, run_encode, run_latency, run_throughput
+from tilewise.bench.engine import ThroughputBench, run_encode, run_latency, run_throughput
+from tilewise.bench.options import EncodeOptions, LatencyOptions, StartupOptions
 from tilewise.bench.processor import ProcessorBench, run_processor
 from tilewise.bench.random_requests import Bucket, Lengths, MediaShape
-from tilewise.bench.startup import FailedStart, StartupBench, empty_folders, run_startup
+from tilewise.bench.startup import FailedStart, empty_folders, run_startup
 from tilewise.errors import InvalidConfig
 
 ENGINE = {"model": "demo", "max_model_len": 1024}
+ONE_OF_EACH = StartupOptions(num_iters_cold=1, num_iters_warmup=0, num_iters_warm=1)
 SMALL = MediaShape(buckets=(Bucket(200, 200, 1, 1.0),))
 
 
-def said(run, bench) -> tuple[dict, str]:
+def said(run, options) -> tuple[dict, str]:
     lines: list[str] = []
-    return run(bench, lines.append), "\n".join(lines)
+    return run(options, ENGINE, lines.append), "\n".join(lines)
 
 
 @pytest.mark.parametrize("beams", [False, True])
 def test_latency(beams):
-    bench = LatencyBench(ENGINE, 8, 4, batch_size=2, n=2, beams=beams, warmups=0, iterations=3)
-    found, text = said(run_latency, bench)
+    options = LatencyOptions(
+        input_len=8, output_len=4, batch_size=2, n=2, use_beam_search=beams, num_iters_warmup=0, num_iters=3
+    )
+    found, text = said(run_latency, options)
     assert len(found["latencies"]) == 3
     assert found["avg_latency"] == pytest.approx(sum(found["latencies"]) / 3)
     assert found["percentiles"]["50"] == sorted(found["latencies"])[1]
@@ -35,7 +39,7 @@ def test_latency(beams):
 
 def test_throughput_counts_the_tokens_of_pictures():
     source = DatasetSource("random-mm", count=3, lengths=Lengths(10, 4), media=SMALL)
-    found, text = said(run_throughput, ThroughputBench(source, ENGINE))
+    found, text = said(run_throughput, ThroughputBench(source))
     assert found["num_requests"] == 3
     assert found["total_num_tiles"] >= 3
     assert found["total_num_image_tokens"] == 16 * found["total_num_tiles"]
@@ -45,7 +49,7 @@ def test_throughput_counts_the_tokens_of_pictures():
 
 
 def test_throughput_of_text_counts_what_was_asked_for():
-    found, text = said(run_throughput, ThroughputBench(DatasetSource(count=4, lengths=Lengths(20, 5)), ENGINE, n=2))
+    found, text = said(run_throughput, ThroughputBench(DatasetSource(count=4, lengths=Lengths(20, 5)), n=2))
     assert "Total num prompt tokens:  80\nTotal num output tokens:  40" in text
     assert found["total_num_tokens"] == 120
     assert "image" not in text
@@ -53,26 +57,26 @@ def test_throughput_of_text_counts_what_was_asked_for():
 
 def test_answers_that_the_context_cuts_short_are_no_measure():
     with pytest.raises(InvalidConfig, match="--input-len 1000 and --output-len 100 are 1100 tokens"):
-        run_latency(LatencyBench(ENGINE, 1000, 100))
+        run_latency(LatencyOptions(input_len=1000, output_len=100), ENGINE)
     with pytest.raises(InvalidConfig, match=r"1000 tokens leaves 24 of the 100 asked for: the context holds 1024"):
-        run_throughput(ThroughputBench(DatasetSource(count=1, lengths=Lengths(1000, 100)), ENGINE))
+        run_throughput(ThroughputBench(DatasetSource(count=1, lengths=Lengths(1000, 100))), ENGINE)
 
 
 def test_encode():
-    found, text = said(run_encode, EncodeBench(ENGINE, batch_sizes=(1, 3), warmups=0, iterations=2))
+    found, text = said(run_encode, EncodeOptions(batch_sizes=(1, 3), num_iters_warmup=0, num_iters=2))
     assert [row["batch_size"] for row in found["batches"]] == [1, 3]
     for row in found["batches"]:
         assert row["tiles_per_second"] == pytest.approx(row["batch_size"] / row["median"])
     assert len(text.splitlines()) == 3
     with pytest.raises(InvalidConfig, match="--batch-sizes takes whole numbers above 0"):
-        EncodeBench(batch_sizes=(0,))
+        EncodeOptions(batch_sizes=(0,))
     with pytest.raises(InvalidConfig, match="--num-iters-warmup must be at least 0, got -1"):
-        EncodeBench(warmups=-1)
+        EncodeOptions(num_iters_warmup=-1)
 
 
 def test_the_stages_of_a_processor_add_up():
     source = DatasetSource("random-mm", count=2, lengths=Lengths(10, 2), media=SMALL)
-    found, text = said(run_processor, ProcessorBench(source, ENGINE, percents=(50.0,)))
+    found, text = said(run_processor, ProcessorBench(source, percents=(50.0,)))
     assert found["num_requests"] == 2
     assert found["total_prompt_tokens"] > 16 * found["total_tiles"]
     parts = [found[f"{name}_ms"]["mean"] for name in ("decode", "hash", "tiling", "prompt")]
@@ -84,7 +88,7 @@ def test_the_stages_of_a_processor_add_up():
 
 def test_starts(monkeypatch, tmp_path):
     monkeypatch.setenv("TILEWISE_CPU_KERNELS", "0")  # compiling them takes half a minute
-    found, text = said(run_startup, StartupBench(ENGINE, cold=1, warmups=0, warm=1))
+    found, text = said(run_startup, ONE_OF_EACH)
     for name in ("cold", "warm"):
         (total,) = found[f"{name}_startup_times"]
         parts = [found[f"{name}_{part}_times"][0] for part in ("import", "compilation", "engine", "first_answer")]
@@ -92,7 +96,7 @@ def test_starts(monkeypatch, tmp_path):
         assert found[f"avg_{name}_startup_time"] == total
     assert "STARTUP TIME BENCHMARK RESULTS" in text
     with pytest.raises(FailedStart, match=r"A start ended with status 1: .*InvalidConfig.*max_model_len"):
-        run_startup(StartupBench({**ENGINE, "max_model_len": 10**9}, cold=1, warmups=0, warm=1))
+        run_startup(ONE_OF_EACH, {**ENGINE, "max_model_len": 10**9})
 
 
 def test_a_cold_start_finds_nothing_and_leaves_nothing(tmp_path):

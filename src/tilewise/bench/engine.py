@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from tilewise.bench import Say, check_at_least
+from tilewise.bench import Say
 from tilewise.bench.datasets import DatasetSource
 from tilewise.bench.figures import Spread
+from tilewise.bench.options import EncodeOptions, LatencyOptions
 from tilewise.bench.requests import SampleRequest
 from tilewise.bench.tokenizer import LocalTokenizer
 from tilewise.config import EngineConfig
@@ -32,33 +33,19 @@ _LARGEST_ID = 10000
 """End of the ids that prompts are drawn from, as in vLLM: those below are common words in every vocabulary."""
 
 
-@dataclass(frozen=True)
-class LatencyBench:
-    engine: dict[str, Any] = field(default_factory=dict)
-    """Options of EngineConfig. Prefixes are not cached unless they say so: the same prompts come again and again."""
-    input_len: int = 32
-    output_len: int = 128
-    batch_size: int = 8
-    n: int = 1
-    beams: bool = False
-    """True for beam search of width `n`, in place of `n` answers."""
-    warmups: int = 10
-    iterations: int = 30
-    progress: bool = True
+def run_latency(
+    options: LatencyOptions, engine: dict[str, Any], say: Say = print, progress: bool = True
+) -> dict[str, Any]:
+    """Run the benchmark, and return the result as --output-json has it.
 
-    def __post_init__(self) -> None:
-        check_at_least(1, input_len=self.input_len, output_len=self.output_len, batch_size=self.batch_size, n=self.n)
-        check_at_least(1, num_iters=self.iterations)
-        check_at_least(0, num_iters_warmup=self.warmups)
-
-
-def run_latency(bench: LatencyBench, say: Say = print) -> dict[str, Any]:
-    """Run the benchmark, and return the result as --output-json has it."""
-    with LLM(**{"enable_prefix_caching": False, **bench.engine}) as llm:
-        check_fits(llm, bench.input_len, bench.output_len)
-        step = _step(llm, bench)
-        _timed(step, "Warming up", bench.warmups, bench.progress)
-        latencies = _timed(step, "Batches", bench.iterations, bench.progress)
+    `engine` are options of EngineConfig. Prefixes are not cached unless they say so: the same prompts come again and
+    again.
+    """
+    with LLM(**{"enable_prefix_caching": False, **engine}) as llm:
+        check_fits(llm, options.input_len, options.output_len)
+        step = _step(llm, options)
+        _timed(step, "Warming up", options.num_iters_warmup, progress)
+        latencies = _timed(step, "Batches", options.num_iters, progress)
     spread = Spread.of(latencies, PERCENTS)
     say(f"Avg latency: {spread.mean} seconds")
     for percent, value in spread.by_percent().items():
@@ -76,15 +63,15 @@ def check_fits(llm: LLM, input_len: int, output_len: int) -> None:
         )
 
 
-def _step(llm: LLM, bench: LatencyBench) -> Callable[[], object]:
+def _step(llm: LLM, options: LatencyOptions) -> Callable[[], object]:
     """Return a function that answers one batch of random prompts."""
     ordinary = [token for token in LocalTokenizer(llm.inputs.tokenizer).ordinary if token < _LARGEST_ID]
-    ids = np.random.default_rng(0).choice(ordinary, (bench.batch_size, bench.input_len)).tolist()
+    ids = np.random.default_rng(0).choice(ordinary, (options.batch_size, options.input_len)).tolist()
     prompts = [{"prompt_token_ids": prompt} for prompt in ids]
-    if bench.beams:
-        beams = BeamSearchParams(beam_width=bench.n, max_tokens=bench.output_len, ignore_eos=True)
+    if options.use_beam_search:
+        beams = BeamSearchParams(beam_width=options.n, max_tokens=options.output_len, ignore_eos=True)
         return lambda: llm.beam_search(prompts, beams)
-    params = SamplingParams(n=bench.n, temperature=1.0, ignore_eos=True, max_tokens=bench.output_len)
+    params = SamplingParams(n=options.n, temperature=1.0, ignore_eos=True, max_tokens=options.output_len)
     return lambda: llm.generate(prompts, params, use_tqdm=False)
 
 
@@ -103,18 +90,18 @@ def _timed(step: Callable[[], object], title: str, count: int, show: bool) -> li
 @dataclass(frozen=True)
 class ThroughputBench:
     source: DatasetSource
-    engine: dict[str, Any] = field(default_factory=dict)
     n: int = 1
     chat: bool = False
     """True to ask every prompt as a conversation. All are if one of them has pictures or messages."""
-    progress: bool = True
 
 
-def run_throughput(bench: ThroughputBench, say: Say = print) -> dict[str, Any]:
+def run_throughput(
+    bench: ThroughputBench, engine: dict[str, Any], say: Say = print, progress: bool = True
+) -> dict[str, Any]:
     """Run the benchmark, and return the result as --output-json has it."""
-    with LLM(**bench.engine) as llm:
+    with LLM(**engine) as llm:
         requests = bench.source.requests(LocalTokenizer(llm.inputs.tokenizer))
-        ask = _everything(llm, requests, bench)
+        ask = _everything(llm, requests, bench, progress)
         started = time.perf_counter()
         outputs = ask()
         elapsed = time.perf_counter() - started
@@ -148,7 +135,7 @@ def _throughput(outputs: Sequence[RequestOutput], elapsed: float) -> dict[str, A
 
 
 def _everything(
-    llm: LLM, requests: Sequence[SampleRequest], bench: ThroughputBench
+    llm: LLM, requests: Sequence[SampleRequest], bench: ThroughputBench, progress: bool
 ) -> Callable[[], list[RequestOutput]]:
     """Return a function that answers all requests at once."""
     sampling = [
@@ -157,9 +144,9 @@ def _everything(
     ]
     if bench.chat or any(request.media or request.messages for request in requests):
         conversations = [request.conversation for request in requests]
-        return lambda: llm.chat(conversations, sampling, use_tqdm=bench.progress)
+        return lambda: llm.chat(conversations, sampling, use_tqdm=progress)
     prompts = [request.prompt for request in requests]
-    return lambda: llm.generate(prompts, sampling, use_tqdm=bench.progress)
+    return lambda: llm.generate(prompts, sampling, use_tqdm=progress)
 
 
 def _check_lengths(requests: Sequence[SampleRequest], outputs: Sequence[RequestOutput], context: int) -> None:
@@ -174,22 +161,6 @@ def _check_lengths(requests: Sequence[SampleRequest], outputs: Sequence[RequestO
             )
 
 
-@dataclass(frozen=True)
-class EncodeBench:
-    engine: dict[str, Any] = field(default_factory=dict)
-    batch_sizes: tuple[int, ...] = (1, 2, 4, 8, 16)
-    warmups: int = 2
-    iterations: int = 10
-    seed: int = 0
-    progress: bool = True
-
-    def __post_init__(self) -> None:
-        check_at_least(1, num_iters=self.iterations)
-        check_at_least(0, num_iters_warmup=self.warmups)
-        if not self.batch_sizes or min(self.batch_sizes) < 1:
-            raise InvalidConfig(f"--batch-sizes takes whole numbers above 0, got {self.batch_sizes}.")
-
-
 @dataclass(frozen=True, slots=True)
 class EncodeRow:
     batch_size: int
@@ -201,7 +172,9 @@ class EncodeRow:
         return self.batch_size / self.seconds.median
 
 
-def run_encode(bench: EncodeBench, say: Say = print) -> dict[str, Any]:
+def run_encode(
+    options: EncodeOptions, engine: dict[str, Any], say: Say = print, progress: bool = True
+) -> dict[str, Any]:
     """Measure tiles a second through the vision tower: what a picture costs, and nothing else.
 
     Steps have only tiles to encode, with new pixels each, as the engine's own steps would. The result is returned as
@@ -210,13 +183,13 @@ def run_encode(bench: EncodeBench, say: Say = print) -> dict[str, Any]:
     # Imported here: what a caller can get wrong is known before torch is loaded.
     from tilewise.runner.build import build_runner
 
-    config = EngineConfig.of(Environment.here(), **bench.engine)
+    config = EngineConfig.of(Environment.here(), **engine)
     inputs = ModelInputs.of(config)
     spec = inputs.spec
     runner, resolved = build_runner(config, inputs.checkpoint, inputs.tokenizer.image_context_id)
     try:
-        _check_pages(bench, resolved.limits.tile_pages)
-        rows = _measure(bench, runner, spec.tiling.tile_size)
+        _check_pages(max(options.batch_sizes), resolved.limits.tile_pages)
+        rows = _measure(options, runner, spec.tiling.tile_size, progress)
     finally:
         runner.close()
     for line in _table(rows, spec.tokens_per_tile):
@@ -231,25 +204,24 @@ def run_encode(bench: EncodeBench, say: Say = print) -> dict[str, Any]:
     }
 
 
-def _check_pages(bench: EncodeBench, pages: int) -> None:
-    if max(bench.batch_sizes) > pages:
+def _check_pages(most: int, pages: int) -> None:
+    if most > pages:
         raise InvalidConfig(
-            f"--batch-sizes asks for {max(bench.batch_sizes)} tiles at once, and there is room for {pages}: "
-            "ask for fewer."
+            f"--batch-sizes asks for {most} tiles at once, and there is room for {pages}: ask for fewer."
         )
 
 
-def _measure(bench: EncodeBench, runner: Runner, side: int) -> list[EncodeRow]:
-    generator = np.random.default_rng(bench.seed)
-    rounds = bench.warmups + bench.iterations
+def _measure(options: EncodeOptions, runner: Runner, side: int, progress: bool) -> list[EncodeRow]:
+    generator = np.random.default_rng(options.seed)
+    rounds = options.num_iters_warmup + options.num_iters
     found = []
-    with progress_bar("Batches", rounds * len(bench.batch_sizes), bench.progress) as advance:
-        for size in bench.batch_sizes:
+    with progress_bar("Batches", rounds * len(options.batch_sizes), progress) as advance:
+        for size in options.batch_sizes:
             seconds = []
             for _ in range(rounds):
                 seconds.append(_encode(runner, _jobs(generator, size, side)))
                 advance(1)
-            found.append(EncodeRow(size, Spread.of(seconds[bench.warmups :], _ENCODE_PERCENTS)))
+            found.append(EncodeRow(size, Spread.of(seconds[options.num_iters_warmup :], _ENCODE_PERCENTS)))
     return found
 
 

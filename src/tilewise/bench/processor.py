@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from PIL import Image
@@ -97,25 +97,25 @@ _LABELS = {
 @dataclass(frozen=True)
 class ProcessorBench:
     source: DatasetSource
-    engine: dict[str, Any] = field(default_factory=dict)
     warmups: int = 1
     percents: tuple[float, ...] = (99.0,)
-    progress: bool = True
 
     def __post_init__(self) -> None:
         check_at_least(0, num_warmups=self.warmups)
 
 
-def run_processor(bench: ProcessorBench, say: Say = print) -> dict[str, Any]:
+def run_processor(
+    bench: ProcessorBench, engine: dict[str, Any], say: Say = print, progress: bool = True
+) -> dict[str, Any]:
     """Run the benchmark, and return the result as --output-json has it, in milliseconds."""
-    with LLM(**bench.engine) as llm:
+    with LLM(**engine) as llm:
         requests = bench.source.requests(LocalTokenizer(llm.inputs.tokenizer))
         conversations = [request.conversation for request in requests]
         sampling = [
             SamplingParams(max_tokens=request.output_tokens, ignore_eos=True, temperature=0) for request in requests
         ]
-        stages = _stages(bench, llm, conversations)
-        outputs = llm.chat(conversations, sampling, use_tqdm=bench.progress)
+        stages = _stages(bench.warmups, llm, conversations, progress)
+        outputs = llm.chat(conversations, sampling, use_tqdm=progress)
     values = {name: [getattr(stage, name) for stage in stages] for name in STAGES}
     values["encoder"] = [output.timing.encode or 0.0 for output in outputs]
     values["e2el"] = [output.timing.total or 0.0 for output in outputs]
@@ -130,13 +130,13 @@ def run_processor(bench: ProcessorBench, say: Say = print) -> dict[str, Any]:
     }
 
 
-def _stages(bench: ProcessorBench, llm: LLM, conversations: Sequence[list[dict[str, Any]]]) -> list[Stages]:
+def _stages(warmups: int, llm: LLM, conversations: Sequence[list[dict[str, Any]]], progress: bool) -> list[Stages]:
     """Measure the stages of each conversation. Nothing is kept between requests, so every picture is cut."""
     preparer = replace(llm.inputs, cache=MediaCache(0))
     reader = media_reader(llm.config)
     found = []
-    with progress_bar("Requests", len(conversations), bench.progress) as advance:
-        for _ in range(bench.warmups):
+    with progress_bar("Requests", len(conversations), progress) as advance:
+        for _ in range(warmups):
             measure_stages(conversations[0], preparer, reader)
         for conversation in conversations:
             found.append(measure_stages(conversation, preparer, reader))

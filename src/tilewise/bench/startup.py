@@ -14,12 +14,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
-from tilewise.bench import Say, check_at_least
+from tilewise.bench import Say
 from tilewise.bench.engine import PERCENTS
 from tilewise.bench.figures import Spread
+from tilewise.bench.options import StartupOptions
 from tilewise.config import EngineConfig
 from tilewise.console import Advance, progress_bar
 from tilewise.environment import Environment
@@ -41,34 +41,24 @@ class FailedStart(TilewiseError):
     """A process did not come as far as its first answer."""
 
 
-@dataclass(frozen=True)
-class StartupBench:
-    engine: dict[str, Any] = field(default_factory=dict)
-    cold: int = 3
-    warmups: int = 1
-    warm: int = 3
-    progress: bool = True
-
-    def __post_init__(self) -> None:
-        check_at_least(1, num_iters_cold=self.cold, num_iters_warm=self.warm)
-        check_at_least(0, num_iters_warmup=self.warmups)
-
-
 Starts = list[dict[str, float]]
 
 
-def run_startup(bench: StartupBench, say: Say = print) -> dict[str, Any]:
+def run_startup(
+    options: StartupOptions, engine: dict[str, Any], say: Say = print, progress: bool = True
+) -> dict[str, Any]:
     """Run the benchmark, and return the result as --output-json has it."""
-    config = EngineConfig.of(Environment.here(), **bench.engine)
+    config = EngineConfig.of(Environment.here(), **engine)
     model = find_model(
         config.model, config.revision, config.hub, config.download_dir, config.hf_token, mmproj=config.mmproj
     )
-    engine = {**bench.engine, "model": str(model), "mmproj": None}
-    with progress_bar("Starts", bench.cold + bench.warmups + bench.warm, bench.progress) as advance:
-        cold = [_cold(engine, advance) for _ in range(bench.cold)]
-        for _ in range(bench.warmups):
+    engine = {**engine, "model": str(model), "mmproj": None}
+    count = options.num_iters_cold + options.num_iters_warmup + options.num_iters_warm
+    with progress_bar("Starts", count, progress) as advance:
+        cold = [_cold(engine, advance) for _ in range(options.num_iters_cold)]
+        for _ in range(options.num_iters_warmup):
             _start(engine, {}, advance)
-        warm = [_start(engine, {}, advance) for _ in range(bench.warm)]
+        warm = [_start(engine, {}, advance) for _ in range(options.num_iters_warm)]
     say("=" * WIDTH)
     say("STARTUP TIME BENCHMARK RESULTS")
     say("=" * WIDTH)

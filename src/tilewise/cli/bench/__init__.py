@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from tilewise.bench.options import EncodeOptions, LatencyOptions, StartupOptions
 from tilewise.cli.bench.datasets import DatasetChoice, RandomOptions
 from tilewise.cli.bench.refused import (
     ENGINES,
@@ -61,59 +62,25 @@ def bench_throughput(line: CommandLine) -> int:
     options, results = line.take(ThroughputOptions), line.take(ResultOptions)
     bench = ThroughputBench(
         source=line.take(RandomOptions).source(line.take(DatasetChoice)),
-        engine=engine_options(line),
         n=options.n,
         chat=options.backend == "vllm-chat",
-        progress=results.progress,
     )
-    return results.keep(run_throughput(bench))
-
-
-@dataclass(frozen=True, kw_only=True)
-class LatencyOptions:
-    GROUP: ClassVar = "batches"
-    input_len: int = option(32, "tokens of a prompt")
-    output_len: int = option(128, "tokens of an answer")
-    batch_size: int = option(8, "prompts")
-    n: int = option(1, "answers to each")
-    use_beam_search: bool = option(False, "by beam search of width n")
-    num_iters_warmup: int = option(10, "batches that do not count")
-    num_iters: int = option(30, "batches that do")
+    return results.keep(run_throughput(bench, engine_options(line), progress=results.progress))
 
 
 def bench_latency(line: CommandLine) -> int:
-    from tilewise.bench.engine import LatencyBench, run_latency
+    from tilewise.bench.engine import run_latency
 
     check_refused(line, OF_ENGINE)
     options, results = line.take(LatencyOptions), line.take(ResultOptions)
-    bench = LatencyBench(
-        engine=engine_options(line),
-        input_len=options.input_len,
-        output_len=options.output_len,
-        batch_size=options.batch_size,
-        n=options.n,
-        beams=options.use_beam_search,
-        warmups=options.num_iters_warmup,
-        iterations=options.num_iters,
-        progress=results.progress,
-    )
-    return results.keep(run_latency(bench))
-
-
-@dataclass(frozen=True, kw_only=True)
-class StartupOptions:
-    GROUP: ClassVar = "starts"
-    num_iters_cold: int = option(3, "cold starts")
-    num_iters_warmup: int = option(1, "starts before the warm ones, which do not count")
-    num_iters_warm: int = option(3, "warm starts")
+    return results.keep(run_latency(options, engine_options(line), progress=results.progress))
 
 
 def bench_startup(line: CommandLine) -> int:
-    from tilewise.bench.startup import StartupBench, run_startup
+    from tilewise.bench.startup import run_startup
 
     options, results = line.take(StartupOptions), line.take(ResultOptions)
-    counts = (options.num_iters_cold, options.num_iters_warmup, options.num_iters_warm)
-    return results.keep(run_startup(StartupBench(engine_options(line), *counts, progress=results.progress)))
+    return results.keep(run_startup(options, engine_options(line), progress=results.progress))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,31 +97,17 @@ def bench_processor(line: CommandLine) -> int:
     options, results = line.take(ProcessorOptions), line.take(ResultOptions)
     bench = ProcessorBench(
         source=options.source(),
-        engine=engine_options(line),
         warmups=options.num_warmups,
         percents=read_percents(options.metric_percentiles),
-        progress=results.progress,
     )
-    return results.keep(run_processor(bench))
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncodeOptions:
-    GROUP: ClassVar = "batches"
-    batch_sizes: tuple[int, ...] = option((1, 2, 4, 8, 16), "tiles of a batch", metavar="N")
-    num_iters_warmup: int = option(2, "batches that do not count")
-    num_iters: int = option(10, "batches that do")
-    seed: int = option(0, "of the noise")
+    return results.keep(run_processor(bench, engine_options(line), progress=results.progress))
 
 
 def bench_encode(line: CommandLine) -> int:
-    from tilewise.bench.engine import EncodeBench, run_encode
+    from tilewise.bench.engine import run_encode
 
     options, results = line.take(EncodeOptions), line.take(ResultOptions)
-    counts = (options.num_iters_warmup, options.num_iters, options.seed)
-    return results.keep(
-        run_encode(EncodeBench(engine_options(line), options.batch_sizes, *counts, progress=results.progress))
-    )
+    return results.keep(run_encode(options, engine_options(line), progress=results.progress))
 
 
 THROUGHPUT = Verb(

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from tilewise.bench.requests import DIALECTS
 from tilewise.cli.bench.datasets import DatasetChoice, RandomOptions
 from tilewise.cli.bench.refused import BACKENDS, OF_SERVE, TAKEN_BY_SERVE, check_refused, known, refused_flags
 from tilewise.cli.flags.flag import read_number
@@ -31,7 +32,7 @@ class ServerOptions:
     backend: str = option(
         "openai",
         "openai and vllm send completions, openai-chat conversations",
-        read=known(("openai", "vllm", "openai-chat"), BACKENDS),
+        read=known(tuple(DIALECTS), BACKENDS),
         alias="endpoint_type",
         metavar="NAME",
     )
@@ -52,7 +53,6 @@ class ServerOptions:
 
     def target(self) -> Target:
         from tilewise.bench.client import Target
-        from tilewise.bench.requests import DIALECTS
         from tilewise.bench.results import read_pairs
 
         url = self.base_url or f"http://{self.host}:{self.port}"
