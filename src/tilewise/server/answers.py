@@ -75,6 +75,12 @@ class RequestTimes(TypedDict, total=False):
     tokens_per_second: float
 
 
+class Timed(TypedDict):
+    """An answer, or a chunk of one, that may say how long its request took."""
+
+    metrics: NotRequired[RequestTimes]
+
+
 def request_times(output: RequestOutput) -> RequestTimes:
     """Return vLLM's per-request metrics: times in milliseconds, and tokens a second.
 

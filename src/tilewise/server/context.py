@@ -17,10 +17,11 @@ from starlette.requests import Request as HttpRequest
 from tilewise.config import EngineConfig
 from tilewise.engine.counters import Counters, StatsLog
 from tilewise.ignored import Ignored
+from tilewise.inputs.grammar import name_unenforced
 from tilewise.remote.replicas import Replicas
 from tilewise.remote.supervisor import State
 from tilewise.remote.wire import Outbox
-from tilewise.server.answers import RequestTimes, request_times
+from tilewise.server.answers import Timed, request_times
 from tilewise.server.config import ServerConfig
 from tilewise.server.metrics import Metrics
 from tilewise.server.responses.store import ResponseStore
@@ -107,12 +108,15 @@ class Context:
             ignored.add("endpoint-load-metrics-format", "the load is reported as TEXT or JSON")
         return {}
 
-    def times_of(self, *outputs: RequestOutput) -> RequestTimes | None:
-        """Return a request's times, under `--enable-per-request-metrics`; None as well if there are several answers."""
+    def add_times(self, body: Timed, *outputs: RequestOutput) -> None:
+        """Add a request's times to its answer, under `--enable-per-request-metrics`; none if there are several."""
         one = len(outputs) == 1 and len(outputs[0].outputs) == 1
-        return request_times(outputs[0]) if one and self.config.enable_per_request_metrics else None
+        if one and self.config.enable_per_request_metrics:
+            body["metrics"] = request_times(outputs[0])
 
-    def log_request(self, name: str, request: Request) -> None:
+    def received(self, name: str, request: Request, ignored: Ignored) -> None:
+        """Name in `ignored` what of a request's grammar is not enforced, and log the request under `name`."""
+        name_unenforced(request, ignored, self.service.preparer.tokenizer.vocab_size)
         if self.config.enable_log_requests:
             prompt = (request.prompt or "")[: self.config.max_log_len]
             tokens, tiles = len(request.prompt_ids), request.num_tiles

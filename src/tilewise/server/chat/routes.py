@@ -12,7 +12,6 @@ from starlette.responses import JSONResponse, Response
 
 from tilewise.errors import InvalidField
 from tilewise.ignored import Ignored
-from tilewise.inputs.grammar import name_unenforced
 from tilewise.inputs.prepared_schema import schema_faults
 from tilewise.server.answers import ChunkInterval, total_usage, usage_body
 from tilewise.server.bodies import NOT_IN_BATCHES, BatchedChatBody, ChatBody
@@ -51,8 +50,7 @@ async def chat_completions(raw: HttpRequest, body: dict[str, Any], ignored: Igno
         reasoning, group = ReasoningCount(call), service.group(request)
         [output] = await service.whole([group], [reasoning.take])
         answer = chat_body(call, output, reasoning.tokens)
-        if (times := context.times_of(output)) is not None:
-            answer["metrics"] = times
+        context.add_times(answer, output)
         for choice, made in zip(answer["choices"], output.outputs, strict=True):
             if faults := await schema_errors(call, made, service):
                 choice["schema_errors"] = faults
@@ -70,8 +68,7 @@ async def prepared(raw: HttpRequest, call: ChatCall, name: str, ignored: Ignored
     request = await context.service.read(
         lambda reader: call.request(preparer, reader), call.prompt.media, scope, ignored, call.is_light
     )
-    name_unenforced(request, ignored, preparer.tokenizer.vocab_size)
-    context.log_request(name, request)
+    context.received(name, request, ignored)
     return request
 
 
@@ -98,8 +95,7 @@ async def _events(context: Context, call: ChatCall, request: Request) -> AsyncGe
                     choice["schema_errors"] = faults
             yield b"".join(map(data_event, chunks))
     for chunk in stream.finish(output := group.output()):
-        if (times := context.times_of(output)) is not None:
-            chunk["metrics"] = times
+        context.add_times(chunk, output)
         yield data_event(chunk)
     context.log_answers(call.reply.id, output)
 

@@ -12,7 +12,6 @@ from starlette.responses import JSONResponse, Response
 
 from tilewise.errors import InvalidRequest
 from tilewise.ignored import Ignored
-from tilewise.inputs.grammar import name_unenforced
 from tilewise.server.answers import ChunkInterval
 from tilewise.server.bodies import ChatBody, CompletionBody
 from tilewise.server.chat.answers import ChatChunk, ChatCompletion
@@ -46,8 +45,7 @@ async def completions(raw: HttpRequest, body: dict[str, Any], ignored: Ignored) 
     async with service.admitted():
         requests = await service.prepare(lambda: call.requests(service.preparer), call.is_light)
         for request in requests:
-            name_unenforced(request, ignored, service.preparer.tokenizer.vocab_size)
-            context.log_request(call.reply.id, request)
+            context.received(call.reply.id, request, ignored)
         headers = context.load_report(raw, ignored)
         if call.reply.stream:
             return EventStream(guarded(_events(context, call, requests), service), headers)
@@ -55,8 +53,7 @@ async def completions(raw: HttpRequest, body: dict[str, Any], ignored: Ignored) 
         for output in outputs:
             context.log_answers(call.reply.id, output)
         answer = completion_body(call, outputs, _decode_of(context))
-        if (times := context.times_of(*outputs)) is not None:
-            answer["metrics"] = times
+        context.add_times(answer, *outputs)
         return JSONResponse(answer, headers=headers)
 
 
@@ -72,8 +69,7 @@ async def _events(context: Context, call: CompletionCall, requests: Sequence[Req
             chunks = [chunk for piece in pieces for chunk in stream.take(number, interval.hold(piece), usage)]
             yield b"".join(map(data_event, chunks))
     for chunk in stream.finish([group.usage for group in groups]):
-        if (times := context.times_of(*(group.output() for group in groups))) is not None:
-            chunk["metrics"] = times
+        context.add_times(chunk, *(group.output() for group in groups))
         yield data_event(chunk)
     for group in groups:
         context.log_answers(call.reply.id, group.output())
