@@ -1,4 +1,4 @@
-"""What an evaluation asks, and what it keeps, under the names of lm_eval's flags. Nothing of lm_eval is loaded here."""
+"""Options of an evaluation, what is asked and what is kept, under lm_eval's names. Nothing of it is loaded here."""
 
 from __future__ import annotations
 

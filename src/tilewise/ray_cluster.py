@@ -54,20 +54,28 @@ def attach(work: str, cpus: int = 1) -> Attached:
         )
     _check_reachable(address)
     options: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "configure_logging": False}
-    try:
-        if address != "local":
-            ray.init(address="auto", **options)
-            logger.info("Ray: joined the cluster at %s", ray.get_runtime_context().gcs_address)
-            return "joined"
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        if address not in ("", "auto"):
-            first = str(error).strip().splitlines()[0]
-            raise InvalidConfig(
-                f"RAY_ADDRESS={address}: no cluster can be joined there ({first}). One that asks for a token wants "
-                "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN in the environment."
-            ) from None
+    if address != "local" and _join(address, options):
+        return "joined"
     _start_own(max(cpus, os.cpu_count() or 1), options)
     return "started"
+
+
+def _join(address: str, options: dict[str, Any]) -> bool:
+    """Join the cluster of this machine or of RAY_ADDRESS, and return False if there is none and none was named."""
+    import ray
+
+    try:
+        ray.init(address="auto", **options)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        if address in ("", "auto"):
+            return False
+        first = str(error).strip().splitlines()[0]
+        raise InvalidConfig(
+            f"RAY_ADDRESS={address}: no cluster can be joined there ({first}). One that asks for a token wants "
+            "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN in the environment."
+        ) from None
+    logger.info("Ray: joined the cluster at %s", ray.get_runtime_context().gcs_address)
+    return True
 
 
 def _start_own(cpus: int, options: dict[str, Any]) -> None:

@@ -107,17 +107,22 @@ def run_throughput(
         elapsed = time.perf_counter() - started
     _check_lengths(requests, outputs, llm.resolved.limits.max_model_len)
     found = _throughput(outputs, elapsed)
-    answered = sum(output.usage.completion_tokens for output in outputs)
-    image, tiles = found["total_num_image_tokens"], found["total_num_tiles"]
-    say(
-        f"Throughput: {found['requests_per_second']:.2f} requests/s, {found['tokens_per_second']:.2f} total tokens/s, "
-        f"{answered / elapsed:.2f} output tokens/s"
-    )
-    say(f"Total num prompt tokens:  {found['total_num_tokens'] - answered}")
-    say(f"Total num output tokens:  {answered}")
-    if image:
-        say(f"Total num image tokens:  {image}, of {tiles} tiles, among those of the prompts")
+    for line in _summary(found, sum(output.usage.completion_tokens for output in outputs)):
+        say(line)
     return found
+
+
+def _summary(found: dict[str, Any], answered: int) -> Iterator[str]:
+    """Yield the result in words; `answered` are the tokens of all answers."""
+    image, tiles = found["total_num_image_tokens"], found["total_num_tiles"]
+    yield (
+        f"Throughput: {found['requests_per_second']:.2f} requests/s, {found['tokens_per_second']:.2f} total tokens/s, "
+        f"{answered / found['elapsed_time']:.2f} output tokens/s"
+    )
+    yield f"Total num prompt tokens:  {found['total_num_tokens'] - answered}"
+    yield f"Total num output tokens:  {answered}"
+    if image:
+        yield f"Total num image tokens:  {image}, of {tiles} tiles, among those of the prompts"
 
 
 def _throughput(outputs: Sequence[RequestOutput], elapsed: float) -> dict[str, Any]:
@@ -171,6 +176,9 @@ class EncodeRow:
     def tiles_per_second(self) -> float:
         return self.batch_size / self.seconds.median
 
+    def as_json(self) -> dict[str, Any]:
+        return {"batch_size": self.batch_size, "tiles_per_second": self.tiles_per_second, **asdict(self.seconds)}
+
 
 def run_encode(
     options: EncodeOptions, engine: dict[str, Any], say: Say = print, progress: bool = True
@@ -194,14 +202,8 @@ def run_encode(
         runner.close()
     for line in _table(rows, spec.tokens_per_tile):
         say(line)
-    return {
-        "tile_size": spec.tiling.tile_size,
-        "tokens_per_tile": spec.tokens_per_tile,
-        "batches": [
-            {"batch_size": row.batch_size, "tiles_per_second": row.tiles_per_second, **asdict(row.seconds)}
-            for row in rows
-        ],
-    }
+    batches = [row.as_json() for row in rows]
+    return {"tile_size": spec.tiling.tile_size, "tokens_per_tile": spec.tokens_per_tile, "batches": batches}
 
 
 def _check_pages(most: int, pages: int) -> None:

@@ -59,13 +59,11 @@ def run_startup(
         for _ in range(options.num_iters_warmup):
             _start(engine, {}, advance)
         warm = [_start(engine, {}, advance) for _ in range(options.num_iters_warm)]
-    say("=" * WIDTH)
-    say("STARTUP TIME BENCHMARK RESULTS")
-    say("=" * WIDTH)
-    for title, name, starts in (("COLD STARTUP", "cold", cold), ("WARM STARTUP", "warm", warm)):
-        for line in _lines(title, starts):
-            say(line)
-        say("" if name == "cold" else "=" * WIDTH)
+    bar = "=" * WIDTH
+    for line in (bar, "STARTUP TIME BENCHMARK RESULTS", bar):
+        say(line)
+    for line in (*_lines("COLD STARTUP", cold), "", *_lines("WARM STARTUP", warm), bar):
+        say(line)
     return {**_fields("cold", cold), **_fields("warm", warm)}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -179,17 +179,9 @@ class _NamingView(View):
 
     modules: list[str] = field(default_factory=list)
 
-    def linear(
-        self,
-        name: str,
-        outputs: int,
-        inputs: int,
-        bias: bool = False,
-        output_share: Share | None = None,
-        input_share: Share | None = None,
-    ) -> StoredLinear:
+    def linear(self, name: str, *sizes: Any, **shares: Any) -> StoredLinear:
         self.modules.append(self.prefix + name)
-        return super().linear(name, outputs, inputs, bias, output_share, input_share)
+        return super().linear(name, *sizes, **shares)
 
 
 class _AlikeBlocks:

@@ -7,7 +7,7 @@ from functools import partial
 from tilewise.cli.flags.parse import CommandLine
 from tilewise.cli.flags.settings import engine_flags, engine_options
 from tilewise.cli.flags.verb import Verb
-from tilewise.quantize import SCHEMES, QuantizeOptions
+from tilewise.quantize import SCHEMES, QuantizeOptions, QuantizeReport
 from tilewise.units import in_bytes
 
 
@@ -18,20 +18,21 @@ def run(line: CommandLine) -> int:
     from tilewise.quantize.run import quantize
 
     report = quantize(wanted, **hub)
-    name, error = report.worst[0]
-    measured = "weights" if error.outputs is None else "results on the samples"
-    mean, worst = (
-        (report.mean_error, error.weights) if error.outputs is None else (report.mean_output_error, error.outputs)
-    )
     print(
         f"{wanted.folder}: {len(report.layers):,} layers in {wanted.scheme}, {in_bytes(report.bytes_before)} became "
         f"{in_bytes(report.bytes_after)}."
     )
-    print(
-        f"Relative error of {measured}: mean {100 * (mean or 0):.2f} %. Worst layer: {name}, {100 * worst:.2f} %. "
-        "README.md there has more."
-    )
+    print(f"{_about_errors(report)} README.md there has more.")
     return 0
+
+
+def _about_errors(report: QuantizeReport) -> str:
+    name, error = report.worst[0]
+    if error.outputs is None:
+        measured, mean, worst = "weights", report.mean_error, error.weights
+    else:
+        measured, mean, worst = "results on the samples", report.mean_output_error or 0.0, error.outputs
+    return f"Relative error of {measured}: mean {100 * mean:.2f} %. Worst layer: {name}, {100 * worst:.2f} %."
 
 
 QUANTIZE = Verb(

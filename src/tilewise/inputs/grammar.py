@@ -141,15 +141,7 @@ def _form_of(wanted: StructuredOutputsParams) -> _GrammarText:
     """
     closed = wanted.disable_additional_properties is not False
     if wanted.json is not None:
-        schema = _read_json("json", wanted.json)
-        if not isinstance(schema, (dict, bool)):
-            raise InvalidRequest(
-                f"structured_outputs.json must be a schema, that is a JSON object, got {schema!r:.100}."
-            )
-        unknown = unknown_keywords(schema, "structured_outputs.json")
-        prepared = prepare_schema(schema, closed)
-        lacks = tuple({**unknown, **prepared.unenforced})
-        return _GrammarText("json", _to_json(prepared.followed), lacks, _json_options(wanted))
+        return _of_schema(wanted.json, closed, _json_options(wanted))
     if wanted.regex is not None:
         pattern, lacks = relaxed(_within_limit("regex", wanted.regex))
         return _GrammarText("regex", pattern, lacks)
@@ -159,14 +151,28 @@ def _form_of(wanted: StructuredOutputsParams) -> _GrammarText:
     if wanted.grammar is not None:
         return _GrammarText("grammar", _within_limit("grammar", wanted.grammar))
     if wanted.structural_tag is not None:
-        tag = _read_json("structural_tag", wanted.structural_tag)
-        if not isinstance(tag, dict):
-            raise InvalidRequest(f"structured_outputs.structural_tag must be a JSON object, got {tag!r:.100}.")
-        from tilewise.inputs.grammar_source import tag_grammar
-
-        lark, left_out = tag_grammar(tag, closed)
-        return _GrammarText("structural_tag", lark, tuple(left_out))
+        return _of_tag(wanted.structural_tag, closed)
     return _GrammarText("json", '{"type": "object"}', (), _json_options(wanted))
+
+
+def _of_schema(given: str | dict[str, Any], closed: bool, options: str) -> _GrammarText:
+    schema = _read_json("json", given)
+    if not isinstance(schema, (dict, bool)):
+        raise InvalidRequest(f"structured_outputs.json must be a schema, that is a JSON object, got {schema!r:.100}.")
+    unknown = unknown_keywords(schema, "structured_outputs.json")
+    prepared = prepare_schema(schema, closed)
+    lacks = tuple({**unknown, **prepared.unenforced})
+    return _GrammarText("json", _to_json(prepared.followed), lacks, options)
+
+
+def _of_tag(given: str | dict[str, Any], closed: bool) -> _GrammarText:
+    tag = _read_json("structural_tag", given)
+    if not isinstance(tag, dict):
+        raise InvalidRequest(f"structured_outputs.structural_tag must be a JSON object, got {tag!r:.100}.")
+    from tilewise.inputs.grammar_source import tag_grammar
+
+    lark, left_out = tag_grammar(tag, closed)
+    return _GrammarText("structural_tag", lark, tuple(left_out))
 
 
 def _within_limit(form: str, text: str) -> str:

@@ -15,7 +15,7 @@ from tilewise.inputs.media.reader import LOCAL, MediaOptions, MediaReader
 from tilewise.inputs.messages import ParsedMessage, open_messages, parse_messages
 from tilewise.inputs.pieces import IMAGE_MARKER, VIDEO_MARKER
 from tilewise.inputs.prepare import Preparer, Side
-from tilewise.inputs.prompts import read_prompts
+from tilewise.inputs.prompts import Prompt, read_prompts
 from tilewise.inputs.templates import Ending
 from tilewise.inputs.tokenizer import IMAGE_CONTEXT
 from tilewise.inputs.tool_text import to_json
@@ -141,19 +141,21 @@ class RequestBuilder:
     ) -> list[Request]:
         """Return one request for each raw prompt. Raises InvalidRequest, TooLong among them."""
         parsed = read_prompts(prompts, self.reader, ignored)
-        requests = []
-        for item, params in zip(parsed, spread(sampling, len(parsed)), strict=True):
-            if item.media and not _has_marker(item.prompt, self.preparer.tokenizer.image_context_id):
-                ignored.add(
-                    "prompt_without_image_marker",
-                    "the pictures stand in front of the prompt; write <image> or <video> where each belongs",
-                )
-            kwargs = {**(processor or {}), **item.processor}
-            request = self.preparer.prompt(item.prompt, item.media, params, processor=kwargs)
-            request = request.with_(cache_salt=item.cache_salt, prompt=request.prompt or item.text)
-            name_unenforced(request, ignored, self.preparer.tokenizer.vocab_size)
-            requests.append(_came(request, item.arrival, item.reading))
-        return requests
+        return [
+            self._prompt(item, params, processor or {}, ignored)
+            for item, params in zip(parsed, spread(sampling, len(parsed)), strict=True)
+        ]
+
+    def _prompt(self, item: Prompt, sampling: SamplingParams, processor: dict[str, Any], ignored: Ignored) -> Request:
+        if item.media and not _has_marker(item.prompt, self.preparer.tokenizer.image_context_id):
+            ignored.add(
+                "prompt_without_image_marker",
+                "the pictures stand in front of the prompt; write <image> or <video> where each belongs",
+            )
+        request = self.preparer.prompt(item.prompt, item.media, sampling, processor={**processor, **item.processor})
+        request = request.with_(cache_salt=item.cache_salt, prompt=request.prompt or item.text)
+        name_unenforced(request, ignored, self.preparer.tokenizer.vocab_size)
+        return _came(request, item.arrival, item.reading)
 
     def conversation(
         self, messages: Messages, sampling: SamplingParams, options: ChatOptions, ignored: Ignored

@@ -131,18 +131,23 @@ def text_config(text: Section, head_dim: int | None = None, **switches: Any) -> 
     )
 
 
-def rope_config(text: Section, width: int) -> RopeConfig:
-    """Read rope, in the old spelling `rope_theta` + `rope_scaling` or the new one `rope_parameters`; `su` is longrope's
-    first name.
-    """
-    key = next((key for key in ("rope_parameters", "rope_scaling") if text.get(key)), None)
-    scaling = text.section(key) if key else Section({}, text.where)
+def _rope_kind(text: Section, scaling: Section) -> RopeKind:
     kind = scaling.get("rope_type") or scaling.get("type") or "default"
     kind = "longrope" if kind == "su" else kind
     if kind not in get_args(RopeKind):
         raise InvalidCheckpoint(
             f"{text.where}: rope type is {kind!r}, supported are {', '.join(map(repr, get_args(RopeKind)))}."
         )
+    return cast(RopeKind, kind)
+
+
+def rope_config(text: Section, width: int) -> RopeConfig:
+    """Read rope, in the old spelling `rope_theta` + `rope_scaling` or the new one `rope_parameters`; `su` is longrope's
+    first name.
+    """
+    key = next((key for key in ("rope_parameters", "rope_scaling") if text.get(key)), None)
+    scaling = text.section(key) if key else Section({}, text.where)
+    kind = _rope_kind(text, scaling)
     for section, key in itertools.product((scaling, text), ("partial_rotary_factor", "mscale", "mscale_all_dim")):
         if section.get(key, 1.0) != 1.0:
             raise InvalidCheckpoint(f"{section.where}: {key} is {section.get(key)!r}, only 1.0 is supported.")
@@ -154,7 +159,7 @@ def rope_config(text: Section, width: int) -> RopeConfig:
     return RopeConfig(
         theta=float(scaling.number("rope_theta", text.number("rope_theta", 10000.0))),
         trained_length=trained,
-        kind=cast(RopeKind, kind),
+        kind=kind,
         factor=_positive(scaling, "factor", 1.0),
         original_length=Section({"length": original}, scaling.where).whole("length"),
         short_factor=_divisors(scaling, "short_factor", width) if longrope else (),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from tilewise.config import AUTO_LENGTH, STREAMING_ENCODE_BUDGET, EngineConfig
@@ -42,17 +43,7 @@ def resolve(
     memory = planned_memory(config, model, device, environment, reasons)
     memory.check()
     reasons |= memory.reasons()
-    if config.enforce_eager:
-        reasons["enforce_eager"] = f"eager: {_NO_GRAPHS[device.captures_graphs]}"
-    if model.flash is not None:
-        reasons["flash"] = f"tiles of {model.tokens_per_tile} or {model.flash.tokens} tokens, as the router chooses"
-    if config.speculation is not None:
-        wanted = config.speculation
-        where = f"by {wanted.model}" if wanted.model else "looked up in what stands before"
-        reasons["speculation"] = f"up to {wanted.num_speculative_tokens} tokens are guessed at a time, {where}"
-    if config.quantised_kv is not None:
-        size = f"{model.kv_bytes_per_token} bytes a token"
-        reasons["kv_cache_dtype"] = f"{config.quantised_kv} with a scale for each token and head, {size}"
+    reasons |= _of_options(config, model, device)
     if why := why_batch_invariant(config, environment):
         reasons["batch_invariant"] = f"on: {why}; decoding costs several times the work, prompts about twice"
     if not device.graph_sizes:
@@ -69,6 +60,21 @@ def resolve(
         reasons=reasons,
         resize_kernels=device.resize_kernels,
     )
+
+
+def _of_options(config: EngineConfig, model: ModelFacts, device: DeviceFacts) -> Iterator[tuple[str, str]]:
+    """Yield reasons for what the options and the model itself decide, each by its name."""
+    if config.enforce_eager:
+        yield "enforce_eager", f"eager: {_NO_GRAPHS[device.captures_graphs]}"
+    if model.flash is not None:
+        yield "flash", f"tiles of {model.tokens_per_tile} or {model.flash.tokens} tokens, as the router chooses"
+    if config.speculation is not None:
+        wanted = config.speculation
+        where = f"by {wanted.model}" if wanted.model else "looked up in what stands before"
+        yield "speculation", f"up to {wanted.num_speculative_tokens} tokens are guessed at a time, {where}"
+    if config.quantised_kv is not None:
+        size = f"{model.kv_bytes_per_token} bytes a token"
+        yield "kv_cache_dtype", f"{config.quantised_kv} with a scale for each token and head, {size}"
 
 
 def planned_memory(

@@ -84,12 +84,7 @@ def build_runner(
     kept = tile_folder(config, facts.bytes_per_tile)
     ranks = Ranks(config, platform.backend, first_device) if config.layout.ranks > 1 else None
     with ranks.building() if ranks else nullcontext():
-        memory = Memory(platform.total_memory(), platform.free_memory())
-        if ranks and platform.shared_memory:
-            memory = ranks.share(memory)
-        resolved = resolve(config, facts, device_facts(platform, memory), Environment.here())
-        for name, reason in resolved.reasons.items():
-            logger.info("%s: %s", name, reason)
+        resolved = _resolved(config, facts, platform, ranks)
         if config.load_format != "dummy":
             for checkpoint in filter(None, (model, draft)):
                 checkpoint.fetch_weights()
@@ -105,6 +100,17 @@ def build_runner(
             runner = BackgroundRunner(runner)
         logger.info("Asynchronous scheduling is enabled.")
     return runner, resolved
+
+
+def _resolved(config: EngineConfig, facts: ModelFacts, platform: Platform, ranks: Ranks | None) -> Resolved:
+    """Make every choice for the memory that there is, and log the reasons."""
+    memory = Memory(platform.total_memory(), platform.free_memory())
+    if ranks and platform.shared_memory:
+        memory = ranks.share(memory)
+    resolved = resolve(config, facts, device_facts(platform, memory), Environment.here())
+    for name, reason in resolved.reasons.items():
+        logger.info("%s: %s", name, reason)
+    return resolved
 
 
 def checked_architecture(folder: CheckpointFolder, config: EngineConfig, image_context_id: int) -> Architecture:

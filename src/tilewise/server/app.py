@@ -76,7 +76,11 @@ def create_app(context: Context, routers: Sequence[Router] | None = None, port: 
         allow_credentials=config.allow_credentials,
         expose_headers=[IGNORED_HEADER, "X-Request-Id", "Retry-After"],
     )
-    guard = RequestGuard(
+    return HttpCounter(_guarded(app, config, open_paths), context.metrics.registry)
+
+
+def _guarded(app: ASGIApp, config: ServerConfig, open_paths: Sequence[str]) -> RequestGuard:
+    return RequestGuard(
         app,
         keys=config.api_key,
         open_paths=open_paths,
@@ -86,7 +90,6 @@ def create_app(context: Context, routers: Sequence[Router] | None = None, port: 
         max_headers=config.h11_max_header_count,
         echo_request_id=config.enable_request_id_headers,
     )
-    return HttpCounter(guard, context.metrics.registry)
 
 
 def own_url(config: ServerConfig, port: int | None = None) -> str:

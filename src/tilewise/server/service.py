@@ -220,19 +220,7 @@ async def merged(streams: Sequence[AsyncGenerator[Item]]) -> AsyncGenerator[tupl
                 yield 0, found
         return
     queue: asyncio.Queue[tuple[int, Item, None] | _End] = asyncio.Queue()
-
-    async def read(number: int, stream: AsyncGenerator[Item]) -> None:
-        error: BaseException | None = None
-        try:
-            async with aclosing(stream):
-                async for item in stream:
-                    queue.put_nowait((number, item, None))
-        except Exception as failure:  # of whatever kind: it is raised where the streams are read together
-            error = failure
-        finally:
-            queue.put_nowait((number, None, error))
-
-    tasks = [asyncio.ensure_future(read(number, stream)) for number, stream in enumerate(streams)]
+    tasks = [asyncio.ensure_future(_read_into(queue, number, stream)) for number, stream in enumerate(streams)]
     try:
         running = len(tasks)
         while running:
@@ -247,3 +235,18 @@ async def merged(streams: Sequence[AsyncGenerator[Item]]) -> AsyncGenerator[tupl
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _read_into(
+    queue: asyncio.Queue[tuple[int, Item, None] | _End], number: int, stream: AsyncGenerator[Item]
+) -> None:
+    """Put the items of a stream into the queue, and behind them its end, with the error that it ended by."""
+    error: BaseException | None = None
+    try:
+        async with aclosing(stream):
+            async for item in stream:
+                queue.put_nowait((number, item, None))
+    except Exception as failure:  # of whatever kind: it is raised where the streams are read together
+        error = failure
+    finally:
+        queue.put_nowait((number, None, error))

@@ -110,18 +110,22 @@ def _check_schema_name(tool: Any, where: str) -> None:
                 raise InvalidField(f"{place}.{name}", f"{place}: {name} is not taken, its name here is parameters.")
 
 
-def read_tools(
-    tools: Sequence[Tool | FlatTool] | None, choice: ToolChoice | None, parallel: bool, served: ServedModel
-) -> ToolUse:
-    """Return a request's tools and what its choice asks of them. Raises InvalidField if they do not go together."""
-    if tools is not None and not tools:
+def _check_without_tools(tools: Sequence[Tool | FlatTool] | None, choice: ToolChoice | None) -> None:
+    if tools is not None:
         raise InvalidField(
             "tools",
             "`tools` must not be an empty array. Either provide at least one tool or omit the field entirely.",
         )
+    if choice not in (None, "none", "auto"):
+        raise InvalidField("tool_choice", "When using `tool_choice`, `tools` must be set.")
+
+
+def read_tools(
+    tools: Sequence[Tool | FlatTool] | None, choice: ToolChoice | None, parallel: bool, served: ServedModel
+) -> ToolUse:
+    """Return a request's tools and what its choice asks of them. Raises InvalidField if they do not go together."""
     if not tools:
-        if choice not in (None, "none", "auto"):
-            raise InvalidField("tool_choice", "When using `tool_choice`, `tools` must be set.")
+        _check_without_tools(tools, choice)
         return ToolUse()
     functions = _by_name(tools)
     if isinstance(choice, AllowedToolsChoice):

@@ -57,6 +57,13 @@ class CompletionCall(GenerationCall):
         return [self.routed(request.with_(arrival=arrival), preparer) for request in requests]
 
 
+def _check_echo(fields: CompletionBody, prompt_only: bool, scored_prompt: bool) -> None:
+    if scored_prompt and fields.stream:
+        raise InvalidField("echo", "echo with logprobs is not streamed: leave out one of echo, logprobs and stream.")
+    if prompt_only and fields.logprob_token_ids:
+        raise InvalidField("logprob_token_ids", "no output tokens are generated: leave it out, or raise max_tokens.")
+
+
 def completion_call(
     body: dict[str, Any], served: ServedModel, ignored: Ignored, header_id: str | None = None
 ) -> CompletionCall:
@@ -68,10 +75,7 @@ def completion_call(
     most = max_tokens_of(fields, ignored)
     prompt_only = fields.echo and most == 0
     scored_prompt = fields.echo and fields.logprobs is not None
-    if scored_prompt and fields.stream:
-        raise InvalidField("echo", "echo with logprobs is not streamed: leave out one of echo, logprobs and stream.")
-    if prompt_only and fields.logprob_token_ids:
-        raise InvalidField("logprob_token_ids", "no output tokens are generated: leave it out, or raise max_tokens.")
+    _check_echo(fields, prompt_only, scored_prompt)
     if scored_prompt and fields.prompt_logprobs is None:
         fields = fields.model_copy(update={"prompt_logprobs": fields.logprobs})
     wanted = 1 if prompt_only else most
