@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 import httpx
 
 from tilewise.errors import InvalidConfig, TilewiseError
+from tilewise.host import DEFAULT_URL
 from tilewise.sse import read_events
 
-DEFAULT_URL = "http://127.0.0.1:8000/v1"
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 _CONNECT = 5.0  # seconds; an answer itself may take as long as it likes
 _LONGEST = 400  # characters of an error that are shown

@@ -15,6 +15,9 @@ from pathlib import Path
 from tilewise.environment import Environment
 from tilewise.errors import InvalidConfig
 
+DEFAULT_URL = "http://127.0.0.1:8000/v1"
+"""Address at which a server on this machine is asked, unless another is named."""
+
 
 def control_groups(root: Path, controller: str) -> Iterator[Path]:
     """Yield this process' groups that may limit what the controller counts, and the visible ones around them."""

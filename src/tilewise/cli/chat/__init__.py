@@ -9,15 +9,14 @@ from typing import Any, ClassVar
 from tilewise.cli.flags.parse import CommandLine
 from tilewise.cli.flags.verb import Verb
 from tilewise.environment import Environment
+from tilewise.host import DEFAULT_URL
 from tilewise.option import option
-
-_DEFAULT_URL = "http://127.0.0.1:8000/v1"  # as `chat_server` has it, which takes longer to load
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConversationOptions:
     GROUP: ClassVar = "conversation"
-    url: str = option(_DEFAULT_URL, "of the server", "server")
+    url: str = option(DEFAULT_URL, "of the server", "server")
     model: str | None = option(
         None, "the server's name of it (default: its first)", "server", alias="model_name", metavar="NAME"
     )
