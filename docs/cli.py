@@ -98,8 +98,8 @@ def _values(flag: Flag) -> str:
 
 
 def _default(value: Any) -> str:
-    if value is None or value is False or value in ((), ""):
-        return ""
+    if value is False or value in ((), "") or not isinstance(value, (bool, int, float, str, tuple, Path)):
+        return ""  # where nothing was given, or what stands for that
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
