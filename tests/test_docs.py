@@ -145,6 +145,13 @@ def test_what_pages_load_is_there(site: Path) -> None:
 
 
 @pytest.mark.docs
+def test_lists_and_tables_are_shown_as_such(site: Path) -> None:
+    for page in site.rglob("*.html"):
+        for paragraph in re.findall(r"<p>(.*?)</p>", page.read_text(encoding="utf-8"), re.DOTALL):
+            assert not re.search(r"^(- |\* |\d+\. |\||```)", paragraph, re.MULTILINE), f"{page.name}: {paragraph}"
+
+
+@pytest.mark.docs
 def test_the_search_knows_both_languages(site: Path) -> None:
     entries = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))["docs"]
     titles = {entry["title"] for entry in entries}
