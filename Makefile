@@ -85,12 +85,25 @@ monitoring: install ## write the table of metrics in docs/monitoring.md, and the
 equality: install ## the contract of the engine: what was tried, and the worst difference of logits
 	$(BIN)/python -m pytest tests/equal --equality
 
-compatibility: install ## write docs/compatibility.md and docs/api.md from the tables of flags and fields
+compatibility: install ## write docs/compatibility.md, api.md and cli.md from the tables of flags and fields, and draw tiles
 	$(BIN)/python -m docs.compatibility
 	$(BIN)/python -m docs.api
+	$(BIN)/python -m docs.cli
+	$(BIN)/python -m docs.tiles
+
+$(VENV)/docs: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	@touch $@
+
+docs: $(VENV)/docs ## build the documentation into build/site, and test that it is whole and loads nothing from elsewhere
+	$(BIN)/mkdocs build --strict
+	$(BIN)/python -m pytest -m 'docs or not docs' tests/test_docs.py
+
+docs-serve: $(VENV)/docs ## show the documentation at http://127.0.0.1:8010, and again whenever a page changes
+	$(BIN)/mkdocs serve --dev-addr 127.0.0.1:8010
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) .venv-clients build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 .PHONY: help install demo test test-slow test-batch test-clients test-harness test-cuda test-ahead test-browser test-ray test-schema check format eval-demo matrix
-.PHONY: compatibility monitoring equality bench-gpu clean
+.PHONY: docs docs-serve compatibility monitoring equality bench-gpu clean
