@@ -26,7 +26,7 @@ from tilewise.cli.flags.flag import (
     with_key,
     words_of,
 )
-from tilewise.errors import InvalidConfig, did_you_mean
+from tilewise.errors import InvalidConfig, did_you_mean, nearest
 from tilewise.option import loose
 
 _NUMBER = re.compile(r"-\d+(\.\d+)?[kKmMgGtT]?")  # -1 is a value and no flag
@@ -35,7 +35,7 @@ _LEVEL = re.compile(r"(-O)(\d)")  # -O3 is -O with the value 3
 
 _OF_OTHER_ENGINES = {
     **dict.fromkeys(("--model-path", "-m"), "--model"),
-    **dict.fromkeys(("--session-len", "--ctx-size", "--context-length", "-c"), "--max-model-len"),
+    **dict.fromkeys(("--session-len", "--ctx-size", "--context-length", "--max-len", "-c"), "--max-model-len"),
     **dict.fromkeys(("--max-batch-size", "--max-running-requests", "--parallel", "-np"), "--max-num-seqs"),
     **dict.fromkeys(("--mem-fraction-static", "--cache-max-entry-count"), "--gpu-memory-utilization"),
     **dict.fromkeys(("--tp-size", "--tp"), "--tensor-parallel-size"),
@@ -43,6 +43,8 @@ _OF_OTHER_ENGINES = {
     **dict.fromkeys(("--server-name", "--ip"), "--host"),
     **dict.fromkeys(("--server-port",), "--port"),
     **dict.fromkeys(("--api-keys",), "--api-key"),
+    **dict.fromkeys(("--n-gpu-layers", "-ngl"), "--device"),
+    **dict.fromkeys(("--model-format",), "--quantization"),
     **dict.fromkeys(("--model-name", "--alias"), "--served-model-name"),
     **dict.fromkeys(("--random-seed",), "--seed"),
     **dict.fromkeys(("--quant-policy", "--cache-type-k", "--cache-type-v", "-ctk", "-ctv"), "--kv-cache-dtype"),
@@ -77,9 +79,17 @@ class FlagIndex:
             raise BadUsage(f"{name} may be {' or '.join(sorted(begun))}: write more of it.")
         for only in found.values():
             return only
-        meant, useful = _OF_OTHER_ENGINES.get(name), [known for known, (flag, _) in self.names.items() if flag.group]
-        hint = f" Did you mean {meant}?" if meant in useful else did_you_mean(name, useful)
-        raise BadUsage(f"There is no flag {name}.{hint}")
+        raise BadUsage(f"There is no flag {name}.{self._hint(name)}")
+
+    def _hint(self, name: str) -> str:
+        """Return a sentence with the flag that may be meant. Dashes and `no-`, which many share, make none alike."""
+        useful = [known for known, (flag, _) in self.names.items() if flag.group]
+        if (meant := _OF_OTHER_ENGINES.get(name)) in useful:
+            return f" Did you mean {meant}?"
+        off = name.startswith("--no-")
+        bare = {known.lstrip("-"): known for known in useful if off or not known.startswith("--no-")}
+        near = nearest(name.lstrip("-"), bare, cutoff=0.7)
+        return f" Did you mean {bare[near]}?" if near else ""
 
 
 def _spellings(flag: Flag) -> Iterator[tuple[str, bool]]:
