@@ -58,6 +58,22 @@ test-schema: install ## thousands of generated requests, right and wrong, to a r
 test-batch: install ## a batch of 20,000 lines, killed ten times (some minutes)
 	$(BIN)/python -m pytest -m slow tests/jobs
 
+WHEEL := build/wheel
+test-wheel: ## build the wheel, install it into an empty environment, and use it there, away from the checkout
+	rm -rf $(WHEEL) build/lib build/bdist.*
+	$(PYTHON) -m venv $(WHEEL)/env
+	$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir $(WHEEL) .
+	$(WHEEL)/env/bin/python -m pip install --quiet --disable-pip-version-check $(WHEEL)/*.whl
+	$(WHEEL)/env/bin/python deploy/check_wheel.py $(WHEEL)/*.whl
+
+lint-deploy: .venv-deploy/installed ## lint images, manifests, units and workflows, with linters of their own environment
+	.venv-deploy/bin/python deploy/lint.py
+
+.venv-deploy/installed: deploy/requirements-lint.txt
+	$(PYTHON) -m venv .venv-deploy
+	.venv-deploy/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
 check: install ## formatting, lint and strict types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -103,7 +119,7 @@ docs-serve: $(VENV)/docs ## show the documentation at http://127.0.0.1:8010, and
 	$(BIN)/mkdocs serve --dev-addr 127.0.0.1:8010
 
 clean: ## remove the environment and caches
-	rm -rf $(VENV) .venv-clients build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) .venv-clients .venv-deploy build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 .PHONY: help install demo test test-slow test-batch test-clients test-harness test-cuda test-ahead test-browser test-ray test-schema check format eval-demo matrix
-.PHONY: docs docs-serve compatibility monitoring equality bench-gpu clean
+.PHONY: docs docs-serve compatibility monitoring equality bench-gpu test-wheel lint-deploy clean
