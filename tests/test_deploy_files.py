@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shlex
 import subprocess
+import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +35,16 @@ _METRIC = re.compile(r"\b(?:vllm|tilewise):[a-z]\w+")
 _PATH = re.compile(r"(?<![\w./-])(?:deploy|docs|\.github)/[\w./-]*\w")
 ELSEWHERE = {"HF_HOME", "HF_TOKEN", "TRITON_CACHE_DIR", "PYTHONUNBUFFERED", "TORCH_DEVICE_BACKEND_AUTOLOAD", "PATH"}
 """Variables that libraries read."""
+
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "yaml": "pyyaml",
+    "pydantic_core": "pydantic",
+    "opentelemetry": "opentelemetry-sdk",
+    "datasets": "lm-eval",
+    "pyarrow": "lm-eval",  # which needs both
+}
+"""Module -> the distribution that brings it, where that has another name."""
 
 
 def document(*path: str) -> Any:
@@ -280,3 +293,24 @@ def test_targets_that_workflows_make_exist():
     made = {target for file in WORKFLOWS for target in re.findall(r"run: make ([\w-]+)", file.read_text())}
     assert made == {"check", "test", "test-wheel", "lint-deploy"}
     assert made <= targets
+
+
+def imported() -> Iterator[str]:
+    """Modules of others that the package imports anywhere."""
+    for file in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                yield from (name.name.partition(".")[0] for name in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                yield node.module.partition(".")[0]
+
+
+def test_a_wheel_brings_what_it_imports():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = [
+        *project["dependencies"],
+        *(one for extra in project["optional-dependencies"].values() for one in extra),
+    ]
+    names = {re.split(r"[\[<>=]", one)[0].lower().replace("_", "-") for one in declared}
+    foreign = set(imported()) - sys.stdlib_module_names - {"tilewise"}
+    assert {DISTRIBUTIONS.get(name, name).lower().replace("_", "-") for name in foreign} <= names
