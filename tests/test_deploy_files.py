@@ -268,7 +268,7 @@ def test_variables_are_read_by_somebody():
 
 
 def test_files_that_are_named_exist():
-    for file in [*TEXTS, *WORKFLOWS, ROOT / "Makefile"]:
+    for file in [*TEXTS, *WORKFLOWS, ROOT / "Makefile", ROOT / "CHANGELOG.md"]:
         for name in _PATH.findall(file.read_text(encoding="utf-8")):
             assert (ROOT / name).exists(), f"{file.name} names {name}"
     compose = DEPLOY / "compose"
