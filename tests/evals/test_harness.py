@@ -32,14 +32,14 @@ def run(tmp_path: Path, *arguments: object, output: str = "out") -> dict:
 def test_the_demo_answers_its_held_out_questions(tmp_path, capsys):
     results = run(tmp_path, "--tasks", "tilewise_demo", "--apply-chat-template", "--limit", 4)
     assert results["results"]["tilewise_demo"]["exact_match,none"] >= 0.8
-    assert results["config"]["tilewise"]["questions"] == 40
+    assert results["config"]["tilewise"]["questions"] == 44
     assert results["config"]["tilewise"]["failed"] == []
     shown = capsys.readouterr().out
     assert "- small_print" in shown
-    assert "40 questions, 0 answers from the store" in shown
+    assert "44 questions, 0 answers from the store" in shown
     (answers,) = tmp_path.rglob("answers_*.jsonl")
-    assert len(answers.read_text().splitlines()) == 40
-    assert len(list(tmp_path.rglob("samples_*.jsonl"))) == 10
+    assert len(answers.read_text().splitlines()) == 44
+    assert len(list(tmp_path.rglob("samples_*.jsonl"))) == 11
 
 
 def test_texts_are_scored_completed_and_measured(tmp_path):

@@ -71,9 +71,15 @@ class ChatPage:
         page.set_default_timeout(20000)
         page.goto(address)
         page.wait_for_selector("#ask textarea")
-        if not filled:  # no model is listed without a key
-            return
-        page.wait_for_function("document.querySelector('#model input').value != ''")
+        if filled:  # no model is listed without a key
+            self._wait_until_filled()
+
+    def _wait_until_filled(self) -> None:
+        self.page.wait_for_function("document.querySelector('#model input')?.value")
+
+    def reload(self) -> None:
+        self.page.reload()
+        self._wait_until_filled()
 
     def attach(self, *names: str | Path) -> None:
         before = self.page.locator("#ask .thumbnail-item").count()

@@ -152,9 +152,9 @@ def test_what_is_drawn_is_asked_about(open_chat: Any) -> None:
     chat.page.wait_for_selector("#ask .thumbnail-item")
     chat.ask("What did I draw?")
     assert chat.answer() == "square"
+    assert "448x448" in chat.page.locator("#grid").inner_text()
     chat.ask("What color is it?")
     assert chat.answer(1) == "black"
-    assert "448x448" in chat.page.locator("#grid").inner_text()
 
 
 def test_a_file_that_is_no_picture_is_named(open_chat: Any, tmp_path: Path) -> None:
@@ -252,16 +252,14 @@ def test_a_conversation_is_there_again_when_the_page_is_loaded_anew(open_chat: A
     chat.attach("reading_text.png")
     chat.ask("What is the word?")
     assert chat.answer() == "cat"
-    chat.page.reload()
+    chat.reload()
     assert chat.answer() == "cat"
     assert chat.page.locator("#talk img").count() >= 1
-    chat.page.wait_for_function("document.querySelector('#model input').value != ''")
     chat.ask("And what color is the word?")
     assert chat.answer(1) == "red"
     chat.page.click("#new")
     chat.page.wait_for_function("!document.querySelector('#talk .message')")
-    chat.page.reload()
-    chat.page.wait_for_function("document.querySelector('#model input').value != ''")
+    chat.reload()
     chat.page.wait_for_selector("#talk .example")
     assert not chat.answers().count()
 
@@ -306,8 +304,7 @@ def test_a_file_that_is_too_large_and_a_long_film(open_chat: Any, tmp_path: Path
     chat.page.wait_for_selector(".toast-body")
     assert "large.png has 51 MB, the limit is 50 MB" in chat.page.locator(".toast-body").first.inner_text()
     assert chat.page.input_value("#ask textarea") == "What is this?"
-    chat.page.reload()
-    chat.page.wait_for_function("document.querySelector('#model input').value != ''")
+    chat.reload()
     chat.attach(film)
     chat.ask("What shape is this?")
     assert chat.answer()
