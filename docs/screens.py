@@ -5,6 +5,7 @@ ADDRESS is where `tilewise ui` shows the demo model, freshly started. Needs the 
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,21 @@ def chat(page: Any, address: str, name: str, picture: str, question: str) -> Non
     shown.answer()
     page.wait_for_timeout(1500)
     page.screenshot(path=IMAGES / f"{name}.png")
+
+
+def sketch(page: Any, address: str) -> None:
+    shown = ChatPage(page, address)
+    tips = [
+        (round(110 * math.sin(angle)), round(-110 * math.cos(angle))) for angle in (math.pi * n * 0.8 for n in range(6))
+    ]
+    shown.draw(*tips)
+    shown.ask("What did I draw?")
+    shown.answer()
+    shown.ask("What color is it?")
+    shown.answer(1)
+    page.locator("#talk").scroll_into_view_if_needed()
+    page.wait_for_timeout(1500)
+    page.screenshot(path=IMAGES / "sketch.png")
 
 
 def comparison(page: Any, address: str) -> None:
@@ -64,6 +80,7 @@ def main(address: str) -> None:
         chat(browser.new_page(viewport=wide, color_scheme="dark"), address, "dark", *BOX)
         asked = ("chinese_question.png", "图中的形状是什么颜色？")
         chat(browser.new_page(viewport=wide, locale="zh-CN"), address, "chinese", *asked)
+        sketch(browser.new_page(viewport={"width": 1280, "height": 1100}), address)
         comparison(browser.new_page(viewport=wide), address)
         status(browser.new_page(viewport=wide), address, browser)
         browser.close()

@@ -92,6 +92,22 @@ class ChatPage:
         self.page.fill("#ask textarea", question)
         self.page.keyboard.press("Enter")
 
+    def draw(self, *points: tuple[int, int]) -> None:
+        """Draw a line through points of the pad, in pixels from its middle, and add the drawing to the question."""
+        self.page.get_by_text("Draw", exact=True).first.click()
+        self.page.get_by_label("Brush", exact=True).first.click()
+        canvas = self.page.locator("canvas").last
+        canvas.scroll_into_view_if_needed()
+        box = canvas.bounding_box()
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        self.page.mouse.move(x + points[0][0], y + points[0][1])
+        self.page.mouse.down()
+        for right, down in points[1:]:
+            self.page.mouse.move(x + right, y + down, steps=10)
+        self.page.mouse.up()
+        self.page.click("#use-sketch")
+        self.page.wait_for_selector("#ask .thumbnail-item")
+
     def answers(self) -> Any:
         return self.page.locator("#talk .message.bot")
 

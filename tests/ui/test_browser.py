@@ -136,20 +136,7 @@ def test_examples_can_be_asked(open_chat: Any) -> None:
 
 def test_what_is_drawn_is_asked_about(open_chat: Any) -> None:
     chat = open_chat()
-    chat.page.get_by_text("Draw", exact=True).first.click()
-    chat.page.get_by_label("Brush", exact=True).first.click()
-    canvas = chat.page.locator("canvas").last
-    canvas.scroll_into_view_if_needed()
-    box = canvas.bounding_box()
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    corners = [(-80, -80), (80, -80), (80, 80), (-80, 80), (-80, -80)]
-    chat.page.mouse.move(x - 80, y - 80)
-    chat.page.mouse.down()
-    for right, down in corners[1:]:
-        chat.page.mouse.move(x + right, y + down, steps=10)
-    chat.page.mouse.up()
-    chat.page.click("#use-sketch")
-    chat.page.wait_for_selector("#ask .thumbnail-item")
+    chat.draw((-80, -80), (80, -80), (80, 80), (-80, 80), (-80, -80))
     chat.ask("What did I draw?")
     assert chat.answer() == "square"
     assert "448x448" in chat.page.locator("#grid").inner_text()
