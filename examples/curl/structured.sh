@@ -11,11 +11,11 @@ curl --silent --show-error --fail-with-body "$url/chat/completions" \
     -d @- <<BODY
 {
     "messages": [{"role": "user", "content": [
-        {"type": "image_url", "image_url": {"url": "file://$pictures/color_and_shape.png"}},
-        {"type": "text", "text": "What color is the circle?"}
+        {"type": "image_url", "image_url": {"url": "file://$pictures/reading_text.png"}},
+        {"type": "text", "text": "What is the word?"}
     ]}],
     "response_format": {"type": "json_schema", "json_schema": {
-        "name": "color", "schema": {"enum": ["red", "green", "blue", "yellow"]}
+        "name": "word", "schema": {"enum": ["bird", "cat", "dog", "fish"]}
     }},
     "logprobs": true,
     "top_logprobs": 2,

@@ -63,7 +63,9 @@ def test_forms_and_free_answers_side_by_side(llm):
     alone = [llm.chat([QUESTION], form)[0].outputs[0] for form in forms]
     assert [output.text for output in together] == [output.text for output in alone]
     compact, repeated, chosen, nested, _ = (output.text for output in together)
-    assert compact == json.dumps(json.loads(compact), ensure_ascii=False, separators=(",", ":"))
+    number = compact.rpartition(":")[2].rstrip("}")  # a form may end with zeros, which Python would not write
+    values = {**json.loads(compact), "confidence": None}
+    assert compact.replace(number, "null") == json.dumps(values, ensure_ascii=False, separators=(",", ":"))
     assert re.fullmatch("(STOP|停){1,3}!", repeated)
     assert chosen in ("停车标志", "停车标志。", "yield")
     assert together[3].finish_reason == "length" or re.fullmatch("a+b+", nested)

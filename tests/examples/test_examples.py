@@ -27,7 +27,7 @@ ANSWERS = {
     "local_file.sh": "红色",
     "two_images.sh": "3",
     "video.sh": "Image-2",
-    "structured.sh": '"yellow"',
+    "structured.sh": '"cat"',
 }
 PLACES = ("left", "right", "top", "bottom")
 

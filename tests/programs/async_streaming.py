@@ -26,7 +26,7 @@ async def stream_response(engine: AsyncLLM, prompt: str, request_id: str) -> str
 async def main() -> None:
     engine = AsyncLLM.from_engine_args(AsyncEngineArgs(model="demo", enforce_eager=True, max_model_len=512))
     try:
-        prompts = ["Once upon a time", "Once upon a time"]
+        prompts = ["What color is the circle?"] * 2
         texts = await asyncio.gather(*(stream_response(engine, p, f"stream-{i}") for i, p in enumerate(prompts)))
         print(texts[0] == texts[1] != "")
     finally:
