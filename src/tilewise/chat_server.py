@@ -17,7 +17,7 @@ from tilewise.sse import read_events
 
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 _CONNECT = 5.0  # seconds; an answer itself may take as long as it likes
-_LONGEST = 400  # characters of an error that are shown
+_LONGEST = 800  # characters of an error that are shown
 
 
 class ServerProblem(TilewiseError):
@@ -45,7 +45,7 @@ class ChatServer:
             raise InvalidConfig(f"--url must be an http(s) URL, such as {DEFAULT_URL}, got {url!r}.")
         self.url = url.rstrip("/")
         self._client = httpx.Client(
-            headers={"Authorization": f"Bearer {key}"} if key else {},
+            headers=key_headers(key),
             timeout=httpx.Timeout(None, connect=_CONNECT),
             trust_env=host not in _LOCAL,  # a proxy does not know this machine
         )
@@ -99,6 +99,13 @@ class ChatServer:
             raise ServerProblem(f"{self.url} ended in the middle of the answer.") from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise ServerProblem(f"{self.url}: {error or type(error).__name__}") from None
+
+
+def key_headers(key: str | None) -> dict[str, str]:
+    """Return the headers that give a server its key. Raises ServerProblem."""
+    if key and not key.isascii():
+        raise ServerProblem("An API key has letters, digits and signs of ASCII alone: type it again.")
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def _check(answer: httpx.Response) -> None:

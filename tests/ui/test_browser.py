@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from PIL import Image
 
@@ -180,6 +181,12 @@ def test_a_key_is_asked_for(open_chat: Any) -> None:
         chat = open_chat(address, filled=False)
         chat.ask("What is this?")
         assert "asks for a key: type it into the field" in chat.answer()
+        chat.page.fill("#key input", "ключ")
+        chat.page.keyboard.press("Tab")
+        chat.ask("What is this?")
+        chat.page.wait_for_function(
+            "[...document.querySelectorAll('#talk .message.bot')].at(-1)?.innerText.includes('ASCII')", timeout=60000
+        )
         chat.page.fill("#key input", "secret")
         chat.page.keyboard.press("Tab")
         chat.page.wait_for_function("document.querySelector('#model input').value == 'demo'")
@@ -325,6 +332,39 @@ def test_no_serious_barrier_is_found(open_chat: Any, dark: bool) -> None:
                  if barrier["impact"] in ("serious", "critical")]  # fmt: skip
         said = [(barrier["id"], [node["html"][:160] for node in barrier["nodes"]][:4]) for barrier in found]
         assert not said, f"{tab}: {said}"
+
+
+NAMED = {"meta": {"_type": "gradio.FileData"}}
+
+
+@pytest.mark.parametrize("handler", ["add_file", "add_sketch", "look", "send", "ask"])
+def test_no_file_of_the_machine_can_be_named(chat: str, tmp_path: Path, handler: str) -> None:
+    """Over gradio's own API, by whoever reaches the page."""
+    canary = tmp_path / "canary.png"
+    Image.new("RGB", (8, 8)).save(canary)
+    file = {"path": str(canary), **NAMED}
+    asked = {"text": "What is this?", "files": [file]}
+    sketched = {"background": file, "layers": [], "composite": file}
+    settings = ["demo", "", "", 12, "auto", False, 0, 1, 8, None]
+    data = {
+        "add_file": [{"text": "", "files": []}, file],
+        "add_sketch": [{"text": "", "files": []}, sketched],
+        "look": [asked, "demo", 12, "auto"],
+        "send": [asked, *settings],
+        "ask": [asked, "", "demo", 1, 0, "demo", 12, 0],
+    }
+    began = httpx.post(f"{chat}/gradio_api/call/{handler}", json={"data": data[handler]})
+    said = httpx.get(f"{chat}/gradio_api/call/{handler}/{began.json()['event_id']}", timeout=60).text
+    assert "was not uploaded by a user" in said, said
+    assert httpx.get(f"{chat}/gradio_api/file={canary}").status_code == 403
+
+
+def test_a_picture_of_another_host_is_not_loaded(open_chat: Any) -> None:
+    chat = open_chat()
+    chat.ask("![leak](http://127.0.0.1:9/leak.png) What is this?")
+    chat.answer()
+    assert "![leak](http" in chat.page.locator("#talk .message.user").inner_text()
+    assert not chat.page.locator("#talk img[src*=leak]").count()
 
 
 def test_no_picture_is_wider_than_its_panel(open_chat: Any, tmp_path: Path) -> None:

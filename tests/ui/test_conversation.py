@@ -45,6 +45,14 @@ def test_a_question_without_an_answer_is_not_asked_twice():
     assert [message["content"] for message in conversation.body(SETTINGS)["messages"]] == ["Two?"]
 
 
+def test_a_question_that_is_asked_again_has_its_picture_still():
+    conversation = ChatConversation()
+    conversation.ask("What is it?", [CIRCLE]).problem = "The server asks for a key."
+    assert conversation.ask("What is it?").files == (CIRCLE,)
+    conversation.exchanges[-1].problem = "No server answers."
+    assert conversation.ask("And this?", [WORD]).files == (WORD,)
+
+
 def test_a_question_is_edited(conversation):
     conversation.ask("And the word?").take(Delta("cat"))
     assert conversation.again(0, "What shape is it?").files == (CIRCLE,)

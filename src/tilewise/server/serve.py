@@ -22,7 +22,7 @@ from tilewise.errors import EngineDead, InvalidConfig
 from tilewise.ignored import LOG
 from tilewise.remote.engine import EngineProcess
 from tilewise.remote.wire import Build
-from tilewise.server.app import create_app
+from tilewise.server.app import UI_PATH, create_app, own_url
 from tilewise.server.assemble import assemble
 from tilewise.server.config import ServerConfig
 from tilewise.server.context import Context
@@ -106,6 +106,8 @@ async def _serve(
         context = await assemble(engine, config, process, build)
         logger.info("Start-up took %.2f seconds: %s", time.perf_counter() - started, context.phases)
         port = None if config.uds is not None else listener.getsockname()[1]
+        if config.ui:
+            logger.info("The web chat is at %s", own_url(config, port).removesuffix("/v1") + UI_PATH)
         server = Server(uvicorn_config(context, routers, port), context)
         await server.serve(sockets=[listener])
         await context.replicas.close()

@@ -20,13 +20,17 @@ LATEX: list[dict[str, str | bool]] = [
 
 
 def safe_markdown(text: str) -> str:
-    """Return a model's text as Markdown without HTML: a tag outside of code becomes the characters that it is.
+    """Return a model's text as Markdown without HTML or pictures: both become the characters that they are.
+
+    A picture of another host would tell that host whatever the model was led to write into its address.
 
     >>> safe_markdown("<script> and `<b>`")
     '&lt;script> and `<b>`'
     """
     parts = _FENCED.split(text)
-    return "".join(part if number % 2 else _TAG.sub("&lt;", part) for number, part in enumerate(parts))
+    return "".join(
+        part if number % 2 else _TAG.sub("&lt;", part).replace("![", "&#33;&#91;") for number, part in enumerate(parts)
+    )
 
 
 def bubbles(conversation: ChatConversation) -> list[dict[str, Any]]:

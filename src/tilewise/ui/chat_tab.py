@@ -227,6 +227,8 @@ class ChatTab:
                     yield [conversation, bubbles(conversation), *[gr.skip()] * 5]
             if not (exchange.answer or exchange.reasoning):
                 exchange.problem = "The model answered nothing: ask in other words, or attach a picture."
+            elif exchange.finish_reason is None:
+                exchange.problem = "The server ended in the middle of the answer: ask again."
         except (TilewiseError, OSError) as error:
             exchange.problem = str(error)
         yield self._shown(conversation, settings)
@@ -269,7 +271,7 @@ def problem_of(file: str) -> str | None:
     try:
         open_image(file, ImageLimits())
     except TilewiseError as error:
-        return str(error)
+        return str(error).replace(file, path.name)
     return None
 
 

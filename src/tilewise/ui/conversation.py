@@ -117,10 +117,11 @@ class ChatConversation:
     exchanges: list[Exchange] = field(default_factory=list)
 
     def ask(self, question: str, files: Iterable[str] = ()) -> Exchange:
-        """Begin an exchange; a failed one before it, without any answer, is replaced."""
+        """Begin an exchange. It replaces a failed one before it, without any answer, whose pictures it takes over."""
+        left: tuple[str, ...] = ()
         if self.exchanges and not self.exchanges[-1].answer and self.exchanges[-1].problem:
-            self.exchanges.pop()
-        self.exchanges.append(Exchange(question, tuple(files)))
+            left = self.exchanges.pop().files
+        self.exchanges.append(Exchange(question, tuple(files) or left))
         return self.exchanges[-1]
 
     def again(self, number: int, question: str | None = None) -> Exchange:
