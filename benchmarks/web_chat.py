@@ -5,8 +5,8 @@
 A server of the demo model shows the chat at /ui. First, Chromium opens the page with an empty cache, so many times;
 printed is the browser's own first contentful paint. Then a client asks about a picture that the server has not seen,
 one question after another, with no page open and with so many pages open, in turns; printed is the median time to the
-first token of each round, and of all. The browser is told not to put pages in the background to sleep. Needs the extra
-test-browser and Chromium.
+first token of each round, and of all. Browsers are stopped meanwhile, as if they were on other machines. The browser is
+told not to put pages in the background to sleep. Needs the extra test-browser and Chromium.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ import base64
 import io
 import os
 import statistics
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -28,6 +30,9 @@ from playwright.sync_api import Browser, sync_playwright
 from tests.served import served
 from tests.ui.conftest import DEMO, FLAGS
 
+from tilewise.sse import read_events
+
+BINARY = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 PAINT = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime / 1000"
 NEVER_SLEEP = ["--disable-background-timer-throttling", "--disable-renderer-backgrounding"]
 
@@ -45,15 +50,21 @@ def first_paint(browser: Browser, address: str) -> float:
 
 @contextmanager
 def open_pages(browser: Browser, address: str, count: int) -> Iterator[None]:
-    """Pages that show the chat, and are left alone."""
-    context = browser.new_context()
-    for _ in range(count):
+    """Pages that show the chat, each in a context of its own, since one has six connections a host.
+
+    Browsers are on other machines: they are stopped while the block runs, and their connections stay open.
+    """
+    contexts = [browser.new_context() for _ in range(count)]
+    for context in contexts:
         page = context.new_page()
         page.goto(address)
         page.wait_for_selector("#ask textarea")
     time.sleep(3 if count else 0)
+    subprocess.run(["pkill", "-STOP", "-f", Path(BINARY).name], check=False)
     yield
-    context.close()
+    subprocess.run(["pkill", "-CONT", "-f", Path(BINARY).name], check=False)
+    for context in contexts:
+        context.close()
 
 
 def body_about(chance: np.random.Generator) -> dict[str, Any]:
@@ -66,16 +77,13 @@ def body_about(chance: np.random.Generator) -> dict[str, Any]:
 
 
 def first_token(client: httpx.Client, url: str, body: dict[str, Any]) -> float:
-    began = time.perf_counter()
+    began, seconds = time.perf_counter(), None
     with client.stream("POST", f"{url}/v1/chat/completions", json=body) as answer:
-        for line in answer.iter_lines():
-            if '"content":"' in line.replace(" ", "") and '"content":""' not in line.replace(" ", ""):
+        for data in read_events(answer.iter_bytes()):
+            if seconds is None and '"content":"' in data and '"content":""' not in data:
                 seconds = time.perf_counter() - began
-                break
-        else:
-            raise SystemExit("an answer without any token")
-        for _ in answer.iter_lines():
-            pass
+    if seconds is None:
+        raise SystemExit("an answer without any token")
     return seconds
 
 
@@ -88,8 +96,7 @@ def main() -> None:
     args = parser.parse_args()
     chance, tokens = np.random.default_rng(), {0: [], args.pages: []}
     with served(str(DEMO), "--ui") as server, sync_playwright() as playwright, httpx.Client(timeout=60) as client:
-        binary = os.environ.get("CHROMIUM", "/usr/bin/chromium")
-        browser = playwright.chromium.launch(executable_path=binary, args=[*FLAGS, *NEVER_SLEEP])
+        browser = playwright.chromium.launch(executable_path=BINARY, args=[*FLAGS, *NEVER_SLEEP])
         address = f"{server.url}/ui"
         first_paint(browser, address)  # the server compiles the page
         paints = [first_paint(browser, address) for _ in range(args.paints)]
