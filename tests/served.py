@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,15 @@ PICTURES = ROOT / "src" / "tilewise" / "demo" / "pictures"
 PATIENCE = 300
 """Seconds after which something hangs; on a busy machine a server takes a minute to start."""
 _RUNNING = re.compile(r"Uvicorn running on (https?://\S+)")
+
+
+def until(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
+    """Wait until something has happened. What takes longer than `seconds` hangs, and fails."""
+    for _ in range(int(seconds / 0.05)):
+        if condition():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it did not happen")
 
 
 class Served:

@@ -1,4 +1,4 @@
-"""What deploy/ says of Tilewise is so: flags, routes, metrics, variables, and the files that it names."""
+"""Files of deploy/ say what is so of Tilewise: flags, routes, metrics, variables, and the files that they name."""
 
 from __future__ import annotations
 

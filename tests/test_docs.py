@@ -94,7 +94,7 @@ def test_the_drawing_of_tiles_is_current() -> None:
 
 
 class Resources(HTMLParser):
-    """What a page loads, and where its links lead."""
+    """A reader of a page, which notes what the page loads and its styles."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ import httpx
 import pytest
 
 import tilewise.server
-from tests.served import PATIENCE, Served, served
+from tests.served import PATIENCE, Served, served, until
 from tilewise.config import EngineConfig
 from tilewise.errors import InvalidConfig
 from tilewise.server.config import ServerConfig
@@ -65,13 +64,6 @@ def start_streams(server: Served, count: int, body: dict = LONG) -> tuple[list[R
     futures = [pool.submit(reader.run, server.url, body) for reader in readers]
     assert all(reader.began.wait(PATIENCE) for reader in readers)
     return readers, pool, futures
-
-
-def until(condition, seconds: float = PATIENCE) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.05)
 
 
 def ask(url: str) -> httpx.Response:

@@ -4,26 +4,15 @@ from __future__ import annotations
 
 import json
 import socket
-import time
-from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import httpx
 
-from tests.served import Served
+from tests.served import Served, until
 from tests.server.live import QUESTION
 
 ANSWERS = 8
 LONG = {"messages": [QUESTION], "ignore_eos": True, "max_tokens": 900, "n": ANSWERS}
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Within a minute."""
-    for _ in range(1200):
-        if condition():
-            return
-        time.sleep(0.05)
-    raise AssertionError("it did not happen")
 
 
 def aborted(live: Served) -> float:

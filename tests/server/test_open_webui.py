@@ -41,7 +41,7 @@ WANTED = {
     "typing": "### Task:\nContinue the text in `<text>`.\n<type>search query</type>  \n<text>What is</text>  \n",
     "picture": '### Task:\nGenerate a detailed prompt: { "prompt": "Your description." }\n' + HISTORY,
 }
-"""What the model does in passing, each asked as one message of the user's."""
+"""Tasks that Open WebUI gives the model in passing, each as one message of the user's."""
 MOST = {"title": {"max_tokens": 1000}, "emoji": {"max_tokens": 4}}
 CONTROLS = {
     "temperature": 0.5,
@@ -114,7 +114,7 @@ def read_message(answer: httpx.Response) -> str:
 
 
 def test_a_connection_is_verified(server: Served):
-    """The same request makes the list of models, where `name` would win over `id`."""
+    """Open WebUI lists models by the same request, and would take `name` before `id`."""
     answer = server.client.get("/v1/models", headers={**USER_AGENT, "Authorization": f"Bearer {KEY}"})
     assert answer.status_code == 200
     assert [model["id"] for model in answer.json()["data"]] == ["demo"]
@@ -179,7 +179,7 @@ def test_what_is_asked_in_passing(server: Served, task: str):
 
 
 def test_an_answer_without_text_can_be_read(server: Served):
-    """Of tags it takes the reasoning where the content is empty, and the page shows an error if that is null."""
+    """Open WebUI looks for tags in the reasoning where the content is empty, and its page shows an error over null."""
     answer = chat(server, messages=TURNS, stream=False, stop=["3"])
     assert answer.json()["choices"][0]["message"]["content"] == ""
     assert read_message(answer) == ""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from tests.served import PICTURES, ROOT, Served, served
+from tests.served import PICTURES, ROOT, Served, served, until
 from tests.tiny import SPECS, write_original
 from tests.ui.conftest import DEMO, chat_over
 
@@ -98,7 +96,7 @@ def test_an_answer_is_stopped_and_kept(open_chat: Any, tmp_path: Path) -> None:
         chat.page.wait_for_selector("#ask .submit-button")
         kept = chat.answers().first.inner_text()
         assert kept
-        _wait_until(lambda: server.metric("vllm:num_requests_running") == 0)  # the engine has heard of it
+        until(lambda: server.metric("vllm:num_requests_running") == 0)  # the engine has heard of it
         chat.page.get_by_label("Most tokens of an answer").fill("5")
         chat.ask("And this?")
         assert chat.answer(1)
@@ -374,10 +372,3 @@ def test_no_picture_is_wider_than_its_panel(open_chat: Any, tmp_path: Path) -> N
     chat.page.wait_for_selector("#grid rect.tile")
     assert chat.page.locator("#grid rect.tile").count() == 12
     assert chat.page.evaluate("document.documentElement.scrollWidth") <= 1280
-
-
-def _wait_until(true: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

@@ -8,13 +8,12 @@ from typing import Any
 
 import gradio as gr
 
-from tilewise.ui.chat_tab import MOST_BYTES, ChatTab, PageHead
+from tilewise.ui.chat_tab import MOST_BYTES, PICTURES, ChatTab, PageHead
 from tilewise.ui.compare_tab import CompareTab
 from tilewise.ui.servers import Servers
 from tilewise.ui.status_tab import StatusTab
 from tilewise.ui.words import translations
 
-DEMO = Path(__file__).parent.parent / "demo"
 HERE = Path(__file__).parent
 
 
@@ -63,8 +62,5 @@ def theme() -> gr.themes.Base:
 
 def examples() -> list[tuple[str, list[str]]]:
     """Return questions about the shipped pictures."""
-    tasks = json.loads((DEMO / "questions.json").read_text())
-    return [
-        (task["turns"][0]["question"], [str(DEMO / "pictures" / name) for name in task["pictures"]])
-        for task in tasks[:6]
-    ]
+    tasks = json.loads((PICTURES.parent / "questions.json").read_text())
+    return [(task["turns"][0]["question"], [str(PICTURES / name) for name in task["pictures"]]) for task in tasks[:6]]
