@@ -66,6 +66,17 @@ def start_streams(server: Served, count: int, body: dict = LONG) -> tuple[list[R
     return readers, pool, futures
 
 
+@contextmanager
+def stopped(server: Served) -> Iterator[None]:
+    """Nothing begins, goes on or ends in the engine meanwhile."""
+    pid = server.engine_pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
 def ask(url: str) -> httpx.Response:
     return httpx.post(f"{url}/v1/chat/completions", json={**LONG, "max_tokens": 3, "stream": False}, timeout=PATIENCE)
 
@@ -145,9 +156,10 @@ def test_with_patience_it_lets_them_finish():
     body = {**LONG, "max_tokens": 300}
     with served("--shutdown-timeout", "60") as server:
         readers, pool, futures = start_streams(server, 2, body)
-        server.process.send_signal(signal.SIGTERM)
-        until(lambda: "Draining" in server.log)
-        late = ask(server.url)
+        with stopped(server):  # else a fast machine ends before the late one comes
+            server.process.send_signal(signal.SIGTERM)
+            until(lambda: "Draining" in server.log)
+            late = ask(server.url)
         for future in futures:
             future.result(PATIENCE)
         assert all(json.loads(reader.events[-2])["choices"][0]["finish_reason"] == "length" for reader in readers)
@@ -156,17 +168,6 @@ def test_with_patience_it_lets_them_finish():
         assert server.process.wait(PATIENCE) == 0
         pool.shutdown()
     assert "Draining 2 in-flight requests (timeout=60s)" in server.log
-
-
-@contextmanager
-def stopped(server: Served) -> Iterator[None]:
-    """Nothing begins, goes on or ends in the engine meanwhile."""
-    pid = server.engine_pid
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
 
 
 def test_one_request_too_many():
