@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tilewise.engine.core import EngineCore
 from tilewise.plan import Resolved
+from tilewise.platforms.cpu import CpuPlatform
 from tilewise.remote.wire import Launch, Ready
-from tilewise.step import Limits, StepPlan, StepResult
+from tilewise.step import EncodedTile, Limits, StepPlan, StepResult
 from tilewise.types import SampledToken
 
 LIMITS = Limits(256, 2048, 8192, 16, 256 * 129, 16, 64, 4, 4)
@@ -28,7 +29,7 @@ class EmptyRunner:
 
     def launch(self, plan: StepPlan) -> Nothing:
         sampled = {work.slot: (SampledToken(71),) for work in plan.work if work.samples}
-        return Nothing(StepResult(sampled, ()))
+        return Nothing(StepResult(sampled, tuple(EncodedTile(job.digest) for job in plan.encode)))
 
     def check(self) -> None:
         pass
@@ -37,5 +38,11 @@ class EmptyRunner:
         pass
 
 
-def build(_: Launch) -> tuple[EngineCore, Ready]:
-    return EngineCore(EmptyRunner(), LIMITS), Ready(Resolved(LIMITS, False, False, {}), {})
+def build(_: Launch, limits: Limits = LIMITS) -> tuple[EngineCore, Ready]:
+    resolved = Resolved(limits, False, False, {}, CpuPlatform().resize_kernels)
+    return EngineCore(EmptyRunner(), limits), Ready(resolved, {})
+
+
+def build_for_pictures(launch: Launch) -> tuple[EngineCore, Ready]:
+    """Build one for tiles of 448 pixels and prompts of 30 of them."""
+    return build(launch, replace(LIMITS, max_model_len=8192, tokens_per_tile=256, num_blocks=2**16, tile_pages=4096))

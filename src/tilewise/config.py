@@ -62,8 +62,8 @@ Backend = Literal["mp", "ray", "uni"]
 
 logger = logging.getLogger("tilewise")
 
-STREAMING_ENCODE_BUDGET, _BATCH_ENCODE_BUDGET = 0.25, 16.0
-"""Default `encode_budget` where tokens are read as they come, and where answers are read whole."""
+BATCH_ENCODE_BUDGET = 16.0
+"""Default `encode_budget` where answers are read whole, and the most where tokens are read as they come."""
 FLASHCOMM_TOKENS = 1000
 """Tokens of a step from which on FlashComm shares them out (vllm-ascend)."""
 AUTO_LENGTH = -1
@@ -169,8 +169,8 @@ class EngineConfig:
     max_num_batched_tokens: int = _scheduling(4096, "tokens computed in one step", read=read_amount)
     encode_budget: float | None = _scheduling(
         None,
-        "tiles encoded behind a step while something decodes (default: 0.25, a quarter of a tile's layers, so that "
-        "streams hardly wait; 16 in LLM and run-batch, where only the whole counts)",
+        "tiles encoded behind a step while something decodes, in parts by layers (default: for as long as the step's "
+        "tokens take, 40 ms at least and 160 ms at most; 16 in LLM and run-batch, where only the whole counts)",
     )
     scheduling_policy: Policy = _scheduling(
         "fcfs", "fcfs = first come, first served; priority = requests of lower priority number first"
@@ -338,7 +338,7 @@ class EngineConfig:
 
     def for_whole_answers(self) -> EngineConfig:
         """Return the options where nobody reads answers as they grow: `encode_budget`, if open, serves speed alone."""
-        return self if self.encode_budget is not None else dataclasses.replace(self, encode_budget=_BATCH_ENCODE_BUDGET)
+        return self if self.encode_budget is not None else dataclasses.replace(self, encode_budget=BATCH_ENCODE_BUDGET)
 
     @property
     def layout(self) -> Layout:

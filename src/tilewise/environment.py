@@ -140,7 +140,16 @@ class Environment:
         False
     )  # fmt: skip
     kv_cache_gib = Variable("honoured", "VLLM_CPU_KVCACHE_SPACE", "memory for the KV cache, in GiB", _gib, None)
-    media_threads = count("VLLM_MEDIA_LOADING_THREAD_COUNT", "threads that fetch and cut pictures")
+    media_threads = count(
+        "VLLM_MEDIA_LOADING_THREAD_COUNT", "media of so many requests of a server are fetched at a time (64)"
+    )
+    media_workers = limit(
+        "TILEWISE_MEDIA_WORKERS",
+        "processes of a server that open and cut pictures (one a CPU, 8 at most); 0 = threads of its own process do",
+        "own",
+        lowest=0,
+        highest=256,
+    )
     max_answers = count("VLLM_MAX_N_SEQUENCES", "most answers to a prompt (`n`); absent = max_num_seqs")
     store_responses = Variable(
         "honoured", "VLLM_ENABLE_RESPONSES_API_STORE", "1 = /v1/responses are kept, in bounded memory", _is_on, False

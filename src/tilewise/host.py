@@ -91,6 +91,11 @@ _LOOKS = "1000"
 in which idle threads keep cores from others: the kernels' own threads, the server beside the engine, other programs."""
 
 
+def usable_cpus() -> int:
+    """Return the CPUs that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def short_waits(environment: Mapping[str, str]) -> dict[str, str]:
     """Return variables to set so that idle threads wait briefly; none if the user has said how threads wait."""
     return {} if Environment(environment).says_how_threads_wait else {"GOMP_SPINCOUNT": _LOOKS}

@@ -136,6 +136,15 @@ PromptScores = dict[int, tuple[SampledToken, ...]]
 """The prompt's own tokens behind those that were computed, with their log-probabilities, by slot."""
 
 
+class StepSeconds(NamedTuple):
+    """The times of a step that shares a device between tokens and tiles."""
+
+    tokens: float
+    """Seconds of computing and choosing this step's tokens."""
+    tile: float
+    """Seconds that encoding one tile takes, as measured of late."""
+
+
 @dataclass(frozen=True, slots=True)
 class StepResult:
     """The result of a step: new tokens of each sampling slot, one more than guesses were right, and the tiles that are
@@ -144,6 +153,8 @@ class StepResult:
     sampled: dict[int, tuple[SampledToken, ...]]
     encoded: tuple[EncodedTile, ...]
     prompt_scores: PromptScores = field(default_factory=dict)
+    seconds: StepSeconds | None = None
+    """Where a step computes its tokens and its tiles one after the other: how long these took."""
 
 
 class Handle(Protocol):
@@ -200,9 +211,13 @@ class Limits:
     tokens_per_tile: int
     tile_pages: int
     encode_budget: float
-    """Tiles encoded in one step while something decodes."""
+    """Tiles encoded in one step while something decodes; where there is `encode_seconds`, only until it is known how
+    long a tile takes."""
     tiles_in_flight: int
     """Most tiles that are given to the runner before they are in their pages."""
+    encode_seconds: float | None = None
+    """Seconds in which tiles are encoded behind a step while something decodes, up to four times as many if its tokens
+    took longer; None = as many tiles as `encode_budget` says."""
     flash: FlashRule | None = None
     prefix_caching: bool = True
     priorities: bool = False

@@ -70,6 +70,10 @@ class Stopwatch:
         finally:
             self._seconds[stage] += self._clock() - started
 
+    def took(self, decode: float) -> None:
+        """Add seconds of decoding that were measured elsewhere."""
+        self._seconds["decode"] += decode
+
     def count(self, **more: int) -> None:
         """Add to fields of MediaCounts."""
         self.counts = replace(self.counts, **{name: getattr(self.counts, name) + by for name, by in more.items()})

@@ -19,6 +19,7 @@ INTERNVL3_1B = ModelFacts(
     kv_bytes_per_token=2 * 24 * 2 * 64 * 2,
     bytes_per_tile=256 * 896 * 2,
     weight_bytes=938_200_000 * 2,
+    tile_multiplications=24 * 1025 * 1024 * (4 * 1024 + 2 * 4096),
     activation_bytes=activation_bytes,
 )
 

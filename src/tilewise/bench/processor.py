@@ -66,7 +66,7 @@ def _pictures(media: Sequence[Media], preparer: Preparer) -> Iterator[tuple[Imag
     for item in media:
         if isinstance(item, list):
             yield from ((frame, of_frame) for frame in item)
-        elif isinstance(item, LimitedPicture):
+        elif isinstance(item, LimitedPicture) and isinstance(item.image, Image.Image):
             yield item.image, item.tiling(of_picture)
         elif isinstance(item, Image.Image):
             yield item, of_picture

@@ -101,15 +101,15 @@ class AskedPrompt:
 
         from tilewise.entrypoints.setup import media_reader
         from tilewise.inputs.media.images import to_rgb
-        from tilewise.inputs.media.tiling import EncodedPicture, LimitedPicture
+        from tilewise.inputs.media.tiling import LimitedPicture, Picture
         from tilewise.inputs.messages import read_messages
 
         parts = [*[media_part(source, config) for source in self.media], question_part(self.question, self.media)]
         messages, media = read_messages([{"role": "user", "content": parts}], media_reader(config))
 
-        def size_of(picture: Image.Image | LimitedPicture | EncodedPicture) -> Size:
-            assert not isinstance(picture, EncodedPicture), "files are opened"
+        def size_of(picture: Picture) -> Size:
             image = picture.image if isinstance(picture, LimitedPicture) else picture
+            assert isinstance(image, Image.Image), "files are opened"
             return to_rgb(image, config.exif_orientation).size
 
         sizes = [[size_of(frame) for frame in item] if isinstance(item, list) else size_of(item) for item in media]

@@ -18,13 +18,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 
+from tilewise.config import BATCH_ENCODE_BUDGET
 from tilewise.engine.counters import Counters, EngineLoad
 from tilewise.engine.kv_cache import KVCache
 from tilewise.engine.plan_builder import PlanBuilder, WorkInFlight
 from tilewise.engine.sequence import SequenceState, TokenDelta
 from tilewise.engine.tiles import TileIndex, TileScores, easy_tiles
 from tilewise.errors import TooLong
-from tilewise.step import EncodedTile, Limits, StepPlan, StepResult, TileUse, Work
+from tilewise.step import EncodedTile, Limits, StepPlan, StepResult, StepSeconds, TileUse, Work
 from tilewise.timing import Clock, EngineMoments
 from tilewise.types import AnyTile, Request, Tile, TokenIds
 
@@ -53,6 +54,7 @@ class Scheduler:
         self._free_slots = list(range(limits.max_num_seqs, 0, -1))  # slot 0 is the dummy of padded batches
         self._in_flight: dict[int, list[WorkInFlight]] = {}  # by plan index
         self._index = 0
+        self._seconds: StepSeconds | None = None
 
     @property
     def has_unfinished(self) -> bool:
@@ -172,10 +174,7 @@ class Scheduler:
     def _admit(self, plan: PlanBuilder) -> None:
         """Admit waiting sequences, the most urgent first, each once blocks for all its tokens are free."""
         while self._free_slots and plan.tokens_left > 0:
-            # Passed over are Flash prompts whose length is not known yet, and preempted sequences whose newest token is
-            # still in flight: an admission has to name all tokens.
-            ready = (sequence for sequence in self.waiting if sequence.settled and not sequence.num_pending)
-            sequence = next(ready, None)
+            sequence = self._next_admitted(plan)
             if sequence is None:
                 return
             prefix = self.kv.known_prefix(sequence)
@@ -188,6 +187,17 @@ class Scheduler:
             sequence.num_admissions += 1
             plan.admit(sequence, sequence.slot)
             self._advance(sequence, plan)
+
+    def _next_admitted(self, plan: PlanBuilder) -> SequenceState | None:
+        """Return the waiting sequence whose turn it is.
+
+        Passed over are Flash prompts whose length is not known yet, and preempted sequences whose newest token is still
+        in flight: an admission has to name all tokens. Prompts with pictures are passed by those without while as many
+        as are encoded ahead wait for their tiles, in slots that others could use.
+        """
+        ready = (sequence for sequence in self.waiting if sequence.settled and not sequence.num_pending)
+        stuck = sum(not sequence.decoding and sequence not in plan.work for sequence in self.running)
+        return next((sequence for sequence in ready if not sequence.tiles or stuck < ENCODE_AHEAD), None)
 
     def _begin_behind(self, prefix: list[int], sequence: SequenceState, plan: PlanBuilder) -> None:
         """Share the blocks of a known prefix; only the first admission counts as a hit or a miss."""
@@ -225,7 +235,7 @@ class Scheduler:
 
         Few are in flight at a time, so that a more urgent sequence's tiles never stand behind many others.
         """
-        budget = self.limits.encode_budget
+        budget = self._encode_budget()
         # A budget below one tile cuts encoding into slices, to keep the steps of sequences that decode short. Where
         # none does, a slice would only be a step that brings nothing: None = go on until some tiles are in their pages.
         plan.tiles = budget if budget >= 1 or any(sequence.decoding for sequence in self.running) else None
@@ -242,6 +252,17 @@ class Scheduler:
                 plan.fill(page, tile)
                 if isinstance(tile, Tile):
                     sequence.encoded.add(tile.digest)
+
+    def _encode_budget(self) -> float:
+        """Return the tiles that may be encoded behind the next step while something decodes.
+
+        Where time is what counts, tiles and tokens get the same share of it, but for very short and very long steps.
+        """
+        least = self.limits.encode_seconds
+        if least is None or self._seconds is None:
+            return self.limits.encode_budget
+        share = min(max(least, self._seconds.tokens), 4 * least)
+        return min(share / self._seconds.tile, BATCH_ENCODE_BUDGET)
 
     def _missing_tiles(self, sequence: SequenceState) -> Iterator[AnyTile]:
         """Yield the tiles that a sequence still needs and that are in no page; hold those that are.
@@ -292,6 +313,7 @@ class Scheduler:
     def commit(self, plan: StepPlan, result: StepResult) -> list[TokenDelta]:
         """Take in a finished step: tiles are ready, tokens are known, some sequences end."""
         now = self._clock()
+        self._seconds = result.seconds or self._seconds
         self._take_in_tiles(result.encoded, now)
         deltas = []
         for flight in self._in_flight.pop(plan.index, ()):

@@ -125,5 +125,5 @@ class AnswerLoop:
             stats.tick(counters, engine.load, time.monotonic())
 
     def _with_media(self, counters: Counters) -> Counters:
-        media = self._inputs.cache.counts
+        media = self._inputs.media_counts
         return replace(counters, mm_cache_queries=media.queries, mm_cache_hits=media.hits)

@@ -14,9 +14,9 @@ from PIL import Image
 
 from tilewise.errors import InvalidField, InvalidMedia, InvalidRequest, TooLong
 from tilewise.inputs.grammar import Grammars
-from tilewise.inputs.media.cache import CutPicture, MediaCache
+from tilewise.inputs.media.cache import CacheCounts, CutPicture, MediaCache
 from tilewise.inputs.media.images import DAMAGE, check_size, reason
-from tilewise.inputs.media.tiling import EncodedPicture, LimitedPicture, Picture, tiles_of
+from tilewise.inputs.media.tiling import EncodedPicture, LimitedPicture, Picture, UnopenedPicture, tiles_of
 from tilewise.inputs.options import InputOptions, bad_word_ids, check_ids, check_sampling
 from tilewise.inputs.pieces import (
     CONTEXT_MARKER,
@@ -38,6 +38,7 @@ from tilewise.timing import Clock, InputTiming
 from tilewise.types import ImageInput, Request
 
 if TYPE_CHECKING:
+    from tilewise.inputs.media.cut_workers import MediaOpener
     from tilewise.inputs.media.tiling import Tiling
 
 
@@ -57,8 +58,21 @@ class Preparer:
     cache: MediaCache = field(default_factory=lambda: MediaCache(0), repr=False)
     """The pictures already cut."""
     resize: Resize = field(default=by_pillow, repr=False)
+    opener: MediaOpener | None = field(default=None, repr=False)
+    """What opens and cuts pictures that come as files; None = they come open."""
     clock: Clock = field(default=time.monotonic, repr=False)
     _numbers: itertools.count[int] = field(default_factory=itertools.count, repr=False)
+
+    @property
+    def media_counts(self) -> CacheCounts:
+        """The look-ups of pictures that may have been cut before."""
+        return self.cache.counts if self.opener is None else self.cache.counts + self.opener.counts
+
+    def forget_media(self) -> None:
+        """Forget all pictures that were cut; the counts go on."""
+        self.cache.clear()
+        if self.opener is not None:
+            self.opener.forget()
 
     def chat(
         self,
@@ -146,14 +160,12 @@ class Preparer:
         """
         started = self.clock()
         usual, _ = self.options.tilings(self.spec.tiling.override(processor), len(pictures))
-        tiles = sum(tiles_of(picture, usual) for picture in pictures)
-        if tiles > most_tiles:
-            raise InvalidRequest(
-                f"The pictures have {tiles} tiles, the limit of a request is {most_tiles}: send several requests, or a "
-                "smaller max_dynamic_patch."
-            )
+        # Of files that are opened by others, sizes are known once they are cut.
+        check_tile_count(sum(tiles_of(picture, usual) or 0 for picture in pictures), most_tiles)
+        found = self._tile_all(pictures, processor)
+        check_tile_count(sum(len(cut.tiles) for cut in found), most_tiles)
         images, place = [], 0
-        for cut in self._tile_all(pictures, processor):
+        for cut in found:
             images.append(ImageInput(cut.tiles, cut.grid, cut.size, place))
             place += len(cut.tiles) * self.spec.tokens_per_tile
         request = Request(str(next(self._numbers)), (), SamplingParams(), tuple(images))
@@ -239,25 +251,28 @@ class Preparer:
     def _tile_all(self, media: Sequence[Picture | Video], processor: dict[str, Any] | None) -> list[CutPicture]:
         tiling = self.spec.tiling.override(processor)
         tiling, frame = self.options.tilings(tiling, len(media) - len(_lengths(media)))
-        tiled: list[CutPicture] = []
+        pairs: list[tuple[Image.Image | UnopenedPicture | EncodedPicture, Tiling]] = []
         for item in media:
-            if isinstance(item, Image.Image):
-                tiled.append(self._tile(item, tiling))
-            elif isinstance(item, LimitedPicture):
-                tiled.append(self._tile(item.image, item.tiling(tiling)))
-            elif isinstance(item, EncodedPicture):
-                tiled.append(CutPicture(item.tiles, (len(item.tiles), 1), (0, 0)))
+            if isinstance(item, LimitedPicture):
+                pairs.append((item.image, item.tiling(tiling)))
+            elif isinstance(item, Picture):
+                pairs.append((item, tiling))
             else:
-                tiled += [self._tile(image, frame) for image in item]
-        return tiled
+                pairs += [(image, frame) for image in item]
+        unopened = [(item, its) for item, its in pairs if isinstance(item, UnopenedPicture)]
+        opened = iter(self.opener.cut(unopened) if self.opener is not None and unopened else ())
+        return [next(opened) if isinstance(item, UnopenedPicture) else self._tile(item, its) for item, its in pairs]
 
-    def _tile(self, image: Image.Image, tiling: Tiling) -> CutPicture:
+    def _tile(self, image: Image.Image | EncodedPicture, tiling: Tiling) -> CutPicture:
+        if isinstance(image, EncodedPicture):
+            return CutPicture(image.tiles, (len(image.tiles), 1), (0, 0))
         check_size(image.size, self.options.limits)
         try:
             image.load()
-            return self.cache.cut(image, tiling, self.options.exif_orientation, self.resize)
+            found = self.cache.cut(image, tiling, self.options.exif_orientation, self.resize)
         except DAMAGE as error:  # Pillow reads the pixels only now
             raise InvalidMedia(f"A picture is damaged or cut short ({reason(error)}).") from None
+        return found if self.opener is None else self.opener.share(found)
 
     def _request(
         self,
@@ -343,6 +358,14 @@ class Preparer:
         line = self.tokenizer.encode_pieces([ImageSlot(0), Text(f"\nFrame{number}: "), ImageSlot(1)])
         # Without the two slots of the sample, with `<img>` and `</img>` of one frame.
         return len(line) - 2 + 2 + self.spec.tokens_per_tile
+
+
+def check_tile_count(tiles: int, most: int) -> None:
+    if tiles > most:
+        raise InvalidRequest(
+            f"The pictures have {tiles} tiles, the limit of a request is {most}: send several requests, or a smaller "
+            "max_dynamic_patch."
+        )
 
 
 def _lengths(media: Sequence[Picture | Video]) -> list[int]:

@@ -57,21 +57,24 @@ def _write(results: Iterable[Any], seconds: int) -> None:
         print(json.dumps(result), flush=True)
 
 
-def confine_this_process(seconds: int) -> None:
-    """Allow this process from here on so many seconds of computing, 1 GiB, and no new file, connection or process."""
+def confine_this_process(seconds: int | None, memory: int = _MEMORY_BYTES, files: int = 3) -> None:
+    """Allow this process from here on so many seconds of computing (None = any), bytes of memory, and nothing new.
+
+    That is no file or connection beyond the first `files` that it has open, and no process.
+    """
     if sys.platform == "win32":
         return
     import resource
 
-    used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
     limits = {
-        resource.RLIMIT_CPU: int(used) + seconds,
-        resource.RLIMIT_AS: _MEMORY_BYTES,
-        resource.RLIMIT_NOFILE: 3,
+        resource.RLIMIT_AS: memory,
+        resource.RLIMIT_NOFILE: files,
         resource.RLIMIT_NPROC: 0,
         resource.RLIMIT_FSIZE: 0,
         resource.RLIMIT_CORE: 0,
     }
+    if seconds is not None:
+        limits[resource.RLIMIT_CPU] = int(sum(resource.getrusage(resource.RUSAGE_SELF)[:2])) + seconds
     for name, value in limits.items():
         with suppress(ValueError, OSError):  # stricter already, or unknown to the system
             resource.setrlimit(name, (value, value))

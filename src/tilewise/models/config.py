@@ -28,6 +28,11 @@ class VisionConfig:
     qkv_bias: bool
     qk_norm: bool
 
+    def multiplications(self, tile_size: int) -> int:
+        """Return how many numbers the layers' matrices multiply for one tile; attention's are a small part of it."""
+        tokens = (tile_size // self.patch_size) ** 2 + 1
+        return self.num_layers * tokens * self.hidden_size * (4 * self.hidden_size + 2 * self.intermediate_size)
+
 
 @dataclass(frozen=True, slots=True)
 class ExpertConfig:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from tilewise.config import AUTO_LENGTH, STREAMING_ENCODE_BUDGET, EngineConfig
+from tilewise.config import AUTO_LENGTH, BATCH_ENCODE_BUDGET, EngineConfig
 from tilewise.environment import Environment
 from tilewise.errors import InvalidConfig
 from tilewise.plan.memory import DeviceFacts as DeviceFacts
@@ -95,7 +95,7 @@ def planned_memory(
 
 def _limits(memory: MemoryPlan, batch_invariant: bool) -> Limits:
     config, model, device = memory.config, memory.model, memory.device
-    budget = STREAMING_ENCODE_BUDGET if config.encode_budget is None else config.encode_budget
+    budget = streaming_encode_budget(model) if config.encode_budget is None else config.encode_budget
     return Limits(
         max_num_seqs=config.max_num_seqs,
         max_model_len=memory.context,
@@ -105,6 +105,7 @@ def _limits(memory: MemoryPlan, batch_invariant: bool) -> Limits:
         tokens_per_tile=model.tokens_per_tile,
         tile_pages=memory.tile_pages,
         encode_budget=budget,
+        encode_seconds=_BESIDE_STREAMS_SECONDS if config.encode_budget is None else None,
         # While those that encode have a batch each, the next one is known; and a step can be launched before another
         # has said which tiles are there.
         tiles_in_flight=max(
@@ -119,6 +120,18 @@ def _limits(memory: MemoryPlan, batch_invariant: bool) -> Limits:
         tile_batches=device.tile_batches,
         graph_sizes=memory.graph_sizes,
     )
+
+
+_BESIDE_STREAMS_SECONDS = 0.04
+"""Seconds by which encoding may lengthen a step that others read along with, however short it is."""
+_BESIDE_STREAMS = 24 * 1025 * 1024 * (4 * 1024 + 2 * 4096) // 4
+"""Numbers that are multiplied for tiles behind a step that others read along with: a quarter of a tile of the tower of
+300M, which takes some 40 ms on two cores."""
+
+
+def streaming_encode_budget(model: ModelFacts) -> float:
+    """Return the tiles whose encoding hardly delays a step, at most as many as where nobody reads along."""
+    return min(_BESIDE_STREAMS / model.tile_multiplications, BATCH_ENCODE_BUDGET)
 
 
 def why_batch_invariant(config: EngineConfig, environment: Environment) -> str | None:

@@ -45,6 +45,8 @@ class ModelFacts:
     kv_bytes_per_token: int
     bytes_per_tile: int
     weight_bytes: int
+    tile_multiplications: int
+    """Numbers that the tower multiplies for one tile."""
     activation_bytes: Callable[[LargestStep], int]
     """Bytes that a step takes while it runs."""
     flash: FlashRule | None = None

@@ -7,6 +7,7 @@ to it are sent as far as the pipe has space; a thread sends the rest, and all me
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import subprocess
@@ -21,7 +22,8 @@ from tilewise.engine.encode_core import EncodedDelta
 from tilewise.engine.sequence import TokenDelta
 from tilewise.errors import TilewiseError
 from tilewise.host import short_waits
-from tilewise.remote.wire import Abort, Close, FromEngine, Launch, ResetCache, Submit, ToEngine, framed, pipe
+from tilewise.inputs.media.tile_memory import TileFile
+from tilewise.remote.wire import Abort, Close, FromEngine, Launch, ResetCache, Returned, Submit, ToEngine, framed, pipe
 from tilewise.types import Request
 
 
@@ -106,17 +108,19 @@ _PATIENCE = 10.0  # seconds from being told to end until being ended
 class EngineProcess:
     """A process for an engine, which loads its libraries at once. It ends when this process does, however that ends."""
 
-    def __init__(self, number: int = 0) -> None:
-        """Start the process. `number` is that of the engine among several, for the log."""
+    def __init__(self, number: int = 0, tiles: TileFile | None = None) -> None:
+        """Start the process. `number` is that of the engine among several, for the log; `tiles` is what they share."""
         self.pipe, theirs = pipe()
+        self.tiles = tiles or TileFile()
         level = logging.getLevelName(logging.getLogger("tilewise").getEffectiveLevel())
         # A new interpreter, as a fork would inherit threads and what they hold; it finds modules where this one does.
         command = [sys.executable, "-P", "-m", "tilewise.remote.begin", f"{theirs.fileno()}", level, f"{number}"]
+        command.append(f"{self.tiles.descriptor}")
         path = os.pathsep.join(sys.path)
         with theirs:  # the engine's end is its own, so that its death is the end of the pipe
             self._process = subprocess.Popen(
                 command,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), self.tiles.descriptor],
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **short_waits(os.environ), "PYTHONPATH": path},
             )
@@ -156,6 +160,9 @@ class RemoteEngine:
         self._process, self._pipe = process, process.pipe
         self._loop, self._on_message, self._on_end = loop, on_message, on_end
         self._left: Queue[memoryview | None] = Queue()
+        self._lent: dict[int, Request] = {}
+        """Requests whose tiles the process reads in shared memory, by the numbers of their loans."""
+        self._loans = itertools.count()
         Thread(target=self._send_left, name="tilewise-engine-writer", daemon=True).start()
         loop.add_reader(self._pipe.fileno(), self._read)
         self._send(launch)
@@ -176,7 +183,10 @@ class RemoteEngine:
 
     def submit(self, request: Request) -> None:
         # Its grammar is compiled again where it is needed: a parser's state cannot travel.
-        self._send(Submit(request.with_(grammar=None)))
+        message = Submit.of(request.with_(grammar=None), next(self._loans))
+        if message.loan is not None:
+            self._lent[message.loan] = request
+        self._send(message)
 
     def abort(self, request_ids: tuple[str, ...]) -> None:
         self._send(Abort(request_ids))
@@ -198,7 +208,11 @@ class RemoteEngine:
     def _read(self) -> None:
         try:
             for message in self._pipe.arrived():
-                self._on_message(message)
+                if isinstance(message, Returned):
+                    for loan in message.loans:
+                        del self._lent[loan]
+                else:
+                    self._on_message(message)
         except EOFError:
             self._hang_up()
             Thread(target=self._wait_for_end, name="tilewise-engine-end", daemon=True).start()
@@ -212,6 +226,7 @@ class RemoteEngine:
     def _wait_for_end(self) -> None:
         """Call `on_end` once the process has an exit status, some moments after its end of the pipe has closed."""
         self._process.wait()
+        self._lent.clear()
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._on_end)
 

@@ -11,6 +11,7 @@ import os
 import select
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -25,6 +26,7 @@ from tilewise.console import set_up_logs
 from tilewise.engine.core import EngineCore
 from tilewise.engine.encode_core import EncodeCore
 from tilewise.errors import RankDied, TilewiseError
+from tilewise.inputs.media.tile_memory import TileMemory
 from tilewise.remote.wire import (
     Abort,
     CannotStart,
@@ -37,6 +39,7 @@ from tilewise.remote.wire import (
     Ready,
     RequestRefused,
     ResetCache,
+    Returned,
     Submit,
     ToEngine,
     WasReset,
@@ -53,9 +56,14 @@ class Inbox:
     the queue of the compiling thread.
     """
 
-    def __init__(self, pipe: Pipe, folder: Path, end_ids: frozenset[int]) -> None:
-        """Start to read. `folder` has the tokenizer, which is read when the first grammar comes."""
+    def __init__(self, pipe: Pipe, folder: Path, end_ids: frozenset[int], memory: TileMemory | None = None) -> None:
+        """Start to read. `folder` has the tokenizer, which is read when the first grammar comes.
+
+        Tiles that requests only refer to are in `memory`.
+        """
         self._pipe = pipe
+        self._memory = memory
+        self._returned: deque[int] = deque()
         self._folder = folder
         self._end_ids = end_ids
         self._messages: SimpleQueue[ToEngine | RequestRefused] = SimpleQueue()
@@ -72,6 +80,11 @@ class Inbox:
             except Empty:
                 return found
 
+    def returned(self) -> Returned | None:
+        """Return the loans whose tiles are not in use any more, and were not returned before."""
+        loans = tuple(self._returned.popleft() for _ in range(len(self._returned)))
+        return Returned(loans) if loans else None
+
     def _read(self) -> None:
         try:
             while True:
@@ -80,6 +93,8 @@ class Inbox:
             self._messages.put(Close())
 
     def _sort(self, message: ToEngine) -> None:
+        if isinstance(message, Submit):
+            message = message.opened(self._memory, self._returned)
         if isinstance(message, Submit) and message.request.sampling.structured_outputs is not None:
             self._compiling[message.request.id] = None
             self._compiler.submit(self._compile, message)
@@ -116,10 +131,10 @@ _CHECKED = 1.0
 """Seconds between checks of an engine without work that all processes that compute for it are still there."""
 
 
-def main(end: socket, log_level: str, number: str) -> None:
+def main(end: socket, log_level: str, number: str, tiles: int) -> None:
     """Run an engine until it is told to end. The exit status is 0 then, and 1 if it could not start or lost a rank.
 
-    `number` is the engine's among several.
+    `number` is the engine's among several; `tiles` is the descriptor of the file of tiles.
     """
     set_up_logs(f"EngineCore_DP{number}", log_level)
     pipe = Pipe(end)
@@ -135,7 +150,8 @@ def main(end: socket, log_level: str, number: str) -> None:
         raise SystemExit(1) from None
     gc.freeze()  # libraries and model stay: no step has to wait while garbage is looked for among them
     gc.enable()
-    inbox = Inbox(pipe, launch.model.tokenizer, launch.end_ids)
+    memory = None if launch.tiles is None else TileMemory(tiles, launch.tiles)
+    inbox = Inbox(pipe, launch.model.tokenizer, launch.end_ids, memory)
     try:
         pipe.send(ready)
         run(pipe, core, inbox)
@@ -183,20 +199,31 @@ def build(launch: Launch) -> tuple[EngineCore, Ready]:
 def run(pipe: Pipe, core: Core, inbox: Inbox) -> None:
     """Step while there is work, wait while there is none. Raises RankDied."""
     while True:
-        refused: list[RequestRefused] = []
         messages = inbox.take(0.0 if core.has_unfinished else _CHECKED)
+        if returned := inbox.returned():
+            pipe.send(returned)
         if not messages and not core.has_unfinished:
             core.check()
             continue
-        for message in messages:
-            if isinstance(message, Close):
-                return
-            if isinstance(message, ResetCache):
-                pipe.send(WasReset(core.reset(message.cache)))
-            refused += _apply(message, core)
+        refused = _take_in(messages, pipe, core)
+        del messages  # else a request is held on to, whose tiles are given back when it is gone
+        if refused is None:
+            return
         deltas = core.step() if core.has_unfinished else []
         if deltas or refused or not core.has_unfinished:
             pipe.send(Outbox(tuple(deltas), core.counters, core.load, tuple(refused)))
+
+
+def _take_in(messages: list[ToEngine | RequestRefused], pipe: Pipe, core: Core) -> list[RequestRefused] | None:
+    """Do what messages say, and return the requests that the engine does not take; None = it is to end."""
+    refused: list[RequestRefused] = []
+    for message in messages:
+        if isinstance(message, Close):
+            return None
+        if isinstance(message, ResetCache):
+            pipe.send(WasReset(core.reset(message.cache)))
+        refused += _apply(message, core)
+    return refused
 
 
 def _apply(message: ToEngine | RequestRefused, core: Core) -> list[RequestRefused]:

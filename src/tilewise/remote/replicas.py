@@ -69,7 +69,8 @@ class ReplicaGroup:
 
         Raises the error of the first that cannot start; none is left then.
         """
-        processes = [process or EngineProcess(0), *(EngineProcess(number) for number in range(1, len(self.engines)))]
+        first = process or EngineProcess(0)
+        processes = [first, *(EngineProcess(number, first.tiles) for number in range(1, len(self.engines)))]
         starts = [engine.begin(its) for engine, its in zip(self.engines, processes, strict=True)]
         try:
             ready, *_ = await asyncio.gather(*starts)

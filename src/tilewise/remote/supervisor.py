@@ -168,6 +168,7 @@ class Supervisor:
             self._engine.kill()
 
     def _run_in(self, process: EngineProcess) -> None:
+        self._tiles = process.tiles
         self._engine = RemoteEngine(process, self._launch, self._loop, self._take, self._take_end)
 
     def _take(self, message: FromEngine) -> None:
@@ -234,7 +235,7 @@ class Supervisor:
         if self.state == "restarting":
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
             self.restarts += 1
-            self._run_in(EngineProcess(self.number))
+            self._run_in(EngineProcess(self.number, self._tiles))
 
     def _fail(self, error: TilewiseError) -> None:
         """Take the error of a start. The first start decides whether there is a server; later ones are tried again."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pickle
 import socket
 import struct
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from tilewise.config import EngineConfig
@@ -16,6 +17,7 @@ from tilewise.engine.encode_core import EncodedDelta
 from tilewise.engine.sequence import TokenDelta
 from tilewise.errors import TilewiseError
 from tilewise.host import Memory
+from tilewise.inputs.media.tile_memory import Loan, StoredTile, TileForm, TileMemory, TileRef
 from tilewise.plan import Resolved
 from tilewise.types import Request
 
@@ -163,6 +165,8 @@ class Launch:
     """Memory of the machine that the engine may take; None = what it finds."""
     first_device: int = 0
     """The number of the first GPU that its ranks take, where they take GPUs."""
+    tiles: TileForm | None = None
+    """Form of the memory that its process shares with the one that cuts pictures; None = pixels come with requests."""
 
     @classmethod
     def of(cls, model: ModelInputs, part: Memory | None = None, build: Build | None = None) -> Launch:
@@ -175,6 +179,28 @@ class Submit:
     """A request; the grammar of a structured one is compiled where it arrives."""
 
     request: Request
+    loan: int | None = None
+    """Number under which it has tiles in shared memory, of which it has references alone; None = it has none."""
+
+    @classmethod
+    def of(cls, request: Request, loan: int) -> Submit:
+        """Make a message in which tiles of shared memory are references."""
+        if not any(isinstance(tile, StoredTile) for image in request.images for tile in image.tiles):
+            return cls(request)
+        return cls(_with_tiles(request, lambda tile: tile.ref if isinstance(tile, StoredTile) else tile), loan)
+
+    def opened(self, memory: TileMemory | None, returned: deque[int]) -> Submit:
+        """Return the message with tiles for references; `returned` gets the loan's number when none is in use."""
+        if self.loan is None or memory is None:
+            return self
+        loan = Loan(self.loan, returned)
+        opened = _with_tiles(self.request, lambda tile: loan.tile(memory, tile) if isinstance(tile, TileRef) else tile)
+        return Submit(opened)
+
+
+def _with_tiles(request: Request, of: Callable[[Any], Any]) -> Request:
+    images = (replace(image, tiles=tuple(map(of, image.tiles))) for image in request.images)
+    return request.with_(images=tuple(images))
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +272,13 @@ class WasReset:
 
     done: bool
     """True if all of the cache is empty now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """The loans of which no tile is in use any more."""
+
+    loans: tuple[int, ...]
 
 
 FromEngine = Ready | CannotStart | Ends | Outbox | WasReset

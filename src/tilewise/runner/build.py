@@ -258,6 +258,7 @@ def model_facts(
         kv_bytes_per_token=token_bytes(decoder, kv_cache_dtype, dtype),
         bytes_per_tile=architecture.config.rows_per_page * decoder.hidden_size * dtype.itemsize,
         weight_bytes=architecture.count_bytes(ops, dtype, store, mesh) if weight_bytes is None else weight_bytes,
+        tile_multiplications=architecture.config.vision.multiplications(architecture.config.tile_size),
         activation_bytes=partial(
             activation_bytes,
             replace(architecture.config, decoder=decoder),

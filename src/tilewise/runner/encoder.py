@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
@@ -60,6 +61,7 @@ class EncoderLane:
         self._recalled: dict[bytes, tuple[EncodeJob, EncodedTile]] = {}
         """Tiles that the store had, and that a draft model has yet to encode, by digest."""
         self._round: _EncodingRound | None = None
+        self._timed = (0.0, 0.0)  # seconds and tiles
         self.pools = [_empty_pool(model, num_pages if self._has_pages else 0) for model in models]
 
     def prepare(self) -> None:
@@ -104,10 +106,12 @@ class EncoderLane:
         # step is done in any case, or a budget below one layer of a batch would never let it begin.
         left = None if tiles is None else tiles * self._steps_a_tile
         filled: list[EncodedTile] = []
+        began, done = time.perf_counter(), 0
         while round := self._round or self._next_round():
             self._round = round
             steps = round.steps_left if left is None else min(round.steps_left, max(1, int(left // round.size)))
             round.run(steps)
+            done += steps * round.size
             if not round.steps_left:
                 filled += self._finish(round)
                 self._round = None
@@ -116,7 +120,18 @@ class EncoderLane:
             left -= steps * round.size
             if left < round.size:
                 break
+        if done:
+            self._time(time.perf_counter() - began, done / self._steps_a_tile)
         return tuple(filled)
+
+    def _time(self, seconds: float, tiles: float) -> None:
+        """Note that so many tiles took so long; what was measured before fades."""
+        self._timed = (_FADES * self._timed[0] + seconds, _FADES * self._timed[1] + tiles)
+
+    @property
+    def tile_seconds(self) -> float | None:
+        """Seconds that encoding one tile takes here, as measured of late; None where it goes on beside steps."""
+        return self._timed[0] / self._timed[1] if self._timed[1] else None
 
     def write(self, jobs: Sequence[RowsJob]) -> Iterator[EncodedTile]:
         """Write tiles that came encoded into their pages, but not into the store, which has what was computed here."""
@@ -247,6 +262,8 @@ class EncoderLane:
         return [EncodedTile(job.digest, score) for job, score in zip(jobs, scores, strict=True)]
 
 
+_FADES = 0.9
+"""What a measurement counts one step later."""
 _IN_LINE = 2
 """Most batches that a device has at a time: one that it encodes, and the next."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
@@ -24,7 +25,7 @@ from tilewise.runner.forward import Forward, logits_by_panels, logits_one_by_one
 from tilewise.runner.sampler import SampledTokens, choose, rows_of, sample, score_prompts
 from tilewise.runner.tile_store import TileStore
 from tilewise.runner.vision_workers import VisionWorkers
-from tilewise.step import EncodedTile, Limits, PromptScores, Runner, StepPlan, StepResult, Work
+from tilewise.step import EncodedTile, Limits, PromptScores, Runner, StepPlan, StepResult, StepSeconds, Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +70,10 @@ class LaunchedStep:
     sampled: SampledTokens
     encoded: tuple[EncodedTile, ...]
     prompt_scores: PromptScores
+    seconds: StepSeconds | None = None
 
     def wait(self) -> StepResult:
-        return StepResult(self.sampled.wait(), self.encoded, self.prompt_scores)
+        return StepResult(self.sampled.wait(), self.encoded, self.prompt_scores, self.seconds)
 
 
 class LocalRunner:
@@ -139,10 +141,13 @@ class LocalRunner:
             self._tables.grant(grant)
         if self._drafter:
             self._drafter.advance(plan)
+        began = time.perf_counter()
         sampled, prompt_scores = self._decode(plan) if plan.work else (SampledTokens((), start_copy_to_host(), ()), {})
+        decoded = time.perf_counter() - began
         written = self._lane.write(plan.rows)
         encoded = (*written, *self._lane.take(plan.encode), *self._lane.advance(plan.tiles, wait=not plan.work))
-        return LaunchedStep(sampled, encoded, prompt_scores)
+        tile = self._lane.tile_seconds
+        return LaunchedStep(sampled, encoded, prompt_scores, None if tile is None else StepSeconds(decoded, tile))
 
     def _decode(self, plan: StepPlan) -> tuple[SampledTokens, PromptScores]:
         tables, placement = self._tables, self._place(plan.work)

@@ -13,7 +13,11 @@ from tilewise.engine.counters import StatsLog
 from tilewise.entrypoints.setup import log_interval, media_reader
 from tilewise.environment import Environment
 from tilewise.errors import InvalidConfig
+from tilewise.host import available_memory, usable_cpus
 from tilewise.ignored import LOG, Ignored
+from tilewise.inputs.media.cache import MediaCache, cache_bytes
+from tilewise.inputs.media.cut_workers import MediaOpener
+from tilewise.inputs.media.tile_memory import TileForm, TileStore
 from tilewise.inputs.model_inputs import ModelInputs
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.tool_text import TOOL_FORMS
@@ -30,8 +34,13 @@ from tilewise.server.responses.store import ResponseStore, StoreLimits
 from tilewise.server.served import ServedModel
 from tilewise.server.service import AnswerService
 from tilewise.server.tracing import Tracing
+from tilewise.units import GIB
 
 logger = logging.getLogger("tilewise")
+_LEAST_SHARED = GIB
+"""Bytes of tiles of requests in flight that there is memory for, though no picture is to be known again."""
+_FRAMES_SHARE = 8
+"""The part of the memory for known pictures, one of so many, that is for frames of videos."""
 
 
 async def assemble(
@@ -51,11 +60,22 @@ async def assemble(
     if sampling:
         logger.info("Default sampling options of the model: %s", sampling)
     launch = Launch.of(found, part, build)
+    if workers := media_workers():
+        bound = cache_bytes(engine.mm_processor_cache_gb)
+        shared = max(bound, min(_LEAST_SHARED, available_memory().free // 4))
+        form = TileForm.within(shared, found.spec.tiling.tile_size)
+        process.tiles.take(form)
+        launch = replace(launch, tiles=form)
     read = time.perf_counter()
 
     replicas = replicas_of(launch, RestartRule(config.max_engine_restarts, config.engine_restart_window))
     ready = await replicas.start(process)
     preparer = found.preparer(ready.resolved)
+    if launch.tiles is not None:
+        opener = MediaOpener(workers, TileStore(process.tiles, launch.tiles), bound, ready.resolved.resize_kernels)
+        # Frames of videos are cut here, and are known again by their pixels.
+        frames = MediaCache(bound // _FRAMES_SHARE)
+        reader, preparer = replace(reader, opener=opener), replace(preparer, opener=opener, cache=frames)
     served = served_model(engine, config, preparer.max_model_len, sampling, found.spec)
     metrics = Metrics(served.name, served.max_model_len, len(replicas.engines))
     service = AnswerService(replicas, preparer, reader, config, metrics, media_threads(), tracing)
@@ -135,7 +155,13 @@ def served_model(
 
 def media_threads() -> int:
     """Return the number of threads that fetch, decode and cut media."""
-    return Environment.here().media_threads or 8
+    return Environment.here().media_threads or 64
+
+
+def media_workers() -> int:
+    """Return the number of processes that open and cut media."""
+    asked = Environment.here().media_workers
+    return min(usable_cpus(), 8) if asked is None else int(asked)
 
 
 def max_answers(running: int) -> int:

@@ -68,7 +68,7 @@ class Context:
 
     def took(self, engine: int, outbox: Outbox) -> None:
         self.metrics.engines[engine].take(outbox.counters, outbox.load)
-        self.metrics.media(self.service.preparer.cache.counts)
+        self.metrics.media(self.service.preparer.media_counts)
         self._tick(engine, outbox.counters)
 
     async def tick(self) -> None:
@@ -83,7 +83,7 @@ class Context:
         if not self.stats:
             return
         if engine == 0:
-            media = self.service.preparer.cache.counts
+            media = self.service.preparer.media_counts
             counters = replace(counters, mm_cache_queries=media.queries, mm_cache_hits=media.hits)
         self.stats[engine].tick(counters, self.replicas.engines[engine].load, time.monotonic())
 

@@ -183,7 +183,7 @@ async def version(_: Request) -> Response:
 async def metrics(raw: Request) -> Response:
     """Metrics for Prometheus, under vLLM's names."""
     context = context_of(raw)
-    context.metrics.media(context.service.preparer.cache.counts)
+    context.metrics.media(context.service.preparer.media_counts)
     return Response(context.metrics.render(), media_type=_METRICS)
 
 
@@ -230,7 +230,7 @@ async def reset_encoder_cache(raw: Request) -> Response:
 @developer_router.on("POST", "/reset_mm_cache", _RESET)
 async def reset_mm_cache(raw: Request) -> Response:
     """Forget pictures that have been cut."""
-    context_of(raw).service.preparer.cache.clear()
+    context_of(raw).service.preparer.forget_media()
     return JSONResponse({"success": True})
 
 

@@ -9,6 +9,7 @@ import json
 import re
 import time
 import uuid
+from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,6 +20,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tilewise.errors import TilewiseError
 from tilewise.server.problems import Problem
+
+_SMALL = 2**14
+"""Bytes of a body that waits for no turn."""
 
 
 class BodyTooLarge(TilewiseError):
@@ -53,13 +57,56 @@ class BodyPace:
         return self.grace + size / self.bytes_per_second
 
 
+class BodyTurns:
+    """The turns in which the pieces of all bodies are taken in, a few each time the event loop comes round.
+
+    Hundreds of clients may send megabytes at the same moment. Between the turns whoever asks for less is answered, and
+    whoever waits for a turn is not read from.
+    """
+
+    at_a_time = 4
+    """Pieces; HTTP libraries hand over a quarter of a MiB at most."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._left = self.at_a_time
+        self._coming = False
+
+    async def take(self) -> None:
+        """Return when it is the caller's turn."""
+        if self._left > 0 and not self._waiting:
+            self._left -= 1
+        else:
+            turn = asyncio.get_running_loop().create_future()
+            self._waiting.append(turn)
+            self._call_again()
+            await turn
+        self._call_again()
+
+    def _call_again(self) -> None:
+        if not self._coming:
+            self._coming = True
+            asyncio.get_running_loop().call_soon(self._next)
+
+    def _next(self) -> None:
+        self._coming, self._left = False, self.at_a_time
+        while self._waiting and self._left:
+            turn = self._waiting.popleft()
+            if not turn.done():  # else its client has left
+                turn.set_result(None)
+                self._left -= 1
+        if self._waiting:
+            self._call_again()
+
+
 @dataclass(slots=True)
 class BodyReceiver:
-    """The `receive` of one request, which checks the size and the pace of its body."""
+    """The `receive` of one request, which checks the size and the pace of its body, and waits for its turns."""
 
     receive: Receive
     limit: int
     pace: BodyPace
+    turns: BodyTurns
     refused: bool = False
     """True if the body was given up before its end."""
     _size: int = 0
@@ -76,6 +123,8 @@ class BodyReceiver:
         try:
             async with asyncio.timeout(self._started + self.pace.seconds(self._size) - time.monotonic()):
                 message = self._count(await self.receive())
+                if not self._ended or self._size > _SMALL:
+                    await self.turns.take()
         except TimeoutError:
             self.refused = True
             raise BodyTooSlow(
@@ -133,6 +182,7 @@ class RequestGuard:
     pace: BodyPace = BodyPace()
     max_headers: int = 256
     echo_request_id: bool = False
+    _turns: BodyTurns = field(init=False, default_factory=BodyTurns)
     _digests: list[bytes] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -143,7 +193,7 @@ class RequestGuard:
             await self.app(scope, receive, send)
             return
         self._place(scope)
-        headers, intake = Headers(scope=scope), BodyReceiver(receive, self.max_body_bytes, self.pace)
+        headers, intake = Headers(scope=scope), BodyReceiver(receive, self.max_body_bytes, self.pace, self._turns)
         refusal = self._refusal(scope, headers)
         if refusal is not None:
             await _answer(_drained(send, intake), *refusal, intake)

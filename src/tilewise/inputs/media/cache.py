@@ -49,6 +49,9 @@ class CacheCounts:
     queries: int = 0
     hits: int = 0
 
+    def __add__(self, other: CacheCounts) -> CacheCounts:
+        return CacheCounts(self.queries + other.queries, self.hits + other.hits)
+
 
 class Sized(Protocol):
     @property
@@ -88,6 +91,14 @@ class RecentlyUsed(Generic[Key, Value]):
                 self._values.move_to_end(key)
             return value
 
+    def forget_oldest(self) -> bool:
+        """Forget the value that was not used for longest; return False if there is none."""
+        with self._lock:
+            if self._values:
+                self._forget(next(iter(self._values)))
+                return True
+            return False
+
     def keep(self, key: Key, value: Value) -> None:
         """Put a value in place of what had its key; one of more than `max_bytes` only takes that out."""
         with self._lock:
@@ -104,19 +115,24 @@ class RecentlyUsed(Generic[Key, Value]):
         self.num_bytes -= value.num_bytes if value is not None else 0
 
 
+def cache_bytes(gigabytes: float | None) -> int:
+    """Return the bytes that are so many GiB; None = 4, or a quarter of what machine or container has free, if less."""
+    if gigabytes is not None:
+        return int(gigabytes * GIB)
+    free = available_memory().free
+    bound = min(_DEFAULT, free // 4)
+    why = "4 GiB" if bound == _DEFAULT else f"a quarter of the {in_bytes(free)} that are free"
+    logger.info("pictures already cut: kept in up to %s (%s; mm_processor_cache_gb sets it)", in_bytes(bound), why)
+    return bound
+
+
 class MediaCache(RecentlyUsed[bytes, CutPicture]):
     """The most recently used pictures, up to so many bytes of tiles; 0 = none, and no picture is looked up."""
 
     @classmethod
     def of(cls, gigabytes: float | None) -> MediaCache:
-        """Make one of so many GiB; None = 4, or a quarter of what machine or container has free now, if less."""
-        if gigabytes is not None:
-            return cls(int(gigabytes * GIB))
-        free = available_memory().free
-        bound = min(_DEFAULT, free // 4)
-        why = "4 GiB" if bound == _DEFAULT else f"a quarter of the {in_bytes(free)} that are free"
-        logger.info("pictures already cut: kept in up to %s (%s; mm_processor_cache_gb sets it)", in_bytes(bound), why)
-        return cls(bound)
+        """Make one of so many GiB; None = as many as `cache_bytes` says."""
+        return cls(cache_bytes(gigabytes))
 
     def cut(self, image: Image.Image, tiling: Tiling, exif_orientation: bool, resize: Resize) -> CutPicture:
         """Return a loaded picture's tiles, cut now or kept from an earlier request."""

@@ -87,6 +87,40 @@ class ImageLimits:
         return cls(config.max_image_pixels, config.max_image_aspect_ratio)
 
 
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """How pictures are opened."""
+
+    limits: ImageLimits = ImageLimits()
+    background: Colour | None = None
+    """Colour behind pictures with transparency; None = white."""
+    exif_orientation: bool = True
+    """Pictures are turned as their camera says."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnopenedFile:
+    """A picture's or video's file as it came, to be opened elsewhere."""
+
+    content: bytes
+    is_base64: bool
+    name: str
+    """What errors call it; "" = the picture, or the video."""
+    where: str
+    """Place of the part in the request, for errors."""
+    opening: Opening
+    budget: MediaBudget
+    """What its request may still take."""
+
+
+def on_background(image: Image.Image, opening: Opening) -> Image.Image:
+    """Lay a picture with transparency over the background that is asked for, if one is."""
+    if opening.background and image.has_transparency_data:
+        # What is flattened has no note of its camera any more.
+        return flatten(upright(image) if opening.exif_orientation else image, opening.background)
+    return image
+
+
 def open_image(
     data: bytes | str | Path, limits: ImageLimits = ImageLimits(), budget: MediaBudget | None = None, name: str = ""
 ) -> Image.Image:

@@ -70,7 +70,11 @@ class MediaBudget:
     def __init__(self, limits: MediaLimits = MediaLimits(), cancelled: threading.Event | None = None) -> None:
         self.limits = limits
         self.cancelled = cancelled or threading.Event()
-        self._bytes = self._decoded = 0
+        self.bytes_taken = self.decoded_taken = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel with what was taken. Whether the request is given up is not known elsewhere."""
+        return MediaBudget, (self.limits,), {"bytes_taken": self.bytes_taken, "decoded_taken": self.decoded_taken}
 
     def cancel(self) -> None:
         """Give the request up: whatever is being fetched or decoded ends within a fraction of a second."""
@@ -84,14 +88,14 @@ class MediaBudget:
     def take_bytes(self, count: int) -> None:
         """Count bytes of a file that have come. Raises InvalidMedia when the request has had more than its share."""
         self.check()
-        self._bytes += count
-        self._compare(self._bytes, "request_bytes", "bytes", "send fewer or smaller files")
+        self.bytes_taken += count
+        self._compare(self.bytes_taken, "request_bytes", "bytes", "send fewer or smaller files")
 
     def take_decoded(self, count: int) -> None:
         """Count bytes of pixels before they are made. Raises InvalidMedia for more than the request may have."""
         self.check()
-        self._decoded += count
-        self._compare(self._decoded, "request_decoded_bytes", "bytes of pixels", "send fewer or smaller pictures")
+        self.decoded_taken += count
+        self._compare(self.decoded_taken, "request_decoded_bytes", "bytes of pixels", "send fewer or smaller pictures")
 
     def _compare(self, total: int, name: str, unit: str, remedy: str) -> None:
         limit = getattr(self.limits, name)

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -15,14 +15,25 @@ from tilewise.errors import InvalidField, InvalidRequest, UnknownOption
 from tilewise.ignored import Ignored
 from tilewise.inputs.media.arrays import IMAGE_EMBEDS, EmbeddingForm
 from tilewise.inputs.media.cache import DecodedMedia, KeptMedia, MediaByUuid
-from tilewise.inputs.media.fetch import Kind, MediaAccess, MediaFiles, decode_base64
+from tilewise.inputs.media.fetch import DataUrl, Kind, MediaAccess, MediaFiles, decode_base64
 from tilewise.inputs.media.hosts import short
-from tilewise.inputs.media.images import Colour, ImageLimits, flatten, further_frames, open_image, upright
+from tilewise.inputs.media.images import (
+    Colour,
+    ImageLimits,
+    Opening,
+    UnopenedFile,
+    further_frames,
+    on_background,
+    open_image,
+)
 from tilewise.inputs.media.limits import ALL_FRAMES, MediaBudget, MediaLimits
-from tilewise.inputs.media.tiling import EncodedPicture, LimitedPicture, Picture, lax_number
+from tilewise.inputs.media.tiling import EncodedPicture, LimitedPicture, Picture, UnopenedPicture, lax_number
 from tilewise.inputs.media.video import FrameChoice, read_video
 from tilewise.timing import Stopwatch
 from tilewise.types import Detail
+
+if TYPE_CHECKING:
+    from tilewise.inputs.media.cut_workers import MediaOpener
 
 _KNOWN = {"image": ("rgba_background_color",), "video": ("num_frames", "fps")}
 _WITHOUT_EFFECT: dict[tuple[str, str], tuple[tuple[Any, ...], str]] = {
@@ -181,6 +192,8 @@ class MediaReader:
     """Frames of a video that came as a list of them: all that were listed, unless the request itself says."""
     ignored: Ignored = field(default_factory=Ignored)
     """Names of what was left out of the media, from LEFT_OUT."""
+    opener: MediaOpener | None = field(default=None, repr=False)
+    """What opens files, in processes of their own; None = they are opened here."""
 
     def timed(
         self,
@@ -232,20 +245,69 @@ class MediaReader:
         return found
 
     def picture(self, part: MediaPart) -> Picture:
-        files = self._files(part)
-        if isinstance(files, EncodedPicture):
-            return files
-        image = files.images[0] if isinstance(files, DecodedMedia) else self.open_image(files.files[0], _name(part))
-        self._remember(part, files)
+        image: Image.Image | UnopenedPicture
+        data = self._data_url(part)
+        if data is not None:
+            image = self._unopened(data.body.encode(), part, is_base64=True)
+        else:
+            files = self._files(part)
+            if isinstance(files, EncodedPicture):
+                return files
+            if isinstance(files, DecodedMedia):
+                image = files.images[0]
+            elif self.opener is not None:
+                image = self._unopened(files.files[0], part, files=files)
+            else:
+                image = self.open_image(files.files[0], _name(part))
+                self._remember(part, files)
         most = (self.detail_tiles or {}).get(part.detail or "auto")
         return image if most is None and not part.options else LimitedPicture(image, most, part.options)
+
+    def _data_url(self, part: MediaPart) -> DataUrl | None:
+        """Return a data URL that is to be decoded where it is opened; None for anything else.
+
+        One with a `uuid` is decoded here, since its file is kept.
+        """
+        if self.opener is None or part.url is None or part.uuid is not None or part.url[:5].lower() != "data:":
+            return None
+        data = DataUrl.of(part.url.strip())
+        return data if data.is_base64 and data.body.isascii() else None
+
+    def _unopened(
+        self, content: bytes, part: MediaPart, is_base64: bool = False, files: MediaFiles | None = None
+    ) -> UnopenedPicture:
+        file = self._unopened_file(content, part, is_base64)
+
+        def opened(told: Mapping[str, Any]) -> None:
+            self._count_opened(told, is_base64)
+            self.watch.count(pictures=1)
+            if told["further_frames"]:
+                self._name_further_frames()
+            if files is not None:
+                self._remember(part, files)
+
+        return UnopenedPicture(file, opened)
+
+    def _unopened_file(self, content: bytes, part: MediaPart, is_base64: bool = False) -> UnopenedFile:
+        opening = Opening(self.image_limits, self.background, self.exif_orientation)
+        return UnopenedFile(content, is_base64, _name(part), part.where, opening, self.budget)
+
+    def _count_opened(self, told: Mapping[str, Any], is_base64: bool) -> None:
+        if is_base64:
+            self.watch.count(downloads=1, download_bytes=told["bytes"])
+        self.watch.took(decode=told["seconds"])
+        self.budget.take_bytes(told["bytes"])
+        self.budget.take_decoded(told["decoded"])
 
     def video(self, part: MediaPart) -> list[Image.Image]:
         files = self._files(part)
         assert not isinstance(files, EncodedPicture), "kept as a picture"
         if isinstance(files, DecodedMedia):
             return list(files.images)
-        frames = self._read_list(files) if files.is_list else self.read_video(files.files[0], _name(part))
+        if self.opener is not None and not files.is_list:
+            frames = self._opened_video(self.opener, files.files[0], part)
+        else:
+            frames = self._read_list(files) if files.is_list else self.read_video(files.files[0], _name(part))
         self._remember(part, files)
         return frames
 
@@ -272,8 +334,11 @@ class MediaReader:
         Of several frames it is the one that it stands at, the first unless a program has chosen another.
         """
         if further_frames(image):
-            self.ignored.add("further_frames", "a picture is its first frame or page; send a video for more of them")
+            self._name_further_frames()
         return image
+
+    def _name_further_frames(self) -> None:
+        self.ignored.add("further_frames", "a picture is its first frame or page; send a video for more of them")
 
     def open_image(self, data: bytes | Path, name: str = "") -> Image.Image:
         with self.watch.decoding():
@@ -282,11 +347,19 @@ class MediaReader:
         return image
 
     def _open(self, data: bytes | Path, name: str = "") -> Image.Image:
-        image = self.given(open_image(data, self.image_limits, self.budget, name))
-        if self.background and image.has_transparency_data:
-            # What is flattened has no note of its camera any more.
-            return flatten(upright(image) if self.exif_orientation else image, self.background)
-        return image
+        opening = Opening(self.image_limits, self.background, self.exif_orientation)
+        return on_background(self.given(open_image(data, self.image_limits, self.budget, name)), opening)
+
+    def _opened_video(self, opener: MediaOpener, data: bytes, part: MediaPart) -> list[Image.Image]:
+        def opened(told: Mapping[str, Any]) -> None:
+            self._count_opened(told, is_base64=False)
+            for name, why in told["ignored"].items():
+                self.ignored.add(name, why)
+
+        # Without its place, which whoever reads parts adds to errors.
+        frames = opener.frames(self._unopened_file(data, replace(part, where="")), self.frames, opened)
+        self.watch.count(videos=1, frames=len(frames))
+        return frames
 
     def read_video(self, data: bytes | Path, name: str = "") -> list[Image.Image]:
         with self.watch.decoding():

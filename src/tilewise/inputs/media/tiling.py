@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from tilewise.types import TileRows
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from tilewise.inputs.media.images import UnopenedFile
     from tilewise.types import Grid
 
 MAX_TILES = 128
@@ -88,10 +90,19 @@ def lax_number(value: Any) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
+class UnopenedPicture:
+    """A picture that is opened where it is cut."""
+
+    file: UnopenedFile
+    opened: Callable[[dict[str, Any]], None] = field(repr=False, compare=False)
+    """Called with what is told of the file once it is opened. It may raise InvalidMedia."""
+
+
+@dataclass(frozen=True, slots=True)
 class LimitedPicture:
     """A picture that is cut in its own way, whatever others of its request are."""
 
-    image: Image.Image
+    image: Image.Image | UnopenedPicture
     max_tiles: int | None = None
     """Most tiles of this picture; None = as many as others."""
     options: tuple[tuple[str, int], ...] = ()
@@ -135,23 +146,32 @@ def count_tiles(grid: Grid, thumbnail: bool) -> int:
 
 def tile_image(image: Image.Image, tiling: Tiling, resize: Resize = by_pillow) -> NDArray[np.uint8]:
     """Cut an RGB picture into tiles: row by row, then the thumbnail. Returns uint8 `[tiles, size, size, 3]`."""
+    grid = choose_grid(image.width, image.height, tiling)
+    tiles = np.empty((count_tiles(grid, tiling.thumbnail), tiling.tile_size, tiling.tile_size, 3), np.uint8)
+    cut_into(tiles, image, tiling, resize)
+    return tiles
+
+
+def cut_into(
+    places: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], image: Image.Image, tiling: Tiling, resize: Resize
+) -> int:
+    """Cut an RGB picture into tiles, one in each place, uint8 `[size, size, 3]`; return how many there are."""
     size = tiling.tile_size
     cols, rows = grid = choose_grid(image.width, image.height, tiling)
-    tiles = np.empty((count_tiles(grid, tiling.thumbnail), size, size, 3), np.uint8)
-    thumbnails = len(tiles) - rows * cols
-    canvas, *small = resize(image, (cols * size, rows * size), *[(size, size)] * thumbnails)
-    # [rows * size, cols * size, 3] -> [rows, cols, size, size, 3]
-    by_cell = canvas.reshape(rows, size, cols, size, 3).swapaxes(1, 2)
-    tiles[: rows * cols] = by_cell.reshape(rows * cols, size, size, 3)
+    count = count_tiles(grid, tiling.thumbnail)
+    canvas, *small = resize(image, (cols * size, rows * size), *[(size, size)] * (count - rows * cols))
+    for number in range(rows * cols):
+        top, left = number // cols * size, number % cols * size
+        places[number][:] = canvas[top : top + size, left : left + size]
     if small:
-        tiles[-1] = small[0]
-    return tiles
+        places[count - 1][:] = small[0]
+    return count
 
 
 def tile_digest(pixels: NDArray[np.uint8]) -> bytes:
     """Return 16 bytes of BLAKE2b over shape and pixels: equal tiles of any picture, request or user share them."""
     digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
-    digest.update(pixels.tobytes())
+    digest.update(np.ascontiguousarray(pixels).data)
     return digest.digest()
 
 
@@ -166,14 +186,16 @@ class EncodedPicture:
         return sum(tile.num_bytes for tile in self.tiles)
 
 
-Picture = Image.Image | LimitedPicture | EncodedPicture
+Picture = Image.Image | UnopenedPicture | LimitedPicture | EncodedPicture
 Media = Picture | list[Image.Image]
 """A picture, or the chosen frames of a video."""
 
 
-def tiles_of(picture: Picture, usual: Tiling) -> int:
-    """Return the tiles that a picture becomes, without cutting it."""
+def tiles_of(picture: Picture, usual: Tiling) -> int | None:
+    """Return the tiles that a picture becomes, without cutting it; None = that is known once it is opened."""
     if isinstance(picture, EncodedPicture):
         return len(picture.tiles)
     image, tiling = (picture.image, picture.tiling(usual)) if isinstance(picture, LimitedPicture) else (picture, usual)
+    if isinstance(image, UnopenedPicture):
+        return None
     return count_tiles(choose_grid(image.width, image.height, tiling), tiling.thumbnail)

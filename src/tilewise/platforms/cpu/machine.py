@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tilewise.host import control_groups, read_words
+from tilewise.host import control_groups, read_words, usable_cpus
 
 _SETS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 """Instructions that make a difference to products, as Linux names them."""
@@ -34,7 +33,7 @@ class Machine:
     def here(cls, root: Path = Path("/")) -> Machine:
         """Read the machine from /proc and /sys, which are in `root`."""
         cpu = _first_cpu(root)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = usable_cpus()
         quota = min(_quotas(root), default=None)
         name = cpu.get("model name", "") or platform.machine()
         revision = " ".join(cpu.get(part, "") for part in ("cpu family", "model", "stepping"))

@@ -1,0 +1,149 @@
+"""The process that opens files of others: decoders written in C meet them here, apart from keys, models and requests.
+
+It gets jobs of the process that started it, and answers in JSON, as a decoder that was taken over by a file might
+answer anything. From its first job on it opens no file, connects to nobody and has bounded memory. A picture becomes
+tiles in shared memory; of a video the chosen frames are sent back.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageCms
+
+from tilewise.errors import InvalidMedia, InvalidRequest, TilewiseError
+from tilewise.ignored import Ignored
+from tilewise.inputs.media.fetch import decode_base64
+from tilewise.inputs.media.images import DAMAGE, UnopenedFile, further_frames, on_background, open_image, reason, to_rgb
+from tilewise.inputs.media.tile_memory import TileForm, TileMemory
+from tilewise.inputs.media.tiling import Tiling, choose_grid, cut_into, tile_digest
+from tilewise.inputs.media.video import FrameChoice, read_video
+from tilewise.inputs.sandbox import confine_this_process
+from tilewise.resize import Resize, resizer
+
+_MEMORY_BYTES = 3 * 2**30
+"""Bytes that a file may take beside the shared memory: the largest picture that Pillow opens, several times over."""
+_NICE = 5
+"""Priority of this process: what has been opened is answered before more is opened."""
+ERRORS: dict[str, type[TilewiseError]] = {error.__name__: error for error in (InvalidMedia, InvalidRequest)}
+"""Errors of files, by the names that answers have for them."""
+
+
+@dataclass(frozen=True, slots=True)
+class CutPictureJob:
+    """A picture to be opened and cut, into slots of the shared memory; there are as many as it may have tiles."""
+
+    file: UnopenedFile
+    tiling: Tiling
+    slots: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadVideoJob:
+    """A video, of which some frames are wanted."""
+
+    file: UnopenedFile
+    frames: FrameChoice
+
+
+Job = CutPictureJob | ReadVideoJob
+
+
+@dataclass(frozen=True, slots=True)
+class CutWorker:
+    """What does the jobs of this process."""
+
+    memory: TileMemory
+    resize: Resize
+    send_pixels: Callable[[bytes], None]
+
+    def do(self, job: Job) -> dict[str, Any]:
+        """Do a job and return what is told of it. Pixels are where they belong before that, frames sent behind it."""
+        began, budget = time.monotonic(), job.file.budget
+        before = (budget.bytes_taken, budget.decoded_taken)
+        try:
+            told = self._cut(job) if isinstance(job, CutPictureJob) else self._read(job)
+        except tuple(ERRORS.values()) as error:
+            return {"error": type(error).__name__, "message": str(error)}
+        except MemoryError:
+            return {"error": "InvalidMedia", "message": f"{job.file.name} takes too much memory: send a smaller one."}
+        taken = {"bytes": budget.bytes_taken - before[0], "decoded": budget.decoded_taken - before[1]}
+        return {**told, **taken, "seconds": time.monotonic() - began}
+
+    def _cut(self, job: CutPictureJob) -> dict[str, Any]:
+        file, opening = job.file, job.file.opening
+        image = open_image(_content(file), opening.limits, file.budget, file.name)
+        several = further_frames(image)
+        try:
+            rgb = to_rgb(on_background(image, opening), opening.exif_orientation)
+        except DAMAGE as error:
+            raise InvalidMedia(f"{file.name or 'A picture'} is damaged or cut short ({reason(error)}).") from None
+        tiles = [self.memory.place(slot) for slot in job.slots]
+        count = cut_into(tiles, rgb, job.tiling, self.resize)
+        digests = [tile_digest(tile).hex() for tile in tiles[:count]]
+        grid = choose_grid(rgb.width, rgb.height, job.tiling)
+        return {"grid": grid, "size": rgb.size, "digests": digests, "further_frames": several}
+
+    def _read(self, job: ReadVideoJob) -> dict[str, Any]:
+        file, ignored = job.file, Ignored()
+        data, opening = _content(file), file.opening
+        turned = opening.exif_orientation
+        frames = read_video(data, job.frames, opening.limits, file.budget, file.name, turned, ignored)
+        for frame in frames:
+            self.send_pixels(np.asarray(frame.convert("RGB")).tobytes())
+        return {"sizes": [frame.size for frame in frames], "ignored": ignored.reasons}
+
+
+def _content(file: UnopenedFile) -> bytes:
+    return decode_base64(file.content.decode("latin-1"), file.budget) if file.is_base64 else file.content
+
+
+def main(link: Connection, file: Connection, form: TileForm, library: str | None) -> None:
+    """Do jobs until the process that sends them is gone. `library` has the kernels that resize, if there are any."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes of a terminal: the other one decides
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.environ.clear()  # there may be keys among the variables
+    frames: list[bytes] = []
+    worker = CutWorker(TileMemory(file.fileno(), form), resizer(library), frames.append)
+    _load_decoders()
+    if sys.platform != "win32":
+        os.nice(_NICE)
+    confine_this_process(None, memory=form.num_bytes + _MEMORY_BYTES, files=_highest_open_file() + 1)
+    while True:
+        try:
+            job = link.recv()
+        except (EOFError, OSError):
+            return
+        link.send_bytes(json.dumps(worker.do(job)).encode())
+        for frame in frames:
+            link.send_bytes(frame)
+        frames.clear()
+
+
+def _load_decoders() -> None:
+    """Load whatever the libraries would load with the first file that needs it."""
+    Image.init()
+    ImageCms.createProfile("LAB")
+    with suppress(ImportError):
+        import pillow_heif  # noqa: F401
+
+
+def _highest_open_file() -> int:
+    highest = 2
+    for number in range(256):
+        try:
+            os.fstat(number)
+        except OSError:
+            continue
+        highest = number
+    return highest

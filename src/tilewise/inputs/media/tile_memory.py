@@ -1,0 +1,211 @@
+"""Memory of tiles that processes share, so that pixels travel by number: a file without a name, cut into slots.
+
+Whoever cuts a picture writes its tiles into slots, whoever encodes it reads them there, and nothing is sent but the
+numbers of the slots. A slot is free again when the last array over it is gone, here and in the engine's process
+(`Loan`): no path through either of them has to remember to give it back.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tilewise.errors import InvalidRequest
+from tilewise.types import Tile
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from tilewise.inputs.media.limits import MediaBudget
+
+_LOOK = 0.02
+"""Seconds between looks for slots that have become free, and for callers who have left."""
+
+
+class TileFile:
+    """A file without a name, which is gone with the last process that has it open. It takes memory as it is written."""
+
+    def __init__(self) -> None:
+        if hasattr(os, "memfd_create"):
+            self.descriptor = os.memfd_create("tilewise-tiles")
+        else:  # macOS
+            with tempfile.TemporaryFile() as file:
+                self.descriptor = os.dup(file.fileno())
+        weakref.finalize(self, os.close, self.descriptor)
+
+    def take(self, form: TileForm) -> None:
+        """Get a form, before anybody reads or writes."""
+        os.ftruncate(self.descriptor, form.num_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class TileForm:
+    """The form of a tile file: so many slots, each of one tile of `size` x `size` pixels."""
+
+    slots: int
+    size: int
+
+    @classmethod
+    def within(cls, num_bytes: int, size: int) -> TileForm:
+        return cls(max(1, num_bytes // cls(1, size).slot_bytes), size)
+
+    @property
+    def slot_bytes(self) -> int:
+        """Bytes from one slot to the next: whole pages of memory (16 KiB is the largest that there is)."""
+        return -(-3 * self.size**2 // 2**14) * 2**14
+
+    @property
+    def num_bytes(self) -> int:
+        return self.slots * self.slot_bytes
+
+
+class _Slot:
+    """The owner of the memory of an array over a slot: it calls `end` when no array needs it any more."""
+
+    def __init__(self, interface: dict[str, Any], end: Callable[[], None]) -> None:
+        self.__array_interface__ = interface
+        self._end = end
+
+    def __del__(self) -> None:
+        self._end()
+
+
+class TileMemory:
+    """A tile file in the memory of a process."""
+
+    def __init__(self, descriptor: int, form: TileForm) -> None:
+        self.form = form
+        self._map = mmap.mmap(descriptor, form.num_bytes)
+        self._bytes = np.frombuffer(self._map, np.uint8)
+
+    def place(self, slot: int) -> NDArray[np.uint8]:
+        """Return the slot's pixels, to be written: uint8 [size, size, 3]."""
+        size = self.form.size
+        start = slot * self.form.slot_bytes
+        return self._bytes[start : start + 3 * size**2].reshape(size, size, 3)
+
+    def pixels(self, slot: int, end: Callable[[], None]) -> NDArray[np.uint8]:
+        """Return the slot's pixels, to be read: `end` is called when no array over them is left, in whatever thread."""
+        interface = {**self.place(slot).__array_interface__}
+        interface["data"] = (interface["data"][0], True)
+        return np.asarray(_Slot(interface, end))
+
+
+@dataclass(frozen=True, slots=True)
+class TileRef:
+    """A tile as it travels to the engine's process: its digest, and the slot of its pixels."""
+
+    digest: bytes
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTile(Tile):
+    """A tile whose pixels are in a slot."""
+
+    slot: int
+
+    @property
+    def ref(self) -> TileRef:
+        return TileRef(self.digest, self.slot)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel as a tile with its pixels, to whoever has not the same memory."""
+        return Tile, (self.digest, np.array(self.pixels))
+
+
+class TileStore:
+    """The slots of a tile file, given out by the one process that fills them. Threads may share an instance.
+
+    `make_room` is asked when slots are short, and gives up something that holds some; it returns whether it could.
+    """
+
+    def __init__(self, file: TileFile, form: TileForm, make_room: Callable[[], bool] = lambda: False) -> None:
+        file.take(form)
+        self.file, self.form = file, form
+        self.make_room = make_room
+        self._memory = TileMemory(file.descriptor, form)
+        self._free = list(range(form.slots - 1, -1, -1))
+        self._returned: deque[int] = deque()  # by arrays that end, in the middle of anything, so that no lock is taken
+        self._lock = threading.Lock()
+        self._turns: deque[object] = deque()  # of callers who wait, the longest first
+
+    @property
+    def num_free(self) -> int:
+        return len(self._free) + len(self._returned)
+
+    def reserve(self, count: int, budget: MediaBudget) -> list[int]:
+        """Return `count` slots, once they are free and all who asked before have theirs.
+
+        Raises InvalidRequest for more than there are, and Cancelled when the caller's request is given up.
+        """
+        if count > self.form.slots:
+            raise InvalidRequest(
+                f"The pictures may have {count} tiles, and there is memory for {self.form.slots} of all requests: send "
+                "fewer, ask for a smaller max_dynamic_patch, or raise mm_processor_cache_gb."
+            )
+        turn = object()
+        self._turns.append(turn)
+        try:
+            while True:
+                budget.check()
+                slots = self._take(count) if self._turns[0] is turn else None
+                if slots is not None:
+                    return slots
+                budget.cancelled.wait(_LOOK)
+        finally:
+            self._turns.remove(turn)
+
+    def reserve_now(self, count: int) -> list[int] | None:
+        """Return `count` slots if they can be had at once and nobody waits for some."""
+        return None if self._turns or count > self.form.slots else self._take(count)
+
+    def _take(self, count: int) -> list[int] | None:
+        while True:
+            with self._lock:
+                while self._returned:
+                    self._free.append(self._returned.popleft())
+                if len(self._free) >= count:
+                    taken = self._free[len(self._free) - count :]
+                    del self._free[len(self._free) - count :]
+                    return taken
+            if not self.make_room():
+                return None
+
+    def give_back(self, slots: Sequence[int]) -> None:
+        """Take slots back that no tile was made of."""
+        self._returned.extend(slots)
+
+    def put(self, tile: Tile, slot: int) -> StoredTile:
+        """Write a tile into a slot that was reserved."""
+        self._memory.place(slot)[:] = tile.pixels
+        return self.tile(tile.digest, slot)
+
+    def tile(self, digest: bytes, slot: int) -> StoredTile:
+        """Return the tile whose pixels are in a reserved slot, which is free again when nobody has the tile."""
+        return StoredTile(digest, self._memory.pixels(slot, lambda: self._returned.append(slot)), slot)
+
+
+class Loan:
+    """The tiles of one request in the engine's process. `returned` gets its number when no array over them is left."""
+
+    def __init__(self, number: int, returned: deque[int]) -> None:
+        self._number, self._returned = number, returned
+
+    def __del__(self) -> None:
+        self._returned.append(self._number)
+
+    def tile(self, memory: TileMemory, ref: TileRef) -> Tile:
+        return Tile(ref.digest, memory.pixels(ref.slot, self._keep))
+
+    def _keep(self) -> None:
+        """Do nothing: a slot's array that has this method keeps the loan."""
