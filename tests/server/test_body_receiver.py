@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tilewise.server.middleware import BodyPace, BodyReceiver, BodyTooLarge, BodyTooSlow, RequestGuard
+from tilewise.server.middleware import BodyPace, BodyReceiver, BodyTooLarge, BodyTooSlow, BodyTurns, RequestGuard
 
 HURRIED = BodyPace(grace=0.02, bytes_per_second=1e9, rest=0.1)
 
@@ -37,7 +37,7 @@ class Client:
 
 def read_all(client: Client, limit: int = 100, pace: BodyPace = HURRIED) -> int:
     async def run() -> int:
-        intake, size = BodyReceiver(client.receive, limit, pace), 0
+        intake, size = BodyReceiver(client.receive, limit, pace, BodyTurns()), 0
         while True:
             message = await intake()
             size += len(message["body"])
@@ -70,7 +70,7 @@ def test_behind_the_body_nothing_is_timed():
 
     async def run() -> None:
         client = Client([part(1, more=False)])
-        intake = BodyReceiver(client.receive, 100, HURRIED)
+        intake = BodyReceiver(client.receive, 100, HURRIED, BodyTurns())
         await intake()
         leaving = asyncio.ensure_future(intake())
         await asyncio.sleep(0.1)

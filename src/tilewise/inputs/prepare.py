@@ -68,6 +68,11 @@ class Preparer:
         """The look-ups of pictures that may have been cut before."""
         return self.cache.counts if self.opener is None else self.cache.counts + self.opener.counts
 
+    @property
+    def media_use(self) -> tuple[CacheCounts, float]:
+        """Return `media_counts`, and the share of the shared memory for tiles that is in use."""
+        return self.media_counts, 0.0 if self.opener is None else self.opener.store.usage
+
     def forget_media(self) -> None:
         """Forget all pictures that were cut; the counts go on."""
         self.cache.clear()

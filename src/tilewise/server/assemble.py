@@ -17,7 +17,7 @@ from tilewise.host import available_memory, usable_cpus
 from tilewise.ignored import LOG, Ignored
 from tilewise.inputs.media.cache import MediaCache, cache_bytes
 from tilewise.inputs.media.cut_workers import MediaOpener
-from tilewise.inputs.media.tile_memory import TileForm, TileStore
+from tilewise.inputs.media.tile_memory import TileFile, TileForm, TileStore
 from tilewise.inputs.model_inputs import ModelInputs
 from tilewise.inputs.spec import InputSpec
 from tilewise.inputs.tool_text import TOOL_FORMS
@@ -34,7 +34,7 @@ from tilewise.server.responses.store import ResponseStore, StoreLimits
 from tilewise.server.served import ServedModel
 from tilewise.server.service import AnswerService
 from tilewise.server.tracing import Tracing
-from tilewise.units import GIB
+from tilewise.units import GIB, in_bytes
 
 logger = logging.getLogger("tilewise")
 _LEAST_SHARED = GIB
@@ -62,10 +62,7 @@ async def assemble(
     launch = Launch.of(found, part, build)
     if workers := media_workers():
         bound = cache_bytes(engine.mm_processor_cache_gb)
-        shared = max(bound, min(_LEAST_SHARED, available_memory().free // 4))
-        form = TileForm.within(shared, found.spec.tiling.tile_size)
-        process.tiles.take(form)
-        launch = replace(launch, tiles=form)
+        launch = replace(launch, tiles=shared_tiles(process.tiles, bound, found.spec.tiling.tile_size))
     read = time.perf_counter()
 
     replicas = replicas_of(launch, RestartRule(config.max_engine_restarts, config.engine_restart_window))
@@ -151,6 +148,25 @@ def served_model(
         strict_fields=config.strict_fields,
         force_include_usage=config.enable_force_include_usage,
     )
+
+
+def shared_tiles(file: TileFile, bound: int, size: int) -> TileForm | None:
+    """Give the file of tiles its form: room for known pictures of `bound` bytes, or for requests in flight alone.
+
+    None where the system allows no such file: then pictures are opened and cut in threads.
+    """
+    shared = max(bound, min(_LEAST_SHARED, available_memory().free // 4))
+    form = TileForm.within(shared, size)
+    try:
+        file.take(form)
+    except OSError as error:
+        logger.warning(
+            "no shared memory of %s (%s): pictures are opened in this process, and are slower",
+            in_bytes(form.num_bytes),
+            error.strerror,
+        )
+        return None
+    return form
 
 
 def media_threads() -> int:

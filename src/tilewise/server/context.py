@@ -68,7 +68,7 @@ class Context:
 
     def took(self, engine: int, outbox: Outbox) -> None:
         self.metrics.engines[engine].take(outbox.counters, outbox.load)
-        self.metrics.media(self.service.preparer.media_counts)
+        self.metrics.media(*self.service.preparer.media_use)
         self._tick(engine, outbox.counters)
 
     async def tick(self) -> None:

@@ -183,7 +183,7 @@ async def version(_: Request) -> Response:
 async def metrics(raw: Request) -> Response:
     """Metrics for Prometheus, under vLLM's names."""
     context = context_of(raw)
-    context.metrics.media(context.service.preparer.media_counts)
+    context.metrics.media(*context.service.preparer.media_use)
     return Response(context.metrics.render(), media_type=_METRICS)
 
 

@@ -302,6 +302,9 @@ class Metrics:
         counter = partial(families.metric, 0, Counter)
         self._media_queries = counter("vllm:mm_cache_queries", "Pictures and frames that were to be cut")()
         self._media_hits = counter("vllm:mm_cache_hits", "Pictures and frames that had been cut before")()
+        self._tile_memory = families.metric(
+            0, Gauge, "tilewise:tile_memory_usage_perc", "Share of the memory for cut tiles that is in use"
+        )()
         self._media_seen = CacheCounts()
         self._rejected = counter("vllm:admission_rejections", "Requests that were one too many", "reason")
         self._ignored = counter("tilewise:ignored_fields", "Requests with a field that has no effect", "field")
@@ -321,8 +324,12 @@ class Metrics:
         for name in names:
             self._ignored(name if name in KNOWN or name in LEFT_OUT else "other").inc()
 
-    def media(self, media: CacheCounts) -> None:
-        """Take in how many pictures and frames were to be cut, and had been cut before, since the start."""
+    def media(self, media: CacheCounts, tile_memory: float = 0.0) -> None:
+        """Take in how many pictures and frames were to be cut, and had been cut before, since the start.
+
+        `tile_memory` is the share of the memory for their tiles that is in use.
+        """
+        self._tile_memory.set(tile_memory)
         self._media_queries.inc(media.queries - self._media_seen.queries)
         self._media_hits.inc(media.hits - self._media_seen.hits)
         self._media_seen = media

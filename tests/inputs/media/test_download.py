@@ -209,7 +209,7 @@ def test_pages_are_known_by_their_content(base):
 def test_what_comes_compressed_is_unpacked(base, encoding):
     budget = MediaBudget()
     assert fetch(f"{base}/encoded?{encoding}", budget=budget) == BODY
-    assert budget._bytes == len(BODY)
+    assert budget.bytes_taken == len(BODY)
 
 
 @pytest.mark.parametrize(

@@ -143,6 +143,11 @@ class TileStore:
     def num_free(self) -> int:
         return len(self._free) + len(self._returned)
 
+    @property
+    def usage(self) -> float:
+        """Share of the slots that is in use."""
+        return 1 - self.num_free / self.form.slots
+
     def reserve(self, count: int, budget: MediaBudget) -> list[int]:
         """Return `count` slots, once they are free and all who asked before have theirs.
 
