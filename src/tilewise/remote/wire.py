@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from tilewise.config import EngineConfig
 from tilewise.engine.counters import Counters, EngineLoad
 from tilewise.engine.encode_core import EncodedDelta
-from tilewise.engine.sequence import TokenDelta
+from tilewise.engine.sequence import SequenceDelta
 from tilewise.errors import TilewiseError
 from tilewise.host import Memory
 from tilewise.plan import Resolved
@@ -114,7 +114,7 @@ class Pipe:
         return data
 
 
-Delta = TokenDelta | EncodedDelta
+Delta = SequenceDelta | EncodedDelta
 
 
 class Core(Protocol):
