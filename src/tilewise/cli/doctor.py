@@ -81,7 +81,8 @@ def _golden(options: DoctorOptions) -> int:
     from tilewise.doctor.golden import models, read_golden, try_mode
     from tilewise.doctor.modes import modes_here
 
-    modes, golden, reports = modes_here(), read_golden(), list[ModeReport]()
+    modes, golden = modes_here(), read_golden()
+    reports: list[ModeReport] = []
     with models() as model_of, progress_bar("Trying modes", len(modes)) as advance:
         for mode in modes:
             reports.append(try_mode(mode, model_of(mode.arithmetic), golden[mode.arithmetic]))

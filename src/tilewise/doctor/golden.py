@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -72,8 +73,12 @@ def compute_golden() -> Golden:
 
 
 def write_golden(file: Path, golden: Golden) -> None:
-    plain = {name: [asdict(answer) for answer in answers] for name, answers in golden.items()}
-    file.write_text(json.dumps(plain, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    """Write a file with one answer a line."""
+    parts = []
+    for name, answers in golden.items():
+        rows = ",\n".join(json.dumps(asdict(answer), ensure_ascii=False) for answer in answers)
+        parts.append(f"{json.dumps(name)}: [\n{rows}\n]")
+    file.write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8")
 
 
 @contextmanager
@@ -117,8 +122,9 @@ def ask(model: str, options: dict[str, Any]) -> list[GoldenAnswer]:
 
 def _questions() -> Iterator[tuple[str, list[Path]]]:
     for item in json.loads((DEMO / "questions.json").read_text(encoding="utf-8")):
-        longest = max(item["turns"], key=lambda turn: len(turn["answer"]))
-        yield longest["question"], [DEMO / "pictures" / name for name in item["pictures"]]
+        # A later turn may need what was said before; a box does not, and its answer has the most tokens.
+        turn = next((turn for turn in item["turns"] if "<box>" in turn["answer"]), item["turns"][0])
+        yield turn["question"], [DEMO / "pictures" / name for name in item["pictures"]]
     yield _TEXT, []
 
 
@@ -179,7 +185,9 @@ def difference(found: GoldenAnswer, golden: GoldenAnswer) -> float:
         least = min(ours.values())
         likely = {token: value for token, value in true.items() if value >= _LIKELY}
         gaps = [abs(ours[token] - value) if token in ours else value - least for token, value in likely.items()]
+        if any(map(math.isnan, gaps)):
+            return math.inf
         worst = max([worst, *gaps])
         if found.tokens[place] != golden.tokens[place]:
             break
-    return worst if worst == worst else float("inf")  # NaN, of numbers that are none
+    return worst

@@ -17,7 +17,7 @@ from tilewise.resize import Size
 
 QUESTION = "What is this?"
 _DEMO = Path(tilewise.__file__).parent / "demo"
-_SHAPES = _DEMO / "pictures" / "color_and_shape.png"
+_PICTURE = _DEMO / "pictures" / "follow_up.png"
 _VIDEO = _DEMO / "videos" / "baby_reading.mp4"
 _UPSIDE_DOWN = 3
 """EXIF's orientation of a picture that was taken upside down."""
@@ -114,14 +114,14 @@ def looks() -> dict[str, list[dict[str, Any]]]:
     What is sent as `turned` is `upright` in the file that a camera writes which was held upside down. Of `transparent`,
     what is behind decides whether it is `on white` or `on black`.
     """
-    picture = Image.open(_SHAPES).convert("RGB")
+    picture = Image.open(_PICTURE).convert("RGB")
     over, exif = picture.rotate(180), Image.Exif()
     exif[_ORIENTATION] = _UPSIDE_DOWN
     mask = Image.new("L", picture.size, 0)
     mask.paste(255, (0, 0, picture.width // 2, picture.height))
     clear = picture.convert("RGBA")
     clear.putalpha(mask)
-    ask = "Which shape is on the left?"
+    ask = "Where is the orange cross?"
     sent = {
         "upright": picture_part(picture),
         "upside down": picture_part(over),

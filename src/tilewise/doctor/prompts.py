@@ -23,7 +23,9 @@ from tilewise.inputs.templates import TEMPLATES, Template
 from tilewise.sampling_params import SamplingParams
 from tilewise.types import Request
 
-Cause = Literal["template", "system", "start", "space", "special", "tiles", "thumbnail", "budget", "marks", "lost"]
+Cause = Literal[
+    "template", "system", "start", "space", "special", "tiles", "thumbnail", "budget", "marks", "frames", "lost"
+]
 """What a server does otherwise; each has remedies."""
 _LONGEST = 10**6
 """A context for which no probe is too long."""

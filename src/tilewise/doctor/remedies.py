@@ -38,6 +38,10 @@ _TILES: dict[ServerKind, str] = {
     "llamacpp": "a newer build, and an mmproj file that was converted with it: old ones show one tile of each picture",
     "unknown": "config.json and preprocessor_config.json as published, {kwargs}",
 }
+_FRAMES: dict[ServerKind, str] = {
+    "tilewise": "--num-frames, on both sides",
+    "vllm": """--media-io-kwargs '{"video": {"num_frames": N}}', with the N of --num-frames here""",
+}
 _ANYWHERE: dict[Cause, str] = {
     "start": "one start token: either the template writes it or the tokenizer adds it (add_special_tokens), not both",
     "space": "a template without `| trim`, as the model was trained on texts as they are",
@@ -61,4 +65,6 @@ def remedy(cause: Cause, kind: ServerKind, kwargs: str) -> str:
         return _TEMPLATE[kind]
     if cause in ("tiles", "thumbnail"):
         return _TILES[kind].replace("{kwargs}", kwargs)
+    if cause == "frames":
+        return _FRAMES.get(kind, "send the frames that you mean as pictures, a tile each")
     return _ANYWHERE[cause]

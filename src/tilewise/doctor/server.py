@@ -97,7 +97,8 @@ class ServerDoctor:
         texts, text_finding = self._examine_texts(advance)
         pictures, picture_finding = self._examine_pictures(texts[0], advance)
         seen = {name: self._distribution(wire, advance) for name, wire in self._looks.items()}
-        found = [*texts, *pictures, *self._judge_looks(seen)]
+        lost = picture_finding is not None and "lost" in picture_finding.causes
+        found = [*texts, *pictures, *self._judge_looks(seen, lost)]
         findings = tuple(one for one in (text_finding, picture_finding) if one is not None)
         model = self._prompts.inputs.config.model
         return ServerReport(self._server.url, self._kind, self._served, model, tuple(found), findings)
@@ -175,6 +176,10 @@ class ServerDoctor:
             found.append(more)
         if not any(report.verdict == "off" for report in reports):
             return reports, None
+        if all(
+            probe.sizes == () for probe, report in zip(self._pictures, reports, strict=True) if report.verdict == "off"
+        ):
+            return reports, self._finding(Explanation(("frames",), _OTHER_FRAMES, ()), [], "")
         rows = self._prompts.inputs.spec.tokens_per_tile
         if all(more is None or more < min(rows, 64) for more in found):
             return reports, self._finding(Explanation(("lost",), _LOST, ()), [], "")
@@ -209,19 +214,17 @@ class ServerDoctor:
         finally:
             advance(1)
 
-    def _judge_looks(self, seen: dict[str, dict[str, float] | None]) -> Iterator[ProbeReport]:
+    def _judge_looks(self, seen: dict[str, dict[str, float] | None], lost: bool) -> Iterator[ProbeReport]:
+        """Compare first tokens; that no picture makes a difference is a fault where pictures are `lost` by count."""
+
         def apart(one: str, other: str) -> float | None:
             a, b = seen[one], seen[other]
             return None if a is None or b is None else sum(abs(a.get(x, 0) - b.get(x, 0)) for x in {*a, *b})
 
         other = apart("upright", "upside down")
         if other is None or other <= _SAME:
-            why = (
-                "it gives no log-probabilities"
-                if other is None
-                else "another picture makes no difference: none is seen"
-            )
-            verdict: Verdict = "not told" if other is None else "off"
+            why = "another picture makes no difference to the model" if other is not None else "there are no logprobs"
+            verdict: Verdict = "off" if other is not None and lost else "not told"
             yield ProbeReport("look", "pictures are seen", verdict, why=why)
             return
         yield ProbeReport("look", "pictures are seen", "right")
@@ -253,6 +256,7 @@ _OTHER_TOKENIZER = (
 _OTHER_PICTURES = (
     "no way to cut pictures that is known counts like this: it may serve another model, or resize them first"
 )
+_OTHER_FRAMES = "it takes other frames of a video, or another number of them"
 _LOST = "pictures take no tokens: they are lost on the way, or left out of usage.prompt_tokens"
 _TURN = "turn pictures as their EXIF says before they are sent, or do not: the server does the other thing"
 _WHITE = "lay pictures with transparency on white before they are sent"
